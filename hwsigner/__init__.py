@@ -1,0 +1,62 @@
+"""AWS credentials from keys that never leave the hardware.
+
+`open_key` turns a key URI into a key that signs, `open_identity` joins it with its certificate chain, and
+`create_session` gets AWS credentials for it from IAM Roles Anywhere. Nothing is loaded before it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from hwsigner._version import __version__
+
+if TYPE_CHECKING:
+    from hwsigner.credentials import Credentials
+    from hwsigner.errors import HwsignerError, HwsignerWarning
+    from hwsigner.identity import Identity, IdentityNames, open_identity
+    from hwsigner.key import Key, find_certificates, open_key
+    from hwsigner.pin import PinRequest
+    from hwsigner.session import Service, SessionRequest, create_session
+    from hwsigner.uri import KeyURI
+
+__all__ = [
+    "Credentials",
+    "HwsignerError",
+    "HwsignerWarning",
+    "Identity",
+    "IdentityNames",
+    "Key",
+    "KeyURI",
+    "PinRequest",
+    "Service",
+    "SessionRequest",
+    "__version__",
+    "create_session",
+    "find_certificates",
+    "open_identity",
+    "open_key",
+]
+
+_HOMES = {
+    "Credentials": "credentials",
+    "HwsignerError": "errors",
+    "HwsignerWarning": "errors",
+    "Identity": "identity",
+    "IdentityNames": "identity",
+    "Key": "key",
+    "KeyURI": "uri",
+    "PinRequest": "pin",
+    "Service": "session",
+    "SessionRequest": "session",
+    "create_session": "session",
+    "find_certificates": "key",
+    "open_identity": "identity",
+    "open_key": "key",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

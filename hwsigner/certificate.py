@@ -1,0 +1,254 @@
+"""Certificate chains: order them, look them over before use, and verify signatures with them.
+
+The rules on leaves are those of IAM Roles Anywhere's trust model: X.509 version 3, basicConstraints absent or CA:FALSE,
+keyUsage digitalSignature, a signature of SHA-256 or better, within its validity.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, mldsa, padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+
+from hwsigner.errors import CertificateError
+from hwsigner.key import ECDSA, MLDSA, RSA, Algorithm, FoundCertificate, HashName
+
+MAX_INTERMEDIATES = 5
+_CLOCK_TOLERANCE = timedelta(minutes=5)
+_WEAK_HASHES = frozenset({"md5", "sha1", "sha224"})
+_HASHES: dict[HashName, type[HashAlgorithm]] = {"sha256": SHA256, "sha384": SHA384, "sha512": SHA512}
+_MLDSA_KEYS = (mldsa.MLDSA44PublicKey, mldsa.MLDSA65PublicKey, mldsa.MLDSA87PublicKey)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """One X.509 certificate and where it came from.
+
+    Attributes:
+        x509: the certificate.
+        source: the path or URI that it was read from, for messages.
+    """
+
+    x509: x509.Certificate
+    source: str
+
+    @property
+    def der(self) -> bytes:
+        """The certificate's DER bytes."""
+        return self.x509.public_bytes(Encoding.DER)
+
+    @property
+    def subject(self) -> str:
+        """The subject as an RFC 4514 string, most specific name first."""
+        return self.x509.subject.rfc4514_string()
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The SigV4-X509 algorithm of the certificate's key.
+
+        Raises:
+            CertificateError: there is none for this kind of key.
+        """
+        key = self.x509.public_key()
+        if isinstance(key, rsa.RSAPublicKey):
+            return RSA
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            return ECDSA
+        if isinstance(key, _MLDSA_KEYS):
+            return MLDSA
+        raise CertificateError(
+            f"certificate {self.source} has a key of a kind that the service does not take",
+            "Use an RSA, ECDSA (P-256, P-384, P-521) or ML-DSA key",
+        )
+
+    def public_key(self) -> bytes:
+        """Return the DER SubjectPublicKeyInfo."""
+        return self.x509.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+    def is_self_issued(self) -> bool:
+        """Tell whether the certificate names itself as its issuer, as a root does."""
+        return self.x509.subject == self.x509.issuer
+
+    def issued(self, other: Certificate) -> bool:
+        """Tell whether this certificate's key signed the other one."""
+        try:
+            other.x509.verify_directly_issued_by(self.x509)
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+            return False
+        return True
+
+    def verify(self, message: bytes, signature: bytes, hash: HashName = "sha256") -> bool:
+        """Tell whether a signature over a message was made with this certificate's key; formats as `Key.sign`'s."""
+        key = self.x509.public_key()
+        digest = _HASHES[hash]()
+        try:
+            if isinstance(key, rsa.RSAPublicKey):
+                key.verify(signature, message, padding.PKCS1v15(), digest)
+            elif isinstance(key, ec.EllipticCurvePublicKey):
+                key.verify(signature, message, ec.ECDSA(digest))
+            elif isinstance(key, _MLDSA_KEYS):
+                key.verify(signature, message)
+            else:
+                return False
+        except InvalidSignature:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A leaf with its intermediates, the leaf's issuer first, the root left out."""
+
+    leaf: Certificate
+    intermediates: tuple[Certificate, ...] = ()
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The SigV4-X509 algorithm of the leaf's key; see `Certificate.algorithm`."""
+        return self.leaf.algorithm
+
+    @property
+    def serial(self) -> str:
+        """The leaf's serial number in decimal, as `Credential=` wants it."""
+        return str(self.leaf.x509.serial_number)
+
+    @property
+    def x509_header(self) -> str:
+        """The value of X-Amz-X509: the leaf in base64 DER."""
+        return _base64(self.leaf)
+
+    @property
+    def chain_header(self) -> str:
+        """The value of X-Amz-X509-Chain: the intermediates in base64 DER, joined by commas; may be empty."""
+        return ",".join(map(_base64, self.intermediates))
+
+
+def plain_public_key(public_key: bytes) -> bytes:
+    """Return a DER SubjectPublicKeyInfo in its key's own plain form.
+
+    That is the uncompressed point (X9.62) for EC, RSAPublicKey in DER (RFC 8017, A.1.1) for RSA, and the raw key for ML-DSA.
+
+    Raises:
+        CertificateError: it is another kind of key.
+    """
+    key = load_der_public_key(public_key)
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    if isinstance(key, rsa.RSAPublicKey):
+        return key.public_bytes(Encoding.DER, PublicFormat.PKCS1)
+    if isinstance(key, _MLDSA_KEYS):
+        return key.public_bytes_raw()
+    raise CertificateError("a public key is of a kind that the service does not take")
+
+
+def load(found: Sequence[FoundCertificate]) -> list[Certificate]:
+    """Parse what a backend found.
+
+    Raises:
+        CertificateError: one of them is no X.509 certificate, or has a key that can't be read.
+    """
+    return [_parse(item) for item in found]
+
+
+def leaves(certificates: Sequence[Certificate]) -> list[Certificate]:
+    """Return the certificates that may be the leaf: those that issued no other one and are no CA, else all that issued none."""
+    candidates = _without_copies(certificates)
+    ends = [c for c in candidates if not any(c.x509.subject == o.x509.issuer for o in candidates if o is not c)]
+    return [c for c in ends if not _is_ca(c.x509)] or ends or list(candidates)
+
+
+def build_chain(leaf: Certificate, others: Sequence[Certificate]) -> tuple[Chain, list[Certificate]]:
+    """Follow the issuers from a leaf; return the chain, and the certificates that are no part of it.
+
+    Raises:
+        CertificateError: the chain is longer than the service takes.
+    """
+    rest = [c for c in _without_copies([leaf, *others]) if c is not leaf]
+    chain: list[Certificate] = []
+    last = leaf
+    while issuer := next((c for c in rest if c.x509.subject == last.x509.issuer and c.issued(last)), None):
+        rest.remove(issuer)
+        last = issuer
+        if issuer.is_self_issued():
+            break
+        chain.append(issuer)
+    if len(chain) > MAX_INTERMEDIATES:
+        raise CertificateError(
+            f"certificate {leaf.source} has {len(chain)} intermediates and the service takes {MAX_INTERMEDIATES}",
+            "Import one of the intermediates as the trust anchor and leave out what is above it",
+        )
+    return Chain(leaf, tuple(chain)), [c for c in rest if not c.is_self_issued()]
+
+
+def preflight(leaf: Certificate, now: datetime) -> None:
+    """Check what the service checks of a leaf, before its key is touched.
+
+    Args:
+        leaf: the leaf.
+        now: the time, with its zone. Validity is judged with five minutes of tolerance, as clocks differ.
+
+    Raises:
+        CertificateError: naming the rule that it breaks.
+    """
+    certificate = leaf.x509
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now >= end:
+        raise _refusal(leaf, f"expired at {_iso(end)} (now {_iso(now)})", "Renew it, or mend the clock if it is wrong")
+    if now + _CLOCK_TOLERANCE < begin:
+        raise _refusal(leaf, f"is not valid before {_iso(begin)} (now {_iso(now)})", "Wait, or mend the clock")
+    if certificate.version is not x509.Version.v3:
+        raise _refusal(leaf, "is not an X.509 version 3 certificate", "Issue it anew with extensions")
+    if _is_ca(certificate):
+        raise _refusal(leaf, "is a CA certificate (CA:TRUE)", "Use an end-entity certificate")
+    if not _may_sign(certificate):
+        raise _refusal(leaf, "has no keyUsage digitalSignature", "Issue it anew with that key usage")
+    algorithm = certificate.signature_hash_algorithm
+    if algorithm is not None and algorithm.name in _WEAK_HASHES:
+        raise _refusal(leaf, f"is signed with {algorithm.name.upper()}", "Issue it anew with SHA-256 or better")
+
+
+def _parse(found: FoundCertificate) -> Certificate:
+    try:
+        certificate = x509.load_der_x509_certificate(found.der)
+        certificate.public_key()
+        certificate.extensions  # noqa: B018  parsed on first use, and a broken one is to be found here
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+        raise CertificateError(f"certificate {found.uri} can't be read: {error}") from error
+    return Certificate(certificate, found.uri)
+
+
+def _without_copies(certificates: Sequence[Certificate]) -> list[Certificate]:
+    return list({certificate.x509: certificate for certificate in reversed(certificates)}.values())[::-1]
+
+
+def _is_ca(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
+def _may_sign(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature
+    except x509.ExtensionNotFound:
+        return False
+
+
+def _refusal(leaf: Certificate, reason: str, hint: str) -> CertificateError:
+    return CertificateError(f"certificate {leaf.source} {reason}", f"{hint}; --no-preflight sends it anyway")
+
+
+def _base64(certificate: Certificate) -> str:
+    return base64.b64encode(certificate.der).decode("ascii")
+
+
+def _iso(time: datetime) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,113 @@
+"""The command line: `hwsigner COMMAND …`. One module a command, imported when it runs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError, printable
+
+COMMANDS = {
+    "credential-process": "hwsigner.cli.credential_process",
+    "sign-string": "hwsigner.cli.sign_string",
+    "read-certificate-data": "hwsigner.cli.read_certificate_data",
+    "profile": "hwsigner.cli.profile",
+    "emulator": "hwsigner.cli.emulator",
+    "version": "hwsigner.cli.version",
+}
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status; errors go to stderr, one line each.
+
+    0 done · 1 any other failure · 2 usage · 3 key or PIN · 4 certificate · 5 the service refused · 6 the service could not be
+    reached · 7 agent or lock.
+    """
+    _forbid_core_dumps()
+    try:
+        status = _run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return status
+    except (HwsignerError, HwsignerWarning) as error:
+        _complain(str(error))
+        return error.exit_status
+    except BrokenPipeError:
+        # The reader went away; the interpreter would complain once more when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except Exception as error:  # noqa: BLE001  the last resort: a traceback could show a secret
+        _complain(f"internal error: {_place(error)}. Please report it")
+        return 1
+
+
+def _run(arguments: Sequence[str]) -> int:
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if name in ("--help", "-h", "help"):
+        print(_help())
+        return 0
+    if name == "--version":
+        name = "version"
+    if name not in COMMANDS:
+        raise UsageError(f"there is no command {name!r}", f"Commands: {', '.join(COMMANDS)}")
+    from hwsigner.cli.flags import Parser
+
+    command = importlib.import_module(COMMANDS[name])
+    parser = Parser(name, command.HELP)
+    command.add_arguments(parser)
+    parsed = parser.complete(parser.parse(rest))
+    with warnings.catch_warnings():
+        _show_warnings(strict=getattr(parsed, "strict", False))
+        status: int = command.run(parsed)
+    return status
+
+
+def _help() -> str:
+    rows = [f"  {name:<22} {importlib.import_module(module).HELP}" for name, module in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: hwsigner COMMAND [flags]",
+            "",
+            "AWS credentials from keys that never leave the hardware.",
+            "",
+            *rows,
+            "",
+            "hwsigner COMMAND --help shows a command's flags.",
+        ]
+    )
+
+
+def _show_warnings(*, strict: bool) -> None:
+    warnings.simplefilter("error" if strict else "always", HwsignerWarning)
+    standard = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *rest: object) -> None:
+        if issubclass(category, HwsignerWarning):
+            _complain(f"warning: {message}")
+        else:
+            standard(message, category, *rest)  # type: ignore[arg-type]
+
+    warnings.showwarning = show  # type: ignore[assignment]
+
+
+def _complain(text: str) -> None:
+    print(f"hwsigner: {printable(text)}", file=sys.stderr)
+
+
+def _place(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    where = f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else ""
+    return f"{type(error).__name__}{where}"
+
+
+def _forbid_core_dumps() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,0 +1,173 @@
+"""From a command's flags to what the library takes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from hwsigner.cli.terminal import ask_pin
+from hwsigner.errors import AmbiguousKeyError, CertificateError, UnsafeKeyWarning, UsageError
+from hwsigner.key import resolve
+from hwsigner.pin import PinSource
+from hwsigner.uri import KeyURI
+
+if TYPE_CHECKING:
+    from hwsigner.identity import IdentityNames
+    from hwsigner.session import Service, SessionRequest
+
+_SESSION_NAME = re.compile(r"[\w+=,.@-]{2,64}", re.ASCII)
+_MAX_INSTANCE_PROPERTIES = 50
+_PASSWORD_FLAGS = {"file": "pkcs8_password", "tpm2": "tpm_key_password"}
+
+
+def key_uri(arguments: argparse.Namespace, text: str) -> KeyURI:
+    """Return a key URI as the flags complete it: `--pkcs11-lib` is a token's module.
+
+    Raises:
+        UsageError: it is malformed.
+    """
+    uri = KeyURI.parse(text)
+    if uri.pin_value is not None:
+        warnings.warn(UnsafeKeyWarning("pin-value in a key URI is seen by other users; pin-source=file: is safer"), stacklevel=2)
+    if uri.scheme == "pkcs11" and arguments.pkcs11_lib:
+        uri = uri.with_query("module-path", arguments.pkcs11_lib)
+    return resolve(uri)
+
+
+def pin_source(arguments: argparse.Namespace, uri: KeyURI) -> PinSource:
+    """Return the places for the PIN of a key. A password flag is for keys of its own kind, and for no token."""
+    attribute = _PASSWORD_FLAGS.get(uri.scheme)
+    pin = getattr(arguments, attribute) if attribute else None
+    if pin is not None:
+        flag = f"--{attribute}".replace("_", "-")
+        warnings.warn(
+            UnsafeKeyWarning(f"{flag} is seen by other users; pin-source=file: in the key URI, or the terminal, is safer"),
+            stacklevel=2,
+        )
+    if uri.scheme == "tpm2" and arguments.no_tpm_key_password:
+        pin = ""
+    return PinSource(pin, ask_pin, reuse=arguments.reuse_pin, allow_final_try=arguments.allow_final_pin_try)
+
+
+def identity_names(arguments: argparse.Namespace, *, check: bool = True) -> IdentityNames:
+    """Return what names the identity; with `check` false, its leaf is not looked over.
+
+    Raises:
+        UsageError: no certificate is named.
+        CertificateError: no certificate is like `--cert-selector`.
+        AmbiguousKeyError: several are.
+    """
+    from hwsigner.identity import IdentityNames
+
+    certificate, private_key = _names(arguments)
+    return IdentityNames(
+        certificate=certificate,
+        private_key=private_key,
+        intermediates=arguments.intermediates and KeyURI.parse(arguments.intermediates),
+        pins=pin_source(arguments, private_key or certificate),
+        check=check and not arguments.no_preflight,
+        latest=arguments.use_latest_expiring_certificate,
+    )
+
+
+def _names(arguments: argparse.Namespace) -> tuple[KeyURI, KeyURI | None]:
+    if arguments.cert_selector is not None:
+        return _selected(arguments), None
+    if not arguments.certificate:
+        raise UsageError("no certificate is named", "Give --certificate, or --cert-selector for one on a token")
+    certificate = key_uri(arguments, arguments.certificate)
+    return certificate, key_uri(arguments, arguments.private_key) if arguments.private_key else None
+
+
+def _selected(arguments: argparse.Namespace) -> KeyURI:
+    from hwsigner.selector import parse_selector, select
+
+    selector = parse_selector(arguments.cert_selector)
+    uri = key_uri(arguments, "pkcs11:")
+    found = select(selector, uri, pin_source(arguments, uri))
+    if not found:
+        raise CertificateError("no certificate on any token is like --cert-selector", "See hwsigner read-certificate-data")
+    if arguments.use_latest_expiring_certificate:
+        found = [max(found, key=lambda certificate: certificate.x509.not_valid_after_utc)]
+    if len(found) > 1:
+        raise AmbiguousKeyError(
+            f"{len(found)} certificates are like --cert-selector: {', '.join(c.source for c in found)}",
+            "Select by x509Serial too, or let --use-latest-expiring-certificate pick",
+        )
+    return key_uri(arguments, found[0].source)
+
+
+def session_request(arguments: argparse.Namespace) -> SessionRequest:
+    """Return what to ask the service for; `service` checks the ARNs.
+
+    Raises:
+        UsageError: a session name or the instance properties can't be meant.
+    """
+    from hwsigner.session import SessionRequest
+
+    name = arguments.role_session_name
+    if name is not None and not _SESSION_NAME.fullmatch(name):
+        raise UsageError(
+            f"--role-session-name is {name[:100]!r}", "It is 2 to 64 characters of letters, digits and _+=,.@-"
+        )
+    properties = dict(arguments.instance_property)
+    if len(properties) > _MAX_INSTANCE_PROPERTIES:
+        raise UsageError(f"--instance-property is given {len(properties)} times", "The service takes 50 at most")
+    return SessionRequest(
+        trust_anchor_arn=arguments.trust_anchor_arn,
+        profile_arn=arguments.profile_arn,
+        role_arn=arguments.role_arn,
+        duration=arguments.session_duration,
+        session_name=name,
+        instance_properties=properties,
+    )
+
+
+def service(arguments: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Service:
+    """Return whom to ask, from the flags and the environment.
+
+    Raises:
+        UsageError: an ARN, the region, the endpoint, or a variable of the environment can't be meant.
+    """
+    from hwsigner.arn import check_arns
+    from hwsigner.endpoint import sessions_url
+    from hwsigner.proxy import find_proxy
+    from hwsigner.session import Service
+    from hwsigner.tls import find_cas
+    from hwsigner.transport import TransportOptions
+
+    region = check_arns(
+        arguments.trust_anchor_arn, arguments.profile_arn, role=arguments.role_arn, region=arguments.region
+    )
+    verify = not arguments.no_verify_ssl
+    endpoint = sessions_url(region, environ=environ, endpoint=arguments.endpoint, verify=verify)
+    return Service(
+        region=region,
+        endpoint=endpoint,
+        transport=TransportOptions(
+            connect_timeout=arguments.connect_timeout,
+            read_timeout=arguments.read_timeout,
+            verify=verify,
+            cas=find_cas(environ),
+            proxy=find_proxy(endpoint, environ),
+        ),
+        timeout=arguments.timeout,
+        max_attempts=_max_attempts(environ),
+        trace=_trace if arguments.debug else None,
+    )
+
+
+def _max_attempts(environ: Mapping[str, str]) -> int:
+    text = environ.get("AWS_MAX_ATTEMPTS", "").strip() or "3"
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) == int(text)):
+        raise UsageError(f"AWS_MAX_ATTEMPTS is {text[:100]!r}", "It is a whole number of tries, 1 or more")
+    return int(text)
+
+
+def _trace(text: str) -> None:
+    print(*(f"hwsigner: debug: {line}" for line in text.splitlines()), sep="\n", file=sys.stderr)

@@ -1,0 +1,83 @@
+"""`hwsigner read-certificate-data`: show what hwsigner reads of a certificate."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+
+from hwsigner.certificate import Certificate, leaves, load
+from hwsigner.cli import options
+from hwsigner.cli.flags import IDENTITY, PROFILE, SESSION, Parser
+from hwsigner.errors import CertificateError, UsageError, printable
+from hwsigner.key import ECDSA, MLDSA, RSA, find_certificates
+from hwsigner.selector import parse_selector, select
+
+HELP = "show what is read of a certificate"
+
+_KEY_TYPES = {
+    RSA: ("RSA", ["RSASHA256", "RSASHA384", "RSASHA512"]),
+    ECDSA: ("EC", ["ECSHA256", "ECSHA384", "ECSHA512"]),
+    MLDSA: ("ML-DSA", ["MLDSA"]),
+}
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the flags; those that matter only for other commands are accepted."""
+    parser.add_flags(IDENTITY, SESSION, PROFILE)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print a file's leaf as JSON, or the matching certificates of tokens as a list."""
+    if arguments.cert_selector is not None:
+        uri = options.key_uri(arguments, "pkcs11:")
+        found = select(parse_selector(arguments.cert_selector), uri, options.pin_source(arguments, uri))
+        print(_matches(found))
+        return 0
+    if not arguments.certificate:
+        raise UsageError("no certificate is named", "Give --certificate or --cert-selector")
+    uri = options.key_uri(arguments, arguments.certificate)
+    if uri.scheme == "pkcs11":
+        print(_matches(_on_token(arguments)))
+    else:
+        certificates = load(find_certificates(uri, options.pin_source(arguments, uri)))
+        print(json.dumps(_data(leaves(certificates)[0]), separators=(",", ":")))
+    return 0
+
+
+def _on_token(arguments: argparse.Namespace) -> list[Certificate]:
+    uri = options.key_uri(arguments, arguments.certificate)
+    try:
+        return load(find_certificates(uri, options.pin_source(arguments, uri)))
+    except CertificateError:
+        return []
+
+
+def _data(leaf: Certificate) -> dict[str, object]:
+    key_type, algorithms = _KEY_TYPES[leaf.algorithm]
+    return {
+        "keyType": key_type,
+        "certificateData": base64.b64encode(leaf.der).decode("ascii"),
+        "serialNumber": str(leaf.x509.serial_number),
+        "supportedAlgorithms": algorithms,
+    }
+
+
+def _matches(certificates: Sequence[Certificate]) -> str:
+    if not certificates:
+        return "No matching identities"
+    return "Matching identities\n" + "\n".join(_match(*item) for item in enumerate(certificates, 1))
+
+
+def _match(number: int, certificate: Certificate) -> str:
+    fingerprint = hashlib.sha1(certificate.der, usedforsecurity=False).hexdigest()
+    lines = (
+        f"{number}) Hex Fingerprint: {fingerprint}",
+        f"Subject: {certificate.subject}",
+        f"Issuer: {certificate.x509.issuer.rfc4514_string()}",
+        f"Serial Number: {certificate.x509.serial_number:X}",
+        f"URI: {certificate.source}",
+    )
+    return "".join(f"{printable(line)}\n" for line in lines)

@@ -1,0 +1,67 @@
+"""`hwsigner sign-string`: sign a fixed string, to see a key work without calling AWS."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+
+from hwsigner.cli import options
+from hwsigner.cli.flags import IDENTITY, PROFILE, SESSION, Flag, Parser, one_of
+from hwsigner.errors import KeyMismatchError, UsageError
+from hwsigner.key import HashName, Key, open_key
+
+HELP = "sign a fixed test string"
+
+_PREFIX = b"AWS Roles Anywhere Credential Helper Signing Test"
+_VERSION = b"1"
+_HASHES: dict[str, HashName] = {"SHA256": "sha256", "SHA384": "sha384", "SHA512": "sha512"}
+_FLAGS = (
+    Flag("digest", "the hash: SHA256, SHA384 or SHA512", "NAME", one_of(*_HASHES), "SHA256"),
+    Flag("format", "json (hex as a JSON string), text (hex) or bin (raw bytes)", "NAME", one_of("json", "text", "bin"), "json"),
+)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the flags; those of a session are accepted, so that one line of flags serves every command."""
+    parser.add_flags(_FLAGS, IDENTITY, SESSION, PROFILE)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the signature, without a newline."""
+    signature = _signature(arguments)
+    if arguments.format == "bin":
+        sys.stdout.buffer.write(signature)
+    else:
+        quote = '"' if arguments.format == "json" else ""
+        sys.stdout.write(f"{quote}{signature.hex()}{quote}")
+    return 0
+
+
+def fixed_string(public_key: bytes) -> bytes:
+    """Return the string to sign for a public key, given in its own plain form (X9.62 point, RSAPublicKey DER)."""
+    return _PREFIX + _VERSION + hashlib.sha256(b"IAM RA" + public_key).digest()
+
+
+def _signature(arguments: argparse.Namespace) -> bytes:
+    hash = _HASHES[arguments.digest]
+    if arguments.certificate or arguments.cert_selector:
+        from hwsigner.certificate import plain_public_key
+        from hwsigner.identity import open_identity
+
+        with open_identity(options.identity_names(arguments, check=False)) as identity:
+            return identity.sign(fixed_string(plain_public_key(identity.chain.leaf.public_key())), hash)
+    if not arguments.private_key:
+        raise UsageError("no key is named", "Give --private-key, or --certificate where it lies with its certificate")
+    uri = options.key_uri(arguments, arguments.private_key)
+    with open_key(uri, options.pin_source(arguments, uri)) as key:
+        return key.sign(fixed_string(_plain_public_key(key)), hash)
+
+
+def _plain_public_key(key: Key) -> bytes:
+    from hwsigner.certificate import plain_public_key
+
+    public_key = key.public_key()
+    if public_key is None:
+        raise KeyMismatchError("the token holds no public key for this key", "Give its certificate with --certificate")
+    return plain_public_key(public_key)

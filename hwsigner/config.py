@@ -1,0 +1,164 @@
+"""Profiles: tables of `config.toml` that hold flags under a name.
+
+The user's file is `$XDG_CONFIG_HOME/hwsigner/config.toml` (`~/.config` by default), the system's
+`/etc/hwsigner/config.toml`. A user's `[profile.NAME]` replaces the system's whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hwsigner.errors import ConfigError
+
+SYSTEM_FILE = Path("/etc/hwsigner/config.toml")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A named set of flags.
+
+    Attributes:
+        name: its name.
+        file: the file that it stands in.
+        values: its keys and values, as TOML has them. They may be secret.
+        exposed: whether others can read the file.
+    """
+
+    name: str
+    file: Path
+    values: Mapping[str, Any]
+    exposed: bool
+
+    def __repr__(self) -> str:
+        return f"Profile({self.name!r}, {str(self.file)!r})"
+
+
+def user_file(environ: Mapping[str, str]) -> Path:
+    """Return the path of the user's file, which need not exist. A relative XDG_CONFIG_HOME is ignored, as XDG wants."""
+    folder = environ.get("XDG_CONFIG_HOME", "")
+    base = Path(folder) if os.path.isabs(folder) else Path(environ.get("HOME") or os.path.expanduser("~"), ".config")
+    return base / "hwsigner" / "config.toml"
+
+
+def profiles(environ: Mapping[str, str]) -> dict[str, Profile]:
+    """Return all profiles by name.
+
+    Raises:
+        ConfigError: a file can't be read or understood, or others can write it.
+    """
+    return {**_read(SYSTEM_FILE), **_read(user_file(environ))}
+
+
+def profile(name: str, environ: Mapping[str, str]) -> Profile:
+    """Return one profile.
+
+    Raises:
+        ConfigError: there is none of that name, or as `profiles` does.
+    """
+    found = profiles(environ)
+    if name not in found:
+        known = ", ".join(sorted(found)) or "none"
+        raise ConfigError(
+            f"there is no profile {name!r} in {user_file(environ)} or {SYSTEM_FILE}",
+            f"Profiles there: {known}; hwsigner profile add makes one",
+        )
+    return found[name]
+
+
+def add_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str], *, replace: bool = False) -> Path:
+    """Write a profile into the user's file and return its path; everything else in the file stays as it is.
+
+    A new file gets mode 0600, in a folder of mode 0700. Two writers wait for each other, and a writer that is killed
+    leaves the file as it was.
+
+    Raises:
+        ConfigError: there is another profile of that name and `replace` is false, or the file can't be written.
+    """
+    import tomlkit
+
+    file = user_file(environ)
+    with _locked(file):
+        existing = _read(file).get(name)
+        if existing and existing.values != values and not replace:
+            raise ConfigError(f"{file} has another profile {name!r} already", "Add --replace to replace it whole")
+        document = tomlkit.parse(file.read_text()) if file.exists() else tomlkit.document()
+        tables = document.setdefault("profile", tomlkit.table(is_super_table=True))
+        table = tomlkit.table()
+        table.update(values)
+        tables[name] = table
+        _write(file, tomlkit.dumps(document))
+    return file
+
+
+def _read(file: Path) -> dict[str, Profile]:
+    import tomllib
+
+    try:
+        with file.open("rb") as stream:
+            mode = _trusted_mode(file, os.fstat(stream.fileno()))
+            document = tomllib.load(stream)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"can't read {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        # Only the place, and not chained: the exception may quote the file, which may hold a PIN.
+        place = re.search(r"at line \d+, column \d+", str(error))
+        raise ConfigError(f"{file} is not TOML {place[0] if place else ''}".rstrip(), "Mend it there") from None
+    tables = document.get("profile", {})
+    unknown = sorted(document.keys() - {"profile"})
+    if unknown or not isinstance(tables, dict):
+        raise ConfigError(f"{file} has {', '.join(unknown) or 'a profile'} that is not [profile.NAME]")
+    for name, values in tables.items():
+        if not isinstance(values, dict):
+            raise ConfigError(f"{file} has profile.{name}, which is not a table", f"Write [profile.{name}] and its keys")
+    return {name: Profile(name, file, values, bool(mode & 0o044)) for name, values in tables.items()}
+
+
+def _trusted_mode(file: Path, status: os.stat_result) -> int:
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(f"{file} has mode {mode:04o}: others can write it", f"Run chmod go-w {file}")
+    if status.st_uid not in (0, os.geteuid()):
+        raise ConfigError(f"{file} belongs to user {status.st_uid}, who can write it", f"Run chown on {file}")
+    return mode
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(file.parent / ".config.lock", "w", opener=_private) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise ConfigError(f"can't write {error.filename or file}: {error.strerror}") from error
+
+
+def _write(file: Path, text: str) -> None:
+    target = Path(os.path.realpath(file))
+    mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o600
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".config.")
+    try:
+        with open(handle, "w") as stream:
+            os.fchmod(stream.fileno(), mode)
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

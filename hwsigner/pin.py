@@ -1,0 +1,140 @@
+"""Where a PIN comes from. A PIN is whatever unlocks a key: user PIN, TPM auth value, passphrase.
+
+In this order: what the caller gave (text, or a callable that answers a PinRequest), the key URI's `pin-value`, its
+`pin-source=file:`, and last the callable that may ask a person. The library itself never prompts.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hwsigner.errors import PinError, PinRequiredError
+from hwsigner.uri import KeyURI
+
+MAX_PIN_FILE_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class PinRequest:
+    """A question for a PIN.
+
+    Attributes:
+        kind: what is asked for, such as `user PIN`, `passphrase` or `TPM auth value`.
+        subject: what it unlocks, such as `token 'alpha'` or a path.
+        state: what the token says of its PIN (`an earlier try failed`), or an empty string.
+    """
+
+    kind: str
+    subject: str
+    state: str = ""
+
+
+AskPin = Callable[[PinRequest], "str | None"]
+
+
+class PinSource:
+    """The places that may give the PIN of one key, in their order.
+
+    Args:
+        pin: the PIN itself, or None.
+        ask: called with a PinRequest when no stored place gives the PIN; returns it, or None for "I have none".
+        reuse: answer a key that wants a PIN at each signature with the PIN of the login.
+        allow_final_try: send a PIN even where one more wrong one locks the token.
+    """
+
+    def __init__(
+        self, pin: str | None = None, ask: AskPin | None = None, *, reuse: bool = False, allow_final_try: bool = False
+    ) -> None:
+        self._pin = pin
+        self._ask = ask
+        self._asked: dict[PinRequest, str] = {}
+        self.reuse = reuse
+        self.allow_final_try = allow_final_try
+
+    def __repr__(self) -> str:
+        return "PinSource(…)"
+
+    def without_pin(self) -> PinSource:
+        """Return the same places less the PIN itself, for another token or file than the key's."""
+        return PinSource(ask=self._ask, allow_final_try=self.allow_final_try)
+
+    def stored(self, uri: KeyURI) -> str | None:
+        """Return the PIN that needs nobody to type it, or None.
+
+        Raises:
+            PinError: the file of `pin-source` can't be read or trusted.
+        """
+        if self._pin is not None:
+            return self._pin
+        if uri.pin_value is not None:
+            return uri.pin_value
+        source = uri.text("pin-source")
+        return None if source is None else read_pin_source(source)
+
+    def get(self, uri: KeyURI, request: PinRequest) -> str:
+        """Return the PIN for a key, from the first place that has one.
+
+        A person is asked once for the same request: a PKCS #12 file's certificate and key cost one answer.
+
+        Raises:
+            PinRequiredError: no place gives one; the message says all of them.
+            PinError: the file of `pin-source` can't be read or trusted.
+        """
+        pin = self.stored(uri)
+        if pin is None:
+            pin = self._asked.get(request) or self.ask(request)
+            self._asked[request] = pin
+        return pin
+
+    def ask(self, request: PinRequest) -> str:
+        """Ask a person, anew each time.
+
+        Raises:
+            PinRequiredError: there is nobody to ask.
+        """
+        pin = self._ask(request) if self._ask else None
+        if pin is None:
+            raise PinRequiredError(
+                f"{request.subject} wants its {request.kind} and there is no place to take it from",
+                "Add pin-source=file:/path to the key URI, give the flag for its password, or run from a terminal",
+            )
+        return pin
+
+
+def read_pin_source(source: str) -> str:
+    """Return the PIN that a `pin-source` names: `file:` and a path; one trailing newline is dropped (RFC 7512, 2.4).
+
+    Raises:
+        PinError: another kind of source; or a file that is missing, too long, not text, or that others can write.
+    """
+    if not source.startswith("file:"):
+        # Not quoted: somebody may have written the PIN itself there.
+        raise PinError("a key URI's pin-source is no file: URI", "Write pin-source=file:/path")
+    path = source.removeprefix("file:")
+    if path.startswith("///"):
+        path = path[2:]
+    data = _read_protected(path)
+    if len(data) > MAX_PIN_FILE_BYTES:
+        raise PinError(f"PIN file {path} holds more than {MAX_PIN_FILE_BYTES} bytes")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        # Not chained: the exception would carry the file's bytes.
+        raise PinError(f"PIN file {path} is not UTF-8 text") from None
+    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
+
+
+def _read_protected(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if stat.S_ISREG(mode) and mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise PinError(
+                    f"PIN file {path} has mode {stat.S_IMODE(mode):04o}: others can write it", f"Run chmod 600 {path}"
+                )
+            return file.read(MAX_PIN_FILE_BYTES + 1)
+    except OSError as error:
+        raise PinError(f"can't read PIN file {path}: {error.strerror}") from error

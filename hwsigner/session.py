@@ -1,0 +1,153 @@
+"""CreateSession: build, sign, send, try again where that helps, and read the credentials."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from hwsigner._version import __version__
+from hwsigner.credentials import Credentials, read_credentials
+from hwsigner.endpoint import Endpoint
+from hwsigner.errors import HwsignerError, ServiceError, ServiceUnreachableError
+from hwsigner.identity import Identity
+from hwsigner.refusal import is_passing, refusal, retry_after
+from hwsigner.sigv4 import Request, sign_request
+from hwsigner.transport import Answer, Deadline, TransportOptions, post
+
+USER_AGENT = f"hwsigner/{__version__}"
+_BACKOFF_BASE = 0.5
+_BACKOFF_CAP = 8.0
+
+Trace = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class SessionRequest:
+    """What to ask for.
+
+    Attributes:
+        trust_anchor_arn: the trust anchor.
+        profile_arn: the Roles Anywhere profile.
+        role_arn: the role.
+        duration: the session's life in seconds, 900 to 43200; the profile's own may shorten it.
+        session_name: the session's name, where the profile accepts one; the leaf's serial number when None.
+        instance_properties: recorded by the service with the session.
+    """
+
+    trust_anchor_arn: str
+    profile_arn: str
+    role_arn: str
+    duration: int = 3600
+    session_name: str | None = None
+    instance_properties: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Service:
+    """Whom to ask, and how patiently.
+
+    Attributes:
+        region: the region to sign for.
+        endpoint: where the service is.
+        transport: time limits of each try, TLS and proxy.
+        timeout: seconds for all tries together.
+        max_attempts: how many tries, at most.
+        trace: called with each line of what `--debug` shows, or None.
+    """
+
+    region: str
+    endpoint: Endpoint
+    transport: TransportOptions
+    timeout: float = 60.0
+    max_attempts: int = 3
+    trace: Trace | None = None
+
+
+def create_session(identity: Identity, request: SessionRequest, service: Service) -> Credentials:
+    """Get credentials for an identity. Each try is dated and signed anew.
+
+    Raises:
+        SigningKeyError: the key can't sign, or does not belong to the certificate.
+        ServiceError: the service refused, or answered what can't be used.
+        ServiceUnreachableError: no whole answer came in time.
+    """
+    deadline = Deadline(service.timeout)
+    for attempt in range(service.max_attempts):
+        pause = random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2**attempt))  # noqa: S311  jitter, no secret
+        failure: HwsignerError
+        try:
+            answer = _send(identity, request, service, deadline)
+        except ServiceUnreachableError as error:
+            if not error.retryable:
+                raise
+            failure = error
+        else:
+            if answer.status in (200, 201):
+                return read_credentials(answer.body, role_arn=request.role_arn, now=datetime.now(UTC))
+            failure = refusal(answer, datetime.now(UTC))
+            if not is_passing(answer):
+                raise failure
+            pause = max(pause, retry_after(answer))
+        if attempt + 1 == service.max_attempts or pause >= deadline.remaining():
+            raise failure
+        _note(service, f"try {attempt + 1} failed: {failure.message}; next in {pause:.2f} s")
+        time.sleep(pause)
+    raise ServiceError("no try was allowed", "Set AWS_MAX_ATTEMPTS to 1 or more")
+
+
+def build_request(request: SessionRequest, endpoint: Endpoint) -> Request:
+    """Return the HTTP request for a session, unsigned."""
+    body: dict[str, object] = {"durationSeconds": request.duration}
+    if request.session_name is not None:
+        body["roleSessionName"] = request.session_name
+    if request.instance_properties:
+        body["instanceProperties"] = dict(request.instance_properties)
+    return Request(
+        method="POST",
+        path=endpoint.path,
+        query=(
+            ("profileArn", request.profile_arn),
+            ("roleArn", request.role_arn),
+            ("trustAnchorArn", request.trust_anchor_arn),
+        ),
+        headers=(
+            ("Host", endpoint.host_header),
+            ("Content-Type", "application/json"),
+            ("User-Agent", USER_AGENT),
+        ),
+        body=json.dumps(body, separators=(",", ":")).encode(),
+    )
+
+
+def _send(identity: Identity, request: SessionRequest, service: Service, deadline: Deadline) -> Answer:
+    begin = time.monotonic()
+    signed = sign_request(
+        build_request(request, service.endpoint),
+        identity.sign,
+        certificate=identity.chain,
+        region=service.region,
+        now=datetime.now(UTC),
+    )
+    _note(service, f"canonical request:\n{signed.canonical_request.decode()}")
+    _note(service, f"string to sign:\n{signed.string_to_sign.decode()}")
+    _note(service, f"signed in {_milliseconds(begin)}; sending to {service.endpoint.url}")
+    begin = time.monotonic()
+    http = signed.request
+    answer = post(
+        service.endpoint, http.target, http.headers, http.body, options=service.transport, deadline=deadline
+    )
+    _note(service, f"answer {answer.status} in {_milliseconds(begin)}")
+    return answer
+
+
+def _note(service: Service, line: str) -> None:
+    if service.trace:
+        service.trace(line)
+
+
+def _milliseconds(begin: float) -> str:
+    return f"{(time.monotonic() - begin) * 1000:.1f} ms"
