@@ -35,9 +35,7 @@ class Deadline:
         clock: seconds since any moment, never going back.
     """
 
-    def __init__(
-        self, seconds: float, flag: str = "--timeout", *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, seconds: float, flag: str = "--timeout", *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._end = clock() + seconds
         self._name = f"{seconds:g} s ({flag})"
@@ -55,7 +53,7 @@ class Deadline:
 
 
 class Stream(Protocol):
-    """A connection to a peer, as bytes. Each method raises ServiceUnreachableError when it can't do its work in time."""
+    """A connection to a peer, as bytes; ServiceUnreachableError is raised for all that fails or takes too long."""
 
     def receive(self, size: int, deadline: Deadline) -> bytes:
         """Return what has come, at most `size` bytes; none at the end of the stream."""

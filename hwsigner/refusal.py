@@ -41,6 +41,11 @@ def is_passing(answer: Answer) -> bool:
     return answer.status in _PASSING_STATUSES or _type(answer, _json(answer)) in _PASSING_TYPES
 
 
+def is_foreign(answer: Answer) -> bool:
+    """Tell whether an answer is a page for people, whatever its status says."""
+    return answer.body.lstrip().startswith(b"<")
+
+
 def retry_after(answer: Answer) -> float:
     """Return the seconds that the service asks to wait (RFC 9110, 10.2.3), 0 when it does not ask."""
     text = answer.headers.get("Retry-After", "")

@@ -14,7 +14,7 @@ from hwsigner.credentials import Credentials, read_credentials
 from hwsigner.endpoint import Endpoint
 from hwsigner.errors import HwsignerError, ServiceError, ServiceUnreachableError
 from hwsigner.identity import Identity
-from hwsigner.refusal import is_passing, refusal, retry_after
+from hwsigner.refusal import is_foreign, is_passing, refusal, retry_after
 from hwsigner.sigv4 import Request, sign_request
 from hwsigner.transport import Answer, Deadline, TransportOptions, post
 
@@ -86,7 +86,7 @@ def create_session(identity: Identity, request: SessionRequest, service: Service
                 raise
             failure = error
         else:
-            if answer.status in (200, 201):
+            if answer.status in (200, 201) and not is_foreign(answer):
                 return read_credentials(answer.body, role_arn=request.role_arn, now=datetime.now(UTC))
             failure = refusal(answer, datetime.now(UTC))
             if not is_passing(answer):

@@ -7,7 +7,6 @@ dated and signed anew, which is the caller's work.
 from __future__ import annotations
 
 import http.client
-import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -181,18 +180,15 @@ def _response(reader: StreamReader, method: str) -> http.client.HTTPResponse:
 
 def _read_answer(stream: Stream, peer: str, deadline: Deadline) -> Answer:
     with _http_errors(peer), _response(StreamReader(stream, deadline), "POST") as response:
+        too_long = (response.length or 0) > MAX_BODY_BYTES
         # One byte more than allowed shows a body that is too long, whatever its framing.
-        body = b"" if _declared(response) > MAX_BODY_BYTES else response.read(MAX_BODY_BYTES + 1)
+        body = b"" if too_long else response.read(MAX_BODY_BYTES + 1)
         missing = response.length
-    if _declared(response) > MAX_BODY_BYTES or len(body) > MAX_BODY_BYTES:
+    if too_long or len(body) > MAX_BODY_BYTES:
         raise ServiceUnreachableError(f"the answer of {peer} is longer than {MAX_BODY_BYTES} bytes", retryable=False)
     if missing:
         raise _cut_off(peer)
     return Answer(response.status, response.msg, body)
-
-
-def _declared(response: http.client.HTTPResponse) -> int:
-    return response.length or 0
 
 
 def _cut_off(peer: str) -> ServiceUnreachableError:
@@ -207,4 +203,6 @@ def _http_errors(peer: str) -> Iterator[None]:
     except (http.client.RemoteDisconnected, http.client.IncompleteRead):
         raise _cut_off(peer) from None
     except http.client.HTTPException:
-        raise ServiceUnreachableError(f"what {peer} answered is not HTTP", "Check its URL and the proxy settings") from None
+        raise ServiceUnreachableError(
+            f"what {peer} answered is not HTTP", "Check its URL and the proxy settings"
+        ) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,14 @@ class Shape:
     end: datetime | None = None
     is_ca: bool | None = False
     digital_signature: bool | None = True
-    hash: HashAlgorithm | None = SHA256()
+    hash: HashAlgorithm = field(default_factory=SHA256)
     serial: int | None = None
 
 
 def make_ca(common_name: str = "Example CA", issuer: Authority | None = None, key: Any = None) -> Authority:
     """Return a root, or an intermediate of another CA."""
     key = key or ec.generate_private_key(ec.SECP256R1())
-    shape = Shape(common_name, is_ca=True, hash=_hash_for(issuer.key if issuer else key))
+    shape = Shape(common_name, is_ca=True)
     issuer_name = issuer.certificate.subject if issuer else subject(common_name)
     return Authority(_certificate(key.public_key(), shape, issuer_name, issuer.key if issuer else key), key)
 
@@ -58,6 +58,11 @@ def issue(ca: Authority, public_key: Any, shape: Shape = Shape()) -> x509.Certif
     """Return a certificate of a CA for a public key, given as an object or as a DER SubjectPublicKeyInfo."""
     key = load_der_public_key(public_key) if isinstance(public_key, bytes) else public_key
     return _certificate(key, shape, ca.certificate.subject, ca.key)
+
+
+def ago(days: float) -> datetime:
+    """Return the time some days ago; negative days lie ahead."""
+    return datetime.now(UTC) - timedelta(days=days)
 
 
 def subject(common_name: str) -> x509.Name:
@@ -97,7 +102,7 @@ def _certificate(public_key: Any, shape: Shape, issuer: x509.Name, signing_key: 
         builder = builder.add_extension(x509.BasicConstraints(ca=shape.is_ca, path_length=None), critical=True)
     if shape.digital_signature is not None:
         builder = builder.add_extension(_usage(shape), critical=True)
-    return builder.sign(signing_key, _hash_for(signing_key) and shape.hash)
+    return builder.sign(signing_key, shape.hash if _hash_for(signing_key) else None)
 
 
 def _usage(shape: Shape) -> x509.KeyUsage:

@@ -71,9 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
     from hwsigner.emulator import Emulator, Fault
 
     if (arguments.ca_file or arguments.host_name) and not arguments.tls:
-        raise UsageError("--ca-file and --host-name are given without --tls", "Add --tls.")
+        raise UsageError("--ca-file and --host-name are given without --tls", "Add --tls")
     if not 0 <= arguments.port <= 65535:
-        raise UsageError(f"--port {arguments.port} is not a port", "Give 0 to 65535.")
+        raise UsageError(f"--port {arguments.port} is not a port", "Give 0 to 65535")
     emulator = Emulator(
         _world(arguments),
         tls=arguments.tls,
@@ -98,11 +98,11 @@ def _world(arguments: argparse.Namespace) -> World:
         if arguments.trust_anchor or arguments.region or arguments.account:
             raise UsageError(
                 "--config is given with --trust-anchor, --region or --account",
-                "The file holds all three; drop the flags.",
+                "The file holds all three; drop the flags",
             )
         return load_world(Path(arguments.config))
     if not arguments.trust_anchor:
-        raise UsageError("The emulator has no trust anchor", "Give --trust-anchor FILE or --config FILE.")
+        raise UsageError("the emulator has no trust anchor", "Give --trust-anchor FILE or --config FILE")
     sources = [_read(path) for path in arguments.trust_anchor]
     return World.simple(sources, region=arguments.region or REGION, account=arguments.account or ACCOUNT)
 
@@ -112,7 +112,7 @@ def _read(path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise UsageError(
-            f"--trust-anchor {path} can't be read: {error.strerror}", "Give a file with the CA's certificate."
+            f"--trust-anchor {path} can't be read: {error.strerror}", "Give a file with the CA's certificate"
         ) from error
 
 
@@ -133,7 +133,7 @@ def _copy_ca(ca_file: Path, copy: str | None) -> Path:
     try:
         Path(copy).write_bytes(ca_file.read_bytes())
     except OSError as error:
-        raise HwsignerError(f"--ca-file {copy} can't be written: {error.strerror}", "Give a path that can.") from error
+        raise HwsignerError(f"--ca-file {copy} can't be written: {error.strerror}", "Give a path that can") from error
     return Path(copy)
 
 
@@ -141,7 +141,7 @@ def _open_log(path: str) -> TextIO:
     try:
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", encoding="utf-8")
     except OSError as error:
-        raise HwsignerError(f"--log {path} can't be written: {error.strerror}", "Give a path that can.") from error
+        raise HwsignerError(f"--log {path} can't be written: {error.strerror}", "Give a path that can") from error
 
 
 @contextlib.contextmanager

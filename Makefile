@@ -1,0 +1,62 @@
+# Everything below sets itself up: Debian packages, then a virtual environment. A second run takes seconds.
+
+PYTHON =
+VENV = .venv
+PYTHONS = 3.11 3.12 3.13
+COVERAGE = --cov --cov-report=term
+TESTS =
+
+PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev pkg-config libssl-dev libtss2-dev \
+	softhsm2 opensc openssl gnutls-bin p11-kit p11-kit-modules \
+	swtpm swtpm-tools tpm2-tools tpm2-openssl awscli
+
+BIN = $(VENV)/bin
+# Proxies, CA bundles, PYTHON* and AWS settings of the caller decide nothing in a test or a measurement.
+CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TERM:+TERM="$$TERM"} $${TMPDIR:+TMPDIR="$$TMPDIR"}
+
+.PHONY: help demo test test-all lint format bench wheel setup packages clean
+
+help: ## Show this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
+
+demo: setup ## AWS credentials from keys in a file, a PKCS #11 token and a TPM, all emulated
+	@$(CLEAN) $(BIN)/python -m softhsm.demo
+
+test: setup ## Run the tests (TESTS=tests/test_uri.py runs some)
+	$(CLEAN) $(BIN)/python -m pytest -n 2 $(COVERAGE) $(TESTS)
+
+test-all: packages ## Run the tests under each of Python 3.11, 3.12 and 3.13
+	@MAKE="$(MAKE)" .ci/test-all $(PYTHONS)
+
+lint: setup ## Check style, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: setup ## Format the code and mend what the linter can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: setup ## Measure start-up and signing
+	@$(CLEAN) $(BIN)/python tests/bench/run.py
+
+wheel: setup ## Build the wheel into dist/
+	rm -rf dist
+	$(BIN)/python -m pip --quiet wheel --no-deps --wheel-dir dist .
+
+setup: packages $(VENV)/.installed ## Install what the other targets need, and nothing else
+
+packages:
+	@$(if $(PACKAGES),.ci/packages $(PACKAGES))
+
+$(VENV)/.installed: pyproject.toml | packages
+	@python="$(PYTHON)"; \
+	[ -n "$$python" ] || python="$$(.ci/find-python)" || { echo "No Python from 3.11 on with its C headers is here; name one by PYTHON=" >&2; exit 1; }; \
+	echo "+ $$python -m venv $(VENV)"; \
+	"$$python" -m venv --clear $(VENV)
+	$(BIN)/python -m pip --quiet --disable-pip-version-check install --editable '.[pkcs11,tpm2,dev]'
+	@touch $@
+
+clean: ## Remove virtual environments, builds and caches
+	rm -rf .venv .venv-3.* build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find hwsigner softhsm tests -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,171 @@
+"""Private keys that cryptography does not load, through the system's libcrypto (OpenSSL 3.5 or later).
+
+Such as ML-DSA in its expanded forms, which cryptography 50 knows by the seed only, and ciphers that it lacks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_ubyte, c_ulong, c_void_p
+from typing import Any
+
+from hwsigner.errors import SigningKeyError, UnsupportedKeyError
+
+_NAMES = ("libcrypto.so.3", "libcrypto.so.4", "libcrypto.3.dylib")
+_FIRST_WITH_MLDSA = 0x30500000
+_NAME_BYTES = 64
+_BYTES_OUT = POINTER(POINTER(c_ubyte))
+_PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
+    "OpenSSL_version_num": (c_ulong, []),
+    "ERR_clear_error": (None, []),
+    "BIO_new_mem_buf": (c_void_p, [c_char_p, c_int]),
+    "BIO_free": (c_int, [c_void_p]),
+    "PEM_read_bio_PrivateKey": (c_void_p, [c_void_p, c_void_p, c_void_p, c_char_p]),
+    "EVP_PKEY_free": (None, [c_void_p]),
+    "EVP_PKEY_get0_type_name": (c_char_p, [c_void_p]),
+    "EVP_PKEY_get_group_name": (c_int, [c_void_p, c_char_p, c_size_t, POINTER(c_size_t)]),
+    "EVP_PKEY2PKCS8": (c_void_p, [c_void_p]),
+    "i2d_PKCS8_PRIV_KEY_INFO": (c_int, [c_void_p, _BYTES_OUT]),
+    "PKCS8_PRIV_KEY_INFO_free": (None, [c_void_p]),
+    "i2d_PUBKEY": (c_int, [c_void_p, _BYTES_OUT]),
+    "EVP_MD_CTX_new": (c_void_p, []),
+    "EVP_MD_CTX_free": (None, [c_void_p]),
+    "EVP_DigestSignInit": (c_int, [c_void_p, c_void_p, c_void_p, c_void_p, c_void_p]),
+    "EVP_DigestSign": (c_int, [c_void_p, c_char_p, POINTER(c_size_t), c_char_p, c_size_t]),
+    "d2i_PKCS12_bio": (c_void_p, [c_void_p, c_void_p]),
+    "PKCS12_parse": (c_int, [c_void_p, c_char_p, POINTER(c_void_p), POINTER(c_void_p), POINTER(c_void_p)]),
+    "PKCS12_free": (None, [c_void_p]),
+    "i2d_X509": (c_int, [c_void_p, _BYTES_OUT]),
+    "X509_free": (None, [c_void_p]),
+    "OPENSSL_sk_num": (c_int, [c_void_p]),
+    "OPENSSL_sk_value": (c_void_p, [c_void_p, c_int]),
+    "OPENSSL_sk_free": (None, [c_void_p]),
+}
+
+
+class EvpKey:
+    """A private key in libcrypto's memory, freed with the last reference to it. Safe to use from several threads."""
+
+    def __init__(self, lib: ctypes.CDLL, pointer: int) -> None:
+        self._lib = lib
+        self._pointer = pointer
+
+    def __del__(self) -> None:
+        self._lib.EVP_PKEY_free(self._pointer)
+
+    @property
+    def kind(self) -> str:
+        """What libcrypto calls it: `ML-DSA-44`, `RSA`, `EC on secp112r1`."""
+        name: bytes = self._lib.EVP_PKEY_get0_type_name(self._pointer) or b"unknown"
+        group = ctypes.create_string_buffer(_NAME_BYTES)
+        if self._lib.EVP_PKEY_get_group_name(self._pointer, group, _NAME_BYTES, None) == 1:
+            name += b" on " + group.value
+        return name.decode()
+
+    def public_key(self) -> bytes:
+        """Return the DER SubjectPublicKeyInfo."""
+        return _to_der(self._lib.i2d_PUBKEY, self._pointer)
+
+    def pkcs8(self) -> bytes:
+        """Return the private key as an unencrypted DER PKCS #8, empty where libcrypto can't write it."""
+        info = self._lib.EVP_PKEY2PKCS8(self._pointer)
+        try:
+            return _to_der(self._lib.i2d_PKCS8_PRIV_KEY_INFO, info)
+        finally:
+            self._lib.PKCS8_PRIV_KEY_INFO_free(info)
+
+    def sign(self, message: bytes) -> bytes:
+        """Sign with the key's default: for ML-DSA, the pure form with an empty context (FIPS 204, 5.2).
+
+        Raises:
+            SigningKeyError: libcrypto refuses.
+        """
+        context = self._lib.EVP_MD_CTX_new()
+        size = c_size_t()
+        arguments = (message, len(message))
+        try:
+            if self._lib.EVP_DigestSignInit(context, None, None, None, self._pointer) == 1:
+                self._lib.EVP_DigestSign(context, None, byref(size), *arguments)
+                signature = ctypes.create_string_buffer(size.value)
+                if self._lib.EVP_DigestSign(context, signature, byref(size), *arguments) == 1:
+                    return signature.raw[: size.value]
+        finally:
+            self._lib.EVP_MD_CTX_free(context)
+            self._lib.ERR_clear_error()
+        raise SigningKeyError(f"libcrypto can't sign with this {self.kind} key")
+
+
+def load_key(pem: bytes, passphrase: bytes) -> EvpKey | None:
+    """Load one PEM private key, encrypted or not; None when it can't be read or the passphrase is wrong.
+
+    Raises:
+        UnsupportedKeyError: there is no libcrypto, or it is too old.
+    """
+    lib = _library()
+    bio = lib.BIO_new_mem_buf(pem, len(pem))
+    # The passphrase is never NULL: libcrypto would ask at the terminal for it.
+    pointer = lib.PEM_read_bio_PrivateKey(bio, None, None, passphrase)
+    lib.BIO_free(bio)
+    lib.ERR_clear_error()
+    return EvpKey(lib, pointer) if pointer else None
+
+
+def load_pkcs12(data: bytes, passphrase: bytes) -> tuple[EvpKey | None, list[bytes]] | None:
+    """Load a PKCS #12 file's key and its certificates as DER; None when it can't be read or the passphrase is wrong.
+
+    Raises:
+        UnsupportedKeyError: there is no libcrypto, or it is too old.
+    """
+    lib = _library()
+    bio = lib.BIO_new_mem_buf(data, len(data))
+    bundle = lib.d2i_PKCS12_bio(bio, None)
+    key, leaf, others = c_void_p(), c_void_p(), c_void_p()
+    parsed = lib.PKCS12_parse(bundle, passphrase, byref(key), byref(leaf), byref(others)) if bundle else 0
+    lib.PKCS12_free(bundle)
+    lib.BIO_free(bio)
+    lib.ERR_clear_error()
+    if parsed != 1:
+        return None
+    certificates = [leaf.value] if leaf.value else []
+    certificates += [lib.OPENSSL_sk_value(others, i) for i in range(lib.OPENSSL_sk_num(others))]
+    found = [_to_der(lib.i2d_X509, certificate) for certificate in certificates]
+    for certificate in certificates:
+        lib.X509_free(certificate)
+    lib.OPENSSL_sk_free(others)
+    return EvpKey(lib, key.value) if key.value else None, found
+
+
+def _to_der(encode: Callable[[int | None, Any], int], pointer: int | None) -> bytes:
+    """Call one of libcrypto's i2d functions, first for the length and then for the bytes."""
+    size = encode(pointer, None) if pointer else 0
+    if size <= 0:
+        return b""
+    buffer = (c_ubyte * size)()
+    encode(pointer, byref(ctypes.cast(buffer, POINTER(c_ubyte))))
+    return bytes(buffer)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    lib = _first_library()
+    for name, (result, arguments) in _PROTOTYPES.items():
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+    return lib
+
+
+def _first_library() -> ctypes.CDLL:
+    for name in _NAMES:
+        try:
+            lib = ctypes.CDLL(name)
+        except OSError:
+            continue
+        lib.OpenSSL_version_num.restype = c_ulong
+        if lib.OpenSSL_version_num() >= _FIRST_WITH_MLDSA:
+            return lib
+    raise UnsupportedKeyError(
+        "a private key in this form needs the libcrypto of OpenSSL 3.5 or later, and none is found",
+        "Install it, or convert the key to PKCS #8 (ML-DSA: to its seed-only form)",
+    )

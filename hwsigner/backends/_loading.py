@@ -1,0 +1,139 @@
+"""From the blocks of a file to keys and certificates.
+
+Read by cryptography; the few forms of keys that it lacks are read by the system's libcrypto, imported only then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, load_der_private_key, load_pem_private_key
+
+from hwsigner.backends._blocks import BER_SEQUENCE, Block, first_element
+from hwsigner.errors import CertificateError, UnsupportedKeyError, WrongPinError
+from hwsigner.pin import PinRequest, PinSource
+from hwsigner.uri import KeyURI
+
+if TYPE_CHECKING:
+    from hwsigner.backends._libcrypto import EvpKey
+
+SUPPORTED = "SigV4-X509 has RSA of 2048 to 4096 bits, ECDSA on P-256, P-384 and P-521, and ML-DSA-44, -65 and -87"
+_LOAD_ERRORS = (ValueError, TypeError, UnsupportedAlgorithm)
+
+
+class OtherMldsaKey(NamedTuple):
+    """An ML-DSA key in a form that cryptography does not load: its DER SubjectPublicKeyInfo, and what signs with it."""
+
+    public_key: bytes
+    sign: Callable[[bytes], bytes]
+
+
+LoadedKey: TypeAlias = PrivateKeyTypes | OtherMldsaKey
+
+
+class Bundle(NamedTuple):
+    """What a PKCS #12 file holds: its key, if any, and its certificates as DER, the key's own first."""
+
+    key: LoadedKey | None
+    certificates: list[bytes]
+
+
+def load_key(uri: KeyURI, block: Block, pins: PinSource) -> LoadedKey:
+    """Load a PKCS #1, SEC1 or PKCS #8 key, asking for its passphrase if it is encrypted.
+
+    Raises:
+        UnsupportedKeyError: it is damaged, or of a kind that is not known.
+        PinError: the passphrase is missing or wrong.
+    """
+    passphrase = _passphrase(uri, pins) if block.encrypted else None
+    try:
+        # Validating an RSA key takes 30 ms; every signature is verified with the certificate's key instead.
+        if block.headers:
+            return load_pem_private_key(block.pem, passphrase, unsafe_skip_rsa_key_validation=True)
+        return load_der_private_key(block.data, passphrase, unsafe_skip_rsa_key_validation=True)
+    except _LOAD_ERRORS as error:
+        if "Incorrect password" in str(error):
+            raise _wrong_passphrase(uri) from error
+    from hwsigner.backends import _libcrypto
+
+    key = _libcrypto.load_key(block.pem, passphrase or b"")
+    if key is not None:
+        return _converted(uri, key)
+    if block.encrypted:
+        raise _wrong_passphrase(uri)
+    raise UnsupportedKeyError(f"the {block.label} in {uri.name} is damaged, or of a kind that is not known", SUPPORTED)
+
+
+def load_pkcs12(uri: KeyURI, block: Block, pins: PinSource) -> Bundle:
+    """Load a PKCS #12 file, without a passphrase if that is possible, else with it.
+
+    Raises:
+        UnsupportedKeyError: its key is of a kind that can't be used.
+        PinError: the passphrase is missing or wrong.
+    """
+    bundle = _pkcs12(uri, block.data, b"") or _pkcs12(uri, block.data, _passphrase(uri, pins))
+    if bundle is None:
+        raise _wrong_passphrase(uri)
+    return bundle
+
+
+def load_certificate(path: str, block: Block) -> bytes:
+    """Return the certificate of a block as DER, without the trust settings that OpenSSL may have put after it.
+
+    Raises:
+        CertificateError: it is damaged.
+    """
+    from cryptography.x509 import load_der_x509_certificate
+
+    try:
+        der = first_element(block.data)
+        load_der_x509_certificate(der)
+    except _LOAD_ERRORS as error:
+        raise CertificateError(f"a certificate in {path} can't be read: {error}", "It may be damaged") from error
+    return der
+
+
+def _passphrase(uri: KeyURI, pins: PinSource) -> bytes:
+    return pins.get(uri, PinRequest("passphrase", uri.name)).encode("utf-8", "surrogateescape")
+
+
+def _wrong_passphrase(uri: KeyURI) -> WrongPinError:
+    return WrongPinError(f"wrong passphrase for {uri.name}", "Check it; if it is right, the file is damaged")
+
+
+def _converted(uri: KeyURI, key: EvpKey) -> LoadedKey:
+    """Return a key of libcrypto as one of cryptography, which checks it; ML-DSA, which that refused, as it is."""
+    if key.kind.startswith("ML-DSA-"):
+        return OtherMldsaKey(key.public_key(), key.sign)
+    try:
+        return load_der_private_key(key.pkcs8(), None, unsafe_skip_rsa_key_validation=True)
+    except _LOAD_ERRORS as error:
+        kind = "RSA key that has more than two primes or is damaged" if key.kind == "RSA" else f"key of type {key.kind}"
+        raise UnsupportedKeyError(f"{uri.name} holds a private {kind}", SUPPORTED) from error
+
+
+def _pkcs12(uri: KeyURI, data: bytes, passphrase: bytes) -> Bundle | None:
+    """Return what a PKCS #12 file holds, or None when the passphrase is wrong."""
+    from cryptography.hazmat.primitives.serialization.pkcs12 import load_pkcs12 as load
+
+    if data[:2] == BER_SEQUENCE:
+        return _pkcs12_by_libcrypto(uri, data, passphrase)
+    try:
+        bundle = load(data, passphrase)
+    except _LOAD_ERRORS as error:
+        return None if "Invalid password" in str(error) else _pkcs12_by_libcrypto(uri, data, passphrase)
+    certificates = [bundle.cert, *bundle.additional_certs] if bundle.cert else bundle.additional_certs
+    return Bundle(bundle.key, [c.certificate.public_bytes(Encoding.DER) for c in certificates])
+
+
+def _pkcs12_by_libcrypto(uri: KeyURI, data: bytes, passphrase: bytes) -> Bundle | None:
+    from hwsigner.backends import _libcrypto
+
+    bundle = _libcrypto.load_pkcs12(data, passphrase)
+    if bundle is None:
+        return None
+    key, certificates = bundle
+    return Bundle(_converted(uri, key) if key else None, certificates)

@@ -1,0 +1,240 @@
+"""PKCS #11 modules: finding one, loading it once, and the tokens that it sees."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pkcs11
+from pkcs11 import PKCS11Error, TokenFlag
+from pkcs11.exceptions import TokenNotPresent, TokenNotRecognised
+from pkcs11.types import Token
+
+from hwsigner.errors import BackendUnavailableError, SigningKeyError, UsageError
+from hwsigner.uri import KeyURI
+
+if TYPE_CHECKING:
+    from hwsigner.backends._pkcs11_token import OpenToken
+
+_DEFAULT_MODULE = "p11-kit-proxy"
+_MULTIARCH = str(getattr(sys.implementation, "_multiarch", ""))
+_FOLDERS = (
+    f"/usr/lib/{_MULTIARCH}/pkcs11",
+    f"/usr/lib/{_MULTIARCH}",
+    f"/usr/lib/{_MULTIARCH}/softhsm",
+    "/usr/lib64/pkcs11",
+    "/usr/lib64",
+    "/usr/lib/pkcs11",
+    "/usr/lib/softhsm",
+    "/usr/lib",
+    "/usr/local/lib/pkcs11",
+    "/usr/local/lib",
+)
+_FLAG_HINT = "Name the PKCS #11 module with --pkcs11-lib, or with module-path in the key URI"
+_WORDS = {
+    "DeviceRemoved": "the token was removed",
+    "TokenNotPresent": "there is no token in its slot",
+    "TokenNotRecognised": "the token in its slot is of an unknown kind",
+    "DeviceError": "the token reports a device error",
+    "DeviceMemory": "the token is out of memory",
+    "HostMemory": "the module is out of memory",
+    "GeneralError": "the module reports a general error",
+    "FunctionFailed": "the module reports that the function failed",
+    "SessionCount": "the token has no session left",
+    "SessionClosed": "its session was closed",
+    "SessionHandleInvalid": "its session has ended",
+    "SlotIDInvalid": "its slot is gone",
+    "UserNotLoggedIn": "nobody is logged in",
+    "UserPinNotInitialized": "its user PIN was never set",
+    "PinExpired": "its user PIN has expired",
+    "PinLenRange": "the PIN has a length that it does not take",
+    "PinInvalid": "the PIN holds characters that it does not take",
+    "MechanismInvalid": "it does not offer the mechanism",
+}
+
+
+def in_words(error: PKCS11Error) -> str:
+    """Return what a PKCS #11 error says: python-pkcs11's exceptions bear the return value in their class's name."""
+    name = type(error).__name__
+    if "already initialized" in str(error):
+        return "another part of this process has initialised it"
+    words = _WORDS.get(name) or str(error) or re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    return words if name == "PKCS11Error" else f"{words} ({name})"
+
+
+class Module:
+    """A PKCS #11 module, loaded once in a process.
+
+    python-pkcs11 initialises modules for one thread and yet lets Python's threads run during its calls, so every
+    call into the module, searches and signatures too, is made while holding `lock`.
+
+    Attributes:
+        path: the file of the module, or a bare name that the dynamic linker looks up.
+        lock: to be held around every call.
+        open_tokens: the tokens in use, by slot identifier.
+        has_leaked_session: a login failed, and python-pkcs11 gives no hold of the session that it opened for it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.lock = threading.RLock()
+        self.open_tokens: dict[int, OpenToken] = {}
+        self.has_leaked_session = False
+        self._forked = False
+
+    def initialise(self) -> None:
+        """Load and initialise the module, unless it is.
+
+        Raises:
+            BackendUnavailableError: the file is missing, or no PKCS #11 module, or does not start.
+        """
+        try:
+            self._lib = pkcs11.lib(self.path)
+            if self._forked:
+                self._forked = False
+                # PKCS #11 2.40, 6.6.1: a child process must initialise for itself. Some modules notice the fork.
+                with suppress(PKCS11Error):
+                    self._lib.finalize()
+                self._lib.initialize()
+        except PKCS11Error as error:
+            raise BackendUnavailableError(
+                f"PKCS #11 module {self.path} can't be used: {in_words(error)}", _FLAG_HINT
+            ) from error
+
+    def end_leaked_sessions(self) -> None:
+        """Finalise the module if a session leaked and none is in use. The next use initialises it again."""
+        if self.has_leaked_session and not self.open_tokens:
+            self.has_leaked_session = False
+            with suppress(PKCS11Error):
+                self._lib.finalize()
+
+    def reset_after_fork(self) -> None:
+        """Leave, in a child process, the sessions to the parent."""
+        self._forked = True
+        for token in self.open_tokens.values():
+            token.forget_session()
+
+    def tokens(self) -> list[Token]:
+        """Return the initialised tokens that are present."""
+        found = []
+        try:
+            for slot in self._lib.get_slots(token_present=True):
+                with suppress(TokenNotPresent, TokenNotRecognised):
+                    token = slot.get_token()
+                    if token.flags & TokenFlag.TOKEN_INITIALIZED:
+                        found.append(token)
+        except PKCS11Error as error:
+            raise SigningKeyError(f"PKCS #11 module {self.path} can't list its tokens: {in_words(error)}") from error
+        return found
+
+    def matching_tokens(self, uri: KeyURI) -> list[Token]:
+        """Return the tokens that a key URI names, at least one.
+
+        Raises:
+            BackendUnavailableError: there is none; the hint lists those that are present.
+        """
+        present = self.tokens()
+        matching = [token for token in present if self._matches(token, uri)]
+        if not matching:
+            listed = ", ".join(f"'{token.label}' (serial {serial_text(token)})" for token in present)
+            raise BackendUnavailableError(
+                f"no token of PKCS #11 module {self.path} matches {uri.name}",
+                f"Tokens present: {listed}" if listed else "No token is present: insert one, or name another module",
+            )
+        return matching
+
+    def _matches(self, token: Token, uri: KeyURI) -> bool:
+        slot, version = token.slot, self._lib.library_version
+        actual = {
+            "token": token.label,
+            "manufacturer": token.manufacturer_id,
+            "model": token.model,
+            "serial": serial_text(token),
+            "slot-id": str(slot.slot_id),
+            "slot-manufacturer": slot.manufacturer_id,
+            "slot-description": slot.slot_description,
+            "library-manufacturer": self._lib.manufacturer_id,
+            "library-description": self._lib.library_description,
+            "library-version": f"{version[0]}.{version[1]}",
+        }
+        return all((uri.text(name) or "").rstrip() == value for name, value in actual.items() if name in uri.path)
+
+
+TOKEN_ATTRIBUTES = frozenset(
+    {
+        *("token", "manufacturer", "model", "serial", "slot-id", "slot-manufacturer", "slot-description"),
+        *("library-manufacturer", "library-description", "library-version"),
+    }
+)
+_modules: dict[str, Module] = {}
+_modules_lock = threading.Lock()
+
+
+def load_module(uri: KeyURI) -> Module:
+    """Return the module that a key URI names by `module-path` and `module-name`, or p11-kit's proxy, initialised.
+
+    Raises:
+        UsageError: a `module-name` that is a path.
+        BackendUnavailableError: there is no such module; the message names the path.
+    """
+    path = _module_path(uri)
+    with _modules_lock:
+        module = _modules.setdefault(path, Module(path))
+    with module.lock:
+        module.initialise()
+    return module
+
+
+def serial_text(token: Token) -> str:
+    """Return a token's serial number as the text that a URI bears."""
+    return token.serial.rstrip(b" \0").decode("utf-8", "replace")
+
+
+def _module_path(uri: KeyURI) -> str:
+    path, name = uri.text("module-path"), uri.text("module-name")
+    if name is not None and "/" in name:
+        raise UsageError(f"module-name {name!r} is a path", "Write module-path for it")
+    if path is None or (os.path.isdir(path) and name is not None):
+        return _named_module(name or _DEFAULT_MODULE, _FOLDERS if path is None else (path,))
+    if "/" not in path:
+        return path
+    if not os.path.isfile(path):
+        what = "is a folder" if os.path.isdir(path) else "does not exist"
+        raise BackendUnavailableError(f"PKCS #11 module {path} {what}", _FLAG_HINT)
+    # A module may have several names (Debian's SoftHSM has) and can be initialised only once.
+    return os.path.realpath(path)
+
+
+def _named_module(name: str, folders: tuple[str, ...]) -> str:
+    for folder in folders:
+        for file in (f"{name}.so", f"lib{name}.so", f"{name}-pkcs11.so"):
+            path = os.path.join(folder, file)
+            if os.path.isfile(path):
+                return os.path.realpath(path)
+    raise BackendUnavailableError(f"PKCS #11 module {name}.so is in none of {', '.join(folders)}", _FLAG_HINT)
+
+
+def _lock_before_fork() -> None:
+    """Let no call be under way in a module while the process forks: the child would wait for its locks for ever."""
+    _modules_lock.acquire()
+    for module in _modules.values():
+        module.lock.acquire()
+
+
+def _unlock_after_fork() -> None:
+    for module in _modules.values():
+        module.lock.release()
+    _modules_lock.release()
+
+
+def _reset_after_fork() -> None:
+    for module in _modules.values():
+        module.reset_after_fork()
+    _unlock_after_fork()
+
+
+os.register_at_fork(before=_lock_before_fork, after_in_parent=_unlock_after_fork, after_in_child=_reset_after_fork)

@@ -1,0 +1,179 @@
+"""Objects of a token: finding keys and certificates, their public keys, the URIs that name them, and a little DER."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from pkcs11 import Attribute, KeyType, ObjectClass, PKCS11Error
+from pkcs11.types import Session, Token
+
+from hwsigner.backends._pkcs11_module import serial_text
+from hwsigner.uri import KeyURI
+
+_OID_EC = bytes.fromhex("06072a8648ce3d0201")
+_ALGORITHM_RSA = bytes.fromhex("300d06092a864886f70d0101010500")
+_RAW_POINT_LENGTHS = (65, 97, 133)
+_KEY_ATTRIBUTES = (Attribute.KEY_TYPE, Attribute.ID, Attribute.LABEL, Attribute.ALWAYS_AUTHENTICATE)
+
+
+@dataclass(frozen=True)
+class PrivateKeyObject:
+    """A private key on a token, as far as the token shows it. `object` is python-pkcs11's."""
+
+    object: Any
+    key_type: int
+    id: bytes
+    label: bytes
+    always_authenticate: bool
+
+    @property
+    def can_sign(self) -> bool:
+        """Whether the token lets the key sign (CKA_SIGN)."""
+        return hasattr(self.object, "sign")
+
+
+@dataclass(frozen=True)
+class CertificateObject:
+    """An X.509 certificate on a token."""
+
+    der: bytes
+    id: bytes
+    label: bytes
+
+
+def find_private_keys(session: Session, uri: KeyURI) -> list[PrivateKeyObject]:
+    """Return the private keys that a URI names, those first that can sign, if any can.
+
+    A key without the URI's label may still be meant: the one whose CKA_ID is that of the certificate with the label.
+    """
+    objects = search(session, ObjectClass.PRIVATE_KEY, _template(uri))
+    if not objects and "object" in uri.path:
+        ids = {certificate.id for certificate in find_certificate_objects(session, uri)} - {b""}
+        for key_id in sorted(ids):
+            objects += search(session, ObjectClass.PRIVATE_KEY, {Attribute.ID: key_id})
+    keys = [_private_key(found) for found in objects]
+    return [key for key in keys if key.can_sign] or keys
+
+
+def find_certificate_objects(session: Session, uri: KeyURI) -> list[CertificateObject]:
+    """Return the certificates that a URI names by `object` and `id`, but for those that the token holds as a URL."""
+    found = []
+    for certificate in search(session, ObjectClass.CERTIFICATE, _template(uri)):
+        values = attributes(certificate, Attribute.VALUE, Attribute.ID, Attribute.LABEL)
+        if der := values.get(Attribute.VALUE):
+            found.append(CertificateObject(der, values.get(Attribute.ID, b""), values.get(Attribute.LABEL, b"")))
+    return found
+
+
+def has_visible_match(session: Session, uri: KeyURI, public_key: bytes | None) -> bool:
+    """Return whether a certificate or public key shows that the token holds the key, without a login."""
+    public_keys = search(session, ObjectClass.PUBLIC_KEY, _template(uri))
+    if public_key is not None and public_keys:
+        return any(_spki(attributes(found, *_PUBLIC_ATTRIBUTES)) == public_key for found in public_keys)
+    return bool(public_keys or find_certificate_objects(session, uri))
+
+
+def public_key_of(session: Session, key: PrivateKeyObject) -> bytes | None:
+    """Return a private key's public half as DER SubjectPublicKeyInfo, or None where the token does not show it."""
+    own = _spki({Attribute.KEY_TYPE: key.key_type, **attributes(key.object, *_PUBLIC_ATTRIBUTES[1:])})
+    if own is not None or not (key.id or key.label):
+        return own
+    template: dict[Attribute, Any] = {Attribute.ID: key.id} if key.id else {Attribute.LABEL: key.label}
+    template[Attribute.KEY_TYPE] = key.key_type
+    found = search(session, ObjectClass.PUBLIC_KEY, template)
+    if len(found) > 1:  # A CKA_ID given twice: the label may tell the keys apart.
+        found = search(session, ObjectClass.PUBLIC_KEY, {**template, Attribute.LABEL: key.label}) or found
+    spkis = {_spki(attributes(public_key, *_PUBLIC_ATTRIBUTES)) for public_key in found}
+    return spkis.pop() if len(spkis) == 1 else None
+
+
+def search(session: Session, kind: ObjectClass, template: Mapping[Attribute, Any]) -> list[Any]:
+    """Return the objects of a class that have all the attributes."""
+    return list(session.get_objects({Attribute.CLASS: kind, **template}))
+
+
+def attributes(found: Any, *names: Attribute) -> dict[Attribute, Any]:
+    """Return those of an object's attributes that the token shows."""
+    try:
+        return dict(found.get_attributes(names))
+    except PKCS11Error:  # Some modules fail as a whole over one attribute that they don't have.
+        values = {}
+        for name in names:
+            with suppress(PKCS11Error):
+                values[name] = found[name]
+        return values
+
+
+def object_uri(token: Token, found: PrivateKeyObject | CertificateObject, uri: KeyURI) -> str:
+    """Return the URI that names an object alone, with the module of the URI that it was found by."""
+    path = {"token": token.label.encode(), "serial": serial_text(token).encode(), "id": found.id, "object": found.label}
+    kind = b"cert" if isinstance(found, CertificateObject) else b"private"
+    query = {name: value for name, value in uri.query.items() if name.startswith("module-")}
+    return str(KeyURI("pkcs11", {**{name: value for name, value in path.items() if value}, "type": kind}, query))
+
+
+def encode_ecdsa_signature(raw: bytes) -> bytes:
+    """Return r and s, each half of the bytes, as the DER SEQUENCE of RFC 3279, 2.2.3."""
+    half = len(raw) // 2
+    return _der(0x30, _der_integer(raw[:half]) + _der_integer(raw[half:]))
+
+
+def _template(uri: KeyURI) -> dict[Attribute, bytes]:
+    names = {"object": Attribute.LABEL, "id": Attribute.ID}
+    return {attribute: uri.path[name] for name, attribute in names.items() if name in uri.path}
+
+
+def _private_key(found: Any) -> PrivateKeyObject:
+    values = attributes(found, *_KEY_ATTRIBUTES)
+    return PrivateKeyObject(
+        found,
+        values.get(Attribute.KEY_TYPE, -1),
+        values.get(Attribute.ID, b""),
+        values.get(Attribute.LABEL, b""),
+        values.get(Attribute.ALWAYS_AUTHENTICATE, False),
+    )
+
+
+_PUBLIC_ATTRIBUTES = (
+    Attribute.KEY_TYPE,
+    Attribute.MODULUS,
+    Attribute.PUBLIC_EXPONENT,
+    Attribute.EC_PARAMS,
+    Attribute.EC_POINT,
+)
+
+
+def _spki(values: Mapping[Attribute, Any]) -> bytes | None:
+    modulus, exponent = values.get(Attribute.MODULUS), values.get(Attribute.PUBLIC_EXPONENT)
+    parameters, point = values.get(Attribute.EC_PARAMS), values.get(Attribute.EC_POINT)
+    if values.get(Attribute.KEY_TYPE) == KeyType.RSA and modulus and exponent:
+        algorithm, key = _ALGORITHM_RSA, _der(0x30, _der_integer(modulus) + _der_integer(exponent))
+    elif values.get(Attribute.KEY_TYPE) == KeyType.EC and parameters and point:
+        algorithm, key = _der(0x30, _OID_EC + parameters), _raw_point(point)
+    else:
+        return None
+    return _der(0x30, algorithm + _der(0x03, b"\0" + key))
+
+
+def _raw_point(point: bytes) -> bytes:
+    """Return an EC point without the OCTET STRING that PKCS #11 2.40 wants around it and some tokens leave out."""
+    if len(point) in _RAW_POINT_LENGTHS:
+        return point
+    header = 2 if point[1] < 0x80 else 2 + (point[1] & 0x7F)
+    return point[header:]
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    length = len(content)
+    if length < 0x80:
+        return bytes((tag, length)) + content
+    size = length.to_bytes((length.bit_length() + 7) // 8, "big")
+    return bytes((tag, 0x80 | len(size))) + size + content
+
+
+def _der_integer(unsigned: bytes) -> bytes:
+    number = int.from_bytes(unsigned, "big")
+    return _der(0x02, number.to_bytes(number.bit_length() // 8 + 1, "big"))

@@ -1,0 +1,244 @@
+"""Keys of a TPM 2.0: TSS2 PRIVATE KEY files, and persistent handles.
+
+A TPM has no login. The auth value goes with each signature, and it is the first one that shows whether it is right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+
+from tpm2_pytss import ESAPI, TSS2_Exception
+
+from hwsigner.backends._blocks import read_contents
+from hwsigner.backends._tpm2_connection import (
+    AUTH_FAIL,
+    BAD_AUTH,
+    HASH,
+    LOCKOUT,
+    SCHEME,
+    Connection,
+    Lockout,
+    code,
+    read_lockout,
+    tcti_of,
+)
+from hwsigner.backends._tpm2_objects import KeyObject, LoadableObject, PersistentObject, PublicArea, read_public_area
+from hwsigner.backends._tss2 import TSS2Key, parse_tss2
+from hwsigner.errors import (
+    AmbiguousKeyError,
+    KeyNotFoundError,
+    PinLockedError,
+    PinRequiredError,
+    SigningKeyError,
+    UnsupportedKeyError,
+    UsageError,
+    WrongPinError,
+)
+from hwsigner.key import Algorithm, HashName, Key
+from hwsigner.pin import PinRequest, PinSource
+from hwsigner.uri import KeyURI
+
+_HANDLE = re.compile(r"0[xX]81[0-9a-fA-F]{6}")
+_LABEL = "TSS2 PRIVATE KEY"
+_MAX_AUTH_BYTES = 64  # TPM2B_AUTH holds the longest digest (TPM 2.0 Library, part 2, 10.4.5).
+_IF_EMPTY = "if it is empty in spite of the file, say so with --no-tpm-key-password"
+_CLEAR = "tpm2_dictionarylockout --clear-lockout"
+
+
+@dataclass(frozen=True)
+class _Auth:
+    """The auth value to send.
+
+    Attributes:
+        value: its bytes.
+        is_given: whether somebody gave it, or it is empty because nobody did.
+        allow_final_try: send it even where one more wrong one locks the TPM.
+    """
+
+    value: bytes = field(repr=False)
+    is_given: bool
+    allow_final_try: bool
+
+
+def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -> Key:
+    """Open the key that a `tpm2:` URI names, and make sure that the TPM has it.
+
+    The auth value is the PIN. Without one, a file that says so has the empty one, and so has a handle; otherwise it is
+    asked for.
+
+    Args:
+        uri: either `handle`, from 0x81000000 to 0x81ffffff, or `path`; the query's `tcti` and `pin-source`.
+        pins: where the auth value comes from.
+        public_key: not used; a URI names one key.
+
+    Raises:
+        UsageError: the URI names neither a handle nor a file, or has an attribute that is not known here.
+        BackendUnavailableError: the TPM can't be reached.
+        KeyNotFoundError: there is nothing at the handle, or no such file.
+        UnsupportedKeyError: the key is of a kind that can't be used, or the file is none.
+        PinRequiredError: the key has an auth value and no place gives it.
+    """
+    uri.require_known(frozenset({"handle", "path"}), frozenset({"tcti"}))
+    subject, file, key = _named(uri)
+    connection = Connection(tcti_of(uri), subject)
+    try:
+        with connection.use() as tpm:
+            public = read_public_area(key.public(tpm), subject)
+        wants_auth = file is not None and not file.empty_auth
+        auth = _auth(uri, pins, subject, wants_auth=wants_auth, guarded=public.guarded)
+        return TPMKey(connection, key, public, auth, subject=subject)
+    except BaseException:
+        connection.close()
+        raise
+
+
+class TPMKey(Key):
+    """A key in a TPM. It has a connection of its own, and a slot of the TPM only while it signs."""
+
+    def __init__(
+        self, connection: Connection, key: KeyObject, public: PublicArea, auth: _Auth, *, subject: str
+    ) -> None:
+        self._connection = connection
+        self._key = key
+        self._public = public
+        self._auth = auth
+        self._subject = subject
+        self._is_proven = False
+        self._is_refused = False
+
+    def __repr__(self) -> str:
+        return f"<TPMKey {self._subject}>"
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The SigV4-X509 algorithm of the key's type."""
+        return self._public.algorithm
+
+    def public_key(self) -> bytes:
+        """Return the DER SubjectPublicKeyInfo, from the public area."""
+        return self._public.public_key
+
+    def sign(self, message: bytes, hash: HashName = "sha256") -> bytes:
+        """Sign a message, whose digest is made here.
+
+        Raises:
+            UnsupportedKeyError: the key or the TPM does not sign with this hash.
+            WrongPinError: the auth value is wrong; it was sent once, and this key does not send it again.
+            PinLockedError: the TPM is in lockout, or one more wrong auth value would put it there.
+            SigningKeyError: the key is closed, or the TPM refused it; what it says is in the message.
+        """
+        if self._public.only_hash not in (None, hash):
+            raise UnsupportedKeyError(
+                f"key {self._subject} signs with {self._public.only_hash} only, not {hash}", "Ask for that hash"
+            )
+        digest = hashlib.new(hash, message).digest()
+        with self._connection.use() as tpm:
+            if not self._is_proven:
+                self._refuse_to_guess(tpm)
+            try:
+                signature = self._sign(tpm, digest, hash)
+            except TSS2_Exception as error:
+                refusal = self._refusal(tpm, error, hash)
+                if refusal is None:
+                    raise
+                raise refusal from error
+            self._is_proven = True
+        return signature
+
+    def close(self) -> None:
+        """Close the connection to the TPM."""
+        self._connection.close()
+
+    def _sign(self, tpm: ESAPI, digest: bytes, hash: HashName) -> bytes:
+        with self._key.loaded(tpm) as handle:
+            tpm.tr_set_auth(handle, self._auth.value)
+            return bytes(tpm.sign(handle, digest, self._public.scheme(hash)))
+
+    def _refuse_to_guess(self, tpm: ESAPI) -> None:
+        if self._is_refused:
+            raise WrongPinError(
+                f"the TPM auth value for {self._subject} was wrong before, and is not sent again", "Open the key again"
+            )
+        if not self._public.guarded or self._auth.allow_final_try:
+            return
+        lockout = read_lockout(tpm)
+        if lockout.failures + 1 >= lockout.limit:
+            raise PinLockedError(
+                f"the TPM at {self._connection.tcti} counts {lockout.failures} wrong auth values and locks at "
+                f"{lockout.limit}, so none was sent for {self._subject}",
+                f"{_way_out(lockout)}; --allow-final-pin-try sends it nonetheless",
+            )
+
+    def _refusal(self, tpm: ESAPI, error: TSS2_Exception, hash: HashName) -> SigningKeyError | None:
+        reason = code(error)
+        if reason in (AUTH_FAIL, BAD_AUTH):
+            self._is_proven, self._is_refused = False, True
+            return self._wrong_auth(tpm)
+        if reason == LOCKOUT:
+            return PinLockedError(
+                f"the TPM at {self._connection.tcti} is in lockout, so {self._subject} can't be used",
+                _way_out(read_lockout(tpm)),
+            )
+        if reason in (HASH, SCHEME):
+            return UnsupportedKeyError(f"the TPM does not sign with {hash} and key {self._subject}", "Use another hash")
+        return None
+
+    def _wrong_auth(self, tpm: ESAPI) -> WrongPinError:
+        left = _tries_left(read_lockout(tpm)) if self._public.guarded else ""
+        if self._auth.is_given:
+            return WrongPinError(f"wrong TPM auth value for {self._subject}{left}", "Check it before another try")
+        return WrongPinError(
+            f"the TPM auth value of {self._subject} is not the empty one, which was tried{left}",
+            "Give it: pin-source=file:/path in the key URI, or the flag for its password",
+        )
+
+
+def _named(uri: KeyURI) -> tuple[str, TSS2Key | None, KeyObject]:
+    """Return what a URI names: its name for messages, the file if it is one, and the key."""
+    if len(uri.path) != 1:
+        raise UsageError(f"{uri.name} needs one of handle= and path=", "Write tpm2:handle=0x81000001 or tpm2:path=FILE")
+    handle = uri.text("handle")
+    if handle is None:
+        file = _read_file(uri.file)
+        return uri.file, file, LoadableObject(file, uri.file)
+    if not _HANDLE.fullmatch(handle):
+        raise UsageError(f"{uri.name} has no persistent handle", "Write one from 0x81000000 to 0x81ffffff")
+    name = f"handle:{int(handle, 16):#010x}"
+    return name, None, PersistentObject(int(handle, 16), name)
+
+
+def _read_file(path: str) -> TSS2Key:
+    blocks = [block for block in read_contents(path, KeyNotFoundError).blocks if block.label == _LABEL]
+    if len(blocks) > 1:
+        raise AmbiguousKeyError(f"{path} holds {len(blocks)} TPM keys", "Keep each in a file of its own")
+    if not blocks:
+        raise UnsupportedKeyError(f"{path} holds no {_LABEL}", "Name a key file of a TPM")
+    return parse_tss2(blocks[0].data, path)
+
+
+def _auth(uri: KeyURI, pins: PinSource, subject: str, *, wants_auth: bool, guarded: bool) -> _Auth:
+    """Return the auth value to send. A stored one counts for more than a file that says that there is none."""
+    pin = pins.stored(uri)
+    if pin is None and wants_auth:
+        try:
+            pin = pins.get(uri, PinRequest("TPM auth value", subject))
+        except PinRequiredError as error:
+            if guarded:
+                raise PinRequiredError(error.message, f"{error.hint}; {_IF_EMPTY}") from error
+    value = (pin or "").encode("utf-8", "surrogateescape")
+    if len(value) > _MAX_AUTH_BYTES:
+        raise WrongPinError(f"the TPM auth value for {subject} has more than {_MAX_AUTH_BYTES} bytes", "Check it")
+    return _Auth(value, pin is not None, pins.allow_final_try)
+
+
+def _tries_left(lockout: Lockout) -> str:
+    left = max(lockout.limit - lockout.failures, 0)
+    return f": {left} {'try is' if left == 1 else 'tries are'} left before the TPM locks"
+
+
+def _way_out(lockout: Lockout) -> str:
+    if not lockout.interval:
+        return f"Run {_CLEAR}"
+    return f"Wait {lockout.interval} seconds, after which the TPM forgets one, or run {_CLEAR}"

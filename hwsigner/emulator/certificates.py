@@ -1,0 +1,212 @@
+"""The certificates of a request: the leaf's rules, and the path to a trust anchor (RFC 5280, 6.1)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from datetime import datetime
+from typing import TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, mldsa, padding, rsa
+from cryptography.x509.oid import SignatureAlgorithmOID
+
+from hwsigner.emulator.answers import RefusalError, denied, invalid
+
+MAX_CHAIN = 5
+_KEYS = "RSA of 2048 bits and more, P-256, P-384, P-521 or ML-DSA"
+_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
+_STRONG_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+_MLDSA_KEYS = (mldsa.MLDSA44PublicKey, mldsa.MLDSA65PublicKey, mldsa.MLDSA87PublicKey)
+_MLDSA_OIDS = (SignatureAlgorithmOID.ML_DSA_44, SignatureAlgorithmOID.ML_DSA_65, SignatureAlgorithmOID.ML_DSA_87)
+
+
+def read_certificate(text: str, where: str) -> x509.Certificate:
+    """Read one certificate in base64 DER.
+
+    Raises:
+        RefusalError: ValidationException that names where the text stood.
+    """
+    try:
+        return x509.load_der_x509_certificate(base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError) as error:
+        raise invalid(f"{where} is not a base64 DER certificate") from error
+
+
+def read_chain(text: str | None, leaf: x509.Certificate) -> list[x509.Certificate]:
+    """Read X-Amz-X509-Chain: up to five certificates joined by commas, without the leaf and without a root.
+
+    Raises:
+        RefusalError: ValidationException, naming the rule.
+    """
+    if text is None:
+        return []
+    chain = [read_certificate(each.strip(" "), "an item of X-Amz-X509-Chain") for each in text.split(",")]
+    if len(chain) > MAX_CHAIN:
+        raise invalid(f"X-Amz-X509-Chain holds {len(chain)} certificates, more than {MAX_CHAIN}")
+    if leaf in chain:
+        raise invalid("X-Amz-X509-Chain holds the certificate of X-Amz-X509 itself")
+    if len(set(chain)) < len(chain):
+        raise invalid("X-Amz-X509-Chain holds a certificate twice")
+    if any(is_issued_by(each, each) for each in chain):
+        raise invalid("X-Amz-X509-Chain holds a root, a self-signed certificate")
+    return chain
+
+
+def check_leaf(leaf: x509.Certificate, now: datetime) -> None:
+    """Check what the service asks of an end-entity certificate.
+
+    Raises:
+        RefusalError: AccessDeniedException, "Untrusted certificate. Insufficient certificate".
+    """
+    try:
+        fault = _leaf_fault(leaf) or _common_fault(leaf, now)
+    except (ValueError, UnsupportedAlgorithm):
+        fault = "has an extension or a key that can't be read"
+    if fault:
+        raise denied("Untrusted certificate. Insufficient certificate", f"the certificate {fault}")
+
+
+def check_path(
+    leaf: x509.Certificate, chain: list[x509.Certificate], anchors: list[x509.Certificate], now: datetime
+) -> None:
+    """Check that the chain, in the order sent, leads from the leaf to one of the anchors.
+
+    Each certificate of the chain must have issued the one before it, so there is room for no stranger. A trust
+    anchor that is itself an intermediate certificate may stand in the chain.
+
+    Raises:
+        RefusalError: AccessDeniedException, "Untrusted Signing Certificate".
+    """
+    below, problem = leaf, "not looked at"
+    for depth, issuer in enumerate(chain):
+        if not is_issued_by(below, issuer):
+            raise _untrusted(f"item {depth + 1} of X-Amz-X509-Chain did not issue the certificate before it")
+        problem = problem and _anchor_problem(below, anchors, depth, now)
+        issuer_problem = _issuer_problem(issuer, depth, now)
+        if issuer_problem:
+            raise _untrusted(issuer_problem)
+        below = issuer
+    problem = problem and _anchor_problem(below, anchors, len(chain), now)
+    if problem:
+        raise _untrusted(problem)
+
+
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Tell whether the names match and the signature verifies."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def algorithm_of(leaf: x509.Certificate) -> str:
+    """Return the SigV4-X509 algorithm that belongs to a certificate's key, which check_leaf has accepted."""
+    key = leaf.public_key()
+    if isinstance(key, rsa.RSAPublicKey):
+        return "AWS4-X509-RSA-SHA256"
+    return "AWS4-X509-ECDSA-SHA256" if isinstance(key, ec.EllipticCurvePublicKey) else "AWS4-X509-MLDSA"
+
+
+def verifies(leaf: x509.Certificate, signature: bytes, message: bytes) -> bool:
+    """Tell whether a signature of the message is by the certificate's key.
+
+    Args:
+        leaf: a certificate that check_leaf has accepted.
+        signature: PKCS #1 v1.5 (RSA), a DER SEQUENCE of r and s (EC), or raw with an empty context (ML-DSA).
+        message: the string to sign; RSA and EC sign its SHA-256.
+    """
+    key = leaf.public_key()
+    try:
+        if isinstance(key, rsa.RSAPublicKey):
+            key.verify(signature, message, padding.PKCS1v15(), hashes.SHA256())
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, message, ec.ECDSA(hashes.SHA256()))
+        elif isinstance(key, _MLDSA_KEYS):
+            key.verify(signature, message)
+        else:
+            return False
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _anchor_problem(below: x509.Certificate, anchors: list[x509.Certificate], depth: int, now: datetime) -> str:
+    """Return why no anchor issued this certificate, or an empty string when one did and may."""
+    problem = "the last certificate sent was not issued by a certificate of the trust anchor"
+    for anchor in anchors:
+        if is_issued_by(below, anchor):
+            problem = _issuer_problem(anchor, depth, now, is_anchor=True)
+            if not problem:
+                return ""
+    return problem
+
+
+def _issuer_problem(issuer: x509.Certificate, depth: int, now: datetime, *, is_anchor: bool = False) -> str:
+    """Return why this certificate may not issue, or an empty string; depth counts the intermediates below it."""
+    try:
+        fault = _issuer_fault(issuer, depth) or _common_fault(issuer, now, signed=not is_anchor)
+    except (ValueError, UnsupportedAlgorithm):
+        fault = "has an extension or a key that can't be read"
+    return f"the CA certificate {issuer.subject.rfc4514_string()} {fault}" if fault else ""
+
+
+def _issuer_fault(issuer: x509.Certificate, depth: int) -> str:
+    constraints = _extension(issuer, x509.BasicConstraints)
+    if constraints is None or not constraints.ca:
+        return "is not CA:TRUE"
+    if constraints.path_length is not None and depth > constraints.path_length:
+        return f"allows {constraints.path_length} certificates between it and the leaf, not {depth}"
+    usage = _extension(issuer, x509.KeyUsage)
+    return "" if usage is not None and usage.key_cert_sign else "lacks the key usage keyCertSign"
+
+
+def _leaf_fault(leaf: x509.Certificate) -> str:
+    if leaf.version != x509.Version.v3:
+        return "is not X.509 version 3"
+    constraints = _extension(leaf, x509.BasicConstraints)
+    if constraints is not None and constraints.ca:
+        return "is a CA's"
+    usage = _extension(leaf, x509.KeyUsage)
+    return "" if usage is not None and usage.digital_signature else "lacks the key usage digitalSignature"
+
+
+def _common_fault(certificate: x509.Certificate, now: datetime, *, signed: bool = True) -> str:
+    if signed and not _is_strongly_signed(certificate):
+        return "is not signed with SHA-256, SHA-384, SHA-512 or ML-DSA"
+    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+        return f"is valid from {certificate.not_valid_before_utc} to {certificate.not_valid_after_utc}, and not now"
+    for extension in certificate.extensions:
+        if extension.critical and isinstance(extension.value, x509.UnrecognizedExtension):
+            return f"has the unknown critical extension {extension.oid.dotted_string}"
+    return "" if _is_strong_key(certificate) else f"has a key other than {_KEYS}"
+
+
+def _is_strongly_signed(certificate: x509.Certificate) -> bool:
+    if certificate.signature_algorithm_oid in _MLDSA_OIDS:
+        return True
+    return isinstance(certificate.signature_hash_algorithm, _STRONG_HASHES)
+
+
+def _is_strong_key(certificate: x509.Certificate) -> bool:
+    key = certificate.public_key()
+    if isinstance(key, rsa.RSAPublicKey):
+        return key.key_size >= 2048
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return isinstance(key.curve, _CURVES)
+    return isinstance(key, _MLDSA_KEYS)
+
+
+def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _untrusted(reason: str) -> RefusalError:
+    return denied("Untrusted Signing Certificate", reason)

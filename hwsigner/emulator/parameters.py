@@ -1,0 +1,153 @@
+"""The parameters of CreateSession, from the query and the body of a request."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from hwsigner.emulator.answers import invalid
+from hwsigner.emulator.arns import Arn, parse_arn
+from hwsigner.emulator.signature import query_pairs
+from hwsigner.emulator.wire import Request
+
+_ARNS = {"trustAnchorArn": "trust-anchor", "profileArn": "profile", "roleArn": "role"}
+_ENCODED = re.compile(r"(?:[A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})*")
+_SESSION_NAME = re.compile(r"[\w+=,.@-]{2,64}", re.ASCII)
+_CONTENT_TYPE = re.compile(r"application/(?:json|x-amz-json-1\.[01])(?:\s*;.*)?", re.IGNORECASE)
+MIN_DURATION = 900
+MAX_DURATION = 43200
+MAX_PROPERTIES = 50
+MAX_PROPERTY_LENGTH = 200
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a CreateSession request asks for; its region is that of both trust anchor and profile.
+
+    Attributes:
+        trust_anchor: the trust anchor's ARN.
+        profile: the profile's ARN.
+        role: the role's ARN.
+        role_parts: the same, in parts.
+        region: the region of the first two.
+        duration: seconds, or None.
+        session_name: the session's name, or None.
+    """
+
+    trust_anchor: str
+    profile: str
+    role: str
+    role_parts: Arn
+    region: str
+    duration: int | None
+    session_name: str | None
+
+
+def read_parameters(request: Request) -> Parameters:
+    """Read and check the parameters.
+
+    Raises:
+        RefusalError: ValidationException that names the parameter.
+    """
+    body = _read_body(request)
+    query = _read_query(request.query)
+    texts = {name: _only_text(name, query, body) for name in _ARNS}
+    arns = {name: _read_arn(name, text) for name, text in texts.items()}
+    anchor, profile, role = (arns[name] for name in _ARNS)
+    if anchor.region != profile.region:
+        raise invalid(f"trustAnchorArn is of region {anchor.region}, profileArn of {profile.region}")
+    if len({arn.partition for arn in (anchor, profile, role)}) > 1:
+        raise invalid("trustAnchorArn, profileArn and roleArn are not of one partition")
+    _check_properties(body.get("instanceProperties", {}))
+    return Parameters(
+        trust_anchor=texts["trustAnchorArn"],
+        profile=texts["profileArn"],
+        role=texts["roleArn"],
+        role_parts=role,
+        region=anchor.region,
+        duration=_read_duration(body),
+        session_name=_read_session_name(body),
+    )
+
+
+def _read_body(request: Request) -> dict[str, Any]:
+    if not _CONTENT_TYPE.fullmatch(request.value("content-type") or ""):
+        raise invalid("Content-Type is not application/json")
+    if not request.body:
+        raise invalid("the body is empty")
+    try:
+        body = json.loads(request.body, object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as error:
+        raise invalid("the body is not JSON, or names a member twice") from error
+    if not isinstance(body, dict):
+        raise invalid("the body is not a JSON object")
+    return body
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("a member is named twice")
+    return members
+
+
+def _read_query(query: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for part in query.split("&"):
+        name, _, value = part.partition("=")
+        if not _ENCODED.fullmatch(name) or not _ENCODED.fullmatch(value):
+            raise invalid(f"the query parameter {name} is not percent-encoded")
+    for raw_name, raw_value in query_pairs(query):
+        text = raw_name.decode("utf-8", "replace")
+        if text in found:
+            raise invalid(f"the query parameter {text} is given twice")
+        found[text] = raw_value.decode("utf-8", "replace")
+    return found
+
+
+def _only_text(name: str, query: dict[str, str], body: dict[str, Any]) -> str:
+    given = [source[name] for source in (query, body) if name in source]
+    if not given:
+        raise invalid(f"{name} is missing")
+    if any(each != given[0] for each in given):
+        raise invalid(f"{name} differs between query and body")
+    if not isinstance(given[0], str):
+        raise invalid(f"{name} is not a string")
+    return given[0]
+
+
+def _read_arn(name: str, text: str) -> Arn:
+    arn = parse_arn(text, _ARNS[name])
+    if arn is None:
+        raise invalid(f"{name} is not the ARN of a {_ARNS[name]}")
+    return arn
+
+
+def _read_duration(body: dict[str, Any]) -> int | None:
+    if "durationSeconds" not in body:
+        return None
+    duration = body["durationSeconds"]
+    if type(duration) is not int or not MIN_DURATION <= duration <= MAX_DURATION:
+        raise invalid(f"durationSeconds is not a whole number from {MIN_DURATION} to {MAX_DURATION}")
+    return duration
+
+
+def _read_session_name(body: dict[str, Any]) -> str | None:
+    if "roleSessionName" not in body:
+        return None
+    name = body["roleSessionName"]
+    if not isinstance(name, str) or not _SESSION_NAME.fullmatch(name):
+        raise invalid(f"roleSessionName does not match {_SESSION_NAME.pattern}")
+    return name
+
+
+def _check_properties(properties: object) -> None:
+    if not isinstance(properties, dict):
+        raise invalid("instanceProperties is not a map")
+    if len(properties) > MAX_PROPERTIES:
+        raise invalid(f"instanceProperties holds more than {MAX_PROPERTIES} entries")
+    for text in (*properties, *properties.values()):
+        if not isinstance(text, str) or not 1 <= len(text) <= MAX_PROPERTY_LENGTH:
+            raise invalid(f"instanceProperties holds a name or value that is not 1 to {MAX_PROPERTY_LENGTH} characters")

@@ -1,0 +1,169 @@
+"""A swtpm TPM 2.0 in a folder of its own, on a Unix socket."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import subprocess
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+from softhsm.command import ToolError, run
+
+# TPM2_GetRandom of 8 bytes (TPM 2.0 Library, part 3, 16.1): a command that any started TPM answers.
+_GET_RANDOM = struct.pack(">HIIH", 0x8001, 12, 0x0000017B, 8)
+_START_SECONDS = 10.0
+_MAX_SOCKET_PATH = 107
+_PROVIDERS = ("-provider", "tpm2", "-provider", "default", "-propquery", "?provider=tpm2")
+
+
+class SoftTPM:
+    """A swtpm process and the folder with its state, socket and process id.
+
+    Attributes:
+        folder: the folder.
+        tcti: the TCTI that reaches it.
+        env: what tpm2-tools and OpenSSL's tpm2 provider need in their environment.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.socket = folder / "socket"
+        self.tcti = f"swtpm:path={self.socket}"
+        self.env = {"TPM2TOOLS_TCTI": self.tcti, "TPM2OPENSSL_TCTI": self.tcti}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pid_file = folder / "swtpm.pid"
+
+    def start(self, *, detached: bool = False) -> None:
+        """Start swtpm and wait until it answers.
+
+        Args:
+            detached: let it outlive this process and its terminal; `stop` ends it, from another process too.
+
+        Raises:
+            ToolError: swtpm is not installed or does not answer.
+        """
+        control = f"{self.socket}.ctrl"
+        if len(control) > _MAX_SOCKET_PATH:
+            raise ToolError(f"{control} is too long for the path of a Unix socket; take a folder with a shorter name")
+        state = self.folder / "state"
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        arguments = [
+            "swtpm",
+            "socket",
+            "--tpm2",
+            "--tpmstate",
+            f"dir={state}",
+            "--flags",
+            "not-need-init,startup-clear",
+        ]
+        arguments += ["--server", f"type=unixio,path={self.socket}", "--ctrl", f"type=unixio,path={control}"]
+        arguments += ["--pid", f"file={self._pid_file}", "--log", f"file={self.folder / 'swtpm.log'},level=1"]
+        try:
+            # Not our stdout: whoever reads it to its end would wait for swtpm.
+            null = subprocess.DEVNULL
+            self._process = subprocess.Popen(
+                arguments, start_new_session=detached, stdin=null, stdout=null, stderr=null
+            )
+        except FileNotFoundError:
+            raise ToolError("swtpm is not installed; `make setup` installs what is needed") from None
+        self._wait_until_ready()
+
+    def stop(self) -> None:
+        """End swtpm, whichever process started it. Its state stays in the folder."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+        else:
+            self._stop_by_pid()
+        for path in (self.socket, Path(f"{self.socket}.ctrl"), self._pid_file):
+            path.unlink(missing_ok=True)
+
+    def restart(self) -> None:
+        """Power the TPM off and on: transient objects go, persistent ones stay."""
+        self.stop()
+        self.start()
+
+    def create_key_file(self, path: Path, kind: str, password: str = "") -> None:
+        """Create a key in the TPM, under the owner's storage key, and write it as a TSS2 PRIVATE KEY file.
+
+        Args:
+            path: the file to write.
+            kind: `EC:P-256`, `EC:P-384` or `RSA:2048`.
+            password: the key's auth value.
+        """
+        algorithm, _, parameter = kind.partition(":")
+        option = f"group:{parameter}" if algorithm == "EC" else f"bits:{parameter}"
+        arguments = ["openssl", "genpkey", *_PROVIDERS, "-algorithm", algorithm, "-pkeyopt", option, "-out", str(path)]
+        run([*arguments, *(["-pkeyopt", f"user-auth:{password}"] if password else [])], self.env)
+        path.chmod(0o600)
+
+    def persist(self, handle: int, kind: str, password: str = "") -> None:
+        """Create a signing key in the TPM and make it persistent at a handle.
+
+        Args:
+            handle: a persistent handle, such as 0x81000001.
+            kind: as tpm2_create writes it: `ecc256`, `rsa2048`.
+            password: the key's auth value.
+        """
+        primary, public, private, context = (str(self.folder / f"{handle:x}.{name}") for name in "CPSK")
+        auth = ["-p", password] if password else []
+        attributes = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|sign"
+        run(["tpm2_createprimary", "-Q", "-C", "o", "-G", "ecc", "-c", primary], self.env)
+        create = ["tpm2_create", "-Q", "-C", primary, "-G", kind, "-a", attributes, "-u", public, "-r", private, *auth]
+        run(create, self.env)
+        run(["tpm2_flushcontext", "-t"], self.env)
+        run(["tpm2_load", "-Q", "-C", primary, "-u", public, "-r", private, "-c", context], self.env)
+        run(["tpm2_evictcontrol", "-Q", "-C", "o", "-c", context, f"{handle:#010x}"], self.env)
+        run(["tpm2_flushcontext", "-t"], self.env)
+        for path in (primary, public, private, context):
+            Path(path).unlink()
+
+    def public_key(self, key: Path | int, password: str = "") -> bytes:
+        """Return the public key of a TSS2 file or a persistent handle as a DER SubjectPublicKeyInfo (RFC 5280, 4.1)."""
+        source = str(key) if isinstance(key, Path) else f"handle:{key:#010x}"
+        auth = ["-passin", f"pass:{password}"]
+        return run(["openssl", "pkey", *_PROVIDERS, "-in", source, *auth, "-pubout", "-outform", "DER"], self.env)
+
+    def uri(self, key: Path | int) -> str:
+        """Return the key URI of a TSS2 file or a persistent handle."""
+        name = f"path={quote(str(key))}" if isinstance(key, Path) else f"handle={key:#010x}"
+        return f"tpm2:{name}?tcti={quote(self.tcti, safe=':/')}"
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._answers():
+            if time.monotonic() > deadline or (self._process and self._process.poll() is not None):
+                self.stop()
+                raise ToolError(f"swtpm does not answer; see {self.folder / 'swtpm.log'}")
+            time.sleep(0.005)
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_START_SECONDS)
+            try:
+                connection.connect(str(self.socket))
+                connection.sendall(_GET_RANDOM)
+                return connection.recv(64)[6:10] == bytes(4)
+            except OSError:
+                return False
+
+    def _stop_by_pid(self) -> None:
+        """End the process of the pid file, if it is still the swtpm of this folder and not a later process."""
+        try:
+            pid = int(self._pid_file.read_text())
+            if str(self.socket).encode() not in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return
+            os.kill(pid, signal.SIGTERM)
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        deadline = time.monotonic() + _START_SECONDS
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < deadline:
+                os.kill(pid, 0)
+                time.sleep(0.005)

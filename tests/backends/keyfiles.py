@@ -1,0 +1,116 @@
+"""Key files of every form, made by the openssl program, so that no form is only our idea of it."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from backends.contract import ENVIRONMENT
+
+PASSPHRASE = "correct horse ü"
+WRONG_PASSPHRASE = "not-the-passphrase-4711"
+
+EC = ("P-256", "P-384", "P-521")
+RSA = {f"RSA-{bits}": str(bits) for bits in (2048, 3072, 4096)}
+MLDSA = ("ML-DSA-44", "ML-DSA-65", "ML-DSA-87")
+KINDS = (*EC, *RSA, *MLDSA)
+
+_TRADITIONAL = "pkey -in {key} -traditional"
+_PKCS8 = "pkcs8 -in {key} -topk8"
+_PKCS12 = "pkcs12 -export -in {certificate} -inkey {key}"
+_MLDSA_FORMS = ("seed-only", "priv-only", "seed-priv", "oqskeypair", "bare-seed", "bare-priv")
+
+# The forms of a key: a name, and the command of openssl that writes it.
+PLAIN = {
+    "traditional": _TRADITIONAL,
+    "traditional DER": f"{_TRADITIONAL} -outform DER",
+    "PKCS #8": "pkey -in {key}",
+    "PKCS #8 DER": "pkey -in {key} -outform DER",
+    "PKCS #12 with an empty passphrase": f"{_PKCS12} -passout pass:",
+    "PKCS #12 legacy with an empty passphrase": f"{_PKCS12} -legacy -passout pass:",
+    "PKCS #12 without encryption": f"{_PKCS12} -keypbe NONE -certpbe NONE -nomac -passout pass:",
+}
+ENCRYPTED = {
+    **{f"PBES2 {cipher}": f"{_PKCS8} -v2 {cipher}" for cipher in ("aes-128-cbc", "aes-192-cbc", "aes-256-cbc", "des3")},
+    **{
+        f"PBES2 {prf}": f"{_PKCS8} -v2 aes-256-cbc -v2prf hmacWith{prf}"
+        for prf in ("SHA1", "SHA224", "SHA256", "SHA384", "SHA512", "SHA512-256", "MD5")
+    },
+    "PBES2 DER": f"{_PKCS8} -v2 aes-256-cbc -outform DER",
+    "PBES2 camellia": f"{_PKCS8} -v2 camellia128",
+    "PBES1": f"{_PKCS8} -v1 PBE-SHA1-3DES",
+    "scrypt": f"{_PKCS8} -scrypt",
+    "scrypt DER": f"{_PKCS8} -scrypt -outform DER",
+    **{f"legacy {cipher}": f"{_TRADITIONAL} -{cipher}" for cipher in ("aes128", "aes192", "aes256", "des3", "camellia128")},
+    "PKCS #12": _PKCS12,
+    "PKCS #12 legacy": f"{_PKCS12} -legacy",
+    "PKCS #12 3DES": f"{_PKCS12} -legacy -keypbe PBE-SHA1-3DES -certpbe PBE-SHA1-RC2-40",
+    "PKCS #12 PBMAC1": f"{_PKCS12} -pbmac1_pbkdf2",
+}
+MLDSA_PLAIN = {
+    **{form: f"pkey -in {{key}} -provparam ml-dsa.output_formats={form}" for form in _MLDSA_FORMS},
+    **{f"{form} DER": f"pkey -in {{key}} -outform DER -provparam ml-dsa.output_formats={form}" for form in _MLDSA_FORMS},
+}
+MLDSA_ENCRYPTED = {
+    **{f"{form} PBES2": f"{_PKCS8} -v2 aes-256-cbc -provparam ml-dsa.output_formats={form}" for form in _MLDSA_FORMS[:3]},
+    **{f"{form} scrypt": f"{_PKCS8} -scrypt -provparam ml-dsa.output_formats={form}" for form in _MLDSA_FORMS[:3]},
+    **{f"{form} PKCS #12": f"{_PKCS12} -provparam ml-dsa.output_formats={form}" for form in _MLDSA_FORMS[:3]},
+    "seed-priv PBES2 DER": f"{_PKCS8} -v2 aes-256-cbc -outform DER",
+}
+
+
+def openssl(*arguments: str, data: bytes = b"") -> bytes:
+    """Run openssl and return what it writes."""
+    ran = subprocess.run(["openssl", *arguments], input=data, env=ENVIRONMENT, capture_output=True)
+    assert ran.returncode == 0, ran.stderr.decode()
+    return ran.stdout
+
+
+@dataclass
+class KeyFiles:
+    """A folder with one key of each kind, each with a certificate, from which the other forms are made.
+
+    Their files have mode 0600.
+    """
+
+    folder: Path
+
+    def key(self, kind: str) -> Path:
+        """Return the path of the PKCS #8 key of a kind, making it at the first call."""
+        path = self.folder / f"{kind}.pem"
+        if not path.exists():
+            algorithm = kind
+            if kind in EC:
+                algorithm = f"EC -pkeyopt ec_paramgen_curve:{kind}"
+            elif kind in RSA:
+                algorithm = f"RSA -pkeyopt rsa_keygen_bits:{RSA[kind]}"
+            self.write(path.name, openssl("genpkey", "-algorithm", *algorithm.split()))
+        return path
+
+    def public_key(self, kind: str) -> bytes:
+        """Return the DER SubjectPublicKeyInfo of the key of a kind."""
+        return openssl("pkey", "-in", str(self.key(kind)), "-pubout", "-outform", "DER")
+
+    def certificate(self, kind: str) -> Path:
+        """Return the path of a self-signed PEM certificate of the key of a kind."""
+        path = self.folder / f"{kind}.crt"
+        if not path.exists():
+            self.write(path.name, openssl("req", "-x509", "-key", str(self.key(kind)), "-subj", f"/CN={kind}"))
+        return path
+
+    def form(self, kind: str, command: str, passphrase: str | None = None) -> Path:
+        """Return the path of a key in another form, which a command of openssl writes."""
+        paths = {"key": self.key(kind), "certificate": self.certificate(kind), "folder": self.folder}
+        arguments = [word.format(**paths) for word in command.split()]
+        if passphrase is not None:
+            arguments += ["-passout", f"pass:{passphrase}"]
+        return self.write("form", openssl(*arguments))
+
+    def write(self, name: str, data: bytes) -> Path:
+        """Write a file of mode 0600 and return its path."""
+        path = self.folder / name
+        path.unlink(missing_ok=True)
+        path.touch(0o600)
+        path.write_bytes(data)
+        return path

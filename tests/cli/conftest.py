@@ -1,0 +1,55 @@
+"""The fixtures of commands' tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import certs
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from scene import Outcome, Scene
+
+from hwsigner.cli import main
+from hwsigner.emulator import Emulator, World
+
+
+@pytest.fixture(scope="session")
+def ca() -> certs.Authority:
+    """The CA."""
+    return certs.make_ca()
+
+
+@pytest.fixture(scope="session")
+def shared_emulator(ca: certs.Authority) -> Iterator[Emulator]:
+    """One emulator for all tests of this process."""
+    with Emulator(World.simple(ca.certificate)) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run the program in this process."""
+
+    def run(*arguments: str | Path) -> Outcome:
+        capfd.readouterr()
+        status = main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return Outcome(status, out, err)
+
+    return run
+
+
+@pytest.fixture
+def scene(
+    ca: certs.Authority, shared_emulator: Emulator, tmp_path: Path, call: Callable[..., Outcome]
+) -> Iterator[Scene]:
+    """The scene, with a P-256 key; the emulator behaves and remembers no request."""
+    shared_emulator.behave()
+    shared_emulator.requests.clear()
+    shared_emulator.world.profiles[shared_emulator.profile_arn].accept_role_session_name = False
+    key = ec.generate_private_key(ec.SECP256R1())
+    leaf = tmp_path / "leaf.pem"
+    leaf.write_bytes(certs.pem(certs.issue(ca, key.public_key())))
+    yield Scene(ca, shared_emulator, tmp_path, leaf, certs.write_key(tmp_path / "leaf.key", key), call)
+    shared_emulator.behave()

@@ -1,0 +1,332 @@
+"""credential-process from end to end: keys of each kind, and each flag and variable doing what it says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import certs
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, mldsa, rsa
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
+from scene import Scene
+
+from hwsigner.emulator import Emulator, World
+
+KINDS: dict[str, Any] = {
+    "rsa-2048": lambda: rsa.generate_private_key(65537, 2048),
+    "p-256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "p-384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "p-521": lambda: ec.generate_private_key(ec.SECP521R1()),
+    "ml-dsa-44": mldsa.MLDSA44PrivateKey.generate,
+    "ml-dsa-65": mldsa.MLDSA65PrivateKey.generate,
+    "ml-dsa-87": mldsa.MLDSA87PrivateKey.generate,
+}
+PASSPHRASE = "correct horse"
+
+
+def sent(scene: Scene) -> dict[str, Any]:
+    """Return the body of the one request that reached the service."""
+    (record,) = scene.emulator.requests
+    body: dict[str, Any] = json.loads(record.body)
+    return body
+
+
+def encrypted(key: Any) -> bytes:
+    pem: bytes = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(PASSPHRASE.encode()))
+    return pem
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_credentials_for_each_kind_of_key(scene: Scene, kind: str) -> None:
+    key = KINDS[kind]()
+    outcome = scene.credentials(
+        certificate=scene.issue(key.public_key()), private_key=certs.write_key(scene.folder / "other.key", key)
+    )
+    assert (outcome.status, outcome.err) == (0, "")
+    printed = json.loads(outcome.out)
+    assert list(printed) == ["Version", "AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration"]
+    assert printed["Version"] == 1
+    (record,) = scene.emulator.requests
+    assert record.accepted
+    assert record.findings == []
+
+
+def test_credentials_live_as_long_as_asked(scene: Scene) -> None:
+    printed = json.loads(scene.credentials("--session-duration", "900").out)
+    left = datetime.fromisoformat(printed["Expiration"]) - datetime.now(UTC)
+    assert timedelta(seconds=850) < left <= timedelta(seconds=901)
+
+
+class TestCertificateFlags:
+    def test_one_pem_file_with_both(self, scene: Scene) -> None:
+        both = scene.write("both.pem", scene.leaf.read_bytes() + scene.key.read_bytes())
+        assert scene.credentials(certificate=both, private_key=None).status == 0
+
+    def test_one_pkcs12_file_with_both(self, scene: Scene) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        leaf = certs.issue(scene.ca, key.public_key())
+        bundle = serialize_key_and_certificates(None, key, leaf, None, BestAvailableEncryption(PASSPHRASE.encode()))
+        path = scene.write("both.p12", bundle)
+        outcome = scene.credentials("--pkcs8-password", PASSPHRASE, certificate=path, private_key=None)
+        assert outcome.status == 0
+        assert PASSPHRASE not in outcome.err
+
+    @pytest.mark.parametrize("where", ["separate", "fullchain", "reversed"])
+    def test_intermediates(self, scene: Scene, where: str) -> None:
+        middle = certs.make_ca("Middle", issuer=scene.ca)
+        key = ec.generate_private_key(ec.SECP256R1())
+        leaf = certs.issue(middle, key.public_key())
+        private_key = certs.write_key(scene.folder / "k", key)
+        pems = {
+            "separate": certs.pem(leaf),
+            "fullchain": certs.pem(leaf, middle.certificate, scene.ca.certificate),
+            "reversed": certs.pem(scene.ca.certificate, middle.certificate, leaf),
+        }
+        path = scene.write("chain.pem", pems[where])
+        if where == "separate":
+            # Without the flag the chain does not reach the trust anchor.
+            alone = scene.credentials(certificate=path, private_key=private_key)
+            assert alone.status == 5
+            assert "missing intermediates" in alone.err
+        extra = ["--intermediates", str(scene.write("middle.pem", middle.pem))] if where == "separate" else []
+        assert scene.credentials(*extra, certificate=path, private_key=private_key).status == 0
+
+    def test_use_latest_expiring_certificate(self, scene: Scene) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        now = datetime.now(UTC)
+        early, late = (
+            certs.issue(scene.ca, key.public_key(), certs.Shape(end=now + timedelta(days=days), serial=serial))
+            for days, serial in ((10, 1010), (20, 2020))
+        )
+        pem = certs.pem(early, late) + certs.write_key(scene.folder / "k", key).read_bytes()
+        path = scene.write("two.pem", pem)
+        ambiguous = scene.credentials(certificate=path, private_key=None)
+        assert ambiguous.status == 3
+        assert "--use-latest-expiring-certificate" in ambiguous.err
+        outcome = scene.credentials("--use-latest-expiring-certificate", certificate=path, private_key=None)
+        assert outcome.status == 0
+        (record,) = scene.emulator.requests
+        assert "Credential=2020/" in dict(record.headers)["Authorization"]
+
+    def test_no_preflight(self, scene: Scene) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        leaf = scene.issue(key.public_key(), certs.Shape(digital_signature=False))
+        private_key = certs.write_key(scene.folder / "k", key)
+        refused = scene.credentials(certificate=leaf, private_key=private_key)
+        assert (refused.status, scene.emulator.requests) == (4, [])
+        assert scene.credentials("--no-preflight", certificate=leaf, private_key=private_key).status == 5
+        assert len(scene.emulator.requests) == 1
+
+    def test_system_store_name_takes_a_value_and_changes_nothing(self, scene: Scene) -> None:
+        assert scene.credentials("--system-store-name", "MY").status == 0
+        assert scene.credentials("--system-store-name").status == 2
+
+    def test_no_certificate_is_a_usage_error(self, scene: Scene) -> None:
+        outcome = scene.credentials(certificate=None)
+        assert outcome.status == 2
+        assert "--certificate" in outcome.err
+
+
+class TestPasswordFlags:
+    def test_pkcs8_password(self, scene: Scene) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = {"certificate": scene.issue(key.public_key()), "private_key": scene.write("k", encrypted(key))}
+        assert scene.credentials(**names).status == 3
+        outcome = scene.credentials("--pkcs8-password", PASSPHRASE, **names)
+        assert outcome.status == 0
+        assert "warning: --pkcs8-password" in outcome.err
+        assert PASSPHRASE not in outcome.err
+
+    def test_wrong_pkcs8_password(self, scene: Scene) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = {"certificate": scene.issue(key.public_key()), "private_key": scene.write("k", encrypted(key))}
+        outcome = scene.credentials("--pkcs8-password", "wrong-one", **names)
+        assert outcome.status == 3
+        assert "wrong passphrase" in outcome.err
+        assert "wrong-one" not in outcome.err
+
+    @pytest.mark.parametrize("ending", ["", "\n"])
+    def test_pin_source(self, scene: Scene, ending: str) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        path = scene.write("k", encrypted(key))
+        pin = scene.write("pin", (PASSPHRASE + ending).encode())
+        uri = f"file:{path}?pin-source=file:{pin}"
+        assert scene.credentials(certificate=scene.issue(key.public_key()), private_key=uri).status == 0
+
+    def test_pin_value_warns(self, scene: Scene) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        uri = f"file:{scene.write('k', encrypted(key))}?pin-value=correct%20horse"
+        outcome = scene.credentials(certificate=scene.issue(key.public_key()), private_key=uri)
+        assert outcome.status == 0
+        assert "warning: pin-value" in outcome.err
+        assert PASSPHRASE not in outcome.err
+
+    def test_a_password_for_other_keys_changes_nothing(self, scene: Scene) -> None:
+        assert scene.credentials("--tpm-key-password", "x").status == 0
+        assert scene.credentials("--no-tpm-key-password").status == 0
+
+    def test_strict_makes_warnings_errors(self, scene: Scene) -> None:
+        scene.key.chmod(0o644)
+        lax = scene.credentials()
+        assert lax.status == 0
+        assert "0644" in lax.err
+        strict = scene.credentials("--strict")
+        assert (strict.status, strict.out) == (3, "")
+        assert "0644" in strict.err
+
+
+class TestSessionFlags:
+    def test_durations_and_names_reach_the_service(self, scene: Scene) -> None:
+        scene.emulator.world.profiles[scene.emulator.profile_arn].accept_role_session_name = True
+        flags = ("--session-duration=1800", "--role-session-name", "build-7")
+        assert scene.credentials(*flags).status == 0
+        assert sent(scene) == {"durationSeconds": 1800, "roleSessionName": "build-7"}
+
+    def test_the_default_is_an_hour_and_no_name(self, scene: Scene) -> None:
+        assert scene.credentials().status == 0
+        assert sent(scene) == {"durationSeconds": 3600}
+
+    def test_session_name_where_the_profile_takes_none(self, scene: Scene) -> None:
+        outcome = scene.credentials("--role-session-name", "build-7")
+        assert outcome.status == 5
+        assert "acceptRoleSessionName" in outcome.err
+
+    @pytest.mark.parametrize("name", ["x", "a b", "a" * 65, "naïve", ""])
+    def test_session_names_that_cannot_be(self, scene: Scene, name: str) -> None:
+        assert scene.credentials("--role-session-name", name).status == 2
+        assert scene.emulator.requests == []
+
+    def test_instance_properties(self, scene: Scene) -> None:
+        flags = ("--instance-property", "rack=7", "--instance-property=note=a=b")
+        assert scene.credentials(*flags).status == 0
+        assert sent(scene)["instanceProperties"] == {"rack": "7", "note": "a=b"}
+
+    def test_too_many_instance_properties(self, scene: Scene) -> None:
+        assert scene.credentials(*(f"--instance-property=k{n}=v" for n in range(51))).status == 2
+
+    def test_a_region_that_disagrees(self, scene: Scene) -> None:
+        assert scene.credentials("--region", "us-east-1").status == 0
+        outcome = scene.credentials("--region", "eu-central-1")
+        assert outcome.status == 2
+        assert "eu-central-1" in outcome.err
+
+    @pytest.mark.parametrize("flag", ["trust_anchor_arn", "profile_arn", "role_arn"])
+    def test_arns_must_be_there_and_be_themselves(self, scene: Scene, flag: str) -> None:
+        missing = scene.credentials(**{flag: None})
+        assert missing.status == 2
+        assert f"--{flag.replace('_', '-')}" in missing.err
+        other = scene.emulator.role_arn if flag != "role_arn" else scene.emulator.profile_arn
+        swapped = scene.credentials(**{flag: other})
+        assert swapped.status == 2
+        assert other in swapped.err
+        assert scene.emulator.requests == []
+
+    def test_unknown_arns_reach_the_service_as_given(self, scene: Scene) -> None:
+        for flag in ("trust_anchor_arn", "profile_arn", "role_arn"):
+            arn = scene.flags()[[*scene.flags()].index(next(f for f in scene.flags() if f"--{flag}".replace("_", "-") in f))]
+            other = arn.partition("=")[2][:-4] + "abcd"
+            assert scene.credentials(**{flag: other}).status == 5
+            assert other.rpartition("/")[2] in scene.emulator.requests[-1].target
+
+    @pytest.mark.parametrize("value", ["899", "43201", "1e3", "900.0", "-900", "", "９００", "9" * 40])
+    def test_durations_that_cannot_be(self, scene: Scene, value: str) -> None:
+        outcome = scene.credentials("--session-duration", value)
+        assert (outcome.status, outcome.out) == (2, "")
+        assert "--session-duration" in outcome.err
+        assert scene.emulator.requests == []
+
+
+class TestDebug:
+    def test_debug_shows_what_is_signed_and_no_secret(self, scene: Scene) -> None:
+        outcome = scene.credentials("--debug")
+        printed = json.loads(outcome.out)
+        (record,) = scene.emulator.requests
+        for line in (*record.canonical_request.splitlines(), *record.string_to_sign.splitlines()):
+            assert line in outcome.err
+        assert "AWS4-X509-ECDSA-SHA256" in outcome.err
+        assert " ms" in outcome.err
+        assert printed["SecretAccessKey"] not in outcome.err
+        assert printed["SessionToken"] not in outcome.err
+
+    def test_debug_false(self, scene: Scene) -> None:
+        assert scene.credentials("--debug=false").err == ""
+
+
+class TestEndpoint:
+    @pytest.fixture
+    def second(self, scene: Scene) -> Iterator[Emulator]:
+        with Emulator(World.simple(scene.ca.certificate)) as emulator:
+            yield emulator
+
+    def test_the_order_of_the_places(
+        self, scene: Scene, second: Emulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = scene.emulator
+        monkeypatch.setenv("AWS_ENDPOINT_URL", first.url)
+        assert scene.credentials(endpoint=None).status == 0
+        assert (len(first.requests), len(second.requests)) == (1, 0)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_ROLESANYWHERE", second.url)
+        assert scene.credentials(endpoint=None).status == 0
+        assert (len(first.requests), len(second.requests)) == (1, 1)
+        assert scene.credentials(endpoint=first.url).status == 0
+        assert (len(first.requests), len(second.requests)) == (2, 1)
+
+    def test_host_follows_the_url(self, scene: Scene) -> None:
+        url = scene.emulator.url.replace("127.0.0.1", "localhost")
+        assert scene.credentials(endpoint=url).status == 0
+        assert dict(scene.emulator.requests[0].headers)["Host"] == url.removeprefix("http://")
+
+    def test_http_off_loopback_is_refused(self, scene: Scene) -> None:
+        outcome = scene.credentials(endpoint="http://192.0.2.1:1")
+        assert outcome.status == 2
+        assert "--no-verify-ssl" in outcome.err
+
+    def test_no_verify_ssl_allows_and_warns(self, scene: Scene) -> None:
+        outcome = scene.credentials("--no-verify-ssl", "--timeout=0.2", endpoint="http://192.0.2.1:1")
+        assert outcome.status == 6
+        assert "warning: --no-verify-ssl" in outcome.err
+
+    @pytest.mark.parametrize("name", ["AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT"])
+    def test_switches_choose_the_host(self, scene: Scene, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        # Every connection goes to a proxy that is not there, so only the host's name is at stake.
+        monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+        monkeypatch.setenv(name, "true")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        outcome = scene.credentials("--debug", endpoint=None)
+        host = {"FIPS": "rolesanywhere-fips.us-east-1.amazonaws.com", "DUAL": "rolesanywhere.us-east-1.api.aws"}
+        assert outcome.status == 6
+        assert f"https://{host[name[8:12]]}/sessions" in outcome.err
+
+
+class TestProfiles:
+    @pytest.fixture(autouse=True)
+    def home(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(scene.folder / "config"))
+
+    @pytest.mark.parametrize("flag", ["--profile", "--config-profile"])
+    def test_a_profile_stands_for_its_flags(self, scene: Scene, flag: str) -> None:
+        added = scene.call("profile", "add", "web", *scene.flags(), "--instance-property", "rack=7", "--debug")
+        assert added.status == 0
+        outcome = scene.call("credential-process", flag, "web")
+        assert outcome.status == 0
+        assert sent(scene) == {"durationSeconds": 3600, "instanceProperties": {"rack": "7"}}
+        assert "canonical request" in outcome.err
+        assert "web" in scene.call("profile", "list").out
+
+    def test_flags_beside_a_profile_win(self, scene: Scene) -> None:
+        scene.call("profile", "add", "web", *scene.flags(), "--session-duration=900")
+        assert scene.call("credential-process", "--profile", "web", "--session-duration", "1200").status == 0
+        assert sent(scene) == {"durationSeconds": 1200}
+
+    def test_a_key_that_is_no_flag(self, scene: Scene) -> None:
+        scene.call("profile", "add", "web", *scene.flags())
+        file = scene.folder / "config" / "hwsigner" / "config.toml"
+        file.write_text(file.read_text().replace("role-arn", "rolearn"))
+        outcome = scene.call("credential-process", "--profile", "web")
+        assert outcome.status == 2
+        assert str(file) in outcome.err
+        assert "'rolearn'" in outcome.err

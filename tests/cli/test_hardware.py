@@ -1,0 +1,200 @@
+"""Commands with keys in a SoftHSM token and in a swtpm TPM, and the flags that are theirs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import certs
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from emulators import InProcessSoftHSM
+from scene import Scene
+
+from softhsm.token import SoftHSM
+from softhsm.tpm import SoftTPM
+
+AUTH = "tpm-auth-value"
+
+
+def subjects(outcome: str) -> list[str]:
+    """Return the common names of a list of identities."""
+    return [line.split("CN=")[1].split(",")[0] for line in outcome.splitlines() if line.startswith("Subject: ")]
+
+
+@pytest.fixture(scope="module")
+def token(softhsm: InProcessSoftHSM, ca: certs.Authority) -> SoftHSM:
+    """A token with an EC and an RSA key and their certificates."""
+    for id, label, kind in ((b"\x01", "ec", "EC:prime256v1"), (b"\x02", "rsa", "rsa:2048")):
+        softhsm.generate(label, id, kind)
+        leaf = certs.issue(ca, softhsm.public_key(id), certs.Shape(label, serial=0xA000 + id[0]))
+        softhsm.write_certificate(leaf.public_bytes(Encoding.DER), label, id)
+    softhsm.reload()
+    return softhsm
+
+
+@pytest.fixture(scope="module")
+def handle(swtpm: SoftTPM) -> int:
+    """A persistent handle, with an auth value."""
+    swtpm.persist(0x81000042, "ecc256", AUTH)
+    return 0x81000042
+
+
+class TestToken:
+    @pytest.fixture
+    def pin(self, scene: Scene) -> Path:
+        return scene.write("pin", b"1234\n")
+
+    @pytest.mark.parametrize("label", ["ec", "rsa"])
+    def test_the_certificate_uri_alone(self, scene: Scene, token: SoftHSM, pin: Path, label: str) -> None:
+        outcome = scene.credentials(certificate=token.uri(label, pin), private_key=None)
+        assert (outcome.status, outcome.err) == (0, "")
+        assert json.loads(outcome.out)["Version"] == 1
+
+    def test_a_certificate_in_a_file(self, scene: Scene, token: SoftHSM, pin: Path) -> None:
+        leaf = scene.issue(token.public_key(b"\x01"))
+        assert scene.credentials(certificate=leaf, private_key=token.uri("ec", pin)).status == 0
+
+    def test_pkcs11_lib(self, scene: Scene, token: SoftHSM, pin: Path) -> None:
+        uri = f"pkcs11:token={token.label};object=ec?pin-source=file:{pin}"
+        outcome = scene.credentials("--pkcs11-lib", token.module, certificate=uri, private_key=None)
+        assert outcome.status == 0
+        wrong = scene.credentials("--pkcs11-lib", "/nonexistent.so", certificate=uri, private_key=None)
+        assert wrong.status == 3
+        assert "/nonexistent.so" in wrong.err
+
+    def test_a_wrong_pin_is_sent_once_until_somebody_logs_in(self, scene: Scene, token: SoftHSM, pin: Path) -> None:
+        uri = token.uri("ec", scene.write("wrong", b"4321"))
+        outcome = scene.credentials(certificate=uri, private_key=None)
+        assert outcome.status == 3
+        assert f"wrong PIN for token '{token.label}'" in outcome.err
+        assert "4321" not in outcome.err
+        # The token says that an earlier try failed, so not even the right one is sent by itself.
+        right = {"certificate": token.uri("ec", pin), "private_key": None}
+        refused = scene.credentials(**right)
+        assert refused.status == 3
+        assert "an earlier PIN failed" in refused.err
+        log_in = ["pkcs11-tool", "--module", token.module, "--token-label", token.label, "--login", "--pin", "1234", "-O"]
+        subprocess.run(log_in, env={"PATH": "/usr/bin:/bin", **token.env}, check=True, capture_output=True)
+        assert scene.credentials(**right).status == 0
+
+    def test_no_pin_and_no_terminal(self, scene: Scene, token: SoftHSM) -> None:
+        outcome = scene.credentials(certificate=token.uri("ec"), private_key=None)
+        assert outcome.status == 3
+        assert "pin-source=file:" in outcome.err
+
+    def test_the_password_of_a_file_never_reaches_a_token(self, scene: Scene, token: SoftHSM) -> None:
+        outcome = scene.credentials("--pkcs8-password", "1234", certificate=token.uri("ec"), private_key=None)
+        assert outcome.status == 3
+        assert "wants its user PIN" in outcome.err
+
+    def test_cert_selector(self, scene: Scene, token: SoftHSM) -> None:
+        selector = "Key=x509Subject,Value=CN=ec,OU=devops,O=Example,C=DE Key=x509Serial,Value=A001"
+        flags = ("--pkcs11-lib", token.module, "--cert-selector", selector)
+        chosen = scene.credentials(*flags, certificate=None, private_key=None)
+        assert chosen.status == 3  # The certificate was found; its key wants a PIN, which only a terminal could give.
+        assert "user PIN" in chosen.err
+        none = scene.credentials(*flags[:-1], "Key=x509Serial,Value=FF", certificate=None, private_key=None)
+        assert none.status == 4
+
+    def test_cert_selector_with_two_matches(self, scene: Scene, token: SoftHSM) -> None:
+        issuer = "Key=x509Issuer,Value=CN=Example CA,OU=devops,O=Example,C=DE"
+        flags = ("--pkcs11-lib", token.module, "--cert-selector", issuer)
+        outcome = scene.credentials(*flags, certificate=None, private_key=None)
+        assert outcome.status == 3
+        assert "2 certificates" in outcome.err
+        latest = scene.credentials(*flags, "--use-latest-expiring-certificate", certificate=None, private_key=None)
+        assert "user PIN" in latest.err
+
+    def test_read_certificate_data(self, scene: Scene, token: SoftHSM, pin: Path) -> None:
+        outcome = scene.call("read-certificate-data", "--certificate", token.uri("ec"))
+        assert outcome.status == 0
+        lines = outcome.out.splitlines()
+        assert lines[0] == "Matching identities"
+        assert lines[1].startswith("1) Hex Fingerprint: ")
+        assert lines[2] == "Subject: CN=ec,OU=devops,O=Example,C=DE"
+        assert lines[4] == "Serial Number: A001"
+        uri = lines[5].removeprefix("URI: ")
+        assert scene.credentials(certificate=f"{uri}&pin-source=file:{pin}", private_key=None).status == 0
+
+    def test_read_certificate_data_by_selector(self, scene: Scene, token: SoftHSM) -> None:
+        command = ("read-certificate-data", "--pkcs11-lib", token.module, "--cert-selector")
+        issuer = "Key=x509Issuer,Value=CN=Example CA,OU=devops,O=Example,C=DE"
+        assert sorted(subjects(scene.call(*command, issuer).out)) == ["ec", "rsa"]
+        assert scene.call(*command, "Key=x509Serial,Value=FF").out == "No matching identities\n"
+
+    def test_sign_string(self, scene: Scene, token: SoftHSM, pin: Path) -> None:
+        assert scene.call("sign-string", "--private-key", token.uri("rsa", pin)).status == 0
+
+
+class TestTPM:
+    @pytest.fixture(autouse=True)
+    def tcti(self, swtpm: SoftTPM, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TPM2_TCTI", swtpm.tcti)
+
+    @pytest.mark.parametrize("kind", ["EC:P-256", "EC:P-384", "RSA:2048"])
+    def test_a_key_file(self, scene: Scene, swtpm: SoftTPM, kind: str) -> None:
+        path = scene.folder / "tss2.pem"
+        swtpm.create_key_file(path, kind)
+        leaf = scene.issue(swtpm.public_key(path))
+        outcome = scene.credentials(certificate=leaf, private_key=path)
+        assert (outcome.status, outcome.err) == (0, "")
+
+    def test_a_key_without_a_certificate_is_a_usage_error(self, scene: Scene, swtpm: SoftTPM) -> None:
+        path = scene.folder / "tss2.pem"
+        swtpm.create_key_file(path, "EC:P-256")
+        outcome = scene.credentials(certificate=None, private_key=path)
+        assert outcome.status == 2
+        assert "--certificate" in outcome.err
+
+    def test_tpm_key_password(self, scene: Scene, swtpm: SoftTPM, handle: int) -> None:
+        names = {"certificate": scene.issue(swtpm.public_key(handle)), "private_key": f"handle:{handle:#x}"}
+        outcome = scene.credentials("--tpm-key-password", AUTH, **names)
+        assert outcome.status == 0
+        assert "warning: --tpm-key-password" in outcome.err
+        assert AUTH not in outcome.err
+
+    def test_pin_source(self, scene: Scene, swtpm: SoftTPM, handle: int) -> None:
+        pin = scene.write("pin", AUTH.encode() + b"\n")
+        uri = f"tpm2:handle={handle:#x}?pin-source=file:{pin}&tcti={swtpm.tcti}"
+        assert scene.credentials(certificate=scene.issue(swtpm.public_key(handle)), private_key=uri).status == 0
+
+    @pytest.mark.usefixtures("forgiving")
+    def test_wrong_tpm_key_password(self, scene: Scene, swtpm: SoftTPM, handle: int) -> None:
+        names = {"certificate": scene.issue(swtpm.public_key(handle)), "private_key": f"handle:{handle:#x}"}
+        outcome = scene.credentials("--tpm-key-password", "wrong-one", **names)
+        assert outcome.status == 3
+        assert f"wrong TPM auth value for handle:{handle:#x}" in outcome.err
+        assert "wrong-one" not in outcome.err
+        assert scene.emulator.requests == []
+
+    @pytest.mark.usefixtures("forgiving")
+    def test_no_tpm_key_password(self, scene: Scene, swtpm: SoftTPM) -> None:
+        path = scene.folder / "tss2.pem"
+        swtpm.create_key_file(path, "EC:P-256", AUTH)
+        names = {"certificate": scene.issue(swtpm.public_key(path, AUTH)), "private_key": path}
+        asked = scene.credentials(**names)
+        assert asked.status == 3
+        assert "wants its TPM auth value" in asked.err
+        # The flag says that it is empty, which is not so, and the TPM says that.
+        told = scene.credentials("--no-tpm-key-password", **names)
+        assert told.status == 3
+        assert "wrong TPM auth value" in told.err
+
+    def test_no_tpm(self, scene: Scene, swtpm: SoftTPM, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TPM2_TCTI", "swtpm:path=/nonexistent/socket")
+        outcome = scene.credentials(private_key="handle:0x81000042")
+        assert outcome.status == 3
+        assert "/nonexistent/socket" in outcome.err
+        assert "Traceback" not in outcome.err
+
+    @pytest.fixture
+    def forgiving(self, swtpm: SoftTPM) -> Iterator[None]:
+        """Let the TPM forget wrong auth values before and afterwards."""
+        command = ["tpm2_dictionarylockout", "--clear-lockout"]
+        environment = {"PATH": "/usr/bin:/bin", **swtpm.env}
+        subprocess.run(command, env=environment, check=True)
+        yield
+        subprocess.run(command, env=environment, check=True)

@@ -1,0 +1,56 @@
+"""What holds for every test: an empty environment, emulated hardware, and no skips in CI."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Generator
+
+import hypothesis
+import pytest
+from emulators import softhsm, softhsm_folder, softhsm_module, swtpm
+
+__all__ = ["softhsm", "softhsm_folder", "softhsm_module", "swtpm"]
+
+_KEPT = ("PATH", "HOME", "TMPDIR", "TERM", "CI")
+_KEPT_PREFIXES = ("PYTEST_", "COV_", "COVERAGE_")
+
+# Before any test module is imported: proxies, CA bundles and AWS settings of a desk decide nothing here, and
+# PYTHONDONTWRITEBYTECODE would make each child compile everything anew.
+for _name in list(os.environ):
+    if _name not in _KEPT and not _name.startswith(_KEPT_PREFIXES):
+        del os.environ[_name]
+os.environ["LANG"] = "C.UTF-8"
+
+hypothesis.settings.register_profile("hwsigner", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("hwsigner")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def empty_home() -> Generator[None]:
+    """Give the tests a home folder with no settings in it."""
+    with tempfile.TemporaryDirectory(prefix="hwsigner-home-") as home, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", home)
+        yield
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Make a skip a failure in CI: there, a missing emulator is a fault and not a reason to look away."""
+    if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"nothing may be skipped in CI: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _refuse_skip(report)
+    return report

@@ -1,0 +1,83 @@
+"""Certificates for the emulator's tests, of shapes that break one rule each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from asn1crypto import x509 as asn1_x509
+from certs import Authority, subject
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a certificate is made; the defaults make a leaf that the service takes."""
+
+    name: x509.Name | str = "build-7"
+    ca: bool | None = False
+    path_length: int | None = None
+    usages: tuple[str, ...] | None = ("digital_signature",)
+    begin: timedelta = -DAY
+    end: timedelta = DAY
+    hash: type[hashes.HashAlgorithm] = hashes.SHA256
+    serial: int | None = None
+    extensions: tuple[tuple[x509.ExtensionType, bool], ...] = ()
+
+
+CA_FORM = Form("An Intermediate", ca=True, usages=("key_cert_sign",))
+
+
+def certificate(form: Form, public_key: Any, issuer: Authority | None, signing_key: Any = None) -> x509.Certificate:
+    """Return a certificate for a public key; self-signed with signing_key when there is no issuer."""
+    now = datetime.now(UTC)
+    name = subject(form.name) if isinstance(form.name, str) else form.name
+    key = issuer.key if issuer else signing_key
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(issuer.certificate.subject if issuer else name)
+        .public_key(public_key)
+        .serial_number(form.serial or x509.random_serial_number())
+        .not_valid_before(now + form.begin)
+        .not_valid_after(now + form.end)
+    )
+    if form.ca is not None:
+        builder = builder.add_extension(x509.BasicConstraints(form.ca, form.path_length), critical=True)
+    if form.usages is not None:
+        builder = builder.add_extension(usage(*form.usages), critical=True)
+    for extension, critical in form.extensions:
+        builder = builder.add_extension(extension, critical=critical)
+    return builder.sign(key, None if "mldsa" in type(key).__name__.lower() else form.hash())
+
+
+def authority(form: Form = CA_FORM, issuer: Authority | None = None) -> Authority:
+    """Return a CA with a P-256 key, a root when there is no issuer."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    return Authority(certificate(form, key.public_key(), issuer, key), key)
+
+
+def usage(*names: str) -> x509.KeyUsage:
+    every = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+    every += ("key_cert_sign", "crl_sign", "encipher_only", "decipher_only")
+    return x509.KeyUsage(**{name: name in names for name in every})
+
+
+def version_1(public_key: Any, issuer: Authority) -> x509.Certificate:
+    """Return an X.509 version 1 certificate, which has no extensions."""
+    made = certificate(Form(), public_key, issuer)
+    old = asn1_x509.Certificate.load(made.public_bytes(Encoding.DER))
+    fields = {name: value for name, value in old["tbs_certificate"].native.items() if value is not None}
+    tbs = asn1_x509.TbsCertificate(
+        {name: old["tbs_certificate"][name] for name in fields if name not in ("version", "extensions")}
+    )
+    signature = issuer.key.sign(tbs.dump(), ec.ECDSA(hashes.SHA256()))
+    algorithm = old["signature_algorithm"]
+    new = {"tbs_certificate": tbs, "signature_algorithm": algorithm, "signature_value": signature}
+    return x509.load_der_x509_certificate(asn1_x509.Certificate(new).dump())

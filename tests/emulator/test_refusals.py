@@ -1,0 +1,283 @@
+"""CreateSession: one thing is wrong with each request, and it is refused for that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from certs import Authority
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from emulator.client import Caller, Draft, Request, b64, create_session, draft, send
+from hwsigner.emulator import Emulator, World
+
+REGION = "us-east-1"
+PREFIX = f"arn:aws:rolesanywhere:{REGION}:123456789012"
+NO_ID = "99999999-9999-4999-8999-999999999999"
+
+
+def body(**members: Any) -> Callable[[Draft], Draft]:
+    return lambda made: replace(made, body=json.dumps(members).encode())
+
+
+def raw(text: bytes) -> Callable[[Draft], Draft]:
+    return lambda made: replace(made, body=text)
+
+
+def change(**fields: Any) -> Callable[[Draft], Draft]:
+    return lambda made: replace(made, **fields)
+
+
+def arn(name: str, value: str | None) -> Callable[[Draft], Draft]:
+    def edit(made: Draft) -> Draft:
+        arns = {key: text for key, text in made.arns.items() if key != name}
+        return replace(made, arns=arns if value is None else {**arns, name: value})
+
+    return edit
+
+
+def query(edit: Callable[[str], str]) -> Callable[[Draft], Draft]:
+    return lambda made: replace(made, query=edit(made.target.partition("?")[2]))
+
+
+def at(offset: timedelta, fmt: str = "%Y%m%dT%H%M%SZ") -> Callable[[Draft], Draft]:
+    return lambda made: replace(made, date=(datetime.now(UTC) + offset).strftime(fmt))
+
+
+INVALID = {
+    "another content type": (change(content_type="text/plain"), "Content-Type"),
+    "an empty body": (raw(b""), "body is empty"),
+    "a body that is no JSON": (raw(b"{"), "not JSON"),
+    "a member named twice": (raw(b'{"durationSeconds":900,"durationSeconds":901}'), "twice"),
+    "a body that is a list": (raw(b"[1]"), "not a JSON object"),
+    "a body nested too deep": (raw(b"[" * 100000), "not JSON"),
+    "a duration below the least": (body(durationSeconds=899), "durationSeconds"),
+    "a duration above the most": (body(durationSeconds=43201), "durationSeconds"),
+    "a duration that is a fraction": (body(durationSeconds=3600.0), "durationSeconds"),
+    "a duration that is text": (body(durationSeconds="3600"), "durationSeconds"),
+    "a duration that is true": (body(durationSeconds=True), "durationSeconds"),
+    "a duration that is null": (body(durationSeconds=None), "durationSeconds"),
+    "a session name too short": (body(roleSessionName="a"), "roleSessionName"),
+    "a session name too long": (body(roleSessionName="a" * 65), "roleSessionName"),
+    "a session name with a space": (body(roleSessionName="a b"), "roleSessionName"),
+    "a session name with an umlaut": (body(roleSessionName="zwölf"), "roleSessionName"),
+    "a session name with a newline": (body(roleSessionName="ab\n"), "roleSessionName"),
+    "a session name that is a number": (body(roleSessionName=12), "roleSessionName"),
+    "properties that are a list": (body(instanceProperties=[]), "instanceProperties"),
+    "51 properties": (body(instanceProperties={str(n): "v" for n in range(51)}), "more than 50"),
+    "a property without a name": (body(instanceProperties={"": "v"}), "1 to 200"),
+    "a property without a value": (body(instanceProperties={"a": ""}), "1 to 200"),
+    "a property with a long name": (body(instanceProperties={"a" * 201: "v"}), "1 to 200"),
+    "a property with a long value": (body(instanceProperties={"a": "v" * 201}), "1 to 200"),
+    "a property that is a number": (body(instanceProperties={"a": 1}), "1 to 200"),
+    "no trust anchor": (arn("trustAnchorArn", None), "trustAnchorArn is missing"),
+    "no profile": (arn("profileArn", None), "profileArn is missing"),
+    "no role": (arn("roleArn", None), "roleArn is missing"),
+    "a malformed trust anchor": (arn("trustAnchorArn", f"{PREFIX}:trust-anchor/x"), "trustAnchorArn is not"),
+    "a profile for a trust anchor": (arn("trustAnchorArn", f"{PREFIX}:profile/{NO_ID}"), "trustAnchorArn is not"),
+    "a trust anchor for a profile": (arn("profileArn", f"{PREFIX}:trust-anchor/{NO_ID}"), "profileArn is not"),
+    "a user for a role": (arn("roleArn", "arn:aws:iam::123456789012:user/x"), "roleArn is not"),
+    "a role with a region": (arn("roleArn", "arn:aws:iam:us-east-1:123456789012:role/x"), "roleArn is not"),
+    "a role with a newline": (arn("roleArn", "arn:aws:iam::123456789012:role/x\n"), "roleArn is not"),
+    "an account too short": (arn("roleArn", "arn:aws:iam::12345678901:role/x"), "roleArn is not"),
+    "another service": (arn("profileArn", f"arn:aws:iam:us-east-1:123456789012:profile/{NO_ID}"), "profileArn is not"),
+    "a role of another partition": (arn("roleArn", "arn:aws-cn:iam::123456789012:role/x"), "partition"),
+    "a profile of another region": (
+        arn("profileArn", f"arn:aws:rolesanywhere:eu-west-1:123456789012:profile/{NO_ID}"),
+        "region",
+    ),
+    "ARNs not percent-encoded": (query(lambda text: text.replace("%3A", ":")), "percent-encoded"),
+    "an ARN given twice": (query(lambda text: f"{text}&{text}"), "twice"),
+    "an ARN that differs in the body": (body(roleArn="arn:aws:iam::123456789012:role/x"), "differs"),
+    "a certificate that is not base64": (change(certificate_text="*"), "X-Amz-X509 is not"),
+    "a certificate that is not DER": (change(certificate_text="AAAA"), "X-Amz-X509 is not"),
+    "a chain that is not base64": (change(chain_text="AAA*"), "X-Amz-X509-Chain is not"),
+    "a chain with an empty item": (change(chain_text=","), "X-Amz-X509-Chain is not"),
+}
+
+
+@pytest.mark.parametrize("case", INVALID)
+def test_malformed_requests(emulator: Emulator, caller: Caller, case: str) -> None:
+    edit, words = INVALID[case]
+    reply = send(emulator, edit(draft(emulator, caller)).signed())
+    assert (reply.status, reply.headers["x-amzn-errortype"]) == (400, "ValidationException")
+    assert words in reply.json["message"]
+    assert not emulator.requests[0].accepted
+
+
+SKEW = timedelta(minutes=5, seconds=5)
+INVALID_SIGNATURES: dict[str, tuple[Callable[[Draft], Draft], str]] = {
+    "an unknown algorithm": (change(algorithm="AWS4-X509-ED25519"), "is not one of"),
+    "the serial in hexadecimal": (change(serial="0xff"), "serial number in decimal"),
+    "another service in the scope": (change(service="sts"), "service is sts"),
+    "another region in the scope": (change(region="eu-west-1"), "region is eu-west-1"),
+    "another date in the scope": (change(scope_date="20200101"), "scope's date 20200101"),
+    "a slow clock": (at(-SKEW), "Signature expired"),
+    "a fast clock": (at(SKEW), "not yet current"),
+    "a date of another form": (at(timedelta(), "%Y-%m-%dT%H:%M:%SZ"), "YYYYMMDDTHHMMSSZ"),
+    "a date that does not exist": (change(date="20251301T000000Z"), "YYYYMMDDTHHMMSSZ"),
+    "headers out of order": (change(names=lambda names: names[::-1]), "not sorted"),
+    "a header named twice": (change(names=lambda names: [names[0], *names]), "repeats"),
+    "a header that was not sent": (change(names=lambda names: [*names, "x-none"]), "x-none, which was not sent"),
+    "an upper-case name": (change(names=lambda names: [names[0].title(), *names[1:]]), "lower-case"),
+    "no signature": (change(signature=lambda text: ""), "Signature is not"),
+    "an upper-case signature": (change(signature=str.upper), "Signature is not"),
+    "a signature cut short": (change(signature=lambda text: text[:-2]), "does not verify"),
+    "a signature with a byte too many": (change(signature=lambda text: text + "00"), "does not verify"),
+}
+
+
+@pytest.mark.parametrize("case", INVALID_SIGNATURES)
+@pytest.mark.parametrize("kind", ["P-256", "RSA-2048", "ML-DSA-44"])
+def test_what_is_wrong_with_a_signature(emulator: Emulator, callers: dict[str, Caller], case: str, kind: str) -> None:
+    edit, words = INVALID_SIGNATURES[case]
+    reply = send(emulator, edit(draft(emulator, callers[kind])).signed())
+    assert_invalid_signature(emulator, reply, words)
+
+
+def assert_invalid_signature(emulator: Emulator, reply: Any, words: str) -> None:
+    assert (reply.status, reply.headers["x-amzn-errortype"]) == (403, "AccessDeniedException")
+    assert reply.json == {"message": "Invalid signature"}
+    assert words in emulator.requests[0].reason
+
+
+@pytest.mark.parametrize(
+    "header", ["host", "content-type", "x-amz-date", "x-amz-x509", "x-amz-x509-chain", "x-amz-new"]
+)
+def test_a_header_that_must_be_signed(emulator: Emulator, ca: Authority, caller: Caller, header: str) -> None:
+    made = draft(emulator, caller, unsigned=frozenset({header}), extra=(("X-Amz-New", "1"),), chain_text=b64(other(ca)))
+    emulator.world.trust_anchors[emulator.trust_anchor_arn].certificates.append(ca.certificate)
+    made = replace(made, caller=below_intermediate(ca, caller), chain_text=None)
+    reply = send(emulator, made.signed())
+    assert_invalid_signature(emulator, reply, f"lacks {header}")
+    assert emulator.requests[0].findings == [f"missingSignedHeaders: {header}"]
+
+
+def other(ca: Authority) -> Any:
+    from emulator.material import authority
+
+    return authority(issuer=ca).certificate
+
+
+def below_intermediate(ca: Authority, caller: Caller) -> Caller:
+    from certs import issue
+
+    from emulator.material import authority
+
+    middle = authority(issuer=ca)
+    return Caller(caller.key, issue(middle, caller.key.public_key()), (middle.certificate,))
+
+
+TAMPERED: dict[str, Callable[[Request], Request]] = {
+    "method": lambda made: replace(made, method="PUT"),
+    "body": lambda made: replace(made, body=b'{"durationSeconds":3601}'),
+    "query": lambda made: replace(made, target=made.target + "&x=1"),
+    "host": lambda made: made.with_header("Host", "elsewhere"),
+    "content type": lambda made: made.with_header("Content-Type", "application/json; charset=utf-8"),
+    "date": lambda made: made.with_header("X-Amz-Date", f"{datetime.now(UTC) + timedelta(seconds=9):%Y%m%dT%H%M%SZ}"),
+}
+
+
+@pytest.mark.parametrize("case", [name for name in TAMPERED if name != "method"])
+@pytest.mark.parametrize("kind", ["P-256", "P-384", "P-521", "RSA-2048", "ML-DSA-44", "ML-DSA-65", "ML-DSA-87"])
+def test_what_is_changed_after_signing(emulator: Emulator, callers: dict[str, Caller], case: str, kind: str) -> None:
+    reply = send(emulator, TAMPERED[case](draft(emulator, callers[kind]).signed()))
+    assert_invalid_signature(emulator, reply, "does not verify")
+    assert emulator.requests[0].canonical_request
+
+
+def test_the_key_of_another_certificate(emulator: Emulator, caller: Caller) -> None:
+    stranger = Caller(ec.generate_private_key(ec.SECP256R1()), caller.certificate)
+    assert_invalid_signature(emulator, create_session(emulator, stranger), "does not verify")
+
+
+@pytest.mark.parametrize("kind", ["P-256", "RSA-2048", "ML-DSA-44"])
+def test_the_algorithm_of_another_kind_of_key(emulator: Emulator, callers: dict[str, Caller], kind: str) -> None:
+    wrong = "AWS4-X509-RSA-SHA256" if kind != "RSA-2048" else "AWS4-X509-ECDSA-SHA256"
+    reply = create_session(emulator, callers[kind], algorithm=wrong)
+    assert_invalid_signature(emulator, reply, "not the algorithm of the certificate's key")
+    assert emulator.requests[0].findings == ["algorithmMismatch"]
+
+
+def test_a_clock_five_minutes_off_is_still_good(emulator: Emulator, caller: Caller) -> None:
+    for sign in (-1, 1):
+        made = at(sign * timedelta(minutes=4, seconds=55))(draft(emulator, caller))
+        assert send(emulator, made.signed()).status == 201
+
+
+def test_no_authorization(emulator: Emulator, caller: Caller) -> None:
+    reply = send(emulator, draft(emulator, caller).signed().without("Authorization"))
+    assert (reply.status, reply.headers["x-amzn-errortype"]) == (403, "MissingAuthenticationTokenException")
+
+
+@pytest.mark.parametrize("header", ["X-Amz-X509", "X-Amz-X509-Chain"])
+def test_a_certificate_header_given_twice(emulator: Emulator, ca: Authority, caller: Caller, header: str) -> None:
+    made = draft(emulator, below_intermediate(ca, caller))
+    text = dict(made.headers())[header]
+    reply = send(emulator, replace(made, extra=((header, text),)).signed())
+    assert reply.status == 400
+    assert f"{header} is" in reply.json["message"]
+
+
+def test_no_certificate(emulator: Emulator, caller: Caller) -> None:
+    reply = send(emulator, draft(emulator, caller).signed().without("X-Amz-X509"))
+    assert (reply.status, reply.json["message"]) == (400, "X-Amz-X509 is missing, or given twice")
+
+
+def test_an_empty_body_is_scored(emulator: Emulator, caller: Caller) -> None:
+    create_session(emulator, caller, body=b"")
+    assert emulator.requests[0].findings == ["postEmptyBody"]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("trustAnchorArn", "trust-anchor"), ("profileArn", "profile")])
+def test_an_unknown_resource(emulator: Emulator, caller: Caller, name: str, kind: str) -> None:
+    reply = send(emulator, arn(name, f"{PREFIX}:{kind}/{NO_ID}")(draft(emulator, caller)).signed())
+    assert (reply.status, reply.headers["x-amzn-errortype"]) == (404, "ResourceNotFoundException")
+    assert NO_ID in reply.json["message"]
+
+
+def disable_trust_anchor(world: World) -> None:
+    next(iter(world.trust_anchors.values())).enabled = False
+
+
+def disable_profile(world: World) -> None:
+    next(iter(world.profiles.values())).enabled = False
+
+
+def unlist_role(world: World) -> None:
+    next(iter(world.profiles.values())).roles.clear()
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (disable_trust_anchor, "Untrusted Signing Certificate"),
+        (disable_profile, "Profile is disabled"),
+        (unlist_role, "Unable to assume role for arn:aws:iam::123456789012:role/hwsigner-demo"),
+        (lambda world: world.roles.clear(), "Unable to assume role for arn:aws:iam::123456789012:role/hwsigner-demo"),
+    ],
+)
+def test_what_the_account_does_not_allow(
+    emulator: Emulator, caller: Caller, edit: Callable[[World], None], message: str
+) -> None:
+    made = draft(emulator, caller)
+    edit(emulator.world)
+    reply = send(emulator, made.signed())
+    assert (reply.status, reply.headers["x-amzn-errortype"]) == (403, "AccessDeniedException")
+    assert reply.json["message"] == message
+
+
+def test_a_session_name_that_the_profile_does_not_accept(emulator: Emulator, caller: Caller) -> None:
+    reply = create_session(emulator, caller, body=b'{"roleSessionName":"mine"}')
+    assert (reply.status, reply.json["message"]) == (403, "Not authorized to set roleSessionName")
+
+
+@pytest.mark.parametrize("target", ["/", "/sessions/", "//sessions", "/%73essions", "/other", "http://h/sessions"])
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_another_path_or_method(emulator: Emulator, target: str, method: str) -> None:
+    reply = send(emulator, Request(method, target, (("Host", "x"),)))
+    assert (reply.status, reply.headers["x-amzn-errortype"]) == (404, "UnknownOperationException")

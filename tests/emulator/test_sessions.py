@@ -1,0 +1,197 @@
+"""CreateSession: what is granted, and with what."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from certs import Authority, issue
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from emulator.client import Caller, create_session, draft, send
+from emulator.conftest import KEYS
+from emulator.material import Form, authority, certificate
+from hwsigner.emulator import Emulator, Role, World
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_each_kind_of_key_gets_credentials(emulator: Emulator, callers: dict[str, Caller], kind: str) -> None:
+    reply = create_session(emulator, callers[kind])
+    assert reply.status == 201
+    record = emulator.requests[0]
+    assert (record.status, record.answer_type, record.accepted, record.findings) == (201, "Success", True, [])
+
+
+def test_the_answer_has_the_documented_shape(emulator: Emulator, caller: Caller) -> None:
+    reply = create_session(emulator, caller)
+    name = f"{caller.certificate.serial_number:x}"
+    name = name.zfill(len(name) + len(name) % 2)
+    found = reply.json["credentialSet"][0]
+    user = found["assumedRoleUser"]
+    assert user["arn"] == f"arn:aws:sts::123456789012:assumed-role/hwsigner-demo/{name}"
+    assert re.fullmatch(rf"AROA[A-Z2-7]{{16}}:{name}", user["assumedRoleId"])
+    assert re.fullmatch(r"ASIA[A-Z2-7]{16}", reply.credentials["accessKeyId"])
+    assert len(reply.credentials["secretAccessKey"]) == 40
+    assert len(reply.credentials["sessionToken"]) == 400
+    assert (found["roleArn"], found["sourceIdentity"]) == (emulator.role_arn, "bamboo-01")
+    assert type(found["packedPolicySize"]) is int
+    assert re.fullmatch(r"arn:aws:rolesanywhere:us-east-1:123456789012:subject/[0-9a-f-]{36}", reply.json["subjectArn"])
+    assert reply.headers["content-type"] == "application/json"
+    assert re.fullmatch(r"[0-9a-f-]{36}", reply.headers["x-amzn-requestid"])
+    assert reply.headers["date"].endswith(" GMT")
+
+
+def body(**members: Any) -> bytes:
+    return json.dumps(members).encode()
+
+
+@pytest.mark.parametrize(
+    ("members", "profile_seconds", "role_seconds", "lifetime"),
+    [
+        ({}, 3600, 3600, 3600),
+        ({"durationSeconds": 900}, 3600, 3600, 900),
+        ({"durationSeconds": 43200}, 43200, 43200, 43200),
+        ({"durationSeconds": 7200}, 3600, 3600, 3600),
+        ({"durationSeconds": 3600}, 1800, 3600, 1800),
+        ({}, 7200, 3600, None),
+        ({"durationSeconds": 7200}, 7200, 3600, None),
+    ],
+)
+def test_lifetime(
+    ca: Authority,
+    caller: Caller,
+    members: dict[str, int],
+    profile_seconds: int,
+    role_seconds: int,
+    lifetime: int | None,
+) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    world = World.simple(ca.pem)
+    with Emulator(world, clock=lambda: now) as emulator:
+        world.profiles[emulator.profile_arn].duration_seconds = profile_seconds
+        world.roles[emulator.role_arn].max_session_duration = role_seconds
+        reply = create_session(emulator, caller, body=body(**members))
+    if lifetime is None:
+        assert (reply.status, reply.headers["x-amzn-errortype"]) == (400, "ValidationException")
+        assert "exceeds the MaxSessionDuration" in reply.json["message"]
+    else:
+        expiration = datetime.strptime(reply.credentials["expiration"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+        assert expiration - now == timedelta(seconds=lifetime)
+
+
+@pytest.mark.parametrize("name", ["ab", "a" * 64, "build_7+x=y,z.@-"])
+def test_a_session_may_be_named_where_the_profile_allows(ca: Authority, caller: Caller, name: str) -> None:
+    with Emulator(World.simple(ca.pem, accept_role_session_name=True)) as emulator:
+        reply = create_session(emulator, caller, body=body(roleSessionName=name))
+    assert reply.json["credentialSet"][0]["assumedRoleUser"]["arn"].endswith(f"/{name}")
+
+
+def test_a_short_serial_makes_a_name_of_two_digits(emulator: Emulator, ca: Authority, caller: Caller) -> None:
+    leaf = certificate(Form(serial=5), caller.key.public_key(), ca)
+    reply = create_session(emulator, Caller(caller.key, leaf))
+    assert reply.json["credentialSet"][0]["assumedRoleUser"]["arn"].endswith("/05")
+
+
+def test_arns_may_stand_in_the_body(emulator: Emulator, caller: Caller) -> None:
+    made = draft(emulator, caller)
+    reply = create_session(emulator, caller, query="", body=body(**made.arns))
+    assert reply.status == 201
+
+
+def test_properties_and_unknown_members_are_taken(emulator: Emulator, caller: Caller) -> None:
+    properties = {str(number).zfill(2): "v" * 200 for number in range(50)}
+    assert create_session(emulator, caller, body=body(instanceProperties=properties, other=1)).status == 201
+
+
+def test_repeated_and_padded_headers_are_signed_as_they_are(emulator: Emulator, caller: Caller) -> None:
+    extra = (("X-Amz-Note", "  a \t  b "), ("X-Amz-Note", "c"))
+    assert create_session(emulator, caller, extra=extra).status == 201
+
+
+def test_an_intermediate_is_followed(emulator: Emulator, ca: Authority, caller: Caller) -> None:
+    first = authority(issuer=ca)
+    second = authority(Form("Second", ca=True, usages=("key_cert_sign",), path_length=0), issuer=first)
+    leaf = issue(second, caller.key.public_key())
+    chain = (second.certificate, first.certificate)
+    assert create_session(emulator, Caller(caller.key, leaf, chain)).status == 201
+
+
+def test_a_trust_anchor_may_be_an_intermediate_and_stand_in_the_chain(ca: Authority, caller: Caller) -> None:
+    anchor = authority(issuer=ca)
+    below = authority(Form("Below", ca=True, usages=("key_cert_sign",)), issuer=anchor)
+    leaf = issue(below, caller.key.public_key())
+    with Emulator(World.simple(anchor.certificate)) as emulator:
+        for chain in ((below,), (below, anchor)):
+            certificates = tuple(each.certificate for each in chain)
+            assert create_session(emulator, Caller(caller.key, leaf, certificates)).status == 201
+
+
+def test_any_certificate_of_a_bundle_and_any_trust_anchor_will_do(ca: Authority, caller: Caller) -> None:
+    other, old = authority(), authority(Form(ca.certificate.subject, ca=True, usages=("key_cert_sign",), end=-DAY_HALF))
+    world = World.simple([other.certificate, old.pem + ca.pem])
+    with Emulator(world) as emulator:
+        first, second = world.trust_anchors
+        for arn, status in ((first, 403), (second, 201)):
+            arns = {**draft(emulator, caller).arns, "trustAnchorArn": arn}
+            assert create_session(emulator, caller, arns=arns).status == status
+
+
+DAY_HALF = timedelta(hours=12)
+
+TAGGED = x509.Name(
+    [
+        x509.NameAttribute(NameOID.COMMON_NAME, "build-7"),
+        x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, "one"),
+        x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, "two"),
+    ]
+)
+ALTERNATIVES = x509.SubjectAlternativeName(
+    [
+        x509.DNSName("a.example"),
+        x509.DNSName("b.example"),
+        x509.UniformResourceIdentifier("spiffe://example/x"),
+        x509.DirectoryName(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "inner")])),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [
+        ("x509Subject/CN", "build-7"),
+        ("x509Subject/OU", "one/two"),
+        ("x509Issuer/CN", "Example CA"),
+        ("x509SAN/DNS", "a.example/b.example"),
+        ("x509SAN/URI", "spiffe://example/x"),
+        ("x509SAN/Name/CN", "inner"),
+    ],
+)
+def test_a_role_may_ask_for_principal_tags(
+    emulator: Emulator, ca: Authority, caller: Caller, tag: str, value: str
+) -> None:
+    leaf = certificate(Form(TAGGED, extensions=((ALTERNATIVES, False),)), caller.key.public_key(), ca)
+    for wanted, status in ((value, 201), (f"{value}x", 403)):
+        emulator.world.roles[emulator.role_arn].principal_tags = {tag: wanted}
+        reply = create_session(emulator, Caller(caller.key, leaf))
+        assert reply.status == status
+    assert reply.json["message"] == f"Unable to assume role for {emulator.role_arn}"
+    assert tag in emulator.requests[-1].reason
+
+
+def test_a_role_with_a_path_and_reserved_characters(emulator: Emulator, caller: Caller) -> None:
+    arn = "arn:aws:iam::123456789012:role/team/a+b@c,d"
+    emulator.world.roles[arn] = Role(arn)
+    emulator.world.profiles[emulator.profile_arn].roles.append(arn)
+    reply = create_session(emulator, caller, arns={**draft(emulator, caller).arns, "roleArn": arn})
+    assert "assumed-role/a+b@c,d/" in reply.json["credentialSet"][0]["assumedRoleUser"]["arn"]
+
+
+@pytest.mark.parametrize("path", ["//sessions", "/a%20b/sessions", "/./sessions", "/%2Fx/../sessions/"])
+def test_how_a_client_signs_paths_can_be_tested(emulator: Emulator, caller: Caller, path: str) -> None:
+    emulator.world.session_path = path
+    assert create_session(emulator, caller, path=path).status == 201
+    assert send(emulator, draft(emulator, caller).signed()).status == 404

@@ -1,0 +1,86 @@
+"""Emulated hardware as pytest fixtures: one SoftHSM folder and one swtpm for each test process."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from softhsm.token import PIN, SoftHSM, find_module
+from softhsm.tpm import SoftTPM
+
+_CKR_CRYPTOKI_NOT_INITIALIZED = 0x190
+_CKF_OS_LOCKING_OK = 0x2
+
+
+class _InitializeArgs(ctypes.Structure):
+    """CK_C_INITIALIZE_ARGS (PKCS #11 3.1, 3.7)."""
+
+    _fields_ = (
+        ("callbacks", ctypes.c_void_p * 4),
+        ("flags", ctypes.c_ulong),
+        ("reserved", ctypes.c_void_p),
+    )
+
+
+class InProcessSoftHSM(SoftHSM):
+    """A SoftHSM whose new tokens are seen by a module that this process has initialised already.
+
+    SoftHSM lists its tokens at C_Initialize alone, so adding one initialises the loaded module again. That ends every
+    session: add tokens before keys are opened.
+    """
+
+    def add_token(self, label: str, pin: str = PIN) -> None:
+        super().add_token(label, pin)
+        self.reload()
+
+    def reload(self) -> None:
+        """Finalise the module and initialise it again, where this process has loaded and initialised it."""
+        try:
+            module = ctypes.CDLL(self.module, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+        except OSError:
+            return
+        if module.C_Finalize(None) == _CKR_CRYPTOKI_NOT_INITIALIZED:
+            return
+        result = module.C_Initialize(ctypes.byref(_InitializeArgs(flags=_CKF_OS_LOCKING_OK)))
+        assert result == 0, f"C_Initialize answered {result:#x}"
+
+
+@pytest.fixture(scope="session")
+def softhsm_module() -> str:
+    """The path of SoftHSM's PKCS #11 module."""
+    return find_module()
+
+
+@pytest.fixture(scope="session")
+def softhsm_folder() -> Iterator[Path]:
+    """The folder of this process's SoftHSM: a module reads SOFTHSM2_CONF once, when it is initialised."""
+    with tempfile.TemporaryDirectory(prefix="hwsigner-softhsm-") as folder, pytest.MonkeyPatch.context() as patch:
+        hsm = SoftHSM(Path(folder))
+        hsm.make()
+        patch.setenv("SOFTHSM2_CONF", str(hsm.conf))
+        yield hsm.folder
+
+
+@pytest.fixture(scope="module")
+def softhsm(softhsm_folder: Path, request: pytest.FixtureRequest) -> InProcessSoftHSM:
+    """The SoftHSM of this process, with a new token, without keys, for this test module."""
+    hsm = InProcessSoftHSM(softhsm_folder)
+    hsm.add_token(Path(request.node.nodeid).stem.removeprefix("test_")[:32])
+    return hsm
+
+
+@pytest.fixture(scope="session")
+def swtpm() -> Iterator[SoftTPM]:
+    """A TPM 2.0, started up, without keys."""
+    with tempfile.TemporaryDirectory(prefix="hwsigner-tpm-") as folder:
+        tpm = SoftTPM(Path(folder))
+        tpm.start()
+        try:
+            yield tpm
+        finally:
+            tpm.stop()

@@ -1,0 +1,71 @@
+"""What a command's test plays in: a CA, a leaf with its key in a file, and an emulator that trusts the CA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import certs
+
+from hwsigner.emulator import Emulator
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a command needs to get credentials.
+
+    Attributes:
+        ca: the CA that the emulator trusts.
+        emulator: the service.
+        folder: for files.
+        leaf: the path of the leaf.
+        key: the path of its key.
+        call: runs a command in this process.
+    """
+
+    ca: certs.Authority
+    emulator: Emulator
+    folder: Path
+    leaf: Path
+    key: Path
+    call: Callable[..., Outcome]
+
+    def credentials(self, *flags: str, **instead: str | Path | None) -> Outcome:
+        """Run credential-process with all it needs, and flags that come after; `instead` replaces or (None) drops some."""
+        return self.call("credential-process", *self.flags(**instead), *flags)
+
+    def flags(self, **instead: str | Path | None) -> list[str]:
+        """Return the flags that credential-process needs."""
+        emulator = self.emulator
+        values: dict[str, Any] = {
+            "certificate": self.leaf,
+            "private_key": self.key,
+            "trust_anchor_arn": emulator.trust_anchor_arn,
+            "profile_arn": emulator.profile_arn,
+            "role_arn": emulator.role_arn,
+            "endpoint": emulator.url,
+        }
+        values |= instead
+        return [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value is not None]
+
+    def write(self, name: str, data: bytes) -> Path:
+        """Write a file that only its owner reads, and return its path."""
+        path = self.folder / name
+        path.touch(0o600)
+        path.write_bytes(data)
+        return path
+
+    def issue(self, public_key: Any, shape: certs.Shape = certs.Shape(), name: str = "issued.pem") -> Path:
+        """Write a certificate of the scene's CA and return its path."""
+        return self.write(name, certs.pem(certs.issue(self.ca, public_key, shape)))

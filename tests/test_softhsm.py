@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from emulators import InProcessSoftHSM
+from softhsm.command import ToolError
+from softhsm.token import SoftHSM
+from softhsm.tpm import SoftTPM
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_softhsm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "softhsm", *arguments]
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_token_keys_are_where_the_uris_say(softhsm: InProcessSoftHSM) -> None:
+    softhsm.generate("web", b"\x0a", "EC:secp384r1")
+    key = load_der_public_key(softhsm.public_key(b"\x0a"))
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    assert key.curve.name == "secp384r1"
+    uri = softhsm.uri("web").partition("?")[0]
+    tool = ["p11tool", "--provider", softhsm.module, "--export", f"{uri};type=public", "--outder"]
+    exported = subprocess.run(tool, env=os.environ | softhsm.env, capture_output=True, timeout=60)
+    assert load_der_public_key(exported.stdout) == key, exported.stderr
+
+
+def test_tokens_added_later_are_seen_by_a_loaded_module(softhsm: InProcessSoftHSM) -> None:
+    import pkcs11
+
+    module = pkcs11.lib(softhsm.module)
+    softhsm.add_token("later", "4321")
+    assert "later" in {token.label for token in module.get_tokens()}
+    softhsm.generate("rsa", b"\x01", "rsa:2048", token="later")
+    with module.get_token(token_label="later").open(user_pin="4321") as session:
+        assert session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY, id=b"\x01").key_length == 2048
+
+
+def test_deleted_objects_are_gone(softhsm: InProcessSoftHSM) -> None:
+    softhsm.generate("gone", b"\x0b", "EC:prime256v1")
+    softhsm.delete("pubkey", b"\x0b")
+    with pytest.raises(ToolError, match="pkcs11-tool"):
+        softhsm.public_key(b"\x0b")
+
+
+def test_tpm_key_file_and_handle_have_different_keys(swtpm: SoftTPM, tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    swtpm.create_key_file(path, "RSA:2048")
+    assert path.read_bytes().startswith(b"-----BEGIN TSS2 PRIVATE KEY-----\n")
+    assert isinstance(load_der_public_key(swtpm.public_key(path)), rsa.RSAPublicKey)
+    swtpm.persist(0x81000101, "ecc256")
+    assert isinstance(load_der_public_key(swtpm.public_key(0x81000101)), ec.EllipticCurvePublicKey)
+
+
+def test_tpm_restart_keeps_persistent_keys(swtpm: SoftTPM) -> None:
+    swtpm.persist(0x81000102, "ecc256")
+    before = swtpm.public_key(0x81000102)
+    swtpm.restart()
+    assert swtpm.public_key(0x81000102) == before
+
+
+def test_tpm_socket_path_too_long_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match="shorter name"):
+        SoftTPM(tmp_path / ("long" * 30)).start()
+
+
+def test_make_prints_uris_of_real_keys_and_stop_ends_the_tpm(tmp_path: Path) -> None:
+    made = run_softhsm("make", str(tmp_path / "hw"))
+    assert made.returncode == 0, made.stderr
+    pid = int((tmp_path / "hw" / "tpm" / "swtpm.pid").read_text())
+    try:
+        assert is_running(pid)
+        uris = [line for line in made.stdout.splitlines() if line.startswith(("pkcs11:", "tpm2:"))]
+        assert len(uris) == 5
+        exported = dict(
+            line.removeprefix("export ").split("=", 1) for line in made.stdout.splitlines() if "export" in line
+        )
+        assert exported["SOFTHSM2_CONF"] == str(SoftHSM(tmp_path / "hw" / "token").conf)
+        tpm = SoftTPM(tmp_path / "hw" / "tpm")
+        keys = [load_der_public_key(tpm.public_key(key)) for key in (tmp_path / "hw" / "tpm-ec.pem", 0x81000001)]
+        assert all(isinstance(key, ec.EllipticCurvePublicKey) for key in keys)
+    finally:
+        stopped = run_softhsm("stop", str(tmp_path / "hw"))
+    assert stopped.returncode == 0, stopped.stderr
+    assert not is_running(pid)
+
+
+def test_stop_leaves_a_process_that_is_no_swtpm_of_the_folder_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "hw" / "tpm"
+    folder.mkdir(parents=True)
+    with subprocess.Popen(["sleep", "30"]) as bystander:
+        (folder / "swtpm.pid").write_text(f"{bystander.pid}\n")
+        assert run_softhsm("stop", str(tmp_path / "hw")).returncode == 0
+        assert bystander.poll() is None
+        bystander.terminate()
+
+
+def test_make_refuses_a_folder_with_something_in_it(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    made = run_softhsm("make", str(tmp_path))
+    assert made.returncode == 1
+    assert made.stderr.startswith(f"softhsm: {tmp_path} is not empty")
