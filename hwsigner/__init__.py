@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hwsigner.identity import Identity, IdentityNames, open_identity
     from hwsigner.key import Key, find_certificates, open_key
     from hwsigner.pin import PinRequest
-    from hwsigner.session import Service, SessionRequest, create_session
+    from hwsigner.session import Service, SessionRequest, create_session, find_service
     from hwsigner.uri import KeyURI
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "__version__",
     "create_session",
     "find_certificates",
+    "find_service",
     "open_identity",
     "open_key",
 ]
@@ -51,6 +52,7 @@ _HOMES = {
     "SessionRequest": "session",
     "create_session": "session",
     "find_certificates": "key",
+    "find_service": "session",
     "open_identity": "identity",
     "open_key": "key",
 }

@@ -133,7 +133,7 @@ class Chain:
 def plain_public_key(public_key: bytes) -> bytes:
     """Return a DER SubjectPublicKeyInfo in its key's own plain form.
 
-    That is the uncompressed point (X9.62) for EC, RSAPublicKey in DER (RFC 8017, A.1.1) for RSA, and the raw key for ML-DSA.
+    EC: the uncompressed point (X9.62). RSA: RSAPublicKey in DER (RFC 8017, A.1.1). ML-DSA: the raw key.
 
     Raises:
         CertificateError: it is another kind of key.
@@ -158,7 +158,7 @@ def load(found: Sequence[FoundCertificate]) -> list[Certificate]:
 
 
 def leaves(certificates: Sequence[Certificate]) -> list[Certificate]:
-    """Return the certificates that may be the leaf: those that issued no other one and are no CA, else all that issued none."""
+    """Return the certificates that may be the leaf: those that issued no other one, less the CAs if others are left."""
     candidates = _without_copies(certificates)
     ends = [c for c in candidates if not any(c.x509.subject == o.x509.issuer for o in candidates if o is not c)]
     return [c for c in ends if not _is_ca(c.x509)] or ends or list(candidates)

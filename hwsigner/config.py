@@ -120,7 +120,7 @@ def _read(file: Path) -> dict[str, Profile]:
         raise ConfigError(f"{file} has {', '.join(unknown) or 'a profile'} that is not [profile.NAME]")
     for name, values in tables.items():
         if not isinstance(values, dict):
-            raise ConfigError(f"{file} has profile.{name}, which is not a table", f"Write [profile.{name}] and its keys")
+            raise ConfigError(f"{file} has profile.{name}, which is not a table", "Write [profile.NAME] and its keys")
     return {name: Profile(name, file, values, bool(mode & 0o044)) for name, values in tables.items()}
 
 

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from hwsigner.certificate import Certificate, Chain, build_chain, leaves, load, preflight
-from hwsigner.errors import AmbiguousKeyError, CertificateError, CertificateWarning, KeyMismatchError
+from hwsigner.errors import AmbiguousKeyError, CertificateWarning, KeyMismatchError
 from hwsigner.key import HashName, Key, find_certificates, open_key
 from hwsigner.pin import PinSource
 from hwsigner.uri import KeyURI
@@ -127,7 +127,7 @@ def _leaf_of(
         if not candidates:
             raise _mismatch(certificates[0])
     if len(candidates) > 1 and not latest:
-        listed = ", ".join(f"{c.source} ({c.subject}, expires {c.x509.not_valid_after_utc:%Y-%m-%d})" for c in candidates)
+        listed = ", ".join(f"{c.source} ({c.subject}, expires {_day_of_expiry(c)})" for c in candidates)
         raise AmbiguousKeyError(
             f"{len(candidates)} certificates may be the leaf: {listed}",
             "Name one of them alone, or let --use-latest-expiring-certificate pick",
@@ -140,10 +140,14 @@ def _chain_of(leaf: Certificate, certificates: Sequence[Certificate], extra: Seq
     unused = [c for c in strangers if c in extra]
     if unused:
         warnings.warn(
-            CertificateWarning(f"{unused[0].source} holds a certificate that is no part of the chain: {unused[0].subject}"),
+            CertificateWarning(f"{unused[0].source} holds a certificate outside the chain: {unused[0].subject}"),
             stacklevel=3,
         )
     return chain
+
+
+def _day_of_expiry(certificate: Certificate) -> str:
+    return f"{certificate.x509.not_valid_after_utc:%Y-%m-%d}"
 
 
 def _mismatch(leaf: Certificate) -> KeyMismatchError:

@@ -94,9 +94,7 @@ _TSS2_HEADER = b"-----BEGIN TSS2 PRIVATE KEY-----"
 _SNIFFED_BYTES = 65536
 
 
-def open_key(
-    uri: str | KeyURI, pin: str | AskPin | PinSource | None = None, *, public_key: bytes | None = None
-) -> Key:
+def open_key(uri: str | KeyURI, pin: str | AskPin | PinSource | None = None, *, public_key: bytes | None = None) -> Key:
     """Open the key that a key URI or a path names.
 
     Args:

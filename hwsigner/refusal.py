@@ -26,10 +26,10 @@ _CAUSES = (
         "The chain does not reach the trust anchor: look for missing intermediates, another anchor, or a disabled one",
     ),
     ("invalid signature", "Look whether the clock is right, and whether a proxy changes headers"),
-    ("set rolesessionname", "Let the profile accept session names (acceptRoleSessionName) or leave --role-session-name out"),
+    ("set rolesessionname", "Set acceptRoleSessionName in the profile, or leave --role-session-name out"),
 )
 _CAUSES_BY_TYPE = {
-    "AccessDeniedException": "Look at the role's trust policy, the profile's roles, and whether anchor and profile are enabled",
+    "AccessDeniedException": "Look at the role's trust policy, at the profile's roles, and whether both are enabled",
     "ResourceNotFoundException": "Look at the ARNs, the account and the region",
     "ValidationException": "Look at the value that the message names",
     "ThrottlingException": "The account has ten CreateSession calls a second: call less often",

@@ -97,7 +97,9 @@ def _from_file(path: str) -> list[tuple[str, str]]:
     except ValueError as error:
         raise UsageError(f"the --cert-selector file {path} is not JSON: {error}") from error
     if not isinstance(entries, list) or not all(map(_is_entry, entries)):
-        raise UsageError(f"the --cert-selector file {path} is no list of keys and values", 'Write [{"Key": …, "Value": …}]')
+        raise UsageError(
+            f"the --cert-selector file {path} is no list of keys and values", 'Write [{"Key": …, "Value": …}, …]'
+        )
     return [(entry["Key"], entry["Value"]) for entry in entries]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -11,11 +12,13 @@ from datetime import UTC, datetime
 
 from hwsigner._version import __version__
 from hwsigner.credentials import Credentials, read_credentials
-from hwsigner.endpoint import Endpoint
-from hwsigner.errors import HwsignerError, ServiceError, ServiceUnreachableError
+from hwsigner.endpoint import Endpoint, sessions_url
+from hwsigner.errors import HwsignerError, ServiceUnreachableError, UsageError
 from hwsigner.identity import Identity
+from hwsigner.proxy import find_proxy
 from hwsigner.refusal import is_foreign, is_passing, refusal, retry_after
 from hwsigner.sigv4 import Request, sign_request
+from hwsigner.tls import find_cas
 from hwsigner.transport import Answer, Deadline, TransportOptions, post
 
 USER_AGENT = f"hwsigner/{__version__}"
@@ -67,6 +70,28 @@ class Service:
     trace: Trace | None = None
 
 
+def find_service(
+    region: str, *, endpoint: str | None = None, verify: bool = True, environ: Mapping[str, str] = os.environ
+) -> Service:
+    """Return the service of a region, as the environment's variables for endpoints, proxies, CAs and tries have it.
+
+    Args:
+        region: as in `us-east-1`.
+        endpoint: the URL, which wins over the environment.
+        verify: False to trust any server, and to allow `http:`.
+        environ: the environment.
+
+    Raises:
+        UsageError: the endpoint, or a variable, can't be meant.
+
+    Warns:
+        UnsafeConnectionWarning: whenever `verify` is False.
+    """
+    found = sessions_url(region, environ=environ, endpoint=endpoint, verify=verify)
+    transport = TransportOptions(verify=verify, cas=find_cas(environ), proxy=find_proxy(found, environ))
+    return Service(region, found, transport, max_attempts=_max_attempts(environ))
+
+
 def create_session(identity: Identity, request: SessionRequest, service: Service) -> Credentials:
     """Get credentials for an identity. Each try is dated and signed anew.
 
@@ -76,8 +101,9 @@ def create_session(identity: Identity, request: SessionRequest, service: Service
         ServiceUnreachableError: no whole answer came in time.
     """
     deadline = Deadline(service.timeout)
-    for attempt in range(service.max_attempts):
-        pause = random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2**attempt))  # noqa: S311  jitter, no secret
+    attempt = 1
+    while True:
+        pause = random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** (attempt - 1)))  # noqa: S311  jitter, no secret
         failure: HwsignerError
         try:
             answer = _send(identity, request, service, deadline)
@@ -92,11 +118,11 @@ def create_session(identity: Identity, request: SessionRequest, service: Service
             if not is_passing(answer):
                 raise failure
             pause = max(pause, retry_after(answer))
-        if attempt + 1 == service.max_attempts or pause >= deadline.remaining():
+        if attempt >= service.max_attempts or pause >= deadline.remaining():
             raise failure
-        _note(service, f"try {attempt + 1} failed: {failure.message}; next in {pause:.2f} s")
+        _note(service, f"try {attempt} failed: {failure.message}; next in {pause:.2f} s")
         time.sleep(pause)
-    raise ServiceError("no try was allowed", "Set AWS_MAX_ATTEMPTS to 1 or more")
+        attempt += 1
 
 
 def build_request(request: SessionRequest, endpoint: Endpoint) -> Request:
@@ -137,11 +163,16 @@ def _send(identity: Identity, request: SessionRequest, service: Service, deadlin
     _note(service, f"signed in {_milliseconds(begin)}; sending to {service.endpoint.url}")
     begin = time.monotonic()
     http = signed.request
-    answer = post(
-        service.endpoint, http.target, http.headers, http.body, options=service.transport, deadline=deadline
-    )
+    answer = post(service.endpoint, http.target, http.headers, http.body, options=service.transport, deadline=deadline)
     _note(service, f"answer {answer.status} in {_milliseconds(begin)}")
     return answer
+
+
+def _max_attempts(environ: Mapping[str, str]) -> int:
+    text = environ.get("AWS_MAX_ATTEMPTS", "").strip() or str(Service.max_attempts)
+    if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text)):
+        raise UsageError(f"AWS_MAX_ATTEMPTS is {text[:100]!r}", "It is a whole number of tries, 1 or more")
+    return int(text)
 
 
 def _note(service: Service, line: str) -> None:

@@ -109,7 +109,8 @@ class KeyURI:
         for given, known in ((self.path, path), (self.query, query | {"pin-source"})):
             for name in given:
                 if name not in known:
-                    raise UsageError(f"{self.scheme}: URIs have no attribute {name!r}", f"Known: {', '.join(sorted(known))}")
+                    hint = f"Known here: {', '.join(sorted(known))}"
+                    raise UsageError(f"{self.scheme}: URIs have no attribute {name!r}", hint)
 
 
 def _attributes(scheme: str, text: str, separator: str) -> dict[str, bytes]:

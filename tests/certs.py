@@ -9,7 +9,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256, HashAlgorithm
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -42,8 +42,11 @@ class Shape:
     end: datetime | None = None
     is_ca: bool | None = False
     digital_signature: bool | None = True
-    hash: HashAlgorithm = field(default_factory=SHA256)
+    hash: SHA256 = field(default_factory=SHA256)
     serial: int | None = None
+
+
+LEAF = Shape()
 
 
 def make_ca(common_name: str = "Example CA", issuer: Authority | None = None, key: Any = None) -> Authority:
@@ -54,7 +57,7 @@ def make_ca(common_name: str = "Example CA", issuer: Authority | None = None, ke
     return Authority(_certificate(key.public_key(), shape, issuer_name, issuer.key if issuer else key), key)
 
 
-def issue(ca: Authority, public_key: Any, shape: Shape = Shape()) -> x509.Certificate:
+def issue(ca: Authority, public_key: Any, shape: Shape = LEAF) -> x509.Certificate:
     """Return a certificate of a CA for a public key, given as an object or as a DER SubjectPublicKeyInfo."""
     key = load_der_public_key(public_key) if isinstance(public_key, bytes) else public_key
     return _certificate(key, shape, ca.certificate.subject, ca.key)
@@ -119,6 +122,6 @@ def _usage(shape: Shape) -> x509.KeyUsage:
     )
 
 
-def _hash_for(key: Any) -> HashAlgorithm | None:
+def _hash_for(key: Any) -> SHA256 | None:
     """Return the hash to sign certificates with; an ML-DSA key has none."""
     return None if "MLDSA" in type(key).__name__.upper().replace("-", "") else SHA256()

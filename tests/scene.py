@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import certs
-
 from hwsigner.emulator import Emulator
 
 
@@ -42,7 +41,7 @@ class Scene:
     call: Callable[..., Outcome]
 
     def credentials(self, *flags: str, **instead: str | Path | None) -> Outcome:
-        """Run credential-process with all it needs, and flags that come after; `instead` replaces or (None) drops some."""
+        """Run credential-process with the flags it needs and more; `instead` replaces, or as None drops, some."""
         return self.call("credential-process", *self.flags(**instead), *flags)
 
     def flags(self, **instead: str | Path | None) -> list[str]:
@@ -66,6 +65,6 @@ class Scene:
         path.write_bytes(data)
         return path
 
-    def issue(self, public_key: Any, shape: certs.Shape = certs.Shape(), name: str = "issued.pem") -> Path:
+    def issue(self, public_key: Any, shape: certs.Shape = certs.LEAF, name: str = "issued.pem") -> Path:
         """Write a certificate of the scene's CA and return its path."""
         return self.write(name, certs.pem(certs.issue(self.ca, public_key, shape)))

@@ -5,6 +5,7 @@ Read by cryptography; the few forms of keys that it lacks are read by the system
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from hwsigner.backends._libcrypto import EvpKey
 
 SUPPORTED = "SigV4-X509 has RSA of 2048 to 4096 bits, ECDSA on P-256, P-384 and P-521, and ML-DSA-44, -65 and -87"
+_LEGACY_CIPHER = re.compile(rb"^DEK-Info: (AES-(128|256)-CBC,[0-9A-Fa-f]{32}|DES-EDE3-CBC,[0-9A-Fa-f]{16})$", re.MULTILINE)
 _LOAD_ERRORS = (ValueError, TypeError, UnsupportedAlgorithm)
 
 
@@ -50,10 +52,7 @@ def load_key(uri: KeyURI, block: Block, pins: PinSource) -> LoadedKey:
     """
     passphrase = _passphrase(uri, pins) if block.encrypted else None
     try:
-        # Validating an RSA key takes 30 ms; every signature is verified with the certificate's key instead.
-        if block.headers:
-            return load_pem_private_key(block.pem, passphrase, unsafe_skip_rsa_key_validation=True)
-        return load_der_private_key(block.data, passphrase, unsafe_skip_rsa_key_validation=True)
+        return _by_cryptography(block, passphrase)
     except _LOAD_ERRORS as error:
         if "Incorrect password" in str(error):
             raise _wrong_passphrase(uri) from error
@@ -86,12 +85,12 @@ def load_certificate(path: str, block: Block) -> bytes:
     Raises:
         CertificateError: it is damaged.
     """
-    from cryptography.x509 import load_der_x509_certificate
+    from cryptography.x509 import InvalidVersion, load_der_x509_certificate
 
     try:
         der = first_element(block.data)
         load_der_x509_certificate(der)
-    except _LOAD_ERRORS as error:
+    except (*_LOAD_ERRORS, InvalidVersion) as error:
         raise CertificateError(f"a certificate in {path} can't be read: {error}", "It may be damaged") from error
     return der
 
@@ -102,6 +101,16 @@ def _passphrase(uri: KeyURI, pins: PinSource) -> bytes:
 
 def _wrong_passphrase(uri: KeyURI) -> WrongPinError:
     return WrongPinError(f"wrong passphrase for {uri.name}", "Check it; if it is right, the file is damaged")
+
+
+def _by_cryptography(block: Block, passphrase: bytes | None) -> PrivateKeyTypes:
+    # Validating an RSA key takes 30 ms; every signature is verified with the certificate's key instead.
+    if not block.headers:
+        return load_der_private_key(block.data, passphrase, unsafe_skip_rsa_key_validation=True)
+    # cryptography 50 panics, and says so on stderr, when an initialisation vector is too short.
+    if not _LEGACY_CIPHER.search(block.headers):
+        raise UnsupportedAlgorithm("a cipher that cryptography lacks")
+    return load_pem_private_key(block.pem, passphrase, unsafe_skip_rsa_key_validation=True)
 
 
 def _converted(uri: KeyURI, key: EvpKey) -> LoadedKey:
@@ -118,12 +127,13 @@ def _converted(uri: KeyURI, key: EvpKey) -> LoadedKey:
 def _pkcs12(uri: KeyURI, data: bytes, passphrase: bytes) -> Bundle | None:
     """Return what a PKCS #12 file holds, or None when the passphrase is wrong."""
     from cryptography.hazmat.primitives.serialization.pkcs12 import load_pkcs12 as load
+    from cryptography.x509 import InvalidVersion
 
     if data[:2] == BER_SEQUENCE:
         return _pkcs12_by_libcrypto(uri, data, passphrase)
     try:
         bundle = load(data, passphrase)
-    except _LOAD_ERRORS as error:
+    except (*_LOAD_ERRORS, InvalidVersion) as error:
         return None if "Invalid password" in str(error) else _pkcs12_by_libcrypto(uri, data, passphrase)
     certificates = [bundle.cert, *bundle.additional_certs] if bundle.cert else bundle.additional_certs
     return Bundle(bundle.key, [c.certificate.public_bytes(Encoding.DER) for c in certificates])
@@ -136,4 +146,5 @@ def _pkcs12_by_libcrypto(uri: KeyURI, data: bytes, passphrase: bytes) -> Bundle 
     if bundle is None:
         return None
     key, certificates = bundle
-    return Bundle(_converted(uri, key) if key else None, certificates)
+    checked = [load_certificate(uri.name, Block("CERTIFICATE", der)) for der in certificates]
+    return Bundle(_converted(uri, key) if key else None, checked)

@@ -217,25 +217,18 @@ def read_public_area(public: TPMT_PUBLIC, name: str) -> PublicArea:
         algorithm, own, scheme = ECDSA, TPM2_ALG.ECDSA, public.parameters.eccDetail.scheme
     else:
         raise UnsupportedKeyError(f"key {name} is neither RSA nor ECC", "Use a key that signs with RSASSA or ECDSA")
-    _refuse_if(scheme.scheme not in (TPM2_ALG.NULL, own), name, f"signs with {_algorithm_name(scheme.scheme)} only")
+    _refuse_if(scheme.scheme not in (TPM2_ALG.NULL, own), name, f"signs with {TPM2_ALG(scheme.scheme)} only")
     only_hash = None
     if scheme.scheme == own:
         number = scheme.details.anySig.hashAlg
         only_hash = _HASH_NAMES.get(number)
-        _refuse_if(only_hash is None, name, f"signs with {_algorithm_name(number)} only")
+        _refuse_if(only_hash is None, name, f"signs with {TPM2_ALG(number)} only")
     return PublicArea(algorithm, _spki(public, name), only_hash, not attributes & TPMA_OBJECT.NODA)
 
 
 def _refuse_if(condition: object, name: str, fault: str) -> None:
     if condition:
         raise UnsupportedKeyError(f"key {name} {fault}", "Use an unrestricted RSASSA or ECDSA key, with SHA-256")
-
-
-def _algorithm_name(number: int) -> str:
-    try:
-        return str(TPM2_ALG.to_string(TPM2_ALG(number))).upper()
-    except ValueError:
-        return f"algorithm {number:#06x}"
 
 
 def _spki(public: TPMT_PUBLIC, name: str) -> bytes:

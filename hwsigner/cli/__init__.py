@@ -24,8 +24,8 @@ _INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status; errors go to stderr, one line each.
 
-    0 done · 1 any other failure · 2 usage · 3 key or PIN · 4 certificate · 5 the service refused · 6 the service could not be
-    reached · 7 agent or lock.
+    0 done · 1 any other failure · 2 usage · 3 key or PIN · 4 certificate · 5 the service refused · 6 the service could
+    not be reached · 7 agent or lock.
     """
     _forbid_core_dumps()
     try:
@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except Exception as error:  # noqa: BLE001  the last resort: a traceback could show a secret
+    except Exception as error:
+        # The last resort: a traceback could show a secret.
         _complain(f"internal error: {_place(error)}. Please report it")
         return 1
 

@@ -1,7 +1,7 @@
 """The flags: one table, used for the command line, for the keys of a profile, and for help.
 
-The rules are those of the program that hwsigner replaces: `--name value` or `--name=value`, where the value may begin with `-`;
-booleans stand alone or take `=true` and `=false`; the last of a repeated flag wins; no abbreviations.
+The rules are those of the program that hwsigner replaces: `--name value` or `--name=value`, where the value may begin
+with `-`; booleans stand alone or take `=true` and `=false`; the last of a repeated flag wins; no abbreviations.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ IDENTITY = (
     Flag("certificate", "the certificate: a path (PEM, DER, PKCS #12) or a pkcs11: URI", "CERT"),
     Flag("private-key", "the key: a path or a key URI; by default where the certificate is", "KEY"),
     Flag("intermediates", "a file with the intermediate certificates", "FILE"),
-    Flag("cert-selector", "choose among the certificates of PKCS #11 tokens: Key=x509Subject,Value=… or file://…", "SELECTOR"),
+    Flag("cert-selector", "a certificate of a PKCS #11 token: Key=x509Subject,Value=… or file://…", "SELECTOR"),
     switch("use-latest-expiring-certificate", "of several certificates take the one that expires last"),
     Flag("system-store-name", "for Windows; accepted and ignored elsewhere", "NAME"),
     Flag("pkcs11-lib", "the PKCS #11 module", "PATH"),
@@ -148,7 +148,7 @@ SESSION = (
     Flag("connect-timeout", "for the name look-up, the connection and TLS", "SECONDS", seconds, 5.0),
     Flag("read-timeout", "for the whole answer", "SECONDS", seconds, 15.0),
     Flag("timeout", "for the whole command, retries included", "SECONDS", seconds, 60.0),
-    Flag("instance-property", "a property to record with the session; may be repeated", "K=V", instance_property, many=True),
+    Flag("instance-property", "a property to record; may be repeated", "K=V", instance_property, many=True),
 )
 
 EXCLUSIVE = (
@@ -210,7 +210,8 @@ class Parser(argparse.ArgumentParser):
             raise UsageError("--profile and --config-profile name two profiles", "Give one of them")
         if names:
             values |= _profile_values(names.pop(), given, environ)
-        flags = [(flag, getattr(given, flag.attribute)) for flag in self._flags.values() if hasattr(given, flag.attribute)]
+        named = [flag for flag in self._flags.values() if hasattr(given, flag.attribute)]
+        flags = [(flag, getattr(given, flag.attribute)) for flag in named]
         return argparse.Namespace(**{**values, **vars(given)}, given=flags)
 
     def error(self, message: str) -> NoReturn:
@@ -261,7 +262,7 @@ def _profile_values(name: str, given: argparse.Namespace, environ: Mapping[str, 
     for key, value in found.values.items():
         flag = _IN_PROFILES.get(key)
         if flag is None:
-            raise ConfigError(f"{where} has the key {key!r}, which is no flag", "See hwsigner credential-process --help")
+            raise ConfigError(f"{where} has the key {key!r}, which is no flag", "See credential-process --help")
         values[flag.attribute] = _from_toml(flag, value, where)
     _check_exclusive(values, ConfigError)
     for pair in EXCLUSIVE:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hwsigner.cli.terminal import ask_pin
@@ -33,7 +32,9 @@ def key_uri(arguments: argparse.Namespace, text: str) -> KeyURI:
     """
     uri = KeyURI.parse(text)
     if uri.pin_value is not None:
-        warnings.warn(UnsafeKeyWarning("pin-value in a key URI is seen by other users; pin-source=file: is safer"), stacklevel=2)
+        warnings.warn(
+            UnsafeKeyWarning("pin-value in a URI is seen by other users; pin-source=file: is safer"), stacklevel=2
+        )
     if uri.scheme == "pkcs11" and arguments.pkcs11_lib:
         uri = uri.with_query("module-path", arguments.pkcs11_lib)
     return resolve(uri)
@@ -46,7 +47,7 @@ def pin_source(arguments: argparse.Namespace, uri: KeyURI) -> PinSource:
     if pin is not None:
         flag = f"--{attribute}".replace("_", "-")
         warnings.warn(
-            UnsafeKeyWarning(f"{flag} is seen by other users; pin-source=file: in the key URI, or the terminal, is safer"),
+            UnsafeKeyWarning(f"{flag} is seen by other users; pin-source=file: in the key URI is safer"),
             stacklevel=2,
         )
     if uri.scheme == "tpm2" and arguments.no_tpm_key_password:
@@ -91,7 +92,7 @@ def _selected(arguments: argparse.Namespace) -> KeyURI:
     uri = key_uri(arguments, "pkcs11:")
     found = select(selector, uri, pin_source(arguments, uri))
     if not found:
-        raise CertificateError("no certificate on any token is like --cert-selector", "See hwsigner read-certificate-data")
+        raise CertificateError("no certificate on any token is like --cert-selector", "See read-certificate-data")
     if arguments.use_latest_expiring_certificate:
         found = [max(found, key=lambda certificate: certificate.x509.not_valid_after_utc)]
     if len(found) > 1:
@@ -128,45 +129,26 @@ def session_request(arguments: argparse.Namespace) -> SessionRequest:
     )
 
 
-def service(arguments: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Service:
+def service(arguments: argparse.Namespace) -> Service:
     """Return whom to ask, from the flags and the environment.
 
     Raises:
         UsageError: an ARN, the region, the endpoint, or a variable of the environment can't be meant.
     """
     from hwsigner.arn import check_arns
-    from hwsigner.endpoint import sessions_url
-    from hwsigner.proxy import find_proxy
-    from hwsigner.session import Service
-    from hwsigner.tls import find_cas
-    from hwsigner.transport import TransportOptions
+    from hwsigner.session import find_service
 
     region = check_arns(
         arguments.trust_anchor_arn, arguments.profile_arn, role=arguments.role_arn, region=arguments.region
     )
-    verify = not arguments.no_verify_ssl
-    endpoint = sessions_url(region, environ=environ, endpoint=arguments.endpoint, verify=verify)
-    return Service(
-        region=region,
-        endpoint=endpoint,
-        transport=TransportOptions(
-            connect_timeout=arguments.connect_timeout,
-            read_timeout=arguments.read_timeout,
-            verify=verify,
-            cas=find_cas(environ),
-            proxy=find_proxy(endpoint, environ),
-        ),
+    found = find_service(region, endpoint=arguments.endpoint, verify=not arguments.no_verify_ssl)
+    limits = {"connect_timeout": arguments.connect_timeout, "read_timeout": arguments.read_timeout}
+    return replace(
+        found,
+        transport=replace(found.transport, **limits),
         timeout=arguments.timeout,
-        max_attempts=_max_attempts(environ),
         trace=_trace if arguments.debug else None,
     )
-
-
-def _max_attempts(environ: Mapping[str, str]) -> int:
-    text = environ.get("AWS_MAX_ATTEMPTS", "").strip() or "3"
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) == int(text)):
-        raise UsageError(f"AWS_MAX_ATTEMPTS is {text[:100]!r}", "It is a whole number of tries, 1 or more")
-    return int(text)
 
 
 def _trace(text: str) -> None:

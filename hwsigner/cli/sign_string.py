@@ -18,7 +18,7 @@ _VERSION = b"1"
 _HASHES: dict[str, HashName] = {"SHA256": "sha256", "SHA384": "sha384", "SHA512": "sha512"}
 _FLAGS = (
     Flag("digest", "the hash: SHA256, SHA384 or SHA512", "NAME", one_of(*_HASHES), "SHA256"),
-    Flag("format", "json (hex as a JSON string), text (hex) or bin (raw bytes)", "NAME", one_of("json", "text", "bin"), "json"),
+    Flag("format", "json (hex, quoted), text (hex) or bin (raw bytes)", "NAME", one_of("json", "text", "bin"), "json"),
 )
 
 
@@ -44,18 +44,18 @@ def fixed_string(public_key: bytes) -> bytes:
 
 
 def _signature(arguments: argparse.Namespace) -> bytes:
-    hash = _HASHES[arguments.digest]
+    digest = _HASHES[arguments.digest]
     if arguments.certificate or arguments.cert_selector:
         from hwsigner.certificate import plain_public_key
         from hwsigner.identity import open_identity
 
         with open_identity(options.identity_names(arguments, check=False)) as identity:
-            return identity.sign(fixed_string(plain_public_key(identity.chain.leaf.public_key())), hash)
+            return identity.sign(fixed_string(plain_public_key(identity.chain.leaf.public_key())), digest)
     if not arguments.private_key:
         raise UsageError("no key is named", "Give --private-key, or --certificate where it lies with its certificate")
     uri = options.key_uri(arguments, arguments.private_key)
     with open_key(uri, options.pin_source(arguments, uri)) as key:
-        return key.sign(fixed_string(_plain_public_key(key)), hash)
+        return key.sign(fixed_string(_plain_public_key(key)), digest)
 
 
 def _plain_public_key(key: Key) -> bytes:

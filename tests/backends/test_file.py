@@ -362,6 +362,14 @@ class TestRefusedKeys:
         assert verified or key.public_key() != files.public_key("RSA-2048")
 
 
+    def test_a_short_initialisation_vector_is_an_error(self, files: KeyFiles, capfd: pytest.CaptureFixture[str]) -> None:
+        data = files.form("P-256", keyfiles.ENCRYPTED["legacy aes256"], PASSPHRASE).read_bytes()
+        start = data.index(b"AES-256-CBC,") + len(b"AES-256-CBC,")
+        with pytest.raises(SigningKeyError):
+            open_key(str(files.write("short", data[:start] + data[start + 2 :])), PASSPHRASE)
+        assert capfd.readouterr().err == ""
+
+
 class TestLibcrypto:
     @pytest.fixture
     def without_libcrypto(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

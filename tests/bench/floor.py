@@ -9,18 +9,44 @@ import json
 import os
 import ssl
 import urllib.parse
+from typing import Any
 
 from cryptography import x509
 
-FLAGS = (
-    "certificate private-key intermediates cert-selector system-store-name pkcs11-lib tpm-key-password pkcs8-password "
-    "trust-anchor-arn profile-arn role-arn session-duration role-session-name region endpoint connect-timeout "
-    "read-timeout timeout instance-property profile config-profile"
-).split()
-SWITCHES = (
-    "use-latest-expiring-certificate reuse-pin no-tpm-key-password allow-final-pin-try no-preflight strict debug "
-    "no-verify-ssl with-proxy"
-).split()
+FLAGS = [
+    "certificate",
+    "private-key",
+    "intermediates",
+    "cert-selector",
+    "system-store-name",
+    "pkcs11-lib",
+    "tpm-key-password",
+    "pkcs8-password",
+    "trust-anchor-arn",
+    "profile-arn",
+    "role-arn",
+    "session-duration",
+    "role-session-name",
+    "region",
+    "endpoint",
+    "connect-timeout",
+    "read-timeout",
+    "timeout",
+    "instance-property",
+    "profile",
+    "config-profile",
+]
+SWITCHES = [
+    "use-latest-expiring-certificate",
+    "reuse-pin",
+    "no-tpm-key-password",
+    "allow-final-pin-try",
+    "no-preflight",
+    "strict",
+    "debug",
+    "no-verify-ssl",
+    "with-proxy",
+]
 
 
 def with_file(path: str, message: bytes) -> bytes:
@@ -30,7 +56,7 @@ def with_file(path: str, message: bytes) -> bytes:
 
     with open(path, "rb") as file:
         key = load_pem_private_key(file.read(), None)
-    return key.sign(message, ec.ECDSA(SHA256()))  # type: ignore[call-arg, arg-type, union-attr, return-value]
+    return key.sign(message, ec.ECDSA(SHA256()))  # type: ignore[call-arg, arg-type, union-attr]
 
 
 def with_pkcs11(uri: str, message: bytes) -> bytes:
@@ -42,7 +68,7 @@ def with_pkcs11(uri: str, message: bytes) -> bytes:
     query = dict(item.split("=") for item in uri.partition("?")[2].split("&"))
     token = pkcs11.lib(query["module-path"]).get_token(token_label=attributes["token"])
     with open(query["pin-source"].removeprefix("file:")) as file, token.open(user_pin=file.read()) as session:
-        key = session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY, label=attributes["object"])
+        key: Any = session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY, label=attributes["object"])
         signature: bytes = key.sign(hashlib.sha256(message).digest(), mechanism=pkcs11.Mechanism.ECDSA)
         return signature
 

@@ -25,9 +25,9 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
-import certs  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402
 
+import certs  # noqa: E402
 from hwsigner.emulator.tls import make_tls  # noqa: E402
 from softhsm.token import SoftHSM  # noqa: E402
 from softhsm.tpm import SoftTPM  # noqa: E402

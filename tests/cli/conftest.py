@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import certs
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from scene import Outcome, Scene
 
+import certs
 from hwsigner.cli import main
 from hwsigner.emulator import Emulator, World
+from scene import Outcome, Scene
 
 
 @pytest.fixture(scope="session")

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import certs
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
-from scene import Scene
 
+import certs
 from hwsigner.emulator import Emulator, World
+from scene import Scene
 
 KINDS: dict[str, Any] = {
     "rsa-2048": lambda: rsa.generate_private_key(65537, 2048),
@@ -227,7 +227,9 @@ class TestSessionFlags:
 
     def test_unknown_arns_reach_the_service_as_given(self, scene: Scene) -> None:
         for flag in ("trust_anchor_arn", "profile_arn", "role_arn"):
-            arn = scene.flags()[[*scene.flags()].index(next(f for f in scene.flags() if f"--{flag}".replace("_", "-") in f))]
+            arn = scene.flags()[
+                [*scene.flags()].index(next(f for f in scene.flags() if f"--{flag}".replace("_", "-") in f))
+            ]
             other = arn.partition("=")[2][:-4] + "abcd"
             assert scene.credentials(**{flag: other}).status == 5
             assert other.rpartition("/")[2] in scene.emulator.requests[-1].target
@@ -262,9 +264,7 @@ class TestEndpoint:
         with Emulator(World.simple(scene.ca.certificate)) as emulator:
             yield emulator
 
-    def test_the_order_of_the_places(
-        self, scene: Scene, second: Emulator, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_order_of_the_places(self, scene: Scene, second: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
         first = scene.emulator
         monkeypatch.setenv("AWS_ENDPOINT_URL", first.url)
         assert scene.credentials(endpoint=None).status == 0

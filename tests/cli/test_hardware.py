@@ -7,12 +7,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import certs
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
+
+import certs
 from emulators import InProcessSoftHSM
 from scene import Scene
-
 from softhsm.token import SoftHSM
 from softhsm.tpm import SoftTPM
 
@@ -27,10 +27,10 @@ def subjects(outcome: str) -> list[str]:
 @pytest.fixture(scope="module")
 def token(softhsm: InProcessSoftHSM, ca: certs.Authority) -> SoftHSM:
     """A token with an EC and an RSA key and their certificates."""
-    for id, label, kind in ((b"\x01", "ec", "EC:prime256v1"), (b"\x02", "rsa", "rsa:2048")):
-        softhsm.generate(label, id, kind)
-        leaf = certs.issue(ca, softhsm.public_key(id), certs.Shape(label, serial=0xA000 + id[0]))
-        softhsm.write_certificate(leaf.public_bytes(Encoding.DER), label, id)
+    for number, label, kind in ((b"\x01", "ec", "EC:prime256v1"), (b"\x02", "rsa", "rsa:2048")):
+        softhsm.generate(label, number, kind)
+        leaf = certs.issue(ca, softhsm.public_key(number), certs.Shape(label, serial=0xA000 + number[0]))
+        softhsm.write_certificate(leaf.public_bytes(Encoding.DER), label, number)
     softhsm.reload()
     return softhsm
 
@@ -40,6 +40,11 @@ def handle(swtpm: SoftTPM) -> int:
     """A persistent handle, with an auth value."""
     swtpm.persist(0x81000042, "ecc256", AUTH)
     return 0x81000042
+
+
+def set_up_lockout(swtpm: SoftTPM, *, max_tries: int) -> None:
+    command = ["tpm2_dictionarylockout", "--setup-parameters", f"--max-tries={max_tries}", "--recovery-time=1000"]
+    subprocess.run(command, env={"PATH": "/usr/bin:/bin", **swtpm.env}, check=True)
 
 
 class TestToken:
@@ -72,11 +77,21 @@ class TestToken:
         assert f"wrong PIN for token '{token.label}'" in outcome.err
         assert "4321" not in outcome.err
         # The token says that an earlier try failed, so not even the right one is sent by itself.
-        right = {"certificate": token.uri("ec", pin), "private_key": None}
+        right: dict[str, str | Path | None] = {"certificate": token.uri("ec", pin), "private_key": None}
         refused = scene.credentials(**right)
         assert refused.status == 3
         assert "an earlier PIN failed" in refused.err
-        log_in = ["pkcs11-tool", "--module", token.module, "--token-label", token.label, "--login", "--pin", "1234", "-O"]
+        log_in = [
+            "pkcs11-tool",
+            "--module",
+            token.module,
+            "--token-label",
+            token.label,
+            "--login",
+            "--pin",
+            "1234",
+            "-O",
+        ]
         subprocess.run(log_in, env={"PATH": "/usr/bin:/bin", **token.env}, check=True, capture_output=True)
         assert scene.credentials(**right).status == 0
 
@@ -125,6 +140,17 @@ class TestToken:
         assert sorted(subjects(scene.call(*command, issuer).out)) == ["ec", "rsa"]
         assert scene.call(*command, "Key=x509Serial,Value=FF").out == "No matching identities\n"
 
+    def test_reuse_pin(self, scene: Scene, token: SoftHSM, pin: Path) -> None:
+        command = ["pkcs11-tool", "--module", token.module, "--token-label", token.label, "--login", "--pin", "1234"]
+        command += ["--keypairgen", "--key-type", "EC:prime256v1", "--always-auth", "--label", "each", "--id", "09"]
+        subprocess.run(command, env={"PATH": "/usr/bin:/bin", **token.env}, check=True, capture_output=True)
+        leaf = scene.issue(token.public_key(b"\x09"))
+        names: dict[str, str | Path | None] = {"certificate": leaf, "private_key": token.uri("each", pin)}
+        asked = scene.credentials(**names)
+        assert asked.status == 3
+        assert "PIN for this signature" in asked.err
+        assert scene.credentials("--reuse-pin", **names).status == 0
+
     def test_sign_string(self, scene: Scene, token: SoftHSM, pin: Path) -> None:
         assert scene.call("sign-string", "--private-key", token.uri("rsa", pin)).status == 0
 
@@ -150,7 +176,10 @@ class TestTPM:
         assert "--certificate" in outcome.err
 
     def test_tpm_key_password(self, scene: Scene, swtpm: SoftTPM, handle: int) -> None:
-        names = {"certificate": scene.issue(swtpm.public_key(handle)), "private_key": f"handle:{handle:#x}"}
+        names: dict[str, str | Path | None] = {
+            "certificate": scene.issue(swtpm.public_key(handle)),
+            "private_key": f"handle:{handle:#x}",
+        }
         outcome = scene.credentials("--tpm-key-password", AUTH, **names)
         assert outcome.status == 0
         assert "warning: --tpm-key-password" in outcome.err
@@ -163,7 +192,10 @@ class TestTPM:
 
     @pytest.mark.usefixtures("forgiving")
     def test_wrong_tpm_key_password(self, scene: Scene, swtpm: SoftTPM, handle: int) -> None:
-        names = {"certificate": scene.issue(swtpm.public_key(handle)), "private_key": f"handle:{handle:#x}"}
+        names: dict[str, str | Path | None] = {
+            "certificate": scene.issue(swtpm.public_key(handle)),
+            "private_key": f"handle:{handle:#x}",
+        }
         outcome = scene.credentials("--tpm-key-password", "wrong-one", **names)
         assert outcome.status == 3
         assert f"wrong TPM auth value for handle:{handle:#x}" in outcome.err
@@ -174,7 +206,10 @@ class TestTPM:
     def test_no_tpm_key_password(self, scene: Scene, swtpm: SoftTPM) -> None:
         path = scene.folder / "tss2.pem"
         swtpm.create_key_file(path, "EC:P-256", AUTH)
-        names = {"certificate": scene.issue(swtpm.public_key(path, AUTH)), "private_key": path}
+        names: dict[str, str | Path | None] = {
+            "certificate": scene.issue(swtpm.public_key(path, AUTH)),
+            "private_key": path,
+        }
         asked = scene.credentials(**names)
         assert asked.status == 3
         assert "wants its TPM auth value" in asked.err
@@ -182,6 +217,20 @@ class TestTPM:
         told = scene.credentials("--no-tpm-key-password", **names)
         assert told.status == 3
         assert "wrong TPM auth value" in told.err
+
+    @pytest.mark.usefixtures("forgiving")
+    def test_allow_final_pin_try(self, scene: Scene, swtpm: SoftTPM, handle: int) -> None:
+        names = {"certificate": scene.issue(swtpm.public_key(handle)), "private_key": f"handle:{handle:#x}"}
+        set_up_lockout(swtpm, max_tries=1)
+        try:
+            # One wrong value would lock the TPM for everybody, so not even the right one is sent.
+            refused = scene.credentials("--tpm-key-password", AUTH, **names)
+            assert refused.status == 3
+            assert "--allow-final-pin-try" in refused.err
+            allowed = scene.credentials("--tpm-key-password", AUTH, "--allow-final-pin-try", **names)
+            assert allowed.status == 0
+        finally:
+            set_up_lockout(swtpm, max_tries=32)
 
     def test_no_tpm(self, scene: Scene, swtpm: SoftTPM, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TPM2_TCTI", "swtpm:path=/nonexistent/socket")

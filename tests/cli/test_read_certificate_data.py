@@ -7,9 +7,10 @@ import json
 import subprocess
 from pathlib import Path
 
-import certs
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+import certs
 from scene import Scene
 
 
@@ -45,7 +46,9 @@ def test_an_expired_certificate_is_shown(scene: Scene) -> None:
     assert scene.call("read-certificate-data", "--certificate", path).status == 0
 
 
-@pytest.mark.parametrize(("flags", "status"), [((), 2), (("--certificate", "/nonexistent"), 4), (("--cert-selector", "x"), 2)])
+@pytest.mark.parametrize(
+    ("flags", "status"), [((), 2), (("--certificate", "/nonexistent"), 4), (("--cert-selector", "x"), 2)]
+)
 def test_errors(scene: Scene, flags: tuple[str, ...], status: int) -> None:
     outcome = scene.call("read-certificate-data", *flags)
     assert (outcome.status, outcome.out) == (status, "")

@@ -7,12 +7,12 @@ import socket
 import time
 from collections.abc import Iterator
 
-import certs
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from scene import Outcome, Scene
 
+import certs
 from hwsigner.emulator import Emulator, Fault, World
+from scene import Outcome, Scene
 
 REFUSED = {
     "deny": (Fault("deny", message="Nope"), "AccessDeniedException (403): Nope (request id "),

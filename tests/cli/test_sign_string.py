@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import certs
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+import certs
 from scene import Outcome, Scene
 
 KEYS: dict[str, Any] = {
@@ -34,7 +35,9 @@ def plain(public_key: Any) -> bytes:
 
 
 def verifies(folder: Path, public_key: Any, signature: bytes, digest: str) -> bool:
-    message = b"AWS Roles Anywhere Credential Helper Signing Test1" + hashlib.sha256(b"IAM RA" + plain(public_key)).digest()
+    message = (
+        b"AWS Roles Anywhere Credential Helper Signing Test1" + hashlib.sha256(b"IAM RA" + plain(public_key)).digest()
+    )
     (folder / "message").write_bytes(message)
     (folder / "signature").write_bytes(signature)
     (folder / "public").write_bytes(public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
@@ -75,7 +78,9 @@ def test_an_expired_certificate_does_not_matter(scene: Scene) -> None:
     assert scene.call("sign-string", "--certificate", leaf, "--private-key", path).status == 0
 
 
-@pytest.mark.parametrize("flags", [(), ("--private-key", "k", "--digest", "MD5"), ("--private-key", "k", "--format", "xml")])
+@pytest.mark.parametrize(
+    "flags", [(), ("--private-key", "k", "--digest", "MD5"), ("--private-key", "k", "--format", "xml")]
+)
 def test_usage_errors(scene: Scene, flags: tuple[str, ...]) -> None:
     outcome: Outcome = scene.call("sign-string", *flags)
     assert (outcome.status, outcome.out) == (2, "")

@@ -1,0 +1,106 @@
+"""How a command reaches the service: through proxies, at the region's own host; and what it loads for that."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from hwsigner.emulator import Emulator, World
+from loopback import Server, connect_proxy
+from scene import Scene
+
+HOSTS = (
+    "rolesanywhere.us-east-1.amazonaws.com",
+    "rolesanywhere-fips.us-east-1.amazonaws.com",
+    "rolesanywhere.us-east-1.api.aws",
+)
+
+
+@pytest.fixture
+def aws(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    """An emulator that answers as the service's own hosts do, and whose CA is trusted."""
+    with Emulator(World.simple(scene.ca.certificate), tls=True, host_names=HOSTS) as emulator:
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(emulator.ca_file))
+        yield emulator
+
+
+@pytest.fixture
+def heads(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
+    """The heads of the requests to a proxy, which HTTPS_PROXY names, with a password."""
+    heads: list[bytes] = []
+    port = int(aws.url.rpartition(":")[2])
+    with Server(connect_proxy(heads, {f"{host}:443": port for host in HOSTS}, "Basic dXNlcjpzZWNyZXQ=")) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://user:secret@127.0.0.1:{proxy.port}")
+        yield heads
+
+
+@pytest.mark.parametrize("flags", [(), ("--with-proxy",), ("--with-proxy=false",)])
+def test_a_proxy_with_and_without_the_flag(
+    scene: Scene, aws: Emulator, heads: list[bytes], flags: tuple[str, ...]
+) -> None:
+    outcome = scene.credentials(*flags, endpoint=None)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert heads[0].startswith(b"CONNECT rolesanywhere.us-east-1.amazonaws.com:443 ")
+    assert dict(aws.requests[0].headers)["Host"] == HOSTS[0]
+
+
+@pytest.mark.parametrize(
+    ("variable", "host"), [("AWS_USE_FIPS_ENDPOINT", HOSTS[1]), ("AWS_USE_DUALSTACK_ENDPOINT", HOSTS[2])]
+)
+def test_fips_and_dual_stack_hosts(
+    scene: Scene, aws: Emulator, heads: list[bytes], monkeypatch: pytest.MonkeyPatch, variable: str, host: str
+) -> None:
+    monkeypatch.setenv(variable, "true")
+    assert scene.credentials(endpoint=None).status == 0
+    assert dict(aws.requests[0].headers)["Host"] == host
+
+
+def test_no_proxy_goes_past_it(
+    scene: Scene, aws: Emulator, heads: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "amazonaws.com")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    assert scene.credentials("--connect-timeout=2", endpoint=None).status == 6
+    assert heads == []
+
+
+def test_a_refusing_proxy_is_named_without_its_password(
+    scene: Scene, aws: Emulator, heads: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", os.environ["HTTPS_PROXY"].replace("secret", "sesame"))
+    outcome = scene.credentials(endpoint=None)
+    assert outcome.status == 6
+    assert "407" in outcome.err
+    assert "sesame" not in outcome.err
+
+
+def test_a_cold_run_loads_what_it_uses(scene: Scene) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "hwsigner", "credential-process", *scene.flags()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert {"hwsigner.session", "http.client", "cryptography.x509"} <= loaded
+    needless = {
+        "asn1crypto",
+        "asyncio",
+        "ctypes",
+        "getpass",
+        "hwsigner.backends.pkcs11",
+        "hwsigner.backends.tpm2",
+        "hwsigner.config",
+        "hwsigner.emulator",
+        "hwsigner.selector",
+        "importlib.metadata",
+        "logging",
+        "pkcs11",
+        "requests",
+        "subprocess",
+        "tempfile",
+        "tomllib",
+        "tpm2_pytss",
+        "urllib.request",
+    }
+    assert loaded & needless == set()
