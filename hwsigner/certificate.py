@@ -24,7 +24,17 @@ MAX_INTERMEDIATES = 5
 _CLOCK_TOLERANCE = timedelta(minutes=5)
 _WEAK_HASHES = frozenset({"md5", "sha1", "sha224"})
 _HASHES: dict[HashName, type[HashAlgorithm]] = {"sha256": SHA256, "sha384": SHA384, "sha512": SHA512}
+_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 _MLDSA_KEYS = (mldsa.MLDSA44PublicKey, mldsa.MLDSA65PublicKey, mldsa.MLDSA87PublicKey)
+# What cryptography raises for a certificate that it can't read.
+_BROKEN = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ class Certificate:
         key = self.x509.public_key()
         if isinstance(key, rsa.RSAPublicKey):
             return RSA
-        if isinstance(key, ec.EllipticCurvePublicKey):
+        if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, _CURVES):
             return ECDSA
         if isinstance(key, _MLDSA_KEYS):
             return MLDSA
@@ -72,12 +82,12 @@ class Certificate:
         """Return the DER SubjectPublicKeyInfo."""
         return self.x509.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
-    def is_self_issued(self) -> bool:
-        """Tell whether the certificate names itself as its issuer, as a root does."""
-        return self.x509.subject == self.x509.issuer
+    def is_root(self) -> bool:
+        """Tell whether the certificate is signed with its own key. A CA's new key may bear its name and not be a root."""
+        return self.issued(self)
 
     def issued(self, other: Certificate) -> bool:
-        """Tell whether this certificate's key signed the other one."""
+        """Tell whether this certificate is the other one's issuer by name, and its key signed it."""
         try:
             other.x509.verify_directly_issued_by(self.x509)
         except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
@@ -160,12 +170,19 @@ def load(found: Sequence[FoundCertificate]) -> list[Certificate]:
 def leaves(certificates: Sequence[Certificate]) -> list[Certificate]:
     """Return the certificates that may be the leaf: those that issued no other one, less the CAs if others are left."""
     candidates = _without_copies(certificates)
-    ends = [c for c in candidates if not any(c.x509.subject == o.x509.issuer for o in candidates if o is not c)]
+    ends = [c for c in candidates if not any(c.issued(other) for other in candidates if other is not c)]
     return [c for c in ends if not _is_ca(c.x509)] or ends or list(candidates)
+
+
+def latest_expiring(certificates: Sequence[Certificate]) -> Certificate:
+    """Return the certificate that expires last."""
+    return max(certificates, key=lambda certificate: certificate.x509.not_valid_after_utc)
 
 
 def build_chain(leaf: Certificate, others: Sequence[Certificate]) -> tuple[Chain, list[Certificate]]:
     """Follow the issuers from a leaf; return the chain, and the certificates that are no part of it.
+
+    Of several certificates of one issuer, renewed or cross-signed, the one that expires last is taken.
 
     Raises:
         CertificateError: the chain is longer than the service takes.
@@ -173,18 +190,18 @@ def build_chain(leaf: Certificate, others: Sequence[Certificate]) -> tuple[Chain
     rest = [c for c in _without_copies([leaf, *others]) if c is not leaf]
     chain: list[Certificate] = []
     last = leaf
-    while issuer := next((c for c in rest if c.x509.subject == last.x509.issuer and c.issued(last)), None):
-        rest.remove(issuer)
-        last = issuer
-        if issuer.is_self_issued():
+    while issuers := [c for c in rest if c.issued(last)]:
+        last = latest_expiring(issuers)
+        rest.remove(last)
+        if last.is_root():
             break
-        chain.append(issuer)
+        chain.append(last)
     if len(chain) > MAX_INTERMEDIATES:
         raise CertificateError(
             f"certificate {leaf.source} has {len(chain)} intermediates and the service takes {MAX_INTERMEDIATES}",
             "Import one of the intermediates as the trust anchor and leave out what is above it",
         )
-    return Chain(leaf, tuple(chain)), [c for c in rest if not c.is_self_issued()]
+    return Chain(leaf, tuple(chain)), [c for c in rest if not c.is_root()]
 
 
 def preflight(leaf: Certificate, now: datetime) -> None:
@@ -192,14 +209,14 @@ def preflight(leaf: Certificate, now: datetime) -> None:
 
     Args:
         leaf: the leaf.
-        now: the time, with its zone. Validity is judged with five minutes of tolerance, as clocks differ.
+        now: the time, with its zone. The begin of validity is judged with five minutes of tolerance, as clocks differ.
 
     Raises:
         CertificateError: naming the rule that it breaks.
     """
     certificate = leaf.x509
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    if now >= end:
+    if now > end:
         raise _refusal(leaf, f"expired at {_iso(end)} (now {_iso(now)})", "Renew it, or mend the clock if it is wrong")
     if now + _CLOCK_TOLERANCE < begin:
         raise _refusal(leaf, f"is not valid before {_iso(begin)} (now {_iso(now)})", "Wait, or mend the clock")
@@ -209,23 +226,27 @@ def preflight(leaf: Certificate, now: datetime) -> None:
         raise _refusal(leaf, "is a CA certificate (CA:TRUE)", "Use an end-entity certificate")
     if not _may_sign(certificate):
         raise _refusal(leaf, "has no keyUsage digitalSignature", "Issue it anew with that key usage")
-    algorithm = certificate.signature_hash_algorithm
-    if algorithm is not None and algorithm.name in _WEAK_HASHES:
-        raise _refusal(leaf, f"is signed with {algorithm.name.upper()}", "Issue it anew with SHA-256 or better")
+    hash_name = _signature_hash(certificate)
+    if hash_name in _WEAK_HASHES:
+        raise _refusal(leaf, f"is signed with {hash_name.upper()}", "Issue it anew with SHA-256 or better")
+    _ = leaf.algorithm
 
 
 def _parse(found: FoundCertificate) -> Certificate:
     try:
         certificate = x509.load_der_x509_certificate(found.der)
-        certificate.public_key()
-        certificate.extensions  # noqa: B018  parsed on first use, and a broken one is to be found here
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+        # Each is parsed on first use, and a broken one is to be found here.
+        _ = certificate.public_key(), certificate.subject, certificate.issuer, certificate.extensions
+    except _BROKEN as error:
         raise CertificateError(f"certificate {found.uri} can't be read: {error}") from error
     return Certificate(certificate, found.uri)
 
 
 def _without_copies(certificates: Sequence[Certificate]) -> list[Certificate]:
-    return list({certificate.x509: certificate for certificate in reversed(certificates)}.values())[::-1]
+    first: dict[x509.Certificate, Certificate] = {}
+    for certificate in certificates:
+        first.setdefault(certificate.x509, certificate)
+    return list(first.values())
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:
@@ -240,6 +261,15 @@ def _may_sign(certificate: x509.Certificate) -> bool:
         return certificate.extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature
     except x509.ExtensionNotFound:
         return False
+
+
+def _signature_hash(certificate: x509.Certificate) -> str:
+    """Return the name of the hash in the certificate's own signature; empty when it has none that is known."""
+    try:
+        algorithm = certificate.signature_hash_algorithm
+    except UnsupportedAlgorithm:
+        return ""
+    return algorithm.name if algorithm else ""
 
 
 def _refusal(leaf: Certificate, reason: str, hint: str) -> CertificateError:

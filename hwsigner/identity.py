@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
-from hwsigner.certificate import Certificate, Chain, build_chain, leaves, load, preflight
+from hwsigner.certificate import Certificate, Chain, build_chain, latest_expiring, leaves, load, preflight
 from hwsigner.errors import AmbiguousKeyError, CertificateWarning, KeyMismatchError
 from hwsigner.key import HashName, Key, find_certificates, open_key
 from hwsigner.pin import PinSource
@@ -86,10 +86,10 @@ def open_identity(names: IdentityNames, now: datetime | None = None) -> Identity
     extra = load(find_certificates(names.intermediates, names.pins.without_pin())) if names.intermediates else []
     candidates = leaves(certificates)
     public_key = _common_public_key(candidates)
-    if public_key is not None and names.latest:
-        candidates = [_latest(candidates)]
-    if len(candidates) == 1 and names.check:
-        preflight(candidates[0], now)
+    if public_key is not None:
+        candidates = [_only(candidates, latest=names.latest)]
+        if names.check:
+            preflight(candidates[0], now)
     key = open_key(names.private_key or names.certificate, names.pins, public_key=public_key)
     try:
         leaf = _leaf_of(key, candidates, certificates, latest=names.latest)
@@ -104,10 +104,6 @@ def open_identity(names: IdentityNames, now: datetime | None = None) -> Identity
 def _certificate_pins(names: IdentityNames) -> PinSource:
     """Return the places for the certificate's PIN: the key's PIN must not reach another token or file."""
     return names.pins if names.private_key in (None, names.certificate) else names.pins.without_pin()
-
-
-def _latest(candidates: Sequence[Certificate]) -> Certificate:
-    return max(candidates, key=lambda candidate: candidate.x509.not_valid_after_utc)
 
 
 def _common_public_key(candidates: Sequence[Certificate]) -> bytes | None:
@@ -126,13 +122,17 @@ def _leaf_of(
         candidates = matching or [c for c in certificates if c.public_key() == public_key]
         if not candidates:
             raise _mismatch(certificates[0])
+    return _only(candidates, latest=latest)
+
+
+def _only(candidates: Sequence[Certificate], *, latest: bool) -> Certificate:
     if len(candidates) > 1 and not latest:
         listed = ", ".join(f"{c.source} ({c.subject}, expires {_day_of_expiry(c)})" for c in candidates)
         raise AmbiguousKeyError(
             f"{len(candidates)} certificates may be the leaf: {listed}",
             "Name one of them alone, or let --use-latest-expiring-certificate pick",
         )
-    return _latest(candidates)
+    return latest_expiring(candidates)
 
 
 def _chain_of(leaf: Certificate, certificates: Sequence[Certificate], extra: Sequence[Certificate]) -> Chain:

@@ -146,11 +146,12 @@ def _tunnel(stream: Stream, proxy: Proxy, endpoint: Endpoint, deadline: Deadline
     """Ask a proxy to connect this stream to the endpoint (RFC 9110, 9.3.6)."""
     target = host_and_port(endpoint.host, endpoint.port)
     stream.send(_head("CONNECT", target, [("Host", target), *_authorization(proxy)]), deadline)
-    with _http_errors(f"the proxy {proxy}"):
-        # Nothing is read ahead: what follows the answer is TLS.
-        response = _response(StreamReader(stream, deadline, buffer_size=1), "CONNECT")
-    if response.status != 200:
-        raise _refusal(proxy, response.status)
+    # Nothing is read ahead: what follows the answer is TLS.
+    reader = StreamReader(stream, deadline, buffer_size=1)
+    with _http_errors(f"the proxy {proxy}"), _response(reader, "CONNECT") as response:
+        status = response.status
+    if status != 200:
+        raise _refusal(proxy, status)
 
 
 def _authorization(proxy: Proxy) -> list[tuple[str, str]]:
@@ -174,7 +175,11 @@ def _head(method: str, target: str, headers: Sequence[tuple[str, str]]) -> bytes
 
 def _response(reader: StreamReader, method: str) -> http.client.HTTPResponse:
     response = http.client.HTTPResponse(cast("socket.socket", reader), method=method)
-    response.begin()
+    try:
+        response.begin()
+    except BaseException:
+        response.close()
+        raise
     return response
 
 

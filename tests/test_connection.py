@@ -126,10 +126,9 @@ def test_an_address_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_args: object, **_options: object) -> None:
         raise AssertionError("a thread for an IP address")
 
-    with Server(lambda c: c.sock.sendall(b"hello")) as server:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         monkeypatch.setattr(threading, "Thread", fail)
-        connect("127.0.0.1", server.port, peer="here", deadline=Deadline(5)).close()
-        monkeypatch.undo()
+        connect("127.0.0.1", listener.getsockname()[1], peer="here", deadline=Deadline(5)).close()
 
 
 def test_small_packets_are_not_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,10 +139,9 @@ def test_small_packets_are_not_held_back(monkeypatch: pytest.MonkeyPatch) -> Non
             options.append(arguments)
             super().setsockopt(*arguments)
 
-    with Server(lambda c: c.sock.sendall(b"hello")) as server:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         monkeypatch.setattr(socket, "socket", Watched)
-        connect("127.0.0.1", server.port, peer="here", deadline=Deadline(5)).close()
-        monkeypatch.undo()
+        connect("127.0.0.1", listener.getsockname()[1], peer="here", deadline=Deadline(5)).close()
     assert (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1) in options
 
 

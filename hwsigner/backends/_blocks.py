@@ -7,8 +7,8 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import NamedTuple
 
 from hwsigner.errors import HwsignerError
 
@@ -40,8 +40,7 @@ _HINTS: dict[type[OSError], str] = {
 }
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """One block of a file.
 
     Attributes:
@@ -51,8 +50,11 @@ class Block:
     """
 
     label: str
-    data: bytes = field(repr=False)
+    data: bytes
     headers: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"Block({self.label!r})"  # The data may be a private key.
 
     @property
     def encrypted(self) -> bool:
@@ -68,8 +70,7 @@ class Block:
         return b"-----BEGIN %b-----\n%b%b-----END %b-----\n" % (label, headers, b"".join(lines), label)
 
 
-@dataclass(frozen=True)
-class Contents:
+class Contents(NamedTuple):
     """The blocks of a file, at least one, and the file's permission bits (0 where it is not a regular file)."""
 
     blocks: tuple[Block, ...]

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from hwsigner.backends._libcrypto import EvpKey
 
 SUPPORTED = "SigV4-X509 has RSA of 2048 to 4096 bits, ECDSA on P-256, P-384 and P-521, and ML-DSA-44, -65 and -87"
-_LEGACY_CIPHER = re.compile(rb"^DEK-Info: (AES-(128|256)-CBC,[0-9A-Fa-f]{32}|DES-EDE3-CBC,[0-9A-Fa-f]{16})$", re.MULTILINE)
+_LEGACY_CIPHER = re.compile(
+    rb"^DEK-Info: (AES-(128|256)-CBC,[0-9A-Fa-f]{32}|DES-EDE3-CBC,[0-9A-Fa-f]{16})$", re.MULTILINE
+)
 _LOAD_ERRORS = (ValueError, TypeError, UnsupportedAlgorithm)
 
 

@@ -38,12 +38,17 @@ class Lockout(NamedTuple):
     Attributes:
         failures: wrong auth values that count now.
         limit: at so many, every protected key is locked.
-        interval: seconds until one failure is forgotten; 0 for never.
+        interval: seconds until one failure is forgotten; 0 where the protection is off.
     """
 
     failures: int
     limit: int
     interval: int
+
+    @property
+    def left(self) -> int | None:
+        """How many more wrong auth values lock the TPM; None for any number."""
+        return max(self.limit - self.failures, 0) if self.interval else None
 
 
 class Connection:

@@ -7,17 +7,19 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from tpm2_pytss import (
     ESAPI,
     ESYS_TR,
     TPM2_ALG,
+    TPM2_ECC,
     TPM2B_PRIVATE,
     TPM2B_PUBLIC,
     TPMA_OBJECT,
     TPMS_CONTEXT,
     TPMS_SCHEME_HASH,
+    TPMT_ECC_SCHEME,
     TPMT_PUBLIC,
+    TPMT_RSA_SCHEME,
     TPMT_SIG_SCHEME,
     TPMU_SIG_SCHEME,
     TSS2_Exception,
@@ -29,6 +31,9 @@ from hwsigner.errors import KeyNotFoundError, SigningKeyError, UnsupportedKeyErr
 from hwsigner.key import ECDSA, RSA, Algorithm, HashName
 
 _HASHES: dict[HashName, int] = {"sha256": TPM2_ALG.SHA256, "sha384": TPM2_ALG.SHA384, "sha512": TPM2_ALG.SHA512}
+_USABLE = "Use an unrestricted signing key without a policy: RSA of 2048 to 4096 bits, P-256, P-384 or P-521"
+_RSA_BITS = range(2048, 4097)
+_CURVES = (TPM2_ECC.NIST_P256, TPM2_ECC.NIST_P384, TPM2_ECC.NIST_P521)
 _HASH_NAMES = {number: name for name, number in _HASHES.items()}
 _ESYS_HIERARCHIES = {
     "owner": ESYS_TR.RH_OWNER,
@@ -211,30 +216,36 @@ def read_public_area(public: TPMT_PUBLIC, name: str) -> PublicArea:
     _refuse_if(not attributes & TPMA_OBJECT.SIGN_ENCRYPT, name, "may not sign")
     _refuse_if(attributes & TPMA_OBJECT.RESTRICTED, name, "is restricted to what the TPM itself hashed")
     _refuse_if(not attributes & TPMA_OBJECT.USERWITHAUTH, name, "has a policy")
+    _refuse_if(public.type not in (TPM2_ALG.RSA, TPM2_ALG.ECC), name, "is neither RSA nor ECC")
     if public.type == TPM2_ALG.RSA:
-        algorithm, own, scheme = RSA, TPM2_ALG.RSASSA, public.parameters.rsaDetail.scheme
-    elif public.type == TPM2_ALG.ECC:
-        algorithm, own, scheme = ECDSA, TPM2_ALG.ECDSA, public.parameters.eccDetail.scheme
+        algorithm, own, parameters = RSA, TPM2_ALG.RSASSA, public.parameters.rsaDetail
+        _refuse_if(parameters.keyBits not in _RSA_BITS, name, f"has {parameters.keyBits} bits")
     else:
-        raise UnsupportedKeyError(f"key {name} is neither RSA nor ECC", "Use a key that signs with RSASSA or ECDSA")
-    _refuse_if(scheme.scheme not in (TPM2_ALG.NULL, own), name, f"signs with {TPM2_ALG(scheme.scheme)} only")
-    only_hash = None
-    if scheme.scheme == own:
-        number = scheme.details.anySig.hashAlg
-        only_hash = _HASH_NAMES.get(number)
-        _refuse_if(only_hash is None, name, f"signs with {TPM2_ALG(number)} only")
+        algorithm, own, parameters = ECDSA, TPM2_ALG.ECDSA, public.parameters.eccDetail
+        _refuse_if(parameters.curveID not in _CURVES, name, f"is on curve {TPM2_ECC(parameters.curveID)}")
+    only_hash = _only_hash(parameters.scheme, own, name)
     return PublicArea(algorithm, _spki(public, name), only_hash, not attributes & TPMA_OBJECT.NODA)
+
+
+def _only_hash(scheme: TPMT_RSA_SCHEME | TPMT_ECC_SCHEME, own: TPM2_ALG, name: str) -> HashName | None:
+    """Return the hash of a key that signs with one only, if the scheme is SigV4-X509's for such a key."""
+    if scheme.scheme == TPM2_ALG.NULL:
+        return None
+    _refuse_if(scheme.scheme != own, name, f"signs with {TPM2_ALG(scheme.scheme)} only")
+    number = scheme.details.anySig.hashAlg
+    _refuse_if(number not in _HASH_NAMES, name, f"signs with {TPM2_ALG(number)} only")
+    return _HASH_NAMES[number]
 
 
 def _refuse_if(condition: object, name: str, fault: str) -> None:
     if condition:
-        raise UnsupportedKeyError(f"key {name} {fault}", "Use an unrestricted RSASSA or ECDSA key, with SHA-256")
+        raise UnsupportedKeyError(f"key {name} {fault}", _USABLE)
 
 
 def _spki(public: TPMT_PUBLIC, name: str) -> bytes:
     try:
         der: bytes = public.to_der()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except ValueError as error:
         raise UnsupportedKeyError(f"key {name} has no public key that can be used: {error}") from error
     return der
 

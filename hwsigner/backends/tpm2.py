@@ -44,7 +44,6 @@ _HANDLE = re.compile(r"0[xX]81[0-9a-fA-F]{6}")
 _LABEL = "TSS2 PRIVATE KEY"
 _MAX_AUTH_BYTES = 64  # TPM2B_AUTH holds the longest digest (TPM 2.0 Library, part 2, 10.4.5).
 _IF_EMPTY = "if it is empty in spite of the file, say so with --no-tpm-key-password"
-_CLEAR = "tpm2_dictionarylockout --clear-lockout"
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ class TPMKey(Key):
         if not self._public.guarded or self._auth.allow_final_try:
             return
         lockout = read_lockout(tpm)
-        if lockout.failures + 1 >= lockout.limit:
+        if lockout.left is not None and lockout.left <= 1:
             raise PinLockedError(
                 f"the TPM at {self._connection.tcti} counts {lockout.failures} wrong auth values and locks at "
                 f"{lockout.limit}, so none was sent for {self._subject}",
@@ -234,11 +233,13 @@ def _auth(uri: KeyURI, pins: PinSource, subject: str, *, wants_auth: bool, guard
 
 
 def _tries_left(lockout: Lockout) -> str:
-    left = max(lockout.limit - lockout.failures, 0)
-    return f": {left} {'try is' if left == 1 else 'tries are'} left before the TPM locks"
+    if lockout.left is None:
+        return ""
+    return f": {lockout.left} {'try is' if lockout.left == 1 else 'tries are'} left before the TPM locks"
 
 
 def _way_out(lockout: Lockout) -> str:
-    if not lockout.interval:
-        return f"Run {_CLEAR}"
-    return f"Wait {lockout.interval} seconds, after which the TPM forgets one, or run {_CLEAR}"
+    return (
+        f"Wait {lockout.interval} seconds, after which the TPM forgets one, "
+        "or run tpm2_dictionarylockout --clear-lockout"
+    )

@@ -42,7 +42,10 @@ ENCRYPTED = {
     "PBES1": f"{_PKCS8} -v1 PBE-SHA1-3DES",
     "scrypt": f"{_PKCS8} -scrypt",
     "scrypt DER": f"{_PKCS8} -scrypt -outform DER",
-    **{f"legacy {cipher}": f"{_TRADITIONAL} -{cipher}" for cipher in ("aes128", "aes192", "aes256", "des3", "camellia128")},
+    **{
+        f"legacy {cipher}": f"{_TRADITIONAL} -{cipher}"
+        for cipher in ("aes128", "aes192", "aes256", "des3", "camellia128")
+    },
     "PKCS #12": _PKCS12,
     "PKCS #12 legacy": f"{_PKCS12} -legacy",
     "PKCS #12 3DES": f"{_PKCS12} -legacy -keypbe PBE-SHA1-3DES -certpbe PBE-SHA1-RC2-40",
@@ -50,10 +53,15 @@ ENCRYPTED = {
 }
 MLDSA_PLAIN = {
     **{form: f"pkey -in {{key}} -provparam ml-dsa.output_formats={form}" for form in _MLDSA_FORMS},
-    **{f"{form} DER": f"pkey -in {{key}} -outform DER -provparam ml-dsa.output_formats={form}" for form in _MLDSA_FORMS},
+    **{
+        f"{form} DER": f"pkey -in {{key}} -outform DER -provparam ml-dsa.output_formats={form}" for form in _MLDSA_FORMS
+    },
 }
 MLDSA_ENCRYPTED = {
-    **{f"{form} PBES2": f"{_PKCS8} -v2 aes-256-cbc -provparam ml-dsa.output_formats={form}" for form in _MLDSA_FORMS[:3]},
+    **{
+        f"{form} PBES2": f"{_PKCS8} -v2 aes-256-cbc -provparam ml-dsa.output_formats={form}"
+        for form in _MLDSA_FORMS[:3]
+    },
     **{f"{form} scrypt": f"{_PKCS8} -scrypt -provparam ml-dsa.output_formats={form}" for form in _MLDSA_FORMS[:3]},
     **{f"{form} PKCS #12": f"{_PKCS12} -provparam ml-dsa.output_formats={form}" for form in _MLDSA_FORMS[:3]},
     "seed-priv PBES2 DER": f"{_PKCS8} -v2 aes-256-cbc -outform DER",

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backends.contract import ENVIRONMENT, HASHES, KeyContract, LockedKey, MakeKey, PinContract, openssl_verifies
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
-from emulators import InProcessSoftHSM
 from hypothesis import given
 from hypothesis import strategies as st
 from pkcs11 import PROTECTED_AUTH, TokenFlag
 
+from backends.contract import ENVIRONMENT, HASHES, KeyContract, LockedKey, MakeKey, PinContract, openssl_verifies
+from emulators import InProcessSoftHSM
 from hwsigner.backends import _pkcs11_module, _pkcs11_objects, _pkcs11_token
 from hwsigner.backends import pkcs11 as backend
 from hwsigner.errors import (
@@ -652,7 +652,7 @@ def test_eight_threads_sign_fifty_times_each(hsm: InProcessSoftHSM, count: str) 
 
 
 FORK = """
-import os, sys, threading, time
+import os, signal, sys, threading
 from hwsigner.key import open_key
 uri = f"{os.environ['URI']};object=P-256?module-path={sys.argv[1]}"
 key = open_key(uri, "1234")
@@ -660,11 +660,12 @@ def keep_signing():
     while not done:
         key.sign(b"message")
 done = []
-thread = threading.Thread(target=keep_signing)
+thread = threading.Thread(target=keep_signing, daemon=True)
 thread.start()
 for _ in range(5):
     child = os.fork()
     if child == 0:
+        signal.alarm(10)
         key.sign(b"message")
         key.close()
         with open_key(uri, "1234") as another:

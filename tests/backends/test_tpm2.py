@@ -16,11 +16,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from asn1crypto import parser
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backends.contract import KeyContract, LockedKey, MakeKey, PinContract, openssl_verifies
 from hwsigner.backends._tpm2_connection import tcti_of
+from hwsigner.backends._tss2 import parse_tss2
 from hwsigner.errors import (
     AmbiguousKeyError,
     BackendUnavailableError,
@@ -334,6 +336,8 @@ def test_the_key_of_another_tpm_is_named(tools: Tools, ec_file: Path, tmp_path_f
         ("ecc256:ecdsa-sha256:null", f"{SIGNING}|restricted", "is restricted"),
         ("ecc256", SIGNING.replace("|userwithauth", ""), "has a policy"),
         ("hmac:sha256", SIGNING, "neither RSA nor ECC"),
+        ("rsa1024", SIGNING, "has 1024 bits"),
+        ("ecc224", SIGNING, "on curve nist_p224"),
     ],
 )
 def test_a_key_that_can_not_be_used_is_refused_before_a_signature(
@@ -390,6 +394,19 @@ def test_files_without_one_key_are_named(tools: Tools, ec_file: Path) -> None:
         path.write_text(text)
         with pytest.raises(error, match=str(path)):
             open_key(tools.tpm.uri(path))
+
+
+@pytest.mark.parametrize(("number", "change"), [(0, b"\0"), (0, None), (1, b"\0"), (1, None)])
+def test_a_damaged_area_is_named(tools: Tools, whole: bytes, number: int, change: bytes | None) -> None:
+    key = parse_tss2(whole, "k.pem")
+    areas = [key.public, key.private]
+    areas[number] = areas[number] + change if change else areas[number][:-1]
+    content = bytes.fromhex("06066781050a0103 020440000001")
+    content += b"".join(parser.emit(0, 0, 4, area) for area in areas)
+    path = tools.path("damaged.der")
+    path.write_bytes(parser.emit(0, 1, 16, content))
+    with pytest.raises(UnsupportedKeyError, match=f"key {path} is damaged"):
+        open_key(tools.tpm.uri(path), "")
 
 
 @pytest.fixture(scope="module")
@@ -488,6 +505,13 @@ def test_an_auth_value_that_no_tpm_takes_is_not_sent(tools: Tools, locked_file: 
     with pytest.raises(WrongPinError, match="more than 64 bytes"):
         open_key(tools.tpm.uri(locked_file), "x" * 65)
     assert tools.counted_failures() == 0
+
+
+def test_a_tpm_without_lockout_counts_nothing(tools: Tools, locked_file: Path) -> None:
+    tools.set_lockout(1, 0)
+    with open_key(tools.tpm.uri(locked_file), "wrong") as key, pytest.raises(WrongPinError) as caught:
+        key.sign(b"message")
+    assert caught.value.message == f"wrong TPM auth value for {locked_file}"
 
 
 # -- Names ------------------------------------------------------------------------------------------------------------
@@ -594,6 +618,28 @@ def test_a_key_outlives_its_tpm_s_restart(
         other.stop()
 
 
+def test_a_tpm_that_was_not_started_up_says_so(tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = SoftTPM(tmp_path_factory.mktemp("reset"))
+    other.start()
+    try:
+        run(["swtpm_ioctl", "--unix", f"{other.socket}.ctrl", "-i"], {})
+        with pytest.raises(BackendUnavailableError, match="was not started up"):
+            open_key(other.uri(0x81000001))
+    finally:
+        other.stop()
+
+
+def test_another_refusal_is_quoted(ec_file: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = SoftTPM(tmp_path_factory.mktemp("disabled"))
+    other.start()
+    try:
+        run(["tpm2_hierarchycontrol", "-C", "p", "shEnable", "clear"], other.env)
+        with pytest.raises(SigningKeyError, match=f"TPM at {other.tcti} refused key {ec_file}: .*hierarchy"):
+            open_key(other.uri(ec_file))
+    finally:
+        other.stop()
+
+
 def test_a_tpm_without_a_free_slot_says_so(tools: Tools, ec_file: Path) -> None:
     for _ in range(3):
         run(["tpm2_createprimary", "-Q", "-G", "ecc", "-c", str(tools.path("p"))], tools.tpm.env)
@@ -616,6 +662,14 @@ def test_threads_and_their_keys_leave_nothing_in_the_tpm(tools: Tools, ec_file: 
     assert len(os.listdir("/proc/self/fd")) == len(before)
     for number in range(0, 200, 23):
         assert openssl_verifies(tools.folder, public_key, signatures[number], b"%d" % number, "sha256")
+
+
+def test_threads_take_turns_without_a_lock_file_too(
+    tools: Tools, ec_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/dev/null")
+    with open_key(tools.tpm.uri(ec_file)) as key, ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(key.sign, [b"message"] * 80))) == 80
 
 
 PROCESS = """

@@ -1,0 +1,275 @@
+"""`make demo`: AWS credentials from keys in a file, a PKCS #11 token and a TPM, and two refusals, all on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from softhsm.command import ToolError
+from softhsm.demo_ca import DemoCA
+from softhsm.token import PIN, SoftHSM
+from softhsm.tpm import SoftTPM
+
+HWSIGNER = str(Path(sys.executable).with_name("hwsigner"))
+AWS = "/usr/bin/aws"
+REGION = "us-east-1"
+_EXIT_SERVICE_REFUSED = 5
+_SECONDS = 60
+
+
+class DemoError(Exception):
+    """A step did not end as it must."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A key in its place.
+
+    Attributes:
+        profile: the name of its profile in the AWS config file.
+        title: what to call the place.
+        key: the key's path or URI.
+        leaf: the path of its certificate.
+    """
+
+    profile: str
+    title: str
+    key: str
+    leaf: Path
+
+
+@dataclass(frozen=True)
+class Service:
+    """The emulated service: what `hwsigner emulator` prints once it is ready."""
+
+    endpoint: str
+    ca_file: str
+    trust_anchor_arn: str
+    profile_arn: str
+    role_arn: str
+
+    def command(self, key: str, leaf: Path) -> list[str]:
+        """Return the command that gets credentials from here."""
+        flags = {
+            "--certificate": str(leaf),
+            "--private-key": key,
+            "--trust-anchor-arn": self.trust_anchor_arn,
+            "--profile-arn": self.profile_arn,
+            "--role-arn": self.role_arn,
+            "--endpoint": self.endpoint,
+        }
+        return [HWSIGNER, "credential-process", *(word for flag in flags.items() for word in flag)]
+
+
+class Demo:
+    """The steps, in their order, with their files in one folder."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self._folder = folder
+        self._stack = stack
+        self._env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "LANG": "C.UTF-8",
+            "AWS_CONFIG_FILE": str(folder / "config"),
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_PAGER": "",
+        }
+        self._step = 0
+
+    def run(self) -> None:
+        """Run every step.
+
+        Raises:
+            DemoError: a call that must succeed failed; or one that must be refused was not, or not for its reason.
+            ToolError: a program is missing or failed.
+        """
+        print("hwsigner: AWS credentials from keys that nobody can read. All of it is emulated on this machine.\n")
+        ca = DemoCA("Demo CA")
+        places = [self._file_key(ca), self._token_key(ca), self._tpm_key(ca)]
+        service = self._start_emulator(self._write("ca.pem", ca.pem))
+        # The AWS CLI and the hwsigner that it starts both inherit it.
+        self._env["AWS_CA_BUNDLE"] = service.ca_file
+        self._write_config(places, service)
+        for place in places:
+            done = self._get_caller_identity(service, f"--profile={place.profile}")
+            self._say(f"aws sts get-caller-identity, with the {place.title}", _assumed_role(done))
+        self._refuse_changed_secret(places[0], service)
+        self._refuse_other_ca(places[0], service)
+
+    def _file_key(self, ca: DemoCA) -> Place:
+        key = ec.generate_private_key(ec.SECP256R1())
+        path = self._write("key.pem", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        public_key = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        self._say("A key in a file", str(path))
+        return Place("file", "key in a file", str(path), self._issue(ca, public_key, "bamboo-01"))
+
+    def _token_key(self, ca: DemoCA) -> Place:
+        token = SoftHSM(self._folder / "token")
+        token.make()
+        token.add_token("demo")
+        token.generate("bamboo-02", b"\x01", "EC:prime256v1")
+        self._env |= token.env
+        uri = token.uri("bamboo-02", self._write("pin", f"{PIN}\n".encode()))
+        self._say("A key made inside a PKCS #11 token (SoftHSM)", uri)
+        return Place("token", "key in the token", uri, self._issue(ca, token.public_key(b"\x01"), "bamboo-02"))
+
+    def _tpm_key(self, ca: DemoCA) -> Place:
+        tpm = SoftTPM(self._folder / "tpm")
+        self._stack.callback(tpm.stop)
+        tpm.start()
+        path = self._folder / "tpm-key.pem"
+        tpm.create_key_file(path, "EC:P-256")
+        self._say("A key made inside a TPM 2.0 (swtpm)", tpm.uri(path))
+        return Place("tpm", "key in the TPM", tpm.uri(path), self._issue(ca, tpm.public_key(path), "bamboo-03"))
+
+    def _start_emulator(self, anchor: Path) -> Service:
+        ca_file, log = self._folder / "emulator-ca.pem", self._folder / "emulator.log"
+        command = [HWSIGNER, "emulator", "--trust-anchor", str(anchor), "--port=0", "--tls", "--ca-file", str(ca_file)]
+        process = self._stack.enter_context(
+            subprocess.Popen(
+                [*command, "--region", REGION], env=self._env, stdout=subprocess.PIPE, stderr=log.open("w"), text=True
+            )
+        )
+        self._stack.callback(process.terminate)
+        service = _read_service(process)
+        if service is None:
+            raise DemoError(f"hwsigner emulator did not start: {log.read_text().strip()}")
+        self._say("hwsigner emulator: the service on loopback, trusting the demo CA alone", service.endpoint)
+        return service
+
+    def _write_config(self, places: list[Place], service: Service) -> None:
+        lines = []
+        for place in places:
+            command = shlex.join(service.command(place.key, place.leaf))
+            lines += [f"[profile {place.profile}]", f"region = {REGION}", f"credential_process = {command}", ""]
+        path = self._write("config", "\n".join(lines).encode())
+        self._say("An AWS config file: three profiles whose credential_process is hwsigner", str(path))
+
+    def _refuse_changed_secret(self, place: Place, service: Service) -> None:
+        vended = self._run(service.command(place.key, place.leaf))
+        if vended.returncode != 0:
+            raise DemoError(f"hwsigner credential-process failed: {vended.stderr.strip()}")
+        credentials = json.loads(vended.stdout)
+        env = {
+            "AWS_ACCESS_KEY_ID": credentials["AccessKeyId"],
+            "AWS_SECRET_ACCESS_KEY": credentials["SecretAccessKey"],
+            "AWS_SESSION_TOKEN": credentials["SessionToken"],
+            "AWS_REGION": REGION,
+        }
+        _assumed_role(self._get_caller_identity(service, env=env))
+        secret = env["AWS_SECRET_ACCESS_KEY"]
+        env["AWS_SECRET_ACCESS_KEY"] = ("B" if secret[0] == "A" else "A") + secret[1:]
+        refused = self._get_caller_identity(service, env=env)
+        _require_refusal(refused, "SignatureDoesNotMatch")
+        self._say("The same call with one byte of the vended secret changed", f"refused: {_last_line(refused.stderr)}")
+
+    def _refuse_other_ca(self, place: Place, service: Service) -> None:
+        other = DemoCA("Another CA")
+        key = ec.generate_private_key(ec.SECP256R1())
+        path = self._write("other-key.pem", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        public_key = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        refused = self._run(service.command(str(path), self._issue(other, public_key, "bamboo-04")))
+        _require_refusal(refused, "AccessDeniedException", status=_EXIT_SERVICE_REFUSED)
+        self._say("CreateSession with a leaf of another CA", f"refused: {_last_line(refused.stderr)}")
+
+    def _issue(self, ca: DemoCA, public_key: bytes, name: str) -> Path:
+        return self._write(f"{name}.pem", ca.issue(public_key, name))
+
+    def _get_caller_identity(
+        self, service: Service, *arguments: str, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        endpoint = f"--endpoint-url={service.endpoint}"
+        return self._run([AWS, "sts", "get-caller-identity", "--output=json", endpoint, *arguments], env or {})
+
+    def _run(self, command: list[str], env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            env={**self._env, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+
+    def _write(self, name: str, data: bytes) -> Path:
+        path = self._folder / name
+        path.touch(mode=0o600)
+        path.write_bytes(data)
+        return path
+
+    def _say(self, step: str, result: str) -> None:
+        self._step += 1
+        print(f"{self._step:2}. {step}\n    {result}", flush=True)
+
+
+def _read_service(process: subprocess.Popen[str]) -> Service | None:
+    """Return what the emulator announces, or None if it ends before."""
+    values = {}
+    for line in process.stdout or ():
+        name, _, value = line.partition("=")
+        values[name.replace("-", "_")] = shlex.split(value)[0]
+        if name == "role-arn":
+            return Service(**values)
+    return None
+
+
+def _assumed_role(done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode != 0:
+        raise DemoError(f"{AWS} sts get-caller-identity failed: {done.stderr.strip()}")
+    arn = str(json.loads(done.stdout)["Arn"])
+    if ":assumed-role/" not in arn:
+        raise DemoError(f"the caller is {arn}, which is no assumed role")
+    return arn
+
+
+def _require_refusal(done: subprocess.CompletedProcess[str], reason: str, status: int | None = None) -> None:
+    if done.returncode == 0 or (status is not None and done.returncode != status) or reason not in done.stderr:
+        raise DemoError(
+            f"a call that must be refused ({reason}) ended with status {done.returncode}: {done.stderr.strip()}"
+        )
+
+
+def _last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Run the demo and remove all it made, also when interrupted."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsigner-demo-"))
+            Demo(Path(folder), stack).run()
+    except KeyboardInterrupt:
+        print("\nInterrupted; everything is cleaned up.", file=sys.stderr)
+        return 130
+    except (DemoError, ToolError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    print("\nAll as it must be; everything is cleaned up. Next:")
+    print("  python -m softhsm make DIR     keys on emulated hardware to play with")
+    print("  README.md                      the same with your own certificate, key and trust anchor")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

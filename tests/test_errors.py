@@ -1,0 +1,96 @@
+"""Errors: printable whatever they quote, each with the exit status of its class."""
+
+from __future__ import annotations
+
+import pickle
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwsigner import errors
+from hwsigner.errors import HwsignerError, HwsignerWarning, printable
+
+ERRORS = sorted(
+    (e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, HwsignerError)), key=lambda e: e.__name__
+)
+WARNINGS = sorted(
+    (w for w in vars(errors).values() if isinstance(w, type) and issubclass(w, HwsignerWarning)),
+    key=lambda w: w.__name__,
+)
+EXIT_STATUSES = {
+    "HwsignerError": 1,
+    "UsageError": 2,
+    "ConfigError": 2,
+    "SigningKeyError": 3,
+    "BackendUnavailableError": 3,
+    "KeyNotFoundError": 3,
+    "AmbiguousKeyError": 3,
+    "UnsupportedKeyError": 3,
+    "KeyMismatchError": 3,
+    "PinError": 3,
+    "PinRequiredError": 3,
+    "WrongPinError": 3,
+    "PinLockedError": 3,
+    "CertificateError": 4,
+    "ServiceError": 5,
+    "ServiceUnreachableError": 6,
+}
+TEXTS = st.text() | st.text(st.sampled_from("a\x00\x07\x1b[31m\r\n\t\x7f\x9b\u202e\u2066\ud800\udce9é\u200b\u2028"))
+UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+class TestPrintable:
+    @given(TEXTS)
+    def test_nothing_in_it_moves_a_terminal(self, text: str) -> None:
+        assert not {unicodedata.category(character) for character in printable(text)} & UNPRINTABLE
+        assert printable(text).isprintable()
+
+    @given(st.text(st.characters(categories=["L", "N", "P", "S"])))
+    def test_plain_text_stays_as_it_is(self, text: str) -> None:
+        assert printable(text) == text
+
+    @given(TEXTS)
+    def test_it_can_be_written_as_utf8_and_is_stable(self, text: str) -> None:
+        assert printable(text).encode().decode() == printable(text)
+        assert printable(printable(text)) == printable(text)
+
+    @pytest.mark.parametrize(
+        ("text", "escaped"),
+        [("a\x1b[2Jb", "a\\x1b[2Jb"), ("x\ny", "x\\ny"), ("\u202e", "\\u202e"), ("\udce9", "\\udce9")],
+    )
+    def test_what_is_escaped_can_be_seen(self, text: str, escaped: str) -> None:
+        assert printable(text) == escaped
+
+
+class TestErrors:
+    def test_every_class_has_the_exit_status_of_its_kind(self) -> None:
+        assert {error.__name__: error.exit_status for error in ERRORS} == EXIT_STATUSES
+
+    @pytest.mark.parametrize("error", ERRORS)
+    def test_message_and_hint_are_two_sentences(self, error: type[HwsignerError]) -> None:
+        assert str(error("what was wrong", "What to do")) == "what was wrong. What to do"
+        assert str(error("what was wrong")) == "what was wrong"
+
+    @pytest.mark.parametrize("error", ERRORS)
+    @given(message=TEXTS, hint=TEXTS)
+    def test_every_way_out_is_printable(self, error: type[HwsignerError], message: str, hint: str) -> None:
+        raised = error(message, hint)
+        for shown in (str(raised), repr(raised), raised.message, raised.hint, *raised.args):
+            assert shown.isprintable()
+
+    @pytest.mark.parametrize("error", ERRORS)
+    def test_errors_cross_processes(self, error: type[HwsignerError]) -> None:
+        copied = pickle.loads(pickle.dumps(error("what was wrong\x1b", "What to do")))
+        assert (type(copied), copied.message, copied.hint) == (error, "what was wrong\\x1b", "What to do")
+
+
+class TestWarnings:
+    @pytest.mark.parametrize("warning", WARNINGS)
+    def test_they_are_user_warnings_with_an_exit_status_and_a_printable_message(
+        self, warning: type[HwsignerWarning]
+    ) -> None:
+        assert issubclass(warning, UserWarning)
+        assert warning.exit_status in EXIT_STATUSES.values()
+        assert str(warning("label \x1b[2J")) == "label \\x1b[2J" == warning("label \x1b[2J").message
