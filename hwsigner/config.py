@@ -14,12 +14,14 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from hwsigner.errors import ConfigError
 
 SYSTEM_FILE = Path("/etc/hwsigner/config.toml")
+_BLOCK = re.compile(r"^(?=[ \t]*\[)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -83,20 +85,57 @@ def add_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str]
     Raises:
         ConfigError: there is another profile of that name and `replace` is false, or the file can't be written.
     """
-    import tomlkit
-
     file = user_file(environ)
     with _locked(file):
         existing = _read(file).get(name)
-        if existing and existing.values != values and not replace:
+        if existing and existing.values == values:
+            return file
+        if existing and not replace:
             raise ConfigError(f"{file} has another profile {name!r} already", "Add --replace to replace it whole")
-        document = tomlkit.parse(file.read_text()) if file.exists() else tomlkit.document()
-        tables = document.setdefault("profile", tomlkit.table(is_super_table=True))
-        table = tomlkit.table()
-        table.update(values)
-        tables[name] = table
-        _write(file, tomlkit.dumps(document))
+        text = file.read_bytes().decode() if file.exists() else ""
+        edited = _with_profile(text, name, values)
+        if edited is None:
+            raise ConfigError(f"{file} is written in a way that can't be added to", f"Write [profile.{name}] by hand")
+        _write(file, edited.encode())
     return file
+
+
+def _with_profile(text: str, name: str, values: Mapping[str, Any]) -> str | None:
+    """Return a file's text with a profile appended or replaced; None where that would change anything else."""
+    import tomllib
+
+    import tomlkit
+
+    table = tomlkit.dumps({"profile": {name: values}})
+    blocks = _BLOCK.split(text)
+    own = [index for index, block in enumerate(blocks) if _is_of_profile(block, name)]
+    for index in own:
+        blocks[index] = (table if index == own[0] else "") + _tail(blocks[index])
+    if not own:
+        blocks += ["\n" if text and not text.endswith("\n") else "", "\n" if text else "", table]
+    edited = "".join(blocks)
+    wanted = {**tomllib.loads(text).get("profile", {}), name: values}
+    try:
+        return edited if tomllib.loads(edited) == {"profile": wanted} else None
+    except tomllib.TOMLDecodeError:
+        return None
+
+
+def _is_of_profile(block: str, name: str) -> bool:
+    """Tell whether a block begins with the header of a profile's table, or of a table within it."""
+    import tomllib
+
+    try:
+        return name in tomllib.loads(block.partition("\n")[0]).get("profile", {})
+    except tomllib.TOMLDecodeError:
+        return False
+
+
+def _tail(block: str) -> str:
+    """Return the blank lines and comments that end a block: they belong to what follows."""
+    lines = block.splitlines(keepends=True)
+    tail = takewhile(lambda line: line.strip()[:1] in ("", "#"), reversed(lines))
+    return "".join(reversed(list(tail)))
 
 
 def _read(file: Path) -> dict[str, Profile]:
@@ -110,7 +149,7 @@ def _read(file: Path) -> dict[str, Profile]:
         return {}
     except OSError as error:
         raise ConfigError(f"can't read {file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         # Only the place, and not chained: the exception may quote the file, which may hold a PIN.
         place = re.search(r"at line \d+, column \d+", str(error))
         raise ConfigError(f"{file} is not TOML {place[0] if place else ''}".rstrip(), "Mend it there") from None
@@ -144,14 +183,14 @@ def _locked(file: Path) -> Iterator[None]:
         raise ConfigError(f"can't write {error.filename or file}: {error.strerror}") from error
 
 
-def _write(file: Path, text: str) -> None:
+def _write(file: Path, data: bytes) -> None:
     target = Path(os.path.realpath(file))
     mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o600
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".config.")
     try:
-        with open(handle, "w") as stream:
+        with open(handle, "wb") as stream:
             os.fchmod(stream.fileno(), mode)
-            stream.write(text)
+            stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, target)

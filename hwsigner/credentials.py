@@ -68,10 +68,10 @@ def read_credentials(body: bytes, *, role_arn: str, now: datetime) -> Credential
         expiration=_time(_text(found, "expiration")),
         role_arn=_text(entry[0], "roleArn"),
         assumed_role_arn=_text(_field(entry[0], "assumedRoleUser"), "arn"),
-        subject_arn=str(answer.get("subjectArn", "")),
+        subject_arn=_text(answer, "subjectArn") if answer.get("subjectArn") else "",
     )
     if credentials.role_arn != role_arn:
-        raise ServiceError(f"the service gave credentials for {credentials.role_arn}, not for {role_arn}")
+        raise ServiceError(f"the service gave credentials for {credentials.role_arn[:200]}, not for {role_arn}")
     if credentials.expiration <= now:
         raise ServiceError(
             f"the service gave credentials that expired at {credentials.expiration:%Y-%m-%dT%H:%M:%SZ}",
@@ -84,8 +84,8 @@ def _json(body: bytes) -> dict[str, Any]:
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
-        # Not chained: the exception carries the body, which may hold credentials.
-        raise ServiceError("the service's answer is not JSON", "Look whether a proxy is in the way") from None
+        # Not raised from here: the exception carries the body, which may hold credentials.
+        answer = None
     if not isinstance(answer, dict):
         raise ServiceError("the service's answer is not a JSON object", "Look whether a proxy is in the way")
     return answer
@@ -107,8 +107,8 @@ def _text(parent: Any, name: str) -> str:
 def _time(text: str) -> datetime:
     try:
         time = datetime.fromisoformat(text)
-    except ValueError:
-        raise ServiceError(f"the service's answer has the expiration {text[:40]!r}, which is no time") from None
-    if time.tzinfo is None:
-        raise ServiceError(f"the service's answer has the expiration {text[:40]!r}, which has no zone")
-    return time.astimezone(UTC)
+        if time.tzinfo is not None:
+            return time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise ServiceError(f"the service's answer has the expiration {text[:40]!r}, which is no time with a zone")

@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from hwsigner.certificate import Certificate, load
-from hwsigner.errors import CertificateError, UsageError
-from hwsigner.key import find_certificates
+from hwsigner.errors import CertificateError, CertificateWarning, UsageError
+from hwsigner.key import FoundCertificate, find_certificates
 from hwsigner.pin import PinSource
 from hwsigner.uri import KeyURI
 
 _KEYS = ("x509Subject", "x509Issuer", "x509Serial")
 _ENTRY = re.compile(r"\s*Key=([^,\s]+),Value=(.*?)(?=\s+Key=|\s*$)", re.DOTALL)
+_SERIAL = re.compile(r"[0-9A-Fa-f:]*[0-9A-Fa-f][0-9A-Fa-f:]*")
 _MAX_FILE_BYTES = 65536
+
+# What OpenSSL and the program that hwsigner replaces call the attributes that RFC 4514 has no names for.
+_ATTRIBUTES = {
+    "emailAddress": NameOID.EMAIL_ADDRESS,
+    "serialNumber": NameOID.SERIAL_NUMBER,
+    "SERIALNUMBER": NameOID.SERIAL_NUMBER,
+    "SN": NameOID.SURNAME,
+    "GN": NameOID.GIVEN_NAME,
+    "initials": NameOID.INITIALS,
+    "title": NameOID.TITLE,
+    "generationQualifier": NameOID.GENERATION_QUALIFIER,
+    "dnQualifier": NameOID.DN_QUALIFIER,
+    "pseudonym": NameOID.PSEUDONYM,
+    "businessCategory": NameOID.BUSINESS_CATEGORY,
+    "organizationIdentifier": NameOID.ORGANIZATION_IDENTIFIER,
+    "postalCode": NameOID.POSTAL_CODE,
+    "POSTALCODE": NameOID.POSTAL_CODE,
+}
+# A value as `#` and the hexadecimal DER of a string of under 128 bytes: its tag and length are not part of the text.
+_DER_STRING = re.compile(r"((?:^|[,+])[\w.-]+=#)(?:0c|13|14|16)[0-7][0-9a-f]", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -25,7 +48,7 @@ class Selector:
     """What a certificate must be like.
 
     Attributes:
-        subject: the subject as RFC 2253 writes it, or None for any.
+        subject: the subject as RFC 2253 and RFC 4514 write it, most specific name first, or None for any.
         issuer: the issuer, likewise.
         serial: the serial number, or None for any.
     """
@@ -68,14 +91,24 @@ def parse_selector(text: str) -> Selector:
 def select(selector: Selector, uri: KeyURI, pins: PinSource) -> list[Certificate]:
     """Return the certificates under a URI that are like the selector; there may be none.
 
+    A certificate that can't be read is passed over with a warning: it need not be one of the user's.
+
     Raises:
         SigningKeyError: the tokens can't be searched.
     """
     try:
-        found = load(find_certificates(uri, pins))
+        found = find_certificates(uri, pins)
     except CertificateError:
         return []
-    return [certificate for certificate in found if selector.matches(certificate.x509)]
+    return [certificate for certificate in _readable(found) if selector.matches(certificate.x509)]
+
+
+def _readable(found: Iterable[FoundCertificate]) -> Iterator[Certificate]:
+    for item in found:
+        try:
+            yield from load([item])
+        except CertificateError as error:
+            warnings.warn(CertificateWarning(error.message), stacklevel=3)
 
 
 def _from_text(text: str) -> list[tuple[str, str]]:
@@ -94,7 +127,7 @@ def _from_file(path: str) -> list[tuple[str, str]]:
             entries = json.loads(file.read(_MAX_FILE_BYTES))
     except OSError as error:
         raise UsageError(f"can't read the --cert-selector file {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"the --cert-selector file {path} is not JSON: {error}") from error
     if not isinstance(entries, list) or not all(map(_is_entry, entries)):
         raise UsageError(
@@ -109,14 +142,15 @@ def _is_entry(entry: object) -> bool:
 
 def _serial(values: Mapping[str, str]) -> int | None:
     text = values.get("x509Serial")
-    try:
-        return None if text is None else int(text.replace(":", ""), 16)
-    except ValueError as error:
-        raise UsageError(f"--cert-selector has the serial number {text!r}", "Write it in hexadecimal") from error
+    if text is None:
+        return None
+    if not _SERIAL.fullmatch(text):
+        raise UsageError(f"--cert-selector has the serial number {text!r}", "Write it in hexadecimal")
+    return int(text.replace(":", ""), 16)
 
 
 def _same_name(text: str, name: x509.Name) -> bool:
     try:
-        return x509.Name.from_rfc4514_string(text).rfc4514_string() == name.rfc4514_string()
+        return x509.Name.from_rfc4514_string(_DER_STRING.sub(r"\1", text), _ATTRIBUTES) == name
     except ValueError:
         return text == name.rfc4514_string()

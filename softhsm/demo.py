@@ -1,4 +1,4 @@
-"""`make demo`: AWS credentials from keys in a file, a PKCS #11 token and a TPM, and two refusals, all on this machine."""
+"""`make demo`: AWS credentials from keys in a file, a PKCS #11 token and a TPM, and two refusals, all emulated here."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Demo:
             DemoError: a call that must succeed failed; or one that must be refused was not, or not for its reason.
             ToolError: a program is missing or failed.
         """
-        print("hwsigner: AWS credentials from keys that nobody can read. All of it is emulated on this machine.\n")
+        print("AWS credentials from a key in a file, in a PKCS #11 token and in a TPM, all emulated on this machine\n")
         ca = DemoCA("Demo CA")
         places = [self._file_key(ca), self._token_key(ca), self._tpm_key(ca)]
         service = self._start_emulator(self._write("ca.pem", ca.pem))
@@ -139,16 +139,17 @@ class Demo:
     def _start_emulator(self, anchor: Path) -> Service:
         ca_file, log = self._folder / "emulator-ca.pem", self._folder / "emulator.log"
         command = [HWSIGNER, "emulator", "--trust-anchor", str(anchor), "--port=0", "--tls", "--ca-file", str(ca_file)]
+        errors = self._stack.enter_context(log.open("w"))
         process = self._stack.enter_context(
             subprocess.Popen(
-                [*command, "--region", REGION], env=self._env, stdout=subprocess.PIPE, stderr=log.open("w"), text=True
+                [*command, "--region", REGION], env=self._env, stdout=subprocess.PIPE, stderr=errors, text=True
             )
         )
         self._stack.callback(process.terminate)
         service = _read_service(process)
         if service is None:
             raise DemoError(f"hwsigner emulator did not start: {log.read_text().strip()}")
-        self._say("hwsigner emulator: the service on loopback, trusting the demo CA alone", service.endpoint)
+        self._say("hwsigner emulator, a local service that trusts the demo CA alone", service.endpoint)
         return service
 
     def _write_config(self, places: list[Place], service: Service) -> None:
@@ -157,7 +158,7 @@ class Demo:
             command = shlex.join(service.command(place.key, place.leaf))
             lines += [f"[profile {place.profile}]", f"region = {REGION}", f"credential_process = {command}", ""]
         path = self._write("config", "\n".join(lines).encode())
-        self._say("An AWS config file: three profiles whose credential_process is hwsigner", str(path))
+        self._say("An AWS config file with three profiles whose credential_process is hwsigner", str(path))
 
     def _refuse_changed_secret(self, place: Place, service: Service) -> None:
         vended = self._run(service.command(place.key, place.leaf))
@@ -183,7 +184,7 @@ class Demo:
         path = self._write("other-key.pem", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         public_key = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         refused = self._run(service.command(str(path), self._issue(other, public_key, "bamboo-04")))
-        _require_refusal(refused, "AccessDeniedException", status=_EXIT_SERVICE_REFUSED)
+        _require_refusal(refused, "Untrusted Signing Certificate", status=_EXIT_SERVICE_REFUSED)
         self._say("CreateSession with a leaf of another CA", f"refused: {_last_line(refused.stderr)}")
 
     def _issue(self, ca: DemoCA, public_key: bytes, name: str) -> Path:
@@ -214,7 +215,7 @@ class Demo:
 
     def _say(self, step: str, result: str) -> None:
         self._step += 1
-        print(f"{self._step:2}. {step}\n    {result}", flush=True)
+        print(f"{self._step:2}. {step}: {result}", flush=True)
 
 
 def _read_service(process: subprocess.Popen[str]) -> Service | None:
@@ -239,9 +240,7 @@ def _assumed_role(done: subprocess.CompletedProcess[str]) -> str:
 
 def _require_refusal(done: subprocess.CompletedProcess[str], reason: str, status: int | None = None) -> None:
     if done.returncode == 0 or (status is not None and done.returncode != status) or reason not in done.stderr:
-        raise DemoError(
-            f"a call that must be refused ({reason}) ended with status {done.returncode}: {done.stderr.strip()}"
-        )
+        raise DemoError(f"a call to be refused ({reason}) ended with status {done.returncode}: {done.stderr.strip()}")
 
 
 def _last_line(text: str) -> str:
@@ -258,7 +257,12 @@ def main() -> int:
     try:
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsigner-demo-"))
-            Demo(Path(folder), stack).run()
+            try:
+                Demo(Path(folder), stack).run()
+            finally:
+                # From here on, a second Ctrl-C would only leave something behind.
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(number, signal.SIG_IGN)
     except KeyboardInterrupt:
         print("\nInterrupted; everything is cleaned up.", file=sys.stderr)
         return 130
@@ -266,8 +270,8 @@ def main() -> int:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     print("\nAll as it must be; everything is cleaned up. Next:")
-    print("  python -m softhsm make DIR     keys on emulated hardware to play with")
-    print("  README.md                      the same with your own certificate, key and trust anchor")
+    print(f"  {sys.executable} -m softhsm make DIR   makes keys on emulated hardware to play with")
+    print("  README.md shows the same with your own certificate, key and trust anchor")
     return 0
 
 

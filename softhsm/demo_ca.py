@@ -28,9 +28,8 @@ class DemoCA:
         """Return a leaf in PEM for a DER SubjectPublicKeyInfo."""
         names = {NameOID.ORGANIZATIONAL_UNIT_NAME: "devops", NameOID.COMMON_NAME: common_name}
         subject = x509.Name([x509.NameAttribute(oid, value) for oid, value in names.items()])
-        builder = _builder(subject, load_der_public_key(public_key)).add_extension(
-            x509.BasicConstraints(False, None), True
-        )
+        builder = _builder(subject, load_der_public_key(public_key))
+        builder = builder.add_extension(x509.BasicConstraints(False, None), True)
         return self._sign(builder.add_extension(_usage(ca=False), True))
 
     def _sign(self, builder: x509.CertificateBuilder) -> bytes:
@@ -49,15 +48,6 @@ def _builder(subject: x509.Name, public_key: PublicKeyTypes) -> x509.Certificate
 
 
 def _usage(*, ca: bool) -> x509.KeyUsage:
-    rest = dict.fromkeys(
-        (
-            "content_commitment",
-            "key_encipherment",
-            "data_encipherment",
-            "key_agreement",
-            "encipher_only",
-            "decipher_only",
-        ),
-        False,
-    )
-    return x509.KeyUsage(digital_signature=not ca, key_cert_sign=ca, crl_sign=ca, **rest)
+    others = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+    never = dict.fromkeys((*others, "encipher_only", "decipher_only"), False)
+    return x509.KeyUsage(digital_signature=not ca, key_cert_sign=ca, crl_sign=ca, **never)

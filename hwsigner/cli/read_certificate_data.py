@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from hwsigner.certificate import Certificate, leaves, load
 from hwsigner.cli import options
 from hwsigner.cli.flags import IDENTITY, PROFILE, SESSION, Parser
-from hwsigner.errors import CertificateError, UsageError, printable
+from hwsigner.errors import UsageError, printable
 from hwsigner.key import ECDSA, MLDSA, RSA, find_certificates
-from hwsigner.selector import parse_selector, select
+from hwsigner.selector import Selector, parse_selector, select
 
 HELP = "show what is read of a certificate"
 
@@ -40,19 +40,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("no certificate is named", "Give --certificate or --cert-selector")
     uri = options.key_uri(arguments, arguments.certificate)
     if uri.scheme == "pkcs11":
-        print(_matches(_on_token(arguments)))
+        print(_matches(select(Selector(), uri, options.pin_source(arguments, uri))))
     else:
         certificates = load(find_certificates(uri, options.pin_source(arguments, uri)))
         print(json.dumps(_data(leaves(certificates)[0]), separators=(",", ":")))
     return 0
-
-
-def _on_token(arguments: argparse.Namespace) -> list[Certificate]:
-    uri = options.key_uri(arguments, arguments.certificate)
-    try:
-        return load(find_certificates(uri, options.pin_source(arguments, uri)))
-    except CertificateError:
-        return []
 
 
 def _data(leaf: Certificate) -> dict[str, object]:

@@ -117,6 +117,13 @@ class TestForms:
         expected = openssl("pkey", "-in", str(path), "-pubout", "-outform", "DER")
         assert open_key(str(path)).public_key() == expected
 
+    @pytest.mark.parametrize("newline", [b"\r\n", b"\r"])
+    @pytest.mark.parametrize("form", ["legacy aes256", "legacy aes192", "scrypt"])
+    def test_encrypted_pem_may_have_any_newlines(self, files: KeyFiles, form: str, newline: bytes) -> None:
+        data = files.form("P-256", keyfiles.ENCRYPTED[form], PASSPHRASE).read_bytes()
+        path = files.write("newlines", data.replace(b"\n", newline))
+        assert open_key(str(path), PASSPHRASE).public_key() == files.public_key("P-256")
+
     def test_a_stored_passphrase_that_is_not_needed_is_no_fault(self, files: KeyFiles) -> None:
         for command in (keyfiles.PLAIN["PKCS #8"], keyfiles.PLAIN["PKCS #12 without encryption"]):
             assert open_key(str(files.form("P-256", command)), "not needed").sign(b"message")
