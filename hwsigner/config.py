@@ -126,14 +126,15 @@ def _is_of_profile(block: str, name: str) -> bool:
     import tomllib
 
     try:
-        return name in tomllib.loads(block.partition("\n")[0]).get("profile", {})
+        return name in tomllib.loads(block.partition("\n")[0].strip()).get("profile", {})
     except tomllib.TOMLDecodeError:
         return False
 
 
 def _tail(block: str) -> str:
     """Return the blank lines and comments that end a block: they belong to what follows."""
-    lines = block.splitlines(keepends=True)
+    # Not splitlines(), which takes characters for line ends that TOML does not.
+    lines = re.findall(r"[^\n]*\n|[^\n]+", block)
     tail = takewhile(lambda line: line.strip()[:1] in ("", "#"), reversed(lines))
     return "".join(reversed(list(tail)))
 

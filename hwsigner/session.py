@@ -101,6 +101,8 @@ def create_session(identity: Identity, request: SessionRequest, service: Service
         ServiceUnreachableError: no whole answer came in time.
     """
     deadline = Deadline(service.timeout)
+    if service.endpoint.scheme == "https":
+        _ = service.transport.tls  # A CA file that can't be read is found before a key is used.
     attempt = 1
     while True:
         pause = random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** (attempt - 1)))  # noqa: S311  jitter, no secret
