@@ -83,7 +83,7 @@ class Certificate:
         return self.x509.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
     def is_root(self) -> bool:
-        """Tell whether the certificate is signed with its own key. A CA's new key may bear its name and not be a root."""
+        """Tell whether its own key signed it: another certificate of a CA may bear the same two names."""
         return self.issued(self)
 
     def issued(self, other: Certificate) -> bool:

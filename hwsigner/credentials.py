@@ -87,7 +87,7 @@ def _json(body: bytes) -> dict[str, Any]:
         # Not raised from here: the exception carries the body, which may hold credentials.
         answer = None
     if not isinstance(answer, dict):
-        raise ServiceError("the service's answer is not a JSON object", "Look whether a proxy is in the way")
+        raise ServiceError("the service's answer is not JSON, or no object", "Look whether a proxy is in the way")
     return answer
 
 

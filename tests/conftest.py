@@ -8,9 +8,9 @@ from collections.abc import Generator
 
 import hypothesis
 import pytest
-from emulators import softhsm, softhsm_folder, softhsm_module, swtpm
+from emulators import short_folder, softhsm, softhsm_folder, softhsm_module, swtpm
 
-__all__ = ["softhsm", "softhsm_folder", "softhsm_module", "swtpm"]
+__all__ = ["short_folder", "softhsm", "softhsm_folder", "softhsm_module", "swtpm"]
 
 _KEPT = ("PATH", "HOME", "TMPDIR", "TERM", "CI")
 _KEPT_PREFIXES = ("PYTEST_", "COV_", "COVERAGE_")

@@ -50,6 +50,13 @@ class InProcessSoftHSM(SoftHSM):
         assert result == 0, f"C_Initialize answered {result:#x}"
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose name leaves room for the path of a Unix socket, as that of tmp_path may not."""
+    with tempfile.TemporaryDirectory(prefix="hwsigner-") as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(scope="session")
 def softhsm_module() -> str:
     """The path of SoftHSM's PKCS #11 module."""

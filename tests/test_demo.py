@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,9 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def demo(tmp_path: Path) -> subprocess.Popen[str]:
-    environment = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "TMPDIR": str(tmp_path)}
-    return subprocess.Popen(
+def demo(short_folder: Path) -> Iterator[subprocess.Popen[str]]:
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "TMPDIR": str(short_folder)}
+    with subprocess.Popen(
         [sys.executable, "-m", "softhsm.demo"],
         cwd=ROOT,
         env=environment,
@@ -23,7 +24,9 @@ def demo(tmp_path: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        yield process
+        process.terminate()
 
 
 def assert_nothing_is_left(folder: Path) -> None:
@@ -32,7 +35,7 @@ def assert_nothing_is_left(folder: Path) -> None:
     assert [command for command in commands if os.fsencode(folder) in command] == []
 
 
-def test_three_identities_and_two_refusals(demo: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_three_identities_and_two_refusals(demo: subprocess.Popen[str], short_folder: Path) -> None:
     out, errors = demo.communicate(timeout=120)
     assert demo.returncode == 0, errors
     arns = re.findall(r"arn:aws:sts::\d{12}:assumed-role/\S+", out)
@@ -41,11 +44,11 @@ def test_three_identities_and_two_refusals(demo: subprocess.Popen[str], tmp_path
     assert len(refusals) == 2
     assert "SignatureDoesNotMatch" in refusals[0]
     assert "Untrusted Signing Certificate" in refusals[1]
-    assert_nothing_is_left(tmp_path)
+    assert_nothing_is_left(short_folder)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_leaves_nothing(demo: subprocess.Popen[str], tmp_path: Path, number: signal.Signals) -> None:
+def test_interrupted_it_leaves_nothing(demo: subprocess.Popen[str], short_folder: Path, number: signal.Signals) -> None:
     assert demo.stdout
     while "hwsigner emulator" not in demo.stdout.readline():
         assert demo.poll() is None
@@ -53,4 +56,4 @@ def test_interrupted_it_leaves_nothing(demo: subprocess.Popen[str], tmp_path: Pa
     _, errors = demo.communicate(timeout=60)
     assert demo.returncode == 130, errors
     assert "Traceback" not in errors
-    assert_nothing_is_left(tmp_path)
+    assert_nothing_is_left(short_folder)

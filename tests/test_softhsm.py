@@ -79,10 +79,10 @@ def test_tpm_socket_path_too_long_is_named(tmp_path: Path) -> None:
         SoftTPM(tmp_path / ("long" * 30)).start()
 
 
-def test_make_prints_uris_of_real_keys_and_stop_ends_the_tpm(tmp_path: Path) -> None:
-    made = run_softhsm("make", str(tmp_path / "hw"))
+def test_make_prints_uris_of_real_keys_and_stop_ends_the_tpm(short_folder: Path) -> None:
+    made = run_softhsm("make", str(short_folder / "hw"))
     assert made.returncode == 0, made.stderr
-    pid = int((tmp_path / "hw" / "tpm" / "swtpm.pid").read_text())
+    pid = int((short_folder / "hw" / "tpm" / "swtpm.pid").read_text())
     try:
         assert is_running(pid)
         uris = [line for line in made.stdout.splitlines() if line.startswith(("pkcs11:", "tpm2:"))]
@@ -90,12 +90,12 @@ def test_make_prints_uris_of_real_keys_and_stop_ends_the_tpm(tmp_path: Path) -> 
         exported = dict(
             line.removeprefix("export ").split("=", 1) for line in made.stdout.splitlines() if "export" in line
         )
-        assert exported["SOFTHSM2_CONF"] == str(SoftHSM(tmp_path / "hw" / "token").conf)
-        tpm = SoftTPM(tmp_path / "hw" / "tpm")
-        keys = [load_der_public_key(tpm.public_key(key)) for key in (tmp_path / "hw" / "tpm-ec.pem", 0x81000001)]
+        assert exported["SOFTHSM2_CONF"] == str(SoftHSM(short_folder / "hw" / "token").conf)
+        tpm = SoftTPM(short_folder / "hw" / "tpm")
+        keys = [load_der_public_key(tpm.public_key(key)) for key in (short_folder / "hw" / "tpm-ec.pem", 0x81000001)]
         assert all(isinstance(key, ec.EllipticCurvePublicKey) for key in keys)
     finally:
-        stopped = run_softhsm("stop", str(tmp_path / "hw"))
+        stopped = run_softhsm("stop", str(short_folder / "hw"))
     assert stopped.returncode == 0, stopped.stderr
     assert not is_running(pid)
 

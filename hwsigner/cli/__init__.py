@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -29,16 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _forbid_core_dumps()
     try:
+        if sys.stdout is None:
+            raise HwsignerError("stdout is closed", "Leave it open: what a command prints goes there")
         status = _run(sys.argv[1:] if arguments is None else arguments)
-        sys.stdout.flush()
+        _flush_stdout()
         return status
     except (HwsignerError, HwsignerWarning) as error:
         _complain(str(error))
         return error.exit_status
-    except BrokenPipeError:
-        # The reader went away; the interpreter would complain once more when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except KeyboardInterrupt:
         return _INTERRUPTED
     except Exception as error:
@@ -55,13 +54,17 @@ def _run(arguments: Sequence[str]) -> int:
     if name == "--version":
         name = "version"
     if name not in COMMANDS:
-        raise UsageError(f"there is no command {name!r}", f"Commands: {', '.join(COMMANDS)}")
+        # Without what follows `=`, which may be a password.
+        raise UsageError(f"there is no command {name.partition('=')[0]!r}", f"Commands: {', '.join(COMMANDS)}")
     from hwsigner.cli.flags import Parser
 
     command = importlib.import_module(COMMANDS[name])
     parser = Parser(name, command.HELP)
     command.add_arguments(parser)
-    parsed = parser.complete(parser.parse(rest))
+    try:
+        parsed = parser.complete(parser.parse(rest))
+    except SystemExit:
+        return 0  # --help has been printed.
     with warnings.catch_warnings():
         _show_warnings(strict=getattr(parsed, "strict", False))
         status: int = command.run(parsed)
@@ -84,20 +87,26 @@ def _help() -> str:
 
 
 def _show_warnings(*, strict: bool) -> None:
+    # The warnings of libraries are for those who write programs with them.
+    warnings.simplefilter("ignore")
     warnings.simplefilter("error" if strict else "always", HwsignerWarning)
-    standard = warnings.showwarning
-
-    def show(message: Warning | str, category: type[Warning], *rest: object) -> None:
-        if issubclass(category, HwsignerWarning):
-            _complain(f"warning: {message}")
-        else:
-            standard(message, category, *rest)  # type: ignore[arg-type]
-
-    warnings.showwarning = show  # type: ignore[assignment]
+    warnings.showwarning = lambda message, *_: _complain(f"warning: {message}")
 
 
 def _complain(text: str) -> None:
-    print(f"hwsigner: {printable(text)}", file=sys.stderr)
+    # Where stderr is closed or full there is nobody to tell; without stderr, print() would take stdout.
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(f"hwsigner: {printable(text)}", file=sys.stderr)
+
+
+def _flush_stdout() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # The interpreter would try again when it exits, and complain in its own way.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise HwsignerError(f"can't write to stdout: {error.strerror}") from error
 
 
 def _place(error: Exception) -> str:

@@ -11,9 +11,12 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hwsigner.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from hwsigner.config import Profile
 
 _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
 _FALSE = frozenset({"0", "f", "F", "false", "False", "FALSE"})
@@ -191,14 +194,18 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UsageError: they can't be meant.
         """
-        parsed = self.parse_args(list(self._joined(arguments)))
+        parsed, rest = self.parse_known_args(list(self._joined(arguments)))
+        if rest:
+            # Not quoted: it may be what follows a space in a password.
+            self.error(f"{len(rest)} of the arguments belong to no flag")
         _check_exclusive(vars(parsed), UsageError)
         return parsed
 
     def complete(self, given: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> argparse.Namespace:
         """Return what was given with the values of its profile, if it names one, and the defaults below it.
 
-        The attribute `given` has the flags of the command line with their values.
+        The attribute `given` has the flags of the command line with their values, and `exposed` the profile's file if
+        others can read it.
 
         Raises:
             UsageError: --profile and --config-profile name two profiles.
@@ -208,11 +215,16 @@ class Parser(argparse.ArgumentParser):
         names = {getattr(given, flag.attribute) for flag in PROFILE if hasattr(given, flag.attribute)}
         if len(names) > 1:
             raise UsageError("--profile and --config-profile name two profiles", "Give one of them")
+        exposed = None
         if names:
-            values |= _profile_values(names.pop(), given, environ)
+            from hwsigner.config import profile
+
+            found = profile(names.pop(), environ)
+            values |= _profile_values(found, given)
+            exposed = found.file if found.exposed else None
         named = [flag for flag in self._flags.values() if hasattr(given, flag.attribute)]
         flags = [(flag, getattr(given, flag.attribute)) for flag in named]
-        return argparse.Namespace(**{**values, **vars(given)}, given=flags)
+        return argparse.Namespace(**{**values, **vars(given)}, given=flags, exposed=exposed)
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse found as a UsageError."""
@@ -225,6 +237,11 @@ class Parser(argparse.ArgumentParser):
             if argument == "--":
                 yield argument
                 yield from rest
+                return
+            name = argument.partition("=")[0]
+            if name.startswith("-") and name not in self._option_string_actions:
+                # Only its name: a value may be that of a mistyped password flag.
+                self.error(f"there is no flag {name}")
             flag = self._flags.get(argument.removeprefix("--")) if argument.startswith("--") else None
             if flag is None:
                 yield argument
@@ -252,12 +269,9 @@ def _is_set(values: Mapping[str, Any], name: str) -> bool:
     return values.get(name.replace("-", "_")) not in (None, False)
 
 
-def _profile_values(name: str, given: argparse.Namespace, environ: Mapping[str, str]) -> dict[str, Any]:
+def _profile_values(found: Profile, given: argparse.Namespace) -> dict[str, Any]:
     """Return a profile's values by attribute, less those that a given flag excludes."""
-    from hwsigner.config import profile
-
-    found = profile(name, environ)
-    where = f"{found.file}: [profile.{name}]"
+    where = f"{found.file}: [profile.{found.name}]"
     values = {}
     for key, value in found.values.items():
         flag = _IN_PROFILES.get(key)
@@ -277,10 +291,10 @@ def _from_toml(flag: Flag, value: Any, where: str) -> Any:
         if flag.many:
             items = [f"{k}={v}" for k, v in value.items()] if isinstance(value, dict) else value
             return [flag.value(item) for item in items]
-        if isinstance(value, bool):
-            value = str(value).lower()
-        if isinstance(value, int | float | str):
+        if isinstance(value, bool) and not flag.metavar:
+            return value
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
             return flag.value(str(value))
     except (UsageError, TypeError, AttributeError) as error:
         raise ConfigError(f"{where} has {flag.name} with a value that can't be meant: {error}") from error
-    raise ConfigError(f"{where} has {flag.name} with a value that is not text, a number or true or false")
+    raise ConfigError(f"{where} has {flag.name} with a value of another type than it takes")

@@ -32,9 +32,7 @@ def key_uri(arguments: argparse.Namespace, text: str) -> KeyURI:
     """
     uri = KeyURI.parse(text)
     if uri.pin_value is not None:
-        warnings.warn(
-            UnsafeKeyWarning("pin-value in a URI is seen by other users; pin-source=file: is safer"), stacklevel=2
-        )
+        _warn_of_secret(arguments, text, "pin-value in a URI")
     if uri.scheme == "pkcs11" and arguments.pkcs11_lib:
         uri = uri.with_query("module-path", arguments.pkcs11_lib)
     return resolve(uri)
@@ -45,14 +43,21 @@ def pin_source(arguments: argparse.Namespace, uri: KeyURI) -> PinSource:
     attribute = _PASSWORD_FLAGS.get(uri.scheme)
     pin = getattr(arguments, attribute) if attribute else None
     if pin is not None:
-        flag = f"--{attribute}".replace("_", "-")
-        warnings.warn(
-            UnsafeKeyWarning(f"{flag} is seen by other users; pin-source=file: in the key URI is safer"),
-            stacklevel=2,
-        )
+        _warn_of_secret(arguments, pin, f"--{attribute}".replace("_", "-"))
     if uri.scheme == "tpm2" and arguments.no_tpm_key_password:
         pin = ""
     return PinSource(pin, ask_pin, reuse=arguments.reuse_pin, allow_final_try=arguments.allow_final_pin_try)
+
+
+def _warn_of_secret(arguments: argparse.Namespace, secret: str, name: str) -> None:
+    """Warn of a secret on the command line, or in the file of a profile that others can read."""
+    is_given = any(value == secret for _, value in arguments.given)
+    if is_given or arguments.exposed:
+        place = "" if is_given else f" in {arguments.exposed}"
+        warnings.warn(
+            UnsafeKeyWarning(f"{name}{place} is seen by other users; pin-source=file: in the key URI is safer"),
+            stacklevel=3,
+        )
 
 
 def identity_names(arguments: argparse.Namespace, *, check: bool = True) -> IdentityNames:
@@ -86,6 +91,7 @@ def _names(arguments: argparse.Namespace) -> tuple[KeyURI, KeyURI | None]:
 
 
 def _selected(arguments: argparse.Namespace) -> KeyURI:
+    from hwsigner.certificate import latest_expiring
     from hwsigner.selector import parse_selector, select
 
     selector = parse_selector(arguments.cert_selector)
@@ -94,7 +100,7 @@ def _selected(arguments: argparse.Namespace) -> KeyURI:
     if not found:
         raise CertificateError("no certificate on any token is like --cert-selector", "See read-certificate-data")
     if arguments.use_latest_expiring_certificate:
-        found = [max(found, key=lambda certificate: certificate.x509.not_valid_after_utc)]
+        found = [latest_expiring(found)]
     if len(found) > 1:
         raise AmbiguousKeyError(
             f"{len(found)} certificates are like --cert-selector: {', '.join(c.source for c in found)}",

@@ -17,7 +17,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 def add_arguments(parser: Parser) -> None:
     """Add what to do, the profile's name, and the flags that it may hold."""
-    parser.add_argument("action", choices=("add", "list"), help="add NAME with the flags given, or list all")
+    parser.add_argument("action", metavar="add|list", help="add NAME with the flags given, or list all")
     parser.add_argument("name", nargs="?", help="the profile's name")
     parser.add_argument("--replace", action="store_true", help="let add replace another profile of that name")
     parser.add_flags(IDENTITY, SESSION)
@@ -27,6 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Add or list."""
     if arguments.action == "list":
         return _list(arguments)
+    if arguments.action != "add":
+        raise UsageError("profile does neither add nor list", "Write hwsigner profile add NAME <flags>")
     name = arguments.name
     if name is None or not _NAME.fullmatch(name):
         raise UsageError(

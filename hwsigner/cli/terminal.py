@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from hwsigner.errors import printable
+from hwsigner.errors import PinError, printable
 from hwsigner.pin import PinRequest
 
 _TERMINAL = "/dev/tty"
 
 
 def ask_pin(request: PinRequest) -> str | None:
-    """Return what a person types, unechoed, or None when there is no terminal."""
+    """Return what a person types, unechoed, or None when there is no terminal or it has hung up.
+
+    Raises:
+        PinError: what was typed is not text.
+    """
     try:
         open(_TERMINAL, "r+b", buffering=0).close()
     except OSError:
@@ -17,4 +21,10 @@ def ask_pin(request: PinRequest) -> str | None:
     import getpass
 
     state = f" ({request.state})" if request.state else ""
-    return getpass.getpass(printable(f"{request.kind} for {request.subject}{state}: "))
+    try:
+        return getpass.getpass(printable(f"{request.kind} for {request.subject}{state}: "))
+    except EOFError:
+        return None
+    except UnicodeDecodeError:
+        # Not chained: the exception would carry what was typed.
+        raise PinError(f"the {request.kind} typed for {request.subject} is not UTF-8 text") from None

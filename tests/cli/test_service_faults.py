@@ -17,7 +17,7 @@ from scene import Outcome, Scene
 REFUSED = {
     "deny": (Fault("deny", message="Nope"), "AccessDeniedException (403): Nope (request id "),
     "html": (Fault("html"), "is not the service's: <html>"),
-    "not-json": (Fault("not-json", body='{"credentialSet": ['), "not JSON"),
+    "not-json": (Fault("not-json", body='{"credentialSet": ['), "JSON"),
     "redirect": (Fault("redirect"), "https://elsewhere.invalid/sessions"),
     "no-credentials": (Fault("no-credentials"), "no credentials"),
     "past-expiration": (Fault("past-expiration"), "expired"),

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from certs import Authority, issue, make_ca
 from cryptography.hazmat.primitives.asymmetric import ec, mldsa, rsa
 
+from certs import Authority, issue, make_ca
 from emulator.client import Caller
 from hwsigner.emulator import Emulator, World
 

@@ -7,11 +7,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from asn1crypto import x509 as asn1_x509
-from certs import Authority, subject
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+
+from certs import Authority, subject
 
 DAY = timedelta(days=1)
 
@@ -26,7 +27,7 @@ class Form:
     usages: tuple[str, ...] | None = ("digital_signature",)
     begin: timedelta = -DAY
     end: timedelta = DAY
-    hash: type[hashes.HashAlgorithm] = hashes.SHA256
+    hash: type[hashes.SHA224 | hashes.SHA256] = hashes.SHA256
     serial: int | None = None
     extensions: tuple[tuple[x509.ExtensionType, bool], ...] = ()
 
@@ -64,20 +65,31 @@ def authority(form: Form = CA_FORM, issuer: Authority | None = None) -> Authorit
 
 
 def usage(*names: str) -> x509.KeyUsage:
-    every = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
-    every += ("key_cert_sign", "crl_sign", "encipher_only", "decipher_only")
-    return x509.KeyUsage(**{name: name in names for name in every})
+    every = "digital_signature content_commitment key_encipherment data_encipherment key_agreement"
+    more = "key_cert_sign crl_sign encipher_only decipher_only"
+    return x509.KeyUsage(**{name: name in names for name in f"{every} {more}".split()})
 
 
 def version_1(public_key: Any, issuer: Authority) -> x509.Certificate:
     """Return an X.509 version 1 certificate, which has no extensions."""
-    made = certificate(Form(), public_key, issuer)
-    old = asn1_x509.Certificate.load(made.public_bytes(Encoding.DER))
-    fields = {name: value for name, value in old["tbs_certificate"].native.items() if value is not None}
-    tbs = asn1_x509.TbsCertificate(
-        {name: old["tbs_certificate"][name] for name in fields if name not in ("version", "extensions")}
-    )
-    signature = issuer.key.sign(tbs.dump(), ec.ECDSA(hashes.SHA256()))
-    algorithm = old["signature_algorithm"]
-    new = {"tbs_certificate": tbs, "signature_algorithm": algorithm, "signature_value": signature}
+    old = _load(certificate(Form(), public_key, issuer))
+    names = [name for name, value in old["tbs_certificate"].native.items() if value is not None]
+    kept = {name: old["tbs_certificate"][name] for name in names if name not in ("version", "extensions")}
+    return _signed(asn1_x509.TbsCertificate(kept), issuer, hashes.SHA256(), "sha256_ecdsa")
+
+
+def sha1_signed(form: Form, public_key: Any, issuer: Authority) -> x509.Certificate:
+    """Return a certificate signed with SHA-1, which cryptography itself no longer makes."""
+    tbs = _load(certificate(form, public_key, issuer))["tbs_certificate"]
+    tbs["signature"] = {"algorithm": "sha1_ecdsa"}
+    return _signed(tbs, issuer, hashes.SHA1(), "sha1_ecdsa")
+
+
+def _load(made: x509.Certificate) -> Any:
+    return asn1_x509.Certificate.load(made.public_bytes(Encoding.DER))
+
+
+def _signed(tbs: Any, issuer: Authority, algorithm: hashes.HashAlgorithm, name: str) -> x509.Certificate:
+    signature = issuer.key.sign(tbs.dump(force=True), ec.ECDSA(algorithm))
+    new = {"tbs_certificate": tbs, "signature_algorithm": {"algorithm": name}, "signature_value": signature}
     return x509.load_der_x509_certificate(asn1_x509.Certificate(new).dump())

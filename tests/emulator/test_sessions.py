@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from certs import Authority, issue
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from certs import Authority, issue
 from emulator.client import Caller, create_session, draft, send
 from emulator.conftest import KEYS
 from emulator.material import Form, authority, certificate

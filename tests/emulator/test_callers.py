@@ -1,0 +1,163 @@
+"""sts:GetCallerIdentity, asked by botocore and by the AWS CLI."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from certs import Authority
+from emulator.client import Caller, Reply, Request, create_session, send
+from hwsigner.emulator import Emulator, World
+
+FORM = "application/x-www-form-urlencoded; charset=utf-8"
+BODY = b"Action=GetCallerIdentity&Version=2011-06-15"
+NAMESPACE = "{https://sts.amazonaws.com/doc/2011-06-15/}"
+
+
+@pytest.fixture
+def vended(emulator: Emulator, caller: Caller) -> Credentials:
+    return credentials_of(create_session(emulator, caller))
+
+
+def credentials_of(reply: Reply) -> Credentials:
+    found = reply.credentials
+    return Credentials(found["accessKeyId"], found["secretAccessKey"], found["sessionToken"])
+
+
+def signed(emulator: Emulator, vended: Credentials, *, body: bytes = BODY, service: str = "sts") -> Request:
+    """Return a request that botocore has signed."""
+    made = AWSRequest("POST", f"{emulator.url}/", data=body, headers={"Content-Type": FORM})
+    SigV4Auth(vended, service, "eu-west-1").add_auth(made)
+    host = ("Host", emulator.url.removeprefix("http://"))
+    return Request("POST", "/", (host, *((name, value) for name, value in made.headers.items())), body)
+
+
+def error(reply: Reply) -> tuple[int, str, str]:
+    root = ET.fromstring(reply.body)
+    assert root.tag == f"{NAMESPACE}ErrorResponse"
+    assert root.findtext(f"{NAMESPACE}RequestId") == reply.headers["x-amzn-requestid"]
+    fields = [root.findtext(f"{NAMESPACE}Error/{NAMESPACE}{name}") or "" for name in ("Type", "Code", "Message")]
+    assert fields[0] == "Sender"
+    return reply.status, fields[1], fields[2]
+
+
+def test_names_the_caller(emulator: Emulator, caller: Caller) -> None:
+    session = create_session(emulator, caller)
+    reply = send(emulator, signed(emulator, credentials_of(session)))
+    result = ET.fromstring(reply.body).find(f"{NAMESPACE}GetCallerIdentityResult")
+    assert (reply.status, reply.headers["content-type"]) == (200, "text/xml")
+    assert result is not None
+    user = session.json["credentialSet"][0]["assumedRoleUser"]
+    assert [each.text for each in result] == [user["arn"], user["assumedRoleId"], "123456789012"]
+
+
+def aws(emulator: Emulator, vended: Credentials) -> subprocess.CompletedProcess[str]:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": os.environ["HOME"],
+        "AWS_ACCESS_KEY_ID": vended.access_key,
+        "AWS_SECRET_ACCESS_KEY": vended.secret_key,
+        "AWS_SESSION_TOKEN": vended.token,
+        "AWS_REGION": "us-east-1",
+        "AWS_MAX_ATTEMPTS": "1",
+    }
+    command = ["/usr/bin/aws", "sts", "get-caller-identity", "--output", "text", "--endpoint-url", emulator.url]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_aws_cli_is_told_who_it_is(emulator: Emulator, vended: Credentials) -> None:
+    done = aws(emulator, vended)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "assumed-role/hwsigner-demo/" in done.stdout
+
+
+def test_the_aws_cli_is_refused_with_another_secret(emulator: Emulator, vended: Credentials) -> None:
+    vended.secret_key = vended.secret_key[:-1] + ("A" if vended.secret_key[-1] != "A" else "B")
+    done = aws(emulator, vended)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert "SignatureDoesNotMatch" in done.stderr
+
+
+def other_token(made: Request) -> Request:
+    token = dict(made.headers)["X-Amz-Security-Token"]
+    return made.with_header("X-Amz-Security-Token", token[:-4] + "AAAA")
+
+
+def authorization(old: str, new: str) -> Callable[[Request], Request]:
+    return lambda made: made.with_header("Authorization", dict(made.headers)["Authorization"].replace(old, new))
+
+
+def dated(offset: timedelta) -> Callable[[Request], Request]:
+    return lambda made: made.with_header("X-Amz-Date", f"{datetime.now(UTC) + offset:%Y%m%dT%H%M%SZ}")
+
+
+MISMATCH, INVALID_TOKEN = "SignatureDoesNotMatch", "InvalidClientTokenId"
+CHANGED: dict[str, tuple[Callable[[Request], Request], int, str, str]] = {
+    "no Authorization": (lambda made: made.without("Authorization"), 403, "MissingAuthenticationToken", "missing"),
+    "another form": (authorization("Credential", "Cred"), 400, "IncompleteSignature", "Authorization is not"),
+    "another key id": (authorization("=ASIA", "=ASIAX"), 403, INVALID_TOKEN, "invalid"),
+    "another token": (other_token, 403, INVALID_TOKEN, "invalid"),
+    "no token": (lambda made: made.without("X-Amz-Security-Token"), 403, INVALID_TOKEN, "invalid"),
+    "another algorithm": (authorization("AWS4-HMAC", "AWS4-ECDSA"), 403, MISMATCH, "AWS4-HMAC-SHA256"),
+    "another region": (authorization("/eu-west-1/", "/us-east-1/"), 403, MISMATCH, "we calculated"),
+    "no region at all": (authorization("/eu-west-1/", "/nowhere/"), 403, MISMATCH, "valid region"),
+    "a slow clock": (dated(-timedelta(minutes=6)), 403, MISMATCH, "Signature expired"),
+    "a fast clock": (dated(timedelta(minutes=6)), 403, MISMATCH, "not yet current"),
+    "another date": (dated(timedelta(seconds=30)), 403, MISMATCH, "we calculated"),
+    "host not signed": (authorization("host;", ""), 403, MISMATCH, "lacks host"),
+    "date not signed": (authorization("x-amz-date;", ""), 403, MISMATCH, "lacks x-amz-date"),
+    "token not signed": (authorization(";x-amz-security-token", ""), 403, MISMATCH, "lacks x-amz-security-token"),
+    "a body grown": (lambda made: replace(made, body=made.body + b"&x=1"), 403, MISMATCH, "we calculated"),
+    "another host": (lambda made: made.with_header("Host", "elsewhere"), 403, MISMATCH, "we calculated"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_what_is_changed_after_signing(emulator: Emulator, vended: Credentials, case: str) -> None:
+    edit, status, code, words = CHANGED[case]
+    found = error(send(emulator, edit(signed(emulator, vended))))
+    assert found[:2] == (status, code)
+    assert words in found[2]
+
+
+def test_another_service_in_the_scope(emulator: Emulator, vended: Credentials) -> None:
+    found = error(send(emulator, signed(emulator, vended, service="s3")))
+    assert found[:2] == (403, MISMATCH)
+    assert "service sts" in found[2]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"Action=AssumeRole&Version=2011-06-15", b"Action=GetCallerIdentity&Version=2012-01-01"]
+)
+def test_another_action(emulator: Emulator, vended: Credentials, body: bytes) -> None:
+    assert error(send(emulator, signed(emulator, vended, body=body)))[:2] == (400, "InvalidAction")
+
+
+def test_another_content_type(emulator: Emulator, vended: Credentials) -> None:
+    made = signed(emulator, vended).with_header("Content-Type", "application/json")
+    assert error(send(emulator, made))[:2] == (400, "InvalidAction")
+
+
+def test_expired_credentials(ca: Authority, caller: Caller) -> None:
+    now = [datetime.now(UTC) - timedelta(seconds=901)]
+    with Emulator(World.simple(ca.pem), clock=lambda: now[0]) as emulator:
+        date = f"{now[0]:%Y%m%dT%H%M%SZ}"
+        reply = create_session(emulator, caller, body=b'{"durationSeconds":900}', date=date)
+        vended = credentials_of(reply)
+        now[0] = datetime.now(UTC)
+        assert error(send(emulator, signed(emulator, vended)))[:2] == (403, "ExpiredToken")
+
+
+def test_credentials_of_another_emulator(emulator: Emulator, ca: Authority, vended: Credentials) -> None:
+    with Emulator(World.simple(ca.pem)) as other:
+        assert error(send(other, signed(other, vended)))[:2] == (403, INVALID_TOKEN)

@@ -1,0 +1,199 @@
+"""The command `hwsigner emulator`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import ssl
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from certs import Authority, make_ca
+from emulator.client import Caller, Reply, Request, draft, read_reply, send
+from emulator.test_callers import credentials_of, signed
+from hwsigner.emulator import Emulator, World
+
+ROOT = Path(__file__).parents[2]
+Start = Callable[..., tuple[subprocess.Popen[str], dict[str, str]]]
+
+
+def command(*arguments: str) -> subprocess.Popen[str]:
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "hwsigner", "emulator", *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start the command, and give it with what it prints until it listens."""
+    running = []
+
+    def begin(*arguments: str) -> tuple[subprocess.Popen[str], dict[str, str]]:
+        process = command(*arguments)
+        running.append(process)
+        assert process.stdout is not None
+        lines: dict[str, str] = {}
+        while "role-arn" not in lines:
+            name, equals, value = process.stdout.readline().rstrip("\n").partition("=")
+            assert equals, process.communicate(timeout=10)
+            lines[name] = value
+        return process, lines
+
+    yield begin
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def ca_file(tmp_path: Path, ca: Authority) -> str:
+    (tmp_path / "ca.pem").write_bytes(ca.pem)
+    return str(tmp_path / "ca.pem")
+
+
+def emulated(lines: dict[str, str]) -> Emulator:
+    """Return what the client of these tests needs to know of an emulator."""
+    known = {name.replace("-", "_"): value for name, value in lines.items()}
+    return cast(Emulator, SimpleNamespace(url=known["endpoint"], **known))
+
+
+def stopped(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> tuple[int, str]:
+    process.send_signal(number)
+    stderr = process.communicate(timeout=10)[1]
+    return process.returncode, stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serves_until_interrupted(start: Start, ca_file: str, ca: Authority, caller: Caller, number: int) -> None:
+    process, lines = start("--trust-anchor", ca_file)
+    assert list(lines) == ["endpoint", "trust-anchor-arn", "profile-arn", "role-arn"]
+    assert lines["trust-anchor-arn"] == next(iter(World.simple(ca.pem).trust_anchors))
+    assert send(emulated(lines), draft(emulated(lines), caller).signed()).status == 201
+    assert stopped(process, number) == (0, "POST /sessions 201\n")
+
+
+def test_tls_with_a_copy_of_the_ca_and_another_name(start: Start, ca_file: str, caller: Caller, tmp_path: Path) -> None:
+    copy = tmp_path / "tls ca.pem"
+    process, lines = start("--trust-anchor", ca_file, "--tls", "--ca-file", str(copy), "--host-name", "roles.example")
+    assert lines["ca-file"] == f"'{copy}'"
+    context = ssl.create_default_context(cafile=copy)
+    host, _, port = lines["endpoint"].removeprefix("https://").partition(":")
+    with (
+        socket.create_connection((host, int(port)), 5) as plain,
+        context.wrap_socket(plain, server_hostname="roles.example") as connection,
+    ):
+        connection.sendall(draft(emulated(lines), caller).signed().to_bytes())
+        assert read_reply(connection).status == 201
+    assert stopped(process)[0] == 0
+
+
+def test_a_temporary_folder_is_removed(start: Start, ca_file: str) -> None:
+    process, lines = start("--trust-anchor", ca_file, "--tls")
+    assert Path(lines["ca-file"]).exists()
+    assert stopped(process)[0] == 0
+    assert not Path(lines["ca-file"]).parent.exists()
+
+
+def test_the_flags_of_the_simple_world(start: Start, ca_file: str, tmp_path: Path) -> None:
+    (tmp_path / "other.pem").write_bytes(make_ca("Other").pem)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    arguments = ["--trust-anchor", ca_file, "--region", "eu-west-1", "--account", "210987654321", "--port", str(port)]
+    process, lines = start(*arguments, "--trust-anchor", str(tmp_path / "other.pem"), "--host", "localhost")
+    prefix = "arn:aws:rolesanywhere:eu-west-1:210987654321"
+    assert lines["endpoint"].endswith(f":{port}")
+    assert lines["trust-anchor-arn"] == f"{prefix}:trust-anchor/00000000-0000-4000-8000-000000000001"
+    assert lines["profile-arn"].startswith(prefix)
+    assert stopped(process)[0] == 0
+
+
+def test_faults_come_in_order(start: Start, ca_file: str, caller: Caller) -> None:
+    process, lines = start("--trust-anchor", ca_file, "--fault", "throttle*2:retry-after=1", "--fault", "close")
+    replies = [send(emulated(lines), draft(emulated(lines), caller).signed()) for _ in range(2)]
+    assert [(reply.status, reply.headers["retry-after"]) for reply in replies] == [(429, "1")] * 2
+    with pytest.raises(ConnectionError):
+        send(emulated(lines), draft(emulated(lines), caller).signed())
+    assert "POST /sessions no answer: fault close\n" in stopped(process)[1]
+
+
+def test_the_log_has_no_secret(start: Start, ca_file: str, caller: Caller, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    process, lines = start("--trust-anchor", ca_file, "--log", str(log))
+    reply = send(emulated(lines), draft(emulated(lines), caller).signed())
+    assert ask_who(emulated(lines), reply).status == 200
+    send(emulated(lines), draft(emulated(lines), caller, region="eu-west-1").signed())
+    _, stderr = stopped(process)
+    text = log.read_text()
+    entries: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
+    assert [entry["status"] for entry in entries] == [201, 200, 403]
+    assert entries[0]["headers"][0] == ["Host", lines["endpoint"].removeprefix("http://")]
+    assert entries[2]["reason"] in stderr
+    assert entries[2]["stringToSign"].startswith("AWS4-X509-ECDSA-SHA256\n")
+    for secret in (reply.credentials["secretAccessKey"], reply.credentials["sessionToken"]):
+        assert secret not in text + stderr
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+
+
+def ask_who(emulator: Emulator, session: Reply) -> Reply:
+    return send(emulator, signed(emulator, credentials_of(session)))
+
+
+def test_a_token_in_the_query_is_not_logged(emulator: Emulator) -> None:
+    send(emulator, Request("POST", "/?X-Amz-Security-Token=abc123&a=b", (("X-Amz-Security-Token", "abc123"),)))
+    entry = emulator.requests[0].log_entry()
+    assert "abc123" not in json.dumps(entry)
+    assert entry["target"] == "/?X-Amz-Security-Token=***&a=b"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        ([], 2, "no trust anchor"),
+        (["--trust-anchor", "none.pem"], 2, "none.pem can't be read"),
+        (["--trust-anchor", "CA", "--config", "x"], 2, "--config is given with"),
+        (["--config", "none.toml"], 2, "none.toml"),
+        (["--trust-anchor", __file__], 4, "can't be read"),
+        (["--trust-anchor", "CA", "--port", "65536"], 2, "--port 65536"),
+        (["--trust-anchor", "CA", "--host", "0.0.0.0"], 2, "not a loopback address"),
+        (["--trust-anchor", "CA", "--ca-file", "x"], 2, "without --tls"),
+        (["--trust-anchor", "CA", "--host-name", "x"], 2, "without --tls"),
+        (["--trust-anchor", "CA", "--fault", "nonsense"], 2, "no fault is named nonsense"),
+        (["--trust-anchor", "CA", "--log", "/none/log"], 1, "--log /none/log can't be written"),
+        (["--trust-anchor", "CA", "--tls", "--ca-file", "/none/ca"], 1, "--ca-file /none/ca can't be written"),
+        (["--trust-anchor", "CA", "--region", "x"], 2, "no such region"),
+    ],
+)
+def test_what_can_not_be_meant(ca_file: str, arguments: list[str], status: int, words: str) -> None:
+    process = command(*(ca_file if each == "CA" else each for each in arguments))
+    stdout, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stdout) == (status, "")
+    assert words in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_a_file_with_a_world(start: Start, ca_file: str, tmp_path: Path, caller: Caller) -> None:
+    prefix = "arn:aws:rolesanywhere:us-east-1:123456789012"
+    uuid = "11111111-2222-4333-8444-555555555555"
+    config = tmp_path / "world.toml"
+    config.write_text(
+        f'[[trust_anchor]]\narn = "{prefix}:trust-anchor/{uuid}"\ncertificates = ["ca.pem"]\n'
+        f'[[profile]]\narn = "{prefix}:profile/{uuid}"\nroles = ["arn:aws:iam::123456789012:role/x"]\n'
+        f'[[role]]\narn = "arn:aws:iam::123456789012:role/x"\n'
+    )
+    _, lines = start("--config", str(config))
+    assert lines["profile-arn"] == f"{prefix}:profile/{uuid}"
+    assert send(emulated(lines), draft(emulated(lines), caller).signed()).status == 201

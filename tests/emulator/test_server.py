@@ -1,0 +1,189 @@
+"""The emulator as a server: TLS, connections, malformed HTTP, starting and stopping, and what it imports."""
+
+from __future__ import annotations
+
+import ast
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import hwsigner.emulator
+from certs import Authority
+from emulator.client import Caller, Request, connect, draft, read_reply, send
+from hwsigner.emulator import Emulator, Record, World
+from hwsigner.errors import HwsignerError, UsageError
+
+
+def test_the_emulator_shares_no_code_with_the_signer() -> None:
+    for path in Path(hwsigner.emulator.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            ours = [name for name in names if name and name.partition(".")[0] == "hwsigner"]
+            assert all(name.startswith(("hwsigner.emulator", "hwsigner.errors")) for name in ours), (path, ours)
+            assert not (isinstance(node, ast.ImportFrom) and node.level), path
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "roles.example"])
+def test_tls_is_for_the_names_and_trusted_by_its_ca(ca: Authority, caller: Caller, name: str) -> None:
+    with Emulator(World.simple(ca.pem), tls=True, host_names=["roles.example"]) as emulator:
+        assert emulator.url.startswith("https://127.0.0.1:")
+        context = ssl.create_default_context(cafile=emulator.ca_file)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        with connect(emulator) as plain, context.wrap_socket(plain, server_hostname=name) as connection:
+            connection.sendall(draft(emulator, caller).signed().to_bytes())
+            assert read_reply(connection).status == 201
+
+
+def test_openssl_verifies_the_tls_certificate(ca: Authority) -> None:
+    with Emulator(World.simple(ca.pem), tls=True) as emulator:
+        address = emulator.url.removeprefix("https://")
+        command = ["openssl", "s_client", "-connect", address, "-CAfile", str(emulator.ca_file), "-verify_return_error"]
+        command += ["-verify_ip", "127.0.0.1", "-x509_strict"]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=False
+        )
+    assert "Verify return code: 0 (ok)" in done.stdout
+
+
+def test_another_ca_or_name_is_not_trusted(ca: Authority) -> None:
+    with Emulator(World.simple(ca.pem), tls=True) as emulator:
+        for cafile, name in ((None, "localhost"), (emulator.ca_file, "elsewhere.example")):
+            context = ssl.create_default_context(cafile=cafile)
+            with connect(emulator) as plain, pytest.raises(ssl.SSLCertVerificationError):
+                context.wrap_socket(plain, server_hostname=name)
+
+
+def test_a_client_that_never_shakes_hands_holds_nobody_up(ca: Authority, caller: Caller) -> None:
+    with Emulator(World.simple(ca.pem), tls=True) as emulator, connect(emulator):
+        context = ssl.create_default_context(cafile=emulator.ca_file)
+        with connect(emulator) as plain, context.wrap_socket(plain, server_hostname="localhost") as connection:
+            connection.sendall(draft(emulator, caller).signed().to_bytes())
+            assert read_reply(connection).status == 201
+
+
+def test_a_connection_carries_several_requests_pipelined_too(emulator: Emulator, caller: Caller) -> None:
+    text = draft(emulator, caller).signed().to_bytes()
+    with connect(emulator) as connection:
+        connection.sendall(text + text)
+        stream = connection.makefile("rb")
+        for _ in range(2):
+            assert stream.readline() == b"HTTP/1.1 201 Created\r\n"
+            headers = dict(line.split(b": ", 1) for line in iter(stream.readline, b"\r\n"))
+            stream.read(int(headers[b"Content-Length"]))
+        stream.close()
+    assert len(emulator.requests) == 2
+
+
+def test_a_connection_ends_when_the_client_says_so(emulator: Emulator, caller: Caller) -> None:
+    with connect(emulator) as connection:
+        connection.sendall(draft(emulator, caller, extra=(("Connection", "close"),)).signed().to_bytes())
+        assert read_reply(connection).headers["connection"] == "close"
+        assert connection.recv(1) == b""
+
+
+def test_a_client_may_wait_for_100_continue(emulator: Emulator, caller: Caller) -> None:
+    made = draft(emulator, caller, unsigned=frozenset({"expect"}), extra=(("Expect", "100-continue"),)).signed()
+    head, _, body = made.to_bytes().partition(b"\r\n\r\n")
+    with connect(emulator) as connection:
+        connection.sendall(head + b"\r\n\r\n")
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        assert read_reply(connection).status == 201
+
+
+MALFORMED = {
+    "no request line": (b"hello\r\n\r\n", 400),
+    "HTTP/1.0": (b"POST / HTTP/1.0\r\n\r\n", 400),
+    "a bare line feed": (b"POST / HTTP/1.1\n\n", 400),
+    "a space in the target": (b"POST /a b HTTP/1.1\r\n\r\n", 400),
+    "a folded header": (b"POST / HTTP/1.1\r\nA: b\r\n c\r\n\r\n", 400),
+    "a space before the colon": (b"POST / HTTP/1.1\r\nA : b\r\n\r\n", 400),
+    "a control character": (b"POST / HTTP/1.1\r\nA: \x01\r\n\r\n", 400),
+    "too many headers": (b"POST / HTTP/1.1\r\n" + b"A: b\r\n" * 101 + b"\r\n", 431),
+    "a line too long": (b"POST / HTTP/1.1\r\nA: " + b"b" * 65536 + b"\r\n\r\n", 431),
+    "a chunked body": (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 411),
+    "a length that is none": (b"POST / HTTP/1.1\r\nContent-Length: +1\r\n\r\n", 400),
+    "two lengths": (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na", 400),
+    "a body too large": (b"POST / HTTP/1.1\r\nContent-Length: 1048577\r\n\r\n", 413),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_what_is_no_http(emulator: Emulator, case: str) -> None:
+    text, status = MALFORMED[case]
+    reply = send(emulator, text)
+    assert (reply.status, reply.headers["x-amzn-errortype"]) == (status, "SerializationException")
+    assert emulator.requests == []
+
+
+@pytest.mark.parametrize("text", [b"POST / HTTP/1.1\r\nA: b", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc"])
+def test_a_request_cut_off(emulator: Emulator, text: bytes) -> None:
+    with connect(emulator) as connection:
+        connection.sendall(text)
+        connection.shutdown(socket.SHUT_WR)
+        assert read_reply(connection).status == 400
+
+
+def test_records_keep_the_request_as_it_was_sent(emulator: Emulator) -> None:
+    heard: list[Record] = []
+    emulator.on_record = heard.append
+    headers = (("Host", "x"), ("x-A", "1  2"), ("X-a", "\xe9"))
+    reply = send(emulator, Request("POST", "//a/../b?c=%2f&d", headers, b"\x00\xff"))
+    record = emulator.requests[0]
+    assert (record.method, record.target, record.body) == ("POST", "//a/../b?c=%2f&d", b"\x00\xff")
+    assert record.headers[:3] == headers
+    assert (record.status, record.request_id) == (404, reply.headers["x-amzn-requestid"])
+    assert heard == [record]
+
+
+def test_stopping_is_prompt_with_idle_and_half_sent_connections(ca: Authority) -> None:
+    before = threading.active_count()
+    emulator = Emulator(World.simple(ca.pem), tls=True)
+    emulator.start()
+    folder = emulator.ca_file and emulator.ca_file.parent
+    with connect(emulator) as idle, connect(emulator) as half:
+        half.sendall(b"\x16\x03")
+        time.sleep(0.05)
+        began = time.monotonic()
+        emulator.stop()
+        assert time.monotonic() - began < 0.5
+        assert idle.recv(1) == b""
+    while threading.active_count() > before and time.monotonic() - began < 0.5:
+        time.sleep(0.01)
+    assert threading.active_count() == before
+    assert folder is not None
+    assert not folder.exists()
+    emulator.stop()
+
+
+def test_an_emulator_can_be_started_again(ca: Authority, caller: Caller) -> None:
+    emulator = Emulator(World.simple(ca.pem))
+    for _ in range(2):
+        with emulator:
+            assert send(emulator, draft(emulator, caller).signed()).status == 201
+    with pytest.raises(HwsignerError, match="does not run"):
+        _ = emulator.url
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.2", "::1"])
+def test_any_loopback_address_will_do(ca: Authority, caller: Caller, host: str) -> None:
+    with Emulator(World.simple(ca.pem), address=(host, 0)) as emulator:
+        assert send(emulator, draft(emulator, caller).signed()).status == 201
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com", ""])
+def test_no_other_address_will(ca: Authority, host: str) -> None:
+    with pytest.raises(UsageError, match="not a loopback address"):
+        Emulator(World.simple(ca.pem), address=(host, 0))
+
+
+def test_a_port_in_use_is_named(emulator: Emulator, ca: Authority) -> None:
+    port = int(emulator.url.rpartition(":")[2])
+    with pytest.raises(HwsignerError, match=f"port {port}"):
+        Emulator(World.simple(ca.pem), tls=True, address=("127.0.0.1", port)).start()

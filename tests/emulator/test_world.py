@@ -1,0 +1,146 @@
+"""Worlds: made simply, and read from TOML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from certs import Authority, make_ca
+from emulator.client import Caller, create_session
+from hwsigner.emulator import Emulator, Role, TrustAnchor, World, load_world
+from hwsigner.errors import CertificateError, ConfigError, UsageError
+
+UUID = "11111111-2222-4333-8444-555555555555"
+PREFIX = "arn:aws:rolesanywhere:eu-central-1:210987654321"
+TOML = f"""
+session_path = "/sessions"
+
+[[trust_anchor]]
+arn = "{PREFIX}:trust-anchor/{UUID}"
+certificates = ["ca.pem", "other/ca.der"]
+
+[[profile]]
+arn = "{PREFIX}:profile/{UUID}"
+roles = ["arn:aws:iam::210987654321:role/build"]
+duration_seconds = 7200
+accept_role_session_name = true
+
+[[role]]
+arn = "arn:aws:iam::210987654321:role/build"
+max_session_duration = 43200
+principal_tags = {{ "x509Subject/CN" = "bamboo-01" }}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path, ca: Authority) -> Path:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "ca.pem").write_bytes(make_ca("Other").pem)
+    (tmp_path / "other" / "ca.der").write_bytes(ca.certificate.public_bytes(Encoding.DER))
+    path = tmp_path / "world.toml"
+    path.write_text(TOML)
+    return path
+
+
+def test_a_file_says_it_all(config: Path, caller: Caller) -> None:
+    with Emulator(load_world(config)) as emulator:
+        body = b'{"roleSessionName":"mine","durationSeconds":7200}'
+        reply = create_session(emulator, caller, body=body, region="eu-central-1")
+        assert reply.json["credentialSet"][0]["assumedRoleUser"]["arn"] == (
+            "arn:aws:sts::210987654321:assumed-role/build/mine"
+        )
+
+
+@pytest.mark.parametrize("kind", ["trust_anchor", "profile"])
+def test_a_file_may_disable(config: Path, caller: Caller, kind: str) -> None:
+    config.write_text(TOML.replace(f"[[{kind}]]", f"[[{kind}]]\nenabled = false"))
+    with Emulator(load_world(config)) as emulator:
+        assert create_session(emulator, caller, region="eu-central-1").status == 403
+
+
+def test_a_file_may_move_the_path(config: Path, caller: Caller) -> None:
+    config.write_text(TOML.replace('"/sessions"', '"/a%20b/sessions"'))
+    with Emulator(load_world(config)) as emulator:
+        assert create_session(emulator, caller, region="eu-central-1", path="/a%20b/sessions").status == 201
+
+
+BAD = {
+    "no TOML": ("= 1", "can't be read as TOML"),
+    "an unknown table": (TOML + "[[user]]\n", "unknown key user"),
+    "an unknown key": (TOML + "durations = 1\n", "unknown key role.durations"),
+    "text for a number": (TOML.replace("7200", '"7200"'), "wrong type for profile.duration_seconds"),
+    "true for a number": (TOML.replace("7200", "true"), "wrong type for profile.duration_seconds"),
+    "a number among the roles": (TOML.replace("roles = [", "roles = [1, "), "wrong type for profile.roles"),
+    "a number for a tag": (TOML.replace('"bamboo-01"', "1"), "wrong type for role.principal_tags"),
+    "no certificates": (TOML.replace("certificates", "#"), "[[trust_anchor]] without certificates"),
+    "no trust anchor": (TOML.replace("[[trust_anchor]]", "[[role]]"), "no [[trust_anchor]] table"),
+    "a table that is not repeated": (TOML.replace("[[profile]]", "[profile]"), "no [[profile]] table"),
+    "the ARN of a profile": (TOML.replace(":trust-anchor/", ":profile/"), "no ARN of a trust anchor"),
+    "a certificate that is not there": (TOML.replace("ca.pem", "none.pem"), "none.pem"),
+    "a certificate that is none": (TOML.replace("ca.pem", "world.toml"), "world.toml"),
+    "a path that is none": (TOML.replace('"/sessions"', '"sessions"'), "session_path"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_file_that_can_not_be_meant(config: Path, case: str) -> None:
+    text, words = BAD[case]
+    config.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_world(config)
+    assert words in caught.value.message
+    assert str(config) in caught.value.message
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml"):
+        load_world(tmp_path / "none.toml")
+
+
+def test_a_simple_world_has_fixed_arns(ca: Authority) -> None:
+    world = World.simple([ca.pem, ca.certificate], region="us-gov-west-1", account="210987654321")
+    prefix = "arn:aws-us-gov:rolesanywhere:us-gov-west-1:210987654321"
+    assert list(world.trust_anchors) == [
+        f"{prefix}:trust-anchor/00000000-0000-4000-8000-00000000000{n}" for n in (0, 1)
+    ]
+    assert list(world.profiles) == [f"{prefix}:profile/11111111-1111-4111-8111-111111111111"]
+    assert list(world.roles) == ["arn:aws-us-gov:iam::210987654321:role/hwsigner-demo"]
+
+
+@pytest.mark.parametrize(
+    ("region", "partition"),
+    [("cn-north-1", "aws-cn"), ("eusc-de-east-1", "aws-eusc"), ("us-gov-east-1", "aws-us-gov"), ("eu-west-1", "aws")],
+)
+def test_partitions(ca: Authority, caller: Caller, region: str, partition: str) -> None:
+    with Emulator(World.simple(ca.pem, region=region)) as emulator:
+        reply = create_session(emulator, caller, region=region)
+        assert reply.json["credentialSet"][0]["assumedRoleUser"]["arn"].startswith(f"arn:{partition}:sts::")
+        assert reply.json["subjectArn"].startswith(f"arn:{partition}:rolesanywhere:{region}:")
+
+
+@pytest.mark.parametrize(
+    ("region", "account"), [("nowhere", "123456789012"), ("us-east-1", "1"), ("us-east-1", "12345678901x")]
+)
+def test_a_simple_world_of_nonsense(ca: Authority, region: str, account: str) -> None:
+    with pytest.raises(UsageError, match="no such region or account"):
+        World.simple(ca.pem, region=region, account=account)
+
+
+def test_a_simple_world_without_a_trust_anchor() -> None:
+    with pytest.raises(UsageError, match="no trust anchor"):
+        World.simple([])
+
+
+@pytest.mark.parametrize("text", [b"", b"nonsense", b"-----BEGIN CERTIFICATE-----\n"])
+def test_a_trust_anchor_that_is_no_certificate(text: bytes) -> None:
+    with pytest.raises(CertificateError):
+        World.simple(text)
+
+
+def test_defaults_are_those_of_the_service(ca: Authority) -> None:
+    profile = next(iter(World.simple(ca.pem).profiles.values()))
+    assert (profile.duration_seconds, profile.accept_role_session_name, profile.enabled) == (3600, False, True)
+    assert Role("x").max_session_duration == 3600
+    assert TrustAnchor("x", []).enabled

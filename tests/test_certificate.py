@@ -1,0 +1,384 @@
+"""Certificates and chains: order, preflight, verification. `openssl` judges chains, serial numbers and keys."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import subprocess
+import warnings
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asn1crypto import x509 as asn1
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
+
+import certs
+from hwsigner.certificate import (
+    MAX_INTERMEDIATES,
+    Certificate,
+    Chain,
+    build_chain,
+    leaves,
+    load,
+    plain_public_key,
+    preflight,
+)
+from hwsigner.errors import CertificateError
+from hwsigner.key import ECDSA, MLDSA, RSA, FoundCertificate, HashName
+
+NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+
+KEY = ec.generate_private_key(ec.SECP256R1())
+ROOT = certs.make_ca("Root")
+MIDDLE = certs.make_ca("Middle", ROOT)
+LOWER = certs.make_ca("Lower", MIDDLE)
+LEAF = certs.issue(LOWER, KEY.public_key())
+STRANGER = certs.make_ca("Stranger", certs.make_ca("Elsewhere"))
+
+
+def read(*certificates: x509.Certificate) -> list[Certificate]:
+    """Return certificates as `load` reads them, each with its position as the source."""
+    return load([FoundCertificate(c.public_bytes(Encoding.DER), f"file:{i}") for i, c in enumerate(certificates)])
+
+
+def one(certificate: x509.Certificate) -> Certificate:
+    return read(certificate)[0]
+
+
+def build(certificates: Sequence[x509.Certificate]) -> tuple[Chain, list[Certificate]]:
+    """Find the leaf among certificates and build its chain."""
+    found = read(*certificates)
+    [leaf] = leaves(found)
+    return build_chain(leaf, found)
+
+
+def names(certificates: Sequence[Certificate]) -> list[str]:
+    return [c.x509.subject.rfc4514_string().split(",")[0].removeprefix("CN=") for c in certificates]
+
+
+def key_with(name: str, signer: certs.Authority | None, key: Any, days: int) -> x509.Certificate:
+    """Return a CA's certificate with a given key that expires in some days; without a signer it signs itself."""
+    public, shape = key.public_key(), certs.Shape(name, end=certs.ago(-days), is_ca=True)
+    return certs.issue(signer or certs.Authority(certs.make_ca(name, key=key).certificate, key), public, shape)
+
+
+class TestChain:
+    @pytest.mark.parametrize("order", itertools.permutations([LEAF, LOWER.certificate, MIDDLE.certificate]))
+    def test_any_order_without_the_root(self, order: Sequence[x509.Certificate]) -> None:
+        chain, strangers = build(order)
+        assert (chain.leaf.x509, names(chain.intermediates), strangers) == (LEAF, ["Lower", "Middle"], [])
+
+    @given(st.data())
+    def test_any_order_with_root_copies_and_a_stranger(self, data: st.DataObject) -> None:
+        known = [LEAF, LOWER.certificate, MIDDLE.certificate, ROOT.certificate]
+        copies = data.draw(st.lists(st.sampled_from(known), max_size=4))
+        order = data.draw(st.permutations([*known, STRANGER.certificate, *copies]))
+        found = read(*order)
+        assert [c.x509 for c in leaves(found)] == [LEAF]
+        chain, strangers = build_chain(leaves(found)[0], found)
+        assert names(chain.intermediates) == ["Lower", "Middle"]
+        assert names(strangers) == ["Stranger"]
+
+    def test_openssl_accepts_the_headers(self, tmp_path: Path) -> None:
+        chain, _ = build([MIDDLE.certificate, ROOT.certificate, LEAF, LOWER.certificate])
+        sent = [x509.load_der_x509_certificate(base64.b64decode(text)) for text in chain.chain_header.split(",")]
+        leaf = x509.load_der_x509_certificate(base64.b64decode(chain.x509_header))
+        (tmp_path / "root.pem").write_bytes(ROOT.pem)
+        (tmp_path / "sent.pem").write_bytes(certs.pem(*sent))
+        (tmp_path / "leaf.pem").write_bytes(certs.pem(leaf))
+        command = ["openssl", "verify", "-show_chain", "-CAfile", "root.pem", "-untrusted", "sent.pem", "leaf.pem"]
+        shown = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+        depths = [line.rpartition("CN=")[2].split()[0].rstrip(",") for line in shown.splitlines() if "depth" in line]
+        assert depths == ["bamboo-01", "Lower", "Middle", "Root"]
+
+    def test_a_leaf_alone_has_an_empty_header(self) -> None:
+        chain, strangers = build([LEAF])
+        assert (chain.intermediates, chain.chain_header, strangers) == ((), "", [])
+
+    def test_only_the_real_signer_follows(self) -> None:
+        impostor = certs.make_ca("Lower", MIDDLE).certificate
+        for order in itertools.permutations([LEAF, impostor, LOWER.certificate, MIDDLE.certificate]):
+            found = read(*order)
+            chain, strangers = build_chain(next(c for c in found if c.x509 == LEAF), found)
+            assert [c.x509 for c in chain.intermediates] == [LOWER.certificate, MIDDLE.certificate]
+            assert [c.x509 for c in strangers] == [impostor]
+
+    def test_of_cross_signed_and_renewed_ones_the_last_to_expire(self) -> None:
+        other = certs.make_ca("Other root")
+        old, cross = (key_with("Lower", ca, LOWER.key, days) for ca, days in ((MIDDLE, 5), (other, 90)))
+        for order in itertools.permutations([LEAF, old, cross, LOWER.certificate]):
+            chain, _ = build_chain(one(LEAF), read(*order))
+            assert [c.x509 for c in chain.intermediates] == [cross]
+
+    def test_a_new_key_of_the_root_is_an_intermediate(self) -> None:
+        new_key = ec.generate_private_key(ec.SECP256R1())
+        new = certs.Authority(key_with("Root", ROOT, new_key, 90), new_key)
+        assert new.certificate.subject == new.certificate.issuer
+        leaf = certs.issue(new, KEY.public_key())
+        for order in itertools.permutations([leaf, new.certificate, ROOT.certificate]):
+            chain, strangers = build(order)
+            assert ([c.x509 for c in chain.intermediates], strangers) == ([new.certificate], [])
+
+    def test_a_leaf_that_bears_its_issuers_name(self) -> None:
+        leaf = certs.issue(ROOT, KEY.public_key(), certs.Shape("Root"))
+        for order in ([leaf, ROOT.certificate], [ROOT.certificate, leaf]):
+            chain, _ = build(order)
+            assert (chain.leaf.x509, chain.intermediates) == (leaf, ())
+
+    def test_a_self_signed_leaf(self) -> None:
+        own = certs.Authority(certs.make_ca("bamboo-01", key=KEY).certificate, KEY)
+        leaf = certs.issue(own, KEY.public_key())
+        chain, strangers = build([leaf])
+        assert (chain.leaf.x509, chain.intermediates, strangers) == (leaf, (), [])
+
+    def test_two_cas_that_sign_each_other_end(self) -> None:
+        a, b = certs.make_ca("A"), certs.make_ca("B")
+        a_by_b, b_by_a = key_with("A", b, a.key, 30), key_with("B", a, b.key, 30)
+        leaf = certs.issue(a, KEY.public_key())
+        chain, _ = build_chain(one(leaf), read(a_by_b, b_by_a))
+        assert names(chain.intermediates) == ["A", "B"]
+
+    @pytest.mark.parametrize("count", [MAX_INTERMEDIATES, MAX_INTERMEDIATES + 1])
+    def test_the_service_takes_five_intermediates(self, count: int) -> None:
+        ladder = [certs.make_ca("Top")]
+        for number in range(count):
+            ladder.append(certs.make_ca(f"CA {number}", ladder[-1]))
+        order = [certs.issue(ladder[-1], KEY.public_key()), *(ca.certificate for ca in ladder)]
+        if count <= MAX_INTERMEDIATES:
+            assert len(build(order)[0].intermediates) == count
+        else:
+            with pytest.raises(CertificateError, match="file:0 has 6 intermediates and the service takes 5"):
+                build(order)
+
+    @pytest.mark.parametrize("serial", [1, 2**64 - 1, 2**159 - 1])
+    def test_the_serial_number_is_decimal(self, serial: int, tmp_path: Path) -> None:
+        leaf = certs.issue(ROOT, KEY.public_key(), certs.Shape(serial=serial))
+        (tmp_path / "leaf.pem").write_bytes(certs.pem(leaf))
+        shown = openssl(tmp_path, "x509", "-in", "leaf.pem", "-noout", "-serial").decode()
+        assert Chain(one(leaf)).serial == str(int(shown.strip().removeprefix("serial="), 16))
+
+
+class TestLeaves:
+    def test_two_leaves_keep_their_order(self) -> None:
+        second = certs.issue(LOWER, KEY.public_key(), certs.Shape("other"))
+        for order in ([LEAF, second], [second, LEAF], [LEAF, second, LEAF]):
+            found = leaves(read(*order, LOWER.certificate))
+            assert [c.x509 for c in found] == list(dict.fromkeys(order))
+
+    def test_a_stray_root_is_no_leaf(self) -> None:
+        assert names(leaves(read(STRANGER.certificate, LEAF, ROOT.certificate))) == ["bamboo-01"]
+
+    def test_a_ca_is_the_leaf_where_there_is_nothing_else(self) -> None:
+        assert names(leaves(read(ROOT.certificate))) == ["Root"]
+        assert names(leaves(read(ROOT.certificate, MIDDLE.certificate))) == ["Middle"]
+
+
+class TestPreflight:
+    BEGIN, END = NOW - timedelta(days=1), NOW + timedelta(days=1)
+    GOOD = certs.Shape(begin=BEGIN, end=END)
+
+    def refusal(self, shape: certs.Shape, now: datetime = NOW) -> CertificateError:
+        with pytest.raises(CertificateError) as caught:
+            preflight(one(certs.issue(ROOT, KEY.public_key(), shape)), now)
+        assert "file:0" in caught.value.message
+        assert "--no-preflight" in caught.value.hint
+        return caught.value
+
+    @pytest.mark.parametrize("now", [BEGIN - timedelta(minutes=5), BEGIN, NOW, END])
+    def test_within_its_validity(self, now: datetime) -> None:
+        preflight(one(certs.issue(ROOT, KEY.public_key(), self.GOOD)), now)
+
+    def test_expired(self) -> None:
+        message = self.refusal(self.GOOD, self.END + SECOND).message
+        assert "expired at 2026-05-05T12:00:00Z (now 2026-05-05T12:00:01Z)" in message
+
+    def test_not_yet_valid(self) -> None:
+        message = self.refusal(self.GOOD, self.BEGIN - timedelta(minutes=5) - SECOND).message
+        assert "is not valid before 2026-05-03T12:00:00Z (now 2026-05-03T11:54:59Z)" in message
+
+    @pytest.mark.parametrize(
+        ("change", "text"),
+        [
+            ({"is_ca": True}, "CA:TRUE"),
+            ({"digital_signature": False}, "digitalSignature"),
+            ({"digital_signature": None}, "digitalSignature"),
+        ],
+    )
+    def test_rules(self, change: dict[str, Any], text: str) -> None:
+        assert text in self.refusal(certs.Shape(begin=self.BEGIN, end=self.END, **change)).message
+
+    def test_basic_constraints_may_be_absent(self) -> None:
+        preflight(one(certs.issue(ROOT, KEY.public_key(), certs.Shape(is_ca=None))), datetime.now(UTC))
+
+    @pytest.mark.parametrize(("digest", "name"), [("-sha1", "SHA1"), ("-md5", "MD5"), ("-sha224", "SHA224")])
+    def test_a_weak_signature(self, digest: str, name: str, tmp_path: Path) -> None:
+        certs.write_key(tmp_path / "key.pem", KEY)
+        openssl(tmp_path, "req", "-new", "-key", "key.pem", "-subj", "/CN=x", "-out", "request.pem")
+        (tmp_path / "extensions").write_text("keyUsage=digitalSignature")
+        signing = ["x509", "-req", "-in", "request.pem", "-signkey", "key.pem", "-extfile", "extensions", digest]
+        leaf = x509.load_pem_x509_certificate(openssl(tmp_path, *signing))
+        with pytest.raises(CertificateError, match=f"is signed with {name}"):
+            preflight(one(leaf), datetime.now(UTC))
+
+    def test_version_1(self) -> None:
+        def downgrade(tbs: Any) -> None:
+            tbs["version"] = "v1"
+            del tbs["extensions"]
+
+        with pytest.raises(CertificateError, match="version 3"):
+            preflight(one(edited(LEAF, downgrade)), datetime.now(UTC))
+
+    @pytest.mark.parametrize(
+        "key", [ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP256K1())], ids=["Ed25519", "K1"]
+    )
+    def test_a_key_that_the_service_does_not_take(self, key: Any) -> None:
+        leaf = one(certs.issue(ROOT, key.public_key()))
+        with pytest.raises(CertificateError, match="of a kind that the service does not take"):
+            preflight(leaf, datetime.now(UTC))
+
+    def test_an_unknown_signature_algorithm_is_the_services_to_judge(self) -> None:
+        oid = bytes.fromhex("06082a8648ce3d040302")
+        der = LEAF.public_bytes(Encoding.DER).replace(oid, oid[:-1] + b"\x63")
+        preflight(load([FoundCertificate(der, "x")])[0], datetime.now(UTC))
+
+
+class TestBrokenCertificates:
+    @given(st.data())
+    def test_mutated_der_raises_certificate_errors_only(self, data: st.DataObject) -> None:
+        der = bytearray(LEAF.public_bytes(Encoding.DER))
+        for _ in range(data.draw(st.integers(1, 3))):
+            der[data.draw(st.integers(0, len(der) - 1))] = data.draw(st.integers(0, 255))
+        use_all(bytes(der))
+
+    @given(st.binary(max_size=300))
+    def test_garbage(self, garbage: bytes) -> None:
+        with pytest.raises(CertificateError, match="certificate the/path can't be read"):
+            load([FoundCertificate(garbage, "the/path")])
+
+    def test_an_unknown_version(self) -> None:
+        der = LEAF.public_bytes(Encoding.DER).replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020126"), 1)
+        with pytest.raises(CertificateError):
+            load([FoundCertificate(der, "x")])
+
+    def test_an_extension_twice(self) -> None:
+        def double(tbs: Any) -> None:
+            tbs["extensions"].append(tbs["extensions"][0])
+
+        with pytest.raises(CertificateError, match="Duplicate"):
+            one(edited(LEAF, double))
+
+    @pytest.mark.parametrize("serial", [0, -1, -(2**70), 2**400])
+    def test_a_serial_number_that_no_ca_should_give(self, serial: int) -> None:
+        leaf = edited(LEAF, lambda tbs: tbs.__setitem__("serial_number", serial))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert Chain(one(leaf)).serial == str(serial)
+
+    def test_an_unknown_curve(self) -> None:
+        p256, nowhere = bytes.fromhex("06082a8648ce3d030107"), bytes.fromhex("06082a8648ce3d030163")
+        der = LEAF.public_bytes(Encoding.DER).replace(p256, nowhere)
+        with pytest.raises(CertificateError):
+            load([FoundCertificate(der, "x")])
+
+
+class TestVerify:
+    KEYS: dict[str, Any] = {  # noqa: RUF012
+        "P-256": ec.generate_private_key(ec.SECP256R1()),
+        "P-384": ec.generate_private_key(ec.SECP384R1()),
+        "P-521": ec.generate_private_key(ec.SECP521R1()),
+        "RSA": rsa.generate_private_key(65537, 2048),
+        "ML-DSA-44": mldsa.MLDSA44PrivateKey.generate(),
+        "ML-DSA-65": mldsa.MLDSA65PrivateKey.generate(),
+        "ML-DSA-87": mldsa.MLDSA87PrivateKey.generate(),
+    }
+
+    @pytest.mark.parametrize("kind", KEYS)
+    @pytest.mark.parametrize("hash_name", ["sha256", "sha384", "sha512"])
+    def test_only_the_keys_own_signature_of_the_message(self, kind: str, hash_name: HashName) -> None:
+        key = self.KEYS[kind]
+        certificate = one(certs.issue(ROOT, key.public_key()))
+        signature = sign(key, b"message", hash_name)
+        assert certificate.verify(b"message", signature, hash_name)
+        assert not certificate.verify(b"massage", signature, hash_name)
+        assert not certificate.verify(b"message", signature[:-1] + bytes([signature[-1] ^ 1]), hash_name)
+        assert not certificate.verify(b"message", b"", hash_name)
+        other: HashName = "sha512" if hash_name != "sha512" else "sha256"
+        assert certificate.verify(b"message", signature, other) == kind.startswith("ML-DSA")
+
+    @pytest.mark.parametrize("kind", KEYS)
+    def test_algorithm_and_plain_key(self, kind: str, tmp_path: Path) -> None:
+        key = self.KEYS[kind]
+        certificate = one(certs.issue(ROOT, key.public_key()))
+        assert certificate.algorithm == {"P": ECDSA, "R": RSA, "M": MLDSA}[kind[0]]
+        spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        plain = plain_public_key(certificate.public_key())
+        if kind == "RSA":
+            (tmp_path / "key.der").write_bytes(spki)
+            form = ["-pubin", "-inform", "DER", "-in", "key.der", "-RSAPublicKey_out", "-outform", "DER"]
+            assert plain == openssl(tmp_path, "rsa", *form)
+        else:
+            # The others' plain form ends a SubjectPublicKeyInfo as a BIT STRING without unused bits.
+            assert spki.endswith(b"\0" + plain)
+            assert len(spki) - len(plain) < 30
+
+    @pytest.mark.parametrize("kind", ["ML-DSA-44", "ML-DSA-65", "ML-DSA-87", "RSA", "P-521"])
+    def test_chains_of_other_algorithms(self, kind: str) -> None:
+        root = certs.make_ca("Root", key=self.KEYS[kind])
+        middle = certs.make_ca("Middle", root)
+        leaf = certs.issue(middle, self.KEYS[kind].public_key())
+        chain, strangers = build([root.certificate, leaf, middle.certificate])
+        assert (names(chain.intermediates), strangers) == (["Middle"], [])
+        preflight(chain.leaf, datetime.now(UTC))
+
+    def test_plain_key_of_another_kind(self) -> None:
+        other = ed25519.Ed25519PrivateKey.generate().public_key()
+        with pytest.raises(CertificateError):
+            plain_public_key(other.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+
+
+def use_all(der: bytes) -> None:
+    """Do with a certificate all that a command does; only a CertificateError may come of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            [certificate] = load([FoundCertificate(der, "x")])
+            others = [certificate, *read(LOWER.certificate, ROOT.certificate)]
+            leaves(others)
+            chain, _ = build_chain(certificate, others)
+            assert chain.serial
+            assert chain.x509_header
+            assert isinstance(certificate.subject, str)
+            certificate.verify(b"message", b"signature")
+            preflight(certificate, datetime.now(UTC))
+        except CertificateError:
+            pass
+
+
+def edited(certificate: x509.Certificate, change: Callable[[Any], object]) -> x509.Certificate:
+    """Return a certificate with another content and the same, now wrong, signature."""
+    parsed = asn1.Certificate.load(certificate.public_bytes(Encoding.DER))
+    change(parsed["tbs_certificate"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return x509.load_der_x509_certificate(parsed.dump(force=True))
+
+
+def sign(key: Any, message: bytes, hash_name: HashName) -> bytes:
+    digest = getattr(hashes, hash_name.upper())()
+    if isinstance(key, rsa.RSAPrivateKey):
+        return key.sign(message, padding.PKCS1v15(), digest)
+    signature: bytes = key.sign(message, ec.ECDSA(digest)) if hasattr(key, "curve") else key.sign(message)
+    return signature
+
+
+def openssl(folder: Path, *arguments: str) -> bytes:
+    return subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True).stdout
