@@ -109,7 +109,7 @@ def _clock(answer: Answer, now: datetime) -> str:
         return ""
     try:
         theirs = parsedate_to_datetime(answer.headers.get("Date", "")).replace(tzinfo=UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         return ""
     off = (now - theirs).total_seconds()
     if abs(off) < _CLOCK_TOLERANCE_SECONDS:

@@ -28,6 +28,7 @@ AWS = "/usr/bin/aws"
 REGION = "us-east-1"
 _EXIT_SERVICE_REFUSED = 5
 _SECONDS = 60
+_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
 
 
 class DemoError(Exception):
@@ -253,7 +254,8 @@ def _interrupt(*_: object) -> NoReturn:
 
 def main() -> int:
     """Run the demo and remove all it made, also when interrupted."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in _INTERRUPTIONS:
+        signal.signal(number, _interrupt)
     try:
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsigner-demo-"))
@@ -261,7 +263,7 @@ def main() -> int:
                 Demo(Path(folder), stack).run()
             finally:
                 # From here on, a second Ctrl-C would only leave something behind.
-                for number in (signal.SIGINT, signal.SIGTERM):
+                for number in _INTERRUPTIONS:
                     signal.signal(number, signal.SIG_IGN)
     except KeyboardInterrupt:
         print("\nInterrupted; everything is cleaned up.", file=sys.stderr)

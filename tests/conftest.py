@@ -8,6 +8,7 @@ from collections.abc import Generator
 
 import hypothesis
 import pytest
+
 from emulators import short_folder, softhsm, softhsm_folder, softhsm_module, swtpm
 
 __all__ = ["short_folder", "softhsm", "softhsm_folder", "softhsm_module", "swtpm"]

@@ -38,6 +38,15 @@ NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 
 KEY = ec.generate_private_key(ec.SECP256R1())
+KEYS: dict[str, Any] = {
+    "P-256": ec.generate_private_key(ec.SECP256R1()),
+    "P-384": ec.generate_private_key(ec.SECP384R1()),
+    "P-521": ec.generate_private_key(ec.SECP521R1()),
+    "RSA": rsa.generate_private_key(65537, 2048),
+    "ML-DSA-44": mldsa.MLDSA44PrivateKey.generate(),
+    "ML-DSA-65": mldsa.MLDSA65PrivateKey.generate(),
+    "ML-DSA-87": mldsa.MLDSA87PrivateKey.generate(),
+}
 ROOT = certs.make_ca("Root")
 MIDDLE = certs.make_ca("Middle", ROOT)
 LOWER = certs.make_ca("Lower", MIDDLE)
@@ -72,7 +81,7 @@ def key_with(name: str, signer: certs.Authority | None, key: Any, days: int) -> 
 
 
 class TestChain:
-    @pytest.mark.parametrize("order", itertools.permutations([LEAF, LOWER.certificate, MIDDLE.certificate]))
+    @pytest.mark.parametrize("order", [*itertools.permutations([LEAF, LOWER.certificate, MIDDLE.certificate])])
     def test_any_order_without_the_root(self, order: Sequence[x509.Certificate]) -> None:
         chain, strangers = build(order)
         assert (chain.leaf.x509, names(chain.intermediates), strangers) == (LEAF, ["Lower", "Middle"], [])
@@ -221,7 +230,7 @@ class TestPreflight:
 
     @pytest.mark.parametrize(("digest", "name"), [("-sha1", "SHA1"), ("-md5", "MD5"), ("-sha224", "SHA224")])
     def test_a_weak_signature(self, digest: str, name: str, tmp_path: Path) -> None:
-        certs.write_key(tmp_path / "key.pem", KEY)
+        certs.write_key(tmp_path / "key.pem", KEYS["RSA"])
         openssl(tmp_path, "req", "-new", "-key", "key.pem", "-subj", "/CN=x", "-out", "request.pem")
         (tmp_path / "extensions").write_text("keyUsage=digitalSignature")
         signing = ["x509", "-req", "-in", "request.pem", "-signkey", "key.pem", "-extfile", "extensions", digest]
@@ -291,20 +300,10 @@ class TestBrokenCertificates:
 
 
 class TestVerify:
-    KEYS: dict[str, Any] = {  # noqa: RUF012
-        "P-256": ec.generate_private_key(ec.SECP256R1()),
-        "P-384": ec.generate_private_key(ec.SECP384R1()),
-        "P-521": ec.generate_private_key(ec.SECP521R1()),
-        "RSA": rsa.generate_private_key(65537, 2048),
-        "ML-DSA-44": mldsa.MLDSA44PrivateKey.generate(),
-        "ML-DSA-65": mldsa.MLDSA65PrivateKey.generate(),
-        "ML-DSA-87": mldsa.MLDSA87PrivateKey.generate(),
-    }
-
     @pytest.mark.parametrize("kind", KEYS)
     @pytest.mark.parametrize("hash_name", ["sha256", "sha384", "sha512"])
     def test_only_the_keys_own_signature_of_the_message(self, kind: str, hash_name: HashName) -> None:
-        key = self.KEYS[kind]
+        key = KEYS[kind]
         certificate = one(certs.issue(ROOT, key.public_key()))
         signature = sign(key, b"message", hash_name)
         assert certificate.verify(b"message", signature, hash_name)
@@ -316,7 +315,7 @@ class TestVerify:
 
     @pytest.mark.parametrize("kind", KEYS)
     def test_algorithm_and_plain_key(self, kind: str, tmp_path: Path) -> None:
-        key = self.KEYS[kind]
+        key = KEYS[kind]
         certificate = one(certs.issue(ROOT, key.public_key()))
         assert certificate.algorithm == {"P": ECDSA, "R": RSA, "M": MLDSA}[kind[0]]
         spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -332,9 +331,9 @@ class TestVerify:
 
     @pytest.mark.parametrize("kind", ["ML-DSA-44", "ML-DSA-65", "ML-DSA-87", "RSA", "P-521"])
     def test_chains_of_other_algorithms(self, kind: str) -> None:
-        root = certs.make_ca("Root", key=self.KEYS[kind])
+        root = certs.make_ca("Root", key=KEYS[kind])
         middle = certs.make_ca("Middle", root)
-        leaf = certs.issue(middle, self.KEYS[kind].public_key())
+        leaf = certs.issue(middle, KEYS[kind].public_key())
         chain, strangers = build([root.certificate, leaf, middle.certificate])
         assert (names(chain.intermediates), strangers) == (["Middle"], [])
         preflight(chain.leaf, datetime.now(UTC))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -102,8 +102,9 @@ class Flag:
         try:
             return self.convert(text)
         except ValueError as error:
-            held = "a value that can't be read" if self.secret else repr(text[:100])
-            raise UsageError(f"--{self.name} is {held}: {error}") from error
+            if self.secret:
+                raise UsageError(f"--{self.name} has a value that can't be read") from None
+            raise UsageError(f"--{self.name} is {text[:100]!r}: {error}") from error
 
     def toml(self, value: Any) -> Any:
         """Return a converted value as a profile of config.toml holds it."""
@@ -181,10 +182,8 @@ class Parser(argparse.ArgumentParser):
                 dest=flag.attribute,
                 help=_help(flag),
                 metavar=flag.metavar or "BOOL",
-                type=flag.value,
-                action="append" if flag.many else "store",
                 default=argparse.SUPPRESS,
-                # argparse shows an optional value in brackets; `_joined` always gives it one.
+                # For the help only, which shows an optional value in brackets: `_take_flags` reads the values.
                 nargs=None if flag.metavar else "?",
             )
 
@@ -194,12 +193,13 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UsageError: they can't be meant.
         """
-        parsed, rest = self.parse_known_args(list(self._joined(arguments)))
+        values, others = self._take_flags(arguments)
+        parsed, rest = self.parse_known_args(others)
         if rest:
             # Not quoted: it may be what follows a space in a password.
             self.error(f"{len(rest)} of the arguments belong to no flag")
-        _check_exclusive(vars(parsed), UsageError)
-        return parsed
+        _check_exclusive(values, UsageError)
+        return argparse.Namespace(**vars(parsed), **values)
 
     def complete(self, given: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> argparse.Namespace:
         """Return what was given with the values of its profile, if it names one, and the defaults below it.
@@ -230,28 +230,35 @@ class Parser(argparse.ArgumentParser):
         """Raise what argparse found as a UsageError."""
         raise UsageError(message, f"See {self.prog} --help")
 
-    def _joined(self, arguments: Sequence[str]) -> Iterable[str]:
-        """Yield the arguments with each flag and its value joined by `=`, so that a value may begin with `-`."""
+    def _take_flags(self, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        """Return the values of the flags by attribute, and the arguments that are none of theirs, for argparse."""
+        values: dict[str, Any] = {}
+        others: list[str] = []
         rest = iter(arguments)
         for argument in rest:
+            name, equals, text = argument.partition("=")
+            flag = self._flags.get(name.removeprefix("--")) if name.startswith("--") else None
             if argument == "--":
-                yield argument
-                yield from rest
-                return
-            name = argument.partition("=")[0]
-            if name.startswith("-") and name not in self._option_string_actions:
+                others += [argument, *rest]
+            elif flag is not None:
+                value = flag.value(text if equals else _next_value(flag, rest))
+                values[flag.attribute] = [*values.get(flag.attribute, []), value] if flag.many else value
+            elif name.startswith("-") and name not in self._option_string_actions:
                 # Only its name: a value may be that of a mistyped password flag.
                 self.error(f"there is no flag {name}")
-            flag = self._flags.get(argument.removeprefix("--")) if argument.startswith("--") else None
-            if flag is None:
-                yield argument
-            elif not flag.metavar:
-                yield f"{argument}=true"
             else:
-                value = next(rest, None)
-                if value is None:
-                    raise UsageError(f"{argument} has no value", f"Write {argument} {flag.metavar}")
-                yield f"{argument}={value}"
+                others.append(argument)
+        return values, others
+
+
+def _next_value(flag: Flag, rest: Iterator[str]) -> str:
+    """Return the value of a flag that has no `=`: the next argument, whatever it begins with; a boolean stands alone."""
+    if not flag.metavar:
+        return "true"
+    value = next(rest, None)
+    if value is None:
+        raise UsageError(f"--{flag.name} has no value", f"Write --{flag.name} {flag.metavar}")
+    return value
 
 
 def _help(flag: Flag) -> str:
@@ -259,10 +266,10 @@ def _help(flag: Flag) -> str:
     return (flag.help + default).replace("%", "%%")
 
 
-def _check_exclusive(values: Mapping[str, Any], error: type[UsageError]) -> None:
+def _check_exclusive(values: Mapping[str, Any], error: type[UsageError], where: str = "") -> None:
     for one, other in EXCLUSIVE:
         if _is_set(values, one) and _is_set(values, other):
-            raise error(f"--{one} and --{other} exclude each other", "Give one of them")
+            raise error(f"{where}--{one} and --{other} exclude each other", "Give one of them")
 
 
 def _is_set(values: Mapping[str, Any], name: str) -> bool:
@@ -278,7 +285,7 @@ def _profile_values(found: Profile, given: argparse.Namespace) -> dict[str, Any]
         if flag is None:
             raise ConfigError(f"{where} has the key {key!r}, which is no flag", "See credential-process --help")
         values[flag.attribute] = _from_toml(flag, value, where)
-    _check_exclusive(values, ConfigError)
+    _check_exclusive(values, ConfigError, f"{where}: ")
     for pair in EXCLUSIVE:
         for one, other in (pair, pair[::-1]):
             if _is_set(vars(given), one):

@@ -179,7 +179,7 @@ class _Server:
         self.listener.shutdown(socket.SHUT_RDWR)
         self._accepting.join()
         self.listener.close()
-        for thread, connection in list(self._open.items()):
+        for thread, connection in self._open.items():
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
             thread.join(_JOIN_SECONDS)
@@ -192,16 +192,15 @@ class _Server:
                 # Stopped, or out of file descriptors: then others may soon be closed.
                 self._site.stopping.wait(_PAUSE_SECONDS)
                 continue
-            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
             # A duplicate: TLS takes the first descriptor over, and shutting this one down ends both.
-            self._open[thread] = connection.dup()
+            handle = connection.dup()
+            thread = threading.Thread(target=self._serve, args=(connection, handle), daemon=True)
+            self._open = {each: opened for each, opened in self._open.items() if each.is_alive()} | {thread: handle}
             thread.start()
 
-    def _serve(self, connection: socket.socket) -> None:
-        try:
+    def _serve(self, connection: socket.socket, handle: socket.socket) -> None:
+        with handle:
             serve_connection(connection, self._site)
-        finally:
-            self._open.pop(threading.current_thread()).close()
 
 
 def _is_loopback(host: str) -> bool:

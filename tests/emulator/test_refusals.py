@@ -75,6 +75,10 @@ INVALID = {
     "a property with a long name": (body(instanceProperties={"a" * 201: "v"}), "1 to 200"),
     "a property with a long value": (body(instanceProperties={"a": "v" * 201}), "1 to 200"),
     "a property that is a number": (body(instanceProperties={"a": 1}), "1 to 200"),
+    "an ARN that is a number": (
+        lambda made: body(roleArn=1)(arn("roleArn", None)(made)),
+        "roleArn is not a string",
+    ),
     "no trust anchor": (arn("trustAnchorArn", None), "trustAnchorArn is missing"),
     "no profile": (arn("profileArn", None), "profileArn is missing"),
     "no role": (arn("roleArn", None), "roleArn is missing"),

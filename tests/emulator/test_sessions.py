@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 from certs import Authority, issue
 from emulator.client import Caller, create_session, draft, send
 from emulator.conftest import KEYS
-from emulator.material import Form, authority, certificate
+from emulator.material import DAY, Form, authority, certificate
 from hwsigner.emulator import Emulator, Role, World
 
 
@@ -131,16 +131,15 @@ def test_a_trust_anchor_may_be_an_intermediate_and_stand_in_the_chain(ca: Author
 
 
 def test_any_certificate_of_a_bundle_and_any_trust_anchor_will_do(ca: Authority, caller: Caller) -> None:
-    other, old = authority(), authority(Form(ca.certificate.subject, ca=True, usages=("key_cert_sign",), end=-DAY_HALF))
-    world = World.simple([other.certificate, old.pem + ca.pem])
+    other = authority()
+    expired = Form(ca.certificate.subject, ca=True, usages=("key_cert_sign",), end=-DAY / 2)
+    old = Authority(certificate(expired, ca.key.public_key(), None, ca.key), ca.key)
+    world = World.simple([other.certificate, old.pem + ca.pem, ca.pem + old.pem])
     with Emulator(world) as emulator:
-        first, second = world.trust_anchors
-        for arn, status in ((first, 403), (second, 201)):
+        for arn, status in zip(world.trust_anchors, (403, 201, 201), strict=True):
             arns = {**draft(emulator, caller).arns, "trustAnchorArn": arn}
             assert create_session(emulator, caller, arns=arns).status == status
 
-
-DAY_HALF = timedelta(hours=12)
 
 TAGGED = x509.Name(
     [

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from certs import Authority, make_ca
 from emulator.client import Caller, create_session
-from hwsigner.emulator import Emulator, Role, TrustAnchor, World, load_world
+from hwsigner.emulator import KINDS, Emulator, Role, TrustAnchor, World, load_world
 from hwsigner.errors import CertificateError, ConfigError, UsageError
 
 UUID = "11111111-2222-4333-8444-555555555555"
@@ -144,3 +144,18 @@ def test_defaults_are_those_of_the_service(ca: Authority) -> None:
     assert (profile.duration_seconds, profile.accept_role_session_name, profile.enabled) == (3600, False, True)
     assert Role("x").max_session_duration == 3600
     assert TrustAnchor("x", []).enabled
+
+
+def test_the_example_in_the_documentation_is_read(config: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text()
+    config.write_text(text.partition("```toml\n")[2].partition("```")[0])
+    world = load_world(config)
+    assert [len(each) for each in (world.trust_anchors, world.profiles, world.roles)] == [1, 1, 1]
+
+
+def test_the_documentation_lists_every_fault() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text()
+    for name, kind in KINDS.items():
+        row = next(line for line in text.splitlines() if line.startswith("| `") and f"`{name}`" in line)
+        for parameter in kind.parameters:
+            assert parameter.replace("_", "-") in row

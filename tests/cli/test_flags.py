@@ -1,0 +1,298 @@
+"""The flags' grammar, profiles below them, and that no secret is echoed. No command runs here."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwsigner.cli.flags import EXCLUSIVE, IDENTITY, PROFILE, SESSION, Flag, Parser
+from hwsigner.errors import ConfigError, UsageError
+
+FLAGS = {flag.name: flag for flag in IDENTITY + SESSION + PROFILE}
+SWITCHES = [flag.name for flag in FLAGS.values() if not flag.metavar]
+TEXTS = [flag.name for flag in FLAGS.values() if flag.convert is str]
+SECRET = "hunter2"
+UNSAID = [name for name in FLAGS if name not in SWITCHES and not FLAGS[name].many]
+
+
+def parser() -> Parser:
+    parser = Parser("test", "for tests")
+    parser.add_flags(IDENTITY, SESSION, PROFILE)
+    return parser
+
+
+def parse(*arguments: str) -> argparse.Namespace:
+    return parser().parse(arguments)
+
+
+def refused(*arguments: str) -> UsageError:
+    with pytest.raises(UsageError) as caught:
+        parse(*arguments)
+    assert caught.value.exit_status == 2
+    assert SECRET not in f"{caught.value} {caught.value.__cause__} {caught.value.__context__}"
+    return caught.value
+
+
+class TestValues:
+    @given(name=st.sampled_from(TEXTS), value=st.text())
+    def test_in_both_forms_and_whatever_they_begin_with(self, name: str, value: str) -> None:
+        attribute = name.replace("-", "_")
+        for arguments in ((f"--{name}", value), (f"--{name}={value}",)):
+            assert vars(parse(*arguments)) == {attribute: value}
+
+    @pytest.mark.parametrize("value", ["-x", "--x", "--debug", "--", "-", "--certificate=x", "a b", "=", "-1"])
+    def test_that_look_like_flags(self, value: str) -> None:
+        parsed = parse("--certificate", value, "--debug", f"--endpoint={value}")
+        assert (parsed.certificate, parsed.debug, parsed.endpoint) == (value, True, value)
+
+    @pytest.mark.parametrize("name", TEXTS)
+    def test_the_last_wins(self, name: str) -> None:
+        parsed = parse(f"--{name}=a", f"--{name}", "b", f"--{name}=c")
+        assert vars(parsed) == {name.replace("-", "_"): "c"}
+
+    @pytest.mark.parametrize("name", UNSAID)
+    def test_missing(self, name: str) -> None:
+        assert f"--{name} has no value" in refused("--debug", f"--{name}").message
+
+    def test_of_a_repeated_flag_all_count(self) -> None:
+        parsed = parse("--instance-property", "a=b", "--instance-property=c=d=e")
+        assert parsed.instance_property == [("a", "b"), ("c", "d=e")]
+
+
+class TestSwitches:
+    @pytest.mark.parametrize("name", SWITCHES)
+    def test_forms(self, name: str) -> None:
+        attribute = name.replace("-", "_")
+        for text in ("1", "t", "T", "true", "True", "TRUE"):
+            assert vars(parse(f"--{name}={text}")) == {attribute: True}
+        for text in ("0", "f", "F", "false", "False", "FALSE"):
+            assert vars(parse(f"--{name}={text}")) == {attribute: False}
+        assert vars(parse(f"--{name}=false", f"--{name}")) == {attribute: True}
+        assert vars(parse(f"--{name}", f"--{name}=false")) == {attribute: False}
+
+    @pytest.mark.parametrize("text", ["", "yes", "on", "tRUE", "2", " true"])
+    def test_other_words(self, text: str) -> None:
+        assert "--debug is" in refused(f"--debug={text}").message
+
+    def test_take_no_word_that_follows(self) -> None:
+        parsed = parse("--debug", "--certificate", "c")
+        assert (parsed.debug, parsed.certificate) == (True, "c")
+        refused("--debug", "false")
+
+
+class TestUnknown:
+    @pytest.mark.parametrize("name", FLAGS)
+    def test_abbreviations(self, name: str) -> None:
+        for short in (name[:-1], name[:4]):
+            if short not in FLAGS:
+                assert f"there is no flag --{short}" in refused(f"--{short}", "x").message
+                assert f"there is no flag --{short}" in refused(f"--{short}=x").message
+
+    @pytest.mark.parametrize("argument", ["-x", "-certificate", "--", "---debug", "-"])
+    def test_dashes(self, argument: str) -> None:
+        refused(argument, SECRET)
+
+    @pytest.mark.parametrize(
+        "arguments", [(SECRET,), ("--debug", SECRET), ("--", SECRET), ("--region", "x", SECRET, "y")]
+    )
+    def test_words_that_belong_to_no_flag(self, arguments: tuple[str, ...]) -> None:
+        assert "no flag" in refused(*arguments).message
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("--pkcs8-pasword", SECRET),
+            (f"--pkcs8-pasword={SECRET}",),
+            ("--pkcs8-password", "two", SECRET),
+            ("--tpm-key-passwords", SECRET, "--region", "x"),
+            ("--pkcs8-password", SECRET, "--tpm-key-password", SECRET),
+            ("--tpm-key-password", SECRET, "--no-tpm-key-password"),
+            ("--pkcs8-password", SECRET, "--session-duration", "x"),
+            ("-p", SECRET),
+            (f"-p={SECRET}",),
+            ("--", "--pkcs8-password", SECRET),
+        ],
+    )
+    def test_secrets_are_not_echoed(self, arguments: tuple[str, ...]) -> None:
+        refused(*arguments)
+
+    def test_a_secret_that_can_not_be_converted(self) -> None:
+        flag = Flag("pin", "a number", "PIN", int, secret=True)
+        with pytest.raises(UsageError) as caught:
+            flag.value(SECRET)
+        assert SECRET not in str(caught.value)
+
+
+class TestNumbers:
+    @pytest.mark.parametrize("name", ["timeout", "connect-timeout", "read-timeout"])
+    def test_seconds(self, name: str) -> None:
+        for text, value in (("1", 1.0), ("0.5", 0.5), ("1e3", 1000.0), ("86400", 86400.0), ("1e-9", 1e-9)):
+            assert vars(parse(f"--{name}={text}")) == {name.replace("-", "_"): value}
+        for text in ("0", "-1", "inf", "-inf", "nan", "1e999", "86400.1", "", "1s", "0x10", "9" * 5000):
+            assert f"--{name} is" in refused(f"--{name}={text}").message
+
+    @pytest.mark.parametrize(
+        "text", ["899", "43201", "-900", "+900", "900.0", "1e3", "", "٩٠٠", "９００", "9" * 5000, " 900"]
+    )
+    def test_session_durations_that_can_not_be(self, text: str) -> None:
+        error = refused(f"--session-duration={text}")
+        assert "--session-duration is" in error.message
+        assert "900 to 43200" in error.message
+        assert len(error.message) < 250
+
+    @pytest.mark.parametrize("text", ["900", "43200", "0900"])
+    def test_session_durations(self, text: str) -> None:
+        assert parse(f"--session-duration={text}").session_duration == int(text)
+
+    @pytest.mark.parametrize("text", ["", "a", "=b", "a=", f"{'a' * 201}=b", f"a={'b' * 201}"])
+    def test_bad_instance_properties(self, text: str) -> None:
+        assert "--instance-property" in refused(f"--instance-property={text}").message
+
+
+class TestExclusive:
+    @staticmethod
+    def given(name: str) -> str:
+        return f"--{name}" if name in SWITCHES else f"--{name}=x"
+
+    @pytest.mark.parametrize(("one", "other"), EXCLUSIVE)
+    def test_both_ways(self, one: str, other: str) -> None:
+        for arguments in ((self.given(one), self.given(other)), (self.given(other), self.given(one))):
+            message = refused(*arguments).message
+            assert f"--{one}" in message
+            assert f"--{other}" in message
+
+    @pytest.mark.parametrize(("one", "other"), [pair for pair in EXCLUSIVE if set(pair) & set(SWITCHES)])
+    def test_a_switch_that_is_off_excludes_nothing(self, one: str, other: str) -> None:
+        parse(*(f"--{name}=false" if name in SWITCHES else f"--{name}=x" for name in (one, other)))
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "hwsigner").mkdir()
+    return {"XDG_CONFIG_HOME": str(tmp_path)}
+
+
+@pytest.fixture
+def config(environ: dict[str, str]) -> Path:
+    """The user's file, which only the user can read."""
+    path = Path(environ["XDG_CONFIG_HOME"], "hwsigner", "config.toml")
+    path.touch(0o600)
+    return path
+
+
+def complete(environ: dict[str, str], *arguments: str) -> argparse.Namespace:
+    test = parser()
+    return test.complete(test.parse(arguments), environ)
+
+
+class TestComplete:
+    def test_defaults(self, environ: dict[str, str]) -> None:
+        values = vars(complete(environ))
+        expected: dict[str, Any] = {flag.attribute: [] if flag.many else flag.default for flag in FLAGS.values()}
+        assert values == {**expected, "given": [], "exposed": None}
+        assert (values["session_duration"], values["connect_timeout"], values["read_timeout"]) == (3600, 5.0, 15.0)
+        assert values["timeout"] == 60.0
+        assert not any(values[name.replace("-", "_")] for name in SWITCHES)
+
+    def test_given_before_profile_before_default(self, config: Path, environ: dict[str, str]) -> None:
+        config.write_text('[profile.web]\nregion = "profile"\nsession-duration = 1800\nendpoint = "profile"\n')
+        values = complete(environ, "--profile", "web", "--region", "given")
+        assert (values.region, values.session_duration, values.endpoint) == ("given", 1800, "profile")
+        assert values.read_timeout == 15.0
+        assert [(flag.name, value) for flag, value in values.given] == [("region", "given"), ("profile", "web")]
+
+    def test_both_names_of_the_flag(self, config: Path, environ: dict[str, str]) -> None:
+        config.write_text('[profile.web]\nregion = "profile"\n')
+        for arguments in (("--profile=web",), ("--config-profile=web",), ("--profile=web", "--config-profile=web")):
+            assert complete(environ, *arguments).region == "profile"
+        with pytest.raises(UsageError, match="two profiles"):
+            complete(environ, "--profile=web", "--config-profile=db")
+
+    def test_every_flag_is_a_key(self, config: Path, environ: dict[str, str]) -> None:
+        for flag in IDENTITY + SESSION:
+            if not flag.metavar:
+                text, value = "true", True
+            elif flag.many:
+                text, value = '["a=b", "c=d"]', [("a", "b"), ("c", "d")]  # type: ignore[assignment]
+            else:
+                text, value = ("1000", 1000) if flag.convert is not str else ('"x"', "x")  # type: ignore[assignment]
+            config.write_text(f"[profile.web]\n{flag.name} = {text}\n")
+            assert getattr(complete(environ, "--profile=web"), flag.attribute) == value
+
+    def test_a_switch_of_the_profile_can_be_switched_off(self, config: Path, environ: dict[str, str]) -> None:
+        config.write_text("[profile.web]\ndebug = true\nstrict = true\n")
+        values = complete(environ, "--profile=web", "--debug=false")
+        assert (values.debug, values.strict) == (False, True)
+
+    def test_instance_properties_as_a_table(self, config: Path, environ: dict[str, str]) -> None:
+        config.write_text('[profile.web.instance-property]\na = "b"\nc = "d"\n')
+        assert complete(environ, "--profile=web").instance_property == [("a", "b"), ("c", "d")]
+        assert complete(environ, "--profile=web", "--instance-property=e=f").instance_property == [("e", "f")]
+
+    @pytest.mark.parametrize(("one", "other"), [*EXCLUSIVE, *(pair[::-1] for pair in EXCLUSIVE)])
+    def test_a_given_flag_drops_what_it_excludes(
+        self, one: str, other: str, config: Path, environ: dict[str, str]
+    ) -> None:
+        text = "true" if other in SWITCHES else '"x"'
+        config.write_text(f"[profile.web]\n{other} = {text}\n")
+        values = complete(environ, "--profile=web", TestExclusive.given(one))
+        assert not getattr(values, other.replace("-", "_"))
+
+    @pytest.mark.parametrize(
+        ("content", "named"),
+        [
+            ("regoin = 'x'", "'regoin'"),
+            ("role_arn = 'x'", "'role_arn'"),
+            ("profile = 'x'", "'profile'"),
+            ("digest = 'SHA256'", "'digest'"),
+            ("certificate = true", "certificate"),
+            ("pkcs8-password = true", "pkcs8-password"),
+            ("certificate = ['x']", "certificate"),
+            ("certificate = {x = 1}", "certificate"),
+            ("certificate = 2026-01-01", "certificate"),
+            ("session-duration = 60", "session-duration"),
+            ("session-duration = true", "session-duration"),
+            ("session-duration = 3600.0", "session-duration"),
+            ("timeout = inf", "timeout"),
+            ("timeout = nan", "timeout"),
+            ("debug = 'maybe'", "debug"),
+            ("debug = 7", "debug"),
+            ("instance-property = 'a=b'", "instance-property"),
+            ("instance-property = 1", "instance-property"),
+            ("instance-property = [1]", "instance-property"),
+            ("instance-property = ['x']", "instance-property"),
+            ("instance-property = {a = ''}", "instance-property"),
+            ("certificate = 'x'\ncert-selector = 'y'", "exclude each other"),
+            (f"pkcs8-password = '{SECRET}'\ntpm-key-password = '{SECRET}'", "exclude each other"),
+            (f"pkcs8-password = ['{SECRET}']", "pkcs8-password"),
+        ],
+    )
+    def test_what_a_profile_can_not_hold(self, content: str, named: str, config: Path, environ: dict[str, str]) -> None:
+        config.write_text(f"[profile.web]\n{content}\n")
+        with pytest.raises(ConfigError) as caught:
+            complete(environ, "--profile=web")
+        assert named in caught.value.message
+        assert str(config) in caught.value.message
+        assert "[profile.web]" in caught.value.message
+        assert SECRET not in str(caught.value)
+
+    @pytest.mark.parametrize("mode", [0o600, 0o644])
+    def test_a_file_that_others_read_is_told(self, mode: int, config: Path, environ: dict[str, str]) -> None:
+        config.write_text("[profile.web]\n")
+        config.chmod(mode)
+        assert complete(environ, "--profile=web").exposed == (config if mode == 0o644 else None)
+
+
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse("--help")
+    assert caught.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for flag in FLAGS.values():
+        assert f"--{flag.name}" in shown
+    assert "(default 3600)" in shown
