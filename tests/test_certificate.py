@@ -183,6 +183,10 @@ class TestLeaves:
             found = leaves(read(*order, LOWER.certificate))
             assert [c.x509 for c in found] == list(dict.fromkeys(order))
 
+    def test_of_copies_the_first_counts(self) -> None:
+        assert [c.source for c in leaves(read(LEAF, LOWER.certificate, LEAF))] == ["file:0"]
+        assert build_chain(one(LEAF), read(LOWER.certificate, LEAF))[1] == []
+
     def test_a_stray_root_is_no_leaf(self) -> None:
         assert names(leaves(read(STRANGER.certificate, LEAF, ROOT.certificate))) == ["bamboo-01"]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import importlib
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import TextIO
 
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError, printable
 
@@ -20,6 +21,8 @@ COMMANDS = {
     "version": "hwsigner.cli.version",
 }
 _INTERRUPTED = 130
+# What a write to stdout fails with; other files' errors are wrapped where they are opened.
+_OUTPUT_ERRORS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sys.stdout is None:
             raise HwsignerError("stdout is closed", "Leave it open: what a command prints goes there")
         status = _run(sys.argv[1:] if arguments is None else arguments)
-        _flush_stdout()
+        sys.stdout.flush()
         return status
     except (HwsignerError, HwsignerWarning) as error:
         _complain(str(error))
@@ -41,8 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except Exception as error:
-        # The last resort: a traceback could show a secret.
-        _complain(f"internal error: {_place(error)}. Please report it")
+        if isinstance(error, OSError) and error.errno in _OUTPUT_ERRORS and error.filename is None:
+            _abandon(sys.stdout)
+            _complain(f"can't write to stdout: {error.strerror}")
+        else:
+            # The last resort: a traceback could show a secret.
+            _complain(f"internal error: {_place(error)}. Please report it")
         return 1
 
 
@@ -56,7 +63,7 @@ def _run(arguments: Sequence[str]) -> int:
     if name not in COMMANDS:
         # Without what follows `=`, which may be a password.
         raise UsageError(f"there is no command {name.partition('=')[0]!r}", f"Commands: {', '.join(COMMANDS)}")
-    from hwsigner.cli.flags import Parser
+    from hwsigner.cli.parser import Parser
 
     command = importlib.import_module(COMMANDS[name])
     parser = Parser(name, command.HELP)
@@ -94,19 +101,17 @@ def _show_warnings(*, strict: bool) -> None:
 
 
 def _complain(text: str) -> None:
-    # Where stderr is closed or full there is nobody to tell; without stderr, print() would take stdout.
+    # Where stderr is closed or full there is nobody to tell. Without stderr, print() would take stdout.
     if sys.stderr is not None:
-        with contextlib.suppress(OSError):
-            print(f"hwsigner: {printable(text)}", file=sys.stderr)
+        try:
+            print(f"hwsigner: {printable(text)}", file=sys.stderr, flush=True)
+        except OSError:
+            _abandon(sys.stderr)
 
 
-def _flush_stdout() -> None:
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        # The interpreter would try again when it exits, and complain in its own way.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise HwsignerError(f"can't write to stdout: {error.strerror}") from error
+def _abandon(stream: TextIO) -> None:
+    """Drop what could not be printed: the interpreter would try again when it exits, and end with another status."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _place(error: Exception) -> str:

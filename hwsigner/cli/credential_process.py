@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from hwsigner.cli import options
-from hwsigner.cli.flags import IDENTITY, PROFILE, SESSION, Parser
+from hwsigner.cli.flags import IDENTITY, PROFILE, SESSION
+from hwsigner.cli.parser import Parser
 
 HELP = "print credentials for the AWS SDKs"
 

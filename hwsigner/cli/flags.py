@@ -1,22 +1,13 @@
-"""The flags: one table, used for the command line, for the keys of a profile, and for help.
-
-The rules are those of the program that hwsigner replaces: `--name value` or `--name=value`, where the value may begin
-with `-`; booleans stand alone or take `=true` and `=false`; the last of a repeated flag wins; no abbreviations.
-"""
+"""The flags: one table, used for the command line, for the keys of a profile, and for help."""
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
-from hwsigner.errors import ConfigError, UsageError
-
-if TYPE_CHECKING:
-    from hwsigner.config import Profile
+from hwsigner.errors import UsageError
 
 _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
 _FALSE = frozenset({"0", "f", "F", "false", "False", "FALSE"})
@@ -162,146 +153,3 @@ EXCLUSIVE = (
     ("no-tpm-key-password", "tpm-key-password"),
     ("pkcs8-password", "tpm-key-password"),
 )
-
-_IN_PROFILES = {flag.name: flag for flag in IDENTITY + SESSION}
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser with the rules above."""
-
-    def __init__(self, command: str, description: str) -> None:
-        super().__init__(f"hwsigner {command}".strip(), description=description, allow_abbrev=False)
-        self._flags: dict[str, Flag] = {}
-
-    def add_flags(self, *groups: Iterable[Flag]) -> None:
-        """Add the flags of the groups."""
-        for flag in (flag for group in groups for flag in group):
-            self._flags[flag.name] = flag
-            self.add_argument(
-                f"--{flag.name}",
-                dest=flag.attribute,
-                help=_help(flag),
-                metavar=flag.metavar or "BOOL",
-                default=argparse.SUPPRESS,
-                # For the help only, which shows an optional value in brackets: `_take_flags` reads the values.
-                nargs=None if flag.metavar else "?",
-            )
-
-    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Parse a command's arguments; flags that were not given are absent from the result.
-
-        Raises:
-            UsageError: they can't be meant.
-        """
-        values, others = self._take_flags(arguments)
-        parsed, rest = self.parse_known_args(others)
-        if rest:
-            # Not quoted: it may be what follows a space in a password.
-            self.error(f"{len(rest)} of the arguments belong to no flag")
-        _check_exclusive(values, UsageError)
-        return argparse.Namespace(**vars(parsed), **values)
-
-    def complete(self, given: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> argparse.Namespace:
-        """Return what was given with the values of its profile, if it names one, and the defaults below it.
-
-        The attribute `given` has the flags of the command line with their values, and `exposed` the profile's file if
-        others can read it.
-
-        Raises:
-            UsageError: --profile and --config-profile name two profiles.
-            ConfigError: there is no such profile, or it holds what is no flag.
-        """
-        values = {flag.attribute: [] if flag.many else flag.default for flag in self._flags.values()}
-        names = {getattr(given, flag.attribute) for flag in PROFILE if hasattr(given, flag.attribute)}
-        if len(names) > 1:
-            raise UsageError("--profile and --config-profile name two profiles", "Give one of them")
-        exposed = None
-        if names:
-            from hwsigner.config import profile
-
-            found = profile(names.pop(), environ)
-            values |= _profile_values(found, given)
-            exposed = found.file if found.exposed else None
-        named = [flag for flag in self._flags.values() if hasattr(given, flag.attribute)]
-        flags = [(flag, getattr(given, flag.attribute)) for flag in named]
-        return argparse.Namespace(**{**values, **vars(given)}, given=flags, exposed=exposed)
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what argparse found as a UsageError."""
-        raise UsageError(message, f"See {self.prog} --help")
-
-    def _take_flags(self, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-        """Return the values of the flags by attribute, and the arguments that are none of theirs, for argparse."""
-        values: dict[str, Any] = {}
-        others: list[str] = []
-        rest = iter(arguments)
-        for argument in rest:
-            name, equals, text = argument.partition("=")
-            flag = self._flags.get(name.removeprefix("--")) if name.startswith("--") else None
-            if argument == "--":
-                others += [argument, *rest]
-            elif flag is not None:
-                value = flag.value(text if equals else _next_value(flag, rest))
-                values[flag.attribute] = [*values.get(flag.attribute, []), value] if flag.many else value
-            elif name.startswith("-") and name not in self._option_string_actions:
-                # Only its name: a value may be that of a mistyped password flag.
-                self.error(f"there is no flag {name}")
-            else:
-                others.append(argument)
-        return values, others
-
-
-def _next_value(flag: Flag, rest: Iterator[str]) -> str:
-    """Return the value of a flag that has no `=`: the next argument, whatever it begins with; a boolean stands alone."""
-    if not flag.metavar:
-        return "true"
-    value = next(rest, None)
-    if value is None:
-        raise UsageError(f"--{flag.name} has no value", f"Write --{flag.name} {flag.metavar}")
-    return value
-
-
-def _help(flag: Flag) -> str:
-    default = f" (default {flag.default:g})" if isinstance(flag.default, int | float) and flag.metavar else ""
-    return (flag.help + default).replace("%", "%%")
-
-
-def _check_exclusive(values: Mapping[str, Any], error: type[UsageError], where: str = "") -> None:
-    for one, other in EXCLUSIVE:
-        if _is_set(values, one) and _is_set(values, other):
-            raise error(f"{where}--{one} and --{other} exclude each other", "Give one of them")
-
-
-def _is_set(values: Mapping[str, Any], name: str) -> bool:
-    return values.get(name.replace("-", "_")) not in (None, False)
-
-
-def _profile_values(found: Profile, given: argparse.Namespace) -> dict[str, Any]:
-    """Return a profile's values by attribute, less those that a given flag excludes."""
-    where = f"{found.file}: [profile.{found.name}]"
-    values = {}
-    for key, value in found.values.items():
-        flag = _IN_PROFILES.get(key)
-        if flag is None:
-            raise ConfigError(f"{where} has the key {key!r}, which is no flag", "See credential-process --help")
-        values[flag.attribute] = _from_toml(flag, value, where)
-    _check_exclusive(values, ConfigError, f"{where}: ")
-    for pair in EXCLUSIVE:
-        for one, other in (pair, pair[::-1]):
-            if _is_set(vars(given), one):
-                values.pop(other.replace("-", "_"), None)
-    return values
-
-
-def _from_toml(flag: Flag, value: Any, where: str) -> Any:
-    try:
-        if flag.many:
-            items = [f"{k}={v}" for k, v in value.items()] if isinstance(value, dict) else value
-            return [flag.value(item) for item in items]
-        if isinstance(value, bool) and not flag.metavar:
-            return value
-        if isinstance(value, int | float | str) and not isinstance(value, bool):
-            return flag.value(str(value))
-    except (UsageError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{where} has {flag.name} with a value that can't be meant: {error}") from error
-    raise ConfigError(f"{where} has {flag.name} with a value of another type than it takes")

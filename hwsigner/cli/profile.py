@@ -6,7 +6,8 @@ import argparse
 import os
 import re
 
-from hwsigner.cli.flags import IDENTITY, SESSION, Parser
+from hwsigner.cli.flags import IDENTITY, SESSION
+from hwsigner.cli.parser import Parser
 from hwsigner.config import add_profile, profiles
 from hwsigner.errors import UsageError, printable
 
@@ -46,5 +47,5 @@ def _list(arguments: argparse.Namespace) -> int:
     if arguments.name is not None or arguments.given:
         raise UsageError("profile list takes nothing else", "Write hwsigner profile list")
     for name, found in sorted(profiles(os.environ).items()):
-        print(printable(f"{name}\t{found.file}"))
+        print(f"{printable(name)}\t{printable(str(found.file))}")
     return 0

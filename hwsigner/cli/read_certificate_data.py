@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from hwsigner.certificate import Certificate, leaves, load
 from hwsigner.cli import options
-from hwsigner.cli.flags import IDENTITY, PROFILE, SESSION, Parser
+from hwsigner.cli.flags import IDENTITY, PROFILE, SESSION
+from hwsigner.cli.parser import Parser
 from hwsigner.errors import UsageError, printable
 from hwsigner.key import ECDSA, MLDSA, RSA, find_certificates
 from hwsigner.selector import Selector, parse_selector, select

@@ -7,7 +7,8 @@ import hashlib
 import sys
 
 from hwsigner.cli import options
-from hwsigner.cli.flags import IDENTITY, PROFILE, SESSION, Flag, Parser, one_of
+from hwsigner.cli.flags import IDENTITY, PROFILE, SESSION, Flag, one_of
+from hwsigner.cli.parser import Parser
 from hwsigner.errors import KeyMismatchError, UsageError
 from hwsigner.key import HashName, Key, open_key
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from hwsigner._version import __version__
-from hwsigner.cli.flags import Parser
+from hwsigner.cli.parser import Parser
 
 HELP = "print the version"
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.cli.flags import EXCLUSIVE, IDENTITY, PROFILE, SESSION, Flag, Parser
+from hwsigner.cli.flags import EXCLUSIVE, IDENTITY, PROFILE, SESSION, Flag
+from hwsigner.cli.parser import Parser
 from hwsigner.errors import ConfigError, UsageError
 
 FLAGS = {flag.name: flag for flag in IDENTITY + SESSION + PROFILE}

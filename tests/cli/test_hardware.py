@@ -220,7 +220,10 @@ class TestTPM:
 
     @pytest.mark.usefixtures("forgiving")
     def test_allow_final_pin_try(self, scene: Scene, swtpm: SoftTPM, handle: int) -> None:
-        names = {"certificate": scene.issue(swtpm.public_key(handle)), "private_key": f"handle:{handle:#x}"}
+        names: dict[str, str | Path | None] = {
+            "certificate": scene.issue(swtpm.public_key(handle)),
+            "private_key": f"handle:{handle:#x}",
+        }
         set_up_lockout(swtpm, max_tries=1)
         try:
             # One wrong value would lock the TPM for everybody, so not even the right one is sent.

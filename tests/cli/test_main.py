@@ -1,0 +1,219 @@
+"""The program itself: exit statuses, one line on stderr, no traceback, whatever becomes of its streams."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import hwsigner.cli
+from hwsigner import __version__, errors
+from hwsigner.cli import COMMANDS
+from hwsigner.errors import HwsignerError, HwsignerWarning, UnsafeKeyWarning
+from scene import Outcome
+
+Call = Callable[..., Outcome]
+ROOT = Path(__file__).parents[2]
+
+
+def start(*arguments: str, shell: str = '"$@"', unbuffered: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run the program in a process of its own, through a line of shell that may redirect its streams."""
+    env = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "LANG": "C.UTF-8"}
+    env |= {"PYTHONUNBUFFERED": "1"} if unbuffered else {}
+    command = ["bash", "-c", shell, "bash", sys.executable, "-m", "hwsigner", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], int]], None]:
+    """Add the command `test`, which does what is given."""
+
+    def add(action: Callable[[], int]) -> None:
+        module = ModuleType("test_command")
+        vars(module).update(HELP="", add_arguments=lambda _: None, run=lambda _: action())
+        monkeypatch.setitem(COMMANDS, "test", "test_command")
+        monkeypatch.setitem(sys.modules, "test_command", module)
+
+    return add
+
+
+def raising(error: BaseException) -> Callable[[], int]:
+    def action() -> int:
+        raise error
+
+    return action
+
+
+class TestExitStatuses:
+    @pytest.mark.parametrize(
+        ("error", "status"),
+        [
+            (errors.HwsignerError, 1),
+            (errors.UsageError, 2),
+            (errors.ConfigError, 2),
+            (errors.SigningKeyError, 3),
+            (errors.PinError, 3),
+            (errors.KeyMismatchError, 3),
+            (errors.CertificateError, 4),
+            (errors.ServiceError, 5),
+            (errors.ServiceUnreachableError, 6),
+        ],
+    )
+    def test_of_errors(
+        self, error: type[HwsignerError], status: int, call: Call, command: Callable[[Callable[[], int]], None]
+    ) -> None:
+        command(raising(error("what was wrong", "What to do")))
+        assert call("test") == Outcome(status, "", "hwsigner: what was wrong. What to do\n")
+
+    @pytest.mark.parametrize("status", [0, 1, 7])
+    def test_of_a_command(self, status: int, call: Call, command: Callable[[Callable[[], int]], None]) -> None:
+        command(lambda: status)
+        assert call("test") == Outcome(status, "", "")
+
+    def test_of_an_interruption(self, call: Call, command: Callable[[Callable[[], int]], None]) -> None:
+        command(raising(KeyboardInterrupt()))
+        assert call("test") == Outcome(130, "", "")
+
+    @pytest.mark.parametrize(
+        "error", [ValueError("hunter2"), RecursionError("hunter2"), PermissionError(13, "hunter2")]
+    )
+    def test_of_a_bug(self, error: Exception, call: Call, command: Callable[[Callable[[], int]], None]) -> None:
+        command(raising(error))
+        outcome = call("test")
+        assert (outcome.status, outcome.out) == (1, "")
+        assert outcome.err.startswith(f"hwsigner: internal error: {type(error).__name__} at test_main.py:")
+        assert outcome.err.count("\n") == 1
+        assert "hunter2" not in outcome.err
+
+    def test_control_characters_are_escaped(self, call: Call, command: Callable[[Callable[[], int]], None]) -> None:
+        command(raising(HwsignerError("a\x1b[2J\nb\u202e", "c\r")))
+        assert call("test").err == "hwsigner: a\\x1b[2J\\nb\\u202e. c\\r\n"
+
+
+class TestWarnings:
+    @pytest.fixture(autouse=True)
+    def warning_command(self, command: Callable[[Callable[[], int]], None]) -> None:
+        def action() -> int:
+            for text in ("one", "two\n", "one"):
+                warnings.warn(UnsafeKeyWarning(text), stacklevel=1)
+            warnings.warn("of a library", stacklevel=1)
+            return 0
+
+        command(action)
+
+    def test_are_printed_one_a_line_each_time(self, call: Call) -> None:
+        text = "hwsigner: warning: one\nhwsigner: warning: two\\n\nhwsigner: warning: one\n"
+        assert call("test") == Outcome(0, "", text)
+
+    def test_leave_the_filters_as_they_were(self, call: Call) -> None:
+        before = (warnings.filters[:], warnings.showwarning)
+        call("test")
+        assert before == (warnings.filters[:], warnings.showwarning)
+
+    def test_are_errors_when_strict(self, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+        from hwsigner.cli.flags import IDENTITY
+
+        monkeypatch.setattr(sys.modules["test_command"], "add_arguments", lambda parser: parser.add_flags(IDENTITY))
+        assert call("test", "--strict") == Outcome(3, "", "hwsigner: one\n")
+        assert call("test", "--strict=false").status == 0
+
+    def test_each_has_the_status_of_its_class(self) -> None:
+        kinds: list[type[HwsignerWarning]] = [HwsignerWarning, *HwsignerWarning.__subclasses__()]
+        assert all(1 <= kind.exit_status <= 7 for kind in kinds)
+
+
+class TestCommands:
+    @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), ("help",)])
+    def test_help_lists_them(self, arguments: tuple[str, ...], call: Call) -> None:
+        outcome = call(*arguments)
+        assert (outcome.status, outcome.err) == (0, "")
+        for name in COMMANDS:
+            assert f"\n  {name} " in outcome.out
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    @pytest.mark.parametrize("flag", ["--help", "-h"])
+    def test_each_has_help(self, name: str, flag: str, call: Call) -> None:
+        outcome = call(name, flag)
+        assert (outcome.status, outcome.err) == (0, "")
+        assert outcome.out.startswith(f"usage: hwsigner {name}")
+
+    @pytest.mark.parametrize("arguments", [("version",), ("--version",)])
+    def test_version(self, arguments: tuple[str, ...], call: Call) -> None:
+        assert call(*arguments) == Outcome(0, f"{__version__}\n", "")
+
+    @pytest.mark.parametrize("name", ["credential_process", "versio", "", "--pkcs8-password=hunter2", "-v", "a\x1b[2J"])
+    def test_unknown(self, name: str, call: Call) -> None:
+        outcome = call(name)
+        assert (outcome.status, outcome.out) == (2, "")
+        assert "there is no command" in outcome.err
+        assert "credential-process" in outcome.err
+        assert outcome.err.rstrip("\n").isprintable()
+        assert "hunter2" not in outcome.err
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_each_refuses_what_it_does_not_know(self, name: str, call: Call) -> None:
+        for arguments in (("--no-such-flag", "hunter2"), ("--no-such-flag=hunter2",)):
+            outcome = call(name, *arguments)
+            assert (outcome.status, outcome.out) == (2, "")
+            assert "--no-such-flag" in outcome.err
+            assert "hunter2" not in outcome.err
+            assert outcome.err.count("\n") == 1
+
+
+class TestProcess:
+    def test_as_a_module(self) -> None:
+        done = start("version")
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")
+        done = start("nothing")
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+    @pytest.mark.parametrize("unbuffered", [False, True])
+    @pytest.mark.parametrize("argument", ["version", "--help"])
+    def test_stdout_is_full(self, argument: str, unbuffered: bool) -> None:
+        done = start(argument, shell='"$@" >/dev/full', unbuffered=unbuffered)
+        text = "hwsigner: can't write to stdout: No space left on device\n"
+        assert (done.returncode, done.stderr) == (1, text)
+
+    def test_the_reader_is_gone(self) -> None:
+        reader, writer = os.pipe()
+        os.close(reader)
+        with open(writer, "wb") as stdout:
+            command = [sys.executable, "-m", "hwsigner", "version"]
+            done = subprocess.run(command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, check=False)
+        assert (done.returncode, done.stderr) == (1, b"hwsigner: can't write to stdout: Broken pipe\n")
+
+    def test_stdout_is_closed(self) -> None:
+        done = start("version", shell='"$@" >&-')
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert "stdout is closed" in done.stderr
+
+    @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2>&- </dev/null"])
+    def test_there_is_nobody_to_tell(self, redirection: str) -> None:
+        done = start("nothing", shell=f'"$@" {redirection}')
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+    def test_ctrl_c(self) -> None:
+        code = "import os, signal, hwsigner.cli as c; c._run = lambda _: os.kill(os.getpid(), signal.SIGINT); {}"
+        code = code.format("raise SystemExit(c.main([]))")
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, b"", b"")
+
+    def test_no_core_dumps(self) -> None:
+        code = "import resource as r, hwsigner.cli; hwsigner.cli.main(['version']); print(r.getrlimit(r.RLIMIT_CORE))"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+        assert done.stdout.splitlines()[-1] == b"(0, 0)"
+
+
+def test_main_is_the_entry_point() -> None:
+    import tomllib
+
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"hwsigner": "hwsigner.cli:main"}
+    assert callable(hwsigner.cli.main)

@@ -1,0 +1,171 @@
+"""`hwsigner profile add` and `list`, and the warnings that secrets in a profile get when it is used."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+
+from hwsigner import config
+from scene import Outcome, Scene
+
+Call = Callable[..., Outcome]
+
+
+@pytest.fixture(autouse=True)
+def user_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's file, which does not exist; the system's does not either."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setattr(config, "SYSTEM_FILE", tmp_path / "etc" / "config.toml")
+    return tmp_path / "xdg" / "hwsigner" / "config.toml"
+
+
+def refused(outcome: Outcome, *parts: str) -> None:
+    assert (outcome.status, outcome.out) == (2, "")
+    assert outcome.err.count("\n") == 1
+    for part in parts:
+        assert part in outcome.err
+
+
+class TestAdd:
+    def test_every_kind_of_flag(self, call: Call, user_file: Path) -> None:
+        flags = ("--certificate", "-c", "--debug", "--strict=false", "--session-duration=1800", "--timeout", "7.5")
+        outcome = call("profile", "add", "web", *flags, "--instance-property=a=b", "--instance-property=c=d")
+        assert (outcome.status, outcome.err) == (0, "")
+        assert outcome.out == f"{user_file}: [profile.web]\n"
+        assert tomllib.loads(user_file.read_text())["profile"]["web"] == {
+            "certificate": "-c",
+            "debug": True,
+            "strict": False,
+            "session-duration": 1800,
+            "timeout": 7.5,
+            "instance-property": ["a=b", "c=d"],
+        }
+
+    def test_flags_may_stand_before_the_name(self, call: Call, user_file: Path) -> None:
+        assert call("profile", "--region", "x", "add", "--debug", "web").status == 0
+        assert tomllib.loads(user_file.read_text()) == {"profile": {"web": {"debug": True, "region": "x"}}}
+
+    def test_odd_text_comes_back(self, call: Call, user_file: Path) -> None:
+        text = 'a "b" \\ #[x] = \x7f\t\n €'
+        assert call("profile", "add", "web", f"--certificate={text}").status == 0
+        assert tomllib.loads(user_file.read_text())["profile"]["web"]["certificate"] == text
+
+    def test_another_one_of_the_name(self, call: Call, user_file: Path) -> None:
+        call("profile", "add", "web", "--region=x", "--debug")
+        before = user_file.read_bytes()
+        assert call("profile", "add", "web", "--region=x", "--debug").status == 0
+        refused(call("profile", "add", "web", "--region=y"), "'web'", str(user_file), "--replace")
+        assert user_file.read_bytes() == before
+        assert call("profile", "add", "web", "--region=y", "--replace").status == 0
+        assert tomllib.loads(user_file.read_text()) == {"profile": {"web": {"region": "y"}}}
+
+    @pytest.mark.parametrize("name", ["", ".a", "a b", "a/b", "a\n", "a]", "ä", "a" * 65, '"a"'])
+    def test_bad_names(self, name: str, call: Call, user_file: Path) -> None:
+        refused(call("profile", "add", name, "--region=x"), "64 at most")
+        assert not user_file.exists()
+
+    @pytest.mark.parametrize("name", ["a", "0", "a.b", "a-b_c@d", "a" * 64])
+    def test_good_names(self, name: str, call: Call, user_file: Path) -> None:
+        assert call("profile", "add", name, "--region=x").status == 0
+        assert tomllib.loads(user_file.read_text()) == {"profile": {name: {"region": "x"}}}
+
+    @pytest.mark.parametrize(
+        ("arguments", "part"),
+        [
+            ((), "add|list"),
+            (("add",), "no profile is named"),
+            (("add", "web"), "would be empty"),
+            (("add", "web", "--replace"), "would be empty"),
+            (("add", "web", "--profile=x"), "--profile"),
+            (("add", "web", "--digest=SHA256"), "--digest"),
+            (("add", "web", "--session-duration=1"), "--session-duration"),
+            (("add", "web", "--certificate=a", "--cert-selector=b"), "exclude"),
+            (("add", "web", "other", "--region=x"), "belong to no flag"),
+            (("remove", "web"), "neither add nor list"),
+        ],
+    )
+    def test_usage(self, arguments: tuple[str, ...], part: str, call: Call, user_file: Path) -> None:
+        refused(call("profile", *arguments), part)
+        assert not user_file.exists()
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [("--pkcs8-password", "two", "hunter2", "add", "web"), ("add", "web", "--pkcs8-pasword", "hunter2")],
+    )
+    def test_no_password_in_errors(self, arguments: tuple[str, ...], call: Call) -> None:
+        outcome = call("profile", *arguments)
+        refused(outcome)
+        assert "hunter2" not in outcome.err
+
+
+class TestList:
+    def test_none(self, call: Call) -> None:
+        assert call("profile", "list") == Outcome(0, "", "")
+
+    def test_names_and_files(self, call: Call, user_file: Path) -> None:
+        config.SYSTEM_FILE.parent.mkdir()
+        config.SYSTEM_FILE.write_text('[profile.web]\n[profile.sys]\npkcs8-password = "hunter2"\n')
+        call("profile", "add", "web", "--region=x")
+        assert call("profile", "list") == Outcome(0, f"sys\t{config.SYSTEM_FILE}\nweb\t{user_file}\n", "")
+
+    def test_control_characters_are_escaped(self, call: Call, user_file: Path) -> None:
+        user_file.parent.mkdir(parents=True)
+        user_file.write_text('[profile."a\\u001b[2J"]\n')
+        assert call("profile", "list").out == f"a\\x1b[2J\t{user_file}\n"
+
+    @pytest.mark.parametrize("extra", ["web", "--region=x"])
+    def test_takes_nothing_else(self, extra: str, call: Call) -> None:
+        refused(call("profile", "list", extra), "takes nothing else")
+
+
+class TestSecretsOfAProfile:
+    """A password in a profile is fine where only the user reads the file."""
+
+    PASSWORD = "hunter2"
+
+    @pytest.fixture
+    def encrypted(self, scene: Scene) -> Path:
+        key = ec.generate_private_key(ec.SECP256R1())
+        encryption = BestAvailableEncryption(self.PASSWORD.encode())
+        return scene.write("encrypted.key", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+
+    def sign(self, scene: Scene, user_file: Path, mode: int, *flags: str) -> Outcome:
+        user_file.chmod(mode)
+        outcome = scene.call("sign-string", "--profile=web", "--format=text", *flags)
+        assert self.PASSWORD not in outcome.err
+        return outcome
+
+    def test_a_private_file(self, scene: Scene, encrypted: Path, user_file: Path) -> None:
+        added = scene.call("profile", "add", "web", f"--private-key={encrypted}", "--pkcs8-password", self.PASSWORD)
+        assert self.PASSWORD not in added.out + added.err
+        outcome = self.sign(scene, user_file, 0o600, "--strict")
+        assert (outcome.status, outcome.err) == (0, "")
+
+    def test_a_file_that_others_read(self, scene: Scene, encrypted: Path, user_file: Path) -> None:
+        scene.call("profile", "add", "web", f"--private-key={encrypted}", "--pkcs8-password", self.PASSWORD)
+        outcome = self.sign(scene, user_file, 0o644)
+        assert outcome.status == 0
+        assert f"warning: --pkcs8-password in {user_file} is seen by other users" in outcome.err
+        outcome = self.sign(scene, user_file, 0o644, "--strict")
+        assert (outcome.status, outcome.out) == (3, "")
+
+    def test_a_pin_value_in_a_file_that_others_read(self, scene: Scene, encrypted: Path, user_file: Path) -> None:
+        scene.call("profile", "add", "web", f"--private-key=file:{encrypted}?pin-value={self.PASSWORD}")
+        assert self.sign(scene, user_file, 0o600, "--strict").status == 0
+        assert f"pin-value in a URI in {user_file} is seen" in self.sign(scene, user_file, 0o644).err
+
+    def test_a_file_without_secrets_may_be_read(self, scene: Scene, user_file: Path) -> None:
+        scene.call("profile", "add", "web", f"--private-key={scene.key}")
+        outcome = self.sign(scene, user_file, 0o644, "--strict")
+        assert (outcome.status, outcome.err) == (0, "")
+
+    def test_on_the_command_line_it_is_seen(self, scene: Scene, encrypted: Path, user_file: Path) -> None:
+        scene.call("profile", "add", "web", f"--private-key={encrypted}")
+        outcome = self.sign(scene, user_file, 0o600, "--pkcs8-password", self.PASSWORD)
+        assert outcome.status == 0
+        assert "warning: --pkcs8-password is seen by other users" in outcome.err
