@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hwsigner.errors import ConfigError
+from hwsigner.trust import check_only_mine
 
 SYSTEM_FILE = Path("/etc/hwsigner/config.toml")
 _BLOCK = re.compile(r"^(?=[ \t]*\[)", re.MULTILINE)
@@ -144,7 +145,8 @@ def _read(file: Path) -> dict[str, Profile]:
 
     try:
         with file.open("rb") as stream:
-            mode = _trusted_mode(file, os.fstat(stream.fileno()))
+            status = os.fstat(stream.fileno())
+            check_only_mine(str(file), status, ConfigError)
             document = tomllib.load(stream)
     except FileNotFoundError:
         return {}
@@ -161,16 +163,7 @@ def _read(file: Path) -> dict[str, Profile]:
     for name, values in tables.items():
         if not isinstance(values, dict):
             raise ConfigError(f"{file} has profile.{name}, which is not a table", "Write [profile.NAME] and its keys")
-    return {name: Profile(name, file, values, bool(mode & 0o044)) for name, values in tables.items()}
-
-
-def _trusted_mode(file: Path, status: os.stat_result) -> int:
-    mode = stat.S_IMODE(status.st_mode)
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ConfigError(f"{file} has mode {mode:04o}: others can write it", f"Run chmod go-w {file}")
-    if status.st_uid not in (0, os.geteuid()):
-        raise ConfigError(f"{file} belongs to user {status.st_uid}, who can write it", f"Run chown on {file}")
-    return mode
+    return {name: Profile(name, file, values, bool(status.st_mode & 0o044)) for name, values in tables.items()}
 
 
 @contextmanager

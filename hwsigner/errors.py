@@ -79,7 +79,7 @@ class PinRequiredError(PinError):
 
 
 class WrongPinError(PinError):
-    """A PIN was tried, once, and is wrong."""
+    """A PIN is wrong; it was sent once at most."""
 
 
 class PinLockedError(PinError):
@@ -90,6 +90,10 @@ class CertificateError(HwsignerError):
     """A certificate or chain that can't be read, or that the service would refuse."""
 
     exit_status = 4
+
+
+class AmbiguousCertificateError(CertificateError):
+    """More than one certificate may be the leaf."""
 
 
 class ServiceError(HwsignerError):
@@ -116,13 +120,22 @@ class HwsignerWarning(UserWarning):
     """Something that works and should be mended; `--strict` makes it an error.
 
     Issued through the standard `warnings` module, so that a library's user filters it as any other.
+
+    Attributes:
+        message: what is wrong, one sentence without a full stop.
+        hint: what to do about it, or an empty string.
+        exit_status: the status with which a command ends under `--strict`.
     """
 
     exit_status = 1
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, hint: str = "") -> None:
         self.message = printable(message)
-        super().__init__(self.message)
+        self.hint = printable(hint)
+        super().__init__(self.message, self.hint)
+
+    def __str__(self) -> str:
+        return f"{self.message}. {self.hint}" if self.hint else self.message
 
 
 class UnsafeKeyWarning(HwsignerWarning):

@@ -1,14 +1,14 @@
-"""The Key protocol, the table of backends, and open_key: from a key URI to a key that signs."""
+"""The Key protocol, and open_key: from a key URI to a key that signs."""
 
 from __future__ import annotations
 
 import importlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import ModuleType, TracebackType
 from typing import Literal, NamedTuple, Protocol, Self
 
+from hwsigner.backends import BACKENDS
 from hwsigner.errors import BackendUnavailableError, UsageError
 from hwsigner.pin import AskPin, PinSource
 from hwsigner.uri import KeyURI
@@ -19,6 +19,10 @@ ECDSA: Algorithm = "AWS4-X509-ECDSA-SHA256"
 MLDSA: Algorithm = "AWS4-X509-MLDSA"
 
 HashName = Literal["sha256", "sha384", "sha512"]
+
+# The keys that the service takes: the bits of an RSA modulus, and the words for all of them.
+RSA_BITS = range(2048, 4097)
+SUPPORTED_KEYS = "RSA of 2048 to 4096 bits, ECDSA on P-256, P-384 and P-521, and ML-DSA-44, -65 and -87"
 
 
 class Key(Protocol):
@@ -71,24 +75,6 @@ class FoundCertificate(NamedTuple):
     der: bytes
     uri: str
 
-
-@dataclass(frozen=True)
-class Backend:
-    """Where keys live: the module that opens them, and the extra that installs its library.
-
-    The module has `open_key(uri, pins, *, public_key=None) -> Key`. One whose keys come with certificates also has
-    `find_certificates(uri, pins) -> list[FoundCertificate]`.
-    """
-
-    module: str
-    extra: str = ""
-
-
-BACKENDS = {
-    "file": Backend("hwsigner.backends.file"),
-    "pkcs11": Backend("hwsigner.backends.pkcs11", extra="pkcs11"),
-    "tpm2": Backend("hwsigner.backends.tpm2", extra="tpm2"),
-}
 
 _TSS2_HEADER = b"-----BEGIN TSS2 PRIVATE KEY-----"
 _SNIFFED_BYTES = 65536

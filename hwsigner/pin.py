@@ -1,17 +1,17 @@
 """Where a PIN comes from. A PIN is whatever unlocks a key: user PIN, TPM auth value, passphrase.
 
-In this order: what the caller gave (text, or a callable that answers a PinRequest), the key URI's `pin-value`, its
-`pin-source=file:`, and last the callable that may ask a person. The library itself never prompts.
+In this order: the PIN that the caller gave, the key URI's `pin-value`, its `pin-source=file:`, and last the caller's
+callable, which may ask a person. The library itself never prompts.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from hwsigner.errors import PinError, PinRequiredError
+from hwsigner.trust import check_only_mine
 from hwsigner.uri import KeyURI
 
 MAX_PIN_FILE_BYTES = 4096
@@ -50,7 +50,7 @@ class PinSource:
     ) -> None:
         self._pin = pin
         self._ask = ask
-        self._asked: dict[PinRequest, str] = {}
+        self._answers: dict[PinRequest, str] = {}
         self.reuse = reuse
         self.allow_final_try = allow_final_try
 
@@ -77,17 +77,18 @@ class PinSource:
     def get(self, uri: KeyURI, request: PinRequest) -> str:
         """Return the PIN for a key, from the first place that has one.
 
-        A person is asked once for the same request: a PKCS #12 file's certificate and key cost one answer.
+        A person is not asked again for what `remember` was told: a PKCS #12 file's certificate and key cost one answer.
 
         Raises:
             PinRequiredError: no place gives one; the message says all of them.
             PinError: the file of `pin-source` can't be read or trusted.
         """
         pin = self.stored(uri)
-        if pin is None:
-            pin = self._asked.get(request) or self.ask(request)
-            self._asked[request] = pin
-        return pin
+        return self._answers.get(request) or self.ask(request) if pin is None else pin
+
+    def remember(self, request: PinRequest, pin: str) -> None:
+        """Keep an answer that was right for the same request. A wrong one is not kept: it must not be sent again."""
+        self._answers[request] = pin
 
     def ask(self, request: PinRequest) -> str:
         """Ask a person, anew each time.
@@ -116,25 +117,23 @@ def read_pin_source(source: str) -> str:
     path = source.removeprefix("file:")
     if path.startswith("///"):
         path = path[2:]
-    data = _read_protected(path)
+    data = _read(path)
     if len(data) > MAX_PIN_FILE_BYTES:
-        raise PinError(f"PIN file {path} holds more than {MAX_PIN_FILE_BYTES} bytes")
+        raise PinError(f"PIN file {path} holds more than {MAX_PIN_FILE_BYTES} bytes", "Let it hold the PIN alone")
     try:
         text = data.decode()
     except UnicodeDecodeError:
         # Not chained: the exception would carry the file's bytes.
-        raise PinError(f"PIN file {path} is not UTF-8 text") from None
+        raise PinError(f"PIN file {path} is not UTF-8 text", "Let it hold the PIN as text") from None
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 
-def _read_protected(path: str) -> bytes:
+def _read(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if stat.S_ISREG(mode) and mode & (stat.S_IWGRP | stat.S_IWOTH):
-                raise PinError(
-                    f"PIN file {path} has mode {stat.S_IMODE(mode):04o}: others can write it", f"Run chmod 600 {path}"
-                )
+            check_only_mine(path, os.fstat(file.fileno()), PinError)
             return file.read(MAX_PIN_FILE_BYTES + 1)
     except OSError as error:
-        raise PinError(f"can't read PIN file {path}: {error.strerror}") from error
+        raise PinError(
+            f"can't read PIN file {path}: {error.strerror}", "Name a file that this user can read"
+        ) from error

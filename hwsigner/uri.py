@@ -18,13 +18,16 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote_to_bytes
 
+from hwsigner.backends import BACKENDS
 from hwsigner.errors import UsageError
 
-SCHEMES = frozenset({"file", "pkcs11", "tpm2", "handle"})
+SCHEMES = frozenset({*BACKENDS, "handle"})
+_PINS = frozenset({"pin-value", "pin-source"})
 _BINARY = frozenset({"id"})
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_SAFE_IN_PATH = ":[]@!$'()*+,&/"
-_SAFE_IN_QUERY = ":[]@!$'()*+,/?|"
+# RFC 7512, 2.3: a slash is not among the characters of a pkcs11: path.
+_SAFE_IN_PATH = ":[]@!$'()*+,=&"
+_SAFE_IN_QUERY = ":[]@!$'()*+,=/?|"
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class KeyURI:
         """
         scheme, colon, rest = text.partition(":")
         if not text or "\0" in text:
-            raise UsageError("a key URI or path is empty or holds a NUL character")
+            raise UsageError("a key URI or path is empty or holds a NUL character", "Name a key")
         if not colon or scheme.lower() not in SCHEMES:
             return cls("file", {"path": _bytes(text)})
         scheme, (body, _, query_text) = scheme.lower(), rest.partition("?")
@@ -63,7 +66,13 @@ class KeyURI:
             return cls("file", {"path": _file_path(body)}, query, pin)
         if scheme == "handle":
             return cls("tpm2", {"handle": _value(scheme, "handle", body)}, query, pin)
-        return cls(scheme, _attributes(scheme, body, ";"), query, pin)
+        path = _attributes(scheme, body, ";")
+        for name in _PINS & path.keys():
+            raise UsageError(f"a {scheme}: URI has {name} before its question mark", f"Write …?{name}=…")
+        return cls(scheme, path, query, pin)
+
+    def __hash__(self) -> int:
+        return hash((self.scheme, frozenset(self.path.items()), frozenset(self.query.items())))
 
     def __str__(self) -> str:
         """Return the URI without its `pin-value`, such that `parse(str(uri)) == uri`."""
@@ -71,7 +80,8 @@ class KeyURI:
             path = quote(self.path["path"], safe="/")
             path = f"//{path}" if path.startswith("//") else path  # Else its start would be an authority.
         else:
-            path = ";".join(f"{name}={_quoted(name, value, _SAFE_IN_PATH)}" for name, value in self.path.items())
+            safe = _SAFE_IN_PATH if self.scheme == "pkcs11" else _SAFE_IN_PATH + "/"
+            path = ";".join(f"{name}={_quoted(name, value, safe)}" for name, value in self.path.items())
         query = "&".join(f"{name}={_quoted(name, value, _SAFE_IN_QUERY)}" for name, value in self.query.items())
         return f"{self.scheme}:{path}?{query}" if query else f"{self.scheme}:{path}"
 
@@ -106,7 +116,7 @@ class KeyURI:
         Raises:
             UsageError: naming the first attribute that is not.
         """
-        for given, known in ((self.path, path), (self.query, query | {"pin-source"})):
+        for given, known in ((self.path, path), (self.query, query | _PINS)):
             for name in given:
                 if name not in known:
                     hint = f"Known here: {', '.join(sorted(known))}"
@@ -119,9 +129,11 @@ def _attributes(scheme: str, text: str, separator: str) -> dict[str, bytes]:
         name, equals, value = item.partition("=")
         # Only the name goes into a message: the value may be a PIN.
         if not name or not equals:
-            raise UsageError(f"a {scheme}: URI has an attribute that is not name=value")
+            raise UsageError(
+                f"a {scheme}: URI has an attribute that is not name=value", "Write a semicolon in a value as %3B"
+            )
         if name in attributes:
-            raise UsageError(f"a {scheme}: URI gives {name!r} twice")
+            raise UsageError(f"a {scheme}: URI gives {name!r} twice", "Give it once")
         attributes[name] = _value(scheme, name, value)
     return attributes
 
@@ -131,7 +143,7 @@ def _value(scheme: str, name: str, value: str) -> bytes:
         raise UsageError(f"a {scheme}: URI has a bad percent-encoding in {name!r}", "Write a percent sign as %25")
     decoded = unquote_to_bytes(_bytes(value))
     if b"\0" in decoded and name not in _BINARY:
-        raise UsageError(f"a {scheme}: URI has a NUL character in {name!r}")
+        raise UsageError(f"a {scheme}: URI has a NUL character in {name!r}", "Leave %00 out")
     return decoded
 
 

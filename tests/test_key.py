@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import hwsigner
+from hwsigner.backends import BACKENDS
 from hwsigner.errors import KeyNotFoundError, UsageError
-from hwsigner.key import BACKENDS, find_certificates, open_key, pin_source, resolve
+from hwsigner.key import find_certificates, open_key, pin_source, resolve
 from hwsigner.pin import PinRequest, PinSource
 from hwsigner.uri import KeyURI
 

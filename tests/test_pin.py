@@ -78,7 +78,7 @@ class TestPlaces:
 
 
 class TestAsking:
-    def test_a_person_is_asked_once_for_one_thing(self) -> None:
+    def test_only_an_answer_that_was_right_is_not_asked_for_again(self) -> None:
         asked: list[PinRequest] = []
 
         def ask(request: PinRequest) -> str:
@@ -87,14 +87,12 @@ class TestAsking:
 
         pins = PinSource(ask=ask)
         other = PinRequest("user PIN", "token 'beta'")
-        assert [pins.get(_uri(None, None), r) for r in (REQUEST, REQUEST, other, REQUEST)] == [
-            "pin 1",
-            "pin 1",
-            "pin 2",
-            "pin 1",
-        ]
-        assert asked == [REQUEST, other]
-        assert pins.ask(REQUEST) == "pin 3"
+        # Nothing was right so far, so each is a new question.
+        assert [pins.get(_uri(None, None), r) for r in (REQUEST, REQUEST, other)] == ["pin 1", "pin 2", "pin 3"]
+        pins.remember(REQUEST, "pin 2")
+        assert [pins.get(_uri(None, None), r) for r in (REQUEST, other)] == ["pin 2", "pin 4"]
+        assert asked == [REQUEST, REQUEST, other, other]
+        assert pins.ask(REQUEST) == "pin 5"
 
     @pytest.mark.parametrize("ask", [None, lambda request: None])
     def test_nobody_to_ask_names_every_place(self, ask: Callable[[PinRequest], str | None] | None) -> None:

@@ -15,16 +15,18 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_priv
 
 from hwsigner.backends._blocks import BER_SEQUENCE, Block, first_element
 from hwsigner.errors import CertificateError, UnsupportedKeyError, WrongPinError
+from hwsigner.key import SUPPORTED_KEYS
 from hwsigner.pin import PinRequest, PinSource
 from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
     from hwsigner.backends._libcrypto import EvpKey
 
-SUPPORTED = "SigV4-X509 has RSA of 2048 to 4096 bits, ECDSA on P-256, P-384 and P-521, and ML-DSA-44, -65 and -87"
+SUPPORTED = f"SigV4-X509 has {SUPPORTED_KEYS}"
 _LEGACY_CIPHER = re.compile(
     rb"^DEK-Info: (AES-(128|256)-CBC,[0-9A-Fa-f]{32}|DES-EDE3-CBC,[0-9A-Fa-f]{16})$", re.MULTILINE
 )
+_ENCODING = ("utf-8", "surrogateescape")
 _LOAD_ERRORS = (ValueError, TypeError, UnsupportedAlgorithm)
 
 
@@ -52,7 +54,7 @@ def load_key(uri: KeyURI, block: Block, pins: PinSource) -> LoadedKey:
         UnsupportedKeyError: it is damaged, or of a kind that is not known.
         PinError: the passphrase is missing or wrong.
     """
-    passphrase = _passphrase(uri, pins) if block.encrypted else None
+    passphrase = pins.get(uri, _request(uri)).encode(*_ENCODING) if block.encrypted else None
     try:
         return _by_cryptography(block, passphrase)
     except _LOAD_ERRORS as error:
@@ -75,9 +77,13 @@ def load_pkcs12(uri: KeyURI, block: Block, pins: PinSource) -> Bundle:
         UnsupportedKeyError: its key is of a kind that can't be used.
         PinError: the passphrase is missing or wrong.
     """
-    bundle = _pkcs12(uri, block.data, b"") or _pkcs12(uri, block.data, _passphrase(uri, pins))
+    bundle = _pkcs12(uri, block.data, b"")
     if bundle is None:
-        raise _wrong_passphrase(uri)
+        passphrase = pins.get(uri, _request(uri))
+        bundle = _pkcs12(uri, block.data, passphrase.encode(*_ENCODING))
+        if bundle is None:
+            raise _wrong_passphrase(uri)
+        pins.remember(_request(uri), passphrase)
     return bundle
 
 
@@ -97,8 +103,8 @@ def load_certificate(path: str, block: Block) -> bytes:
     return der
 
 
-def _passphrase(uri: KeyURI, pins: PinSource) -> bytes:
-    return pins.get(uri, PinRequest("passphrase", uri.name)).encode("utf-8", "surrogateescape")
+def _request(uri: KeyURI) -> PinRequest:
+    return PinRequest("passphrase", uri.name)
 
 
 def _wrong_passphrase(uri: KeyURI) -> WrongPinError:

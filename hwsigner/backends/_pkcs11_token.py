@@ -148,11 +148,14 @@ class OpenToken:
                 self._request = PinRequest("user PIN", self.name, self._pin_state())
             pin = self._checked(self._pins.get(self._uri, self._request))
         try:
-            return self._open(pin)
+            session = self._open(pin)
         except PinError as error:
             if self._logged_in:  # A login that held before: the next use must not send the PIN again.
                 self._refusal = error
             raise
+        if isinstance(pin, str):
+            self._pins.remember(self._request, pin)
+        return session
 
     def _open(self, pin: str | object | None) -> Session:
         try:

@@ -28,11 +28,10 @@ from tpm2_pytss import (
 from hwsigner.backends._tpm2_connection import AUTH_FAIL, BAD_AUTH, HANDLE, INTEGRITY, LOCKOUT, code, is_answer
 from hwsigner.backends._tss2 import HIERARCHIES, TSS2Key
 from hwsigner.errors import KeyNotFoundError, SigningKeyError, UnsupportedKeyError
-from hwsigner.key import ECDSA, RSA, Algorithm, HashName
+from hwsigner.key import ECDSA, RSA, RSA_BITS, Algorithm, HashName
 
 _HASHES: dict[HashName, int] = {"sha256": TPM2_ALG.SHA256, "sha384": TPM2_ALG.SHA384, "sha512": TPM2_ALG.SHA512}
 _USABLE = "Use an unrestricted signing key without a policy: RSA of 2048 to 4096 bits, P-256, P-384 or P-521"
-_RSA_BITS = range(2048, 4097)
 _CURVES = (TPM2_ECC.NIST_P256, TPM2_ECC.NIST_P384, TPM2_ECC.NIST_P521)
 _HASH_NAMES = {number: name for name, number in _HASHES.items()}
 _ESYS_HIERARCHIES = {
@@ -219,7 +218,7 @@ def read_public_area(public: TPMT_PUBLIC, name: str) -> PublicArea:
     _refuse_if(public.type not in (TPM2_ALG.RSA, TPM2_ALG.ECC), name, "is neither RSA nor ECC")
     if public.type == TPM2_ALG.RSA:
         algorithm, own, parameters = RSA, TPM2_ALG.RSASSA, public.parameters.rsaDetail
-        _refuse_if(parameters.keyBits not in _RSA_BITS, name, f"has {parameters.keyBits} bits")
+        _refuse_if(parameters.keyBits not in RSA_BITS, name, f"has {parameters.keyBits} bits")
     else:
         algorithm, own, parameters = ECDSA, TPM2_ALG.ECDSA, public.parameters.eccDetail
         _refuse_if(parameters.curveID not in _CURVES, name, f"is on curve {TPM2_ECC(parameters.curveID)}")

@@ -25,7 +25,7 @@ from hwsigner.errors import (
     UnsafeKeyWarning,
     UnsupportedKeyError,
 )
-from hwsigner.key import ECDSA, MLDSA, RSA, Algorithm, FoundCertificate, HashName, Key
+from hwsigner.key import ECDSA, MLDSA, RSA, RSA_BITS, Algorithm, FoundCertificate, HashName, Key
 from hwsigner.pin import PinSource
 from hwsigner.uri import KeyURI
 
@@ -38,7 +38,6 @@ _OTHER_KEY_HINTS = {
     "TSS2 PRIVATE KEY": "Name it as tpm2:path=FILE, in its PEM form",
 }
 _CURVES = frozenset({"secp256r1", "secp384r1", "secp521r1"})
-_RSA_BITS = range(2048, 4097)
 _RSASSA_PSS = bytes.fromhex("06092a864886f70d01010a")
 _HASHES: dict[HashName, hashes.HashAlgorithm] = {
     "sha256": hashes.SHA256(),
@@ -118,8 +117,8 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
     if contents.mode & 0o077:
         warnings.warn(
             UnsafeKeyWarning(
-                f"private key file {path} has mode {contents.mode:04o}: other users can read or change it; "
-                f"run chmod 600 {path}"
+                f"private key file {path} has mode {contents.mode:04o}: other users can read or change it",
+                f"Run chmod 600 {path}",
             ),
             stacklevel=3,
         )
@@ -145,7 +144,7 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
             found += load_pkcs12(uri, block, pins).certificates
     if not found:
         raise CertificateError(f"{path} holds {contents} and no certificate", "Name the file with the certificate")
-    return [FoundCertificate(der, str(uri)) for der in found]
+    return [FoundCertificate(der, uri.name) for der in found]
 
 
 def _private_key_block(path: str, contents: Contents) -> Block:
@@ -165,7 +164,7 @@ def _private_key_block(path: str, contents: Contents) -> Block:
 def _usable(path: str, loaded: LoadedKey) -> FileKey:
     """Return a loaded key as one that signs for SigV4-X509, or raise UnsupportedKeyError by its name."""
     if isinstance(loaded, rsa.RSAPrivateKey):
-        if loaded.key_size not in _RSA_BITS:
+        if loaded.key_size not in RSA_BITS:
             raise UnsupportedKeyError(f"{path} holds an RSA key of {loaded.key_size} bits", SUPPORTED)
         return FileKey(path, RSA, _spki(loaded), partial(_sign_rsa, loaded))
     if isinstance(loaded, ec.EllipticCurvePrivateKey):

@@ -35,7 +35,7 @@ from hwsigner.errors import (
     SigningKeyError,
     UnsupportedKeyError,
 )
-from hwsigner.key import ECDSA, RSA, Algorithm, FoundCertificate, HashName, Key
+from hwsigner.key import ECDSA, RSA, RSA_BITS, SUPPORTED_KEYS, Algorithm, FoundCertificate, HashName, Key
 from hwsigner.pin import PinSource
 from hwsigner.uri import KeyURI
 
@@ -53,9 +53,12 @@ _DIGEST_INFO = {
     "sha384": bytes.fromhex("3041300d060960864801650304020205000430"),
     "sha512": bytes.fromhex("3051300d060960864801650304020305000440"),
 }
-_P256_PARAMETERS = bytes.fromhex("06082a8648ce3d030107")
-_P384_PARAMETERS = bytes.fromhex("06052b81040022")
-_ORDER_BYTES = {_P256_PARAMETERS: 32, _P384_PARAMETERS: 48}
+# By CKA_EC_PARAMS, the OID of the curve: P-256, P-384, P-521.
+_ORDER_BYTES = {
+    bytes.fromhex("06082a8648ce3d030107"): 32,
+    bytes.fromhex("06052b81040022"): 48,
+    bytes.fromhex("06052b81040023"): 66,
+}
 _LISTED = 10
 T = TypeVar("T")
 
@@ -263,9 +266,15 @@ def _supported(key: PrivateKeyObject, uri: KeyURI) -> PrivateKeyObject:
     if key.key_type not in _ALGORITHMS:
         names = {int(kind): kind.name for kind in KeyType}
         kind = names.get(key.key_type, f"type {key.key_type:#x}")
-        raise UnsupportedKeyError(f"key {uri.name} is of an unsupported kind: {kind}", "Use an EC or RSA key")
+        raise UnsupportedKeyError(f"key {uri.name} is of an unsupported kind: {kind}", f"Use {SUPPORTED_KEYS}")
     if not key.can_sign:
         raise UnsupportedKeyError(f"key {uri.name} may not sign: its CKA_SIGN is not set", "Use a key made for signing")
+    shown = attributes(key.object, Attribute.EC_PARAMS if key.key_type == KeyType.EC else Attribute.MODULUS)
+    modulus, curve = shown.get(Attribute.MODULUS), shown.get(Attribute.EC_PARAMS)
+    bits = int.from_bytes(modulus or b"").bit_length()
+    if (modulus and bits not in RSA_BITS) or (curve and curve not in _ORDER_BYTES):
+        kind = f"RSA of {bits} bits" if modulus else "EC on another curve"
+        raise UnsupportedKeyError(f"key {uri.name} is of an unsupported kind: {kind}", f"Use {SUPPORTED_KEYS}")
     return key
 
 

@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import select
+import struct
 import subprocess
 import sys
 import termios
@@ -21,14 +22,19 @@ from hwsigner.cli.terminal import ask_pin
 from hwsigner.pin import PinRequest
 print(repr(ask_pin(PinRequest(*sys.argv[1:]))))
 """
+# <asm-generic/ioctls.h>: unlock the other end, and open it without its path.
+TIOCSPTLCK, TIOCGPTPEER = 0x40045431, 0x5441
 ASK = ("user PIN", "token 'alpha'")
 
 
 class Terminal:
     """A pseudo-terminal that programs are started on; their stdin, stdout and stderr are pipes, as under an SDK."""
 
-    def __init__(self) -> None:
-        self._master, self._slave = pty.openpty()
+    def __init__(self, folder: Path) -> None:
+        try:
+            self._master, self._slave = pty.openpty()
+        except OSError:
+            self._master, self._slave = open_own_terminal(folder)
 
     def start(self, *arguments: str, program: str = PROGRAM) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -61,9 +67,20 @@ class Terminal:
         os.close(self._slave)
 
 
+def open_own_terminal(folder: Path) -> tuple[int, int]:
+    """Open a pseudo-terminal where the system mounts none, as in a bare chroot: of a file system of its own."""
+    subprocess.run(["mount", "-t", "devpts", "-o", "newinstance,ptmxmode=0666", "devpts", str(folder)], check=True)
+    try:
+        master = os.open(folder / "ptmx", os.O_RDWR | os.O_NOCTTY)
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))
+    return master, fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
+
+
 @pytest.fixture
-def terminal() -> Iterator[Terminal]:
-    terminal = Terminal()
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    terminal = Terminal(tmp_path)
     yield terminal
     terminal.close()
 
