@@ -14,9 +14,9 @@ from hwsigner._version import __version__
 if TYPE_CHECKING:
     from hwsigner.credentials import Credentials
     from hwsigner.errors import HwsignerError, HwsignerWarning
-    from hwsigner.identity import Identity, IdentityNames, open_identity
+    from hwsigner.identity import Identity, IdentitySource, open_identity
     from hwsigner.key import Key, find_certificates, open_key
-    from hwsigner.pin import PinRequest
+    from hwsigner.pin import PinRequest, PinSource
     from hwsigner.session import Service, SessionRequest, create_session, find_service
     from hwsigner.uri import KeyURI
 
@@ -25,10 +25,11 @@ __all__ = [
     "HwsignerError",
     "HwsignerWarning",
     "Identity",
-    "IdentityNames",
+    "IdentitySource",
     "Key",
     "KeyURI",
     "PinRequest",
+    "PinSource",
     "Service",
     "SessionRequest",
     "__version__",
@@ -44,10 +45,11 @@ _HOMES = {
     "HwsignerError": "errors",
     "HwsignerWarning": "errors",
     "Identity": "identity",
-    "IdentityNames": "identity",
+    "IdentitySource": "identity",
     "Key": "key",
     "KeyURI": "uri",
     "PinRequest": "pin",
+    "PinSource": "pin",
     "Service": "session",
     "SessionRequest": "session",
     "create_session": "session",

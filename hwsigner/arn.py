@@ -102,7 +102,7 @@ def check_region(text: str, flag: str = "--region") -> str:
 
 
 def check_arns(trust_anchor: str | None, profile: str | None, *, role: str | None, region: str | None = None) -> str:
-    """Check the three ARNs and the region that a session is asked for with (protocol.md, 1).
+    """Check the three ARNs and the region that a session is asked for with.
 
     Args:
         trust_anchor: what `--trust-anchor-arn` holds.

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAl
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from hwsigner.errors import CertificateError
-from hwsigner.key import ECDSA, MLDSA, RSA, Algorithm, FoundCertificate, HashName
+from hwsigner.key import ECDSA, MLDSA, RSA, SUPPORTED_KEYS, Algorithm, FoundCertificate, HashName
 
 MAX_INTERMEDIATES = 5
 _CLOCK_TOLERANCE = timedelta(minutes=5)
@@ -75,7 +75,7 @@ class Certificate:
             return MLDSA
         raise CertificateError(
             f"certificate {self.source} has a key of a kind that the service does not take",
-            "Use an RSA, ECDSA (P-256, P-384, P-521) or ML-DSA key",
+            f"Use {SUPPORTED_KEYS}",
         )
 
     def public_key(self) -> bytes:
@@ -91,23 +91,6 @@ class Certificate:
         try:
             other.x509.verify_directly_issued_by(self.x509)
         except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-            return False
-        return True
-
-    def verify(self, message: bytes, signature: bytes, hash: HashName = "sha256") -> bool:
-        """Tell whether a signature over a message was made with this certificate's key; formats as `Key.sign`'s."""
-        key = self.x509.public_key()
-        digest = _HASHES[hash]()
-        try:
-            if isinstance(key, rsa.RSAPublicKey):
-                key.verify(signature, message, padding.PKCS1v15(), digest)
-            elif isinstance(key, ec.EllipticCurvePublicKey):
-                key.verify(signature, message, ec.ECDSA(digest))
-            elif isinstance(key, _MLDSA_KEYS):
-                key.verify(signature, message)
-            else:
-                return False
-        except InvalidSignature:
             return False
         return True
 
@@ -140,6 +123,27 @@ class Chain:
         return ",".join(map(_base64, self.intermediates))
 
 
+def verify(public_key: bytes, message: bytes, *, signature: bytes, hash: HashName = "sha256") -> bool:
+    """Tell whether a signature over a message was made with the key of a DER SubjectPublicKeyInfo.
+
+    The signature's formats are those of `Key.sign`.
+    """
+    key = load_der_public_key(public_key)
+    digest = _HASHES[hash]()
+    try:
+        if isinstance(key, rsa.RSAPublicKey):
+            key.verify(signature, message, padding.PKCS1v15(), digest)
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, message, ec.ECDSA(digest))
+        elif isinstance(key, _MLDSA_KEYS):
+            key.verify(signature, message)
+        else:
+            return False
+    except InvalidSignature:
+        return False
+    return True
+
+
 def plain_public_key(public_key: bytes) -> bytes:
     """Return a DER SubjectPublicKeyInfo in its key's own plain form.
 
@@ -155,7 +159,7 @@ def plain_public_key(public_key: bytes) -> bytes:
         return key.public_bytes(Encoding.DER, PublicFormat.PKCS1)
     if isinstance(key, _MLDSA_KEYS):
         return key.public_bytes_raw()
-    raise CertificateError("a public key is of a kind that the service does not take")
+    raise CertificateError("a public key is of a kind that the service does not take", f"Use {SUPPORTED_KEYS}")
 
 
 def load(found: Sequence[FoundCertificate]) -> list[Certificate]:
@@ -191,7 +195,8 @@ def build_chain(leaf: Certificate, others: Sequence[Certificate]) -> tuple[Chain
     chain: list[Certificate] = []
     last = leaf
     while issuers := [c for c in rest if c.issued(last)]:
-        last = latest_expiring(issuers)
+        # A cross-signed twin of a root leads on to another root, and the root itself nowhere.
+        last = latest_expiring([c for c in issuers if not c.is_root()] or issuers)
         rest.remove(last)
         if last.is_root():
             break

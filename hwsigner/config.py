@@ -152,7 +152,7 @@ def _read(file: Path) -> dict[str, Profile]:
         return {}
     except OSError as error:
         raise ConfigError(f"can't read {file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         # Only the place, and not chained: the exception may quote the file, which may hold a PIN.
         place = re.search(r"at line \d+, column \d+", str(error))
         raise ConfigError(f"{file} is not TOML {place[0] if place else ''}".rstrip(), "Mend it there") from None

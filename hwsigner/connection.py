@@ -104,7 +104,10 @@ class SocketStream:
         except TimeoutError as error:
             raise out_of_time(self._peer, deadline) from error
         except OSError as error:
-            raise ServiceUnreachableError(f"the connection to {self._peer} broke: {error.strerror}") from error
+            raise ServiceUnreachableError(
+                f"the connection to {self._peer} broke: {error.strerror}",
+                "Try again later, or look for what stands between",
+            ) from error
 
 
 class StreamReader(io.RawIOBase):

@@ -71,7 +71,10 @@ def read_credentials(body: bytes, *, role_arn: str, now: datetime) -> Credential
         subject_arn=_text(answer, "subjectArn") if answer.get("subjectArn") else "",
     )
     if credentials.role_arn != role_arn:
-        raise ServiceError(f"the service gave credentials for {credentials.role_arn[:200]}, not for {role_arn}")
+        raise ServiceError(
+            f"the service gave credentials for {credentials.role_arn[:200]}, not for {role_arn}",
+            "Look for a proxy in the way, and at --endpoint",
+        )
     if credentials.expiration <= now:
         raise ServiceError(
             f"the service gave credentials that expired at {credentials.expiration:%Y-%m-%dT%H:%M:%SZ}",
@@ -100,7 +103,9 @@ def _field(parent: Any, name: str) -> Any:
 def _text(parent: Any, name: str) -> str:
     value = _field(parent, name)
     if not isinstance(value, str) or not value or not value.isprintable():
-        raise ServiceError(f"the service's answer has a {name} that is no text")
+        raise ServiceError(
+            f"{name} in the service's answer is no text", "Look for a proxy in the way, and at --endpoint"
+        )
     return value
 
 
@@ -111,4 +116,7 @@ def _time(text: str) -> datetime:
             return time.astimezone(UTC)
     except (ValueError, OverflowError):
         pass
-    raise ServiceError(f"the service's answer has the expiration {text[:40]!r}, which is no time with a zone")
+    raise ServiceError(
+        f"the service's answer has the expiration {text[:40]!r}, which is no time with a zone",
+        "Look for a proxy in the way, and at --endpoint",
+    )

@@ -1,4 +1,4 @@
-"""Where CreateSession is: derived from the region, or told by `--endpoint` or the environment (protocol.md, 1)."""
+"""Where CreateSession is: derived from the region, or told by `--endpoint` or the environment."""
 
 from __future__ import annotations
 

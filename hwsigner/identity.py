@@ -9,22 +9,22 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
-from hwsigner.certificate import Certificate, Chain, build_chain, latest_expiring, leaves, load, preflight
-from hwsigner.errors import AmbiguousKeyError, CertificateWarning, KeyMismatchError
-from hwsigner.key import HashName, Key, find_certificates, open_key
-from hwsigner.pin import PinSource
+from hwsigner.certificate import Certificate, Chain, build_chain, latest_expiring, leaves, load, preflight, verify
+from hwsigner.errors import AmbiguousCertificateError, CertificateWarning, KeyMismatchError
+from hwsigner.key import HashName, Key, find_certificates, open_key, pin_source
+from hwsigner.pin import AskPin, PinSource
 from hwsigner.uri import KeyURI
 
 
 @dataclass(frozen=True)
-class IdentityNames:
-    """What names an identity.
+class IdentitySource:
+    """Where an identity comes from, and how it is chosen.
 
     Attributes:
         certificate: path or URI of the leaf; intermediates, and the key, may be there too.
         private_key: path or URI of the key; the certificate's when None.
         intermediates: path or URI of more certificates of the chain.
-        pins: where the PIN of the key comes from.
+        pin: the key's PIN, or a callable that is asked for it when no stored place gives it.
         check: look the leaf over before the key is touched.
         latest: of several leaves take the one that expires last.
     """
@@ -32,7 +32,7 @@ class IdentityNames:
     certificate: str | KeyURI
     private_key: str | KeyURI | None = None
     intermediates: str | KeyURI | None = None
-    pins: PinSource = field(default_factory=PinSource)
+    pin: str | AskPin | PinSource | None = field(default=None, repr=False)
     check: bool = True
     latest: bool = False
 
@@ -52,7 +52,7 @@ class Identity:
             SigningKeyError: the key can't be used.
         """
         signature = self.key.sign(message, hash)
-        if not self.chain.leaf.verify(message, signature, hash):
+        if not verify(self.chain.leaf.public_key(), message, signature=signature, hash=hash):
             raise _mismatch(self.chain.leaf)
         return signature
 
@@ -69,41 +69,53 @@ class Identity:
         self.close()
 
 
-def open_identity(names: IdentityNames, now: datetime | None = None) -> Identity:
+def open_identity(source: IdentitySource, now: datetime | None = None) -> Identity:
     """Read the chain, look the leaf over, and only then open the key.
 
     Args:
-        names: what to open.
+        source: what to open.
         now: the time to judge validity by, with its zone; the clock's when None.
 
     Raises:
         CertificateError: a certificate can't be read, or the service would refuse the leaf.
+        AmbiguousCertificateError: several certificates may be the leaf.
         SigningKeyError: the key can't be opened, or is not the certificate's.
-        AmbiguousKeyError: several certificates may be the leaf.
     """
     now = now or datetime.now(UTC)
-    certificates = load(find_certificates(names.certificate, _certificate_pins(names)))
-    extra = load(find_certificates(names.intermediates, names.pins.without_pin())) if names.intermediates else []
+    pins = pin_source(source.pin)
+    certificate, private_key = _uris(source)
+    # The key's PIN must not reach another token or file.
+    certificate_pins = pins if certificate.place == private_key.place else pins.without_pin()
+    certificates = load(find_certificates(certificate, certificate_pins))
+    extra = load(find_certificates(source.intermediates, pins.without_pin())) if source.intermediates else []
     candidates = leaves(certificates)
     public_key = _common_public_key(candidates)
     if public_key is not None:
-        candidates = [_only(candidates, latest=names.latest)]
-        if names.check:
-            preflight(candidates[0], now)
-    key = open_key(names.private_key or names.certificate, names.pins, public_key=public_key)
+        candidates = [_only(candidates, latest=source.latest)]
+        _look_over(candidates[0], source, now)
+    key = open_key(private_key, pins, public_key=public_key)
     try:
-        leaf = _leaf_of(key, candidates, certificates, latest=names.latest)
-        if names.check:
-            preflight(leaf, now)
+        leaf = _leaf_of(key, candidates, certificates, latest=source.latest)
+        if leaf is not candidates[0] or public_key is None:
+            _look_over(leaf, source, now)
         return Identity(key, _chain_of(leaf, certificates, extra))
     except BaseException:
         key.close()
         raise
 
 
-def _certificate_pins(names: IdentityNames) -> PinSource:
-    """Return the places for the certificate's PIN: the key's PIN must not reach another token or file."""
-    return names.pins if names.private_key in (None, names.certificate) else names.pins.without_pin()
+def _uris(source: IdentitySource) -> tuple[KeyURI, KeyURI]:
+    """Return the URIs of certificate and key; where one PIN unlocks both, each has the PIN that either bears."""
+    certificate = KeyURI.of(source.certificate)
+    private_key = KeyURI.of(source.private_key or certificate)
+    if certificate.place != private_key.place:
+        return certificate, private_key
+    return certificate.with_pin_of(private_key), private_key.with_pin_of(certificate)
+
+
+def _look_over(leaf: Certificate, source: IdentitySource, now: datetime) -> None:
+    if source.check:
+        preflight(leaf, now)
 
 
 def _common_public_key(candidates: Sequence[Certificate]) -> bytes | None:
@@ -127,10 +139,9 @@ def _leaf_of(
 
 def _only(candidates: Sequence[Certificate], *, latest: bool) -> Certificate:
     if len(candidates) > 1 and not latest:
-        listed = ", ".join(f"{c.source} ({c.subject}, expires {_day_of_expiry(c)})" for c in candidates)
-        raise AmbiguousKeyError(
-            f"{len(candidates)} certificates may be the leaf: {listed}",
-            "Name one of them alone, or let --use-latest-expiring-certificate pick",
+        raise AmbiguousCertificateError(
+            f"{len(candidates)} certificates may be the leaf: {', '.join(map(_described, candidates))}",
+            "Leave one there, name it alone, or, without --private-key, add --use-latest-expiring-certificate",
         )
     return latest_expiring(candidates)
 
@@ -140,14 +151,18 @@ def _chain_of(leaf: Certificate, certificates: Sequence[Certificate], extra: Seq
     unused = [c for c in strangers if c in extra]
     if unused:
         warnings.warn(
-            CertificateWarning(f"{unused[0].source} holds a certificate outside the chain: {unused[0].subject}"),
+            CertificateWarning(
+                f"{unused[0].source} holds a certificate outside the chain: {unused[0].subject}", "Leave it out"
+            ),
             stacklevel=3,
         )
     return chain
 
 
-def _day_of_expiry(certificate: Certificate) -> str:
-    return f"{certificate.x509.not_valid_after_utc:%Y-%m-%d}"
+def _described(certificate: Certificate) -> str:
+    x509 = certificate.x509
+    expiry = f"{x509.not_valid_after_utc:%Y-%m-%d}"
+    return f"{certificate.source} ({certificate.subject}, serial {x509.serial_number:X}, expires {expiry})"
 
 
 def _mismatch(leaf: Certificate) -> KeyMismatchError:

@@ -77,6 +77,9 @@ class FoundCertificate(NamedTuple):
 
 
 _TSS2_HEADER = b"-----BEGIN TSS2 PRIVATE KEY-----"
+# In DER, the OID 2.23.133.10.1 stands at the file's start.
+_TSS2_OID = bytes.fromhex("06066781050a01")
+_OID_BYTES = 16
 _SNIFFED_BYTES = 65536
 
 
@@ -93,7 +96,7 @@ def open_key(uri: str | KeyURI, pin: str | AskPin | PinSource | None = None, *, 
         SigningKeyError: the key can't be found or opened, or its backend's library is not installed.
         PinError: a PIN is missing, wrong or locked. A wrong PIN is tried once.
     """
-    parsed = resolve(_parsed(uri))
+    parsed = resolve(KeyURI.of(uri))
     key: Key = _load(parsed.scheme).open_key(parsed, pin_source(pin), public_key=public_key)
     return key
 
@@ -106,11 +109,12 @@ def find_certificates(uri: str | KeyURI, pin: str | AskPin | PinSource | None = 
         CertificateError: there is none, or it can't be read.
         PinError: they lie behind a PIN that is missing, wrong or locked.
     """
-    parsed = _parsed(uri)
+    parsed = KeyURI.of(uri)
     find: Callable[[KeyURI, PinSource], list[FoundCertificate]] | None
     find = getattr(_load(parsed.scheme), "find_certificates", None)
     if find is None:
-        raise UsageError(f"{parsed.name} can't name a certificate: {parsed.scheme} holds keys only")
+        hint = "Name a certificate file or a token's certificate with --certificate"
+        raise UsageError(f"{parsed.name} can't name a certificate: {parsed.scheme}: URIs name keys", hint)
     return list(find(parsed, pin_source(pin)))
 
 
@@ -121,10 +125,6 @@ def pin_source(pin: str | AskPin | PinSource | None) -> PinSource:
     return PinSource(pin) if pin is None or isinstance(pin, str) else PinSource(ask=pin)
 
 
-def _parsed(uri: str | KeyURI) -> KeyURI:
-    return uri if isinstance(uri, KeyURI) else KeyURI.parse(uri)
-
-
 def resolve(uri: KeyURI) -> KeyURI:
     """Return the URI of the backend that reads this file: the content of a TSS2 key file makes it the TPM's."""
     # A pipe can be read once only, and that is the file backend's to do.
@@ -132,7 +132,8 @@ def resolve(uri: KeyURI) -> KeyURI:
         return uri
     try:
         with open(uri.file, "rb") as file:
-            is_tss2 = _TSS2_HEADER in file.read(_SNIFFED_BYTES)
+            start = file.read(_SNIFFED_BYTES)
+        is_tss2 = _TSS2_HEADER in start or _TSS2_OID in start[:_OID_BYTES]
     except OSError:
         is_tss2 = False  # The file backend says what is wrong with it.
     return KeyURI("tpm2", uri.path, uri.query, uri.pin_value) if is_tss2 else uri

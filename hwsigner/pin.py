@@ -15,6 +15,11 @@ from hwsigner.trust import check_only_mine
 from hwsigner.uri import KeyURI
 
 MAX_PIN_FILE_BYTES = 4096
+# The flags that give a PIN of each kind.
+_FLAGS = {
+    "passphrase": ", give --pkcs8-password",
+    "TPM auth value": ", give --tpm-key-password, or --no-tpm-key-password if it is empty",
+}
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,8 @@ class PinSource:
         if pin is None:
             raise PinRequiredError(
                 f"{request.subject} wants its {request.kind} and there is no place to take it from",
-                "Add pin-source=file:/path to the key URI, give the flag for its password, or run from a terminal",
+                f"Add pin-source=file:/path or pin-value= to the key URI{_FLAGS.get(request.kind, '')}, "
+                "or run from a terminal",
             )
         return pin
 
@@ -115,8 +121,9 @@ def read_pin_source(source: str) -> str:
         # Not quoted: somebody may have written the PIN itself there.
         raise PinError("a key URI's pin-source is no file: URI", "Write pin-source=file:/path")
     path = source.removeprefix("file:")
-    if path.startswith("///"):
-        path = path[2:]
+    for authority in ("///", "//localhost/"):
+        if path.startswith(authority):
+            path = "/" + path.removeprefix(authority)
     data = _read(path)
     if len(data) > MAX_PIN_FILE_BYTES:
         raise PinError(f"PIN file {path} holds more than {MAX_PIN_FILE_BYTES} bytes", "Let it hold the PIN alone")
@@ -134,6 +141,5 @@ def _read(path: str) -> bytes:
             check_only_mine(path, os.fstat(file.fileno()), PinError)
             return file.read(MAX_PIN_FILE_BYTES + 1)
     except OSError as error:
-        raise PinError(
-            f"can't read PIN file {path}: {error.strerror}", "Name a file that this user can read"
-        ) from error
+        hint = "Name a file that this user can read"
+        raise PinError(f"can't read PIN file {path}: {error.strerror}", hint) from error

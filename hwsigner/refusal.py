@@ -11,7 +11,9 @@ from hwsigner.transport import Answer
 
 _PASSING_STATUSES = frozenset({429, 500, 502, 503, 504})
 _PASSING_TYPES = frozenset({"ThrottlingException", "TooManyRequestsException", "ServiceUnavailableException"})
-_CLOCK_TOLERANCE_SECONDS = 60
+# Seconds. The service bears five minutes; a bad signature is worth a closer look.
+_CLOCK_TOLERANCE = 300
+_CLOCK_OF_A_SIGNATURE = 60
 _SHOWN_CHARACTERS = 300
 _SHOWN_FOREIGN = 80
 
@@ -42,14 +44,17 @@ def is_passing(answer: Answer) -> bool:
 
 
 def is_foreign(answer: Answer) -> bool:
-    """Tell whether an answer is a page for people, whatever its status says."""
-    return answer.body.lstrip().startswith(b"<")
+    """Tell whether an answer is none of the service's, whatever its status says: it does not begin as a JSON object."""
+    return _start(answer) != b"{"
 
 
-def retry_after(answer: Answer) -> float:
+def retry_after(answer: Answer, now: datetime) -> float:
     """Return the seconds that the service asks to wait (RFC 9110, 10.2.3), 0 when it does not ask."""
     text = answer.headers.get("Retry-After", "")
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 7 else 0.0
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    until = _parsed_date(text)
+    return max(0.0, (until - now).total_seconds()) if until else 0.0
 
 
 def refusal(answer: Answer, now: datetime) -> ServiceError:
@@ -68,13 +73,30 @@ def refusal(answer: Answer, now: datetime) -> ServiceError:
     body = _json(answer)
     kind = _type(answer, body)
     if not body and not kind:
-        return _foreign(answer)
+        return foreign(answer)
     message = str(body.get("message") or body.get("Message") or "no message")[:_SHOWN_CHARACTERS]
-    request_id = answer.headers.get("x-amzn-RequestId", "none")[:_SHOWN_CHARACTERS]
+    request_id = answer.headers.get("x-amzn-RequestId", "")[:_SHOWN_CHARACTERS]
+    what = f"{kind} ({answer.status})" if kind else f"status {answer.status}"
     return ServiceError(
-        f"the service refused: {kind or 'error'} ({answer.status}): {message.rstrip('.')} (request id {request_id})",
-        _clock(answer, now) or _cause(kind, message),
+        f"the service refused: {what}: {message.rstrip('.')}" + (f" (request id {request_id})" if request_id else ""),
+        _clock(answer, message, now) or _cause(kind, message) or _cause_by_status(answer.status),
     )
+
+
+def foreign(answer: Answer) -> ServiceError:
+    """Return the error for an answer that is not the service's, with its status and first words."""
+    # JSON that is broken or cut off may hold credentials.
+    start = b"" if _start(answer) in (b"{", b"[") else answer.body[:1000]
+    words = printable(" ".join(start.decode("utf-8", "replace").split()))[:_SHOWN_FOREIGN]
+    what = words or ("broken JSON" if answer.body.strip() else "an empty body")
+    return ServiceError(
+        f"the answer ({answer.status}) is not the service's: {what}",
+        "Look for a proxy in the way, and at --endpoint",
+    )
+
+
+def _start(answer: Answer) -> bytes:
+    return answer.body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
 
 
 def _json(answer: Answer) -> dict[str, object]:
@@ -90,29 +112,31 @@ def _type(answer: Answer, body: dict[str, object]) -> str:
     return text.partition(":")[0].rpartition("#")[2][:_SHOWN_CHARACTERS]
 
 
-def _foreign(answer: Answer) -> ServiceError:
-    words = printable(" ".join(answer.body[:1000].decode("utf-8", "replace").split()))[:_SHOWN_FOREIGN]
-    return ServiceError(
-        f"the answer ({answer.status}) is not the service's: {words or 'an empty body'}",
-        "Look for a proxy in the way, and at --endpoint",
-    )
-
-
 def _cause(kind: str, message: str) -> str:
     lowered = message.lower()
     return next((cause for part, cause in _CAUSES if part in lowered), _CAUSES_BY_TYPE.get(kind, ""))
 
 
-def _clock(answer: Answer, now: datetime) -> str:
-    """Return what to say of this machine's clock, or nothing when it agrees with the service's."""
-    if answer.status != 403:
-        return ""
-    try:
-        theirs = parsedate_to_datetime(answer.headers.get("Date", "")).replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
+def _cause_by_status(status: int) -> str:
+    return "Try again later" if status >= 500 else "Look at the flags, and at --endpoint"
+
+
+def _clock(answer: Answer, message: str, now: datetime) -> str:
+    """Return what to say of this machine's clock, or nothing when it is near enough to the service's."""
+    theirs = _parsed_date(answer.headers.get("Date", ""))
+    is_of_signature = "signature" in message.lower()
+    if theirs is None or not (answer.status == 403 or (answer.status == 400 and is_of_signature)):
         return ""
     off = (now - theirs).total_seconds()
-    if abs(off) < _CLOCK_TOLERANCE_SECONDS:
+    if abs(off) < (_CLOCK_OF_A_SIGNATURE if is_of_signature else _CLOCK_TOLERANCE):
         return ""
     size = f"{abs(off) / 60:.0f} minutes" if abs(off) >= 120 else f"{abs(off):.0f} seconds"
     return f"This machine's clock is {size} {'ahead of' if off > 0 else 'behind'} the service's: set it right"
+
+
+def _parsed_date(text: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(text)
+        return date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None

@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from hwsigner import defaults
 from hwsigner._version import __version__
 from hwsigner.credentials import Credentials, read_credentials
 from hwsigner.endpoint import Endpoint, sessions_url
 from hwsigner.errors import HwsignerError, ServiceUnreachableError, UsageError
 from hwsigner.identity import Identity
 from hwsigner.proxy import find_proxy
-from hwsigner.refusal import is_foreign, is_passing, refusal, retry_after
+from hwsigner.refusal import foreign, is_foreign, is_passing, refusal, retry_after
 from hwsigner.sigv4 import Request, sign_request
 from hwsigner.tls import find_cas
 from hwsigner.transport import Answer, Deadline, TransportOptions, post
@@ -44,7 +45,7 @@ class SessionRequest:
     trust_anchor_arn: str
     profile_arn: str
     role_arn: str
-    duration: int = 3600
+    duration: int = defaults.SESSION_DURATION
     session_name: str | None = None
     instance_properties: Mapping[str, str] = field(default_factory=dict)
 
@@ -65,8 +66,8 @@ class Service:
     region: str
     endpoint: Endpoint
     transport: TransportOptions
-    timeout: float = 60.0
-    max_attempts: int = 3
+    timeout: float = defaults.TIMEOUT
+    max_attempts: int = defaults.MAX_ATTEMPTS
     trace: Trace | None = None
 
 
@@ -92,8 +93,27 @@ def find_service(
     return Service(region, found, transport, max_attempts=_max_attempts(environ))
 
 
-def create_session(identity: Identity, request: SessionRequest, service: Service) -> Credentials:
+def utc_now() -> datetime:
+    """Return the present time, in UTC."""
+    return datetime.now(UTC)
+
+
+def create_session(
+    identity: Identity,
+    request: SessionRequest,
+    service: Service,
+    *,
+    now: Callable[[], datetime] = utc_now,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Credentials:
     """Get credentials for an identity. Each try is dated and signed anew.
+
+    Args:
+        identity: who asks.
+        request: what for.
+        service: whom.
+        now: tells the time, with its zone.
+        sleep: waits some seconds before the next try.
 
     Raises:
         SigningKeyError: the key can't sign, or does not belong to the certificate.
@@ -108,22 +128,23 @@ def create_session(identity: Identity, request: SessionRequest, service: Service
         pause = random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** (attempt - 1)))  # noqa: S311  jitter, no secret
         failure: HwsignerError
         try:
-            answer = _send(identity, request, service, deadline)
+            answer = _send(identity, request, service, deadline, now())
         except ServiceUnreachableError as error:
             if not error.retryable:
                 raise
             failure = error
         else:
-            if answer.status in (200, 201) and not is_foreign(answer):
-                return read_credentials(answer.body, role_arn=request.role_arn, now=datetime.now(UTC))
-            failure = refusal(answer, datetime.now(UTC))
+            is_success = answer.status in (200, 201)
+            if is_success and not is_foreign(answer):
+                return read_credentials(answer.body, role_arn=request.role_arn, now=now())
+            failure = foreign(answer) if is_success else refusal(answer, now())
             if not is_passing(answer):
                 raise failure
-            pause = max(pause, retry_after(answer))
+            pause = max(pause, retry_after(answer, now()))
         if attempt >= service.max_attempts or pause >= deadline.remaining():
             raise failure
         _note(service, f"try {attempt} failed: {failure.message}; next in {pause:.2f} s")
-        time.sleep(pause)
+        sleep(pause)
         attempt += 1
 
 
@@ -151,14 +172,14 @@ def build_request(request: SessionRequest, endpoint: Endpoint) -> Request:
     )
 
 
-def _send(identity: Identity, request: SessionRequest, service: Service, deadline: Deadline) -> Answer:
+def _send(identity: Identity, request: SessionRequest, service: Service, deadline: Deadline, now: datetime) -> Answer:
     begin = time.monotonic()
     signed = sign_request(
         build_request(request, service.endpoint),
         identity.sign,
         certificate=identity.chain,
         region=service.region,
-        now=datetime.now(UTC),
+        now=now,
     )
     _note(service, f"canonical request:\n{signed.canonical_request.decode()}")
     _note(service, f"string to sign:\n{signed.string_to_sign.decode()}")
@@ -171,7 +192,7 @@ def _send(identity: Identity, request: SessionRequest, service: Service, deadlin
 
 
 def _max_attempts(environ: Mapping[str, str]) -> int:
-    text = environ.get("AWS_MAX_ATTEMPTS", "").strip() or str(Service.max_attempts)
+    text = environ.get("AWS_MAX_ATTEMPTS", "").strip() or str(defaults.MAX_ATTEMPTS)
     if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text)):
         raise UsageError(f"AWS_MAX_ATTEMPTS is {text[:100]!r}", "It is a whole number of tries, 1 or more")
     return int(text)

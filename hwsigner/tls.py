@@ -170,7 +170,8 @@ def _failure(error: ssl.SSLError, peer: str, trusted: str) -> ServiceUnreachable
             retryable=False,
         )
     if isinstance(error, ssl.SSLEOFError):
-        return ServiceUnreachableError(f"{peer} closed the connection early")
+        hint = "Try again later, or look for what stands between"
+        return ServiceUnreachableError(f"{peer} closed the connection early", hint)
     reason = (error.reason or str(error)).replace("_", " ").lower()
     return ServiceUnreachableError(
         f"TLS with {peer} failed: {reason}", "Check its URL, and that it speaks TLS 1.2 or later", retryable=False

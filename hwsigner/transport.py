@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from hwsigner import defaults
 from hwsigner.connection import Deadline, Stream, StreamReader, connect
 from hwsigner.endpoint import Endpoint, host_and_port
 from hwsigner.errors import ServiceUnreachableError
@@ -55,8 +56,8 @@ class TransportOptions:
         proxy: the proxy to go through, or None.
     """
 
-    connect_timeout: float = 5.0
-    read_timeout: float = 15.0
+    connect_timeout: float = defaults.CONNECT_TIMEOUT
+    read_timeout: float = defaults.READ_TIMEOUT
     verify: bool = True
     cas: TrustedCAs | None = None
     proxy: Proxy | None = None
@@ -190,14 +191,19 @@ def _read_answer(stream: Stream, peer: str, deadline: Deadline) -> Answer:
         body = b"" if too_long else response.read(MAX_BODY_BYTES + 1)
         missing = response.length
     if too_long or len(body) > MAX_BODY_BYTES:
-        raise ServiceUnreachableError(f"the answer of {peer} is longer than {MAX_BODY_BYTES} bytes", retryable=False)
+        raise ServiceUnreachableError(
+            f"the answer of {peer} is longer than {MAX_BODY_BYTES} bytes",
+            "Check its URL and the proxy settings",
+            retryable=False,
+        )
     if missing:
         raise _cut_off(peer)
     return Answer(response.status, response.msg, body)
 
 
 def _cut_off(peer: str) -> ServiceUnreachableError:
-    return ServiceUnreachableError(f"{peer} closed the connection before its answer was whole")
+    hint = "Try again later, or look for what stands between"
+    return ServiceUnreachableError(f"{peer} closed the connection before its answer was whole", hint)
 
 
 @contextmanager
@@ -207,7 +213,7 @@ def _http_errors(peer: str) -> Iterator[None]:
     # Not chained: these exceptions hold what came of the answer, which may be credentials.
     except (http.client.RemoteDisconnected, http.client.IncompleteRead):
         raise _cut_off(peer) from None
-    except http.client.HTTPException:
+    except (http.client.HTTPException, ValueError):
         raise ServiceUnreachableError(
             f"what {peer} answered is not HTTP", "Check its URL and the proxy settings"
         ) from None

@@ -13,6 +13,7 @@ is in no string and no repr.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,8 @@ from hwsigner.errors import UsageError
 
 SCHEMES = frozenset({*BACKENDS, "handle"})
 _PINS = frozenset({"pin-value", "pin-source"})
+_MISPLACED_PIN = re.compile(rb"pin-(value|source)=")
+_OBJECT = frozenset({"object", "id", "type"})
 _BINARY = frozenset({"id"})
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 # RFC 7512, 2.3: a slash is not among the characters of a pkcs11: path.
@@ -53,6 +56,21 @@ class KeyURI:
         Raises:
             UsageError: a bad percent-encoding, an attribute without a value or given twice, an empty name.
         """
+        uri = cls._parse(text)
+        for value in (*uri.path.values(), *uri.query.values()):
+            if _MISPLACED_PIN.search(value):
+                # Not quoted: the PIN may be in it.
+                hint = "Write SCHEME:…?name=value&name=value, for a file file:/path?pin-source=file:/path"
+                raise UsageError("a key URI or path has a pin-value or pin-source out of its place", hint)
+        return uri
+
+    @classmethod
+    def of(cls, uri: str | KeyURI) -> KeyURI:
+        """Return what a caller gave, parsed unless it is; raises as `parse`."""
+        return uri if isinstance(uri, KeyURI) else cls.parse(uri)
+
+    @classmethod
+    def _parse(cls, text: str) -> KeyURI:
         scheme, colon, rest = text.partition(":")
         if not text or "\0" in text:
             raise UsageError("a key URI or path is empty or holds a NUL character", "Name a key")
@@ -97,6 +115,20 @@ class KeyURI:
         """The path that a `file:` or `tpm2:path=` URI names."""
         return self.path["path"].decode("utf-8", "surrogateescape")
 
+    @property
+    def place(self) -> tuple[object, ...]:
+        """What one PIN unlocks: the file, or the token without the object on it. Equal for URIs that share it."""
+        if self.scheme == "file":
+            return self.scheme, os.path.realpath(self.file)
+        return self.scheme, frozenset(item for item in self.path.items() if item[0] not in _OBJECT)
+
+    def with_pin_of(self, other: KeyURI) -> KeyURI:
+        """Return this URI, where it has no PIN of its own with the `pin-value` and `pin-source` of another."""
+        if self.pin_value is not None or "pin-source" in self.query:
+            return self
+        source = {name: value for name, value in other.query.items() if name == "pin-source"}
+        return replace(self, query={**self.query, **source}, pin_value=other.pin_value)
+
     def text(self, name: str) -> str | None:
         """Return an attribute of the path, or else of the query, as text; None when it is absent.
 
@@ -129,9 +161,8 @@ def _attributes(scheme: str, text: str, separator: str) -> dict[str, bytes]:
         name, equals, value = item.partition("=")
         # Only the name goes into a message: the value may be a PIN.
         if not name or not equals:
-            raise UsageError(
-                f"a {scheme}: URI has an attribute that is not name=value", "Write a semicolon in a value as %3B"
-            )
+            hint = "Write a semicolon in a value as %3B"
+            raise UsageError(f"a {scheme}: URI has an attribute that is not name=value", hint)
         if name in attributes:
             raise UsageError(f"a {scheme}: URI gives {name!r} twice", "Give it once")
         attributes[name] = _value(scheme, name, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -28,17 +29,21 @@ def make(folder: Path) -> None:
     token.generate("ec", b"\x01", "EC:prime256v1")
     token.generate("rsa", b"\x02", "rsa:2048")
     tpm = SoftTPM(folder / "tpm")
-    tpm.start(detached=True)
     files = {kind: folder / f"tpm-{kind.partition(':')[0].lower()}.pem" for kind in ("EC:P-256", "RSA:2048")}
-    for kind, path in files.items():
-        tpm.create_key_file(path, kind)
-    tpm.persist(HANDLE, "ecc256")
+    try:
+        tpm.start(detached=True)
+        for kind, path in files.items():
+            tpm.create_key_file(path, kind)
+        tpm.persist(HANDLE, "ecc256")
+    except BaseException:
+        tpm.stop()
+        raise
     print("# Key URIs")
     for uri in (token.uri("ec", pin_file), token.uri("rsa", pin_file), *map(tpm.uri, files.values()), tpm.uri(HANDLE)):
         print(uri)
     print("# Environment")
     for name, value in (token.env | tpm.env).items():
-        print(f"export {name}={value}")
+        print(f"export {name}={shlex.quote(value)}")
 
 
 def stop(folder: Path) -> None:

@@ -28,7 +28,7 @@ AWS = "/usr/bin/aws"
 REGION = "us-east-1"
 _EXIT_SERVICE_REFUSED = 5
 _SECONDS = 60
-_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
+_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class DemoError(Exception):
@@ -141,10 +141,9 @@ class Demo:
         ca_file, log = self._folder / "emulator-ca.pem", self._folder / "emulator.log"
         command = [HWSIGNER, "emulator", "--trust-anchor", str(anchor), "--port=0", "--tls", "--ca-file", str(ca_file)]
         errors = self._stack.enter_context(log.open("w"))
+        command += ["--region", REGION]
         process = self._stack.enter_context(
-            subprocess.Popen(
-                [*command, "--region", REGION], env=self._env, stdout=subprocess.PIPE, stderr=errors, text=True
-            )
+            subprocess.Popen(command, env=self._env, stdout=subprocess.PIPE, stderr=errors, text=True)
         )
         self._stack.callback(process.terminate)
         service = _read_service(process)
@@ -198,15 +197,20 @@ class Demo:
         return self._run([AWS, "sts", "get-caller-identity", "--output=json", endpoint, *arguments], env or {})
 
     def _run(self, command: list[str], env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command,
-            env={**self._env, **(env or {})},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-        )
+        try:
+            return subprocess.run(
+                command,
+                env={**self._env, **(env or {})},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_SECONDS,
+                check=False,
+            )
+        except FileNotFoundError:
+            raise DemoError(f"{command[0]} is not installed; `make setup` installs what is needed") from None
+        except subprocess.TimeoutExpired:
+            raise DemoError(f"{' '.join(command[:3])} did not end within {_SECONDS:g} seconds") from None
 
     def _write(self, name: str, data: bytes) -> Path:
         path = self._folder / name
@@ -265,15 +269,18 @@ def main() -> int:
                 # From here on, a second Ctrl-C would only leave something behind.
                 for number in _INTERRUPTIONS:
                     signal.signal(number, signal.SIG_IGN)
+        print("\nAll as it must be; everything is cleaned up. Next:")
+        print(f"  {sys.executable} -m softhsm make DIR   makes keys on emulated hardware to play with")
+        print("  README.md shows the same with your own certificate, key and trust anchor", flush=True)
     except KeyboardInterrupt:
         print("\nInterrupted; everything is cleaned up.", file=sys.stderr)
         return 130
-    except (DemoError, ToolError) as error:
+    except (DemoError, ToolError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            # The interpreter would write the rest at its end, and complain in its own way.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"demo: {error}", file=sys.stderr)
         return 1
-    print("\nAll as it must be; everything is cleaned up. Next:")
-    print(f"  {sys.executable} -m softhsm make DIR   makes keys on emulated hardware to play with")
-    print("  README.md shows the same with your own certificate, key and trust anchor")
     return 0
 
 

@@ -17,6 +17,7 @@ from softhsm.command import ToolError, run
 # TPM2_GetRandom of 8 bytes (TPM 2.0 Library, part 3, 16.1): a command that any started TPM answers.
 _GET_RANDOM = struct.pack(">HIIH", 0x8001, 12, 0x0000017B, 8)
 _START_SECONDS = 10.0
+_STOP_SECONDS = 5.0
 _MAX_SOCKET_PATH = 107
 _PROVIDERS = ("-provider", "tpm2", "-provider", "default", "-propquery", "?provider=tpm2")
 
@@ -74,10 +75,18 @@ class SoftTPM:
         self._wait_until_ready()
 
     def stop(self) -> None:
-        """End swtpm, whichever process started it. Its state stays in the folder."""
+        """End swtpm, whichever process started it. Its state stays in the folder.
+
+        Raises:
+            ToolError: it does not end, or which process it is can't be known.
+        """
         if self._process is not None:
             self._process.terminate()
-            self._process.wait()
+            try:
+                self._process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
             self._process = None
         else:
             self._stop_by_pid()
@@ -157,13 +166,31 @@ class SoftTPM:
         """End the process of the pid file, if it is still the swtpm of this folder and not a later process."""
         try:
             pid = int(self._pid_file.read_text())
-            if str(self.socket).encode() not in Path(f"/proc/{pid}/cmdline").read_bytes():
-                return
-            os.kill(pid, signal.SIGTERM)
-        except (FileNotFoundError, ProcessLookupError):
+        except FileNotFoundError:
             return
-        deadline = time.monotonic() + _START_SECONDS
+        except ValueError:
+            hint = f"end the swtpm of {self.folder} by hand, if it runs, and remove the file"
+            raise ToolError(f"{self._pid_file} holds no process id; {hint}") from None
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self._ends(pid, number):
+                return
+        raise ToolError(f"swtpm, process {pid}, does not end")
+
+    def _ends(self, pid: int, number: signal.Signals) -> bool:
+        """Send a signal to this folder's swtpm and return whether it ends in time, or had ended before."""
+        deadline = time.monotonic() + _STOP_SECONDS
         with contextlib.suppress(ProcessLookupError):
-            while time.monotonic() < deadline:
-                os.kill(pid, 0)
-                time.sleep(0.005)
+            if self._runs_as(pid):
+                os.kill(pid, number)
+        while self._runs_as(pid):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)
+        return True
+
+    def _runs_as(self, pid: int) -> bool:
+        """Return whether a process is this folder's swtpm. One that has ended and waits for its parent has no command."""
+        try:
+            return os.fsencode(self.socket) in Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return False

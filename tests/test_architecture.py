@@ -17,7 +17,7 @@ ROOT = Path(hwsigner.__file__).parent
 
 # From the bottom to the top. A module imports from lines below its own; a package (its line's name) also from itself.
 LAYERS = (
-    {"errors", "_version", "_reference", "backends.table"},
+    {"errors", "_version", "_reference", "defaults", "backends.table"},
     {"uri", "arn", "canonical", "credentials", "trust"},
     {"pin", "endpoint", "config"},
     {"key", "proxy", "connection"},

@@ -30,6 +30,7 @@ from hwsigner.certificate import (
     load,
     plain_public_key,
     preflight,
+    verify,
 )
 from hwsigner.errors import CertificateError
 from hwsigner.key import ECDSA, MLDSA, RSA, FoundCertificate, HashName
@@ -127,6 +128,14 @@ class TestChain:
         for order in itertools.permutations([LEAF, old, cross, LOWER.certificate]):
             chain, _ = build_chain(one(LEAF), read(*order))
             assert [c.x509 for c in chain.intermediates] == [cross]
+
+    @pytest.mark.parametrize("days", [5, 900])
+    def test_a_cross_signed_twin_goes_before_the_root_itself(self, days: int) -> None:
+        other = certs.make_ca("Other root")
+        twin = key_with("Root", other, ROOT.key, days)
+        for order in itertools.permutations([twin, ROOT.certificate, MIDDLE.certificate]):
+            chain, _ = build_chain(one(certs.issue(MIDDLE, KEY.public_key())), read(*order))
+            assert [c.x509 for c in chain.intermediates] == [MIDDLE.certificate, twin]
 
     def test_a_new_key_of_the_root_is_an_intermediate(self) -> None:
         new_key = ec.generate_private_key(ec.SECP256R1())
@@ -308,14 +317,15 @@ class TestVerify:
     @pytest.mark.parametrize("hash_name", ["sha256", "sha384", "sha512"])
     def test_only_the_keys_own_signature_of_the_message(self, kind: str, hash_name: HashName) -> None:
         key = KEYS[kind]
-        certificate = one(certs.issue(ROOT, key.public_key()))
+        public_key = one(certs.issue(ROOT, key.public_key())).public_key()
         signature = sign(key, b"message", hash_name)
-        assert certificate.verify(b"message", signature, hash_name)
-        assert not certificate.verify(b"massage", signature, hash_name)
-        assert not certificate.verify(b"message", signature[:-1] + bytes([signature[-1] ^ 1]), hash_name)
-        assert not certificate.verify(b"message", b"", hash_name)
+        assert verify(public_key, b"message", signature=signature, hash=hash_name)
+        assert not verify(public_key, b"massage", signature=signature, hash=hash_name)
+        changed = signature[:-1] + bytes([signature[-1] ^ 1])
+        assert not verify(public_key, b"message", signature=changed, hash=hash_name)
+        assert not verify(public_key, b"message", signature=b"", hash=hash_name)
         other: HashName = "sha512" if hash_name != "sha512" else "sha256"
-        assert certificate.verify(b"message", signature, other) == kind.startswith("ML-DSA")
+        assert verify(public_key, b"message", signature=signature, hash=other) == kind.startswith("ML-DSA")
 
     @pytest.mark.parametrize("kind", KEYS)
     def test_algorithm_and_plain_key(self, kind: str, tmp_path: Path) -> None:
@@ -360,7 +370,7 @@ def use_all(der: bytes) -> None:
             assert chain.serial
             assert chain.x509_header
             assert isinstance(certificate.subject, str)
-            certificate.verify(b"message", b"signature")
+            verify(certificate.public_key(), b"message", signature=b"signature")
             preflight(certificate, datetime.now(UTC))
         except CertificateError:
             pass

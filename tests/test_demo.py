@@ -13,11 +13,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+PROGRAM = "import sys; import softhsm.demo as demo; {}; sys.exit(demo.main())"
+
+
 @pytest.fixture
-def demo(short_folder: Path) -> Iterator[subprocess.Popen[str]]:
+def changed() -> str:
+    """What to change in the demo's module before it runs, as Python."""
+    return "pass"
+
+
+@pytest.fixture
+def demo(short_folder: Path, changed: str) -> Iterator[subprocess.Popen[str]]:
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "TMPDIR": str(short_folder)}
     with subprocess.Popen(
-        [sys.executable, "-m", "softhsm.demo"],
+        [sys.executable, "-c", PROGRAM.format(changed)],
         cwd=ROOT,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -47,7 +56,7 @@ def test_three_identities_and_two_refusals(demo: subprocess.Popen[str], short_fo
     assert_nothing_is_left(short_folder)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_it_leaves_nothing(demo: subprocess.Popen[str], short_folder: Path, number: signal.Signals) -> None:
     assert demo.stdout
     while "hwsigner emulator" not in demo.stdout.readline():
@@ -56,4 +65,33 @@ def test_interrupted_it_leaves_nothing(demo: subprocess.Popen[str], short_folder
     _, errors = demo.communicate(timeout=60)
     assert demo.returncode == 130, errors
     assert "Traceback" not in errors
+    assert_nothing_is_left(short_folder)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ("demo.AWS = '/nowhere/aws'", "/nowhere/aws is not installed"),
+        ("demo._SECONDS = 0.01", "aws sts get-caller-identity did not end within 0.01 seconds"),
+        ("demo.HWSIGNER = '/nowhere/hwsigner'", "'/nowhere/hwsigner'"),
+    ],
+)
+def test_what_is_missing_or_too_slow_is_one_line(
+    demo: subprocess.Popen[str], short_folder: Path, changed: str, message: str
+) -> None:
+    _, errors = demo.communicate(timeout=60)
+    assert demo.returncode == 1, (changed, errors)
+    assert errors.startswith("demo: ")
+    assert message in errors
+    assert errors.count("\n") == 1
+    assert_nothing_is_left(short_folder)
+
+
+def test_a_reader_that_goes_away_is_one_line(demo: subprocess.Popen[str], short_folder: Path) -> None:
+    assert demo.stdout
+    assert demo.stderr
+    demo.stdout.readline()
+    demo.stdout.close()
+    errors = demo.stderr.read()
+    assert (demo.wait(timeout=60), errors) == (1, "demo: [Errno 32] Broken pipe\n")
     assert_nothing_is_left(short_folder)

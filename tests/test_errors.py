@@ -34,6 +34,7 @@ EXIT_STATUSES = {
     "WrongPinError": 3,
     "PinLockedError": 3,
     "CertificateError": 4,
+    "AmbiguousCertificateError": 4,
     "ServiceError": 5,
     "ServiceUnreachableError": 6,
 }

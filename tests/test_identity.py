@@ -22,16 +22,16 @@ from cryptography.hazmat.primitives.serialization import (
 
 import certs
 from hwsigner import identity as identity_module
-from hwsigner.certificate import Chain, load
+from hwsigner.certificate import Chain, load, verify
 from hwsigner.errors import (
-    AmbiguousKeyError,
+    AmbiguousCertificateError,
     CertificateError,
     CertificateWarning,
     KeyMismatchError,
     KeyNotFoundError,
     PinRequiredError,
 )
-from hwsigner.identity import Identity, IdentityNames, open_identity
+from hwsigner.identity import Identity, IdentitySource, open_identity
 from hwsigner.key import ECDSA, Algorithm, FoundCertificate, HashName, Key, open_key
 from hwsigner.pin import PinRequest, PinSource
 
@@ -94,11 +94,12 @@ def write(tmp_path: Path) -> Callable[..., str]:
 
 
 def test_key_chain_and_signature(write: Callable[..., str], key_file: Path) -> None:
-    names = IdentityNames(write(MIDDLE.certificate, LEAF, ROOT.certificate), str(key_file))
+    names = IdentitySource(write(MIDDLE.certificate, LEAF, ROOT.certificate), str(key_file))
     with open_identity(names) as identity:
         assert identity.chain.leaf.x509 == LEAF
         assert [c.x509 for c in identity.chain.intermediates] == [MIDDLE.certificate]
-        assert identity.chain.leaf.verify(b"message", identity.sign(b"message", "sha512"), "sha512")
+        signature = identity.sign(b"message", "sha512")
+        assert verify(identity.chain.leaf.public_key(), b"message", signature=signature, hash="sha512")
 
 
 class TestBeforeTheKeyIsTouched:
@@ -108,7 +109,7 @@ class TestBeforeTheKeyIsTouched:
 
     def test_the_missing_key_is_reached_after_a_good_certificate(self, write: Callable[..., str]) -> None:
         with pytest.raises(KeyNotFoundError, match=self.MISSING):
-            open_identity(IdentityNames(write(LEAF), self.MISSING))
+            open_identity(IdentitySource(write(LEAF), self.MISSING))
 
     @pytest.mark.parametrize(
         "shape",
@@ -118,26 +119,26 @@ class TestBeforeTheKeyIsTouched:
     def test_preflight(self, shape: certs.Shape, write: Callable[..., str]) -> None:
         certificate = write(certs.issue(MIDDLE, KEY.public_key(), shape))
         with pytest.raises(CertificateError):
-            open_identity(IdentityNames(certificate, self.MISSING))
+            open_identity(IdentitySource(certificate, self.MISSING))
         with pytest.raises(KeyNotFoundError):
-            open_identity(IdentityNames(certificate, self.MISSING, check=False))
+            open_identity(IdentitySource(certificate, self.MISSING, check=False))
 
     def test_preflight_goes_by_the_given_time(self, write: Callable[..., str]) -> None:
-        names = IdentityNames(write(LEAF), self.MISSING)
+        names = IdentitySource(write(LEAF), self.MISSING)
         with pytest.raises(CertificateError, match="expired"):
             open_identity(names, now=datetime.now(UTC) + timedelta(days=365))
 
     @pytest.mark.parametrize("content", [b"", b"garbage", certs.pem(LEAF).replace(b"MII", b"AAA", 1)])
     def test_bad_intermediates(self, content: bytes, write: Callable[..., str], tmp_path: Path) -> None:
         (tmp_path / "intermediates").write_bytes(content)
-        names = IdentityNames(write(LEAF), self.MISSING, intermediates=str(tmp_path / "intermediates"))
+        names = IdentitySource(write(LEAF), self.MISSING, intermediates=str(tmp_path / "intermediates"))
         with pytest.raises(CertificateError, match="intermediates"):
             open_identity(names)
 
     def test_two_certificates_of_the_key(self, write: Callable[..., str]) -> None:
         renewed = certs.issue(MIDDLE, KEY.public_key(), certs.Shape("renewed", end=certs.ago(-300)))
-        with pytest.raises(AmbiguousKeyError) as caught:
-            open_identity(IdentityNames(write(LEAF, renewed), self.MISSING))
+        with pytest.raises(AmbiguousCertificateError) as caught:
+            open_identity(IdentitySource(write(LEAF, renewed), self.MISSING))
         for certificate, name in ((LEAF, "CN=bamboo-01"), (renewed, "CN=renewed")):
             assert name in caught.value.message
             assert f"{certificate.not_valid_after_utc:%Y-%m-%d}" in caught.value.message
@@ -148,23 +149,23 @@ class TestLeaf:
     def test_is_found_by_the_key(self, write: Callable[..., str], key_file: Path) -> None:
         other = certs.issue(MIDDLE, OTHER.public_key(), certs.Shape("other"))
         for order in ((LEAF, other), (other, LEAF)):
-            with open_identity(IdentityNames(write(*order, MIDDLE.certificate), str(key_file))) as identity:
+            with open_identity(IdentitySource(write(*order, MIDDLE.certificate), str(key_file))) as identity:
                 assert identity.chain.leaf.x509 == LEAF
 
     def test_the_latest_one_of_the_key(self, write: Callable[..., str], key_file: Path) -> None:
         renewed = certs.issue(MIDDLE, KEY.public_key(), certs.Shape("renewed", end=certs.ago(-300)))
         other = certs.issue(MIDDLE, OTHER.public_key(), certs.Shape("other", end=certs.ago(-900)))
         for order in ((LEAF, renewed), (renewed, LEAF), (other, renewed, LEAF), (LEAF, renewed, other)):
-            with open_identity(IdentityNames(write(*order), str(key_file), latest=True)) as identity:
+            with open_identity(IdentitySource(write(*order), str(key_file), latest=True)) as identity:
                 assert identity.chain.leaf.x509 == renewed
 
     def test_an_expired_one_besides_does_not_hinder_the_latest(self, write: Callable[..., str], key_file: Path) -> None:
         expired = certs.issue(MIDDLE, KEY.public_key(), EXPIRED)
-        with open_identity(IdentityNames(write(expired, LEAF), str(key_file), latest=True)) as identity:
+        with open_identity(IdentitySource(write(expired, LEAF), str(key_file), latest=True)) as identity:
             assert identity.chain.leaf.x509 == LEAF
 
     def test_one_with_a_copy_is_one(self, write: Callable[..., str], key_file: Path) -> None:
-        with open_identity(IdentityNames(write(LEAF, LEAF), str(key_file))) as identity:
+        with open_identity(IdentitySource(write(LEAF, LEAF), str(key_file))) as identity:
             assert identity.chain.leaf.x509 == LEAF
 
     def test_of_a_key_that_hides_its_public_key(
@@ -173,16 +174,16 @@ class TestLeaf:
         key = FakeKey(KEY, shows_public_key=False)
         opened(key)
         other = certs.issue(MIDDLE, OTHER.public_key(), certs.Shape("other"))
-        assert open_identity(IdentityNames(write(LEAF))).chain.leaf.x509 == LEAF
-        with pytest.raises(AmbiguousKeyError):
-            open_identity(IdentityNames(write(LEAF, other)))
+        assert open_identity(IdentitySource(write(LEAF))).chain.leaf.x509 == LEAF
+        with pytest.raises(AmbiguousCertificateError):
+            open_identity(IdentitySource(write(LEAF, other)))
         assert key.closed == 1
 
 
 class TestFailuresCloseTheKey:
     def failure(self, key: FakeKey, error: type[Exception], certificate: str, **rest: Any) -> str:
         with pytest.raises(error) as caught:
-            open_identity(IdentityNames(certificate, "pkcs11:", **rest))
+            open_identity(IdentitySource(certificate, "pkcs11:", **rest))
         assert key.closed == 1
         return str(caught.value)
 
@@ -223,7 +224,7 @@ class TestIntermediates:
     def test_come_from_both_files(self, write: Callable[..., str], key_file: Path) -> None:
         lower = certs.make_ca("Lower", MIDDLE)
         leaf = certs.issue(lower, KEY.public_key())
-        names = IdentityNames(
+        names = IdentitySource(
             write(leaf, lower.certificate), str(key_file), write(ROOT.certificate, MIDDLE.certificate, name="more.pem")
         )
         with warnings.catch_warnings(), open_identity(names) as identity:
@@ -246,7 +247,7 @@ class TestPins:
 
     @pytest.mark.parametrize("names_key", [False, True])
     def test_one_file_with_both(self, container: str, names_key: bool) -> None:
-        names = IdentityNames(container, container if names_key else None, pins=PinSource(self.PASSPHRASE))
+        names = IdentitySource(container, container if names_key else None, pin=PinSource(self.PASSPHRASE))
         with open_identity(names) as identity:
             assert [c.x509 for c in identity.chain.intermediates] == [MIDDLE.certificate]
 
@@ -256,10 +257,10 @@ class TestPins:
         encryption = BestAvailableEncryption(self.PASSPHRASE.encode())
         encrypted.write_bytes(KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
         with pytest.raises(PinRequiredError, match=r"both\.p12"):
-            open_identity(IdentityNames(container, str(encrypted), pins=PinSource(self.PASSPHRASE)))
+            open_identity(IdentitySource(container, str(encrypted), pin=PinSource(self.PASSPHRASE)))
 
     def test_nor_do_intermediates(self, container: str, write: Callable[..., str], key_file: Path) -> None:
-        names = IdentityNames(write(LEAF), str(key_file), container, pins=PinSource(self.PASSPHRASE))
+        names = IdentitySource(write(LEAF), str(key_file), container, pin=PinSource(self.PASSPHRASE))
         with pytest.raises(PinRequiredError, match=r"both\.p12"):
             open_identity(names)
 
@@ -271,7 +272,7 @@ class TestPins:
             return self.PASSPHRASE
 
         pins = PinSource("not this one", ask)
-        with open_identity(IdentityNames(container, str(key_file), pins=pins)):
+        with open_identity(IdentitySource(container, str(key_file), pin=pins)):
             assert [container in subject for subject in asked] == [True]
 
 
@@ -308,5 +309,5 @@ def test_the_certificates_key_decides_between_keys(
         return open_key(*arguments, public_key=public_key)
 
     monkeypatch.setattr(identity_module, "open_key", recording)
-    open_identity(IdentityNames(write(LEAF, MIDDLE.certificate), str(key_file))).close()
+    open_identity(IdentitySource(write(LEAF, MIDDLE.certificate), str(key_file))).close()
     assert given == [LEAF.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)]

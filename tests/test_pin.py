@@ -99,7 +99,7 @@ class TestAsking:
         with pytest.raises(PinRequiredError) as caught:
             PinSource(ask=ask).get(_uri(None, None), REQUEST)
         assert "token 'alpha' wants its user PIN" in caught.value.message
-        for place in ("pin-source=file:", "flag", "terminal"):
+        for place in ("pin-source=file:", "pin-value", "terminal"):
             assert place in caught.value.hint
 
     def test_without_pin_keeps_the_person_and_drops_the_pin(self) -> None:
@@ -140,8 +140,9 @@ class TestFiles:
             path.chmod(0o600)
             assert read_pin_source(f"file:{path}") == pin
 
-    def test_the_authority_may_be_empty(self, write: WriteFile) -> None:
-        assert read_pin_source(write(b"1234").replace("file:", "file://")) == "1234"
+    @pytest.mark.parametrize("authority", ["//", "//localhost"])
+    def test_the_authority_may_be_empty_or_localhost(self, write: WriteFile, authority: str) -> None:
+        assert read_pin_source(write(b"1234").replace("file:", f"file:{authority}")) == "1234"
 
     @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666, 0o777, 0o660])
     def test_a_file_that_others_can_write_is_not_trusted(self, write: WriteFile, mode: int) -> None:
@@ -151,7 +152,7 @@ class TestFiles:
         with pytest.raises(PinError, match=f"{mode:04o}") as caught:
             read_pin_source(source)
         assert str(path) in caught.value.message
-        assert f"chmod 600 {path}" in caught.value.hint
+        assert f"chmod go-w {path}" in caught.value.hint
         assert caught.value.exit_status == 3
 
     @pytest.mark.parametrize("mode", [0o600, 0o400, 0o640, 0o644])

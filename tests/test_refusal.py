@@ -76,7 +76,8 @@ class TestCauses:
 
     def test_message_in_other_case_and_none(self) -> None:
         assert "mind" in refuse(400, {"Message": "mind"}).message
-        assert "no message (request id none)" in refuse(400, {"__type": "ValidationException"}).message
+        assert refuse(400, {"__type": "ValidationException"}).message.endswith("ValidationException (400): no message")
+        assert refuse(400, {"message": "m"}).message == "the service refused: status 400: m"
 
 
 class TestForeignAnswers:
@@ -86,7 +87,9 @@ class TestForeignAnswers:
             (b"<html>\n <h1>Access  denied</h1>", "<html> <h1>Access denied</h1>"),
             (b"", "an empty body"),
             (b"  \n", "an empty body"),
-            (b"[1]", "[1]"),
+            (b"[1]", "broken JSON"),
+            (b'{"secretAccessKey": "hush', "broken JSON"),
+            (b'\xef\xbb\xbf {"secretAccessKey": "hush', "broken JSON"),
             (b'"x"', '"x"'),
             (b"\xff\xfe", "\ufffd\ufffd"),
         ],
@@ -136,6 +139,12 @@ class TestClock:
     def test_only_signatures_depend_on_it(self) -> None:
         date = format_datetime(NOW - timedelta(hours=1), usegmt=True)
         assert "machine" not in refuse(400, {"message": "m", "__type": "ValidationException"}, Date=date).hint
+        assert "60 minutes ahead" in refuse(400, {"message": "Signature expired"}, Date=date).hint
+
+    def test_a_small_difference_matters_to_signatures_alone(self) -> None:
+        date = format_datetime(NOW - timedelta(seconds=100), usegmt=True)
+        assert "machine" in refuse(403, {"message": "Invalid signature"}, Date=date).hint
+        assert "intermediates" in refuse(403, {"message": "Untrusted Signing Certificate"}, Date=date).hint
 
     @pytest.mark.parametrize(
         "date", ["", "today", "Mon, 99 May 2026 12:00:00 GMT", "9" * 5000, "Mon, 4 May 2026 1:0:0 +99999999999999"]
@@ -160,11 +169,16 @@ class TestRetries:
         assert is_passing(answer(400, {"message": "m"}, x_amzn_ErrorType=kind))
 
     @pytest.mark.parametrize(
-        ("text", "seconds"), [("0", 0), ("7", 7), ("", 0), ("-1", 0), ("1.5", 0), ("٣", 0), ("9" * 400, 0), ("nan", 0)]
+        ("text", "seconds"), [("0", 0), ("7", 7), ("", 0), ("-1", 0), ("1.5", 0), ("٣", 0), ("9" * 400, 999_999_999), ("nan", 0)]
     )
     def test_retry_after(self, text: str, seconds: float) -> None:
-        assert retry_after(answer(429, b"", Retry_After=text)) == seconds
-        assert retry_after(answer(429)) == 0
+        assert retry_after(answer(429, b"", Retry_After=text), NOW) == seconds
+        assert retry_after(answer(429), NOW) == 0
+
+    def test_retry_after_as_a_date(self) -> None:
+        later, earlier = (format_datetime(NOW + timedelta(seconds=s), usegmt=True) for s in (30, -30))
+        assert retry_after(answer(503, b"", Retry_After=later), NOW) == 30
+        assert retry_after(answer(503, b"", Retry_After=earlier), NOW) == 0
 
 
 TEXT = st.text(st.characters(codec="utf-8"))
@@ -183,7 +197,7 @@ def test_whatever_comes_is_one_short_printable_line(status: int, body: object, h
     assert str(error).isprintable()
     assert len(str(error)) < 10_000
     is_passing(came)
-    retry_after(came)
+    retry_after(came, NOW)
 
 
 @pytest.mark.parametrize("place", ["message", "type", "id", "location", "html"])

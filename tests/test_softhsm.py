@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +20,9 @@ from softhsm.tpm import SoftTPM
 ROOT = Path(__file__).parents[1]
 
 
-def run_softhsm(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_softhsm(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "softhsm", *arguments]
-    environment = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
+    environment = {"PATH": f"{path}:{os.environ['PATH']}" if path else os.environ["PATH"], "HOME": os.environ["HOME"]}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
 
 
@@ -108,6 +110,64 @@ def test_stop_leaves_a_process_that_is_no_swtpm_of_the_folder_alone(tmp_path: Pa
         assert run_softhsm("stop", str(tmp_path / "hw")).returncode == 0
         assert bystander.poll() is None
         bystander.terminate()
+
+
+def test_what_make_prints_is_for_a_shell(short_folder: Path) -> None:
+    folder = short_folder / "a b$"
+    made = run_softhsm("make", str(folder))
+    try:
+        assert made.returncode == 0, made.stderr
+        script = f"{made.stdout[made.stdout.index('export') :]}\nprintf %s \"$TPM2TOOLS_TCTI\""
+        shell = subprocess.run(["sh", "-euc", script], env={}, capture_output=True, text=True)
+        assert (shell.stdout, shell.stderr) == (f"swtpm:path={folder}/tpm/socket", "")
+        assert shlex.quote(str(folder / "token" / "softhsm2.conf")) in made.stdout
+    finally:
+        assert run_softhsm("stop", str(folder)).returncode == 0
+
+
+def test_make_that_fails_leaves_no_swtpm(short_folder: Path) -> None:
+    tool = short_folder / "bin" / "tpm2_createprimary"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\nexit 3\n")
+    tool.chmod(0o755)
+    made = run_softhsm("make", str(short_folder / "hw"), path=tool.parent)
+    assert made.returncode == 1
+    assert made.stderr.startswith("softhsm: tpm2_createprimary ")
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert [command for command in commands if os.fsencode(short_folder) in command] == []
+
+
+def test_stop_names_a_pid_file_without_a_pid(tmp_path: Path) -> None:
+    pid_file = tmp_path / "tpm" / "swtpm.pid"
+    pid_file.parent.mkdir()
+    pid_file.touch()
+    stopped = run_softhsm("stop", str(tmp_path))
+    assert stopped.returncode == 1
+    assert stopped.stderr.startswith(f"softhsm: {pid_file} holds no process id")
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["started here", "started by another process"])
+def test_a_swtpm_that_hangs_is_killed(short_folder: Path, monkeypatch: pytest.MonkeyPatch, own: bool) -> None:
+    monkeypatch.setattr("softhsm.tpm._STOP_SECONDS", 0.05)
+    tpm = SoftTPM(short_folder)
+    tpm.start()
+    pid = int((short_folder / "swtpm.pid").read_text())
+    os.kill(pid, signal.SIGSTOP)
+    (tpm if own else SoftTPM(short_folder)).stop()
+    assert not is_running(pid)
+    tpm.stop()
+
+
+def test_a_swtpm_that_does_not_end_is_named(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("softhsm.tpm._STOP_SECONDS", 0.05)
+    tpm = SoftTPM(short_folder)
+    tpm.start()
+    pid = int((short_folder / "swtpm.pid").read_text())
+    with monkeypatch.context() as patch, pytest.raises(ToolError, match=f"process {pid}, does not end"):
+        patch.setattr(os, "kill", lambda *_: None)
+        SoftTPM(short_folder).stop()
+    assert (short_folder / "swtpm.pid").exists()
+    tpm.stop()
 
 
 def test_make_refuses_a_folder_with_something_in_it(tmp_path: Path) -> None:

@@ -170,6 +170,7 @@ _CUT = "closed the connection before its answer was whole"
         (answering(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc"), _CUT, True),
         (answering(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"), _CUT, True),
         (answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nabc"), _CUT, True),
+        (answering(b"HTTP/1.1 201 X\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc"), "is not HTTP", True),
         (answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"), _CUT, True),
         (answering(b"HTTP/1.1 200 OK\r\nContent-Length: 1048577\r\n\r\n"), "longer than 1048576", False),
         (answering(b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999999\r\n\r\n"), "longer than 1048576", False),

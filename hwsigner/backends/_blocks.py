@@ -5,7 +5,6 @@ from __future__ import annotations
 import binascii
 import os
 import re
-import stat
 from collections.abc import Iterator
 from itertools import zip_longest
 from typing import NamedTuple
@@ -14,10 +13,12 @@ from hwsigner.errors import HwsignerError
 
 MAX_FILE_BYTES = 1 << 20
 PKCS12 = "PKCS12"
+PKCS7 = "PKCS7"
 BER_SEQUENCE = b"\x30\x80"  # With an end that is marked, in place of a length.
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MARKER = re.compile(rb"-----(BEGIN|END) ([^\n]{0,64}?)-----")
-_INTEGER, _BIT_STRING, _OCTET_STRING, _OID, _SEQUENCE = 0x02, 0x03, 0x04, 0x06, 0x30
+_INTEGER, _BIT_STRING, _OCTET_STRING, _SEQUENCE = 0x02, 0x03, 0x04, 0x30
 
 # The label of a DER file by the tags at the start of its outer SEQUENCE; the first that fits decides.
 _SHAPES = (
@@ -29,10 +30,15 @@ _SHAPES = (
     ((_SEQUENCE, _OCTET_STRING), "ENCRYPTED PRIVATE KEY"),
     ((_SEQUENCE, _SEQUENCE, _BIT_STRING), "CERTIFICATE"),
     ((_SEQUENCE, _BIT_STRING), "PUBLIC KEY"),
-    ((_OID,), "TSS2 PRIVATE KEY"),
+)
+# The label of one that begins with an OID, by the start of that: 2.23.133.10.1 (TSS2 keys), 1.2.840.113549.1.7 (RFC 2315).
+_OIDS = (
+    (bytes.fromhex("06066781050a01"), "TSS2 PRIVATE KEY"),
+    (bytes.fromhex("06092a864886f70d0107"), PKCS7),
 )
 
 _PLAIN = frozenset({"CERTIFICATE", "PUBLIC KEY", "CERTIFICATE REQUEST"})
+_NAMES = {PKCS7: "PKCS #7", PKCS12: "PKCS #12"}
 _HINTS: dict[type[OSError], str] = {
     FileNotFoundError: "Check the path",
     IsADirectoryError: "Name a file in it",
@@ -71,10 +77,10 @@ class Block(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """The blocks of a file, at least one, and the file's permission bits (0 where it is not a regular file)."""
+    """The blocks of a file, at least one, and the status of the opened file."""
 
     blocks: tuple[Block, ...]
-    mode: int
+    status: os.stat_result
 
     def __str__(self) -> str:
         return " and ".join(dict.fromkeys(_in_words(block.label) for block in self.blocks))
@@ -88,16 +94,17 @@ def read_contents(path: str, error: type[HwsignerError]) -> Contents:
     """
     try:
         with open(path, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+            status = os.fstat(file.fileno())
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as reason:
-        raise error(f"can't read {path}: {reason.strerror}", _HINTS.get(type(reason), "")) from reason
+        raise error(f"can't read {path}: {reason.strerror}", _HINTS.get(type(reason), "Check the path")) from reason
     if len(data) > MAX_FILE_BYTES:
         raise error(f"{path} holds more than {MAX_FILE_BYTES} bytes", "No key or certificate file is that long")
+    data = data.removeprefix(_BYTE_ORDER_MARK)
     if not data.strip():
-        raise error(f"{path} is empty")
+        raise error(f"{path} is empty", "Name the file with the key or certificate, or write it anew")
     try:
-        return Contents(tuple(_blocks(data)), stat.S_IMODE(mode) if stat.S_ISREG(mode) else 0)
+        return Contents(tuple(_blocks(data)), status)
     except ValueError as reason:
         raise error(f"{path} is no key or certificate file: {reason}", "PEM, DER and PKCS #12 are read") from reason
 
@@ -115,7 +122,7 @@ def first_element(der: bytes) -> bytes:
 def _in_words(label: str) -> str:
     if label.endswith("PRIVATE KEY"):
         return "a private key"
-    return f"a {label.lower()}" if label in _PLAIN else label
+    return f"a {label.lower()}" if label in _PLAIN else _NAMES.get(label, label)
 
 
 def _blocks(data: bytes) -> Iterator[Block]:
@@ -146,10 +153,13 @@ def _pem_block(label: str, body: bytes) -> Block:
 def _label(der: bytes) -> str:
     """Return the label of a DER file."""
     if der[:2] == BER_SEQUENCE:
-        return PKCS12  # Only these are still written in BER.
+        return _label_by_oid(der[2:]) or PKCS12  # Only these are still written in BER.
     tag, start, _ = _header(der, 0)
     if tag != _SEQUENCE:
         raise ValueError("it is neither PEM nor DER")
+    label = _label_by_oid(der[start:])
+    if label:
+        return label
     tags: list[int] = []
     while start < len(der) and len(tags) < 3:
         tag, _, start = _header(der, start)
@@ -158,6 +168,10 @@ def _label(der: bytes) -> str:
         if tuple(tags[: len(shape)]) == shape:
             return label
     raise ValueError("it is DER of an unknown kind")
+
+
+def _label_by_oid(content: bytes) -> str:
+    return next((label for oid, label in _OIDS if content.startswith(oid)), "")
 
 
 def _header(der: bytes, offset: int) -> tuple[int, int, int]:

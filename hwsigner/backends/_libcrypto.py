@@ -16,10 +16,12 @@ from hwsigner.errors import SigningKeyError, UnsupportedKeyError
 _NAMES = ("libcrypto.so.3", "libcrypto.so.4", "libcrypto.3.dylib")
 _FIRST_WITH_MLDSA = 0x30500000
 _NAME_BYTES = 64
+_NO_CIPHER = 0x0308010C  # digital envelope routines: unsupported
 _BYTES_OUT = POINTER(POINTER(c_ubyte))
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "OpenSSL_version_num": (c_ulong, []),
     "ERR_clear_error": (None, []),
+    "ERR_get_error": (c_ulong, []),
     "BIO_new_mem_buf": (c_void_p, [c_char_p, c_int]),
     "BIO_free": (c_int, [c_void_p]),
     "PEM_read_bio_PrivateKey": (c_void_p, [c_void_p, c_void_p, c_void_p, c_char_p]),
@@ -94,29 +96,35 @@ class EvpKey:
         finally:
             self._lib.EVP_MD_CTX_free(context)
             self._lib.ERR_clear_error()
-        raise SigningKeyError(f"libcrypto can't sign with this {self.kind} key")
+        raise SigningKeyError(f"libcrypto can't sign with this {self.kind} key", "It may be damaged")
 
 
-def load_key(pem: bytes, passphrase: bytes) -> EvpKey | None:
+def load_key(name: str, pem: bytes, passphrase: bytes) -> EvpKey | None:
     """Load one PEM private key, encrypted or not; None when it can't be read or the passphrase is wrong.
 
+    Args:
+        name: what to call its file in messages.
+        pem: the key.
+        passphrase: empty for a key that is not encrypted.
+
     Raises:
-        UnsupportedKeyError: there is no libcrypto, or it is too old.
+        UnsupportedKeyError: there is no libcrypto, or it is too old, or lacks the cipher.
     """
     lib = _library()
     bio = lib.BIO_new_mem_buf(pem, len(pem))
     # The passphrase is never NULL: libcrypto would ask at the terminal for it.
     pointer = lib.PEM_read_bio_PrivateKey(bio, None, None, passphrase)
     lib.BIO_free(bio)
-    lib.ERR_clear_error()
-    return EvpKey(lib, pointer) if pointer else None
+    key = EvpKey(lib, pointer) if pointer else None
+    _take_errors(lib, name, failed=key is None)
+    return key
 
 
-def load_pkcs12(data: bytes, passphrase: bytes) -> tuple[EvpKey | None, list[bytes]] | None:
+def load_pkcs12(name: str, data: bytes, passphrase: bytes) -> tuple[EvpKey | None, list[bytes]] | None:
     """Load a PKCS #12 file's key and its certificates as DER; None when it can't be read or the passphrase is wrong.
 
     Raises:
-        UnsupportedKeyError: there is no libcrypto, or it is too old.
+        UnsupportedKeyError: there is no libcrypto, or it is too old, or lacks the cipher.
     """
     lib = _library()
     bio = lib.BIO_new_mem_buf(data, len(data))
@@ -125,7 +133,7 @@ def load_pkcs12(data: bytes, passphrase: bytes) -> tuple[EvpKey | None, list[byt
     parsed = lib.PKCS12_parse(bundle, passphrase, byref(key), byref(leaf), byref(others)) if bundle else 0
     lib.PKCS12_free(bundle)
     lib.BIO_free(bio)
-    lib.ERR_clear_error()
+    _take_errors(lib, name, failed=parsed != 1)
     if parsed != 1:
         return None
     certificates = [leaf.value] if leaf.value else []
@@ -135,6 +143,16 @@ def load_pkcs12(data: bytes, passphrase: bytes) -> tuple[EvpKey | None, list[byt
         lib.X509_free(certificate)
     lib.OPENSSL_sk_free(others)
     return EvpKey(lib, key.value) if key.value else None, found
+
+
+def _take_errors(lib: ctypes.CDLL, name: str, *, failed: bool) -> None:
+    """Empty libcrypto's queue of errors, and raise the one that no other passphrase would mend."""
+    errors = set(iter(lib.ERR_get_error, 0))
+    if failed and _NO_CIPHER in errors:
+        raise UnsupportedKeyError(
+            f"{name} is encrypted with a cipher that is not read",
+            "Convert a copy: openssl pkcs12 (or pkey) -provider legacy -provider default -in OLD -out NEW",
+        )
 
 
 def _to_der(encode: Callable[[int | None, Any], int], pointer: int | None) -> bytes:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_private_key, load_pem_private_key
 
 from hwsigner.backends._blocks import BER_SEQUENCE, Block, first_element
-from hwsigner.errors import CertificateError, UnsupportedKeyError, WrongPinError
+from hwsigner.errors import CertificateError, PinError, UnsupportedKeyError, WrongPinError
 from hwsigner.key import SUPPORTED_KEYS
 from hwsigner.pin import PinRequest, PinSource
 from hwsigner.uri import KeyURI
@@ -26,7 +26,6 @@ SUPPORTED = f"SigV4-X509 has {SUPPORTED_KEYS}"
 _LEGACY_CIPHER = re.compile(
     rb"^DEK-Info: (AES-(128|256)-CBC,[0-9A-Fa-f]{32}|DES-EDE3-CBC,[0-9A-Fa-f]{16})$", re.MULTILINE
 )
-_ENCODING = ("utf-8", "surrogateescape")
 _LOAD_ERRORS = (ValueError, TypeError, UnsupportedAlgorithm)
 
 
@@ -54,7 +53,7 @@ def load_key(uri: KeyURI, block: Block, pins: PinSource) -> LoadedKey:
         UnsupportedKeyError: it is damaged, or of a kind that is not known.
         PinError: the passphrase is missing or wrong.
     """
-    passphrase = pins.get(uri, _request(uri)).encode(*_ENCODING) if block.encrypted else None
+    passphrase = _encoded(uri, pins.get(uri, _request(uri))) if block.encrypted else None
     try:
         return _by_cryptography(block, passphrase)
     except _LOAD_ERRORS as error:
@@ -62,7 +61,7 @@ def load_key(uri: KeyURI, block: Block, pins: PinSource) -> LoadedKey:
             raise _wrong_passphrase(uri) from error
     from hwsigner.backends import _libcrypto
 
-    key = _libcrypto.load_key(block.pem, passphrase or b"")
+    key = _libcrypto.load_key(uri.name, block.pem, passphrase or b"")
     if key is not None:
         return _converted(uri, key)
     if block.encrypted:
@@ -80,7 +79,7 @@ def load_pkcs12(uri: KeyURI, block: Block, pins: PinSource) -> Bundle:
     bundle = _pkcs12(uri, block.data, b"")
     if bundle is None:
         passphrase = pins.get(uri, _request(uri))
-        bundle = _pkcs12(uri, block.data, passphrase.encode(*_ENCODING))
+        bundle = _pkcs12(uri, block.data, _encoded(uri, passphrase))
         if bundle is None:
             raise _wrong_passphrase(uri)
         pins.remember(_request(uri), passphrase)
@@ -105,6 +104,17 @@ def load_certificate(path: str, block: Block) -> bytes:
 
 def _request(uri: KeyURI) -> PinRequest:
     return PinRequest("passphrase", uri.name)
+
+
+def _encoded(uri: KeyURI, passphrase: str) -> bytes:
+    """Return a passphrase as bytes; what was not UTF-8 on the command line is as it was there."""
+    try:
+        return passphrase.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        # Not chained: the exception would carry the passphrase.
+        raise PinError(
+            f"the passphrase for {uri.name} is not Unicode text", "Give it without lone surrogates"
+        ) from None
 
 
 def _wrong_passphrase(uri: KeyURI) -> WrongPinError:
@@ -150,7 +160,7 @@ def _pkcs12(uri: KeyURI, data: bytes, passphrase: bytes) -> Bundle | None:
 def _pkcs12_by_libcrypto(uri: KeyURI, data: bytes, passphrase: bytes) -> Bundle | None:
     from hwsigner.backends import _libcrypto
 
-    bundle = _libcrypto.load_pkcs12(data, passphrase)
+    bundle = _libcrypto.load_pkcs12(uri.name, data, passphrase)
     if bundle is None:
         return None
     key, certificates = bundle

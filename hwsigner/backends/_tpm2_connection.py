@@ -8,6 +8,7 @@ import hashlib
 import os
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -30,6 +31,7 @@ _TCTI_NOT_SUPPORTED = 0xA0015
 _VARIABLES = ("TPM2_TCTI", "TPM2TOOLS_TCTI")
 _ELSEWHERE = "If the TPM is elsewhere, name it with tcti= in the key URI or in TPM2_TCTI"
 _MANAGED = ("tabrmd", "device:/dev/tpmrm")
+_TURN_SECONDS, _POLL_SECONDS = 30.0, 0.005
 
 
 class Lockout(NamedTuple):
@@ -49,6 +51,14 @@ class Lockout(NamedTuple):
     def left(self) -> int | None:
         """How many more wrong auth values lock the TPM; None for any number."""
         return max(self.limit - self.failures, 0) if self.interval else None
+
+    @property
+    def way_out(self) -> str:
+        """What to do about too many failures, as a hint."""
+        return (
+            f"Wait {self.interval} seconds, after which the TPM forgets one, "
+            "or run tpm2_dictionarylockout --clear-lockout"
+        )
 
 
 class Connection:
@@ -72,7 +82,7 @@ class Connection:
 
         Raises:
             SigningKeyError: the connection is closed, or the TPM refused something; what it says is in the message.
-            BackendUnavailableError: the TPM does not answer.
+            BackendUnavailableError: the TPM does not answer, or other processes keep it busy.
         """
         with self._lock, _turn(self.tcti):
             if self._is_closed:
@@ -107,7 +117,9 @@ class Connection:
             )
         if code(error) == _INITIALIZE:
             return BackendUnavailableError(f"the TPM at {self.tcti} was not started up", "Run tpm2_startup -c")
-        return SigningKeyError(f"the TPM at {self.tcti} refused key {self._subject}: {error}")
+        return SigningKeyError(
+            f"the TPM at {self.tcti} refused key {self._subject}: {error}", "See whether tpm2_sign can use the key"
+        )
 
 
 def tcti_of(uri: KeyURI) -> str:
@@ -190,10 +202,26 @@ def _turn(tcti: str) -> Iterator[None]:
         yield
         return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        _lock(file, tcti)
         yield
     finally:
         os.close(file)
+
+
+def _lock(file: int, tcti: str) -> None:
+    deadline = time.monotonic() + _TURN_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise BackendUnavailableError(
+                    f"the TPM at {tcti} is busy: other processes of this user used it for {_TURN_SECONDS:g} seconds",
+                    "End the one that hangs, or share the TPM through a resource manager (tcti=device:/dev/tpmrm0)",
+                ) from None
+            time.sleep(_POLL_SECONDS)
+        else:
+            return
 
 
 def _lock_file(tcti: str) -> int | None:

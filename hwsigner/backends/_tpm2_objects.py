@@ -1,39 +1,37 @@
-"""Keys as objects of a TPM: loaded for as long as they are used, and what their public areas allow."""
+"""Keys as objects of a TPM, loaded for as long as they are used."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
 from tpm2_pytss import (
     ESAPI,
     ESYS_TR,
-    TPM2_ALG,
-    TPM2_ECC,
     TPM2B_PRIVATE,
     TPM2B_PUBLIC,
     TPMA_OBJECT,
     TPMS_CONTEXT,
-    TPMS_SCHEME_HASH,
-    TPMT_ECC_SCHEME,
     TPMT_PUBLIC,
-    TPMT_RSA_SCHEME,
-    TPMT_SIG_SCHEME,
-    TPMU_SIG_SCHEME,
     TSS2_Exception,
 )
 
-from hwsigner.backends._tpm2_connection import AUTH_FAIL, BAD_AUTH, HANDLE, INTEGRITY, LOCKOUT, code, is_answer
+from hwsigner.backends import _tpm2_refusals as refusals
+from hwsigner.backends._tpm2_connection import (
+    AUTH_FAIL,
+    BAD_AUTH,
+    HANDLE,
+    INTEGRITY,
+    LOCKOUT,
+    code,
+    is_answer,
+    read_lockout,
+)
 from hwsigner.backends._tss2 import HIERARCHIES, TSS2Key
-from hwsigner.errors import KeyNotFoundError, SigningKeyError, UnsupportedKeyError
-from hwsigner.key import ECDSA, RSA, RSA_BITS, Algorithm, HashName
+from hwsigner.errors import KeyNotFoundError, PinLockedError, SigningKeyError, UnsupportedKeyError
 
-_HASHES: dict[HashName, int] = {"sha256": TPM2_ALG.SHA256, "sha384": TPM2_ALG.SHA384, "sha512": TPM2_ALG.SHA512}
-_USABLE = "Use an unrestricted signing key without a policy: RSA of 2048 to 4096 bits, P-256, P-384 or P-521"
-_CURVES = (TPM2_ECC.NIST_P256, TPM2_ECC.NIST_P384, TPM2_ECC.NIST_P521)
-_HASH_NAMES = {number: name for name, number in _HASHES.items()}
+_DAMAGED = "Restore the file, or make the key anew"
 _ESYS_HIERARCHIES = {
     "owner": ESYS_TR.RH_OWNER,
     "null": ESYS_TR.RH_NULL,
@@ -113,6 +111,7 @@ class LoadableObject:
         Raises:
             SigningKeyError: the TPM does not take the key.
             UnsupportedKeyError: the parent wants an auth value.
+            PinLockedError: the TPM is in lockout, and its parent is subject to that.
         """
         with self.loaded(tpm):
             return self._public.publicArea
@@ -144,12 +143,25 @@ class LoadableObject:
         try:
             if self._parent in HIERARCHIES:
                 return self._load_in_hierarchy(tpm, _ESYS_HIERARCHIES[HIERARCHIES[self._parent]])
-            return tpm.load(tpm.tr_from_tpmpublic(self._parent), self._private, self._public)
+            return self._load_under(tpm, tpm.tr_from_tpmpublic(self._parent))
         except TSS2_Exception as error:
-            refusal = self._load_error(error)
+            refusal = self._load_error(tpm, error)
             if refusal is None:
                 raise
             raise refusal from error
+
+    def _load_under(self, tpm: ESAPI, parent: ESYS_TR) -> ESYS_TR:
+        """Load the key under a persistent parent, which gets the empty auth value: once, where a wrong one counts."""
+        name = bytes(tpm.tr_get_name(parent)).hex()
+        if refusals.is_recorded(name, is_given=False) and read_lockout(tpm).failures:
+            raise self._parent_error()
+        try:
+            key = tpm.load(parent, self._private, self._public)
+        except TSS2_Exception as error:
+            if code(error) == AUTH_FAIL:
+                refusals.record(name, is_given=False)
+            raise
+        return key
 
     def _load_in_hierarchy(self, tpm: ESAPI, hierarchy: ESYS_TR) -> ESYS_TR:
         for template in _TEMPLATES:
@@ -164,12 +176,24 @@ class LoadableObject:
                 tpm.flush_context(primary)
         raise refusal
 
-    def _load_error(self, error: TSS2_Exception) -> SigningKeyError | None:
-        parent = HIERARCHIES.get(self._parent, hex(self._parent))
-        if code(error) in (AUTH_FAIL, BAD_AUTH, LOCKOUT):
-            return UnsupportedKeyError(
-                f"the parent of key {self._name}, {parent}, wants an auth value of its own",
-                "Make the key under a parent without one",
+    @property
+    def _parent_name(self) -> str:
+        return HIERARCHIES.get(self._parent, hex(self._parent))
+
+    def _parent_error(self) -> UnsupportedKeyError:
+        return UnsupportedKeyError(
+            f"the parent of key {self._name}, {self._parent_name}, wants an auth value of its own",
+            "Make the key under a parent without one",
+        )
+
+    def _load_error(self, tpm: ESAPI, error: TSS2_Exception) -> SigningKeyError | None:
+        parent = self._parent_name
+        if code(error) in (AUTH_FAIL, BAD_AUTH):
+            return self._parent_error()
+        if code(error) == LOCKOUT:
+            return PinLockedError(
+                f"the TPM is in lockout, so key {self._name} can't be loaded under its parent, {parent}",
+                read_lockout(tpm).way_out,
             )
         if code(error) == INTEGRITY:
             return SigningKeyError(
@@ -181,81 +205,14 @@ class LoadableObject:
         return None
 
 
-@dataclass(frozen=True)
-class PublicArea:
-    """What a key's public area says (TPM 2.0 Library, part 2, 12.2).
-
-    Attributes:
-        algorithm: the SigV4-X509 algorithm.
-        public_key: the DER SubjectPublicKeyInfo.
-        only_hash: the one hash that the key signs with, or None for any.
-        guarded: whether a wrong auth value counts towards the TPM's lockout.
-    """
-
-    algorithm: Algorithm
-    public_key: bytes
-    only_hash: HashName | None
-    guarded: bool
-
-    def scheme(self, hash: HashName) -> TPMT_SIG_SCHEME:
-        """Return the signing scheme for a hash."""
-        details = TPMS_SCHEME_HASH(hashAlg=_HASHES[hash])
-        if self.algorithm == ECDSA:
-            return TPMT_SIG_SCHEME(scheme=TPM2_ALG.ECDSA, details=TPMU_SIG_SCHEME(ecdsa=details))
-        return TPMT_SIG_SCHEME(scheme=TPM2_ALG.RSASSA, details=TPMU_SIG_SCHEME(rsassa=details))
-
-
-def read_public_area(public: TPMT_PUBLIC, name: str) -> PublicArea:
-    """Look a public area over, before a signature is tried.
-
-    Raises:
-        UnsupportedKeyError: the key can't make signatures of SigV4-X509, or not of bytes that its caller hashed.
-    """
-    attributes = public.objectAttributes
-    _refuse_if(not attributes & TPMA_OBJECT.SIGN_ENCRYPT, name, "may not sign")
-    _refuse_if(attributes & TPMA_OBJECT.RESTRICTED, name, "is restricted to what the TPM itself hashed")
-    _refuse_if(not attributes & TPMA_OBJECT.USERWITHAUTH, name, "has a policy")
-    _refuse_if(public.type not in (TPM2_ALG.RSA, TPM2_ALG.ECC), name, "is neither RSA nor ECC")
-    if public.type == TPM2_ALG.RSA:
-        algorithm, own, parameters = RSA, TPM2_ALG.RSASSA, public.parameters.rsaDetail
-        _refuse_if(parameters.keyBits not in RSA_BITS, name, f"has {parameters.keyBits} bits")
-    else:
-        algorithm, own, parameters = ECDSA, TPM2_ALG.ECDSA, public.parameters.eccDetail
-        _refuse_if(parameters.curveID not in _CURVES, name, f"is on curve {TPM2_ECC(parameters.curveID)}")
-    only_hash = _only_hash(parameters.scheme, own, name)
-    return PublicArea(algorithm, _spki(public, name), only_hash, not attributes & TPMA_OBJECT.NODA)
-
-
-def _only_hash(scheme: TPMT_RSA_SCHEME | TPMT_ECC_SCHEME, own: TPM2_ALG, name: str) -> HashName | None:
-    """Return the hash of a key that signs with one only, if the scheme is SigV4-X509's for such a key."""
-    if scheme.scheme == TPM2_ALG.NULL:
-        return None
-    _refuse_if(scheme.scheme != own, name, f"signs with {TPM2_ALG(scheme.scheme)} only")
-    number = scheme.details.anySig.hashAlg
-    _refuse_if(number not in _HASH_NAMES, name, f"signs with {TPM2_ALG(number)} only")
-    return _HASH_NAMES[number]
-
-
-def _refuse_if(condition: object, name: str, fault: str) -> None:
-    if condition:
-        raise UnsupportedKeyError(f"key {name} {fault}", _USABLE)
-
-
-def _spki(public: TPMT_PUBLIC, name: str) -> bytes:
-    try:
-        der: bytes = public.to_der()
-    except ValueError as error:
-        raise UnsupportedKeyError(f"key {name} has no public key that can be used: {error}") from error
-    return der
-
-
 def _unmarshal(kind: type[TPM2B_PUBLIC | TPM2B_PRIVATE], data: bytes, name: str) -> TPM2B_PUBLIC | TPM2B_PRIVATE:
     try:
         structure, length = kind.unmarshal(data)
     except TSS2_Exception as error:
-        raise UnsupportedKeyError(f"key {name} is damaged: {error}") from error
+        raise UnsupportedKeyError(f"key {name} is damaged: {error}", _DAMAGED) from error
     if length != len(data):
-        raise UnsupportedKeyError(f"key {name} is damaged: its {kind.__name__} has {len(data) - length} bytes too many")
+        excess = len(data) - length
+        raise UnsupportedKeyError(f"key {name} is damaged: its {kind.__name__} has {excess} bytes too many", _DAMAGED)
     return structure
 
 

@@ -5,8 +5,10 @@ Read by cryptography; the few forms of keys that it lacks are read by the system
 
 from __future__ import annotations
 
+import os
+import stat
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeAlias
 
@@ -15,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, mldsa, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hwsigner.backends._blocks import PKCS12, Block, Contents, read_contents
+from hwsigner.backends._blocks import PKCS7, PKCS12, Block, Contents, read_contents
 from hwsigner.backends._loading import SUPPORTED, LoadedKey, OtherMldsaKey, load_certificate, load_key, load_pkcs12
 from hwsigner.errors import (
     AmbiguousKeyError,
@@ -30,6 +32,7 @@ from hwsigner.pin import PinSource
 from hwsigner.uri import KeyURI
 
 _CERTIFICATES = frozenset({"CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"})
+_PKCS7 = frozenset({PKCS7, "PKCS #7 SIGNED DATA", "CMS"})
 _PRIVATE_KEYS = frozenset(
     {"PRIVATE KEY", "ENCRYPTED PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "DSA PRIVATE KEY", PKCS12}
 )
@@ -77,7 +80,7 @@ class FileKey(Key):
         """
         sign = self._sign
         if sign is None:
-            raise SigningKeyError(f"the key of {self._path} is closed")
+            raise SigningKeyError(f"the key of {self._path} is closed", "Open it again")
         try:
             return sign(message, hash)
         except ValueError as error:
@@ -114,14 +117,8 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
     else:
         loaded = load_key(uri, block, pins)
     key = _usable(path, loaded)
-    if contents.mode & 0o077:
-        warnings.warn(
-            UnsafeKeyWarning(
-                f"private key file {path} has mode {contents.mode:04o}: other users can read or change it",
-                f"Run chmod 600 {path}",
-            ),
-            stacklevel=3,
-        )
+    for warning in _exposures(path, contents.status):
+        warnings.warn(warning, stacklevel=3)
     return key
 
 
@@ -143,8 +140,27 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
         elif block.label == PKCS12:
             found += load_pkcs12(uri, block, pins).certificates
     if not found:
-        raise CertificateError(f"{path} holds {contents} and no certificate", "Name the file with the certificate")
+        hint = "Name the file with the certificate"
+        if any(block.label in _PKCS7 for block in contents.blocks):
+            hint = f"Take its certificates out: openssl pkcs7 -print_certs -in {path} (-inform DER, if it is no PEM)"
+        raise CertificateError(f"{path} holds {contents} and no certificate", hint)
     return [FoundCertificate(der, uri.name) for der in found]
+
+
+def _exposures(path: str, status: os.stat_result) -> Iterator[UnsafeKeyWarning]:
+    """Yield why users other than this one and root can reach a private key file."""
+    if not stat.S_ISREG(status.st_mode):
+        return
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        yield UnsafeKeyWarning(
+            f"private key file {path} has mode {mode:04o}: other users can read or change it", f"Run chmod 600 {path}"
+        )
+    if status.st_uid not in (0, os.geteuid()):
+        yield UnsafeKeyWarning(
+            f"private key file {path} belongs to user {status.st_uid}, who can read or change it",
+            "Let it belong to you or root",
+        )
 
 
 def _private_key_block(path: str, contents: Contents) -> Block:

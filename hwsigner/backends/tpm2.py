@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, field
+from typing import Literal
 
 from tpm2_pytss import ESAPI, TSS2_Exception
 
+from hwsigner.backends import _tpm2_refusals as refusals
 from hwsigner.backends._blocks import read_contents
 from hwsigner.backends._tpm2_connection import (
     AUTH_FAIL,
@@ -24,11 +26,13 @@ from hwsigner.backends._tpm2_connection import (
     read_lockout,
     tcti_of,
 )
-from hwsigner.backends._tpm2_objects import KeyObject, LoadableObject, PersistentObject, PublicArea, read_public_area
+from hwsigner.backends._tpm2_objects import KeyObject, LoadableObject, PersistentObject
+from hwsigner.backends._tpm2_public import PublicArea, read_public_area
 from hwsigner.backends._tss2 import TSS2Key, parse_tss2
 from hwsigner.errors import (
     AmbiguousKeyError,
     KeyNotFoundError,
+    PinError,
     PinLockedError,
     PinRequiredError,
     SigningKeyError,
@@ -43,7 +47,13 @@ from hwsigner.uri import KeyURI
 _HANDLE = re.compile(r"0[xX]81[0-9a-fA-F]{6}")
 _LABEL = "TSS2 PRIVATE KEY"
 _MAX_AUTH_BYTES = 64  # TPM2B_AUTH holds the longest digest (TPM 2.0 Library, part 2, 10.4.5).
-_IF_EMPTY = "if it is empty in spite of the file, say so with --no-tpm-key-password"
+_IF_EMPTY = "if it is empty, say so with --no-tpm-key-password"
+
+# Where an auth value comes from: a stored place, a person, or nowhere, which makes it the empty one.
+_Origin = Literal["stored", "typed", "unstated"]
+_STORED: _Origin = "stored"
+_TYPED: _Origin = "typed"
+_UNSTATED: _Origin = "unstated"
 
 
 @dataclass(frozen=True)
@@ -52,20 +62,20 @@ class _Auth:
 
     Attributes:
         value: its bytes.
-        is_given: whether somebody gave it, or it is empty because nobody did.
+        origin: where it comes from.
         allow_final_try: send it even where one more wrong one locks the TPM.
     """
 
     value: bytes = field(repr=False)
-    is_given: bool
+    origin: _Origin
     allow_final_try: bool
 
 
 def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -> Key:
     """Open the key that a `tpm2:` URI names, and make sure that the TPM has it.
 
-    The auth value is the PIN. Without one, a file that says so has the empty one, and so has a handle; otherwise it is
-    asked for.
+    The auth value is the PIN. Without one, a file that says so has the empty one, and so has a handle; otherwise, and
+    where the TPM refused the empty one and counts that still, it is asked for.
 
     Args:
         uri: either `handle`, from 0x81000000 to 0x81ffffff, or `path`; the query's `tcti` and `pin-source`.
@@ -78,6 +88,7 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
         KeyNotFoundError: there is nothing at the handle, or no such file.
         UnsupportedKeyError: the key is of a kind that can't be used, or the file is none.
         PinRequiredError: the key has an auth value and no place gives it.
+        PinError: the auth value is longer than a TPM's can be.
     """
     uri.require_known(frozenset({"handle", "path"}), frozenset({"tcti"}))
     subject, file, key = _named(uri)
@@ -85,8 +96,10 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
     try:
         with connection.use() as tpm:
             public = read_public_area(key.public(tpm), subject)
-        wants_auth = file is not None and not file.empty_auth
-        auth = _auth(uri, pins, subject, wants_auth=wants_auth, guarded=public.guarded)
+            failed = not pins.allow_final_try and _has_failed(tpm, public, _UNSTATED)
+        wants_auth = failed or (file is not None and not file.empty_auth)
+        request = PinRequest("TPM auth value", subject, "an earlier try failed" if failed else "")
+        auth = _auth(uri, pins, request, wants_auth=wants_auth, guarded=public.guarded)
         return TPMKey(connection, key, public, auth, subject=subject)
     except BaseException:
         connection.close()
@@ -125,7 +138,8 @@ class TPMKey(Key):
         Raises:
             UnsupportedKeyError: the key or the TPM does not sign with this hash.
             WrongPinError: the auth value is wrong; it was sent once, and this key does not send it again.
-            PinLockedError: the TPM is in lockout, or one more wrong auth value would put it there.
+            PinLockedError: nothing was sent: the TPM is in lockout, or one more wrong auth value would put it there, or
+                an earlier one was wrong and this one is stored.
             SigningKeyError: the key is closed, or the TPM refused it; what it says is in the message.
         """
         if self._public.only_hash not in (None, hash):
@@ -143,7 +157,7 @@ class TPMKey(Key):
                 if refusal is None:
                     raise
                 raise refusal from error
-            self._is_proven = True
+            self._prove()
         return signature
 
     def close(self) -> None:
@@ -157,8 +171,9 @@ class TPMKey(Key):
 
     def _refuse_to_guess(self, tpm: ESAPI) -> None:
         if self._is_refused:
-            raise WrongPinError(
-                f"the TPM auth value for {self._subject} was wrong before, and is not sent again", "Open the key again"
+            raise PinLockedError(
+                f"the TPM auth value for {self._subject} was wrong before, and is not sent again",
+                "Open the key again with the right one",
             )
         if not self._public.guarded or self._auth.allow_final_try:
             return
@@ -167,8 +182,19 @@ class TPMKey(Key):
             raise PinLockedError(
                 f"the TPM at {self._connection.tcti} counts {lockout.failures} wrong auth values and locks at "
                 f"{lockout.limit}, so none was sent for {self._subject}",
-                f"{_way_out(lockout)}; --allow-final-pin-try sends it nonetheless",
+                f"{lockout.way_out}; --allow-final-pin-try sends it nonetheless",
             )
+        if _has_failed(tpm, self._public, self._auth.origin):
+            raise PinLockedError(
+                f"an earlier TPM auth value for {self._subject} was wrong, so the {self._auth.origin} one was not sent",
+                "Correct it and run once with --allow-final-pin-try, or let the TPM forget the failure: "
+                f"run tpm2_dictionarylockout --clear-lockout, or wait {lockout.failures * lockout.interval} seconds",
+            )
+
+    def _prove(self) -> None:
+        if not self._is_proven and self._public.guarded:
+            refusals.forget(self._public.name)
+        self._is_proven = True
 
     def _refusal(self, tpm: ESAPI, error: TSS2_Exception, hash: HashName) -> SigningKeyError | None:
         reason = code(error)
@@ -178,15 +204,18 @@ class TPMKey(Key):
         if reason == LOCKOUT:
             return PinLockedError(
                 f"the TPM at {self._connection.tcti} is in lockout, so {self._subject} can't be used",
-                _way_out(read_lockout(tpm)),
+                read_lockout(tpm).way_out,
             )
         if reason in (HASH, SCHEME):
             return UnsupportedKeyError(f"the TPM does not sign with {hash} and key {self._subject}", "Use another hash")
         return None
 
     def _wrong_auth(self, tpm: ESAPI) -> WrongPinError:
-        left = _tries_left(read_lockout(tpm)) if self._public.guarded else ""
-        if self._auth.is_given:
+        is_given, left = self._auth.origin != _UNSTATED, ""
+        if self._public.guarded:
+            refusals.record(self._public.name, is_given=is_given)
+            left = _tries_left(read_lockout(tpm))
+        if is_given:
             return WrongPinError(f"wrong TPM auth value for {self._subject}{left}", "Check it before another try")
         return WrongPinError(
             f"the TPM auth value of {self._subject} is not the empty one, which was tried{left}",
@@ -217,29 +246,41 @@ def _read_file(path: str) -> TSS2Key:
     return parse_tss2(blocks[0].data, path)
 
 
-def _auth(uri: KeyURI, pins: PinSource, subject: str, *, wants_auth: bool, guarded: bool) -> _Auth:
+def _has_failed(tpm: ESAPI, public: PublicArea, origin: _Origin) -> bool:
+    """Return whether such an auth value was refused before, by what processes keep, and the TPM counts it still."""
+    if not public.guarded or origin == _TYPED or not refusals.is_recorded(public.name, is_given=origin == _STORED):
+        return False
+    lockout = read_lockout(tpm)
+    if not lockout.failures:
+        refusals.forget(public.name)
+    return lockout.failures > 0 and lockout.left is not None
+
+
+def _auth(uri: KeyURI, pins: PinSource, request: PinRequest, *, wants_auth: bool, guarded: bool) -> _Auth:
     """Return the auth value to send. A stored one counts for more than a file that says that there is none."""
-    pin = pins.stored(uri)
-    if pin is None and wants_auth:
-        try:
-            pin = pins.get(uri, PinRequest("TPM auth value", subject))
-        except PinRequiredError as error:
-            if guarded:
-                raise PinRequiredError(error.message, f"{error.hint}; {_IF_EMPTY}") from error
+    pin, origin = pins.stored(uri), _STORED
+    if pin is None:
+        pin = _typed(uri, pins, request, guarded=guarded) if wants_auth else None
+        origin = _UNSTATED if pin is None else _TYPED
     value = (pin or "").encode("utf-8", "surrogateescape")
     if len(value) > _MAX_AUTH_BYTES:
-        raise WrongPinError(f"the TPM auth value for {subject} has more than {_MAX_AUTH_BYTES} bytes", "Check it")
-    return _Auth(value, pin is not None, pins.allow_final_try)
+        raise PinError(
+            f"the TPM auth value for {request.subject} has more than {_MAX_AUTH_BYTES} bytes, so it was not sent",
+            "Give the one that the key was made with",
+        )
+    return _Auth(value, origin, pins.allow_final_try)
+
+
+def _typed(uri: KeyURI, pins: PinSource, request: PinRequest, *, guarded: bool) -> str | None:
+    try:
+        return pins.get(uri, request)
+    except PinRequiredError as error:
+        if guarded:
+            raise PinRequiredError(error.message, f"{error.hint}; {_IF_EMPTY}") from error
+        return None  # A try with the empty one costs nothing.
 
 
 def _tries_left(lockout: Lockout) -> str:
     if lockout.left is None:
         return ""
     return f": {lockout.left} {'try is' if lockout.left == 1 else 'tries are'} left before the TPM locks"
-
-
-def _way_out(lockout: Lockout) -> str:
-    return (
-        f"Wait {lockout.interval} seconds, after which the TPM forgets one, "
-        "or run tpm2_dictionarylockout --clear-lockout"
-    )

@@ -8,9 +8,9 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TextIO
 
-from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError, printable
+from hwsigner.cli.streams import abandon_stdout, tell
+from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
 
 COMMANDS = {
     "credential-process": "hwsigner.cli.credential_process",
@@ -39,17 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except (HwsignerError, HwsignerWarning) as error:
-        _complain(str(error))
+        tell(str(error))
         return error.exit_status
     except KeyboardInterrupt:
         return _INTERRUPTED
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _OUTPUT_ERRORS and error.filename is None:
-            _abandon(sys.stdout)
-            _complain(f"can't write to stdout: {error.strerror}")
+            abandon_stdout()
+            tell(f"can't write to stdout: {error.strerror}. Look where it leads to")
         else:
             # The last resort: a traceback could show a secret.
-            _complain(f"internal error: {_place(error)}. Please report it")
+            tell(f"internal error: {_place(error)}. Please report it")
         return 1
 
 
@@ -63,6 +63,7 @@ def _run(arguments: Sequence[str]) -> int:
     if name not in COMMANDS:
         # Without what follows `=`, which may be a password.
         raise UsageError(f"there is no command {name.partition('=')[0]!r}", f"Commands: {', '.join(COMMANDS)}")
+    from hwsigner.cli.options import warn_of_secrets
     from hwsigner.cli.parser import Parser
 
     command = importlib.import_module(COMMANDS[name])
@@ -74,6 +75,7 @@ def _run(arguments: Sequence[str]) -> int:
         return 0  # --help has been printed.
     with warnings.catch_warnings():
         _show_warnings(strict=getattr(parsed, "strict", False))
+        warn_of_secrets(parsed)
         status: int = command.run(parsed)
     return status
 
@@ -97,21 +99,7 @@ def _show_warnings(*, strict: bool) -> None:
     # The warnings of libraries are for those who write programs with them.
     warnings.simplefilter("ignore")
     warnings.simplefilter("error" if strict else "always", HwsignerWarning)
-    warnings.showwarning = lambda message, *_: _complain(f"warning: {message}")
-
-
-def _complain(text: str) -> None:
-    # Where stderr is closed or full there is nobody to tell. Without stderr, print() would take stdout.
-    if sys.stderr is not None:
-        try:
-            print(f"hwsigner: {printable(text)}", file=sys.stderr, flush=True)
-        except OSError:
-            _abandon(sys.stderr)
-
-
-def _abandon(stream: TextIO) -> None:
-    """Drop what could not be printed: the interpreter would try again when it exits, and end with another status."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    warnings.showwarning = lambda message, *_: tell(f"warning: {message}")
 
 
 def _place(error: Exception) -> str:

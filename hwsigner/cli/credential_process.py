@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     from hwsigner.session import create_session
 
     service, request = options.service(arguments), options.session_request(arguments)
-    with open_identity(options.identity_names(arguments)) as identity:
+    with open_identity(options.identity_source(arguments)) as identity:
         credentials = create_session(identity, request, service)
     print(credentials.process_json())
     return 0

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from hwsigner.errors import HwsignerError, UsageError, printable
+from hwsigner.errors import CertificateError, HwsignerError, UsageError, printable
 
 if TYPE_CHECKING:
     from hwsigner.emulator import Emulator, Record, World
@@ -25,7 +25,9 @@ ACCOUNT = "123456789012"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's flags."""
+    """Add the command's flags, and the table of faults below them."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _faults()
     world = parser.add_argument_group("what the account holds")
     world.add_argument(
         "--trust-anchor",
@@ -54,13 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME*TIMES:KEY=VALUE",
         action="append",
         default=[],
-        help="misbehave at the next CreateSession requests, as in throttle*2:retry-after=1; see docs/emulator.md",
+        help="misbehave at the next CreateSession requests, as in throttle*2:retry-after=1; the names stand below",
     )
     server.add_argument("--log", metavar="FILE", help="append one line of JSON for each request, without secrets")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM.
+    """Serve until SIGINT, SIGTERM or SIGHUP.
 
     Returns:
         0, once interrupted.
@@ -91,6 +93,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _faults() -> str:
+    from hwsigner.emulator.faults import KINDS
+
+    rows = ["faults: what a client meets, and their keys with the default values", ""]
+    for name, kind in KINDS.items():
+        keys = ", ".join(f"{key.replace('_', '-')}={value}" for key, value in kind.parameters.items())
+        rows.append(f"  {name:<16} {kind.summary}{f' ({keys})' if keys else ''}")
+    return "\n".join(rows)
+
+
 def _world(arguments: argparse.Namespace) -> World:
     from hwsigner.emulator import World, load_world
 
@@ -108,12 +120,18 @@ def _world(arguments: argparse.Namespace) -> World:
 
 
 def _read(path: str) -> bytes:
+    """Return what a file of --trust-anchor holds, once it has been read as certificates."""
+    from hwsigner.emulator.world import read_certificates
+
+    hint = "Give a file with the CA's certificate"
     try:
-        return Path(path).read_bytes()
+        data = Path(path).read_bytes()
+        read_certificates(data)
     except OSError as error:
-        raise UsageError(
-            f"--trust-anchor {path} can't be read: {error.strerror}", "Give a file with the CA's certificate"
-        ) from error
+        raise UsageError(f"--trust-anchor {path} can't be read: {error.strerror}", hint) from error
+    except CertificateError as error:
+        raise CertificateError(f"--trust-anchor {path} can't be read as PEM or DER certificates", hint) from error
+    return data
 
 
 def _announce(emulator: Emulator, ca_copy: str | None) -> None:
@@ -146,9 +164,12 @@ def _open_log(path: str) -> TextIO:
 
 @contextlib.contextmanager
 def _interruption() -> Iterator[threading.Event]:
-    """Give an event that SIGINT and SIGTERM set."""
+    """Give an event that SIGINT, SIGTERM and, but under nohup, SIGHUP set."""
     event = threading.Event()
-    before = {number: signal.signal(number, lambda *_: event.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, lambda *_: event.set()) for number in numbers}
     try:
         yield event
     finally:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from hwsigner import defaults
 from hwsigner.errors import UsageError
 
 _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
@@ -134,15 +135,21 @@ SESSION = (
     Flag("trust-anchor-arn", "the trust anchor", "ARN"),
     Flag("profile-arn", "the Roles Anywhere profile", "ARN"),
     Flag("role-arn", "the role to assume", "ARN"),
-    Flag("session-duration", "how long the credentials live, in seconds", "SECONDS", session_duration, 3600),
+    Flag(
+        "session-duration",
+        "how long the credentials live, in seconds",
+        "SECONDS",
+        session_duration,
+        defaults.SESSION_DURATION,
+    ),
     Flag("role-session-name", "the session's name, where the profile accepts one", "NAME"),
     Flag("region", "the region; by default the trust anchor's", "REGION"),
     Flag("endpoint", "the service's URL; by default the region's", "URL"),
     switch("no-verify-ssl", "trust any server, and allow http:"),
     switch("with-proxy", "accepted for compatibility: HTTPS_PROXY is honoured with and without it"),
-    Flag("connect-timeout", "for the name look-up, the connection and TLS", "SECONDS", seconds, 5.0),
-    Flag("read-timeout", "for the whole answer", "SECONDS", seconds, 15.0),
-    Flag("timeout", "for the whole command, retries included", "SECONDS", seconds, 60.0),
+    Flag("connect-timeout", "for name look-up, connection and TLS", "SECONDS", seconds, defaults.CONNECT_TIMEOUT),
+    Flag("read-timeout", "for the whole answer", "SECONDS", seconds, defaults.READ_TIMEOUT),
+    Flag("timeout", "for everything with the service, retries included", "SECONDS", seconds, defaults.TIMEOUT),
     Flag("instance-property", "a property to record; may be repeated", "K=V", instance_property, many=True),
 )
 

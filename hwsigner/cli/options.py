@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from hwsigner.cli.flags import IDENTITY
+from hwsigner.cli.streams import tell
 from hwsigner.cli.terminal import ask_pin
-from hwsigner.errors import AmbiguousKeyError, CertificateError, UnsafeKeyWarning, UsageError
+from hwsigner.errors import AmbiguousCertificateError, CertificateError, UnsafeKeyWarning, UsageError
 from hwsigner.key import resolve
 from hwsigner.pin import PinSource
 from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
-    from hwsigner.identity import IdentityNames
+    from hwsigner.identity import IdentitySource
     from hwsigner.session import Service, SessionRequest
 
 _SESSION_NAME = re.compile(r"[\w+=,.@-]{2,64}", re.ASCII)
@@ -31,51 +32,49 @@ def key_uri(arguments: argparse.Namespace, text: str) -> KeyURI:
         UsageError: it is malformed.
     """
     uri = KeyURI.parse(text)
-    if uri.pin_value is not None:
-        _warn_of_secret(arguments, text, "pin-value in a URI")
     if uri.scheme == "pkcs11" and arguments.pkcs11_lib:
         uri = uri.with_query("module-path", arguments.pkcs11_lib)
-    return resolve(uri)
+    return uri
 
 
 def pin_source(arguments: argparse.Namespace, uri: KeyURI) -> PinSource:
     """Return the places for the PIN of a key. A password flag is for keys of its own kind, and for no token."""
-    attribute = _PASSWORD_FLAGS.get(uri.scheme)
-    pin = getattr(arguments, attribute) if attribute else None
-    if pin is not None:
-        _warn_of_secret(arguments, pin, f"--{attribute}".replace("_", "-"))
-    if uri.scheme == "tpm2" and arguments.no_tpm_key_password:
+    scheme = resolve(uri).scheme
+    pin = getattr(arguments, _PASSWORD_FLAGS[scheme]) if scheme in _PASSWORD_FLAGS else None
+    if scheme == "tpm2" and arguments.no_tpm_key_password:
         pin = ""
     return PinSource(pin, ask_pin, reuse=arguments.reuse_pin, allow_final_try=arguments.allow_final_pin_try)
 
 
-def _warn_of_secret(arguments: argparse.Namespace, secret: str, name: str) -> None:
-    """Warn of a secret on the command line, or in the file of a profile that others can read."""
-    is_given = any(value == secret for _, value in arguments.given)
-    if is_given or arguments.exposed:
-        place = "" if is_given else f" in {arguments.exposed}"
-        warnings.warn(
-            UnsafeKeyWarning(f"{name}{place} is seen by other users; pin-source=file: in the key URI is safer"),
-            stacklevel=3,
-        )
+def warn_of_secrets(arguments: argparse.Namespace) -> None:
+    """Warn of each PIN on the command line, or in the file of a profile that others can read."""
+    given = {flag.name for flag, _ in arguments.given}
+    for flag in IDENTITY:
+        value = getattr(arguments, flag.attribute, None)
+        if isinstance(value, str) and (flag.secret or "pin-value=" in value):
+            name = f"--{flag.name}" if flag.secret else f"pin-value in --{flag.name}"
+            place = "on the command line" if flag.name in given else f"in {arguments.exposed}"
+            if flag.name in given or arguments.exposed:
+                hint = "pin-source=file: in the key URI is safer"
+                warnings.warn(UnsafeKeyWarning(f"{name} {place} can be seen by other users", hint), stacklevel=2)
 
 
-def identity_names(arguments: argparse.Namespace, *, check: bool = True) -> IdentityNames:
-    """Return what names the identity; with `check` false, its leaf is not looked over.
+def identity_source(arguments: argparse.Namespace, *, check: bool = True) -> IdentitySource:
+    """Return where the identity comes from; with `check` false, its leaf is not looked over.
 
     Raises:
         UsageError: no certificate is named.
         CertificateError: no certificate is like `--cert-selector`.
-        AmbiguousKeyError: several are.
+        AmbiguousCertificateError: several are.
     """
-    from hwsigner.identity import IdentityNames
+    from hwsigner.identity import IdentitySource
 
     certificate, private_key = _names(arguments)
-    return IdentityNames(
+    return IdentitySource(
         certificate=certificate,
         private_key=private_key,
         intermediates=arguments.intermediates and KeyURI.parse(arguments.intermediates),
-        pins=pin_source(arguments, private_key or certificate),
+        pin=pin_source(arguments, private_key or certificate),
         check=check and not arguments.no_preflight,
         latest=arguments.use_latest_expiring_certificate,
     )
@@ -102,7 +101,7 @@ def _selected(arguments: argparse.Namespace) -> KeyURI:
     if arguments.use_latest_expiring_certificate:
         found = [latest_expiring(found)]
     if len(found) > 1:
-        raise AmbiguousKeyError(
+        raise AmbiguousCertificateError(
             f"{len(found)} certificates are like --cert-selector: {', '.join(c.source for c in found)}",
             "Select by x509Serial too, or let --use-latest-expiring-certificate pick",
         )
@@ -158,4 +157,4 @@ def service(arguments: argparse.Namespace) -> Service:
 
 
 def _trace(text: str) -> None:
-    print(*(f"hwsigner: debug: {line}" for line in text.splitlines()), sep="\n", file=sys.stderr)
+    tell("\n".join(f"debug: {line}" for line in text.splitlines()))

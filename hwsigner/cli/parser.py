@@ -95,7 +95,9 @@ class Parser(argparse.ArgumentParser):
             if argument == "--":
                 others += [argument, *rest]
             elif flag is not None:
-                value = flag.value(text if equals else _next_value(flag, rest))
+                text = text if equals else _next_value(flag, rest)
+                # As in the program that hwsigner replaces, an empty text is as good as none.
+                value = None if not text and flag.convert is str else flag.value(text)
                 values[flag.attribute] = [*values.get(flag.attribute, []), value] if flag.many else value
             elif name.startswith("-") and name not in self._option_string_actions:
                 # Only its name: a value may be that of a mistyped password flag.

@@ -39,7 +39,12 @@ def run(arguments: argparse.Namespace) -> int:
     values = {flag.name: flag.toml(value) for flag, value in arguments.given if value is not None}
     if not values:
         raise UsageError(f"profile {name!r} would be empty", "Give the flags that it shall hold")
-    print(f"{add_profile(name, values, os.environ, replace=arguments.replace)}: [profile.{name}]")
+    try:
+        file = add_profile(name, values, os.environ, replace=arguments.replace)
+    except UnicodeEncodeError:
+        # Not chained: the exception carries the values, which may be secret.
+        raise UsageError("a value is not text, so config.toml can't hold it", "Give one in UTF-8") from None
+    print(f"{file}: [profile.{name}]")
     return 0
 
 

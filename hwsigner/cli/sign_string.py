@@ -50,19 +50,23 @@ def _signature(arguments: argparse.Namespace) -> bytes:
         from hwsigner.certificate import plain_public_key
         from hwsigner.identity import open_identity
 
-        with open_identity(options.identity_names(arguments, check=False)) as identity:
+        with open_identity(options.identity_source(arguments, check=False)) as identity:
             return identity.sign(fixed_string(plain_public_key(identity.chain.leaf.public_key())), digest)
     if not arguments.private_key:
         raise UsageError("no key is named", "Give --private-key, or --certificate where it lies with its certificate")
     uri = options.key_uri(arguments, arguments.private_key)
     with open_key(uri, options.pin_source(arguments, uri)) as key:
-        return key.sign(fixed_string(_plain_public_key(key)), digest)
+        return _verified_signature(key, digest)
 
 
-def _plain_public_key(key: Key) -> bytes:
-    from hwsigner.certificate import plain_public_key
+def _verified_signature(key: Key, digest: HashName) -> bytes:
+    from hwsigner.certificate import plain_public_key, verify
 
     public_key = key.public_key()
     if public_key is None:
         raise KeyMismatchError("the token holds no public key for this key", "Give its certificate with --certificate")
-    return plain_public_key(public_key)
+    message = fixed_string(plain_public_key(public_key))
+    signature = key.sign(message, digest)
+    if not verify(public_key, message, signature=signature, hash=digest):
+        raise KeyMismatchError("the signature is not one of the key's own public key", "The key may be damaged")
+    return signature

@@ -51,6 +51,12 @@ ENCRYPTED = {
     "PKCS #12 3DES": f"{_PKCS12} -legacy -keypbe PBE-SHA1-3DES -certpbe PBE-SHA1-RC2-40",
     "PKCS #12 PBMAC1": f"{_PKCS12} -pbmac1_pbkdf2",
 }
+# Which neither cryptography, for the kind of key, nor libcrypto without its legacy provider, for the cipher, reads.
+UNREADABLE = {
+    "PKCS #12 RC2": f"{_PKCS12} -legacy",
+    "PBES1 RC2": f"{_PKCS8} -v1 PBE-SHA1-RC2-64 -provider legacy -provider default",
+    "PBES2 RC2": f"{_PKCS8} -v2 rc2 -provider legacy -provider default",
+}
 MLDSA_PLAIN = {
     **{form: f"pkey -in {{key}} -provparam ml-dsa.output_formats={form}" for form in _MLDSA_FORMS},
     **{

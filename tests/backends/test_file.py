@@ -176,10 +176,33 @@ class TestReading:
         assert f"chmod 600 {path}" in message
         assert caught[0].filename == __file__
 
+    def test_a_key_of_another_user_is_warned_of(self, files: KeyFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = files.write("foreign", files.key("P-256").read_bytes())
+        if os.geteuid() == 0:
+            os.chown(path, 4711, -1)
+        else:
+            monkeypatch.setattr(os, "geteuid", lambda: 4711)
+        with pytest.warns(UnsafeKeyWarning) as caught:
+            assert open_key(str(path)).sign(b"message")
+        (warning,) = caught
+        assert f"{path} belongs to user {path.stat().st_uid}" in str(warning.message)
+        assert warning.filename == __file__
+
     def test_certificates_may_be_readable_by_all(self, files: KeyFiles) -> None:
         path = files.write("public", files.certificate("P-256").read_bytes())
         path.chmod(0o644)
         assert find_certificates(str(path))
+
+    @pytest.mark.parametrize("form", ["PEM", "DER"])
+    @pytest.mark.parametrize("kind", ["P-256", "ML-DSA-44"])
+    def test_a_byte_order_mark_is_passed_over(self, files: KeyFiles, kind: str, form: str) -> None:
+        certificate = openssl("x509", "-in", str(files.certificate(kind)), "-outform", form)
+        der = openssl("x509", "-in", str(files.certificate(kind)), "-outform", "DER")
+        path = files.write("marked certificate", b"\xef\xbb\xbf" + certificate)
+        assert [found.der for found in find_certificates(str(path))] == [der]
+        key = openssl("pkey", "-in", str(files.key(kind)), "-outform", form)
+        path = files.write("marked key", b"\xef\xbb\xbf" + key)
+        assert open_key(str(path)).public_key() == files.public_key(kind)
 
     @pytest.mark.parametrize("mode", [0o600, 0o400])
     def test_a_key_of_its_owner_alone_is_not_warned_of(self, files: KeyFiles, mode: int) -> None:
@@ -222,6 +245,8 @@ _BAD_FILES = {
     "text": (_containing(b"ssh-ed25519 AAAAC3Nz someone@somewhere"), "neither PEM nor DER"),
     "binary": (_containing(bytes(range(256))), "neither PEM nor DER"),
     "one byte": (_containing(b"0"), "neither PEM nor DER"),
+    "mark only": (_containing(b"\xef\xbb\xbf"), "is empty"),
+    "other OID": (_containing(bytes.fromhex("3005060355040a")), "unknown kind"),
     "other DER": (_containing(b"\x30\x03\x01\x01\xff"), "unknown kind"),
     "cut DER": (_containing(b"\x30\x82\x10\x00\x02\x01\x00"), "cut short"),
     "no end": (_containing(b"-----BEGIN PRIVATE KEY-----\nAAAA\n"), "matching BEGIN and END"),
@@ -241,6 +266,7 @@ class TestBadFiles:
         with pytest.raises(KeyNotFoundError, match=message) as caught:
             open_key(str(path))
         assert str(path) in caught.value.message
+        assert caught.value.hint
         assert caught.value.exit_status == 3
 
     def test_certificate(self, tmp_path: Path, make: Callable[[Path], Path], message: str) -> None:
@@ -248,6 +274,7 @@ class TestBadFiles:
         with pytest.raises(CertificateError, match=message) as caught:
             find_certificates(str(path))
         assert str(path) in caught.value.message
+        assert caught.value.hint
         assert caught.value.exit_status == 4
 
 
@@ -336,6 +363,8 @@ class TestRefusedKeys:
             ("rsa -in {key} -RSAPublicKey_out -outform DER", "RSA PUBLIC KEY and no private key"),
             ("req -new -subj /CN=x -key {key}", "a certificate request and no private key"),
             ("pkcs12 -export -nokeys -in {certificate} -passout pass:", "PKCS #12 file without a private key"),
+            ("crl2pkcs7 -nocrl -certfile {certificate}", "PKCS #7 and no private key"),
+            ("crl2pkcs7 -nocrl -certfile {certificate} -outform DER", "PKCS #7 and no private key"),
         ],
     )
     def test_a_file_without_a_private_key_says_what_it_holds(self, files: KeyFiles, command: str, words: str) -> None:
@@ -415,7 +444,24 @@ class TestLibcrypto:
 
     def test_it_never_asks_at_the_terminal(self, files: KeyFiles) -> None:
         pem = files.form("P-256", keyfiles.ENCRYPTED["legacy aes192"], PASSPHRASE).read_bytes()
-        assert _libcrypto.load_key(pem, b"") is None
+        assert _libcrypto.load_key("form", pem, b"") is None
+
+    @pytest.mark.parametrize("form", keyfiles.UNREADABLE)
+    def test_a_cipher_that_it_lacks_is_no_wrong_passphrase(self, files: KeyFiles, form: str) -> None:
+        path = files.form("ML-DSA-44", keyfiles.UNREADABLE[form], PASSPHRASE)
+        with pytest.raises(UnsupportedKeyError, match="a cipher that is not read") as caught:
+            open_key(str(path), PASSPHRASE)
+        assert str(path) in caught.value.message
+        assert "openssl pkcs12 (or pkey) -provider legacy -provider default -in" in caught.value.hint
+        program = ["pkcs12", "-noenc"] if form.startswith("PKCS #12") else ["pkey"]
+        options = ["-provider", "legacy", "-provider", "default", "-passin", f"pass:{PASSPHRASE}"]
+        path = files.write("converted", openssl(*program, *options, "-in", str(path)))
+        assert open_key(str(path)).public_key() == files.public_key("ML-DSA-44")
+
+    def test_where_it_lacks_the_cipher_a_wrong_passphrase_is_seen_by_its_code(self, files: KeyFiles) -> None:
+        path = files.form("ML-DSA-44", keyfiles.UNREADABLE["PKCS #12 RC2"], PASSPHRASE)
+        with pytest.raises(WrongPinError):
+            open_key(str(path), WRONG_PASSPHRASE)
 
 
 class TestPassphrases:
@@ -443,6 +489,16 @@ class TestPassphrases:
             assert open_key(uri).sign(b"message")
             assert find_certificates(uri)
 
+    @pytest.mark.parametrize("form", ["PKCS #12", "PBES2 DER"])
+    def test_what_is_no_unicode_text_is_not_shown(self, files: KeyFiles, form: str) -> None:
+        path = files.form("P-256", keyfiles.ENCRYPTED[form], PASSPHRASE)
+        with pytest.raises(PinError, match="not Unicode text") as caught:
+            open_key(str(path), "secret\ud800")
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__
+        assert "secret" not in str(caught.value)
+        assert str(path) in caught.value.message
+
     def test_certificates_behind_a_wrong_or_no_passphrase(self, bundle: Path) -> None:
         with pytest.raises(WrongPinError) as caught:
             find_certificates(str(bundle), WRONG_PASSPHRASE)
@@ -459,7 +515,7 @@ class TestCertificates:
         found = find_certificates(str(path))
         expected = [openssl("x509", "-in", str(files.certificate(kind)), "-outform", "DER") for kind in kinds]
         assert [certificate.der for certificate in found] == expected
-        assert {certificate.uri for certificate in found} == {str(KeyURI.parse(str(path)))}
+        assert {certificate.uri for certificate in found} == {str(path)}
 
     @pytest.mark.parametrize(
         "command",
@@ -490,6 +546,20 @@ class TestCertificates:
         expected = [openssl("x509", "-in", str(files.certificate(k)), "-outform", "DER") for k in (kind, "P-384")]
         assert [certificate.der for certificate in found] == expected
 
+    @pytest.mark.parametrize("form", ["PEM", "DER"])
+    def test_pkcs7_says_how_to_convert_it(self, files: KeyFiles, form: str) -> None:
+        path = files.form("P-256", f"crl2pkcs7 -nocrl -certfile {{certificate}} -outform {form}")
+        with pytest.raises(CertificateError, match=f"openssl pkcs7 -print_certs -in {path}"):
+            find_certificates(str(path))
+        converted = openssl("pkcs7", "-print_certs", "-in", str(path), "-inform", form)
+        assert len(find_certificates(str(files.write("converted", converted)))) == 1
+
+    def test_pkcs7_in_ber_is_named(self, files: KeyFiles) -> None:
+        der = files.form("P-256", "crl2pkcs7 -nocrl -certfile {certificate} -outform DER").read_bytes()
+        path = files.write("ber", b"\x30\x80" + der[4:] + b"\0\0")
+        with pytest.raises(CertificateError, match="PKCS #7 and no certificate"):
+            find_certificates(str(path))
+
     def test_a_damaged_certificate_is_named(self, files: KeyFiles) -> None:
         der = openssl("x509", "-in", str(files.certificate("P-256")), "-outform", "DER")
         path = files.write("damaged", der[:8] + b"\xff" * 8 + der[16:])
@@ -504,6 +574,8 @@ class TestCertificates:
             ("pkey -in {key} -pubout", "a public key and no certificate"),
             ("req -new -subj /CN=x -key {key}", "a certificate request and no certificate"),
             ("req -new -subj /CN=x -key {key} -outform DER", "can't be read"),
+            ("crl2pkcs7 -nocrl -certfile {certificate}", "PKCS #7 and no certificate"),
+            ("crl2pkcs7 -nocrl -certfile {certificate} -outform DER", "PKCS #7 and no certificate"),
         ],
     )
     def test_a_file_without_a_certificate_says_what_it_holds(self, files: KeyFiles, command: str, words: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from asn1crypto import parser
+from asn1crypto import parser, pem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -75,16 +75,18 @@ def with_pkcs11(uri: str, message: bytes) -> bytes:
 
 def with_tpm(path: str, message: bytes) -> bytes:
     os.environ.setdefault("TSS2_LOG", "all+NONE")
+    import hashlib
+
     from tpm2_pytss import ESAPI
-    from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_RH, TPM2_ST
+    from tpm2_pytss.constants import TPM2_ALG, TPM2_RH, TPM2_ST
     from tpm2_pytss.tsskey import TSSPrivKey
-    from tpm2_pytss.types import TPMT_SIG_SCHEME, TPMT_TK_HASHCHECK
+    from tpm2_pytss.types import TPM2B_DIGEST, TPMT_SIG_SCHEME, TPMT_TK_HASHCHECK
 
     with open(path, "rb") as file:
         key = TSSPrivKey.from_pem(file.read())
     with ESAPI(os.environ["TPM2_TCTI"]) as esys:
         handle = key.load(esys)
-        digest, _ = esys.hash(message, TPM2_ALG.SHA256, ESYS_TR.NULL)
+        digest = TPM2B_DIGEST(hashlib.sha256(message).digest())
         ticket = TPMT_TK_HASHCHECK(tag=TPM2_ST.HASHCHECK, hierarchy=TPM2_RH.NULL)
         scheme = TPMT_SIG_SCHEME(scheme=TPM2_ALG.ECDSA)
         scheme.details.any.hashAlg = TPM2_ALG.SHA256

@@ -44,7 +44,7 @@ class TestValues:
     def test_in_both_forms_and_whatever_they_begin_with(self, name: str, value: str) -> None:
         attribute = name.replace("-", "_")
         for arguments in ((f"--{name}", value), (f"--{name}={value}",)):
-            assert vars(parse(*arguments)) == {attribute: value}
+            assert vars(parse(*arguments)) == {attribute: value or None}
 
     @pytest.mark.parametrize("value", ["-x", "--x", "--debug", "--", "-", "--certificate=x", "a b", "=", "-1"])
     def test_that_look_like_flags(self, value: str) -> None:

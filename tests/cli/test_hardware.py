@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 from collections.abc import Iterator
@@ -118,7 +119,7 @@ class TestToken:
         issuer = "Key=x509Issuer,Value=CN=Example CA,OU=devops,O=Example,C=DE"
         flags = ("--pkcs11-lib", token.module, "--cert-selector", issuer)
         outcome = scene.credentials(*flags, certificate=None, private_key=None)
-        assert outcome.status == 3
+        assert outcome.status == 4
         assert "2 certificates" in outcome.err
         latest = scene.credentials(*flags, "--use-latest-expiring-certificate", certificate=None, private_key=None)
         assert "user PIN" in latest.err
@@ -167,6 +168,24 @@ class TestTPM:
         leaf = scene.issue(swtpm.public_key(path))
         outcome = scene.credentials(certificate=leaf, private_key=path)
         assert (outcome.status, outcome.err) == (0, "")
+
+    @pytest.mark.parametrize("name", ["certificate", "private_key"])
+    def test_one_file_with_a_key_and_its_certificate(self, scene: Scene, swtpm: SoftTPM, name: str) -> None:
+        path = scene.folder / "tss2.pem"
+        swtpm.create_key_file(path, "EC:P-256")
+        leaf = scene.issue(swtpm.public_key(path))
+        both = scene.write("both.pem", leaf.read_bytes() + path.read_bytes())
+        names: dict[str, str | Path | None] = {"certificate": both, "private_key": None if name == "certificate" else both}
+        assert scene.credentials(**names).status == 0
+        assert scene.call("read-certificate-data", "--certificate", both).status == 0
+
+    def test_a_der_key_file_under_a_plain_path(self, scene: Scene, swtpm: SoftTPM) -> None:
+        path = scene.folder / "tss2.pem"
+        swtpm.create_key_file(path, "EC:P-256")
+        leaf = scene.issue(swtpm.public_key(path))
+        text = "".join(line for line in path.read_text().splitlines() if not line.startswith("-"))
+        der = scene.write("tss2.der", base64.b64decode(text))
+        assert scene.credentials(certificate=leaf, private_key=der).status == 0
 
     def test_a_key_without_a_certificate_is_a_usage_error(self, scene: Scene, swtpm: SoftTPM) -> None:
         path = scene.folder / "tss2.pem"

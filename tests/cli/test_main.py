@@ -178,7 +178,7 @@ class TestProcess:
     @pytest.mark.parametrize("argument", ["version", "--help"])
     def test_stdout_is_full(self, argument: str, unbuffered: bool) -> None:
         done = start(argument, shell='"$@" >/dev/full', unbuffered=unbuffered)
-        text = "hwsigner: can't write to stdout: No space left on device\n"
+        text = "hwsigner: can't write to stdout: No space left on device. Look where it leads to\n"
         assert (done.returncode, done.stderr) == (1, text)
 
     def test_the_reader_is_gone(self) -> None:
@@ -187,7 +187,10 @@ class TestProcess:
         with open(writer, "wb") as stdout:
             command = [sys.executable, "-m", "hwsigner", "version"]
             done = subprocess.run(command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, check=False)
-        assert (done.returncode, done.stderr) == (1, b"hwsigner: can't write to stdout: Broken pipe\n")
+        assert (done.returncode, done.stderr) == (
+            1,
+            b"hwsigner: can't write to stdout: Broken pipe. Look where it leads to\n",
+        )
 
     def test_stdout_is_closed(self) -> None:
         done = start("version", shell='"$@" >&-')

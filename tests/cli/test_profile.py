@@ -150,14 +150,14 @@ class TestSecretsOfAProfile:
         scene.call("profile", "add", "web", f"--private-key={encrypted}", "--pkcs8-password", self.PASSWORD)
         outcome = self.sign(scene, user_file, 0o644)
         assert outcome.status == 0
-        assert f"warning: --pkcs8-password in {user_file} is seen by other users" in outcome.err
+        assert f"warning: --pkcs8-password in {user_file} can be seen by other users" in outcome.err
         outcome = self.sign(scene, user_file, 0o644, "--strict")
         assert (outcome.status, outcome.out) == (3, "")
 
     def test_a_pin_value_in_a_file_that_others_read(self, scene: Scene, encrypted: Path, user_file: Path) -> None:
         scene.call("profile", "add", "web", f"--private-key=file:{encrypted}?pin-value={self.PASSWORD}")
         assert self.sign(scene, user_file, 0o600, "--strict").status == 0
-        assert f"pin-value in a URI in {user_file} is seen" in self.sign(scene, user_file, 0o644).err
+        assert f"pin-value in --private-key in {user_file} can be seen" in self.sign(scene, user_file, 0o644).err
 
     def test_a_file_without_secrets_may_be_read(self, scene: Scene, user_file: Path) -> None:
         scene.call("profile", "add", "web", f"--private-key={scene.key}")
@@ -168,4 +168,4 @@ class TestSecretsOfAProfile:
         scene.call("profile", "add", "web", f"--private-key={encrypted}")
         outcome = self.sign(scene, user_file, 0o600, "--pkcs8-password", self.PASSWORD)
         assert outcome.status == 0
-        assert "warning: --pkcs8-password is seen by other users" in outcome.err
+        assert "warning: --pkcs8-password on the command line can be seen by other users" in outcome.err

@@ -31,10 +31,10 @@ PASSING = {
     "fail-503": (Fault("fail", None, status=503), "(503)", 5),
     "html-503": (Fault("html", None, status=503), "(503) is not the service's", 5),
     "close": (Fault("close", None), "closed the connection", 6),
-    "reset": (Fault("reset", None), "", 6),
+    "reset": (Fault("reset", None), "reset", 6),
     "cut-off": (Fault("cut-off", None), "closed the connection", 6),
 }
-FIELDS = ("credentialSet", "credentials", "accessKeyId", "secretAccessKey", "sessionToken", "expiration", "roleArn")
+FIELDS = ("credentialSet", "credentials", "accessKeyId", "secretAccessKey", "sessionToken", "expiration", "roleArn", "assumedRoleUser")
 
 
 @pytest.fixture(autouse=True)

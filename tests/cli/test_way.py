@@ -62,9 +62,9 @@ def test_fips_and_dual_stack_hosts(
 def test_no_proxy_goes_past_it(
     scene: Scene, aws: Emulator, heads: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NO_PROXY", "amazonaws.com")
+    monkeypatch.setenv("NO_PROXY", "service.invalid")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    assert scene.credentials("--connect-timeout=2", endpoint=None).status == 6
+    assert scene.credentials("--connect-timeout=2", endpoint="https://service.invalid").status == 6
     assert heads == []
 
 

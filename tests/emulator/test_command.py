@@ -21,6 +21,7 @@ from certs import Authority, make_ca
 from emulator.client import Caller, Reply, Request, draft, read_reply, send
 from emulator.test_callers import credentials_of, signed
 from hwsigner.emulator import Emulator, World
+from hwsigner.emulator.faults import KINDS
 
 ROOT = Path(__file__).parents[2]
 Start = Callable[..., tuple[subprocess.Popen[str], dict[str, str]]]
@@ -34,6 +35,7 @@ def command(*arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # This process may run under nohup.
     )
 
 
@@ -77,7 +79,7 @@ def stopped(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> tup
     return process.returncode, stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_serves_until_interrupted(start: Start, ca_file: str, ca: Authority, caller: Caller, number: int) -> None:
     process, lines = start("--trust-anchor", ca_file)
     assert list(lines) == ["endpoint", "trust-anchor-arn", "profile-arn", "role-arn"]
@@ -166,7 +168,7 @@ def test_a_token_in_the_query_is_not_logged(emulator: Emulator) -> None:
         (["--trust-anchor", "none.pem"], 2, "none.pem can't be read"),
         (["--trust-anchor", "CA", "--config", "x"], 2, "--config is given with"),
         (["--config", "none.toml"], 2, "none.toml"),
-        (["--trust-anchor", __file__], 4, "can't be read"),
+        (["--trust-anchor", __file__], 4, f"--trust-anchor {__file__} can't be read"),
         (["--trust-anchor", "CA", "--port", "65536"], 2, "--port 65536"),
         (["--trust-anchor", "CA", "--host", "0.0.0.0"], 2, "not a loopback address"),
         (["--trust-anchor", "CA", "--ca-file", "x"], 2, "without --tls"),
@@ -183,6 +185,37 @@ def test_what_can_not_be_meant(ca_file: str, arguments: list[str], status: int, 
     assert (process.returncode, stdout) == (status, "")
     assert words in stderr
     assert stderr.count("\n") == 1
+
+
+def test_the_help_has_every_fault() -> None:
+    stdout, stderr = command("--help").communicate(timeout=20)
+    lines = stdout.splitlines()
+    for name, kind in KINDS.items():
+        (line,) = [line for line in lines if line.startswith(f"  {name} ")]
+        assert kind.summary in line
+        assert all(f"{key.replace('_', '-')}={value}" in line for key, value in kind.parameters.items())
+    assert stderr == ""
+
+
+def test_the_page_has_every_fault() -> None:
+    page = (ROOT / "docs" / "emulator.md").read_text()
+    named = {name for row in page.splitlines() if row.startswith("| `") for name in row.split("|")[1].split("`")[1::2]}
+    assert named >= KINDS.keys()
+
+
+def test_under_nohup_it_outlives_its_terminal(ca_file: str) -> None:
+    script = 'trap "" HUP; exec "$@"'
+    arguments = [sys.executable, "-m", "hwsigner", "emulator", "--trust-anchor", ca_file]
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(["sh", "-c", script, "sh", *arguments], env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        while not process.stdout.readline().startswith(b"role-arn="):
+            pass
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.2)
+        process.terminate()
+        assert process.wait(10) == 0
 
 
 def test_a_file_with_a_world(start: Start, ca_file: str, tmp_path: Path, caller: Caller) -> None:

@@ -1,0 +1,95 @@
+"""What the public area of a TPM's key allows: the algorithm, the hashes and the schemes that it signs with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tpm2_pytss import (
+    TPM2_ALG,
+    TPM2_ECC,
+    TPMA_OBJECT,
+    TPMS_SCHEME_HASH,
+    TPMT_ECC_SCHEME,
+    TPMT_PUBLIC,
+    TPMT_RSA_SCHEME,
+    TPMT_SIG_SCHEME,
+    TPMU_SIG_SCHEME,
+)
+
+from hwsigner.errors import UnsupportedKeyError
+from hwsigner.key import ECDSA, RSA, RSA_BITS, Algorithm, HashName
+
+_HASHES: dict[HashName, int] = {"sha256": TPM2_ALG.SHA256, "sha384": TPM2_ALG.SHA384, "sha512": TPM2_ALG.SHA512}
+_HASH_NAMES = {number: name for name, number in _HASHES.items()}
+_CURVES = (TPM2_ECC.NIST_P256, TPM2_ECC.NIST_P384, TPM2_ECC.NIST_P521)
+_USABLE = "Use an unrestricted signing key without a policy: RSA of 2048 to 4096 bits, P-256, P-384 or P-521"
+
+
+@dataclass(frozen=True)
+class PublicArea:
+    """What a key's public area says (TPM 2.0 Library, part 2, 12.2).
+
+    Attributes:
+        algorithm: the SigV4-X509 algorithm.
+        public_key: the DER SubjectPublicKeyInfo.
+        only_hash: the one hash that the key signs with, or None for any.
+        guarded: whether a wrong auth value counts towards the TPM's lockout.
+        name: the TPM Name in hexadecimal (TPM 2.0 Library, part 1, 16).
+    """
+
+    algorithm: Algorithm
+    public_key: bytes
+    only_hash: HashName | None
+    guarded: bool
+    name: str
+
+    def scheme(self, hash: HashName) -> TPMT_SIG_SCHEME:
+        """Return the signing scheme for a hash."""
+        details = TPMS_SCHEME_HASH(hashAlg=_HASHES[hash])
+        if self.algorithm == ECDSA:
+            return TPMT_SIG_SCHEME(scheme=TPM2_ALG.ECDSA, details=TPMU_SIG_SCHEME(ecdsa=details))
+        return TPMT_SIG_SCHEME(scheme=TPM2_ALG.RSASSA, details=TPMU_SIG_SCHEME(rsassa=details))
+
+
+def read_public_area(public: TPMT_PUBLIC, name: str) -> PublicArea:
+    """Look a public area over, before a signature is tried.
+
+    Raises:
+        UnsupportedKeyError: the key can't make signatures of SigV4-X509, or not of bytes that its caller hashed.
+    """
+    attributes = public.objectAttributes
+    _refuse_if(not attributes & TPMA_OBJECT.SIGN_ENCRYPT, name, "may not sign")
+    _refuse_if(attributes & TPMA_OBJECT.RESTRICTED, name, "is restricted to what the TPM itself hashed")
+    _refuse_if(not attributes & TPMA_OBJECT.USERWITHAUTH, name, "has a policy")
+    _refuse_if(public.type not in (TPM2_ALG.RSA, TPM2_ALG.ECC), name, "is neither RSA nor ECC")
+    if public.type == TPM2_ALG.RSA:
+        algorithm, own, parameters = RSA, TPM2_ALG.RSASSA, public.parameters.rsaDetail
+        _refuse_if(parameters.keyBits not in RSA_BITS, name, f"has {parameters.keyBits} bits")
+    else:
+        algorithm, own, parameters = ECDSA, TPM2_ALG.ECDSA, public.parameters.eccDetail
+        _refuse_if(parameters.curveID not in _CURVES, name, f"is on curve {TPM2_ECC(parameters.curveID)}")
+    only_hash = _only_hash(parameters.scheme, own, name)
+    public_key, own_name = _public_key_and_name(public, name)
+    return PublicArea(algorithm, public_key, only_hash, not attributes & TPMA_OBJECT.NODA, own_name)
+
+
+def _only_hash(scheme: TPMT_RSA_SCHEME | TPMT_ECC_SCHEME, own: TPM2_ALG, name: str) -> HashName | None:
+    """Return the hash of a key that signs with one only, if the scheme is SigV4-X509's for such a key."""
+    if scheme.scheme == TPM2_ALG.NULL:
+        return None
+    _refuse_if(scheme.scheme != own, name, f"signs with {TPM2_ALG(scheme.scheme)} only")
+    number = scheme.details.anySig.hashAlg
+    _refuse_if(number not in _HASH_NAMES, name, f"signs with {TPM2_ALG(number)} only")
+    return _HASH_NAMES[number]
+
+
+def _refuse_if(condition: object, name: str, fault: str) -> None:
+    if condition:
+        raise UnsupportedKeyError(f"key {name} {fault}", _USABLE)
+
+
+def _public_key_and_name(public: TPMT_PUBLIC, name: str) -> tuple[bytes, str]:
+    try:
+        return public.to_der(), bytes(public.get_name()).hex()
+    except ValueError as error:
+        raise UnsupportedKeyError(f"key {name} has no public key that can be used: {error}", _USABLE) from error

@@ -1,0 +1,7 @@
+"""What holds where nobody says otherwise; times in seconds. Command-line flags and the library share it."""
+
+SESSION_DURATION = 3600
+CONNECT_TIMEOUT = 5.0
+READ_TIMEOUT = 15.0
+TIMEOUT = 60.0
+MAX_ATTEMPTS = 3

@@ -1,0 +1,146 @@
+"""PINs in wrong places, closed streams and odd values: no secret comes out, and nothing breaks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
+
+import certs
+from scene import Scene
+
+SECRET = "hunter2SECRET"
+ROOT = Path(__file__).parents[2]
+
+
+class TestPinsInWrongPlaces:
+    @pytest.mark.parametrize(
+        "uri",
+        [
+            "/nonexistent/key.pem?pin-value={}",
+            "/nonexistent/key.pem?pin-source=file:/x{}",
+            " pkcs11:token=a?pin-value={}",
+            "pkcs1:token=a?pin-value={}",
+            "file:/nonexistent&pin-value={}",
+            "handle:0x81000001&pin-value={}",
+            "tpm2:handle=0x81000001;pin-value={}",
+            "tpm2:handle=0x81000001;pin-source={}",
+            "pkcs11:token=a&pin-value={}?module-path=/nonexistent",
+            "pkcs11:token=a?module-path=/nonexistent;pin-value={}",
+            "pkcs11:token=a?pin-value={}&pin-value={}",
+            "pkcs11:token=a?pin-value={}&foo=%zz",
+            "pkcs11:token=a?foo=1&pin-value={}",
+        ],
+    )
+    @pytest.mark.parametrize("flag", ["certificate", "private_key"])
+    def test_are_usage_errors_that_do_not_show_them(self, scene: Scene, uri: str, flag: str) -> None:
+        outcome = scene.credentials(**{flag: uri.replace("{}", SECRET)})
+        assert (outcome.status, outcome.out) == (2, "")
+        assert SECRET not in outcome.err
+
+    def test_a_pin_file_of_another_user(self, scene: Scene) -> None:
+        pin = scene.write("pin", b"1234")
+        os.chown(pin, 65534, 65534)
+        outcome = scene.credentials(private_key=f"file:{scene.key}?pin-source=file:{pin}")
+        assert outcome.status == 0  # The key has no passphrase, so nobody reads it.
+        key = scene.write("k", encrypted(ec.generate_private_key(ec.SECP256R1())))
+        refused = scene.credentials("--no-preflight", private_key=f"file:{key}?pin-source=file:{pin}")
+        assert refused.status == 3
+        assert "65534" in refused.err
+
+    def test_a_password_of_another_kind_of_key_warns_too(self, scene: Scene) -> None:
+        outcome = scene.credentials("--tpm-key-password", SECRET)
+        assert outcome.status == 0
+        assert "warning: --tpm-key-password on the command line" in outcome.err
+        assert SECRET not in outcome.err
+
+    def test_a_profile_that_keeps_a_password_warns(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(scene.folder))
+        outcome = scene.call("profile", "add", "web", "--pkcs8-password", SECRET)
+        assert outcome.status == 0
+        assert "warning: --pkcs8-password" in outcome.err
+        assert SECRET not in outcome.out + outcome.err
+
+
+def encrypted(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"1234"))
+
+
+class TestOnePlaceOnePin:
+    @pytest.fixture
+    def bundle(self, scene: Scene) -> Path:
+        key = ec.generate_private_key(ec.SECP256R1())
+        leaf = certs.issue(scene.ca, key.public_key())
+        return scene.write(
+            "both.p12", serialize_key_and_certificates(None, key, leaf, None, BestAvailableEncryption(b"1234"))
+        )
+
+    @pytest.mark.parametrize(
+        ("certificate", "key"), [("{}", "file:{}?pin-value=1234"), ("file:{}?pin-value=1234", "{}")]
+    )
+    def test_either_uri_may_bear_it(self, scene: Scene, bundle: Path, certificate: str, key: str) -> None:
+        names = {"certificate": certificate.format(bundle), "private_key": key.format(bundle)}
+        assert scene.credentials(**names).status == 0
+
+    def test_a_file_by_another_path(self, scene: Scene, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(scene.folder)
+        outcome = scene.credentials("--pkcs8-password=1234", certificate=bundle, private_key="./both.p12")
+        assert outcome.status == 0
+
+    def test_another_file_does_not_get_it(self, scene: Scene, bundle: Path) -> None:
+        outcome = scene.credentials(certificate=bundle, private_key=f"file:{scene.key}?pin-value=1234")
+        assert outcome.status == 3
+        assert f"{bundle} wants its passphrase" in outcome.err
+
+
+class TestStreams:
+    @pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
+    def test_debug_without_stderr(self, scene: Scene, stderr: str) -> None:
+        scene.key.chmod(0o644)  # A warning, besides.
+        done = self.run(scene, stderr, "--debug")
+        assert done.returncode == 0
+        assert json.loads(done.stdout)["Version"] == 1
+
+    @pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
+    def test_the_status_of_an_error_is_kept(self, scene: Scene, stderr: str) -> None:
+        done = self.run(scene, stderr, "--session-duration=1")
+        assert (done.returncode, done.stdout) == (2, b"")
+
+    def run(self, scene: Scene, redirection: str, *flags: str) -> subprocess.CompletedProcess[bytes]:
+        script = f'exec "$@" {redirection}'
+        command = [sys.executable, "-m", "hwsigner", "credential-process", *scene.flags(), *flags]
+        return subprocess.run(["sh", "-c", script, "sh", *command], cwd=ROOT, stdout=subprocess.PIPE, check=False)
+
+
+class TestOddValues:
+    @pytest.mark.parametrize(
+        "flag", ["--role-session-name", "--intermediates", "--region", "--cert-selector", "--pkcs8-password"]
+    )
+    def test_an_empty_text_is_as_good_as_none(self, scene: Scene, flag: str) -> None:
+        assert scene.credentials(flag, "").status == 0
+
+    @pytest.mark.parametrize("flag", ["--session-duration", "--timeout", "--instance-property", "--debug="])
+    def test_other_values_may_not_be_empty(self, scene: Scene, flag: str) -> None:
+        assert scene.credentials(*([flag] if flag.endswith("=") else [flag, ""])).status == 2
+
+    def test_a_number_without_end_in_the_configuration(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(scene.folder))
+        (scene.folder / "hwsigner").mkdir()
+        file = scene.folder / "hwsigner" / "config.toml"
+        file.write_text("[profile.web]\nsession-duration = " + "9" * 5000)
+        outcome = scene.call("credential-process", "--profile", "web")
+        assert outcome.status == 2
+        assert str(file) in outcome.err
+
+    def test_a_path_that_is_not_text_cannot_be_kept(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(scene.folder))
+        outcome = scene.call("profile", "add", "web", "--certificate", os.fsdecode(b"\xff"))
+        assert (outcome.status, outcome.out) == (2, "")
+        assert not (scene.folder / "hwsigner" / "config.toml").exists()
