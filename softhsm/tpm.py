@@ -189,8 +189,9 @@ class SoftTPM:
         return True
 
     def _runs_as(self, pid: int) -> bool:
-        """Return whether a process is this folder's swtpm. One that has ended and waits for its parent has no command."""
+        """Return whether a process is this folder's swtpm."""
         try:
+            # Empty for one that has ended and that its parent has not waited for.
             return os.fsencode(self.socket) in Path(f"/proc/{pid}/cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             return False

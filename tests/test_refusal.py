@@ -169,7 +169,8 @@ class TestRetries:
         assert is_passing(answer(400, {"message": "m"}, x_amzn_ErrorType=kind))
 
     @pytest.mark.parametrize(
-        ("text", "seconds"), [("0", 0), ("7", 7), ("", 0), ("-1", 0), ("1.5", 0), ("٣", 0), ("9" * 400, 999_999_999), ("nan", 0)]
+        ("text", "seconds"),
+        [("0", 0), ("7", 7), ("", 0), ("-1", 0), ("1.5", 0), ("٣", 0), ("9" * 400, 999_999_999), ("nan", 0)],
     )
     def test_retry_after(self, text: str, seconds: float) -> None:
         assert retry_after(answer(429, b"", Retry_After=text), NOW) == seconds

@@ -117,7 +117,7 @@ def test_what_make_prints_is_for_a_shell(short_folder: Path) -> None:
     made = run_softhsm("make", str(folder))
     try:
         assert made.returncode == 0, made.stderr
-        script = f"{made.stdout[made.stdout.index('export') :]}\nprintf %s \"$TPM2TOOLS_TCTI\""
+        script = made.stdout[made.stdout.index("export") :] + 'printf %s "$TPM2TOOLS_TCTI"'
         shell = subprocess.run(["sh", "-euc", script], env={}, capture_output=True, text=True)
         assert (shell.stdout, shell.stderr) == (f"swtpm:path={folder}/tpm/socket", "")
         assert shlex.quote(str(folder / "token" / "softhsm2.conf")) in made.stdout
@@ -163,9 +163,10 @@ def test_a_swtpm_that_does_not_end_is_named(short_folder: Path, monkeypatch: pyt
     tpm = SoftTPM(short_folder)
     tpm.start()
     pid = int((short_folder / "swtpm.pid").read_text())
-    with monkeypatch.context() as patch, pytest.raises(ToolError, match=f"process {pid}, does not end"):
-        patch.setattr(os, "kill", lambda *_: None)
+    monkeypatch.setattr(os, "kill", lambda *_: None)
+    with pytest.raises(ToolError, match=f"process {pid}, does not end"):
         SoftTPM(short_folder).stop()
+    monkeypatch.undo()
     assert (short_folder / "swtpm.pid").exists()
     tpm.stop()
 

@@ -31,7 +31,7 @@ _SHAPES = (
     ((_SEQUENCE, _SEQUENCE, _BIT_STRING), "CERTIFICATE"),
     ((_SEQUENCE, _BIT_STRING), "PUBLIC KEY"),
 )
-# The label of one that begins with an OID, by the start of that: 2.23.133.10.1 (TSS2 keys), 1.2.840.113549.1.7 (RFC 2315).
+# The label of one that begins with an OID, by that: 2.23.133.10.1 and one more (TSS2), 1.2.840.113549.1.7 and one more.
 _OIDS = (
     (bytes.fromhex("06066781050a01"), "TSS2 PRIVATE KEY"),
     (bytes.fromhex("06092a864886f70d0107"), PKCS7),

@@ -6,15 +6,17 @@ import os
 import re
 import sys
 import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pkcs11
 from pkcs11 import PKCS11Error, TokenFlag
 from pkcs11.exceptions import TokenNotPresent, TokenNotRecognised
 from pkcs11.types import Token
 
-from hwsigner.errors import BackendUnavailableError, SigningKeyError, UsageError
+from hwsigner.errors import BackendUnavailableError, PinError, SigningKeyError, UsageError
 from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
@@ -35,6 +37,10 @@ _FOLDERS = (
     "/usr/local/lib",
 )
 _FLAG_HINT = "Name the PKCS #11 module with --pkcs11-lib, or with module-path in the key URI"
+# How long a token that is not there is looked for again and again.
+_PATIENCE_SECONDS = 0.15
+_PAUSE_SECONDS = 0.01
+T = TypeVar("T")
 _WORDS = {
     "DeviceRemoved": "the token was removed",
     "TokenNotPresent": "there is no token in its slot",
@@ -55,6 +61,18 @@ _WORDS = {
     "PinInvalid": "the PIN holds characters that it does not take",
     "MechanismInvalid": "it does not offer the mechanism",
 }
+_HINT = "Try again; if it stays so, see whether the token's own tools can use it"
+_HINTS = {
+    "DeviceRemoved": "Insert it again",
+    "TokenNotPresent": "Insert it again",
+    "SlotIDInvalid": "Insert it again",
+    "SessionCount": "End another program that uses it",
+    "UserPinNotInitialized": "Set the user PIN with the token's own tool",
+    "PinExpired": "Set another one with the token's own tool",
+    "PinLenRange": "Correct the PIN where it is stored or typed",
+    "PinInvalid": "Correct the PIN where it is stored or typed",
+    "MechanismInvalid": "Use another key or token",
+}
 
 
 def in_words(error: PKCS11Error) -> str:
@@ -64,6 +82,11 @@ def in_words(error: PKCS11Error) -> str:
         return "another part of this process has initialised it"
     words = _WORDS.get(name) or str(error) or re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
     return words if name == "PKCS11Error" else f"{words} ({name})"
+
+
+def hint_for(error: PKCS11Error) -> str:
+    """Return what to do about a PKCS #11 error."""
+    return _HINTS.get(type(error).__name__, _HINT)
 
 
 class Module:
@@ -105,6 +128,31 @@ class Module:
                 f"PKCS #11 module {self.path} can't be used: {in_words(error)}", _FLAG_HINT
             ) from error
 
+    def insist(self, call: Callable[[], T]) -> T:
+        """Make a call that looks for a token; where that fails, for a short while with the module initialised anew.
+
+        SoftHSM empties a token's file for a moment at each login, and a process that initialises then overlooks it
+        (https://github.com/softhsm/SoftHSMv2/issues/757). Sessions in use are not ended for it. An error of a PIN
+        is final.
+
+        Raises:
+            SigningKeyError: what the last call raised.
+        """
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                self.initialise()
+                return call()
+            except PinError:
+                raise
+            except SigningKeyError:
+                in_use = any(token.has_session for token in self.open_tokens.values())
+                if in_use or time.monotonic() > deadline:
+                    raise
+            with suppress(PKCS11Error):
+                self._lib.finalize()
+            time.sleep(_PAUSE_SECONDS)
+
     def end_leaked_sessions(self) -> None:
         """Finalise the module if a session leaked and none is in use. The next use initialises it again."""
         if self.has_leaked_session and not self.open_tokens:
@@ -128,7 +176,8 @@ class Module:
                     if token.flags & TokenFlag.TOKEN_INITIALIZED:
                         found.append(token)
         except PKCS11Error as error:
-            raise SigningKeyError(f"PKCS #11 module {self.path} can't list its tokens: {in_words(error)}") from error
+            message = f"PKCS #11 module {self.path} can't list its tokens: {in_words(error)}"
+            raise SigningKeyError(message, hint_for(error)) from error
         return found
 
     def matching_tokens(self, uri: KeyURI) -> list[Token]:
@@ -137,6 +186,9 @@ class Module:
         Raises:
             BackendUnavailableError: there is none; the hint lists those that are present.
         """
+        return self.insist(lambda: self._matching_tokens(uri))
+
+    def _matching_tokens(self, uri: KeyURI) -> list[Token]:
         present = self.tokens()
         matching = [token for token in present if self._matches(token, uri)]
         if not matching:

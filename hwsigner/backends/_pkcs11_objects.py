@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from hwsigner.uri import KeyURI
 _OID_EC = bytes.fromhex("06072a8648ce3d0201")
 _ALGORITHM_RSA = bytes.fromhex("300d06092a864886f70d0101010500")
 _RAW_POINT_LENGTHS = (65, 97, 133)
+_TAG_VERSION = 0xA0
 _KEY_ATTRIBUTES = (Attribute.KEY_TYPE, Attribute.ID, Attribute.LABEL, Attribute.ALWAYS_AUTHENTICATE)
 
 
@@ -71,13 +72,19 @@ def find_certificate_objects(session: Session, uri: KeyURI) -> list[CertificateO
 def has_visible_match(session: Session, uri: KeyURI, public_key: bytes | None) -> bool:
     """Return whether a certificate or public key shows that the token holds the key, without a login."""
     public_keys = search(session, ObjectClass.PUBLIC_KEY, _template(uri))
-    if public_key is not None and public_keys:
-        return any(_spki(attributes(found, *_PUBLIC_ATTRIBUTES)) == public_key for found in public_keys)
-    return bool(public_keys or find_certificate_objects(session, uri))
+    certificates = find_certificate_objects(session, uri)
+    shown = _public_keys(public_keys) | _certified_keys(certificates)
+    if public_key is not None and shown:
+        return public_key in shown
+    return bool(public_keys or certificates)
 
 
 def public_key_of(session: Session, key: PrivateKeyObject) -> bytes | None:
-    """Return a private key's public half as DER SubjectPublicKeyInfo, or None where the token does not show it."""
+    """Return a private key's public half as DER SubjectPublicKeyInfo, or None where the token does not show it.
+
+    Without a public key object, the certificate of the same CKA_ID has it, if no other key and certificate share the
+    CKA_ID: some tokens give it to an attestation certificate as well.
+    """
     own = _spki({Attribute.KEY_TYPE: key.key_type, **attributes(key.object, *_PUBLIC_ATTRIBUTES[1:])})
     if own is not None or not (key.id or key.label):
         return own
@@ -86,7 +93,9 @@ def public_key_of(session: Session, key: PrivateKeyObject) -> bytes | None:
     found = search(session, ObjectClass.PUBLIC_KEY, template)
     if len(found) > 1:  # A CKA_ID given twice: the label may tell the keys apart.
         found = search(session, ObjectClass.PUBLIC_KEY, {**template, Attribute.LABEL: key.label}) or found
-    spkis = {_spki(attributes(public_key, *_PUBLIC_ATTRIBUTES)) for public_key in found}
+    spkis = _public_keys(found)
+    if not found and key.id and len(search(session, ObjectClass.PRIVATE_KEY, {Attribute.ID: key.id})) == 1:
+        spkis = _certified_keys(find_certificate_objects(session, KeyURI("pkcs11", {"id": key.id})))
     return spkis.pop() if len(spkis) == 1 else None
 
 
@@ -121,6 +130,16 @@ def encode_ecdsa_signature(raw: bytes) -> bytes:
     return _der(0x30, _der_integer(raw[:half]) + _der_integer(raw[half:]))
 
 
+def certificate_public_key(der: bytes) -> bytes | None:
+    """Return the SubjectPublicKeyInfo of an X.509 certificate (RFC 5280, 4.1), or None where its DER is broken."""
+    try:
+        fields = list(_elements(_content(_content(der))))
+        # serialNumber, signature, issuer, validity, subject, subjectPublicKeyInfo; a version may come before them.
+        return fields[6 if fields[0][0] == _TAG_VERSION else 5]
+    except (IndexError, ValueError):
+        return None
+
+
 def _template(uri: KeyURI) -> dict[Attribute, bytes]:
     names = {"object": Attribute.LABEL, "id": Attribute.ID}
     return {attribute: uri.path[name] for name, attribute in names.items() if name in uri.path}
@@ -146,6 +165,16 @@ _PUBLIC_ATTRIBUTES = (
 )
 
 
+def _public_keys(objects: list[Any]) -> set[bytes]:
+    spkis = {_spki(attributes(found, *_PUBLIC_ATTRIBUTES)) for found in objects}
+    return {spki for spki in spkis if spki}
+
+
+def _certified_keys(certificates: list[CertificateObject]) -> set[bytes]:
+    spkis = {certificate_public_key(certificate.der) for certificate in certificates}
+    return {spki for spki in spkis if spki}
+
+
 def _spki(values: Mapping[Attribute, Any]) -> bytes | None:
     modulus, exponent = values.get(Attribute.MODULUS), values.get(Attribute.PUBLIC_EXPONENT)
     parameters, point = values.get(Attribute.EC_PARAMS), values.get(Attribute.EC_POINT)
@@ -162,8 +191,30 @@ def _raw_point(point: bytes) -> bytes:
     """Return an EC point without the OCTET STRING that PKCS #11 2.40 wants around it and some tokens leave out."""
     if len(point) in _RAW_POINT_LENGTHS:
         return point
-    header = 2 if point[1] < 0x80 else 2 + (point[1] & 0x7F)
-    return point[header:]
+    return point[_header_size(point) :]
+
+
+def _elements(der: bytes) -> Iterator[bytes]:
+    """Split the content of a SEQUENCE into its elements."""
+    while der:
+        size = _header_size(der) + _length(der)
+        if size > len(der):
+            raise ValueError("truncated DER")
+        yield der[:size]
+        der = der[size:]
+
+
+def _content(der: bytes) -> bytes:
+    """Return the content of the first element."""
+    return der[_header_size(der) :][: _length(der)]
+
+
+def _length(der: bytes) -> int:
+    return der[1] if der[1] < 0x80 else int.from_bytes(der[2 : _header_size(der)])
+
+
+def _header_size(der: bytes) -> int:
+    return 2 if der[1] < 0x80 else 2 + (der[1] & 0x7F)
 
 
 def _der(tag: int, content: bytes) -> bytes:

@@ -9,8 +9,8 @@ from pkcs11.attributes import AttributeMapper, handle_bytes, handle_ulong
 from pkcs11.exceptions import PinIncorrect, PinLocked, UserAlreadyLoggedIn
 from pkcs11.types import Session, Token
 
-from hwsigner.backends._pkcs11_module import Module, in_words
-from hwsigner.errors import PinError, PinLockedError, SigningKeyError, WrongPinError, printable
+from hwsigner.backends._pkcs11_module import Module, hint_for, in_words
+from hwsigner.errors import PinError, PinLockedError, PinRequiredError, SigningKeyError, WrongPinError, printable
 from hwsigner.pin import PinRequest, PinSource
 from hwsigner.uri import KeyURI
 
@@ -52,10 +52,7 @@ class OpenToken:
         if self._session is None:
             if self._refusal is not None:
                 raise type(self._refusal)(self._refusal.message, self._refusal.hint)
-            if self.generation:
-                self.module.initialise()
-                self._refresh()
-            self._session = self._login() if self._logged_in else self._open(None)
+            self._session = self.module.insist(self._reopen) if self.generation else self._open(None)
             self.generation += 1
         return self._session
 
@@ -77,6 +74,11 @@ class OpenToken:
             self.generation += 1
 
     @property
+    def has_session(self) -> bool:
+        """Whether a session is open now."""
+        return self._session is not None
+
+    @property
     def wants_login(self) -> bool:
         """Whether private objects are hidden until a login."""
         return not self._logged_in and bool(self.token.flags & TokenFlag.LOGIN_REQUIRED)
@@ -96,7 +98,13 @@ class OpenToken:
         self._refuse_risk(pins, is_stored=pins.reuse and pins.stored(uri) is not None)
         if pins.reuse:
             return self._checked(pins.get(uri, self._request))
-        return self._checked(pins.ask(PinRequest("PIN for this signature", self.name, self._pin_state())))
+        try:
+            return self._checked(pins.ask(PinRequest("PIN for this signature", self.name, self._pin_state())))
+        except PinRequiredError as error:
+            if pins.stored(uri) is None:
+                raise
+            hint = "Send the stored PIN for each signature with --reuse-pin, or run from a terminal"
+            raise PinRequiredError(error.message, hint) from None
 
     def error(self, action: str, error: PKCS11Error) -> SigningKeyError:
         """Return what to raise for an error of the token; for one of its PIN, what the token says of the PIN."""
@@ -109,7 +117,7 @@ class OpenToken:
         if isinstance(error, PinLocked):
             return self._locked()
         kind = PinError if "Pin" in type(error).__name__ else SigningKeyError
-        return kind(f"{self.name} {action}: {in_words(error)}")
+        return kind(f"{self.name} {action}: {in_words(error)}", hint_for(error))
 
     def drop_session(self) -> None:
         """Close the session, which logs the token out. The next use opens another one."""
@@ -129,6 +137,10 @@ class OpenToken:
             self.drop_session()
             del self.module.open_tokens[self.token.slot.slot_id]
             self.module.end_leaked_sessions()
+
+    def _reopen(self) -> Session:
+        self._refresh()
+        return self._login() if self._logged_in else self._open(None)
 
     def _refresh(self) -> None:
         """Read the token's flags anew, and see that it is still the same one."""
@@ -192,12 +204,12 @@ class OpenToken:
 
     def _checked(self, pin: str) -> str:
         if not pin:
-            raise PinError(f"the PIN for {self.name} is empty, so it was not sent")
+            raise PinError(f"the PIN for {self.name} is empty, so it was not sent", "Give the token's user PIN")
         try:
             pin.encode()
         except UnicodeEncodeError:
             # Not chained: the exception would carry the PIN.
-            raise PinError(f"the PIN for {self.name} is not UTF-8 text") from None
+            raise PinError(f"the PIN for {self.name} is not UTF-8 text", "Give it as UTF-8 text") from None
         return pin
 
 

@@ -95,19 +95,22 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
 def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
     """Return the X.509 certificates that a `pkcs11:` URI names, on all the tokens that it names.
 
-    Certificates are looked for without a login first; only where there are none, on a single token, after one.
+    Certificates are looked for without a login first; only where there are none, on a single token, after one. A URI
+    with neither `object` nor `id` means private ones too: a single token is logged in to first, if its PIN is stored.
 
     Raises:
         UsageError: the URI has an attribute that is not known here.
         BackendUnavailableError: the module or the token is missing.
         CertificateError: there is none.
-        PinError: the PIN of a token that shows none without a login is wrong or locked.
+        PinError: the PIN of a token that is logged in to is wrong or locked.
     """
     uri.require_known(_PATH, _QUERY)
     module = load_module(uri)
     with module.lock:
         tokens = module.matching_tokens(uri)
-        found = [certificate for token in tokens for certificate in _certificates(acquire(module, token), uri)]
+        is_wide = not {"object", "id"} & uri.path.keys()
+        login = pins if is_wide and len(tokens) == 1 and pins.stored(uri) is not None else None
+        found = [one for token in tokens for one in _certificates(acquire(module, token), uri, login=login)]
         cause: PinRequiredError | None = None
         if not found and len(tokens) == 1:
             try:
@@ -295,9 +298,7 @@ def _listed(token: OpenToken, found: Sequence[PrivateKeyObject | CertificateObje
 def _certificates(token: OpenToken, uri: KeyURI, *, login: PinSource | None = None) -> list[FoundCertificate]:
     """Return the certificates on a token that the URI names, and release the token."""
     try:
-        if login is not None and not token.can_log_in:
-            return []
-        if login is not None:
+        if login is not None and token.can_log_in:
             token.log_in(uri, login)
         found = find_certificate_objects(token.session(), uri)
         return [FoundCertificate(one.der, object_uri(token.token, one, uri)) for one in found]

@@ -88,6 +88,7 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
         KeyNotFoundError: there is nothing at the handle, or no such file.
         UnsupportedKeyError: the key is of a kind that can't be used, or the file is none.
         PinRequiredError: the key has an auth value and no place gives it.
+        PinLockedError: the TPM is in lockout, and the key's parent is subject to that.
         PinError: the auth value is longer than a TPM's can be.
     """
     uri.require_known(frozenset({"handle", "path"}), frozenset({"tcti"}))

@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hwsigner.errors import PinRequiredError, SigningKeyError, WrongPinError
 from hwsigner.key import ECDSA, MLDSA, RSA, Algorithm, HashName, Key
-from hwsigner.pin import AskPin, PinRequest
+from hwsigner.pin import PinRequest, PinSource
 
 HASHES: tuple[HashName, ...] = ("sha256", "sha384", "sha512")
 MESSAGES = {"empty": b"", "short": b"AWS4-X509", "long": bytes(range(256)) * 4096}
@@ -154,9 +154,9 @@ class KeyContract:
 
 @dataclass(frozen=True)
 class LockedKey:
-    """A key behind a PIN: `open` takes what `hwsigner.key.open_key` takes for a PIN."""
+    """A key behind a PIN: `open` takes whatever `hwsigner.key.open_key` takes for a PIN."""
 
-    open: Callable[[str | AskPin | None], Key]
+    open: Callable[[Any], Key]
     pin: str
     wrong_pin: str = "not-the-pin-4711"
 
@@ -201,3 +201,12 @@ class PinContract:
             locked_key.open(locked_key.wrong_pin)
         with locked_key.open(lambda request: locked_key.pin) as key:
             assert key.sign(b"message")
+
+    def test_a_wrong_answer_is_not_sent_again(self, locked_key: LockedKey) -> None:
+        answers = [locked_key.wrong_pin, locked_key.pin]
+        pins = PinSource(ask=lambda request: answers.pop(0))
+        with pytest.raises(WrongPinError):
+            locked_key.open(pins)
+        with locked_key.open(pins) as key:
+            assert key.sign(b"message")
+        assert answers == []

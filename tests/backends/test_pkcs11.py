@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from hypothesis import given
 from hypothesis import strategies as st
-from pkcs11 import PROTECTED_AUTH, TokenFlag
+from pkcs11 import PROTECTED_AUTH, PKCS11Error, TokenFlag, exceptions
 
 from backends.contract import ENVIRONMENT, HASHES, KeyContract, LockedKey, MakeKey, PinContract, openssl_verifies
 from emulators import InProcessSoftHSM
@@ -55,9 +55,12 @@ KEYS = {
 
 @pytest.fixture(scope="module")
 def hsm(softhsm: InProcessSoftHSM) -> InProcessSoftHSM:
-    """Three tokens: one with a key of each kind, one with keys that are alike, and one whose PIN may suffer."""
+    """Three tokens: one with a key of each kind, one with keys that are alike, and one whose PIN may suffer.
+
+    Two more are for keys that have certificates and no public key objects.
+    """
     token = softhsm.label
-    for label in ("alike", "suffering"):
+    for label in ("alike", "suffering", "certified", "also certified"):
         softhsm.add_token(label)
     for label, (kind, key_id) in KEYS.items():
         softhsm.generate(label, key_id, kind, token=token)
@@ -95,6 +98,12 @@ def certificate(public_key: bytes, name: str) -> bytes:
     public: Any = load_der_public_key(public_key)
     builder = x509.CertificateBuilder(subject, subject, public, 1, now, now + timedelta(1))
     return builder.sign(issuer, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+CERTIFICATE = certificate(
+    ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+    "leaf",
+)
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +282,17 @@ def test_a_key_of_another_kind_is_named(uri: Callable[..., str], hsm: InProcessS
         open_key(uri("object=edwards"), "1234")
 
 
+@pytest.mark.parametrize(("kind", "words"), [("rsa:1024", "RSA of 1024 bits"), ("EC:secp256k1", "EC on another curve")])
+def test_a_key_that_the_service_does_not_take_is_named(
+    uri: Callable[..., str], hsm: InProcessSoftHSM, kind: str, words: str
+) -> None:
+    key_id = bytes((0x56, len(kind)))
+    hsm.generate(kind, key_id, kind)
+    with pytest.raises(UnsupportedKeyError, match=words) as caught:
+        open_key(uri(f"id=%56%{len(kind):02X}"), "1234")
+    assert "P-256" in caught.value.hint
+
+
 def test_without_a_public_key_object_there_is_none_but_for_rsa(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
     hsm.generate("ec alone", b"\x61", "EC:prime256v1")
     hsm.generate("rsa alone", b"\x62", "rsa:2048")
@@ -284,6 +304,48 @@ def test_without_a_public_key_object_there_is_none_but_for_rsa(uri: Callable[...
         assert rsa.public_key() == expected
 
 
+def add_certified(hsm: InProcessSoftHSM, label: str, key_id: bytes, token: str = "certified") -> bytes:
+    """Add an EC key with a certificate and without a public key object; return its SubjectPublicKeyInfo."""
+    hsm.generate(label, key_id, "EC:prime256v1", token)
+    public_key = hsm.public_key(key_id, token)
+    hsm.delete("pubkey", key_id, token)
+    hsm.write_certificate(certificate(public_key, label), label, key_id, token)
+    return public_key
+
+
+def test_a_certificate_on_the_token_shows_the_public_key(
+    uri: Callable[..., str], hsm: InProcessSoftHSM, tmp_path: Path
+) -> None:
+    expected = [add_certified(hsm, "two", key_id) for key_id in (b"\x01", b"\x02")]
+    expected.append(add_certified(hsm, "two", b"\x01", token="also certified"))
+    for public_key in expected:
+        with open_key(uri("object=two", token=None), "1234", public_key=public_key) as key:
+            assert key.public_key() == public_key
+            assert openssl_verifies(tmp_path, public_key, key.sign(b"message"), b"message", "sha256")
+    with open_key(uri("object=two", token="also certified"), "1234") as key:
+        assert key.public_key() == expected[2]
+    with pytest.raises(AmbiguousKeyError):
+        open_key(uri("object=two", token="certified"), "1234", public_key=b"of another key")
+
+
+def test_two_certificates_with_one_id_leave_the_public_key_open(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+    other = add_certified(hsm, "attested", b"\x11")
+    add_certified(hsm, "attesting", b"\x12")
+    with open_key(uri("id=%12", token="certified"), "1234") as key:
+        assert key.public_key()
+    hsm.write_certificate(certificate(other, "attestation"), "attestation", b"\x12", "certified")
+    with open_key(uri("id=%12", token="certified"), "1234") as key:
+        assert key.public_key() is None
+
+
+def test_two_keys_with_one_id_do_not_share_a_certificate(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+    public_key = add_certified(hsm, "same", b"\x21")
+    hsm.generate("same", b"\x21", "EC:prime256v1", "certified")
+    hsm.delete("pubkey", b"\x21", "certified")
+    with pytest.raises(AmbiguousKeyError):
+        open_key(uri("id=%21", token="certified"), "1234", public_key=public_key)
+
+
 # Certificates
 
 
@@ -292,7 +354,7 @@ def test_certificates_are_found_without_a_pin(uri: Callable[..., str], certifica
     assert [found.der for found in find_certificates(uri("object=leaf;type=cert", token=None))] == [
         certificates["leaf"]
     ]
-    assert {found.der for found in find_certificates(uri(token=None))} == set(certificates.values())
+    assert {found.der for found in find_certificates(uri(token=None))} >= set(certificates.values())
 
 
 def test_a_found_certificates_uri_names_it_alone_for_p11tool_too(
@@ -323,6 +385,24 @@ def test_a_private_certificate_is_found_after_a_login(uri: Callable[..., str], h
     assert [found.der for found in find_certificates(hidden, "1234")] == [der]
     with pytest.raises(CertificateError, match="without a PIN"):
         find_certificates(hidden)
+
+
+def test_a_wide_search_with_a_stored_pin_finds_private_certificates_too(
+    uri: Callable[..., str], hsm: InProcessSoftHSM
+) -> None:
+    def ask(request: PinRequest) -> str:
+        raise AssertionError(f"asked for the {request.kind} of {request.subject}")
+
+    path = hsm.folder / "private.der"
+    path.write_bytes(certificate(add_certified(hsm, "shown", b"\x31"), "private"))
+    tool(hsm, "certified", "--write-object", str(path), "--type", "cert", "--label", "private", "--private")
+    everything = uri(token="certified")
+    public, whole = find_certificates(everything, ask), find_certificates(f"{everything}&pin-value=1234")
+    assert [found.der for found in whole if found not in public] == [path.read_bytes()]
+    assert find_certificates(everything, "1234") == whole
+    assert find_certificates(uri("id=%31", token="certified"), "not the PIN") == [
+        found for found in public if "id=%31" in found.uri
+    ]
 
 
 def tool(hsm: InProcessSoftHSM, token: str, *arguments: str) -> str:
@@ -489,8 +569,13 @@ def test_always_authenticate_asks_each_time(suffering: str, careful: str) -> Non
         "PIN for this signature",
         "PIN for this signature",
     ]
-    with open_key(careful, "1234") as key, pytest.raises(PinRequiredError, match="PIN for this signature"):
+    with open_key(careful, "1234") as key, pytest.raises(PinRequiredError, match="PIN for this signature") as caught:
         key.sign(b"message")
+    assert "--reuse-pin" in caught.value.hint
+    answers = ["1234", None]
+    with open_key(careful, lambda request: answers.pop(0)) as key, pytest.raises(PinRequiredError) as caught:
+        key.sign(b"message")
+    assert "pin-source=file:" in caught.value.hint
 
 
 def test_reuse_answers_always_authenticate_with_the_logins_pin(suffering: str, careful: str, tmp_path: Path) -> None:
@@ -507,6 +592,14 @@ def test_a_wrong_pin_for_a_signature_is_named_and_a_right_one_works_after_it(suf
         with pytest.raises(WrongPinError, match="wrong PIN for token 'suffering'"):
             key.sign(b"message")
         assert key.sign(b"message")
+
+
+def test_every_error_of_a_token_says_what_to_do(hsm: InProcessSoftHSM) -> None:
+    module = _pkcs11_module.load_module(KeyURI.parse(f"pkcs11:?module-path={hsm.module}"))
+    token = _pkcs11_token.OpenToken(module, module.tokens()[0])
+    kinds = [kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, PKCS11Error)]
+    assert len(kinds) > 50
+    assert [kind for kind in kinds if not token.error("could not sign", kind()).hint] == []
 
 
 # Sessions, threads, processes
@@ -682,6 +775,85 @@ def test_a_forked_child_signs_and_so_does_its_parent(hsm: InProcessSoftHSM) -> N
     assert run_alone(FORK, hsm) == "True\n"
 
 
+FORKED_TOGETHER = """
+import os, sys
+from hwsigner.key import open_key
+key = open_key(f"{os.environ['URI']};object=P-256?module-path={sys.argv[1]}", "1234")
+key.sign(b"message")
+def child():
+    key.sign(b"message")
+    return 7
+statuses = []
+for _ in range(8):
+    children = []
+    for _ in range(4):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                status = child()
+            finally:
+                os._exit(status)
+        children.append(pid)
+    statuses += [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+print(len(statuses), set(statuses))
+"""
+
+
+def test_children_forked_together_sign(hsm: InProcessSoftHSM) -> None:
+    assert run_alone(FORKED_TOGETHER, hsm) == "32 {7}\n"
+
+
+OVERLOOKED = """
+import glob, os, sys, threading
+from hwsigner.key import open_key
+with open(os.environ["SOFTHSM2_CONF"]) as file:
+    folder = file.readline().split("=")[1].strip()
+paths = glob.glob(f"{folder}/*/token.object")
+contents = [open(path, "rb").read() for path in paths]
+def write(contents):
+    for path, content in zip(paths, contents, strict=True):
+        with open(path, "wb") as file:
+            file.write(content)
+write([b""] * len(paths))
+timer = threading.Timer(0.05, write, [contents])
+timer.start()
+try:
+    open_key(f"{os.environ['URI']};object=P-256?module-path={sys.argv[1]}", "1234").close()
+finally:
+    timer.join()
+print("found")
+"""
+
+
+def test_a_token_that_another_process_writes_to_is_not_overlooked(hsm: InProcessSoftHSM) -> None:
+    assert run_alone(OVERLOOKED, hsm) == "found\n"
+
+
+def test_a_login_anew_is_tried_again_after_a_fault_and_a_first_one_is_not(
+    uri: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+    open_session = _pkcs11_token.OpenToken._open
+
+    def falter(token: _pkcs11_token.OpenToken, pin: str | None) -> Any:
+        tries.append(pin)
+        if len(tries) == 1:
+            raise SigningKeyError("a fault for the test", "")
+        return open_session(token, pin)
+
+    with open_key(uri("object=P-256"), "1234") as key:
+        assert isinstance(key, backend.PKCS11Key)
+        key._token.drop_session()
+        monkeypatch.setattr(_pkcs11_token.OpenToken, "_open", falter)
+        assert key.sign(b"message")
+        assert tries == ["1234", "1234"]
+    tries.clear()
+    with pytest.raises(SigningKeyError, match="a fault for the test"):
+        open_key(uri("object=P-256"), "1234")
+    assert tries == ["1234"]
+
+
 def test_the_module_is_called_by_one_thread_at_a_time(uri: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     inside = threading.Semaphore(1)
     clashes = []
@@ -710,6 +882,28 @@ def test_the_module_is_called_by_one_thread_at_a_time(uri: Callable[..., str], m
 def test_signature_encoding_is_cryptographys(halves: tuple[bytes, bytes]) -> None:
     r, s = (int.from_bytes(half, "big") for half in halves)
     assert _pkcs11_objects.encode_ecdsa_signature(halves[0] + halves[1]) == encode_dss_signature(r, s)
+
+
+def test_the_public_key_of_a_certificate_is_cryptographys() -> None:
+    for kind in ("P-256", "P-521", "RSA"):
+        if kind == "RSA":
+            public: Any = rsa.generate_private_key(65537, 2048).public_key()
+        else:
+            public = ec.generate_private_key(ec.SECP256R1() if kind == "P-256" else ec.SECP521R1()).public_key()
+        expected = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        der = certificate(expected, kind)
+        assert _pkcs11_objects.certificate_public_key(der) == expected
+        version = bytes.fromhex("a003020102")
+        assert der.count(version) == 1
+        start = der.index(version)
+        without = b"\x30\x82" + (len(der) - start - 5).to_bytes(2) + der[start + 5 :]
+        assert _pkcs11_objects.certificate_public_key(b"\x30\x82" + len(without).to_bytes(2) + without) == expected
+
+
+@given(st.binary(max_size=64), st.integers(0, 300))
+def test_broken_certificates_have_no_public_key(junk: bytes, size: int) -> None:
+    assert _pkcs11_objects.certificate_public_key(junk) is None
+    assert _pkcs11_objects.certificate_public_key(CERTIFICATE[: min(size, len(CERTIFICATE) // 2)]) is None
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])

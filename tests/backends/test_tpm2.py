@@ -16,11 +16,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from asn1crypto import parser, pem
+from asn1crypto import parser
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backends.contract import KeyContract, LockedKey, MakeKey, PinContract, openssl_verifies
+from hwsigner.backends import _tpm2_connection, _tpm2_refusals
 from hwsigner.backends._tpm2_connection import tcti_of
 from hwsigner.backends._tss2 import parse_tss2
 from hwsigner.errors import (
@@ -28,6 +29,7 @@ from hwsigner.errors import (
     BackendUnavailableError,
     HwsignerError,
     KeyNotFoundError,
+    PinError,
     PinLockedError,
     PinRequiredError,
     SigningKeyError,
@@ -36,7 +38,7 @@ from hwsigner.errors import (
     WrongPinError,
 )
 from hwsigner.key import HashName, Key, open_key
-from hwsigner.pin import AskPin, PinSource
+from hwsigner.pin import AskPin, PinRequest, PinSource
 from hwsigner.uri import KeyURI
 from softhsm.command import run
 from softhsm.tpm import SoftTPM
@@ -108,6 +110,13 @@ class Tools:
         """Set the TPM's lockout, and clear it."""
         self.run("tpm2_dictionarylockout", "-s", "-n", str(tries), "-t", str(seconds), "-l", "1000")
         self.run("tpm2_dictionarylockout", "-c")
+
+
+@pytest.fixture(autouse=True)
+def refused_auth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder where a test's processes keep which keys' auth values were refused."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state" / "hwsigner" / "refused-auth"
 
 
 @pytest.fixture
@@ -228,9 +237,10 @@ def test_a_file_that_denies_its_auth_value_is_tried_with_the_empty_one_once(tool
     tools.run("tpm2_create", "-Q", "-C", str(parent), "-G", "ecc256", "-p", PASSWORD, *parts)
     tools.run("tpm2_encodeobject", "-C", str(parent), *parts, "-p", "-o", str(path))
     with open_key(tools.tpm.uri(path), lambda request: pytest.fail("asked")) as key:
-        for message in (rf"{path} is not the empty one.*2 tries are left", "not sent again"):
-            with pytest.raises(WrongPinError, match=message):
-                key.sign(b"message")
+        with pytest.raises(WrongPinError, match=rf"{path} is not the empty one.*2 tries are left"):
+            key.sign(b"message")
+        with pytest.raises(PinLockedError, match="not sent again"):
+            key.sign(b"message")
     assert tools.counted_failures() == 1
 
 
@@ -308,8 +318,14 @@ def test_a_parent_with_an_auth_value_is_named_and_gets_no_pin(tools: Tools, pers
     tools.run("tpm2_create", "-Q", "-C", persistent_parent, "-P", "secret", "-G", "ecc256", *parts)
     path = tools.path("key.pem")
     tools.run("tpm2_encodeobject", "-C", persistent_parent, "-P", "secret", *parts, "-p", "-o", str(path))
-    with pytest.raises(UnsupportedKeyError, match=rf"parent of key {path}, {persistent_parent}, wants an auth value"):
+    for _ in range(3):
+        with pytest.raises(UnsupportedKeyError, match=rf"of key {path}, {persistent_parent}, wants an auth value"):
+            open_key(tools.tpm.uri(path), "secret")
+    assert tools.counted_failures() == 1  # The empty one was sent to the parent once.
+    tools.run("tpm2_dictionarylockout", "-c")
+    with pytest.raises(UnsupportedKeyError):
         open_key(tools.tpm.uri(path), "secret")
+    assert tools.counted_failures() == 1
 
 
 def test_the_key_of_another_tpm_is_named(tools: Tools, ec_file: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -448,16 +464,17 @@ def test_a_wrong_auth_value_is_sent_once(tools: Tools, locked_file: Path) -> Non
             key.sign(b"message")
         with ThreadPoolExecutor(4) as pool:
             errors = [pool.submit(key.sign, b"message").exception() for _ in range(8)]
-    assert {type(error) for error in errors} == {WrongPinError}
+    assert {type(error) for error in errors} == {PinLockedError}
     assert tools.counted_failures() == 1
 
 
 def test_a_last_try_is_made_only_on_demand(tools: Tools, locked_file: Path) -> None:
     uri = tools.tpm.uri(locked_file)
     for left in ("2 tries are", "1 try is"):
-        with open_key(uri, "wrong") as key, pytest.raises(WrongPinError, match=f"{left} left"):
+        with open_key(uri, lambda request: "wrong") as key, pytest.raises(WrongPinError, match=f"{left} left"):
             key.sign(b"message")
-    for pin in ("wrong", PASSWORD):
+    answers: list[str | AskPin] = [PASSWORD, lambda request: PASSWORD]
+    for pin in answers:
         with open_key(uri, pin) as key, pytest.raises(PinLockedError, match=r"none was sent.*--allow-final-pin-try"):
             key.sign(b"message")
     assert tools.counted_failures() == 2
@@ -502,9 +519,33 @@ def test_a_handle_is_used_with_the_pin_or_with_the_empty_auth_value(tools: Tools
 
 
 def test_an_auth_value_that_no_tpm_takes_is_not_sent(tools: Tools, locked_file: Path) -> None:
-    with pytest.raises(WrongPinError, match="more than 64 bytes"):
+    with pytest.raises(PinError, match="more than 64 bytes") as caught:
         open_key(tools.tpm.uri(locked_file), "x" * 65)
+    assert not isinstance(caught.value, WrongPinError)  # Nobody found out whether it is.
     assert tools.counted_failures() == 0
+
+
+def lock(tools: Tools, locked_file: Path) -> None:
+    """Put the TPM in lockout."""
+    tools.set_lockout(1, 321)
+    source = PinSource("wrong", allow_final_try=True)
+    with open_key(tools.tpm.uri(locked_file), source) as key, pytest.raises(WrongPinError):
+        key.sign(b"message")
+
+
+def test_lockout_is_told_from_a_parent_with_an_auth_value(tools: Tools, locked_file: Path) -> None:
+    path = tools.key_file()
+    lock(tools, locked_file)
+    with pytest.raises(PinLockedError, match=rf"lockout, so key {path} can't be loaded .* owner\. Wait 321 seconds"):
+        open_key(tools.tpm.uri(path))
+
+
+@pytest.mark.parametrize("persistent_parent", [""], indirect=True)
+def test_lockout_of_a_persistent_parent(tools: Tools, locked_file: Path, persistent_parent: str) -> None:
+    path = tools.key_file_under(persistent_parent, tools.path("key.pem"), "-G", "ecc256")
+    lock(tools, locked_file)
+    with pytest.raises(PinLockedError, match=rf"its parent, {persistent_parent}\. Wait 321 seconds"):
+        open_key(tools.tpm.uri(path))
 
 
 def test_a_tpm_without_lockout_counts_nothing(tools: Tools, locked_file: Path) -> None:
@@ -706,6 +747,155 @@ def test_the_tpm_s_libraries_print_only_on_demand(tools: Tools, locked_file: Pat
         tools.run("tpm2_dictionarylockout", "-c")
 
 
+class TestRefusals:
+    """What one process keeps for the next: no stored auth value is sent while an earlier one's failure counts."""
+
+    @pytest.fixture
+    def uri(self, tools: Tools, locked_file: Path) -> str:
+        tools.set_lockout(5)
+        return tools.tpm.uri(locked_file)
+
+    @pytest.fixture
+    def handle_uri(self, tools: Tools) -> Iterator[str]:
+        """A handle with an auth value."""
+        tools.set_lockout(5)
+        tools.tpm.persist(0x81004715, "ecc256", PASSWORD)
+        yield tools.tpm.uri(0x81004715)
+        tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", "0x81004715")
+
+    def sign(self, uri: str, pin: str | AskPin | PinSource | None) -> None:
+        with open_key(uri, pin) as key:
+            assert key.sign(b"message")
+
+    def refuse(self, uri: str, pin: str | AskPin | None) -> None:
+        with pytest.raises(WrongPinError):
+            self.sign(uri, pin)
+
+    def test_a_stored_one_is_sent_by_one_process_alone(self, tools: Tools, uri: str, refused_auth: Path) -> None:
+        state = str(refused_auth.parents[1])
+        for error in ("WrongPinError", "PinLockedError", "PinLockedError"):
+            process = start_process(f"{uri}&pin-value=wrong", XDG_STATE_HOME=state)
+            assert error in process.communicate(timeout=60)[1]
+        assert tools.counted_failures() == 1
+        with pytest.raises(PinLockedError, match=r"was wrong, so the stored one.*--clear-lockout, or wait 1000 sec"):
+            self.sign(uri, PASSWORD)
+
+    @pytest.mark.parametrize("way_out", ["typed", "allowed", "cleared"])
+    def test_the_ways_out(self, tools: Tools, uri: str, way_out: str) -> None:
+        self.refuse(uri, "wrong")
+        if way_out == "cleared":
+            tools.run("tpm2_dictionarylockout", "-c")
+        elif way_out == "allowed":
+            self.sign(uri, PinSource(PASSWORD, allow_final_try=True))
+        else:
+            self.sign(uri, lambda request: PASSWORD)
+        self.sign(uri, PASSWORD)
+
+    def test_a_typed_one_that_is_wrong_counts_as_well(self, uri: str) -> None:
+        for _ in range(2):
+            self.refuse(uri, lambda request: "wrong")
+        with pytest.raises(PinLockedError, match="so the stored one was not sent"):
+            self.sign(uri, PASSWORD)
+
+    def test_the_tpm_s_count_alone_holds_nobody_back(self, tools: Tools, uri: str) -> None:
+        self.refuse(uri, "wrong")
+        other = tools.key_file(auth=PASSWORD)
+        self.sign(tools.tpm.uri(other), PASSWORD)
+        assert tools.counted_failures() == 1
+
+    def test_what_is_kept_tells_the_key_and_nothing_else(self, tools: Tools, uri: str, refused_auth: Path) -> None:
+        self.refuse(uri, "wrong")
+        [kept] = refused_auth.iterdir()
+        assert (refused_auth.stat().st_mode & 0o777, kept.stat().st_mode & 0o777) == (0o700, 0o600)
+        assert kept.read_bytes() == b""
+        path = tools.key_file(auth=PASSWORD)
+        name = tools.path("name")
+        public, context = str(tools.path("public")), str(tools.path("context"))
+        tools.run("tpm2_loadexternal", "-Q", "-u", public, "-c", context, "-n", str(name))
+        kept.unlink()
+        self.refuse(tools.tpm.uri(path), "wrong")
+        assert [file.name for file in refused_auth.iterdir()] == [f"{name.read_bytes().hex()}.given"]
+        self.sign(tools.tpm.uri(path), lambda request: PASSWORD)
+        assert list(refused_auth.iterdir()) == []
+
+    def test_a_key_outside_the_lockout_leaves_nothing(self, tools: Tools, refused_auth: Path) -> None:
+        path = tools.key_file(attributes=f"{SIGNING}|noda", auth=PASSWORD)
+        self.refuse(tools.tpm.uri(path), "wrong")
+        self.sign(tools.tpm.uri(path), PASSWORD)
+        assert not refused_auth.exists()
+
+    @pytest.mark.parametrize("place", ["/dev/null", "/proc"])
+    def test_without_a_place_each_process_goes_on_alone(
+        self, tools: Tools, uri: str, place: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("XDG_STATE_HOME", place)
+        for _ in range(2):
+            self.refuse(uri, "wrong")
+        self.sign(uri, PASSWORD)
+        assert tools.counted_failures() == 2
+
+    def test_the_empty_one_that_nobody_stated_is_tried_once(self, tools: Tools, handle_uri: str) -> None:
+        self.refuse(handle_uri, lambda request: pytest.fail("asked"))
+        for _ in range(2):
+            with pytest.raises(PinRequiredError, match=r"pin-source=file:.*--no-tpm-key-password"):
+                self.sign(handle_uri, None)
+        assert tools.counted_failures() == 1
+
+    def test_after_that_a_person_is_asked(self, handle_uri: str) -> None:
+        self.refuse(handle_uri, None)
+        asked: list[PinRequest] = []
+
+        def ask(request: PinRequest) -> str:
+            asked.append(request)
+            return PASSWORD
+
+        self.sign(handle_uri, ask)
+        assert asked == [PinRequest("TPM auth value", "handle:0x81004715", "an earlier try failed")]
+
+    def test_after_that_a_stored_one_is_sent_once(self, tools: Tools, handle_uri: str) -> None:
+        """The error of the empty one says to store it, so it must not be held back."""
+        self.refuse(handle_uri, None)
+        self.refuse(handle_uri, "wrong")
+        for pin in ("wrong", PASSWORD):
+            with pytest.raises(PinLockedError):
+                self.sign(handle_uri, pin)
+        assert tools.counted_failures() == 2
+
+    def test_a_stored_one_that_was_wrong_holds_back_the_empty_one(self, handle_uri: str) -> None:
+        self.refuse(handle_uri, "wrong")
+        with pytest.raises(PinRequiredError):
+            self.sign(handle_uri, None)
+
+    def test_what_happens_between_opening_and_signing_counts(self, uri: str) -> None:
+        with open_key(uri, "wrong") as one, open_key(uri, "wrong") as another:
+            with pytest.raises(WrongPinError):
+                one.sign(b"message")
+            with pytest.raises(PinLockedError):
+                another.sign(b"message")
+
+    @pytest.mark.parametrize(
+        ("environment", "place"),
+        [
+            ({"XDG_STATE_HOME": "/x", "STATE_DIRECTORY": "/s"}, "/x"),
+            ({"STATE_DIRECTORY": "/s:/t"}, "/s"),
+            ({"XDG_STATE_HOME": "x"}, "/h/.local/state"),
+            ({}, "/h/.local/state"),
+            ({"HOME": "h"}, None),
+        ],
+    )
+    def test_where_it_is_kept(
+        self, environment: dict[str, str], place: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("XDG_STATE_HOME")
+        for name, value in ({"HOME": "/h"} | environment).items():
+            monkeypatch.setenv(name, value)
+        made: list[str] = []
+        monkeypatch.setattr(os, "makedirs", lambda path, **_: made.append(path))
+        monkeypatch.setattr(os, "open", lambda *_: pytest.fail("no folder") if place is None else os.dup(0))
+        _tpm2_refusals.record("name", is_given=True)
+        assert made == ([] if place is None else [f"{place}/hwsigner/refused-auth"])
+
+
 class TestTurns:
     """The lock file of a TPM without a resource manager."""
 
@@ -729,6 +919,18 @@ class TestTurns:
                 assert signatures == []
             thread.join(10)
             assert len(signatures) == 1
+
+    def test_a_process_that_keeps_the_tpm_is_not_waited_for_forever(
+        self, tools: Tools, ec_file: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_tpm2_connection, "_TURN_SECONDS", 0.1)
+        with open_key(tools.tpm.uri(ec_file)) as key:
+            [lock] = runtime.iterdir()
+            with lock.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                with pytest.raises(BackendUnavailableError, match=rf"the TPM at {tools.tpm.tcti} is busy.*hangs"):
+                    key.sign(b"message")
+            assert key.sign(b"message")
 
     def test_each_tpm_has_a_file_of_its_own(self, tools: Tools, ec_file: Path, runtime: Path) -> None:
         for tcti in (tools.tpm.tcti, f"swtpm:path={tools.tpm.folder}/./socket"):

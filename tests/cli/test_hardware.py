@@ -175,7 +175,10 @@ class TestTPM:
         swtpm.create_key_file(path, "EC:P-256")
         leaf = scene.issue(swtpm.public_key(path))
         both = scene.write("both.pem", leaf.read_bytes() + path.read_bytes())
-        names: dict[str, str | Path | None] = {"certificate": both, "private_key": None if name == "certificate" else both}
+        names: dict[str, str | Path | None] = {
+            "certificate": both,
+            "private_key": None if name == "certificate" else both,
+        }
         assert scene.credentials(**names).status == 0
         assert scene.call("read-certificate-data", "--certificate", both).status == 0
 

@@ -34,7 +34,16 @@ PASSING = {
     "reset": (Fault("reset", None), "reset", 6),
     "cut-off": (Fault("cut-off", None), "closed the connection", 6),
 }
-FIELDS = ("credentialSet", "credentials", "accessKeyId", "secretAccessKey", "sessionToken", "expiration", "roleArn", "assumedRoleUser")
+FIELDS = (
+    "credentialSet",
+    "credentials",
+    "accessKeyId",
+    "secretAccessKey",
+    "sessionToken",
+    "expiration",
+    "roleArn",
+    "assumedRoleUser",
+)
 
 
 @pytest.fixture(autouse=True)
