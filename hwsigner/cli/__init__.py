@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import importlib
 import os
 import sys
@@ -23,6 +24,15 @@ COMMANDS = {
 _INTERRUPTED = 130
 # What a write to stdout fails with; other files' errors are wrapped where they are opened.
 _OUTPUT_ERRORS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
+
+def entry_point() -> int:
+    """Run a command as the whole of a process; see `main`."""
+    # A process of a tenth of a second gains nothing from collecting garbage, and loses some 15 ms, most at its end.
+    gc.disable()
+    status = main()
+    gc.freeze()
+    return status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

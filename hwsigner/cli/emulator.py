@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import shlex
@@ -72,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from hwsigner.emulator import Emulator, Fault
 
+    gc.enable()  # Unlike other commands, this one stays.
     if (arguments.ca_file or arguments.host_name) and not arguments.tls:
         raise UsageError("--ca-file and --host-name are given without --tls", "Add --tls")
     if not 0 <= arguments.port <= 65535:
