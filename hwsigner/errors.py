@@ -14,14 +14,8 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-class HwsignerError(Exception):
-    """Anything that hwsigner could not do.
-
-    Attributes:
-        message: what was wrong, one sentence without a full stop.
-        hint: what to do about it, or an empty string.
-        exit_status: the status with which a command ends when it meets this error.
-    """
+class _Told(Exception):  # noqa: N818  warnings are told like this too
+    """What errors and warnings tell: what was wrong, and what to do."""
 
     exit_status = 1
 
@@ -32,6 +26,16 @@ class HwsignerError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}. {self.hint}" if self.hint else self.message
+
+
+class HwsignerError(_Told):
+    """Anything that hwsigner could not do.
+
+    Attributes:
+        message: what was wrong, one sentence without a full stop.
+        hint: what to do about it, or an empty string.
+        exit_status: the status with which a command ends when it meets this error.
+    """
 
 
 class UsageError(HwsignerError):
@@ -116,7 +120,7 @@ class ServiceUnreachableError(HwsignerError):
         self.retryable = retryable
 
 
-class HwsignerWarning(UserWarning):
+class HwsignerWarning(_Told, UserWarning):
     """Something that works and should be mended; `--strict` makes it an error.
 
     Issued through the standard `warnings` module, so that a library's user filters it as any other.
@@ -126,16 +130,6 @@ class HwsignerWarning(UserWarning):
         hint: what to do about it, or an empty string.
         exit_status: the status with which a command ends under `--strict`.
     """
-
-    exit_status = 1
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        self.message = printable(message)
-        self.hint = printable(hint)
-        super().__init__(self.message, self.hint)
-
-    def __str__(self) -> str:
-        return f"{self.message}. {self.hint}" if self.hint else self.message
 
 
 class UnsafeKeyWarning(HwsignerWarning):

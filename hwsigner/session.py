@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from hwsigner import defaults
 from hwsigner._version import __version__
@@ -125,25 +126,14 @@ def create_session(
         _ = service.transport.tls  # A CA file that can't be read is found before a key is used.
     attempt = 1
     while True:
-        pause = random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** (attempt - 1)))  # noqa: S311  jitter, no secret
-        failure: HwsignerError
-        try:
-            answer = _send(identity, request, service, deadline, now())
-        except ServiceUnreachableError as error:
-            if not error.retryable:
-                raise
-            failure = error
-        else:
-            is_success = answer.status in (200, 201)
-            if is_success and not is_foreign(answer):
-                return read_credentials(answer.body, role_arn=request.role_arn, now=now())
-            failure = foreign(answer) if is_success else refusal(answer, now())
-            if not is_passing(answer):
-                raise failure
-            pause = max(pause, retry_after(answer, now()))
+        outcome = _try(identity, request, service, deadline, now)
+        if isinstance(outcome, Credentials):
+            return outcome
+        jitter = random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** (attempt - 1)))  # noqa: S311  no secret
+        pause = max(jitter, outcome.wait)
         if attempt >= service.max_attempts or pause >= deadline.remaining():
-            raise failure
-        _note(service, f"try {attempt} failed: {failure.message}; next in {pause:.2f} s")
+            raise outcome.failure
+        _note(service, f"try {attempt} failed: {outcome.failure.message}; next in {pause:.2f} s")
         sleep(pause)
         attempt += 1
 
@@ -170,6 +160,32 @@ def build_request(request: SessionRequest, endpoint: Endpoint) -> Request:
         ),
         body=json.dumps(body, separators=(",", ":")).encode(),
     )
+
+
+class _Passing(NamedTuple):
+    """A failure after which another try may succeed, and the seconds that the service asks to wait before it."""
+
+    failure: HwsignerError
+    wait: float = 0.0
+
+
+def _try(
+    identity: Identity, request: SessionRequest, service: Service, deadline: Deadline, now: Callable[[], datetime]
+) -> Credentials | _Passing:
+    try:
+        answer = _send(identity, request, service, deadline, now())
+    except ServiceUnreachableError as error:
+        if not error.retryable:
+            raise
+        return _Passing(error)
+    if answer.status in (200, 201):
+        if is_foreign(answer):
+            raise foreign(answer)
+        return read_credentials(answer.body, role_arn=request.role_arn, now=now())
+    failure = refusal(answer, now())
+    if not is_passing(answer):
+        raise failure
+    return _Passing(failure, retry_after(answer, now()))
 
 
 def _send(identity: Identity, request: SessionRequest, service: Service, deadline: Deadline, now: datetime) -> Answer:

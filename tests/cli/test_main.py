@@ -214,9 +214,15 @@ class TestProcess:
         assert done.stdout.splitlines()[-1] == b"(0, 0)"
 
 
-def test_main_is_the_entry_point() -> None:
+def test_the_installed_program_is_main_without_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    import gc
     import tomllib
 
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert scripts == {"hwsigner": "hwsigner.cli:main"}
-    assert callable(hwsigner.cli.main)
+    assert scripts == {"hwsigner": "hwsigner.cli:entry_point"}
+    monkeypatch.setattr("hwsigner.cli.main", lambda: 7 if not gc.isenabled() else 8)
+    try:
+        assert hwsigner.cli.entry_point() == 7
+    finally:
+        gc.enable()
+        gc.unfreeze()
