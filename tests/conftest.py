@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Generator
 
@@ -22,6 +23,11 @@ for _name in list(os.environ):
     if _name not in _KEPT and not _name.startswith(_KEPT_PREFIXES):
         del os.environ[_name]
 os.environ["LANG"] = "C.UTF-8"
+
+# A shell's background job ignores SIGINT, one under nohup SIGHUP, and so would every program that a test starts.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 hypothesis.settings.register_profile("hwsigner", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("hwsigner")

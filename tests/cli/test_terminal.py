@@ -97,7 +97,7 @@ def test_asks_on_the_terminal_and_does_not_echo(terminal: Terminal, request_: tu
     process = terminal.start(*request_)
     assert terminal.shown_until(prompt) == prompt
     terminal.type("hünter2\n".encode())
-    out, err = process.communicate(b"not this")
+    out, err = process.communicate(b"not this", timeout=30)
     assert (out.decode(), err, process.returncode) == ("'hünter2'\n", b"", 0)
     assert terminal.shown_until("\n") == "\r\n"
 
@@ -106,21 +106,21 @@ def test_leaves_stdin_alone(terminal: Terminal) -> None:
     process = terminal.start(*ASK, program=PROGRAM + "\nprint(sys.stdin.read())")
     terminal.shown_until(": ")
     terminal.type(b"1234\n")
-    assert process.communicate(b"for another program")[0] == b"'1234'\nfor another program\n"
+    assert process.communicate(b"for another program", timeout=30)[0] == b"'1234'\nfor another program\n"
 
 
 def test_an_empty_line_is_an_empty_pin(terminal: Terminal) -> None:
     process = terminal.start(*ASK)
     terminal.shown_until(": ")
     terminal.type(b"\n")
-    assert process.communicate()[0] == b"''\n"
+    assert process.communicate(timeout=30)[0] == b"''\n"
 
 
 def test_end_of_file_is_no_pin(terminal: Terminal) -> None:
     process = terminal.start(*ASK)
     terminal.shown_until(": ")
     terminal.type(b"\x04")
-    assert process.communicate()[:2] == (b"None\n", b"")
+    assert process.communicate(timeout=30)[:2] == (b"None\n", b"")
 
 
 def test_echo_is_on_again_after_an_interruption(terminal: Terminal) -> None:
@@ -128,7 +128,7 @@ def test_echo_is_on_again_after_an_interruption(terminal: Terminal) -> None:
     terminal.shown_until(": ")
     assert not terminal_echoes(terminal)
     terminal.type(b"12\x03")
-    out, err = process.communicate()
+    out, err = process.communicate(timeout=30)
     assert (out, err) == (b"", b"")
     assert terminal_echoes(terminal)
 
@@ -138,7 +138,7 @@ def test_what_is_not_text_is_not_shown(terminal: Terminal) -> None:
     process = terminal.start(*ASK, program=program)
     terminal.shown_until(": ")
     terminal.type(b"hunter2\xff\n")
-    out, err = process.communicate()
+    out, err = process.communicate(timeout=30)
     text = b"hwsigner: the user PIN typed for token 'alpha' is not UTF-8 text\n"
     assert (out, err, process.returncode) == (b"", text, 3)
 
