@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,16 @@ def run_softhsm(*arguments: str, path: Path | None = None) -> subprocess.Complet
 def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def has_ended(pid: int) -> bool:
+    """Return whether a process is gone; one that is about to go has a moment for it."""
+    deadline = time.monotonic() + 10
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not is_running(pid)
 
 
 def test_token_keys_are_where_the_uris_say(softhsm: InProcessSoftHSM) -> None:
@@ -99,7 +108,7 @@ def test_make_prints_uris_of_real_keys_and_stop_ends_the_tpm(short_folder: Path)
     finally:
         stopped = run_softhsm("stop", str(short_folder / "hw"))
     assert stopped.returncode == 0, stopped.stderr
-    assert not is_running(pid)
+    assert has_ended(pid)
 
 
 def test_stop_leaves_a_process_that_is_no_swtpm_of_the_folder_alone(tmp_path: Path) -> None:
@@ -154,7 +163,7 @@ def test_a_swtpm_that_hangs_is_killed(short_folder: Path, monkeypatch: pytest.Mo
     pid = int((short_folder / "swtpm.pid").read_text())
     os.kill(pid, signal.SIGSTOP)
     (tpm if own else SoftTPM(short_folder)).stop()
-    assert not is_running(pid)
+    assert has_ended(pid)
     tpm.stop()
 
 
