@@ -191,22 +191,31 @@ def build_chain(leaf: Certificate, others: Sequence[Certificate]) -> tuple[Chain
     Raises:
         CertificateError: the chain is longer than the service takes.
     """
-    rest = [c for c in _without_copies([leaf, *others]) if c is not leaf]
-    chain: list[Certificate] = []
-    last = leaf
-    while issuers := [c for c in rest if c.issued(last)]:
-        # A cross-signed twin of a root leads on to another root, and the root itself nowhere.
-        last = latest_expiring([c for c in issuers if not c.is_root()] or issuers)
-        rest.remove(last)
-        if last.is_root():
-            break
-        chain.append(last)
+    others = [c for c in _without_copies([leaf, *others]) if c is not leaf]
+    # A cross-signed twin of a root leads on to another root: it serves two trust anchors, where there is room for it.
+    chain = _follow(leaf, others, past_roots=True)
+    if len(chain) > MAX_INTERMEDIATES:
+        chain = _follow(leaf, others, past_roots=False)
     if len(chain) > MAX_INTERMEDIATES:
         raise CertificateError(
             f"certificate {leaf.source} has {len(chain)} intermediates and the service takes {MAX_INTERMEDIATES}",
             "Import one of the intermediates as the trust anchor and leave out what is above it",
         )
-    return Chain(leaf, tuple(chain)), [c for c in rest if not c.is_root()]
+    return Chain(leaf, tuple(chain)), [c for c in others if c not in chain and not c.is_root()]
+
+
+def _follow(leaf: Certificate, others: Sequence[Certificate], *, past_roots: bool) -> list[Certificate]:
+    """Return the issuers from a leaf on, the root left out; `past_roots` prefers a root's cross-signed twin to it."""
+    chain: list[Certificate] = []
+    rest, last = list(others), leaf
+    while issuers := [c for c in rest if c.issued(last)]:
+        preferred = [c for c in issuers if c.is_root() != past_roots]
+        last = latest_expiring(preferred or issuers)
+        rest.remove(last)
+        if last.is_root():
+            break
+        chain.append(last)
+    return chain
 
 
 def preflight(leaf: Certificate, now: datetime) -> None:

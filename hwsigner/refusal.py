@@ -85,10 +85,10 @@ def refusal(answer: Answer, now: datetime) -> ServiceError:
 
 def foreign(answer: Answer) -> ServiceError:
     """Return the error for an answer that is not the service's, with its status and first words."""
-    # JSON that is broken or cut off may hold credentials.
-    start = b"" if _start(answer) in (b"{", b"[") else answer.body[:1000]
+    # JSON that is broken, cut off or wrapped may hold credentials.
+    start = b"" if _start(answer) in (b"{", b"[") else answer.body[:1000].partition(b"{")[0]
     words = printable(" ".join(start.decode("utf-8", "replace").split()))[:_SHOWN_FOREIGN]
-    what = words or ("broken JSON" if answer.body.strip() else "an empty body")
+    what = words or ("no JSON that it sends" if answer.body.strip() else "an empty body")
     return ServiceError(
         f"the answer ({answer.status}) is not the service's: {what}",
         "Look for a proxy in the way, and at --endpoint",

@@ -84,7 +84,9 @@ def parse_selector(text: str) -> Selector:
             raise UsageError(f"--cert-selector has {key} twice", "Give each key once")
         values[key] = value
     if not values:
-        raise UsageError(f"--cert-selector is {text!r}", "Write Key=x509Subject,Value=CN=… or file:///selector.json")
+        raise UsageError(
+            "--cert-selector names no key and value", "Write Key=x509Subject,Value=CN=… or file:///selector.json"
+        )
     return Selector(values.get("x509Subject"), values.get("x509Issuer"), _serial(values))
 
 
@@ -117,7 +119,9 @@ def _from_text(text: str) -> list[tuple[str, str]]:
         pairs.append((match[1], match[2]))
         end = match.end()
     if text[end:].strip():
-        raise UsageError(f"--cert-selector has {text[end:].strip()!r}", "Write Key=x509Subject,Value=CN=…")
+        # Not quoted: it may be a key URI with a PIN.
+        hint = "Write Key=x509Subject,Value=CN=… or file:///selector.json"
+        raise UsageError("--cert-selector is not made of Key=…,Value=…", hint)
     return pairs
 
 

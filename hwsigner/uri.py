@@ -58,10 +58,7 @@ class KeyURI:
         """
         uri = cls._parse(text)
         for value in (*uri.path.values(), *uri.query.values()):
-            if _MISPLACED_PIN.search(value):
-                # Not quoted: the PIN may be in it.
-                hint = "Write SCHEME:…?name=value&name=value, for a file file:/path?pin-source=file:/path"
-                raise UsageError("a key URI or path has a pin-value or pin-source out of its place", hint)
+            check_no_pin(value)
         return uri
 
     @classmethod
@@ -120,7 +117,8 @@ class KeyURI:
         """What one PIN unlocks: the file, or the token without the object on it. Equal for URIs that share it."""
         if self.scheme == "file":
             return self.scheme, os.path.realpath(self.file)
-        return self.scheme, frozenset(item for item in self.path.items() if item[0] not in _OBJECT)
+        token = frozenset(item for item in self.path.items() if item[0] not in _OBJECT)
+        return self.scheme, token, frozenset(item for item in self.query.items() if item[0] not in _PINS)
 
     def with_pin_of(self, other: KeyURI) -> KeyURI:
         """Return this URI, where it has no PIN of its own with the `pin-value` and `pin-source` of another."""
@@ -155,6 +153,17 @@ class KeyURI:
                     raise UsageError(f"{self.scheme}: URIs have no attribute {name!r}", hint)
 
 
+def check_no_pin(value: bytes) -> None:
+    """Check that a path or an attribute's value does not hold what was meant as a PIN of the URI.
+
+    Raises:
+        UsageError: it does. It is not quoted.
+    """
+    if _MISPLACED_PIN.search(value):
+        hint = "Write SCHEME:…?name=value&name=value, for a file file:/path?pin-source=file:/path"
+        raise UsageError("a key URI or path has a pin-value or pin-source out of its place", hint)
+
+
 def _attributes(scheme: str, text: str, separator: str) -> dict[str, bytes]:
     attributes: dict[str, bytes] = {}
     for item in filter(None, text.split(separator)):
@@ -165,6 +174,10 @@ def _attributes(scheme: str, text: str, separator: str) -> dict[str, bytes]:
             raise UsageError(f"a {scheme}: URI has an attribute that is not name=value", hint)
         if name in attributes:
             raise UsageError(f"a {scheme}: URI gives {name!r} twice", "Give it once")
+        if separator == "&" and (";" in value or (name == "pin-value" and "?" in value)):
+            # RFC 7512, 2.3: neither belongs there, and what follows would become part of a PIN.
+            hint = "Split a query's attributes by &, and write a semicolon as %3B and a question mark as %3F"
+            raise UsageError(f"a {scheme}: URI has a semicolon or question mark in {name!r}", hint)
         attributes[name] = _value(scheme, name, value)
     return attributes
 

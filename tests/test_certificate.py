@@ -137,6 +137,17 @@ class TestChain:
             chain, _ = build_chain(one(certs.issue(MIDDLE, KEY.public_key())), read(*order))
             assert [c.x509 for c in chain.intermediates] == [MIDDLE.certificate, twin]
 
+    def test_a_cross_signed_twin_is_left_out_where_there_is_no_room_for_it(self) -> None:
+        root = certs.make_ca("Top")
+        authorities = [root]
+        for number in range(MAX_INTERMEDIATES):
+            authorities.append(certs.make_ca(f"I{number}", issuer=authorities[-1]))
+        twin = key_with("Top", certs.make_ca("Other root"), root.key, 900)
+        leaf = certs.issue(authorities[-1], KEY.public_key())
+        chain, strangers = build_chain(one(leaf), read(twin, *(a.certificate for a in authorities)))
+        assert [c.x509 for c in chain.intermediates] == [a.certificate for a in authorities[:0:-1]]
+        assert [c.x509 for c in strangers] == [twin]
+
     def test_a_new_key_of_the_root_is_an_intermediate(self) -> None:
         new_key = ec.generate_private_key(ec.SECP256R1())
         new = certs.Authority(key_with("Root", ROOT, new_key, 90), new_key)

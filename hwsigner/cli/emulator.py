@@ -9,13 +9,13 @@ import json
 import os
 import shlex
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from hwsigner.errors import CertificateError, HwsignerError, UsageError, printable
+from hwsigner.cli.streams import tell
+from hwsigner.errors import CertificateError, HwsignerError, UsageError
 
 if TYPE_CHECKING:
     from hwsigner.emulator import Emulator, Record, World
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         interrupted = stack.enter_context(_interruption())
         log = stack.enter_context(_open_log(arguments.log)) if arguments.log else None
-        emulator.on_record = _Reporter(log).report
+        emulator.on_record = _Reporter(emulator.requests, log).report
         stack.enter_context(emulator)
         _announce(emulator, arguments.ca_file)
         interrupted.wait()
@@ -180,9 +180,10 @@ def _interruption() -> Iterator[threading.Event]:
 
 
 class _Reporter:
-    """Writes each record: a line on stderr for the eye, a line of JSON in the log."""
+    """Writes each record: a line on stderr for the eye, a line of JSON in the log. It is not kept besides."""
 
-    def __init__(self, log: TextIO | None) -> None:
+    def __init__(self, records: list[Record], log: TextIO | None) -> None:
+        self._records = records
         self._log = log
         self._lock = threading.Lock()
 
@@ -191,6 +192,7 @@ class _Reporter:
         parts = (str(record.status or "no answer"), record.fault and f"fault {record.fault}", record.reason)
         path = record.request.path
         with self._lock:
-            print(printable(f"{record.method} {path} {': '.join(filter(None, parts))}"), file=sys.stderr, flush=True)
+            tell(f"{record.method} {path} {': '.join(filter(None, parts))}")
             if self._log:
                 print(json.dumps(record.log_entry()), file=self._log, flush=True)
+            self._records.clear()

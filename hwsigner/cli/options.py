@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import warnings
 from dataclasses import replace
@@ -14,7 +15,7 @@ from hwsigner.cli.terminal import ask_pin
 from hwsigner.errors import AmbiguousCertificateError, CertificateError, UnsafeKeyWarning, UsageError
 from hwsigner.key import resolve
 from hwsigner.pin import PinSource
-from hwsigner.uri import KeyURI
+from hwsigner.uri import KeyURI, check_no_pin
 
 if TYPE_CHECKING:
     from hwsigner.identity import IdentitySource
@@ -33,6 +34,7 @@ def key_uri(arguments: argparse.Namespace, text: str) -> KeyURI:
     """
     uri = KeyURI.parse(text)
     if uri.scheme == "pkcs11" and arguments.pkcs11_lib:
+        check_no_pin(os.fsencode(arguments.pkcs11_lib))
         uri = uri.with_query("module-path", arguments.pkcs11_lib)
     return uri
 

@@ -66,7 +66,7 @@ class Parser(argparse.ArgumentParser):
             ConfigError: there is no such profile, or it holds what is no flag.
         """
         values = {flag.attribute: [] if flag.many else flag.default for flag in self._flags.values()}
-        names = {getattr(given, flag.attribute) for flag in PROFILE if hasattr(given, flag.attribute)}
+        names = {name for flag in PROFILE if (name := getattr(given, flag.attribute, None))}
         if len(names) > 1:
             raise UsageError("--profile and --config-profile name two profiles", "Give one of them")
         exposed = None
@@ -157,7 +157,7 @@ def _from_toml(flag: Flag, value: Any, where: str) -> Any:
         if isinstance(value, bool) and not flag.metavar:
             return value
         if isinstance(value, int | float | str) and not isinstance(value, bool):
-            return flag.value(str(value))
+            return None if value == "" and flag.convert is str else flag.value(str(value))
     except (UsageError, TypeError, AttributeError) as error:
         raise ConfigError(f"{where} has {flag.name} with a value that can't be meant: {error}") from error
     raise ConfigError(f"{where} has {flag.name} with a value of another type than it takes")

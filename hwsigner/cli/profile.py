@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import warnings
 
 from hwsigner.cli.flags import IDENTITY, SESSION
 from hwsigner.cli.parser import Parser
 from hwsigner.config import add_profile, profiles
-from hwsigner.errors import UsageError, printable
+from hwsigner.errors import UnsafeKeyWarning, UsageError, printable
 
 HELP = "add and list profiles of config.toml"
 
@@ -44,6 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
     except UnicodeEncodeError:
         # Not chained: the exception carries the values, which may be secret.
         raise UsageError("a value is not text, so config.toml can't hold it", "Give one in UTF-8") from None
+    if any(flag.secret for flag, value in arguments.given if value) and file.stat().st_mode & 0o044:
+        warnings.warn(
+            UnsafeKeyWarning(f"{file} keeps a password and others can read it", f"Run chmod 600 {file}"), stacklevel=1
+        )
     print(f"{file}: [profile.{name}]")
     return 0
 

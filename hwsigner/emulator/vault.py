@@ -23,6 +23,10 @@ class Vended:
     account: str
 
 
+# Of that many, the oldest are forgotten: a test that runs for days must not grow for ever.
+_MOST_VENDED = 10_000
+
+
 class Vault:
     """Makes credentials, and finds them again by their access key id."""
 
@@ -36,6 +40,8 @@ class Vault:
         token = base64.b64encode(secrets.token_bytes(300)).decode()
         vended = Vended(key_id, secret, token, expiration, arn, user_id, account)
         self._vended[key_id] = vended
+        if len(self._vended) > _MOST_VENDED:
+            del self._vended[next(iter(self._vended))]
         return vended
 
     def find(self, access_key_id: str) -> Vended | None:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
 import certs
+from hwsigner.uri import KeyURI
 from scene import Scene
 
 SECRET = "hunter2SECRET"
@@ -37,6 +38,9 @@ class TestPinsInWrongPlaces:
             "pkcs11:token=a?pin-value={}&pin-value={}",
             "pkcs11:token=a?pin-value={}&foo=%zz",
             "pkcs11:token=a?foo=1&pin-value={}",
+            "pkcs11:token=a?pin-value={};module-path=/nonexistent",
+            "pkcs11:token=a?pin-value={}?module-path=/nonexistent",
+            "handle:0x81000001?pin-value={};tcti=x",
         ],
     )
     @pytest.mark.parametrize("flag", ["certificate", "private_key"])
@@ -44,6 +48,19 @@ class TestPinsInWrongPlaces:
         outcome = scene.credentials(**{flag: uri.replace("{}", SECRET)})
         assert (outcome.status, outcome.out) == (2, "")
         assert SECRET not in outcome.err
+
+    @pytest.mark.parametrize("flag", ["--pkcs11-lib=/x.so?pin-value={}", "--cert-selector=pkcs11:token=a?pin-value={}"])
+    def test_in_other_flags(self, scene: Scene, flag: str) -> None:
+        certificate = "pkcs11:token=a" if "pkcs11-lib" in flag else None
+        outcome = scene.credentials(flag.replace("{}", SECRET), certificate=certificate, private_key=None)
+        assert outcome.status == 2
+        assert SECRET not in outcome.err
+
+    def test_a_token_of_another_module_does_not_get_it(self) -> None:
+        one, other = (KeyURI.parse(f"pkcs11:token=a?module-path={path}") for path in ("/a.so", "/b.so"))
+        assert one.place != other.place
+        assert one.place == KeyURI.parse("pkcs11:token=a;object=x?module-path=/a.so&pin-value=1").place
+        assert KeyURI.parse("handle:0x81000001?tcti=a").place != KeyURI.parse("handle:0x81000001?tcti=b").place
 
     def test_a_pin_file_of_another_user(self, scene: Scene) -> None:
         pin = scene.write("pin", b"1234")
@@ -67,6 +84,10 @@ class TestPinsInWrongPlaces:
         assert outcome.status == 0
         assert "warning: --pkcs8-password" in outcome.err
         assert SECRET not in outcome.out + outcome.err
+        assert "others can read it" not in outcome.err
+        (scene.folder / "hwsigner" / "config.toml").chmod(0o644)
+        other = scene.call("profile", "add", "other", "--pkcs8-password", SECRET)
+        assert "others can read it" in other.err
 
 
 def encrypted(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -125,6 +146,17 @@ class TestOddValues:
     )
     def test_an_empty_text_is_as_good_as_none(self, scene: Scene, flag: str) -> None:
         assert scene.credentials(flag, "").status == 0
+
+    @pytest.mark.parametrize("flag", ["--profile", "--config-profile"])
+    def test_no_profile(self, scene: Scene, flag: str) -> None:
+        assert scene.credentials(flag, "").status == 0
+
+    def test_an_empty_text_in_a_profile(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(scene.folder))
+        scene.call("profile", "add", "web", *scene.flags(), "--role-session-name=abc")
+        file = scene.folder / "hwsigner" / "config.toml"
+        file.write_text(file.read_text().replace('"abc"', '""'))
+        assert scene.call("credential-process", "--profile", "web").status == 0
 
     @pytest.mark.parametrize("flag", ["--session-duration", "--timeout", "--instance-property", "--debug="])
     def test_other_values_may_not_be_empty(self, scene: Scene, flag: str) -> None:

@@ -85,7 +85,7 @@ def test_serves_until_interrupted(start: Start, ca_file: str, ca: Authority, cal
     assert list(lines) == ["endpoint", "trust-anchor-arn", "profile-arn", "role-arn"]
     assert lines["trust-anchor-arn"] == next(iter(World.simple(ca.pem).trust_anchors))
     assert send(emulated(lines), draft(emulated(lines), caller).signed()).status == 201
-    assert stopped(process, number) == (0, "POST /sessions 201\n")
+    assert stopped(process, number) == (0, "hwsigner: POST /sessions 201\n")
 
 
 def test_tls_with_a_copy_of_the_ca_and_another_name(start: Start, ca_file: str, caller: Caller, tmp_path: Path) -> None:
