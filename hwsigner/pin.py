@@ -7,10 +7,12 @@ callable, which may ask a person. The library itself never prompts.
 from __future__ import annotations
 
 import os
+import stat
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hwsigner.errors import PinError, PinRequiredError
+from hwsigner.errors import PinError, PinRequiredError, UnsafeKeyWarning
 from hwsigner.trust import check_only_mine
 from hwsigner.uri import KeyURI
 
@@ -138,7 +140,12 @@ def read_pin_source(source: str) -> str:
 def _read(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            check_only_mine(path, os.fstat(file.fileno()), PinError)
+            status = os.fstat(file.fileno())
+            check_only_mine(path, status, PinError)
+            mode = stat.S_IMODE(status.st_mode)
+            if stat.S_ISREG(status.st_mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
+                text = f"PIN file {path} has mode {mode:04o}: other users can read it"
+                warnings.warn(UnsafeKeyWarning(text, f"Run chmod 600 {path}"), stacklevel=2)
             return file.read(MAX_PIN_FILE_BYTES + 1)
     except OSError as error:
         hint = "Name a file that this user can read"

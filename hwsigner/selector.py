@@ -119,9 +119,9 @@ def _from_text(text: str) -> list[tuple[str, str]]:
         pairs.append((match[1], match[2]))
         end = match.end()
     if text[end:].strip():
-        # Not quoted: it may be a key URI with a PIN.
-        hint = "Write Key=x509Subject,Value=CN=… or file:///selector.json"
-        raise UsageError("--cert-selector is not made of Key=…,Value=…", hint)
+        held = text[end:].strip()
+        shown = "a key URI" if "pin-" in held else repr(held[:100])
+        raise UsageError(f"--cert-selector has {shown}", "Write Key=x509Subject,Value=CN=… or file:///selector.json")
     return pairs
 
 

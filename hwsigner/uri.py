@@ -170,8 +170,8 @@ def _attributes(scheme: str, text: str, separator: str) -> dict[str, bytes]:
         name, equals, value = item.partition("=")
         # Only the name goes into a message: the value may be a PIN.
         if not name or not equals:
-            hint = "Write a semicolon in a value as %3B"
-            raise UsageError(f"a {scheme}: URI has an attribute that is not name=value", hint)
+            hint = f"Write {scheme}:name=value, and a semicolon in a value as %3B"
+            raise UsageError(f"the {scheme}: URI has a part that is not name=value", hint)
         if name in attributes:
             raise UsageError(f"a {scheme}: URI gives {name!r} twice", "Give it once")
         if separator == "&" and (";" in value or (name == "pin-value" and "?" in value)):

@@ -85,6 +85,8 @@ class Demo:
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
             "LANG": "C.UTF-8",
+            "XDG_RUNTIME_DIR": str(folder),
+            "XDG_STATE_HOME": str(folder),
             "AWS_CONFIG_FILE": str(folder / "config"),
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_PAGER": "",

@@ -23,6 +23,8 @@ for _name in list(os.environ):
     if _name not in _KEPT and not _name.startswith(_KEPT_PREFIXES):
         del os.environ[_name]
 os.environ["LANG"] = "C.UTF-8"
+# Debian's users have 002, and files that a group can write are not trusted.
+os.umask(0o022)
 
 # A shell's background job ignores SIGINT, one under nohup SIGHUP, and so would every program that a test starts.
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -38,6 +40,9 @@ def empty_home() -> Generator[None]:
     """Give the tests a home folder with no settings in it."""
     with tempfile.TemporaryDirectory(prefix="hwsigner-home-") as home, pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", home)
+        for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
+            patch.setenv(name, os.path.join(home, name))
+            os.mkdir(os.environ[name], 0o700)
         yield
 
 

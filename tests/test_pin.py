@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.errors import PinError, PinRequiredError, UsageError
+from hwsigner.errors import PinError, PinRequiredError, UnsafeKeyWarning, UsageError
 from hwsigner.pin import MAX_PIN_FILE_BYTES, PinRequest, PinSource, read_pin_source
 from hwsigner.uri import KeyURI
 
@@ -159,7 +160,10 @@ class TestFiles:
     def test_a_file_that_others_can_only_read_is_read(self, write: WriteFile, mode: int) -> None:
         source = write(b"1234\n")
         Path(source.removeprefix("file:")).chmod(mode)
-        assert read_pin_source(source) == "1234"
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert read_pin_source(source) == "1234"
+        assert [type(warning.message) for warning in caught] == [UnsafeKeyWarning] * bool(mode & 0o044)
 
     def test_the_longest_and_one_byte_more(self, write: WriteFile) -> None:
         assert len(read_pin_source(write(b"1" * MAX_PIN_FILE_BYTES))) == MAX_PIN_FILE_BYTES

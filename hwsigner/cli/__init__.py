@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status; errors go to stderr, one line each.
 
     0 done · 1 any other failure · 2 usage · 3 key or PIN · 4 certificate · 5 the service refused · 6 the service could
-    not be reached · 7 agent or lock.
+    not be reached · 130 interrupted.
     """
     _forbid_core_dumps()
     try:

@@ -125,7 +125,7 @@ IDENTITY = (
     Flag("tpm-key-password", "the TPM key's auth value; pin-source in the key URI is safer", "TEXT", secret=True),
     switch("no-tpm-key-password", "the TPM key's auth value is empty"),
     Flag("pkcs8-password", "the passphrase of the key file; pin-source in the key URI is safer", "TEXT", secret=True),
-    switch("allow-final-pin-try", "send a PIN even when one more wrong one locks the token"),
+    switch("allow-final-pin-try", "send a PIN even after a failed try, or when one more locks the token"),
     switch("no-preflight", "send a certificate that the service will refuse"),
     switch("strict", "make every warning an error"),
     switch("debug", "show the canonical request, the string to sign and timings; never secrets"),

@@ -51,7 +51,9 @@ class Parser(argparse.ArgumentParser):
         parsed, rest = self.parse_known_args(others)
         if rest:
             # Not quoted: it may be what follows a space in a password.
-            self.error(f"{len(rest)} of the arguments belong to no flag")
+            self.error(
+                "an argument belongs to no flag" if len(rest) == 1 else f"{len(rest)} arguments belong to no flag"
+            )
         _check_exclusive(values, UsageError)
         return argparse.Namespace(**vars(parsed), **values)
 
@@ -118,7 +120,8 @@ def _next_value(flag: Flag, rest: Iterator[str]) -> str:
 
 
 def _help(flag: Flag) -> str:
-    default = f" (default {flag.default:g})" if isinstance(flag.default, int | float) and flag.metavar else ""
+    shown = f"{flag.default:g}" if isinstance(flag.default, int | float) else flag.default
+    default = f" (default {shown})" if shown and flag.metavar else ""
     return (flag.help + default).replace("%", "%%")
 
 

@@ -30,7 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action == "list":
         return _list(arguments)
     if arguments.action != "add":
-        raise UsageError("profile does neither add nor list", "Write hwsigner profile add NAME <flags>")
+        hint = "Write hwsigner profile add NAME <flags>, or hwsigner profile list"
+        raise UsageError(f"profile has no action {arguments.action[:40]!r}", hint)
     name = arguments.name
     if name is None or not _NAME.fullmatch(name):
         raise UsageError(

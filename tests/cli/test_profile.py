@@ -85,8 +85,8 @@ class TestAdd:
             (("add", "web", "--digest=SHA256"), "--digest"),
             (("add", "web", "--session-duration=1"), "--session-duration"),
             (("add", "web", "--certificate=a", "--cert-selector=b"), "exclude"),
-            (("add", "web", "other", "--region=x"), "belong to no flag"),
-            (("remove", "web"), "neither add nor list"),
+            (("add", "web", "other", "--region=x"), "belongs to no flag"),
+            (("remove", "web"), "no action 'remove'"),
         ],
     )
     def test_usage(self, arguments: tuple[str, ...], part: str, call: Call, user_file: Path) -> None:

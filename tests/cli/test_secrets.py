@@ -62,15 +62,32 @@ class TestPinsInWrongPlaces:
         assert one.place == KeyURI.parse("pkcs11:token=a;object=x?module-path=/a.so&pin-value=1").place
         assert KeyURI.parse("handle:0x81000001?tcti=a").place != KeyURI.parse("handle:0x81000001?tcti=b").place
 
-    def test_a_pin_file_of_another_user(self, scene: Scene) -> None:
+    def test_a_pin_file_of_another_user(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
         pin = scene.write("pin", b"1234")
-        os.chown(pin, 65534, 65534)
+        mine = os.geteuid()
+        if mine == 0:
+            os.chown(pin, 65534, 65534)
+        else:
+            monkeypatch.setattr("os.geteuid", lambda: mine + 1)
         outcome = scene.credentials(private_key=f"file:{scene.key}?pin-source=file:{pin}")
         assert outcome.status == 0  # The key has no passphrase, so nobody reads it.
         key = scene.write("k", encrypted(ec.generate_private_key(ec.SECP256R1())))
         refused = scene.credentials("--no-preflight", private_key=f"file:{key}?pin-source=file:{pin}")
         assert refused.status == 3
-        assert "65534" in refused.err
+        assert f"belongs to user {mine or 65534}" in refused.err
+
+    def test_a_pin_file_that_others_can_read(self, scene: Scene) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        pin = scene.write("pin", b"1234")
+        names: dict[str, str | Path | None] = {
+            "certificate": scene.issue(key.public_key()),
+            "private_key": f"file:{scene.write('k', encrypted(key))}?pin-source=file:{pin}",
+        }
+        assert scene.credentials(**names).err == ""
+        pin.chmod(0o640)
+        lax, strict = scene.credentials(**names), scene.credentials("--strict", **names)
+        assert (lax.status, strict.status) == (0, 3)
+        assert f"warning: PIN file {pin} has mode 0640" in lax.err
 
     def test_a_password_of_another_kind_of_key_warns_too(self, scene: Scene) -> None:
         outcome = scene.credentials("--tpm-key-password", SECRET)
