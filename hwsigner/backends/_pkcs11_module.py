@@ -16,7 +16,7 @@ from pkcs11 import PKCS11Error, TokenFlag
 from pkcs11.exceptions import TokenNotPresent, TokenNotRecognised
 from pkcs11.types import Token
 
-from hwsigner.errors import BackendUnavailableError, PinError, SigningKeyError, UsageError
+from hwsigner.errors import BackendUnavailableError, SigningKeyError, UsageError
 from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
@@ -131,9 +131,10 @@ class Module:
     def insist(self, call: Callable[[], T]) -> T:
         """Make a call that looks for a token; where that fails, for a short while with the module initialised anew.
 
+        The call sends no PIN: it may be made many times, and each could count as a try.
+
         SoftHSM empties a token's file for a moment at each login, and a process that initialises then overlooks it
-        (https://github.com/softhsm/SoftHSMv2/issues/757). Sessions in use are not ended for it. An error of a PIN
-        is final.
+        (https://github.com/softhsm/SoftHSMv2/issues/757). Sessions in use are not ended for it.
 
         Raises:
             SigningKeyError: what the last call raised.
@@ -143,8 +144,6 @@ class Module:
             try:
                 self.initialise()
                 return call()
-            except PinError:
-                raise
             except SigningKeyError:
                 in_use = any(token.has_session for token in self.open_tokens.values())
                 if in_use or time.monotonic() > deadline:

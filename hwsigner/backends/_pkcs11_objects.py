@@ -11,8 +11,17 @@ from pkcs11 import Attribute, KeyType, ObjectClass, PKCS11Error
 from pkcs11.types import Session, Token
 
 from hwsigner.backends._pkcs11_module import serial_text
+from hwsigner.errors import UnsupportedKeyError
+from hwsigner.key import ECDSA, RSA, RSA_BITS, SUPPORTED_KEYS, Algorithm
 from hwsigner.uri import KeyURI
 
+ALGORITHMS: dict[int, Algorithm] = {KeyType.EC: ECDSA, KeyType.RSA: RSA}
+# By CKA_EC_PARAMS, the OID of the curve: P-256, P-384, P-521.
+ORDER_BYTES = {
+    bytes.fromhex("06082a8648ce3d030107"): 32,
+    bytes.fromhex("06052b81040022"): 48,
+    bytes.fromhex("06052b81040023"): 66,
+}
 _OID_EC = bytes.fromhex("06072a8648ce3d0201")
 _ALGORITHM_RSA = bytes.fromhex("300d06092a864886f70d0101010500")
 _RAW_POINT_LENGTHS = (65, 97, 133)
@@ -77,6 +86,27 @@ def has_visible_match(session: Session, uri: KeyURI, public_key: bytes | None) -
     if public_key is not None and shown:
         return public_key in shown
     return bool(public_keys or certificates)
+
+
+def supported(key: PrivateKeyObject, uri: KeyURI) -> PrivateKeyObject:
+    """Return the key, if it may sign and the service takes its kind.
+
+    Raises:
+        UnsupportedKeyError: it may not, or it is of another kind, size or curve.
+    """
+    if key.key_type not in ALGORITHMS:
+        names = {int(kind): kind.name for kind in KeyType}
+        kind = names.get(key.key_type, f"type {key.key_type:#x}")
+        raise UnsupportedKeyError(f"key {uri.name} is of an unsupported kind: {kind}", f"Use {SUPPORTED_KEYS}")
+    if not key.can_sign:
+        raise UnsupportedKeyError(f"key {uri.name} may not sign: its CKA_SIGN is not set", "Use a key made for signing")
+    shown = attributes(key.object, Attribute.EC_PARAMS if key.key_type == KeyType.EC else Attribute.MODULUS)
+    modulus, curve = shown.get(Attribute.MODULUS), shown.get(Attribute.EC_PARAMS)
+    bits = int.from_bytes(modulus or b"").bit_length()
+    if (modulus and bits not in RSA_BITS) or (curve and curve not in ORDER_BYTES):
+        kind = f"RSA of {bits} bits" if modulus else "EC on another curve"
+        raise UnsupportedKeyError(f"key {uri.name} is of an unsupported kind: {kind}", f"Use {SUPPORTED_KEYS}")
+    return key
 
 
 def public_key_of(session: Session, key: PrivateKeyObject) -> bytes | None:

@@ -40,19 +40,17 @@ class OpenToken:
         self._logged_in = False
         self._session: Session | None = None
         self._request = PinRequest("user PIN", self.name)
-        self._refusal: PinError | None = None
+        self._refusal: SigningKeyError | None = None
 
     def session(self) -> Session:
         """Return the session, opened anew, with the login that it had, after it was dropped.
 
         Raises:
             SigningKeyError: the token is gone or can't be opened.
-            PinError: its login failed; a PIN that failed once is not sent again.
+            PinError: its login failed. Whatever a login fails with, the token counts as logged out then.
         """
         if self._session is None:
-            if self._refusal is not None:
-                raise type(self._refusal)(self._refusal.message, self._refusal.hint)
-            self._session = self.module.insist(self._reopen) if self.generation else self._open(None)
+            self._session = self._reopen() if self.generation else self._open(None)
             self.generation += 1
         return self._session
 
@@ -63,8 +61,12 @@ class OpenToken:
             PinRequiredError: no place gives a PIN.
             WrongPinError: the PIN was sent, once, and is wrong.
             PinLockedError: the PIN is locked, or a try would risk it.
+            SigningKeyError: the login failed otherwise. After a failed one, no PIN is sent before `forget_refusal`.
         """
         if not self._logged_in:
+            if self._refusal is not None:
+                message = f"{self._refusal.message}; the login is not tried again"
+                raise type(self._refusal)(message, "Check the token and its PIN, then open the key again")
             self._uri, self._pins = uri, pins
             if self._session is not None:
                 self.drop_session()
@@ -130,6 +132,10 @@ class OpenToken:
         """Leave the session to the process that opened it."""
         self._session = None
 
+    def forget_refusal(self) -> None:
+        """Let a login be tried again after a failed one, with the PIN of a key that is being opened."""
+        self._refusal = None
+
     def release(self) -> None:
         """Give the token back; the last one closes it."""
         self.users -= 1
@@ -139,8 +145,14 @@ class OpenToken:
             self.module.end_leaked_sessions()
 
     def _reopen(self) -> Session:
+        if not self._logged_in:
+            return self.module.insist(self._open_anew)
+        self.module.insist(self._refresh)
+        return self._login()
+
+    def _open_anew(self) -> Session:
         self._refresh()
-        return self._login() if self._logged_in else self._open(None)
+        return self._open(None)
 
     def _refresh(self) -> None:
         """Read the token's flags anew, and see that it is still the same one."""
@@ -161,9 +173,9 @@ class OpenToken:
             pin = self._checked(self._pins.get(self._uri, self._request))
         try:
             session = self._open(pin)
-        except PinError as error:
-            if self._logged_in:  # A login that held before: the next use must not send the PIN again.
-                self._refusal = error
+        except SigningKeyError as error:
+            self._refusal = error  # The token may have counted a try, whatever the error is.
+            self._logged_in = False
             raise
         if isinstance(pin, str):
             self._pins.remember(self._request, pin)

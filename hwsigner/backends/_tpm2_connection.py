@@ -6,17 +6,17 @@ import errno
 import fcntl
 import hashlib
 import os
-import stat
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 os.environ.setdefault("TSS2_LOG", "all+NONE")  # The libraries print a line for each refusal otherwise.
 
 from tpm2_pytss import ESAPI, TPM2_CAP, TPM2_PT, TSS2_Exception
 
+from hwsigner.backends._tpm2_folders import is_usable, runtime_folders, state_folders, temporary_folders
 from hwsigner.errors import BackendUnavailableError, SigningKeyError
 from hwsigner.uri import KeyURI
 
@@ -77,14 +77,17 @@ class Connection:
         self._is_closed = False
 
     @contextmanager
-    def use(self) -> Iterator[ESAPI]:
+    def use(self, *, exclusive: bool = False) -> Iterator[ESAPI]:
         """Yield the context. A connection that broke in an earlier use is made anew.
+
+        Args:
+            exclusive: keep this user's other processes from such a use, also where there is a resource manager.
 
         Raises:
             SigningKeyError: the connection is closed, or the TPM refused something; what it says is in the message.
             BackendUnavailableError: the TPM does not answer, or other processes keep it busy.
         """
-        with self._lock, _turn(self.tcti):
+        with self._lock, _turn(self.tcti, exclusive=exclusive):
             if self._is_closed:
                 raise SigningKeyError(f"key {self._subject} is closed", "Open it again")
             if self._context is None:
@@ -195,9 +198,12 @@ def _group(path: str) -> str:
 
 
 @contextmanager
-def _turn(tcti: str) -> Iterator[None]:
-    """Wait for this user's other processes where no resource manager shares out the TPM's three slots for keys."""
-    file = None if tcti.startswith(_MANAGED) else _lock_file(tcti)
+def _turn(tcti: str, *, exclusive: bool) -> Iterator[None]:
+    """Wait for this user's other processes, unless a resource manager shares out the TPM's three slots for keys."""
+    is_managed = tcti.startswith(_MANAGED)
+    file = None
+    if exclusive or not is_managed:
+        file = _lock_file("managed" if is_managed else tcti)  # Resource managers lead to one TPM by several TCTIs.
     if file is None:
         yield
         return
@@ -224,16 +230,10 @@ def _lock(file: int, tcti: str) -> None:
             return
 
 
-def _lock_file(tcti: str) -> int | None:
+def _lock_file(subject: str) -> int | None:
     """Open the file to lock, in a folder that is this user's alone; None where there can be none."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    folder = os.path.join(runtime, "hwsigner") if runtime else f"/tmp/hwsigner-{os.getuid()}"  # noqa: S108
-    name = hashlib.sha256(os.fsencode(tcti)).hexdigest()[:16]
-    try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        status = os.lstat(folder)
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-            return None
-        return os.open(os.path.join(folder, f"tpm-{name}.lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    except OSError:
-        return None
+    name = hashlib.sha256(os.fsencode(subject)).hexdigest()[:16]
+    for folder in filter(is_usable, (*runtime_folders(), *state_folders("locks"), *temporary_folders())):
+        with suppress(OSError):
+            return os.open(os.path.join(folder, f"tpm-{name}.lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    return None

@@ -153,14 +153,16 @@ class LoadableObject:
     def _load_under(self, tpm: ESAPI, parent: ESYS_TR) -> ESYS_TR:
         """Load the key under a persistent parent, which gets the empty auth value: once, where a wrong one counts."""
         name = bytes(tpm.tr_get_name(parent)).hex()
-        if refusals.is_recorded(name, is_given=False) and read_lockout(tpm).failures:
+        failures = read_lockout(tpm).failures
+        if failures and refusals.held_back(name, refusals.UNSTATED, failures) is not None:
             raise self._parent_error()
         try:
             key = tpm.load(parent, self._private, self._public)
         except TSS2_Exception as error:
             if code(error) == AUTH_FAIL:
-                refusals.record(name, is_given=False)
+                refusals.record(name, refusals.UNSTATED, read_lockout(tpm).failures)
             raise
+        refusals.forget(name)
         return key
 
     def _load_in_hierarchy(self, tpm: ESAPI, hierarchy: ESYS_TR) -> ESYS_TR:

@@ -1,62 +1,101 @@
 """What one process tells the next: for which keys the TPM refused an auth value.
 
 A TPM counts wrong auth values of all keys as one, and locks them all. So it can't say that a stored one failed already.
-Each refusal is an empty file named after the key: nothing of an auth value is kept. Where none can be made or found,
-the processes go on without: the TPM's own count is still looked at.
+Each refusal is a file named after the key, with the TPM's count after it: nothing of an auth value is kept. It counts
+until the TPM counts fewer.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
+from typing import Literal
 
-# An auth value that somebody gave, and the empty one because nobody did.
-_GIVEN, _UNSTATED = "given", "unstated"
+from hwsigner.backends._tpm2_folders import is_private, is_usable, runtime_folders, state_folders, temporary_folders
+
+Kind = Literal["given", "given-empty", "unstated"]
+# An auth value that somebody gave; the empty one because somebody said so; and the empty one because nobody did.
+GIVEN: Kind = "given"
+GIVEN_EMPTY: Kind = "given-empty"
+UNSTATED: Kind = "unstated"
+_KINDS = (GIVEN, GIVEN_EMPTY, UNSTATED)
 
 
-def record(name: str, *, is_given: bool) -> None:
+def record(name: str, kind: Kind, failures: int) -> None:
     """Keep it that the TPM refused an auth value.
 
     Args:
         name: the key's TPM Name in hexadecimal, which no other key has (TPM 2.0 Library, part 1, 16).
-        is_given: whether somebody gave the auth value, or it was empty because nobody did.
+        kind: where the auth value came from.
+        failures: how many wrong auth values the TPM counts, this one among them.
     """
-    folder = _folder()
-    if folder is None:
-        return
-    with suppress(OSError):
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        path = os.path.join(folder, _file(name, _GIVEN if is_given else _UNSTATED))
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600))
-
-
-def is_recorded(name: str, *, is_given: bool) -> bool:
-    """Return whether an auth value failed before one of this kind.
-
-    The empty one that nobody stated says nothing of a given one, which may be the answer to its refusal.
-    """
-    folder = _folder()
-    kinds = (_GIVEN,) if is_given else (_GIVEN, _UNSTATED)
-    return folder is not None and any(os.path.lexists(os.path.join(folder, _file(name, kind))) for kind in kinds)
-
-
-def forget(name: str) -> None:
-    """Keep nothing of a key: its auth value was right, or the TPM forgot that one was wrong."""
-    folder = _folder()
-    if folder is None:
-        return
-    for kind in (_GIVEN, _UNSTATED):
+    for folder in filter(is_usable, _folders()):
         with suppress(OSError):
-            os.unlink(os.path.join(folder, _file(name, kind)))
+            _write(os.path.join(folder, _file(name, kind)), b"%d" % failures)
+            return
 
 
-def _file(name: str, kind: str) -> str:
+def held_back(name: str, kind: Kind, failures: int) -> int | None:
+    """Return the TPM's count at an earlier refusal that still counts and holds back an auth value of this kind.
+
+    A given one may be the answer to the refusal of another kind, so only its own holds it back; all hold back the
+    empty one that nobody stated. None: the auth value may be sent.
+    """
+    kept = [_read(os.path.join(folder, _file(name, k))) for folder in _private() for k in _blocking(kind)]
+    return max((count for count in kept if count is not None and count <= failures), default=None)
+
+
+def has_place() -> bool:
+    """Return whether a refusal can be kept."""
+    return any(map(is_usable, _folders()))
+
+
+def forget(name: str, failures: int = 0) -> None:
+    """Keep nothing of a key whose auth value was right; or only what counts while the TPM counts so many failures."""
+    for path in (os.path.join(folder, _file(name, kind)) for folder in _private() for kind in _KINDS):
+        count = _read(path) if failures else None
+        if not failures or (count is not None and count > failures):
+            with suppress(OSError):
+                os.unlink(path)
+
+
+def _blocking(kind: Kind) -> tuple[Kind, ...]:
+    return _KINDS if kind == UNSTATED else (kind,)
+
+
+def _write(path: str, data: bytes) -> None:
+    """Write a file in one step, so that no process reads a part of it."""
+    temporary = f"{path}.{os.getpid()}"
+    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.write(file, data)
+    finally:
+        os.close(file)
+    os.replace(temporary, path)
+
+
+def _read(path: str) -> int | None:
+    """Return the count in a file; 0, which always counts, where it has none; None where there is no file."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(20)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return 0
+    return int(data) if data.isdigit() else 0
+
+
+def _file(name: str, kind: Kind) -> str:
     return f"{name}.{kind}"
 
 
-def _folder() -> str | None:
-    """Return the folder of this user's refusals, or systemd's for the service; None where there is no place for it."""
-    service = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    places = (os.environ.get("XDG_STATE_HOME", ""), service, os.path.expanduser("~/.local/state"))
-    place = next(filter(os.path.isabs, places), None)
-    return place and os.path.join(place, "hwsigner", "refused-auth")
+def _private() -> Iterator[str]:
+    return filter(is_private, _folders())
+
+
+def _folders() -> Iterator[str]:
+    yield from state_folders("refused-auth")
+    yield from runtime_folders()
+    yield from temporary_folders()

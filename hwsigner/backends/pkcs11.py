@@ -10,12 +10,14 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, PKCS11Error
+from pkcs11 import Attribute, Mechanism, MechanismFlag, PKCS11Error
 from pkcs11.exceptions import MechanismInvalid
 from pkcs11.types import Token
 
 from hwsigner.backends._pkcs11_module import TOKEN_ATTRIBUTES, Module, load_module, serial_text
 from hwsigner.backends._pkcs11_objects import (
+    ALGORITHMS,
+    ORDER_BYTES,
     CertificateObject,
     PrivateKeyObject,
     attributes,
@@ -25,6 +27,7 @@ from hwsigner.backends._pkcs11_objects import (
     has_visible_match,
     object_uri,
     public_key_of,
+    supported,
 )
 from hwsigner.backends._pkcs11_token import OpenToken, acquire, token_name
 from hwsigner.errors import (
@@ -33,15 +36,13 @@ from hwsigner.errors import (
     KeyNotFoundError,
     PinRequiredError,
     SigningKeyError,
-    UnsupportedKeyError,
 )
-from hwsigner.key import ECDSA, RSA, RSA_BITS, SUPPORTED_KEYS, Algorithm, FoundCertificate, HashName, Key
+from hwsigner.key import ECDSA, Algorithm, FoundCertificate, HashName, Key
 from hwsigner.pin import PinSource
 from hwsigner.uri import KeyURI
 
 _PATH = TOKEN_ATTRIBUTES | {"object", "id", "type"}
 _QUERY = frozenset({"module-path", "module-name"})
-_ALGORITHMS: dict[int, Algorithm] = {KeyType.EC: ECDSA, KeyType.RSA: RSA}
 _RSA_MECHANISMS = {
     "sha256": Mechanism.SHA256_RSA_PKCS,
     "sha384": Mechanism.SHA384_RSA_PKCS,
@@ -52,12 +53,6 @@ _DIGEST_INFO = {
     "sha256": bytes.fromhex("3031300d060960864801650304020105000420"),
     "sha384": bytes.fromhex("3041300d060960864801650304020205000430"),
     "sha512": bytes.fromhex("3051300d060960864801650304020305000440"),
-}
-# By CKA_EC_PARAMS, the OID of the curve: P-256, P-384, P-521.
-_ORDER_BYTES = {
-    bytes.fromhex("06082a8648ce3d030107"): 32,
-    bytes.fromhex("06052b81040022"): 48,
-    bytes.fromhex("06052b81040023"): 66,
 }
 _LISTED = 10
 T = TypeVar("T")
@@ -82,6 +77,7 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
     module = load_module(uri)
     with module.lock:
         token = acquire(module, _choose_token(module, uri, public_key))
+        token.forget_refusal()
         try:
             key = _find_key(token, uri, pins, public_key)
             return PKCS11Key(token, key, uri, pins, public_key=public_key)
@@ -146,7 +142,7 @@ class PKCS11Key(Key):
     @property
     def algorithm(self) -> Algorithm:
         """The SigV4-X509 algorithm of the key's type."""
-        return _ALGORITHMS[self._key.key_type]
+        return ALGORITHMS[self._key.key_type]
 
     def public_key(self) -> bytes | None:
         """Return the DER SubjectPublicKeyInfo, from the key itself or from the token's public key object."""
@@ -198,7 +194,7 @@ class PKCS11Key(Key):
         digest = hashlib.new(hash, message).digest()
         if len(digest) > 32:  # ECDSA takes the leftmost bits (FIPS 186-5, 6.4.1); not every token cuts them itself.
             parameters = attributes(key.object, Attribute.EC_PARAMS).get(Attribute.EC_PARAMS, b"")
-            digest = digest[: _ORDER_BYTES.get(parameters)]
+            digest = digest[: ORDER_BYTES.get(parameters)]
         return self._sign(key, digest, Mechanism.ECDSA)
 
     def _sign_rsa(self, message: bytes, hash: HashName) -> bytes:
@@ -262,23 +258,7 @@ def _find_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: bytes 
         )
     if not keys:
         raise _not_found(token, uri)
-    return _supported(keys[0], uri)
-
-
-def _supported(key: PrivateKeyObject, uri: KeyURI) -> PrivateKeyObject:
-    if key.key_type not in _ALGORITHMS:
-        names = {int(kind): kind.name for kind in KeyType}
-        kind = names.get(key.key_type, f"type {key.key_type:#x}")
-        raise UnsupportedKeyError(f"key {uri.name} is of an unsupported kind: {kind}", f"Use {SUPPORTED_KEYS}")
-    if not key.can_sign:
-        raise UnsupportedKeyError(f"key {uri.name} may not sign: its CKA_SIGN is not set", "Use a key made for signing")
-    shown = attributes(key.object, Attribute.EC_PARAMS if key.key_type == KeyType.EC else Attribute.MODULUS)
-    modulus, curve = shown.get(Attribute.MODULUS), shown.get(Attribute.EC_PARAMS)
-    bits = int.from_bytes(modulus or b"").bit_length()
-    if (modulus and bits not in RSA_BITS) or (curve and curve not in _ORDER_BYTES):
-        kind = f"RSA of {bits} bits" if modulus else "EC on another curve"
-        raise UnsupportedKeyError(f"key {uri.name} is of an unsupported kind: {kind}", f"Use {SUPPORTED_KEYS}")
-    return key
+    return supported(keys[0], uri)
 
 
 def _not_found(token: OpenToken, uri: KeyURI) -> KeyNotFoundError:
@@ -298,6 +278,8 @@ def _listed(token: OpenToken, found: Sequence[PrivateKeyObject | CertificateObje
 def _certificates(token: OpenToken, uri: KeyURI, *, login: PinSource | None = None) -> list[FoundCertificate]:
     """Return the certificates on a token that the URI names, and release the token."""
     try:
+        if login is not None:
+            token.forget_refusal()
         if login is not None and token.can_log_in:
             token.log_in(uri, login)
         found = find_certificate_objects(token.session(), uri)

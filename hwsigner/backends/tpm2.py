@@ -70,6 +70,13 @@ class _Auth:
     origin: _Origin
     allow_final_try: bool
 
+    @property
+    def kind(self) -> refusals.Kind:
+        """What its refusal is kept as."""
+        if self.origin == _UNSTATED:
+            return refusals.UNSTATED
+        return refusals.GIVEN if self.value else refusals.GIVEN_EMPTY
+
 
 def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -> Key:
     """Open the key that a `tpm2:` URI names, and make sure that the TPM has it.
@@ -97,7 +104,7 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
     try:
         with connection.use() as tpm:
             public = read_public_area(key.public(tpm), subject)
-            failed = not pins.allow_final_try and _has_failed(tpm, public, _UNSTATED)
+            failed = not pins.allow_final_try and _is_held_back(tpm, public, refusals.UNSTATED)
         wants_auth = failed or (file is not None and not file.empty_auth)
         request = PinRequest("TPM auth value", subject, "an earlier try failed" if failed else "")
         auth = _auth(uri, pins, request, wants_auth=wants_auth, guarded=public.guarded)
@@ -148,7 +155,8 @@ class TPMKey(Key):
                 f"key {self._subject} signs with {self._public.only_hash} only, not {hash}", "Ask for that hash"
             )
         digest = hashlib.new(hash, message).digest()
-        with self._connection.use() as tpm:
+        # From the look at earlier refusals to the record of this one, no other process may try.
+        with self._connection.use(exclusive=self._public.guarded and not self._is_proven) as tpm:
             if not self._is_proven:
                 self._refuse_to_guess(tpm)
             try:
@@ -185,11 +193,19 @@ class TPMKey(Key):
                 f"{lockout.limit}, so none was sent for {self._subject}",
                 f"{lockout.way_out}; --allow-final-pin-try sends it nonetheless",
             )
-        if _has_failed(tpm, self._public, self._auth.origin):
+        if self._auth.origin == _TYPED or not lockout.failures or lockout.left is None:
+            return
+        earlier = refusals.held_back(self._public.name, self._auth.kind, lockout.failures)
+        if earlier is not None:
             raise PinLockedError(
                 f"an earlier TPM auth value for {self._subject} was wrong, so the {self._auth.origin} one was not sent",
-                "Correct it and run once with --allow-final-pin-try, or let the TPM forget the failure: "
-                f"run tpm2_dictionarylockout --clear-lockout, or wait {lockout.failures * lockout.interval} seconds",
+                _held_back_hint((lockout.failures - max(earlier, 1) + 1) * lockout.interval),
+            )
+        if not refusals.has_place():
+            raise PinLockedError(
+                f"the TPM at {self._connection.tcti} counts {lockout.failures} wrong auth values and no folder can "
+                f"keep for which keys, so the {self._auth.origin} one for {self._subject} was not sent",
+                _held_back_hint(lockout.failures * lockout.interval),
             )
 
     def _prove(self) -> None:
@@ -212,11 +228,12 @@ class TPMKey(Key):
         return None
 
     def _wrong_auth(self, tpm: ESAPI) -> WrongPinError:
-        is_given, left = self._auth.origin != _UNSTATED, ""
+        left = ""
         if self._public.guarded:
-            refusals.record(self._public.name, is_given=is_given)
-            left = _tries_left(read_lockout(tpm))
-        if is_given:
+            lockout = read_lockout(tpm)
+            refusals.record(self._public.name, self._auth.kind, lockout.failures)
+            left = _tries_left(lockout)
+        if self._auth.origin != _UNSTATED:
             return WrongPinError(f"wrong TPM auth value for {self._subject}{left}", "Check it before another try")
         return WrongPinError(
             f"the TPM auth value of {self._subject} is not the empty one, which was tried{left}",
@@ -239,22 +256,31 @@ def _named(uri: KeyURI) -> tuple[str, TSS2Key | None, KeyObject]:
 
 
 def _read_file(path: str) -> TSS2Key:
-    blocks = [block for block in read_contents(path, KeyNotFoundError).blocks if block.label == _LABEL]
-    if len(blocks) > 1:
-        raise AmbiguousKeyError(f"{path} holds {len(blocks)} TPM keys", "Keep each in a file of its own")
+    keys = [block for block in read_contents(path, KeyNotFoundError).blocks if block.label.endswith("PRIVATE KEY")]
+    blocks = [block for block in keys if block.label == _LABEL]
+    if blocks and len(keys) > 1:
+        raise AmbiguousKeyError(f"{path} holds {len(keys)} private keys", "Keep each in a file of its own")
     if not blocks:
         raise UnsupportedKeyError(f"{path} holds no {_LABEL}", "Name a key file of a TPM")
     return parse_tss2(blocks[0].data, path)
 
 
-def _has_failed(tpm: ESAPI, public: PublicArea, origin: _Origin) -> bool:
-    """Return whether such an auth value was refused before, by what processes keep, and the TPM counts it still."""
-    if not public.guarded or origin == _TYPED or not refusals.is_recorded(public.name, is_given=origin == _STORED):
+def _is_held_back(tpm: ESAPI, public: PublicArea, kind: refusals.Kind) -> bool:
+    """Return whether an earlier refusal, or there being no place to keep one, holds back such an auth value."""
+    if not public.guarded:
         return False
     lockout = read_lockout(tpm)
-    if not lockout.failures:
-        refusals.forget(public.name)
-    return lockout.failures > 0 and lockout.left is not None
+    refusals.forget(public.name, lockout.failures)
+    if not lockout.failures or lockout.left is None:
+        return False
+    return refusals.held_back(public.name, kind, lockout.failures) is not None or not refusals.has_place()
+
+
+def _held_back_hint(seconds: int) -> str:
+    return (
+        "Correct it and run once with --allow-final-pin-try, or let the TPM forget the failure: "
+        f"run tpm2_dictionarylockout --clear-lockout, or wait {seconds} seconds"
+    )
 
 
 def _auth(uri: KeyURI, pins: PinSource, request: PinRequest, *, wants_auth: bool, guarded: bool) -> _Auth:
@@ -277,7 +303,8 @@ def _typed(uri: KeyURI, pins: PinSource, request: PinRequest, *, guarded: bool) 
         return pins.get(uri, request)
     except PinRequiredError as error:
         if guarded:
-            raise PinRequiredError(error.message, f"{error.hint}; {_IF_EMPTY}") from error
+            state = f": {request.state}" if request.state else ""
+            raise PinRequiredError(f"{error.message}{state}", f"{error.hint}; {_IF_EMPTY}") from error
         return None  # A try with the empty one costs nothing.
 
 

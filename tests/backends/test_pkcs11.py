@@ -464,26 +464,45 @@ def test_a_person_is_told_of_an_earlier_try(suffering: str) -> None:
 
 
 class Flagged:
-    """A token that sets other flags than SoftHSM does, and counts what is opened."""
+    """A token that sets other flags than SoftHSM does, counts what is opened, and fails logins with a fault."""
 
-    def __init__(self, token: Any, raised: int = 0, cleared: int = 0) -> None:
+    def __init__(self, token: Any, raised: int = 0, cleared: int = 0, fault: type[PKCS11Error] | None = None) -> None:
         self._token = token
         self.flags = (token.flags | raised) & ~cleared
+        self.fault = fault
         self.opened: list[Any] = []
+        self.slot = FlaggedSlot(self, token.slot)
 
     def open(self, user_pin: Any = None, **rest: Any) -> Any:
         self.opened.append(user_pin)
+        if self.fault is not None and user_pin is not None:
+            raise self.fault
         return self._token.open(user_pin="1234" if user_pin is PROTECTED_AUTH else user_pin, **rest)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._token, name)
 
 
+class FlaggedSlot:
+    """The slot of such a token."""
+
+    def __init__(self, token: Flagged, slot: Any) -> None:
+        self._token = token
+        self._slot = slot
+
+    def get_token(self) -> Flagged:
+        self._slot.get_token()
+        return self._token
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._slot, name)
+
+
 @pytest.fixture
 def flag(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Flagged]]:
     matching = _pkcs11_module.Module.matching_tokens
 
-    def flag(**flags: int) -> list[Flagged]:
+    def flag(**flags: Any) -> list[Flagged]:
         made: list[Flagged] = []
 
         def flagged(module: _pkcs11_module.Module, uri: KeyURI) -> list[Flagged]:
@@ -617,8 +636,11 @@ def test_a_session_that_ends_is_an_error_once(uri: Callable[..., str], hsm: InPr
 
 def test_a_login_that_fails_later_is_not_tried_twice(uri: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     tries = []
+    open_session = _pkcs11_token.OpenToken._open
 
-    def refuse(token: _pkcs11_token.OpenToken, pin: str) -> None:
+    def refuse(token: _pkcs11_token.OpenToken, pin: str | None) -> Any:
+        if pin is None:
+            return open_session(token, pin)
         tries.append(pin)
         raise WrongPinError("wrong PIN for the test")
 
@@ -639,7 +661,7 @@ def test_another_token_in_the_slot_gets_no_pin(uri: Callable[..., str], monkeypa
         other = type("Other", (Flagged,), {"label": "other", "opened": []})(key._token.token)
         slot = type("Slot", (), {"get_token": lambda self: other, "slot_id": key._token.token.slot.slot_id})()
         token = Flagged(key._token.token)
-        token.slot = slot  # type: ignore[attr-defined]
+        token.slot = slot
         key._token.token = token  # type: ignore[assignment]
         with pytest.raises(SigningKeyError, match="another one is in its slot"):
             key.sign(b"message")
@@ -777,12 +799,23 @@ def test_a_forked_child_signs_and_so_does_its_parent(hsm: InProcessSoftHSM) -> N
 
 FORKED_TOGETHER = """
 import os, sys
+from hwsigner.errors import SigningKeyError
 from hwsigner.key import open_key
-key = open_key(f"{os.environ['URI']};object=P-256?module-path={sys.argv[1]}", "1234")
+uri = f"{os.environ['URI']};object=P-256?module-path={sys.argv[1]}"
+key = open_key(uri, "1234")
 key.sign(b"message")
 def child():
-    key.sign(b"message")
-    return 7
+    global key
+    for _ in range(8):
+        try:
+            key = key or open_key(uri, "1234")
+            key.sign(b"message")
+            return 7
+        except SigningKeyError as error:
+            if "did not accept the login" not in error.message:
+                raise
+            key = key and key.close()
+    return 8
 statuses = []
 for _ in range(8):
     children = []
@@ -801,6 +834,7 @@ print(len(statuses), set(statuses))
 
 
 def test_children_forked_together_sign(hsm: InProcessSoftHSM) -> None:
+    # SoftHSM writes to a token's file at each login: a login of another process may fail then, and is not tried again.
     assert run_alone(FORKED_TOGETHER, hsm) == "32 {7}\n"
 
 
@@ -830,28 +864,49 @@ def test_a_token_that_another_process_writes_to_is_not_overlooked(hsm: InProcess
     assert run_alone(OVERLOOKED, hsm) == "found\n"
 
 
-def test_a_login_anew_is_tried_again_after_a_fault_and_a_first_one_is_not(
-    uri: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+FAULTS = (exceptions.DeviceError, exceptions.GeneralError, exceptions.FunctionFailed, exceptions.SlotIDInvalid)
+
+
+def sent(opened: list[Any]) -> list[Any]:
+    return [pin for pin in opened if pin is not None]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("cleared", [0, TokenFlag.LOGIN_REQUIRED])
+def test_a_pin_is_sent_once_whatever_the_login_fails_with(
+    uri: Callable[..., str], flag: Callable[..., list[Flagged]], fault: type[PKCS11Error], cleared: int
 ) -> None:
-    tries = []
-    open_session = _pkcs11_token.OpenToken._open
-
-    def falter(token: _pkcs11_token.OpenToken, pin: str | None) -> Any:
-        tries.append(pin)
-        if len(tries) == 1:
-            raise SigningKeyError("a fault for the test", "")
-        return open_session(token, pin)
-
+    made = flag(cleared=cleared)
     with open_key(uri("object=P-256"), "1234") as key:
         assert isinstance(key, backend.PKCS11Key)
+        token = made[0]
+        token.opened.clear()
+        token.fault = fault
         key._token.drop_session()
-        monkeypatch.setattr(_pkcs11_token.OpenToken, "_open", falter)
-        assert key.sign(b"message")
-        assert tries == ["1234", "1234"]
-    tries.clear()
-    with pytest.raises(SigningKeyError, match="a fault for the test"):
+        for _ in range(3):
+            with pytest.raises(SigningKeyError, match=fault.__name__):
+                key.sign(b"message")
+            assert sent(token.opened) == ["1234"]
+        assert find_certificates(uri("object=P-256;type=cert"))
+        with pytest.raises(SigningKeyError, match="not tried again") as caught:
+            key.sign(b"message")
+        assert "open the key again" in caught.value.hint
+        assert sent(token.opened) == ["1234"]
+        token.fault = None
+        with open_key(uri("object=P-384"), "1234") as another:
+            assert another.sign(b"message")
+            assert key.sign(b"message")
+        assert sent(token.opened) == ["1234", "1234"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_first_login_that_fails_is_not_tried_twice(
+    uri: Callable[..., str], flag: Callable[..., list[Flagged]], fault: type[PKCS11Error]
+) -> None:
+    made = flag(fault=fault)
+    with pytest.raises(SigningKeyError, match=fault.__name__):
         open_key(uri("object=P-256"), "1234")
-    assert tries == ["1234"]
+    assert sent(made[0].opened) == ["1234"]
 
 
 def test_the_module_is_called_by_one_thread_at_a_time(uri: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:

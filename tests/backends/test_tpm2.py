@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backends.contract import KeyContract, LockedKey, MakeKey, PinContract, openssl_verifies
-from hwsigner.backends import _tpm2_connection, _tpm2_refusals
+from hwsigner.backends import _tpm2_connection, _tpm2_folders
 from hwsigner.backends._tpm2_connection import tcti_of
 from hwsigner.backends._tss2 import parse_tss2
 from hwsigner.errors import (
@@ -116,6 +116,7 @@ class Tools:
 def refused_auth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder where a test's processes keep which keys' auth values were refused."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(_tpm2_folders, "_TEMPORARY", str(tmp_path / "temporary"))
     return tmp_path / "state" / "hwsigner" / "refused-auth"
 
 
@@ -206,6 +207,14 @@ def read_der(path: Path) -> bytes:
     """Return what a PEM file holds."""
     body = "".join(line for line in path.read_text().splitlines() if "-----" not in line)
     return run(["openssl", "base64", "-d", "-A"], {}, body.encode())
+
+
+OTHER_KEYS = ("PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY", "ENCRYPTED PRIVATE KEY")
+
+
+def pem_block(label: str) -> str:
+    """Return a PEM block that bears a label."""
+    return f"-----BEGIN {label}-----\nMAA=\n-----END {label}-----\n"
 
 
 def sign_and_verify(
@@ -402,6 +411,7 @@ def test_files_without_one_key_are_named(tools: Tools, ec_file: Path) -> None:
         open_key(tools.tpm.uri(path))
     for text, error in (
         (ec_file.read_text() * 2, AmbiguousKeyError),
+        *((ec_file.read_text() + pem_block(label), AmbiguousKeyError) for label in OTHER_KEYS),
         ("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n", UnsupportedKeyError),
         ("-----BEGIN TSS2 PRIVATE KEY-----\nMAA=\n-----END TSS2 PRIVATE KEY-----\n", UnsupportedKeyError),
         ("-----BEGIN TSS2 PRIVATE KEY-----\n!\n-----END TSS2 PRIVATE KEY-----\n", SigningKeyError),
@@ -807,7 +817,7 @@ class TestRefusals:
         self.refuse(uri, "wrong")
         [kept] = refused_auth.iterdir()
         assert (refused_auth.stat().st_mode & 0o777, kept.stat().st_mode & 0o777) == (0o700, 0o600)
-        assert kept.read_bytes() == b""
+        assert kept.read_bytes() == b"1"
         path = tools.key_file(auth=PASSWORD)
         name = tools.path("name")
         public, context = str(tools.path("public")), str(tools.path("context"))
@@ -825,14 +835,125 @@ class TestRefusals:
         assert not refused_auth.exists()
 
     @pytest.mark.parametrize("place", ["/dev/null", "/proc"])
-    def test_without_a_place_each_process_goes_on_alone(
-        self, tools: Tools, uri: str, place: str, monkeypatch: pytest.MonkeyPatch
+    def test_without_a_state_folder_another_will_do(
+        self, tools: Tools, uri: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("XDG_STATE_HOME", place)
-        for _ in range(2):
-            self.refuse(uri, "wrong")
+        monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+        self.refuse(uri, "wrong")
+        assert list((tmp_path / "temporary" / f"hwsigner-{os.getuid()}").glob("*.given"))
+        with pytest.raises(PinLockedError, match="an earlier TPM auth value"):
+            self.sign(uri, PASSWORD)
+        assert tools.counted_failures() == 1
+
+    def test_without_any_place_a_failure_that_counts_may_be_this_key_s(
+        self, tools: Tools, uri: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
+            monkeypatch.setenv(name, "/dev/null")
+        monkeypatch.setattr(_tpm2_folders, "_TEMPORARY", "/dev/null")
+        self.refuse(uri, "wrong")
+        with pytest.raises(PinLockedError, match=r"counts 1 wrong .* no folder can keep .*--allow-final-pin-try"):
+            self.sign(uri, PASSWORD)
+        with pytest.raises(PinRequiredError, match="an earlier try failed"):
+            self.sign(uri, None)
+        self.sign(uri, PinSource(PASSWORD, allow_final_try=True))
+        tools.run("tpm2_dictionarylockout", "-c")
         self.sign(uri, PASSWORD)
-        assert tools.counted_failures() == 2
+
+    def test_a_folder_that_others_can_use_is_passed_over(self, uri: str, refused_auth: Path, tmp_path: Path) -> None:
+        refused_auth.mkdir(parents=True)
+        refused_auth.chmod(0o770)
+        self.refuse(uri, "wrong")
+        assert list(refused_auth.iterdir()) == []
+        with pytest.raises(PinLockedError, match="an earlier TPM auth value"):
+            self.sign(uri, PASSWORD)
+
+    def test_an_empty_one_that_is_stated_is_sent_once_after_another_was_wrong(self, tools: Tools) -> None:
+        tools.set_lockout(5)
+        uri = tools.tpm.uri(tools.key_file())
+        self.refuse(uri, "wrong")
+        with pytest.raises(PinRequiredError, match=r"an earlier try failed.*--no-tpm-key-password"):
+            self.sign(uri, None)
+        self.sign(uri, "")
+        self.sign(uri, None)
+        assert tools.counted_failures() == 1
+
+    def test_an_empty_one_that_is_stated_is_wrong_once(self, tools: Tools, uri: str) -> None:
+        self.refuse(uri, "")
+        with pytest.raises(PinLockedError, match="an earlier TPM auth value"):
+            self.sign(uri, "")
+        self.sign(uri, PASSWORD)
+        assert tools.counted_failures() == 1
+
+    def test_a_refusal_counts_until_the_tpm_counts_fewer(self, tools: Tools, uri: str, refused_auth: Path) -> None:
+        other = tools.tpm.uri(tools.key_file(auth=PASSWORD))
+        self.refuse(other, lambda request: "wrong")
+        self.refuse(uri, "wrong")
+        assert sorted(kept.read_bytes() for kept in refused_auth.iterdir()) == [b"1", b"2"]
+        with pytest.raises(PinLockedError, match="wait 1000 seconds"):
+            self.sign(uri, PASSWORD)
+        tools.run("tpm2_dictionarylockout", "-c")
+        self.refuse(other, lambda request: "wrong")
+        self.sign(uri, PASSWORD)
+        assert [kept.read_bytes() for kept in refused_auth.iterdir()] == [b"1"]
+
+    @pytest.mark.parametrize("content", [b"", b"x"])
+    def test_a_record_without_a_count_counts(self, uri: str, refused_auth: Path, content: bytes) -> None:
+        self.refuse(uri, "wrong")
+        [kept] = refused_auth.iterdir()
+        kept.write_bytes(content)
+        with pytest.raises(PinLockedError, match="an earlier TPM auth value"):
+            self.sign(uri, PASSWORD)
+
+    def test_a_first_signature_behind_a_resource_manager_waits_for_another_s(
+        self, tools: Tools, uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(_tpm2_connection, "_MANAGED", ("swtpm",))
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+        with open_key(uri, PASSWORD) as key:
+            assert not (tmp_path / "hwsigner").exists()
+            assert key.sign(b"message")
+            [lock] = (tmp_path / "hwsigner").iterdir()
+        monkeypatch.setattr(_tpm2_connection, "_TURN_SECONDS", 0.1)
+        with open_key(uri, "wrong") as key, lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with pytest.raises(BackendUnavailableError, match="is busy"):
+                key.sign(b"message")
+        assert tools.counted_failures() == 0
+
+    def test_of_several_at_once_behind_a_resource_manager_one_sends_it(
+        self, tools: Tools, uri: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_tpm2_connection, "_MANAGED", ("swtpm",))
+
+        def attempt(key: Key) -> type[Exception] | None:
+            try:
+                key.sign(b"message")
+            except HwsignerError as error:
+                return type(error)
+            return None
+
+        keys = [open_key(uri, "wrong") for _ in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            errors = list(pool.map(attempt, keys))
+        for key in keys:
+            key.close()
+        assert sorted(error.__name__ for error in errors if error) == [*["PinLockedError"] * 3, "WrongPinError"]
+        assert tools.counted_failures() == 1
+
+    def test_a_proven_key_behind_a_resource_manager_waits_for_nobody(
+        self, uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(_tpm2_connection, "_MANAGED", ("swtpm",))
+        monkeypatch.setattr(_tpm2_connection, "_TURN_SECONDS", 0.1)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+        with open_key(uri, PASSWORD) as key:
+            assert key.sign(b"message")
+            [lock] = (tmp_path / "hwsigner").iterdir()
+            with lock.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                assert key.sign(b"message")
 
     def test_the_empty_one_that_nobody_stated_is_tried_once(self, tools: Tools, handle_uri: str) -> None:
         self.refuse(handle_uri, lambda request: pytest.fail("asked"))
@@ -880,20 +1001,21 @@ class TestRefusals:
             ({"STATE_DIRECTORY": "/s:/t"}, "/s"),
             ({"XDG_STATE_HOME": "x"}, "/h/.local/state"),
             ({}, "/h/.local/state"),
+            ({"HOME": ""}, "/account/.local/state"),
             ({"HOME": "h"}, None),
+            ({"HOME": "/"}, None),
+            ({"HOME": "//"}, None),
         ],
     )
     def test_where_it_is_kept(
         self, environment: dict[str, str], place: str | None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("XDG_STATE_HOME")
+        monkeypatch.setattr(_tpm2_folders, "_home_of_account", lambda: "/account")
         for name, value in ({"HOME": "/h"} | environment).items():
             monkeypatch.setenv(name, value)
-        made: list[str] = []
-        monkeypatch.setattr(os, "makedirs", lambda path, **_: made.append(path))
-        monkeypatch.setattr(os, "open", lambda *_: pytest.fail("no folder") if place is None else os.dup(0))
-        _tpm2_refusals.record("name", is_given=True)
-        assert made == ([] if place is None else [f"{place}/hwsigner/refused-auth"])
+        folders = list(_tpm2_folders.state_folders("refused-auth"))
+        assert folders == ([] if place is None else [f"{place}/hwsigner/refused-auth"])
 
 
 class TestTurns:
