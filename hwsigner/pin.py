@@ -58,6 +58,7 @@ class PinSource:
         self._pin = pin
         self._ask = ask
         self._answers: dict[PinRequest, str] = {}
+        self._sources: dict[str, str] = {}
         self.reuse = reuse
         self.allow_final_try = allow_final_try
 
@@ -69,7 +70,7 @@ class PinSource:
         return PinSource(ask=self._ask, allow_final_try=self.allow_final_try)
 
     def stored(self, uri: KeyURI) -> str | None:
-        """Return the PIN that needs nobody to type it, or None.
+        """Return the PIN that needs nobody to type it, or None. A `pin-source` is read once: it may be a pipe.
 
         Raises:
             PinError: the file of `pin-source` can't be read or trusted.
@@ -79,7 +80,9 @@ class PinSource:
         if uri.pin_value is not None:
             return uri.pin_value
         source = uri.text("pin-source")
-        return None if source is None else read_pin_source(source)
+        if source is not None and source not in self._sources:
+            self._sources[source] = read_pin_source(source)
+        return None if source is None else self._sources[source]
 
     def get(self, uri: KeyURI, request: PinRequest) -> str:
         """Return the PIN for a key, from the first place that has one.

@@ -206,7 +206,9 @@ def _bytes(text: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         # Not chained: the exception would carry the text, which may be a PIN.
-        raise UsageError("a key URI or path holds a character that is no Unicode scalar value") from None
+        raise UsageError(
+            "a key URI or path holds a character that is no Unicode scalar value", "Leave it out"
+        ) from None
 
 
 def _decode(scheme: str, name: str, value: bytes) -> str:
@@ -214,7 +216,7 @@ def _decode(scheme: str, name: str, value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         # Not chained: the exception would carry the bytes, which may be a PIN.
-        raise UsageError(f"a {scheme}: URI has a {name!r} that is not UTF-8") from None
+        raise UsageError(f"a {scheme}: URI has a {name!r} that is not UTF-8", "Write it in UTF-8") from None
 
 
 def _quoted(name: str, value: bytes, safe: str) -> str:

@@ -78,6 +78,24 @@ class TestPlaces:
             PinSource().get(uri, REQUEST)
 
 
+class TestASource:
+    def test_is_read_once_so_that_a_pipe_will_do(self, tmp_path: Path) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe, 0o600)
+        writer = threading.Thread(target=pipe.write_bytes, args=(b"1234\n",))
+        writer.start()
+        pins, uri = PinSource(), _uri(None, f"file:{pipe}")
+        assert [pins.stored(uri), pins.get(uri, REQUEST), pins.stored(uri)] == ["1234"] * 3
+        writer.join()
+
+    def test_each_has_its_own(self, tmp_path: Path) -> None:
+        for name in ("a", "b"):
+            (tmp_path / name).touch(0o600)
+            (tmp_path / name).write_text(name)
+        pins = PinSource()
+        assert [pins.stored(_uri(None, f"file:{tmp_path / name}")) for name in ("a", "b", "a")] == ["a", "b", "a"]
+
+
 class TestAsking:
     def test_only_an_answer_that_was_right_is_not_asked_for_again(self) -> None:
         asked: list[PinRequest] = []

@@ -63,6 +63,12 @@ class TestToken:
         leaf = scene.issue(token.public_key(b"\x01"))
         assert scene.credentials(certificate=leaf, private_key=token.uri("ec", pin)).status == 0
 
+    def test_a_pin_file_that_others_can_read_warns_once(self, scene: Scene, token: SoftHSM, pin: Path) -> None:
+        pin.chmod(0o644)
+        outcome = scene.credentials(certificate=token.uri("ec", pin), private_key=None)
+        assert outcome.status == 0
+        assert outcome.err.count("warning: ") == 1
+
     def test_pkcs11_lib(self, scene: Scene, token: SoftHSM, pin: Path) -> None:
         uri = f"pkcs11:token={token.label};object=ec?pin-source=file:{pin}"
         outcome = scene.credentials("--pkcs11-lib", token.module, certificate=uri, private_key=None)

@@ -88,6 +88,7 @@ class TestPinsInWrongPlaces:
         lax, strict = scene.credentials(**names), scene.credentials("--strict", **names)
         assert (lax.status, strict.status) == (0, 3)
         assert f"warning: PIN file {pin} has mode 0640" in lax.err
+        assert lax.err.count("\n") == 1
 
     def test_a_password_of_another_kind_of_key_warns_too(self, scene: Scene) -> None:
         outcome = scene.credentials("--tpm-key-password", SECRET)
