@@ -1,5 +1,6 @@
 """A local, strict AWS IAM Roles Anywhere CreateSession and sts:GetCallerIdentity.
 
+Requests that are signed for another service are verified too, and answered with what was found.
 It verifies with code of its own, written from the specification, and shares none with the rest of hwsigner:
 two implementations that agree are evidence.
 """

@@ -47,9 +47,14 @@ class RefusalError(Exception):
     def __init__(self, error_type: str, status: int, message: str, reason: str = "") -> None:
         self.error_type = error_type
         self.status = status
-        self.message = message
-        self.reason = reason or message
-        super().__init__(message)
+        # A request's own words may be in both, and those may hold what no XML and no terminal should get.
+        self.message = _printable(message)
+        self.reason = _printable(reason or message)
+        super().__init__(self.message)
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def invalid(message: str) -> RefusalError:
@@ -90,10 +95,19 @@ def caller_identity(arn: str, user_id: str, account: str, request_id: str) -> An
     return Answer(200, "text/xml", body.encode())
 
 
-def xml_error(refusal: RefusalError, request_id: str) -> Answer:
+def sts_error(refusal: RefusalError, request_id: str) -> Answer:
     """Return an error as STS words it: an XML document."""
     body = (
         f'<ErrorResponse xmlns="{STS_NAMESPACE}"><Error><Type>Sender</Type><Code>{refusal.error_type}</Code>'
         f"<Message>{escape(refusal.message)}</Message></Error><RequestId>{request_id}</RequestId></ErrorResponse>"
     )
     return Answer(refusal.status, "text/xml", body.encode(), error_type=refusal.error_type)
+
+
+def s3_error(refusal: RefusalError, request_id: str) -> Answer:
+    """Return an error as S3 words it: an XML document without a namespace."""
+    body = (
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{refusal.error_type}</Code>'
+        f"<Message>{escape(refusal.message)}</Message><RequestId>{request_id}</RequestId></Error>"
+    )
+    return Answer(refusal.status, "application/xml", body.encode(), error_type=refusal.error_type)

@@ -97,7 +97,7 @@ def _serve_request(connection: socket.socket, stream: BinaryIO, site: Site) -> b
         return False
     site.keep(record)
     close = (request.value("connection") or "").lower() == "close"
-    _send(connection, answer, site.clock(), request_id, close=close)
+    _send(connection, answer, site.clock(), request_id, close=close, head_only=request.method == "HEAD")
     return not close
 
 
@@ -117,6 +117,8 @@ def _misbehave(connection: socket.socket, answer: Answer, fault: Fault, record: 
     kind.deliver(Delivery(connection, head, answer.body, fault.values, site.stopping))
 
 
-def _send(connection: socket.socket, answer: Answer, now: datetime, request_id: str, *, close: bool) -> None:
-    length = len(answer.body)
-    connection.sendall(head_bytes(answer, now=now, request_id=request_id, length=length, close=close) + answer.body)
+def _send(
+    connection: socket.socket, answer: Answer, now: datetime, request_id: str, *, close: bool, head_only: bool = False
+) -> None:
+    head = head_bytes(answer, now=now, request_id=request_id, length=len(answer.body), close=close)
+    connection.sendall(head if head_only else head + answer.body)

@@ -9,7 +9,7 @@ from typing import Any
 
 from hwsigner.emulator.answers import invalid
 from hwsigner.emulator.arns import Arn, parse_arn
-from hwsigner.emulator.signature import query_pairs
+from hwsigner.emulator.canonical import query_pairs
 from hwsigner.emulator.wire import Request
 
 _ARNS = {"trustAnchorArn": "trust-anchor", "profileArn": "profile", "roleArn": "role"}

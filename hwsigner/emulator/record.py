@@ -6,11 +6,14 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from urllib.parse import unquote
 
 from hwsigner.emulator.wire import Request
 
 _SECRET_HEADERS = frozenset({"x-amz-security-token"})
-_SECRET_PARAMETER = re.compile(r"(X-Amz-Security-Token=)[^&]*", re.IGNORECASE)
+# In the query of a target or of a canonical request, and as a line of the latter. A name may be percent-encoded.
+_PARAMETER = re.compile(r"(?<![^&?\n])([^=&?\n]*)=[^&\n]*")
+_SECRET_LINE = re.compile(r"^(x-amz-security-token:).*", re.MULTILINE)
 
 
 @dataclass
@@ -29,8 +32,8 @@ class Record:
         findings: what the service scores about the client: missingSignedHeaders (with the names),
             postEmptyBody, algorithmMismatch.
         fault: the name of the fault that was applied, or an empty string.
-        string_to_sign: of CreateSession, as recomputed from the request; empty where it did not come so far.
-        canonical_request: likewise.
+        string_to_sign: as recomputed from the request; empty where it did not come so far.
+        canonical_request: likewise; a session token may be in it.
     """
 
     time: datetime
@@ -73,7 +76,7 @@ class Record:
             "time": f"{self.time:%Y-%m-%dT%H:%M:%SZ}",
             "requestId": self.request_id,
             "method": self.method,
-            "target": _SECRET_PARAMETER.sub(r"\1***", self.target),
+            "target": _without_token(self.target),
             "headers": headers,
             "bodyLength": len(self.body),
             "status": self.status,
@@ -85,5 +88,17 @@ class Record:
             "fault": self.fault,
         }
         if not self.accepted and self.string_to_sign:
-            entry |= {"stringToSign": self.string_to_sign, "canonicalRequest": self.canonical_request}
+            entry |= {
+                "stringToSign": self.string_to_sign,
+                "canonicalRequest": _without_token(self.canonical_request),
+            }
         return entry
+
+
+def _without_token(text: str) -> str:
+    return _SECRET_LINE.sub(r"\1***", _PARAMETER.sub(_without_value, text))
+
+
+def _without_value(parameter: re.Match[str]) -> str:
+    name = unquote(parameter[1], "latin-1")
+    return f"{parameter[1]}=***" if name.lower() in _SECRET_HEADERS else parameter[0]

@@ -35,7 +35,7 @@ def utc_now() -> datetime:
 
 
 class Emulator:
-    """A local CreateSession and sts:GetCallerIdentity, on HTTP or HTTPS.
+    """A local CreateSession and sts:GetCallerIdentity, on HTTP or HTTPS, that verifies requests of any service.
 
     Use it in a `with` statement, or call start() and stop().
 
@@ -110,6 +110,19 @@ class Emulator:
     def behave(self) -> None:
         """Forget all faults that are still in the queue."""
         self._faults.clear()
+
+    def add_credentials(self, access_key_id: str, secret_access_key: str, session_token: str | None = None) -> None:
+        """Let requests be signed with these credentials too, besides those that CreateSession vends.
+
+        Args:
+            access_key_id: 1 to 128 letters and digits; credentials that were added under it are replaced.
+            secret_access_key: the secret.
+            session_token: must be sent with each request; None for credentials that have none.
+
+        Raises:
+            UsageError: a value of the wrong form.
+        """
+        self._service.vault.add(access_key_id, secret_access_key, session_token)
 
     def _make_tls(self) -> ssl.SSLContext:
         self._folder = Path(tempfile.mkdtemp(prefix="hwsigner-emulator-"))

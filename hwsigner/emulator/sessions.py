@@ -13,19 +13,19 @@ from cryptography.x509.oid import NameOID
 
 from hwsigner.emulator import tags
 from hwsigner.emulator.answers import Answer, RefusalError, denied, invalid, invalid_signature, json_answer
+from hwsigner.emulator.canonical import canonical_request
 from hwsigner.emulator.certificates import algorithm_of, check_leaf, check_path, read_certificate, read_chain, verifies
 from hwsigner.emulator.parameters import Parameters, read_parameters
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.signature import (
     Authorization,
     SignatureError,
-    canonical_request,
     check_signed_headers,
     check_time,
     parse_authorization,
     string_to_sign,
 )
-from hwsigner.emulator.vault import Vault, Vended
+from hwsigner.emulator.vault import Credentials, Vault
 from hwsigner.emulator.wire import Request
 from hwsigner.emulator.world import Profile, Role, TrustAnchor, World, missing_tags
 
@@ -52,16 +52,16 @@ class SessionService:
         self._vault = vault
         self._clock = clock
 
-    def create_session(self, request: Request, record: Record) -> Answer:
+    def create_session(self, record: Record) -> Answer:
         """Verify a request and vend credentials.
 
         Args:
-            request: the raw request.
-            record: gets the findings and the strings that the signature must cover.
+            record: has the raw request, and gets the findings and the strings that the signature must cover.
 
         Raises:
             RefusalError: the request is not in order.
         """
+        request = record.request
         if request.method == "POST" and not request.body:
             record.findings.append("postEmptyBody")
         parameters = read_parameters(request)
@@ -109,15 +109,15 @@ class SessionService:
             raise invalid_signature(f"{authorization.algorithm} is not the algorithm of the certificate's key")
         try:
             missing = check_signed_headers(request, authorization.signed_headers, _SIGNED_HEADERS)
-            check_time(request, authorization.date, self._clock())
+            check_time(authorization, self._clock())
         except SignatureError as error:
             raise invalid_signature(str(error)) from error
         if missing:
             record.findings.append(f"missingSignedHeaders: {', '.join(missing)}")
             raise invalid_signature(f"SignedHeaders lacks {', '.join(missing)}")
-        message = string_to_sign(request, authorization)
-        record.string_to_sign = message.decode("latin-1")
-        record.canonical_request = canonical_request(request, authorization.signed_headers).decode("latin-1")
+        canonical = canonical_request(request, authorization.signed_headers)
+        message = string_to_sign(canonical, authorization)
+        record.canonical_request, record.string_to_sign = canonical.decode("latin-1"), message.decode("latin-1")
         if not verifies(leaf, authorization.signature, message):
             raise invalid_signature("the signature does not verify with the certificate's key over the string to sign")
 
@@ -171,7 +171,7 @@ def _grant(parameters: Parameters, leaf: x509.Certificate, profile: Profile, rol
     return _Grant(parameters, leaf, role, timedelta(seconds=seconds), name)
 
 
-def _credential_set(vended: Vended, grant: _Grant) -> dict[str, object]:
+def _credential_set(vended: Credentials, grant: _Grant) -> dict[str, object]:
     common_names = grant.leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return {
         "assumedRoleUser": {"arn": vended.arn, "assumedRoleId": vended.user_id},

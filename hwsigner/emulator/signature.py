@@ -1,32 +1,70 @@
-"""The signed part of a request, rebuilt from the raw one: SigV4's canonical request and what belongs to it.
+"""What a request says of its signature, in the Authorization header or in the query of a presigned URL.
 
-Both of the emulator's services use it: CreateSession with its asymmetric algorithms, STS with HMAC.
+All of the emulator's services use it: CreateSession with its asymmetric algorithms, the others with HMAC.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from urllib.parse import unquote_to_bytes
+from enum import Enum, auto
 
+from hwsigner.emulator.canonical import S3_SERVICES, query_pairs
 from hwsigner.emulator.wire import Request
 
 MAX_SKEW = timedelta(minutes=5)
-_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~")
+MAX_EXPIRES = 604800
 _DATE = re.compile(r"\d{8}T\d{6}Z", re.ASCII)
 _HEX = re.compile(r"(?:[0-9a-f]{2})+")
+_EXPIRES = re.compile(r"[1-9][0-9]{0,5}")
+_SERVICE = re.compile(r"/([^/,\s]+)/aws4_request", re.ASCII)
 _FIELDS = ("Credential", "SignedHeaders", "Signature")
+_PARAMETERS = ("Algorithm", "Credential", "Date", "Expires", "SignedHeaders", "Signature")
+_TOKEN = "Security-Token"  # noqa: S105 - the parameter's name
+_NAMES = {f"X-Amz-{name}".encode(): name for name in (*_PARAMETERS, _TOKEN)}
+
+
+class Flaw(Enum):
+    """What is wrong with a signed request; every kind of service has a code of its own for each."""
+
+    UNSIGNED = auto()
+    FORM = auto()
+    TWO_FORMS = auto()
+    ALGORITHM = auto()
+    KEY_ID = auto()
+    NO_TOKEN = auto()
+    TOKEN = auto()
+    EXPIRED_TOKEN = auto()
+    SCOPE = auto()
+    DATE = auto()
+    CLOCK = auto()
+    URL_EXPIRED = auto()
+    URL_TOO_EARLY = auto()
+    HEADERS = auto()
+    SIGNATURE = auto()
+    NO_PAYLOAD_HASH = auto()
+    PAYLOAD_WORD = auto()
+    PAYLOAD = auto()
+    NOT_IMPLEMENTED = auto()
 
 
 class SignatureError(Exception):
-    """A request whose signature can't be checked, or is not what it must be; the text says why."""
+    """A request whose signature can't be checked, or is not what it must be; the text says why.
+
+    Attributes:
+        flaw: which kind of fault it is.
+    """
+
+    def __init__(self, reason: str, flaw: Flaw = Flaw.FORM) -> None:
+        self.flaw = flaw
+        super().__init__(reason)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Authorization:
-    """The Authorization header's parts.
+    """The parts of a signature, from the header or from the query.
 
     Attributes:
         algorithm: such as "AWS4-X509-RSA-SHA256".
@@ -36,6 +74,9 @@ class Authorization:
         service: the scope's service.
         signed_headers: the names, in order.
         signature: the signature's bytes.
+        time: the text of X-Amz-Date, or an empty string where it is not given once.
+        session_token: the session token, or an empty string where it is not given once.
+        expires: how long a presigned URL holds, in seconds; None in the header form.
     """
 
     algorithm: str
@@ -45,11 +86,53 @@ class Authorization:
     service: str
     signed_headers: tuple[str, ...]
     signature: bytes
+    time: str
+    session_token: str = field(repr=False)
+    expires: int | None = None
 
     @property
     def scope(self) -> str:
         """The credential scope."""
         return f"{self.date}/{self.region}/{self.service}/aws4_request"
+
+    @property
+    def presigned(self) -> bool:
+        """Whether the signature is in the query."""
+        return self.expires is not None
+
+    @property
+    def s3(self) -> bool:
+        """Whether S3's rules of canonicalisation hold."""
+        return self.service in S3_SERVICES
+
+
+def is_presigned(request: Request) -> bool:
+    """Tell whether the query has a parameter of a presigned URL."""
+    return any(name in _NAMES for name, _ in query_pairs(request.query))
+
+
+def claimed_service(request: Request) -> str:
+    """Return the service that the credential scope names, however wrong the rest may be; or an empty string."""
+    credentials = [value for name, value in query_pairs(request.query) if name == b"X-Amz-Credential"]
+    texts = [*request.values("authorization"), *(value.decode("latin-1") for value in credentials)]
+    return next((found[1] for found in map(_SERVICE.search, texts) if found), "")
+
+
+def read_authorization(request: Request) -> Authorization:
+    """Read the signature of the header or of the query.
+
+    Raises:
+        SignatureError: there is none, there are both, or it is not of its form.
+    """
+    if not is_presigned(request):
+        if not request.values("authorization"):
+            raise SignatureError("the request is not signed", Flaw.UNSIGNED)
+        return parse_authorization(request)
+    if request.values("authorization"):
+        raise SignatureError("signed both in the Authorization header and in the query", Flaw.TWO_FORMS)
+    if request.values("x-amz-security-token"):
+        raise SignatureError("a presigned URL has its session token in the query, not in a header", Flaw.TWO_FORMS)
+    return _parse_query(request)
 
 
 def parse_authorization(request: Request) -> Authorization:
@@ -63,14 +146,43 @@ def parse_authorization(request: Request) -> Authorization:
     fields = {name: value for name, _, value in pairs}
     if len(pairs) != len(_FIELDS) or set(fields) != set(_FIELDS):
         raise SignatureError("Authorization is not ALGORITHM Credential=…, SignedHeaders=…, Signature=…, given once")
+    time, token = request.value("x-amz-date") or "", request.value("x-amz-security-token") or ""
+    return _authorization({**fields, "Algorithm": algorithm, "Date": time, _TOKEN: token})
+
+
+def _parse_query(request: Request) -> Authorization:
+    pairs = query_pairs(request.query, plus_is_space=claimed_service(request) in S3_SERVICES)
+    found = [(_NAMES[name], value.decode("latin-1")) for name, value in pairs if name in _NAMES]
+    fields = dict(found)
+    missing = [f"X-Amz-{name}" for name in _PARAMETERS if name not in fields]
+    if missing:
+        raise SignatureError(f"the query lacks {', '.join(missing)}")
+    if len(found) > len(fields):
+        raise SignatureError("the query has a parameter of the signature twice")
+    if not _EXPIRES.fullmatch(fields["Expires"]) or int(fields["Expires"]) > MAX_EXPIRES:
+        raise SignatureError(f"X-Amz-Expires is not a number of seconds from 1 to {MAX_EXPIRES}")
+    return _authorization({_TOKEN: "", **fields}, int(fields["Expires"]))
+
+
+def _authorization(fields: dict[str, str], expires: int | None = None) -> Authorization:
     credential = fields["Credential"].split("/")
     if len(credential) != 5 or credential[4] != "aws4_request" or not all(credential):
         raise SignatureError("Credential is not NAME/YYYYMMDD/REGION/SERVICE/aws4_request")
     if not _HEX.fullmatch(fields["Signature"]):
         raise SignatureError("Signature is not lower-case hexadecimal")
-    names = tuple(fields["SignedHeaders"].split(";"))
     key_name, date, region, service, _ = credential
-    return Authorization(algorithm, key_name, date, region, service, names, bytes.fromhex(fields["Signature"]))
+    return Authorization(
+        algorithm=fields["Algorithm"],
+        key_name=key_name,
+        date=date,
+        region=region,
+        service=service,
+        signed_headers=tuple(fields["SignedHeaders"].split(";")),
+        signature=bytes.fromhex(fields["Signature"]),
+        time=fields["Date"],
+        session_token=fields[_TOKEN],
+        expires=expires,
+    )
 
 
 def check_signed_headers(request: Request, names: tuple[str, ...], required: set[str]) -> list[str]:
@@ -80,85 +192,52 @@ def check_signed_headers(request: Request, names: tuple[str, ...], required: set
         SignatureError: a name is not lower-case, not in order, repeated, or of a header that was not sent.
     """
     if list(names) != sorted(set(names)):
-        raise SignatureError("SignedHeaders is not sorted, or repeats a name")
+        raise SignatureError("SignedHeaders is not sorted, or repeats a name", Flaw.SCOPE)
     sent = {name.lower() for name, _ in request.headers}
     for name in names:
         if name != name.lower():
-            raise SignatureError("SignedHeaders is not lower-case")
+            raise SignatureError("SignedHeaders is not lower-case", Flaw.SCOPE)
         if name not in sent:
-            raise SignatureError(f"SignedHeaders names {name}, which was not sent")
+            raise SignatureError(f"SignedHeaders names {name}, which was not sent", Flaw.SCOPE)
     must = required | {name for name in sent if name.startswith("x-amz-")}
     return sorted(must - set(names))
 
 
-def check_time(request: Request, scope_date: str, now: datetime) -> None:
-    """Check X-Amz-Date: its form, the scope's date, and the clock within five minutes.
+def check_time(authorization: Authorization, now: datetime) -> None:
+    """Check X-Amz-Date: its form, the scope's date, and the clock within five minutes or until the URL expires.
 
     Raises:
         SignatureError: any of them is wrong.
     """
-    text = request.value("x-amz-date") or ""
+    text = authorization.time
+    sent = _read_time(text)
+    if text[:8] != authorization.date:
+        raise SignatureError(f"the scope's date {authorization.date} is not that of X-Amz-Date {text}", Flaw.SCOPE)
+    if sent > now + MAX_SKEW:
+        latest = f"{now + MAX_SKEW:%Y%m%dT%H%M%SZ} ({now:%Y%m%dT%H%M%SZ} + 5 min.)"
+        flaw = Flaw.URL_TOO_EARLY if authorization.presigned else Flaw.CLOCK
+        raise SignatureError(f"Signature not yet current: {text} is still later than {latest}", flaw)
+    if authorization.expires is not None:
+        end = sent + timedelta(seconds=authorization.expires)
+        if end < now:
+            raise SignatureError(f"Signature expired: the URL held until {end:%Y%m%dT%H%M%SZ}", Flaw.URL_EXPIRED)
+    elif sent < now - MAX_SKEW:
+        earliest = f"{now - MAX_SKEW:%Y%m%dT%H%M%SZ} ({now:%Y%m%dT%H%M%SZ} - 5 min.)"
+        raise SignatureError(f"Signature expired: {text} is now earlier than {earliest}", Flaw.CLOCK)
+
+
+def _read_time(text: str) -> datetime:
     try:
         sent = datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     except ValueError:
         sent = None
     if sent is None or not _DATE.fullmatch(text):
-        raise SignatureError("X-Amz-Date is not one YYYYMMDDTHHMMSSZ")
-    if text[:8] != scope_date:
-        raise SignatureError(f"the scope's date {scope_date} is not that of X-Amz-Date {text}")
-    if sent < now - MAX_SKEW:
-        earliest = f"{now - MAX_SKEW:%Y%m%dT%H%M%SZ} ({now:%Y%m%dT%H%M%SZ} - 5 min.)"
-        raise SignatureError(f"Signature expired: {text} is now earlier than {earliest}")
-    if sent > now + MAX_SKEW:
-        latest = f"{now + MAX_SKEW:%Y%m%dT%H%M%SZ} ({now:%Y%m%dT%H%M%SZ} + 5 min.)"
-        raise SignatureError(f"Signature not yet current: {text} is still later than {latest}")
+        raise SignatureError("X-Amz-Date is not one YYYYMMDDTHHMMSSZ", Flaw.DATE)
+    return sent
 
 
-def string_to_sign(request: Request, authorization: Authorization) -> bytes:
-    """Return the four lines that the signature must cover."""
-    digest = hashlib.sha256(canonical_request(request, authorization.signed_headers)).hexdigest()
-    date = request.value("x-amz-date") or ""
-    return "\n".join((authorization.algorithm, date, authorization.scope, digest)).encode("latin-1")
-
-
-def canonical_request(request: Request, signed_headers: tuple[str, ...]) -> bytes:
-    """Return the canonical request of a raw request, with these headers signed."""
-    lines = [request.method, canonical_path(request.path), canonical_query(request.query)]
-    lines += [f"{name}:{_canonical_value(request.values(name))}" for name in signed_headers]
-    lines += ["", ";".join(signed_headers), hashlib.sha256(request.body).hexdigest()]
+def string_to_sign(canonical: bytes, authorization: Authorization) -> bytes:
+    """Return the four lines that the signature must cover, of which the last is the canonical request's hash."""
+    digest = hashlib.sha256(canonical).hexdigest()
+    lines = (authorization.algorithm, authorization.time, authorization.scope, digest)
     return "\n".join(lines).encode("latin-1")
-
-
-def canonical_path(path: str) -> str:
-    """Return a wire path without empty and dot segments, and with each segment encoded once more."""
-    kept: list[str] = []
-    for segment in path.split("/"):
-        if segment == "..":
-            del kept[-1:]
-        elif segment not in ("", "."):
-            kept.append(_encode(segment.encode("latin-1")))
-    return "/" + "/".join(kept) + ("/" if kept and path.endswith("/") else "")
-
-
-def canonical_query(query: str) -> str:
-    """Return a wire query decoded, encoded anew, and sorted by encoded name, then by encoded value."""
-    pairs = sorted((_encode(name), _encode(value)) for name, value in query_pairs(query))
-    return "&".join(f"{name}={value}" for name, value in pairs)
-
-
-def query_pairs(query: str) -> list[tuple[bytes, bytes]]:
-    """Return the decoded names and values of a wire query, in order; a plus sign stays one."""
-    parts = (part.partition("=") for part in query.split("&") if part)
-    return [(_decode(name), _decode(value)) for name, _, value in parts]
-
-
-def _canonical_value(values: list[str]) -> str:
-    return ",".join(re.sub("[ \t]+", " ", value).strip(" ") for value in values)
-
-
-def _decode(text: str) -> bytes:
-    return unquote_to_bytes(text.encode("latin-1"))
-
-
-def _encode(raw: bytes) -> str:
-    return "".join(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in raw)

@@ -22,6 +22,8 @@ MAX_BODY = 1 << 20
 _REQUEST_LINE = re.compile(rb"([A-Z]+) ([\x21-\x7e\x80-\xff]+) HTTP/1\.1")
 _HEADER_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t\x20-\x7e\x80-\xff]*)")
 
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})(?:[ \t]*;[\t\x20-\x7e]*)?")
+
 
 class MalformedRequestError(Exception):
     """Bytes that are no HTTP/1.1 request, or one that is too large.
@@ -121,7 +123,7 @@ def _read_headers(stream: BinaryIO) -> tuple[tuple[str, str], ...]:
 
 def _read_body(stream: BinaryIO, head: Request) -> bytes:
     if head.values("transfer-encoding"):
-        raise MalformedRequestError("a body needs Content-Length, not Transfer-Encoding", 411)
+        return _read_chunked(stream, head)
     if not head.values("content-length"):
         return b""
     length = head.value("content-length") or ""
@@ -129,8 +131,36 @@ def _read_body(stream: BinaryIO, head: Request) -> bytes:
         raise MalformedRequestError("Content-Length is not one decimal number")
     if int(length) > MAX_BODY:
         raise MalformedRequestError("the body is too large", 413)
-    body = stream.read(int(length))
-    if len(body) < int(length):
+    return _read_exactly(stream, int(length))
+
+
+def _read_chunked(stream: BinaryIO, head: Request) -> bytes:
+    """Read a body in chunks (RFC 9112, 7.1); what its trailer says is of no account."""
+    if (head.value("transfer-encoding") or "").lower() != "chunked":
+        raise MalformedRequestError("chunked is the only transfer coding that is known here", 501)
+    if head.values("content-length"):
+        raise MalformedRequestError("Transfer-Encoding and Content-Length are given both")
+    body = bytearray()
+    while size := _read_chunk_size(stream):
+        if len(body) + size > MAX_BODY:
+            raise MalformedRequestError("the body is too large", 413)
+        body += _read_exactly(stream, size)
+        if _read_line(stream) != b"":
+            raise MalformedRequestError("a chunk does not end in CR LF")
+    _read_headers(stream)
+    return bytes(body)
+
+
+def _read_chunk_size(stream: BinaryIO) -> int:
+    match = _CHUNK_SIZE.fullmatch(_read_line(stream) or b"")
+    if not match:
+        raise MalformedRequestError("a chunk does not begin with its size")
+    return int(match[1], 16)
+
+
+def _read_exactly(stream: BinaryIO, length: int) -> bytes:
+    body = stream.read(length)
+    if len(body) < length:
         raise MalformedRequestError("the body is cut off")
     return body
 

@@ -97,6 +97,7 @@ def test_a_client_may_wait_for_100_continue(emulator: Emulator, caller: Caller) 
         assert read_reply(connection).status == 201
 
 
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
 MALFORMED = {
     "no request line": (b"hello\r\n\r\n", 400),
     "HTTP/1.0": (b"POST / HTTP/1.0\r\n\r\n", 400),
@@ -107,7 +108,14 @@ MALFORMED = {
     "a control character": (b"POST / HTTP/1.1\r\nA: \x01\r\n\r\n", 400),
     "too many headers": (b"POST / HTTP/1.1\r\n" + b"A: b\r\n" * 101 + b"\r\n", 431),
     "a line too long": (b"POST / HTTP/1.1\r\nA: " + b"b" * 65536 + b"\r\n\r\n", 431),
-    "a chunked body": (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 411),
+    "another transfer coding": (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
+    "two transfer codings": (b"POST / HTTP/1.1\r\n" + CHUNKED + CHUNKED + b"\r\n", 501),
+    "chunks and a length": (b"POST / HTTP/1.1\r\n" + CHUNKED + b"Content-Length: 5\r\n\r\n0\r\n\r\n", 400),
+    "a chunk without a size": (b"POST / HTTP/1.1\r\n" + CHUNKED + b"\r\nx\r\n", 400),
+    "a negative chunk": (b"POST / HTTP/1.1\r\n" + CHUNKED + b"\r\n-1\r\n", 400),
+    "a chunk longer than its size": (b"POST / HTTP/1.1\r\n" + CHUNKED + b"\r\n1\r\nab\r\n0\r\n\r\n", 400),
+    "a chunk too large": (b"POST / HTTP/1.1\r\n" + CHUNKED + b"\r\n100001\r\n", 413),
+    "chunks too large": (b"POST / HTTP/1.1\r\n" + CHUNKED + b"\r\n1\r\na\r\n100000\r\n", 413),
     "a length that is none": (b"POST / HTTP/1.1\r\nContent-Length: +1\r\n\r\n", 400),
     "two lengths": (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na", 400),
     "a body too large": (b"POST / HTTP/1.1\r\nContent-Length: 1048577\r\n\r\n", 413),
@@ -127,6 +135,9 @@ CUT = [
     b"POST / HTTP/1.1\r\n",
     b"POST / HTTP/1.1\r\nA: b",
     b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc",
+    b"POST / HTTP/1.1\r\n" + CHUNKED + b"\r\n9\r\nabc",
+    b"POST / HTTP/1.1\r\n" + CHUNKED + b"\r\n3\r\nabc\r\n",
+    b"POST / HTTP/1.1\r\n" + CHUNKED + b"\r\n3\r\nabc\r\n0\r\n",
 ]
 
 
@@ -148,6 +159,16 @@ def test_a_client_that_asks_nothing_gets_nothing(emulator: Emulator) -> None:
 def test_a_request_without_a_length_has_no_body(emulator: Emulator) -> None:
     assert send(emulator, b"GET /other HTTP/1.1\r\nHost: x\r\n\r\n").status == 404
     assert emulator.requests[0].body == b""
+
+
+def test_a_body_in_chunks(emulator: Emulator) -> None:
+    chunks = b"3\r\nabc\r\n00a;x=y\r\n0123456789\r\n0\r\nX-Trailer: z\r\n\r\n"
+    with connect(emulator) as connection:
+        connection.sendall(b"POST /other HTTP/1.1\r\n" + CHUNKED + b"\r\n" + chunks)
+        connection.sendall(b"GET /next HTTP/1.1\r\nConnection: close\r\n\r\n")
+        while connection.recv(4096):
+            pass
+    assert [(each.target, each.body) for each in emulator.requests] == [("/other", b"abc0123456789"), ("/next", b"")]
 
 
 def test_records_keep_the_request_as_it_was_sent(emulator: Emulator) -> None:

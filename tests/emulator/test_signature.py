@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emulator import client
-from hwsigner.emulator.signature import SignatureError, canonical_request, parse_authorization
+from hwsigner.emulator.canonical import canonical_request
+from hwsigner.emulator.signature import SignatureError, parse_authorization
 from hwsigner.emulator.wire import Request
 
 SEGMENTS = st.text("abZ09-._~%2F+=:,@$é ", max_size=6)
