@@ -1,11 +1,14 @@
 """The canonical forms of Signature Version 4 in plain Python: the definition of correct.
 
-Bytes go in and bytes come out, and nothing else is read or changed: no clock, no file, no state. A faster twin must
-return the same bytes and raise the same kind of error for every input, so each function says which inputs it refuses.
-Two kinds of error leave this module:
+Text goes in and bytes come out, and nothing else is read or changed: no clock, no file, no state. *Text* is bytes, or a
+str of ASCII alone. A faster twin (`native/`) returns the same bytes and raises the same kind of error for every input,
+so each function says which inputs it refuses. Two kinds of error leave this module:
 
-    TypeError    an argument that is not bytes (bytearray and memoryview are not), or a pair that is not a pair
-    ValueError   bytes that no request on the wire can hold, or that would let one line pass for two
+    TypeError    an argument that is no text (bytearray and memoryview are none), or a pair that is no tuple of two
+    ValueError   a str with more than ASCII in it; bytes that no request on the wire can hold, or that would let one
+                 line pass for two
+
+Arguments are turned into bytes in their order, each whole, before any is looked at.
 
 Names are those of the specification (AWS, "Create a signed AWS API request"): canonical request, canonical headers,
 signed headers, string to sign, credential scope.
@@ -15,6 +18,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+
+Text = bytes | str
+Pairs = Iterable[tuple[Text, Text]]
 
 UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~"
 """What percent-encoding leaves alone (RFC 3986, 2.3)."""
@@ -27,30 +33,28 @@ _ENCODED_BUT_SLASH = [b"/" if byte == ord("/") else encoded for byte, encoded in
 _DECODED = {b"%02X" % byte: bytes((byte,)) for byte in range(256)}
 
 
-def percent_encode(data: bytes, *, slash: bool = False) -> bytes:
+def percent_encode(data: Text, *, slash: bool = False) -> bytes:
     """Return data with every byte but the unreserved ones as `%` and two upper-case hex digits.
 
     Args:
-        data: the bytes to encode; a `%` among them is encoded too.
+        data: the text to encode; a `%` in it is encoded too.
         slash: leave `/` alone.
 
     Raises:
-        TypeError: data is not bytes.
+        TypeError, ValueError: data is no text.
     """
-    _require_bytes(data)
     table = _ENCODED_BUT_SLASH if slash else _ENCODED
-    return b"".join([table[byte] for byte in data])
+    return b"".join([table[byte] for byte in _bytes(data)])
 
 
-def percent_decode(data: bytes) -> bytes:
+def percent_decode(data: Text, /) -> bytes:
     """Return data with each `%` and its two hex digits, of either case, as the byte that they stand for.
 
     Raises:
-        TypeError: data is not bytes.
+        TypeError, ValueError: data is no text.
         ValueError: a `%` that two hex digits do not follow.
     """
-    _require_bytes(data)
-    first, *others = data.split(b"%")
+    first, *others = _bytes(data).split(b"%")
     decoded = [first]
     for part in others:
         byte = _DECODED.get(part[:2].upper())
@@ -60,7 +64,7 @@ def percent_decode(data: bytes) -> bytes:
     return b"".join(decoded)
 
 
-def canonical_path(path: bytes) -> bytes:
+def canonical_path(path: Text, /) -> bytes:
     """Return the canonical form of a path, by the rule of every service but S3.
 
     Dot segments and empty segments go, as in RFC 3986, 5.2.4, with one difference that the SDKs share: a path that
@@ -71,10 +75,10 @@ def canonical_path(path: bytes) -> bytes:
         path: as on the wire, percent-encoded once; empty means `/`.
 
     Raises:
-        TypeError: path is not bytes.
+        TypeError, ValueError: path is no text.
         ValueError: path does not begin with `/`, or holds the `?` or `#` that ends a path.
     """
-    _require_path(path)
+    path = _path(path)
     segments: list[bytes] = []
     for segment in path.split(b"/"):
         if segment == b"..":
@@ -85,18 +89,17 @@ def canonical_path(path: bytes) -> bytes:
     return b"/" + b"/".join(segments) + end
 
 
-def canonical_path_s3(path: bytes) -> bytes:
+def canonical_path_s3(path: Text, /) -> bytes:
     """Return the canonical form of a path by S3's rule: as on the wire, encoded that once, with every segment kept.
 
     Raises:
-        TypeError: path is not bytes.
+        TypeError, ValueError: path is no text.
         ValueError: as for `canonical_path`.
     """
-    _require_path(path)
-    return path or b"/"
+    return _path(path) or b"/"
 
 
-def canonical_query(parameters: Iterable[tuple[bytes, bytes]]) -> bytes:
+def canonical_query(parameters: Pairs, /) -> bytes:
     """Return the canonical query string: `name=value` joined by `&`, an empty value included.
 
     Names and values are encoded first and sorted then, by encoded name and, for one name, by encoded value. Sorting
@@ -106,14 +109,13 @@ def canonical_query(parameters: Iterable[tuple[bytes, bytes]]) -> bytes:
         parameters: names and values, decoded.
 
     Raises:
-        TypeError: a name or value is not bytes, or a parameter is no pair.
-        ValueError: a parameter has more or fewer than two parts.
+        TypeError, ValueError: a name or value is no text, or a parameter is no tuple of two.
     """
-    pairs = [(percent_encode(name), percent_encode(value)) for name, value in parameters]
+    pairs = [(percent_encode(name), percent_encode(value)) for name, value in _pairs(parameters)]
     return b"&".join([name + b"=" + value for name, value in sorted(pairs)])
 
 
-def parse_query(query: bytes) -> list[tuple[bytes, bytes]]:
+def parse_query(query: Text) -> list[tuple[bytes, bytes]]:
     """Return the parameters of a query string as on the wire, decoded, in their order.
 
     Each part between `&` is a parameter, an empty part too, and the first `=` in it ends its name: `a` and `a=` are
@@ -124,10 +126,10 @@ def parse_query(query: bytes) -> list[tuple[bytes, bytes]]:
         query: what follows the `?`; empty means no parameters.
 
     Raises:
-        TypeError: query is not bytes.
+        TypeError, ValueError: query is no text.
         ValueError: a `%` that two hex digits do not follow.
     """
-    _require_bytes(query)
+    query = _bytes(query)
     parameters: list[tuple[bytes, bytes]] = []
     for part in query.split(b"&") if query else ():
         name, _, value = part.partition(b"=")
@@ -135,7 +137,7 @@ def parse_query(query: bytes) -> list[tuple[bytes, bytes]]:
     return parameters
 
 
-def canonical_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
+def canonical_headers(headers: Pairs, /) -> tuple[bytes, bytes]:
     r"""Return the canonical headers and the signed headers.
 
     Names are in lower case and sorted. Values are trimmed, and each run of white space (space, `\t`, `\v`, `\f`)
@@ -148,11 +150,11 @@ def canonical_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, by
         The canonical headers, `name:value` and a newline each; and the signed headers, their names joined by `;`.
 
     Raises:
-        TypeError: a name or value is not bytes, or a header is no pair.
+        TypeError, ValueError: a name or value is no text, or a header is no tuple of two.
         ValueError: a name that is no token (RFC 9110, 5.6.2), or a value with CR, LF or NUL in it.
     """
     values_by_name: dict[bytes, list[bytes]] = {}
-    for name, value in headers:
+    for name, value in _pairs(headers):
         _require_token(name)
         _require_line(value)
         values_by_name.setdefault(name.lower(), []).append(b" ".join(value.split()))
@@ -162,12 +164,7 @@ def canonical_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, by
 
 
 def canonical_request(
-    method: bytes,
-    path: bytes,
-    *,
-    parameters: Iterable[tuple[bytes, bytes]],
-    headers: Iterable[tuple[bytes, bytes]],
-    payload_hash: bytes,
+    method: Text, path: Text, *, parameters: Pairs, headers: Pairs, payload_hash: Text, s3: bool = False
 ) -> bytes:
     """Return the canonical request: six parts, a line feed between them.
 
@@ -176,20 +173,23 @@ def canonical_request(
         path: see `canonical_path`.
         parameters: see `canonical_query`.
         headers: see `canonical_headers`.
-        payload_hash: the SHA-256 of the body in lower-case hex, or the word that a service takes in its place.
+        payload_hash: see `payload_hash`, or the word that a service takes in its place.
+        s3: take `canonical_path_s3` for the path.
 
     Raises:
-        TypeError: as the functions named, or method or payload_hash is not bytes.
-        ValueError: as the functions named, or method is no token, or payload_hash holds CR, LF or NUL.
+        TypeError, ValueError: as the functions named; or method or payload_hash is no text.
+        ValueError: method is no token, or payload_hash holds CR, LF or NUL.
     """
+    method, path = _bytes(method), _bytes(path)
+    parameters, headers, payload_hash = _pairs(parameters), _pairs(headers), _bytes(payload_hash)
     _require_token(method)
     _require_line(payload_hash)
     block, signed_headers = canonical_headers(headers)
-    parts = method, canonical_path(path), canonical_query(parameters), block, signed_headers, payload_hash
-    return b"\n".join(parts)
+    path = canonical_path_s3(path) if s3 else canonical_path(path)
+    return b"\n".join((method, path, canonical_query(parameters), block, signed_headers, payload_hash))
 
 
-def string_to_sign(algorithm: bytes, timestamp: bytes, *, scope: bytes, canonical_request: bytes) -> bytes:
+def string_to_sign(algorithm: Text, timestamp: Text, *, scope: Text, canonical_request: Text) -> bytes:
     """Return the string to sign: algorithm, timestamp, scope and the canonical request's SHA-256, a line each.
 
     Args:
@@ -199,36 +199,101 @@ def string_to_sign(algorithm: bytes, timestamp: bytes, *, scope: bytes, canonica
         canonical_request: as `canonical_request` returns it.
 
     Raises:
-        TypeError: an argument is not bytes.
+        TypeError, ValueError: an argument is no text.
         ValueError: algorithm, timestamp or scope holds CR, LF or NUL.
     """
-    for line in (algorithm, timestamp, scope):
+    lines = _bytes(algorithm), _bytes(timestamp), _bytes(scope)
+    digest = payload_hash(canonical_request)
+    for line in lines:
         _require_line(line)
-    _require_bytes(canonical_request)
-    digest = hashlib.sha256(canonical_request).hexdigest().encode("ascii")
-    return b"\n".join((algorithm, timestamp, scope, digest))
+    return b"\n".join((*lines, digest))
 
 
-def _require_bytes(value: object) -> None:
-    if not isinstance(value, bytes):
-        raise TypeError(f"bytes expected, not {type(value).__name__}")
+def payload_hash(payload: Text, /) -> bytes:
+    """Return the SHA-256 of a payload in lower-case hex, 64 bytes.
+
+    A payload of some size is hashed with the interpreter's lock released.
+
+    Raises:
+        TypeError, ValueError: payload is no text.
+    """
+    return hashlib.sha256(_bytes(payload)).hexdigest().encode("ascii")
 
 
-def _require_path(path: bytes) -> None:
-    _require_bytes(path)
+def request_to_sign(
+    method: Text,
+    target: Text,
+    headers: Pairs,
+    payload: Text,
+    context: tuple[Text, Text, Text],
+    s3: bool = False,
+    /,
+) -> tuple[bytes, bytes]:
+    """Take a request, as it goes on the wire, through all stages up to the key.
+
+    Args:
+        method: as for `canonical_request`.
+        target: the path and, after the first `?`, the query, as on the request line: percent-encoded once.
+        headers: see `canonical_headers`.
+        payload: the bytes of the body; or, as a str, their hash or the word in its place, as for `canonical_request`.
+        context: algorithm, timestamp and scope; see `string_to_sign`.
+        s3: as for `canonical_request`.
+
+    Returns:
+        The string to sign, and the signed headers.
+
+    Raises:
+        TypeError, ValueError: as `canonical_request`, `parse_query` and `string_to_sign`; or the context is no tuple of
+            three.
+        ValueError: the target holds the `#` that ends it.
+    """
+    method, target, headers = _bytes(method), _bytes(target), _pairs(headers)
+    hashed = _bytes(payload) if isinstance(payload, str) else payload_hash(payload)
+    algorithm, timestamp, scope = _tuple(context, 3)
+    if b"#" in target:
+        raise ValueError("a target that holds #")
+    path, _, query = target.partition(b"?")
+    request = canonical_request(
+        method, path, parameters=parse_query(query), headers=headers, payload_hash=hashed, s3=s3
+    )
+    to_sign = string_to_sign(algorithm, timestamp, scope=scope, canonical_request=request)
+    return to_sign, canonical_headers(headers)[1]
+
+
+def _bytes(text: object) -> bytes:
+    if isinstance(text, bytes):
+        return text
+    if not isinstance(text, str):
+        raise TypeError(f"bytes or str expected, not {type(text).__name__}")
+    if not text.isascii():
+        raise ValueError("a str with more than ASCII in it")
+    return text.encode("ascii")
+
+
+def _tuple(value: object, size: int) -> tuple[bytes, ...]:
+    if not isinstance(value, tuple) or len(value) != size:
+        raise TypeError(f"a tuple of {size} expected")
+    return tuple([_bytes(text) for text in value])
+
+
+def _pairs(pairs: Iterable[object]) -> list[tuple[bytes, bytes]]:
+    return [(name, value) for name, value in [_tuple(pair, 2) for pair in list(pairs)]]
+
+
+def _path(text: Text) -> bytes:
+    path = _bytes(text)
     if path and not path.startswith(b"/"):
         raise ValueError("a path that does not begin with /")
     if b"?" in path or b"#" in path:
         raise ValueError("a path that holds ? or #")
+    return path
 
 
 def _require_token(value: bytes) -> None:
-    _require_bytes(value)
     if not value or value.translate(None, TOKEN):
         raise ValueError("a method or header name that is empty or holds a character not allowed there")
 
 
 def _require_line(value: bytes) -> None:
-    _require_bytes(value)
     if b"\n" in value or b"\r" in value or b"\0" in value:
         raise ValueError("CR, LF or NUL in a value that must stay on one line")

@@ -1,30 +1,39 @@
-"""The canonicalisation in use, and the name of its implementation. `hwsigner._reference` defines what it does."""
+"""The canonicalisation in use, and the name of its implementation. `hwsigner._reference` defines what it does.
+
+What every signature waits for, `request_to_sign`, is in C where that could be built; single stages are not.
+"""
 
 from __future__ import annotations
 
 from hwsigner._reference import (
     canonical_headers,
-    canonical_path,
     canonical_path_s3,
     canonical_query,
     canonical_request,
-    parse_query,
+    payload_hash,
     percent_decode,
     percent_encode,
     string_to_sign,
 )
 
+try:
+    from hwsigner._native import request_to_sign
+
+    IMPLEMENTATION = "native"
+except ImportError:  # No compiler where it was built, a Python without the limited API, or no libcrypto here.
+    from hwsigner._reference import request_to_sign
+
+    IMPLEMENTATION = "python"
+
 __all__ = [
     "IMPLEMENTATION",
     "canonical_headers",
-    "canonical_path",
     "canonical_path_s3",
     "canonical_query",
     "canonical_request",
-    "parse_query",
+    "payload_hash",
     "percent_decode",
     "percent_encode",
+    "request_to_sign",
     "string_to_sign",
 ]
-
-IMPLEMENTATION = "python"

@@ -19,7 +19,7 @@ from hwsigner.errors import HwsignerError, ServiceUnreachableError, UsageError
 from hwsigner.identity import Identity
 from hwsigner.proxy import find_proxy
 from hwsigner.refusal import foreign, is_foreign, is_passing, refusal, retry_after
-from hwsigner.sigv4 import Request, sign_request
+from hwsigner.sigv4 import Request, canonical_request, sign_request
 from hwsigner.tls import find_cas
 from hwsigner.transport import Answer, Deadline, TransportOptions, post
 
@@ -197,7 +197,8 @@ def _send(identity: Identity, request: SessionRequest, service: Service, deadlin
         region=service.region,
         now=now,
     )
-    _note(service, f"canonical request:\n{signed.canonical_request.decode()}")
+    if service.trace:
+        _note(service, f"canonical request:\n{canonical_request(signed.request).decode()}")
     _note(service, f"string to sign:\n{signed.string_to_sign.decode()}")
     _note(service, f"signed in {_milliseconds(begin)}; sending to {service.endpoint.url}")
     begin = time.monotonic()

@@ -7,8 +7,7 @@ makes the canonical query.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
@@ -43,9 +42,12 @@ class Request:
         """The path and query to put on the request line.
 
         The query is the canonical one, sorted: a verifier that does not sort sees the same string.
+
+        Raises:
+            ValueError: a path that is not ASCII, does not begin with `/`, or holds `?` or `#`.
         """
         query = canonical.canonical_query(_encoded_parameters(self)).decode("ascii")
-        path = self.path or "/"
+        path = canonical.canonical_path_s3(self.path).decode("ascii")
         return f"{path}?{query}" if query else path
 
 
@@ -75,10 +77,9 @@ class SigningCertificate(Protocol):
 
 @dataclass(frozen=True)
 class SignedRequest:
-    """A request with its Authorization header, and the strings that led to it. They hold no secret."""
+    """A request with its Authorization header, and what its signature is of: the string to sign. No secret is in it."""
 
     request: Request
-    canonical_request: bytes
     string_to_sign: bytes
 
 
@@ -104,13 +105,18 @@ def sign_request(
     """
     request = add_x509_headers(request, certificate, now)
     scope = credential_scope(now, region)
-    to_hash = canonical_request(request)
-    to_sign = string_to_sign(certificate.algorithm, now, scope=scope, canonical_request=to_hash)
+    to_sign, names = canonical.request_to_sign(
+        request.method,
+        request.target,
+        headers_to_sign(request.headers),
+        request.body,
+        (certificate.algorithm, timestamp(now), scope),
+    )
     authorization = authorization_header(
-        certificate, scope, signed_headers=signed_headers(request), signature=sign(to_sign)
+        certificate, scope, signed_headers=names.decode("ascii"), signature=sign(to_sign)
     )
     headers = (*request.headers, ("Authorization", authorization))
-    return SignedRequest(replace(request, headers=headers), to_hash, to_sign)
+    return SignedRequest(replace(request, headers=headers), to_sign)
 
 
 def add_x509_headers(request: Request, certificate: SigningCertificate, now: datetime) -> Request:
@@ -141,13 +147,13 @@ def timestamp(now: datetime) -> str:
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}"
 
 
-def credential_scope(now: datetime, region: str) -> str:
-    """Return the credential scope: `YYYYMMDD/region/rolesanywhere/aws4_request`, the day in UTC.
+def credential_scope(now: datetime, region: str, service: str = SERVICE) -> str:
+    """Return the credential scope: `YYYYMMDD/region/service/aws4_request`, the day in UTC.
 
     Raises:
         ValueError: `now` has no zone.
     """
-    return f"{timestamp(now)[:8]}/{region}/{SERVICE}/aws4_request"
+    return f"{timestamp(now)[:8]}/{region}/{service}/aws4_request"
 
 
 def canonical_request(request: Request) -> bytes:
@@ -157,11 +163,11 @@ def canonical_request(request: Request) -> bytes:
         ValueError: a part of the request can't go on the wire.
     """
     return canonical.canonical_request(
-        request.method.encode("ascii"),
-        request.path.encode("ascii"),
+        request.method,
+        request.path,
         parameters=_encoded_parameters(request),
-        headers=_headers_to_sign(request),
-        payload_hash=hashlib.sha256(request.body).hexdigest().encode("ascii"),
+        headers=headers_to_sign(request.headers),
+        payload_hash=canonical.payload_hash(request.body),
     )
 
 
@@ -171,7 +177,7 @@ def signed_headers(request: Request) -> str:
     Raises:
         ValueError: one of them can't go on the wire.
     """
-    return canonical.canonical_headers(_headers_to_sign(request))[1].decode("ascii")
+    return canonical.canonical_headers(headers_to_sign(request.headers))[1].decode("ascii")
 
 
 def string_to_sign(algorithm: Algorithm, now: datetime, *, scope: str, canonical_request: bytes) -> bytes:
@@ -180,12 +186,7 @@ def string_to_sign(algorithm: Algorithm, now: datetime, *, scope: str, canonical
     Raises:
         ValueError: `now` has no zone, or the scope holds a line break.
     """
-    return canonical.string_to_sign(
-        algorithm.encode("ascii"),
-        timestamp(now).encode("ascii"),
-        scope=scope.encode("ascii"),
-        canonical_request=canonical_request,
-    )
+    return canonical.string_to_sign(algorithm, timestamp(now), scope=scope, canonical_request=canonical_request)
 
 
 def authorization_header(certificate: SigningCertificate, scope: str, *, signed_headers: str, signature: bytes) -> str:
@@ -196,12 +197,13 @@ def authorization_header(certificate: SigningCertificate, scope: str, *, signed_
     )
 
 
-def _headers_to_sign(request: Request) -> list[tuple[bytes, bytes]]:
-    return [
-        (name.encode("ascii"), value.encode("ascii"))
-        for name, value in request.headers
-        if name.lower() in ("host", "content-type") or name.lower().startswith("x-amz-")
-    ]
+def headers_to_sign(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return those of the headers that are signed: Host, Content-Type and every X-Amz-… header."""
+    return [(name, value) for name, value in headers if _is_signed(name.lower())]
+
+
+def _is_signed(name: str) -> bool:
+    return name.startswith("x-amz-") or name in ("host", "content-type")
 
 
 def _encoded_parameters(request: Request) -> list[tuple[bytes, bytes]]:

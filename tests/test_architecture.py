@@ -17,14 +17,16 @@ ROOT = Path(hwsigner.__file__).parent
 
 # From the bottom to the top. A module imports from lines below its own; a package (its line's name) also from itself.
 LAYERS = (
-    {"errors", "_version", "_reference", "defaults", "backends.table"},
+    {"errors", "_version", "_native", "_reference", "defaults", "backends.table"},
     {"uri", "arn", "canonical", "credentials", "trust"},
     {"pin", "endpoint", "config"},
-    {"key", "proxy", "connection"},
+    {"key", "proxy", "connection", "flags"},
     {"backends", "certificate", "sigv4", "tls"},
-    {"identity", "selector", "transport"},
+    {"identity", "selector", "sigv4_hmac", "transport"},
     {"refusal"},
-    {"session"},
+    {"auth", "session"},
+    {"settings"},
+    {"provider"},
     {"", "emulator"},
     {"cli"},
     {"__main__"},
@@ -43,7 +45,7 @@ OWNERS = {
     "ctypes": ("backends._libcrypto",),
     "tomlkit": ("config",),
     "cryptography": ("backends.", "certificate", "selector", "emulator."),
-    "requests": (),
+    "requests": ("auth",),
     "logging": (),
     "urllib.request": (),
 }

@@ -6,7 +6,9 @@ import hashlib
 import re
 import string
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from random import Random
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -390,35 +392,111 @@ def test_what_must_stay_on_one_line_does(bad: bytes) -> None:
             reference.string_to_sign(algorithm, timestamp, scope=scope, canonical_request=b"")
 
 
-@pytest.mark.parametrize("wrong", ["text", None, 7, [97], bytearray(b"a"), memoryview(b"a")])
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda x: reference.percent_encode(x),
-        lambda x: reference.percent_decode(x),
-        lambda x: reference.canonical_path(x),
-        lambda x: reference.canonical_path_s3(x),
-        lambda x: reference.parse_query(x),
-        lambda x: reference.canonical_query([(x, b"")]),
-        lambda x: reference.canonical_query([(b"", x)]),
-        lambda x: reference.canonical_headers([(x, b"")]),
-        lambda x: reference.canonical_headers([(b"a", x)]),
-        lambda x: reference.canonical_request(x, b"/", parameters=[], headers=[], payload_hash=b""),
-        lambda x: reference.canonical_request(b"GET", x, parameters=[], headers=[], payload_hash=b""),
-        lambda x: reference.canonical_request(b"GET", b"/", parameters=[], headers=[], payload_hash=x),
-        lambda x: reference.string_to_sign(x, b"", scope=b"", canonical_request=b""),
-        lambda x: reference.string_to_sign(b"", x, scope=b"", canonical_request=b""),
-        lambda x: reference.string_to_sign(b"", b"", scope=x, canonical_request=b""),
-        lambda x: reference.string_to_sign(b"", b"", scope=b"", canonical_request=x),
-    ],
-)
-def test_what_is_not_bytes_is_a_type_error(call: Callable[[object], object], wrong: object) -> None:
+TEXT_PLACES: list[Callable[[Any], object]] = [
+    lambda x: reference.percent_encode(x),
+    lambda x: reference.percent_decode(x),
+    lambda x: reference.canonical_path(x),
+    lambda x: reference.canonical_path_s3(x),
+    lambda x: reference.parse_query(x),
+    lambda x: reference.canonical_query([(x, b"")]),
+    lambda x: reference.canonical_query([(b"", x)]),
+    lambda x: reference.canonical_headers([(x, b"")]),
+    lambda x: reference.canonical_headers([(b"a", x)]),
+    lambda x: reference.canonical_request(x, b"/", parameters=[], headers=[], payload_hash=b""),
+    lambda x: reference.canonical_request(b"GET", x, parameters=[], headers=[], payload_hash=b""),
+    lambda x: reference.canonical_request(b"GET", b"/", parameters=[], headers=[], payload_hash=x),
+    lambda x: reference.string_to_sign(x, b"", scope=b"", canonical_request=b""),
+    lambda x: reference.string_to_sign(b"", x, scope=b"", canonical_request=b""),
+    lambda x: reference.string_to_sign(b"", b"", scope=x, canonical_request=b""),
+    lambda x: reference.string_to_sign(b"", b"", scope=b"", canonical_request=x),
+    lambda x: reference.payload_hash(x),
+    lambda x: reference.request_to_sign(x, b"/", [], b"", (b"", b"", b"")),
+    lambda x: reference.request_to_sign(b"GET", x, [], b"", (b"", b"", b"")),
+    lambda x: reference.request_to_sign(b"GET", b"/", [(b"a", x)], b"", (b"", b"", b"")),
+    lambda x: reference.request_to_sign(b"GET", b"/", [], b"", (b"", x, b"")),
+]
+PAYLOAD_PLACE: Callable[[Any], object] = lambda x: reference.request_to_sign(b"GET", b"/", [], x, (b"", b"", b""))  # noqa: E731
+
+
+@pytest.mark.parametrize("wrong", [None, 7, [97], bytearray(b"a"), memoryview(b"a")])
+@pytest.mark.parametrize("call", [*TEXT_PLACES, PAYLOAD_PLACE])
+def test_what_is_no_text_is_a_type_error(call: Callable[[object], object], wrong: object) -> None:
     with pytest.raises(TypeError, match=re.escape(f"not {type(wrong).__name__}")):
         call(wrong)
+
+
+@pytest.mark.parametrize("call", TEXT_PLACES)
+def test_a_str_is_its_ascii_and_no_other_is_taken(call: Callable[[object], object]) -> None:
+    results = []
+    for text in ("a", "/a"):  # A path begins with a slash, and a name holds none.
+        with suppress(ValueError):
+            results.append((call(text), call(text.encode())))
+    assert results
+    assert all(one == other for one, other in results)
+    for wrong in ("é", "/\ud800", "\U0001f511"):
+        with pytest.raises(ValueError, match="more than ASCII"):
+            call(wrong)
 
 
 @pytest.mark.parametrize("wrong", [(b"a",), (b"a", b"b", b"c"), b"a", None, 1])
 def test_what_is_no_pair_is_refused(wrong: object) -> None:
     for function in (reference.canonical_query, reference.canonical_headers):
-        with pytest.raises((TypeError, ValueError)):
+        with pytest.raises(TypeError, match="a tuple of 2 expected"):
             function([wrong])  # type: ignore[list-item]
+
+
+# All stages at once.
+
+
+def test_all_stages_at_once_are_the_stages_in_turn() -> None:
+    headers = [("Host", "h"), ("a", "1")]
+    stages = reference.canonical_request(
+        "PUT",
+        "/a/../b",
+        parameters=[("c", "d e"), ("a", "")],
+        headers=headers,
+        payload_hash=reference.payload_hash(b"x"),
+    )
+    context = ("ALGORITHM", "20260301T000000Z", "20260301/r/s/aws4_request")
+    assert reference.request_to_sign("PUT", "/a/../b?c=d%20e&a", headers, b"x", context) == (
+        reference.string_to_sign(*context[:2], scope=context[2], canonical_request=stages),
+        b"a;host",
+    )
+
+
+def test_a_payload_as_str_is_what_stands_for_it() -> None:
+    context = ("A", "T", "S")
+    word = reference.request_to_sign("GET", "/", [], "UNSIGNED-PAYLOAD", context)
+    stages = reference.canonical_request("GET", "/", parameters=[], headers=[], payload_hash="UNSIGNED-PAYLOAD")
+    assert word[0] == reference.string_to_sign("A", "T", scope="S", canonical_request=stages)
+    assert word != reference.request_to_sign("GET", "/", [], b"UNSIGNED-PAYLOAD", context)
+    assert reference.request_to_sign("GET", "/", [], b"", context) == reference.request_to_sign(
+        "GET", "/", [], EMPTY_HASH.decode(), context
+    )
+
+
+def test_s3s_rule_for_the_path_reaches_the_request() -> None:
+    context = ("A", "T", "S")
+    assert reference.request_to_sign("GET", "/a//b", [], b"", context, True) != reference.request_to_sign(
+        "GET", "/a//b", [], b"", context
+    )
+    assert reference.request_to_sign("GET", "/a/b", [], b"", context) == reference.request_to_sign(
+        "GET", "/a//b", [], b"", context, False
+    )
+
+
+@pytest.mark.parametrize("target", ["/#", "/?#", "/a?b#c", "/?#%"])
+def test_a_target_holds_no_fragment(target: str) -> None:
+    with pytest.raises(ValueError, match="#"):
+        reference.request_to_sign("GET", target, [], b"", ("", "", ""))
+
+
+@pytest.mark.parametrize("context", [("a", "b"), ("a", "b", "c", "d"), ["a", "b", "c"], "abc", None])
+def test_a_context_is_a_tuple_of_three(context: object) -> None:
+    with pytest.raises(TypeError, match="a tuple of 3 expected"):
+        reference.request_to_sign("GET", "/", [], b"", context)  # type: ignore[arg-type]
+
+
+def test_the_payload_hash_is_sha_256() -> None:
+    assert reference.payload_hash(b"") == EMPTY_HASH
+    assert reference.payload_hash("abc") == b"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

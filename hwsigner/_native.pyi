@@ -1,0 +1,19 @@
+"""`native/module.c`: the C twin of `hwsigner._reference`, where each function is described."""
+
+from collections.abc import Iterable
+
+_Text = bytes | str
+_Pairs = Iterable[tuple[_Text, _Text]]
+
+OPENSSL_VERSION: str
+"""libcrypto's own name and version, `OpenSSL 3.5.9 29 Sep 2026`."""
+
+def request_to_sign(
+    method: _Text,
+    target: _Text,
+    headers: _Pairs,
+    payload: _Text,
+    context: tuple[_Text, _Text, _Text],
+    s3: bool = False,
+    /,
+) -> tuple[bytes, bytes]: ...

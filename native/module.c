@@ -1,0 +1,247 @@
+/* hwsigner._native: the canonical forms as a Python function, with the signature of its twin in hwsigner/_reference.py.
+ * Hashing is libcrypto's, its algorithm fetched once and its context kept. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+
+#include "canonical.h"
+
+/* From this size on, data is hashed without the interpreter's lock. */
+enum { LARGE = 65536, HEX_SIZE = 64 };
+
+struct state {
+    EVP_MD *sha256;
+    EVP_MD_CTX *context;
+};
+
+/* An iterable of pairs: the tuple of tuples keeps alive what the pairs point to. */
+struct pairs {
+    PyObject *owner;
+    struct pair *items;
+    size_t count;
+    struct pair few[16];
+};
+
+static int refuse(const char *problem) {
+    PyErr_SetString(PyExc_ValueError, problem);
+    return -1;
+}
+
+/* Exact types are known without a call, so they are asked for first, here and below. */
+static int read_text(PyObject *object, struct text *text) {
+    Py_ssize_t size;
+    const char *data;
+    if (PyUnicode_CheckExact(object) || PyUnicode_Check(object)) {
+        data = PyUnicode_AsUTF8AndSize(object, &size);
+        if (data == NULL && !PyErr_ExceptionMatches(PyExc_UnicodeEncodeError)) {
+            return -1;
+        }
+        if (data == NULL || size != PyUnicode_GetLength(object)) {
+            PyErr_Clear();
+            return refuse("a str with more than ASCII in it");
+        }
+    } else if (PyBytes_Check(object)) {
+        data = PyBytes_AsString(object);
+        size = PyBytes_Size(object);
+    } else {
+        PyObject *name = PyType_GetName(Py_TYPE(object));
+        PyErr_Format(PyExc_TypeError, "bytes or str expected, not %S", name);
+        Py_XDECREF(name);
+        return -1;
+    }
+    *text = (struct text){(const unsigned char *)data, (size_t)size};
+    return 0;
+}
+
+static int read_tuple(PyObject *object, struct text *texts, Py_ssize_t size) {
+    if (!(PyTuple_CheckExact(object) || PyTuple_Check(object)) || PyTuple_Size(object) != size) {
+        PyErr_Format(PyExc_TypeError, "a tuple of %zd expected", size);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < size; i++) {
+        if (read_text(PyTuple_GetItem(object, i), &texts[i]) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static void close_pairs(struct pairs *pairs) {
+    if (pairs->items != pairs->few) {
+        PyMem_Free(pairs->items);
+    }
+    Py_XDECREF(pairs->owner);
+}
+
+static int read_pairs(PyObject *object, struct pairs *pairs) {
+    pairs->owner = PySequence_Tuple(object);
+    if (pairs->owner == NULL) {
+        return -1;
+    }
+    Py_ssize_t count = PyTuple_Size(pairs->owner);
+    if ((size_t)count > sizeof pairs->few / sizeof *pairs->few) {
+        pairs->items = PyMem_Calloc((size_t)count, sizeof *pairs->items);
+        if (pairs->items == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        struct text texts[2];
+        if (read_tuple(PyTuple_GetItem(pairs->owner, i), texts, 2) < 0) {
+            return -1;
+        }
+        pairs->items[i] = (struct pair){texts[0], texts[1]};
+    }
+    pairs->count = (size_t)count;
+    return 0;
+}
+
+/* Raise what went wrong, if anything did. */
+static int check(const struct buffer *buffer, const char *problem) {
+    if (problem != NULL) {
+        return refuse(problem);
+    }
+    if (buffer->failed) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 0;
+}
+
+/* Write the SHA-256 of a text in lower-case hex. */
+static bool hash_in(EVP_MD_CTX *context, const EVP_MD *sha256, struct text text, unsigned char hex[HEX_SIZE]) {
+    static const unsigned char digits[] = "0123456789abcdef";
+    unsigned char digest[HEX_SIZE / 2];
+    if (EVP_DigestInit_ex2(context, sha256, NULL) != 1 || EVP_DigestUpdate(context, text.data, text.size) != 1 ||
+        EVP_DigestFinal_ex(context, digest, NULL) != 1) {
+        return false;
+    }
+    for (size_t i = 0; i < sizeof digest; i++) {
+        hex[2 * i] = digits[digest[i] >> 4];
+        hex[2 * i + 1] = digits[digest[i] & 15];
+    }
+    return true;
+}
+
+/* The same, in the module's context; without the lock, where another thread may use that, in one of its own. */
+static int hash(PyObject *module, struct text text, unsigned char hex[HEX_SIZE]) {
+    const struct state *state = PyModule_GetState(module);
+    bool done;
+    if (text.size < LARGE) {
+        done = hash_in(state->context, state->sha256, text, hex);
+    } else {
+        Py_BEGIN_ALLOW_THREADS
+        EVP_MD_CTX *context = EVP_MD_CTX_new();
+        done = context != NULL && hash_in(context, state->sha256, text, hex);
+        EVP_MD_CTX_free(context);
+        Py_END_ALLOW_THREADS
+    }
+    if (!done) {
+        PyErr_SetString(PyExc_RuntimeError, "libcrypto's SHA-256 failed");
+    }
+    return done ? 0 : -1;
+}
+
+/* Read the payload's hash, or what stands for it. */
+static int read_payload(PyObject *module, PyObject *payload, struct text *text, unsigned char hex[HEX_SIZE]) {
+    if (read_text(payload, text) < 0) {
+        return -1;
+    }
+    if (PyUnicode_Check(payload)) {
+        return 0;
+    }
+    struct text body = *text;
+    *text = (struct text){hex, HEX_SIZE};
+    return hash(module, body, hex);
+}
+
+static PyObject *request_to_sign(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+    if (count != 5 && count != 6) {
+        PyErr_Format(PyExc_TypeError, "request_to_sign takes 5 or 6 arguments, not %zd", count);
+        return NULL;
+    }
+    int s3 = count == 6 ? PyObject_IsTrue(arguments[5]) : 0;
+    if (s3 < 0) {
+        return NULL;
+    }
+    unsigned char little[4096], less[512], payload[HEX_SIZE], digest[HEX_SIZE];
+    struct buffer out = buffer_open(little, sizeof little), to_sign = buffer_open(less, sizeof less);
+    struct pairs headers;
+    headers.owner = NULL;
+    headers.items = headers.few;
+    struct request request = {.s3 = s3 != 0};
+    struct text context[3], names;
+    PyObject *result = NULL;
+    if (read_text(arguments[0], &request.method) == 0 && read_text(arguments[1], &request.target) == 0 &&
+        read_pairs(arguments[2], &headers) == 0 &&
+        read_payload(module, arguments[3], &request.payload_hash, payload) == 0 &&
+        read_tuple(arguments[4], context, 3) == 0) {
+        request.headers = headers.items;
+        request.header_count = headers.count;
+        if (check(&out, canonical_request(&out, &request, &names)) == 0 &&
+            hash(module, (struct text){out.data, out.size}, digest) == 0 &&
+            check(&to_sign, string_to_sign(&to_sign, context, (struct text){digest, sizeof digest})) == 0) {
+            result = Py_BuildValue("(y#y#)", to_sign.data, (Py_ssize_t)to_sign.size, names.data, (Py_ssize_t)names.size);
+        }
+    }
+    close_pairs(&headers);
+    buffer_close(&out);
+    buffer_close(&to_sign);
+    return result;
+}
+
+static PyMethodDef FUNCTIONS[] = {
+    {"request_to_sign", (PyCFunction)(void (*)(void))request_to_sign, METH_FASTCALL,
+     "request_to_sign($module, method, target, headers, payload, context, s3=False, /)\n--\n\n"
+     "See hwsigner._reference.request_to_sign."},
+    {NULL, NULL, 0, NULL},
+};
+
+static int open_module(PyObject *module) {
+    struct state *state = PyModule_GetState(module);
+    state->sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
+    state->context = EVP_MD_CTX_new();
+    if (state->sha256 == NULL || state->context == NULL) {
+        PyErr_SetString(PyExc_ImportError, "libcrypto has no SHA-256");
+        return -1;
+    }
+    return PyModule_AddStringConstant(module, "OPENSSL_VERSION", OpenSSL_version(OPENSSL_VERSION));
+}
+
+static void free_module(void *module) {
+    struct state *state = PyModule_GetState(module);
+    if (state != NULL) {
+        EVP_MD_CTX_free(state->context);
+        EVP_MD_free(state->sha256);
+    }
+}
+
+/* The headers of Python 3.11 lack this slot, and 3.11 itself refuses a module that has it: hence two definitions. */
+enum { MULTIPLE_INTERPRETERS = 3, PYTHON_3_12 = 0x030C0000 };
+#define PER_INTERPRETER_GIL ((void *)2)
+
+static PyModuleDef_Slot SLOTS[] = {
+    {Py_mod_exec, (void *)open_module},
+    {MULTIPLE_INTERPRETERS, PER_INTERPRETER_GIL},
+    {0, NULL},
+};
+static PyModuleDef_Slot SLOTS_3_11[] = {
+    {Py_mod_exec, (void *)open_module},
+    {0, NULL},
+};
+
+#define DEFINITION(slots)                                                                      \
+    {                                                                                          \
+        PyModuleDef_HEAD_INIT, .m_name = "_native", .m_size = sizeof(struct state),           \
+        .m_doc = "The C twin of hwsigner._reference.", .m_methods = FUNCTIONS, .m_slots = slots, \
+        .m_free = free_module                                                                  \
+    }
+static struct PyModuleDef MODULE = DEFINITION(SLOTS);
+static struct PyModuleDef MODULE_3_11 = DEFINITION(SLOTS_3_11);
+
+PyMODINIT_FUNC PyInit__native(void) {
+    return PyModuleDef_Init(Py_Version >= PYTHON_3_12 ? &MODULE : &MODULE_3_11);
+}
