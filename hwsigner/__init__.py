@@ -1,7 +1,8 @@
 """AWS credentials from keys that never leave the hardware.
 
-`open_key` turns a key URI into a key that signs, `open_identity` joins it with its certificate chain, and
-`create_session` gets AWS credentials for it from IAM Roles Anywhere. Nothing is loaded before it is used.
+`open_key` turns a key URI into a key that signs, `open_identity` joins it with its certificate chain, `create_session`
+gets AWS credentials for it from IAM Roles Anywhere, and a `Provider` keeps them fresh. Nothing is loaded before it is
+used.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING
 from hwsigner._version import __version__
 
 if TYPE_CHECKING:
+    from hwsigner import auth as auth
     from hwsigner.credentials import Credentials
     from hwsigner.errors import HwsignerError, HwsignerWarning
     from hwsigner.identity import Identity, IdentitySource, open_identity
     from hwsigner.key import Key, find_certificates, open_key
     from hwsigner.pin import PinRequest, PinSource
+    from hwsigner.provider import Provider
     from hwsigner.session import Service, SessionRequest, create_session, find_service
     from hwsigner.uri import KeyURI
 
@@ -30,6 +33,7 @@ __all__ = [
     "KeyURI",
     "PinRequest",
     "PinSource",
+    "Provider",
     "Service",
     "SessionRequest",
     "__version__",
@@ -50,6 +54,7 @@ _HOMES = {
     "KeyURI": "uri",
     "PinRequest": "pin",
     "PinSource": "pin",
+    "Provider": "provider",
     "Service": "session",
     "SessionRequest": "session",
     "create_session": "session",
@@ -61,6 +66,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "auth":
+        # A module, so that `hwsigner.auth.SigV4Auth` is one line; no public name, as it needs the extra `requests`.
+        return importlib.import_module("hwsigner.auth")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from hwsigner.cli import options
-from hwsigner.cli.flags import IDENTITY, PROFILE, SESSION
 from hwsigner.cli.parser import Parser
+from hwsigner.flags import IDENTITY, PROFILE, SESSION
 
 HELP = "print credentials for the AWS SDKs"
 

@@ -9,15 +9,10 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from hwsigner.cli.flags import EXCLUSIVE, IDENTITY, PROFILE, SESSION, Flag
-from hwsigner.errors import ConfigError, UsageError
-
-if TYPE_CHECKING:
-    from hwsigner.config import Profile
-
-_IN_PROFILES = {flag.name: flag for flag in IDENTITY + SESSION}
+from hwsigner.errors import UsageError
+from hwsigner.flags import PROFILE, Flag, check_exclusive, default_values, profile_values
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,7 +49,7 @@ class Parser(argparse.ArgumentParser):
             self.error(
                 "an argument belongs to no flag" if len(rest) == 1 else f"{len(rest)} arguments belong to no flag"
             )
-        _check_exclusive(values, UsageError)
+        check_exclusive(values)
         return argparse.Namespace(**vars(parsed), **values)
 
     def complete(self, given: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> argparse.Namespace:
@@ -67,7 +62,7 @@ class Parser(argparse.ArgumentParser):
             UsageError: --profile and --config-profile name two profiles.
             ConfigError: there is no such profile, or it holds what is no flag.
         """
-        values = {flag.attribute: [] if flag.many else flag.default for flag in self._flags.values()}
+        values = default_values(self._flags.values())
         names = {name for flag in PROFILE if (name := getattr(given, flag.attribute, None))}
         if len(names) > 1:
             raise UsageError("--profile and --config-profile name two profiles", "Give one of them")
@@ -76,7 +71,7 @@ class Parser(argparse.ArgumentParser):
             from hwsigner.config import profile
 
             found = profile(names.pop(), environ)
-            values |= _profile_values(found, given)
+            values |= profile_values(found, vars(given))
             exposed = found.file if found.exposed else None
         named = [flag for flag in self._flags.values() if hasattr(given, flag.attribute)]
         flags = [(flag, getattr(given, flag.attribute)) for flag in named]
@@ -123,44 +118,3 @@ def _help(flag: Flag) -> str:
     shown = f"{flag.default:g}" if isinstance(flag.default, int | float) else flag.default
     default = f" (default {shown})" if shown and flag.metavar else ""
     return (flag.help + default).replace("%", "%%")
-
-
-def _check_exclusive(values: Mapping[str, Any], error: type[UsageError], where: str = "") -> None:
-    for one, other in EXCLUSIVE:
-        if _is_set(values, one) and _is_set(values, other):
-            raise error(f"{where}--{one} and --{other} exclude each other", "Give one of them")
-
-
-def _is_set(values: Mapping[str, Any], name: str) -> bool:
-    return values.get(name.replace("-", "_")) not in (None, False)
-
-
-def _profile_values(found: Profile, given: argparse.Namespace) -> dict[str, Any]:
-    """Return a profile's values by attribute, less those that a given flag excludes."""
-    where = f"{found.file}: [profile.{found.name}]"
-    values = {}
-    for key, value in found.values.items():
-        flag = _IN_PROFILES.get(key)
-        if flag is None:
-            raise ConfigError(f"{where} has the key {key!r}, which is no flag", "See credential-process --help")
-        values[flag.attribute] = _from_toml(flag, value, where)
-    _check_exclusive(values, ConfigError, f"{where}: ")
-    for pair in EXCLUSIVE:
-        for one, other in (pair, pair[::-1]):
-            if _is_set(vars(given), one):
-                values.pop(other.replace("-", "_"), None)
-    return values
-
-
-def _from_toml(flag: Flag, value: Any, where: str) -> Any:
-    try:
-        if flag.many:
-            items = [f"{k}={v}" for k, v in value.items()] if isinstance(value, dict) else value
-            return [flag.value(item) for item in items]
-        if isinstance(value, bool) and not flag.metavar:
-            return value
-        if isinstance(value, int | float | str) and not isinstance(value, bool):
-            return None if value == "" and flag.convert is str else flag.value(str(value))
-    except (UsageError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{where} has {flag.name} with a value that can't be meant: {error}") from error
-    raise ConfigError(f"{where} has {flag.name} with a value of another type than it takes")

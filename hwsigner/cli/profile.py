@@ -7,10 +7,10 @@ import os
 import re
 import warnings
 
-from hwsigner.cli.flags import IDENTITY, SESSION
 from hwsigner.cli.parser import Parser
 from hwsigner.config import add_profile, profiles
 from hwsigner.errors import UnsafeKeyWarning, UsageError, printable
+from hwsigner.flags import IDENTITY, SESSION
 
 HELP = "add and list profiles of config.toml"
 

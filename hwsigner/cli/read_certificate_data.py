@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from hwsigner.certificate import Certificate, leaves, load
 from hwsigner.cli import options
-from hwsigner.cli.flags import IDENTITY, PROFILE, SESSION
 from hwsigner.cli.parser import Parser
 from hwsigner.errors import UsageError, printable
+from hwsigner.flags import IDENTITY, PROFILE, SESSION
 from hwsigner.key import ECDSA, MLDSA, RSA, find_certificates
 from hwsigner.selector import Selector, parse_selector, select
 

@@ -1,20 +1,60 @@
-"""`hwsigner version`: the bare version."""
+"""`hwsigner version`: the bare version; `--verbose` adds what it runs on."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 
 from hwsigner._version import __version__
 from hwsigner.cli.parser import Parser
+from hwsigner.flags import Flag, boolean
 
 HELP = "print the version"
 
+_LIBRARIES = ("cryptography", "python-pkcs11", "tpm2-pytss", "requests")
+
 
 def add_arguments(parser: Parser) -> None:
-    """Add nothing: the command has no flags."""
+    """Add the command's one flag."""
+    what = "add which canonicalisation runs, and the versions of Python and of libraries"
+    parser.add_flags([Flag("verbose", what, convert=boolean, default=False)])
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the version."""
+    """Print the version, and with --verbose a line `what: which` for each thing below it."""
     print(__version__)
+    if arguments.verbose:
+        for line in _lines():
+            print(line)
     return 0
+
+
+def _lines() -> Iterator[str]:
+    import platform
+
+    yield f"canonicalisation: {_canonicalisation()}"
+    yield f"Python: {platform.python_version()}"
+    for library in _LIBRARIES:
+        yield f"{library}: {_version(library)}"
+
+
+def _canonicalisation() -> str:
+    """Return which implementation runs, and in brackets its file and libcrypto, or why it is not the native one."""
+    from hwsigner.canonical import IMPLEMENTATION
+
+    try:
+        from hwsigner._native import OPENSSL_VERSION, __file__
+    except ImportError as error:
+        return f"{IMPLEMENTATION} ({error})"
+    if IMPLEMENTATION != "native":
+        return f"{IMPLEMENTATION} ({__file__} is of another version)"
+    return f"{IMPLEMENTATION} ({__file__}, {OPENSSL_VERSION})"
+
+
+def _version(library: str) -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "not installed"

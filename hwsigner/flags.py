@@ -1,14 +1,21 @@
-"""The flags: one table, used for the command line, for the keys of a profile, and for help."""
+"""The flags: one table, used for the command line, for the keys of a profile, and for help.
+
+A flag's value is kept under the flag's attribute, `role_arn` for `--role-arn`, in a command's arguments as in the
+values of a profile.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hwsigner import defaults
-from hwsigner.errors import UsageError
+from hwsigner.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from hwsigner.config import Profile
 
 _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
 _FALSE = frozenset({"0", "f", "F", "false", "False", "FALSE"})
@@ -160,3 +167,69 @@ EXCLUSIVE = (
     ("no-tpm-key-password", "tpm-key-password"),
     ("pkcs8-password", "tpm-key-password"),
 )
+
+_IN_PROFILES = {flag.name: flag for flag in IDENTITY + SESSION}
+
+
+def default_values(flags: Iterable[Flag]) -> dict[str, Any]:
+    """Return what flags that are not given hold, by attribute."""
+    return {flag.attribute: [] if flag.many else flag.default for flag in flags}
+
+
+def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a profile of config.toml by attribute, less those that a given flag excludes.
+
+    Args:
+        found: the profile.
+        given: the values of the flags that go before the profile's, by attribute.
+
+    Raises:
+        ConfigError: it holds what is no flag, a value that can't be meant, or two keys that exclude each other.
+    """
+    where = f"{found.file}: [profile.{found.name}]"
+    values = {}
+    for key, value in found.values.items():
+        flag = _IN_PROFILES.get(key)
+        if flag is None:
+            raise ConfigError(f"{where} has the key {key!r}, which is no flag", "See credential-process --help")
+        values[flag.attribute] = _from_toml(flag, value, where)
+    check_exclusive(values, ConfigError, f"{where}: ")
+    for pair in EXCLUSIVE:
+        for one, other in (pair, pair[::-1]):
+            if _is_set(given, one):
+                values.pop(other.replace("-", "_"), None)
+    return values
+
+
+def check_exclusive(values: Mapping[str, Any], error: type[UsageError] = UsageError, where: str = "") -> None:
+    """Check that no two values exclude each other.
+
+    Args:
+        values: by attribute.
+        error: what to raise.
+        where: what its message begins with.
+
+    Raises:
+        UsageError: two do.
+    """
+    for one, other in EXCLUSIVE:
+        if _is_set(values, one) and _is_set(values, other):
+            raise error(f"{where}--{one} and --{other} exclude each other", "Give one of them")
+
+
+def _is_set(values: Mapping[str, Any], name: str) -> bool:
+    return values.get(name.replace("-", "_")) not in (None, False)
+
+
+def _from_toml(flag: Flag, value: Any, where: str) -> Any:
+    try:
+        if flag.many:
+            items = [f"{k}={v}" for k, v in value.items()] if isinstance(value, dict) else value
+            return [flag.value(item) for item in items]
+        if isinstance(value, bool) and not flag.metavar:
+            return value
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            return None if value == "" and flag.convert is str else flag.value(str(value))
+    except (UsageError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{where} has {flag.name} with a value that can't be meant: {error}") from error
+    raise ConfigError(f"{where} has {flag.name} with a value of another type than it takes")
