@@ -3,18 +3,23 @@
 PYTHON =
 VENV = .venv
 PYTHONS = 3.11 3.12 3.13
+# false: without the extension, on the canonicalisation in Python.
+NATIVE = true
 COVERAGE = --cov --cov-report=term
 TESTS =
 
-PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev pkg-config libssl-dev libtss2-dev \
-	softhsm2 opensc openssl gnutls-bin p11-kit p11-kit-modules \
+PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev cmake ninja-build pkg-config libssl-dev \
+	libtss2-dev softhsm2 opensc openssl gnutls-bin p11-kit p11-kit-modules \
 	swtpm swtpm-tools tpm2-tools tpm2-openssl awscli
 
 BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
+EXTENSION = --config-settings=hwsigner.native=$(NATIVE)
+IMPLEMENTATION = $(if $(filter false,$(NATIVE)),python,native)
 # Proxies, CA bundles, PYTHON* and AWS settings of the caller decide nothing in a test or a measurement.
 CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TERM:+TERM="$$TERM"} $${TMPDIR:+TMPDIR="$$TMPDIR"}
 
-.PHONY: help demo test test-all lint format bench wheel setup packages clean
+.PHONY: help demo test test-all test-python lint format bench wheel setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
@@ -23,10 +28,15 @@ demo: setup ## AWS credentials from keys in a file, a PKCS #11 token and a TPM, 
 	@$(CLEAN) $(BIN)/python -m softhsm.demo
 
 test: setup ## Run the tests (TESTS=tests/test_uri.py runs some)
+	@$(CLEAN) $(BIN)/python -m hwsigner version --verbose | grep '^canonicalisation: $(IMPLEMENTATION) ' || \
+		{ echo "This is not the $(IMPLEMENTATION) canonicalisation; see $(BIN)/hwsigner version --verbose" >&2; exit 1; }
 	$(CLEAN) $(BIN)/python -m pytest -n 2 $(COVERAGE) $(TESTS)
 
 test-all: packages ## Run the tests under each of Python 3.11, 3.12 and 3.13
 	@MAKE="$(MAKE)" .ci/test-all $(PYTHONS)
+
+test-python: packages ## Run the tests without the extension, on the canonicalisation in Python
+	@$(MAKE) --no-print-directory test VENV=.venv-python NATIVE=false
 
 lint: setup ## Check style, format and types
 	$(BIN)/ruff check
@@ -42,9 +52,9 @@ bench: setup ## Measure start-up and signing
 
 wheel: setup ## Build the wheel into dist/
 	rm -rf dist
-	$(BIN)/python -m pip --quiet wheel --no-deps --wheel-dir dist .
+	$(PIP) wheel --no-deps --wheel-dir dist $(EXTENSION) .
 
-setup: packages $(VENV)/.installed ## Install what the other targets need, and nothing else
+setup: packages $(VENV)/.built ## Install what the other targets need, and nothing else
 
 packages:
 	@$(if $(PACKAGES),.ci/packages $(PACKAGES))
@@ -54,9 +64,14 @@ $(VENV)/.installed: pyproject.toml | packages
 	[ -n "$$python" ] || python="$$(.ci/find-python)" || { echo "No Python from 3.11 on with its C headers is here; name one by PYTHON=" >&2; exit 1; }; \
 	echo "+ $$python -m venv $(VENV)"; \
 	"$$python" -m venv --clear $(VENV)
-	$(BIN)/python -m pip --quiet --disable-pip-version-check install --editable '.[pkcs11,tpm2,dev]'
+	$(PIP) install --editable '.[pkcs11,tpm2,requests,dev]' --config-settings=hwsigner.native=false
+	@touch $@
+
+# The extension lies in the virtual environment and not among the sources, so that each has its own, or none.
+$(VENV)/.built: $(VENV)/.installed native/CMakeLists.txt $(wildcard native/*.[ch])
+	$(PIP) install --editable . --no-deps --force-reinstall $(EXTENSION)
 	@touch $@
 
 clean: ## Remove virtual environments, builds and caches
-	rm -rf .venv .venv-3.* build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find hwsigner softhsm tests -name __pycache__ -type d -exec rm -rf {} +
