@@ -47,8 +47,10 @@ static int read_text(PyObject *object, struct text *text) {
         size = PyBytes_Size(object);
     } else {
         PyObject *name = PyType_GetName(Py_TYPE(object));
-        PyErr_Format(PyExc_TypeError, "bytes or str expected, not %S", name);
-        Py_XDECREF(name);
+        if (name != NULL) {
+            PyErr_Format(PyExc_TypeError, "bytes or str expected, not %U", name);
+            Py_DECREF(name);
+        }
         return -1;
     }
     *text = (struct text){(const unsigned char *)data, (size_t)size};
@@ -193,6 +195,7 @@ static PyObject *request_to_sign(PyObject *module, PyObject *const *arguments, P
     return result;
 }
 
+/* Not constant, as Python's interface has it; nothing writes to these tables. */
 static PyMethodDef FUNCTIONS[] = {
     {"request_to_sign", (PyCFunction)(void (*)(void))request_to_sign, METH_FASTCALL,
      "request_to_sign($module, method, target, headers, payload, context, s3=False, /)\n--\n\n"
