@@ -32,11 +32,13 @@ class PinRequest:
         kind: what is asked for, such as `user PIN`, `passphrase` or `TPM auth value`.
         subject: what it unlocks, such as `token 'alpha'` or a path.
         state: what the token says of its PIN (`an earlier try failed`), or an empty string.
+        serial: the token's serial number, or an empty string.
     """
 
     kind: str
     subject: str
     state: str = ""
+    serial: str = ""
 
 
 AskPin = Callable[[PinRequest], "str | None"]
@@ -69,7 +71,7 @@ class PinSource:
         """Return the same places less the PIN itself, for another token or file than the key's."""
         return PinSource(ask=self._ask, allow_final_try=self.allow_final_try)
 
-    def stored(self, uri: KeyURI) -> str | None:
+    def stored(self, uri: KeyURI, request: PinRequest) -> str | None:
         """Return the PIN that needs nobody to type it, or None. A `pin-source` is read once: it may be a pipe.
 
         Raises:
@@ -93,7 +95,7 @@ class PinSource:
             PinRequiredError: no place gives one; the message says all of them.
             PinError: the file of `pin-source` can't be read or trusted.
         """
-        pin = self.stored(uri)
+        pin = self.stored(uri, request)
         return self._answers.get(request) or self.ask(request) if pin is None else pin
 
     def remember(self, request: PinRequest, pin: str) -> None:

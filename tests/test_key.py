@@ -184,5 +184,5 @@ class TestPinSource:
         assert pin_source(source) is source
         assert pin_source("4711").get(uri, request) == "4711"
         assert pin_source(lambda request: request.subject).get(uri, request) == "token 'a'"
-        assert pin_source(None).stored(uri) is None
-        assert pin_source("").stored(uri) == ""
+        assert pin_source(None).stored(uri, request) is None
+        assert pin_source("").stored(uri, request) == ""

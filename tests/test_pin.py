@@ -52,7 +52,7 @@ class TestPlaces:
                 pins.get(uri, REQUEST)
         else:
             assert pins.get(uri, REQUEST) == expected
-        assert pins.stored(uri) == (expected if expected != "from person" else None)
+        assert pins.stored(uri, REQUEST) == (expected if expected != "from person" else None)
 
     def test_an_empty_pin_is_a_pin(self, write: WriteFile) -> None:
         assert PinSource("").get(_uri("x", None), REQUEST) == ""
@@ -85,7 +85,7 @@ class TestASource:
         writer = threading.Thread(target=pipe.write_bytes, args=(b"1234\n",))
         writer.start()
         pins, uri = PinSource(), _uri(None, f"file:{pipe}")
-        assert [pins.stored(uri), pins.get(uri, REQUEST), pins.stored(uri)] == ["1234"] * 3
+        assert [pins.stored(uri, REQUEST), pins.get(uri, REQUEST), pins.stored(uri, REQUEST)] == ["1234"] * 3
         writer.join()
 
     def test_each_has_its_own(self, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ class TestASource:
             (tmp_path / name).touch(0o600)
             (tmp_path / name).write_text(name)
         pins = PinSource()
-        assert [pins.stored(_uri(None, f"file:{tmp_path / name}")) for name in ("a", "b", "a")] == ["a", "b", "a"]
+        assert [pins.stored(_uri(None, f"file:{tmp_path / name}"), REQUEST) for name in ("a", "b", "a")] == ["a", "b", "a"]
 
 
 class TestAsking:

@@ -98,7 +98,7 @@ class TestPinSource:
     )
     def test_a_password_is_for_keys_of_its_kind(self, uri: str, given: dict[str, Any], pin: str | None) -> None:
         key = KeyURI.parse(uri)
-        assert settings.pin_source(values(**given), key, None).stored(key) == pin
+        assert settings.pin_source(values(**given), key, None).stored(key, REQUEST) == pin
 
     def test_who_is_asked_and_what_is_allowed(self) -> None:
         key = KeyURI.parse("pkcs11:token=a")

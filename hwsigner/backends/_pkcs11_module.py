@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,27 +15,13 @@ from pkcs11 import PKCS11Error, TokenFlag
 from pkcs11.exceptions import TokenNotPresent, TokenNotRecognised
 from pkcs11.types import Token
 
-from hwsigner.errors import BackendUnavailableError, SigningKeyError, UsageError
+from hwsigner.backends._pkcs11_paths import FLAG_HINT, module_path
+from hwsigner.errors import BackendUnavailableError, SigningKeyError
 from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
     from hwsigner.backends._pkcs11_token import OpenToken
 
-_DEFAULT_MODULE = "p11-kit-proxy"
-_MULTIARCH = str(getattr(sys.implementation, "_multiarch", ""))
-_FOLDERS = (
-    f"/usr/lib/{_MULTIARCH}/pkcs11",
-    f"/usr/lib/{_MULTIARCH}",
-    f"/usr/lib/{_MULTIARCH}/softhsm",
-    "/usr/lib64/pkcs11",
-    "/usr/lib64",
-    "/usr/lib/pkcs11",
-    "/usr/lib/softhsm",
-    "/usr/lib",
-    "/usr/local/lib/pkcs11",
-    "/usr/local/lib",
-)
-_FLAG_HINT = "Name the PKCS #11 module with --pkcs11-lib, or with module-path in the key URI"
 # How long a token that is not there is looked for again and again.
 _PATIENCE_SECONDS = 0.15
 _PAUSE_SECONDS = 0.01
@@ -125,7 +110,7 @@ class Module:
                 self._lib.initialize()
         except PKCS11Error as error:
             raise BackendUnavailableError(
-                f"PKCS #11 module {self.path} can't be used: {in_words(error)}", _FLAG_HINT
+                f"PKCS #11 module {self.path} can't be used: {in_words(error)}", FLAG_HINT
             ) from error
 
     def insist(self, call: Callable[[], T]) -> T:
@@ -232,7 +217,7 @@ def load_module(uri: KeyURI) -> Module:
         UsageError: a `module-name` that is a path.
         BackendUnavailableError: there is no such module; the message names the path.
     """
-    path = _module_path(uri)
+    path = module_path(uri)
     with _modules_lock:
         module = _modules.setdefault(path, Module(path))
     with module.lock:
@@ -243,30 +228,6 @@ def load_module(uri: KeyURI) -> Module:
 def serial_text(token: Token) -> str:
     """Return a token's serial number as the text that a URI bears."""
     return token.serial.rstrip(b" \0").decode("utf-8", "replace")
-
-
-def _module_path(uri: KeyURI) -> str:
-    path, name = uri.text("module-path"), uri.text("module-name")
-    if name is not None and "/" in name:
-        raise UsageError(f"module-name {name!r} is a path", "Write module-path for it")
-    if path is None or (os.path.isdir(path) and name is not None):
-        return _named_module(name or _DEFAULT_MODULE, _FOLDERS if path is None else (path,))
-    if "/" not in path:
-        return path
-    if not os.path.isfile(path):
-        what = "is a folder" if os.path.isdir(path) else "does not exist"
-        raise BackendUnavailableError(f"PKCS #11 module {path} {what}", _FLAG_HINT)
-    # A module may have several names (Debian's SoftHSM has) and can be initialised only once.
-    return os.path.realpath(path)
-
-
-def _named_module(name: str, folders: tuple[str, ...]) -> str:
-    for folder in folders:
-        for file in (f"{name}.so", f"lib{name}.so", f"{name}-pkcs11.so"):
-            path = os.path.join(folder, file)
-            if os.path.isfile(path):
-                return os.path.realpath(path)
-    raise BackendUnavailableError(f"PKCS #11 module {name}.so is in none of {', '.join(folders)}", _FLAG_HINT)
 
 
 def _lock_before_fork() -> None:

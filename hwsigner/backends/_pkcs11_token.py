@@ -9,7 +9,7 @@ from pkcs11.attributes import AttributeMapper, handle_bytes, handle_ulong
 from pkcs11.exceptions import PinIncorrect, PinLocked, UserAlreadyLoggedIn
 from pkcs11.types import Session, Token
 
-from hwsigner.backends._pkcs11_module import Module, hint_for, in_words
+from hwsigner.backends._pkcs11_module import Module, hint_for, in_words, serial_text
 from hwsigner.errors import PinError, PinLockedError, PinRequiredError, SigningKeyError, WrongPinError, printable
 from hwsigner.pin import PinRequest, PinSource
 from hwsigner.uri import KeyURI
@@ -39,7 +39,7 @@ class OpenToken:
         self._pins = PinSource()
         self._logged_in = False
         self._session: Session | None = None
-        self._request = PinRequest("user PIN", self.name)
+        self._request = user_pin_request(token)
         self._refusal: SigningKeyError | None = None
 
     def session(self) -> Session:
@@ -90,6 +90,10 @@ class OpenToken:
         """Whether a login is still to be had."""
         return not self._logged_in and bool(self.token.flags & TokenFlag.USER_PIN_INITIALIZED)
 
+    def has_stored_pin(self, uri: KeyURI, pins: PinSource) -> bool:
+        """Tell whether a place gives the user PIN without asking a person."""
+        return pins.stored(uri, self._request) is not None
+
     def signature_pin(self, uri: KeyURI, pins: PinSource) -> str:
         """Return the PIN for one signature of a key that wants it each time (CKA_ALWAYS_AUTHENTICATE).
 
@@ -97,13 +101,15 @@ class OpenToken:
             PinError: no place gives one, or a try would risk locking the PIN.
         """
         self._refresh()
-        self._refuse_risk(pins, is_stored=pins.reuse and pins.stored(uri) is not None)
+        self._refuse_risk(pins, is_stored=pins.reuse and self.has_stored_pin(uri, pins))
         if pins.reuse:
             return self._checked(pins.get(uri, self._request))
         try:
-            return self._checked(pins.ask(PinRequest("PIN for this signature", self.name, self._pin_state())))
+            return self._checked(
+                pins.ask(PinRequest("PIN for this signature", self.name, self._pin_state(), serial_text(self.token)))
+            )
         except PinRequiredError as error:
-            if pins.stored(uri) is None:
+            if not self.has_stored_pin(uri, pins):
                 raise
             hint = "Send the stored PIN for each signature with --reuse-pin, or run from a terminal"
             raise PinRequiredError(error.message, hint) from None
@@ -165,11 +171,11 @@ class OpenToken:
         self.token = token
 
     def _login(self) -> Session:
-        self._refuse_risk(self._pins, is_stored=self._pins.stored(self._uri) is not None)
+        self._refuse_risk(self._pins, is_stored=self.has_stored_pin(self._uri, self._pins))
         pin: str | object = PROTECTED_AUTH
         if not self.token.flags & TokenFlag.PROTECTED_AUTHENTICATION_PATH:
             if not self._logged_in:  # A login made anew has the answer that the first one got.
-                self._request = PinRequest("user PIN", self.name, self._pin_state())
+                self._request = user_pin_request(self.token, self._pin_state())
             pin = self._checked(self._pins.get(self._uri, self._request))
         try:
             session = self._open(pin)
@@ -230,6 +236,11 @@ def acquire(module: Module, token: Token) -> OpenToken:
     opened = module.open_tokens.setdefault(token.slot.slot_id, OpenToken(module, token))
     opened.users += 1
     return opened
+
+
+def user_pin_request(token: Token, state: str = "") -> PinRequest:
+    """Return the question for a token's user PIN."""
+    return PinRequest("user PIN", token_name(token), state, serial_text(token))
 
 
 def token_name(token: Token) -> str:

@@ -285,7 +285,7 @@ def _held_back_hint(seconds: int) -> str:
 
 def _auth(uri: KeyURI, pins: PinSource, request: PinRequest, *, wants_auth: bool, guarded: bool) -> _Auth:
     """Return the auth value to send. A stored one counts for more than a file that says that there is none."""
-    pin, origin = pins.stored(uri), _STORED
+    pin, origin = pins.stored(uri, request), _STORED
     if pin is None:
         pin = _typed(uri, pins, request, guarded=guarded) if wants_auth else None
         origin = _UNSTATED if pin is None else _TYPED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -23,8 +24,7 @@ from pkcs11 import PROTECTED_AUTH, PKCS11Error, TokenFlag, exceptions
 
 from backends.contract import ENVIRONMENT, HASHES, KeyContract, LockedKey, MakeKey, PinContract, openssl_verifies
 from emulators import InProcessSoftHSM
-from hwsigner.backends import _pkcs11_module, _pkcs11_objects, _pkcs11_token
-from hwsigner.backends import pkcs11 as backend
+from hwsigner.backends import _pkcs11_key, _pkcs11_module, _pkcs11_objects, _pkcs11_paths, _pkcs11_token
 from hwsigner.errors import (
     AmbiguousKeyError,
     BackendUnavailableError,
@@ -166,7 +166,7 @@ def test_module_name_is_looked_up(hsm: InProcessSoftHSM, uri: Callable[..., str]
 
 
 def test_without_a_module_the_proxy_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_pkcs11_module, "_FOLDERS", ("/nowhere",))
+    monkeypatch.setattr(_pkcs11_paths, "_FOLDERS", ("/nowhere",))
     with pytest.raises(BackendUnavailableError, match=r"p11-kit-proxy\.so is in none of /nowhere"):
         open_key("pkcs11:token=x")
 
@@ -460,7 +460,9 @@ def test_a_person_is_told_of_an_earlier_try(suffering: str) -> None:
     with pytest.raises(WrongPinError):
         open_key(suffering, "wrong")
     open_key(suffering, person).close()
-    assert person.asked == [PinRequest("user PIN", "token 'suffering'", "an earlier try failed")]
+    (asked,) = person.asked
+    assert asked == PinRequest("user PIN", "token 'suffering'", "an earlier try failed", asked.serial)
+    assert re.fullmatch("[0-9a-f]{16}", asked.serial)
 
 
 class Flagged:
@@ -626,7 +628,7 @@ def test_every_error_of_a_token_says_what_to_do(hsm: InProcessSoftHSM) -> None:
 
 def test_a_session_that_ends_is_an_error_once(uri: Callable[..., str], hsm: InProcessSoftHSM, tmp_path: Path) -> None:
     with open_key(uri("object=P-256"), "1234") as key, open_key(uri("object=RSA-2048"), "1234") as other:
-        assert isinstance(key, backend.PKCS11Key)
+        assert isinstance(key, _pkcs11_key.PKCS11Key)
         key._token.session().close()
         with pytest.raises(SigningKeyError, match=rf"token '{hsm.label}' could not sign: its session has ended"):
             key.sign(b"message")
@@ -645,7 +647,7 @@ def test_a_login_that_fails_later_is_not_tried_twice(uri: Callable[..., str], mo
         raise WrongPinError("wrong PIN for the test")
 
     with open_key(uri("object=P-256"), "1234") as key:
-        assert isinstance(key, backend.PKCS11Key)
+        assert isinstance(key, _pkcs11_key.PKCS11Key)
         key._token.drop_session()
         monkeypatch.setattr(_pkcs11_token.OpenToken, "_open", refuse)
         for _ in range(3):
@@ -656,7 +658,7 @@ def test_a_login_that_fails_later_is_not_tried_twice(uri: Callable[..., str], mo
 
 def test_another_token_in_the_slot_gets_no_pin(uri: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     with open_key(uri("object=P-256"), "1234") as key:
-        assert isinstance(key, backend.PKCS11Key)
+        assert isinstance(key, _pkcs11_key.PKCS11Key)
         key._token.drop_session()
         other = type("Other", (Flagged,), {"label": "other", "opened": []})(key._token.token)
         slot = type("Slot", (), {"get_token": lambda self: other, "slot_id": key._token.token.slot.slot_id})()
@@ -693,7 +695,7 @@ def test_rsa_is_signed_with_the_tokens_own_hash_or_a_digest_info(
 ) -> None:
     with open_key(uri("object=RSA-2048"), "1234") as key:
         offered = [key.sign(b"message", name) for name in HASHES]
-        monkeypatch.setattr(backend.PKCS11Key, "_offers", lambda self, mechanism: False)
+        monkeypatch.setattr(_pkcs11_key.PKCS11Key, "_offers", lambda self, mechanism: False)
         assert [key.sign(b"message", name) for name in HASHES] == offered
 
 
@@ -701,13 +703,13 @@ def test_a_digest_is_cut_to_the_length_of_the_curves_order(
     uri: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths = []
-    sign = backend.PKCS11Key._sign
+    sign = _pkcs11_key.PKCS11Key._sign
 
-    def watched(key: backend.PKCS11Key, found: Any, data: bytes, mechanism: Any) -> bytes:
+    def watched(key: _pkcs11_key.PKCS11Key, found: Any, data: bytes, mechanism: Any) -> bytes:
         lengths.append(len(data))
         return sign(key, found, data, mechanism)
 
-    monkeypatch.setattr(backend.PKCS11Key, "_sign", watched)
+    monkeypatch.setattr(_pkcs11_key.PKCS11Key, "_sign", watched)
     for curve in ("P-256", "P-384", "P-521"):
         with open_key(uri(f"object={curve}"), "1234") as key:
             for name in HASHES:
@@ -873,12 +875,13 @@ def sent(opened: list[Any]) -> list[Any]:
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("cleared", [0, TokenFlag.LOGIN_REQUIRED])
+@pytest.mark.usefixtures("certificates")
 def test_a_pin_is_sent_once_whatever_the_login_fails_with(
     uri: Callable[..., str], flag: Callable[..., list[Flagged]], fault: type[PKCS11Error], cleared: int
 ) -> None:
     made = flag(cleared=cleared)
     with open_key(uri("object=P-256"), "1234") as key:
-        assert isinstance(key, backend.PKCS11Key)
+        assert isinstance(key, _pkcs11_key.PKCS11Key)
         token = made[0]
         token.opened.clear()
         token.fault = fault
