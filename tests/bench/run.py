@@ -1,4 +1,4 @@
-"""`make bench`: what a cold `hwsigner credential-process` costs, as ratios within one run.
+"""`make bench`: what a cold `hwsigner credential-process` costs, as ratios within one run; then `signing.py`.
 
 Every command runs in turn with the others, as a whole process from an empty environment, against a server on the
 loopback interface that answers at once. Medians; nothing passes or fails here.
@@ -149,7 +149,7 @@ def table(found: list[Case]) -> str:
 
 
 def main() -> None:
-    """Time every case in turn and print the table."""
+    """Time every case in turn and print the table, then those of signing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
     rounds = parser.parse_args().rounds
@@ -161,7 +161,9 @@ def main() -> None:
             for case in found:
                 case.run()
         print(f"Python {sys.version.split()[0]}, {rounds} rounds")
-        print(table(found))
+        print(table(found), flush=True)
+    print(flush=True)
+    subprocess.run([sys.executable, str(TESTS / "bench" / "signing.py")], check=True)
 
 
 if __name__ == "__main__":
