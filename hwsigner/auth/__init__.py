@@ -1,0 +1,210 @@
+"""AWS signatures for `requests`: `requests.get(url, auth=SigV4Auth(credentials, region, service))`.
+
+`SigV4Auth` signs with credentials, `SigV4X509Auth` with an identity. Each is a `requests.auth.AuthBase`, for one
+request or as the `auth` of a session, and safe to use from several threads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import parse_qsl
+
+from requests import PreparedRequest
+
+from hwsigner.auth.base import RequestAuth
+from hwsigner.auth.url import wire_url
+from hwsigner.errors import UsageError
+from hwsigner.sigv4 import SERVICE, Request, authorization_header, credential_scope, timestamp
+from hwsigner.sigv4_hmac import AccessKey, SigningContext, is_s3, presign_request, signing_context
+
+if TYPE_CHECKING:
+    from hwsigner.identity import Identity
+
+__all__ = ["SigV4Auth", "SigV4X509Auth"]
+
+_NOTHING = (None, 0, None)
+
+
+class SigV4Auth(RequestAuth):
+    """Signs with an access key (AWS4-HMAC-SHA256).
+
+    Attributes:
+        credentials: what signs, or a callable that returns it.
+        region: the region of the service's endpoint.
+        service: the service's name in credential scopes.
+    """
+
+    def __init__(
+        self,
+        credentials: AccessKey | Callable[[], AccessKey],
+        region: str,
+        service: str,
+        *,
+        also_sign: Iterable[str] = (),
+        unsigned_payload: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Sign for one service of one region.
+
+        Args:
+            credentials: `hwsigner.Credentials`, or a callable that returns them and is asked for every request.
+            region: as in the name of the service's endpoint.
+            service: the service's name in credential scopes, as `s3`, `dynamodb` or `execute-api`.
+            also_sign: names of headers to sign beside Host, Content-Type, Content-MD5 and X-Amz-…; `*` stands for all
+                but those that change on the way, as User-Agent and Connection.
+            unsigned_payload: leave bodies out of the signature, as S3 allows over https.
+            clock: seconds since 1970.
+
+        Raises:
+            UsageError: a header to sign that changes on the way.
+        """
+        super().__init__(also_sign, s3=is_s3(service), unsigned_payload=unsigned_payload)
+        self.credentials = credentials
+        self.region = region
+        self.service = service
+        self._clock = clock
+        self._known: tuple[AccessKey | None, int, SigningContext | None] = _NOTHING
+
+    def context(self) -> SigningContext:
+        """Return what to sign with now."""
+        access_key = self.credentials() if callable(self.credentials) else self.credentials
+        second = int(self._clock())
+        known_key, known_second, context = self._known
+        if context is None or known_second != second or known_key is not access_key:
+            context = self._renewed(access_key, second)
+            # One tuple that is replaced as a whole: threads need no lock.
+            self._known = access_key, second, context
+        return context
+
+    def presign(self, method: str, url: str, *, expires: int = 3600, headers: Mapping[str, str] | None = None) -> str:
+        """Return a URL that bears its signature, for somebody who has no credentials.
+
+        It ends with the credentials that signed it, if that is earlier than `expires` says.
+
+        Args:
+            method: the one method that it is good for.
+            url: the URL, as `requests` takes it.
+            expires: seconds from now, from 1 to 604800.
+            headers: what the request must bear beside Host, each header with the same value.
+
+        Raises:
+            UsageError: `expires` is out of range, or a part of the request can't be signed.
+            HwsignerError: as the credentials' callable raises it.
+        """
+        prepared = PreparedRequest()
+        prepared.prepare_url(url, None)
+        _, target, server = wire_url(prepared.url or "", self._s3)
+        path, _, query = target.partition("?")
+        try:
+            request = Request(
+                method.upper(),
+                path,
+                tuple(parse_qsl(query, keep_blank_values=True, errors="strict")),
+                (("Host", server.host), *(headers or {}).items()),
+            )
+            signed = presign_request(
+                request,
+                self.credentials() if callable(self.credentials) else self.credentials,
+                region=self.region,
+                service=self.service,
+                now=datetime.fromtimestamp(self._clock(), UTC),
+                expires=expires,
+            )
+        except ValueError as error:
+            raise UsageError(f"a URL that can't be signed: {error}", "Look at its parts") from None
+        return server.prefix + signed.request.target
+
+    def _renewed(self, access_key: AccessKey, second: int) -> SigningContext:
+        """Return the context of another second or access key."""
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
+        known_key, _, context = self._known
+        known = context if known_key is access_key else None
+        return signing_context(access_key, stamp, region=self.region, service=self.service, known=known)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SigV4Auth) and self._settings() == other._settings()
+
+    def _settings(self) -> tuple[object, ...]:
+        return self.credentials, self.region, self.service, self._signs.others, self._unsigned_payload
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(region={self.region!r}, service={self.service!r})"
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_known": _NOTHING}
+
+
+class SigV4X509Auth(RequestAuth):
+    """Signs with a certificate's key (SigV4-X509), as IAM Roles Anywhere takes it.
+
+    Attributes:
+        identity: what signs.
+        region: the region of the service's endpoint.
+        service: the service's name in credential scopes.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        region: str,
+        *,
+        service: str = SERVICE,
+        also_sign: Iterable[str] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Sign for one region; the identity stays open as long as this is used.
+
+        Args:
+            identity: see `hwsigner.open_identity`.
+            region: as in the name of the service's endpoint.
+            service: the service's name in credential scopes.
+            also_sign: as for `SigV4Auth`.
+            clock: seconds since 1970.
+
+        Raises:
+            UsageError: a header to sign that changes on the way.
+        """
+        super().__init__(also_sign, s3=False, unsigned_payload=False)
+        self.identity = identity
+        self.region = region
+        self.service = service
+        self._clock = clock
+
+    def context(self) -> _X509Context:
+        """Return what to sign with now."""
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        chain = self.identity.chain
+        scope = credential_scope(now, self.region, self.service)
+        headers = [("X-Amz-Date", timestamp(now)), ("X-Amz-X509", chain.x509_header)]
+        stale = {"x-amz-security-token", "x-amz-x509-chain"}
+        if chain.chain_header:
+            headers.append(("X-Amz-X509-Chain", chain.chain_header))
+            stale.remove("x-amz-x509-chain")
+        return _X509Context((chain.algorithm, timestamp(now), scope), tuple(headers), frozenset(stale), self.identity)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SigV4X509Auth) and self._settings() == other._settings()
+
+    def _settings(self) -> tuple[object, ...]:
+        return self.identity, self.region, self.service, self._signs.others
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(region={self.region!r}, service={self.service!r})"
+
+
+class _X509Context(NamedTuple):
+    context: tuple[str, str, str]
+    headers: tuple[tuple[str, str], ...]
+    stale: frozenset[str]
+    identity: Identity
+
+    def authorization(self, signed_headers: bytes, string_to_sign: bytes) -> str:
+        return authorization_header(
+            self.identity.chain,
+            self.context[2],
+            signed_headers=signed_headers.decode("ascii"),
+            signature=self.identity.sign(string_to_sign),
+        )

@@ -1,0 +1,170 @@
+"""Bodies: what is hashed is what is sent, streams are set back, and nothing big is read whole."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import mmap
+import os
+import tracemalloc
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from auth.servers import KEY, Server
+from hwsigner.auth import SigV4Auth
+from hwsigner.auth.payload import hash_body
+from hwsigner.errors import UsageError
+from loopback import ServerCA
+
+S3 = SigV4Auth(KEY, "eu-west-1", "s3")
+OTHER = SigV4Auth(KEY, "eu-west-1", "execute-api")
+HASH = "X-Amz-Content-SHA256"
+
+
+def advanced(stream: Any) -> Any:
+    stream.read(2)
+    return stream
+
+
+def mapped() -> mmap.mmap:
+    made = mmap.mmap(-1, 8)
+    made.write(b"abcdefgh")
+    made.seek(1)
+    return made
+
+
+class ReadOnce:
+    """A stream of known length that can't be set back, as MultipartEncoder is."""
+
+    def __init__(self, data: bytes) -> None:
+        self._stream = io.BytesIO(data)
+        self.len = len(data)
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self.read()
+
+    def read(self, size: int = -1) -> bytes:
+        return self._stream.read(size)
+
+
+BODIES: dict[str, tuple[Callable[[], Any], bytes]] = {
+    "none": (lambda: None, b""),
+    "bytes": (lambda: b"\xff\x00", b"\xff\x00"),
+    "text": (lambda: "é€", "é€".encode()),
+    "form": (lambda: {"a": "é b"}, b"a=%C3%A9+b"),
+    "bytearray": (lambda: bytearray(b"abc"), b"abc"),
+    "memoryview": (lambda: memoryview(b"abc"), b"abc"),
+    "array": (lambda: array("B", b"abc"), b"abc"),
+    "stream": (lambda: io.BytesIO(b"abcdef"), b"abcdef"),
+    "stream in its middle": (lambda: advanced(io.BytesIO(b"abcdef")), b"cdef"),
+    "text stream": (lambda: io.StringIO("abc"), b"abc"),
+    "mmap": (mapped, b"bcdefgh"),
+}
+
+
+@pytest.mark.parametrize("auth", [S3, OTHER], ids=["s3", "other"])
+@pytest.mark.parametrize("name", BODIES)
+def test_bodies(server: Server, name: str, auth: SigV4Auth) -> None:
+    make, sent = BODIES[name]
+    requests.put(server.url, data=make(), auth=auth, timeout=5)
+    assert server.last.body == sent
+    assert server.last.is_signed()
+    assert server.last.header(HASH) == (hashlib.sha256(sent).hexdigest() if auth is S3 else None)
+
+
+def test_files(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * (2 << 20) + b"y")
+    with path.open("rb") as file:
+        file.seek(1)
+        requests.put(server.url, data=file, auth=S3, timeout=5)
+    assert len(server.last.body) == 2 << 20
+    assert server.last.is_signed()
+    with path.open("rb") as file:
+        requests.post(server.url, files={"f": file}, json={"a": 1}, auth=OTHER, timeout=5)
+    assert server.last.is_signed()
+    requests.post(server.url, json={"é": 1}, auth=OTHER, timeout=5)
+    assert server.last.is_signed()
+
+
+def test_a_big_file_is_not_read_into_memory(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        os.truncate(file.fileno(), 100 << 20)
+    with path.open("rb") as file:
+        tracemalloc.start()
+        prepared = requests.Request("PUT", "https://b.example/k", data=file, auth=S3).prepare()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert file.tell() == 0
+    assert peak < 4 << 20
+    assert prepared.headers[HASH] == "20492a4d0d84f8beb1767f6616229f85d44c2827b64bdbfb260ee12fa1109e0e"
+    assert prepared.headers["Content-Length"] == str(100 << 20)
+
+
+def pipe() -> Any:
+    reader, writer = os.pipe()
+    os.write(writer, b"abc")
+    os.close(writer)
+    return os.fdopen(reader, "rb")
+
+
+ONCE: dict[str, Callable[[], Any]] = {
+    "generator": lambda: iter([b"ab", b"c"]),
+    "read without seek": lambda: ReadOnce(b"abc"),
+    "pipe": pipe,
+}
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_bodies_that_are_read_once(tmp_path: Path, name: str) -> None:
+    body = ONCE[name]()
+    assert hash_body(body) is None
+    ca = ServerCA(tmp_path)
+    with Server(context=ca.context("127.0.0.1")) as server:
+        requests.put(server.url, data=body, auth=S3, timeout=5, verify=str(ca.path))
+    assert server.last.body == b"abc"
+    assert server.last.header(HASH) == "UNSIGNED-PAYLOAD"
+    assert server.last.is_signed()
+    if hasattr(body, "close"):
+        body.close()
+
+
+@pytest.mark.parametrize(
+    ("auth", "url", "message"),
+    [
+        (S3, "http://b.example", "plain http"),
+        (OTHER, "http://b.example", "only once"),
+        (OTHER, "https://b.example", "only once"),
+    ],
+)
+def test_bodies_that_are_read_once_and_must_be_signed(auth: SigV4Auth, url: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as raised:
+        requests.Request("PUT", url, data=iter([b"abc"]), auth=auth).prepare()
+    assert HASH in raised.value.hint
+
+
+def test_payloads_left_out() -> None:
+    unsigned = SigV4Auth(KEY, "eu-west-1", "s3", unsigned_payload=True)
+    for data in (None, b"abc", io.BytesIO(b"abc")):
+        prepared = requests.Request("PUT", "https://b.example", data=data, auth=unsigned).prepare()
+        assert prepared.headers[HASH] == "UNSIGNED-PAYLOAD"
+    with pytest.raises(UsageError, match="plain http"):
+        requests.Request("PUT", "http://b.example", data=b"abc", auth=unsigned).prepare()
+    prepared = requests.Request("GET", "http://b.example", auth=unsigned).prepare()
+    assert prepared.headers[HASH] == "UNSIGNED-PAYLOAD"
+
+
+@pytest.mark.parametrize("auth", [S3, OTHER], ids=["s3", "other"])
+@pytest.mark.parametrize("value", ["UNSIGNED-PAYLOAD", b"UNSIGNED-PAYLOAD", hashlib.sha256(b"abc").hexdigest()])
+def test_a_hash_that_is_given_spares_reading(server: Server, auth: SigV4Auth, value: str | bytes) -> None:
+    headers = {HASH.lower(): value, "Content-Length": "3"}
+    requests.put(server.url, data=ReadOnce(b"abc"), headers=headers, auth=auth, timeout=5)
+    assert server.last.header(HASH) == (value if isinstance(value, str) else value.decode())
+    assert server.last.body == b"abc"
+    assert server.last.is_signed()

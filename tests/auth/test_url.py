@@ -1,0 +1,124 @@
+"""What is signed is what is sent: hosts, paths and queries over the wire, with botocore as the judge."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote, unquote, unquote_plus
+
+import pytest
+import requests
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from auth.servers import KEY, Server
+from hwsigner.auth import SigV4Auth
+from hwsigner.auth.url import wire_url
+from hwsigner.errors import UsageError
+from loopback import ServerCA
+
+AUTHS = {service: SigV4Auth(KEY, "eu-west-1", service) for service in ("s3", "execute-api")}
+SESSION = requests.Session()
+
+
+@pytest.mark.parametrize("service", AUTHS)
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://bucket.example/k", "bucket.example"),
+        ("http://BUCKET.Example/k", "bucket.example"),
+        ("http://bucket.example:80/k", "bucket.example"),
+        ("http://bucket.example:443/k", "bucket.example:443"),
+        ("http://bucket.example:8080/k", "bucket.example:8080"),
+        ("http://bucket.example:/k", "bucket.example"),
+        ("http://bucket.example./k", "bucket.example"),
+        ("http://user:pass@bucket.example:80/k", "bucket.example"),
+        ("http://bücket.example/k", "xn--bcket-kva.example"),
+        ("http://[2001:DB8::1]/k", "[2001:db8::1]"),
+        ("http://[::1]:80/k", "[::1]"),
+        ("http://[::1]:8080/k", "[::1]:8080"),
+        ("http://127.0.0.1:5000", "127.0.0.1:5000"),
+        ("http://bucket.example?q=/", "bucket.example"),
+        ("http://a_b.example/k#/frag?x", "a_b.example"),
+    ],
+)
+def test_hosts(server: Server, lead_to: Callable[[int], None], service: str, url: str, host: str) -> None:
+    lead_to(server.port)
+    for target in (url, SESSION.prepare_request(requests.Request("GET", url, auth=AUTHS[service])).url):
+        requests.get(str(target), auth=AUTHS[service], timeout=5)
+        assert server.last.header("Host") == host
+        assert server.last.is_signed()
+
+
+def test_the_port_of_https(lead_to: Callable[[int], None], tmp_path: Path) -> None:
+    ca = ServerCA(tmp_path)
+    with Server(context=ca.context("bucket.example")) as server:
+        lead_to(server.port)
+        for url, host in {":443": "bucket.example", "": "bucket.example", ":80": "bucket.example:80"}.items():
+            requests.get(f"https://bucket.example{url}/k", auth=AUTHS["s3"], timeout=5, verify=str(ca.path))
+            assert server.last.header("Host") == host
+            assert server.last.is_signed()
+
+
+@pytest.mark.parametrize("url", ["http://bucket.example:80/a/k?q=a+b", "http://Bucket.example/a/k", "http://u:p@b/k"])
+def test_through_a_plain_proxy(server: Server, url: str) -> None:
+    requests.get(url, auth=AUTHS["s3"], proxies={"http": server.url}, timeout=5)
+    received = server.last
+    host = received.header("Host")
+    assert received.target.startswith(f"http://{host}/")
+    received.__dict__["target"] = received.target.removeprefix(f"http://{host}")
+    assert received.is_signed()
+
+
+def test_a_host_header_of_the_user(server: Server) -> None:
+    requests.get(server.url, headers={"host": "bucket.example:80"}, auth=AUTHS["s3"], timeout=5)
+    assert server.last.header("Host") == "bucket.example:80"
+    assert server.last.is_signed()
+
+
+@pytest.mark.parametrize("url", ["", "/k", "https:///k", "http://a:b/k", "http://a:99999/k"])
+def test_urls_without_a_host(url: str) -> None:
+    with pytest.raises(UsageError, match="without a host"):
+        wire_url(url, s3=False)
+
+
+CHARACTERS = "aZ0-_.~!$&'()*+,;=:@/%20%2F%2f%2B%e9é€ []{}|\\^`\"<>"
+PATHS = st.lists(st.sampled_from([*CHARACTERS, "%2F", "%2f", "%c3%a9", "%2B", "//", "..", "%zz"]), max_size=6).map(
+    "".join
+)
+QUERIES = st.lists(st.sampled_from([*CHARACTERS, "?", "%2F", "%2f", "%C3%A9", "%2B", "&&"]), max_size=6).map("".join)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(PATHS, QUERIES, st.sampled_from(sorted(AUTHS)))
+def test_any_url_is_signed_as_it_is_sent(server: Server, path: str, query: str, service: str) -> None:
+    url = f"{server.url}/{path}?{query}"
+    server.received.clear()
+    plain = requests.Request("GET", url).prepare()
+    SESSION.get(url, auth=AUTHS[service], timeout=5, allow_redirects=False)
+    assert server.last.is_signed()
+    # The meaning is that of the URL without a signature.
+    wire, _, parameters = server.last.target.partition("?")
+    meant, _, meant_parameters = plain.path_url.partition("?")
+    assert unquote(wire, "latin-1") == unquote(meant, "latin-1")
+    assert unquote(parameters, "latin-1") == unquote_plus(re.sub("&+", "&", meant_parameters).strip("&"), "latin-1")
+    if service == "s3":
+        assert wire == quote(unquote(wire, "latin-1"), encoding="latin-1")
+
+
+@given(PATHS, QUERIES, st.booleans())
+def test_a_url_on_the_wire_stays(path: str, query: str, s3: bool) -> None:
+    url, target, server = wire_url(f"http://a.example/{path}?{query}#f", s3=s3)
+    assert wire_url(url, s3=s3) == (url, target, server)
+
+
+@given(
+    st.dictionaries(st.text(min_size=1, max_size=3), st.text(max_size=3), max_size=3).filter(
+        lambda query: all(text.isprintable() for item in query.items() for text in item)
+    )
+)
+def test_parameters_are_read_as_they_are_meant(query: dict[str, str]) -> None:
+    prepared = requests.Request("GET", "http://a.example/", params=query, auth=AUTHS["s3"]).prepare()
+    parts = prepared.path_url.partition("?")[2].split("&") if query else []
+    assert [tuple(map(unquote, part.split("="))) for part in parts] == list(query.items())
