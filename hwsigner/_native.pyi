@@ -17,3 +17,13 @@ def request_to_sign(
     s3: bool = False,
     /,
 ) -> tuple[bytes, bytes]: ...
+def sign_hmac(
+    method: _Text,
+    target: _Text,
+    headers: _Pairs,
+    payload: _Text,
+    context: tuple[_Text, _Text, _Text],
+    s3: bool,
+    key: _Text,
+    /,
+) -> tuple[bytes, bytes]: ...

@@ -17,6 +17,7 @@ signed headers, string to sign, credential scope.
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Iterable
 
 Text = bytes | str
@@ -247,8 +248,7 @@ def request_to_sign(
             three.
         ValueError: the target holds the `#` that ends it.
     """
-    method, target, headers = _bytes(method), _bytes(target), _pairs(headers)
-    hashed = _bytes(payload) if isinstance(payload, str) else payload_hash(payload)
+    method, target, headers, hashed = _bytes(method), _bytes(target), _pairs(headers), _payload(payload)
     algorithm, timestamp, scope = _tuple(context, 3)
     if b"#" in target:
         raise ValueError("a target that holds #")
@@ -258,6 +258,48 @@ def request_to_sign(
     )
     to_sign = string_to_sign(algorithm, timestamp, scope=scope, canonical_request=request)
     return to_sign, canonical_headers(headers)[1]
+
+
+def sign_hmac(
+    method: Text,
+    target: Text,
+    headers: Pairs,
+    payload: Text,
+    context: tuple[Text, Text, Text],
+    s3: bool,
+    key: Text,
+    /,
+) -> tuple[bytes, bytes]:
+    """Take a request, as it goes on the wire, through all stages to its signature with a secret (AWS4-HMAC-SHA256).
+
+    Args:
+        method: this and the others up to `s3` are those of `request_to_sign`.
+        target: see there.
+        headers: see there.
+        payload: see there.
+        context: see there.
+        s3: see there.
+        key: the signing key, 32 bytes; see `hwsigner.sigv4_hmac.signing_key`.
+
+    Returns:
+        The signature, 64 lower-case hex digits, and the signed headers.
+
+    Raises:
+        TypeError, ValueError: as `request_to_sign`; or the key is no text.
+        ValueError: the key is not of 32 bytes.
+    """
+    method, target, headers, payload = _bytes(method), _bytes(target), _pairs(headers), _payload(payload)
+    algorithm, timestamp, scope = _tuple(context, 3)
+    secret = _bytes(key)
+    if len(secret) != hashlib.sha256().digest_size:
+        raise ValueError("a signing key that is not of 32 bytes")
+    to_sign, names = request_to_sign(method, target, headers, payload, (algorithm, timestamp, scope), s3)
+    return hmac.digest(secret, to_sign, "sha256").hex().encode("ascii"), names
+
+
+def _payload(payload: Text) -> str:
+    hashed = _bytes(payload) if isinstance(payload, str) else payload_hash(payload)
+    return hashed.decode("ascii")
 
 
 def _bytes(text: object) -> bytes:

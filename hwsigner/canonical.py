@@ -1,6 +1,7 @@
 """The canonicalisation in use, and the name of its implementation. `hwsigner._reference` defines what it does.
 
-What every signature waits for, `request_to_sign`, is in C where that could be built; single stages are not.
+What every signature waits for, `request_to_sign` and `sign_hmac`, is in C where that could be built; single stages
+are not.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from hwsigner._reference import (
 )
 
 try:
-    from hwsigner._native import request_to_sign
+    from hwsigner._native import request_to_sign, sign_hmac
 
     IMPLEMENTATION = "native"
 except ImportError:  # No compiler where it was built, a Python without the limited API, or no libcrypto here.
-    from hwsigner._reference import request_to_sign
+    from hwsigner._reference import request_to_sign, sign_hmac
 
     IMPLEMENTATION = "python"
 
@@ -35,5 +36,6 @@ __all__ = [
     "percent_decode",
     "percent_encode",
     "request_to_sign",
+    "sign_hmac",
     "string_to_sign",
 ]

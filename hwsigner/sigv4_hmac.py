@@ -6,12 +6,11 @@ parameter. The stages up to the string to sign are those of SigV4-X509 (`hwsigne
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from hwsigner import canonical
 from hwsigner.errors import UsageError
@@ -36,13 +35,16 @@ _NEVER_SIGNED = frozenset(
     }
 )
 _S3 = frozenset({"s3", "s3-object-lambda", "s3-outposts", "s3express"})
-_SET_BY_SIGNING = frozenset({"authorization", "x-amz-date", "x-amz-security-token"})
-_X509 = frozenset({"x-amz-x509", "x-amz-x509-chain"})
-_INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
+SET_BY_SIGNING = frozenset({"authorization", "x-amz-date", "x-amz-security-token", "x-amz-x509", "x-amz-x509-chain"})
+"""What a signature sets, by either kind of key; in lower case."""
 _SET_BY_PRESIGNING = frozenset(
     f"x-amz-{name}"
     for name in ("algorithm", "credential", "date", "security-token", "expires", "signedheaders", "signature")
 )
+
+
+Signed = Iterable[tuple[str, str | bytes]]
+"""Headers to sign, as on the wire."""
 
 
 class AccessKey(Protocol):
@@ -72,35 +74,44 @@ class SigningContext:
         context: algorithm, timestamp and credential scope, the first three lines of the string to sign.
         credential: `ACCESS_KEY_ID/` and the credential scope.
         headers: X-Amz-Date and, for temporary credentials, X-Amz-Security-Token.
+        signed: the same with their names in lower case.
         s3: the service has S3's rules; see `is_s3`.
-        stale: headers, in lower case, that an earlier signature may have set and this one does not.
-        inner: SHA-256 of the signing key's inner block (RFC 2104, 2), to be gone on with.
-        outer: SHA-256 of its outer block.
+        key: the signing key, 32 bytes; see `signing_key`.
     """
 
     context: tuple[str, str, str]
     credential: str
     headers: tuple[tuple[str, str], ...] = field(repr=False)
+    signed: tuple[tuple[str, str], ...] = field(repr=False)
     s3: bool
-    stale: frozenset[str]
-    inner: Any = field(repr=False)
-    outer: Any = field(repr=False)
+    key: bytes = field(repr=False)
 
     def signature(self, string_to_sign: bytes) -> str:
         """Return the signature of a string to sign: its HMAC-SHA256, 64 hex digits."""
-        # The key's blocks are hashed once (RFC 2104, 4): half of what hmac.digest costs.
-        inner, outer = self.inner.copy(), self.outer.copy()
-        inner.update(string_to_sign)
-        outer.update(inner.digest())
-        digest: str = outer.hexdigest()
-        return digest
+        return hmac.digest(self.key, string_to_sign, "sha256").hex()
 
     def authorization(self, signed_headers: bytes, string_to_sign: bytes) -> str:
         """Return the value of the Authorization header."""
-        return (
-            f"{ALGORITHM} Credential={self.credential}, SignedHeaders={signed_headers.decode()}, "
-            f"Signature={self.signature(string_to_sign)}"
-        )
+        return self._authorization(signed_headers, self.signature(string_to_sign).encode())
+
+    def authorize(self, method: str, target: str, headers: Signed, payload: str) -> str:
+        """Return the value of the Authorization header for a request: all stages in one call.
+
+        Args:
+            method: as on the wire.
+            target: the path and query, as on the request line.
+            headers: those to sign, as on the wire.
+            payload: the body's SHA-256 in hex, or the word in its place.
+
+        Raises:
+            ValueError: a part of the request can't go on the wire.
+        """
+        signature, names = canonical.sign_hmac(method, target, headers, payload, self.context, self.s3, self.key)
+        return self._authorization(names, signature)
+
+    def _authorization(self, signed_headers: bytes, signature: bytes) -> str:
+        credential = f"{ALGORITHM} Credential={self.credential}"
+        return f"{credential}, SignedHeaders={signed_headers.decode()}, Signature={signature.decode()}"
 
 
 def is_s3(service: str) -> bool:
@@ -164,20 +175,18 @@ def signing_context(
     date = timestamp[:8]
     scope = f"{date}/{region}/{service}/aws4_request"
     if known is None or known.context[2] != scope:
-        block = signing_key(access_key.secret_access_key, date, region, service).ljust(64, b"\0")
-        inner, outer = hashlib.sha256(block.translate(_INNER)), hashlib.sha256(block.translate(_OUTER))
+        key = signing_key(access_key.secret_access_key, date, region, service)
     else:
-        inner, outer = known.inner, known.outer
+        key = known.key
     token = access_key.session_token
-    dated = ("X-Amz-Date", timestamp)
+    headers = (("X-Amz-Date", timestamp), *([("X-Amz-Security-Token", token)] if token else ()))
     return SigningContext(
         (ALGORITHM, timestamp, scope),
         f"{access_key.access_key_id}/{scope}",
-        (dated, ("X-Amz-Security-Token", token)) if token else (dated,),
+        headers,
+        tuple([(name.lower(), value) for name, value in headers]),
         is_s3(service),
-        _X509 if token else _X509 | {"x-amz-security-token"},
-        inner,
-        outer,
+        key,
     )
 
 
@@ -267,7 +276,7 @@ def _to_sign(
 
 
 def _kept(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(name, value) for name, value in headers if name.lower() not in _SET_BY_SIGNING]
+    return [(name, value) for name, value in headers if name.lower() not in SET_BY_SIGNING]
 
 
 def _header(headers: Iterable[tuple[str, str]], name: str) -> str | None:

@@ -1,6 +1,5 @@
 /* hwsigner._native: the canonical forms as a Python function, with the signature of its twin in hwsigner/_reference.py.
  * Hashing is libcrypto's, its algorithm fetched once and its context kept. */
-#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <openssl/crypto.h>
@@ -9,7 +8,7 @@
 #include "canonical.h"
 
 /* From this size on, data is hashed without the interpreter's lock. */
-enum { LARGE = 65536, HEX_SIZE = 64 };
+enum { LARGE = 65536, BLOCK_SIZE = 64, DIGEST_SIZE = 32, HEX_SIZE = 2 * DIGEST_SIZE };
 
 struct state {
     EVP_MD *sha256;
@@ -101,6 +100,18 @@ static int read_pairs(PyObject *object, struct pairs *pairs) {
     return 0;
 }
 
+static PyObject *to_bytes(struct text text) {
+    return PyBytes_FromStringAndSize((const char *)text.data, (Py_ssize_t)text.size);
+}
+
+/* Not Py_BuildValue: compiled by 3.13, its lengths are refused by 3.11. */
+static PyObject *to_pair(PyObject *one, PyObject *other) {
+    PyObject *pair = one != NULL && other != NULL ? PyTuple_Pack(2, one, other) : NULL;
+    Py_XDECREF(one);
+    Py_XDECREF(other);
+    return pair;
+}
+
 /* Raise what went wrong, if anything did. */
 static int check(const struct buffer *buffer, const char *problem) {
     if (problem != NULL) {
@@ -113,38 +124,60 @@ static int check(const struct buffer *buffer, const char *problem) {
     return 0;
 }
 
-/* Write the SHA-256 of a text in lower-case hex. */
-static bool hash_in(EVP_MD_CTX *context, const EVP_MD *sha256, struct text text, unsigned char hex[HEX_SIZE]) {
+/* Write the SHA-256 of two texts, one after the other. */
+static bool hash_in(EVP_MD_CTX *context, const EVP_MD *sha256, const struct text texts[2],
+                    unsigned char digest[DIGEST_SIZE]) {
+    return EVP_DigestInit_ex2(context, sha256, NULL) == 1 &&
+           EVP_DigestUpdate(context, texts[0].data, texts[0].size) == 1 &&
+           (texts[1].size == 0 || EVP_DigestUpdate(context, texts[1].data, texts[1].size) == 1) &&
+           EVP_DigestFinal_ex(context, digest, NULL) == 1;
+}
+
+static int write_hex(bool done, const unsigned char digest[DIGEST_SIZE], unsigned char hex[HEX_SIZE]) {
     static const unsigned char digits[] = "0123456789abcdef";
-    unsigned char digest[HEX_SIZE / 2];
-    if (EVP_DigestInit_ex2(context, sha256, NULL) != 1 || EVP_DigestUpdate(context, text.data, text.size) != 1 ||
-        EVP_DigestFinal_ex(context, digest, NULL) != 1) {
-        return false;
+    if (!done) {
+        PyErr_SetString(PyExc_RuntimeError, "libcrypto's SHA-256 failed");
+        return -1;
     }
-    for (size_t i = 0; i < sizeof digest; i++) {
+    for (size_t i = 0; i < DIGEST_SIZE; i++) {
         hex[2 * i] = digits[digest[i] >> 4];
         hex[2 * i + 1] = digits[digest[i] & 15];
     }
-    return true;
+    return 0;
 }
 
-/* The same, in the module's context; without the lock, where another thread may use that, in one of its own. */
+/* Write the SHA-256 of a text in lower-case hex; without the lock, where another thread may use the kept context. */
 static int hash(PyObject *module, struct text text, unsigned char hex[HEX_SIZE]) {
     const struct state *state = PyModule_GetState(module);
+    const struct text texts[2] = {text, {NULL, 0}};
+    unsigned char digest[DIGEST_SIZE];
     bool done;
     if (text.size < LARGE) {
-        done = hash_in(state->context, state->sha256, text, hex);
+        done = hash_in(state->context, state->sha256, texts, digest);
     } else {
         Py_BEGIN_ALLOW_THREADS
         EVP_MD_CTX *context = EVP_MD_CTX_new();
-        done = context != NULL && hash_in(context, state->sha256, text, hex);
+        done = context != NULL && hash_in(context, state->sha256, texts, digest);
         EVP_MD_CTX_free(context);
         Py_END_ALLOW_THREADS
     }
-    if (!done) {
-        PyErr_SetString(PyExc_RuntimeError, "libcrypto's SHA-256 failed");
+    return write_hex(done, digest, hex);
+}
+
+/* Write the HMAC-SHA256 of a text in lower-case hex (RFC 2104, 2). */
+static int authenticate(PyObject *module, struct text key, struct text text, unsigned char hex[HEX_SIZE]) {
+    const struct state *state = PyModule_GetState(module);
+    unsigned char inner[BLOCK_SIZE], outer[BLOCK_SIZE], digest[DIGEST_SIZE];
+    for (size_t i = 0; i < BLOCK_SIZE; i++) {
+        unsigned char byte = i < key.size ? key.data[i] : 0;
+        inner[i] = byte ^ 0x36;
+        outer[i] = byte ^ 0x5C;
     }
-    return done ? 0 : -1;
+    bool done = hash_in(state->context, state->sha256, (struct text[2]){{inner, BLOCK_SIZE}, text}, digest) &&
+                hash_in(state->context, state->sha256, (struct text[2]){{outer, BLOCK_SIZE}, {digest, DIGEST_SIZE}}, digest);
+    OPENSSL_cleanse(inner, sizeof inner);
+    OPENSSL_cleanse(outer, sizeof outer);
+    return write_hex(done, digest, hex);
 }
 
 /* Read the payload's hash, or what stands for it. */
@@ -160,33 +193,37 @@ static int read_payload(PyObject *module, PyObject *payload, struct text *text, 
     return hash(module, body, hex);
 }
 
-static PyObject *request_to_sign(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
-    if (count != 5 && count != 6) {
-        PyErr_Format(PyExc_TypeError, "request_to_sign takes 5 or 6 arguments, not %zd", count);
-        return NULL;
+static int read_key(PyObject *key, struct text *text) {
+    if (read_text(key, text) < 0) {
+        return -1;
     }
-    int s3 = count == 6 ? PyObject_IsTrue(arguments[5]) : 0;
-    if (s3 < 0) {
-        return NULL;
-    }
-    unsigned char little[4096], less[512], payload[HEX_SIZE], digest[HEX_SIZE];
+    return text->size == DIGEST_SIZE ? 0 : refuse("a signing key that is not of 32 bytes");
+}
+
+/* Take a request to its string to sign or, with a key, to its signature; and to its signed headers. */
+static PyObject *sign(PyObject *module, PyObject *const *arguments, int s3, PyObject *key) {
+    unsigned char little[4096], less[512], payload[HEX_SIZE], hex[HEX_SIZE];
     struct buffer out = buffer_open(little, sizeof little), to_sign = buffer_open(less, sizeof less);
     struct pairs headers;
     headers.owner = NULL;
     headers.items = headers.few;
     struct request request = {.s3 = s3 != 0};
-    struct text context[3], names;
+    struct text context[3], names, secret = {NULL, 0};
     PyObject *result = NULL;
     if (read_text(arguments[0], &request.method) == 0 && read_text(arguments[1], &request.target) == 0 &&
         read_pairs(arguments[2], &headers) == 0 &&
         read_payload(module, arguments[3], &request.payload_hash, payload) == 0 &&
-        read_tuple(arguments[4], context, 3) == 0) {
+        read_tuple(arguments[4], context, 3) == 0 && (key == NULL || read_key(key, &secret) == 0)) {
         request.headers = headers.items;
         request.header_count = headers.count;
         if (check(&out, canonical_request(&out, &request, &names)) == 0 &&
-            hash(module, (struct text){out.data, out.size}, digest) == 0 &&
-            check(&to_sign, string_to_sign(&to_sign, context, (struct text){digest, sizeof digest})) == 0) {
-            result = Py_BuildValue("(y#y#)", to_sign.data, (Py_ssize_t)to_sign.size, names.data, (Py_ssize_t)names.size);
+            hash(module, (struct text){out.data, out.size}, hex) == 0 &&
+            check(&to_sign, string_to_sign(&to_sign, context, (struct text){hex, sizeof hex})) == 0) {
+            struct text made = {to_sign.data, to_sign.size};
+            if (key == NULL || authenticate(module, secret, made, hex) == 0) {
+                made = key == NULL ? made : (struct text){hex, sizeof hex};
+                result = to_pair(to_bytes(made), to_bytes(names));
+            }
         }
     }
     close_pairs(&headers);
@@ -195,11 +232,32 @@ static PyObject *request_to_sign(PyObject *module, PyObject *const *arguments, P
     return result;
 }
 
+static PyObject *request_to_sign(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+    if (count != 5 && count != 6) {
+        PyErr_Format(PyExc_TypeError, "request_to_sign takes 5 or 6 arguments, not %zd", count);
+        return NULL;
+    }
+    int s3 = count == 6 ? PyObject_IsTrue(arguments[5]) : 0;
+    return s3 < 0 ? NULL : sign(module, arguments, s3, NULL);
+}
+
+static PyObject *sign_hmac(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+    if (count != 7) {
+        PyErr_Format(PyExc_TypeError, "sign_hmac takes 7 arguments, not %zd", count);
+        return NULL;
+    }
+    int s3 = PyObject_IsTrue(arguments[5]);
+    return s3 < 0 ? NULL : sign(module, arguments, s3, arguments[6]);
+}
+
 /* Not constant, as Python's interface has it; nothing writes to these tables. */
 static PyMethodDef FUNCTIONS[] = {
     {"request_to_sign", (PyCFunction)(void (*)(void))request_to_sign, METH_FASTCALL,
      "request_to_sign($module, method, target, headers, payload, context, s3=False, /)\n--\n\n"
      "See hwsigner._reference.request_to_sign."},
+    {"sign_hmac", (PyCFunction)(void (*)(void))sign_hmac, METH_FASTCALL,
+     "sign_hmac($module, method, target, headers, payload, context, s3, key, /)\n--\n\n"
+     "See hwsigner._reference.sign_hmac."},
     {NULL, NULL, 0, NULL},
 };
 

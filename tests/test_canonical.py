@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -16,7 +17,8 @@ from hwsigner import _reference, canonical
 Arguments = Sequence[Any]
 
 CONTEXT = ("AWS4-HMAC-SHA256", "20260301T000000Z", "20260301/eu-west-1/service/aws4_request")
-PLAIN: Arguments = ("GET", "/", [("Host", "example.com")], b"", CONTEXT)
+KEY = bytes(range(100, 132))
+PLAIN: tuple[Any, Any, Any, Any, Any] = ("GET", "/", [("Host", "example.com")], b"", CONTEXT)
 # Around the sizes from which the extension takes memory from the heap, or another way to sort.
 SIZES = (0, 1, 2, 15, 16, 17, 18, 33, 500)
 LENGTHS = (0, 1, 170, 171, 341, 511, 512, 513, 682, 683, 1024, 1365, 1366, 2047, 2048, 4095, 4096, 4097, 20_000)
@@ -31,15 +33,24 @@ def outcome(function: Callable[..., object], arguments: Arguments) -> object:
 
 
 def agree(*arguments: Any) -> object:
-    """Return the outcome of a call, the same for both implementations."""
+    """Return the outcome of a call, the same for both implementations; and so with a key."""
     expected = outcome(_reference.request_to_sign, arguments)
     assert outcome(canonical.request_to_sign, arguments) == expected
+    signed = sign(_reference.sign_hmac, arguments)
+    assert sign(canonical.sign_hmac, arguments) == signed
+    assert isinstance(signed, type) == isinstance(expected, type)
     return expected
+
+
+def sign(function: Callable[..., object], arguments: Arguments) -> object:
+    """Return the outcome of a call with a key, of the same request."""
+    s3 = arguments[5] if len(arguments) > 5 else False
+    return outcome(function, (*arguments[:5], s3, *arguments[6:], KEY))
 
 
 def test_which_implementation_it_is() -> None:
     home = {"native": "hwsigner._native", "python": "hwsigner._reference"}[canonical.IMPLEMENTATION]
-    assert canonical.request_to_sign.__module__ == home
+    assert canonical.request_to_sign.__module__ == canonical.sign_hmac.__module__ == home
     assert inspect.signature(canonical.request_to_sign) == inspect.signature(_reference.request_to_sign).replace(
         parameters=[
             parameter.replace(annotation=inspect.Parameter.empty)
@@ -53,7 +64,7 @@ def test_each_function_of_the_reference_is_there() -> None:
     functions = {name for name, value in vars(_reference).items() if inspect.isfunction(value) and name[0] != "_"}
     assert {*canonical.__all__} - {"IMPLEMENTATION"} <= functions
     others = [getattr(canonical, name) is getattr(_reference, name) for name in canonical.__all__ if name in functions]
-    assert others.count(False) == (canonical.IMPLEMENTATION == "native")
+    assert others.count(False) == {"native": 2, "python": 0}[canonical.IMPLEMENTATION]
 
 
 # Whole requests, generated.
@@ -208,6 +219,29 @@ def test_any_number_of_headers_and_parameters(count: int, distinct: int) -> None
         agree("GET", "/", iter(sent) if not sent else tuple(sent), b"", CONTEXT)
         agree("GET", "/?" + "&".join(f"{n}={i % 3}" for i, n in enumerate(numbers)), [], b"", CONTEXT)
         agree("GET", "/?" + "&".join(f"{n}" for n in numbers), [], b"", CONTEXT)
+
+
+@settings(deadline=None)
+@given(st.binary(min_size=32, max_size=32), st.binary(max_size=300))
+def test_the_signature_is_the_hmac_of_the_string_to_sign(key: bytes, payload: bytes) -> None:
+    arguments = "PUT", "/a?b=c", [("Host", "h")], payload, CONTEXT
+    to_sign, names = canonical.request_to_sign(*arguments)
+    expected = hmac.new(key, to_sign, "sha256").hexdigest().encode()
+    assert canonical.sign_hmac(*arguments, False, key) == (expected, names)
+
+
+@pytest.mark.parametrize("key", [b"", b"k", bytes(31), bytes(33), bytes(64), "k" * 31, "é" * 32, None, bytearray(32)])
+def test_a_key_is_of_32_bytes(key: Any) -> None:
+    expected = outcome(_reference.sign_hmac, (*PLAIN, False, key))
+    assert expected in (ValueError, TypeError)
+    assert outcome(canonical.sign_hmac, (*PLAIN, False, key)) == expected
+    assert outcome(canonical.sign_hmac, ("", *PLAIN[1:], False, key)) == expected
+    assert outcome(canonical.sign_hmac, (1, *PLAIN[1:], False, key)) is TypeError
+
+
+def test_a_key_may_be_text() -> None:
+    assert canonical.sign_hmac(*PLAIN, False, "k" * 32) == canonical.sign_hmac(*PLAIN, False, b"k" * 32)
+    assert canonical.sign_hmac(*PLAIN, True, b"k" * 32) == _reference.sign_hmac(*PLAIN, True, b"k" * 32)
 
 
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 65_535, 65_536, 65_537, 1_000_000])

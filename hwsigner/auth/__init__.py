@@ -14,11 +14,12 @@ from urllib.parse import parse_qsl
 
 from requests import PreparedRequest
 
+from hwsigner import canonical
 from hwsigner.auth.base import RequestAuth
 from hwsigner.auth.url import wire_url
 from hwsigner.errors import UsageError
 from hwsigner.sigv4 import SERVICE, Request, authorization_header, credential_scope, timestamp
-from hwsigner.sigv4_hmac import AccessKey, SigningContext, is_s3, presign_request, signing_context
+from hwsigner.sigv4_hmac import AccessKey, Signed, SigningContext, is_s3, presign_request, signing_context
 
 if TYPE_CHECKING:
     from hwsigner.identity import Identity
@@ -179,11 +180,10 @@ class SigV4X509Auth(RequestAuth):
         chain = self.identity.chain
         scope = credential_scope(now, self.region, self.service)
         headers = [("X-Amz-Date", timestamp(now)), ("X-Amz-X509", chain.x509_header)]
-        stale = {"x-amz-security-token", "x-amz-x509-chain"}
         if chain.chain_header:
             headers.append(("X-Amz-X509-Chain", chain.chain_header))
-            stale.remove("x-amz-x509-chain")
-        return _X509Context((chain.algorithm, timestamp(now), scope), tuple(headers), frozenset(stale), self.identity)
+        signed = tuple([(name.lower(), value) for name, value in headers])
+        return _X509Context((chain.algorithm, timestamp(now), scope), tuple(headers), signed, self.identity)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SigV4X509Auth) and self._settings() == other._settings()
@@ -198,13 +198,14 @@ class SigV4X509Auth(RequestAuth):
 class _X509Context(NamedTuple):
     context: tuple[str, str, str]
     headers: tuple[tuple[str, str], ...]
-    stale: frozenset[str]
+    signed: tuple[tuple[str, str], ...]
     identity: Identity
 
-    def authorization(self, signed_headers: bytes, string_to_sign: bytes) -> str:
+    def authorize(self, method: str, target: str, headers: Signed, payload: str) -> str:
+        to_sign, names = canonical.request_to_sign(method, target, headers, payload, self.context)
         return authorization_header(
             self.identity.chain,
             self.context[2],
-            signed_headers=signed_headers.decode("ascii"),
-            signature=self.identity.sign(string_to_sign),
+            signed_headers=names.decode("ascii"),
+            signature=self.identity.sign(to_sign),
         )

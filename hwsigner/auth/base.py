@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Protocol
+from collections.abc import Iterable, MutableMapping
+from typing import Any, Protocol
 
 from requests import PreparedRequest
 from requests.auth import AuthBase
 
-from hwsigner import canonical
 from hwsigner.auth.payload import hash_body
-from hwsigner.auth.redirect import SignedPreparedRequest
+from hwsigner.auth.redirect import Signature, SignedPreparedRequest
 from hwsigner.auth.url import Server, wire_url
 from hwsigner.errors import UsageError
-from hwsigner.sigv4_hmac import CONTENT_HASH, EMPTY_PAYLOAD_HASH, UNSIGNED_PAYLOAD, SignedNames
+from hwsigner.sigv4_hmac import CONTENT_HASH, EMPTY_PAYLOAD_HASH, SET_BY_SIGNING, UNSIGNED_PAYLOAD, Signed, SignedNames
 
 _HASH = CONTENT_HASH.lower()
+_NO_URL = "", "", Server("", "", "")
 
 
 class Context(Protocol):
     """What a signature says beside the request."""
 
     @property
-    def context(self) -> tuple[str, str, str]:
-        """Algorithm, timestamp and credential scope."""
-        ...
-
-    @property
-    def headers(self) -> Iterable[tuple[str, str]]:
+    def headers(self) -> tuple[tuple[str, str], ...]:
         """The X-Amz-… headers to set."""
         ...
 
     @property
-    def stale(self) -> frozenset[str]:
-        """Headers, in lower case, that an earlier signature may have set and this one does not."""
+    def signed(self) -> tuple[tuple[str, str], ...]:
+        """The same with their names in lower case."""
         ...
 
-    def authorization(self, signed_headers: bytes, string_to_sign: bytes) -> str:
-        """Return the value of the Authorization header."""
+    def authorize(self, method: str, target: str, headers: Signed, payload: str) -> str:
+        """Return the value of the Authorization header, by the rules of the service."""
         ...
 
 
@@ -48,6 +43,7 @@ class RequestAuth(AuthBase):
         self._signs = SignedNames(also_sign)
         self._s3 = s3
         self._unsigned_payload = unsigned_payload
+        self._last_url: tuple[str | None, tuple[str, str, Server]] = None, _NO_URL
         self._no_body = UNSIGNED_PAYLOAD if unsigned_payload else EMPTY_PAYLOAD_HASH
 
     def context(self) -> Context:
@@ -72,34 +68,32 @@ class RequestAuth(AuthBase):
     def sign(self, request: SignedPreparedRequest, payload: str | None = None) -> None:
         """Sign a prepared request; `payload` is what stands for its body's hash, where that is known."""
         context = self.context()
-        request.url, target, server = wire_url(request.url or "", self._s3)
+        url = request.url or ""
+        known, wire = self._last_url
+        if url != known:
+            wire = wire_url(url, self._s3)
+            # One tuple that is replaced as a whole: threads need no lock. Many services have one URL for everything.
+            self._last_url = wire[0], wire
+        request.url, target, server = wire
         headers, signs = request.headers, self._signs
-        signed: dict[str, str | bytes] = {k: v for k, v in headers.lower_items() if signs[k]}
-        if not context.stale.isdisjoint(signed):
-            for name in context.stale & signed.keys():
-                del headers[name], signed[name]
+        own: dict[str, str | bytes] = {name: value for name, value in headers.lower_items() if signs[name]}
+        own_hash = True
+        if own:
+            _forget_earlier(own, headers)
+            own_hash, payload = _given_hash(own, request, payload)
         for name, value in context.headers:
-            headers[name] = signed[name.lower()] = value
-        signed.setdefault("host", server.host)
-        given = signed.get(_HASH)
-        earlier = getattr(request, "signature", None)
-        if own_hash := given is None or bool(earlier and earlier[3]):
-            if payload is None:
-                payload = self._payload(request, server) if request.body is not None else self._no_body
-            if self._s3 or payload == UNSIGNED_PAYLOAD:
-                headers[CONTENT_HASH] = signed[_HASH] = payload
-            elif given is not None:
-                del headers[CONTENT_HASH], signed[_HASH]
-        else:
-            payload = given if isinstance(given, str) else given.decode("latin-1")
+            headers[name] = value
+        own.setdefault("host", server.host)
+        if payload is None:
+            payload = self._no_body if request.body is None else self._payload(request, server)
+        if own_hash and (self._s3 or payload == UNSIGNED_PAYLOAD):
+            headers[CONTENT_HASH] = own[_HASH] = payload
+        signed = (*own.items(), *context.signed)
         try:
-            to_sign, signed_headers = canonical.request_to_sign(
-                request.method or "", target, signed.items(), payload, context.context, self._s3
-            )
+            headers["Authorization"] = context.authorize(request.method or "", target, signed, payload)
         except ValueError as error:
             raise _refusal(signed, error) from None
-        headers["Authorization"] = context.authorization(signed_headers, to_sign)
-        request.signature = (self.sign, server.origin, payload, own_hash)
+        request.signature = (self, server.origin, payload, own_hash)
 
     def _payload(self, request: PreparedRequest, server: Server) -> str:
         if isinstance(request.body, str):
@@ -127,8 +121,27 @@ def _unsigned(server: Server) -> str:
     return UNSIGNED_PAYLOAD
 
 
-def _refusal(signed: Mapping[str, str | bytes], error: ValueError) -> UsageError:
-    for name, value in signed.items():
+def _forget_earlier(own: dict[str, str | bytes], headers: MutableMapping[str, Any]) -> None:
+    """Take away what an earlier signature has set."""
+    for name in SET_BY_SIGNING & own.keys():
+        del headers[name], own[name]
+
+
+def _given_hash(
+    own: dict[str, str | bytes], request: SignedPreparedRequest, payload: str | None
+) -> tuple[bool, str | None]:
+    """Tell whether the hash in the headers is ours to set, and return what stands for the payload's, if it is known."""
+    given = own.get(_HASH)
+    earlier: Signature | None = getattr(request, "signature", None)  # Of a class of the caller's there is none.
+    if given is not None and not (earlier and earlier[3]):
+        return False, given if isinstance(given, str) else given.decode("latin-1")
+    if given is not None:
+        del request.headers[CONTENT_HASH], own[_HASH]
+    return True, payload
+
+
+def _refusal(signed: Signed, error: ValueError) -> UsageError:
+    for name, value in signed:
         if isinstance(value, str) and not value.isascii():
             return UsageError(
                 f"the header {name} has characters outside ASCII",

@@ -7,16 +7,26 @@ class that notices.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from requests import PreparedRequest
 
 from hwsigner.auth.url import wire_url
 from hwsigner.sigv4_hmac import CONTENT_HASH
 
-Signature = tuple[Callable[["SignedPreparedRequest", str | None], None], str, str, bool]
-"""By what a request was signed, for which origin, what stood for the hash of its body, and whether we set that."""
+
+class Signs(Protocol):
+    """What signs a request."""
+
+    def sign(self, request: SignedPreparedRequest, payload: str | None = None) -> None:
+        """Sign a request; `payload` stands for the hash of its body."""
+        ...
+
+
+Signature = tuple[Signs, str, str, bool]
+"""How a request was signed: by whom; for which origin (see `hwsigner.auth.url.Server`); what stood for the hash of its
+body; and whether X-Amz-Content-SHA256 is of the signature's making, if it is there. A plain tuple, as one is made for
+each signature."""
 
 
 class SignedPreparedRequest(PreparedRequest):
@@ -37,15 +47,15 @@ class SignedPreparedRequest(PreparedRequest):
         super().prepare_cookies(cookies)
         if self.signature is None:
             return
-        sign, origin, payload, _ = self.signature
+        auth, origin, payload, _ = self.signature
         self._redirected = True
         if wire_url(self.url or "", s3=False)[2].origin != origin:
             self._strip()
         elif self.body is None:
             self.headers.pop(CONTENT_HASH, None)
-            sign(self, None)
+            auth.sign(self)
         else:
-            sign(self, payload)
+            auth.sign(self, payload)
 
     def prepare_auth(self, auth: Any, url: Any = "") -> None:
         """Set another authentication, but no entry of `~/.netrc` in the place of a signature."""

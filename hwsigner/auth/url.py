@@ -10,11 +10,10 @@ from urllib.parse import urlsplit
 from hwsigner.canonical import percent_decode, percent_encode
 from hwsigner.errors import UsageError
 
+_LONGEST_SCHEME = len("https://")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # What urllib3 leaves alone, and S3's canonical path too; without empty parameters.
-_PLAIN = re.compile(
-    r"(https?://[a-z0-9.:-]+)(/[A-Za-z0-9._~/-]*+(?:\?[A-Za-z0-9._~=-]++(?:&[A-Za-z0-9._~=-]++)*+)?+)"
-).fullmatch
+_PLAIN = re.compile(r"/[A-Za-z0-9._~/-]*+(?:\?[A-Za-z0-9._~=-]++(?:&[A-Za-z0-9._~=-]++)*+)?+").fullmatch
 # An escape, or a character that urllib3 escapes (RFC 3986, 3.3 and 3.4).
 _TO_MEND = re.compile(r"%[0-9A-Fa-f]{2}|[^A-Za-z0-9._~!$&'()*+,;=:@/?-]")
 
@@ -55,9 +54,9 @@ def wire_url(url: str, s3: bool) -> tuple[str, str, Server]:
     Raises:
         UsageError: no host, or a port that is no port.
     """
-    if plain := _PLAIN(url):
-        prefix, target = plain.groups()
-        server = _server(prefix)
+    start = url.find("/", _LONGEST_SCHEME)
+    if start > 0 and _PLAIN(url, start):
+        target, server = url[start:], _server(url[:start])
         return server.prefix + target, target, server
     parts = urlsplit(url)
     server = _server(f"{parts.scheme}://{parts.netloc}")

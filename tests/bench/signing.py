@@ -1,0 +1,87 @@
+"""What signing costs beside libcrypto, botocore and awscrt: `python tests/bench/signing.py`.
+
+All calls are timed in turn, within one process on one processor. Nothing passes or fails here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TESTS), str(TESTS.parent)]
+
+import awscrt  # noqa: E402
+import botocore  # noqa: E402
+
+from bench import create_session, s3_get, scaling  # noqa: E402
+from bench.measure import Call, in_turn, pin, table, verdict  # noqa: E402
+from hwsigner import canonical  # noqa: E402
+
+FACTOR, ALLOWANCE = 1.3, 0.3e-6
+"""How many times the floor ours may take, and how many seconds beside."""
+
+
+def row(call: Call, own: Call, bound: str = "") -> list[str]:
+    ratio = "1" if call is own else f"{call.ratio(own):.2f}"
+    return [call.name, f"{call.median * 1e6:.2f}", f"{min(call.times) * 1e6:.2f}", ratio, bound]
+
+
+def at_least(bound: float, call: Call, own: Call) -> str:
+    return f"at least {bound:g}: {verdict(call.ratio(own) >= bound)}"
+
+
+def to_floor(own: Call, floor: Call) -> str:
+    """Say whether ours is within its bound, by the median of each round's pair."""
+    pairs = list(zip(own.times, floor.times, strict=True))
+    limit = FACTOR * floor.median + ALLOWANCE
+    factor = statistics.median((mine - ALLOWANCE) / bare for mine, bare in pairs)
+    bound = f"{FACTOR:g} × the floor + {ALLOWANCE * 1e6:g} µs = {limit * 1e6:.2f}"
+    return f"at most {bound}: {verdict(factor <= FACTOR)} ({factor:.2f} ×)"
+
+
+def group(title: str, calls: list[Call], bounds: list[str]) -> list[list[str]]:
+    """Return the rows of calls that are compared with the first of them; the last ones have bounds."""
+    empty = [""] * (len(calls) - len(bounds))
+    rows = [row(call, calls[0], bound) for call, bound in zip(calls, [*empty, *bounds], strict=True)]
+    return [[f"**{title}**", "", "", "", ""], *rows]
+
+
+def to_sign_rows(calls: list[Call]) -> list[list[str]]:
+    own, floor, _, strict, whole, _ = calls
+    size = len(create_session.canonical_request())
+    title = f"CreateSession, from the request to the string to sign; canonical request of {size} bytes"
+    bounds = [to_floor(own, floor), "", "", at_least(12, strict, own), at_least(12, whole, own), ""]
+    return group(title, calls, bounds)
+
+
+def get_rows(calls: list[Call]) -> list[list[str]]:
+    own, *botocores, crt = calls[0], *calls[3:]
+    bounds = [*(at_least(8, call, own) for call in botocores), f"faster: {verdict(crt.ratio(own) > 1)}"]
+    return group("S3 GET, the whole signing", calls, bounds)
+
+
+def get_with_headers_rows(calls: list[Call]) -> list[list[str]]:
+    own, *botocores = calls
+    return group("The same, with the headers of `requests`", calls, [at_least(8, call, own) for call in botocores])
+
+
+def main() -> None:
+    """Time every call in turn and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=200)
+    rounds = parser.parse_args().rounds
+    processor = pin()
+    to_sign, get, with_headers = create_session.calls(1000), s3_get.calls(100), s3_get.calls_with_headers(100)
+    in_turn([*to_sign, *get, *with_headers], rounds)
+    print(f"Python {sys.version.split()[0]}, botocore {botocore.__version__}, awscrt {awscrt.__version__}; ", end="")
+    print(f"canonicalisation: {canonical.IMPLEMENTATION}; processor {processor}; {rounds} rounds\n")
+    head = ["call", "median, µs", "least, µs", "to ours", "bound"]
+    print(table(head, [*to_sign_rows(to_sign), *get_rows(get), *get_with_headers_rows(with_headers)]))
+    print(f"\n{scaling.report()}")
+
+
+if __name__ == "__main__":
+    main()
