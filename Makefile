@@ -9,7 +9,8 @@ COVERAGE = --cov --cov-report=term
 TESTS =
 
 PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev cmake ninja-build pkg-config libssl-dev \
-	libtss2-dev softhsm2 opensc openssl gnutls-bin p11-kit p11-kit-modules \
+	libtss2-dev softhsm2 opensc opensc-pkcs11 openssl gnutls-bin p11-kit p11-kit-modules \
+	pcscd vsmartcard-vpcd ykcs11 yubico-piv-tool \
 	swtpm swtpm-tools tpm2-tools tpm2-openssl awscli
 
 BIN = $(VENV)/bin

@@ -11,8 +11,23 @@ import hypothesis
 import pytest
 
 from emulators import short_folder, softhsm, softhsm_folder, softhsm_module, swtpm
+from pkcs11_shim import loaded_shim, shim, shim_library
+from yubikeys import module_yubikey, new_yubikey, pcsc, yubikey
 
-__all__ = ["short_folder", "softhsm", "softhsm_folder", "softhsm_module", "swtpm"]
+__all__ = [
+    "loaded_shim",
+    "module_yubikey",
+    "new_yubikey",
+    "pcsc",
+    "shim",
+    "shim_library",
+    "short_folder",
+    "softhsm",
+    "softhsm_folder",
+    "softhsm_module",
+    "swtpm",
+    "yubikey",
+]
 
 _KEPT = ("PATH", "HOME", "TMPDIR", "TERM", "CI")
 _KEPT_PREFIXES = ("PYTEST_", "COV_", "COVERAGE_")

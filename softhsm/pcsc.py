@@ -1,0 +1,116 @@
+"""pcscd with two virtual card readers, in namespaces of its own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from softhsm import pcsc_namespace
+from softhsm.command import ToolError
+
+READERS = 2
+
+_NAME = "Yubico YubiKey OTP+FIDO+CCID 00 {:02X}"
+_START_SECONDS = 10.0
+_STOP_SECONDS = 5.0
+_EVENT_SECONDS = 10.0
+_POLL_SECONDS = 0.005
+_MAX_SOCKET_PATH = 107
+
+
+class SoftPcsc:
+    """A pcscd whose readers are virtual ones of vsmartcard's vpcd.
+
+    vpcd listens for cards on all addresses and pcscd's socket has one fixed place, so both live in a network and a
+    mount namespace of their own. Clients need neither: their libpcsclite finds the socket through `env`. It reads that
+    once, so one process uses one SoftPcsc.
+
+    Attributes:
+        folder: the folder with pcscd's socket and log. Its path must be short enough for a Unix socket.
+        env: what the clients need in their environment.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._socket = folder / "pcscd.comm"
+        self._log = folder / "pcscd.log"
+        self.env = {"PCSCLITE_CSOCK_NAME": str(self._socket)}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._requests: socket.socket | None = None
+
+    def start(self) -> None:
+        """Start pcscd, with no card in its readers.
+
+        Raises:
+            ToolError: a program is missing, no namespaces can be had, or pcscd does not start.
+        """
+        if len(str(self._socket)) > _MAX_SOCKET_PATH:
+            hint = "take a folder with a shorter name"
+            raise ToolError(f"{self._socket} is too long for the path of a Unix socket; {hint}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._requests, theirs = socket.socketpair()
+        inside = [sys.executable, "-I", pcsc_namespace.__file__, str(theirs.fileno()), str(self.folder)]
+        # An ordinary user becomes root in a user namespace, where the system lets it.
+        outside = ["unshare", "--net", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+        with theirs, self._log.open("wb") as log:
+            try:
+                self._process = subprocess.Popen(
+                    [*outside, *inside], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                )
+            except FileNotFoundError:
+                raise ToolError("unshare is not installed; `make setup` installs what is needed") from None
+        self._wait_until_ready()
+
+    def stop(self) -> None:
+        """End pcscd."""
+        if self._requests is not None:
+            self._requests.close()
+            self._requests = None
+        if self._process is not None:
+            try:
+                self._process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    def insert(self, reader: int) -> socket.socket:
+        """Return the connection of a card to a reader that has none. pcscd notices within half a second."""
+        if self._requests is None:
+            raise ToolError("pcscd was not started")
+        self._requests.send(bytes([reader]))
+        answer, descriptors, _, _ = socket.recv_fds(self._requests, 1, 1)
+        if not descriptors:
+            what = f"vpcd takes no card in reader {reader}" if answer else "pcscd has ended"
+            raise ToolError(f"{what}; see {self._log}")
+        return socket.socket(fileno=descriptors[0])
+
+    def count(self, event: str, reader: int) -> int:
+        """Return how often pcscd has noticed a card `inserted into` or `Removed From` a reader."""
+        return self._log.read_text(errors="replace").count(f"Card {event} {_NAME.format(reader)}\n")
+
+    def wait(self, event: str, reader: int, count: int) -> None:
+        """Wait until pcscd has noticed an event so often.
+
+        Raises:
+            ToolError: it has not, in ten seconds.
+        """
+        deadline = time.monotonic() + _EVENT_SECONDS
+        while self.count(event, reader) < count:
+            if time.monotonic() > deadline or self._process is None or self._process.poll() is not None:
+                raise ToolError(f"pcscd does not see that the card was {event} reader {reader}; see {self._log}")
+            time.sleep(_POLL_SECONDS)
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while " daemon ready.\n" not in self._log.read_text(errors="replace"):
+            if time.monotonic() > deadline or (self._process and self._process.poll() is not None):
+                self.stop()
+                output = self._log.read_text(errors="replace").strip()
+                hint = "it needs root, or user namespaces for ordinary users"
+                raise ToolError(f"pcscd does not start in namespaces of its own ({hint}): {output}")
+            time.sleep(_POLL_SECONDS)

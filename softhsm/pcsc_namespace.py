@@ -1,0 +1,93 @@
+"""The process inside the namespaces of a `SoftPcsc`: it starts pcscd and connects cards to the virtual readers.
+
+It is started by its path, by a Python that need not see this package: `pcsc_namespace.py FD FOLDER`. FD is a Unix
+socket. Each byte that comes in is the number of a reader; the answer is one byte with a descriptor beside it, the
+connection to that reader, or one byte alone if there is none. When the other side closes the socket, pcscd ends, and so
+does this.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP_RUNNING = 0x41
+# Where vpcd listens for a card of its first reader; the next reader is one higher.
+PORT = 35963
+_DRIVER = "/usr/lib/pcsc/drivers/serial/libifdvpcd.so"
+_READERS = f"""\
+FRIENDLYNAME "Yubico YubiKey OTP+FIDO+CCID"
+DEVICENAME /dev/null:{PORT:#x}
+LIBPATH {_DRIVER}
+CHANNELID {PORT:#x}
+"""
+
+
+def _raise_loopback() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", _IFF_UP_RUNNING))
+
+
+def _mount(folder: Path) -> None:
+    """Put the folder where pcscd has its socket, in this mount namespace alone."""
+    os.chdir(folder)
+    # /run/pcscd need not exist, and making it would show outside. A relative source is found below the tmpfs too.
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
+    os.mkdir("/run/pcscd")
+    subprocess.run(["mount", "--no-canonicalize", "--bind", ".", "/run/pcscd"], check=True)
+
+
+def _start_pcscd(folder: Path) -> subprocess.Popen[bytes]:
+    readers, drivers = folder / "reader.conf.d", folder / "drivers"
+    for path in (readers, drivers):
+        path.mkdir(exist_ok=True)
+    (readers / "vpcd").write_text(_READERS)
+    # Without a driver for USB, the machine's real readers and cards are left alone.
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PCSCLITE_HP_DROPDIR": str(drivers)}
+    command = ["pcscd", "--foreground", "--info", "--disable-polkit", "--config", str(readers)]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+
+
+def _connect(reader: int) -> socket.socket | None:
+    connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        connection.connect(("127.0.0.1", PORT + reader))
+    except OSError:
+        connection.close()
+        return None
+    return connection
+
+
+def _serve(requests: socket.socket) -> None:
+    while request := requests.recv(1):
+        connection = _connect(request[0])
+        if connection is None:
+            requests.send(b"-")
+        else:
+            with connection:
+                socket.send_fds(requests, [b"+"], [connection.fileno()])
+
+
+def main(descriptor: str, folder: str) -> None:
+    """Serve until the other side of the socket is closed."""
+    requests = socket.socket(fileno=int(descriptor))
+    _raise_loopback()
+    if not os.path.exists(_DRIVER):
+        sys.exit(f"{_DRIVER} is missing: vsmartcard-vpcd is not installed")
+    _mount(Path(folder))
+    pcscd = _start_pcscd(Path(folder))
+    try:
+        _serve(requests)
+    finally:
+        pcscd.terminate()
+        pcscd.wait()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,84 @@
+"""`python -m softhsm.yubikey_shell DIR`: an emulated YubiKey by hand, for as long as this runs."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from softhsm.command import ToolError
+from softhsm.pcsc import SoftPcsc
+from softhsm.yubikey import OPENSC, YKCS11, YubiKey
+
+_SLOTS = {0x9A: "EC:P-256", 0x9C: "EC:P-256", 0x9E: "RSA:2048"}
+
+
+def _open_card(path: Path) -> YubiKey:
+    """Return the card of a folder; a new one gets keys and certificates."""
+    is_new = not path.exists()
+    card = YubiKey(path)
+    if is_new:
+        card.write_chuid()
+        for slot, kind in _SLOTS.items():
+            card.generate(slot, kind)
+            card.self_sign(slot, f"slot {slot:02x}")
+    return card
+
+
+def _describe(card: YubiKey, pcsc: SoftPcsc) -> None:
+    print(f"# PIN {card.pin}, PUK {card.puk}, unless changed. Key URIs")
+    for module in (YKCS11, OPENSC):
+        for slot in _SLOTS:
+            print(card.uri(slot, module))
+    print("# Environment of the programs that shall see the card")
+    for name, value in pcsc.env.items():
+        print(f"export {name}={shlex.quote(value)}")
+    print("# Commands: touch, remove, insert, log, quit", flush=True)
+
+
+def _obey(card: YubiKey, pcsc: SoftPcsc) -> None:
+    """Run the commands that come in, a line each."""
+    actions: dict[str, Callable[[], object]] = {
+        "touch": card.touch,
+        "remove": card.remove,
+        "insert": lambda: card.insert(pcsc),
+        "log": lambda: print("\n".join(card.log)),
+    }
+    for line in sys.stdin:
+        word = line.strip()
+        if word == "quit":
+            return
+        action = actions.get(word)
+        if action is None:
+            print(f"one of: {', '.join(actions)}, quit", file=sys.stderr)
+        else:
+            action()
+        sys.stdout.flush()
+
+
+def main() -> int:
+    """Insert the card of a folder and obey until the input ends."""
+    parser = argparse.ArgumentParser(prog="python -m softhsm.yubikey_shell", description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the card's state and pcscd's socket live")
+    folder = parser.parse_args().folder.absolute()
+    pcsc = SoftPcsc(folder)
+    try:
+        pcsc.start()
+        card = _open_card(folder / "card.json")
+        card.insert(pcsc)
+        _describe(card, pcsc)
+        _obey(card, pcsc)
+    except KeyboardInterrupt:
+        pass
+    except ToolError as error:
+        print(f"softhsm: {error}", file=sys.stderr)
+        return 1
+    finally:
+        pcsc.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""What OpenSC's module and libykcs11 make of the emulated card, through pkcs11-tool."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from softhsm.pcsc import SoftPcsc
+from softhsm.yubikey import OPENSC, YKCS11, YubiKey, find_module
+from yubikeys import fail, run, succeed
+
+MODULES = [OPENSC, YKCS11]
+SIGN_SLOTS = {0x9A: "EC:P-256", 0x9C: "EC:P-384", 0x9E: "RSA:2048"}
+IDS = {0x9A: "01", 0x9C: "02", 0x9E: "04"}
+LABELS = {
+    OPENSC: {0x9A: "PIV AUTH key", 0x9C: "SIGN key", 0x9E: "CARD AUTH key"},
+    YKCS11: {
+        0x9A: "Private key for PIV Authentication",
+        0x9C: "Private key for Digital Signature",
+        0x9E: "Private key for Card Authentication",
+    },
+}
+
+
+@pytest.fixture(params=MODULES)
+def module(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def keys(yubikey: YubiKey) -> YubiKey:
+    """The card with a key and a certificate in 9a, 9c and 9e."""
+    for slot, kind in SIGN_SLOTS.items():
+        yubikey.generate(slot, kind)
+        yubikey.self_sign(slot, f"slot {slot:02x}")
+    return yubikey
+
+
+def command(module: str, *arguments: str | Path) -> list[str | Path]:
+    return ["pkcs11-tool", "--module", find_module(module), *arguments]
+
+
+def sign_command(module: str, folder: Path, slot: int, pin: str, *arguments: str) -> list[str | Path]:
+    (folder / "data").write_bytes(b"what is signed")
+    mechanism = "SHA256-RSA-PKCS" if SIGN_SLOTS[slot].startswith("RSA") else "ECDSA-SHA256"
+    files: list[str | Path] = ["--signature-format", "openssl", "-i", folder / "data", "-o", folder / "signature"]
+    login = ["--login", "--pin", pin]
+    return command(module, "--sign", "--id", IDS[slot], "-m", mechanism, *login, *files, *arguments)
+
+
+def verify(card: YubiKey, folder: Path, slot: int) -> None:
+    (folder / "public.der").write_bytes(card.public_key(slot))
+    key = ("-verify", folder / "public.der", "-keyform", "DER", "-signature", folder / "signature")
+    succeed("openssl", "dgst", "-sha256", *key, folder / "data")
+
+
+def flags(module: str) -> str:
+    found = re.search(r"token flags +: (.*)", succeed(*command(module, "-L")))
+    assert found
+    return found[1]
+
+
+@pytest.mark.parametrize("slot", SIGN_SLOTS)
+def test_signatures(keys: YubiKey, module: str, tmp_path: Path, slot: int) -> None:
+    succeed(*sign_command(module, tmp_path, slot, keys.pin))
+    verify(keys, tmp_path, slot)
+
+
+def test_each_signature_of_9c_takes_the_pin_again(keys: YubiKey, module: str, tmp_path: Path) -> None:
+    succeed(*sign_command(module, tmp_path, 0x9A, keys.pin))
+    assert keys.pin_tries == [0x9000]
+    succeed(*sign_command(module, tmp_path, 0x9C, keys.pin))
+    assert keys.pin_tries == [0x9000] * 3
+
+
+def test_objects(keys: YubiKey, module: str) -> None:
+    listed = succeed(*command(module, "-O", "--login", "--pin", keys.pin))
+    private = {
+        identity: (label, "always authenticate" in access)
+        for label, identity, access in re.findall(
+            r"Private Key Object.*\n  label: +(.*)\n  ID: +(.*)\n  Usage.*\n  Access: +(.*)", listed
+        )
+    }
+    for slot, label in LABELS[module].items():
+        assert private[IDS[slot]] == (label, slot == 0x9C)
+        assert f"CN=slot {slot:02x}" in listed
+
+
+def test_attestation_certificates_share_the_id_of_the_key(keys: YubiKey) -> None:
+    keys.import_key(0x9E, keys.state.keys[0x9E].private_key)
+    listed = succeed(*command(YKCS11, "-O"))
+    certificates = re.findall(
+        r"Certificate Object.*\n  label: .*\n  subject: +DN: CN=(.*)\n  serial.*\n  ID: +(.*)", listed
+    )
+    attestation = "YubiKey PIV Attestation "
+    assert sorted(name for name, identity in certificates if identity == "01") == [f"{attestation}9a", "slot 9a"]
+    assert sorted(name for name, identity in certificates if identity == "02") == [f"{attestation}9c", "slot 9c"]
+    assert [name for name, identity in certificates if identity == "04"] == ["slot 9e"]
+
+
+def test_a_wrong_pin_reaches_the_card_once(keys: YubiKey, module: str, tmp_path: Path) -> None:
+    assert "CKR_PIN_INCORRECT" in fail(*sign_command(module, tmp_path, 0x9A, "000000"))
+    assert keys.pin_tries == [0x63C2]
+    assert not any(entry.startswith("87") for entry in keys.log)
+
+
+def test_flags_of_the_pin_and_the_lock(keys: YubiKey, module: str, tmp_path: Path) -> None:
+    states = {OPENSC: ["", "", "final user PIN try", "user PIN locked"]}
+    states[YKCS11] = ["", "user PIN count low", "final user PIN try", "user PIN locked"]
+    for state in states[module]:
+        shown = [flag for flag in flags(module).split(", ") if "user PIN" in flag]
+        assert shown == ([state] if state else [])
+        fail(*sign_command(module, tmp_path, 0x9A, "000000"))
+    assert "CKR_PIN_LOCKED" in fail(*sign_command(module, tmp_path, 0x9A, keys.pin))
+    assert keys.state.pin.left == 0
+
+
+def test_a_good_login_takes_the_flags_down(keys: YubiKey, module: str, tmp_path: Path) -> None:
+    for _ in range(2):
+        fail(*sign_command(module, tmp_path, 0x9A, "000000"))
+    assert "final user PIN try" in flags(module)
+    succeed(*sign_command(module, tmp_path, 0x9A, keys.pin))
+    assert "final user PIN try" not in flags(module)
+
+
+def test_a_touch_lets_the_signature_through(keys: YubiKey, module: str, tmp_path: Path) -> None:
+    keys.generate(0x9A, touch_policy=2)
+    with subprocess.Popen(sign_command(module, tmp_path, 0x9A, keys.pin), env=os.environ) as signing:
+        assert keys.sensor.wait_until_asked()
+        assert signing.poll() is None
+        keys.touch()
+        assert signing.wait(10) == 0
+    verify(keys, tmp_path, 0x9A)
+
+
+def test_a_missing_touch_ends_the_signature(
+    keys: YubiKey, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys.generate(0x9A, touch_policy=2)
+    monkeypatch.setattr(keys.sensor, "seconds", 0.05)
+    assert "CKR_USER_NOT_LOGGED_IN" in fail(*sign_command(module, tmp_path, 0x9A, keys.pin))
+    # pkcs11-tool tries C_Sign, and then C_SignUpdate.
+    assert {entry[-4:] for entry in keys.log if entry.startswith("87 11 9A")} == {"6982"}
+
+
+def test_a_cached_touch_is_enough_for_the_next_signature(keys: YubiKey, module: str, tmp_path: Path) -> None:
+    keys.generate(0x9E, "RSA:2048", touch_policy=3)
+    keys.sensor.asked, keys.sensor.delay = 0, 0.0
+    for _ in range(2):
+        succeed(*sign_command(module, tmp_path, 0x9E, keys.pin))
+    assert keys.sensor.asked == 1
+
+
+def test_removal_and_reinsertion(keys: YubiKey, pcsc: SoftPcsc, module: str) -> None:
+    label = {OPENSC: "slot 9a", YKCS11: f"YubiKey PIV #{keys.serial}"}[module]
+    for _ in range(2):
+        assert label in succeed(*command(module, "-L"))
+        keys.remove()
+        assert label not in run(*command(module, "-L")).stdout
+        keys.insert(pcsc)
+
+
+def test_removal_during_a_touch(keys: YubiKey, pcsc: SoftPcsc, module: str, tmp_path: Path) -> None:
+    keys.generate(0x9A, touch_policy=2)
+    with subprocess.Popen(
+        sign_command(module, tmp_path, 0x9A, keys.pin), env=os.environ, stderr=subprocess.PIPE
+    ) as signing:
+        assert keys.sensor.wait_until_asked()
+        keys.remove()
+        _, errors = signing.communicate(timeout=10)
+    assert signing.returncode == 1
+    assert {OPENSC: b"CKR_GENERAL_ERROR", YKCS11: b"CKR_DEVICE_REMOVED"}[module] in errors
+    keys.insert(pcsc)
+
+
+def test_removal_takes_the_verified_pin_away(keys: YubiKey, pcsc: SoftPcsc, tmp_path: Path) -> None:
+    # OpenSC leaves the card as it is: the PIN stays verified between two of its processes, and not over a removal.
+    succeed(*sign_command(OPENSC, tmp_path, 0x9A, keys.pin))
+    raw = ("opensc-tool", "--card-driver", "default", "-s", "00:20:00:80")
+    assert "SW1=0x90, SW2=0x00" in succeed(*raw)
+    succeed(*sign_command(OPENSC, tmp_path, 0x9A, keys.pin))
+    keys.remove()
+    keys.insert(pcsc)
+    select = ("-s", "00:A4:04:00:05:A0:00:00:03:08")
+    assert "SW1=0x63, SW2=0xC3" in succeed(*raw[:3], *select, *raw[3:])
+
+
+def test_two_cards(
+    keys: YubiKey, pcsc: SoftPcsc, new_yubikey: Callable[[], YubiKey], module: str, tmp_path: Path
+) -> None:
+    other = new_yubikey()
+    other.generate(0x9A)
+    other.self_sign(0x9A, "other")
+    labels = {OPENSC: ("slot 9a", "other"), YKCS11: tuple(f"YubiKey PIV #{card.serial}" for card in (keys, other))}
+    other.insert(pcsc, 1)
+    try:
+        for card, label in zip((keys, other), labels[module], strict=True):
+            succeed(*sign_command(module, tmp_path, 0x9A, card.pin, "--token-label", label))
+            verify(card, tmp_path, 0x9A)
+    finally:
+        other.remove()
+    assert keys.pin_tries == other.pin_tries == [0x9000]
+
+
+def test_answers_take_no_pauses_of_tcp(keys: YubiKey, module: str, tmp_path: Path) -> None:
+    # A delayed acknowledgement costs 40 ms; the answers of the card take less than one on average.
+    averages = []
+    for _ in range(3):
+        start, count = time.monotonic(), len(keys.log)
+        succeed(*sign_command(module, tmp_path, 0x9A, keys.pin))
+        averages.append((time.monotonic() - start) / (len(keys.log) - count))
+    assert min(averages) < 0.01

@@ -1,0 +1,85 @@
+"""Emulated YubiKeys as pytest fixtures: one pcscd for each test process, cards that tests insert."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from softhsm.pcsc import SoftPcsc
+from softhsm.yubikey import YubiKey
+
+_serials = itertools.count(10000001)
+
+
+@pytest.fixture(scope="session")
+def pcsc() -> Iterator[SoftPcsc]:
+    """A pcscd with two empty readers. This process and all that it starts use it from here on."""
+    with tempfile.TemporaryDirectory(prefix="hwsigner-pcsc-") as folder, pytest.MonkeyPatch.context() as patch:
+        daemon = SoftPcsc(Path(folder))
+        daemon.start()
+        for name, value in daemon.env.items():
+            patch.setenv(name, value)
+        try:
+            yield daemon
+        finally:
+            daemon.stop()
+
+
+@pytest.fixture(scope="module")
+def new_yubikey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], YubiKey]]:
+    """Make cards of serial numbers of their own, which are pulled out when the test module ends."""
+    cards = []
+
+    def make() -> YubiKey:
+        serial = next(_serials)
+        cards.append(YubiKey(tmp_path_factory.mktemp("yubikey") / "card.json", serial))
+        return cards[-1]
+
+    yield make
+    for card in cards:
+        card.remove()
+
+
+@pytest.fixture(scope="module")
+def module_yubikey(pcsc: SoftPcsc, new_yubikey: Callable[[], YubiKey]) -> YubiKey:
+    """The card of this test module, in the first reader."""
+    card = new_yubikey()
+    card.insert(pcsc)
+    return card
+
+
+@pytest.fixture
+def yubikey(pcsc: SoftPcsc, module_yubikey: YubiKey) -> YubiKey:
+    """The card of this test module as it comes from the factory: in the first reader, without keys."""
+    module_yubikey.factory_reset()
+    module_yubikey.insert(pcsc)
+    return module_yubikey
+
+
+def run(*arguments: str | Path, input: bytes | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a program that may fail; what it prints is text."""
+    done = subprocess.run([*map(str, arguments)], env=os.environ, input=input, capture_output=True, timeout=60)
+    texts = (stream.decode(errors="replace") for stream in (done.stdout, done.stderr))
+    return subprocess.CompletedProcess(done.args, done.returncode, *texts)
+
+
+def succeed(*arguments: str | Path, input: bytes | None = None) -> str:
+    """Run a program that must not fail, and return all that it prints."""
+    done = run(*arguments, input=input)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, f"{' '.join(map(str, arguments))}: {output}"
+    return output
+
+
+def fail(*arguments: str | Path, input: bytes | None = None) -> str:
+    """Run a program that must fail, and return all that it prints."""
+    done = run(*arguments, input=input)
+    output = done.stdout + done.stderr
+    assert done.returncode != 0, f"{' '.join(map(str, arguments))}: {output}"
+    return output
