@@ -7,6 +7,7 @@ PYTHONS = 3.11 3.12 3.13
 NATIVE = true
 COVERAGE = --cov --cov-report=term
 TESTS =
+SECONDS = 600
 
 PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev cmake ninja-build pkg-config libssl-dev \
 	libtss2-dev softhsm2 opensc opensc-pkcs11 openssl gnutls-bin p11-kit p11-kit-modules \
@@ -20,7 +21,7 @@ IMPLEMENTATION = $(if $(filter false,$(NATIVE)),python,native)
 # Proxies, CA bundles, PYTHON* and AWS settings of the caller decide nothing in a test or a measurement.
 CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TERM:+TERM="$$TERM"} $${TMPDIR:+TMPDIR="$$TMPDIR"}
 
-.PHONY: help demo test test-all test-python lint format bench wheel setup packages clean
+.PHONY: help demo test test-all test-python lint format sanitize fuzz mutants bench wheel setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
@@ -47,6 +48,15 @@ lint: setup ## Check style, format and types
 format: setup ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+sanitize: packages ## Check the C under AddressSanitizer and UndefinedBehaviorSanitizer
+	native/tests/run sanitize
+
+fuzz: packages ## Fuzz the C (SECONDS=600)
+	native/tests/run fuzz $(SECONDS)
+
+mutants: packages ## Mutate the C: a test must find each mutant out
+	native/tests/run mutants
 
 bench: setup ## Measure start-up and signing
 	@$(CLEAN) $(BIN)/python tests/bench/run.py

@@ -8,7 +8,7 @@ so each function says which inputs it refuses. Two kinds of error leave this mod
     ValueError   a str with more than ASCII in it; bytes that no request on the wire can hold, or that would let one
                  line pass for two
 
-Arguments are turned into bytes in their order, each whole, before any is looked at.
+Arguments are turned into bytes in their order, each whole, before any is looked at; the truth of `s3` is asked first.
 
 Names are those of the specification (AWS, "Create a signed AWS API request"): canonical request, canonical headers,
 signed headers, string to sign, credential scope.
@@ -95,9 +95,11 @@ def canonical_path_s3(path: Text, /) -> bytes:
 
     Raises:
         TypeError, ValueError: path is no text.
-        ValueError: as for `canonical_path`.
+        ValueError: as for `canonical_path`; or path holds CR, LF or NUL, which nothing encodes here.
     """
-    return _path(path) or b"/"
+    path = _path(path)
+    _require_line(path)
+    return path or b"/"
 
 
 def canonical_query(parameters: Pairs, /) -> bytes:
@@ -248,6 +250,7 @@ def request_to_sign(
             three.
         ValueError: the target holds the `#` that ends it.
     """
+    s3 = bool(s3)
     method, target, headers, hashed = _bytes(method), _bytes(target), _pairs(headers), _payload(payload)
     algorithm, timestamp, scope = _tuple(context, 3)
     if b"#" in target:
@@ -288,6 +291,7 @@ def sign_hmac(
         TypeError, ValueError: as `request_to_sign`; or the key is no text.
         ValueError: the key is not of 32 bytes.
     """
+    s3 = bool(s3)
     method, target, headers, payload = _bytes(method), _bytes(target), _pairs(headers), _payload(payload)
     algorithm, timestamp, scope = _tuple(context, 3)
     secret = _bytes(key)

@@ -47,9 +47,10 @@ static void *reserve(struct buffer *buffer, size_t size) {
         return NULL;
     }
     if (size > buffer->capacity - buffer->size) {
-        size_t capacity = buffer->capacity + (size > buffer->capacity ? size : buffer->capacity);
         bool moves = buffer->data == buffer->initial;
-        unsigned char *data = size > SIZE_MAX / 4 ? NULL : realloc(moves ? NULL : buffer->data, capacity);
+        bool immense = size > SIZE_MAX / 4;
+        size_t capacity = buffer->capacity + (size > buffer->capacity && !immense ? size : buffer->capacity);
+        unsigned char *data = immense ? NULL : realloc(moves ? NULL : buffer->data, capacity);
         if (data == NULL) {
             buffer->failed = true;
             return NULL;
@@ -152,13 +153,17 @@ static void append_encoded(struct buffer *out, struct text in) {
     out->size = (size_t)(place - out->data);
 }
 
+static const char *check_line(struct text text) {
+    return contains(text, '\n') || contains(text, '\r') || contains(text, '\0') ? NOT_A_LINE : NULL;
+}
+
 static const char *canonical_path(struct buffer *out, struct text path, bool s3) {
     if (path.size > 0 && path.data[0] != '/') {
         return NO_SLASH;
     }
     if (s3 && path.size > 0) {
         append(out, path);
-        return NULL;
+        return check_line(path);
     }
     size_t start = out->size;
     bool ends_with_slash = path.size > 0 && path.data[path.size - 1] == '/';
@@ -282,10 +287,6 @@ static bool is_plain(struct text text) {
     return lowest > ' ';
 }
 
-static const char *check_line(struct text text) {
-    return contains(text, '\n') || contains(text, '\r') || contains(text, '\0') ? NOT_A_LINE : NULL;
-}
-
 static const char *check_token(struct text text) {
     for (size_t i = 0; i < text.size; i++) {
         if (!(CLASSES[text.data[i]] & TOKEN)) {
@@ -295,12 +296,11 @@ static const char *check_token(struct text text) {
     return text.size > 0 ? NULL : NOT_A_TOKEN;
 }
 
+/* There is room for it. */
 static void append_lower(struct buffer *names, struct text name) {
-    unsigned char *place = reserve(names, name.size);
-    for (size_t i = 0; place != NULL && i < name.size; i++) {
+    for (size_t i = 0; i < name.size; i++) {
         unsigned char byte = name.data[i];
-        place[i] = byte >= 'A' && byte <= 'Z' ? byte | 0x20 : byte;
-        names->size++;
+        names->data[names->size++] = byte >= 'A' && byte <= 'Z' ? byte | 0x20 : byte;
     }
 }
 

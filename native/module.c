@@ -274,10 +274,8 @@ static int open_module(PyObject *module) {
 
 static void free_module(void *module) {
     struct state *state = PyModule_GetState(module);
-    if (state != NULL) {
-        EVP_MD_CTX_free(state->context);
-        EVP_MD_free(state->sha256);
-    }
+    EVP_MD_CTX_free(state->context);
+    EVP_MD_free(state->sha256);
 }
 
 /* The headers of Python 3.11 lack this slot, and 3.11 itself refuses a module that has it: hence two definitions. */

@@ -250,6 +250,13 @@ def test_what_is_no_path_is_refused(rule: Callable[[bytes], bytes], path: bytes)
         rule(path)
 
 
+@pytest.mark.parametrize("bad", [b"/a\nb", b"/\r", b"/\0"])
+def test_a_path_for_s3_stays_on_one_line(bad: bytes) -> None:
+    with pytest.raises(ValueError, match="one line"):
+        reference.canonical_path_s3(bad)
+    assert reference.canonical_path(bad).startswith(b"/")
+
+
 # Queries.
 
 
