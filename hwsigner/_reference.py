@@ -1,8 +1,9 @@
 """The canonical forms of Signature Version 4 in plain Python: the definition of correct.
 
 Text goes in and bytes come out, and nothing else is read or changed: no clock, no file, no state. *Text* is bytes, or a
-str of ASCII alone. A faster twin (`native/`) returns the same bytes and raises the same kind of error for every input,
-so each function says which inputs it refuses. Two kinds of error leave this module:
+str of ASCII alone; of a subclass, one that overrides nothing. A faster twin (`native/`) returns the same bytes and
+raises the same kind of error for every input, so each function says which inputs it refuses. Two kinds of error leave
+this module:
 
     TypeError    an argument that is no text (bytearray and memoryview are none), or a pair that is no tuple of two
     ValueError   a str with more than ASCII in it; bytes that no request on the wire can hold, or that would let one
