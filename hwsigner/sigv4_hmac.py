@@ -23,6 +23,7 @@ UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 """What stands in the place of the payload's hash where the body is not signed."""
 CONTENT_HASH = "X-Amz-Content-SHA256"
 """The header that says what a signature holds for the payload's hash."""
+_HASH = CONTENT_HASH.lower()
 LONGEST_EXPIRES = 604800
 """How many seconds a presigned URL may hold: seven days."""
 
@@ -34,6 +35,9 @@ _NEVER_SIGNED = frozenset(
         *("transfer-encoding", "upgrade", "expect", "accept-encoding", "user-agent", "x-amzn-trace-id"),
     }
 )
+# Names can be as many as requests, as X-Amz-Meta-… with an id in it.
+_MOST_NAMES = 256
+_WHITE_SPACE = " \t\v\f"
 _S3 = frozenset({"s3", "s3-object-lambda", "s3-outposts", "s3express"})
 SET_BY_SIGNING = frozenset({"authorization", "x-amz-date", "x-amz-security-token", "x-amz-x509", "x-amz-x509-chain"})
 """What a signature sets, by either kind of key; in lower case."""
@@ -120,7 +124,7 @@ def is_s3(service: str) -> bool:
 
 
 class SignedNames(dict[str, bool]):
-    """Which headers are signed, by their names in lower case; a name that was asked for once is known.
+    """Which headers are signed, by their names in lower case; the first names that were asked for are known.
 
     Host, Content-Type, Content-MD5 and every X-Amz-… are signed, and others.
 
@@ -141,8 +145,10 @@ class SignedNames(dict[str, bool]):
 
     def __missing__(self, name: str) -> bool:
         everything = "*" in self.others and name not in _NEVER_SIGNED
-        self[name] = everything or name in _ALWAYS_SIGNED | self.others or name.startswith("x-amz-")
-        return self[name]
+        signed = everything or name in _ALWAYS_SIGNED | self.others or name.startswith("x-amz-")
+        if len(self) < _MOST_NAMES:
+            self[name] = signed
+        return signed
 
 
 def signing_key(secret: str, date: str, region: str, service: str) -> bytes:
@@ -170,11 +176,12 @@ def signing_context(
         timestamp: `YYYYMMDDTHHMMSSZ`, in UTC.
         region: the region of the service's endpoint.
         service: the service's name in credential scopes, as `s3` or `execute-api`.
-        known: a context of the same access key and region and service; within a day its signing key is the same.
+        known: a context made with the same secret; its signing key is taken if all that it comes from is the same.
     """
     date = timestamp[:8]
     scope = f"{date}/{region}/{service}/aws4_request"
-    if known is None or known.context[2] != scope:
+    credential = f"{access_key.access_key_id}/{scope}"
+    if known is None or known.credential != credential:
         key = signing_key(access_key.secret_access_key, date, region, service)
     else:
         key = known.key
@@ -182,7 +189,7 @@ def signing_context(
     headers = (("X-Amz-Date", timestamp), *([("X-Amz-Security-Token", token)] if token else ()))
     return SigningContext(
         (ALGORITHM, timestamp, scope),
-        f"{access_key.access_key_id}/{scope}",
+        credential,
         headers,
         tuple([(name.lower(), value) for name, value in headers]),
         is_s3(service),
@@ -217,9 +224,9 @@ def sign_request(
         ValueError: `now` has no zone; Host is missing or repeated; a part of the request can't go on the wire.
     """
     context = signing_context(access_key, timestamp(now), region=region, service=service)
-    headers = [*_kept(request.headers), *context.headers]
-    payload = _header(headers, CONTENT_HASH)
-    if payload is None:
+    kept, payload = _kept(request.headers)
+    headers = [*kept, *context.headers]
+    if not payload:
         payload = canonical.payload_hash(request.body).decode("ascii")
         headers += [(CONTENT_HASH, payload)] if context.s3 else []
     signs = SignedNames(also_sign)
@@ -246,12 +253,12 @@ def presign_request(
         expires: seconds from `now` to the end of the URL, from 1 to 604800.
 
     Raises:
-        ValueError: `expires` is out of range; or as `sign_request`.
+        ValueError: `expires` is out of range or no `int`; or as `sign_request`.
     """
-    if not 1 <= expires <= LONGEST_EXPIRES:
-        raise ValueError(f"a presigned URL holds from 1 to {LONGEST_EXPIRES} seconds")
+    if type(expires) is not int or not 1 <= expires <= LONGEST_EXPIRES:
+        raise ValueError(f"a presigned URL holds from 1 to {LONGEST_EXPIRES} seconds, a whole number")
     context = signing_context(access_key, timestamp(now), region=region, service=service)
-    headers = _kept(request.headers)
+    headers, given = _kept(request.headers)
     query = (
         *((name, value) for name, value in request.query if name.lower() not in _SET_BY_PRESIGNING),
         ("X-Amz-Algorithm", ALGORITHM),
@@ -260,7 +267,7 @@ def presign_request(
         ("X-Amz-Expires", str(expires)),
         ("X-Amz-SignedHeaders", canonical.canonical_headers(headers)[1].decode("ascii")),
     )
-    payload = _header(headers, CONTENT_HASH) or (UNSIGNED_PAYLOAD if context.s3 else EMPTY_PAYLOAD_HASH)
+    payload = given or (UNSIGNED_PAYLOAD if context.s3 else EMPTY_PAYLOAD_HASH)
     request = replace(request, query=query, headers=tuple(headers))
     to_sign, _ = _to_sign(request, headers, payload, context=context)
     signed = replace(request, query=(*query, ("X-Amz-Signature", context.signature(to_sign))))
@@ -275,9 +282,8 @@ def _to_sign(
     return canonical.request_to_sign(request.method, request.target, headers, payload, context.context, context.s3)
 
 
-def _kept(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(name, value) for name, value in headers if name.lower() not in SET_BY_SIGNING]
-
-
-def _header(headers: Iterable[tuple[str, str]], name: str) -> str | None:
-    return next((value for other, value in headers if other.lower() == name.lower()), None)
+def _kept(headers: Iterable[tuple[str, str]]) -> tuple[list[tuple[str, str]], str]:
+    """Return the headers that signing does not set, and what stands for the hash of the body, if they say it."""
+    kept = [(name, value) for name, value in headers if name.lower() not in SET_BY_SIGNING]
+    given = next((value for name, value in kept if name.lower() == _HASH), "").strip(_WHITE_SPACE)
+    return (kept if given else [(name, value) for name, value in kept if name.lower() != _HASH]), given

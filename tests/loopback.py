@@ -173,6 +173,19 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
             sock.shutdown(socket.SHUT_RDWR)
 
 
+_SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
+
 class ServerCA:
     """A CA for TLS servers, in a folder: `ca.pem` and what it issues.
 
@@ -185,7 +198,7 @@ class ServerCA:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Loopback CA")])
         self.path = folder / "ca.pem"
-        self.path.write_bytes(self._certificate(self._key, self._name, x509.BasicConstraints(True, None), 30))
+        self.path.write_bytes(self._certificate(self._key, self._name, 30, x509.BasicConstraints(True, None), _SIGNS))
 
     def context(self, *names: str, days: float = 30) -> ssl.SSLContext:
         """Return a server's TLS context with a certificate for these names and addresses, `days` left to live."""
@@ -193,7 +206,7 @@ class ServerCA:
         alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
         path = self._folder / f"{'-'.join(names).replace(':', '_')}{days}.pem"
         path.write_bytes(
-            self._certificate(key, x509.Name([]), alternatives, days)
+            self._certificate(key, x509.Name([]), days, alternatives)
             + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         )
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -201,12 +214,18 @@ class ServerCA:
         return context
 
     def _certificate(
-        self, key: ec.EllipticCurvePrivateKey, subject: x509.Name, extension: x509.ExtensionType, days: float
+        self, key: ec.EllipticCurvePrivateKey, subject: x509.Name, days: float, *extensions: x509.ExtensionType
     ) -> bytes:
         now = datetime.now(UTC)
         builder = x509.CertificateBuilder(self._name, subject, key.public_key(), x509.random_serial_number())
         builder = builder.not_valid_before(now - timedelta(days=60)).not_valid_after(now + timedelta(days=days))
-        return builder.add_extension(extension, critical=True).sign(self._key, SHA256()).public_bytes(Encoding.PEM)
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=True)
+        # Python 3.13 refuses certificates without these, and CAs without a key usage.
+        own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = builder.add_extension(own, critical=False).add_extension(issuer, critical=False)
+        return builder.sign(self._key, SHA256()).public_bytes(Encoding.PEM)
 
 
 def _general_name(name: str) -> x509.GeneralName:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import botocore.auth
@@ -21,6 +22,7 @@ from hwsigner.sigv4 import Request
 from hwsigner.sigv4_hmac import (
     CONTENT_HASH,
     EMPTY_PAYLOAD_HASH,
+    SignedNames,
     presign_request,
     sign_request,
     signing_context,
@@ -157,8 +159,43 @@ def test_a_request_has_one_host(headers: tuple[tuple[str, str], ...]) -> None:
         presign_request(Request("GET", "/", headers=headers), EXAMPLE, region="r", service="s3", now=NOW, expires=1)
 
 
-@pytest.mark.parametrize("expires", [-1, 0, 604801])
-def test_presigned_urls_end_within_a_week(expires: int) -> None:
+@pytest.mark.parametrize("white_space", ["", " ", " \t"])
+@pytest.mark.parametrize("service", ["s3", "execute-api"])
+def test_white_space_around_a_hash_is_not_signed(service: str, white_space: str) -> None:
+    def signed(*headers: tuple[str, str]) -> tuple[bytes, bytes]:
+        request = Request("PUT", "/k", headers=(*BUCKET, *headers), body=b"x")
+        presigned = presign_request(request, EXAMPLE, region="r", service=service, now=NOW, expires=1)
+        return sign_request(request, EXAMPLE, region="r", service=service, now=NOW).string_to_sign, (
+            presigned.string_to_sign
+        )
+
+    given_ = signed((CONTENT_HASH, "UNSIGNED-PAYLOAD"))
+    assert signed((CONTENT_HASH, f"UNSIGNED-PAYLOAD{white_space}")) == given_
+    assert signed((CONTENT_HASH, f"{white_space}UNSIGNED-PAYLOAD")) == given_
+    # What is empty says nothing.
+    assert signed((CONTENT_HASH, white_space)) == signed()
+
+
+def test_a_signing_key_is_not_another_access_keys() -> None:
+    stamp, other = "20260228T235959Z", Key("AKID2", "secret2")
+    known = signing_context(EXAMPLE, stamp, region="r", service="s3")
+    assert signing_context(other, stamp, region="r", service="s3", known=known) == signing_context(
+        other, stamp, region="r", service="s3"
+    )
+    assert signing_context(EXAMPLE, stamp, region="r", service="s3", known=known) == known
+
+
+def test_names_of_headers_are_not_kept_for_ever() -> None:
+    signs = SignedNames(["range"])
+    assert all(signs[f"x-amz-meta-{n}"] and not signs[f"x-{n}"] for n in range(2000))
+    assert len(signs) < 1000
+    assert signs["host"]
+    assert signs["range"]
+    assert not signs["accept"]
+
+
+@pytest.mark.parametrize("expires", [-1, 0, 604801, True, 60.5, "60", None])
+def test_presigned_urls_end_within_a_week(expires: Any) -> None:
     with pytest.raises(ValueError, match="604800"):
         presign_request(
             Request("GET", "/", headers=BUCKET), EXAMPLE, region="r", service="s3", now=NOW, expires=expires

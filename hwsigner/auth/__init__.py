@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SigV4Auth", "SigV4X509Auth"]
 
+_Access = tuple[str, str, str]
 _NOTHING = (None, 0, None)
 
 
@@ -67,17 +68,19 @@ class SigV4Auth(RequestAuth):
         self.region = region
         self.service = service
         self._clock = clock
-        self._known: tuple[AccessKey | None, int, SigningContext | None] = _NOTHING
+        self._known: tuple[_Access | None, int, SigningContext | None] = _NOTHING
 
     def context(self) -> SigningContext:
         """Return what to sign with now."""
-        access_key = self.credentials() if callable(self.credentials) else self.credentials
+        key = self.credentials() if callable(self.credentials) else self.credentials
+        # Not by the object: credentials may be refreshed in place.
+        access = key.access_key_id, key.secret_access_key, key.session_token
         second = int(self._clock())
-        known_key, known_second, context = self._known
-        if context is None or known_second != second or known_key is not access_key:
-            context = self._renewed(access_key, second)
+        known_access, known_second, context = self._known
+        if context is None or known_second != second or known_access != access:
+            context = self._renewed(key, access, second)
             # One tuple that is replaced as a whole: threads need no lock.
-            self._known = access_key, second, context
+            self._known = access, second, context
         return context
 
     def presign(self, method: str, url: str, *, expires: int = 3600, headers: Mapping[str, str] | None = None) -> str:
@@ -88,16 +91,15 @@ class SigV4Auth(RequestAuth):
         Args:
             method: the one method that it is good for.
             url: the URL, as `requests` takes it.
-            expires: seconds from now, from 1 to 604800.
+            expires: seconds from now, from 1 to 604800, an `int`.
             headers: what the request must bear beside Host, each header with the same value.
 
         Raises:
             UsageError: `expires` is out of range, or a part of the request can't be signed.
             HwsignerError: as the credentials' callable raises it.
         """
-        prepared = PreparedRequest()
-        prepared.prepare_url(url, None)
-        _, target, server = wire_url(prepared.url or "", self._s3)
+        access_key = self.credentials() if callable(self.credentials) else self.credentials
+        _, target, server = wire_url(_prepared(url), self._s3)
         path, _, query = target.partition("?")
         try:
             request = Request(
@@ -108,21 +110,21 @@ class SigV4Auth(RequestAuth):
             )
             signed = presign_request(
                 request,
-                self.credentials() if callable(self.credentials) else self.credentials,
+                access_key,
                 region=self.region,
                 service=self.service,
                 now=datetime.fromtimestamp(self._clock(), UTC),
                 expires=expires,
             )
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise UsageError(f"a URL that can't be signed: {error}", "Look at its parts") from None
-        return server.prefix + signed.request.target
+        return server.origin + signed.request.target
 
-    def _renewed(self, access_key: AccessKey, second: int) -> SigningContext:
+    def _renewed(self, access_key: AccessKey, access: _Access, second: int) -> SigningContext:
         """Return the context of another second or access key."""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
-        known_key, _, context = self._known
-        known = context if known_key is access_key else None
+        known_access, _, context = self._known
+        known = context if known_access and known_access[:2] == access[:2] else None
         return signing_context(access_key, stamp, region=self.region, service=self.service, known=known)
 
     def __eq__(self, other: object) -> bool:
@@ -136,6 +138,15 @@ class SigV4Auth(RequestAuth):
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_known": _NOTHING}
+
+
+def _prepared(url: str) -> str:
+    prepared = PreparedRequest()
+    try:
+        prepared.prepare_url(url, None)
+    except ValueError:  # Those of `requests` quote the URL, which may hold a password.
+        raise UsageError("a text that is no URL", "Give it as https://HOST/PATH") from None
+    return prepared.url or ""
 
 
 class SigV4X509Auth(RequestAuth):

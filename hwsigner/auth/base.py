@@ -9,13 +9,14 @@ from requests import PreparedRequest
 from requests.auth import AuthBase
 
 from hwsigner.auth.payload import hash_body
-from hwsigner.auth.redirect import Signature, SignedPreparedRequest
+from hwsigner.auth.redirect import SignedPreparedRequest
 from hwsigner.auth.url import Server, wire_url
 from hwsigner.errors import UsageError
 from hwsigner.sigv4_hmac import CONTENT_HASH, EMPTY_PAYLOAD_HASH, SET_BY_SIGNING, UNSIGNED_PAYLOAD, Signed, SignedNames
 
 _HASH = CONTENT_HASH.lower()
-_NO_URL = "", "", Server("", "", "")
+_NO_URL = "", "", Server("", "")
+_WHITE_SPACE = " \t\v\f"
 
 
 class Context(Protocol):
@@ -53,16 +54,23 @@ class RequestAuth(AuthBase):
     def __call__(self, r: PreparedRequest) -> PreparedRequest:
         """Sign a prepared request; one that is signed already is signed anew.
 
-        Its URL becomes the one that is signed, of the same meaning, and a body that is text becomes bytes. A request of
-        a class that is not `requests`' own keeps it, and its redirects are not looked after.
+        Its URL becomes the one that is signed, of the same meaning, and a body that is text becomes bytes. Its class
+        becomes one that looks after redirects.
 
         Raises:
-            UsageError: a part of the request can't be signed.
+            UsageError: a part of the request can't be signed; or it is of a class that is not `requests`' own, whose
+                redirects would carry X-Amz-Security-Token elsewhere.
             HwsignerError: as the credentials' callable, or the identity, raises it.
+            OSError: as the body raises it while it is read.
         """
         if type(r) is PreparedRequest:
             r.__class__ = SignedPreparedRequest
-        self.sign(r)  # type: ignore[arg-type]  # Or it is of a class of the caller's: without a signature at first.
+        elif not isinstance(r, SignedPreparedRequest):
+            raise UsageError(
+                f"a request of the class {type(r).__name__}, whose redirects can't be looked after",
+                "Sign a requests.PreparedRequest",
+            )
+        self.sign(r)  # type: ignore[arg-type]  # It is of that class now.
         return r
 
     def sign(self, request: SignedPreparedRequest, payload: str | None = None) -> None:
@@ -91,13 +99,13 @@ class RequestAuth(AuthBase):
         signed = (*own.items(), *context.signed)
         try:
             headers["Authorization"] = context.authorize(request.method or "", target, signed, payload)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise _refusal(signed, error) from None
         request.signature = (self, server.origin, payload, own_hash)
 
     def _payload(self, request: PreparedRequest, server: Server) -> str:
         if isinstance(request.body, str):
-            request.body = request.body.encode()
+            request.body = _encoded(request.body)
             request.prepare_content_length(request.body)
         if self._unsigned_payload:
             return _unsigned(server)
@@ -121,6 +129,13 @@ def _unsigned(server: Server) -> str:
     return UNSIGNED_PAYLOAD
 
 
+def _encoded(body: str) -> bytes:
+    try:
+        return body.encode()
+    except UnicodeEncodeError:
+        raise UsageError("the body's text has surrogates, for which UTF-8 has no bytes", "Give bytes") from None
+
+
 def _forget_earlier(own: dict[str, str | bytes], headers: MutableMapping[str, Any]) -> None:
     """Take away what an earlier signature has set."""
     for name in SET_BY_SIGNING & own.keys():
@@ -132,15 +147,17 @@ def _given_hash(
 ) -> tuple[bool, str | None]:
     """Tell whether the hash in the headers is ours to set, and return what stands for the payload's, if it is known."""
     given = own.get(_HASH)
-    earlier: Signature | None = getattr(request, "signature", None)  # Of a class of the caller's there is none.
-    if given is not None and not (earlier and earlier[3]):
-        return False, given if isinstance(given, str) else given.decode("latin-1")
+    if isinstance(given, bytes):
+        given = given.decode("latin-1")
+    ours = request.signature is not None and request.signature[3]
+    if given and not ours and (stated := given.strip(_WHITE_SPACE)):
+        return False, stated
     if given is not None:
         del request.headers[CONTENT_HASH], own[_HASH]
     return True, payload
 
 
-def _refusal(signed: Signed, error: ValueError) -> UsageError:
+def _refusal(signed: Signed, error: Exception) -> UsageError:
     for name, value in signed:
         if isinstance(value, str) and not value.isascii():
             return UsageError(

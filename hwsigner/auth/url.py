@@ -10,10 +10,12 @@ from urllib.parse import urlsplit
 from hwsigner.canonical import percent_decode, percent_encode
 from hwsigner.errors import UsageError
 
-_LONGEST_SCHEME = len("https://")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-# What urllib3 leaves alone, and S3's canonical path too; without empty parameters.
-_PLAIN = re.compile(r"/[A-Za-z0-9._~/-]*+(?:\?[A-Za-z0-9._~=-]++(?:&[A-Za-z0-9._~=-]++)*+)?+").fullmatch
+# What urllib3 leaves alone, and S3's canonical path too; without empty parameters. The server, then the target.
+_PLAIN = re.compile(
+    r"(https?://[a-z0-9.-]++(?::[0-9]++)?+)(/[A-Za-z0-9._~/-]*+(?:\?[A-Za-z0-9._~=-]++(?:&[A-Za-z0-9._~=-]++)*+)?+)"
+).fullmatch
+_DOT_SEGMENT = re.compile(r"/\.\.?(?:/|$)").search
 # An escape, or a character that urllib3 escapes (RFC 3986, 3.3 and 3.4).
 _TO_MEND = re.compile(r"%[0-9A-Fa-f]{2}|[^A-Za-z0-9._~!$&'()*+,;=:@/?-]")
 
@@ -22,19 +24,18 @@ class Server(NamedTuple):
     """Whom a URL names.
 
     Attributes:
-        prefix: the URL up to its path, without user information and without the scheme's own port.
+        origin: the URL up to its path, without user information and the scheme's own port, the host in lower case:
+            equal for two URLs of one scheme, host and port.
         host: the value of the Host header.
-        origin: scheme, host and port, equal for two URLs of one server.
     """
 
-    prefix: str
-    host: str
     origin: str
+    host: str
 
     @property
     def secure(self) -> bool:
         """Whether the connection is TLS."""
-        return self.prefix.startswith("https:")
+        return self.origin.startswith("https:")
 
 
 def wire_url(url: str, s3: bool) -> tuple[str, str, Server]:
@@ -52,40 +53,62 @@ def wire_url(url: str, s3: bool) -> tuple[str, str, Server]:
         A URL of the same meaning that goes on the wire as it is written; its path and query; and whom it names.
 
     Raises:
-        UsageError: no host, or a port that is no port.
+        UsageError: no host, or a port that is no port; a text that is no URL; a dot segment in a path for S3.
     """
-    start = url.find("/", _LONGEST_SCHEME)
-    if start > 0 and _PLAIN(url, start):
-        target, server = url[start:], _server(url[:start])
-        return server.prefix + target, target, server
-    parts = urlsplit(url)
-    server = _server(f"{parts.scheme}://{parts.netloc}")
-    path = _TO_MEND.sub(_mended, parts.path) or "/"
-    if s3:
-        path = percent_encode(percent_decode(path), slash=True).decode("ascii")
-    parameters = [parameter for parameter in parts.query.split("&") if parameter]
-    query = _TO_MEND.sub(_mended, "&".join(parameters)).replace("+", "%20")
+    plain = _PLAIN(url)
+    if plain and "/." not in url:
+        target, server = plain[2], _server(plain[1])
+        return server.origin + target, target, server
+    try:
+        parts = urlsplit(url)
+        path = _wire_path(parts.path, s3)
+        query = _wire_query(parts.query)
+    except ValueError:  # It may quote user information.
+        raise UsageError("a text that is no URL", "Give it as https://HOST/PATH") from None
+    server = _server(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")
     target = f"{path}?{query}" if query else path
     fragment = f"#{parts.fragment}" if parts.fragment else ""
-    return f"{server.prefix}{target}{fragment}", target, server
+    return f"{server.origin}{target}{fragment}", target, server
+
+
+def _wire_path(path: str, s3: bool) -> str:
+    path = _TO_MEND.sub(_mended, path) or "/"
+    if not s3:
+        return path
+    path = percent_encode(percent_decode(path), slash=True).decode("ascii")
+    if _DOT_SEGMENT(path):
+        raise UsageError(
+            "a segment . or .. in a path for S3, which clients and proxies take out after it is signed",
+            "Give the path without it; a key with such a segment is out of reach",
+        )
+    return path
+
+
+def _wire_query(query: str) -> str:
+    parameters = [parameter for parameter in query.split("&") if parameter]
+    return _TO_MEND.sub(_mended, "&".join(parameters)).replace("+", "%20")
 
 
 @lru_cache(maxsize=256)
 def _server(prefix: str) -> Server:
-    parts = urlsplit(prefix)
+    scheme, _, authority = prefix.partition("://")
     try:
-        hostname, port = parts.hostname, parts.port
+        parts = urlsplit(prefix)
+        # A dot at its end reaches the Host header through a proxy, and does not without one.
+        name, port = (parts.hostname or "").rstrip("."), parts.port
     except ValueError:
-        hostname = port = None
-    if not hostname:
+        name, port = "", None
+    if not name or port == 0:
         raise UsageError("a URL without a host, or with a port that is none", "Give it as https://HOST/PATH")
-    authority = parts.netloc.rpartition("@")[2]
-    if port == _DEFAULT_PORTS.get(parts.scheme):
-        authority, port = authority[: authority.rindex(":")], None
-    # urllib3 looks a name with a dot at its end up as it is, and leaves the dot out of the Host header.
-    host = f"[{hostname}]" if ":" in hostname else hostname.rstrip(".")
-    host = f"{host}:{port}" if port else host
-    return Server(f"{parts.scheme}://{authority}", host, f"{parts.scheme}://{host}")
+    if scheme not in _DEFAULT_PORTS:
+        # Of an adapter of the caller's: only that knows how it reads the rest.
+        return Server(prefix, authority)
+    suffix = f":{port}" if port and port != _DEFAULT_PORTS[scheme] else ""
+    if ":" in name:
+        # The zone of an IPv6 address is for the own machine: the Host header is without it.
+        return Server(f"{scheme}://[{name}]{suffix}", f"[{name.partition('%')[0]}]{suffix}")
+    host = f"{name.lower()}{suffix}"
+    return Server(f"{scheme}://{host}", host)
 
 
 def _mended(match: re.Match[str]) -> str:

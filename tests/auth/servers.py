@@ -1,12 +1,13 @@
-"""Servers on loopback that keep what came, and botocore's judgement of it."""
+"""Servers on loopback that keep what came, botocore's judgement of it, and a body that is gone when it is sent."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -41,7 +42,7 @@ class Received:
     def header(self, name: str) -> str | None:
         found = [value for other, value in self.headers if other.lower() == name.lower()]
         assert len(found) <= 1
-        return found[0] if found else None
+        return found[0].strip(" \t") if found else None
 
     def is_signed(self, key: Key = KEY) -> bool:
         """Whether botocore makes this signature of this request."""
@@ -70,6 +71,20 @@ class Received:
         assert hashed in (None, "UNSIGNED-PAYLOAD", hashlib.sha256(self.body).hexdigest())
         expected = auth.signature(auth.string_to_sign(sent, canonical), sent)
         return access_key_id == key.access_key_id and expected == signature
+
+
+class ReadOnce:
+    """A stream of known length that can't be set back, as MultipartEncoder is."""
+
+    def __init__(self, data: bytes) -> None:
+        self._stream = io.BytesIO(data)
+        self.len = len(data)
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self.read()
+
+    def read(self, size: int = -1) -> bytes:
+        return self._stream.read(size)
 
 
 @dataclass

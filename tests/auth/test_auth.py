@@ -90,8 +90,8 @@ def test_botocore_presigns_so(monkeypatch: pytest.MonkeyPatch, url: str) -> None
     assert sorted(urlsplit(auth.presign("GET", url)).query.split("&")) == sorted(urlsplit(request.url).query.split("&"))
 
 
-@pytest.mark.parametrize("expires", [0, 604801])
-def test_presigned_urls_that_are_refused(expires: int) -> None:
+@pytest.mark.parametrize("expires", [0, 604801, True, 60.5, "60", None, float("nan")])
+def test_presigned_urls_that_are_refused(expires: Any) -> None:
     auth = SigV4Auth(KEY, REGION, "s3")
     with pytest.raises(UsageError, match="604800") as raised:
         auth.presign("GET", "https://b.example/", expires=expires)
@@ -100,6 +100,26 @@ def test_presigned_urls_that_are_refused(expires: int) -> None:
         auth.presign("GET", "https://b.example/?a=%FF")
     with pytest.raises(UsageError, match="can't be signed"):
         auth.presign("GET", "https://b.example/", headers={"X-Amz-A": "é"})
+
+
+@pytest.mark.parametrize(
+    "url", ["/k", "h/k", "", "https://", "https://user:hunter2@*/", "https://[::1/k", "h:hunter2@h/"]
+)
+def test_texts_that_are_not_presigned(url: str) -> None:
+    with pytest.raises(UsageError, match="URL") as raised:
+        SigV4Auth(KEY, REGION, "s3").presign("GET", url)
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("value", [None, 1])
+def test_values_that_are_no_text(value: Any) -> None:
+    auth = SigV4Auth(KEY, REGION, "s3")
+    with pytest.raises(UsageError, match="can't be signed"):
+        auth.presign("GET", "https://b.example/", headers={"X-Amz-A": value})
+    prepared = requests.Request("GET", "https://b.example/").prepare()
+    prepared.headers["X-Amz-A"] = value
+    with pytest.raises(UsageError, match="can't be signed"):
+        auth(prepared)
 
 
 # Which headers are signed.
@@ -163,16 +183,14 @@ def test_a_request_that_is_signed_is_signed_anew(server: Server) -> None:
     assert server.last.is_signed()
 
 
-def test_a_request_of_another_class_keeps_it(server: Server) -> None:
+def test_a_request_of_another_class_is_refused() -> None:
     class Other(requests.PreparedRequest):
         pass
 
     other = Other()
-    other.prepare("PUT", server.url, data=b"abc", auth=SigV4Auth(KEY, REGION, "execute-api"))
-    assert type(other) is Other
-    SigV4Auth(KEY, REGION, "s3")(other)
-    requests.Session().send(other)
-    assert server.last.is_signed()
+    with pytest.raises(UsageError, match="class Other"):
+        other.prepare("PUT", "https://h.example/", data=b"abc", auth=SigV4Auth(KEY, REGION, "execute-api"))
+    assert not {"Authorization", "X-Amz-Security-Token"} & set(other.headers)
 
 
 def test_keys_are_derived_once_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +215,21 @@ def test_keys_are_derived_once_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
         auth(requests.Request("GET", "https://h.example/").prepare())
         assert len(derived) == expected
     assert derived[-1] == "an/other/secret 19700103"
+
+
+def test_credentials_that_are_refreshed_in_place() -> None:
+    class Refreshed:
+        access_key_id, secret_access_key, session_token = vars(KEY).values()
+
+    key, seconds = Refreshed(), [1e9]
+    auth = SigV4Auth(key, REGION, "s3", clock=lambda: seconds[-1])
+    for name, value in [("session_token", "t2"), ("secret_access_key", "s2"), ("access_key_id", "ASID2")]:
+        for later in (0, 3600):
+            auth.context()
+            setattr(key, name, f"{value}{later}")
+            seconds.append(seconds[-1] + later)
+            fresh = SigV4Auth(key, REGION, "s3", clock=lambda: seconds[-1])
+            assert auth.context() == fresh.context()
 
 
 def test_one_session_and_one_authentication_for_many_threads(server: Server) -> None:
@@ -245,6 +278,12 @@ def test_an_error_of_the_provider_reaches_the_caller() -> None:
 
     with pytest.raises(UsageError, match="no credentials today"):
         requests.get("https://h.example/", auth=SigV4Auth(fail, REGION, "s3"), timeout=5)
+
+    def err() -> Key:
+        raise ValueError("an error of its own")
+
+    with pytest.raises(ValueError, match="of its own"):
+        SigV4Auth(err, REGION, "s3").presign("GET", "https://h.example/")
 
 
 # SigV4-X509.

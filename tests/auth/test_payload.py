@@ -8,14 +8,16 @@ import mmap
 import os
 import tracemalloc
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from hypothesis import given
+from hypothesis import strategies as st
 
-from auth.servers import KEY, Server
+from auth.servers import KEY, ReadOnce, Server
 from hwsigner.auth import SigV4Auth
 from hwsigner.auth.payload import hash_body
 from hwsigner.errors import UsageError
@@ -36,20 +38,6 @@ def mapped() -> mmap.mmap:
     made.write(b"abcdefgh")
     made.seek(1)
     return made
-
-
-class ReadOnce:
-    """A stream of known length that can't be set back, as MultipartEncoder is."""
-
-    def __init__(self, data: bytes) -> None:
-        self._stream = io.BytesIO(data)
-        self.len = len(data)
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield self.read()
-
-    def read(self, size: int = -1) -> bytes:
-        return self._stream.read(size)
 
 
 BODIES: dict[str, tuple[Callable[[], Any], bytes]] = {
@@ -168,3 +156,76 @@ def test_a_hash_that_is_given_spares_reading(server: Server, auth: SigV4Auth, va
     assert server.last.header(HASH) == (value if isinstance(value, str) else value.decode())
     assert server.last.body == b"abc"
     assert server.last.is_signed()
+
+
+@pytest.mark.parametrize("auth", [S3, OTHER], ids=["s3", "other"])
+@pytest.mark.parametrize("value", ["UNSIGNED-PAYLOAD ", "UNSIGNED-PAYLOAD \t", b"UNSIGNED-PAYLOAD  ", "", b"", " \t"])
+def test_a_hash_is_given_without_white_space(server: Server, auth: SigV4Auth, value: Any) -> None:
+    prepared = requests.Request("PUT", server.url, data=b"abc").prepare()
+    prepared.headers[HASH] = value
+    requests.Session().send(auth(prepared))
+    own = hashlib.sha256(b"abc").hexdigest() if auth is S3 else None
+    assert server.last.header(HASH) == (own if not value.strip() else "UNSIGNED-PAYLOAD")
+    assert server.last.is_signed()
+
+
+# Streams that are not what they say.
+
+
+class Stuck(io.BytesIO):
+    """A stream whose `seek` does nothing."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self.tell()
+
+
+class Lame:
+    """A stream that tells no position that could be sought."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def read(self, size: int = -1) -> bytes:
+        raise AssertionError("not to be read")
+
+    def tell(self) -> int:
+        raise self._error
+
+
+def test_a_stream_that_does_not_go_back_is_refused() -> None:
+    with pytest.raises(UsageError, match="does not go back"):
+        requests.Request("PUT", "https://b.example/k", data=Stuck(b"abc"), auth=S3).prepare()
+
+
+@pytest.mark.parametrize("error", [ValueError("closed"), TypeError(), AttributeError(), OSError()])
+def test_a_stream_without_a_position_is_read_once(error: Exception) -> None:
+    assert hash_body(Lame(error)) is None
+
+
+def test_a_closed_file_is_not_hashed() -> None:
+    closed: Any = io.BytesIO(b"abc")
+    closed.close()
+    prepared = requests.Request("PUT", "https://b.example/k").prepare()
+    prepared.body = closed
+    with pytest.raises(UsageError, match="only once"):
+        OTHER(prepared)
+
+
+def test_a_buffer_in_pieces_is_refused() -> None:
+    with pytest.raises(UsageError, match="in pieces"):
+        requests.Request("PUT", "https://b.example/k", data=memoryview(b"abcdef")[::2], auth=S3).prepare()
+
+
+def test_text_that_utf_8_does_not_have() -> None:
+    prepared = requests.Request("PUT", "https://b.example/k").prepare()
+    prepared.body = "\ud800"
+    with pytest.raises(UsageError, match="surrogates"):
+        S3(prepared)
+
+
+@given(st.text(max_size=40), st.integers(0, 20), st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "shift_jisx0213"]))
+def test_text_files_are_set_back(text: str, start: int, encoding: str) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(text.encode(encoding, "replace")), encoding=encoding, newline="")
+    stream.read(start)
+    hashed = hash_body(stream)
+    assert hashed == hashlib.sha256(stream.read().encode()).hexdigest()

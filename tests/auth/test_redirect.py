@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import pickle
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ from typing import Any
 import pytest
 import requests
 from requests.adapters import HTTPAdapter
+from requests.exceptions import UnrewindableBodyError
 from urllib3.util.retry import Retry
 
-from auth.servers import KEY, Received, Server
+from auth.servers import KEY, ReadOnce, Received, Server
 from hwsigner.auth import SigV4Auth
 from loopback import ServerCA
 
@@ -119,6 +122,52 @@ def test_https_and_http_are_two_origins(server: Server, tmp_path: Path) -> None:
         assert tls.last.is_signed()
 
 
+@pytest.mark.parametrize("location", ["?next=/admin", "#/admin?delete=1", "?a#/admin", "#a=/admin"])
+@AUTHS
+def test_a_slash_after_the_authority_is_no_path(server: Server, auth: SigV4Auth, location: str) -> None:
+    server.answers = {"/a": (307, server.url + location)}
+    requests.get(server.url + "/a", auth=auth, timeout=5)
+    assert server.last.target == "/" + location.partition("#")[0]
+    assert server.last.is_signed()
+
+
+@pytest.mark.parametrize("location", ["http://127.0.0.1:999999/", "http://[::1/", "ftp://a.example/"])
+def test_a_redirect_to_nowhere(server: Server, location: str) -> None:
+    server.answers = {"/a": (307, location)}
+    with pytest.raises((requests.RequestException, ValueError)):
+        requests.get(server.url + "/a", auth=S3, timeout=5)
+    assert len(server.received) == 1
+
+
+BODIES_THAT_ARE_GONE: dict[str, Callable[[], Any]] = {
+    "iterator": lambda: iter([b"abc"]),
+    "stream": lambda: ReadOnce(b"abc"),
+}
+
+
+@AUTHS
+@pytest.mark.parametrize("name", BODIES_THAT_ARE_GONE)
+def test_a_body_that_is_gone_is_not_signed_again(server: Server, auth: SigV4Auth, name: str) -> None:
+    server.answers = {"/a": (307, "/b"), "/c": (303, "/d")}
+    body = BODIES_THAT_ARE_GONE[name]
+    unsigned = {"X-Amz-Content-SHA256": "UNSIGNED-PAYLOAD"}
+    with pytest.raises(UnrewindableBodyError):
+        requests.put(server.url + "/a", data=body(), headers=unsigned, auth=auth, timeout=5)
+    assert [received.target for received in server.received] == ["/a"]
+    requests.put(server.url + "/c", data=body(), headers=unsigned, auth=auth, timeout=5)
+    assert server.last.target == "/d"
+    assert server.last.is_signed()
+
+
+@AUTHS
+@pytest.mark.parametrize("body", [bytearray(b"abc"), memoryview(b"abc"), array("B", b"abc")])
+def test_a_buffer_is_sent_again(server: Server, auth: SigV4Auth, body: Any) -> None:
+    server.answers = {"/a": (307, "/b")}
+    requests.put(server.url + "/a", data=body, auth=auth, timeout=5)
+    assert [received.body for received in server.received] == [b"abc"] * 2
+    assert server.last.is_signed()
+
+
 def test_a_redirect_that_is_not_followed(server: Server) -> None:
     server.answers = {"/a": (307, "/b")}
     answer = requests.put(server.url + "/a", data=b"abc", auth=OTHER, allow_redirects=False, timeout=5)
@@ -186,6 +235,54 @@ def test_copies_and_pickles(server: Server) -> None:
         answer = pickle.loads(pickle.dumps(session)).get(server.url)
         assert server.last.is_signed()
         assert pickle.loads(pickle.dumps(answer)).request.headers == answer.request.headers
+
+
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda prepared: pickle.loads(pickle.dumps(prepared)),
+    "twice": lambda prepared: copy.copy(pickle.loads(pickle.dumps(prepared))),
+    "its own": lambda prepared: prepared.copy(),
+}
+
+
+@AUTHS
+@pytest.mark.parametrize("name", COPIES)
+def test_copies_take_no_secret_elsewhere(server: Server, elsewhere: Server, auth: SigV4Auth, name: str) -> None:
+    server.answers = {"/a": (307, elsewhere.url + "/b")}
+    prepared = requests.Request("PUT", server.url + "/a", data=b"abc", auth=auth).prepare()
+    requests.Session().send(COPIES[name](prepared))
+    assert server.last.is_signed()
+    assert elsewhere.last.body == b"abc"
+    assert secrets(elsewhere.last) == []
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_copies_within_an_origin(server: Server, name: str) -> None:
+    server.answers = {"/a": (307, "/b")}
+    prepared = requests.Request("PUT", server.url + "/a", data=b"abc", auth=S3).prepare()
+    requests.Session().send(COPIES[name](prepared))
+    # Without who signed it there is no signature, and none for another path either.
+    assert server.last.is_signed() == (name == "its own")
+    assert bool(secrets(server.last)) == (name == "its own")
+
+
+def test_a_copy_is_signed_anew(server: Server) -> None:
+    copied = copy.deepcopy(requests.Request("PUT", server.url, data=b"abc", auth=S3).prepare())
+    copied.body = b"abd"
+    requests.Session().send(S3(copied))
+    assert server.last.is_signed()
+
+
+def test_a_request_that_is_prepared_anew_has_no_signature(server: Server) -> None:
+    prepared = requests.Request("POST", server.url + "/a", data=b"abc", auth=S3).prepare()
+    prepared.prepare("PUT", server.url + "/b", data=b"other", cookies={"a": "b"})
+    requests.Session().send(prepared)
+    assert secrets(server.last) == []
+    prepared.prepare("PUT", server.url + "/b", data=b"other", auth=OTHER)
+    requests.Session().send(prepared)
+    assert server.last.is_signed()
+    assert server.last.header("X-Amz-Content-SHA256") is None
 
 
 def test_another_authentication_by_hand(server: Server) -> None:
