@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import os
-import random
-import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from copy import copy
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeGuard
+from weakref import WeakSet
 
+from hwsigner.backoff import Setback
 from hwsigner.credentials import Credentials
-from hwsigner.errors import (
-    HwsignerError,
-    HwsignerWarning,
-    PinError,
-    ServiceError,
-    ServiceUnreachableError,
-    UsageError,
-)
-from hwsigner.identity import Identity, IdentitySource, open_identity
+from hwsigner.errors import HwsignerError, HwsignerWarning, ServiceError, ServiceUnreachableError, UsageError
+from hwsigner.held_identity import HeldIdentity
+from hwsigner.identity import IdentitySource
 from hwsigner.pin import AskPin
 from hwsigner.session import Service, SessionRequest, create_session, utc_now
-from hwsigner.uri import KeyURI
 
 # Seconds of life. botocore asks for other credentials when 15 minutes are left: what it gets has one minute more.
 REFRESH_MARGIN = 960.0
 _MARGIN_SHARE = 1 / 3
-_BACKOFF_BASE = 1.0
-_BACKOFF_CAP = 120.0
-_MAX_DOUBLINGS = 10
 
 
 def boot_time() -> float:
@@ -53,7 +42,11 @@ class Provider:
     PIN must not be sent again: mend what is wrong and make a new provider.
 
     The identity is held open. It is opened anew when the file of its certificate, key or intermediates has changed,
-    when its leaf has expired, and after its key has failed. Close the provider, or use it in a `with` statement.
+    when its leaf has expired, after its key has failed, and in a child process. Close the provider, or use it in a
+    `with` statement.
+
+    What a refresh calls in its thread (`source`, a callable for PINs, a handler of warnings or signals) gets the last
+    credentials from the provider while they live, and else a UsageError; it may close it.
 
     Args:
         source: the identity; or a callable that returns it, called each time that it is opened.
@@ -80,19 +73,25 @@ class Provider:
         self._monotonic = monotonic
         self._sleep = sleep
         # Whoever refreshes holds it. The session and the setback are replaced whole, so that they are read without it.
-        self._lock = threading.Lock()
-        self._identity = _HeldIdentity(source)
+        # Its thread may come back, by what the refresh calls: it finds that it is refreshing, and waits not for itself.
+        self._lock = threading.RLock()
+        self._is_refreshing = False
+        self._identity = HeldIdentity(source)
         self._session: _Session | None = None
-        self._setback: _Setback | None = None
+        self._setback: Setback | None = None
         self._is_closed = False
+        _providers.add(self)
 
     @classmethod
     def from_profile(cls, name: str, ask_pin: AskPin | None = None, *, environ: Mapping[str, str] = os.environ) -> Self:
-        """Return a provider for a profile of config.toml, by the rules of `--profile`; `debug` and `strict` do nothing.
+        """Return a provider for a profile of config.toml, by the rules of `--profile`, but that nothing prompts.
+
+        Its `pinentry`, `debug` and `strict` do nothing. A `pin-source=cmd:` of its key URIs may run.
 
         Args:
             name: the profile's name.
-            ask_pin: asked for a PIN that no stored place gives, whenever the key is opened; None makes that an error.
+            ask_pin: asked first for a PIN that the profile does not hold itself as `pkcs8-password` or
+                `tpm-key-password`; returns None to leave it to the stored places.
             environ: says where config.toml is, and the endpoint, proxies, CAs and number of tries.
 
         Raises:
@@ -127,6 +126,7 @@ class Provider:
         Raises:
             HwsignerError: there are none, and a try to get some failed as `open_identity` and `create_session` do, now
                 or so lately that it is too early for the next; or the provider is closed.
+            UsageError: there are none, and this is called by a refresh itself.
         """
         session = self._session
         left = self._left(session)
@@ -136,16 +136,19 @@ class Provider:
         if not self._lock.acquire(blocking=left <= 0) and session:
             return session.credentials
         try:
-            return self._refreshed().credentials
+            return self._given().credentials
         finally:
             self._lock.release()
 
     def close(self) -> None:
-        """Close the key, after a refresh that is under way, and forget the credentials. Closing twice is allowed."""
+        """Close the key, after a refresh that is under way, and forget the credentials. Closing twice is allowed.
+
+        What a refresh calls in its thread does not wait: the refresh goes on, closes the key and raises a UsageError.
+        """
         with self._lock:
             self._is_closed = True
-            self._session = None
-            self._identity.close()
+            if not self._is_refreshing:
+                self._forget()
 
     def __enter__(self) -> Self:
         return self
@@ -164,10 +167,33 @@ class Provider:
             return 0.0
         return min(_seconds_until(session.credentials.expiration, self._now()), session.end - self._monotonic())
 
-    def _refreshed(self) -> _Session:
+    def _lives(self, session: _Session | None) -> TypeGuard[_Session]:
+        return self._left(session) > 0
+
+    def _given(self) -> _Session:
         """Return a new session if one is due and a try may be made, else the last. The lock is held."""
-        if self._is_closed:
-            raise UsageError("the provider is closed", "Make a new one")
+        if self._is_refreshing:
+            return self._given_within()
+        # Before anything is read: what a signal's handler does meanwhile must not go unseen.
+        self._is_refreshing = True
+        try:
+            session = self._refreshed()
+        finally:
+            self._is_refreshing = False
+            if self._is_closed:
+                self._forget()
+        self._refuse_if_closed()
+        return session
+
+    def _given_within(self) -> _Session:
+        self._refuse_if_closed()
+        session = self._session
+        if not self._lives(session):
+            raise UsageError("a provider was called by its own refresh", "Let its callables and handlers not use it")
+        return session
+
+    def _refreshed(self) -> _Session:
+        self._refuse_if_closed()
         session, setback = self._session, self._setback
         if session and self._left(session) > session.margin:
             return session  # Another thread's work.
@@ -176,11 +202,15 @@ class Provider:
                 return self._create()
             except Exception as error:
                 self._note(error)
-                if session is None or self._left(session) <= 0:
+                if not self._lives(session):
                     raise
-        elif session is None or self._left(session) <= 0:
-            raise copy(setback.error)  # An exception that is raised again and again would gather tracebacks.
+        elif not self._lives(session):
+            raise setback.to_raise()
         return session
+
+    def _refuse_if_closed(self) -> None:
+        if self._is_closed:
+            raise UsageError("the provider is closed", "Make a new one")
 
     def _create(self) -> _Session:
         identity = self._identity.get(self._now())
@@ -193,13 +223,35 @@ class Provider:
         return self._session
 
     def _note(self, error: Exception) -> None:
+        # First of all: whatever fails after it, no PIN is sent twice.
+        self._setback = Setback.after(error, self._setback, self._monotonic)
         if not isinstance(error, ServiceError | ServiceUnreachableError):
-            self._identity.close()
-        number = self._setback.number + 1 if self._setback else 1
-        pause = min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** min(number - 1, _MAX_DOUBLINGS))
-        pause *= random.uniform(0.5, 1)  # noqa: S311  no secret
-        next_try = math.inf if isinstance(error, PinError) else self._monotonic() + pause
-        self._setback = _Setback(_told(error), number, next_try)
+            with suppress(Exception):  # The key that failed is given up, and its first error is the one to tell.
+                self._identity.close()
+
+    def _forget(self) -> None:
+        self._session = None
+        self._identity.close()
+
+    def _start_in_child(self) -> None:
+        """Leave the key to the parent process, and with it a refresh of another thread, which this process lacks."""
+        self._identity.leave()
+        if self._lock.acquire(blocking=False):  # It is free, or this thread forked in a refresh, and is in it still.
+            self._lock.release()
+        else:
+            self._lock = threading.RLock()
+            self._is_refreshing = False
+
+
+_providers: WeakSet[Provider] = WeakSet()
+
+
+def _start_all_in_child() -> None:
+    for provider in list(_providers):
+        provider._start_in_child()
+
+
+os.register_at_fork(after_in_child=_start_all_in_child)
 
 
 @dataclass(frozen=True)
@@ -211,73 +263,5 @@ class _Session:
     margin: float
 
 
-@dataclass(frozen=True)
-class _Setback:
-    """A try that failed, how many did in a row, and when the next may be made by the monotonic clock."""
-
-    error: HwsignerError | HwsignerWarning
-    number: int
-    next_try: float
-
-
-class _HeldIdentity:
-    """An identity that is held open, and opened anew when its files have changed or its leaf has expired."""
-
-    def __init__(self, source: IdentitySource | Callable[[], IdentitySource]) -> None:
-        self._source = source
-        self._identity: Identity | None = None
-        self._stamps: dict[bytes, _Stamp] = {}
-
-    def get(self, now: datetime) -> Identity:
-        """Return the identity, opened if need be; raises as `open_identity`."""
-        if self._identity and not self._is_outdated(self._identity, now):
-            return self._identity
-        self.close()
-        source = self._source if isinstance(self._source, IdentitySource) else self._source()
-        # Before the files are read: a later change is seen next time.
-        self._stamps = {path: _stamp(path) for path in _files(source)}
-        self._identity = open_identity(source, now)
-        return self._identity
-
-    def close(self) -> None:
-        """Close the identity if it is open."""
-        identity, self._identity = self._identity, None
-        if identity:
-            identity.close()
-
-    def _is_outdated(self, identity: Identity, now: datetime) -> bool:
-        is_changed = any(_stamp(path) != stamp for path, stamp in self._stamps.items())
-        return is_changed or identity.chain.leaf.x509.not_valid_after_utc < now
-
-
-_Stamp = tuple[int, int, int, int] | None
-
-
-def _stamp(path: bytes) -> _Stamp:
-    """Return what changes when a regular file does, or None: a pipe is read once, whatever becomes of it."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    if not stat.S_ISREG(status.st_mode):
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _files(source: IdentitySource) -> Iterator[bytes]:
-    """Yield the paths of an identity's files: those of file: and tpm2:path= URIs."""
-    for uri in (source.certificate, source.private_key, source.intermediates):
-        path = KeyURI.of(uri).path.get("path") if uri else None
-        if path is not None:
-            yield path
-
-
 def _seconds_until(end: datetime, now: datetime) -> float:
     return (end - now).total_seconds()
-
-
-def _told(error: Exception) -> HwsignerError | HwsignerWarning:
-    """Return an error to keep: without its traceback, whose frames may hold a PIN, and without its chain."""
-    if isinstance(error, HwsignerError | HwsignerWarning):
-        return copy(error)
-    return HwsignerError(f"getting credentials failed with {type(error).__name__}", "See where it was raised first")

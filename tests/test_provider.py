@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import base64
 import itertools
+import logging
 import os
+import signal
 import threading
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -23,7 +27,7 @@ from hypothesis import strategies as st
 
 import certs
 from emulators import InProcessSoftHSM
-from hwsigner import config
+from hwsigner import config, held_identity
 from hwsigner import provider as provider_module
 from hwsigner.cli import main
 from hwsigner.credentials import Credentials
@@ -35,6 +39,7 @@ from hwsigner.errors import (
     HwsignerWarning,
     KeyMismatchError,
     KeyNotFoundError,
+    PinError,
     PinRequiredError,
     ServiceError,
     ServiceUnreachableError,
@@ -149,7 +154,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         opened[-1] = open_identity(*arguments)
         return opened[-1]
 
-    monkeypatch.setattr(provider_module, "open_identity", open_and_count)
+    monkeypatch.setattr(held_identity, "open_identity", open_and_count)
     return opened
 
 
@@ -457,7 +462,7 @@ class TestFailures:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(provider_module, "create_session", create)
-            patch.setattr(provider_module._HeldIdentity, "get", lambda *_: None)
+            patch.setattr(held_identity.HeldIdentity, "get", lambda *_: None)
             request, service = SessionRequest("ta", "p", "r"), find_service("us-east-1", environ={})
             provider = Provider(IdentitySource("x"), request, service, now=clock.now, monotonic=clock.monotonic)
             for pause, good[0] in steps:
@@ -540,6 +545,301 @@ class TestPins:
                 assert PASSPHRASE not in repr(part)
                 assert credentials.secret_access_key not in repr(part)
                 assert credentials.session_token not in repr(part)
+
+
+class MyPinError(PinRequiredError):
+    """A caller's own, whose parameters are others."""
+
+    def __init__(self, user: str) -> None:
+        super().__init__(f"no PIN for {user}", "Ask them")
+        self.user = user
+
+
+class TestSetbacks:
+    """Whatever else fails, what a try met is kept, and no PIN is sent twice."""
+
+    @pytest.mark.parametrize("failure", [RuntimeError("close"), SigningKeyError("close")])
+    def test_of_a_key_that_can_t_be_closed(
+        self, stage: Stage, opened: list[Any], monkeypatch: pytest.MonkeyPatch, failure: Exception
+    ) -> None:
+        tries: list[None] = []
+
+        def sign(*_: object) -> bytes:
+            tries.append(None)
+            raise WrongPinError("wrong")
+
+        def close() -> None:
+            raise failure
+
+        def create(identity: Any, *_: object, **__: object) -> Credentials:
+            monkeypatch.setattr(identity, "close", close)
+            monkeypatch.setattr(identity, "sign", sign)
+            identity.sign(b"")
+            raise AssertionError
+
+        monkeypatch.setattr(provider_module, "create_session", create)
+        provider = stage.provider()
+        for _ in range(3):
+            with pytest.raises(WrongPinError, match="wrong"):
+                provider()
+            stage.clock.advance(1e6)
+        assert isinstance(provider.failure, WrongPinError)
+        assert (len(tries), len(opened)) == (1, 1)
+
+    def test_of_an_error_that_can_t_be_copied(self, stage: Stage) -> None:
+        tries = []
+
+        def ask(request: PinRequest) -> str:
+            tries.append(request)
+            raise MyPinError("ada")
+
+        stage.encrypt_key()
+        provider = stage.provider(IdentitySource(str(stage.leaf), str(stage.key), pin=ask))
+        for _ in range(3):
+            with pytest.raises(MyPinError, match=r"no PIN for ada\. Ask them") as caught:
+                provider()
+            assert caught.value.user == "ada"
+            stage.clock.advance(1e6)
+        assert isinstance(provider.failure, MyPinError)
+        assert len(tries) == 1
+
+
+@pytest.mark.timeout(20)
+class TestCallsWithinARefresh:
+    """The thread that refreshes comes back to its provider: it does not wait for itself."""
+
+    @pytest.fixture
+    def alarm(self) -> Iterator[Callable[[Callable[[], object]], Callable[[object], None]]]:
+        """Return what interrupts the main thread by a signal, whose handler makes a call, when it is itself called."""
+        before = signal.getsignal(signal.SIGUSR1)
+        main_thread = threading.get_ident()
+
+        def interrupt_with(call: Callable[[], object]) -> Callable[[object], None]:
+            done = threading.Event()
+
+            def handle(*_: object) -> None:
+                try:
+                    call()
+                finally:
+                    done.set()
+
+            def interrupt(_: object) -> None:
+                signal.pthread_kill(main_thread, signal.SIGUSR1)
+                done.wait(10)
+
+            signal.signal(signal.SIGUSR1, handle)
+            return interrupt
+
+        yield interrupt_with
+        signal.signal(signal.SIGUSR1, before)
+
+    def test_its_source_calls_it(self, stage: Stage) -> None:
+        def source() -> IdentitySource:
+            provider()
+            raise AssertionError
+
+        provider = stage.provider(source)
+        for _ in range(3):
+            with pytest.raises(UsageError, match="by its own refresh"):
+                provider()
+        assert stage.count == 0
+
+    def test_its_callable_for_pins_gets_the_last_credentials(self, stage: Stage) -> None:
+        stage.encrypt_key()
+        found: list[Credentials] = []
+
+        def ask(_: PinRequest) -> str:
+            if stage.count:
+                found.append(provider())
+            return PASSPHRASE
+
+        provider = stage.provider(IdentitySource(str(stage.leaf), str(stage.key), pin=ask))
+        last = provider()
+        stage.encrypt_key()
+        stage.clock.advance(3000)
+        assert provider() is not last
+        assert found == [last]
+        assert stage.count == 2
+
+    def test_its_source_closes_it(self, stage: Stage, opened: list[Any]) -> None:
+        def source() -> IdentitySource:
+            provider.close()
+            with pytest.raises(UsageError, match="closed"):
+                provider()
+            return IdentitySource(str(stage.leaf), str(stage.key))
+
+        provider = stage.provider(source)
+        for _ in range(2):
+            with pytest.raises(UsageError, match="closed"):
+                provider()
+        check_closed(provider, opened)
+        assert stage.count == 1
+
+    def test_its_source_closes_it_and_fails(self, stage: Stage) -> None:
+        def source() -> IdentitySource:
+            provider.close()
+            raise KeyNotFoundError("gone")
+
+        provider = stage.provider(source)
+        with pytest.raises(KeyNotFoundError):
+            provider()
+        with pytest.raises(UsageError, match="closed"):
+            provider()
+
+    def test_a_handler_of_a_signal_closes_it(self, stage: Stage, opened: list[Any], alarm: Any) -> None:
+        provider = stage.provider()
+        provider()
+        stage.emulator.on_record = alarm(provider.close)
+        stage.clock.advance(3000)
+        with pytest.raises(UsageError, match="closed"):
+            provider()
+        check_closed(provider, opened)
+
+    def test_a_handler_of_a_signal_calls_it(self, stage: Stage, alarm: Any) -> None:
+        provider = stage.provider()
+        found = []
+        last = provider()
+        stage.emulator.on_record = alarm(lambda: found.append(provider()))
+        stage.clock.advance(3000)
+        assert provider() is not last
+        assert found == [last]
+
+    def test_a_handler_of_a_log_of_warnings_calls_it(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Handler(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                assert "0644" in record.getMessage()
+                provider()
+
+        provider = stage.provider()
+        stage.key.chmod(0o644)
+        logger, handler = logging.getLogger("py.warnings"), Handler()
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        logger.addHandler(handler)
+        logging.captureWarnings(True)
+        try:
+            with warnings.catch_warnings(action="always"), pytest.raises(UsageError, match="by its own refresh"):
+                provider()
+        finally:
+            logging.captureWarnings(False)
+            logger.removeHandler(handler)
+        assert isinstance(provider.failure, UsageError)
+
+
+def check_closed(provider: Provider, opened: list[Any]) -> None:
+    """Check that a provider has closed the only key that it opened, and keeps no credentials."""
+    assert len(opened) == 1
+    with pytest.raises(SigningKeyError, match="closed"):
+        opened[0].sign(b"")
+    assert provider._session is None
+    with pytest.raises(UsageError, match="closed"):
+        provider()
+
+
+def in_child(call: Callable[[], object]) -> str:
+    """Return what a call in a forked process returns, as text, or its exception's last line."""
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 tells that other threads are running.
+        child = os.fork()
+    if child == 0:
+        signal.alarm(15)
+        try:
+            answer = str(call())
+        except BaseException as error:
+            answer = traceback.format_exception_only(error)[-1].strip()
+        os.write(writing, answer.encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as pipe:
+        answer = pipe.read()
+    assert os.waitpid(child, 0)[1] == 0, "the child waited for ever"
+    return answer
+
+
+@pytest.mark.timeout(60)
+class TestForks:
+    def test_while_another_thread_refreshes(self, stage: Stage, opened: list[Any]) -> None:
+        provider = stage.provider()
+        asked, answer = threading.Event(), threading.Event()
+
+        def hold(_: object) -> None:
+            asked.set()
+            assert stage.count > 1 or answer.wait(20)
+
+        stage.emulator.on_record = hold
+        with ThreadPoolExecutor(1) as pool:
+            refresh = pool.submit(provider)
+            try:
+                assert asked.wait(20)
+                found = in_child(lambda: (provider().access_key_id, len(opened)))
+            finally:
+                answer.set()
+            last = refresh.result(20)
+        assert stage.count == 2
+        assert found.endswith(", 2)")
+        assert last.access_key_id not in found
+        assert provider() is last
+        assert len(opened) == 1
+
+    def test_a_child_has_the_last_credentials_and_opens_the_key_anew(self, stage: Stage, opened: list[Any]) -> None:
+        provider = stage.provider()
+        last = provider()
+
+        def child() -> object:
+            is_new = provider() is not last
+            provider.close()
+            opened[0].sign(b"")  # It is the parent's, and stays open.
+            return is_new, len(opened), provider.failure
+
+        assert in_child(lambda: (provider() is last, len(opened))) == "(True, 1)"
+        stage.clock.advance(3000)
+        assert in_child(child) == "(True, 2, None)"
+        assert (stage.count, len(opened)) == (2, 1)
+        assert provider() is not last
+        assert len(opened) == 1
+
+    def test_of_a_token_key(self, stage: Stage, softhsm: InProcessSoftHSM) -> None:
+        softhsm.generate("forked", b"\x51", "EC:prime256v1")
+        stage.leaf.write_bytes(certs.pem(certs.issue(stage.ca, softhsm.public_key(b"\x51"))))
+        source = IdentitySource(str(stage.leaf), softhsm.uri("forked"), pin=softhsm.pin)
+        with stage.provider(source) as provider:
+            last = provider()
+
+            def child() -> object:
+                with provider:
+                    return provider() is not last, provider.failure
+
+            stage.clock.advance(3000)
+            assert [in_child(child), in_child(child)] == ["(True, None)"] * 2
+            assert provider() is not last
+        assert stage.count == 4
+
+    def test_within_a_refresh(self, stage: Stage) -> None:
+        found = []
+
+        def source() -> IdentitySource:
+            found.append(in_child(lambda: provider()))
+            return IdentitySource(str(stage.leaf), str(stage.key))
+
+        provider = stage.provider(source)
+        provider()
+        assert "UsageError: a provider was called by its own refresh" in found[0]
+        assert stage.count == 1
+
+    def test_a_child_sends_no_pin_that_was_wrong(self, stage: Stage, opened: list[object]) -> None:
+        stage.encrypt_key()
+        provider = stage.provider(IdentitySource(str(stage.leaf), str(stage.key), pin="wrong"))
+        with pytest.raises(WrongPinError):
+            provider()
+        assert "WrongPinError" in in_child(provider)
+        assert in_child(lambda: len(opened)) == "1"
+
+    def test_providers_that_are_gone_are_not_kept(self, stage: Stage) -> None:
+        provider = stage.provider()
+        assert provider in provider_module._providers
+        before = len(provider_module._providers)
+        del provider
+        assert len(provider_module._providers) == before - 1
 
 
 class TestFiles:
@@ -769,3 +1069,37 @@ class TestFromProfile:
         finally:
             softhsm.delete("cert", b"\x41")  # Other modules' tests search all tokens.
         assert stage.leaf_of_last_request().serial_number == 0x4141
+
+    def test_no_pinentry_is_run(
+        self, stage: Stage, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stage.encrypt_key()
+        run, program = stage.folder / "run", stage.folder / "pinentry"
+        program.write_text(f"#!/bin/sh\ntouch {run}\n")
+        program.chmod(0o755)
+        write(pinentry=str(program))
+        monkeypatch.setenv("HWSIGNER_PINENTRY", str(program))
+        monkeypatch.setenv("DISPLAY", ":0")
+        for ask in (None, lambda _: None):
+            with pytest.raises(PinRequiredError):
+                Provider.from_profile("bamboo", ask)()
+        assert not run.exists()
+
+    def test_a_command_for_the_pin(self, stage: Stage, write: Callable[..., Path]) -> None:
+        stage.encrypt_key()
+        uri = f"file:{stage.key}?pin-source=cmd:echo%20{PASSPHRASE}"
+        write(private_key=uri)
+        asked: list[PinRequest] = []
+        with Provider.from_profile("bamboo", asked.append) as provider:
+            provider()
+        assert len(asked) == 1
+        with pytest.raises(PinError, match="commands are not allowed"):
+            stage.provider(IdentitySource(str(stage.leaf), uri))()
+
+    def test_a_pin_that_the_profile_holds_is_asked_of_nobody(self, stage: Stage, write: Callable[..., Path]) -> None:
+        stage.encrypt_key()
+        write(pkcs8_password=PASSPHRASE)
+        asked: list[PinRequest] = []
+        with Provider.from_profile("bamboo", asked.append) as provider:
+            provider()
+        assert asked == []
