@@ -133,6 +133,7 @@ IDENTITY = (
     switch("no-tpm-key-password", "the TPM key's auth value is empty"),
     Flag("pkcs8-password", "the passphrase of the key file; pin-source in the key URI is safer", "TEXT", secret=True),
     switch("allow-final-pin-try", "send a PIN even after a failed try, or when one more locks the token"),
+    Flag("pinentry", "the program that asks for a PIN, or none; by default pinentry, if there is a display", "PROGRAM"),
     switch("no-preflight", "send a certificate that the service will refuse"),
     switch("strict", "make every warning an error"),
     switch("debug", "show the canonical request, the string to sign and timings; never secrets"),

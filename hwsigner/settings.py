@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,7 @@ def warn_of_secrets(values: Values, *, given: Collection[str], exposed: Path | N
             name = f"--{flag.name}" if flag.secret else f"pin-value in --{flag.name}"
             place = "on the command line" if flag.name in given else f"in {exposed}"
             if flag.name in given or exposed:
-                hint = "pin-source=file: in the key URI is safer"
+                hint = "pin-source= in the key URI is safer, with file:, env: or cmd:"
                 warnings.warn(UnsafeKeyWarning(f"{name} {place} can be seen by other users", hint), stacklevel=2)
 
 
@@ -79,21 +79,38 @@ def key_uri(values: Values, text: str) -> KeyURI:
     return uri
 
 
-def pin_source(values: Values, uri: KeyURI, ask: AskPin | None) -> PinSource:
-    """Return the places for the PIN of a key. A password flag is for keys of its own kind, and for no token."""
+def pin_source(values: Values, uri: KeyURI, ask: AskPin | None = None, prompts: Sequence[AskPin] = ()) -> PinSource:
+    """Return the places for the PIN of a key. A password flag is for keys of its own kind, and for no token.
+
+    Args:
+        values: the values.
+        uri: the key.
+        ask: a callable of the caller's, the first place of all.
+        prompts: what asks a person, the last places.
+    """
     scheme = resolve(uri).scheme
     pin = values[_PASSWORD_FLAGS[scheme]] if scheme in _PASSWORD_FLAGS else None
     if scheme == "tpm2" and values["no_tpm_key_password"]:
         pin = ""
-    return PinSource(pin, ask, reuse=values["reuse_pin"], allow_final_try=values["allow_final_pin_try"])
+    return PinSource(
+        pin,
+        ask,
+        prompts=prompts,
+        allow_commands=True,  # The URI is of a command line or a profile.
+        reuse=values["reuse_pin"],
+        allow_final_try=values["allow_final_pin_try"],
+    )
 
 
-def identity_source(values: Values, ask: AskPin | None, *, check: bool = True) -> IdentitySource:
+def identity_source(
+    values: Values, ask: AskPin | None = None, prompts: Sequence[AskPin] = (), *, check: bool = True
+) -> IdentitySource:
     """Return where the identity comes from. For `--cert-selector`, the tokens are searched.
 
     Args:
         values: the values.
-        ask: asked for a PIN that no stored place gives, or None.
+        ask: a callable of the caller's, asked for a PIN first of all.
+        prompts: what asks a person for a PIN that no other place gives.
         check: look the leaf over, unless `--no-preflight` is among the values.
 
     Raises:
@@ -103,33 +120,33 @@ def identity_source(values: Values, ask: AskPin | None, *, check: bool = True) -
     """
     from hwsigner.identity import IdentitySource
 
-    certificate, private_key = _names(values, ask)
+    certificate, private_key = _names(values, ask, prompts)
     return IdentitySource(
         certificate=certificate,
         private_key=private_key,
         intermediates=values["intermediates"] and KeyURI.parse(values["intermediates"]),
-        pin=pin_source(values, private_key or certificate, ask),
+        pin=pin_source(values, private_key or certificate, ask, prompts),
         check=check and not values["no_preflight"],
         latest=values["use_latest_expiring_certificate"],
     )
 
 
-def _names(values: Values, ask: AskPin | None) -> tuple[KeyURI, KeyURI | None]:
+def _names(values: Values, ask: AskPin | None, prompts: Sequence[AskPin]) -> tuple[KeyURI, KeyURI | None]:
     if values["cert_selector"] is not None:
-        return _selected(values, ask), None
+        return _selected(values, ask, prompts), None
     if not values["certificate"]:
         raise UsageError("no certificate is named", "Give --certificate, or --cert-selector for one on a token")
     certificate = key_uri(values, values["certificate"])
     return certificate, key_uri(values, values["private_key"]) if values["private_key"] else None
 
 
-def _selected(values: Values, ask: AskPin | None) -> KeyURI:
+def _selected(values: Values, ask: AskPin | None, prompts: Sequence[AskPin]) -> KeyURI:
     from hwsigner.certificate import latest_expiring
     from hwsigner.selector import parse_selector, select
 
     selector = parse_selector(values["cert_selector"])
     uri = key_uri(values, "pkcs11:")
-    found = select(selector, uri, pin_source(values, uri, ask))
+    found = select(selector, uri, pin_source(values, uri, ask, prompts))
     if not found:
         raise CertificateError("no certificate on any token is like --cert-selector", "See read-certificate-data")
     if values["use_latest_expiring_certificate"]:

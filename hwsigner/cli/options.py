@@ -1,15 +1,16 @@
-"""From a command's arguments to what the library takes: `hwsigner.settings`, with the terminal for PINs and traces."""
+"""From a command's arguments to what the library takes: `hwsigner.settings`, with what asks for PINs, and traces."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hwsigner import settings
 from hwsigner.cli.streams import tell
 from hwsigner.cli.terminal import ask_pin
-from hwsigner.pin import PinSource
+from hwsigner.pin import AskPin, PinRequest, PinSource
 from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def key_uri(arguments: argparse.Namespace, text: str) -> KeyURI:
 
 
 def pin_source(arguments: argparse.Namespace, uri: KeyURI) -> PinSource:
-    """Return the places for the PIN of a key; the last is the terminal."""
-    return settings.pin_source(vars(arguments), uri, ask_pin)
+    """Return the places for the PIN of a key; the last are a pinentry and the terminal."""
+    return settings.pin_source(vars(arguments), uri, prompts=_prompts(arguments))
 
 
 def identity_source(arguments: argparse.Namespace, *, check: bool = True) -> IdentitySource:
@@ -38,7 +39,7 @@ def identity_source(arguments: argparse.Namespace, *, check: bool = True) -> Ide
 
     Raises as `settings.identity_source`.
     """
-    return settings.identity_source(vars(arguments), ask_pin, check=check)
+    return settings.identity_source(vars(arguments), prompts=_prompts(arguments), check=check)
 
 
 def session_request(arguments: argparse.Namespace) -> SessionRequest:
@@ -49,6 +50,16 @@ def session_request(arguments: argparse.Namespace) -> SessionRequest:
 def service(arguments: argparse.Namespace) -> Service:
     """Return whom to ask, with the trace that `--debug` shows; raises as `settings.service`."""
     return replace(settings.service(vars(arguments)), trace=_trace if arguments.debug else None)
+
+
+def _prompts(arguments: argparse.Namespace) -> list[AskPin]:
+    def ask_pinentry(request: PinRequest) -> str | None:
+        from hwsigner.pinentry import find_pinentry
+
+        found = find_pinentry(arguments.pinentry, os.environ)
+        return found.ask(request) if found else None
+
+    return [ask_pinentry, ask_pin]
 
 
 def _trace(text: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from hwsigner.errors import PinError, printable
 from hwsigner.pin import PinRequest
 
@@ -20,11 +22,16 @@ def ask_pin(request: PinRequest) -> str | None:
         return None
     import getpass
 
-    state = f" ({request.state})" if request.state else ""
     try:
-        return getpass.getpass(printable(f"{request.kind} for {request.subject}{state}: "))
+        return getpass.getpass(printable(f"{request.question}: "))
     except EOFError:
         return None
     except UnicodeDecodeError:
         # Not chained: the exception would carry what was typed.
         raise PinError(f"the {request.kind} typed for {request.subject} is not UTF-8 text") from None
+
+
+def tell_person(text: str) -> None:
+    """Write a line to the terminal device. Where there is none, nobody is told."""
+    with suppress(OSError), open(_TERMINAL, "wb", buffering=0) as terminal:
+        terminal.write(f"hwsigner: {printable(text)}\n".encode())

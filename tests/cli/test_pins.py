@@ -1,0 +1,217 @@
+"""PINs from the places that only a whole command shows: the environment, credentials, commands, pinentries."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
+
+import certs
+import hwsigner
+from hwsigner import pin_sources
+from hwsigner.errors import PinError
+from scene import Scene
+from softhsm.tpm import SoftTPM
+from terminals import ROOT, Terminal
+
+PIN = "hunter2SECRET"
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    yield
+    pin_sources.forget()
+
+
+@pytest.fixture
+def locked(scene: Scene) -> dict[str, str | Path | None]:
+    """A key file with a passphrase, and its certificate, as flags."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(PIN.encode()))
+    return {"certificate": scene.issue(key.public_key()), "private_key": scene.write("locked.key", data)}
+
+
+@pytest.fixture
+def bundle(scene: Scene) -> Path:
+    """A PKCS #12 file with a certificate and its key, of the same passphrase."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    leaf = certs.issue(scene.ca, key.public_key())
+    encryption = BestAvailableEncryption(PIN.encode())
+    return scene.write("both.p12", serialize_key_and_certificates(None, key, leaf, None, encryption))
+
+
+Flags = dict[str, str | Path | None]
+
+
+class TestEnvironment:
+    def test_unlocks_the_key(self, scene: Scene, locked: Flags, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HWSIGNER_PIN", PIN)
+        outcome = scene.credentials(**locked)
+        assert (outcome.status, outcome.err) == (0, "")
+        assert "HWSIGNER_PIN" not in os.environ
+        assert scene.credentials(**locked).status == 3  # Each command has its own environment.
+
+    def test_a_wrong_one_is_not_shown(self, scene: Scene, locked: Flags, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HWSIGNER_PIN", "WRONG")
+        outcome = scene.credentials(**locked)
+        assert outcome.status == 3
+        assert "wrong passphrase" in outcome.err
+        assert "WRONG" not in outcome.err
+
+    def test_a_flag_goes_before(self, scene: Scene, locked: Flags, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HWSIGNER_PIN", "WRONG")
+        assert scene.credentials("--pkcs8-password", PIN, **locked).status == 0
+
+    def test_certificate_and_key_in_one_file(self, scene: Scene, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for key in (None, f"./{bundle.name}"):
+            monkeypatch.chdir(scene.folder)
+            monkeypatch.setenv("HWSIGNER_PIN", PIN)
+            assert scene.credentials(certificate=bundle, private_key=key).status == 0
+
+    def test_no_other_file_than_the_keys_gets_it(
+        self, scene: Scene, locked: Flags, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for names in ({"certificate": bundle}, {"intermediates": bundle}):
+            monkeypatch.setenv("HWSIGNER_PIN", PIN)
+            outcome = scene.credentials(**{**locked, **names})
+            assert outcome.status == 3
+            assert f"{bundle} wants its passphrase" in outcome.err
+
+    def test_proc_does_not_show_it_while_a_command_runs(self, scene: Scene, locked: Flags) -> None:
+        pipe = scene.folder / "pipe"
+        os.mkfifo(pipe, 0o600)
+        script = f"cat /proc/self/environ /proc/$PPID/environ >{scene.folder}/seen; cat {pipe}"
+        (scene.folder / "script").write_text(script)
+        source = f"cmd:sh%20{scene.folder}/script"
+        flags = scene.flags(**{**locked, "private_key": f"file:{locked['private_key']}?pin-source={source}"})
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hwsigner", "credential-process", *flags],
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"], "HWSIGNER_PIN": "OTHERSECRET", "HWSIGNER_PINS": "kept"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        pipe.write_text(f"{PIN}\n")
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, err, out[:1]) == (0, b"", b"{")
+        seen = (scene.folder / "seen").read_bytes()
+        assert seen.count(b"HWSIGNER_PINS=kept") == 2
+        assert b"OTHERSECRET" not in seen
+        assert seen.count(b"HWSIGNER_PIN=") == 1  # The name alone stays, in our own block.
+
+
+class TestOtherPlaces:
+    def test_a_systemd_credential(self, scene: Scene, locked: Flags, monkeypatch: pytest.MonkeyPatch) -> None:
+        scene.write("hwsigner.pin", f"{PIN}\n".encode()).chmod(0o440)
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(scene.folder))
+        monkeypatch.setenv("HWSIGNER_PIN", "WRONG")
+        outcome = scene.credentials(**locked)
+        assert (outcome.status, outcome.err) == (0, "")
+
+    def test_a_command_of_the_command_line(self, scene: Scene, locked: Flags) -> None:
+        uri = f"file:{locked['private_key']}?pin-source=cmd:echo%20{PIN}"
+        assert scene.credentials(**{**locked, "private_key": uri}).status == 0
+        failed = scene.credentials(**{**locked, "private_key": f"{uri};x".replace(";x", "%3Bx")})
+        assert failed.status == 3
+        assert PIN not in failed.err
+
+    def test_a_command_of_a_profile(self, scene: Scene, locked: Flags, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(scene.folder))
+        uri = f"file:{locked['private_key']}?pin-source=cmd:echo%20{PIN}"
+        scene.call("profile", "add", "web", *scene.flags(**{**locked, "private_key": uri}))
+        assert scene.call("credential-process", "--profile", "web").status == 0
+        with pytest.raises(PinError, match="not allowed"):
+            hwsigner.open_key(uri)
+
+    def test_a_variable(self, scene: Scene, locked: Flags, monkeypatch: pytest.MonkeyPatch) -> None:
+        uri = f"file:{locked['private_key']}?pin-source=env:MY_PIN"
+        assert "MY_PIN" in scene.credentials(**{**locked, "private_key": uri}).err
+        monkeypatch.setenv("MY_PIN", PIN)
+        assert scene.credentials(**{**locked, "private_key": uri}).status == 0
+
+    def test_none_names_them_all(self, scene: Scene, locked: Flags) -> None:
+        outcome = scene.credentials(**locked)
+        assert (outcome.status, outcome.out) == (3, "")
+        for place in ("pin-source=file:", "env:", "cmd:", "pin-value", "--pkcs8-password", "hwsigner.pin",
+                      "HWSIGNER_PIN", "pinentry", "terminal"):  # fmt: skip
+            assert place in outcome.err
+
+
+class TestAsking:
+    @pytest.fixture
+    def terminal(self, tmp_path: Path) -> Iterator[Terminal]:
+        terminal = Terminal(tmp_path)
+        yield terminal
+        terminal.close()
+
+    def start(self, terminal: Terminal, locked: Flags, *flags: str, **environ: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "hwsigner", "sign-string", f"--private-key={locked['private_key']}", *flags]
+        return terminal.start(*command, TERM="xterm", **environ)
+
+    @pytest.mark.parametrize(
+        ("flags", "environ", "prompt"),
+        [
+            ([], {}, "key: "),
+            (["--pinentry=none"], {"DISPLAY": ":99", "HWSIGNER_PINENTRY": "pinentry-tty"}, "key: "),
+            ([], {"HWSIGNER_PINENTRY": "pinentry-tty"}, "\r\npassphrase: "),
+            (["--pinentry", "pinentry-tty"], {"HWSIGNER_PINENTRY": "/nonexistent"}, "\r\npassphrase: "),
+        ],
+    )
+    def test_by_whom(
+        self, terminal: Terminal, locked: Flags, flags: list[str], environ: dict[str, str], prompt: str
+    ) -> None:
+        process = self.start(terminal, locked, *flags, **environ)
+        shown = terminal.shown_until(prompt)
+        assert shown.startswith(f"passphrase for {locked['private_key']}")
+        terminal.wait_until_silent()
+        terminal.type(f"{PIN}\n".encode())
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, err, out[:2]) == (0, b"", b'"3')
+
+    def test_who_cancels_is_not_asked_again(self, terminal: Terminal, locked: Flags) -> None:
+        process = self.start(terminal, locked, "--pinentry=pinentry-tty")
+        terminal.shown_until("\r\npassphrase: ")
+        terminal.type(b"\x04")
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, out) == (3, b"")
+        assert err.decode() == f"hwsigner: the question for the passphrase for {locked['private_key']} was cancelled\n"
+
+
+class TestTPM:
+    """Its keys are found with the empty auth value where nobody says otherwise; a PIN that names no key may say it."""
+
+    def test_a_handle_takes_our_variable(self, swtpm: SoftTPM, monkeypatch: pytest.MonkeyPatch) -> None:
+        swtpm.persist(0x81000077, "ecc256", PIN)
+        monkeypatch.setenv("HWSIGNER_PIN", PIN)
+        with hwsigner.open_key(swtpm.uri(0x81000077)) as key:
+            assert key.sign(b"message")
+
+    def test_a_file_that_wants_one_does(self, swtpm: SoftTPM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = tmp_path / "key.pem"
+        swtpm.create_key_file(path, "EC:P-256", PIN)
+        monkeypatch.setenv("HWSIGNER_PIN", PIN)
+        with hwsigner.open_key(swtpm.uri(path)) as key:
+            assert key.sign(b"message")
+
+    def test_a_file_that_says_it_has_none_does_not(
+        self, swtpm: SoftTPM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "key.pem"
+        swtpm.create_key_file(path, "EC:P-256")
+        monkeypatch.setenv("HWSIGNER_PIN", "not for this one")
+        with hwsigner.open_key(swtpm.uri(path)) as key:
+            assert key.sign(b"message")
+
+    def test_a_callable_goes_before_a_stored_pin(self, swtpm: SoftTPM, tmp_path: Path) -> None:
+        path = tmp_path / "key.pem"
+        swtpm.create_key_file(path, "EC:P-256", PIN)
+        uri = f"{swtpm.uri(path)}&pin-value=wrong"
+        with hwsigner.open_key(uri, lambda request: PIN) as key:
+            assert key.sign(b"message")

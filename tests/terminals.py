@@ -1,0 +1,82 @@
+"""Pseudo-terminals that programs are started on."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import struct
+import subprocess
+import termios
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+# <asm-generic/ioctls.h>: unlock the other end, and open it without its path.
+TIOCSPTLCK, TIOCGPTPEER = 0x40045431, 0x5441
+
+
+class Terminal:
+    """A pseudo-terminal that programs are started on; their stdin, stdout and stderr are pipes, as under an SDK."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self._master, self._slave = pty.openpty()
+        except OSError:
+            self._master, self._slave = _open_own_terminal(folder)
+
+    def start(self, *command: str, **environ: str) -> subprocess.Popen[bytes]:
+        """Start a program with this as its controlling terminal; its environment has PATH, LANG and what is given."""
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **environ},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=self._become_its_session,
+        )
+
+    def _become_its_session(self) -> None:
+        os.setsid()
+        fcntl.ioctl(self._slave, termios.TIOCSCTTY, 0)
+
+    def shown_until(self, text: str) -> str:
+        """Return what the screen shows, up to a text."""
+        shown = b""
+        while text.encode() not in shown:
+            assert select.select([self._master], [], [], 10)[0], shown
+            shown += os.read(self._master, 4096)
+        return shown.decode()
+
+    def type(self, keys: bytes) -> None:
+        """Press keys."""
+        os.write(self._master, keys)
+
+    def wait_until_silent(self) -> None:
+        """Wait until what is typed is not shown."""
+        deadline = time.monotonic() + 10
+        while self.echoes():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def echoes(self) -> bool:
+        """Tell whether what is typed is shown."""
+        return bool(termios.tcgetattr(self._slave)[3] & termios.ECHO)
+
+    def close(self) -> None:
+        """Take the terminal away."""
+        os.close(self._master)
+        os.close(self._slave)
+
+
+def _open_own_terminal(folder: Path) -> tuple[int, int]:
+    """Open a pseudo-terminal where the system mounts none, as in a bare chroot: of a file system of its own."""
+    subprocess.run(["mount", "-t", "devpts", "-o", "newinstance,ptmxmode=0666", "devpts", str(folder)], check=True)
+    try:
+        master = os.open(folder / "ptmx", os.O_RDWR | os.O_NOCTTY)
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))
+    return master, fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
