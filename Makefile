@@ -12,7 +12,7 @@ SECONDS = 600
 PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev cmake ninja-build pkg-config libssl-dev \
 	libtss2-dev softhsm2 opensc opensc-pkcs11 openssl gnutls-bin p11-kit p11-kit-modules \
 	pcscd vsmartcard-vpcd ykcs11 yubico-piv-tool \
-	swtpm swtpm-tools tpm2-tools tpm2-openssl awscli
+	swtpm swtpm-tools tpm2-tools tpm2-openssl awscli pinentry-curses pinentry-tty
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check

@@ -1,4 +1,4 @@
-"""Certificate chains: order them, look them over before use, and verify signatures with them.
+"""Certificate chains: read and order them, and look them over before use.
 
 The rules on leaves are those of IAM Roles Anywhere's trust model: X.509 version 3, basicConstraints absent or CA:FALSE,
 keyUsage digitalSignature, a signature of SHA-256 or better, within its validity.
@@ -13,19 +13,19 @@ from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, mldsa, padding, rsa
-from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hwsigner.errors import CertificateError
-from hwsigner.key import ECDSA, MLDSA, RSA, SUPPORTED_KEYS, Algorithm, FoundCertificate, HashName
+from hwsigner.key import ECDSA, MLDSA, RSA, SUPPORTED_KEYS, Algorithm, FoundCertificate
+from hwsigner.public_key import MLDSA_KEYS
 
 MAX_INTERMEDIATES = 5
 _CLOCK_TOLERANCE = timedelta(minutes=5)
 _WEAK_HASHES = frozenset({"md5", "sha1", "sha224"})
-_HASHES: dict[HashName, type[HashAlgorithm]] = {"sha256": SHA256, "sha384": SHA384, "sha512": SHA512}
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-_MLDSA_KEYS = (mldsa.MLDSA44PublicKey, mldsa.MLDSA65PublicKey, mldsa.MLDSA87PublicKey)
+# The extensions of a YubiKey's attestation certificates, which bear the public key of the user's own.
+_ATTESTATION_OIDS = "1.3.6.1.4.1.41482.3."
 # What cryptography raises for a certificate that it can't read.
 _BROKEN = (
     ValueError,
@@ -71,7 +71,7 @@ class Certificate:
             return RSA
         if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, _CURVES):
             return ECDSA
-        if isinstance(key, _MLDSA_KEYS):
+        if isinstance(key, MLDSA_KEYS):
             return MLDSA
         raise CertificateError(
             f"certificate {self.source} has a key of a kind that the service does not take",
@@ -123,45 +123,6 @@ class Chain:
         return ",".join(map(_base64, self.intermediates))
 
 
-def verify(public_key: bytes, message: bytes, *, signature: bytes, hash: HashName = "sha256") -> bool:
-    """Tell whether a signature over a message was made with the key of a DER SubjectPublicKeyInfo.
-
-    The signature's formats are those of `Key.sign`.
-    """
-    key = load_der_public_key(public_key)
-    digest = _HASHES[hash]()
-    try:
-        if isinstance(key, rsa.RSAPublicKey):
-            key.verify(signature, message, padding.PKCS1v15(), digest)
-        elif isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(signature, message, ec.ECDSA(digest))
-        elif isinstance(key, _MLDSA_KEYS):
-            key.verify(signature, message)
-        else:
-            return False
-    except InvalidSignature:
-        return False
-    return True
-
-
-def plain_public_key(public_key: bytes) -> bytes:
-    """Return a DER SubjectPublicKeyInfo in its key's own plain form.
-
-    EC: the uncompressed point (X9.62). RSA: RSAPublicKey in DER (RFC 8017, A.1.1). ML-DSA: the raw key.
-
-    Raises:
-        CertificateError: it is another kind of key.
-    """
-    key = load_der_public_key(public_key)
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-    if isinstance(key, rsa.RSAPublicKey):
-        return key.public_bytes(Encoding.DER, PublicFormat.PKCS1)
-    if isinstance(key, _MLDSA_KEYS):
-        return key.public_bytes_raw()
-    raise CertificateError("a public key is of a kind that the service does not take", f"Use {SUPPORTED_KEYS}")
-
-
 def load(found: Sequence[FoundCertificate]) -> list[Certificate]:
     """Parse what a backend found.
 
@@ -171,11 +132,32 @@ def load(found: Sequence[FoundCertificate]) -> list[Certificate]:
     return [_parse(item) for item in found]
 
 
+def load_readable(found: Sequence[FoundCertificate]) -> tuple[list[Certificate], list[CertificateError]]:
+    """Parse what a backend found; return what can be read, and what is wrong with the others.
+
+    A certificate on a token need not be one of the user's.
+    """
+    certificates: list[Certificate] = []
+    errors: list[CertificateError] = []
+    for item in found:
+        try:
+            certificates.append(_parse(item))
+        except CertificateError as error:
+            errors.append(error)
+    return certificates, errors
+
+
 def leaves(certificates: Sequence[Certificate]) -> list[Certificate]:
-    """Return the certificates that may be the leaf: those that issued no other one, less the CAs if others are left."""
+    """Return the certificates that may be the leaf: those that issued no other one.
+
+    CAs are left out if others are left, and so are attestation certificates, which a token makes for its keys, and
+    those whose keyUsage forbids to sign.
+    """
     candidates = _without_copies(certificates)
     ends = [c for c in candidates if not any(c.issued(other) for other in candidates if other is not c)]
-    return [c for c in ends if not _is_ca(c.x509)] or ends or list(candidates)
+    for is_other in (_is_ca, _is_attestation, lambda certificate: not _may_sign(certificate)):
+        ends = [c for c in ends if not is_other(c.x509)] or ends
+    return ends or list(candidates)
 
 
 def latest_expiring(certificates: Sequence[Certificate]) -> Certificate:
@@ -268,6 +250,10 @@ def _is_ca(certificate: x509.Certificate) -> bool:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except x509.ExtensionNotFound:
         return False
+
+
+def _is_attestation(certificate: x509.Certificate) -> bool:
+    return any(one.oid.dotted_string.startswith(_ATTESTATION_OIDS) for one in certificate.extensions)
 
 
 def _may_sign(certificate: x509.Certificate) -> bool:

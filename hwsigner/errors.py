@@ -58,6 +58,10 @@ class BackendUnavailableError(SigningKeyError):
     """A library, module, token or device that a backend needs and does not find."""
 
 
+class TokenRemovedError(SigningKeyError):
+    """The token of an open key is gone, or another one is in its place. The key works again when it is back."""
+
+
 class KeyNotFoundError(SigningKeyError):
     """No key under this key URI."""
 

@@ -9,10 +9,26 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
-from hwsigner.certificate import Certificate, Chain, build_chain, latest_expiring, leaves, load, preflight, verify
-from hwsigner.errors import AmbiguousCertificateError, CertificateWarning, KeyMismatchError
+from hwsigner.certificate import (
+    Certificate,
+    Chain,
+    build_chain,
+    latest_expiring,
+    leaves,
+    load,
+    load_readable,
+    preflight,
+)
+from hwsigner.errors import (
+    AmbiguousCertificateError,
+    CertificateError,
+    CertificateWarning,
+    KeyMismatchError,
+    SigningKeyError,
+)
 from hwsigner.key import HashName, Key, find_certificates, open_key, pin_source
 from hwsigner.pin import AskPin, PinSource
+from hwsigner.public_key import verify
 from hwsigner.uri import KeyURI
 
 
@@ -24,7 +40,7 @@ class IdentitySource:
         certificate: path or URI of the leaf; intermediates, and the key, may be there too.
         private_key: path or URI of the key; the certificate's when None.
         intermediates: path or URI of more certificates of the chain.
-        pin: the key's PIN, or a callable that is asked for it when no stored place gives it.
+        pin: the key's PIN, or a callable that is asked for it before any other place.
         check: look the leaf over before the key is touched.
         latest: of several leaves take the one that expires last.
     """
@@ -86,7 +102,7 @@ def open_identity(source: IdentitySource, now: datetime | None = None) -> Identi
     certificate, private_key = _uris(source)
     # The key's PIN must not reach another token or file.
     certificate_pins = pins if certificate.place == private_key.place else pins.without_pin()
-    certificates = load(find_certificates(certificate, certificate_pins))
+    certificates = _certificates_of(certificate, certificate_pins)
     extra = load(find_certificates(source.intermediates, pins.without_pin())) if source.intermediates else []
     candidates = leaves(certificates)
     public_key = _common_public_key(candidates)
@@ -98,10 +114,29 @@ def open_identity(source: IdentitySource, now: datetime | None = None) -> Identi
         leaf = _leaf_of(key, candidates, certificates, latest=source.latest)
         if leaf is not candidates[0] or public_key is None:
             _look_over(leaf, source, now)
-        return Identity(key, _chain_of(leaf, certificates, extra))
+        return Identity(key, _chain_of(leaf, [*certificates, *_beside(leaf, certificate)], extra))
     except BaseException:
         key.close()
         raise
+
+
+def _certificates_of(uri: KeyURI, pins: PinSource) -> list[Certificate]:
+    """Return the certificates that a URI names. What can't be read is passed over on a token that holds others."""
+    found = find_certificates(uri, pins)
+    return (load_readable(found)[0] if uri.scheme == "pkcs11" else []) or load(found)
+
+
+def _beside(leaf: Certificate, uri: KeyURI) -> list[Certificate]:
+    """Return the other certificates of the token that holds a leaf, where the URI named the leaf alone.
+
+    No PIN is sent for them: its key has logged in, if it is on the same token.
+    """
+    if uri.scheme != "pkcs11" or not {"object", "id"} & uri.path.keys() or leaf.is_root():
+        return []
+    try:
+        return load_readable(find_certificates(KeyURI.parse(leaf.source).token, PinSource().without_pin()))[0]
+    except (CertificateError, SigningKeyError):
+        return []
 
 
 def _uris(source: IdentitySource) -> tuple[KeyURI, KeyURI]:

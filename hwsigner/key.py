@@ -88,7 +88,7 @@ def open_key(uri: str | KeyURI, pin: str | AskPin | PinSource | None = None, *, 
 
     Args:
         uri: the key URI; see `hwsigner.uri` for its forms.
-        pin: the PIN itself, or a callable that is asked for it when no stored place gives it.
+        pin: the PIN itself, or a callable that is asked for it before any other place.
         public_key: the certificate's DER SubjectPublicKeyInfo, which decides when the URI names several keys.
 
     Raises:
@@ -97,7 +97,7 @@ def open_key(uri: str | KeyURI, pin: str | AskPin | PinSource | None = None, *, 
         PinError: a PIN is missing, wrong or locked. A wrong PIN is tried once.
     """
     parsed = resolve(KeyURI.of(uri))
-    key: Key = _load(parsed.scheme).open_key(parsed, pin_source(pin), public_key=public_key)
+    key: Key = load_backend(parsed.scheme).open_key(parsed, pin_source(pin), public_key=public_key)
     return key
 
 
@@ -111,7 +111,7 @@ def find_certificates(uri: str | KeyURI, pin: str | AskPin | PinSource | None = 
     """
     parsed = KeyURI.of(uri)
     find: Callable[[KeyURI, PinSource], list[FoundCertificate]] | None
-    find = getattr(_load(parsed.scheme), "find_certificates", None)
+    find = getattr(load_backend(parsed.scheme), "find_certificates", None)
     if find is None:
         hint = "Name a certificate file or a token's certificate with --certificate"
         raise UsageError(f"{parsed.name} can't name a certificate: {parsed.scheme}: URIs name keys", hint)
@@ -139,7 +139,12 @@ def resolve(uri: KeyURI) -> KeyURI:
     return KeyURI("tpm2", uri.path, uri.query, uri.pin_value) if is_tss2 else uri
 
 
-def _load(scheme: str) -> ModuleType:
+def load_backend(scheme: str) -> ModuleType:
+    """Return the module that opens a scheme's keys, imported now.
+
+    Raises:
+        BackendUnavailableError: its library is not installed.
+    """
     backend = BACKENDS[scheme]
     try:
         return importlib.import_module(backend.module)

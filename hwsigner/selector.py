@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from hwsigner.certificate import Certificate, load
+from hwsigner.certificate import Certificate, load_readable
 from hwsigner.errors import CertificateError, CertificateWarning, UsageError
-from hwsigner.key import FoundCertificate, find_certificates
+from hwsigner.key import find_certificates
 from hwsigner.pin import PinSource
 from hwsigner.uri import KeyURI
 
@@ -99,18 +99,12 @@ def select(selector: Selector, uri: KeyURI, pins: PinSource) -> list[Certificate
         SigningKeyError: the tokens can't be searched.
     """
     try:
-        found = find_certificates(uri, pins)
+        found, errors = load_readable(find_certificates(uri, pins))
     except CertificateError:
         return []
-    return [certificate for certificate in _readable(found) if selector.matches(certificate.x509)]
-
-
-def _readable(found: Iterable[FoundCertificate]) -> Iterator[Certificate]:
-    for item in found:
-        try:
-            yield from load([item])
-        except CertificateError as error:
-            warnings.warn(CertificateWarning(error.message), stacklevel=3)
+    for error in errors:
+        warnings.warn(CertificateWarning(error.message), stacklevel=2)
+    return [certificate for certificate in found if selector.matches(certificate.x509)]
 
 
 def _from_text(text: str) -> list[tuple[str, str]]:

@@ -117,8 +117,13 @@ class KeyURI:
         """What one PIN unlocks: the file, or the token without the object on it. Equal for URIs that share it."""
         if self.scheme == "file":
             return self.scheme, os.path.realpath(self.file)
-        token = frozenset(item for item in self.path.items() if item[0] not in _OBJECT)
-        return self.scheme, token, frozenset(item for item in self.query.items() if item[0] not in _PINS)
+        query = frozenset(item for item in self.query.items() if item[0] not in _PINS)
+        return self.scheme, frozenset(self.token.path.items()), query
+
+    @property
+    def token(self) -> KeyURI:
+        """This URI less what names an object on the token."""
+        return replace(self, path={name: value for name, value in self.path.items() if name not in _OBJECT})
 
     def with_pin_of(self, other: KeyURI) -> KeyURI:
         """Return this URI, where it has no PIN of its own with the `pin-value` and `pin-source` of another."""

@@ -77,7 +77,8 @@ def softhsm_folder() -> Iterator[Path]:
 def softhsm(softhsm_folder: Path, request: pytest.FixtureRequest) -> InProcessSoftHSM:
     """The SoftHSM of this process, with a new token, without keys, for this test module."""
     hsm = InProcessSoftHSM(softhsm_folder)
-    hsm.add_token(Path(request.node.nodeid).stem.removeprefix("test_")[:32])
+    # No label begins with another one: pkcs11-tool takes the first token whose label begins with the one it is given.
+    hsm.add_token(Path(request.node.nodeid).stem.removeprefix("test_")[:28] + ".hsm")
     return hsm
 
 

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from asn1crypto import x509 as asn1
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
 import certs
+from backends.tokens import self_made
 from hwsigner.certificate import (
     MAX_INTERMEDIATES,
     Certificate,
@@ -28,13 +28,14 @@ from hwsigner.certificate import (
     build_chain,
     leaves,
     load,
-    plain_public_key,
+    load_readable,
     preflight,
-    verify,
 )
 from hwsigner.errors import CertificateError
-from hwsigner.key import ECDSA, MLDSA, RSA, FoundCertificate, HashName
+from hwsigner.key import ECDSA, MLDSA, RSA, FoundCertificate
+from hwsigner.public_key import verify
 
+YUBICO_FIRMWARE = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.41482.3.3"), b"\x05\x04\x03")
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 
@@ -323,36 +324,11 @@ class TestBrokenCertificates:
             load([FoundCertificate(der, "x")])
 
 
-class TestVerify:
+class TestAlgorithms:
     @pytest.mark.parametrize("kind", KEYS)
-    @pytest.mark.parametrize("hash_name", ["sha256", "sha384", "sha512"])
-    def test_only_the_keys_own_signature_of_the_message(self, kind: str, hash_name: HashName) -> None:
-        key = KEYS[kind]
-        public_key = one(certs.issue(ROOT, key.public_key())).public_key()
-        signature = sign(key, b"message", hash_name)
-        assert verify(public_key, b"message", signature=signature, hash=hash_name)
-        assert not verify(public_key, b"massage", signature=signature, hash=hash_name)
-        changed = signature[:-1] + bytes([signature[-1] ^ 1])
-        assert not verify(public_key, b"message", signature=changed, hash=hash_name)
-        assert not verify(public_key, b"message", signature=b"", hash=hash_name)
-        other: HashName = "sha512" if hash_name != "sha512" else "sha256"
-        assert verify(public_key, b"message", signature=signature, hash=other) == kind.startswith("ML-DSA")
-
-    @pytest.mark.parametrize("kind", KEYS)
-    def test_algorithm_and_plain_key(self, kind: str, tmp_path: Path) -> None:
-        key = KEYS[kind]
-        certificate = one(certs.issue(ROOT, key.public_key()))
+    def test_algorithm(self, kind: str) -> None:
+        certificate = one(certs.issue(ROOT, KEYS[kind].public_key()))
         assert certificate.algorithm == {"P": ECDSA, "R": RSA, "M": MLDSA}[kind[0]]
-        spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        plain = plain_public_key(certificate.public_key())
-        if kind == "RSA":
-            (tmp_path / "key.der").write_bytes(spki)
-            form = ["-pubin", "-inform", "DER", "-in", "key.der", "-RSAPublicKey_out", "-outform", "DER"]
-            assert plain == openssl(tmp_path, "rsa", *form)
-        else:
-            # The others' plain form ends a SubjectPublicKeyInfo as a BIT STRING without unused bits.
-            assert spki.endswith(b"\0" + plain)
-            assert len(spki) - len(plain) < 30
 
     @pytest.mark.parametrize("kind", ["ML-DSA-44", "ML-DSA-65", "ML-DSA-87", "RSA", "P-521"])
     def test_chains_of_other_algorithms(self, kind: str) -> None:
@@ -363,10 +339,32 @@ class TestVerify:
         assert (names(chain.intermediates), strangers) == (["Middle"], [])
         preflight(chain.leaf, datetime.now(UTC))
 
-    def test_plain_key_of_another_kind(self) -> None:
-        other = ed25519.Ed25519PrivateKey.generate().public_key()
-        with pytest.raises(CertificateError):
-            plain_public_key(other.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+
+class TestLeavesOfOneKey:
+    """Which certificates may be the leaf, among those that a token gives one CKA_ID."""
+
+    def test_an_attestation_certificate_is_not(self) -> None:
+        attestation = x509.load_der_x509_certificate(self_made(public_key(KEY), "attestation", YUBICO_FIRMWARE))
+        for order in ([attestation, LEAF], [LEAF, attestation]):
+            assert [c.x509 for c in leaves(read(*order))] == [LEAF]
+        assert [c.x509 for c in leaves(read(attestation))] == [attestation]
+
+    def test_one_that_may_not_sign_is_not(self) -> None:
+        encryption = certs.issue(LOWER, KEY.public_key(), certs.Shape("encryption", digital_signature=False))
+        assert [c.x509 for c in leaves(read(encryption, LEAF))] == [LEAF]
+        assert [c.x509 for c in leaves(read(encryption))] == [encryption]
+
+
+def test_what_cant_be_read_is_told_apart() -> None:
+    good = FoundCertificate(LEAF.public_bytes(Encoding.DER), "good")
+    found, errors = load_readable([FoundCertificate(b"junk", "bad"), good, FoundCertificate(b"", "empty")])
+    assert [c.x509 for c in found] == [LEAF]
+    assert ["bad" in errors[0].message, "empty" in errors[1].message] == [True, True]
+
+
+def public_key(key: Any) -> bytes:
+    der: bytes = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return der
 
 
 def use_all(der: bytes) -> None:
@@ -394,14 +392,6 @@ def edited(certificate: x509.Certificate, change: Callable[[Any], object]) -> x5
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return x509.load_der_x509_certificate(parsed.dump(force=True))
-
-
-def sign(key: Any, message: bytes, hash_name: HashName) -> bytes:
-    digest = getattr(hashes, hash_name.upper())()
-    if isinstance(key, rsa.RSAPrivateKey):
-        return key.sign(message, padding.PKCS1v15(), digest)
-    signature: bytes = key.sign(message, ec.ECDSA(digest)) if hasattr(key, "curve") else key.sign(message)
-    return signature
 
 
 def openssl(folder: Path, *arguments: str) -> bytes:

@@ -25,6 +25,7 @@ EXIT_STATUSES = {
     "ConfigError": 2,
     "SigningKeyError": 3,
     "BackendUnavailableError": 3,
+    "TokenRemovedError": 3,
     "KeyNotFoundError": 3,
     "AmbiguousKeyError": 3,
     "UnsupportedKeyError": 3,

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 import certs
 from hwsigner import identity as identity_module
-from hwsigner.certificate import Chain, load, verify
+from hwsigner.certificate import Chain, load
 from hwsigner.errors import (
     AmbiguousCertificateError,
     CertificateError,
@@ -34,6 +34,7 @@ from hwsigner.errors import (
 from hwsigner.identity import Identity, IdentitySource, open_identity
 from hwsigner.key import ECDSA, Algorithm, FoundCertificate, HashName, Key, open_key
 from hwsigner.pin import PinRequest, PinSource
+from hwsigner.public_key import verify
 
 ROOT = certs.make_ca("Root")
 MIDDLE = certs.make_ca("Middle", ROOT)

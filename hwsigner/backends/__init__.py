@@ -10,7 +10,8 @@ class Backend:
     """Where keys live: the module that opens them, and what it needs.
 
     The module has `open_key(uri, pins, *, public_key=None) -> Key`. One whose keys come with certificates also has
-    `find_certificates(uri, pins) -> list[FoundCertificate]`.
+    `find_certificates(uri, pins) -> list[FoundCertificate]`, and one that can list what it holds
+    `list_tokens(uri, pins, *, log_in=False) -> Iterator[ListedToken]`.
 
     Attributes:
         module: its name.

@@ -1,21 +1,33 @@
-"""PKCS #11 modules: finding one, loading it once, and the tokens that it sees."""
+"""PKCS #11 modules: loading one once, and the tokens that it sees.
+
+Three kinds of lock are taken in this order, and none is waited for by one who holds a later one:
+
+1. a token's, by whoever uses the token: opens it, logs in, searches, signs. It is held while a person is asked for a
+   PIN or has to touch the token, and so holds up that token alone;
+2. a module's, to initialise it and to list its slots and tokens. Where a module takes calls from one thread at a time,
+   each use of a token holds it too, but for the time that a person is asked;
+3. the registry's, to look up modules and tokens. Only finalising and forking take others after it, without waiting, or
+   for half a second.
+"""
 
 from __future__ import annotations
 
 import os
-import re
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, TypeVar
 
-import pkcs11
-from pkcs11 import PKCS11Error, TokenFlag
+from pkcs11 import PKCS11Error, TokenFlag, _pkcs11
 from pkcs11.exceptions import TokenNotPresent, TokenNotRecognised
 from pkcs11.types import Token
 
+from hwsigner.backends._pkcs11_calls import Calls
+from hwsigner.backends._pkcs11_errors import hint_for, in_words
+from hwsigner.backends._pkcs11_locking import CallLock, remaining
 from hwsigner.backends._pkcs11_paths import FLAG_HINT, module_path
+from hwsigner.backends._pkcs11_registry import modules, registry_lock
+from hwsigner.chatter import quiet
 from hwsigner.errors import BackendUnavailableError, SigningKeyError
 from hwsigner.uri import KeyURI
 
@@ -26,73 +38,48 @@ if TYPE_CHECKING:
 _PATIENCE_SECONDS = 0.15
 _PAUSE_SECONDS = 0.01
 T = TypeVar("T")
-_WORDS = {
-    "DeviceRemoved": "the token was removed",
-    "TokenNotPresent": "there is no token in its slot",
-    "TokenNotRecognised": "the token in its slot is of an unknown kind",
-    "DeviceError": "the token reports a device error",
-    "DeviceMemory": "the token is out of memory",
-    "HostMemory": "the module is out of memory",
-    "GeneralError": "the module reports a general error",
-    "FunctionFailed": "the module reports that the function failed",
-    "SessionCount": "the token has no session left",
-    "SessionClosed": "its session was closed",
-    "SessionHandleInvalid": "its session has ended",
-    "SlotIDInvalid": "its slot is gone",
-    "UserNotLoggedIn": "nobody is logged in",
-    "UserPinNotInitialized": "its user PIN was never set",
-    "PinExpired": "its user PIN has expired",
-    "PinLenRange": "the PIN has a length that it does not take",
-    "PinInvalid": "the PIN holds characters that it does not take",
-    "MechanismInvalid": "it does not offer the mechanism",
-}
-_HINT = "Try again; if it stays so, see whether the token's own tools can use it"
-_HINTS = {
-    "DeviceRemoved": "Insert it again",
-    "TokenNotPresent": "Insert it again",
-    "SlotIDInvalid": "Insert it again",
-    "SessionCount": "End another program that uses it",
-    "UserPinNotInitialized": "Set the user PIN with the token's own tool",
-    "PinExpired": "Set another one with the token's own tool",
-    "PinLenRange": "Correct the PIN where it is stored or typed",
-    "PinInvalid": "Correct the PIN where it is stored or typed",
-    "MechanismInvalid": "Use another key or token",
-}
 
 
-def in_words(error: PKCS11Error) -> str:
-    """Return what a PKCS #11 error says: python-pkcs11's exceptions bear the return value in their class's name."""
-    name = type(error).__name__
-    if "already initialized" in str(error):
-        return "another part of this process has initialised it"
-    words = _WORDS.get(name) or str(error) or re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
-    return words if name == "PKCS11Error" else f"{words} ({name})"
+class _Library(_pkcs11.lib):
+    """python-pkcs11's view of a module. It would initialise it for a single thread; here, `Calls` does."""
 
+    def __init__(self, path: str) -> None:
+        self.calls = Calls(self)
+        super().__init__(path)
 
-def hint_for(error: PKCS11Error) -> str:
-    """Return what to do about a PKCS #11 error."""
-    return _HINTS.get(type(error).__name__, _HINT)
+    def initialize(self) -> None:
+        self.initialised = self.calls.initialise()
 
 
 class Module:
     """A PKCS #11 module, loaded once in a process.
 
-    python-pkcs11 initialises modules for one thread and yet lets Python's threads run during its calls, so every
-    call into the module, searches and signatures too, is made while holding `lock`.
-
     Attributes:
         path: the file of the module, or a bare name that the dynamic linker looks up.
-        lock: to be held around every call.
-        open_tokens: the tokens in use, by slot identifier.
-        has_leaked_session: a login failed, and python-pkcs11 gives no hold of the session that it opened for it.
+        lock: the module's own; see above.
+        open_tokens: the tokens that have been in use.
     """
+
+    _library: _Library
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.lock = threading.RLock()
-        self.open_tokens: dict[int, OpenToken] = {}
-        self.has_leaked_session = False
-        self._forked = False
+        self.lock = CallLock()
+        self.open_tokens: list[OpenToken] = []
+        self._is_loaded = False
+        self._is_ready = False
+        self._is_inherited = False
+        self._is_lost = False
+
+    @property
+    def calls(self) -> Calls:
+        """What python-pkcs11 does not call, of the loaded module."""
+        return self._library.calls
+
+    @property
+    def takes_threads(self) -> bool:
+        """Whether the module was initialised for calls from several threads at once."""
+        return self._library.initialised == "for threads"
 
     def initialise(self) -> None:
         """Load and initialise the module, unless it is.
@@ -100,68 +87,80 @@ class Module:
         Raises:
             BackendUnavailableError: the file is missing, or no PKCS #11 module, or does not start.
         """
-        try:
-            self._lib = pkcs11.lib(self.path)
-            if self._forked:
-                self._forked = False
-                # PKCS #11 2.40, 6.6.1: a child process must initialise for itself. Some modules notice the fork.
-                with suppress(PKCS11Error):
-                    self._lib.finalize()
-                self._lib.initialize()
-        except PKCS11Error as error:
-            raise BackendUnavailableError(
-                f"PKCS #11 module {self.path} can't be used: {in_words(error)}", FLAG_HINT
-            ) from error
+        if self._is_ready:
+            return
+        if self._is_lost:
+            message = f"PKCS #11 module {self.path} was busy when this process was forked, and can't be used in it"
+            raise BackendUnavailableError(message, "Fork while no signature is waited for")
+        with self.lock:
+            try:
+                if not self._is_ready:
+                    with quiet():
+                        self._start()
+                    self._is_ready = True
+            except PKCS11Error as error:
+                message = f"PKCS #11 module {self.path} can't be used: {in_words(error)}"
+                raise BackendUnavailableError(message, FLAG_HINT) from error
 
     def insist(self, call: Callable[[], T]) -> T:
-        """Make a call that looks for a token; where that fails, for a short while with the module initialised anew.
+        """Make a call that looks for a token; where that fails, again for a short while, the module initialised anew.
 
         The call sends no PIN: it may be made many times, and each could count as a try.
 
-        SoftHSM empties a token's file for a moment at each login, and a process that initialises then overlooks it
-        (https://github.com/softhsm/SoftHSMv2/issues/757). Sessions in use are not ended for it.
+        SoftHSM empties a token's file for a moment at each login, and whoever looks then overlooks it, for ever if it
+        initialises then (https://github.com/softhsm/SoftHSMv2/issues/757). Other modules find the readers of a service
+        that was restarted (pcscd) only thus. Sessions in use are not ended for it.
 
         Raises:
             SigningKeyError: what the last call raised.
         """
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:
+            self.initialise()
             try:
-                self.initialise()
                 return call()
             except SigningKeyError:
-                in_use = any(token.has_session for token in self.open_tokens.values())
-                if in_use or time.monotonic() > deadline:
+                if time.monotonic() > deadline:
                     raise
-            with suppress(PKCS11Error):
-                self._lib.finalize()
+            self._finalise()
             time.sleep(_PAUSE_SECONDS)
 
-    def end_leaked_sessions(self) -> None:
-        """Finalise the module if a session leaked and none is in use. The next use initialises it again."""
-        if self.has_leaked_session and not self.open_tokens:
-            self.has_leaked_session = False
-            with suppress(PKCS11Error):
-                self._lib.finalize()
+    def look_again(self) -> None:
+        """Let the module notice which tokens are there: initialised anew, or if that can't be, by listing its slots.
 
-    def reset_after_fork(self) -> None:
-        """Leave, in a child process, the sessions to the parent."""
-        self._forked = True
-        for token in self.open_tokens.values():
-            token.forget_session()
+        Else OpenSC's module and libykcs11 answer for a token that was removed and is back from what they remember.
+        """
+        if self._is_ready:
+            self._finalise()
+        if self._is_ready:
+            with self.lock, suppress(PKCS11Error):
+                self._library.get_slots(token_present=True)
 
     def tokens(self) -> list[Token]:
-        """Return the initialised tokens that are present."""
-        found = []
-        try:
-            for slot in self._lib.get_slots(token_present=True):
-                with suppress(TokenNotPresent, TokenNotRecognised):
+        """Return the initialised tokens that are present. Those that don't answer are passed over, if others do.
+
+        Raises:
+            SigningKeyError: they can't be listed.
+        """
+        found, first_error = [], None
+        with self.lock:
+            self.initialise()
+            try:
+                slots = self._library.get_slots(token_present=True)
+            except PKCS11Error as error:
+                slots, first_error = [], error
+            for slot in slots:
+                try:
                     token = slot.get_token()
                     if token.flags & TokenFlag.TOKEN_INITIALIZED:
                         found.append(token)
-        except PKCS11Error as error:
-            message = f"PKCS #11 module {self.path} can't list its tokens: {in_words(error)}"
-            raise SigningKeyError(message, hint_for(error)) from error
+                except (TokenNotPresent, TokenNotRecognised):
+                    pass
+                except PKCS11Error as error:
+                    first_error = first_error or error
+        if first_error and not found:
+            message = f"PKCS #11 module {self.path} can't list its tokens: {in_words(first_error)}"
+            raise SigningKeyError(message, hint_for(first_error)) from first_error
         return found
 
     def matching_tokens(self, uri: KeyURI) -> list[Token]:
@@ -172,9 +171,69 @@ class Module:
         """
         return self.insist(lambda: self._matching_tokens(uri))
 
+    def hold(self, held: ExitStack, deadline: float) -> bool:
+        """Hold the locks of the module and its tokens; return whether no call is under way in it now.
+
+        Args:
+            held: what releases them.
+            deadline: in time of `time.monotonic()`: when to do with those that are to be had.
+        """
+        tokens = [token.asks_person or token.hold(held, remaining(deadline)) for token in self.open_tokens]
+        return self._hold(held, remaining(deadline)) and all(tokens)
+
+    def forget_sessions(self) -> None:
+        """Leave, in a child process, the module's state and sessions, and the locks of its threads, to the parent."""
+        self._is_inherited |= self._is_ready
+        self._is_ready = False
+        with ExitStack() as held:
+            if not self._hold(held, 0):
+                self.lock = CallLock()
+        for token in self.open_tokens:
+            token.forget_session()
+
+    def lose(self) -> None:
+        """Give the module up, in a child process: the parent was inside it, and its own locks may never be released."""
+        self._is_lost = True
+
+    def _start(self) -> None:
+        if not self._is_loaded:
+            self._library = _Library(self.path)
+            self._is_loaded = True
+            return
+        if self._is_inherited:
+            self._is_inherited = False
+            # PKCS #11 2.40, 6.6.1: a child process must initialise for itself. Some modules notice the fork.
+            with suppress(PKCS11Error):
+                self.calls.finalise()
+        self._library.initialize()
+
+    def _finalise(self) -> None:
+        """Finalise the module, unless others have initialised it, or a token is in use."""
+        with ExitStack() as held:
+            # Not to be waited for by one who holds a token's lock: another thread does this, or forks.
+            if not registry_lock.acquire(blocking=False):
+                return
+            held.callback(registry_lock.release)
+            if not (all(token.hold(held, 0) for token in self.open_tokens) and self._hold(held, 0)):
+                return
+            if self.calls.is_finalised():
+                for token in self.open_tokens:
+                    token.forget_session()
+            elif self._library.initialised == "by others" or any(token.has_session for token in self.open_tokens):
+                return
+            with suppress(PKCS11Error):
+                self.calls.finalise()
+            self._is_ready = False
+
+    def _hold(self, held: ExitStack, timeout: float) -> bool:
+        acquired = self.lock.acquire(timeout)
+        if acquired:
+            held.callback(self.lock.release)
+        return acquired
+
     def _matching_tokens(self, uri: KeyURI) -> list[Token]:
         present = self.tokens()
-        matching = [token for token in present if self._matches(token, uri)]
+        matching = [token for token in present if self.matches(token, uri)]
         if not matching:
             listed = ", ".join(f"'{token.label}' (serial {serial_text(token)})" for token in present)
             raise BackendUnavailableError(
@@ -183,8 +242,9 @@ class Module:
             )
         return matching
 
-    def _matches(self, token: Token, uri: KeyURI) -> bool:
-        slot, version = token.slot, self._lib.library_version
+    def matches(self, token: Token, uri: KeyURI) -> bool:
+        """Tell whether a URI's attributes of token, slot and module are this token's; padding does not count."""
+        slot, version = token.slot, self._library.library_version
         actual = {
             "token": token.label,
             "manufacturer": token.manufacturer_id,
@@ -193,11 +253,14 @@ class Module:
             "slot-id": str(slot.slot_id),
             "slot-manufacturer": slot.manufacturer_id,
             "slot-description": slot.slot_description,
-            "library-manufacturer": self._lib.manufacturer_id,
-            "library-description": self._lib.library_description,
+            "library-manufacturer": self._library.manufacturer_id,
+            "library-description": self._library.library_description,
             "library-version": f"{version[0]}.{version[1]}",
         }
-        return all((uri.text(name) or "").rstrip() == value for name, value in actual.items() if name in uri.path)
+        wanted = {name: uri.path[name].decode("utf-8", "replace").rstrip() for name in actual if name in uri.path}
+        if "." not in wanted.get("library-version", "."):
+            wanted["library-version"] += ".0"  # RFC 7512, 2.3: a major version alone.
+        return all(actual[name] == value for name, value in wanted.items())
 
 
 TOKEN_ATTRIBUTES = frozenset(
@@ -206,8 +269,6 @@ TOKEN_ATTRIBUTES = frozenset(
         *("library-manufacturer", "library-description", "library-version"),
     }
 )
-_modules: dict[str, Module] = {}
-_modules_lock = threading.Lock()
 
 
 def load_module(uri: KeyURI) -> Module:
@@ -218,35 +279,14 @@ def load_module(uri: KeyURI) -> Module:
         BackendUnavailableError: there is no such module; the message names the path.
     """
     path = module_path(uri)
-    with _modules_lock:
-        module = _modules.setdefault(path, Module(path))
-    with module.lock:
-        module.initialise()
+    # The dynamic linker knows a file by any of its names, and so one module must be known here.
+    file = os.path.realpath(path) if "/" in path else path
+    with registry_lock:
+        module = modules.setdefault(file, Module(path))
+    module.initialise()
     return module
 
 
 def serial_text(token: Token) -> str:
     """Return a token's serial number as the text that a URI bears."""
     return token.serial.rstrip(b" \0").decode("utf-8", "replace")
-
-
-def _lock_before_fork() -> None:
-    """Let no call be under way in a module while the process forks: the child would wait for its locks for ever."""
-    _modules_lock.acquire()
-    for module in _modules.values():
-        module.lock.acquire()
-
-
-def _unlock_after_fork() -> None:
-    for module in _modules.values():
-        module.lock.release()
-    _modules_lock.release()
-
-
-def _reset_after_fork() -> None:
-    for module in _modules.values():
-        module.reset_after_fork()
-    _unlock_after_fork()
-
-
-os.register_at_fork(before=_lock_before_fork, after_in_parent=_unlock_after_fork, after_in_child=_reset_after_fork)

@@ -1,14 +1,15 @@
-"""Where PKCS #11 modules are: the file that a key URI names by `module-path` and `module-name`."""
+"""Where PKCS #11 modules are: the file that a key URI names by `module-path` and `module-name`, or those known."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 from hwsigner.errors import BackendUnavailableError, UsageError
 from hwsigner.uri import KeyURI
 
-_DEFAULT_MODULE = "p11-kit-proxy"
+_PROXY = "p11-kit-proxy.so"
 _MULTIARCH = str(getattr(sys.implementation, "_multiarch", ""))
 _FOLDERS = (
     f"/usr/lib/{_MULTIARCH}/pkcs11",
@@ -22,34 +23,106 @@ _FOLDERS = (
     "/usr/local/lib/pkcs11",
     "/usr/local/lib",
 )
+# The modules that are looked for where there is no p11-kit: in the folders above, or at the paths of their makers.
+_KNOWN = (
+    "libsofthsm2.so",
+    "opensc-pkcs11.so",
+    "libykcs11.so*",
+    "yubihsm_pkcs11.so",
+    "libtpm2_pkcs11.so*",
+    "libsc-hsm-pkcs11.so",
+    "libeTPkcs11.so",
+    "libIDPrimePKCS11.so",
+    "/opt/cloudhsm/lib/libcloudhsm_pkcs11.so",
+    "/usr/safenet/lunaclient/lib/libCryptoki2_64.so",
+    "/opt/nfast/toolkits/pkcs11/libcknfast.so",
+    "/opt/utimaco/lib/libcs_pkcs11_R*.so",
+    "/opt/fortanix/pkcs11/fortanix_pkcs11.so",
+    "/usr/lib/*/opencryptoki/libopencryptoki.so",
+    "/usr/lib64/opencryptoki/libopencryptoki.so",
+)
 FLAG_HINT = "Name the PKCS #11 module with --pkcs11-lib, or with module-path in the key URI"
 
 
 def module_path(uri: KeyURI) -> str:
-    """Return the path of the module that a key URI names, or of p11-kit's proxy; or a name for the dynamic linker.
+    """Return the first of `module_paths`; raises as it does."""
+    return module_paths(uri)[0]
+
+
+def module_paths(uri: KeyURI) -> list[str]:
+    """Return the path of the module that a key URI names, or of p11-kit's proxy; without that, of all that are known.
+
+    `module-path` may be a bare name, for the dynamic linker to look up, or a folder, with `module-name` a module in it.
+    `module-name` is a name in p11-kit's configuration or a file's, without `lib` and `.so` (RFC 7512, 2.3).
 
     Raises:
         UsageError: a `module-name` that is a path.
-        BackendUnavailableError: there is no such module; the message names the path.
+        BackendUnavailableError: there is no such module; the message says what was tried.
     """
     path, name = uri.text("module-path"), uri.text("module-name")
     if name is not None and "/" in name:
         raise UsageError(f"module-name {name!r} is a path", "Write module-path for it")
-    if path is None or (os.path.isdir(path) and name is not None):
-        return _named_module(name or _DEFAULT_MODULE, _FOLDERS if path is None else (path,))
+    if name is not None and path is None:
+        return [_configured(name) or _named(name, _FOLDERS)]
+    if path is not None:
+        return [_named(name, (path,)) if name is not None and os.path.isdir(path) else _existing(path)]
+    for folder in _FOLDERS:
+        proxy = os.path.join(folder, _PROXY)
+        if os.path.isfile(proxy):
+            return [proxy]
+    return listed_paths(uri)
+
+
+def listed_paths(uri: KeyURI) -> list[str]:
+    """Return the path of the module that a key URI names, or those of p11-kit's configuration, or all that are known.
+
+    Raises as `module_paths`.
+    """
+    if {"module-path", "module-name"} & uri.query.keys():
+        return module_paths(uri)
+    from hwsigner.backends._pkcs11_p11kit import configured_modules
+
+    paths = [module.path for module in configured_modules(_FOLDERS) if module.has_user_keys] or known_paths()
+    if not paths:
+        tried = f"{_PROXY} is in none of {', '.join(_FOLDERS)}; p11-kit has no module configured, no other one is known"
+        raise BackendUnavailableError(f"no PKCS #11 module is found: {tried}", FLAG_HINT)
+    # A module may have several names (Debian's SoftHSM has).
+    return list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1]
+
+
+def known_paths() -> list[str]:
+    """Return the modules of well-known kinds that this system has, by the shortest of their names first."""
+    import glob
+
+    # Joined to a folder, an absolute path stands for itself.
+    patterns = [os.path.join(folder, known) for known in _KNOWN for folder in _FOLDERS]
+    return [path for pattern in patterns for path in sorted(glob.glob(pattern), key=len)]
+
+
+def _existing(path: str) -> str:
     if "/" not in path:
         return path
     if not os.path.isfile(path):
         what = "is a folder" if os.path.isdir(path) else "does not exist"
         raise BackendUnavailableError(f"PKCS #11 module {path} {what}", FLAG_HINT)
-    # A module may have several names (Debian's SoftHSM has) and can be initialised only once.
-    return os.path.realpath(path)
+    return path
 
 
-def _named_module(name: str, folders: tuple[str, ...]) -> str:
+def _configured(name: str) -> str | None:
+    from hwsigner.backends._pkcs11_p11kit import configured_modules
+
+    named = (module.path for module in configured_modules(_FOLDERS) if module.name.casefold() == name.casefold())
+    return next(named, None)
+
+
+def _named(name: str, folders: tuple[str, ...]) -> str:
+    stem = re.sub(r"\.so[\d.]*$", "", name.casefold()).removeprefix("lib")
+    wanted = re.compile(rf"(lib)?{re.escape(stem)}([-_]pkcs11)?\.so(\.\d+)*", re.IGNORECASE)
     for folder in folders:
-        for file in (f"{name}.so", f"lib{name}.so", f"{name}-pkcs11.so"):
-            path = os.path.join(folder, file)
-            if os.path.isfile(path):
-                return os.path.realpath(path)
-    raise BackendUnavailableError(f"PKCS #11 module {name}.so is in none of {', '.join(folders)}", FLAG_HINT)
+        files = [file for file in os.listdir(folder) if wanted.fullmatch(file)] if os.path.isdir(folder) else []
+        # The plain name before one with a version.
+        for file in sorted(files, key=lambda file: (len(file), file)):
+            return os.path.join(folder, file)
+    raise BackendUnavailableError(
+        f"PKCS #11 module {stem}.so is in none of {', '.join(folders)}, nor in p11-kit's configuration", FLAG_HINT
+    )

@@ -41,7 +41,7 @@ from hwsigner.errors import (
     WrongPinError,
 )
 from hwsigner.key import Algorithm, HashName, Key
-from hwsigner.pin import PinRequest, PinSource
+from hwsigner.pin import FoundPin, PinRequest, PinSource
 from hwsigner.uri import KeyURI
 
 _HANDLE = re.compile(r"0[xX]81[0-9a-fA-F]{6}")
@@ -284,12 +284,17 @@ def _held_back_hint(seconds: int) -> str:
 
 
 def _auth(uri: KeyURI, pins: PinSource, request: PinRequest, *, wants_auth: bool, guarded: bool) -> _Auth:
-    """Return the auth value to send. A stored one counts for more than a file that says that there is none."""
-    pin, origin = pins.stored(uri, request), _STORED
-    if pin is None:
-        pin = _typed(uri, pins, request, guarded=guarded) if wants_auth else None
-        origin = _UNSTATED if pin is None else _TYPED
-    value = (pin or "").encode("utf-8", "surrogateescape")
+    """Return the auth value to send. One stored for this key counts for more than a file that says that there is none.
+
+    One that names no key, such as HWSIGNER_PIN, does not: where the file is right, it would be a wrong try.
+    """
+    if wants_auth:
+        found = _found(uri, pins, request, guarded=guarded)
+    else:
+        pin = pins.given(uri, request) if "path" in uri.path else pins.stored(uri, request)
+        found = None if pin is None else FoundPin(pin, is_stored=True)
+    origin = _UNSTATED if found is None else _STORED if found.is_stored else _TYPED
+    value = (found.pin if found else "").encode("utf-8", "surrogateescape")
     if len(value) > _MAX_AUTH_BYTES:
         raise PinError(
             f"the TPM auth value for {request.subject} has more than {_MAX_AUTH_BYTES} bytes, so it was not sent",
@@ -298,9 +303,9 @@ def _auth(uri: KeyURI, pins: PinSource, request: PinRequest, *, wants_auth: bool
     return _Auth(value, origin, pins.allow_final_try)
 
 
-def _typed(uri: KeyURI, pins: PinSource, request: PinRequest, *, guarded: bool) -> str | None:
+def _found(uri: KeyURI, pins: PinSource, request: PinRequest, *, guarded: bool) -> FoundPin | None:
     try:
-        return pins.get(uri, request)
+        return pins.find(uri, request)
     except PinRequiredError as error:
         if guarded:
             state = f": {request.state}" if request.state else ""

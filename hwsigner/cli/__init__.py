@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from hwsigner import chatter, notices, pin_sources
 from hwsigner.cli.streams import abandon_stdout, tell
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
 
@@ -17,6 +18,7 @@ COMMANDS = {
     "credential-process": "hwsigner.cli.credential_process",
     "sign-string": "hwsigner.cli.sign_string",
     "read-certificate-data": "hwsigner.cli.read_certificate_data",
+    "list": "hwsigner.cli.list",
     "profile": "hwsigner.cli.profile",
     "emulator": "hwsigner.cli.emulator",
     "version": "hwsigner.cli.version",
@@ -42,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     not be reached · 130 interrupted.
     """
     _forbid_core_dumps()
+    pin_sources.forget()
+    pin_sources.take_environment_pin()
     try:
         if sys.stdout is None:
             raise HwsignerError("stdout is closed", "Leave it open: what a command prints goes there")
@@ -75,6 +79,7 @@ def _run(arguments: Sequence[str]) -> int:
         raise UsageError(f"there is no command {name.partition('=')[0]!r}", f"Commands: {', '.join(COMMANDS)}")
     from hwsigner.cli.options import warn_of_secrets
     from hwsigner.cli.parser import Parser
+    from hwsigner.cli.terminal import tell_person
 
     command = importlib.import_module(COMMANDS[name])
     parser = Parser(name, command.HELP)
@@ -83,6 +88,8 @@ def _run(arguments: Sequence[str]) -> int:
         parsed = parser.complete(parser.parse(rest))
     except SystemExit:
         return 0  # --help has been printed.
+    chatter.silence(on=not getattr(parsed, "debug", False))
+    notices.tell_by(tell_person)
     with warnings.catch_warnings():
         _show_warnings(strict=getattr(parsed, "strict", False))
         warn_of_secrets(parsed)

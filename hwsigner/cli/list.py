@@ -1,0 +1,152 @@
+"""`hwsigner list`: the tokens, and the keys and certificates on them, with the URIs that name them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from hwsigner.certificate import Certificate, load
+from hwsigner.cli import options
+from hwsigner.cli.parser import Parser
+from hwsigner.cli.streams import tell
+from hwsigner.errors import CertificateError, UsageError, printable
+from hwsigner.flags import IDENTITY, switch
+from hwsigner.inventory import ListedObject, ListedToken, list_tokens
+from hwsigner.key import FoundCertificate
+from hwsigner.public_key import kind_of
+
+HELP = "list tokens, keys and certificates, with their URIs"
+
+_SHARED_FLAGS = ("pkcs11-lib", "pinentry", "reuse-pin", "allow-final-pin-try", "strict", "debug")
+_COLUMNS = ("KIND", "LABEL", "ALGORITHM", "ID", "EXPIRES", "LOGIN", "PIN", "URI")
+_ROW = tuple[str, ...]
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the URI that narrows the list, and the flags."""
+    parser.add_argument("uri", nargs="?", default="pkcs11:", help="a pkcs11: URI of what to list; by default all")
+    parser.add_flags(
+        [
+            switch("json", "print JSON"),
+            switch("login", "log in to the token, to list what is hidden until then; the URI must name one token"),
+        ],
+        [flag for flag in IDENTITY if flag.name in _SHARED_FLAGS],
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """List: as JSON, as a table on a terminal, else as lines of fields split by tabs."""
+    uri = options.key_uri(arguments, arguments.uri)
+    if uri.scheme != "pkcs11":
+        raise UsageError(f"{uri.name} is no pkcs11: URI", "Only tokens are listed; give a pkcs11: URI, or none")
+    tokens = list(list_tokens(uri, options.pin_source(arguments, uri), log_in=arguments.login))
+    if arguments.json:
+        print(json.dumps({"tokens": [_data(token) for token in tokens]}, indent=2))
+    elif not tokens:
+        tell("no token is present")
+    elif sys.stdout.isatty():
+        _print_tables(tokens)
+    else:
+        for row in (_COLUMNS, *(row for token in tokens for row in _rows(token))):
+            print("\t".join(map(printable, row)))
+    return 0
+
+
+def _data(token: ListedToken) -> dict[str, Any]:
+    return {
+        "label": token.label,
+        "manufacturer": token.manufacturer,
+        "model": token.model,
+        "serial": token.serial,
+        "slotId": token.slot_id,
+        "module": token.module,
+        "uri": token.uri,
+        "wantsLogin": token.wants_login,
+        "pinPad": token.has_keypad,
+        "pinState": token.pin_state,
+        "keys": [_key_data(one) for one in token.objects if one.kind == "key"],
+        "certificates": [_certificate_data(one) for one in token.objects if one.kind == "certificate"],
+    }
+
+
+def _key_data(key: ListedObject) -> dict[str, Any]:
+    return {
+        "label": key.label,
+        "id": key.id.hex(),
+        "algorithm": _algorithm(key),
+        "uri": key.uri,
+        "hiddenUntilLogin": key.is_hidden,
+        "pinForEachSignature": key.pin_for_each_signature,
+    }
+
+
+def _certificate_data(found: ListedObject) -> dict[str, Any]:
+    parsed = _parsed(found)
+    return {
+        "label": found.label,
+        "id": found.id.hex(),
+        "algorithm": _algorithm(found),
+        "uri": found.uri,
+        "subject": parsed and parsed.subject,
+        "serialNumber": parsed and str(parsed.x509.serial_number),
+        "notAfter": parsed and _expiry(parsed).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def _rows(token: ListedToken) -> Iterator[_ROW]:
+    """Yield the rows of a token, itself the first, in the order of the columns."""
+    login = ("needed" if token.wants_login else "not needed") + (", PIN pad" if token.has_keypad else "")
+    yield "token", token.label, "", "", "", login, token.pin_state, token.uri
+    for one in token.objects:
+        parsed = _parsed(one)
+        expires = _expiry(parsed).strftime("%Y-%m-%d") if parsed else ""
+        yield one.kind, one.label, _algorithm(one), one.id.hex(), expires, _login(one), "", one.uri
+
+
+def _login(found: ListedObject) -> str:
+    notes = ("needed" if found.is_hidden else "", "PIN for each signature" if found.pin_for_each_signature else "")
+    return ", ".join(filter(None, notes))
+
+
+def _algorithm(found: ListedObject) -> str:
+    return (kind_of(found.public_key) if found.public_key else None) or found.algorithm or "unknown"
+
+
+def _parsed(found: ListedObject) -> Certificate | None:
+    if found.certificate is None:
+        return None
+    try:
+        return load([FoundCertificate(found.certificate, found.uri)])[0]
+    except CertificateError:
+        return None
+
+
+def _expiry(certificate: Certificate) -> datetime:
+    return certificate.x509.not_valid_after_utc
+
+
+def _print_tables(tokens: Sequence[ListedToken]) -> None:
+    """Print a table for each token, and below it the URIs, each whole on its line, to be copied."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for token in tokens:
+        (_, label, *_, login, state, uri), *rows = _rows(token)
+        notes = (token.model, token.serial and f"serial {token.serial}", f"login {login}", f"PIN {state}")
+        title = " · ".join(filter(None, (label or "(no label)", *notes)))
+        console.print(Text(printable(title), style="bold"), soft_wrap=True)
+        table = Table("", *(name.capitalize() for name in _COLUMNS[:6]))
+        for number, row in enumerate(rows, 1):
+            # Text and not str: square brackets in a label are no markup.
+            table.add_row(str(number), *(Text(printable(field), overflow="fold") for field in row[:6]))
+        if rows:
+            console.print(table)
+        for name, one in (("token", uri), *((str(number), row[-1]) for number, row in enumerate(rows, 1))):
+            console.print(Text(printable(f"{name:>5}  {one}")), soft_wrap=True)
+        console.print()

@@ -1,0 +1,70 @@
+"""Public keys as DER SubjectPublicKeyInfo (RFC 5280, 4.1): verify with them, and name their kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, mldsa, padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+
+from hwsigner.errors import CertificateError
+from hwsigner.key import SUPPORTED_KEYS, HashName
+
+MLDSA_KEYS = (mldsa.MLDSA44PublicKey, mldsa.MLDSA65PublicKey, mldsa.MLDSA87PublicKey)
+_HASHES: dict[HashName, type[HashAlgorithm]] = {"sha256": SHA256, "sha384": SHA384, "sha512": SHA512}
+_CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+
+
+def verify(public_key: bytes, message: bytes, *, signature: bytes, hash: HashName = "sha256") -> bool:
+    """Tell whether a signature over a message was made with the key of a DER SubjectPublicKeyInfo.
+
+    The signature's formats are those of `Key.sign`.
+    """
+    key = load_der_public_key(public_key)
+    digest = _HASHES[hash]()
+    try:
+        if isinstance(key, rsa.RSAPublicKey):
+            key.verify(signature, message, padding.PKCS1v15(), digest)
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, message, ec.ECDSA(digest))
+        elif isinstance(key, MLDSA_KEYS):
+            key.verify(signature, message)
+        else:
+            return False
+    except InvalidSignature:
+        return False
+    return True
+
+
+def plain_public_key(public_key: bytes) -> bytes:
+    """Return a DER SubjectPublicKeyInfo in its key's own plain form.
+
+    EC: the uncompressed point (X9.62). RSA: RSAPublicKey in DER (RFC 8017, A.1.1). ML-DSA: the raw key.
+
+    Raises:
+        CertificateError: it is another kind of key.
+    """
+    key = load_der_public_key(public_key)
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    if isinstance(key, rsa.RSAPublicKey):
+        return key.public_bytes(Encoding.DER, PublicFormat.PKCS1)
+    if isinstance(key, MLDSA_KEYS):
+        return key.public_bytes_raw()
+    raise CertificateError("a public key is of a kind that the service does not take", f"Use {SUPPORTED_KEYS}")
+
+
+def kind_of(public_key: bytes) -> str | None:
+    """Return the kind of key, such as `EC P-256`, `RSA 2048` or `ML-DSA-65`; None where it can't be read."""
+    try:
+        key: Any = load_der_public_key(public_key)
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return f"EC {_CURVES.get(key.curve.name, key.curve.name)}"
+    if isinstance(key, rsa.RSAPublicKey):
+        return f"RSA {key.key_size}"
+    name = type(key).__name__.removesuffix("PublicKey")
+    return name.replace("MLDSA", "ML-DSA-") if isinstance(key, MLDSA_KEYS) else name

@@ -1,0 +1,88 @@
+/* A PKCS #11 module that passes calls on to another one, and behaves as some tokens do. By the environment:
+ *   ODD_MODULE      the other module
+ *   ODD_CHATTER     what is printed on stderr at C_Initialize
+ *   ODD_RAISE, ODD_CLEAR  flags of each token's information to raise and to clear, as numbers
+ *   ODD_UNREADABLE  attributes of objects whose labels begin so can't be read
+ *   ODD_LOGINS      a file that gets a line for each C_Login
+ */
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef unsigned long ulong_t;
+typedef struct {
+	ulong_t type;
+	void *value;
+	ulong_t length;
+} attribute_t;
+typedef struct {
+	unsigned char version[2];
+	void *functions[68];
+} functions_t;
+
+enum { INITIALIZE = 0, GET_FUNCTION_LIST = 3, GET_TOKEN_INFO = 6, LOGIN = 18, GET_ATTRIBUTE_VALUE = 24 };
+enum { FLAGS_OFFSET = 96, LABEL = 3, GENERAL_ERROR = 5 };
+
+static functions_t real, ours;
+
+static ulong_t number(const char *name)
+{
+	const char *text = getenv(name);
+	return text ? strtoul(text, NULL, 0) : 0;
+}
+
+static ulong_t initialize(void *arguments)
+{
+	if (getenv("ODD_CHATTER"))
+		fprintf(stderr, "%s\n", getenv("ODD_CHATTER"));
+	return ((ulong_t(*)(void *))real.functions[INITIALIZE])(arguments);
+}
+
+static ulong_t get_token_info(ulong_t slot, unsigned char *info)
+{
+	ulong_t answer = ((ulong_t(*)(ulong_t, void *))real.functions[GET_TOKEN_INFO])(slot, info), flags;
+	memcpy(&flags, info + FLAGS_OFFSET, sizeof flags);
+	flags = (flags | number("ODD_RAISE")) & ~number("ODD_CLEAR");
+	memcpy(info + FLAGS_OFFSET, &flags, sizeof flags);
+	return answer;
+}
+
+static ulong_t login(ulong_t session, ulong_t user, void *pin, ulong_t length)
+{
+	const char *path = getenv("ODD_LOGINS");
+	FILE *file = path ? fopen(path, "a") : NULL;
+	if (file) {
+		fputs("login\n", file);
+		fclose(file);
+	}
+	return ((ulong_t(*)(ulong_t, ulong_t, void *, ulong_t))real.functions[LOGIN])(session, user, pin, length);
+}
+
+static ulong_t get_attribute_value(ulong_t session, ulong_t object, attribute_t *attributes, ulong_t count)
+{
+	ulong_t (*get)(ulong_t, ulong_t, attribute_t *, ulong_t) = real.functions[GET_ATTRIBUTE_VALUE];
+	const char *unreadable = getenv("ODD_UNREADABLE");
+	char label[256] = "";
+	attribute_t wanted = {LABEL, label, sizeof label - 1};
+	if (unreadable && get(session, object, &wanted, 1) == 0 && strncmp(label, unreadable, strlen(unreadable)) == 0)
+		return GENERAL_ERROR;
+	return get(session, object, attributes, count);
+}
+
+ulong_t C_GetFunctionList(functions_t **list)
+{
+	void *module = dlopen(getenv("ODD_MODULE"), RTLD_NOW);
+	ulong_t (*get)(functions_t **) = module ? dlsym(module, "C_GetFunctionList") : NULL;
+	functions_t *found;
+	if (!get || get(&found) != 0)
+		return GENERAL_ERROR;
+	ours = real = *found;
+	ours.functions[INITIALIZE] = initialize;
+	ours.functions[GET_FUNCTION_LIST] = C_GetFunctionList;
+	ours.functions[GET_TOKEN_INFO] = get_token_info;
+	ours.functions[LOGIN] = login;
+	ours.functions[GET_ATTRIBUTE_VALUE] = get_attribute_value;
+	*list = &ours;
+	return 0;
+}

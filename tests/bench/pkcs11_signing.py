@@ -1,0 +1,93 @@
+"""What a signature through PKCS #11 costs beyond the module's own work: `python tests/bench/pkcs11_signing.py`.
+
+SoftHSM, P-256, one run: a program in C on the same module is the judge. Medians in microseconds; exits with 1 where the
+difference is over the bound.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from hwsigner import notices  # noqa: E402
+from hwsigner.key import open_key  # noqa: E402
+from softhsm.token import SoftHSM  # noqa: E402
+
+BOUND = 10.0
+SIGNATURES = 2000
+ROUNDS = 5
+MESSAGE = b"AWS4-X509-ECDSA-SHA256\n20250101T000000Z\n20250101/us-east-1/rolesanywhere/aws4_request\n" + b"0" * 64
+
+
+def main() -> int:
+    """Measure, print a table, and return the exit status."""
+    with tempfile.TemporaryDirectory(prefix="hwsigner-bench-") as folder:
+        hsm = SoftHSM(Path(folder) / "hsm")
+        hsm.make()
+        hsm.add_token("bench")
+        hsm.generate("P-256", b"\x01", "EC:prime256v1")
+        os.environ |= hsm.env
+        program = Path(folder) / "pkcs11_sign"
+        subprocess.run(["cc", "-O2", "-o", str(program), str(HERE / "pkcs11_sign.c")], check=True)
+        rows = _measure(hsm, program)
+    floor = rows["C: C_SignInit, C_Sign"]
+    print(f"{'SoftHSM, P-256, one signature':<44}{'µs':>8}{'more':>8}")
+    for name, microseconds in rows.items():
+        print(f"{name:<44}{microseconds:8.1f}{microseconds - floor:8.1f}")
+    return int(rows["hwsigner: Key.sign"] - floor > BOUND)
+
+
+def _measure(hsm: SoftHSM, program: Path) -> dict[str, float]:
+    key = open_key(hsm.uri("P-256"), hsm.pin)
+    library = _library_sign(hsm)
+    rows: dict[str, list[float]] = {}
+    for _ in range(ROUNDS):
+        rows.setdefault("C: C_SignInit, C_Sign", []).append(_by_c(hsm, program))
+        rows.setdefault("hwsigner: Key.sign", []).append(_median(lambda: key.sign(MESSAGE)))
+        notices.tell_by(lambda text: None)
+        rows.setdefault("hwsigner: Key.sign, with a touch looked after", []).append(_median(lambda: key.sign(MESSAGE)))
+        notices.tell_by(None)
+        rows.setdefault("python-pkcs11 alone, of a digest, raw", []).append(_median(library))
+    key.close()
+    return {name: min(times) for name, times in rows.items()}
+
+
+def _by_c(hsm: SoftHSM, program: Path) -> float:
+    command = [str(program), hsm.module, hsm.label, hsm.pin, "P-256", str(SIGNATURES)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1000
+
+
+def _library_sign(hsm: SoftHSM) -> Callable[[], Any]:
+    """Return a signature as python-pkcs11 makes it, in the module that is initialised and logged in to already."""
+    from pkcs11 import Attribute, Mechanism, ObjectClass
+
+    from hwsigner.backends._pkcs11_module import load_module
+    from hwsigner.uri import KeyURI
+
+    token = next(one for one in load_module(KeyURI.parse(hsm.uri("P-256"))).tokens() if one.label == hsm.label)
+    (found,) = token.open().get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY})
+    private: Any = found
+    return lambda: private.sign(bytes(32), mechanism=Mechanism.ECDSA)
+
+
+def _median(work: Callable[[], Any]) -> float:
+    times = []
+    for _ in range(SIGNATURES):
+        began = time.perf_counter_ns()
+        work()
+        times.append(time.perf_counter_ns() - began)
+    return statistics.median(times) / 1000
+
+
+if __name__ == "__main__":
+    sys.exit(main())

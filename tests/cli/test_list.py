@@ -1,0 +1,221 @@
+"""`hwsigner list`: what it shows, as JSON, as lines and as a table, and what it never does."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+import certs
+from backends.contract import ENVIRONMENT
+from backends.tokens import remove_tokens
+from emulators import InProcessSoftHSM
+from hwsigner.inventory import ListedObject, ListedToken
+from scene import Outcome
+
+ROOT = Path(__file__).parents[2]
+ODD_LABEL = "[red]evil\x1b]0;title\x07\u202e"
+
+
+@pytest.fixture(scope="module")
+def hsm(softhsm: InProcessSoftHSM) -> Iterator[InProcessSoftHSM]:
+    """A token with keys, a certificate, and a label that is meant for a terminal; and an empty token."""
+    token = softhsm.label
+    softhsm.add_token("empty")
+    softhsm.label = token
+    for label, key_id, kind in (("web", b"\x01", "EC:prime256v1"), ("rsa", b"\x02", "rsa:2048")):
+        softhsm.generate(label, key_id, kind)
+    softhsm.generate(ODD_LABEL, b"\x0a\xff", "EC:secp384r1")
+    leaf = certs.issue(certs.make_ca(), softhsm.public_key(b"\x01"))
+    softhsm.write_certificate(leaf.public_bytes(Encoding.DER), "web", b"\x01")
+    yield softhsm
+    remove_tokens(softhsm, token, "empty")
+
+
+@pytest.fixture
+def uri(hsm: InProcessSoftHSM) -> str:
+    return f"pkcs11:token={hsm.label}"
+
+
+@pytest.fixture
+def run(hsm: InProcessSoftHSM, call: Callable[..., Outcome]) -> Callable[..., Outcome]:
+    return lambda *arguments: call("list", *arguments, "--pkcs11-lib", hsm.module)
+
+
+def tokens(outcome: Outcome) -> list[dict[str, Any]]:
+    assert (outcome.status, outcome.err) == (0, "")
+    listed: list[dict[str, Any]] = json.loads(outcome.out)["tokens"]
+    return listed
+
+
+def test_json_without_a_login(run: Callable[..., Outcome], hsm: InProcessSoftHSM, uri: str) -> None:
+    (token,) = tokens(run(uri, "--json"))
+    assert (token["label"], token["module"], token["pinState"]) == (hsm.label, hsm.module, "good")
+    assert (token["wantsLogin"], token["pinPad"]) == (True, False)
+    keys = {key["id"]: key for key in token["keys"]}
+    assert {key_id: key["algorithm"] for key_id, key in keys.items()} == {
+        "01": "EC P-256",
+        "02": "RSA 2048",
+        "0aff": "EC P-384",
+    }
+    assert all(key["hiddenUntilLogin"] for key in keys.values())
+    assert keys["0aff"]["label"] == ODD_LABEL
+    (certificate,) = token["certificates"]
+    assert (certificate["label"], certificate["id"], certificate["algorithm"]) == ("web", "01", "EC P-256")
+    assert certificate["subject"].startswith("CN=bamboo-01")
+
+
+def test_json_after_a_login(run: Callable[..., Outcome], uri: str) -> None:
+    (token,) = tokens(run(f"{uri}?pin-value=1234", "--json", "--login", "--strict=false"))
+    assert len(token["keys"]) == 3
+    assert not any(key["hiddenUntilLogin"] for key in token["keys"])
+
+
+def test_the_uris_are_ready_made(run: Callable[..., Outcome], call: Callable[..., Outcome], uri: str) -> None:
+    (token,) = tokens(run(uri, "--json"))
+    for key in token["keys"]:
+        signed = call("sign-string", "--private-key", f"{key['uri']}&pin-value=1234")
+        assert signed.status == 0, signed.err
+    (certificate,) = token["certificates"]
+    read = call("read-certificate-data", "--certificate", certificate["uri"])
+    assert f"URI: {certificate['uri']}" in read.out
+    (again,) = tokens(call("list", token["uri"], "--json"))
+    assert again == token
+
+
+def test_a_uri_narrows_the_list(run: Callable[..., Outcome], uri: str) -> None:
+    (token,) = tokens(run(f"{uri};id=%02", "--json"))
+    assert [key["label"] for key in token["keys"]] == ["rsa"]
+    assert token["certificates"] == []
+    assert {token["label"] for token in tokens(run("--json"))} >= {"empty", uri.partition("=")[2]}
+
+
+def test_lines_are_fields_split_by_tabs(run: Callable[..., Outcome], uri: str) -> None:
+    rows = [line.split("\t") for line in run(uri).out.splitlines()]
+    assert {len(row) for row in rows} == {8}
+    assert rows[0] == ["KIND", "LABEL", "ALGORITHM", "ID", "EXPIRES", "LOGIN", "PIN", "URI"]
+    by_kind = [row[0] for row in rows[1:]]
+    assert by_kind == ["token", "key", "key", "key", "certificate"]
+    assert rows[1][5:7] == ["needed", "good"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", rows[-1][4])
+
+
+def test_no_token_is_said_on_stderr(run: Callable[..., Outcome]) -> None:
+    assert run("pkcs11:token=nonesuch") == Outcome(0, "", "hwsigner: no token is present\n")
+    assert json.loads(run("pkcs11:token=nonesuch", "--json").out) == {"tokens": []}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (("/etc/key.pem",), 2, "is no pkcs11: URI"),
+        (("tpm2:handle=1",), 2, "is no pkcs11: URI"),
+        (("pkcs11:tokn=x",), 2, "'tokn'"),
+        (("pkcs11:", "--login"), 3, "a PIN goes to one"),
+        (("pkcs11:token=empty?pin-source=file:/nonexistent", "--login"), 3, "/nonexistent"),
+    ],
+)
+def test_errors(run: Callable[..., Outcome], arguments: tuple[str, ...], status: int, words: str) -> None:
+    outcome = run(*arguments)
+    assert (outcome.status, outcome.out) == (status, "")
+    assert words in outcome.err
+
+
+def test_a_missing_module_is_an_error(call: Callable[..., Outcome]) -> None:
+    outcome = call("list", "--pkcs11-lib", "/nowhere.so")
+    assert (outcome.status, outcome.out) == (3, "")
+    assert "/nowhere.so does not exist" in outcome.err
+
+
+def test_a_pin_is_in_no_output(run: Callable[..., Outcome], uri: str) -> None:
+    for flags in ((), ("--json",), ("--login",), ("--login", "--json")):
+        outcome = run(f"{uri}?pin-value=1234&pin-source=file:/nonexistent", *flags)
+        assert outcome.status == 0
+        assert "pin-" not in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_control_characters_reach_no_output(run: Callable[..., Outcome], uri: str, flags: tuple[str, ...]) -> None:
+    outcome = run(uri, *flags)
+    assert outcome.out.replace("\n", "").replace("\t", "").isprintable()
+    assert "evil\\x1b]0;title\\x07\\u202e" in outcome.out.replace("\\u001b", "\\x1b").replace("\\u0007", "\\x07")
+
+
+def on_a_terminal(hsm: InProcessSoftHSM, *arguments: str) -> str:
+    """Return what the command writes to a terminal of 100 columns."""
+    leader, follower = pty.openpty()
+    environment = {
+        **ENVIRONMENT,
+        **hsm.env,
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "100",
+        "TERM": "xterm",
+        "LANG": "C.UTF-8",
+    }
+    command = [sys.executable, "-m", "hwsigner", "list", *arguments, "--pkcs11-lib", hsm.module]
+    with subprocess.Popen(command, env=environment, stdout=follower, stderr=subprocess.PIPE) as process:
+        os.close(follower)
+        written = b""
+        try:
+            while block := os.read(leader, 65536):
+                written += block
+        except OSError:
+            pass  # The last one who had the terminal open has closed it.
+        assert process.stderr is not None
+        assert (process.wait(30), process.stderr.read()) == (0, b"")
+    os.close(leader)
+    return written.decode()
+
+
+def test_a_terminal_gets_a_table_and_each_uri_whole_on_a_line(hsm: InProcessSoftHSM, uri: str) -> None:
+    written = on_a_terminal(hsm, uri)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", written)
+    assert plain.replace("\r\n", "").isprintable()
+    assert "[red]evil\\x1b]0;title\\x07\\u202e" in plain
+    assert re.match(rf"{hsm.label} · SoftHSM v2 · serial [0-9a-f]+ · login needed · PIN good\r\n", plain)
+    assert "│ 4 │ certificate │" in plain
+    uris = [line.partition("pkcs11:")[2] for line in plain.splitlines() if "pkcs11:" in line]
+    assert len(uris) == 5
+    assert all(one.endswith(f"?module-path={hsm.module}") for one in uris)
+
+
+def test_the_table_library_is_loaded_for_a_terminal_alone(hsm: InProcessSoftHSM) -> None:
+    code = "import sys; from hwsigner.cli import main; main(sys.argv[1:]); print('rich' in sys.modules)"
+    environment = {**ENVIRONMENT, **hsm.env, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, "list", "--pkcs11-lib", hsm.module]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize("certificate", [b"", b"no DER", b"\x30\x00"])
+def test_a_certificate_that_cant_be_read_is_listed(
+    monkeypatch: pytest.MonkeyPatch, call: Callable[..., Outcome], certificate: bytes
+) -> None:
+    found = ListedObject("certificate", "broken", b"\x01", "pkcs11:x", public_key=b"no key", certificate=certificate)
+    token = ListedToken("/m.so", "t", "m", "m", "1", 0, "pkcs11:token=t", True, True, "locked", (found,))
+    monkeypatch.setattr("hwsigner.cli.list.list_tokens", lambda *_, **__: iter([token]))
+    rows = [line.split("\t") for line in call("list").out.splitlines()]
+    assert rows[1][5:7] == ["needed, PIN pad", "locked"]
+    assert rows[2] == ["certificate", "broken", "unknown", "01", "", "", "", "pkcs11:x"]
+    (shown,) = json.loads(call("list", "--json").out)["tokens"][0]["certificates"]
+    assert (shown["subject"], shown["notAfter"]) == (None, None)
+
+
+def test_the_expiry_is_the_certificates(run: Callable[..., Outcome], call: Callable[..., Outcome], uri: str) -> None:
+    (certificate,) = tokens(run(uri, "--json"))[0]["certificates"]
+    data = json.loads(call("list", certificate["uri"], "--json").out)["tokens"][0]["certificates"][0]
+    parsed = x509.load_pem_x509_certificate(
+        subprocess.run(["p11tool", "--export", certificate["uri"]], capture_output=True, check=True, timeout=60).stdout
+    )
+    assert data["notAfter"] == parsed.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert data["serialNumber"] == str(parsed.serial_number)

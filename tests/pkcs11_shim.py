@@ -1,0 +1,176 @@
+"""A PKCS #11 module for tests, as pytest fixtures: SoftHSM, made slow, removable, picky and counted."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from backends.contract import ENVIRONMENT
+from hwsigner.pin import PinRequest
+from softhsm.token import SoftHSM
+
+ROOT = Path(__file__).parents[1]
+_SOURCE = Path(__file__).parent / "backends" / "pkcs11_shim.c"
+# Places in CK_FUNCTION_LIST.
+INITIALIZE, FINALIZE, LOGIN, SIGN_INIT, SIGN = 0, 1, 18, 42, 43
+
+
+class Shim:
+    """The module, and two tokens, each with keys P-256 and RSA-2048.
+
+    Attributes:
+        path: the module's file.
+        env: what a process that loads it needs.
+        hsm: the tokens.
+    """
+
+    def __init__(self, path: Path, hsm: SoftHSM, env: dict[str, str]) -> None:
+        self.path = path
+        self.hsm = hsm
+        self.env = env
+        self.library = ctypes.CDLL(str(path))
+        self.library.shim_count.restype = self.library.shim_context_logins.restype = ctypes.c_ulong
+
+    def uri(self, key: str = "P-256", token: str = "one") -> str:
+        """Return a key's URI, without its PIN."""
+        return f"pkcs11:token={token};object={key}?module-path={quote(str(self.path))}"
+
+    def reset(self) -> None:
+        """Let all be as it was, with both tokens there, and nothing counted."""
+        self.library.shim_reset()
+
+    def remove(self, token: str = "one") -> None:
+        """Remove a token, even during a signature."""
+        self.library.shim_remove(self._token(token))
+
+    def insert(self, token: str = "one") -> None:
+        """Insert a token again."""
+        self.library.shim_insert(self._token(token))
+
+    def hold(self, token: str = "one", *, held: bool = True) -> None:
+        """Let a token's signatures wait, as for a touch, or let them go on."""
+        self.library.shim_hold(self._token(token), held)
+
+    def waiting(self, token: str = "one") -> int:
+        """Return how many signatures wait."""
+        return int(self.library.shim_waiting(self._token(token)))
+
+    def flags(self, raised: int = 0, cleared: int = 0, token: str = "one") -> None:
+        """Raise and clear flags of CK_TOKEN_INFO."""
+        self.library.shim_flags(self._token(token), ctypes.c_ulong(raised), ctypes.c_ulong(cleared))
+
+    def serial(self, serial: bytes, token: str = "one") -> None:
+        """Give a token another serial number, of 16 bytes."""
+        self.library.shim_serial(self._token(token), serial)
+
+    def fail(self, call: int, answer: int) -> None:
+        """Let a function answer so from now on; 0: as it would by itself."""
+        self.library.shim_fail(call, ctypes.c_ulong(answer))
+
+    def count(self, call: int) -> int:
+        """Return how often a function was called."""
+        return int(self.library.shim_count(call))
+
+    def context_logins(self) -> int:
+        """Return how many calls of C_Login were for a signature."""
+        return int(self.library.shim_context_logins())
+
+    def hide(self, mechanism: int) -> None:
+        """Let a mechanism not be offered."""
+        self.library.shim_hide(ctypes.c_ulong(mechanism))
+
+    def offer(self, mechanism: int) -> None:
+        """Offer CKM_ECDSA_SHA256, _SHA384 or _SHA512."""
+        self.library.shim_offer(ctypes.c_ulong(mechanism))
+
+    def become_mldsa(self, name: str, seed: bytes) -> None:
+        """Let each EC key show itself as the ML-DSA key of a seed, and sign as it."""
+        assert self.library.shim_mldsa(name.encode(), seed) == 1
+
+    def _token(self, label: str) -> int:
+        number = int(self.library.shim_token(label.encode().ljust(32)))
+        assert number >= 0, f"the module has not listed token {label} yet"
+        return number
+
+
+@pytest.fixture(scope="session")
+def shim_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compiled module."""
+    path = tmp_path_factory.mktemp("shim") / "shim.so"
+    command = [
+        "cc",
+        "-shared",
+        "-fPIC",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-o",
+        str(path),
+        str(_SOURCE),
+        "-lcrypto",
+        "-lpthread",
+    ]
+    subprocess.run(command, check=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def loaded_shim(shim_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shim]:
+    """The module of this test module. It wraps a copy of SoftHSM of its own, which nobody else has initialised."""
+    folder = tmp_path_factory.mktemp("shimmed")
+    hsm = SoftHSM(folder / "hsm")
+    hsm.make()
+    for token in ("one", "two"):
+        hsm.add_token(token)
+        hsm.generate("P-256", b"\x01", "EC:prime256v1")
+        hsm.generate("RSA-2048", b"\x02", "rsa:2048")
+    path = Path(shutil.copy(shim_library, folder / "shim.so"))
+    module = shutil.copy(os.path.realpath(hsm.module), folder / "softhsm.so")
+    env = {"SHIM_MODULE": str(module), "SHIM_CONF": str(hsm.conf)}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in env.items():
+            patch.setenv(name, value)
+        yield Shim(path, hsm, env)
+
+
+@pytest.fixture
+def shim(loaded_shim: Shim) -> Iterator[Shim]:
+    """The module as it is by itself, with nothing counted."""
+    loaded_shim.reset()
+    yield loaded_shim
+    loaded_shim.reset()
+
+
+class Person:
+    """One who answers, and remembers what was asked."""
+
+    def __init__(self, *answers: str) -> None:
+        self.answers = list(answers)
+        self.asked: list[PinRequest] = []
+
+    def __call__(self, request: PinRequest) -> str:
+        self.asked.append(request)
+        return self.answers.pop(0)
+
+
+def run_alone(code: str, module: str | Path, env: dict[str, str], token: str, **more: str) -> str:
+    """Run Python code in a process of its own, where nothing but the backend has initialised the module."""
+    environment = {
+        **ENVIRONMENT,
+        **env,
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        "URI": f"pkcs11:token={token}",
+        **more,
+    }
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, str(module)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
