@@ -15,9 +15,9 @@ from softhsm.command import ToolError
 READERS = 2
 
 _NAME = "Yubico YubiKey OTP+FIDO+CCID 00 {:02X}"
-_START_SECONDS = 10.0
-_STOP_SECONDS = 5.0
-_EVENT_SECONDS = 10.0
+_START_SECONDS = 30.0
+_STOP_SECONDS = 20.0
+_EVENT_SECONDS = 30.0
 _POLL_SECONDS = 0.005
 _MAX_SOCKET_PATH = 107
 
@@ -97,7 +97,7 @@ class SoftPcsc:
         """Wait until pcscd has noticed an event so often.
 
         Raises:
-            ToolError: it has not, in ten seconds.
+            ToolError: it has not, in half a minute.
         """
         deadline = time.monotonic() + _EVENT_SECONDS
         while self.count(event, reader) < count:

@@ -166,12 +166,17 @@ def below_intermediate(ca: Authority, caller: Caller) -> Caller:
     return Caller(caller.key, issue(middle, caller.key.public_key()), (middle.certificate,))
 
 
+def another_second(date: str) -> str:
+    """Change a date within its minute, so that the day stays the same at any time of it."""
+    return f"{date[:-3]}{(int(date[-3:-1]) + 9) % 60:02}Z"
+
+
 TAMPERED: dict[str, Callable[[Request], Request]] = {
     "body": lambda made: replace(made, body=b'{"durationSeconds":3601}'),
     "query": lambda made: replace(made, target=made.target + "&x=1"),
     "host": lambda made: made.with_header("Host", "elsewhere"),
     "content type": lambda made: made.with_header("Content-Type", "application/json; charset=utf-8"),
-    "date": lambda made: made.with_header("X-Amz-Date", f"{datetime.now(UTC) + timedelta(seconds=9):%Y%m%dT%H%M%SZ}"),
+    "date": lambda made: made.with_header("X-Amz-Date", another_second(dict(made.headers)["X-Amz-Date"])),
 }
 
 

@@ -178,5 +178,7 @@ def test_by_hand(short_folder: Path) -> None:
     uris = [line for line in first.stdout.splitlines() if line.startswith("pkcs11:")]
     assert len(uris) == 6
     state = (short_folder / "key" / "card.json").read_bytes()
-    assert shell().stdout == first.stdout
+    second = shell()
+    assert (second.returncode, second.stderr) == (0, "")
+    assert second.stdout == first.stdout
     assert (short_folder / "key" / "card.json").read_bytes() == state
