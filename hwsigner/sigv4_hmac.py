@@ -95,7 +95,7 @@ class SigningContext:
         return hmac.digest(self.key, string_to_sign, "sha256").hex()
 
     def authorization(self, signed_headers: bytes, string_to_sign: bytes) -> str:
-        """Return the value of the Authorization header."""
+        """Return the Authorization header's value, from the signed headers, joined by `;`, and the string to sign."""
         return self._authorization(signed_headers, self.signature(string_to_sign).encode())
 
     def authorize(self, method: str, target: str, headers: Signed, payload: str) -> str:
@@ -159,7 +159,12 @@ def signing_key(secret: str, date: str, region: str, service: str) -> bytes:
         date: `YYYYMMDD`, the first part of the credential scope.
         region: its second part.
         service: its third part.
+
+    Raises:
+        ValueError: the secret has a character that can't be printed, as the line feed of the file that it was in.
     """
+    if not secret.isprintable():  # Else encoding it could fail, with an error that holds it.
+        raise ValueError("a secret access key with a line feed or another character that can't be printed")
     key = b"AWS4" + secret.encode()
     for part in (date, region, service, "aws4_request"):
         key = hmac.digest(key, part.encode(), "sha256")
@@ -177,15 +182,20 @@ def signing_context(
         region: the region of the service's endpoint.
         service: the service's name in credential scopes, as `s3` or `execute-api`.
         known: a context made with the same secret; its signing key is taken if all that it comes from is the same.
+
+    Raises:
+        ValueError: as `signing_key`; the access key's id is not of printable ASCII, or the session token not of ASCII.
     """
+    key_id, token = access_key.access_key_id, access_key.session_token or ""
+    if not (key_id.isascii() and key_id.isprintable() and token.isascii()):
+        raise ValueError("an access key's id or a session token that no header can hold")
     date = timestamp[:8]
     scope = f"{date}/{region}/{service}/aws4_request"
-    credential = f"{access_key.access_key_id}/{scope}"
+    credential = f"{key_id}/{scope}"
     if known is None or known.credential != credential:
         key = signing_key(access_key.secret_access_key, date, region, service)
     else:
         key = known.key
-    token = access_key.session_token
     headers = (("X-Amz-Date", timestamp), *([("X-Amz-Security-Token", token)] if token else ()))
     return SigningContext(
         (ALGORITHM, timestamp, scope),
@@ -221,7 +231,7 @@ def sign_request(
 
     Raises:
         UsageError: as `SignedNames`.
-        ValueError: `now` has no zone; Host is missing or repeated; a part of the request can't go on the wire.
+        ValueError: as `signing_context`; `now` has no zone; Host is missing or repeated; a part can't go on the wire.
     """
     context = signing_context(access_key, timestamp(now), region=region, service=service)
     kept, payload = _kept(request.headers)

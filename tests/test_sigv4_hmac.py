@@ -26,6 +26,7 @@ from hwsigner.sigv4_hmac import (
     presign_request,
     sign_request,
     signing_context,
+    signing_key,
 )
 
 
@@ -206,6 +207,41 @@ def test_no_secret_is_told() -> None:
     context = signing_context(replace(EXAMPLE, session_token="to-ken"), "20260228T235959Z", region="r", service="s3")
     for secret in (EXAMPLE.secret_access_key, "to-ken"):
         assert secret not in repr(context)
+
+
+@pytest.mark.parametrize("secret", ["hunter2\udc80", "hunter2\n", "\0hunter2", "hunter2\x7f"])
+def test_a_secret_that_nobody_can_print_is_refused(secret: str) -> None:
+    with pytest.raises(ValueError, match="secret access key") as raised:
+        signing_key(secret, "20260228", "r", "s3")
+    assert type(raised.value) is ValueError
+    assert raised.value.__context__ is None
+    assert "hunter2" not in repr(raised.value)
+
+
+def test_a_secret_may_have_more_than_ascii() -> None:
+    theirs = botocore.auth.SigV4Auth(Credentials("AKID", "sécret €"), "sqs", "r")
+    request = AWSRequest("GET", "/")
+    request.context["timestamp"] = "20260228T235959Z"
+    signed = sign_request(
+        Request("GET", "/", headers=BUCKET), Key("AKID", "sécret €"), region="r", service="sqs", now=NOW
+    )
+    signature = theirs.signature(signed.string_to_sign.decode("ascii"), request)
+    assert signed.request.headers[-1][1].endswith(f"Signature={signature}")
+
+
+@pytest.mark.parametrize("access_key_id", ["AKID\r\n", "AKIDé", "AKID\x7f"])
+def test_an_id_that_no_header_holds_is_refused(access_key_id: str) -> None:
+    key = replace(EXAMPLE, access_key_id=access_key_id)
+    with pytest.raises(ValueError, match="access key's id"):
+        signing_context(key, "20260228T235959Z", region="r", service="s3")
+
+
+def test_no_session_token_may_be_none() -> None:
+    none: Any = None
+    stamp = "20260228T235959Z"
+    assert signing_context(replace(EXAMPLE, session_token=none), stamp, region="r", service="s3") == signing_context(
+        EXAMPLE, stamp, region="r", service="s3"
+    )
 
 
 # A strict verifier.

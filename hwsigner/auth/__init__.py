@@ -6,6 +6,7 @@ request or as the `auth` of a session, and safe to use from several threads.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -28,10 +29,14 @@ __all__ = ["SigV4Auth", "SigV4X509Auth"]
 
 _Access = tuple[str, str, str]
 _NOTHING = (None, 0, None)
+# What separates the parts of a credential scope, and the parts of an Authorization header, is in no name.
+_is_name = re.compile(r"[!-+.0-~-]+").fullmatch
 
 
 class SigV4Auth(RequestAuth):
     """Signs with an access key (AWS4-HMAC-SHA256).
+
+    For another region or service make another one.
 
     Attributes:
         credentials: what signs, or a callable that returns it.
@@ -61,8 +66,9 @@ class SigV4Auth(RequestAuth):
             clock: seconds since 1970.
 
         Raises:
-            UsageError: a header to sign that changes on the way.
+            UsageError: a header to sign that changes on the way; a region or service that is empty or no name.
         """
+        _require_scope(region, service)
         super().__init__(also_sign, s3=is_s3(service), unsigned_payload=unsigned_payload)
         self.credentials = credentials
         self.region = region
@@ -71,7 +77,12 @@ class SigV4Auth(RequestAuth):
         self._known: tuple[_Access | None, int, SigningContext | None] = _NOTHING
 
     def context(self) -> SigningContext:
-        """Return what to sign with now."""
+        """Return what to sign with now.
+
+        Raises:
+            UsageError: credentials with characters that no header can hold.
+            HwsignerError: as the credentials' callable raises it.
+        """
         key = self.credentials() if callable(self.credentials) else self.credentials
         # Not by the object: credentials may be refreshed in place.
         access = key.access_key_id, key.secret_access_key, key.session_token
@@ -125,7 +136,10 @@ class SigV4Auth(RequestAuth):
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
         known_access, _, context = self._known
         known = context if known_access and known_access[:2] == access[:2] else None
-        return signing_context(access_key, stamp, region=self.region, service=self.service, known=known)
+        try:
+            return signing_context(access_key, stamp, region=self.region, service=self.service, known=known)
+        except ValueError as error:
+            raise UsageError(f"credentials that can't sign: {error}", "Look where they come from") from None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SigV4Auth) and self._settings() == other._settings()
@@ -140,6 +154,12 @@ class SigV4Auth(RequestAuth):
         return {**self.__dict__, "_known": _NOTHING}
 
 
+def _require_scope(region: object, service: object) -> None:
+    for what, name, example in (("region", region, "eu-west-1"), ("service", service, "s3")):
+        if not (isinstance(name, str) and _is_name(name)):
+            raise UsageError(f"{name!r} is no name of a {what}", f"Give it as in credential scopes, as {example}")
+
+
 def _prepared(url: str) -> str:
     prepared = PreparedRequest()
     try:
@@ -151,6 +171,8 @@ def _prepared(url: str) -> str:
 
 class SigV4X509Auth(RequestAuth):
     """Signs with a certificate's key (SigV4-X509), as IAM Roles Anywhere takes it.
+
+    For another region or service make another one.
 
     Attributes:
         identity: what signs.
@@ -177,8 +199,9 @@ class SigV4X509Auth(RequestAuth):
             clock: seconds since 1970.
 
         Raises:
-            UsageError: a header to sign that changes on the way.
+            UsageError: a header to sign that changes on the way; a region or service that is empty or no name.
         """
+        _require_scope(region, service)
         super().__init__(also_sign, s3=False, unsigned_payload=False)
         self.identity = identity
         self.region = region

@@ -33,7 +33,17 @@ class Context(Protocol):
         ...
 
     def authorize(self, method: str, target: str, headers: Signed, payload: str) -> str:
-        """Return the value of the Authorization header, by the rules of the service."""
+        """Return the value of the Authorization header, by the rules of the service.
+
+        Args:
+            method: as on the wire.
+            target: the path and query, as on the request line.
+            headers: those to sign, their names in lower case.
+            payload: the body's SHA-256 in hex, or the word in its place.
+
+        Raises:
+            ValueError: a part of the request can't go on the wire.
+        """
         ...
 
 
@@ -74,7 +84,12 @@ class RequestAuth(AuthBase):
         return r
 
     def sign(self, request: SignedPreparedRequest, payload: str | None = None) -> None:
-        """Sign a prepared request; `payload` is what stands for its body's hash, where that is known."""
+        """Sign a prepared request; `payload` is what stands for its body's hash, where that is known.
+
+        Raises:
+            UsageError: a part of the request can't be signed.
+            HwsignerError, OSError: as `__call__`.
+        """
         context = self.context()
         url = request.url or ""
         known, wire = self._last_url
@@ -92,8 +107,10 @@ class RequestAuth(AuthBase):
         for name, value in context.headers:
             headers[name] = value
         own.setdefault("host", server.host)
-        if payload is None:
-            payload = self._no_body if request.body is None else self._payload(request, server)
+        if request.body is not None:
+            payload = self._payload(request, server, payload)
+        elif payload is None:
+            payload = self._no_body
         if own_hash and (self._s3 or payload == UNSIGNED_PAYLOAD):
             headers[CONTENT_HASH] = own[_HASH] = payload
         signed = (*own.items(), *context.signed)
@@ -103,10 +120,12 @@ class RequestAuth(AuthBase):
             raise _refusal(signed, error) from None
         request.signature = (self, server.origin, payload, own_hash)
 
-    def _payload(self, request: PreparedRequest, server: Server) -> str:
+    def _payload(self, request: PreparedRequest, server: Server, known: str | None) -> str:
         if isinstance(request.body, str):
             request.body = _encoded(request.body)
             request.prepare_content_length(request.body)
+        if known is not None:
+            return known
         if self._unsigned_payload:
             return _unsigned(server)
         hashed = hash_body(request.body)
@@ -147,13 +166,17 @@ def _given_hash(
 ) -> tuple[bool, str | None]:
     """Tell whether the hash in the headers is ours to set, and return what stands for the payload's, if it is known."""
     given = own.get(_HASH)
+    if given is None:
+        return True, payload
     if isinstance(given, bytes):
         given = given.decode("latin-1")
-    ours = request.signature is not None and request.signature[3]
-    if given and not ours and (stated := given.strip(_WHITE_SPACE)):
-        return False, stated
-    if given is not None:
-        del request.headers[CONTENT_HASH], own[_HASH]
+    if isinstance(given, str):  # What is no text is refused with the rest.
+        given = given.strip(_WHITE_SPACE)
+    # An earlier signature's, until somebody puts another in its place.
+    is_ours = request.signature is not None and request.signature[2:] == (given, True)
+    if given and not is_ours:
+        return False, given
+    del request.headers[CONTENT_HASH], own[_HASH]
     return True, payload
 
 

@@ -42,8 +42,8 @@ def wire_url(url: str, s3: bool) -> tuple[str, str, Server]:
     """Return a prepared request's URL as it shall be sent, so that what is signed is what a service reads.
 
     A `+` in the query, as `requests` writes a space, becomes `%20`; parameters without name and value go, as services
-    read them differently. The hex digits of escapes come in upper case, and what urllib3 would escape is escaped. S3
-    verifies the path that it makes of the decoded key, so a path for S3 is escaped as S3 does it.
+    read them differently. The hex digits of escapes come in upper case, what urllib3 would escape is escaped, and dot
+    segments go. S3 verifies the path that it makes of the decoded key, so a path for S3 is escaped as S3 does it.
 
     Args:
         url: as `PreparedRequest.url` has it.
@@ -74,7 +74,9 @@ def wire_url(url: str, s3: bool) -> tuple[str, str, Server]:
 def _wire_path(path: str, s3: bool) -> str:
     path = _TO_MEND.sub(_mended, path) or "/"
     if not s3:
-        return path
+        path = _without_dot_segments(path) if _DOT_SEGMENT(path) else path
+        # At the path's end `requests` leaves it away on the way to a proxy.
+        return f"{path[:-1]}%3B" if path.endswith(";") else path
     path = percent_encode(percent_decode(path), slash=True).decode("ascii")
     if _DOT_SEGMENT(path):
         raise UsageError(
@@ -82,6 +84,20 @@ def _wire_path(path: str, s3: bool) -> str:
             "Give the path without it; a key with such a segment is out of reach",
         )
     return path
+
+
+def _without_dot_segments(path: str) -> str:
+    """Take them out by RFC 3986, 5.2.4, as urllib3 does on the way to a proxy; a signature's rule is another."""
+    kept: list[str] = []
+    *segments, last = path.split("/")[1:]
+    for segment in segments:
+        if segment == "..":
+            del kept[-1:]
+        elif segment != ".":
+            kept.append(segment)
+    if last == "..":
+        del kept[-1:]
+    return "/" + "/".join([*kept, "" if last in (".", "..") else last])
 
 
 def _wire_query(query: str) -> str:

@@ -244,6 +244,64 @@ def test_one_session_and_one_authentication_for_many_threads(server: Server) -> 
     assert all(received.is_signed(KEY) or received.is_signed(LONG_LIVED) for received in server.received)
 
 
+# Credentials, regions and services that can't be meant.
+
+
+def whole_chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception and what it came from, shown or not."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (Key("AKID", "hunter2\udc80", ""), "secret access key"),
+        (Key("AKID", "hunter2\n", ""), "secret access key"),
+        (Key("AKID", "s", "hunter2\udc80"), "session token"),
+        (Key("AKID", "s", "hunter2é"), "session token"),
+        (Key("AKID\r\nX-Other: 1", "hunter2", ""), "access key's id"),
+        (Key("AKIDé", "hunter2", ""), "access key's id"),
+    ],
+)
+def test_credentials_that_can_not_sign(key: Key, message: str) -> None:
+    auth = SigV4Auth(key, REGION, "s3")
+    for sign in (
+        lambda: auth(requests.Request("GET", "https://h.example/").prepare()),
+        lambda: auth.presign("GET", "https://h.example/"),
+    ):
+        with pytest.raises(UsageError, match=message) as raised:
+            sign()
+        for error in whole_chain(raised.value):
+            assert "hunter2" not in f"{error!r} {error} {vars(error)}"
+
+
+def test_a_session_token_on_two_lines_is_refused() -> None:
+    auth = SigV4Auth(Key("AKID", "s", "hunter2\r\nX-Other: 1"), REGION, "s3")
+    with pytest.raises(UsageError, match="one line") as raised:
+        auth(requests.Request("GET", "https://h.example/").prepare())
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["", None, b"s3", 1, "a b", "a/b", "a,b", "a\n", "é", "\udc80", "\x7f"])
+def test_regions_and_services_that_are_no_names(name: Any) -> None:
+    identity: Any = None
+    for make, what in (
+        (lambda: SigV4Auth(KEY, name, "s3"), "region"),
+        (lambda: SigV4Auth(KEY, REGION, name), "service"),
+        (lambda: SigV4X509Auth(identity, name), "region"),
+        (lambda: SigV4X509Auth(identity, REGION, service=name), "service"),
+    ):
+        with pytest.raises(UsageError, match=f"is no name of a {what}"):
+            make()
+
+
+@pytest.mark.parametrize("name", ["s3", "execute-api", "*", "a_b.c~1", "!+-.0"])
+def test_names_of_regions_and_services(name: str) -> None:
+    assert f"/{name}/{name}/" in SigV4Auth(KEY, name, name).context().credential
+
+
 # What `requests` expects of an authentication.
 
 

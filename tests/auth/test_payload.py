@@ -169,6 +169,36 @@ def test_a_hash_is_given_without_white_space(server: Server, auth: SigV4Auth, va
     assert server.last.is_signed()
 
 
+@pytest.mark.parametrize("auth", [S3, OTHER], ids=["s3", "other"])
+def test_a_hash_that_is_given_after_signing(server: Server, auth: SigV4Auth) -> None:
+    prepared = requests.Request("PUT", server.url, data=b"abc", auth=auth).prepare()
+    prepared.headers[HASH] = "UNSIGNED-PAYLOAD"
+    for _ in range(2):
+        requests.Session().send(auth(prepared))
+        assert server.last.header(HASH) == "UNSIGNED-PAYLOAD"
+        assert server.last.is_signed()
+    del prepared.headers[HASH]
+    prepared.body = b"abd"
+    requests.Session().send(auth(prepared))
+    assert server.last.header(HASH) == (hashlib.sha256(b"abd").hexdigest() if auth is S3 else None)
+    assert server.last.is_signed()
+
+
+@pytest.mark.parametrize("auth", [S3, OTHER], ids=["s3", "other"])
+def test_text_becomes_bytes_whoever_gives_its_hash(auth: SigV4Auth) -> None:
+    prepared = requests.Request("PUT", "https://b.example/k", data="é", headers={HASH: "UNSIGNED-PAYLOAD"}).prepare()
+    auth(prepared)
+    assert (prepared.body, prepared.headers["Content-Length"]) == ("é".encode(), "2")
+
+
+@pytest.mark.parametrize("auth", [S3, OTHER], ids=["s3", "other"])
+def test_a_hash_that_is_no_text_is_refused(auth: SigV4Auth) -> None:
+    prepared: Any = requests.Request("PUT", "https://b.example/k", data=b"abc").prepare()
+    prepared.headers[HASH] = 1
+    with pytest.raises(UsageError, match="can't be signed"):
+        auth(prepared)
+
+
 # Streams that are not what they say.
 
 

@@ -160,6 +160,18 @@ def test_a_body_that_is_gone_is_not_signed_again(server: Server, auth: SigV4Auth
 
 
 @AUTHS
+@pytest.mark.parametrize("hash_", ["UNSIGNED-PAYLOAD", None])
+@pytest.mark.parametrize("body", [b"abc", "abc", io.BytesIO(b"abc")])
+def test_a_body_goes_on_whoever_gives_its_hash(server: Server, auth: SigV4Auth, hash_: str | None, body: Any) -> None:
+    server.answers = {"/a": (307, "/b"), "/b": (308, "/c")}
+    if hasattr(body, "seek"):
+        body.seek(0)
+    requests.put(server.url + "/a", data=body, headers={"X-Amz-Content-SHA256": hash_}, auth=auth, timeout=5)
+    assert [received.body for received in server.received] == [b"abc"] * 3
+    assert all(received.is_signed() for received in server.received)
+
+
+@AUTHS
 @pytest.mark.parametrize("body", [bytearray(b"abc"), memoryview(b"abc"), array("B", b"abc")])
 def test_a_buffer_is_sent_again(server: Server, auth: SigV4Auth, body: Any) -> None:
     server.answers = {"/a": (307, "/b")}

@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 import pytest
 import requests
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from auth.servers import KEY, Server
@@ -141,9 +141,54 @@ def test_dot_segments_do_not_reach_s3(path: str) -> None:
     assert wire_url("http://b.example/.a/..b/c./...", s3=True)[1] == "/.a/..b/c./..."
 
 
-def test_dot_segments_elsewhere(server: Server) -> None:
-    requests.get(server.url + "/a/%2E%2E/b", auth=AUTHS["execute-api"], timeout=5)
-    assert server.last.is_signed()
+def test_a_semicolon_stays_where_a_path_goes_on() -> None:
+    assert wire_url("http://a.example/a;b/;c", s3=False)[1] == "/a;b/;c"
+
+
+# RFC 3986, 5.2.4, has the first two. An empty segment is one to go up from.
+DOT_SEGMENTS = {
+    "/a/b/c/./../../g": "/a/g",
+    "/mid/content=5/../6": "/mid/6",
+    "/..": "/",
+    "/.": "/",
+    "/../..": "/",
+    "/a/..": "/",
+    "/a/.": "/a/",
+    "/a/b/..": "/a/",
+    "/a/b/../": "/a/",
+    "/a//..": "/a/",
+    "/a//../": "/a/",
+    "/a//../..": "/",
+    "/a/../..//b": "//b",
+    "/a/.b/..c/...": "/a/.b/..c/...",
+    "/a/..;": "/a/..%3B",
+    "/..a;/../b;/": "/b;/",
+}
+
+
+@pytest.mark.parametrize("path", DOT_SEGMENTS)
+def test_dot_segments_elsewhere(server: Server, path: str) -> None:
+    assert wire_url(server.url + path, s3=False)[1] == DOT_SEGMENTS[path]
+    for by_proxy in (False, True):
+        origin = "http://a.example" if by_proxy else server.url
+        prepared = requests.Request("GET", origin + path).prepare()
+        prepared.url = origin + path  # As a redirect leads there.
+        SESSION.send(AUTHS["execute-api"](prepared), proxies={"http": server.url} if by_proxy else {}, timeout=5)
+        received = server.last
+        received.__dict__["target"] = received.target.removeprefix(origin)
+        assert received.target == DOT_SEGMENTS[path]
+        assert received.is_signed()
+
+
+def test_escaped_dot_segments_elsewhere(server: Server) -> None:
+    for by_proxy in (False, True):
+        origin = "http://a.example" if by_proxy else server.url
+        proxies = {"http": server.url} if by_proxy else {}
+        requests.get(origin + "/a/b//%2E%2E", auth=AUTHS["execute-api"], proxies=proxies, timeout=5)
+        received = server.last
+        received.__dict__["target"] = received.target.removeprefix(origin)
+        assert received.target == "/a/b/"
+        assert received.is_signed()
 
 
 @pytest.mark.parametrize(
@@ -170,23 +215,31 @@ QUERIES = st.lists(st.sampled_from([*CHARACTERS, "?", "%2F", "%2f", "%C3%A9", "%
 
 
 def has_dot_segments(url: str) -> bool:
-    """Whether S3 would be asked for a key with a dot segment."""
+    """Whether a service would be asked for a path with a dot segment."""
     return not {".", ".."}.isdisjoint(unquote(urlsplit(url).path, "latin-1").split("/"))
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(PATHS, QUERIES, st.sampled_from(sorted(AUTHS)))
-def test_any_url_is_signed_as_it_is_sent(server: Server, path: str, query: str, service: str) -> None:
-    url = f"{server.url}/{path}?{query}"
+@given(PATHS, QUERIES, st.sampled_from(sorted(AUTHS)), st.booleans())
+@example("a;", "", "execute-api", True)
+@example(";", "q=;", "execute-api", True)
+@example("a;b/;c;;", "", "execute-api", True)
+def test_any_url_is_signed_as_it_is_sent(server: Server, path: str, query: str, service: str, by_proxy: bool) -> None:
+    origin = "http://a.example" if by_proxy else server.url
+    url = f"{origin}/{path}?{query}"
     assume(service != "s3" or not has_dot_segments(url))
     server.received.clear()
     plain = requests.Request("GET", url).prepare()
-    SESSION.get(url, auth=AUTHS[service], timeout=5, allow_redirects=False)
-    assert server.last.is_signed()
+    proxies = {"http": server.url} if by_proxy else {}
+    SESSION.get(url, auth=AUTHS[service], proxies=proxies, timeout=5, allow_redirects=False)
+    received = server.last
+    assert received.target.startswith(origin if by_proxy else "/")
+    received.__dict__["target"] = received.target.removeprefix(origin)
+    assert received.is_signed()
     # The meaning is that of the URL without a signature.
     wire, _, parameters = server.last.target.partition("?")
     meant, _, meant_parameters = plain.path_url.partition("?")
-    assert unquote(wire, "latin-1") == unquote(meant, "latin-1")
+    assert has_dot_segments(url) or unquote(wire, "latin-1") == unquote(meant, "latin-1")
     assert unquote(parameters, "latin-1") == unquote_plus(re.sub("&+", "&", meant_parameters).strip("&"), "latin-1")
     if service == "s3":
         assert wire == quote(unquote(wire, "latin-1"), encoding="latin-1")
