@@ -2,6 +2,7 @@
 
 PYTHON =
 VENV = .venv
+CLIENTS = .clients
 PYTHONS = 3.11 3.12 3.13
 # false: without the extension, on the canonicalisation in Python.
 NATIVE = true
@@ -11,8 +12,10 @@ SECONDS = 600
 
 PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev cmake ninja-build pkg-config libssl-dev \
 	libtss2-dev softhsm2 opensc opensc-pkcs11 openssl gnutls-bin p11-kit p11-kit-modules \
-	pcscd vsmartcard-vpcd ykcs11 yubico-piv-tool \
-	swtpm swtpm-tools tpm2-tools tpm2-openssl awscli pinentry-curses pinentry-tty
+	pcscd vsmartcard-vpcd ykcs11 yubico-piv-tool libtpm2-pkcs11-1 \
+	swtpm swtpm-tools tpm2-tools tpm2-openssl tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon dbus-bin \
+	awscli strace systemd wrk pinentry-curses pinentry-tty
+CLIENT_PACKAGES = awscli golang-go golang-github-aws-aws-sdk-go-v2-dev libfaketime nodejs npm rclone ruby ruby-aws-sdk-core
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
@@ -21,7 +24,7 @@ IMPLEMENTATION = $(if $(filter false,$(NATIVE)),python,native)
 # Proxies, CA bundles, PYTHON* and AWS settings of the caller decide nothing in a test or a measurement.
 CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TERM:+TERM="$$TERM"} $${TMPDIR:+TMPDIR="$$TMPDIR"}
 
-.PHONY: help demo test test-all test-python lint format sanitize fuzz mutants bench wheel setup packages clean
+.PHONY: help demo test test-all test-python test-clients client-packages lint format sanitize fuzz mutants bench wheel setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
@@ -39,6 +42,9 @@ test-all: packages ## Run the tests under each of Python 3.11, 3.12 and 3.13
 
 test-python: packages ## Run the tests without the extension, on the canonicalisation in Python
 	@$(MAKE) --no-print-directory test VENV=.venv-python NATIVE=false
+
+test-clients: setup $(CLIENTS)/python/.installed $(CLIENTS)/node/.installed $(CLIENTS)/caller ## Run the AWS CLIs, SDKs and rclone with each of hwsigner's outputs
+	$(CLEAN) $(BIN)/python -m pytest -n 2 tests/clients --clients=$(CLIENTS)
 
 lint: setup ## Check style, format and types
 	$(BIN)/ruff check
@@ -70,12 +76,30 @@ setup: packages $(VENV)/.built ## Install what the other targets need, and nothi
 packages:
 	@$(if $(PACKAGES),.ci/packages $(PACKAGES))
 
+client-packages:
+	@$(if $(PACKAGES),.ci/packages $(CLIENT_PACKAGES))
+
+$(CLIENTS)/python/.installed: tests/clients/requirements.txt | $(VENV)/.installed client-packages
+	$(BIN)/python -m venv --clear $(@D)
+	$(@D)/bin/python -m pip --quiet --disable-pip-version-check install --requirement $<
+	@touch $@
+
+$(CLIENTS)/node/.installed: tests/clients/package.json | client-packages
+	@mkdir -p $(@D)
+	cp $< $(@D)
+	npm install --silent --no-audit --no-fund --prefix $(@D)
+	@touch $@
+
+# Debian has the sources of Go's modules, as a GOPATH.
+$(CLIENTS)/caller: tests/clients/caller.go | client-packages
+	CGO_ENABLED=0 GO111MODULE=off GOFLAGS= GOPATH=/usr/share/gocode GOCACHE="$(CURDIR)/$(CLIENTS)/go" go build -o $@ $<
+
 $(VENV)/.installed: pyproject.toml | packages
 	@python="$(PYTHON)"; \
 	[ -n "$$python" ] || python="$$(.ci/find-python)" || { echo "No Python from 3.11 on with its C headers is here; name one by PYTHON=" >&2; exit 1; }; \
 	echo "+ $$python -m venv $(VENV)"; \
 	"$$python" -m venv --clear $(VENV)
-	$(PIP) install --editable '.[pkcs11,tpm2,requests,dev]' --config-settings=hwsigner.native=false
+	$(PIP) install --editable '.[pkcs11,tpm2,requests,serve,dev]' --config-settings=hwsigner.native=false
 	@touch $@
 
 # The extension lies in the virtual environment and not among the sources, so that each has its own, or none.
@@ -84,5 +108,5 @@ $(VENV)/.built: $(VENV)/.installed native/CMakeLists.txt $(wildcard native/*.[ch
 	@touch $@
 
 clean: ## Remove virtual environments, builds and caches
-	rm -rf .venv .venv-* build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* .clients build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find hwsigner softhsm tests -name __pycache__ -type d -exec rm -rf {} +

@@ -9,9 +9,10 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 _STDERR = 2
+_NOTHING = nullcontext()
 _lock = threading.Lock()
 _is_silenced = False
 _saved: int | None = None
@@ -24,15 +25,16 @@ def silence(*, on: bool = True) -> None:
     _is_silenced = on
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> AbstractContextManager[None]:
     """Send what is written to file descriptor 2 to nowhere, if `silence` was called: what other threads write as well.
 
     Several threads may be in it at once; the last one to leave restores the descriptor.
     """
-    if not _is_silenced:
-        yield
-        return
+    return _quiet() if _is_silenced else _NOTHING
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
     _enter()
     try:
         yield
@@ -71,3 +73,16 @@ def _redirect() -> int | None:
     os.dup2(nowhere, _STDERR)
     os.close(nowhere)
     return saved
+
+
+def _reset_after_fork() -> None:
+    """Give a child its stderr back: the threads that were in `quiet` are the parent's."""
+    global _lock, _depth, _saved
+    _lock, _depth = threading.Lock(), 0
+    if _saved is not None:
+        os.dup2(_saved, _STDERR)
+        os.close(_saved)
+        _saved = None
+
+
+os.register_at_fork(after_in_child=_reset_after_fork)

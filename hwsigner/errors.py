@@ -124,6 +124,26 @@ class ServiceUnreachableError(HwsignerError):
         self.retryable = retryable
 
 
+class LockError(HwsignerError):
+    """Another process holds for too long what only one may use at a time."""
+
+    exit_status = 7
+
+
+class AgentError(HwsignerError):
+    """An agent that can't run or be asked, or what an agent answered instead of credentials.
+
+    Attributes:
+        exit_status: 7, or the status that the agent gave.
+    """
+
+    exit_status = 7
+
+    def __init__(self, message: str, hint: str = "", *, exit_status: int = exit_status) -> None:
+        super().__init__(message, hint)
+        self.exit_status = exit_status
+
+
 class HwsignerWarning(_Told, UserWarning):
     """Something that works and should be mended; `--strict` makes it an error.
 

@@ -54,6 +54,17 @@ def instance_property(text: str) -> tuple[str, str]:
     raise ValueError("it is K=V, each of 1 to 200 characters")
 
 
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """Return a conversion that takes a whole number within bounds."""
+
+    def number(text: str) -> int:
+        if text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most:
+            return int(text)
+        raise ValueError(f"it is a whole number from {least} to {most}")
+
+    return number
+
+
 def one_of(*choices: str) -> Callable[[str], str]:
     """Return a conversion that takes one of a few words."""
 
@@ -77,6 +88,7 @@ class Flag:
         default: its value when it is not given.
         many: whether it may be given several times, each counting.
         secret: whether its value is secret.
+        names_profile: whether its value is the name of a profile of config.toml, which the other flags are taken from.
     """
 
     name: str
@@ -86,6 +98,7 @@ class Flag:
     default: Any = None
     many: bool = False
     secret: bool = False
+    names_profile: bool = False
 
     @property
     def attribute(self) -> str:
@@ -107,7 +120,7 @@ class Flag:
 
     def toml(self, value: Any) -> Any:
         """Return a converted value as a profile of config.toml holds it."""
-        return ["=".join(item) for item in value] if self.many else value
+        return [item if isinstance(item, str) else "=".join(item) for item in value] if self.many else value
 
 
 def switch(name: str, help: str) -> Flag:
@@ -115,19 +128,25 @@ def switch(name: str, help: str) -> Flag:
     return Flag(name, help, convert=boolean, default=False)
 
 
+_FROM_PROFILE = "take the flags of this profile of config.toml; those given here go before"
 PROFILE = (
-    Flag("profile", "take the flags of this profile of config.toml; those given here go before", "NAME"),
-    Flag("config-profile", "the same as --profile", "NAME"),
+    Flag("profile", _FROM_PROFILE, "NAME", names_profile=True),
+    Flag("config-profile", "the same as --profile", "NAME", names_profile=True),
 )
+# For commands whose --profile is a section of an AWS file.
+CONFIG_PROFILE = (Flag("config-profile", _FROM_PROFILE, "NAME", names_profile=True),)
 
 IDENTITY = (
-    Flag("certificate", "the certificate: a path (PEM, DER, PKCS #12) or a pkcs11: URI", "CERT"),
+    Flag("certificate", "the certificate: a path (PEM, DER, PKCS #12), a pkcs11: URI or tpm2:nv=INDEX", "CERT"),
     Flag("private-key", "the key: a path or a key URI; by default where the certificate is", "KEY"),
     Flag("intermediates", "a file with the intermediate certificates", "FILE"),
     Flag("cert-selector", "a certificate of a PKCS #11 token: Key=x509Subject,Value=… or file://…", "SELECTOR"),
     switch("use-latest-expiring-certificate", "of several certificates take the one that expires last"),
     Flag("system-store-name", "for Windows; accepted and ignored elsewhere", "NAME"),
     Flag("pkcs11-lib", "the PKCS #11 module", "PATH"),
+    Flag("tcti", "the TPM, such as device:/dev/tpmrm0; tcti in the key URI goes before", "TCTI"),
+    Flag("srk-name", "the TPM Name of the TPM's storage root key, in hexadecimal; else that of the first use", "NAME"),
+    switch("accept-new-srk", "take another storage root key than before for the TPM's, once you know why it is another"),
     switch("reuse-pin", "answer a key that wants a PIN at each signature with the PIN of the login"),
     Flag("tpm-key-password", "the TPM key's auth value; pin-source in the key URI is safer", "TEXT", secret=True),
     switch("no-tpm-key-password", "the TPM key's auth value is empty"),
@@ -161,6 +180,12 @@ SESSION = (
     Flag("instance-property", "a property to record; may be repeated", "K=V", instance_property, many=True),
 )
 
+# Of profiles alone: what an agent does with them.
+AGENT = (
+    Flag("agent", "auto: a use of the profile starts an agent; none: it does not", "auto|none", one_of("auto", "none")),
+    Flag("allow-users", "a user, by name or number, whom the system's agent serves; repeatable", "USER", many=True),
+)
+
 EXCLUSIVE = (
     ("certificate", "cert-selector"),
     ("private-key", "cert-selector"),
@@ -169,7 +194,7 @@ EXCLUSIVE = (
     ("pkcs8-password", "tpm-key-password"),
 )
 
-_IN_PROFILES = {flag.name: flag for flag in IDENTITY + SESSION}
+_IN_PROFILES = {flag.name: flag for flag in IDENTITY + SESSION + AGENT}
 
 
 def default_values(flags: Iterable[Flag]) -> dict[str, Any]:

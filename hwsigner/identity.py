@@ -43,6 +43,7 @@ class IdentitySource:
         pin: the key's PIN, or a callable that is asked for it before any other place.
         check: look the leaf over before the key is touched.
         latest: of several leaves take the one that expires last.
+        selected: the DER bytes of the leaf, where it was chosen already: its token may hold others of its label and id.
     """
 
     certificate: str | KeyURI
@@ -51,6 +52,7 @@ class IdentitySource:
     pin: str | AskPin | PinSource | None = field(default=None, repr=False)
     check: bool = True
     latest: bool = False
+    selected: bytes | None = None
 
 
 class Identity:
@@ -104,7 +106,7 @@ def open_identity(source: IdentitySource, now: datetime | None = None) -> Identi
     certificate_pins = pins if certificate.place == private_key.place else pins.without_pin()
     certificates = _certificates_of(certificate, certificate_pins)
     extra = load(find_certificates(source.intermediates, pins.without_pin())) if source.intermediates else []
-    candidates = leaves(certificates)
+    candidates = [c for c in certificates if c.der == source.selected] or leaves(certificates)
     public_key = _common_public_key(candidates)
     if public_key is not None:
         candidates = [_only(candidates, latest=source.latest)]

@@ -6,10 +6,11 @@ The library by itself tells nobody: a program calls `tell_by` first. The command
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from types import TracebackType
 
 Tell = Callable[[str], None]
@@ -21,12 +22,17 @@ _IDLE_LOOKS = 20
 _NOTHING = nullcontext()
 
 
-def tell_by(tell: Tell | None) -> None:
-    """Let notices be told by a callable from now on, or by none. It takes one line, is called
-    by any thread, and raises nothing.
+def tell_by(tell: Tell | None, *, interrupted: int | None = None) -> None:
+    """Let notices be told by a callable from now on, or by none.
+
+    Args:
+        tell: takes one line, is called by any thread, and raises nothing.
+        interrupted: the status with which SIGINT ends the process at once while its main thread is waited for.
+            Python raises KeyboardInterrupt when the module's code returns, which may be after a person's touch.
     """
     global _tell
     _tell = tell
+    _interrupt.status = interrupted
 
 
 def tell(text: str) -> None:
@@ -45,14 +51,63 @@ class _Wait:
         self.text = text
         self.tell = tell
         self.since = time.monotonic()
+        self.is_told = False
 
     def __enter__(self) -> None:
+        if _interrupt.status is not None:
+            _interrupt.listen()
         _watch.begin(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _watch.end(self)
+        if _interrupt.status is not None:
+            _interrupt.stop_listening()
+
+
+class _Interrupt:
+    """Ends the process at a SIGINT that Python can't raise yet: the signal leaves its number in a pipe meanwhile.
+
+    Attributes:
+        status: the process's exit status then; None: it is not ended.
+    """
+
+    def __init__(self, status: int | None = None) -> None:
+        self.status = status
+        self._pipe: tuple[int, int] | None = None
+        self._former: int | None = None
+        self._has_come = False
+
+    def listen(self) -> None:
+        """Begin, in the main thread, unless somebody else handles the signal."""
+        if self._former is not None or threading.current_thread() is not threading.main_thread():
+            return
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._former = signal.set_wakeup_fd(self._ends()[1], warn_on_full_buffer=False)
+            with suppress(BlockingIOError):  # One that has ended a former wait.
+                os.read(self._ends()[0], 64)
+            self._has_come = False
+
+    def stop_listening(self) -> None:
+        """End, if this is the thread that has begun."""
+        if self._former is not None and threading.current_thread() is threading.main_thread():
+            signal.set_wakeup_fd(self._former)
+            self._former = None
+
+    def look(self) -> None:
+        """End the process if the signal has come, and Python has not raised it until the second look."""
+        if self._former is None:
+            return
+        if self._has_come and self.status is not None:
+            os._exit(self.status)
+        with suppress(BlockingIOError):
+            self._has_come = signal.SIGINT in os.read(self._ends()[0], 64)
+
+    def _ends(self) -> tuple[int, int]:
+        if self._pipe is None:
+            self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        return self._pipe
 
 
 class _Watch:
@@ -89,10 +144,11 @@ class _Watch:
                 idle = 0
             time.sleep(_LOOK_SECONDS)
             waits = list(self._waits)
+            _interrupt.look()
             idle = 0 if waits else idle + 1
             for wait in waits:
-                if time.monotonic() - wait.since > PATIENCE_SECONDS:
-                    self._waits.pop(wait, None)
+                if not wait.is_told and time.monotonic() - wait.since > PATIENCE_SECONDS:
+                    wait.is_told = True
                     wait.tell(wait.text)
 
     def _sleep(self) -> None:
@@ -104,10 +160,12 @@ class _Watch:
 
 
 def _reset_after_fork() -> None:
-    global _watch
-    _watch = _Watch()  # The thread is the parent's, and so are the waits.
+    global _watch, _interrupt
+    _interrupt.stop_listening()
+    _watch, _interrupt = _Watch(), _Interrupt(_interrupt.status)  # The thread is the parent's, and so are the waits.
 
 
 _tell: Tell | None = None
+_interrupt = _Interrupt()
 _watch = _Watch()
 os.register_at_fork(after_in_child=_reset_after_fork)

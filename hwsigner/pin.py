@@ -40,17 +40,20 @@ class PinRequest:
         subject: what it unlocks, such as `token 'alpha'` or a path.
         state: what the token says of its PIN (`an earlier try failed`), or an empty string.
         serial: the token's serial number, or an empty string.
+        slot: the slot, where another token says the same of itself, else an empty string.
     """
 
     kind: str
     subject: str
     state: str = ""
     serial: str = ""
+    slot: str = ""
 
     @property
     def question(self) -> str:
         """The question as one line. It may hold control characters of foreign labels."""
-        notes = ", ".join(filter(None, (self.serial and f"serial {self.serial}", self.state)))
+        named = (self.serial and f"serial {self.serial}", self.slot and f"slot {self.slot}", self.state)
+        notes = ", ".join(filter(None, named))
         return f"{self.kind} for {self.subject}" + (f" ({notes})" if notes else "")
 
 
@@ -143,7 +146,7 @@ class PinSource:
         """
         pin = self.given(uri, request)
         if pin is None:
-            pin = pin_sources.serial_credential(request.serial)
+            pin = pin_sources.serial_credential(request.serial, (request.subject, request.slot))
         if pin is None and self._is_for_key:
             pin = pin_sources.unnamed_pin(_taker(uri, request))
         return pin
@@ -181,6 +184,10 @@ class PinSource:
         if request not in self._stored_for:
             self._answers[request] = pin
 
+    def forget(self, request: PinRequest) -> None:
+        """Keep an answer no longer that was right once and is wrong now: it must not be sent again."""
+        self._answers.pop(request, None)
+
     def ask(self, request: PinRequest) -> str:
         """Ask the caller's callable or a person, anew each time.
 
@@ -205,4 +212,4 @@ class PinSource:
 
 def _taker(uri: KeyURI, request: PinRequest) -> Hashable:
     """Return what one PIN unlocks: a token however its URIs name it, else the place."""
-    return (request.serial, request.subject) if request.serial else uri.place
+    return (request.serial, request.subject, request.slot) if request.serial else uri.place

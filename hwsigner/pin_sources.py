@@ -84,14 +84,20 @@ def read_pin_file(path: str, *, is_credential: bool = False) -> str:
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 
-def serial_credential(serial: str) -> str | None:
+def serial_credential(serial: str, taker: Hashable) -> str | None:
     """Return the systemd credential for the token with a serial number, or None.
+
+    Two tokens may claim one number: it goes to the first in a process.
+
+    Args:
+        serial: the serial number.
+        taker: the token, as far as it differs from others with that number.
 
     Raises:
         PinError: it can't be read or trusted.
     """
     path = _credential(f"{CREDENTIAL}.{serial}") if _SERIAL.fullmatch(serial) else None
-    return None if path is None else read_pin_file(path, is_credential=True)
+    return read_pin_file(path, is_credential=True) if path is not None and _is_for(path, taker) else None
 
 
 def unnamed_pin(taker: Hashable) -> str | None:

@@ -21,6 +21,7 @@ from hwsigner.uri import KeyURI, check_no_pin
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hwsigner.certificate import Certificate
     from hwsigner.identity import IdentitySource
     from hwsigner.session import Service, SessionRequest
 
@@ -28,6 +29,8 @@ Values = Mapping[str, Any]
 
 _SESSION_NAME = re.compile(r"[\w+=,.@-]{2,64}", re.ASCII)
 _MAX_INSTANCE_PROPERTIES = 50
+# The flags that a TPM's key URI is completed with, by the attribute of its query.
+_TPM_FLAGS = {"tcti": "tcti", "srk-name": "srk_name", "accept-new-srk": "accept_new_srk"}
 _PASSWORD_FLAGS = {"file": "pkcs8_password", "tpm2": "tpm_key_password"}
 
 
@@ -67,7 +70,8 @@ def warn_of_secrets(values: Values, *, given: Collection[str], exposed: Path | N
 
 
 def key_uri(values: Values, text: str) -> KeyURI:
-    """Return a key URI as the flags complete it: `--pkcs11-lib` is a token's module.
+    """Return a key URI as the flags complete it: `--pkcs11-lib` is a token's module, `--tcti` a TPM,
+    `--srk-name` and `--accept-new-srk` say which TPM is the right one.
 
     Raises:
         UsageError: it is malformed.
@@ -76,6 +80,12 @@ def key_uri(values: Values, text: str) -> KeyURI:
     if uri.scheme == "pkcs11" and values["pkcs11_lib"]:
         check_no_pin(os.fsencode(values["pkcs11_lib"]))
         uri = uri.with_query("module-path", values["pkcs11_lib"])
+    given = {name: values[attribute] for name, attribute in _TPM_FLAGS.items() if values.get(attribute)}
+    if given and resolve(uri).scheme == "tpm2":
+        for name in given.keys() - uri.query.keys():
+            value = "true" if given[name] is True else given[name]
+            check_no_pin(os.fsencode(value))
+            uri = uri.with_query(name, value)
     return uri
 
 
@@ -120,7 +130,7 @@ def identity_source(
     """
     from hwsigner.identity import IdentitySource
 
-    certificate, private_key = _names(values, ask, prompts)
+    certificate, private_key, selected = _names(values, ask, prompts)
     return IdentitySource(
         certificate=certificate,
         private_key=private_key,
@@ -128,19 +138,21 @@ def identity_source(
         pin=pin_source(values, private_key or certificate, ask, prompts),
         check=check and not values["no_preflight"],
         latest=values["use_latest_expiring_certificate"],
+        selected=selected,
     )
 
 
-def _names(values: Values, ask: AskPin | None, prompts: Sequence[AskPin]) -> tuple[KeyURI, KeyURI | None]:
+def _names(values: Values, ask: AskPin | None, prompts: Sequence[AskPin]) -> tuple[KeyURI, KeyURI | None, bytes | None]:
     if values["cert_selector"] is not None:
-        return _selected(values, ask, prompts), None
+        chosen = _selected(values, ask, prompts)
+        return key_uri(values, chosen.source), None, chosen.der
     if not values["certificate"]:
         raise UsageError("no certificate is named", "Give --certificate, or --cert-selector for one on a token")
     certificate = key_uri(values, values["certificate"])
-    return certificate, key_uri(values, values["private_key"]) if values["private_key"] else None
+    return certificate, key_uri(values, values["private_key"]) if values["private_key"] else None, None
 
 
-def _selected(values: Values, ask: AskPin | None, prompts: Sequence[AskPin]) -> KeyURI:
+def _selected(values: Values, ask: AskPin | None, prompts: Sequence[AskPin]) -> Certificate:
     from hwsigner.certificate import latest_expiring
     from hwsigner.selector import parse_selector, select
 
@@ -156,7 +168,7 @@ def _selected(values: Values, ask: AskPin | None, prompts: Sequence[AskPin]) -> 
             f"{len(found)} certificates are like --cert-selector: {', '.join(c.source for c in found)}",
             "Select by x509Serial too, or let --use-latest-expiring-certificate pick",
         )
-    return key_uri(values, found[0].source)
+    return found[0]
 
 
 def session_request(values: Values) -> SessionRequest:
@@ -201,3 +213,18 @@ def service(values: Values, environ: Mapping[str, str] = os.environ) -> Service:
     found = find_service(region, endpoint=values["endpoint"], verify=verify, environ=environ)
     limits = {"connect_timeout": values["connect_timeout"], "read_timeout": values["read_timeout"]}
     return replace(found, transport=replace(found.transport, **limits), timeout=values["timeout"])
+
+
+def resident_service(values: Values, environ: Mapping[str, str] = os.environ) -> Service:
+    """Return whom to ask, for a program that stays: nobody reads its warnings.
+
+    Raises:
+        UsageError: as `service` does, or `no-verify-ssl` is set and the endpoint is not on loopback.
+    """
+    from hwsigner.endpoint import is_loopback
+
+    found = service(values, environ)
+    if values["no_verify_ssl"] and not is_loopback(found.endpoint.host):
+        problem = "no-verify-ssl is refused to a program that stays, but for loopback"
+        raise UsageError(problem, "Name the server's CA with AWS_CA_BUNDLE")
+    return found

@@ -5,6 +5,7 @@
     pkcs11:token=alpha;object=web?module-path=/usr/lib/softhsm/libsofthsm2.so
     tpm2:handle=0x81000001?tcti=device:/dev/tpmrm0    handle:0x81000001 is short for it
     tpm2:path=/etc/pki/tss2.pem
+    tpm2:nv=0x1c10000                                 a certificate
 
 A scheme's path is `name=value` pairs split by `;` (file: apart, whose path is a path); a query is `name=value`
 pairs split by `&`; values are percent-encoded bytes. The value of `pin-value` is kept apart from the others: it
@@ -27,6 +28,7 @@ _PINS = frozenset({"pin-value", "pin-source"})
 _MISPLACED_PIN = re.compile(rb"pin-(value|source)=")
 _OBJECT = frozenset({"object", "id", "type"})
 _BINARY = frozenset({"id"})
+_C_STRINGS = ("module-", "pin-")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 # RFC 7512, 2.3: a slash is not among the characters of a pkcs11: path.
 _SAFE_IN_PATH = ":[]@!$'()*+,=&"
@@ -191,7 +193,8 @@ def _value(scheme: str, name: str, value: str) -> bytes:
     if _BAD_PERCENT.search(value):
         raise UsageError(f"a {scheme}: URI has a bad percent-encoding in {name!r}", "Write a percent sign as %25")
     decoded = unquote_to_bytes(_bytes(value))
-    if b"\0" in decoded and name not in _BINARY:
+    # A token's label, and what is on it, may hold one.
+    if b"\0" in decoded and name not in _BINARY and (scheme != "pkcs11" or name.startswith(_C_STRINGS)):
         raise UsageError(f"a {scheme}: URI has a NUL character in {name!r}", "Leave %00 out")
     return decoded
 

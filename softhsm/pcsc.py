@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from softhsm import pcsc_namespace
@@ -32,6 +33,7 @@ class SoftPcsc:
     Attributes:
         folder: the folder with pcscd's socket and log. Its path must be short enough for a Unix socket.
         env: what the clients need in their environment.
+        removals: by the readers that have a card, what pulls it out.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,6 +41,7 @@ class SoftPcsc:
         self._socket = folder / "pcscd.comm"
         self._log = folder / "pcscd.log"
         self.env = {"PCSCLITE_CSOCK_NAME": str(self._socket)}
+        self.removals: dict[int, Callable[[], None]] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import socket
 import threading
 from datetime import UTC, datetime, timedelta
@@ -31,7 +32,8 @@ ATR = bytes.fromhex("3BFD1300008131FE158073C021C057597562694B657940")
 _OFF, _ON, _RESET, _ATR = 0, 1, 2, 4
 _JOIN_SECONDS = 5.0
 _CHUID = 0x5FC102
-_FASC_N = bytes(25)
+# Of those who are no part of the federal government: agency 9999, and no person's number, as Yubico's tools write.
+_FASC_N = bytes.fromhex("d4e739da739ced39ce739d836858210842108421c84210c3eb")
 # Data objects of the certificates (SP 800-73-4, part 1, table 3).
 _CERTIFICATES = {0x9A: 0x5FC105, 0x9C: 0x5FC10A, 0x9D: 0x5FC10B, 0x9E: 0x5FC101} | {
     0x82 + number: 0x5FC10D + number for number in range(20)
@@ -91,6 +93,11 @@ class YubiKey:
         return self._applet.pins.tries
 
     @property
+    def reader(self) -> int | None:
+        """The number of the reader that it is in, or None."""
+        return None if self._reader is None else self._reader[1]
+
+    @property
     def log(self) -> list[str]:
         """Each command that reached the card with its status word, without PINs and keys."""
         return self._exchange.log
@@ -101,14 +108,17 @@ class YubiKey:
         return self.state.attestation_root
 
     def insert(self, pcsc: SoftPcsc, reader: int = 0) -> None:
-        """Put the card into a reader, unless it is in one, and wait until pcscd sees it."""
+        """Put the card into a reader, unless it is in one, and wait until pcscd sees it. Another card comes out."""
         if self._reader is not None:
             return
+        if reader in pcsc.removals:
+            pcsc.removals[reader]()
         count = pcsc.count("inserted into", reader)
         self._connection = pcsc.insert(reader)
         self.sensor.set_power(on=True)
         self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reader = pcsc, reader
+        pcsc.removals[reader] = self.remove
         self._thread = threading.Thread(target=self._serve, args=(self._connection,), name="yubikey", daemon=True)
         self._thread.start()
         pcsc.wait("inserted into", reader, count + 1)
@@ -118,6 +128,7 @@ class YubiKey:
         if self._reader is None or self._connection is None or self._thread is None:
             return
         pcsc, reader = self._reader
+        pcsc.removals.pop(reader, None)
         count = pcsc.count("Removed From", reader)
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
@@ -177,8 +188,11 @@ class YubiKey:
             self._applet.write(tag, content)
 
     def write_chuid(self) -> None:
-        """Write a card holder unique identifier of the card's own: without one, OpenSC's serial number is 00000000."""
-        guid, expiry = self.serial.to_bytes(4) * 4, b"20991231"
+        """Write a card holder unique identifier, with a GUID of the card's own, as Yubico's tools do for a new card.
+
+        OpenSC's serial number is the GUID's second half, and 00000000 without one.
+        """
+        guid, expiry = hashlib.sha256(self.serial.to_bytes(4)).digest()[:16], b"20991231"
         values = {0x30: _FASC_N, 0x34: guid, 0x35: expiry, 0x3E: b"", 0xFE: b""}
         self.write_object(_CHUID, b"".join(tlv.encode(tag, value) for tag, value in values.items()))
 

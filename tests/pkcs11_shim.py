@@ -23,6 +23,16 @@ _SOURCE = Path(__file__).parent / "backends" / "pkcs11_shim.c"
 INITIALIZE, FINALIZE, LOGIN, SIGN_INIT, SIGN = 0, 1, 18, 42, 43
 
 
+def forget_refusals() -> None:
+    """Let every token get a stored PIN again, whatever earlier tests sent it."""
+    shutil.rmtree(refusals_folder(), ignore_errors=True)
+
+
+def refusals_folder() -> Path:
+    """Return where it is kept which tokens refused a stored PIN."""
+    return Path(os.environ["XDG_STATE_HOME"], "hwsigner", "refused-pins")
+
+
 class Shim:
     """The module, and two tokens, each with keys P-256 and RSA-2048.
 
@@ -46,6 +56,7 @@ class Shim:
     def reset(self) -> None:
         """Let all be as it was, with both tokens there, and nothing counted."""
         self.library.shim_reset()
+        forget_refusals()
 
     def remove(self, token: str = "one") -> None:
         """Remove a token, even during a signature."""

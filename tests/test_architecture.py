@@ -18,18 +18,22 @@ ROOT = Path(hwsigner.__file__).parent
 # From the bottom to the top. A module imports from lines below its own; a package (its line's name) also from itself.
 LAYERS = (
     {"errors", "_version", "_native", "_reference", "defaults", "pin_child", "chatter", "notices", "backends.table"},
-    {"uri", "arn", "backoff", "canonical", "credentials", "trust"},
-    {"pin_command"},
+    {"uri", "arn", "atomic_file", "canonical", "credentials", "schedule", "trust"},
+    {"pin_command", "backoff"},
     {"pin_sources"},
-    {"pin", "endpoint", "config"},
+    {"pin", "endpoint", "config", "credentials_file"},
     {"key", "pinentry", "proxy", "connection", "flags"},
-    {"public_key", "inventory"},
+    {"public_key", "inventory", "tpm_key_file"},
     {"backends", "certificate", "sigv4", "tls"},
     {"identity", "selector", "sigv4_hmac", "transport"},
-    {"refusal", "held_identity"},
+    {"refusal", "held_identity", "held_session"},
     {"auth", "session"},
     {"settings"},
+    {"renewal"},
     {"provider"},
+    {"resident"},
+    {"agent"},
+    {"serving"},
     {"", "emulator"},
     {"cli"},
     {"__main__"},
@@ -45,10 +49,11 @@ def _name(module: str) -> str:
 OWNERS = {
     **{b.library: (_name(b.module), _name(b.module).replace(".", "._")) for b in BACKENDS.values() if b.library},
     "asn1crypto": ("backends.tpm2", "backends._tss2"),
-    "ctypes": ("backends._libcrypto", "backends._pkcs11_calls", "pin_sources"),
+    "ctypes": ("agent.memory", "backends._libcrypto", "backends._pkcs11_calls", "pin_sources"),
     "tomlkit": ("config",),
     "cryptography": ("backends.", "certificate", "public_key", "selector", "emulator."),
     "requests": ("auth",),
+    **dict.fromkeys(("httptools", "uvicorn", "uvloop"), ("serving.",)),
     "rich": ("cli.list",),
     "logging": (),
     "urllib.request": (),
@@ -161,7 +166,7 @@ def test_nothing_imports_a_backend_but_a_backend() -> None:
 
 
 def test_backends_know_keys_uris_pins_and_errors_alone() -> None:
-    allowed = {"key", "uri", "pin", "errors", "inventory", "chatter", "notices", "backends", "backends.table"}
+    allowed = {"key", "uri", "pin", "errors", "inventory", "tpm_key_file", "chatter", "notices", "backends", "backends.table"}
     assert not [str(f) for f in OURS if _layer(f.importer) == "backends" and _layer(f.imported) not in allowed]
 
 

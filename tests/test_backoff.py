@@ -27,8 +27,8 @@ CLASSES = [
 ]
 
 
-def never() -> float:
-    raise AssertionError("the clock was asked")
+def never(failures: int) -> float:
+    raise AssertionError("the schedule was asked")
 
 
 class MineError(PinRequiredError):
@@ -45,18 +45,19 @@ class MixedError(PinRequiredError, OSError):
 
 class TestAfter:
     @given(number=st.integers(0, 5000), now=st.floats(0, 1e9))
-    def test_the_pause(self, number: int, now: float) -> None:
+    def test_the_failures_are_counted(self, number: int, now: float) -> None:
         last = Setback(HwsignerError("x"), number, 0) if number else None
-        found = Setback.after(ServiceUnreachableError("x"), last, lambda: now)
-        longest = min(120.0, 2.0 ** min(number, 100))
-        assert found.number == number + 1
-        assert longest / 2 - 1e-6 <= found.next_try - now <= longest + 1e-6
+        found = Setback.after(ServiceUnreachableError("x"), last, lambda failures: now + failures)
+        assert (found.number, found.next_try) == (number + 1, now + (number + 1))
+        assert not found.is_final
 
     @pytest.mark.parametrize(
         "error", [PinError("x"), WrongPinError("x"), MineError("ada", place=1), MixedError("x", "y")]
     )
     def test_a_pin_is_never_tried_again(self, error: Exception) -> None:
-        assert Setback.after(error, None, never).next_try == math.inf
+        setback = Setback.after(error, None, never)
+        assert setback.next_try == math.inf
+        assert setback.is_final
 
     @pytest.mark.parametrize("kind", CLASSES)
     def test_an_error_of_ours_is_kept_as_it_is(self, kind: type[Any]) -> None:

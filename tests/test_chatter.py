@@ -64,3 +64,32 @@ def test_a_closed_stderr_is_no_error() -> None:
         ["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout) == (0, "inside\n")
+
+
+def test_a_child_has_its_stderr_back_though_a_thread_of_the_parent_was_inside() -> None:
+    code = """
+import os, threading
+from hwsigner import chatter
+chatter.silence()
+inside, leave = threading.Event(), threading.Event()
+def work():
+    with chatter.quiet():
+        inside.set()
+        leave.wait()
+thread = threading.Thread(target=work)
+thread.start()
+inside.wait()
+child = os.fork()
+if child == 0:
+    os.write(2, b"child\\n")
+    with chatter.quiet():
+        os.write(2, b"hidden\\n")
+    os._exit(0)
+os.waitpid(child, 0)
+leave.set()
+thread.join()
+os.write(2, b"parent\\n")
+"""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "child\nparent\n")

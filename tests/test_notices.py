@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from hwsigner import notices
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -63,3 +69,30 @@ def test_without_a_teller_nothing_is_told() -> None:
     notices.tell("nothing")
     with notices.waiting("nothing"):
         pass
+
+
+WAIT = """
+import os, signal, sys, time
+from hwsigner import notices
+if sys.argv[1] == "handled":
+    signal.signal(signal.SIGINT, lambda number, frame: os.write(1, b"handled\\n"))
+notices.tell_by(lambda line: None, interrupted=None if sys.argv[1] == "library" else 7)
+try:
+    with notices.waiting("touch"):
+        print("waiting", flush=True)
+        time.sleep(0.5)
+    time.sleep(0.3)
+except KeyboardInterrupt:
+    print("raised", flush=True)
+    time.sleep(0.3)
+"""
+
+
+@pytest.mark.parametrize(("case", "word"), [("command", "raised"), ("library", "raised"), ("handled", "handled")])
+def test_an_interrupt_that_python_can_raise_ends_no_process(case: str, word: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", WAIT, case], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == f"{word}\n"
+        assert process.wait(10) == 0

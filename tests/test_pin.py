@@ -212,6 +212,14 @@ class TestASource:
 
 
 class TestAsking:
+    def test_an_answer_that_is_wrong_by_now_is_forgotten(self) -> None:
+        answers = iter(["1", "2"])
+        pins = PinSource(ask=lambda request: next(answers))
+        pins.remember(REQUEST, pins.get(_uri(None, None), REQUEST))
+        pins.forget(REQUEST)
+        pins.forget(REQUEST)
+        assert pins.get(_uri(None, None), REQUEST) == "2"
+
     def test_only_an_answer_that_was_right_is_not_asked_for_again(self) -> None:
         asked: list[PinRequest] = []
 

@@ -172,17 +172,22 @@ class TestCredentials:
 
     @pytest.mark.parametrize("serial", ["42", "DENK0100751", "a b", "..", "x:y", "*"])
     def test_by_serial_number(self, folder: Path, serial: str) -> None:
-        assert serial_credential(serial) is None
+        assert serial_credential(serial, "token") is None
         self.write(folder / f"hwsigner.pin.{serial}")
-        assert serial_credential(serial) == "1234"
-        assert serial_credential("other") is None
+        assert serial_credential(serial, "token") == "1234"
+        assert serial_credential("other", "token") is None
+
+    def test_of_two_tokens_with_one_serial_number_the_first_gets_it(self, folder: Path) -> None:
+        self.write(folder / "hwsigner.pin.42")
+        given = [serial_credential("42", taker) for taker in ("token", "twin", "token", "twin")]
+        assert given == ["1234", None, "1234", None]
 
     @pytest.mark.parametrize("serial", ["/../secret", "x/../../secret", "\n", "\x1b[2J", "ä", "", "9" * 300])
     def test_no_serial_number_leads_elsewhere(self, folder: Path, serial: str) -> None:
         (folder / "hwsigner.pin.").mkdir()
         (folder / "hwsigner.pin.x").mkdir()
         self.write(folder / "secret")
-        assert serial_credential(serial) is None
+        assert serial_credential(serial, "token") is None
 
     # systemd gives a service's user access by a list, whose mask stands where a group's bits do.
     @pytest.mark.parametrize("mode", [0o400, 0o440, 0o444])

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import logging
 import os
 import signal
 import threading
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.credentials import RefreshableCredentials
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
 import certs
 from emulators import InProcessSoftHSM
-from hwsigner import config, held_identity
-from hwsigner import provider as provider_module
+from hwsigner import config, held_identity, renewal
 from hwsigner.cli import main
 from hwsigner.credentials import Credentials
-from hwsigner.emulator import Emulator, Fault, World
+from hwsigner.emulator import Fault
 from hwsigner.errors import (
     CertificateError,
     ConfigError,
@@ -47,84 +42,15 @@ from hwsigner.errors import (
     UsageError,
     WrongPinError,
 )
+from hwsigner.held_session import boot_time
 from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.pin import PinRequest
-from hwsigner.provider import Provider, boot_time
+from hwsigner.provider import Provider
 from hwsigner.session import SessionRequest, find_service
 from hwsigner.uri import KeyURI
+from stage import PASSPHRASE, FakeClock, Stage, in_child, in_threads, make_stage
 
 MARGIN = 960
-PASSPHRASE = "hunter2-passphrase"
-
-
-class FakeClock:
-    """The true time, which a test advances, and a wall clock that may be off."""
-
-    def __init__(self) -> None:
-        self.start = datetime.now(UTC)
-        self.elapsed = 0.0
-        self.off = 0.0
-        self.paused = 0.0
-
-    def true(self) -> datetime:
-        return self.start + timedelta(seconds=self.elapsed)
-
-    def now(self) -> datetime:
-        return self.true() + timedelta(seconds=self.off)
-
-    def monotonic(self) -> float:
-        return 5000 + self.elapsed - self.paused
-
-    def advance(self, seconds: float) -> None:
-        self.elapsed += seconds
-
-
-@dataclass
-class Stage:
-    """An emulator that trusts a CA, a clock, and a leaf with its key in files."""
-
-    ca: certs.Authority
-    clock: FakeClock
-    emulator: Emulator
-    folder: Path
-
-    @property
-    def leaf(self) -> Path:
-        return self.folder / "leaf.pem"
-
-    @property
-    def key(self) -> Path:
-        return self.folder / "leaf.key"
-
-    def write_leaf(self, key: ec.EllipticCurvePrivateKey, shape: certs.Shape = certs.LEAF) -> None:
-        self.leaf.write_bytes(certs.pem(certs.issue(self.ca, key.public_key(), shape)))
-
-    def encrypt_key(self) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        self.write_leaf(key)
-        encryption = BestAvailableEncryption(PASSPHRASE.encode())
-        self.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
-
-    def provider(self, source: Any = None, *, duration: int = 3600, attempts: int = 1) -> Provider:
-        emulator, clock = self.emulator, self.clock
-        service = find_service("us-east-1", endpoint=emulator.url, environ={})
-        return Provider(
-            source or IdentitySource(str(self.leaf), str(self.key)),
-            SessionRequest(emulator.trust_anchor_arn, emulator.profile_arn, emulator.role_arn, duration),
-            replace(service, max_attempts=attempts),
-            now=clock.now,
-            monotonic=clock.monotonic,
-            sleep=clock.advance,
-        )
-
-    @property
-    def count(self) -> int:
-        """How many CreateSession requests came."""
-        return len(self.emulator.requests)
-
-    def leaf_of_last_request(self) -> x509.Certificate:
-        header = dict(self.emulator.requests[-1].headers)["X-Amz-X509"]
-        return x509.load_der_x509_certificate(base64.b64decode(header))
 
 
 @pytest.fixture(scope="module")
@@ -134,13 +60,7 @@ def ca() -> certs.Authority:
 
 @pytest.fixture
 def stage(ca: certs.Authority, tmp_path: Path) -> Iterator[Stage]:
-    clock = FakeClock()
-    world = World.simple(ca.certificate)
-    with Emulator(world, clock=clock.true) as emulator:
-        stage = Stage(ca, clock, emulator, tmp_path)
-        key = ec.generate_private_key(ec.SECP256R1())
-        stage.write_leaf(key)
-        certs.write_key(stage.key, key)
+    with make_stage(ca, tmp_path) as stage:
         yield stage
 
 
@@ -156,21 +76,6 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
     monkeypatch.setattr(held_identity, "open_identity", open_and_count)
     return opened
-
-
-def in_threads(number: int, call: Callable[[], Any]) -> list[Any]:
-    """Return what each of many threads that begin at once gets, or the exception that it meets."""
-    barrier = threading.Barrier(number)
-
-    def run(_: int) -> Any:
-        barrier.wait(20)
-        try:
-            return call()
-        except Exception as error:
-            return error
-
-    with ThreadPoolExecutor(number) as pool:
-        return list(pool.map(run, range(number), timeout=20))
 
 
 class TestRefresh:
@@ -280,7 +185,7 @@ class TestRefresh:
 class TestThreads:
     def test_a_cold_start_is_one_opening_and_one_request(self, stage: Stage, opened: list[object]) -> None:
         provider = stage.provider()
-        found = in_threads(64, provider)
+        found = in_threads(1000, provider)
         assert isinstance(found[0], Credentials)
         assert len({id(credentials) for credentials in found}) == 1
         assert (stage.count, len(opened)) == (1, 1)
@@ -329,7 +234,7 @@ class TestThreads:
     def test_an_interrupted_refresh_leaves_no_lock(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         provider = stage.provider()
         with monkeypatch.context() as patch:
-            patch.setattr(provider_module, "create_session", interrupted)
+            patch.setattr(renewal, "create_session", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 provider()
         assert provider().expiration > stage.clock.true()
@@ -337,6 +242,117 @@ class TestThreads:
 
 def interrupted(*_: object, **__: object) -> Credentials:
     raise KeyboardInterrupt
+
+
+class Waiting:
+    """A lock in place of another one, which tells that somebody waits for it."""
+
+    def __init__(self, lock: Any) -> None:
+        self.lock = lock
+        self.begun = threading.Event()
+
+    def __enter__(self) -> None:
+        self.begun.set()
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+class TestRefreshByHand:
+    def test_is_made_whatever_life_is_left(self, stage: Stage) -> None:
+        provider = stage.provider()
+        first = provider()
+        second = provider.refresh()
+        assert second is not first
+        assert provider() is second
+        assert stage.count == 2
+
+    def test_is_made_however_lately_one_failed(self, stage: Stage) -> None:
+        provider = stage.provider()
+        stage.emulator.misbehave(Fault("fail", 2))
+        for _ in range(2):
+            with pytest.raises(ServiceError):
+                provider.refresh()
+        assert stage.count == 2
+        assert provider.refresh() is provider()
+        assert (stage.count, provider.failure) == (3, None)
+
+    def test_one_that_fails_leaves_the_last_credentials(self, stage: Stage) -> None:
+        provider = stage.provider()
+        last = provider()
+        stage.emulator.misbehave(Fault("fail"))
+        with pytest.raises(ServiceError):
+            provider.refresh()
+        assert provider() is last
+        assert isinstance(provider.failure, ServiceError)
+
+    def test_who_waited_for_another_one_has_that(self, stage: Stage) -> None:
+        provider = stage.provider()
+        asked, answer = threading.Event(), threading.Event()
+
+        def hold(_: object) -> None:
+            asked.set()
+            assert answer.wait(20)
+
+        stage.emulator.on_record = hold
+        with ThreadPoolExecutor(4) as pool:
+            found = [pool.submit(provider.refresh)]
+            assert asked.wait(20)
+            found += [pool.submit(provider) for _ in range(3)]
+            answer.set()
+            assert len({id(future.result(20)) for future in found}) == 1
+        assert stage.count == 1
+
+    def test_two_at_once_are_one(self, stage: Stage) -> None:
+        provider = stage.provider()
+        asked, lock = threading.Event(), provider.renewal._lock
+        waiting = Waiting(lock)
+
+        def hold(_: object) -> None:
+            asked.set()
+            assert waiting.begun.wait(20)
+
+        stage.emulator.on_record = hold
+        with ThreadPoolExecutor(2) as pool:
+            one = pool.submit(provider.refresh)
+            assert asked.wait(20)
+            provider.renewal._lock = waiting  # type: ignore[assignment]
+            other = pool.submit(provider.refresh)
+            assert one.result(20) is other.result(20)
+        assert stage.count == 1
+
+    @pytest.mark.parametrize("is_warm", [False, True])
+    def test_sends_no_pin_again_but_one_that_is_mended(self, stage: Stage, is_warm: bool) -> None:
+        stage.encrypt_key()
+        answers = [*([PASSPHRASE] if is_warm else []), "wrong", PASSPHRASE]
+        provider = stage.provider(IdentitySource(str(stage.leaf), str(stage.key), pin=lambda _: answers.pop(0)))
+        if is_warm:
+            provider()
+            stage.encrypt_key()
+        for _ in range(3):
+            with pytest.raises(WrongPinError):
+                provider.refresh()
+            stage.clock.advance(300)
+        assert answers == [PASSPHRASE]
+        assert provider.refresh(mended=True) is provider()
+        assert answers == []
+
+    def test_within_a_refresh(self, stage: Stage) -> None:
+        def source() -> IdentitySource:
+            with pytest.raises(UsageError, match="by its own refresh"):
+                provider.refresh()
+            return IdentitySource(str(stage.leaf), str(stage.key))
+
+        provider = stage.provider(source)
+        provider()
+        assert stage.count == 1
+
+    def test_of_one_that_is_closed(self, stage: Stage) -> None:
+        provider = stage.provider()
+        provider.close()
+        with pytest.raises(UsageError, match="closed"):
+            provider.refresh()
 
 
 class TestFailures:
@@ -394,6 +410,21 @@ class TestFailures:
             with pytest.raises(CertificateError):
                 provider()
             stage.clock.advance(2400)
+
+    def test_tries_that_follow_a_failure_send_one_request(self, stage: Stage) -> None:
+        provider = stage.provider(attempts=3)
+        stage.emulator.misbehave(Fault("fail", None))
+        for number in range(3):
+            with pytest.raises(ServiceError):
+                provider()
+            assert stage.count == 3 + number
+            stage.clock.advance(120)
+        stage.emulator.behave()
+        provider()
+        stage.emulator.misbehave(Fault("fail", 2))
+        stage.clock.advance(3000)
+        provider()
+        assert (stage.count, provider.failure) == (9, None)
 
     def test_success_begins_a_new_count(self, stage: Stage) -> None:
         provider = stage.provider()
@@ -461,7 +492,7 @@ class TestFailures:
             return Credentials("AKIA", "secret", "token", clock.true() + timedelta(hours=1), "role", "assumed")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(provider_module, "create_session", create)
+            patch.setattr(renewal, "create_session", create)
             patch.setattr(held_identity.HeldIdentity, "get", lambda *_: None)
             request, service = SessionRequest("ta", "p", "r"), find_service("us-east-1", environ={})
             provider = Provider(IdentitySource("x"), request, service, now=clock.now, monotonic=clock.monotonic)
@@ -541,7 +572,7 @@ class TestPins:
         uri = KeyURI.parse(f"file:{stage.key}?pin-value={PASSPHRASE}")
         with stage.provider(IdentitySource(str(stage.leaf), uri, pin=PASSPHRASE)) as provider:
             credentials = provider()
-            for part in (provider, provider._identity, provider._session, provider._setback):
+            for part in (provider, *vars(provider.renewal).values()):
                 assert PASSPHRASE not in repr(part)
                 assert credentials.secret_access_key not in repr(part)
                 assert credentials.session_token not in repr(part)
@@ -577,7 +608,7 @@ class TestSetbacks:
             identity.sign(b"")
             raise AssertionError
 
-        monkeypatch.setattr(provider_module, "create_session", create)
+        monkeypatch.setattr(renewal, "create_session", create)
         provider = stage.provider()
         for _ in range(3):
             with pytest.raises(WrongPinError, match="wrong"):
@@ -730,30 +761,9 @@ def check_closed(provider: Provider, opened: list[Any]) -> None:
     assert len(opened) == 1
     with pytest.raises(SigningKeyError, match="closed"):
         opened[0].sign(b"")
-    assert provider._session is None
+    assert provider.renewal.session is None
     with pytest.raises(UsageError, match="closed"):
         provider()
-
-
-def in_child(call: Callable[[], object]) -> str:
-    """Return what a call in a forked process returns, as text, or its exception's last line."""
-    reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 tells that other threads are running.
-        child = os.fork()
-    if child == 0:
-        signal.alarm(15)
-        try:
-            answer = str(call())
-        except BaseException as error:
-            answer = traceback.format_exception_only(error)[-1].strip()
-        os.write(writing, answer.encode())
-        os._exit(0)
-    os.close(writing)
-    with open(reading) as pipe:
-        answer = pipe.read()
-    assert os.waitpid(child, 0)[1] == 0, "the child waited for ever"
-    return answer
 
 
 @pytest.mark.timeout(60)
@@ -814,6 +824,10 @@ class TestForks:
             assert provider() is not last
         assert stage.count == 4
 
+    def test_a_child_has_threads_of_its_own(self, stage: Stage) -> None:
+        provider = stage.provider()
+        assert in_child(lambda: len({found.access_key_id for found in in_threads(4, provider)})) == "1"
+
     def test_within_a_refresh(self, stage: Stage) -> None:
         found = []
 
@@ -836,10 +850,10 @@ class TestForks:
 
     def test_providers_that_are_gone_are_not_kept(self, stage: Stage) -> None:
         provider = stage.provider()
-        assert provider in provider_module._providers
-        before = len(provider_module._providers)
+        assert provider.renewal in renewal._renewals
+        before = len(renewal._renewals)
         del provider
-        assert len(provider_module._providers) == before - 1
+        assert len(renewal._renewals) == before - 1
 
 
 class TestFiles:
@@ -852,11 +866,23 @@ class TestFiles:
         last = provider()
         assert isinstance(provider.failure, KeyMismatchError)
         assert stage.count == 1
+        with pytest.raises(SigningKeyError, match="closed"):
+            opened[0].key.sign(b"")
         certs.write_key(stage.key, key)
         stage.clock.advance(1)
         assert provider() is not last
         assert stage.leaf_of_last_request().serial_number == 0xBEEF
         assert len(opened) == 3
+
+    def test_the_one_before_is_closed(self, stage: Stage, opened: list[Any]) -> None:
+        provider = stage.provider()
+        provider()
+        stage.leaf.touch()
+        stage.clock.advance(3000)
+        provider()
+        assert (len(opened), provider.failure) == (2, None)
+        with pytest.raises(SigningKeyError, match="closed"):
+            opened[0].sign(b"")
 
     def test_one_of_the_same_size_and_time(self, stage: Stage) -> None:
         provider = stage.provider()

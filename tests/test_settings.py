@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner import config, settings
+from hwsigner import config, flags, settings
 from hwsigner.cli.parser import Parser
 from hwsigner.errors import ConfigError, UnsafeKeyWarning, UsageError
 from hwsigner.flags import EXCLUSIVE, IDENTITY, SESSION, default_values
@@ -56,7 +56,7 @@ class TestReadProfile:
             lines.append(f"{flag.name} = {text}")
         environ = write_profile(tmp_path_factory.getbasetemp(), "\n".join(lines))
         parser = Parser("test", "for tests")
-        parser.add_flags(IDENTITY, SESSION)
+        parser.add_flags(flags.PROFILE, IDENTITY, SESSION)
         names = {flag.name for flag in chosen}
         given = argparse.Namespace(profile="web")
         if any(names.issuperset(pair) for pair in EXCLUSIVE):
@@ -64,8 +64,9 @@ class TestReadProfile:
                 settings.read_profile("web", environ)
             return
         completed = vars(parser.complete(given, environ))
+        others = ("profile", "config_profile", "given", "exposed")
         assert settings.read_profile("web", environ) == {
-            name: value for name, value in completed.items() if name not in ("profile", "given", "exposed")
+            name: value for name, value in completed.items() if name not in others
         }
 
     def test_defaults(self, tmp_path: Path) -> None:
@@ -164,3 +165,25 @@ class TestSession:
     def test_bad_arns(self) -> None:
         with pytest.raises(UsageError, match="--role-arn"):
             settings.service(values(role_arn="arn:aws:iam::1:user/x"), {})
+
+
+class TestTPM:
+    """Which TPM, and which one is trusted: flags complete a TPM's key URIs, and no others."""
+
+    @pytest.mark.parametrize(
+        ("flag", "query"),
+        [
+            ({"srk_name": "000b"}, "srk-name=000b"),
+            ({"accept_new_srk": True}, "accept-new-srk=true"),
+            ({"accept_new_srk": False}, ""),
+            ({"srk_name": "000b", "tcti": "tabrmd"}, "srk-name=000b&tcti=tabrmd"),
+        ],
+    )
+    def test_flags_go_into_the_query(self, flag: dict[str, Any], query: str) -> None:
+        assert settings.key_uri(values(**flag), "handle:0x81000001") == KeyURI.parse(f"handle:0x81000001?{query}")
+        for other in ("/etc/pki/key.pem", "pkcs11:token=a"):
+            assert settings.key_uri(values(**flag), other) == KeyURI.parse(other)
+
+    def test_the_uri_goes_before_them(self) -> None:
+        uri = "handle:0x81000001?srk-name=000c&accept-new-srk=false"
+        assert settings.key_uri(values(srk_name="000b", accept_new_srk=True), uri) == KeyURI.parse(uri)

@@ -161,6 +161,11 @@ class TestRfc7512:
         assert KeyURI.parse(text) == KeyURI("pkcs11", path, query)
         assert str(KeyURI.parse(text)) == text
 
+    def test_a_tokens_names_may_hold_nul(self) -> None:
+        text = "pkcs11:token=nul%00%00;id=%00;object=a%00b"
+        assert KeyURI.parse(text).path == {"token": b"nul\0\0", "id": b"\0", "object": b"a\0b"}
+        assert str(KeyURI.parse(text)) == text
+
     def test_the_example_with_a_pin(self) -> None:
         uri = KeyURI.parse("pkcs11:token=Software%20PKCS%2311%20softtoken?module-name=mypkcs11&pin-value=the-pin")
         assert uri.pin_value == "the-pin"
@@ -176,6 +181,7 @@ class TestRefused:
             "file:/a%00b": "NUL character in 'path'",
             "tpm2:path=/a%00b": "NUL character in 'path'",
             "pkcs11:?pin-source=file:/a%00": "NUL character in 'pin-source'",
+            "pkcs11:?module-path=/a%00": "NUL character in 'module-path'",
             "pkcs11:token=a;token=b": "gives 'token' twice",
             "pkcs11:?module-path=a&module-path=b": "gives 'module-path' twice",
             "pkcs11:token": "not name=value",

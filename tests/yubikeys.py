@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from hwsigner import pin_sources
+from hwsigner.backends import _pkcs11_registry
+from pkcs11_shim import forget_refusals
 from softhsm.pcsc import SoftPcsc
 from softhsm.yubikey import YubiKey
 
@@ -58,8 +61,17 @@ def module_yubikey(pcsc: SoftPcsc, new_yubikey: Callable[[], YubiKey]) -> YubiKe
 def yubikey(pcsc: SoftPcsc, module_yubikey: YubiKey) -> YubiKey:
     """The card of this test module as it comes from the factory: in the first reader, without keys."""
     module_yubikey.factory_reset()
+    forget_cards()
     module_yubikey.insert(pcsc)
     return module_yubikey
+
+
+def forget_cards() -> None:
+    """Let this process forget what it knows of cards: modules remember what is on them, and tests change that."""
+    forget_refusals()
+    pin_sources.forget()
+    for module in _pkcs11_registry.modules.values():
+        module.look_again()
 
 
 def run(*arguments: str | Path, input: bytes | None = None) -> subprocess.CompletedProcess[str]:

@@ -104,9 +104,18 @@ def read_contents(path: str, error: type[HwsignerError]) -> Contents:
     if not data.strip():
         raise error(f"{path} is empty", "Name the file with the key or certificate, or write it anew")
     try:
-        return Contents(tuple(_blocks(data)), status)
+        return Contents(read_blocks(data), status)
     except ValueError as reason:
         raise error(f"{path} is no key or certificate file: {reason}", "PEM, DER and PKCS #12 are read") from reason
+
+
+def read_blocks(data: bytes) -> tuple[Block, ...]:
+    """Return the blocks of PEM, or the one that DER is.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    return tuple(_blocks(data))
 
 
 def first_element(der: bytes) -> bytes:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 from typing import Literal
 
+from pkcs11 import PKCS11Error
+
 from hwsigner.backends._pkcs11_errors import exception_for
 
 Initialised = Literal["for threads", "for one thread", "by others"]
@@ -25,6 +27,8 @@ _SIGNATURE_BYTES = 5120
 # Places in CK_FUNCTION_LIST (PKCS #11 3.1, 3.6 and its header), of C_Initialize and so on.
 _INITIALIZE, _FINALIZE, _GET_INFO, _GET_SLOT_INFO, _GET_SESSION_INFO = 0, 1, 2, 5, 15
 _LOGIN, _LOGOUT, _SIGN_INIT, _SIGN = 18, 19, 42, 43
+# python-pkcs11 0.10 has room for three: the lists of PKCS #11 2.40, 3.0 and 3.2.
+_HELD_LISTS = 3
 # Of CK_INFO.
 _INFO_BYTES = 128
 
@@ -64,14 +68,15 @@ class Calls:
     """Functions of one module. Those that fail raise python-pkcs11's exceptions. Sessions and keys are handles.
 
     Args:
-        library: python-pkcs11's object for the module.
+        library: python-pkcs11's object for the module, of which `__init__` has not run.
+        path: the module, as that object has opened it.
+
+    Raises:
+        PKCS11Error: the functions can't be had; see docs/decisions/0006.
     """
 
-    def __init__(self, library: object) -> None:
-        # The first field of that object. A module that is asked for its list again may give another one, as p11-kit's
-        # proxy does, to which the sessions of the first are unknown.
-        listed = ctypes.POINTER(_FunctionList).from_address(id(library) + object.__basicsize__)
-        functions = listed.contents.functions
+    def __init__(self, library: object, path: str) -> None:
+        functions = _FunctionList.from_address(_function_list(library, path)).functions
         self._initialize = _BY_POINTER(functions[_INITIALIZE])
         self._finalize = _BY_POINTER(functions[_FINALIZE])
         self._get_info = _BY_POINTER(functions[_GET_INFO])
@@ -134,6 +139,38 @@ class Calls:
         length = _ULONG(_SIGNATURE_BYTES)
         _check(self._sign(session, data, len(data), signature, length))
         return ctypes.string_at(signature, length.value)
+
+
+def _function_list(library: object, path: str) -> int:
+    """Return the address of the module's CK_FUNCTION_LIST that python-pkcs11 uses.
+
+    Most modules have one. p11-kit's proxy makes one for each who asks, and knows the sessions of the others not.
+    """
+    held, asked = _held_list(library), _asked_list(path)
+    if held == asked or asked == _asked_list(path):
+        return asked
+    if held is None:
+        raise PKCS11Error("it needs python-pkcs11 0.10, and this is another release")
+    return held
+
+
+def _asked_list(path: str) -> int:
+    listed = ctypes.c_void_p()
+    get = ctypes.CDLL(path).C_GetFunctionList
+    get.restype = _ULONG
+    _check(get(ctypes.byref(listed)))
+    return listed.value or 0
+
+
+def _held_list(library: object) -> int | None:
+    """Return the list that python-pkcs11's object holds: of the pointers in its base class, the one that is set yet."""
+    base = type(library).__mro__[-2]
+    count = (base.__basicsize__ - object.__basicsize__) // ctypes.sizeof(ctypes.c_void_p)
+    if base.__name__ != "HasFuncList" or count != _HELD_LISTS:
+        return None
+    fields = (ctypes.c_void_p * count).from_address(id(library) + object.__basicsize__)
+    held = [address for address in fields if address]
+    return held[0] if len(held) == 1 else None
 
 
 def _check(answer: int) -> None:

@@ -111,6 +111,14 @@ def exception_for(answer: int) -> PKCS11Error:
     return PKCS11Error(f"the module answers {answer:#x}") if kind is None else kind()
 
 
+def why_not_loaded(path: str, error: PKCS11Error) -> str:
+    """Return what keeps a module from being loaded or initialised; of the linker's text the part that says so."""
+    words = in_words(error)
+    if "C_GetFunctionList" in words:
+        return "it is no PKCS #11 module, for it has no C_GetFunctionList"
+    return re.sub(rf"^OS exception while loading .*?: ({re.escape(path)}: )?", "", words, flags=re.DOTALL)
+
+
 def in_words(error: PKCS11Error) -> str:
     """Return what a PKCS #11 error says: python-pkcs11's exceptions bear the return value in their class's name."""
     name = type(error).__name__

@@ -11,7 +11,8 @@ from pkcs11.types import Session, Token
 
 from hwsigner.backends._pkcs11_attributes import search_named
 from hwsigner.backends._pkcs11_der import certificate_public_key
-from hwsigner.backends._pkcs11_module import load_module, serial_text
+from hwsigner.backends._pkcs11_identity import serial_text
+from hwsigner.backends._pkcs11_module import load_module
 from hwsigner.backends._pkcs11_names import object_uri, token_uri
 from hwsigner.backends._pkcs11_objects import (
     PrivateKeyObject,
@@ -20,7 +21,7 @@ from hwsigner.backends._pkcs11_objects import (
     private_keys,
     public_key_of,
 )
-from hwsigner.backends._pkcs11_paths import listed_paths
+from hwsigner.backends._pkcs11_paths import listed_paths, names_module, unconfigured_paths
 from hwsigner.backends._pkcs11_public import public_key
 from hwsigner.backends._pkcs11_search import FoundToken, using
 from hwsigner.backends._pkcs11_token import OpenToken
@@ -44,7 +45,7 @@ def inventory(uri: KeyURI, login: PinSource | None) -> Iterator[ListedToken]:
         uri: the URI.
         login: where the PIN for the single token that it names comes from, or None to log in to none.
     """
-    tokens = list(_tokens(uri))
+    tokens = _tokens(uri)
     if login is not None and len(tokens) > 1:
         listed = ", ".join(str(token_uri(one.token, one.uri)) for one in tokens)
         raise AmbiguousKeyError(f"{uri.name} names {len(tokens)} tokens, and a PIN goes to one: {listed}", "Name one")
@@ -66,22 +67,31 @@ def inventory(uri: KeyURI, login: PinSource | None) -> Iterator[ListedToken]:
         yield listed_token
 
 
-def _tokens(uri: KeyURI) -> Iterator[FoundToken]:
+def _tokens(uri: KeyURI) -> list[FoundToken]:
     paths = listed_paths(uri)
-    is_named = bool({"module-path", "module-name"} & uri.query.keys())
+    found: list[FoundToken] = []
+    errors: dict[str, SigningKeyError] = {}
     for path in paths:
-        within = uri.with_query("module-path", path)
         try:
-            with quiet():
-                module = load_module(within)
-                matching = [token for token in module.tokens() if module.matches(token, uri)]
-                tokens = [FoundToken(module, token, uri if is_named else within) for token in matching]
+            found += _tokens_of(path, uri)
         except SigningKeyError as error:
             if len(paths) == 1:
                 raise
-            warnings.warn(HwsignerWarning(error.message, error.hint), stacklevel=2)
-        else:
-            yield from tokens
+            errors[path] = error
+    # One that nobody has configured is missed only where no other one has what is looked for.
+    unmissed = set(unconfigured_paths()) if found and errors else set()
+    for path, failed in errors.items():
+        if path not in unmissed:
+            warnings.warn(HwsignerWarning(failed.message, failed.hint), stacklevel=3)
+    return found
+
+
+def _tokens_of(path: str, uri: KeyURI) -> list[FoundToken]:
+    within = uri.with_query("module-path", path)
+    with quiet():
+        module = load_module(within)
+        matching = [token for token in module.tokens() if module.matches(token, uri)]
+    return [FoundToken(module, token, uri if names_module(uri) else within) for token in matching]
 
 
 def _listed_token(found: FoundToken, place: KeyURI) -> ListedToken:

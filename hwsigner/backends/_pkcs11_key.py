@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -22,6 +23,7 @@ from hwsigner.backends._pkcs11_registry import let_forks_pass
 from hwsigner.backends._pkcs11_search import find_key
 from hwsigner.backends._pkcs11_sessions import handle
 from hwsigner.backends._pkcs11_token import OpenToken
+from hwsigner.chatter import quiet
 from hwsigner.errors import SigningKeyError
 from hwsigner.key import Algorithm, HashName, Key
 from hwsigner.pin import PinSource
@@ -142,11 +144,12 @@ class PKCS11Key(Key):
         way = self._ways.get(hash) or self._ways.setdefault(hash, self._way(hash))
         data = way.prepare(message)
         calls, session = self._token.module.calls, handle(self._token.session())
-        pin = self._token.signature_pin(self._uri, self._pins) if key.always_authenticate else None
-        calls.begin_signature(session, key.object.handle, way.mechanism)
         if key.always_authenticate:
-            calls.log_in(session, pin, for_signature=True)
-        with notices.waiting(self._notice):
+            begin = functools.partial(calls.begin_signature, session, key.object.handle, way.mechanism)
+            self._token.log_in_for_signature(self._uri, self._pins, begin)
+        else:
+            calls.begin_signature(session, key.object.handle, way.mechanism)
+        with notices.waiting(self._notice), quiet():
             signature = calls.complete_signature(session, data)
         return way.finish(signature)
 

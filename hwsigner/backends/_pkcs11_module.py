@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from pkcs11 import PKCS11Error, TokenFlag, _pkcs11
 from pkcs11.exceptions import TokenNotPresent, TokenNotRecognised
-from pkcs11.types import Token
+from pkcs11.types import Slot, Token
 
 from hwsigner.backends._pkcs11_calls import Calls
-from hwsigner.backends._pkcs11_errors import hint_for, in_words
+from hwsigner.backends._pkcs11_errors import hint_for, in_words, why_not_loaded
+from hwsigner.backends._pkcs11_identity import Identity, identity_of, matches, serial_text
 from hwsigner.backends._pkcs11_locking import CallLock, remaining
 from hwsigner.backends._pkcs11_paths import FLAG_HINT, module_path
 from hwsigner.backends._pkcs11_registry import modules, registry_lock
@@ -44,7 +46,7 @@ class _Library(_pkcs11.lib):
     """python-pkcs11's view of a module. It would initialise it for a single thread; here, `Calls` does."""
 
     def __init__(self, path: str) -> None:
-        self.calls = Calls(self)
+        self.calls = Calls(self, path)
         super().__init__(path)
 
     def initialize(self) -> None:
@@ -58,6 +60,7 @@ class Module:
         path: the file of the module, or a bare name that the dynamic linker looks up.
         lock: the module's own; see above.
         open_tokens: the tokens that have been in use.
+        looked_at: when its slots were listed last, in time of `time.time()`.
     """
 
     _library: _Library
@@ -66,6 +69,8 @@ class Module:
         self.path = path
         self.lock = CallLock()
         self.open_tokens: list[OpenToken] = []
+        self.looked_at = 0.0
+        self._twins: set[Identity] = set()
         self._is_loaded = False
         self._is_ready = False
         self._is_inherited = False
@@ -99,7 +104,7 @@ class Module:
                         self._start()
                     self._is_ready = True
             except PKCS11Error as error:
-                message = f"PKCS #11 module {self.path} can't be used: {in_words(error)}"
+                message = f"PKCS #11 module {self.path} can't be used: {why_not_loaded(self.path, error)}"
                 raise BackendUnavailableError(message, FLAG_HINT) from error
 
     def insist(self, call: Callable[[], T]) -> T:
@@ -134,7 +139,7 @@ class Module:
             self._finalise()
         if self._is_ready:
             with self.lock, suppress(PKCS11Error):
-                self._library.get_slots(token_present=True)
+                self._present_slots()
 
     def tokens(self) -> list[Token]:
         """Return the initialised tokens that are present. Those that don't answer are passed over, if others do.
@@ -146,7 +151,7 @@ class Module:
         with self.lock:
             self.initialise()
             try:
-                slots = self._library.get_slots(token_present=True)
+                slots = self._present_slots()
             except PKCS11Error as error:
                 slots, first_error = [], error
             for slot in slots:
@@ -158,10 +163,15 @@ class Module:
                     pass
                 except PKCS11Error as error:
                     first_error = first_error or error
+        self._twins |= {one for one, count in Counter(map(identity_of, found)).items() if count > 1}
         if first_error and not found:
             message = f"PKCS #11 module {self.path} can't list its tokens: {in_words(first_error)}"
             raise SigningKeyError(message, hint_for(first_error)) from first_error
         return found
+
+    def is_twin(self, token: Token) -> bool:
+        """Tell whether another token was seen beside it that says the same of itself: only its slot tells it apart."""
+        return identity_of(token) in self._twins
 
     def matching_tokens(self, uri: KeyURI) -> list[Token]:
         """Return the tokens that a key URI names, at least one.
@@ -194,6 +204,11 @@ class Module:
     def lose(self) -> None:
         """Give the module up, in a child process: the parent was inside it, and its own locks may never be released."""
         self._is_lost = True
+
+    def _present_slots(self) -> list[Slot]:
+        self.looked_at = time.time()
+        slots: list[Slot] = self._library.get_slots(token_present=True)
+        return slots
 
     def _start(self) -> None:
         if not self._is_loaded:
@@ -243,32 +258,8 @@ class Module:
         return matching
 
     def matches(self, token: Token, uri: KeyURI) -> bool:
-        """Tell whether a URI's attributes of token, slot and module are this token's; padding does not count."""
-        slot, version = token.slot, self._library.library_version
-        actual = {
-            "token": token.label,
-            "manufacturer": token.manufacturer_id,
-            "model": token.model,
-            "serial": serial_text(token),
-            "slot-id": str(slot.slot_id),
-            "slot-manufacturer": slot.manufacturer_id,
-            "slot-description": slot.slot_description,
-            "library-manufacturer": self._library.manufacturer_id,
-            "library-description": self._library.library_description,
-            "library-version": f"{version[0]}.{version[1]}",
-        }
-        wanted = {name: uri.path[name].decode("utf-8", "replace").rstrip() for name in actual if name in uri.path}
-        if "." not in wanted.get("library-version", "."):
-            wanted["library-version"] += ".0"  # RFC 7512, 2.3: a major version alone.
-        return all(actual[name] == value for name, value in wanted.items())
-
-
-TOKEN_ATTRIBUTES = frozenset(
-    {
-        *("token", "manufacturer", "model", "serial", "slot-id", "slot-manufacturer", "slot-description"),
-        *("library-manufacturer", "library-description", "library-version"),
-    }
-)
+        """Tell whether a URI's attributes of token, slot and module are this token's."""
+        return matches(token, self._library, uri)
 
 
 def load_module(uri: KeyURI) -> Module:
@@ -285,8 +276,3 @@ def load_module(uri: KeyURI) -> Module:
         module = modules.setdefault(file, Module(path))
     module.initialise()
     return module
-
-
-def serial_text(token: Token) -> str:
-    """Return a token's serial number as the text that a URI bears."""
-    return token.serial.rstrip(b" \0").decode("utf-8", "replace")

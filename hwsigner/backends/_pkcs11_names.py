@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from pkcs11.types import Token
 
-from hwsigner.backends._pkcs11_module import TOKEN_ATTRIBUTES, serial_text
+from hwsigner.backends._pkcs11_identity import TOKEN_ATTRIBUTES, serial_text
 from hwsigner.backends._pkcs11_objects import CertificateObject, PrivateKeyObject
 from hwsigner.uri import KeyURI
 

@@ -31,6 +31,7 @@ __all__ = [
     "private_keys",
     "public_key_of",
     "supported",
+    "visible_keys",
     "with_public_key",
 ]
 
@@ -128,6 +129,12 @@ def find_certificate_objects(session: Session, uri: KeyURI) -> list[CertificateO
             names = (values.get(name, b"") for name in (Attribute.ID, Attribute.LABEL))
             found.append(CertificateObject(without_padding(der), *names))
     return found
+
+
+def visible_keys(session: Session, uri: KeyURI) -> set[bytes]:
+    """Return the DER SubjectPublicKeyInfo of the certificates and public keys that a URI names."""
+    objects = search_named(session, ObjectClass.PUBLIC_KEY, uri)
+    return public_keys(objects) | certified_keys(find_certificate_objects(session, uri))
 
 
 def has_visible_match(session: Session, uri: KeyURI, wanted: bytes | None) -> bool:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hwsigner.errors import BackendUnavailableError, UsageError
 from hwsigner.uri import KeyURI
+
+if TYPE_CHECKING:
+    from hwsigner.backends._pkcs11_p11kit import ConfiguredModule
 
 _PROXY = "p11-kit-proxy.so"
 _MULTIARCH = str(getattr(sys.implementation, "_multiarch", ""))
@@ -23,7 +28,7 @@ _FOLDERS = (
     "/usr/local/lib/pkcs11",
     "/usr/local/lib",
 )
-# The modules that are looked for where there is no p11-kit: in the folders above, or at the paths of their makers.
+# The modules that are looked for where there is no p11-kit, and for the list: in these folders, or at these paths.
 _KNOWN = (
     "libsofthsm2.so",
     "opensc-pkcs11.so",
@@ -74,23 +79,34 @@ def module_paths(uri: KeyURI) -> list[str]:
 
 
 def listed_paths(uri: KeyURI) -> list[str]:
-    """Return the path of the module that a key URI names, or those of p11-kit's configuration, or all that are known.
+    """Return the path of the module that a key URI names, or those of p11-kit's configuration and all that are known.
 
     Raises as `module_paths`.
     """
-    if {"module-path", "module-name"} & uri.query.keys():
+    if names_module(uri):
         return module_paths(uri)
-    from hwsigner.backends._pkcs11_p11kit import configured_modules
-
-    paths = [module.path for module in configured_modules(_FOLDERS) if module.has_user_keys] or known_paths()
+    paths = [module.path for module in _configured_modules() if module.has_user_keys] + unconfigured_paths()
     if not paths:
         tried = f"{_PROXY} is in none of {', '.join(_FOLDERS)}; p11-kit has no module configured, no other one is known"
         raise BackendUnavailableError(f"no PKCS #11 module is found: {tried}", FLAG_HINT)
-    # A module may have several names (Debian's SoftHSM has).
-    return list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1]
+    return _distinct(paths)
 
 
-def known_paths() -> list[str]:
+def unconfigured_paths() -> list[str]:
+    """Return the modules of well-known kinds that this system has and p11-kit knows nothing of, and so its proxy not.
+
+    Those that its configuration hides stay hidden.
+    """
+    configured = {os.path.realpath(module.path) for module in _configured_modules()}
+    return [path for path in _distinct(_known_paths()) if os.path.realpath(path) not in configured]
+
+
+def names_module(uri: KeyURI) -> bool:
+    """Tell whether a key URI names a module."""
+    return bool({"module-path", "module-name"} & uri.query.keys())
+
+
+def _known_paths() -> list[str]:
     """Return the modules of well-known kinds that this system has, by the shortest of their names first."""
     import glob
 
@@ -99,19 +115,31 @@ def known_paths() -> list[str]:
     return [path for pattern in patterns for path in sorted(glob.glob(pattern), key=len)]
 
 
+def _distinct(paths: Sequence[str]) -> list[str]:
+    """Return each module by the first of its names: it may have several, as Debian's SoftHSM has."""
+    return list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1]
+
+
+def _configured_modules() -> list[ConfiguredModule]:
+    from hwsigner.backends._pkcs11_p11kit import configured_modules
+
+    return configured_modules(_FOLDERS)
+
+
 def _existing(path: str) -> str:
+    if not path:
+        raise UsageError("module-path is empty", "Name a PKCS #11 module, or leave it out")
     if "/" not in path:
         return path
     if not os.path.isfile(path):
-        what = "is a folder" if os.path.isdir(path) else "does not exist"
+        is_there = "is a folder" if os.path.isdir(path) else "is no file"
+        what = is_there if os.path.exists(path) else "does not exist"
         raise BackendUnavailableError(f"PKCS #11 module {path} {what}", FLAG_HINT)
     return path
 
 
 def _configured(name: str) -> str | None:
-    from hwsigner.backends._pkcs11_p11kit import configured_modules
-
-    named = (module.path for module in configured_modules(_FOLDERS) if module.name.casefold() == name.casefold())
+    named = (module.path for module in _configured_modules() if module.name.casefold() == name.casefold())
     return next(named, None)
 
 

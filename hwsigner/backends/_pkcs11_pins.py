@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pkcs11 import TokenFlag
 from pkcs11.types import Token
 
 from hwsigner import notices
-from hwsigner.backends._pkcs11_module import serial_text
-from hwsigner.errors import PinError, PinLockedError, printable
+from hwsigner.backends._pkcs11_identity import serial_text
+from hwsigner.errors import PinError, PinLockedError, PinRequiredError, printable
 from hwsigner.pin import PinRequest, PinSource
+from hwsigner.uri import KeyURI
 
 _STATES = (
     (TokenFlag.USER_PIN_LOCKED, "the PIN is locked"),
@@ -22,14 +25,22 @@ def token_name(token: Token) -> str:
     return f"token '{printable(token.label)}'"
 
 
-def user_pin_request(token: Token, state: str = "") -> PinRequest:
-    """Return the question for a token's user PIN."""
-    return PinRequest("user PIN", token_name(token), state, serial_text(token))
+def user_pin_request(token: Token, state: str = "", *, is_twin: bool = False) -> PinRequest:
+    """Return the question for a token's user PIN.
+
+    Args:
+        token: the token.
+        state: what is said of its PIN.
+        is_twin: only its slot tells the token from another one.
+    """
+    slot = str(token.slot.slot_id) if is_twin else ""
+    return PinRequest("user PIN", token_name(token), state, serial_text(token), slot)
 
 
-def signature_pin_request(token: Token) -> PinRequest:
+def signature_pin_request(token: Token, *, is_twin: bool) -> PinRequest:
     """Return the question for the PIN of a key that wants it at each signature."""
-    return PinRequest("PIN for this signature", token_name(token), pin_state(token), serial_text(token))
+    asked = user_pin_request(token, pin_state(token), is_twin=is_twin)
+    return replace(asked, kind="PIN for this signature")
 
 
 def pin_state(token: Token) -> str:
@@ -67,15 +78,37 @@ def refuse_risk(token: Token, pins: PinSource, *, is_stored: bool = False) -> No
             "Log in once by hand with the right PIN, or allow the try with --allow-final-pin-try",
         )
     if token.flags & TokenFlag.USER_PIN_COUNT_LOW and is_stored:
-        raise PinLockedError(
-            f"an earlier PIN failed at {name}, so the stored one was not sent",
-            "Log in once by hand with the right PIN, then correct the stored one",
-        )
+        raise has_failed(token)
+
+
+def has_failed(token: Token) -> PinLockedError:
+    """Return the error of a stored PIN that is not sent, because of an earlier try."""
+    return PinLockedError(
+        f"an earlier PIN failed at {token_name(token)}, so the stored one was not sent",
+        "Correct the stored one, and log in once by hand (hwsigner list --login) or allow a try: --allow-final-pin-try",
+    )
+
+
+def unmeant(token: Token, uri: KeyURI, named: KeyURI) -> PinRequiredError:
+    """Return the error of a stored PIN that may be another token's.
+
+    Args:
+        token: the token.
+        uri: what was looked for.
+        named: the same, on this token.
+    """
+    return PinRequiredError(
+        f"{uri.name} names no token, and {token_name(token)} shows other keys only, so the stored PIN was not sent",
+        f"If it is this token, write {named.name}",
+    )
 
 
 def locked(token: Token) -> PinLockedError:
     """Return the error of a PIN that is locked."""
-    return PinLockedError(f"the PIN of {token_name(token)} is locked", "Unblock it with its SO PIN or PUK")
+    return PinLockedError(
+        f"the PIN of {token_name(token)} is locked",
+        "Unblock it with its SO PIN or PUK; a TPM's lockout ends by itself, after a while",
+    )
 
 
 def checked(token: Token, pin: str) -> str:

@@ -23,6 +23,8 @@ _ATTRIBUTES = (
     Attribute.PARAMETER_SET,
     Attribute.VALUE,
 )
+# Of an encoded point (SEC 1, 2.3.3).
+_POINT_FORMS = (b"\x02", b"\x03", b"\x04")
 # Of a private key, CKA_VALUE is the secret, and CKA_EC_POINT and what belongs to RSA may be shown.
 _OF_PRIVATE_KEYS = _ATTRIBUTES[1:5]
 
@@ -49,7 +51,7 @@ def _spki(values: Mapping[Attribute, Any]) -> bytes | None:
     oid, value = _OID_MLDSA.get(values.get(Attribute.PARAMETER_SET, 0)), values.get(Attribute.VALUE)
     if kind == KeyType.RSA and modulus and exponent:
         algorithm, key = _ALGORITHM_RSA, encode(0x30, encode_integer(modulus) + encode_integer(exponent))
-    elif kind == KeyType.EC and parameters and point:
+    elif kind == KeyType.EC and parameters and point and raw_point(point)[:1] in _POINT_FORMS:
         algorithm, key = encode(0x30, _OID_EC + parameters), raw_point(point)
     elif kind == KeyType.ML_DSA and oid and value:
         algorithm, key = encode(0x30, oid), value

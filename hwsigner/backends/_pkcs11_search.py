@@ -19,7 +19,7 @@ from hwsigner.backends._pkcs11_objects import (
     supported,
     with_public_key,
 )
-from hwsigner.backends._pkcs11_paths import module_paths
+from hwsigner.backends._pkcs11_paths import module_paths, names_module, unconfigured_paths
 from hwsigner.backends._pkcs11_token import OpenToken, acquire
 from hwsigner.chatter import quiet
 from hwsigner.errors import AmbiguousKeyError, BackendUnavailableError, KeyNotFoundError, SigningKeyError
@@ -46,7 +46,14 @@ def find_tokens(uri: KeyURI) -> list[FoundToken]:
     """
     paths = module_paths(uri)
     if len(paths) == 1:
-        return _tokens_of(paths[0], uri)
+        try:
+            return _tokens_of(paths[0], uri)
+        except BackendUnavailableError as error:
+            unseen = [] if names_module(uri) else unconfigured_paths()
+            if not unseen:
+                raise
+            advice = f"p11-kit was asked, which is not configured for {', '.join(unseen)}: name such with --pkcs11-lib"
+            raise BackendUnavailableError(error.message, f"{error.hint}; {advice}") from error
     found, errors = [], []
     for path in paths:
         try:
@@ -78,7 +85,7 @@ def choose_token(uri: KeyURI, public_key: bytes | None) -> FoundToken:
     listed = ", ".join(str(token_uri(one.token, one.uri, others)) for one in doubtful)
     raise AmbiguousKeyError(
         f"{uri.name} names {len(doubtful)} tokens: {listed}",
-        "Add token= or serial= to the key URI; no PIN was sent to any of them",
+        "Name one of them in the key URI; no PIN was sent to any",
     )
 
 
@@ -91,10 +98,10 @@ def find_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: bytes |
         PinError: see `OpenToken.log_in`.
     """
     if token.wants_login:
-        token.log_in(uri, pins)
+        token.log_in(uri, pins, public_key)
     keys = find_private_keys(token.session(), uri, public_key)
     if not keys and token.can_log_in:
-        token.log_in(uri, pins)
+        token.log_in(uri, pins, public_key)
         keys = find_private_keys(token.session(), uri, public_key)
     if len(keys) > 1 and public_key is not None:
         keys = with_public_key(token.session(), keys, {public_key}) or keys

@@ -13,6 +13,7 @@ from pkcs11.exceptions import PinIncorrect, PinLocked, SessionClosed
 from pkcs11.types import Session, Token
 
 from hwsigner.backends._pkcs11_errors import REMOVED, hint_for, in_words
+from hwsigner.backends._pkcs11_identity import identity_of
 from hwsigner.backends._pkcs11_locking import BothLocks, Lock
 from hwsigner.backends._pkcs11_module import Module
 from hwsigner.backends._pkcs11_pins import locked, pin_state, token_name
@@ -48,6 +49,11 @@ class TokenSession:
     def has_session(self) -> bool:
         """Whether a session is open now."""
         return self._session is not None
+
+    @property
+    def is_twin(self) -> bool:
+        """Whether another token was seen that says the same of itself: only its slot tells it apart."""
+        return self.module.is_twin(self.token)
 
     def error(self, action: str, error: PKCS11Error) -> SigningKeyError:
         """Return what to raise for an error of the token; for one of its PIN, what the token says of the PIN."""
@@ -97,8 +103,9 @@ class TokenSession:
         return acquired
 
     def is_same(self, token: Token) -> bool:
-        """Tell whether this is the same token; not, whether it is in the same slot."""
-        return _identity(self.token) == _identity(token)
+        """Tell whether this is the same token, in the same slot where another one says the same of itself."""
+        is_elsewhere = self.token.slot.slot_id != token.slot.slot_id
+        return identity_of(self.token) == identity_of(token) and not (self.module.is_twin(token) and is_elsewhere)
 
     @property
     def _opened(self) -> Session:
@@ -180,7 +187,3 @@ def _mapper() -> AttributeMapper:
 
 
 _MAPPER = _mapper()
-
-
-def _identity(token: Token) -> tuple[str, str, bytes, str]:
-    return token.manufacturer_id, token.model, token.serial, token.label

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from tpm2_pytss import (
@@ -13,16 +14,19 @@ from tpm2_pytss import (
     TPMT_PUBLIC,
     TPMT_RSA_SCHEME,
     TPMT_SIG_SCHEME,
+    TPMT_TK_HASHCHECK,
     TPMU_SIG_SCHEME,
 )
 
+from hwsigner.backends._tpm2_context import TPM
+from hwsigner.backends._tpm2_hash import hash_in_tpm
 from hwsigner.errors import UnsupportedKeyError
 from hwsigner.key import ECDSA, RSA, RSA_BITS, Algorithm, HashName
 
 _HASHES: dict[HashName, int] = {"sha256": TPM2_ALG.SHA256, "sha384": TPM2_ALG.SHA384, "sha512": TPM2_ALG.SHA512}
 _HASH_NAMES = {number: name for name, number in _HASHES.items()}
 _CURVES = (TPM2_ECC.NIST_P256, TPM2_ECC.NIST_P384, TPM2_ECC.NIST_P521)
-_USABLE = "Use an unrestricted signing key without a policy: RSA of 2048 to 4096 bits, P-256, P-384 or P-521"
+_USABLE = "Use a signing key that is RSASSA of 2048 to 4096 bits, or ECDSA on P-256, P-384 or P-521"
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class PublicArea:
         algorithm: the SigV4-X509 algorithm.
         public_key: the DER SubjectPublicKeyInfo.
         only_hash: the one hash that the key signs with, or None for any.
+        restricted: whether the key signs what the TPM itself hashed, and nothing else.
         guarded: whether a wrong auth value counts towards the TPM's lockout.
         name: the TPM Name in hexadecimal (TPM 2.0 Library, part 1, 16).
     """
@@ -40,6 +45,7 @@ class PublicArea:
     algorithm: Algorithm
     public_key: bytes
     only_hash: HashName | None
+    restricted: bool
     guarded: bool
     name: str
 
@@ -50,17 +56,26 @@ class PublicArea:
             return TPMT_SIG_SCHEME(scheme=TPM2_ALG.ECDSA, details=TPMU_SIG_SCHEME(ecdsa=details))
         return TPMT_SIG_SCHEME(scheme=TPM2_ALG.RSASSA, details=TPMU_SIG_SCHEME(rsassa=details))
 
+    def digest(self, tpm: TPM, message: bytes, hash: HashName) -> tuple[bytes, TPMT_TK_HASHCHECK | None]:
+        """Return the digest of a message, and for a restricted key the TPM's ticket that it made the digest itself.
+
+        Raises:
+            UnsupportedKeyError: no restricted key signs this message.
+        """
+        if self.restricted:
+            return hash_in_tpm(tpm, message, _HASHES[hash])
+        return hashlib.new(hash, message).digest(), None
+
 
 def read_public_area(public: TPMT_PUBLIC, name: str) -> PublicArea:
     """Look a public area over, before a signature is tried.
 
     Raises:
-        UnsupportedKeyError: the key can't make signatures of SigV4-X509, or not of bytes that its caller hashed.
+        UnsupportedKeyError: the key can't make signatures of SigV4-X509.
     """
     attributes = public.objectAttributes
-    _refuse_if(not attributes & TPMA_OBJECT.SIGN_ENCRYPT, name, "may not sign")
-    _refuse_if(attributes & TPMA_OBJECT.RESTRICTED, name, "is restricted to what the TPM itself hashed")
-    _refuse_if(not attributes & TPMA_OBJECT.USERWITHAUTH, name, "has a policy")
+    use = "decrypts and does not sign" if attributes & TPMA_OBJECT.DECRYPT else "does not sign"
+    _refuse_if(not attributes & TPMA_OBJECT.SIGN_ENCRYPT, name, use)
     _refuse_if(public.type not in (TPM2_ALG.RSA, TPM2_ALG.ECC), name, "is neither RSA nor ECC")
     if public.type == TPM2_ALG.RSA:
         algorithm, own, parameters = RSA, TPM2_ALG.RSASSA, public.parameters.rsaDetail
@@ -70,7 +85,14 @@ def read_public_area(public: TPMT_PUBLIC, name: str) -> PublicArea:
         _refuse_if(parameters.curveID not in _CURVES, name, f"is on curve {TPM2_ECC(parameters.curveID)}")
     only_hash = _only_hash(parameters.scheme, own, name)
     public_key, own_name = _public_key_and_name(public, name)
-    return PublicArea(algorithm, public_key, only_hash, not attributes & TPMA_OBJECT.NODA, own_name)
+    return PublicArea(
+        algorithm,
+        public_key,
+        only_hash,
+        restricted=bool(attributes & TPMA_OBJECT.RESTRICTED),
+        guarded=not attributes & TPMA_OBJECT.NODA,
+        name=own_name,
+    )
 
 
 def _only_hash(scheme: TPMT_RSA_SCHEME | TPMT_ECC_SCHEME, own: TPM2_ALG, name: str) -> HashName | None:

@@ -42,7 +42,7 @@ def held_back(name: str, kind: Kind, failures: int) -> int | None:
     A given one may be the answer to the refusal of another kind, so only its own holds it back; all hold back the
     empty one that nobody stated. None: the auth value may be sent.
     """
-    kept = [_read(os.path.join(folder, _file(name, k))) for folder in _private() for k in _blocking(kind)]
+    kept = [_read(path) for blocking in _blocking(kind) for path in _paths(name, blocking)]
     return max((count for count in kept if count is not None and count <= failures), default=None)
 
 
@@ -51,13 +51,19 @@ def has_place() -> bool:
     return any(map(is_usable, _folders()))
 
 
-def forget(name: str, failures: int = 0) -> None:
-    """Keep nothing of a key whose auth value was right; or only what counts while the TPM counts so many failures."""
-    for path in (os.path.join(folder, _file(name, kind)) for folder in _private() for kind in _KINDS):
-        count = _read(path) if failures else None
+def forget(name: str, right: bytes) -> None:
+    """Keep nothing that the right auth value of a key proves wrong: if it is not empty, the empty one stays refused."""
+    for kind in (GIVEN,) if right else _KINDS:
+        for path in _paths(name, kind):
+            _unlink(path)
+
+
+def forget_if_fewer(name: str, failures: int) -> None:
+    """Keep only those refusals of a key that still count while the TPM counts so many failures."""
+    for path in (path for kind in _KINDS for path in _paths(name, kind)):
+        count = _read(path)
         if not failures or (count is not None and count > failures):
-            with suppress(OSError):
-                os.unlink(path)
+            _unlink(path)
 
 
 def _blocking(kind: Kind) -> tuple[Kind, ...]:
@@ -87,12 +93,17 @@ def _read(path: str) -> int | None:
     return int(data) if data.isdigit() else 0
 
 
+def _unlink(path: str) -> None:
+    with suppress(OSError):
+        os.unlink(path)
+
+
+def _paths(name: str, kind: Kind) -> list[str]:
+    return [os.path.join(folder, _file(name, kind)) for folder in filter(is_private, _folders())]
+
+
 def _file(name: str, kind: Kind) -> str:
     return f"{name}.{kind}"
-
-
-def _private() -> Iterator[str]:
-    return filter(is_private, _folders())
 
 
 def _folders() -> Iterator[str]:

@@ -12,6 +12,14 @@
         pubkey      OCTET STRING,
         privkey     OCTET STRING }
 
+    TPMPolicy ::= SEQUENCE {
+        commandCode   [0] EXPLICIT INTEGER,
+        commandPolicy [1] EXPLICIT OCTET STRING }
+
+    TPMAuthPolicy ::= SEQUENCE {
+        name   [0] EXPLICIT UTF8String OPTIONAL,
+        policy [1] EXPLICIT SEQUENCE OF TPMPolicy }
+
 Writers differ, so more is read than DER allows: TRUE as 0x01, and fields that are not known yet.
 """
 
@@ -24,16 +32,45 @@ from asn1crypto import parser
 
 from hwsigner.errors import UnsupportedKeyError
 
-_CONTEXT = 2
-_BOOLEAN, _INTEGER, _OCTET_STRING, _OID, _SEQUENCE = 1, 2, 4, 6, 16
-_EMPTY_AUTH, _POLICY, _AUTH_POLICY, _RSA_PARENT = 0, 1, 3, 5
+LABEL = "TSS2 PRIVATE KEY"
+CONTEXT = 2
+BOOLEAN, INTEGER, OCTET_STRING, OID, UTF8_STRING, SEQUENCE = 1, 2, 4, 6, 12, 16
+EMPTY_AUTH, POLICY, SECRET, AUTH_POLICY, DESCRIPTION, RSA_PARENT = range(6)
+COMMAND_CODE, COMMAND_POLICY = 0, 1
+NAME, SIGNED_POLICY = 0, 1
 
 _TYPE = bytes.fromhex("6781050a01")  # 2.23.133.10.1
-_LOADABLE = _TYPE + b"\x03"
-_OTHER_TYPES = {_TYPE + b"\x04": "an importable key", _TYPE + b"\x05": "sealed data"}
+LOADABLE, IMPORTABLE, _SEALED = (_TYPE + bytes([number]) for number in (3, 4, 5))
+_INTEGER_BYTES = 16
 
 HIERARCHIES = {0x40000001: "owner", 0x40000007: "null", 0x4000000B: "endorsement", 0x4000000C: "platform"}
 PERSISTENT = range(0x81000000, 0x82000000)
+
+
+@dataclass(frozen=True)
+class PolicyCommand:
+    """One command of a policy.
+
+    Attributes:
+        code: the command code (TPM 2.0 Library, part 2, 6.5.2).
+        body: its parameters, marshalled.
+    """
+
+    code: int
+    body: bytes = b""
+
+
+@dataclass(frozen=True)
+class AuthPolicy:
+    """A policy that is one of several ways to satisfy the key's own, most often a signed one.
+
+    Attributes:
+        commands: its commands, in their order.
+        name: what people call it, or an empty string.
+    """
+
+    commands: tuple[PolicyCommand, ...]
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,12 +82,23 @@ class TSS2Key:
         parent: the handle of its parent: one of PERSISTENT, or of HIERARCHIES, for a primary key there.
         public: the public area, a marshalled TPM2B_PUBLIC (TPM 2.0 Library, part 2, 12.2.5).
         private: the encrypted private area, a marshalled TPM2B_PRIVATE (part 2, 12.3.7).
+        secret: of an importable key the seed that its private area is encrypted with, a marshalled
+            TPM2B_ENCRYPTED_SECRET (part 2, 11.4.3); else empty.
+        policy: the commands that a use of the key takes, in their order; none where its auth value alone unlocks it.
+        auth_policies: what can stand before them, one of them at a time.
+        description: what people call the key, or an empty string.
+        rsa_parent: whether the primary key of a hierarchy is RSA 2048, and not ECC P-256.
     """
 
     empty_auth: bool
     parent: int
     public: bytes
     private: bytes = field(repr=False)
+    secret: bytes = b""
+    policy: tuple[PolicyCommand, ...] = ()
+    auth_policies: tuple[AuthPolicy, ...] = ()
+    description: str = ""
+    rsa_parent: bool = False
 
 
 def parse_tss2(der: bytes, name: str) -> TSS2Key:
@@ -61,46 +109,104 @@ def parse_tss2(der: bytes, name: str) -> TSS2Key:
         name: what to call the key in messages.
 
     Raises:
-        UnsupportedKeyError: it is damaged, of another kind than a loadable key, or has a policy or an unknown parent.
+        UnsupportedKeyError: it is damaged, of another kind than a key to load or import, or has an unknown parent.
     """
     try:
-        optional, fields = _fields(der)
-        empty_auth = _flag(optional, _EMPTY_AUTH)
-        rsa_parent = _flag(optional, _RSA_PARENT)
+        optional, (kind, parent, public, private) = _fields(der)
+        key = TSS2Key(
+            empty_auth=_flag(optional, EMPTY_AUTH),
+            parent=_number(parent),
+            public=public,
+            private=private,
+            secret=_sized(_content(optional[SECRET], OCTET_STRING)) if SECRET in optional else b"",
+            policy=_commands(optional.get(POLICY)),
+            auth_policies=_auth_policies(optional.get(AUTH_POLICY)),
+            description=_text(optional.get(DESCRIPTION)),
+            rsa_parent=_flag(optional, RSA_PARENT),
+        )
     except ValueError as error:
-        raise UnsupportedKeyError(f"{name} is no TSS2 PRIVATE KEY: {error}", "It may be damaged") from error
-    kind, parent, public, private = fields
-    if kind != _LOADABLE:
+        raise UnsupportedKeyError(f"{name} is no {LABEL}: {error}", "It may be damaged") from error
+    _check_kind(kind, key, name)
+    if not (key.parent in HIERARCHIES or key.parent in PERSISTENT):
         raise UnsupportedKeyError(
-            f"{name} holds {_OTHER_TYPES.get(kind, 'a TPM object of an unknown type')}", "Use a loadable key"
+            f"key {name} has an unsupported parent, {key.parent:#x}",
+            "Make it under a persistent key, or under the primary key of a hierarchy",
         )
-    if _POLICY in optional or _AUTH_POLICY in optional:
-        raise UnsupportedKeyError(f"key {name} has a policy", "Use a key that an auth value alone unlocks")
-    handle = int.from_bytes(parent, "big")
-    if rsa_parent or not (handle in HIERARCHIES or handle in PERSISTENT):
-        raise UnsupportedKeyError(
-            f"key {name} has an unsupported parent, {'an RSA primary key' if rsa_parent else hex(handle)}",
-            "Make it under a persistent key, or under the ECC P-256 primary key of a hierarchy",
-        )
-    return TSS2Key(empty_auth, handle, public, private)
+    return key
+
+
+def _check_kind(kind: bytes, key: TSS2Key, name: str) -> None:
+    if kind == _SEALED:
+        raise UnsupportedKeyError(f"{name} holds sealed data and no key", "Use a loadable or importable key")
+    if kind not in (LOADABLE, IMPORTABLE):
+        raise UnsupportedKeyError(f"{name} holds a TPM object of an unknown type", "Use a loadable or importable key")
+    if (kind == IMPORTABLE) is not bool(key.secret):
+        fault = "an importable key without its secret" if kind == IMPORTABLE else "a loadable key with a secret"
+        raise UnsupportedKeyError(f"{name} holds {fault}", "Write the file anew, with the tool that made it")
 
 
 def _fields(der: bytes) -> tuple[dict[int, bytes], list[bytes]]:
     """Return the optional fields by their tags, and the contents of the four others."""
     optional: dict[int, bytes] = {}
     others: list[tuple[int, bytes]] = []
-    for class_, tag, content in _elements(_content(der, _SEQUENCE)):
-        if class_ == _CONTEXT:
+    for class_, tag, content in _elements(_content(der, SEQUENCE)):
+        if class_ == CONTEXT:
             optional[tag] = content
         else:
             others.append((tag, content))
-    if [tag for tag, _ in others] != [_OID, _INTEGER, _OCTET_STRING, _OCTET_STRING]:
+    if [tag for tag, _ in others] != [OID, INTEGER, OCTET_STRING, OCTET_STRING]:
         raise ValueError("its fields are not those of one")
     return optional, [content for _, content in others]
 
 
+def _commands(der: bytes | None) -> tuple[PolicyCommand, ...]:
+    if der is None:
+        return ()
+    return tuple(_command(content) for content in _sequences(der))
+
+
+def _command(content: bytes) -> PolicyCommand:
+    fields = _tagged(content)
+    code = _content(fields.get(COMMAND_CODE, b""), INTEGER)
+    return PolicyCommand(_number(code), _content(fields.get(COMMAND_POLICY, b""), OCTET_STRING))
+
+
+def _auth_policies(der: bytes | None) -> tuple[AuthPolicy, ...]:
+    if der is None:
+        return ()
+    fields = [_tagged(content) for content in _sequences(der)]
+    return tuple(AuthPolicy(_commands(one.get(SIGNED_POLICY, b"")), _text(one.get(NAME))) for one in fields)
+
+
+def _sequences(der: bytes) -> list[bytes]:
+    """Return the contents of the SEQUENCEs in a SEQUENCE OF them."""
+    elements = list(_elements(_content(der, SEQUENCE)))
+    if any(element[:2] != (0, SEQUENCE) for element in elements):
+        raise ValueError("its policy is none")
+    return [content for _, _, content in elements]
+
+
+def _tagged(content: bytes) -> dict[int, bytes]:
+    return {tag: content for class_, tag, content in _elements(content) if class_ == CONTEXT}
+
+
+def _text(der: bytes | None) -> str:
+    return "" if der is None else _content(der, UTF8_STRING).decode("utf-8", "replace")
+
+
+def _number(content: bytes) -> int:
+    if len(content) > _INTEGER_BYTES:
+        raise ValueError("a number is too long")
+    return int.from_bytes(content, "big")
+
+
 def _flag(optional: dict[int, bytes], tag: int) -> bool:
-    return tag in optional and any(_content(optional[tag], _BOOLEAN))
+    return tag in optional and any(_content(optional[tag], BOOLEAN))
+
+
+def _sized(data: bytes) -> bytes:
+    """Return a TPM2B with its size in front, which openssl_tpm2_engine leaves out of a secret."""
+    return data if int.from_bytes(data[:2], "big") == len(data) - 2 else len(data).to_bytes(2, "big") + data
 
 
 def _content(der: bytes, tag: int) -> bytes:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from pkcs11 import PKCS11Error
 
+from hwsigner.backends._pkcs11_identity import TOKEN_ATTRIBUTES, names_token
 from hwsigner.backends._pkcs11_key import PKCS11Key
-from hwsigner.backends._pkcs11_module import TOKEN_ATTRIBUTES
 from hwsigner.backends._pkcs11_names import object_uri, token_uri
 from hwsigner.backends._pkcs11_objects import find_certificate_objects
 from hwsigner.backends._pkcs11_pins import token_name, user_pin_request
@@ -64,7 +64,8 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
     """Return the X.509 certificates that a `pkcs11:` URI names, on all the tokens that it names.
 
     Certificates are looked for without a login first; only where there are none, on a single token, after one. A URI
-    with neither `object` nor `id` means private ones too: a single token is logged in to first, if its PIN is stored.
+    with neither `object` nor `id` means private ones too: a token that it names is logged in to first, if its PIN is
+    stored.
     A token that can't be searched is passed over if another one has certificates.
 
     Raises:
@@ -76,11 +77,7 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
     _check(uri)
     tokens = find_tokens(uri)
     single = tokens[0] if len(tokens) == 1 else None
-    if (
-        single
-        and not {"object", "id"} & uri.path.keys()
-        and pins.stored(uri, user_pin_request(single.token)) is not None
-    ):
+    if single and not {"object", "id"} & uri.path.keys() and _has_pin(single, uri, pins):
         found = _certificates(single, uri, login=pins)
     else:
         found = _public_certificates(tokens, uri)
@@ -92,7 +89,7 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
             cause = error
     if not found:
         searched = f"Searched: {', '.join(token_name(one.token) for one in tokens)}"
-        hint = f"{searched}, without a PIN and so for public certificates only" if cause else searched
+        hint = f"{searched}, for public certificates only: {cause.message}" if cause else searched
         raise CertificateError(f"no certificate is named by {uri.name}", hint) from cause
     return found
 
@@ -111,6 +108,12 @@ def _check(uri: KeyURI) -> None:
         raise UsageError(
             f"{uri.name} has a type that names no key and no certificate", "Write type=private or type=cert"
         )
+
+
+def _has_pin(found: FoundToken, uri: KeyURI, pins: PinSource) -> bool:
+    """Tell whether a stored PIN is meant for a token."""
+    request = user_pin_request(found.token, is_twin=found.module.is_twin(found.token))
+    return names_token(uri) and pins.stored(uri, request) is not None
 
 
 def _public_certificates(tokens: Sequence[FoundToken], uri: KeyURI) -> list[FoundCertificate]:

@@ -16,10 +16,15 @@ from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
 
 COMMANDS = {
     "credential-process": "hwsigner.cli.credential_process",
+    "serve": "hwsigner.cli.serve",
+    "exec": "hwsigner.cli.exec",
+    "update": "hwsigner.cli.update",
+    "agent": "hwsigner.cli.agent",
     "sign-string": "hwsigner.cli.sign_string",
     "read-certificate-data": "hwsigner.cli.read_certificate_data",
     "list": "hwsigner.cli.list",
     "profile": "hwsigner.cli.profile",
+    "tpm2": "hwsigner.cli.tpm2",
     "emulator": "hwsigner.cli.emulator",
     "version": "hwsigner.cli.version",
 }
@@ -41,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status; errors go to stderr, one line each.
 
     0 done · 1 any other failure · 2 usage · 3 key or PIN · 4 certificate · 5 the service refused · 6 the service could
-    not be reached · 130 interrupted.
+    not be reached · 7 agent or lock · 130 interrupted.
     """
     _forbid_core_dumps()
     pin_sources.forget()
@@ -89,7 +94,7 @@ def _run(arguments: Sequence[str]) -> int:
     except SystemExit:
         return 0  # --help has been printed.
     chatter.silence(on=not getattr(parsed, "debug", False))
-    notices.tell_by(tell_person)
+    notices.tell_by(tell_person, interrupted=_INTERRUPTED)
     with warnings.catch_warnings():
         _show_warnings(strict=getattr(parsed, "strict", False))
         warn_of_secrets(parsed)

@@ -47,9 +47,13 @@ def session_request(arguments: argparse.Namespace) -> SessionRequest:
     return settings.session_request(vars(arguments))
 
 
-def service(arguments: argparse.Namespace) -> Service:
-    """Return whom to ask, with the trace that `--debug` shows; raises as `settings.service`."""
-    return replace(settings.service(vars(arguments)), trace=_trace if arguments.debug else None)
+def service(arguments: argparse.Namespace, *, stays: bool = False) -> Service:
+    """Return whom to ask, with the trace that `--debug` shows.
+
+    Raises as `settings.service`, or, for a command that stays, as `settings.resident_service`.
+    """
+    find = settings.resident_service if stays else settings.service
+    return replace(find(vars(arguments)), trace=_trace if arguments.debug else None)
 
 
 def _prompts(arguments: argparse.Namespace) -> list[AskPin]:

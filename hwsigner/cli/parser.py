@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from hwsigner.errors import UsageError
-from hwsigner.flags import PROFILE, Flag, check_exclusive, default_values, profile_values
+from hwsigner.flags import Flag, check_exclusive, default_values, profile_values
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,7 +63,8 @@ class Parser(argparse.ArgumentParser):
             ConfigError: there is no such profile, or it holds what is no flag.
         """
         values = default_values(self._flags.values())
-        names = {name for flag in PROFILE if (name := getattr(given, flag.attribute, None))}
+        naming = [flag.attribute for flag in self._flags.values() if flag.names_profile]
+        names = {name for attribute in naming if (name := getattr(given, attribute, None))}
         if len(names) > 1:
             raise UsageError("--profile and --config-profile name two profiles", "Give one of them")
         exposed = None

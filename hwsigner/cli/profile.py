@@ -10,7 +10,7 @@ import warnings
 from hwsigner.cli.parser import Parser
 from hwsigner.config import add_profile, profiles
 from hwsigner.errors import UnsafeKeyWarning, UsageError, printable
-from hwsigner.flags import IDENTITY, SESSION
+from hwsigner.flags import AGENT, IDENTITY, SESSION
 
 HELP = "add and list profiles of config.toml"
 
@@ -22,7 +22,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("action", metavar="add|list", help="add NAME with the flags given, or list all")
     parser.add_argument("name", nargs="?", help="the profile's name")
     parser.add_argument("--replace", action="store_true", help="let add replace another profile of that name")
-    parser.add_flags(IDENTITY, SESSION)
+    parser.add_flags(IDENTITY, SESSION, AGENT)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -232,7 +232,7 @@ def test_a_private_certificate_is_found_after_a_login(uri: Callable[..., str], h
     tool(hsm, "akin", "--write-object", str(path), "--type", "cert", "--label", "hidden", "--private")
     hidden = uri("object=hidden", token="akin")
     assert [found.der for found in find_certificates(hidden, "1234")] == [der]
-    with pytest.raises(CertificateError, match="without a PIN"):
+    with pytest.raises(CertificateError, match="public certificates only"):
         find_certificates(hidden)
 
 

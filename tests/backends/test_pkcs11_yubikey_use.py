@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,11 +14,10 @@ import pytest
 
 from backends.contract import openssl_verifies
 from hwsigner import notices
-from hwsigner.backends import _pkcs11_registry
 from hwsigner.errors import SigningKeyError, TokenRemovedError, WrongPinError
 from hwsigner.key import Key, open_key
 from hwsigner.pin import AskPin, PinSource
-from pkcs11_shim import Person
+from pkcs11_shim import ROOT, Person
 from softhsm.pcsc import SoftPcsc
 from softhsm.yubikey import OPENSC, YKCS11, YubiKey
 
@@ -30,14 +32,6 @@ OPENSC_BELIEVES_SECONDS = 1.0
 def module(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
-
-
-@pytest.fixture(autouse=True)
-def forgetful_modules() -> Iterator[None]:
-    """Modules remember what is on a card; here, cards change while they are in their readers."""
-    yield
-    for module in _pkcs11_registry.modules.values():
-        module.look_again()
 
 
 def card_key(card: YubiKey, module: str, slot: int, pin: str | AskPin | PinSource) -> Key:
@@ -180,4 +174,24 @@ def test_a_card_that_nobody_touches_is_an_error_that_costs_no_pin(yubikey: YubiK
             key.sign(b"message")
         yubikey.sensor.delay = 0.1
         assert key.sign(b"message")
+    assert right(yubikey.pin_tries)
+
+
+def test_ctrl_c_ends_a_command_that_waits_for_a_touch(yubikey: YubiKey, module: str, tmp_path: Path) -> None:
+    prepare(yubikey, touch_policy=TOUCH_ALWAYS)
+    (tmp_path / "pin").write_text(yubikey.pin)
+    (tmp_path / "pin").chmod(0o600)
+    uri = f"{yubikey.uri(AUTHENTICATION, module)}&pin-source=file:{tmp_path / 'pin'}"
+    command = [sys.executable, "-m", "hwsigner", "sign-string", "--certificate", uri]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"message")
+        process.stdin.close()
+        assert yubikey.sensor.wait_until_asked()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(yubikey.sensor.seconds / 2) == 130
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert (process.stdout.read(), process.stderr.read()) == (b"", b"")
     assert right(yubikey.pin_tries)

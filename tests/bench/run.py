@@ -1,4 +1,4 @@
-"""`make bench`: what a cold `hwsigner credential-process` costs, as ratios within one run; then `signing.py`.
+"""`make bench`: what a cold `hwsigner credential-process` costs, as ratios; then the other files.
 
 Every command runs in turn with the others, as a whole process from an empty environment, against a server on the
 loopback interface that answers at once. Medians; nothing passes or fails here.
@@ -162,8 +162,9 @@ def main() -> None:
                 case.run()
         print(f"Python {sys.version.split()[0]}, {rounds} rounds")
         print(table(found), flush=True)
-    print(flush=True)
-    subprocess.run([sys.executable, str(TESTS / "bench" / "signing.py")], check=True)
+    for other in ("agents.py", "signing.py", "tpm2_signing.py", "serving.py"):
+        print(flush=True)
+        subprocess.run([sys.executable, str(TESTS / "bench" / other)], check=True)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,8 @@ def tokens(outcome: Outcome) -> list[dict[str, Any]]:
 
 def test_json_without_a_login(run: Callable[..., Outcome], hsm: InProcessSoftHSM, uri: str) -> None:
     (token,) = tokens(run(uri, "--json"))
-    assert (token["label"], token["module"], token["pinState"]) == (hsm.label, hsm.module, "good")
+    assert (token["label"], token["pinState"]) == (hsm.label, "good")
+    assert os.path.samefile(token["module"], hsm.module)
     assert (token["wantsLogin"], token["pinPad"]) == (True, False)
     keys = {key["id"]: key for key in token["keys"]}
     assert {key_id: key["algorithm"] for key_id, key in keys.items()} == {

@@ -25,7 +25,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def pid_of(folder: Path) -> int:
-    return int((folder / "pcscd.pid").read_text().rstrip("\n\0"))
+    path = folder / "pcscd.pid"
+    while not (text := path.read_text().rstrip("\n\0")):  # pcscd writes it when it is up already.
+        time.sleep(0.005)
+    return int(text)
 
 
 def test_vpcd_cannot_be_reached_from_outside(yubikey: YubiKey) -> None:

@@ -1,0 +1,120 @@
+"""Asking an agent, from Python: for credentials, as `hwsigner-credentials` does, and for what a person wants of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+
+from hwsigner.agent import protocol
+from hwsigner.agent.places import VARIABLE, Place, peer_uid, system_place, user_place
+from hwsigner.agent.protocol import Request, Verb
+from hwsigner.agent.wire import Wire
+from hwsigner.errors import AgentError, PinRequiredError
+from hwsigner.pin import AskPin, PinRequest
+
+CONNECT_LIMIT = 1.0
+
+
+def find_credentials(name: str, environ: Mapping[str, str] = os.environ) -> bytes | None:
+    """Return the JSON that `credential_process` prints, with a newline, from a running agent.
+
+    The user's agent is asked and, where there is none or it does not know the profile, the system's.
+
+    Args:
+        name: the profile.
+        environ: says where the user's agent listens; with HWSIGNER_AGENT set, none is asked.
+
+    Returns:
+        None where no agent can be used, or none knows the profile: the caller does without.
+
+    Raises:
+        AgentError: an agent answers that it can't give credentials; with the exit status to end with.
+    """
+    if environ.get(VARIABLE) or not protocol.is_name(name):
+        return None
+    for place in (user_place(environ), system_place()):
+        try:
+            with _connected(place) as wire:
+                if wire is None:
+                    continue
+                wire.send(Request(Verb.GET, name).line())
+                head, body = wire.answer()
+        except (AgentError, OSError):
+            return None  # One that is not to be trusted or hangs: the next one's profile might be another.
+        if head.kind == "error":
+            raise AgentError(body.decode("utf-8", "replace"), exit_status=head.status)
+        if head.kind != "unknown":
+            return body
+    return None
+
+
+def command(place: Place, request: Request, ask: AskPin | None = None) -> str:
+    """Let an agent do something, and return what it says.
+
+    Args:
+        place: where it listens.
+        request: what it shall do.
+        ask: answers its questions for PINs.
+
+    Raises:
+        AgentError: no agent runs there, or it failed.
+        PinRequiredError: `ask` has no answer.
+    """
+    try:
+        with _connected(place) as wire:
+            if wire is None:
+                raise AgentError(f"no agent is running at {place.socket}", "Start one: hwsigner agent")
+            wire.send(request.line())
+            head, body = wire.answer(protocol.SILENCE_LIMIT)
+            while head.kind == "ask":
+                wire.send(protocol.with_body("pin", _answered(body, ask)))
+                head, body = wire.answer(protocol.SILENCE_LIMIT)
+    except OSError as error:
+        raise AgentError(f"the agent at {place.socket} failed: {error.strerror or error}") from error
+    if head.kind == "unknown":
+        raise AgentError(f"the agent has no profile {request.name!r}", "hwsigner profile add makes one")
+    if head.kind == "error":
+        raise AgentError(body.decode("utf-8", "replace"), exit_status=head.status)
+    return body.decode("utf-8", "replace")
+
+
+def is_running(place: Place) -> bool:
+    """Tell whether an agent listens there, or somebody else does, in whose place none can be put."""
+    try:
+        with _connected(place) as wire:
+            return wire is not None
+    except (AgentError, OSError):
+        return True
+
+
+@contextmanager
+def _connected(place: Place) -> Iterator[Wire | None]:
+    """Give a connection to the agent of a place, or None if there is none; raises AgentError, OSError."""
+    owner = place.owner()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(CONNECT_LIMIT)
+        try:
+            if owner is not None:
+                sock.connect(place.socket)
+        except (FileNotFoundError, ConnectionRefusedError):
+            owner = None
+        if owner is None:
+            yield None
+            return
+        uid = peer_uid(sock)
+        if uid not in (0, owner):
+            raise AgentError(f"user {uid} listens at {place.socket}", "Remove it")
+        yield Wire(sock)
+
+
+def _answered(question: bytes, ask: AskPin | None) -> bytes:
+    texts = [*question.decode("utf-8", "replace").split("\n"), ""]
+    request = PinRequest(*texts[: len(fields(PinRequest))])
+    pin = ask(request) if ask else None
+    if not pin:
+        problem = f"{request.subject} wants its {request.kind}, and none was given"
+        raise PinRequiredError(problem, "Run from a terminal, or where a pinentry can ask")
+    return pin.encode()

@@ -1,0 +1,95 @@
+"""The clients of an agent's loop: those whose line has not come whole, and those whose answer is being worked at."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Iterable, Iterator
+
+from hwsigner.agent.served import Served
+
+
+class Client:
+    """A connection.
+
+    Args:
+        sock: its socket.
+        uid: the user at its other end.
+        deadline: until when its line must have come.
+    """
+
+    __slots__ = ("deadline", "is_watched", "line", "served", "sock", "uid")
+
+    def __init__(self, sock: socket.socket, uid: int, deadline: float) -> None:
+        self.sock = sock
+        self.uid = uid
+        self.deadline = deadline
+        self.line = b""
+        self.served: Served | None = None
+        self.is_watched = False
+
+
+class Crowd:
+    """Who is there. For one thread."""
+
+    def __init__(self) -> None:
+        # In the order of their deadlines.
+        self._reading: dict[Client, None] = {}
+        self._waiting: dict[Served, dict[Client, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._reading) + sum(map(len, self._waiting.values()))
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether an answer is being worked at."""
+        return bool(self._waiting)
+
+    def enter(self, client: Client) -> None:
+        """Take a client whose line is yet to come."""
+        self._reading[client] = None
+
+    def wait(self, client: Client, served: Served) -> bool:
+        """Let a client wait for a profile's answer; return whether it is the first that does."""
+        self._reading.pop(client, None)
+        client.served = served
+        is_first = served not in self._waiting
+        self._waiting.setdefault(served, {})[client] = None
+        return is_first
+
+    def leave(self, client: Client) -> None:
+        """Forget a client, wherever it is."""
+        self._reading.pop(client, None)
+        if client.served:
+            self._waiting.get(client.served, {}).pop(client, None)
+
+    def answered(self, served: Served) -> Iterable[Client]:
+        """Return who waits for a profile's answer; nobody does any more."""
+        return self._waiting.pop(served)
+
+    def waiting(self) -> list[Client]:
+        """Return all who wait."""
+        return [client for clients in self._waiting.values() for client in clients]
+
+    def reading(self) -> list[Client]:
+        """Return all whose line is yet to come."""
+        return list(self._reading)
+
+    def least(self) -> Client:
+        """Return who is to make room for another: who has said nothing for the longest time, else the last that waits.
+
+        It is the last for the profile that most wait for. There must be somebody.
+        """
+        if self._reading:
+            return next(iter(self._reading))
+        most = max(self._waiting, key=lambda served: len(self._waiting[served]))
+        return next(reversed(self._waiting[most]))
+
+    def late(self, now: float) -> Iterator[Client]:
+        """Yield those whose deadline has passed, which must leave."""
+        while self._reading and (first := next(iter(self._reading))).deadline <= now:
+            yield first
+
+    def next_deadline(self) -> float:
+        """Return the first deadline; infinity for none."""
+        return next((client.deadline for client in self._reading), math.inf)

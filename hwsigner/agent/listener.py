@@ -1,0 +1,132 @@
+"""The agent's socket: given by systemd, or made here. Of two agents that start, one gets it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Iterator, MutableMapping
+from contextlib import ExitStack, contextmanager, suppress
+
+from hwsigner.agent.places import Place
+from hwsigner.errors import AgentError
+
+BACKLOG = 4096
+_FIRST_DESCRIPTOR = 3
+
+
+@contextmanager
+def open_listener(place: Place, environ: MutableMapping[str, str]) -> Iterator[socket.socket]:
+    """Give the listening socket; one that was made here is removed at the end.
+
+    Args:
+        place: where to listen, if systemd gives no socket.
+        environ: the environment; what it says of systemd's sockets is taken out.
+
+    Raises:
+        AgentError: an agent is there already, or the socket can't be made.
+    """
+    with ExitStack() as stack:
+        found = _given(environ)
+        if found is not None:
+            stack.enter_context(found)
+        else:
+            try:
+                stack.enter_context(_locked(place))
+                found = stack.enter_context(_bound(place))
+            except OSError as error:
+                problem = f"can't listen in {place.folder}: {error.strerror or error}"
+                raise AgentError(problem, "XDG_RUNTIME_DIR says where it is") from error
+        yield found
+
+
+def _given(environ: MutableMapping[str, str]) -> socket.socket | None:
+    """Return the socket that systemd gives, if any (sd_listen_fds(3))."""
+    process, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if process != str(os.getpid()) or not count:
+        return None
+    if count != "1":
+        raise AgentError(f"systemd gives {count[:10]} sockets", "Give the agent one ListenStream=")
+    given = socket.socket(fileno=_FIRST_DESCRIPTOR)
+    given.set_inheritable(False)
+    listens = given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    has_path = given.family == socket.AF_UNIX and str(given.getsockname()).startswith("/")
+    if not has_path or given.type != socket.SOCK_STREAM or not listens:
+        given.close()
+        raise AgentError("systemd gives a socket that is no Unix stream", "Give ListenStream= the path of a socket")
+    return given
+
+
+@contextmanager
+def _locked(place: Place) -> Iterator[None]:
+    """Hold the folder's lock, which an agent keeps for as long as it lives."""
+    _make_folder(place)
+    with open(os.open(f"{place.folder}/agent.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _is_running(place) from None
+        yield
+
+
+def _make_folder(place: Place) -> None:
+    parent = os.path.dirname(place.folder)
+    status = os.stat(parent)
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        hint = "Take that from them" if place.is_systems else "Let XDG_RUNTIME_DIR name a folder of mode 0700"
+        raise AgentError(f"others can write {parent}", hint)
+    with suppress(FileExistsError):
+        os.mkdir(place.folder, 0o755 if place.is_systems else 0o700)
+    if place.owner() != os.geteuid():
+        raise AgentError(f"{place.folder} is not this user's alone", "Remove it")
+    if not place.is_systems:
+        os.chmod(place.folder, 0o700)
+
+
+@contextmanager
+def _bound(place: Place) -> Iterator[socket.socket]:
+    """Make the socket, in the place of a dead agent's. The lock is held."""
+    if _answers(place.socket):
+        raise _is_running(place)  # Without our lock: systemd listens there.
+    with suppress(FileNotFoundError):
+        os.unlink(place.socket)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as made:
+        before = os.umask(0o111 if place.is_systems else 0o177)
+        try:
+            made.bind(place.socket)
+        finally:
+            os.umask(before)
+        made.listen(BACKLOG)
+        mine = stamp(place.socket)
+        try:
+            yield made
+        finally:
+            if stamp(place.socket) == mine:
+                os.unlink(place.socket)
+
+
+def stamp(path: str) -> tuple[int, int] | None:
+    """Return what tells a file from another one in its place, or None where there is none."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            return True  # So many wait there that the queue is full.
+        except OSError:
+            return False
+        return True
+
+
+def _is_running(place: Place) -> AgentError:
+    return AgentError(f"an agent is running already at {place.socket}", "hwsigner agent stop ends it")

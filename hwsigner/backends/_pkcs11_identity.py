@@ -1,0 +1,67 @@
+"""What tells one token from another, and whether a key URI names it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pkcs11.types import Token
+
+from hwsigner.uri import KeyURI
+
+Identity = tuple[str, str, bytes, str]
+
+TOKEN_ATTRIBUTES = frozenset(
+    {
+        *("token", "manufacturer", "model", "serial", "slot-id", "slot-manufacturer", "slot-description"),
+        *("library-manufacturer", "library-description", "library-version"),
+    }
+)
+# Those that are a token's own, or its place; a manufacturer or model is that of many.
+_NAMING = frozenset({"token", "serial", "slot-id", "slot-description"})
+
+
+def identity_of(token: Token) -> Identity:
+    """Return what stays the same of a token wherever it is inserted. Cards without a serial number may share it."""
+    return token.manufacturer_id, token.model, token.serial, token.label
+
+
+def serial_text(token: Token) -> str:
+    """Return a token's serial number as the text that a URI bears."""
+    return token.serial.rstrip(b" \0").decode("utf-8", "replace")
+
+
+def names_token(uri: KeyURI) -> bool:
+    """Tell whether a URI says which token it means, and not only which key."""
+    return bool(_NAMING & uri.path.keys())
+
+
+def matches(token: Token, library: Any, uri: KeyURI) -> bool:
+    """Tell whether a URI's attributes of token, slot and module are this token's; padding does not count.
+
+    Args:
+        token: the token.
+        library: python-pkcs11's object for its module.
+        uri: the URI.
+    """
+    actual = _attributes(token, library)
+    wanted = {name: uri.path[name].decode("utf-8", "replace").rstrip(" \0") for name in actual if name in uri.path}
+    if "." not in wanted.get("library-version", "."):
+        wanted["library-version"] += ".0"  # RFC 7512, 2.3: a major version alone.
+    return all(actual[name] == value for name, value in wanted.items())
+
+
+def _attributes(token: Token, library: Any) -> Mapping[str, str]:
+    slot, version = token.slot, library.library_version
+    return {
+        "token": token.label,
+        "manufacturer": token.manufacturer_id,
+        "model": token.model,
+        "serial": serial_text(token),
+        "slot-id": str(slot.slot_id),
+        "slot-manufacturer": slot.manufacturer_id,
+        "slot-description": slot.slot_description,
+        "library-manufacturer": library.manufacturer_id,
+        "library-description": library.library_description,
+        "library-version": f"{version[0]}.{version[1]}",
+    }

@@ -1,0 +1,75 @@
+"""What one process tells the next: for which tokens a stored PIN was refused.
+
+Each refusal is an empty file in a folder of this user's, named after the token: nothing of a PIN is kept.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from hwsigner.backends._tpm2_folders import is_private, is_usable, runtime_folders, state_folders, temporary_folders
+
+_LOCK = "pkcs11.lock"
+
+
+def keep(name: str) -> bool:
+    """Keep it that a token refused a stored PIN; return whether there is a place for it.
+
+    Args:
+        name: the token's, fit for a file's name.
+    """
+    for folder in filter(is_usable, _folders()):
+        with suppress(OSError):
+            os.close(_open(folder, name))
+            now = time.time_ns()  # The file system's own time lags a little behind.
+            os.utime(os.path.join(folder, name), ns=(now, now), follow_symlinks=False)
+            return True
+    return False
+
+
+def is_kept(name: str, since: float = 0.0) -> bool:
+    """Return whether a refusal is kept of a token, no older than a time of `time.time()`."""
+    for path in (os.path.join(folder, name) for folder in _private()):
+        with suppress(OSError):
+            if os.lstat(path).st_mtime >= since:
+                return True
+    return False
+
+
+def forget(name: str) -> None:
+    """Keep nothing of a token to which somebody has logged in."""
+    for folder in _private():
+        with suppress(OSError):
+            os.unlink(os.path.join(folder, name))
+
+
+@contextmanager
+def one_process() -> Iterator[None]:
+    """Let no other process of this user's be here: from the look at what is kept to keeping it, none may try."""
+    with ExitStack() as held:
+        folder = next(filter(is_usable, _folders()), None)
+        if folder is not None:
+            with suppress(OSError):
+                file = _open(folder, _LOCK)
+                held.callback(os.close, file)
+                fcntl.flock(file, fcntl.LOCK_EX)
+                held.callback(fcntl.flock, file, fcntl.LOCK_UN)  # A child may have inherited the file.
+        yield
+
+
+def _open(folder: str, name: str) -> int:
+    return os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _private() -> Iterator[str]:
+    return filter(is_private, _folders())
+
+
+def _folders() -> Iterator[str]:
+    yield from state_folders("refused-pins")
+    yield from runtime_folders()
+    yield from temporary_folders()

@@ -1,0 +1,130 @@
+"""`hwsigner agent`: hold identities and their sessions, and answer on a Unix socket; and what a person asks of it."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import resource
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from hwsigner import notices
+from hwsigner.cli.parser import Parser
+from hwsigner.cli.streams import tell
+from hwsigner.cli.terminal import ask_pin
+from hwsigner.errors import UsageError, printable
+from hwsigner.flags import Flag, switch
+from hwsigner.pin import PinRequest
+
+if TYPE_CHECKING:
+    from hwsigner.agent.places import Place
+    from hwsigner.agent.server import Server
+
+HELP = "hold sessions for hwsigner-credentials: status, lock, unlock, refresh, stop"
+
+_ACTIONS = ("status", "lock", "unlock", "refresh", "stop")
+_FLAGS = (
+    switch("system", "the system's agent, in /run/hwsigner, and not the user's own"),
+    Flag("pinentry", "the program that asks for the PIN of unlock, or none", "PROGRAM"),
+)
+_MOST_DESCRIPTORS = 4096
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add what to do, with which profile, and the command's flags."""
+    parser.add_argument("action", nargs="?", metavar="|".join(_ACTIONS), help="what the agent shall do; none: be one")
+    parser.add_argument("name", nargs="?", help="the profile to lock (all without), unlock or refresh")
+    parser.add_flags(_FLAGS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Be the agent until SIGTERM, or let the one that runs do something and print what it says."""
+    from hwsigner.agent.places import system_place, user_place
+
+    place = system_place() if arguments.system else user_place(os.environ)
+    if arguments.action is None:
+        _be_agent(place)
+    else:
+        _command(arguments, place)
+    return 0
+
+
+def _command(arguments: argparse.Namespace, place: Place) -> None:
+    from hwsigner.agent.client import command
+    from hwsigner.agent.protocol import Request, Verb, is_name, parse_request
+
+    action, name = arguments.action, arguments.name or ""
+    if action not in _ACTIONS:
+        raise UsageError(f"agent has no action {action[:40]!r}", f"Actions: {', '.join(_ACTIONS)}")
+    if name and not is_name(name):
+        raise UsageError(f"a profile can't have the name {name[:100]!r}", "Names are letters, digits and ._@-")
+    request = Request(Verb(action), name)
+    if parse_request(request.line().removesuffix(b"\n")) is None:
+        hint = f"Write hwsigner agent {action}{'' if name else ' NAME'}"
+        raise UsageError(f"agent {action} takes {'no profile' if name else 'the name of a profile'}", hint)
+    print(*map(_shown, command(place, request, _asker(arguments.pinentry)).splitlines()), sep="\n")
+
+
+def _shown(line: str) -> str:
+    return "\t".join(map(printable, line.split("\t")))
+
+
+def _asker(pinentry: str | None) -> Callable[[PinRequest], str | None]:
+    def ask(request: PinRequest) -> str | None:
+        from hwsigner.pinentry import find_pinentry
+
+        found = find_pinentry(pinentry, os.environ)
+        pin = found.ask(request) if found else None
+        return ask_pin(request) if pin is None else pin
+
+    return ask
+
+
+def _be_agent(place: Place) -> None:
+    from hwsigner.agent.listener import open_listener
+    from hwsigner.agent.memory import LockedMemory, forbid_dumps
+    from hwsigner.agent.notify import Notifier
+    from hwsigner.agent.roster import Roster
+    from hwsigner.agent.served import Surroundings
+    from hwsigner.agent.server import Server
+
+    forbid_dumps()
+    gc.enable()  # Unlike other commands, this one stays.
+    _allow_descriptors()
+    notices.tell_by(tell)
+    threading.excepthook = _tell_of_thread
+    memory, notifier = LockedMemory(), Notifier(os.environ)
+    # The user's file of a system's agent is the system's.
+    environ = {**os.environ, "XDG_CONFIG_HOME": "/etc"} if place.is_systems else os.environ
+    with open_listener(place, os.environ) as listener:
+        roster = Roster(Surroundings(environ, memory, tell), is_systems=place.is_systems)
+        server = Server(listener, roster, memory=memory, is_open=place.is_systems, log=tell)
+        with _signals(server):
+            server.run(notifier)
+
+
+def _allow_descriptors() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+
+
+@contextmanager
+def _signals(server: Server) -> Iterator[None]:
+    """Stop at SIGTERM and SIGINT, once those who wait are answered; read the configuration anew at SIGHUP."""
+    acts = {signal.SIGTERM: server.stop, signal.SIGINT: server.stop, signal.SIGHUP: server.reload}
+    before = {number: signal.signal(number, lambda n, _: server.post(acts[signal.Signals(n)])) for number in acts}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tell_of_thread(arguments: threading.ExceptHookArgs) -> None:
+    # A traceback could show a secret.
+    tell(f"internal error: {arguments.exc_type.__name__} in a thread. Please report it")

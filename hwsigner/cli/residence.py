@@ -1,0 +1,126 @@
+"""Serving until told to stop: the server in the main thread, the first sessions in others, and an end that comes."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from hwsigner.agent.notify import Notifier
+from hwsigner.cli.streams import tell
+from hwsigner.errors import (
+    AgentError,
+    BackendUnavailableError,
+    HwsignerError,
+    HwsignerWarning,
+    ServiceError,
+    ServiceUnreachableError,
+    TokenRemovedError,
+)
+from hwsigner.serving.formats import CONTAINER
+from hwsigner.serving.server import Server
+
+if TYPE_CHECKING:
+    from hwsigner.cli.sources import Sourced
+
+# What may pass, or be mended, while the server runs.
+_PASSING = (
+    BackendUnavailableError,
+    ServiceError,
+    ServiceUnreachableError,
+    TokenRemovedError,
+)
+# A key or a service that hangs is left behind.
+_CLOSE_SECONDS = 1.0
+_DESCRIPTORS = 4096
+
+
+def allow_descriptors() -> None:
+    """Let this process have more descriptors, if it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+
+
+class Residence:
+    """A server and the providers of what it serves.
+
+    Args:
+        sourced: whose credentials are to be there before anybody asks.
+        server: serves them.
+    """
+
+    def __init__(self, sourced: Sequence[Sourced], server: Server) -> None:
+        self._sourced = sourced
+        self._server = server
+        self._failure: HwsignerError | HwsignerWarning | None = None
+
+    def stay(self) -> None:
+        """Serve until SIGINT, SIGTERM or, but under nohup, SIGHUP.
+
+        Raises:
+            HwsignerError: there is no first session, and another try would not help.
+        """
+        notifier = Notifier(os.environ)
+        threading.excepthook = tell_of_thread
+        for one in self._sourced:
+            one.own.start()
+            threading.Thread(target=self._warm, args=(one,), name="hwsigner-first", daemon=True).start()
+        gc.freeze()  # What is there by now stays: it is looked through no more, which would hold up requests.
+        with _stopping(self._server):
+            notifier.ready("answering")
+            self._server.run()
+            notifier.stopping()
+        failure = self._failure
+        if not close_in_time(self._sourced):
+            if failure:
+                tell(str(failure))
+            os._exit(failure.exit_status if failure else 0)
+        if failure:
+            raise failure
+
+    def _warm(self, one: Sourced) -> None:
+        try:
+            one.source.reply(CONTAINER)
+        except AgentError as error:
+            tell(f"{one.name}: no credentials: {error}")
+        except _PASSING:
+            pass  # The provider's log has it.
+        except (HwsignerError, HwsignerWarning) as error:
+            self._failure = error
+            self._server.stop()
+
+
+def tell_of_thread(arguments: threading.ExceptHookArgs) -> None:
+    """Write a line about a thread that failed: a traceback could show a secret."""
+    tell(f"internal error: {arguments.exc_type.__name__} in a thread. Please report it")
+
+
+def close_in_time(sourced: Sequence[Sourced]) -> bool:
+    """Close providers; return False where one hangs in its key or the service, and a process would not end for it."""
+    threads = [threading.Thread(target=one.own.close, daemon=True) for one in sourced]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + _CLOSE_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return not any(thread.is_alive() for thread in threads)
+
+
+@contextmanager
+def _stopping(server: Server) -> Iterator[None]:
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, lambda *_: server.stop()) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,166 @@
+"""`hwsigner serve`: credentials over HTTP for the AWS SDKs: the container endpoint, and IMDSv2."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import pwd
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hwsigner.cli.log import Log
+from hwsigner.cli.parser import Parser
+from hwsigner.errors import UsageError
+from hwsigner.flags import IDENTITY, PROFILE, SESSION, Flag, boolean, whole_number
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+
+    from hwsigner.cli.sources import Sourced
+
+HELP = "serve credentials over HTTP, as containers and EC2 instances have them"
+
+_FLAGS = (
+    Flag("port", "where to listen; 0 for any free port", "PORT", whole_number(0, 65535), 9911),
+    Flag("hop-limit", "the IP TTL of the answers", "N", whole_number(1, 255), 64),
+    Flag("address", "the IP address to listen on; another than loopback needs TLS", "IP", default="127.0.0.1"),
+    Flag("imds", "serve IMDSv2 too; the default where no NAME is given", convert=boolean),
+    Flag("allow-user", "a user (name or number) whose processes may have IMDS tokens; repeatable", "USER", many=True),
+    Flag("token-folder", "where the tokens of the container endpoint are kept", "DIR"),
+    Flag("tls-certificate", "serve HTTPS with this certificate and its chain (PEM)", "FILE"),
+    Flag("tls-key", "its private key (PEM); by default in the same file", "FILE"),
+    Flag("host-name", "a name by which clients may call the server; repeatable", "NAME", many=True),
+)
+# The flags that may stand beside NAMEs.
+_COMMON = {flag.name for flag in _FLAGS} | {"strict"}
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the profiles' names, and the flags."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="profiles of config.toml; or give the flags of one")
+    parser.add_flags(_FLAGS, IDENTITY, SESSION, PROFILE)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until SIGINT, SIGTERM or SIGHUP.
+
+    Returns:
+        0, once interrupted.
+
+    Raises:
+        HwsignerError: a flag, a file or the address is of no use; or there are no credentials and another try would
+            not help.
+    """
+    from hwsigner.cli.residence import Residence, allow_descriptors
+    from hwsigner.serving.application import Application, Served
+    from hwsigner.serving.listener import listen, names_of
+    from hwsigner.serving.server import Server
+    from hwsigner.serving.token_file import keep_token
+
+    gc.enable()  # Unlike other commands, this one stays.
+    log = Log()
+    has_imds, users, tls = _has_imds(arguments), _users(arguments), _tls(arguments)
+    if tls is None:  # A handshake that hangs takes ten times the memory of a request that does.
+        allow_descriptors()
+    passed_on = _passed_on(arguments, tls)
+    sourced = _sources(arguments, log)
+    # Before the port answers: who waits for it finds them.
+    tokens = [keep_token(_token_folder(arguments), one.name) for one in sourced]
+    sockets = passed_on or [listen(arguments.address, arguments.port, arguments.hop_limit)]
+    names = [name for one in sockets for name in names_of(one, arguments.host_name)]
+    profiles = [Served(one.name, token, one.source) for one, (_, token) in zip(sourced, tokens, strict=True)]
+    application = Application(profiles, names=names, log=log.refused)
+    if has_imds:
+        application.add_imds(sourced[0].role, sourced[0].source, users)
+    base = _base_url(sockets[0], arguments.host_name, tls)
+    _announce(base, {one.name: path for one, (path, _) in zip(sourced, tokens, strict=True)}, has_imds)
+    Residence(sourced, Server(application.answer, sockets, log=log.refused, tls=tls)).stay()
+    return 0
+
+
+def _has_imds(arguments: argparse.Namespace) -> bool:
+    has_tls = arguments.tls_certificate is not None
+    if arguments.imds and has_tls:
+        raise UsageError("--imds is given with --tls-certificate", "IMDS is for this machine alone, and has no TLS")
+    if arguments.imds and len(arguments.names) > 1:
+        raise UsageError(f"--imds is given with {len(arguments.names)} profiles", "IMDS has one role; name one profile")
+    return not (arguments.names or has_tls) if arguments.imds is None else arguments.imds
+
+
+def _sources(arguments: argparse.Namespace, log: Log) -> list[Sourced]:
+    from hwsigner.cli.sources import of_flags, of_profile
+
+    others = [flag.name for flag, _ in arguments.given if flag.name not in _COMMON]
+    if arguments.names and others:
+        raise UsageError(f"--{others[0]} is given beside the name of a profile", "Let the profile hold it")
+    if arguments.names:
+        return [of_profile(name, log.note) for name in dict.fromkeys(arguments.names)]
+    return [of_flags(arguments, log.note, asks_agent={*others} <= {flag.name for flag in PROFILE})]
+
+
+def _token_folder(arguments: argparse.Namespace) -> Path:
+    from hwsigner.serving.token_file import token_folder
+
+    return Path(arguments.token_folder).absolute() if arguments.token_folder else token_folder(os.environ)
+
+
+def _users(arguments: argparse.Namespace) -> set[int]:
+    return {os.geteuid(), *map(_uid, arguments.allow_user)}
+
+
+def _uid(user: str) -> int:
+    if user.isascii() and user.isdigit():
+        return int(user)
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise UsageError(f"--allow-user {user!r} is no user of this machine", "Give a name or a number") from None
+
+
+def _tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:
+    if arguments.tls_certificate is None:
+        if arguments.tls_key:
+            raise UsageError("--tls-key is given without --tls-certificate", "Give both")
+        return None
+    from hwsigner.serving.listener import tls_context
+
+    return tls_context(arguments.tls_certificate, arguments.tls_key)
+
+
+def _passed_on(arguments: argparse.Namespace, tls: ssl.SSLContext | None) -> list[socket.socket]:
+    """Return systemd's sockets, if it passed some on. Neither they nor the address are for others without TLS."""
+    from hwsigner.endpoint import is_loopback
+    from hwsigner.serving.listener import limit_hops, take_activated
+
+    found = take_activated(os.environ)
+    for one in found:
+        limit_hops(one, arguments.hop_limit)
+    addresses = [one.getsockname()[0] for one in found] or [arguments.address]
+    if not (tls or all(map(is_loopback, addresses))):
+        raise UsageError("other machines can reach the address, and there is no TLS", "Give --tls-certificate")
+    return found
+
+
+def _base_url(listener: socket.socket, names: list[str], tls: ssl.SSLContext | None) -> str:
+    from hwsigner.endpoint import host_and_port
+
+    address, port = listener.getsockname()[:2]
+    return f"{'https' if tls else 'http'}://{host_and_port((*names, address)[0], port)}"
+
+
+def _announce(base: str, token_files: dict[str, Path], has_imds: bool) -> None:
+    """Print what a shell needs; first, where IMDS is served, the lines of the program that hwsigner replaces."""
+    from hwsigner.serving.container import container_path
+
+    lines = [f"Local server started on port: {base.rpartition(':')[2]}", "Make it available to the sdk by running:"]
+    if has_imds:
+        lines.append(f"export AWS_EC2_METADATA_SERVICE_ENDPOINT={base}/")
+    for name, path in token_files.items():
+        lines.append(f"export AWS_CONTAINER_CREDENTIALS_FULL_URI={base}{container_path(name)}")
+        lines.append(f"export AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE={shlex.quote(str(path))}")
+    if sys.stderr is not None:
+        print(*lines, sep="\n", file=sys.stderr, flush=True)

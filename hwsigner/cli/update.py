@@ -1,0 +1,149 @@
+"""`hwsigner update`: write credentials into a section of the AWS SDKs' shared credentials file, and keep them fresh."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import math
+import os
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hwsigner.cli import options
+from hwsigner.cli.parser import Parser
+from hwsigner.cli.streams import tell
+from hwsigner.errors import CertificateError, HwsignerError, PinError, UsageError
+from hwsigner.flags import CONFIG_PROFILE, IDENTITY, SESSION, Flag, switch
+
+if TYPE_CHECKING:
+    from hwsigner.credentials import Credentials
+    from hwsigner.provider import Provider
+
+HELP = "write credentials into the shared credentials file, and keep them fresh"
+
+_FLAGS = (
+    Flag("profile", "the section of the credentials file to write", "NAME", default="default"),
+    *CONFIG_PROFILE,
+    switch("once", "write once and end"),
+)
+# Seconds between two looks at the clock: a longer sleep would not notice that it was set, or the machine suspended.
+_PAUSE = 10.0
+_PAUSE_IN_TROUBLE = 1.0
+# Between two tries to write: it doubles from a second.
+_LONGEST_PAUSE = 120.0
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the flags."""
+    parser.add_flags(_FLAGS, IDENTITY, SESSION)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write once, or until SIGINT or SIGTERM; what the flags get wrong is found before a key is touched.
+
+    Returns:
+        0, once written or interrupted.
+    """
+    from hwsigner.credentials_file import check_section, credentials_path
+
+    # An empty text is as good as no flag.
+    section = check_section(arguments.profile or "default")
+    write = partial(_write, credentials_path(os.environ), section)
+    with _provider(arguments) as provider:
+        if arguments.once:
+            write(provider())
+            return 0
+        return _keep_until_interrupted(Upkeep(provider, write))
+
+
+def _provider(arguments: argparse.Namespace) -> Provider:
+    from hwsigner.provider import Provider
+
+    # Even with --once: it is the same command, and what it writes stays.
+    service, request = options.service(arguments, stays=True), options.session_request(arguments)
+    return Provider(partial(options.identity_source, arguments), request, service)
+
+
+def _write(path: str, section: str, credentials: Credentials) -> None:
+    from hwsigner.atomic_file import edit_file
+    from hwsigner.credentials_file import with_credentials
+
+    edit_file(path, partial(with_credentials, section=section, credentials=credentials))
+    tell(f"wrote [{section}] of {path}, good until {credentials.expiration:%Y-%m-%dT%H:%M:%SZ}")
+
+
+def _keep_until_interrupted(upkeep: Upkeep) -> int:
+    gc.enable()  # Unlike other commands, this one stays.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        while True:
+            time.sleep(_PAUSE if upkeep.look() else _PAUSE_IN_TROUBLE)
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Upkeep:
+    """Writes what a provider gives, whenever that is new; one line on stderr tells of each failure.
+
+    Args:
+        provider: decides when a session is renewed, and how soon a try is repeated.
+        write: writes credentials.
+        clock: tells seconds; for the pauses between tries to write.
+    """
+
+    def __init__(
+        self, provider: Provider, write: Callable[[Credentials], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._provider = provider
+        self._write = write
+        self._clock = clock
+        self._written: Credentials | None = None
+        self._told: Exception | None = None
+        self._failed_writes = 0
+        self._next_write = -math.inf
+
+    def look(self) -> bool:
+        """Write credentials if there are new ones, and return whether all is well.
+
+        What is in the file stays there as long as there is nothing better.
+
+        Raises:
+            PinError: there are no credentials, and there will be none, as a wrong PIN is not sent twice.
+            UsageError: likewise, as what was asked for can't be meant.
+            CertificateError: there have been no credentials yet, and no other try mends that.
+        """
+        credentials = self._credentials()
+        if credentials and credentials != self._written and self._clock() >= self._next_write:
+            self._try_to_write(credentials)
+        return credentials is not None and self._told is None and self._failed_writes == 0
+
+    def _credentials(self) -> Credentials | None:
+        credentials = None
+        try:
+            credentials = self._provider()
+        except HwsignerError as error:
+            # A certificate that was good once may be renewed.
+            lasting = (PinError, UsageError) if self._written else (PinError, UsageError, CertificateError)
+            if isinstance(error, lasting):
+                raise
+            # The others are told of as the provider's failure, as one is that leaves good credentials.
+        failure = self._provider.failure
+        if failure and failure is not self._told:  # It is the same one until the next try.
+            tell(f"no new credentials: {failure}")
+        self._told = failure
+        return credentials
+
+    def _try_to_write(self, credentials: Credentials) -> None:
+        try:
+            self._write(credentials)
+        except HwsignerError as error:
+            tell(str(error))
+            pause = min(_LONGEST_PAUSE, 2.0 ** min(self._failed_writes, 10))
+            self._failed_writes, self._next_write = self._failed_writes + 1, self._clock() + pause
+        else:
+            self._written, self._failed_writes, self._next_write = credentials, 0, -math.inf

@@ -1,0 +1,94 @@
+"""IMDSv2, as of EC2 and as far as credentials go: a token for a PUT, then the role's name, then its credentials."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable
+from functools import partial
+from http import HTTPStatus
+
+from hwsigner.serving.admission import IMDS_SECONDS, IMDS_TOKEN, Scope
+from hwsigner.serving.answers import TEXT, Answer, Give, Headers, Refusal, answer
+from hwsigner.serving.known import CONNECTION, Known
+from hwsigner.serving.owners import Owners
+from hwsigner.serving.peers import Address, Connection
+from hwsigner.serving.replies import Replies
+from hwsigner.serving.session_tokens import LONGEST_SECONDS, SessionTokens
+
+FOLDER = "/latest/"
+TOKEN_PATH = "/latest/api/token"  # noqa: S105
+ROLES_PATH = "/latest/meta-data/iam/security-credentials/"
+
+
+class IMDS:
+    """Gives tokens to the processes of some users, and to who has one the credentials of a role.
+
+    Args:
+        role: the role's name.
+        replies: its credentials.
+        users: the uids whose processes may have tokens.
+        owners: says whose a connection is.
+    """
+
+    def __init__(self, role: str, replies: Replies, users: Iterable[int], owners: Owners) -> None:
+        self._role = answer(role.encode(), TEXT)
+        self._replies = replies
+        self._users = frozenset(users)
+        self._owners = owners
+        self._tokens = SessionTokens()
+
+    def admit_token(self, headers: Headers, scope: Scope) -> Give:
+        """Return what gives a new token, or refuses with 403 where the caller is another user.
+
+        Raises:
+            Refusal: 400, its life in seconds is missing or none.
+        """
+        return partial(self._give_token, _seconds(headers.get(IMDS_SECONDS, b"")), scope)
+
+    def admit_role(self, headers: Headers, scope: Scope) -> Give:
+        """Return what gives the role's name; raises as `check`."""
+        return partial(self._give, lambda: self._role, self.check(headers))
+
+    def admit_credentials(self, headers: Headers, scope: Scope) -> Give:
+        """Return what gives the role's credentials; raises as `check`."""
+        return partial(self._give, self._replies.give, self.check(headers))
+
+    def check(self, headers: Headers) -> float:
+        """Return when the token of a request expires.
+
+        Raises:
+            Refusal: 401, it has none that is good.
+        """
+        expiry = self._tokens.expiry(headers.get(IMDS_TOKEN, b""))
+        if expiry is None:
+            raise Refusal(HTTPStatus.UNAUTHORIZED, f"the request has no {IMDS_TOKEN.decode()} of this server")
+        self._refuse_after(expiry)
+        return expiry
+
+    def _give(self, give: Give, expiry: float) -> Answer | Awaitable[Answer]:
+        self._refuse_after(expiry)
+        return give()
+
+    def _refuse_after(self, expiry: float) -> None:
+        if self._tokens.clock() >= expiry:
+            raise Refusal(HTTPStatus.UNAUTHORIZED, "the token has expired")
+
+    async def _give_token(self, seconds: int, scope: Scope) -> Answer:
+        user = await self._user(scope)
+        if user not in self._users:
+            whose = "that of another machine or namespace" if user is None else f"uid {user}'s"
+            raise Refusal(HTTPStatus.FORBIDDEN, f"the connection is {whose}; --allow-user would let one in")
+        return answer(self._tokens.issue(seconds), TEXT, headers={IMDS_SECONDS: b"%d" % seconds})
+
+    async def _user(self, scope: Scope) -> int | None:
+        """Return the uid of who made the connection, looked up once for each."""
+        known: Known = scope["state"][CONNECTION]
+        if known.user is None:
+            connection = Connection(Address(*scope["client"]), Address(*scope["server"]))
+            known.user = await self._owners.owner(connection)
+        return known.user
+
+
+def _seconds(text: bytes) -> int:
+    if text.isdigit() and len(text) < 9 and 1 <= int(text) <= LONGEST_SECONDS:
+        return int(text)
+    raise Refusal(HTTPStatus.BAD_REQUEST, f"{IMDS_SECONDS.decode()} is not 1 to {LONGEST_SECONDS}")

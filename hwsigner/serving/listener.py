@@ -1,0 +1,114 @@
+"""The sockets that a server listens on: bound here, or by systemd (sd_listen_fds(3))."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from collections.abc import MutableMapping
+
+from hwsigner.endpoint import host_and_port, ip_address
+from hwsigner.errors import HwsignerError, UsageError
+
+BACKLOG = 1024
+
+_FIRST_DESCRIPTOR = 3
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+
+def listen(address: str, port: int, hop_limit: int) -> socket.socket:
+    """Return a socket that listens.
+
+    Args:
+        address: an IP address.
+        port: its port; 0 for any that is free.
+        hop_limit: the IP TTL or hop limit of what is sent through it.
+
+    Raises:
+        UsageError: the address is none.
+        HwsignerError: it can't be listened on.
+    """
+    host = ip_address(address)
+    if host is None:
+        raise UsageError(f"--address {address!r} is no IP address", "Give one, such as 127.0.0.1")
+    family = socket.AF_INET if host.version == 4 else socket.AF_INET6
+    try:
+        listener = socket.create_server((str(host), port), family=family, backlog=BACKLOG)
+        limit_hops(listener, hop_limit)
+        return listener
+    except OSError as error:
+        raise HwsignerError(
+            f"can't listen on {host_and_port(str(host), port)}: {os.strerror(error.errno or 0)}",
+            "Look for another server there (ss -ltnp), or give another --port",
+        ) from error
+
+
+def limit_hops(listener: socket.socket, hop_limit: int) -> None:
+    """Set the hop limit of what is sent through the connections that a socket accepts."""
+    if listener.family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hop_limit)
+    else:
+        listener.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hop_limit)
+
+
+def take_activated(environ: MutableMapping[str, str]) -> list[socket.socket]:
+    """Return the sockets that systemd passed to this process, and take them out of the environment.
+
+    Raises:
+        UsageError: one is no TCP socket that listens.
+    """
+    count, process = environ.pop("LISTEN_FDS", ""), environ.pop("LISTEN_PID", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if process != str(os.getpid()) or not count.isdigit():
+        return []
+    try:
+        found = [socket.socket(fileno=_FIRST_DESCRIPTOR + index) for index in range(int(count))]
+    except OSError:
+        found = []
+    if not (found and all(map(_listens, found))):
+        raise UsageError("systemd passed a socket that is none of TCP's", "Write ListenStream=127.0.0.1:9911")
+    for listener in found:
+        listener.set_inheritable(False)
+    return found
+
+
+def _listens(one: socket.socket) -> bool:
+    is_stream = one.type == socket.SOCK_STREAM and one.family in _FAMILIES
+    return is_stream and bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Tell whether a socket can be reached from this machine alone."""
+    host = ip_address(listener.getsockname()[0])
+    return host is not None and host.is_loopback
+
+
+def names_of(listener: socket.socket, host_names: list[str]) -> list[str]:
+    """Return what clients may write as `Host`: the address, the names given, on loopback localhost; each with its port
+    and without.
+    """
+    host, port = listener.getsockname()[:2]
+    names = [host, *host_names, *(["localhost"] if is_loopback(listener) else [])]
+    return [host_and_port(name, number) for name in names for number in (port, None)]
+
+
+def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
+    """Return the TLS of a server.
+
+    Args:
+        certificate: the path of its certificate and chain, PEM.
+        key: the path of its private key, PEM; None where it is in the same file.
+
+    Raises:
+        UsageError: they can't be read, or don't belong together.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:  # An ssl.SSLError is an OSError, without a usable text.
+        reason = error.strerror if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else None
+        raise UsageError(
+            f"--tls-certificate {certificate} and its key can't be used: {reason or 'no matching pair in PEM'}",
+            "Give a certificate in PEM, and its key, without a passphrase, in the same file or with --tls-key",
+        ) from None
+    return context

@@ -1,0 +1,285 @@
+/* hwsigner-credentials, a program for credential_process: asks the agent and prints its answer. docs/agent.md has the
+ * protocol. Where anything is not as it should be, it becomes `hwsigner credential-process`, which needs no agent. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Milliseconds. An agent that is at work says so now and then. */
+#ifndef LONGEST
+#define FIRST_BYTE 1000
+#define SILENCE 5000
+#define LONGEST 120000
+#endif
+/* Bytes, and the highest exit status that an agent may give. */
+enum { NAME_SIZE = 64, LINE_SIZE = 64, BODY_SIZE = 65536, PATH_SIZE = 4096, MAX_STATUS = 7 };
+
+#define PROGRAM "hwsigner"
+#ifndef SYSTEM_FOLDER
+#define SYSTEM_FOLDER "/run/hwsigner"
+#endif
+/* `none`: no agent shall be asked. Python is told `asked`, and does not ask the same ones again. */
+#define VARIABLE "HWSIGNER_AGENT"
+
+/* What came of asking an agent: an answer; there is none, or it does not know the profile; it is not to be used. */
+enum outcome { ANSWERED, ABSENT, USELESS };
+
+struct answer {
+    int fd;
+    int64_t deadline, patience; /* When to give up, and how long the next byte may take; milliseconds. */
+    int status;                 /* The exit status that the agent gives. */
+    size_t body_size;
+    size_t size;                          /* How much of `data` is in use: lines, and then the body. */
+    char data[LINE_SIZE + BODY_SIZE + 1]; /* The last byte is never the agent's. */
+};
+
+static int64_t now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (int64_t)time.tv_sec * 1000 + time.tv_nsec / 1000000;
+}
+
+static int fail(const char *problem, const char *detail) {
+    dprintf(STDERR_FILENO, PROGRAM ": %s%s\n", problem, detail);
+    return 1;
+}
+
+/* The names that may cross the socket: [A-Za-z0-9][A-Za-z0-9._@-]{0,63}. */
+static bool is_name(const char *name) {
+    static const char all[] = "._@-abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+    size_t size = strlen(name);
+    return size >= 1 && size <= NAME_SIZE && strchr("._@-", name[0]) == NULL && strspn(name, all) == size;
+}
+
+/* The profile that the arguments name, or NULL where they are others than `--profile NAME`. */
+static const char *profile_of(int count, char **arguments) {
+    static const char flag[] = "--profile", joined[] = "--profile=";
+    const char *name = NULL;
+    if (count <= 1) {
+        name = "default";
+    } else if (count == 2 && strncmp(arguments[1], joined, sizeof joined - 1) == 0) {
+        name = arguments[1] + sizeof joined - 1;
+    } else if (count == 3 && strcmp(arguments[1], flag) == 0) {
+        name = arguments[2];
+    }
+    return name != NULL && is_name(name) ? name : NULL;
+}
+
+/* Wait for more bytes and take them. */
+static bool fill(struct answer *answer) {
+    size_t room = sizeof answer->data - 1 - answer->size;
+    int64_t time = now();
+    int64_t until = time + answer->patience < answer->deadline ? time + answer->patience : answer->deadline;
+    for (; room > 0 && time < until; time = now()) {
+        struct pollfd wanted = {.fd = answer->fd, .events = POLLIN};
+        int ready = poll(&wanted, 1, (int)(until - time));
+        ssize_t got = ready > 0 ? recv(answer->fd, answer->data + answer->size, room, MSG_DONTWAIT) : -1;
+        if (got > 0) {
+            answer->size += (size_t)got;
+            answer->patience = SILENCE;
+            return true;
+        }
+        if (got == 0 || (ready != 0 && errno != EINTR && errno != EAGAIN)) {
+            return false;
+        }
+    }
+    return false;
+}
+
+/* Take the next line out of the data, without its end. */
+static bool take_line(struct answer *answer, char line[LINE_SIZE]) {
+    for (;;) {
+        size_t seen = answer->size < LINE_SIZE ? answer->size : LINE_SIZE;
+        const char *end = memchr(answer->data, '\n', seen);
+        if (end != NULL) {
+            size_t size = (size_t)(end - answer->data);
+            memcpy(line, answer->data, size);
+            line[size] = '\0';
+            answer->size -= size + 1;
+            memmove(answer->data, end + 1, answer->size);
+            return true;
+        }
+        if (seen == LINE_SIZE || !fill(answer)) {
+            return false;
+        }
+    }
+}
+
+/* Read a number of five digits at most, from 1 to a limit, and go past it and the character that must follow. */
+static bool take_number(const char **text, char end, size_t limit, size_t *number) {
+    *number = 0;
+    for (int digits = 0; digits < 5 && **text >= '0' && **text <= '9'; digits++, (*text)++) {
+        *number = *number * 10 + (size_t)(**text - '0');
+    }
+    return *number >= 1 && *number <= limit && *(*text)++ == end;
+}
+
+/* Read lines up to the one that ends them, `1 ok SIZE` or `1 error STATUS SIZE`, and then the body. */
+static enum outcome read_answer(struct answer *answer) {
+    static const char ok[] = "1 ok ", error[] = "1 error ";
+    char line[LINE_SIZE];
+    do {
+        if (!take_line(answer, line)) {
+            return USELESS;
+        }
+    } while (strcmp(line, "1 working") == 0);
+    if (strcmp(line, "1 unknown") == 0) {
+        return ABSENT;
+    }
+    const char *rest = line;
+    size_t status = 0;
+    if (strncmp(line, ok, sizeof ok - 1) == 0) {
+        rest += sizeof ok - 1;
+    } else if (strncmp(line, error, sizeof error - 1) == 0) {
+        rest += sizeof error - 1;
+        if (!take_number(&rest, ' ', MAX_STATUS, &status)) {
+            return USELESS;
+        }
+    }
+    if (rest == line || !take_number(&rest, '\0', BODY_SIZE, &answer->body_size)) {
+        return USELESS;
+    }
+    while (answer->size < answer->body_size) {
+        if (!fill(answer)) {
+            return USELESS;
+        }
+    }
+    answer->status = (int)status;
+    return ANSWERED;
+}
+
+/* Open a socket that takes the place of no standard stream, should one be closed. */
+static int new_socket(void) {
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || fd > STDERR_FILENO) {
+        return fd;
+    }
+    int moved = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    close(fd);
+    return moved;
+}
+
+/* Connect, within a second, to a socket at whose other end root or a certain user must be. */
+static enum outcome join(int fd, const struct sockaddr_un *address, uid_t owner) {
+    const struct timeval limit = {.tv_sec = FIRST_BYTE / 1000, .tv_usec = FIRST_BYTE % 1000 * 1000};
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) != 0) {
+        return USELESS;
+    }
+    if (connect(fd, (const struct sockaddr *)address, sizeof *address) != 0) {
+        return errno == ENOENT || errno == ECONNREFUSED ? ABSENT : USELESS;
+    }
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+    bool is_known = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && size == sizeof peer;
+    return is_known && (peer.uid == 0 || peer.uid == owner) ? ANSWERED : USELESS;
+}
+
+/* Tell whether a folder lets nobody but its owner, who is the user unless the folder is the system's, put a socket in. */
+static bool is_safe(const char *folder, bool is_systems, uid_t *owner) {
+    struct stat status;
+    if (lstat(folder, &status) != 0 || !S_ISDIR(status.st_mode) || (status.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
+        return false;
+    }
+    *owner = status.st_uid;
+    return is_systems || status.st_uid == geteuid();
+}
+
+/* Ask the agent whose socket lies in a folder. */
+static enum outcome ask(const char *folder, bool is_systems, const char *name, struct answer *answer) {
+    int64_t begin = now();
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int length = snprintf(address.sun_path, sizeof address.sun_path, "%s/agent.sock", folder);
+    uid_t owner;
+    if (length < 0 || (size_t)length >= sizeof address.sun_path || !is_safe(folder, is_systems, &owner)) {
+        return ABSENT;
+    }
+    answer->fd = new_socket();
+    enum outcome outcome = join(answer->fd, &address, owner);
+    if (outcome == ANSWERED) {
+        char line[sizeof "1 get \n" + NAME_SIZE];
+        int size = snprintf(line, sizeof line, "1 get %s\n", name);
+        answer->size = 0;
+        answer->patience = FIRST_BYTE - (now() - begin);
+        answer->deadline = begin + LONGEST;
+        bool is_sent = send(answer->fd, line, (size_t)size, MSG_NOSIGNAL) == size;
+        outcome = is_sent ? read_answer(answer) : USELESS;
+    }
+    close(answer->fd);
+    return outcome;
+}
+
+/* Ask the user's agent and, where there is none or it does not know the profile, the system's. */
+static enum outcome ask_all(const char *name, struct answer *answer) {
+    char folder[PATH_SIZE];
+    const char *runtime = getenv("XDG_RUNTIME_DIR");
+    int length = runtime != NULL && runtime[0] == '/'
+                     ? snprintf(folder, sizeof folder, "%s/" PROGRAM, runtime)
+                     : snprintf(folder, sizeof folder, "/run/user/%u/" PROGRAM, (unsigned)geteuid());
+    bool fits = length > 0 && (size_t)length < sizeof folder;
+    enum outcome outcome = fits ? ask(folder, false, name, answer) : ABSENT;
+    return outcome == ABSENT ? ask(SYSTEM_FOLDER, true, name, answer) : outcome;
+}
+
+/* Print what the agent answered, credentials or what went wrong, and return the exit status. */
+static int show(struct answer *answer) {
+    const char *data = answer->data, *end = data + answer->body_size;
+    if (answer->status == 0) {
+        while (data < end) {
+            ssize_t written = write(STDOUT_FILENO, data, (size_t)(end - data));
+            if (written < 0 && errno != EINTR) {
+                return fail("can't write to stdout: ", strerror(errno));
+            }
+            data += written > 0 ? written : 0;
+        }
+        return 0;
+    }
+    for (char *byte = answer->data; byte < end; byte++) {
+        *byte = (unsigned char)*byte < ' ' || *byte == 0x7F ? '?' : *byte;
+    }
+    answer->data[answer->body_size] = '\0';
+    fail(answer->data, "");
+    return answer->status;
+}
+
+/* Become the program in Python that lies beside this one, with the same arguments. */
+static int become_python(int count, char **arguments) {
+    char path[PATH_SIZE + sizeof PROGRAM];
+    ssize_t size = readlink("/proc/self/exe", path, PATH_SIZE);
+    char *slash = size > 0 && size < PATH_SIZE ? memrchr(path, '/', (size_t)size) : NULL;
+    char **all = calloc((size_t)(count > 0 ? count : 1) + 4, sizeof *all);
+    if (slash == NULL || all == NULL) {
+        return fail("can't find the program beside this one: ", PROGRAM);
+    }
+    memcpy(slash + 1, PROGRAM, sizeof PROGRAM);
+    char command[] = "credential-process", flag[] = "--profile", name[] = "default";
+    all[0] = path;
+    all[1] = command;
+    if (count <= 1) {
+        all[2] = flag;
+        all[3] = name;
+    } else {
+        memcpy(all + 2, arguments + 1, (size_t)(count - 1) * sizeof *all);
+    }
+    setenv(VARIABLE, "asked", 0);
+    execv(path, all);
+    return fail("can't run ", path);
+}
+
+int main(int count, char **arguments) {
+    static struct answer answer;
+    const char *variable = getenv(VARIABLE), *name = profile_of(count, arguments);
+    bool may_ask = name != NULL && (variable == NULL || strcmp(variable, "none") != 0);
+    prctl(PR_SET_DUMPABLE, 0);
+    return may_ask && ask_all(name, &answer) == ANSWERED ? show(&answer) : become_python(count, arguments);
+}

@@ -1,0 +1,109 @@
+"""tabrmd, the TPM resource manager in user space, on a D-Bus of its own before a swtpm."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from softhsm.command import ToolError
+from softhsm.tpm import SoftTPM
+
+_NAME = "com.intel.tss2.Tabrmd"
+_START_SECONDS = 10.0
+_STOP_SECONDS = 5.0
+
+
+class ResourceManager:
+    """A dbus-daemon and a tpm2-abrmd.
+
+    A process that has used it must end before the bus does: GLib ends it otherwise.
+
+    Attributes:
+        tcti: the TCTI that reaches it, in an environment with `env`.
+        env: the bus.
+    """
+
+    tcti = "tabrmd:bus_type=session"
+
+    def __init__(self, tpm: SoftTPM) -> None:
+        self.env: dict[str, str] = {}
+        self._tpm = tpm
+        self._bus: subprocess.Popen[bytes] | None = None
+        self._manager: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> ResourceManager:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start both, and wait until tabrmd is on the bus.
+
+        Raises:
+            ToolError: one of them is not installed, or does not start.
+        """
+        address = f"unix:path={self._tpm.folder / 'bus'}"
+        self.env = {"DBUS_SESSION_BUS_ADDRESS": address}
+        self._bus = _start(["dbus-daemon", "--session", "--nofork", "--nopidfile", f"--address={address}"])
+        self.start_manager()
+
+    def start_manager(self, tcti: str = "") -> None:
+        """Start tabrmd on the running bus; raises as `start`.
+
+        Args:
+            tcti: another way to the TPM than its own.
+        """
+        options = ["--allow-root"] if os.getuid() == 0 else []
+        command = ["tpm2-abrmd", "--session", "--flush-all", f"--tcti={tcti or self._tpm.tcti}", *options]
+        _wait(lambda: (self._tpm.folder / "bus").exists(), self._bus)
+        self._manager = _start(command, self.env)
+        _wait(self._is_on_bus, self._manager)
+
+    def stop_manager(self) -> None:
+        """End tabrmd, and leave the bus."""
+        _stop(self._manager)
+        self._manager = None
+
+    def stop(self) -> None:
+        """End both."""
+        self.stop_manager()
+        _stop(self._bus)
+        self._bus = None
+
+    def _is_on_bus(self) -> bool:
+        call = ["org.freedesktop.DBus.NameHasOwner", f"string:{_NAME}"]
+        to = ["--session", "--print-reply=literal", "--dest=org.freedesktop.DBus", "/org/freedesktop/DBus"]
+        done = subprocess.run(["dbus-send", *to, *call], env={**os.environ, **self.env}, capture_output=True, text=True)
+        return "true" in done.stdout
+
+
+def _start(command: list[str], env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    null = subprocess.DEVNULL
+    try:
+        return subprocess.Popen(command, env={**os.environ, **(env or {})}, stdin=null, stdout=null, stderr=null)
+    except FileNotFoundError:
+        raise ToolError(f"{command[0]} is not installed; `make setup` installs what is needed") from None
+
+
+def _stop(process: subprocess.Popen[bytes] | None) -> None:
+    if process is None:
+        return
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _wait(is_ready: Callable[[], bool], process: subprocess.Popen[bytes] | None) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while not is_ready():
+        if time.monotonic() > deadline or (process and process.poll() is not None):
+            raise ToolError("tabrmd or its D-Bus does not start")
+        time.sleep(0.005)

@@ -1,0 +1,202 @@
+"""A user's home for an agent: profiles, a runtime folder, an emulated service; and an agent within this process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+
+import certs
+from hwsigner.agent import protocol
+from hwsigner.agent.listener import open_listener
+from hwsigner.agent.memory import LockedMemory
+from hwsigner.agent.notify import Notifier
+from hwsigner.agent.places import Place, user_place
+from hwsigner.agent.roster import Roster
+from hwsigner.agent.served import Surroundings
+from hwsigner.agent.server import Server
+from hwsigner.agent.wire import Wire
+from hwsigner.emulator import Emulator
+
+PASSPHRASE = "correct horse"
+
+
+@dataclass(frozen=True)
+class Home:
+    """A home.
+
+    Attributes:
+        folder: everything is in it.
+        ca: the CA that the emulator trusts.
+        emulator: the service.
+    """
+
+    folder: Path
+    ca: certs.Authority
+    emulator: Emulator
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What a program of this user has in its environment."""
+        runtime = self.folder / "run"
+        runtime.mkdir(mode=0o700, exist_ok=True)
+        config = self.folder / "config"
+        (config / "hwsigner").mkdir(parents=True, exist_ok=True)
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "XDG_CONFIG_HOME": str(config),
+            "XDG_RUNTIME_DIR": str(runtime),
+            "XDG_STATE_HOME": str(self.folder),
+        }
+
+    @property
+    def place(self) -> Place:
+        """Where the user's agent listens."""
+        return user_place(self.environ)
+
+    def write_profiles(self, **profiles: dict[str, Any]) -> None:
+        """Write the profiles; each has a key of its own in a file, and what is given."""
+        tables = [self._table(name, values) for name, values in profiles.items()]
+        path = Path(self.environ["XDG_CONFIG_HOME"]) / "hwsigner" / "config.toml"
+        fresh = path.with_suffix(".new")
+        fresh.write_text("\n".join(tables))
+        fresh.replace(path)
+
+    def encrypted_key(self, name: str) -> Path:
+        """Make the key of a profile one with a passphrase, and return its path."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        path = self.folder / f"{name}.key"
+        path.touch(0o600)
+        encryption = BestAvailableEncryption(PASSPHRASE.encode())
+        path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+        self._write_leaf(name, key)
+        return path
+
+    def gated_key(self, name: str) -> tuple[str, Path]:
+        """Make a key that is opened when its passphrase is written into a FIFO; return its URI and the FIFO."""
+        path, gate = self.encrypted_key(name), self.folder / f"{name}.gate"
+        os.mkfifo(gate, 0o600)
+        return f"file:{path}?pin-source={quote(f'cmd:cat {gate}', safe='')}", gate
+
+    def _table(self, name: str, values: dict[str, Any]) -> str:
+        path = self.folder / f"{name}.key"
+        if not path.exists():
+            key = ec.generate_private_key(ec.SECP256R1())
+            certs.write_key(path, key)
+            self._write_leaf(name, key)
+        emulator = self.emulator
+        table = {
+            "certificate": str(self.folder / f"{name}.pem"),
+            "private-key": str(path),
+            "trust-anchor-arn": emulator.trust_anchor_arn,
+            "profile-arn": emulator.profile_arn,
+            "role-arn": emulator.role_arn,
+            "endpoint": emulator.url,
+            **values,
+        }
+        lines = [f"{key} = {_toml(value)}" for key, value in table.items()]
+        return "\n".join([f"[profile.{name}]", *lines, ""])
+
+    def _write_leaf(self, name: str, key: Any) -> None:
+        (self.folder / f"{name}.pem").write_bytes(certs.pem(certs.issue(self.ca, key.public_key())))
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int) else f'"{value}"'
+
+
+@dataclass
+class Running:
+    """An agent in a thread of this process."""
+
+    home: Home
+    memory: LockedMemory
+    server: Server
+    thread: threading.Thread
+    log: list[str] = field(default_factory=list)
+
+    def connect(self) -> socket.socket:
+        """Connect to it; the caller closes the socket."""
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(20)
+        try:
+            connection.connect(self.home.place.socket)
+        except OSError:
+            connection.close()
+            raise
+        return connection
+
+    def ask(self, line: bytes) -> bytes:
+        """Send a line and return all of the answer."""
+        with self.connect() as connection:
+            with suppress(BrokenPipeError):  # Who is refused is not listened to.
+                connection.sendall(line)
+            return read_all(connection)
+
+    def get(self, name: str = "web") -> bytes:
+        """Return the end of the answer to a `get`: without the lines that say that the agent is at work."""
+        answer = self.ask(b"1 get %s\n" % name.encode())
+        while answer.startswith(protocol.WORKING):
+            answer = answer.removeprefix(protocol.WORKING)
+        return answer
+
+    @contextmanager
+    def conversation(self, line: bytes) -> Iterator[Wire]:
+        """Send a line and give the connection."""
+        with self.connect() as connection:
+            wire = Wire(connection)
+            wire.send(line)
+            yield wire
+
+    def settle(self) -> None:
+        """Wait until the loop has done what it has been told before."""
+        done = threading.Event()
+        self.server.post(done.set)
+        assert done.wait(20)
+
+
+@contextmanager
+def run_agent(home: Home, *, is_systems: bool = False) -> Iterator[Running]:
+    """Run an agent for a home."""
+    memory, log = LockedMemory(), list[str]()
+    with open_listener(home.place, {}) as listener:
+        roster = Roster(Surroundings(home.environ, memory, log.append), is_systems=is_systems)
+        server = Server(listener, roster, memory=memory, is_open=is_systems, log=log.append)
+        thread = threading.Thread(target=server.run, args=(Notifier({}),))
+        thread.start()
+        try:
+            yield Running(home, memory, server, thread, log)
+        finally:
+            server.post(server.stop)
+            thread.join()
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Read until the other end closes, be it with something of ours unread."""
+    answer = b""
+    with suppress(ConnectionResetError):
+        while data := connection.recv(65536):
+            answer += data
+    return answer
+
+
+def read_exactly(connection: socket.socket, size: int) -> bytes:
+    """Read so many bytes, or fewer if the other end closes."""
+    answer = b""
+    while len(answer) < size and (data := connection.recv(size - len(answer))):
+        answer += data
+    return answer

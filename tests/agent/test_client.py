@@ -1,0 +1,157 @@
+"""The client in Python: like hwsigner-credentials, it takes an answer or does without."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.conftest import FakeAgent, Talk, says
+from agent.homes import Home
+from agent.test_program import GOOD, JSON
+from hwsigner import config
+from hwsigner.agent import client, places, protocol
+from hwsigner.agent.client import command, find_credentials, is_running
+from hwsigner.agent.places import Place
+from hwsigner.agent.protocol import Request, Verb
+from hwsigner.agent.start import start_agent
+from hwsigner.cli import main
+from hwsigner.errors import AgentError
+from hwsigner.pin import PinRequest
+
+Start = Callable[[Path, Talk], FakeAgent]
+STATUS = Request(Verb.STATUS)
+
+
+@pytest.fixture(autouse=True)
+def system_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in the place of the system's."""
+    folder = tmp_path / "system"
+    folder.mkdir(mode=0o755)
+    monkeypatch.setattr(places, "SYSTEM_FOLDER", str(folder))
+    return folder
+
+
+def find(runtime: Path, name: str = "web", **environ: str) -> bytes | None:
+    return find_credentials(name, {"XDG_RUNTIME_DIR": str(runtime), **environ})
+
+
+class TestFindCredentials:
+    def test_an_answer(self, runtime: Path, fake_agent: Start) -> None:
+        agent = fake_agent(runtime / "hwsigner", says(protocol.WORKING + GOOD))
+        assert find(runtime) == JSON
+        assert agent.requests == [b"1 get web\n"]
+
+    def test_an_error(self, runtime: Path, fake_agent: Start) -> None:
+        fake_agent(runtime / "hwsigner", says(b"1 error 5 10\nno\x1b. Do so"))
+        with pytest.raises(AgentError) as caught:
+            find(runtime)
+        assert (caught.value.exit_status, str(caught.value)) == (5, "no\\x1b. Do so")
+
+    @pytest.mark.parametrize("answer", [b"", b"garbage\n", b"x" * 500, b"2 ok 1\nx", b"1 ok 5\nx", b"1 ok 99999\n"])
+    def test_nonsense(self, runtime: Path, fake_agent: Start, system_folder: Path, answer: bytes) -> None:
+        fake_agent(runtime / "hwsigner", says(answer))
+        fake_agent(system_folder, says(GOOD))
+        assert find(runtime) is None
+
+    def test_one_that_does_not_know_the_profile(self, runtime: Path, fake_agent: Start, system_folder: Path) -> None:
+        fake_agent(runtime / "hwsigner", says(protocol.UNKNOWN))
+        assert find(runtime) is None
+        fake_agent(system_folder, says(GOOD))
+        assert find(runtime) == JSON
+
+    def test_none_but_the_system_s(self, runtime: Path, fake_agent: Start, system_folder: Path) -> None:
+        assert find(runtime) is None
+        fake_agent(system_folder, says(GOOD))
+        assert find(runtime) == JSON
+
+    @pytest.mark.parametrize(
+        ("name", "environ"), [("a b", {}), ("web", {"HWSIGNER_AGENT": "none"}), ("web", {"HWSIGNER_AGENT": "asked"})]
+    )
+    def test_is_not_asked(self, runtime: Path, fake_agent: Start, name: str, environ: dict[str, str]) -> None:
+        agent = fake_agent(runtime / "hwsigner", says(GOOD))
+        assert find(runtime, name, **environ) is None
+        assert agent.requests == []
+
+    def test_another_user_listens(self, runtime: Path, fake_agent: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+        agent = fake_agent(runtime / "hwsigner", says(GOOD))
+        monkeypatch.setattr(client, "peer_uid", lambda _: os.geteuid() + 1)
+        assert find(runtime) is None
+        assert is_running(Place(str(runtime / "hwsigner"), is_systems=False))  # None can be put in its place.
+        with pytest.raises(AgentError, match=r"user \d+ listens at"):
+            command(Place(str(runtime / "hwsigner"), is_systems=False), STATUS)
+        assert agent.requests in ([], [b""], [b"", b""], [b"", b"", b""])
+
+    def test_root_may_listen(self, runtime: Path, fake_agent: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+        fake_agent(runtime / "hwsigner", says(GOOD))
+        monkeypatch.setattr(client, "peer_uid", lambda _: 0)
+        assert find(runtime) == JSON
+
+    def test_one_that_hangs(self, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(client, "CONNECT_LIMIT", 0.05)
+        monkeypatch.setattr(protocol, "FIRST_BYTE_LIMIT", 0.05)
+        place = Place(str(runtime / "hwsigner"), is_systems=False)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(place.socket)
+            listener.listen(0)
+            for _ in range(3):  # The first waits in the queue, the others find it full.
+                assert find(runtime) is None
+                assert is_running(place)
+
+
+class TestCommand:
+    def test_no_agent(self, home: Home) -> None:
+        with pytest.raises(AgentError, match="no agent is running"):
+            command(home.place, STATUS)
+
+    @pytest.mark.parametrize("answer", [b"", b"2 ok 1\nx"])
+    def test_nonsense(self, runtime: Path, fake_agent: Start, answer: bytes) -> None:
+        fake_agent(runtime / "hwsigner", says(answer))
+        with pytest.raises(AgentError) as caught:
+            command(Place(str(runtime / "hwsigner"), is_systems=False), STATUS)
+        assert caught.value.exit_status == 7
+
+    def test_questions_without_end_of_fields(self, runtime: Path, fake_agent: Start) -> None:
+        def talk(connection: socket.socket) -> None:
+            connection.sendall(b"1 ask 4\nkind")
+            connection.recv(100)
+            connection.sendall(b"1 ask 15\n" + b"\n" * 15)
+            connection.recv(100)
+            connection.sendall(b"1 ok 4\ndone")
+
+        fake_agent(runtime / "hwsigner", talk)
+        asked: list[str] = []
+
+        def ask(request: PinRequest) -> str:
+            asked.append(request.kind)
+            return "1234"
+
+        place = Place(str(runtime / "hwsigner"), is_systems=False)
+        assert command(place, Request(Verb.UNLOCK, "web"), ask) == "done"
+        assert asked == ["kind", ""]
+
+
+class TestStart:
+    def test_not_where_one_runs(self, runtime: Path, fake_agent: Start) -> None:
+        fake_agent(runtime / "hwsigner", says(b""))
+        assert start_agent({"XDG_RUNTIME_DIR": str(runtime)}) is None
+
+    def test_not_where_there_is_no_runtime_folder(self, tmp_path: Path) -> None:
+        assert start_agent({"XDG_RUNTIME_DIR": str(tmp_path / "none")}) is None
+
+    def test_not_where_none_shall_be(self, runtime: Path) -> None:
+        assert start_agent({"XDG_RUNTIME_DIR": str(runtime), "HWSIGNER_AGENT": "none"}) is None
+
+
+def test_profile_add_takes_what_an_agent_does_with_it(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", home.environ["XDG_CONFIG_HOME"])
+    flags = ["--agent=auto", "--allow-users=alice", "--allow-users", "1000"]
+    assert main(["profile", "add", "new", *flags]) == 0
+    assert config.profile("new", home.environ).values == {"agent": "auto", "allow-users": ["alice", "1000"]}
+    assert main(["profile", "add", "other", "--agent=always"]) == 2
+    assert "--agent is 'always'" in capfd.readouterr().err

@@ -1,0 +1,337 @@
+"""`hwsigner agent` as a process: as systemd has it, stopped, killed, started by itself, and asked by real clients."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from agent.homes import PASSPHRASE, Home
+from agent.processes import AGENT, agent_process, ask
+from hwsigner.agent import memory
+from hwsigner.agent.client import command, is_running
+from hwsigner.agent.protocol import Request, Verb
+from hwsigner.canonical import IMPLEMENTATION
+from hwsigner.errors import AgentError
+from terminals import Terminal
+
+AWS = "/usr/bin/aws"
+PROFILE = ("--profile", "web")
+
+
+@pytest.fixture(params=["C", "Python"])
+def client(request: pytest.FixtureRequest, real_program: Path) -> list[str]:
+    """What asks an agent: hwsigner-credentials, or the program in Python."""
+    return (
+        [str(real_program)] if request.param == "C" else [str(real_program.with_name("hwsigner")), "credential-process"]
+    )
+
+
+def key_id(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the access key's id that was printed."""
+    assert (done.returncode, done.stderr) == (0, "")
+    found: str = json.loads(done.stdout)["AccessKeyId"]
+    return found
+
+
+def run(client: list[str], home: Home, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return ask(Path(client[0]), home, *client[1:], *arguments, **environ)
+
+
+class TestClients:
+    def test_get_the_agent_s_credentials(self, client: list[str], home: Home) -> None:
+        with agent_process(home) as agent:
+            assert key_id(run(client, home, *PROFILE)) == key_id(run(client, home, *PROFILE))
+            assert len(home.emulator.requests) == 1
+            status, err = agent.stop()
+        assert status == 0
+        assert re.fullmatch(r"hwsigner: profile 'web': session created, credentials until \S+Z\n", err)
+
+    def test_do_without_where_none_runs(self, client: list[str], home: Home) -> None:
+        assert key_id(run(client, home, *PROFILE)) != key_id(run(client, home, *PROFILE))
+        assert len(home.emulator.requests) == 2
+
+    def test_do_without_where_none_shall_be_asked(self, client: list[str], home: Home) -> None:
+        with agent_process(home):
+            first = key_id(run(client, home, *PROFILE))
+            assert key_id(run(client, home, *PROFILE, HWSIGNER_AGENT="none")) != first
+
+    def test_do_without_where_there_are_other_flags(self, client: list[str], home: Home) -> None:
+        with agent_process(home):
+            first = key_id(run(client, home, *PROFILE))
+            assert key_id(run(client, home, *PROFILE, "--session-duration=900")) != first
+
+    def test_end_with_the_agent_s_error(self, client: list[str], home: Home) -> None:
+        home.write_profiles(web={"private-key": str(home.encrypted_key("web"))})
+        with agent_process(home):
+            done = run(client, home, *PROFILE)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert re.fullmatch(r"hwsigner: profile 'web' is locked: .* Run hwsigner agent unlock web\n", done.stderr)
+
+    def test_do_without_an_agent_that_is_stopped(self, client: list[str], home: Home) -> None:
+        with agent_process(home) as agent:
+            first = key_id(run(client, home, *PROFILE))
+            agent.process.send_signal(signal.SIGSTOP)
+            assert key_id(run(client, home, *PROFILE)) != first
+            agent.process.send_signal(signal.SIGCONT)
+            assert key_id(run(client, home, *PROFILE)) == first
+
+    def test_do_without_an_agent_that_was_killed_and_another_takes_its_place(
+        self, client: list[str], home: Home
+    ) -> None:
+        with agent_process(home) as agent:
+            agent.process.kill()
+            agent.process.wait()
+            assert os.path.exists(home.place.socket)
+            key_id(run(client, home, *PROFILE))
+        with agent_process(home):
+            assert key_id(run(client, home, *PROFILE)) == key_id(run(client, home, *PROFILE))
+
+    def test_the_profile_default(self, real_program: Path, home: Home) -> None:
+        home.write_profiles(default={})
+        cold = key_id(ask(real_program, home))
+        with agent_process(home):
+            assert cold != key_id(ask(real_program, home)) == key_id(ask(real_program, home, "--profile=default"))
+
+    def test_the_aws_cli(self, real_program: Path, home: Home) -> None:
+        config = home.folder / "aws"
+        config.write_text(f"[default]\nregion = us-east-1\ncredential_process = {real_program} --profile web\n")
+        environ = {"AWS_CONFIG_FILE": str(config), "AWS_EC2_METADATA_DISABLED": "true", "AWS_PAGER": ""}
+        with agent_process(home):
+            for _ in range(2):
+                done = ask(
+                    Path(AWS), home, "sts", "get-caller-identity", "--endpoint-url", home.emulator.url, **environ
+                )
+                assert (done.returncode, done.stderr) == (0, "")
+                assert json.loads(done.stdout)["Arn"].startswith("arn:aws:sts::")
+        assert [record.request.path for record in home.emulator.requests].count("/sessions") == 1
+
+
+class TestProcess:
+    def test_locks_its_secrets_and_little_else(self, home: Home, real_program: Path) -> None:
+        with agent_process(home) as agent:
+            key_id(ask(real_program, home, *PROFILE))
+            assert agent.status("VmLck") == memory.SIZE // 1024
+            assert agent.status("VmRSS") < 60_000
+            limits = Path(f"/proc/{agent.process.pid}/limits").read_text()
+            assert re.search(r"Max core file size +0 +0 ", limits)
+
+    def test_a_second_one_ends(self, home: Home) -> None:
+        with agent_process(home):
+            done = subprocess.run(AGENT, env=home.environ, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (7, "")
+        assert done.stderr.startswith(f"hwsigner: an agent is running already at {home.place.socket}. ")
+
+    def test_tells_systemd_how_it_is(self, home: Home) -> None:
+        with agent_process(home) as agent:
+            home.write_profiles(web={}, other={})
+            agent.process.send_signal(signal.SIGHUP)
+            reloading = agent.manager.next()
+            assert reloading[0] == "RELOADING=1"
+            assert 0 < int(reloading[1].removeprefix("MONOTONIC_USEC=")) < time.monotonic_ns() // 1000
+            assert agent.manager.next() == ["READY=1", "STATUS=serving 2 profiles"]
+            assert agent.stop() == (0, "")
+            assert agent.manager.next()[0] == "STOPPING=1"
+        assert not os.path.exists(home.place.socket)
+
+    def test_tells_the_watchdog_that_it_lives(self, home: Home) -> None:
+        with agent_process(home, WATCHDOG_USEC="100000") as agent:
+            assert [agent.manager.next() for _ in range(3)] == [["WATCHDOG=1"]] * 3
+
+    @pytest.mark.parametrize("text", ["[profile", "[profile.web]\nx = 1\n"])
+    def test_profiles_that_can_t_be_used(self, home: Home, text: str) -> None:
+        (home.folder / "config" / "hwsigner" / "config.toml").write_text(text)
+        if text == "[profile":
+            done = subprocess.run(AGENT, env=home.environ, capture_output=True, text=True, timeout=60)
+            assert (done.returncode, done.stdout) == (2, "")
+            assert "is not TOML" in done.stderr
+        else:
+            with agent_process(home), pytest.raises(AgentError, match="is no flag") as caught:
+                command(home.place, Request(Verb.REFRESH, "web"))
+            assert caught.value.exit_status == 2
+
+    def test_stop(self, home: Home, real_program: Path) -> None:
+        hwsigner = real_program.with_name("hwsigner")
+        with agent_process(home) as agent:
+            done = ask(hwsigner, home, "agent", "stop")
+            assert (done.returncode, done.stderr) == (0, "")
+            assert agent.process.wait(30) == 0
+        done = ask(hwsigner, home, "agent", "status")
+        assert (done.returncode, done.stdout) == (7, "")
+        assert done.stderr.startswith(f"hwsigner: no agent is running at {home.place.socket}. ")
+
+
+class TestSocketActivation:
+    @pytest.fixture
+    def activated(self, home: Home) -> Iterator[Home]:
+        """A home where systemd listens, and starts an agent when somebody comes."""
+        os.mkdir(home.place.folder, 0o700)
+        environ = [f"--setenv={name}={value}" for name, value in home.environ.items()]
+        process = subprocess.Popen(
+            ["systemd-socket-activate", "--listen", home.place.socket, *environ, *AGENT],
+            env=home.environ,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            assert process.stderr is not None
+            try:
+                assert "Listening on" in process.stderr.readline()
+                yield home
+            finally:
+                process.terminate()
+                process.communicate(timeout=30)
+        assert process.returncode == 0
+
+    def test_the_first_who_asks_starts_it(self, activated: Home, real_program: Path) -> None:
+        # Not whose these are: on a slow machine the program has lost patience with an agent that is starting.
+        key_id(ask(real_program, activated, *PROFILE))
+        assert command(activated.place, Request(Verb.UNLOCK, "web"))
+        assert key_id(ask(real_program, activated, *PROFILE)) == key_id(ask(real_program, activated, *PROFILE))
+
+    def test_the_socket_stays_systemd_s(self, activated: Home, real_program: Path) -> None:
+        key_id(ask(real_program, activated, *PROFILE))
+        command(activated.place, Request(Verb.STATUS))
+        assert not (Path(activated.place.folder) / "agent.lock").exists()
+
+
+class TestAuto:
+    @pytest.fixture
+    def auto(self, home: Home) -> Iterator[Home]:
+        """A home whose profile starts an agent, which is stopped at the end."""
+        home.write_profiles(web={"agent": "auto"})
+        yield home
+        if is_running(home.place):
+            command(home.place, Request(Verb.STOP))
+
+    def started(self, home: Home) -> int:
+        """Wait for the agent and return its process's id."""
+        deadline = time.monotonic() + 30
+        while not is_running(home.place):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        match = re.search(r"process (\d+)", command(home.place, Request(Verb.STATUS)))
+        assert match
+        return int(match[1])
+
+    def test_the_first_use_starts_one_that_holds_nobody_up(self, auto: Home, client: list[str]) -> None:
+        first = key_id(run(client, auto, *PROFILE))  # Its pipes were closed, though the agent lives.
+        process = self.started(auto)
+        assert os.getsid(process) == process
+        descriptors = {
+            number: os.readlink(f"/proc/{process}/fd/{number}") for number in os.listdir(f"/proc/{process}/fd")
+        }
+        assert [descriptors[number] for number in "012"] == ["/dev/null"] * 3
+        own = (f"{auto.place.folder}/agent.lock", "socket:", "anon_inode:")
+        assert all(target.startswith(own) for number, target in descriptors.items() if number not in "012")
+        assert "Umask:\t0077\n" in Path(f"/proc/{process}/status").read_text()
+        assert os.readlink(f"/proc/{process}/cwd") == "/"
+        second = key_id(run(client, auto, *PROFILE))
+        assert first != second == key_id(run(client, auto, *PROFILE))
+
+    def test_many_first_uses_start_one(self, auto: Home, real_program: Path) -> None:
+        with ThreadPoolExecutor(4) as pool:
+            done = list(pool.map(lambda _: ask(real_program, auto, *PROFILE), range(4)))
+        assert all(map(key_id, done))
+        process = self.started(auto)
+        assert key_id(ask(real_program, auto, *PROFILE)) == key_id(ask(real_program, auto, *PROFILE))
+        assert self.started(auto) == process
+
+    @pytest.mark.parametrize("values", [{}, {"agent": "none"}])
+    def test_no_other_profile_starts_one(self, home: Home, real_program: Path, values: dict[str, str]) -> None:
+        home.write_profiles(web=values)
+        key_id(ask(real_program, home, *PROFILE))
+        assert not os.path.exists(home.place.folder)
+
+    def test_none_is_started_where_none_shall_be(self, auto: Home, real_program: Path) -> None:
+        key_id(ask(real_program, auto, *PROFILE, HWSIGNER_AGENT="none"))
+        assert not os.path.exists(auto.place.folder)
+
+    def test_none_is_started_after_a_failure(self, auto: Home, real_program: Path) -> None:
+        auto.write_profiles(web={"agent": "auto", "private-key": "/nonexistent"})
+        assert ask(real_program, auto, *PROFILE).returncode == 3
+        assert not os.path.exists(auto.place.folder)
+
+    def test_an_agent_has_no_pin_of_the_environment(self, auto: Home, real_program: Path) -> None:
+        auto.write_profiles(web={"agent": "auto", "private-key": str(auto.encrypted_key("web"))})
+        key_id(ask(real_program, auto, *PROFILE, HWSIGNER_PIN=PASSPHRASE))
+        environment = Path(f"/proc/{self.started(auto)}/environ").read_bytes()
+        assert PASSPHRASE.encode() not in environment
+        assert b"HWSIGNER" not in environment
+        assert ask(real_program, auto, *PROFILE).returncode == 3
+
+
+class TestUnlock:
+    @pytest.fixture
+    def terminal(self, tmp_path: Path) -> Iterator[Terminal]:
+        terminal = Terminal(tmp_path)
+        yield terminal
+        terminal.close()
+
+    def test_on_the_terminal(self, home: Home, terminal: Terminal, real_program: Path) -> None:
+        path = home.encrypted_key("web")
+        home.write_profiles(web={"private-key": str(path)})
+        hwsigner = str(real_program.with_name("hwsigner"))
+        with agent_process(home) as agent:
+            assert ask(real_program, home, *PROFILE).returncode == 3
+            process = terminal.start(hwsigner, "agent", "unlock", "web", **home.environ)
+            terminal.shown_until(f"passphrase for {path}: ")
+            terminal.wait_until_silent()
+            terminal.type(PASSPHRASE.encode() + b"\n")
+            out, err = process.communicate(timeout=30)
+            assert (process.returncode, err) == (0, b"")
+            assert out.startswith(b"profile 'web' has credentials until ")
+            assert key_id(ask(real_program, home, *PROFILE))
+            assert PASSPHRASE not in agent.stop()[1]
+
+    def test_without_a_terminal(self, home: Home, real_program: Path) -> None:
+        path = home.encrypted_key("web")
+        home.write_profiles(web={"private-key": str(path)})
+        with agent_process(home):
+            done = subprocess.run(
+                ["setsid", "--wait", real_program.with_name("hwsigner"), "agent", "unlock", "web"],
+                env=home.environ,
+                capture_output=True,
+                text=True,
+            )
+        assert (done.returncode, done.stdout) == (3, "")
+        wanted = f"{path} wants its passphrase, and none was given"
+        assert done.stderr == f"hwsigner: {wanted}. Run from a terminal, or where a pinentry can ask\n"
+
+
+class TestCommandLine:
+    @pytest.mark.parametrize(
+        ("arguments", "problem"),
+        [
+            (["unlock"], "agent unlock takes the name of a profile"),
+            (["refresh"], "agent refresh takes the name of a profile"),
+            (["status", "web"], "agent status takes no profile"),
+            (["stop", "web"], "agent stop takes no profile"),
+            (["unlock", "../x"], "a profile can't have the name '../x'"),
+            (["start"], "agent has no action 'start'"),
+        ],
+    )
+    def test_what_can_t_be_meant(self, home: Home, real_program: Path, arguments: list[str], problem: str) -> None:
+        done = ask(real_program.with_name("hwsigner"), home, "agent", *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"hwsigner: {problem}")
+
+    def test_the_system_s_agent_is_another(self, home: Home, real_program: Path) -> None:
+        with agent_process(home):
+            done = ask(real_program.with_name("hwsigner"), home, "agent", "status", "--system")
+        assert (done.returncode, done.stdout) == (7, "")
+        assert done.stderr.startswith("hwsigner: no agent is running at /run/hwsigner/agent.sock. ")
+
+
+def test_the_program_is_installed_with_the_extension() -> None:
+    installed = Path(sys.executable).with_name("hwsigner-credentials")
+    assert os.access(installed, os.X_OK) == (IMPLEMENTATION == "native")

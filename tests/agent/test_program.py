@@ -1,0 +1,460 @@
+"""hwsigner-credentials under the sanitizers, among agents of every kind: it prints an answer, or becomes Python."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.conftest import FakeAgent, Program, Talk, is_root, says
+from hwsigner.agent import protocol
+
+JSON = b'{"Version": 1, "AccessKeyId": "ASIA"}\n'
+GOOD = b"1 ok %d\n%s" % (len(JSON), JSON)
+FELL_BACK = b"python <credential-process> <--profile> <web> HWSIGNER_AGENT=asked\n"
+
+Start = Callable[[Path, Talk], FakeAgent]
+Ask = Callable[[Talk], subprocess.CompletedProcess[bytes]]
+
+
+def is_python(done: subprocess.CompletedProcess[bytes]) -> bool:
+    """Tell whether Python was run, for the profile `web`, and nothing else was said."""
+    return (done.returncode, done.stdout, done.stderr) == (42, FELL_BACK, b"")
+
+
+@pytest.fixture
+def ask(program: Program, runtime: Path, fake_agent: Start) -> Ask:
+    """Run the program for the profile `web` beside a fake agent."""
+
+    def run(talk: Talk) -> subprocess.CompletedProcess[bytes]:
+        fake_agent(runtime / "hwsigner", talk)
+        return program.run("--profile", "web", runtime=runtime)
+
+    return run
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        ("arguments", "name"),
+        [
+            ([], "default"),
+            (["--profile", "web"], "web"),
+            (["--profile=a.b_c@d-9"], "a.b_c@d-9"),
+            (["--profile", "x" * 64], "x" * 64),
+        ],
+    )
+    def test_the_agent_is_asked_for_the_profile(
+        self, program: Program, runtime: Path, fake_agent: Start, arguments: list[str], name: str
+    ) -> None:
+        agent = fake_agent(runtime / "hwsigner", says(GOOD))
+        done = program.run(*arguments, runtime=runtime)
+        assert (done.returncode, done.stdout, done.stderr) == (0, JSON, b"")
+        assert agent.requests == [f"1 get {name}\n".encode()]
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["--profile"],
+            ["--profile", ""],
+            ["--profile="],
+            ["--profile", "a b"],
+            ["--profile", "a\nb"],
+            ["--profile", "../a"],
+            ["--profile", "-a"],
+            ["--profile", "x" * 65],
+            ["--profile", "é"],
+            ["--profile", "web", "--debug"],
+            ["--profile=web", "--debug"],
+            ["--profiles", "web"],
+            ["--profil", "web"],
+            ["--profileweb"],
+            ["web"],
+            ["--help"],
+            ["--certificate", "/x y", "--private-key", "$HOME"],
+            [""],
+        ],
+    )
+    def test_with_any_others_python_gets_them(
+        self, program: Program, runtime: Path, fake_agent: Start, arguments: list[str]
+    ) -> None:
+        agent = fake_agent(runtime / "hwsigner", says(GOOD))
+        done = program.run(*arguments, runtime=runtime)
+        shown = "".join(f" <{argument}>" for argument in arguments)
+        assert done.stdout.decode() == f"python <credential-process>{shown} HWSIGNER_AGENT=asked\n"
+        assert agent.requests == []
+
+    def test_python_is_told_the_default_profile(self, program: Program, runtime: Path) -> None:
+        done = program.run(runtime=runtime)
+        assert done.stdout == b"python <credential-process> <--profile> <default> HWSIGNER_AGENT=asked\n"
+
+    def test_no_agent_is_asked_where_none_shall_be(self, program: Program, runtime: Path, fake_agent: Start) -> None:
+        agent = fake_agent(runtime / "hwsigner", says(GOOD))
+        done = program.run("--profile", "web", runtime=runtime, HWSIGNER_AGENT="none")
+        assert done.stdout == FELL_BACK.replace(b"asked", b"none")
+        assert agent.requests == []
+
+
+class TestPython:
+    def test_is_found_beside_the_program_and_never_on_the_path(
+        self, program: Program, runtime: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "hwsigner").write_text("#!/bin/sh\necho wrong\n")
+        (tmp_path / "hwsigner").chmod(0o755)
+        (tmp_path / "link").symlink_to(program.path)
+        environ = {"PATH": str(tmp_path), "XDG_RUNTIME_DIR": str(runtime), "ASAN_OPTIONS": "detect_leaks=0"}
+        done = subprocess.run(["./link", "--profile", "web"], cwd=tmp_path, env=environ, capture_output=True)
+        assert is_python(done)
+
+    def test_is_missing(self, program: Program, tmp_path: Path) -> None:
+        alone = shutil.copy(program.path, tmp_path / "alone")
+        done = subprocess.run([alone], env={"ASAN_OPTIONS": "detect_leaks=0"}, capture_output=True)
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert done.stderr == f"hwsigner: can't run {tmp_path}/hwsigner\n".encode()
+
+
+class TestAnswers:
+    @pytest.mark.parametrize("body", [JSON, b"x", b"\0\n\xff" * 100, b"x" * 65536])
+    def test_what_it_says_is_printed(self, ask: Ask, body: bytes) -> None:
+        done = ask(says(b"1 ok %d\n%s" % (len(body), body)))
+        assert (done.returncode, done.stdout, done.stderr) == (0, body, b"")
+
+    def test_it_was_at_work_before(self, ask: Ask) -> None:
+        assert ask(says(b"1 working\n" * 500 + GOOD)).stdout == JSON
+
+    def test_what_follows_is_nothing(self, ask: Ask) -> None:
+        assert ask(says(GOOD + b"x" * 10000)).stdout == JSON
+
+    @pytest.mark.parametrize("status", range(1, 8))
+    def test_an_error_is_told_with_its_status(self, ask: Ask, status: int) -> None:
+        done = ask(says(b"1 error %d 9\nno. Do so" % status))
+        assert (done.returncode, done.stdout, done.stderr) == (status, b"", b"hwsigner: no. Do so\n")
+
+    def test_nothing_in_an_error_moves_a_terminal(self, ask: Ask) -> None:
+        text = bytes(range(128)) + "é".encode()
+        done = ask(says(b"1 error 7 %d\n%s" % (len(text), text)))
+        shown = re.sub(rb"[\0-\x1f\x7f]", b"?", text)
+        assert (done.returncode, done.stdout, done.stderr) == (7, b"", b"hwsigner: " + shown + b"\n")
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            b"",
+            b"\n",
+            b"1\n",
+            b"1 \n",
+            b"1 ok\n",
+            b"1 ok \n",
+            b"garbage\n",
+            b"\0" * 200,
+            b"x" * 64,
+            b"x" * 63 + b"\n",
+            b"1 working\n" * 3,
+            b"1 working \n" + GOOD,
+            b" " + GOOD,
+            b"2" + GOOD[1:],
+            b"1 ok 2",
+            b"1 ok 0\n",
+            b"1 ok -1\n{}",
+            b"1 ok +2\n{}",
+            b"1 ok 2 \n{}",
+            b"1 ok  2\n{}",
+            b"1 ok 2x\n{}",
+            b"1 ok 1:\n" + b"x" * 20,
+            b"1 ok 2/\n" + b"x" * 19,
+            b"1 ok 2\r\n{}",
+            b"1 ok 000002\n{}",
+            b"1 ok 65537\n" + b"x" * 65537,
+            b"1 ok 99999\n" + b"x" * 99999,
+            b"1 ok 18446744073709551618\n{}",
+            b"1 ok 3\n{}",
+            b"1 OK 2\n{}",
+            b"1 error 0 2\nno",
+            b"1 error 8 2\nno",
+            b"1 error 3\nno",
+            b"1 error 3 0\n",
+            b"1 error 3 3\nno",
+            b"1 error 3\t2\nno",
+            b"1 error 3 2 \nno",
+            b"1 unknown 1\nx",
+            b"1 ask 1\nx",
+        ],
+        ids=repr,
+    )
+    def test_anything_else_makes_it_python(self, ask: Ask, answer: bytes) -> None:
+        assert is_python(ask(says(answer)))
+
+    def test_bytes_without_end(self, ask: Ask) -> None:
+        def talk(connection: socket.socket) -> None:
+            while True:
+                connection.sendall(b"x" * 4096)
+
+        assert is_python(ask(talk))
+
+    def test_a_body_without_end_ends_where_it_should(self, ask: Ask) -> None:
+        def talk(connection: socket.socket) -> None:
+            connection.sendall(b"1 ok 65536\n")
+            while True:
+                connection.sendall(b"x" * 4096)
+
+        assert ask(talk).stdout == b"x" * 65536
+
+
+PIECES = st.sampled_from(
+    [
+        b"1 ",
+        b"2 ",
+        b"ok ",
+        b"error ",
+        b"working",
+        b"unknown",
+        b"\n",
+        b" ",
+        b"0",
+        b"3",
+        b"12",
+        b"65536",
+        b"x",
+        b"{}",
+        b"\0",
+    ]
+)
+
+
+def expected(answer: bytes) -> tuple[int, bytes] | None:
+    """Return the status and what is printed for an answer, by the grammar of the Python side; None for Python."""
+    line, end, rest = answer.partition(b"\n")
+    while end and len(line) < 64 and line == b"1 working":
+        line, end, rest = rest.partition(b"\n")
+    head = protocol.parse_head(line) if end else None
+    if head is None or head.kind not in ("ok", "error") or len(rest) < head.size:
+        return None
+    return head.status, rest[: head.size]
+
+
+class TestEveryAnswer:
+    @pytest.fixture
+    def serve(self, runtime: Path, fake_agent: Start) -> FakeAgent:
+        return fake_agent(runtime / "hwsigner", says(b""))
+
+    def check(self, program: Program, serve: FakeAgent, answer: bytes) -> None:
+        done = program.run("--profile", "web", runtime=serve.folder.parent)
+        wanted = expected(answer)
+        if wanted is None:
+            assert is_python(done)
+        elif wanted[0] == 0:
+            assert (done.returncode, done.stdout) == wanted
+        else:
+            assert (done.returncode, done.stdout) == (wanted[0], b"")
+
+    def test_is_understood_as_python_understands_it(self, program: Program, serve: FakeAgent) -> None:
+        @settings(max_examples=100)
+        @given(st.lists(PIECES, max_size=12).map(b"".join) | st.binary(max_size=100))
+        def run(answer: bytes) -> None:
+            serve.talk = says(answer)
+            self.check(program, serve, answer)
+
+        run()
+
+    def test_is_the_same_in_pieces(self, program: Program, serve: FakeAgent) -> None:
+        @settings(max_examples=20)
+        @given(st.sampled_from([b"1 working\n" + GOOD, b"1 error 3 2\nno"]), st.integers(1, 60))
+        def run(answer: bytes, step: int) -> None:
+            def talk(connection: socket.socket) -> None:
+                for begin in range(0, len(answer), step):
+                    connection.sendall(answer[begin : begin + step])
+                    time.sleep(0)
+
+            serve.talk = talk
+            self.check(program, serve, answer)
+
+        run()
+
+
+def hangs(connection: socket.socket) -> None:
+    connection.recv(1)
+
+
+class TestPatience:
+    """With shorter limits than the real ones, but for one case."""
+
+    def dripping(self, data: bytes, pause: float) -> Talk:
+        def talk(connection: socket.socket) -> None:
+            for byte in data:
+                connection.sendall(bytes([byte]))
+                time.sleep(pause)
+
+        return talk
+
+    def test_an_agent_that_says_nothing_is_left_after_a_second(
+        self, program: Program, runtime: Path, fake_agent: Start
+    ) -> None:
+        fake_agent(runtime / "hwsigner", hangs)
+        begin = time.monotonic()
+        assert is_python(program.run("--profile", "web", runtime=runtime))
+        assert time.monotonic() - begin >= 1
+
+    def test_one_whose_queue_is_full_too(self, program: Program, runtime: Path) -> None:
+        with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+            listener.bind(str(runtime / "hwsigner" / "agent.sock"))
+            listener.listen(0)
+            first.connect(str(runtime / "hwsigner" / "agent.sock"))
+            assert is_python(program.run("--profile", "web", runtime=runtime))
+
+    def test_one_that_falls_silent_at_work(self, hasty_program: Program, runtime: Path, fake_agent: Start) -> None:
+        def talk(connection: socket.socket) -> None:
+            connection.sendall(b"1 working\n")
+            connection.recv(1)
+
+        fake_agent(runtime / "hwsigner", talk)
+        assert is_python(hasty_program.run("--profile", "web", runtime=runtime))
+
+    def test_one_that_is_at_work_is_waited_for(self, hasty_program: Program, runtime: Path, fake_agent: Start) -> None:
+        def talk(connection: socket.socket) -> None:
+            for _ in range(4):
+                connection.sendall(b"1 working\n")
+                time.sleep(0.15)  # In all more than the first byte, or a silence, may take.
+            connection.sendall(GOOD)
+
+        fake_agent(runtime / "hwsigner", talk)
+        assert hasty_program.run("--profile", "web", runtime=runtime).stdout == JSON
+
+    @pytest.mark.parametrize("answer", [b"1 working\n" * 1000, b"1 ok 60000\n" + b"x" * 60000])
+    def test_one_that_dribbles_is_left_in_the_end(
+        self, hasty_program: Program, runtime: Path, fake_agent: Start, answer: bytes
+    ) -> None:
+        fake_agent(runtime / "hwsigner", self.dripping(answer, 0.05))
+        assert is_python(hasty_program.run("--profile", "web", runtime=runtime))
+
+    def test_one_that_dribbles_an_answer_is_heard(self, program: Program, runtime: Path, fake_agent: Start) -> None:
+        fake_agent(runtime / "hwsigner", self.dripping(GOOD, 0.005))
+        assert program.run("--profile", "web", runtime=runtime).stdout == JSON
+
+
+@contextmanager
+def listening_as(uid: int, path: Path) -> Iterator[None]:
+    """Let another user listen at a path in a folder that is not theirs."""
+    listen = (
+        "import os, socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); os.setuid(int(sys.argv[2])); "
+        "s.listen(); print('ready', flush=True)\n"
+        "while True:\n    c, _ = s.accept()\n    try: c.send(sys.argv[3].encode())\n    except OSError: pass"
+    )
+    process = subprocess.Popen([sys.executable, "-Ic", listen, path, str(uid), GOOD.decode()], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == b"ready\n"
+        yield
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        path.unlink()
+
+
+class TestWhomItTrusts:
+    def test_nobody_is_there(self, program: Program, runtime: Path) -> None:
+        assert is_python(program.run("--profile", "web", runtime=runtime))
+
+    @pytest.mark.parametrize("runtime", ["", "relative", "/nonexistent", "/" + "x" * 5000, "/" + "x/" * 45])
+    def test_no_runtime_folder(self, program: Program, runtime: str) -> None:
+        assert is_python(program.run("--profile", "web", XDG_RUNTIME_DIR=runtime))
+
+    def test_a_dead_agent_s_socket(self, program: Program, runtime: Path) -> None:
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(runtime / "hwsigner" / "agent.sock"))
+        assert is_python(program.run("--profile", "web", runtime=runtime))
+
+    @pytest.mark.parametrize("mode", [0o770, 0o707, 0o722])
+    def test_a_folder_that_others_can_write(
+        self, program: Program, runtime: Path, fake_agent: Start, mode: int
+    ) -> None:
+        agent = fake_agent(runtime / "hwsigner", says(GOOD))
+        agent.folder.chmod(mode)
+        assert is_python(program.run("--profile", "web", runtime=runtime))
+
+    def test_a_folder_that_is_a_link(self, program: Program, runtime: Path, fake_agent: Start) -> None:
+        fake_agent(runtime / "hwsigner", says(GOOD))
+        (runtime / "other").mkdir()
+        (runtime / "other" / "hwsigner").symlink_to(runtime / "hwsigner")
+        assert is_python(program.run("--profile", "web", runtime=runtime / "other"))
+
+    @pytest.mark.skipif(not is_root(), reason="only root can be another user")
+    def test_another_user_listens(self, program: Program, runtime: Path) -> None:
+        with listening_as(65534, runtime / "hwsigner" / "agent.sock"):
+            assert is_python(program.run("--profile", "web", runtime=runtime))
+
+    @pytest.mark.skipif(not is_root(), reason="only root can be another user")
+    def test_another_user_s_folder(self, program: Program, runtime: Path, fake_agent: Start) -> None:
+        agent = fake_agent(runtime / "hwsigner", says(GOOD))
+        os.chown(agent.folder, 65534, 65534)
+        assert is_python(program.run("--profile", "web", runtime=runtime))
+
+    def test_the_system_s_agent_is_asked_where_there_is_no_other(
+        self, program: Program, runtime: Path, fake_agent: Start
+    ) -> None:
+        fake_agent(program.system_folder, says(GOOD))
+        assert program.run("--profile", "web", runtime=runtime).stdout == JSON
+
+    def test_and_where_the_user_s_does_not_know_the_profile(
+        self, program: Program, runtime: Path, fake_agent: Start
+    ) -> None:
+        fake_agent(runtime / "hwsigner", says(b"1 unknown\n"))
+        assert is_python(program.run("--profile", "web", runtime=runtime))
+        fake_agent(program.system_folder, says(b"1 working\n" + GOOD))
+        assert program.run("--profile", "web", runtime=runtime).stdout == JSON
+
+    @pytest.mark.skipif(not is_root(), reason="only root can be another user")
+    def test_the_system_s_agent_is_its_folder_s_owner(self, program: Program, runtime: Path) -> None:
+        path = program.system_folder / "agent.sock"
+        with listening_as(65534, path):
+            assert is_python(program.run("--profile", "web", runtime=runtime))
+            os.chown(program.system_folder, 65534, 65534)
+            try:
+                assert program.run("--profile", "web", runtime=runtime).stdout == JSON
+            finally:
+                os.chown(program.system_folder, 0, 0)
+
+
+class TestStreams:
+    @pytest.mark.parametrize(
+        ("stdout", "problem"), [("/dev/full", "No space left on device"), (None, "Bad file descriptor")]
+    )
+    def test_stdout_takes_nothing(
+        self, program: Program, runtime: Path, fake_agent: Start, stdout: str | None, problem: str
+    ) -> None:
+        fake_agent(runtime / "hwsigner", says(GOOD))
+        redirection = f">{stdout}" if stdout else ">&-"
+        done = subprocess.run(
+            ["sh", "-c", f'exec "$0" --profile web {redirection}', program.path],
+            env={"XDG_RUNTIME_DIR": str(runtime), "ASAN_OPTIONS": "detect_leaks=0"},
+            capture_output=True,
+        )
+        assert (done.returncode, done.stderr) == (1, f"hwsigner: can't write to stdout: {problem}\n".encode())
+
+    def test_closed_streams_get_nothing_that_is_another_s(
+        self, program: Program, runtime: Path, fake_agent: Start
+    ) -> None:
+        heard = SimpleQueue[bytes]()
+
+        def talk(connection: socket.socket) -> None:
+            connection.sendall(b"1 error 3 2\nno")
+            heard.put(connection.recv(100))
+
+        fake_agent(runtime / "hwsigner", talk)
+        done = subprocess.run(
+            ["sh", "-c", 'exec "$0" --profile web <&- >&- 2>&-', program.path],
+            env={"XDG_RUNTIME_DIR": str(runtime), "ASAN_OPTIONS": "detect_leaks=0"},
+        )
+        assert done.returncode == 3
+        assert heard.get(timeout=20) == b""

@@ -1,0 +1,412 @@
+"""The agent in this process, spoken to in bytes: who gets what, how many wait for one session, and what is bounded."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agent.homes import PASSPHRASE, Home, Running, read_all, read_exactly, run_agent
+from hwsigner.agent import protocol, server
+from hwsigner.agent.server import Server
+from hwsigner.emulator import Fault
+
+Patch = pytest.MonkeyPatch
+
+
+def credentials(answer: bytes) -> dict[str, object]:
+    """Return the JSON of an answer."""
+    head, _, body = answer.partition(b"\n")
+    assert head == b"1 ok %d" % len(body), answer
+    assert body.endswith(b"}\n")
+    found: dict[str, object] = json.loads(body)
+    return found
+
+
+class TestGet:
+    def test_gives_what_credential_process_prints(self, running: Running) -> None:
+        found = credentials(running.get())
+        assert list(found) == ["Version", "AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration"]
+        assert found["Version"] == 1
+        assert datetime.fromisoformat(str(found["Expiration"])) > datetime.now(UTC)
+
+    def test_a_session_serves_all(self, running: Running) -> None:
+        first = running.ask(b"1 get web\n")
+        assert first.startswith(protocol.WORKING)
+        assert running.ask(b"1 get web\n") == first.removeprefix(protocol.WORKING)
+        assert len(running.home.emulator.requests) == 1
+
+    def test_each_profile_has_its_own(self, home: Home) -> None:
+        home.write_profiles(web={}, other={})
+        with run_agent(home) as running:
+            keys = [credentials(running.get(name))["AccessKeyId"] for name in ("web", "other", "web", "other")]
+        assert keys[:2] == keys[2:]
+        assert keys[0] != keys[1]
+
+    @pytest.mark.parametrize("name", ["other", "WEB", "x" * 64])
+    def test_an_unknown_profile(self, running: Running, name: str) -> None:
+        assert running.ask(f"1 get {name}\n".encode()) == b"1 unknown\n"
+
+    @pytest.mark.parametrize(
+        ("fault", "status", "text"),
+        [("deny", 5, b"Access denied"), ("reset", 6, b"reset")],
+    )
+    def test_an_error_has_its_status_and_is_logged(
+        self, running: Running, fault: str, status: int, text: bytes
+    ) -> None:
+        running.home.emulator.misbehave(Fault.parse(f"{fault}*9"))
+        answer = running.get()
+        assert answer.startswith(b"1 error %d " % status)
+        assert text in answer
+        running.settle()
+        assert [line.partition(": no session: ")[0] for line in running.log] == ["profile 'web'"]
+        assert running.get() == answer  # At once, without another try.
+        assert len(running.log) == 1
+
+    def test_each_session_is_logged_without_a_secret(self, running: Running) -> None:
+        found = credentials(running.get())
+        assert running.log == [f"profile 'web': session created, credentials until {found['Expiration']}"]
+
+    @pytest.mark.parametrize("key", ["certificate", "private-key"])
+    def test_a_profile_that_can_t_be_used(self, home: Home, key: str) -> None:
+        home.write_profiles(web={key: "/nonexistent/x"})
+        with run_agent(home) as running:
+            answer = running.get()
+        assert answer.startswith(b"1 error ")
+        assert b"/nonexistent/x" in answer
+
+    def test_no_verify_ssl_is_for_loopback(self, home: Home) -> None:
+        home.write_profiles(web={"endpoint": "https://192.0.2.1", "no-verify-ssl": "true"})
+        with run_agent(home) as running:
+            assert running.get().startswith(b"1 error 2 ")
+
+    def test_a_line_in_pieces(self, running: Running) -> None:
+        with running.connect() as connection:
+            for byte in b"1 get web\n":
+                connection.sendall(bytes([byte]))
+                running.settle()
+            assert b"\n1 ok " in read_all(connection)
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            b"",
+            b"\n",
+            b"2 get web\n",
+            b"1 get\n",
+            b"1 get \n",
+            b"1 get web \n",
+            b"1 get web\r\n",
+            b"1 get ../web\n",
+            b"1 get -web\n",
+            b"1 get w\xe9b\n",
+            b"1 get " + b"x" * 65 + b"\n",
+            b"1 get web --debug\n",
+            b"1 put web\n",
+            b"1 status web\n",
+            b"1 unlock\n",
+            b"1 get web\nx",
+            b"x" * protocol.MAX_LINE,
+            b"x" * 100_000,
+        ],
+    )
+    def test_what_is_no_request_gets_no_answer(self, running: Running, line: bytes) -> None:
+        with running.connect() as connection:
+            with_answer = b""
+            try:
+                connection.sendall(line)
+                connection.shutdown(socket.SHUT_WR)
+                with_answer = read_all(connection)
+            except (ConnectionResetError, BrokenPipeError):
+                pass
+            assert with_answer == b""
+        assert running.home.emulator.requests == []
+
+    @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.binary(max_size=200))
+    def test_no_bytes_stop_it(self, running: Running, line: bytes) -> None:
+        with running.connect() as connection:
+            try:
+                connection.sendall(line)
+                connection.shutdown(socket.SHUT_WR)
+                read_all(connection)
+            except (ConnectionResetError, BrokenPipeError):
+                pass
+        running.settle()
+
+
+class TestWaiting:
+    def test_a_thousand_wait_for_one_session(self, home: Home) -> None:
+        uri, gate = home.gated_key("web")
+        home.write_profiles(web={"private-key": uri})
+        with run_agent(home) as running:
+            clients = [running.connect() for _ in range(1000)]
+            try:
+                for client in clients:
+                    client.sendall(b"1 get web\n")
+                for client in clients:
+                    assert read_exactly(client, len(protocol.WORKING)) == protocol.WORKING
+                gate.write_text(PASSPHRASE)
+                answers = {read_all(client).replace(protocol.WORKING, b"") for client in clients}
+            finally:
+                for client in clients:
+                    client.close()
+        assert len(answers) == 1
+        assert credentials(answers.pop())
+        assert len(home.emulator.requests) == 1
+
+    def test_a_thousand_who_come_at_once_are_answered(self, running: Running) -> None:
+        running.get()
+        with ThreadPoolExecutor(50) as pool:
+            answers = set(pool.map(lambda _: running.get(), range(1000)))
+        assert len(answers) == 1
+        assert credentials(answers.pop())
+
+    def test_who_waits_is_told_again_and_again(self, home: Home, monkeypatch: Patch) -> None:
+        monkeypatch.setattr(protocol, "WORKING_EVERY", 0.02)
+        uri, gate = home.gated_key("web")
+        home.write_profiles(web={"private-key": uri})
+        with run_agent(home) as running, running.connect() as client:
+            client.sendall(b"1 get web\n")
+            wanted = protocol.WORKING * 4
+            assert read_exactly(client, len(wanted)) == wanted
+            gate.write_text(PASSPHRASE)
+            assert credentials(read_all(client).replace(protocol.WORKING, b""))
+
+    def test_so_is_who_waits_for_a_command(self, home: Home, monkeypatch: Patch) -> None:
+        monkeypatch.setattr(protocol, "WORKING_EVERY", 0.02)
+        uri, gate = home.gated_key("web")
+        home.write_profiles(web={"private-key": uri})
+        with run_agent(home) as running, running.connect() as client:
+            client.sendall(b"1 refresh web\n")
+            assert read_exactly(client, len(protocol.WORKING) * 3) == protocol.WORKING * 3
+            gate.write_text(PASSPHRASE)
+            assert read_all(client).replace(protocol.WORKING, b"").startswith(b"1 ok ")
+
+    def test_others_are_served_meanwhile(self, home: Home) -> None:
+        uri, gate = home.gated_key("slow")
+        home.write_profiles(web={}, slow={"private-key": uri})
+        with run_agent(home) as running, running.connect() as client:
+            client.sendall(b"1 get slow\n")
+            assert read_exactly(client, len(protocol.WORKING)) == protocol.WORKING
+            assert credentials(running.get("web"))
+            assert b"slow\tidle" in running.ask(b"1 status\n")
+            gate.write_text(PASSPHRASE)
+            assert credentials(read_all(client).replace(protocol.WORKING, b""))
+
+    def test_who_hangs_up_takes_nothing_from_the_others(self, home: Home) -> None:
+        uri, gate = home.gated_key("web")
+        home.write_profiles(web={"private-key": uri})
+        with run_agent(home) as running, running.connect() as stays:
+            with running.connect() as leaves:
+                for client in (leaves, stays):
+                    client.sendall(b"1 get web\n")
+                    assert read_exactly(client, len(protocol.WORKING)) == protocol.WORKING
+            running.settle()
+            gate.write_text(PASSPHRASE)
+            assert credentials(read_all(stays).replace(protocol.WORKING, b""))
+
+    def test_an_agent_that_stops_answers_who_waits(self, home: Home) -> None:
+        uri, gate = home.gated_key("web")
+        home.write_profiles(web={"private-key": uri})
+        with run_agent(home) as running, running.connect() as client, running.connect() as silent:
+            client.sendall(b"1 get web\n")
+            assert read_exactly(client, len(protocol.WORKING)) == protocol.WORKING
+            running.server.post(running.server.stop)
+            assert silent.recv(1) == b""
+            with pytest.raises(ConnectionRefusedError):
+                running.connect()
+            gate.write_text(PASSPHRASE)
+            assert credentials(read_all(client).replace(protocol.WORKING, b""))
+        assert not os.path.exists(home.place.socket)
+
+    @pytest.mark.parametrize("is_replaced", [False, True])
+    def test_an_agent_whose_socket_is_gone_stops(self, home: Home, monkeypatch: Patch, is_replaced: bool) -> None:
+        monkeypatch.setattr(server, "LOOK_EVERY", 0.02)
+        with run_agent(home) as running, socket.socket(socket.AF_UNIX) as other:
+            running.get()
+            os.unlink(home.place.socket)
+            if is_replaced:
+                other.bind(home.place.socket)
+            running.thread.join(20)
+            assert not running.thread.is_alive()
+            assert running.log[1:] == ["the socket is gone, and so the agent stops"]
+        assert os.path.exists(home.place.socket) == is_replaced
+
+
+class TestBounds:
+    def test_who_says_nothing_is_dropped(self, running: Running, monkeypatch: Patch) -> None:
+        monkeypatch.setattr(server, "LINE_LIMIT", 0.05)
+        with running.connect() as silent, running.connect() as half:
+            half.sendall(b"1 get w")
+            assert silent.recv(1) == b""
+            assert half.recv(1) == b""
+
+    def test_half_open_clients_hold_nobody_up(self, running: Running, monkeypatch: Patch) -> None:
+        monkeypatch.setattr(server, "MAX_CLIENTS", 20)
+        running.get()
+        silent = [running.connect() for _ in range(60)]
+        try:
+            assert credentials(running.get())
+            running.settle()
+            # The oldest are gone, and no more than the limit are left.
+            assert silent[0].recv(1) == b""
+            silent[-1].settimeout(0.0)
+            with pytest.raises(BlockingIOError):
+                silent[-1].recv(1)
+            assert credentials(running.get())
+        finally:
+            for client in silent:
+                client.close()
+
+    def test_too_many_who_wait(self, home: Home, monkeypatch: Patch) -> None:
+        monkeypatch.setattr(server, "MAX_CLIENTS", 5)
+        uri, gate = home.gated_key("slow")
+        home.write_profiles(web={}, slow={"private-key": uri})
+        with run_agent(home) as running, ExitStack() as stack:
+            running.get()
+            waiting = []
+            for _ in range(8):
+                waiting.append(stack.enter_context(running.connect()))
+                waiting[-1].sendall(b"1 get slow\n")
+                assert read_exactly(waiting[-1], len(protocol.WORKING)) == protocol.WORKING
+            assert credentials(running.get())
+            gate.write_text(PASSPHRASE)
+            answers = [read_all(client).replace(protocol.WORKING, b"") for client in waiting]
+        # The first four wait on, the last makes room for the next.
+        assert [bool(answer) for answer in answers] == [True] * 4 + [False] * 4
+
+    def test_descriptors_that_run_out(self, running: Running, monkeypatch: Patch) -> None:
+        running.get()
+        failures = [OSError(24, "Too many open files")]
+
+        class Listener:
+            def __init__(self, real: socket.socket) -> None:
+                self.real = real
+
+            def accept(self) -> tuple[socket.socket, object]:
+                if failures:
+                    raise failures.pop()
+                return self.real.accept()
+
+            def __getattr__(self, name: str) -> object:
+                return getattr(self.real, name)
+
+        monkeypatch.setattr(running.server, "_listener", Listener(running.server._listener))
+        assert credentials(running.get())
+
+    def test_its_memory_does_not_grow(self, running: Running) -> None:
+        running.get()
+        used = running.memory.used_pages
+        for _ in range(5):
+            assert running.ask(b"1 refresh web\n").count(b"1 ok") == 1
+            running.get()
+        assert running.memory.used_pages == used
+
+
+class TestWho:
+    def be(self, monkeypatch: Patch, uid: int) -> None:
+        monkeypatch.setattr(server, "peer_uid", lambda _: uid)
+
+    def test_another_user_is_refused_and_logged(self, running: Running, monkeypatch: Patch) -> None:
+        self.be(monkeypatch, 4711)
+        assert running.ask(b"1 get web\n") == b""
+        assert running.log == ["user 4711 was refused"]
+
+    @pytest.mark.parametrize(
+        ("users", "is_served"), [(["4711"], True), (["root", "4711"], True), (["4712"], False), ([], False)]
+    )
+    def test_a_system_s_agent_serves_allow_users(
+        self, home: Home, monkeypatch: Patch, users: list[str], is_served: bool
+    ) -> None:
+        self.be(monkeypatch, 4711)
+        home.write_profiles(web={"allow-users": users})
+        with run_agent(home, is_systems=True) as running:
+            answer = running.get()
+            assert answer.startswith(b"1 ok " if is_served else b"1 error 7 ")
+            assert ("profile 'web': user 4711 was refused" in running.log) is not is_served
+
+    @pytest.mark.parametrize("uid", [0, os.geteuid()])
+    def test_and_root_and_its_own(self, home: Home, monkeypatch: Patch, uid: int) -> None:
+        self.be(monkeypatch, uid)
+        home.write_profiles(web={"allow-users": ["4711"]})
+        with run_agent(home, is_systems=True) as running:
+            assert credentials(running.get())
+
+    @pytest.mark.parametrize("line", ["status", "stop", "lock", "lock web", "unlock web", "refresh web"])
+    def test_others_command_nothing(self, home: Home, monkeypatch: Patch, line: str) -> None:
+        self.be(monkeypatch, 4711)
+        home.write_profiles(web={"allow-users": ["4711"]})
+        with run_agent(home, is_systems=True) as running:
+            assert running.ask(f"1 {line}\n".encode()).startswith(b"1 error 7 ")
+            assert credentials(running.get())
+
+    def test_an_unknown_user_is_nobody(self, home: Home) -> None:
+        home.write_profiles(web={"allow-users": ["no-such-user"]})
+        with run_agent(home, is_systems=True) as running:
+            assert running.log == ["allow-users names 'no-such-user', whom this system does not know"]
+
+
+class TestConfiguration:
+    def test_a_change_is_seen(self, running: Running) -> None:
+        running.get()
+        running.home.write_profiles(web={"session-duration": 900}, new={})
+        left = datetime.fromisoformat(str(credentials(running.get())["Expiration"])) - datetime.now(UTC)
+        assert left.total_seconds() <= 900
+        assert credentials(running.get("new"))
+
+    def test_what_stands_as_before_is_left_alone(self, running: Running) -> None:
+        first = running.get()
+        running.home.write_profiles(web={}, new={})
+        assert running.get() == first
+
+    def test_a_profile_that_is_gone(self, running: Running) -> None:
+        running.get()
+        running.home.write_profiles(other={})
+        assert running.get() == b"1 unknown\n"
+
+    @pytest.mark.parametrize("text", ["[profile", "[other]\n"])
+    def test_a_file_that_can_t_be_used_changes_nothing(self, running: Running, text: str) -> None:
+        first = running.get()
+        (running.home.folder / "config" / "hwsigner" / "config.toml").write_text(text)
+        assert running.get() == running.get() == first
+        assert [line.partition(": ")[0] for line in running.log[1:]] == ["the profiles stay as they were"]
+
+    def test_a_system_s_profile_with_allow_users_is_not_for_a_user_s_agent(
+        self, home: Home, monkeypatch: Patch
+    ) -> None:
+        home.write_profiles(web={"allow-users": ["root"]}, free={})
+        file = home.folder / "config" / "hwsigner" / "config.toml"
+        monkeypatch.setattr("hwsigner.config.SYSTEM_FILE", file)
+        monkeypatch.setattr("hwsigner.config.user_file", lambda _: home.folder / "none")
+        with run_agent(home) as running:
+            assert running.get() == b"1 unknown\n"
+            assert credentials(running.get("free"))
+
+
+class TestThreads:
+    def test_none_is_left(self, home: Home) -> None:
+        before = set(threading.enumerate())
+        with run_agent(home) as running:
+            running.get()
+            running.ask(b"1 lock\n")
+        left = [thread for thread in threading.enumerate() if thread not in before]
+        for thread in left:
+            thread.join(20)
+        assert not [thread for thread in left if thread.is_alive()]
+
+
+def test_posting_to_a_server_that_has_ended(home: Home) -> None:
+    with run_agent(home) as running:
+        pass
+    act: Callable[[], None] = Server.stop.__get__(running.server)
+    running.server.post(act)

@@ -1,0 +1,62 @@
+"""The system's agent and other users, in a mount namespace with a /run and an /etc of its own: root's work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.conftest import is_root
+from agent.homes import Home
+from agent.processes import AGENT, AgentProcess, agent_process
+
+pytestmark = pytest.mark.skipif(not is_root(), reason="only root can mount, and be other users")
+
+ALLOWED, OTHER = 65534, 65533
+MOUNT = """
+set -e
+mount -t tmpfs -o mode=755 tmpfs /run
+mount --bind "$1" /etc
+shift
+exec "$@"
+"""
+
+
+@pytest.fixture
+def agent(home: Home, tmp_path: Path) -> Iterator[AgentProcess]:
+    """The system's agent, with one profile that is for one user."""
+    home.write_profiles(web={"allow-users": [str(ALLOWED)]})
+    (tmp_path / "etc" / "hwsigner").mkdir(parents=True)
+    for name in ("passwd", "group", "nsswitch.conf"):
+        shutil.copy(f"/etc/{name}", tmp_path / "etc")
+    shutil.move(home.folder / "config" / "hwsigner" / "config.toml", tmp_path / "etc" / "hwsigner")
+    command = ["unshare", "--mount", "sh", "-c", MOUNT, "sh", str(tmp_path / "etc"), *AGENT, "--system"]
+    with agent_process(home, command) as agent:
+        yield agent
+
+
+def ask(agent: AgentProcess, program: Path, uid: int) -> subprocess.CompletedProcess[str]:
+    """Run the program as a user, who has no agent of their own."""
+    inside = ["nsenter", f"--target={agent.process.pid}", "--mount"]
+    user = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    # Others can't enter the folder that the program was made in.
+    command = f'exec 3<"{program}"; exec {" ".join(user)} /proc/self/fd/3 --profile web'
+    return subprocess.run([*inside, "sh", "-c", command], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
+
+
+def test_serves_whom_the_profile_allows(agent: AgentProcess, real_program: Path) -> None:
+    found = [ask(agent, real_program, uid) for uid in (ALLOWED, 0, ALLOWED)]
+    assert [(done.returncode, done.stderr) for done in found] == [(0, "")] * 3
+    assert len({json.loads(done.stdout)["AccessKeyId"] for done in found}) == 1
+
+
+def test_refuses_others_and_logs_it(agent: AgentProcess, real_program: Path) -> None:
+    done = ask(agent, real_program, OTHER)
+    assert (done.returncode, done.stdout) == (7, "")
+    assert done.stderr == f"hwsigner: profile 'web' is not for user {OTHER}. See allow-users in docs/agent.md\n"
+    status, err = agent.stop()
+    assert (status, err) == (0, f"hwsigner: profile 'web': user {OTHER} was refused\n")

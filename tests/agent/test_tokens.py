@@ -1,0 +1,112 @@
+"""Keys on tokens in an agent: a PIN that `unlock` brings is sent once, and who wants a person each time gets one."""
+
+from __future__ import annotations
+
+import pytest
+
+import certs
+from agent.homes import Home, Running, run_agent
+from emulators import InProcessSoftHSM
+from hwsigner.agent.client import command
+from hwsigner.agent.protocol import Request, Verb
+from hwsigner.errors import AgentError
+from hwsigner.pin import PinRequest
+from softhsm.token import PIN
+from softhsm.yubikey import YKCS11, YubiKey
+
+UNLOCK = Request(Verb.UNLOCK, "web")
+SIGNATURE, AUTHENTICATION = 0x9C, 0x9A
+
+
+def put_key(home: Home, uri: str, public_key: bytes) -> None:
+    """Let the key of the profile `web` be one of a token."""
+    (home.folder / "web.pem").write_bytes(certs.pem(certs.issue(home.ca, public_key)))
+    home.write_profiles(web={"private-key": uri})
+
+
+class Person:
+    """Answers with one PIN and remembers what was asked."""
+
+    def __init__(self, pin: str) -> None:
+        self.pin = pin
+        self.asked: list[PinRequest] = []
+
+    def __call__(self, request: PinRequest) -> str:
+        self.asked.append(request)
+        return self.pin
+
+    @property
+    def kinds(self) -> list[str]:
+        return [request.kind for request in self.asked]
+
+
+def is_locked(running: Running) -> bool:
+    answer = running.get()
+    assert answer.startswith((b"1 ok ", b"1 error 3 "))
+    return answer.endswith(b"Run hwsigner agent unlock web")
+
+
+def test_softhsm(home: Home, softhsm: InProcessSoftHSM) -> None:
+    softhsm.generate("agent", b"\x07", "EC:prime256v1")
+    put_key(
+        home, f"pkcs11:token={softhsm.label};object=agent?module-path={softhsm.module}", softhsm.public_key(b"\x07")
+    )
+    person = Person(PIN)
+    with run_agent(home) as running:
+        assert is_locked(running)
+        with pytest.raises(AgentError, match="wrong"):
+            command(home.place, UNLOCK, Person("999999"))
+        assert is_locked(running)
+        command(home.place, UNLOCK, person)
+        assert not is_locked(running)
+        assert running.ask(b"1 refresh web\n").count(b"1 ok ") == 1
+    assert person.kinds == ["user PIN"]
+    assert len(home.emulator.requests) == 2
+
+
+class TestYubiKey:
+    @pytest.fixture
+    def card(self, yubikey: YubiKey) -> YubiKey:
+        yubikey.write_chuid()
+        for slot in (AUTHENTICATION, SIGNATURE):
+            yubikey.generate(slot)
+            yubikey.self_sign(slot, "hwsigner")
+        return yubikey
+
+    def test_a_wrong_pin_costs_one_try(self, home: Home, card: YubiKey) -> None:
+        put_key(home, card.uri(AUTHENTICATION, YKCS11), card.public_key(AUTHENTICATION))
+        with run_agent(home) as running:
+            assert is_locked(running)
+            assert card.pin_tries == []
+            with pytest.raises(AgentError):
+                command(home.place, UNLOCK, Person("999999"))
+            for _ in range(3):
+                assert is_locked(running)
+                running.ask(b"1 refresh web\n")
+            assert len(card.pin_tries) == 1
+            command(home.place, UNLOCK, Person(card.pin))
+            assert not is_locked(running)
+
+    def test_a_key_that_wants_its_pin_each_time_gets_it_from_a_person(self, home: Home, card: YubiKey) -> None:
+        put_key(home, card.uri(SIGNATURE, YKCS11), card.public_key(SIGNATURE))
+        person = Person(card.pin)
+        with run_agent(home) as running:
+            command(home.place, UNLOCK, person)
+            assert person.kinds == ["user PIN", "PIN for this signature"]
+            assert not is_locked(running)
+            # The next session wants another signature, and the PIN of the last is gone.
+            assert running.ask(b"1 refresh web\n").count(b"1 error 3 ") == 1
+            assert not is_locked(running)  # The last credentials live.
+            command(home.place, Request(Verb.LOCK, "web"))
+            command(home.place, UNLOCK, person)
+        assert set(card.pin_tries) == {0x9000}
+
+    def test_unless_the_profile_says_that_one_pin_is_enough(self, home: Home, card: YubiKey) -> None:
+        uri = card.uri(SIGNATURE, YKCS11)
+        put_key(home, uri, card.public_key(SIGNATURE))
+        home.write_profiles(web={"private-key": uri, "reuse-pin": True})
+        person = Person(card.pin)
+        with run_agent(home) as running:
+            command(home.place, UNLOCK, person)
+            assert running.ask(b"1 refresh web\n").count(b"1 ok ") == 1
+        assert person.kinds == ["user PIN"]

@@ -1,0 +1,291 @@
+"""A fleet of resident providers on one account, simulated: how it bears the service's quota.
+
+It drives `hwsigner.schedule`, which the providers run, with a clock of its own: a day of 10,000 of them takes seconds.
+
+    python tests/bench/fleet.py                        tables of candidates, in Markdown
+    python tests/bench/fleet.py --plot docs/fleet.svg  and the plot
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import math
+import random
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TESTS), str(TESTS.parent)]
+
+from hwsigner.defaults import MAX_ATTEMPTS  # noqa: E402
+from hwsigner.schedule import POLICY, Lease, Policy, until_refresh  # noqa: E402
+from hwsigner.session import _BACKOFF_BASE, _BACKOFF_CAP  # noqa: E402
+
+MINUTE, HOUR = 60.0, 3600.0
+BOOT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A fleet, and the account that it asks.
+
+    Attributes:
+        agents: how many residents; all of them are asked all the time.
+        life: the seconds of life of each session.
+        quota: how many CreateSession requests the account has in each second.
+        burst: how many of them it may save up.
+        policy: when they refresh and try again.
+        first_requests: how many requests the first try sends at most.
+        later_requests: and each that follows a failure.
+    """
+
+    agents: int = 10_000
+    life: float = HOUR
+    quota: float = 10.0
+    burst: float = 10.0
+    policy: Policy = POLICY
+    first_requests: int = MAX_ATTEMPTS
+    later_requests: int = 1
+
+
+@dataclass
+class Agent:
+    """A resident: its session's lease and when that began, since when it has wanted one, and its failures in a row."""
+
+    wanting_since: float
+    lease: Lease | None = None
+    failures: int = 0
+    requests: int = 0
+
+
+@dataclass
+class History:
+    """What came of it.
+
+    Attributes:
+        requests: how many requests were sent in each minute.
+        granted: how many of them gave a session.
+        waits: for each spell of an agent without credentials: when it ended, and its seconds.
+        dry: how many agents are without credentials at the end.
+    """
+
+    requests: Counter[int] = field(default_factory=Counter)
+    granted: Counter[int] = field(default_factory=Counter)
+    waits: list[tuple[float, float]] = field(default_factory=list)
+    dry: int = 0
+
+    def rates(self, counts: Counter[int], begin: float, end: float) -> list[float]:
+        """Return the requests a second in each minute of a time."""
+        return [counts[minute] / MINUTE for minute in range(int(begin // MINUTE), math.ceil(end / MINUTE))]
+
+
+class Quota:
+    """A token bucket."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self.rate = rate
+        self.burst = self.tokens = burst
+        self.time = 0.0
+
+    def take(self, now: float) -> bool:
+        self.tokens = min(self.burst, self.tokens + (now - self.time) * self.rate)
+        self.time = now
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+
+class Simulation:
+    """A fleet in time. The service is down from `outage[0]` to `outage[1]`, in seconds from the start."""
+
+    def __init__(self, fleet: Fleet, *, outage: tuple[float, float] = (0.0, 0.0), seed: int = 1) -> None:
+        self.fleet = fleet
+        self.outage = outage
+        self.random = random.Random(seed)
+        self.quota = Quota(fleet.quota, fleet.burst)
+        self.history = History()
+        self.agents: list[Agent] = []
+        self.calls: list[tuple[float, int]] = []
+
+    def start_cold(self, seconds: float = BOOT_SECONDS) -> None:
+        """Let all agents start within some seconds, without credentials."""
+        for _ in range(self.fleet.agents):
+            begin = self.random.random() * seconds
+            self._add(Agent(begin), begin)
+
+    def start_warm(self) -> None:
+        """Let all agents have sessions, each of another age."""
+        for _ in range(self.fleet.agents):
+            lease = self.fleet.policy.lease(0, self.fleet.life, self.random.random)
+            age = self.random.random() * (lease.end - lease.ahead)
+            lease = replace(lease, end=lease.end - age)
+            self._add(Agent(lease.end, lease), lease.end - lease.ahead)
+
+    def run(self, until: float) -> History:
+        """Let time pass."""
+        while self.calls and self.calls[0][0] < until:
+            now, number = heapq.heappop(self.calls)
+            heapq.heappush(self.calls, (self._request(now, self.agents[number]), number))
+        self.history.dry = sum(agent.wanting_since <= until for agent in self.agents)
+        return self.history
+
+    def _add(self, agent: Agent, time: float) -> None:
+        heapq.heappush(self.calls, (time, len(self.agents)))
+        self.agents.append(agent)
+
+    def _request(self, now: float, agent: Agent) -> float:
+        """Send an agent's request, and return when it sends its next one."""
+        minute = int(now // MINUTE)
+        self.history.requests[minute] += 1
+        is_up = not self.outage[0] <= now < self.outage[1]
+        if is_up and self.quota.take(now):
+            self.history.granted[minute] += 1
+            return self._grant(now, agent)
+        return self._refuse(now, agent)
+
+    def _grant(self, now: float, agent: Agent) -> float:
+        if now > agent.wanting_since:
+            self.history.waits.append((now, now - agent.wanting_since))
+        lease = self.fleet.policy.lease(now, self.fleet.life, self.random.random)
+        agent.lease, agent.wanting_since, agent.failures, agent.requests = lease, lease.end, 0, 0
+        return now + until_refresh(lease, lease.left(now, self.fleet.life), next_try=-math.inf, now=now)
+
+    def _refuse(self, now: float, agent: Agent) -> float:
+        agent.requests += 1
+        if agent.requests < (self.fleet.later_requests if agent.failures else self.fleet.first_requests):
+            # As create_session does within a try.
+            return now + self.random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** (agent.requests - 1)))
+        agent.requests = 0
+        agent.failures += 1
+        policy, chance = self.fleet.policy, self.random.random
+        left = agent.lease.end - now if agent.lease else 0.0
+        if agent.lease:
+            agent.lease = policy.postponed(agent.lease, left, chance)
+        next_try = now + policy.pause(agent.failures, chance)
+        return now + until_refresh(agent.lease, left, next_try=next_try, now=now)
+
+
+def cold_start(fleet: Fleet, hours: float = 6) -> History:
+    """Return what comes of a cold start of the whole fleet."""
+    simulation = Simulation(fleet)
+    simulation.start_cold()
+    return simulation.run(hours * HOUR)
+
+
+def outage(fleet: Fleet, hours: float = 7, minutes: float = 60) -> History:
+    """Return what comes of an outage that begins after an hour."""
+    simulation = Simulation(fleet, outage=(HOUR, HOUR + minutes * MINUTE))
+    simulation.start_warm()
+    return simulation.run(hours * HOUR)
+
+
+def steady(fleet: Fleet, hours: float = 24) -> History:
+    """Return what comes of a day without events."""
+    simulation = Simulation(fleet)
+    simulation.start_warm()
+    return simulation.run(hours * HOUR)
+
+
+CHOSEN = "**chosen**"
+BACKOFFS = {
+    CHOSEN: Fleet(),
+    "no jitter in pauses": Fleet(policy=replace(POLICY, jitter=0.0)),
+    "less up to a tenth of a pause": Fleet(policy=replace(POLICY, jitter=0.1)),
+    "less up to all of it": Fleet(policy=replace(POLICY, jitter=1.0)),
+    "three requests in each try": Fleet(later_requests=3),
+    "pauses up to 30 s": Fleet(policy=replace(POLICY, longest_pause=30.0)),
+    "pauses up to 300 s": Fleet(policy=replace(POLICY, longest_pause=300.0)),
+    "pauses up to 900 s": Fleet(policy=replace(POLICY, longest_pause=900.0)),
+    "pauses from 5 s": Fleet(policy=replace(POLICY, first_pause=5.0)),
+}
+PATIENCES = {
+    "0": Fleet(policy=replace(POLICY, patience=0.0)),
+    "1/4": Fleet(policy=replace(POLICY, patience=0.25)),
+    "**1/2**": Fleet(),
+    "1": Fleet(policy=replace(POLICY, patience=1.0)),
+}
+SPREADS = {
+    "0": Fleet(policy=replace(POLICY, spread=0.0)),
+    "1/10": Fleet(policy=replace(POLICY, spread=0.1)),
+    "1/4": Fleet(policy=replace(POLICY, spread=0.25)),
+    "**1/2**": Fleet(),
+    "3/4": Fleet(policy=replace(POLICY, spread=0.75)),
+    "1": Fleet(policy=replace(POLICY, spread=1.0)),
+}
+
+
+def drain(history: History, begin: float) -> list[str]:
+    """Return how long agents that have no credentials at a moment take to get them, and the requests that they send."""
+    ends = sorted(end - begin for end, _ in history.waits if end > begin)
+    last, half = ("never", "never") if history.dry else (f"{ends[-1]:,.0f}", f"{ends[len(ends) // 2]:,.0f}")
+    sent = history.rates(history.requests, begin, begin + (2 * HOUR if history.dry else ends[-1]))
+    return [
+        last,
+        half,
+        f"{sum(sent) * MINUTE / len(ends):.1f}",
+        f"{sent[0]:,.0f}",
+        f"{statistics.mean(sent[5:15]):.0f}",
+    ]
+
+
+def waves(history: History) -> list[str]:
+    """Return the worst minute of each of the first four refreshes of sessions that began together."""
+    spells = [((22 + 44 * number) * MINUTE, (22 + 44 * (number + 1)) * MINUTE) for number in range(4)]
+    return [f"{max(history.rates(history.requests, *spell)):.1f}" for spell in spells]
+
+
+def patience_row(fleet: Fleet) -> list[str]:
+    cells = []
+    for minutes in (10, 15, 30):
+        history = outage(fleet, 4, minutes)
+        meanwhile = history.rates(history.requests, HOUR, HOUR + minutes * MINUTE)
+        cells += [f"{len(history.waits):,}", f"{statistics.mean(meanwhile):.0f}"]
+    return cells
+
+
+def spread_row(fleet: Fleet) -> list[str]:
+    quiet = steady(fleet)
+    rates = quiet.rates(quiet.requests, 0, 24 * HOUR)
+    return [f"{statistics.mean(rates):.1f}", f"{max(rates):.1f}", *waves(cold_start(fleet))]
+
+
+def table(heads: list[str], rows: Iterator[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def report() -> str:
+    drains = ["all have them after, s", "half after, s", "requests for each", "a second, minute 1", "minutes 6 to 15"]
+    lacks = [f"{m} min: {what}" for m in (10, 15, 30) for what in ("lack them", "a second meanwhile")]
+    spreads = ["steady, a second", "worst minute", *(f"wave {number}, worst minute" for number in range(1, 5))]
+    colds = ([name, *drain(cold_start(f, 3), 0)] for name, f in BACKOFFS.items())
+    outages = ([name, *drain(outage(f, 5), 2 * HOUR)] for name, f in BACKOFFS.items())
+    return "\n\n".join(
+        (
+            table(["cold start", *drains], colds),
+            table(["after the outage", *drains], outages),
+            table(["patience", *lacks], ([name, *patience_row(f)] for name, f in PATIENCES.items())),
+            table(["spread", *spreads], ([name, *spread_row(f)] for name, f in SPREADS.items())),
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plot", type=Path, help="write the plot here")
+    plot = parser.parse_args().plot
+    print(report())
+    if plot:
+        from bench.fleet_plot import draw
+
+        plot.write_text(draw())
+
+
+if __name__ == "__main__":
+    main()

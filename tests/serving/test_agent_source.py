@@ -1,0 +1,166 @@
+"""An agent first, and a provider of one's own where there is none."""
+
+from __future__ import annotations
+
+import json
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from hwsigner.errors import AgentError, ServiceError
+from hwsigner.held_session import Clocks
+from hwsigner.serving import agent_source
+from hwsigner.serving.agent_source import AgentFirst
+
+ROLE_ARN = "arn:aws:iam::123456789012:role/web"
+
+
+class Own:
+    """A provider of one's own."""
+
+    ready: bytes | None = None
+    failure: Exception | None = None
+
+    def read(self, name: str) -> bytes | None:
+        return self.ready
+
+    def reply(self, name: str) -> bytes:
+        if self.failure:
+            raise self.failure
+        self.ready = f"own {name}".encode()
+        return self.ready
+
+
+class Agent:
+    """An agent with sessions of an hour, by a clock that a test advances."""
+
+    def __init__(self) -> None:
+        self.start = datetime(2030, 1, 1, tzinfo=UTC)
+        self.elapsed = 0.0
+        self.asked = 0
+        self.runs = True
+        self.failure: AgentError | None = None
+        self.answered = threading.Semaphore(0)
+
+    def find(self, name: str) -> bytes | None:
+        assert name == "web"
+        self.asked += 1
+        self.answered.release()
+        if self.failure:
+            raise self.failure
+        return self.answer() if self.runs else None
+
+    def answer(self) -> bytes:
+        ends = (self.now() + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        keys = {"AccessKeyId": f"ASIA{self.asked}", "SecretAccessKey": "s", "SessionToken": "t", "Expiration": ends}
+        return f"{json.dumps({'Version': 1, **keys})}\n".encode()
+
+    def now(self) -> datetime:
+        return self.start + timedelta(seconds=self.elapsed)
+
+    def source(self, own: Any = None) -> AgentFirst:
+        clocks = Clocks(self.now, lambda: self.elapsed, lambda seconds: None)
+        return AgentFirst("web", own or Own(), role_arn=ROLE_ARN, find=self.find, clocks=clocks)
+
+
+def _key(reply: Any) -> str:
+    found: str = json.loads(bytes(reply))["AccessKeyId"]
+    return found
+
+
+def test_the_agent_s_credentials_are_given_in_both_formats_and_kept() -> None:
+    agent = Agent()
+    source = agent.source()
+    assert source.read("container") is None
+    assert json.loads(bytes(source.reply("container"))) == {
+        "AccessKeyId": "ASIA1",
+        "SecretAccessKey": "s",
+        "Token": "t",
+        "Expiration": "2030-01-01T01:00:00Z",
+        "RoleArn": ROLE_ARN,
+    }
+    imds = source.read("imds")
+    assert imds is not None
+    assert json.loads(bytes(imds)).items() >= {"Code": "Success", "Type": "AWS-HMAC", "AccessKeyId": "ASIA1"}.items()
+    assert agent.asked == 1
+
+
+def test_it_is_asked_again_in_the_background_while_it_is_wanted() -> None:
+    agent = Agent()
+    source = agent.source()
+    source.reply("container")
+    agent.answered.acquire()
+    agent.elapsed = agent_source.ASK_SECONDS - 1
+    assert _key(source.read("container")) == "ASIA1"
+    agent.elapsed += 1
+    assert _key(source.read("container")) == "ASIA1"
+    assert agent.answered.acquire(timeout=20)
+    source.reply("imds")  # After the thread, which holds the lock.
+    assert agent.asked == 3
+
+
+def test_none_is_given_at_once_with_a_third_of_its_life_or_16_minutes_left() -> None:
+    agent = Agent()
+    source = agent.source()
+    source.reply("container")
+    agent.elapsed = 3600 - 960
+    assert source.read("container") is None
+    assert _key(source.reply("container")) == "ASIA2"
+
+
+def test_where_no_agent_has_it_the_own_provider_gives_it() -> None:
+    agent = Agent()
+    agent.runs = False
+    source = agent.source()
+    assert source.read("container") is None
+    assert source.reply("container") == b"own container"
+    assert source.read("container") == b"own container"
+
+
+def test_an_agent_that_ends_is_replaced_when_its_last_credentials_are_due() -> None:
+    agent = Agent()
+    source = agent.source()
+    source.reply("container")
+    agent.runs = False
+    agent.answered.acquire()
+    agent.elapsed = 1000
+    assert _key(source.read("container")) == "ASIA1"
+    assert agent.answered.acquire(timeout=20)
+    assert _key(source.read("container")) == "ASIA1"
+    agent.elapsed = 3000
+    assert source.read("container") is None
+    assert source.reply("container") == b"own container"
+    assert source.read("container") == b"own container"
+
+
+def test_the_last_credentials_are_given_where_neither_agent_nor_provider_has_others() -> None:
+    agent, own = Agent(), Own()
+    source = agent.source(own)
+    source.reply("container")
+    agent.runs, own.failure = False, ServiceError("no")
+    agent.elapsed = 3599
+    assert _key(source.reply("container")) == "ASIA1"
+    agent.elapsed = 3600
+    with pytest.raises(ServiceError, match="no"):
+        source.reply("container")
+
+
+def test_an_agent_that_fails_is_told_of_once_its_last_credentials_have_ended() -> None:
+    agent = Agent()
+    source = agent.source()
+    source.reply("container")
+    agent.failure = AgentError("locked", "hwsigner agent unlock web", exit_status=3)
+    agent.elapsed = 3599
+    assert _key(source.reply("container")) == "ASIA1"
+    agent.elapsed = 3600
+    with pytest.raises(AgentError, match=r"locked\. hwsigner agent unlock web"):
+        source.reply("container")
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"nothing", b'{"AccessKeyId": 1, "Expiration": 2}'])
+def test_an_answer_without_credentials_is_an_error_without_it(body: bytes) -> None:
+    source = AgentFirst("web", Own(), role_arn=ROLE_ARN, find=lambda name: body or b" ")
+    with pytest.raises(AgentError, match=r"the agent.s answer holds no credentials$"):
+        source.reply("container")

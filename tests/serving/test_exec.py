@@ -1,0 +1,196 @@
+"""`hwsigner exec`: a command with credentials, signals and its own exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hwsigner.cli.aws_files import find_default_credentials
+from hwsigner.cli.exec import child_environment
+from scene import Outcome
+from serving.stage import Stage
+
+FULL_URI = "AWS_CONTAINER_CREDENTIALS_FULL_URI"
+TOKEN = "AWS_CONTAINER_AUTHORIZATION_TOKEN"
+
+PYTHON = (sys.executable, "-I", "-c")
+PRINT_ENVIRONMENT = "import json, os; print(json.dumps(dict(os.environ)))"
+
+
+def test_the_aws_cli_has_the_profile_s_credentials(stage: Stage) -> None:
+    command = ("/usr/bin/aws", "sts", "get-caller-identity", "--endpoint-url", stage.service.url)
+    environ = stage.environ(AWS_DEFAULT_REGION="us-east-1", AWS_ACCESS_KEY_ID="AKIAOTHER", AWS_SECRET_ACCESS_KEY="x")
+    done = stage.run("exec", "web", "--", *command, environ={**environ, "AWS_PROFILE": "nope"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f":assumed-role/{stage.role}/" in json.loads(done.stdout)["Arn"]
+    assert stage.sessions == 1
+
+
+def test_the_endpoint_is_on_loopback_and_gone_with_the_command(stage: Stage) -> None:
+    done = stage.run("exec", "web", "--", *PYTHON, PRINT_ENVIRONMENT)
+    environ = json.loads(done.stdout)
+    scheme, _, address, *path = environ[FULL_URI].split("/")
+    assert (scheme, path) == ("http:", ["credentials", "web"])
+    host, _, port = address.partition(":")
+    assert host == "127.0.0.1"
+    assert len(environ[TOKEN]) == 43
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)))
+    assert not list(stage.folder.rglob("*.token"))
+
+
+def test_variables_that_would_win_are_removed_and_others_kept() -> None:
+    others = {"PATH": "/bin", "AWS_REGION": "eu-central-1", "AWS_CONFIG_FILE": "/c", "AWS_ENDPOINT_URL": "http://x"}
+    winning = [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_SECURITY_TOKEN",
+        "AWS_PROFILE",
+        "AWS_DEFAULT_PROFILE",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_ROLE_ARN",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    ]
+    variables = {FULL_URI: "http://u", TOKEN: "t"}
+    found = child_environment({**others, **dict.fromkeys(winning, "x"), TOKEN: "x"}, variables)
+    assert found == {**others, **variables}
+
+
+@pytest.mark.parametrize("status", [0, 255])
+def test_the_exit_status_is_the_command_s(stage: Stage, status: int) -> None:
+    assert stage.run("exec", "web", "--", "sh", "-c", f"exit {status}").returncode == status
+
+
+def test_a_command_that_a_signal_ended(stage: Stage) -> None:
+    assert stage.run("exec", "web", "--", "sh", "-c", "kill -KILL $$").returncode == 137
+
+
+@pytest.mark.parametrize(("command", "status"), [("no-such-command", 127), ("/", 126), ("/etc/passwd", 126)])
+def test_a_command_that_can_t_be_run(stage: Stage, command: str, status: int) -> None:
+    done = stage.run("exec", "web", "--", command)
+    assert done.returncode == status
+    assert done.stderr.startswith(f"hwsigner: can't run {command}: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2]
+)
+def test_a_signal_reaches_the_command(stage: Stage, number: int) -> None:
+    code = f"""if True:
+        import signal, sys
+        signal.pthread_sigmask(signal.SIG_BLOCK, [{number}])
+        print("ready", flush=True)
+        print(signal.sigwait([{number}]), flush=True)
+        sys.exit(3)
+    """
+    with stage.start("exec", "web", "--", *PYTHON, code) as running:
+        assert running.process.stdout
+        assert running.process.stdout.readline() == "ready\n"
+        running.process.send_signal(number)
+        assert running.process.stdout.readline() == f"{int(number)}\n"
+        assert running.wait() == 3
+
+
+def test_a_key_of_the_terminal_reaches_the_command_once(stage: Stage) -> None:
+    code = """if True:
+        import os, signal
+        count = 0
+        def handle(number, frame):
+            global count
+            count += 1
+            os.write(1, b"got it\\n")
+        signal.signal(signal.SIGINT, handle)
+        os.write(1, b"ready\\n")
+        os.read(0, 100)
+        os.write(1, f"count {count}\\n".encode())
+    """
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(
+            sys.executable, [sys.executable, "-m", "hwsigner", "exec", "web", "--", *PYTHON, code], stage.environ()
+        )
+    with open(terminal, "r+b", buffering=0) as device:
+        seen = b""
+        while b"ready\r\n" not in seen:
+            seen += device.read(1000)
+        device.write(b"\x03")
+        while b"got it" not in seen:
+            seen += device.read(1000)
+        device.write(b"go on\n")
+        while b"count" not in seen or not seen.endswith(b"\n"):
+            seen += device.read(1000)
+    assert b"count 1\r\n" in seen
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_the_command_has_signals_as_a_shell_gives_them(stage: Stage) -> None:
+    done = stage.run("exec", "web", "--", "grep", "^Sig[BI]", "/proc/self/status")
+    assert done.stdout == "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"
+
+
+def test_without_credentials_the_command_is_not_run(stage: Stage) -> None:
+    stage.key.write_text("nonsense")
+    done = stage.run("exec", "web", "--", "touch", str(stage.folder / "touched"))
+    assert done.returncode == 3
+    assert not (stage.folder / "touched").exists()
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "the following arguments are required: NAME"),
+        (("web",), "no command is given"),
+        (("web", "--"), "no command is given"),
+        (("nope", "--", "true"), "there is no profile 'nope'"),
+        (("--what", "web", "--", "true"), "there is no flag --what"),
+    ],
+)
+def test_what_can_t_be_meant(call: Callable[..., Outcome], arguments: tuple[str, ...], message: str) -> None:
+    done = call("exec", *arguments)
+    assert done.status == 2
+    assert message in done.err
+
+
+def test_arguments_are_the_command_s(stage: Stage) -> None:
+    done = stage.run("exec", "web", "--", "printf", "%s|", "--strict", "--", "-x", "")
+    assert done.stdout == "--strict|--|-x||"
+
+
+def test_a_default_profile_that_would_win_is_warned_of(stage: Stage) -> None:
+    config = stage.folder / "config"
+    config.write_text("[default]\nregion = us-east-1\ncredential_process = /bin/false\n")
+    environ = stage.environ(AWS_CONFIG_FILE=str(config))
+    done = stage.run("exec", "web", "--", "true", environ=environ)
+    assert done.returncode == 0
+    assert f"the credentials of credential_process in [default] of {config} before those of hwsigner" in done.stderr
+    assert stage.run("exec", "--strict", "web", "--", "true", environ=environ).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("[default]\naws_access_key_id = A\n", "aws_access_key_id"),
+        ("[default]\nrole_arn=x\n[default]\nregion=y", "role_arn"),
+        ("[default]\nregion = x\n[profile web]\ncredential_process = y\n", None),
+        ("[web]\naws_access_key_id = A\n", None),
+        ("no ini", None),
+        ("\x00\xff", None),
+    ],
+)
+def test_credentials_of_a_default_profile(tmp_path: Path, text: str, found: str | None) -> None:
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "credentials").write_text(text)
+    told = find_default_credentials({"HOME": str(tmp_path)})
+    assert told == (found and f"{found} in [default] of {tmp_path}/.aws/credentials")

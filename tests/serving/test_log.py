@@ -1,0 +1,84 @@
+"""The log's lines: whole, printable, and no flood."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwsigner.cli import log as log_module
+from hwsigner.cli.log import MOST_A_SECOND, Log
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """The file that stands for stderr."""
+    path = tmp_path / "stderr"
+    with path.open("wb") as file:
+        monkeypatch.setattr(log_module, "_STDERR", file.fileno())
+        yield path
+
+
+def test_no_control_character_is_written(written: Path) -> None:
+    Log().note("a\x1b[31m\nforged\r\x00\x9b\u202e b")
+    line = written.read_text()
+    assert line == "hwsigner: a\\x1b[31m\\nforged\\r\\x00\\x9b\\u202e b\n"
+
+
+@given(text=st.text())
+def test_a_line_is_one(text: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        lines: list[bytes] = []
+        patch.setattr(os, "write", lambda descriptor, data: lines.append(data))
+        Log().note(text)
+        assert len(lines) == 1
+        assert lines[0].decode().removesuffix("\n").isprintable()
+
+
+def test_of_a_flood_the_first_lines_are_written_and_the_rest_counted(written: Path) -> None:
+    now = [5.0]
+    log = Log(lambda: now[0])
+    for _ in range(1000):
+        log.refused("no")
+    assert written.read_text() == "hwsigner: no\n" * MOST_A_SECOND
+    log.note("a session")
+    now[0] = 6.0
+    log.refused("again")
+    more = 1000 - MOST_A_SECOND
+    assert written.read_text().splitlines()[MOST_A_SECOND:] == [
+        "hwsigner: a session",
+        f"hwsigner: refused {more} more requests",
+        "hwsigner: again",
+    ]
+
+
+def test_a_closed_stderr_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "_STDERR", -1)
+    Log().note("nobody reads")
+
+
+def test_who_does_not_read_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    try:
+        monkeypatch.setattr(log_module, "_STDERR", writer)
+        log = Log()
+        for number in range(1000):
+            log.note(f"line {number} {'x' * 500}")
+        first = os.read(reader, 1 << 20)
+        log.note("again")
+        lines = os.read(reader, 1 << 20).decode().splitlines()
+    finally:
+        os.close(reader)
+        os.close(writer)
+    written = first.count(b"\n")
+    assert 0 < written < 1000
+    assert lines == [f"hwsigner: {1000 - written} lines were lost", "hwsigner: again"]
+
+
+def test_a_line_is_cut(written: Path) -> None:
+    Log().note("é" * 5000)
+    assert written.read_text() == f"hwsigner: {'é' * 990}\n"

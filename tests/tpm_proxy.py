@@ -1,0 +1,151 @@
+"""A proxy between a program and its swtpm: keeps what passes, and misbehaves on order.
+
+The swtpm TCTI makes a connection for each command. So to cut one is to lose one command or its answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from softhsm.tpm import SoftTPM
+
+_HEADER = struct.Struct(">HII")
+_NO_SESSIONS = 0x8001
+
+# What to do with a command: pass it on; answer it with a response code; cut the connection before the TPM sees it;
+# let the TPM execute it, and cut the connection instead of the answer, or within it.
+Fault = Literal["pass", "cut", "drop", "half"] | int
+FAULTS: tuple[Fault, ...] = ("cut", "drop", "half", 0x101)
+
+
+class Exchange(NamedTuple):
+    """A command and its answer, which is empty where there was none."""
+
+    command: bytes
+    answer: bytes
+
+    @property
+    def code(self) -> int:
+        """The command code (TPM 2.0 Library, part 2, 6.5.2)."""
+        return int(_HEADER.unpack_from(self.command)[2])
+
+
+def answer(code: int) -> bytes:
+    """Return an answer that is a response code alone."""
+    return _HEADER.pack(_NO_SESSIONS, _HEADER.size, code)
+
+
+class TPMProxy:
+    """A proxy on Unix sockets in a folder.
+
+    Attributes:
+        tcti: the TCTI that leads through it.
+        exchanges: what passed, in its order.
+        decide: what to do with a command; called with its bytes.
+    """
+
+    def __init__(self, tpm: SoftTPM, folder: Path) -> None:
+        self.tcti = f"swtpm:path={folder / 'proxy'}"
+        self.exchanges: list[Exchange] = []
+        self.decide: Callable[[bytes], Fault] = lambda command: "pass"
+        self._tpm = tpm
+        self._listeners = [_listener(folder / "proxy"), _listener(folder / "proxy.ctrl")]
+
+    def __enter__(self) -> TPMProxy:
+        for listener, serve in zip(self._listeners, (self._serve, self._serve_control), strict=True):
+            threading.Thread(target=_accept, args=(listener, serve), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for listener in self._listeners:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+
+    @property
+    def codes(self) -> list[int]:
+        """The command codes of what passed."""
+        return [exchange.code for exchange in self.exchanges]
+
+    @property
+    def stream(self) -> bytes:
+        """All bytes that passed."""
+        return b"".join(exchange.command + exchange.answer for exchange in self.exchanges)
+
+    def at(self, number: int, fault: Fault) -> None:
+        """Misbehave once: at the command of a number, counted from now, beginning with 0."""
+        left = number
+
+        def decide(command: bytes) -> Fault:
+            nonlocal left
+            left -= 1
+            return fault if left == -1 else "pass"
+
+        self.decide = decide
+
+    def _serve(self, client: socket.socket) -> None:
+        while command := _read_message(client):
+            fault = self.decide(command)
+            if fault == "cut":
+                self.exchanges.append(Exchange(command, b""))
+                return
+            reply = answer(fault) if isinstance(fault, int) else self._forward(command)
+            self.exchanges.append(Exchange(command, b"" if fault == "drop" else reply))
+            if fault in ("drop", "half"):
+                client.sendall(reply[: len(reply) // 2] if fault == "half" else b"")
+                return
+            client.sendall(reply)
+
+    def _forward(self, command: bytes) -> bytes:
+        with socket.socket(socket.AF_UNIX) as server:
+            try:
+                server.connect(str(self._tpm.socket))
+                server.sendall(command)
+                return _read_message(server)
+            except OSError:
+                return b""
+
+    def _serve_control(self, client: socket.socket) -> None:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.connect(f"{self._tpm.socket}.ctrl")
+            while request := client.recv(4096):
+                server.sendall(request)
+                client.sendall(server.recv(4096))
+
+
+def _listener(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    return listener
+
+
+def _accept(listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
+    while True:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return
+        threading.Thread(target=_served, args=(client, serve), daemon=True).start()
+
+
+def _served(client: socket.socket, serve: Callable[[socket.socket], None]) -> None:
+    with client, contextlib.suppress(OSError):
+        serve(client)
+
+
+def _read_message(connection: socket.socket) -> bytes:
+    """Return one command or answer; what there is of it where the connection ends."""
+    data = b""
+    while len(data) < 6 or len(data) < int.from_bytes(data[2:6]):
+        part = connection.recv(4096)
+        if not part:
+            break
+        data += part
+    return data
