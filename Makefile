@@ -27,7 +27,7 @@ CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TER
 .PHONY: help demo test test-all test-python test-clients client-packages lint format sanitize fuzz mutants bench wheel setup packages clean
 
 help: ## Show this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
 
 demo: setup ## AWS credentials from keys in a file, a PKCS #11 token and a TPM, all emulated
 	@$(CLEAN) $(BIN)/python -m softhsm.demo

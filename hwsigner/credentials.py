@@ -45,6 +45,30 @@ class Credentials:
         )
 
 
+def from_process_json(body: bytes, *, role_arn: str) -> Credentials | None:
+    """Read what a `credential_process` prints, or an agent answers; `process_json` wrote it.
+
+    Args:
+        body: the JSON.
+        role_arn: the role that they are for, which it does not hold.
+
+    Returns:
+        None where it holds no credentials.
+    """
+    try:
+        values = json.loads(body)
+        return Credentials(
+            access_key_id=values["AccessKeyId"],
+            secret_access_key=values["SecretAccessKey"],
+            session_token=values["SessionToken"],
+            expiration=datetime.fromisoformat(values["Expiration"]),
+            role_arn=role_arn,
+            assumed_role_arn="",
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def read_credentials(body: bytes, *, role_arn: str, now: datetime) -> Credentials:
     """Read the body of a CreateSession answer.
 

@@ -28,6 +28,7 @@ class Roster:
         self._around = around
         self._is_systems = is_systems
         self._served: dict[str, Served] = {}
+        self._files = [str(config.user_file(around.environ)), str(config.SYSTEM_FILE)]
         self._stamps = self._look()
         self._read()
 
@@ -75,10 +76,10 @@ class Roster:
 
     def _look(self) -> list[_Stamp]:
         """Return what changes when a file does."""
-        return [_stamp(config.user_file(self._around.environ)), _stamp(config.SYSTEM_FILE)]
+        return [_stamp(file) for file in self._files]
 
 
-def _stamp(path: os.PathLike[str]) -> _Stamp:
+def _stamp(path: str) -> _Stamp:
     try:
         status = os.stat(path)
     except OSError:

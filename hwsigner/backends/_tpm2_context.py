@@ -6,15 +6,16 @@ import os
 import select
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
+from typing import NamedTuple
 
 os.environ.setdefault("TSS2_LOG", "all+NONE")  # The libraries print a line for each refusal otherwise.
 
-from tpm2_pytss import ESAPI, ESYS_TR, TPM2_SU, TSS2_Exception
+from tpm2_pytss import ESAPI, ESYS_TR, TPM2_SU, TPMS_CONTEXT, TSS2_Exception
 
 from hwsigner.backends._tpm2_errors import INITIALIZE, code
 from hwsigner.backends._tpm2_leftovers import Leftovers
-from hwsigner.backends._tpm2_sessions import Sessions, SessionSettings
-from hwsigner.backends._tpm2_slots import ManagedSlots, Saved, SharedSlots, Slots
+from hwsigner.backends._tpm2_sessions import Sessions, SessionSettings, Way
+from hwsigner.backends._tpm2_slots import ManagedSlots, Owner, Saved, SharedSlots, Slots
 from hwsigner.backends._tpm2_tcti import unavailable
 from hwsigner.backends._tpm2_turns import is_managed
 
@@ -37,7 +38,7 @@ class TPM:
         self._slots = slots
         self._sessions = sessions
 
-    def loaded(self, owner: object, load: Callable[[], ESYS_TR]) -> AbstractContextManager[ESYS_TR]:
+    def loaded(self, owner: Owner, load: Callable[[], ESYS_TR]) -> AbstractContextManager[ESYS_TR]:
         """Give a transient object that is used again and again.
 
         Args:
@@ -77,14 +78,29 @@ class TPM:
         return self._sessions.policy(hash)
 
 
+class SavedContexts(NamedTuple):
+    """What is saved between uses of a TPM without a resource manager, and outlives the ESAPI context.
+
+    Attributes:
+        objects: by what stands for them.
+        sessions: by how they prove auth values.
+    """
+
+    objects: dict[object, Saved]
+    sessions: dict[SessionSettings, TPMS_CONTEXT]
+
+
 class Context:
     """An open ESAPI context, and a TPM for each of the ways in which its keys prove auth values."""
 
-    def __init__(self, tcti: str, left: Leftovers, saved: dict[object, Saved]) -> None:
+    def __init__(self, tcti: str, left: Leftovers, saved: SavedContexts) -> None:
         self.esys = _connect(tcti)
         self._tcti = tcti
         self._left = None if is_managed(tcti) else left
-        self.slots: Slots = SharedSlots(self.esys, left, saved) if self._left is not None else ManagedSlots(self.esys)
+        self._saved = saved
+        self.slots: Slots = (
+            SharedSlots(self.esys, left, saved.objects) if self._left is not None else ManagedSlots(self.esys)
+        )
         self._ways: dict[SessionSettings, tuple[TPM, Sessions]] = {}
         self._settings: SessionSettings | None = None
         self._tpm: TPM
@@ -103,7 +119,8 @@ class Context:
 
     def _tpm_for(self, settings: SessionSettings) -> TPM:
         if settings not in self._ways:
-            sessions = Sessions(self.esys, self.slots, self._left, tcti=self._tcti, settings=settings)
+            way = Way(self._tcti, settings, self._saved.sessions)
+            sessions = Sessions(self.esys, self.slots, self._left, way)
             self._ways[settings] = TPM(self.esys, self._tcti, self.slots, sessions), sessions
         return self._ways[settings][0]
 
@@ -111,12 +128,6 @@ class Context:
         """After a use, take the sessions out of a TPM without a resource manager; see `Sessions.park`."""
         for _, sessions in self._ways.values():
             sessions.park(is_sound=is_sound)
-
-    def abandon(self) -> None:
-        """End it, without the TPM."""
-        for _, sessions in self._ways.values():
-            sessions.abandon()
-        self.esys.close()
 
     def end_sessions(self) -> None:
         """Flush the sessions."""

@@ -51,6 +51,13 @@ class Leftovers:
         """Keep it that none of the objects that were loaded since then is loaded any more."""
         self._before = None
 
+    def make_room(self, esys: ESAPI, name: bytes) -> None:
+        """Flush what killed processes have left of a Name, where all slots are taken: we have none of them loaded."""
+        for handle in handles_at(esys, TRANSIENT):
+            object_ = found(esys, handle)
+            if object_ is not None and bytes(esys.tr_get_name(object_)) == name:
+                flush(esys, object_)
+
     def clear(self, esys: ESAPI) -> None:
         """Flush whatever is left.
 

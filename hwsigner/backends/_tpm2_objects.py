@@ -147,6 +147,14 @@ class LoadableObject:
         self._policy = read_policy(self._public.publicArea, file, name)
 
     @property
+    def tpm_name(self) -> bytes:
+        """The key's TPM Name (TPM 2.0 Library, part 1, 16); empty where its hash is not known here."""
+        try:
+            return bytes(self._public.get_name())
+        except ValueError:
+            return b""
+
+    @property
     def takes_auth(self) -> bool:
         """See `KeyObject`."""
         return self._policy is None or self._policy.takes_auth

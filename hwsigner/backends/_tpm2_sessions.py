@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tpm2_pytss import (
     ESAPI,
@@ -50,6 +51,20 @@ class SessionSettings:
     trust: Trust = field(default_factory=Trust)
 
 
+class Way(NamedTuple):
+    """To which TPM sessions lead, and how.
+
+    Attributes:
+        tcti: the TPM's TCTI.
+        settings: how auth values are proven.
+        kept: the saved sessions, which outlive the ESAPI context.
+    """
+
+    tcti: str
+    settings: SessionSettings
+    kept: dict[SessionSettings, TPMS_CONTEXT]
+
+
 class Sessions:
     """The sessions of one context.
 
@@ -57,20 +72,17 @@ class Sessions:
         esys: the context.
         slots: its slots.
         left: what may be left in the TPM, where there is no resource manager; there, a session is saved between uses.
-        tcti: the TPM's TCTI.
-        settings: how auth values are proven.
+        way: to which TPM, and how auth values are proven.
     """
 
-    def __init__(
-        self, esys: ESAPI, slots: Slots, left: Leftovers | None, *, tcti: str, settings: SessionSettings
-    ) -> None:
+    def __init__(self, esys: ESAPI, slots: Slots, left: Leftovers | None, way: Way) -> None:
         self._esys = esys
         self._slots = slots
         self._left = left
-        self._tcti = tcti
-        self._settings = settings
+        self._tcti = way.tcti
+        self._settings = way.settings
+        self._kept = way.kept
         self._active: ESYS_TR | None = None
-        self._saved: TPMS_CONTEXT | None = None
 
     def proving(self, auth: bytes) -> ESYS_TR:
         """Return the session that proves an auth value."""
@@ -109,22 +121,15 @@ class Sessions:
             self._flush(session)
 
     def end(self) -> None:
-        """Flush the session. One that is saved becomes a leftover."""
+        """Flush the session that is loaded."""
         if self._active is not None:
             session, self._active = self._active, None
             self._flush(session)
-        self.abandon()
-
-    def abandon(self) -> None:
-        """Let go of the session, without the TPM: it becomes a leftover."""
-        if self._saved is not None and self._left is not None:
-            self._left.sessions.expect_saved(int(self._saved.savedHandle))
-            self._saved = None
 
     def _save(self, session: ESYS_TR) -> None:
         handle = self._handle(session)
         try:
-            self._saved = self._esys.context_save(session)
+            self._kept[self._settings] = self._esys.context_save(session)
         except TSS2_Exception as error:
             if not is_answer(error):
                 raise
@@ -134,23 +139,21 @@ class Sessions:
                 self._left.sessions.saved(handle)
 
     def _restored(self) -> ESYS_TR | None:
-        saved = self._saved
+        saved = self._kept.pop(self._settings, None)
         if saved is None or self._left is None:
             return None
         handle = int(saved.savedHandle)
         self._left.sessions.expect_saved(handle)
         try:
-            session = self._esys.context_load(saved)
+            return self._esys.context_load(saved)
         except TSS2_Exception as error:
             if is_not_now(error):
                 self._left.sessions.saved(handle)
+                self._kept[self._settings] = saved
                 raise
-            self._saved = None
             if not is_answer(error):
                 raise
             return None  # It does not outlive a reset of the TPM.
-        self._saved = None
-        return session
 
     def _started(self, kind: TPM2_SE, hash: int = TPM2_ALG.SHA256) -> ESYS_TR:
         if self._settings.plain:

@@ -15,13 +15,12 @@ from typing import TypeVar
 
 from tpm2_pytss import TSS2_Exception
 
-from hwsigner.backends._tpm2_context import TPM, Context
+from hwsigner.backends._tpm2_context import TPM, Context, SavedContexts
 from hwsigner.backends._tpm2_errors import is_answer
 from hwsigner.backends._tpm2_journal import Journal
 from hwsigner.backends._tpm2_leftovers import Leftovers
 from hwsigner.backends._tpm2_sessions import SessionSettings
-from hwsigner.backends._tpm2_slots import Saved
-from hwsigner.backends._tpm2_turns import Turns, is_managed
+from hwsigner.backends._tpm2_turns import Turns, is_exclusive, is_managed
 from hwsigner.errors import BackendUnavailableError
 
 _T = TypeVar("_T")
@@ -38,7 +37,7 @@ class SharedContext:
         self._lock = threading.Lock()
         self._context: Context | None = None
         self._turns = Turns(tcti)
-        self._saved: dict[object, Saved] = {}
+        self._saved = SavedContexts({}, {})
         self._left = Leftovers(Journal(self._turns.file))
         self._is_cut_off = False
 
@@ -72,19 +71,19 @@ class SharedContext:
         """End the context, and leave nothing in the TPM. It is opened again when it is used again."""
         with self._lock:
             try:
-                if not is_managed(self.tcti) and (self._context or self._left):
+                if not is_managed(self.tcti) and (self._context or self._left or self._saved.sessions):
                     self._turns.take()
                     self._empty()
             finally:
                 self._turns.give()
                 self._drop()
-                self._saved.clear()
+                self._saved.objects.clear()
                 self._turns.close()
 
     def release(self, owner: object) -> None:
         """Let go of a transient object."""
         with self._lock:
-            self._saved.pop(owner, None)
+            self._saved.objects.pop(owner, None)
             if self._context is not None:
                 self._context.slots.release(owner)
 
@@ -102,6 +101,7 @@ class SharedContext:
         # D-Bus's library has a thread, which the child has not: it would wait in vain.
         self._is_cut_off = self._is_cut_off or (self._context is not None and self.tcti.startswith("tabrmd"))
         self._context = None
+        self._saved = SavedContexts({}, {})
         self._left = Leftovers(Journal(self._turns.file))
 
     def _opened(self) -> Context:
@@ -132,6 +132,8 @@ class SharedContext:
             # If it can't be done now, it is done before the next use.
             with suppress(BackendUnavailableError, TSS2_Exception):
                 self._opened()
+        if is_exclusive(self.tcti):
+            self._drop()
 
     def _clear(self, context: Context) -> None:
         try:
@@ -143,6 +145,9 @@ class SharedContext:
     def _empty(self) -> None:
         if self._context is not None:
             self._context.end_sessions()
+        for saved in self._saved.sessions.values():
+            self._left.sessions.expect_saved(int(saved.savedHandle))
+        self._saved.sessions.clear()
         for _ in range(_TRIES_TO_EMPTY):
             if self._left:
                 with suppress(BackendUnavailableError, TSS2_Exception):
@@ -150,7 +155,7 @@ class SharedContext:
 
     def _drop(self) -> None:
         if self._context is not None:
-            self._context.abandon()
+            self._context.esys.close()
             self._context = None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from tpm2_pytss import ESAPI, ESYS_TR, TPMS_CONTEXT, TSS2_Exception
 
@@ -18,6 +18,15 @@ from hwsigner.backends._tpm2_flushing import flush
 from hwsigner.backends._tpm2_leftovers import Leftovers
 
 Load = Callable[[], ESYS_TR]
+
+
+class Owner(Protocol):
+    """What stands for an object that is used again and again."""
+
+    @property
+    def tpm_name(self) -> bytes:
+        """The object's TPM Name; empty where its public area is of a kind that has none here."""
+        ...
 
 
 class Slots(ABC):
@@ -32,7 +41,7 @@ class Slots(ABC):
         self.is_spoilt = False
 
     @abstractmethod
-    def loaded(self, owner: object, load: Load) -> AbstractContextManager[ESYS_TR]:
+    def loaded(self, owner: Owner, load: Load) -> AbstractContextManager[ESYS_TR]:
         """Give an object that is used again and again.
 
         Args:
@@ -65,7 +74,7 @@ class ManagedSlots(Slots):
         self._held: dict[object, ESYS_TR] = {}
 
     @contextmanager
-    def loaded(self, owner: object, load: Load) -> Iterator[ESYS_TR]:
+    def loaded(self, owner: Owner, load: Load) -> Iterator[ESYS_TR]:
         """See Slots. It stays loaded."""
         if owner not in self._held:
             self._held[owner] = load()
@@ -114,11 +123,11 @@ class SharedSlots(Slots):
         self._saved = saved
 
     @contextmanager
-    def loaded(self, owner: object, load: Load) -> Iterator[ESYS_TR]:
+    def loaded(self, owner: Owner, load: Load) -> Iterator[ESYS_TR]:
         """See Slots. It is loaded from its saved context."""
         handle = self._restored(owner)
         if handle is None:
-            with self.temporary(load) as handle:
+            with self.temporary(lambda: self._with_room(owner, load)) as handle:
                 name = bytes(self._esys.tr_get_name(handle))
                 self._saved[owner] = Saved(self._esys.context_save(handle), name)
                 yield handle
@@ -152,13 +161,23 @@ class SharedSlots(Slots):
         """See Slots."""
         self._saved.pop(owner, None)
 
-    def _restored(self, owner: object) -> ESYS_TR | None:
+    def _with_room(self, owner: Owner, load: Load) -> ESYS_TR:
+        """Load an object, and where all slots are taken, once more without what killed processes have left of it."""
+        try:
+            return load()
+        except TSS2_Exception as error:
+            if code(error) != OBJECT_MEMORY:
+                raise
+            self._left.make_room(self._esys, owner.tpm_name)
+            return load()
+
+    def _restored(self, owner: Owner) -> ESYS_TR | None:
         saved = self._saved.get(owner)
         if saved is None:
             return None
         self._left.expect(saved.name)
         try:
-            return self._esys.context_load(saved.context)
+            return self._with_room(owner, lambda: self._esys.context_load(saved.context))
         except TSS2_Exception as error:
             if not is_answer(error):
                 raise

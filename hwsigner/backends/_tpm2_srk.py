@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from tpm2_pytss import ESAPI, ESYS_TR, TPM2B_PUBLIC, TPMA_OBJECT, TSS2_Exception
 
 from hwsigner.backends._tpm2_errors import AUTH_FAIL, BAD_AUTH, code, is_lost
-from hwsigner.backends._tpm2_folders import is_usable, state_folders
+from hwsigner.backends._tpm2_folders import is_private, is_usable, state_folders
 from hwsigner.backends._tpm2_slots import Slots
 from hwsigner.backends._tpm2_templates import ecc_primary
 from hwsigner.errors import SigningKeyError, UnsafeConnectionWarning
@@ -167,6 +167,8 @@ def _path(tcti: str, trust: Trust) -> str:
 
 
 def _read(path: str) -> str:
+    if not is_private(os.path.dirname(path)):
+        return ""
     try:
         with open(path, encoding="ascii", errors="replace") as file:
             return file.readline().strip()

@@ -12,7 +12,13 @@ from hwsigner.backends._tpm2_folders import is_usable, runtime_folders, state_fo
 from hwsigner.errors import BackendUnavailableError
 
 _MANAGED = ("tabrmd", "device:/dev/tpmrm")
+_EXCLUSIVE = ("device:",)
 _TURN_SECONDS, _POLL_SECONDS = 30.0, 0.005
+
+
+def is_exclusive(tcti: str) -> bool:
+    """Return whether the TPM at a TCTI can be open in one process at a time, as /dev/tpm0 can."""
+    return tcti.startswith(_EXCLUSIVE) and not is_managed(tcti)
 
 
 def is_managed(tcti: str) -> bool:

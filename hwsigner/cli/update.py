@@ -10,12 +10,12 @@ import signal
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.streams import tell
-from hwsigner.errors import CertificateError, HwsignerError, PinError, UsageError
+from hwsigner.errors import AgentError, CertificateError, HwsignerError, HwsignerWarning, PinError, UsageError
 from hwsigner.flags import CONFIG_PROFILE, IDENTITY, SESSION, Flag, switch
 
 if TYPE_CHECKING:
@@ -53,10 +53,18 @@ def run(arguments: argparse.Namespace) -> int:
     section = check_section(arguments.profile or "default")
     write = partial(_write, credentials_path(os.environ), section)
     with _provider(arguments) as provider:
+        name = _lone_profile(arguments)
+        source = AgentFirst(name, provider, role_arn=arguments.role_arn) if name else provider
         if arguments.once:
-            write(provider())
+            write(source())
             return 0
-        return _keep_until_interrupted(Upkeep(provider, write))
+        return _keep_until_interrupted(Upkeep(source, write))
+
+
+def _lone_profile(arguments: argparse.Namespace) -> str | None:
+    """Return the profile of config.toml that is named, if no flag says anything else of a session."""
+    is_alone = {flag.name for flag, _ in arguments.given} <= {flag.name for flag in _FLAGS}
+    return arguments.config_profile if is_alone else None
 
 
 def _provider(arguments: argparse.Namespace) -> Provider:
@@ -87,19 +95,76 @@ def _keep_until_interrupted(upkeep: Upkeep) -> int:
         signal.signal(signal.SIGTERM, before)
 
 
+class Source(Protocol):
+    """Gives credentials: a provider, or something like it."""
+
+    @property
+    def failure(self) -> HwsignerError | HwsignerWarning | None:
+        """What the last try met, the same object until the next one; None if it succeeded."""
+        ...
+
+    def __call__(self) -> Credentials:
+        """Return credentials; raises HwsignerError where there are none."""
+        ...
+
+
+class AgentFirst:
+    """The credentials of a running agent, and of a provider where no agent has them.
+
+    Args:
+        name: the profile, for the agent.
+        provider: for where none runs, or none knows the profile.
+        role_arn: the profile's role.
+    """
+
+    def __init__(self, name: str, provider: Provider, *, role_arn: str) -> None:
+        self._name = name
+        self._provider = provider
+        self._role_arn = role_arn
+        self._refusal: AgentError | None = None
+
+    @property
+    def failure(self) -> HwsignerError | HwsignerWarning | None:
+        """The agent's refusal, or what the provider's last try met."""
+        return self._refusal or self._provider.failure
+
+    def __call__(self) -> Credentials:
+        """Return credentials.
+
+        Raises:
+            AgentError: the agent can't give them.
+            HwsignerError: as a call of a provider does.
+        """
+        try:
+            found = self._of_agent()
+        except AgentError as error:
+            if str(error) != str(self._refusal):
+                self._refusal = error
+            raise
+        self._refusal = None
+        return found or self._provider()
+
+    def _of_agent(self) -> Credentials | None:
+        from hwsigner.agent.client import find_credentials
+        from hwsigner.credentials import from_process_json
+
+        body = find_credentials(self._name)
+        return from_process_json(body, role_arn=self._role_arn) if body else None
+
+
 class Upkeep:
     """Writes what a provider gives, whenever that is new; one line on stderr tells of each failure.
 
     Args:
-        provider: decides when a session is renewed, and how soon a try is repeated.
+        source: decides when a session is renewed, and how soon a try is repeated.
         write: writes credentials.
         clock: tells seconds; for the pauses between tries to write.
     """
 
     def __init__(
-        self, provider: Provider, write: Callable[[Credentials], None], clock: Callable[[], float] = time.monotonic
+        self, source: Source, write: Callable[[Credentials], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._provider = provider
+        self._source = source
         self._write = write
         self._clock = clock
         self._written: Credentials | None = None
@@ -125,14 +190,14 @@ class Upkeep:
     def _credentials(self) -> Credentials | None:
         credentials = None
         try:
-            credentials = self._provider()
+            credentials = self._source()
         except HwsignerError as error:
             # A certificate that was good once may be renewed.
             lasting = (PinError, UsageError) if self._written else (PinError, UsageError, CertificateError)
             if isinstance(error, lasting):
                 raise
             # The others are told of as the provider's failure, as one is that leaves good credentials.
-        failure = self._provider.failure
+        failure = self._source.failure
         if failure and failure is not self._told:  # It is the same one until the next try.
             tell(f"no new credentials: {failure}")
         self._told = failure

@@ -14,15 +14,17 @@ TEXT = b"text/plain"
 
 
 class Answer(NamedTuple):
-    """An answer: the two ASGI messages that send it.
+    """An answer: the two ASGI messages that send it, and the same as it goes on the wire.
 
     Attributes:
         start: `http.response.start`, with the status and the headers.
         body: `http.response.body`.
+        wire: status line, headers and body, for a connection that stays open.
     """
 
     start: dict[str, Any]
     body: dict[str, Any]
+    wire: bytes
 
 
 def answer(body: bytes, kind: bytes, *, status: HTTPStatus = HTTPStatus.OK, headers: Headers | None = None) -> Answer:
@@ -37,11 +39,21 @@ def answer(body: bytes, kind: bytes, *, status: HTTPStatus = HTTPStatus.OK, head
     length = b"%d" % len(body)
     named = {b"content-type": kind, b"content-length": length, **(headers or {})}
     start = {"type": "http.response.start", "status": int(status), "headers": list(named.items())}
-    return Answer(start, {"type": "http.response.body", "body": body})
+    lines = [b"HTTP/1.1 %d %s" % (status, status.phrase.encode()), *(b"%s: %s" % header for header in named.items())]
+    wire = b"\r\n".join([*lines, b"", body])
+    return Answer(start, {"type": "http.response.body", "body": body}, wire)
 
 
-# What answers a request that was let in.
-Give = Callable[[], Answer | Awaitable[Answer]]
+class Admitted(NamedTuple):
+    """What answers a request that was let in, and the same request when it comes again.
+
+    Attributes:
+        now: returns the answer if it is there; raises a Refusal where it may be given no more.
+        later: returns the answer after a wait, where `now` returned None.
+    """
+
+    now: Callable[[], Answer | None]
+    later: Callable[[], Awaitable[Answer]]
 
 
 class Refusal(Exception):  # noqa: N818  the endpoint's answer, and no fault of this program

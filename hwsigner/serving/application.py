@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NamedTuple
@@ -11,14 +11,14 @@ from urllib.parse import unquote
 from hwsigner.endpoint import host_and_port
 from hwsigner.serving import formats
 from hwsigner.serving.admission import Admission, Scope
-from hwsigner.serving.answers import Answer, Give, Headers, Refusal
+from hwsigner.serving.answers import Admitted, Answer, Headers, Refusal
 from hwsigner.serving.container import Container, container_path
 from hwsigner.serving.imds import FOLDER, IMDS, ROLES_PATH, TOKEN_PATH
 from hwsigner.serving.known import CONNECTION, Known
 from hwsigner.serving.owners import Owners
 from hwsigner.serving.replies import Replies, Source
 
-Admit = Callable[[Headers, Scope], Give]
+Admit = Callable[[Headers, Scope], Admitted]
 
 _METHODS = ("GET", "PUT")
 _SHOWN = 200
@@ -90,26 +90,20 @@ class Application:
     async def answer(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request: the ASGI application. A method, since a call of an instance costs more."""
         try:
-            found = self._answer(scope)
-            start, body = found if isinstance(found, Answer) else await found
+            admitted = self._admit(scope)
+            known: Known = scope["state"][CONNECTION]
+            known.headers, known.now = scope["headers"], admitted.now
+            start, body, _ = admitted.now() or await admitted.later()
         except Refusal as refusal:
-            start, body = self._refuse(scope, refusal)
+            start, body, _ = self._refuse(scope, refusal)
         except Exception as error:
             # Not raised: the server would print a traceback, which may show a secret.
             reason = f"internal error: {type(error).__name__}"
-            start, body = self._refuse(scope, Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, reason))
+            start, body, _ = self._refuse(scope, Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, reason))
         await send(start)
         await send(body)
 
-    def _answer(self, scope: Scope) -> Answer | Awaitable[Answer]:
-        known: Known = scope["state"][CONNECTION]
-        asked = scope["method"], scope["path"], scope["headers"]
-        # What was let in once needs no other look, so that none is on the path of those who ask often.
-        if known.give is None or known.asked != asked:
-            known.give, known.asked = self._admit(scope), asked
-        return known.give()
-
-    def _admit(self, scope: Scope) -> Give:
+    def _admit(self, scope: Scope) -> Admitted:
         headers = self._admission.headers(scope)
         route = self._routes.get(scope["path"])
         if route is None or scope["method"] != route.method:

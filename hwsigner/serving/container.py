@@ -7,7 +7,7 @@ from http import HTTPStatus
 from urllib.parse import quote
 
 from hwsigner.serving.admission import AUTHORIZATION, Scope
-from hwsigner.serving.answers import Give, Headers, Refusal
+from hwsigner.serving.answers import Admitted, Headers, Refusal
 from hwsigner.serving.replies import Replies
 
 _FOLDER = "/credentials/"
@@ -30,12 +30,12 @@ class Container:
         self._replies = replies
         self._token = token
 
-    def admit(self, headers: Headers, scope: Scope) -> Give:
-        """Return what gives the credentials.
+    def admit(self, headers: Headers, scope: Scope) -> Admitted:
+        """Return what answers with the credentials.
 
         Raises:
             Refusal: 401, without the token.
         """
         if not hmac.compare_digest(headers.get(AUTHORIZATION, b""), self._token):
             raise Refusal(HTTPStatus.UNAUTHORIZED, "the Authorization header is not the token of this profile")
-        return self._replies.give
+        return Admitted(self._replies.now, self._replies.wait)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from http import HTTPStatus
 
 from hwsigner.serving.admission import IMDS_SECONDS, IMDS_TOKEN, Scope
-from hwsigner.serving.answers import TEXT, Answer, Give, Headers, Refusal, answer
+from hwsigner.serving.answers import TEXT, Admitted, Answer, Headers, Refusal, answer
 from hwsigner.serving.known import CONNECTION, Known
 from hwsigner.serving.owners import Owners
 from hwsigner.serving.peers import Address, Connection
@@ -36,21 +36,22 @@ class IMDS:
         self._owners = owners
         self._tokens = SessionTokens()
 
-    def admit_token(self, headers: Headers, scope: Scope) -> Give:
-        """Return what gives a new token, or refuses with 403 where the caller is another user.
+    def admit_token(self, headers: Headers, scope: Scope) -> Admitted:
+        """Return what answers with a new token, or refuses with 403 where the caller is another user.
 
         Raises:
             Refusal: 400, its life in seconds is missing or none.
         """
-        return partial(self._give_token, _seconds(headers.get(IMDS_SECONDS, b"")), scope)
+        seconds = _seconds(headers.get(IMDS_SECONDS, b""))
+        return Admitted(lambda: None, partial(self._give_token, seconds, scope))
 
-    def admit_role(self, headers: Headers, scope: Scope) -> Give:
-        """Return what gives the role's name; raises as `check`."""
-        return partial(self._give, lambda: self._role, self.check(headers))
+    def admit_role(self, headers: Headers, scope: Scope) -> Admitted:
+        """Return what answers with the role's name; raises as `check`."""
+        return Admitted(partial(self._until, self.check(headers), lambda: self._role), self._replies.wait)
 
-    def admit_credentials(self, headers: Headers, scope: Scope) -> Give:
-        """Return what gives the role's credentials; raises as `check`."""
-        return partial(self._give, self._replies.give, self.check(headers))
+    def admit_credentials(self, headers: Headers, scope: Scope) -> Admitted:
+        """Return what answers with the role's credentials; raises as `check`."""
+        return Admitted(partial(self._until, self.check(headers), self._replies.now), self._replies.wait)
 
     def check(self, headers: Headers) -> float:
         """Return when the token of a request expires.
@@ -64,9 +65,9 @@ class IMDS:
         self._refuse_after(expiry)
         return expiry
 
-    def _give(self, give: Give, expiry: float) -> Answer | Awaitable[Answer]:
+    def _until(self, expiry: float, now: Callable[[], Answer | None]) -> Answer | None:
         self._refuse_after(expiry)
-        return give()
+        return now()
 
     def _refuse_after(self, expiry: float) -> None:
         if self._tokens.clock() >= expiry:

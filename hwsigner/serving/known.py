@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from hwsigner.serving.answers import Give
+from hwsigner.serving.answers import Answer
 
 # Its key in the state of an ASGI scope.
 CONNECTION = "connection"
@@ -15,11 +16,11 @@ class Known:
     """What is known of a connection.
 
     Attributes:
-        asked: method, path and headers of the last request that was let in.
-        give: what answers it.
+        headers: those of the last request that was let in: the very list of its scope.
+        now: what answers it when it comes again, if that can be done at once.
         user: the uid of who made the connection, once it was looked up and found.
     """
 
-    asked: tuple[str, str, list[tuple[bytes, bytes]]] | None = None
-    give: Give | None = None
+    headers: list[tuple[bytes, bytes]] | None = None
+    now: Callable[[], Answer | None] | None = None
     user: int | None = None

@@ -30,7 +30,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(
         self, *, connections: Connections, log: Callable[[str], None], app_state: dict[str, Any], **others: Any
     ) -> None:
-        super().__init__(app_state={CONNECTION: Known()}, **others)
+        self._known = Known()
+        # The last request that went to the application: its method, target and headers.
+        self._head: tuple[bytes, bytes, list[tuple[bytes, bytes]]] = (b"", b"", [])
+        super().__init__(app_state={CONNECTION: self._known}, **others)
         self._accounts = connections
         self._log = log
         self._unparsed = 0
@@ -58,9 +61,33 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._owes:
             self._owes = False
             self._accounts.settle(self)
+        head = self.parser.get_method(), self.url, self.headers
+        if head == self._head and self._answer_again():
+            return
+        self._head = head
         if len(self.pipeline) >= MAX_QUEUED:
             raise ValueError("too many requests wait for their turn")
         super().on_headers_complete()
+
+    def _answer_again(self) -> bool:
+        """Answer the last request, which has come again, past the application, and return True; False if it can't be.
+
+        Only what the application let in is answered, and only where no other answer and no end is due.
+        """
+        known = self._known
+        if known.now is None or known.headers is not self._head[2] or not self.is_idle() or self.pipeline:
+            return False
+        if self.flow.write_paused or self.parser.get_http_version() != "1.1" or not self.parser.should_keep_alive():
+            return False
+        try:
+            answer = known.now()
+        except Exception:  # The application meets it as well, and answers.
+            return False
+        if answer is None or self.transport.is_closing():
+            return False
+        self.transport.write(answer.wire)
+        self.on_response_complete()
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""

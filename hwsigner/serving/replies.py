@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Protocol
@@ -55,18 +55,18 @@ class Replies:
         self._read_again = 0.0
         self._fetch: asyncio.Future[Reply | _Failure] | None = None
 
-    def give(self) -> Answer | Awaitable[Answer]:
-        """Return the answer if there is one without a wait, else what waits for it."""
+    def now(self) -> Answer | None:
+        """Return the answer if there is one without a wait."""
         now = self._clock()
         if now < self._read_again:
             return self._last
         reply = self._source.read(self._format)
         if reply is None:
-            return self._wait()
+            return None
         self._read_again = now + LOOK_SECONDS
         return self._answer(reply)
 
-    async def _wait(self) -> Answer:
+    async def wait(self) -> Answer:
         """Return the answer once there is one; all who wait cause one call of the source.
 
         Raises:

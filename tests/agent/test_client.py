@@ -12,7 +12,7 @@ import pytest
 from agent.conftest import FakeAgent, Talk, says
 from agent.homes import Home
 from agent.test_program import GOOD, JSON
-from hwsigner import config
+from hwsigner import config, notices
 from hwsigner.agent import client, places, protocol
 from hwsigner.agent.client import command, find_credentials, is_running
 from hwsigner.agent.places import Place
@@ -149,6 +149,7 @@ class TestStart:
 def test_profile_add_takes_what_an_agent_does_with_it(
     home: Home, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(notices, "_tell", None)  # Later tests have nobody to tell.
     monkeypatch.setenv("XDG_CONFIG_HOME", home.environ["XDG_CONFIG_HOME"])
     flags = ["--agent=auto", "--allow-users=alice", "--allow-users", "1000"]
     assert main(["profile", "add", "new", *flags]) == 0

@@ -139,6 +139,7 @@ class TestGiven:
             given.bind(place.socket)
             given.listen()
             duplicate = os.dup(given.fileno())
+            os.set_inheritable(duplicate, True)
             monkeypatch.setattr(listener, "_FIRST_DESCRIPTOR", duplicate)
             yield given
             with suppress(OSError):
@@ -191,6 +192,7 @@ class TestPlaces:
     def test_sockets(self) -> None:
         assert user_place({"XDG_RUNTIME_DIR": "/r"}).socket == "/r/hwsigner/agent.sock"
         assert system_place().socket == "/run/hwsigner/agent.sock"
+        assert system_place().is_systems
 
     def test_the_peer(self) -> None:
         one, other = socket.socketpair()

@@ -137,6 +137,7 @@ class TestUnlock:
                 assert wire.answer()[0].kind == "ask"
                 wire.send(answer)
             assert running.get().startswith(b"1 error 3 ")
+            assert not [line for line in running.log if "wrong" in line]
             unlock(home, PASSPHRASE)
             assert running.get().startswith(b"1 ok ")
 

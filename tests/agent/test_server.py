@@ -42,7 +42,7 @@ class TestGet:
     def test_a_session_serves_all(self, running: Running) -> None:
         first = running.ask(b"1 get web\n")
         assert first.startswith(protocol.WORKING)
-        assert running.ask(b"1 get web\n") == first.removeprefix(protocol.WORKING)
+        assert running.ask(b"1 get web\n") == first.replace(protocol.WORKING, b"")
         assert len(running.home.emulator.requests) == 1
 
     def test_each_profile_has_its_own(self, home: Home) -> None:
@@ -403,6 +403,12 @@ class TestThreads:
         for thread in left:
             thread.join(20)
         assert not [thread for thread in left if thread.is_alive()]
+
+
+def test_a_loop_that_has_nothing_to_do_sleeps(running: Running) -> None:
+    running.settle()
+    with pytest.raises(BlockingIOError):  # Nothing that would wake it is left.
+        os.eventfd_read(running.server._wake)
 
 
 def test_posting_to_a_server_that_has_ended(home: Home) -> None:

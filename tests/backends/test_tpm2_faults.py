@@ -11,7 +11,13 @@ from tpm2_pytss import ESAPI, ESYS_TR, TPM2_ALG, TPM2_SE, TPMT_SYM_DEF
 
 from backends.tpms import NODA, PASSWORD, SIGNING, Tools, handles_in
 from hwsigner.backends import _tpm2_connection
-from hwsigner.errors import BackendUnavailableError, HwsignerError, PinLockedError, SigningKeyError
+from hwsigner.errors import (
+    BackendUnavailableError,
+    HwsignerError,
+    KeyNotFoundError,
+    PinLockedError,
+    SigningKeyError,
+)
 from hwsigner.key import Key, open_key
 from softhsm.tpm import SoftTPM
 from tpm_proxy import Fault, TPMProxy
@@ -180,6 +186,25 @@ class TestAuthIsNotSentAgain:
         with open_key(key, PASSWORD) as opened:
             assert opened.sign(b"message")
         assert tools.counted_failures() == 0
+
+
+def test_another_key_in_the_place_of_a_handle_s_is_not_sent_its_auth_value(proxy: TPMProxy, tools: Tools) -> None:
+    handle = 0x81004730
+    evict = ["tpm2_evictcontrol", "-Q", "-C", "o", "-c", hex(handle)]
+    tools.tpm.persist(handle, "ecc256", PASSWORD)
+    try:
+        with open_key(f"handle:{handle:#x}?tcti={proxy.tcti}", PASSWORD) as key:
+            assert key.sign(b"message")
+            tools.run(*evict)
+            tools.tpm.persist(handle, "ecc256", "another")
+            proxy.exchanges.clear()
+            proxy.at(0, "cut")  # It is looked for again when the connection was made anew.
+            with pytest.raises(KeyNotFoundError, match=f"another key at handle:{handle:#x} than before"):
+                key.sign(b"message")
+        assert SIGN not in proxy.codes
+        assert tools.counted_failures() == 0
+    finally:
+        tools.run(*evict)
 
 
 def test_another_refusal_is_quoted(proxy: TPMProxy, free_file: Path) -> None:

@@ -517,6 +517,19 @@ class TestAnyBytes:
         with contextlib.suppress(ValueError, UnknownCommandError):
             assert read_command(PolicyCommand(code, body)).extended(bytes(32), "sha256") != b""
 
+    @pytest.mark.parametrize(
+        "command",
+        [
+            as_drafted(selection(7), bytes(32)),
+            PolicyCommand(OR, struct.pack(">IH", 1, 32) + bytes(32)),
+            PolicyCommand(AUTHORIZE, PUBLIC + b"\0\0" + struct.pack(">HHH", 0x14, SHA256, 1) + b"s"),
+        ],
+    )
+    def test_a_command_with_too_many_parameters(self, command: PolicyCommand) -> None:
+        read_command(command)
+        with pytest.raises(ValueError, match=r"too many parameters|cut short"):
+            read_command(replace(command, body=command.body + b"?"))
+
     def test_a_selection_of_more_pcrs_than_there_can_be(self) -> None:
         with pytest.raises(ValueError, match="TPML_PCR_SELECTION can't be read"):
             read_command(PolicyCommand(PCR, bytes(2) + struct.pack(">IHB", 1, SHA256, 5) + bytes(5)))

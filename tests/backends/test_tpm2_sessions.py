@@ -224,6 +224,18 @@ class TestStorageRootKey:
             sign(f"{uri}&srk-name={name}")
 
 
+def test_a_pin_that_others_could_have_written_does_not_count(uri: str, pins: Path) -> None:
+    sign(uri)
+    [pin] = pins.iterdir()
+    pin.write_text("000b" + "0" * 64)
+    pins.chmod(0o777)
+    with pytest.warns(UnsafeConnectionWarning, match="can't be pinned"):
+        sign(uri)
+    pins.chmod(0o700)
+    with pytest.raises(SigningKeyError, match="another one than is pinned"):
+        sign(uri)
+
+
 class TestInterposer:
     """Something between us and the TPM that changes what passes."""
 

@@ -6,22 +6,25 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 from tpm2_pytss import ESAPI, ESYS_TR, TPM2_ALG, TPM2_SE, TPMT_SYM_DEF
 
 from backends.contract import openssl_verifies
-from backends.test_tpm2_faults import uri_through
+from backends.test_tpm2_faults import SIGN, uri_through
 from backends.tpms import PASSWORD, Tools, handles_in
+from hwsigner.backends import _tpm2_context, _tpm2_turns
 from hwsigner.key import open_key
 from hwsigner.pin import PinRequest
 from softhsm.command import run
 from softhsm.tabrmd import ResourceManager
 from softhsm.tpm import SoftTPM
-from tpm_proxy import TPMProxy
+from tpm_proxy import Fault, TPMProxy
 
 LOAD, START_AUTH_SESSION, CREATE_PRIMARY = 0x157, 0x176, 0x131
 # Prints signatures of a message, one a line; each line of stdin asks for one more.
@@ -143,6 +146,28 @@ def test_without_one_a_key_is_loaded_once_and_saved(proxy: TPMProxy, ec_file: Pa
     assert taken[-3:] == [0x161, 0x15D, 0x165]  # ContextLoad, Sign, FlushContext
 
 
+def test_a_device_that_one_process_at_a_time_can_open_is_closed_between_uses(
+    proxy: TPMProxy, locked_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As /dev/tpm0. What is saved outlives the connection: nothing is loaded or started anew."""
+    monkeypatch.setattr(_tpm2_turns, "_EXCLUSIVE", ("swtpm:",))
+    opened: list[ESAPI] = []
+
+    class Counted(ESAPI):  # type: ignore[misc]
+        def __init__(self, tcti: str) -> None:
+            super().__init__(tcti)
+            opened.append(self)
+
+    monkeypatch.setattr(_tpm2_context, "ESAPI", Counted)
+    with open_key(uri_through(proxy, locked_file), PASSWORD) as key:
+        for _ in range(3):
+            assert key.sign(b"message")
+            assert all(esys.is_closed() for esys in opened)
+        assert len(opened) >= 4
+    taken = [exchange.code for exchange in proxy.exchanges if exchange.answer[6:10] == bytes(4)]
+    assert taken.count(LOAD) == taken.count(START_AUTH_SESSION) == 1
+
+
 def test_a_process_that_closes_nothing_leaves_nothing(tools: Tools, locked_file: Path) -> None:
     assert len(signatures_of(start(ABANDONED, tools.tpm.uri(locked_file), PASSWORD))) == 1
     assert handles_in(tools.tpm) == []
@@ -158,6 +183,32 @@ def test_what_a_killed_process_left_is_cleared_by_the_next(tools: Tools, locked_
     with open_key(tools.tpm.uri(locked_file), PASSWORD) as key:
         assert key.sign(b"message")
     assert handles_in(tools.tpm) == []
+
+
+def test_keys_that_killed_processes_left_loaded_make_room(proxy: TPMProxy, tools: Tools, ec_file: Path) -> None:
+    """They are killed in the midst of a signature, one after the other, more often than a TPM has slots."""
+    uri = uri_through(proxy, ec_file)
+    for _ in range(4):
+        reached, may_go_on = threading.Event(), threading.Event()
+
+        def wait_at_sign(command: bytes, reached: Event = reached, may_go_on: Event = may_go_on) -> Fault:
+            if command[6:10] == SIGN.to_bytes(4):
+                reached.set()
+                may_go_on.wait(60)
+                return "cut"
+            return "pass"
+
+        proxy.decide = wait_at_sign
+        process = start(SIGNER, uri, "", "1")
+        assert reached.wait(60)
+        process.kill()
+        process.communicate()
+        may_go_on.set()
+        assert len(handles_in(tools.tpm)) in (1, 2)
+    proxy.decide = lambda command: "pass"
+    with open_key(uri) as key:
+        assert key.sign(b"message")
+    run(["tpm2_flushcontext", "-t"], tools.tpm.env)
 
 
 def test_where_sessions_run_out_other_processes_make_room(tools: Tools, locked_file: Path) -> None:

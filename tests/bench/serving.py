@@ -74,11 +74,7 @@ class Target:
             by_processor = statistics.median(b / a for a, b in zip(self.costs, bare.costs, strict=True))
             bounds = f"at least {LEAST_RATIO:g}: {verdict(ratio >= LEAST_RATIO)}; "
             bounds += f"p99 under {MOST_P99:g} ms: {verdict(p99 < MOST_P99)}"
-            cells += [
-                f"{ratio:.2f}",
-                f"{by_processor:.2f}",
-                f"{bounds}; p99 under {MOST_P99:g} ms: {verdict(p99 < MOST_P99)}",
-            ]
+            cells += [f"{ratio:.2f}", f"{by_processor:.2f}", bounds]
         median = statistics.median(self.medians)
         return [*cells[:4], f"{median:.2f}", f"{p99:.2f}", f"{resident(self.pid) / 1024:.0f}", cells[4]]
 

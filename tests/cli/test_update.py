@@ -268,7 +268,7 @@ class TestUpkeep:
         self.written: list[Credentials] = []
         self.refusal: HwsignerError | None = None
         self.now = 0.0
-        self.upkeep = Upkeep(self.provider, self.write, lambda: self.now)  # type: ignore[arg-type]
+        self.upkeep = Upkeep(self.provider, self.write, lambda: self.now)
 
     def write(self, credentials: Credentials) -> None:
         if self.refusal:

@@ -2,5 +2,6 @@
 require "aws-sdk-core"
 
 $stdout.sync = true
-sts = Aws::STS::Client.new
+# The default is a second: the machine may be busy with other tests.
+sts = Aws::STS::Client.new(instance_profile_credentials_timeout: 20)
 $stdin.each_line { puts sts.get_caller_identity.arn }

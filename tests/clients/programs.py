@@ -114,6 +114,8 @@ def _environ(installed: Path, output: Output) -> dict[str, str]:
         "AWS_REGION": REGION,
         "AWS_DEFAULT_REGION": REGION,
         "AWS_ENDPOINT_URL_STS": url,
+        # The default is a second: the machine may be busy with other tests.
+        "AWS_METADATA_SERVICE_TIMEOUT": "20",
         "AWS_EC2_METADATA_DISABLED": str(IMDS not in output.way.environ).lower(),
         "RCLONE_CONFIG": "/dev/null",
         "RCLONE_S3_ENDPOINT": url,

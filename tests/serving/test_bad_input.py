@@ -233,3 +233,16 @@ def test_an_error_in_a_connection_is_told_of_without_a_traceback(
         assert client.rest() == b""
     assert running.log == ["internal error: ValueError in a connection. Please report it"]
     assert capfd.readouterr() == ("", "")
+
+
+def test_who_has_sent_whole_requests_owes_none(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert client.ask("GET", WEB, AUTHORIZED).status == 200
+    owed: list[object] = []
+    monkeypatch.setattr(connections.Connections, "expect", lambda accounts, connection: owed.append(connection))
+    for _ in range(3):
+        assert client.ask("GET", WEB, AUTHORIZED).status == 200
+    assert not owed
+    client.sock.sendall(b"G")
+    client.sock.sendall(f"ET {WEB} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {TOKEN.decode()}\r\n\r\n".encode())
+    assert client.receive().status == 200
+    assert len(owed) <= 1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.serving.connections import HEAD_SECONDS, Connections
+from hwsigner.serving.connections import HEAD_SECONDS, Connections, most_connections
 
 
 class FakeConnection:
@@ -135,3 +136,9 @@ def test_where_all_are_answered_the_new_one_gives_way(loop: FakeLoop) -> None:
     accounts.add(new)
     assert (busy.is_dropped, new.is_dropped) == (False, True)
     assert len(accounts) == 1
+
+
+@pytest.mark.parametrize(("limit", "most"), [(1024, 960), (2000, 1936), (4096, 2048), (resource.RLIM_INFINITY, 2048)])
+def test_there_are_descriptors_for_all(monkeypatch: pytest.MonkeyPatch, limit: int, most: int) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, resource.RLIM_INFINITY))
+    assert most_connections() == most

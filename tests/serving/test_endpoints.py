@@ -98,7 +98,10 @@ class TestIMDS:
                 now[0] = moment
                 answer = client.ask("GET", CREDENTIALS, token)
                 assert answer.status == status
-        assert _message(answer) == "the token has expired"
+            assert _message(answer) == "the token has expired"
+            for path in ("/latest/meta-data/iam/security-credentials/", "/latest/meta-data/ami-id"):
+                with running.client() as other:
+                    assert _message(other.ask("GET", path, token)) == "the token has expired"
 
     def test_another_role_is_not_there(self, client: Client) -> None:
         answer = client.ask("GET", f"{CREDENTIALS}x", _token(client))

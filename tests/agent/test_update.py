@@ -1,0 +1,113 @@
+"""`hwsigner update` asks a running agent first."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.homes import Home, run_agent
+from hwsigner.cli.update import AgentFirst
+from hwsigner.credentials import Credentials
+from hwsigner.errors import AgentError, ServiceError
+from hwsigner.provider import Provider
+
+
+def update(home: Home, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Write the credentials of a profile once."""
+    command = [sys.executable, "-m", "hwsigner", "update", "--once", "--config-profile=web", *flags]
+    return subprocess.run(command, env=home.environ, capture_output=True, text=True, timeout=60)
+
+
+def access_key(home: Home) -> str:
+    return (home.folder / ".aws" / "credentials").read_text().split("aws_access_key_id = ")[1].split()[0]
+
+
+def test_an_agents_credentials_are_written(home: Home) -> None:
+    with run_agent(home) as running:
+        held = running.get()
+        done = update(home, "--profile=mine")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert access_key(home).encode() in held
+    assert len(home.emulator.requests) == 1
+
+
+def test_without_an_agent_a_session_is_created(home: Home) -> None:
+    assert update(home).returncode == 0
+    assert len(home.emulator.requests) == 1
+
+
+def test_a_session_of_other_flags_is_no_agents(home: Home) -> None:
+    with run_agent(home) as running:
+        held = running.get()
+        assert update(home, "--session-duration=900").returncode == 0
+    assert access_key(home).encode() not in held
+    assert len(home.emulator.requests) == 2
+
+
+def test_what_the_agent_refuses_is_told(home: Home) -> None:
+    home.write_profiles(web={"private-key": str(home.encrypted_key("web"))})
+    with run_agent(home):
+        done = update(home)
+    assert done.returncode == 3
+    assert "hwsigner agent unlock web" in done.stderr
+    assert not (home.folder / ".aws").exists()
+    assert home.emulator.requests == []
+
+
+class Silent(Provider):
+    """A provider that would fail if it were asked."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __call__(self) -> Credentials:
+        raise ServiceError("asked")
+
+    @property
+    def failure(self) -> ServiceError:
+        return ServiceError("its own")
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[bytes | Exception | None]:
+    """What agents answer, one after another."""
+    given: list[bytes | Exception | None] = []
+
+    def find(name: str) -> bytes | None:
+        answer = given.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("hwsigner.agent.client.find_credentials", find)
+    return given
+
+
+def caught(call: Callable[[], object]) -> str:
+    with pytest.raises((AgentError, ServiceError)) as raised:
+        call()
+    return str(raised.value)
+
+
+def test_a_refusal_that_lasts_is_one_failure(answers: list[bytes | Exception | None], tmp_path: Path) -> None:
+    source = AgentFirst("web", Silent(), role_arn="role")
+    answers += [AgentError("locked"), AgentError("locked"), AgentError("gone"), None]
+    assert caught(source) == "locked"
+    first = source.failure
+    assert caught(source) == "locked"
+    assert source.failure is first
+    assert caught(source) == "gone"
+    assert str(source.failure) == "gone"
+    assert caught(source) == "asked"
+    assert str(source.failure) == "its own"
+
+
+def test_an_answer_without_credentials_is_none(answers: list[bytes | Exception | None]) -> None:
+    answers += [b"{}", b"[]", b"no JSON", b'{"AccessKeyId": "A", "SecretAccessKey": "B", "SessionToken": "C"}']
+    source = AgentFirst("web", Silent(), role_arn="role")
+    while answers:
+        assert caught(source) == "asked"
