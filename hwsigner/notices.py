@@ -84,10 +84,12 @@ class _Interrupt:
         if self._former is not None or threading.current_thread() is not threading.main_thread():
             return
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self._former = signal.set_wakeup_fd(self._ends()[1], warn_on_full_buffer=False)
             with suppress(BlockingIOError):  # One that has ended a former wait.
                 os.read(self._ends()[0], 64)
             self._has_come = False
+            self._former = signal.set_wakeup_fd(
+                self._ends()[1], warn_on_full_buffer=False
+            )  # From here on it is looked.
 
     def stop_listening(self) -> None:
         """End, if this is the thread that has begun."""

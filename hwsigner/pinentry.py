@@ -12,7 +12,7 @@ import termios
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import IO, Self, cast
+from typing import IO, Any, Self, cast
 from urllib.parse import unquote_to_bytes
 
 from hwsigner.errors import PinError, printable
@@ -227,10 +227,13 @@ def _restored_terminal() -> Iterator[None]:
     except OSError:
         yield
         return
-    before = termios.tcgetattr(terminal)
+    before: list[Any] | None = None
+    with suppress(termios.error):
+        before = termios.tcgetattr(terminal)
     try:
         yield
     finally:
-        if termios.tcgetattr(terminal) != before:
-            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # It may have hung up.
+            if before is not None and termios.tcgetattr(terminal) != before:
+                termios.tcsetattr(terminal, termios.TCSADRAIN, before)
         os.close(terminal)

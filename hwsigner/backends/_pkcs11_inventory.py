@@ -22,6 +22,7 @@ from hwsigner.backends._pkcs11_objects import (
     public_key_of,
 )
 from hwsigner.backends._pkcs11_paths import listed_paths, names_module, unconfigured_paths
+from hwsigner.backends._pkcs11_pins import has_keypad, pin_state
 from hwsigner.backends._pkcs11_public import public_key
 from hwsigner.backends._pkcs11_search import FoundToken, using
 from hwsigner.backends._pkcs11_token import OpenToken
@@ -30,12 +31,6 @@ from hwsigner.errors import AmbiguousKeyError, HwsignerWarning, PinError, Signin
 from hwsigner.inventory import ListedObject, ListedToken
 from hwsigner.pin import PinSource
 from hwsigner.uri import KeyURI
-
-_PIN_STATES = (
-    (TokenFlag.USER_PIN_LOCKED, "locked"),
-    (TokenFlag.USER_PIN_FINAL_TRY, "one try is left"),
-    (TokenFlag.USER_PIN_COUNT_LOW, "an earlier try failed"),
-)
 
 
 def inventory(uri: KeyURI, login: PinSource | None) -> Iterator[ListedToken]:
@@ -105,7 +100,7 @@ def _listed_token(found: FoundToken, place: KeyURI) -> ListedToken:
         slot_id=token.slot.slot_id,
         uri=str(place),
         wants_login=bool(token.flags & TokenFlag.LOGIN_REQUIRED),
-        has_keypad=bool(token.flags & TokenFlag.PROTECTED_AUTHENTICATION_PATH),
+        has_keypad=has_keypad(token),
         pin_state=_pin_state(token),
     )
 
@@ -113,7 +108,7 @@ def _listed_token(found: FoundToken, place: KeyURI) -> ListedToken:
 def _pin_state(token: Token) -> str:
     if not token.flags & TokenFlag.USER_PIN_INITIALIZED:
         return "not set"
-    return next((words for flag, words in _PIN_STATES if token.flags & flag), "good")
+    return pin_state(token) or "good"
 
 
 def _objects(token: OpenToken, uri: KeyURI, place: KeyURI) -> tuple[ListedObject, ...]:

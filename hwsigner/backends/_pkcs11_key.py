@@ -84,9 +84,7 @@ class PKCS11Key(Key):
     def public_key(self) -> bytes | None:
         """Return the DER SubjectPublicKeyInfo, from the key itself or from the token's public key object."""
         if self._public_key is None:
-            self._public_key = self._call(
-                "can't show the public key", lambda: public_key_of(self._token.session(), self._current_key())
-            )
+            self._public_key = self._call("can't show the public key", self._shown_public_key)
         return self._public_key
 
     def sign(self, message: bytes, hash: HashName = "sha256") -> bytes:
@@ -138,6 +136,10 @@ class PKCS11Key(Key):
             self._key = find_key(self._token, self._uri, self._pins, self._certified or self._public_key)
             self._generation = self._token.generation
         return self._key
+
+    def _shown_public_key(self) -> bytes | None:
+        key = self._current_key()
+        return public_key_of(self._token.session(), key)
 
     def _sign(self, message: bytes, hash: HashName) -> bytes:
         key = self._current_key()

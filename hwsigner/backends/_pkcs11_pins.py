@@ -14,7 +14,7 @@ from hwsigner.pin import PinRequest, PinSource
 from hwsigner.uri import KeyURI
 
 _STATES = (
-    (TokenFlag.USER_PIN_LOCKED, "the PIN is locked"),
+    (TokenFlag.USER_PIN_LOCKED, "locked"),
     (TokenFlag.USER_PIN_FINAL_TRY, "one try is left"),
     (TokenFlag.USER_PIN_COUNT_LOW, "an earlier try failed"),
 )
@@ -49,11 +49,13 @@ def pin_state(token: Token) -> str:
 
 
 def has_keypad(token: Token) -> bool:
-    """Tell whether the PIN is typed at the token; if so, a person is told to."""
-    if not token.flags & TokenFlag.PROTECTED_AUTHENTICATION_PATH:
-        return False
+    """Tell whether the PIN is typed at the token."""
+    return bool(token.flags & TokenFlag.PROTECTED_AUTHENTICATION_PATH)
+
+
+def tell_of_keypad(token: Token) -> None:
+    """Tell a person to type the PIN at the token."""
     notices.tell(f"type the PIN of {token_name(token)} at its keypad")
-    return True
 
 
 def refuse_risk(token: Token, pins: PinSource, *, is_stored: bool = False) -> None:

@@ -43,6 +43,7 @@ class TokenSession:
         self._session: Session | None = None
         self._is_lost = False
         self._logged_in = False
+        self._owns_login = False
         self.lock = self._lock()
 
     @property
@@ -134,8 +135,8 @@ class TokenSession:
     def _close_session(self) -> None:
         session, self._session = self._session, None
         if session is not None:
-            # The token may be gone, and the session with it.
-            if self._logged_in:
+            # The token may be gone, and the session with it. Who made another login still wants it.
+            if self._logged_in and self._owns_login:
                 with suppress(PKCS11Error):
                     self.module.calls.log_out(handle(session))
             with suppress(PKCS11Error):

@@ -24,7 +24,7 @@ from hwsigner.uri import KeyURI
 # does not see what another process did before it lists its slots again.
 _TOLD = ".told"
 # Not CKR_PIN_LEN_RANGE: such a PIN does not get as far as the token.
-_REFUSED = (PinIncorrect, PinInvalid)
+REFUSED = (PinIncorrect, PinInvalid)
 
 
 class Sight:
@@ -83,16 +83,16 @@ def only_try(token: Token, pins: PinSource, looked_at: float, *, is_twin: bool) 
     Raises:
         PinLockedError: an earlier one was refused, by whichever process.
     """
-    own = _name(token, is_twin=is_twin)
-    with refusals.one_process():
+    own, shared = _name(token, is_twin=is_twin), _name(token, is_twin=False)
+    with refusals.one_process(shared):
         is_held_back = refusals.is_kept(own) or refusals.is_kept(own + _TOLD, since=looked_at)
         if is_held_back and not pins.allow_final_try:
             raise has_failed(token)
         try:
             yield
-        except _REFUSED:
+        except REFUSED:
             kind = _TOLD if pin_state(_now(token)) else ""
-            for name in {own, _name(token, is_twin=False)}:
+            for name in {own, shared}:
                 refusals.keep(name + kind)
             raise
 

@@ -19,12 +19,13 @@ from hwsigner.backends._pkcs11_pins import (
     pin_state,
     refuse_risk,
     signature_pin_request,
+    tell_of_keypad,
     unmeant,
     user_pin_request,
 )
 from hwsigner.backends._pkcs11_registry import registry_lock
 from hwsigner.backends._pkcs11_sessions import TokenSession, handle
-from hwsigner.backends._pkcs11_stored_pins import Sight, forget_refusals, is_anothers, only_try
+from hwsigner.backends._pkcs11_stored_pins import REFUSED, Sight, forget_refusals, is_anothers, only_try
 from hwsigner.chatter import quiet
 from hwsigner.errors import PinError, PinRequiredError, SigningKeyError, TokenRemovedError
 from hwsigner.pin import FoundPin, PinSource
@@ -119,8 +120,13 @@ class OpenToken(TokenSession):
         refuse_risk(self.token, pins)
         found = self._signature_pin(uri, pins)
         begin()
-        with self._trying(found, pins):
-            self._call_log_in(found, for_signature=True)
+        try:
+            with self._trying(found, pins):
+                self._call_log_in(found, for_signature=True)
+        except REFUSED:
+            for source in (pins, self._pins):  # The answer of the login, which was right then.
+                source.forget(self._request)
+            raise
 
     def failure(self, action: str, error: PKCS11Error) -> SigningKeyError:
         """Return what to raise for an operation that failed: a TokenRemovedError where the token is not there now."""
@@ -170,11 +176,12 @@ class OpenToken(TokenSession):
 
     def _log_in(self, *, again: bool = False) -> None:
         found: FoundPin | None = None
+        is_own = True
         try:
             found = self._login_pin(again=again)
             self._send(found)
         except UserAlreadyLoggedIn:  # Another part of the program did, and its login counts for all sessions.
-            found = None
+            found, is_own = None, False
         except PKCS11Error as error:
             # The token may have counted a try, whatever the error is.
             # libykcs11 answers CKR_ARGUMENTS_BAD to a PIN that is too long or too short.
@@ -187,7 +194,7 @@ class OpenToken(TokenSession):
         except BaseException:
             self._log_out()
             raise
-        self._logged_in = True
+        self._logged_in, self._owns_login = True, is_own
         if found is not None:
             self._pins.remember(self._request, found.pin)
 
@@ -206,6 +213,8 @@ class OpenToken(TokenSession):
         forget_refusals(self.token, is_twin=self.is_twin, by_hand=found is None or not found.is_stored)
 
     def _call_log_in(self, found: FoundPin | None, *, for_signature: bool = False) -> None:
+        if found is None:
+            tell_of_keypad(self.token)
         with quiet():
             self.module.calls.log_in(handle(self._opened), found.pin if found else None, for_signature=for_signature)
 

@@ -13,11 +13,12 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from hwsigner.backends._tpm2_folders import is_private, is_usable, runtime_folders, state_folders, temporary_folders
 
-_LOCK = "pkcs11.lock"
+# Those for which there is no folder, by the time: at least this process knows them.
+_unplaced: dict[str, float] = {}
 
 
-def keep(name: str) -> bool:
-    """Keep it that a token refused a stored PIN; return whether there is a place for it.
+def keep(name: str) -> None:
+    """Keep it that a token refused a stored PIN; where there is no folder for it, in this process alone.
 
     Args:
         name: the token's, fit for a file's name.
@@ -27,8 +28,8 @@ def keep(name: str) -> bool:
             os.close(_open(folder, name))
             now = time.time_ns()  # The file system's own time lags a little behind.
             os.utime(os.path.join(folder, name), ns=(now, now), follow_symlinks=False)
-            return True
-    return False
+            return
+    _unplaced[name] = time.time()
 
 
 def is_kept(name: str, since: float = 0.0) -> bool:
@@ -37,24 +38,29 @@ def is_kept(name: str, since: float = 0.0) -> bool:
         with suppress(OSError):
             if os.lstat(path).st_mtime >= since:
                 return True
-    return False
+    return name in _unplaced and _unplaced[name] >= since
 
 
 def forget(name: str) -> None:
     """Keep nothing of a token to which somebody has logged in."""
+    _unplaced.pop(name, None)
     for folder in _private():
         with suppress(OSError):
             os.unlink(os.path.join(folder, name))
 
 
 @contextmanager
-def one_process() -> Iterator[None]:
-    """Let no other process of this user's be here: from the look at what is kept to keeping it, none may try."""
+def one_process(name: str) -> Iterator[None]:
+    """Let no other process of this user's be here for a token: from looking at what is kept to keeping it, none may try.
+
+    Args:
+        name: the token's. Others are not held up: a slow one may take long to answer.
+    """
     with ExitStack() as held:
         folder = next(filter(is_usable, _folders()), None)
         if folder is not None:
             with suppress(OSError):
-                file = _open(folder, _LOCK)
+                file = _open(folder, f"{name}.lock")
                 held.callback(os.close, file)
                 fcntl.flock(file, fcntl.LOCK_EX)
                 held.callback(fcntl.flock, file, fcntl.LOCK_UN)  # A child may have inherited the file.

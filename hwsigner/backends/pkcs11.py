@@ -77,10 +77,8 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
     _check(uri)
     tokens = find_tokens(uri)
     single = tokens[0] if len(tokens) == 1 else None
-    if single and not {"object", "id"} & uri.path.keys() and _has_pin(single, uri, pins):
-        found = _certificates(single, uri, login=pins)
-    else:
-        found = _public_certificates(tokens, uri)
+    means_private = single and not {"object", "id"} & uri.path.keys() and _has_pin(single, uri, pins)
+    found = [] if means_private else _public_certificates(tokens, uri)
     cause: PinRequiredError | None = None
     if not found and single:
         try:

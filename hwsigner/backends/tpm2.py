@@ -145,16 +145,22 @@ class TPMKey(Key):
             with self._key.loaded(tpm) as handle, self._key.session(tpm, handle, auth) as session:
                 tpm.is_at_risk = bool(auth) or proof.is_guess
                 self._digest.buffer, scheme = digest, self._scheme(hash)
-                signature = tpm.esys.sign(handle, self._digest, scheme, ticket or _NO_TICKET, session1=session)
+                try:
+                    signature = tpm.esys.sign(handle, self._digest, scheme, ticket or _NO_TICKET, session1=session)
+                except TSS2_Exception as error:
+                    self._refuse_hash(error, hash)
+                    raise
         except TSS2_Exception as error:
             proof.fail(tpm, error)
-            if code(error) in (HASH, SCHEME):
-                raise UnsupportedKeyError(
-                    f"the TPM does not sign with {hash} and key {self._subject}", "Use another hash"
-                ) from error
             raise
         proof.confirm()
         return encoded(signature)
+
+    def _refuse_hash(self, error: TSS2_Exception, hash: HashName) -> None:
+        if code(error) in (HASH, SCHEME):
+            raise UnsupportedKeyError(
+                f"the TPM does not sign with {hash} and key {self._subject}", "Use another hash"
+            ) from error
 
 
 def _examined(tpm: TPM, named: NamedKey, pins: PinSource) -> tuple[PublicArea, bool]:

@@ -66,9 +66,10 @@ def test_a_head_that_differs_in_anything_is_looked_over(client: Client, other: t
     assert client.rest() == b""
 
 
-def test_http_1_0_ends_the_connection_though_its_head_is_known(client: Client) -> None:
-    assert client.ask("GET", WEB, AUTHORIZED).status == 200
-    client.send("GET", WEB, AUTHORIZED, version="1.0")
+@pytest.mark.parametrize("more", [{}, {"Connection": "keep-alive"}])
+def test_http_1_0_ends_the_connection_though_its_head_is_known(client: Client, more: dict[str, str]) -> None:
+    assert client.ask("GET", WEB, {**AUTHORIZED, **more}).status == 200
+    client.send("GET", WEB, {**AUTHORIZED, **more}, version="1.0")
     answer = client.rest()
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"connection: close" in answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -235,14 +236,25 @@ def test_an_error_in_a_connection_is_told_of_without_a_traceback(
     assert capfd.readouterr() == ("", "")
 
 
-def test_who_has_sent_whole_requests_owes_none(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_has_sent_whole_requests_owes_none(
+    client: Client, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert client.ask("GET", WEB, AUTHORIZED).status == 200
-    owed: list[object] = []
-    monkeypatch.setattr(connections.Connections, "expect", lambda accounts, connection: owed.append(connection))
+    told: list[str] = []
+    for name in ("expect", "settle"):
+        real = getattr(connections.Connections, name)
+
+        def note(accounts: object, connection: protocol.BoundedProtocol, name: str = name, real: Any = real) -> None:
+            if connection.client == client.sock.getsockname():
+                told.append(name)
+            real(accounts, connection)
+
+        monkeypatch.setattr(connections.Connections, name, note)
     for _ in range(3):
         assert client.ask("GET", WEB, AUTHORIZED).status == 200
-    assert not owed
-    client.sock.sendall(b"G")
-    client.sock.sendall(f"ET {WEB} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {TOKEN.decode()}\r\n\r\n".encode())
+    assert not told
+    for part in ("G", f"ET {WEB} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {TOKEN.decode()}\r\n\r\n"):
+        client.sock.sendall(part.encode())
+        assert _served(running)  # The part has been read by now.
     assert client.receive().status == 200
-    assert len(owed) <= 1
+    assert told == ["expect", "settle"]

@@ -130,8 +130,9 @@ def test_a_key_of_the_terminal_reaches_the_command_once(stage: Stage) -> None:
         device.write(b"go on\n")
         while b"count" not in seen or not seen.endswith(b"\n"):
             seen += device.read(1000)
+        status = os.waitpid(pid, 0)[1]  # Before the terminal hangs up.
     assert b"count 1\r\n" in seen
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def test_the_command_has_signals_as_a_shell_gives_them(stage: Stage) -> None:
