@@ -87,9 +87,8 @@ class _Interrupt:
             with suppress(BlockingIOError):  # One that has ended a former wait.
                 os.read(self._ends()[0], 64)
             self._has_come = False
-            self._former = signal.set_wakeup_fd(
-                self._ends()[1], warn_on_full_buffer=False
-            )  # From here on it is looked.
+            # Last: with it the watch begins to look.
+            self._former = signal.set_wakeup_fd(self._ends()[1], warn_on_full_buffer=False)
 
     def stop_listening(self) -> None:
         """End, if this is the thread that has begun."""

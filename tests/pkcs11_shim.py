@@ -20,7 +20,7 @@ from softhsm.token import SoftHSM
 ROOT = Path(__file__).parents[1]
 _SOURCE = Path(__file__).parent / "backends" / "pkcs11_shim.c"
 # Places in CK_FUNCTION_LIST.
-INITIALIZE, FINALIZE, LOGIN, SIGN_INIT, SIGN = 0, 1, 18, 42, 43
+INITIALIZE, FINALIZE, LOGIN, LOGOUT, SIGN_INIT, SIGN = 0, 1, 18, 19, 42, 43
 
 
 def forget_refusals() -> None:

@@ -83,6 +83,14 @@ class TestRealOnes:
         assert (out, b"KeyboardInterrupt" in err) == (b"", True)
         assert terminal.echoes()
 
+    def test_a_terminal_that_hangs_up_is_no_crash(self, tmp_path: Path) -> None:
+        terminal = Terminal(tmp_path)
+        process = terminal.start("nohup", sys.executable, "-c", PROGRAM, "pinentry-tty", "20", TERM="xterm")
+        terminal.shown_until("user PIN: ")
+        terminal.close()
+        out, err = process.communicate(timeout=20)
+        assert (out.startswith(b"PinError 3 "), err) == (True, b"")
+
 
 Script = Callable[[str], str]
 ANSWERS = """

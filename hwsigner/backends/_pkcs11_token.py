@@ -110,7 +110,7 @@ class OpenToken(TokenSession):
         Args:
             uri: the key.
             pins: where its PIN comes from.
-            begin: begins the signature; called once a PIN is there.
+            begin: begins the signature; called once a PIN is there that may be sent, for nothing can end it but a login.
 
         Raises:
             PinError: no place gives one, or a try would risk locking the PIN.
@@ -119,13 +119,14 @@ class OpenToken(TokenSession):
         self._refresh()
         refuse_risk(self.token, pins)
         found = self._signature_pin(uri, pins)
-        begin()
         try:
             with self._trying(found, pins):
+                begin()
                 self._call_log_in(found, for_signature=True)
         except REFUSED:
-            for source in (pins, self._pins):  # The answer of the login, which was right then.
-                source.forget(self._request)
+            if pins.reuse:  # What was right at the login is wrong now.
+                for source in (pins, self._pins):
+                    source.forget(self._request)
             raise
 
     def failure(self, action: str, error: PKCS11Error) -> SigningKeyError:
@@ -140,11 +141,6 @@ class OpenToken(TokenSession):
             except SigningKeyError:
                 pass
         return failed
-
-    def take(self, token: Token) -> None:
-        """Begin anew with the token as it was found, while nobody uses it."""
-        self.token = token
-        self._sight = Sight()
 
     def forget_refusal(self) -> None:
         """Let a login be tried again after a failed one, with the PIN of a key that is being opened."""
@@ -173,6 +169,7 @@ class OpenToken(TokenSession):
             if self.users == 0:
                 self._close_session()
                 self._logged_in = False
+                self._sight = Sight()
 
     def _log_in(self, *, again: bool = False) -> None:
         found: FoundPin | None = None
@@ -269,6 +266,6 @@ def acquire(module: Module, token: Token) -> OpenToken:
             opened = OpenToken(module, token)
             module.open_tokens.append(opened)
         if opened.users == 0:
-            opened.take(token)
+            opened.token = token
         opened.users += 1
     return opened

@@ -51,7 +51,7 @@ def forget(name: str) -> None:
 
 @contextmanager
 def one_process(name: str) -> Iterator[None]:
-    """Let no other process of this user's be here for a token: from looking at what is kept to keeping it, none may try.
+    """Let no other process of this user's be here for a token: from a look at what is kept to keeping it, none tries.
 
     Args:
         name: the token's. Others are not held up: a slow one may take long to answer.

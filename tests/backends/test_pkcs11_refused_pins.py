@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from hwsigner.backends import _refusals
 from hwsigner.errors import PinLockedError, WrongPinError
 from hwsigner.inventory import list_tokens
 from hwsigner.key import open_key
 from hwsigner.pin import PinSource
-from pkcs11_shim import LOGIN, ROOT, Person, Shim, refusals_folder
+from pkcs11_shim import LOGIN, ROOT, Person, Shim, forget_refusals, refusals_folder
 from softhsm.yubikey import OPENSC, YKCS11, YubiKey
 
 AUTHENTICATION, SIGNATURE = 0x9A, 0x9C
@@ -188,15 +191,69 @@ def test_where_nothing_can_be_kept_there_the_next_folder_is_taken(silent: Shim) 
         refusals_folder().unlink()
 
 
-def test_a_pin_for_a_signature_is_guarded_too(yubikey: YubiKey) -> None:
+def test_where_nothing_can_be_kept_at_all_this_process_knows(silent: Shim, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_refusals, "_folders", lambda: iter(()))
+    wrong_once(silent)
+    with pytest.raises(PinLockedError):
+        open_key(silent.uri(), "1234")
+    open_key(silent.uri(), Person("1234")).close()
+    open_key(silent.uri(), "1234").close()
+    assert silent.count(LOGIN) == 3
+
+
+def test_a_token_that_is_slow_to_answer_holds_up_no_other_ones_login(silent: Shim) -> None:
+    open_key(silent.uri(), "1234").close()
+    [lock] = refusals_folder().glob("*.lock")
+    late = threading.Thread(target=lambda: open_key(silent.uri(), "1234").close(), daemon=True)
+    other = threading.Thread(target=lambda: open_key(silent.uri(token="two"), "1234").close(), daemon=True)
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # As another process has it while the token thinks.
+        late.start()
+        other.start()
+        other.join(30)
+        assert (other.is_alive(), late.is_alive(), silent.count(LOGIN)) == (False, True, 2)
+    late.join(30)
+    assert silent.count(LOGIN) == 3
+
+
+@pytest.fixture
+def signature_uri(yubikey: YubiKey) -> str:
+    """A key of the card that wants its PIN at each signature."""
     for slot in (AUTHENTICATION, SIGNATURE):
         yubikey.generate(slot)
         yubikey.self_sign(slot, "hwsigner")
-    uri = yubikey.uri(SIGNATURE, OPENSC)
+    return yubikey.uri(SIGNATURE, OPENSC)
+
+
+def test_a_pin_for_a_signature_is_guarded_too(yubikey: YubiKey, signature_uri: str) -> None:
     pins = PinSource(yubikey.pin, reuse=True)
-    with open_key(uri, pins) as key:
+    with open_key(signature_uri, pins) as key:
         yubikey.state.pin.set(b"654321\xff\xff")
         for error in (WrongPinError, PinLockedError, PinLockedError):
             with pytest.raises(error):
                 key.sign(b"message")
     assert [status for status in yubikey.pin_tries if status != 0x9000] == [0x63C2]
+
+
+def test_a_typed_pin_that_a_signature_finds_wrong_is_not_sent_for_the_login_that_follows(
+    yubikey: YubiKey, signature_uri: str
+) -> None:
+    person = Person(yubikey.pin, "654321")
+    with open_key(signature_uri, PinSource(ask=person, reuse=True)) as key:
+        yubikey.state.pin.set(b"654321\xff\xff")
+        with pytest.raises(WrongPinError):
+            key.sign(b"message")
+        assert key.sign(b"message")
+    assert [status for status in yubikey.pin_tries if status != 0x9000] == [0x63C2]
+
+
+def test_a_pin_that_is_held_back_leaves_no_signature_begun(silent: Shim) -> None:
+    silent.library.shim_careful(1)
+    with open_key(silent.uri(), PinSource("1234", reuse=True)) as key:
+        assert key.sign(b"message")
+        assert outcome(start(f"{silent.uri()}&pin-value={WRONG}")) == "WrongPinError"
+        with pytest.raises(PinLockedError):
+            key.sign(b"message")
+        forget_refusals()  # As a login by hand does.
+        assert key.sign(b"message")
+    assert silent.context_logins() == 2

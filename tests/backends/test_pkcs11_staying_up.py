@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
+from pkcs11 import Attribute, ObjectClass
 
-from hwsigner.errors import PinLockedError, SigningKeyError, TokenRemovedError, WrongPinError
-from hwsigner.key import Key, open_key
+from hwsigner.backends import _pkcs11_stored_pins
+from hwsigner.backends._pkcs11_module import load_module
+from hwsigner.backends._pkcs11_search import choose_token
+from hwsigner.backends._pkcs11_sessions import handle
+from hwsigner.backends._pkcs11_token import acquire
+from hwsigner.errors import CertificateError, PinLockedError, SigningKeyError, TokenRemovedError, WrongPinError
+from hwsigner.key import Key, find_certificates, open_key
 from hwsigner.pin import PinSource
-from pkcs11_shim import FINALIZE, INITIALIZE, LOGIN, SIGN, SIGN_INIT, Person, Shim
+from hwsigner.uri import KeyURI
+from pkcs11_shim import FINALIZE, INITIALIZE, LOGIN, LOGOUT, SIGN, SIGN_INIT, Person, Shim
 
 DEVICE_ERROR, DEVICE_REMOVED, SESSION_HANDLE_INVALID, FUNCTION_FAILED = 0x30, 0x32, 0xB3, 6
 PIN_INCORRECT, USER_NOT_LOGGED_IN, GENERAL_ERROR, SLOT_ID_INVALID = 0xA0, 0x101, 5, 3
@@ -192,3 +201,52 @@ def test_a_wrong_pin_is_sent_once_even_if_the_token_does_not_tell(shim: Shim) ->
     shim.flags()
     with open_key(shim.uri(), lambda request: "1234"):  # Clears the token's flag.
         pass
+
+
+def test_the_login_of_another_part_of_the_program_is_left_to_it(shim: Shim) -> None:
+    module = load_module(KeyURI.parse(shim.uri()))
+    [token] = (one for one in module.tokens() if one.label == "one")
+    with token.open() as session:
+        module.calls.log_in(handle(session), "1234")
+        with open_key(shim.uri(), "1234") as key:
+            assert key.sign(b"message")
+        assert shim.count(LOGOUT) == 0
+        assert list(session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY}))
+
+
+def test_a_public_key_is_shown_by_a_token_that_is_back(shim: Shim) -> None:
+    shim.library.shim_careful(1)
+    # The other token's session keeps the module from numbering its sessions anew.
+    with open_key(shim.uri(token="two"), "1234"), open_key(shim.uri(), "1234") as key:
+        shim.remove()
+        shim.insert()
+        assert key.public_key()
+
+
+def test_certificates_that_are_not_there_are_looked_for_with_one_login(shim: Shim) -> None:
+    with pytest.raises(CertificateError, match="no certificate is named by"):
+        find_certificates(shim.uri().replace("object=P-256", ""), "1234")
+    assert shim.count(LOGIN) == 1
+
+
+def test_another_card_gets_no_pin_from_who_takes_a_token_up_as_it_is_released(
+    shim: Shim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = KeyURI.parse(shim.uri())
+    found = choose_token(uri, None)
+    token = acquire(found.module, found.token)
+    with token.lock:
+        token.log_in(uri, PinSource("1234"))
+        releasing = threading.Thread(target=token.release)
+        releasing.start()
+        while token.users:
+            time.sleep(0.001)
+        assert acquire(found.module, found.token) is token
+    releasing.join()
+    monkeypatch.setattr(_pkcs11_stored_pins, "visible_keys", lambda session, uri: {b"another"})
+    with token.lock:
+        token.drop_session()
+        with pytest.raises(TokenRemovedError):
+            token.session()
+    token.release()
+    assert shim.count(LOGIN) == 1

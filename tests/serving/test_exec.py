@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import signal
 import socket
 import sys
@@ -16,7 +14,8 @@ import pytest
 from hwsigner.cli.aws_files import find_default_credentials
 from hwsigner.cli.exec import child_environment
 from scene import Outcome
-from serving.stage import Stage
+from serving.stage import PROGRAM, Stage
+from terminals import Terminal
 
 FULL_URI = "AWS_CONTAINER_CREDENTIALS_FULL_URI"
 TOKEN = "AWS_CONTAINER_AUTHORIZATION_TOKEN"
@@ -102,7 +101,7 @@ def test_a_signal_reaches_the_command(stage: Stage, number: int) -> None:
         assert running.wait() == 3
 
 
-def test_a_key_of_the_terminal_reaches_the_command_once(stage: Stage) -> None:
+def test_a_key_of_the_terminal_reaches_the_command_once(stage: Stage, tmp_path: Path) -> None:
     code = """if True:
         import os, signal
         count = 0
@@ -115,24 +114,20 @@ def test_a_key_of_the_terminal_reaches_the_command_once(stage: Stage) -> None:
         os.read(0, 100)
         os.write(1, f"count {count}\\n".encode())
     """
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execve(
-            sys.executable, [sys.executable, "-m", "hwsigner", "exec", "web", "--", *PYTHON, code], stage.environ()
-        )
-    with open(terminal, "r+b", buffering=0) as device:
-        seen = b""
-        while b"ready\r\n" not in seen:
-            seen += device.read(1000)
-        device.write(b"\x03")
-        while b"got it" not in seen:
-            seen += device.read(1000)
-        device.write(b"go on\n")
-        while b"count" not in seen or not seen.endswith(b"\n"):
-            seen += device.read(1000)
-        status = os.waitpid(pid, 0)[1]  # Before the terminal hangs up.
-    assert b"count 1\r\n" in seen
-    assert os.waitstatus_to_exitcode(status) == 0
+    terminal = Terminal(tmp_path)
+    try:
+        with terminal.start(str(PROGRAM), "exec", "web", "--", *PYTHON, code, **stage.environ()) as process:
+            assert process.stdin
+            assert process.stdout
+            assert process.stdout.readline() == b"ready\n"
+            terminal.type(b"\x03")
+            assert process.stdout.readline() == b"got it\n"
+            process.stdin.write(b"go on\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == b"count 1\n"
+            assert process.wait(60) == 0
+    finally:
+        terminal.close()
 
 
 def test_the_command_has_signals_as_a_shell_gives_them(stage: Stage) -> None:
