@@ -146,7 +146,7 @@ IDENTITY = (
     Flag("pkcs11-lib", "the PKCS #11 module", "PATH"),
     Flag("tcti", "the TPM, such as device:/dev/tpmrm0; tcti in the key URI goes before", "TCTI"),
     Flag("srk-name", "the TPM Name of the TPM's storage root key, in hexadecimal; else that of the first use", "NAME"),
-    switch("accept-new-srk", "take another storage root key than before for the TPM's, once you know why it is another"),
+    switch("accept-new-srk", "take another storage root key than before for the TPM's, once you know why it differs"),
     switch("reuse-pin", "answer a key that wants a PIN at each signature with the PIN of the login"),
     Flag("tpm-key-password", "the TPM key's auth value; pin-source in the key URI is safer", "TEXT", secret=True),
     switch("no-tpm-key-password", "the TPM key's auth value is empty"),

@@ -25,7 +25,7 @@ from hwsigner.errors import UsageError
 
 SCHEMES = frozenset({*BACKENDS, "handle"})
 _PINS = frozenset({"pin-value", "pin-source"})
-_MISPLACED_PIN = re.compile(rb"pin-(value|source)=")
+_MISPLACED_PIN = re.compile(rb"pin-(value|source)=", re.IGNORECASE)
 _OBJECT = frozenset({"object", "id", "type"})
 _BINARY = frozenset({"id"})
 _C_STRINGS = ("module-", "pin-")

@@ -33,7 +33,7 @@ class SoftPcsc:
     Attributes:
         folder: the folder with pcscd's socket and log. Its path must be short enough for a Unix socket.
         env: what the clients need in their environment.
-        removals: by the readers that have a card, what pulls it out.
+        ejections: by the readers that have a card, what pulls it out.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,7 +41,7 @@ class SoftPcsc:
         self._socket = folder / "pcscd.comm"
         self._log = folder / "pcscd.log"
         self.env = {"PCSCLITE_CSOCK_NAME": str(self._socket)}
-        self.removals: dict[int, Callable[[], None]] = {}
+        self.ejections: dict[int, Callable[[], None]] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
 
@@ -92,20 +92,29 @@ class SoftPcsc:
             raise ToolError(f"{what}; see {self._log}")
         return socket.socket(fileno=descriptors[0])
 
-    def count(self, event: str, reader: int) -> int:
-        """Return how often pcscd has noticed a card `inserted into` or `Removed From` a reader."""
-        return self._log.read_text(errors="replace").count(f"Card {event} {_NAME.format(reader)}\n")
+    def insertions(self) -> int:
+        """Return how often pcscd has seen a card in one of the readers that had none."""
+        # It says "inserted into" of no card that is there when its thread begins, but always this of what it powers up.
+        return self._log.read_text(errors="replace").count("Card ATR: ")
 
-    def wait(self, event: str, reader: int, count: int) -> None:
-        """Wait until pcscd has noticed an event so often.
+    def removals(self, reader: int) -> int:
+        """Return how often pcscd has seen that a card was pulled out of a reader."""
+        return self._log.read_text(errors="replace").count(f"Card Removed From {_NAME.format(reader)}\n")
+
+    def wait(self, count: Callable[[], int], least: int) -> None:
+        """Wait until pcscd has seen something so often.
+
+        Args:
+            count: returns how often it has.
+            least: how often it is to have.
 
         Raises:
             ToolError: it has not, in half a minute.
         """
         deadline = time.monotonic() + _EVENT_SECONDS
-        while self.count(event, reader) < count:
+        while count() < least:
             if time.monotonic() > deadline or self._process is None or self._process.poll() is not None:
-                raise ToolError(f"pcscd does not see that the card was {event} reader {reader}; see {self._log}")
+                raise ToolError(f"pcscd does not see that a card came or went; see {self._log}")
             time.sleep(_POLL_SECONDS)
 
     def _wait_until_ready(self) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import socket
 import threading
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -111,32 +112,33 @@ class YubiKey:
         """Put the card into a reader, unless it is in one, and wait until pcscd sees it. Another card comes out."""
         if self._reader is not None:
             return
-        if reader in pcsc.removals:
-            pcsc.removals[reader]()
-        count = pcsc.count("inserted into", reader)
+        if reader in pcsc.ejections:
+            pcsc.ejections[reader]()
+        count = pcsc.insertions()
         self._connection = pcsc.insert(reader)
         self.sensor.set_power(on=True)
         self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reader = pcsc, reader
-        pcsc.removals[reader] = self.remove
+        pcsc.ejections[reader] = self.remove
         self._thread = threading.Thread(target=self._serve, args=(self._connection,), name="yubikey", daemon=True)
         self._thread.start()
-        pcsc.wait("inserted into", reader, count + 1)
+        pcsc.wait(pcsc.insertions, count + 1)
 
     def remove(self) -> None:
         """Pull the card out, even in the middle of a command, and wait until pcscd sees it."""
         if self._reader is None or self._connection is None or self._thread is None:
             return
         pcsc, reader = self._reader
-        pcsc.removals.pop(reader, None)
-        count = pcsc.count("Removed From", reader)
+        pcsc.ejections.pop(reader, None)
+        removals = partial(pcsc.removals, reader)
+        count = removals()
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self.sensor.set_power(on=False)
         self._thread.join(_JOIN_SECONDS)
         self._connection.close()
         self._reader = self._connection = self._thread = None
-        pcsc.wait("Removed From", reader, count + 1)
+        pcsc.wait(removals, count + 1)
 
     def factory_reset(self) -> None:
         """Make it the card that it was when it was new, and forget what has reached it."""

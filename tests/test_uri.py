@@ -270,6 +270,7 @@ class TestPins:
             f"pkcs11:?pin-value={given_pin}&=",
             f"pkcs11:?pin-value:{pin.replace('=', '')}",
             f"pkcs11:token=%ZZ?pin-value={given_pin}",
+            f"/key.pem?PIN-VALUE={given_pin}",
         ):
             with pytest.raises(HwsignerError) as caught:
                 KeyURI.parse(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ TOKEN_ATTRIBUTES = frozenset(
         *("library-manufacturer", "library-description", "library-version"),
     }
 )
+# python-pkcs11 cuts any white space off, other tools' URIs have it but for spaces.
+_PADDING = re.compile(r"[\s\0]+\Z")
 # Those that are a token's own, or its place; a manufacturer or model is that of many.
 _NAMING = frozenset({"token", "serial", "slot-id", "slot-description"})
 
@@ -45,10 +48,14 @@ def matches(token: Token, library: Any, uri: KeyURI) -> bool:
         uri: the URI.
     """
     actual = _attributes(token, library)
-    wanted = {name: uri.path[name].decode("utf-8", "replace").rstrip(" \0") for name in actual if name in uri.path}
+    wanted = {name: _unpadded(uri.path[name].decode("utf-8", "replace")) for name in actual if name in uri.path}
     if "." not in wanted.get("library-version", "."):
         wanted["library-version"] += ".0"  # RFC 7512, 2.3: a major version alone.
-    return all(actual[name] == value for name, value in wanted.items())
+    return all(_unpadded(actual[name]) == value for name, value in wanted.items())
+
+
+def _unpadded(text: str) -> str:
+    return _PADDING.sub("", text)
 
 
 def _attributes(token: Token, library: Any) -> Mapping[str, str]:

@@ -10,13 +10,13 @@ from typing import NamedTuple, TypeVar
 from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, PKCS11Error
 
 from hwsigner import notices
+from hwsigner.backends._pkcs11_attributes import attributes
+from hwsigner.backends._pkcs11_der import encode_ecdsa_signature
 from hwsigner.backends._pkcs11_errors import SESSION_LOST
 from hwsigner.backends._pkcs11_objects import (
     ALGORITHMS,
     ORDER_BYTES,
     PrivateKeyObject,
-    attributes,
-    encode_ecdsa_signature,
     public_key_of,
 )
 from hwsigner.backends._pkcs11_registry import let_forks_pass

@@ -10,30 +10,11 @@ from pkcs11 import Attribute, CertificateType, KeyType, ObjectClass
 from pkcs11.types import Session
 
 from hwsigner.backends._pkcs11_attributes import attributes, search, search_named
-from hwsigner.backends._pkcs11_der import certificate_public_key, encode_ecdsa_signature, without_padding
+from hwsigner.backends._pkcs11_der import certificate_public_key, without_padding
 from hwsigner.backends._pkcs11_public import public_key_in, public_keys
 from hwsigner.errors import UnsupportedKeyError
 from hwsigner.key import ECDSA, MLDSA, RSA, RSA_BITS, SUPPORTED_KEYS, Algorithm
 from hwsigner.uri import KeyURI
-
-__all__ = [
-    "ALGORITHMS",
-    "ORDER_BYTES",
-    "CertificateObject",
-    "PrivateKeyObject",
-    "attributes",
-    "certified_keys",
-    "encode_ecdsa_signature",
-    "find_certificate_objects",
-    "find_private_keys",
-    "has_visible_match",
-    "key_kind",
-    "private_keys",
-    "public_key_of",
-    "supported",
-    "visible_keys",
-    "with_public_key",
-]
 
 ALGORITHMS: dict[int, Algorithm] = {KeyType.EC: ECDSA, KeyType.RSA: RSA, KeyType.ML_DSA: MLDSA}
 # By CKA_EC_PARAMS, the OID of the curve: P-256, P-384, P-521.

@@ -110,7 +110,7 @@ class OpenToken(TokenSession):
         Args:
             uri: the key.
             pins: where its PIN comes from.
-            begin: begins the signature; called once a PIN is there that may be sent, for nothing can end it but a login.
+            begin: begins the signature, which can't be taken back; called once there is a PIN that may be sent.
 
         Raises:
             PinError: no place gives one, or a try would risk locking the PIN.

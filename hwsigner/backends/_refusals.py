@@ -25,9 +25,7 @@ def keep(name: str) -> None:
     """
     for folder in filter(is_usable, _folders()):
         with suppress(OSError):
-            os.close(_open(folder, name))
-            now = time.time_ns()  # The file system's own time lags a little behind.
-            os.utime(os.path.join(folder, name), ns=(now, now), follow_symlinks=False)
+            _touch(_open(folder, name))
             return
     _unplaced[name] = time.time()
 
@@ -65,6 +63,14 @@ def one_process(name: str) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 held.callback(fcntl.flock, file, fcntl.LOCK_UN)  # A child may have inherited the file.
         yield
+
+
+def _touch(file: int) -> None:
+    now = time.time_ns()  # The file system's own time lags a little behind.
+    try:
+        os.utime(file, ns=(now, now))
+    finally:
+        os.close(file)
 
 
 def _open(folder: str, name: str) -> int:

@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     profiles = [Served(one.name, token, one.source) for one, (_, token) in zip(sourced, tokens, strict=True)]
     application = Application(profiles, names=names, log=log.refused)
     if has_imds:
-        application.add_imds(sourced[0].role, sourced[0].source, users)
+        application.add_imds(sourced[0].role, profiles[0], users)
     base = _base_url(sockets[0], arguments.host_name, tls)
     _announce(base, {one.name: path for one, (path, _) in zip(sourced, tokens, strict=True)}, has_imds)
     Residence(sourced, Server(application.answer, sockets, log=log.refused, tls=tls)).stay()

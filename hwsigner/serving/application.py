@@ -17,6 +17,7 @@ from hwsigner.serving.imds import FOLDER, IMDS, ROLES_PATH, TOKEN_PATH
 from hwsigner.serving.known import CONNECTION, Known
 from hwsigner.serving.owners import Owners
 from hwsigner.serving.replies import Replies, Source
+from hwsigner.serving.session_tokens import SessionTokens
 
 Admit = Callable[[Headers, Scope], Admitted]
 
@@ -69,16 +70,17 @@ class Application:
             container = Container(Replies(profile.source, formats.CONTAINER, profile.name), profile.token)
             self._routes[unquote(container_path(profile.name))] = Route("GET", container.admit)
 
-    def add_imds(self, role: str, source: Source, users: Iterable[int], owners: Owners | None = None) -> None:
+    def add_imds(self, role: str, profile: Served, users: Iterable[int], owners: Owners | None = None) -> None:
         """Serve IMDSv2 as well.
 
         Args:
             role: the role's name.
-            source: its credentials.
+            profile: gives its credentials, and the secret that IMDS tokens are made with.
             users: the uids whose processes may have tokens.
             owners: says whose a connection is; by default by the kernel's tables.
         """
-        self._imds = imds = IMDS(role, Replies(source, formats.IMDS, role), users, owners or Owners())
+        replies, tokens = Replies(profile.source, formats.IMDS, role), SessionTokens(profile.token)
+        self._imds = imds = IMDS(role, replies, users=users, owners=owners or Owners(), tokens=tokens)
         roles = Route("GET", imds.admit_role)
         self._routes |= {
             TOKEN_PATH: Route("PUT", imds.admit_token),

@@ -27,14 +27,17 @@ class IMDS:
         replies: its credentials.
         users: the uids whose processes may have tokens.
         owners: says whose a connection is.
+        tokens: issues the tokens.
     """
 
-    def __init__(self, role: str, replies: Replies, users: Iterable[int], owners: Owners) -> None:
+    def __init__(
+        self, role: str, replies: Replies, *, users: Iterable[int], owners: Owners, tokens: SessionTokens
+    ) -> None:
         self._role = answer(role.encode(), TEXT)
         self._replies = replies
         self._users = frozenset(users)
         self._owners = owners
-        self._tokens = SessionTokens()
+        self._tokens = tokens
 
     def admit_token(self, headers: Headers, scope: Scope) -> Admitted:
         """Return what answers with a new token, or refuses with 403 where the caller is another user.

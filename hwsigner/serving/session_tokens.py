@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import hmac
-import secrets
 from collections.abc import Callable
+from pathlib import Path
 
 from hwsigner.held_session import boot_time
 
 LONGEST_SECONDS = 21600
 
 _EXPIRY_LENGTH = 16
+# Another one each time that the machine starts, and with it the clock.
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class SessionTokens:
-    """Issues tokens and knows its own again. Another instance, that of the next run, knows none of them.
+    """Issues tokens and knows its own again, and those of another run with the same secret, until the machine restarts.
 
-    Attributes:
+    Some SDKs (Ruby's) keep a token for six hours, and are at a loss for minutes when it is not known any more.
+
+    Args:
+        secret: 32 bytes of chance or more, which the tokens tell nobody.
         clock: tells seconds by a clock that nobody sets.
     """
 
-    def __init__(self, clock: Callable[[], float] = boot_time) -> None:
+    def __init__(self, secret: bytes, clock: Callable[[], float] = boot_time) -> None:
         self.clock = clock
-        self._key = secrets.token_bytes(32)
+        self._key = hmac.digest(secret, b"IMDSv2 " + _BOOT_ID.read_bytes(), "sha256")
 
     def issue(self, seconds: int) -> bytes:
         """Return a token that is good for some seconds: 80 hexadecimal digits."""

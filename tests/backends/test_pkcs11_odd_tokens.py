@@ -64,7 +64,15 @@ def uri(hsm: InProcessSoftHSM) -> Callable[[str], str]:
 
 
 @pytest.mark.parametrize(
-    "label", [b"nul\0".ljust(32, b"\0"), "ü".encode() * 16, b"\xff\xfe bytes".ljust(32), b" led".ljust(32)]
+    "label",
+    [
+        b"nul\0".ljust(32, b"\0"),
+        b"nul and spaces\0".ljust(32),
+        b"tab\t".ljust(32),
+        "ü".encode() * 16,
+        b"\xff\xfe bytes".ljust(32),
+        b" led".ljust(32),
+    ],
 )
 def test_a_token_is_named_by_what_other_tools_call_it(hsm: InProcessSoftHSM, label: bytes) -> None:
     before = tokens.p11tool(hsm, "--list-token-urls").split()

@@ -79,8 +79,9 @@ def run_server(
     """Run a server for the profile `web` and the IMDS role while the block lasts."""
     source, log = FakeSource(), list[str]()
     listener = listen(address, 0, 64)
-    application = Application([Served("web", TOKEN, source)], names=names_of(listener, []), log=log.append)
-    application.add_imds(ROLE, source, {os.geteuid()} if users is None else users, owners)
+    profile = Served("web", TOKEN, source)
+    application = Application([profile], names=names_of(listener, []), log=log.append)
+    application.add_imds(ROLE, profile, {os.geteuid()} if users is None else users, owners)
     port = listener.getsockname()[1]
     server = Server(application.answer, [listener], log=log.append)
     thread = threading.Thread(target=server.run)
