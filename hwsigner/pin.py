@@ -163,8 +163,8 @@ class PinSource:
         answer = self._answers.get(request)
         if answer is None and self._ask and self._pin is None:
             answer = self._ask(request)
+        self._stored_for.discard(request)
         if answer is not None:
-            self._stored_for.discard(request)
             return FoundPin(answer, is_stored=False)
         pin = self.stored(uri, request)
         if pin is not None:

@@ -76,7 +76,7 @@ class Pinentry:
                 raise PinError(f"the question for the {request.question} was {how}") from None
             problem = f"can't ask: {error.text}"
         except TimeoutError:
-            raise PinError(f"pinentry {self.program} does not answer", _OTHER) from None
+            problem = "does not answer"
         except OSError as error:
             problem = f"can't be run: {error.strerror}"
         if self._is_optional:

@@ -247,6 +247,14 @@ class TestAsking:
         pins.remember(REQUEST, pins.get(_uri("stored", None), REQUEST))
         assert pins.find(_uri("stored", None), REQUEST).is_stored
 
+    def test_what_is_typed_when_nothing_is_stored_any_more_is_an_answer(self) -> None:
+        answers = iter(["typed"])
+        pins = PinSource(prompts=[lambda request: next(answers)])
+        assert pins.find(_uri("stored", None), REQUEST).is_stored
+        for _ in range(2):
+            pins.remember(REQUEST, pins.get(_uri(None, None), REQUEST))
+        assert pins.find(_uri(None, None), REQUEST) == FoundPin("typed", is_stored=False)
+
     def test_the_caller_is_asked_before_the_prompts(self) -> None:
         asked: list[str] = []
 

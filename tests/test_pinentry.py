@@ -193,6 +193,10 @@ class TestTheProtocol:
         with pytest.raises(PinError, match="does not answer"):
             Pinentry(program, answer_limit=0.2, reply_limit=0.3).ask(REQUEST)
 
+    def test_an_optional_one_that_does_not_answer_leaves_the_question_to_others(self, script: Script) -> None:
+        program = script("import time; time.sleep(60)")
+        assert Pinentry(program, is_optional=True, reply_limit=0.2).ask(REQUEST) is None
+
     def test_what_is_not_text_is_not_shown(self, script: Script) -> None:
         with pytest.raises(PinError, match="not UTF-8") as caught:
             Pinentry(answering(script, GETPIN="D hunter2%ff\nOK")).ask(REQUEST)

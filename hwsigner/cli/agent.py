@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import resource
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hwsigner import notices
+from hwsigner.cli.log import Log
 from hwsigner.cli.parser import Parser
-from hwsigner.cli.streams import tell
+from hwsigner.cli.staying import allow_descriptors, tell_of_threads
 from hwsigner.cli.terminal import ask_pin
 from hwsigner.errors import UsageError, printable
 from hwsigner.flags import Flag, switch
@@ -31,7 +30,6 @@ _FLAGS = (
     switch("system", "the system's agent, in /run/hwsigner, and not the user's own"),
     Flag("pinentry", "the program that asks for the PIN of unlock, or none", "PROGRAM"),
 )
-_MOST_DESCRIPTORS = 4096
 
 
 def add_arguments(parser: Parser) -> None:
@@ -94,23 +92,18 @@ def _be_agent(place: Place) -> None:
 
     forbid_dumps()
     gc.enable()  # Unlike other commands, this one stays.
-    _allow_descriptors()
-    notices.tell_by(tell)
-    threading.excepthook = _tell_of_thread
+    allow_descriptors()
+    tell_of_threads()
+    log = Log().note
+    notices.tell_by(log)
     memory, notifier = LockedMemory(), Notifier(os.environ)
     # The user's file of a system's agent is the system's.
     environ = {**os.environ, "XDG_CONFIG_HOME": "/etc"} if place.is_systems else os.environ
     with open_listener(place, os.environ) as listener:
-        roster = Roster(Surroundings(environ, memory, tell), is_systems=place.is_systems)
-        server = Server(listener, roster, memory=memory, is_open=place.is_systems, log=tell)
+        roster = Roster(Surroundings(environ, memory, log), is_systems=place.is_systems)
+        server = Server(listener, roster, memory=memory, is_open=place.is_systems, log=log)
         with _signals(server):
             server.run(notifier)
-
-
-def _allow_descriptors() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 @contextmanager
@@ -123,8 +116,3 @@ def _signals(server: Server) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _tell_of_thread(arguments: threading.ExceptHookArgs) -> None:
-    # A traceback could show a secret.
-    tell(f"internal error: {arguments.exc_type.__name__} in a thread. Please report it")

@@ -60,8 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
         HwsignerError: there is no session; the command has not been run.
     """
     from hwsigner.cli.child import run_program
-    from hwsigner.cli.residence import close_in_time, tell_of_thread
+    from hwsigner.cli.residence import close_in_time
     from hwsigner.cli.sources import of_profile
+    from hwsigner.cli.staying import tell_of_threads
     from hwsigner.serving.formats import CONTAINER
 
     gc.enable()  # Unlike other commands, this one stays.
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     server, variables = _endpoint(sourced)
     # In this thread, where Ctrl-C ends it, and before the command is run: without credentials it is not.
     sourced.source.reply(CONTAINER)
-    threading.excepthook = tell_of_thread
+    tell_of_threads()
 
     def start() -> None:
         sourced.own.start()

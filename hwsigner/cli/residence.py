@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import signal
 import threading
 import time
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hwsigner.agent.notify import Notifier
+from hwsigner.cli.staying import tell_of_threads
 from hwsigner.cli.streams import tell
 from hwsigner.errors import (
     AgentError,
@@ -38,14 +38,6 @@ _PASSING = (
 )
 # A key or a service that hangs is left behind.
 _CLOSE_SECONDS = 1.0
-_DESCRIPTORS = 4096
-
-
-def allow_descriptors() -> None:
-    """Let this process have more descriptors, if it may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 class Residence:
@@ -68,7 +60,7 @@ class Residence:
             HwsignerError: there is no first session, and another try would not help.
         """
         notifier = Notifier(os.environ)
-        threading.excepthook = tell_of_thread
+        tell_of_threads()
         for one in self._sourced:
             one.own.start()
             threading.Thread(target=self._warm, args=(one,), name="hwsigner-first", daemon=True).start()
@@ -95,11 +87,6 @@ class Residence:
         except (HwsignerError, HwsignerWarning) as error:
             self._failure = error
             self._server.stop()
-
-
-def tell_of_thread(arguments: threading.ExceptHookArgs) -> None:
-    """Write a line about a thread that failed: a traceback could show a secret."""
-    tell(f"internal error: {arguments.exc_type.__name__} in a thread. Please report it")
 
 
 def close_in_time(sourced: Sequence[Sourced]) -> bool:

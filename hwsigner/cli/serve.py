@@ -55,7 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
         HwsignerError: a flag, a file or the address is of no use; or there are no credentials and another try would
             not help.
     """
-    from hwsigner.cli.residence import Residence, allow_descriptors
+    from hwsigner.cli.residence import Residence
+    from hwsigner.cli.staying import allow_descriptors
     from hwsigner.serving.application import Application, Served
     from hwsigner.serving.listener import listen, names_of
     from hwsigner.serving.server import Server

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from hwsigner.agent.client import find_credentials
-from hwsigner.credentials import Credentials
+from hwsigner.credentials import from_process_json
 from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning
 from hwsigner.held_session import Clocks, HeldSession, boot_time
 from hwsigner.resident import Reply
@@ -108,7 +106,9 @@ class AgentFirst:
             self._is_asking = False
 
     def _hold(self, body: bytes, begin: float) -> _Held:
-        credentials = _credentials(body, self._role_arn)
+        credentials = from_process_json(body, role_arn=self._role_arn)
+        if credentials is None:
+            raise AgentError("the agent's answer holds no credentials")
         session = HeldSession.begin(credentials, begin, duration=_LONGEST_LIFE, clocks=self._clocks)
         replies = {name: render(credentials) for name, render in FORMATS.items()}
         return _Held(session, replies)
@@ -120,19 +120,3 @@ class _Held:
 
     session: HeldSession
     replies: Mapping[str, Reply] = field(repr=False)
-
-
-def _credentials(body: bytes, role_arn: str) -> Credentials:
-    try:
-        values = json.loads(body)
-        return Credentials(
-            access_key_id=values["AccessKeyId"],
-            secret_access_key=values["SecretAccessKey"],
-            session_token=values["SessionToken"],
-            expiration=datetime.fromisoformat(values["Expiration"]),
-            role_arn=role_arn,
-            assumed_role_arn="",
-        )
-    except (ValueError, KeyError, TypeError):
-        # Not chained: the exception carries the body.
-        raise AgentError("the agent's answer holds no credentials") from None
