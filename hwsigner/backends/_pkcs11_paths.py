@@ -147,10 +147,18 @@ def _named(name: str, folders: tuple[str, ...]) -> str:
     stem = re.sub(r"\.so[\d.]*$", "", name.casefold()).removeprefix("lib")
     wanted = re.compile(rf"(lib)?{re.escape(stem)}([-_]pkcs11)?\.so(\.\d+)*", re.IGNORECASE)
     for folder in folders:
-        files = [file for file in os.listdir(folder) if wanted.fullmatch(file)] if os.path.isdir(folder) else []
+        files = [file for file in _files_in(folder) if wanted.fullmatch(file)]
         # The plain name before one with a version.
         for file in sorted(files, key=lambda file: (len(file), file)):
             return os.path.join(folder, file)
     raise BackendUnavailableError(
         f"PKCS #11 module {stem}.so is in none of {', '.join(folders)}, nor in p11-kit's configuration", FLAG_HINT
     )
+
+
+def _files_in(folder: str) -> list[str]:
+    """Return the names of a folder's files; none where there is no folder, or one that this user may not read."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +61,15 @@ def test_module_name_is_looked_up(hsm: InProcessSoftHSM, uri: Callable[..., str]
         open_key("pkcs11:token=x?module-name=nonesuch")
     with pytest.raises(UsageError, match="module-name"):
         open_key("pkcs11:token=x?module-name=/a/path")
+
+
+def test_a_folder_that_may_not_be_read_holds_no_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: str) -> list[str]:
+        raise PermissionError(13, "Permission denied", folder)
+
+    monkeypatch.setattr(os, "listdir", refuse)  # The tests may be run by root, who may read all.
+    with pytest.raises(BackendUnavailableError, match=rf"x\.so is in none of {tmp_path}"):
+        open_key(f"pkcs11:token=x?module-path={tmp_path}&module-name=x")
 
 
 def test_an_unknown_attribute_is_refused(uri: Callable[..., str]) -> None:

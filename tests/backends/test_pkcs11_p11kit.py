@@ -22,6 +22,8 @@ from hwsigner.uri import KeyURI
 
 ROOT = Path(__file__).parents[2]
 (PROXY,) = _pkcs11_paths.module_paths(KeyURI("pkcs11", {}))
+# The proxy loads the smart cards' modules too, which keep to the pcscd that they find at first, in later tests as well.
+pytestmark = pytest.mark.usefixtures("pcsc")
 
 
 @pytest.fixture(scope="module")
