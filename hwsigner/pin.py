@@ -121,7 +121,7 @@ class PinSource:
         other._is_for_key = False
         return other
 
-    def given(self, uri: KeyURI, request: PinRequest) -> str | None:
+    def given(self, uri: KeyURI) -> str | None:
         """Return the PIN that was stored for this very key, or None: the caller's, `pin-value`, `pin-source`.
 
         A `pin-source` is read once: it may be a pipe.
@@ -144,7 +144,7 @@ class PinSource:
         Raises:
             PinError: the `pin-source` or a credential can't be read or trusted.
         """
-        pin = self.given(uri, request)
+        pin = self.given(uri)
         if pin is None:
             pin = pin_sources.serial_credential(request.serial, (request.subject, request.slot))
         if pin is None and self._is_for_key:

@@ -117,7 +117,7 @@ class TestPlaces:
         assert pins.stored(_uri("value", None), REQUEST) == "value"
         assert pins.stored(_uri(None, None), REQUEST) is None
         monkeypatch.setenv("HWSIGNER_PIN", "variable")
-        assert pins.given(_uri(None, None), REQUEST) is None
+        assert pins.given(_uri(None, None)) is None
         assert pins.stored(_uri(None, None), REQUEST) == "variable"
 
     def test_a_bad_pin_file_is_an_error_and_not_passed_over(self) -> None:

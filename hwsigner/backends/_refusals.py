@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from hwsigner.backends._tpm2_folders import is_private, is_usable, runtime_folders, state_folders, temporary_folders
+from hwsigner.backends._folders import is_private, is_usable, runtime_folders, state_folders, temporary_folders
 
 # Those for which there is no folder, by the time: at least this process knows them.
 _unplaced: dict[str, float] = {}

@@ -62,7 +62,7 @@ def key_auth(uri: KeyURI, pins: PinSource, lock: Lock, *, wants_auth: bool, is_h
             if is_held_back:
                 raise missing from error
     else:
-        pin = pins.given(uri, request) if "path" in uri.path else pins.stored(uri, request)
+        pin = pins.given(uri) if "path" in uri.path else pins.stored(uri, request)
         found = None if pin is None else FoundPin(pin, is_stored=True)
     return auth_of(found, lock, allow_final_try=pins.allow_final_try, missing=missing)
 
@@ -123,7 +123,7 @@ class ParentAuth:
             raise AuthWantedError(lambda: self._ask(above, lock, "")) from None
 
     def _first(self, tpm: TPM, lock: Lock, above: Above) -> Proof:
-        stored = self._pins.given(_source(self._uri, above), PinRequest(lock.kind, lock.subject))
+        stored = self._pins.given(_source(self._uri, above))
         if stored is None and is_held_back(tpm, lock):
             raise AuthWantedError(lambda: self._ask(above, lock, _EARLIER_FAILED))
         found = None if stored is None else FoundPin(stored, is_stored=True)

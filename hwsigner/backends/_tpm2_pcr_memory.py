@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
-from hwsigner.backends._tpm2_folders import is_private, is_usable, state_folders
+from hwsigner.backends._folders import is_private, is_usable, state_folders
 from hwsigner.backends._tpm2_pcrs import HASHES, PCR, Selection
 
 _MAX_FILE_BYTES = 65536

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Literal
 
-from hwsigner.backends._tpm2_folders import is_private, is_usable, runtime_folders, state_folders, temporary_folders
+from hwsigner.backends._folders import is_private, is_usable, runtime_folders, state_folders, temporary_folders
 
 Kind = Literal["given", "given-empty", "unstated"]
 # An auth value that somebody gave; the empty one because somebody said so; and the empty one because nobody did.

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from tpm2_pytss import ESAPI, ESYS_TR, TPM2B_PUBLIC, TPMA_OBJECT, TSS2_Exception
 
+from hwsigner.backends._folders import is_private, is_usable, state_folders
 from hwsigner.backends._tpm2_errors import AUTH_FAIL, BAD_AUTH, code, is_lost
-from hwsigner.backends._tpm2_folders import is_private, is_usable, state_folders
 from hwsigner.backends._tpm2_slots import Slots
 from hwsigner.backends._tpm2_templates import ecc_primary
 from hwsigner.errors import SigningKeyError, UnsafeConnectionWarning

@@ -8,7 +8,7 @@ import os
 import time
 from contextlib import suppress
 
-from hwsigner.backends._tpm2_folders import is_usable, runtime_folders, state_folders, temporary_folders
+from hwsigner.backends._folders import is_usable, runtime_folders, state_folders, temporary_folders
 from hwsigner.errors import BackendUnavailableError
 
 _MANAGED = ("tabrmd", "device:/dev/tpmrm")

@@ -17,7 +17,7 @@ import pytest
 
 from backends.contract import KeyContract, LockedKey, MakeKey, PinContract, openssl_verifies
 from backends.tpms import PASSWORD, SIGNING, Tools, sign_and_verify
-from hwsigner.backends import _tpm2_folders, _tpm2_turns
+from hwsigner.backends import _folders, _tpm2_turns
 from hwsigner.errors import (
     BackendUnavailableError,
     HwsignerError,
@@ -399,7 +399,7 @@ class TestRefusals:
     ) -> None:
         for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
             monkeypatch.setenv(name, "/dev/null")
-        monkeypatch.setattr(_tpm2_folders, "_TEMPORARY", "/dev/null")
+        monkeypatch.setattr(_folders, "_TEMPORARY", "/dev/null")
         uri = f"{uri}&session=plain"
         self.refuse(uri, "wrong")
         with pytest.raises(PinLockedError, match=r"counts 1 wrong .* no folder can keep .*--allow-final-pin-try"):
@@ -560,10 +560,10 @@ class TestRefusals:
         self, environment: dict[str, str], place: str | None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("XDG_STATE_HOME")
-        monkeypatch.setattr(_tpm2_folders, "_home_of_account", lambda: "/account")
+        monkeypatch.setattr(_folders, "_home_of_account", lambda: "/account")
         for name, value in ({"HOME": "/h"} | environment).items():
             monkeypatch.setenv(name, value)
-        folders = list(_tpm2_folders.state_folders("refused-auth"))
+        folders = list(_folders.state_folders("refused-auth"))
         assert folders == ([] if place is None else [f"{place}/hwsigner/refused-auth"])
 
 

@@ -1,4 +1,4 @@
-"""The folders through which one process's use of a TPM reaches the next: each is this user's alone."""
+"""The folders through which one process's use of a token or TPM reaches the next: each is this user's alone."""
 
 from __future__ import annotations
 
