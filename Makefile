@@ -41,7 +41,7 @@ test-all: packages ## Run the tests under each of Python 3.11, 3.12 and 3.13
 	@MAKE="$(MAKE)" .ci/test-all $(PYTHONS)
 
 test-python: packages ## Run the tests without the extension, on the canonicalisation in Python
-	@$(MAKE) --no-print-directory test VENV=.venv-python NATIVE=false
+	@$(MAKE) --no-print-directory test VENV=.venv-python NATIVE=false COVERAGE=
 
 test-clients: setup $(CLIENTS)/python/.installed $(CLIENTS)/node/.installed $(CLIENTS)/caller ## Run the AWS CLIs, SDKs and rclone with each of hwsigner's outputs
 	$(CLEAN) $(BIN)/python -m pytest -n 2 tests/clients --clients=$(CLIENTS)

@@ -148,11 +148,30 @@ def table(found: list[Case]) -> str:
     return "\n".join(lines)
 
 
+def run_others(plot: Path | None) -> None:
+    """Run the other files, each in a process of its own, and draw the plot where one is wanted."""
+
+    def run(file: str, *arguments: str | Path) -> None:
+        print(flush=True)
+        subprocess.run([sys.executable, TESTS / "bench" / file, *arguments], check=True)
+
+    with tempfile.TemporaryDirectory(prefix="hwsigner-bench-") as folder:
+        outputs, keys = (Path(folder) / name for name in ("outputs.json", "keys.json"))
+        run("outputs.py", "--json", outputs)
+        run("keys.py", "--json", keys)
+        run("signing.py")
+        run("serving.py", "--seconds=2")
+        if plot:
+            run("plot.py", outputs, keys, plot)
+
+
 def main() -> None:
     """Time every case in turn and print the table, then those of signing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw what outputs and signatures cost, as SVG")
+    arguments = parser.parse_args()
+    rounds = arguments.rounds
     with tempfile.TemporaryDirectory(prefix="hwsigner-bench-") as folder, cases(Path(folder)) as found:
         for case in found:  # once without counting, so that every module is compiled
             case.run()
@@ -162,9 +181,7 @@ def main() -> None:
                 case.run()
         print(f"Python {sys.version.split()[0]}, {rounds} rounds")
         print(table(found), flush=True)
-    for other in ("agents.py", "signing.py", "tpm2_signing.py", "serving.py"):
-        print(flush=True)
-        subprocess.run([sys.executable, str(TESTS / "bench" / other)], check=True)
+    run_others(arguments.plot)
 
 
 if __name__ == "__main__":

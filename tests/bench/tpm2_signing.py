@@ -58,14 +58,19 @@ class Row:
 
 def main() -> None:
     """Measure, and print a table."""
+    print(f"{'swtpm, P-256, one signature':<58}{'C, µs':>9}{'ours, µs':>10}{'ratio':>8}")
+    for row in measure():
+        verdict = "" if row.bound is None else f"  {'within' if row.ratio() <= row.bound else 'over'} {row.bound}"
+        print(f"{row.name:<58}{min(row.judge_times):9.1f}{min(row.our_times):10.1f}{row.ratio():8.2f}{verdict}")
+
+
+def measure() -> list[Row]:
+    """Return every way to sign, timed."""
     with tempfile.TemporaryDirectory(prefix="hwsigner-bench-") as name, _rows(Path(name)) as rows:
         for _ in range(ROUNDS):
             for row in rows:
                 row.run()
-        print(f"{'swtpm, P-256, one signature':<58}{'C, µs':>9}{'ours, µs':>10}{'ratio':>8}")
-        for row in rows:
-            verdict = "" if row.bound is None else f"  {'within' if row.ratio() <= row.bound else 'over'} {row.bound}"
-            print(f"{row.name:<58}{min(row.judge_times):9.1f}{min(row.our_times):10.1f}{row.ratio():8.2f}{verdict}")
+        return rows
 
 
 @contextmanager
