@@ -64,7 +64,7 @@ fuzz: packages ## Fuzz the C (SECONDS=600)
 mutants: packages ## Mutate the C: a test must find each mutant out
 	native/tests/run mutants
 
-bench: setup ## Measure start-up and signing
+bench: setup ## Measure start-up, outputs, keys, signing and serving
 	@$(CLEAN) $(BIN)/python tests/bench/run.py
 
 wheel: setup ## Build the wheel into dist/
