@@ -3,33 +3,12 @@
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from hwsigner.clocks import Clocks
 from hwsigner.credentials import Credentials
 from hwsigner.schedule import POLICY, Lease
-
-
-def boot_time() -> float:
-    """Return the seconds since the machine started, suspension included; nobody sets this clock."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-@dataclass(frozen=True)
-class Clocks:
-    """The clocks of a provider.
-
-    Attributes:
-        now: tells the time, with its zone.
-        monotonic: tells seconds by a clock that nobody sets.
-        sleep: waits some seconds.
-    """
-
-    now: Callable[[], datetime]
-    monotonic: Callable[[], float]
-    sleep: Callable[[float], None]
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
+from hwsigner.clocks import Clocks, boot_time, utc_now
 from hwsigner.credentials import Credentials
 from hwsigner.errors import HwsignerError, HwsignerWarning
 from hwsigner.held_identity import HeldIdentity
-from hwsigner.held_session import Clocks, boot_time
 from hwsigner.identity import IdentitySource
 from hwsigner.pin import AskPin
 from hwsigner.renewal import Renewal
-from hwsigner.session import Service, SessionRequest, utc_now
+from hwsigner.session import Service, SessionRequest
 
 
 class Provider:

@@ -13,9 +13,10 @@ from typing import TypeGuard
 from weakref import WeakSet
 
 from hwsigner.backoff import Setback
+from hwsigner.clocks import Clocks
 from hwsigner.errors import ServiceError, ServiceUnreachableError, UsageError
 from hwsigner.held_identity import HeldIdentity
-from hwsigner.held_session import Clocks, HeldSession
+from hwsigner.held_session import HeldSession
 from hwsigner.schedule import POLICY, Lease, until_refresh
 from hwsigner.session import Service, SessionRequest, create_session
 

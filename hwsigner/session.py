@@ -8,11 +8,12 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 from hwsigner import defaults
 from hwsigner._version import __version__
+from hwsigner.clocks import utc_now
 from hwsigner.credentials import Credentials, read_credentials
 from hwsigner.endpoint import Endpoint, sessions_url
 from hwsigner.errors import HwsignerError, ServiceUnreachableError, UsageError
@@ -92,11 +93,6 @@ def find_service(
     found = sessions_url(region, environ=environ, endpoint=endpoint, verify=verify)
     transport = TransportOptions(verify=verify, cas=find_cas(environ), proxy=find_proxy(found, environ))
     return Service(region, found, transport, max_attempts=_max_attempts(environ))
-
-
-def utc_now() -> datetime:
-    """Return the present time, in UTC."""
-    return datetime.now(UTC)
 
 
 def create_session(

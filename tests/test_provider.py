@@ -25,6 +25,7 @@ import certs
 from emulators import InProcessSoftHSM
 from hwsigner import config, held_identity, renewal
 from hwsigner.cli import main
+from hwsigner.clocks import boot_time
 from hwsigner.credentials import Credentials
 from hwsigner.emulator import Fault
 from hwsigner.errors import (
@@ -42,7 +43,6 @@ from hwsigner.errors import (
     UsageError,
     WrongPinError,
 )
-from hwsigner.held_session import boot_time
 from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.pin import PinRequest
 from hwsigner.provider import Provider

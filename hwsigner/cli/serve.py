@@ -99,8 +99,12 @@ def _sources(arguments: argparse.Namespace, log: Log) -> list[Sourced]:
     if arguments.names and others:
         raise UsageError(f"--{others[0]} is given beside the name of a profile", "Let the profile hold it")
     if arguments.names:
-        return [of_profile(name, log.note) for name in dict.fromkeys(arguments.names)]
-    return [of_flags(arguments, log.note, asks_agent={*others} <= {flag.name for flag in PROFILE})]
+        found = [of_profile(name, log.note) for name in dict.fromkeys(arguments.names)]
+    else:
+        found = [of_flags(arguments, log.note, asks_agent={*others} <= {flag.name for flag in PROFILE})]
+    for one in found:
+        one.own.provider()  # What can't be meant is told now.
+    return found
 
 
 def _token_folder(arguments: argparse.Namespace) -> Path:

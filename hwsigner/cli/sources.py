@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from hwsigner.backoff import Setback
     from hwsigner.held_session import HeldSession
     from hwsigner.provider import Provider
-    from hwsigner.resident import ResidentProvider
+    from hwsigner.resident import Reply, ResidentProvider
     from hwsigner.serving.replies import Source
 
 Note = Callable[[str], None]
@@ -37,7 +38,50 @@ class Sourced:
     name: str
     role: str
     source: Source
-    own: ResidentProvider
+    own: OwnProvider
+
+
+class OwnProvider:
+    """A source that makes a provider in this process when it is first asked for a reply. Safe to use by all threads.
+
+    Args:
+        make: makes it; raises a UsageError for what can't be meant.
+    """
+
+    def __init__(self, make: Callable[[], ResidentProvider]) -> None:
+        self._make = make
+        self._made: ResidentProvider | None = None
+        self._is_started = False
+        self._lock = threading.Lock()
+
+    def read(self, name: str) -> Reply | None:
+        """Implement Source.read."""
+        return self._made.read(name) if self._made else None
+
+    def reply(self, name: str) -> Reply:
+        """Implement Source.reply."""
+        return self.provider().reply(name)
+
+    def provider(self) -> ResidentProvider:
+        """Return the provider, made now if it was not."""
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+                if self._is_started:
+                    self._made.start()
+            return self._made
+
+    def start(self) -> None:
+        """Let a thread refresh its sessions ahead of need."""
+        with self._lock:
+            self._is_started = True
+            if self._made:
+                self._made.start()
+
+    def close(self) -> None:
+        """Close the provider, if one was made."""
+        if self._made:
+            self._made.close()
 
 
 def of_profile(name: str, note: Note) -> Sourced:
@@ -48,7 +92,7 @@ def of_profile(name: str, note: Note) -> Sourced:
         note: takes a line for each session and each failure.
 
     Raises:
-        UsageError: there is no such profile, or it holds what can't be meant.
+        ConfigError: there is no such profile, or it holds what is no flag.
     """
     return _sourced(argparse.Namespace(**settings.read_profile(name, os.environ)), name, note, asks_agent=True)
 
@@ -60,9 +104,6 @@ def of_flags(arguments: argparse.Namespace, note: Note, *, asks_agent: bool) -> 
         arguments: the command line.
         note: takes a line for each session and each failure.
         asks_agent: whether it is the profile and nothing else, so that an agent's credentials are the same.
-
-    Raises:
-        UsageError: something can't be meant.
     """
     return _sourced(arguments, arguments.profile or arguments.config_profile, note, asks_agent=asks_agent)
 
@@ -70,9 +111,8 @@ def of_flags(arguments: argparse.Namespace, note: Note, *, asks_agent: bool) -> 
 def _sourced(arguments: argparse.Namespace, name: str | None, note: Note, *, asks_agent: bool) -> Sourced:
     from hwsigner.serving.agent_source import AgentFirst
 
-    provider = _provider(arguments)
-    role = arguments.role_arn.rpartition("/")[2]
-    own = _resident(provider, name or role, note)
+    role = (arguments.role_arn or "").rpartition("/")[2]  # Without one, a provider can't be made.
+    own = OwnProvider(partial(_resident, arguments, name or role, note))
     source = AgentFirst(name, own, role_arn=arguments.role_arn) if name and asks_agent else own
     return Sourced(name or role, role, source, own)
 
@@ -87,9 +127,10 @@ def _provider(arguments: argparse.Namespace) -> Provider:
     return Provider(source, request, service)
 
 
-def _resident(provider: Provider, name: str, note: Note) -> ResidentProvider:
+def _resident(arguments: argparse.Namespace, name: str, note: Note) -> ResidentProvider:
     from hwsigner.resident import ResidentProvider
 
+    provider = _provider(arguments)
     return ResidentProvider(provider, formats=FORMATS, on_try=partial(_note, name, note))
 
 

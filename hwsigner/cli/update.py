@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -52,9 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
     # An empty text is as good as no flag.
     section = check_section(arguments.profile or "default")
     write = partial(_write, credentials_path(os.environ), section)
-    with _provider(arguments) as provider:
-        name = _lone_profile(arguments)
-        source = AgentFirst(name, provider, role_arn=arguments.role_arn) if name else provider
+    with ExitStack() as stack:
+        name, provide = _lone_profile(arguments), partial(_provider, arguments, stack)
+        source = AgentFirst(name, provide, role_arn=arguments.role_arn) if name else provide()
         if arguments.once:
             write(source())
             return 0
@@ -67,12 +68,12 @@ def _lone_profile(arguments: argparse.Namespace) -> str | None:
     return arguments.config_profile if is_alone else None
 
 
-def _provider(arguments: argparse.Namespace) -> Provider:
+def _provider(arguments: argparse.Namespace, stack: ExitStack) -> Provider:
     from hwsigner.provider import Provider
 
     # Even with --once: it is the same command, and what it writes stays.
     service, request = options.service(arguments, stays=True), options.session_request(arguments)
-    return Provider(partial(options.identity_source, arguments), request, service)
+    return stack.enter_context(Provider(partial(options.identity_source, arguments), request, service))
 
 
 def _write(path: str, section: str, credentials: Credentials) -> None:
@@ -113,20 +114,21 @@ class AgentFirst:
 
     Args:
         name: the profile, for the agent.
-        provider: for where none runs, or none knows the profile.
+        provide: makes a provider, once, where no agent runs, or none knows the profile.
         role_arn: the profile's role.
     """
 
-    def __init__(self, name: str, provider: Provider, *, role_arn: str) -> None:
+    def __init__(self, name: str, provide: Callable[[], Source], *, role_arn: str) -> None:
         self._name = name
-        self._provider = provider
+        self._provide = provide
+        self._provider: Source | None = None
         self._role_arn = role_arn
         self._refusal: AgentError | None = None
 
     @property
     def failure(self) -> HwsignerError | HwsignerWarning | None:
         """The agent's refusal, or what the provider's last try met."""
-        return self._refusal or self._provider.failure
+        return self._refusal or (self._provider.failure if self._provider else None)
 
     def __call__(self) -> Credentials:
         """Return credentials.
@@ -142,7 +144,11 @@ class AgentFirst:
                 self._refusal = error
             raise
         self._refusal = None
-        return found or self._provider()
+        if found:
+            return found
+        if self._provider is None:
+            self._provider = self._provide()
+        return self._provider()
 
     def _of_agent(self) -> Credentials | None:
         from hwsigner.agent.client import find_credentials

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from hwsigner.agent.client import find_credentials
+from hwsigner.clocks import Clocks
 from hwsigner.credentials import from_process_json
 from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning
-from hwsigner.held_session import Clocks, HeldSession, boot_time
-from hwsigner.resident import Reply
+from hwsigner.held_session import HeldSession
 from hwsigner.serving.formats import FORMATS
 from hwsigner.serving.replies import Source
-from hwsigner.session import utc_now
+
+if TYPE_CHECKING:
+    from hwsigner.resident import Reply
 
 # The agent renews its session while it is asked for: so often it is.
 ASK_SECONDS = 60.0
@@ -47,7 +49,7 @@ class AgentFirst:
         self._own = own
         self._role_arn = role_arn
         self._find = find
-        self._clocks = clocks or Clocks(utc_now, boot_time, time.sleep)
+        self._clocks = clocks or Clocks()
         self._held: _Held | None = None
         self._ask_after = 0.0
         self._lock = threading.Lock()

@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hwsigner.errors import HwsignerError, HwsignerWarning
-from hwsigner.resident import Reply
 from hwsigner.serving.answers import JSON, Answer, Refusal, answer
+
+if TYPE_CHECKING:
+    from hwsigner.resident import Reply
 
 # What a request waits for its credentials: longer than SDKs do.
 WAIT_SECONDS = 10.0
@@ -110,6 +112,6 @@ class _Failure:
 
 def _in_thread(call: Callable[[], Reply | _Failure]) -> asyncio.Future[Reply | _Failure]:
     """Call something in a thread that nobody waits for when the program ends: it may hang in a token or a network."""
-    future = concurrent.futures.Future[Reply | _Failure]()
+    future: concurrent.futures.Future[Reply | _Failure] = concurrent.futures.Future()
     threading.Thread(target=lambda: future.set_result(call()), name="hwsigner-fetch", daemon=True).start()
     return asyncio.wrap_future(future)

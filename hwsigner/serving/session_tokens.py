@@ -6,7 +6,7 @@ import hmac
 from collections.abc import Callable
 from pathlib import Path
 
-from hwsigner.held_session import boot_time
+from hwsigner.clocks import boot_time
 
 LONGEST_SECONDS = 21600
 

@@ -16,9 +16,9 @@ from hwsigner.errors import AgentError, ServiceError
 from hwsigner.provider import Provider
 
 
-def update(home: Home, *flags: str) -> subprocess.CompletedProcess[str]:
+def update(home: Home, *flags: str, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     """Write the credentials of a profile once."""
-    command = [sys.executable, "-m", "hwsigner", "update", "--once", "--config-profile=web", *flags]
+    command = [sys.executable, *python, "-m", "hwsigner", "update", "--once", "--config-profile=web", *flags]
     return subprocess.run(command, env=home.environ, capture_output=True, text=True, timeout=60)
 
 
@@ -33,6 +33,15 @@ def test_an_agents_credentials_are_written(home: Home) -> None:
     assert (done.returncode, done.stdout) == (0, "")
     assert access_key(home).encode() in held
     assert len(home.emulator.requests) == 1
+
+
+def test_with_an_agent_nothing_is_imported_that_creates_a_session(home: Home) -> None:
+    with run_agent(home):
+        done = update(home, python=("-X", "importtime"))
+    assert done.returncode == 0
+    assert "hwsigner.credentials_file" in done.stderr
+    assert "hwsigner.session" not in done.stderr
+    assert "http.client" not in done.stderr
 
 
 def test_without_an_agent_a_session_is_created(home: Home) -> None:
@@ -94,7 +103,7 @@ def caught(call: Callable[[], object]) -> str:
 
 
 def test_a_refusal_that_lasts_is_one_failure(answers: list[bytes | Exception | None], tmp_path: Path) -> None:
-    source = AgentFirst("web", Silent(), role_arn="role")
+    source = AgentFirst("web", Silent, role_arn="role")
     answers += [AgentError("locked"), AgentError("locked"), AgentError("gone"), None]
     assert caught(source) == "locked"
     first = source.failure
@@ -108,6 +117,6 @@ def test_a_refusal_that_lasts_is_one_failure(answers: list[bytes | Exception | N
 
 def test_an_answer_without_credentials_is_none(answers: list[bytes | Exception | None]) -> None:
     answers += [b"{}", b"[]", b"no JSON", b'{"AccessKeyId": "A", "SecretAccessKey": "B", "SessionToken": "C"}']
-    source = AgentFirst("web", Silent(), role_arn="role")
+    source = AgentFirst("web", Silent, role_arn="role")
     while answers:
         assert caught(source) == "asked"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from hwsigner.clocks import Clocks
 from hwsigner.errors import AgentError, ServiceError
-from hwsigner.held_session import Clocks
 from hwsigner.serving import agent_source
 from hwsigner.serving.agent_source import AgentFirst
 

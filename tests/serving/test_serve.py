@@ -187,6 +187,17 @@ def test_a_running_agent_s_session_is_served(stage: Stage, flags: tuple[str, ...
     assert not [line for line in process.lines if "created a session" in line]
 
 
+def test_beside_an_agent_exec_imports_nothing_that_creates_a_session(stage: Stage) -> None:
+    with stage.start("agent") as agent:
+        _wait_for_agent(stage)
+        done = stage.run("exec", "web", "--", "true", environ=stage.environ(PYTHONPROFILEIMPORTTIME="1"))
+        assert agent.end(signal.SIGTERM) == 0
+    assert done.returncode == 0
+    assert "hwsigner.serving.agent_source" in done.stderr
+    assert "hwsigner.session" not in done.stderr
+    assert "http.client" not in done.stderr
+
+
 def _wait_for_agent(stage: Stage) -> None:
     while stage.run("agent", "status").returncode:
         pass
