@@ -105,9 +105,17 @@ class AmbiguousCertificateError(CertificateError):
 
 
 class ServiceError(HwsignerError):
-    """The service answered, and not with credentials."""
+    """The service answered, and not with credentials.
+
+    Attributes:
+        retry_after: the seconds that it asks to wait before another try; 0 where it does not.
+    """
 
     exit_status = 5
+
+    def __init__(self, message: str, hint: str = "", *, retry_after: float = 0.0) -> None:
+        super().__init__(message, hint)
+        self.retry_after = retry_after
 
 
 class ServiceUnreachableError(HwsignerError):

@@ -180,9 +180,14 @@ SESSION = (
     Flag("instance-property", "a property to record; may be repeated", "K=V", instance_property, many=True),
 )
 
-# Of profiles alone: what an agent does with them.
+# Of profiles alone: what an agent, or another program that stays, does with them.
 AGENT = (
     Flag("agent", "auto: a use of the profile starts an agent; none: it does not", "auto|none", one_of("auto", "none")),
+    Flag(
+        "attended",
+        "the key needs a person for each session, and is not used ahead of need; by default the time it takes tells",
+        convert=boolean,
+    ),
     Flag("allow-users", "a user, by name or number, whom the system's agent serves; repeatable", "USER", many=True),
 )
 

@@ -64,6 +64,12 @@ def refusal(answer: Answer, now: datetime) -> ServiceError:
         answer: the answer.
         now: this machine's time when it came, with its zone.
     """
+    error = _refusal(answer, now)
+    error.retry_after = retry_after(answer, now)
+    return error
+
+
+def _refusal(answer: Answer, now: datetime) -> ServiceError:
     if 300 <= answer.status < 400:
         location = answer.headers.get("Location", "nowhere")[:_SHOWN_CHARACTERS]
         return ServiceError(

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TypeGuard
 from weakref import WeakSet
 
@@ -212,7 +213,7 @@ class Renewal:
 
     def _note(self, error: Exception) -> None:
         # First of all: whatever fails after it, no PIN is sent twice.
-        self.setback = Setback.after(error, self.setback, self._next_try)
+        self.setback = Setback.after(error, self.setback, partial(self._next_try, error))
         if not isinstance(error, ServiceError | ServiceUnreachableError):
             with suppress(Exception):  # The key that failed is given up, and its first error is the one to tell.
                 self._identity.close()
@@ -220,8 +221,9 @@ class Renewal:
             self.session = self.session.postponed(self._clocks)
         self._tell(self.setback)
 
-    def _next_try(self, failures: int) -> float:
-        return self._clocks.monotonic() + POLICY.pause(failures, random.random)
+    def _next_try(self, error: Exception, failures: int) -> float:
+        asked = error.retry_after if isinstance(error, ServiceError) else 0.0
+        return self._clocks.monotonic() + POLICY.pause(failures, random.random, asked=asked)
 
     def _tell(self, outcome: HeldSession | Setback) -> None:
         if self.listener:

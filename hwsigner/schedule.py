@@ -61,6 +61,7 @@ class Policy:
         spread: residents refresh at a moment that chance picks from this share of the life before the margin, its end.
         first_pause: the pause after the first failure, in seconds; it doubles with each that follows.
         longest_pause: what it does not exceed.
+        longest_asked: the most seconds that a service may ask to wait besides.
         patience: after a failure a resident lets this share of the time until the margin pass: who has less goes first.
         jitter: the share of a pause, or of that time, that chance may take away.
     """
@@ -71,6 +72,7 @@ class Policy:
     spread: float = 1 / 2
     first_pause: float = 1.0
     longest_pause: float = 120.0
+    longest_asked: float = 900.0
     patience: float = 1 / 2
     jitter: float = 1 / 2
 
@@ -84,10 +86,16 @@ class Policy:
         wait = self.patience * (left - lease.margin) * (1 - self.jitter * chance())
         return replace(lease, ahead=max(lease.margin, min(lease.ahead, left - wait)))
 
-    def pause(self, failures: int, chance: Chance) -> float:
-        """Return the seconds until the next try after so many failures in a row, one at least."""
+    def pause(self, failures: int, chance: Chance, *, asked: float = 0.0) -> float:
+        """Return the seconds until the next try.
+
+        Args:
+            failures: how many tries failed in a row, one at least.
+            chance: takes a share away.
+            asked: the seconds that the service asks to wait. A fleet that is told the same does not come at once.
+        """
         doubled = self.first_pause * 2.0 ** min(failures - 1, _MAX_DOUBLINGS)
-        return min(self.longest_pause, doubled) * (1 - self.jitter * chance())
+        return min(self.longest_asked, asked) + min(self.longest_pause, doubled) * (1 - self.jitter * chance())
 
 
 POLICY = Policy()

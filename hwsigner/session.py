@@ -19,7 +19,7 @@ from hwsigner.endpoint import Endpoint, sessions_url
 from hwsigner.errors import HwsignerError, ServiceUnreachableError, UsageError
 from hwsigner.identity import Identity
 from hwsigner.proxy import find_proxy
-from hwsigner.refusal import foreign, is_foreign, is_passing, refusal, retry_after
+from hwsigner.refusal import foreign, is_foreign, is_passing, refusal
 from hwsigner.sigv4 import Request, canonical_request, sign_request
 from hwsigner.tls import find_cas
 from hwsigner.transport import Answer, Deadline, TransportOptions, post
@@ -181,7 +181,7 @@ def _try(
     failure = refusal(answer, now())
     if not is_passing(answer):
         raise failure
-    return _Passing(failure, retry_after(answer, now()))
+    return _Passing(failure, failure.retry_after)
 
 
 def _send(identity: Identity, request: SessionRequest, service: Service, deadline: Deadline, now: datetime) -> Answer:

@@ -390,6 +390,21 @@ class TestFailures:
             assert stage.count == number + 1
             stage.clock.advance(pause * 0.52)
 
+    def test_what_the_service_asks_to_wait_is_waited_before_the_next_try(self, stage: Stage) -> None:
+        provider = stage.provider()
+        stage.emulator.misbehave(Fault("throttle", None, retry_after="50"))
+        with pytest.raises(ServiceError, match="Throttling"):
+            provider()
+        first = stage.count
+        stage.clock.advance(50)
+        with pytest.raises(ServiceError, match="Throttling"):
+            provider()
+        assert stage.count == first
+        stage.clock.advance(1.01)
+        stage.emulator.behave()
+        assert provider()
+        assert stage.count == first + 1
+
     def test_pauses_are_jittered(self, stage: Stage) -> None:
         stage.emulator.misbehave(Fault("fail", None))
         for _ in range(40):

@@ -177,6 +177,8 @@ class TestRetries:
     def test_retry_after(self, text: str, seconds: float) -> None:
         assert retry_after(answer(429, b"", Retry_After=text), NOW) == seconds
         assert retry_after(answer(429), NOW) == 0
+        for body in ({"message": "m"}, b"<html>", b""):
+            assert refusal(answer(503, body, Retry_After=text), NOW).retry_after == seconds
 
     def test_retry_after_as_a_date(self) -> None:
         later, earlier = (format_datetime(NOW + timedelta(seconds=s), usegmt=True) for s in (30, -30))

@@ -65,6 +65,11 @@ class TestPause:
         assert POLICY.pause(failures, lambda: 0.0) == longest
         assert POLICY.pause(failures, lambda: 1.0) == longest / 2
 
+    @pytest.mark.parametrize(("asked", "first"), [(0, 0), (7.0, 7), (900, 900), (901, 900), (1e9, 900)])
+    def test_begins_when_what_the_service_asks_for_has_passed(self, asked: float, first: float) -> None:
+        assert POLICY.pause(1, lambda: 0.0, asked=asked) == first + 1
+        assert POLICY.pause(3, lambda: 1.0, asked=asked) == first + 2
+
     @given(failures=st.integers(1, 10**6), chance=CHANCES)
     def test_is_never_nothing(self, failures: int, chance: float) -> None:
         policy = Policy(first_pause=3, longest_pause=300, jitter=0.25)

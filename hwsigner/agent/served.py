@@ -141,7 +141,9 @@ class Served:
             raise PinRequiredError("it was locked by hand")
         if self._resident is None:
             provider = _provider(self.profile.name, self.pins, self._around.environ)
-            self._resident = ResidentProvider(provider, formats={_FORMAT: self._format}, on_try=self._note)
+            attended = self.profile.values.get("attended")
+            formats = {_FORMAT: self._format}
+            self._resident = ResidentProvider(provider, formats=formats, attended=attended, on_try=self._note)
             self._resident.start()
         return self._resident
 

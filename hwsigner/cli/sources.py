@@ -131,7 +131,8 @@ def _resident(arguments: argparse.Namespace, name: str, note: Note) -> ResidentP
     from hwsigner.resident import ResidentProvider
 
     provider = _provider(arguments)
-    return ResidentProvider(provider, formats=FORMATS, on_try=partial(_note, name, note))
+    attended = getattr(arguments, "attended", None)  # Of profiles alone.
+    return ResidentProvider(provider, formats=FORMATS, attended=attended, on_try=partial(_note, name, note))
 
 
 def _note(name: str, note: Note, outcome: HeldSession | Setback) -> None:

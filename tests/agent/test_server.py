@@ -10,15 +10,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.homes import PASSPHRASE, Home, Running, read_all, read_exactly, run_agent
-from hwsigner.agent import protocol, server
+from hwsigner.agent import protocol, served, server
 from hwsigner.agent.server import Server
 from hwsigner.emulator import Fault
+from hwsigner.resident import ResidentProvider
 
 Patch = pytest.MonkeyPatch
 
@@ -357,6 +359,20 @@ class TestWho:
 
 
 class TestConfiguration:
+    @pytest.mark.parametrize("attended", [True, False, None])
+    def test_whether_a_key_needs_a_person(self, home: Home, monkeypatch: Patch, attended: bool | None) -> None:
+        told: list[bool | None] = []
+
+        def make(*arguments: Any, attended: bool | None, **options: Any) -> ResidentProvider:
+            told.append(attended)
+            return ResidentProvider(*arguments, attended=attended, **options)
+
+        monkeypatch.setattr(served, "ResidentProvider", make)
+        home.write_profiles(web={} if attended is None else {"attended": attended})
+        with run_agent(home) as running:
+            assert credentials(running.get())
+        assert told == [attended]
+
     def test_a_change_is_seen(self, running: Running) -> None:
         running.get()
         running.home.write_profiles(web={"session-duration": 900}, new={})

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from hwsigner.cli.sources import OwnProvider
+from hwsigner.cli.sources import OwnProvider, of_profile
+from hwsigner.config import add_profile
 from hwsigner.errors import UsageError
+from serving.stage import Stage
 
 
 class Made:
@@ -66,6 +68,17 @@ def test_its_thread_is_started_whichever_comes_first(is_started_first: bool) -> 
         assert made.told == []
         act()
     assert made.told == ["start"]
+
+
+@pytest.mark.parametrize("attended", [True, False])
+def test_a_profile_says_whether_its_key_needs_a_person(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, attended: bool
+) -> None:
+    add_profile("web", {**stage.values(), "attended": attended}, stage.environ(), replace=True)
+    monkeypatch.setattr("os.environ", stage.environ())
+    own = of_profile("web", lambda text: None).own
+    assert own.provider().status().needs_person is attended
+    own.close()
 
 
 def test_what_can_t_be_meant_is_told_each_time() -> None:
