@@ -27,8 +27,8 @@ class Provider:
     session of under 48 minutes, less than a third) creates the next; calls from other threads get the last credentials
     meanwhile, and every call does after that has failed, while they live. `failure` tells of it. The next try comes
     after a pause, which doubles from 1 s to 120 s, less up to a half by chance, and begins when what the service's
-    Retry-After asks for has passed, 15 minutes at most. It sends one request, whatever `max_attempts` allows the first. After a PinError none comes, as a wrong PIN must not be sent again: mend what is
-    wrong and make a new provider.
+    Retry-After asks for has passed, 15 minutes at most. It sends one request, whatever `max_attempts` allows the first.
+    After a PinError none comes, as a wrong PIN must not be sent again: mend what is wrong and make a new provider.
 
     The identity is held open. It is opened anew when the file of its certificate, key or intermediates has changed,
     when its leaf has expired, after its key has failed, and in a child process. Close the provider, or use it in a

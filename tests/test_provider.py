@@ -402,7 +402,7 @@ class TestFailures:
         assert stage.count == first
         stage.clock.advance(1.01)
         stage.emulator.behave()
-        assert provider()
+        assert provider().access_key_id
         assert stage.count == first + 1
 
     def test_pauses_are_jittered(self, stage: Stage) -> None:

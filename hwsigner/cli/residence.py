@@ -38,6 +38,8 @@ _PASSING = (
 )
 # A key or a service that hangs is left behind.
 _CLOSE_SECONDS = 1.0
+# systemd starts what needs the credentials when it is told that they are there, or that they are late.
+_READY_SECONDS = 10.0
 
 
 class Residence:
@@ -52,6 +54,7 @@ class Residence:
         self._sourced = sourced
         self._server = server
         self._failure: HwsignerError | HwsignerWarning | None = None
+        self._is_ending = False
 
     def stay(self) -> None:
         """Serve until SIGINT, SIGTERM or, but under nohup, SIGHUP.
@@ -61,13 +64,15 @@ class Residence:
         """
         notifier = Notifier(os.environ)
         tell_of_threads()
-        for one in self._sourced:
+        first = [threading.Thread(target=self._warm, args=(one,), daemon=True) for one in self._sourced]
+        for one, thread in zip(self._sourced, first, strict=True):
             one.own.start()
-            threading.Thread(target=self._warm, args=(one,), name="hwsigner-first", daemon=True).start()
+            thread.start()
+        threading.Thread(target=self._tell_of, args=(first, notifier), daemon=True).start()
         gc.freeze()  # What is there by now stays: it is looked through no more, which would hold up requests.
         with _stopping(self._server):
-            notifier.ready("answering")
             self._server.run()
+            self._is_ending = True
             notifier.stopping()
         failure = self._failure
         if not close_in_time(self._sourced):
@@ -88,16 +93,25 @@ class Residence:
             self._failure = error
             self._server.stop()
 
+    def _tell_of(self, first: Sequence[threading.Thread], notifier: Notifier) -> None:
+        _join(first, _READY_SECONDS)
+        if self._failure is None and not self._is_ending:
+            notifier.ready("answering")
+
 
 def close_in_time(sourced: Sequence[Sourced]) -> bool:
     """Close providers; return False where one hangs in its key or the service, and a process would not end for it."""
     threads = [threading.Thread(target=one.own.close, daemon=True) for one in sourced]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + _CLOSE_SECONDS
+    _join(threads, _CLOSE_SECONDS)
+    return not any(thread.is_alive() for thread in threads)
+
+
+def _join(threads: Sequence[threading.Thread], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    return not any(thread.is_alive() for thread in threads)
 
 
 @contextmanager

@@ -47,10 +47,11 @@ def test_the_system_s_is_closed() -> None:
 
 
 def test_secrets_are_neither_swapped_nor_dumped(units: Path) -> None:
-    lines = (units / "hwsigner-agent.service").read_text().splitlines()
-    assert {"LimitCORE=0", "MemorySwapMax=0", "NoNewPrivileges=yes", "UMask=0077", "Type=notify"} <= set(lines)
-    # In a namespace of users, those who ask could not be told apart.
-    assert not [line for line in lines if line.startswith("PrivateUsers=")]
+    for unit in units.glob("*.service"):
+        lines = unit.read_text().splitlines()
+        assert {"LimitCORE=0", "MemorySwapMax=0", "NoNewPrivileges=yes", "UMask=0077", "Type=notify"} <= set(lines)
+        # In a namespace of users, those who ask could not be told apart.
+        assert not [line for line in lines if line.startswith("PrivateUsers=")]
 
 
 def test_sockets_are_where_clients_look(units: Path) -> None:

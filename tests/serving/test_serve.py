@@ -9,6 +9,7 @@ import ssl
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from botocore.credentials import ContainerProvider
 from botocore.exceptions import CredentialRetrievalError
 from botocore.utils import InstanceMetadataFetcher
 
+from hwsigner.cli import residence
+from hwsigner.cli.sources import OwnProvider, Sourced
 from hwsigner.config import add_profile
 from hwsigner.emulator import Fault
 from loopback import ServerCA
@@ -258,14 +261,55 @@ def test_a_socket_of_systemd_s_that_is_none_of_tcp_s(stage: Stage, short_folder:
     assert "hwsigner: systemd passed a socket that is none of TCP's. Write ListenStream=" in process.lines[-1]
 
 
-def test_systemd_is_told(stage: Stage, short_folder: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
-        notified.bind(str(short_folder / "notify"))
-        notified.settimeout(20)
-        with stage.start("serve", FREE, "web", NOTIFY_SOCKET=str(short_folder / "notify")) as process:
+@pytest.fixture
+def notified(short_folder: Path) -> Iterator[socket.socket]:
+    """The other end of NOTIFY_SOCKET."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
+        bound.bind(str(short_folder / "notify"))
+        bound.settimeout(20)
+        yield bound
+
+
+@pytest.mark.parametrize("fault", ["", "deny*always"])
+def test_systemd_is_told_once_the_first_session_is_there_or_failed(
+    stage: Stage, notified: socket.socket, fault: str
+) -> None:
+    if fault:
+        stage.service.misbehave(Fault.parse(fault))
+    with stage.start("serve", FREE, "web", NOTIFY_SOCKET=notified.getsockname()) as process:
+        assert notified.recv(100).startswith(b"READY=1\n")
+        assert stage.sessions == 1
+        assert process.end(signal.SIGTERM) == 0
+        assert notified.recv(100).startswith(b"STOPPING=1\n")
+
+
+def test_systemd_is_told_of_no_server_that_can_t_be(stage: Stage, notified: socket.socket) -> None:
+    stage.key.write_text("nonsense")
+    with stage.start("serve", FREE, "web", NOTIFY_SOCKET=notified.getsockname()) as process:
+        assert process.wait() == 3
+    assert notified.recv(100).startswith(b"STOPPING=1\n")
+
+
+def test_systemd_does_not_wait_for_a_first_session_that_is_late(
+    notified: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(residence, "_READY_SECONDS", 0.1)
+    monkeypatch.setenv("NOTIFY_SOCKET", notified.getsockname())
+    is_late = threading.Event()
+
+    class Late(OwnProvider):
+        def reply(self, name: str) -> bytes:
+            assert is_late.wait(20)
+            return b""
+
+    class Server:
+        def run(self) -> None:
             assert notified.recv(100).startswith(b"READY=1\n")
-            assert process.end(signal.SIGTERM) == 0
-            assert notified.recv(100).startswith(b"STOPPING=1\n")
+            is_late.set()
+
+    own = Late(lambda: pytest.fail("it is made"))
+    residence.Residence([Sourced("web", "role", own, own)], Server()).stay()  # type: ignore[arg-type]
+    assert is_late.is_set()
 
 
 def test_https(stage: Stage) -> None:
