@@ -10,6 +10,7 @@ import struct
 import subprocess
 import time
 from pathlib import Path
+from types import TracebackType
 from urllib.parse import quote
 
 from softhsm.command import ToolError, run
@@ -38,6 +39,13 @@ class SoftTPM:
         self.env = {"TPM2TOOLS_TCTI": self.tcti, "TPM2OPENSSL_TCTI": self.tcti}
         self._process: subprocess.Popen[bytes] | None = None
         self._pid_file = folder / "swtpm.pid"
+
+    def __enter__(self) -> SoftTPM:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
 
     def start(self, *, detached: bool = False) -> None:
         """Start swtpm and wait until it answers.

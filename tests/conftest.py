@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import hypothesis
 import pytest
 
+import certs
 from emulators import short_folder, softhsm, softhsm_folder, softhsm_module, swtpm
+from hwsigner.emulator import Emulator, World
+from pin_files import forgotten_pins, write_pin_file
 from pkcs11_shim import loaded_shim, shim, shim_library
 from yubikeys import module_yubikey, new_yubikey, pcsc, yubikey
 
 __all__ = [
+    "forgotten_pins",
     "loaded_shim",
     "module_yubikey",
     "new_yubikey",
@@ -26,6 +30,7 @@ __all__ = [
     "softhsm_folder",
     "softhsm_module",
     "swtpm",
+    "write_pin_file",
     "yubikey",
 ]
 
@@ -59,6 +64,19 @@ def empty_home() -> Generator[None]:
             patch.setenv(name, os.path.join(home, name))
             os.mkdir(os.environ[name], 0o700)
         yield
+
+
+@pytest.fixture(scope="session")
+def ca() -> certs.Authority:
+    """The CA."""
+    return certs.make_ca()
+
+
+@pytest.fixture(scope="session")
+def shared_emulator(ca: certs.Authority) -> Iterator[Emulator]:
+    """One emulator for all tests of this process."""
+    with Emulator(World.simple(ca.certificate)) as emulator:
+        yield emulator
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -85,10 +85,5 @@ def softhsm(softhsm_folder: Path, request: pytest.FixtureRequest) -> InProcessSo
 @pytest.fixture(scope="session")
 def swtpm() -> Iterator[SoftTPM]:
     """A TPM 2.0, started up, without keys."""
-    with tempfile.TemporaryDirectory(prefix="hwsigner-tpm-") as folder:
-        tpm = SoftTPM(Path(folder))
-        tpm.start()
-        try:
-            yield tpm
-        finally:
-            tpm.stop()
+    with tempfile.TemporaryDirectory(prefix="hwsigner-tpm-") as folder, SoftTPM(Path(folder)) as tpm:
+        yield tpm

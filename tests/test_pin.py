@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +15,10 @@ from hwsigner import pin_sources
 from hwsigner.errors import PinError, PinRequiredError, UsageError
 from hwsigner.pin import FoundPin, PinRequest, PinSource
 from hwsigner.uri import KeyURI
+from pin_files import WritePinFile
 
 REQUEST = PinRequest("user PIN", "token 'alpha'", serial="42")
-WriteFile = Callable[[bytes], str]
-
-
-@pytest.fixture(autouse=True)
-def forget() -> Iterator[None]:
-    yield
-    pin_sources.forget()
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> WriteFile:
-    """Return what writes a PIN file of mode 0600 and returns its pin-source."""
-
-    def write(content: bytes) -> str:
-        path = tmp_path / "pin"
-        path.touch(0o600)
-        path.write_bytes(content)
-        return f"file:{path}"
-
-    return write
+pytestmark = pytest.mark.usefixtures("forgotten_pins")
 
 
 def _uri(value: str | None, source: str | None) -> KeyURI:
@@ -102,10 +84,10 @@ class TestPlaces:
                 pin_sources.forget()
         assert found == ["hwsigner.pin.42", "hwsigner.pin", "variable", "second"]
 
-    def test_an_empty_pin_is_a_pin(self, write: WriteFile) -> None:
+    def test_an_empty_pin_is_a_pin(self, write_pin_file: WritePinFile) -> None:
         assert PinSource("").get(_uri("x", None), REQUEST) == ""
         assert PinSource().get(_uri("", None), REQUEST) == ""
-        assert PinSource().get(_uri(None, write(b"\n")), REQUEST) == ""
+        assert PinSource().get(_uri(None, write_pin_file(b"\n")), REQUEST) == ""
         assert PinSource(ask=lambda request: "").get(_uri("x", None), REQUEST) == ""
         assert PinSource(prompts=[lambda request: ""]).get(_uri(None, None), REQUEST) == ""
 

@@ -7,39 +7,19 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner import pin_sources
 from hwsigner.errors import PinError, UnsafeKeyWarning
 from hwsigner.pin_child import MAX_PIN_BYTES, child_environment
 from hwsigner.pin_sources import read_pin_source, serial_credential, take_environment_pin, unnamed_pin
+from pin_files import WritePinFile
 
 ROOT = Path(__file__).parents[1]
-WriteFile = Callable[[bytes], str]
-
-
-@pytest.fixture(autouse=True)
-def forget() -> Iterator[None]:
-    yield
-    pin_sources.forget()
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> WriteFile:
-    """Return what writes a PIN file of mode 0600 and returns its pin-source."""
-
-    def write(content: bytes) -> str:
-        path = tmp_path / "pin"
-        path.touch(0o600)
-        path.write_bytes(content)
-        return f"file:{path}"
-
-    return write
+pytestmark = pytest.mark.usefixtures("forgotten_pins")
 
 
 class TestFiles:
@@ -58,8 +38,8 @@ class TestFiles:
             b"two\nlines\n": "two\nlines",
         }.items(),
     )
-    def test_one_trailing_newline_is_dropped(self, write: WriteFile, content: bytes, pin: str) -> None:
-        assert read_pin_source(write(content)) == pin
+    def test_one_trailing_newline_is_dropped(self, write_pin_file: WritePinFile, content: bytes, pin: str) -> None:
+        assert read_pin_source(write_pin_file(content)) == pin
 
     @given(pin=st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=64))
     def test_any_pin_survives_a_newline(self, tmp_path_factory: pytest.TempPathFactory, pin: str) -> None:
@@ -70,12 +50,12 @@ class TestFiles:
             assert read_pin_source(f"file:{path}") == pin
 
     @pytest.mark.parametrize("authority", ["//", "//localhost"])
-    def test_the_authority_may_be_empty_or_localhost(self, write: WriteFile, authority: str) -> None:
-        assert read_pin_source(write(b"1234").replace("file:", f"file:{authority}")) == "1234"
+    def test_the_authority_may_be_empty_or_localhost(self, write_pin_file: WritePinFile, authority: str) -> None:
+        assert read_pin_source(write_pin_file(b"1234").replace("file:", f"file:{authority}")) == "1234"
 
     @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666, 0o777, 0o660])
-    def test_a_file_that_others_can_write_is_not_trusted(self, write: WriteFile, mode: int) -> None:
-        source = write(b"4711\n")
+    def test_a_file_that_others_can_write_is_not_trusted(self, write_pin_file: WritePinFile, mode: int) -> None:
+        source = write_pin_file(b"4711\n")
         path = Path(source.removeprefix("file:"))
         path.chmod(mode)
         with pytest.raises(PinError, match=f"{mode:04o}") as caught:
@@ -85,25 +65,25 @@ class TestFiles:
         assert caught.value.exit_status == 3
 
     @pytest.mark.parametrize("mode", [0o600, 0o400, 0o640, 0o644])
-    def test_a_file_that_others_can_only_read_is_read(self, write: WriteFile, mode: int) -> None:
-        source = write(b"1234\n")
+    def test_a_file_that_others_can_only_read_is_read(self, write_pin_file: WritePinFile, mode: int) -> None:
+        source = write_pin_file(b"1234\n")
         Path(source.removeprefix("file:")).chmod(mode)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             assert read_pin_source(source) == "1234"
         assert [type(warning.message) for warning in caught] == [UnsafeKeyWarning] * bool(mode & 0o044)
 
-    def test_the_longest_and_one_byte_more(self, write: WriteFile) -> None:
-        assert len(read_pin_source(write(b"1" * MAX_PIN_BYTES))) == MAX_PIN_BYTES
+    def test_the_longest_and_one_byte_more(self, write_pin_file: WritePinFile) -> None:
+        assert len(read_pin_source(write_pin_file(b"1" * MAX_PIN_BYTES))) == MAX_PIN_BYTES
         with pytest.raises(PinError, match=str(MAX_PIN_BYTES)):
-            read_pin_source(write(b"1" * (MAX_PIN_BYTES + 1)))
+            read_pin_source(write_pin_file(b"1" * (MAX_PIN_BYTES + 1)))
 
     def test_a_device_without_end_is_bounded(self) -> None:
         with pytest.raises(PinError, match=f"/dev/zero holds more than {MAX_PIN_BYTES}"):
             read_pin_source("file:/dev/zero")
 
-    def test_what_is_not_text_is_not_shown(self, write: WriteFile) -> None:
-        source = write(b"4711\xff")
+    def test_what_is_not_text_is_not_shown(self, write_pin_file: WritePinFile) -> None:
+        source = write_pin_file(b"4711\xff")
         with pytest.raises(PinError, match="not UTF-8") as caught:
             read_pin_source(source)
         assert caught.value.__suppress_context__
@@ -117,8 +97,8 @@ class TestFiles:
             read_pin_source(f"file:{path}")
         assert path in caught.value.message
 
-    def test_a_path_alone_is_a_file(self, write: WriteFile) -> None:
-        assert read_pin_source(write(b"1234\n").removeprefix("file:")) == "1234"
+    def test_a_path_alone_is_a_file(self, write_pin_file: WritePinFile) -> None:
+        assert read_pin_source(write_pin_file(b"1234\n").removeprefix("file:")) == "1234"
 
     def test_a_pipe_is_read(self, tmp_path: Path) -> None:
         pipe = tmp_path / "pipe"

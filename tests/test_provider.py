@@ -53,11 +53,6 @@ from stage import PASSPHRASE, FakeClock, Stage, in_child, in_threads, make_stage
 MARGIN = 960
 
 
-@pytest.fixture(scope="module")
-def ca() -> certs.Authority:
-    return certs.make_ca()
-
-
 @pytest.fixture
 def stage(ca: certs.Authority, tmp_path: Path) -> Iterator[Stage]:
     with make_stage(ca, tmp_path) as stage:

@@ -41,11 +41,6 @@ EARLIEST = 2280
 HOUR = 3600
 
 
-@pytest.fixture(scope="module")
-def ca() -> certs.Authority:
-    return certs.make_ca()
-
-
 @pytest.fixture
 def stage(ca: certs.Authority, tmp_path: Path) -> Iterator[Stage]:
     with make_stage(ca, tmp_path) as stage:

@@ -35,11 +35,6 @@ class FakeClock:
         self.slept.append(seconds)
 
 
-@pytest.fixture(scope="module")
-def ca() -> certs.Authority:
-    return certs.make_ca()
-
-
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()

@@ -17,7 +17,7 @@ import pytest
 
 import certs
 from agent.homes import Home, Running, run_agent
-from hwsigner.emulator import Emulator, World
+from hwsigner.emulator import Emulator
 
 ROOT = Path(__file__).parents[2]
 # In place of the program in Python: prints what it was given.
@@ -165,19 +165,6 @@ def fake_agent() -> Iterator[Callable[[Path, Talk], FakeAgent]]:
             return agent
 
         yield start
-
-
-@pytest.fixture(scope="session")
-def ca() -> certs.Authority:
-    """The CA."""
-    return certs.make_ca()
-
-
-@pytest.fixture(scope="session")
-def shared_emulator(ca: certs.Authority) -> Iterator[Emulator]:
-    """One emulator for all tests of this process."""
-    with Emulator(World.simple(ca.certificate)) as emulator:
-        yield emulator
 
 
 @pytest.fixture

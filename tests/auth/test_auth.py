@@ -32,11 +32,6 @@ LONG_LIVED = Key("AKIDEXAMPLE00000", "an/other/secret", "")
 
 
 @pytest.fixture(scope="module")
-def ca() -> Authority:
-    return make_ca()
-
-
-@pytest.fixture(scope="module")
 def emulator(ca: Authority) -> Iterator[Emulator]:
     with Emulator(World.simple(ca.pem)) as running:
         for key in (KEY, LONG_LIVED):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import certs
 from backends.contract import openssl_verifies
-from backends.tokens import EC, P256, PUBLIC_KEY, certificate_object, create, remove_tokens, self_made, tool
+from backends.tokens import EC, P256, PUBLIC_KEY, certificate_object, create, key_uri, remove_tokens, self_made, tool
 from emulators import InProcessSoftHSM
 from hwsigner.errors import (
     AmbiguousCertificateError,
@@ -44,13 +45,8 @@ def hsm(softhsm: InProcessSoftHSM) -> Iterator[InProcessSoftHSM]:
 
 @pytest.fixture
 def uri(hsm: InProcessSoftHSM) -> Callable[..., str]:
-    """Return a URI on the first token, or on none or another with `token=`."""
-
-    def make(attributes: str = "", token: str | None = hsm.label, query: str = "") -> str:
-        path = ";".join(filter(None, (f"token={token}" if token else "", attributes)))
-        return f"pkcs11:{path}?module-path={hsm.module}{query}"
-
-    return make
+    """What makes a URI on the first token, or on none or another with `token=`."""
+    return partial(key_uri, hsm.module, token=hsm.label)
 
 
 def new_key(hsm: InProcessSoftHSM, token: str, label: str, key_id: bytes, *, public: bool = True) -> bytes:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from backends.contract import openssl_verifies
-from backends.tokens import remove_tokens, self_made, tool
+from backends.tokens import key_uri, remove_tokens, self_made, tool
 from emulators import InProcessSoftHSM
 from hwsigner.backends import _pkcs11_objects
 from hwsigner.errors import (
@@ -42,13 +43,8 @@ def hsm(softhsm: InProcessSoftHSM) -> Iterator[InProcessSoftHSM]:
 
 @pytest.fixture
 def uri(hsm: InProcessSoftHSM) -> Callable[..., str]:
-    """Return a URI on the first token, or on none or another with `token=`."""
-
-    def make(attributes: str = "", token: str | None = hsm.label, query: str = "") -> str:
-        path = ";".join(filter(None, (f"token={token}" if token else "", attributes)))
-        return f"pkcs11:{path}?module-path={hsm.module}{query}"
-
-    return make
+    """What makes a URI on the first token, or on none or another with `token=`."""
+    return partial(key_uri, hsm.module, token=hsm.label)
 
 
 @pytest.fixture(scope="module")

@@ -28,13 +28,8 @@ THREADS, SIGNATURES = 16, 12  # In the suite; 200 were run by hand.
 
 @pytest.fixture(scope="module")
 def tpm() -> Iterator[SoftTPM]:
-    with tempfile.TemporaryDirectory(prefix="hwsigner-tpm-") as folder:
-        tpm = SoftTPM(Path(folder))
-        tpm.start()
-        try:
-            yield tpm
-        finally:
-            tpm.stop()
+    with tempfile.TemporaryDirectory(prefix="hwsigner-tpm-") as folder, SoftTPM(Path(folder)) as tpm:
+        yield tpm
 
 
 @pytest.fixture(scope="module")

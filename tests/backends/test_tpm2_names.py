@@ -116,11 +116,6 @@ def index(tools: Tools) -> Iterator[Index]:
     run(["tpm2_nvundefine", "-C", "o", INDEX], tools.tpm.env)
 
 
-@pytest.fixture(scope="module")
-def ca() -> certs.Authority:
-    return certs.make_ca()
-
-
 @pytest.fixture
 def leaf(ca: certs.Authority) -> Certificate:
     return certs.issue(ca, ca.key.public_key())

@@ -44,6 +44,12 @@ def create(hsm: InProcessSoftHSM, token: str, *objects: dict[str, Any]) -> None:
     run([sys.executable, "-c", _CREATE, hsm.module, token, json.dumps(shown)], hsm)
 
 
+def key_uri(module: str, attributes: str = "", *, token: str | None = None, query: str = "") -> str:
+    """Return the URI of a module's token, or of none."""
+    path = ";".join(filter(None, (f"token={token}" if token else "", attributes)))
+    return f"pkcs11:{path}?module-path={module}{query}"
+
+
 def remove_tokens(hsm: InProcessSoftHSM, *labels: str) -> None:
     """Remove tokens: another test module that looks at all of them would find odd objects."""
     for label in labels:

@@ -10,21 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 import certs
 from hwsigner.cli import main
-from hwsigner.emulator import Emulator, World
+from hwsigner.emulator import Emulator
 from scene import Outcome, Scene
-
-
-@pytest.fixture(scope="session")
-def ca() -> certs.Authority:
-    """The CA."""
-    return certs.make_ca()
-
-
-@pytest.fixture(scope="session")
-def shared_emulator(ca: certs.Authority) -> Iterator[Emulator]:
-    """One emulator for all tests of this process."""
-    with Emulator(World.simple(ca.certificate)) as emulator:
-        yield emulator
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, mldsa, rsa
 
-from certs import Authority, issue, make_ca
+from certs import Authority, issue
 from emulator.client import Caller
 from hwsigner.emulator import Emulator, World
 
@@ -22,11 +22,6 @@ KEYS: dict[str, Callable[[], Any]] = {
     "ML-DSA-65": mldsa.MLDSA65PrivateKey.generate,
     "ML-DSA-87": mldsa.MLDSA87PrivateKey.generate,
 }
-
-
-@pytest.fixture(scope="session")
-def ca() -> Authority:
-    return make_ca()
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 import certs
 from hwsigner.cli import main
 from hwsigner.config import add_profile
-from hwsigner.emulator import Emulator, World
+from hwsigner.emulator import Emulator
 from hwsigner.serving import replies
 from hwsigner.serving.application import Application, Served
 from hwsigner.serving.listener import listen, names_of
@@ -119,32 +119,20 @@ def client(running: Running) -> Iterator[Client]:
         yield found
 
 
-@pytest.fixture(scope="session")
-def serving_ca() -> certs.Authority:
-    return certs.make_ca()
-
-
-@pytest.fixture(scope="session")
-def shared_service(serving_ca: certs.Authority) -> Iterator[Emulator]:
-    """One emulator for all tests of this process."""
-    with Emulator(World.simple(serving_ca.certificate)) as emulator:
-        yield emulator
-
-
 @pytest.fixture
-def stage(serving_ca: certs.Authority, shared_service: Emulator, tmp_path: Path) -> Iterator[Stage]:
+def stage(ca: certs.Authority, shared_emulator: Emulator, tmp_path: Path) -> Iterator[Stage]:
     """A home folder whose config.toml has the profile `web`, and the service that it leads to."""
-    shared_service.behave()
-    shared_service.requests.clear()
+    shared_emulator.behave()
+    shared_emulator.requests.clear()
     key = ec.generate_private_key(ec.SECP256R1())
     leaf = tmp_path / "leaf.pem"
-    leaf.write_bytes(certs.pem(certs.issue(serving_ca, key.public_key())))
-    stage = Stage(shared_service, tmp_path, leaf, certs.write_key(tmp_path / "leaf.key", key))
+    leaf.write_bytes(certs.pem(certs.issue(ca, key.public_key())))
+    stage = Stage(shared_emulator, tmp_path, leaf, certs.write_key(tmp_path / "leaf.key", key))
     for name in ("run", "home"):
         (tmp_path / name).mkdir(mode=0o700)
     add_profile("web", stage.values(), stage.environ())
     yield stage
-    shared_service.behave()
+    shared_emulator.behave()
 
 
 @pytest.fixture
