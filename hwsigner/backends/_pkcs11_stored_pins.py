@@ -13,7 +13,7 @@ from pkcs11 import PKCS11Error
 from pkcs11.exceptions import PinIncorrect, PinInvalid
 from pkcs11.types import Session, Token
 
-from hwsigner.backends import _refusals as refusals
+from hwsigner.backends import _pkcs11_refusals as refusals
 from hwsigner.backends._pkcs11_identity import identity_of, names_token
 from hwsigner.backends._pkcs11_objects import has_visible_match, visible_keys
 from hwsigner.backends._pkcs11_pins import has_failed, pin_state

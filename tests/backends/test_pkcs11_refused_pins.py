@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.backends import _refusals
+from hwsigner.backends import _pkcs11_refusals
 from hwsigner.errors import PinLockedError, WrongPinError
 from hwsigner.inventory import list_tokens
 from hwsigner.key import open_key
@@ -192,7 +192,7 @@ def test_where_nothing_can_be_kept_there_the_next_folder_is_taken(silent: Shim) 
 
 
 def test_where_nothing_can_be_kept_at_all_this_process_knows(silent: Shim, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_refusals, "_folders", lambda: iter(()))
+    monkeypatch.setattr(_pkcs11_refusals, "_folders", lambda: iter(()))
     wrong_once(silent)
     with pytest.raises(PinLockedError):
         open_key(silent.uri(), "1234")
