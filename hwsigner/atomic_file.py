@@ -6,19 +6,17 @@ Beside a file `NAME` lie `.NAME.hwsigner-lock`, which stays, and while it is wri
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from hwsigner.errors import HwsignerError, LockError
+from hwsigner.file_lock import lock_within
 
 # Seconds. A writer takes milliseconds.
 LOCK_TIMEOUT = 10.0
-_LOCK_PAUSE = 0.001
 _ACL = "system.posix_acl_access"
 _NO_ACL = frozenset({errno.ENODATA, errno.ENOTSUP})
 
@@ -72,20 +70,9 @@ class _File:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         # A file of its own: whoever locked the one that is replaced would lock what nobody else finds any more.
         with _opened(f".{self.name}.hwsigner-lock", flags, self.directory) as lock:
-            self._wait_for(lock)
+            if not lock_within(lock, LOCK_TIMEOUT):
+                raise LockError(f"another process has been writing {self.path} for {LOCK_TIMEOUT:g} s", "End it")
             yield
-
-    def _wait_for(self, lock: int) -> None:
-        end = time.monotonic() + LOCK_TIMEOUT
-        while True:
-            try:
-                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise LockError(
-                        f"another process has been writing {self.path} for {LOCK_TIMEOUT:g} s", "End it"
-                    ) from None
-            time.sleep(_LOCK_PAUSE)
 
     def read(self) -> _Content | None:
         """Return what there is, or None."""

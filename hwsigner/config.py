@@ -6,7 +6,6 @@ The user's file is `$XDG_CONFIG_HOME/hwsigner/config.toml` (`~/.config` by defau
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import stat
@@ -18,10 +17,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from hwsigner.errors import ConfigError
+from hwsigner.errors import ConfigError, LockError
+from hwsigner.file_lock import lock_within
 from hwsigner.trust import check_only_mine
 
 SYSTEM_FILE = Path("/etc/hwsigner/config.toml")
+_LOCK_SECONDS = 10.0
 _BLOCK = re.compile(r"^(?=[ \t]*\[)", re.MULTILINE)
 
 
@@ -85,6 +86,7 @@ def add_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str]
 
     Raises:
         ConfigError: there is another profile of that name and `replace` is false, or the file can't be written.
+        LockError: another process holds it for too long.
     """
     file = user_file(environ)
     with _locked(file):
@@ -171,7 +173,8 @@ def _locked(file: Path) -> Iterator[None]:
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(file.parent / ".config.lock", "w", opener=_private) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not lock_within(lock.fileno(), _LOCK_SECONDS):
+                raise LockError(f"another process has been writing {file} for {_LOCK_SECONDS:g} seconds", "End it")
             yield
     except OSError as error:
         raise ConfigError(f"can't write {error.filename or file}: {error.strerror}") from error

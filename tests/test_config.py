@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import stat
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from hwsigner import config
 from hwsigner.config import add_profile, profile, profiles, user_file
-from hwsigner.errors import ConfigError
+from hwsigner.errors import ConfigError, LockError
 
 ROOT = Path(__file__).parent.parent
 
@@ -306,6 +307,15 @@ class TestWriting:
         writers = [_run(slow, f"p{number}", environ) for number in range(6)]
         assert [writer.wait() for writer in writers] == [0] * 6
         assert sorted(profiles(environ)) == [f"p{number}" for number in range(6)]
+
+    def test_who_waits_in_vain_is_told(self, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(config, "_LOCK_SECONDS", 0.1)
+        file = add_profile("a", {"region": "x"}, environ)
+        with (file.parent / ".config.lock").open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            with pytest.raises(LockError, match=f"another process has been writing {file}"):
+                add_profile("b", {"region": "x"}, environ)
+        assert list(profiles(environ)) == ["a"]
 
 
 @contextmanager

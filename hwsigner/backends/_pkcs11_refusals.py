@@ -12,7 +12,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from hwsigner.backends._folders import is_private, is_usable, runtime_folders, state_folders, temporary_folders
+from hwsigner.errors import BackendUnavailableError
+from hwsigner.file_lock import lock_within
 
+# What another process's login takes at most.
+_LOGIN_SECONDS = 30.0
 # Those for which there is no folder, by the time: at least this process knows them.
 _unplaced: dict[str, float] = {}
 
@@ -53,6 +57,9 @@ def one_process(name: str) -> Iterator[None]:
 
     Args:
         name: the token's. Others are not held up: a slow one may take long to answer.
+
+    Raises:
+        BackendUnavailableError: another process was here for too long.
     """
     with ExitStack() as held:
         folder = next(filter(is_usable, _folders()), None)
@@ -60,8 +67,12 @@ def one_process(name: str) -> Iterator[None]:
             with suppress(OSError):
                 file = _open(folder, f"{name}.lock")
                 held.callback(os.close, file)
-                fcntl.flock(file, fcntl.LOCK_EX)
                 held.callback(fcntl.flock, file, fcntl.LOCK_UN)  # A child may have inherited the file.
+                if not lock_within(file, _LOGIN_SECONDS):
+                    raise BackendUnavailableError(
+                        f"another process of this user has been logging in to the token for {_LOGIN_SECONDS:g} seconds",
+                        "End the one that hangs",
+                    )
         yield
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import time
 from contextlib import suppress
 
 from hwsigner.backends._folders import is_usable, runtime_folders, state_folders, temporary_folders
 from hwsigner.errors import BackendUnavailableError
+from hwsigner.file_lock import lock_within
 
 _MANAGED = ("tabrmd", "device:/dev/tpmrm")
 _EXCLUSIVE = ("device:",)
-_TURN_SECONDS, _POLL_SECONDS = 30.0, 0.005
+_TURN_SECONDS = 30.0
 
 
 def is_exclusive(tcti: str) -> bool:
@@ -50,9 +50,14 @@ class Turns:
         if is_managed(self._tcti) and not exclusive:
             return
         file = self._opened()
-        if file is not None:
-            _lock(file, self._tcti)
-            self._is_taken = True
+        if file is None:
+            return
+        if not lock_within(file, _TURN_SECONDS):
+            raise BackendUnavailableError(
+                f"the TPM at {self._tcti} is busy: other processes of this user used it for {_TURN_SECONDS:g} seconds",
+                "End the one that hangs, or share the TPM through a resource manager (tcti=device:/dev/tpmrm0)",
+            )
+        self._is_taken = True
 
     def give(self) -> None:
         """Let the others have their turn."""
@@ -77,22 +82,6 @@ class Turns:
             # Resource managers lead to one TPM by several TCTIs.
             self._file = _lock_file("managed" if is_managed(self._tcti) else self._tcti)
         return self._file
-
-
-def _lock(file: int, tcti: str) -> None:
-    deadline = time.monotonic() + _TURN_SECONDS
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise BackendUnavailableError(
-                    f"the TPM at {tcti} is busy: other processes of this user used it for {_TURN_SECONDS:g} seconds",
-                    "End the one that hangs, or share the TPM through a resource manager (tcti=device:/dev/tpmrm0)",
-                ) from None
-            time.sleep(_POLL_SECONDS)
-        else:
-            return
 
 
 def _lock_file(subject: str) -> int | None:

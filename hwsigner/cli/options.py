@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import threading
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hwsigner import settings
@@ -16,6 +18,10 @@ from hwsigner.uri import KeyURI
 if TYPE_CHECKING:
     from hwsigner.identity import IdentitySource
     from hwsigner.session import Service, SessionRequest
+
+
+# Threads share one person and one terminal.
+_one_question = threading.Lock()
 
 
 def warn_of_secrets(arguments: argparse.Namespace) -> None:
@@ -63,7 +69,12 @@ def _prompts(arguments: argparse.Namespace) -> list[AskPin]:
         found = find_pinentry(arguments.pinentry, os.environ)
         return found.ask(request) if found else None
 
-    return [ask_pinentry, ask_pin]
+    return [partial(_ask_alone, ask) for ask in (ask_pinentry, ask_pin)]
+
+
+def _ask_alone(ask: AskPin, request: PinRequest) -> str | None:
+    with _one_question:
+        return ask(request)
 
 
 def _trace(text: str) -> None:

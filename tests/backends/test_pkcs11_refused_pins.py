@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hwsigner.backends import _pkcs11_refusals
-from hwsigner.errors import PinLockedError, WrongPinError
+from hwsigner.errors import BackendUnavailableError, PinLockedError, WrongPinError
 from hwsigner.inventory import list_tokens
 from hwsigner.key import open_key
 from hwsigner.pin import PinSource
@@ -214,6 +214,20 @@ def test_a_token_that_is_slow_to_answer_holds_up_no_other_ones_login(silent: Shi
         assert (other.is_alive(), late.is_alive(), silent.count(LOGIN)) == (False, True, 2)
     late.join(30)
     assert silent.count(LOGIN) == 3
+
+
+def test_a_process_that_hangs_in_a_login_is_not_waited_for_for_ever(
+    silent: Shim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_pkcs11_refusals, "_LOGIN_SECONDS", 0.1)
+    open_key(silent.uri(), "1234").close()
+    [lock] = refusals_folder().glob("*.lock")
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(BackendUnavailableError, match="another process of this user has been logging in"):
+            open_key(silent.uri(), "1234")
+    assert silent.count(LOGIN) == 1
+    open_key(silent.uri(), "1234").close()
 
 
 @pytest.fixture

@@ -31,6 +31,28 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     terminal.close()
 
 
+def test_threads_ask_one_after_another(terminal: Terminal) -> None:
+    program = """
+import argparse
+from concurrent.futures import ThreadPoolExecutor
+from hwsigner.cli.options import _prompts
+from hwsigner.pin import PinRequest
+_, ask = _prompts(argparse.Namespace(pinentry="none"))
+with ThreadPoolExecutor(4) as pool:
+    print([*pool.map(lambda number: ask(PinRequest("PIN", str(number))), range(4))])
+"""
+    process = start(terminal, program=program)
+    asked = set()
+    for _ in range(4):
+        prompt = terminal.shown_until(": ")
+        number = prompt.strip()[-2]
+        asked.add(prompt.strip())
+        terminal.type(f"pin {number}\n".encode())
+    out, err = process.communicate(timeout=30)
+    assert (out, err) == (b"['pin 0', 'pin 1', 'pin 2', 'pin 3']\n", b"")
+    assert asked == {f"PIN for {number}:" for number in range(4)}
+
+
 @pytest.mark.parametrize(
     ("request_", "prompt"),
     [
