@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from hwsigner.agent.served import Served
@@ -76,14 +77,15 @@ class Crowd:
         return list(self._reading)
 
     def least(self) -> Client:
-        """Return who is to make room for another: who has said nothing for the longest time, else the last that waits.
+        """Return who is to make room for another. There must be somebody.
 
-        It is the last for the profile that most wait for. There must be somebody.
+        It is one of the user who has most connections: who has said nothing for the longest time, else the last that
+        waits for the profile that most wait for.
         """
-        if self._reading:
-            return next(iter(self._reading))
-        most = max(self._waiting, key=lambda served: len(self._waiting[served]))
-        return next(reversed(self._waiting[most]))
+        users = Counter(client.uid for client in (*self._reading, *self.waiting()))
+        [(uid, _)] = users.most_common(1)
+        reading = _of(uid, self._reading)
+        return reading[0] if reading else max((_of(uid, each) for each in self._waiting.values()), key=len)[-1]
 
     def late(self, now: float) -> Iterator[Client]:
         """Yield those whose deadline has passed, which must leave."""
@@ -93,3 +95,7 @@ class Crowd:
     def next_deadline(self) -> float:
         """Return the first deadline; infinity for none."""
         return next((client.deadline for client in self._reading), math.inf)
+
+
+def _of(uid: int, clients: Iterable[Client]) -> list[Client]:
+    return [client for client in clients if client.uid == uid]
