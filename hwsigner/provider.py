@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -63,8 +62,8 @@ class Provider:
         self.renewal = Renewal(identity, request, service=service, clocks=clocks)
         self._role_arn = request.role_arn
 
-    @classmethod
-    def from_profile(cls, name: str, ask_pin: AskPin | None = None, *, environ: Mapping[str, str] = os.environ) -> Self:
+    @staticmethod
+    def from_profile(name: str, ask_pin: AskPin | None = None, *, environ: Mapping[str, str] = os.environ) -> Provider:
         """Return a provider for a profile of config.toml, by the rules of `--profile`, but that nothing prompts.
 
         Its `pinentry`, `debug` and `strict` do nothing. A `pin-source=cmd:` of its key URIs may run.
@@ -86,11 +85,7 @@ class Provider:
         from hwsigner import settings
 
         values = settings.read_profile(name, environ)
-        service, request = settings.service(values, environ), settings.session_request(values)
-        source = partial(settings.identity_source, values, ask_pin)
-        if values["cert_selector"] is None:
-            source()  # What the profile gets wrong is found now. Tokens are searched when the key is opened.
-        return cls(source, request, service)
+        return settings.provider(values, settings.service(values, environ), ask_pin)
 
     def __repr__(self) -> str:
         return f"<Provider for {self._role_arn}>"

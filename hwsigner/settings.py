@@ -10,10 +10,11 @@ import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.errors import AmbiguousCertificateError, CertificateError, UnsafeKeyWarning, UsageError
-from hwsigner.flags import IDENTITY, SESSION, default_values, profile_values
+from hwsigner.flags import AGENT, IDENTITY, SESSION, default_values, profile_values
 from hwsigner.key import resolve
 from hwsigner.pin import AskPin, PinSource
 from hwsigner.uri import KeyURI, check_no_pin
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from hwsigner.certificate import Certificate
     from hwsigner.identity import IdentitySource
+    from hwsigner.provider import Provider
     from hwsigner.session import Service, SessionRequest
 
 Values = Mapping[str, Any]
@@ -46,7 +48,7 @@ def read_profile(name: str, environ: Mapping[str, str]) -> Values:
     from hwsigner.config import profile
 
     found = profile(name, environ)
-    values = default_values(IDENTITY + SESSION) | profile_values(found, {})
+    values = default_values(IDENTITY + SESSION + AGENT) | profile_values(found, {})
     warn_of_secrets(values, given=(), exposed=found.file if found.exposed else None)
     return values
 
@@ -228,3 +230,23 @@ def resident_service(values: Values, environ: Mapping[str, str] = os.environ) ->
         problem = "no-verify-ssl is refused to a program that stays, but for loopback"
         raise UsageError(problem, "Name the server's CA with AWS_CA_BUNDLE")
     return found
+
+
+def provider(values: Values, whom: Service, ask: AskPin | None = None, prompts: Sequence[AskPin] = ()) -> Provider:
+    """Return what keeps sessions. What can't be meant is found now, before a key is touched.
+
+    Args:
+        values: the values.
+        whom: whom to ask, of `service` or `resident_service`.
+        ask: a callable of the caller's, asked for a PIN first of all.
+        prompts: what asks a person for a PIN that no other place gives.
+
+    Raises:
+        UsageError: an ARN, a key URI or another value can't be meant.
+    """
+    from hwsigner.provider import Provider
+
+    source = partial(identity_source, values, ask, prompts)
+    if values["cert_selector"] is None:
+        source()  # Tokens are searched when the key is opened.
+    return Provider(source, session_request(values), whom)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hwsigner import config, flags, settings
 from hwsigner.cli.parser import Parser
 from hwsigner.errors import ConfigError, UnsafeKeyWarning, UsageError
-from hwsigner.flags import EXCLUSIVE, IDENTITY, SESSION, default_values
+from hwsigner.flags import AGENT, EXCLUSIVE, IDENTITY, SESSION, default_values
 from hwsigner.pin import PinRequest
 from hwsigner.uri import KeyURI
 
@@ -56,7 +56,7 @@ class TestReadProfile:
             lines.append(f"{flag.name} = {text}")
         environ = write_profile(tmp_path_factory.getbasetemp(), "\n".join(lines))
         parser = Parser("test", "for tests")
-        parser.add_flags(flags.PROFILE, IDENTITY, SESSION)
+        parser.add_flags(flags.PROFILE, IDENTITY, SESSION, AGENT)
         names = {flag.name for flag in chosen}
         given = argparse.Namespace(profile="web")
         if any(names.issuperset(pair) for pair in EXCLUSIVE):
@@ -71,7 +71,9 @@ class TestReadProfile:
 
     def test_defaults(self, tmp_path: Path) -> None:
         environ = write_profile(tmp_path, 'region = "eu-west-1"')
-        assert settings.read_profile("web", environ) == default_values(IDENTITY + SESSION) | {"region": "eu-west-1"}
+        assert settings.read_profile("web", environ) == default_values(IDENTITY + SESSION + AGENT) | {
+            "region": "eu-west-1"
+        }
 
     def test_secrets_in_a_file_that_others_read(self, tmp_path: Path) -> None:
         environ = write_profile(tmp_path, 'private-key = "handle:0x81000001?pin-value=hunter2"')

@@ -187,8 +187,7 @@ def _provider(name: str, pins: Pins, environ: Mapping[str, str]) -> Provider:
     from hwsigner import settings
 
     values = settings.read_profile(name, environ)
-    service, request = settings.resident_service(values, environ), settings.session_request(values)
-    return Provider(partial(settings.identity_source, values, pins), request, service)
+    return settings.provider(values, settings.resident_service(values, environ), pins)
 
 
 def _uids(users: object, log: Log) -> frozenset[int]:

@@ -17,6 +17,7 @@ from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
     from hwsigner.identity import IdentitySource
+    from hwsigner.provider import Provider
     from hwsigner.session import Service, SessionRequest
 
 
@@ -60,6 +61,11 @@ def service(arguments: argparse.Namespace, *, stays: bool = False) -> Service:
     """
     find = settings.resident_service if stays else settings.service
     return replace(find(vars(arguments)), trace=_trace if arguments.debug else None)
+
+
+def provider(arguments: argparse.Namespace) -> Provider:
+    """Return what keeps sessions in a command that stays; raises as `service` and `settings.provider`."""
+    return settings.provider(vars(arguments), service(arguments, stays=True), prompts=_prompts(arguments))
 
 
 def _prompts(arguments: argparse.Namespace) -> list[AskPin]:

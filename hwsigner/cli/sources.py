@@ -17,7 +17,6 @@ from hwsigner.serving.formats import FORMATS
 if TYPE_CHECKING:
     from hwsigner.backoff import Setback
     from hwsigner.held_session import HeldSession
-    from hwsigner.provider import Provider
     from hwsigner.resident import Reply, ResidentProvider
     from hwsigner.serving.replies import Source
 
@@ -117,20 +116,10 @@ def _sourced(arguments: argparse.Namespace, name: str | None, note: Note, *, ask
     return Sourced(name or role, role, source, own)
 
 
-def _provider(arguments: argparse.Namespace) -> Provider:
-    from hwsigner.provider import Provider
-
-    service, request = options.service(arguments, stays=True), options.session_request(arguments)
-    source = partial(options.identity_source, arguments)
-    if arguments.cert_selector is None:
-        source()  # What is wrong is found now. Tokens are searched when the key is opened.
-    return Provider(source, request, service)
-
-
 def _resident(arguments: argparse.Namespace, name: str, note: Note) -> ResidentProvider:
     from hwsigner.resident import ResidentProvider
 
-    provider = _provider(arguments)
+    provider = options.provider(arguments)
     attended = getattr(arguments, "attended", None)  # Of profiles alone.
     return ResidentProvider(provider, formats=FORMATS, attended=attended, on_try=partial(_note, name, note))
 

@@ -21,7 +21,6 @@ from hwsigner.flags import CONFIG_PROFILE, IDENTITY, SESSION, Flag, switch
 
 if TYPE_CHECKING:
     from hwsigner.credentials import Credentials
-    from hwsigner.provider import Provider
 
 HELP = "write credentials into the shared credentials file, and keep them fresh"
 
@@ -54,7 +53,11 @@ def run(arguments: argparse.Namespace) -> int:
     section = check_section(arguments.profile or "default")
     write = partial(_write, credentials_path(os.environ), section)
     with ExitStack() as stack:
-        name, provide = _lone_profile(arguments), partial(_provider, arguments, stack)
+
+        def provide() -> Source:  # Even with --once it is a command that stays, for what it writes does.
+            return stack.enter_context(options.provider(arguments))
+
+        name = _lone_profile(arguments)
         source = AgentFirst(name, provide, role_arn=arguments.role_arn) if name else provide()
         if arguments.once:
             write(source())
@@ -66,14 +69,6 @@ def _lone_profile(arguments: argparse.Namespace) -> str | None:
     """Return the profile of config.toml that is named, if no flag says anything else of a session."""
     is_alone = {flag.name for flag, _ in arguments.given} <= {flag.name for flag in _FLAGS}
     return arguments.config_profile if is_alone else None
-
-
-def _provider(arguments: argparse.Namespace, stack: ExitStack) -> Provider:
-    from hwsigner.provider import Provider
-
-    # Even with --once: it is the same command, and what it writes stays.
-    service, request = options.service(arguments, stays=True), options.session_request(arguments)
-    return stack.enter_context(Provider(partial(options.identity_source, arguments), request, service))
 
 
 def _write(path: str, section: str, credentials: Credentials) -> None:
