@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hwsigner.key import Key, find_certificates, open_key
     from hwsigner.pin import PinRequest, PinSource
     from hwsigner.provider import Provider
+    from hwsigner.resident import ResidentProvider
     from hwsigner.session import Service, SessionRequest, create_session, find_service
     from hwsigner.uri import KeyURI
 
@@ -34,6 +35,7 @@ __all__ = [
     "PinRequest",
     "PinSource",
     "Provider",
+    "ResidentProvider",
     "Service",
     "SessionRequest",
     "__version__",
@@ -55,6 +57,7 @@ _HOMES = {
     "PinRequest": "pin",
     "PinSource": "pin",
     "Provider": "provider",
+    "ResidentProvider": "resident",
     "Service": "session",
     "SessionRequest": "session",
     "create_session": "session",

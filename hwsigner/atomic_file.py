@@ -43,6 +43,7 @@ def edit_file(path: str, edit: Callable[[bytes], bytes]) -> None:
             os.makedirs(folder, mode=0o700, exist_ok=True)
         with _opened(folder, os.O_RDONLY | os.O_DIRECTORY) as directory:
             file = _File(target, name, directory)
+            file.check_owner()
             with file.locked():
                 old = file.read()
                 file.replace(edit(old.data if old else b""), old)
@@ -65,11 +66,14 @@ class _File:
     name: str
     directory: int
 
+    def check_owner(self) -> None:
+        """Refuse another user's file, before there is a lock beside it that its owner could not open."""
+        with suppress(FileNotFoundError):
+            self._check_owner(os.stat(self.name, dir_fd=self.directory, follow_symlinks=False))
+
     @contextmanager
     def locked(self) -> Iterator[None]:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-        # A file of its own: whoever locked the one that is replaced would lock what nobody else finds any more.
-        with _opened(f".{self.name}.hwsigner-lock", flags, self.directory) as lock:
+        with _opened(_lock_of(self.name), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, self.directory) as lock:
             if not lock_within(lock, LOCK_TIMEOUT):
                 raise LockError(f"another process has been writing {self.path} for {LOCK_TIMEOUT:g} s", "End it")
             yield
@@ -89,6 +93,9 @@ class _File:
     def _check(self, status: os.stat_result) -> None:
         if not stat.S_ISREG(status.st_mode):
             raise HwsignerError(f"{self.path} is not a regular file", "Give the path of one, or of none yet")
+        self._check_owner(status)
+
+    def _check_owner(self, status: os.stat_result) -> None:
         if status.st_uid != os.geteuid():
             raise HwsignerError(
                 f"{self.path} belongs to user {status.st_uid}, and a new file in its place would not",
@@ -112,6 +119,11 @@ class _File:
                 os.unlink(temporary, dir_fd=self.directory)
             raise
         os.fsync(self.directory)
+
+
+def _lock_of(name: str) -> str:
+    # A file of its own: whoever locked the one that is replaced would lock what nobody else finds any more.
+    return f".{name}.hwsigner-lock"
 
 
 @contextmanager
@@ -154,4 +166,8 @@ def _told(error: OSError, path: str) -> HwsignerError:
             f"{path} is a mount point (a file mounted by itself), so it can't be replaced",
             "Mount the folder that holds it, in its place",
         )
+    folder, name = os.path.split(path)
+    if error.errno == errno.EACCES and error.filename == _lock_of(name):
+        problem = f"can't lock {path} by {os.path.join(folder, error.filename)}: {error.strerror}"
+        return HwsignerError(problem, "Remove that file if another user has made it")
     return HwsignerError(f"can't write {path}: {error.strerror}", "Nothing in it is lost")

@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import os
 import re
-import stat
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from hwsigner.errors import ConfigError, LockError
-from hwsigner.file_lock import lock_within
+from hwsigner.atomic_file import edit_file
+from hwsigner.errors import ConfigError
 from hwsigner.trust import check_only_mine
 
 SYSTEM_FILE = Path("/etc/hwsigner/config.toml")
-_LOCK_SECONDS = 10.0
 _BLOCK = re.compile(r"^(?=[ \t]*\[)", re.MULTILINE)
 
 
@@ -85,21 +81,26 @@ def add_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str]
     leaves the file as it was.
 
     Raises:
-        ConfigError: there is another profile of that name and `replace` is false, or the file can't be written.
-        LockError: another process holds it for too long.
+        ConfigError: there is another profile of that name and `replace` is false, or the file can't be added to.
+        HwsignerError: it can't be written.
+        LockError: another process has been writing it for too long.
     """
     file = user_file(environ)
-    with _locked(file):
+
+    def edit(text: bytes) -> bytes:
         existing = _read(file).get(name)
         if existing and existing.values == values:
-            return file
+            return text
         if existing and not replace:
             raise ConfigError(f"{file} has another profile {name!r} already", "Add --replace to replace it whole")
-        text = file.read_bytes().decode() if file.exists() else ""
-        edited = _with_profile(text, name, values)
+        edited = _with_profile(text.decode(), name, values)
         if edited is None:
             raise ConfigError(f"{file} is written in a way that can't be added to", f"Write [profile.{name}] by hand")
-        _write(file, edited.encode())
+        return edited.encode()
+
+    written = _read(file).get(name)
+    if written is None or written.values != values:
+        edit_file(str(file), edit)
     return file
 
 
@@ -166,35 +167,3 @@ def _read(file: Path) -> dict[str, Profile]:
         if not isinstance(values, dict):
             raise ConfigError(f"{file} has profile.{name}, which is not a table", "Write [profile.NAME] and its keys")
     return {name: Profile(name, file, values, bool(status.st_mode & 0o044)) for name, values in tables.items()}
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(file.parent / ".config.lock", "w", opener=_private) as lock:
-            if not lock_within(lock.fileno(), _LOCK_SECONDS):
-                raise LockError(f"another process has been writing {file} for {_LOCK_SECONDS:g} seconds", "End it")
-            yield
-    except OSError as error:
-        raise ConfigError(f"can't write {error.filename or file}: {error.strerror}") from error
-
-
-def _write(file: Path, data: bytes) -> None:
-    target = Path(os.path.realpath(file))
-    mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o600
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".config.")
-    try:
-        with open(handle, "wb") as stream:
-            os.fchmod(stream.fileno(), mode)
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

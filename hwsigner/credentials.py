@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from hwsigner.errors import ServiceError
+from hwsigner.errors import AgentError, ServiceError
 
 
 @dataclass(frozen=True)
@@ -45,28 +45,28 @@ class Credentials:
         )
 
 
-def from_process_json(body: bytes, *, role_arn: str) -> Credentials | None:
-    """Read what a `credential_process` prints, or an agent answers; `process_json` wrote it.
+def from_agent(body: bytes, *, role_arn: str) -> Credentials:
+    """Read what an agent answers: what `process_json` wrote.
 
     Args:
         body: the JSON.
         role_arn: the role that they are for, which it does not hold.
 
-    Returns:
-        None where it holds no credentials.
+    Raises:
+        AgentError: it holds no credentials.
     """
     try:
-        values = json.loads(body)
+        values = _json(body)
         return Credentials(
-            access_key_id=values["AccessKeyId"],
-            secret_access_key=values["SecretAccessKey"],
-            session_token=values["SessionToken"],
-            expiration=datetime.fromisoformat(values["Expiration"]),
+            access_key_id=_text(values, "AccessKeyId"),
+            secret_access_key=_text(values, "SecretAccessKey"),
+            session_token=_text(values, "SessionToken"),
+            expiration=_time(_text(values, "Expiration")),
             role_arn=role_arn,
             assumed_role_arn="",
         )
-    except (ValueError, KeyError, TypeError):
-        return None
+    except ServiceError:
+        raise AgentError("the agent's answer holds no credentials", "Look which program listens there") from None
 
 
 def read_credentials(body: bytes, *, role_arn: str, now: datetime) -> Credentials:

@@ -254,12 +254,12 @@ def _is_set(values: Mapping[str, Any], name: str) -> bool:
 
 def _from_toml(flag: Flag, value: Any, where: str) -> Any:
     try:
-        if flag.many:
+        if flag.many and not isinstance(value, str):  # Whose items would be its characters.
             items = [f"{k}={v}" for k, v in value.items()] if isinstance(value, dict) else value
             return [flag.value(item) for item in items]
         if isinstance(value, bool) and not flag.metavar:
             return value
-        if isinstance(value, int | float | str) and not isinstance(value, bool):
+        if isinstance(value, int | float | str) and not (flag.many or isinstance(value, bool)):
             return None if value == "" and flag.convert is str else flag.value(str(value))
     except (UsageError, TypeError, AttributeError) as error:
         raise ConfigError(f"{where} has {flag.name} with a value that can't be meant: {error}") from error

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from hwsigner.clocks import Clocks, boot_time, utc_now
 from hwsigner.credentials import Credentials
@@ -17,6 +18,9 @@ from hwsigner.identity import IdentitySource
 from hwsigner.pin import AskPin
 from hwsigner.renewal import Renewal
 from hwsigner.session import Service, SessionRequest
+
+if TYPE_CHECKING:
+    from hwsigner import settings
 
 
 class Provider:
@@ -62,8 +66,8 @@ class Provider:
         self.renewal = Renewal(identity, request, service=service, clocks=clocks)
         self._role_arn = request.role_arn
 
-    @staticmethod
-    def from_profile(name: str, ask_pin: AskPin | None = None, *, environ: Mapping[str, str] = os.environ) -> Provider:
+    @classmethod
+    def from_profile(cls, name: str, ask_pin: AskPin | None = None, *, environ: Mapping[str, str] = os.environ) -> Self:
         """Return a provider for a profile of config.toml, by the rules of `--profile`, but that nothing prompts.
 
         Its `pinentry`, `debug` and `strict` do nothing. A `pin-source=cmd:` of its key URIs may run.
@@ -85,7 +89,29 @@ class Provider:
         from hwsigner import settings
 
         values = settings.read_profile(name, environ)
-        return settings.provider(values, settings.service(values, environ), ask_pin)
+        return cls.from_values(values, settings.service(values, environ), ask_pin)
+
+    @classmethod
+    def from_values(
+        cls, values: settings.Values, service: Service, ask_pin: AskPin | None = None, prompts: Sequence[AskPin] = ()
+    ) -> Self:
+        """Return a provider for the values of a command line or a profile, as `hwsigner.settings` has them.
+
+        Args:
+            values: the values.
+            service: whom to ask, of `settings.service` or `settings.resident_service`.
+            ask_pin: asked first for a PIN that the values do not hold themselves.
+            prompts: what asks a person for a PIN that no other place gives.
+
+        Raises:
+            UsageError: a key URI or another value can't be meant.
+        """
+        from hwsigner import settings
+
+        source = partial(settings.identity_source, values, ask_pin, prompts)
+        if values["cert_selector"] is None:
+            source()  # What can't be meant is found now. Tokens are searched when the key is opened.
+        return cls(source, settings.session_request(values), service)
 
     def __repr__(self) -> str:
         return f"<Provider for {self._role_arn}>"

@@ -53,6 +53,7 @@ class Renewal:
         # Its thread may come back, by what the refresh calls: it finds that it is refreshing, and waits not for itself.
         self._lock = threading.RLock()
         self._is_refreshing = False
+        self._created = 0
         self.session: HeldSession | None = None
         self.setback: Setback | None = None
         self.is_closed = False
@@ -87,8 +88,10 @@ class Renewal:
             is_tended: whether a thread makes the tries that follow a failure.
         """
         left, setback = session.left(self._clocks), self.setback
-        if left <= 0 or not session.lease.is_due(left):
-            return left > 0
+        if self.is_closed or left <= 0:
+            return False
+        if not session.lease.is_due(left):
+            return True
         if setback is None:
             return self._is_refreshing
         return is_tended or self._is_refreshing or self._clocks.monotonic() < setback.next_try
@@ -103,9 +106,9 @@ class Renewal:
             HwsignerError: the try failed; the last session is kept.
             UsageError: this is called by a refresh itself, and there is no session that lives.
         """
-        last = self.session
+        created = self._created
         with self._lock:
-            if self.session is last and not self._is_refreshing:
+            if self._created == created and not self._is_refreshing:
                 if self.setback and (mended or not self.setback.is_final):
                     self.setback = None
                 self._given(_always)
@@ -208,6 +211,7 @@ class Renewal:
         credentials = create_session(identity, self._request, service, now=clocks.now, sleep=clocks.sleep)
         self.session = HeldSession.begin(credentials, begin, duration=self._request.duration, clocks=clocks)
         self.setback = None
+        self._created += 1
         self._tell(self.session)
         return self.session
 

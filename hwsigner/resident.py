@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 from hwsigner.backoff import Setback
 from hwsigner.credentials import Credentials
-from hwsigner.errors import HwsignerError, HwsignerWarning
+from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
 from hwsigner.held_session import HeldSession
 from hwsigner.provider import Provider
 from hwsigner.renewal import Listener
@@ -70,6 +70,9 @@ class ResidentProvider:
             signatures take.
         on_try: called after each try with the session or the setback, in their order, by the thread that made it. It
             may call and close this provider, and raises nothing.
+
+    Raises:
+        UsageError: the provider has a resident already.
     """
 
     def __init__(
@@ -82,6 +85,8 @@ class ResidentProvider:
     ) -> None:
         self._provider = provider
         self._renewal = provider.renewal
+        if self._renewal.listener is not None:
+            raise UsageError("the provider has a resident already", "Make a provider for each")
         self._formats = dict(formats or {})
         self._attended = attended
         self._on_try = on_try
@@ -138,9 +143,9 @@ class ResidentProvider:
         """Return credentials that live; raises as a call of a provider does."""
         return self._get_session().credentials
 
-    def refresh(self, *, mended: bool = False) -> None:
+    def refresh(self, *, mended: bool = False) -> Credentials:
         """Create a session now; see `Provider.refresh`."""
-        self._provider.refresh(mended=mended)
+        return self._provider.refresh(mended=mended)
 
     @property
     def failure(self) -> HwsignerError | HwsignerWarning | None:
@@ -173,8 +178,8 @@ class ResidentProvider:
         thread = self._thread
         if thread and thread is not threading.current_thread():
             thread.join()
-        self._held = None
         self._provider.close()
+        self._held = None  # Last: a refresh that was under way has made its own known.
 
     def __enter__(self) -> Self:
         self.start()

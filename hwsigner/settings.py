@@ -10,7 +10,6 @@ import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.errors import AmbiguousCertificateError, CertificateError, UnsafeKeyWarning, UsageError
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
     from hwsigner.certificate import Certificate
     from hwsigner.identity import IdentitySource
-    from hwsigner.provider import Provider
     from hwsigner.session import Service, SessionRequest
 
 Values = Mapping[str, Any]
@@ -230,23 +228,3 @@ def resident_service(values: Values, environ: Mapping[str, str] = os.environ) ->
         problem = "no-verify-ssl is refused to a program that stays, but for loopback"
         raise UsageError(problem, "Name the server's CA with AWS_CA_BUNDLE")
     return found
-
-
-def provider(values: Values, whom: Service, ask: AskPin | None = None, prompts: Sequence[AskPin] = ()) -> Provider:
-    """Return what keeps sessions. What can't be meant is found now, before a key is touched.
-
-    Args:
-        values: the values.
-        whom: whom to ask, of `service` or `resident_service`.
-        ask: a callable of the caller's, asked for a PIN first of all.
-        prompts: what asks a person for a PIN that no other place gives.
-
-    Raises:
-        UsageError: an ARN, a key URI or another value can't be meant.
-    """
-    from hwsigner.provider import Provider
-
-    source = partial(identity_source, values, ask, prompts)
-    if values["cert_selector"] is None:
-        source()  # Tokens are searched when the key is opened.
-    return Provider(source, session_request(values), whom)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -14,6 +15,7 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -157,6 +159,18 @@ class TestRefusals:
         monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
         refused(file, f"user {owner}")
         assert file.read_bytes() == b"old"
+        assert os.listdir(file.parent) == [file.name]  # Its owner could not open a lock of this user's.
+
+    def test_a_lock_of_another_user(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = os.open
+
+        def deny(path: str, *arguments: Any, **options: Any) -> int:
+            if path == LOCK:
+                raise PermissionError(errno.EACCES, "Permission denied", path)
+            return real(path, *arguments, **options)
+
+        monkeypatch.setattr(os, "open", deny)
+        refused(file, f"can't lock {file} by {file.parent / LOCK}: Permission denied. Remove that file")
 
     def test_a_lock_that_another_process_keeps(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(atomic_file, "LOCK_TIMEOUT", 0.0)

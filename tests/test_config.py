@@ -19,9 +19,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner import config
+from hwsigner import atomic_file, config
 from hwsigner.config import add_profile, profile, profiles, user_file
-from hwsigner.errors import ConfigError, LockError
+from hwsigner.errors import ConfigError, HwsignerError, LockError
 
 ROOT = Path(__file__).parent.parent
 
@@ -278,7 +278,7 @@ class TestWriting:
 
     def test_a_folder_that_can_not_be_made(self, environ: dict[str, str], tmp_path: Path) -> None:
         (tmp_path / "xdg").write_text("a file")
-        with pytest.raises(ConfigError, match="can't write"):
+        with pytest.raises(HwsignerError, match="Not a directory"):
             add_profile("a", {"region": "x"}, environ)
 
     def test_a_full_disk_leaves_the_old_file(
@@ -289,14 +289,14 @@ class TestWriting:
 
         file.write_text("[profile.a]\n")
         monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(ConfigError, match="No space left"):
+        with pytest.raises(HwsignerError, match="No space left"):
             add_profile("b", {"region": "x"}, environ)
         assert file.read_text() == "[profile.a]\n"
-        assert sorted(os.listdir(file.parent)) == [".config.lock", "config.toml"]
+        assert sorted(os.listdir(file.parent)) == [".config.toml.hwsigner-lock", "config.toml"]
 
     def test_a_killed_writer_leaves_the_old_file_and_no_lock(self, file: Path, environ: dict[str, str]) -> None:
         file.write_text("[profile.a]\n")
-        killed = _run("import os; os.replace = lambda *_: os.kill(os.getpid(), 9)", "b", environ)
+        killed = _run("import os; os.rename = lambda *_, **__: os.kill(os.getpid(), 9)", "b", environ)
         assert killed.wait() == -signal.SIGKILL
         assert file.read_text() == "[profile.a]\n"
         add_profile("c", {"region": "x"}, environ)
@@ -309,9 +309,9 @@ class TestWriting:
         assert sorted(profiles(environ)) == [f"p{number}" for number in range(6)]
 
     def test_who_waits_in_vain_is_told(self, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(config, "_LOCK_SECONDS", 0.1)
+        monkeypatch.setattr(atomic_file, "LOCK_TIMEOUT", 0.1)
         file = add_profile("a", {"region": "x"}, environ)
-        with (file.parent / ".config.lock").open() as held:
+        with (file.parent / ".config.toml.hwsigner-lock").open() as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             with pytest.raises(LockError, match=f"another process has been writing {file}"):
                 add_profile("b", {"region": "x"}, environ)

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.credentials import Credentials, read_credentials
-from hwsigner.errors import ServiceError
+from hwsigner.credentials import Credentials, from_agent, read_credentials
+from hwsigner.errors import AgentError, ServiceError
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 ROLE = "arn:aws:iam::123456789012:role/web"
@@ -196,3 +196,26 @@ def test_botocore_takes_what_is_printed(tmp_path: Path, monkeypatch: pytest.Monk
     frozen = found.get_frozen_credentials()
     assert (frozen.access_key, frozen.secret_key, frozen.token) == ("ASIAEXAMPLE", *SECRETS.values())
     assert found._expiry_time == end.replace(microsecond=0)
+
+
+class TestFromAgent:
+    def test_reads_what_is_written(self) -> None:
+        credentials = Credentials("ASIA1", "s", "t", NOW, ROLE, "")
+        assert from_agent(credentials.process_json().encode(), role_arn=ROLE) == credentials
+
+    @given(
+        name=st.sampled_from(["AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration"]),
+        value=st.sampled_from([None, 1, [], {}, "", "\x1b", "2026-05-04T13:00:00", "9999-99-99T00:00:00Z"]),
+    )
+    def test_anything_else_is_refused(self, name: str, value: object) -> None:
+        good = json.loads(Credentials("ASIA1", "s", "t", NOW, ROLE, "").process_json())
+        if name != "Expiration" and isinstance(value, str) and value.isprintable() and value:
+            return
+        for answer in ({**good, name: value}, {key: good[key] for key in good if key != name}):
+            with pytest.raises(AgentError, match="holds no credentials"):
+                from_agent(json.dumps(answer).encode(), role_arn=ROLE)
+
+    @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"nothing", b"[" * 100_000])
+    def test_what_is_no_object(self, body: bytes) -> None:
+        with pytest.raises(AgentError, match="holds no credentials"):
+            from_agent(body, role_arn=ROLE)

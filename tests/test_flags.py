@@ -51,6 +51,12 @@ def example(name: str) -> tuple[str, Any]:
     return ('"x"', "x") if flag.convert is str else ("1000", 1000)
 
 
+@pytest.mark.parametrize("name", ["allow-users", "instance-property"])
+def test_a_list_is_not_written_as_a_text(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} with a value of another type than it takes"):
+        profile(f'{name} = "alice"')
+
+
 class TestValues:
     @pytest.mark.parametrize("name", ["timeout", "connect-timeout", "read-timeout"])
     def test_seconds(self, name: str) -> None:

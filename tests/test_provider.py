@@ -299,6 +299,28 @@ class TestRefreshByHand:
             assert len({id(future.result(20)) for future in found}) == 1
         assert stage.count == 1
 
+    def test_who_waited_for_one_that_failed_tries_again(self, stage: Stage) -> None:
+        provider = stage.provider()
+        last = provider()
+        asked, lock = threading.Event(), provider.renewal._lock
+        waiting = Waiting(lock)
+
+        def hold(_: object) -> None:
+            asked.set()
+            assert waiting.begun.wait(20)
+
+        stage.emulator.on_record = hold
+        stage.emulator.misbehave(Fault("fail"))
+        with ThreadPoolExecutor(2) as pool:
+            failed = pool.submit(provider.refresh)
+            assert asked.wait(20)
+            provider.renewal._lock = waiting  # type: ignore[assignment]
+            after = pool.submit(provider.refresh)
+            with pytest.raises(ServiceError):
+                failed.result(20)
+            assert after.result(20) is not last
+        assert stage.count == 3
+
     def test_two_at_once_are_one(self, stage: Stage) -> None:
         provider = stage.provider()
         asked, lock = threading.Event(), provider.renewal._lock

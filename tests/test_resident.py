@@ -9,7 +9,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -648,6 +651,33 @@ class TestThread:
         assert resident.read("id") is None
         with pytest.raises(UsageError, match="closed"):
             resident.reply("id")
+
+    def test_gives_nothing_that_came_while_it_was_closed(self, stage: Stage) -> None:
+        resident = made(stage)
+        asked, answer = threading.Event(), threading.Event()
+
+        def hold(_: object) -> None:
+            asked.set()
+            assert answer.wait(20)
+
+        stage.emulator.on_record = hold
+        with ThreadPoolExecutor(2) as pool:
+            replied = pool.submit(resident.reply, "id")
+            assert asked.wait(20)
+            closed = pool.submit(resident.close)
+            while not resident._is_closed:
+                time.sleep(0.001)
+            answer.set()
+            closed.result(20)
+            with suppress(UsageError):
+                replied.result(20)
+        assert resident.read("id") is None
+        assert resident._held is None
+
+    def test_a_provider_has_one(self, stage: Stage) -> None:
+        resident = made(stage)
+        with pytest.raises(UsageError, match="has a resident already"):
+            ResidentProvider(resident._provider)
 
     def test_is_closed_by_its_listener(self, stage: Stage) -> None:
         def on_try(_: object) -> None:

@@ -187,7 +187,7 @@ def _provider(name: str, pins: Pins, environ: Mapping[str, str]) -> Provider:
     from hwsigner import settings
 
     values = settings.read_profile(name, environ)
-    return settings.provider(values, settings.resident_service(values, environ), pins)
+    return Provider.from_values(values, settings.resident_service(values, environ), pins)
 
 
 def _uids(users: object, log: Log) -> frozenset[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
@@ -31,7 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     if name and getattr(arguments, "agent", None) == "auto":
         from hwsigner.agent.start import start_agent
 
-        start_agent(os.environ)
+        with suppress(OSError):  # The credentials are printed, and the next use tries again.
+            start_agent(os.environ)
     return 0
 
 

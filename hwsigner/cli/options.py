@@ -64,8 +64,11 @@ def service(arguments: argparse.Namespace, *, stays: bool = False) -> Service:
 
 
 def provider(arguments: argparse.Namespace) -> Provider:
-    """Return what keeps sessions in a command that stays; raises as `service` and `settings.provider`."""
-    return settings.provider(vars(arguments), service(arguments, stays=True), prompts=_prompts(arguments))
+    """Return what keeps sessions in a command that stays; raises as `service` and `Provider.from_values`."""
+    from hwsigner.provider import Provider
+
+    found = service(arguments, stays=True)
+    return Provider.from_values(vars(arguments), found, prompts=_prompts(arguments))
 
 
 def _prompts(arguments: argparse.Namespace) -> list[AskPin]:

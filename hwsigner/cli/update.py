@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
             return stack.enter_context(options.provider(arguments))
 
         name = _lone_profile(arguments)
-        source = AgentFirst(name, provide, role_arn=arguments.role_arn) if name else provide()
+        source = AgentElseProvider(name, provide, role_arn=arguments.role_arn) if name else provide()
         if arguments.once:
             write(source())
             return 0
@@ -104,7 +104,7 @@ class Source(Protocol):
         ...
 
 
-class AgentFirst:
+class AgentElseProvider:
     """The credentials of a running agent, and of a provider where no agent has them.
 
     Args:
@@ -119,11 +119,14 @@ class AgentFirst:
         self._provider: Source | None = None
         self._role_arn = role_arn
         self._refusal: AgentError | None = None
+        self._is_of_agent = False
 
     @property
     def failure(self) -> HwsignerError | HwsignerWarning | None:
         """The agent's refusal, or what the provider's last try met."""
-        return self._refusal or (self._provider.failure if self._provider else None)
+        if self._is_of_agent:
+            return self._refusal
+        return self._provider.failure if self._provider else None
 
     def __call__(self) -> Credentials:
         """Return credentials.
@@ -132,6 +135,7 @@ class AgentFirst:
             AgentError: the agent can't give them.
             HwsignerError: as a call of a provider does.
         """
+        self._is_of_agent = True
         try:
             found = self._of_agent()
         except AgentError as error:
@@ -141,16 +145,17 @@ class AgentFirst:
         self._refusal = None
         if found:
             return found
+        self._is_of_agent = False
         if self._provider is None:
             self._provider = self._provide()
         return self._provider()
 
     def _of_agent(self) -> Credentials | None:
         from hwsigner.agent.client import find_credentials
-        from hwsigner.credentials import from_process_json
+        from hwsigner.credentials import from_agent
 
         body = find_credentials(self._name)
-        return from_process_json(body, role_arn=self._role_arn) if body else None
+        return from_agent(body, role_arn=self._role_arn) if body else None
 
 
 class Upkeep:

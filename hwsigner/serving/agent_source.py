@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hwsigner.agent.client import find_credentials
 from hwsigner.clocks import Clocks
-from hwsigner.credentials import from_process_json
+from hwsigner.credentials import from_agent
 from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning
 from hwsigner.held_session import HeldSession
 from hwsigner.serving.formats import FORMATS
@@ -108,9 +108,7 @@ class AgentFirst:
             self._is_asking = False
 
     def _hold(self, body: bytes, begin: float) -> _Held:
-        credentials = from_process_json(body, role_arn=self._role_arn)
-        if credentials is None:
-            raise AgentError("the agent's answer holds no credentials")
+        credentials = from_agent(body, role_arn=self._role_arn)
         session = HeldSession.begin(credentials, begin, duration=_LONGEST_LIFE, clocks=self._clocks)
         replies = {name: render(credentials) for name, render in FORMATS.items()}
         return _Held(session, replies)

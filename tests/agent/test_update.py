@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.homes import Home, run_agent
-from hwsigner.cli.update import AgentFirst
+from hwsigner.cli.update import AgentElseProvider
 from hwsigner.credentials import Credentials
 from hwsigner.errors import AgentError, ServiceError
 from hwsigner.provider import Provider
@@ -103,7 +104,7 @@ def caught(call: Callable[[], object]) -> str:
 
 
 def test_a_refusal_that_lasts_is_one_failure(answers: list[bytes | Exception | None], tmp_path: Path) -> None:
-    source = AgentFirst("web", Silent, role_arn="role")
+    source = AgentElseProvider("web", Silent, role_arn="role")
     answers += [AgentError("locked"), AgentError("locked"), AgentError("gone"), None]
     assert caught(source) == "locked"
     first = source.failure
@@ -115,8 +116,18 @@ def test_a_refusal_that_lasts_is_one_failure(answers: list[bytes | Exception | N
     assert str(source.failure) == "its own"
 
 
-def test_an_answer_without_credentials_is_none(answers: list[bytes | Exception | None]) -> None:
+def test_an_answer_without_credentials_is_an_error(answers: list[bytes | Exception | None]) -> None:
     answers += [b"{}", b"[]", b"no JSON", b'{"AccessKeyId": "A", "SecretAccessKey": "B", "SessionToken": "C"}']
-    source = AgentFirst("web", Silent, role_arn="role")
+    source = AgentElseProvider("web", Silent, role_arn="role")
     while answers:
-        assert caught(source) == "asked"
+        assert caught(source).startswith("the agent's answer holds no credentials")
+
+
+def test_what_a_provider_met_is_over_when_an_agent_gives_credentials(answers: list[bytes | Exception | None]) -> None:
+    good = {"AccessKeyId": "A", "SecretAccessKey": "B", "SessionToken": "C", "Expiration": "2100-01-01T00:00:00Z"}
+    answers += [None, json.dumps(good).encode()]
+    source = AgentElseProvider("web", Silent, role_arn="role")
+    assert caught(source) == "asked"
+    assert str(source.failure) == "its own"
+    assert source().access_key_id == "A"
+    assert source.failure is None
