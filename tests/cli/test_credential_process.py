@@ -330,3 +330,15 @@ class TestProfiles:
         assert outcome.status == 2
         assert str(file) in outcome.err
         assert "'rolearn'" in outcome.err
+
+    def test_credentials_are_good_even_if_no_agent_can_be_started(
+        self, scene: Scene, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(_: object) -> None:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+
+        monkeypatch.setattr("hwsigner.agent.start.start_agent", fail)
+        scene.call("profile", "add", "web", *scene.flags(), "--agent=auto")
+        outcome = scene.call("credential-process", "--profile", "web")
+        assert (outcome.status, outcome.err) == (0, "")
+        assert json.loads(outcome.out)["Version"] == 1
