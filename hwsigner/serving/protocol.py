@@ -14,7 +14,8 @@ from hwsigner.serving.known import CONNECTION, Known
 
 # Of a request's head, and of what arrives with it.
 MAX_BYTES = 16384
-MAX_QUEUED = 16
+MAX_HEADERS = 64
+MAX_QUEUED = 4
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -54,6 +55,12 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._unparsed:
             self._owes = True
             self._accounts.expect(self)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, unless there are too many: each costs more than its bytes."""
+        if len(self.headers) >= MAX_HEADERS:
+            raise ValueError("there are too many headers")
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Begin to answer a request."""

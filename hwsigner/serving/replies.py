@@ -76,11 +76,12 @@ class Replies:
         """
         if self._fetch is None or self._fetch.done():
             self._fetch = _in_thread(self._ask)
+        fetch = self._fetch  # By the time that it is done, another request may have begun the next.
         try:
-            await asyncio.wait([self._fetch], timeout=WAIT_SECONDS)
+            await asyncio.wait([fetch], timeout=WAIT_SECONDS)
         except asyncio.CancelledError:
             raise self._refusal("the server is being stopped") from None
-        result = self._fetch.result() if self._fetch.done() else _Failure(f"none came within {WAIT_SECONDS:g} s")
+        result = fetch.result() if fetch.done() else _Failure(f"none came within {WAIT_SECONDS:g} s")
         if isinstance(result, _Failure):
             raise self._refusal(result.reason)
         return self._answer(result)

@@ -116,6 +116,13 @@ def test_http_1_0_is_answered_and_the_connection_ended(client: Client) -> None:
     assert answer.endswith(READY)
 
 
+@pytest.mark.parametrize(("count", "status"), [(protocol.MAX_HEADERS, 200), (protocol.MAX_HEADERS + 1, 400)])
+def test_many_headers(client: Client, count: int, status: int) -> None:
+    others = {f"x{number}": "y" for number in range(count - 3)}  # Beside Host, Authorization and Connection.
+    client.send("GET", WEB, {**AUTHORIZED, **others, "Connection": "close"})
+    assert client.rest().startswith(f"HTTP/1.1 {status} ".encode())
+
+
 def test_a_chunked_put_gets_no_token(client: Client) -> None:
     client.send("PUT", "/latest/api/token", {SECONDS: "60", "Transfer-Encoding": "chunked"})
     client.sock.sendall(b"0\r\n\r\n")
