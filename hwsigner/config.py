@@ -50,12 +50,13 @@ def user_file(environ: Mapping[str, str]) -> Path:
 
 
 def profiles(environ: Mapping[str, str]) -> dict[str, Profile]:
-    """Return all profiles by name.
+    """Return all profiles by name; those of the system's file only if this user may read it: it may be an agent's.
 
     Raises:
         ConfigError: a file can't be read or understood, or others can write it.
     """
-    return {**_read(SYSTEM_FILE), **_read(user_file(environ))}
+    of_system = _read(SYSTEM_FILE) if _is_allowed(SYSTEM_FILE) else {}
+    return {**of_system, **_read(user_file(environ))}
 
 
 def profile(name: str, environ: Mapping[str, str]) -> Profile:
@@ -67,11 +68,16 @@ def profile(name: str, environ: Mapping[str, str]) -> Profile:
     found = profiles(environ)
     if name not in found:
         known = ", ".join(sorted(found)) or "none"
+        other = f" or {SYSTEM_FILE}" if _is_allowed(SYSTEM_FILE) else f", and this user can't read {SYSTEM_FILE}"
         raise ConfigError(
-            f"there is no profile {name!r} in {user_file(environ)} or {SYSTEM_FILE}",
+            f"there is no profile {name!r} in {user_file(environ)}{other}",
             f"Profiles there: {known}; hwsigner profile add makes one",
         )
     return found[name]
+
+
+def _is_allowed(file: Path) -> bool:
+    return os.access(file, os.R_OK) or not os.access(file, os.F_OK)
 
 
 def add_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str], *, replace: bool = False) -> Path:

@@ -201,6 +201,19 @@ def documents(draw: st.DrawFn) -> str:
     return text.rstrip("\r\n") if draw(st.booleans()) else text
 
 
+def test_a_system_file_that_this_user_may_not_read_is_no_hindrance(
+    environ: dict[str, str], file: Path, system_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text("[profile.mine]\n")
+    system_file.write_text("[profile.agents]\n")
+    assert sorted(profiles(environ)) == ["agents", "mine"]
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (system_file, os.R_OK) and access(path, mode))
+    assert sorted(profiles(environ)) == ["mine"]
+    with pytest.raises(ConfigError, match=f"no profile 'agents' in {file}, and this user can't read {system_file}"):
+        profile("agents", environ)
+
+
 class TestWriting:
     @given(text=documents(), name=NAMES, values=VALUES)
     def test_a_new_profile_is_appended(self, text: str, name: str, values: dict[str, Any]) -> None:

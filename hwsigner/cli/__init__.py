@@ -9,10 +9,15 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hwsigner import chatter, notices, pin_sources
 from hwsigner.cli.streams import abandon_stdout, tell
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
+
+if TYPE_CHECKING:
+    import argparse
+    from types import ModuleType
 
 COMMANDS = {
     "credential-process": "hwsigner.cli.credential_process",
@@ -82,17 +87,24 @@ def _run(arguments: Sequence[str]) -> int:
     if name not in COMMANDS:
         # Without what follows `=`, which may be a password.
         raise UsageError(f"there is no command {name.partition('=')[0]!r}", f"Commands: {', '.join(COMMANDS)}")
-    from hwsigner.cli.options import warn_of_secrets
     from hwsigner.cli.parser import Parser
-    from hwsigner.cli.terminal import tell_person
 
     command = importlib.import_module(COMMANDS[name])
     parser = Parser(name, command.HELP)
     command.add_arguments(parser)
     try:
-        parsed = parser.complete(parser.parse(rest))
+        given = parser.parse(rest)
     except SystemExit:
         return 0  # --help has been printed.
+    # A command may be done before config.toml is read.
+    status: int | None = command.run_given(given) if hasattr(command, "run_given") else None
+    return _run_completed(command, parser.complete(given)) if status is None else status
+
+
+def _run_completed(command: ModuleType, parsed: argparse.Namespace) -> int:
+    from hwsigner.cli.options import warn_of_secrets
+    from hwsigner.cli.terminal import tell_person
+
     chatter.silence(on=not getattr(parsed, "debug", False))
     notices.tell_by(tell_person, interrupted=_INTERRUPTED)
     with warnings.catch_warnings():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
@@ -19,17 +21,30 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(IDENTITY, SESSION, PROFILE)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Print the credentials of a running agent, or else create a session and print its.
+def run_given(given: argparse.Namespace) -> int | None:
+    """Print the credentials of a running agent, before config.toml is read: it may be for the agent's eyes alone.
 
-    An agent is asked where a profile is named and nothing else. What the flags get wrong is found before a key is
-    touched. With `agent = "auto"` in the profile, an agent is started when all is done.
+    An agent is asked where a profile is named and nothing else.
+
+    Returns:
+        None where no agent gives any: `run` is to be called.
     """
-    name = _lone_profile(arguments)
-    credentials = (name and _of_agent(name)) or _created(arguments)
-    sys.stdout.write(credentials)
-    sys.stdout.flush()
-    if name and getattr(arguments, "agent", None) == "auto":
+    name = _lone_profile(vars(given))
+    credentials = name and _of_agent(name)
+    if not credentials:
+        return None
+    _print(credentials)
+    return 0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Create a session and print its credentials; what the flags get wrong is found before a key is touched.
+
+    With `agent = "auto"` in the profile, an agent is started when all is done.
+    """
+    _print(_created(arguments))
+    given = {flag.attribute: value for flag, value in arguments.given}
+    if _lone_profile(given) and getattr(arguments, "agent", None) == "auto":
         from hwsigner.agent.start import start_agent
 
         with suppress(OSError):  # The credentials are printed, and the next use tries again.
@@ -37,10 +52,17 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _lone_profile(arguments: argparse.Namespace) -> str | None:
-    """Return the profile that the command line names, if it holds nothing else."""
-    names = {flag.name for flag, _ in arguments.given}
-    return (arguments.profile or arguments.config_profile) if names <= {flag.name for flag in PROFILE} else None
+def _print(credentials: str) -> None:
+    sys.stdout.write(credentials)
+    sys.stdout.flush()
+
+
+def _lone_profile(given: Mapping[str, Any]) -> str | None:
+    """Return the one profile that flags name, by attribute, if they say nothing else."""
+    if not given.keys() <= {flag.attribute for flag in PROFILE}:
+        return None
+    names = set(filter(None, given.values()))
+    return names.pop() if len(names) == 1 else None
 
 
 def _of_agent(name: str) -> str | None:

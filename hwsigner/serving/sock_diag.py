@@ -67,7 +67,10 @@ class SockDiag:
         _, kind, _, number, _ = _HEADER.unpack_from(answer)
         if sender[0] != 0 or number != self._number:
             raise OSError("sock_diag answered something else")
-        return _refused(answer) if kind == _NLMSG_ERROR else _found(answer)
+        if kind == _NLMSG_ERROR:
+            _raise_unless_missing(answer)
+            return None
+        return _found(answer)
 
     def close(self) -> None:
         """End it."""
@@ -82,7 +85,7 @@ def _question(own: Address, other: Address) -> bytes:
     return _REQUEST.pack(family, socket.IPPROTO_TCP, _ALL_STATES) + id
 
 
-def _refused(answer: bytes) -> None:
+def _raise_unless_missing(answer: bytes) -> None:
     (number,) = struct.unpack_from("=i", answer, _HEADER.size)
     if number != -_ENOENT:
         raise OSError(-number, "sock_diag refused")
