@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hwsigner.certificate import Certificate
+    from hwsigner.config import Profile
     from hwsigner.identity import IdentitySource
     from hwsigner.session import Service, SessionRequest
 
@@ -35,17 +36,21 @@ _PASSWORD_FLAGS = {"file": "pkcs8_password", "tpm2": "tpm_key_password"}
 
 
 def read_profile(name: str, environ: Mapping[str, str]) -> Values:
+    """Return the values of a profile of config.toml that is named; as `values_of`, and raises where there is none."""
+    from hwsigner.config import profile
+
+    return values_of(profile(name, environ))
+
+
+def values_of(found: Profile) -> Values:
     """Return the values of a profile of config.toml, and the defaults for what it does not hold.
 
     Raises:
-        ConfigError: there is no such profile, or it holds what is no flag.
+        ConfigError: it holds what is no flag, or what can't be meant.
 
     Warns:
         UnsafeKeyWarning: it holds a PIN, and others can read the file.
     """
-    from hwsigner.config import profile
-
-    found = profile(name, environ)
     values = default_values(IDENTITY + SESSION + AGENT) | profile_values(found, {})
     warn_of_secrets(values, given=(), exposed=found.file if found.exposed else None)
     return values

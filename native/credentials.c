@@ -23,13 +23,14 @@
 #define LONGEST 120000
 #endif
 /* Bytes, and the highest exit status that an agent may give. */
-enum { NAME_SIZE = 64, LINE_SIZE = 64, BODY_SIZE = 65536, PATH_SIZE = 4096, MAX_STATUS = 7 };
+enum { NAME_SIZE = 64, LINE_SIZE = 96, BODY_SIZE = 65536, PATH_SIZE = 4096, MAX_STATUS = 7 };
 
 #define PROGRAM "hwsigner"
 #ifndef SYSTEM_FOLDER
 #define SYSTEM_FOLDER "/run/hwsigner"
 #endif
-/* `none`: no agent shall be asked. Python is told `asked`, and does not ask the same ones again. */
+/* `none`: no agent shall be asked. Python is told `asked`, and does not ask the same ones again. Any other value is as
+ * if it was not set. */
 #define VARIABLE "HWSIGNER_AGENT"
 
 /* What came of asking an agent: an answer; there is none, or it does not know the profile; it is not to be used. */
@@ -53,6 +54,11 @@ static int64_t now(void) {
 static int fail(const char *problem, const char *detail) {
     dprintf(STDERR_FILENO, PROGRAM ": %s%s\n", problem, detail);
     return 1;
+}
+
+static bool is_told(const char *value) {
+    const char *told = getenv(VARIABLE);
+    return told != NULL && strcmp(told, value) == 0;
 }
 
 /* The names that may cross the socket: [A-Za-z0-9][A-Za-z0-9._@-]{0,63}. */
@@ -271,15 +277,15 @@ static int become_python(int count, char **arguments) {
     } else {
         memcpy(all + 2, arguments + 1, (size_t)(count - 1) * sizeof *all);
     }
-    setenv(VARIABLE, "asked", 0);
+    setenv(VARIABLE, "asked", !is_told("none"));
     execv(path, all);
     return fail("can't run ", path);
 }
 
 int main(int count, char **arguments) {
     static struct answer answer;
-    const char *variable = getenv(VARIABLE), *name = profile_of(count, arguments);
-    bool may_ask = name != NULL && (variable == NULL || strcmp(variable, "none") != 0);
+    const char *name = profile_of(count, arguments);
+    bool may_ask = name != NULL && !is_told("none") && !is_told("asked");
     prctl(PR_SET_DUMPABLE, 0);
     return may_ask && ask_all(name, &answer) == ANSWERED ? show(&answer) : become_python(count, arguments);
 }

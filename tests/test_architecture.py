@@ -17,19 +17,8 @@ ROOT = Path(hwsigner.__file__).parent
 
 # From the bottom to the top. A module imports from lines below its own; a package (its line's name) also from itself.
 LAYERS = (
-    {
-        "clocks",
-        "errors",
-        "file_lock",
-        "_version",
-        "_native",
-        "_reference",
-        "defaults",
-        "pin_child",
-        "chatter",
-        "notices",
-        "backends.table",
-    },
+    {"errors", "_version", "_native", "_reference", "defaults", "clocks", "file_lock", "users"}
+    | {"pin_child", "chatter", "notices", "backends.table"},
     {"uri", "arn", "atomic_file", "canonical", "credentials", "schedule", "trust"},
     {"pin_command", "backoff"},
     {"pin_sources"},

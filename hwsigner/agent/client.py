@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 
 from hwsigner.agent import protocol
-from hwsigner.agent.places import VARIABLE, Place, peer_uid, system_place, user_place
+from hwsigner.agent.places import Place, may_ask, peer_uid, system_place, user_place
 from hwsigner.agent.protocol import Request, Verb
 from hwsigner.agent.wire import Wire
 from hwsigner.errors import AgentError, PinRequiredError
@@ -25,7 +25,7 @@ def find_credentials(name: str, environ: Mapping[str, str] = os.environ) -> byte
 
     Args:
         name: the profile.
-        environ: says where the user's agent listens; with HWSIGNER_AGENT set, none is asked.
+        environ: says where the user's agent listens; with HWSIGNER_AGENT=none or =asked, none is asked.
 
     Returns:
         None where no agent can be used, or none knows the profile: the caller does without.
@@ -33,7 +33,7 @@ def find_credentials(name: str, environ: Mapping[str, str] = os.environ) -> byte
     Raises:
         AgentError: an agent answers that it can't give credentials; with the exit status to end with.
     """
-    if environ.get(VARIABLE) or not protocol.is_name(name):
+    if not may_ask(environ) or not protocol.is_name(name):
         return None
     for place in (user_place(environ), system_place()):
         try:

@@ -14,11 +14,11 @@ from typing import TypeVar
 
 from hwsigner._version import __version__
 from hwsigner.agent import protocol
+from hwsigner.agent.held_profile import HeldProfile
 from hwsigner.agent.memory import LockedMemory
 from hwsigner.agent.protocol import Verb
-from hwsigner.agent.served import Served
 from hwsigner.agent.wire import Wire
-from hwsigner.errors import AgentError, PinError, PinRequiredError, printable
+from hwsigner.errors import AgentError, printable
 from hwsigner.pin_child import MAX_PIN_BYTES
 
 # What a person has to type a PIN, in seconds.
@@ -39,7 +39,7 @@ class Control:
     """
 
     def __init__(
-        self, sock: socket.socket, chosen: Sequence[Served], *, memory: LockedMemory, stop: Callable[[], None]
+        self, sock: socket.socket, chosen: Sequence[HeldProfile], *, memory: LockedMemory, stop: Callable[[], None]
     ) -> None:
         self._sock = sock
         self._wire = Wire(sock)
@@ -65,32 +65,29 @@ class Control:
         return protocol.with_body("ok", b"the agent answers those who wait, and stops")
 
     def _status(self) -> bytes:
-        lines = [f"hwsigner {__version__}\tprocess {os.getpid()}", *(served.status() for served in self._chosen)]
+        lines = [f"hwsigner {__version__}\tprocess {os.getpid()}", *(held.status() for held in self._chosen)]
         text = "\n".join("\t".join(map(printable, line.split("\t"))) for line in lines)
         return protocol.with_body("ok", text.encode()[: protocol.MAX_BODY])
 
     def _lock(self) -> bytes:
-        for locked in [served.lock() for served in self._chosen]:
+        for locked in [held.lock() for held in self._chosen]:
             self._wait(locked)
-        names = ", ".join(served.profile.name for served in self._chosen)
+        names = ", ".join(held.profile.name for held in self._chosen)
         return protocol.with_body("ok", f"locked: {printable(names) or 'nothing'}".encode()[: protocol.MAX_BODY])
 
     def _refresh(self) -> bytes:
         return self._wait(self._chosen[0].renew())
 
     def _unlock(self) -> bytes:
-        served = self._chosen[0]
-        answer = self._wait(served.unlock())
-        failure: type[PinError] = PinError  # A stored PIN may be wrong too.
+        held = self._chosen[0]
+        unlocking = self._wait(held.unlock())
         for _ in range(_MAX_QUESTIONS):
-            request = served.wanted_pin(failure)
+            request = unlocking.wanted
             if request is None:
                 break
             self._wire.send(protocol.with_body("ask", "\n".join(map(printable, astuple(request))).encode()))
-            served.pins.bring(request, self._receive_pin())
-            answer = self._wait(served.renew(mended=True))
-            failure = PinRequiredError
-        return answer
+            unlocking = self._wait(held.bring(request, self._receive_pin()))
+        return unlocking.answer
 
     def _receive_pin(self) -> memoryview:
         head = self._wire.head(PERSON_LIMIT)

@@ -7,7 +7,7 @@ import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from hwsigner.agent.served import Served
+from hwsigner.agent.held_profile import HeldProfile
 
 
 class Client:
@@ -19,14 +19,14 @@ class Client:
         deadline: until when its line must have come.
     """
 
-    __slots__ = ("deadline", "is_watched", "line", "served", "sock", "uid")
+    __slots__ = ("deadline", "held", "is_watched", "line", "sock", "uid")
 
     def __init__(self, sock: socket.socket, uid: int, deadline: float) -> None:
         self.sock = sock
         self.uid = uid
         self.deadline = deadline
         self.line = b""
-        self.served: Served | None = None
+        self.held: HeldProfile | None = None
         self.is_watched = False
 
 
@@ -36,37 +36,37 @@ class Crowd:
     def __init__(self) -> None:
         # In the order of their deadlines.
         self._reading: dict[Client, None] = {}
-        self._waiting: dict[Served, dict[Client, None]] = {}
+        self._waiting: dict[HeldProfile, dict[Client, None]] = {}
 
     def __len__(self) -> int:
         return len(self._reading) + sum(map(len, self._waiting.values()))
 
     @property
     def is_waiting(self) -> bool:
-        """Whether an answer is being worked at."""
-        return bool(self._waiting)
+        """Whether somebody waits for an answer that is being worked at."""
+        return any(self._waiting.values())
 
     def enter(self, client: Client) -> None:
         """Take a client whose line is yet to come."""
         self._reading[client] = None
 
-    def wait(self, client: Client, served: Served) -> bool:
+    def wait(self, client: Client, held: HeldProfile) -> bool:
         """Let a client wait for a profile's answer; return whether it is the first that does."""
         self._reading.pop(client, None)
-        client.served = served
-        is_first = served not in self._waiting
-        self._waiting.setdefault(served, {})[client] = None
+        client.held = held
+        is_first = held not in self._waiting
+        self._waiting.setdefault(held, {})[client] = None
         return is_first
 
     def leave(self, client: Client) -> None:
         """Forget a client, wherever it is."""
         self._reading.pop(client, None)
-        if client.served:
-            self._waiting.get(client.served, {}).pop(client, None)
+        if client.held:
+            self._waiting.get(client.held, {}).pop(client, None)
 
-    def answered(self, served: Served) -> Iterable[Client]:
+    def answered(self, held: HeldProfile) -> Iterable[Client]:
         """Return who waits for a profile's answer; nobody does any more."""
-        return self._waiting.pop(served)
+        return self._waiting.pop(held)
 
     def waiting(self) -> list[Client]:
         """Return all who wait."""

@@ -99,15 +99,15 @@ def _bound(place: Place) -> Iterator[socket.socket]:
         finally:
             os.umask(before)
         made.listen(BACKLOG)
-        mine = stamp(place.socket)
+        mine = file_id(place.socket)
         try:
             yield made
         finally:
-            if stamp(place.socket) == mine:
+            if file_id(place.socket) == mine:
                 os.unlink(place.socket)
 
 
-def stamp(path: str) -> tuple[int, int] | None:
+def file_id(path: str) -> tuple[int, int] | None:
     """Return what tells a file from another one in its place, or None where there is none."""
     try:
         status = os.lstat(path)

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 SYSTEM_FOLDER = "/run/hwsigner"
-# `none`: no agent is asked or started. `asked`: hwsigner-credentials has asked them.
+# `none`: no agent is asked or started. `asked`: hwsigner-credentials has asked them, and none is asked again. Any other
+# value is as if it was not set.
 VARIABLE = "HWSIGNER_AGENT"
 _CREDENTIALS = struct.Struct("iII")
 
@@ -55,6 +56,16 @@ def user_place(environ: Mapping[str, str]) -> Place:
 def system_place() -> Place:
     """Return where the system's agent listens."""
     return Place(SYSTEM_FOLDER, is_systems=True)
+
+
+def may_ask(environ: Mapping[str, str]) -> bool:
+    """Tell whether agents are to be asked: `native/credentials.c` has the same rule."""
+    return environ.get(VARIABLE) not in ("none", "asked")
+
+
+def may_start(environ: Mapping[str, str]) -> bool:
+    """Tell whether an agent may be started."""
+    return environ.get(VARIABLE) != "none"
 
 
 def peer_uid(sock: socket.socket) -> int:

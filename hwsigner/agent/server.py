@@ -5,28 +5,30 @@ What takes time is done by the threads of the profiles; their answers are posted
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import selectors
 import socket
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
 
 from hwsigner.agent import protocol
 from hwsigner.agent.control import Control
 from hwsigner.agent.crowd import Client, Crowd
-from hwsigner.agent.listener import stamp
+from hwsigner.agent.held_profile import HeldProfile, Log
+from hwsigner.agent.listener import file_id
 from hwsigner.agent.memory import LockedMemory
 from hwsigner.agent.notify import Notifier
 from hwsigner.agent.places import peer_uid
 from hwsigner.agent.protocol import Request, Verb
 from hwsigner.agent.roster import Roster
-from hwsigner.agent.served import Log, Served
 from hwsigner.resident import Reply
 
 MAX_CLIENTS = 2048
@@ -34,6 +36,12 @@ MAX_CONTROLS = 8
 # What a client has for its line, and how often the socket is looked for; in seconds.
 LINE_LIMIT = 5.0
 LOOK_EVERY = 60.0
+# What those who wait have when the agent stops, and then the keys, which may hang. The units have a TimeoutStopSec= for
+# both.
+DRAIN_LIMIT = 80.0
+CLOSE_LIMIT = 1.0
+# How long nobody is let in after the system refused it: who waits at the door would be tried again without a pause.
+ACCEPT_PAUSE = 0.1
 _ACCEPTS_AT_ONCE = 64
 # What the agent has open besides: keys, connections to the service.
 _OWN_DESCRIPTORS = 64
@@ -47,7 +55,7 @@ class Server:
         roster: the profiles.
         memory: where PINs go that `unlock` brings.
         is_open: whether other users may ask; `allow-users` says for what.
-        log: takes a line for each refusal.
+        log: takes a line for each refusal; there may be a flood of them.
     """
 
     def __init__(
@@ -60,54 +68,78 @@ class Server:
         self._log = log
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # Not at the end of `run`: who posts later would write to what has its number then.
+        weakref.finalize(self, os.close, self._wake).atexit = False
         self._posted: deque[Callable[[], None]] = deque()
         self._crowd = Crowd()
-        self._controls = threading.BoundedSemaphore(MAX_CONTROLS)
+        self._controls: list[Verb] = []
         self._is_stopping = False
+        self._drain_end = self._next_accept = math.inf
         self._descriptors = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OWN_DESCRIPTORS)
-        self._stamp = stamp(listener.getsockname())
+        self._file_id = file_id(listener.getsockname())
         self._next_beat = self._next_bark = self._next_look = time.monotonic()
         self._notifier = Notifier({})
 
-    def run(self, notifier: Notifier) -> None:
-        """Serve until `stop`, and then until those who wait are answered."""
+    def run(self, notifier: Notifier) -> bool:
+        """Serve until `stop`, and then until those who wait are answered or have waited for DRAIN_LIMIT, or `end`.
+
+        Returns:
+            Whether all keys are closed. Where one hangs, so does its thread, and the process would not end for it.
+        """
         self._notifier = notifier
         self._listener.setblocking(False)
-        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._let_in()
         self._selector.register(self._wake, selectors.EVENT_READ, self._run_posted)
         notifier.ready(self._summary())
         try:
-            while not self._is_stopping or self._crowd.is_waiting:
+            while self._goes_on():
                 for key, _ in self._selector.select(self._timeout()):
                     key.data()
                 self._tend()
-        finally:  # The threads of the profiles would keep the process alive.
-            for closed in self._roster.close():
-                closed.result()
-            self._selector.close()
-            os.close(self._wake)
+        finally:
+            is_closed = self._close()
+        return is_closed
+
+    def _goes_on(self) -> bool:
+        if not self._is_stopping:
+            return True
+        # An `unlock` may wait for a person.
+        is_waiting = self._crowd.is_waiting or any(verb is not Verb.UNLOCK for verb in self._controls)
+        return is_waiting and time.monotonic() < self._drain_end
+
+    def _close(self) -> bool:
+        for client in self._crowd.waiting():
+            self._drop(client)
+        self._selector.close()
+        return not wait(self._roster.close(), CLOSE_LIMIT).not_done
 
     def post(self, act: Callable[[], None]) -> None:
         """Let the loop do something; for other threads and for handlers of signals."""
         self._posted.append(act)
-        with suppress(OSError):  # The loop may have ended.
-            os.eventfd_write(self._wake, 1)
+        os.eventfd_write(self._wake, 1)
 
     def stop(self) -> None:
         """Take no more requests; `run` returns once those who wait are answered. For the loop: see `post`."""
         if not self._is_stopping:
             self._is_stopping = True
+            self._drain_end = time.monotonic() + DRAIN_LIMIT
             self._notifier.stopping()
-            self._selector.unregister(self._listener)
+            self._keep_out()
             self._listener.close()
             for client in self._crowd.reading():
                 self._drop(client)
 
+    def end(self) -> None:
+        """Stop, and answer nobody any more. For the loop: see `post`."""
+        self.stop()
+        self._drain_end = -math.inf
+
     def reload(self) -> None:
-        """Read the configuration anew. For the loop: see `post`."""
-        self._notifier.reloading()
-        self._roster.reload()
-        self._notifier.ready(self._summary())
+        """Read the configuration anew, unless the agent stops. For the loop: see `post`."""
+        if not self._is_stopping:
+            self._notifier.reloading()
+            self._roster.reload()
+            self._notifier.ready(self._summary())
 
     def _summary(self) -> str:
         return f"serving {len(self._roster)} profiles"
@@ -118,6 +150,8 @@ class Server:
             self._posted.popleft()()
 
     def _accept(self) -> None:
+        if self._is_stopping:
+            return  # Since another event that came with this one.
         for _ in range(_ACCEPTS_AT_ONCE):
             try:
                 sock, _ = self._listener.accept()
@@ -125,22 +159,41 @@ class Server:
             except BlockingIOError:
                 return
             except OSError as error:
-                self._log(f"can't accept a client: {error.strerror}")
+                self._pause(f"can't accept a client: {error.strerror}")
                 return
-            self._make_room()
-            self._crowd.enter(client)
-            if self._is_open or client.uid == os.geteuid():
-                self._read(client)
-            else:
-                self._log(f"user {client.uid} was refused")
-                self._drop(client)
+            self._enter(client)
 
-    def _make_room(self) -> None:
-        """Give up a client where there are too many."""
+    def _enter(self, client: Client) -> None:
         if len(self._crowd) >= min(MAX_CLIENTS, self._descriptors):
-            client = self._crowd.least()
-            self._log(f"too many clients: one of user {client.uid} was dropped")
+            self._make_room("too many clients")
+        self._crowd.enter(client)
+        if self._is_open or client.uid == os.geteuid():
+            self._read(client)
+        else:
+            self._log(f"user {client.uid} was refused")
             self._drop(client)
+
+    def _make_room(self, problem: str) -> None:
+        client = self._crowd.least()
+        self._log(f"{problem}: one of user {client.uid} was dropped")
+        self._drop(client)
+
+    def _pause(self, problem: str) -> None:
+        """Let nobody in for a moment, and somebody out, if there is one: descriptors may have run out."""
+        self._log(problem)
+        if len(self._crowd):
+            self._make_room(problem)
+        self._keep_out()
+        self._next_accept = time.monotonic() + ACCEPT_PAUSE
+
+    def _keep_out(self) -> None:
+        self._next_accept = math.inf
+        with suppress(KeyError):  # It is paused already.
+            self._selector.unregister(self._listener)
+
+    def _let_in(self) -> None:
+        self._next_accept = math.inf
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def _read(self, client: Client) -> None:
         try:
@@ -160,15 +213,15 @@ class Server:
             self._watch(client)
 
     def _serve(self, client: Client, request: Request) -> None:
-        served = self._roster.find(request.name) if request.name else None
-        if request.name and served is None:
+        held = self._roster.find(request.name) if request.name else None
+        if request.name and held is None:
             self._finish(client, protocol.UNKNOWN)
         elif request.verb is not Verb.GET:
-            self._control(client, request.verb, [served] if served else list(self._roster))
-        elif served and served.allows(client.uid):
-            reply = served.read()
+            self._control(client, request.verb, [held] if held else self._roster.all())
+        elif held and held.allows(client.uid):
+            reply = held.read()
             if reply is None:
-                self._wait(client, served)
+                self._wait(client, held)
             else:
                 self._finish(client, reply)
         else:
@@ -179,20 +232,20 @@ class Server:
         text = f"{what} is not for user {client.uid}. See allow-users in docs/agent.md"
         self._finish(client, protocol.error(7, text))
 
-    def _wait(self, client: Client, served: Served) -> None:
+    def _wait(self, client: Client, held: HeldProfile) -> None:
         """Keep a client until its answer is there. All that wait for one profile wait for the same answer."""
         if not self._crowd.is_waiting:
             self._next_beat = time.monotonic() + protocol.WORKING_EVERY
-        is_first = self._crowd.wait(client, served)
+        is_first = self._crowd.wait(client, held)
         # It has nothing more to say, but may hang up.
         self._watch(client, partial(self._drop, client))
         self._beat(client)
         if is_first:
-            served.answer().add_done_callback(lambda done: self.post(partial(self._answer, served, done)))
+            held.answer().add_done_callback(lambda done: self.post(partial(self._answer, held, done)))
 
-    def _answer(self, served: Served, done: Future[Reply]) -> None:
+    def _answer(self, held: HeldProfile, done: Future[Reply]) -> None:
         reply = done.result()
-        for client in self._crowd.answered(served):
+        for client in self._crowd.answered(held):
             self._finish(client, reply)
 
     def _beat(self, client: Client) -> None:
@@ -207,13 +260,14 @@ class Server:
             client.sock.send(reply, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         self._drop(client)
 
-    def _control(self, client: Client, verb: Verb, chosen: list[Served]) -> None:
+    def _control(self, client: Client, verb: Verb, chosen: list[HeldProfile]) -> None:
         if client.uid not in (0, os.geteuid()):
             self._refuse(client, f"hwsigner agent {verb}")
-        elif not self._controls.acquire(blocking=False):
+        elif len(self._controls) >= MAX_CONTROLS:
             self._finish(client, protocol.error(7, "the agent is busy with as many such commands as it takes"))
         else:
             self._release(client)
+            self._controls.append(verb)
             control = Control(client.sock, chosen, memory=self._memory, stop=lambda: self.post(self.stop))
             threading.Thread(target=self._run_control, args=(control, verb), daemon=True).start()
 
@@ -221,7 +275,7 @@ class Server:
         try:
             control.serve(verb)
         finally:
-            self._controls.release()
+            self.post(partial(self._controls.remove, verb))
 
     def _watch(self, client: Client, act: Callable[[], None] | None = None) -> None:
         """Let the loop call something when a client sends or hangs up: to read on, if nothing else."""
@@ -241,7 +295,7 @@ class Server:
 
     def _timeout(self) -> float:
         """Return the seconds until `_tend` has something to do."""
-        times = [self._next_look, self._crowd.next_deadline()]
+        times = [self._next_look, self._next_accept, self._drain_end, self._crowd.next_deadline()]
         if self._crowd.is_waiting:
             times.append(self._next_beat)
         if self._notifier.watchdog_interval:
@@ -259,12 +313,14 @@ class Server:
         if self._notifier.watchdog_interval and now >= self._next_bark:
             self._next_bark = now + self._notifier.watchdog_interval
             self._notifier.alive()
-        if now >= self._next_look and not self._is_stopping:
+        if now >= self._next_accept:
+            self._let_in()
+        if now >= self._next_look:
             self._next_look = now + LOOK_EVERY
             self._look()
 
     def _look(self) -> None:
         """Stop where nobody can come any more: the runtime folder goes when its user has left."""
-        if stamp(self._listener.getsockname()) != self._stamp:
+        if not self._is_stopping and file_id(self._listener.getsockname()) != self._file_id:
             self._log("the socket is gone, and so the agent stops")
             self.stop()

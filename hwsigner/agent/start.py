@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 
 from hwsigner.agent.client import is_running
-from hwsigner.agent.places import VARIABLE, runtime_folder, user_place
+from hwsigner.agent.places import VARIABLE, may_start, runtime_folder, user_place
 from hwsigner.pin_child import VARIABLE as PIN_VARIABLE
 
 
@@ -25,7 +25,7 @@ def start_agent(environ: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
         The process, or None if none was started.
     """
     has_place = os.path.isdir(runtime_folder(environ))
-    if environ.get(VARIABLE) == "none" or not has_place or is_running(user_place(environ)):
+    if not may_start(environ) or not has_place or is_running(user_place(environ)):
         return None
     return subprocess.Popen(
         # -P: the current folder, which is anybody's, is not on the path of modules.

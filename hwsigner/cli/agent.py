@@ -6,8 +6,10 @@ import argparse
 import gc
 import os
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 from hwsigner import notices
@@ -83,34 +85,43 @@ def _asker(pinentry: str | None) -> Callable[[PinRequest], str | None]:
 
 
 def _be_agent(place: Place) -> None:
+    from hwsigner.agent.held_profile import Surroundings
     from hwsigner.agent.listener import open_listener
     from hwsigner.agent.memory import LockedMemory, forbid_dumps
     from hwsigner.agent.notify import Notifier
     from hwsigner.agent.roster import Roster
-    from hwsigner.agent.served import Surroundings
     from hwsigner.agent.server import Server
 
     forbid_dumps()
     gc.enable()  # Unlike other commands, this one stays.
     allow_descriptors()
     tell_of_threads()
-    log = Log().note
-    notices.tell_by(log)
+    log = Log()
+    notices.tell_by(log.note)
+    # The log's, which waits for nobody who reads it. It is put back where the command's line was read.
+    warnings.showwarning = lambda message, *_: log.note(f"warning: {message}")
     memory, notifier = LockedMemory(), Notifier(os.environ)
     # The user's file of a system's agent is the system's.
     environ = {**os.environ, "XDG_CONFIG_HOME": "/etc"} if place.is_systems else os.environ
     with open_listener(place, os.environ) as listener:
-        roster = Roster(Surroundings(environ, memory, log), is_systems=place.is_systems)
-        server = Server(listener, roster, memory=memory, is_open=place.is_systems, log=log)
+        roster = Roster(Surroundings(environ, memory, log.note), is_systems=place.is_systems)
+        server = Server(listener, roster, memory=memory, is_open=place.is_systems, log=log.refused)
         with _signals(server):
-            server.run(notifier)
+            is_closed = server.run(notifier)
+    if not is_closed:
+        os._exit(0)  # Past the thread of a key that hangs.
 
 
 @contextmanager
 def _signals(server: Server) -> Iterator[None]:
-    """Stop at SIGTERM and SIGINT, once those who wait are answered; read the configuration anew at SIGHUP."""
-    acts = {signal.SIGTERM: server.stop, signal.SIGINT: server.stop, signal.SIGHUP: server.reload}
-    before = {number: signal.signal(number, lambda n, _: server.post(acts[signal.Signals(n)])) for number in acts}
+    """Stop at the first SIGTERM or SIGINT, end at the second; read the configuration anew at SIGHUP."""
+    ends = chain([server.stop], repeat(server.end))
+    handlers: dict[signal.Signals, Callable[..., None]] = {
+        signal.SIGTERM: lambda *_: server.post(next(ends)),
+        signal.SIGINT: lambda *_: server.post(next(ends)),
+        signal.SIGHUP: lambda *_: server.post(server.reload),
+    }
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:

@@ -81,8 +81,8 @@ def _question(own: Address, other: Address) -> bytes:
     ends = [ip_address(end.host.partition("%")[0]) for end in (own, other)]
     packed = [end.packed if end else b"" for end in ends]
     family = socket.AF_INET6 if len(packed[0]) == 16 else socket.AF_INET
-    id = _ENDS.pack(own.port, other.port, *packed) + _ANY_INTERFACE_AND_COOKIE
-    return _REQUEST.pack(family, socket.IPPROTO_TCP, _ALL_STATES) + id
+    head = _REQUEST.pack(family, socket.IPPROTO_TCP, _ALL_STATES)
+    return head + _ENDS.pack(own.port, other.port, *packed) + _ANY_INTERFACE_AND_COOKIE
 
 
 def _raise_unless_missing(answer: bytes) -> None:

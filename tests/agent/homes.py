@@ -17,12 +17,12 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 import certs
 from hwsigner.agent import protocol
+from hwsigner.agent.held_profile import Surroundings
 from hwsigner.agent.listener import open_listener
 from hwsigner.agent.memory import LockedMemory
 from hwsigner.agent.notify import Notifier
 from hwsigner.agent.places import Place, user_place
 from hwsigner.agent.roster import Roster
-from hwsigner.agent.served import Surroundings
 from hwsigner.agent.server import Server
 from hwsigner.agent.wire import Wire
 from hwsigner.emulator import Emulator
@@ -121,13 +121,18 @@ def _toml(value: Any) -> str:
 
 @dataclass
 class Running:
-    """An agent in a thread of this process."""
+    """An agent in a thread of this process.
+
+    Attributes:
+        ended: whether all keys were closed, once it has ended.
+    """
 
     home: Home
     memory: LockedMemory
     server: Server
     thread: threading.Thread
     log: list[str] = field(default_factory=list)
+    ended: list[bool] = field(default_factory=list)
 
     def connect(self) -> socket.socket:
         """Connect to it; the caller closes the socket."""
@@ -162,6 +167,14 @@ class Running:
             wire.send(line)
             yield wire
 
+    @contextmanager
+    def waiting(self, line: bytes) -> Iterator[socket.socket]:
+        """Send a line, and give the connection once the agent says that it is at work."""
+        with self.connect() as connection:
+            connection.sendall(line)
+            assert read_exactly(connection, len(protocol.WORKING)) == protocol.WORKING
+            yield connection
+
     def settle(self) -> None:
         """Wait until the loop has done what it has been told before."""
         done = threading.Event()
@@ -172,17 +185,22 @@ class Running:
 @contextmanager
 def run_agent(home: Home, *, is_systems: bool = False) -> Iterator[Running]:
     """Run an agent for a home."""
-    memory, log = LockedMemory(), list[str]()
+    memory, log, ended = LockedMemory(), list[str](), list[bool]()
     with open_listener(home.place, {}) as listener:
         roster = Roster(Surroundings(home.environ, memory, log.append), is_systems=is_systems)
         server = Server(listener, roster, memory=memory, is_open=is_systems, log=log.append)
-        thread = threading.Thread(target=server.run, args=(Notifier({}),))
+        thread = threading.Thread(target=lambda: ended.append(server.run(Notifier({}))))
         thread.start()
         try:
-            yield Running(home, memory, server, thread, log)
+            yield Running(home, memory, server, thread, log, ended)
         finally:
             server.post(server.stop)
             thread.join()
+
+
+def read_end(connection: socket.socket) -> bytes:
+    """Read until the other end closes; return what came after the lines that say that the agent is at work."""
+    return read_all(connection).replace(protocol.WORKING, b"")
 
 
 def read_all(connection: socket.socket) -> bytes:

@@ -76,6 +76,11 @@ class TestFindCredentials:
         assert find(runtime, name, **environ) is None
         assert agent.requests == []
 
+    @pytest.mark.parametrize("value", ["", "other", "NONE"])
+    def test_is_asked_whatever_else_is_set(self, runtime: Path, fake_agent: Start, value: str) -> None:
+        fake_agent(runtime / "hwsigner", says(GOOD))
+        assert find(runtime, HWSIGNER_AGENT=value) == JSON
+
     def test_another_user_listens(self, runtime: Path, fake_agent: Start, monkeypatch: pytest.MonkeyPatch) -> None:
         agent = fake_agent(runtime / "hwsigner", says(GOOD))
         monkeypatch.setattr(client, "peer_uid", lambda _: os.geteuid() + 1)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.homes import PASSPHRASE, Home
+from agent.homes import PASSPHRASE, Home, read_end
 from agent.processes import AGENT, agent_process, ask
 from hwsigner.agent import memory
 from hwsigner.agent.client import command, is_running
@@ -130,6 +131,33 @@ class TestProcess:
             done = subprocess.run(AGENT, env=home.environ, capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stdout) == (7, "")
         assert done.stderr.startswith(f"hwsigner: an agent is running already at {home.place.socket}. ")
+
+    def test_a_second_signal_ends_it_though_its_key_hangs(self, home: Home) -> None:
+        uri, gate = home.gated_key("web")
+        home.write_profiles(web={"private-key": uri})
+        with agent_process(home) as agent, socket.socket(socket.AF_UNIX) as client:
+            client.connect(home.place.socket)
+            client.sendall(b"1 get web\n")
+            assert client.recv(100) == b"1 working\n"
+            agent.process.send_signal(signal.SIGTERM)
+            assert agent.manager.next()[0] == "STOPPING=1"
+            assert client.recv(100) == b"1 working\n"  # It is still waited for.
+            agent.process.send_signal(signal.SIGINT)
+            assert agent.process.wait(20) == 0
+            assert read_end(client) == b""
+        assert not os.path.exists(home.place.socket)
+        with open(gate, "w"):  # What reads the PIN is left, and ends too.
+            pass
+
+    def test_a_warning_goes_to_the_log(self, home: Home) -> None:
+        home.write_profiles(web={"pkcs8-password": PASSPHRASE})
+        file = home.folder / "config" / "hwsigner" / "config.toml"
+        file.chmod(0o644)
+        with agent_process(home) as agent:
+            _, err = agent.stop()
+        assert err == f"hwsigner: warning: --pkcs8-password in {file} can be seen by other users. " + (
+            "pin-source= in the key URI is safer, with file:, env: or cmd:\n"
+        )
 
     def test_tells_systemd_how_it_is(self, home: Home) -> None:
         with agent_process(home) as agent:

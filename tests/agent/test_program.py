@@ -105,6 +105,18 @@ class TestArguments:
         assert done.stdout == FELL_BACK.replace(b"asked", b"none")
         assert agent.requests == []
 
+    def test_nor_where_they_have_been(self, program: Program, runtime: Path, fake_agent: Start) -> None:
+        agent = fake_agent(runtime / "hwsigner", says(GOOD))
+        assert is_python(program.run("--profile", "web", runtime=runtime, HWSIGNER_AGENT="asked"))
+        assert agent.requests == []
+
+    @pytest.mark.parametrize("value", ["", "other", "NONE"])
+    def test_any_other_value_is_none(self, program: Program, runtime: Path, fake_agent: Start, value: str) -> None:
+        agent = fake_agent(runtime / "hwsigner", says(GOOD))
+        assert program.run("--profile", "web", runtime=runtime, HWSIGNER_AGENT=value).stdout == JSON
+        agent.talk = says(b"garbage")
+        assert is_python(program.run("--profile", "web", runtime=runtime, HWSIGNER_AGENT=value))
+
 
 class TestPython:
     def test_is_found_beside_the_program_and_never_on_the_path(
@@ -158,8 +170,9 @@ class TestAnswers:
             b"1 ok \n",
             b"garbage\n",
             b"\0" * 200,
-            b"x" * 64,
-            b"x" * 63 + b"\n",
+            b"x" * 96,
+            b"x" * 95 + b"\n",
+            b"1 ok 2" + b" " * 89 + b"\n{}",
             b"1 working\n" * 3,
             b"1 working \n" + GOOD,
             b" " + GOOD,
@@ -235,7 +248,7 @@ PIECES = st.sampled_from(
 def expected(answer: bytes) -> tuple[int, bytes] | None:
     """Return the status and what is printed for an answer, by the grammar of the Python side; None for Python."""
     line, end, rest = answer.partition(b"\n")
-    while end and len(line) < 64 and line == b"1 working":
+    while end and len(line) < protocol.MAX_LINE and line == b"1 working":
         line, end, rest = rest.partition(b"\n")
     head = protocol.parse_head(line) if end else None
     if head is None or head.kind not in ("ok", "error") or len(rest) < head.size:

@@ -96,7 +96,7 @@ def test_the_program_in_c_has_the_same_limits() -> None:
     }
     for name, limit in seconds.items():
         assert f"#define {name} {limit * 1000:.0f}\n" in text
-    assert f"BODY_SIZE = {protocol.MAX_BODY}," in text
+    assert f" LINE_SIZE = {protocol.MAX_LINE}, BODY_SIZE = {protocol.MAX_BODY}," in text
     assert protocol.WORKING_EVERY * 2 <= protocol.FIRST_BYTE_LIMIT
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import json
 import os
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -16,10 +19,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.homes import PASSPHRASE, Home, Running, read_all, read_exactly, run_agent
-from hwsigner.agent import protocol, served, server
-from hwsigner.agent.server import Server
+from agent.homes import PASSPHRASE, Home, Running, read_all, read_end, read_exactly, run_agent
+from hwsigner.agent import held_profile, protocol, server
 from hwsigner.emulator import Fault
+from hwsigner.errors import AgentError
 from hwsigner.resident import ResidentProvider
 
 Patch = pytest.MonkeyPatch
@@ -245,6 +248,127 @@ class TestWaiting:
         assert os.path.exists(home.place.socket) == is_replaced
 
 
+class TestEnd:
+    """Of an agent whose key hangs. In the end it is let go, so that no thread is left."""
+
+    @pytest.fixture(autouse=True)
+    def haste(self, monkeypatch: Patch) -> None:
+        monkeypatch.setattr(server, "CLOSE_LIMIT", 0.05)
+
+    @pytest.fixture
+    def hung(self, home: Home) -> Iterator[Running]:
+        uri, gate = home.gated_key("web")
+        home.write_profiles(web={"private-key": uri}, other={})
+        before = set(threading.enumerate())
+        with run_agent(home) as running:
+            try:
+                yield running
+            finally:
+                running.server.post(running.server.end)
+                gate.write_text("wrong")
+        for thread in set(threading.enumerate()) - before:
+            thread.join(20)
+            assert not thread.is_alive()
+
+    def stop(self, running: Running, *, again: bool = False) -> None:
+        """Stop it, and wait until it has ended."""
+        running.server.post(running.server.stop)
+        if again:
+            running.server.post(running.server.end)
+        running.thread.join(20)
+        assert not running.thread.is_alive()
+
+    def test_who_waits_gives_up_in_the_end(self, hung: Running, monkeypatch: Patch) -> None:
+        monkeypatch.setattr(server, "DRAIN_LIMIT", 0.2)
+        with hung.waiting(b"1 get web\n") as client, hung.waiting(b"1 refresh web\n"):
+            begin = time.monotonic()
+            self.stop(hung)
+            assert time.monotonic() - begin >= 0.2
+            assert read_end(client) == b""
+        assert hung.ended == [False]
+
+    def test_at_once_if_it_is_told_twice(self, hung: Running) -> None:
+        with hung.waiting(b"1 get web\n") as client:
+            self.stop(hung, again=True)
+            assert read_end(client) == b""
+        assert hung.ended == [False]
+
+    def test_nobody_waits(self, running: Running) -> None:
+        running.get()
+        self.stop(running)
+        assert running.ended == [True]
+
+    def test_who_has_hung_up_is_not_waited_for(self, hung: Running) -> None:
+        with hung.waiting(b"1 get web\n"):
+            pass
+        self.stop(hung)
+        assert hung.ended == [False]
+
+    def test_a_profile_that_is_there_no_more_hangs(self, hung: Running) -> None:
+        with hung.waiting(b"1 get web\n"):
+            hung.home.write_profiles(other={})
+            hung.get("other")
+            self.stop(hung, again=True)
+        assert hung.ended == [False]
+
+    def test_a_person_who_types_a_pin_is_not_waited_for(self, home: Home) -> None:
+        home.encrypted_key("web")
+        with run_agent(home) as running, running.conversation(b"1 unlock web\n") as wire:
+            assert wire.answer(20)[0].kind == "ask"
+            self.stop(running)
+        assert running.ended == [True]
+
+    def test_a_command_is_answered(self, home: Home) -> None:
+        uri, gate = home.gated_key("web")
+        home.write_profiles(web={"private-key": uri})
+        with run_agent(home) as running, running.waiting(b"1 refresh web\n") as client:
+            running.server.post(running.server.stop)
+            time.sleep(server.CLOSE_LIMIT * 3)
+            gate.write_text(PASSPHRASE)
+            assert read_end(client).startswith(b"1 ok ")
+        assert running.ended == [True]
+
+    def test_it_sleeps_meanwhile(self, hung: Running, monkeypatch: Patch) -> None:
+        monkeypatch.setattr(server, "LOOK_EVERY", 0.05)
+        hung.server._next_look = 0.0
+        rounds: list[float] = []
+        with hung.waiting(b"1 get web\n"):
+            hung.server.post(hung.server.stop)
+            timeout = hung.server._timeout
+
+            def count() -> float:
+                rounds.append(timeout())
+                return rounds[-1]
+
+            monkeypatch.setattr(hung.server, "_timeout", count)
+            time.sleep(0.3)
+        assert 1 <= len(rounds) < 50
+
+    def test_who_comes_with_the_stop_is_no_error(self, running: Running) -> None:
+        running.server.post(running.server.stop)
+        running.server.post(running.server._accept)
+        running.thread.join(20)
+        assert running.log == []
+
+
+class Refusing:
+    """A listener whose next calls of `accept` fail."""
+
+    def __init__(self, real: socket.socket, failures: int) -> None:
+        self._real = real
+        self._failures = failures
+        self.calls = 0
+
+    def accept(self) -> tuple[socket.socket, object]:
+        self.calls += 1
+        if self.calls <= self._failures:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return self._real.accept()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._real, name)
+
+
 class TestBounds:
     def test_who_says_nothing_is_dropped(self, running: Running, monkeypatch: Patch) -> None:
         monkeypatch.setattr(server, "LINE_LIMIT", 0.05)
@@ -289,22 +413,42 @@ class TestBounds:
 
     def test_descriptors_that_run_out(self, running: Running, monkeypatch: Patch) -> None:
         running.get()
-        failures = [OSError(24, "Too many open files")]
-
-        class Listener:
-            def __init__(self, real: socket.socket) -> None:
-                self.real = real
-
-            def accept(self) -> tuple[socket.socket, object]:
-                if failures:
-                    raise failures.pop()
-                return self.real.accept()
-
-            def __getattr__(self, name: str) -> object:
-                return getattr(self.real, name)
-
-        monkeypatch.setattr(running.server, "_listener", Listener(running.server._listener))
+        monkeypatch.setattr(running.server, "_listener", Refusing(running.server._listener, 1))
         assert credentials(running.get())
+
+    def test_and_stay_away(self, running: Running, monkeypatch: Patch) -> None:
+        running.get()
+        with running.connect() as silent:
+            running.settle()
+            refusing = Refusing(running.server._listener, 10**9)
+            monkeypatch.setattr(running.server, "_listener", refusing)
+            before, begin = len(running.log), time.monotonic()
+            with running.connect():
+                assert silent.recv(1) == b""  # It makes room.
+                time.sleep(0.3)
+                running.settle()
+                most = (time.monotonic() - begin) / server.ACCEPT_PAUSE + 1
+                assert 1 <= refusing.calls <= most
+                assert len(running.log) - before == refusing.calls + 1
+                running.server.post(running.server.stop)  # While it pauses.
+                running.thread.join(20)
+                assert not running.thread.is_alive()
+
+    def test_full_memory_is_told_and_passes(self, running: Running, monkeypatch: Patch) -> None:
+        def full(size: int) -> memoryview:
+            raise AgentError("the agent's locked memory is full", "Give it fewer profiles")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(running.memory, "take", full)
+            for _ in range(2):
+                assert running.get().startswith(b"1 error 7 ")
+            status = running.ask(b"1 status\n")
+            assert b"web\tfailing\t" in status
+            assert status.endswith(b"\tthe agent's locked memory is full")
+            assert running.ask(b"1 unlock web\n").count(b"1 error 7 ") == 1
+        assert credentials(running.get())
+        assert b"web\tready\t" in running.ask(b"1 status\n")
+        assert len(running.home.emulator.requests) == 1
 
     def test_its_memory_does_not_grow(self, running: Running) -> None:
         running.get()
@@ -352,23 +496,28 @@ class TestWho:
             assert running.ask(f"1 {line}\n".encode()).startswith(b"1 error 7 ")
             assert credentials(running.get())
 
-    def test_an_unknown_user_is_nobody(self, home: Home) -> None:
-        home.write_profiles(web={"allow-users": ["no-such-user"]})
-        with run_agent(home, is_systems=True) as running:
-            assert running.log == ["allow-users names 'no-such-user', whom this system does not know"]
+    @pytest.mark.parametrize(("text", "user"), [("no-such-user", "no-such-user"), ("²", "²"), ("a\\u0000b", "a\0b")])
+    def test_an_unknown_user_is_nobody(self, running: Running, text: str, user: str) -> None:
+        running.home.write_profiles(web={"allow-users": [text]})
+        assert credentials(running.get())
+        assert running.log[0] == f"allow-users names {user!r}, whom this system does not know"
 
 
 class TestConfiguration:
-    @pytest.mark.parametrize("attended", [True, False, None])
-    def test_whether_a_key_needs_a_person(self, home: Home, monkeypatch: Patch, attended: bool | None) -> None:
+    @pytest.mark.parametrize(
+        ("value", "attended"), [(True, True), (False, False), ("true", True), ("false", False), (None, None)]
+    )
+    def test_whether_a_key_needs_a_person(
+        self, home: Home, monkeypatch: Patch, value: Any, attended: bool | None
+    ) -> None:
         told: list[bool | None] = []
 
         def make(*arguments: Any, attended: bool | None, **options: Any) -> ResidentProvider:
             told.append(attended)
             return ResidentProvider(*arguments, attended=attended, **options)
 
-        monkeypatch.setattr(served, "ResidentProvider", make)
-        home.write_profiles(web={} if attended is None else {"attended": attended})
+        monkeypatch.setattr(held_profile, "ResidentProvider", make)
+        home.write_profiles(web={} if value is None else {"attended": value})
         with run_agent(home) as running:
             assert credentials(running.get())
         assert told == [attended]
@@ -408,6 +557,45 @@ class TestConfiguration:
             assert running.get() == b"1 unknown\n"
             assert credentials(running.get("free"))
 
+    def test_what_is_served_is_what_was_compared(self, running: Running, monkeypatch: Patch) -> None:
+        roster = running.server._roster
+        monkeypatch.setattr(roster, "_look", lambda: roster._seen)  # A change that is seen a little later.
+        running.home.write_profiles(web={"session-duration": 900})
+        left = datetime.fromisoformat(str(credentials(running.get())["Expiration"])) - datetime.now(UTC)
+        assert left.total_seconds() > 900
+
+    @pytest.mark.parametrize(
+        "values", [{"x": 1}, {"allow-users": "root"}, {"attended": "maybe"}, {"session-duration": 1}], ids=repr
+    )
+    def test_a_profile_that_can_t_be_used_is_the_only_one(self, running: Running, values: dict[str, Any]) -> None:
+        running.home.write_profiles(web=values, other={})
+        answer = running.get()
+        assert answer.startswith(b"1 error 2 ")
+        assert b"[profile.web] has" in answer
+        assert running.get() == answer
+        assert credentials(running.get("other"))
+        assert b"\nweb\tfailing\t\t/" in running.ask(b"1 status\n")
+        assert [line for line in running.log if line.startswith("profile 'web' can't be used: ")]
+        running.home.write_profiles(web={})
+        assert credentials(running.get())
+
+    def test_commands_for_all_profiles_see_a_change_too(self, running: Running) -> None:
+        running.home.write_profiles(web={}, new={})
+        assert running.ask(b"1 lock\n").endswith(b"locked: new, web")
+        assert running.get("new").startswith(b"1 error 3 ")
+
+    def test_a_reload_while_it_stops(self, home: Home) -> None:
+        uri, gate = home.gated_key("web")
+        home.write_profiles(web={"private-key": uri})
+        with run_agent(home) as running, running.waiting(b"1 get web\n") as client:
+            running.server.post(running.server.stop)
+            home.write_profiles(web={"private-key": uri}, new={})
+            running.server.post(running.server.reload)
+            running.settle()
+            assert len(running.server._roster) == 1
+            gate.write_text(PASSPHRASE)
+            assert credentials(read_end(client))
+
 
 class TestThreads:
     def test_none_is_left(self, home: Home) -> None:
@@ -427,8 +615,19 @@ def test_a_loop_that_has_nothing_to_do_sleeps(running: Running) -> None:
         os.eventfd_read(running.server._wake)
 
 
-def test_posting_to_a_server_that_has_ended(home: Home) -> None:
+def test_posting_to_a_server_that_has_ended_writes_to_nobody_s_descriptor(home: Home) -> None:
     with run_agent(home) as running:
         pass
-    act: Callable[[], None] = Server.stop.__get__(running.server)
-    running.server.post(act)
+    acts: list[None] = []
+    running.server.post(lambda: acts.append(None))
+    assert os.eventfd_read(running.server._wake) > 0  # It is the server's for as long as somebody can post.
+    assert not acts
+
+
+def test_its_descriptor_is_closed_with_it(home: Home) -> None:
+    with run_agent(home) as running:
+        wake = running.server._wake
+    del running
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(wake)

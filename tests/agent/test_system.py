@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from agent.conftest import is_root
 from agent.homes import Home
 from agent.processes import AGENT, AgentProcess, agent_process
+from hwsigner.cli.log import MOST_A_SECOND
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="only root can mount, and be other users")
 
@@ -46,6 +48,29 @@ def ask(agent: AgentProcess, program: Path, uid: int) -> subprocess.CompletedPro
     # Others can't enter the folder that the program was made in.
     command = f'exec 3<"{program}"; exec {" ".join(user)} /proc/self/fd/3 --profile web'
     return subprocess.run([*inside, "sh", "-c", command], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
+
+
+FLOOD = """
+import socket
+for _ in range(200):
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect("/run/hwsigner/agent.sock")
+        asking.sendall(b"1 get web\\n")
+        asking.recv(200)
+"""
+
+
+def test_a_flood_of_refusals_is_not_one_of_lines(agent: AgentProcess) -> None:
+    inside = ["nsenter", f"--target={agent.process.pid}", "--mount"]
+    user = ["setpriv", f"--reuid={OTHER}", f"--regid={OTHER}", "--clear-groups"]
+    begin = time.monotonic()
+    subprocess.run([*inside, *user, "/usr/bin/python3", "-Ic", FLOOD], check=True, env={})
+    seconds = int(time.monotonic() - begin) + 2
+    _, err = agent.stop()
+    refusal = f"hwsigner: profile 'web': user {OTHER} was refused"
+    lines = err.splitlines()
+    assert lines[0] == refusal
+    assert lines.count(refusal) <= MOST_A_SECOND * seconds < 200
 
 
 def test_serves_whom_the_profile_allows(agent: AgentProcess, real_program: Path) -> None:
