@@ -50,7 +50,7 @@ def _name(module: str) -> str:
 OWNERS = {
     **{b.library: (_name(b.module), _name(b.module).replace(".", "._")) for b in BACKENDS.values() if b.library},
     "asn1crypto": ("backends.tpm2", "backends._tss2"),
-    "ctypes": ("agent.memory", "backends._libcrypto", "backends._pkcs11_calls", "pin_sources"),
+    "ctypes": ("agent.memory", "backends._libcrypto", "backends._pkcs11_calls", "cli.staying", "pin_sources"),
     "tomlkit": ("config",),
     "cryptography": ("backends.", "certificate", "public_key", "selector", "emulator."),
     "requests": ("auth",),

@@ -16,17 +16,10 @@ from hwsigner.errors import AgentError
 
 SIZE = 1 << 20
 _LEAST = 16 * mmap.PAGESIZE
-# <linux/mman.h> and <linux/prctl.h>, which Python has no names for.
+# <linux/mman.h>, which Python has no name for.
 _MADV_WIPEONFORK = 18
-_PR_SET_DUMPABLE = 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def forbid_dumps() -> None:
-    """Let this process be neither dumped nor looked into by other programs of its user."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 class LockedMemory:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from hwsigner import notices
 from hwsigner.cli.log import Log
 from hwsigner.cli.parser import Parser
-from hwsigner.cli.staying import allow_descriptors, tell_of_threads
+from hwsigner.cli.staying import allow_descriptors, forbid_dumps, tell_of_threads
 from hwsigner.cli.terminal import ask_pin
 from hwsigner.errors import UsageError, printable
 from hwsigner.flags import Flag, switch
@@ -87,7 +87,7 @@ def _asker(pinentry: str | None) -> Callable[[PinRequest], str | None]:
 def _be_agent(place: Place) -> None:
     from hwsigner.agent.held_profile import Surroundings
     from hwsigner.agent.listener import open_listener
-    from hwsigner.agent.memory import LockedMemory, forbid_dumps
+    from hwsigner.agent.memory import LockedMemory
     from hwsigner.agent.notify import Notifier
     from hwsigner.agent.roster import Roster
     from hwsigner.agent.server import Server

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import threading
 
 from hwsigner.cli.streams import tell
 
 _DESCRIPTORS = 4096
+# <linux/prctl.h>, which Python has no name for.
+_PR_SET_DUMPABLE = 4
+
+
+def forbid_dumps() -> None:
+    """Let this process be neither dumped nor looked into by other programs of its user; the programs it runs may be."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def allow_descriptors() -> None:

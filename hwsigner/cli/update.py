@@ -80,7 +80,10 @@ def _write(path: str, section: str, credentials: Credentials) -> None:
 
 
 def _keep_until_interrupted(upkeep: Upkeep) -> int:
+    from hwsigner.cli.staying import forbid_dumps
+
     gc.enable()  # Unlike other commands, this one stays.
+    forbid_dumps()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while True:
