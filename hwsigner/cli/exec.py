@@ -62,17 +62,20 @@ def run(arguments: argparse.Namespace) -> int:
     from hwsigner.cli.child import run_program
     from hwsigner.cli.residence import close_in_time
     from hwsigner.cli.sources import of_profile
-    from hwsigner.cli.staying import tell_of_threads
+    from hwsigner.cli.staying import forbid_dumps, tell_of_threads
+    from hwsigner.cli.terminal import release_terminal
     from hwsigner.serving.formats import CONTAINER
 
     gc.enable()  # Unlike other commands, this one stays.
     if not arguments.command:
         raise UsageError("no command is given", "Write hwsigner exec NAME -- COMMAND")
+    forbid_dumps()
     _warn_of_default_profile()
     sourced = of_profile(arguments.name, _ignore)
     server, variables = _endpoint(sourced)
     # In this thread, where Ctrl-C ends it, and before the command is run: without credentials it is not.
     sourced.source.reply(CONTAINER)
+    release_terminal()
     tell_of_threads()
 
     def start() -> None:

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 from hwsigner.agent.notify import Notifier
 from hwsigner.cli.staying import tell_of_threads
 from hwsigner.cli.streams import tell
+from hwsigner.cli.terminal import release_terminal
 from hwsigner.errors import (
     AgentError,
     BackendUnavailableError,
     HwsignerError,
     HwsignerWarning,
+    PinError,
     ServiceError,
     ServiceUnreachableError,
     TokenRemovedError,
@@ -40,6 +42,8 @@ _PASSING = (
 _CLOSE_SECONDS = 1.0
 # systemd starts what needs the credentials when it is told that they are there, or that they are late.
 _READY_SECONDS = 10.0
+# Between two looks for profiles that are lost.
+_LOOK_SECONDS = 10.0
 
 
 class Residence:
@@ -61,26 +65,34 @@ class Residence:
 
         Raises:
             HwsignerError: there is no first session, and another try would not help.
+            PinError: the last credentials of all profiles have ended, and nobody tries to get others.
         """
         notifier = Notifier(os.environ)
         tell_of_threads()
+        # From the first prompt to the last: another end would leave the terminal as a prompt has made it.
+        with _stopping(self._server):
+            self._start_threads(notifier)
+            gc.freeze()  # What is there by now stays: it is looked through no more, which would hold up requests.
+            self._server.run()
+            self._is_ending = True
+            notifier.stopping()
+            failure = self._failure
+            is_closed = close_in_time(self._sourced)
+            release_terminal()
+            if not is_closed:
+                if failure:
+                    tell(str(failure))
+                os._exit(failure.exit_status if failure else 0)
+        if failure:
+            raise failure
+
+    def _start_threads(self, notifier: Notifier) -> None:
         first = [threading.Thread(target=self._warm, args=(one,), daemon=True) for one in self._sourced]
         for one, thread in zip(self._sourced, first, strict=True):
             one.own.start()
             thread.start()
         threading.Thread(target=self._tell_of, args=(first, notifier), daemon=True).start()
-        gc.freeze()  # What is there by now stays: it is looked through no more, which would hold up requests.
-        with _stopping(self._server):
-            self._server.run()
-            self._is_ending = True
-            notifier.stopping()
-        failure = self._failure
-        if not close_in_time(self._sourced):
-            if failure:
-                tell(str(failure))
-            os._exit(failure.exit_status if failure else 0)
-        if failure:
-            raise failure
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def _warm(self, one: Sourced) -> None:
         try:
@@ -90,13 +102,41 @@ class Residence:
         except _PASSING:
             pass  # The provider's log has it.
         except (HwsignerError, HwsignerWarning) as error:
-            self._failure = error
-            self._server.stop()
+            self._fail(error)
+
+    def _fail(self, failure: HwsignerError | HwsignerWarning) -> None:
+        self._failure = failure
+        self._server.stop()
 
     def _tell_of(self, first: Sequence[threading.Thread], notifier: Notifier) -> None:
         _join(first, _READY_SECONDS)
         if self._failure is None and not self._is_ending:
             notifier.ready("answering")
+
+    def _watch(self) -> None:
+        """Tell of profiles that are lost, and end once all of them are, so that a service manager sees it."""
+        lost: dict[str, PinError] = {}
+        while True:
+            time.sleep(_LOOK_SECONDS)
+            told, lost = lost, {one.name: error for one in self._sourced if (error := _loss(one))}
+            if len(lost) == len(self._sourced):
+                break
+            for name in lost.keys() - told.keys():
+                tell(f"{name}: no credentials until the server is started again: {lost[name]}")
+        self._fail(next(error for name, error in lost.items() if name not in told))
+
+
+def _loss(one: Sourced) -> PinError | None:
+    """Return why a profile has no credentials any more and nobody tries to get some, or None."""
+    if not isinstance(one.own.provider().failure, PinError):
+        return None
+    try:
+        one.source.reply(CONTAINER)  # It tries nothing, as a wrong PIN is not sent twice; an agent may have some.
+    except PinError as error:
+        return error
+    except (HwsignerError, HwsignerWarning):
+        return None
+    return None
 
 
 def close_in_time(sourced: Sequence[Sourced]) -> bool:

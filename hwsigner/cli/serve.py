@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import pwd
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,17 +52,18 @@ def run(arguments: argparse.Namespace) -> int:
         0, once interrupted.
 
     Raises:
-        HwsignerError: a flag, a file or the address is of no use; or there are no credentials and another try would
-            not help.
+        HwsignerError: a flag, a file or the address is of no use; or there are no credentials, at the start or later,
+            and another try would not help.
     """
     from hwsigner.cli.residence import Residence
-    from hwsigner.cli.staying import allow_descriptors
+    from hwsigner.cli.staying import allow_descriptors, forbid_dumps
     from hwsigner.serving.application import Application, Served
     from hwsigner.serving.listener import listen, names_of
     from hwsigner.serving.server import Server
     from hwsigner.serving.token_file import keep_token
 
     gc.enable()  # Unlike other commands, this one stays.
+    forbid_dumps()
     log = Log()
     has_imds, users, tls = _has_imds(arguments), _users(arguments), _tls(arguments)
     if tls is None:  # A handshake that hangs takes ten times the memory of a request that does.
@@ -114,16 +115,15 @@ def _token_folder(arguments: argparse.Namespace) -> Path:
 
 
 def _users(arguments: argparse.Namespace) -> set[int]:
-    return {os.geteuid(), *map(_uid, arguments.allow_user)}
+    from hwsigner.users import find_uid
 
-
-def _uid(user: str) -> int:
-    if user.isascii() and user.isdigit():
-        return int(user)
-    try:
-        return pwd.getpwnam(user).pw_uid
-    except KeyError:
-        raise UsageError(f"--allow-user {user!r} is no user of this machine", "Give a name or a number") from None
+    users = {os.geteuid()}
+    for user in arguments.allow_user:
+        uid = find_uid(user)
+        if uid is None:
+            raise UsageError(f"--allow-user {user!r} is no user of this machine", "Give a name or a number")
+        users.add(uid)
+    return users
 
 
 def _tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:
@@ -168,4 +168,5 @@ def _announce(base: str, token_files: dict[str, Path], has_imds: bool) -> None:
         lines.append(f"export AWS_CONTAINER_CREDENTIALS_FULL_URI={base}{container_path(name)}")
         lines.append(f"export AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE={shlex.quote(str(path))}")
     if sys.stderr is not None:
-        print(*lines, sep="\n", file=sys.stderr, flush=True)
+        with suppress(OSError):  # As `tell` does: where nobody reads, it serves all the same.
+            os.write(sys.stderr.fileno(), os.fsencode("".join(f"{line}\n" for line in lines)))

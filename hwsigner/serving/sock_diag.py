@@ -17,6 +17,7 @@ _NLM_F_REQUEST = 1
 _NLMSG_ERROR = 2
 _ENOENT = 2
 _MAX_ANSWER = 8192
+_NUMBER = 1
 
 # struct nlmsghdr; struct inet_diag_req_v2 and inet_diag_msg, both with a struct inet_diag_sockid.
 _HEADER = struct.Struct("=IHHII")
@@ -40,41 +41,26 @@ class Found(NamedTuple):
     uid: int
 
 
-class SockDiag:
-    """A conversation with the kernel. For one thread.
+def find_socket(own: Address, other: Address) -> Found | None:
+    """Return the socket that has one end and is connected to another, or None where the kernel knows of none.
+
+    A kernel without sock_diag for TCP knows of none at all.
 
     Raises:
-        OSError: the kernel, or what confines this process, does not allow it.
+        OSError: this process may not ask, or the kernel did not answer.
     """
-
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
-        self._number = 0
-
-    def find(self, own: Address, other: Address) -> Found | None:
-        """Return the socket that has one end and is connected to another, or None where the kernel knows of none.
-
-        A kernel without sock_diag for TCP knows of none at all.
-
-        Raises:
-            OSError: the kernel did not answer, or something else.
-        """
-        self._number += 1
-        question = _question(own, other)
-        header = _HEADER.pack(_HEADER.size + len(question), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, self._number, 0)
-        self._socket.sendto(header + question, (0, 0))
-        answer, sender = self._socket.recvfrom(_MAX_ANSWER, socket.MSG_DONTWAIT)
-        _, kind, _, number, _ = _HEADER.unpack_from(answer)
-        if sender[0] != 0 or number != self._number:
-            raise OSError("sock_diag answered something else")
-        if kind == _NLMSG_ERROR:
-            _raise_unless_missing(answer)
-            return None
-        return _found(answer)
-
-    def close(self) -> None:
-        """End it."""
-        self._socket.close()
+    question = _question(own, other)
+    header = _HEADER.pack(_HEADER.size + len(question), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, _NUMBER, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+        kernel.sendto(header + question, (0, 0))
+        answer, sender = kernel.recvfrom(_MAX_ANSWER, socket.MSG_DONTWAIT)
+    _, kind, _, number, _ = _HEADER.unpack_from(answer)
+    if sender[0] != 0 or number != _NUMBER:
+        raise OSError("another process answered in the kernel's place")
+    if kind == _NLMSG_ERROR:
+        _raise_unless_missing(answer)
+        return None
+    return _found(answer)
 
 
 def _question(own: Address, other: Address) -> bytes:

@@ -61,16 +61,27 @@ def new_token() -> bytes:
 
 
 def _make(path: Path) -> None:
-    """Write a new token and give the file its name: whole, and to the first of two servers."""
+    """Write a new token and give the file its name: whole, even if the power fails, and to the first of two servers."""
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}")
     try:
         with open(temporary, "xb", opener=_private) as file:
             file.write(new_token())
+            file.flush()
+            os.fsync(file.fileno())
         os.link(temporary, path)
+        _sync_folder(path.parent)
     except FileExistsError:
         pass
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _private(path: str, flags: int) -> int:

@@ -123,3 +123,75 @@ def test_without_a_terminal_nobody_is_asked(stdin: int) -> None:
         start_new_session=True,
     )
     assert done.communicate(b"1234\n" if stdin == subprocess.PIPE else None) == (b"None\n", b"")
+
+
+def test_a_background_job_without_its_shell_takes_nothing_from_stdin(terminal: Terminal) -> None:
+    program = f"""
+import os, sys
+reading, writing = os.pipe()
+if os.fork():  # The session's leader, whose end would take the terminal from all.
+    os.close(writing)
+    os.read(reading, 1)
+    os._exit(0)
+shell = os.getpid()
+if os.fork():
+    os._exit(0)
+os.setpgid(0, 0)
+while os.getppid() == shell:
+    pass
+{PROGRAM}"""
+    process = start(terminal, *ASK, program=program)
+    assert process.communicate(b"for another program\n", timeout=30) == (b"None\n", b"")
+
+
+def test_a_terminal_that_goes_away_is_no_pin_and_stdin_s_is_none(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path)
+    program = f"import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n{PROGRAM}"
+    process = start(terminal, *ASK, program=program)
+    try:
+        terminal.shown_until(": ")
+    finally:
+        terminal.close()
+    assert process.communicate(b"for another program\n", timeout=30) == (b"None\n", b"")
+
+
+RELEASE = """
+import sys, threading
+from hwsigner.cli.terminal import ask_pin, release_terminal
+from hwsigner.pin import PinRequest
+ask = lambda: ask_pin(PinRequest("PIN", "x"))
+"""
+
+
+def test_a_terminal_that_is_released_asks_nobody(terminal: Terminal) -> None:
+    process = start(terminal, program=f"{RELEASE}release_terminal()\nprint(ask())")
+    assert process.communicate(timeout=30) == (b"None\n", b"")
+    assert terminal.echoes()
+
+
+def test_an_open_prompt_is_undone_by_a_release(terminal: Terminal) -> None:
+    code = f"{RELEASE}threading.Thread(target=ask, daemon=True).start()\nsys.stdin.read()\nrelease_terminal()"
+    process = start(terminal, program=code)
+    terminal.shown_until("PIN for x: ")
+    assert not terminal.echoes()
+    terminal.type(b"half a PI")
+    assert process.communicate(timeout=30) == (b"", b"")
+    assert terminal.echoes()
+
+
+def test_a_background_job_releases_nothing_of_another_s(terminal: Terminal) -> None:
+    """It is not stopped, as by SIGTTOU, and leaves the terminal to the other."""
+    code = f"""{RELEASE}
+import os, signal, termios
+from hwsigner.cli import terminal
+if not os.fork():
+    threading.Thread(target=ask, daemon=True).start()
+    sys.stdin.readline()
+    os.setpgid(0, 0)
+    release_terminal()
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(-1, os.WUNTRACED)[1]))"""
+    process = start(terminal, program=code)
+    terminal.shown_until("PIN for x: ")
+    assert process.communicate(b"\n", timeout=30) == (b"0\n", b"")
+    assert not terminal.echoes()

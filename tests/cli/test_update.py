@@ -17,6 +17,7 @@ from pathlib import Path
 import boto3  # type: ignore[import-untyped]
 import pytest
 
+from hwsigner.cli import staying
 from hwsigner.cli.update import Upkeep
 from hwsigner.credentials import Credentials
 from hwsigner.emulator import Fault
@@ -207,9 +208,11 @@ class TestContinuously:
         pauses: list[float] = []
         before = signal.getsignal(signal.SIGTERM)
         monkeypatch.setattr(time, "sleep", sleep)
+        monkeypatch.setattr(staying, "forbid_dumps", lambda: forbidden.append(None))  # It would last, in this process.
+        forbidden: list[None] = []
         scene.emulator.misbehave(*([Fault.parse(fault)] if fault else []))
         outcome = scene.call("update", *scene.flags())
-        assert (outcome.status, pauses) == (0, [pause])
+        assert (outcome.status, pauses, len(forbidden)) == (0, [pause], 1)
         assert signal.getsignal(signal.SIGTERM) == before
 
     def test_it_waits_for_a_service_that_is_not_there_yet(self, scene: Scene, file: Path) -> None:

@@ -7,10 +7,18 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
-from hwsigner.emulator import Emulator
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from hwsigner.emulator import Emulator, Fault
 
 PROGRAM = Path(sys.executable).parent / "hwsigner"
 
@@ -81,6 +89,26 @@ class Stage:
 
     def flags(self) -> list[str]:
         return [f"--{name}={value}" for name, value in self.values().items()]
+
+    def private_key(self) -> Any:
+        """Return the key; it has the passphrase `first` if any."""
+        data = self.key.read_bytes()
+        return load_pem_private_key(data, b"first" if b"ENCRYPTED" in data else None)
+
+    def encrypt_key(self, passphrase: str) -> None:
+        """Give the key a passphrase, or another one than `first`."""
+        encryption = BestAvailableEncryption(passphrase.encode())
+        data = self.private_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+        new = self.key.with_suffix(".new")
+        new.touch(0o600)
+        new.write_bytes(data)
+        new.replace(self.key)
+
+    def shorten_sessions(self, count: int, *, seconds: int) -> datetime:
+        """Let the next sessions end in some seconds from now, and return when."""
+        end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
+        self.service.misbehave(Fault.parse(f"bad-expiration*{count}:value={end:%Y-%m-%dT%H:%M:%SZ}"))
+        return end
 
     @property
     def sessions(self) -> int:

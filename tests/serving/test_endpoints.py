@@ -15,8 +15,8 @@ from hwsigner.serving import replies, session_tokens
 from hwsigner.serving.owners import Owners
 from hwsigner.serving.peers import Address, Connection
 from serving.conftest import ROLE, TOKEN, Running, run_server
+from serving.connected import NOBODY, PYTHON, knows_nothing
 from serving.raw import Client, Response
-from serving.test_peers import NOBODY, PYTHON
 
 READY = b'{"AccessKeyId": "ASIAREADY"}'
 LATER = b'{"AccessKeyId": "ASIALATER"}'
@@ -137,7 +137,11 @@ class TestIMDS:
             asked.extend(connections)
             return [os.geteuid()] * len(connections)
 
-        with run_server(owners=Owners(find)) as running, running.client() as client, running.client() as other:
+        with (
+            run_server(owners=Owners(knows_nothing, find)) as running,
+            running.client() as client,
+            running.client() as other,
+        ):
             for one in (client, client, other):
                 assert _token(one)
             socks = [one.sock for one in (client, other)]
@@ -153,7 +157,7 @@ class TestIMDS:
             assert may_look.wait(30)
             return [os.geteuid() if looks[0] == 1 else None] * len(connections)
 
-        with run_server(owners=Owners(find)) as running:
+        with run_server(owners=Owners(knows_nothing, find)) as running:
             clients = [running.client() for _ in range(50)]
             for client in clients:
                 client.send("PUT", "/latest/api/token", {SECONDS: "60"})
@@ -169,7 +173,7 @@ class TestIMDS:
         assert len(looks) < 10
 
     def test_who_can_t_be_found_gets_no_token(self) -> None:
-        nobody = Owners(lambda connections: [None] * len(connections))
+        nobody = Owners(knows_nothing, lambda connections: [None] * len(connections))
         with run_server(owners=nobody) as running, running.client() as client:
             answer = client.ask("PUT", "/latest/api/token", {SECONDS: "60"})
         assert (answer.status, _message(answer)[:42]) == (403, "the connection is that of another machine ")

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from botocore.configloader import load_config
 
 from hwsigner.cli.aws_files import find_default_credentials
+from hwsigner.cli.child import run_program
 from hwsigner.cli.exec import child_environment
 from scene import Outcome
 from serving.stage import PROGRAM, Stage
@@ -182,6 +188,8 @@ def test_a_default_profile_that_would_win_is_warned_of(stage: Stage) -> None:
         ("[default]\nrole_arn=x\n[default]\nregion=y", "role_arn"),
         ("[default]\nregion = x\n[profile web]\ncredential_process = y\n", None),
         ("[web]\naws_access_key_id = A\n", None),
+        ("[profile default]\naws_access_key_id = A\n", None),
+        ("[DEFAULT]\naws_access_key_id = A\n[default]\nregion = x\n", "aws_access_key_id"),
         ("no ini", None),
         ("\x00\xff", None),
     ],
@@ -191,3 +199,118 @@ def test_credentials_of_a_default_profile(tmp_path: Path, text: str, found: str 
     (tmp_path / ".aws" / "credentials").write_text(text)
     told = find_default_credentials({"HOME": str(tmp_path)})
     assert told == (found and f"{found} in [default] of {tmp_path}/.aws/credentials")
+
+
+@pytest.mark.parametrize("section", ["profile default", 'profile "default"', "profile  'default'", "default"])
+@pytest.mark.parametrize("before", ["", "[default]\nregion = x\n", "[profile defaults]\nrole_arn = x\n"])
+def test_the_default_profile_as_config_files_call_it(tmp_path: Path, before: str, section: str) -> None:
+    config = tmp_path / "config"
+    config.write_text(f"{before}[{section}]\nlogin_session = x\ncredential_process = /bin/x\n")
+    environ = {"AWS_CONFIG_FILE": str(config), "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent"}
+    assert find_default_credentials(environ) == f"credential_process in [{section}] of {config}"
+    if before != f"[{section}]\nregion = x\n":  # botocore takes no file with a section twice.
+        assert load_config(str(config))["profiles"]["default"]["login_session"] == "x"
+
+
+def test_a_pipe_is_left_to_the_command(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config")
+    assert find_default_credentials({"AWS_CONFIG_FILE": str(tmp_path / "config"), "HOME": str(tmp_path)}) is None
+
+
+def test_a_home_folder_that_is_none() -> None:
+    assert find_default_credentials({"AWS_CONFIG_FILE": "~nobody-of-that-name/config", "HOME": "/nonexistent"}) is None
+
+
+IGNORING = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+def test_a_parent_that_ignores_what_becomes_of_its_children(stage: Stage) -> None:
+    command = ("sh", "-c", "grep ^SigIgn /proc/self/status; exit 3")
+    with stage.start("exec", "web", "--", *command, wrapper=(*PYTHON, IGNORING)) as running:
+        out, err = running.process.communicate(timeout=20)
+    assert (running.process.returncode, out, err) == (3, "SigIgn:\t0000000000000000\n", "")
+
+
+def test_what_was_ignored_is_afterwards() -> None:
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        assert run_program(["true"], os.environ, lambda: None) == 0
+        assert signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+
+
+def test_neither_a_signal_that_can_t_be_passed_on_nor_one_that_a_thread_takes_away_is_the_end() -> None:
+    code = """if True:
+        import os, sys, threading, time
+        from hwsigner.cli.child import run_program
+        def kill(process, number):
+            time.sleep(0.5)  # Meanwhile the other thread gets the next signal, and is told of the end.
+            raise PermissionError(1, "Operation not permitted")
+        os.kill = kill
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+        command = "sleep 0.2; kill -USR1 $PPID; sleep 0.2; kill -USR1 $PPID; exit 5"
+        print(run_program(["sh", "-c", command], os.environ, lambda: None))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "5\n", "")
+
+
+def test_a_terminal_that_goes_away_is_told_to_the_command_of_the_session_s_leader(stage: Stage, tmp_path: Path) -> None:
+    code = """if True:
+        import signal, sys
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+        print("ready", flush=True)
+        sys.exit(int(signal.sigtimedwait([signal.SIGHUP], 20).si_signo))
+    """
+    terminal = Terminal(tmp_path)
+    try:
+        process = terminal.start(str(PROGRAM), "exec", "web", "--", *PYTHON, code, **stage.environ())
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+    finally:
+        terminal.close()
+    assert process.communicate(timeout=30) == (b"", b"")
+    assert process.returncode == signal.SIGHUP
+
+
+def test_no_prompt_takes_keys_that_are_for_the_command(stage: Stage, tmp_path: Path) -> None:
+    stage.encrypt_key("first")
+    code = """if True:
+        import json, os, sys, urllib.error, urllib.request
+        request = urllib.request.Request(
+            os.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"],
+            headers={"Authorization": os.environ["AWS_CONTAINER_AUTHORIZATION_TOKEN"]},
+        )
+        def status():
+            try:
+                return urllib.request.urlopen(request).status
+            except urllib.error.HTTPError as error:
+                return json.load(error)["message"]
+        print(status(), flush=True)
+        sys.stdin.readline()
+        print(status(), flush=True)
+        print(open("/dev/tty").readline(), flush=True)
+    """
+    end = stage.shorten_sessions(1, seconds=5)
+    terminal = Terminal(tmp_path)
+    try:
+        process = terminal.start(str(PROGRAM), "exec", "web", "--", *PYTHON, code, **stage.environ())
+        terminal.shown_until(": ")
+        terminal.type(b"first\n")
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == b"200\n"
+        stage.encrypt_key("second")
+        time.sleep(max(0.0, (end - datetime.now(UTC)).total_seconds()))
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert b"there is no place to take it from" in process.stdout.readline()
+        assert terminal.echoes()
+        terminal.type(b"for the command\n")
+        assert process.communicate(timeout=30)[0] == b"for the command\n\n"
+    finally:
+        terminal.close()

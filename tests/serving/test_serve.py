@@ -10,7 +10,11 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,7 @@ from botocore.credentials import ContainerProvider
 from botocore.exceptions import CredentialRetrievalError
 from botocore.utils import InstanceMetadataFetcher
 
+import certs
 from hwsigner.cli import residence
 from hwsigner.cli.sources import OwnProvider, Sourced
 from hwsigner.config import add_profile
@@ -25,7 +30,8 @@ from hwsigner.emulator import Fault
 from loopback import ServerCA
 from scene import Outcome
 from serving.raw import Client
-from serving.stage import Process, Stage
+from serving.stage import PROGRAM, Process, Stage
+from terminals import Terminal
 
 FREE = "--port=0"
 FULL_URI = "AWS_CONTAINER_CREDENTIALS_FULL_URI"
@@ -231,6 +237,101 @@ def test_what_another_try_can_t_mend_ends_it(stage: Stage) -> None:
     done = stage.run("serve", FREE, "web")
     assert done.returncode == 3
     assert "leaf.key" in done.stderr.splitlines()[-1]
+
+
+# A look at once, where the server takes its time.
+LOOKING = """if True:
+    import sys
+    from hwsigner.cli import main, residence
+    residence._LOOK_SECONDS = 0.05
+    sys.exit(main(sys.argv[2:]))
+"""
+QUICK = (sys.executable, "-c", LOOKING)
+
+
+def test_a_profile_whose_pin_is_wrong_by_now_ends_it_once_the_last_credentials_have_ended(stage: Stage) -> None:
+    stage.encrypt_key("first")
+    end = stage.shorten_sessions(1, seconds=4)
+    with stage.start("serve", FREE, "web", wrapper=QUICK, HWSIGNER_PIN="first") as process:
+        variables = process.variables()
+        process.read_until("created a session")
+        stage.encrypt_key("second")
+        assert _status(variables, "web") == 200
+        process.read_until("web: no session: ")
+        assert _status(variables, "web") == 200
+        assert process.wait() == 3
+        assert datetime.now(UTC) >= end
+    assert "passphrase" in process.lines[-1]
+    assert stage.sessions == 1
+
+
+def test_one_of_two_such_profiles_has_a_line_and_the_last_one_ends_it(stage: Stage) -> None:
+    other = replace(stage, key=certs.write_key(stage.folder / "other.key", stage.private_key()))
+    for name, one in (("web", stage), ("db", other)):
+        one.encrypt_key("first")
+        add_profile(name, {**one.values(), "pkcs8-password": "first"}, stage.environ(), replace=True)
+    stage.shorten_sessions(2, seconds=3)
+    with stage.start("serve", FREE, "web", "db", wrapper=QUICK) as process:
+        variables = process.variables(until="db.token")
+        for _ in range(2):
+            process.read_until("created a session")
+        stage.encrypt_key("second")
+        assert _status(variables, "web") == 200
+        end = stage.shorten_sessions(1, seconds=6)
+        assert _status(variables, "db") == 200
+        process.read_until("web: no credentials until the server is started again: ")
+        assert _status(variables, "web") == 503
+        other.encrypt_key("second")
+        time.sleep(max(0.0, (end - datetime.now(UTC)).total_seconds()))
+        with suppress(OSError):  # Unless the last request had it tried already, and it has ended.
+            assert _status(variables, "db") == 503
+        assert process.wait() == 3
+    assert not [line for line in process.lines if "db: no credentials" in line]
+    assert "other.key" in process.lines[-1]
+    assert stage.sessions == 3
+
+
+def _status(variables: dict[str, str], name: str) -> int:
+    token = Path(variables[TOKEN_FILE]).with_name(f"{name}.token").read_text()
+    with Client(_port(variables)) as client:
+        return client.ask("GET", f"/credentials/{name}", {"Authorization": token}).status
+
+
+def test_a_prompt_that_is_open_at_the_end_leaves_the_terminal_as_it_was(stage: Stage, tmp_path: Path) -> None:
+    stage.encrypt_key("first")
+    terminal = Terminal(tmp_path)
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            process = terminal.start(str(PROGRAM), "serve", FREE, "web", **stage.environ())
+            terminal.shown_until("passphrase for ")
+            assert not terminal.echoes()
+            terminal.type(b"fir\x03" if number == signal.SIGINT else b"fir")
+            if number != signal.SIGINT:
+                process.send_signal(number)
+            process.communicate(timeout=20)
+            assert process.returncode == 0
+            assert terminal.echoes()
+    finally:
+        terminal.close()
+
+
+@pytest.mark.parametrize("stderr", ["/dev/full", None])
+def test_it_serves_though_nobody_can_be_told_how_to_ask(stage: Stage, stderr: str | None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+    redirect = f'exec "$@" 2>{stderr or "&-"}'
+    with stage.start("serve", f"--port={port}", "web", wrapper=("/bin/sh", "-c", redirect, "sh")) as process:
+        _wait_for_port(port)
+        assert process.end(signal.SIGTERM) == 0
+
+
+def _wait_for_port(port: int) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with suppress(ConnectionRefusedError), Client(port) as client:
+            assert client.ask("GET", "/credentials/web").status == 401
+            return
+    pytest.fail("nothing listens")
 
 
 def test_systemd_s_socket(stage: Stage) -> None:

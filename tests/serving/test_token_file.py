@@ -103,3 +103,25 @@ def test_the_folder_is_the_runtime_folder_if_that_is_this_user_s_else_that_of_st
 
 def test_tokens_are_random() -> None:
     assert len({new_token() for _ in range(100)}) == 100
+
+
+def test_a_token_is_on_the_disk_before_it_has_its_name_and_then_its_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    sync, link = os.fsync, os.link
+
+    def note_sync(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        done.append("folder" if stat.S_ISDIR(status.st_mode) else f"{status.st_size} bytes")
+        sync(descriptor)
+
+    def note_link(source: Path, target: Path) -> None:
+        done.append("named")
+        link(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "link", note_link)
+    keep_token(tmp_path, "web")
+    keep_token(tmp_path, "web")
+    assert done == ["43 bytes", "named", "folder"]
