@@ -15,7 +15,7 @@ from hwsigner.serving.known import CONNECTION, Known
 # Of a request's head, and of what arrives with it.
 MAX_BYTES = 16384
 MAX_HEADERS = 64
-MAX_QUEUED = 4
+MAX_QUEUED = 2
 
 
 class BoundedProtocol(HttpToolsProtocol):
