@@ -19,7 +19,7 @@ ROOT = Path(hwsigner.__file__).parent
 LAYERS = (
     {"errors", "_version", "_native", "_reference", "defaults", "clocks", "file_lock", "users"}
     | {"pin_child", "chatter", "notices", "backends.table"},
-    {"uri", "arn", "atomic_file", "canonical", "credentials", "schedule", "trust"},
+    {"uri", "arn", "atomic_file", "canonical", "credentials", "schedule", "systemd", "trust"},
     {"pin_command", "backoff"},
     {"pin_sources"},
     {"pin", "endpoint", "config", "credentials_file"},

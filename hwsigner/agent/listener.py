@@ -11,9 +11,9 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from hwsigner.agent.places import Place
 from hwsigner.errors import AgentError
+from hwsigner.systemd import take_sockets
 
 BACKLOG = 4096
-_FIRST_DESCRIPTOR = 3
 
 
 @contextmanager
@@ -42,15 +42,15 @@ def open_listener(place: Place, environ: MutableMapping[str, str]) -> Iterator[s
 
 
 def _given(environ: MutableMapping[str, str]) -> socket.socket | None:
-    """Return the socket that systemd gives, if any (sd_listen_fds(3))."""
-    process, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
-    environ.pop("LISTEN_FDNAMES", None)
-    if process != str(os.getpid()) or not count:
+    """Return the socket that systemd gives, if any."""
+    sockets = take_sockets(environ)
+    if not sockets:
         return None
-    if count != "1":
-        raise AgentError(f"systemd gives {count[:10]} sockets", "Give the agent one ListenStream=")
-    given = socket.socket(fileno=_FIRST_DESCRIPTOR)
-    given.set_inheritable(False)
+    if len(sockets) > 1:
+        for each in sockets:
+            each.close()
+        raise AgentError(f"systemd gives {len(sockets)} sockets", "Give the agent one ListenStream=")
+    [given] = sockets
     listens = given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     has_path = given.family == socket.AF_UNIX and str(given.getsockname()).startswith("/")
     if not has_path or given.type != socket.SOCK_STREAM or not listens:

@@ -25,11 +25,11 @@ from hwsigner.agent.crowd import Client, Crowd
 from hwsigner.agent.held_profile import HeldProfile, Log
 from hwsigner.agent.listener import file_id
 from hwsigner.agent.memory import LockedMemory
-from hwsigner.agent.notify import Notifier
 from hwsigner.agent.places import peer_uid
 from hwsigner.agent.protocol import Request, Verb
 from hwsigner.agent.roster import Roster
 from hwsigner.resident import Reply
+from hwsigner.systemd import Notifier
 
 MAX_CLIENTS = 2048
 MAX_CONTROLS = 8

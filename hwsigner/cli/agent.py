@@ -88,9 +88,9 @@ def _be_agent(place: Place) -> None:
     from hwsigner.agent.held_profile import Surroundings
     from hwsigner.agent.listener import open_listener
     from hwsigner.agent.memory import LockedMemory
-    from hwsigner.agent.notify import Notifier
     from hwsigner.agent.roster import Roster
     from hwsigner.agent.server import Server
+    from hwsigner.systemd import Notifier
 
     forbid_dumps()
     gc.enable()  # Unlike other commands, this one stays.

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from hwsigner.agent.notify import Notifier
 from hwsigner.cli.staying import tell_of_threads
 from hwsigner.cli.streams import tell
 from hwsigner.cli.terminal import release_terminal
@@ -27,6 +26,7 @@ from hwsigner.errors import (
 )
 from hwsigner.serving.formats import CONTAINER
 from hwsigner.serving.server import Server
+from hwsigner.systemd import Notifier
 
 if TYPE_CHECKING:
     from hwsigner.cli.sources import Sourced

@@ -1,4 +1,4 @@
-"""The sockets that a server listens on: bound here, or by systemd (sd_listen_fds(3))."""
+"""The sockets that a server listens on: bound here, or by systemd."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import socket
 import ssl
 from collections.abc import MutableMapping
 
-from hwsigner.endpoint import host_and_port, ip_address
+from hwsigner.endpoint import host_and_port, ip_address, is_loopback
 from hwsigner.errors import HwsignerError, UsageError
+from hwsigner.systemd import take_sockets
 
 BACKLOG = 1024
 
-_FIRST_DESCRIPTOR = 3
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -57,18 +57,9 @@ def take_activated(environ: MutableMapping[str, str]) -> list[socket.socket]:
     Raises:
         UsageError: one is no TCP socket that listens.
     """
-    count, process = environ.pop("LISTEN_FDS", ""), environ.pop("LISTEN_PID", "")
-    environ.pop("LISTEN_FDNAMES", None)
-    if process != str(os.getpid()) or not count.isdigit():
-        return []
-    try:
-        found = [socket.socket(fileno=_FIRST_DESCRIPTOR + index) for index in range(int(count))]
-    except OSError:
-        found = []
-    if not (found and all(map(_listens, found))):
+    found = take_sockets(environ)
+    if not all(map(_listens, found)):
         raise UsageError("systemd passed a socket that is none of TCP's", "Write ListenStream=127.0.0.1:9911")
-    for listener in found:
-        listener.set_inheritable(False)
     return found
 
 
@@ -77,18 +68,12 @@ def _listens(one: socket.socket) -> bool:
     return is_stream and bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
-def is_loopback(listener: socket.socket) -> bool:
-    """Tell whether a socket can be reached from this machine alone."""
-    host = ip_address(listener.getsockname()[0])
-    return host is not None and host.is_loopback
-
-
 def names_of(listener: socket.socket, host_names: list[str]) -> list[str]:
     """Return what clients may write as `Host`: the address, the names given, on loopback localhost; each with its port
     and without.
     """
     host, port = listener.getsockname()[:2]
-    names = [host, *host_names, *(["localhost"] if is_loopback(listener) else [])]
+    names = [host, *host_names, *(["localhost"] if is_loopback(host) else [])]
     return [host_and_port(name, number) for name in names for number in (port, None)]
 
 

@@ -20,12 +20,12 @@ from hwsigner.agent import protocol
 from hwsigner.agent.held_profile import Surroundings
 from hwsigner.agent.listener import open_listener
 from hwsigner.agent.memory import LockedMemory
-from hwsigner.agent.notify import Notifier
 from hwsigner.agent.places import Place, user_place
 from hwsigner.agent.roster import Roster
 from hwsigner.agent.server import Server
 from hwsigner.agent.wire import Wire
 from hwsigner.emulator import Emulator
+from hwsigner.systemd import Notifier
 
 PASSPHRASE = "correct horse"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import stat
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from agent.conftest import is_root
-from hwsigner.agent import listener
+from hwsigner import systemd
 from hwsigner.agent.listener import open_listener
 from hwsigner.agent.places import Place, peer_uid, runtime_folder, system_place, user_place
 from hwsigner.errors import AgentError
@@ -140,7 +141,7 @@ class TestGiven:
             given.listen()
             duplicate = os.dup(given.fileno())
             os.set_inheritable(duplicate, True)
-            monkeypatch.setattr(listener, "_FIRST_DESCRIPTOR", duplicate)
+            monkeypatch.setattr(systemd, "_FIRST_DESCRIPTOR", duplicate)
             yield given
             with suppress(OSError):
                 os.close(duplicate)
@@ -156,16 +157,21 @@ class TestGiven:
         assert environ == {"PATH": "/bin"}
         assert os.path.exists(place.socket)
 
-    def test_more_than_one(self, place: Place) -> None:
-        with (
-            pytest.raises(AgentError, match="systemd gives 2 sockets"),
-            open_listener(place, self.environ(LISTEN_FDS="2")),
-        ):
+    def test_more_than_one(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
+            numbers = [fcntl.fcntl(one, fcntl.F_DUPFD, 200), fcntl.fcntl(other, fcntl.F_DUPFD, 200)]
+        assert numbers == [200, 201]
+        monkeypatch.setattr(systemd, "_FIRST_DESCRIPTOR", 200)
+        environ = self.environ(LISTEN_FDS="2")
+        with pytest.raises(AgentError, match="systemd gives 2 sockets"), open_listener(place, environ):
             pass
+        for number in numbers:
+            with pytest.raises(OSError, match="Bad file"):
+                os.close(number)
 
     def test_one_that_does_not_listen(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.socket(socket.AF_UNIX) as idle:
-            monkeypatch.setattr(listener, "_FIRST_DESCRIPTOR", os.dup(idle.fileno()))
+            monkeypatch.setattr(systemd, "_FIRST_DESCRIPTOR", os.dup(idle.fileno()))
             with pytest.raises(AgentError, match="no Unix stream"), open_listener(place, self.environ()):
                 pass
 
@@ -173,7 +179,7 @@ class TestGiven:
         with socket.socket(socket.AF_UNIX) as abstract:
             abstract.bind(f"\0{place.socket}")
             abstract.listen()
-            monkeypatch.setattr(listener, "_FIRST_DESCRIPTOR", os.dup(abstract.fileno()))
+            monkeypatch.setattr(systemd, "_FIRST_DESCRIPTOR", os.dup(abstract.fileno()))
             with pytest.raises(AgentError, match="no Unix stream"), open_listener(place, self.environ()):
                 pass
 

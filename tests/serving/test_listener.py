@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from contextlib import nullcontext
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hwsigner.errors import HwsignerError, UsageError
 from hwsigner.serving.admission import Admission
 from hwsigner.serving.answers import Refusal
-from hwsigner.serving.listener import is_loopback, listen, names_of, take_activated
+from hwsigner.serving.listener import listen, names_of
 
 
 @pytest.mark.parametrize(
@@ -43,27 +40,12 @@ def test_an_address_that_is_none(address: str) -> None:
         listen(address, 0, 64)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "127.3.2.1", "::1"])
-def test_loopback_is_this_machine_s_own(address: str) -> None:
-    with listen(address, 0, 64) as listener:
-        assert is_loopback(listener)
-
-
 def test_names() -> None:
     with listen("127.0.0.1", 0, 64) as four, socket.socket(socket.AF_INET6) as six:
         port = four.getsockname()[1]
         assert set(names_of(four, [])) == {"127.0.0.1", f"127.0.0.1:{port}", "localhost", f"localhost:{port}"}
         # Not bound, it has the address of all.
-        assert not is_loopback(six)
         assert set(names_of(six, ["a.example"])) == {"[::]", "[::]:0", "a.example", "a.example:0"}
-
-
-@given(count=st.text(max_size=3), process=st.text(max_size=8))
-def test_what_systemd_says_to_another_process_is_not_taken_but_removed(count: str, process: str) -> None:
-    environ = {"LISTEN_FDS": count, "LISTEN_PID": process, "LISTEN_FDNAMES": "x", "HOME": "/"}
-    if process != str(os.getpid()):
-        assert take_activated(environ) == []
-        assert environ == {"HOME": "/"}
 
 
 @pytest.mark.parametrize(("host", "is_known"), [("10.1.2.3", True), ("10.1.2.3:9911", True), ("10.1.2.4", False)])

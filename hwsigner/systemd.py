@@ -1,4 +1,4 @@
-"""Telling systemd how the agent is (sd_notify(3)): a datagram with a line for each fact."""
+"""Sockets that systemd passes to a program (sd_listen_fds(3)), and what it is told (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -8,9 +8,38 @@ import time
 from collections.abc import MutableMapping
 from contextlib import suppress
 
+from hwsigner.errors import UsageError
+
+_FIRST_DESCRIPTOR = 3
+
+
+def take_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
+    """Return the sockets that systemd passed to this process, and take them out of the environment.
+
+    Raises:
+        UsageError: one is no socket.
+    """
+    count, process = environ.pop("LISTEN_FDS", ""), environ.pop("LISTEN_PID", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if process != str(os.getpid()) or not (count.isascii() and count.isdigit()):
+        return []
+    found: list[socket.socket] = []
+    try:
+        for index in range(int(count)):
+            found.append(socket.socket(fileno=_FIRST_DESCRIPTOR + index))
+            found[-1].set_inheritable(False)
+    except OSError:
+        for one in found:
+            one.close()
+        raise UsageError("systemd passed what is no socket", "Write ListenStream= in a socket unit") from None
+    return found
+
 
 class Notifier:
-    """Tells systemd, if it asked to be told. What it asked is taken out of the environment."""
+    """Tells systemd how the program is, by a datagram with a line for each fact, if it asked to be told.
+
+    What it asked is taken out of the environment.
+    """
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         address = environ.pop("NOTIFY_SOCKET", "")
