@@ -118,7 +118,8 @@ class _File:
             with suppress(OSError):
                 os.unlink(temporary, dir_fd=self.directory)
             raise
-        os.fsync(self.directory)
+        with suppress(OSError):  # Some file systems can't, and what was written is there all the same.
+            os.fsync(self.directory)
 
 
 def _lock_of(name: str) -> str:

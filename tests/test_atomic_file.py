@@ -137,6 +137,20 @@ def other_group() -> int:
     return 12345 if os.geteuid() == 0 else next((g for g in os.getgroups() if g != os.getegid()), os.getegid())
 
 
+def test_a_folder_that_can_t_be_synced_is_no_failure(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some network file systems."""
+    sync = os.fsync
+
+    def sync_files(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", sync_files)
+    put(file, b"new")
+    assert file.read_bytes() == b"new"
+
+
 class TestRefusals:
     def test_a_folder_in_its_place(self, tmp_path: Path) -> None:
         refused(tmp_path, "not a regular file")

@@ -10,7 +10,7 @@ import re
 import secrets
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -79,7 +79,8 @@ def _make(path: Path) -> None:
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        with suppress(OSError):  # Some file systems can't.
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
