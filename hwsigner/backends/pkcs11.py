@@ -43,7 +43,7 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
         BackendUnavailableError: the module or the token is missing.
         KeyNotFoundError, AmbiguousKeyError: no key or several; the hint lists what is there.
         PinError: the PIN is missing, wrong (it was sent once), locked, or at risk of being locked.
-        UnsupportedKeyError: the key is neither EC nor RSA, or may not sign.
+        UnsupportedKeyError: the key is none that can sign here: EC, RSA or ML-DSA, or may not sign.
     """
     _check(uri)
     found = choose_token(uri, public_key)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hwsigner import notices
 from hwsigner.cli.log import Log
 from hwsigner.cli.parser import Parser
 from hwsigner.errors import UsageError
@@ -65,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     gc.enable()  # Unlike other commands, this one stays.
     forbid_dumps()
     log = Log()
+    notices.tell_by(log.note)
     has_imds, users, tls = _has_imds(arguments), _users(arguments), _tls(arguments)
     if tls is None:  # A handshake that hangs takes ten times the memory of a request that does.
         allow_descriptors()

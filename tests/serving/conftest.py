@@ -13,7 +13,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import certs
-from hwsigner.cli import main
+from hwsigner import notices
+from hwsigner.cli import main, staying
 from hwsigner.config import add_profile
 from hwsigner.emulator import Emulator
 from hwsigner.serving import replies
@@ -140,6 +141,8 @@ def call(stage: Stage, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
     """Run the program in this process, with the stage's environment, for what ends before it serves."""
     for name, value in stage.environ().items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(staying, "forbid_dumps", lambda: None)  # It would last, in this process.
+    monkeypatch.setattr(notices, "_tell", None)  # Later tests have nobody to tell.
 
     def run(*arguments: str) -> Outcome:
         status = main(arguments)

@@ -23,6 +23,7 @@ from botocore.exceptions import CredentialRetrievalError
 from botocore.utils import InstanceMetadataFetcher
 
 import certs
+from hwsigner import notices
 from hwsigner.cli import residence
 from hwsigner.cli.sources import OwnProvider, Sourced
 from hwsigner.config import add_profile
@@ -313,6 +314,14 @@ def test_a_prompt_that_is_open_at_the_end_leaves_the_terminal_as_it_was(stage: S
             assert terminal.echoes()
     finally:
         terminal.close()
+
+
+def test_that_a_token_waits_for_a_person_is_told_in_the_log(
+    call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(residence.Residence, "stay", lambda _: notices.tell("touch token '\x07'"))
+    done = call("serve", FREE, "web")
+    assert (done.status, done.err.splitlines()[-1]) == (0, "hwsigner: touch token '\\x07'")
 
 
 @pytest.mark.parametrize("stderr", ["/dev/full", None])
