@@ -22,10 +22,9 @@ from functools import partial
 from hwsigner.agent import protocol
 from hwsigner.agent.control import Control
 from hwsigner.agent.crowd import Client, Crowd
+from hwsigner.agent.door import Door
 from hwsigner.agent.held_profile import HeldProfile, Log
-from hwsigner.agent.listener import file_id
 from hwsigner.agent.memory import LockedMemory
-from hwsigner.agent.places import peer_uid
 from hwsigner.agent.protocol import Request, Verb
 from hwsigner.agent.roster import Roster
 from hwsigner.resident import Reply
@@ -40,9 +39,6 @@ LOOK_EVERY = 60.0
 # both.
 DRAIN_LIMIT = 80.0
 CLOSE_LIMIT = 1.0
-# How long nobody is let in after the system refused it: who waits at the door would be tried again without a pause.
-ACCEPT_PAUSE = 0.1
-_ACCEPTS_AT_ONCE = 64
 # What the agent has open besides: keys, connections to the service.
 _OWN_DESCRIPTORS = 64
 
@@ -61,12 +57,12 @@ class Server:
     def __init__(
         self, listener: socket.socket, roster: Roster, *, memory: LockedMemory, is_open: bool, log: Log
     ) -> None:
-        self._listener = listener
         self._roster = roster
         self._memory = memory
         self._is_open = is_open
         self._log = log
         self._selector = selectors.DefaultSelector()
+        self._door = Door(listener, self._selector, enter=self._enter, refused=self._refused)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Not at the end of `run`: who posts later would write to what has its number then.
         weakref.finalize(self, os.close, self._wake).atexit = False
@@ -74,9 +70,8 @@ class Server:
         self._crowd = Crowd()
         self._controls: list[Verb] = []
         self._is_stopping = False
-        self._drain_end = self._next_accept = math.inf
+        self._drain_end = math.inf
         self._descriptors = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OWN_DESCRIPTORS)
-        self._file_id = file_id(listener.getsockname())
         self._next_beat = self._next_bark = self._next_look = time.monotonic()
         self._notifier = Notifier({})
 
@@ -87,8 +82,7 @@ class Server:
             Whether all keys are closed. Where one hangs, so does its thread, and the process would not end for it.
         """
         self._notifier = notifier
-        self._listener.setblocking(False)
-        self._let_in()
+        self._door.open()
         self._selector.register(self._wake, selectors.EVENT_READ, self._run_posted)
         notifier.ready(self._summary())
         try:
@@ -124,8 +118,7 @@ class Server:
             self._is_stopping = True
             self._drain_end = time.monotonic() + DRAIN_LIMIT
             self._notifier.stopping()
-            self._keep_out()
-            self._listener.close()
+            self._door.close()
             for client in self._crowd.reading():
                 self._drop(client)
 
@@ -149,28 +142,15 @@ class Server:
         while self._posted:
             self._posted.popleft()()
 
-    def _accept(self) -> None:
-        if self._is_stopping:
-            return  # Since another event that came with this one.
-        for _ in range(_ACCEPTS_AT_ONCE):
-            try:
-                sock, _ = self._listener.accept()
-                client = Client(sock, peer_uid(sock), time.monotonic() + LINE_LIMIT)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self._pause(f"can't accept a client: {error.strerror}")
-                return
-            self._enter(client)
-
-    def _enter(self, client: Client) -> None:
+    def _enter(self, sock: socket.socket, uid: int) -> None:
+        client = Client(sock, uid, time.monotonic() + LINE_LIMIT)
         if len(self._crowd) >= min(MAX_CLIENTS, self._descriptors):
             self._make_room("too many clients")
         self._crowd.enter(client)
-        if self._is_open or client.uid == os.geteuid():
+        if self._is_open or uid == os.geteuid():
             self._read(client)
         else:
-            self._log(f"user {client.uid} was refused")
+            self._log(f"user {uid} was refused")
             self._drop(client)
 
     def _make_room(self, problem: str) -> None:
@@ -178,22 +158,10 @@ class Server:
         self._log(f"{problem}: one of user {client.uid} was dropped")
         self._drop(client)
 
-    def _pause(self, problem: str) -> None:
-        """Let nobody in for a moment, and somebody out, if there is one: descriptors may have run out."""
+    def _refused(self, problem: str) -> None:
         self._log(problem)
         if len(self._crowd):
             self._make_room(problem)
-        self._keep_out()
-        self._next_accept = time.monotonic() + ACCEPT_PAUSE
-
-    def _keep_out(self) -> None:
-        self._next_accept = math.inf
-        with suppress(KeyError):  # It is paused already.
-            self._selector.unregister(self._listener)
-
-    def _let_in(self) -> None:
-        self._next_accept = math.inf
-        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def _read(self, client: Client) -> None:
         try:
@@ -295,7 +263,7 @@ class Server:
 
     def _timeout(self) -> float:
         """Return the seconds until `_tend` has something to do."""
-        times = [self._next_look, self._next_accept, self._drain_end, self._crowd.next_deadline()]
+        times = [self._next_look, self._door.opens, self._drain_end, self._crowd.next_deadline()]
         if self._crowd.is_waiting:
             times.append(self._next_beat)
         if self._notifier.watchdog_interval:
@@ -313,14 +281,13 @@ class Server:
         if self._notifier.watchdog_interval and now >= self._next_bark:
             self._next_bark = now + self._notifier.watchdog_interval
             self._notifier.alive()
-        if now >= self._next_accept:
-            self._let_in()
+        self._door.tend(now)
         if now >= self._next_look:
             self._next_look = now + LOOK_EVERY
             self._look()
 
     def _look(self) -> None:
         """Stop where nobody can come any more: the runtime folder goes when its user has left."""
-        if not self._is_stopping and file_id(self._listener.getsockname()) != self._file_id:
+        if self._door.is_lost():
             self._log("the socket is gone, and so the agent stops")
             self.stop()

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.homes import PASSPHRASE, Home, Running, read_all, read_end, read_exactly, run_agent
-from hwsigner.agent import held_profile, protocol, server
+from hwsigner.agent import door, held_profile, protocol, server
 from hwsigner.emulator import Fault
 from hwsigner.errors import AgentError
 from hwsigner.resident import ResidentProvider
@@ -346,7 +346,7 @@ class TestEnd:
 
     def test_who_comes_with_the_stop_is_no_error(self, running: Running) -> None:
         running.server.post(running.server.stop)
-        running.server.post(running.server._accept)
+        running.server.post(running.server._door.accept)
         running.thread.join(20)
         assert running.log == []
 
@@ -413,21 +413,21 @@ class TestBounds:
 
     def test_descriptors_that_run_out(self, running: Running, monkeypatch: Patch) -> None:
         running.get()
-        monkeypatch.setattr(running.server, "_listener", Refusing(running.server._listener, 1))
+        monkeypatch.setattr(running.server._door, "_listener", Refusing(running.server._door._listener, 1))
         assert credentials(running.get())
 
     def test_and_stay_away(self, running: Running, monkeypatch: Patch) -> None:
         running.get()
         with running.connect() as silent:
             running.settle()
-            refusing = Refusing(running.server._listener, 10**9)
-            monkeypatch.setattr(running.server, "_listener", refusing)
+            refusing = Refusing(running.server._door._listener, 10**9)
+            monkeypatch.setattr(running.server._door, "_listener", refusing)
             before, begin = len(running.log), time.monotonic()
             with running.connect():
                 assert silent.recv(1) == b""  # It makes room.
                 time.sleep(0.3)
                 running.settle()
-                most = (time.monotonic() - begin) / server.ACCEPT_PAUSE + 1
+                most = (time.monotonic() - begin) / door.PAUSE + 1
                 assert 1 <= refusing.calls <= most
                 assert len(running.log) - before == refusing.calls + 1
                 running.server.post(running.server.stop)  # While it pauses.
@@ -461,7 +461,7 @@ class TestBounds:
 
 class TestWho:
     def be(self, monkeypatch: Patch, uid: int) -> None:
-        monkeypatch.setattr(server, "peer_uid", lambda _: uid)
+        monkeypatch.setattr(door, "peer_uid", lambda _: uid)
 
     def test_another_user_is_refused_and_logged(self, running: Running, monkeypatch: Patch) -> None:
         self.be(monkeypatch, 4711)
