@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.flags import IDENTITY, PROFILE, SESSION
 
@@ -73,6 +72,7 @@ def _of_agent(name: str) -> str | None:
 
 
 def _created(arguments: argparse.Namespace) -> str:
+    from hwsigner.cli import options
     from hwsigner.identity import open_identity
     from hwsigner.session import create_session
 

@@ -77,14 +77,16 @@ def run(arguments: argparse.Namespace) -> int:
     sourced.source.reply(CONTAINER)
     release_terminal()
     tell_of_threads()
+    serving = threading.Thread(target=server.run, name="hwsigner-server", daemon=True)
 
     def start() -> None:
         sourced.own.start()
-        threading.Thread(target=server.run, name="hwsigner-server", daemon=True).start()
+        serving.start()
 
     status = run_program(arguments.command, child_environment(os.environ, variables), start)
     server.stop()
-    if not close_in_time([sourced]):
+    # The server too: the interpreter must not end under an event loop.
+    if not close_in_time([sourced.own.close, serving.join]):
         os._exit(status)
     return status
 

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -77,7 +77,7 @@ class Residence:
             self._is_ending = True
             notifier.stopping()
             failure = self._failure
-            is_closed = close_in_time(self._sourced)
+            is_closed = close_in_time([one.own.close for one in self._sourced])
             release_terminal()
             if not is_closed:
                 if failure:
@@ -139,9 +139,9 @@ def _loss(one: Sourced) -> PinError | None:
     return None
 
 
-def close_in_time(sourced: Sequence[Sourced]) -> bool:
-    """Close providers; return False where one hangs in its key or the service, and a process would not end for it."""
-    threads = [threading.Thread(target=one.own.close, daemon=True) for one in sourced]
+def close_in_time(closes: Sequence[Callable[[], None]]) -> bool:
+    """Close what a process has open; return False where something hangs, such as a key, and it would not end for it."""
+    threads = [threading.Thread(target=close, daemon=True) for close in closes]
     for thread in threads:
         thread.start()
     _join(threads, _CLOSE_SECONDS)

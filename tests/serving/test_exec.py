@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -69,6 +70,12 @@ def test_variables_that_would_win_are_removed_and_others_kept() -> None:
     variables = {FULL_URI: "http://u", TOKEN: "t"}
     found = child_environment({**others, **dict.fromkeys(winning, "x"), TOKEN: "x"}, variables)
     assert found == {**others, **variables}
+
+
+def test_the_server_has_ended_before_the_interpreter_does(call: Callable[..., Outcome]) -> None:
+    """A thread that is in the event loop as the interpreter ends is a crash, now and then."""
+    assert call("exec", "web", "--", "true").status == 0
+    assert "hwsigner-server" not in [thread.name for thread in threading.enumerate()]
 
 
 @pytest.mark.parametrize("status", [0, 255])
