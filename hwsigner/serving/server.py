@@ -101,6 +101,14 @@ class _Uvicorn(uvicorn.Server):
         if not self.should_exit:
             await self._told.wait()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.server_state.connections:
+            await super().shutdown(sockets)
+            return
+        # The library would sleep for a tenth of a second, which the user of `exec` waits for.
+        for server in (*self.servers, *(sockets or ())):
+            server.close()
+
     def stop(self) -> None:
         self.should_exit = True
         if self._loop and self._told:
