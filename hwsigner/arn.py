@@ -138,7 +138,9 @@ def check_arns(trust_anchor: str | None, profile: str | None, *, role: str | Non
 
 def _parse(text: str | None, flag: str, kind: _Kind) -> Arn:
     if not text:
-        raise UsageError(f"{flag} is missing", f"Give the ARN of the {kind.name}, such as {kind.example}")
+        raise UsageError(
+            f"{flag} is missing", f"Give the ARN of the {kind.name}, such as {kind.example}, or name a profile"
+        )
     arn = _match(text, kind)
     if arn is None:
         raise _misuse(text, flag, kind)

@@ -21,7 +21,7 @@ def take_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
     """
     count, process = environ.pop("LISTEN_FDS", ""), environ.pop("LISTEN_PID", "")
     environ.pop("LISTEN_FDNAMES", None)
-    if process != str(os.getpid()) or not (count.isascii() and count.isdigit()):
+    if process != str(os.getpid()) or not _is_number(count):
         return []
     found: list[socket.socket] = []
     try:
@@ -45,7 +45,7 @@ class Notifier:
         address = environ.pop("NOTIFY_SOCKET", "")
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         microseconds, process = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
-        is_watched = microseconds.isdigit() and process in ("", str(os.getpid()))
+        is_watched = _is_number(microseconds) and process in ("", str(os.getpid()))
         # Half of what systemd allows, in seconds; None where it watches nobody.
         self.watchdog_interval = int(microseconds) / 2_000_000 if is_watched and self._address else None
 
@@ -70,3 +70,7 @@ class Notifier:
     def alive(self) -> None:
         """Tell the watchdog that the loop runs."""
         self.tell("WATCHDOG=1")
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import tempfile
 from collections.abc import Generator, Iterator
@@ -46,10 +47,20 @@ os.environ["LANG"] = "C.UTF-8"
 # Debian's users have 002, and files that a group can write are not trusted.
 os.umask(0o022)
 
-# A shell's background job ignores SIGINT, one under nohup SIGHUP, and so would every program that a test starts.
-for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+# A shell's background job ignores SIGINT and SIGQUIT, one under nohup SIGHUP, and so would every program that a test
+# starts.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
     if signal.getsignal(_number) == signal.SIG_IGN:
         signal.signal(_number, _handler)
+
+# Some tests are a thousand clients at once.
+_soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+if _soft != resource.RLIM_INFINITY and _soft < _hard:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(_hard, 8192), _hard))
 
 hypothesis.settings.register_profile("hwsigner", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("hwsigner")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -207,11 +207,20 @@ def test_a_system_file_that_this_user_may_not_read_is_no_hindrance(
     file.write_text("[profile.mine]\n")
     system_file.write_text("[profile.agents]\n")
     assert sorted(profiles(environ)) == ["agents", "mine"]
+    with pytest.raises(ConfigError, match=f"no profile 'x' in {file} or {system_file}"):
+        profile("x", environ)
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (system_file, os.R_OK) and access(path, mode))
     assert sorted(profiles(environ)) == ["mine"]
     with pytest.raises(ConfigError, match=f"no profile 'agents' in {file}, and this user can't read {system_file}"):
         profile("agents", environ)
+
+
+def test_a_system_file_that_is_not_there_is_not_called_unreadable(
+    environ: dict[str, str], file: Path, system_file: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"no profile 'web' in {file} or {system_file}"):
+        profile("web", environ)
 
 
 class TestWriting:
@@ -329,6 +338,19 @@ class TestWriting:
             with pytest.raises(LockError, match=f"another process has been writing {file}"):
                 add_profile("b", {"region": "x"}, environ)
         assert list(profiles(environ)) == ["a"]
+
+    def test_who_finds_the_same_profile_when_its_turn_comes_changes_nothing(
+        self, file: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        text = "[profile.web]\nregion='x'  # by another writer\n"
+
+        def wait_and_edit(path: str, edit: Callable[[bytes], bytes]) -> None:
+            file.write_text(text)
+            atomic_file.edit_file(path, edit)
+
+        monkeypatch.setattr(config, "edit_file", wait_and_edit)
+        add_profile("web", {"region": "x"}, environ)
+        assert file.read_text() == text
 
 
 @contextmanager

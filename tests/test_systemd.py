@@ -1,10 +1,11 @@
-"""Sockets that systemd passes. What it is told: tests/agent/test_process.py, tests/serving/test_serve.py."""
+"""Sockets that systemd passes, and where it is told. What: tests/agent/test_process.py, tests/serving/test_serve.py."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import socket
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from hwsigner import systemd
 from hwsigner.errors import UsageError
-from hwsigner.systemd import take_sockets
+from hwsigner.systemd import Notifier, take_sockets
 
 FIRST = 200
 
@@ -43,7 +44,7 @@ def test_they_are_taken_and_not_inherited(monkeypatch: pytest.MonkeyPatch) -> No
             each.close()
 
 
-@pytest.mark.parametrize("count", ["", "0", "-1", "x", "²"])
+@pytest.mark.parametrize("count", ["", "0", "-1", "x", "²", "9" * 5000])
 def test_none(count: str) -> None:
     assert take_sockets(environ(count)) == []
 
@@ -58,3 +59,42 @@ def test_what_is_no_socket(monkeypatch: pytest.MonkeyPatch, count: str) -> None:
     with pytest.raises(OSError, match="Bad file"):
         os.close(numbers[0])  # It was taken, and is closed.
     os.close(numbers[1])
+
+
+@pytest.mark.parametrize(
+    ("asked", "interval"),
+    [
+        ({"WATCHDOG_USEC": "3000000"}, 1.5),
+        ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid())}, 1.5),
+        ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": f"{os.getpid()}0"}, None),
+        ({"WATCHDOG_USEC": "3000000", "NOTIFY_SOCKET": ""}, None),
+        ({"WATCHDOG_USEC": "x"}, None),
+        ({"WATCHDOG_USEC": "²"}, None),
+        ({"WATCHDOG_PID": str(os.getpid())}, None),
+    ],
+)
+def test_the_watchdog_is_told_twice_as_often_as_it_asks_this_process(
+    asked: dict[str, str], interval: float | None
+) -> None:
+    environment = {"NOTIFY_SOCKET": "/run/x", "HOME": "/", **asked}
+    assert Notifier(environment).watchdog_interval == interval
+    assert environment == {"HOME": "/"}
+
+
+@pytest.mark.parametrize("is_abstract", [False, True])
+def test_either_kind_of_socket_is_told(tmp_path: Path, is_abstract: bool) -> None:
+    name = f"{tmp_path}/notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.settimeout(20)
+        listening.bind(f"\0{name}" if is_abstract else name)
+        Notifier({"NOTIFY_SOCKET": f"@{name}" if is_abstract else name}).ready("here")
+        assert listening.recv(100) == b"READY=1\nSTATUS=here"
+
+
+@pytest.mark.parametrize("environment", [{}, {"NOTIFY_SOCKET": "/nonexistent"}])
+def test_nobody_who_listens_is_no_fault(environment: dict[str, str]) -> None:
+    Notifier(environment).alive()
+
+
+def test_without_a_socket_there_is_no_watchdog() -> None:
+    assert Notifier({"WATCHDOG_USEC": "3000000"}).watchdog_interval is None

@@ -66,7 +66,8 @@ def command(place: Place, request: Request, ask: AskPin | None = None) -> str:
     try:
         with _connected(place) as wire:
             if wire is None:
-                raise AgentError(f"no agent is running at {place.socket}", "Start one: hwsigner agent")
+                start = "hwsigner agent --system" if place.is_systems else "hwsigner agent"
+                raise AgentError(f"no agent is running at {place.socket}", f"Start one: {start}")
             wire.send(request.line())
             head, body = wire.answer(protocol.SILENCE_LIMIT)
             while head.kind == "ask":

@@ -13,7 +13,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl
 
-from requests import PreparedRequest
+try:
+    from requests import PreparedRequest
+except ImportError as error:
+    raise ImportError("hwsigner.auth needs requests: pip install 'hwsigner[requests]' brings it") from error
 
 from hwsigner import canonical
 from hwsigner.auth.base import RequestAuth

@@ -46,6 +46,12 @@ _HINTS: dict[type[OSError], str] = {
 }
 
 
+def _hint(path: str, reason: OSError) -> str:
+    if path.startswith(("~", "$")):
+        return "Write the whole path: nobody here puts a folder in the place of ~ or $HOME"
+    return _HINTS.get(type(reason), "Check the path")
+
+
 class Block(NamedTuple):
     """One block of a file.
 
@@ -97,7 +103,7 @@ def read_contents(path: str, error: type[HwsignerError]) -> Contents:
             status = os.fstat(file.fileno())
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as reason:
-        raise error(f"can't read {path}: {reason.strerror}", _HINTS.get(type(reason), "Check the path")) from reason
+        raise error(f"can't read {path}: {reason.strerror}", _hint(path, reason)) from reason
     if len(data) > MAX_FILE_BYTES:
         raise error(f"{path} holds more than {MAX_FILE_BYTES} bytes", "No key or certificate file is that long")
     data = data.removeprefix(_BYTE_ORDER_MARK)

@@ -93,6 +93,7 @@ _WORDS = {
 }
 _HINT = "Try again; if it stays so, see whether the token's own tools can use it"
 _HINTS = {
+    "GeneralError": "See whether the module's own configuration is right, and this user may read it",
     "DeviceRemoved": "Insert it again",
     "TokenNotPresent": "Insert it again",
     "SlotIDInvalid": "Insert it again",

@@ -54,7 +54,8 @@ def inventory(uri: KeyURI, login: PinSource | None) -> Iterator[ListedToken]:
                     token.log_in(uri, login)
                 objects = _objects(token, uri, place)
                 # A login changes what the token says of its PIN.
-                listed_token = replace(_listed_token(found._replace(token=token.token), place), objects=objects)
+                found = found._replace(token=token.token.slot.get_token())
+                listed_token = replace(_listed_token(found, place), objects=objects)
         except PinError:
             raise
         except SigningKeyError as error:

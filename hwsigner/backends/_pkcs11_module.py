@@ -20,7 +20,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from pkcs11 import PKCS11Error, TokenFlag, _pkcs11
-from pkcs11.exceptions import TokenNotPresent, TokenNotRecognised
+from pkcs11.exceptions import GeneralError, TokenNotPresent, TokenNotRecognised
 from pkcs11.types import Slot, Token
 
 from hwsigner.backends._pkcs11_calls import Calls
@@ -105,7 +105,8 @@ class Module:
                     self._is_ready = True
             except PKCS11Error as error:
                 message = f"PKCS #11 module {self.path} can't be used: {why_not_loaded(self.path, error)}"
-                raise BackendUnavailableError(message, FLAG_HINT) from error
+                hint = hint_for(error) if isinstance(error, GeneralError) else FLAG_HINT
+                raise BackendUnavailableError(message, hint) from error
 
     def insist(self, call: Callable[[], T]) -> T:
         """Make a call that looks for a token; where that fails, again for a short while, the module initialised anew.

@@ -84,11 +84,12 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     if name == "--version":
         name = "version"
+    from hwsigner.cli.parser import Parser, near
+
     if name not in COMMANDS:
         # Without what follows `=`, which may be a password.
-        raise UsageError(f"there is no command {name.partition('=')[0]!r}", f"Commands: {', '.join(COMMANDS)}")
-    from hwsigner.cli.parser import Parser
-
+        word = name.partition("=")[0]
+        raise UsageError(f"there is no command {word!r}", near(word, COMMANDS, f"Commands: {', '.join(COMMANDS)}"))
     command = importlib.import_module(COMMANDS[name])
     parser = Parser(name, command.HELP)
     command.add_arguments(parser)

@@ -59,7 +59,8 @@ def _command(arguments: argparse.Namespace, place: Place) -> None:
 
     action, name = arguments.action, arguments.name or ""
     if action not in _ACTIONS:
-        raise UsageError(f"agent has no action {action[:40]!r}", f"Actions: {', '.join(_ACTIONS)}")
+        hint = f"Without one it is the agent itself; actions: {', '.join(_ACTIONS)}"
+        raise UsageError(f"agent has no action {action[:40]!r}", hint)
     if name and not is_name(name):
         raise UsageError(f"a profile can't have the name {name[:100]!r}", "Names are letters, digits and ._@-")
     request = Request(Verb(action), name)

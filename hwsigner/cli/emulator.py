@@ -86,12 +86,12 @@ def run(arguments: argparse.Namespace) -> int:
     )
     emulator.misbehave(*map(Fault.parse, arguments.fault))
     with contextlib.ExitStack() as stack:
-        interrupted = stack.enter_context(_interruption())
+        interruptions = stack.enter_context(_interruptions_held())
         log = stack.enter_context(_open_log(arguments.log)) if arguments.log else None
         emulator.on_record = _Reporter(emulator.requests, log).report
         stack.enter_context(emulator)
         _announce(emulator, arguments.ca_file)
-        interrupted.wait()
+        signal.sigwait(interruptions)
     return 0
 
 
@@ -165,18 +165,18 @@ def _open_log(path: str) -> TextIO:
 
 
 @contextlib.contextmanager
-def _interruption() -> Iterator[threading.Event]:
-    """Give an event that SIGINT, SIGTERM and, but under nohup, SIGHUP set."""
-    event = threading.Event()
-    numbers = [signal.SIGINT, signal.SIGTERM]
+def _interruptions_held() -> Iterator[set[signal.Signals]]:
+    """Let SIGINT, SIGTERM and, but under nohup, SIGHUP wait to be asked for, whichever thread they come to."""
+    numbers = {signal.SIGINT, signal.SIGTERM}
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, lambda *_: event.set()) for number in numbers}
+        numbers.add(signal.SIGHUP)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
-        yield event
+        yield numbers
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        while signal.sigtimedwait(numbers, 0):  # One that came with the first.
+            pass
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Reporter:

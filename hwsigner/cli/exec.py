@@ -45,6 +45,7 @@ _REMOVED = (
 def add_arguments(parser: Parser) -> None:
     """Add the profile's name and the command."""
     parser.usage = "hwsigner exec [--strict] NAME -- COMMAND [ARGUMENT …]"
+    parser.hint = "Write hwsigner exec NAME -- COMMAND, with the profile's name alone"
     parser.add_argument("name", metavar="NAME", help="the profile of config.toml")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND …", help="what to run")
     parser.add_flags([switch("strict", "make every warning an error")])

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"tokens": [_data(token) for token in tokens]}, indent=2))
     elif not tokens:
-        tell("no token is present")
+        tell(f"no token is like {uri.name}. Without a URI, list shows all" if uri.path else "no token is present")
     elif sys.stdout.isatty():
         _print_tables(tokens)
     else:

@@ -21,6 +21,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, command: str, description: str) -> None:
         super().__init__(f"hwsigner {command}".strip(), description=description, allow_abbrev=False)
         self._flags: dict[str, Flag] = {}
+        # What to do about what can't be parsed; its own help, unless a command says more.
+        self.hint = f"See {self.prog} --help"
 
     def add_flags(self, *groups: Iterable[Flag]) -> None:
         """Add the flags of the groups."""
@@ -46,8 +48,10 @@ class Parser(argparse.ArgumentParser):
         parsed, rest = self.parse_known_args(others)
         if rest:
             # Not quoted: it may be what follows a space in a password.
-            self.error(
-                "an argument belongs to no flag" if len(rest) == 1 else f"{len(rest)} arguments belong to no flag"
+            naming = " or ".join(f"--{flag.name}" for flag in self._flags.values() if flag.names_profile)
+            raise UsageError(
+                "an argument belongs to no flag" if len(rest) == 1 else f"{len(rest)} arguments belong to no flag",
+                f"A profile is named by {naming}" if naming else self.hint,
             )
         check_exclusive(values)
         return argparse.Namespace(**vars(parsed), **values)
@@ -80,7 +84,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse found as a UsageError."""
-        raise UsageError(message, f"See {self.prog} --help")
+        raise UsageError(message, self.hint)
 
     def _take_flags(self, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         """Return the values of the flags by attribute, and the arguments that are none of theirs, for argparse."""
@@ -99,10 +103,19 @@ class Parser(argparse.ArgumentParser):
                 values[flag.attribute] = [*values.get(flag.attribute, []), value] if flag.many else value
             elif name.startswith("-") and name not in self._option_string_actions:
                 # Only its name: a value may be that of a mistyped password flag.
-                self.error(f"there is no flag {name}")
+                known = [f"--{flag}" for flag in self._flags]
+                raise UsageError(f"there is no flag {name}", near(name, known, self.hint))
             else:
                 others.append(argument)
         return values, others
+
+
+def near(word: str, known: Iterable[str], otherwise: str) -> str:
+    """Return the hint for a word that is none of those known: the nearest of them, if one is near."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(word, list(known), 1, 0.8)
+    return f"Did you mean {found[0]}?" if found else otherwise
 
 
 def _next_value(flag: Flag, rest: Iterator[str]) -> str:

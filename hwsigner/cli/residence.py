@@ -58,7 +58,7 @@ class Residence:
         self._sourced = sourced
         self._server = server
         self._failure: HwsignerError | HwsignerWarning | None = None
-        self._is_ending = False
+        self._is_ending = threading.Event()
 
     def stay(self) -> None:
         """Serve until SIGINT, SIGTERM or, but under nohup, SIGHUP.
@@ -74,7 +74,7 @@ class Residence:
             self._start_threads(notifier)
             gc.freeze()  # What is there by now stays: it is looked through no more, which would hold up requests.
             self._server.run()
-            self._is_ending = True
+            self._is_ending.set()
             notifier.stopping()
             failure = self._failure
             is_closed = close_in_time([one.own.close for one in self._sourced])
@@ -110,20 +110,19 @@ class Residence:
 
     def _tell_of(self, first: Sequence[threading.Thread], notifier: Notifier) -> None:
         _join(first, _READY_SECONDS)
-        if self._failure is None and not self._is_ending:
+        if self._failure is None and not self._is_ending.is_set():
             notifier.ready("answering")
 
     def _watch(self) -> None:
         """Tell of profiles that are lost, and end once all of them are, so that a service manager sees it."""
         lost: dict[str, PinError] = {}
-        while True:
-            time.sleep(_LOOK_SECONDS)
+        while not self._is_ending.wait(_LOOK_SECONDS):
             told, lost = lost, {one.name: error for one in self._sourced if (error := _loss(one))}
             if len(lost) == len(self._sourced):
-                break
+                self._fail(next(error for name, error in lost.items() if name not in told))
+                return
             for name in lost.keys() - told.keys():
                 tell(f"{name}: no credentials until the server is started again: {lost[name]}")
-        self._fail(next(error for name, error in lost.items() if name not in told))
 
 
 def _loss(one: Sourced) -> PinError | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from hwsigner import notices
 from hwsigner.cli.log import Log
 from hwsigner.cli.parser import Parser
-from hwsigner.errors import UsageError
+from hwsigner.errors import UsageError, printable
 from hwsigner.flags import IDENTITY, PROFILE, SESSION, Flag, boolean, whole_number
 
 if TYPE_CHECKING:
@@ -167,6 +167,8 @@ def _announce(base: str, token_files: dict[str, Path], has_imds: bool) -> None:
     if has_imds:
         lines.append(f"export AWS_EC2_METADATA_SERVICE_ENDPOINT={base}/")
     for name, path in token_files.items():
+        if len(token_files) > 1:
+            lines.append(f"# {printable(name)}, one of {len(token_files)}")
         lines.append(f"export AWS_CONTAINER_CREDENTIALS_FULL_URI={base}{container_path(name)}")
         lines.append(f"export AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE={shlex.quote(str(path))}")
     if sys.stderr is not None:

@@ -37,10 +37,11 @@ def listen(address: str, port: int, hop_limit: int) -> socket.socket:
         limit_hops(listener, hop_limit)
         return listener
     except OSError as error:
-        raise HwsignerError(
-            f"can't listen on {host_and_port(str(host), port)}: {os.strerror(error.errno or 0)}",
-            "Look for another server there (ss -ltnp), or give another --port",
-        ) from error
+        hint = "Look for another server there (ss -ltnp), or give another --port"
+        if isinstance(error, PermissionError):
+            hint = "Give another --port: those below 1024 are for root"
+        problem = f"can't listen on {host_and_port(str(host), port)}: {os.strerror(error.errno or 0)}"
+        raise HwsignerError(problem, hint) from error
 
 
 def limit_hops(listener: socket.socket, hop_limit: int) -> None:

@@ -186,7 +186,8 @@ class Running:
 @contextmanager
 def run_agent(home: Home, *, is_systems: bool = False) -> Iterator[Running]:
     """Run an agent for a home."""
-    memory, log, ended = LockedMemory(), list[str](), list[bool]()
+    # Not the 1 MiB of a true one: many tests keep one for a while, and a user may lock no more than 8.
+    memory, log, ended = LockedMemory(1 << 17), list[str](), list[bool]()
     with open_listener(home.place, {}) as listener:
         roster = Roster(Surroundings(home.environ, memory, log.append), is_systems=is_systems)
         server = Server(listener, roster, memory=memory, is_open=is_systems, log=log.append)

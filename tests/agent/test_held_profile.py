@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import socket
 import threading
 import time
@@ -15,6 +17,7 @@ from agent.homes import PASSPHRASE, Home, Running, read_end, run_agent
 from hwsigner.agent.control import Control
 from hwsigner.agent.held_profile import HeldProfile, _State
 from hwsigner.agent.protocol import Verb, with_body
+from hwsigner.errors import AgentError
 from hwsigner.pin import PinRequest
 
 CHANGED = b"1 error 7 46\nprofile 'web' has changed meanwhile. Ask again"
@@ -33,6 +36,23 @@ def answer_of(done: Future[Any]) -> Any:
     assert done.done()
     result = done.result()
     return getattr(result, "answer", result)
+
+
+def test_root_and_the_agent_s_own_user_are_allowed(running: Running, monkeypatch: Patch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: 4711)
+        assert [uid for uid in (0, 1, 4710, 4711) if held(running).allows(uid)] == [0, 4711]
+
+
+def test_a_session_that_was_given_is_renewed_ahead_of_need(running: Running) -> None:
+    running.get()
+    running.get()
+    resident = held(running)._resident
+    assert resident
+    deadline = time.monotonic() + 20
+    while resident.status().until_refresh == math.inf:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 class TestClosed:
@@ -147,6 +167,15 @@ class TestLocked:
                     assert read_end(lock).endswith(b"locked: web")
                     assert read_end(get).endswith(BY_HAND)
             assert running.memory.used_pages == 0
+
+    def test_what_it_met_before_is_told_no_more(self, running: Running, monkeypatch: Patch) -> None:
+        def full(size: int) -> memoryview:
+            raise AgentError("the agent's locked memory is full")
+
+        monkeypatch.setattr(running.memory, "take", full)
+        assert running.get().startswith(b"1 error 7 ")
+        held(running).lock().result(20)
+        assert held(running).status() == "web\tlocked\t\t"
 
     def test_a_key_that_fails_to_close(self, running: Running, monkeypatch: Patch) -> None:
         running.get()

@@ -293,6 +293,13 @@ class TestEnd:
             assert read_end(client) == b""
         assert hung.ended == [False]
 
+    def test_or_once_to_end(self, hung: Running) -> None:
+        with hung.waiting(b"1 get web\n") as client:
+            hung.server.post(hung.server.end)
+            hung.thread.join(20)
+            assert not hung.thread.is_alive()
+            assert read_end(client) == b""
+
     def test_nobody_waits(self, running: Running) -> None:
         running.get()
         self.stop(running)

@@ -127,6 +127,7 @@ def test_what_a_provider_met_is_over_when_an_agent_gives_credentials(answers: li
     good = {"AccessKeyId": "A", "SecretAccessKey": "B", "SessionToken": "C", "Expiration": "2100-01-01T00:00:00Z"}
     answers += [None, json.dumps(good).encode()]
     source = AgentElseProvider("web", Silent, role_arn="role")
+    assert source.failure is None
     assert caught(source) == "asked"
     assert str(source.failure) == "its own"
     assert source().access_key_id == "A"

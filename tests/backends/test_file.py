@@ -259,6 +259,12 @@ _BAD_FILES = {
 }
 
 
+@pytest.mark.parametrize("path", ["~/key.pem", "$HOME/key.pem"])
+def test_a_path_that_a_shell_would_have_changed(path: str) -> None:
+    with pytest.raises(SigningKeyError, match="nobody here puts a folder in the place of ~"):
+        open_key(path)
+
+
 @pytest.mark.parametrize(("make", "message"), _BAD_FILES.values(), ids=_BAD_FILES.keys())
 class TestBadFiles:
     def test_key(self, tmp_path: Path, make: Callable[[Path], Path], message: str) -> None:

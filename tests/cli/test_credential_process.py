@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
 import certs
+from hwsigner.cli.credential_process import _lone_profile
 from hwsigner.emulator import Emulator, World
 from scene import Scene
 
@@ -38,6 +39,22 @@ def sent(scene: Scene) -> dict[str, Any]:
 def encrypted(key: Any) -> bytes:
     pem: bytes = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(PASSPHRASE.encode()))
     return pem
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"profile": "web"}, "web"),
+        ({"config_profile": "web"}, "web"),
+        ({"profile": "web", "config_profile": "web"}, "web"),
+        ({"profile": "web", "config_profile": "db"}, None),
+        ({"profile": "web", "region": "us-east-1"}, None),
+        ({"profile": ""}, None),
+        ({}, None),
+    ],
+)
+def test_an_agent_is_asked_for_the_one_profile_that_is_named(given: dict[str, str], name: str | None) -> None:
+    assert _lone_profile(given) == name
 
 
 @pytest.mark.parametrize("kind", KINDS)

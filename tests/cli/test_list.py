@@ -82,6 +82,14 @@ def test_json_after_a_login(run: Callable[..., Outcome], uri: str) -> None:
     assert not any(key["hiddenUntilLogin"] for key in token["keys"])
 
 
+def test_what_the_token_says_of_its_pin_is_of_after_the_login(run: Callable[..., Outcome], uri: str) -> None:
+    assert run(f"{uri}?pin-value=4711", "--login").status == 3
+    (token,) = tokens(run(uri, "--json"))
+    assert token["pinState"] == "an earlier try failed"
+    (token,) = tokens(run(f"{uri}?pin-value=1234", "--json", "--login", "--allow-final-pin-try"))
+    assert token["pinState"] == "good"
+
+
 def test_the_uris_are_ready_made(run: Callable[..., Outcome], call: Callable[..., Outcome], uri: str) -> None:
     (token,) = tokens(run(uri, "--json"))
     for key in token["keys"]:
@@ -112,7 +120,8 @@ def test_lines_are_fields_split_by_tabs(run: Callable[..., Outcome], uri: str) -
 
 
 def test_no_token_is_said_on_stderr(run: Callable[..., Outcome]) -> None:
-    assert run("pkcs11:token=nonesuch") == Outcome(0, "", "hwsigner: no token is present\n")
+    said = "hwsigner: no token is like pkcs11:token=nonesuch. Without a URI, list shows all\n"
+    assert run("pkcs11:token=nonesuch") == Outcome(0, "", said)
     assert json.loads(run("pkcs11:token=nonesuch", "--json").out) == {"tokens": []}
 
 

@@ -148,7 +148,13 @@ class TestCommands:
     def test_version(self, arguments: tuple[str, ...], call: Call) -> None:
         assert call(*arguments) == Outcome(0, f"{__version__}\n", "")
 
-    @pytest.mark.parametrize("name", ["credential_process", "versio", "", "--pkcs8-password=hunter2", "-v", "a\x1b[2J"])
+    @pytest.mark.parametrize(
+        ("name", "meant"), [("credential_process", "credential-process"), ("versio", "version"), ("lst", "list")]
+    )
+    def test_mistyped(self, name: str, meant: str, call: Call) -> None:
+        assert call(name) == Outcome(2, "", f"hwsigner: there is no command {name!r}. Did you mean {meant}?\n")
+
+    @pytest.mark.parametrize("name", ["", "--pkcs8-password=hunter2", "-v", "a\x1b[2J"])
     def test_unknown(self, name: str, call: Call) -> None:
         outcome = call(name)
         assert (outcome.status, outcome.out) == (2, "")

@@ -94,6 +94,17 @@ class TestUnknown:
                 assert f"there is no flag --{short}" in refused(f"--{short}", "x").message
                 assert f"there is no flag --{short}" in refused(f"--{short}=x").message
 
+    @pytest.mark.parametrize(
+        ("flag", "hint"),
+        [
+            ("--certifcate", "Did you mean --certificate?"),
+            ("--role_arn", "Did you mean --role-arn?"),
+            ("--xyz", "See hwsigner test --help"),
+        ],
+    )
+    def test_the_nearest_is_named(self, flag: str, hint: str) -> None:
+        assert refused(f"{flag}={SECRET}").hint == hint
+
     @pytest.mark.parametrize("argument", ["-x", "-certificate", "--", "---debug", "-"])
     def test_dashes(self, argument: str) -> None:
         refused(argument, SECRET)

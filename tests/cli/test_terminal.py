@@ -78,6 +78,18 @@ def test_leaves_stdin_alone(terminal: Terminal) -> None:
     assert process.communicate(b"for another program", timeout=30)[0] == b"'1234'\nfor another program\n"
 
 
+def test_what_was_typed_before_is_no_pin(terminal: Terminal) -> None:
+    process = start(terminal, *ASK, program=f"import sys\nsys.stdin.readline()\n{PROGRAM}")
+    terminal.type(b"early\n")
+    terminal.shown_until("early\r\n")
+    assert process.stdin
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    terminal.shown_until(": ")
+    terminal.type(b"1234\n")
+    assert process.communicate(timeout=30) == (b"'1234'\n", b"")
+
+
 def test_an_empty_line_is_an_empty_pin(terminal: Terminal) -> None:
     process = start(terminal, *ASK)
     terminal.shown_until(": ")
@@ -167,6 +179,13 @@ def test_a_terminal_that_is_released_asks_nobody(terminal: Terminal) -> None:
     process = start(terminal, program=f"{RELEASE}release_terminal()\nprint(ask())")
     assert process.communicate(timeout=30) == (b"None\n", b"")
     assert terminal.echoes()
+
+
+def test_without_a_terminal_there_is_none_to_release() -> None:
+    code = f"{RELEASE}release_terminal()\nprint(ask())"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, start_new_session=True)
+    assert (done.stdout, done.stderr) == (b"None\n", b"")
 
 
 def test_an_open_prompt_is_undone_by_a_release(terminal: Terminal) -> None:

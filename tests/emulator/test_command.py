@@ -88,6 +88,13 @@ def test_serves_until_interrupted(start: Start, ca_file: str, ca: Authority, cal
     assert stopped(process, number) == (0, "hwsigner: POST /sessions 201\n")
 
 
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_two_interruptions_at_once_are_one(start: Start, ca_file: str, second: int) -> None:
+    process, _ = start("--trust-anchor", ca_file)
+    process.send_signal(signal.SIGINT)
+    assert stopped(process, second) in ((0, ""), (-second, ""), (130, ""))  # It may have been on its way out.
+
+
 def test_tls_with_a_copy_of_the_ca_and_another_name(start: Start, ca_file: str, caller: Caller, tmp_path: Path) -> None:
     copy = tmp_path / "tls ca.pem"
     process, lines = start("--trust-anchor", ca_file, "--tls", "--ca-file", str(copy), "--host-name", "roles.example")

@@ -149,6 +149,15 @@ def test_too_many_requests_sent_ahead_are_cut_off(client: Client, running: Runni
     running.source.may_answer.set()
 
 
+def test_as_many_as_may_wait_are_answered(client: Client, running: Running) -> None:
+    running.source.ready = None
+    running.source.may_answer.clear()
+    one = f"GET {WEB} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {TOKEN.decode()}\r\n\r\n".encode()
+    client.sock.sendall(one * (protocol.MAX_QUEUED + 1))
+    running.source.may_answer.set()
+    assert [client.receive().status for _ in range(protocol.MAX_QUEUED + 1)] == [200] * (protocol.MAX_QUEUED + 1)
+
+
 def test_who_never_reads_its_answers_is_cut_off_or_held_up(client: Client, running: Running) -> None:
     running.source.ready = b"x" * 60000
     one = f"GET {WEB} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {TOKEN.decode()}\r\n\r\n".encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 
 from hwsigner.serving.owners import Owners
@@ -39,6 +40,25 @@ def test_all_who_wait_are_told_and_the_next_look_is_a_new_one() -> None:
     first, second = asyncio.run(ask_twice())
     assert [type(one) for one in first] == [PermissionError] * 3
     assert second == [1, 2, 3]
+
+
+def test_who_gives_up_takes_nothing_from_the_others() -> None:
+    may_look = threading.Event()
+
+    def find(connections: Sequence[Connection]) -> list[int | None]:
+        assert may_look.wait(20)
+        return [one.client.port for one in connections]
+
+    async def ask() -> int | None:
+        owners = Owners(knows_nothing, find)
+        gone, stays = (asyncio.ensure_future(owners.owner(one)) for one in CONNECTIONS[:2])
+        await asyncio.sleep(0.01)
+        gone.cancel()
+        await asyncio.sleep(0.01)
+        may_look.set()
+        return await asyncio.wait_for(stays, 20)
+
+    assert asyncio.run(ask()) == 2
 
 
 def test_a_request_is_refused_with_500_and_the_next_has_its_token() -> None:

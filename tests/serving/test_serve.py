@@ -183,6 +183,19 @@ def test_a_service_that_hangs_holds_up_no_end(stage: Stage) -> None:
             assert client.receive().status == 503
 
 
+def test_a_refresh_ahead_of_need_that_hangs_holds_up_no_end(stage: Stage) -> None:
+    stage.shorten_sessions(1, seconds=6)
+    stage.service.misbehave(Fault.parse("stall*always"))
+    with stage.start("serve", FREE, "web") as process:
+        deadline = time.monotonic() + 30
+        while stage.sessions < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        begin = time.monotonic()
+        assert process.end(signal.SIGTERM) == 0
+        assert time.monotonic() - begin < 10
+
+
 @pytest.mark.parametrize("flags", [("web",), ("--profile=web",)])
 def test_a_running_agent_s_session_is_served(stage: Stage, flags: tuple[str, ...]) -> None:
     with stage.start("agent") as agent:
@@ -274,6 +287,7 @@ def test_one_of_two_such_profiles_has_a_line_and_the_last_one_ends_it(stage: Sta
     stage.shorten_sessions(2, seconds=3)
     with stage.start("serve", FREE, "web", "db", wrapper=QUICK) as process:
         variables = process.variables(until="db.token")
+        assert [line for line in process.lines if line.startswith("# ")] == ["# web, one of 2", "# db, one of 2"]
         for _ in range(2):
             process.read_until("created a session")
         stage.encrypt_key("second")
@@ -404,6 +418,7 @@ def test_systemd_does_not_wait_for_a_first_session_that_is_late(
     notified: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(residence, "_READY_SECONDS", 0.1)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     monkeypatch.setenv("NOTIFY_SOCKET", notified.getsockname())
     is_late = threading.Event()
 
