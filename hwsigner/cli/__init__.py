@@ -65,7 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (HwsignerError, HwsignerWarning) as error:
         tell(str(error))
         return error.exit_status
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
+        from hwsigner.cli.interruption import clear_up
+
+        clear_up(interruption)
         return _INTERRUPTED
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _OUTPUT_ERRORS and error.filename is None:

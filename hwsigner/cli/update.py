@@ -80,6 +80,7 @@ def _write(path: str, section: str, credentials: Credentials) -> None:
 
 
 def _keep_until_interrupted(upkeep: Upkeep) -> int:
+    from hwsigner.cli.interruption import clear_up
     from hwsigner.cli.staying import forbid_dumps
 
     gc.enable()  # Unlike other commands, this one stays.
@@ -88,7 +89,8 @@ def _keep_until_interrupted(upkeep: Upkeep) -> int:
     try:
         while True:
             time.sleep(_PAUSE if upkeep.look() else _PAUSE_IN_TROUBLE)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
+        clear_up(interruption)
         return 0
     finally:
         signal.signal(signal.SIGTERM, before)
