@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.conftest import is_root
 from agent.homes import PASSPHRASE, Home, read_end
 from agent.processes import AGENT, agent_process, ask
 from hwsigner.agent import memory
@@ -251,6 +252,7 @@ class TestAuto:
         assert match
         return int(match[1])
 
+    @pytest.mark.skipif(not is_root(), reason="only root can look into what is not dumpable")
     def test_the_first_use_starts_one_that_holds_nobody_up(self, auto: Home, client: list[str]) -> None:
         first = key_id(run(client, auto, *PROFILE))  # Its pipes were closed, though the agent lives.
         process = self.started(auto)
@@ -289,6 +291,7 @@ class TestAuto:
         assert ask(real_program, auto, *PROFILE).returncode == 3
         assert not os.path.exists(auto.place.folder)
 
+    @pytest.mark.skipif(not is_root(), reason="only root can look into what is not dumpable")
     def test_an_agent_has_no_pin_of_the_environment(self, auto: Home, real_program: Path) -> None:
         auto.write_profiles(web={"agent": "auto", "private-key": str(auto.encrypted_key("web"))})
         key_id(ask(real_program, auto, *PROFILE, HWSIGNER_PIN=PASSPHRASE))
