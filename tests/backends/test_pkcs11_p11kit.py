@@ -210,10 +210,12 @@ def test_broken_configuration_is_no_error(folders: Path) -> None:
     assert configured(folders) == {}
 
 
+@pytest.mark.usefixtures("softhsm_folder")
 def test_the_systems_modules_are_those_of_p11_kit() -> None:
     printed = subprocess.run(
         ["p11-kit", "list-modules"],
-        env=ENVIRONMENT | {"HOME": "/nonexistent"},
+        # Not everybody may read the system's configuration of SoftHSM.
+        env=ENVIRONMENT | {"HOME": "/nonexistent", "SOFTHSM2_CONF": os.environ["SOFTHSM2_CONF"]},
         capture_output=True,
         text=True,
         check=True,
