@@ -15,7 +15,13 @@ from hwsigner import systemd
 from hwsigner.errors import UsageError
 from hwsigner.systemd import Notifier, take_sockets
 
-FIRST = 200
+
+@pytest.fixture
+def first(monkeypatch: pytest.MonkeyPatch) -> int:
+    """The number of the first descriptor that systemd passes: those from there on are free."""
+    number = max(map(int, os.listdir("/proc/self/fd"))) + 1
+    monkeypatch.setattr(systemd, "_FIRST_DESCRIPTOR", number)
+    return number
 
 
 def environ(count: str) -> dict[str, str]:
@@ -30,11 +36,10 @@ def test_what_systemd_says_to_another_process_is_not_taken_but_removed(count: st
         assert given_environ == {"HOME": "/"}
 
 
-def test_they_are_taken_and_not_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(systemd, "_FIRST_DESCRIPTOR", FIRST)
+def test_they_are_taken_and_not_inherited(first: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
         for each in (one, other):
-            os.set_inheritable(fcntl.fcntl(each, fcntl.F_DUPFD, FIRST), True)
+            os.set_inheritable(fcntl.fcntl(each, fcntl.F_DUPFD, first), True)
         environment = environ("2")
         taken = take_sockets(environment)
         assert [each.getsockname() for each in taken] == [one.getsockname(), other.getsockname()]
@@ -50,10 +55,9 @@ def test_none(count: str) -> None:
 
 
 @pytest.mark.parametrize("count", ["2", "99999999999"])
-def test_what_is_no_socket(monkeypatch: pytest.MonkeyPatch, count: str) -> None:
-    monkeypatch.setattr(systemd, "_FIRST_DESCRIPTOR", FIRST)
+def test_what_is_no_socket(first: int, count: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as one, open("/dev/null") as other:
-        numbers = [fcntl.fcntl(each, fcntl.F_DUPFD, FIRST) for each in (one, other)]
+        numbers = [fcntl.fcntl(each, fcntl.F_DUPFD, first) for each in (one, other)]
     with pytest.raises(UsageError, match="no socket"):
         take_sockets(environ(count))
     with pytest.raises(OSError, match="Bad file"):
