@@ -19,7 +19,8 @@ from hwsigner.systemd import Notifier, take_sockets
 @pytest.fixture
 def first(monkeypatch: pytest.MonkeyPatch) -> int:
     """The number of the first descriptor that systemd passes: those from there on are free."""
-    number = max(map(int, os.listdir("/proc/self/fd"))) + 1
+    # Those below are for what the test opens.
+    number = max(map(int, os.listdir("/proc/self/fd"))) + 64
     monkeypatch.setattr(systemd, "_FIRST_DESCRIPTOR", number)
     return number
 
