@@ -87,7 +87,7 @@ $(CLIENTS)/python/.installed: tests/clients/requirements.txt | $(VENV)/.installe
 $(CLIENTS)/node/.installed: tests/clients/package.json | client-packages
 	@mkdir -p $(@D)
 	cp $< $(@D)
-	npm install --silent --no-audit --no-fund --prefix $(@D)
+	npm install --silent --no-audit --no-fund --fetch-timeout=30000 --fetch-retries=5 --prefix $(@D)
 	@touch $@
 
 # Debian has the sources of Go's modules, as a GOPATH.
