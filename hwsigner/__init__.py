@@ -14,14 +14,14 @@ from hwsigner._version import __version__
 
 if TYPE_CHECKING:
     from hwsigner import auth as auth
-    from hwsigner.credentials import Credentials
+    from hwsigner.aws.create_session import Service, SessionRequest, create_session, find_service
+    from hwsigner.aws.credentials import Credentials
     from hwsigner.errors import HwsignerError, HwsignerWarning
     from hwsigner.identity import Identity, IdentitySource, open_identity
     from hwsigner.key import Key, find_certificates, open_key
-    from hwsigner.pin import PinRequest, PinSource
-    from hwsigner.provider import Provider
-    from hwsigner.resident import ResidentProvider
-    from hwsigner.session import Service, SessionRequest, create_session, find_service
+    from hwsigner.pins import PinRequest, PinSource
+    from hwsigner.refresh.background import ResidentProvider
+    from hwsigner.refresh.provider import Provider
     from hwsigner.uri import KeyURI
 
 __all__ = [
@@ -47,22 +47,22 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Credentials": "credentials",
+    "Credentials": "aws.credentials",
     "HwsignerError": "errors",
     "HwsignerWarning": "errors",
     "Identity": "identity",
     "IdentitySource": "identity",
     "Key": "key",
     "KeyURI": "uri",
-    "PinRequest": "pin",
-    "PinSource": "pin",
-    "Provider": "provider",
-    "ResidentProvider": "resident",
-    "Service": "session",
-    "SessionRequest": "session",
-    "create_session": "session",
+    "PinRequest": "pins",
+    "PinSource": "pins",
+    "Provider": "refresh.provider",
+    "ResidentProvider": "refresh.background",
+    "Service": "aws.create_session",
+    "SessionRequest": "aws.create_session",
+    "create_session": "aws.create_session",
     "find_certificates": "key",
-    "find_service": "session",
+    "find_service": "aws.create_session",
     "open_identity": "identity",
     "open_key": "key",
 }

@@ -1,4 +1,4 @@
-"""`native/module.c`: the C twin of `hwsigner._reference`, where each function is described."""
+"""`native/module.c`: the C twin of `hwsigner.sigv4.reference`, where each function is described."""
 
 from collections.abc import Iterable
 

@@ -27,7 +27,7 @@ from hwsigner.errors import (
     SigningKeyError,
 )
 from hwsigner.key import HashName, Key, find_certificates, open_key, pin_source
-from hwsigner.pin import AskPin, PinSource
+from hwsigner.pins import AskPin, PinSource
 from hwsigner.public_key import verify
 from hwsigner.uri import KeyURI
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from hwsigner.errors import UsageError
 from hwsigner.key import load_backend, pin_source
-from hwsigner.pin import AskPin, PinSource
+from hwsigner.pins import AskPin, PinSource
 from hwsigner.uri import KeyURI
 
 

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Protocol, Self
 
 from hwsigner.backends import BACKENDS
 from hwsigner.errors import BackendUnavailableError, UsageError
-from hwsigner.pin import AskPin, PinSource
+from hwsigner.pins import AskPin, PinSource
 from hwsigner.uri import KeyURI
 
 Algorithm = Literal["AWS4-X509-RSA-SHA256", "AWS4-X509-ECDSA-SHA256", "AWS4-X509-MLDSA"]

@@ -254,10 +254,10 @@ static PyObject *sign_hmac(PyObject *module, PyObject *const *arguments, Py_ssiz
 static PyMethodDef FUNCTIONS[] = {
     {"request_to_sign", (PyCFunction)(void (*)(void))request_to_sign, METH_FASTCALL,
      "request_to_sign($module, method, target, headers, payload, context, s3=False, /)\n--\n\n"
-     "See hwsigner._reference.request_to_sign."},
+     "See hwsigner.sigv4.reference.request_to_sign."},
     {"sign_hmac", (PyCFunction)(void (*)(void))sign_hmac, METH_FASTCALL,
      "sign_hmac($module, method, target, headers, payload, context, s3, key, /)\n--\n\n"
-     "See hwsigner._reference.sign_hmac."},
+     "See hwsigner.sigv4.reference.sign_hmac."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -295,7 +295,7 @@ static PyModuleDef_Slot SLOTS_3_11[] = {
 #define DEFINITION(slots)                                                                      \
     {                                                                                          \
         PyModuleDef_HEAD_INIT, .m_name = "_native", .m_size = sizeof(struct state),           \
-        .m_doc = "The C twin of hwsigner._reference.", .m_methods = FUNCTIONS, .m_slots = slots, \
+        .m_doc = "The C twin of hwsigner.sigv4.reference.", .m_methods = FUNCTIONS, .m_slots = slots, \
         .m_free = free_module                                                                  \
     }
 static struct PyModuleDef MODULE = DEFINITION(SLOTS);

@@ -14,11 +14,11 @@ from urllib.parse import quote
 import pytest
 
 from backends.contract import ENVIRONMENT
-from hwsigner.pin import PinRequest
+from hwsigner.pins import PinRequest
 from softhsm.token import SoftHSM
 
 ROOT = Path(__file__).parents[1]
-_SOURCE = Path(__file__).parent / "backends" / "pkcs11_shim.c"
+_SOURCE = Path(__file__).parent / "backends" / "pkcs11" / "shim.c"
 # Places in CK_FUNCTION_LIST.
 INITIALIZE, FINALIZE, LOGIN, LOGOUT, SIGN_INIT, SIGN = 0, 1, 18, 19, 42, 43
 
@@ -183,5 +183,6 @@ def run_alone(code: str, module: str | Path, env: dict[str, str], token: str, **
     }
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, str(module)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert not done.stderr, done.stderr
+    assert done.returncode == 0
     return done.stdout

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import certs
-from backends.tokens import self_made
+from backends.pkcs11.tokens import self_made
 from hwsigner.certificate import (
     MAX_INTERMEDIATES,
     Certificate,

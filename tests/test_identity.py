@@ -33,7 +33,7 @@ from hwsigner.errors import (
 )
 from hwsigner.identity import Identity, IdentitySource, open_identity
 from hwsigner.key import ECDSA, Algorithm, FoundCertificate, HashName, Key, open_key
-from hwsigner.pin import PinRequest, PinSource
+from hwsigner.pins import PinRequest, PinSource
 from hwsigner.public_key import verify
 
 ROOT = certs.make_ca("Root")

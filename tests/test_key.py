@@ -15,7 +15,7 @@ import hwsigner
 from hwsigner.backends import BACKENDS
 from hwsigner.errors import KeyNotFoundError, UsageError
 from hwsigner.key import find_certificates, open_key, pin_source, resolve
-from hwsigner.pin import PinRequest, PinSource
+from hwsigner.pins import PinRequest, PinSource
 from hwsigner.uri import KeyURI
 
 HEAVY = {
@@ -64,7 +64,7 @@ class TestWhatIsLoaded:
         assert self.loaded("import hwsigner") - before - {"__future__"} == {"hwsigner", "hwsigner._version"}
 
     def test_key_uri_pin_and_errors_load_no_backend_and_no_library(self) -> None:
-        loaded = self.loaded("import hwsigner.key, hwsigner.pin, hwsigner.uri, hwsigner.errors")
+        loaded = self.loaded("import hwsigner.key, hwsigner.pins, hwsigner.uri, hwsigner.errors")
         assert not loaded & HEAVY
         assert not {name for name in loaded if name.startswith("hwsigner.backends.")}
 
@@ -73,7 +73,7 @@ class TestWhatIsLoaded:
         assert "hwsigner.backends.file" in loaded
         unneeded = {"cryptography.hazmat.primitives.serialization.pkcs12", "cryptography.x509"}
         assert not loaded & (HEAVY - {"cryptography", "email"} | unneeded)
-        assert not {"hwsigner.backends.pkcs11", "hwsigner.backends.tpm2", "hwsigner.backends._libcrypto"} & loaded
+        assert not {"hwsigner.backends.pkcs11", "hwsigner.backends.tpm2", "hwsigner.backends.file.libcrypto"} & loaded
 
     def test_every_public_name_is_there_when_asked_for(self) -> None:
         for name in hwsigner.__all__:

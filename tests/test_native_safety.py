@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from hwsigner import _reference as reference
-from hwsigner import canonical
+from hwsigner.sigv4 import canonical, reference
 
 NATIVE = canonical.IMPLEMENTATION == "native"
 CONTEXT = ("AWS4-HMAC-SHA256", "20260301T000000Z", "20260301/eu-west-1/service/aws4_request")
@@ -25,7 +24,7 @@ MIB = 1 << 20
 
 PREAMBLE = f"""
 import hashlib, resource, sys, time
-from hwsigner import canonical
+from hwsigner.sigv4 import canonical
 assert canonical.IMPLEMENTATION == {canonical.IMPLEMENTATION!r}
 request_to_sign = canonical.request_to_sign
 CONTEXT = {CONTEXT!r}

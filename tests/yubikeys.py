@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner import pin_sources
-from hwsigner.backends import _pkcs11_registry
+from hwsigner.backends.pkcs11 import registry as _pkcs11_registry
+from hwsigner.pins import sources as pin_sources
 from pkcs11_shim import forget_refusals
 from softhsm.pcsc import SoftPcsc
 from softhsm.yubikey import YubiKey

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 
 from hwsigner.agent import protocol
-from hwsigner.agent.places import Place, may_ask, peer_uid, system_place, user_place
-from hwsigner.agent.protocol import Request, Verb
-from hwsigner.agent.wire import Wire
+from hwsigner.agent.address import (
+    VARIABLE,
+    Place,
+    may_ask,
+    may_start,
+    peer_uid,
+    runtime_folder,
+    system_place,
+    user_place,
+)
+from hwsigner.agent.protocol import Request, Verb, Wire
 from hwsigner.errors import AgentError, PinRequiredError
-from hwsigner.pin import AskPin, PinRequest
+from hwsigner.pins import AskPin, PinRequest
+from hwsigner.pins.child import VARIABLE as PIN_VARIABLE
 
 CONNECT_LIMIT = 1.0
 
@@ -119,3 +130,31 @@ def _answered(question: bytes, ask: AskPin | None) -> bytes:
         problem = f"{request.subject} wants its {request.kind}, and none was given"
         raise PinRequiredError(problem, "Run from a terminal, or where a pinentry can ask")
     return pin.encode()
+
+
+def start_agent(environ: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
+    """Start the user's agent, unless one runs or the user has no runtime folder; of two that start at once one stays.
+
+    It gets a session of its own, /dev/null for stdin, stdout and stderr, and no other descriptor, so that nobody who
+    waits for this command waits for it.
+
+    Args:
+        environ: its environment, less PINs; with HWSIGNER_AGENT=none nothing is started.
+
+    Returns:
+        The process, or None if none was started.
+    """
+    has_place = os.path.isdir(runtime_folder(environ))
+    if not may_start(environ) or not has_place or is_running(user_place(environ)):
+        return None
+    return subprocess.Popen(
+        # -P: the current folder, which is anybody's, is not on the path of modules.
+        [sys.executable, "-P", "-m", "hwsigner", "agent"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env={name: value for name, value in environ.items() if name not in (VARIABLE, PIN_VARIABLE)},
+        start_new_session=True,
+        umask=0o077,
+    )

@@ -14,12 +14,11 @@ from typing import TypeVar
 
 from hwsigner._version import __version__
 from hwsigner.agent import protocol
-from hwsigner.agent.held_profile import HeldProfile
 from hwsigner.agent.memory import LockedMemory
-from hwsigner.agent.protocol import Verb
-from hwsigner.agent.wire import Wire
+from hwsigner.agent.profile import HeldProfile
+from hwsigner.agent.protocol import Verb, Wire
 from hwsigner.errors import AgentError, printable
-from hwsigner.pin_child import MAX_PIN_BYTES
+from hwsigner.pins.child import MAX_PIN_BYTES
 
 # What a person has to type a PIN, in seconds.
 PERSON_LIMIT = 180.0

@@ -20,15 +20,15 @@ from contextlib import suppress
 from functools import partial
 
 from hwsigner.agent import protocol
+from hwsigner.agent.clients import Client, Crowd
 from hwsigner.agent.control import Control
-from hwsigner.agent.crowd import Client, Crowd
-from hwsigner.agent.door import Door
-from hwsigner.agent.held_profile import HeldProfile, Log
+from hwsigner.agent.listener import Door
 from hwsigner.agent.memory import LockedMemory
+from hwsigner.agent.profile import HeldProfile, Log
+from hwsigner.agent.profiles import Roster
 from hwsigner.agent.protocol import Request, Verb
-from hwsigner.agent.roster import Roster
-from hwsigner.resident import Reply
-from hwsigner.systemd import Notifier
+from hwsigner.refresh.background import Reply
+from hwsigner.system.systemd import Notifier
 
 MAX_CLIENTS = 2048
 MAX_CONTROLS = 8

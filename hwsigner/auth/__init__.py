@@ -18,12 +18,18 @@ try:
 except ImportError as error:
     raise ImportError("hwsigner.auth needs requests: pip install 'hwsigner[requests]' brings it") from error
 
-from hwsigner import canonical
 from hwsigner.auth.base import RequestAuth
 from hwsigner.auth.url import wire_url
 from hwsigner.errors import UsageError
-from hwsigner.sigv4 import SERVICE, Request, authorization_header, credential_scope, timestamp
-from hwsigner.sigv4_hmac import AccessKey, Signed, SigningContext, is_s3, presign_request, signing_context
+from hwsigner.sigv4 import SERVICE, Request, authorization_header, canonical, credential_scope, timestamp
+from hwsigner.sigv4.access_key import (
+    AccessKey,
+    Signed,
+    SigningContext,
+    is_s3,
+    presign_request,
+    signing_context,
+)
 
 if TYPE_CHECKING:
     from hwsigner.identity import Identity

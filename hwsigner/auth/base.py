@@ -12,7 +12,14 @@ from hwsigner.auth.payload import hash_body
 from hwsigner.auth.redirect import SignedPreparedRequest
 from hwsigner.auth.url import Server, wire_url
 from hwsigner.errors import UsageError
-from hwsigner.sigv4_hmac import CONTENT_HASH, EMPTY_PAYLOAD_HASH, SET_BY_SIGNING, UNSIGNED_PAYLOAD, Signed, SignedNames
+from hwsigner.sigv4.access_key import (
+    CONTENT_HASH,
+    EMPTY_PAYLOAD_HASH,
+    SET_BY_SIGNING,
+    UNSIGNED_PAYLOAD,
+    Signed,
+    SignedNames,
+)
 
 _HASH = CONTENT_HASH.lower()
 _NO_URL = "", "", Server("", "")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from hwsigner.canonical import payload_hash
 from hwsigner.errors import UsageError
+from hwsigner.sigv4.canonical import payload_hash
 
 _CHUNK = 1 << 20
 

@@ -15,7 +15,7 @@ from requests.exceptions import UnrewindableBodyError
 from hwsigner.auth.payload import is_buffer
 from hwsigner.auth.url import wire_url
 from hwsigner.errors import UsageError
-from hwsigner.sigv4_hmac import CONTENT_HASH
+from hwsigner.sigv4.access_key import CONTENT_HASH
 
 
 class Signs(Protocol):

@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from hwsigner.canonical import percent_decode, percent_encode
 from hwsigner.errors import UsageError
+from hwsigner.sigv4.canonical import percent_decode, percent_encode
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # What urllib3 leaves alone, and S3's canonical path too; without empty parameters. The server, then the target.

@@ -11,9 +11,11 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hwsigner import chatter, notices, pin_sources
-from hwsigner.cli.streams import abandon_stdout, tell
+from hwsigner.cli.process import abandon_stdout, tell
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
+from hwsigner.pins import sources as pin_sources
+from hwsigner.system import notices
+from hwsigner.system import stderr as chatter
 
 if TYPE_CHECKING:
     import argparse
@@ -29,7 +31,6 @@ COMMANDS = {
     "read-certificate-data": "hwsigner.cli.read_certificate_data",
     "list": "hwsigner.cli.list",
     "profile": "hwsigner.cli.profile",
-    "tpm2": "hwsigner.cli.tpm2",
     "emulator": "hwsigner.cli.emulator",
     "version": "hwsigner.cli.version",
 }
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell(str(error))
         return error.exit_status
     except KeyboardInterrupt as interruption:
-        from hwsigner.cli.interruption import clear_up
+        from hwsigner.cli.process import clear_up
 
         clear_up(interruption)
         return _INTERRUPTED
@@ -107,7 +108,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _run_completed(command: ModuleType, parsed: argparse.Namespace) -> int:
     from hwsigner.cli.options import warn_of_secrets
-    from hwsigner.cli.terminal import tell_person
+    from hwsigner.pins.terminal import tell_person
 
     chatter.silence(on=not getattr(parsed, "debug", False))
     notices.tell_by(tell_person, interrupted=_INTERRUPTED)

@@ -12,17 +12,17 @@ from contextlib import contextmanager
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
-from hwsigner import notices
 from hwsigner.cli.log import Log
 from hwsigner.cli.parser import Parser
-from hwsigner.cli.staying import allow_descriptors, forbid_dumps, tell_of_threads
-from hwsigner.cli.terminal import ask_pin
+from hwsigner.cli.process import allow_descriptors, forbid_dumps, tell_of_threads
+from hwsigner.config.flags import Flag, switch
 from hwsigner.errors import UsageError, printable
-from hwsigner.flags import Flag, switch
-from hwsigner.pin import PinRequest
+from hwsigner.pins import PinRequest
+from hwsigner.pins.terminal import ask_pin
+from hwsigner.system import notices
 
 if TYPE_CHECKING:
-    from hwsigner.agent.places import Place
+    from hwsigner.agent.address import Place
     from hwsigner.agent.server import Server
 
 HELP = "hold sessions for hwsigner-credentials: status, lock, unlock, refresh, stop"
@@ -43,7 +43,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Be the agent until SIGTERM, or let the one that runs do something and print what it says."""
-    from hwsigner.agent.places import system_place, user_place
+    from hwsigner.agent.address import system_place, user_place
 
     place = system_place() if arguments.system else user_place(os.environ)
     if arguments.action is None:
@@ -76,7 +76,7 @@ def _shown(line: str) -> str:
 
 def _asker(pinentry: str | None) -> Callable[[PinRequest], str | None]:
     def ask(request: PinRequest) -> str | None:
-        from hwsigner.pinentry import find_pinentry
+        from hwsigner.pins.pinentry import find_pinentry
 
         found = find_pinentry(pinentry, os.environ)
         pin = found.ask(request) if found else None
@@ -86,12 +86,12 @@ def _asker(pinentry: str | None) -> Callable[[PinRequest], str | None]:
 
 
 def _be_agent(place: Place) -> None:
-    from hwsigner.agent.held_profile import Surroundings
     from hwsigner.agent.listener import open_listener
     from hwsigner.agent.memory import LockedMemory
-    from hwsigner.agent.roster import Roster
+    from hwsigner.agent.profile import Surroundings
+    from hwsigner.agent.profiles import Roster
     from hwsigner.agent.server import Server
-    from hwsigner.systemd import Notifier
+    from hwsigner.system.systemd import Notifier
 
     forbid_dumps()
     gc.enable()  # Unlike other commands, this one stays.

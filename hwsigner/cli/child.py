@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
-from hwsigner.cli.streams import tell
+from hwsigner.cli.process import tell
 
 _CANNOT_RUN = 126
 _NOT_FOUND = 127

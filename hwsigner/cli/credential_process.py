@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from hwsigner.cli.parser import Parser
-from hwsigner.flags import IDENTITY, PROFILE, SESSION
+from hwsigner.config.flags import IDENTITY, PROFILE, SESSION
 
 HELP = "print credentials for the AWS SDKs"
 
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     _print(_created(arguments))
     given = {flag.attribute: value for flag, value in arguments.given}
     if _lone_profile(given) and getattr(arguments, "agent", None) == "auto":
-        from hwsigner.agent.start import start_agent
+        from hwsigner.agent.client import start_agent
 
         with suppress(OSError):  # The credentials are printed, and the next use tries again.
             start_agent(os.environ)
@@ -72,9 +72,9 @@ def _of_agent(name: str) -> str | None:
 
 
 def _created(arguments: argparse.Namespace) -> str:
+    from hwsigner.aws.create_session import create_session
     from hwsigner.cli import options
     from hwsigner.identity import open_identity
-    from hwsigner.session import create_session
 
     service, request = options.service(arguments), options.session_request(arguments)
     with open_identity(options.identity_source(arguments)) as identity:

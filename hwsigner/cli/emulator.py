@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from hwsigner.cli.streams import tell
+from hwsigner.cli.process import tell
 from hwsigner.errors import CertificateError, HwsignerError, UsageError
 
 if TYPE_CHECKING:

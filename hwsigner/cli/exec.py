@@ -10,11 +10,11 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from hwsigner.cli.aws_files import find_default_credentials
+from hwsigner.aws.default_profile import find_default_credentials
 from hwsigner.cli.log import Log
 from hwsigner.cli.parser import Parser
+from hwsigner.config.flags import switch
 from hwsigner.errors import HwsignerWarning, UsageError
-from hwsigner.flags import switch
 
 if TYPE_CHECKING:
     from hwsigner.cli.sources import Sourced
@@ -61,11 +61,11 @@ def run(arguments: argparse.Namespace) -> int:
         HwsignerError: there is no session; the command has not been run.
     """
     from hwsigner.cli.child import run_program
-    from hwsigner.cli.residence import close_in_time
+    from hwsigner.cli.process import forbid_dumps, tell_of_threads
+    from hwsigner.cli.server_run import close_in_time
     from hwsigner.cli.sources import of_profile
-    from hwsigner.cli.staying import forbid_dumps, tell_of_threads
-    from hwsigner.cli.terminal import release_terminal
-    from hwsigner.serving.formats import CONTAINER
+    from hwsigner.pins.terminal import release_terminal
+    from hwsigner.serving.credentials import CONTAINER
 
     gc.enable()  # Unlike other commands, this one stays.
     if not arguments.command:

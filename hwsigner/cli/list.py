@@ -12,9 +12,9 @@ from typing import Any
 from hwsigner.certificate import Certificate, load
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
-from hwsigner.cli.streams import tell
+from hwsigner.cli.process import tell
+from hwsigner.config.flags import IDENTITY, switch
 from hwsigner.errors import CertificateError, UsageError, printable
-from hwsigner.flags import IDENTITY, switch
 from hwsigner.inventory import ListedObject, ListedToken, list_tokens
 from hwsigner.key import FoundCertificate
 from hwsigner.public_key import kind_of

@@ -19,7 +19,7 @@ _LONGEST = 1000
 class Log:
     """Writes lines, no flood of refusals, and none that would have to wait for who reads them.
 
-    It is not silenced with native libraries (`hwsigner.chatter`).
+    It is not silenced with native libraries (`hwsigner.system.stderr`).
 
     Args:
         clock: tells seconds.

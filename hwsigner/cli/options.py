@@ -1,4 +1,4 @@
-"""From a command's arguments to what the library takes: `hwsigner.settings`, with what asks for PINs, and traces."""
+"""Turn a command's arguments into the library's settings, PIN prompts and traces."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hwsigner import settings
-from hwsigner.cli.streams import tell
-from hwsigner.cli.terminal import ask_pin
-from hwsigner.pin import AskPin, PinRequest, PinSource
+from hwsigner.cli.process import tell
+from hwsigner.config import settings
+from hwsigner.pins import AskPin, PinRequest, PinSource
+from hwsigner.pins.terminal import ask_pin
 from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
+    from hwsigner.aws.create_session import Service, SessionRequest
     from hwsigner.identity import IdentitySource
-    from hwsigner.provider import Provider
-    from hwsigner.session import Service, SessionRequest
+    from hwsigner.refresh.provider import Provider
 
 
 # Threads share one person and one terminal.
@@ -65,7 +65,7 @@ def service(arguments: argparse.Namespace, *, stays: bool = False) -> Service:
 
 def provider(arguments: argparse.Namespace) -> Provider:
     """Return what keeps sessions in a command that stays; raises as `service` and `Provider.from_values`."""
-    from hwsigner.provider import Provider
+    from hwsigner.refresh.provider import Provider
 
     found = service(arguments, stays=True)
     return Provider.from_values(vars(arguments), found, prompts=_prompts(arguments))
@@ -73,7 +73,7 @@ def provider(arguments: argparse.Namespace) -> Provider:
 
 def _prompts(arguments: argparse.Namespace) -> list[AskPin]:
     def ask_pinentry(request: PinRequest) -> str | None:
-        from hwsigner.pinentry import find_pinentry
+        from hwsigner.pins.pinentry import find_pinentry
 
         found = find_pinentry(arguments.pinentry, os.environ)
         return found.ask(request) if found else None

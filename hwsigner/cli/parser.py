@@ -11,8 +11,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
+from hwsigner.config.flags import Flag, check_exclusive, default_values, profile_values
 from hwsigner.errors import UsageError
-from hwsigner.flags import Flag, check_exclusive, default_values, profile_values
 
 
 class Parser(argparse.ArgumentParser):
@@ -73,7 +73,7 @@ class Parser(argparse.ArgumentParser):
             raise UsageError("--profile and --config-profile name two profiles", "Give one of them")
         exposed = None
         if names:
-            from hwsigner.config import profile
+            from hwsigner.config.profiles import profile
 
             found = profile(names.pop(), environ)
             values |= profile_values(found, vars(given))

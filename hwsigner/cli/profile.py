@@ -8,9 +8,9 @@ import re
 import warnings
 
 from hwsigner.cli.parser import Parser
-from hwsigner.config import add_profile, profiles
+from hwsigner.config.flags import AGENT, IDENTITY, SESSION
+from hwsigner.config.profiles import add_profile, profiles
 from hwsigner.errors import UnsafeKeyWarning, UsageError, printable
-from hwsigner.flags import AGENT, IDENTITY, SESSION
 
 HELP = "add and list profiles of config.toml"
 

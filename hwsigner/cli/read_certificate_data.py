@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from hwsigner.certificate import Certificate, leaves, load
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
+from hwsigner.config.flags import IDENTITY, PROFILE, SESSION
+from hwsigner.config.selector import Selector, parse_selector, select
 from hwsigner.errors import UsageError, printable
-from hwsigner.flags import IDENTITY, PROFILE, SESSION
 from hwsigner.key import ECDSA, MLDSA, RSA, find_certificates
-from hwsigner.selector import Selector, parse_selector, select
 
 HELP = "show what is read of a certificate"
 

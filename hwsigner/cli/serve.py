@@ -11,11 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwsigner import notices
 from hwsigner.cli.log import Log
 from hwsigner.cli.parser import Parser
+from hwsigner.config.flags import IDENTITY, PROFILE, SESSION, Flag, boolean, whole_number
 from hwsigner.errors import UsageError, printable
-from hwsigner.flags import IDENTITY, PROFILE, SESSION, Flag, boolean, whole_number
+from hwsigner.system import notices
 
 if TYPE_CHECKING:
     import socket
@@ -56,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         HwsignerError: a flag, a file or the address is of no use; or there are no credentials, at the start or later,
             and another try would not help.
     """
-    from hwsigner.cli.residence import Residence
-    from hwsigner.cli.staying import allow_descriptors, forbid_dumps
+    from hwsigner.cli.process import allow_descriptors, forbid_dumps
+    from hwsigner.cli.server_run import Residence
     from hwsigner.serving.application import Application, Served
     from hwsigner.serving.listener import listen, names_of
     from hwsigner.serving.server import Server
@@ -117,7 +117,7 @@ def _token_folder(arguments: argparse.Namespace) -> Path:
 
 
 def _users(arguments: argparse.Namespace) -> set[int]:
-    from hwsigner.users import find_uid
+    from hwsigner.system.users import find_uid
 
     users = {os.geteuid()}
     for user in arguments.allow_user:
@@ -140,7 +140,7 @@ def _tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:
 
 def _passed_on(arguments: argparse.Namespace, tls: ssl.SSLContext | None) -> list[socket.socket]:
     """Return systemd's sockets, if it passed some on. Neither they nor the address are for others without TLS."""
-    from hwsigner.endpoint import is_loopback
+    from hwsigner.http.address import is_loopback
     from hwsigner.serving.listener import limit_hops, take_activated
 
     found = take_activated(os.environ)
@@ -153,7 +153,7 @@ def _passed_on(arguments: argparse.Namespace, tls: ssl.SSLContext | None) -> lis
 
 
 def _base_url(listener: socket.socket, names: list[str], tls: ssl.SSLContext | None) -> str:
-    from hwsigner.endpoint import host_and_port
+    from hwsigner.http.address import host_and_port
 
     address, port = listener.getsockname()[:2]
     return f"{'https' if tls else 'http'}://{host_and_port((*names, address)[0], port)}"

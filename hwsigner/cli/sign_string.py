@@ -8,8 +8,8 @@ import sys
 
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
+from hwsigner.config.flags import IDENTITY, PROFILE, SESSION, Flag, one_of
 from hwsigner.errors import KeyMismatchError, UsageError
-from hwsigner.flags import IDENTITY, PROFILE, SESSION, Flag, one_of
 from hwsigner.key import HashName, Key, open_key
 
 HELP = "sign a fixed test string"

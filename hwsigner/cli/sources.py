@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hwsigner import settings
 from hwsigner.cli import options
-from hwsigner.serving.formats import FORMATS
+from hwsigner.config import settings
+from hwsigner.serving.credentials import FORMATS
 
 if TYPE_CHECKING:
-    from hwsigner.backoff import Setback
-    from hwsigner.held_session import HeldSession
-    from hwsigner.resident import Reply, ResidentProvider
-    from hwsigner.serving.replies import Source
+    from hwsigner.refresh.background import Reply, ResidentProvider
+    from hwsigner.refresh.outcome import HeldSession, Setback
+    from hwsigner.serving.credentials import Source
 
 Note = Callable[[str], None]
 
@@ -117,7 +116,7 @@ def _sourced(arguments: argparse.Namespace, name: str | None, note: Note, *, ask
 
 
 def _resident(arguments: argparse.Namespace, name: str, note: Note) -> ResidentProvider:
-    from hwsigner.resident import ResidentProvider
+    from hwsigner.refresh.background import ResidentProvider
 
     provider = options.provider(arguments)
     attended = getattr(arguments, "attended", None)  # Of profiles alone.
@@ -125,7 +124,7 @@ def _resident(arguments: argparse.Namespace, name: str, note: Note) -> ResidentP
 
 
 def _note(name: str, note: Note, outcome: HeldSession | Setback) -> None:
-    from hwsigner.held_session import HeldSession
+    from hwsigner.refresh.outcome import HeldSession
 
     if isinstance(outcome, HeldSession):
         note(f"{name}: created a session, good until {outcome.credentials.expiration:%Y-%m-%dT%H:%M:%SZ}")

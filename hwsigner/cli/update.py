@@ -15,12 +15,19 @@ from typing import TYPE_CHECKING, Protocol
 
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
-from hwsigner.cli.streams import tell
-from hwsigner.errors import AgentError, CertificateError, HwsignerError, HwsignerWarning, PinError, UsageError
-from hwsigner.flags import CONFIG_PROFILE, IDENTITY, SESSION, Flag, switch
+from hwsigner.cli.process import tell
+from hwsigner.config.flags import CONFIG_PROFILE, IDENTITY, SESSION, Flag, switch
+from hwsigner.errors import (
+    AgentError,
+    CertificateError,
+    HwsignerError,
+    HwsignerWarning,
+    PinError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
-    from hwsigner.credentials import Credentials
+    from hwsigner.aws.credentials import Credentials
 
 HELP = "write credentials into the shared credentials file, and keep them fresh"
 
@@ -47,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         0, once written or interrupted.
     """
-    from hwsigner.credentials_file import check_section, credentials_path
+    from hwsigner.aws.credentials_file import check_section, credentials_path
 
     # An empty text is as good as no flag.
     section = check_section(arguments.profile or "default")
@@ -72,16 +79,15 @@ def _lone_profile(arguments: argparse.Namespace) -> str | None:
 
 
 def _write(path: str, section: str, credentials: Credentials) -> None:
-    from hwsigner.atomic_file import edit_file
-    from hwsigner.credentials_file import with_credentials
+    from hwsigner.aws.credentials_file import with_credentials
+    from hwsigner.system.files import edit_file
 
     edit_file(path, partial(with_credentials, section=section, credentials=credentials))
     tell(f"wrote [{section}] of {path}, good until {credentials.expiration:%Y-%m-%dT%H:%M:%SZ}")
 
 
 def _keep_until_interrupted(upkeep: Upkeep) -> int:
-    from hwsigner.cli.interruption import clear_up
-    from hwsigner.cli.staying import forbid_dumps
+    from hwsigner.cli.process import clear_up, forbid_dumps
 
     gc.enable()  # Unlike other commands, this one stays.
     forbid_dumps()
@@ -157,7 +163,7 @@ class AgentElseProvider:
 
     def _of_agent(self) -> Credentials | None:
         from hwsigner.agent.client import find_credentials
-        from hwsigner.credentials import from_agent
+        from hwsigner.aws.credentials import from_agent
 
         body = find_credentials(self._name)
         return from_agent(body, role_arn=self._role_arn) if body else None

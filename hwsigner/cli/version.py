@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from hwsigner._version import __version__
 from hwsigner.cli.parser import Parser
-from hwsigner.flags import Flag, boolean
+from hwsigner.config.flags import Flag, boolean
 
 HELP = "print the version"
 
@@ -40,7 +40,7 @@ def _lines() -> Iterator[str]:
 
 def _canonicalisation() -> str:
     """Return which implementation runs, and in brackets its file and libcrypto, or why it is not the native one."""
-    from hwsigner.canonical import IMPLEMENTATION
+    from hwsigner.sigv4.canonical import IMPLEMENTATION
 
     try:
         from hwsigner._native import OPENSSL_VERSION, __file__

@@ -14,7 +14,14 @@ from cryptography.x509.oid import NameOID
 from hwsigner.emulator import tags
 from hwsigner.emulator.answers import Answer, RefusalError, denied, invalid, invalid_signature, json_answer
 from hwsigner.emulator.canonical import canonical_request
-from hwsigner.emulator.certificates import algorithm_of, check_leaf, check_path, read_certificate, read_chain, verifies
+from hwsigner.emulator.certificates import (
+    algorithm_of,
+    check_leaf,
+    check_path,
+    read_certificate,
+    read_chain,
+    verifies,
+)
 from hwsigner.emulator.parameters import Parameters, read_parameters
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.signature import (

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
-from hwsigner.endpoint import host_and_port
-from hwsigner.serving.answers import Headers, Refusal
+from hwsigner.http.address import host_and_port
+from hwsigner.serving.responses import Headers, Refusal
 
 HOST = b"host"
 AUTHORIZATION = b"authorization"

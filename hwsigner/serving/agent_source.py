@@ -9,15 +9,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hwsigner.agent.client import find_credentials
-from hwsigner.clocks import Clocks
-from hwsigner.credentials import from_agent
+from hwsigner.aws.credentials import from_agent
 from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning
-from hwsigner.held_session import HeldSession
-from hwsigner.serving.formats import FORMATS
-from hwsigner.serving.replies import Source
+from hwsigner.refresh.outcome import HeldSession
+from hwsigner.serving.credentials import FORMATS, Source
+from hwsigner.system.clocks import Clocks
 
 if TYPE_CHECKING:
-    from hwsigner.resident import Reply
+    from hwsigner.refresh.background import Reply
 
 # The agent renews its session while it is asked for: so often it is.
 ASK_SECONDS = 60.0

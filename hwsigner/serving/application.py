@@ -8,16 +8,15 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from hwsigner.endpoint import host_and_port
-from hwsigner.serving import formats
+from hwsigner.http.address import host_and_port
+from hwsigner.serving import credentials as formats
 from hwsigner.serving.admission import Admission, Scope
-from hwsigner.serving.answers import Admitted, Answer, Headers, Refusal
 from hwsigner.serving.container import Container, container_path
-from hwsigner.serving.imds import FOLDER, IMDS, ROLES_PATH, TOKEN_PATH
+from hwsigner.serving.credentials import Replies, Source
+from hwsigner.serving.imds import FOLDER, IMDS, ROLES_PATH, TOKEN_PATH, SessionTokens
 from hwsigner.serving.known import CONNECTION, Known
-from hwsigner.serving.owners import Owners
-from hwsigner.serving.replies import Replies, Source
-from hwsigner.serving.session_tokens import SessionTokens
+from hwsigner.serving.peer import Owners
+from hwsigner.serving.responses import Admitted, Answer, Headers, Refusal
 
 Admit = Callable[[Headers, Scope], Admitted]
 

@@ -7,8 +7,8 @@ from http import HTTPStatus
 from urllib.parse import quote
 
 from hwsigner.serving.admission import AUTHORIZATION, Scope
-from hwsigner.serving.answers import Admitted, Headers, Refusal
-from hwsigner.serving.replies import Replies
+from hwsigner.serving.credentials import Replies
+from hwsigner.serving.responses import Admitted, Headers, Refusal
 
 _FOLDER = "/credentials/"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hwsigner.serving.answers import Answer
+from hwsigner.serving.responses import Answer
 
 # Its key in the state of an ASGI scope.
 CONNECTION = "connection"

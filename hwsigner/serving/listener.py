@@ -7,9 +7,9 @@ import socket
 import ssl
 from collections.abc import MutableMapping
 
-from hwsigner.endpoint import host_and_port, ip_address, is_loopback
 from hwsigner.errors import HwsignerError, UsageError
-from hwsigner.systemd import take_sockets
+from hwsigner.http.address import host_and_port, ip_address, is_loopback
+from hwsigner.system.systemd import take_sockets
 
 BACKLOG = 1024
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from hwsigner.endpoint import host_and_port
+from hwsigner.http.address import host_and_port
 from hwsigner.serving.connections import Connections
 from hwsigner.serving.known import CONNECTION, Known
 

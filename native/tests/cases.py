@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write requests, and what hwsigner._reference makes of each, to a file for check.c: `cases.py FILE`.
+"""Write requests, and what hwsigner.sigv4.reference makes of each, to a file for check.c: `cases.py FILE`.
 
 A case is a byte of flags (1: S3's rule, 2: the request is refused, 4: the context is refused), the number of headers,
 and texts: method, target, payload hash, the three of the context, digest, name and value of each header, canonical
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from hwsigner import _reference as reference
+from hwsigner.sigv4 import reference
 
 Pairs = tuple[tuple[bytes, bytes], ...]
 

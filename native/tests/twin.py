@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare a built extension with hwsigner._reference: `twin.py FILE.so [FOLDER]`. It takes half a second.
+"""Compare a built extension with hwsigner.sigv4.reference: `twin.py FILE.so [FOLDER]`. It takes half a second.
 
 The reference's answers are kept in the folder, if one is named: mutate.py runs this for each mutant of module.c.
 """
@@ -30,7 +30,7 @@ import cases
 from arguments import KEY, PLAIN, Text
 from growth import check_growth
 
-from hwsigner import _reference as reference
+from hwsigner.sigv4 import reference
 
 MIB = 1 << 20
 
@@ -101,8 +101,8 @@ def check_calls(module: ModuleType) -> None:
         function = getattr(module, name)
         assert function.__name__ == name
         assert function.__text_signature__ == f"($module, method, target, headers, payload, context, {rest}"
-        assert function.__doc__ == f"See hwsigner._reference.{name}."
-    assert module.__doc__ == "The C twin of hwsigner._reference."
+        assert function.__doc__ == f"See hwsigner.sigv4.reference.{name}."
+    assert module.__doc__ == "The C twin of hwsigner.sigv4.reference."
     assert re.fullmatch(r"OpenSSL 3\.\d+\.\d+.* \d+ \w+ \d{4}", module.OPENSSL_VERSION), module.OPENSSL_VERSION
     public = [name for name in vars(module) if not name.startswith("__")]
     assert public == ["request_to_sign", "sign_hmac", "OPENSSL_VERSION"]

@@ -17,15 +17,15 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 import certs
 from hwsigner.agent import protocol
-from hwsigner.agent.held_profile import Surroundings
+from hwsigner.agent.address import Place, user_place
 from hwsigner.agent.listener import open_listener
 from hwsigner.agent.memory import LockedMemory
-from hwsigner.agent.places import Place, user_place
-from hwsigner.agent.roster import Roster
+from hwsigner.agent.profile import Surroundings
+from hwsigner.agent.profiles import Roster
+from hwsigner.agent.protocol import Wire
 from hwsigner.agent.server import Server
-from hwsigner.agent.wire import Wire
 from hwsigner.emulator import Emulator
-from hwsigner.systemd import Notifier
+from hwsigner.system.systemd import Notifier
 
 PASSPHRASE = "correct horse"
 

@@ -12,15 +12,16 @@ import pytest
 from agent.conftest import FakeAgent, Talk, says
 from agent.homes import Home
 from agent.test_program import GOOD, JSON
-from hwsigner import config, notices
-from hwsigner.agent import client, places, protocol
-from hwsigner.agent.client import command, find_credentials, is_running
-from hwsigner.agent.places import Place
+from hwsigner.agent import address as places
+from hwsigner.agent import client, protocol
+from hwsigner.agent.address import Place
+from hwsigner.agent.client import command, find_credentials, is_running, start_agent
 from hwsigner.agent.protocol import Request, Verb
-from hwsigner.agent.start import start_agent
 from hwsigner.cli import main
+from hwsigner.config import profiles as config
 from hwsigner.errors import AgentError
-from hwsigner.pin import PinRequest
+from hwsigner.pins import PinRequest
+from hwsigner.system import notices
 
 Start = Callable[[Path, Talk], FakeAgent]
 STATUS = Request(Verb.STATUS)

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from agent.conftest import is_root
-from hwsigner import systemd
+from hwsigner.agent.address import Place, peer_uid, runtime_folder, system_place, user_place
 from hwsigner.agent.listener import open_listener
-from hwsigner.agent.places import Place, peer_uid, runtime_folder, system_place, user_place
 from hwsigner.errors import AgentError
+from hwsigner.system import systemd
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ class TestMade:
 
     def test_of_many_that_start_one_stays(self, place: Place) -> None:
         code = (
-            "import sys; from hwsigner.agent.listener import open_listener; from hwsigner.agent.places import Place\n"
+            "import sys; from hwsigner.agent.listener import open_listener; from hwsigner.agent.address import Place\n"
             "from hwsigner.errors import AgentError\n"
             "try:\n"
             "    with open_listener(Place(sys.argv[1], False), {}): print('here', flush=True); sys.stdin.read()\n"

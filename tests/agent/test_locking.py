@@ -10,10 +10,10 @@ import pytest
 from agent.homes import PASSPHRASE, Home, Running, run_agent
 from hwsigner.agent import control
 from hwsigner.agent.client import command, find_credentials
-from hwsigner.agent.pins import Pins
 from hwsigner.agent.protocol import Request, Verb, with_body
+from hwsigner.agent.unlocked_pins import Pins
 from hwsigner.errors import AgentError, PinRequiredError
-from hwsigner.pin import PinRequest
+from hwsigner.pins import PinRequest
 
 UNLOCK = Request(Verb.UNLOCK, "web")
 

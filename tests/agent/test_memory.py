@@ -114,7 +114,7 @@ def test_a_process_that_is_not_dumped() -> None:
     # The change of user would do it by itself: it is undone (PR_SET_DUMPABLE is 4).
     other_user = "os.setgroups([]); os.setgid(65534); os.setuid(65534); ctypes.CDLL(None).prctl(4, 1, 0, 0, 0); "
     code = (
-        "import ctypes, os, resource; from hwsigner.cli.staying import forbid_dumps; "
+        "import ctypes, os, resource; from hwsigner.cli.process import forbid_dumps; "
         f"{other_user if os.geteuid() == 0 else ''}print(os.stat('/proc/self/mem').st_uid != 0); forbid_dumps(); "
         "print(resource.getrlimit(resource.RLIMIT_CORE), os.stat('/proc/self/mem').st_uid)"
     )

@@ -22,8 +22,8 @@ from agent.processes import AGENT, agent_process, ask
 from hwsigner.agent import memory
 from hwsigner.agent.client import command, is_running
 from hwsigner.agent.protocol import Request, Verb
-from hwsigner.canonical import IMPLEMENTATION
 from hwsigner.errors import AgentError
+from hwsigner.sigv4.canonical import IMPLEMENTATION
 from terminals import Terminal
 
 AWS = "/usr/bin/aws"

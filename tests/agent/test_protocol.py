@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsigner.agent import protocol
-from hwsigner.agent.protocol import Head, Request, Verb, parse_head, parse_request
-from hwsigner.agent.wire import Wire
+from hwsigner.agent.protocol import Head, Request, Verb, Wire, parse_head, parse_request
 from hwsigner.errors import AgentError
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", fullmatch=True)

@@ -20,10 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.homes import PASSPHRASE, Home, Running, read_all, read_end, read_exactly, run_agent
-from hwsigner.agent import door, held_profile, protocol, server
+from hwsigner.agent import listener as door
+from hwsigner.agent import profile as held_profile
+from hwsigner.agent import protocol, server
 from hwsigner.emulator import Fault
 from hwsigner.errors import AgentError
-from hwsigner.resident import ResidentProvider
+from hwsigner.refresh.background import ResidentProvider
 
 Patch = pytest.MonkeyPatch
 
@@ -558,8 +560,8 @@ class TestConfiguration:
     ) -> None:
         home.write_profiles(web={"allow-users": ["root"]}, free={})
         file = home.folder / "config" / "hwsigner" / "config.toml"
-        monkeypatch.setattr("hwsigner.config.SYSTEM_FILE", file)
-        monkeypatch.setattr("hwsigner.config.user_file", lambda _: home.folder / "none")
+        monkeypatch.setattr("hwsigner.config.profiles.SYSTEM_FILE", file)
+        monkeypatch.setattr("hwsigner.config.profiles.user_file", lambda _: home.folder / "none")
         with run_agent(home) as running:
             assert running.get() == b"1 unknown\n"
             assert credentials(running.get("free"))

@@ -10,7 +10,7 @@ from emulators import InProcessSoftHSM
 from hwsigner.agent.client import command
 from hwsigner.agent.protocol import Request, Verb
 from hwsigner.errors import AgentError
-from hwsigner.pin import PinRequest
+from hwsigner.pins import PinRequest
 from softhsm.token import PIN
 from softhsm.yubikey import YKCS11, YubiKey
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from agent.homes import Home, run_agent
+from hwsigner.aws.credentials import Credentials
 from hwsigner.cli.update import AgentElseProvider
-from hwsigner.credentials import Credentials
 from hwsigner.errors import AgentError, ServiceError
-from hwsigner.provider import Provider
+from hwsigner.refresh.provider import Provider
 
 
 def update(home: Home, *flags: str, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -40,8 +40,8 @@ def test_with_an_agent_nothing_is_imported_that_creates_a_session(home: Home) ->
     with run_agent(home):
         done = update(home, python=("-X", "importtime"))
     assert done.returncode == 0
-    assert "hwsigner.credentials_file" in done.stderr
-    assert "hwsigner.session" not in done.stderr
+    assert "hwsigner.aws.credentials_file" in done.stderr
+    assert "hwsigner.aws.create_session" not in done.stderr
     assert "http.client" not in done.stderr
 
 

@@ -195,7 +195,7 @@ def test_keys_are_derived_once_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
         derived.append(f"{secret} {date}")
         return b"k" * 32
 
-    monkeypatch.setattr("hwsigner.sigv4_hmac.signing_key", derive)
+    monkeypatch.setattr("hwsigner.sigv4.access_key.signing_key", derive)
     seconds, keys = [86400.0], [KEY]
     auth = SigV4Auth(lambda: keys[-1], REGION, "s3", clock=lambda: seconds[-1])
     for now, key, expected in [

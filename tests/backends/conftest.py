@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.tpms import PASSWORD, Tools, handles_in
-from hwsigner.backends import _folders
+from backends.tpm2.tpms import PASSWORD, Tools, handles_in
+from hwsigner.backends import state as _folders
 from softhsm.command import run
 from softhsm.tpm import SoftTPM
 from tpm_proxy import TPMProxy

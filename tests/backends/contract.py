@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hwsigner.errors import PinRequiredError, SigningKeyError, WrongPinError
 from hwsigner.key import ECDSA, MLDSA, RSA, Algorithm, HashName, Key
-from hwsigner.pin import PinRequest, PinSource
+from hwsigner.pins import PinRequest, PinSource
 
 HASHES: tuple[HashName, ...] = ("sha256", "sha384", "sha512")
 MESSAGES = {"empty": b"", "short": b"AWS4-X509", "long": bytes(range(256)) * 4096}

@@ -16,7 +16,8 @@ import botocore.auth
 import botocore.awsrequest
 
 from bench.measure import Call, repeated
-from hwsigner import _reference, canonical
+from hwsigner.sigv4 import canonical
+from hwsigner.sigv4 import reference as _reference
 
 REGION = "eu-west-1"
 STAMP = "20261124T120000Z"

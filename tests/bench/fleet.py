@@ -1,6 +1,7 @@
 """A fleet of resident providers on one account, simulated: how it bears the service's quota.
 
-It drives `hwsigner.schedule`, which the providers run, with a clock of its own: a day of 10,000 of them takes seconds.
+It drives `hwsigner.refresh.schedule`, which the providers run, with a clock of its own. A day of 10,000 providers takes
+seconds.
 
     python tests/bench/fleet.py                        tables of candidates, in Markdown
     python tests/bench/fleet.py --plot docs/fleet.svg  and the plot
@@ -22,9 +23,9 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
+from hwsigner.aws.create_session import _BACKOFF_BASE, _BACKOFF_CAP  # noqa: E402
 from hwsigner.defaults import MAX_ATTEMPTS  # noqa: E402
-from hwsigner.schedule import POLICY, Lease, Policy, until_refresh  # noqa: E402
-from hwsigner.session import _BACKOFF_BASE, _BACKOFF_CAP  # noqa: E402
+from hwsigner.refresh.schedule import POLICY, Lease, Policy, until_refresh  # noqa: E402
 
 MINUTE, HOUR = 60.0, 3600.0
 BOOT_SECONDS = 10.0

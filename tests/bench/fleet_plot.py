@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bench.fleet import HOUR, MINUTE, Fleet, History, cold_start, outage, steady
-from hwsigner.schedule import POLICY
+from hwsigner.refresh.schedule import POLICY
 
 WIDTH, HEIGHT = 860, 170
 LEFT, TOP, GAP = 60, 40, 62

@@ -21,8 +21,8 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from hwsigner import notices  # noqa: E402
 from hwsigner.key import open_key  # noqa: E402
+from hwsigner.system import notices  # noqa: E402
 from softhsm.token import SoftHSM  # noqa: E402
 
 BOUND = 10.0
@@ -80,7 +80,7 @@ def _library_sign(hsm: SoftHSM) -> Callable[[], Any]:
     """Return a signature as python-pkcs11 makes it, in the module that is initialised and logged in to already."""
     from pkcs11 import Attribute, Mechanism, ObjectClass
 
-    from hwsigner.backends._pkcs11_module import load_module
+    from hwsigner.backends.pkcs11.module import load_module
     from hwsigner.uri import KeyURI
 
     token = next(one for one in load_module(KeyURI.parse(hsm.uri("P-256"))).tokens() if one.label == hsm.label)

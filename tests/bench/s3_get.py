@@ -23,9 +23,9 @@ from awscrt.http import HttpHeaders, HttpRequest
 
 from bench.measure import Call, each_once
 from hwsigner.auth import SigV4Auth
-from hwsigner.credentials import Credentials
+from hwsigner.aws.credentials import Credentials
 from hwsigner.sigv4 import Request, SignedRequest
-from hwsigner.sigv4_hmac import EMPTY_PAYLOAD_HASH, sign_request
+from hwsigner.sigv4.access_key import EMPTY_PAYLOAD_HASH, sign_request
 
 REGION = "eu-west-1"
 HOST = f"bucket.s3.{REGION}.amazonaws.com"

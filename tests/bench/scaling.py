@@ -14,7 +14,7 @@ import requests
 from bench.create_session import ARGUMENTS, BODY, HEADERS
 from bench.measure import CLOCK, table
 from bench.s3_get import URL, ours
-from hwsigner.canonical import request_to_sign
+from hwsigner.sigv4.canonical import request_to_sign
 
 CONTEXT = ARGUMENTS[4]
 SIZES = [10**exponent for exponent in range(3, 9)]

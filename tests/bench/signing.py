@@ -18,7 +18,7 @@ import botocore  # noqa: E402
 
 from bench import create_session, s3_get, scaling  # noqa: E402
 from bench.measure import Call, in_turn, pin, table, verdict  # noqa: E402
-from hwsigner import canonical  # noqa: E402
+from hwsigner.sigv4 import canonical  # noqa: E402
 
 FACTOR, ALLOWANCE = 1.3, 0.3e-6
 """How many times the floor ours may take, and how many seconds beside."""

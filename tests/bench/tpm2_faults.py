@@ -17,7 +17,7 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
-from backends.tpms import NODA, PASSWORD, SIGNING, Tools, handles_in  # noqa: E402
+from backends.tpm2.tpms import NODA, PASSWORD, SIGNING, Tools, handles_in  # noqa: E402
 from hwsigner.errors import HwsignerError  # noqa: E402
 from hwsigner.key import open_key  # noqa: E402
 from softhsm.tpm import SoftTPM  # noqa: E402

@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from hwsigner.cli.interruption import clear_up
+from hwsigner.cli.process import clear_up
 
 
 class HalfMade:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 import certs
 from backends.contract import ENVIRONMENT
-from backends.tokens import remove_tokens
+from backends.pkcs11.tokens import remove_tokens
 from emulators import InProcessSoftHSM
 from hwsigner.inventory import ListedObject, ListedToken
 from scene import Outcome

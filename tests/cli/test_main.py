@@ -118,7 +118,7 @@ class TestWarnings:
         assert before == (warnings.filters[:], warnings.showwarning)
 
     def test_are_errors_when_strict(self, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-        from hwsigner.flags import IDENTITY
+        from hwsigner.config.flags import IDENTITY
 
         monkeypatch.setattr(sys.modules["test_command"], "add_arguments", lambda parser: parser.add_flags(IDENTITY))
         assert call("test", "--strict") == Outcome(3, "", "hwsigner: one\n")

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsigner.cli.parser import Parser
+from hwsigner.config.flags import EXCLUSIVE, IDENTITY, PROFILE, SESSION
 from hwsigner.errors import UsageError
-from hwsigner.flags import EXCLUSIVE, IDENTITY, PROFILE, SESSION
 
 FLAGS = {flag.name: flag for flag in IDENTITY + SESSION + PROFILE}
 SWITCHES = [flag.name for flag in FLAGS.values() if not flag.metavar]

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_an
 
 import certs
 import hwsigner
-from hwsigner import pin_sources
 from hwsigner.errors import PinError
+from hwsigner.pins import sources as pin_sources
 from scene import Scene
 from softhsm.tpm import SoftTPM
 from terminals import ROOT, Terminal
@@ -109,7 +109,7 @@ class TestEnvironment:
 
 class TestOtherPlaces:
     def test_a_systemd_credential(self, scene: Scene, locked: Flags, monkeypatch: pytest.MonkeyPatch) -> None:
-        scene.write("hwsigner.pin", f"{PIN}\n".encode()).chmod(0o440)
+        scene.write("hwsigner.pins", f"{PIN}\n".encode()).chmod(0o440)
         monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(scene.folder))
         monkeypatch.setenv("HWSIGNER_PIN", "WRONG")
         outcome = scene.credentials(**locked)
@@ -139,7 +139,7 @@ class TestOtherPlaces:
     def test_none_names_them_all(self, scene: Scene, locked: Flags) -> None:
         outcome = scene.credentials(**locked)
         assert (outcome.status, outcome.out) == (3, "")
-        for place in ("pin-source=file:", "env:", "cmd:", "pin-value", "--pkcs8-password", "hwsigner.pin",
+        for place in ("pin-source=file:", "env:", "cmd:", "pin-value", "--pkcs8-password", "hwsigner.pins",
                       "HWSIGNER_PIN", "pinentry", "terminal"):  # fmt: skip
             assert place in outcome.err
 

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
-from hwsigner import config
+from hwsigner.config import profiles as config
 from scene import Outcome, Scene
 
 Call = Callable[..., Outcome]

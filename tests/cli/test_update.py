@@ -17,9 +17,9 @@ from pathlib import Path
 import boto3  # type: ignore[import-untyped]
 import pytest
 
-from hwsigner.cli import staying
+from hwsigner.aws.credentials import Credentials
+from hwsigner.cli import process as staying
 from hwsigner.cli.update import Upkeep
-from hwsigner.credentials import Credentials
 from hwsigner.emulator import Fault
 from hwsigner.errors import CertificateError, HwsignerError, PinRequiredError, ServiceError, UsageError
 from scene import Outcome, Scene

@@ -15,7 +15,7 @@ from hwsigner import __version__
 from scene import Outcome
 
 Call = Callable[..., Outcome]
-CANONICAL = "hwsigner.canonical.IMPLEMENTATION"
+CANONICAL = "hwsigner.sigv4.canonical.IMPLEMENTATION"
 NATIVE = "hwsigner._native"
 
 

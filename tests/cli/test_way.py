@@ -82,7 +82,7 @@ def test_a_cold_run_loads_what_it_uses(scene: Scene) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "hwsigner", "credential-process", *scene.flags()]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
-    assert {"hwsigner.session", "http.client", "cryptography.x509"} <= loaded
+    assert {"hwsigner.aws.create_session", "http.client", "cryptography.x509"} <= loaded
     needless = {
         "asn1crypto",
         "asyncio",
@@ -90,9 +90,9 @@ def test_a_cold_run_loads_what_it_uses(scene: Scene) -> None:
         "getpass",
         "hwsigner.backends.pkcs11",
         "hwsigner.backends.tpm2",
-        "hwsigner.config",
+        "hwsigner.config.profiles",
         "hwsigner.emulator",
-        "hwsigner.selector",
+        "hwsigner.config.selector",
         "importlib.metadata",
         "logging",
         "pkcs11",

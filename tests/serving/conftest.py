@@ -13,15 +13,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import certs
-from hwsigner import notices
-from hwsigner.cli import main, staying
-from hwsigner.config import add_profile
+from hwsigner.cli import main
+from hwsigner.cli import process as staying
+from hwsigner.config.profiles import add_profile
 from hwsigner.emulator import Emulator
-from hwsigner.serving import replies
+from hwsigner.serving import credentials as replies
 from hwsigner.serving.application import Application, Served
 from hwsigner.serving.listener import listen, names_of
-from hwsigner.serving.owners import Owners
+from hwsigner.serving.peer import Owners
 from hwsigner.serving.server import Server
+from hwsigner.system import notices
 from scene import Outcome
 from serving.raw import Client
 from serving.stage import Stage

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hwsigner.serving.peers import Address
+from hwsigner.serving.peer import Address
 
 NOBODY = 65534
 # Debian's: that of a virtual environment may lie where others can't look.

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from hwsigner.clocks import Clocks
 from hwsigner.errors import AgentError, ServiceError
 from hwsigner.serving import agent_source
 from hwsigner.serving.agent_source import AgentFirst
+from hwsigner.system.clocks import Clocks
 
 ROLE_ARN = "arn:aws:iam::123456789012:role/web"
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import pytest
 
 from hwsigner.errors import ServiceError
-from hwsigner.serving import replies, session_tokens
-from hwsigner.serving.owners import Owners
-from hwsigner.serving.peers import Address, Connection
+from hwsigner.serving import credentials as replies
+from hwsigner.serving import imds as session_tokens
+from hwsigner.serving.peer import Address, Connection, Owners
 from serving.conftest import ROLE, TOKEN, Running, run_server
 from serving.connected import NOBODY, PYTHON, knows_nothing
 from serving.raw import Client, Response

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from botocore.configloader import load_config
 
-from hwsigner.cli.aws_files import find_default_credentials
+from hwsigner.aws.default_profile import find_default_credentials
 from hwsigner.cli.child import run_program
 from hwsigner.cli.exec import child_environment
 from scene import Outcome

@@ -9,8 +9,8 @@ import pytest
 
 from hwsigner.errors import HwsignerError, UsageError
 from hwsigner.serving.admission import Admission
-from hwsigner.serving.answers import Refusal
 from hwsigner.serving.listener import listen, names_of
+from hwsigner.serving.responses import Refusal
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 
-from hwsigner.serving.owners import Owners
-from hwsigner.serving.peers import Address, Connection
+from hwsigner.serving.peer import Address, Connection, Owners
 from serving.conftest import run_server
 from serving.connected import knows_nothing
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.serving.peers import Address, Connection, find_owners
+from hwsigner.serving.peer import Address, Connection, find_owners
 from serving.connected import KINDS, NOBODY, connection_of, ends_of, pair
 
 _HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"

@@ -23,11 +23,11 @@ from botocore.exceptions import CredentialRetrievalError
 from botocore.utils import InstanceMetadataFetcher
 
 import certs
-from hwsigner import notices
-from hwsigner.cli import residence
+from hwsigner.cli import server_run as residence
 from hwsigner.cli.sources import OwnProvider, Sourced
-from hwsigner.config import add_profile
+from hwsigner.config.profiles import add_profile
 from hwsigner.emulator import Fault
+from hwsigner.system import notices
 from loopback import ServerCA
 from scene import Outcome
 from serving.raw import Client
@@ -217,7 +217,7 @@ def test_beside_an_agent_exec_imports_nothing_that_creates_a_session(stage: Stag
         assert agent.end(signal.SIGTERM) == 0
     assert done.returncode == 0
     assert "hwsigner.serving.agent_source" in done.stderr
-    assert "hwsigner.session" not in done.stderr
+    assert "hwsigner.aws.create_session" not in done.stderr
     assert "http.client" not in done.stderr
 
 
@@ -256,7 +256,7 @@ def test_what_another_try_can_t_mend_ends_it(stage: Stage) -> None:
 # A look at once, where the server takes its time.
 LOOKING = """if True:
     import sys
-    from hwsigner.cli import main, residence
+    from hwsigner.cli import main, server_run as residence
     residence._LOOK_SECONDS = 0.05
     sys.exit(main(sys.argv[2:]))
 """

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hwsigner.cli.sources import OwnProvider, of_profile
-from hwsigner.config import add_profile
+from hwsigner.config.profiles import add_profile
 from hwsigner.errors import UsageError
 from serving.stage import Stage
 

@@ -13,7 +13,7 @@ from hwsigner.errors import AmbiguousKeyError
 from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.inventory import ListedToken, list_tokens
 from hwsigner.key import find_certificates, open_key
-from hwsigner.pin import PinRequest
+from hwsigner.pins import PinRequest
 from hwsigner.public_key import verify
 from softhsm.pcsc import SoftPcsc
 from softhsm.yubikey import OPENSC, YKCS11, YubiKey, find_module

@@ -1,0 +1,1 @@
+"""The AWS side: ARNs, endpoints, CreateSession, credentials and the SDKs' files."""

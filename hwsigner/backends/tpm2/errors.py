@@ -1,0 +1,79 @@
+"""What a TPM's response codes mean."""
+
+from __future__ import annotations
+
+from tpm2_pytss import TSS2_Exception
+
+from hwsigner.backends.tpm2.tcti import unavailable
+from hwsigner.errors import BackendUnavailableError, SigningKeyError
+
+# TPM 2.0 Library, part 2, 6.6.3, without the number of the handle, session or parameter.
+AUTH_FAIL, BAD_AUTH, LOCKOUT = 0x8E, 0xA2, 0x921
+HASH, HANDLE, SCHEME, INTEGRITY = 0x83, 0x8B, 0x92, 0x9F
+VALUE, SIGNATURE, POLICY_FAIL, SEQUENCE = 0x84, 0x9B, 0x9D, 0x103
+# What a TPM says of a key under another parent than its own; libtpms says FAILURE of a secret for another RSA key.
+OTHER_PARENT = (INTEGRITY, VALUE, 0x95, 0x101)  # The last are SIZE and FAILURE.
+INITIALIZE, OBJECT_MEMORY = 0x100, 0x902
+BAD_TR = 0x70018  # ESYS has no such object (TSS 2.0 ESAPI, 7.2).
+_SESSIONS_FULL = (0x901, 0x903, 0x905)  # CONTEXT_GAP, SESSION_MEMORY, SESSION_HANDLES
+_NOT_NOW = (0x908, 0x90A, 0x922)  # YIELDED, TESTING, RETRY
+_REFERENCES = range(0x910, 0x91F)  # REFERENCE_H0 to REFERENCE_S6: nothing is loaded at a handle.
+_FORMAT_ONE, _OF_PARAMETER, _OF_SESSION = 0x80, 0x40, 0x800
+_TPM_LAYERS = (0, 11)  # The TPM itself, and a resource manager that answers in its name (TSS 2.0 Overview, 3).
+
+
+def is_answer(error: TSS2_Exception) -> bool:
+    """Return whether an error is the TPM's answer, after which the context can be used on."""
+    return error.rc >> 16 in _TPM_LAYERS
+
+
+def is_not_now(error: TSS2_Exception) -> bool:
+    """Return whether the TPM did nothing, and asks for the same command again later."""
+    return code(error) in _NOT_NOW
+
+
+def is_lost(error: TSS2_Exception) -> bool:
+    """Return whether the TPM has not what a handle stood for. It finds that out before it looks at an auth value."""
+    is_of_handle = is_answer(error) and not error.rc & (_OF_PARAMETER | _OF_SESSION)
+    reason = code(error)
+    return reason == HANDLE or reason in _REFERENCES or (reason == VALUE and is_of_handle)
+
+
+def are_sessions_full(error: TSS2_Exception) -> bool:
+    """Return whether the TPM takes no more sessions."""
+    return code(error) in _SESSIONS_FULL
+
+
+def code(error: TSS2_Exception) -> int:
+    """Return the TPM's response code without the number of the handle, session or parameter; else the whole code."""
+    if not is_answer(error):
+        return int(error.rc)
+    response = int(error.rc) & 0xFFFF
+    return _FORMAT_ONE | response & 0x3F if response & _FORMAT_ONE else response
+
+
+def told(error: TSS2_Exception, tcti: str, subject: str) -> SigningKeyError:
+    """Return an error of ours for one of the TPM or of the way to it.
+
+    Args:
+        error: the error.
+        tcti: the TPM's TCTI.
+        subject: the key in question, as messages name it.
+    """
+    if not is_answer(error):
+        return unavailable(tcti, error)
+    if code(error) == OBJECT_MEMORY:
+        return BackendUnavailableError(
+            f"the TPM at {tcti} has no free slot for key {subject}",
+            "Use a resource manager (tcti=device:/dev/tpmrm0), or run tpm2_flushcontext -t",
+        )
+    if are_sessions_full(error):
+        return BackendUnavailableError(
+            f"the TPM at {tcti} has no free session for key {subject}",
+            "Use a resource manager (tcti=device:/dev/tpmrm0), or run tpm2_flushcontext -l and -s",
+        )
+    if is_not_now(error):
+        return BackendUnavailableError(f"the TPM at {tcti} is busy with itself", "Try again in a while")
+    if code(error) == INITIALIZE:
+        return BackendUnavailableError(f"the TPM at {tcti} was not started up", "Run tpm2_startup -c")
+    return SigningKeyError(f"the TPM at {tcti} refused key {subject}: {error}", "See whether tpm2_sign can use the key")

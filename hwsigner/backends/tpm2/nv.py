@@ -1,0 +1,149 @@
+"""Certificates in a TPM's NV indices: PEM, or DER, with padding behind it as often as not."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tpm2_pytss import ESYS_TR, TPM2_CAP, TPM2_PT, TPMA_NV, TPMA_PERMANENT, TSS2_Exception
+
+from hwsigner.backends.pem import first_element, read_blocks
+from hwsigner.backends.tpm2 import refusals
+from hwsigner.backends.tpm2.context import TPM
+from hwsigner.backends.tpm2.errors import AUTH_FAIL, BAD_AUTH, HANDLE, code
+from hwsigner.backends.tpm2.lockout import read_lockout
+from hwsigner.errors import CertificateError
+
+_FIRST_INDEX, _LISTED = 0x01000000, 100
+_NV_BUFFER_MAX = 0x12C  # TPM 2.0 Library, part 2, 6.13: so many bytes are read at once.
+_DER_SEQUENCE = b"\x30"
+_PADDING = b"\0\xff"
+_WANTS_AUTH = (
+    "wants an auth value to be read",
+    "Certificates are public: make the index with authread and no auth value",
+)
+
+
+class _Index(NamedTuple):
+    """An NV index: its name for messages, its handle, its TPM Name in hexadecimal, its attributes and its size."""
+
+    name: str
+    handle: ESYS_TR
+    tpm_name: str
+    attributes: int
+    size: int
+
+    @property
+    def guarded(self) -> bool:
+        """Whether a wrong auth value counts towards the TPM's lockout."""
+        return not self.attributes & TPMA_NV.NO_DA
+
+    def refusal(self, fault: str, hint: str) -> CertificateError:
+        """Return an error about the index."""
+        return CertificateError(f"{self.name} {fault}", hint)
+
+
+def nv_name(index: int) -> str:
+    """Return what to call an NV index in messages."""
+    return f"NV index {index:#010x}"
+
+
+def read_certificates(tpm: TPM, index: int) -> list[bytes]:
+    """Return the DER of the certificates in an NV index, at least one.
+
+    Args:
+        tpm: the TPM.
+        index: the index, from 0x01000000 to 0x01ffffff.
+
+    Raises:
+        CertificateError: there is no such index, it can't be read with an empty auth value, or holds no certificate.
+    """
+    try:
+        handle = tpm.esys.tr_from_tpmpublic(index)
+    except TSS2_Exception as error:
+        if code(error) != HANDLE:
+            raise
+        raise CertificateError(f"the TPM has no {nv_name(index)}", _existing(tpm)) from error
+    try:
+        public, tpm_name = tpm.esys.nv_read_public(handle)
+        area = public.nvPublic
+        found = _Index(nv_name(index), handle, bytes(tpm_name).hex(), int(area.attributes), int(area.dataSize))
+        return _certificates(_read(tpm, found), found)
+    finally:
+        tpm.esys.tr_close(handle)
+
+
+def _read(tpm: TPM, index: _Index) -> bytes:
+    if not index.attributes & TPMA_NV.WRITTEN:
+        raise index.refusal("was never written", "Write the certificate with tpm2_nvwrite")
+    if index.attributes & TPMA_NV.READLOCKED:
+        raise index.refusal("is locked against reading", "It is until the TPM restarts")
+    authority = _authority(tpm, index)
+    at_once = _property(tpm, _NV_BUFFER_MAX)
+    data = b""
+    try:
+        while len(data) < index.size:
+            size = min(at_once, index.size - len(data))
+            data += bytes(tpm.esys.nv_read(index.handle, size, len(data), authority))
+    except TSS2_Exception as error:
+        if code(error) not in (AUTH_FAIL, BAD_AUTH):
+            raise
+        if code(error) == AUTH_FAIL:
+            refusals.record(index.tpm_name, refusals.UNSTATED, read_lockout(tpm.esys).failures)
+        raise index.refusal(*_WANTS_AUTH) from error
+    return data
+
+
+def _authority(tpm: TPM, index: _Index) -> ESYS_TR:
+    """Return the handle whose auth value, the empty one, is sent: one for which a wrong one counts, only in need."""
+    may = index.attributes
+    if may & TPMA_NV.AUTHREAD and not index.guarded:
+        return index.handle
+    if may & TPMA_NV.OWNERREAD and not _property(tpm, TPM2_PT.PERMANENT) & TPMA_PERMANENT.OWNERAUTHSET:
+        return ESYS_TR.RH_OWNER
+    if may & TPMA_NV.AUTHREAD:
+        _refuse_to_guess(tpm, index)
+        return index.handle
+    if may & TPMA_NV.PPREAD:
+        return ESYS_TR.RH_PLATFORM
+    policy = (
+        "can be read with a policy alone" if may & TPMA_NV.POLICYREAD else "wants the owner's auth value to be read"
+    )
+    raise index.refusal(policy, "Certificates are public: make the index with authread and no auth value")
+
+
+def _refuse_to_guess(tpm: TPM, index: _Index) -> None:
+    """Do not send the empty auth value where it was wrong before, or would be the one that locks the TPM."""
+    lockout = read_lockout(tpm.esys)
+    held_back = refusals.held_back(index.tpm_name, refusals.UNSTATED, lockout.failures) is not None
+    if lockout.failures and held_back:
+        raise index.refusal(*_WANTS_AUTH)
+    if lockout.left is not None and lockout.left <= 1:
+        raise index.refusal("may want an auth value, and one more wrong one locks the TPM", lockout.way_out)
+
+
+def _certificates(data: bytes, index: _Index) -> list[bytes]:
+    certificates = []
+    try:
+        if data.startswith(_DER_SEQUENCE):
+            while data.startswith(_DER_SEQUENCE):
+                certificates.append(first_element(data))
+                data = data[len(certificates[-1]) :]
+        else:
+            blocks = read_blocks(data.rstrip(_PADDING))
+            certificates = [block.data for block in blocks if block.label.endswith("CERTIFICATE")]
+    except ValueError as error:
+        raise index.refusal(f"holds no certificate: {error}", "Write one there, in DER or PEM") from error
+    if not certificates:
+        raise index.refusal("holds no certificate", "Write one there, in DER or PEM")
+    return certificates
+
+
+def _existing(tpm: TPM) -> str:
+    _, answer = tpm.esys.get_capability(TPM2_CAP.HANDLES, _FIRST_INDEX, _LISTED)
+    indices = [f"{int(handle):#010x}" for handle in answer.data.handles]
+    return f"It has {', '.join(indices)}" if indices else "It has none"
+
+
+def _property(tpm: TPM, number: int) -> int:
+    _, answer = tpm.esys.get_capability(TPM2_CAP.TPM_PROPERTIES, number, 1)
+    return int(answer.data.tpmProperties[0].value)

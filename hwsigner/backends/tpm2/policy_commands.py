@@ -1,0 +1,248 @@
+"""Commands of a policy: read from a key file, what they make of the policy's digest, and their execution.
+
+A policy's digest starts as zeros and each command extends it (TPM 2.0 Library, part 3, 23). The key has the digest that
+all of them must lead to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from tpm2_pytss import (
+    ESYS_TR,
+    TPM2_CC,
+    TPM2B_DIGEST,
+    TPM2B_PUBLIC,
+    TPML_DIGEST,
+    TPML_PCR_SELECTION,
+    TPMT_SIGNATURE,
+    TSS2_Exception,
+)
+
+from hwsigner.backends.tpm2 import pcr_memory as memory
+from hwsigner.backends.tpm2.context import TPM
+from hwsigner.backends.tpm2.errors import HASH, SIGNATURE, VALUE, code
+from hwsigner.backends.tpm2.key_file import PolicyCommand
+from hwsigner.backends.tpm2.pcrs import PCR, Selection, read_selection, read_values
+
+POLICY_AUTHORIZE, POLICY_AUTH_VALUE, POLICY_OR, POLICY_PCR, POLICY_PASSWORD = 0x16A, 0x16B, 0x171, 0x17F, 0x18C
+_NO_SIGNATURE = b"\0\x10"  # TPM_ALG_NULL
+_Structure = TypeVar("_Structure", TPM2B_DIGEST, TPM2B_PUBLIC, TPML_DIGEST, TPML_PCR_SELECTION, TPMT_SIGNATURE)
+
+
+class NotSatisfiedError(Exception):
+    """A command of a policy that can't be satisfied now. Its text says why."""
+
+
+class UnknownCommandError(Exception):
+    """A command that is not known here. Its text names it."""
+
+
+class Command(Protocol):
+    """A command of a policy."""
+
+    def extended(self, digest: bytes | None, hash_name: str) -> bytes | None:
+        """Return what it makes of a policy's digest. None stands for one that is not known before the execution.
+
+        Raises:
+            ValueError: it can't follow what led to this digest.
+        """
+        ...
+
+    def run(self, tpm: TPM, session: ESYS_TR, hash_name: str) -> None:
+        """Execute it.
+
+        Raises:
+            NotSatisfiedError: it can't be satisfied now.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class PolicyPCR:
+    """PCRs must have values that make this digest; without one, those that they have when the key is used."""
+
+    selection: Selection
+    digest: bytes
+
+    def extended(self, digest: bytes | None, hash_name: str) -> bytes | None:
+        """See `Command`."""
+        if digest is None or not self.digest:
+            return None
+        return _hash(hash_name, digest, _code(POLICY_PCR), self.selection.marshalled, self.digest)
+
+    def run(self, tpm: TPM, session: ESYS_TR, hash_name: str) -> None:
+        """See `Command`."""
+        try:
+            tpm.esys.policy_pcr(session, self.digest, TPML_PCR_SELECTION.unmarshal(self.selection.marshalled)[0])
+        except TSS2_Exception as error:
+            if code(error) not in (VALUE, HASH):
+                raise
+            raise NotSatisfiedError(self._difference(read_values(tpm.esys, self.selection), hash_name)) from error
+        if self.digest and not memory.is_kept(self.selection, self.digest):
+            memory.keep(self.selection, self.digest, read_values(tpm.esys, self.selection))
+
+    def _difference(self, values: dict[PCR, bytes], hash_name: str) -> str:
+        wanted = memory.wanted(self.selection, self.digest, values, hash_name)
+        if wanted:
+            return "; ".join(f"PCR {pcr} is {_shown(values[pcr])} and not {_shown(wanted[pcr])}" for pcr in wanted)
+        shown = ", ".join(f"{pcr} is {_shown(values[pcr])}" for pcr in self.selection.pcrs)
+        if len(values) == 1:
+            return f"PCR {shown}, which the policy does not want"
+        return f"PCR {shown}: one or more of these differ, and the policy does not tell which"
+
+
+@dataclass(frozen=True)
+class PolicyAuthValue:
+    """The key's auth value must be proven. PolicyPassword is the same to a policy's digest, with the value in clear."""
+
+    def extended(self, digest: bytes | None, hash_name: str) -> bytes | None:
+        """See `Command`."""
+        return None if digest is None else _hash(hash_name, digest, _code(POLICY_AUTH_VALUE))
+
+    def run(self, tpm: TPM, session: ESYS_TR, hash_name: str) -> None:
+        """See `Command`."""
+        tpm.esys.policy_auth_value(session)
+
+
+@dataclass(frozen=True)
+class PolicyOR:
+    """What came before must have led to one of these digests."""
+
+    digests: tuple[bytes, ...]
+
+    def extended(self, digest: bytes | None, hash_name: str) -> bytes | None:
+        """See `Command`."""
+        if digest is not None and digest not in self.digests:
+            raise ValueError("what came before a PolicyOR is none of its branches")
+        return _hash(hash_name, _zeros(hash_name), _code(POLICY_OR), *self.digests)
+
+    def run(self, tpm: TPM, session: ESYS_TR, hash_name: str) -> None:
+        """See `Command`."""
+        try:
+            tpm.esys.policy_or(session, TPML_DIGEST(list(self.digests)))
+        except TSS2_Exception as error:
+            if code(error) != VALUE:
+                raise
+            raise NotSatisfiedError("what came before a PolicyOR is none of its branches") from error
+
+
+@dataclass(frozen=True)
+class PolicyAuthorize:
+    """The holder of a key must have signed what came before.
+
+    Attributes:
+        public: the public area of the key that signs.
+        reference: what the signature covers besides.
+        signature: the TPMT_SIGNATURE; None in a key's own policy, whose signed ones stand apart.
+    """
+
+    public: TPM2B_PUBLIC
+    reference: bytes
+    signature: TPMT_SIGNATURE | None
+
+    def extended(self, digest: bytes | None, hash_name: str) -> bytes | None:
+        """See `Command`."""
+        name = bytes(self.public.get_name())
+        return _hash(hash_name, _hash(hash_name, _zeros(hash_name), _code(POLICY_AUTHORIZE), name), self.reference)
+
+    def run(self, tpm: TPM, session: ESYS_TR, hash_name: str) -> None:
+        """See `Command`."""
+        approved = bytes(tpm.esys.policy_get_digest(session))
+        signed = _hash(hash_name, approved, self.reference)
+        # A ticket of the null hierarchy would be none.
+        with tpm.temporary(lambda: tpm.esys.load_external(self.public, hierarchy=ESYS_TR.RH_OWNER)) as key:
+            try:
+                ticket = tpm.esys.verify_signature(key, signed, self.signature)
+            except TSS2_Exception as error:
+                if code(error) != SIGNATURE:
+                    raise
+                raise NotSatisfiedError("its signature is none of this policy") from error
+        tpm.esys.policy_authorize(session, approved, bytes(self.public.get_name()), ticket, self.reference)
+
+
+def read_command(command: PolicyCommand) -> Command:
+    """Read a command.
+
+    Raises:
+        UnknownCommandError: it is not known here.
+        ValueError: its parameters can't be read.
+    """
+    if command.code == POLICY_PCR:
+        return _read_pcr(command.body)
+    if command.code in (POLICY_AUTH_VALUE, POLICY_PASSWORD):
+        return PolicyAuthValue()
+    if command.code == POLICY_OR:
+        digests, rest = _unmarshal(TPML_DIGEST, command.body)
+        _check_end(rest)
+        return PolicyOR(tuple(map(bytes, digests)))
+    if command.code == POLICY_AUTHORIZE:
+        return _read_authorize(command.body)
+    raise UnknownCommandError(_command_name(command.code))
+
+
+def pcr_command(selection: Selection, digest: bytes) -> PolicyCommand:
+    """Return a PolicyPCR as the draft describes it: the parameters of the TPM's command."""
+    return PolicyCommand(POLICY_PCR, struct.pack(">H", len(digest)) + digest + selection.marshalled)
+
+
+def _read_pcr(body: bytes) -> PolicyPCR:
+    """Read what the draft describes, digest and selection, or what openssl_tpm2_engine writes: selection and digest."""
+    size = int.from_bytes(body[:2], "big")
+    try:
+        digest = body[2 : 2 + size]
+        selection, rest = read_selection(body[2 + size :])
+        _check_end(rest)
+    except ValueError:
+        selection, digest = read_selection(body)
+    _unmarshal(TPML_PCR_SELECTION, selection.marshalled)
+    return PolicyPCR(selection, digest)
+
+
+def _read_authorize(body: bytes) -> PolicyAuthorize:
+    public, rest = _unmarshal(TPM2B_PUBLIC, body)
+    reference, rest = _unmarshal(TPM2B_DIGEST, rest)
+    if rest in (b"", _NO_SIGNATURE):
+        return PolicyAuthorize(public, bytes(reference), None)
+    signature, rest = _unmarshal(TPMT_SIGNATURE, rest)
+    _check_end(rest)
+    return PolicyAuthorize(public, bytes(reference), signature)
+
+
+def _unmarshal(kind: type[_Structure], data: bytes) -> tuple[_Structure, bytes]:
+    try:
+        structure, length = kind.unmarshal(data)
+    except TSS2_Exception as error:
+        raise ValueError(f"a {kind.__name__} can't be read: {error}") from error
+    return structure, data[length:]
+
+
+def _check_end(rest: bytes) -> None:
+    if rest:
+        raise ValueError("a command has too many parameters")
+
+
+def _command_name(number: int) -> str:
+    try:
+        return str(TPM2_CC.to_string(number)).removeprefix("TPM2_CC.").replace("_", "")
+    except ValueError:
+        return f"the unknown command {number:#x}"
+
+
+def _shown(value: bytes) -> str:
+    return value.hex() or "not in this TPM"
+
+
+def _zeros(hash_name: str) -> bytes:
+    return bytes(hashlib.new(hash_name).digest_size)
+
+
+def _code(number: int) -> bytes:
+    return struct.pack(">I", number)
+
+
+def _hash(name: str, *parts: bytes) -> bytes:
+    return hashlib.new(name, b"".join(parts)).digest()

@@ -1,0 +1,1 @@
+"""Where settings come from: command-line flags, profiles and what both mean."""

@@ -1,0 +1,266 @@
+"""The flags: one table, used for the command line, for the keys of a profile, and for help.
+
+A flag's value is kept under the flag's attribute, `role_arn` for `--role-arn`, in a command's arguments as in the
+values of a profile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hwsigner import defaults
+from hwsigner.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from hwsigner.config.profiles import Profile
+
+_TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
+_FALSE = frozenset({"0", "f", "F", "false", "False", "FALSE"})
+
+
+def boolean(text: str) -> bool:
+    """Convert the value of a boolean flag."""
+    if text in _TRUE or text in _FALSE:
+        return text in _TRUE
+    raise ValueError("it is true or false")
+
+
+def session_duration(text: str) -> int:
+    """Convert a session's duration in seconds."""
+    if text.isascii() and text.isdigit() and len(text) < 10 and 900 <= int(text) <= 43200:
+        return int(text)
+    raise ValueError("it is a whole number of seconds from 900 to 43200")
+
+
+def seconds(text: str) -> float:
+    """Convert a time limit in seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if 0 < value <= 86400:
+        return value
+    raise ValueError("it is a number of seconds above 0 and up to 86400")
+
+
+def instance_property(text: str) -> tuple[str, str]:
+    """Convert one instance property, `K=V`, each of 1 to 200 characters."""
+    name, equals, value = text.partition("=")
+    if equals and 1 <= len(name) <= 200 and 1 <= len(value) <= 200:
+        return name, value
+    raise ValueError("it is K=V, each of 1 to 200 characters")
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """Return a conversion that takes a whole number within bounds."""
+
+    def number(text: str) -> int:
+        if text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most:
+            return int(text)
+        raise ValueError(f"it is a whole number from {least} to {most}")
+
+    return number
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Return a conversion that takes one of a few words."""
+
+    def choice(text: str) -> str:
+        if text in choices:
+            return text
+        raise ValueError(f"it is one of {', '.join(choices)}")
+
+    return choice
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag.
+
+    Attributes:
+        name: its name, without the dashes.
+        help: what it is for.
+        metavar: what stands for its value in help; empty for a boolean.
+        convert: takes the value as text; a ValueError says what it should be.
+        default: its value when it is not given.
+        many: whether it may be given several times, each counting.
+        secret: whether its value is secret.
+        names_profile: whether its value is the name of a profile of config.toml, which the other flags are taken from.
+    """
+
+    name: str
+    help: str
+    metavar: str = ""
+    convert: Callable[[str], Any] = str
+    default: Any = None
+    many: bool = False
+    secret: bool = False
+    names_profile: bool = False
+
+    @property
+    def attribute(self) -> str:
+        """The name of the attribute that holds its value."""
+        return self.name.replace("-", "_")
+
+    def value(self, text: str) -> Any:
+        """Convert a value.
+
+        Raises:
+            UsageError: naming the flag, and what it holds unless that is secret.
+        """
+        try:
+            return self.convert(text)
+        except ValueError as error:
+            if self.secret:
+                raise UsageError(f"--{self.name} has a value that can't be read") from None
+            raise UsageError(f"--{self.name} is {text[:100]!r}: {error}") from error
+
+    def toml(self, value: Any) -> Any:
+        """Return a converted value as a profile of config.toml holds it."""
+        return [item if isinstance(item, str) else "=".join(item) for item in value] if self.many else value
+
+
+def switch(name: str, help: str) -> Flag:
+    """Return a boolean flag, false by default."""
+    return Flag(name, help, convert=boolean, default=False)
+
+
+_FROM_PROFILE = "take the flags of this profile of config.toml; those given here go before"
+PROFILE = (
+    Flag("profile", _FROM_PROFILE, "NAME", names_profile=True),
+    Flag("config-profile", "the same as --profile", "NAME", names_profile=True),
+)
+# For commands whose --profile is a section of an AWS file.
+CONFIG_PROFILE = (Flag("config-profile", _FROM_PROFILE, "NAME", names_profile=True),)
+
+IDENTITY = (
+    Flag("certificate", "the certificate: a path (PEM, DER, PKCS #12), a pkcs11: URI or tpm2:nv=INDEX", "CERT"),
+    Flag("private-key", "the key: a path or a key URI; by default where the certificate is", "KEY"),
+    Flag("intermediates", "a file with the intermediate certificates", "FILE"),
+    Flag("cert-selector", "a certificate of a PKCS #11 token: Key=x509Subject,Value=… or file://…", "SELECTOR"),
+    switch("use-latest-expiring-certificate", "of several certificates take the one that expires last"),
+    Flag("system-store-name", "for Windows; accepted and ignored elsewhere", "NAME"),
+    Flag("pkcs11-lib", "the PKCS #11 module", "PATH"),
+    Flag("tcti", "the TPM, such as device:/dev/tpmrm0; tcti in the key URI goes before", "TCTI"),
+    Flag("srk-name", "the TPM Name of the TPM's storage root key, in hexadecimal; else that of the first use", "NAME"),
+    switch("accept-new-srk", "take another storage root key than before for the TPM's, once you know why it differs"),
+    switch("reuse-pin", "answer a key that wants a PIN at each signature with the PIN of the login"),
+    Flag("tpm-key-password", "the TPM key's auth value; pin-source in the key URI is safer", "TEXT", secret=True),
+    switch("no-tpm-key-password", "the TPM key's auth value is empty"),
+    Flag("pkcs8-password", "the passphrase of the key file; pin-source in the key URI is safer", "TEXT", secret=True),
+    switch("allow-final-pin-try", "send a PIN even after a failed try, or when one more locks the token"),
+    Flag("pinentry", "the program that asks for a PIN, or none; by default pinentry, if there is a display", "PROGRAM"),
+    switch("no-preflight", "send a certificate that the service will refuse"),
+    switch("strict", "make every warning an error"),
+    switch("debug", "show the canonical request, the string to sign and timings; never secrets"),
+)
+
+SESSION = (
+    Flag("trust-anchor-arn", "the trust anchor", "ARN"),
+    Flag("profile-arn", "the Roles Anywhere profile", "ARN"),
+    Flag("role-arn", "the role to assume", "ARN"),
+    Flag(
+        "session-duration",
+        "how long the credentials live, in seconds",
+        "SECONDS",
+        session_duration,
+        defaults.SESSION_DURATION,
+    ),
+    Flag("role-session-name", "the session's name, where the profile accepts one", "NAME"),
+    Flag("region", "the region; by default the trust anchor's", "REGION"),
+    Flag("endpoint", "the service's URL; by default the region's", "URL"),
+    switch("no-verify-ssl", "trust any server, and allow http:"),
+    switch("with-proxy", "accepted for compatibility: HTTPS_PROXY is honoured with and without it"),
+    Flag("connect-timeout", "for name look-up, connection and TLS", "SECONDS", seconds, defaults.CONNECT_TIMEOUT),
+    Flag("read-timeout", "for the whole answer", "SECONDS", seconds, defaults.READ_TIMEOUT),
+    Flag("timeout", "for everything with the service, retries included", "SECONDS", seconds, defaults.TIMEOUT),
+    Flag("instance-property", "a property to record; may be repeated", "K=V", instance_property, many=True),
+)
+
+# Of profiles alone: what an agent, or another program that stays, does with them.
+AGENT = (
+    Flag("agent", "auto: a use of the profile starts an agent; none: it does not", "auto|none", one_of("auto", "none")),
+    Flag(
+        "attended",
+        "the key needs a person for each session, and is not used ahead of need; by default the time it takes tells",
+        convert=boolean,
+    ),
+    Flag("allow-users", "a user, by name or number, whom the system's agent serves; repeatable", "USER", many=True),
+)
+
+EXCLUSIVE = (
+    ("certificate", "cert-selector"),
+    ("private-key", "cert-selector"),
+    ("private-key", "use-latest-expiring-certificate"),
+    ("no-tpm-key-password", "tpm-key-password"),
+    ("pkcs8-password", "tpm-key-password"),
+)
+
+_IN_PROFILES = {flag.name: flag for flag in IDENTITY + SESSION + AGENT}
+
+
+def default_values(flags: Iterable[Flag]) -> dict[str, Any]:
+    """Return what flags that are not given hold, by attribute."""
+    return {flag.attribute: [] if flag.many else flag.default for flag in flags}
+
+
+def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a profile of config.toml by attribute, less those that a given flag excludes.
+
+    Args:
+        found: the profile.
+        given: the values of the flags that go before the profile's, by attribute.
+
+    Raises:
+        ConfigError: it holds what is no flag, a value that can't be meant, or two keys that exclude each other.
+    """
+    where = f"{found.file}: [profile.{found.name}]"
+    values = {}
+    for key, value in found.values.items():
+        flag = _IN_PROFILES.get(key)
+        if flag is None:
+            raise ConfigError(f"{where} has the key {key!r}, which is no flag", "See credential-process --help")
+        values[flag.attribute] = _from_toml(flag, value, where)
+    check_exclusive(values, ConfigError, f"{where}: ")
+    for pair in EXCLUSIVE:
+        for one, other in (pair, pair[::-1]):
+            if _is_set(given, one):
+                values.pop(other.replace("-", "_"), None)
+    return values
+
+
+def check_exclusive(values: Mapping[str, Any], error: type[UsageError] = UsageError, where: str = "") -> None:
+    """Check that no two values exclude each other.
+
+    Args:
+        values: by attribute.
+        error: what to raise.
+        where: what its message begins with.
+
+    Raises:
+        UsageError: two do.
+    """
+    for one, other in EXCLUSIVE:
+        if _is_set(values, one) and _is_set(values, other):
+            raise error(f"{where}--{one} and --{other} exclude each other", "Give one of them")
+
+
+def _is_set(values: Mapping[str, Any], name: str) -> bool:
+    return values.get(name.replace("-", "_")) not in (None, False)
+
+
+def _from_toml(flag: Flag, value: Any, where: str) -> Any:
+    try:
+        if flag.many and not isinstance(value, str):  # Whose items would be its characters.
+            items = [f"{k}={v}" for k, v in value.items()] if isinstance(value, dict) else value
+            return [flag.value(item) for item in items]
+        if isinstance(value, bool) and not flag.metavar:
+            return value
+        if isinstance(value, int | float | str) and not (flag.many or isinstance(value, bool)):
+            return None if value == "" and flag.convert is str else flag.value(str(value))
+    except (UsageError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{where} has {flag.name} with a value that can't be meant: {error}") from error
+    raise ConfigError(f"{where} has {flag.name} with a value of another type than it takes")

@@ -1,0 +1,174 @@
+"""Profiles: tables of `config.toml` that hold flags under a name.
+
+The user's file is `$XDG_CONFIG_HOME/hwsigner/config.toml` (`~/.config` by default), the system's
+`/etc/hwsigner/config.toml`. A user's `[profile.NAME]` replaces the system's whole.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from hwsigner.errors import ConfigError
+from hwsigner.system.files import check_only_mine, edit_file
+
+SYSTEM_FILE = Path("/etc/hwsigner/config.toml")
+_BLOCK = re.compile(r"^(?=[ \t]*\[)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A named set of flags.
+
+    Attributes:
+        name: its name.
+        file: the file that it stands in.
+        values: its keys and values, as TOML has them. They may be secret.
+        exposed: whether others can read the file.
+    """
+
+    name: str
+    file: Path
+    values: Mapping[str, Any]
+    exposed: bool
+
+    def __repr__(self) -> str:
+        return f"Profile({self.name!r}, {str(self.file)!r})"
+
+
+def user_file(environ: Mapping[str, str]) -> Path:
+    """Return the path of the user's file, which need not exist. A relative XDG_CONFIG_HOME is ignored, as XDG wants."""
+    folder = environ.get("XDG_CONFIG_HOME", "")
+    base = Path(folder) if os.path.isabs(folder) else Path(environ.get("HOME") or os.path.expanduser("~"), ".config")
+    return base / "hwsigner" / "config.toml"
+
+
+def profiles(environ: Mapping[str, str]) -> dict[str, Profile]:
+    """Return all profiles by name; those of the system's file only if this user may read it: it may be an agent's.
+
+    Raises:
+        ConfigError: a file can't be read or understood, or others can write it.
+    """
+    of_system = _read(SYSTEM_FILE) if _is_allowed(SYSTEM_FILE) else {}
+    return {**of_system, **_read(user_file(environ))}
+
+
+def profile(name: str, environ: Mapping[str, str]) -> Profile:
+    """Return one profile.
+
+    Raises:
+        ConfigError: there is none of that name, or as `profiles` does.
+    """
+    found = profiles(environ)
+    if name not in found:
+        known = ", ".join(sorted(found)) or "none"
+        other = f" or {SYSTEM_FILE}" if _is_allowed(SYSTEM_FILE) else f", and this user can't read {SYSTEM_FILE}"
+        raise ConfigError(
+            f"there is no profile {name!r} in {user_file(environ)}{other}",
+            f"Profiles there: {known}; hwsigner profile add makes one",
+        )
+    return found[name]
+
+
+def _is_allowed(file: Path) -> bool:
+    return os.access(file, os.R_OK) or not os.access(file, os.F_OK)
+
+
+def add_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str], *, replace: bool = False) -> Path:
+    """Write a profile into the user's file and return its path; everything else in the file stays as it is.
+
+    A new file gets mode 0600, in a folder of mode 0700. Two writers wait for each other, and a writer that is killed
+    leaves the file as it was.
+
+    Raises:
+        ConfigError: there is another profile of that name and `replace` is false, or the file can't be added to.
+        HwsignerError: it can't be written.
+        LockError: another process has been writing it for too long.
+    """
+    file = user_file(environ)
+
+    def edit(text: bytes) -> bytes:
+        existing = _read(file).get(name)
+        if existing and existing.values == values:
+            return text
+        if existing and not replace:
+            raise ConfigError(f"{file} has another profile {name!r} already", "Add --replace to replace it whole")
+        edited = _with_profile(text.decode(), name, values)
+        if edited is None:
+            raise ConfigError(f"{file} is written in a way that can't be added to", f"Write [profile.{name}] by hand")
+        return edited.encode()
+
+    written = _read(file).get(name)
+    if written is None or written.values != values:
+        edit_file(str(file), edit)
+    return file
+
+
+def _with_profile(text: str, name: str, values: Mapping[str, Any]) -> str | None:
+    """Return a file's text with a profile appended or replaced; None where that would change anything else."""
+    import tomllib
+
+    import tomlkit
+
+    table = tomlkit.dumps({"profile": {name: values}})
+    blocks = _BLOCK.split(text)
+    own = [index for index, block in enumerate(blocks) if _is_of_profile(block, name)]
+    for index in own:
+        blocks[index] = (table if index == own[0] else "") + _tail(blocks[index])
+    if not own:
+        blocks += ["\n" if text and not text.endswith("\n") else "", "\n" if text else "", table]
+    edited = "".join(blocks)
+    wanted = {**tomllib.loads(text).get("profile", {}), name: values}
+    try:
+        return edited if tomllib.loads(edited) == {"profile": wanted} else None
+    except tomllib.TOMLDecodeError:
+        return None
+
+
+def _is_of_profile(block: str, name: str) -> bool:
+    """Tell whether a block begins with the header of a profile's table, or of a table within it."""
+    import tomllib
+
+    try:
+        return name in tomllib.loads(block.partition("\n")[0].strip()).get("profile", {})
+    except tomllib.TOMLDecodeError:
+        return False
+
+
+def _tail(block: str) -> str:
+    """Return the blank lines and comments that end a block: they belong to what follows."""
+    # Not splitlines(), which takes characters for line ends that TOML does not.
+    lines = re.findall(r"[^\n]*\n|[^\n]+", block)
+    tail = takewhile(lambda line: line.strip()[:1] in ("", "#"), reversed(lines))
+    return "".join(reversed(list(tail)))
+
+
+def _read(file: Path) -> dict[str, Profile]:
+    import tomllib
+
+    try:
+        with file.open("rb") as stream:
+            status = os.fstat(stream.fileno())
+            check_only_mine(str(file), status, ConfigError)
+            document = tomllib.load(stream)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"can't read {file}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        # Only the place, and not chained: the exception may quote the file, which may hold a PIN.
+        place = re.search(r"at line \d+, column \d+", str(error))
+        raise ConfigError(f"{file} is not TOML {place[0] if place else ''}".rstrip(), "Mend it there") from None
+    tables = document.get("profile", {})
+    unknown = sorted(document.keys() - {"profile"})
+    if unknown or not isinstance(tables, dict):
+        raise ConfigError(f"{file} has {', '.join(unknown) or 'a profile'} that is not [profile.NAME]")
+    for name, values in tables.items():
+        if not isinstance(values, dict):
+            raise ConfigError(f"{file} has profile.{name}, which is not a table", "Write [profile.NAME] and its keys")
+    return {name: Profile(name, file, values, bool(status.st_mode & 0o044)) for name, values in tables.items()}

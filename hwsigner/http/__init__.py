@@ -1,0 +1,1 @@
+"""Addresses, proxies, TCP, TLS, and one POST."""

@@ -1,0 +1,81 @@
+"""Hosts, ports and URLs: parsed, compared and written."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import NamedTuple
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+DEFAULT_PORTS = {"http": 80, "https": 443}
+_NETLOC = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:(?P<port>[0-9]{0,5}))?", re.ASCII)
+_NAME = re.compile(r"([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?")
+
+
+class Endpoint(NamedTuple):
+    """A URL to send requests to.
+
+    Attributes:
+        scheme: `http` or `https`.
+        host: a name in lower case, or an IP address without brackets.
+        port: never left out.
+        path: from `/`, without a query, as it goes on the wire.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def host_header(self) -> str:
+        """The value of the `Host` header: the port is left out where it is the scheme's own."""
+        return host_and_port(self.host, self.port if self.port != DEFAULT_PORTS[self.scheme] else None)
+
+    @property
+    def url(self) -> str:
+        """The whole URL."""
+        return f"{self.scheme}://{self.host_header}{self.path}"
+
+
+def host_and_port(host: str, port: int | None) -> str:
+    """Return `host:port` as URLs and `Host` headers write it, an IPv6 address in brackets."""
+    name = f"[{host}]" if ":" in host else host
+    return name if port is None else f"{name}:{port}"
+
+
+def parse_host(netloc: str) -> tuple[str, int | None]:
+    """Split a URL's `host:port`, without user information.
+
+    Returns:
+        The host (a name in lower case, or an IP address without brackets) and the port, None when it is left out.
+
+    Raises:
+        ValueError: it is malformed. The text is in no exception's message.
+    """
+    match = _NETLOC.fullmatch(netloc.lower())
+    if match is None:
+        raise ValueError("malformed host or port")
+    host, port = match["name"], int(match["port"] or 0)
+    if host.startswith("["):
+        host = str(ipaddress.IPv6Address(host[1:-1]))
+    elif not _NAME.fullmatch(host):
+        raise ValueError("malformed name of a host")
+    if port > 65535 or (match["port"] and not port):
+        raise ValueError("a port that is none")
+    return host, port or None
+
+
+def ip_address(host: str) -> IPAddress | None:
+    """Return the IP address that a host is, an IPv4-mapped one as IPv4; None for a name."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is `localhost`, in 127.0.0.0/8, or ::1."""
+    address = ip_address(host)
+    return host == "localhost" if address is None else address.is_loopback

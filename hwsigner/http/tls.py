@@ -1,0 +1,210 @@
+"""TLS to the service and to proxies: which CAs are trusted, and what to say when a certificate is not.
+
+AWS_CA_BUNDLE wins, then SSL_CERT_FILE and SSL_CERT_DIR, then the system's own CAs. Each replaces the ones after it.
+REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE belong to other programs. SSLKEYLOGFILE is not honoured: it gives sessions away.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import NamedTuple, ParamSpec, TypeVar
+
+from hwsigner.errors import ConfigError, ServiceUnreachableError
+from hwsigner.http.connection import Deadline, Stream
+
+CHUNK_BYTES = 65536
+
+# A folder of CAs is preferred: OpenSSL reads the one file it needs (0.1 ms), of a bundle all of it (4 ms).
+_SYSTEM_FOLDERS = ("/etc/ssl/certs", "/etc/pki/ca-trust/extracted/pem/directory-hash", "/etc/pki/tls/certs")
+_SYSTEM_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_HASHED_NAME = re.compile(r"[0-9a-f]{8}\.[0-9]+")
+
+
+class TrustedCAs(NamedTuple):
+    """Where trusted CA certificates are read from.
+
+    Attributes:
+        name: how to call them in messages, such as `AWS_CA_BUNDLE=/etc/ca.pem`.
+        file: the path of a PEM bundle, or None.
+        folder: the path of a folder (or several, split by `:`) with OpenSSL's hashed names, or None.
+    """
+
+    name: str
+    file: str | None = None
+    folder: str | None = None
+
+
+def find_cas(environ: Mapping[str, str]) -> TrustedCAs:
+    """Return which CAs the environment variables choose. Nothing of theirs is read yet."""
+    bundle = environ.get("AWS_CA_BUNDLE")
+    if bundle:
+        return TrustedCAs(f"AWS_CA_BUNDLE={bundle}", file=bundle)
+    file, folder = environ.get("SSL_CERT_FILE") or None, environ.get("SSL_CERT_DIR") or None
+    if file or folder:
+        names = (("SSL_CERT_FILE", file), ("SSL_CERT_DIR", folder))
+        return TrustedCAs(" ".join(f"{name}={value}" for name, value in names if value), file, folder)
+    return _system_cas()
+
+
+class TlsSettings(NamedTuple):
+    """What every TLS connection of a run shares.
+
+    Attributes:
+        context: the one TLS context.
+        trusted: what its CAs are called in messages.
+    """
+
+    context: ssl.SSLContext
+    trusted: str
+
+
+def make_settings(cas: TrustedCAs, *, verify: bool = True) -> TlsSettings:
+    """Return the settings of a client, TLS 1.2 or later, that trusts these CAs.
+
+    Args:
+        cas: the CAs; not read when `verify` is False.
+        verify: False to take any certificate for any name.
+
+    Raises:
+        ConfigError: the CAs can't be read.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if verify:
+        # As in Go: an intermediate CA in the bundle is trusted without its root.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        _load(context, cas)
+    else:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return TlsSettings(context, cas.name)
+
+
+class TlsStream:
+    """TLS, as a Stream, over another Stream, which may be TLS itself.
+
+    It runs in memory, so every wait is one of the stream below and keeps its deadline.
+
+    Args:
+        below: the stream that bears the records; closed with this one.
+        settings: the TLS context and the name of its CAs.
+        host: the name or IP address that the peer's certificate must be for.
+        peer: the name of the other end, for messages.
+    """
+
+    def __init__(self, below: Stream, settings: TlsSettings, *, host: str, peer: str) -> None:
+        self._below = below
+        self._trusted = settings.trusted
+        self._peer = peer
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        # As bytes: text would go through the IDNA codec, whose import takes milliseconds.
+        name = host.encode("ascii")
+        self._tls = settings.context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+
+    def handshake(self, deadline: Deadline) -> None:
+        """Agree on keys and verify the peer's certificate.
+
+        Raises:
+            ServiceUnreachableError: that failed; not retryable unless the connection was cut.
+        """
+        self._run(deadline, self._tls.do_handshake)
+
+    def receive(self, size: int, deadline: Deadline) -> bytes:
+        """Implement Stream.receive."""
+        return self._run(deadline, self._tls.read, size)
+
+    def send(self, data: bytes, deadline: Deadline) -> None:
+        """Implement Stream.send."""
+        while data:
+            data = data[self._run(deadline, self._tls.write, data) :]
+
+    def close(self) -> None:
+        """Implement Stream.close."""
+        self._below.close()
+
+    def _run(self, deadline: Deadline, step: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        while True:
+            try:
+                result = step(*args, **kwargs)
+            except ssl.SSLWantReadError:
+                self._flush(deadline)
+                self._fill(deadline)
+            except ssl.SSLError as error:
+                # The alert tells the peer what is wrong; whether it arrives changes nothing here.
+                with suppress(ServiceUnreachableError):
+                    self._flush(deadline)
+                raise _failure(error, self._peer, self._trusted) from error
+            else:
+                self._flush(deadline)
+                return result
+
+    def _flush(self, deadline: Deadline) -> None:
+        if self._outgoing.pending:
+            self._below.send(self._outgoing.read(), deadline)
+
+    def _fill(self, deadline: Deadline) -> None:
+        data = self._below.receive(CHUNK_BYTES, deadline)
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+
+
+def _failure(error: ssl.SSLError, peer: str, trusted: str) -> ServiceUnreachableError:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ServiceUnreachableError(
+            f"the certificate of {peer} is not trusted: {error.verify_message.rstrip('.')} (trusted: {trusted})",
+            "Let AWS_CA_BUNDLE name a PEM file with its CA, and check the name in the URL and this machine's clock",
+            retryable=False,
+        )
+    if isinstance(error, ssl.SSLEOFError):
+        hint = "Try again later, or look for what stands between"
+        return ServiceUnreachableError(f"{peer} closed the connection early", hint)
+    reason = (error.reason or str(error)).replace("_", " ").lower()
+    return ServiceUnreachableError(
+        f"TLS with {peer} failed: {reason}", "Check its URL, and that it speaks TLS 1.2 or later", retryable=False
+    )
+
+
+def _system_cas() -> TrustedCAs:
+    defaults = ssl.get_default_verify_paths()
+    for folder in (defaults.openssl_capath, *_SYSTEM_FOLDERS):
+        if _has_hashed_names(folder):
+            return TrustedCAs(f"the system's CAs in {folder}", folder=folder)
+    for file in (defaults.openssl_cafile, *_SYSTEM_BUNDLES):
+        if os.path.isfile(file):
+            return TrustedCAs(f"the system's CAs in {file}", file=file)
+    return TrustedCAs("no CA, as this system has none")
+
+
+def _has_hashed_names(folder: str) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(_HASHED_NAME.fullmatch(entry.name) for entry in entries)
+    except OSError:
+        return False
+
+
+def _load(context: ssl.SSLContext, cas: TrustedCAs) -> None:
+    if cas.folder and not any(os.path.isdir(part) for part in cas.folder.split(":")):
+        raise ConfigError(f"{cas.name} names no folder", "Let it name one with CA certificates, or unset it")
+    if not cas.file and not cas.folder:
+        raise ConfigError("no CA certificates were found", "Install ca-certificates or set AWS_CA_BUNDLE to a PEM file")
+    try:
+        context.load_verify_locations(cas.file, cas.folder)
+    except ssl.SSLError as error:
+        raise ConfigError(f"{cas.name} holds no readable PEM certificates", "Let it name a PEM file") from error
+    except OSError as error:
+        raise ConfigError(f"can't read {cas.name}: {error.strerror}", "Let it name a PEM file, or unset it") from error

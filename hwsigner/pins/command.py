@@ -1,0 +1,93 @@
+"""`pin-source=cmd:`: a program that prints a PIN."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import time
+from typing import IO, cast
+
+from hwsigner.errors import PinError
+from hwsigner.pins.child import MAX_PIN_BYTES, child_environment, wait_until_readable
+
+TIME_LIMIT = 30.0
+
+
+def read_pin_command(command: str, time_limit: float = TIME_LIMIT) -> str:
+    """Run a program and return the first line that it prints, as UTF-8 and less its end.
+
+    No shell runs it. Its stdin and stderr are /dev/null: a caller that waits for our stderr to close must not wait for
+    what the program leaves behind, and some write secrets there. It keeps the terminal, on which it may ask.
+
+    Args:
+        command: the program, which is looked for on the PATH, and its arguments, quoted as for a shell.
+        time_limit: the seconds after which it is killed.
+
+    Raises:
+        PinError: it can't be started, ends with another status than 0, takes longer than the time limit, or its
+            first line is empty, longer than 4096 bytes or not text. The message has its name, and no argument.
+    """
+    words = _words(command)
+    deadline = time.monotonic() + time_limit
+    try:
+        with subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=child_environment()
+        ) as process:
+            try:
+                line = _first_line(cast("IO[bytes]", process.stdout).fileno(), deadline)
+                status = process.wait(max(0.0, deadline - time.monotonic()))
+            except BaseException:
+                process.kill()
+                raise
+    except (TimeoutError, subprocess.TimeoutExpired):
+        # Not chained: the exception of subprocess carries the arguments.
+        raise _failure(words[0], f"did not end within {time_limit:g} seconds") from None
+    except OSError as error:
+        raise _failure(words[0], f"can't be run: {error.strerror}") from None
+    if status:
+        how = f"ended with status {status}" if status > 0 else f"was ended by signal {-status}"
+        raise _failure(words[0], how)
+    return _text(line, words[0])
+
+
+def _words(command: str) -> list[str]:
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        # Not chained and not quoted: what is in quotes may be secret.
+        raise PinError("the command of a key URI's pin-source has an open quote", "Close it") from None
+    if not words or not words[0]:
+        raise PinError("a key URI's pin-source=cmd: names no command", "Write pin-source=cmd:PROGRAM")
+    return words
+
+
+def _first_line(output: int, deadline: float) -> bytes:
+    """Return the first line of what a program prints until it closes its output; what follows is not kept."""
+    line = b""
+    while chunk := _read(output, deadline):
+        if b"\n" not in line and len(line) <= MAX_PIN_BYTES:
+            line += chunk
+    return line.partition(b"\n")[0].removesuffix(b"\r")
+
+
+def _read(output: int, deadline: float) -> bytes:
+    if not wait_until_readable(output, deadline):
+        raise TimeoutError
+    return os.read(output, MAX_PIN_BYTES)
+
+
+def _text(line: bytes, program: str) -> str:
+    if not line:
+        raise _failure(program, "printed no PIN on its first line")
+    if len(line) > MAX_PIN_BYTES:
+        raise _failure(program, f"printed a first line of more than {MAX_PIN_BYTES} bytes")
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        # Not chained: the exception would carry the line.
+        raise _failure(program, "printed what is not UTF-8 text") from None
+
+
+def _failure(program: str, what: str) -> PinError:
+    return PinError(f"the command {program!r} of pin-source {what}", "Run it by hand to see what it says")

@@ -1,0 +1,1 @@
+"""One session after the other, each created before the last one expires."""

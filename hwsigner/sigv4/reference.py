@@ -1,0 +1,346 @@
+"""The canonical forms of Signature Version 4 in plain Python: the definition of correct.
+
+Text goes in and bytes come out, and nothing else is read or changed: no clock, no file, no state. *Text* is bytes, or a
+str of ASCII alone; of a subclass, one that overrides nothing. A faster twin (`native/`) returns the same bytes and
+raises the same kind of error for every input, so each function says which inputs it refuses. Two kinds of error leave
+this module:
+
+    TypeError    an argument that is no text (bytearray and memoryview are none), or a pair that is no tuple of two
+    ValueError   a str with more than ASCII in it; bytes that no request on the wire can hold, or that would let one
+                 line pass for two
+
+Arguments are turned into bytes in their order, each whole, before any is looked at; the truth of `s3` is asked first.
+
+Names are those of the specification (AWS, "Create a signed AWS API request"): canonical request, canonical headers,
+signed headers, string to sign, credential scope.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+
+Text = bytes | str
+Pairs = Iterable[tuple[Text, Text]]
+
+UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~"
+"""What percent-encoding leaves alone (RFC 3986, 2.3)."""
+
+TOKEN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~"
+"""What a method and a header's name are made of (RFC 9110, 5.6.2)."""
+
+_ENCODED = [bytes((byte,)) if byte in UNRESERVED else b"%%%02X" % byte for byte in range(256)]
+_ENCODED_BUT_SLASH = [b"/" if byte == ord("/") else encoded for byte, encoded in enumerate(_ENCODED)]
+_DECODED = {b"%02X" % byte: bytes((byte,)) for byte in range(256)}
+
+
+def percent_encode(data: Text, *, slash: bool = False) -> bytes:
+    """Return data with every byte but the unreserved ones as `%` and two upper-case hex digits.
+
+    Args:
+        data: the text to encode; a `%` in it is encoded too.
+        slash: leave `/` alone.
+
+    Raises:
+        TypeError, ValueError: data is no text.
+    """
+    table = _ENCODED_BUT_SLASH if slash else _ENCODED
+    return b"".join([table[byte] for byte in _bytes(data)])
+
+
+def percent_decode(data: Text, /) -> bytes:
+    """Return data with each `%` and its two hex digits, of either case, as the byte that they stand for.
+
+    Raises:
+        TypeError, ValueError: data is no text.
+        ValueError: a `%` that two hex digits do not follow.
+    """
+    first, *others = _bytes(data).split(b"%")
+    decoded = [first]
+    for part in others:
+        byte = _DECODED.get(part[:2].upper())
+        if byte is None:
+            raise ValueError("a percent sign without two hex digits after it")
+        decoded += (byte, part[2:])
+    return b"".join(decoded)
+
+
+def canonical_path(path: Text, /) -> bytes:
+    """Return the canonical form of a path, by the rule of every service but S3.
+
+    Dot segments and empty segments go, as in RFC 3986, 5.2.4, with one difference that the SDKs share: a path that
+    ends in a dot segment gets no slash at its end (`/a/b/..` is `/a`). Then each segment is percent-encoded, once more
+    than it is on the wire: `%2F` becomes `%252F`, and an encoded dot, `%2E`, is no dot segment.
+
+    Args:
+        path: as on the wire, percent-encoded once; empty means `/`.
+
+    Raises:
+        TypeError, ValueError: path is no text.
+        ValueError: path does not begin with `/`, or holds the `?` or `#` that ends a path.
+    """
+    path = _path(path)
+    segments: list[bytes] = []
+    for segment in path.split(b"/"):
+        if segment == b"..":
+            del segments[-1:]
+        elif segment not in (b"", b"."):
+            segments.append(percent_encode(segment))
+    end = b"/" if segments and path.endswith(b"/") else b""
+    return b"/" + b"/".join(segments) + end
+
+
+def canonical_path_s3(path: Text, /) -> bytes:
+    """Return the canonical form of a path by S3's rule: as on the wire, encoded that once, with every segment kept.
+
+    Raises:
+        TypeError, ValueError: path is no text.
+        ValueError: as for `canonical_path`; or path holds CR, LF or NUL, which nothing encodes here.
+    """
+    path = _path(path)
+    _require_line(path)
+    return path or b"/"
+
+
+def canonical_query(parameters: Pairs, /) -> bytes:
+    """Return the canonical query string: `name=value` joined by `&`, an empty value included.
+
+    Names and values are encoded first and sorted then, by encoded name and, for one name, by encoded value. Sorting
+    the decoded ones, or the joined pairs, gives another order: `%` sorts before the letters, `=` after `-` and `.`.
+
+    Args:
+        parameters: names and values, decoded.
+
+    Raises:
+        TypeError, ValueError: a name or value is no text, or a parameter is no tuple of two.
+    """
+    pairs = [(percent_encode(name), percent_encode(value)) for name, value in _pairs(parameters)]
+    return b"&".join([name + b"=" + value for name, value in sorted(pairs)])
+
+
+def parse_query(query: Text) -> list[tuple[bytes, bytes]]:
+    """Return the parameters of a query string as on the wire, decoded, in their order.
+
+    Each part between `&` is a parameter, an empty part too, and the first `=` in it ends its name: `a` and `a=` are
+    the same parameter, and `&&` holds one with an empty name. A `+` stays a plus: the space that it means to an HTML
+    form is unknown to Signature Version 4, where a space is `%20` only and a plus, encoded, `%2B`.
+
+    Args:
+        query: what follows the `?`; empty means no parameters.
+
+    Raises:
+        TypeError, ValueError: query is no text.
+        ValueError: a `%` that two hex digits do not follow.
+    """
+    query = _bytes(query)
+    parameters: list[tuple[bytes, bytes]] = []
+    for part in query.split(b"&") if query else ():
+        name, _, value = part.partition(b"=")
+        parameters.append((percent_decode(name), percent_decode(value)))
+    return parameters
+
+
+def canonical_headers(headers: Pairs, /) -> tuple[bytes, bytes]:
+    r"""Return the canonical headers and the signed headers.
+
+    Names are in lower case and sorted. Values are trimmed, and each run of white space (space, `\t`, `\v`, `\f`)
+    becomes one space, inside quotes too. The values of a repeated header are joined with `,` in their order.
+
+    Args:
+        headers: names and values as on the wire, those to sign only.
+
+    Returns:
+        The canonical headers, `name:value` and a newline each; and the signed headers, their names joined by `;`.
+
+    Raises:
+        TypeError, ValueError: a name or value is no text, or a header is no tuple of two.
+        ValueError: a name that is no token (RFC 9110, 5.6.2), or a value with CR, LF or NUL in it.
+    """
+    values_by_name: dict[bytes, list[bytes]] = {}
+    for name, value in _pairs(headers):
+        _require_token(name)
+        _require_line(value)
+        values_by_name.setdefault(name.lower(), []).append(b" ".join(value.split()))
+    names = sorted(values_by_name)
+    lines = [name + b":" + b",".join(values_by_name[name]) + b"\n" for name in names]
+    return b"".join(lines), b";".join(names)
+
+
+def canonical_request(
+    method: Text, path: Text, *, parameters: Pairs, headers: Pairs, payload_hash: Text, s3: bool = False
+) -> bytes:
+    """Return the canonical request: six parts, a line feed between them.
+
+    Args:
+        method: as on the wire, where its case matters.
+        path: see `canonical_path`.
+        parameters: see `canonical_query`.
+        headers: see `canonical_headers`.
+        payload_hash: see `payload_hash`, or the word that a service takes in its place.
+        s3: take `canonical_path_s3` for the path.
+
+    Raises:
+        TypeError, ValueError: as the functions named; or method or payload_hash is no text.
+        ValueError: method is no token, or payload_hash holds CR, LF or NUL.
+    """
+    method, path = _bytes(method), _bytes(path)
+    parameters, headers, payload_hash = _pairs(parameters), _pairs(headers), _bytes(payload_hash)
+    _require_token(method)
+    _require_line(payload_hash)
+    block, signed_headers = canonical_headers(headers)
+    path = canonical_path_s3(path) if s3 else canonical_path(path)
+    return b"\n".join((method, path, canonical_query(parameters), block, signed_headers, payload_hash))
+
+
+def string_to_sign(algorithm: Text, timestamp: Text, *, scope: Text, canonical_request: Text) -> bytes:
+    """Return the string to sign: algorithm, timestamp, scope and the canonical request's SHA-256, a line each.
+
+    Args:
+        algorithm: the name that the Authorization header begins with.
+        timestamp: `YYYYMMDDTHHMMSSZ`.
+        scope: the credential scope, `YYYYMMDD/region/service/aws4_request`.
+        canonical_request: as `canonical_request` returns it.
+
+    Raises:
+        TypeError, ValueError: an argument is no text.
+        ValueError: algorithm, timestamp or scope holds CR, LF or NUL.
+    """
+    lines = _bytes(algorithm), _bytes(timestamp), _bytes(scope)
+    digest = payload_hash(canonical_request)
+    for line in lines:
+        _require_line(line)
+    return b"\n".join((*lines, digest))
+
+
+def payload_hash(payload: Text, /) -> bytes:
+    """Return the SHA-256 of a payload in lower-case hex, 64 bytes.
+
+    A payload of some size is hashed with the interpreter's lock released.
+
+    Raises:
+        TypeError, ValueError: payload is no text.
+    """
+    return hashlib.sha256(_bytes(payload)).hexdigest().encode("ascii")
+
+
+def request_to_sign(
+    method: Text,
+    target: Text,
+    headers: Pairs,
+    payload: Text,
+    context: tuple[Text, Text, Text],
+    s3: bool = False,
+    /,
+) -> tuple[bytes, bytes]:
+    """Take a request, as it goes on the wire, through all stages up to the key.
+
+    Args:
+        method: as for `canonical_request`.
+        target: the path and, after the first `?`, the query, as on the request line: percent-encoded once.
+        headers: see `canonical_headers`.
+        payload: the bytes of the body; or, as a str, their hash or the word in its place, as for `canonical_request`.
+        context: algorithm, timestamp and scope; see `string_to_sign`.
+        s3: as for `canonical_request`.
+
+    Returns:
+        The string to sign, and the signed headers.
+
+    Raises:
+        TypeError, ValueError: as `canonical_request`, `parse_query` and `string_to_sign`; or the context is no tuple of
+            three.
+        ValueError: the target holds the `#` that ends it.
+    """
+    s3 = bool(s3)
+    method, target, headers, hashed = _bytes(method), _bytes(target), _pairs(headers), _payload(payload)
+    algorithm, timestamp, scope = _tuple(context, 3)
+    if b"#" in target:
+        raise ValueError("a target that holds #")
+    path, _, query = target.partition(b"?")
+    request = canonical_request(
+        method, path, parameters=parse_query(query), headers=headers, payload_hash=hashed, s3=s3
+    )
+    to_sign = string_to_sign(algorithm, timestamp, scope=scope, canonical_request=request)
+    return to_sign, canonical_headers(headers)[1]
+
+
+def sign_hmac(
+    method: Text,
+    target: Text,
+    headers: Pairs,
+    payload: Text,
+    context: tuple[Text, Text, Text],
+    s3: bool,
+    key: Text,
+    /,
+) -> tuple[bytes, bytes]:
+    """Take a request, as it goes on the wire, through all stages to its signature with a secret (AWS4-HMAC-SHA256).
+
+    Args:
+        method: this and the others up to `s3` are those of `request_to_sign`.
+        target: see there.
+        headers: see there.
+        payload: see there.
+        context: see there.
+        s3: see there.
+        key: the signing key, 32 bytes; see `hwsigner.sigv4.access_key.signing_key`.
+
+    Returns:
+        The signature, 64 lower-case hex digits, and the signed headers.
+
+    Raises:
+        TypeError, ValueError: as `request_to_sign`; or the key is no text.
+        ValueError: the key is not of 32 bytes.
+    """
+    s3 = bool(s3)
+    method, target, headers, payload = _bytes(method), _bytes(target), _pairs(headers), _payload(payload)
+    algorithm, timestamp, scope = _tuple(context, 3)
+    secret = _bytes(key)
+    if len(secret) != hashlib.sha256().digest_size:
+        raise ValueError("a signing key that is not of 32 bytes")
+    to_sign, names = request_to_sign(method, target, headers, payload, (algorithm, timestamp, scope), s3)
+    return hmac.digest(secret, to_sign, "sha256").hex().encode("ascii"), names
+
+
+def _payload(payload: Text) -> str:
+    hashed = _bytes(payload) if isinstance(payload, str) else payload_hash(payload)
+    return hashed.decode("ascii")
+
+
+def _bytes(text: object) -> bytes:
+    if isinstance(text, bytes):
+        return text
+    if not isinstance(text, str):
+        raise TypeError(f"bytes or str expected, not {type(text).__name__}")
+    if not text.isascii():
+        raise ValueError("a str with more than ASCII in it")
+    return text.encode("ascii")
+
+
+def _tuple(value: object, size: int) -> tuple[bytes, ...]:
+    if not isinstance(value, tuple) or len(value) != size:
+        raise TypeError(f"a tuple of {size} expected")
+    return tuple([_bytes(text) for text in value])
+
+
+def _pairs(pairs: Iterable[object]) -> list[tuple[bytes, bytes]]:
+    return [(name, value) for name, value in [_tuple(pair, 2) for pair in list(pairs)]]
+
+
+def _path(text: Text) -> bytes:
+    path = _bytes(text)
+    if path and not path.startswith(b"/"):
+        raise ValueError("a path that does not begin with /")
+    if b"?" in path or b"#" in path:
+        raise ValueError("a path that holds ? or #")
+    return path
+
+
+def _require_token(value: bytes) -> None:
+    if not value or value.translate(None, TOKEN):
+        raise ValueError("a method or header name that is empty or holds a character not allowed there")
+
+
+def _require_line(value: bytes) -> None:
+    if b"\n" in value or b"\r" in value or b"\0" in value:
+        raise ValueError("CR, LF or NUL in a value that must stay on one line")

@@ -1,0 +1,369 @@
+"""The shared credentials file: botocore and readers of other habits find the new credentials, and all else is kept."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import boto3  # type: ignore[import-untyped]
+import pytest
+from botocore.configloader import raw_config_parse
+from botocore.exceptions import ConfigParseError
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from hwsigner.aws.credentials import Credentials
+from hwsigner.aws.credentials_file import check_section, credentials_path, with_credentials
+from hwsigner.errors import HwsignerError, ServiceError, UsageError
+
+NAMES = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+OWN = re.compile(rb"^\s*(aws_access_key_id|aws_secret_access_key|aws_session_token|aws_security_token)\s*[=:]", re.I)
+NEW = Credentials(
+    access_key_id="ASIANEW",
+    secret_access_key="new/secret+x=",
+    session_token="IQoJnew//token==",
+    expiration=datetime(2030, 1, 1, tzinfo=UTC),
+    role_arn="arn:aws:iam::123456789012:role/web",
+    assumed_role_arn="arn:aws:sts::123456789012:assumed-role/web/1",
+)
+VALUES = {
+    "aws_access_key_id": "ASIANEW",
+    "aws_secret_access_key": "new/secret+x=",
+    "aws_session_token": "IQoJnew//token==",
+}
+SETTINGS = "".join(f"{name} = {value}\n" for name, value in VALUES.items()).encode()
+Sections = dict[str, dict[str, Any]]
+
+
+def written(data: bytes, section: str = "default") -> bytes:
+    return with_credentials(data, section, NEW)
+
+
+# Readers, by the habits of the SDKs.
+
+
+def by_botocore(data: bytes, folder: Path) -> Sections:
+    path = folder / "credentials"
+    path.write_bytes(data)
+    sections: Sections = raw_config_parse(str(path))
+    return sections
+
+
+def by_trimming(data: bytes) -> Sections:
+    """As readers do that trim names, join sections of one name, skip what is indented, and let the last one win."""
+    sections: Sections = {}
+    current: dict[str, Any] = {}
+    for line in re.split(r"\r?\n", data.decode("utf-8-sig", "replace")):
+        bare = re.split("[#;]", line)[0].rstrip()
+        if bare.startswith("[") and bare.endswith("]"):
+            current = sections.setdefault(bare[1:-1].strip(), {})
+        elif bare and not bare[0].isspace() and "=" in bare:
+            name, _, value = bare.partition("=")
+            current[name.strip().lower()] = value.strip()
+    return sections
+
+
+def by_blindness_to_indentation(data: bytes) -> Sections:
+    """As readers do to which an indented line is like another one, unless it is below a setting without a value."""
+    sections: Sections = {}
+    current: dict[str, Any] = {}
+    is_nested = False
+    for line in re.split(r"\r?\n", data.decode("utf-8-sig", "replace")):
+        bare = re.split(r"(?:^|\s)[#;]", line)[0].strip()
+        name, equals, value = (part.strip() for part in bare.partition("="))
+        if bare.startswith("[") and bare.endswith("]"):
+            current, is_nested = sections.setdefault(bare[1:-1], {}), False
+        elif equals and name:
+            is_nested = not value or (is_nested and line[:1].isspace())
+            if not is_nested:
+                current[name] = value
+    return sections
+
+
+# Files.
+
+ENDS = st.sampled_from(["\n", "\r\n"])
+SPACES = st.sampled_from(["", " ", "\t", "   "])
+OWN_NAMES = st.sampled_from([*NAMES, "aws_security_token"])
+HEADERS = st.sampled_from(
+    ["[default]", "[other]", "[ default ]", "[profile default]", "[default] # mine", "[defaults]", "[a b]"]
+)
+OTHERS = st.sampled_from(
+    [
+        "region = eu-central-1",
+        "output=json",
+        "Region : x",
+        "# aws_access_key_id = commented",
+        "; [default]",
+        "",
+        "   ",
+        "s3 =",
+        "\u00fcmlaut = \udcff",
+    ]
+)
+NESTED = st.sampled_from(["s3 =\n  addressing_style = path", "s3 =\n  aws_access_key_id = nested\n  b = c"])
+
+
+@st.composite
+def own_lines(draw: st.DrawFn) -> str:
+    name = draw(OWN_NAMES)
+    name = draw(st.sampled_from([name, name, name.upper()]))
+    delimiter = draw(st.sampled_from(["=", "=", ":"]))
+    return f"{name}{draw(SPACES)}{delimiter}{draw(SPACES)}{draw(st.sampled_from(['OLD', 'OLD # x', '']))}"
+
+
+INDENTS = st.sampled_from(["", "", "", "  ", "\t"])
+
+
+@st.composite
+def files(draw: st.DrawFn, header: st.SearchStrategy[str] = HEADERS, indent: st.SearchStrategy[str] = INDENTS) -> bytes:
+    sections = st.tuples(header, st.lists(st.one_of(st.builds(str.__add__, indent, own_lines()), OTHERS, NESTED)))
+    lines = [line for name, body in draw(st.lists(sections, max_size=4)) for line in (name, *body)]
+    end = draw(ENDS)
+    text = end.join(line.replace("\n", end) for line in lines) + draw(st.sampled_from(["", end, end * 2]))
+    return text.encode("utf-8", "surrogateescape")
+
+
+FLAT = files(indent=st.just(""))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("credentials")
+
+
+def readable(data: bytes, folder: Path) -> Sections:
+    """Return what botocore reads of a file, where it can read it."""
+    try:
+        return by_botocore(data, folder)
+    except ConfigParseError:
+        assume(False)
+        raise
+
+
+def without_own(sections: Sections, section: str = "default") -> Sections:
+    """Return sections without the settings that are written, in those of a name."""
+    mine = {*NAMES, "aws_security_token"}
+    return {
+        name: {k: v for k, v in values.items() if name.strip() != section or k not in mine}
+        for name, values in sections.items()
+    }
+
+
+def lines_of_others(data: bytes) -> list[bytes]:
+    return [line for line in re.findall(rb"[^\n]*\n|[^\n]+", data) if not OWN.match(line)]
+
+
+class TestReaders:
+    @given(data=files())
+    def test_botocore_finds_the_new_ones_and_all_else_as_it_was(self, data: bytes, folder: Path) -> None:
+        data = data.replace(b"\xff", b"x")
+        before, after = readable(data, folder), by_botocore(written(data), folder)
+        assert {name: after["default"][name] for name in NAMES} == VALUES
+        assert after["default"].get("aws_security_token", VALUES["aws_session_token"]) == VALUES["aws_session_token"]
+        old, new = without_own(before), without_own(after)
+        for sections in (old, new):
+            for values in sections.values():
+                for name, value in values.items():
+                    if isinstance(value, str):  # Lines of ours that were indented below another setting.
+                        rest = [line for line in value.split("\n") if not OWN.match(line.encode())]
+                        values[name] = "\n".join(rest).rstrip()
+        assert {"default": {}, **old} == new
+
+    @given(data=files())
+    def test_readers_of_other_habits_find_the_new_ones(self, data: bytes) -> None:
+        after = written(data)
+        for read in (by_trimming, by_blindness_to_indentation):
+            assert {name: read(after)["default"][name] for name in NAMES} == VALUES
+
+    @given(data=FLAT)
+    def test_no_old_value_stays_in_a_section_of_the_name(self, data: bytes) -> None:
+        for name, values in by_trimming(written(data)).items():
+            if name == "default":
+                assert "OLD" not in values.values()
+
+    @given(data=FLAT, read=st.sampled_from([by_trimming, by_blindness_to_indentation]))
+    def test_readers_of_other_habits_find_all_else_as_it_was(
+        self, data: bytes, read: Callable[[bytes], Sections]
+    ) -> None:
+        def upper_as_lower(sections: Sections) -> Sections:
+            return without_own({n: {k.lower(): v for k, v in vs.items()} for n, vs in sections.items()})
+
+        after = upper_as_lower(read(written(data)))
+        assert after == {"default": {}, **upper_as_lower(read(data))}
+
+
+class TestBytes:
+    @given(data=FLAT)
+    def test_every_other_line_stays_in_its_order(self, data: bytes) -> None:
+        before, after = lines_of_others(data), lines_of_others(written(data))
+        has_section = re.search(rb"^\[default\]", data, re.MULTILINE)
+        kept = after[: len(before)]
+        if before and not before[-1].endswith(b"\n"):
+            kept[-1:] = [kept[-1].rstrip(b"\r\n")] if not after[len(before) - 1].endswith(before[-1]) else kept[-1:]
+        assert kept == before
+        added = b"".join(after[len(before) :]).strip()
+        assert added == (b"" if has_section else b"[default]")
+
+    @given(data=files())
+    def test_twice_is_once_and_the_last_one_counts(self, data: bytes) -> None:
+        other = replace(NEW, access_key_id="ASIAOTHER", secret_access_key="o", session_token="t")
+        assert written(written(data)) == written(data)
+        assert written(with_credentials(data, "default", other)) == written(data)
+
+    @given(data=st.binary())
+    def test_of_any_bytes_none_is_lost_above_a_new_section(self, data: bytes) -> None:
+        assume(b"\0" not in data)
+        after = with_credentials(data, "of-no-file", NEW)
+        assert after.startswith(data)
+        assert SETTINGS.replace(b"\n", b"") in after.replace(b"\r", b"").replace(b"\n", b"")
+
+    @given(data=files(), sections=st.permutations(["default", "other", "new", "a b"]))
+    def test_sections_do_not_touch_each_other(self, data: bytes, sections: list[str]) -> None:
+        after = data
+        for section in sections:
+            after = with_credentials(after, section, replace(NEW, access_key_id=f"ASIA{section.replace(' ', '')}"))
+        found = by_trimming(after)
+        for section in ("default", "other", "new"):
+            assert found[section]["aws_access_key_id"] == f"ASIA{section}"
+
+
+LAYOUTS = {
+    "nothing": (b"", b"[default]\n" + SETTINGS),
+    "another section": (b"[other]\na = b\n", b"[other]\na = b\n\n[default]\n" + SETTINGS),
+    "another section without a newline": (b"[other]\na = b", b"[other]\na = b\n\n[default]\n" + SETTINGS),
+    "a bare section": (b"[default]", b"[default]\n" + SETTINGS),
+    "odd spacing is kept": (
+        b"[default]\naws_access_key_id=OLD\naws_secret_access_key\t=  OLD\naws_session_token =OLD",
+        b"[default]\naws_access_key_id=ASIANEW\naws_secret_access_key\t=  new/secret+x=\n"
+        b"aws_session_token =IQoJnew//token==",
+    ),
+    "what is missing follows what is there": (
+        b"[default]\naws_access_key_id=OLD\naws_secret_access_key=OLD\nregion = x\n",
+        b"[default]\naws_access_key_id=ASIANEW\naws_secret_access_key=new/secret+x=\n"
+        b"aws_session_token = IQoJnew//token==\nregion = x\n",
+    ),
+    "comments above the next section stay there": (
+        b"[default]\nregion = x\n\n# the other one\n[other]\n",
+        b"[default]\nregion = x\n" + SETTINGS + b"\n# the other one\n[other]\n",
+    ),
+    "CRLF": (b"[default]\r\nregion = x\r\n", b"[default]\r\nregion = x\r\n" + SETTINGS.replace(b"\n", b"\r\n")),
+    "CR": (
+        b"[default]\raws_access_key_id = OLD\rregion = x\r",
+        b"[default]\r" + SETTINGS.replace(b"\n", b"\r") + b"region = x\r",
+    ),
+    "a mark at the beginning": (b"\xef\xbb\xbf[default]\n", b"\xef\xbb\xbf[default]\n" + SETTINGS),
+    "a nested setting": (
+        b"[default]\ns3 =\n  aws_session_token = x\n\n",
+        b"[default]\ns3 =\n  aws_session_token = x\n" + SETTINGS + b"\n",
+    ),
+    "a nested setting below a comment": (
+        b"[default]\ns3 = # of s3\n  aws_session_token = x\n",
+        b"[default]\ns3 = # of s3\n  aws_session_token = x\n" + SETTINGS,
+    ),
+    "an old one that some take for a part of another setting": (
+        b"[default]\naws_access_key_id = OLD\nregion = x\n  aws_access_key_id = OLD\n  y\n",
+        b"[default]\n" + SETTINGS + b"region = x\n  y\n",
+    ),
+    "a header with a colon, and one below it": (b"[a:b]\n  [default]\n", b"[a:b]\n  [default]\n" + SETTINGS),
+    "an old value of several lines": (
+        b"[default]\naws_access_key_id = OLD\n  OLD\n# c\n  OLD\nregion = x\n",
+        b"[default]\naws_access_key_id = ASIANEW\n" + SETTINGS.split(b"\n", 1)[1] + b"# c\nregion = x\n",
+    ),
+    "old ones that are indented": (
+        b"[default]\n  aws_access_key_id = OLD\n  region = x\n",
+        b"[default]\n  region = x\n" + SETTINGS,
+    ),
+    "a header in a value": (
+        b"[other]\na = b\n  [default]\n  aws_access_key_id = x\n",
+        b"[other]\na = b\n  [default]\n  aws_access_key_id = x\n\n[default]\n" + SETTINGS,
+    ),
+    "a setting that stands twice": (
+        b"[default]\naws_access_key_id = OLD\naws_access_key_id = OLD\n",
+        b"[default]\n" + SETTINGS,
+    ),
+    "a section that stands twice": (
+        b"[default]\n[other]\n[default]\n",
+        b"[default]\n" + SETTINGS + b"[other]\n[default]\n" + SETTINGS,
+    ),
+    "a padded section": (b"[ default ]\n", b"[ default ]\n" + SETTINGS + b"\n[default]\n" + SETTINGS),
+    "the sections of config files": (b"[profile default]\n", b"[profile default]\n\n[default]\n" + SETTINGS),
+    "the older name of the token": (
+        b"[default]\naws_security_token = OLD\n",
+        b"[default]\naws_security_token = IQoJnew//token==\n" + SETTINGS,
+    ),
+    "a line of over 64 KiB": (
+        b"[other]\nlong = " + b"x" * 70_000 + b"\n[default]\n",
+        b"[other]\nlong = " + b"x" * 70_000 + b"\n[default]\n" + SETTINGS,
+    ),
+    "settings above all sections": (
+        b"aws_access_key_id = x\n[default]\n",
+        b"aws_access_key_id = x\n[default]\n" + SETTINGS,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts(name: str) -> None:
+    before, after = LAYOUTS[name]
+    assert written(before) == after
+
+
+def test_boto3_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "credentials"
+    path.write_bytes(with_credentials(b"[default]\naws_access_key_id = x\naws_security_token = OLD\n", "a b", NEW))
+    path.write_bytes(written(path.read_bytes()))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
+    for profile in (None, "a b"):
+        found = boto3.Session(profile_name=profile).get_credentials().get_frozen_credentials()
+        assert (found.access_key, found.secret_key, found.token) == tuple(VALUES.values())
+
+
+def test_what_is_not_text_is_refused() -> None:
+    with pytest.raises(HwsignerError, match="not text"):
+        written("[default]\n".encode("utf-16"))
+
+
+@pytest.mark.parametrize("value", ["", "a b", "a\nb", "a#b", "a;b", "a\\nb", '"a"', "'a'", "a\u2028b", "a\x1bb"])
+@pytest.mark.parametrize("field", ["access_key_id", "secret_access_key", "session_token"])
+def test_values_that_a_reader_would_not_take_whole_are_refused(field: str, value: str) -> None:
+    with pytest.raises(ServiceError) as caught:
+        with_credentials(b"", "default", replace(NEW, **{field: value}))  # type: ignore[arg-type]
+    assert f"aws_{field}" in str(caught.value)
+    assert not value or value not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["default", "web", "a b", "profile x", "a.b/c@d:e%f+g", "ümlaut", "Default"])
+def test_names_of_sections(name: str) -> None:
+    assert check_section(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", " a", "a ", "a]", "[a", "a\nb", "a\rb", "a#b", "a;b", "\x1b", "\udcff", "DEFAULT"]
+)
+def test_names_that_no_section_can_have(name: str) -> None:
+    with pytest.raises(UsageError, match="--profile"):
+        check_section(name)
+
+
+class TestPath:
+    def test_by_default(self) -> None:
+        assert credentials_path({}) == os.path.join(os.environ["HOME"], ".aws", "credentials")
+        assert credentials_path({"AWS_SHARED_CREDENTIALS_FILE": ""}) == credentials_path({})
+
+    @pytest.mark.parametrize("text", ["/etc/x", "~/x", "x", "$HOME/x", "${FOLDER}/x", "/a/~/x", "$UNSET/x"])
+    def test_is_where_botocore_looks(self, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("FOLDER", str(tmp_path))
+        monkeypatch.chdir(tmp_path)
+        path = credentials_path({"AWS_SHARED_CREDENTIALS_FILE": text})
+        if text in ("/etc/x", "/a/~/x", "$UNSET/x"):
+            assert path == text
+        else:
+            Path(path).write_text("[a]\nb = c\n")
+            assert raw_config_parse(text) == {"a": {"b": "c"}}

@@ -1,0 +1,641 @@
+"""The file backend: every form of key and certificate that openssl writes, and what bad files get."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backends.contract import ENVIRONMENT, KeyContract, LockedKey, MakeKey, PinContract, openssl_verifies
+from backends.file import keyfiles
+from backends.file.keyfiles import PASSPHRASE, WRONG_PASSPHRASE, KeyFiles, openssl
+from hwsigner.backends.file import libcrypto as _libcrypto
+from hwsigner.errors import (
+    AmbiguousKeyError,
+    CertificateError,
+    HwsignerError,
+    KeyNotFoundError,
+    PinError,
+    PinRequiredError,
+    SigningKeyError,
+    UnsafeKeyWarning,
+    UnsupportedKeyError,
+    UsageError,
+    WrongPinError,
+)
+from hwsigner.key import Key, find_certificates, open_key
+from hwsigner.pins import PinRequest, PinSource
+from hwsigner.uri import KeyURI
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> KeyFiles:
+    return KeyFiles(tmp_path_factory.mktemp("key files"))
+
+
+class TestFileKey(KeyContract):
+    KINDS = (*keyfiles.KINDS, "ML-DSA-44 expanded", "ML-DSA-65 expanded", "ML-DSA-87 expanded")
+
+    @pytest.fixture
+    def make_key(self, files: KeyFiles) -> MakeKey:
+        """Return what opens a PKCS #8 key; `expanded` is the form that only libcrypto reads."""
+        spki: dict[str, bytes] = {}
+
+        def make(kind: str) -> tuple[Key, bytes]:
+            name, _, expanded = kind.partition(" ")
+            path = files.form(name, keyfiles.MLDSA_PLAIN["priv-only"]) if expanded else files.key(name)
+            return open_key(str(path)), spki.setdefault(name, files.public_key(name))
+
+        return make
+
+
+class TestFilePin(PinContract):
+    @pytest.fixture(params=["scrypt", "legacy aes256", "legacy aes192", "PKCS #12", "PBES2 DER", "ML-DSA"])
+    def locked_key(self, files: KeyFiles, request: pytest.FixtureRequest) -> LockedKey:
+        if request.param == "ML-DSA":
+            path = files.form("ML-DSA-44", keyfiles.MLDSA_ENCRYPTED["priv-only PBES2"], PASSPHRASE)
+        else:
+            path = files.form("P-256", keyfiles.ENCRYPTED[request.param], PASSPHRASE)
+        return LockedKey(lambda pin: open_key(str(path), pin), PASSPHRASE, WRONG_PASSPHRASE)
+
+
+def _forms() -> Iterator[object]:
+    for kind in ("P-256", "P-521", "RSA-2048"):
+        for name, command in keyfiles.PLAIN.items():
+            yield pytest.param(kind, command, None, id=f"{kind} {name}")
+        for name, command in keyfiles.ENCRYPTED.items():
+            yield pytest.param(kind, command, PASSPHRASE, id=f"{kind} {name}")
+    for kind in keyfiles.MLDSA:
+        for name, command in keyfiles.MLDSA_PLAIN.items():
+            yield pytest.param(kind, command, None, id=f"{kind} {name}")
+    for name, command in keyfiles.MLDSA_ENCRYPTED.items():
+        yield pytest.param("ML-DSA-65", command, PASSPHRASE, id=f"ML-DSA-65 {name}")
+
+
+class TestForms:
+    @pytest.mark.parametrize(("kind", "command", "passphrase"), list(_forms()))
+    def test_every_form_is_the_same_key(
+        self, files: KeyFiles, tmp_path: Path, kind: str, command: str, passphrase: str | None
+    ) -> None:
+        path = files.form(kind, command, passphrase)
+        public_key = files.public_key(kind)
+        with open_key(str(path), passphrase) as key:
+            assert key.public_key() == public_key
+            assert openssl_verifies(tmp_path, public_key, key.sign(b"message"), b"message", "sha256")
+
+    @pytest.mark.parametrize("command", ["--to-p12", "--to-p12 --outder", "--to-p8", "--to-p8 --outder", "--to-rsa"])
+    def test_what_gnutls_writes_is_read(self, files: KeyFiles, command: str) -> None:
+        source = [f"--load-privkey={files.key('RSA-2048')}"]
+        if "p12" in command:
+            source += [f"--load-certificate={files.certificate('RSA-2048')}", "--p12-name=x"]
+        if "rsa" not in command:
+            source.append("--password=from gnutls")
+        ran = subprocess.run(["certtool", *command.split(), *source], env=ENVIRONMENT, capture_output=True, check=True)
+        path = files.write("gnutls", ran.stdout)
+        assert open_key(str(path), "from gnutls").public_key() == files.public_key("RSA-2048")
+
+    def test_pkcs12_in_ber_is_read(self, files: KeyFiles) -> None:
+        der = files.form("P-256", keyfiles.ENCRYPTED["PKCS #12"], PASSPHRASE).read_bytes()
+        assert der[:2] == b"\x30\x82"
+        path = files.write("ber", b"\x30\x80" + der[4:] + b"\0\0")
+        assert openssl("pkcs12", "-in", str(path), "-passin", f"pass:{PASSPHRASE}", "-nodes")
+        assert open_key(str(path), PASSPHRASE).public_key() == files.public_key("P-256")
+        assert len(find_certificates(str(path), PASSPHRASE)) == 1
+
+    def test_ec_parameters_before_the_key_are_passed_over(self, files: KeyFiles) -> None:
+        path = files.write("with parameters", openssl("ecparam", "-name", "prime256v1", "-genkey"))
+        assert b"EC PARAMETERS" in path.read_bytes()
+        expected = openssl("pkey", "-in", str(path), "-pubout", "-outform", "DER")
+        assert open_key(str(path)).public_key() == expected
+
+    @pytest.mark.parametrize("newline", [b"\r\n", b"\r"])
+    @pytest.mark.parametrize("form", ["legacy aes256", "legacy aes192", "scrypt"])
+    def test_encrypted_pem_may_have_any_newlines(self, files: KeyFiles, form: str, newline: bytes) -> None:
+        data = files.form("P-256", keyfiles.ENCRYPTED[form], PASSPHRASE).read_bytes()
+        path = files.write("newlines", data.replace(b"\n", newline))
+        assert open_key(str(path), PASSPHRASE).public_key() == files.public_key("P-256")
+
+    def test_a_stored_passphrase_that_is_not_needed_is_no_fault(self, files: KeyFiles) -> None:
+        for command in (keyfiles.PLAIN["PKCS #8"], keyfiles.PLAIN["PKCS #12 without encryption"]):
+            assert open_key(str(files.form("P-256", command)), "not needed").sign(b"message")
+
+    @given(
+        around=st.lists(
+            st.text(st.characters(exclude_categories=["Cs"])).filter(lambda t: "-----" not in t), max_size=3
+        ),
+        newline=st.sampled_from(["\n", "\r\n", "\r"]),
+        start=st.sampled_from(["", "\ufeff", "Bag Attributes: <none>\n", "0"]),
+        kind=st.sampled_from(["P-256", "ML-DSA-44"]),
+    )
+    @settings(max_examples=60)
+    def test_text_around_pem_and_its_newlines_do_not_matter(
+        self, files: KeyFiles, around: list[str], newline: str, start: str, kind: str
+    ) -> None:
+        parts = [files.certificate(kind).read_text(), files.key(kind).read_text(), files.certificate(kind).read_text()]
+        text = start
+        for index, part in enumerate(parts):
+            text += part.replace("\n", newline) + (around[index] + newline if index < len(around) else "")
+        path = files.write("dressed", text.encode())
+        assert open_key(str(path)).public_key() == files.public_key(kind)
+        assert len(find_certificates(str(path))) == 2
+
+
+class TestReading:
+    def test_a_pipe_is_read_once(self, files: KeyFiles, tmp_path: Path) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        writer = threading.Thread(target=lambda: pipe.write_bytes(files.key("P-256").read_bytes()))
+        writer.start()
+        assert open_key(str(pipe)).public_key() == files.public_key("P-256")
+        writer.join()
+
+    def test_standard_input_is_read(self, files: KeyFiles) -> None:
+        script = "from hwsigner.key import open_key; print(open_key('/dev/stdin').public_key().hex())"
+        for stdin in (files.key("P-256").read_bytes(),):
+            ran = subprocess.run([sys.executable, "-c", script], input=stdin, capture_output=True, check=True)
+            assert bytes.fromhex(ran.stdout.decode()) == files.public_key("P-256")
+
+    @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o610, 0o777])
+    @pytest.mark.parametrize("name", ["PKCS #8", "PKCS #12 without encryption"])
+    def test_a_key_that_others_can_reach_is_warned_of(self, files: KeyFiles, mode: int, name: str) -> None:
+        path = files.form("P-256", keyfiles.PLAIN[name])
+        path.chmod(mode)
+        with pytest.warns(UnsafeKeyWarning) as caught:
+            assert open_key(str(path)).sign(b"message")
+        message = str(caught[0].message)
+        assert f"{path} has mode {mode:04o}" in message
+        assert f"chmod 600 {path}" in message
+        assert caught[0].filename == __file__
+
+    def test_a_key_of_another_user_is_warned_of(self, files: KeyFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = files.write("foreign", files.key("P-256").read_bytes())
+        if os.geteuid() == 0:
+            os.chown(path, 4711, -1)
+        else:
+            monkeypatch.setattr(os, "geteuid", lambda: 4711)
+        with pytest.warns(UnsafeKeyWarning) as caught:
+            assert open_key(str(path)).sign(b"message")
+        (warning,) = caught
+        assert f"{path} belongs to user {path.stat().st_uid}" in str(warning.message)
+        assert warning.filename == __file__
+
+    def test_certificates_may_be_readable_by_all(self, files: KeyFiles) -> None:
+        path = files.write("public", files.certificate("P-256").read_bytes())
+        path.chmod(0o644)
+        assert find_certificates(str(path))
+
+    @pytest.mark.parametrize("form", ["PEM", "DER"])
+    @pytest.mark.parametrize("kind", ["P-256", "ML-DSA-44"])
+    def test_a_byte_order_mark_is_passed_over(self, files: KeyFiles, kind: str, form: str) -> None:
+        certificate = openssl("x509", "-in", str(files.certificate(kind)), "-outform", form)
+        der = openssl("x509", "-in", str(files.certificate(kind)), "-outform", "DER")
+        path = files.write("marked certificate", b"\xef\xbb\xbf" + certificate)
+        assert [found.der for found in find_certificates(str(path))] == [der]
+        key = openssl("pkey", "-in", str(files.key(kind)), "-outform", form)
+        path = files.write("marked key", b"\xef\xbb\xbf" + key)
+        assert open_key(str(path)).public_key() == files.public_key(kind)
+
+    @pytest.mark.parametrize("mode", [0o600, 0o400])
+    def test_a_key_of_its_owner_alone_is_not_warned_of(self, files: KeyFiles, mode: int) -> None:
+        path = files.write("own", files.key("P-256").read_bytes())
+        path.chmod(mode)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            open_key(str(path))
+
+    def test_attributes_that_files_do_not_have_are_refused(self, files: KeyFiles) -> None:
+        for find in (open_key, find_certificates):
+            with pytest.raises(UsageError, match="module-path"):
+                find(f"file:{files.key('P-256')}?module-path=/x.so")
+
+
+def _missing(folder: Path) -> Path:
+    return folder / "missing.pem"
+
+
+def _folder(folder: Path) -> Path:
+    return folder
+
+
+def _containing(data: bytes) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        path = folder / "bad.pem"
+        path.touch(0o600)
+        path.write_bytes(data)
+        return path
+
+    return make
+
+
+_GARBAGE_BODY = b"-----BEGIN %b-----\n!!!!\n-----END %b-----\n"
+_BAD_FILES = {
+    "missing": (_missing, "No such file"),
+    "directory": (_folder, "Is a directory"),
+    "empty": (_containing(b""), "is empty"),
+    "blank": (_containing(b" \r\n\n"), "is empty"),
+    "text": (_containing(b"ssh-ed25519 AAAAC3Nz someone@somewhere"), "neither PEM nor DER"),
+    "binary": (_containing(bytes(range(256))), "neither PEM nor DER"),
+    "one byte": (_containing(b"0"), "neither PEM nor DER"),
+    "mark only": (_containing(b"\xef\xbb\xbf"), "is empty"),
+    "other OID": (_containing(bytes.fromhex("3005060355040a")), "unknown kind"),
+    "other DER": (_containing(b"\x30\x03\x01\x01\xff"), "unknown kind"),
+    "cut DER": (_containing(b"\x30\x82\x10\x00\x02\x01\x00"), "cut short"),
+    "no end": (_containing(b"-----BEGIN PRIVATE KEY-----\nAAAA\n"), "matching BEGIN and END"),
+    "other end": (_containing(b"-----BEGIN A-----\nAAAA\n-----END B-----\n"), "matching BEGIN and END"),
+    "end first": (_containing(b"-----END A-----\nAAAA\n-----BEGIN A-----\n"), "matching BEGIN and END"),
+    "not base64": (_containing(_GARBAGE_BODY % (b"CERTIFICATE", b"CERTIFICATE")), "CERTIFICATE block is not base64"),
+    "no body": (_containing(b"-----BEGIN A-----\n-----END A-----\n"), "A block is empty"),
+    "too long": (_containing(b"\0" * (1 << 20) + b"\0"), "more than 1048576 bytes"),
+    "endless": (lambda folder: Path("/dev/zero"), "more than 1048576 bytes"),
+}
+
+
+@pytest.mark.parametrize("path", ["~/key.pem", "$HOME/key.pem"])
+def test_a_path_that_a_shell_would_have_changed(path: str) -> None:
+    with pytest.raises(SigningKeyError, match="nobody here puts a folder in the place of ~"):
+        open_key(path)
+
+
+@pytest.mark.parametrize(("make", "message"), _BAD_FILES.values(), ids=_BAD_FILES.keys())
+class TestBadFiles:
+    def test_key(self, tmp_path: Path, make: Callable[[Path], Path], message: str) -> None:
+        path = make(tmp_path)
+        with pytest.raises(KeyNotFoundError, match=message) as caught:
+            open_key(str(path))
+        assert str(path) in caught.value.message
+        assert caught.value.hint
+        assert caught.value.exit_status == 3
+
+    def test_certificate(self, tmp_path: Path, make: Callable[[Path], Path], message: str) -> None:
+        path = make(tmp_path)
+        with pytest.raises(CertificateError, match=message) as caught:
+            find_certificates(str(path))
+        assert str(path) in caught.value.message
+        assert caught.value.hint
+        assert caught.value.exit_status == 4
+
+
+def test_a_file_that_may_not_be_read_is_named(files: KeyFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(files.key("P-256"))
+
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("hwsigner.backends.pem.open", refuse, raising=False)
+    for find, error in ((open_key, KeyNotFoundError), (find_certificates, CertificateError)):
+        with pytest.raises(error, match=r"Permission denied.*a user who may read it") as caught:
+            find(KeyURI("file", {"path": path.encode()}))
+        assert path in caught.value.message
+
+
+class TestRefusedKeys:
+    @pytest.mark.parametrize(
+        ("command", "name"),
+        {
+            "RSA 1024": ("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:1024", "RSA key of 1024 bits"),
+            "RSA three primes": (
+                "genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -pkeyopt rsa_keygen_primes:3",
+                "RSA key that has more than two primes",
+            ),
+            "RSA-PSS": ("genpkey -algorithm RSA-PSS -pkeyopt rsa_keygen_bits:2048", "RSA-PSS key"),
+            "secp256k1": ("ecparam -name secp256k1 -genkey -noout", "EC key on the curve secp256k1"),
+            "P-192": ("ecparam -name prime192v1 -genkey -noout", "prime192v1|secp192r1"),
+            "secp112r1": ("ecparam -name secp112r1 -genkey -noout", "secp112r1"),
+            "brainpool": ("genpkey -algorithm EC -pkeyopt group:brainpoolP256r1", "brainpoolP256r1"),
+            "Ed25519": ("genpkey -algorithm ED25519", "of type Ed25519"),
+            "Ed448": ("genpkey -algorithm ED448", "of type Ed448"),
+            "X25519": ("genpkey -algorithm X25519", "of type X25519"),
+            "ML-KEM": ("genpkey -algorithm ML-KEM-512", "of type ML-KEM-512|of type MLKEM512"),
+            "SLH-DSA": ("genpkey -algorithm SLH-DSA-SHA2-128f", "of type SLH-DSA-SHA2-128f"),
+        }.values(),
+    )
+    def test_by_name(self, files: KeyFiles, command: str, name: str) -> None:
+        path = files.write("refused", openssl(*command.split()))
+        with pytest.raises(UnsupportedKeyError, match=name) as caught:
+            open_key(str(path))
+        assert str(path) in caught.value.message
+        assert "RSA of 2048 to 4096 bits" in caught.value.hint
+
+    def test_rsa_above_4096_bits(self, files: KeyFiles) -> None:
+        path = files.write("large", _rsa_5120())
+        with pytest.raises(UnsupportedKeyError, match="RSA key of 5120 bits"):
+            open_key(str(path))
+
+    @pytest.mark.parametrize("form", ["-traditional", "-outform DER", "-traditional -outform DER"])
+    def test_dsa(self, files: KeyFiles, form: str) -> None:
+        parameters = "-pkeyopt dsa_paramgen_bits:1024 -pkeyopt dsa_paramgen_q_bits:160"
+        made = files.write("dsa", openssl("genpkey", "-genparam", "-algorithm", "DSA", *parameters.split()))
+        made = files.write("dsa", openssl("genpkey", "-paramfile", str(made)))
+        path = files.write("dsa", openssl("pkey", "-in", str(made), *form.split()))
+        with pytest.raises(UnsupportedKeyError, match="of type DSA"):
+            open_key(str(path))
+
+    def test_openssh_form_says_how_to_convert(self, files: KeyFiles, tmp_path: Path) -> None:
+        path = tmp_path / "id_ecdsa"
+        command = ["ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", str(path)]
+        subprocess.run(command, env={**ENVIRONMENT, "HOME": str(tmp_path)}, check=True)
+        with pytest.raises(UnsupportedKeyError, match=r"OPENSSH PRIVATE KEY.*ssh-keygen -p -m PKCS8"):
+            open_key(str(path))
+        subprocess.run(
+            ["ssh-keygen", "-q", "-p", "-m", "PKCS8", "-N", "", "-f", str(path)], env=ENVIRONMENT, check=True
+        )
+        assert open_key(str(path)).sign(b"message")
+
+    def test_tss2_through_a_pipe_names_the_scheme(self, files: KeyFiles) -> None:
+        data = b"-----BEGIN TSS2 PRIVATE KEY-----\nMAYGBFUdJQA=\n-----END TSS2 PRIVATE KEY-----\n"
+        read, write = os.pipe()
+        with os.fdopen(read), os.fdopen(write, "wb") as pipe:
+            pipe.write(data)
+            pipe.close()
+            with pytest.raises(UnsupportedKeyError, match="tpm2:path="):
+                open_key(f"/dev/fd/{read}")
+
+    @pytest.mark.parametrize(
+        ("command", "words"),
+        [
+            ("x509 -in {certificate}", "a certificate and no private key"),
+            ("x509 -in {certificate} -outform DER", "a certificate and no private key"),
+            ("pkey -in {key} -pubout", "a public key and no private key"),
+            ("pkey -in {key} -pubout -outform DER", "a public key and no private key"),
+            ("rsa -in {key} -RSAPublicKey_out -outform DER", "RSA PUBLIC KEY and no private key"),
+            ("req -new -subj /CN=x -key {key}", "a certificate request and no private key"),
+            ("pkcs12 -export -nokeys -in {certificate} -passout pass:", "PKCS #12 file without a private key"),
+            ("crl2pkcs7 -nocrl -certfile {certificate}", "PKCS #7 and no private key"),
+            ("crl2pkcs7 -nocrl -certfile {certificate} -outform DER", "PKCS #7 and no private key"),
+        ],
+    )
+    def test_a_file_without_a_private_key_says_what_it_holds(self, files: KeyFiles, command: str, words: str) -> None:
+        path = files.form("RSA-2048", command)
+        with pytest.raises(KeyNotFoundError, match=words) as caught:
+            open_key(str(path))
+        assert str(path) in caught.value.message
+
+    def test_two_private_keys_are_ambiguous(self, files: KeyFiles) -> None:
+        path = files.write("two", files.key("P-256").read_bytes() + files.key("P-384").read_bytes())
+        with pytest.raises(AmbiguousKeyError, match="2 private keys") as caught:
+            open_key(str(path))
+        assert str(path) in caught.value.message
+
+    def test_a_damaged_key_is_told_from_a_wrong_passphrase(self, files: KeyFiles) -> None:
+        data = files.key("P-256").read_bytes().replace(b"MIG", b"MIH", 1)
+        with pytest.raises(SigningKeyError, match="damaged") as caught:
+            open_key(str(files.write("damaged", data)))
+        assert not isinstance(caught.value, PinError)
+
+    def test_mldsa_whose_two_halves_disagree_is_refused(self, files: KeyFiles) -> None:
+        der = bytearray(files.form("ML-DSA-44", keyfiles.MLDSA_PLAIN["seed-priv DER"]).read_bytes())
+        der[-700] ^= 1
+        with pytest.raises(UnsupportedKeyError, match="damaged"):
+            open_key(str(files.write("disagreeing", bytes(der))))
+
+    @pytest.mark.parametrize("offset", [50, 400, 700, 900, 1100, -10])
+    def test_damaged_rsa_numbers_sign_rightly_or_not_at_all_or_are_seen(self, files: KeyFiles, offset: int) -> None:
+        der = bytearray(openssl("pkey", "-in", str(files.key("RSA-2048")), "-traditional", "-outform", "DER"))
+        der[offset] ^= 1
+        key = open_key(str(files.write("damaged", bytes(der))))
+        try:
+            signature = key.sign(b"message")
+        except SigningKeyError:
+            return
+        verified = openssl_verifies(files.folder, files.public_key("RSA-2048"), signature, b"message", "sha256")
+        assert verified or key.public_key() != files.public_key("RSA-2048")
+
+    def test_a_short_initialisation_vector_is_an_error(
+        self, files: KeyFiles, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        data = files.form("P-256", keyfiles.ENCRYPTED["legacy aes256"], PASSPHRASE).read_bytes()
+        start = data.index(b"AES-256-CBC,") + len(b"AES-256-CBC,")
+        with pytest.raises(SigningKeyError):
+            open_key(str(files.write("short", data[:start] + data[start + 2 :])), PASSPHRASE)
+        assert capfd.readouterr().err == ""
+
+
+class TestLibcrypto:
+    @pytest.fixture
+    def without_libcrypto(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        _libcrypto._library.cache_clear()
+        monkeypatch.setattr(_libcrypto, "_NAMES", ("libcrypto-that-is-not-there.so",))
+        yield
+        _libcrypto._library.cache_clear()
+
+    @pytest.fixture
+    def with_old_libcrypto(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        _libcrypto._library.cache_clear()
+        monkeypatch.setattr(_libcrypto, "_FIRST_WITH_MLDSA", 0xF0000000)
+        yield
+        _libcrypto._library.cache_clear()
+
+    @pytest.mark.parametrize("state", ["without_libcrypto", "with_old_libcrypto"])
+    def test_a_form_that_needs_it_says_so(self, files: KeyFiles, state: str, request: pytest.FixtureRequest) -> None:
+        request.getfixturevalue(state)
+        path = files.form("ML-DSA-44", keyfiles.MLDSA_PLAIN["priv-only"])
+        with pytest.raises(UnsupportedKeyError, match=r"OpenSSL 3\.5"):
+            open_key(str(path))
+
+    @pytest.mark.usefixtures("without_libcrypto")
+    def test_what_cryptography_reads_does_without(self, files: KeyFiles) -> None:
+        assert open_key(str(files.key("P-256"))).sign(b"message")
+        assert open_key(str(files.form("ML-DSA-44", keyfiles.MLDSA_PLAIN["seed-only"]))).sign(b"message")
+        with pytest.raises(WrongPinError):
+            open_key(str(files.form("P-256", keyfiles.ENCRYPTED["scrypt"], PASSPHRASE)), WRONG_PASSPHRASE)
+
+    def test_it_never_asks_at_the_terminal(self, files: KeyFiles) -> None:
+        pem = files.form("P-256", keyfiles.ENCRYPTED["legacy aes192"], PASSPHRASE).read_bytes()
+        assert _libcrypto.load_key("form", pem, b"") is None
+
+    @pytest.mark.parametrize("form", keyfiles.UNREADABLE)
+    def test_a_cipher_that_it_lacks_is_no_wrong_passphrase(self, files: KeyFiles, form: str) -> None:
+        path = files.form("ML-DSA-44", keyfiles.UNREADABLE[form], PASSPHRASE)
+        with pytest.raises(UnsupportedKeyError, match="a cipher that is not read") as caught:
+            open_key(str(path), PASSPHRASE)
+        assert str(path) in caught.value.message
+        assert "openssl pkcs12 (or pkey) -provider legacy -provider default -in" in caught.value.hint
+        program = ["pkcs12", "-noenc"] if form.startswith("PKCS #12") else ["pkey"]
+        options = ["-provider", "legacy", "-provider", "default", "-passin", f"pass:{PASSPHRASE}"]
+        path = files.write("converted", openssl(*program, *options, "-in", str(path)))
+        assert open_key(str(path)).public_key() == files.public_key("ML-DSA-44")
+
+    def test_where_it_lacks_the_cipher_a_wrong_passphrase_is_seen_by_its_code(self, files: KeyFiles) -> None:
+        path = files.form("ML-DSA-44", keyfiles.UNREADABLE["PKCS #12 RC2"], PASSPHRASE)
+        with pytest.raises(WrongPinError):
+            open_key(str(path), WRONG_PASSPHRASE)
+
+
+class TestPassphrases:
+    @pytest.fixture
+    def bundle(self, files: KeyFiles) -> Path:
+        return files.form("P-256", keyfiles.ENCRYPTED["PKCS #12"], PASSPHRASE)
+
+    def test_one_answer_opens_certificate_and_key(self, bundle: Path) -> None:
+        asked: list[PinRequest] = []
+
+        def ask(request: PinRequest) -> str:
+            asked.append(request)
+            return PASSPHRASE
+
+        pins = PinSource(ask=ask)
+        assert len(find_certificates(str(bundle), pins)) == 1
+        assert open_key(str(bundle), pins).sign(b"message")
+        assert asked == [PinRequest("passphrase", str(bundle))]
+
+    def test_the_uri_and_its_pin_file_are_places(self, bundle: Path, tmp_path: Path) -> None:
+        (tmp_path / "pin").write_text(PASSPHRASE + "\n")
+        (tmp_path / "pin").chmod(0o600)
+        for query in (f"pin-source=file:{tmp_path}/pin", f"pin-value={PASSPHRASE.replace(' ', '%20')}"):
+            uri = f"{KeyURI.parse(str(bundle))}?{query}"
+            assert open_key(uri).sign(b"message")
+            assert find_certificates(uri)
+
+    @pytest.mark.parametrize("form", ["PKCS #12", "PBES2 DER"])
+    def test_what_is_no_unicode_text_is_not_shown(self, files: KeyFiles, form: str) -> None:
+        path = files.form("P-256", keyfiles.ENCRYPTED[form], PASSPHRASE)
+        with pytest.raises(PinError, match="not Unicode text") as caught:
+            open_key(str(path), "secret\ud800")
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__
+        assert "secret" not in str(caught.value)
+        assert str(path) in caught.value.message
+
+    def test_certificates_behind_a_wrong_or_no_passphrase(self, bundle: Path) -> None:
+        with pytest.raises(WrongPinError) as caught:
+            find_certificates(str(bundle), WRONG_PASSPHRASE)
+        assert str(bundle) in caught.value.message
+        assert WRONG_PASSPHRASE not in str(caught.value)
+        with pytest.raises(PinRequiredError):
+            find_certificates(str(bundle))
+
+
+class TestCertificates:
+    def test_a_bundle_keeps_its_order(self, files: KeyFiles) -> None:
+        kinds = ("RSA-2048", "P-256", "ML-DSA-44", "P-384")
+        path = files.write("bundle", b"".join(files.certificate(kind).read_bytes() for kind in kinds))
+        found = find_certificates(str(path))
+        expected = [openssl("x509", "-in", str(files.certificate(kind)), "-outform", "DER") for kind in kinds]
+        assert [certificate.der for certificate in found] == expected
+        assert {certificate.uri for certificate in found} == {str(path)}
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            "x509 -in {certificate} -outform DER",
+            "x509 -in {certificate} -trustout -addtrust serverAuth",
+            "x509 -in {certificate} -text",
+            "pkcs12 -export -in {certificate} -inkey {key} -passout pass:",
+            "pkcs12 -export -in {certificate} -nokeys -passout pass:",
+            "pkcs12 -export -in {certificate} -inkey {key} -certpbe NONE -passout pass:",
+        ],
+    )
+    @pytest.mark.parametrize("kind", ["P-256", "ML-DSA-44"])
+    def test_forms(self, files: KeyFiles, command: str, kind: str) -> None:
+        expected = openssl("x509", "-in", str(files.certificate(kind)), "-outform", "DER")
+        found = find_certificates(str(files.form(kind, command)))
+        assert [certificate.der for certificate in found] == [expected]
+
+    def test_the_old_label_is_read(self, files: KeyFiles) -> None:
+        data = files.certificate("P-256").read_bytes().replace(b"CERTIFICATE", b"X509 CERTIFICATE")
+        assert len(find_certificates(str(files.write("old label", data)))) == 1
+
+    @pytest.mark.parametrize("kind", ["P-256", "ML-DSA-44"])
+    def test_pkcs12_gives_its_chain_too(self, files: KeyFiles, kind: str) -> None:
+        command = "pkcs12 -export -in {certificate} -inkey {key} -certfile {folder}/P-384.crt -passout pass:"
+        files.certificate("P-384")
+        found = find_certificates(str(files.form(kind, command)))
+        expected = [openssl("x509", "-in", str(files.certificate(k)), "-outform", "DER") for k in (kind, "P-384")]
+        assert [certificate.der for certificate in found] == expected
+
+    @pytest.mark.parametrize("form", ["PEM", "DER"])
+    def test_pkcs7_says_how_to_convert_it(self, files: KeyFiles, form: str) -> None:
+        path = files.form("P-256", f"crl2pkcs7 -nocrl -certfile {{certificate}} -outform {form}")
+        with pytest.raises(CertificateError, match=f"openssl pkcs7 -print_certs -in {path}"):
+            find_certificates(str(path))
+        converted = openssl("pkcs7", "-print_certs", "-in", str(path), "-inform", form)
+        assert len(find_certificates(str(files.write("converted", converted)))) == 1
+
+    def test_pkcs7_in_ber_is_named(self, files: KeyFiles) -> None:
+        der = files.form("P-256", "crl2pkcs7 -nocrl -certfile {certificate} -outform DER").read_bytes()
+        path = files.write("ber", b"\x30\x80" + der[4:] + b"\0\0")
+        with pytest.raises(CertificateError, match="PKCS #7 and no certificate"):
+            find_certificates(str(path))
+
+    def test_a_damaged_certificate_is_named(self, files: KeyFiles) -> None:
+        der = openssl("x509", "-in", str(files.certificate("P-256")), "-outform", "DER")
+        path = files.write("damaged", der[:8] + b"\xff" * 8 + der[16:])
+        with pytest.raises(CertificateError, match="can't be read") as caught:
+            find_certificates(str(path))
+        assert str(path) in caught.value.message
+
+    @pytest.mark.parametrize(
+        ("command", "words"),
+        [
+            ("pkey -in {key}", "a private key and no certificate"),
+            ("pkey -in {key} -pubout", "a public key and no certificate"),
+            ("req -new -subj /CN=x -key {key}", "a certificate request and no certificate"),
+            ("req -new -subj /CN=x -key {key} -outform DER", "can't be read"),
+            ("crl2pkcs7 -nocrl -certfile {certificate}", "PKCS #7 and no certificate"),
+            ("crl2pkcs7 -nocrl -certfile {certificate} -outform DER", "PKCS #7 and no certificate"),
+        ],
+    )
+    def test_a_file_without_a_certificate_says_what_it_holds(self, files: KeyFiles, command: str, words: str) -> None:
+        path = files.form("P-256", command)
+        with pytest.raises(CertificateError, match=words) as caught:
+            find_certificates(str(path))
+        assert str(path) in caught.value.message
+
+
+_MUTATED = {
+    "EC": ("P-256", keyfiles.PLAIN["PKCS #8"], None),
+    "EC DER": ("P-256", keyfiles.PLAIN["traditional DER"], None),
+    "RSA DER": ("RSA-2048", keyfiles.PLAIN["PKCS #8 DER"], None),
+    "PBES2": ("P-256", keyfiles.ENCRYPTED["PBES2 DER"], PASSPHRASE),
+    "legacy": ("P-256", keyfiles.ENCRYPTED["legacy aes256"], PASSPHRASE),
+    "PKCS #12": ("P-256", keyfiles.ENCRYPTED["PKCS #12"], PASSPHRASE),
+    "open PKCS #12": ("P-256", keyfiles.PLAIN["PKCS #12 without encryption"], None),
+    "ML-DSA": ("ML-DSA-44", keyfiles.MLDSA_PLAIN["seed-priv DER"], None),
+    "certificate": ("P-256", "x509 -in {certificate}", None),
+    "certificate DER": ("P-256", "x509 -in {certificate} -outform DER", None),
+}
+
+
+@pytest.fixture(scope="module")
+def originals(files: KeyFiles) -> dict[str, bytes]:
+    return {name: files.form(*arguments).read_bytes() for name, arguments in _MUTATED.items()}
+
+
+# Derandomised: a mutation may make an iteration count of two thousand millions.
+@given(name=st.sampled_from(sorted(_MUTATED)), data=st.data())
+@settings(max_examples=1000, derandomize=True)
+@pytest.mark.filterwarnings("ignore::UserWarning:cryptography", "ignore:PKCS#12 bundle")
+def test_a_mutated_file_raises_our_errors_only(
+    files: KeyFiles, originals: dict[str, bytes], name: str, data: st.DataObject
+) -> None:
+    content = bytearray(originals[name])
+    for _ in range(data.draw(st.integers(0, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    start, end = data.draw(st.sampled_from([0, 0, 0, 1])), data.draw(st.integers(1, len(content)))
+    mutated = bytes(content[start:end]) if data.draw(st.booleans()) else bytes(content)
+    path = str(files.write("mutated", mutated))
+    for action in (lambda: open_key(path, PASSPHRASE).sign(b"message"), lambda: find_certificates(path, PASSPHRASE)):
+        with contextlib.suppress(HwsignerError):
+            action()
+
+
+def _rsa_5120() -> bytes:
+    """Return a PKCS #8 key of 5120 bits from numbers that are no primes: making a real one takes seconds."""
+    integers = [0, (1 << 5119) | 1, 65537, (1 << 5118) | 1, *[(1 << 2559) | 1] * 5]
+    body = b"".join(_der(0x02, n.to_bytes(n.bit_length() // 8 + 1, "big")) for n in integers)
+    return _der(0x30, body)
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    length = bytes([size]) if size < 0x80 else b"\x82" + size.to_bytes(2, "big")
+    return bytes([tag]) + length + content

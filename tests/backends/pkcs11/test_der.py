@@ -1,0 +1,71 @@
+"""The DER of the PKCS #11 backend. Judge: cryptography."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.pkcs11.tokens import self_made
+from hwsigner.backends.pkcs11 import der as _pkcs11_der
+
+CERTIFICATE = self_made(
+    ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+    "leaf",
+)
+
+
+@given(st.integers(1, 66).flatmap(lambda size: st.tuples(*[st.binary(min_size=size, max_size=size)] * 2)))
+def test_signature_encoding_is_cryptographys(halves: tuple[bytes, bytes]) -> None:
+    r, s = (int.from_bytes(half, "big") for half in halves)
+    assert _pkcs11_der.encode_ecdsa_signature(halves[0] + halves[1]) == encode_dss_signature(r, s)
+
+
+def test_the_public_key_of_a_certificate_is_cryptographys() -> None:
+    for kind in ("P-256", "P-521", "RSA"):
+        if kind == "RSA":
+            public: Any = rsa.generate_private_key(65537, 2048).public_key()
+        else:
+            public = ec.generate_private_key(ec.SECP256R1() if kind == "P-256" else ec.SECP521R1()).public_key()
+        expected = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        der = self_made(expected, kind)
+        assert _pkcs11_der.certificate_public_key(der) == expected
+        version = bytes.fromhex("a003020102")
+        assert der.count(version) == 1
+        start = der.index(version)
+        without = b"\x30\x82" + (len(der) - start - 5).to_bytes(2) + der[start + 5 :]
+        assert _pkcs11_der.certificate_public_key(b"\x30\x82" + len(without).to_bytes(2) + without) == expected
+
+
+@given(st.binary(max_size=64), st.integers(0, 300))
+def test_broken_certificates_have_no_public_key(junk: bytes, size: int) -> None:
+    assert _pkcs11_der.certificate_public_key(junk) is None
+    assert _pkcs11_der.certificate_public_key(CERTIFICATE[: min(size, len(CERTIFICATE) // 2)]) is None
+
+
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
+def test_points_are_read_with_and_without_their_octet_string(curve: ec.EllipticCurve) -> None:
+    for _ in range(20):
+        public = ec.generate_private_key(curve).public_key()
+        point = public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        header = bytes((0x04, len(point))) if len(point) < 0x80 else bytes((0x04, 0x81, len(point)))
+        assert _pkcs11_der.raw_point(point) == point
+        assert _pkcs11_der.raw_point(header + point) == point
+        length = bytes((len(point) + 1,)) if len(point) < 0x7F else bytes((0x81, len(point) + 1))
+        assert _pkcs11_der.raw_point(b"\x03" + length + b"\0" + point) == point
+
+
+@given(st.binary(max_size=200))
+def test_no_point_and_no_padding_is_an_error(junk: bytes) -> None:
+    assert isinstance(_pkcs11_der.raw_point(junk), bytes)
+    assert junk.startswith(_pkcs11_der.without_padding(junk))
+
+
+@given(st.binary(max_size=50))
+def test_padding_is_cut(padding: bytes) -> None:
+    assert _pkcs11_der.without_padding(CERTIFICATE + padding) == CERTIFICATE

@@ -1,0 +1,256 @@
+"""Tokens as they are in the field: shared ids and ids that lead astray, empty names, broken objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+import certs
+from backends.contract import openssl_verifies
+from backends.pkcs11.tokens import (
+    EC,
+    P256,
+    PUBLIC_KEY,
+    certificate_object,
+    create,
+    key_uri,
+    remove_tokens,
+    self_made,
+    tool,
+)
+from emulators import InProcessSoftHSM
+from hwsigner.errors import (
+    AmbiguousCertificateError,
+    AmbiguousKeyError,
+    CertificateError,
+    KeyNotFoundError,
+    UsageError,
+)
+from hwsigner.identity import IdentitySource, open_identity
+from hwsigner.key import find_certificates, open_key
+from hwsigner.pins import PinRequest
+
+CA = certs.make_ca()
+YUBICO_FIRMWARE = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.41482.3.3"), b"\x05\x04\x03")
+
+
+@pytest.fixture(scope="module")
+def hsm(softhsm: InProcessSoftHSM) -> Iterator[InProcessSoftHSM]:
+    """A token with two keys, and some for the tests to fill."""
+    token, others = softhsm.label, ("field", "crowded", "chained", "twin 1", "twin 2")
+    for label in others:
+        softhsm.add_token(label)
+    softhsm.label = token
+    softhsm.generate("P-256", b"\x01", "EC:prime256v1")
+    softhsm.generate("P-384", b"\x02", "EC:secp384r1")
+    yield softhsm
+    remove_tokens(softhsm, token, *others)
+
+
+@pytest.fixture
+def uri(hsm: InProcessSoftHSM) -> Callable[..., str]:
+    """What makes a URI on the first token, or on none or another with `token=`."""
+    return partial(key_uri, hsm.module, token=hsm.label)
+
+
+def new_key(hsm: InProcessSoftHSM, token: str, label: str, key_id: bytes, *, public: bool = True) -> bytes:
+    """Generate a key and return its SubjectPublicKeyInfo; `public` keeps its public key object."""
+    hsm.generate(label, key_id, "EC:prime256v1", token)
+    public_key = hsm.public_key(key_id, token)
+    if not public:
+        hsm.delete("pubkey", key_id, token)
+    return public_key
+
+
+def issued(public_key: bytes, name: str) -> bytes:
+    return certs.issue(CA, public_key, certs.Shape(name)).public_bytes(Encoding.DER)
+
+
+def test_a_certificate_with_the_id_of_no_key_leads_to_the_key_with_its_public_key(
+    uri: Callable[..., str], hsm: InProcessSoftHSM
+) -> None:
+    wanted = new_key(hsm, "field", "away", b"\x01")
+    new_key(hsm, "field", "another", b"\x02")
+    hsm.write_certificate(issued(wanted, "away"), "astray", b"\x99", "field")
+    for attributes in ("object=astray", "object=astray;type=cert", "id=%99"):
+        for public_key in (wanted, None):
+            with open_key(uri(attributes, token="field"), "1234", public_key=public_key) as key:
+                assert key.public_key() == wanted
+
+
+def test_a_certificate_with_the_id_of_another_key_leads_to_its_own(
+    uri: Callable[..., str], hsm: InProcessSoftHSM, tmp_path: Path
+) -> None:
+    wanted = new_key(hsm, "field", "mine", b"\x03")
+    new_key(hsm, "field", "not mine", b"\x04")
+    hsm.write_certificate(issued(wanted, "swapped"), "swapped", b"\x04", "field")
+    for attributes in ("object=swapped", "id=%04;type=cert", "id=%04"):
+        with open_key(uri(attributes, token="field"), "1234", public_key=wanted) as key:
+            assert openssl_verifies(tmp_path, wanted, key.sign(b"message"), b"message", "sha256")
+    with open_identity(IdentitySource(uri("object=swapped", token="field"), pin="1234")) as identity:
+        assert identity.sign(b"message")
+
+
+def test_a_key_that_is_named_is_not_replaced_by_the_certificates(
+    uri: Callable[..., str], hsm: InProcessSoftHSM
+) -> None:
+    wanted = hsm.public_key(b"\x01")
+    with open_key(uri("object=P-384;type=private"), "1234", public_key=wanted) as key:
+        assert key.public_key() == hsm.public_key(b"\x02")
+    with pytest.raises(KeyNotFoundError, match="object=nonesuch"):
+        open_key(uri("object=nonesuch"), "1234", public_key=wanted)
+
+
+def test_the_one_key_without_a_public_key_may_be_the_certificates(
+    uri: Callable[..., str], hsm: InProcessSoftHSM, tmp_path: Path
+) -> None:
+    bare = new_key(hsm, "field", "bare", b"\x05", public=False)
+    with open_key(uri("", token="field"), "1234", public_key=bare) as key:
+        assert key.public_key() is None
+        assert openssl_verifies(tmp_path, bare, key.sign(b"message"), b"message", "sha256")
+    hsm.write_certificate(issued(bare, "bare"), "of the bare key", b"\x98", "field")
+    with open_identity(IdentitySource(uri("object=of%20the%20bare%20key", token="field"), pin="1234")) as identity:
+        assert identity.sign(b"message")
+
+
+def test_empty_names_tell_objects_apart(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+    publics = [new_key(hsm, "crowded", label, key_id) for label, key_id in (("", b"\x01"), ("named", b"\x02"))]
+    hsm.write_certificate(self_made(publics[0], "nameless"), "", b"\x01", "crowded")
+    hsm.write_certificate(self_made(publics[0], "named"), "named", b"\x01", "crowded")
+    with open_key(uri("object=", token="crowded"), "1234") as key:
+        assert key.public_key() == publics[0]
+    found = find_certificates(uri("id=%01", token="crowded"))
+    assert sorted("object=;" in one.uri for one in found) == [False, True]
+    for one in found:
+        assert find_certificates(one.uri) == [one]
+
+
+def test_objects_that_are_no_certificates_of_ours_break_nothing(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+    public_key = new_key(hsm, "crowded", "good", b"\x10")
+    good = issued(public_key, "good")
+    junk = [
+        certificate_object(value, b"junk", b"\x10") for value in (b"\x00", b"no DER at all", good[:50], b"\x30\x84")
+    ]
+    padded = certificate_object(good + bytes(300), b"good", b"\x10", SUBJECT=b"")
+    link = certificate_object(
+        b"", b"a link", b"\x10", URL=b"https://example.com/leaf.der", HASH_OF_SUBJECT_PUBLIC_KEY=b"x" * 20
+    )
+    create(hsm, "crowded", *junk, padded, link)
+    with open_identity(IdentitySource(uri("id=%10", token="crowded"), pin="1234")) as identity:
+        assert identity.chain.leaf.der == good
+        assert identity.sign(b"message")
+    with pytest.raises(CertificateError, match="object=junk"):
+        open_identity(IdentitySource(uri("object=junk", token="crowded"), pin="1234"))
+
+
+@pytest.mark.parametrize("size", [65, 0, 1, 20])
+def test_points_as_tokens_have_them(uri: Callable[..., str], hsm: InProcessSoftHSM, size: int) -> None:
+    key_id = bytes((0x80 + size,))
+    wanted = new_key(hsm, "crowded", f"point of {size} bytes", key_id, public=False)
+    point = wanted[-65:][:size]
+    shown = {"CLASS": PUBLIC_KEY, "KEY_TYPE": EC, "EC_PARAMS": P256, "EC_POINT": point, "ID": key_id, "PRIVATE": False}
+    create(hsm, "crowded", shown)
+    with open_key(uri(f"id=%{key_id.hex()}", token="crowded"), "1234") as key:
+        assert (key.public_key() == wanted) is (size == 65)
+        assert key.sign(b"message")
+
+
+def test_an_attestation_certificate_is_not_the_users(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+    public_key = new_key(hsm, "crowded", "attested", b"\x30")
+    attestation, own = self_made(public_key, "attestation", YUBICO_FIRMWARE), issued(public_key, "own")
+    hsm.write_certificate(attestation, "X.509 Certificate for PIV Attestation 9a", b"\x30", "crowded")
+    hsm.write_certificate(own, "X.509 Certificate for PIV Authentication", b"\x30", "crowded")
+    with open_identity(IdentitySource(uri("id=%30", token="crowded"), pin="1234")) as identity:
+        assert identity.chain.leaf.der == own
+        assert identity.chain.intermediates == ()
+
+
+def test_the_chain_on_a_token_is_ordered_and_without_strangers(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+    public_key = new_key(hsm, "chained", "leaf", b"\x01")
+    root = certs.make_ca("root")
+    upper = certs.make_ca("upper", root)
+    lower = certs.make_ca("lower", upper)
+    stranger, leaf = certs.make_ca("stranger"), certs.issue(lower, public_key)
+    neighbour = certs.issue(upper, ec.generate_private_key(ec.SECP256R1()).public_key())
+    shuffled = [stranger.certificate, upper.certificate, leaf, neighbour, root.certificate, lower.certificate]
+    for number, one in enumerate(shuffled):
+        key_id = b"\x01" if one is leaf else bytes((0x60 + number,))
+        hsm.write_certificate(one.public_bytes(Encoding.DER), f"certificate {number}", key_id, "chained")
+    create(hsm, "chained", certificate_object(b"junk", b"junk", b"\x7f"))
+    for attributes in ("id=%01", "object=certificate%202", "object=certificate%202;type=cert;id=%01"):
+        with open_identity(IdentitySource(uri(attributes, token="chained"), pin="1234")) as identity:
+            assert identity.chain.leaf.x509 == leaf
+            assert [one.x509 for one in identity.chain.intermediates] == [lower.certificate, upper.certificate]
+
+
+def test_two_leaves_of_one_key_are_listed_each_with_a_uri_of_its_own(
+    uri: Callable[..., str], hsm: InProcessSoftHSM
+) -> None:
+    public_key = new_key(hsm, "crowded", "renewed", b"\x40")
+    ca = certs.make_ca()
+    for name, end in (("old", certs.ago(-3)), ("new", certs.ago(-9))):
+        der = certs.issue(ca, public_key, certs.Shape(end=end)).public_bytes(Encoding.DER)
+        hsm.write_certificate(der, name, b"\x40", "crowded")
+    source = uri("id=%40", token="crowded")
+    with pytest.raises(AmbiguousCertificateError, match="2 certificates may be the leaf") as caught:
+        open_identity(IdentitySource(source, pin="1234"))
+    for name in ("old", "new"):
+        assert f"id=%40;object={name};type=cert" in caught.value.message
+    with open_identity(IdentitySource(source, pin="1234", latest=True)) as identity:
+        assert "object=new" in identity.chain.leaf.source
+
+
+def test_tokens_with_the_same_key_are_listed_each_with_a_uri_of_its_own(
+    uri: Callable[..., str], hsm: InProcessSoftHSM
+) -> None:
+    def ask(request: PinRequest) -> str:
+        raise AssertionError(f"asked for the {request.kind} of {request.subject}")
+
+    spki = ec.generate_private_key(ec.SECP256R1()).public_key()
+    der = self_made(spki.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo), "backup")
+    for token in ("twin 1", "twin 2"):
+        hsm.write_certificate(der, "backup", b"\x01", token)
+    with pytest.raises(AmbiguousKeyError, match="names 2 tokens") as caught:
+        open_key(uri("object=backup", token=None), ask)
+    listed = caught.value.message.partition(" tokens: ")[2].split(", ")
+    assert len(listed) == 2
+    for one, token in zip(sorted(listed), ("twin 1", "twin 2"), strict=True):
+        (found,) = find_certificates(f"{one.partition('?')[0]};object=backup?module-path={hsm.module}", ask)
+        assert f"token={token.replace(' ', '%20')};serial=" in found.uri
+
+
+def test_a_type_that_names_no_key_and_no_certificate_is_refused(uri: Callable[..., str]) -> None:
+    for kind in ("secret-key", "data", "key", ""):
+        for find in (open_key, find_certificates):
+            with pytest.raises(UsageError, match="type"):
+                find(uri(f"object=P-256;type={kind}"), "1234")
+
+
+def test_the_id_as_pkcs11_tool_writes_it(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+    wanted = new_key(hsm, "crowded", "long id", b"\x99\x0a\xff\x3b")
+    (line,) = [
+        line
+        for line in tool(hsm, "crowded", "--list-objects", "--type", "privkey", "--id", "990aff3b").splitlines()
+        if "uri:" in line
+    ]
+    with open_key(f"{line.partition('uri:')[2].strip()}?module-path={hsm.module}", "1234") as key:
+        assert key.public_key() == wanted
+    with open_key(uri("id=%99%0A%FF%3B", token="crowded"), "1234") as key:
+        assert key.public_key() == wanted
+
+
+def test_keys_with_the_same_names_are_said_to_be_alike(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+    publics = []
+    for _ in range(2):
+        hsm.generate("alike", b"\x50", "EC:prime256v1", "crowded")
+        publics.append(hsm.public_key(b"\x50", "crowded"))
+        hsm.delete("pubkey", b"\x50", "crowded")
+    with pytest.raises(AmbiguousKeyError, match="names 2 keys") as caught:
+        open_key(uri("object=alike", token="crowded"), "1234", public_key=publics[0])
+    assert caught.value.hint.startswith("Give each a label or id of its own: ")

@@ -1,0 +1,94 @@
+"""Modules and tokens that behave oddly, seen by the commands."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backends.contract import ENVIRONMENT
+from emulators import InProcessSoftHSM
+
+ROOT = Path(__file__).parents[3]
+ODD = Path(__file__).with_name("odd_module.c")
+LOGIN_REQUIRED, COUNT_LOW, FINAL_TRY, LOCKED = "0x4", "0x10000", "0x20000", "0x40000"
+
+
+@pytest.fixture(scope="module")
+def hsm(softhsm: InProcessSoftHSM) -> InProcessSoftHSM:
+    """A token with a key that can be read, and one that the odd module does not let be read."""
+    softhsm.generate("P-256", b"\x01", "EC:prime256v1")
+    softhsm.generate("unreadable", b"\x02", "EC:prime256v1")
+    return softhsm
+
+
+@pytest.fixture(scope="module")
+def odd_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The odd module, compiled."""
+    path = tmp_path_factory.mktemp("odd") / "odd.so"
+    command = ["cc", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-o", str(path), str(ODD), "-ldl"]
+    subprocess.run(command, check=True, timeout=60)
+    return path
+
+
+@pytest.fixture
+def command(hsm: InProcessSoftHSM, odd_module: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command on the odd module, in a process of its own."""
+
+    def run(*arguments: str, **odd: str) -> subprocess.CompletedProcess[str]:
+        settings = {f"ODD_{name.upper()}": value for name, value in odd.items()}
+        home = {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "ODD_MODULE": hsm.module}
+        environment = {**ENVIRONMENT, **hsm.env, **home, **settings, "ODD_LOGINS": str(tmp_path / "logins")}
+        program = [sys.executable, "-m", "hwsigner", *arguments, "--pkcs11-lib", str(odd_module)]
+        return subprocess.run(program, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    return run
+
+
+def test_what_a_module_prints_is_shown_with_debug_alone(
+    command: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    quiet = command("list", chatter="WARNING: no config found")
+    assert (quiet.returncode, quiet.stderr) == (0, "")
+    assert command("list", "--debug", chatter="WARNING: no config found").stderr == "WARNING: no config found\n"
+
+
+def test_a_modules_last_words_do_not_hide_the_error(command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    failed = command("list", chatter="noise", module="/nonexistent.so")
+    assert failed.returncode == 3
+    assert failed.stderr.startswith("hwsigner: PKCS #11 module ")
+    assert "noise" not in failed.stderr
+
+
+def test_an_object_that_cant_be_read_does_not_hide_the_others(
+    command: Callable[..., subprocess.CompletedProcess[str]], hsm: InProcessSoftHSM
+) -> None:
+    for name, found in (("P-256", True), ("unreadable", False)):
+        key = f"pkcs11:token={hsm.label};object={name}?pin-value=1234"
+        done = command("sign-string", "--private-key", key, unreadable="unreadable")
+        assert (done.returncode == 0) is found, done.stderr
+    assert f"no key is named by pkcs11:token={hsm.label};object=unreadable" in done.stderr
+
+
+def test_a_token_without_login_required_still_hides_its_keys(
+    command: Callable[..., subprocess.CompletedProcess[str]], hsm: InProcessSoftHSM, tmp_path: Path
+) -> None:
+    key = f"pkcs11:token={hsm.label};object=P-256?pin-value=1234"
+    assert command("sign-string", "--private-key", key, clear=LOGIN_REQUIRED).returncode == 0
+    assert (tmp_path / "logins").read_text() == "login\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "state"),
+    [("0", "good"), (COUNT_LOW, "an earlier try failed"), (FINAL_TRY, "one try is left"), (LOCKED, "locked")],
+)
+def test_the_list_says_how_the_pin_is_and_sends_none(
+    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, flags: str, state: str
+) -> None:
+    listed = command("list", "--pkcs11-lib=x", **{"raise": flags}).stdout
+    tokens = [line.split("\t") for line in listed.splitlines() if line.startswith("token\t")]
+    assert {row[6] for row in tokens} == {state}
+    assert not (tmp_path / "logins").exists()

@@ -1,0 +1,248 @@
+"""Modules where none is named: those of p11-kit's configuration, its proxy, and known ones."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from backends.contract import ENVIRONMENT
+from emulators import InProcessSoftHSM
+from hwsigner.backends.pkcs11 import paths as _pkcs11_p11kit
+from hwsigner.backends.pkcs11 import paths as _pkcs11_paths
+from hwsigner.errors import AmbiguousKeyError, BackendUnavailableError
+from hwsigner.inventory import list_tokens
+from hwsigner.key import open_key
+from hwsigner.uri import KeyURI
+
+ROOT = Path(__file__).parents[3]
+(PROXY,) = _pkcs11_paths.module_paths(KeyURI("pkcs11", {}))
+# The proxy loads the smart cards' modules too, which keep to the pcscd that they find at first, in later tests as well.
+pytestmark = pytest.mark.usefixtures("pcsc")
+
+
+@pytest.fixture(scope="module")
+def hsm(softhsm: InProcessSoftHSM) -> InProcessSoftHSM:
+    """A token with a key."""
+    softhsm.generate("P-256", b"\x01", "EC:prime256v1")
+    return softhsm
+
+
+@pytest.fixture
+def folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A system whose folders are empty: modules lie in `lib/pkcs11`, p11-kit's files in `etc` and `packages`."""
+    for name in ("lib/pkcs11", "etc/modules", "packages", "home/pkcs11/modules"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.setattr(_pkcs11_paths, "_FOLDERS", (str(tmp_path / "lib" / "pkcs11"),))
+    monkeypatch.setattr(_pkcs11_paths, "_KNOWN", ("libsofthsm2.so", "libykcs11.so*", str(tmp_path / "opt" / "*.so")))
+    monkeypatch.setattr(_pkcs11_p11kit, "_SYSTEM", tmp_path / "etc")
+    monkeypatch.setattr(_pkcs11_p11kit, "_PACKAGES", tmp_path / "packages")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    return tmp_path
+
+
+def link(folders: Path, hsm: InProcessSoftHSM, name: str) -> None:
+    (folders / "lib" / "pkcs11" / name).symlink_to(os.path.realpath(hsm.module))
+
+
+def test_without_any_module_the_message_says_what_was_tried(folders: Path) -> None:
+    with pytest.raises(BackendUnavailableError, match="no PKCS #11 module is found") as caught:
+        open_key("pkcs11:token=x")
+    assert f"p11-kit-proxy.so is in none of {folders}/lib/pkcs11" in caught.value.message
+    assert "--pkcs11-lib" in caught.value.hint
+
+
+def test_without_a_proxy_p11_kits_modules_are_tried_and_then_known_ones(folders: Path, hsm: InProcessSoftHSM) -> None:
+    link(folders, hsm, "libsofthsm2.so")
+    link(folders, hsm, "configured.so")
+    assert _pkcs11_paths.module_paths(KeyURI("pkcs11", {})) == [str(folders / "lib" / "pkcs11" / "libsofthsm2.so")]
+    with open_key(f"pkcs11:token={hsm.label};object=P-256", "1234") as key:
+        assert key.sign(b"message")
+    (folders / "packages" / "one.module").write_text("module: configured.so\n")
+    (folders / "packages" / "two.module").write_text("module: /etc/passwd\n")
+    assert len(_pkcs11_paths.module_paths(KeyURI("pkcs11", {}))) == 2
+    with open_key(f"pkcs11:token={hsm.label};object=P-256", "1234") as key:
+        assert key.sign(b"message")
+    with pytest.raises(BackendUnavailableError, match="no token of 2 PKCS #11 modules matches") as caught:
+        open_key("pkcs11:token=nonesuch", "1234")
+    assert "/etc/passwd can't be used" in caught.value.hint
+    assert f"token={hsm.label}" in caught.value.hint or f"'{hsm.label}'" in caught.value.hint
+
+
+@pytest.mark.parametrize("query", ["", f"&module-path={PROXY}"])
+def test_a_key_is_used_through_p11_kits_proxy(hsm: InProcessSoftHSM, query: str) -> None:
+    key = f"pkcs11:token={hsm.label};object=P-256?pin-value=1234{query}"
+    environment = {**ENVIRONMENT, **hsm.env, "HOME": "/nonexistent", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "hwsigner", "sign-string", "--private-key", key, "--format", "text"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert bytes.fromhex(done.stdout).startswith(b"\x30")
+
+
+def test_a_proxy_is_taken_before_other_modules(folders: Path, hsm: InProcessSoftHSM) -> None:
+    link(folders, hsm, "libsofthsm2.so")
+    proxy = folders / "lib" / "pkcs11" / "p11-kit-proxy.so"
+    proxy.touch()
+    assert _pkcs11_paths.module_paths(KeyURI("pkcs11", {})) == [str(proxy)]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("mine", "mine.so"),
+        ("mine", "libmine.so"),
+        ("libmine", "libmine.so"),
+        ("MINE", "libMine.so"),
+        ("mine", "libmine.so.2"),
+        ("mine.so", "mine.so.2.7.1"),
+        ("mine", "mine-pkcs11.so"),
+        ("mine", "libmine_pkcs11.so"),
+    ],
+)
+def test_a_modules_name_has_no_affixes_and_no_case(folders: Path, hsm: InProcessSoftHSM, name: str, file: str) -> None:
+    link(folders, hsm, file)
+    link(folders, hsm, "another.so")
+    with open_key(f"pkcs11:token={hsm.label};object=P-256?module-name={name}", "1234") as key:
+        assert key.sign(b"message")
+    with pytest.raises(BackendUnavailableError, match=r"min\.so is in none of .*, nor in p11-kit's configuration"):
+        open_key("pkcs11:token=x?module-name=min")
+
+
+def test_a_modules_name_is_one_of_p11_kits_configuration(folders: Path, hsm: InProcessSoftHSM) -> None:
+    (folders / "etc" / "modules" / "Odd Name.module").write_text(f"# a comment: x\n module :  {hsm.module} \n")
+    with open_key(f"pkcs11:token={hsm.label};object=P-256?module-name=odd%20name", "1234") as key:
+        assert key.sign(b"message")
+
+
+def configured(folders: Path) -> dict[str, str]:
+    return {one.name: one.path for one in _pkcs11_p11kit.configured_modules((str(folders / "lib" / "pkcs11"),))}
+
+
+def test_a_users_configuration_wins_over_the_systems_and_that_over_the_packages(folders: Path) -> None:
+    files = {
+        "packages": {"a": "/p/a", "b": "/p/b", "c": "/p/c"},
+        "etc/modules": {"a": "/e/a", "b": "/e/b"},
+        "home/pkcs11/modules": {"a": "/h/a"},
+    }
+    for folder, modules in files.items():
+        for name, path in modules.items():
+            (folders / folder / f"{name}.module").write_text(f"module: {path}\n")
+    assert configured(folders) == {"a": "/h/a", "b": "/e/b", "c": "/p/c"}
+    for mode, expected in (("none", {"a": "/e/a", "b": "/e/b", "c": "/p/c"}), ("only", {"a": "/h/a"})):
+        (folders / "etc" / "pkcs11.conf").write_text(f"user-config: {mode}\n")
+        assert configured(folders) == expected
+
+
+def test_roots_own_configuration_is_not_read(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folders / "home" / "pkcs11" / "modules" / "a.module").write_text("module: /h/a\n")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert configured(folders) == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ("", True),
+        ("trust-policy: yes", False),
+        ("disable-in: p11-kit-proxy", False),
+        ("disable-in: firefox", True),
+        ("enable-in: firefox", False),
+        ("enable-in: firefox, hwsigner", True),
+    ],
+)
+def test_modules_that_p11_kits_proxy_does_not_show_are_not_listed(folders: Path, settings: str, shown: bool) -> None:
+    (folders / "packages" / "a.module").write_text(f"module: /p/a\n{settings}\n")
+    (folders / "packages" / "b.module").write_text("module: /p/b\n")
+    assert _pkcs11_paths.listed_paths(KeyURI("pkcs11", {})) == (["/p/a", "/p/b"] if shown else ["/p/b"])
+
+
+def test_known_modules_that_p11_kit_knows_nothing_of_are_listed_too(folders: Path, hsm: InProcessSoftHSM) -> None:
+    link(folders, hsm, "libsofthsm2.so")
+    (folders / "lib" / "pkcs11" / "libykcs11.so.2").write_text("")
+    (folders / "packages" / "a.module").write_text("module: /p/a\n")
+    names = [os.path.basename(path) for path in _pkcs11_paths.listed_paths(KeyURI("pkcs11", {}))]
+    assert names == ["a", "libsofthsm2.so", "libykcs11.so.2"]
+    # One that its configuration hides stays hidden, whatever it is called there.
+    hidden = os.path.realpath(hsm.module)
+    (folders / "packages" / "b.module").write_text(f"module: {hidden}\ndisable-in: p11-kit-proxy\n")
+    names = [os.path.basename(path) for path in _pkcs11_paths.listed_paths(KeyURI("pkcs11", {}))]
+    assert names == ["a", "libykcs11.so.2"]
+
+
+def test_a_token_of_an_unconfigured_module_is_listed_with_its_module(folders: Path, hsm: InProcessSoftHSM) -> None:
+    link(folders, hsm, "libsofthsm2.so")
+    (folders / "lib" / "pkcs11" / "libykcs11.so.2").write_text("")
+    with warnings.catch_warnings(record=True) as caught:  # libykcs11 is no module, and nobody asked for it.
+        warnings.simplefilter("always")
+        [token] = list_tokens(f"pkcs11:token={hsm.label}")
+        assert caught == []
+        assert list(list_tokens("pkcs11:token=nonesuch")) == []
+    assert ["libykcs11.so.2" in str(one.message) for one in caught] == [True]
+    with open_key(f"{token.uri.replace('?', ';object=P-256?')}", "1234") as key:
+        assert key.sign(b"message")
+
+
+def test_a_token_that_p11_kit_does_not_show_may_be_in_a_module_that_it_does_not_know(
+    folders: Path, hsm: InProcessSoftHSM
+) -> None:
+    (folders / "lib" / "pkcs11" / "p11-kit-proxy.so").symlink_to(PROXY)
+    link(folders, hsm, "libsofthsm2.so")
+    with pytest.raises(BackendUnavailableError) as caught:
+        open_key("pkcs11:token=nonesuch", "1234")
+    assert f"{folders}/lib/pkcs11/libsofthsm2.so: name such with --pkcs11-lib" in caught.value.hint
+
+
+def test_broken_configuration_is_no_error(folders: Path) -> None:
+    for name, data in {
+        "empty": b"",
+        "binary": b"\xff\0:\xfe",
+        "remote": b"remote: |ssh host",
+        "lost": b"module: x.so",
+    }.items():
+        (folders / "packages" / f"{name}.module").write_bytes(data)
+    (folders / "packages" / "folder.module").mkdir()
+    assert configured(folders) == {}
+
+
+@pytest.mark.usefixtures("softhsm_folder")
+def test_the_systems_modules_are_those_of_p11_kit() -> None:
+    printed = subprocess.run(
+        ["p11-kit", "list-modules"],
+        # Not everybody may read the system's configuration of SoftHSM.
+        env=ENVIRONMENT | {"HOME": "/nonexistent", "SOFTHSM2_CONF": os.environ["SOFTHSM2_CONF"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    theirs = dict(re.findall(r"^module: (\S+)\n\s+path: (\S+)$", printed, re.MULTILINE))
+    ours = {one.name: one.path for one in _pkcs11_p11kit.configured_modules(_pkcs11_paths._FOLDERS)}
+    assert "softhsm2" in theirs
+    assert theirs.items() <= ours.items()
+
+
+def test_a_broken_module_is_a_warning_of_the_list(folders: Path, hsm: InProcessSoftHSM) -> None:
+    shutil.copy("/etc/passwd", folders / "lib" / "pkcs11" / "broken.so")
+    (folders / "packages" / "broken.module").write_text("module: broken.so\n")
+    (folders / "packages" / "good.module").write_text(f"module: {hsm.module}\n")
+    with pytest.warns(match=r"broken\.so can't be used"):
+        assert hsm.label in {token.label for token in list_tokens()}
+
+
+def test_a_token_of_two_modules_is_named_with_its_module(folders: Path, hsm: InProcessSoftHSM) -> None:
+    (folders / "lib" / "pkcs11" / "copy.so").write_bytes(Path(hsm.module).read_bytes())
+    for name, path in (("copy", "copy.so"), ("module", hsm.module)):
+        (folders / "packages" / f"{name}.module").write_text(f"module: {path}\n")
+    with pytest.raises(AmbiguousKeyError, match="names 2 tokens: ") as caught:
+        open_key(f"pkcs11:token={hsm.label};object=P-256", "1234")
+    uris = caught.value.message.partition(" tokens: ")[2].split(", ")
+    assert sorted(one.rpartition("/")[2] for one in uris) == ["copy.so", "libsofthsm2.so"]
+    for one in uris:
+        with open_key(one.replace("?", ";object=P-256?"), "1234") as key:
+            assert key.sign(b"message")

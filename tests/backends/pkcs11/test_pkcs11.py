@@ -1,0 +1,257 @@
+"""The PKCS #11 backend: what every backend owes, and logins. On SoftHSM, which never locks a PIN, and made picky."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pkcs11 import PKCS11Error, exceptions
+
+from backends.contract import ENVIRONMENT, KeyContract, LockedKey, MakeKey, PinContract, openssl_verifies
+from emulators import InProcessSoftHSM
+from hwsigner.backends.pkcs11 import (
+    errors as _pkcs11_errors,
+)
+from hwsigner.backends.pkcs11 import (
+    module as _pkcs11_module,
+)
+from hwsigner.backends.pkcs11 import (
+    pins as _pkcs11_pins,
+)
+from hwsigner.backends.pkcs11 import (
+    token as _pkcs11_token,
+)
+from hwsigner.errors import (
+    HwsignerError,
+    KeyNotFoundError,
+    PinError,
+    PinLockedError,
+    PinRequiredError,
+    WrongPinError,
+)
+from hwsigner.key import open_key
+from hwsigner.pins import PinRequest, PinSource
+from hwsigner.uri import KeyURI
+from pkcs11_shim import LOGIN, Person, Shim, run_alone
+
+KEYS = {
+    "P-256": ("EC:prime256v1", b"\x01"),
+    "P-384": ("EC:secp384r1", b"\x02"),
+    "P-521": ("EC:secp521r1", b"\x03"),
+    "RSA-2048": ("rsa:2048", b"\x04"),
+    "RSA-3072": ("rsa:3072", b"\x05"),
+}
+LOGIN_REQUIRED, COUNT_LOW, FINAL_TRY, LOCKED = 0x4, 0x10000, 0x20000, 0x40000
+
+
+@pytest.fixture(scope="module")
+def hsm(softhsm: InProcessSoftHSM) -> InProcessSoftHSM:
+    """Two tokens: one with a key of each kind, and one whose PIN may suffer."""
+    token = softhsm.label
+    softhsm.add_token("suffering")
+    for label, (kind, key_id) in KEYS.items():
+        softhsm.generate(label, key_id, kind, token=token)
+    softhsm.generate("P-256", b"\x21", "EC:prime256v1", token="suffering")
+    softhsm.label = token
+    return softhsm
+
+
+@pytest.fixture
+def uri(hsm: InProcessSoftHSM) -> Callable[..., str]:
+    """Return a URI on the first token, or on another with `token=`."""
+
+    def make(attributes: str = "", token: str = hsm.label) -> str:
+        return f"pkcs11:{';'.join(filter(None, (f'token={token}', attributes)))}?module-path={hsm.module}"
+
+    return make
+
+
+@pytest.fixture
+def suffering(uri: Callable[..., str]) -> Iterator[str]:
+    """Return the URI of a key whose PIN may be tried wrongly: a good login before and after clears the token's flag."""
+    key = uri("object=P-256", token="suffering")
+    open_key(key, lambda request: "1234").close()
+    yield key
+    open_key(key, lambda request: "1234").close()
+
+
+@pytest.fixture(scope="module")
+def public_keys(hsm: InProcessSoftHSM) -> dict[str, bytes]:
+    return {kind: hsm.public_key(key_id) for kind, (_, key_id) in KEYS.items()}
+
+
+class TestPKCS11Key(KeyContract):
+    KINDS = tuple(KEYS)
+
+    @pytest.fixture
+    def make_key(self, public_keys: dict[str, bytes], uri: Callable[..., str]) -> MakeKey:
+        return lambda kind: (open_key(uri(f"object={kind}"), "1234"), public_keys[kind])
+
+
+class TestPKCS11Pin(PinContract):
+    @pytest.fixture
+    def locked_key(self, suffering: str) -> LockedKey:
+        return LockedKey(lambda pin: open_key(suffering, pin), pin="1234")
+
+
+# PINs
+
+
+def test_a_stored_pin_is_not_sent_after_an_earlier_try_failed(suffering: str) -> None:
+    with pytest.raises(WrongPinError, match="an earlier try failed"):
+        open_key(suffering, "wrong")
+    for stored in ("wrong", "1234"):
+        with pytest.raises(PinLockedError, match="an earlier PIN failed at token 'suffering'"):
+            open_key(suffering, stored)
+    open_key(suffering, PinSource("1234", allow_final_try=True)).close()
+    open_key(suffering, "1234").close()
+
+
+def test_a_person_is_told_of_an_earlier_try(suffering: str) -> None:
+    person = Person("1234")
+    with pytest.raises(WrongPinError):
+        open_key(suffering, "wrong")
+    open_key(suffering, person).close()
+    (asked,) = person.asked
+    assert asked == PinRequest("user PIN", "token 'suffering'", "an earlier try failed", asked.serial)
+    assert re.fullmatch("[0-9a-f]{16}", asked.serial)
+
+
+def list_tokens(shim: Shim) -> None:
+    """Let the module list its tokens, so that their numbers are known."""
+    with pytest.raises(PinRequiredError):
+        open_key(shim.uri())
+
+
+def test_no_pin_is_sent_on_the_final_try_unless_allowed(shim: Shim) -> None:
+    list_tokens(shim)
+    shim.flags(raised=FINAL_TRY | COUNT_LOW)
+    person = Person("1234")
+    for pin in ("1234", person):
+        with pytest.raises(PinLockedError, match="locks token 'one'") as caught:
+            open_key(shim.uri(), pin)
+        assert "--allow-final-pin-try" in caught.value.hint
+    assert shim.count(LOGIN) == 0
+    open_key(shim.uri(), PinSource(ask=person, allow_final_try=True)).close()
+    assert [request.state for request in person.asked] == ["one try is left"]
+
+
+def test_a_locked_pin_is_never_tried(shim: Shim) -> None:
+    list_tokens(shim)
+    shim.flags(raised=LOCKED)
+    with pytest.raises(PinLockedError, match="the PIN of token 'one' is locked"):
+        open_key(shim.uri(), PinSource("1234", allow_final_try=True))
+    assert shim.count(LOGIN) == 0
+
+
+def test_a_login_that_is_not_required_is_made_when_nothing_shows(shim: Shim) -> None:
+    list_tokens(shim)
+    shim.flags(cleared=LOGIN_REQUIRED)
+    with pytest.raises(PinRequiredError):
+        open_key(shim.uri())
+    assert shim.count(LOGIN) == 0
+    with open_key(shim.uri(), "1234") as key:
+        assert key.sign(b"message")
+    with pytest.raises(KeyNotFoundError):
+        open_key(shim.uri("nonesuch"), "1234")
+
+
+@pytest.mark.parametrize("pin", ["", "x" * 100_000, "\ud800", "a\0b", "ü" * 300])
+def test_odd_pins_are_errors(suffering: str, pin: str) -> None:
+    with pytest.raises(PinError) as caught:
+        open_key(suffering, pin)
+    assert not pin or pin not in str(caught.value)
+
+
+def test_a_second_key_shares_the_login(uri: Callable[..., str]) -> None:
+    with open_key(uri("object=P-256"), "1234") as first:
+        with open_key(uri("object=P-384")) as second:
+            assert second.sign(b"message")
+        assert first.sign(b"message")
+    with pytest.raises(PinRequiredError):
+        open_key(uri("object=P-384"))
+
+
+def test_the_last_key_to_close_logs_the_token_out(shim: Shim) -> None:
+    first, second = open_key(shim.uri(), "1234"), open_key(shim.uri("RSA-2048"), "1234")
+    first.close()
+    first.close()
+    assert second.sign(b"message")
+    second.close()
+    with pytest.raises(PinRequiredError):
+        open_key(shim.uri())
+
+
+def test_a_failed_open_leaves_no_session(uri: Callable[..., str], suffering: str) -> None:
+    module = _pkcs11_module.load_module(KeyURI.parse(uri()))
+    for bad, pin in ((uri("object=nonesuch"), "1234"), (suffering, "wrong"), (uri("object=P-256"), None)):
+        with pytest.raises(HwsignerError):
+            open_key(bad, pin)
+        assert not any(token.users or token.has_session for token in module.open_tokens)
+
+
+def test_softhsms_keys_that_want_a_pin_each_time_sign(suffering: str, hsm: InProcessSoftHSM, tmp_path: Path) -> None:
+    key = ("--key-type", "EC:prime256v1", "--label", "careful", "--id", "44", "--always-auth")
+    login = ("--token-label", "suffering", "--login", "--pin", "1234")
+    command = ["pkcs11-tool", "--module", hsm.module, *login, "--keypairgen", *key]
+    subprocess.run(command, env={**ENVIRONMENT, **hsm.env}, capture_output=True, check=True)
+    person = Person("1234", "1234", "wrong", "1234", "1234")
+    with open_key(suffering.replace("P-256", "careful"), person) as careful:
+        public_key = careful.public_key() or b""
+        assert openssl_verifies(tmp_path, public_key, careful.sign(b"message"), b"message", "sha256")
+        with pytest.raises(WrongPinError, match="wrong PIN for token 'suffering'"):
+            careful.sign(b"message")
+        assert openssl_verifies(tmp_path, public_key, careful.sign(b"message"), b"message", "sha256")
+    assert person.answers == []
+
+
+# What a token says
+
+
+def test_every_error_of_a_token_says_what_to_do(hsm: InProcessSoftHSM) -> None:
+    module = _pkcs11_module.load_module(KeyURI.parse(f"pkcs11:?module-path={hsm.module}"))
+    token = _pkcs11_token.OpenToken(module, module.tokens()[0])
+    kinds = [kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, PKCS11Error)]
+    assert len(kinds) > 50
+    assert [kind for kind in kinds if not token.error("could not sign", kind()).hint] == []
+
+
+def test_an_answer_without_an_exception_is_told_as_a_number() -> None:
+    assert "0x80001234" in _pkcs11_errors.in_words(_pkcs11_errors.exception_for(0x80001234))
+
+
+def test_control_characters_of_a_label_reach_no_question_and_no_message() -> None:
+    token = type("Token", (), {"label": "a\x1b[2J\u202eb"})()
+    assert _pkcs11_pins.token_name(token) == "token 'a\\x1b[2J\\u202eb'"
+
+
+# SoftHSM's own ways
+
+
+OVERLOOKED = """
+import glob, os, sys, threading
+from hwsigner.key import open_key
+with open(os.environ["SOFTHSM2_CONF"]) as file:
+    folder = file.readline().split("=")[1].strip()
+paths = glob.glob(f"{folder}/*/token.object")
+contents = [open(path, "rb").read() for path in paths]
+def write(contents):
+    for path, content in zip(paths, contents, strict=True):
+        with open(path, "wb") as file:
+            file.write(content)
+write([b""] * len(paths))
+timer = threading.Timer(0.05, write, [contents])
+timer.start()
+try:
+    open_key(f"{os.environ['URI']};object=P-256?module-path={sys.argv[1]}", "1234").close()
+finally:
+    timer.join()
+print("found")
+"""
+
+
+def test_a_token_that_another_process_writes_to_is_not_overlooked(hsm: InProcessSoftHSM) -> None:
+    assert run_alone(OVERLOOKED, hsm.module, hsm.env, hsm.label) == "found\n"

@@ -1,0 +1,273 @@
+"""A stored PIN that was refused: not sent again, by this process or by those that follow, whatever the module shows."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hwsigner.backends import refusals as _pkcs11_refusals
+from hwsigner.errors import BackendUnavailableError, PinLockedError, WrongPinError
+from hwsigner.inventory import list_tokens
+from hwsigner.key import open_key
+from hwsigner.pins import PinSource
+from pkcs11_shim import LOGIN, ROOT, Person, Shim, forget_refusals, refusals_folder
+from softhsm.yubikey import OPENSC, YKCS11, YubiKey
+
+AUTHENTICATION, SIGNATURE = 0x9A, 0x9C
+WRONG = "000000"
+PIN_INCORRECT, DEVICE_ERROR = 0xA0, 0x30
+COUNT_LOW = 0x10000
+_OPEN = """
+import sys
+from hwsigner.errors import HwsignerError
+from hwsigner.key import open_key
+try:
+    with open_key(sys.argv[1]) as key:
+        key.sign(b"message")
+    print("signed")
+except HwsignerError as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.fixture(params=[YKCS11, OPENSC])
+def uri(yubikey: YubiKey, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A key of the card, whose stored PIN is wrong."""
+    for slot in (AUTHENTICATION, SIGNATURE):
+        yubikey.generate(slot)
+        yubikey.self_sign(slot, "hwsigner")
+    store(tmp_path, WRONG)
+    return f"{yubikey.uri(AUTHENTICATION, request.param)}&pin-source=file:{tmp_path / 'pin'}"
+
+
+def store(folder: Path, pin: str) -> None:
+    (folder / "pin").write_text(pin)
+    (folder / "pin").chmod(0o600)
+
+
+def start(uri: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", _OPEN, uri], env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def outcome(process: subprocess.Popen[str]) -> str:
+    return process.communicate(timeout=60)[0].strip()
+
+
+def test_processes_in_a_row_send_it_once(uri: str, yubikey: YubiKey, tmp_path: Path) -> None:
+    outcomes = [outcome(start(uri)) for _ in range(3)]
+    assert outcomes == ["WrongPinError", "PinLockedError", "PinLockedError"]
+    assert yubikey.pin_tries == [0x63C2]
+    store(tmp_path, yubikey.pin)
+    assert outcome(start(uri)) == "PinLockedError"
+    open_key(uri.partition("&pin-source")[0], Person(yubikey.pin)).close()
+    assert [outcome(start(uri)) for _ in range(2)] == ["signed"] * 2
+    assert set(yubikey.pin_tries[1:]) == {0x9000}
+
+
+def test_processes_at_once_send_it_once(uri: str, yubikey: YubiKey) -> None:
+    processes = [start(uri) for _ in range(3)]
+    assert sorted(map(outcome, processes)) == ["PinLockedError", "PinLockedError", "WrongPinError"]
+    assert yubikey.pin_tries == [0x63C2]
+
+
+@pytest.fixture
+def silent(shim: Shim) -> Iterator[Shim]:
+    """A token that shows no flag after a wrong PIN, as OpenSC's module does."""
+    assert list(list_tokens(shim.uri()))
+    shim.flags(cleared=COUNT_LOW)
+    yield shim
+    shim.fail(LOGIN, 0)
+    open_key(shim.uri(), PinSource("1234", allow_final_try=True)).close()
+
+
+def wrong_once(shim: Shim) -> None:
+    with pytest.raises(WrongPinError):
+        open_key(shim.uri(), WRONG)
+
+
+def test_what_is_kept_is_empty_and_nobody_elses_to_read(silent: Shim) -> None:
+    wrong_once(silent)
+    [kept] = (file for file in refusals_folder().iterdir() if file.suffix != ".lock")
+    assert kept.read_bytes() == b""
+    assert (kept.stat().st_mode & 0o777, refusals_folder().stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+def test_the_message_says_what_to_do(silent: Shim) -> None:
+    wrong_once(silent)
+    with pytest.raises(PinLockedError, match="an earlier PIN failed at token 'one'") as caught:
+        open_key(silent.uri(), "1234")
+    assert "--allow-final-pin-try" in caught.value.hint
+    assert silent.count(LOGIN) == 1
+
+
+def test_a_person_may_still_type_it_and_so_lets_it_be_sent_again(silent: Shim) -> None:
+    wrong_once(silent)
+    open_key(silent.uri(), Person("1234")).close()
+    open_key(silent.uri(), "1234").close()
+    assert silent.count(LOGIN) == 3
+
+
+def test_one_try_can_be_allowed(silent: Shim) -> None:
+    wrong_once(silent)
+    with pytest.raises(WrongPinError):
+        open_key(silent.uri(), PinSource(WRONG, allow_final_try=True))
+    with pytest.raises(PinLockedError):
+        open_key(silent.uri(), "1234")
+    open_key(silent.uri(), PinSource("1234", allow_final_try=True)).close()
+    open_key(silent.uri(), "1234").close()
+
+
+def test_another_token_gets_its_own(silent: Shim) -> None:
+    wrong_once(silent)
+    open_key(silent.uri(token="two"), "1234").close()
+    with pytest.raises(PinLockedError):
+        open_key(silent.uri(), "1234")
+
+
+def test_what_a_token_says_itself_is_not_kept_besides(shim: Shim) -> None:
+    wrong_once(shim)
+    with pytest.raises(PinLockedError):
+        open_key(shim.uri(), "1234")
+    # Another program's login clears the flag, and nothing else is in the way.
+    with_pkcs11_tool(shim)
+    open_key(shim.uri(), "1234").close()
+
+
+def with_pkcs11_tool(shim: Shim) -> None:
+    login = ["--token-label", "one", "--login", "--pin", "1234", "--list-objects"]
+    environment = {**os.environ, "SOFTHSM2_CONF": str(shim.hsm.conf)}
+    subprocess.run(
+        ["pkcs11-tool", "--module", shim.hsm.module, *login], env=environment, check=True, capture_output=True
+    )
+
+
+def test_a_typed_pin_that_was_wrong_holds_back_no_stored_one(silent: Shim) -> None:
+    with pytest.raises(WrongPinError):
+        open_key(silent.uri(), Person(WRONG))
+    open_key(silent.uri(), "1234").close()
+
+
+def test_a_typed_pin_that_is_wrong_now_is_not_remembered(silent: Shim) -> None:
+    person = Person("1234", "1234")
+    pins = PinSource(ask=person)
+    with open_key(silent.uri(), pins) as key:
+        silent.remove()
+        silent.insert()
+        silent.fail(LOGIN, PIN_INCORRECT)  # It was changed meanwhile.
+        for _ in range(2):
+            with pytest.raises(WrongPinError):
+                key.sign(b"message")
+    assert (silent.count(LOGIN), len(person.asked)) == (2, 1)
+    silent.fail(LOGIN, 0)
+    open_key(silent.uri(), pins).close()
+    assert len(person.asked) == 2
+
+
+def test_a_failure_that_is_not_the_pins_is_not_kept(silent: Shim) -> None:
+    silent.fail(LOGIN, DEVICE_ERROR)
+    with pytest.raises(Exception, match="device error"):
+        open_key(silent.uri(), "1234")
+    silent.fail(LOGIN, 0)
+    open_key(silent.uri(), "1234").close()
+
+
+def test_where_nothing_can_be_kept_there_the_next_folder_is_taken(silent: Shim) -> None:
+    refusals_folder().parent.mkdir(mode=0o700, exist_ok=True)
+    refusals_folder().touch()
+    try:
+        wrong_once(silent)
+        with pytest.raises(PinLockedError):
+            open_key(silent.uri(), "1234")
+        open_key(silent.uri(), PinSource("1234", allow_final_try=True)).close()
+    finally:
+        refusals_folder().unlink()
+
+
+def test_where_nothing_can_be_kept_at_all_this_process_knows(silent: Shim, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_pkcs11_refusals, "_folders", lambda: iter(()))
+    wrong_once(silent)
+    with pytest.raises(PinLockedError):
+        open_key(silent.uri(), "1234")
+    open_key(silent.uri(), Person("1234")).close()
+    open_key(silent.uri(), "1234").close()
+    assert silent.count(LOGIN) == 3
+
+
+def test_a_token_that_is_slow_to_answer_holds_up_no_other_ones_login(silent: Shim) -> None:
+    open_key(silent.uri(), "1234").close()
+    [lock] = refusals_folder().glob("*.lock")
+    late = threading.Thread(target=lambda: open_key(silent.uri(), "1234").close(), daemon=True)
+    other = threading.Thread(target=lambda: open_key(silent.uri(token="two"), "1234").close(), daemon=True)
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # As another process has it while the token thinks.
+        late.start()
+        other.start()
+        other.join(30)
+        assert (other.is_alive(), late.is_alive(), silent.count(LOGIN)) == (False, True, 2)
+    late.join(30)
+    assert silent.count(LOGIN) == 3
+
+
+def test_a_process_that_hangs_in_a_login_is_not_waited_for_for_ever(
+    silent: Shim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_pkcs11_refusals, "_LOGIN_SECONDS", 0.1)
+    open_key(silent.uri(), "1234").close()
+    [lock] = refusals_folder().glob("*.lock")
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(BackendUnavailableError, match="another process of this user has been logging in"):
+            open_key(silent.uri(), "1234")
+    assert silent.count(LOGIN) == 1
+    open_key(silent.uri(), "1234").close()
+
+
+@pytest.fixture
+def signature_uri(yubikey: YubiKey) -> str:
+    """A key of the card that wants its PIN at each signature."""
+    for slot in (AUTHENTICATION, SIGNATURE):
+        yubikey.generate(slot)
+        yubikey.self_sign(slot, "hwsigner")
+    return yubikey.uri(SIGNATURE, OPENSC)
+
+
+def test_a_pin_for_a_signature_is_guarded_too(yubikey: YubiKey, signature_uri: str) -> None:
+    pins = PinSource(yubikey.pin, reuse=True)
+    with open_key(signature_uri, pins) as key:
+        yubikey.state.pin.set(b"654321\xff\xff")
+        for error in (WrongPinError, PinLockedError, PinLockedError):
+            with pytest.raises(error):
+                key.sign(b"message")
+    assert [status for status in yubikey.pin_tries if status != 0x9000] == [0x63C2]
+
+
+def test_a_typed_pin_that_a_signature_finds_wrong_is_not_sent_for_the_login_that_follows(
+    yubikey: YubiKey, signature_uri: str
+) -> None:
+    person = Person(yubikey.pin, "654321")
+    with open_key(signature_uri, PinSource(ask=person, reuse=True)) as key:
+        yubikey.state.pin.set(b"654321\xff\xff")
+        with pytest.raises(WrongPinError):
+            key.sign(b"message")
+        assert key.sign(b"message")
+    assert [status for status in yubikey.pin_tries if status != 0x9000] == [0x63C2]
+
+
+def test_a_pin_that_is_held_back_leaves_no_signature_begun(silent: Shim) -> None:
+    silent.library.shim_careful(1)
+    with open_key(silent.uri(), PinSource("1234", reuse=True)) as key:
+        assert key.sign(b"message")
+        assert outcome(start(f"{silent.uri()}&pin-value={WRONG}")) == "WrongPinError"
+        with pytest.raises(PinLockedError):
+            key.sign(b"message")
+        forget_refusals()  # As a login by hand does.
+        assert key.sign(b"message")
+    assert silent.context_logins() == 2

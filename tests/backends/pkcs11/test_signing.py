@@ -1,0 +1,288 @@
+"""Signatures of PKCS #11 keys: by the mechanisms that a token offers, with a PIN for each, a keypad, a touch."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import mldsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from backends.contract import HASHES, openssl_verifies
+from hwsigner.errors import (
+    PinLockedError,
+    PinRequiredError,
+    SigningKeyError,
+    TokenRemovedError,
+    WrongPinError,
+)
+from hwsigner.key import ECDSA, MLDSA, Key, open_key
+from hwsigner.pins import PinSource
+from hwsigner.system import notices
+from pkcs11_shim import LOGIN, SIGN, SIGN_INIT, Person, Shim
+from terminals import Terminal
+
+CKM_RSA_PKCS, CKM_ECDSA = 0x1, 0x1041
+HASHING_RSA = (0x40, 0x41, 0x42)
+HASHING_ECDSA = (0x1044, 0x1045, 0x1046)
+ALWAYS_AUTHENTICATE, KEYPAD, COUNT_LOW, FINAL_TRY, LOCKED = 0x202, 0x100, 0x10000, 0x20000, 0x40000
+DEVICE_ERROR, DEVICE_REMOVED, ATTRIBUTE_TYPE_INVALID = 0x30, 0x32, 0x12
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    """The notices that a person gets."""
+    lines: list[str] = []
+    notices.tell_by(lines.append)
+    yield lines
+    notices.tell_by(None)
+
+
+def kinds(person: Person) -> list[str]:
+    return [request.kind for request in person.asked]
+
+
+def verify(key: Key, folder: Path) -> None:
+    for name in HASHES:
+        assert openssl_verifies(folder, key.public_key() or b"", key.sign(b"message", name), b"message", name)
+
+
+# Mechanisms
+
+
+def test_rsa_is_signed_raw_where_the_token_has_no_hash(shim: Shim, tmp_path: Path) -> None:
+    with open_key(shim.uri("RSA-2048"), "1234") as key:
+        offered = [key.sign(b"message", name) for name in HASHES]
+    for mechanism in HASHING_RSA:
+        shim.hide(mechanism)
+    with open_key(shim.uri("RSA-2048"), "1234") as key:
+        assert [key.sign(b"message", name) for name in HASHES] == offered
+        verify(key, tmp_path)
+
+
+def test_rsa_is_signed_with_the_tokens_hash_where_that_is_all(shim: Shim, tmp_path: Path) -> None:
+    shim.hide(CKM_RSA_PKCS)
+    with open_key(shim.uri("RSA-2048"), "1234") as key:
+        verify(key, tmp_path)
+
+
+def test_ecdsa_is_signed_with_the_tokens_hash_where_that_is_all(shim: Shim, tmp_path: Path) -> None:
+    shim.hide(CKM_ECDSA)
+    for mechanism in HASHING_ECDSA:
+        shim.offer(mechanism)
+    with open_key(shim.uri(), "1234") as key:
+        verify(key, tmp_path)
+
+
+def test_a_mechanism_that_is_not_listed_is_tried(shim: Shim) -> None:
+    shim.hide(CKM_ECDSA)
+    words = r"does not offer the mechanism \(MechanismInvalid\)"
+    with open_key(shim.uri(), "1234") as key, pytest.raises(SigningKeyError, match=words):
+        key.sign(b"message")
+
+
+@pytest.mark.parametrize("size", [44, 65, 87])
+def test_mldsa_is_signed_over_the_message_itself(shim: Shim, size: int) -> None:
+    seed = hashlib.sha256(b"%d" % size).digest()
+    private = getattr(mldsa, f"MLDSA{size}PrivateKey").from_seed_bytes(seed)
+    shim.become_mldsa(f"ML-DSA-{size}", seed)
+    with open_key(shim.uri(), "1234") as key:
+        assert key.algorithm == MLDSA
+        public = private.public_key()
+        assert key.public_key() == public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        for message in (b"", b"message", b"m" * 10_000):
+            public.verify(key.sign(message), message)
+    shim.reset()
+    with open_key(shim.uri(), "1234") as key:
+        assert key.algorithm == ECDSA
+
+
+def test_a_digest_is_cut_to_the_length_of_the_curves_order(shim: Shim, tmp_path: Path) -> None:
+    with open_key(shim.uri(), "1234") as key:
+        verify(key, tmp_path)
+        assert shim.library.shim_longest() == 32
+
+
+# A PIN for each signature
+
+
+@pytest.fixture
+def careful(shim: Shim) -> str:
+    """The URI of a key that wants a PIN at each signature."""
+    shim.library.shim_careful(1)
+    return shim.uri()
+
+
+def test_always_authenticate_asks_each_time(shim: Shim, careful: str, tmp_path: Path) -> None:
+    person = Person("1234", "1234", "1234")
+    with open_key(careful, person) as key:
+        for message in (b"one", b"two"):
+            assert openssl_verifies(tmp_path, key.public_key() or b"", key.sign(message), message, "sha256")
+    assert kinds(person) == [
+        "user PIN",
+        "PIN for this signature",
+        "PIN for this signature",
+    ]
+    assert (shim.count(LOGIN), shim.context_logins()) == (3, 2)
+
+
+def test_a_stored_pin_is_sent_at_each_signature_only_if_it_may_be(careful: str) -> None:
+    with open_key(careful, "1234") as key, pytest.raises(PinRequiredError, match="PIN for this signature") as caught:
+        key.sign(b"message")
+    assert "--reuse-pin" in caught.value.hint
+    answers = ["1234", None]
+    with open_key(careful, lambda request: answers.pop(0)) as key, pytest.raises(PinRequiredError) as caught:
+        key.sign(b"message")
+    assert "pin-source=" in caught.value.hint
+
+
+def test_reuse_answers_always_authenticate_with_the_logins_pin(shim: Shim, careful: str) -> None:
+    person = Person("1234")
+    for pins in (PinSource("1234", reuse=True), PinSource(ask=person, reuse=True)):
+        with open_key(careful, pins) as key:
+            for message in (b"one", b"two"):
+                assert key.sign(message)
+    assert len(person.asked) == 1
+    assert shim.context_logins() == 4
+
+
+def test_a_wrong_pin_for_a_signature_is_sent_once_and_a_right_one_works_after_it(shim: Shim, careful: str) -> None:
+    person = Person("1234", "wrong")
+    with open_key(careful, person) as key:
+        with pytest.raises(WrongPinError, match="wrong PIN for token 'one'"):
+            key.sign(b"message")
+        assert shim.context_logins() == 1
+        person.answers += ["1234", "1234"]
+        assert key.sign(b"message")
+    # The token says that a try failed: the login's PIN is asked for again rather than sent again.
+    assert kinds(person) == [
+        "user PIN",
+        "PIN for this signature",
+        "user PIN",
+        "PIN for this signature",
+    ]
+    assert person.asked[2].state == "an earlier try failed"
+
+
+@pytest.mark.parametrize(("call", "answer"), [(SIGN, DEVICE_ERROR), (SIGN, DEVICE_REMOVED), (SIGN_INIT, DEVICE_ERROR)])
+def test_a_signature_with_a_pin_is_not_tried_twice(shim: Shim, careful: str, call: int, answer: int) -> None:
+    with open_key(careful, PinSource("1234", reuse=True)) as key:
+        shim.fail(call, answer)
+        with pytest.raises(SigningKeyError):
+            key.sign(b"message")
+        assert shim.count(call) == 1
+        shim.fail(call, 0)
+        assert key.sign(b"message")
+
+
+def test_no_pin_for_a_signature_is_asked_for_in_vain(shim: Shim, careful: str) -> None:
+    person = Person("1234", "1234", "1234")
+    with open_key(careful, person) as key:
+        assert key.sign(b"message")
+        shim.remove()
+        with pytest.raises(TokenRemovedError):
+            key.sign(b"message")
+        shim.insert()
+        assert key.sign(b"message")
+    assert person.answers == []
+
+
+@pytest.mark.parametrize("flag", [FINAL_TRY, LOCKED, COUNT_LOW])
+def test_no_pin_for_a_signature_is_sent_at_a_risk(shim: Shim, careful: str, flag: int) -> None:
+    with open_key(careful, PinSource("1234", reuse=True)) as key:
+        shim.flags(raised=flag)
+        with pytest.raises(PinLockedError):
+            key.sign(b"message")
+        assert shim.context_logins() == 0
+
+
+# Keypads
+
+
+def test_a_keypad_needs_no_pin_and_the_person_is_told(shim: Shim, told: list[str]) -> None:
+    open_key(shim.uri(), "1234").close()
+    shim.flags(raised=KEYPAD)
+    with open_key(shim.uri()) as key:
+        assert key.sign(b"message")
+    assert told == ["type the PIN of token 'one' at its keypad"]
+
+
+def test_a_keypad_serves_each_signature_too(shim: Shim, careful: str, told: list[str]) -> None:
+    open_key(shim.uri(), "1234").close()
+    shim.flags(raised=KEYPAD)
+    with open_key(careful) as key:
+        assert key.sign(b"message")
+        assert key.sign(b"message")
+    assert told == ["type the PIN of token 'one' at its keypad"] * 3
+    assert shim.context_logins() == 2
+
+
+# Touches
+
+
+def test_a_person_is_told_of_a_touch_after_half_a_second(shim: Shim, told: list[str]) -> None:
+    with open_key(shim.uri(), "1234") as key:
+        for wanted in (1, 2):
+            shim.hold()
+            thread = threading.Thread(target=key.sign, args=(b"message",))
+            began = time.monotonic()
+            thread.start()
+            while len(told) < wanted and time.monotonic() - began < 3:
+                time.sleep(0.01)
+            waited = time.monotonic() - began
+            shim.hold(held=False)
+            thread.join()
+            assert 0.5 < waited < 1
+        assert told == ["touch token 'one' if it blinks: its signature is waited for"] * 2
+
+
+def test_a_command_tells_on_the_terminal(loaded_shim: Shim, tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path)
+    uri = f"{loaded_shim.uri()}&pin-value=1234"
+    command = (sys.executable, "-m", "hwsigner", "sign-string", "--private-key", uri)
+    process = terminal.start(*command, **loaded_shim.env, SHIM_SECONDS="1")
+    line = "hwsigner: touch token 'one' if it blinks: its signature is waited for"
+    assert terminal.shown_until("\n") == f"{line}\r\n"
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, len(out) > 100, b"touch" in err) == (0, True, False)
+    terminal.close()
+
+
+def test_quick_signatures_tell_nothing_and_start_one_thread(shim: Shim, told: list[str]) -> None:
+    with open_key(shim.uri(), "1234") as key:
+        key.sign(b"message")
+        threads = threading.active_count()
+        until = time.monotonic() + 0.8
+        while time.monotonic() < until:
+            key.sign(b"message")
+    assert threading.active_count() == threads
+    assert told == []
+
+
+def test_the_library_by_itself_starts_no_thread(shim: Shim) -> None:
+    threads = threading.active_count()
+    with open_key(shim.uri(), "1234") as key:
+        key.sign(b"message")
+    assert threading.active_count() <= threads
+
+
+# Odd modules
+
+
+def test_an_attribute_that_the_module_does_not_know_does_not_matter(shim: Shim, tmp_path: Path) -> None:
+    shim.library.shim_unknown(ALWAYS_AUTHENTICATE)
+    with open_key(shim.uri(), "1234") as key:
+        verify(key, tmp_path)
+
+
+def test_a_closed_key_does_not_reach_the_token(shim: Shim) -> None:
+    key = open_key(shim.uri(), "1234")
+    key.close()
+    with pytest.raises(SigningKeyError, match="closed"):
+        key.sign(b"message")
+    assert shim.count(SIGN_INIT) == 0

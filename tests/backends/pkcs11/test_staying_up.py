@@ -1,0 +1,258 @@
+"""PKCS #11 keys that outlive their token's removal, its session and its module; and what is not done for that."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from pkcs11 import Attribute, ObjectClass
+
+from hwsigner.backends.pkcs11 import pins as _pkcs11_stored_pins
+from hwsigner.backends.pkcs11.module import load_module
+from hwsigner.backends.pkcs11.search import choose_token
+from hwsigner.backends.pkcs11.session import handle
+from hwsigner.backends.pkcs11.token import acquire
+from hwsigner.errors import (
+    CertificateError,
+    PinLockedError,
+    SigningKeyError,
+    TokenRemovedError,
+    WrongPinError,
+)
+from hwsigner.key import Key, find_certificates, open_key
+from hwsigner.pins import PinSource
+from hwsigner.uri import KeyURI
+from pkcs11_shim import FINALIZE, INITIALIZE, LOGIN, LOGOUT, SIGN, SIGN_INIT, Person, Shim
+
+DEVICE_ERROR, DEVICE_REMOVED, SESSION_HANDLE_INVALID, FUNCTION_FAILED = 0x30, 0x32, 0xB3, 6
+PIN_INCORRECT, USER_NOT_LOGGED_IN, GENERAL_ERROR, SLOT_ID_INVALID = 0xA0, 0x101, 5, 3
+COUNT_LOW, FINAL_TRY = 0x10000, 0x20000
+COUNTED_SERIAL = b"other serial    "
+
+
+@pytest.fixture
+def person() -> Person:
+    return Person("1234")
+
+
+@pytest.fixture
+def key(shim: Shim, person: Person) -> Iterator[Key]:
+    """A key whose PIN a person has typed once."""
+    with open_key(shim.uri(), person) as key:
+        key.sign(b"message")
+        yield key
+
+
+def test_a_process_logs_in_once(shim: Shim) -> None:
+    with open_key(shim.uri(), "1234") as key, open_key(shim.uri("RSA-2048"), "1234") as other:
+        for _ in range(3):
+            assert key.sign(b"message")
+            assert other.sign(b"message")
+    assert (shim.count(LOGIN), shim.count(SIGN)) == (1, 6)
+
+
+def test_a_removed_token_is_an_error_of_its_own_until_it_is_back(shim: Shim, key: Key, person: Person) -> None:
+    shim.remove()
+    for _ in range(2):
+        with pytest.raises(TokenRemovedError, match="token 'one' was removed") as caught:
+            key.sign(b"message")
+        assert caught.value.hint == "Insert it again"
+        assert caught.value.exit_status == 3
+    assert shim.count(LOGIN) == 1
+    shim.insert()
+    assert key.sign(b"message")
+    assert (len(person.asked), shim.count(LOGIN)) == (1, 2)
+
+
+def test_a_token_that_was_removed_and_is_back_is_not_missed(shim: Shim, key: Key, person: Person) -> None:
+    shim.remove()
+    shim.insert()
+    assert key.sign(b"message")
+    assert (len(person.asked), shim.count(LOGIN)) == (1, 2)
+
+
+@pytest.mark.parametrize("answer", [DEVICE_REMOVED, SESSION_HANDLE_INVALID, USER_NOT_LOGGED_IN])
+def test_a_signature_that_fails_for_good_is_tried_twice(shim: Shim, key: Key, answer: int) -> None:
+    signed = shim.count(SIGN)
+    shim.fail(SIGN, answer)
+    with pytest.raises(SigningKeyError, match="token 'one' could not sign"):
+        key.sign(b"message")
+    assert (shim.count(SIGN) - signed, shim.count(LOGIN)) == (2, 2)
+    shim.fail(SIGN, 0)
+    assert key.sign(b"message")
+
+
+@pytest.mark.parametrize("call", [SIGN_INIT, SIGN])
+@pytest.mark.parametrize("answer", [DEVICE_ERROR, FUNCTION_FAILED, GENERAL_ERROR])
+def test_other_errors_are_told_at_once_and_the_session_is_dropped(shim: Shim, key: Key, call: int, answer: int) -> None:
+    made = shim.count(call)
+    shim.fail(call, answer)
+    with pytest.raises(SigningKeyError, match="token 'one' could not sign") as caught:
+        key.sign(b"message")
+    assert type(caught.value) is SigningKeyError
+    assert (shim.count(call) - made, shim.count(LOGIN)) == (1, 1)
+    shim.fail(call, 0)
+    assert key.sign(b"message")
+    assert shim.count(LOGIN) == 2
+
+
+def test_an_error_of_a_token_that_is_gone_says_so(shim: Shim, key: Key) -> None:
+    shim.fail(SIGN_INIT, DEVICE_ERROR)
+    shim.remove()
+    with pytest.raises(TokenRemovedError, match="was removed"):
+        key.sign(b"message")
+
+
+def test_another_token_in_its_place_gets_no_pin(shim: Shim, key: Key, person: Person) -> None:
+    shim.remove()
+    shim.serial(COUNTED_SERIAL)
+    shim.insert()
+    with pytest.raises(TokenRemovedError, match="another one is in its slot"):
+        key.sign(b"message")
+    assert shim.count(LOGIN) == 1
+    shim.serial(b"")
+    assert key.sign(b"message")
+    assert len(person.asked) == 1
+
+
+def test_a_restarted_module_is_found_again(shim: Shim, key: Key, person: Person) -> None:
+    shim.library.shim_finalise()
+    assert key.sign(b"message")
+    assert len(person.asked) == 1
+
+
+def test_the_tokens_of_others_stay_in_use_while_one_is_looked_for(shim: Shim, key: Key) -> None:
+    with open_key(shim.uri(token="two"), "1234") as other:
+        started = shim.count(INITIALIZE)
+        shim.remove()
+        with pytest.raises(TokenRemovedError):
+            key.sign(b"message")
+        assert other.sign(b"message")
+        assert (shim.count(INITIALIZE), shim.count(FINALIZE)) == (started, 0)
+
+
+# PINs
+
+
+@pytest.mark.parametrize("answer", [PIN_INCORRECT, DEVICE_ERROR, GENERAL_ERROR, FUNCTION_FAILED, SLOT_ID_INVALID])
+@pytest.mark.parametrize("cleared", [0, 4])
+def test_a_login_that_fails_later_is_not_tried_again(shim: Shim, key: Key, answer: int, cleared: int) -> None:
+    shim.flags(cleared=cleared)  # CKF_LOGIN_REQUIRED
+    shim.remove()
+    shim.insert()
+    shim.fail(LOGIN, answer)
+    for _ in range(3):
+        with pytest.raises(SigningKeyError):
+            key.sign(b"message")
+        assert shim.count(LOGIN) == 2
+    with pytest.raises(SigningKeyError, match="not tried again") as caught:
+        key.sign(b"message")
+    assert "open the key again" in caught.value.hint
+    shim.fail(LOGIN, 0)
+    with pytest.raises(SigningKeyError, match="not tried again"):
+        key.sign(b"message")
+    with open_key(shim.uri("RSA-2048"), "1234") as another:
+        assert another.sign(b"message")
+        assert key.sign(b"message")
+    assert shim.count(LOGIN) == 3
+
+
+@pytest.mark.parametrize("answer", [PIN_INCORRECT, DEVICE_ERROR, SLOT_ID_INVALID])
+def test_a_first_login_that_fails_is_not_tried_twice(shim: Shim, answer: int) -> None:
+    shim.uri()
+    shim.fail(LOGIN, answer)
+    with pytest.raises(SigningKeyError):
+        open_key(shim.uri(), "1234")
+    assert shim.count(LOGIN) == 1
+
+
+def test_a_remembered_pin_is_not_sent_after_a_try_of_others_failed(shim: Shim, key: Key, person: Person) -> None:
+    shim.remove()
+    shim.insert()
+    shim.flags(raised=COUNT_LOW)
+    person.answers.append("1234")
+    assert key.sign(b"message")
+    assert [request.state for request in person.asked] == ["", "an earlier try failed"]
+
+
+def test_a_stored_pin_is_not_sent_after_a_try_of_others_failed(shim: Shim) -> None:
+    with open_key(shim.uri(), "1234") as key:
+        shim.remove()
+        shim.insert()
+        shim.flags(raised=COUNT_LOW)
+        with pytest.raises(PinLockedError, match="the stored one was not sent"):
+            key.sign(b"message")
+        assert shim.count(LOGIN) == 1
+
+
+def test_nothing_is_sent_on_the_final_try_after_a_reinsertion(shim: Shim, key: Key, person: Person) -> None:
+    shim.remove()
+    shim.insert()
+    shim.flags(raised=COUNT_LOW | FINAL_TRY)
+    with pytest.raises(PinLockedError, match="one more wrong PIN locks"):
+        key.sign(b"message")
+    assert (len(person.asked), shim.count(LOGIN)) == (1, 1)
+
+
+def test_a_wrong_pin_is_sent_once_even_if_the_token_does_not_tell(shim: Shim) -> None:
+    with open_key(shim.uri(), "1234"):
+        pass
+    shim.flags(cleared=COUNT_LOW | FINAL_TRY)
+    logins = shim.count(LOGIN)
+    with pytest.raises(WrongPinError):
+        open_key(shim.uri(), PinSource("wrong"))
+    assert shim.count(LOGIN) - logins == 1
+    shim.flags()
+    with open_key(shim.uri(), lambda request: "1234"):  # Clears the token's flag.
+        pass
+
+
+def test_the_login_of_another_part_of_the_program_is_left_to_it(shim: Shim) -> None:
+    module = load_module(KeyURI.parse(shim.uri()))
+    [token] = (one for one in module.tokens() if one.label == "one")
+    with token.open() as session:
+        module.calls.log_in(handle(session), "1234")
+        with open_key(shim.uri(), "1234") as key:
+            assert key.sign(b"message")
+        assert shim.count(LOGOUT) == 0
+        assert list(session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY}))
+
+
+def test_a_public_key_is_shown_by_a_token_that_is_back(shim: Shim) -> None:
+    shim.library.shim_careful(1)
+    # The other token's session keeps the module from numbering its sessions anew.
+    with open_key(shim.uri(token="two"), "1234"), open_key(shim.uri(), "1234") as key:
+        shim.remove()
+        shim.insert()
+        assert key.public_key()
+
+
+def test_certificates_that_are_not_there_are_looked_for_with_one_login(shim: Shim) -> None:
+    with pytest.raises(CertificateError, match="no certificate is named by"):
+        find_certificates(shim.uri().replace("object=P-256", ""), "1234")
+    assert shim.count(LOGIN) == 1
+
+
+def test_another_card_gets_no_pin_from_who_takes_a_token_up_as_it_is_released(
+    shim: Shim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = KeyURI.parse(shim.uri())
+    found = choose_token(uri, None)
+    token = acquire(found.module, found.token)
+    with token.lock:
+        token.log_in(uri, PinSource("1234"))
+        releasing = threading.Thread(target=token.release)
+        releasing.start()
+        while token.users:
+            time.sleep(0.001)
+        assert acquire(found.module, found.token) is token
+    releasing.join()
+    monkeypatch.setattr(_pkcs11_stored_pins, "visible_keys", lambda session, uri: {b"another"})
+    with token.lock:
+        token.drop_session()
+        with pytest.raises(TokenRemovedError):
+            token.session()
+    token.release()
+    assert shim.count(LOGIN) == 1

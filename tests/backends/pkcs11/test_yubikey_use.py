@@ -1,0 +1,197 @@
+"""PKCS #11 keys in use on emulated YubiKeys, through both modules: touches, PINs for each signature, pulled cards."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from backends.contract import openssl_verifies
+from hwsigner.errors import SigningKeyError, TokenRemovedError, WrongPinError
+from hwsigner.key import Key, open_key
+from hwsigner.pins import AskPin, PinSource
+from hwsigner.system import notices
+from pkcs11_shim import ROOT, Person
+from softhsm.pcsc import SoftPcsc
+from softhsm.yubikey import OPENSC, YKCS11, YubiKey
+
+MODULES = [YKCS11, OPENSC]
+SIGNATURE, AUTHENTICATION = 0x9C, 0x9A
+TOUCH_ALWAYS = 2
+# OpenSC's module looks at a reader no more often, and nobody changes cards in a second.
+OPENSC_BELIEVES_SECONDS = 1.0
+
+
+@pytest.fixture(params=MODULES)
+def module(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def card_key(card: YubiKey, module: str, slot: int, pin: str | AskPin | PinSource) -> Key:
+    return open_key(card.uri(slot, module), pin)
+
+
+def prepare(card: YubiKey, slot: int = AUTHENTICATION, name: str = "hwsigner", touch_policy: int = 0) -> bytes:
+    card.write_chuid()
+    card.generate(slot, touch_policy=touch_policy)
+    for each in {slot, AUTHENTICATION}:  # OpenSC names the token after the certificate in 9A.
+        if each not in card.state.keys:
+            card.generate(each)
+        card.self_sign(each, name)
+    return card.public_key(slot)
+
+
+def right(tries: list[int]) -> bool:
+    return set(tries) == {0x9000}
+
+
+def test_a_pulled_card_is_an_error_of_its_own_and_works_again(
+    yubikey: YubiKey, pcsc: SoftPcsc, module: str, tmp_path: Path
+) -> None:
+    public_key = prepare(yubikey)
+    person = Person(yubikey.pin)
+    with card_key(yubikey, module, AUTHENTICATION, person) as key:
+        for _ in range(2):
+            assert openssl_verifies(tmp_path, public_key, key.sign(b"message"), b"message", "sha256")
+            yubikey.remove()
+            for _ in range(2):
+                with pytest.raises(TokenRemovedError):
+                    key.sign(b"message")
+            yubikey.insert(pcsc)
+        assert openssl_verifies(tmp_path, public_key, key.sign(b"message"), b"message", "sha256")
+    assert len(person.asked) == 1
+    assert yubikey.pin_tries == [0x9000] * 3
+
+
+def test_a_card_that_was_pulled_and_is_back_is_not_missed(yubikey: YubiKey, pcsc: SoftPcsc, module: str) -> None:
+    prepare(yubikey)
+    with card_key(yubikey, module, AUTHENTICATION, yubikey.pin) as key:
+        assert key.sign(b"message")
+        yubikey.remove()
+        yubikey.insert(pcsc)
+        assert key.sign(b"message")
+    assert right(yubikey.pin_tries)
+
+
+def test_another_card_gets_no_pin(
+    yubikey: YubiKey, pcsc: SoftPcsc, module: str, new_yubikey: Callable[[], YubiKey]
+) -> None:
+    prepare(yubikey)
+    with card_key(yubikey, module, AUTHENTICATION, yubikey.pin) as key:
+        assert key.sign(b"message")
+        yubikey.remove()
+        time.sleep(OPENSC_BELIEVES_SECONDS)
+        other = new_yubikey()
+        prepare(other, name="other")
+        other.insert(pcsc)
+        try:
+            with pytest.raises(TokenRemovedError):
+                key.sign(b"message")
+            assert other.pin_tries == []
+        finally:
+            other.remove()
+        yubikey.insert(pcsc)
+        assert key.sign(b"message")
+
+
+def test_a_card_in_another_reader_is_found(yubikey: YubiKey, pcsc: SoftPcsc, module: str) -> None:
+    prepare(yubikey)
+    with card_key(yubikey, module, AUTHENTICATION, yubikey.pin) as key:
+        assert key.sign(b"message")
+        yubikey.remove()
+        yubikey.insert(pcsc, reader=1)
+        assert key.sign(b"message")
+        yubikey.remove()
+
+
+def test_a_restarted_pcscd_is_found_again(yubikey: YubiKey, pcsc: SoftPcsc, module: str) -> None:
+    prepare(yubikey)
+    person = Person(yubikey.pin)
+    with card_key(yubikey, module, AUTHENTICATION, person) as key:
+        assert key.sign(b"message")
+        yubikey.remove()
+        pcsc.stop()
+        with pytest.raises(SigningKeyError):
+            key.sign(b"message")
+        pcsc.start()
+        yubikey.insert(pcsc)
+        assert key.sign(b"message")
+    assert len(person.asked) == 1
+    assert right(yubikey.pin_tries)
+
+
+def test_9c_wants_its_pin_for_each_signature(yubikey: YubiKey, module: str, tmp_path: Path) -> None:
+    public_key = prepare(yubikey, SIGNATURE)
+    with card_key(yubikey, module, SIGNATURE, PinSource(yubikey.pin, reuse=True)) as key:
+        for message in (b"one", b"two"):
+            assert openssl_verifies(tmp_path, public_key, key.sign(message), message, "sha256")
+    assert right(yubikey.pin_tries)
+    person = Person(yubikey.pin, "654321", yubikey.pin, yubikey.pin)
+    with card_key(yubikey, module, SIGNATURE, person) as key:
+        wrong_before = len(yubikey.pin_tries)
+        with pytest.raises(WrongPinError):
+            key.sign(b"message")
+        assert [status for status in yubikey.pin_tries[wrong_before:] if status != 0x9000] == [0x63C2]
+        person.answers = [yubikey.pin] * 2
+        assert key.sign(b"message")
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    lines: list[str] = []
+    notices.tell_by(lines.append)
+    yield lines
+    notices.tell_by(None)
+
+
+def test_a_card_that_waits_for_a_touch_is_told_of(yubikey: YubiKey, module: str, told: list[str]) -> None:
+    prepare(yubikey, touch_policy=TOUCH_ALWAYS)
+    with card_key(yubikey, module, AUTHENTICATION, yubikey.pin) as key:
+        thread = threading.Thread(target=key.sign, args=(b"message",))
+        thread.start()
+        assert yubikey.sensor.wait_until_asked()
+        began = time.monotonic()
+        while not told and time.monotonic() - began < 3:
+            time.sleep(0.01)
+        yubikey.touch()
+        thread.join(5)
+        assert not thread.is_alive()
+    assert [line.startswith("touch token '") for line in told] == [True]
+
+
+def test_a_card_that_nobody_touches_is_an_error_that_costs_no_pin(yubikey: YubiKey, module: str) -> None:
+    prepare(yubikey, touch_policy=TOUCH_ALWAYS)
+    with card_key(yubikey, module, AUTHENTICATION, yubikey.pin) as key:
+        yubikey.sensor.seconds = 0.3
+        with pytest.raises(SigningKeyError, match="could not sign"):
+            key.sign(b"message")
+        yubikey.sensor.delay = 0.1
+        assert key.sign(b"message")
+    assert right(yubikey.pin_tries)
+
+
+def test_ctrl_c_ends_a_command_that_waits_for_a_touch(yubikey: YubiKey, module: str, tmp_path: Path) -> None:
+    prepare(yubikey, touch_policy=TOUCH_ALWAYS)
+    (tmp_path / "pin").write_text(yubikey.pin)
+    (tmp_path / "pin").chmod(0o600)
+    uri = f"{yubikey.uri(AUTHENTICATION, module)}&pin-source=file:{tmp_path / 'pin'}"
+    command = [sys.executable, "-m", "hwsigner", "sign-string", "--certificate", uri]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"message")
+        process.stdin.close()
+        assert yubikey.sensor.wait_until_asked()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(yubikey.sensor.seconds / 2) == 130
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert (process.stdout.read(), process.stderr.read()) == (b"", b"")
+    assert right(yubikey.pin_tries)

@@ -1,0 +1,214 @@
+"""A TPM whose commands fail, one after the other, by a proxy between it and us: nothing stays in it."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from tpm2_pytss import ESAPI, ESYS_TR, TPM2_ALG, TPM2_SE, TPMT_SYM_DEF
+
+from backends.tpm2.tpms import NODA, PASSWORD, SIGNING, Tools, handles_in
+from hwsigner.backends.tpm2 import connection as _tpm2_connection
+from hwsigner.errors import (
+    BackendUnavailableError,
+    HwsignerError,
+    KeyNotFoundError,
+    PinLockedError,
+    SigningKeyError,
+)
+from hwsigner.key import Key, open_key
+from softhsm.tpm import SoftTPM
+from tpm_proxy import Fault, TPMProxy
+
+SIGN = 0x15D
+FAILURE, HANDLE, RETRY, YIELDED, TESTING = 0x101, 0x18B, 0x922, 0x908, 0x90A
+
+
+def uri_through(proxy: TPMProxy, path: Path, query: str = "") -> str:
+    """Return the URI of a key file of the TPM behind a proxy."""
+    return f"tpm2:path={quote(str(path))}?tcti={proxy.tcti}{query}"
+
+
+@pytest.fixture
+def free_file(tools: Tools) -> Path:
+    """A key file without an auth value; wrong ones do not count."""
+    return tools.key_file(attributes=f"{SIGNING}|noda", primary=("-G", "ecc", *NODA))
+
+
+@pytest.fixture
+def safe_file(tools: Tools) -> Path:
+    """A key file with an auth value; wrong ones do not count."""
+    return tools.key_file(attributes=f"{SIGNING}|noda", primary=("-G", "ecc", *NODA), auth=PASSWORD)
+
+
+def use(uri: str, pin: str | None) -> int:
+    """Open a key and sign three times; return how often that went well."""
+    done = 0
+    try:
+        with open_key(uri, pin) as key:
+            for _ in range(3):
+                try:
+                    done += bool(key.sign(b"message"))
+                except HwsignerError:
+                    continue
+    except HwsignerError:
+        pass
+    return done
+
+
+def each_command_fails(proxy: TPMProxy, tpm: SoftTPM, uri: str, pin: str | None, fault: Fault) -> list[int]:
+    """Use a key while the first command fails, then the second one, and so on; return how often it signed each time."""
+    done = []
+    for number in count():
+        proxy.exchanges.clear()
+        proxy.at(number, fault)
+        done.append(use(uri, pin))
+        assert handles_in(tpm) == [], f"after {fault} at command {number} of {[hex(code) for code in proxy.codes]}"
+        if len(proxy.exchanges) <= number:
+            return done
+    raise AssertionError
+
+
+class TestLeavesNothing:
+    @pytest.mark.parametrize("fault", ["cut", "drop", "half", FAILURE, HANDLE])
+    def test_of_a_key_in_an_encrypted_session(
+        self, proxy: TPMProxy, tools: Tools, safe_file: Path, fault: Fault
+    ) -> None:
+        done = each_command_fails(proxy, tools.tpm, uri_through(proxy, safe_file), PASSWORD, fault)
+        assert len(done) > 20
+        assert done[-1] == 3
+        if fault in ("cut", "drop", "half"):
+            assert min(done) == 2  # The one signature in which an auth value was under way is not made again.
+
+    @pytest.mark.parametrize("fault", ["cut", "drop", "half"])
+    def test_of_a_key_without_an_auth_value_which_signs_all_the_same(
+        self, proxy: TPMProxy, tools: Tools, free_file: Path, fault: Fault
+    ) -> None:
+        done = each_command_fails(proxy, tools.tpm, uri_through(proxy, free_file), None, fault)
+        assert len(done) > 10
+        assert set(done) == {3}
+
+    def test_of_a_tpm_that_asks_for_patience_once(self, proxy: TPMProxy, tools: Tools, safe_file: Path) -> None:
+        assert set(each_command_fails(proxy, tools.tpm, uri_through(proxy, safe_file), PASSWORD, RETRY)) == {3}
+
+    def test_of_a_tpm_that_breaks_off_again_and_again(self, proxy: TPMProxy, tools: Tools, safe_file: Path) -> None:
+        for period in range(2, 9):
+            left = count()
+            proxy.decide = lambda command: "drop" if next(left) % period == 0 else "pass"  # noqa: B023
+            use(uri_through(proxy, safe_file), PASSWORD)
+            proxy.decide = lambda command: "pass"
+            with open_key(uri_through(proxy, safe_file), PASSWORD) as key:
+                assert key.sign(b"message")
+            assert handles_in(tools.tpm) == []
+
+    def test_but_what_others_have_there(self, proxy: TPMProxy, tools: Tools, safe_file: Path) -> None:
+        esys = ESAPI(tools.tpm.tcti)
+        primary = esys.create_primary(None, "ecc256:aes128cfb", ESYS_TR.RH_NULL)[0]
+        no_cipher = TPMT_SYM_DEF(algorithm=TPM2_ALG.NULL)
+        session = esys.start_auth_session(ESYS_TR.NONE, ESYS_TR.NONE, TPM2_SE.HMAC, no_cipher, TPM2_ALG.SHA256)
+        theirs = handles_in(tools.tpm)
+        assert len(theirs) == 2
+        for number in range(0, 34, 3):
+            proxy.at(number, "drop")
+            use(uri_through(proxy, safe_file), PASSWORD)
+            assert handles_in(tools.tpm) == theirs
+        for handle in (primary, session):
+            esys.flush_context(handle)
+        esys.close()
+
+
+class TestPatience:
+    def test_it_ends(self, proxy: TPMProxy, free_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_tpm2_connection, "_PATIENCE_SECONDS", 0.05)
+        with open_key(uri_through(proxy, free_file)) as key:
+            proxy.decide = lambda command: RETRY if command[6:10] == SIGN.to_bytes(4) else "pass"
+            with pytest.raises(BackendUnavailableError, match="is busy with itself"):
+                key.sign(b"message")
+            proxy.decide = lambda command: "pass"
+            assert key.sign(b"message")
+
+    @pytest.mark.parametrize("code", [RETRY, YIELDED, TESTING])
+    def test_it_outlasts_that_of_the_library(self, proxy: TPMProxy, free_file: Path, code: int) -> None:
+        with open_key(uri_through(proxy, free_file)) as key:
+            left = [code] * 12
+            proxy.decide = lambda command: left.pop() if left and command[6:10] == SIGN.to_bytes(4) else "pass"
+            assert key.sign(b"message")
+            assert left == []
+
+
+class TestAuthIsNotSentAgain:
+    """When the connection breaks in the midst of a signature, whether the TPM counted a wrong auth value is unknown."""
+
+    @pytest.fixture
+    def key(self, proxy: TPMProxy, locked_file: Path, tools: Tools) -> str:
+        tools.set_lockout(5)
+        return uri_through(proxy, locked_file)
+
+    def sign_and_break(self, proxy: TPMProxy, key: Key, fault: Fault) -> None:
+        proxy.exchanges.clear()
+        proxy.decide = lambda command: fault if command[6:10] == SIGN.to_bytes(4) else "pass"
+        with pytest.raises(BackendUnavailableError):
+            key.sign(b"message")
+        proxy.decide = lambda command: "pass"
+        assert proxy.codes.count(SIGN) == 1
+
+    @pytest.mark.parametrize("session", ["plain", "encrypted"])
+    @pytest.mark.parametrize("fault", ["cut", "drop"])
+    def test_by_itself(self, proxy: TPMProxy, key: str, fault: Fault, session: str) -> None:
+        with open_key(f"{key}&session={session}", PASSWORD) as opened:
+            self.sign_and_break(proxy, opened, fault)
+            assert opened.sign(b"message")  # The TPM counts no more than before, so it is right or was not seen.
+            self.sign_and_break(proxy, opened, fault)
+            assert opened.sign(b"message")
+
+    @pytest.mark.parametrize("session", ["plain", "encrypted"])
+    def test_where_the_tpm_counted_it(self, proxy: TPMProxy, tools: Tools, key: str, session: str) -> None:
+        key = f"{key}&session={session}"
+        with open_key(key, lambda request: "wrong") as opened:
+            self.sign_and_break(proxy, opened, "drop")
+            for _ in range(2):
+                with pytest.raises(PinLockedError, match=r"when the connection broke off.*is not sent again"):
+                    opened.sign(b"message")
+        assert tools.counted_failures() == 1
+
+    def test_by_the_next_process_if_it_is_stored(self, proxy: TPMProxy, tools: Tools, key: str) -> None:
+        with open_key(key, "wrong") as opened:
+            self.sign_and_break(proxy, opened, "drop")
+        with open_key(key, "wrong") as opened, pytest.raises(PinLockedError, match="an earlier TPM auth value"):
+            opened.sign(b"message")
+        assert tools.counted_failures() == 1
+
+    def test_unless_the_tpm_never_saw_it(self, proxy: TPMProxy, tools: Tools, key: str) -> None:
+        with open_key(key, PASSWORD) as opened:
+            self.sign_and_break(proxy, opened, "cut")
+        with open_key(key, PASSWORD) as opened:
+            assert opened.sign(b"message")
+        assert tools.counted_failures() == 0
+
+
+def test_another_key_in_the_place_of_a_handle_s_is_not_sent_its_auth_value(proxy: TPMProxy, tools: Tools) -> None:
+    handle = 0x81004730
+    evict = ["tpm2_evictcontrol", "-Q", "-C", "o", "-c", hex(handle)]
+    tools.tpm.persist(handle, "ecc256", PASSWORD)
+    try:
+        with open_key(f"handle:{handle:#x}?tcti={proxy.tcti}", PASSWORD) as key:
+            assert key.sign(b"message")
+            tools.run(*evict)
+            tools.tpm.persist(handle, "ecc256", "another")
+            proxy.exchanges.clear()
+            proxy.at(0, "cut")  # It is looked for again when the connection was made anew.
+            with pytest.raises(KeyNotFoundError, match=f"another key at handle:{handle:#x} than before"):
+                key.sign(b"message")
+        assert SIGN not in proxy.codes
+        assert tools.counted_failures() == 0
+    finally:
+        tools.run(*evict)
+
+
+def test_another_refusal_is_quoted(proxy: TPMProxy, free_file: Path) -> None:
+    with open_key(uri_through(proxy, free_file)) as key:
+        proxy.decide = lambda command: FAILURE if command[6:10] == SIGN.to_bytes(4) else "pass"
+        with pytest.raises(SigningKeyError, match=r"refused key .*TPM failure"):
+            key.sign(b"message")

@@ -1,0 +1,301 @@
+"""What passes the bus to a TPM: sessions, the storage root key that they are salted with, and its pinned Name."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+from tpm2_pytss import ESAPI, ESYS_TR, TPM2B_PUBLIC
+
+from backends.tpm2.test_faults import SIGN, uri_through
+from backends.tpm2.tpms import PASSWORD, Tools, sign_and_verify
+from hwsigner.errors import SigningKeyError, UnsafeConnectionWarning, UsageError
+from hwsigner.key import open_key
+from softhsm.command import run
+from softhsm.tpm import SoftTPM
+from tpm_proxy import Exchange, TPMProxy
+
+SESSION_HANDLE, PASSWORD_HANDLE = 0x02, bytes.fromhex("40000009")
+START_AUTH_SESSION, READ_PUBLIC, CREATE_PRIMARY, CONTEXT_SAVE = 0x176, 0x173, 0x131, 0x162
+DECRYPT = 0x20  # Of a session's attributes: it encrypts the command's first parameter.
+NULL_HANDLE = bytes.fromhex("40000007")
+SRK = 0x81000001
+
+
+@pytest.fixture
+def pins(refused_auth: Path) -> Path:
+    """The folder with pinned Names."""
+    return refused_auth.parent / "srk"
+
+
+@pytest.fixture
+def uri(proxy: TPMProxy, locked_file: Path) -> str:
+    return uri_through(proxy, locked_file)
+
+
+@pytest.fixture
+def persistent_srk(tools: Tools) -> str:
+    """Make the storage root key persistent where it is expected, and return its Name."""
+    return persist_srk(tools, "ecc")
+
+
+def persist_srk(tools: Tools, kind: str) -> str:
+    primary, name = str(tools.path("srk")), tools.path("name")
+    tools.run("tpm2_createprimary", "-Q", "-G", kind, "-c", primary)
+    tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", primary, hex(SRK))
+    tools.run("tpm2_readpublic", "-Q", "-c", hex(SRK), "-n", str(name))
+    return name.read_bytes().hex()
+
+
+@pytest.fixture(autouse=True)
+def no_persistent_srk(swtpm: SoftTPM) -> object:
+    yield
+    if hex(SRK) in run(["tpm2_getcap", "handles-persistent"], swtpm.env).decode():
+        run(["tpm2_evictcontrol", "-Q", "-C", "o", "-c", hex(SRK)], swtpm.env)
+
+
+def sign(uri: str, pin: str | None = PASSWORD, times: int = 1) -> None:
+    with open_key(uri, pin) as key:
+        for _ in range(times):
+            assert key.sign(b"message")
+
+
+def signing(proxy: TPMProxy) -> list[Exchange]:
+    """Return the signatures. At the first use of a protected key, a TPM asks for the command again (RETRY)."""
+    return [one for one in proxy.exchanges if one.code == SIGN and one.answer[6:10] == bytes(4)]
+
+
+class TestOnTheBus:
+    def test_no_auth_value_passes(self, proxy: TPMProxy, uri: str) -> None:
+        sign(uri, times=3)
+        assert len(signing(proxy)) == 3
+        assert PASSWORD.encode() not in proxy.stream
+
+    def test_but_in_plain_sessions(self, proxy: TPMProxy, uri: str) -> None:
+        sign(f"{uri}&session=plain", times=3)
+        assert proxy.stream.count(PASSWORD.encode()) >= 3
+        assert START_AUTH_SESSION not in proxy.codes
+
+    def test_a_digest_is_encrypted(self, proxy: TPMProxy, uri: str) -> None:
+        import hashlib
+
+        digest = hashlib.sha256(b"message").digest()
+        sign(uri)
+        assert digest not in proxy.stream
+        sign(f"{uri}&session=plain")
+        assert digest in proxy.stream
+
+    def test_one_session_is_started_with_a_salt_and_kept(self, proxy: TPMProxy, uri: str) -> None:
+        sign(uri, times=4)
+        [start] = [exchange.command for exchange in proxy.exchanges if exchange.code == START_AUTH_SESSION]
+        salt_key, bound_to = start[10:14], start[14:18]
+        assert salt_key[0] == 0x80
+        assert bound_to == NULL_HANDLE
+        assert start.endswith(bytes.fromhex("0006 0080 0043 000b"))  # AES-128-CFB, SHA-256
+        for exchange in signing(proxy):
+            session, attributes = exchange.command[18], exchange.command[18 + 4 + 2 + 32]
+            assert session == SESSION_HANDLE
+            assert attributes & DECRYPT
+
+    def test_an_empty_auth_value_is_no_secret(self, proxy: TPMProxy, ec_file: Path) -> None:
+        sign(uri_through(proxy, ec_file), None)
+        assert START_AUTH_SESSION not in proxy.codes
+        assert signing(proxy)[0].command[18:22] == PASSWORD_HANDLE
+
+    def test_two_keys_of_a_process_share_a_session(self, proxy: TPMProxy, uri: str) -> None:
+        with open_key(uri, PASSWORD) as one, open_key(uri, PASSWORD) as another:
+            for key in (one, another, one, another):
+                assert key.sign(b"message")
+        assert proxy.codes.count(START_AUTH_SESSION) == 1
+
+    def test_a_session_of_another_kind_is_refused(self, uri: str) -> None:
+        with pytest.raises(UsageError, match=r"session=none.*encrypted, plain"):
+            open_key(f"{uri}&session=none", PASSWORD)
+
+
+class TestStorageRootKey:
+    def test_it_is_the_owner_s_primary_key(self, proxy: TPMProxy, uri: str, pins: Path) -> None:
+        sign(uri)
+        [pin] = pins.iterdir()
+        esys = ESAPI(proxy.tcti)
+        template = TPM2B_PUBLIC.parse(
+            "ecc256:aes128cfb",
+            objectAttributes="fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt",
+        )
+        primary, public, *_ = esys.create_primary(None, template, ESYS_TR.RH_OWNER)
+        name = bytes(public.get_name()).hex()
+        esys.flush_context(primary)
+        esys.close()
+        assert pin.read_text().splitlines() == [name, proxy.tcti]
+        assert (pins.stat().st_mode & 0o777, pin.stat().st_mode & 0o777) == (0o700, 0o600)
+
+    def test_it_is_the_persistent_one_where_there_is_one(
+        self, proxy: TPMProxy, uri: str, pins: Path, persistent_srk: str
+    ) -> None:
+        sign(uri)
+        [pin] = pins.iterdir()
+        assert pin.read_text().splitlines()[0] == persistent_srk
+        [start] = [exchange.command for exchange in proxy.exchanges if exchange.code == START_AUTH_SESSION]
+        assert start[10:14] == SRK.to_bytes(4)
+
+    def test_a_signing_key_in_its_place_is_passed_over(self, tools: Tools, proxy: TPMProxy, uri: str) -> None:
+        tools.tpm.persist(SRK, "ecc256")
+        sign(uri)
+        [start] = [exchange.command for exchange in proxy.exchanges if exchange.code == START_AUTH_SESSION]
+        assert start[10] == 0x80
+
+    @pytest.mark.parametrize("persistent_parent", [""], indirect=True)
+    def test_it_is_the_key_s_persistent_parent(
+        self, tools: Tools, proxy: TPMProxy, pins: Path, persistent_parent: str
+    ) -> None:
+        path = tools.key_file_under(persistent_parent, tools.path("key.pem"), "-G", "ecc256", "-p", PASSWORD)
+        sign(uri_through(proxy, path))
+        [start] = [exchange.command for exchange in proxy.exchanges if exchange.code == START_AUTH_SESSION]
+        assert start[10:14] == bytes.fromhex(persistent_parent[2:])
+        assert [pin.name.partition("-")[0] for pin in pins.iterdir()] == [persistent_parent]
+
+    def test_another_one_is_an_error_before_an_auth_value_is_sent(
+        self, tools: Tools, proxy: TPMProxy, uri: str, pins: Path
+    ) -> None:
+        sign(uri)
+        [pin] = pins.iterdir()
+        first = pin.read_text()
+        name = persist_srk(tools, "rsa")
+        proxy.exchanges.clear()
+        for _ in range(2):
+            with pytest.raises(SigningKeyError, match=rf"{name}.*{pin}.*cleared.*--accept-new-srk") as caught:
+                sign(uri)
+            assert "takes its place" in caught.value.message
+        assert not {SIGN, START_AUTH_SESSION} & set(proxy.codes)
+        assert pin.read_text() == first
+
+    def test_another_one_is_accepted_once_for_all(self, tools: Tools, uri: str, pins: Path) -> None:
+        sign(uri)
+        name = persist_srk(tools, "rsa")
+        sign(f"{uri}&accept-new-srk=true")
+        sign(uri)
+        assert [pin.read_text().splitlines()[0] for pin in pins.iterdir()] == [name]
+        with pytest.raises(UsageError, match="accept-new-srk=yes"):
+            sign(f"{uri}&accept-new-srk=yes")
+
+    def test_a_plain_session_does_without(self, tools: Tools, uri: str, pins: Path) -> None:
+        sign(uri)
+        persist_srk(tools, "rsa")
+        sign(f"{uri}&session=plain")
+
+    def test_a_name_in_the_uri_pins_it_for_good(self, tools: Tools, uri: str, pins: Path) -> None:
+        sign(uri)
+        [pin] = pins.iterdir()
+        name = pin.read_text().splitlines()[0]
+        pin.unlink()
+        for spelling in (name, name.upper()):
+            sign(f"{uri}&srk-name={spelling}")
+        assert list(pins.iterdir()) == []
+        persist_srk(tools, "rsa")
+        for query in ("", "&accept-new-srk=true"):
+            with pytest.raises(SigningKeyError, match=f"srk-name says, {name}"):
+                sign(f"{uri}&srk-name={name}{query}")
+
+    @pytest.mark.parametrize("name", ["000b00", "000b" + "g" * 64, "0004" + "0" * 40, "000c" + "0" * 64])
+    def test_what_is_no_name_is_refused(self, uri: str, name: str) -> None:
+        with pytest.raises(UsageError, match="is no TPM Name"):
+            open_key(f"{uri}&srk-name={name}", PASSWORD)
+
+    def test_each_tcti_has_a_pin_of_its_own(self, tools: Tools, uri: str, locked_file: Path, pins: Path) -> None:
+        sign(uri)
+        sign(tools.tpm.uri(locked_file))
+        assert len(list(pins.iterdir())) == 2
+
+    @pytest.mark.parametrize("place", ["/dev/null", "", "readable"])
+    def test_where_it_can_not_be_pinned_there_is_a_warning(
+        self, uri: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if place == "readable":
+            place = str(tmp_path / "others")
+            (tmp_path / "others" / "hwsigner" / "srk").mkdir(parents=True)
+        monkeypatch.setenv("XDG_STATE_HOME", place)
+        monkeypatch.setenv("HOME", "/")
+        with pytest.warns(UnsafeConnectionWarning, match=r"can't be pinned.*srk-name = '000b") as caught:
+            sign(uri)
+        name = str(caught[0].message).rpartition("srk-name = '")[2].partition("'")[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            sign(f"{uri}&srk-name={name}")
+
+
+def test_a_pin_that_others_could_have_written_does_not_count(uri: str, pins: Path) -> None:
+    sign(uri)
+    [pin] = pins.iterdir()
+    pin.write_text("000b" + "0" * 64)
+    pins.chmod(0o777)
+    with pytest.warns(UnsafeConnectionWarning, match="can't be pinned"):
+        sign(uri)
+    pins.chmod(0o700)
+    with pytest.raises(SigningKeyError, match="another one than is pinned"):
+        sign(uri)
+
+
+class TestInterposer:
+    """Something between us and the TPM that changes what passes."""
+
+    def test_a_name_alone_proves_nothing(self, tools: Tools, proxy: TPMProxy, uri: str, persistent_srk: str) -> None:
+        """A public area of the interposer's with the Name of the TPM's key."""
+        sign(uri)
+        forward = proxy._forward
+        replaced = []
+
+        def forge(command: bytes) -> bytes:
+            reply = forward(command)
+            if int.from_bytes(command[6:10]) == READ_PUBLIC and command[10:14] == SRK.to_bytes(4):
+                size = int.from_bytes(reply[10:12])
+                area = bytearray(reply[12 : 12 + size])
+                area[-1] ^= 1  # Of the public point.
+                replaced.append(True)
+                return reply[:12] + bytes(area) + reply[12 + size :]
+            return reply
+
+        proxy._forward = forge  # type: ignore[method-assign]
+        proxy.exchanges.clear()
+        with pytest.raises(SigningKeyError):
+            sign(uri)
+        assert replaced
+        assert not {SIGN, START_AUTH_SESSION} & set(proxy.codes)
+
+    def test_to_hide_the_persistent_one_does_not_help(self, proxy: TPMProxy, uri: str, tools: Tools) -> None:
+        persist_srk(tools, "rsa")
+        sign(uri)
+        proxy.decide = lambda command: 0x18B if command[6:14] == READ_PUBLIC.to_bytes(4) + SRK.to_bytes(4) else "pass"
+        proxy.exchanges.clear()
+        with pytest.raises(SigningKeyError, match="another one than is pinned"):
+            sign(uri)
+        assert SIGN not in proxy.codes
+
+    def test_to_claim_that_the_owner_wants_an_auth_value_does_not_help(
+        self, proxy: TPMProxy, uri: str, pins: Path
+    ) -> None:
+        with open_key(uri, PASSWORD) as key:
+            assert key.sign(b"message")
+        with open_key(uri, PASSWORD) as key:
+            proxy.decide = lambda command: 0x9A2 if int.from_bytes(command[6:10]) == CREATE_PRIMARY else "pass"
+            proxy.exchanges.clear()
+            with pytest.raises(SigningKeyError, match="is pinned and can't be checked"):
+                key.sign(b"message")
+        assert SIGN not in proxy.codes
+
+
+def test_where_the_owner_wants_an_auth_value_the_null_hierarchy_salts(
+    tools: Tools, proxy: TPMProxy, locked_file: Path, pins: Path
+) -> None:
+    with open_key(uri_through(proxy, locked_file), PASSWORD) as key:
+        tools.run("tpm2_changeauth", "-Q", "-c", "owner", "owned")
+        try:
+            assert key.sign(b"message")
+        finally:
+            tools.run("tpm2_changeauth", "-Q", "-c", "owner", "-p", "owned")
+    primaries = [exchange for exchange in proxy.exchanges if exchange.code == CREATE_PRIMARY]
+    assert primaries[-1].command[10:14] == NULL_HANDLE
+    assert not pins.exists()
+    assert sign_and_verify(
+        tools.tpm.uri(locked_file), tools.tpm.public_key(locked_file, PASSWORD), tools.folder, PASSWORD
+    )

@@ -1,0 +1,316 @@
+"""One TPM for several threads, processes, children and other programs, with a resource manager and without."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+
+import pytest
+from tpm2_pytss import ESAPI, ESYS_TR, TPM2_ALG, TPM2_SE, TPMT_SYM_DEF
+
+from backends.contract import openssl_verifies
+from backends.tpm2.test_faults import SIGN, uri_through
+from backends.tpm2.tpms import PASSWORD, Tools, handles_in
+from hwsigner.backends.tpm2 import context as _tpm2_context
+from hwsigner.backends.tpm2 import process_lock as _tpm2_turns
+from hwsigner.key import open_key
+from hwsigner.pins import PinRequest
+from softhsm.command import run
+from softhsm.tabrmd import ResourceManager
+from softhsm.tpm import SoftTPM
+from tpm_proxy import Fault, TPMProxy
+
+LOAD, START_AUTH_SESSION, CREATE_PRIMARY = 0x157, 0x176, 0x131
+# Prints signatures of a message, one a line; each line of stdin asks for one more.
+SIGNER = """
+import sys
+from hwsigner.key import open_key
+uri, pin, count = sys.argv[1:4]
+with open_key(uri, pin) as key:
+    for _ in range(int(count)):
+        print(key.sign(b"message").hex(), flush=True)
+    for line in sys.stdin:
+        print(key.sign(b"message").hex(), flush=True)
+"""
+ABANDONED = """
+import sys
+from hwsigner.key import open_key
+key = open_key(sys.argv[1], sys.argv[2])
+print(key.sign(b"message").hex(), flush=True)
+"""
+FORKED = """
+import os, sys, warnings
+warnings.simplefilter("ignore")  # That a fork of threads is risky: GLib has some.
+from hwsigner.key import open_key
+with open_key(sys.argv[1], sys.argv[2]) as key:
+    print(key.sign(b"message").hex(), flush=True)
+    child = os.fork()
+    for _ in range(5):
+        print(key.sign(b"message").hex(), flush=True)
+    if child:
+        os.waitpid(child, 0)
+        print(key.sign(b"message").hex(), flush=True)
+"""
+
+
+_started: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    """End what a test that failed has left running: it would use the TPM of the next."""
+    yield
+    while _started:
+        with _started.pop() as process:
+            process.kill()
+
+
+@pytest.fixture
+def manager(swtpm: SoftTPM) -> Iterator[ResourceManager]:
+    with ResourceManager(swtpm) as made:
+        yield made
+    assert handles_in(swtpm) == []
+
+
+def start(program: str, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start a program in Python, with this process's folders for state and locks."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR")}
+    pipe = subprocess.PIPE
+    environment = {**kept, "PYTHONPATH": str(Path(__file__).parents[3]), **(env or {})}
+    command = [sys.executable, "-c", program, *arguments]
+    process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    _started.append(process)
+    return process
+
+
+def signatures_of(process: subprocess.Popen[str]) -> list[bytes]:
+    """Wait for a process, and return the signatures that it printed."""
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    return [bytes.fromhex(line) for line in output.split()]
+
+
+@pytest.mark.parametrize("pin", ["", PASSWORD])
+def test_threads_leave_nothing(tools: Tools, ec_file: Path, locked_file: Path, pin: str) -> None:
+    path, times = (locked_file, 10) if pin else (ec_file, 100)
+    public_key = tools.tpm.public_key(path, pin)
+    with open_key(tools.tpm.uri(path), pin) as key, ThreadPoolExecutor(16) as pool:
+        signatures = list(pool.map(lambda _: [key.sign(b"message") for _ in range(times)], range(16)))
+    assert handles_in(tools.tpm) == []
+    for signature in (signatures[0][0], signatures[7][5], signatures[15][-1]):
+        assert openssl_verifies(tools.folder, public_key, signature, b"message", "sha256")
+
+
+@pytest.mark.parametrize("is_managed", [False, True])
+def test_six_processes_at_once(
+    tools: Tools, manager: ResourceManager, ec_file: Path, locked_file: Path, is_managed: bool
+) -> None:
+    tcti, env = (manager.tcti, manager.env) if is_managed else (tools.tpm.tcti, {})
+    keys = [(ec_file, ""), (locked_file, PASSWORD)] * 3
+    # Asked for beforehand: openssl takes no turns, and would take a slot that these processes count on.
+    public_keys = [tools.tpm.public_key(path, pin) for path, pin in keys]
+    processes = [start(SIGNER, f"tpm2:path={path}?tcti={tcti}", pin, "20", env=env) for path, pin in keys]
+    for process, public_key in zip(processes, public_keys, strict=True):
+        signatures = signatures_of(process)
+        assert len(signatures) == 20
+        assert openssl_verifies(tools.folder, public_key, signatures[-1], b"message", "sha256")
+
+
+@pytest.mark.parametrize("pin", ["", PASSWORD])
+def test_a_resource_manager_that_restarts_is_not_noticed(
+    tools: Tools, manager: ResourceManager, ec_file: Path, locked_file: Path, pin: str
+) -> None:
+    uri = f"tpm2:path={locked_file if pin else ec_file}?tcti={manager.tcti}"
+    process = start(SIGNER, uri, pin, "1", env=manager.env)
+    assert process.stdin
+    assert process.stdout
+    assert process.stdout.readline()
+    manager.stop_manager()
+    manager.start_manager()
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert len(signatures_of(process)) == 1
+
+
+def test_behind_a_resource_manager_a_key_is_loaded_once(
+    tools: Tools, manager: ResourceManager, locked_file: Path, short_folder: Path
+) -> None:
+    manager.stop_manager()
+    with TPMProxy(tools.tpm, short_folder) as proxy:
+        manager.start_manager(proxy.tcti)
+        uri = f"tpm2:path={locked_file}?tcti={manager.tcti}"
+        assert len(signatures_of(start(SIGNER, uri, PASSWORD, "5", env=manager.env))) == 5
+        manager.stop_manager()
+        taken = [exchange.code for exchange in proxy.exchanges if exchange.answer[6:10] == bytes(4)]
+    assert taken.count(LOAD) == taken.count(START_AUTH_SESSION) == 1
+    assert taken.count(CREATE_PRIMARY) == 2  # One to load the key under, one to salt the session.
+
+
+def test_without_one_a_key_is_loaded_once_and_saved(proxy: TPMProxy, ec_file: Path) -> None:
+    with open_key(uri_through(proxy, ec_file)) as key:
+        for _ in range(5):
+            assert key.sign(b"message")
+    taken = [exchange.code for exchange in proxy.exchanges if exchange.answer[6:10] == bytes(4)]
+    assert taken.count(CREATE_PRIMARY) == taken.count(LOAD) == 1
+    assert taken[-3:] == [0x161, 0x15D, 0x165]  # ContextLoad, Sign, FlushContext
+
+
+def test_a_device_that_one_process_at_a_time_can_open_is_closed_between_uses(
+    proxy: TPMProxy, locked_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As /dev/tpm0. What is saved outlives the connection: nothing is loaded or started anew."""
+    monkeypatch.setattr(_tpm2_turns, "_EXCLUSIVE", ("swtpm:",))
+    opened: list[ESAPI] = []
+
+    class Counted(ESAPI):  # type: ignore[misc]
+        def __init__(self, tcti: str) -> None:
+            super().__init__(tcti)
+            opened.append(self)
+
+    monkeypatch.setattr(_tpm2_context, "ESAPI", Counted)
+    with open_key(uri_through(proxy, locked_file), PASSWORD) as key:
+        for _ in range(3):
+            assert key.sign(b"message")
+            assert all(esys.is_closed() for esys in opened)
+        assert len(opened) >= 4
+    taken = [exchange.code for exchange in proxy.exchanges if exchange.answer[6:10] == bytes(4)]
+    assert taken.count(LOAD) == taken.count(START_AUTH_SESSION) == 1
+
+
+def test_a_process_that_closes_nothing_leaves_nothing(tools: Tools, locked_file: Path) -> None:
+    assert len(signatures_of(start(ABANDONED, tools.tpm.uri(locked_file), PASSWORD))) == 1
+    assert handles_in(tools.tpm) == []
+
+
+def test_what_a_killed_process_left_is_cleared_by_the_next(tools: Tools, locked_file: Path) -> None:
+    process = start(SIGNER, tools.tpm.uri(locked_file), PASSWORD, "1")
+    assert process.stdout
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert len(handles_in(tools.tpm)) == 1  # Its session.
+    with open_key(tools.tpm.uri(locked_file), PASSWORD) as key:
+        assert key.sign(b"message")
+    assert handles_in(tools.tpm) == []
+
+
+def test_keys_that_killed_processes_left_loaded_make_room(proxy: TPMProxy, tools: Tools, ec_file: Path) -> None:
+    """They are killed in the midst of a signature, one after the other, more often than a TPM has slots."""
+    uri = uri_through(proxy, ec_file)
+    for _ in range(4):
+        reached, may_go_on = threading.Event(), threading.Event()
+
+        def wait_at_sign(command: bytes, reached: Event = reached, may_go_on: Event = may_go_on) -> Fault:
+            if command[6:10] == SIGN.to_bytes(4):
+                reached.set()
+                may_go_on.wait(60)
+                return "cut"
+            return "pass"
+
+        proxy.decide = wait_at_sign
+        process = start(SIGNER, uri, "", "1")
+        assert reached.wait(60)
+        process.kill()
+        process.communicate()
+        may_go_on.set()
+        assert len(handles_in(tools.tpm)) in (1, 2)
+    proxy.decide = lambda command: "pass"
+    with open_key(uri) as key:
+        assert key.sign(b"message")
+    run(["tpm2_flushcontext", "-t"], tools.tpm.env)
+
+
+def test_where_sessions_run_out_other_processes_make_room(tools: Tools, locked_file: Path) -> None:
+    """A TPM has room for 64 sessions, saved ones too."""
+    process = start(SIGNER, tools.tpm.uri(locked_file), PASSWORD, "1")
+    assert process.stdin
+    assert process.stdout
+    assert process.stdout.readline()
+    esys = ESAPI(tools.tpm.tcti)
+    no_cipher = TPMT_SYM_DEF(algorithm=TPM2_ALG.NULL)
+    none = ESYS_TR.NONE
+    saved = [
+        esys.context_save(esys.start_auth_session(none, none, TPM2_SE.HMAC, no_cipher, TPM2_ALG.SHA256))
+        for _ in range(63)
+    ]
+    try:
+        with open_key(tools.tpm.uri(locked_file), PASSWORD) as key:
+            assert key.sign(b"message")
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert len(signatures_of(process)) == 1
+    finally:
+        for context in saved:
+            esys.flush_context(esys.context_load(context))
+        esys.close()
+    assert handles_in(tools.tpm) == []
+
+
+def test_a_child_has_a_connection_of_its_own(tools: Tools, locked_file: Path) -> None:
+    signatures = signatures_of(start(FORKED, tools.tpm.uri(locked_file), PASSWORD))
+    assert len(signatures) == 12
+    public_key = tools.tpm.public_key(locked_file, PASSWORD)
+    for signature in signatures:
+        assert openssl_verifies(tools.folder, public_key, signature, b"message", "sha256")
+
+
+def test_a_child_is_told_that_tabrmd_s_library_does_not_survive_a_fork(
+    manager: ResourceManager, locked_file: Path
+) -> None:
+    process = start(FORKED, f"tpm2:path={locked_file}?tcti={manager.tcti}", PASSWORD, env=manager.env)
+    output, errors = process.communicate(timeout=60)
+    assert len(output.split()) == 7
+    assert "can't be reached through tabrmd in the child of a process that used it" in errors
+
+
+def test_a_tpm_that_restarts_is_not_noticed_and_nobody_is_asked_again(tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = SoftTPM(tmp_path_factory.mktemp("restarted"))
+    other.start()
+    asked: list[PinRequest] = []
+
+    def ask(request: PinRequest) -> str:
+        asked.append(request)
+        return PASSWORD
+
+    try:
+        path = other.folder / "key.pem"
+        other.create_key_file(path, "EC:P-256", PASSWORD)
+        other.persist(0x81000002, "ecc256", PASSWORD)
+        Tools(other, other.folder).set_lockout(32)  # A TPM that was not shut down in order counts a failure.
+        with open_key(other.uri(path), ask) as file_key, open_key(other.uri(0x81000002), PASSWORD) as handle_key:
+            for _ in range(3):
+                assert file_key.sign(b"message")
+                assert handle_key.sign(b"message")
+                other.restart()
+        assert handles_in(other) == []
+        assert len(asked) == 1
+    finally:
+        other.stop()
+
+
+def test_a_tpm_in_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One library, one TPM: all keys of a process share it."""
+    monkeypatch.chdir(tmp_path)  # libtpms writes a file into the working folder too.
+    tcti = f"libtpms:{tmp_path / 'state'}"
+    env = {"TPM2TOOLS_TCTI": tcti}
+    primary, public, private = (str(tmp_path / name) for name in ("primary", "public", "private"))
+    key = str(tmp_path / "key.pem")
+    with pytest.raises(Exception, match="no key at handle:0x81000001"):
+        open_key(f"handle:0x81000001?tcti={tcti}")  # It starts the TPM up.
+    run(["tpm2_createprimary", "-Q", "-G", "ecc", "-c", primary], env)
+    run(["tpm2_create", "-Q", "-C", primary, "-G", "ecc256", "-p", PASSWORD, "-u", public, "-r", private], env)
+    run(["tpm2_encodeobject", "-C", primary, "-u", public, "-r", private, "-o", key], env)
+    for kind in ("-t", "-l"):
+        run(["tpm2_flushcontext", kind], env)
+    for _ in range(2):
+        process = start(SIGNER, f"tpm2:path={key}?tcti={tcti}", PASSWORD, "3")
+        assert len(signatures_of(process)) == 3
+    for what in ("handles-transient", "handles-loaded-session", "handles-saved-session"):
+        assert run(["tpm2_getcap", what], env) == b""

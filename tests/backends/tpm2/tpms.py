@@ -1,0 +1,177 @@
+"""Keys of a TPM for tests: tpm2-tools in a folder, and what files and signatures of theirs are like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tpm2_pytss import ESAPI, TPM2_CAP
+
+from backends.contract import openssl_verifies
+from hwsigner.backends.tpm2.encode import write_tss2_pem
+from hwsigner.backends.tpm2.key_file import TSS2Key
+from hwsigner.key import HashName, open_key
+from softhsm.command import run
+from softhsm.tpm import SoftTPM
+
+STORED = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth"
+SIGNING = f"{STORED}|sign"
+PASSWORD = "right-4711"
+NODA = ("-a", f"{STORED}|restricted|decrypt|noda")
+_LOADED_OR_SAVED = (0x80000000, 0x02000000, 0x03000000)
+
+
+class Tools:
+    """Keys made with tpm2-tools, in a folder."""
+
+    def __init__(self, tpm: SoftTPM, folder: Path) -> None:
+        self.tpm = tpm
+        self.folder = folder
+
+    def run(self, *arguments: str, flush: bool = True) -> str:
+        """Run a tool, and flush what it leaves in the TPM."""
+        output = run(arguments, self.tpm.env).decode()
+        if flush:
+            for kind in ("-t", "-l"):
+                run(["tpm2_flushcontext", kind], self.tpm.env)
+        return output
+
+    def key_file(
+        self,
+        kind: str = "ecc256",
+        attributes: str = SIGNING,
+        *,
+        primary: tuple[str, ...] = ("-G", "ecc"),
+        auth: str = "",
+        policy: str = "",
+    ) -> Path:
+        """Create a key under the primary that tpm2_createprimary makes of `primary`, and encode it."""
+        parent, path = self.path("primary"), self.path("key.pem")
+        self.run("tpm2_createprimary", "-Q", "-c", str(parent), *primary)
+        options = [*(["-p", auth] if auth else []), *(["-L", policy] if policy else [])]
+        return self.key_file_under(str(parent), path, "-G", kind, "-a", attributes, *options)
+
+    def key_file_under(self, parent: str, path: Path, *create: str) -> Path:
+        """Create a key under a parent, and encode it."""
+        parts = ["-u", str(self.path("public")), "-r", str(self.path("private"))]
+        self.run("tpm2_create", "-Q", "-C", parent, *parts, *create)
+        self.run("tpm2_encodeobject", "-C", parent, *parts, "-o", str(path), *(["-p"] if "-p" not in create else []))
+        return path
+
+    def parts(self) -> tuple[bytes, bytes]:
+        """Return the TPM2B_PUBLIC and the TPM2B_PRIVATE of the key made last."""
+        return self.path("public").read_bytes(), self.path("private").read_bytes()
+
+    def duplicated(self, parent: Path, kind: str = "ecc256", auth: str = "") -> TSS2Key:
+        """Create a key and encrypt it to another parent, given by its public area. Return its file."""
+        primary, key, policy, session = (str(self.path(name)) for name in ("other", "loaded", "policy", "session"))
+        public, private, seed = (str(self.path(name)) for name in ("public", "private", "seed"))
+        self.run("tpm2_startauthsession", "-S", session, flush=False)
+        self.run("tpm2_policycommandcode", "-Q", "-S", session, "-L", policy, "TPM2_CC_Duplicate")
+        self.run("tpm2_flushcontext", session)
+        self.run("tpm2_createprimary", "-Q", "-C", "n", "-G", "ecc", "-c", primary)
+        parts = ["-u", public, "-r", private, *(["-p", auth] if auth else [])]
+        attributes = "sensitivedataorigin|userwithauth|sign"
+        self.run("tpm2_create", "-Q", "-C", primary, "-G", kind, "-a", attributes, "-L", policy, *parts)
+        self.run("tpm2_load", "-Q", "-C", primary, "-u", public, "-r", private, "-c", key)
+        self.run("tpm2_loadexternal", "-Q", "-C", "o", "-u", str(parent), "-c", primary)
+        self.run("tpm2_startauthsession", "--policy-session", "-S", session, flush=False)
+        self.run("tpm2_policycommandcode", "-Q", "-S", session, "TPM2_CC_Duplicate", flush=False)
+        outputs = ["-r", private, "-s", seed]
+        self.run("tpm2_duplicate", "-C", primary, "-c", key, "-G", "null", "-p", f"session:{session}", *outputs)
+        self.run("tpm2_flushcontext", session)
+        return TSS2Key(not auth, 0x40000001, *self.parts(), self.path("seed").read_bytes())
+
+    def public_key(self) -> bytes:
+        """Return the DER public key of the key made last."""
+        pem = self.path("public.pem")
+        output = run(["tpm2_print", "-t", "TPM2B_PUBLIC", "-f", "pem", str(self.path("public"))], self.tpm.env)
+        pem.write_bytes(output)
+        return run(["openssl", "pkey", "-pubin", "-in", str(pem), "-pubout", "-outform", "DER"], {})
+
+    @contextmanager
+    def persisted(self, handle: int = 0x81004720) -> Iterator[int]:
+        """Give the key that key_file made last at a persistent handle."""
+        parts = ["-u", str(self.path("public")), "-r", str(self.path("private"))]
+        loaded = str(self.path("loaded"))
+        self.run("tpm2_load", "-Q", "-C", str(self.path("primary")), *parts, "-c", loaded)
+        self.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", loaded, hex(handle))
+        yield handle
+        self.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", hex(handle))
+
+    def write(self, key: TSS2Key, name: str = "written.pem") -> Path:
+        """Write a key file of ours."""
+        path = self.path(name)
+        path.write_text(write_tss2_pem(key))
+        return path
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file in the folder."""
+        return self.folder / name
+
+    def left_over(self) -> str:
+        """Return the handles of what is still loaded in the TPM."""
+        return self.run_getcap("handles-transient") + self.run_getcap("handles-loaded-session")
+
+    def run_getcap(self, what: str) -> str:
+        """Ask for a capability, and flush nothing."""
+        return run(["tpm2_getcap", what], self.tpm.env).decode()
+
+    def counted_failures(self) -> int:
+        """Return how many wrong auth values the TPM counts."""
+        lines = self.run_getcap("properties-variable").splitlines()
+        return next(int(line.split()[1], 16) for line in lines if line.startswith("TPM2_PT_LOCKOUT_COUNTER"))
+
+    def set_lockout(self, tries: int, seconds: int = 1000) -> None:
+        """Set the TPM's lockout, and clear it."""
+        self.run("tpm2_dictionarylockout", "-s", "-n", str(tries), "-t", str(seconds), "-l", "1000")
+        self.run("tpm2_dictionarylockout", "-c")
+
+
+def handles_in(tpm: SoftTPM) -> list[str]:
+    """Return the handles of what is loaded in a TPM, or saved out of it: objects and sessions."""
+    esys = ESAPI(tpm.tcti)
+    try:
+        return [f"{handle:#x}" for first in _LOADED_OR_SAVED for handle in _handles(esys, first)]
+    finally:
+        esys.close()
+
+
+def _handles(esys: ESAPI, first: int) -> list[int]:
+    _, answer = esys.get_capability(TPM2_CAP.HANDLES, first, 100)  # The list is a part of it.
+    return [int(handle) for handle in answer.data.handles]
+
+
+def read_der(path: Path) -> bytes:
+    """Return what a PEM file holds."""
+    body = "".join(line for line in path.read_text().splitlines() if "-----" not in line)
+    return run(["openssl", "base64", "-d", "-A"], {}, body.encode())
+
+
+def sign_and_verify(
+    uri: str, public_key: bytes, folder: Path, pin: str | None = None, hash: HashName = "sha256"
+) -> bool:
+    with open_key(uri, pin) as key:
+        assert key.public_key() == public_key
+        return openssl_verifies(folder, public_key, key.sign(b"message", hash), b"message", hash)
+
+
+def openssl_signs(tools: Tools, path: Path, auth: str = "") -> bool:
+    """Return whether openssl, with tpm2-openssl, makes a signature with the file of the key that was made last."""
+    message, signature = tools.path("message"), tools.path("signature")
+    message.write_bytes(b"message")
+    command = [
+        "openssl",
+        "dgst",
+        "-provider",
+        "tpm2",
+        "-provider",
+        "default",
+        "-propquery",
+        "?provider=tpm2",
+        "-sha256",
+    ]
+    command += ["-sign", str(path), *(["-passin", f"pass:{auth}"] if auth else []), "-out", str(signature)]
+    run([*command, str(message)], tools.tpm.env)
+    return openssl_verifies(tools.folder, tools.public_key(), signature.read_bytes(), b"message", "sha256")

@@ -1,0 +1,170 @@
+"""The table of flags: what each takes as its value, what a profile may hold, and that no secret is echoed."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwsigner.config.flags import (
+    EXCLUSIVE,
+    IDENTITY,
+    PROFILE,
+    SESSION,
+    Flag,
+    check_exclusive,
+    default_values,
+    profile_values,
+)
+from hwsigner.config.profiles import Profile
+from hwsigner.errors import ConfigError, UsageError
+
+FLAGS = {flag.name: flag for flag in IDENTITY + SESSION + PROFILE}
+SECRET = "hunter2"
+FILE = Path("/home/me/config.toml")
+
+
+def refused(name: str, text: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        FLAGS[name].value(text)
+    assert f"--{name} is" in caught.value.message
+    assert len(caught.value.message) < 250
+    return caught.value.message
+
+
+def profile(content: str, **given: Any) -> dict[str, Any]:
+    """Return the values of a profile with this content below some given flags."""
+    return profile_values(Profile("web", FILE, tomllib.loads(content), exposed=False), given)
+
+
+def example(name: str) -> tuple[str, Any]:
+    """Return a value of a flag as TOML has it and as it is meant."""
+    flag = FLAGS[name]
+    if not flag.metavar:
+        return "true", True
+    if flag.many:
+        return '["a=b", "c=d"]', [("a", "b"), ("c", "d")]
+    return ('"x"', "x") if flag.convert is str else ("1000", 1000)
+
+
+@pytest.mark.parametrize("name", ["allow-users", "instance-property"])
+def test_a_list_is_not_written_as_a_text(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} with a value of another type than it takes"):
+        profile(f'{name} = "alice"')
+
+
+class TestValues:
+    @pytest.mark.parametrize("name", ["timeout", "connect-timeout", "read-timeout"])
+    def test_seconds(self, name: str) -> None:
+        for text, value in (("1", 1.0), ("0.5", 0.5), ("1e3", 1000.0), ("86400", 86400.0), ("1e-9", 1e-9)):
+            assert FLAGS[name].value(text) == value
+        for text in ("0", "-1", "inf", "-inf", "nan", "1e999", "86400.1", "", "1s", "0x10", "9" * 5000):
+            refused(name, text)
+
+    @pytest.mark.parametrize(
+        "text", ["899", "43201", "-900", "+900", "900.0", "1e3", "", "٩٠٠", "９００", "9" * 5000, " 900"]
+    )
+    def test_session_durations_that_can_not_be(self, text: str) -> None:
+        assert "900 to 43200" in refused("session-duration", text)
+
+    @pytest.mark.parametrize("text", ["900", "43200", "0900"])
+    def test_session_durations(self, text: str) -> None:
+        assert FLAGS["session-duration"].value(text) == int(text)
+
+    @pytest.mark.parametrize("text", ["", "a", "=b", "a=", f"{'a' * 201}=b", f"a={'b' * 201}"])
+    def test_bad_instance_properties(self, text: str) -> None:
+        refused("instance-property", text)
+
+    def test_a_secret_that_can_not_be_converted(self) -> None:
+        flag = Flag("pin", "a number", "PIN", int, secret=True)
+        with pytest.raises(UsageError) as caught:
+            flag.value(SECRET)
+        assert SECRET not in str(caught.value)
+
+    def test_defaults(self) -> None:
+        values = default_values(FLAGS.values())
+        assert {name for name, value in values.items() if value not in (None, False, [])} == {
+            "session_duration",
+            "connect_timeout",
+            "read_timeout",
+            "timeout",
+        }
+        assert len(values) == len(FLAGS)
+
+
+class TestProfiles:
+    @pytest.mark.parametrize("name", [flag.name for flag in IDENTITY + SESSION])
+    def test_every_flag_is_a_key(self, name: str) -> None:
+        text, value = example(name)
+        assert profile(f"{name} = {text}") == {FLAGS[name].attribute: value}
+
+    @given(text=st.text(st.characters(codec="utf-8")))
+    def test_texts_are_taken_as_they_are(self, text: str) -> None:
+        found = Profile("web", FILE, {"certificate": text, "pkcs8-password": text}, exposed=False)
+        assert profile_values(found, {}) == {"certificate": text or None, "pkcs8_password": text or None}
+
+    def test_instance_properties_as_a_table(self) -> None:
+        assert profile("instance-property = {a = 'b', c = 'd'}") == {"instance_property": [("a", "b"), ("c", "d")]}
+
+    @pytest.mark.parametrize(("one", "other"), [*EXCLUSIVE, *(pair[::-1] for pair in EXCLUSIVE)])
+    def test_a_given_flag_drops_what_it_excludes(self, one: str, other: str) -> None:
+        content = f"{other} = {example(other)[0]}"
+        given = {FLAGS[one].attribute: example(one)[1]}
+        assert profile(content, **given) == {}
+        assert profile(content, **dict.fromkeys(given)) == {FLAGS[other].attribute: example(other)[1]}
+
+    @pytest.mark.parametrize(
+        ("content", "named"),
+        [
+            ("regoin = 'x'", "'regoin'"),
+            ("role_arn = 'x'", "'role_arn'"),
+            ("profile = 'x'", "'profile'"),
+            ("digest = 'SHA256'", "'digest'"),
+            ("certificate = true", "certificate"),
+            ("pkcs8-password = true", "pkcs8-password"),
+            ("certificate = ['x']", "certificate"),
+            ("certificate = {x = 1}", "certificate"),
+            ("certificate = 2026-01-01", "certificate"),
+            ("session-duration = 60", "session-duration"),
+            ("session-duration = true", "session-duration"),
+            ("session-duration = 3600.0", "session-duration"),
+            ("timeout = inf", "timeout"),
+            ("timeout = nan", "timeout"),
+            ("debug = 'maybe'", "debug"),
+            ("debug = 7", "debug"),
+            ("instance-property = 'a=b'", "instance-property"),
+            ("instance-property = 1", "instance-property"),
+            ("instance-property = [1]", "instance-property"),
+            ("instance-property = ['x']", "instance-property"),
+            ("instance-property = {a = ''}", "instance-property"),
+            ("certificate = 'x'\ncert-selector = 'y'", "exclude each other"),
+            (f"pkcs8-password = '{SECRET}'\ntpm-key-password = '{SECRET}'", "exclude each other"),
+            (f"pkcs8-password = ['{SECRET}']", "pkcs8-password"),
+        ],
+    )
+    def test_what_they_can_not_hold(self, content: str, named: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            profile(content)
+        assert caught.value.message.startswith(f"{FILE}: [profile.web]")
+        assert named in caught.value.message
+        assert SECRET not in f"{caught.value} {caught.value.__cause__}"
+
+
+@pytest.mark.parametrize(("one", "other"), EXCLUSIVE)
+def test_exclusive(one: str, other: str) -> None:
+    values = {FLAGS[name].attribute: example(name)[1] for name in (one, other)}
+    with pytest.raises(UsageError, match=f"--{one} and --{other} exclude each other"):
+        check_exclusive(values)
+    check_exclusive({**values, FLAGS[one].attribute: None})
+    check_exclusive({**values, FLAGS[other].attribute: False})
+
+
+@pytest.mark.parametrize("flag", IDENTITY + SESSION, ids=lambda flag: flag.name)
+def test_a_value_comes_back_from_toml(flag: Flag) -> None:
+    value = example(flag.name)[1]
+    found = Profile("web", FILE, {flag.name: flag.toml(value)}, exposed=False)
+    assert profile_values(found, {}) == {flag.attribute: value}

@@ -1,0 +1,372 @@
+"""Profiles of config.toml: whose file counts, what is refused, and that writing changes nothing else."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwsigner.config import profiles as config
+from hwsigner.config.profiles import add_profile, profile, profiles, user_file
+from hwsigner.errors import ConfigError, HwsignerError, LockError
+from hwsigner.system import files as atomic_file
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def system_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The system's file, which does not exist."""
+    path = tmp_path / "etc" / "config.toml"
+    path.parent.mkdir()
+    monkeypatch.setattr(config, "SYSTEM_FILE", path)
+    return path
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    return {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "xdg")}
+
+
+@pytest.fixture
+def file(environ: dict[str, str]) -> Path:
+    """The user's file, which does not exist; its folder does."""
+    path = user_file(environ)
+    path.parent.mkdir(parents=True)
+    return path
+
+
+class TestWhere:
+    @pytest.mark.parametrize(
+        ("environ", "path"),
+        [
+            ({"HOME": "/home/a"}, "/home/a/.config/hwsigner/config.toml"),
+            ({"HOME": "/home/a", "XDG_CONFIG_HOME": "/x"}, "/x/hwsigner/config.toml"),
+            ({"HOME": "/home/a", "XDG_CONFIG_HOME": ""}, "/home/a/.config/hwsigner/config.toml"),
+            ({"HOME": "/home/a", "XDG_CONFIG_HOME": "relative"}, "/home/a/.config/hwsigner/config.toml"),
+        ],
+    )
+    def test_user_file(self, environ: dict[str, str], path: str) -> None:
+        assert user_file(environ) == Path(path)
+
+    def test_without_a_home_the_users_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", "/home/b")
+        assert user_file({}) == Path("/home/b/.config/hwsigner/config.toml")
+
+
+class TestReading:
+    def test_no_files(self, environ: dict[str, str]) -> None:
+        assert profiles(environ) == {}
+        with pytest.raises(ConfigError, match="no profile 'web'") as caught:
+            profile("web", environ)
+        assert str(user_file(environ)) in caught.value.message
+        assert "none" in caught.value.hint
+
+    def test_the_users_table_replaces_the_systems_whole(
+        self, file: Path, system_file: Path, environ: dict[str, str]
+    ) -> None:
+        system_file.write_text('[profile.web]\nregion = "a"\ncertificate = "c"\n[profile.db]\nregion = "b"\n')
+        file.write_text('[profile.web]\nregion = "z"\n')
+        assert profile("web", environ).values == {"region": "z"}
+        assert profile("web", environ).file == file
+        assert profile("db", environ).values == {"region": "b"}
+        assert profile("db", environ).file == system_file
+
+    def test_a_missing_profile_lists_the_others(self, file: Path, environ: dict[str, str]) -> None:
+        file.write_text("[profile.web]\n[profile.db]\n")
+        with pytest.raises(ConfigError) as caught:
+            profile("wbe", environ)
+        assert "db, web" in caught.value.hint
+
+    @pytest.mark.parametrize("mode", [0o600, 0o644, 0o400, 0o640, 0o604])
+    def test_others_may_read_and_it_is_known(self, mode: int, file: Path, environ: dict[str, str]) -> None:
+        file.write_text("[profile.web]\n")
+        file.chmod(mode)
+        assert profile("web", environ).exposed == bool(mode & 0o044)
+
+    def test_no_repr_shows_values(self, file: Path, environ: dict[str, str]) -> None:
+        file.write_text('[profile.web]\npkcs8-password = "hush"\n')
+        assert "hush" not in repr(profile("web", environ))
+        assert "hush" not in repr(profiles(environ))
+
+
+class TestRefused:
+    """Each message names the file and shows nothing of its content."""
+
+    def message(self, environ: dict[str, str], file: Path) -> str:
+        with pytest.raises(ConfigError) as caught:
+            profiles(environ)
+        assert caught.value.exit_status == 2
+        assert str(file) in caught.value.message
+        assert "hush" not in f"{caught.value} {caught.value.__cause__}"
+        return str(caught.value)
+
+    @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666, 0o777])
+    def test_others_can_write(self, mode: int, file: Path, system_file: Path, environ: dict[str, str]) -> None:
+        for path in (file, system_file):
+            path.write_text('[profile.web]\npkcs8-password = "hush"\n')
+            path.chmod(mode)
+            message = self.message(environ, path)
+            assert f"mode {mode:04o}" in message
+            assert "chmod" in message
+            path.unlink()
+
+    def test_it_belongs_to_somebody_else(
+        self, file: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file.write_text("[profile.web]\n")
+        owner = os.stat(file).st_uid
+        monkeypatch.setattr(os, "geteuid", lambda: owner)
+        assert "web" in profiles(environ)
+        if owner == 0:
+            os.chown(file, 12345, -1)
+            assert "12345" in self.message(environ, file)
+
+    @pytest.mark.parametrize(
+        ("content", "place"),
+        [
+            (b"[profile.web]\nregion = hush\n", "line 2, column 10"),
+            (b'[profile.web]\npkcs8-password = "hush', ""),
+            (b"[profile.web]\nhush\n", "line 2"),
+            (b'[profile.web]\na="hush"\na="hush"\n', "line 3"),
+            (b"\xffhush", ""),
+            (b"hush = " + b"[" * 10_000, ""),
+        ],
+        ids=["bare word", "open string", "no value", "twice", "not UTF-8", "deep"],
+    )
+    def test_not_toml(self, content: bytes, place: str, file: Path, environ: dict[str, str]) -> None:
+        file.write_bytes(content)
+        message = self.message(environ, file)
+        assert "is not TOML" in message
+        assert place in message
+
+    @pytest.mark.parametrize(
+        ("content", "named"),
+        [
+            ("region = 'x'", "region"),
+            ("[profiles.web]", "profiles"),
+            ("[web]\n[profile.a]", "web"),
+            ("profile = 1", "a profile"),
+            ("[[profile]]", "a profile"),
+            ("[profile]\nregion = 'hush'", "profile.region"),
+        ],
+    )
+    def test_not_profiles(self, content: str, named: str, file: Path, environ: dict[str, str]) -> None:
+        file.write_text(content)
+        assert named in self.message(environ, file)
+
+    def test_a_folder(self, file: Path, environ: dict[str, str]) -> None:
+        file.mkdir()
+        assert "directory" in self.message(environ, file)
+
+
+NAMES = st.sampled_from(["web", "db", "a.b", "a b", "ünï", "web-2"])
+VALUES = st.dictionaries(
+    st.sampled_from(["region", "certificate", "debug", "timeout", "session-duration", "instance-property"]),
+    st.text(st.characters(codec="utf-8"))
+    | st.booleans()
+    | st.integers(0, 99999)
+    | st.lists(st.just("k=v"), max_size=2),
+    min_size=1,
+)
+FILLER = st.sampled_from(["", "\n", "# a comment\n", "  # one [profile.web]\r\n", "\r\n", "# \u2028 [x\n"])
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> str:
+    """A file with some profiles, comments, blank lines, both line endings, and perhaps no newline at its end."""
+    parts = [draw(FILLER)]
+    for name in draw(st.lists(NAMES, unique=True, max_size=4)):
+        end = draw(st.sampled_from(["\n", "\r\n"]))
+        quoted = name if name.replace("-", "").isascii() and name.replace("-", "").isalnum() else f'"{name}"'
+        parts += [draw(st.sampled_from(["", "  "])), f"[profile.{quoted}]", draw(st.sampled_from(["", " # [x]"])), end]
+        for key in draw(st.lists(st.sampled_from(["region", "certificate", "endpoint"]), unique=True)):
+            parts += [key, draw(st.sampled_from([" = 'x'", '="[y]"  # why', "=[\n 'z' ]"])), end, draw(FILLER)]
+        if draw(st.booleans()):
+            parts += [f"[profile.{quoted}.instance-property]", end, "k = 'v'", end]
+        parts.append(draw(FILLER))
+    text = "".join(parts)
+    return text.rstrip("\r\n") if draw(st.booleans()) else text
+
+
+def test_a_system_file_that_this_user_may_not_read_is_no_hindrance(
+    environ: dict[str, str], file: Path, system_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text("[profile.mine]\n")
+    system_file.write_text("[profile.agents]\n")
+    assert sorted(profiles(environ)) == ["agents", "mine"]
+    with pytest.raises(ConfigError, match=f"no profile 'x' in {file} or {system_file}"):
+        profile("x", environ)
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (system_file, os.R_OK) and access(path, mode))
+    assert sorted(profiles(environ)) == ["mine"]
+    with pytest.raises(ConfigError, match=f"no profile 'agents' in {file}, and this user can't read {system_file}"):
+        profile("agents", environ)
+
+
+def test_a_system_file_that_is_not_there_is_not_called_unreadable(
+    environ: dict[str, str], file: Path, system_file: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"no profile 'web' in {file} or {system_file}"):
+        profile("web", environ)
+
+
+class TestWriting:
+    @given(text=documents(), name=NAMES, values=VALUES)
+    def test_a_new_profile_is_appended(self, text: str, name: str, values: dict[str, Any]) -> None:
+        before = tomllib.loads(text).get("profile", {})
+        with _user_file(text) as (environ, file):
+            if name in before:
+                with pytest.raises(ConfigError, match="--replace"):
+                    add_profile(name, values, environ)
+                assert file.read_bytes() == text.encode()
+            else:
+                assert add_profile(name, values, environ) == file
+                assert file.read_bytes().startswith(text.encode())
+                assert tomllib.loads(file.read_text())["profile"] == {**before, name: values}
+
+    @given(text=documents(), values=VALUES, data=st.data())
+    def test_a_replaced_profile_leaves_the_rest(self, text: str, values: dict[str, Any], data: st.DataObject) -> None:
+        before = tomllib.loads(text).get("profile", {})
+        name = data.draw(st.sampled_from([*before, "new"]))
+        with _user_file(text) as (environ, file):
+            add_profile(name, values, environ, replace=True)
+            after = file.read_bytes().decode()
+            assert tomllib.loads(after)["profile"] == {**before, name: values}
+            for other in before.keys() - {name}:
+                assert add_profile(other, before[other], environ) == file
+            assert file.read_bytes().decode() == after
+
+    def test_what_stands_around_a_replaced_profile_stays(self, file: Path, environ: dict[str, str]) -> None:
+        head, tail = b"# head\r\n[profile.a]\nx = 1 # one\r\n\r\n# of b\n", b"\n# of c\r\n[profile.c]  # c\n y=  2"
+        file.write_bytes(head + b"[profile.b]\nold = 1\n# inside\nolder = 2\n[profile.b.deep]\nz = 1\n" + tail)
+        add_profile("b", {"region": "x"}, environ, replace=True)
+        assert file.read_bytes() == head + b'[profile.b]\nregion = "x"\n' + tail
+
+    def test_the_same_again_writes_nothing(self, file: Path, environ: dict[str, str]) -> None:
+        file.write_text("[profile.a] # note\ndebug=true\n")
+        before = os.stat(file)
+        add_profile("a", {"debug": True}, environ)
+        assert os.stat(file).st_ino == before.st_ino
+
+    @pytest.mark.parametrize(
+        "text",
+        ["profile = {a = {x = 1}}", "[profile]\na = {x = 1}\nb = {}\n", "[profile.b]\nx = '''\n[profile.a]\n'''\n"],
+    )
+    def test_a_form_that_it_does_not_edit(self, text: str, file: Path, environ: dict[str, str]) -> None:
+        file.write_text(text)
+        name = "new" if text.startswith("profile") else "a"
+        with pytest.raises(ConfigError, match="by hand"):
+            add_profile(name, {"region": "x"}, environ, replace=True)
+        assert file.read_text() == text
+
+    def test_modes(self, environ: dict[str, str]) -> None:
+        old = os.umask(0)
+        try:
+            file = add_profile("a", {"region": "x"}, environ)
+        finally:
+            os.umask(old)
+        assert [stat.S_IMODE(os.stat(path).st_mode) for path in (file, file.parent)] == [0o600, 0o700]
+        file.chmod(0o644)
+        add_profile("b", {"region": "x"}, environ)
+        assert stat.S_IMODE(os.stat(file).st_mode) == 0o644
+
+    def test_a_symbolic_link_stays_one(self, file: Path, environ: dict[str, str], tmp_path: Path) -> None:
+        target = tmp_path / "dotfiles.toml"
+        target.write_text("[profile.a]\n")
+        file.symlink_to(target)
+        add_profile("b", {"region": "x"}, environ)
+        assert file.is_symlink()
+        assert target.read_text() == '[profile.a]\n\n[profile.b]\nregion = "x"\n'
+
+    def test_a_file_that_others_can_write_is_not_touched(self, file: Path, environ: dict[str, str]) -> None:
+        file.write_text("[profile.a]\n")
+        file.chmod(0o666)
+        with pytest.raises(ConfigError, match="mode 0666"):
+            add_profile("b", {"region": "x"}, environ)
+        assert file.read_text() == "[profile.a]\n"
+
+    def test_a_folder_that_can_not_be_made(self, environ: dict[str, str], tmp_path: Path) -> None:
+        (tmp_path / "xdg").write_text("a file")
+        with pytest.raises(HwsignerError, match="Not a directory"):
+            add_profile("a", {"region": "x"}, environ)
+
+    def test_a_full_disk_leaves_the_old_file(
+        self, file: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(_: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        file.write_text("[profile.a]\n")
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(HwsignerError, match="No space left"):
+            add_profile("b", {"region": "x"}, environ)
+        assert file.read_text() == "[profile.a]\n"
+        assert sorted(os.listdir(file.parent)) == [".config.toml.hwsigner-lock", "config.toml"]
+
+    def test_a_killed_writer_leaves_the_old_file_and_no_lock(self, file: Path, environ: dict[str, str]) -> None:
+        file.write_text("[profile.a]\n")
+        killed = _run("import os; os.rename = lambda *_, **__: os.kill(os.getpid(), 9)", "b", environ)
+        assert killed.wait() == -signal.SIGKILL
+        assert file.read_text() == "[profile.a]\n"
+        add_profile("c", {"region": "x"}, environ)
+        assert list(profiles(environ)) == ["a", "c"]
+
+    def test_writers_at_once_lose_nothing(self, environ: dict[str, str]) -> None:
+        slow = "import os, time; fsync = os.fsync; os.fsync = lambda fd: (time.sleep(0.05), fsync(fd))"
+        writers = [_run(slow, f"p{number}", environ) for number in range(6)]
+        assert [writer.wait() for writer in writers] == [0] * 6
+        assert sorted(profiles(environ)) == [f"p{number}" for number in range(6)]
+
+    def test_who_waits_in_vain_is_told(self, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(atomic_file, "LOCK_TIMEOUT", 0.1)
+        file = add_profile("a", {"region": "x"}, environ)
+        with (file.parent / ".config.toml.hwsigner-lock").open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            with pytest.raises(LockError, match=f"another process has been writing {file}"):
+                add_profile("b", {"region": "x"}, environ)
+        assert list(profiles(environ)) == ["a"]
+
+    def test_who_finds_the_same_profile_when_its_turn_comes_changes_nothing(
+        self, file: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        text = "[profile.web]\nregion='x'  # by another writer\n"
+
+        def wait_and_edit(path: str, edit: Callable[[bytes], bytes]) -> None:
+            file.write_text(text)
+            atomic_file.edit_file(path, edit)
+
+        monkeypatch.setattr(config, "edit_file", wait_and_edit)
+        add_profile("web", {"region": "x"}, environ)
+        assert file.read_text() == text
+
+
+@contextmanager
+def _user_file(text: str) -> Iterator[tuple[dict[str, str], Path]]:
+    """Give an environment and its user's file with a content, in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        environ = {"XDG_CONFIG_HOME": folder}
+        file = user_file(environ)
+        file.parent.mkdir()
+        file.write_bytes(text.encode())
+        yield environ, file
+
+
+def _run(first: str, name: str, environ: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Add a profile in another process, after running some code there."""
+    add = f"add_profile({name!r}, {{'region': 'x'}}, {environ!r})"
+    code = f"{first}\nfrom hwsigner.config.profiles import add_profile\n{add}"
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={"PATH": os.environ["PATH"]})

@@ -1,0 +1,192 @@
+"""From values to what the library takes: profiles and command lines that say the same mean the same."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwsigner.cli.parser import Parser
+from hwsigner.config import flags, settings
+from hwsigner.config import profiles as config
+from hwsigner.config.flags import AGENT, EXCLUSIVE, IDENTITY, SESSION, default_values
+from hwsigner.errors import ConfigError, UnsafeKeyWarning, UsageError
+from hwsigner.pins import PinRequest
+from hwsigner.uri import KeyURI
+
+REQUEST = PinRequest("user PIN", "token 'alpha'")
+ARN = "arn:aws:rolesanywhere:eu-central-1:123456789012"
+UUID = "00000000-0000-0000-0000-000000000000"
+ANCHOR, PROFILE = f"{ARN}:trust-anchor/{UUID}", f"{ARN}:profile/{UUID}"
+ROLE = "arn:aws:iam::123456789012:role/web"
+
+
+def values(**given: Any) -> dict[str, Any]:
+    """Return the values of all flags, some of them given."""
+    arns = {"trust_anchor_arn": ANCHOR, "profile_arn": PROFILE, "role_arn": ROLE}
+    return {**default_values(IDENTITY + SESSION), **arns, **given}
+
+
+def write_profile(folder: Path, content: str) -> dict[str, str]:
+    """Write the profile `web` and return the environment that has it."""
+    path = folder / "hwsigner" / "config.toml"
+    path.parent.mkdir(exist_ok=True)
+    path.touch(0o600)
+    path.write_text(f"[profile.web]\n{content}\n")
+    return {"XDG_CONFIG_HOME": str(folder)}
+
+
+@pytest.fixture(autouse=True)
+def system_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "SYSTEM_FILE", tmp_path / "none.toml")
+
+
+class TestReadProfile:
+    @given(chosen=st.sets(st.sampled_from(IDENTITY + SESSION)))
+    def test_is_what_the_command_line_takes_from_it(
+        self, chosen: set[Any], tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        lines = []
+        for flag in chosen:
+            text = "true" if not flag.metavar else '["a=b"]' if flag.many else '"1000"'
+            lines.append(f"{flag.name} = {text}")
+        environ = write_profile(tmp_path_factory.getbasetemp(), "\n".join(lines))
+        parser = Parser("test", "for tests")
+        parser.add_flags(flags.PROFILE, IDENTITY, SESSION, AGENT)
+        names = {flag.name for flag in chosen}
+        given = argparse.Namespace(profile="web")
+        if any(names.issuperset(pair) for pair in EXCLUSIVE):
+            with pytest.raises(ConfigError, match="exclude"):
+                settings.read_profile("web", environ)
+            return
+        completed = vars(parser.complete(given, environ))
+        others = ("profile", "config_profile", "given", "exposed")
+        assert settings.read_profile("web", environ) == {
+            name: value for name, value in completed.items() if name not in others
+        }
+
+    def test_defaults(self, tmp_path: Path) -> None:
+        environ = write_profile(tmp_path, 'region = "eu-west-1"')
+        assert settings.read_profile("web", environ) == default_values(IDENTITY + SESSION + AGENT) | {
+            "region": "eu-west-1"
+        }
+
+    def test_secrets_in_a_file_that_others_read(self, tmp_path: Path) -> None:
+        environ = write_profile(tmp_path, 'private-key = "handle:0x81000001?pin-value=hunter2"')
+        path = tmp_path / "hwsigner" / "config.toml"
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            settings.read_profile("web", environ)
+        path.chmod(0o640)
+        with pytest.warns(UnsafeKeyWarning, match=f"pin-value in --private-key in {path}") as caught:
+            settings.read_profile("web", environ)
+        assert "hunter2" not in str(caught[0].message)
+
+
+class TestPinSource:
+    @pytest.mark.parametrize(
+        ("uri", "given", "pin"),
+        [
+            ("/k.pem", {"pkcs8_password": "p"}, "p"),
+            ("/k.pem", {"tpm_key_password": "t"}, None),
+            ("handle:0x81000001", {"tpm_key_password": "t"}, "t"),
+            ("handle:0x81000001", {"pkcs8_password": "p"}, None),
+            ("handle:0x81000001", {"no_tpm_key_password": True}, ""),
+            ("pkcs11:token=a", {"pkcs8_password": "p", "tpm_key_password": "t"}, None),
+        ],
+    )
+    def test_a_password_is_for_keys_of_its_kind(self, uri: str, given: dict[str, Any], pin: str | None) -> None:
+        key = KeyURI.parse(uri)
+        assert settings.pin_source(values(**given), key, None).stored(key, REQUEST) == pin
+
+    def test_who_is_asked_and_what_is_allowed(self) -> None:
+        key = KeyURI.parse("pkcs11:token=a")
+        pins = settings.pin_source(values(reuse_pin=True, allow_final_pin_try=True), key, lambda _: "typed")
+        assert pins.get(key, REQUEST) == "typed"
+        assert (pins.reuse, pins.allow_final_try) == (True, True)
+
+
+class TestIdentitySource:
+    def test_names(self) -> None:
+        source = settings.identity_source(
+            values(
+                certificate="pkcs11:object=c",
+                private_key="handle:0x81000001",
+                intermediates="/i.pem",
+                pkcs11_lib="/m.so",
+                use_latest_expiring_certificate=True,
+            ),
+            None,
+        )
+        assert source.certificate == KeyURI.parse("pkcs11:object=c?module-path=/m.so")
+        assert source.private_key == KeyURI.parse("handle:0x81000001")
+        assert source.intermediates == KeyURI.parse("/i.pem")
+        assert source.latest
+
+    @pytest.mark.parametrize(("check", "no_preflight"), [(True, True), (True, False), (False, False)])
+    def test_looked_over_unless_somebody_is_against_it(self, check: bool, no_preflight: bool) -> None:
+        found = settings.identity_source(values(certificate="/c", no_preflight=no_preflight), None, check=check)
+        assert found.check is (check and not no_preflight)
+
+    def test_no_certificate(self) -> None:
+        with pytest.raises(UsageError, match="no certificate is named"):
+            settings.identity_source(values(private_key="/k"), None)
+
+
+class TestSession:
+    def test_request(self) -> None:
+        request = settings.session_request(
+            values(session_duration=900, role_session_name="a@b", instance_property=[("rack", "7"), ("rack", "8")])
+        )
+        assert (request.trust_anchor_arn, request.profile_arn, request.role_arn) == (ANCHOR, PROFILE, ROLE)
+        assert (request.duration, request.session_name, request.instance_properties) == (900, "a@b", {"rack": "8"})
+
+    @pytest.mark.parametrize("name", ["a", "", "a b", "ä" * 3, "x" * 65])
+    def test_bad_session_names(self, name: str) -> None:
+        with pytest.raises(UsageError, match="--role-session-name"):
+            settings.session_request(values(role_session_name=name))
+
+    def test_too_many_properties(self) -> None:
+        properties = [(str(number), "x") for number in range(51)]
+        assert len(settings.session_request(values(instance_property=properties[:50])).instance_properties) == 50
+        with pytest.raises(UsageError, match="51 times"):
+            settings.session_request(values(instance_property=properties))
+
+    def test_service(self) -> None:
+        given = values(endpoint="https://x.test", connect_timeout=1.0, read_timeout=2.0, timeout=3.0)
+        found = settings.service(given, {"AWS_MAX_ATTEMPTS": "7"})
+        assert (found.region, found.endpoint.host, found.max_attempts) == ("eu-central-1", "x.test", 7)
+        assert (found.transport.connect_timeout, found.transport.read_timeout, found.timeout) == (1.0, 2.0, 3.0)
+        assert found.transport.verify
+        assert found.trace is None
+
+    def test_bad_arns(self) -> None:
+        with pytest.raises(UsageError, match="--role-arn"):
+            settings.service(values(role_arn="arn:aws:iam::1:user/x"), {})
+
+
+class TestTPM:
+    """Which TPM, and which one is trusted: flags complete a TPM's key URIs, and no others."""
+
+    @pytest.mark.parametrize(
+        ("flag", "query"),
+        [
+            ({"srk_name": "000b"}, "srk-name=000b"),
+            ({"accept_new_srk": True}, "accept-new-srk=true"),
+            ({"accept_new_srk": False}, ""),
+            ({"srk_name": "000b", "tcti": "tabrmd"}, "srk-name=000b&tcti=tabrmd"),
+        ],
+    )
+    def test_flags_go_into_the_query(self, flag: dict[str, Any], query: str) -> None:
+        assert settings.key_uri(values(**flag), "handle:0x81000001") == KeyURI.parse(f"handle:0x81000001?{query}")
+        for other in ("/etc/pki/key.pem", "pkcs11:token=a"):
+            assert settings.key_uri(values(**flag), other) == KeyURI.parse(other)
+
+    def test_the_uri_goes_before_them(self) -> None:
+        uri = "handle:0x81000001?srk-name=000c&accept-new-srk=false"
+        assert settings.key_uri(values(srk_name="000b", accept_new_srk=True), uri) == KeyURI.parse(uri)

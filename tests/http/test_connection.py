@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+from hwsigner.errors import ServiceUnreachableError
+from hwsigner.http import connection
+from hwsigner.http.connection import Deadline, StreamReader, connect, time_left
+from loopback import Connection, Server
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_deadline_counts_down_to_zero() -> None:
+    clock = Clock()
+    deadline = Deadline(3, clock=clock)
+    assert deadline.remaining() == 3
+    clock.now += 2
+    assert deadline.remaining() == time_left(deadline, "x") == 1
+    clock.now += 2
+    assert deadline.remaining() == 0
+    with pytest.raises(ServiceUnreachableError, match=r"^h did not answer within 3 s \(--timeout\)") as caught:
+        time_left(deadline, "h")
+    assert caught.value.retryable
+
+
+def test_the_earlier_of_two_deadlines_holds_and_names_its_flag() -> None:
+    clock = Clock()
+    total = Deadline(10, clock=clock)
+    assert str(total.within(2.5, "--read-timeout")) == "2.5 s (--read-timeout)"
+    clock.now += 9
+    assert total.within(2.5, "--read-timeout") is total
+    assert total.within(0.5, "--read-timeout").remaining() == 0.5
+
+
+def _addresses(*ports: int) -> list[Any]:
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
+
+
+def _closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def _black_hole() -> Iterator[int]:
+    """Listen with a full queue: the kernel drops each further SYN."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield int(listener.getsockname()[1])
+
+
+def test_connection_refused_is_retryable() -> None:
+    with pytest.raises(ServiceUnreachableError, match="can't connect to here: Connection refused") as caught:
+        connect("127.0.0.1", _closed_port(), peer="here", deadline=Deadline(5))
+    assert caught.value.retryable
+    assert caught.value.exit_status == 6
+
+
+def test_packets_swallowed() -> None:
+    with _black_hole() as port, pytest.raises(ServiceUnreachableError, match="--connect-timeout") as caught:
+        connect("127.0.0.1", port, peer="here", deadline=Deadline(0.3, "--connect-timeout"))
+    assert caught.value.retryable
+
+
+def test_each_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "SHORTEST_TRY_SECONDS", 0.1)
+    with _black_hole() as hole, Server(lambda c: c.sock.sendall(b"hello")) as server:
+        found = _addresses(_closed_port(), hole, server.port)
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: found)
+        deadline = Deadline(1.5)
+        stream = connect("name.example", 443, peer="here", deadline=deadline)
+        try:
+            assert stream.receive(5, deadline) == b"hello"
+        finally:
+            stream.close()
+
+
+def test_a_slow_look_up_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    def slow(*_args: object, **_options: object) -> list[Any]:
+        release.wait(30)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    with pytest.raises(ServiceUnreachableError, match=r"look-up of name\.example.*--connect-timeout") as caught:
+        connect("name.example", 443, peer="here", deadline=Deadline(0.2, "--connect-timeout"))
+    release.set()
+    assert caught.value.retryable
+
+
+def test_an_unknown_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args: object, **_options: object) -> list[Any]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(ServiceUnreachableError, match=r"can't look up name\.example: Name or service") as caught:
+        connect("name.example", 443, peer="here", deadline=Deadline(5))
+    assert caught.value.retryable
+
+
+def test_a_name_without_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: [])
+    with pytest.raises(ServiceUnreachableError, match="no address"):
+        connect("name.example", 443, peer="here", deadline=Deadline(5))
+
+
+def test_an_address_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args: object, **_options: object) -> None:
+        raise AssertionError("a thread for an IP address")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setattr(threading, "Thread", fail)
+        connect("127.0.0.1", listener.getsockname()[1], peer="here", deadline=Deadline(5)).close()
+
+
+def test_small_packets_are_not_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    options: list[tuple[int, int, int]] = []
+
+    class Watched(socket.socket):
+        def setsockopt(self, *arguments: Any) -> None:
+            options.append(arguments)
+            super().setsockopt(*arguments)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setattr(socket, "socket", Watched)
+        connect("127.0.0.1", listener.getsockname()[1], peer="here", deadline=Deadline(5)).close()
+    assert (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1) in options
+
+
+def test_a_peer_that_does_not_read() -> None:
+    def never_read(served: Connection) -> None:
+        served.stopping.wait(30)
+
+    with Server(never_read) as server:
+        stream = connect("127.0.0.1", server.port, peer="here", deadline=Deadline(5))
+        try:
+            with pytest.raises(ServiceUnreachableError, match="--read-timeout"):
+                stream.send(bytes(64 << 20), Deadline(0.3, "--read-timeout"))
+        finally:
+            stream.close()
+
+
+def test_an_unbuffered_reader_leaves_what_follows() -> None:
+    with Server(lambda c: c.sock.sendall(b"one\r\nTLS")) as server:
+        deadline = Deadline(5)
+        stream = connect("127.0.0.1", server.port, peer="here", deadline=deadline)
+        try:
+            assert StreamReader(stream, deadline, buffer_size=1).makefile("rb").readline() == b"one\r\n"
+            assert StreamReader(stream, deadline).makefile("rb").read() == b"TLS"
+        finally:
+            stream.close()

@@ -1,0 +1,244 @@
+"""Pinentries: the real ones on a pseudo-terminal, and strange ones, which hold no command up and learn no PIN."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwsigner.errors import PinError
+from hwsigner.pins import PinRequest, pinentry
+from hwsigner.pins.pinentry import Pinentry, find_pinentry
+from terminals import Terminal
+
+REQUEST = PinRequest("user PIN", "token 'al%pha\x1b[2J'", "an earlier try failed", "42")
+SHOWN = r"user PIN for token 'al%pha\x1b[2J' (serial 42, an earlier try failed)"
+PROGRAM = f"""
+import sys
+from hwsigner.errors import HwsignerError
+from hwsigner.pins import PinRequest
+from hwsigner.pins.pinentry import Pinentry
+try:
+    print(ascii(Pinentry(sys.argv[1], answer_limit=float(sys.argv[2])).ask({REQUEST!r})))
+except HwsignerError as error:
+    print(type(error).__name__, error.exit_status, error)
+"""
+ODD_PINS = ["1234", "50%25", "%0A%", "pä✓ss", " a b ", "#+D OK", "x" * 100]
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    terminal = Terminal(tmp_path)
+    yield terminal
+    terminal.close()
+
+
+class TestRealOnes:
+    PROGRAMS = ("pinentry-curses", "pinentry-tty")
+
+    def start(self, terminal: Terminal, program: str, limit: float = 20) -> subprocess.Popen[bytes]:
+        """Start a question, and return when it is on the screen."""
+        process = terminal.start(sys.executable, "-c", PROGRAM, program, str(limit), TERM="xterm")
+        shown = terminal.shown_until("user PIN: ")
+        assert SHOWN in shown
+        terminal.wait_until_silent()
+        return process
+
+    @pytest.mark.parametrize("program", PROGRAMS)
+    @pytest.mark.parametrize("pin", ODD_PINS)
+    def test_give_what_is_typed(self, terminal: Terminal, program: str, pin: str) -> None:
+        process = self.start(terminal, program)
+        terminal.type(pin.encode() + b"\r")
+        assert process.communicate(timeout=20) == (f"{pin!a}\n".encode(), b"")
+        assert terminal.echoes()
+
+    @pytest.mark.parametrize(("program", "keys"), [("pinentry-curses", b"12\t\t\r"), ("pinentry-tty", b"\x04")])
+    def test_cancelled(self, terminal: Terminal, program: str, keys: bytes) -> None:
+        process = self.start(terminal, program)
+        terminal.type(keys)
+        words = f"PinError 3 the question for the {SHOWN} was cancelled\n"
+        assert process.communicate(timeout=20) == (words.encode(), b"")
+        assert terminal.echoes()
+
+    @pytest.mark.parametrize("program", PROGRAMS)
+    def test_nobody_answers(self, terminal: Terminal, program: str) -> None:
+        process = self.start(terminal, program, limit=1)
+        words = f"PinError 3 the question for the {SHOWN} was not answered in time\n"
+        assert process.communicate(timeout=20) == (words.encode(), b"")
+        assert terminal.echoes()
+
+    @pytest.mark.parametrize("program", PROGRAMS)
+    def test_an_interruption_gives_the_terminal_back(self, terminal: Terminal, program: str) -> None:
+        process = self.start(terminal, program)
+        os.kill(process.pid, 2)
+        out, err = process.communicate(timeout=20)
+        assert (out, b"KeyboardInterrupt" in err) == (b"", True)
+        assert terminal.echoes()
+
+    def test_a_terminal_that_hangs_up_is_no_crash(self, tmp_path: Path) -> None:
+        terminal = Terminal(tmp_path)
+        process = terminal.start("nohup", sys.executable, "-c", PROGRAM, "pinentry-tty", "20", TERM="xterm")
+        terminal.shown_until("user PIN: ")
+        terminal.close()
+        out, err = process.communicate(timeout=20)
+        assert (out.startswith(b"PinError 3 "), err) == (True, b"")
+
+
+Script = Callable[[str], str]
+ANSWERS = """
+import os, sys
+print("OK here", flush=True)
+for line in sys.stdin:
+    open(sys.argv[0] + ".log", "a").write(line)
+    print({answers}.get(line.split()[0], "OK"), flush=True)
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
+    """Return what writes a pinentry in Python and returns its path; there is a display."""
+    monkeypatch.setenv("DISPLAY", ":99")
+
+    def write(code: str) -> str:
+        path = tmp_path / "pinentry"
+        path.write_text(f"#!{sys.executable} -I\n{code}")
+        path.chmod(0o700)
+        return str(path)
+
+    return write
+
+
+def answering(script: Script, **answers: str) -> str:
+    """Write a pinentry with some answers of its own and OK to everything else."""
+    return script(ANSWERS.format(answers=answers))
+
+
+class TestTheProtocol:
+    def test_what_a_pinentry_is_told(self, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pinentry, "_has_terminal", lambda: True)
+        for name, value in {"TERM": "vt%100", "LANG": "de_DE.UTF-8", "LC_CTYPE": "C.UTF-8"}.items():
+            monkeypatch.setenv(name, value)
+        program = answering(script, GETPIN="D 1234\nOK")
+        assert Pinentry(program).ask(REQUEST) == "1234"
+        assert Path(f"{program}.log").read_text().splitlines() == [
+            "OPTION ttyname=/dev/tty",
+            "OPTION ttytype=vt%25100",
+            "OPTION lc-ctype=C.UTF-8",
+            "SETTIMEOUT 120",
+            "SETTITLE hwsigner",
+            f"SETDESC {SHOWN.replace('%', '%25')}",
+            "SETPROMPT user PIN:",
+            "GETPIN",
+            "BYE",
+        ]
+
+    @given(
+        subject=st.text(st.characters(exclude_categories=["Cs"]), max_size=3000), state=st.sampled_from(["", "locked"])
+    )
+    def test_any_label_makes_one_short_line(self, subject: str, state: str) -> None:
+        line = f"SETDESC {pinentry._escaped(PinRequest('user PIN', subject, state).question)}"
+        assert len(line.encode()) < 1000
+        assert line.isprintable()
+        assert state in line
+
+    @pytest.mark.parametrize(
+        ("answer", "pin"),
+        {
+            "D 12%2534%0D%0A%c3%a4\nOK": "12%34\r\nä",
+            "D 12\n# a comment\nS PIN_REPEATED\nD 34\nOK": "1234",
+            "OK": "",
+            "D \nOK": "",
+        }.items(),
+    )
+    def test_answers(self, script: Script, answer: str, pin: str) -> None:
+        assert Pinentry(answering(script, GETPIN=answer)).ask(REQUEST) == pin
+
+    def test_an_option_that_is_not_known_does_not_matter(self, script: Script) -> None:
+        unknown = "ERR 83886254 Unknown option <Pinentry>"
+        program = answering(script, OPTION=unknown, SETTIMEOUT=unknown, GETPIN="D 1\nOK", BYE="ERR 1 no")
+        assert Pinentry(program).ask(REQUEST) == "1"
+
+    @pytest.mark.parametrize(
+        ("code", "words"),
+        {
+            "print('ERR 83918950 Inappropriate ioctl\x1b[2J')": r"can't ask: Inappropriate ioctl\\x1b\[2J",
+            "print('ERR')": "can't ask",
+            "": "can't be run: it is no pinentry, or has ended",
+            "print('OK')": "can't be run: (it is no pinentry, or has ended|Broken pipe)",
+            "print('x' * 10**6)": "can't be run: it is no pinentry",
+            "for _ in range(99): print('D ' + 'x' * 4000)": "can't be run: it sends data without end",
+            "import time; time.sleep(60)": "does not answer",
+            "while True: print('# noise')": "does not answer",
+            "print('OK', flush=True); import time; time.sleep(60)": "does not answer",
+        }.items(),
+    )
+    def test_strange_ones_are_bounded(self, script: Script, code: str, words: str) -> None:
+        program = script(code)
+        begin = time.monotonic()
+        with pytest.raises(PinError, match=f"pinentry {program} {words}"):
+            Pinentry(program, answer_limit=0.2, reply_limit=0.5).ask(REQUEST)
+        assert time.monotonic() - begin < 5
+
+    def test_no_answer_is_bounded_too(self, script: Script) -> None:
+        program = answering(script)
+        Path(program).write_text(Path(program).read_text().replace("print({}", "line != 'GETPIN\\n' and print({}"))
+        with pytest.raises(PinError, match="does not answer"):
+            Pinentry(program, answer_limit=0.2, reply_limit=0.3).ask(REQUEST)
+
+    def test_an_optional_one_that_does_not_answer_leaves_the_question_to_others(self, script: Script) -> None:
+        program = script("import time; time.sleep(60)")
+        assert Pinentry(program, is_optional=True, reply_limit=0.2).ask(REQUEST) is None
+
+    def test_what_is_not_text_is_not_shown(self, script: Script) -> None:
+        with pytest.raises(PinError, match="not UTF-8") as caught:
+            Pinentry(answering(script, GETPIN="D hunter2%ff\nOK")).ask(REQUEST)
+        assert "hunter2" not in str(caught.value)
+        assert caught.value.__suppress_context__
+
+    def test_it_learns_no_pin_of_ours(self, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HWSIGNER_PIN", "4711")
+        program = answering(script, GETPIN="D 1\nOK")
+        path = Path(program)
+        path.write_text(path.read_text().replace("print(", "assert 'HWSIGNER_PIN' not in os.environ; print(", 1))
+        assert Pinentry(program).ask(REQUEST) == "1"
+
+
+class TestWhichOne:
+    @pytest.mark.parametrize(
+        ("named", "environ", "program"),
+        [
+            (None, {}, None),
+            (None, {"HWSIGNER_PINENTRY": ""}, None),
+            (None, {"DISPLAY": ":0"}, "pinentry"),
+            (None, {"WAYLAND_DISPLAY": "wayland-0"}, "pinentry"),
+            ("none", {"DISPLAY": ":0", "HWSIGNER_PINENTRY": "x"}, None),
+            (None, {"DISPLAY": ":0", "HWSIGNER_PINENTRY": "none"}, None),
+            (None, {"HWSIGNER_PINENTRY": "pinentry-tty"}, "pinentry-tty"),
+            ("/opt/p", {"HWSIGNER_PINENTRY": "pinentry-tty"}, "/opt/p"),
+        ],
+    )
+    def test_is_asked(self, named: str | None, environ: dict[str, str], program: str | None) -> None:
+        found = find_pinentry(named, environ)
+        assert (found and found.program) == program
+
+    def test_none_where_nobody_would_see_it(self, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+        program = script("open(__file__ + '.ran', 'w')")
+        monkeypatch.delenv("DISPLAY")
+        monkeypatch.setattr(pinentry, "_has_terminal", lambda: False)
+        assert Pinentry(program).ask(REQUEST) is None
+        assert not Path(f"{program}.ran").exists()
+
+    @pytest.mark.parametrize("program", ["/nonexistent/pinentry", "/etc/passwd", "false"])
+    def test_one_that_is_named_must_be_there(self, program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DISPLAY", ":99")
+        with pytest.raises(PinError, match=f"pinentry {program} can't be run") as caught:
+            Pinentry(program).ask(REQUEST)
+        assert "--pinentry" in caught.value.hint
+        assert Pinentry(program, is_optional=True).ask(REQUEST) is None

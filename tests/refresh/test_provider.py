@@ -1,0 +1,1165 @@
+"""Providers: one session for all threads, refreshed in time, the last good one while it lives, no PIN sent twice."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.credentials import RefreshableCredentials
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given
+from hypothesis import strategies as st
+
+import certs
+from emulators import InProcessSoftHSM
+from hwsigner.aws.create_session import SessionRequest, find_service
+from hwsigner.aws.credentials import Credentials
+from hwsigner.cli import main
+from hwsigner.config import profiles as config
+from hwsigner.emulator import Fault
+from hwsigner.errors import (
+    CertificateError,
+    ConfigError,
+    HwsignerError,
+    HwsignerWarning,
+    KeyMismatchError,
+    KeyNotFoundError,
+    PinError,
+    PinRequiredError,
+    ServiceError,
+    ServiceUnreachableError,
+    SigningKeyError,
+    UsageError,
+    WrongPinError,
+)
+from hwsigner.identity import IdentitySource, open_identity
+from hwsigner.pins import PinRequest
+from hwsigner.refresh import renewal
+from hwsigner.refresh import reopening as held_identity
+from hwsigner.refresh.provider import Provider
+from hwsigner.system.clocks import boot_time
+from hwsigner.uri import KeyURI
+from stage import PASSPHRASE, FakeClock, Stage, in_child, in_threads, make_stage
+
+MARGIN = 960
+
+
+@pytest.fixture
+def stage(ca: certs.Authority, tmp_path: Path) -> Iterator[Stage]:
+    with make_stage(ca, tmp_path) as stage:
+        yield stage
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The identities that providers open, or tried to."""
+    opened: list[object] = []
+
+    def open_and_count(*arguments: Any) -> Any:
+        opened.append(None)
+        opened[-1] = open_identity(*arguments)
+        return opened[-1]
+
+    monkeypatch.setattr(held_identity, "open_identity", open_and_count)
+    return opened
+
+
+class TestRefresh:
+    def test_nothing_is_done_before_the_first_call(self, stage: Stage) -> None:
+        def source() -> IdentitySource:
+            raise AssertionError("it was asked for")
+
+        stage.provider(source)
+        stage.provider(IdentitySource("/nonexistent", "handle:0x81000001"))
+        assert stage.count == 0
+
+    @pytest.mark.parametrize(
+        ("duration", "margin"), [(900, 300), (1800, 600), (2880, MARGIN), (3600, MARGIN), (43200, MARGIN)]
+    )
+    def test_when_a_margin_is_left(self, stage: Stage, opened: list[object], duration: int, margin: int) -> None:
+        stage.emulator.world.profiles[stage.emulator.profile_arn].duration_seconds = 43200
+        stage.emulator.world.roles[stage.emulator.role_arn].max_session_duration = 43200
+        with stage.provider(duration=duration) as provider:
+            for number in range(1, 4):
+                credentials = provider()
+                assert duration - 2 <= (credentials.expiration - stage.clock.true()).total_seconds() <= duration
+                stage.clock.advance(duration - margin - 3)
+                assert provider() is credentials
+                assert stage.count == number
+                stage.clock.advance(4)
+        assert len(opened) == 1  # A card's session is not given up.
+
+    def test_of_a_token_key(self, stage: Stage, softhsm: InProcessSoftHSM, opened: list[object]) -> None:
+        softhsm.generate("kept", b"\x21", "EC:prime256v1")
+        stage.leaf.write_bytes(certs.pem(certs.issue(stage.ca, softhsm.public_key(b"\x21"))))
+        source = IdentitySource(str(stage.leaf), softhsm.uri("kept"), pin=softhsm.pin)
+        with stage.provider(source) as provider:
+            provider()
+            stage.clock.advance(3000)
+            provider()
+            assert (stage.count, len(opened)) == (2, 1)
+            softhsm.delete("privkey", b"\x21")
+            stage.clock.advance(3000)
+            provider()
+            assert isinstance(provider.failure, HwsignerError)
+            stage.clock.advance(1000)
+            with pytest.raises(KeyNotFoundError):
+                provider()
+            softhsm.generate("kept", b"\x22", "EC:prime256v1")
+            softhsm.delete("pubkey", b"\x21")
+            stage.leaf.write_bytes(certs.pem(certs.issue(stage.ca, softhsm.public_key(b"\x22"))))
+            stage.clock.advance(120)
+            assert provider().expiration > stage.clock.true()
+            assert provider.failure is None
+
+    def test_of_a_key_that_fails(self, stage: Stage, opened: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        def sign(*_: object) -> bytes:
+            raise SigningKeyError("the token is gone")
+
+        provider = stage.provider()
+        last = provider()
+        monkeypatch.setattr(opened[0], "sign", sign)
+        stage.clock.advance(3000)
+        assert provider() is last
+        assert isinstance(provider.failure, SigningKeyError)
+        stage.clock.advance(1)
+        assert provider() is not last
+        assert len(opened) == 2
+
+    @pytest.mark.parametrize("fault", ["fail", "close"])
+    def test_a_failure_of_the_service_does_not_close_the_key(
+        self, stage: Stage, opened: list[object], fault: str
+    ) -> None:
+        stage.emulator.misbehave(Fault(fault))
+        provider = stage.provider()
+        with pytest.raises((ServiceError, ServiceUnreachableError)):
+            provider()
+        stage.clock.advance(1)
+        provider()
+        assert len(opened) == 1
+
+    def test_of_a_life_that_the_service_shortens(self, stage: Stage) -> None:
+        stage.emulator.world.profiles[stage.emulator.profile_arn].duration_seconds = 900
+        provider = stage.provider()
+        credentials = provider()
+        stage.clock.advance(590)
+        assert provider() is credentials
+        stage.clock.advance(15)
+        assert provider() is not credentials
+
+    @pytest.mark.parametrize("duration", [2880, 3600])
+    def test_botocore_is_content_with_what_is_given_last(self, stage: Stage, duration: int) -> None:
+        provider = stage.provider(duration=duration)
+        credentials = provider()
+        stage.clock.advance(duration - MARGIN - 2)
+        assert provider() is credentials
+
+        def metadata() -> dict[str, str]:
+            found = provider()
+            names = {"access_key": found.access_key_id, "secret_key": found.secret_access_key}
+            return {**names, "token": found.session_token, "expiry_time": found.expiration.isoformat()}
+
+        taken = RefreshableCredentials.create_from_metadata(metadata(), metadata, "hwsigner")
+        taken._time_fetcher = stage.clock.now
+        assert taken.get_frozen_credentials().token == credentials.session_token
+        assert not taken.refresh_needed()
+        stage.clock.advance(120)
+        assert taken.refresh_needed()
+        assert taken.get_frozen_credentials().token == provider().session_token != credentials.session_token
+
+
+class TestThreads:
+    def test_a_cold_start_is_one_opening_and_one_request(self, stage: Stage, opened: list[object]) -> None:
+        provider = stage.provider()
+        found = in_threads(1000, provider)
+        assert isinstance(found[0], Credentials)
+        assert len({id(credentials) for credentials in found}) == 1
+        assert (stage.count, len(opened)) == (1, 1)
+
+    def test_a_failed_cold_start_is_one_too(self, stage: Stage, opened: list[object]) -> None:
+        stage.emulator.misbehave(Fault("fail", None))
+        errors = in_threads(64, stage.provider())
+        assert {type(error) for error in errors} == {ServiceError}
+        assert len({str(error) for error in errors}) == 1
+        assert len({id(error) for error in errors}) == 64
+        assert (stage.count, len(opened)) == (1, 1)
+
+    def test_so_is_one_after_expiry(self, stage: Stage) -> None:
+        provider = stage.provider()
+        provider()
+        stage.clock.advance(4000)
+        found = in_threads(64, provider)
+        assert len({id(credentials) for credentials in found}) == 1
+        assert found[0].expiration > stage.clock.true()
+        assert stage.count == 2
+
+    def test_nobody_with_living_credentials_waits_for_a_refresh(self, stage: Stage) -> None:
+        provider = stage.provider()
+        last = provider()
+        stage.clock.advance(3000)
+        asked, answer = threading.Event(), threading.Event()
+
+        def hold(_: object) -> None:
+            asked.set()
+            assert answer.wait(20)
+
+        stage.emulator.on_record = hold
+        with ThreadPoolExecutor(1) as pool:
+            refresh = pool.submit(provider)
+            try:
+                assert asked.wait(20)
+                found = in_threads(50, provider)
+            finally:
+                answer.set()
+            new = refresh.result(20)
+        assert all(credentials is last for credentials in found)
+        assert new is not last
+        assert provider() is new
+        assert stage.count == 2
+
+    def test_an_interrupted_refresh_leaves_no_lock(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        provider = stage.provider()
+        with monkeypatch.context() as patch:
+            patch.setattr(renewal, "create_session", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                provider()
+        assert provider().expiration > stage.clock.true()
+
+
+def interrupted(*_: object, **__: object) -> Credentials:
+    raise KeyboardInterrupt
+
+
+class Waiting:
+    """A lock in place of another one, which tells that somebody waits for it."""
+
+    def __init__(self, lock: Any) -> None:
+        self.lock = lock
+        self.begun = threading.Event()
+
+    def __enter__(self) -> None:
+        self.begun.set()
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+class TestRefreshByHand:
+    def test_is_made_whatever_life_is_left(self, stage: Stage) -> None:
+        provider = stage.provider()
+        first = provider()
+        second = provider.refresh()
+        assert second is not first
+        assert provider() is second
+        assert stage.count == 2
+
+    def test_is_made_however_lately_one_failed(self, stage: Stage) -> None:
+        provider = stage.provider()
+        stage.emulator.misbehave(Fault("fail", 2))
+        for _ in range(2):
+            with pytest.raises(ServiceError):
+                provider.refresh()
+        assert stage.count == 2
+        assert provider.refresh() is provider()
+        assert (stage.count, provider.failure) == (3, None)
+
+    def test_one_that_fails_leaves_the_last_credentials(self, stage: Stage) -> None:
+        provider = stage.provider()
+        last = provider()
+        stage.emulator.misbehave(Fault("fail"))
+        with pytest.raises(ServiceError):
+            provider.refresh()
+        assert provider() is last
+        assert isinstance(provider.failure, ServiceError)
+
+    def test_who_waited_for_another_one_has_that(self, stage: Stage) -> None:
+        provider = stage.provider()
+        asked, answer = threading.Event(), threading.Event()
+
+        def hold(_: object) -> None:
+            asked.set()
+            assert answer.wait(20)
+
+        stage.emulator.on_record = hold
+        with ThreadPoolExecutor(4) as pool:
+            found = [pool.submit(provider.refresh)]
+            assert asked.wait(20)
+            found += [pool.submit(provider) for _ in range(3)]
+            answer.set()
+            assert len({id(future.result(20)) for future in found}) == 1
+        assert stage.count == 1
+
+    def test_who_waited_for_one_that_failed_tries_again(self, stage: Stage) -> None:
+        provider = stage.provider()
+        last = provider()
+        asked, lock = threading.Event(), provider.renewal._lock
+        waiting = Waiting(lock)
+
+        def hold(_: object) -> None:
+            asked.set()
+            assert waiting.begun.wait(20)
+
+        stage.emulator.on_record = hold
+        stage.emulator.misbehave(Fault("fail"))
+        with ThreadPoolExecutor(2) as pool:
+            failed = pool.submit(provider.refresh)
+            assert asked.wait(20)
+            provider.renewal._lock = waiting  # type: ignore[assignment]
+            after = pool.submit(provider.refresh)
+            with pytest.raises(ServiceError):
+                failed.result(20)
+            assert after.result(20) is not last
+        assert stage.count == 3
+
+    def test_two_at_once_are_one(self, stage: Stage) -> None:
+        provider = stage.provider()
+        asked, lock = threading.Event(), provider.renewal._lock
+        waiting = Waiting(lock)
+
+        def hold(_: object) -> None:
+            asked.set()
+            assert waiting.begun.wait(20)
+
+        stage.emulator.on_record = hold
+        with ThreadPoolExecutor(2) as pool:
+            one = pool.submit(provider.refresh)
+            assert asked.wait(20)
+            provider.renewal._lock = waiting  # type: ignore[assignment]
+            other = pool.submit(provider.refresh)
+            assert one.result(20) is other.result(20)
+        assert stage.count == 1
+
+    @pytest.mark.parametrize("is_warm", [False, True])
+    def test_sends_no_pin_again_but_one_that_is_mended(self, stage: Stage, is_warm: bool) -> None:
+        stage.encrypt_key()
+        answers = [*([PASSPHRASE] if is_warm else []), "wrong", PASSPHRASE]
+        provider = stage.provider(IdentitySource(str(stage.leaf), str(stage.key), pin=lambda _: answers.pop(0)))
+        if is_warm:
+            provider()
+            stage.encrypt_key()
+        for _ in range(3):
+            with pytest.raises(WrongPinError):
+                provider.refresh()
+            stage.clock.advance(300)
+        assert answers == [PASSPHRASE]
+        assert provider.refresh(mended=True) is provider()
+        assert answers == []
+
+    def test_within_a_refresh(self, stage: Stage) -> None:
+        def source() -> IdentitySource:
+            with pytest.raises(UsageError, match="by its own refresh"):
+                provider.refresh()
+            return IdentitySource(str(stage.leaf), str(stage.key))
+
+        provider = stage.provider(source)
+        provider()
+        assert stage.count == 1
+
+    def test_of_one_that_is_closed(self, stage: Stage) -> None:
+        provider = stage.provider()
+        provider.close()
+        with pytest.raises(UsageError, match="closed"):
+            provider.refresh()
+
+
+class TestFailures:
+    def test_the_last_good_ones_are_given_while_they_live(self, stage: Stage) -> None:
+        provider = stage.provider()
+        last = provider()
+        stage.emulator.misbehave(Fault("fail", None))
+        stage.clock.advance(3600 - MARGIN + 1)
+        for _ in range(9):
+            assert provider() is last
+        assert stage.count == 2
+        assert isinstance(provider.failure, ServiceError)
+        stage.clock.advance(MARGIN - 5)
+        assert provider() is last
+        assert stage.count == 3
+        stage.clock.advance(5)
+        with pytest.raises(ServiceError, match="500"):
+            provider()
+        stage.emulator.behave()
+        stage.clock.advance(120)
+        assert provider() is not last
+        assert provider.failure is None
+
+    def test_the_service_is_asked_less_and_less_often(self, stage: Stage) -> None:
+        provider = stage.provider()
+        stage.emulator.misbehave(Fault("close", None))
+        for number in range(15):
+            with pytest.raises(ServiceUnreachableError):
+                provider()
+            assert stage.count == number + 1
+            pause = min(120.0, 2.0**number)
+            stage.clock.advance(pause * 0.49)
+            with pytest.raises(ServiceUnreachableError):
+                provider()
+            assert stage.count == number + 1
+            stage.clock.advance(pause * 0.52)
+
+    def test_what_the_service_asks_to_wait_is_waited_before_the_next_try(self, stage: Stage) -> None:
+        provider = stage.provider()
+        stage.emulator.misbehave(Fault("throttle", None, retry_after="50"))
+        with pytest.raises(ServiceError, match="Throttling"):
+            provider()
+        first = stage.count
+        stage.clock.advance(50)
+        with pytest.raises(ServiceError, match="Throttling"):
+            provider()
+        assert stage.count == first
+        stage.clock.advance(1.01)
+        stage.emulator.behave()
+        assert provider().access_key_id
+        assert stage.count == first + 1
+
+    def test_pauses_are_jittered(self, stage: Stage) -> None:
+        stage.emulator.misbehave(Fault("fail", None))
+        for _ in range(40):
+            provider = stage.provider()
+            for pause in (0.75, 0):
+                with pytest.raises(ServiceError):
+                    provider()
+                stage.clock.advance(pause)
+        # After three quarters of a pause some try again and some do not: one chance in 10^12 that all are alike.
+        assert 40 < stage.count < 80
+
+    def test_a_month_of_failures(self, stage: Stage) -> None:
+        def source() -> IdentitySource:
+            raise CertificateError("there is none yet")
+
+        provider = stage.provider(source)
+        for _ in range(1100):
+            with pytest.raises(CertificateError):
+                provider()
+            stage.clock.advance(2400)
+
+    def test_tries_that_follow_a_failure_send_one_request(self, stage: Stage) -> None:
+        provider = stage.provider(attempts=3)
+        stage.emulator.misbehave(Fault("fail", None))
+        for number in range(3):
+            with pytest.raises(ServiceError):
+                provider()
+            assert stage.count == 3 + number
+            stage.clock.advance(120)
+        stage.emulator.behave()
+        provider()
+        stage.emulator.misbehave(Fault("fail", 2))
+        stage.clock.advance(3000)
+        provider()
+        assert (stage.count, provider.failure) == (9, None)
+
+    def test_success_begins_a_new_count(self, stage: Stage) -> None:
+        provider = stage.provider()
+        stage.emulator.misbehave(Fault("fail", 6))
+        for _ in range(6):
+            with pytest.raises(ServiceError):
+                provider()
+            stage.clock.advance(120)
+        provider()
+        stage.emulator.misbehave(Fault("fail", 1))
+        stage.clock.advance(4000)
+        with pytest.raises(ServiceError):
+            provider()
+        stage.clock.advance(1)
+        assert provider().expiration > stage.clock.true()
+
+    def test_a_failure_that_is_raised_again_and_again_does_not_grow(self, stage: Stage) -> None:
+        stage.emulator.misbehave(Fault("fail", None))
+        provider = stage.provider()
+        lengths = set()
+        for _ in range(5):
+            with pytest.raises(ServiceError) as caught:
+                provider()
+            lengths.add(len(caught.traceback))
+        assert max(lengths - {max(lengths)}) <= 5
+        assert provider.failure is not None
+        assert provider.failure.__traceback__ is None
+        assert provider.failure.__context__ is None
+
+    def test_other_exceptions_count_too(self, stage: Stage) -> None:
+        calls = itertools.count()
+
+        def source() -> IdentitySource:
+            next(calls)
+            raise ValueError(PASSPHRASE)
+
+        provider = stage.provider(source)
+        with pytest.raises(ValueError, match=PASSPHRASE):
+            provider()
+        with pytest.raises(HwsignerError, match="ValueError") as caught:
+            provider()
+        assert PASSPHRASE not in f"{caught.value} {caught.value.__cause__} {caught.value.__context__}"
+        assert next(calls) == 1
+
+    @pytest.mark.filterwarnings("error::hwsigner.errors.HwsignerWarning")
+    def test_a_warning_that_is_an_error_is_a_failure(self, stage: Stage, opened: list[object]) -> None:
+        stage.key.chmod(0o644)
+        provider = stage.provider()
+        for _ in range(2):
+            with pytest.raises(HwsignerWarning, match="0644"):
+                provider()
+        assert len(opened) == 1
+        stage.key.chmod(0o600)
+        stage.clock.advance(1)
+        assert provider().expiration > stage.clock.true()
+
+    @given(steps=st.lists(st.tuples(st.sampled_from([0.0, 0.3, 1.0, 60.0, 900.0, 2000.0]), st.booleans()), max_size=40))
+    def test_whatever_happens(self, steps: list[tuple[float, bool]]) -> None:
+        clock, tries, good = FakeClock(), [], [True]
+
+        def create(*_: object, **__: object) -> Credentials:
+            tries.append((clock.elapsed, good[0]))
+            if not good[0]:
+                raise ServiceError("the service is down")
+            return Credentials("AKIA", "secret", "token", clock.true() + timedelta(hours=1), "role", "assumed")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(renewal, "create_session", create)
+            patch.setattr(held_identity.HeldIdentity, "get", lambda *_: None)
+            request, service = SessionRequest("ta", "p", "r"), find_service("us-east-1", environ={})
+            provider = Provider(IdentitySource("x"), request, service, now=clock.now, monotonic=clock.monotonic)
+            for pause, good[0] in steps:
+                clock.advance(pause)
+                check_answer(provider, clock, tries)
+
+
+def check_answer(provider: Provider, clock: FakeClock, tries: list[tuple[float, bool]]) -> None:
+    """Call a provider and check what it gives against the tries that it made before, and makes now."""
+    before = len(tries)
+    successes = [time for time, is_good in tries if is_good]
+    left = successes[-1] + 3600 - clock.elapsed if successes else 0
+    failures = len(list(itertools.takewhile(lambda entry: not entry[1], reversed(tries))))
+    try:
+        credentials = provider()
+    except ServiceError:
+        assert left <= 0
+        assert not tries[-1][1]
+    else:
+        life = (credentials.expiration - clock.true()).total_seconds()
+        assert life > 0
+        assert life > MARGIN or not tries[-1][1]
+    assert len(tries) - before <= (left <= MARGIN)
+    if failures and left <= MARGIN:
+        pause, since = min(120.0, 2.0 ** (failures - 1)), clock.elapsed - tries[before - 1][0]
+        assert len(tries) > before or since < pause
+        assert len(tries) == before or since >= pause / 2
+
+
+class TestPins:
+    @pytest.mark.parametrize("answer", ["wrong", None])
+    def test_a_wrong_one_is_sent_once(self, stage: Stage, opened: list[object], answer: str | None) -> None:
+        stage.encrypt_key()
+        asked: list[PinRequest] = []
+
+        def ask(request: PinRequest) -> str | None:
+            asked.append(request)
+            return answer
+
+        provider = stage.provider(IdentitySource(str(stage.leaf), str(stage.key), pin=ask))
+        for _ in range(5):
+            with pytest.raises(PinRequiredError if answer is None else WrongPinError):
+                provider()
+            stage.clock.advance(1e6)
+        in_threads(20, provider)
+        assert (len(asked), len(opened), stage.count) == (1, 1, 0)
+
+    def test_a_wrong_one_of_a_token(self, stage: Stage, softhsm: InProcessSoftHSM, opened: list[object]) -> None:
+        softhsm.generate("shut", b"\x31", "EC:prime256v1")
+        stage.leaf.write_bytes(certs.pem(certs.issue(stage.ca, softhsm.public_key(b"\x31"))))
+        provider = stage.provider(IdentitySource(str(stage.leaf), softhsm.uri("shut"), pin="9999"))
+        assert {type(error) for error in in_threads(20, provider)} == {WrongPinError}
+        stage.clock.advance(1e6)
+        with pytest.raises(WrongPinError):
+            provider()
+        assert len(opened) == 1
+
+    def test_one_that_gets_wrong_ends_with_the_last_credentials(self, stage: Stage, opened: list[object]) -> None:
+        stage.encrypt_key()
+        answers = iter([PASSPHRASE, "of the old key"])
+        provider = stage.provider(IdentitySource(str(stage.leaf), str(stage.key), pin=lambda _: next(answers)))
+        last = provider()
+        stage.encrypt_key()
+        stage.clock.advance(3000)
+        assert provider() is last
+        assert isinstance(provider.failure, WrongPinError)
+        stage.clock.advance(599)
+        assert provider() is last
+        stage.clock.advance(1)
+        with pytest.raises(WrongPinError):
+            provider()
+        assert (len(opened), stage.count) == (2, 1)
+
+    def test_are_in_no_repr(self, stage: Stage) -> None:
+        stage.encrypt_key()
+        uri = KeyURI.parse(f"file:{stage.key}?pin-value={PASSPHRASE}")
+        with stage.provider(IdentitySource(str(stage.leaf), uri, pin=PASSPHRASE)) as provider:
+            credentials = provider()
+            for part in (provider, *vars(provider.renewal).values()):
+                assert PASSPHRASE not in repr(part)
+                assert credentials.secret_access_key not in repr(part)
+                assert credentials.session_token not in repr(part)
+
+
+class MyPinError(PinRequiredError):
+    """A caller's own, whose parameters are others."""
+
+    def __init__(self, user: str) -> None:
+        super().__init__(f"no PIN for {user}", "Ask them")
+        self.user = user
+
+
+class TestSetbacks:
+    """Whatever else fails, what a try met is kept, and no PIN is sent twice."""
+
+    @pytest.mark.parametrize("failure", [RuntimeError("close"), SigningKeyError("close")])
+    def test_of_a_key_that_can_t_be_closed(
+        self, stage: Stage, opened: list[Any], monkeypatch: pytest.MonkeyPatch, failure: Exception
+    ) -> None:
+        tries: list[None] = []
+
+        def sign(*_: object) -> bytes:
+            tries.append(None)
+            raise WrongPinError("wrong")
+
+        def close() -> None:
+            raise failure
+
+        def create(identity: Any, *_: object, **__: object) -> Credentials:
+            monkeypatch.setattr(identity, "close", close)
+            monkeypatch.setattr(identity, "sign", sign)
+            identity.sign(b"")
+            raise AssertionError
+
+        monkeypatch.setattr(renewal, "create_session", create)
+        provider = stage.provider()
+        for _ in range(3):
+            with pytest.raises(WrongPinError, match="wrong"):
+                provider()
+            stage.clock.advance(1e6)
+        assert isinstance(provider.failure, WrongPinError)
+        assert (len(tries), len(opened)) == (1, 1)
+
+    def test_of_an_error_that_can_t_be_copied(self, stage: Stage) -> None:
+        tries = []
+
+        def ask(request: PinRequest) -> str:
+            tries.append(request)
+            raise MyPinError("ada")
+
+        stage.encrypt_key()
+        provider = stage.provider(IdentitySource(str(stage.leaf), str(stage.key), pin=ask))
+        for _ in range(3):
+            with pytest.raises(MyPinError, match=r"no PIN for ada\. Ask them") as caught:
+                provider()
+            assert caught.value.user == "ada"
+            stage.clock.advance(1e6)
+        assert isinstance(provider.failure, MyPinError)
+        assert len(tries) == 1
+
+
+@pytest.mark.timeout(20)
+class TestCallsWithinARefresh:
+    """The thread that refreshes comes back to its provider: it does not wait for itself."""
+
+    @pytest.fixture
+    def alarm(self) -> Iterator[Callable[[Callable[[], object]], Callable[[object], None]]]:
+        """Return what interrupts the main thread by a signal, whose handler makes a call, when it is itself called."""
+        before = signal.getsignal(signal.SIGUSR1)
+        main_thread = threading.get_ident()
+
+        def interrupt_with(call: Callable[[], object]) -> Callable[[object], None]:
+            done = threading.Event()
+
+            def handle(*_: object) -> None:
+                try:
+                    call()
+                finally:
+                    done.set()
+
+            def interrupt(_: object) -> None:
+                signal.pthread_kill(main_thread, signal.SIGUSR1)
+                done.wait(10)
+
+            signal.signal(signal.SIGUSR1, handle)
+            return interrupt
+
+        yield interrupt_with
+        signal.signal(signal.SIGUSR1, before)
+
+    def test_its_source_calls_it(self, stage: Stage) -> None:
+        def source() -> IdentitySource:
+            provider()
+            raise AssertionError
+
+        provider = stage.provider(source)
+        for _ in range(3):
+            with pytest.raises(UsageError, match="by its own refresh"):
+                provider()
+        assert stage.count == 0
+
+    def test_its_callable_for_pins_gets_the_last_credentials(self, stage: Stage) -> None:
+        stage.encrypt_key()
+        found: list[Credentials] = []
+
+        def ask(_: PinRequest) -> str:
+            if stage.count:
+                found.append(provider())
+            return PASSPHRASE
+
+        provider = stage.provider(IdentitySource(str(stage.leaf), str(stage.key), pin=ask))
+        last = provider()
+        stage.encrypt_key()
+        stage.clock.advance(3000)
+        assert provider() is not last
+        assert found == [last]
+        assert stage.count == 2
+
+    def test_its_source_closes_it(self, stage: Stage, opened: list[Any]) -> None:
+        def source() -> IdentitySource:
+            provider.close()
+            with pytest.raises(UsageError, match="closed"):
+                provider()
+            return IdentitySource(str(stage.leaf), str(stage.key))
+
+        provider = stage.provider(source)
+        for _ in range(2):
+            with pytest.raises(UsageError, match="closed"):
+                provider()
+        check_closed(provider, opened)
+        assert stage.count == 1
+
+    def test_its_source_closes_it_and_fails(self, stage: Stage) -> None:
+        def source() -> IdentitySource:
+            provider.close()
+            raise KeyNotFoundError("gone")
+
+        provider = stage.provider(source)
+        with pytest.raises(KeyNotFoundError):
+            provider()
+        with pytest.raises(UsageError, match="closed"):
+            provider()
+
+    def test_a_handler_of_a_signal_closes_it(self, stage: Stage, opened: list[Any], alarm: Any) -> None:
+        provider = stage.provider()
+        provider()
+        stage.emulator.on_record = alarm(provider.close)
+        stage.clock.advance(3000)
+        with pytest.raises(UsageError, match="closed"):
+            provider()
+        check_closed(provider, opened)
+
+    def test_a_handler_of_a_signal_calls_it(self, stage: Stage, alarm: Any) -> None:
+        provider = stage.provider()
+        found = []
+        last = provider()
+        stage.emulator.on_record = alarm(lambda: found.append(provider()))
+        stage.clock.advance(3000)
+        assert provider() is not last
+        assert found == [last]
+
+    def test_a_handler_of_a_log_of_warnings_calls_it(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Handler(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                assert "0644" in record.getMessage()
+                provider()
+
+        provider = stage.provider()
+        stage.key.chmod(0o644)
+        logger, handler = logging.getLogger("py.warnings"), Handler()
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        logger.addHandler(handler)
+        logging.captureWarnings(True)
+        try:
+            with warnings.catch_warnings(action="always"), pytest.raises(UsageError, match="by its own refresh"):
+                provider()
+        finally:
+            logging.captureWarnings(False)
+            logger.removeHandler(handler)
+        assert isinstance(provider.failure, UsageError)
+
+
+def check_closed(provider: Provider, opened: list[Any]) -> None:
+    """Check that a provider has closed the only key that it opened, and keeps no credentials."""
+    assert len(opened) == 1
+    with pytest.raises(SigningKeyError, match="closed"):
+        opened[0].sign(b"")
+    assert provider.renewal.session is None
+    with pytest.raises(UsageError, match="closed"):
+        provider()
+
+
+@pytest.mark.timeout(60)
+class TestForks:
+    def test_while_another_thread_refreshes(self, stage: Stage, opened: list[Any]) -> None:
+        provider = stage.provider()
+        asked, answer = threading.Event(), threading.Event()
+
+        def hold(_: object) -> None:
+            asked.set()
+            assert stage.count > 1 or answer.wait(20)
+
+        stage.emulator.on_record = hold
+        with ThreadPoolExecutor(1) as pool:
+            refresh = pool.submit(provider)
+            try:
+                assert asked.wait(20)
+                found = in_child(lambda: (provider().access_key_id, len(opened)))
+            finally:
+                answer.set()
+            last = refresh.result(20)
+        assert stage.count == 2
+        assert found.endswith(", 2)")
+        assert last.access_key_id not in found
+        assert provider() is last
+        assert len(opened) == 1
+
+    def test_a_child_has_the_last_credentials_and_opens_the_key_anew(self, stage: Stage, opened: list[Any]) -> None:
+        provider = stage.provider()
+        last = provider()
+
+        def child() -> object:
+            is_new = provider() is not last
+            provider.close()
+            opened[0].sign(b"")  # It is the parent's, and stays open.
+            return is_new, len(opened), provider.failure
+
+        assert in_child(lambda: (provider() is last, len(opened))) == "(True, 1)"
+        stage.clock.advance(3000)
+        assert in_child(child) == "(True, 2, None)"
+        assert (stage.count, len(opened)) == (2, 1)
+        assert provider() is not last
+        assert len(opened) == 1
+
+    def test_of_a_token_key(self, stage: Stage, softhsm: InProcessSoftHSM) -> None:
+        softhsm.generate("forked", b"\x51", "EC:prime256v1")
+        stage.leaf.write_bytes(certs.pem(certs.issue(stage.ca, softhsm.public_key(b"\x51"))))
+        source = IdentitySource(str(stage.leaf), softhsm.uri("forked"), pin=softhsm.pin)
+        with stage.provider(source) as provider:
+            last = provider()
+
+            def child() -> object:
+                with provider:
+                    return provider() is not last, provider.failure
+
+            stage.clock.advance(3000)
+            assert [in_child(child), in_child(child)] == ["(True, None)"] * 2
+            assert provider() is not last
+        assert stage.count == 4
+
+    def test_a_child_has_threads_of_its_own(self, stage: Stage) -> None:
+        provider = stage.provider()
+        assert in_child(lambda: len({found.access_key_id for found in in_threads(4, provider)})) == "1"
+
+    def test_within_a_refresh(self, stage: Stage) -> None:
+        found = []
+
+        def source() -> IdentitySource:
+            found.append(in_child(lambda: provider()))
+            return IdentitySource(str(stage.leaf), str(stage.key))
+
+        provider = stage.provider(source)
+        provider()
+        assert "UsageError: a provider was called by its own refresh" in found[0]
+        assert stage.count == 1
+
+    def test_a_child_sends_no_pin_that_was_wrong(self, stage: Stage, opened: list[object]) -> None:
+        stage.encrypt_key()
+        provider = stage.provider(IdentitySource(str(stage.leaf), str(stage.key), pin="wrong"))
+        with pytest.raises(WrongPinError):
+            provider()
+        assert "WrongPinError" in in_child(provider)
+        assert in_child(lambda: len(opened)) == "1"
+
+    def test_providers_that_are_gone_are_not_kept(self, stage: Stage) -> None:
+        provider = stage.provider()
+        assert provider.renewal in renewal._renewals
+        before = len(renewal._renewals)
+        del provider
+        assert len(renewal._renewals) == before - 1
+
+
+class TestFiles:
+    def test_a_new_pair(self, stage: Stage, opened: list[Any]) -> None:
+        provider = stage.provider()
+        provider()
+        key = ec.generate_private_key(ec.SECP256R1())
+        stage.write_leaf(key, certs.Shape(serial=0xBEEF))
+        stage.clock.advance(3000)
+        last = provider()
+        assert isinstance(provider.failure, KeyMismatchError)
+        assert stage.count == 1
+        with pytest.raises(SigningKeyError, match="closed"):
+            opened[0].key.sign(b"")
+        certs.write_key(stage.key, key)
+        stage.clock.advance(1)
+        assert provider() is not last
+        assert stage.leaf_of_last_request().serial_number == 0xBEEF
+        assert len(opened) == 3
+
+    def test_the_one_before_is_closed(self, stage: Stage, opened: list[Any]) -> None:
+        provider = stage.provider()
+        provider()
+        stage.leaf.touch()
+        stage.clock.advance(3000)
+        provider()
+        assert (len(opened), provider.failure) == (2, None)
+        with pytest.raises(SigningKeyError, match="closed"):
+            opened[0].sign(b"")
+
+    def test_one_of_the_same_size_and_time(self, stage: Stage) -> None:
+        provider = stage.provider()
+        provider()
+        serials = {stage.leaf_of_last_request().serial_number}
+        key = ec.generate_private_key(ec.SECP256R1())
+        certs.write_key(stage.key, key)
+        for serial in range(7, 10):
+            new = stage.folder / "new"
+            new.write_bytes(certs.pem(certs.issue(stage.ca, key.public_key(), certs.Shape(serial=serial))))
+            new.replace(stage.leaf)
+            stage.clock.advance(3000)
+            provider()
+            serials.add(stage.leaf_of_last_request().serial_number)
+        assert serials >= {7, 8, 9}
+
+    def test_an_expired_leaf_is_read_again_wherever_it_lies(self, stage: Stage, opened: list[object]) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        certs.write_key(stage.key, key)
+        stage.write_leaf(key, certs.Shape(end=stage.clock.true() + timedelta(hours=2)))
+        provider = stage.provider()
+        provider()
+        stage.clock.advance(7300)
+        with pytest.raises(CertificateError, match="expired"):
+            provider()
+        assert (len(opened), stage.count) == (2, 1)
+
+    def test_a_pipe_is_read_once(self, stage: Stage, tmp_path: Path, opened: list[object]) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        writer = threading.Thread(target=lambda: pipe.write_bytes(stage.leaf.read_bytes()))
+        writer.start()
+        provider = stage.provider(IdentitySource(str(pipe), str(stage.key)))
+        provider()
+        writer.join(20)
+        stage.clock.advance(3000)
+        provider()
+        assert (provider.failure, len(opened), stage.count) == (None, 1, 2)
+
+
+class TestClocks:
+    def test_one_that_is_set_back_keeps_nothing_alive(self, stage: Stage) -> None:
+        provider = stage.provider()
+        last = provider()
+        stage.clock.off = -240
+        stage.clock.advance(3600 - MARGIN + 10)
+        assert provider() is not last
+        stage.clock.off = -86400
+        stage.clock.advance(3600)
+        with pytest.raises(ServiceError, match="behind"):
+            provider()
+
+    def test_one_that_jumps_ahead_and_back(self, stage: Stage) -> None:
+        provider = stage.provider()
+        last = provider()
+        stage.clock.off = 7200
+        for _ in range(3):
+            with pytest.raises(ServiceError, match="120 minutes ahead"):
+                provider()
+        assert stage.count == 2
+        stage.clock.off = 0
+        assert provider() is last
+        assert stage.count == 2
+
+    def test_a_virtual_machine_that_stood_still(self, stage: Stage) -> None:
+        provider = stage.provider()
+        last = provider()
+        stage.clock.advance(3000)
+        stage.clock.paused = 3000
+        assert provider() is not last
+
+    def test_the_clock_that_nobody_sets(self) -> None:
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        assert abs(boot_time() - uptime) < 10
+        assert boot_time() <= boot_time()
+
+
+class TestClose:
+    def test_the_key_is_closed_and_nothing_given_any_more(self, stage: Stage, opened: list[Any]) -> None:
+        with stage.provider() as provider:
+            provider()
+            opened[0].sign(b"")
+        provider.close()
+        with pytest.raises(HwsignerError, match="closed"):
+            opened[0].sign(b"")
+        with pytest.raises(UsageError, match="closed"):
+            provider()
+        assert stage.count == 1
+
+    def test_before_the_first_call(self, stage: Stage) -> None:
+        provider = stage.provider()
+        provider.close()
+        with pytest.raises(UsageError, match="closed"):
+            provider()
+
+
+class TestFromProfile:
+    @pytest.fixture(autouse=True)
+    def system_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(config, "SYSTEM_FILE", tmp_path / "none.toml")
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+
+    @pytest.fixture
+    def write(self, stage: Stage) -> Callable[..., Path]:
+        """Write the profile `bamboo`; what is given replaces, or as None drops, some of its keys."""
+
+        def write(**instead: Any) -> Path:
+            emulator = stage.emulator
+            values = {
+                "certificate": str(stage.leaf),
+                "private_key": str(stage.key),
+                "trust_anchor_arn": emulator.trust_anchor_arn,
+                "profile_arn": emulator.profile_arn,
+                "role_arn": emulator.role_arn,
+                "endpoint": emulator.url,
+            }
+            lines = [f"{k.replace('_', '-')} = {v!r}" for k, v in {**values, **instead}.items() if v is not None]
+            path = stage.folder / "xdg" / "hwsigner" / "config.toml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(0o600)
+            path.write_text("\n".join(["[profile.bamboo]", *lines]) + "\n")
+            return path
+
+        return write
+
+    def test_credentials(self, stage: Stage, write: Callable[..., Path]) -> None:
+        write(session_duration=900)
+        with Provider.from_profile("bamboo") as provider:
+            assert stage.count == 0
+            credentials = provider()
+            assert provider() is credentials
+        assert credentials.role_arn == stage.emulator.role_arn
+        assert (credentials.expiration - datetime.now(UTC)).total_seconds() <= 900
+
+    @pytest.mark.parametrize(
+        "instead",
+        [
+            {"certificate": None},
+            {"trust_anchor_arn": None},
+            {"role_arn": "arn:aws:iam::1:user/x"},
+            {"session_duration": 60},
+            {"regoin": "us-east-1"},
+            {"cert_selector": "Key=x509Subject,Value=CN=a"},
+            {"private_key": "pkcs11:token=a;pin-value=1"},
+            {"role_session_name": "a b"},
+            {"endpoint": "ftp://x"},
+            {"region": "nowhere at all"},
+        ],
+    )
+    def test_what_a_profile_gets_wrong_is_what_the_command_says(
+        self, write: Callable[..., Path], instead: dict[str, Any], capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        write(**instead)
+        with pytest.raises(UsageError) as caught:
+            Provider.from_profile("bamboo")
+        assert main(["credential-process", "--profile", "bamboo"]) == caught.value.exit_status
+        assert capfd.readouterr().err == f"hwsigner: {caught.value}\n"
+
+    def test_one_that_is_not_there(self, write: Callable[..., Path]) -> None:
+        write()
+        with pytest.raises(ConfigError, match="'bambus'"):
+            Provider.from_profile("bambus")
+        with pytest.raises(ConfigError, match="/elsewhere"):
+            Provider.from_profile("bamboo", environ={"XDG_CONFIG_HOME": "/elsewhere"})
+
+    def test_the_environment_that_is_given(self, write: Callable[..., Path], stage: Stage) -> None:
+        write()
+        environ = {"XDG_CONFIG_HOME": str(stage.folder / "xdg"), "AWS_MAX_ATTEMPTS": "no"}
+        with pytest.raises(UsageError, match="AWS_MAX_ATTEMPTS"):
+            Provider.from_profile("bamboo", environ=environ)
+
+    def test_nobody_is_asked_for_a_pin_but_the_callable(self, stage: Stage, write: Callable[..., Path]) -> None:
+        stage.encrypt_key()
+        write()
+        with pytest.raises(PinRequiredError):
+            Provider.from_profile("bamboo")()
+        asked: list[PinRequest] = []
+
+        def ask(request: PinRequest) -> str:
+            asked.append(request)
+            return PASSPHRASE
+
+        with Provider.from_profile("bamboo", ask) as provider:
+            assert asked == []
+            provider()
+        assert [request.kind for request in asked] == ["passphrase"]
+
+    def test_a_pin_in_a_file_that_others_read(self, stage: Stage, write: Callable[..., Path]) -> None:
+        stage.encrypt_key()
+        path = write(pkcs8_password=PASSPHRASE)
+        Provider.from_profile("bamboo")
+        path.chmod(0o644)
+        with pytest.warns(HwsignerWarning, match="--pkcs8-password in .*config.toml can be seen") as caught:
+            Provider.from_profile("bamboo")()
+        assert PASSPHRASE not in str(caught[0].message)
+
+    def test_a_selector_searches_the_tokens_when_the_key_is_opened(
+        self, stage: Stage, write: Callable[..., Path], softhsm: InProcessSoftHSM
+    ) -> None:
+        softhsm.generate("picked", b"\x41", "EC:prime256v1")
+        leaf = certs.issue(stage.ca, softhsm.public_key(b"\x41"), certs.Shape(serial=0x4141))
+        selector = "Key=x509Serial,Value=4141"
+        write(certificate=None, private_key=None, cert_selector=selector, pkcs11_lib=softhsm.module)
+        provider = Provider.from_profile("bamboo", lambda _: softhsm.pin)
+        softhsm.write_certificate(leaf.public_bytes(Encoding.DER), "picked", b"\x41")
+        softhsm.reload()
+        try:
+            with provider:
+                provider()
+        finally:
+            softhsm.delete("cert", b"\x41")  # Other modules' tests search all tokens.
+        assert stage.leaf_of_last_request().serial_number == 0x4141
+
+    def test_no_pinentry_is_run(
+        self, stage: Stage, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stage.encrypt_key()
+        run, program = stage.folder / "run", stage.folder / "pinentry"
+        program.write_text(f"#!/bin/sh\ntouch {run}\n")
+        program.chmod(0o755)
+        write(pinentry=str(program))
+        monkeypatch.setenv("HWSIGNER_PINENTRY", str(program))
+        monkeypatch.setenv("DISPLAY", ":0")
+        for ask in (None, lambda _: None):
+            with pytest.raises(PinRequiredError):
+                Provider.from_profile("bamboo", ask)()
+        assert not run.exists()
+
+    def test_a_command_for_the_pin(self, stage: Stage, write: Callable[..., Path]) -> None:
+        stage.encrypt_key()
+        uri = f"file:{stage.key}?pin-source=cmd:echo%20{PASSPHRASE}"
+        write(private_key=uri)
+        asked: list[PinRequest] = []
+        with Provider.from_profile("bamboo", asked.append) as provider:
+            provider()
+        assert len(asked) == 1
+        with pytest.raises(PinError, match="commands are not allowed"):
+            stage.provider(IdentitySource(str(stage.leaf), uri))()
+
+    def test_a_pin_that_the_profile_holds_is_asked_of_nobody(self, stage: Stage, write: Callable[..., Path]) -> None:
+        stage.encrypt_key()
+        write(pkcs8_password=PASSPHRASE)
+        asked: list[PinRequest] = []
+        with Provider.from_profile("bamboo", asked.append) as provider:
+            provider()
+        assert asked == []

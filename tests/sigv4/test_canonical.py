@@ -1,0 +1,292 @@
+"""The implementation in use does what the reference does: the same value, or an error of the same type."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwsigner.sigv4 import canonical
+from hwsigner.sigv4 import reference as _reference
+
+Arguments = Sequence[Any]
+
+CONTEXT = ("AWS4-HMAC-SHA256", "20260301T000000Z", "20260301/eu-west-1/service/aws4_request")
+KEY = bytes(range(100, 132))
+PLAIN: tuple[Any, Any, Any, Any, Any] = ("GET", "/", [("Host", "example.com")], b"", CONTEXT)
+# Around the sizes from which the extension takes memory from the heap, or another way to sort.
+SIZES = (0, 1, 2, 15, 16, 17, 18, 33, 500)
+LENGTHS = (0, 1, 170, 171, 341, 511, 512, 513, 682, 683, 1024, 1365, 1366, 2047, 2048, 4095, 4096, 4097, 20_000)
+
+
+def outcome(function: Callable[..., object], arguments: Arguments) -> object:
+    """Return what a function returns, or the type of what it raises."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        return type(error)
+
+
+def agree(*arguments: Any) -> object:
+    """Return the outcome of a call, the same for both implementations; and so with a key."""
+    expected = outcome(_reference.request_to_sign, arguments)
+    assert outcome(canonical.request_to_sign, arguments) == expected
+    signed = sign(_reference.sign_hmac, arguments)
+    assert sign(canonical.sign_hmac, arguments) == signed
+    assert isinstance(signed, type) == isinstance(expected, type)
+    return expected
+
+
+def sign(function: Callable[..., object], arguments: Arguments) -> object:
+    """Return the outcome of a call with a key, of the same request."""
+    s3 = arguments[5] if len(arguments) > 5 else False
+    return outcome(function, (*arguments[:5], s3, *arguments[6:], KEY))
+
+
+def test_which_implementation_it_is() -> None:
+    home = {"native": "hwsigner._native", "python": "hwsigner.sigv4.reference"}[canonical.IMPLEMENTATION]
+    assert canonical.request_to_sign.__module__ == canonical.sign_hmac.__module__ == home
+    assert inspect.signature(canonical.request_to_sign) == inspect.signature(_reference.request_to_sign).replace(
+        parameters=[
+            parameter.replace(annotation=inspect.Parameter.empty)
+            for parameter in inspect.signature(_reference.request_to_sign).parameters.values()
+        ],
+        return_annotation=inspect.Signature.empty,
+    ) or home.endswith("_reference")
+
+
+def test_each_function_of_the_reference_is_there() -> None:
+    functions = {name for name, value in vars(_reference).items() if inspect.isfunction(value) and name[0] != "_"}
+    assert {*canonical.__all__} - {"IMPLEMENTATION"} <= functions
+    others = [getattr(canonical, name) is getattr(_reference, name) for name in canonical.__all__ if name in functions]
+    assert others.count(False) == {"native": 2, "python": 0}[canonical.IMPLEMENTATION]
+
+
+# Whole requests, generated.
+
+PIECES = ["/", "/", "//", ".", "..", "/./", "/../", "a", "b", "%2F", "%41", "%7e", "%2e%2E", "%", "%4", "%zz", "%C3%a9"]
+QUERY_PIECES = [*PIECES, "?", "&", "&", "&", "=", "=", "==", "+", " ", "#", "~", "a=1", "a=", "a-", "A", "z"]
+NAMES = [
+    "Host",
+    "host",
+    "X-Amz-Date",
+    "x-amz-date",
+    "X-AMZ-DATE",
+    "a",
+    "A-",
+    "a_",
+    "!#$%&'*+-.^_`|~",
+    "x",
+    "",
+    "x y",
+    "x:",
+]
+VALUES = st.text(st.sampled_from("ab,;=\"'  \t\t\v\f:%\n\r\0\x01\x7f\x80\xff\xa0\x85"), max_size=12)
+
+
+def wire(pieces: Sequence[str]) -> st.SearchStrategy[str]:
+    return st.lists(st.sampled_from(pieces), max_size=12).map("".join)
+
+
+def text(strategy: st.SearchStrategy[str]) -> st.SearchStrategy[str | bytes]:
+    """Generate the strings and, as often, their bytes."""
+    return strategy | strategy.map(lambda value: value.encode("latin-1"))
+
+
+targets = text(
+    st.builds(lambda path, query: f"/{path}{query}", wire(PIECES), st.just("") | wire(QUERY_PIECES).map("?{}".format))
+)
+headers = st.lists(st.tuples(text(st.sampled_from(NAMES)), text(VALUES)), max_size=20)
+good_headers = st.lists(
+    st.tuples(text(st.sampled_from(NAMES[:10])), text(st.text(st.sampled_from("ab,  \t\v\f"), max_size=8))), max_size=20
+)
+words = text(st.sampled_from(["GET", "POST", "", "G T", "UNSIGNED-PAYLOAD", "a\nb", "a\0", "é", "/", "x"]))
+wrong: st.SearchStrategy[object] = st.sampled_from(
+    [None, 1, 1.5, [], (), (1,), ("a",), ("a", "b"), ("a", 1), bytearray(b"a"), {}, "é", "\ud800", [("é", "a")]]
+)
+contexts = st.just(CONTEXT) | st.tuples(words, words, words)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.tuples(words, targets, good_headers | headers, words | st.binary(max_size=200), contexts, st.booleans()))
+def test_generated_requests(arguments: Arguments) -> None:
+    agree(*arguments)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(targets, good_headers, st.binary(max_size=100), st.booleans())
+def test_generated_requests_that_are_mostly_good(target: Any, headers: Any, payload: bytes, s3: bool) -> None:
+    agree("GET", target, headers, payload, CONTEXT, s3)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.integers(0, 5), wrong, st.booleans())
+def test_wrong_types_anywhere(place: int, value: object, iterate: bool) -> None:
+    arguments = [*PLAIN, False]
+    arguments[place] = iter(value) if iterate and isinstance(value, list) else value
+    expected = outcome(_reference.request_to_sign, arguments)
+    arguments[place] = iter(value) if iterate and isinstance(value, list) else value
+    assert outcome(canonical.request_to_sign, arguments) == expected
+
+
+def test_arguments_are_looked_at_in_their_order() -> None:
+    """Of two wrong ones the first decides, types and what is not ASCII before all else."""
+    for first in range(5):
+        for second in range(first + 1, 5):
+            for one, other in ((1, "é"), ("é", 1), ("", 1), ("", "é")):
+                arguments = list(PLAIN)
+                for place, value in ((first, one), (second, other)):
+                    arguments[place] = {2: [(value, value)], 4: (value, value, value)}.get(place, value)
+                agree(*arguments)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 7])
+def test_the_number_of_arguments(count: int) -> None:
+    assert agree(*([*PLAIN, False, False][:count])) is TypeError
+    with pytest.raises(TypeError):
+        canonical.request_to_sign(*PLAIN, s3=True)  # type: ignore[call-arg]
+
+
+# Every byte in every place.
+
+
+def places(one: bytes) -> Iterator[Arguments]:
+    for around in (b"%s", b"a%s", b"%sa", b"a%sa", b"a%s%sa"):
+        data = around.replace(b"%s", one)
+        yield (data, *PLAIN[1:])
+        yield ("GET", b"/" + data, *PLAIN[2:])
+        yield ("GET", b"/" + data, *PLAIN[2:], True)
+        yield ("GET", data, *PLAIN[2:])
+        yield ("GET", b"/?" + data, *PLAIN[2:])
+        yield ("GET", b"/?a=" + data + b"&a=b", *PLAIN[2:])
+        yield ("GET", b"/?a=%" + data, *PLAIN[2:])
+        yield ("GET", b"/?a=%4" + data, *PLAIN[2:])
+        yield ("GET", "/", [(data, b"b")], *PLAIN[3:])
+        yield ("GET", "/", [("b", data), ("a", b"x"), (data, b"b")], *PLAIN[3:])
+        yield (*PLAIN[:3], data, CONTEXT)
+        if data.isascii():
+            yield (*PLAIN[:3], data.decode(), CONTEXT)
+        for place in range(3):
+            yield (*PLAIN[:4], (*CONTEXT[:place], data, *CONTEXT[place + 1 :]))
+
+
+@pytest.mark.parametrize("byte", range(256))
+def test_every_byte_in_every_place(byte: int) -> None:
+    for arguments in places(bytes((byte,))):
+        agree(*arguments)
+
+
+@pytest.mark.parametrize("high", range(256))
+def test_every_pair_after_a_percent_sign(high: int) -> None:
+    for low in range(256):
+        agree("GET", b"/?a=%%%c%c" % (high, low), [], "x", CONTEXT)
+
+
+# Sizes.
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_texts_of_every_length(length: int) -> None:
+    for letter in "a/&=% ,":
+        data = letter * length
+        for arguments in (
+            (data or "G", *PLAIN[1:]),
+            ("GET", "/" + data, *PLAIN[2:]),
+            ("GET", "/" + data, *PLAIN[2:], True),
+            ("GET", "/é".encode() + data.encode(), *PLAIN[2:]),
+            ("GET", "/?" + data, *PLAIN[2:]),
+            ("GET", b"/?\xff" + data.encode(), *PLAIN[2:]),
+            ("GET", "/", [("a", data), ("a", data), ("b" + "a" * length, "x")], *PLAIN[3:]),
+            (*PLAIN[:3], data.encode(), CONTEXT),
+            (*PLAIN[:3], data, CONTEXT),
+            (*PLAIN[:4], ("a", "b", data)),
+        ):
+            agree(*arguments)
+
+
+@pytest.mark.parametrize("count", SIZES)
+@pytest.mark.parametrize("distinct", [1, 2, 7, 1000])
+def test_any_number_of_headers_and_parameters(count: int, distinct: int) -> None:
+    for step in (1, 7, 499):
+        numbers = [i * step % 1009 % distinct for i in range(count)]
+        sent = [(f"X-{n}" if n % 2 else f"x-{n}", str(i)) for i, n in enumerate(numbers)]
+        agree("GET", "/", sent, b"", CONTEXT)
+        agree("GET", "/", iter(sent) if not sent else tuple(sent), b"", CONTEXT)
+        agree("GET", "/?" + "&".join(f"{n}={i % 3}" for i, n in enumerate(numbers)), [], b"", CONTEXT)
+        agree("GET", "/?" + "&".join(f"{n}" for n in numbers), [], b"", CONTEXT)
+
+
+@settings(deadline=None)
+@given(st.binary(min_size=32, max_size=32), st.binary(max_size=300))
+def test_the_signature_is_the_hmac_of_the_string_to_sign(key: bytes, payload: bytes) -> None:
+    arguments = "PUT", "/a?b=c", [("Host", "h")], payload, CONTEXT
+    to_sign, names = canonical.request_to_sign(*arguments)
+    expected = hmac.new(key, to_sign, "sha256").hexdigest().encode()
+    assert canonical.sign_hmac(*arguments, False, key) == (expected, names)
+
+
+@pytest.mark.parametrize("key", [b"", b"k", bytes(31), bytes(33), bytes(64), "k" * 31, "é" * 32, None, bytearray(32)])
+def test_a_key_is_of_32_bytes(key: Any) -> None:
+    expected = outcome(_reference.sign_hmac, (*PLAIN, False, key))
+    assert expected in (ValueError, TypeError)
+    assert outcome(canonical.sign_hmac, (*PLAIN, False, key)) == expected
+    assert outcome(canonical.sign_hmac, ("", *PLAIN[1:], False, key)) == expected
+    assert outcome(canonical.sign_hmac, (1, *PLAIN[1:], False, key)) is TypeError
+
+
+def test_a_key_may_be_text() -> None:
+    assert canonical.sign_hmac(*PLAIN, False, "k" * 32) == canonical.sign_hmac(*PLAIN, False, b"k" * 32)
+    assert canonical.sign_hmac(*PLAIN, True, b"k" * 32) == _reference.sign_hmac(*PLAIN, True, b"k" * 32)
+
+
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65_535, 65_536, 65_537, 1_000_000])
+def test_payloads_of_any_size(size: int) -> None:
+    payload = bytes(size)
+    signed = agree("PUT", "/", [], payload, CONTEXT)
+    assert signed == agree("PUT", "/", [], hashlib.sha256(payload).hexdigest(), CONTEXT)
+
+
+def test_headers_may_be_any_iterable() -> None:
+    pairs = [("b", "1"), ("a", "2")]
+    expected = canonical.request_to_sign("GET", "/", pairs, b"", CONTEXT)
+    assert expected[1] == b"a;b"
+    for other in (tuple(pairs), iter(pairs), {"b": "1", "a": "2"}.items(), (pair for pair in pairs)):
+        assert canonical.request_to_sign("GET", "/", other, b"", CONTEXT) == expected
+
+
+def test_what_an_iterable_raises_comes_through() -> None:
+    def broken() -> Iterator[tuple[str, str]]:
+        yield "a", "b"
+        raise KeyError("no more")
+
+    for function in (canonical.request_to_sign, _reference.request_to_sign):
+        with pytest.raises(KeyError):
+            function("GET", "/", broken(), b"", CONTEXT)
+
+
+def test_messages_are_the_same() -> None:
+    for arguments in (
+        ("", *PLAIN[1:]),
+        ("GET", "a", *PLAIN[2:]),
+        ("GET", "/#", *PLAIN[2:]),
+        ("GET", "/?#", *PLAIN[2:]),
+        ("GET", "/?%", *PLAIN[2:]),
+        ("GET", "/", [("a", "\n")], *PLAIN[3:]),
+        ("GET", "/", [("a", 1)], *PLAIN[3:]),
+        ("GET", "/", ["ab", "c"], *PLAIN[3:]),
+        ("GET", "é", *PLAIN[2:]),
+        (None, *PLAIN[1:]),
+        (*PLAIN[:4], ("a", "b")),
+    ):
+        messages = []
+        for function in (canonical.request_to_sign, _reference.request_to_sign):
+            with pytest.raises((TypeError, ValueError)) as caught:
+                function(*arguments)
+            messages.append(str(caught.value))
+        assert messages[0] == messages[1]

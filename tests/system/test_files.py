@@ -1,0 +1,412 @@
+"""Files that are replaced whole: whoever reads, writes, or is killed at the same time."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwsigner.errors import HwsignerError, LockError
+from hwsigner.system import files as atomic_file
+from hwsigner.system.files import edit_file
+
+ROOT = Path(__file__).parents[2]
+LOCK, TEMPORARY = ".file.hwsigner-lock", ".file.hwsigner-new"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "folder" / "file"
+    path.parent.mkdir()
+    path.write_bytes(b"old")
+    return path
+
+
+def put(path: Path, data: bytes) -> None:
+    edit_file(str(path), lambda _: data)
+
+
+def refused(path: Path, *parts: str) -> HwsignerError:
+    """Check that a write is refused in so many words, and leaves nothing behind."""
+    with pytest.raises(HwsignerError) as caught:
+        put(path, b"new")
+    for part in (str(path), *parts):
+        assert part in str(caught.value)
+    assert not path.with_name(f".{path.name}.hwsigner-new").exists()
+    return caught.value
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+class TestWhatIsThere:
+    def test_is_given_and_replaced(self, file: Path) -> None:
+        edit_file(str(file), lambda data: data + b" and new")
+        assert file.read_bytes() == b"old and new"
+        assert sorted(os.listdir(file.parent)) == [LOCK, "file"]
+
+    @pytest.mark.parametrize("umask", [0o000, 0o077])
+    def test_nothing(self, tmp_path: Path, umask: int) -> None:
+        before = os.umask(umask)
+        try:
+            edit_file(str(tmp_path / "a" / "file"), lambda data: b"new" if data == b"" else b"?")
+        finally:
+            os.umask(before)
+        assert (tmp_path / "a" / "file").read_bytes() == b"new"
+        assert [mode(tmp_path / name) for name in ("a", "a/file", f"a/{LOCK}")] == [0o700, 0o600, 0o600]
+
+    @pytest.mark.parametrize("bits", [0o600, 0o400, 0o644, 0o660, 0o1640])
+    def test_keeps_its_mode(self, file: Path, bits: int) -> None:
+        file.chmod(bits)
+        put(file, b"new")
+        assert (file.read_bytes(), mode(file)) == (b"new", bits)
+
+    def test_keeps_its_access_control_list(self, file: Path) -> None:
+        # acl(5): the owner, user 65534, the group, the mask, others; as linux/posix_acl_xattr.h lays them out.
+        entries = [(0x01, 6, -1), (0x02, 4, 65534), (0x04, 0, -1), (0x10, 4, -1), (0x20, 0, -1)]
+        acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+        os.setxattr(file, "system.posix_acl_access", acl)
+        put(file, b"new")
+        assert os.getxattr(file, "system.posix_acl_access") == acl
+
+    def test_keeps_its_group(self, file: Path, other_group: int) -> None:
+        os.chown(file, -1, other_group)
+        put(file, b"new")
+        assert file.stat().st_gid == other_group
+
+    @pytest.mark.parametrize("is_dangling", [False, True])
+    def test_a_link_stays_and_its_target_is_replaced(self, file: Path, tmp_path: Path, is_dangling: bool) -> None:
+        link = tmp_path / "link"
+        link.symlink_to("folder/file")
+        if is_dangling:
+            file.unlink()
+        put(link, b"new")
+        assert os.readlink(link) == "folder/file"
+        assert file.read_bytes() == b"new"
+        assert sorted(os.listdir(tmp_path)) == ["folder", "link"]
+
+    def test_is_not_touched_by_an_edit_that_fails(self, file: Path) -> None:
+        with pytest.raises(ZeroDivisionError):
+            edit_file(str(file), lambda _: b"%d" % (1 // 0))
+        assert file.read_bytes() == b"old"
+
+    def test_a_left_over_of_a_killed_process_is_removed(self, file: Path) -> None:
+        (file.parent / TEMPORARY).write_bytes(b"half")
+        put(file, b"new")
+        assert file.read_bytes() == b"new"
+        assert sorted(os.listdir(file.parent)) == [LOCK, "file"]
+
+    def test_nobody_is_led_elsewhere_by_links_of_these_names(self, file: Path, tmp_path: Path) -> None:
+        other = tmp_path / "other"
+        other.write_bytes(b"other")
+        (file.parent / TEMPORARY).symlink_to(other)
+        put(file, b"new")
+        assert not file.is_symlink()
+        (file.parent / LOCK).unlink()
+        (file.parent / LOCK).symlink_to(other)
+        refused(file)
+        assert other.read_bytes() == b"other"
+
+    def test_nor_into_a_file_that_comes_back(self, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        other = tmp_path / "other"
+        other.write_bytes(b"other")
+        os.link(other, file.parent / TEMPORARY)
+        monkeypatch.setattr(os, "unlink", lambda *_, **__: None)
+        with pytest.raises(HwsignerError, match="File exists"):
+            put(file, b"new")
+        assert (file.read_bytes(), other.read_bytes()) == (b"old", b"other")
+
+
+@pytest.fixture
+def other_group() -> int:
+    """A group that this process may give to its files, and that they do not get by themselves."""
+    return 12345 if os.geteuid() == 0 else next((g for g in os.getgroups() if g != os.getegid()), os.getegid())
+
+
+def test_a_folder_that_can_t_be_synced_is_no_failure(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some network file systems."""
+    sync = os.fsync
+
+    def sync_files(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", sync_files)
+    put(file, b"new")
+    assert file.read_bytes() == b"new"
+
+
+class TestRefusals:
+    def test_a_folder_in_its_place(self, tmp_path: Path) -> None:
+        refused(tmp_path, "not a regular file")
+
+    def test_a_pipe(self, file: Path) -> None:
+        file.unlink()
+        os.mkfifo(file)
+        refused(file, "not a regular file")
+
+    def test_a_link_to_itself(self, file: Path) -> None:
+        file.unlink()
+        file.symlink_to(file)
+        refused(file, "symbolic links")
+
+    def test_a_file_in_place_of_the_folder(self, file: Path) -> None:
+        refused(file / "file", "Not a directory")
+
+    def test_a_file_of_another_user(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        owner = file.stat().st_uid
+        monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+        refused(file, f"user {owner}")
+        assert file.read_bytes() == b"old"
+        assert os.listdir(file.parent) == [file.name]  # Its owner could not open a lock of this user's.
+
+    def test_a_lock_of_another_user(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = os.open
+
+        def deny(path: str, *arguments: Any, **options: Any) -> int:
+            if path == LOCK:
+                raise PermissionError(errno.EACCES, "Permission denied", path)
+            return real(path, *arguments, **options)
+
+        monkeypatch.setattr(os, "open", deny)
+        refused(file, f"can't lock {file} by {file.parent / LOCK}: Permission denied. Remove that file")
+
+    def test_a_lock_that_another_process_keeps(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(atomic_file, "LOCK_TIMEOUT", 0.0)
+        with (file.parent / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            error = refused(file, "another process")
+        assert (type(error), error.exit_status) == (LockError, 7)
+        assert file.read_bytes() == b"old"
+        put(file, b"new")
+
+    def test_waits_for_another_process_to_end(self, file: Path) -> None:
+        begun, done = threading.Event(), threading.Event()
+
+        def edit(_: bytes) -> bytes:
+            begun.set()
+            return b"1" if done.wait(10) else b"?"
+
+        thread = threading.Thread(target=edit_file, args=(str(file), edit))
+        thread.start()
+        assert begun.wait(10)
+        second = threading.Thread(target=edit_file, args=(str(file), lambda data: data + b"2"))
+        second.start()
+        done.set()
+        thread.join()
+        second.join()
+        assert file.read_bytes() == b"12"
+
+
+EDIT = "from hwsigner.system.files import edit_file; edit_file({path!r}, lambda data: data + b'x' * 100_000)"
+
+
+def in_mount_namespace(script: str, path: Path) -> subprocess.CompletedProcess[str]:
+    """Edit a file after a script has mounted something, in a namespace in which this user may."""
+    # No bytecode is written: the disk may be full.
+    python = f'exec {sys.executable} -B -c "$EDIT"'
+    return subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", f"{script}\n{python}"],
+        cwd=ROOT,
+        env={**os.environ, "EDIT": EDIT.format(path=str(path))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+class TestMounts:
+    def test_a_file_that_is_mounted_by_itself(self, file: Path, tmp_path: Path) -> None:
+        other = tmp_path / "other"
+        other.write_bytes(b"other")
+        done = in_mount_namespace(f"mount --bind {other} {file}", file)
+        last = done.stderr.splitlines()[-1]
+        assert f"{file} is a mount point (a file mounted by itself), so it can't be replaced. Mount the folder" in last
+        assert (file.read_bytes(), other.read_bytes()) == (b"old", b"other")
+        assert sorted(os.listdir(file.parent)) == [LOCK, "file"]
+
+    def test_a_folder_that_is_mounted(self, file: Path, tmp_path: Path) -> None:
+        (tmp_path / "mount").mkdir()
+        done = in_mount_namespace(f"mount --bind {file.parent} {tmp_path}/mount", tmp_path / "mount" / "file")
+        assert done.stderr == ""
+        assert file.stat().st_size == 100_003
+
+    def test_a_full_disk(self, file: Path) -> None:
+        script = f"""
+            mount -t tmpfs -o size=64k tmpfs {file.parent}
+            echo old >{file}
+            {sys.executable} -B -c "$EDIT" || :
+            ls -A {file.parent}
+            cat {file}
+            exit"""
+        done = in_mount_namespace(script, file)
+        assert f"can't write {file}: No space left on device. Nothing in it is lost" in done.stderr
+        assert done.stdout == f"{LOCK}\nfile\nold\n"
+
+    def test_a_read_only_file_system(self, file: Path) -> None:
+        done = in_mount_namespace(
+            f"mount --bind {file.parent} {file.parent}; mount -o remount,ro,bind {file.parent}", file
+        )
+        assert f"can't write {file}: Read-only file system" in done.stderr
+        assert file.read_bytes() == b"old"
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory, if there is one: a disk takes its time to synchronise."""
+    shared = "/dev/shm"
+    with tempfile.TemporaryDirectory(dir=shared if os.path.isdir(shared) else tmp_path) as folder:
+        yield Path(folder)
+
+
+class TestAtTheSameTime:
+    def test_a_reader_sees_the_old_or_the_new_bytes(self, file: Path) -> None:
+        versions = [bytes([48 + n]) * 200_000 for n in range(4)]
+        put(file, versions[0])
+        seen: set[bytes] = set()
+        ended = threading.Event()
+
+        def read() -> None:
+            while not ended.is_set():
+                seen.add(file.read_bytes())
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        for _ in range(25):
+            for version in versions:
+                put(file, version)
+        ended.set()
+        reader.join()
+        assert seen
+        assert seen <= set(versions)
+
+    def test_four_writers_lose_nothing_in_a_thousand_rounds(self, memory: Path) -> None:
+        file = memory / "file"
+        script = """
+            import sys
+            from datetime import UTC, datetime
+            from hwsigner.system.files import edit_file
+            from hwsigner.aws.credentials import Credentials
+            from hwsigner.aws.credentials_file import with_credentials
+
+            path, section = sys.argv[1:]
+            for number in range(250):
+                text = f"{section}-{number}"
+                new = Credentials(text, text, text, datetime.now(UTC), "", "")
+                edit_file(path, lambda data: with_credentials(data, section, new) + f"# {text}\\n".encode())
+        """
+        file.write_bytes(b"")
+        command = [sys.executable, "-c", textwrap.dedent(script), str(file)]
+        writers = [subprocess.Popen([*command, f"w{n}"], cwd=ROOT) for n in range(4)]
+        assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0, 0]
+        text = file.read_text()
+        marks = re.findall(r"^# (w\d)-(\d+)$", text, re.MULTILINE)
+        for section in ("w0", "w1", "w2", "w3"):
+            assert [int(number) for name, number in marks if name == section] == list(range(250))
+            assert text.count(f"[{section}]\n") == 1
+            assert text.count(f" = {section}-249\n") == 3
+
+
+# Each two lines on stdin fork a child, and let it edit the file. It waits in a call that no edit makes, so that a
+# tracer which interrupts it there counts none that does not count.
+SERVER = """
+import ctypes, os, signal, sys
+from hwsigner.system.files import edit_file
+
+edit_file(sys.argv[2], lambda data: data)  # Whatever is loaded late is loaded.
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)  # PR_SET_PTRACER: strace is no ancestor.
+        print(os.getpid(), flush=True)
+        signal.sigwait({signal.SIGUSR1})
+        edit_file(sys.argv[1], lambda data: b"new" * 1000)
+        os._exit(0)
+    sys.stdin.readline()
+    os.kill(child, signal.SIGUSR1)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Victims:
+    """Processes that edit a file under strace, which can kill them at a system call."""
+
+    def __init__(self, file: Path, folder: Path) -> None:
+        self._log = folder / "log"
+        command = [sys.executable, "-c", SERVER, str(file), str(folder / "warm-up")]
+        self._server = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def close(self) -> None:
+        self._server.communicate()
+
+    def edit(self, *flags: str) -> tuple[int, list[str]]:
+        """Let one edit the file; return how it ended, and the names of its calls."""
+        child = self._ask()
+        command = ["strace", "-f", *flags, "-o", str(self._log), "-p", child]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+            assert tracer.stderr
+            assert "attached" in tracer.stderr.readline()
+            status = int(self._ask())
+        names = re.findall(r"^\d+ +(\w+)\(", self._log.read_text(), re.MULTILINE)
+        return status, [name for name in names if name not in ("rt_sigtimedwait", "restart_syscall", "exit_group")]
+
+    def _ask(self) -> str:
+        assert self._server.stdin
+        assert self._server.stdout
+        self._server.stdin.write("\n")
+        self._server.stdin.flush()
+        return self._server.stdout.readline().strip()
+
+
+@pytest.fixture
+def victims(file: Path, tmp_path: Path) -> Iterator[Victims]:
+    found = Victims(file, tmp_path)
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("old", [b"old", None])
+def test_killed_at_each_system_call_in_turn(file: Path, victims: Victims, old: bytes | None) -> None:
+    def begin_anew() -> None:
+        file.unlink(missing_ok=True)
+        if old:
+            file.write_bytes(old)
+
+    begin_anew()
+    status, calls = victims.edit()
+    assert status == 0
+    # Of these the kernel has several, and the C library chooses.
+    names = [re.sub("at2?$", "", call) for call in calls]
+    assert [name for name in names if name in ("flock", "write", "fsync", "rename")] == [
+        *("flock", "write", "fsync", "rename", "fsync")
+    ]
+    contents = []
+    for index, call in enumerate(calls):
+        begin_anew()
+        number = calls[: index + 1].count(call)
+        status, reached = victims.edit("-e", f"inject={call}:signal=SIGKILL:when={number}")
+        assert (status, reached) == (-9, calls[: index + 1])
+        contents.append(file.read_bytes() if file.exists() else None)
+        put(file, b"next")
+        assert file.read_bytes() == b"next"
+        assert sorted(os.listdir(file.parent)) == [LOCK, "file"]
+    renamed = next(index for index, call in enumerate(calls) if call.startswith("rename"))
+    assert contents[:renamed] == [old] * renamed
+    assert contents[renamed] in (old, b"new" * 1000)
+    assert contents[renamed + 1 :] == [b"new" * 1000] * (len(calls) - renamed - 1)

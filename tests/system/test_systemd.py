@@ -1,0 +1,105 @@
+"""Sockets that systemd passes, and where it is told. What: tests/agent/test_process.py, tests/serving/test_serve.py."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwsigner.errors import UsageError
+from hwsigner.system import systemd
+from hwsigner.system.systemd import Notifier, take_sockets
+
+
+@pytest.fixture
+def first(monkeypatch: pytest.MonkeyPatch) -> int:
+    """The number of the first descriptor that systemd passes: those from there on are free."""
+    # Those below are for what the test opens.
+    number = max(map(int, os.listdir("/proc/self/fd"))) + 64
+    monkeypatch.setattr(systemd, "_FIRST_DESCRIPTOR", number)
+    return number
+
+
+def environ(count: str) -> dict[str, str]:
+    return {"LISTEN_FDS": count, "LISTEN_PID": str(os.getpid()), "LISTEN_FDNAMES": "x", "HOME": "/"}
+
+
+@given(count=st.text(max_size=3), process=st.text(max_size=8))
+def test_what_systemd_says_to_another_process_is_not_taken_but_removed(count: str, process: str) -> None:
+    given_environ = {"LISTEN_FDS": count, "LISTEN_PID": process, "LISTEN_FDNAMES": "x", "HOME": "/"}
+    if process != str(os.getpid()):
+        assert take_sockets(given_environ) == []
+        assert given_environ == {"HOME": "/"}
+
+
+def test_they_are_taken_and_not_inherited(first: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        for each in (one, other):
+            os.set_inheritable(fcntl.fcntl(each, fcntl.F_DUPFD, first), True)
+        environment = environ("2")
+        taken = take_sockets(environment)
+        assert [each.getsockname() for each in taken] == [one.getsockname(), other.getsockname()]
+        assert environment == {"HOME": "/"}
+        for each in taken:
+            assert not each.get_inheritable()
+            each.close()
+
+
+@pytest.mark.parametrize("count", ["", "0", "-1", "x", "²", "9" * 5000])
+def test_none(count: str) -> None:
+    assert take_sockets(environ(count)) == []
+
+
+@pytest.mark.parametrize("count", ["2", "99999999999"])
+def test_what_is_no_socket(first: int, count: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, open("/dev/null") as other:
+        numbers = [fcntl.fcntl(each, fcntl.F_DUPFD, first) for each in (one, other)]
+    with pytest.raises(UsageError, match="no socket"):
+        take_sockets(environ(count))
+    with pytest.raises(OSError, match="Bad file"):
+        os.close(numbers[0])  # It was taken, and is closed.
+    os.close(numbers[1])
+
+
+@pytest.mark.parametrize(
+    ("asked", "interval"),
+    [
+        ({"WATCHDOG_USEC": "3000000"}, 1.5),
+        ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid())}, 1.5),
+        ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": f"{os.getpid()}0"}, None),
+        ({"WATCHDOG_USEC": "3000000", "NOTIFY_SOCKET": ""}, None),
+        ({"WATCHDOG_USEC": "x"}, None),
+        ({"WATCHDOG_USEC": "²"}, None),
+        ({"WATCHDOG_PID": str(os.getpid())}, None),
+    ],
+)
+def test_the_watchdog_is_told_twice_as_often_as_it_asks_this_process(
+    asked: dict[str, str], interval: float | None
+) -> None:
+    environment = {"NOTIFY_SOCKET": "/run/x", "HOME": "/", **asked}
+    assert Notifier(environment).watchdog_interval == interval
+    assert environment == {"HOME": "/"}
+
+
+@pytest.mark.parametrize("is_abstract", [False, True])
+def test_either_kind_of_socket_is_told(tmp_path: Path, is_abstract: bool) -> None:
+    name = f"{tmp_path}/notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.settimeout(20)
+        listening.bind(f"\0{name}" if is_abstract else name)
+        Notifier({"NOTIFY_SOCKET": f"@{name}" if is_abstract else name}).ready("here")
+        assert listening.recv(100) == b"READY=1\nSTATUS=here"
+
+
+@pytest.mark.parametrize("environment", [{}, {"NOTIFY_SOCKET": "/nonexistent"}])
+def test_nobody_who_listens_is_no_fault(environment: dict[str, str]) -> None:
+    Notifier(environment).alive()
+
+
+def test_without_a_socket_there_is_no_watchdog() -> None:
+    assert Notifier({"WATCHDOG_USEC": "3000000"}).watchdog_interval is None

@@ -1,0 +1,17 @@
+"""Users by name and number: what names nobody is no fault."""
+
+from __future__ import annotations
+
+import pytest
+
+from hwsigner.system.users import find_uid
+
+
+@pytest.mark.parametrize(("user", "uid"), [("root", 0), ("0", 0), ("4711", 4711), ("0012", 12)])
+def test_are_found(user: str, uid: int) -> None:
+    assert find_uid(user) == uid
+
+
+@pytest.mark.parametrize("user", ["", "no-such-user", "²", "٣", "-1", " 0", "a\0b", "\ud800", "9" * 5000])
+def test_are_nobody(user: str) -> None:
+    assert find_uid(user) is None
