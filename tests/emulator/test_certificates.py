@@ -21,7 +21,7 @@ from hwsigner.emulator import Emulator, World
 UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
 
 INSUFFICIENT = {
-    "a CA": (Form(ca=True), "is a CA's"),
+    "a CA": (Form(ca=True), "is a CA certificate"),
     "no key usage": (Form(usages=None), "digitalSignature"),
     "another key usage": (Form(usages=("key_encipherment",)), "digitalSignature"),
     "not yet valid": (Form(begin=DAY, end=2 * DAY), "and not now"),

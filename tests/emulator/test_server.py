@@ -206,7 +206,7 @@ def test_an_emulator_can_be_started_again(ca: Authority, caller: Caller) -> None
     for _ in range(2):
         with emulator:
             assert send(emulator, draft(emulator, caller).signed()).status == 201
-    with pytest.raises(HwsignerError, match="does not run"):
+    with pytest.raises(HwsignerError, match="is not running"):
         _ = emulator.url
 
 

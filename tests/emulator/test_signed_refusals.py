@@ -65,7 +65,7 @@ def scope_date(made: Request) -> Request:
     return authorization(f"/{date[:8]}/", "/20200101/")(made)
 
 
-MISMATCH = ("SignatureDoesNotMatch", "InvalidSignatureException", "not that of the string to sign")
+MISMATCH = ("SignatureDoesNotMatch", "InvalidSignatureException", "not the HMAC of the string to sign")
 UNKNOWN = "UnrecognizedClientException"
 LACKS = ("AccessDenied", "InvalidSignatureException")
 FORM = ("AuthorizationHeaderMalformed", "IncompleteSignatureException")
@@ -111,9 +111,9 @@ CHANGED: dict[str, tuple[Edit, str, str, str]] = {
     "both forms": (
         query("a=b", "a=b&X-Amz-Signature=00"), "InvalidArgument", "IncompleteSignatureException", "both in",
     ),
-    "key id": (authorization("=ASIDEXAMPLE", "=ASIDEXAMPLES"), "InvalidAccessKeyId", UNKNOWN, "not known here"),
-    "another's key id": (authorization("=ASIDEXAMPLE", "=AKIDEXAMPLE"), "InvalidToken", UNKNOWN, "not that of"),
-    "token": (header("X-Amz-Security-Token", "other"), "InvalidToken", UNKNOWN, "not that of the access key id"),
+    "key id": (authorization("=ASIDEXAMPLE", "=ASIDEXAMPLES"), "InvalidAccessKeyId", UNKNOWN, "is unknown"),
+    "another's key id": (authorization("=ASIDEXAMPLE", "=AKIDEXAMPLE"), "InvalidToken", UNKNOWN, "does not belong to"),
+    "token": (header("X-Amz-Security-Token", "other"), "InvalidToken", UNKNOWN, "does not belong to the access key ID"),
     "no token": (without("X-Amz-Security-Token"), "InvalidAccessKeyId", UNKNOWN, "token is missing"),
     "token twice": (more("x-amz-security-token", str(SESSION.token)), "InvalidAccessKeyId", UNKNOWN, "given twice"),
 }  # fmt: skip
@@ -169,8 +169,8 @@ CHANGED_URL: dict[str, tuple[Edit, str, str, str]] = {
     "algorithm": (
         query("AWS4-HMAC-SHA256", "AWS4-ECDSA-P256-SHA256"), "InvalidRequest", SCOPE[1], "is not AWS4-HMAC",
     ),
-    "key id": (query("=ASIDEXAMPLE", "=ASIDEXAMPLES"), "InvalidAccessKeyId", UNKNOWN, "not known here"),
-    "token": (query("X-Amz-Security-Token=", "X-Amz-Security-Token=x"), "InvalidToken", UNKNOWN, "not that of"),
+    "key id": (query("=ASIDEXAMPLE", "=ASIDEXAMPLES"), "InvalidAccessKeyId", UNKNOWN, "is unknown"),
+    "token": (query("X-Amz-Security-Token=", "X-Amz-Security-Token=x"), "InvalidToken", UNKNOWN, "does not belong to"),
     "token gone": (query("X-Amz-Security-Token=", "other="), "InvalidAccessKeyId", UNKNOWN, "token is missing"),
     "token in a header": (
         more("X-Amz-Security-Token", str(SESSION.token)), "InvalidArgument", FORM[1], "session token in the query",

@@ -77,7 +77,7 @@ BAD = {
     "no certificates": (TOML.replace("certificates", "#"), "[[trust_anchor]] without certificates"),
     "no trust anchor": (TOML.replace("[[trust_anchor]]", "[[role]]"), "no [[trust_anchor]] table"),
     "a table that is not repeated": (TOML.replace("[[profile]]", "[profile]"), "no [[profile]] table"),
-    "the ARN of a profile": (TOML.replace(":trust-anchor/", ":profile/"), "no ARN of a trust anchor"),
+    "the ARN of a profile": (TOML.replace(":trust-anchor/", ":profile/"), "an invalid trust_anchor.arn"),
     "a certificate that is not there": (TOML.replace("ca.pem", "none.pem"), "none.pem"),
     "a certificate that is none": (TOML.replace("ca.pem", "world.toml"), "world.toml"),
     "a path that is none": (TOML.replace('"/sessions"', '"sessions"'), "session_path"),
