@@ -39,7 +39,7 @@ static int read_text(PyObject *object, struct text *text) {
         }
         if (data == NULL || size != PyUnicode_GetLength(object)) {
             PyErr_Clear();
-            return refuse("a str with more than ASCII in it");
+            return refuse("a str with non-ASCII characters");
         }
     } else if (PyBytes_Check(object)) {
         data = PyBytes_AsString(object);
@@ -197,7 +197,7 @@ static int read_key(PyObject *key, struct text *text) {
     if (read_text(key, text) < 0) {
         return -1;
     }
-    return text->size == DIGEST_SIZE ? 0 : refuse("a signing key that is not of 32 bytes");
+    return text->size == DIGEST_SIZE ? 0 : refuse("a signing key that is not 32 bytes long");
 }
 
 /* Take a request to its string to sign or, with a key, to its signature; and to its signed headers. */

@@ -256,8 +256,8 @@ def whole_chain(error: BaseException | None) -> Iterator[BaseException]:
         (Key("AKID", "hunter2\n", ""), "secret access key"),
         (Key("AKID", "s", "hunter2\udc80"), "session token"),
         (Key("AKID", "s", "hunter2é"), "session token"),
-        (Key("AKID\r\nX-Other: 1", "hunter2", ""), "access key's id"),
-        (Key("AKIDé", "hunter2", ""), "access key's id"),
+        (Key("AKID\r\nX-Other: 1", "hunter2", ""), "access key ID"),
+        (Key("AKIDé", "hunter2", ""), "access key ID"),
     ],
 )
 def test_credentials_that_can_not_sign(key: Key, message: str) -> None:
@@ -288,7 +288,7 @@ def test_regions_and_services_that_are_no_names(name: Any) -> None:
         (lambda: SigV4X509Auth(identity, name), "region"),
         (lambda: SigV4X509Auth(identity, REGION, service=name), "service"),
     ):
-        with pytest.raises(UsageError, match=f"is no name of a {what}"):
+        with pytest.raises(UsageError, match=f"is not a {what}"):
             make()
 
 

@@ -109,7 +109,7 @@ def test_urls_without_a_host(url: str) -> None:
     "url", ["http://[::1/", "http://a.example/\ud800", "http://user:hunter2@a\u2100b/", "http://a]/"]
 )
 def test_texts_that_are_no_urls(url: str) -> None:
-    with pytest.raises(UsageError, match="no URL") as raised:
+    with pytest.raises(UsageError, match="invalid URL") as raised:
         wire_url(url, s3=False)
     assert "hunter2" not in str(raised.value)
 
