@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 try:
@@ -17,11 +17,11 @@ try:
 except ImportError as error:
     raise ImportError("hwsigner.auth needs requests; install it with pip install 'hwsigner[requests]'") from error
 
-from hwsigner.auth.base import RequestAuth
+from hwsigner.auth.base import RequestAuth, X509Context
 from hwsigner.auth.url import INVALID_URL, wire_url
 from hwsigner.errors import UsageError
-from hwsigner.sigv4 import SERVICE, Request, authorization_header, canonical, credential_scope, timestamp
-from hwsigner.sigv4.access_key import AccessKey, Signed, SigningContext, is_s3, presign_request, signing_context
+from hwsigner.sigv4 import SERVICE, Request, credential_scope, timestamp
+from hwsigner.sigv4.access_key import AccessKey, SigningContext, is_s3, presign_request, signing_context
 
 if TYPE_CHECKING:
     from hwsigner.identity import Identity
@@ -188,7 +188,7 @@ class SigV4X509Auth(RequestAuth):
         self.identity = identity
         self._clock = clock
 
-    def context(self) -> _X509Context:
+    def context(self) -> X509Context:
         """Return what to sign with now."""
         now = datetime.fromtimestamp(self._clock(), UTC)
         chain = self.identity.chain
@@ -197,23 +197,7 @@ class SigV4X509Auth(RequestAuth):
         if chain.chain_header:
             headers.append(("X-Amz-X509-Chain", chain.chain_header))
         signed = tuple([(name.lower(), value) for name, value in headers])
-        return _X509Context((chain.algorithm, timestamp(now), scope), tuple(headers), signed, self.identity)
+        return X509Context((chain.algorithm, timestamp(now), scope), tuple(headers), signed, self.identity)
 
     def _settings(self) -> tuple[object, ...]:
         return self.identity, self.region, self.service, self._signs.also_sign
-
-
-class _X509Context(NamedTuple):
-    context: tuple[str, str, str]
-    headers: tuple[tuple[str, str], ...]
-    signed: tuple[tuple[str, str], ...]
-    identity: Identity
-
-    def authorize(self, method: str, target: str, headers: Signed, payload: str) -> str:
-        to_sign, names = canonical.request_to_sign(method, target, headers, payload, self.context)
-        return authorization_header(
-            self.identity.chain,
-            self.context[2],
-            signed_headers=names.decode("ascii"),
-            signature=self.identity.sign(to_sign),
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, MutableMapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from requests import PreparedRequest
 from requests.auth import AuthBase
@@ -13,6 +13,7 @@ from hwsigner.auth.payload import hash_body
 from hwsigner.auth.redirect import SignedPreparedRequest
 from hwsigner.auth.url import Server, wire_url
 from hwsigner.errors import UsageError
+from hwsigner.sigv4 import authorization_header, canonical
 from hwsigner.sigv4.access_key import (
     CONTENT_HASH,
     EMPTY_PAYLOAD_HASH,
@@ -20,7 +21,11 @@ from hwsigner.sigv4.access_key import (
     UNSIGNED_PAYLOAD,
     Signed,
     SignedNames,
+    SigningContext,
 )
+
+if TYPE_CHECKING:
+    from hwsigner.identity import Identity
 
 _HASH = CONTENT_HASH.lower()
 _NO_URL = "", "", Server("", "")
@@ -29,29 +34,23 @@ _WHITE_SPACE = " \t\v\f"
 _is_name = re.compile(r"[!-+.0-~-]+").fullmatch
 
 
-class Context(Protocol):
-    """What to sign with at a given time."""
+class X509Context(NamedTuple):
+    """What the signatures of one identity share within one second, for one region and service."""
 
-    @property
-    def headers(self) -> tuple[tuple[str, str], ...]:
-        """The X-Amz-… headers to set."""
-
-    @property
-    def signed(self) -> tuple[tuple[str, str], ...]:
-        """The same headers with lower-case names."""
+    context: tuple[str, str, str]
+    headers: tuple[tuple[str, str], ...]
+    signed: tuple[tuple[str, str], ...]
+    identity: Identity
 
     def authorize(self, method: str, target: str, headers: Signed, payload: str) -> str:
-        """Return the value of the Authorization header, by the rules of the service.
-
-        Args:
-            method: as on the wire.
-            target: the path and query, as on the request line.
-            headers: the headers to sign, with lower-case names.
-            payload: the SHA-256 of the body in hex, or the keyword that replaces it.
-
-        Raises:
-            ValueError: a part of the request can't go on the wire.
-        """
+        """Return the value of the Authorization header; see `SigningContext.authorize`."""
+        to_sign, names = canonical.request_to_sign(method, target, headers, payload, self.context)
+        return authorization_header(
+            self.identity.chain,
+            self.context[2],
+            signed_headers=names.decode("ascii"),
+            signature=self.identity.sign(to_sign),
+        )
 
 
 class RequestAuth(AuthBase):
@@ -72,7 +71,7 @@ class RequestAuth(AuthBase):
         self._last_url: tuple[str | None, tuple[str, str, Server]] = None, _NO_URL
         self._no_body = UNSIGNED_PAYLOAD if unsigned_payload else EMPTY_PAYLOAD_HASH
 
-    def context(self) -> Context:
+    def context(self) -> SigningContext | X509Context:
         """Return what to sign with now."""
         raise NotImplementedError
 
