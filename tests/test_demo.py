@@ -72,7 +72,7 @@ def test_interrupted_it_leaves_nothing(demo: subprocess.Popen[str], short_folder
     ("changed", "message"),
     [
         ("demo.AWS = '/nowhere/aws'", "/nowhere/aws is not installed"),
-        ("demo._SECONDS = 0.01", "aws sts get-caller-identity did not end within 0.01 seconds"),
+        ("demo._SECONDS = 0.01", "aws sts get-caller-identity did not exit within 0.01 seconds"),
         ("demo.HWSIGNER = '/nowhere/hwsigner'", "'/nowhere/hwsigner'"),
     ],
 )

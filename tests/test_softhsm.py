@@ -86,7 +86,7 @@ def test_tpm_restart_keeps_persistent_keys(swtpm: SoftTPM) -> None:
 
 
 def test_tpm_socket_path_too_long_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ToolError, match="shorter name"):
+    with pytest.raises(ToolError, match="shorter path"):
         SoftTPM(tmp_path / ("long" * 30)).start()
 
 
@@ -152,7 +152,7 @@ def test_stop_names_a_pid_file_without_a_pid(tmp_path: Path) -> None:
     pid_file.touch()
     stopped = run_softhsm("stop", str(tmp_path))
     assert stopped.returncode == 1
-    assert stopped.stderr.startswith(f"softhsm: {pid_file} holds no process id")
+    assert stopped.stderr.startswith(f"softhsm: {pid_file} contains no process ID")
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["started here", "started by another process"])
@@ -173,7 +173,7 @@ def test_a_swtpm_that_does_not_end_is_named(short_folder: Path, monkeypatch: pyt
     tpm.start()
     pid = int((short_folder / "swtpm.pid").read_text())
     monkeypatch.setattr(os, "kill", lambda *_: None)
-    with pytest.raises(ToolError, match=f"process {pid}, does not end"):
+    with pytest.raises(ToolError, match=f"process {pid}, does not exit"):
         SoftTPM(short_folder).stop()
     monkeypatch.undo()
     assert (short_folder / "swtpm.pid").exists()
