@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the microseconds of each")
     arguments = parser.parse_args()
     figures = [*files(), module(), *tpm()]
-    head = ["key", "signatures/s", "median, µs", "in C, µs", "to C", "bound"]
+    head = ["Key", "signatures/s", "median, µs", "in C, µs", "ratio to C", "bound"]
     print(table(head, [figure.row() for figure in figures]), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=1))

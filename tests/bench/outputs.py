@@ -162,9 +162,9 @@ def main() -> None:
         sizes = memory(cold)
     true, python, *_ = timed
     print(f"Whole processes, {arguments.rounds} rounds\n")
-    head = ["command", "median, ms", "to `/bin/true`", "to a bare Python", "bound"]
+    head = ["Command", "median, ms", "ratio to `/bin/true`", "ratio to a bare Python", "bound"]
     print(table(head, [row(call, true, python) for call in timed]))
-    print(f"\n{table(['idle, one profile', 'RSS, MB', 'bound'], sizes)}", flush=True)
+    print(f"\n{table(['Idle, one profile', 'RSS, MB', 'bound'], sizes)}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps({call.name: call.ratio(python) for call in timed}, indent=1))
 

@@ -140,7 +140,7 @@ def cases(folder: Path) -> Iterator[list[Case]]:
 def table(found: list[Case]) -> str:
     """Return the figures as a Markdown table. Each row of ours follows the row of its floor."""
     bare = found[0]
-    lines = ["| command | median, ms | to the bare interpreter | to its floor |", "|---|---|---|---|"]
+    lines = ["| Command | median, ms | ratio to the bare interpreter | ratio to its floor |", "|---|---|---|---|"]
     for before, case in zip([bare, *found], found, strict=False):
         to_floor = f"{case.ratio(before):.2f}" if case.name.startswith("hwsigner") else ""
         median = statistics.median(case.times) * 1000

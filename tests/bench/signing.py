@@ -78,7 +78,7 @@ def main() -> None:
     in_turn([*to_sign, *get, *with_headers], rounds)
     print(f"Python {sys.version.split()[0]}, botocore {botocore.__version__}, awscrt {awscrt.__version__}; ", end="")
     print(f"canonicalisation: {canonical.IMPLEMENTATION}; processor {processor}; {rounds} rounds\n")
-    head = ["call", "median, µs", "lowest, µs", "ratio to ours", "bound"]
+    head = ["Call", "median, µs", "lowest, µs", "ratio to ours", "bound"]
     print(table(head, [*to_sign_rows(to_sign), *get_rows(get), *get_with_headers_rows(with_headers)]))
     print(f"\n{scaling.report()}")
 
