@@ -29,38 +29,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags, and the table of faults below them."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _faults()
-    world = parser.add_argument_group("the account")
+    world = parser.add_argument_group("what the account holds")
     world.add_argument(
         "--trust-anchor",
         metavar="FILE",
         action="append",
         default=[],
-        help="certificates (PEM or DER) of a trust anchor; repeat it for more trust anchors",
+        help="certificates (PEM or DER) of a trust anchor; give it once for each trust anchor",
     )
     world.add_argument("--config", metavar="FILE", help="a TOML file with trust anchors, profiles and roles")
-    world.add_argument("--region", help=f"with --trust-anchor: the region (default: {REGION})")
-    world.add_argument("--account", help=f"with --trust-anchor: the account (default: {ACCOUNT})")
-    server = parser.add_argument_group("the server")
-    server.add_argument("--port", type=int, default=0, help="the port (default: any free port)")
-    server.add_argument("--host", default="127.0.0.1", help="the loopback address to listen on (default: 127.0.0.1)")
-    server.add_argument("--tls", action="store_true", help="serve HTTPS, with a CA made for this run")
+    world.add_argument("--region", help=f"with --trust-anchor: where it is (default {REGION})")
+    world.add_argument("--account", help=f"with --trust-anchor: whose it is (default {ACCOUNT})")
+    server = parser.add_argument_group("how to serve it")
+    server.add_argument("--port", type=int, default=0, help="the port; by default a free one")
+    server.add_argument("--host", default="127.0.0.1", help="the loopback address to listen on (default 127.0.0.1)")
+    server.add_argument("--tls", action="store_true", help="serve HTTPS with a CA made for this run")
     server.add_argument("--ca-file", metavar="PATH", help="with --tls: where to write that CA's certificate (PEM)")
     server.add_argument(
         "--host-name",
         metavar="NAME",
         action="append",
         default=[],
-        help="with --tls: one more name for the server's certificate",
+        help="with --tls: a further name that the server's certificate is for",
     )
     server.add_argument(
         "--fault",
         metavar="NAME*TIMES:KEY=VALUE",
         action="append",
         default=[],
-        help="misbehave in response to the next CreateSession requests, as in throttle*2:retry-after=1;"
-        " names are listed below",
+        help="misbehave at the next CreateSession requests, as in throttle*2:retry-after=1; the names stand below",
     )
-    server.add_argument("--log", metavar="FILE", help="append one line of JSON per request, without secrets")
+    server.add_argument("--log", metavar="FILE", help="append one line of JSON for each request, without secrets")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -70,11 +69,11 @@ def run(arguments: argparse.Namespace) -> int:
         0, once interrupted.
 
     Raises:
-        HwsignerError: a flag is invalid, a file can't be read or written, or the address can't be listened on.
+        HwsignerError: a flag, a file or the address is of no use.
     """
     from hwsigner.emulator import Emulator, Fault
 
-    gc.enable()  # Unlike most commands, this one keeps running.
+    gc.enable()  # Unlike other commands, this one stays.
     if (arguments.ca_file or arguments.host_name) and not arguments.tls:
         raise UsageError("--ca-file and --host-name are given without --tls", "Add --tls")
     if not 0 <= arguments.port <= 65535:
@@ -87,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     emulator.misbehave(*map(Fault.parse, arguments.fault))
     with contextlib.ExitStack() as stack:
-        interruptions = stack.enter_context(_blocked_interruptions())
+        interruptions = stack.enter_context(_interruptions_held())
         log = stack.enter_context(_open_log(arguments.log)) if arguments.log else None
         emulator.on_record = _Reporter(emulator.requests, log).report
         stack.enter_context(emulator)
@@ -97,9 +96,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _faults() -> str:
-    from hwsigner.emulator import KINDS
+    from hwsigner.emulator.faults import KINDS
 
-    rows = ["faults, and their keys with default values", ""]
+    rows = ["faults: what a client meets, and their keys with the default values", ""]
     for name, kind in KINDS.items():
         keys = ", ".join(f"{key.replace('_', '-')}={value}" for key, value in kind.parameters.items())
         rows.append(f"  {name:<16} {kind.summary}{f' ({keys})' if keys else ''}")
@@ -111,8 +110,10 @@ def _world(arguments: argparse.Namespace) -> World:
 
     if arguments.config:
         if arguments.trust_anchor or arguments.region or arguments.account:
-            problem = "--config is given with --trust-anchor, --region or --account"
-            raise UsageError(problem, "Drop the flags: the file contains all three")
+            raise UsageError(
+                "--config is given with --trust-anchor, --region or --account",
+                "The file holds all three; drop the flags",
+            )
         return load_world(Path(arguments.config))
     if not arguments.trust_anchor:
         raise UsageError("the emulator has no trust anchor", "Give --trust-anchor FILE or --config FILE")
@@ -121,7 +122,7 @@ def _world(arguments: argparse.Namespace) -> World:
 
 
 def _read(path: str) -> bytes:
-    """Return the content of a --trust-anchor file, after checking that it can be parsed."""
+    """Return what a file of --trust-anchor holds, once it has been read as certificates."""
     from hwsigner.emulator.world import read_certificates
 
     hint = "Give a file with the CA's certificate"
@@ -136,7 +137,7 @@ def _read(path: str) -> bytes:
 
 
 def _announce(emulator: Emulator, ca_copy: str | None) -> None:
-    """Print what a shell needs to use the emulator, one NAME=VALUE per line."""
+    """Print what a shell needs to use the emulator, one NAME=VALUE a line."""
     lines = [f"endpoint={emulator.url}"]
     if emulator.ca_file:
         lines.append(f"ca-file={shlex.quote(str(_copy_ca(emulator.ca_file, ca_copy)))}")
@@ -152,7 +153,7 @@ def _copy_ca(ca_file: Path, copy: str | None) -> Path:
     try:
         Path(copy).write_bytes(ca_file.read_bytes())
     except OSError as error:
-        raise HwsignerError(f"--ca-file {copy} can't be written: {error.strerror}", "Give a writable path") from error
+        raise HwsignerError(f"--ca-file {copy} can't be written: {error.strerror}", "Give a path that can") from error
     return Path(copy)
 
 
@@ -160,12 +161,12 @@ def _open_log(path: str) -> TextIO:
     try:
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", encoding="utf-8")
     except OSError as error:
-        raise HwsignerError(f"--log {path} can't be written: {error.strerror}", "Give a writable path") from error
+        raise HwsignerError(f"--log {path} can't be written: {error.strerror}", "Give a path that can") from error
 
 
 @contextlib.contextmanager
-def _blocked_interruptions() -> Iterator[set[signal.Signals]]:
-    """Block SIGINT, SIGTERM and, unless nohup ignores it, SIGHUP in every thread, for sigwait."""
+def _interruptions_held() -> Iterator[set[signal.Signals]]:
+    """Let SIGINT, SIGTERM and, but under nohup, SIGHUP wait to be asked for, whichever thread they come to."""
     numbers = {signal.SIGINT, signal.SIGTERM}
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.add(signal.SIGHUP)
@@ -173,13 +174,13 @@ def _blocked_interruptions() -> Iterator[set[signal.Signals]]:
     try:
         yield numbers
     finally:
-        while signal.sigtimedwait(numbers, 0):  # One that arrived together with the first.
+        while signal.sigtimedwait(numbers, 0):  # One that came with the first.
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Reporter:
-    """Writes each record to stderr, and to the log as a line of JSON. Then drops it."""
+    """Writes each record: a line on stderr for the eye, a line of JSON in the log. It is not kept besides."""
 
     def __init__(self, records: list[Record], log: TextIO | None) -> None:
         self._records = records
@@ -188,7 +189,7 @@ class _Reporter:
 
     def report(self, record: Record) -> None:
         """Write one record, without secrets."""
-        parts = (str(record.status or "no response"), record.fault and f"fault {record.fault}", record.reason)
+        parts = (str(record.status or "no answer"), record.fault and f"fault {record.fault}", record.reason)
         path = record.request.path
         with self._lock:
             tell(f"{record.method} {path} {': '.join(filter(None, parts))}")
