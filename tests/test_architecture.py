@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -169,3 +170,13 @@ def test_every_library_has_an_owner() -> None:
 
 def test_importing_hwsigner_executes_only_its_version() -> None:
     assert {found.imported for found in OURS if found.importer == "" and found.executed} == {"_version"}
+
+
+def test_page_lists_every_room_and_draws_every_import_downwards() -> None:
+    page = (ROOT.parent / "docs" / "architecture.md").read_text()
+    table, drawing = page.split("## Rooms")[1].split("\n#")[0], page.split("## Imports")[1].split("```")[1]
+    listed = {name.rstrip("/").removesuffix(".py").replace("/", ".") for name in re.findall(r"`([\w./]+)`", table)}
+    level = {room: number for number, line in enumerate(drawing.split("\n")) for room in line.split()}
+    rooms = set(RULES) - {"", "hwsigner", "_version", "__main__", "testing"}
+    assert rooms <= listed & level.keys()
+    assert not [(one, other) for one, other in ARROWS if {one, other} <= rooms and level[one] >= level[other]]
