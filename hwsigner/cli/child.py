@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
-from hwsigner.cli.process import tell
+from hwsigner.cli.process import report
 
 _CANNOT_RUN = 126
 _NOT_FOUND = 127
@@ -41,7 +41,7 @@ def run_program(command: Sequence[str], environ: Mapping[str, str], prepare: Cal
         try:
             child = os.posix_spawnp(command[0], list(command), dict(environ), setsigmask=before, setsigdef=_DEFAULTS)
         except OSError as error:
-            tell(f"can't run {command[0]}: {error.strerror}")
+            report(f"can't run {command[0]}: {error.strerror}")
             return _NOT_FOUND if isinstance(error, FileNotFoundError) else _CANNOT_RUN
         return _wait(child)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from hwsigner.cli.process import tell
+from hwsigner.cli.process import report
 from hwsigner.errors import CertificateError, HwsignerError, UsageError
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class _Reporter:
         parts = (str(record.status or "no answer"), record.fault and f"fault {record.fault}", record.reason)
         path = record.request.path
         with self._lock:
-            tell(f"{record.method} {path} {': '.join(filter(None, parts))}")
+            report(f"{record.method} {path} {': '.join(filter(None, parts))}")
             if self._log:
                 print(json.dumps(record.log_entry()), file=self._log, flush=True)
             self._records.clear()

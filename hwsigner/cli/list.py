@@ -12,7 +12,7 @@ from typing import Any
 from hwsigner.certificate import Certificate, load
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
-from hwsigner.cli.process import tell
+from hwsigner.cli.process import report
 from hwsigner.config.flags import IDENTITY, switch
 from hwsigner.errors import CertificateError, UsageError, printable
 from hwsigner.inventory import ListedObject, ListedToken, list_tokens
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"tokens": [_data(token) for token in tokens]}, indent=2))
     elif not tokens:
-        tell(f"no token is like {uri.name}. Without a URI, list shows all" if uri.path else "no token is present")
+        report(f"no token is like {uri.name}. Without a URI, list shows all" if uri.path else "no token is present")
     elif sys.stdout.isatty():
         _print_tables(tokens)
     else:

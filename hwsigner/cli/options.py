@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hwsigner.cli.process import tell
+from hwsigner.cli.process import report
 from hwsigner.config import settings
 from hwsigner.pins import AskPin, PinRequest, PinSource
 from hwsigner.pins.terminal import ask_pin
@@ -87,4 +87,4 @@ def _ask_alone(ask: AskPin, request: PinRequest) -> str | None:
 
 
 def _trace(text: str) -> None:
-    tell("\n".join(f"debug: {line}" for line in text.splitlines()))
+    report("\n".join(f"debug: {line}" for line in text.splitlines()))

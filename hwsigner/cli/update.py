@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
-from hwsigner.cli.process import tell
+from hwsigner.cli.process import report
 from hwsigner.config.flags import CONFIG_PROFILE, IDENTITY, SESSION, Flag, switch
 from hwsigner.errors import (
     AgentError,
@@ -83,11 +83,11 @@ def _write(path: str, section: str, credentials: Credentials) -> None:
     from hwsigner.system.files import edit_file
 
     edit_file(path, partial(with_credentials, section=section, credentials=credentials))
-    tell(f"wrote [{section}] of {path}, good until {credentials.expiration:%Y-%m-%dT%H:%M:%SZ}")
+    report(f"wrote [{section}] of {path}, good until {credentials.expiration:%Y-%m-%dT%H:%M:%SZ}")
 
 
 def _keep_until_interrupted(upkeep: Upkeep) -> int:
-    from hwsigner.cli.process import clear_up, forbid_dumps
+    from hwsigner.cli.process import discard_frames, forbid_dumps
 
     gc.enable()  # Unlike other commands, this one stays.
     forbid_dumps()
@@ -96,7 +96,7 @@ def _keep_until_interrupted(upkeep: Upkeep) -> int:
         while True:
             time.sleep(_PAUSE if upkeep.look() else _PAUSE_IN_TROUBLE)
     except KeyboardInterrupt as interruption:
-        clear_up(interruption)
+        discard_frames(interruption)
         return 0
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -216,7 +216,7 @@ class Upkeep:
             # The others are told of as the provider's failure, as one is that leaves good credentials.
         failure = self._source.failure
         if failure and failure is not self._told:  # It is the same one until the next try.
-            tell(f"no new credentials: {failure}")
+            report(f"no new credentials: {failure}")
         self._told = failure
         return credentials
 
@@ -224,7 +224,7 @@ class Upkeep:
         try:
             self._write(credentials)
         except HwsignerError as error:
-            tell(str(error))
+            report(str(error))
             pause = min(_LONGEST_PAUSE, 2.0 ** min(self._failed_writes, 10))
             self._failed_writes, self._next_write = self._failed_writes + 1, self._clock() + pause
         else:

@@ -184,7 +184,7 @@ class TestProcess:
     @pytest.mark.parametrize("argument", ["version", "--help"])
     def test_stdout_is_full(self, argument: str, unbuffered: bool) -> None:
         done = start(argument, shell='"$@" >/dev/full', unbuffered=unbuffered)
-        text = "hwsigner: can't write to stdout: No space left on device. Look where it leads to\n"
+        text = "hwsigner: can't write to stdout: No space left on device. Check where the output goes\n"
         assert (done.returncode, done.stderr) == (1, text)
 
     def test_the_reader_is_gone(self) -> None:
@@ -195,7 +195,7 @@ class TestProcess:
             done = subprocess.run(command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, check=False)
         assert (done.returncode, done.stderr) == (
             1,
-            b"hwsigner: can't write to stdout: Broken pipe. Look where it leads to\n",
+            b"hwsigner: can't write to stdout: Broken pipe. Check where the output goes\n",
         )
 
     def test_stdout_is_closed(self) -> None:
