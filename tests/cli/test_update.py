@@ -121,7 +121,8 @@ class TestOnce:
         file.mkdir(parents=True)
         outcome = update(scene)
         assert outcome.status == 1
-        assert outcome.err == f"hwsigner: {file} is not a regular file. Give the path of one, or of none yet\n"
+        hint = "Give a regular file, or a path that does not exist yet"
+        assert outcome.err == f"hwsigner: {file} is not a regular file. {hint}\n"
 
     def test_what_the_flags_get_wrong_is_found_before_a_key_is_touched(self, scene: Scene, file: Path) -> None:
         assert update(scene, "--session-duration=1").status == 2
