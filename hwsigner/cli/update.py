@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
             return stack.enter_context(options.provider(arguments))
 
         name = _lone_profile(arguments)
-        source = AgentElseProvider(name, provide, role_arn=arguments.role_arn) if name else provide()
+        source = AgentOrProvider(name, provide, role_arn=arguments.role_arn) if name else provide()
         if arguments.once:
             write(source())
             return 0
@@ -115,7 +115,7 @@ class Source(Protocol):
         ...
 
 
-class AgentElseProvider:
+class AgentOrProvider:
     """The credentials of a running agent, and of a provider where no agent has them.
 
     Args:
@@ -163,10 +163,10 @@ class AgentElseProvider:
 
     def _of_agent(self) -> Credentials | None:
         from hwsigner.agent.client import find_credentials
-        from hwsigner.aws.credentials import from_agent
+        from hwsigner.aws.credentials import read_agent_credentials
 
         body = find_credentials(self._name)
-        return from_agent(body, role_arn=self._role_arn) if body else None
+        return read_agent_credentials(body, role_arn=self._role_arn) if body else None
 
 
 class Upkeep:

@@ -16,7 +16,7 @@ from scene import Outcome, Scene
 
 REFUSED = {
     "deny": (Fault("deny", message="Nope"), "AccessDeniedException (403): Nope (request id "),
-    "html": (Fault("html"), "is not the service's: <html>"),
+    "html": (Fault("html"), "is not from the service: <html>"),
     "not-json": (Fault("not-json", body='{"credentialSet": ['), "JSON"),
     "redirect": (Fault("redirect"), "https://elsewhere.invalid/sessions"),
     "no-credentials": (Fault("no-credentials"), "no credentials"),
@@ -29,7 +29,7 @@ PASSING = {
     "throttle": (Fault("throttle", None), "ThrottlingException (429)", 5),
     "fail-500": (Fault("fail", None), "(500)", 5),
     "fail-503": (Fault("fail", None, status=503), "(503)", 5),
-    "html-503": (Fault("html", None, status=503), "(503) is not the service's", 5),
+    "html-503": (Fault("html", None, status=503), "(503) is not from the service", 5),
     "close": (Fault("close", None), "closed the connection", 6),
     "reset": (Fault("reset", None), "reset", 6),
     "cut-off": (Fault("cut-off", None), "closed the connection", 6),

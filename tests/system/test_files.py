@@ -351,8 +351,8 @@ class TestConcurrency:
             assert text.count(f" = {section}-249\n") == 3
 
 
-# Every two lines on stdin fork a child and make it edit the file. The child waits in a system call that no edit makes, so
-# that the tracer, which interrupts it there, counts only the calls of the edit.
+# Every two lines on stdin fork a child and make it edit the file. The child waits in a system call that no edit makes,
+# so that the tracer, which interrupts it there, counts only the calls of the edit.
 SERVER = """
 import ctypes, os, signal, sys
 from hwsigner.system.files import edit_file
