@@ -96,12 +96,12 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     if name == "--version":
         name = "version"
-    from hwsigner.cli.parser import Parser, near
+    from hwsigner.cli.parser import Parser, suggestion
 
     if name not in COMMANDS:
         # What follows `=` may be a password.
         word = name.partition("=")[0]
-        raise UsageError(f"there is no command {word!r}", near(word, COMMANDS, f"Commands: {', '.join(COMMANDS)}"))
+        raise UsageError(f"unknown command {word!r}", suggestion(word, COMMANDS, f"Use one of {', '.join(COMMANDS)}"))
     command = importlib.import_module(COMMANDS[name])
     parser = Parser(name, command.HELP)
     command.add_arguments(parser)
@@ -115,13 +115,13 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _run_completed(command: ModuleType, parsed: argparse.Namespace) -> int:
-    from hwsigner.cli.options import warn_of_secrets
+    from hwsigner.config.settings import warn_of_secrets
 
     stderr.silence(on=not getattr(parsed, "debug", False))
     notices.set_notifier(report_on_terminal, ExitOnInterrupt(_INTERRUPTED))
     with warnings.catch_warnings():
         _show_warnings(strict=getattr(parsed, "strict", False))
-        warn_of_secrets(parsed)
+        warn_of_secrets(vars(parsed), given={flag.name for flag, _ in parsed.given}, exposed=parsed.exposed)
         status: int = command.run(parsed)
     return status
 

@@ -1,4 +1,4 @@
-"""`hwsigner emulator`: serve a local CreateSession and sts:GetCallerIdentity until interrupted."""
+"""`hwsigner emulator`: serve a local CreateSession and sts:GetCallerIdentity until stopped."""
 
 from __future__ import annotations
 
@@ -20,64 +20,64 @@ from hwsigner.errors import CertificateError, HwsignerError, UsageError
 if TYPE_CHECKING:
     from hwsigner.emulator import Emulator, Record, World
 
-HELP = "serve a local, strict CreateSession for tests and demos"
+HELP = "run a strict local CreateSession service for tests and demos"
 REGION = "us-east-1"
 ACCOUNT = "123456789012"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's flags, and the table of faults below them."""
+    """Add the flags, and a list of the faults below them."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _faults()
-    world = parser.add_argument_group("what the account holds")
+    world = parser.add_argument_group("the AWS account")
     world.add_argument(
         "--trust-anchor",
         metavar="FILE",
         action="append",
         default=[],
-        help="certificates (PEM or DER) of a trust anchor; give it once for each trust anchor",
+        help="certificates of a trust anchor (PEM or DER); repeat for each trust anchor",
     )
-    world.add_argument("--config", metavar="FILE", help="a TOML file with trust anchors, profiles and roles")
-    world.add_argument("--region", help=f"with --trust-anchor: where it is (default {REGION})")
-    world.add_argument("--account", help=f"with --trust-anchor: whose it is (default {ACCOUNT})")
-    server = parser.add_argument_group("how to serve it")
-    server.add_argument("--port", type=int, default=0, help="the port; by default a free one")
-    server.add_argument("--host", default="127.0.0.1", help="the loopback address to listen on (default 127.0.0.1)")
-    server.add_argument("--tls", action="store_true", help="serve HTTPS with a CA made for this run")
-    server.add_argument("--ca-file", metavar="PATH", help="with --tls: where to write that CA's certificate (PEM)")
+    world.add_argument("--config", metavar="FILE", help="TOML file of trust anchors, profiles and roles")
+    world.add_argument("--region", help=f"with --trust-anchor: its region (default {REGION})")
+    world.add_argument("--account", help=f"with --trust-anchor: its account (default {ACCOUNT})")
+    server = parser.add_argument_group("the server")
+    server.add_argument("--port", type=int, default=0, help="port (default: any free one)")
+    server.add_argument("--host", default="127.0.0.1", help="loopback address to listen on (default 127.0.0.1)")
+    server.add_argument("--tls", action="store_true", help="serve HTTPS with a CA created for this run")
+    server.add_argument("--ca-file", metavar="PATH", help="with --tls: file to write the CA's certificate to (PEM)")
     server.add_argument(
         "--host-name",
         metavar="NAME",
         action="append",
         default=[],
-        help="with --tls: a further name that the server's certificate is for",
+        help="with --tls: another name in the server's certificate; repeatable",
     )
     server.add_argument(
         "--fault",
         metavar="NAME*TIMES:KEY=VALUE",
         action="append",
         default=[],
-        help="misbehave at the next CreateSession requests, as in throttle*2:retry-after=1; the names stand below",
+        help="misbehave at the next CreateSession requests, such as throttle*2:retry-after=1; names are listed below",
     )
-    server.add_argument("--log", metavar="FILE", help="append one line of JSON for each request, without secrets")
+    server.add_argument("--log", metavar="FILE", help="append a line of JSON for each request, without secrets")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGINT, SIGTERM or SIGHUP.
 
     Returns:
-        0, once interrupted.
+        0, once stopped.
 
     Raises:
-        HwsignerError: a flag, a file or the address is of no use.
+        HwsignerError: a flag, a file or the address is invalid.
     """
     from hwsigner.emulator import Emulator, Fault
 
     gc.enable()  # Unlike other commands, this one stays.
     if (arguments.ca_file or arguments.host_name) and not arguments.tls:
-        raise UsageError("--ca-file and --host-name are given without --tls", "Add --tls")
+        raise UsageError("--ca-file and --host-name require --tls", "Add --tls")
     if not 0 <= arguments.port <= 65535:
-        raise UsageError(f"--port {arguments.port} is not a port", "Give 0 to 65535")
+        raise UsageError(f"--port {arguments.port} is not a port", "Use 0 to 65535")
     emulator = Emulator(
         _world(arguments),
         tls=arguments.tls,
@@ -86,19 +86,19 @@ def run(arguments: argparse.Namespace) -> int:
     )
     emulator.misbehave(*map(Fault.parse, arguments.fault))
     with contextlib.ExitStack() as stack:
-        interruptions = stack.enter_context(_interruptions_held())
+        stop_signals = stack.enter_context(_stop_signals_blocked())
         log = stack.enter_context(_open_log(arguments.log)) if arguments.log else None
         emulator.on_record = _Reporter(emulator.requests, log).report
         stack.enter_context(emulator)
         _announce(emulator, arguments.ca_file)
-        signal.sigwait(interruptions)
+        signal.sigwait(stop_signals)
     return 0
 
 
 def _faults() -> str:
     from hwsigner.emulator.faults import KINDS
 
-    rows = ["faults: what a client meets, and their keys with the default values", ""]
+    rows = ["faults, each with its keys and their defaults:", ""]
     for name, kind in KINDS.items():
         keys = ", ".join(f"{key.replace('_', '-')}={value}" for key, value in kind.parameters.items())
         rows.append(f"  {name:<16} {kind.summary}{f' ({keys})' if keys else ''}")
@@ -111,8 +111,8 @@ def _world(arguments: argparse.Namespace) -> World:
     if arguments.config:
         if arguments.trust_anchor or arguments.region or arguments.account:
             raise UsageError(
-                "--config is given with --trust-anchor, --region or --account",
-                "The file holds all three; drop the flags",
+                "--config can't be combined with --trust-anchor, --region or --account",
+                "Set them in the file",
             )
         return load_world(Path(arguments.config))
     if not arguments.trust_anchor:
@@ -122,10 +122,10 @@ def _world(arguments: argparse.Namespace) -> World:
 
 
 def _read(path: str) -> bytes:
-    """Return what a file of --trust-anchor holds, once it has been read as certificates."""
+    """Return the content of a --trust-anchor file, checked to be certificates."""
     from hwsigner.emulator.world import read_certificates
 
-    hint = "Give a file with the CA's certificate"
+    hint = "Use a file with the CA's certificate"
     try:
         data = Path(path).read_bytes()
         read_certificates(data)
@@ -137,7 +137,7 @@ def _read(path: str) -> bytes:
 
 
 def _announce(emulator: Emulator, ca_copy: str | None) -> None:
-    """Print what a shell needs to use the emulator, one NAME=VALUE a line."""
+    """Print what a client needs, one NAME=VALUE per line."""
     lines = [f"endpoint={emulator.url}"]
     if emulator.ca_file:
         lines.append(f"ca-file={shlex.quote(str(_copy_ca(emulator.ca_file, ca_copy)))}")
@@ -153,7 +153,7 @@ def _copy_ca(ca_file: Path, copy: str | None) -> Path:
     try:
         Path(copy).write_bytes(ca_file.read_bytes())
     except OSError as error:
-        raise HwsignerError(f"--ca-file {copy} can't be written: {error.strerror}", "Give a path that can") from error
+        raise HwsignerError(f"--ca-file {copy} can't be written: {error.strerror}", "Use another path") from error
     return Path(copy)
 
 
@@ -161,12 +161,12 @@ def _open_log(path: str) -> TextIO:
     try:
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", encoding="utf-8")
     except OSError as error:
-        raise HwsignerError(f"--log {path} can't be written: {error.strerror}", "Give a path that can") from error
+        raise HwsignerError(f"--log {path} can't be written: {error.strerror}", "Use another path") from error
 
 
 @contextlib.contextmanager
-def _interruptions_held() -> Iterator[set[signal.Signals]]:
-    """Let SIGINT, SIGTERM and, but under nohup, SIGHUP wait to be asked for, whichever thread they come to."""
+def _stop_signals_blocked() -> Iterator[set[signal.Signals]]:
+    """Block SIGINT, SIGTERM and, except under nohup, SIGHUP. Yield them, for sigwait."""
     numbers = {signal.SIGINT, signal.SIGTERM}
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.add(signal.SIGHUP)
@@ -174,13 +174,13 @@ def _interruptions_held() -> Iterator[set[signal.Signals]]:
     try:
         yield numbers
     finally:
-        while signal.sigtimedwait(numbers, 0):  # One that came with the first.
+        while signal.sigtimedwait(numbers, 0):  # Discard further signals.
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Reporter:
-    """Writes each record: a line on stderr for the eye, a line of JSON in the log. It is not kept besides."""
+    """Writes a line on stderr and a line of JSON in the log for each record, and then forgets it."""
 
     def __init__(self, records: list[Record], log: TextIO | None) -> None:
         self._records = records
