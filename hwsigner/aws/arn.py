@@ -38,28 +38,16 @@ class Arn(NamedTuple):
 class _Kind(NamedTuple):
     name: str
     service: str
-    resource: re.Pattern[str]
+    resource: str
     example: str
 
 
+_ARN = "arn:aws:rolesanywhere:REGION:ACCOUNT:"
 _KINDS = {
-    "--trust-anchor-arn": _Kind(
-        "trust anchor",
-        "rolesanywhere",
-        re.compile(f"trust-anchor/{_UUID}"),
-        "arn:aws:rolesanywhere:REGION:ACCOUNT:trust-anchor/UUID",
-    ),
-    "--profile-arn": _Kind(
-        "profile",
-        "rolesanywhere",
-        re.compile(f"profile/{_UUID}"),
-        "arn:aws:rolesanywhere:REGION:ACCOUNT:profile/UUID",
-    ),
+    "--trust-anchor-arn": _Kind("trust anchor", "rolesanywhere", f"trust-anchor/{_UUID}", f"{_ARN}trust-anchor/UUID"),
+    "--profile-arn": _Kind("profile", "rolesanywhere", f"profile/{_UUID}", f"{_ARN}profile/UUID"),
     "--role-arn": _Kind(
-        "role",
-        "iam",
-        re.compile(r"role/([\x21-\x7e]*/)?[A-Za-z0-9_+=,.@-]{1,64}"),
-        "arn:aws:iam::ACCOUNT:role/NAME",
+        "role", "iam", r"role/([\x21-\x7e]*/)?[A-Za-z0-9_+=,.@-]{1,64}", "arn:aws:iam::ACCOUNT:role/NAME"
     ),
 }
 
@@ -144,7 +132,7 @@ def _match(text: str, kind: _Kind) -> Arn | None:
         and arn.service == kind.service
         and (arn.service != "iam" or not arn.region)
         and _ACCOUNT.fullmatch(arn.account)
-        and kind.resource.fullmatch(arn.resource)
+        and re.fullmatch(kind.resource, arn.resource)
     )
     return arn if fits else None
 

@@ -10,11 +10,13 @@ import os
 import shlex
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import report
+from hwsigner.config.flags import Flag, switch, whole_number
 from hwsigner.errors import CertificateError, HwsignerError, UsageError
 
 if TYPE_CHECKING:
@@ -23,43 +25,34 @@ if TYPE_CHECKING:
 HELP = "run a strict local CreateSession service for tests and demos"
 REGION = "us-east-1"
 ACCOUNT = "123456789012"
+LOOPBACK = "127.0.0.1"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+_FLAGS = (
+    Flag("trust-anchor", "certificates of a trust anchor (PEM or DER); repeatable", "FILE", many=True),
+    Flag("config", "TOML file of trust anchors, profiles and roles", "FILE"),
+    Flag("region", f"with --trust-anchor: its region (default {REGION})", "REGION"),
+    Flag("account", f"with --trust-anchor: its account (default {ACCOUNT})", "ACCOUNT"),
+    Flag("port", "port to listen on; 0 for any free one", "PORT", whole_number(0, 65535), 0),
+    Flag("host", "loopback address to listen on", "HOST", default=LOOPBACK),
+    switch("tls", "serve HTTPS with a CA created for this run"),
+    Flag("ca-file", "with --tls: file to write the CA's certificate to (PEM)", "PATH"),
+    Flag("host-name", "with --tls: another name in the server's certificate; repeatable", "NAME", many=True),
+    Flag(
+        "fault",
+        "misbehave at the next CreateSession requests, such as throttle*2:retry-after=1; names are listed below",
+        "NAME*TIMES:KEY=VALUE",
+        many=True,
+    ),
+    Flag("log", "append a line of JSON for each request, without secrets", "FILE"),
+)
+
+
+def add_arguments(parser: Parser) -> None:
     """Add the flags, and a list of the faults below them."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _faults()
-    world = parser.add_argument_group("the AWS account")
-    world.add_argument(
-        "--trust-anchor",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="certificates of a trust anchor (PEM or DER); repeat for each trust anchor",
-    )
-    world.add_argument("--config", metavar="FILE", help="TOML file of trust anchors, profiles and roles")
-    world.add_argument("--region", help=f"with --trust-anchor: its region (default {REGION})")
-    world.add_argument("--account", help=f"with --trust-anchor: its account (default {ACCOUNT})")
-    server = parser.add_argument_group("the server")
-    server.add_argument("--port", type=int, default=0, help="port (default: any free one)")
-    server.add_argument("--host", default="127.0.0.1", help="loopback address to listen on (default 127.0.0.1)")
-    server.add_argument("--tls", action="store_true", help="serve HTTPS with a CA created for this run")
-    server.add_argument("--ca-file", metavar="PATH", help="with --tls: file to write the CA's certificate to (PEM)")
-    server.add_argument(
-        "--host-name",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="with --tls: another name in the server's certificate; repeatable",
-    )
-    server.add_argument(
-        "--fault",
-        metavar="NAME*TIMES:KEY=VALUE",
-        action="append",
-        default=[],
-        help="misbehave at the next CreateSession requests, such as throttle*2:retry-after=1; names are listed below",
-    )
-    server.add_argument("--log", metavar="FILE", help="append a line of JSON for each request, without secrets")
+    parser.add_flags(_FLAGS)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -76,19 +69,17 @@ def run(arguments: argparse.Namespace) -> int:
     gc.enable()  # Unlike other commands, this one stays.
     if (arguments.ca_file or arguments.host_name) and not arguments.tls:
         raise UsageError("--ca-file and --host-name require --tls", "Add --tls")
-    if not 0 <= arguments.port <= 65535:
-        raise UsageError(f"--port {arguments.port} is not a port", "Use 0 to 65535")
     emulator = Emulator(
         _world(arguments),
         tls=arguments.tls,
         host_names=arguments.host_name,
-        address=(arguments.host, arguments.port),
+        address=(arguments.host or LOOPBACK, arguments.port),
     )
     emulator.misbehave(*map(Fault.parse, arguments.fault))
     with contextlib.ExitStack() as stack:
         stop_signals = stack.enter_context(_stop_signals_blocked())
         log = stack.enter_context(_open_log(arguments.log)) if arguments.log else None
-        emulator.on_record = _Reporter(emulator.requests, log).report
+        emulator.on_record = _reporter(emulator.requests, log)
         stack.enter_context(emulator)
         _announce(emulator, arguments.ca_file)
         signal.sigwait(stop_signals)
@@ -179,20 +170,16 @@ def _stop_signals_blocked() -> Iterator[set[signal.Signals]]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class _Reporter:
-    """Writes a line on stderr and a line of JSON in the log for each record, and then forgets it."""
+def _reporter(records: list[Record], log: TextIO | None) -> Callable[[Record], None]:
+    """Return a callable that writes a record to stderr and, as JSON, to the log, and then forgets it."""
+    lock = threading.Lock()
 
-    def __init__(self, records: list[Record], log: TextIO | None) -> None:
-        self._records = records
-        self._log = log
-        self._lock = threading.Lock()
-
-    def report(self, record: Record) -> None:
-        """Write one record, without secrets."""
+    def write(record: Record) -> None:
         parts = (str(record.status or "no answer"), record.fault and f"fault {record.fault}", record.reason)
-        path = record.request.path
-        with self._lock:
-            report(f"{record.method} {path} {': '.join(filter(None, parts))}")
-            if self._log:
-                print(json.dumps(record.log_entry()), file=self._log, flush=True)
-            self._records.clear()
+        with lock:
+            report(f"{record.method} {record.request.path} {': '.join(filter(None, parts))}")
+            if log:
+                print(json.dumps(record.log_entry()), file=log, flush=True)
+            records.clear()
+
+    return write

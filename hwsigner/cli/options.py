@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 _one_prompt = threading.Lock()
 
 
-def key_uri(arguments: argparse.Namespace, text: str) -> KeyURI:
-    """Return `settings.key_uri` of the arguments."""
-    return settings.key_uri(vars(arguments), text)
-
-
 def pin_source(arguments: argparse.Namespace, uri: KeyURI) -> PinSource:
     """Return where a key's PIN may come from; the last places are a pinentry and the terminal."""
     return settings.pin_source(vars(arguments), uri, prompts=_prompts(arguments))

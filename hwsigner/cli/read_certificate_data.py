@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from hwsigner.certificate import Certificate, leaves, load
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
+from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION
 from hwsigner.config.selector import Selector, parse_selector, select
 from hwsigner.errors import UsageError, printable
@@ -33,13 +34,13 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the leaf of a file as JSON, or a list of matching certificates on tokens."""
     if arguments.cert_selector is not None:
-        uri = options.key_uri(arguments, "pkcs11:")
+        uri = settings.key_uri(vars(arguments), "pkcs11:")
         found = select(parse_selector(arguments.cert_selector), uri, options.pin_source(arguments, uri))
         print(_matches(found))
         return 0
     if not arguments.certificate:
         raise UsageError("no certificate given", "Add --certificate or --cert-selector")
-    uri = options.key_uri(arguments, arguments.certificate)
+    uri = settings.key_uri(vars(arguments), arguments.certificate)
     if uri.scheme == "pkcs11":
         print(_matches(select(Selector(), uri, options.pin_source(arguments, uri))))
     else:

@@ -8,6 +8,7 @@ import sys
 
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
+from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION, Flag, one_of
 from hwsigner.errors import KeyMismatchError, UsageError
 from hwsigner.key import HashName, Key, open_key
@@ -54,7 +55,7 @@ def _signature(arguments: argparse.Namespace) -> bytes:
             return identity.sign(fixed_string(plain_public_key(identity.chain.leaf.public_key())), digest)
     if not arguments.private_key:
         raise UsageError("no key given", "Add --private-key, or --certificate if the key is in the same place")
-    uri = options.key_uri(arguments, arguments.private_key)
+    uri = settings.key_uri(vars(arguments), arguments.private_key)
     with open_key(uri, options.pin_source(arguments, uri)) as key:
         return _verified_signature(key, digest)
 

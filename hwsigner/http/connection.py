@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hwsigner.errors import ServiceUnreachableError
@@ -190,8 +191,10 @@ def timeout_error(peer: str, deadline: Deadline) -> ServiceUnreachableError:
 
 
 def _look_up(host: str, port: int, peer: str, deadline: Deadline) -> list[_AddressInfo]:
+    # Bytes, as for text the IDNA codec would be imported, which takes milliseconds.
+    look_up = partial(socket.getaddrinfo, host.encode("ascii"), port, type=socket.SOCK_STREAM)
     if ip_address(host):
-        return list(socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM))
+        return list(look_up())
     # getaddrinfo has no time limit, so it runs in a thread that is abandoned if it takes too long.
     import threading
 
@@ -200,8 +203,7 @@ def _look_up(host: str, port: int, peer: str, deadline: Deadline) -> list[_Addre
 
     def work() -> None:
         try:
-            # Bytes, as for text the IDNA codec would be imported, which takes milliseconds.
-            found.extend(socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM))
+            found.extend(look_up())
         except OSError as error:
             failures.append(error)
 

@@ -18,7 +18,6 @@ Guard = Callable[[], AbstractContextManager[object]]
 # A shorter wait is not worth a notice.
 PATIENCE_SECONDS = 0.5
 _POLL_SECONDS = 0.1
-_IDLE_POLLS = 20
 _NOTHING = nullcontext()
 
 
@@ -64,9 +63,9 @@ class _Wait:
 
 
 class _Watch:
-    """The thread that shows notices of long waits. The first wait starts it; it sleeps while there are none.
+    """The thread that shows the notices of long waits. The first wait starts it; it sleeps while there are none.
 
-    It polls ten times a second, so that a signature need not wake it: most are over at once.
+    It polls, so that a wait wakes it ten times a second at most: most signatures are over at once.
     """
 
     def __init__(self) -> None:
@@ -90,25 +89,17 @@ class _Watch:
         self._waits.pop(wait, None)
 
     def _run(self) -> None:
-        idle = 0
         while True:
-            if idle >= _IDLE_POLLS:
-                self._sleep()
-                idle = 0
+            self._wake.clear()
+            self._is_asleep = True
+            if not self._waits:  # A wait may have begun before `_is_asleep` was set, and then woke nothing.
+                self._wake.wait()
+            self._is_asleep = False
             time.sleep(_POLL_SECONDS)
-            waits = list(self._waits)
-            idle = 0 if waits else idle + 1
-            for wait in waits:
+            for wait in list(self._waits):
                 if not wait.is_shown and time.monotonic() - wait.since > PATIENCE_SECONDS:
                     wait.is_shown = True
                     wait.notify(wait.text)
-
-    def _sleep(self) -> None:
-        self._wake.clear()
-        self._is_asleep = True
-        if not self._waits:  # A wait may have begun before `_is_asleep` was set, and then woke nothing.
-            self._wake.wait()
-        self._is_asleep = False
 
 
 def _reset_after_fork() -> None:

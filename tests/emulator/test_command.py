@@ -176,7 +176,7 @@ def test_a_token_in_the_query_is_not_logged(emulator: Emulator) -> None:
         (["--trust-anchor", "CA", "--config", "x"], 2, "--config can't be combined"),
         (["--config", "none.toml"], 2, "none.toml"),
         (["--trust-anchor", __file__], 4, f"--trust-anchor {__file__} can't be read"),
-        (["--trust-anchor", "CA", "--port", "65536"], 2, "--port 65536"),
+        (["--trust-anchor", "CA", "--port", "65536"], 2, "--port is '65536'"),
         (["--trust-anchor", "CA", "--host", "0.0.0.0"], 2, "not a loopback address"),
         (["--trust-anchor", "CA", "--ca-file", "x"], 2, "require --tls"),
         (["--trust-anchor", "CA", "--host-name", "x"], 2, "require --tls"),

@@ -32,8 +32,7 @@ def test_each_long_wait_shows_its_notice_once(shown: list[str]) -> None:
     assert sorted(shown) == ["one", "two"]
 
 
-def test_notice_is_shown_after_the_watch_has_slept(shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notices, "_IDLE_POLLS", 1)
+def test_notice_is_shown_after_the_watch_has_slept(shown: list[str]) -> None:
     for _ in range(2):
         with notices.waiting("touch"):
             time.sleep(0.7)
