@@ -110,7 +110,7 @@ def _run(arguments: Sequence[str]) -> int:
     except SystemExit:
         return 0  # --help has been printed.
     # credential-process asks the agent before it reads config.toml.
-    status: int | None = command.run_given(given) if hasattr(command, "run_given") else None
+    status: int | None = command.run_before_profile(given) if hasattr(command, "run_before_profile") else None
     return _run_completed(command, parser.complete(given)) if status is None else status
 
 

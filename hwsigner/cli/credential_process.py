@@ -20,7 +20,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(IDENTITY, SESSION, PROFILE)
 
 
-def run_given(given: argparse.Namespace) -> int | None:
+def run_before_profile(given: argparse.Namespace) -> int | None:
     """Print a running agent's credentials, if the flags only name a profile.
 
     This comes before config.toml is read, as perhaps only the agent can read it.
@@ -28,7 +28,7 @@ def run_given(given: argparse.Namespace) -> int | None:
     Returns:
         0, or None if no agent has credentials; then call `run`.
     """
-    name = _lone_profile(vars(given))
+    name = _only_profile(vars(given))
     if name is None:
         return None
     from hwsigner.agent.client import find_credentials
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         credentials = create_session(identity, request, service)
     _print(f"{credentials.process_json()}\n")
     given = {flag.attribute: value for flag, value in arguments.given}
-    if _lone_profile(given) and getattr(arguments, "agent", None) == "auto":
+    if _only_profile(given) and getattr(arguments, "agent", None) == "auto":
         from hwsigner.agent.client import start_agent
 
         with suppress(OSError):  # The credentials are printed; the next use tries again.
@@ -68,7 +68,7 @@ def _print(credentials: str) -> None:
     sys.stdout.flush()
 
 
-def _lone_profile(given: Mapping[str, Any]) -> str | None:
+def _only_profile(given: Mapping[str, Any]) -> str | None:
     """Return the profile that the flags name, given by attribute, if there are no other flags."""
     if not given.keys() <= {flag.attribute for flag in PROFILE}:
         return None

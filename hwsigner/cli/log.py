@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 from hwsigner.errors import printable
 
-MOST_A_SECOND = 20
+MAX_REFUSALS_PER_SECOND = 20
 
 _STDERR = 2
 # Characters. A pipe that is ready takes at least 4096 bytes at once (pipe(7)).
-_LONGEST = 1000
+_MAX_CHARACTERS = 1000
 
 
 class Log:
@@ -38,7 +38,7 @@ class Log:
     def note(self, text: str) -> None:
         """Write a line. If stderr is blocked, by a full pipe or a stopped terminal, drop the line and count it."""
         lines = [f"{self._lost} lines were lost", text] if self._lost else [text]
-        data = "".join(f"hwsigner: {printable(line)}"[:_LONGEST] + "\n" for line in lines).encode()
+        data = "".join(f"hwsigner: {printable(line)}"[:_MAX_CHARACTERS] + "\n" for line in lines).encode()
         try:
             if self._is_ready():
                 os.write(self._descriptor, data)
@@ -52,11 +52,11 @@ class Log:
         """Write a line about a refused request. Of each second, write the first lines and the number of the others."""
         second = int(self._clock())
         if second != self._second:
-            if self._count > MOST_A_SECOND:
-                self.note(f"refused {self._count - MOST_A_SECOND} more requests")
+            if self._count > MAX_REFUSALS_PER_SECOND:
+                self.note(f"refused {self._count - MAX_REFUSALS_PER_SECOND} more requests")
             self._second, self._count = second, 0
         self._count += 1
-        if self._count <= MOST_A_SECOND:
+        if self._count <= MAX_REFUSALS_PER_SECOND:
             self.note(text)
 
     def _is_ready(self) -> bool:

@@ -31,7 +31,7 @@ def pin_source(arguments: argparse.Namespace, uri: KeyURI) -> PinSource:
 
 
 def identity_source(arguments: argparse.Namespace, *, check: bool = True) -> IdentitySource:
-    """Return where the identity comes from. Unless `check` is true, its certificate is not checked.
+    """Return the source of the identity. If `check` is false, its certificate is not checked.
 
     Raises:
         UsageError, CertificateError: as `settings.identity_source`.

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         def provide() -> Source:
             return stack.enter_context(options.provider(arguments))
 
-        name = _lone_profile(arguments)
+        name = _only_profile(arguments)
         source = AgentOrProvider(name, provide, role_arn=arguments.role_arn) if name else provide()
         if arguments.once:
             write(source())
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _update_until_stopped(Updater(source, write))
 
 
-def _lone_profile(arguments: argparse.Namespace) -> str | None:
+def _only_profile(arguments: argparse.Namespace) -> str | None:
     """Return the profile of config.toml that the flags name, if they set nothing else of a session."""
     is_alone = {flag.name for flag, _ in arguments.given} <= {flag.name for flag in _FLAGS}
     return arguments.config_profile if is_alone else None

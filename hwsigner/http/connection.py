@@ -155,12 +155,10 @@ def connect(host: str, port: int, *, peer: str, deadline: Deadline) -> SocketStr
     failure: OSError | None = None
     addresses = _look_up(host, port, peer, deadline)
     for index, info in enumerate(addresses):
-        time_left(deadline, peer)
-        share = deadline.remaining() / (len(addresses) - index)
+        left = time_left(deadline, peer)
+        share = max(left / (len(addresses) - index), SHORTEST_ATTEMPT_SECONDS)
         try:
-            return SocketStream(
-                _connect_to(info, min(max(share, SHORTEST_ATTEMPT_SECONDS), deadline.remaining())), peer
-            )
+            return SocketStream(_connect_to(info, min(share, left)), peer)
         except OSError as error:
             failure = error
     if isinstance(failure, TimeoutError):
@@ -225,8 +223,7 @@ def _connect_to(info: _AddressInfo, seconds: float) -> socket.socket:
     family, kind, protocol, _, address = info
     sock = socket.socket(family, kind, protocol)
     try:
-        # A timeout of 0 would make the socket non-blocking.
-        sock.settimeout(seconds or 1e-3)
+        sock.settimeout(seconds)
         sock.connect(address)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except BaseException:

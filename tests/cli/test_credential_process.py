@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
 import certs
-from hwsigner.cli.credential_process import _lone_profile
+from hwsigner.cli.credential_process import _only_profile
 from hwsigner.emulator import Emulator, World
 from scene import Scene
 
@@ -56,7 +56,7 @@ def encrypted(key: Any) -> bytes:
 def test_agent_is_asked_only_when_the_flags_name_one_profile_and_nothing_else(
     given: dict[str, str], name: str | None
 ) -> None:
-    assert _lone_profile(given) == name
+    assert _only_profile(given) == name
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -42,7 +42,7 @@ def test_errors_of_half_made_objects_are_not_printed_after_an_interrupt(capfd: p
 
 WAIT = """
 import ctypes, os, signal, sys, threading, time
-from hwsigner.cli.process import ExitOnInterrupt
+from hwsigner.cli import process
 from hwsigner.system import notices
 
 def interrupt():
@@ -50,9 +50,10 @@ def interrupt():
     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
 case = sys.argv[1]
+process._INTERRUPT_SECONDS = 0.5  # Enough for a busy machine.
 if case == "handler":
     signal.signal(signal.SIGINT, lambda number, frame: os.write(1, b"handled\\n"))
-notices.set_notifier(lambda line: None, *([] if case == "library" else [ExitOnInterrupt(7)]))
+notices.set_notifier(lambda line: None, *([] if case == "library" else [process.ExitOnInterrupt(7)]))
 mutex, libc, is_waiting = ctypes.create_string_buffer(64), ctypes.CDLL(None), threading.Event()
 libc.pthread_mutex_lock(mutex)
 threading.Thread(target=interrupt).start()
@@ -62,11 +63,12 @@ try:
         is_waiting.set()
         if case == "native":
             libc.pthread_mutex_lock(mutex)  # Never returns: it is locked, and no signal interrupts the call.
-        time.sleep(0.5)
-    time.sleep(0.3)
+        for _ in range(50):
+            time.sleep(0.01)
+    time.sleep(0.2)
 except KeyboardInterrupt:
     print("raised", flush=True)
-    time.sleep(0.5)
+    time.sleep(0.7)
 """
 
 
