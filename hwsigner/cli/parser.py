@@ -101,7 +101,9 @@ class Parser(argparse.ArgumentParser):
                 text = text if equals else _next_value(flag, rest)
                 # As in aws_signing_helper, an empty text is like no flag.
                 value = None if not text and flag.convert is str else flag.value(text)
-                values[flag.attribute] = [*values.get(flag.attribute, []), value] if flag.many else value
+                if flag.many:
+                    value = [*values.get(flag.attribute, []), *([] if value is None else [value])]
+                values[flag.attribute] = value
             elif name.startswith("-") and name not in self._option_string_actions:
                 # Only the name: it may be a misspelt password flag.
                 known = [f"--{flag}" for flag in self._flags]

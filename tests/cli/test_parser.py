@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import EXCLUSIVE, IDENTITY, PROFILE, SESSION
+from hwsigner.config.flags import EXCLUSIVE, IDENTITY, PROFILE, SESSION, Flag
 from hwsigner.errors import UsageError
 
 FLAGS = {flag.name: flag for flag in IDENTITY + SESSION + PROFILE}
@@ -63,6 +63,12 @@ class TestValues:
     def test_repeatable_flag_keeps_every_value(self) -> None:
         parsed = parse("--instance-property", "a=b", "--instance-property=c=d=e")
         assert parsed.instance_property == [("a", "b"), ("c", "d=e")]
+
+    def test_empty_value_of_a_repeatable_flag_is_left_out(self) -> None:
+        parser = Parser("test", "for tests")
+        parser.add_flags([Flag("user", "", "USER", many=True)])
+        assert parser.parse(["--user=", "--user", "a", "--user", ""]).user == ["a"]
+        assert parser.parse(["--user="]).user == []
 
 
 class TestSwitches:
