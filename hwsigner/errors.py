@@ -108,13 +108,15 @@ class ServiceError(HwsignerError):
     """The service answered, and not with credentials.
 
     Attributes:
-        retry_after: the seconds that it asks to wait before another try; 0 where it does not.
+        retryable: whether the same request may succeed later.
+        retry_after: how long the service asks to wait before a retry, in seconds; 0.0 if it does not ask.
     """
 
     exit_status = 5
 
-    def __init__(self, message: str, hint: str = "", *, retry_after: float = 0.0) -> None:
+    def __init__(self, message: str, hint: str = "", *, retryable: bool = False, retry_after: float = 0.0) -> None:
         super().__init__(message, hint)
+        self.retryable = retryable
         self.retry_after = retry_after
 
 

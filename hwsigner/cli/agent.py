@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hwsigner.cli.log import Log
 from hwsigner.cli.parser import Parser
-from hwsigner.cli.process import allow_descriptors, forbid_dumps, tell_of_threads
+from hwsigner.cli.process import forbid_dumps, raise_descriptor_limit, report_thread_failures
 from hwsigner.config.flags import Flag, switch
 from hwsigner.errors import UsageError, printable
 from hwsigner.pins import PinRequest
@@ -95,10 +95,10 @@ def _be_agent(place: Place) -> None:
 
     forbid_dumps()
     gc.enable()  # Unlike other commands, this one stays.
-    allow_descriptors()
-    tell_of_threads()
+    raise_descriptor_limit()
+    report_thread_failures()
     log = Log()
-    notices.tell_by(log.note)
+    notices.set_notifier(log.note)
     # The log's, which waits for nobody who reads it. It is put back where the command's line was read.
     warnings.showwarning = lambda message, *_: log.note(f"warning: {message}")
     memory, notifier = LockedMemory(), Notifier(os.environ)

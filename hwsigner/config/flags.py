@@ -128,67 +128,67 @@ def switch(name: str, help: str) -> Flag:
     return Flag(name, help, convert=boolean, default=False)
 
 
-_FROM_PROFILE = "take the flags of this profile of config.toml; those given here go before"
+_FROM_PROFILE = "profile of config.toml to take flags from; flags given here take precedence"
 PROFILE = (
     Flag("profile", _FROM_PROFILE, "NAME", names_profile=True),
-    Flag("config-profile", "the same as --profile", "NAME", names_profile=True),
+    Flag("config-profile", "same as --profile", "NAME", names_profile=True),
 )
 # For commands whose --profile is a section of an AWS file.
 CONFIG_PROFILE = (Flag("config-profile", _FROM_PROFILE, "NAME", names_profile=True),)
 
 IDENTITY = (
-    Flag("certificate", "the certificate: a path (PEM, DER, PKCS #12), a pkcs11: URI or tpm2:nv=INDEX", "CERT"),
-    Flag("private-key", "the key: a path or a key URI; by default where the certificate is", "KEY"),
-    Flag("intermediates", "a file with the intermediate certificates", "FILE"),
-    Flag("cert-selector", "a certificate of a PKCS #11 token: Key=x509Subject,Value=… or file://…", "SELECTOR"),
-    switch("use-latest-expiring-certificate", "of several certificates take the one that expires last"),
-    Flag("system-store-name", "for Windows; accepted and ignored elsewhere", "NAME"),
-    Flag("pkcs11-lib", "the PKCS #11 module", "PATH"),
-    Flag("tcti", "the TPM, such as device:/dev/tpmrm0; tcti in the key URI goes before", "TCTI"),
-    Flag("srk-name", "the TPM Name of the TPM's storage root key, in hexadecimal; else that of the first use", "NAME"),
-    switch("accept-new-srk", "take another storage root key than before for the TPM's, once you know why it differs"),
-    switch("reuse-pin", "answer a key that wants a PIN at each signature with the PIN of the login"),
-    Flag("tpm-key-password", "the TPM key's auth value; pin-source in the key URI is safer", "TEXT", secret=True),
-    switch("no-tpm-key-password", "the TPM key's auth value is empty"),
-    Flag("pkcs8-password", "the passphrase of the key file; pin-source in the key URI is safer", "TEXT", secret=True),
-    switch("allow-final-pin-try", "send a PIN even after a failed try, or when one more locks the token"),
-    Flag("pinentry", "the program that asks for a PIN, or none; by default pinentry, if there is a display", "PROGRAM"),
-    switch("no-preflight", "send a certificate that the service will refuse"),
-    switch("strict", "make every warning an error"),
-    switch("debug", "show the canonical request, the string to sign and timings; never secrets"),
+    Flag("certificate", "certificate: a path (PEM, DER, PKCS #12), a pkcs11: URI or tpm2:nv=INDEX", "CERT"),
+    Flag("private-key", "private key: a path or a key URI (default: the value of --certificate)", "KEY"),
+    Flag("intermediates", "file of intermediate certificates", "FILE"),
+    Flag("cert-selector", "find the certificate on PKCS #11 tokens: Key=x509Subject,Value=… or file://…", "SELECTOR"),
+    switch("use-latest-expiring-certificate", "if several certificates match, use the one that expires last"),
+    Flag("system-store-name", "Windows only; ignored here", "NAME"),
+    Flag("pkcs11-lib", "PKCS #11 module", "PATH"),
+    Flag("tcti", "how to reach the TPM, such as device:/dev/tpmrm0; tcti in the key URI takes precedence", "TCTI"),
+    Flag("srk-name", "TPM Name of the storage root key, in hexadecimal (default: the one pinned at first use)", "NAME"),
+    switch("accept-new-srk", "accept a changed storage root key, once you know why it changed"),
+    switch("reuse-pin", "use the login PIN for keys that require a PIN for each signature"),
+    Flag("tpm-key-password", "auth value of the TPM key; pin-source in the key URI is safer", "TEXT", secret=True),
+    switch("no-tpm-key-password", "the TPM key has an empty auth value"),
+    Flag("pkcs8-password", "passphrase of the key file; pin-source in the key URI is safer", "TEXT", secret=True),
+    switch("allow-final-pin-try", "send a PIN even after a failed attempt, or if one more would lock the token"),
+    Flag("pinentry", "program that asks for a PIN, or none (default: pinentry, if there is a display)", "PROGRAM"),
+    switch("no-preflight", "send the certificate even if the service will refuse it"),
+    switch("strict", "treat warnings as errors"),
+    switch("debug", "show the canonical request, the string to sign and timings, but no secrets"),
 )
 
 SESSION = (
-    Flag("trust-anchor-arn", "the trust anchor", "ARN"),
-    Flag("profile-arn", "the Roles Anywhere profile", "ARN"),
-    Flag("role-arn", "the role to assume", "ARN"),
+    Flag("trust-anchor-arn", "trust anchor", "ARN"),
+    Flag("profile-arn", "Roles Anywhere profile", "ARN"),
+    Flag("role-arn", "role to assume", "ARN"),
     Flag(
         "session-duration",
-        "how long the credentials live, in seconds",
+        "lifetime of the credentials, in seconds, 900 to 43200",
         "SECONDS",
         session_duration,
         defaults.SESSION_DURATION,
     ),
-    Flag("role-session-name", "the session's name, where the profile accepts one", "NAME"),
-    Flag("region", "the region; by default the trust anchor's", "REGION"),
-    Flag("endpoint", "the service's URL; by default the region's", "URL"),
-    switch("no-verify-ssl", "trust any server, and allow http:"),
-    switch("with-proxy", "accepted for compatibility: HTTPS_PROXY is honoured with and without it"),
-    Flag("connect-timeout", "for name look-up, connection and TLS", "SECONDS", seconds, defaults.CONNECT_TIMEOUT),
-    Flag("read-timeout", "for the whole answer", "SECONDS", seconds, defaults.READ_TIMEOUT),
-    Flag("timeout", "for everything with the service, retries included", "SECONDS", seconds, defaults.TIMEOUT),
-    Flag("instance-property", "a property to record; may be repeated", "K=V", instance_property, many=True),
+    Flag("role-session-name", "session name, if the Roles Anywhere profile accepts one", "NAME"),
+    Flag("region", "AWS region (default: the trust anchor's)", "REGION"),
+    Flag("endpoint", "URL of the service (default: the region's)", "URL"),
+    switch("no-verify-ssl", "accept any server certificate, and allow http:"),
+    switch("with-proxy", "accepted for compatibility; HTTPS_PROXY applies either way"),
+    Flag("connect-timeout", "limit for DNS, TCP, proxy and TLS together", "SECONDS", seconds, defaults.CONNECT_TIMEOUT),
+    Flag("read-timeout", "limit for the request and its response", "SECONDS", seconds, defaults.READ_TIMEOUT),
+    Flag("timeout", "limit for all requests, retries included", "SECONDS", seconds, defaults.TIMEOUT),
+    Flag("instance-property", "property to record with the session; repeatable", "K=V", instance_property, many=True),
 )
 
 # Of profiles alone: what an agent, or another program that stays, does with them.
 AGENT = (
-    Flag("agent", "auto: a use of the profile starts an agent; none: it does not", "auto|none", one_of("auto", "none")),
+    Flag("agent", "auto: using the profile starts an agent; none: it does not", "auto|none", one_of("auto", "none")),
     Flag(
         "attended",
-        "the key needs a person for each session, and is not used ahead of need; by default the time it takes tells",
+        "the key needs a touch or typed PIN for each session, so don't refresh ahead of need (default: judged by time)",
         convert=boolean,
     ),
-    Flag("allow-users", "a user, by name or number, whom the system's agent serves; repeatable", "USER", many=True),
+    Flag("allow-users", "user, by name or number, that the system agent serves; repeatable", "USER", many=True),
 )
 
 EXCLUSIVE = (

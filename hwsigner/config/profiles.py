@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hwsigner.errors import ConfigError
-from hwsigner.system.files import check_only_mine, edit_file
+from hwsigner.system.files import check_not_writable_by_others, edit_file
 
 SYSTEM_FILE = Path("/etc/hwsigner/config.toml")
 _BLOCK = re.compile(r"^(?=[ \t]*\[)", re.MULTILINE)
@@ -154,7 +154,7 @@ def _read(file: Path) -> dict[str, Profile]:
     try:
         with file.open("rb") as stream:
             status = os.fstat(stream.fileno())
-            check_only_mine(str(file), status, ConfigError)
+            check_not_writable_by_others(str(file), status, ConfigError)
             document = tomllib.load(stream)
     except FileNotFoundError:
         return {}

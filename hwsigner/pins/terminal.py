@@ -56,12 +56,6 @@ def release_terminal() -> None:
             _restore(terminal)
 
 
-def tell_person(text: str) -> None:
-    """Write a line to the terminal device. Where there is none, nobody is told."""
-    with suppress(OSError), open(_TERMINAL, "wb", buffering=0) as terminal:
-        terminal.write(f"hwsigner: {printable(text)}\n".encode())
-
-
 def _ask(terminal: FileIO, question: str) -> bytes:
     try:
         if not _silence(terminal):

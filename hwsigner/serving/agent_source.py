@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hwsigner.agent.client import find_credentials
-from hwsigner.aws.credentials import from_agent
+from hwsigner.aws.credentials import read_agent_credentials
 from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning
 from hwsigner.refresh.outcome import HeldSession
 from hwsigner.serving.credentials import FORMATS, Source
@@ -107,7 +107,7 @@ class AgentFirst:
             self._is_asking = False
 
     def _hold(self, body: bytes, begin: float) -> _Held:
-        credentials = from_agent(body, role_arn=self._role_arn)
+        credentials = read_agent_credentials(body, role_arn=self._role_arn)
         session = HeldSession.begin(credentials, begin, duration=_LONGEST_LIFE, clocks=self._clocks)
         replies = {name: render(credentials) for name, render in FORMATS.items()}
         return _Held(session, replies)

@@ -155,7 +155,7 @@ class TestStart:
 def test_profile_add_takes_what_an_agent_does_with_it(
     home: Home, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(notices, "_tell", None)  # Later tests have nobody to tell.
+    monkeypatch.setattr(notices, "_notify", None)  # Restored after the test.
     monkeypatch.setenv("XDG_CONFIG_HOME", home.environ["XDG_CONFIG_HOME"])
     flags = ["--agent=auto", "--allow-users=alice", "--allow-users", "1000"]
     assert main(["profile", "add", "new", *flags]) == 0

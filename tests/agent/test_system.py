@@ -14,7 +14,7 @@ import pytest
 from agent.conftest import is_root
 from agent.homes import Home
 from agent.processes import AGENT, AgentProcess, agent_process
-from hwsigner.cli.log import MOST_A_SECOND
+from hwsigner.cli.log import MAX_REFUSALS_PER_SECOND
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="only root can mount, and be other users")
 
@@ -70,7 +70,7 @@ def test_a_flood_of_refusals_is_not_one_of_lines(agent: AgentProcess) -> None:
     refusal = f"hwsigner: profile 'web': user {OTHER} was refused"
     lines = err.splitlines()
     assert lines[0] == refusal
-    assert lines.count(refusal) <= MOST_A_SECOND * seconds < 200
+    assert lines.count(refusal) <= MAX_REFUSALS_PER_SECOND * seconds < 200
 
 
 def test_serves_whom_the_profile_allows(agent: AgentProcess, real_program: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from agent.homes import Home, run_agent
 from hwsigner.aws.credentials import Credentials
-from hwsigner.cli.update import AgentElseProvider
+from hwsigner.cli.update import AgentOrProvider
 from hwsigner.errors import AgentError, ServiceError
 from hwsigner.refresh.provider import Provider
 
@@ -104,7 +104,7 @@ def caught(call: Callable[[], object]) -> str:
 
 
 def test_a_refusal_that_lasts_is_one_failure(answers: list[bytes | Exception | None], tmp_path: Path) -> None:
-    source = AgentElseProvider("web", Silent, role_arn="role")
+    source = AgentOrProvider("web", Silent, role_arn="role")
     answers += [AgentError("locked"), AgentError("locked"), AgentError("gone"), None]
     assert caught(source) == "locked"
     first = source.failure
@@ -118,15 +118,15 @@ def test_a_refusal_that_lasts_is_one_failure(answers: list[bytes | Exception | N
 
 def test_an_answer_without_credentials_is_an_error(answers: list[bytes | Exception | None]) -> None:
     answers += [b"{}", b"[]", b"no JSON", b'{"AccessKeyId": "A", "SecretAccessKey": "B", "SessionToken": "C"}']
-    source = AgentElseProvider("web", Silent, role_arn="role")
+    source = AgentOrProvider("web", Silent, role_arn="role")
     while answers:
-        assert caught(source).startswith("the agent's answer holds no credentials")
+        assert caught(source).startswith("the agent's reply has no credentials")
 
 
 def test_what_a_provider_met_is_over_when_an_agent_gives_credentials(answers: list[bytes | Exception | None]) -> None:
     good = {"AccessKeyId": "A", "SecretAccessKey": "B", "SessionToken": "C", "Expiration": "2100-01-01T00:00:00Z"}
     answers += [None, json.dumps(good).encode()]
-    source = AgentElseProvider("web", Silent, role_arn="role")
+    source = AgentOrProvider("web", Silent, role_arn="role")
     assert source.failure is None
     assert caught(source) == "asked"
     assert str(source.failure) == "its own"

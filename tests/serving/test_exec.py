@@ -164,8 +164,8 @@ def test_without_credentials_the_command_is_not_run(stage: Stage) -> None:
         (("web",), "no command is given"),
         (("web", "--"), "no command is given"),
         (("nope", "--", "true"), "there is no profile 'nope'"),
-        (("--what", "web", "--", "true"), "there is no flag --what. Write hwsigner exec NAME -- COMMAND, with the"),
-        (("web", "aws", "--region", "x"), "there is no flag --region. Write hwsigner exec NAME -- COMMAND, with the"),
+        (("--what", "web", "--", "true"), "unknown flag --what. Write hwsigner exec NAME -- COMMAND, with the"),
+        (("web", "aws", "--region", "x"), "unknown flag --region. Write hwsigner exec NAME -- COMMAND, with the"),
     ],
 )
 def test_what_can_t_be_meant(call: Callable[..., Outcome], arguments: tuple[str, ...], message: str) -> None:

@@ -61,7 +61,7 @@ def has_keypad(token: Token) -> bool:
 
 def tell_of_keypad(token: Token) -> None:
     """Tell a person to type the PIN at the token."""
-    notices.tell(f"type the PIN of {token_name(token)} at its keypad")
+    notices.notify(f"type the PIN of {token_name(token)} at its keypad")
 
 
 def refuse_risk(token: Token, pins: PinSource, *, is_stored: bool = False) -> None:

@@ -38,9 +38,9 @@ DEVICE_ERROR, DEVICE_REMOVED, ATTRIBUTE_TYPE_INVALID = 0x30, 0x32, 0x12
 def told() -> Iterator[list[str]]:
     """The notices that a person gets."""
     lines: list[str] = []
-    notices.tell_by(lines.append)
+    notices.set_notifier(lines.append)
     yield lines
-    notices.tell_by(None)
+    notices.set_notifier(None)
 
 
 def kinds(person: Person) -> list[str]:
