@@ -8,6 +8,10 @@ PYTHONS = 3.11 3.12 3.13
 NATIVE = true
 COVERAGE = --cov --cov-report=term
 TESTS =
+# yes, or a seed: the tests run in random order.
+RANDOM =
+# Many tests wait, for a clock or another process: two at a time keep a core busy.
+JOBS = $(shell expr 2 '*' $$(nproc))
 SECONDS = 600
 
 PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev cmake ninja-build pkg-config libssl-dev \
@@ -24,7 +28,10 @@ IMPLEMENTATION = $(if $(filter false,$(NATIVE)),python,native)
 # Proxies, CA bundles, PYTHON* and AWS settings of the caller decide nothing in a test or a measurement.
 CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TERM:+TERM="$$TERM"} $${TMPDIR:+TMPDIR="$$TMPDIR"}
 
-.PHONY: help demo test test-all test-python test-clients client-packages lint format sanitize fuzz mutants bench wheel setup packages clean
+PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(SHUFFLE)
+SHUFFLE = $(if $(RANDOM),-p randomly $(if $(filter-out yes,$(RANDOM)),--randomly-seed=$(RANDOM)))
+
+.PHONY: help demo check test test-all test-python test-clients client-packages lint format sanitize fuzz bench wheel setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -32,10 +39,13 @@ help: ## Show this list
 demo: setup ## AWS credentials from keys in a file, a PKCS #11 token and a TPM, all emulated
 	@$(CLEAN) $(BIN)/python -m softhsm.demo
 
-test: setup ## Run the tests (TESTS=tests/test_uri.py runs some)
+check: setup ## Run the tests that need no emulated hardware: a minute on two cores
+	$(PYTEST) -m 'not hardware' --hypothesis-profile=check $(TESTS)
+
+test: setup ## Run all tests, with coverage (TESTS=tests/test_uri.py runs some, RANDOM=yes in random order)
 	@$(CLEAN) $(BIN)/python -m hwsigner version --verbose | grep '^canonicalisation: $(IMPLEMENTATION) ' || \
 		{ echo "This is not the $(IMPLEMENTATION) canonicalisation; see $(BIN)/hwsigner version --verbose" >&2; exit 1; }
-	$(CLEAN) $(BIN)/python -m pytest -n 2 $(COVERAGE) $(TESTS)
+	$(PYTEST) $(COVERAGE) $(TESTS)
 
 test-all: packages ## Run the tests under each of Python 3.11, 3.12 and 3.13
 	@MAKE="$(MAKE)" .ci/test-all $(PYTHONS)
@@ -44,14 +54,14 @@ test-python: packages ## Run the tests without the extension, on the canonicalis
 	@$(MAKE) --no-print-directory test VENV=.venv-python NATIVE=false COVERAGE=
 
 test-clients: setup $(CLIENTS)/python/.installed $(CLIENTS)/node/.installed $(CLIENTS)/caller ## Run the AWS CLIs, SDKs and rclone with each of hwsigner's outputs
-	$(CLEAN) $(BIN)/python -m pytest -n 2 tests/clients --clients=$(CLIENTS)
+	$(PYTEST) tests/clients --clients=$(CLIENTS)
 
 lint: setup ## Check style, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-format: setup ## Format the code and mend what the linter can
+format: setup ## Format the code and fix what the linter can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
@@ -60,9 +70,6 @@ sanitize: packages ## Check the C under AddressSanitizer and UndefinedBehaviorSa
 
 fuzz: packages ## Fuzz the C (SECONDS=600)
 	native/tests/run fuzz $(SECONDS)
-
-mutants: packages ## Mutate the C: a test must find each mutant out
-	native/tests/run mutants
 
 bench: setup ## Measure start-up, outputs, keys, signing and serving
 	@$(CLEAN) $(BIN)/python tests/bench/run.py

@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 
 import certs
-from emulators import short_folder, softhsm, softhsm_folder, softhsm_module, swtpm
+from emulators import allow_hardware, hardware, short_folder, softhsm, softhsm_folder, softhsm_module, swtpm
 from hwsigner.emulator import Emulator, World
 from pin_files import forgotten_pins, write_pin_file
 from pkcs11_shim import loaded_shim, shim, shim_library
@@ -20,6 +20,7 @@ from yubikeys import module_yubikey, new_yubikey, pcsc, yubikey
 
 __all__ = [
     "forgotten_pins",
+    "hardware",
     "loaded_shim",
     "module_yubikey",
     "new_yubikey",
@@ -63,6 +64,8 @@ if _soft != resource.RLIM_INFINITY and _soft < _hard:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(_hard, 8192), _hard))
 
 hypothesis.settings.register_profile("hwsigner", deadline=None, print_blob=True)
+# Fewer examples, and always the same ones: `make check` fails because of a change, never by chance.
+hypothesis.settings.register_profile("check", deadline=None, max_examples=20, derandomize=True)
 hypothesis.settings.load_profile("hwsigner")
 
 
@@ -88,6 +91,19 @@ def shared_emulator(ca: certs.Authority) -> Iterator[Emulator]:
     """One emulator for all tests of this process."""
     with Emulator(World.simple(ca.certificate)) as emulator:
         yield emulator
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that use emulated hardware, by their fixtures. `make check` deselects them."""
+    for item in items:
+        if "hardware" in getattr(item, "fixturenames", ()):
+            item.add_marker("hardware")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    allow_hardware(item.get_closest_marker("hardware") is not None)
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +53,31 @@ class InProcessSoftHSM(SoftHSM):
         assert result == 0, f"C_Initialize answered {result:#x}"
 
 
+@pytest.fixture(scope="session")
+def hardware() -> None:
+    """Allow emulated hardware to be started. Every fixture that starts it requests this one."""
+
+
+def allow_hardware(allowed: bool) -> None:
+    """Say whether the test that runs next may start emulated hardware. One that must not, and does, fails."""
+    global _is_allowed
+    _is_allowed = allowed
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    """Watch which programs the tests start: an audit hook, which sees those that our own code starts too."""
+    if event != "subprocess.Popen" or _is_allowed:
+        return
+    command = arguments[1] if isinstance(arguments[1], list | tuple) else [arguments[1]]
+    if any(_EMULATOR.search(os.fsdecode(argument)) for argument in command):
+        pytest.fail(f"{command} starts emulated hardware: request the fixture `hardware`, or one that requests it")
+
+
+_EMULATOR = re.compile(r"(^|/)(swtpm|pcscd|tpm2-abrmd)$|\bsofthsm")
+_is_allowed = True
+sys.addaudithook(_watch)
+
+
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
     """A folder whose name leaves room for the path of a Unix socket, as that of tmp_path may not."""
@@ -58,13 +86,13 @@ def short_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def softhsm_module() -> str:
+def softhsm_module(hardware: None) -> str:
     """The path of SoftHSM's PKCS #11 module."""
     return find_module()
 
 
 @pytest.fixture(scope="session")
-def softhsm_folder() -> Iterator[Path]:
+def softhsm_folder(hardware: None) -> Iterator[Path]:
     """The folder of this process's SoftHSM: a module reads SOFTHSM2_CONF once, when it is initialised."""
     with tempfile.TemporaryDirectory(prefix="hwsigner-softhsm-") as folder, pytest.MonkeyPatch.context() as patch:
         hsm = SoftHSM(Path(folder))
@@ -83,7 +111,7 @@ def softhsm(softhsm_folder: Path, request: pytest.FixtureRequest) -> InProcessSo
 
 
 @pytest.fixture(scope="session")
-def swtpm() -> Iterator[SoftTPM]:
+def swtpm(hardware: None) -> Iterator[SoftTPM]:
     """A TPM 2.0, started up, without keys."""
     with tempfile.TemporaryDirectory(prefix="hwsigner-tpm-") as folder, SoftTPM(Path(folder)) as tpm:
         yield tpm

@@ -23,7 +23,7 @@ def changed() -> str:
 
 
 @pytest.fixture
-def demo(short_folder: Path, changed: str) -> Iterator[subprocess.Popen[str]]:
+def demo(hardware: None, short_folder: Path, changed: str) -> Iterator[subprocess.Popen[str]]:
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "TMPDIR": str(short_folder)}
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM.format(changed)],

@@ -20,6 +20,8 @@ from softhsm.tpm import SoftTPM
 
 ROOT = Path(__file__).parents[1]
 
+pytestmark = pytest.mark.usefixtures("hardware")
+
 
 def run_softhsm(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "softhsm", *arguments]

@@ -21,7 +21,7 @@ _serials = itertools.count(10000001)
 
 
 @pytest.fixture(scope="session")
-def pcsc() -> Iterator[SoftPcsc]:
+def pcsc(hardware: None) -> Iterator[SoftPcsc]:
     """A pcscd with two empty readers. This process and all that it starts use it from here on."""
     with tempfile.TemporaryDirectory(prefix="hwsigner-pcsc-") as folder, pytest.MonkeyPatch.context() as patch:
         daemon = SoftPcsc(Path(folder))

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.conftest import FakeAgent, Program, Talk, is_root, says
+from examples import scaled
 from hwsigner.agent import protocol
 
 JSON = b'{"Version": 1, "AccessKeyId": "ASIA"}\n'
@@ -272,7 +273,7 @@ class TestEveryAnswer:
             assert (done.returncode, done.stdout) == (wanted[0], b"")
 
     def test_is_understood_as_python_understands_it(self, program: Program, serve: FakeAgent) -> None:
-        @settings(max_examples=100)
+        @settings(max_examples=scaled(100))
         @given(st.lists(PIECES, max_size=12).map(b"".join) | st.binary(max_size=100))
         def run(answer: bytes) -> None:
             serve.talk = says(answer)

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from auth.servers import KEY, Server
+from examples import scaled
 from hwsigner.auth import SigV4Auth
 from hwsigner.auth.url import _server, wire_url
 from hwsigner.errors import UsageError
@@ -219,7 +220,7 @@ def has_dot_segments(url: str) -> bool:
     return not {".", ".."}.isdisjoint(unquote(urlsplit(url).path, "latin-1").split("/"))
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=scaled(300), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(PATHS, QUERIES, st.sampled_from(sorted(AUTHS)), st.booleans())
 @example("a;", "", "execute-api", True)
 @example(";", "q=;", "execute-api", True)

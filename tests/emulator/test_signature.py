@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emulator import client
+from examples import scaled
 from hwsigner.emulator.canonical import canonical_request
 from hwsigner.emulator.signature import SignatureError, parse_authorization
 from hwsigner.emulator.wire import Request
@@ -37,7 +38,7 @@ QUERIES = PAIRS.map(lambda pairs: "&".join(f"{name}={value}" for name, value in 
 HEADERS = st.lists(st.tuples(st.sampled_from(["Host", "X-Amz-A", "x-amz-b", "Content-Type"]), VALUES), max_size=6)
 
 
-@settings(max_examples=500)
+@settings(max_examples=scaled(500))
 @given(PATHS, QUERIES, HEADERS, st.binary(max_size=20))
 def test_is_that_of_botocore(path: str, query: str, headers: list[tuple[str, str]], body: bytes) -> None:
     headers = [("Host", "localhost"), *headers]  # botocore signs a Host header in any case

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from certs import Authority
 from emulator.client import Caller, Request, connect, create_session, read_reply, send
 from emulator.signing import EMPTY_HASH, SESSION, USER, Plan, add_credentials, ask, error_code
+from examples import scaled
 from hwsigner.emulator import Emulator, World
 from hwsigner.errors import UsageError
 
@@ -47,7 +48,7 @@ def server() -> Iterator[Emulator]:
         yield add_credentials(running)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=scaled(300))
 @given(plan=PLANS, presigned=st.booleans())
 def test_what_botocore_signs_is_accepted(server: Emulator, plan: Plan, presigned: bool) -> None:
     if presigned:
@@ -72,7 +73,7 @@ def test_what_botocore_signs_is_accepted(server: Emulator, plan: Plan, presigned
     assert (record.status, record.accepted, record.answer_type, record.reason) == (200, True, "Success", "")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=scaled(150))
 @given(plan=PLANS, presigned=st.booleans(), position=st.integers(0), bit=st.integers(0, 255))
 def test_another_signature_is_refused(server: Emulator, plan: Plan, presigned: bool, position: int, bit: int) -> None:
     made = replace(plan, presigned=presigned, body=b"").signed(server)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import scaled
 from hwsigner.sigv4 import canonical
 from hwsigner.sigv4 import reference as _reference
 
@@ -113,19 +114,19 @@ wrong: st.SearchStrategy[object] = st.sampled_from(
 contexts = st.just(CONTEXT) | st.tuples(words, words, words)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=scaled(1500))
 @given(st.tuples(words, targets, good_headers | headers, words | st.binary(max_size=200), contexts, st.booleans()))
 def test_generated_requests(arguments: Arguments) -> None:
     agree(*arguments)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=scaled(1500))
 @given(targets, good_headers, st.binary(max_size=100), st.booleans())
 def test_generated_requests_that_are_mostly_good(target: Any, headers: Any, payload: bytes, s3: bool) -> None:
     agree("GET", target, headers, payload, CONTEXT, s3)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=scaled(500))
 @given(st.integers(0, 5), wrong, st.booleans())
 def test_wrong_types_anywhere(place: int, value: object, iterate: bool) -> None:
     arguments = [*PLAIN, False]
@@ -222,7 +223,6 @@ def test_any_number_of_headers_and_parameters(count: int, distinct: int) -> None
         agree("GET", "/?" + "&".join(f"{n}" for n in numbers), [], b"", CONTEXT)
 
 
-@settings(deadline=None)
 @given(st.binary(min_size=32, max_size=32), st.binary(max_size=300))
 def test_the_signature_is_the_hmac_of_the_string_to_sign(key: bytes, payload: bytes) -> None:
     arguments = "PUT", "/a?b=c", [("Host", "h")], payload, CONTEXT

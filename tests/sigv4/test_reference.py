@@ -18,6 +18,7 @@ from botocore.credentials import Credentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import scaled
 from hwsigner.sigv4 import reference
 
 Pairs = Sequence[tuple[str, str]]
@@ -84,7 +85,7 @@ def judge(
     return canonical.encode(), auth.string_to_sign(request, canonical).encode()
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=scaled(2000))
 @given(paths, parameters, headers, st.sampled_from(["GET", "POST", "DELETE", "X-METHOD"]), st.binary(max_size=20))
 def test_whole_requests_are_as_botocores(
     path: str, parameters: Pairs, headers: Pairs, method: str, body: bytes
@@ -106,7 +107,7 @@ def test_whole_requests_are_as_botocores(
     assert (canonical, to_sign) == judge("https://host" + path, parameters, headers, method, body)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=scaled(500))
 @given(st.lists(st.tuples(WORDS, WORDS | st.none()), min_size=1, max_size=6))
 def test_queries_on_the_wire_are_as_botocores(parts: list[tuple[str, str | None]]) -> None:
     """A wire query, with empty parts, is split, decoded, and encoded again to what botocore takes from the URL."""

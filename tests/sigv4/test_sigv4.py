@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import scaled
 from hwsigner.key import ECDSA, MLDSA, RSA, Algorithm
 from hwsigner.sigv4 import (
     Request,
@@ -279,7 +280,7 @@ def judge(request: Request) -> list[str]:
     return [canonical, auth.string_to_sign(sent, canonical)]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=scaled(500))
 @given(
     WIRE_PATHS,
     st.lists(st.tuples(TEXT, TEXT), max_size=5),

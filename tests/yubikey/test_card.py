@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from hypothesis import HealthCheck, given, settings
 
+from examples import scaled
 from softhsm import apdu, tlv
 from softhsm.apdu import Command, Exchange
 from softhsm.piv import PivApplet
@@ -235,7 +236,7 @@ def test_the_management_key_of_a_firmware(tmp_path: Path, firmware: tuple[int, i
 
 
 @given(st.binary(max_size=30))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=scaled(300))
 def test_any_bytes_are_answered(card: Card, raw: bytes) -> None:
     answer = card.exchange.respond(raw)
     assert len(answer) >= 2
@@ -243,7 +244,7 @@ def test_any_bytes_are_answered(card: Card, raw: bytes) -> None:
 
 
 @given(ins=st.sampled_from([0x20, 0x24, 0x2C, 0x47, 0x87, 0xCB, 0xDB, 0xF7, 0xF9, 0xFE, 0xFF]), data=st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=scaled(300))
 def test_any_data_of_a_known_command_are_answered(card: Card, ins: int, data: st.DataObject) -> None:
     card.store(0x9E)
     card.applet._session.managed = True

@@ -24,6 +24,8 @@ from yubikeys import succeed
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.usefixtures("hardware")
+
 
 def pid_of(folder: Path) -> int:
     path = folder / "pcscd.pid"

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from backends.contract import ENVIRONMENT, KeyContract, LockedKey, MakeKey, PinContract, openssl_verifies
 from backends.file import keyfiles
 from backends.file.keyfiles import PASSPHRASE, WRONG_PASSPHRASE, KeyFiles, openssl
+from examples import scaled
 from hwsigner.backends.file import libcrypto as _libcrypto
 from hwsigner.errors import (
     AmbiguousKeyError,
@@ -136,7 +137,7 @@ class TestForms:
         start=st.sampled_from(["", "\ufeff", "Bag Attributes: <none>\n", "0"]),
         kind=st.sampled_from(["P-256", "ML-DSA-44"]),
     )
-    @settings(max_examples=60)
+    @settings(max_examples=scaled(60))
     def test_text_around_pem_and_its_newlines_do_not_matter(
         self, files: KeyFiles, around: list[str], newline: str, start: str, kind: str
     ) -> None:
@@ -612,7 +613,7 @@ def originals(files: KeyFiles) -> dict[str, bytes]:
 
 # Derandomised: a mutation may make an iteration count of two thousand millions.
 @given(name=st.sampled_from(sorted(_MUTATED)), data=st.data())
-@settings(max_examples=1000, derandomize=True)
+@settings(max_examples=scaled(1000), derandomize=True)
 @pytest.mark.filterwarnings("ignore::UserWarning:cryptography", "ignore:PKCS#12 bundle")
 def test_a_mutated_file_raises_our_errors_only(
     files: KeyFiles, originals: dict[str, bytes], name: str, data: st.DataObject

@@ -27,7 +27,7 @@ THREADS, SIGNATURES = 16, 12  # In the suite; 200 were run by hand.
 
 
 @pytest.fixture(scope="module")
-def tpm() -> Iterator[SoftTPM]:
+def tpm(hardware: None) -> Iterator[SoftTPM]:
     with tempfile.TemporaryDirectory(prefix="hwsigner-tpm-") as folder, SoftTPM(Path(folder)) as tpm:
         yield tpm
 

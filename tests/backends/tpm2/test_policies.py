@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from backends.contract import openssl_verifies
 from backends.tpm2.tpms import PASSWORD, Tools, sign_and_verify
+from examples import scaled
 from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.encode import write_tss2
 from hwsigner.backends.tpm2.key_file import AuthPolicy, PolicyCommand, TSS2Key, parse_tss2
@@ -541,7 +542,7 @@ class TestAnyBytes:
         expected = hashlib.sha256(bytes(32) + struct.pack(">I", PCR) + selected + digest).digest()
         assert [form.extended(bytes(32), "sha256") for form in forms] == [expected] * 2
 
-    @settings(max_examples=300)
+    @settings(max_examples=scaled(300))
     @given(data=st.data())
     def test_a_damaged_file(self, data: st.DataObject) -> None:
         pcr = as_drafted(selection(7), bytes(32))

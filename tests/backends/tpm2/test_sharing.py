@@ -270,6 +270,7 @@ def test_a_child_is_told_that_tabrmd_s_library_does_not_survive_a_fork(
     assert "can't be reached through tabrmd in the child of a process that used it" in errors
 
 
+@pytest.mark.usefixtures("hardware")
 def test_a_tpm_that_restarts_is_not_noticed_and_nobody_is_asked_again(tmp_path_factory: pytest.TempPathFactory) -> None:
     other = SoftTPM(tmp_path_factory.mktemp("restarted"))
     other.start()
@@ -295,6 +296,7 @@ def test_a_tpm_that_restarts_is_not_noticed_and_nobody_is_asked_again(tmp_path_f
         other.stop()
 
 
+@pytest.mark.usefixtures("hardware")
 def test_a_tpm_in_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One library, one TPM: all keys of a process share it."""
     monkeypatch.chdir(tmp_path)  # libtpms writes a file into the working folder too.

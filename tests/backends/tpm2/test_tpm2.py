@@ -217,6 +217,7 @@ def test_a_key_outlives_its_tpm_s_restart(
         other.stop()
 
 
+@pytest.mark.usefixtures("hardware")
 def test_a_tpm_that_was_not_started_up_says_so(tmp_path_factory: pytest.TempPathFactory) -> None:
     other = SoftTPM(tmp_path_factory.mktemp("reset"))
     other.start()
