@@ -7,13 +7,13 @@ import struct
 from pathlib import Path
 
 import pytest
+from hwsigner.backends.tpm2.pcrs import PCR, read_selection, read_values, select
 from hypothesis import given
 from hypothesis import strategies as st
 from tpm2_pytss import ESAPI, TPML_PCR_SELECTION
 
 from backends.tpm2.tpms import Tools
 from hwsigner.backends.tpm2 import pcr_memory as memory
-from hwsigner.backends.tpm2.pcrs import PCR, read_selection, read_values, select
 
 pytestmark = pytest.mark.usefixtures("refused_auth")
 

@@ -16,8 +16,7 @@ from urllib.parse import quote
 
 import pytest
 
-from hwsigner.backends.tpm2 import tcti as _tpm2_tabrmd
-from hwsigner.backends.tpm2 import tcti as _tpm2_tcti
+from hwsigner.backends.tpm2 import tcti as tcti_module
 from hwsigner.backends.tpm2.tcti import is_running, tcti_of, unavailable
 from hwsigner.errors import BackendUnavailableError
 from hwsigner.key import open_key
@@ -32,7 +31,7 @@ HANDLE = KeyURI.parse("handle:0x81000001")
 def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """The paths in the place of /dev/tpmrm0 and /dev/tpm0, where nothing is; and there is no D-Bus."""
     paths = {name: tmp_path / name for name in ("tpmrm0", "tpm0")}
-    monkeypatch.setattr(_tpm2_tcti, "_DEVICES", tuple(map(str, paths.values())))
+    monkeypatch.setattr(tcti_module, "_DEVICES", tuple(map(str, paths.values())))
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/hwsigner-none")
     return paths
 
@@ -116,7 +115,7 @@ class TestTabrmd:
     def test_a_bus_that_says_nothing(self, short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = str(short_folder / "bus")
         monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={path}")
-        monkeypatch.setattr(_tpm2_tabrmd, "_SECONDS", 0.01)
+        monkeypatch.setattr(tcti_module, "_SECONDS", 0.01)
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(path)
             listener.listen()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,6 +144,30 @@ def handles_in(tpm: SoftTPM) -> list[str]:
 def _handles(esys: ESAPI, first: int) -> list[int]:
     _, answer = esys.get_capability(TPM2_CAP.HANDLES, first, 100)  # The list is a part of it.
     return [int(handle) for handle in answer.data.handles]
+
+
+_SIGNER = """
+import sys
+from hwsigner.key import open_key
+for uri in sys.argv[1:]:
+    with open_key(uri) as key:
+        for number in range(10):
+            print(key.sign(b"%d" % number).hex())
+"""
+
+
+def start_signer(*uris: str, **environment: str) -> subprocess.Popen[str]:
+    """Start a process that prints ten signatures of each key, one per line."""
+    root = Path(__file__).parents[3]
+    env = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PYTHONPATH": str(root)} | environment
+    command = [sys.executable, "-c", _SIGNER, *uris]
+    return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def flush(tpm: SoftTPM, handles: list[str]) -> None:
+    """Flush objects and sessions of a TPM by their handles."""
+    for handle in handles:
+        run(["tpm2_flushcontext", handle], tpm.env)
 
 
 def read_der(path: Path) -> bytes:
