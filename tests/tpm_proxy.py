@@ -18,7 +18,7 @@ from softhsm.tpm import SoftTPM
 _HEADER = struct.Struct(">HII")
 _NO_SESSIONS = 0x8001
 
-# CreatePrimary, Load, ContextLoad, LoadExternal, StartAuthSession and HashSequenceStart (TPM 2.0 Library, part 2, 6.5.2):
+# CreatePrimary, Load, ContextLoad, LoadExternal, StartAuthSession, HashSequenceStart (TPM 2.0 Library, part 2, 6.5.2):
 # their answers begin with the handle of what was loaded.
 _LOADING = (0x131, 0x157, 0x161, 0x167, 0x176, 0x186)
 

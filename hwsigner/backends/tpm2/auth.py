@@ -338,6 +338,9 @@ class ParentAuth:
             if attempt.auth.origin != UNSTATED:
                 raise
             raise AuthWantedError(lambda: self._ask(guarded, "")) from None
+        finally:
+            # Otherwise ESYS would send a hierarchy's with its next command that needs one, as a password.
+            tpm.esys.tr_set_auth(handle, b"")
 
     def _first(self, tpm: TPM, guarded: Guarded) -> AuthAttempt:
         stored = self._pins.given(self._source(guarded))

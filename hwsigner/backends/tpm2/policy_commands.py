@@ -200,16 +200,20 @@ def _read_pcr(body: bytes) -> PolicyPCR:
     size = int.from_bytes(body[:2], "big")
     try:
         digest = body[2 : 2 + size]
-        pcrs, selection, rest = _read_selection(body[2 + size :])
+        pcrs, selection, rest = read_selection(body[2 + size :])
         _check_end(rest)
     except ValueError:
-        pcrs, selection, digest = _read_selection(body)
+        pcrs, selection, digest = read_selection(body)
     _unmarshal(TPML_PCR_SELECTION, selection)
     return PolicyPCR(pcrs, selection, digest)
 
 
-def _read_selection(data: bytes) -> tuple[tuple[PCR, ...], bytes, bytes]:
-    """Return the PCRs that a TPML_PCR_SELECTION at the start of bytes selects, the selection itself and the rest."""
+def read_selection(data: bytes) -> tuple[tuple[PCR, ...], bytes, bytes]:
+    """Return the PCRs that a TPML_PCR_SELECTION at the start of bytes selects, the selection itself and the rest.
+
+    Raises:
+        ValueError: the selection is cut short.
+    """
     try:
         (count,) = struct.unpack_from(">I", data)
         offset, pcrs = 4, []

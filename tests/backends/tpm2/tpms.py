@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tpm2_pytss import ESAPI, TPM2_CAP
+from tpm2_pytss import ESAPI, TPM2_CAP, TPM2_CC, TPM2_ST
 
 from backends.contract import openssl_verifies
 from hwsigner.backends.tpm2.encode import write_tss2_pem
@@ -165,9 +166,12 @@ def start_signer(*uris: str, **environment: str) -> subprocess.Popen[str]:
 
 
 def flush(tpm: SoftTPM, handles: list[str]) -> None:
-    """Flush objects and sessions of a TPM by their handles."""
+    """Flush what is in a TPM by its handles: hash sequences too, which tpm2_flushcontext can't."""
+    esys = ESAPI(tpm.tcti)
     for handle in handles:
-        run(["tpm2_flushcontext", handle], tpm.env)
+        esys.tcti.transmit(struct.pack(">HIII", TPM2_ST.NO_SESSIONS, 14, TPM2_CC.FlushContext, int(handle, 16)))
+        esys.tcti.receive()
+    esys.close()
 
 
 def read_der(path: Path) -> bytes:
