@@ -21,7 +21,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import arguments as made
-import cases
 from arguments import KEY, PLAIN, Text
 from growth import check_growth
 
