@@ -27,5 +27,5 @@ def test_state_folder_is_chosen_by_the_environment(
     monkeypatch.setattr(state, "_home_of_account", lambda: "/account")
     for name, value in ({"HOME": "/h"} | environment).items():
         monkeypatch.setenv(name, value)
-    folders = list(state.state_folders("refused-auth"))
-    assert folders == ([] if place is None else [f"{place}/hwsigner/refused-auth"])
+    folders = list(state.state_folders("refused-pins"))
+    assert folders == ([] if place is None else [f"{place}/hwsigner/refused-pins"])
