@@ -25,7 +25,7 @@ from hwsigner.uri import KeyURI
 _T = TypeVar("_T")
 _MAX_AUTH_BYTES = 64  # TPM2B_AUTH holds the longest digest (TPM 2.0 Library, part 2, 10.4.5).
 
-# Where an auth value comes from: a stored place, a person, or nowhere, which makes it the empty one.
+# Where an auth value comes from: a stored place, the user, or nowhere, which makes it the empty one.
 Origin = Literal["stored", "typed", "unstated"]
 STORED: Origin = "stored"
 TYPED: Origin = "typed"
@@ -35,7 +35,7 @@ _KINDS = ("given", "given-empty", UNSTATED)
 
 
 class AuthWantedError(Exception):
-    """An auth value must be asked for first: a person may take long, and the TPM is not kept from others meanwhile.
+    """The user must be asked for an auth value, while others can use the TPM: answering may take long.
 
     Attributes:
         ask: asks for it, and keeps the answer.
@@ -54,7 +54,7 @@ class Auth:
         value: its bytes.
         origin: where it comes from.
         allow_final_try: send it even if one more wrong one locks the TPM.
-        missing: the error that no place gives one, if the empty one is tried because nobody can be asked.
+        missing: the error that no place gives one, if the empty one is tried for that reason.
     """
 
     value: bytes = field(repr=False)
@@ -124,7 +124,7 @@ def earlier_refusal(name: str, kind: str, failures: int) -> int | None:
     """Return the TPM's count at an earlier refusal that holds back an auth value of this kind; None if none does.
 
     A given one may be the answer to the refusal of another kind, so only its own kind holds it back. Refusals of every
-    kind hold back the empty one that nobody gave. A refusal counts until the TPM counts fewer wrong auth values.
+    kind hold back the empty one that was not given. A refusal counts until the TPM counts fewer wrong auth values.
     """
     blocking = _KINDS if kind == UNSTATED else (kind,)
     counts = [refusal.failures for one in blocking for refusal in refusals.kept(f"tpm2-{name}.{one}")]

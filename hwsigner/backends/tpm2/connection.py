@@ -71,7 +71,7 @@ class TPMConnection:
                 with self._lock, turn:
                     return self._repeat(work, subject, settings)
             except AuthWantedError as wanted:
-                wanted.ask()  # Without the locks: a person may take long.
+                wanted.ask()  # Without the locks: the user may take long.
 
     def _repeat(self, work: Callable[[TPM], _T], subject: str, settings: SessionSettings) -> _T:
         """Do the work, with the locks taken, and repeat it if that helps."""

@@ -59,14 +59,14 @@ class KeyObject(ABC):
 
     @abstractmethod
     def loaded(self, tpm: TPM) -> AbstractContextManager[ESYS_TR]:
-        """Give the loaded key; afterwards it takes up no slot of a TPM that has no resource manager."""
+        """Load the key for a `with` statement. After that, it takes no slot of a TPM without a resource manager."""
 
     def _set_policy(self, public: TPMT_PUBLIC, file: TSS2Key | None) -> None:
         if not public.objectAttributes & TPMA_OBJECT.USERWITHAUTH:
             self._policy = read_policy(public, file, self.name)
 
     def session(self, tpm: TPM, handle: ESYS_TR, auth: bytes) -> AbstractContextManager[ESYS_TR]:
-        """Give the session that authorizes a use of the loaded key.
+        """Open the session that authorizes a use of the loaded key, for a `with` statement.
 
         Args:
             tpm: the TPM.

@@ -87,7 +87,7 @@ class Policy:
 
     @contextmanager
     def session(self, tpm: TPM, handle: ESYS_TR, auth: bytes) -> Iterator[ESYS_TR]:
-        """Give a session in which the policy is satisfied, and flush it.
+        """Open a session in which the policy is satisfied, and flush it after the `with` statement.
 
         Args:
             tpm: the TPM.

@@ -35,7 +35,7 @@ STORAGE_ATTRIBUTES = TPMA_OBJECT(
 ecc_primary = partial(
     TPM2B_PUBLIC.parse, "ecc256:aes128cfb", objectAttributes=TPMA_OBJECT(STORAGE_ATTRIBUTES | TPMA_OBJECT.NODA)
 )
-# Gives what a callable loads for one use, and flushes it.
+# Loads an object, and flushes it after the `with` statement.
 _Temporary = Callable[[Callable[[], ESYS_TR]], AbstractContextManager[ESYS_TR]]
 
 
@@ -56,7 +56,7 @@ class TrustedSRK:
 
 @contextmanager
 def storage_root_key(esys: ESAPI, temporary: _Temporary, tcti: str, trusted: TrustedSRK) -> Iterator[ESYS_TR]:
-    """Give the key that sessions are salted with: the persistent one, else the owner's primary key.
+    """Load the key that sessions are salted with: the persistent one, else the owner's primary key.
 
     If the owner hierarchy has an auth value, which must not be sent yet, it is a primary key of the null hierarchy.
     That key changes at each reset, so it can't be pinned, and is an error if another one is pinned.

@@ -141,7 +141,7 @@ class TPM:
 
     @contextmanager
     def loaded(self, owner: object, load: Load) -> Iterator[ESYS_TR]:
-        """Give an object that is used again and again.
+        """Load an object that is used again and again, unless it is loaded, for a `with` statement.
 
         Args:
             owner: what stands for it.
@@ -165,7 +165,7 @@ class TPM:
 
     @contextmanager
     def temporary(self, load: Load) -> Iterator[ESYS_TR]:
-        """Give an object or session for one use, and flush it."""
+        """Load an object or start a session, and flush it after the `with` statement."""
         handle = load()
         try:
             yield handle
@@ -191,7 +191,7 @@ class TPM:
         return session
 
     def policy_session(self, hash: int) -> AbstractContextManager[ESYS_TR]:
-        """Give a policy session, salted and encrypting unless it is plain, and flush it.
+        """Start a policy session, salted and encrypting unless it is plain, and flush it after the `with` statement.
 
         Args:
             hash: the number of its hash, which is the key's nameAlg (TPM 2.0 Library, part 2, 6.3).

@@ -23,7 +23,7 @@ from softhsm.command import run
 from softhsm.tpm import SoftTPM
 from tpm_proxy import Fault, TPMProxy
 
-SIGN = 0x15D
+SIGN, FLUSH_CONTEXT = 0x15D, 0x165
 FAILURE, HANDLE, RETRY, YIELDED, TESTING = 0x101, 0x18B, 0x922, 0x908, 0x90A
 
 
@@ -111,6 +111,22 @@ class TestCleanUp:
             with open_key(uri_through(proxy, safe_file), PASSWORD) as key:
                 assert key.sign(b"message")
             assert handles_in(tools.tpm) == []
+
+    @pytest.mark.parametrize("then", ["sign", "close"])
+    def test_what_could_not_be_flushed_is_flushed_by_the_next_use_or_by_closing(
+        self, proxy: TPMProxy, tools: Tools, free_file: Path, then: str
+    ) -> None:
+        key = open_key(uri_through(proxy, free_file))
+        proxy.decide = lambda command: "cut" if int.from_bytes(command[6:10]) in (SIGN, FLUSH_CONTEXT) else "pass"
+        with pytest.raises(BackendUnavailableError, match="does not answer"):
+            key.sign(b"message")
+        assert handles_in(tools.tpm) == ["0x80000000"]
+        proxy.decide = lambda command: "pass"
+        if then == "sign":
+            assert key.sign(b"message")
+            assert handles_in(tools.tpm) == []
+        key.close()
+        assert handles_in(tools.tpm) == []
 
     def test_objects_of_other_programs_stay(self, proxy: TPMProxy, tools: Tools, safe_file: Path) -> None:
         proxy.loses_handles = False

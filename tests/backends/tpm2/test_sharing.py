@@ -39,6 +39,14 @@ with open_key(uri, pin) as key:
     for line in sys.stdin:
         print(key.sign(b"message").hex(), flush=True)
 """
+TWO_KEYS = """
+import sys
+from hwsigner.key import open_key
+uri, pin = sys.argv[1:3]
+with open_key(uri, pin) as one, open_key(uri, pin) as another:
+    for key in (one, another, one, another):
+        print(key.sign(b"message").hex(), flush=True)
+"""
 ABANDONED = """
 import sys
 from hwsigner.key import open_key
@@ -151,6 +159,19 @@ def test_key_is_loaded_once_behind_a_resource_manager(
         taken = [exchange.code for exchange in proxy.exchanges if exchange.answer[6:10] == bytes(4)]
     assert taken.count(LOAD) == taken.count(START_AUTH_SESSION) == 1
     assert taken.count(CREATE_PRIMARY) == 2  # One to load the key under, one to salt the session.
+
+
+def test_two_keys_share_a_session_behind_a_resource_manager(
+    tools: Tools, manager: ResourceManager, locked_file: Path, short_folder: Path
+) -> None:
+    manager.stop_manager()
+    with TPMProxy(tools.tpm, short_folder) as proxy:
+        manager.start_manager(proxy.tcti)
+        uri = f"tpm2:path={locked_file}?tcti={manager.tcti}"
+        assert len(signatures_of(start(TWO_KEYS, uri, PASSWORD, env=manager.env))) == 4
+        manager.stop_manager()
+        taken = [exchange.code for exchange in proxy.exchanges if exchange.answer[6:10] == bytes(4)]
+    assert taken.count(START_AUTH_SESSION) == 1
 
 
 def test_key_is_loaded_once_and_saved_without_a_resource_manager(proxy: TPMProxy, ec_file: Path) -> None:
