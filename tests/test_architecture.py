@@ -46,7 +46,7 @@ RULES = {
     "refresh": f"{NOUNS} system identity aws config",
     "agent": "errors system pins aws config refresh _version",
     "serving": "errors system http aws refresh agent",
-    "cli": f"{CORE} system http aws config refresh agent serving emulator _native",
+    "cli": f"{CORE} system http aws config refresh agent serving emulator",
     "__main__": "cli",
     "": f"{CORE} aws refresh auth",
 }

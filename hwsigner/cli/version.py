@@ -33,23 +33,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _lines() -> Iterator[str]:
     import platform
 
-    yield f"canonicalisation: {_canonicalisation()}"
+    from hwsigner.sigv4.canonical import describe_implementation
+
+    yield f"canonicalisation: {describe_implementation()}"
     yield f"Python: {platform.python_version()}"
     for library in _LIBRARIES:
         yield f"{library}: {_version(library)}"
-
-
-def _canonicalisation() -> str:
-    """Return the implementation in use and, in brackets, its file and libcrypto, or why it is not the native one."""
-    from hwsigner.sigv4.canonical import IMPLEMENTATION
-
-    try:
-        from hwsigner._native import OPENSSL_VERSION, __file__
-    except ImportError as error:
-        return f"{IMPLEMENTATION} ({error})"
-    if IMPLEMENTATION != "native":
-        return f"{IMPLEMENTATION} ({__file__} is of another version)"
-    return f"{IMPLEMENTATION} ({__file__}, {OPENSSL_VERSION})"
 
 
 def _version(library: str) -> str:

@@ -12,3 +12,14 @@ except ImportError:  # There was no compiler, this Python has no limited API, or
     IMPLEMENTATION = "python"
 
 __all__ = ["IMPLEMENTATION", "request_to_sign", "sign_hmac"]
+
+
+def describe_implementation() -> str:
+    """Return the implementation in use and, in brackets, its file and libcrypto, or why it is not the native one."""
+    try:
+        from hwsigner._native import OPENSSL_VERSION, __file__
+    except ImportError as error:
+        return f"{IMPLEMENTATION} ({error})"
+    if IMPLEMENTATION != "native":
+        return f"{IMPLEMENTATION} ({__file__} is of another version)"
+    return f"{IMPLEMENTATION} ({__file__}, {OPENSSL_VERSION})"
