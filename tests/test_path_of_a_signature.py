@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -33,6 +34,14 @@ with keys[0] as key:
     signing = count_frames(lambda: key.sign(b"message"))
 print(json.dumps([opening, signing]))
 """
+
+
+PAGE = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text()
+
+
+def described(section: str) -> set[str]:
+    """Return the files that a section of docs/architecture.md names."""
+    return set(re.findall(r"`([\w/]+\.py)`", PAGE.split(f"### {section}:")[1].split("\n#")[0]))
 
 
 class Followed(NamedTuple):
@@ -73,6 +82,7 @@ def tpm_key(request: pytest.FixtureRequest, swtpm: SoftTPM, tmp_path_factory: py
 
 def test_tpm_signature_passes_few_files_behind_a_resource_manager(tpm_key: str, manager: ResourceManager) -> None:
     opening, signing = follow(f"tpm2:{tpm_key}?tcti={manager.tcti}", manager.env)
+    assert set(signing.files) == described("TPM behind a resource manager")
     assert len(opening.files) <= 18, opening.files
     assert len(signing.files) <= 6, signing.files
     assert len(signing.calls) <= 20, signing.calls
@@ -80,6 +90,8 @@ def test_tpm_signature_passes_few_files_behind_a_resource_manager(tpm_key: str, 
 
 def test_tpm_signature_passes_few_files_without_a_resource_manager(tpm_key: str, swtpm: SoftTPM) -> None:
     opening, signing = follow(f"tpm2:{tpm_key}?tcti={swtpm.tcti}", {})
+    assert set(signing.files) == described("TPM alone") | described("TPM behind a resource manager")
+    assert set(opening.files) <= described("Opening a TPM key")
     assert len(opening.files) <= 18, opening.files
     assert len(signing.files) <= 8, signing.files
     assert len(signing.calls) <= 28, signing.calls

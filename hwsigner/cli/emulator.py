@@ -40,7 +40,7 @@ _FLAGS = (
     Flag("host-name", "with --tls: another name in the server's certificate; repeatable", "NAME", many=True),
     Flag(
         "fault",
-        "misbehave at the next CreateSession requests, such as throttle*2:retry-after=1; names are listed below",
+        "misbehave at the next CreateSession requests, as in throttle*2:retry-after=1; names are listed below",
         "NAME*TIMES:KEY=VALUE",
         many=True,
     ),
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from hwsigner.emulator import Emulator, Fault
 
-    gc.enable()  # Unlike other commands, this one stays.
+    gc.enable()  # Unlike most commands, this one keeps running.
     if (arguments.ca_file or arguments.host_name) and not arguments.tls:
         raise UsageError("--ca-file and --host-name require --tls", "Add --tls")
     emulator = Emulator(
@@ -175,7 +175,7 @@ def _reporter(records: list[Record], log: TextIO | None) -> Callable[[Record], N
     lock = threading.Lock()
 
     def write(record: Record) -> None:
-        parts = (str(record.status or "no answer"), record.fault and f"fault {record.fault}", record.reason)
+        parts = (str(record.status or "no response"), record.fault and f"fault {record.fault}", record.reason)
         with lock:
             report(f"{record.method} {record.request.path} {': '.join(filter(None, parts))}")
             if log:

@@ -136,7 +136,7 @@ def test_faults_come_in_order(start: Start, ca_file: str, caller: Caller) -> Non
     assert [(reply.status, reply.headers["retry-after"]) for reply in replies] == [(429, "1")] * 2
     with pytest.raises(ConnectionError):
         send(emulated(lines), draft(emulated(lines), caller).signed())
-    assert "POST /sessions no answer: fault close\n" in stopped(process)[1]
+    assert "POST /sessions no response: fault close\n" in stopped(process)[1]
 
 
 def test_the_log_has_no_secret(start: Start, ca_file: str, caller: Caller, tmp_path: Path) -> None:
