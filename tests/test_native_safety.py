@@ -51,7 +51,7 @@ def run(script: str) -> str:
     return done.stdout
 
 
-def test_nothing_is_left_behind_by_a_million_calls() -> None:
+def test_million_calls_leave_no_memory_behind() -> None:
     """Good, refused and mistaken ones. The twin in Python is slower, and has no memory of its own: fewer do there."""
     calls = 1_000_000 if NATIVE else 20_000
     grown = run(f"""
@@ -127,7 +127,7 @@ def test_huge_input_takes_memory_and_time_in_proportion(what: str) -> None:
     assert taken < MIB + (pairs * MOST_PER_PAIR if pairs else size * MOST_EACH)
 
 
-def test_too_little_memory_is_an_error_and_no_more() -> None:
+def test_memory_error_is_raised_when_memory_runs_out() -> None:
     run("""
         value, pairs = b"x" * (8 * MIB), [("a", "b")] * 4_000_000
         path, query = b"/" + value, b"/?" + value
@@ -148,7 +148,7 @@ def test_too_little_memory_is_an_error_and_no_more() -> None:
     """)
 
 
-def test_threads_do_not_disturb_each_other() -> None:
+def test_threads_get_the_right_results_at_once() -> None:
     """Small and large payloads: small ones are hashed in a context that all threads share."""
     payloads = [bytes((i,)) * size for i in range(8) for size in (0, 1000, 65535, 65536, 300_000)]
     requests = [
@@ -173,7 +173,7 @@ def test_threads_do_not_disturb_each_other() -> None:
         list(pool.map(work, range(16)))
 
 
-def test_the_lock_is_released_while_a_large_payload_is_hashed() -> None:
+def test_interpreter_lock_is_released_while_a_large_payload_is_hashed() -> None:
     started = threading.Event()
     payload = b"x" * (160 * MIB)
 
@@ -191,7 +191,7 @@ def test_the_lock_is_released_while_a_large_payload_is_hashed() -> None:
     assert turns > 5
 
 
-def test_other_interpreters_of_the_process_have_it_too() -> None:
+def test_sub_interpreters_can_use_the_canonicalisation() -> None:
     """From Python 3.12 on, each has a lock of its own, and a module that shares anything is refused there."""
     arguments = ("GET", "/a?b=c", [("Host", "example.com")], b"body" * 20_000, CONTEXT)
     expected = reference.request_to_sign(*arguments)

@@ -40,7 +40,7 @@ HEADERS = st.lists(st.tuples(st.sampled_from(["Host", "X-Amz-A", "x-amz-b", "Con
 
 @settings(max_examples=scaled(500))
 @given(PATHS, QUERIES, HEADERS, st.binary(max_size=20))
-def test_is_that_of_botocore(path: str, query: str, headers: list[tuple[str, str]], body: bytes) -> None:
+def test_canonical_request_equals_botocores(path: str, query: str, headers: list[tuple[str, str]], body: bytes) -> None:
     headers = [("Host", "localhost"), *headers]  # botocore signs a Host header in any case
     names = sorted({name.lower() for name, _ in headers})
     target = f"{path}?{query}" if query else path
@@ -49,7 +49,7 @@ def test_is_that_of_botocore(path: str, query: str, headers: list[tuple[str, str
     assert canonical_request(Request("POST", target, on_the_wire, body), tuple(names)).decode() == wanted
 
 
-def test_a_query_is_sorted_by_encoded_name_then_by_encoded_value() -> None:
+def test_query_is_sorted_by_encoded_name_then_encoded_value() -> None:
     request = Request("GET", "/?b=2&a%5F=1&a=%C3%A9&a=z&a", ())
     assert canonical_request(request, ()).split(b"\n")[2] == b"a=&a=%C3%A9&a=z&a_=1&b=2"
 
@@ -60,7 +60,7 @@ GOOD = (
 
 
 @pytest.mark.parametrize("text", [GOOD, GOOD.replace(", ", ",")])
-def test_authorization_is_read(text: str) -> None:
+def test_authorization_header_is_parsed(text: str) -> None:
     read = parse_authorization(Request("POST", "/", (("authorization", text),)))
     assert (read.algorithm, read.key_name, read.scope) == (
         "AWS4-X509-RSA-SHA256",
@@ -86,6 +86,6 @@ def test_authorization_is_read(text: str) -> None:
         (("Authorization", GOOD.replace("00ff", "")),),
     ],
 )
-def test_another_authorization_is_not(headers: tuple[tuple[str, str], ...]) -> None:
+def test_malformed_authorization_header_is_refused(headers: tuple[tuple[str, str], ...]) -> None:
     with pytest.raises(SignatureError):
         parse_authorization(Request("POST", "/", headers))

@@ -59,7 +59,7 @@ BUCKET = (("Host", "examplebucket.s3.amazonaws.com"),)
         ),
     ],
 )
-def test_examples_of_s3(request_: Request, names: str, signature: str) -> None:
+def test_s3_example_signatures_are_reproduced(request_: Request, names: str, signature: str) -> None:
     signed = sign_request(request_, EXAMPLE, region="us-east-1", service="s3", now=IN_2013, also_sign=("Range", "date"))
     assert dict(signed.request.headers)["Authorization"] == (
         "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request, "
@@ -67,7 +67,7 @@ def test_examples_of_s3(request_: Request, names: str, signature: str) -> None:
     )
 
 
-def test_the_example_of_a_presigned_url() -> None:
+def test_s3_example_presigned_url_is_reproduced() -> None:
     signed = presign_request(
         Request("GET", "/test.txt", headers=BUCKET),
         EXAMPLE,
@@ -85,7 +85,7 @@ def test_the_example_of_a_presigned_url() -> None:
     assert signed.request.headers == BUCKET
 
 
-def test_the_example_of_a_signing_key() -> None:
+def test_example_signing_key_is_reproduced() -> None:
     key = signing_key("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "20150830", "us-east-1", "iam")
     assert key.hex() == "c4afb1cc5771d871763a393e44b703571b55cc28424d1a5e86da6ed3c154a4b9"
 
@@ -166,7 +166,7 @@ CASES: dict[str, tuple[Request, str]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_suite(name: str) -> None:
+def test_aws_test_suite_signatures_are_reproduced(name: str) -> None:
     request, signature = CASES[name]
     signed = sign_request(
         replace(request, headers=(("Host", "example.amazonaws.com"), *request.headers)),
