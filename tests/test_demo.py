@@ -18,7 +18,7 @@ PROGRAM = "import sys; import softhsm.demo as demo; {}; sys.exit(demo.main())"
 
 @pytest.fixture
 def changed() -> str:
-    """What to change in the demo's module before it runs, as Python."""
+    """Python code that changes the demo's module before it runs."""
     return "pass"
 
 

@@ -37,7 +37,7 @@ def is_running(pid: int) -> bool:
 
 
 def has_ended(pid: int) -> bool:
-    """Return whether a process is gone; one that is about to go has a moment for it."""
+    """Return whether a process has ended, waiting up to ten seconds for it."""
     deadline = time.monotonic() + 10
     while is_running(pid) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -241,11 +241,11 @@ def test_threads_may_share_a_session_and_an_auth(server: Server) -> None:
     assert all(received.is_signed(KEY) or received.is_signed(LONG_LIVED) for received in server.received)
 
 
-# Credentials, regions and services that can't be meant.
+# Invalid credentials, regions and services.
 
 
 def whole_chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and what it came from, shown or not."""
+    """Yield an exception and those it came from, shown or not."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""moto as the judge: AWS's services on loopback, with authentication on."""
+"""moto as the judge: AWS services on loopback, with authentication enabled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from auth.servers import Key
 from hwsigner.auth import SigV4Auth
 
 REGION = "us-east-1"
-# The first three actions make the user; whatever comes after them is verified.
+# The first three actions create the user. All requests after them are verified.
 MOTO = """
 import sys
 from moto.server import ThreadedMotoServer

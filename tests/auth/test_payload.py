@@ -1,4 +1,4 @@
-"""Bodies: what is hashed is what is sent, streams are set back, and nothing big is read whole."""
+"""Bodies: the hash is that of what is sent, streams are rewound, and large bodies are not read into memory."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_given_hash_is_refused_when_it_is_not_text(auth: SigV4Auth) -> None:
         auth(prepared)
 
 
-# Streams that are not what they say.
+# Streams that do not do what they promise.
 
 
 class Stuck(io.BytesIO):
@@ -210,7 +210,7 @@ class Stuck(io.BytesIO):
 
 
 class Lame:
-    """A stream that tells no position that could be sought."""
+    """A stream without a position to return to."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error

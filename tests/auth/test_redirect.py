@@ -1,4 +1,4 @@
-"""Redirects: signed anew within an origin, stripped elsewhere, and no entry of ~/.netrc in the place of a signature."""
+"""Redirects: signed again within an origin, stripped elsewhere; ~/.netrc never replaces a signature."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NETRC = "".join(f"machine {host} login somebody password secret\n" for host in (
 
 @pytest.fixture
 def netrc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Name both hosts in ~/.netrc."""
+    """Write entries for both hosts to ~/.netrc."""
     path = tmp_path / "netrc"
     path.write_text(NETRC)
     path.chmod(0o600)
@@ -278,7 +278,7 @@ def test_copy_is_signed_within_an_origin_only_when_it_has_its_auth(server: Serve
     server.answers = {"/a": (307, "/b")}
     prepared = requests.Request("PUT", server.url + "/a", data=b"abc", auth=S3).prepare()
     requests.Session().send(COPIES[name](prepared))
-    # Without who signed it there is no signature, and none for another path either.
+    # Without its auth the copy is not signed, also not for the other path.
     assert server.last.is_signed() == (name == "its own")
     assert bool(secrets(server.last)) == (name == "its own")
 

@@ -1,4 +1,4 @@
-"""What is signed is what is sent: hosts, paths and queries over the wire, with botocore as the judge."""
+"""The signature is that of what is sent: hosts, paths and queries, with botocore as the judge."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_semicolon_in_a_path_is_kept() -> None:
     assert wire_url("http://a.example/a;b/;c", s3=False)[1] == "/a;b/;c"
 
 
-# RFC 3986, 5.2.4, has the first two. An empty segment is one to go up from.
+# The first two are from RFC 3986, 5.2.4. `..` also removes an empty segment.
 DOT_SEGMENTS = {
     "/a/b/c/./../../g": "/a/g",
     "/mid/content=5/../6": "/mid/6",
@@ -175,7 +175,7 @@ def test_dot_segments_are_removed_for_other_services(server: Server, path: str) 
     for by_proxy in (False, True):
         origin = "http://a.example" if by_proxy else server.url
         prepared = requests.Request("GET", origin + path).prepare()
-        prepared.url = origin + path  # As a redirect leads there.
+        prepared.url = origin + path  # As after a redirect.
         SESSION.send(AUTHS["execute-api"](prepared), proxies={"http": server.url} if by_proxy else {}, timeout=5)
         received = server.last
         received.__dict__["target"] = received.target.removeprefix(origin)
@@ -218,7 +218,7 @@ QUERIES = st.lists(st.sampled_from([*CHARACTERS, "?", "%2F", "%2f", "%C3%A9", "%
 
 
 def has_dot_segments(url: str) -> bool:
-    """Whether a service would be asked for a path with a dot segment."""
+    """Return whether the path of a URL has a dot segment."""
     return not {".", ".."}.isdisjoint(unquote(urlsplit(url).path, "latin-1").split("/"))
 
 
@@ -239,7 +239,7 @@ def test_any_url_is_signed_as_it_is_sent(server: Server, path: str, query: str, 
     assert received.target.startswith(origin if by_proxy else "/")
     received.__dict__["target"] = received.target.removeprefix(origin)
     assert received.is_signed()
-    # The meaning is that of the URL without a signature.
+    # The parameters are those of the URL without a signature.
     wire, _, parameters = server.last.target.partition("?")
     meant, _, meant_parameters = plain.path_url.partition("?")
     assert has_dot_segments(url) or unquote(wire, "latin-1") == unquote(meant, "latin-1")

@@ -17,7 +17,7 @@ HOUR = 3600
 
 
 def refusals(output: Output) -> list[str]:
-    """Return why the service refused a request, for each that it refused."""
+    """Return the reason for each request that the service refused."""
     return [record.reason for record in output.stage.service.requests if not record.accepted]
 
 
@@ -43,7 +43,7 @@ def test_client_acts_as_the_role_of_the_output(
     assert output.sessions == 1 if output.name in RESIDENT else output.sessions > before
 
 
-# Go's programs ask the kernel for the time by themselves, so that no library can set their clock.
+# Go programs get the time directly from the kernel, so no library can set their clock.
 @pytest.mark.parametrize("name", ["boto3", "JavaScript v3", "Ruby v3"])
 @pytest.mark.parametrize("kind", ["credential-process", "agent", "serve", "serve-imds"])
 def test_program_gets_the_next_session_when_its_session_expires(

@@ -1,4 +1,4 @@
-"""sts:GetCallerIdentity, asked by botocore and by the AWS CLI."""
+"""sts:GetCallerIdentity, called by botocore and the AWS CLI."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def credentials_of(reply: Reply) -> Credentials:
 
 
 def signed(emulator: Emulator, vended: Credentials, *, body: bytes = BODY, service: str = "sts") -> Request:
-    """Return a request that botocore has signed."""
+    """Return a request signed by botocore."""
     made = AWSRequest("POST", f"{emulator.url}/", data=body, headers={"Content-Type": FORM})
     SigV4Auth(vended, service, "eu-west-1").add_auth(made)
     host = ("Host", emulator.url.removeprefix("http://"))
@@ -98,7 +98,7 @@ def authorization(old: str, new: str) -> Callable[[Request], Request]:
 
 
 def another_second(made: Request) -> Request:
-    """Change the date within its minute, so that the day stays the same at any time of it."""
+    """Change only the seconds of the date, so that the day stays the same."""
     date = dict(made.headers)["X-Amz-Date"]
     return made.with_header("X-Amz-Date", f"{date[:-3]}{(int(date[-3:-1]) + 30) % 60:02}Z")
 

@@ -77,7 +77,7 @@ def test_certificate_is_valid_through_its_last_second(ca: Authority, caller: Cal
 
 
 def longer_lived(ca: Authority) -> x509.Certificate:
-    """Return the CA's certificate made anew for the same key and name, with a longer life."""
+    """Return a new certificate of the CA with the same key and name and a longer life."""
     form = Form(ca.certificate.subject, ca=True, usages=("key_cert_sign",), end=99 * DAY)
     return certificate(form, ca.key.public_key(), None, ca.key)
 

@@ -42,7 +42,7 @@ def command(*arguments: str) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start the command, and give it with what it prints until it listens."""
+    """A function that starts the command, and returns it with the lines that it prints first."""
     running = []
 
     def begin(*arguments: str) -> tuple[subprocess.Popen[str], dict[str, str]]:
@@ -69,7 +69,7 @@ def ca_file(tmp_path: Path, ca: Authority) -> str:
 
 
 def emulated(lines: dict[str, str]) -> Emulator:
-    """Return what the client of these tests needs to know of an emulator."""
+    """Return the attributes of an emulator that the client of these tests needs."""
     known = {name.replace("-", "_"): value for name, value in lines.items()}
     return cast(Emulator, SimpleNamespace(url=known["endpoint"], **known))
 

@@ -1,4 +1,4 @@
-"""Each fault, seen from a bare socket."""
+"""Each fault, as a raw socket sees it."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_every_fault_is_tested() -> None:
 
 @pytest.fixture
 def asked(emulator: Emulator, caller: Caller) -> Iterator[Callable[..., Any]]:
-    """Misbehave in one way, send a request, and give the connection."""
+    """A function that sets a fault, sends a request, and returns the connection."""
     connections = []
 
     def ask(name: str, **values: Any) -> Any:

@@ -1,4 +1,4 @@
-"""CreateSession: one thing is wrong with each request, and it is refused for that."""
+"""CreateSession: each request has one error, and is refused for it."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def below_intermediate(ca: Authority, caller: Caller) -> Caller:
 
 
 def another_second(date: str) -> str:
-    """Change a date within its minute, so that the day stays the same at any time of it."""
+    """Change only the seconds of a date, so that the day stays the same."""
     return f"{date[:-3]}{(int(date[-3:-1]) + 9) % 60:02}Z"
 
 

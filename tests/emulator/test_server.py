@@ -1,4 +1,4 @@
-"""The emulator as a server: TLS, connections, malformed HTTP, starting and stopping, and what it imports."""
+"""The emulator as a server: TLS, connections, malformed HTTP, start and stop, and its imports."""
 
 from __future__ import annotations
 

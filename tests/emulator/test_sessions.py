@@ -1,4 +1,4 @@
-"""CreateSession: what is granted, and with what."""
+"""CreateSession: granted sessions and their properties."""
 
 from __future__ import annotations
 

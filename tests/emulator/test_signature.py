@@ -1,4 +1,4 @@
-"""The emulator's canonical request against botocore's, and its reading of Authorization."""
+"""The emulator's canonical request, with botocore as the judge, and how it parses Authorization."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VALUES = st.text("ab\t ,;=~é", max_size=12).map(str.strip)
 
 
 def wire(text: str) -> str:
-    """Return text as a client may put it on the wire: only what can't stand there is encoded."""
+    """Return text as a client may send it: only characters that are not allowed are encoded."""
     return re.sub(r"[^!-~]|%", lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), text)
 
 

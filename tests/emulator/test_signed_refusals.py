@@ -1,4 +1,4 @@
-"""What is changed after signing, and what is signed as AWS does not document it, is refused with its own reason."""
+"""Requests that are changed after signing, or signed against AWS's rules, are refused with a specific reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from hwsigner.emulator import Emulator, World
 
 
 class Clock:
-    """The present time, or as much later as a test says."""
+    """The present time, plus an offset that a test sets."""
 
     def __init__(self) -> None:
         self.offset = timedelta()
@@ -55,7 +55,7 @@ def authorization_twice(made: Request) -> Request:
 
 
 def another_second(made: Request) -> Request:
-    """Change the date within its minute, so that the day stays the same at any time of it."""
+    """Change only the seconds of the date, so that the day stays the same."""
     date = dict(made.headers)["X-Amz-Date"]
     return header("X-Amz-Date", f"{date[:-3]}{(int(date[-3:-1]) + 30) % 60:02}Z")(made)
 
@@ -70,7 +70,7 @@ UNKNOWN = "UnrecognizedClientException"
 LACKS = ("AccessDenied", "InvalidSignatureException")
 FORM = ("AuthorizationHeaderMalformed", "IncompleteSignatureException")
 SCOPE = ("AuthorizationHeaderMalformed", "InvalidSignatureException")
-# The edit, the code of S3, that of other services, and words of the reason.
+# The change, the error code of S3, that of other services, and words of the reason.
 CHANGED: dict[str, tuple[Edit, str, str, str]] = {
     "method": (lambda made: replace(made, method="POST"), *MISMATCH),
     "path": (query("/bucket/key", "/bucket/other"), *MISMATCH),

@@ -1,4 +1,4 @@
-"""Requests that botocore has signed for any service are accepted, and the rules of S3 and of the others hold."""
+"""Requests that botocore signs for any service are accepted; the rules of S3 and of other services apply."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def server() -> Iterator[Emulator]:
 @given(plan=PLANS, presigned=st.booleans())
 def test_request_signed_by_botocore_is_accepted(server: Emulator, plan: Plan, presigned: bool) -> None:
     if presigned:
-        # Only S3 takes a body that was not known when the URL was signed.
+        # Only S3 accepts a body that was not known when the URL was signed.
         plan = replace(plan, presigned=True, body=plan.body if plan.service == "s3" else b"")
     reply = ask(server, plan)
     assert reply.status == 200, server.requests[-1].reason
@@ -133,7 +133,7 @@ def test_signed_target_must_match_the_sent_target_by_the_rules_of_the_service(
 
 
 def payload(word: str, **changes: Any) -> Plan:
-    """Return a request that says of its body what a test wants: botocore takes the word into the signature."""
+    """Return a request with a given content hash header, which botocore signs."""
     return replace(Plan(headers=(("X-Amz-Content-SHA256", word),), presigned=True, body=b"x"), **changes)
 
 
@@ -166,7 +166,7 @@ def test_content_hash_header_is_checked_against_the_body(
 
 
 def test_unsigned_payload_is_accepted_in_the_header_form(server: Emulator) -> None:
-    # For a service that is not s3 by name botocore leaves the header that it finds.
+    # Unless the service is named s3, botocore keeps an existing header.
     plan = Plan("s3-outposts", headers=(("X-Amz-Content-SHA256", "UNSIGNED-PAYLOAD"),))
     made = plan.signed(server)
     assert send(server, replace(made, body=b"anything")).json["payload"] == "UNSIGNED-PAYLOAD"

@@ -1,4 +1,4 @@
-"""How refusals of signed requests are worded, and what is recorded of them."""
+"""Error messages of refused requests, and their records."""
 
 from __future__ import annotations
 

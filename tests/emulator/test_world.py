@@ -1,4 +1,4 @@
-"""Worlds: made simply, and read from TOML."""
+"""Worlds: simple ones, and those read from TOML."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Key:
 EXAMPLE = Key("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
 BUCKET = (("Host", "examplebucket.s3.amazonaws.com"),)
 
-# botocore signs the same requests.
+# botocore as the judge.
 
 NOW = datetime(2026, 2, 28, 23, 59, 59, 999999, UTC)
 TOKENS = st.sampled_from(["", "to/ken+=="])
@@ -64,7 +64,7 @@ def botocore_has_our_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def judged(request: Request, key: Key, service: str, expires: int = 0) -> AWSRequest:
-    """Return the request as botocore signs it."""
+    """Return the request as signed by botocore."""
     credentials = Credentials(key.access_key_id, key.secret_access_key, key.session_token or None)
     names = {
         (False, False): botocore.auth.SigV4Auth,
@@ -123,7 +123,7 @@ def test_presigned_url_equals_botocores(
     assert again == signed
 
 
-# What leaves the straight way.
+# Special cases.
 
 
 def test_signing_again_replaces_the_headers_that_signing_adds() -> None:
@@ -173,7 +173,7 @@ def test_white_space_around_a_content_hash_does_not_change_the_signature(service
     given_ = signed((CONTENT_HASH, "UNSIGNED-PAYLOAD"))
     assert signed((CONTENT_HASH, f"UNSIGNED-PAYLOAD{white_space}")) == given_
     assert signed((CONTENT_HASH, f"{white_space}UNSIGNED-PAYLOAD")) == given_
-    # What is empty says nothing.
+    # An empty header is ignored.
     assert signed((CONTENT_HASH, white_space)) == signed()
 
 

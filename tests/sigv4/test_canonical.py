@@ -1,4 +1,4 @@
-"""The implementation in use does what the reference does: the same value, or an error of the same type."""
+"""The implementation in use agrees with the reference: the same result, or an error of the same type."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Arguments = Sequence[Any]
 CONTEXT = ("AWS4-HMAC-SHA256", "20260301T000000Z", "20260301/eu-west-1/service/aws4_request")
 KEY = bytes(range(100, 132))
 PLAIN: tuple[Any, Any, Any, Any, Any] = ("GET", "/", [("Host", "example.com")], b"", CONTEXT)
-# Around the sizes from which the extension takes memory from the heap, or another way to sort.
+# Around the sizes at which the extension starts to use the heap, or another way to sort.
 SIZES = (0, 1, 2, 15, 16, 17, 18, 33, 500)
 LENGTHS = (0, 1, 170, 171, 341, 511, 512, 513, 682, 683, 1024, 1365, 1366, 2047, 2048, 4095, 4096, 4097, 20_000)
 
 
 def outcome(function: Callable[..., object], arguments: Arguments) -> object:
-    """Return what a function returns, or the type of what it raises."""
+    """Return a function's result, or the type of its exception."""
     try:
         return function(*arguments)
     except Exception as error:
@@ -35,7 +35,7 @@ def outcome(function: Callable[..., object], arguments: Arguments) -> object:
 
 
 def agree(*arguments: Any) -> object:
-    """Return the outcome of a call, the same for both implementations; and so with a key."""
+    """Check that a call has the same outcome for both implementations, also with a key, and return it."""
     expected = outcome(_reference.request_to_sign, arguments)
     assert outcome(canonical.request_to_sign, arguments) == expected
     signed = sign(_reference.sign_hmac, arguments)
@@ -45,7 +45,7 @@ def agree(*arguments: Any) -> object:
 
 
 def sign(function: Callable[..., object], arguments: Arguments) -> object:
-    """Return the outcome of a call with a key, of the same request."""
+    """Return the outcome of a call with a key for the same request."""
     s3 = arguments[5] if len(arguments) > 5 else False
     return outcome(function, (*arguments[:5], s3, *arguments[6:], KEY))
 
@@ -69,7 +69,7 @@ def test_canonical_replaces_two_functions_of_the_reference_when_native() -> None
     assert others.count(False) == {"native": 2, "python": 0}[canonical.IMPLEMENTATION]
 
 
-# Whole requests, generated.
+# Random requests.
 
 PIECES = ["/", "/", "//", ".", "..", "/./", "/../", "a", "b", "%2F", "%41", "%7e", "%2e%2E", "%", "%4", "%zz", "%C3%a9"]
 QUERY_PIECES = [*PIECES, "?", "&", "&", "&", "=", "=", "==", "+", " ", "#", "~", "a=1", "a=", "a-", "A", "z"]
@@ -96,7 +96,7 @@ def wire(pieces: Sequence[str]) -> st.SearchStrategy[str]:
 
 
 def text(strategy: st.SearchStrategy[str]) -> st.SearchStrategy[str | bytes]:
-    """Generate the strings and, as often, their bytes."""
+    """Generate strings and, as often, bytes."""
     return strategy | strategy.map(lambda value: value.encode("latin-1"))
 
 
@@ -137,7 +137,7 @@ def test_implementations_agree_when_an_argument_has_a_wrong_type(place: int, val
 
 
 def test_implementations_agree_which_of_two_wrong_arguments_is_reported() -> None:
-    """Of two wrong ones the first decides, types and what is not ASCII before all else."""
+    """The first of two wrong arguments decides; wrong types and non-ASCII characters come before all else."""
     for first in range(5):
         for second in range(first + 1, 5):
             for one, other in ((1, "é"), ("é", 1), ("", 1), ("", "é")):

@@ -63,7 +63,7 @@ PLAIN_HEADER_NAMES = [
 
 paths = st.lists(st.sampled_from(PATH_PIECES), max_size=8).map(lambda pieces: "/" + "".join(pieces)) | st.just("")
 parameters = st.lists(st.tuples(WORDS | st.sampled_from(["a", "a-", "a.b", "A", ""]), WORDS), max_size=6)
-# No \x1c-\x1f, \x85 or \xa0: botocore folds what str.split() takes for white space.
+# No \x1c-\x1f, \x85 or \xa0: botocore folds all that str.split() treats as white space.
 header_values = st.text(st.sampled_from('ab,;="é€  \t\t\v\f:%'), max_size=10)
 headers = st.lists(st.tuples(st.sampled_from(PLAIN_HEADER_NAMES), header_values), max_size=6)
 
@@ -110,7 +110,7 @@ def test_canonical_request_and_string_to_sign_equal_botocores(
 @settings(max_examples=scaled(500))
 @given(st.lists(st.tuples(WORDS, WORDS | st.none()), min_size=1, max_size=6))
 def test_canonical_query_of_a_sent_query_equals_botocores(parts: list[tuple[str, str | None]]) -> None:
-    """A wire query, with empty parts, is split, decoded, and encoded again to what botocore takes from the URL."""
+    """A sent query, even with empty parts, gives the canonical query that botocore reads from the URL."""
     wire = "&".join(quote(n, safe="-_.~") + ("" if v is None else "=" + quote(v, safe="-_.~")) for n, v in parts)
     expected = judge(f"https://host/?{wire}")[0].split(b"\n")[2]
     assert reference.canonical_query(reference.parse_query(wire.encode())) == expected
@@ -382,7 +382,7 @@ def test_values_of_a_repeated_header_keep_their_order() -> None:
     assert reference.canonical_headers([(b"A", b"1"), (b"a", b"2")])[0] == b"a:1,2\n"
 
 
-# What is refused.
+# Refusals.
 
 
 @pytest.mark.parametrize("method", [b"", b"GE T", b"GET\n", b"G/T", b"\xff"])
@@ -436,7 +436,7 @@ def test_type_error_is_raised_when_a_value_is_not_text(call: Callable[[object], 
 @pytest.mark.parametrize("call", TEXT_PLACES)
 def test_str_is_accepted_only_when_it_is_ascii(call: Callable[[object], object]) -> None:
     results = []
-    for text in ("a", "/a"):  # A path begins with a slash, and a name holds none.
+    for text in ("a", "/a"):  # A path begins with a slash; a name must not have one.
         with suppress(ValueError):
             results.append((call(text), call(text.encode())))
     assert results

@@ -76,7 +76,7 @@ def sign(
     return sign_request(request, lambda message: SIGNATURE, **arguments)  # type: ignore[arg-type]
 
 
-# The vector: every intermediate string, written out.
+# The vector: every intermediate string.
 
 CANONICAL_REQUEST = b"""\
 POST
@@ -91,7 +91,7 @@ x-amz-x509-chain:SXNzdWVy,Q0E=
 
 content-type;host;x-amz-date;x-amz-x509;x-amz-x509-chain
 1a15f67f6619aa540b13e9a4c37d149fb2c9bdea25d82b73a3878826694dfe27"""
-# Its last line, and this, by `openssl dgst -sha256`.
+# Its last line, and the next one, are from `openssl dgst -sha256`.
 REQUEST_DIGEST = "a76325f63f64698729d006d6e35a6756d1c91377adffa646a15bbf22bee440a7"
 
 
@@ -253,7 +253,7 @@ def test_target_is_the_encoded_path_and_canonical_query() -> None:
     assert Request("GET", "", query=(("b", "é +"), ("a", ""))).target == "/?a=&b=%C3%A9%20%2B"
 
 
-# What is sent equals what is signed: botocore reads the request as it goes on the wire.
+# The signature is that of what is sent: botocore reads the request as sent.
 
 WIRE_PATHS = st.lists(st.sampled_from(["/", "//", ".", "..", "a", "%2F", "%C3%A9", "+", "=", "~"]), max_size=6).map(
     lambda pieces: "/" + "".join(pieces)
@@ -269,7 +269,7 @@ HEADERS = st.lists(
 
 
 def judge(request: Request) -> list[str]:
-    """Return the canonical request and the string to sign that botocore finds in a request as sent."""
+    """Return the canonical request and string to sign that botocore computes for a sent request."""
     sent = AWSRequest(method=request.method, url=f"https://{HOST}{request.target}", data=request.body)
     for name, value in request.headers:
         if re.fullmatch("host|content-type|x-amz-.*", name.lower()):

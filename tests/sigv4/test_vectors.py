@@ -1,4 +1,4 @@
-"""The stages of SigV4 with a secret key, on what AWS publishes: examples, and its test suite."""
+"""The stages of SigV4 with a secret key, on AWS's published examples and test suite."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def test_example_signing_key_is_reproduced() -> None:
     assert key.hex() == "c4afb1cc5771d871763a393e44b703571b55cc28424d1a5e86da6ed3c154a4b9"
 
 
-# AWS's test suite, `aws-sig-v4-test-suite`: names of its cases, and their signatures. Left out are those whose paths no
-# request line can hold, get-space and get-utf8: the suite encodes them once, and a service what is encoded already.
+# AWS's test suite, `aws-sig-v4-test-suite`: names of its cases, and their signatures. get-space and get-utf8 are left
+# out: no request line can hold their paths. The suite encodes these once, a service encodes an encoded path again.
 
 SUITE = Key("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
 SUITE_TOKEN = (
