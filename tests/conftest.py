@@ -1,4 +1,4 @@
-"""What holds for every test: an empty environment, emulated hardware, and no skips in CI."""
+"""What applies to every test: an empty environment, the hardware marker, no skips in CI."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ __all__ = [
 _KEPT = ("PATH", "HOME", "TMPDIR", "TERM", "CI")
 _KEPT_PREFIXES = ("PYTEST_", "COV_", "COVERAGE_")
 
-# Before any test module is imported: proxies, CA bundles and AWS settings of a desk decide nothing here, and
-# PYTHONDONTWRITEBYTECODE would make each child compile everything anew.
+# Before any test module is imported: remove the developer's proxies, CA bundles and AWS settings, and
+# PYTHONDONTWRITEBYTECODE, with which every child process would compile all modules again.
 for _name in list(os.environ):
     if _name not in _KEPT and not _name.startswith(_KEPT_PREFIXES):
         del os.environ[_name]
 os.environ["LANG"] = "C.UTF-8"
-# Debian's users have 002, and files that a group can write are not trusted.
+# Debian's users have 002, but hwsigner does not trust files that a group can write.
 os.umask(0o022)
 
-# A shell's background job ignores SIGINT and SIGQUIT, one under nohup SIGHUP, and so would every program that a test
-# starts.
+# A background job of a shell ignores SIGINT and SIGQUIT, and one under nohup ignores SIGHUP. Programs that tests start
+# would ignore them too.
 for _number, _handler in (
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGQUIT, signal.SIG_DFL),
@@ -58,7 +58,7 @@ for _number, _handler in (
     if signal.getsignal(_number) == signal.SIG_IGN:
         signal.signal(_number, _handler)
 
-# Some tests are a thousand clients at once.
+# Some tests run a thousand clients at once.
 _soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 if _soft != resource.RLIM_INFINITY and _soft < _hard:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(_hard, 8192), _hard))
@@ -71,7 +71,7 @@ hypothesis.settings.load_profile("hwsigner")
 
 @pytest.fixture(scope="session", autouse=True)
 def empty_home() -> Generator[None]:
-    """Give the tests a home folder with no settings in it."""
+    """Give the tests an empty home folder."""
     with tempfile.TemporaryDirectory(prefix="hwsigner-home-") as home, pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", home)
         for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
@@ -82,7 +82,7 @@ def empty_home() -> Generator[None]:
 
 @pytest.fixture(scope="session")
 def ca() -> certs.Authority:
-    """The CA."""
+    """The CA that tests share."""
     return certs.make_ca()
 
 
@@ -107,7 +107,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Make a skip a failure in CI: there, a missing emulator is a fault and not a reason to look away."""
+    """Turn a skip into a failure in CI, where nothing may be missing."""
     if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"

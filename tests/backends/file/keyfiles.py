@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from backends.contract import ENVIRONMENT
@@ -89,6 +89,7 @@ class KeyFiles:
     """
 
     folder: Path
+    public_keys: dict[str, bytes] = field(default_factory=dict)
 
     def key(self, kind: str) -> Path:
         """Return the path of the PKCS #8 key of a kind, making it at the first call."""
@@ -104,7 +105,9 @@ class KeyFiles:
 
     def public_key(self, kind: str) -> bytes:
         """Return the DER SubjectPublicKeyInfo of the key of a kind."""
-        return openssl("pkey", "-in", str(self.key(kind)), "-pubout", "-outform", "DER")
+        if kind not in self.public_keys:
+            self.public_keys[kind] = openssl("pkey", "-in", str(self.key(kind)), "-pubout", "-outform", "DER")
+        return self.public_keys[kind]
 
     def certificate(self, kind: str) -> Path:
         """Return the path of a self-signed PEM certificate of the key of a kind."""
