@@ -5,7 +5,7 @@ In this order, and the first that has one gives it:
 1. the caller: the PIN itself, or a callable;
 2. the key URI's `pin-value`;
 3. its `pin-source`: `file:`, `env:`, `cmd:`;
-4. the systemd credentials `hwsigner.pins.SERIAL` of the token with that serial number, and `hwsigner.pins`;
+4. the systemd credentials `hwsigner.pin.SERIAL` of the token with that serial number, and `hwsigner.pin`;
 5. the environment variable `HWSIGNER_PIN`;
 6. what asks a person: a pinentry, then the terminal. The commands ask so; the library by itself prompts nobody.
 

@@ -12,7 +12,7 @@ from hwsigner.errors import PinError, UnsafeKeyWarning
 from hwsigner.pins.child import MAX_PIN_BYTES, VARIABLE
 from hwsigner.system.files import check_not_writable_by_others
 
-CREDENTIAL = "hwsigner.pins"
+CREDENTIAL = "hwsigner.pin"
 KINDS = "pin-source=file:/path, env:NAME or cmd:PROGRAM"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Of what a token may call its serial number, what a file's name can hold: no path leads out of the folder.
@@ -101,7 +101,7 @@ def serial_credential(serial: str, taker: Hashable) -> str | None:
 
 
 def unnamed_pin(taker: Hashable) -> str | None:
-    """Return the PIN that names no token: the credential `hwsigner.pins`, else HWSIGNER_PIN; or None.
+    """Return the PIN that names no token: the credential `hwsigner.pin`, else HWSIGNER_PIN; or None.
 
     Each goes to the first taker in a process and to no other: at another token it would be a wrong try.
 

@@ -66,7 +66,7 @@ class TestPlaces:
     def test_of_the_real_places_too(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
         monkeypatch.setenv("HWSIGNER_PIN", "variable")
-        for name in ("hwsigner.pins.42", "hwsigner.pins", "file"):
+        for name in ("hwsigner.pin.42", "hwsigner.pin", "file"):
             (tmp_path / name).write_text(f"{name}\n")
             (tmp_path / name).chmod(0o600)
         with_value, with_source = _uri("value", f"file:{tmp_path}/file"), _uri(None, f"file:{tmp_path}/file")
@@ -77,12 +77,12 @@ class TestPlaces:
         pins = PinSource(prompts=prompts)
         assert pins.get(with_source, REQUEST) == "file"
         found = []
-        for name in ("hwsigner.pins.42", "hwsigner.pins", "HWSIGNER_PIN", "none"):
+        for name in ("hwsigner.pin.42", "hwsigner.pin", "HWSIGNER_PIN", "none"):
             found.append(pins.get(_uri(None, None), REQUEST))
             (tmp_path / name).unlink(missing_ok=True)
             if name == "HWSIGNER_PIN":
                 pin_sources.forget()
-        assert found == ["hwsigner.pins.42", "hwsigner.pins", "variable", "second"]
+        assert found == ["hwsigner.pin.42", "hwsigner.pin", "variable", "second"]
 
     def test_an_empty_pin_is_a_pin(self, write_pin_file: WritePinFile) -> None:
         assert PinSource("").get(_uri("x", None), REQUEST) == ""
@@ -134,8 +134,8 @@ class TestOneToken:
             monkeypatch.setenv("HWSIGNER_PIN", "1234")
             return
         monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-        (tmp_path / "hwsigner.pins").write_text("1234")
-        (tmp_path / "hwsigner.pins").chmod(0o400)
+        (tmp_path / "hwsigner.pin").write_text("1234")
+        (tmp_path / "hwsigner.pin").chmod(0o400)
 
     @pytest.mark.usefixtures("pin")
     def test_another_serial_number_does_not_get_it(self) -> None:
@@ -165,7 +165,7 @@ class TestOneToken:
     def test_that_of_a_serial_number_is_for_its_token(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
         for serial in ("1", "2"):
-            (tmp_path / f"hwsigner.pins.{serial}").write_text(f"pin of {serial}")
+            (tmp_path / f"hwsigner.pin.{serial}").write_text(f"pin of {serial}")
         for pins in (PinSource(), PinSource("x").without_pin()):
             found = [pins.stored(_uri(None, None), request) for request in (self.ALPHA, self.BETA, REQUEST)]
             assert found == ["pin of 1", "pin of 2", None]

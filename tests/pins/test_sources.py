@@ -153,43 +153,43 @@ class TestCredentials:
     @pytest.mark.parametrize("serial", ["42", "DENK0100751", "a b", "..", "x:y", "*"])
     def test_by_serial_number(self, folder: Path, serial: str) -> None:
         assert serial_credential(serial, "token") is None
-        self.write(folder / f"hwsigner.pins.{serial}")
+        self.write(folder / f"hwsigner.pin.{serial}")
         assert serial_credential(serial, "token") == "1234"
         assert serial_credential("other", "token") is None
 
     def test_of_two_tokens_with_one_serial_number_the_first_gets_it(self, folder: Path) -> None:
-        self.write(folder / "hwsigner.pins.42")
+        self.write(folder / "hwsigner.pin.42")
         given = [serial_credential("42", taker) for taker in ("token", "twin", "token", "twin")]
         assert given == ["1234", None, "1234", None]
 
     @pytest.mark.parametrize("serial", ["/../secret", "x/../../secret", "\n", "\x1b[2J", "ä", "", "9" * 300])
     def test_no_serial_number_leads_elsewhere(self, folder: Path, serial: str) -> None:
-        (folder / "hwsigner.pins.").mkdir()
-        (folder / "hwsigner.pins.x").mkdir()
+        (folder / "hwsigner.pin.").mkdir()
+        (folder / "hwsigner.pin.x").mkdir()
         self.write(folder / "secret")
         assert serial_credential(serial, "token") is None
 
     # systemd gives a service's user access by a list, whose mask stands where a group's bits do.
     @pytest.mark.parametrize("mode", [0o400, 0o440, 0o444])
     def test_its_folder_is_closed_whatever_its_mode(self, folder: Path, mode: int) -> None:
-        self.write(folder / "hwsigner.pins", mode=mode)
+        self.write(folder / "hwsigner.pin", mode=mode)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert unnamed_pin("key") == "1234"
 
     def test_one_that_others_can_write_is_not_trusted(self, folder: Path) -> None:
-        self.write(folder / "hwsigner.pins", mode=0o666)
+        self.write(folder / "hwsigner.pin", mode=0o666)
         with pytest.raises(PinError, match="0666"):
             unnamed_pin("key")
 
     def test_one_that_can_not_be_read_is_not_passed_over(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HWSIGNER_PIN", "variable")
-        (folder / "hwsigner.pins").symlink_to("/nonexistent")
+        (folder / "hwsigner.pin").symlink_to("/nonexistent")
         with pytest.raises(PinError, match=f"{folder}/hwsigner.pin"):
             unnamed_pin("key")
 
     def test_a_folder_that_is_not_whole_or_not_there(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.write(folder / "hwsigner.pins")
+        self.write(folder / "hwsigner.pin")
         monkeypatch.chdir(folder)
         for name in ("", ".", "/nonexistent"):
             monkeypatch.setenv("CREDENTIALS_DIRECTORY", name)

@@ -116,7 +116,7 @@ def test_a_pin_that_was_typed_for_one_is_asked_for_the_other_anew(twins: Cards, 
     assert all(f"slot {slot}" in request.question for slot, request in zip(slots, person.asked, strict=True))
 
 
-@pytest.mark.parametrize("name", ["hwsigner.pins", "hwsigner.pins.SERIAL"])
+@pytest.mark.parametrize("name", ["hwsigner.pin", "hwsigner.pin.SERIAL"])
 def test_a_stored_pin_goes_to_the_first_alone(
     twins: Cards, module: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
