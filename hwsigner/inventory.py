@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hwsigner.errors import UsageError
-from hwsigner.key import load_backend, pin_source
 from hwsigner.pins import AskPin, PinSource
 from hwsigner.uri import KeyURI
 
@@ -88,7 +87,7 @@ def list_tokens(
     """
     parsed = KeyURI.of(uri)
     find: Callable[..., Iterator[ListedToken]] | None
-    find = getattr(load_backend(parsed.scheme), "list_tokens", None)
+    find = getattr(parsed.backend.load(), "list_tokens", None)
     if find is None:
         raise UsageError(f"{parsed.scheme}: keys can't be listed", "Give a pkcs11: URI, or none")
-    yield from find(parsed, pin_source(pin), log_in=log_in)
+    yield from find(parsed, PinSource.of(pin), log_in=log_in)

@@ -186,7 +186,7 @@ class TestChain:
         if count <= MAX_INTERMEDIATES:
             assert len(build(order)[0].intermediates) == count
         else:
-            with pytest.raises(CertificateError, match="file:0 has 6 intermediates and the service takes 5"):
+            with pytest.raises(CertificateError, match="file:0 has 6 intermediates and the service accepts 5"):
                 build(order)
 
     @pytest.mark.parametrize("serial", [1, 2**64 - 1, 2**159 - 1])
@@ -276,7 +276,7 @@ class TestPreflight:
     )
     def test_a_key_that_the_service_does_not_take(self, key: Any) -> None:
         leaf = one(certs.issue(ROOT, key.public_key()))
-        with pytest.raises(CertificateError, match="of a kind that the service does not take"):
+        with pytest.raises(CertificateError, match="kind of key that the service does not accept"):
             preflight(leaf, datetime.now(UTC))
 
     def test_an_unknown_signature_algorithm_is_the_services_to_judge(self) -> None:

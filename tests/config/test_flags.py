@@ -53,7 +53,7 @@ def example(name: str) -> tuple[str, Any]:
 
 @pytest.mark.parametrize("name", ["allow-users", "instance-property"])
 def test_a_list_is_not_written_as_a_text(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name} with a value of another type than it takes"):
+    with pytest.raises(ConfigError, match=f"{name} with a value of the wrong type"):
         profile(f'{name} = "alice"')
 
 

@@ -213,7 +213,7 @@ def test_a_system_file_that_this_user_may_not_read_is_no_hindrance(
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (system_file, os.R_OK) and access(path, mode))
     assert sorted(profiles(environ)) == ["mine"]
-    with pytest.raises(ConfigError, match=f"no profile 'agents' in {file}, and this user can't read {system_file}"):
+    with pytest.raises(ConfigError, match=f"no profile 'agents' in {file}, and you can't read {system_file}"):
         profile("agents", environ)
 
 

@@ -47,10 +47,6 @@ _OTHER_KEY_HINTS = {
     "OPENSSH PRIVATE KEY": "On a copy of it, ssh-keygen -p -m PKCS8 -f FILE converts it",
     "TSS2 PRIVATE KEY": "Name it as tpm2:path=FILE, in its PEM form",
 }
-# A file with a TPM's key and its certificate has them in its URI; where it holds no such key, they are ignored.
-_OF_TPM_KEYS = frozenset({"tcti", "session", "srk-name", "accept-new-srk"}) | {
-    f"{above}-pin-source" for above in ("parent", "owner", "endorsement", "platform")
-}
 _CURVES = frozenset({"secp256r1", "secp384r1", "secp521r1"})
 _RSASSA_PSS = bytes.fromhex("06092a864886f70d01010a")
 _HASHES: dict[HashName, hashes.HashAlgorithm] = {
@@ -141,7 +137,7 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
         CertificateError: the file can't be read, or one of its certificates, or it holds none.
         PinError: the passphrase of a PKCS #12 file is missing or wrong.
     """
-    uri.require_known({"path"}, _OF_TPM_KEYS)
+    uri.require_known({"path"}, set())
     path = uri.file
     contents = read_contents(path, CertificateError)
     found: list[bytes] = []
