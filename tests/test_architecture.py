@@ -33,6 +33,7 @@ RULES = {
     "key": "errors uri pins",
     "public_key": "errors key",
     "inventory": "errors uri pins",
+    "testing": "hwsigner errors",
     "backends.file": BACKEND,
     "backends.pkcs11": BACKEND,
     "backends.tpm2": BACKEND,
@@ -47,7 +48,7 @@ RULES = {
     "serving": "errors system http aws refresh agent",
     "cli": f"{CORE} system http aws config refresh agent serving emulator _native",
     "__main__": "cli",
-    "": f"{CORE} aws refresh auth",
+    "hwsigner": f"{CORE} backends http aws refresh auth",
 }
 
 # Which rooms or modules may import a library.
@@ -57,7 +58,8 @@ OWNERS = {
     "asn1crypto": ("backends.tpm2.key_file", "backends.tpm2.encode"),
     "ctypes": ("agent.memory", "backends.file.libcrypto", "backends.pkcs11.functions", "cli.process", "pins.sources"),
     "tomlkit": ("config.profiles",),
-    "cryptography": ("backends", "certificate", "public_key", "config.selector", "emulator"),
+    "cryptography": ("backends", "certificate", "public_key", "config.selector", "emulator", "testing"),
+    "pytest": ("testing",),
     "requests": ("auth",),
     **dict.fromkeys(("httptools", "uvicorn", "uvloop"), ("serving",)),
     "rich": ("cli.list",),
@@ -120,7 +122,7 @@ OURS = [
 
 def _room(module: str) -> str:
     backend = ".".join(module.split(".")[:2])
-    return backend if backend in RULES else module.split(".")[0]
+    return backend if backend in RULES else module.split(".")[0] or "hwsigner"
 
 
 def _is_in(module: str, places: tuple[str, ...]) -> bool:
