@@ -60,7 +60,7 @@ class TestFileKey(KeyContract):
 
 
 class TestFilePin(PinContract):
-    @pytest.fixture(params=["scrypt", "legacy aes256", "legacy aes192", "PKCS #12", "PBES2 DER", "ML-DSA"])
+    @pytest.fixture(params=["scrypt", "legacy aes256", "PKCS #12", "PBES2 DER", "ML-DSA"])
     def locked_key(self, files: KeyFiles, request: pytest.FixtureRequest) -> LockedKey:
         if request.param == "ML-DSA":
             path = files.form("ML-DSA-44", keyfiles.MLDSA_ENCRYPTED["priv-only PBES2"], PASSPHRASE)
@@ -119,7 +119,7 @@ class TestForms:
         assert open_key(str(path)).public_key() == expected
 
     @pytest.mark.parametrize("newline", [b"\r\n", b"\r"])
-    @pytest.mark.parametrize("form", ["legacy aes256", "legacy aes192", "scrypt"])
+    @pytest.mark.parametrize("form", ["legacy aes256", "scrypt"])
     def test_encrypted_pem_may_have_any_newlines(self, files: KeyFiles, form: str, newline: bytes) -> None:
         data = files.form("P-256", keyfiles.ENCRYPTED[form], PASSPHRASE).read_bytes()
         path = files.write("newlines", data.replace(b"\n", newline))
@@ -262,7 +262,7 @@ _BAD_FILES = {
 
 @pytest.mark.parametrize("path", ["~/key.pem", "$HOME/key.pem"])
 def test_a_path_that_a_shell_would_have_changed(path: str) -> None:
-    with pytest.raises(SigningKeyError, match="nobody here puts a folder in the place of ~"):
+    with pytest.raises(SigningKeyError, match="hwsigner does not expand ~"):
         open_key(path)
 
 
@@ -305,12 +305,12 @@ class TestRefusedKeys:
             "RSA 1024": ("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:1024", "RSA key of 1024 bits"),
             "RSA three primes": (
                 "genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -pkeyopt rsa_keygen_primes:3",
-                "RSA key that has more than two primes",
+                "of type RSA in a form that is not supported",
             ),
             "RSA-PSS": ("genpkey -algorithm RSA-PSS -pkeyopt rsa_keygen_bits:2048", "RSA-PSS key"),
             "secp256k1": ("ecparam -name secp256k1 -genkey -noout", "EC key on the curve secp256k1"),
             "P-192": ("ecparam -name prime192v1 -genkey -noout", "prime192v1|secp192r1"),
-            "secp112r1": ("ecparam -name secp112r1 -genkey -noout", "secp112r1"),
+            "secp112r1": ("ecparam -name secp112r1 -genkey -noout", "of type EC in a form"),
             "brainpool": ("genpkey -algorithm EC -pkeyopt group:brainpoolP256r1", "brainpoolP256r1"),
             "Ed25519": ("genpkey -algorithm ED25519", "of type Ed25519"),
             "Ed448": ("genpkey -algorithm ED448", "of type Ed448"),
@@ -450,13 +450,25 @@ class TestLibcrypto:
             open_key(str(files.form("P-256", keyfiles.ENCRYPTED["scrypt"], PASSPHRASE)), WRONG_PASSPHRASE)
 
     def test_it_never_asks_at_the_terminal(self, files: KeyFiles) -> None:
-        pem = files.form("P-256", keyfiles.ENCRYPTED["legacy aes192"], PASSPHRASE).read_bytes()
+        pem = files.form("P-256", keyfiles.TO_CONVERT["legacy aes192"], PASSPHRASE).read_bytes()
         assert _libcrypto.load_key("form", pem, b"") is None
+
+    @pytest.mark.parametrize("kind", ["P-256", "RSA-2048"])
+    @pytest.mark.parametrize("form", keyfiles.TO_CONVERT)
+    def test_form_that_only_openssl_reads_is_refused_with_the_command_to_convert_it(
+        self, files: KeyFiles, form: str, kind: str
+    ) -> None:
+        path = files.form(kind, keyfiles.TO_CONVERT[form], PASSPHRASE)
+        with pytest.raises(UnsupportedKeyError, match="in a form that is not supported") as caught:
+            open_key(str(path), PASSPHRASE)
+        assert "openssl pkey -in OLD -out NEW" in caught.value.hint
+        path = files.write("converted", openssl("pkey", "-in", str(path), "-passin", f"pass:{PASSPHRASE}"))
+        assert open_key(str(path)).public_key() == files.public_key(kind)
 
     @pytest.mark.parametrize("form", keyfiles.UNREADABLE)
     def test_a_cipher_that_it_lacks_is_no_wrong_passphrase(self, files: KeyFiles, form: str) -> None:
         path = files.form("ML-DSA-44", keyfiles.UNREADABLE[form], PASSPHRASE)
-        with pytest.raises(UnsupportedKeyError, match="a cipher that is not read") as caught:
+        with pytest.raises(UnsupportedKeyError, match="a cipher that is not supported") as caught:
             open_key(str(path), PASSPHRASE)
         assert str(path) in caught.value.message
         assert "openssl pkcs12 (or pkey) -provider legacy -provider default -in" in caught.value.hint
