@@ -184,7 +184,7 @@ class TestProcess:
             assert (done.returncode, done.stdout) == (2, "")
             assert "is not TOML" in done.stderr
         else:
-            with agent_process(home), pytest.raises(AgentError, match="is no flag") as caught:
+            with agent_process(home), pytest.raises(AgentError, match="is not a flag") as caught:
                 command(home.place, Request(Verb.REFRESH, "web"))
             assert caught.value.exit_status == 2
 

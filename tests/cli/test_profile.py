@@ -161,7 +161,10 @@ class TestSecretsOfAProfile:
     ) -> None:
         scene.call("profile", "add", "web", f"--private-key=file:{encrypted}?pin-value={self.PASSWORD}")
         assert self.sign(scene, user_file, 0o600, "--strict").status == 0
-        assert f"pin-value in --private-key in {user_file} can be seen" in self.sign(scene, user_file, 0o644).err
+        assert (
+            f"pin-value in --private-key in {user_file} is visible to other users"
+            in self.sign(scene, user_file, 0o644).err
+        )
 
     def test_readable_file_without_secrets_causes_no_warning(self, scene: Scene, user_file: Path) -> None:
         scene.call("profile", "add", "web", f"--private-key={scene.key}")

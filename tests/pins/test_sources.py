@@ -79,7 +79,7 @@ class TestFiles:
             read_pin_source(write_pin_file(b"1" * (MAX_PIN_BYTES + 1)))
 
     def test_a_device_without_end_is_bounded(self) -> None:
-        with pytest.raises(PinError, match=f"/dev/zero holds more than {MAX_PIN_BYTES}"):
+        with pytest.raises(PinError, match=f"/dev/zero has more than {MAX_PIN_BYTES}"):
             read_pin_source("file:/dev/zero")
 
     def test_what_is_not_text_is_not_shown(self, write_pin_file: WritePinFile) -> None:
@@ -130,7 +130,7 @@ class TestVariables:
             assert read_pin_source("env:MY_PIN") == pin
 
     def test_one_that_is_not_set_is_named(self) -> None:
-        with pytest.raises(PinError, match="no variable MY_PIN") as caught:
+        with pytest.raises(PinError, match="variable MY_PIN, named by pin-source, is not set") as caught:
             read_pin_source("env:MY_PIN")
         assert caught.value.exit_status == 3
 
