@@ -120,8 +120,8 @@ def unnamed_pin(taker: Hashable) -> str | None:
 def take_environment_pin() -> str | None:
     """Return HWSIGNER_PIN, or None if it is unset or empty. The first call removes it from the environment.
 
-    Its bytes in the process's environment block are overwritten, so /proc/PID/environ no longer shows them. If a program
-    sets it again, that value is removed too.
+    Its bytes in the process's environment block are overwritten, so /proc/PID/environ no longer shows them. If a
+    program sets it again, that value is removed too.
     """
     value = os.environ.get(VARIABLE)
     if value is not None:
