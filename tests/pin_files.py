@@ -1,4 +1,4 @@
-"""PINs in files, and nothing of PINs left for the next test."""
+"""PINs in files, and a fixture that forgets PINs after a test."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ WritePinFile = Callable[[bytes], str]
 
 @pytest.fixture
 def forgotten_pins() -> Iterator[None]:
-    """Forget, after the test, what the places gave."""
+    """Forget PINs after the test."""
     yield
     pin_sources.forget()
 
 
 @pytest.fixture
 def write_pin_file(tmp_path: Path) -> WritePinFile:
-    """What writes a PIN file."""
+    """A function that writes a PIN file."""
 
     def write(content: bytes) -> str:
         path = tmp_path / "pin"

@@ -1,4 +1,4 @@
-"""Key files of every form, made by the openssl program, so that no form is only our idea of it."""
+"""Key files of every form, made by the openssl program."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ TO_CONVERT = {
     "PBES2 camellia": f"{_PKCS8} -v2 camellia128",
     **{f"legacy {cipher}": f"{_TRADITIONAL} -{cipher}" for cipher in ("aes192", "camellia128")},
 }
-# cryptography does not read this kind of key so, and libcrypto without its legacy provider lacks the cipher.
+# For ML-DSA, which cryptography does not read in these forms, while libcrypto needs its legacy provider for the cipher.
 UNREADABLE = {
     "PKCS #12 RC2": f"{_PKCS12} -legacy",
     "PBES1 RC2": f"{_PKCS8} -v1 PBE-SHA1-RC2-64 -provider legacy -provider default",
