@@ -31,8 +31,17 @@ if TYPE_CHECKING:
     from hwsigner.http.tls import TrustedCAs
     from hwsigner.http.transport import TransportOptions
     from hwsigner.identity import Identity, IdentitySource, open_identity
-    from hwsigner.inventory import ListedObject, ListedToken, list_tokens
-    from hwsigner.key import Algorithm, FoundCertificate, HashName, Key, find_certificates, open_key
+    from hwsigner.key import (
+        Algorithm,
+        FoundCertificate,
+        HashName,
+        Key,
+        ListedObject,
+        ListedToken,
+        find_certificates,
+        list_tokens,
+        open_key,
+    )
     from hwsigner.pins import AskPin, FoundPin, PinRequest, PinSource
     from hwsigner.refresh.background import ResidentProvider, Status
     from hwsigner.refresh.outcome import HeldSession, Setback
@@ -95,8 +104,7 @@ _NAMES_BY_MODULE = {
     "http.tls": "TrustedCAs",
     "http.transport": "TransportOptions",
     "identity": "open_identity Identity IdentitySource",
-    "inventory": "list_tokens ListedToken ListedObject",
-    "key": "open_key find_certificates Key FoundCertificate Algorithm HashName",
+    "key": ("open_key find_certificates list_tokens Key FoundCertificate ListedToken ListedObject Algorithm HashName"),
     "pins": "PinSource PinRequest AskPin FoundPin",
     "refresh.background": "ResidentProvider Status",
     "refresh.outcome": "HeldSession Setback",

@@ -1,8 +1,9 @@
-"""Keys: what each backend's keys can do, and open_key, which goes from a key URI to a key."""
+"""Keys: what every backend's keys can do, and from a key URI to a key, to certificates, or to a list of tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, NamedTuple, Protocol, Self
 
@@ -79,6 +80,61 @@ class FoundCertificate(NamedTuple):
     uri: str
 
 
+@dataclass(frozen=True)
+class ListedObject:
+    """A key or a certificate on a token, as `list_tokens` shows it.
+
+    Attributes:
+        kind: `key` or `certificate`.
+        label: the CKA_LABEL; bytes that are not UTF-8 are escaped.
+        id: the CKA_ID.
+        uri: the URI that names it.
+        algorithm: a key's type, as the PKCS #11 specification names it (`EC`). A certificate's is in its public key.
+        public_key: the DER SubjectPublicKeyInfo, or None if the token does not show it.
+        certificate: a certificate's DER bytes.
+        is_hidden: whether it is shown only after a login. Before, only its public key is visible.
+        pin_for_each_signature: CKA_ALWAYS_AUTHENTICATE.
+    """
+
+    kind: Literal["key", "certificate"]
+    label: str
+    id: bytes
+    uri: str
+    algorithm: str = ""
+    public_key: bytes | None = None
+    certificate: bytes | None = None
+    is_hidden: bool = False
+    pin_for_each_signature: bool = False
+
+
+@dataclass(frozen=True)
+class ListedToken:
+    """A token, with the objects that it shows.
+
+    Attributes:
+        module: the path of the PKCS #11 module.
+        label, manufacturer, model, serial: the token's details, without padding.
+        slot_id: its slot's number, which may change.
+        uri: the URI that names only this token.
+        wants_login: whether private keys are hidden until a login.
+        has_keypad: whether the PIN is typed at the token itself.
+        pin_state: `good`, `an earlier try failed`, `one try is left`, `locked` or `not set`.
+        objects: the keys and certificates that it shows.
+    """
+
+    module: str
+    label: str
+    manufacturer: str
+    model: str
+    serial: str
+    slot_id: int
+    uri: str
+    wants_login: bool
+    has_keypad: bool
+    pin_state: str
+    objects: tuple[ListedObject, ...] = ()
+
+
 def open_key(uri: str | KeyURI, pin: str | AskPin | PinSource | None = None, *, public_key: bytes | None = None) -> Key:
     """Open the key that a key URI or a path names.
 
@@ -114,3 +170,30 @@ def find_certificates(uri: str | KeyURI, pin: str | AskPin | PinSource | None = 
         hint = "Name a certificate file or a token's certificate with --certificate"
         raise UsageError(f"{parsed.name} can't name a certificate: {parsed.scheme}: URIs name keys", hint)
     return list(find(parsed, PinSource.of(pin)))
+
+
+def list_tokens(
+    uri: str | KeyURI = "pkcs11:", pin: str | AskPin | PinSource | None = None, *, log_in: bool = False
+) -> Iterator[ListedToken]:
+    """Yield the tokens that a URI names, with the keys and certificates on them that it names.
+
+    Args:
+        uri: a `pkcs11:` URI. If it names no module, the modules of p11-kit's configuration are used.
+        pin: where the PIN comes from for `log_in`.
+        log_in: whether to log in to the token, to see hidden objects.
+
+    Raises:
+        UsageError: the URI is malformed, or its backend has no tokens to list.
+        BackendUnavailableError: there is no module.
+        AmbiguousKeyError: `log_in` is set and the URI names several tokens. No PIN was sent.
+        PinError: the PIN is missing, wrong or locked.
+
+    Warns:
+        HwsignerWarning: a module or a token can't be used. The others are listed.
+    """
+    parsed = KeyURI.of(uri)
+    find: Callable[..., Iterator[ListedToken]] | None
+    find = getattr(parsed.backend.load(), "list_tokens", None)
+    if find is None:
+        raise UsageError(f"{parsed.scheme}: keys can't be listed", "Give a pkcs11: URI, or none")
+    yield from find(parsed, PinSource.of(pin), log_in=log_in)

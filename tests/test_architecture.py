@@ -18,8 +18,8 @@ ROOT = Path(hwsigner.__file__).parent
 
 # What each room may import. A room is a package or a top-level module; each backend is a room of its own.
 NOUNS = "errors uri pins key"
-CORE = f"{NOUNS} _version public_key inventory sigv4 certificate identity"
-BACKEND = f"{NOUNS} inventory system backends"
+CORE = f"{NOUNS} _version public_key sigv4 certificate identity"
+BACKEND = f"{NOUNS} system backends"
 RULES = {
     "errors": "",
     "_version": "",
@@ -32,7 +32,6 @@ RULES = {
     "pins": "errors uri system",
     "key": "errors uri pins",
     "public_key": "errors key",
-    "inventory": "errors uri pins",
     "testing": "hwsigner errors",
     "backends.file": BACKEND,
     "backends.pkcs11": BACKEND,

@@ -9,8 +9,7 @@ import pytest
 
 from backends.contract import openssl_verifies
 from hwsigner.errors import AmbiguousKeyError, PinRequiredError, TokenRemovedError
-from hwsigner.inventory import list_tokens
-from hwsigner.key import find_certificates, open_key
+from hwsigner.key import find_certificates, list_tokens, open_key
 from hwsigner.pins import PinRequest, PinSource
 from pkcs11_shim import Person
 from softhsm.pcsc import SoftPcsc
