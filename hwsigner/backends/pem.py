@@ -1,4 +1,7 @@
-"""The content of a key or certificate file, as labelled blocks: PEM (RFC 7468), or DER, labelled by its structure."""
+"""Key and certificate files: PEM (RFC 7468) as labelled blocks, and DER (ITU-T X.690), labelled by its structure.
+
+asn1crypto reads the DER. Importing it takes 12 ms, so this is left to the functions that need it.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,13 @@ from collections.abc import Iterator
 from itertools import islice, zip_longest
 from typing import NamedTuple
 
-from hwsigner.backends.der import BIT_STRING, INTEGER, OCTET_STRING, OID, SEQUENCE, UNIVERSAL, elements
 from hwsigner.errors import HwsignerError
 
 MAX_FILE_BYTES = 1 << 20
 PKCS12 = "PKCS12"
 PKCS7 = "PKCS7"
+UNIVERSAL, CONTEXT = 0, 2
+BOOLEAN, INTEGER, BIT_STRING, OCTET_STRING, OID, UTF8_STRING, SEQUENCE = 1, 2, 3, 4, 6, 12, 16
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MARKER = re.compile(rb"-----(BEGIN|END) ([^\n]{0,64}?)-----")
@@ -120,6 +124,39 @@ def read_blocks(data: bytes) -> tuple[Block, ...]:
         ValueError: it is neither.
     """
     return tuple(_blocks(data))
+
+
+class Element(NamedTuple):
+    """An element of DER: the class and number of its tag, and its content."""
+
+    tag_class: int
+    tag: int
+    content: bytes
+
+
+def elements(der: bytes) -> Iterator[Element]:
+    """Yield the elements in some bytes, one after the other. BER, whose lengths may be indefinite, is read too.
+
+    Raises:
+        ValueError: the bytes are not elements, or the last one is cut short.
+    """
+    from asn1crypto import parser
+
+    while der:
+        tag_class, _, tag, header, content, trailer = parser.parse(der)
+        yield Element(tag_class, tag, content)
+        der = der[len(header) + len(content) + len(trailer) :]
+
+
+def first_element(der: bytes) -> bytes:
+    """Return the bytes of the first element, without what follows it.
+
+    Raises:
+        ValueError: it is cut short.
+    """
+    from asn1crypto import parser
+
+    return der[: parser.peek(der)]
 
 
 def _hint(path: str, reason: OSError) -> str:

@@ -14,8 +14,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_private_key, load_pem_private_key
 
-from hwsigner.backends.der import first_element
-from hwsigner.backends.pem import Block
+from hwsigner.backends.pem import Block, first_element
 from hwsigner.errors import CertificateError, PinError, UnsupportedKeyError, WrongPinError
 from hwsigner.key import SUPPORTED_KEYS
 from hwsigner.pins import PinRequest, PinSource

@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 from tpm2_pytss import ESYS_TR, TPM2_CAP, TPM2_PT, TPMA_NV, TPMA_PERMANENT, TSS2_Exception
 
-from hwsigner.backends.der import first_element
-from hwsigner.backends.pem import read_blocks
+from hwsigner.backends.pem import first_element, read_blocks
 from hwsigner.backends.tpm2.auth import UNSTATED, earlier_refusal, keep_refusal
 from hwsigner.backends.tpm2.errors import AUTH_FAIL, BAD_AUTH, HANDLE, code
 from hwsigner.backends.tpm2.tpm import TPM
