@@ -220,11 +220,11 @@ def test_credentials_that_are_refreshed_in_place() -> None:
     auth = SigV4Auth(key, REGION, "s3", clock=lambda: seconds[-1])
     for name, value in [("session_token", "t2"), ("secret_access_key", "s2"), ("access_key_id", "ASID2")]:
         for later in (0, 3600):
-            auth.context()
+            auth._context()
             setattr(key, name, f"{value}{later}")
             seconds.append(seconds[-1] + later)
             fresh = SigV4Auth(key, REGION, "s3", clock=lambda: seconds[-1])
-            assert auth.context() == fresh.context()
+            assert auth._context() == fresh._context()
 
 
 def test_one_session_and_one_authentication_for_many_threads(server: Server) -> None:
@@ -294,7 +294,7 @@ def test_regions_and_services_that_are_no_names(name: Any) -> None:
 
 @pytest.mark.parametrize("name", ["s3", "execute-api", "*", "a_b.c~1", "!+-.0"])
 def test_names_of_regions_and_services(name: str) -> None:
-    assert f"/{name}/{name}/" in SigV4Auth(KEY, name, name).context().credential
+    assert f"/{name}/{name}/" in SigV4Auth(KEY, name, name)._context().credential
 
 
 # What `requests` expects of an authentication.
