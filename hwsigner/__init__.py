@@ -49,50 +49,16 @@ if TYPE_CHECKING:
     from hwsigner.refresh.provider import Provider
     from hwsigner.uri import KeyURI
 
-__all__ = [  # noqa: RUF022  in the order of docs/library.md
-    "__version__",
-    # Keys
-    "open_key",
-    "find_certificates",
-    "list_tokens",
-    "Key",
-    "KeyURI",
-    "FoundCertificate",
-    "ListedToken",
-    "ListedObject",
-    "Algorithm",
-    "HashName",
-    # PINs
-    "PinSource",
-    "PinRequest",
-    "AskPin",
-    "FoundPin",
-    # Identities
-    "open_identity",
-    "Identity",
-    "IdentitySource",
-    "Chain",
-    "Certificate",
-    # Sessions
-    "create_session",
-    "find_service",
-    "SessionRequest",
-    "Service",
-    "Endpoint",
-    "TransportOptions",
-    "TrustedCAs",
-    "Proxy",
-    "Credentials",
-    # Providers
-    "Provider",
-    "ResidentProvider",
-    "Status",
-    "HeldSession",
-    "Setback",
-    # Errors
-    "HwsignerError",
-    "HwsignerWarning",
-]
+__all__ = ["HwsignerError", "HwsignerWarning", "__version__"]
+# Keys and PINs.
+__all__ += ["FoundCertificate", "Key", "KeyURI", "find_certificates", "list_tokens", "open_key"]
+__all__ += ["Algorithm", "AskPin", "FoundPin", "HashName", "ListedObject", "ListedToken", "PinRequest", "PinSource"]
+# Identities and sessions.
+__all__ += ["Certificate", "Chain", "Identity", "IdentitySource", "open_identity"]
+__all__ += ["Credentials", "Service", "SessionRequest", "create_session", "find_service"]
+__all__ += ["Endpoint", "Proxy", "TransportOptions", "TrustedCAs"]
+# Providers.
+__all__ += ["HeldSession", "Provider", "ResidentProvider", "Setback", "Status"]
 
 _MODULES = frozenset({"auth", "errors"})
 _NAMES_BY_MODULE = {
@@ -105,7 +71,7 @@ _NAMES_BY_MODULE = {
     "http.tls": "TrustedCAs",
     "http.transport": "TransportOptions",
     "identity": "open_identity Identity IdentitySource",
-    "key": ("open_key find_certificates list_tokens Key FoundCertificate ListedToken ListedObject Algorithm HashName"),
+    "key": "open_key find_certificates list_tokens Key FoundCertificate ListedToken ListedObject Algorithm HashName",
     "pins": "PinSource PinRequest AskPin FoundPin",
     "refresh.background": "ResidentProvider Status",
     "refresh.outcome": "HeldSession Setback",
