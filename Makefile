@@ -15,7 +15,7 @@ JOBS = $(shell expr 2 '*' $$(nproc))
 SECONDS = 600
 
 PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev cmake ninja-build pkg-config libssl-dev \
-	libtss2-dev softhsm2 opensc opensc-pkcs11 openssl gnutls-bin p11-kit p11-kit-modules \
+	libtss2-dev softhsm2 opensc opensc-pkcs11 openssl gnutls-bin p11-kit p11-kit-modules openssh-client \
 	pcscd vsmartcard-vpcd ykcs11 yubico-piv-tool libtpm2-pkcs11-1 \
 	swtpm swtpm-tools tpm2-tools tpm2-openssl tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon dbus-bin \
 	awscli strace systemd wrk pinentry-curses pinentry-tty

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 
 from hwsigner.agent import protocol
 from hwsigner.agent.address import (
@@ -123,8 +122,8 @@ def _connected(place: Place) -> Iterator[Wire | None]:
 
 
 def _answered(question: bytes, ask: AskPin | None) -> bytes:
-    texts = [*question.decode("utf-8", "replace").split("\n"), ""]
-    request = PinRequest(*texts[: len(fields(PinRequest))])
+    kind, subject, state, serial, slot = [*question.decode("utf-8", "replace").split("\n"), *[""] * 5][:5]
+    request = PinRequest(kind, subject, state, serial, slot)
     pin = ask(request) if ask else None
     if not pin:
         problem = f"{request.subject} wants its {request.kind}, and none was given"

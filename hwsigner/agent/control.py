@@ -84,7 +84,7 @@ class Control:
             request = unlocking.wanted
             if request is None:
                 break
-            self._wire.send(protocol.with_body("ask", "\n".join(map(printable, astuple(request))).encode()))
+            self._wire.send(protocol.with_body("ask", "\n".join(map(printable, astuple(request)[:-1])).encode()))
             unlocking = self._wait(held.bring(request, self._receive_pin()))
         return unlocking.answer
 

@@ -6,9 +6,6 @@ from dataclasses import replace
 
 from hwsigner.pins import PinRequest
 
-# What the PKCS #11 backend asks with for a key that wants its PIN at each signature: such a PIN is for one signature.
-FOR_ONE_SIGNATURE = "PIN for this signature"
-
 
 class Pins:
     """Gives a provider the PINs that were brought; it is the provider's `ask_pin`.
@@ -25,7 +22,7 @@ class Pins:
         """Return the PIN for a request, or None to leave it to the stored places."""
         self.wanted = request
         name = _name(request)
-        brought = self._brought.pop(name, None) if request.kind == FOR_ONE_SIGNATURE else self._brought.get(name)
+        brought = self._brought.pop(name, None) if request.for_one_signature else self._brought.get(name)
         return None if brought is None else str(brought, "utf-8")
 
     def bring(self, request: PinRequest, pin: memoryview) -> None:

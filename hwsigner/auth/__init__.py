@@ -72,7 +72,7 @@ class SigV4Auth(RequestAuth):
         self._clock = clock
         self._last_context: tuple[_Access | None, int, SigningContext | None] = _NO_CONTEXT
 
-    def context(self) -> SigningContext:
+    def _context(self) -> SigningContext:
         """Return what to sign with now.
 
         Raises:
@@ -188,7 +188,7 @@ class SigV4X509Auth(RequestAuth):
         self.identity = identity
         self._clock = clock
 
-    def context(self) -> X509Context:
+    def _context(self) -> X509Context:
         """Return what to sign with now."""
         now = datetime.fromtimestamp(self._clock(), UTC)
         chain = self.identity.chain

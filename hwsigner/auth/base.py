@@ -71,7 +71,7 @@ class RequestAuth(AuthBase):
         self._last_url: tuple[str | None, tuple[str, str, Server]] = None, _NO_URL
         self._no_body = UNSIGNED_PAYLOAD if unsigned_payload else EMPTY_PAYLOAD_HASH
 
-    def context(self) -> SigningContext | X509Context:
+    def _context(self) -> SigningContext | X509Context:
         """Return what to sign with now."""
         raise NotImplementedError
 
@@ -104,7 +104,7 @@ class RequestAuth(AuthBase):
             UsageError: a part of the request can't be signed.
             HwsignerError, OSError: as `__call__`.
         """
-        context = self.context()
+        context = self._context()
         url = request.url or ""
         last, wire = self._last_url
         if url != last:

@@ -29,8 +29,6 @@ USER_AGENT = f"hwsigner/{__version__}"
 _BACKOFF_BASE = 0.5
 _BACKOFF_CAP = 8.0
 
-Trace = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class SessionRequest:
@@ -71,7 +69,7 @@ class Service:
     transport: TransportOptions
     timeout: float = defaults.TIMEOUT
     max_attempts: int = defaults.MAX_ATTEMPTS
-    trace: Trace | None = None
+    trace: Callable[[str], None] | None = None
 
 
 def find_service(
@@ -120,7 +118,7 @@ def create_session(
     """
     deadline = Deadline(service.timeout)
     if service.endpoint.scheme == "https":
-        _ = service.transport.tls  # Report an unreadable CA file before the key is used.
+        service.transport.read_cas()  # Report an unreadable CA file before the key is used.
     attempt = 1
     while True:
         try:

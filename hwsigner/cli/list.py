@@ -16,8 +16,7 @@ from hwsigner.cli.process import report
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, switch
 from hwsigner.errors import CertificateError, UsageError, printable
-from hwsigner.inventory import ListedObject, ListedToken, list_tokens
-from hwsigner.key import FoundCertificate
+from hwsigner.key import FoundCertificate, ListedObject, ListedToken, list_tokens
 from hwsigner.public_key import kind_of
 
 HELP = "list tokens, keys and certificates, with their URIs"

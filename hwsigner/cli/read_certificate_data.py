@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.certificate:
         raise UsageError("no certificate given", "Add --certificate or --cert-selector")
     uri = settings.key_uri(vars(arguments), arguments.certificate)
-    if uri.scheme == "pkcs11":
+    if uri.backend.shares_store:
         print(_matches(select(Selector(), uri, options.pin_source(arguments, uri))))
     else:
         certificates = load(find_certificates(uri, options.pin_source(arguments, uri)))

@@ -61,13 +61,16 @@ class TransportOptions:
     proxy: Proxy | None = None
 
     @cached_property
-    def tls(self) -> TlsSettings:
-        """The TLS settings, created on first use.
+    def _tls(self) -> TlsSettings:
+        return make_settings(self.cas or find_cas({}), verify=self.verify)
+
+    def read_cas(self) -> None:
+        """Read the CAs now, not with the first request.
 
         Raises:
-            ConfigError: the CAs can't be read.
+            ConfigError: they can't be read.
         """
-        return make_settings(self.cas or find_cas({}), verify=self.verify)
+        _ = self._tls
 
 
 def post(
@@ -116,7 +119,7 @@ def _open(endpoint: Endpoint, options: TransportOptions, deadline: Deadline) -> 
     proxy, peer = options.proxy, endpoint.host_header
     if endpoint.scheme == "https":
         # Report a missing CA file before the network is used.
-        _ = options.tls
+        options.read_cas()
     if proxy is None:
         stream: Stream = connect(endpoint.host, endpoint.port, peer=peer, deadline=deadline)
     else:
@@ -135,7 +138,7 @@ def _open(endpoint: Endpoint, options: TransportOptions, deadline: Deadline) -> 
 
 
 def _start_tls(stream: Stream, options: TransportOptions, host: str, peer: str, deadline: Deadline) -> TlsStream:
-    tls = TlsStream(stream, options.tls, host=host, peer=peer)
+    tls = TlsStream(stream, options._tls, host=host, peer=peer)
     tls.handshake(deadline)
     return tls
 

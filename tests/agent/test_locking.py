@@ -219,7 +219,7 @@ class TestPins:
 
     def test_are_given_again_but_one_for_a_signature(self, bring: Callable[[Pins, PinRequest, str], None]) -> None:
         pins = Pins()
-        once = PinRequest("PIN for this signature", "token 'alpha'", serial="1")
+        once = PinRequest("PIN for this signature", "token 'alpha'", serial="1", for_one_signature=True)
         bring(pins, self.REQUEST, "1234")
         bring(pins, once, "1234")
         assert [pins(request) for request in (self.REQUEST, once) * 2] == ["1234", "1234", "1234", None]

@@ -156,7 +156,7 @@ class TestProcess:
         file.chmod(0o644)
         with agent_process(home) as agent:
             _, err = agent.stop()
-        assert err == f"hwsigner: warning: --pkcs8-password in {file} can be seen by other users. " + (
+        assert err == f"hwsigner: warning: --pkcs8-password in {file} is visible to other users. " + (
             "pin-source= in the key URI is safer, with file:, env: or cmd:\n"
         )
 
@@ -184,7 +184,7 @@ class TestProcess:
             assert (done.returncode, done.stdout) == (2, "")
             assert "is not TOML" in done.stderr
         else:
-            with agent_process(home), pytest.raises(AgentError, match="is no flag") as caught:
+            with agent_process(home), pytest.raises(AgentError, match="is not a flag") as caught:
                 command(home.place, Request(Verb.REFRESH, "web"))
             assert caught.value.exit_status == 2
 

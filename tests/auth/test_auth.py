@@ -222,11 +222,11 @@ def test_new_values_are_used_when_credentials_change_in_place() -> None:
     auth = SigV4Auth(key, REGION, "s3", clock=lambda: seconds[-1])
     for name, value in [("session_token", "t2"), ("secret_access_key", "s2"), ("access_key_id", "ASID2")]:
         for later in (0, 3600):
-            auth.context()
+            auth._context()
             setattr(key, name, f"{value}{later}")
             seconds.append(seconds[-1] + later)
             fresh = SigV4Auth(key, REGION, "s3", clock=lambda: seconds[-1])
-            assert auth.context() == fresh.context()
+            assert auth._context() == fresh._context()
 
 
 def test_threads_may_share_a_session_and_an_auth(server: Server) -> None:
@@ -296,7 +296,7 @@ def test_invalid_region_and_service_names_are_refused(name: Any) -> None:
 
 @pytest.mark.parametrize("name", ["s3", "execute-api", "*", "a_b.c~1", "!+-.0"])
 def test_valid_region_and_service_names_are_signed(name: str) -> None:
-    assert f"/{name}/{name}/" in SigV4Auth(KEY, name, name).context().credential
+    assert f"/{name}/{name}/" in SigV4Auth(KEY, name, name)._context().credential
 
 
 # What `requests` expects of an authentication.

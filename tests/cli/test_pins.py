@@ -119,7 +119,7 @@ class TestOtherPlaces:
     def test_systemd_credential_unlocks_the_key(
         self, scene: Scene, locked: Flags, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        scene.write("hwsigner.pins", f"{PIN}\n".encode()).chmod(0o440)
+        scene.write("hwsigner.pin", f"{PIN}\n".encode()).chmod(0o440)
         monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(scene.folder))
         monkeypatch.setenv("HWSIGNER_PIN", "WRONG")
         outcome = scene.credentials(**locked)
@@ -153,7 +153,7 @@ class TestOtherPlaces:
     def test_error_lists_every_place_for_a_pin(self, scene: Scene, locked: Flags) -> None:
         outcome = scene.credentials(**locked)
         assert (outcome.status, outcome.out) == (3, "")
-        for place in ("pin-source=file:", "env:", "cmd:", "pin-value", "--pkcs8-password", "hwsigner.pins",
+        for place in ("pin-source=file:", "env:", "cmd:", "pin-value", "--pkcs8-password", "hwsigner.pin",
                       "HWSIGNER_PIN", "pinentry", "terminal"):  # fmt: skip
             assert place in outcome.err
 

@@ -152,7 +152,7 @@ class TestSecretsOfAProfile:
         scene.call("profile", "add", "web", f"--private-key={encrypted}", "--pkcs8-password", self.PASSWORD)
         outcome = self.sign(scene, user_file, 0o644)
         assert outcome.status == 0
-        assert f"warning: --pkcs8-password in {user_file} can be seen by other users" in outcome.err
+        assert f"warning: --pkcs8-password in {user_file} is visible to other users" in outcome.err
         outcome = self.sign(scene, user_file, 0o644, "--strict")
         assert (outcome.status, outcome.out) == (3, "")
 
@@ -161,7 +161,10 @@ class TestSecretsOfAProfile:
     ) -> None:
         scene.call("profile", "add", "web", f"--private-key=file:{encrypted}?pin-value={self.PASSWORD}")
         assert self.sign(scene, user_file, 0o600, "--strict").status == 0
-        assert f"pin-value in --private-key in {user_file} can be seen" in self.sign(scene, user_file, 0o644).err
+        assert (
+            f"pin-value in --private-key in {user_file} is visible to other users"
+            in self.sign(scene, user_file, 0o644).err
+        )
 
     def test_readable_file_without_secrets_causes_no_warning(self, scene: Scene, user_file: Path) -> None:
         scene.call("profile", "add", "web", f"--private-key={scene.key}")
@@ -174,4 +177,4 @@ class TestSecretsOfAProfile:
         scene.call("profile", "add", "web", f"--private-key={encrypted}")
         outcome = self.sign(scene, user_file, 0o600, "--pkcs8-password", self.PASSWORD)
         assert outcome.status == 0
-        assert "warning: --pkcs8-password on the command line can be seen by other users" in outcome.err
+        assert "warning: --pkcs8-password on the command line is visible to other users" in outcome.err

@@ -290,7 +290,7 @@ def test_sslkeylogfile_is_ignored(ca: ServerCA, tmp_path: Path, monkeypatch: pyt
 
 def test_one_tls_context_serves_every_attempt(ca: ServerCA) -> None:
     options = _trusting(ca)
-    assert options.tls is options.tls
+    assert options._tls is options._tls
 
 
 # Proxies

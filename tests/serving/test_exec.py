@@ -316,7 +316,7 @@ def test_no_prompt_takes_keys_that_are_for_the_command(stage: Stage, tmp_path: P
         time.sleep(max(0.0, (end - datetime.now(UTC)).total_seconds()))
         process.stdin.write(b"\n")
         process.stdin.flush()
-        assert b"there is no place to take it from" in process.stdout.readline()
+        assert b"no place gives it" in process.stdout.readline()
         assert terminal.echoes()
         terminal.type(b"for the command\n")
         assert process.communicate(timeout=30)[0] == b"for the command\n\n"

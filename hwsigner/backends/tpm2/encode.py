@@ -8,10 +8,11 @@ from collections.abc import Iterable
 
 from asn1crypto import parser
 
+from hwsigner.backends.pem import BOOLEAN, CONTEXT, INTEGER, OCTET_STRING, OID, SEQUENCE, UNIVERSAL, UTF8_STRING
 from hwsigner.backends.tpm2 import key_file
 from hwsigner.backends.tpm2.key_file import AuthPolicy, PolicyCommand, TSS2Key
 
-_CONSTRUCTED, _UNIVERSAL = 1, 0
+_CONSTRUCTED = 1
 _TRUE = b"\xff"
 
 
@@ -19,20 +20,20 @@ def write_tss2(key: TSS2Key) -> bytes:
     """Return the DER of a key. False and empty fields are omitted, as the draft recommends."""
     kind = key_file.IMPORTABLE if key.secret else key_file.LOADABLE
     optional = (
-        (key_file.EMPTY_AUTH, _primitive(key_file.BOOLEAN, _TRUE) if key.empty_auth else b""),
+        (key_file.EMPTY_AUTH, _primitive(BOOLEAN, _TRUE) if key.empty_auth else b""),
         (key_file.POLICY, _commands(key.policy) if key.policy else b""),
-        (key_file.SECRET, _primitive(key_file.OCTET_STRING, key.secret) if key.secret else b""),
+        (key_file.SECRET, _primitive(OCTET_STRING, key.secret) if key.secret else b""),
         (key_file.AUTH_POLICY, _sequence(map(_auth_policy, key.auth_policies)) if key.auth_policies else b""),
         (key_file.DESCRIPTION, _text(key.description) if key.description else b""),
-        (key_file.RSA_PARENT, _primitive(key_file.BOOLEAN, _TRUE) if key.rsa_parent else b""),
+        (key_file.RSA_PARENT, _primitive(BOOLEAN, _TRUE) if key.rsa_parent else b""),
     )
     return _sequence(
         [
-            _primitive(key_file.OID, kind),
+            _primitive(OID, kind),
             *(_explicit(tag, content) for tag, content in optional if content),
             _integer(key.parent),
-            _primitive(key_file.OCTET_STRING, key.public),
-            _primitive(key_file.OCTET_STRING, key.private),
+            _primitive(OCTET_STRING, key.public),
+            _primitive(OCTET_STRING, key.private),
         ]
     )
 
@@ -55,7 +56,7 @@ def _commands(commands: Iterable[PolicyCommand]) -> bytes:
 
 
 def _command(command: PolicyCommand) -> bytes:
-    body = _primitive(key_file.OCTET_STRING, command.body)
+    body = _primitive(OCTET_STRING, command.body)
     return _sequence(
         [_explicit(key_file.COMMAND_CODE, _integer(command.code)), _explicit(key_file.COMMAND_POLICY, body)]
     )
@@ -63,20 +64,20 @@ def _command(command: PolicyCommand) -> bytes:
 
 def _integer(value: int) -> bytes:
     """Return a positive INTEGER. Its first bit is its sign."""
-    return _primitive(key_file.INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big"))
+    return _primitive(INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big"))
 
 
 def _text(text: str) -> bytes:
-    return _primitive(key_file.UTF8_STRING, text.encode())
+    return _primitive(UTF8_STRING, text.encode())
 
 
 def _sequence(elements: Iterable[bytes]) -> bytes:
-    return bytes(parser.emit(_UNIVERSAL, _CONSTRUCTED, key_file.SEQUENCE, b"".join(elements)))
+    return bytes(parser.emit(UNIVERSAL, _CONSTRUCTED, SEQUENCE, b"".join(elements)))
 
 
 def _explicit(tag: int, element: bytes) -> bytes:
-    return bytes(parser.emit(key_file.CONTEXT, _CONSTRUCTED, tag, element))
+    return bytes(parser.emit(CONTEXT, _CONSTRUCTED, tag, element))
 
 
 def _primitive(tag: int, content: bytes) -> bytes:
-    return bytes(parser.emit(_UNIVERSAL, 0, tag, content))
+    return bytes(parser.emit(UNIVERSAL, 0, tag, content))

@@ -25,16 +25,22 @@ Writers differ, so more is accepted than DER allows: TRUE as 0x01, and unknown f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from asn1crypto import parser
-
+from hwsigner.backends.pem import (
+    BOOLEAN,
+    CONTEXT,
+    INTEGER,
+    OCTET_STRING,
+    OID,
+    SEQUENCE,
+    UNIVERSAL,
+    UTF8_STRING,
+    elements,
+)
 from hwsigner.errors import UnsupportedKeyError
 
 LABEL = "TSS2 PRIVATE KEY"
-CONTEXT = 2
-BOOLEAN, INTEGER, OCTET_STRING, OID, UTF8_STRING, SEQUENCE = 1, 2, 4, 6, 12, 16
 EMPTY_AUTH, POLICY, SECRET, AUTH_POLICY, DESCRIPTION, RSA_PARENT = range(6)
 COMMAND_CODE, COMMAND_POLICY = 0, 1
 NAME, SIGNED_POLICY = 0, 1
@@ -149,8 +155,8 @@ def _fields(der: bytes) -> tuple[dict[int, bytes], list[bytes]]:
     """Return the optional fields by tag, and the contents of the four others."""
     optional: dict[int, bytes] = {}
     others: list[tuple[int, bytes]] = []
-    for class_, tag, content in _elements(_content(der, SEQUENCE)):
-        if class_ == CONTEXT:
+    for tag_class, tag, content in elements(_content(der, SEQUENCE)):
+        if tag_class == CONTEXT:
             optional[tag] = content
         else:
             others.append((tag, content))
@@ -180,14 +186,14 @@ def _auth_policies(der: bytes | None) -> tuple[AuthPolicy, ...]:
 
 def _sequences(der: bytes) -> list[bytes]:
     """Return the contents of the SEQUENCEs in a SEQUENCE OF them."""
-    elements = list(_elements(_content(der, SEQUENCE)))
-    if any(element[:2] != (0, SEQUENCE) for element in elements):
+    found = list(elements(_content(der, SEQUENCE)))
+    if any(element[:2] != (UNIVERSAL, SEQUENCE) for element in found):
         raise ValueError("its policy can't be read")
-    return [content for _, _, content in elements]
+    return [element.content for element in found]
 
 
 def _tagged(content: bytes) -> dict[int, bytes]:
-    return {tag: content for class_, tag, content in _elements(content) if class_ == CONTEXT}
+    return {tag: inner for tag_class, tag, inner in elements(content) if tag_class == CONTEXT}
 
 
 def _text(der: bytes | None) -> str:
@@ -211,15 +217,7 @@ def _sized(data: bytes) -> bytes:
 
 def _content(der: bytes, tag: int) -> bytes:
     """Return the content of bytes that are one element with this tag."""
-    elements = list(_elements(der))
-    if [element[:2] for element in elements] != [(0, tag)]:
+    found = list(elements(der))
+    if [element[:2] for element in found] != [(UNIVERSAL, tag)]:
         raise ValueError(f"an element of ASN.1 tag {tag} is missing")
-    return elements[0][2]
-
-
-def _elements(der: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Yield the class, tag and content of each element."""
-    while der:
-        class_, _, tag, header, content, trailer = parser.parse(der)
-        yield class_, tag, content
-        der = der[len(header) + len(content) + len(trailer) :]
+    return found[0].content

@@ -128,6 +128,7 @@ def test_always_authenticate_asks_each_time(shim: Shim, careful: str, tmp_path: 
         "PIN for this signature",
         "PIN for this signature",
     ]
+    assert [request.for_one_signature for request in person.asked] == [False, True, True]
     assert (shim.count(LOGIN), shim.context_logins()) == (3, 2)
 
 

@@ -14,8 +14,7 @@ import pytest
 
 from backends.contract import openssl_verifies
 from hwsigner.errors import PinLockedError, SigningKeyError, WrongPinError
-from hwsigner.inventory import list_tokens
-from hwsigner.key import open_key
+from hwsigner.key import list_tokens, open_key
 from hwsigner.pins import PinSource
 from hwsigner.public_key import verify
 from pkcs11_shim import ROOT, Person, forget_refusals
