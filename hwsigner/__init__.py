@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from hwsigner.identity import Identity, IdentitySource, open_identity
     from hwsigner.key import Key, find_certificates, open_key
     from hwsigner.pins import PinRequest, PinSource
-    from hwsigner.refresh.background import ResidentProvider
+    from hwsigner.refresh.background import BackgroundProvider
     from hwsigner.refresh.provider import Provider
     from hwsigner.uri import KeyURI
 
 __all__ = [
+    "BackgroundProvider",
     "Credentials",
     "HwsignerError",
     "HwsignerWarning",
@@ -35,7 +36,6 @@ __all__ = [
     "PinRequest",
     "PinSource",
     "Provider",
-    "ResidentProvider",
     "Service",
     "SessionRequest",
     "__version__",
@@ -57,7 +57,7 @@ _HOMES = {
     "PinRequest": "pins",
     "PinSource": "pins",
     "Provider": "refresh.provider",
-    "ResidentProvider": "refresh.background",
+    "BackgroundProvider": "refresh.background",
     "Service": "aws.create_session",
     "SessionRequest": "aws.create_session",
     "create_session": "aws.create_session",

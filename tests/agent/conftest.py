@@ -20,7 +20,7 @@ from agent.homes import Home, Running, run_agent
 from hwsigner.emulator import Emulator
 
 ROOT = Path(__file__).parents[2]
-# In place of the program in Python: prints what it was given.
+# In address of the program in Python: prints what it was given.
 PYTHON = """#!/bin/sh
 printf 'python'
 printf ' <%s>' "$@"

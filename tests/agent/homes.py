@@ -17,13 +17,13 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 import certs
 from hwsigner.agent import protocol
-from hwsigner.agent.address import Place, user_place
+from hwsigner.agent.address import Address, user_address
 from hwsigner.agent.listener import open_listener
 from hwsigner.agent.memory import LockedMemory
-from hwsigner.agent.profile import Surroundings
-from hwsigner.agent.profiles import Roster
-from hwsigner.agent.protocol import Wire
-from hwsigner.agent.server import Server
+from hwsigner.agent.profile import Shared
+from hwsigner.agent.profiles import Profiles
+from hwsigner.agent.protocol import Channel
+from hwsigner.agent.server import AgentServer
 from hwsigner.emulator import Emulator
 from hwsigner.system.systemd import Notifier
 
@@ -60,9 +60,9 @@ class Home:
         }
 
     @property
-    def place(self) -> Place:
+    def address(self) -> Address:
         """Where the user's agent listens."""
-        return user_place(self.environ)
+        return user_address(self.environ)
 
     def write_profiles(self, **profiles: dict[str, Any]) -> None:
         """Write the profiles; each has a key of its own in a file, and what is given."""
@@ -129,7 +129,7 @@ class Running:
 
     home: Home
     memory: LockedMemory
-    server: Server
+    server: AgentServer
     thread: threading.Thread
     log: list[str] = field(default_factory=list)
     ended: list[bool] = field(default_factory=list)
@@ -139,7 +139,7 @@ class Running:
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(20)
         try:
-            connection.connect(self.home.place.socket)
+            connection.connect(self.home.address.socket)
         except OSError:
             connection.close()
             raise
@@ -160,12 +160,12 @@ class Running:
         return answer
 
     @contextmanager
-    def conversation(self, line: bytes) -> Iterator[Wire]:
+    def conversation(self, line: bytes) -> Iterator[Channel]:
         """Send a line and give the connection."""
         with self.connect() as connection:
-            wire = Wire(connection)
-            wire.send(line)
-            yield wire
+            channel = Channel(connection)
+            channel.send(line)
+            yield channel
 
     @contextmanager
     def waiting(self, line: bytes) -> Iterator[socket.socket]:
@@ -174,6 +174,11 @@ class Running:
             connection.sendall(line)
             assert read_exactly(connection, len(protocol.WORKING)) == protocol.WORKING
             yield connection
+
+    def secrets(self) -> int:
+        """Return how many secrets are in locked memory, once the loop has let go of the answers that it sent."""
+        self.settle()
+        return len(self.memory)
 
     def settle(self) -> None:
         """Wait until the loop has done what it has been told before."""
@@ -184,13 +189,13 @@ class Running:
 
 
 @contextmanager
-def run_agent(home: Home, *, is_systems: bool = False) -> Iterator[Running]:
+def run_agent(home: Home, *, is_system: bool = False) -> Iterator[Running]:
     """Run an agent for a home."""
-    # Not the 1 MiB of a true one: many tests keep one for a while, and a user may lock no more than 8.
-    memory, log, ended = LockedMemory(1 << 17), list[str](), list[bool]()
-    with open_listener(home.place, {}) as listener:
-        roster = Roster(Surroundings(home.environ, memory, log.append), is_systems=is_systems)
-        server = Server(listener, roster, memory=memory, is_open=is_systems, log=log.append)
+    log, ended = list[str](), list[bool]()
+    memory = LockedMemory(log.append)
+    with open_listener(home.address, {}) as listener:
+        profiles = Profiles(Shared(home.environ, memory, log.append), is_system=is_system)
+        server = AgentServer(listener, profiles, memory=memory, is_open=is_system, log=log.append)
         thread = threading.Thread(target=lambda: ended.append(server.run(Notifier({}))))
         thread.start()
         try:

@@ -25,7 +25,7 @@ def units(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return folder
 
 
-def test_systemd_understands_all_of_them(units: Path, tmp_path: Path) -> None:
+def test_systemd_accepts_all_units(units: Path, tmp_path: Path) -> None:
     scope = ["--user"] if units.name == "user" else []
     done = subprocess.run(
         ["systemd-analyze", *scope, "verify", *sorted(units.iterdir())],
@@ -36,7 +36,7 @@ def test_systemd_understands_all_of_them(units: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_system_s_is_closed() -> None:
+def test_system_service_is_sandboxed() -> None:
     service = UNITS / "system" / "hwsigner-agent.service"
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--no-pager", service], capture_output=True, text=True

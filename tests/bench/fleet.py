@@ -1,4 +1,4 @@
-"""A fleet of resident providers on one account, simulated: how it bears the service's quota.
+"""A fleet of background providers on one account, simulated: how it bears the service's quota.
 
 It drives `hwsigner.refresh.schedule`, which the providers run, with a clock of its own. A day of 10,000 providers takes
 seconds.
@@ -25,7 +25,7 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 from hwsigner.aws.create_session import _BACKOFF_BASE, _BACKOFF_CAP  # noqa: E402
 from hwsigner.defaults import MAX_ATTEMPTS  # noqa: E402
-from hwsigner.refresh.schedule import POLICY, Lease, Policy, until_refresh  # noqa: E402
+from hwsigner.refresh.schedule import POLICY, Lifetime, Policy, until_refresh  # noqa: E402
 
 MINUTE, HOUR = 60.0, 3600.0
 BOOT_SECONDS = 10.0
@@ -36,7 +36,7 @@ class Fleet:
     """A fleet, and the account that it asks.
 
     Attributes:
-        agents: how many residents; all of them are asked all the time.
+        agents: how many backgrounds; all of them are asked all the time.
         life: the seconds of life of each session.
         quota: how many CreateSession requests the account has in each second.
         burst: how many of them it may save up.
@@ -56,10 +56,10 @@ class Fleet:
 
 @dataclass
 class Agent:
-    """A resident: its session's lease and when that began, since when it has wanted one, and its failures in a row."""
+    """A simulated provider: since when it has wanted a session, its session's lifetime, and its failures in a row."""
 
     wanting_since: float
-    lease: Lease | None = None
+    lifetime: Lifetime | None = None
     failures: int = 0
     requests: int = 0
 
@@ -123,10 +123,10 @@ class Simulation:
     def start_warm(self) -> None:
         """Let all agents have sessions, each of another age."""
         for _ in range(self.fleet.agents):
-            lease = self.fleet.policy.lease(0, self.fleet.life, self.random.random)
-            age = self.random.random() * (lease.end - lease.ahead)
-            lease = replace(lease, end=lease.end - age)
-            self._add(Agent(lease.end, lease), lease.end - lease.ahead)
+            lifetime = self.fleet.policy.lifetime(0, self.fleet.life, self.random.random)
+            age = self.random.random() * (lifetime.end - lifetime.ahead)
+            lifetime = replace(lifetime, end=lifetime.end - age)
+            self._add(Agent(lifetime.end, lifetime), lifetime.end - lifetime.ahead)
 
     def run(self, until: float) -> History:
         """Let time pass."""
@@ -153,9 +153,9 @@ class Simulation:
     def _grant(self, now: float, agent: Agent) -> float:
         if now > agent.wanting_since:
             self.history.waits.append((now, now - agent.wanting_since))
-        lease = self.fleet.policy.lease(now, self.fleet.life, self.random.random)
-        agent.lease, agent.wanting_since, agent.failures, agent.requests = lease, lease.end, 0, 0
-        return now + until_refresh(lease, lease.left(now, self.fleet.life), next_try=-math.inf, now=now)
+        lifetime = self.fleet.policy.lifetime(now, self.fleet.life, self.random.random)
+        agent.lifetime, agent.wanting_since, agent.failures, agent.requests = lifetime, lifetime.end, 0, 0
+        return now + until_refresh(lifetime, lifetime.left(now, self.fleet.life), next_try=-math.inf, now=now)
 
     def _refuse(self, now: float, agent: Agent) -> float:
         agent.requests += 1
@@ -165,11 +165,11 @@ class Simulation:
         agent.requests = 0
         agent.failures += 1
         policy, chance = self.fleet.policy, self.random.random
-        left = agent.lease.end - now if agent.lease else 0.0
-        if agent.lease:
-            agent.lease = policy.postponed(agent.lease, left, chance)
+        left = agent.lifetime.end - now if agent.lifetime else 0.0
+        if agent.lifetime:
+            agent.lifetime = policy.postponed(agent.lifetime, left, chance)
         next_try = now + policy.pause(agent.failures, chance)
-        return now + until_refresh(agent.lease, left, next_try=next_try, now=now)
+        return now + until_refresh(agent.lifetime, left, next_try=next_try, now=now)
 
 
 def cold_start(fleet: Fleet, hours: float = 6) -> History:
