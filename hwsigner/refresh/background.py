@@ -18,8 +18,7 @@ from weakref import WeakSet
 from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
 from hwsigner.refresh.outcome import Failure, Session
-from hwsigner.refresh.provider import Provider
-from hwsigner.refresh.renewal import Listener
+from hwsigner.refresh.provider import Listener, Provider
 from hwsigner.refresh.workers import start_work
 
 # Waiting does not count the time that the machine is suspended, and nothing reports that a clock was set.
@@ -83,8 +82,7 @@ class BackgroundProvider:
         on_try: Listener | None = None,
     ) -> None:
         self._provider = provider
-        self._renewal = provider._renewal
-        if self._renewal.listener is not None:
+        if provider._listener is not None:
             raise UsageError("the provider has a background provider already", "Make a provider for each")
         self._formats = dict(formats or {})
         self._attended = attended
@@ -93,7 +91,7 @@ class BackgroundProvider:
         self._is_started = self._is_closed = False
         self._is_wanted = False
         self._is_retried = False
-        self._renewal.listener = self._note
+        provider._listener = self._note
         _providers.add(self)
 
     def __repr__(self) -> str:
@@ -116,7 +114,7 @@ class BackgroundProvider:
             name: the format's name.
         """
         rendered = self._rendered
-        if rendered is None or not self._renewal.is_good(rendered.session, is_retried=self._is_retried):
+        if rendered is None or not self._provider._is_good(rendered.session, is_retried=self._is_retried):
             self._is_wanted = True
             return None
         self._want()
@@ -155,10 +153,10 @@ class BackgroundProvider:
 
     def status(self) -> Status:
         """Return the state as it is now. Looks whether the key's files have changed."""
-        session = self._renewal.session
+        session = self._provider._session
         return Status(
             expiration=session.credentials.expiration if session else None,
-            left=max(0.0, self._renewal.left(session)),
+            left=max(0.0, self._provider._left(session)),
             until_refresh=self._until_refresh(),
             failure=self.failure,
             needs_person=self._needs_person(),
@@ -203,16 +201,16 @@ class BackgroundProvider:
             _timer.told.put((self, seconds))
 
     def _needs_person(self) -> bool:
-        return self._renewal.needs_person() if self._attended is None else self._attended
+        return self._provider._needs_person() if self._attended is None else self._attended
 
     def _until_refresh(self) -> float:
-        return self._renewal.until_refresh() if self._is_wanted and self._is_retried else math.inf
+        return self._provider._until_refresh() if self._is_wanted and self._is_retried else math.inf
 
     def _renew_ahead(self) -> bool:
-        if self._renewal.left(self._renewal.session) <= 0:
+        if self._provider._left(self._provider._session) <= 0:
             self._is_wanted = False  # Without credentials, each attempt is for a caller who asks.
         try:
-            return self._renewal.renew_ahead()
+            return self._provider._refresh_ahead()
         except Exception:  # The provider keeps it, and on_try was called.
             return True
 

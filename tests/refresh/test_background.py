@@ -40,7 +40,7 @@ from hwsigner.errors import (
 from hwsigner.identity import Identity, IdentitySource
 from hwsigner.key import open_key
 from hwsigner.refresh import background as module
-from hwsigner.refresh import renewal, reopening
+from hwsigner.refresh import reopening
 from hwsigner.refresh.background import LOOK_SECONDS, BackgroundProvider
 from hwsigner.refresh.outcome import Failure, Session
 from hwsigner.refresh.provider import Provider
@@ -101,7 +101,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
         monkeypatch.setattr(json, "dumps", refuse)
         monkeypatch.setattr(Identity, "sign", refuse)
-        monkeypatch.setattr(renewal, "create_session", refuse)
+        monkeypatch.setattr("hwsigner.refresh.provider.create_session", refuse)
         monkeypatch.setattr(os, "stat", refuse)
 
     return forbid
@@ -151,7 +151,7 @@ class TestReplies:
     def test_replies_are_read_without_a_lock(self, stage: Stage) -> None:
         background = made(stage)
         reply = background.reply("id")
-        with background._renewal._lock:  # Another thread's read gets through.
+        with background._provider._lock:  # Another thread's read gets through.
             assert in_threads(20, lambda: background.read("id")) == [reply] * 20
             assert in_threads(20, lambda: background.reply("id")) == [reply] * 20
 
@@ -306,8 +306,8 @@ class TestAttendedKeys:
         monkeypatch.setattr(Identity, "sign", untouched)
         tend_until(background, stage.clock, HOUR - 100)
         assert isinstance(background.failure, SigningKeyError)
-        assert background._renewal.failure is not None
-        assert background._renewal.failure.number == 1
+        assert background._provider._failure is not None
+        assert background._provider._failure.number == 1
         assert background.read("id") is None  # Who asks may try.
 
     @pytest.mark.parametrize("attended", [True, False])
@@ -555,7 +555,7 @@ class TestClocks:
     ) -> None:
         world = _World(duration)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(renewal, "create_session", world.create)
+            patch.setattr("hwsigner.refresh.provider.create_session", world.create)
             patch.setattr(reopening.ReopeningIdentity, "get", lambda *_: None)
             for pause, event in steps:
                 world.happen(pause, event)
@@ -707,7 +707,7 @@ class TestBackground:
             background.reply("id")
         tried.told.clear()
         for background in hanging:
-            monkeypatch.setattr(background._renewal, "renew_ahead", lambda: release.wait(20))
+            monkeypatch.setattr(background._provider, "_refresh_ahead", lambda: release.wait(20))
         stage.clock.advance(HOUR - MARGIN)
         try:
             for background in (*hanging, other):
@@ -769,9 +769,9 @@ class TestBackground:
         background.reply("id")
         stage.clock.advance(HOUR - MARGIN)
         background._tell()
-        wait_until(lambda: background._renewal.is_closed and not background._renewal._is_refreshing)
+        wait_until(lambda: background._provider._is_closed and not background._provider._is_refreshing)
         assert background.read("id") is None
-        assert background._renewal.session is None
+        assert background._provider._session is None
 
     def test_signal_handler_can_close_the_provider_during_a_refresh(self, stage: Stage) -> None:
         background = made(stage)

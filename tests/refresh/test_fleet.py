@@ -14,7 +14,7 @@ from hwsigner.aws.create_session import SessionRequest, find_service
 from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import ServiceError
 from hwsigner.identity import IdentitySource
-from hwsigner.refresh import renewal, reopening
+from hwsigner.refresh import reopening
 from hwsigner.refresh.background import BackgroundProvider
 from hwsigner.refresh.provider import Provider
 from hwsigner.refresh.schedule import POLICY
@@ -86,7 +86,7 @@ def test_simulated_provider_makes_its_attempts_when_a_real_one_does(
             raise ServiceError("the service is down")
         return Credentials("AKIA", "secret", "token", clock.true() + timedelta(seconds=life), "role", "assumed")
 
-    monkeypatch.setattr(renewal, "create_session", create)
+    monkeypatch.setattr("hwsigner.refresh.provider.create_session", create)
     monkeypatch.setattr(reopening.ReopeningIdentity, "get", lambda *_: None)
     request, service = SessionRequest("ta", "p", "r", life), find_service("us-east-1", environ={})
     provider = Provider(IdentitySource("x"), request, service, now=clock.now, monotonic=clock.monotonic)

@@ -45,7 +45,8 @@ from hwsigner.errors import (
 )
 from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.pins import PinRequest
-from hwsigner.refresh import renewal, reopening
+from hwsigner.refresh import provider as module
+from hwsigner.refresh import reopening
 from hwsigner.refresh.provider import Provider
 from hwsigner.system.clocks import boot_time
 from hwsigner.uri import KeyURI
@@ -240,7 +241,7 @@ class TestThreads:
     def test_interrupted_refresh_leaves_no_lock(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         provider = stage.provider()
         with monkeypatch.context() as patch:
-            patch.setattr(renewal, "create_session", interrupted)
+            patch.setattr("hwsigner.refresh.provider.create_session", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 provider()
         assert provider().expiration > stage.clock.true()
@@ -313,7 +314,7 @@ class TestRefreshOnRequest:
     def test_caller_that_waited_for_a_failed_refresh_tries_again(self, stage: Stage) -> None:
         provider = stage.provider()
         last = provider()
-        asked, lock = threading.Event(), provider._renewal._lock
+        asked, lock = threading.Event(), provider._lock
         waiting = Waiting(lock)
 
         def hold(_: object) -> None:
@@ -325,7 +326,7 @@ class TestRefreshOnRequest:
         with ThreadPoolExecutor(2) as pool:
             failed = pool.submit(provider.refresh)
             assert asked.wait(20)
-            provider._renewal._lock = waiting  # type: ignore[assignment]
+            provider._lock = waiting  # type: ignore[assignment]
             after = pool.submit(provider.refresh)
             with pytest.raises(ServiceError):
                 failed.result(20)
@@ -334,7 +335,7 @@ class TestRefreshOnRequest:
 
     def test_two_refreshes_at_once_are_one(self, stage: Stage) -> None:
         provider = stage.provider()
-        asked, lock = threading.Event(), provider._renewal._lock
+        asked, lock = threading.Event(), provider._lock
         waiting = Waiting(lock)
 
         def hold(_: object) -> None:
@@ -345,7 +346,7 @@ class TestRefreshOnRequest:
         with ThreadPoolExecutor(2) as pool:
             one = pool.submit(provider.refresh)
             assert asked.wait(20)
-            provider._renewal._lock = waiting  # type: ignore[assignment]
+            provider._lock = waiting  # type: ignore[assignment]
             other = pool.submit(provider.refresh)
             assert one.result(20) is other.result(20)
         assert stage.count == 1
@@ -537,7 +538,7 @@ class TestFailures:
             return Credentials("AKIA", "secret", "token", clock.true() + timedelta(hours=1), "role", "assumed")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(renewal, "create_session", create)
+            patch.setattr("hwsigner.refresh.provider.create_session", create)
             patch.setattr(reopening.ReopeningIdentity, "get", lambda *_: None)
             request, service = SessionRequest("ta", "p", "r"), find_service("us-east-1", environ={})
             provider = Provider(IdentitySource("x"), request, service, now=clock.now, monotonic=clock.monotonic)
@@ -621,7 +622,7 @@ class TestPins:
         uri = KeyURI.parse(f"file:{stage.key}?pin-value={PASSPHRASE}")
         with stage.provider(IdentitySource(str(stage.leaf), uri, pin=PASSPHRASE)) as provider:
             credentials = provider()
-            for part in (provider, *vars(provider._renewal).values()):
+            for part in (provider, *vars(provider).values()):
                 assert PASSPHRASE not in repr(part)
                 assert credentials.secret_access_key not in repr(part)
                 assert credentials.session_token not in repr(part)
@@ -657,7 +658,7 @@ class TestFailureIsKept:
             identity.sign(b"")
             raise AssertionError
 
-        monkeypatch.setattr(renewal, "create_session", create)
+        monkeypatch.setattr("hwsigner.refresh.provider.create_session", create)
         provider = stage.provider()
         for _ in range(3):
             with pytest.raises(WrongPinError, match="wrong"):
@@ -812,7 +813,7 @@ def check_closed(provider: Provider, opened: list[Any]) -> None:
     assert len(opened) == 1
     with pytest.raises(SigningKeyError, match="closed"):
         opened[0].sign(b"")
-    assert provider._renewal.session is None
+    assert provider._session is None
     with pytest.raises(UsageError, match="closed"):
         provider()
 
@@ -901,10 +902,10 @@ class TestForks:
 
     def test_provider_that_is_dropped_is_forgotten(self, stage: Stage) -> None:
         provider = stage.provider()
-        assert provider._renewal in renewal._renewals
-        before = len(renewal._renewals)
+        assert provider in module._providers
+        before = len(module._providers)
         del provider
-        assert len(renewal._renewals) == before - 1
+        assert len(module._providers) == before - 1
 
 
 class TestFiles:

@@ -42,8 +42,13 @@ class TestWorkers:
     def test_few_begin_at_once(self, monkeypatch: pytest.MonkeyPatch, release: threading.Event) -> None:
         monkeypatch.setattr(workers, "PATIENCE_SECONDS", 1000)
         pool, begun = Workers(), list[int]()
+
+        def work(number: int) -> None:
+            begun.append(number)
+            release.wait(20)
+
         for number in range(3 * MOST_AT_ONCE):
-            pool.start(lambda number=number: begun.append(number) or (release.wait(20) and None))  # type: ignore[misc]
+            pool.start(partial(work, number))
         assert worker_count() <= MOST_AT_ONCE
         assert begun == list(range(len(begun)))
         release.set()
