@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from enum import StrEnum
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from hwsigner.agent import protocol
 from hwsigner.agent.memory import LockedMemory
@@ -27,7 +27,6 @@ _FORMAT = "process"
 _MAX_PROBLEM = 200
 
 Log = Callable[[str], None]
-_T = TypeVar("_T")
 
 
 class Shared(NamedTuple):
@@ -81,7 +80,6 @@ class AgentProfile:
         self._queue = WorkQueue()
         self._provider: BackgroundProvider | None = None
         self._state = _State.OPEN
-        self._is_closing = False
         self._ending: set[Future[None]] = set()  # Queued locks: once there is one, `read` gives nothing.
         self._fault: HwsignerError | HwsignerWarning | None = None
         self._values: settings.Values = {"allow_users": []}
@@ -105,15 +103,15 @@ class AgentProfile:
 
     def answer(self) -> Future[Reply]:
         """Queue getting the answer: credentials or an error. The future raises nothing."""
-        return self._submit(self._answer, self._gone())
+        return self._queue.submit(self._answer)
 
     def renew(self) -> Future[bytes]:
         """Queue creating a session now; the future has the answer."""
-        return self._submit(partial(self._report, self._renew), self._gone())
+        return self._queue.submit(partial(self._report, self._renew))
 
     def unlock(self) -> Future[UnlockProgress]:
         """Queue trying the profile; the future has the PIN that is still needed, if any."""
-        return self._submit(self._unlock, UnlockProgress(None, self._gone()))
+        return self._queue.submit(self._unlock)
 
     def bring(self, request: PinRequest, pin: memoryview) -> Future[UnlockProgress]:
         """Queue creating a session with a PIN.
@@ -122,7 +120,7 @@ class AgentProfile:
             request: what the PIN is for.
             pin: UTF-8 in locked memory. It is not kept if the profile has been locked by then.
         """
-        return self._submit(partial(self._bring, request, pin), UnlockProgress(None, self._gone()))
+        return self._queue.submit(partial(self._bring, request, pin))
 
     def lock(self) -> Future[None]:
         """Queue forgetting the PINs and credentials and closing the key. From now on nothing is given out."""
@@ -130,9 +128,7 @@ class AgentProfile:
 
     def close(self) -> Future[None]:
         """Lock for good. What is queued already is still done; later callers are told to retry."""
-        closed = self._end(_State.CLOSED)
-        self._is_closing = True
-        return closed
+        return self._end(_State.CLOSED)
 
     def status(self) -> str:
         """Return name, state, expiration and last problem, separated by tabs. Nothing in it is secret."""
@@ -149,16 +145,8 @@ class AgentProfile:
         expiration = f"{status.expiration:%Y-%m-%dT%H:%M:%SZ}" if status and status.expiration else ""
         return "\t".join((self.name, state, expiration, failure.message[:_MAX_PROBLEM] if failure else ""))
 
-    def _submit(self, act: Callable[[], _T], gone: _T) -> Future[_T]:
-        """Queue something; once the profile is closed, the result is `gone` at once."""
-        if not self._is_closing:
-            return self._queue.submit(act)
-        done = Future[_T]()
-        done.set_result(gone)
-        return done
-
     def _end(self, state: _State) -> Future[None]:
-        ended = self._submit(partial(self._shut, state), None)
+        ended = self._queue.submit(partial(self._shut, state))
         self._ending.add(ended)
         ended.add_done_callback(self._ending.discard)
         return ended
@@ -213,7 +201,7 @@ class AgentProfile:
     def _open(self) -> BackgroundProvider:
         """Return the provider, made if need be."""
         if self._state is _State.CLOSED:
-            raise self._changed()
+            raise AgentError(f"profile {self.name!r} has changed", "Retry")
         if self._state is _State.LOCKED:
             raise PinRequiredError("it was locked with hwsigner agent lock")
         if self._fault:
@@ -254,12 +242,6 @@ class AgentProfile:
         problem = f"{wanted.subject} wants its {wanted.kind}" if is_missing and wanted else error.message
         text = f"profile {self.name!r} is locked: {problem}. Run hwsigner agent unlock {self.name}"
         return protocol.error(error.exit_status, text)
-
-    def _changed(self) -> AgentError:
-        return AgentError(f"profile {self.name!r} has changed", "Retry")
-
-    def _gone(self) -> bytes:
-        return self._error(self._changed())
 
 
 def _uids(users: Iterable[str], log: Log) -> frozenset[int]:

@@ -163,12 +163,8 @@ class BackgroundProvider:
             is_wanted=self._is_wanted,
         )
 
-    def refresh_if_due(self) -> float:
-        """Refresh if it is time to. After `start()` this is called in the background.
-
-        Returns:
-            The seconds after which to call this again, unless an attempt is made before.
-        """
+    def _refresh_if_due(self) -> float:
+        """Refresh if it is time to; return the seconds until the next call, unless an attempt is made before."""
         self._is_retried = not self._needs_person()
         if self._until_refresh() <= 0 and not self._renew_ahead():
             self._is_wanted = True  # No attempt was made: another thread refreshes, and reports its outcome.
@@ -226,7 +222,7 @@ class BackgroundProvider:
         self._tell()
 
     def _work(self) -> None:
-        self._tell(self.refresh_if_due())
+        self._tell(self._refresh_if_due())
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
 
 from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import HwsignerError, HwsignerWarning, PinError
@@ -31,7 +31,7 @@ class Session:
             duration: the seconds that were requested. The session lives no longer, however slow the wall clock is.
             clocks: the clocks.
         """
-        life = min(_seconds_until(credentials.expiration, clocks.now()), duration)
+        life = min((credentials.expiration - clocks.now()).total_seconds(), duration)
         return cls(credentials, POLICY.lifetime(begin, life, random.random))
 
     def postponed(self, clocks: Clocks) -> Session:
@@ -39,12 +39,12 @@ class Session:
         return replace(self, lifetime=POLICY.postponed(self.lifetime, self.left(clocks), random.random))
 
     def left(self, clocks: Clocks) -> float:
-        """Return the seconds left: 0 or less once the session has expired."""
-        return self.lifetime.left(clocks.monotonic(), _seconds_until(self.credentials.expiration, clocks.now()))
+        """Return the seconds left, by the clock that leaves fewer: 0 or less once the session has expired.
 
-
-def _seconds_until(end: datetime, now: datetime) -> float:
-    return (end - now).total_seconds()
+        The wall clock can be set back; the other clock stops with a virtual machine.
+        """
+        by_wall = (self.credentials.expiration - clocks.now()).total_seconds()
+        return min(self.lifetime.end - clocks.monotonic(), by_wall)
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,9 @@ class Failure:
 def _bare(error: Exception) -> HwsignerError | HwsignerWarning:
     """Return a copy of an error without its traceback and causes."""
     if isinstance(error, HwsignerError | HwsignerWarning):
-        # copy() would call the __init__ of a caller's subclass, which may take other arguments.
-        try:
+        with suppress(TypeError):  # The class derives from OSError too, or from another one with a layout of its own.
+            # Not copy(): it would call the __init__ of a caller's subclass, which may take other arguments.
             bare = BaseException.__new__(type(error), *error.args)
-        except TypeError:  # The class derives from OSError too, or from another class with a layout of its own.
-            return _described(error)
-        bare.__dict__.update(error.__dict__)
-        return bare
-    return _described(error)
-
-
-def _described(error: Exception) -> HwsignerError:
+            bare.__dict__.update(error.__dict__)
+            return bare
     return HwsignerError(f"getting credentials failed with {type(error).__name__}", "See where it was raised first")

@@ -39,17 +39,6 @@ class Lifetime:
         """Return whether a background provider does."""
         return left <= self.ahead
 
-    def left(self, now: float, by_wall: float) -> float:
-        """Return the seconds left by the clock that leaves fewer.
-
-        The wall clock can be set back; the other clock stops with a virtual machine.
-
-        Args:
-            now: the time.
-            by_wall: the seconds left by the wall clock.
-        """
-        return min(self.end - now, by_wall)
-
 
 @dataclass(frozen=True)
 class Policy:

@@ -15,7 +15,7 @@ import pytest
 
 from agent.homes import PASSPHRASE, Home, Running, read_end, run_agent
 from hwsigner.agent.control import Control
-from hwsigner.agent.profile import AgentProfile, _State
+from hwsigner.agent.profile import AgentProfile
 from hwsigner.agent.protocol import Verb, with_body
 from hwsigner.pins import PinRequest
 
@@ -32,8 +32,7 @@ def profile_of(running: Running, name: str = "web") -> AgentProfile:
 
 
 def answer_of(done: Future[Any]) -> Any:
-    assert done.done()
-    result = done.result()
+    result = done.result(20)
     return getattr(result, "answer", result)
 
 
@@ -63,7 +62,7 @@ class TestClosed:
     )
 
     @pytest.mark.parametrize("act", ACTS)
-    def test_closed_profile_tells_callers_at_once_to_retry(
+    def test_closed_profile_tells_callers_to_retry(
         self, running: Running, act: Callable[[AgentProfile], Future[Any]]
     ) -> None:
         running.get()
@@ -85,7 +84,7 @@ class TestClosed:
 
     def test_lock_after_a_close_does_not_reopen_the_profile(self, running: Running) -> None:
         profile = profile_of(running)
-        profile._end(_State.CLOSED)  # As `close` does, before there is no worker any more.
+        profile.close()
         profile.lock().result(20)
         assert profile.unlock().result(20).answer == CHANGED
 

@@ -155,7 +155,7 @@ class Simulation:
             self.history.waits.append((now, now - agent.wanting_since))
         lifetime = self.fleet.policy.lifetime(now, self.fleet.life, self.random.random)
         agent.lifetime, agent.wanting_since, agent.failures, agent.requests = lifetime, lifetime.end, 0, 0
-        return now + until_refresh(lifetime, lifetime.left(now, self.fleet.life), next_try=-math.inf, now=now)
+        return now + until_refresh(lifetime, lifetime.end - now, next_try=-math.inf, now=now)
 
     def _refuse(self, now: float, agent: Agent) -> float:
         agent.requests += 1

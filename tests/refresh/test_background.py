@@ -87,8 +87,8 @@ def made(stage: Stage, *, attended: bool | None = None, on_try: Any = None, **op
 def tend_until(background: BackgroundProvider, clock: FakeClock, end: float) -> None:
     """Do what the thread does, which sleeps by a clock that the test advances."""
     while clock.elapsed < end:
-        clock.advance(min(background.refresh_if_due() + 0.001, end - clock.elapsed))
-    background.refresh_if_due()
+        clock.advance(min(background._refresh_if_due() + 0.001, end - clock.elapsed))
+    background._refresh_if_due()
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ class TestRefresh:
         assert stage.count == 1
         assert background.read("id")
         stage.clock.advance(LOOK_SECONDS)
-        background.refresh_if_due()
+        background._refresh_if_due()
         assert stage.count == 2
 
     def test_session_that_the_listener_takes_is_replaced(self, stage: Stage) -> None:
@@ -238,7 +238,7 @@ class TestRefresh:
         reply = background.reply("id")
         stage.clock.advance(HOUR - 100)
         waits = []
-        stage.emulator.on_record = lambda _: waits.append((background.refresh_if_due(), background.read("id")))
+        stage.emulator.on_record = lambda _: waits.append((background._refresh_if_due(), background.read("id")))
         assert background.reply("id") != reply
         assert waits == [(LOOK_SECONDS, reply)]
         assert stage.count == 2
@@ -386,7 +386,7 @@ class TestFailures:
         stage.emulator.misbehave(Fault("fail", None))
         stage.clock.advance(HOUR - 500)
         for longest in (1, 2, 4, 8):
-            wait = background.refresh_if_due()
+            wait = background._refresh_if_due()
             assert longest / 2 <= wait <= longest
             stage.clock.advance(wait + 0.001)
         assert stage.count == 5
@@ -411,7 +411,7 @@ class TestFailures:
         stage.clock.advance(HOUR)
         stage.clock.paused = HOUR  # The virtual machine stood still, and so did the clock that nobody sets.
         background.read("id")
-        background.refresh_if_due()
+        background._refresh_if_due()
         assert stage.count == 3
         assert background.read("id") not in (reply, None)
 
@@ -515,11 +515,11 @@ class TestClocks:
     def test_session_is_replaced_after_a_suspension(self, stage: Stage) -> None:
         background = made(stage)
         reply = background.reply("id")
-        wait = background.refresh_if_due()
+        wait = background._refresh_if_due()
         assert wait == LOOK_SECONDS
         stage.clock.advance(8 * HOUR)
         assert background.read("id") is None
-        background.refresh_if_due()
+        background._refresh_if_due()
         assert background.read("id") not in (reply, None)
 
     def test_session_is_replaced_when_a_virtual_machine_stood_still(self, stage: Stage) -> None:
@@ -527,14 +527,14 @@ class TestClocks:
         reply = background.reply("id")
         stage.clock.advance(HOUR - 300)
         stage.clock.paused = HOUR - 300
-        background.refresh_if_due()
+        background._refresh_if_due()
         assert background.read("id") not in (reply, None)
 
     def test_wall_clock_that_is_set_and_set_right_keeps_the_last_reply(self, stage: Stage) -> None:
         background = made(stage)
         reply = background.reply("id")
         stage.clock.off = 2 * HOUR
-        background.refresh_if_due()
+        background._refresh_if_due()
         assert background.read("id") is None
         assert isinstance(background.failure, ServiceError)
         stage.clock.off = 0
@@ -586,10 +586,10 @@ class _World:
         self.clock.off = {"ahead": 7200.0, "back": -7200.0, "right": 0.0}.get(event, self.clock.off)
         self.clock.advance(pause)
         before = len(self.tries)
-        wait = self.background.refresh_if_due()
+        wait = self.background._refresh_if_due()
         assert 0 < wait <= LOOK_SECONDS
         assert len(self.tries) <= before + 1
-        self.background.refresh_if_due()
+        self.background._refresh_if_due()
         assert len(self.tries) <= before + 1  # One after the other without a pause is a storm.
         if event == "ask":
             self.ask()
@@ -722,7 +722,7 @@ class TestBackground:
         """A caller wants the credentials after their worker has looked, and before it reports."""
         background, timer, now = made(stage), module._Timer(), time.monotonic()
         background.reply("id")
-        background.refresh_if_due()
+        background._refresh_if_due()
         timer._plan(background, None)
         assert timer._due[background] > now + 100
         timer._at_work[background] = False
@@ -814,7 +814,7 @@ class TestBackground:
         reply = background.reply("id")
         stage.emulator.misbehave(Fault("fail", None))
         stage.clock.advance(HOUR - 500)
-        background.refresh_if_due()
+        background._refresh_if_due()
         stage.clock.advance(2)
         assert background.read("id") is reply
         assert in_child(lambda: background.read("id")) == "None"
@@ -861,7 +861,7 @@ class TestStatus:
         background = made(stage)
         assert background.status() == (None, 0, math.inf, None, False, False)
         background.reply("id")
-        background.refresh_if_due()
+        background._refresh_if_due()
         status = background.status()
         assert status.expiration == background().expiration
         assert HOUR - 5 < status.left <= HOUR

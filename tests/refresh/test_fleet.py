@@ -105,7 +105,7 @@ def live(background: BackgroundProvider, clock: FakeClock, until: float) -> None
             background()
         else:
             background.read("id")
-        clock.advance(max(background.refresh_if_due(), 1e-6))
+        clock.advance(max(background._refresh_if_due(), 1e-6))
 
 
 def simulate(chance: float, life: float, down: tuple[float, float]) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsigner import errors
+from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import (
     HwsignerError,
     HwsignerWarning,
@@ -18,7 +20,9 @@ from hwsigner.errors import (
     ServiceUnreachableError,
     WrongPinError,
 )
-from hwsigner.refresh.outcome import Failure
+from hwsigner.refresh.outcome import Failure, Session
+from hwsigner.system.clocks import Clocks
+from stage import FakeClock
 
 CLASSES = [
     kind
@@ -43,7 +47,18 @@ class MixedError(PinRequiredError, OSError):
     """Of two layouts: Python makes it by OSError's rules alone."""
 
 
-class TestAfter:
+class TestSession:
+    @given(elapsed=st.floats(0, 7200), off=st.floats(-1e6, 1e6))
+    def test_clock_that_leaves_less_time_counts(self, elapsed: float, off: float) -> None:
+        clock = FakeClock()
+        clocks = Clocks(clock.now, clock.monotonic)
+        credentials = Credentials("AKIA", "secret", "token", clock.true() + timedelta(hours=1), "role", "assumed")
+        session = Session.begin(credentials, clock.monotonic(), duration=3600, clocks=clocks)
+        clock.elapsed, clock.off = elapsed, off
+        assert session.left(clocks) == pytest.approx(3600 - elapsed - max(0, off), abs=1e-3)
+
+
+class TestFailure:
     @given(number=st.integers(0, 5000), now=st.floats(0, 1e9))
     def test_failures_are_counted(self, number: int, now: float) -> None:
         last = Failure(HwsignerError("x"), number, 0) if number else None

@@ -51,11 +51,6 @@ class TestLifetime:
         assert lifetime.is_due(left) == (left <= 960)
         assert lifetime.is_due_ahead(left) == (left <= 1500)
 
-    @given(now=st.floats(0, 7200), by_wall=st.floats(-1e6, 1e6))
-    def test_clock_that_leaves_less_time_counts(self, now: float, by_wall: float) -> None:
-        left = Lifetime(3600, 960, 1500).left(now, by_wall)
-        assert left == min(3600 - now, by_wall)
-
 
 class TestPause:
     @pytest.mark.parametrize(
