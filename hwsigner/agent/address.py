@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 SYSTEM_FOLDER = "/run/hwsigner"
 # `none`: no agent is asked or started. `asked`: hwsigner-credentials has asked the agents, so they are not asked again.
-# Any other value has no effect.
+# Any other value has no effect. `native/credentials.c` has the same rule.
 VARIABLE = "HWSIGNER_AGENT"
 
 
@@ -53,13 +53,3 @@ def user_address(environ: Mapping[str, str]) -> Address:
 def system_address() -> Address:
     """Return where the system's agent listens."""
     return Address(SYSTEM_FOLDER, is_system=True)
-
-
-def may_ask(environ: Mapping[str, str]) -> bool:
-    """Return whether agents may be asked. `native/credentials.c` has the same rule."""
-    return environ.get(VARIABLE) not in ("none", "asked")
-
-
-def may_start(environ: Mapping[str, str]) -> bool:
-    """Return whether an agent may be started."""
-    return environ.get(VARIABLE) != "none"

@@ -14,8 +14,6 @@ from hwsigner.agent import protocol
 from hwsigner.agent.address import (
     VARIABLE,
     Address,
-    may_ask,
-    may_start,
     runtime_folder,
     system_address,
     user_address,
@@ -44,7 +42,7 @@ def find_credentials(name: str, environ: Mapping[str, str] = os.environ) -> byte
     Raises:
         AgentError: an agent answered that it can't give credentials; the error has the exit status.
     """
-    if not may_ask(environ) or not protocol.is_name(name):
+    if environ.get(VARIABLE) in ("none", "asked") or not protocol.is_name(name):
         return None
     for address in (user_address(environ), system_address()):
         try:
@@ -145,7 +143,7 @@ def start_agent(environ: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
         The process, or None if none was started.
     """
     has_folder = os.path.isdir(runtime_folder(environ))
-    if not may_start(environ) or not has_folder or is_running(user_address(environ)):
+    if environ.get(VARIABLE) == "none" or not has_folder or is_running(user_address(environ)):
         return None
     return subprocess.Popen(
         # -P: no modules are imported from the current folder, which other users may write.

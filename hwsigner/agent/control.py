@@ -26,20 +26,12 @@ _T = TypeVar("_T")
 
 
 class Control:
-    """The conversation about one command.
-
-    Args:
-        sock: the connection; closed at the end.
-        chosen: the profile that is named, or all profiles.
-        memory: holds PINs.
-        stop: makes the agent stop.
-    """
+    """The conversation about one command for some profiles. It closes the connection at the end."""
 
     def __init__(
         self, sock: socket.socket, chosen: Sequence[AgentProfile], *, memory: LockedMemory, stop: Callable[[], None]
     ) -> None:
-        self._sock = sock
-        self._channel = Channel(sock)
+        self._sock, self._channel = sock, Channel(sock)
         self._chosen = chosen
         self._memory = memory
         self._stop = stop

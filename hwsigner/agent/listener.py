@@ -135,16 +135,16 @@ def _is_running(address: Address) -> AgentError:
 
 
 class Acceptor:
-    """Accepts the clients of a listening socket in a loop. For the loop's thread only.
+    """Accepts the clients of a listening socket, which is closed with this. Used by the loop's thread only.
 
     Args:
-        listener: the socket; closed with this.
+        listener: the socket.
         selector: the loop's, whose data are what it calls.
-        enter: takes each client's socket, and the uid at its other end.
-        refused: called with what is wrong if the system refuses a client; descriptors may have run out.
+        enter: takes each client's socket and uid.
+        refused: takes what is wrong if the system refuses a client; descriptors may have run out.
 
     Attributes:
-        opens: when to listen again after a pause; infinity for never.
+        opens: when a pause is over; infinity without one.
     """
 
     def __init__(

@@ -30,13 +30,7 @@ Log = Callable[[str], None]
 
 
 class Shared(NamedTuple):
-    """What profiles share.
-
-    Attributes:
-        environ: the agent's environment.
-        memory: holds replies and PINs.
-        log: takes a line for each session and each problem.
-    """
+    """What profiles share: the agent's environment, the memory for replies and PINs, and the log, which takes lines."""
 
     environ: Mapping[str, str]
     memory: LockedMemory
@@ -44,12 +38,7 @@ class Shared(NamedTuple):
 
 
 class UnlockProgress(NamedTuple):
-    """What came of a step of `unlock`.
-
-    Attributes:
-        wanted: the PIN that is still needed, or None.
-        answer: the answer to send if none is.
-    """
+    """What came of a step of `unlock`: the PIN that is still needed, or None, and the answer to send then."""
 
     wanted: PinRequest | None
     answer: bytes
@@ -62,14 +51,10 @@ class _State(StrEnum):
 
 
 class AgentProfile:
-    """A profile that the agent serves. Thread-safe.
+    """A profile of config.toml that the agent serves. If it can't be used, every answer says why. Thread-safe.
 
     What takes time is queued, and done one thing after another by a worker, which alone changes the state. `allows`,
     `read` and `status` only look.
-
-    Args:
-        config: the profile in config.toml. If it can't be used, every answer says why.
-        shared: what it shares with other profiles.
     """
 
     def __init__(self, config: Profile, shared: Shared) -> None:
@@ -107,19 +92,14 @@ class AgentProfile:
 
     def renew(self) -> Future[bytes]:
         """Queue creating a session now; the future has the answer."""
-        return self._queue.submit(partial(self._report, self._renew))
+        return self._queue.submit(partial(self._report, lambda: self._open().refresh()))
 
     def unlock(self) -> Future[UnlockProgress]:
         """Queue trying the profile; the future has the PIN that is still needed, if any."""
         return self._queue.submit(self._unlock)
 
     def bring(self, request: PinRequest, pin: memoryview) -> Future[UnlockProgress]:
-        """Queue creating a session with a PIN.
-
-        Args:
-            request: what the PIN is for.
-            pin: UTF-8 in locked memory. It is not kept if the profile has been locked by then.
-        """
+        """Queue creating a session with a PIN, which is UTF-8 in locked memory. A profile locked by then drops it."""
         return self._queue.submit(partial(self._bring, request, pin))
 
     def lock(self) -> Future[None]:
@@ -167,7 +147,7 @@ class AgentProfile:
     def _bring(self, request: PinRequest, pin: memoryview) -> UnlockProgress:
         if self._state is _State.OPEN:
             self._pins.bring(request, pin)
-        return self._progress(partial(self._renew, fixed=True), PinRequiredError)
+        return self._progress(lambda: self._open().refresh(fixed=True), PinRequiredError)
 
     def _progress(self, act: Callable[[], object], failure: type[PinError]) -> UnlockProgress:
         """Do something. If it fails with such an error, another PIN may help."""
@@ -183,9 +163,6 @@ class AgentProfile:
         except Exception as error:
             return self._error(error)
         return protocol.ok(f"profile {self.name!r} has credentials until {expiration:%Y-%m-%dT%H:%M:%SZ}")
-
-    def _renew(self, *, fixed: bool = False) -> None:
-        self._open().refresh(fixed=fixed)
 
     def _shut(self, state: _State) -> None:
         if self._state is not _State.CLOSED:

@@ -7,22 +7,15 @@ from concurrent.futures import Future
 
 from hwsigner.agent.profile import AgentProfile, Shared
 from hwsigner.config import profiles as config
-from hwsigner.config.profiles import Profile
 from hwsigner.errors import ConfigError
 
 _FileState = tuple[int, int, int] | None
 
 
 class Profiles:
-    """The profiles by name. Used by one thread only.
+    """The profiles by name. Used by one thread only. Raises a ConfigError if config.toml can't be used.
 
-    Args:
-        shared: what the profiles share.
-        is_system: whether this is the system's agent. Only that one serves the profiles of the system's file that have
-            allow-users.
-
-    Raises:
-        ConfigError: config.toml can't be used.
+    Only the system's agent serves the profiles of the system's file that have allow-users.
     """
 
     def __init__(self, shared: Shared, *, is_system: bool) -> None:
@@ -60,26 +53,22 @@ class Profiles:
 
     def close(self) -> list[Future[None]]:
         """Close all profiles; return what is done once they, and those that were removed before, are closed."""
-        for name in list(self._profiles):
-            self._close(name)
+        self._closing += [profile.close() for profile in self._profiles.values()]
+        self._profiles.clear()
         return self._closing
 
-    def _close(self, name: str) -> None:
-        self._closing = [closing for closing in self._closing if not closing.done()]
-        self._closing.append(self._profiles.pop(name).close())
-
     def _read(self) -> None:
-        found = {name: each for name, each in config.profiles(self._shared.environ).items() if self._serves(each)}
+        found = config.profiles(self._shared.environ)
+        if not self._is_system:
+            file, key = config.SYSTEM_FILE, "allow-users"
+            found = {name: each for name, each in found.items() if each.file != file or not each.values.get(key)}
+        self._closing = [closing for closing in self._closing if not closing.done()]
         for name, profile in list(self._profiles.items()):
             if found.get(name) != profile.config:
-                self._close(name)
+                self._closing.append(self._profiles.pop(name).close())
         for name, each in found.items():
             if name not in self._profiles:
                 self._profiles[name] = AgentProfile(each, self._shared)
-
-    def _serves(self, profile: Profile) -> bool:
-        """Return whether this agent serves a profile, or a user's agent leaves it to the system's."""
-        return self._is_system or profile.file != config.SYSTEM_FILE or not profile.values.get("allow-users")
 
     def _reload_if_changed(self) -> None:
         if self._look() != self._seen:

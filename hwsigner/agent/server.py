@@ -44,10 +44,10 @@ _OWN_DESCRIPTORS = 64
 
 
 class AgentServer:
-    """Answers the clients of one listening socket.
+    """Answers the clients of one listening socket, which is closed when the server stops.
 
     Args:
-        listener: the socket; closed when the server stops.
+        listener: the socket.
         profiles: the profiles.
         memory: holds the PINs that `unlock` brings.
         is_open: whether other users may ask. `allow-users` says for which profiles.
