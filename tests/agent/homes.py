@@ -1,4 +1,4 @@
-"""A user's home for an agent: profiles, a runtime folder, an emulated service; and an agent within this process."""
+"""A user's home for an agent: profiles, a runtime folder, an emulated service; and an agent in this process."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Home:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What a program of this user has in its environment."""
+        """The environment of this user's programs."""
         runtime = self.folder / "run"
         runtime.mkdir(mode=0o700, exist_ok=True)
         config = self.folder / "config"
@@ -65,7 +65,7 @@ class Home:
         return user_address(self.environ)
 
     def write_profiles(self, **profiles: dict[str, Any]) -> None:
-        """Write the profiles; each has a key of its own in a file, and what is given."""
+        """Write the profiles, each with a key of its own in a file, and the given values."""
         tables = [self._table(name, values) for name, values in profiles.items()]
         path = Path(self.environ["XDG_CONFIG_HOME"]) / "hwsigner" / "config.toml"
         fresh = path.with_suffix(".new")
@@ -73,7 +73,7 @@ class Home:
         fresh.replace(path)
 
     def encrypted_key(self, name: str) -> Path:
-        """Make the key of a profile one with a passphrase, and return its path."""
+        """Give a profile a key with a passphrase, and return its path."""
         key = ec.generate_private_key(ec.SECP256R1())
         path = self.folder / f"{name}.key"
         path.touch(0o600)
@@ -83,7 +83,7 @@ class Home:
         return path
 
     def gated_key(self, name: str) -> tuple[str, Path]:
-        """Make a key that is opened when its passphrase is written into a FIFO; return its URI and the FIFO."""
+        """Make a key that opens once its passphrase is written into a FIFO; return its URI and the FIFO."""
         path, gate = self.encrypted_key(name), self.folder / f"{name}.gate"
         os.mkfifo(gate, 0o600)
         return f"file:{path}?pin-source={quote(f'cmd:cat {gate}', safe='')}", gate
@@ -148,12 +148,12 @@ class Running:
     def ask(self, line: bytes) -> bytes:
         """Send a line and return all of the answer."""
         with self.connect() as connection:
-            with suppress(BrokenPipeError):  # Who is refused is not listened to.
+            with suppress(BrokenPipeError):  # The agent does not read from a client that it refuses.
                 connection.sendall(line)
             return read_all(connection)
 
     def get(self, name: str = "web") -> bytes:
-        """Return the end of the answer to a `get`: without the lines that say that the agent is at work."""
+        """Return the answer to a `get` without the lines that report that the agent is working."""
         answer = self.ask(b"1 get %s\n" % name.encode())
         while answer.startswith(protocol.WORKING):
             answer = answer.removeprefix(protocol.WORKING)
@@ -169,7 +169,7 @@ class Running:
 
     @contextmanager
     def waiting(self, line: bytes) -> Iterator[socket.socket]:
-        """Send a line, and give the connection once the agent says that it is at work."""
+        """Send a line, and give the connection once the agent reports that it is working."""
         with self.connect() as connection:
             connection.sendall(line)
             assert read_exactly(connection, len(protocol.WORKING)) == protocol.WORKING
@@ -181,8 +181,8 @@ class Running:
         return len(self.memory)
 
     def settle(self) -> None:
-        """Wait until the loop has done what it has been told before."""
-        for _ in range(2):  # What came before may be seen at the same time, and be done after the first.
+        """Wait until the loop has handled everything that came before."""
+        for _ in range(2):  # An event that came before may be handled after the first round.
             done = threading.Event()
             self.server.post(done.set)
             assert done.wait(20)
@@ -206,12 +206,12 @@ def run_agent(home: Home, *, is_system: bool = False) -> Iterator[Running]:
 
 
 def read_end(connection: socket.socket) -> bytes:
-    """Read until the other end closes; return what came after the lines that say that the agent is at work."""
+    """Read until the other end closes; return the answer without the lines that report that the agent is working."""
     return read_all(connection).replace(protocol.WORKING, b"")
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Read until the other end closes, be it with something of ours unread."""
+    """Read until the other end closes, even if it has not read everything."""
     answer = b""
     with suppress(ConnectionResetError):
         while data := connection.recv(65536):

@@ -1,4 +1,4 @@
-"""The client in Python: like hwsigner-credentials, it takes an answer or does without."""
+"""The client in Python: like hwsigner-credentials, it uses an agent's answer or does without."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from agent.conftest import FakeAgent, Talk, says
 from agent.homes import Home
 from agent.test_program import GOOD, JSON
-from hwsigner.agent import address as address
+from hwsigner.agent import address as module
 from hwsigner.agent import client, protocol
 from hwsigner.agent.address import Address
 from hwsigner.agent.client import command, find_credentials, is_running, start_agent
@@ -29,10 +29,10 @@ STATUS = Request(Verb.STATUS)
 
 @pytest.fixture(autouse=True)
 def system_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in the address of the system's."""
+    """A folder that stands for the system's."""
     folder = tmp_path / "system"
     folder.mkdir(mode=0o755)
-    monkeypatch.setattr(address, "SYSTEM_FOLDER", str(folder))
+    monkeypatch.setattr(module, "SYSTEM_FOLDER", str(folder))
     return folder
 
 
@@ -98,7 +98,7 @@ class TestFindCredentials:
         agent = fake_agent(runtime / "hwsigner", says(GOOD))
         monkeypatch.setattr(client, "peer_uid", lambda _: os.geteuid() + 1)
         assert find(runtime) is None
-        assert is_running(Address(str(runtime / "hwsigner"), is_system=False))  # None can be put in its address.
+        assert is_running(Address(str(runtime / "hwsigner"), is_system=False))  # No agent can replace it.
         with pytest.raises(AgentError, match=r"user \d+ listens at"):
             command(Address(str(runtime / "hwsigner"), is_system=False), STATUS)
         assert agent.requests in ([], [b""], [b"", b""], [b"", b"", b""])

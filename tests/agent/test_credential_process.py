@@ -1,4 +1,4 @@
-"""`hwsigner credential-process` asks a running agent before it reads config.toml, which may be the agent's alone."""
+"""`hwsigner credential-process` asks a running agent before it reads config.toml, which it may not be able to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from agent.homes import Home, run_agent
 
 
 def print_credentials(home: Home, *flags: str) -> subprocess.CompletedProcess[bytes]:
-    """Run the command where there is no config.toml."""
+    """Run the command without a config.toml."""
     environ = {**home.environ, "XDG_CONFIG_HOME": "/nonexistent"}
     command = [sys.executable, "-X", "importtime", "-m", "hwsigner", "credential-process", *flags]
     return subprocess.run(command, env=environ, capture_output=True, timeout=60)

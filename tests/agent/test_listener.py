@@ -1,4 +1,4 @@
-"""Where an agent listens: its folder, its lock, sockets of the dead and of the living, and those that systemd gives."""
+"""Where an agent listens: its folder and lock, sockets of dead and running agents, and those that systemd passes."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class TestOwnSocket:
 class TestPassedSocket:
     @pytest.fixture(autouse=True)
     def descriptor(self, monkeypatch: pytest.MonkeyPatch, address: Address) -> Iterator[socket.socket]:
-        """What systemd gives, under a number that is free."""
+        """A socket that systemd passes, under a free number."""
         os.mkdir(address.folder, 0o700)
         with socket.socket(socket.AF_UNIX) as given:
             given.bind(address.socket)

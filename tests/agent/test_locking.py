@@ -1,4 +1,4 @@
-"""Profiles that want a PIN: locked, unlocked, locked again; a wrong PIN is sent once, and none is left lying about."""
+"""Profiles that need a PIN: locked, unlocked, locked again. A wrong PIN is sent once, and no PIN is left in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNLOCK = Request(Verb.UNLOCK, "web")
 
 
 def locked_home(home: Home) -> Path:
-    """Give the profile `web` a key with a passphrase that no address has, and return its path."""
+    """Give the profile `web` a key with a passphrase that is stored nowhere, and return its path."""
     path = home.encrypted_key("web")
     home.write_profiles(web={"private-key": str(path)})
     return path
@@ -87,7 +87,7 @@ class TestUnlock:
             assert said.startswith("profile 'web' has credentials until ")
             assert running.get().startswith(b"1 ok ")
             assert state(running)[1] == "ready"
-            assert command(home.address, UNLOCK) == said  # Nothing is asked any more.
+            assert command(home.address, UNLOCK) == said  # No question is asked any more.
 
     def test_wrong_pin_is_sent_once_and_another_may_follow(self, home: Home) -> None:
         locked_home(home)

@@ -1,4 +1,4 @@
-"""An agent with 2,000 profiles: its cost grows with the work, and a key that hangs holds up no other."""
+"""An agent with 2,000 profiles: its cost grows with the work, and keys that hang delay no other."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from hwsigner.agent.client import command, find_credentials
 from hwsigner.agent.protocol import Request, Verb
 
 PROFILES, HANGING, CLIENTS = 2000, 20, 8
-# The loop, the timer, the thread that watches for notices, and one that ends while the next begins.
+# The loop, the timer, the thread for notices, and workers that are about to end.
 OTHER_THREADS = 4 + CLIENTS
 
 
 @pytest.fixture
 def many(home: Home) -> Iterator[AgentProcess]:
-    """An agent whose profiles have keys of their own; some of them hang, as nothing writes into their FIFO."""
+    """An agent whose profiles each have a key. Some keys hang: nothing writes into their FIFO."""
     os.mkfifo(home.folder / "fifo", 0o600)
     fifo = {"private-key": str(home.folder / "fifo")}
     hanging = {f"hanging-{number}": fifo for number in range(HANGING)}
@@ -37,7 +37,7 @@ def many(home: Home) -> Iterator[AgentProcess]:
 
 
 def wakeups(agent: AgentProcess) -> int:
-    """Return how often the agent's threads have been put to sleep."""
+    """Return how often the agent's threads have gone to sleep."""
     text = "".join(path.read_text() for path in Path(f"/proc/{agent.process.pid}/task").glob("*/status"))
     return sum(map(int, re.findall(r"ctxt_switches:\s+(\d+)", text)))
 
@@ -72,7 +72,7 @@ def test_two_thousand_profiles_are_served_by_few_threads_while_keys_hang(many: A
 
 
 def wait_until_idle(agent: AgentProcess) -> None:
-    """Check that the agent sleeps: of many seconds, one passes with hardly a wakeup."""
+    """Check that the agent sleeps: a second passes with two wakeups at most."""
     deadline = time.monotonic() + 20
     while True:
         before = wakeups(agent)

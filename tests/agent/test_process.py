@@ -1,4 +1,4 @@
-"""`hwsigner agent` as a process: as systemd has it, stopped, killed, started by itself, and asked by real clients."""
+"""`hwsigner agent` as a process: under systemd, stopped, killed, started by its first client, asked by real clients."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PROFILE = ("--profile", "web")
 
 @pytest.fixture(params=["C", "Python"])
 def client(request: pytest.FixtureRequest, real_program: Path) -> list[str]:
-    """What asks an agent: hwsigner-credentials, or the program in Python."""
+    """The client: hwsigner-credentials, or the program in Python."""
     return (
         [str(real_program)] if request.param == "C" else [str(real_program.with_name("hwsigner")), "credential-process"]
     )
@@ -152,12 +152,12 @@ class TestProcess:
             assert client.recv(100) == b"1 working\n"
             agent.process.send_signal(signal.SIGTERM)
             assert agent.manager.next()[0] == "STOPPING=1"
-            assert client.recv(100) == b"1 working\n"  # It is still waited for.
+            assert client.recv(100) == b"1 working\n"  # The agent still waits for the key.
             agent.process.send_signal(signal.SIGINT)
             assert agent.process.wait(20) == 0
             assert read_end(client) == b""
         assert not os.path.exists(home.address.socket)
-        with open(gate, "w"):  # What reads the PIN is left, and ends too.
+        with open(gate, "w"):  # The command that reads the PIN was left behind, and ends too.
             pass
 
     def test_warning_goes_to_the_log(self, home: Home) -> None:
@@ -212,7 +212,7 @@ class TestProcess:
 class TestSocketActivation:
     @pytest.fixture
     def activated(self, home: Home) -> Iterator[Home]:
-        """A home where systemd listens, and starts an agent when somebody comes."""
+        """A home where systemd listens, and starts an agent for the first client."""
         os.mkdir(home.address.folder, 0o700)
         environ = [f"--setenv={name}={value}" for name, value in home.environ.items()]
         process = subprocess.Popen(
@@ -232,7 +232,7 @@ class TestSocketActivation:
         assert process.returncode == 0
 
     def test_first_client_starts_the_agent(self, activated: Home, real_program: Path) -> None:
-        # Not whose these are: on a slow machine the program has lost patience with an agent that is starting.
+        # From the agent or not: on a slow machine the program does not wait until the agent has started.
         key_id(ask(real_program, activated, *PROFILE))
         assert command(activated.address, Request(Verb.UNLOCK, "web"))
         assert key_id(ask(real_program, activated, *PROFILE)) == key_id(ask(real_program, activated, *PROFILE))
@@ -264,7 +264,7 @@ class TestAuto:
 
     @pytest.mark.skipif(not is_root(), reason="only root can look into what is not dumpable")
     def test_first_use_starts_an_agent_that_holds_no_descriptors(self, auto: Home, client: list[str]) -> None:
-        first = key_id(run(client, auto, *PROFILE))  # Its pipes were closed, though the agent lives.
+        first = key_id(run(client, auto, *PROFILE))  # The agent has not kept its pipes open.
         process = self.started(auto)
         assert os.getsid(process) == process
         descriptors = {

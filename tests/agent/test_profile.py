@@ -1,4 +1,4 @@
-"""The life of a profile in an agent: what is told to those whose profile is locked or changes while they wait."""
+"""The life of a profile in an agent: what clients are told if it is locked or changes while they wait."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class TestLocked:
             with running.waiting(b"1 get web\n") as first:
                 gate.write_text(PASSPHRASE)
                 assert read_end(first).startswith(b"1 ok ")
-            (home.folder / "web.key").touch()  # It is opened anew, which wants the gate.
+            (home.folder / "web.key").touch()  # It must be reopened, which needs the gate.
             with running.waiting(b"1 refresh web\n") as refresh:
                 assert running.get().startswith(b"1 ok ")
                 with running.waiting(b"1 lock web\n") as lock, running.waiting(b"1 get web\n") as get:

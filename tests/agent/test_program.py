@@ -1,4 +1,4 @@
-"""hwsigner-credentials under the sanitizers, among agents of every kind: it prints an answer, or becomes Python."""
+"""hwsigner-credentials under sanitizers, with agents of every kind: it prints an answer, or runs Python."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Ask = Callable[[Talk], subprocess.CompletedProcess[bytes]]
 
 
 def is_python(done: subprocess.CompletedProcess[bytes]) -> bool:
-    """Tell whether Python was run, for the profile `web`, and nothing else was said."""
+    """Return whether Python was run for the profile `web`, and nothing else was printed."""
     return (done.returncode, done.stdout, done.stderr) == (42, FELL_BACK, b"")
 
 
@@ -253,7 +253,7 @@ PIECES = st.sampled_from(
 
 
 def expected(answer: bytes) -> tuple[int, bytes] | None:
-    """Return the status and what is printed for an answer, by the grammar of the Python side; None for Python."""
+    """Return the status and output for an answer, by the grammar of the Python side; None if Python is run."""
     line, end, rest = answer.partition(b"\n")
     while end and len(line) < protocol.MAX_LINE and line == b"1 working":
         line, end, rest = rest.partition(b"\n")
@@ -307,7 +307,7 @@ def hangs(connection: socket.socket) -> None:
 
 
 class TestPatience:
-    """With shorter limits than the real ones, but for one case."""
+    """With shorter limits than the real ones, except in one test."""
 
     def dripping(self, data: bytes, pause: float) -> Talk:
         def talk(connection: socket.socket) -> None:
@@ -346,7 +346,7 @@ class TestPatience:
         def talk(connection: socket.socket) -> None:
             for _ in range(4):
                 connection.sendall(b"1 working\n")
-                time.sleep(0.15)  # In all more than the first byte, or a silence, may take.
+                time.sleep(0.15)  # In total more than the first byte, or a silence, may take.
             connection.sendall(GOOD)
 
         fake_agent(runtime / "hwsigner", talk)
@@ -366,7 +366,7 @@ class TestPatience:
 
 @contextmanager
 def listening_as(uid: int, path: Path) -> Iterator[None]:
-    """Let another user listen at a path in a folder that is not theirs."""
+    """Let another user listen at a path, in a folder that they do not own."""
     listen = (
         "import os, socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); os.setuid(int(sys.argv[2])); "
         "s.listen(); print('ready', flush=True)\n"

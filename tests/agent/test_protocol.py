@@ -1,4 +1,4 @@
-"""The lines of the agent's protocol, and the channel that they go over."""
+"""The lines of the agent's protocol, and the channel that carries them."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_program_in_c_has_the_same_limits() -> None:
 class TestChannel:
     @pytest.fixture
     def ends(self) -> Iterator[tuple[Channel, socket.socket]]:
-        """A channel, and the other end of it."""
+        """A channel and its other end."""
         one, other = socket.socketpair()
         with one, other:
             yield Channel(one), other

@@ -1,4 +1,4 @@
-"""The agent in this process, spoken to in bytes: who gets what, how many wait for one session, and what is bounded."""
+"""The agent in this process, asked in bytes: which client gets what, how many wait for one session, the limits."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class TestGet:
         assert text in answer
         running.settle()
         assert [line.partition(": no session: ")[0] for line in running.log] == ["profile 'web'"]
-        assert running.get() == answer  # At once, without another try.
+        assert running.get() == answer  # At once, without another attempt.
         assert len(running.log) == 1
 
     def test_session_is_logged_without_a_secret(self, running: Running) -> None:
@@ -248,7 +248,7 @@ class TestWaiting:
 
 
 class TestEnd:
-    """Of an agent whose key hangs. In the end it is let go, so that no thread is left."""
+    """The end of an agent whose key hangs. The test lets the key go in the end, so that no thread is left."""
 
     @pytest.fixture(autouse=True)
     def haste(self, monkeypatch: Patch) -> None:
@@ -390,7 +390,7 @@ class TestBounds:
         try:
             assert credentials(running.get())
             running.settle()
-            # The oldest are gone, and no more than the limit are left.
+            # The oldest were dropped, and no more than the limit are left.
             assert silent[0].recv(1) == b""
             silent[-1].settimeout(0.0)
             with pytest.raises(BlockingIOError):
@@ -414,7 +414,7 @@ class TestBounds:
             assert credentials(running.get())
             gate.write_text(PASSPHRASE)
             answers = [read_all(client).replace(protocol.WORKING, b"") for client in waiting]
-        # The first four wait on, the last makes room for the next.
+        # The first four still wait; the last is dropped for the next.
         assert [bool(answer) for answer in answers] == [True] * 4 + [False] * 4
 
     def test_client_is_accepted_after_descriptors_ran_out_once(self, running: Running, monkeypatch: Patch) -> None:
@@ -430,7 +430,7 @@ class TestBounds:
             monkeypatch.setattr(running.server._acceptor, "_listener", refusing)
             before, begin = len(running.log), time.monotonic()
             with running.connect():
-                assert silent.recv(1) == b""  # It makes room.
+                assert silent.recv(1) == b""  # It is dropped for the new one.
                 time.sleep(0.3)
                 running.settle()
                 most = (time.monotonic() - begin) / listener.PAUSE + 1
@@ -549,7 +549,7 @@ class TestConfiguration:
 
     def test_profile_that_is_served_is_the_one_that_was_read(self, running: Running, monkeypatch: Patch) -> None:
         profiles = running.server._profiles
-        monkeypatch.setattr(profiles, "_look", lambda: profiles._seen)  # A change that is seen a little later.
+        monkeypatch.setattr(profiles, "_look", lambda: profiles._seen)  # As if the change were seen a little later.
         running.home.write_profiles(web={"session-duration": 900})
         left = datetime.fromisoformat(str(credentials(running.get())["Expiration"])) - datetime.now(UTC)
         assert left.total_seconds() > 900
@@ -601,7 +601,7 @@ class TestThreads:
 
 def test_idle_loop_sleeps(running: Running) -> None:
     running.settle()
-    with pytest.raises(BlockingIOError):  # Nothing that would wake it is left.
+    with pytest.raises(BlockingIOError):  # Nothing is left that would wake it.
         os.eventfd_read(running.server._wake)
 
 
@@ -610,7 +610,7 @@ def test_post_after_the_end_writes_to_no_other_descriptor(home: Home) -> None:
         pass
     acts: list[None] = []
     running.server.post(lambda: acts.append(None))
-    assert os.eventfd_read(running.server._wake) > 0  # It is the server's for as long as somebody can post.
+    assert os.eventfd_read(running.server._wake) > 0  # It stays the server's as long as anything can be posted.
     assert not acts
 
 

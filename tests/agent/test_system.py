@@ -1,4 +1,4 @@
-"""The system's agent and other users, in a mount namespace with a /run and an /etc of its own: root's work."""
+"""The system's agent and other users, in a mount namespace with a /run and an /etc of its own. Needs root."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ exec "$@"
 
 @pytest.fixture
 def agent(home: Home, tmp_path: Path) -> Iterator[AgentProcess]:
-    """The system's agent, with one profile that is for one user."""
+    """The system's agent, with one profile for one user."""
     home.write_profiles(web={"allow-users": [str(ALLOWED)]})
     (tmp_path / "etc" / "hwsigner").mkdir(parents=True)
     for name in ("passwd", "group", "nsswitch.conf"):
@@ -45,7 +45,7 @@ def ask(agent: AgentProcess, program: Path, uid: int) -> subprocess.CompletedPro
     """Run the program as a user, who has no agent of their own."""
     inside = ["nsenter", f"--target={agent.process.pid}", "--mount"]
     user = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
-    # Others can't enter the folder that the program was made in.
+    # Other users can't enter the program's folder.
     command = f'exec 3<"{program}"; exec {" ".join(user)} /proc/self/fd/3 --profile web'
     return subprocess.run([*inside, "sh", "-c", command], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
 

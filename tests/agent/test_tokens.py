@@ -1,4 +1,4 @@
-"""Keys on tokens in an agent: a PIN that `unlock` brings is sent once, and who wants a person each time gets one."""
+"""Keys on tokens in an agent: a PIN from `unlock` is sent once, and a key that needs a PIN each time asks for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIGNATURE, AUTHENTICATION = 0x9C, 0x9A
 
 
 def put_key(home: Home, uri: str, public_key: bytes) -> None:
-    """Let the key of the profile `web` be one of a token."""
+    """Give the profile `web` a token's key."""
     (home.folder / "web.pem").write_bytes(certs.pem(certs.issue(home.ca, public_key)))
     home.write_profiles(web={"private-key": uri})
 
@@ -94,7 +94,7 @@ class TestYubiKey:
             command(home.address, UNLOCK, person)
             assert person.kinds == ["user PIN", "PIN for this signature"]
             assert not is_locked(running)
-            # The next session wants another signature, and the PIN of the last is gone.
+            # The next session needs another signature, and the PIN of the last is gone.
             assert running.ask(b"1 refresh web\n").count(b"1 error 3 ") == 1
             assert not is_locked(running)  # The last credentials live.
             command(home.address, Request(Verb.LOCK, "web"))

@@ -84,7 +84,7 @@ class Silent(Provider):
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> list[bytes | Exception | None]:
-    """What agents answer, one after another."""
+    """The agents' answers, one after another."""
     given: list[bytes | Exception | None] = []
 
     def find(name: str) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Resident providers: nobody waits once they are warm, for whom they refresh and for whom not, and what they answer."""
+"""Background providers: when they refresh and when not, and that no caller waits once they are warm."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ FORMATS = {"process": process, "id": key_id}
 
 @dataclass
 class Tried:
-    """What on_try was told."""
+    """The outcomes that on_try was called with."""
 
     outcomes: list[Session | Failure] = field(default_factory=list)
     told: threading.Event = field(default_factory=threading.Event)
@@ -85,7 +85,7 @@ def made(stage: Stage, *, attended: bool | None = None, on_try: Any = None, **op
 
 
 def tend_until(background: BackgroundProvider, clock: FakeClock, end: float) -> None:
-    """Do what the thread does, which sleeps by a clock that the test advances."""
+    """Do what the timer and its workers do, by a clock that the test advances."""
     while clock.elapsed < end:
         clock.advance(min(background._refresh_if_due() + 0.001, end - clock.elapsed))
     background._refresh_if_due()
@@ -93,7 +93,7 @@ def tend_until(background: BackgroundProvider, clock: FakeClock, end: float) -> 
 
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Return what forbids, from its call on, whatever has no place on the path of a request."""
+    """Return a function that forbids everything that must not happen during a request."""
 
     def forbid() -> None:
         def refuse(*_: object, **__: object) -> Any:
@@ -151,7 +151,7 @@ class TestReplies:
     def test_replies_are_read_without_a_lock(self, stage: Stage) -> None:
         background = made(stage)
         reply = background.reply("id")
-        with background._provider._lock:  # Another thread's read gets through.
+        with background._provider._lock:  # A read by another thread does not wait for it.
             assert in_threads(20, lambda: background.read("id")) == [reply] * 20
             assert in_threads(20, lambda: background.reply("id")) == [reply] * 20
 
@@ -273,7 +273,7 @@ class TestRefresh:
 
 
 class TestAttendedKeys:
-    """A key that needs somebody is used when somebody asks, and not by itself."""
+    """A key that needs a person is used only when a caller asks."""
 
     @pytest.mark.parametrize("seconds", [1.9, 2.1])
     def test_key_that_takes_over_two_seconds_is_not_used_in_the_background(
@@ -308,7 +308,7 @@ class TestAttendedKeys:
         assert isinstance(background.failure, SigningKeyError)
         assert background._provider._failure is not None
         assert background._provider._failure.number == 1
-        assert background.read("id") is None  # Who asks may try.
+        assert background.read("id") is None  # A caller may try.
 
     @pytest.mark.parametrize("attended", [True, False])
     def test_attended_overrides_the_stopwatch(self, stage: Stage, attended: bool) -> None:
@@ -329,7 +329,7 @@ class TestAttendedKeys:
         tend_until(background, stage.clock, HOUR)
         background.reply("id")
         count = stage.count
-        assert count == 2  # The key is open, and nobody was asked for the second one.
+        assert count == 2  # The key is open, so no PIN was asked for the second one.
         stage.encrypt_key()
         tend_until(background, stage.clock, 2 * HOUR)
         assert stage.count == count
@@ -409,7 +409,7 @@ class TestFailures:
         assert stage.count == 2
         assert background.status().until_refresh > 300
         stage.clock.advance(HOUR)
-        stage.clock.paused = HOUR  # The virtual machine stood still, and so did the clock that nobody sets.
+        stage.clock.paused = HOUR  # The virtual machine stood still, and so did the monotonic clock.
         background.read("id")
         background._refresh_if_due()
         assert stage.count == 3
@@ -420,7 +420,7 @@ class TestFailures:
         reply = background.reply("id")
         stage.emulator.misbehave(Fault("fail", None))
         tend_until(background, stage.clock, HOUR - 600)
-        stage.clock.advance(500)  # It is past time for the next try.
+        stage.clock.advance(500)  # The next attempt is overdue.
         no_work()
         assert background.read("id") is reply
 
@@ -456,7 +456,7 @@ class TestFailures:
             tend_until(background, stage.clock, step * 60)
             assert background.read("id") is reply
         assert isinstance(background.failure, SigningKeyError)
-        assert stage.count == 1  # Nothing was signed with one of them for the other.
+        assert stage.count == 1  # Nothing was signed with a pair that does not match.
         certs.write_key(stage.key, key)
         tend_until(background, stage.clock, stage.clock.elapsed + 121)
         assert background.read("id") is None or stage.count == 2
@@ -473,7 +473,7 @@ class TestFailures:
         key = ec.generate_private_key(ec.SECP256R1())
 
         def open_replaced(*arguments: Any, **options: Any) -> Any:
-            stage.write_leaf(key)  # The old one was read already.
+            stage.write_leaf(key)  # The old one has been read already.
             certs.write_key(stage.key, key)
             return open_key(*arguments, **options)
 
@@ -562,7 +562,7 @@ class TestClocks:
 
 
 class _World:
-    """A service that may fail, clocks that may be off, and what must hold whatever happens."""
+    """A service that may fail, clocks that may be off, and what must always hold."""
 
     def __init__(self, duration: int) -> None:
         self.clock = FakeClock()
@@ -590,7 +590,7 @@ class _World:
         assert 0 < wait <= LOOK_SECONDS
         assert len(self.tries) <= before + 1
         self.background._refresh_if_due()
-        assert len(self.tries) <= before + 1  # One after the other without a pause is a storm.
+        assert len(self.tries) <= before + 1  # There must be a pause between two attempts.
         if event == "ask":
             self.ask()
 
@@ -612,7 +612,7 @@ class _World:
 
 @pytest.mark.timeout(60)
 class TestBackground:
-    """After `start`. The timer is told of a change by each attempt, and of a clock that was advanced by the test."""
+    """After `start`. Attempts tell the timer of changes, and the tests tell it that they have advanced the clock."""
 
     def test_session_is_refreshed_in_the_background(self, stage: Stage) -> None:
         tried = Tried()
@@ -636,7 +636,7 @@ class TestBackground:
         with made(stage, on_try=on_try) as background:
             with pytest.raises(ServiceError):
                 background.reply("id")
-            background._tell()  # The attempt told of the failure before its pause was over.
+            background._tell()  # The attempt told the timer before its pause was over.
             assert isinstance(outcomes.get(timeout=20), Failure)
             assert isinstance(outcomes.get(timeout=20), Failure)
             assert background.read("id") is None

@@ -1,4 +1,4 @@
-"""The simulated fleet keeps its promises, and its agents act as background providers do."""
+"""The simulated fleet keeps its promises, and its providers act as real ones do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from bench import fleet_plot
-from bench.fleet import HOUR, MINUTE, Agent, Fleet, History, Simulation, cold_start, outage, steady
+from bench.fleet import HOUR, MINUTE, Fleet, History, SimulatedProvider, Simulation, cold_start, outage, steady
 from hwsigner.aws.create_session import SessionRequest, find_service
 from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import ServiceError
@@ -20,9 +20,9 @@ from hwsigner.refresh.provider import Provider
 from hwsigner.refresh.schedule import POLICY
 from stage import FakeClock
 
-# A tenth of what docs/fleet.md is about. The seconds are the least that a backlog of all takes.
-SMALL = Fleet(agents=1000, quota=1.0)
-LEAST = SMALL.agents / SMALL.quota
+# A tenth of the fleet in docs/fleet.md. LEAST is how many seconds a request of each takes at the quota's pace.
+SMALL = Fleet(providers=1000, quota=1.0)
+LEAST = SMALL.providers / SMALL.quota
 
 
 def last_wait(history: History) -> float:
@@ -35,7 +35,7 @@ def test_steady_fleet_always_has_credentials() -> None:
     assert history.waits == []
     assert history.dry == 0
     sent = history.requests.total()
-    assert sent / 24 / HOUR == pytest.approx(SMALL.agents / 1980, rel=0.05)
+    assert sent / 24 / HOUR == pytest.approx(SMALL.providers / 1980, rel=0.05)
     assert sent - history.granted.total() < 0.001 * sent
 
 
@@ -43,7 +43,7 @@ def test_cold_start_takes_little_more_than_the_quota_demands() -> None:
     history = cold_start(SMALL)
     assert last_wait(history) < 1.25 * LEAST
     drain = history.rates(history.requests, 0, 1.25 * LEAST)
-    assert 1 <= sum(drain) * MINUTE / SMALL.agents < 18
+    assert 1 <= sum(drain) * MINUTE / SMALL.providers < 18
 
 
 def test_sessions_that_began_together_are_refreshed_apart() -> None:
@@ -57,7 +57,7 @@ def test_backlog_of_an_outage_drains() -> None:
     history = outage(SMALL)
     assert last_wait(history) - 2 * HOUR < 1.25 * LEAST
     meanwhile = history.rates(history.requests, HOUR, 2 * HOUR)
-    assert max(meanwhile) < 2 * SMALL.agents / POLICY.longest_pause
+    assert max(meanwhile) < 2 * SMALL.providers / POLICY.longest_pause
 
 
 def test_short_outage_leaves_no_provider_without_credentials() -> None:
@@ -98,7 +98,7 @@ def test_simulated_provider_makes_its_attempts_when_a_real_one_does(
 
 
 def live(background: BackgroundProvider, clock: FakeClock, until: float) -> None:
-    """Ask a background all the time, and let its thread do what is due."""
+    """Ask a background provider all the time, and do what its timer would."""
     background()
     while clock.elapsed < until:
         if background.status().left > 0:
@@ -109,13 +109,13 @@ def live(background: BackgroundProvider, clock: FakeClock, until: float) -> None
 
 
 def simulate(chance: float, life: float, down: tuple[float, float]) -> list[float]:
-    simulation = Simulation(Fleet(agents=1, life=life, first_requests=1), outage=down)
+    simulation = Simulation(Fleet(providers=1, life=life, first_requests=1), outage=down)
     times: list[float] = []
     request = simulation._request
 
-    def note(now: float, agent: Agent) -> float:
+    def note(now: float, provider: SimulatedProvider) -> float:
         times.append(now)
-        return request(now, agent)
+        return request(now, provider)
 
     simulation._request = note  # type: ignore[method-assign]
     simulation.random.random = lambda: chance  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""What is kept of a failure, whatever its class is, and the pause after it."""
+"""What is kept of a failure, whatever its class, and when the next attempt is allowed; how long a session lives."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def never(failures: int) -> float:
 
 
 class MineError(PinRequiredError):
-    """A caller's own, whose parameters are others."""
+    """A caller's own class, with other parameters."""
 
     def __init__(self, user: str, *, place: int) -> None:
         super().__init__(f"no PIN for {user}", "Ask them")
@@ -44,7 +44,7 @@ class MineError(PinRequiredError):
 
 
 class MixedError(PinRequiredError, OSError):
-    """Of two layouts: Python makes it by OSError's rules alone."""
+    """A class of two layouts, which Python makes by OSError's rules only."""
 
 
 class TestSession:

@@ -1,4 +1,4 @@
-"""Providers: one session for all threads, refreshed in time, the last good one while it lives, no PIN sent twice."""
+"""Providers: one session for all threads, refreshed in time; the last good one while it lives; no PIN sent twice."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def stage(ca: certs.Authority, tmp_path: Path) -> Iterator[Stage]:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The identities that providers open, or tried to."""
+    """The identities that providers have opened; None for each failure."""
     opened: list[object] = []
 
     def open_and_count(*arguments: Any) -> Any:
@@ -100,7 +100,7 @@ class TestRefresh:
                 assert provider() is credentials
                 assert stage.count == number
                 stage.clock.advance(4)
-        assert len(opened) == 1  # A card's session is not given up.
+        assert len(opened) == 1  # The card's session stays open.
 
     def test_token_key_is_kept_open_and_reopened_after_it_failed(
         self, stage: Stage, softhsm: InProcessSoftHSM, opened: list[object]
@@ -252,7 +252,7 @@ def interrupted(*_: object, **__: object) -> Credentials:
 
 
 class Waiting:
-    """A lock in place of another one, which tells that somebody waits for it."""
+    """A lock that replaces another one, and reports that a thread waits for it."""
 
     def __init__(self, lock: Any) -> None:
         self.lock = lock
@@ -442,7 +442,7 @@ class TestFailures:
                 with pytest.raises(ServiceError):
                     provider()
                 stage.clock.advance(pause)
-        # After three quarters of a pause some try again and some do not: one chance in 10^12 that all are alike.
+        # After three quarters of a pause some retry and some do not. The chance that all do the same is one in 10^12.
         assert 40 < stage.count < 80
 
     def test_month_of_failures_raises_the_same_error(self, stage: Stage) -> None:
@@ -548,7 +548,7 @@ class TestFailures:
 
 
 def check_answer(provider: Provider, clock: FakeClock, tries: list[tuple[float, bool]]) -> None:
-    """Call a provider and check what it gives against the tries that it made before, and makes now."""
+    """Call a provider and check its answer against the attempts that it has made."""
     before = len(tries)
     successes = [time for time, is_good in tries if is_good]
     left = successes[-1] + 3600 - clock.elapsed if successes else 0
@@ -629,7 +629,7 @@ class TestPins:
 
 
 class MyPinError(PinRequiredError):
-    """A caller's own, whose parameters are others."""
+    """A caller's own class, with other parameters."""
 
     def __init__(self, user: str) -> None:
         super().__init__(f"no PIN for {user}", "Ask them")
@@ -637,7 +637,7 @@ class MyPinError(PinRequiredError):
 
 
 class TestFailureIsKept:
-    """Whatever else fails, what a try met is kept, and no PIN is sent twice."""
+    """Whatever else fails, the failure is kept and no PIN is sent twice."""
 
     @pytest.mark.parametrize("failure", [RuntimeError("close"), SigningKeyError("close")])
     def test_failure_is_kept_when_the_key_can_t_be_closed(
@@ -687,11 +687,11 @@ class TestFailureIsKept:
 
 @pytest.mark.timeout(20)
 class TestCallsWithinARefresh:
-    """The thread that refreshes comes back to its provider: it does not wait for itself."""
+    """A refresh whose own thread calls the provider does not wait for itself."""
 
     @pytest.fixture
     def alarm(self) -> Iterator[Callable[[Callable[[], object]], Callable[[object], None]]]:
-        """Return what interrupts the main thread by a signal, whose handler makes a call, when it is itself called."""
+        """Return a function that interrupts the main thread by a signal whose handler makes a call."""
         before = signal.getsignal(signal.SIGUSR1)
         main_thread = threading.get_ident()
 
@@ -850,7 +850,7 @@ class TestForks:
         def child() -> object:
             is_new = provider() is not last
             provider.close()
-            opened[0].sign(b"")  # It is the parent's, and stays open.
+            opened[0].sign(b"")  # It is the parent's and stays open.
             return is_new, len(opened), provider.failure
 
         assert in_child(lambda: (provider() is last, len(opened))) == "(True, 1)"
@@ -1039,7 +1039,7 @@ class TestFromProfile:
 
     @pytest.fixture
     def write(self, stage: Stage) -> Callable[..., Path]:
-        """Write the profile `bamboo`; what is given replaces, or as None drops, some of its keys."""
+        """Write the profile `bamboo`; arguments replace its keys, or drop them if None."""
 
         def write(**instead: Any) -> Path:
             emulator = stage.emulator

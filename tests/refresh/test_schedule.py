@@ -1,4 +1,4 @@
-"""The schedule: what may be given, when the next session is created, and the pause after a failure."""
+"""The schedule: when a session is replaced, and the pause after a failure."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class TestLifetime:
     def test_background_provider_refreshes_before_a_caller_has_to(self, life: int, chance: float, now: float) -> None:
         lifetime = POLICY.lifetime(now, life, lambda: chance)
         assert lifetime.margin <= lifetime.ahead <= life
-        # A session is used for a third of its life at least: refreshing must not become a stream of requests.
+        # A session is used for at least a third of its life: refreshing must not become a stream of requests.
         assert life - lifetime.ahead >= life / 3 - 1e-6
-        # More than 15 minutes are left, where the session has them to spare; else most of what can be had.
+        # More than 15 minutes are left if the session is long enough, else a third of its life.
         assert lifetime.margin >= min(QUARTER, life / 3) - 1e-6
 
     @given(chances=st.tuples(CHANCES, CHANCES))
@@ -79,7 +79,7 @@ class TestPostponed:
         assert (postponed.end, postponed.margin) == (lifetime.end, lifetime.margin)
         assert 960 <= postponed.ahead <= ahead
         if 960 < left <= ahead:
-            # A quarter of the time until the margin passes at least, and half of it at most.
+            # Between a quarter and half of the time until the margin passes.
             assert left - (left - 960) / 2 - 1e-6 <= postponed.ahead <= left - (left - 960) / 4 + 1e-6
 
     @given(left=st.floats(-1e4, 960), chance=CHANCES)

@@ -1,4 +1,4 @@
-"""Workers: threads that last as long as their work, few that begin at once, and none that holds up the others."""
+"""Workers: threads that last as long as their work, of which few begin at once, and none delays the others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hwsigner.refresh.workers import MOST_AT_ONCE, Workers, WorkQueue
 
 @pytest.fixture
 def release() -> Iterator[threading.Event]:
-    """What lets hanging work end; at the end of the test it does."""
+    """Lets hanging work end; set at the end of the test."""
     event = threading.Event()
     yield event
     event.set()
