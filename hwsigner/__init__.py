@@ -44,8 +44,8 @@ if TYPE_CHECKING:
         open_key,
     )
     from hwsigner.pins import AskPin, FoundPin, PinRequest, PinSource
-    from hwsigner.refresh.background import ResidentProvider, Status
-    from hwsigner.refresh.outcome import HeldSession, Setback
+    from hwsigner.refresh.background import BackgroundProvider, Status
+    from hwsigner.refresh.outcome import Failure, Session
     from hwsigner.refresh.provider import Provider
     from hwsigner.uri import KeyURI
 
@@ -58,7 +58,7 @@ __all__ += ["Certificate", "Chain", "Identity", "IdentitySource", "open_identity
 __all__ += ["Credentials", "Service", "SessionRequest", "create_session", "find_service"]
 __all__ += ["Endpoint", "Proxy", "TransportOptions", "TrustedCAs"]
 # Providers.
-__all__ += ["HeldSession", "Provider", "ResidentProvider", "Setback", "Status"]
+__all__ += ["BackgroundProvider", "Failure", "Provider", "Session", "Status"]
 
 _MODULES = frozenset({"auth", "errors"})
 _NAMES_BY_MODULE = {
@@ -73,8 +73,8 @@ _NAMES_BY_MODULE = {
     "identity": "open_identity Identity IdentitySource",
     "key": "open_key find_certificates list_tokens Key FoundCertificate ListedToken ListedObject Algorithm HashName",
     "pins": "PinSource PinRequest AskPin FoundPin",
-    "refresh.background": "ResidentProvider Status",
-    "refresh.outcome": "HeldSession Setback",
+    "refresh.background": "BackgroundProvider Status",
+    "refresh.outcome": "Failure Session",
     "refresh.provider": "Provider",
     "uri": "KeyURI",
 }

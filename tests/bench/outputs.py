@@ -71,7 +71,7 @@ def agent(home: Home) -> Iterator[int]:
     """Start an agent, and yield its process ID once it has given credentials."""
     with agent_process(home, [str(BIN / "hwsigner"), "agent"]) as running:
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(home.place.socket)
+            connection.connect(home.address.socket)
             connection.sendall(b"1 get web\n")
             if b"1 ok " not in read_all(connection):
                 raise SystemExit("the agent gave no credentials")

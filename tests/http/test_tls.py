@@ -36,6 +36,7 @@ def test_system_folder_is_the_default() -> None:
     assert cas.folder is not None
     assert cas.file is None
     assert cas.name == f"the system's CAs in {cas.folder}"
+    tls._make_settings.cache_clear()  # Another test may have used its context.
     # OpenSSL reads a folder only when it looks for a certificate.
     assert make_settings(cas).context.get_ca_certs() == []
 
@@ -58,6 +59,18 @@ def test_context_verifies_names_and_chains(tmp_path: Path) -> None:
     assert context.verify_mode == ssl.CERT_REQUIRED
     assert context.check_hostname
     assert len(context.get_ca_certs()) == 1
+
+
+def test_clients_of_the_same_cas_share_a_context_until_the_file_changes(tmp_path: Path) -> None:
+    path, other = ServerCA(tmp_path).path, tmp_path / "other"
+    other.mkdir()
+    cas = TrustedCAs("x", str(path))
+    first = make_settings(cas)
+    assert make_settings(TrustedCAs("x", str(path))) is first
+    assert make_settings(cas, verify=False).context is not first.context
+    assert make_settings(TrustedCAs("y", str(path))).trusted == "y"
+    ServerCA(other).path.replace(path)
+    assert make_settings(cas).context.get_ca_certs() != first.context.get_ca_certs()
 
 
 def test_unverified_context_reads_no_cas() -> None:
@@ -84,7 +97,7 @@ def test_invalid_bundle_is_an_error_with_variable_and_path(
 def test_folder_as_bundle_or_file_as_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"AWS_CA_BUNDLE={tmp_path}"):
         make_settings(find_cas({"AWS_CA_BUNDLE": str(tmp_path)}))
-    with pytest.raises(ConfigError, match=f"SSL_CERT_DIR={tmp_path}/x:{tmp_path}/y names no folder"):
+    with pytest.raises(ConfigError, match=f"SSL_CERT_DIR={tmp_path}/x:{tmp_path}/y is not a folder"):
         make_settings(find_cas({"SSL_CERT_DIR": f"{tmp_path}/x:{tmp_path}/y"}))
 
 
