@@ -54,6 +54,10 @@ def test_secrets_are_neither_swapped_nor_dumped(units: Path) -> None:
         assert not [line for line in lines if line.startswith("PrivateUsers=")]
 
 
+def test_system_s_agent_may_lock_all_of_its_memory() -> None:
+    assert "LimitMEMLOCK=infinity" in (UNITS / "system" / "hwsigner-agent.service").read_text().splitlines()
+
+
 def test_sockets_are_where_clients_look(units: Path) -> None:
     lines = (units / "hwsigner-agent.socket").read_text().splitlines()
     expected = {

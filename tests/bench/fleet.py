@@ -196,10 +196,10 @@ def steady(fleet: Fleet, hours: float = 24) -> History:
 CHOSEN = "**chosen**"
 BACKOFFS = {
     CHOSEN: Fleet(),
-    "no jitter in pauses": Fleet(policy=replace(POLICY, jitter=0.0)),
-    "less up to a tenth of a pause": Fleet(policy=replace(POLICY, jitter=0.1)),
-    "less up to all of it": Fleet(policy=replace(POLICY, jitter=1.0)),
-    "three requests in each try": Fleet(later_requests=3),
+    "no jitter": Fleet(policy=replace(POLICY, jitter=0.0)),
+    "pauses up to a tenth shorter": Fleet(policy=replace(POLICY, jitter=0.1)),
+    "pauses of any shorter length": Fleet(policy=replace(POLICY, jitter=1.0)),
+    "three requests in each attempt": Fleet(later_requests=3),
     "pauses up to 30 s": Fleet(policy=replace(POLICY, longest_pause=30.0)),
     "pauses up to 300 s": Fleet(policy=replace(POLICY, longest_pause=300.0)),
     "pauses up to 900 s": Fleet(policy=replace(POLICY, longest_pause=900.0)),
@@ -262,17 +262,23 @@ def table(heads: list[str], rows: Iterator[list[str]]) -> str:
 
 
 def report() -> str:
-    drains = ["all have them after, s", "half after, s", "requests for each", "a second, minute 1", "minutes 6 to 15"]
-    lacks = [f"{m} min: {what}" for m in (10, 15, 30) for what in ("lack them", "a second meanwhile")]
-    spreads = ["steady, a second", "worst minute", *(f"wave {number}, worst minute" for number in range(1, 5))]
+    drains = [
+        "All have credentials after, s",
+        "Half after, s",
+        "Requests of each",
+        "A second, minute 1",
+        "Minutes 6 to 15",
+    ]
+    lacks = [f"{m} min: {what}" for m in (10, 15, 30) for what in ("lack credentials", "a second meanwhile")]
+    spreads = ["Steady, a second", "Worst minute", *(f"Wave {number}, worst minute" for number in range(1, 5))]
     colds = ([name, *drain(cold_start(f, 3), 0)] for name, f in BACKOFFS.items())
     outages = ([name, *drain(outage(f, 5), 2 * HOUR)] for name, f in BACKOFFS.items())
     return "\n\n".join(
         (
-            table(["cold start", *drains], colds),
-            table(["after the outage", *drains], outages),
-            table(["patience", *lacks], ([name, *patience_row(f)] for name, f in PATIENCES.items())),
-            table(["spread", *spreads], ([name, *spread_row(f)] for name, f in SPREADS.items())),
+            table(["Cold start", *drains], colds),
+            table(["Outage of an hour", *drains], outages),
+            table(["Patience", *lacks], ([name, *patience_row(f)] for name, f in PATIENCES.items())),
+            table(["Spread", *spreads], ([name, *spread_row(f)] for name, f in SPREADS.items())),
         )
     )
 
