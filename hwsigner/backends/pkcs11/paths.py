@@ -213,7 +213,7 @@ def _existing(path: str) -> str:
     if "/" not in path:
         return path
     if not os.path.isfile(path):
-        is_there = "is a folder" if os.path.isdir(path) else "is no file"
+        is_there = "is a folder" if os.path.isdir(path) else "is not a file"
         what = is_there if os.path.exists(path) else "does not exist"
         raise BackendUnavailableError(f"PKCS #11 module {path} {what}", FLAG_HINT)
     return path

@@ -43,7 +43,7 @@ YUBICO_FIRMWARE = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.
 @pytest.fixture(scope="module")
 def hsm(softhsm: InProcessSoftHSM) -> Iterator[InProcessSoftHSM]:
     """A token with two keys, and some for the tests to fill."""
-    token, others = softhsm.label, ("field", "crowded", "chained", "twin 1", "twin 2")
+    token, others = softhsm.label, ("misled", "crowded", "chained", "twin 1", "twin 2")
     for label in others:
         softhsm.add_token(label)
     softhsm.label = token
@@ -75,25 +75,25 @@ def issued(public_key: bytes, name: str) -> bytes:
 def test_a_certificate_with_the_id_of_no_key_leads_to_the_key_with_its_public_key(
     uri: Callable[..., str], hsm: InProcessSoftHSM
 ) -> None:
-    wanted = new_key(hsm, "field", "away", b"\x01")
-    new_key(hsm, "field", "another", b"\x02")
-    hsm.write_certificate(issued(wanted, "away"), "astray", b"\x99", "field")
+    wanted = new_key(hsm, "misled", "away", b"\x01")
+    new_key(hsm, "misled", "another", b"\x02")
+    hsm.write_certificate(issued(wanted, "away"), "astray", b"\x99", "misled")
     for attributes in ("object=astray", "object=astray;type=cert", "id=%99"):
         for public_key in (wanted, None):
-            with open_key(uri(attributes, token="field"), "1234", public_key=public_key) as key:
+            with open_key(uri(attributes, token="misled"), "1234", public_key=public_key) as key:
                 assert key.public_key() == wanted
 
 
 def test_a_certificate_with_the_id_of_another_key_leads_to_its_own(
     uri: Callable[..., str], hsm: InProcessSoftHSM, tmp_path: Path
 ) -> None:
-    wanted = new_key(hsm, "field", "mine", b"\x03")
-    new_key(hsm, "field", "not mine", b"\x04")
-    hsm.write_certificate(issued(wanted, "swapped"), "swapped", b"\x04", "field")
+    wanted = new_key(hsm, "misled", "mine", b"\x03")
+    new_key(hsm, "misled", "not mine", b"\x04")
+    hsm.write_certificate(issued(wanted, "swapped"), "swapped", b"\x04", "misled")
     for attributes in ("object=swapped", "id=%04;type=cert", "id=%04"):
-        with open_key(uri(attributes, token="field"), "1234", public_key=wanted) as key:
+        with open_key(uri(attributes, token="misled"), "1234", public_key=wanted) as key:
             assert openssl_verifies(tmp_path, wanted, key.sign(b"message"), b"message", "sha256")
-    with open_identity(IdentitySource(uri("object=swapped", token="field"), pin="1234")) as identity:
+    with open_identity(IdentitySource(uri("object=swapped", token="misled"), pin="1234")) as identity:
         assert identity.sign(b"message")
 
 
@@ -110,12 +110,12 @@ def test_a_key_that_is_named_is_not_replaced_by_the_certificates(
 def test_the_one_key_without_a_public_key_may_be_the_certificates(
     uri: Callable[..., str], hsm: InProcessSoftHSM, tmp_path: Path
 ) -> None:
-    bare = new_key(hsm, "field", "bare", b"\x05", public=False)
-    with open_key(uri("", token="field"), "1234", public_key=bare) as key:
+    bare = new_key(hsm, "misled", "bare", b"\x05", public=False)
+    with open_key(uri("", token="misled"), "1234", public_key=bare) as key:
         assert key.public_key() is None
         assert openssl_verifies(tmp_path, bare, key.sign(b"message"), b"message", "sha256")
-    hsm.write_certificate(issued(bare, "bare"), "of the bare key", b"\x98", "field")
-    with open_identity(IdentitySource(uri("object=of%20the%20bare%20key", token="field"), pin="1234")) as identity:
+    hsm.write_certificate(issued(bare, "bare"), "of the bare key", b"\x98", "misled")
+    with open_identity(IdentitySource(uri("object=of%20the%20bare%20key", token="misled"), pin="1234")) as identity:
         assert identity.sign(b"message")
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from emulators import InProcessSoftHSM
-from hwsigner.backends.pkcs11 import module as _pkcs11_module
-from hwsigner.backends.pkcs11 import uris as _pkcs11_identity
+from hwsigner.backends.pkcs11.functions import LibraryInfo
+from hwsigner.backends.pkcs11.module import TOKEN_ATTRIBUTES, load_module
 from hwsigner.errors import BackendUnavailableError, UsageError
 from hwsigner.key import find_certificates, open_key
 from hwsigner.uri import KeyURI
@@ -39,10 +39,10 @@ def uri(hsm: InProcessSoftHSM) -> Callable[..., str]:
     [
         ("/nowhere/module.so", "does not exist"),
         ("/etc", "is a folder"),
-        ("/dev/null", "is no file"),
+        ("/dev/null", "is not a file"),
         ("/etc/passwd", "/etc/passwd can't be used: (invalid ELF header|file too short)"),
-        ("libc.so.6", r"libc\.so\.6 can't be used: it is no PKCS #11 module"),
-        ("/proc/self/exe", "it is no PKCS #11 module|can't be used: "),
+        ("libc.so.6", r"libc\.so\.6 can't be used: it is not a PKCS #11 module"),
+        ("/proc/self/exe", "it is not a PKCS #11 module|can't be used: "),
         ("nonesuch.so", r"nonesuch\.so can't be used: cannot open shared object file"),
     ],
 )
@@ -81,19 +81,19 @@ def test_an_unknown_attribute_is_refused(uri: Callable[..., str]) -> None:
 
 
 def test_every_token_attribute_decides(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
-    token = next(t for t in _pkcs11_module.load_module(KeyURI.parse(uri())).tokens() if t.label == hsm.label)
+    token = next(t for t in load_module(KeyURI.parse(uri())).tokens() if t.label == hsm.label)
     right = {
         "manufacturer": "SoftHSM%20project",
         "model": "SoftHSM%20v2",
-        "serial": token.serial.decode(),
-        "slot-id": str(token.slot.slot_id),
+        "serial": token.serial,
+        "slot-id": str(token.slot),
         "slot-manufacturer": "SoftHSM%20project",
-        "slot-description": KeyURI("pkcs11", {"x": token.slot.slot_description.encode()}).name[len("pkcs11:x=") :],
+        "slot-description": KeyURI("pkcs11", {"x": token.slot_description.encode()}).name[len("pkcs11:x=") :],
         "library-manufacturer": "SoftHSM",
         "library-description": "Implementation%20of%20PKCS11",
         "library-version": "2.6",
     }
-    assert {"token", *right} == _pkcs11_identity.TOKEN_ATTRIBUTES
+    assert {"token", *right} == TOKEN_ATTRIBUTES
     for name, value in right.items():
         open_key(uri(f"object=P-256;{name}={value}"), "1234").close()
         with pytest.raises(BackendUnavailableError):
@@ -101,12 +101,7 @@ def test_every_token_attribute_decides(uri: Callable[..., str], hsm: InProcessSo
 
 
 def test_a_major_version_alone_is_its_first_minor_one(uri: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    module = _pkcs11_module.load_module(KeyURI.parse(uri()))
-    library = type("Library", (), {"library_version": (3, 0), "manufacturer_id": "x", "library_description": "y"})()
-    token = next(iter(module.tokens()))
-    monkeypatch.setattr(module, "_library", library)
+    module = load_module(KeyURI.parse(uri()))
+    monkeypatch.setattr(module, "_info", LibraryInfo("x", "y", "3.0"))
     for version, matches in (("3", True), ("3.0", True), ("3.1", False), ("2", False), ("", False)):
-        assert module.matches(token, KeyURI.parse(f"pkcs11:library-version={version}")) is matches
-
-
-# What is tried
+        assert bool(module.matching_tokens(KeyURI.parse(f"pkcs11:library-version={version}"))) is matches

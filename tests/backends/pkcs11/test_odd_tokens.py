@@ -185,7 +185,7 @@ def selecting(hsm: InProcessSoftHSM, selector: str, *, latest: bool = False) -> 
 def test_a_pin_of_another_length_costs_no_try_and_may_be_corrected(yubikey: YubiKey, module: str, pin: str) -> None:
     yubikey.generate(0x9A)
     yubikey.self_sign(0x9A, "hwsigner")
-    with pytest.raises(PinError, match="a length that it does not take"):
+    with pytest.raises(PinError, match="a length that it does not accept"):
         open_key(yubikey.uri(0x9A, module), PinSource(pin))
     assert yubikey.pin_tries == []
     open_key(yubikey.uri(0x9A, module), PinSource(yubikey.pin)).close()

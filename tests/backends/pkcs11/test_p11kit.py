@@ -195,7 +195,7 @@ def test_a_token_that_p11_kit_does_not_show_may_be_in_a_module_that_it_does_not_
     link(folders, hsm, "libsofthsm2.so")
     with pytest.raises(BackendUnavailableError) as caught:
         open_key("pkcs11:token=nonesuch", "1234")
-    assert f"{folders}/lib/pkcs11/libsofthsm2.so: name such with --pkcs11-lib" in caught.value.hint
+    assert f"{folders}/lib/pkcs11/libsofthsm2.so: name such a module with --pkcs11-lib" in caught.value.hint
 
 
 def test_broken_configuration_is_no_error(folders: Path) -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from backends.contract import openssl_verifies
-from backends.pkcs11.tokens import key_uri, remove_tokens, self_made, tool
+from backends.pkcs11.tokens import EC, P256, PRIVATE_KEY, create, key_uri, remove_tokens, self_made, tool
 from emulators import InProcessSoftHSM
-from hwsigner.backends.pkcs11 import objects as _pkcs11_objects
 from hwsigner.errors import (
     AmbiguousKeyError,
     BackendUnavailableError,
@@ -129,10 +128,11 @@ def test_a_key_is_found_by_its_certificates_uri(
             assert key.public_key() == hsm.public_key(b"\x01" if "P-256" in attributes else b"\x02")
 
 
-def test_a_key_that_may_not_sign_is_refused(uri: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_pkcs11_objects.PrivateKeyObject, "can_sign", False)
+def test_a_key_that_may_not_sign_is_refused(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+    made = {"CLASS": PRIVATE_KEY, "KEY_TYPE": EC, "EC_PARAMS": P256, "VALUE": b"\x01" * 32, "PRIVATE": True}
+    create(hsm, hsm.label, {**made, "LABEL": b"deriving", "SIGN": False})
     with pytest.raises(UnsupportedKeyError, match="CKA_SIGN"):
-        open_key(uri("object=P-256"), "1234")
+        open_key(uri("object=deriving"), "1234")
 
 
 def test_a_key_of_another_kind_is_named(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:

@@ -81,7 +81,7 @@ def test_ecdsa_is_signed_with_the_tokens_hash_where_that_is_all(shim: Shim, tmp_
 
 def test_a_mechanism_that_is_not_listed_is_tried(shim: Shim) -> None:
     shim.hide(CKM_ECDSA)
-    words = r"does not offer the mechanism \(MechanismInvalid\)"
+    words = r"does not offer the mechanism \(CKR_MECHANISM_INVALID\)"
     with open_key(shim.uri(), "1234") as key, pytest.raises(SigningKeyError, match=words):
         key.sign(b"message")
 
@@ -239,7 +239,7 @@ def test_a_person_is_told_of_a_touch_after_half_a_second(shim: Shim, told: list[
             shim.hold(held=False)
             thread.join()
             assert 0.5 < waited < 1
-        assert told == ["touch token 'one' if it blinks: its signature is waited for"] * 2
+        assert told == ["touch token 'one' if it blinks: waiting for its signature"] * 2
 
 
 def test_a_command_tells_on_the_terminal(loaded_shim: Shim, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_a_command_tells_on_the_terminal(loaded_shim: Shim, tmp_path: Path) -> N
     uri = f"{loaded_shim.uri()}&pin-value=1234"
     command = (sys.executable, "-m", "hwsigner", "sign-string", "--private-key", uri)
     process = terminal.start(*command, **loaded_shim.env, SHIM_SECONDS="1")
-    line = "hwsigner: touch token 'one' if it blinks: its signature is waited for"
+    line = "hwsigner: touch token 'one' if it blinks: waiting for its signature"
     assert terminal.shown_until("\n") == f"{line}\r\n"
     out, err = process.communicate(timeout=30)
     assert (process.returncode, len(out) > 100, b"touch" in err) == (0, True, False)

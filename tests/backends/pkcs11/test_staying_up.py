@@ -7,12 +7,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from pkcs11 import Attribute, ObjectClass
 
-from hwsigner.backends.pkcs11 import pins as _pkcs11_stored_pins
+from hwsigner.backends.pkcs11 import pins as pkcs11_pins
+from hwsigner.backends.pkcs11.functions import CKA_CLASS, CKO_PRIVATE_KEY
 from hwsigner.backends.pkcs11.module import load_module
 from hwsigner.backends.pkcs11.search import choose_token
-from hwsigner.backends.pkcs11.session import handle
 from hwsigner.backends.pkcs11.token import acquire
 from hwsigner.errors import (
     CertificateError,
@@ -212,12 +211,13 @@ def test_a_wrong_pin_is_sent_once_even_if_the_token_does_not_tell(shim: Shim) ->
 def test_the_login_of_another_part_of_the_program_is_left_to_it(shim: Shim) -> None:
     module = load_module(KeyURI.parse(shim.uri()))
     [token] = (one for one in module.tokens() if one.label == "one")
-    with token.open() as session:
-        module.calls.log_in(handle(session), "1234")
-        with open_key(shim.uri(), "1234") as key:
-            assert key.sign(b"message")
-        assert shim.count(LOGOUT) == 0
-        assert list(session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY}))
+    session = module.functions.open_session(token.slot)
+    session.log_in("1234")
+    with open_key(shim.uri(), "1234") as key:
+        assert key.sign(b"message")
+    assert shim.count(LOGOUT) == 0
+    assert session.find({CKA_CLASS: CKO_PRIVATE_KEY})
+    session.close()
 
 
 def test_a_public_key_is_shown_by_a_token_that_is_back(shim: Shim) -> None:
@@ -240,19 +240,19 @@ def test_another_card_gets_no_pin_from_who_takes_a_token_up_as_it_is_released(
 ) -> None:
     uri = KeyURI.parse(shim.uri())
     found = choose_token(uri, None)
-    token = acquire(found.module, found.token)
+    token = acquire(found.module, found.info)
     with token.lock:
         token.log_in(uri, PinSource("1234"))
         releasing = threading.Thread(target=token.release)
         releasing.start()
         while token.users:
             time.sleep(0.001)
-        assert acquire(found.module, found.token) is token
+        assert acquire(found.module, found.info) is token
     releasing.join()
-    monkeypatch.setattr(_pkcs11_stored_pins, "visible_keys", lambda session, uri: {b"another"})
+    monkeypatch.setattr(pkcs11_pins, "visible_keys", lambda session, uri: {b"another"})
     with token.lock:
         token.drop_session()
         with pytest.raises(TokenRemovedError):
-            token.session()
+            token.opened()
     token.release()
     assert shim.count(LOGIN) == 1

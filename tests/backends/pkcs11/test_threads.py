@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from emulators import InProcessSoftHSM
-from hwsigner.backends.pkcs11 import registry as _pkcs11_registry
+from hwsigner.backends.pkcs11 import module as pkcs11_module
 from hwsigner.errors import TokenRemovedError
 from hwsigner.key import Key, open_key
 from hwsigner.pins import PinRequest
@@ -145,20 +145,20 @@ def test_a_module_that_takes_no_threads_is_called_by_one_at_a_time(loaded_shim: 
 
 BY_OTHERS = """
 import ctypes, os, sys
-from hwsigner.backends.pkcs11 import registry as _pkcs11_registry
+from hwsigner.backends.pkcs11 import module as pkcs11_module
 from hwsigner.key import open_key
 library = ctypes.CDLL(sys.argv[1])
 library.C_Initialize(None)
 key = open_key(f"{os.environ['URI']};object=P-256?module-path={sys.argv[1]}", "1234")
-(module,) = _pkcs11_registry.modules.values()
-print(len(key.sign(b"message")) > 60, module.takes_threads)
+(module,) = pkcs11_module.modules.values()
+print(len(key.sign(b"message")) > 60, module.functions.initialised)
 key.close()
 print(library.C_Initialize(None) == 0x191)
 """
 
 
 def test_a_module_that_others_have_initialised_is_used_by_one_thread_at_a_time(hsm: InProcessSoftHSM) -> None:
-    assert run_alone(BY_OTHERS, hsm.module, hsm.env, hsm.label) == "True False\nTrue\n"
+    assert run_alone(BY_OTHERS, hsm.module, hsm.env, hsm.label) == "True by others\nTrue\n"
 
 
 def test_a_module_has_one_entry_by_whatever_name(hsm: InProcessSoftHSM, tmp_path: Path) -> None:
@@ -166,8 +166,8 @@ def test_a_module_has_one_entry_by_whatever_name(hsm: InProcessSoftHSM, tmp_path
     link.symlink_to(hsm.module)
     for path in (hsm.module, link):
         open_key(f"pkcs11:token={hsm.label};object=P-256?module-path={path}", "1234").close()
-    assert list(_pkcs11_registry.modules).count(os.path.realpath(hsm.module)) == 1
-    assert str(link) not in _pkcs11_registry.modules
+    assert list(pkcs11_module.modules).count(os.path.realpath(hsm.module)) == 1
+    assert str(link) not in pkcs11_module.modules
 
 
 # Many threads
@@ -232,6 +232,3 @@ print(sorted(counts), min(counts.values()) > 3)
 def test_open_close_sign_and_fork_at_once_end(loaded_shim: Shim) -> None:
     expected = "['fork', 'open one', 'open two', 'sign 0', 'sign 1'] True\n"
     assert run_alone(ALL_AT_ONCE, loaded_shim.path, loaded_shim.env, "one") == expected
-
-
-# Forks
