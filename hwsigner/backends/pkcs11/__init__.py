@@ -73,8 +73,16 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
     tokens = find_tokens(uri)
     single = tokens[0] if len(tokens) == 1 else None
     means_private = single and names_token(uri) and not {"object", "id"} & uri.path.keys()
-    is_first = means_private and single and pins.stored(uri, user_pin_request(single.info)) is not None
-    found = [] if is_first else _public_certificates(tokens, uri)
+    found: list[FoundCertificate] = []
+    errors: list[SigningKeyError] = []
+    if not (means_private and single and pins.stored(uri, user_pin_request(single.info)) is not None):
+        for token in tokens:
+            try:
+                found += _certificates(token, uri, others=tokens)
+            except SigningKeyError as error:
+                errors.append(error)
+    if errors and not found:
+        raise errors[0]
     cause: PinRequiredError | None = None
     if not found and single:
         try:
@@ -100,18 +108,6 @@ def _check(uri: KeyURI) -> None:
         raise UsageError(
             f"{uri.name} has a type that is neither a key nor a certificate", "Write type=private or type=cert"
         )
-
-
-def _public_certificates(tokens: Sequence[FoundToken], uri: KeyURI) -> list[FoundCertificate]:
-    found, first_error = [], None
-    for token in tokens:
-        try:
-            found += _certificates(token, uri, others=tokens)
-        except SigningKeyError as error:
-            first_error = first_error or error
-    if first_error and not found:
-        raise first_error
-    return found
 
 
 def _certificates(

@@ -11,20 +11,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from struct import Struct
 from typing import Literal, NamedTuple
 
 from hwsigner.backends.pkcs11.errors import CRYPTOKI_NOT_INITIALIZED, PKCS11Error, error_for
 
-CKO_CERTIFICATE, CKO_PUBLIC_KEY, CKO_PRIVATE_KEY = 1, 2, 3
-CKK_RSA, CKK_EC, CKK_ML_DSA = 0x00, 0x03, 0x4A
-CKA_CLASS, CKA_LABEL, CKA_VALUE, CKA_CERTIFICATE_TYPE = 0x000, 0x003, 0x011, 0x080
-CKA_KEY_TYPE, CKA_ID, CKA_SIGN, CKA_MODULUS, CKA_PUBLIC_EXPONENT = 0x100, 0x102, 0x108, 0x120, 0x122
-CKA_EC_PARAMS, CKA_EC_POINT, CKA_ALWAYS_AUTHENTICATE, CKA_PARAMETER_SET = 0x180, 0x181, 0x202, 0x61D
-CKF_LOGIN_REQUIRED, CKF_USER_PIN_INITIALIZED, CKF_PROTECTED_AUTHENTICATION_PATH = 0x04, 0x08, 0x100
-CKF_TOKEN_INITIALIZED, CKF_USER_PIN_COUNT_LOW = 0x400, 0x10000
-CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_LOCKED = 0x20000, 0x40000
-
 Initialised = Literal["for threads", "for one thread", "by others"]
+_Buffer = ctypes.Array[ctypes.c_char]
 _ULONG = ctypes.c_ulong
 _ALREADY_INITIALIZED = 0x191
 # Some attributes are missing or hidden; the others were read (C_GetAttributeValue).
@@ -35,6 +28,38 @@ _USER, _CONTEXT_SPECIFIC = 1, 2
 # More than the longest signature that there is: 4627 bytes, of ML-DSA-87.
 _SIGNATURE_BYTES = 5120
 _BATCH = 256
+# Of CK_INFO: the manufacturer, the flags, the description and the version. Of CK_SLOT_INFO: the description, the
+# manufacturer and the flags. Of CK_TOKEN_INFO: the label, manufacturer, model, serial number and flags.
+_INFO, _SLOT_INFO, _TOKEN_INFO = Struct("@2x32sL32sBB"), Struct("@64s32sL"), Struct("@32s32s16s16sL")
+_MECHANISM_INFO = Struct("@LLL")
+_Info = ctypes.c_char * 256  # Room for any of them.
+
+
+class ObjectClass:
+    """CK_OBJECT_CLASS."""
+
+    CERTIFICATE, PUBLIC_KEY, PRIVATE_KEY = 1, 2, 3
+
+
+class KeyType:
+    """CK_KEY_TYPE."""
+
+    RSA, EC, ML_DSA = 0x00, 0x03, 0x4A
+
+
+class Attribute:
+    """CK_ATTRIBUTE_TYPE."""
+
+    CLASS, LABEL, VALUE, CERTIFICATE_TYPE = 0x000, 0x003, 0x011, 0x080
+    KEY_TYPE, ID, SIGN, MODULUS, PUBLIC_EXPONENT = 0x100, 0x102, 0x108, 0x120, 0x122
+    EC_PARAMS, EC_POINT, ALWAYS_AUTHENTICATE, PARAMETER_SET = 0x180, 0x181, 0x202, 0x61D
+
+
+class TokenFlag:
+    """Flags of CK_TOKEN_INFO."""
+
+    LOGIN_REQUIRED, USER_PIN_INITIALIZED, PROTECTED_AUTHENTICATION_PATH, TOKEN_INITIALIZED = 0x04, 0x08, 0x100, 0x400
+    USER_PIN_COUNT_LOW, USER_PIN_FINAL_TRY, USER_PIN_LOCKED = 0x10000, 0x20000, 0x40000
 
 
 class _FunctionList(ctypes.Structure):
@@ -45,46 +70,6 @@ class _InitializeArgs(ctypes.Structure):
     _fields_ = (("mutexes", ctypes.c_void_p * 4), ("flags", _ULONG), ("reserved", ctypes.c_void_p))
 
 
-class _Info(ctypes.Structure):
-    _fields_ = (
-        ("cryptoki", ctypes.c_ubyte * 2),
-        ("manufacturer", ctypes.c_ubyte * 32),
-        ("flags", _ULONG),
-        ("description", ctypes.c_ubyte * 32),
-        ("version", ctypes.c_ubyte * 2),
-    )
-
-
-class _SlotInfo(ctypes.Structure):
-    _fields_ = (
-        ("description", ctypes.c_ubyte * 64),
-        ("manufacturer", ctypes.c_ubyte * 32),
-        ("flags", _ULONG),
-        ("versions", ctypes.c_ubyte * 4),
-    )
-
-
-class _TokenInfo(ctypes.Structure):
-    _fields_ = (
-        ("label", ctypes.c_ubyte * 32),
-        ("manufacturer", ctypes.c_ubyte * 32),
-        ("model", ctypes.c_ubyte * 16),
-        ("serial", ctypes.c_ubyte * 16),
-        ("flags", _ULONG),
-        ("counts", _ULONG * 10),
-        ("versions", ctypes.c_ubyte * 4),
-        ("time", ctypes.c_ubyte * 16),
-    )
-
-
-class _SessionInfo(ctypes.Structure):
-    _fields_ = (("slot", _ULONG), ("state", _ULONG), ("flags", _ULONG), ("device_error", _ULONG))
-
-
-class _MechanismInfo(ctypes.Structure):
-    _fields_ = (("shortest", _ULONG), ("longest", _ULONG), ("flags", _ULONG))
-
-
 class _Mechanism(ctypes.Structure):
     _fields_ = (("mechanism", _ULONG), ("parameter", ctypes.c_void_p), ("length", _ULONG))
 
@@ -93,16 +78,8 @@ class _Attribute(ctypes.Structure):
     _fields_ = (("type", _ULONG), ("value", ctypes.c_void_p), ("length", _ULONG))
 
 
-class LibraryInfo(NamedTuple):
-    """What a module says of itself (CK_INFO), without padding."""
-
-    manufacturer: str
-    description: str
-    version: str
-
-
 class TokenInfo(NamedTuple):
-    """What a module says of a token and its slot (CK_TOKEN_INFO, CK_SLOT_INFO), without padding.
+    """A token and its slot as the module describes them (CK_TOKEN_INFO, CK_SLOT_INFO); texts without padding.
 
     Attributes:
         slot: the slot's number.
@@ -125,7 +102,7 @@ class Functions:
     """A module that is loaded. Each method raises a PKCS11Error if the module returns anything but CKR_OK.
 
     Attributes:
-        initialised: how the module was initialised. All but `for threads` get their calls one at a time.
+        initialised: how the module was initialised. Unless that was `for threads`, calls are made one at a time.
     """
 
     initialised: Initialised = "for threads"
@@ -145,7 +122,7 @@ class Functions:
 
     def initialise(self) -> None:
         """Initialise the module for calls from several threads at once, else for one (PKCS #11 3.1, 5.4.1)."""
-        code = self._initialize(_InitializeArgs(flags=_OS_LOCKING_OK))
+        code = self._initialize(ctypes.byref(_InitializeArgs(flags=_OS_LOCKING_OK)))
         former = self.initialised
         self.initialised = "by others" if code == _ALREADY_INITIALIZED else "for one thread" if code else "for threads"
         if self.initialised == "for one thread":
@@ -161,55 +138,64 @@ class Functions:
         """Whether another part of the process has finalised the module."""
         return self._get_info(_Info()) == CRYPTOKI_NOT_INITIALIZED
 
-    def info(self) -> LibraryInfo:
-        """Return what the module says of itself."""
+    def library(self) -> dict[str, str]:
+        """Return the module's description, by the names of URI attributes."""
         info = _Info()
         _check(self._get_info(info))
-        return LibraryInfo(_text(info.manufacturer), _text(info.description), f"{info.version[0]}.{info.version[1]}")
+        manufacturer, _, description, major, minor = _INFO.unpack_from(info)
+        return {
+            "library-manufacturer": _text(manufacturer),
+            "library-description": _text(description),
+            "library-version": f"{major}.{minor}",
+        }
 
     def slots(self) -> list[int]:
         """Return the slots that have a token."""
         count = _ULONG()
-        _check(self._get_slot_list(1, None, count))
+        _check(self._get_slot_list(1, None, ctypes.byref(count)))
         slots = (_ULONG * count.value)()
-        _check(self._get_slot_list(1, slots, count))
-        return list(slots[: count.value])
+        _check(self._get_slot_list(1, slots, ctypes.byref(count)))
+        return slots[: count.value]
 
     def token(self, slot: int) -> TokenInfo:
-        """Return what the module says now of the token in a slot."""
-        place, info = _SlotInfo(), _TokenInfo()
+        """Return how the module describes the token in a slot now."""
+        place, info = _Info(), _Info()
         _check(self._get_slot_info(slot, place))
         _check(self._get_token_info(slot, info))
+        description, slot_manufacturer, _ = _SLOT_INFO.unpack_from(place)
+        label, manufacturer, model, serial, flags = _TOKEN_INFO.unpack_from(info)
         return TokenInfo(
             slot,
-            slot_description=_text(place.description),
-            slot_manufacturer=_text(place.manufacturer),
-            label=_text(info.label),
-            manufacturer=_text(info.manufacturer),
-            model=_text(info.model),
-            serial=_text(info.serial).rstrip(" \0"),
-            identity=bytes(info)[: _TokenInfo.flags.offset],
-            flags=info.flags,
+            slot_description=_text(description),
+            slot_manufacturer=_text(slot_manufacturer),
+            label=_text(label),
+            manufacturer=_text(manufacturer),
+            model=_text(model),
+            serial=_text(serial).rstrip(" \0"),
+            identity=label + manufacturer + model + serial,
+            flags=flags,
         )
 
     def has_token(self, slot: int) -> bool:
         """Whether a token is in a slot. Asked, modules look whether one was taken out."""
-        info = _SlotInfo()
-        return self._get_slot_info(slot, info) == 0 and bool(info.flags & _TOKEN_PRESENT)
+        info = _Info()
+        return self._get_slot_info(slot, info) == 0 and bool(_SLOT_INFO.unpack_from(info)[2] & _TOKEN_PRESENT)
 
     def can_sign_with(self, slot: int, mechanism: int) -> bool:
         """Whether a token lists a mechanism, for signatures."""
-        info = _MechanismInfo()
-        return self._get_mechanism_info(slot, mechanism, info) == 0 and bool(info.flags & _CAN_SIGN)
+        info = _Info()
+        code = self._get_mechanism_info(slot, mechanism, info)
+        return code == 0 and bool(_MECHANISM_INFO.unpack_from(info)[2] & _CAN_SIGN)
 
     def open_session(self, slot: int) -> Session:
         """Open a session that can read and sign."""
         handle = _ULONG()
-        _check(self._open_session(slot, _SERIAL_SESSION, None, None, handle))
+        _check(self._open_session(slot, _SERIAL_SESSION, None, None, ctypes.byref(handle)))
         return Session(self, handle.value)
 
     def _find_functions(self) -> None:
         """Look the functions up by their places in CK_FUNCTION_LIST."""
+        number, pointer = _ULONG, ctypes.c_void_p
 
         def function(place: int, *arguments: type) -> Callable[..., int]:
             found: Callable[..., int] = ctypes.CFUNCTYPE(_ULONG, *arguments)(self._addresses[place])
@@ -222,26 +208,24 @@ class Functions:
 
             return call
 
-        to, data = ctypes.POINTER, ctypes.c_char_p
-        attributes = to(_Attribute)
-        self._initialize = function(0, to(_InitializeArgs))
-        self._finalize = function(1, ctypes.c_void_p)
-        self._get_info = function(2, to(_Info))
-        self._get_slot_list = function(4, ctypes.c_ubyte, to(_ULONG), to(_ULONG))
-        self._get_slot_info = function(5, _ULONG, to(_SlotInfo))
-        self._get_token_info = function(6, _ULONG, to(_TokenInfo))
-        self._get_mechanism_info = function(8, _ULONG, _ULONG, to(_MechanismInfo))
-        self._open_session = function(12, _ULONG, _ULONG, ctypes.c_void_p, ctypes.c_void_p, to(_ULONG))
-        self.close_session = function(13, _ULONG)
-        self.get_session_info = function(15, _ULONG, to(_SessionInfo))
-        self.login = function(18, _ULONG, _ULONG, data, _ULONG)
-        self.logout = function(19, _ULONG)
-        self.get_attribute_value = function(24, _ULONG, _ULONG, attributes, _ULONG)
-        self.find_objects_init = function(26, _ULONG, attributes, _ULONG)
-        self.find_objects = function(27, _ULONG, to(_ULONG), _ULONG, to(_ULONG))
-        self.find_objects_final = function(28, _ULONG)
-        self.sign_init = function(42, _ULONG, to(_Mechanism), _ULONG)
-        self.sign = function(43, _ULONG, data, _ULONG, to(ctypes.c_char * _SIGNATURE_BYTES), to(_ULONG))
+        self._initialize = function(0, pointer)
+        self._finalize = function(1, pointer)
+        self._get_info = function(2, pointer)
+        self._get_slot_list = function(4, ctypes.c_ubyte, pointer, pointer)
+        self._get_slot_info = function(5, number, pointer)
+        self._get_token_info = function(6, number, pointer)
+        self._get_mechanism_info = function(8, number, number, pointer)
+        self._open_session = function(12, number, number, pointer, pointer, pointer)
+        self.close_session = function(13, number)
+        self.get_session_info = function(15, number, pointer)
+        self.login = function(18, number, number, ctypes.c_char_p, number)
+        self.logout = function(19, number)
+        self.get_attribute_value = function(24, number, number, pointer, number)
+        self.find_objects_init = function(26, number, pointer, number)
+        self.find_objects = function(27, number, pointer, number, pointer)
+        self.find_objects_final = function(28, number)
+        self.sign_init = function(42, number, pointer, number)
+        self.sign = function(43, number, ctypes.c_char_p, number, pointer, pointer)
 
 
 class Session:
@@ -250,7 +234,7 @@ class Session:
     def __init__(self, functions: Functions, handle: int) -> None:
         self._functions = functions
         self._handle = handle
-        self._mechanisms: dict[int, _Mechanism] = {}
+        self._mechanism = _Mechanism()
 
     def close(self) -> None:
         """Close the session."""
@@ -258,7 +242,7 @@ class Session:
 
     def is_open(self) -> bool:
         """Whether the session has not ended."""
-        return self._functions.get_session_info(self._handle, _SessionInfo()) == 0
+        return self._functions.get_session_info(self._handle, _Info()) == 0
 
     def log_in(self, pin: str | None, *, for_signature: bool = False) -> None:
         """Log in as the user, without a PIN at the token's own keypad; or for the one signature that was begun."""
@@ -270,16 +254,16 @@ class Session:
         """Log the user out, of all sessions of the process with this token."""
         _check(self._functions.logout(self._handle))
 
-    def find(self, template: Mapping[int, bytes | int]) -> list[int]:
-        """Return the handles of the objects that have all these attributes."""
-        values = [_buffer(value if isinstance(value, bytes) else bytes(_ULONG(value))) for value in template.values()]
-        wanted = _attributes(zip(template, values, strict=True))
+    def find(self, kind: int, template: Mapping[int, bytes]) -> list[int]:
+        """Return the handles of the objects of a class that have all these attributes."""
+        template = {Attribute.CLASS: bytes(_ULONG(kind)), **template}
+        values = {name: _buffer(len(value), value) for name, value in template.items()}
         functions, handles, count = self._functions, (_ULONG * _BATCH)(), _ULONG(_BATCH)
         found: list[int] = []
-        _check(functions.find_objects_init(self._handle, wanted, len(wanted)))
+        _check(functions.find_objects_init(self._handle, _attributes(values), len(values)))
         try:
             while count.value:
-                _check(functions.find_objects(self._handle, handles, _BATCH, count))
+                _check(functions.find_objects(self._handle, handles, _BATCH, ctypes.byref(count)))
                 found += handles[: count.value]
         finally:
             functions.find_objects_final(self._handle)
@@ -288,70 +272,66 @@ class Session:
     def read(self, found: int, names: Iterable[int]) -> dict[int, bytes]:
         """Return those of an object's attributes that the token shows."""
         names = tuple(names)
-        try:
+        values: dict[int, bytes] = {}
+        with suppress(PKCS11Error):
             values = self._read(found, names)
-        except PKCS11Error:
-            values = {}
         if not values and len(names) > 1:  # Some modules fail as a whole over one attribute that they don't have.
             for name in names:
-                with suppress(PKCS11Error):
-                    values |= self._read(found, (name,))
+                values |= self.read(found, (name,))
         return values
 
     def begin_signature(self, key: int, mechanism: int) -> None:
         """Begin a signature, with a mechanism that takes no parameter."""
-        known = self._mechanisms.get(mechanism)
-        if known is None:
-            known = self._mechanisms[mechanism] = _Mechanism(mechanism)
-        if code := self._functions.sign_init(self._handle, known, key):
+        self._mechanism.mechanism = mechanism
+        if code := self._functions.sign_init(self._handle, ctypes.byref(self._mechanism), key):
             raise error_for(code)
 
     def complete_signature(self, data: bytes) -> bytes:
         """Return the signature that was begun, as the mechanism makes it."""
         signature, length = (ctypes.c_char * _SIGNATURE_BYTES)(), _ULONG(_SIGNATURE_BYTES)
-        if code := self._functions.sign(self._handle, data, len(data), signature, length):
+        if code := self._functions.sign(self._handle, data, len(data), signature, ctypes.byref(length)):
             raise error_for(code)
         return ctypes.string_at(signature, length.value)
 
     def _read(self, found: int, names: Iterable[int]) -> dict[int, bytes]:
-        """Ask for the lengths, then for the values of those attributes that have one."""
-        asked = _attributes((name, None) for name in names)
-        self._get(found, asked)
-        buffers = {one.type: _buffer(bytes(one.length)) for one in asked if one.length != _UNAVAILABLE}
-        asked = _attributes(buffers.items())
-        if buffers:
-            self._get(found, asked)
-        return {one.type: buffers[one.type].raw[: one.length] for one in asked if one.length != _UNAVAILABLE}
+        """Ask for the lengths, then for the values of the attributes that have one."""
+        lengths = self._get(found, dict.fromkeys(names))
+        buffers = {name: _buffer(length) for name, length in lengths.items()}
+        lengths = self._get(found, buffers) if buffers else {}
+        return {name: buffers[name].raw[:length] for name, length in lengths.items()}
 
-    def _get(self, found: int, asked: ctypes.Array[_Attribute]) -> None:
+    def _get(self, found: int, buffers: Mapping[int, _Buffer | None]) -> dict[int, int]:
+        """Fill the buffers with attributes; return the lengths of those that the token shows."""
+        asked = _attributes(buffers)
         code = self._functions.get_attribute_value(self._handle, found, asked, len(asked))
         if code and code not in _READ_IN_PART:
             raise error_for(code)
+        return {one.type: one.length for one in asked if one.length != _UNAVAILABLE}
 
 
-def _attributes(values: Iterable[tuple[int, ctypes.Array[ctypes.c_char] | None]]) -> ctypes.Array[_Attribute]:
+def _attributes(buffers: Mapping[int, _Buffer | None]) -> ctypes.Array[_Attribute]:
     """Return attributes (CK_ATTRIBUTE) with their values' buffers, which must outlive them."""
-    made = [
-        _Attribute(name, None, _UNAVAILABLE)
-        if buffer is None
-        else _Attribute(name, ctypes.addressof(buffer), len(buffer))
-        for name, buffer in values
-    ]
-    return (_Attribute * len(made))(*made)
+    made = (_Attribute * len(buffers))()
+    for one, (name, buffer) in zip(made, buffers.items(), strict=True):
+        one.type, one.value = name, None if buffer is None else ctypes.addressof(buffer)
+        one.length = _UNAVAILABLE if buffer is None else len(buffer)
+    return made
 
 
-def _buffer(value: bytes) -> ctypes.Array[ctypes.c_char]:
-    return (ctypes.c_char * len(value)).from_buffer_copy(value)
+def _buffer(size: int, value: bytes = b"") -> _Buffer:
+    buffer = (ctypes.c_char * size)()
+    buffer.raw = value
+    return buffer
 
 
-def number(value: bytes | None, default: int = -1) -> int:
-    """Return the number (CK_ULONG) that an attribute's value is; of anything else the default."""
+def to_number(value: bytes | None, default: int = -1) -> int:
+    """Return the number that an attribute's value is, or the default if it is not a CK_ULONG."""
     return int.from_bytes(value, sys.byteorder) if value and len(value) == ctypes.sizeof(_ULONG) else default
 
 
-def _text(padded: Iterable[int]) -> str:
+def _text(padded: bytes) -> str:
     """Return a text without its padding. What is not UTF-8 becomes replacement characters."""
-    return bytes(padded).rstrip(b"\0").decode("utf-8", "replace").rstrip()
+    return padded.rstrip(b"\0").decode("utf-8", "replace").rstrip()
 
 
 def _check(code: int) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 from hwsigner.backends.pkcs11 import module
 from hwsigner.backends.pkcs11.der import encode_ecdsa_signature
 from hwsigner.backends.pkcs11.errors import PKCS11Error, SessionLostError
-from hwsigner.backends.pkcs11.functions import CKK_EC, CKK_ML_DSA, Session
+from hwsigner.backends.pkcs11.functions import KeyType, Session
 from hwsigner.backends.pkcs11.objects import ALGORITHMS, ORDER_BYTES, KeyObject, public_keys_of
 from hwsigner.backends.pkcs11.search import find_key
 from hwsigner.backends.pkcs11.token import OpenToken
@@ -144,9 +144,9 @@ class PKCS11Key(Key):
     def _method(self, hash: HashName) -> SigningMethod:
         """Return how the key signs with a hash. A mechanism that the token does not list is still tried."""
         algorithm = getattr(hashlib, hash)
-        if self._key.key_type == CKK_ML_DSA:
+        if self._key.key_type == KeyType.ML_DSA:
             return SigningMethod(_CKM_ML_DSA, bytes, bytes)
-        if self._key.key_type != CKK_EC:
+        if self._key.key_type != KeyType.EC:
             if self._offers(_RSA_WITH_HASH[hash]):
                 return SigningMethod(_RSA_WITH_HASH[hash], bytes, bytes)
             return SigningMethod(_CKM_RSA_PKCS, lambda message: _DIGEST_INFO[hash] + algorithm(message).digest(), bytes)

@@ -22,8 +22,8 @@ from contextlib import ExitStack, suppress
 from typing import TypeVar
 
 from hwsigner.backends.pkcs11.errors import GENERAL_ERROR, TOKEN_NOT_PRESENT, TOKEN_NOT_RECOGNIZED, PKCS11Error
-from hwsigner.backends.pkcs11.functions import CKF_TOKEN_INITIALIZED, Functions, LibraryInfo, Session, TokenInfo
-from hwsigner.backends.pkcs11.paths import FLAG_HINT, module_path
+from hwsigner.backends.pkcs11.functions import Functions, Session, TokenFlag, TokenInfo
+from hwsigner.backends.pkcs11.paths import FLAG_HINT
 from hwsigner.errors import BackendUnavailableError, SigningKeyError
 from hwsigner.system.stderr import quiet
 from hwsigner.uri import KeyURI
@@ -79,7 +79,7 @@ class Module:
     """
 
     functions: Functions
-    _info: LibraryInfo
+    _library: dict[str, str]
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -166,7 +166,7 @@ class Module:
                 except PKCS11Error as error:
                     if error.code not in (TOKEN_NOT_PRESENT, TOKEN_NOT_RECOGNIZED):
                         first_error = first_error or error
-        found = [token for token in found if token.flags & CKF_TOKEN_INITIALIZED]
+        found = [token for token in found if token.flags & TokenFlag.TOKEN_INITIALIZED]
         if first_error and not found:
             message = f"PKCS #11 module {self.path} can't list its tokens: {first_error}"
             raise SigningKeyError(message, first_error.hint) from first_error
@@ -214,7 +214,7 @@ class Module:
             with suppress(PKCS11Error):
                 self.functions.finalise()
         self.functions.initialise()
-        self._info = self.functions.info()
+        self._library = self.functions.library()
 
     def _finalise(self) -> None:
         """Finalise the module, unless others have initialised it, or a token is in use."""
@@ -246,11 +246,11 @@ class Module:
             "slot-id": str(token.slot),
             "slot-manufacturer": token.slot_manufacturer,
             "slot-description": token.slot_description,
-            "library-manufacturer": self._info.manufacturer,
-            "library-description": self._info.description,
-            "library-version": self._info.version,
+            **self._library,
         }
-        wanted = {name: _unpadded(uri.path[name].decode("utf-8", "replace")) for name in actual if name in uri.path}
+        wanted = {
+            name: _unpadded(uri.path[name].decode("utf-8", "replace")) for name in actual.keys() & uri.path.keys()
+        }
         if "." not in wanted.get("library-version", "."):
             wanted["library-version"] += ".0"  # RFC 7512, 2.3: a major version alone.
         return all(_unpadded(actual[name]) == value for name, value in wanted.items())
@@ -278,16 +278,19 @@ def token_uri(token: TokenInfo, uri: KeyURI, others: Iterable[TokenInfo] = ()) -
     return KeyURI("pkcs11", path, {name: value for name, value in uri.query.items() if name.startswith("module-")})
 
 
-def load_module(uri: KeyURI) -> Module:
-    """Return the module that a key URI names by `module-path` and `module-name`, or p11-kit's proxy, initialised.
+def load_module(path: str) -> Module:
+    """Return a module, initialised, by its path or by a bare name that the dynamic linker looks up.
 
     Raises:
-        UsageError: a `module-name` that is a path.
         BackendUnavailableError: there is no such module; the message names the path.
     """
-    path = module_path(uri)
-    # The dynamic linker knows a file by any of its names, so there must be one module for all of them.
-    file = os.path.realpath(path) if "/" in path else path
+    file = path
+    if "/" in path:
+        if not os.path.isfile(path):
+            is_there = "is a folder" if os.path.isdir(path) else "is not a file"
+            what = is_there if os.path.exists(path) else "does not exist"
+            raise BackendUnavailableError(f"PKCS #11 module {path} {what}", FLAG_HINT)
+        file = os.path.realpath(path)  # The dynamic linker loads a file once, whatever it is called.
     with registry_lock:
         module = modules.setdefault(file, Module(path))
     module.initialise()

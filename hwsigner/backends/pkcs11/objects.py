@@ -11,34 +11,12 @@ from functools import partial
 from typing import TypeVar
 
 from hwsigner.backends.pkcs11.der import certificate_public_key, encode, encode_integer, raw_point, without_padding
-from hwsigner.backends.pkcs11.functions import (
-    CKA_ALWAYS_AUTHENTICATE,
-    CKA_CERTIFICATE_TYPE,
-    CKA_CLASS,
-    CKA_EC_PARAMS,
-    CKA_EC_POINT,
-    CKA_ID,
-    CKA_KEY_TYPE,
-    CKA_LABEL,
-    CKA_MODULUS,
-    CKA_PARAMETER_SET,
-    CKA_PUBLIC_EXPONENT,
-    CKA_SIGN,
-    CKA_VALUE,
-    CKK_EC,
-    CKK_ML_DSA,
-    CKK_RSA,
-    CKO_CERTIFICATE,
-    CKO_PRIVATE_KEY,
-    CKO_PUBLIC_KEY,
-    Session,
-    number,
-)
+from hwsigner.backends.pkcs11.functions import Attribute, KeyType, ObjectClass, Session, to_number
 from hwsigner.errors import UnsupportedKeyError
 from hwsigner.key import ECDSA, MLDSA, RSA, RSA_BITS, SUPPORTED_KEYS, Algorithm
 from hwsigner.uri import KeyURI
 
-ALGORITHMS: dict[int, Algorithm] = {CKK_EC: ECDSA, CKK_RSA: RSA, CKK_ML_DSA: MLDSA}
+ALGORITHMS: dict[int, Algorithm] = {KeyType.EC: ECDSA, KeyType.RSA: RSA, KeyType.ML_DSA: MLDSA}
 # By CKA_EC_PARAMS, the OID of the curve: P-256, P-384, P-521.
 ORDER_BYTES = {
     bytes.fromhex("06082a8648ce3d030107"): 32,
@@ -50,15 +28,15 @@ _ALGORITHM_RSA = bytes.fromhex("300d06092a864886f70d0101010500")
 # id-ml-dsa-44, -65 and -87 (RFC 9881, 2) by CKA_PARAMETER_SET (PKCS #11 3.2, 6.67).
 _OID_MLDSA = {1 + n: bytes.fromhex(f"06096086480165030403{oid}") for n, oid in enumerate(("11", "12", "13"))}
 _POINT_FORMS = (b"\x02", b"\x03", b"\x04")  # The first byte of an encoded point (SEC 1, 2.3.3).
-_NAMES = {"id": CKA_ID, "object": CKA_LABEL}
+_NAMES = {"id": Attribute.ID, "object": Attribute.LABEL}
 # OpenSC's pkcs11-tool writes the id 01 02 ff as %0102ff.
 _HALF_ENCODED = re.compile(rb"(.)((?:[0-9a-f]{2})+)", re.DOTALL)
 _PRIVATE = (
-    *(CKA_KEY_TYPE, CKA_ID, CKA_LABEL, CKA_SIGN, CKA_EC_PARAMS, CKA_MODULUS, CKA_PUBLIC_EXPONENT),
-    *(CKA_EC_POINT, CKA_ALWAYS_AUTHENTICATE),
+    *(Attribute.KEY_TYPE, Attribute.ID, Attribute.LABEL, Attribute.SIGN, Attribute.MODULUS, Attribute.PUBLIC_EXPONENT),
+    *(Attribute.EC_PARAMS, Attribute.EC_POINT, Attribute.ALWAYS_AUTHENTICATE),
 )
 # Of a private key, CKA_VALUE is the secret.
-_PUBLIC = (*_PRIVATE, CKA_PARAMETER_SET, CKA_VALUE)
+_PUBLIC = (*_PRIVATE, Attribute.PARAMETER_SET, Attribute.VALUE)
 
 
 @dataclass(frozen=True)
@@ -119,7 +97,7 @@ def find_private_keys(session: Session, uri: KeyURI, wanted: bytes | None = None
         uri: names keys by `object` and `id`.
         wanted: the certificate's DER SubjectPublicKeyInfo, if it is known.
     """
-    named = find_keys(session, CKO_PRIVATE_KEY, uri)
+    named = find_keys(session, ObjectClass.PRIVATE_KEY, uri)
     is_sure = wanted is None or uri.path.get("type") == b"private"
     if {"object", "id"} & uri.path.keys() and not (named and (is_sure or with_public_key(session, named, {wanted}))):
         named = _keys_of_others(session, uri, wanted) or named
@@ -128,16 +106,16 @@ def find_private_keys(session: Session, uri: KeyURI, wanted: bytes | None = None
 
 def _keys_of_others(session: Session, uri: KeyURI, wanted: bytes | None) -> list[KeyObject]:
     """Return the private keys that belong to the certificates and public keys that a URI names."""
-    others: list[AnyObject] = [*find_certificates(session, uri), *find_keys(session, CKO_PUBLIC_KEY, uri)]
+    others = _visible(session, uri)
     shown: set[bytes | None] = {one.public_key for one in others} - {None}
     ids = sorted({one.id for one in others} - {b""})
-    keys = [key for key_id in ids for key in _read_keys(session, CKO_PRIVATE_KEY, {CKA_ID: key_id})]
+    keys = [key for key_id in ids for key in _read_keys(session, ObjectClass.PRIVATE_KEY, {Attribute.ID: key_id})]
     if wanted in shown:  # A CKA_ID that leads to another key than the certificate's is not followed.
         shown = {wanted}
         keys = with_public_key(session, keys, shown)
     if keys or not shown:
         return keys
-    return with_public_key(session, _read_keys(session, CKO_PRIVATE_KEY, {}), shown)
+    return with_public_key(session, _read_keys(session, ObjectClass.PRIVATE_KEY, {}), shown)
 
 
 def with_public_key(session: Session, keys: Sequence[KeyObject], wanted: Collection[bytes | None]) -> list[KeyObject]:
@@ -160,10 +138,10 @@ def public_keys_of(session: Session, keys: Sequence[KeyObject]) -> list[bytes | 
     The token is searched for one key by its name; for several, all objects are read once.
     """
     bare = [key for key in keys if not key.public_key and (key.id or key.label)]
-    publics = _by_name(bare, partial(_read_keys, session, CKO_PUBLIC_KEY))
+    publics = _by_name(bare, partial(_read_keys, session, ObjectClass.PUBLIC_KEY))
     shown = {key.handle: _public_keys_beside(key, publics) for key in bare}
     orphans = [key for key in bare if key.id and not shown[key.handle]]
-    privates = _by_name(orphans, partial(_read_keys, session, CKO_PRIVATE_KEY))
+    privates = _by_name(orphans, partial(_read_keys, session, ObjectClass.PRIVATE_KEY))
     certificates = _by_name(orphans, partial(_read_certificates, session))
     for key in orphans:
         if len(privates[_name(key)]) == 1:
@@ -181,14 +159,14 @@ def _by_name(
         found = read(dict([_name(keys[0])]) if len(keys) == 1 else {})
     by_name: defaultdict[tuple[int, bytes], list[Found]] = defaultdict(list)
     for one in found:
-        by_name[CKA_ID, one.id].append(one)
-        by_name[CKA_LABEL, one.label].append(one)
+        by_name[Attribute.ID, one.id].append(one)
+        by_name[Attribute.LABEL, one.label].append(one)
     return by_name
 
 
 def _name(key: KeyObject) -> tuple[int, bytes]:
     """Return the attribute by which a private key's public key is found, and its value."""
-    return (CKA_ID, key.id) if key.id else (CKA_LABEL, key.label)
+    return (Attribute.ID, key.id) if key.id else (Attribute.LABEL, key.label)
 
 
 def _public_keys_beside(key: KeyObject, publics: Mapping[tuple[int, bytes], list[KeyObject]]) -> set[bytes]:
@@ -200,17 +178,20 @@ def _public_keys_beside(key: KeyObject, publics: Mapping[tuple[int, bytes], list
 
 def visible_keys(session: Session, uri: KeyURI) -> set[bytes]:
     """Return the DER SubjectPublicKeyInfo of the certificates and public keys that a URI names."""
-    found: list[AnyObject] = [*find_keys(session, CKO_PUBLIC_KEY, uri), *find_certificates(session, uri)]
-    return {one.public_key for one in found if one.public_key}
+    return {one.public_key for one in _visible(session, uri) if one.public_key}
 
 
 def has_visible_match(session: Session, uri: KeyURI, wanted: bytes | None) -> bool:
     """Return whether a certificate or key shows that the token has the key, without a login."""
-    found: list[AnyObject] = [*find_keys(session, CKO_PUBLIC_KEY, uri), *find_certificates(session, uri)]
+    found = _visible(session, uri)
     shown = {one.public_key for one in found if one.public_key}
     if wanted is not None and shown:
         return wanted in shown
-    return bool(found or find_keys(session, CKO_PRIVATE_KEY, uri))
+    return bool(found or find_keys(session, ObjectClass.PRIVATE_KEY, uri))
+
+
+def _visible(session: Session, uri: KeyURI) -> list[AnyObject]:
+    return [*find_keys(session, ObjectClass.PUBLIC_KEY, uri), *find_certificates(session, uri)]
 
 
 def supported(key: KeyObject, uri: KeyURI) -> KeyObject:
@@ -224,7 +205,7 @@ def supported(key: KeyObject, uri: KeyURI) -> KeyObject:
         kind = key_kind(key.key_type)
     elif key.bits and key.bits not in RSA_BITS:
         kind = f"RSA of {key.bits} bits"
-    elif key.key_type == CKK_EC and key.curve and key.curve not in ORDER_BYTES:
+    elif key.key_type == KeyType.EC and key.curve and key.curve not in ORDER_BYTES:
         kind = "EC on another curve"
     if kind:
         raise UnsupportedKeyError(f"key {uri.name} is of an unsupported kind: {kind}", f"Use {SUPPORTED_KEYS}")
@@ -236,9 +217,9 @@ def supported(key: KeyObject, uri: KeyURI) -> KeyObject:
 def key_kind(key_type: int) -> str:
     """Return a key's type (CKA_KEY_TYPE) as the specification names it; a type that python-pkcs11 lacks as a number."""
     with suppress(ImportError, ValueError):  # Imported here only, because it takes 40 ms.
-        from pkcs11 import KeyType
+        import pkcs11
 
-        return KeyType(key_type).name
+        return pkcs11.KeyType(key_type).name
     return f"type {key_type:#x}" if key_type >= 0 else "unknown"
 
 
@@ -285,36 +266,36 @@ def _named(uri: KeyURI, read: Callable[[_Template], list[Found]]) -> list[Found]
     """Return the objects that a URI names. An empty name means that the object has none."""
     names = {_NAMES[name]: uri.path[name] for name in _NAMES.keys() & uri.path.keys()}
     found = _with_names(names, read)
-    half_encoded = _HALF_ENCODED.fullmatch(names.get(CKA_ID, b""))
+    half_encoded = _HALF_ENCODED.fullmatch(names.get(Attribute.ID, b""))
     if not found and half_encoded:
         key_id = half_encoded[1] + bytes.fromhex(half_encoded[2].decode())
-        found = _with_names({**names, CKA_ID: key_id}, read)
+        found = _with_names({**names, Attribute.ID: key_id}, read)
     return found
 
 
 def _with_names(names: _Template, read: Callable[[_Template], list[Found]]) -> list[Found]:
     # A template with an empty value would miss the objects without that attribute.
     found = read({name: value for name, value in names.items() if value})
-    if names.get(CKA_ID) == b"":
+    if names.get(Attribute.ID) == b"":
         found = [one for one in found if not one.id]
-    return [one for one in found if not one.label] if names.get(CKA_LABEL) == b"" else found
+    return [one for one in found if not one.label] if names.get(Attribute.LABEL) == b"" else found
 
 
 def _read_keys(session: Session, kind: int, template: _Template) -> list[KeyObject]:
     """Return the keys of a class that have these attributes, but not those that can't be read."""
     found = []
-    for handle in session.find({CKA_CLASS: kind, **template}):
-        values = session.read(handle, _PRIVATE if kind == CKO_PRIVATE_KEY else _PUBLIC)
+    for handle in session.find(kind, template):
+        values = session.read(handle, _PRIVATE if kind == ObjectClass.PRIVATE_KEY else _PUBLIC)
         if values:
             key = KeyObject(
                 handle,
-                number(values.get(CKA_KEY_TYPE)),
-                values.get(CKA_ID, b""),
-                values.get(CKA_LABEL, b""),
-                can_sign=any(values.get(CKA_SIGN, b"")),
-                always_authenticate=any(values.get(CKA_ALWAYS_AUTHENTICATE, b"")),
-                curve=values.get(CKA_EC_PARAMS, b""),
-                bits=int.from_bytes(values.get(CKA_MODULUS, b"")).bit_length(),
+                to_number(values.get(Attribute.KEY_TYPE)),
+                values.get(Attribute.ID, b""),
+                values.get(Attribute.LABEL, b""),
+                can_sign=any(values.get(Attribute.SIGN, b"")),
+                always_authenticate=any(values.get(Attribute.ALWAYS_AUTHENTICATE, b"")),
+                curve=values.get(Attribute.EC_PARAMS, b""),
+                bits=int.from_bytes(values.get(Attribute.MODULUS, b"")).bit_length(),
                 public_key=_spki(values),
             )
             found.append(key)
@@ -323,26 +304,26 @@ def _read_keys(session: Session, kind: int, template: _Template) -> list[KeyObje
 
 def _read_certificates(session: Session, template: _Template) -> list[CertificateObject]:
     found = []
-    for handle in session.find({CKA_CLASS: CKO_CERTIFICATE, **template}):
-        values = session.read(handle, (CKA_VALUE, CKA_ID, CKA_LABEL, CKA_CERTIFICATE_TYPE))
-        is_x509 = number(values.get(CKA_CERTIFICATE_TYPE), default=0) == 0
-        if is_x509 and values.get(CKA_VALUE):
-            der = without_padding(values[CKA_VALUE])
-            found.append(CertificateObject(der, values.get(CKA_ID, b""), values.get(CKA_LABEL, b"")))
+    for handle in session.find(ObjectClass.CERTIFICATE, template):
+        values = session.read(handle, (Attribute.VALUE, Attribute.ID, Attribute.LABEL, Attribute.CERTIFICATE_TYPE))
+        is_x509 = to_number(values.get(Attribute.CERTIFICATE_TYPE), default=0) == 0
+        if is_x509 and values.get(Attribute.VALUE):
+            der = without_padding(values[Attribute.VALUE])
+            found.append(CertificateObject(der, values.get(Attribute.ID, b""), values.get(Attribute.LABEL, b"")))
     return found
 
 
 def _spki(values: Mapping[int, bytes]) -> bytes | None:
     """Return the DER SubjectPublicKeyInfo (RFC 5280, 4.1) of a key's attributes, or None if they are not whole."""
-    kind = number(values.get(CKA_KEY_TYPE))
-    modulus, exponent = values.get(CKA_MODULUS), values.get(CKA_PUBLIC_EXPONENT)
-    parameters, point = values.get(CKA_EC_PARAMS), values.get(CKA_EC_POINT)
-    oid, value = _OID_MLDSA.get(number(values.get(CKA_PARAMETER_SET))), values.get(CKA_VALUE)
-    if kind == CKK_RSA and modulus and exponent:
+    kind = to_number(values.get(Attribute.KEY_TYPE))
+    modulus, exponent = values.get(Attribute.MODULUS), values.get(Attribute.PUBLIC_EXPONENT)
+    parameters, point = values.get(Attribute.EC_PARAMS), values.get(Attribute.EC_POINT)
+    oid, value = _OID_MLDSA.get(to_number(values.get(Attribute.PARAMETER_SET))), values.get(Attribute.VALUE)
+    if kind == KeyType.RSA and modulus and exponent:
         algorithm, key = _ALGORITHM_RSA, encode(0x30, encode_integer(modulus) + encode_integer(exponent))
-    elif kind == CKK_EC and parameters and point and raw_point(point)[:1] in _POINT_FORMS:
+    elif kind == KeyType.EC and parameters and point and raw_point(point)[:1] in _POINT_FORMS:
         algorithm, key = encode(0x30, _OID_EC + parameters), raw_point(point)
-    elif kind == CKK_ML_DSA and oid and value:
+    elif kind == KeyType.ML_DSA and oid and value:
         algorithm, key = encode(0x30, oid), value
     else:
         return None

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from hwsigner.backends import refusals
 from hwsigner.backends.pkcs11.errors import PinRefusedError, PKCS11Error
-from hwsigner.backends.pkcs11.functions import (
-    CKF_PROTECTED_AUTHENTICATION_PATH,
-    CKF_USER_PIN_COUNT_LOW,
-    CKF_USER_PIN_FINAL_TRY,
-    CKF_USER_PIN_LOCKED,
-    Session,
-    TokenInfo,
-)
-from hwsigner.backends.pkcs11.module import token_uri
+from hwsigner.backends.pkcs11.functions import Session, TokenFlag, TokenInfo
+from hwsigner.backends.pkcs11.module import Module, token_uri
 from hwsigner.backends.pkcs11.objects import has_visible_match, visible_keys
 from hwsigner.errors import PinError, PinLockedError, PinRequiredError, printable
-from hwsigner.pins import PinRequest, PinSource
+from hwsigner.pins import FoundPin, PinRequest, PinSource
 from hwsigner.uri import KeyURI
 
 _STATES = (
-    (CKF_USER_PIN_LOCKED, "locked"),
-    (CKF_USER_PIN_FINAL_TRY, "one try is left"),
-    (CKF_USER_PIN_COUNT_LOW, "an earlier try failed"),
+    (TokenFlag.USER_PIN_LOCKED, "locked"),
+    (TokenFlag.USER_PIN_FINAL_TRY, "one try is left"),
+    (TokenFlag.USER_PIN_COUNT_LOW, "an earlier try failed"),
 )
 # What is a token's own, or its place; many tokens have the same manufacturer or model.
 _NAMING = frozenset({"token", "serial", "slot-id", "slot-description"})
@@ -47,7 +40,7 @@ def pin_state(token: TokenInfo) -> str:
 
 def has_keypad(token: TokenInfo) -> bool:
     """Whether the PIN is typed at the token."""
-    return bool(token.flags & CKF_PROTECTED_AUTHENTICATION_PATH)
+    return bool(token.flags & TokenFlag.PROTECTED_AUTHENTICATION_PATH)
 
 
 def names_token(uri: KeyURI) -> bool:
@@ -76,16 +69,16 @@ def refuse_risk(token: TokenInfo, pins: PinSource, *, is_stored: bool = False) -
     Raises:
         PinLockedError: the PIN is locked, would be with one more wrong try, or is a stored one after a wrong try.
     """
-    if token.flags & CKF_USER_PIN_LOCKED:
+    if token.flags & TokenFlag.USER_PIN_LOCKED:
         raise locked(token)
     if pins.allow_final_try:
         return
-    if token.flags & CKF_USER_PIN_FINAL_TRY:
+    if token.flags & TokenFlag.USER_PIN_FINAL_TRY:
         raise PinLockedError(
             f"one more wrong PIN locks {token_name(token)}, so none was sent",
             "Log in with the right PIN in another program, or add --allow-final-pin-try",
         )
-    if token.flags & CKF_USER_PIN_COUNT_LOW and is_stored:
+    if token.flags & TokenFlag.USER_PIN_COUNT_LOW and is_stored:
         raise _has_failed(token)
 
 
@@ -168,27 +161,32 @@ class TokenFingerprint:
 
 
 @contextmanager
-def only_try(token: TokenInfo, pins: PinSource, listed_at: float, flags_now: Callable[[], TokenInfo]) -> Iterator[None]:
-    """Send a stored PIN in the body of the `with` statement, unless one was refused before; remember if this one is.
+def only_try(module: Module, token: TokenInfo, found: FoundPin | None, pins: PinSource) -> Iterator[None]:
+    """Send a PIN in the body of the `with` statement. If it is stored and refused, remember that.
 
     Args:
+        module: the token's module.
         token: the token.
+        found: the PIN, or None for a keypad.
         pins: say whether the user has allowed the try.
-        listed_at: when the module listed its tokens last, in time of `time.time()`.
-        flags_now: returns the token with its flags after the try.
 
     Raises:
-        PinLockedError: the token refused an earlier one, in this or another process.
+        PinLockedError: the PIN is stored, and the token refused a stored one before, in this or another process.
     """
+    if found is None or not found.is_stored:
+        yield
+        return
     name = _name(token)
     with refusals.one_process(name):
-        is_held_back = refusals.is_kept(name) or refusals.is_kept(name + _IN_FLAGS, since=listed_at)
+        is_held_back = refusals.is_kept(name) or refusals.is_kept(name + _IN_FLAGS, since=module.listed_at)
         if is_held_back and not pins.allow_final_try:
             raise _has_failed(token)
         try:
             yield
         except PinRefusedError:
-            refusals.keep(name + _IN_FLAGS if pin_state(flags_now()) else name)
+            with suppress(PKCS11Error):
+                token = module.functions.token(token.slot)
+            refusals.keep(name + _IN_FLAGS if pin_state(token) else name)
             raise
 
 

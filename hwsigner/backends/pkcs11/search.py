@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,19 +11,11 @@ from functools import partial
 from typing import NamedTuple
 
 from hwsigner.backends.pkcs11.errors import PKCS11Error
-from hwsigner.backends.pkcs11.functions import (
-    CKF_LOGIN_REQUIRED,
-    CKF_USER_PIN_INITIALIZED,
-    CKO_PRIVATE_KEY,
-    CKO_PUBLIC_KEY,
-    Session,
-    TokenInfo,
-)
+from hwsigner.backends.pkcs11.functions import ObjectClass, TokenFlag, TokenInfo
 from hwsigner.backends.pkcs11.module import Module, load_module, token_uri
 from hwsigner.backends.pkcs11.objects import (
     AnyObject,
     KeyObject,
-    Names,
     count_names,
     find_certificates,
     find_keys,
@@ -73,32 +66,26 @@ def find_tokens(uri: KeyURI) -> list[FoundToken]:
         BackendUnavailableError: the module or a token is missing.
     """
     paths = module_paths(uri)
-    if len(paths) == 1:
-        try:
-            return _tokens_of(paths[0], uri)
-        except BackendUnavailableError as error:
-            unseen = [] if names_module(uri) else unconfigured_paths()
-            if not unseen:
-                raise
-            advice = f"p11-kit is not configured for {', '.join(unseen)}: name such a module with --pkcs11-lib"
-            raise BackendUnavailableError(error.message, f"{error.hint}; {advice}") from error
-    found, errors = [], []
+    found: list[FoundToken] = []
+    errors: list[SigningKeyError] = []
     for path in paths:
+        within = uri if len(paths) == 1 else uri.with_query("module-path", path)
         try:
-            found += _tokens_of(path, uri.with_query("module-path", path))
+            with quiet():
+                module = load_module(path)
+                found += [FoundToken(module, info, within) for info in module.insist(partial(_matching, module, uri))]
         except SigningKeyError as error:
-            errors.append(str(error))
-    if not found:
-        raise BackendUnavailableError(
-            f"no token of {len(paths)} PKCS #11 modules matches {uri.name}", "; ".join(errors)
-        )
-    return found
-
-
-def _tokens_of(path: str, uri: KeyURI) -> list[FoundToken]:
-    with quiet():
-        module = load_module(uri.with_query("module-path", path))
-        return [FoundToken(module, info, uri) for info in module.insist(partial(_matching, module, uri))]
+            errors.append(error)
+    if found:
+        return found
+    if len(paths) > 1:
+        message = f"no token of {len(paths)} PKCS #11 modules matches {uri.name}"
+        raise BackendUnavailableError(message, "; ".join(map(str, errors)))
+    unseen = [] if names_module(uri) else unconfigured_paths()
+    if unseen and isinstance(errors[0], BackendUnavailableError):
+        advice = f"p11-kit is not configured for {', '.join(unseen)}: name such a module with --pkcs11-lib"
+        raise BackendUnavailableError(errors[0].message, f"{errors[0].hint}; {advice}") from errors[0]
+    raise errors[0]
 
 
 def _matching(module: Module, uri: KeyURI) -> list[TokenInfo]:
@@ -211,7 +198,7 @@ def list_tokens(uri: KeyURI, login: PinSource | None) -> Iterator[ListedToken]:
         raise AmbiguousKeyError(f"{uri.name} names {len(tokens)} tokens, and a PIN goes to one: {listed}", "Name one")
     for found in tokens:
         place = found.named(tokens)
-        listed_token = _listed_token(found, place)
+        objects: tuple[ListedObject, ...] = ()
         try:
             with using(found) as token:
                 if login is not None and token.can_log_in:
@@ -220,12 +207,11 @@ def list_tokens(uri: KeyURI, login: PinSource | None) -> Iterator[ListedToken]:
                 objects = _objects(token, uri, place)
                 # A login changes what the token says of its PIN.
                 found = found._replace(info=found.module.functions.token(token.info.slot))
-                listed_token = replace(_listed_token(found, place), objects=objects)
         except PinError:
             raise
         except SigningKeyError as error:
             warnings.warn(HwsignerWarning(error.message, error.hint), stacklevel=2)
-        yield listed_token
+        yield _listed_token(found, place, objects)
 
 
 def _present_tokens(uri: KeyURI) -> list[FoundToken]:
@@ -237,7 +223,7 @@ def _present_tokens(uri: KeyURI) -> list[FoundToken]:
         within = uri.with_query("module-path", path)
         try:
             with quiet():
-                module = load_module(within)
+                module = load_module(path)
                 present = module.matching_tokens(uri)
             found += [FoundToken(module, info, uri if names_module(uri) else within) for info in present]
         except SigningKeyError as error:
@@ -252,7 +238,7 @@ def _present_tokens(uri: KeyURI) -> list[FoundToken]:
     return found
 
 
-def _listed_token(found: FoundToken, place: KeyURI) -> ListedToken:
+def _listed_token(found: FoundToken, place: KeyURI, objects: tuple[ListedObject, ...]) -> ListedToken:
     info = found.info
     return ListedToken(
         module=found.module.path,
@@ -262,48 +248,38 @@ def _listed_token(found: FoundToken, place: KeyURI) -> ListedToken:
         serial=info.serial,
         slot_id=info.slot,
         uri=str(place),
-        wants_login=bool(info.flags & CKF_LOGIN_REQUIRED),
+        wants_login=bool(info.flags & TokenFlag.LOGIN_REQUIRED),
         has_keypad=has_keypad(info),
-        pin_state=(pin_state(info) or "good") if info.flags & CKF_USER_PIN_INITIALIZED else "not set",
+        pin_state=(pin_state(info) or "good") if info.flags & TokenFlag.USER_PIN_INITIALIZED else "not set",
+        objects=objects,
     )
 
 
 def _objects(token: OpenToken, uri: KeyURI, place: KeyURI) -> tuple[ListedObject, ...]:
+    """Return the keys and certificates on a token. A key that is hidden until a login is listed by its public key."""
     session = token.opened()
-    keys = find_keys(session, CKO_PRIVATE_KEY, uri)
-    names = count_names(keys)
+    keys, certificates = find_keys(session, ObjectClass.PRIVATE_KEY, uri), find_certificates(session, uri)
+    names, publics = count_names([*keys, *certificates]), public_keys_of(session, keys)
     listed = [
-        _listed_key(key, object_uri(key, place, uri, names), public)
-        for key, public in zip(keys, public_keys_of(session, keys), strict=True)
+        _listed_key(key, object_uri(key, place, uri, names), public) for key, public in zip(keys, publics, strict=True)
     ]
     if token.can_log_in or token.wants_login:
-        listed += _hidden_keys(session, uri, place, {key.id for key in keys})
-    certificates = find_certificates(session, uri)
-    names = count_names(certificates)
+        shown = {key.id for key in keys}
+        hidden = [key for key in find_keys(session, ObjectClass.PUBLIC_KEY, uri) if key.id not in shown]
+        ids = Counter(key.id for key in hidden)
+        for key in hidden:
+            # The label of the private key may be another one.
+            known = replace(key, label=b"") if key.id and ids[key.id] == 1 else key
+            name = object_uri(known, place, uri, Counter())
+            listed.append(replace(_listed_key(key, name, key.public_key), is_hidden=True))
     for one in certificates:
-        name = object_uri(one, place, uri, names)
-        found = ListedObject(
-            "certificate", _text(one.label), one.id, name, public_key=one.public_key, certificate=one.der
-        )
-        listed.append(found)
+        name, public = object_uri(one, place, uri, names), one.public_key
+        more = ListedObject("certificate", _text(one.label), one.id, name, public_key=public, certificate=one.der)
+        listed.append(more)
     return tuple(listed)
 
 
-def _hidden_keys(session: Session, uri: KeyURI, place: KeyURI, shown: set[bytes]) -> list[ListedObject]:
-    """Return the private keys that may be seen after a login, as their public key objects show them."""
-    hidden = [key for key in find_keys(session, CKO_PUBLIC_KEY, uri) if key.id not in shown]
-    names = count_names(hidden)
-    listed = []
-    for key in hidden:
-        # The label of the private key may be another one.
-        known = (
-            replace(key, label=b"") if key.id and names[frozenset({("type", b"private"), ("id", key.id)})] == 1 else key
-        )
-        listed.append(_listed_key(key, object_uri(known, place, uri, Names()), key.public_key, is_hidden=True))
-    return listed
-
-
-def _listed_key(key: KeyObject, uri: str, public_key: bytes | None, *, is_hidden: bool = False) -> ListedObject:
+def _listed_key(key: KeyObject, uri: str, public_key: bytes | None) -> ListedObject:
     return ListedObject(
         kind="key",
         label=_text(key.label),
@@ -311,7 +287,6 @@ def _listed_key(key: KeyObject, uri: str, public_key: bytes | None, *, is_hidden
         uri=uri,
         algorithm=key_kind(key.key_type),
         public_key=public_key,
-        is_hidden=is_hidden,
         pin_for_each_signature=key.always_authenticate,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 
 from hwsigner.backends.pkcs11.errors import (
     ARGUMENTS_BAD,
@@ -15,7 +15,7 @@ from hwsigner.backends.pkcs11.errors import (
     PKCS11Error,
     SessionLostError,
 )
-from hwsigner.backends.pkcs11.functions import CKF_LOGIN_REQUIRED, CKF_USER_PIN_INITIALIZED, Session, TokenInfo
+from hwsigner.backends.pkcs11.functions import Session, TokenFlag, TokenInfo
 from hwsigner.backends.pkcs11.module import Module, TokenSession, registry_lock
 from hwsigner.backends.pkcs11.pins import (
     TokenFingerprint,
@@ -69,12 +69,12 @@ class OpenToken(TokenSession):
     @property
     def wants_login(self) -> bool:
         """Whether private objects are hidden until a login."""
-        return not self._logged_in and bool(self.info.flags & CKF_LOGIN_REQUIRED)
+        return not self._logged_in and bool(self.info.flags & TokenFlag.LOGIN_REQUIRED)
 
     @property
     def can_log_in(self) -> bool:
         """Whether a login is still possible."""
-        return not self._logged_in and bool(self.info.flags & CKF_USER_PIN_INITIALIZED)
+        return not self._logged_in and bool(self.info.flags & TokenFlag.USER_PIN_INITIALIZED)
 
     def opened(self) -> Session:
         """Return the session. If it was dropped, open a new one and log in as before.
@@ -154,7 +154,7 @@ class OpenToken(TokenSession):
         refuse_risk(self.info, pins)
         found = self._signature_pin(session, uri, pins)
         try:
-            with self._trying(found, pins):
+            with only_try(self.module, self.info, found, pins):
                 begin()
                 self._send(session, found, for_signature=True)
         except PinRefusedError:
@@ -252,18 +252,21 @@ class OpenToken(TokenSession):
             raise TokenRemovedError(what, "Insert it again, or open the key again by its slot-id")
 
     def _log_in(self, session: Session, *, again: bool = False) -> None:
-        found: FoundPin | None = None
+        found: FoundPin | None = None  # None: at the token's keypad.
         is_own = True
         try:
-            found = self._login_pin(session, again=again)
-            with self._trying(found, self._pins):
+            refuse_risk(self.info, self._pins)
+            if not has_keypad(self.info):
+                # A repeated login gets the answer that the first one got, unless a try has failed since then.
+                if pin_state(self.info) or not again:
+                    self._request = user_pin_request(self.info)
+                found = self._find_pin(session, self._uri, self._pins)
+            with only_try(self.module, self.info, found, self._pins):
                 self._send_until_it_arrives(session, found)
             forget_refusals(self.info)
         except PKCS11Error as error:
             if error.code != USER_ALREADY_LOGGED_IN:
-                refused = self._refused(error)
-                self._log_out()
-                raise refused from error
+                raise self._refused(error) from error
             # Another part of the program has logged in, and its login counts for all sessions.
             found, is_own = None, False
         except BaseException:
@@ -274,35 +277,24 @@ class OpenToken(TokenSession):
             self._pins.remember(self._request, found.pin)
 
     def _refused(self, error: PKCS11Error) -> SigningKeyError:
-        """Return the error of a failed login. The token may have counted a try, whatever the error is."""
+        """Log out, and return the error of a failed login. The token may have counted a try, whatever the error is."""
         # libykcs11 answers CKR_ARGUMENTS_BAD to a PIN that is too long or too short.
         shown = PKCS11Error(PIN_LEN_RANGE) if error.code == ARGUMENTS_BAD else error
         self._refusal = self.error("did not accept the login", shown)
         if isinstance(self._refusal, PinError):
             self._pins.forget(self._request)
+        self._log_out()
         return self._refusal
 
     def _log_out(self) -> None:
         self._logged_in = False
         self.drop_session()
 
-    def _login_pin(self, session: Session, *, again: bool) -> FoundPin | None:
-        """Return the PIN to log in with, or None for a keypad.
-
-        A repeated login gets the answer that the first one got, unless a try has failed since then.
-        """
-        refuse_risk(self.info, self._pins)
-        if has_keypad(self.info):
-            return None
-        if pin_state(self.info) or not again:
-            self._request = user_pin_request(self.info)
-        return self._found_pin(session, self._uri, self._pins)
-
     def _signature_pin(self, session: Session, uri: KeyURI, pins: PinSource) -> FoundPin | None:
         if has_keypad(self.info):
             return None
         if pins.reuse:
-            return self._found_pin(session, uri, pins)
+            return self._find_pin(session, uri, pins)
         try:
             with self._asking():
                 pin = pins.ask(signature_pin_request(self.info))
@@ -313,7 +305,7 @@ class OpenToken(TokenSession):
             raise PinRequiredError(error.message, hint) from None
         return FoundPin(checked(self.info, pin), is_stored=False)
 
-    def _found_pin(self, session: Session, uri: KeyURI, pins: PinSource) -> FoundPin:
+    def _find_pin(self, session: Session, uri: KeyURI, pins: PinSource) -> FoundPin:
         with self._asking():
             found = pins.find(uri, self._request)
         refuse_risk(self.info, pins, is_stored=found.is_stored)
@@ -331,16 +323,6 @@ class OpenToken(TokenSession):
         finally:
             with registry_lock:  # A fork that has seen the user asked is over.
                 self.asks_user = False
-
-    def _trying(self, found: FoundPin | None, pins: PinSource) -> AbstractContextManager[None]:
-        if found is None or not found.is_stored:
-            return nullcontext()
-        return only_try(self.info, pins, self.module.listed_at, self._flags_now)
-
-    def _flags_now(self) -> TokenInfo:
-        with suppress(PKCS11Error):
-            return self.module.functions.token(self.info.slot)
-        return self.info
 
     def _send_until_it_arrives(self, session: Session, found: FoundPin | None) -> None:
         """Send a PIN; again only if the module had not noticed that the token was away, so that none arrived."""

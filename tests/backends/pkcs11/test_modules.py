@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from emulators import InProcessSoftHSM
-from hwsigner.backends.pkcs11.functions import LibraryInfo
 from hwsigner.backends.pkcs11.module import TOKEN_ATTRIBUTES, load_module
 from hwsigner.errors import BackendUnavailableError, UsageError
 from hwsigner.key import find_certificates, open_key
@@ -81,7 +80,7 @@ def test_an_unknown_attribute_is_refused(uri: Callable[..., str]) -> None:
 
 
 def test_every_token_attribute_decides(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
-    token = next(t for t in load_module(KeyURI.parse(uri())).tokens() if t.label == hsm.label)
+    token = next(t for t in load_module(hsm.module).tokens() if t.label == hsm.label)
     right = {
         "manufacturer": "SoftHSM%20project",
         "model": "SoftHSM%20v2",
@@ -100,8 +99,8 @@ def test_every_token_attribute_decides(uri: Callable[..., str], hsm: InProcessSo
             open_key(uri(f"object=P-256;{name}=1"), "1234")
 
 
-def test_a_major_version_alone_is_its_first_minor_one(uri: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    module = load_module(KeyURI.parse(uri()))
-    monkeypatch.setattr(module, "_info", LibraryInfo("x", "y", "3.0"))
+def test_a_major_version_alone_is_its_first_minor_one(hsm: InProcessSoftHSM, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load_module(hsm.module)
+    monkeypatch.setattr(module, "_library", {"library-version": "3.0"})
     for version, matches in (("3", True), ("3.0", True), ("3.1", False), ("2", False), ("", False)):
         assert bool(module.matching_tokens(KeyURI.parse(f"pkcs11:library-version={version}"))) is matches

@@ -14,14 +14,13 @@ import pytest
 
 from backends.contract import ENVIRONMENT
 from emulators import InProcessSoftHSM
-from hwsigner.backends.pkcs11 import paths as _pkcs11_p11kit
-from hwsigner.backends.pkcs11 import paths as _pkcs11_paths
+from hwsigner.backends.pkcs11 import paths
 from hwsigner.errors import AmbiguousKeyError, BackendUnavailableError
 from hwsigner.key import list_tokens, open_key
 from hwsigner.uri import KeyURI
 
 ROOT = Path(__file__).parents[3]
-(PROXY,) = _pkcs11_paths.module_paths(KeyURI("pkcs11", {}))
+(PROXY,) = paths.module_paths(KeyURI("pkcs11", {}))
 # The proxy loads the smart cards' modules too, which keep to the pcscd that they find at first, in later tests as well.
 pytestmark = pytest.mark.usefixtures("pcsc")
 
@@ -38,10 +37,10 @@ def folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A system whose folders are empty: modules lie in `lib/pkcs11`, p11-kit's files in `etc` and `packages`."""
     for name in ("lib/pkcs11", "etc/modules", "packages", "home/pkcs11/modules"):
         (tmp_path / name).mkdir(parents=True)
-    monkeypatch.setattr(_pkcs11_paths, "_FOLDERS", (str(tmp_path / "lib" / "pkcs11"),))
-    monkeypatch.setattr(_pkcs11_paths, "_KNOWN", ("libsofthsm2.so", "libykcs11.so*", str(tmp_path / "opt" / "*.so")))
-    monkeypatch.setattr(_pkcs11_p11kit, "_SYSTEM", tmp_path / "etc")
-    monkeypatch.setattr(_pkcs11_p11kit, "_PACKAGES", tmp_path / "packages")
+    monkeypatch.setattr(paths, "_FOLDERS", (str(tmp_path / "lib" / "pkcs11"),))
+    monkeypatch.setattr(paths, "_KNOWN", ("libsofthsm2.so", "libykcs11.so*", str(tmp_path / "opt" / "*.so")))
+    monkeypatch.setattr(paths, "_SYSTEM", tmp_path / "etc")
+    monkeypatch.setattr(paths, "_PACKAGES", tmp_path / "packages")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     return tmp_path
@@ -61,12 +60,12 @@ def test_without_any_module_the_message_says_what_was_tried(folders: Path) -> No
 def test_without_a_proxy_p11_kits_modules_are_tried_and_then_known_ones(folders: Path, hsm: InProcessSoftHSM) -> None:
     link(folders, hsm, "libsofthsm2.so")
     link(folders, hsm, "configured.so")
-    assert _pkcs11_paths.module_paths(KeyURI("pkcs11", {})) == [str(folders / "lib" / "pkcs11" / "libsofthsm2.so")]
+    assert paths.module_paths(KeyURI("pkcs11", {})) == [str(folders / "lib" / "pkcs11" / "libsofthsm2.so")]
     with open_key(f"pkcs11:token={hsm.label};object=P-256", "1234") as key:
         assert key.sign(b"message")
     (folders / "packages" / "one.module").write_text("module: configured.so\n")
     (folders / "packages" / "two.module").write_text("module: /etc/passwd\n")
-    assert len(_pkcs11_paths.module_paths(KeyURI("pkcs11", {}))) == 2
+    assert len(paths.module_paths(KeyURI("pkcs11", {}))) == 2
     with open_key(f"pkcs11:token={hsm.label};object=P-256", "1234") as key:
         assert key.sign(b"message")
     with pytest.raises(BackendUnavailableError, match="no token of 2 PKCS #11 modules matches") as caught:
@@ -89,7 +88,7 @@ def test_a_proxy_is_taken_before_other_modules(folders: Path, hsm: InProcessSoft
     link(folders, hsm, "libsofthsm2.so")
     proxy = folders / "lib" / "pkcs11" / "p11-kit-proxy.so"
     proxy.touch()
-    assert _pkcs11_paths.module_paths(KeyURI("pkcs11", {})) == [str(proxy)]
+    assert paths.module_paths(KeyURI("pkcs11", {})) == [str(proxy)]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +120,7 @@ def test_a_modules_name_is_one_of_p11_kits_configuration(folders: Path, hsm: InP
 
 
 def configured(folders: Path) -> dict[str, str]:
-    return {one.name: one.path for one in _pkcs11_p11kit.configured_modules((str(folders / "lib" / "pkcs11"),))}
+    return {one.name: one.path for one in paths.configured_modules()}
 
 
 def test_a_users_configuration_wins_over_the_systems_and_that_over_the_packages(folders: Path) -> None:
@@ -159,19 +158,19 @@ def test_roots_own_configuration_is_not_read(folders: Path, monkeypatch: pytest.
 def test_modules_that_p11_kits_proxy_does_not_show_are_not_listed(folders: Path, settings: str, shown: bool) -> None:
     (folders / "packages" / "a.module").write_text(f"module: /p/a\n{settings}\n")
     (folders / "packages" / "b.module").write_text("module: /p/b\n")
-    assert _pkcs11_paths.listed_paths(KeyURI("pkcs11", {})) == (["/p/a", "/p/b"] if shown else ["/p/b"])
+    assert paths.listed_paths(KeyURI("pkcs11", {})) == (["/p/a", "/p/b"] if shown else ["/p/b"])
 
 
 def test_known_modules_that_p11_kit_knows_nothing_of_are_listed_too(folders: Path, hsm: InProcessSoftHSM) -> None:
     link(folders, hsm, "libsofthsm2.so")
     (folders / "lib" / "pkcs11" / "libykcs11.so.2").write_text("")
     (folders / "packages" / "a.module").write_text("module: /p/a\n")
-    names = [os.path.basename(path) for path in _pkcs11_paths.listed_paths(KeyURI("pkcs11", {}))]
+    names = [os.path.basename(path) for path in paths.listed_paths(KeyURI("pkcs11", {}))]
     assert names == ["a", "libsofthsm2.so", "libykcs11.so.2"]
     # One that its configuration hides stays hidden, whatever it is called there.
     hidden = os.path.realpath(hsm.module)
     (folders / "packages" / "b.module").write_text(f"module: {hidden}\ndisable-in: p11-kit-proxy\n")
-    names = [os.path.basename(path) for path in _pkcs11_paths.listed_paths(KeyURI("pkcs11", {}))]
+    names = [os.path.basename(path) for path in paths.listed_paths(KeyURI("pkcs11", {}))]
     assert names == ["a", "libykcs11.so.2"]
 
 
@@ -221,7 +220,7 @@ def test_the_systems_modules_are_those_of_p11_kit() -> None:
         check=True,
     ).stdout
     theirs = dict(re.findall(r"^module: (\S+)\n\s+path: (\S+)$", printed, re.MULTILINE))
-    ours = {one.name: one.path for one in _pkcs11_p11kit.configured_modules(_pkcs11_paths._FOLDERS)}
+    ours = {one.name: one.path for one in paths.configured_modules()}
     assert "softhsm2" in theirs
     assert theirs.items() <= ours.items()
 

@@ -26,7 +26,6 @@ from hwsigner.errors import (
 )
 from hwsigner.key import open_key
 from hwsigner.pins import PinRequest, PinSource
-from hwsigner.uri import KeyURI
 from pkcs11_shim import LOGIN, Person, Shim, run_alone
 
 KEYS = {
@@ -177,8 +176,8 @@ def test_the_last_key_to_close_logs_the_token_out(shim: Shim) -> None:
         open_key(shim.uri())
 
 
-def test_a_failed_open_leaves_no_session(uri: Callable[..., str], suffering: str) -> None:
-    module = load_module(KeyURI.parse(uri()))
+def test_a_failed_open_leaves_no_session(uri: Callable[..., str], suffering: str, hsm: InProcessSoftHSM) -> None:
+    module = load_module(hsm.module)
     for bad, pin in ((uri("object=nonesuch"), "1234"), (suffering, "wrong"), (uri("object=P-256"), None)):
         with pytest.raises(HwsignerError):
             open_key(bad, pin)
@@ -204,7 +203,7 @@ def test_softhsms_keys_that_want_a_pin_each_time_sign(suffering: str, hsm: InPro
 
 
 def test_every_error_of_a_token_says_what_it_means_and_what_to_do(hsm: InProcessSoftHSM) -> None:
-    module = load_module(KeyURI.parse(f"pkcs11:?module-path={hsm.module}"))
+    module = load_module(hsm.module)
     token = OpenToken(module, module.tokens()[0])
     for code in (*range(1, 0x300), 0x80001234):
         error = token.error("could not sign", error_for(code))

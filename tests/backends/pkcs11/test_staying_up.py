@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from hwsigner.backends.pkcs11 import pins as pkcs11_pins
-from hwsigner.backends.pkcs11.functions import CKA_CLASS, CKO_PRIVATE_KEY
+from hwsigner.backends.pkcs11.functions import ObjectClass
 from hwsigner.backends.pkcs11.module import load_module
 from hwsigner.backends.pkcs11.search import choose_token
 from hwsigner.backends.pkcs11.token import acquire
@@ -209,14 +209,14 @@ def test_a_wrong_pin_is_sent_once_even_if_the_token_does_not_tell(shim: Shim) ->
 
 
 def test_the_login_of_another_part_of_the_program_is_left_to_it(shim: Shim) -> None:
-    module = load_module(KeyURI.parse(shim.uri()))
+    module = load_module(str(shim.path))
     [token] = (one for one in module.tokens() if one.label == "one")
     session = module.functions.open_session(token.slot)
     session.log_in("1234")
     with open_key(shim.uri(), "1234") as key:
         assert key.sign(b"message")
     assert shim.count(LOGOUT) == 0
-    assert session.find({CKA_CLASS: CKO_PRIVATE_KEY})
+    assert session.find(ObjectClass.PRIVATE_KEY, {})
     session.close()
 
 
