@@ -21,12 +21,12 @@ CERTIFICATE = self_made(
 
 
 @given(st.integers(1, 66).flatmap(lambda size: st.tuples(*[st.binary(min_size=size, max_size=size)] * 2)))
-def test_signature_encoding_is_cryptographys(halves: tuple[bytes, bytes]) -> None:
+def test_ecdsa_signature_is_encoded_as_cryptography_does(halves: tuple[bytes, bytes]) -> None:
     r, s = (int.from_bytes(half, "big") for half in halves)
     assert _pkcs11_der.encode_ecdsa_signature(halves[0] + halves[1]) == encode_dss_signature(r, s)
 
 
-def test_the_public_key_of_a_certificate_is_cryptographys() -> None:
+def test_public_key_of_a_certificate_is_the_one_that_cryptography_reads() -> None:
     for kind in ("P-256", "P-521", "RSA"):
         if kind == "RSA":
             public: Any = rsa.generate_private_key(65537, 2048).public_key()
@@ -43,13 +43,13 @@ def test_the_public_key_of_a_certificate_is_cryptographys() -> None:
 
 
 @given(st.binary(max_size=64), st.integers(0, 300))
-def test_broken_certificates_have_no_public_key(junk: bytes, size: int) -> None:
+def test_broken_certificate_has_no_public_key(junk: bytes, size: int) -> None:
     assert _pkcs11_der.certificate_public_key(junk) is None
     assert _pkcs11_der.certificate_public_key(CERTIFICATE[: min(size, len(CERTIFICATE) // 2)]) is None
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
-def test_points_are_read_with_and_without_their_octet_string(curve: ec.EllipticCurve) -> None:
+def test_point_is_read_with_and_without_its_octet_string(curve: ec.EllipticCurve) -> None:
     for _ in range(20):
         public = ec.generate_private_key(curve).public_key()
         point = public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
@@ -61,11 +61,11 @@ def test_points_are_read_with_and_without_their_octet_string(curve: ec.EllipticC
 
 
 @given(st.binary(max_size=200))
-def test_no_point_and_no_padding_is_an_error(junk: bytes) -> None:
+def test_any_bytes_are_accepted_as_point_and_padding(junk: bytes) -> None:
     assert isinstance(_pkcs11_der.raw_point(junk), bytes)
     assert junk.startswith(_pkcs11_der.without_padding(junk))
 
 
 @given(st.binary(max_size=50))
-def test_padding_is_cut(padding: bytes) -> None:
+def test_padding_after_a_certificate_is_cut(padding: bytes) -> None:
     assert _pkcs11_der.without_padding(CERTIFICATE + padding) == CERTIFICATE

@@ -91,7 +91,7 @@ class TestPKCS11Pin(PinContract):
 # PINs
 
 
-def test_a_stored_pin_is_not_sent_after_an_earlier_try_failed(suffering: str) -> None:
+def test_stored_pin_is_not_sent_after_a_failed_try(suffering: str) -> None:
     with pytest.raises(WrongPinError, match="an earlier try failed"):
         open_key(suffering, "wrong")
     for stored in ("wrong", "1234"):
@@ -101,7 +101,7 @@ def test_a_stored_pin_is_not_sent_after_an_earlier_try_failed(suffering: str) ->
     open_key(suffering, "1234").close()
 
 
-def test_a_person_is_told_of_an_earlier_try(suffering: str) -> None:
+def test_question_for_a_pin_mentions_an_earlier_failed_try(suffering: str) -> None:
     person = Person("1234")
     with pytest.raises(WrongPinError):
         open_key(suffering, "wrong")
@@ -130,7 +130,7 @@ def test_no_pin_is_sent_on_the_final_try_unless_allowed(shim: Shim) -> None:
     assert [request.state for request in person.asked] == ["one try is left"]
 
 
-def test_a_locked_pin_is_never_tried(shim: Shim) -> None:
+def test_locked_pin_is_never_tried(shim: Shim) -> None:
     list_tokens(shim)
     shim.flags(raised=LOCKED)
     with pytest.raises(PinLockedError, match="the PIN of token 'one' is locked"):
@@ -138,7 +138,7 @@ def test_a_locked_pin_is_never_tried(shim: Shim) -> None:
     assert shim.count(LOGIN) == 0
 
 
-def test_a_login_that_is_not_required_is_made_when_nothing_shows(shim: Shim) -> None:
+def test_token_without_login_required_is_logged_in_to_when_it_shows_no_key(shim: Shim) -> None:
     list_tokens(shim)
     shim.flags(cleared=LOGIN_REQUIRED)
     with pytest.raises(PinRequiredError):
@@ -151,13 +151,13 @@ def test_a_login_that_is_not_required_is_made_when_nothing_shows(shim: Shim) -> 
 
 
 @pytest.mark.parametrize("pin", ["", "x" * 100_000, "\ud800", "a\0b", "ü" * 300])
-def test_odd_pins_are_errors(suffering: str, pin: str) -> None:
+def test_pin_that_no_token_accepts_is_an_error_that_does_not_show_it(suffering: str, pin: str) -> None:
     with pytest.raises(PinError) as caught:
         open_key(suffering, pin)
     assert not pin or pin not in str(caught.value)
 
 
-def test_a_second_key_shares_the_login(uri: Callable[..., str]) -> None:
+def test_second_key_shares_the_login(uri: Callable[..., str]) -> None:
     with open_key(uri("object=P-256"), "1234") as first:
         with open_key(uri("object=P-384")) as second:
             assert second.sign(b"message")
@@ -166,7 +166,7 @@ def test_a_second_key_shares_the_login(uri: Callable[..., str]) -> None:
         open_key(uri("object=P-384"))
 
 
-def test_the_last_key_to_close_logs_the_token_out(shim: Shim) -> None:
+def test_token_is_logged_out_when_its_last_key_is_closed(shim: Shim) -> None:
     first, second = open_key(shim.uri(), "1234"), open_key(shim.uri("RSA-2048"), "1234")
     first.close()
     first.close()
@@ -176,7 +176,9 @@ def test_the_last_key_to_close_logs_the_token_out(shim: Shim) -> None:
         open_key(shim.uri())
 
 
-def test_a_failed_open_leaves_no_session(uri: Callable[..., str], suffering: str, hsm: InProcessSoftHSM) -> None:
+def test_no_session_is_left_when_opening_a_key_fails(
+    uri: Callable[..., str], suffering: str, hsm: InProcessSoftHSM
+) -> None:
     module = load_module(hsm.module)
     for bad, pin in ((uri("object=nonesuch"), "1234"), (suffering, "wrong"), (uri("object=P-256"), None)):
         with pytest.raises(HwsignerError):
@@ -184,7 +186,7 @@ def test_a_failed_open_leaves_no_session(uri: Callable[..., str], suffering: str
         assert [token for token in module.sessions if token.session] == []
 
 
-def test_softhsms_keys_that_want_a_pin_each_time_sign(suffering: str, hsm: InProcessSoftHSM, tmp_path: Path) -> None:
+def test_key_of_softhsm_that_needs_a_pin_each_time_signs(suffering: str, hsm: InProcessSoftHSM, tmp_path: Path) -> None:
     key = ("--key-type", "EC:prime256v1", "--label", "careful", "--id", "44", "--always-auth")
     login = ("--token-label", "suffering", "--login", "--pin", "1234")
     command = ["pkcs11-tool", "--module", hsm.module, *login, "--keypairgen", *key]
@@ -202,7 +204,7 @@ def test_softhsms_keys_that_want_a_pin_each_time_sign(suffering: str, hsm: InPro
 # What a token says
 
 
-def test_every_error_of_a_token_says_what_it_means_and_what_to_do(hsm: InProcessSoftHSM) -> None:
+def test_every_error_of_a_token_has_a_message_and_a_hint(hsm: InProcessSoftHSM) -> None:
     module = load_module(hsm.module)
     token = OpenToken(module, module.tokens()[0])
     for code in (*range(1, 0x300), 0x80001234):
@@ -216,7 +218,7 @@ def test_return_value_without_a_name_is_shown_as_a_number() -> None:
     assert "0x80001234" in str(error_for(0x80001234))
 
 
-def test_control_characters_of_a_label_reach_no_question_and_no_message() -> None:
+def test_control_characters_in_a_label_are_escaped_in_messages() -> None:
     token = TokenInfo(0, "", "", "a\x1b[2J\u202eb", "", "", "", identity=b"", flags=0)
     assert token_name(token) == "token 'a\\x1b[2J\\u202eb'"
 
@@ -225,7 +227,9 @@ def test_control_characters_of_a_label_reach_no_question_and_no_message() -> Non
 
 
 OVERLOOKED = """
-import glob, os, sys, threading
+import glob, os, sys, time
+from types import SimpleNamespace
+from hwsigner.backends.pkcs11 import module
 from hwsigner.key import open_key
 with open(os.environ["SOFTHSM2_CONF"]) as file:
     folder = file.readline().split("=")[1].strip()
@@ -235,16 +239,17 @@ def write(contents):
     for path, content in zip(paths, contents, strict=True):
         with open(path, "wb") as file:
             file.write(content)
+pauses = []
+def pause(seconds):
+    pauses.append(seconds)
+    if len(pauses) == 5:
+        write(contents)
+module.time = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=pause)
 write([b""] * len(paths))
-timer = threading.Timer(0.05, write, [contents])
-timer.start()
-try:
-    open_key(f"{os.environ['URI']};object=P-256?module-path={sys.argv[1]}", "1234").close()
-finally:
-    timer.join()
-print("found")
+open_key(f"{os.environ['URI']};object=P-256?module-path={sys.argv[1]}", "1234").close()
+print(len(pauses))
 """
 
 
-def test_a_token_that_another_process_writes_to_is_not_overlooked(hsm: InProcessSoftHSM) -> None:
-    assert run_alone(OVERLOOKED, hsm.module, hsm.env, hsm.label) == "found\n"
+def test_token_is_found_when_another_process_writes_to_it(hsm: InProcessSoftHSM) -> None:
+    assert run_alone(OVERLOOKED, hsm.module, hsm.env, hsm.label) == "5\n"
