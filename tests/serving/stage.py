@@ -21,6 +21,14 @@ from hwsigner.emulator import Emulator
 
 PROGRAM = Path(sys.executable).parent / "hwsigner"
 
+# Goes before hwsigner, and gives an agent of a busy machine more than a second to answer.
+PATIENT = (
+    sys.executable,
+    "-c",
+    "import sys; from hwsigner.agent import client; from hwsigner.cli import main; client.CONNECT_LIMIT = 60;"
+    "sys.exit(main(sys.argv[2:]))",
+)
+
 # hwsigner with a monotonic clock that a file sets ahead, and almost without pauses between looks at it.
 _CLOCKED = """if True:
     import sys, time
@@ -157,10 +165,16 @@ class Stage:
         home, runtime = str(self.folder / "home"), str(self.folder / "run")
         return {"PATH": "/usr/bin:/bin", "HOME": home, "XDG_RUNTIME_DIR": runtime, "LANG": "C.UTF-8", **more}
 
-    def run(self, *arguments: str, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, wrapper: tuple[str, ...] = (), environ: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run hwsigner to its end."""
         return subprocess.run(
-            [PROGRAM, *arguments], env=environ or self.environ(), capture_output=True, text=True, timeout=60
+            [*wrapper, str(PROGRAM), *arguments],
+            env=environ or self.environ(),
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
 
     @contextmanager

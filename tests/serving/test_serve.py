@@ -31,7 +31,7 @@ from hwsigner.system import notices
 from loopback import ServerCA
 from scene import Outcome
 from serving.raw import Client
-from serving.stage import PROGRAM, Clock, Process, Stage
+from serving.stage import PATIENT, PROGRAM, Clock, Process, Stage
 from terminals import Terminal
 
 FREE = "--port=0"
@@ -199,11 +199,11 @@ def test_sigterm_ends_the_server_when_a_background_refresh_hangs(stage: Stage, c
 def test_session_of_a_running_agent_is_served(stage: Stage, flags: tuple[str, ...]) -> None:
     with stage.start("agent") as agent:
         _wait_for_agent(stage)
-        with stage.start("serve", FREE, *flags) as process:
+        with stage.start("serve", FREE, *flags, wrapper=PATIENT) as process:
             found = ContainerProvider(environ=process.variables()).load().get_frozen_credentials()
             assert process.end(signal.SIGTERM) == 0
-        done = stage.run("exec", "web", "--", "sh", "-c", "exit 5")
-        printed = json.loads(stage.run("credential-process", "--profile=web").stdout)
+        done = stage.run("exec", "web", "--", "sh", "-c", "exit 5", wrapper=PATIENT)
+        printed = json.loads(stage.run("credential-process", "--profile=web", wrapper=PATIENT).stdout)
         assert agent.end(signal.SIGTERM) == 0
     assert (done.returncode, found.access_key, stage.sessions) == (5, printed["AccessKeyId"], 1)
     assert not [line for line in process.lines if "created a session" in line]
@@ -212,7 +212,8 @@ def test_session_of_a_running_agent_is_served(stage: Stage, flags: tuple[str, ..
 def test_exec_imports_nothing_that_creates_sessions_when_an_agent_has_one(stage: Stage) -> None:
     with stage.start("agent") as agent:
         _wait_for_agent(stage)
-        done = stage.run("exec", "web", "--", "true", environ=stage.environ(PYTHONPROFILEIMPORTTIME="1"))
+        environ = stage.environ(PYTHONPROFILEIMPORTTIME="1")
+        done = stage.run("exec", "web", "--", "true", wrapper=PATIENT, environ=environ)
         assert agent.end(signal.SIGTERM) == 0
     assert done.returncode == 0
     assert "hwsigner.serving.agent_source" in done.stderr
