@@ -15,8 +15,9 @@ from hwsigner.config import settings
 from hwsigner.serving.credentials import FORMATS
 
 if TYPE_CHECKING:
+    from hwsigner.aws.credentials import Credentials
     from hwsigner.refresh.background import BackgroundProvider, Reply
-    from hwsigner.refresh.outcome import Failure, Session
+    from hwsigner.refresh.outcome import Failure
     from hwsigner.serving.credentials import Source
 
 Note = Callable[[str], None]
@@ -123,10 +124,10 @@ def _resident(arguments: argparse.Namespace, name: str, note: Note) -> Backgroun
     return BackgroundProvider(provider, formats=FORMATS, attended=attended, on_try=partial(_note, name, note))
 
 
-def _note(name: str, note: Note, outcome: Session | Failure) -> None:
-    from hwsigner.refresh.outcome import Session
+def _note(name: str, note: Note, outcome: Credentials | Failure) -> None:
+    from hwsigner.aws.credentials import Credentials
 
-    if isinstance(outcome, Session):
-        note(f"{name}: created a session, good until {outcome.credentials.expiration:%Y-%m-%dT%H:%M:%SZ}")
+    if isinstance(outcome, Credentials):
+        note(f"{name}: created a session, good until {outcome.expiration:%Y-%m-%dT%H:%M:%SZ}")
     else:
         note(f"{name}: no session: {outcome.error}")
