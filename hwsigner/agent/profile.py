@@ -18,7 +18,7 @@ from hwsigner.config.profiles import Profile
 from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning, PinError, PinRequiredError
 from hwsigner.pins import PinRequest
 from hwsigner.refresh.background import BackgroundProvider, Reply
-from hwsigner.refresh.outcome import Failure, Session
+from hwsigner.refresh.outcome import Failure
 from hwsigner.refresh.provider import Provider
 from hwsigner.refresh.workers import WorkQueue
 from hwsigner.system.users import find_uid
@@ -186,7 +186,7 @@ class AgentProfile:
         if self._provider is None:
             service = settings.resident_service(self._values, self._shared.environ)
             self._provider = BackgroundProvider(
-                Provider.from_values(self._values, service, self._pins),
+                Provider._from_values(self._values, service, self._pins),
                 formats={_FORMAT: self._format},
                 attended=self._values["attended"],
                 on_try=self._note,
@@ -197,13 +197,13 @@ class AgentProfile:
     def _format(self, credentials: Credentials) -> Reply:
         return self._shared.memory.put(protocol.ok(f"{credentials.process_json()}\n"))
 
-    def _note(self, outcome: Session | Failure) -> None:
+    def _note(self, outcome: Credentials | Failure) -> None:
         if isinstance(outcome, Failure):
             if isinstance(outcome.error, PinError) and not isinstance(outcome.error, PinRequiredError):
                 self._pins.forget()
             self._shared.log(f"profile {self.name!r}: no session: {outcome.error.message}")
         else:
-            expiration = outcome.credentials.expiration
+            expiration = outcome.expiration
             self._shared.log(
                 f"profile {self.name!r}: session created, credentials until {expiration:%Y-%m-%dT%H:%M:%SZ}"
             )

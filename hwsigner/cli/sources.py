@@ -15,8 +15,9 @@ from hwsigner.config import settings
 from hwsigner.serving.credentials import FORMATS
 
 if TYPE_CHECKING:
+    from hwsigner.aws.credentials import Credentials
     from hwsigner.refresh.background import BackgroundProvider, Reply
-    from hwsigner.refresh.outcome import Failure, Session
+    from hwsigner.refresh.outcome import Failure
     from hwsigner.serving.credentials import Source
 
 Log = Callable[[str], None]
@@ -116,12 +117,12 @@ def _served(arguments: argparse.Namespace, name: str | None, log: Log, *, asks_a
 
 
 def _provider(arguments: argparse.Namespace, name: str, log: Log) -> BackgroundProvider:
+    from hwsigner.aws.credentials import Credentials
     from hwsigner.refresh.background import BackgroundProvider
-    from hwsigner.refresh.outcome import Session
 
-    def note(outcome: Session | Failure) -> None:
-        if isinstance(outcome, Session):
-            log(f"{name}: created a session, good until {outcome.credentials.expiration:%Y-%m-%dT%H:%M:%SZ}")
+    def note(outcome: Credentials | Failure) -> None:
+        if isinstance(outcome, Credentials):
+            log(f"{name}: created a session, good until {outcome.expiration:%Y-%m-%dT%H:%M:%SZ}")
         else:
             log(f"{name}: no session: {outcome.error}")
 

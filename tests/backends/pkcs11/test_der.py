@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.contract import ENVIRONMENT
 from backends.pkcs11.tokens import self_made
 from hwsigner.backends.pkcs11 import der as _pkcs11_der
 
@@ -33,13 +36,17 @@ def test_public_key_of_a_certificate_is_the_one_that_cryptography_reads() -> Non
         else:
             public = ec.generate_private_key(ec.SECP256R1() if kind == "P-256" else ec.SECP521R1()).public_key()
         expected = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        der = self_made(expected, kind)
-        assert _pkcs11_der.certificate_public_key(der) == expected
-        version = bytes.fromhex("a003020102")
-        assert der.count(version) == 1
-        start = der.index(version)
-        without = b"\x30\x82" + (len(der) - start - 5).to_bytes(2) + der[start + 5 :]
-        assert _pkcs11_der.certificate_public_key(b"\x30\x82" + len(without).to_bytes(2) + without) == expected
+        assert _pkcs11_der.certificate_public_key(self_made(expected, kind)) == expected
+
+
+def test_public_key_of_a_version_1_certificate_is_read(tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    new = ["-newkey", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", str(key)]
+    command = ["openssl", "req", "-x509", "-x509v1", *new, "-subj", "/CN=x", "-outform", "DER"]
+    der = subprocess.run(command, env=ENVIRONMENT, capture_output=True, check=True).stdout
+    expected = ["openssl", "pkey", "-in", str(key), "-pubout", "-outform", "DER"]
+    public_key = subprocess.run(expected, env=ENVIRONMENT, capture_output=True, check=True).stdout
+    assert _pkcs11_der.certificate_public_key(der) == public_key
 
 
 @given(st.binary(max_size=64), st.integers(0, 300))
