@@ -20,7 +20,7 @@ from hwsigner.agent.address import (
 from hwsigner.agent.protocol import Channel, Request, Verb
 from hwsigner.errors import AgentError, PinRequiredError
 from hwsigner.pins import AskPin, PinRequest
-from hwsigner.pins.sources import VARIABLE as PIN_VARIABLE
+from hwsigner.pins.child import VARIABLE as PIN_VARIABLE
 from hwsigner.system.users import peer_uid
 
 CONNECT_LIMIT = 1.0

@@ -16,7 +16,7 @@ from hwsigner.agent.memory import LockedMemory
 from hwsigner.agent.profile import AgentProfile
 from hwsigner.agent.protocol import Channel, Verb
 from hwsigner.errors import AgentError, printable
-from hwsigner.pins.sources import MAX_PIN_BYTES
+from hwsigner.pins.child import MAX_PIN_BYTES
 
 # The seconds that a person has to type a PIN.
 PERSON_LIMIT = 180.0

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from hwsigner.errors import PinRequiredError
 from hwsigner.pins import sources as pin_sources
+from hwsigner.pins.child import VARIABLE
 from hwsigner.uri import KeyURI
 
 
@@ -207,11 +208,7 @@ class PinSource:
             if pin is not None:
                 return pin
         flag = f"give --{password_flag}, " if password_flag and self._is_for_key else ""
-        unnamed = (
-            f"give the systemd credential {pin_sources.CREDENTIAL}, set {pin_sources.VARIABLE}, "
-            if self._is_for_key
-            else ""
-        )
+        unnamed = f"give the systemd credential {pin_sources.CREDENTIAL}, set {VARIABLE}, " if self._is_for_key else ""
         raise PinRequiredError(
             f"{request.subject} wants its {request.kind} and no place gives it",
             f"Add {pin_sources.KINDS} or pin-value= to the key URI, {flag}{unnamed}"

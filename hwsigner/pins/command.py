@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
-import select
 import shlex
 import subprocess
 import time
 from typing import IO, cast
 
 from hwsigner.errors import PinError
-from hwsigner.pins.sources import MAX_PIN_BYTES, VARIABLE
+from hwsigner.pins.child import MAX_PIN_BYTES, child_environment, wait_until_readable
 
 TIME_LIMIT = 30.0
 
@@ -51,24 +49,6 @@ def read_pin_command(command: str, time_limit: float = TIME_LIMIT) -> str:
         how = f"exited with status {status}" if status > 0 else f"was killed by signal {-status}"
         raise _failure(words[0], how)
     return _text(line, words[0])
-
-
-def child_environment() -> dict[str, str]:
-    """Return this process's environment without HWSIGNER_PIN, for a child process."""
-    return {name: value for name, value in os.environ.items() if name != VARIABLE}
-
-
-def wait_until_readable(descriptor: int, deadline: float) -> bool:
-    """Wait until a descriptor has data or its other end is closed; return False if the deadline comes first.
-
-    Args:
-        descriptor: the descriptor of a pipe.
-        deadline: a time of `time.monotonic`.
-    """
-    left = deadline - time.monotonic()
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return left > 0 and bool(poll.poll(math.ceil(left * 1000)))
 
 
 def _words(command: str) -> list[str]:

@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 from hwsigner.errors import PinError, printable
 from hwsigner.pins import PinRequest
-from hwsigner.pins.command import child_environment, wait_until_readable
+from hwsigner.pins.child import child_environment, wait_until_readable
 
 PROGRAM = "pinentry"
 VARIABLE = "HWSIGNER_PINENTRY"

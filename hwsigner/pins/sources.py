@@ -9,10 +9,9 @@ import warnings
 from collections.abc import Hashable
 
 from hwsigner.errors import PinError, UnsafeKeyWarning
+from hwsigner.pins.child import MAX_PIN_BYTES, VARIABLE
 from hwsigner.system.files import check_not_writable_by_others
 
-MAX_PIN_BYTES = 4096
-VARIABLE = "HWSIGNER_PIN"
 CREDENTIAL = "hwsigner.pin"
 KINDS = "pin-source=file:/path, env:NAME or cmd:PROGRAM"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwsigner.errors import PinError
+from hwsigner.pins.child import MAX_PIN_BYTES
 from hwsigner.pins.command import read_pin_command
-from hwsigner.pins.sources import MAX_PIN_BYTES
 
 
 def python(code: str) -> str:

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsigner.errors import PinError, UnsafeKeyWarning
-from hwsigner.pins.command import child_environment
-from hwsigner.pins.sources import MAX_PIN_BYTES, read_pin_source, serial_credential, take_environment_pin, unnamed_pin
+from hwsigner.pins.child import MAX_PIN_BYTES, child_environment
+from hwsigner.pins.sources import read_pin_source, serial_credential, take_environment_pin, unnamed_pin
 from pin_files import WritePinFile
 
 ROOT = Path(__file__).parents[2]
