@@ -42,16 +42,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Print JSON, a table on a terminal, or otherwise lines of fields separated by tabs."""
     uri = settings.key_uri(vars(arguments), arguments.uri)
     if uri.scheme != "pkcs11":
-        raise UsageError(
-            f"{uri.name} is not a pkcs11: URI", "Only tokens are listed: give a pkcs11: URI, or none to list all"
-        )
+        raise UsageError(f"{uri.name} is not a pkcs11: URI", "Only tokens can be listed: give a pkcs11: URI, or none")
     tokens = list(list_tokens(uri, options.pin_source(arguments, uri), log_in=arguments.login))
     if arguments.json:
         print(json.dumps({"tokens": [_data(token) for token in tokens]}, indent=2))
     elif not tokens:
-        report(
-            f"no token matches {uri.name}. Without a URI, list shows all tokens" if uri.path else "no token is present"
-        )
+        report(f"no token matches {uri.name}. Without a URI, list shows all" if uri.path else "no token is present")
     elif sys.stdout.isatty():
         _print_tables(tokens)
     else:

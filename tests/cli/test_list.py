@@ -122,7 +122,7 @@ def test_lines_are_fields_separated_by_tabs(run: Callable[..., Outcome], uri: st
 
 
 def test_message_on_stderr_says_that_no_token_matches(run: Callable[..., Outcome]) -> None:
-    said = "hwsigner: no token matches pkcs11:token=nonesuch. Without a URI, list shows all tokens\n"
+    said = "hwsigner: no token matches pkcs11:token=nonesuch. Without a URI, list shows all\n"
     assert run("pkcs11:token=nonesuch") == Outcome(0, "", said)
     assert json.loads(run("pkcs11:token=nonesuch", "--json").out) == {"tokens": []}
 
