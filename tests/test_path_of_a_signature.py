@@ -102,6 +102,7 @@ def test_token_signature_passes_few_files(softhsm: InProcessSoftHSM) -> None:
     softhsm.generate("P-256", b"\x01", "EC:prime256v1")
     uri = f"pkcs11:token={softhsm.label};object=P-256?module-path={softhsm.module}&pin-value={softhsm.pin}"
     opening, signing = follow(uri, softhsm.env)
+    assert set(signing.files) == described("Token")
     assert len(opening.files) <= 20, opening.files
     assert len(signing.files) <= 6, signing.files
     assert len(signing.calls) <= 20, signing.calls

@@ -122,7 +122,7 @@ def test_lines_are_fields_separated_by_tabs(run: Callable[..., Outcome], uri: st
 
 
 def test_message_on_stderr_says_that_no_token_matches(run: Callable[..., Outcome]) -> None:
-    said = "hwsigner: no token is like pkcs11:token=nonesuch. Without a URI, list shows all\n"
+    said = "hwsigner: no token matches pkcs11:token=nonesuch. Without a URI, list shows all\n"
     assert run("pkcs11:token=nonesuch") == Outcome(0, "", said)
     assert json.loads(run("pkcs11:token=nonesuch", "--json").out) == {"tokens": []}
 
@@ -130,8 +130,8 @@ def test_message_on_stderr_says_that_no_token_matches(run: Callable[..., Outcome
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (("/etc/key.pem",), 2, "is no pkcs11: URI"),
-        (("tpm2:handle=1",), 2, "is no pkcs11: URI"),
+        (("/etc/key.pem",), 2, "is not a pkcs11: URI"),
+        (("tpm2:handle=1",), 2, "is not a pkcs11: URI"),
         (("pkcs11:tokn=x",), 2, "'tokn'"),
         (("pkcs11:", "--login"), 3, "a PIN goes to one"),
         (("pkcs11:token=empty?pin-source=file:/nonexistent", "--login"), 3, "/nonexistent"),

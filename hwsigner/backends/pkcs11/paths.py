@@ -6,7 +6,6 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 from hwsigner.errors import BackendUnavailableError, UsageError
@@ -33,8 +32,8 @@ _KNOWN = (
     "/usr/lib64/opencryptoki/libopencryptoki.so",
 )
 # p11-kit's configuration: the system's, and that of packages.
-_SYSTEM = Path("/etc/pkcs11")
-_PACKAGES = Path("/usr/share/p11-kit/modules")
+_SYSTEM = "/etc/pkcs11"
+_PACKAGES = "/usr/share/p11-kit/modules"
 _MAX_BYTES = 65536
 
 
@@ -136,12 +135,12 @@ def configured_modules() -> list[ConfiguredModule]:
     merged: dict[str, dict[str, str]] = {}
     for folder in _configuration_folders():
         try:
-            files = sorted(folder.glob("*.module"))
+            names = sorted(file.removesuffix(".module") for file in os.listdir(folder) if file.endswith(".module"))
         except OSError:
-            continue  # p11-kit ignores a folder that it may not read.
-        for file in files:
+            continue  # There is no such folder, or p11-kit ignores it because it may not read it.
+        for name in names:
             # The first file wins: the user's come before the system's, and those before the packages'.
-            merged[file.stem] = {**_read(file), **merged.get(file.stem, {})}
+            merged[name] = {**_read(os.path.join(folder, f"{name}.module")), **merged.get(name, {})}
     found = []
     for name, settings in sorted(merged.items()):
         if path := _configured_path(settings.get("module", "")):
@@ -149,20 +148,20 @@ def configured_modules() -> list[ConfiguredModule]:
     return found
 
 
-def _configuration_folders() -> list[Path]:
-    system = [_SYSTEM / "modules", _PACKAGES]
+def _configuration_folders() -> list[str]:
+    system = [os.path.join(_SYSTEM, "modules"), _PACKAGES]
     home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    mode = _read(_SYSTEM / "pkcs11.conf").get("user-config", "merge")
+    mode = _read(os.path.join(_SYSTEM, "pkcs11.conf")).get("user-config", "merge")
     if mode == "none" or os.geteuid() == 0:  # p11-kit ignores users' files as root.
         return system
-    user = Path(home, "pkcs11", "modules")
+    user = os.path.join(home, "pkcs11", "modules")
     return [user] if mode == "only" else [user, *system]
 
 
-def _read(file: Path) -> dict[str, str]:
+def _read(path: str) -> dict[str, str]:
     try:
-        with file.open(encoding="utf-8", errors="replace") as opened:
-            lines = opened.read(_MAX_BYTES).splitlines()
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = file.read(_MAX_BYTES).splitlines()
     except OSError:
         return {}
     pairs = [line.partition(":") for line in lines if not line.lstrip().startswith("#")]
