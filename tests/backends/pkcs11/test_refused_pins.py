@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.backends import refusals as _pkcs11_refusals
+from hwsigner.backends import refusals
 from hwsigner.errors import BackendUnavailableError, PinLockedError, WrongPinError
 from hwsigner.key import list_tokens, open_key
 from hwsigner.pins import PinSource
@@ -193,7 +193,7 @@ def test_refusal_is_recorded_in_the_next_folder_when_the_first_is_unusable(silen
 def test_refusal_is_remembered_by_the_process_when_no_folder_is_usable(
     silent: Shim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_pkcs11_refusals, "_folders", lambda: iter(()))
+    monkeypatch.setattr(refusals, "_folders", lambda: iter(()))
     wrong_once(silent)
     with pytest.raises(PinLockedError):
         open_key(silent.uri(), "1234")
@@ -218,7 +218,7 @@ def test_slow_login_does_not_hold_up_the_login_to_another_token(silent: Shim) ->
 
 
 def test_login_of_another_process_is_not_waited_for_for_ever(silent: Shim, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_pkcs11_refusals, "_LOGIN_SECONDS", 0.1)
+    monkeypatch.setattr(refusals, "_LOGIN_SECONDS", 0.1)
     open_key(silent.uri(), "1234").close()
     [lock] = refusals_folder().glob("*.lock")
     with lock.open() as held:
