@@ -1,4 +1,4 @@
-"""A PKCS #11 module for tests, as pytest fixtures: SoftHSM, but slow, removable, picky, and with counted calls."""
+"""A PKCS #11 module for tests, as pytest fixtures: SoftHSM whose tokens can be removed, wait and fail."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ GET_ATTRIBUTE_VALUE, FIND_OBJECTS_INIT = 24, 26
 
 
 def forget_refusals() -> None:
-    """Forget refused PINs, so that every token gets a stored PIN again."""
+    """Forget the PINs that tokens refused in earlier tests."""
     shutil.rmtree(refusals_folder(), ignore_errors=True)
 
 
 def refusals_folder() -> Path:
-    """Return the folder that records which tokens refused a stored PIN."""
+    """Return the folder with the records of refused PINs."""
     return Path(os.environ["XDG_STATE_HOME"], "hwsigner", "refused-pins")
 
 
@@ -55,7 +55,7 @@ class Shim:
         return f"pkcs11:token={token};object={key}?module-path={quote(str(self.path))}"
 
     def reset(self) -> None:
-        """Restore the initial state: both tokens present, nothing counted."""
+        """Undo all changes, insert both tokens, and count from zero."""
         self.library.shim_reset()
         forget_refusals()
 
@@ -68,11 +68,11 @@ class Shim:
         self.library.shim_insert(self._token(token))
 
     def hold(self, token: str = "one", *, held: bool = True) -> None:
-        """Make a token's signatures wait, as for a touch, or continue."""
+        """Make a token's signatures wait, as for a touch, or let them continue."""
         self.library.shim_hold(self._token(token), held)
 
     def waiting(self, token: str = "one") -> int:
-        """Return how many signatures are waiting."""
+        """Return the number of waiting signatures."""
         return int(self.library.shim_waiting(self._token(token)))
 
     def flags(self, raised: int = 0, cleared: int = 0, token: str = "one") -> None:
@@ -84,19 +84,19 @@ class Shim:
         self.library.shim_serial(self._token(token), serial)
 
     def fail(self, call: int, answer: int) -> None:
-        """Make a function return this value from now on; 0 restores it."""
+        """Make a function return this value from now on, or its own value again if it is 0."""
         self.library.shim_fail(call, ctypes.c_ulong(answer))
 
     def count(self, call: int) -> int:
-        """Return how often a function was called."""
+        """Return the number of calls of a function."""
         return int(self.library.shim_count(call))
 
     def context_logins(self) -> int:
-        """Return how many calls of C_Login were for a signature."""
+        """Return the number of calls of C_Login for a signature."""
         return int(self.library.shim_context_logins())
 
     def hide(self, mechanism: int) -> None:
-        """Stop offering a mechanism."""
+        """Do not offer a mechanism."""
         self.library.shim_hide(ctypes.c_ulong(mechanism))
 
     def offer(self, mechanism: int) -> None:
@@ -104,7 +104,7 @@ class Shim:
         self.library.shim_offer(ctypes.c_ulong(mechanism))
 
     def become_mldsa(self, name: str, seed: bytes) -> None:
-        """Make each EC key look and sign like the ML-DSA key of a seed."""
+        """Make each EC key appear and sign as the ML-DSA key of a seed."""
         assert self.library.shim_mldsa(name.encode(), seed) == 1
 
     def _token(self, label: str) -> int:
@@ -136,7 +136,7 @@ def shim_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded_shim(hardware: None, shim_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shim]:
-    """The module of this test module. It wraps its own copy of SoftHSM, which is not initialised elsewhere."""
+    """The shim for this test module. It wraps its own copy of SoftHSM, which nothing else has initialised."""
     folder = tmp_path_factory.mktemp("shimmed")
     hsm = SoftHSM(folder / "hsm")
     hsm.make()
@@ -155,14 +155,14 @@ def loaded_shim(hardware: None, shim_library: Path, tmp_path_factory: pytest.Tem
 
 @pytest.fixture
 def shim(loaded_shim: Shim) -> Iterator[Shim]:
-    """The module in its initial state."""
+    """The module in its initial state, with no calls counted."""
     loaded_shim.reset()
     yield loaded_shim
     loaded_shim.reset()
 
 
 class Person:
-    """A user who answers PIN requests and records them."""
+    """A user who answers questions for a PIN, and records them."""
 
     def __init__(self, *answers: str) -> None:
         self.answers = list(answers)
@@ -174,7 +174,7 @@ class Person:
 
 
 def run_alone(code: str, module: str | Path, env: dict[str, str], token: str, **more: str) -> str:
-    """Run Python code in a new process, where only the backend initialises the module."""
+    """Run Python code in a separate process, in which only the backend initialises the module."""
     environment = {
         **ENVIRONMENT,
         **env,
