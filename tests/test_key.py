@@ -153,12 +153,13 @@ class TestOtherBackends:
 
     @pytest.fixture(autouse=True)
     def table(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        """Restore the table and forget which entry points were read."""
+        """Restore the table and forget which entry points and modules were read."""
         monkeypatch.setattr(backends, "BACKENDS", dict(BACKENDS))
         monkeypatch.setattr("hwsigner.uri.BACKENDS", backends.BACKENDS)
         backends._load_entry_point.cache_clear()
         yield
         backends._load_entry_point.cache_clear()
+        sys.modules.pop("keys_in_a_drawer", None)
 
     @pytest.fixture
     def installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -168,7 +169,6 @@ class TestOtherBackends:
         (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: drawer\nVersion: 1\n")
         (folder / "entry_points.txt").write_text("[hwsigner.backends]\ndrawer = keys_in_a_drawer:BACKEND\n")
         monkeypatch.syspath_prepend(tmp_path)
-        monkeypatch.delitem(sys.modules, "keys_in_a_drawer", raising=False)
         return tmp_path
 
     def test_registered_scheme_is_parsed(self) -> None:
