@@ -53,6 +53,8 @@ test-all: packages ## Run the tests under each of Python 3.11, 3.12 and 3.13
 test-python: packages ## Run the tests without the extension, with the canonicalisation in Python
 	@$(MAKE) --no-print-directory test VENV=.venv-python NATIVE=false COVERAGE=
 
+# Some clients wait only a second for an endpoint.
+test-clients: JOBS = $(shell nproc)
 test-clients: setup $(CLIENTS)/python/.installed $(CLIENTS)/node/.installed $(CLIENTS)/caller ## Run the AWS CLIs, SDKs and rclone with each of hwsigner's outputs
 	$(PYTEST) tests/clients --clients=$(CLIENTS)
 
