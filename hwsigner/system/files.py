@@ -9,11 +9,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from hwsigner.errors import HwsignerError, LockError
 
@@ -24,20 +26,48 @@ _ACL = "system.posix_acl_access"
 _NO_ACL = frozenset({errno.ENODATA, errno.ENOTSUP})
 
 
-def check_not_writable_by_others(path: str, status: os.stat_result, error: type[HwsignerError]) -> None:
-    """Check that only this user and root can write a file. Pipes and devices are not checked.
+def open_trusted(path: str, error: type[HwsignerError], *, pipe: bool = False) -> BinaryIO:
+    """Open a file for reading that only this user and root can write. Opening does not wait.
 
     Args:
-        path: the file's path, for the message.
-        status: the status of the open file.
-        error: the class of error to raise.
+        path: the file's path.
+        error: the class of error to raise if another user can write it.
+        pipe: also accept a pipe or device. If it is a pipe, wait until something is written to it.
 
     Raises:
-        HwsignerError: another user can write it. An instance of `error`.
+        OSError: it can't be opened.
+        HwsignerError: another user can write it, or it is not a file of these kinds. An instance of `error`.
     """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        is_pipe = stat.S_ISFIFO(status.st_mode)
+        if not stat.S_ISREG(status.st_mode) and not (pipe and (is_pipe or stat.S_ISCHR(status.st_mode))):
+            raise error(f"{path} is not a regular file", "Put a regular file there")
+        if stat.S_ISREG(status.st_mode) or (is_pipe and not _is_inherited(descriptor)):
+            _check_not_writable_by_others(path, status, error)
+        if is_pipe:
+            waiting = select.poll()
+            waiting.register(descriptor, select.POLLIN)
+            waiting.poll()
+        os.set_blocking(descriptor, True)
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _is_inherited(pipe: int) -> bool:
+    """Return whether a pipe has no name: whoever started this process made it, as a shell does for `<(…)`."""
+    with suppress(OSError):
+        return os.readlink(f"/proc/self/fd/{pipe}").startswith("pipe:")
+    return False
+
+
+def _check_not_writable_by_others(path: str, status: os.stat_result, error: type[HwsignerError]) -> None:
     mode = stat.S_IMODE(status.st_mode)
-    if not stat.S_ISREG(status.st_mode):
-        return
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise error(f"{path} has mode {mode:04o}: other users can write it", f"Run chmod go-w {path}")
     if status.st_uid not in (0, os.geteuid()):
