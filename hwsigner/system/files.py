@@ -192,8 +192,21 @@ class _File:
             with suppress(OSError):
                 os.unlink(temporary, dir_fd=self.directory)
             raise
-        with suppress(OSError):  # Some network file systems can't sync a folder; the file is written all the same.
-            os.fsync(self.directory)
+        sync_folder(self.directory)
+
+
+def sync_folder(folder: str | int) -> None:
+    """Write a folder's entries, such as a renamed file, to disk. Some network file systems can't; that is no error.
+
+    Args:
+        folder: its path or descriptor.
+    """
+    with suppress(OSError):
+        if isinstance(folder, int):
+            os.fsync(folder)
+        else:
+            with _opened(folder, os.O_RDONLY | os.O_DIRECTORY) as directory:
+                os.fsync(directory)
 
 
 def _lock_name(name: str) -> str:
