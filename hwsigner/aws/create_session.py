@@ -12,6 +12,7 @@ from datetime import datetime
 
 from hwsigner import defaults
 from hwsigner._version import __version__
+from hwsigner.aws.config_file import Setting, read_config
 from hwsigner.aws.credentials import Credentials, read_credentials
 from hwsigner.aws.endpoint import sessions_endpoint
 from hwsigner.aws.service_errors import is_from_service, service_error, unexpected_response
@@ -19,7 +20,7 @@ from hwsigner.errors import ServiceError, ServiceUnreachableError, UsageError
 from hwsigner.http.address import Endpoint
 from hwsigner.http.connection import Deadline
 from hwsigner.http.proxy import find_proxy
-from hwsigner.http.tls import find_cas
+from hwsigner.http.tls import TrustedCAs, find_cas
 from hwsigner.http.transport import Response, TransportOptions, post
 from hwsigner.identity import Identity
 from hwsigner.sigv4 import Request, canonical_request, sign_request
@@ -75,7 +76,9 @@ class Service:
 def find_service(
     region: str, *, endpoint: str | None = None, verify: bool = True, environ: Mapping[str, str] = os.environ
 ) -> Service:
-    """Return the service of a region, with the endpoint, proxy, CAs and attempts that the environment sets.
+    """Return the service of a region, with the endpoint, proxy, CAs and attempts that are set.
+
+    Environment variables set them, or else the SDKs' config file.
 
     Args:
         region: the region, such as `us-east-1`.
@@ -84,14 +87,17 @@ def find_service(
         environ: the environment variables.
 
     Raises:
-        UsageError: the region, the endpoint or a variable is invalid.
+        UsageError: the region, the endpoint, a variable or a setting of the config file is invalid.
 
     Warns:
         UnsafeConnectionWarning: `verify` is False.
     """
-    found = sessions_endpoint(region, environ=environ, endpoint=endpoint, verify=verify)
-    transport = TransportOptions(verify=verify, cas=find_cas(environ), proxy=find_proxy(found, environ))
-    return Service(region, found, transport, max_attempts=_max_attempts(environ))
+    config = read_config(environ)
+    found = sessions_endpoint(region, environ=environ, endpoint=endpoint, verify=verify, config=config)
+    bundle = None if environ.get("AWS_CA_BUNDLE") else config.get("ca_bundle")
+    cas = TrustedCAs(f"{bundle.source}: {bundle.value}", file=bundle.value) if bundle else find_cas(environ)
+    transport = TransportOptions(verify=verify, cas=cas, proxy=find_proxy(found, environ))
+    return Service(region, found, transport, max_attempts=_max_attempts(environ, config))
 
 
 def create_session(
@@ -189,10 +195,12 @@ def _send(identity: Identity, request: SessionRequest, service: Service, deadlin
     return found
 
 
-def _max_attempts(environ: Mapping[str, str]) -> int:
-    text = environ.get("AWS_MAX_ATTEMPTS", "").strip() or str(defaults.MAX_ATTEMPTS)
+def _max_attempts(environ: Mapping[str, str], config: Mapping[str, Setting]) -> int:
+    default = config.get("max_attempts", Setting(str(defaults.MAX_ATTEMPTS), ""))
+    variable = environ.get("AWS_MAX_ATTEMPTS", "").strip()
+    text, source = Setting(variable, "AWS_MAX_ATTEMPTS") if variable else default
     if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text)):
-        raise UsageError(f"AWS_MAX_ATTEMPTS is {text[:100]!r}", "Set it to a number of attempts, 1 or more")
+        raise UsageError(f"{source} is {text[:100]!r}", "Set it to a number of attempts, 1 or more")
     return int(text)
 
 

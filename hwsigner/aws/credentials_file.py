@@ -1,16 +1,19 @@
 """The text of the AWS SDKs' shared credentials file. One section gets new credentials; every other byte stays.
 
 It is parsed as botocore does, which is strictest. Other SDKs must see the new credentials too: they trim a section's
-name, merge sections of the same name, read an indented line as a setting (JavaScript) or ignore it (Go), and accept no
-`:`. So every section of the name is changed, and new lines are not indented.
+name, merge sections of the same name, read an indented line as a header or setting (JavaScript) or ignore an indented
+setting (Go), and accept no `:`. So every section of the name is changed, and new lines are indented only if botocore
+would otherwise read the next line, which is indented, as a part of their value.
 """
 
 from __future__ import annotations
 
 import codecs
+import configparser
+import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from hwsigner.aws.credentials import Credentials
@@ -23,6 +26,11 @@ _OPTION = re.compile(r"(?P<name>.*?)\s*[=:]\s*(?P<value>.*)")
 _VALUE = re.compile(r"""[^\s#;"'\\]+""")
 # For some SDKs, these end a section's name or start a comment.
 _NOT_IN_NAMES = frozenset("[]#;")
+# A setting that may follow ours, so that botocore adds an indented next line to its value and not to a credential.
+_LAST = "hwsigner_expiration"
+_NAMES = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+_REST_OF_TOKEN = re.compile(r"[\w+/-]{16,}={1,2}")
+Settings = dict[tuple[str, str], list[str]]  # The lines of each value, by section and name.
 
 
 class _Line(NamedTuple):
@@ -32,7 +40,7 @@ class _Line(NamedTuple):
         text: the line, with its line ending.
         header: the text between the brackets, if it is a section's header.
         option: the name of the setting that it sets, at least for some SDKs, in lower case.
-        owner: the name of the setting whose value it continues.
+        owner: the name of the setting whose value it continues, for botocore. A header may do so as well.
         is_blank: whether it is a comment or empty.
     """
 
@@ -50,6 +58,10 @@ class _Line(NamedTuple):
         """Return the line with another value. Spacing that every SDK understands is kept."""
         kept = re.match(rf"{self.option}[ \t]*=[ \t]*", self.text)
         return f"{kept[0] if kept else f'{self.option} = '}{value}{self.end}"
+
+
+# Returns a section's lines with new values. It takes the old lines, the values, the line end and the next header.
+_Renew = Callable[[list[_Line], Mapping[str, str], str, str], list[str]]
 
 
 def credentials_path(environ: Mapping[str, str]) -> str:
@@ -92,23 +104,97 @@ def with_credentials(data: bytes, section: str, credentials: Credentials) -> byt
         credentials: the new credentials.
 
     Raises:
-        HwsignerError: the old content is not text.
+        HwsignerError: the old content is not text, or SDKs disagree on whose settings the indented lines are.
         ServiceError: a value can't be written into the file.
     """
     if b"\0" in data:
         raise HwsignerError("the credentials file is not text", "Check AWS_SHARED_CREDENTIALS_FILE")
     values = _values(credentials)
     mark = codecs.BOM_UTF8 if data.startswith(codecs.BOM_UTF8) else b""
-    lines = list(_read(data[len(mark) :].decode("utf-8", "surrogateescape")))
+    text = data[len(mark) :].decode("utf-8", "surrogateescape")
+    for renew in (_renewed_in_place, _renewed_at_end, _renewed_at_top, _renewed_with_last):
+        edited = _edited(text, section, values, renew)
+        if _keeps_others(text, edited, section, values):
+            return mark + edited.encode("utf-8", "surrogateescape")
+    raise HwsignerError(
+        f"[{section}] of the credentials file can't get new credentials without changing other settings",
+        "Remove the spaces at the start of the file's lines",
+    )
+
+
+def _edited(text: str, section: str, values: Mapping[str, str], renew: _Renew) -> str:
+    lines = list(_read(text))
     newline = lines[0].end if lines and lines[0].end else "\n"
     sections = list(_sections(lines))
     texts: list[str] = []
-    for found in sections:
-        is_ours = found[0].header.strip() == section
-        texts += _renewed(found, values, newline) if is_ours else (line.text for line in found)
-    if not any(found[0].header == section for found in sections):
+    is_missing = True
+    for index, found in enumerate(sections):
+        header = found[0]
+        if header.owner or header.header.strip() != section:  # With an owner, it is a header for other SDKs only.
+            texts += (line.text for line in found)
+        else:
+            following = sections[index + 1][0].text if index + 1 < len(sections) else ""
+            texts += renew(found, values, newline, following)
+            is_missing = is_missing and header.header != section
+    if is_missing:
         texts += _appended("".join(texts), section, values, newline)
-    return mark + "".join(texts).encode("utf-8", "surrogateescape")
+    return "".join(texts)
+
+
+def _keeps_others(old: str, new: str, section: str, values: Mapping[str, str]) -> bool:
+    """Return whether all SDKs read the new text like the old one, but for the credentials, which botocore finds."""
+
+    def others(settings: Settings) -> Settings:
+        return {
+            (name, option): [line for line in lines if line and not _is_own(line, values)]
+            for (name, option), lines in settings.items()
+            if name.strip() != section or values.keys().isdisjoint(option.lower().split("."))
+        }
+
+    if others(_read_as_javascript(old)) != others(_read_as_javascript(new)):
+        return False
+    try:
+        before = others(_read_as_botocore(old))
+    except configparser.Error:
+        return True
+    try:
+        after = _read_as_botocore(new)
+    except configparser.Error:
+        return False
+    wanted = before | {(section, name): [values[name]] for name in _NAMES}
+    found = {**after, **others(after)}
+    return all(found.get(setting) == value for setting, value in wanted.items())
+
+
+def _read_as_botocore(text: str) -> Settings:
+    parser = configparser.RawConfigParser()
+    parser.read_file(io.StringIO(text, newline=None))
+    return {
+        (section, option): parser.get(section, option).split("\n")
+        for section in parser.sections()
+        for option in parser.options(section)
+    }
+
+
+def _read_as_javascript(text: str) -> Settings:
+    settings: Settings = {}
+    section = parent = ""
+    for line in _LINE.findall(text):
+        bare = re.split(r"(?:^|\s)[#;]", line)[0].strip()
+        name, equals, value = (part.strip() for part in bare.partition("="))
+        if bare.startswith("[") and bare.endswith("]"):
+            section, parent = bare[1:-1], ""
+        elif equals and name and not value:
+            parent = name
+        elif equals and name and not _REST_OF_TOKEN.fullmatch(bare):
+            parent = parent if line[0].isspace() else ""
+            settings[section, f"{parent}.{name}" if parent else name] = [value]
+    return settings
+
+
+def _is_own(line: str, values: Mapping[str, str]) -> bool:
+    option = _OPTION.match(line.strip())
+    return option is not None and option["name"].lower() in values
 
 
 def _values(credentials: Credentials) -> dict[str, str]:
@@ -117,6 +203,7 @@ def _values(credentials: Credentials) -> dict[str, str]:
         "aws_secret_access_key": credentials.secret_access_key,
         "aws_session_token": credentials.session_token,
         "aws_security_token": credentials.session_token,
+        _LAST: f"{credentials.expiration:%Y-%m-%dT%H:%M:%SZ}",
     }
     for name, value in values.items():
         if not value.isprintable() or not _VALUE.fullmatch(value):
@@ -136,12 +223,13 @@ def _read(text: str) -> Iterator[_Line]:
         depth = len(text_line) - len(text_line.lstrip())
         option = _OPTION.match(bare)
         name = option["name"].lower() if option else ""
+        header = _HEADER.match(bare)
         if owner and depth > indent:
             # Below a setting without a value, it may be a nested setting.
-            yield _Line(text_line, owner=owner, option="" if value[:1] in ("", "#", ";") else name)
+            nested = header or value[:1] in ("", "#", ";")
+            yield _Line(text_line, owner=owner, header=header["name"] if header else "", option="" if nested else name)
             continue
         indent = depth
-        header = _HEADER.match(bare)
         owner, value = ("", "") if header or not option else (name, option["value"])
         yield _Line(text_line, header=header["name"]) if header else _Line(text_line, option=name)
 
@@ -158,37 +246,68 @@ def _sections(lines: Iterable[_Line]) -> Iterator[list[_Line]]:
         yield section
 
 
-def _renewed(lines: list[_Line], values: Mapping[str, str], newline: str) -> list[str]:
-    """Return the lines of a section with the new values."""
+def _renewed_in_place(lines: list[_Line], values: Mapping[str, str], newline: str, _: str) -> list[str]:
+    """Return the lines of a section with each new value in the old one's place."""
     texts: list[str] = []
     done: set[str] = set()
     place = 0
     for line in lines:
-        if line.owner in values:
-            continue  # A further line of the old value.
-        if line.option in values:
-            # Some SDKs ignore an indented setting, and the AWS CLI rejects a section that has a setting twice.
-            if line.option in done or line.text[0].isspace():
-                continue
+        # Some SDKs ignore an indented setting, and the AWS CLI rejects a section that has a setting twice.
+        if line.option in values and not line.owner and line.option not in done and not line.text[0].isspace():
             done.add(line.option)
             texts.append(line.with_value(values[line.option]))
             place = len(texts)
-            continue
-        texts.append(line.text)
-        if not line.is_blank and not done:
-            place = len(texts)
-    added = _settings(values, newline, without=done)
-    if added and not texts[place - 1].endswith(("\n", "\r")):
+        elif not _is_old(line, values):
+            texts.append(line.text)
+            if not line.is_blank and not done:
+                place = len(texts)
+    return _inserted(texts, place, _settings(values, without=done), newline)
+
+
+def _renewed_at_end(lines: list[_Line], values: Mapping[str, str], newline: str, _: str) -> list[str]:
+    """Return the lines of a section with the new values below all others."""
+    kept = [line for line in lines if not _is_old(line, values)]
+    place = max(index for index, line in enumerate(kept, 1) if not line.is_blank)
+    return _inserted([line.text for line in kept], place, _settings(values, lines), newline)
+
+
+def _renewed_at_top(lines: list[_Line], values: Mapping[str, str], newline: str, following: str) -> list[str]:
+    """Return the lines of a section with the new values below its header, indented like the next line."""
+    kept = [line for line in lines if not _is_old(line, values)]
+    after = next((line.text for line in kept[1:] if not line.is_blank), following)
+    indent = after[: len(after) - len(after.lstrip())]
+    settings = [f"{indent}{setting}" for setting in _settings(values, lines)]
+    return _inserted([line.text for line in kept], 1, settings, newline)
+
+
+def _renewed_with_last(lines: list[_Line], values: Mapping[str, str], newline: str, _: str) -> list[str]:
+    """Return the lines of a section with the new values, and `_LAST` below them, where the last old one is."""
+    old = [index for index, line in enumerate(lines) if _is_old(line, values)]
+    place = old[-1] + 1 - len(old) if old else len(lines)
+    settings = [*_settings(values, lines), f"{_LAST} = {values[_LAST]}"]
+    return _inserted([line.text for line in lines if not _is_old(line, values)], place, settings, newline)
+
+
+def _is_old(line: _Line, values: Mapping[str, str]) -> bool:
+    """Return whether a line is an old value, or a part of one that is no setting for other SDKs."""
+    if line.option in values:
+        return True
+    return line.owner in values and (not line.option or _REST_OF_TOKEN.fullmatch(line.text.strip()) is not None)
+
+
+def _inserted(texts: list[str], place: int, settings: list[str], newline: str) -> list[str]:
+    if settings and place and not texts[place - 1].endswith(("\n", "\r")):
         texts[place - 1] += newline
-    return [*texts[:place], *added, *texts[place:]]
+    return [*texts[:place], *(setting + newline for setting in settings), *texts[place:]]
 
 
 def _appended(text: str, section: str, values: Mapping[str, str], newline: str) -> list[str]:
     """Return the lines of a new section, after a blank line if there is text before it."""
     gap = [] if not text else [newline] if text.endswith(("\n", "\r")) else [newline, newline]
-    return [*gap, f"[{section}]{newline}", *_settings(values, newline)]
+    return [*gap, *(f"{line}{newline}" for line in [f"[{section}]", *_settings(values)])]
 
 
-def _settings(values: Mapping[str, str], newline: str, without: Iterable[str] = ()) -> list[str]:
-    names = [name for name in values if name != "aws_security_token" and name not in without]
-    return [f"{name} = {values[name]}{newline}" for name in names]
+def _settings(values: Mapping[str, str], lines: Iterable[_Line] = (), without: Iterable[str] = ()) -> list[str]:
+    """Return the settings to write. `aws_security_token` is among them only if it is in the section's lines."""
+    old = {line.option for line in lines if not line.owner} - {_LAST}
+    return [f"{name} = {values[name]}" for name in values if name not in without and (name in _NAMES or name in old)]

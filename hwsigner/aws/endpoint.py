@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 
 from hwsigner.aws.arn import check_region
+from hwsigner.aws.config_file import Setting
 from hwsigner.errors import UnsafeConnectionWarning, UsageError
 from hwsigner.http.address import DEFAULT_PORTS, Endpoint, is_loopback, parse_host
 
@@ -26,19 +27,26 @@ _PATH = re.compile(r"(/([A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*)*")
 
 
 def sessions_endpoint(
-    region: str, *, environ: Mapping[str, str], endpoint: str | None = None, verify: bool = True
+    region: str,
+    *,
+    environ: Mapping[str, str],
+    endpoint: str | None = None,
+    verify: bool = True,
+    config: Mapping[str, Setting] | None = None,
 ) -> Endpoint:
     """Return the URL of CreateSession.
 
-    The order is `--endpoint`, AWS_ENDPOINT_URL_ROLESANYWHERE, AWS_ENDPOINT_URL, and the region's host, for which
-    AWS_USE_FIPS_ENDPOINT and AWS_USE_DUALSTACK_ENDPOINT apply. If AWS_IGNORE_CONFIGURED_ENDPOINT_URLS is true, the two
-    variables with a URL are ignored.
+    The order is `--endpoint`, AWS_ENDPOINT_URL_ROLESANYWHERE, AWS_ENDPOINT_URL, the config file's `endpoint_url`, and
+    the region's host, for which AWS_USE_FIPS_ENDPOINT and AWS_USE_DUALSTACK_ENDPOINT apply. If
+    AWS_IGNORE_CONFIGURED_ENDPOINT_URLS is true, or else `ignore_configured_endpoint_urls` of the config file, the two
+    variables with a URL and `endpoint_url` are ignored.
 
     Args:
         region: the region, such as `us-east-1`.
         environ: the environment variables.
         endpoint: the value of `--endpoint`; None or an empty string if it was not given.
         verify: False for `--no-verify-ssl`.
+        config: the settings of the SDKs' config file.
 
     Raises:
         UsageError: the URL, region or a variable is malformed, the region has no FIPS host, or the URL is `http:` on
@@ -48,7 +56,7 @@ def sessions_endpoint(
         UnsafeConnectionWarning: `verify` is False.
     """
     fips, dual_stack = _is_true(environ, "AWS_USE_FIPS_ENDPOINT"), _is_true(environ, "AWS_USE_DUALSTACK_ENDPOINT")
-    source, url = _configured_url(environ, endpoint)
+    source, url = _configured_url(environ, endpoint, config or {})
     if url:
         base = _parse(source, url)
     else:
@@ -74,14 +82,17 @@ def service_host(region: str, *, fips: bool = False, dual_stack: bool = False) -
     return f"{service}.{region}.{dual_stack_domain if dual_stack else domain}"
 
 
-def _configured_url(environ: Mapping[str, str], endpoint: str | None) -> tuple[str, str]:
-    """Return the flag or variable that gives a URL, and the URL. Both are empty if none does."""
+def _configured_url(environ: Mapping[str, str], endpoint: str | None, config: Mapping[str, Setting]) -> tuple[str, str]:
+    """Return the flag, variable or setting that gives a URL, and the URL. Both are empty if none does."""
     if endpoint:
         return "--endpoint", endpoint
-    if not _is_true(environ, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"):
+    ignore, setting = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", config.get("ignore_configured_endpoint_urls")
+    if not _is_true(environ if environ.get(ignore) or not setting else {ignore: setting.value}, ignore):
         for name in ("AWS_ENDPOINT_URL_ROLESANYWHERE", "AWS_ENDPOINT_URL"):
             if environ.get(name):
                 return name, environ[name]
+        if "endpoint_url" in config:
+            return config["endpoint_url"].source, config["endpoint_url"].value
     return "", ""
 
 

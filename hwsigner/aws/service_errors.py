@@ -28,6 +28,11 @@ _CAUSES = (
         "The chain does not reach the trust anchor: check for missing intermediates, another anchor, or a disabled one",
     ),
     ("invalid signature", "Check the clock, and look for a proxy that changes headers"),
+    (
+        "failed to be mapped",
+        "Session tags may have letters, digits, spaces and _.:/=+-@ only: name subject, issuer and SANs so, or delete "
+        "these attributes from the Roles Anywhere profile's attribute mappings",
+    ),
     ("set rolesessionname", "Set acceptRoleSessionName in the Roles Anywhere profile, or omit --role-session-name"),
 )
 _CAUSES_BY_TYPE = {

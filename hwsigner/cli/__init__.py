@@ -91,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if name == "help" and rest:
+        name, rest = rest[0], ["--help"]
     if name in ("--help", "-h", "help"):
         print(_help())
         return 0
@@ -136,7 +138,7 @@ def _help() -> str:
             "",
             *rows,
             "",
-            "hwsigner COMMAND --help lists a command's flags.",
+            "hwsigner help COMMAND lists a command's flags, as hwsigner COMMAND --help does.",
         ]
     )
 

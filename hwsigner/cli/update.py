@@ -7,7 +7,9 @@ import gc
 import math
 import os
 import signal
+import stat
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -23,6 +25,7 @@ from hwsigner.errors import (
     HwsignerError,
     HwsignerWarning,
     PinError,
+    UnsafeKeyWarning,
     UsageError,
 )
 
@@ -83,8 +86,20 @@ def _write(path: str, section: str, credentials: Credentials) -> None:
     from hwsigner.aws.credentials_file import with_credentials
     from hwsigner.system.files import edit_file
 
+    _warn_of_readers(path)
     edit_file(path, partial(with_credentials, section=section, credentials=credentials))
     report(f"wrote [{section}] of {path}, good until {credentials.expiration:%Y-%m-%dT%H:%M:%SZ}")
+
+
+def _warn_of_readers(path: str) -> None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return  # A new file gets mode 0600.
+    mode = stat.S_IMODE(status.st_mode)
+    if stat.S_ISREG(status.st_mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
+        problem = f"{path} has mode {mode:04o}: other users can read the credentials in it"
+        warnings.warn(UnsafeKeyWarning(problem, f"Run chmod 600 {path}"), stacklevel=2)
 
 
 def _update_until_stopped(updater: Updater) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hwsigner.errors import ConfigError
-from hwsigner.system.files import check_not_writable_by_others, edit_file
+from hwsigner.system.files import edit_file, open_trusted
 
 SYSTEM_FILE = Path("/etc/hwsigner/config.toml")
 _BLOCK = re.compile(r"^(?=[ \t]*\[)", re.MULTILINE)
@@ -155,9 +155,8 @@ def _read(file: Path) -> dict[str, Profile]:
     import tomllib
 
     try:
-        with file.open("rb") as stream:
+        with open_trusted(str(file), ConfigError) as stream:
             status = os.fstat(stream.fileno())
-            check_not_writable_by_others(str(file), status, ConfigError)
             document = tomllib.load(stream)
     except FileNotFoundError:
         return {}

@@ -10,7 +10,7 @@ from collections.abc import Hashable
 
 from hwsigner.errors import PinError, UnsafeKeyWarning
 from hwsigner.pins.child import MAX_PIN_BYTES, VARIABLE
-from hwsigner.system.files import check_not_writable_by_others
+from hwsigner.system.files import open_trusted
 
 CREDENTIAL = "hwsigner.pin"
 KINDS = "pin-source=file:/path, env:NAME or cmd:PROGRAM"
@@ -169,9 +169,8 @@ def _variable(name: str) -> str:
 
 def _read(path: str, *, is_credential: bool) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open_trusted(path, PinError, pipe=True) as file:
             status = os.fstat(file.fileno())
-            check_not_writable_by_others(path, status, PinError)
             mode = stat.S_IMODE(status.st_mode)
             if stat.S_ISREG(status.st_mode) and mode & (stat.S_IRGRP | stat.S_IROTH) and not is_credential:
                 text = f"PIN file {path} has mode {mode:04o}: other users can read it"

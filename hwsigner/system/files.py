@@ -9,23 +9,68 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 from hwsigner.errors import HwsignerError, LockError
 
 # Seconds. A write takes milliseconds.
 LOCK_TIMEOUT = 10.0
 _PAUSE_SECONDS = 0.002
+# As in Linux.
+_MAX_LINKS = 40
 _ACL = "system.posix_acl_access"
 _NO_ACL = frozenset({errno.ENODATA, errno.ENOTSUP})
 
 
+def open_trusted(path: str, error: type[HwsignerError], *, pipe: bool = False) -> BinaryIO:
+    """Open a file for reading that only this user and root can write. Opening does not wait.
+
+    Args:
+        path: the file's path.
+        error: the class of error to raise if another user can write it.
+        pipe: also accept a pipe or device. If it is a pipe, wait until something is written to it.
+
+    Raises:
+        OSError: it can't be opened.
+        HwsignerError: another user can write it, or it is not a file of these kinds. An instance of `error`.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        is_pipe = stat.S_ISFIFO(status.st_mode)
+        if not stat.S_ISREG(status.st_mode) and not (pipe and (is_pipe or stat.S_ISCHR(status.st_mode))):
+            raise error(f"{path} is not a regular file", "Put a regular file there")
+        if stat.S_ISREG(status.st_mode) or (is_pipe and not _is_inherited(descriptor)):
+            check_not_writable_by_others(path, status, error)
+        if is_pipe:
+            waiting = select.poll()
+            waiting.register(descriptor, select.POLLIN)
+            waiting.poll()
+        os.set_blocking(descriptor, True)
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _is_inherited(pipe: int) -> bool:
+    """Return whether a pipe has no name: whoever started this process made it, as a shell does for `<(…)`."""
+    with suppress(OSError):
+        return os.readlink(f"/proc/self/fd/{pipe}").startswith("pipe:")
+    return False
+
+
 def check_not_writable_by_others(path: str, status: os.stat_result, error: type[HwsignerError]) -> None:
-    """Check that only this user and root can write a file. Pipes and devices are not checked.
+    """Check that only this user and root can write a file.
 
     Args:
         path: the file's path, for the message.
@@ -36,8 +81,6 @@ def check_not_writable_by_others(path: str, status: os.stat_result, error: type[
         HwsignerError: another user can write it. An instance of `error`.
     """
     mode = stat.S_IMODE(status.st_mode)
-    if not stat.S_ISREG(status.st_mode):
-        return
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise error(f"{path} has mode {mode:04o}: other users can write it", f"Run chmod go-w {path}")
     if status.st_uid not in (0, os.geteuid()):
@@ -78,12 +121,13 @@ def edit_file(path: str, edit: Callable[[bytes], bytes]) -> None:
         edit: takes the old content, empty if there is no file, and returns the new content.
 
     Raises:
-        HwsignerError: the file can't be read or replaced.
+        HwsignerError: the file can't be read or replaced, or a link to it may be another user's trap.
         LockError: another process held the lock for ten seconds.
     """
-    target = os.path.realpath(path)
-    folder, name = os.path.split(target)
+    target = path
     try:
+        target = _resolved(path)
+        folder, name = os.path.split(target)
         if not os.path.exists(folder):
             os.makedirs(folder, mode=0o700, exist_ok=True)
         with _opened(folder, os.O_RDONLY | os.O_DIRECTORY) as directory:
@@ -94,6 +138,22 @@ def edit_file(path: str, edit: Callable[[bytes], bytes]) -> None:
                 file.replace(edit(old.data if old else b""), old)
     except OSError as error:
         raise _explained(error, target) from error
+
+
+def _resolved(path: str) -> str:
+    """Return a path without links. As Linux may do (proc_sys_fs(5), protected_symlinks), refuse others' in /tmp."""
+    place = Path(os.getcwd(), path)
+    for _ in range(_MAX_LINKS):
+        link = next((part for part in reversed((place, *place.parents)) if part.is_symlink()), None)
+        if link is None:
+            return os.path.normpath(place)
+        owner, folder = link.lstat().st_uid, link.parent.stat()
+        is_shared = folder.st_mode & stat.S_ISVTX and folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if is_shared and owner not in (os.geteuid(), folder.st_uid):
+            problem = f"{link} is a link of user {owner} in a folder that all users can write"
+            raise HwsignerError(problem, "Remove it, or give a path in a folder of your own")
+        place = link.parent / link.readlink() / place.relative_to(link)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
 @dataclass(frozen=True)
@@ -162,8 +222,21 @@ class _File:
             with suppress(OSError):
                 os.unlink(temporary, dir_fd=self.directory)
             raise
-        with suppress(OSError):  # Some network file systems can't sync a folder; the file is written all the same.
-            os.fsync(self.directory)
+        sync_folder(self.directory)
+
+
+def sync_folder(folder: str | int) -> None:
+    """Write a folder's entries, such as a renamed file, to disk. Some network file systems can't; that is no error.
+
+    Args:
+        folder: its path or descriptor.
+    """
+    with suppress(OSError):
+        if isinstance(folder, int):
+            os.fsync(folder)
+        else:
+            with _opened(folder, os.O_RDONLY | os.O_DIRECTORY) as directory:
+                os.fsync(directory)
 
 
 def _lock_name(name: str) -> str:

@@ -148,7 +148,7 @@ def readable(data: bytes, folder: Path) -> Sections:
 
 def without_own(sections: Sections, section: str = "default") -> Sections:
     """Return sections without the settings that hwsigner writes, in sections of this name."""
-    mine = {*NAMES, "aws_security_token"}
+    mine = {*NAMES, "aws_security_token", "hwsigner_expiration"}
     return {
         name: {k: v for k, v in values.items() if name.strip() != section or k not in mine}
         for name, values in sections.items()
@@ -194,6 +194,96 @@ class TestParsers:
 
         after = upper_as_lower(read(written(data)))
         assert after == {"default": {}, **upper_as_lower(read(data))}
+
+
+INDENTED_SETTINGS = SETTINGS.replace(b"aws", b"  aws")
+INDENTED_LAYOUTS = {
+    "everything is indented": (
+        b"  [default]\n  aws_access_key_id = OLD\n  [other]\n  aws_access_key_id = X\n",
+        b"  [default]\n" + INDENTED_SETTINGS + b"  [other]\n  aws_access_key_id = X\n",
+    ),
+    "an indented section below": (
+        b"[default]\naws_access_key_id = OLD\n  [other]\n  aws_access_key_id = X\n",
+        b"[default]\n" + INDENTED_SETTINGS + b"  [other]\n  aws_access_key_id = X\n",
+    ),
+    "an indented section below another setting": (
+        b"[default]\nregion = x\naws_access_key_id = OLD\n  [other]\n  aws_access_key_id = X\n",
+        b"[default]\nregion = x\n"
+        + SETTINGS
+        + b"hwsigner_expiration = 2030-01-01T00:00:00Z\n  [other]\n  aws_access_key_id = X\n",
+    ),
+    "an indented setting below": (
+        b"[default]\naws_access_key_id = OLD\n  region = x\n",
+        b"[default]\n  region = x\n" + SETTINGS,
+    ),
+    "an old token of several lines": (
+        b"[default]\naws_session_token = OLD\n  IQoJb3JpZ2luX2VjEOLD/+OLD==\n",
+        b"[default]\naws_session_token = IQoJnew//token==\n" + b"".join(SETTINGS.splitlines(True)[:2]),
+    ),
+}
+# Lines with a random indent, headers among them.
+INDENTED = st.lists(
+    st.builds(
+        str.__add__,
+        st.sampled_from(["", "", "  ", "\t", "    "]),
+        st.sampled_from(
+            [
+                "[default]",
+                "[other]",
+                "[third]",
+                "aws_access_key_id = OLD",
+                "aws_secret_access_key = OLD",
+                "aws_session_token = OLD",
+                "region = x",
+                "output = json",
+                "# a comment",
+                "",
+            ]
+        ),
+    ),
+    max_size=14,
+)
+
+
+def foreign(sections: Sections) -> Sections:
+    return {name: values for name, values in without_own(sections).items() if values}
+
+
+class TestIndentedFiles:
+    @given(lines=INDENTED)
+    def test_ten_runs_keep_what_botocore_and_javascript_read_of_others(self, lines: list[str], folder: Path) -> None:
+        data = "\n".join(["[first]", "a = b", *lines]).encode()
+        javascript = foreign(by_ignoring_indentation(data))
+        before = readable(data, folder)
+        try:
+            after = written(data)
+        except HwsignerError:  # SDKs read it in different ways: see the test of that error.
+            assume(False)
+        for _ in range(9):
+            again = written(after)
+            assert again == after
+        found = by_botocore(after, folder)
+        assert {name: found["default"][name] for name in NAMES} == VALUES
+        for name, values in foreign(before).items():
+            for option, value in values.items():
+                assert lines_that_stay(found[name][option]) == lines_that_stay(value)
+        assert foreign(by_ignoring_indentation(after)) == javascript
+
+    @pytest.mark.parametrize("name", INDENTED_LAYOUTS)
+    def test_layout_is_kept_in_ten_runs(self, name: str, folder: Path) -> None:
+        before, after = INDENTED_LAYOUTS[name]
+        assert written(before) == after
+        for _ in range(9):
+            assert written(after) == after
+        assert {name: by_botocore(after, folder)["default"][name] for name in NAMES} == VALUES
+
+    def test_file_that_two_sdks_read_in_two_ways_is_an_error_and_stays(self) -> None:
+        with pytest.raises(HwsignerError, match="without changing other settings"):
+            written(b"[default]\nregion = x\n  [other]\n  a = b\naws_access_key_id = OLD\n")
+
+
+def lines_that_stay(value: str) -> list[str]:
+    return [line for line in value.split("\n") if line and not OWN.match(line.encode())]
 
 
 class TestBytes:

@@ -39,6 +39,10 @@ class TestCauses:
             ("Invalid signature", "clock"),
             ("Not authorized to set roleSessionName", "acceptRoleSessionName"),
             ("UNTRUSTED SIGNING CERTIFICATE.", "intermediates"),
+            (
+                "The following certificate attributes failed to be mapped into session tags: x509Issuer/CN",
+                "attribute mappings",
+            ),
             ("Something else", "trust policy"),
         ],
     )

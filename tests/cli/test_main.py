@@ -148,6 +148,13 @@ class TestCommands:
         assert (outcome.status, outcome.err) == (0, "")
         assert outcome.out.startswith(f"usage: hwsigner {name}")
 
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_help_with_a_command_is_that_command_s_help(self, name: str, call: Call) -> None:
+        assert call("help", name) == call(name, "--help")
+
+    def test_help_with_an_unknown_command_gets_a_suggestion(self, call: Call) -> None:
+        assert call("help", "lst") == Outcome(2, "", "hwsigner: unknown command 'lst'. Did you mean list?\n")
+
     @pytest.mark.parametrize("arguments", [("version",), ("--version",)])
     def test_version_is_printed(self, arguments: tuple[str, ...], call: Call) -> None:
         assert call(*arguments) == Outcome(0, f"{__version__}\n", "")

@@ -58,6 +58,21 @@ class TestOnce:
         assert ":assumed-role/" in caller(scene, "default")
         assert file.read_text().startswith("[default]\naws_access_key_id = ASIA")
 
+    @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
+    def test_file_that_others_can_read_is_warned_of_and_keeps_its_mode(
+        self, scene: Scene, file: Path, mode: int
+    ) -> None:
+        file.parent.mkdir()
+        file.touch()
+        file.chmod(mode)
+        outcome = update(scene)
+        assert (outcome.status, file.stat().st_mode & 0o777) == (0, mode)
+        warning = f"hwsigner: warning: {file} has mode {mode:04o}: other users can read the credentials in it. "
+        assert outcome.err.startswith(f"{warning}Run chmod 600 {file}\n")
+        before = file.read_bytes()
+        assert update(scene, "--strict").status == 3
+        assert file.read_bytes() == before
+
     def test_profile_names_the_section_and_config_profile_the_flags(self, scene: Scene, file: Path) -> None:
         scene.call("profile", "add", "table", *scene.flags())
         file.parent.mkdir()

@@ -139,6 +139,15 @@ class TestRefused:
             os.chown(file, 12345, -1)
             assert "12345" in self.message(environ, file)
 
+    def test_pipe_is_refused_and_not_waited_for(self, file: Path, system_file: Path, environ: dict[str, str]) -> None:
+        for path in (file, system_file):
+            os.mkfifo(path)
+            assert "not a regular file" in self.message(environ, path)
+            path.unlink()
+            path.symlink_to("/dev/zero")
+            assert "not a regular file" in self.message(environ, path)
+            path.unlink()
+
     @pytest.mark.parametrize(
         ("content", "place"),
         [

@@ -104,11 +104,41 @@ class TestFiles:
 
     def test_pipe_is_read(self, tmp_path: Path) -> None:
         pipe = tmp_path / "pipe"
-        os.mkfifo(pipe, 0o666)
+        os.mkfifo(pipe, 0o644)
         writer = threading.Thread(target=lambda: pipe.write_bytes(b"1234\n"))
         writer.start()
         assert read_pin_source(f"file:{pipe}") == "1234"
         writer.join()
+
+    def test_pipe_that_others_can_write_is_refused_and_not_waited_for(self, tmp_path: Path) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        pipe.chmod(0o622)
+        with pytest.raises(PinError, match="mode 0622"):
+            read_pin_source(f"file:{pipe}")
+
+    def test_pipe_of_another_user_is_refused_and_not_waited_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        owner = pipe.stat().st_uid
+        if owner == 0:
+            os.chown(pipe, 12345, -1)
+        else:
+            monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+        with pytest.raises(PinError, match="belongs to user"):
+            read_pin_source(f"file:{pipe}")
+
+    def test_pipe_from_the_shell_is_read_whoever_made_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        read, write = os.pipe()
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        os.write(write, b"1234\n")
+        os.close(write)
+        try:
+            assert read_pin_source(f"/dev/fd/{read}") == "1234"
+        finally:
+            os.close(read)
 
     @pytest.mark.parametrize(
         "source", ["4711", "x4711:/y", "path/4711", "https://4711", "", "env:4711", "env:", "ENV:A"]

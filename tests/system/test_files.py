@@ -192,6 +192,36 @@ class TestErrors:
         file.symlink_to(file)
         refused(file, "symbolic links")
 
+    @pytest.mark.parametrize("is_chain", [False, True])
+    @pytest.mark.parametrize("part", ["file", "folder"])
+    def test_link_of_another_user_in_a_sticky_folder_is_an_error(
+        self, file: Path, tmp_path: Path, part: str, is_chain: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shared = tmp_path / "shared"
+        shared.mkdir()
+        shared.chmod(0o1777)
+        link = shared / "link"
+        link.symlink_to(file if part == "file" else file.parent)
+        given = link if part == "file" else link / "file"
+        if is_chain:
+            (tmp_path / "mine").symlink_to(link)
+            given = tmp_path / "mine" if part == "file" else tmp_path / "mine" / "file"
+        put(given, b"mine")
+        owners = {link: 12345}
+        real = Path.lstat
+
+        def lstat(path: Path) -> os.stat_result:
+            status = real(path)
+            return os.stat_result((*status[:4], owners.get(path, status.st_uid), *status[5:10]))
+
+        monkeypatch.setattr(Path, "lstat", lstat)
+        with pytest.raises(HwsignerError, match=rf"{link} is a link of user 12345.*Remove it"):
+            put(given, b"new")
+        assert file.read_bytes() == b"mine"
+        shared.chmod(0o755)
+        put(given, b"new")
+        assert file.read_bytes() == b"new"
+
     def test_file_in_place_of_the_folder_is_an_error(self, file: Path) -> None:
         refused(file / "file", "Not a directory")
 

@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import stat
 import struct
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
 from tpm2_pytss import ESAPI, ESYS_TR, TPM2B_PUBLIC, TPMA_OBJECT, TSS2_Exception
 
-from hwsigner.backends.state import is_private, is_usable, state_folders
+from hwsigner.backends.state import is_usable, state_folders
 from hwsigner.backends.tpm2.errors import AUTH_FAIL, BAD_AUTH, code, is_lost
 from hwsigner.errors import SigningKeyError, UnsafeConnectionWarning
+from hwsigner.system.files import open_trusted, sync_folder
 
 # Where TCG's provisioning guidance (7.5.1) has the SRK.
 PROVISIONED = 0x81000001
+_NAME = re.compile(r"000[bcd](?:[0-9a-f]{2}){32,64}")
+_LONGEST_NAME = 2 * (2 + 64) + 1
+_ACCEPT = "Then run once with --accept-new-srk, or set srk-name in the profile"
 _STORAGE_KEY = TPMA_OBJECT.RESTRICTED | TPMA_OBJECT.DECRYPT
 STORAGE_ATTRIBUTES = TPMA_OBJECT(
     _STORAGE_KEY
@@ -120,7 +126,7 @@ def _check(esys: ESAPI, key: ESYS_TR, tcti: str, trusted: TrustedSRK) -> None:
     """Check that a storage key is the pinned one, and pin it if none is.
 
     Raises:
-        SigningKeyError: it is another key.
+        SigningKeyError: it is another key, or the pin can't be trusted.
 
     Warns:
         UnsafeConnectionWarning: it can't be pinned.
@@ -148,8 +154,13 @@ def _check(esys: ESAPI, key: ESYS_TR, tcti: str, trusted: TrustedSRK) -> None:
 
 
 def _pinned(tcti: str, trusted: TrustedSRK) -> str:
-    """Return the Name that is pinned, or an empty string."""
-    return trusted.name.lower() or _read(_path(tcti, trusted))
+    """Return the Name that is pinned, or an empty string. With `accept_new`, a pin that can't be trusted is none."""
+    try:
+        return trusted.name.lower() or _read(_path(tcti, trusted))
+    except SigningKeyError:
+        if trusted.accept_new:
+            return ""
+        raise
 
 
 def _public_area(esys: ESAPI, key: ESYS_TR) -> TPM2B_PUBLIC:
@@ -167,25 +178,52 @@ def _path(tcti: str, trusted: TrustedSRK) -> str:
 
 
 def _read(path: str) -> str:
-    if not is_private(os.path.dirname(path)):
+    """Return the Name that is pinned in a file, or an empty string if there is no file.
+
+    Raises:
+        SigningKeyError: the file is not a pin, or others can write it or its folder.
+    """
+    folder = os.path.dirname(path)
+    with suppress(OSError):
+        status = os.stat(folder)
+        # Others may have removed the pin from a folder of ours that they can write.
+        is_open = bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+        if (status.st_uid == os.getuid() and is_open) or (
+            os.path.lexists(path) and status.st_uid not in (0, os.getuid())
+        ):
+            raise SigningKeyError(
+                f"{folder}, where the storage root keys of TPMs are pinned, can be changed by other users",
+                f"Own it and run chmod 700 {folder}. {_ACCEPT}",
+            )
+    if not os.path.lexists(path):
         return ""
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.readline().strip()
-    except OSError:
-        return ""
+        with open_trusted(path, SigningKeyError) as file:
+            name = file.readline(_LONGEST_NAME).decode("ascii", "replace").strip()
+    except OSError as error:
+        problem = f"can't read {path}, where the storage root key of the TPM is pinned: {error.strerror}"
+        raise SigningKeyError(problem, _ACCEPT) from error
+    if not _NAME.fullmatch(name):
+        raise SigningKeyError(
+            f"{path}, where the storage root key of the TPM is pinned, has no TPM Name in it", _ACCEPT
+        )
+    return name
 
 
 def _write(path: str, *lines: str) -> bool:
-    """Replace a file in one step, so that no process reads half of it. Return whether that was possible."""
-    if not path or not is_usable(os.path.dirname(path)):
+    """Replace a file in one step, on disk when this returns. Return whether that was possible."""
+    folder = os.path.dirname(path)
+    if not path or not is_usable(folder):
         return False
     temporary = f"{path}.{os.getpid()}"
     try:
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with open(file, "w", encoding="utf-8", errors="surrogateescape") as stream:
             stream.writelines(f"{line}\n" for line in lines)
+            stream.flush()
+            os.fsync(file)
         os.replace(temporary, path)
     except OSError:
         return False
+    sync_folder(folder)
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -222,16 +223,63 @@ class TestStorageRootKey:
             sign(f"{uri}&srk-name={name}")
 
 
-def test_pinned_name_is_ignored_when_others_can_write_it(uri: str, pins: Path) -> None:
+@pytest.mark.parametrize("mode", [0o777, 0o720, 0o702])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_pin_in_a_folder_that_others_can_write_is_an_error(
+    proxy: TPMProxy, uri: str, pins: Path, mode: int, is_there: bool
+) -> None:
     sign(uri)
     [pin] = pins.iterdir()
-    pin.write_text("000b" + "0" * 64)
-    pins.chmod(0o777)
-    with pytest.warns(UnsafeConnectionWarning, match="can't be pinned"):
+    if not is_there:
+        pin.unlink()
+    pins.chmod(mode)
+    proxy.exchanges.clear()
+    with pytest.raises(SigningKeyError, match=f"{pins}.*can be changed by other users.*chmod 700"):
         sign(uri)
-    pins.chmod(0o700)
+    assert not {SIGN, START_AUTH_SESSION} & set(proxy.codes)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "dangling", "folder", "pipe", "others can write it"])
+def test_damaged_pin_is_an_error_until_the_srk_is_accepted(proxy: TPMProxy, uri: str, pins: Path, damage: str) -> None:
+    sign(uri)
+    [pin] = pins.iterdir()
+    text = pin.read_text()
+    if damage == "others can write it":
+        pin.chmod(0o666)
+    else:
+        pin.unlink()
+    if damage in ("empty", "cut"):
+        pin.write_text("" if damage == "empty" else text[:40])
+    elif damage == "dangling":
+        pin.symlink_to("nowhere")
+    elif damage == "folder":
+        pin.mkdir()
+    elif damage == "pipe":
+        os.mkfifo(pin)
+    proxy.exchanges.clear()
+    with pytest.raises(SigningKeyError, match=str(pin)):
+        sign(uri)
+    assert not {SIGN, START_AUTH_SESSION} & set(proxy.codes)
+    if damage != "folder":
+        sign(f"{uri}&accept-new-srk=true")
+        assert pin.read_text() == text
+
+
+def test_pin_in_a_folder_that_others_can_only_read_is_used(tools: Tools, uri: str, pins: Path) -> None:
+    sign(uri)
+    pins.chmod(0o755)
+    sign(uri)
+    persist_srk(tools, "rsa")
     with pytest.raises(SigningKeyError, match="another one than is pinned"):
         sign(uri)
+
+
+def test_pin_is_on_disk_before_the_key_is_used(uri: str, pins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
+    sign(uri)
+    [pin] = pins.iterdir()
+    assert synced == [f"{pin}.{os.getpid()}", str(pins)]
 
 
 class TestInterposer:

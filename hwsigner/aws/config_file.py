@@ -1,0 +1,103 @@
+"""The settings of the AWS SDKs' config file that also apply to CreateSession: its endpoint, CAs and attempts."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from hwsigner.errors import ConfigError
+from hwsigner.system.files import check_not_writable_by_others
+
+if TYPE_CHECKING:
+    from configparser import RawConfigParser
+
+_NAMES = ("endpoint_url", "ca_bundle", "max_attempts", "ignore_configured_endpoint_urls")
+
+
+class Setting(NamedTuple):
+    """A setting.
+
+    Attributes:
+        value: its value, not empty.
+        source: its place for messages, such as `max_attempts in [default] of /home/a/.aws/config`.
+    """
+
+    value: str
+    source: str
+
+
+def read_config(environ: Mapping[str, str]) -> dict[str, Setting]:
+    """Return the settings by name.
+
+    They are those of `[profile NAME]` with the name in AWS_PROFILE, else AWS_DEFAULT_PROFILE, else of `[default]`. A
+    `services` section that the profile names may have another `endpoint_url` for `rolesanywhere`. If the file can't be
+    read or parsed, there are none, as in the SDKs.
+
+    Args:
+        environ: the environment variables. AWS_CONFIG_FILE is the file's path; the default is `~/.aws/config`.
+
+    Raises:
+        ConfigError: the file has one of these settings, and other users can write it.
+    """
+    home = environ.get("HOME") or os.path.expanduser("~")
+    path = environ.get("AWS_CONFIG_FILE") or os.path.join(home, ".aws", "config")
+    path = os.path.expanduser(os.path.expandvars(path))
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return {}
+    try:
+        status = os.fstat(descriptor)
+        with open(descriptor, encoding="utf-8-sig", closefd=False) as file:
+            text = file.read() if stat.S_ISREG(status.st_mode) else ""
+    except (OSError, UnicodeDecodeError):
+        return {}
+    finally:
+        os.close(descriptor)
+    profile = environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE") or "default"
+    found = {name: Setting(value, f"{name} in [{section}] of {path}") for name, section, value in _find(text, profile)}
+    if found:
+        check_not_writable_by_others(path, status, ConfigError)
+    return found
+
+
+def _find(text: str, profile: str) -> Iterator[tuple[str, str, str]]:
+    """Yield the name, section and value of each setting. If a name comes twice, the last one applies."""
+    from configparser import Error, RawConfigParser
+
+    parser = RawConfigParser(strict=False)
+    try:
+        parser.read_string(text)
+    except Error:
+        return
+    plain = ["default"] if profile == "default" else []
+    for section in [name for name in (*plain, *_sections(parser, "profile", profile)) if parser.has_section(name)]:
+        values = {name: _value(parser.get(section, name)) for name in parser.options(section)}
+        yield from ((name, section, values[name]) for name in _NAMES if values.get(name))
+        for services in _sections(parser, "services", values.get("services", "")):
+            nested = parser.get(services, "rolesanywhere", fallback="")
+            for line in nested.split("\n")[1:]:
+                name, _, value = line.partition("=")
+                if name.strip() == "endpoint_url" and _value(value):
+                    yield "endpoint_url", services, _value(value)
+
+
+def _sections(parser: RawConfigParser, kind: str, name: str) -> Iterator[str]:
+    import shlex
+
+    for section in parser.sections():
+        if section.startswith(kind):
+            try:
+                is_found = shlex.split(section) == [kind, name]
+            except ValueError:
+                continue
+            if is_found:
+                yield section
+
+
+def _value(text: str) -> str:
+    """Return a value without a comment, which some SDKs allow."""
+    return re.split(r"(?:^|\s)[#;]", text)[0].strip()

@@ -1,0 +1,171 @@
+"""Settings of the SDKs' config file: botocore finds the same ones, and the environment takes precedence."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+import pytest
+
+from hwsigner.aws.config_file import read_config
+from hwsigner.aws.create_session import Service, find_service
+from hwsigner.errors import ConfigError, UsageError
+
+FILE = """
+[default]
+endpoint_url = https://default.example
+max_attempts = 5
+ca_bundle = /etc/default.pem
+[profile web]
+endpoint_url = https://web.example
+services = dev
+[profile "a b"]
+  max_attempts = 7
+  services = other
+[services dev]
+s3 =
+  endpoint_url = https://s3.example
+rolesanywhere =
+  endpoint_url = https://dev.example
+[services other]
+sts =
+  endpoint_url = https://sts.example
+[web]
+max_attempts = 9
+[profile quiet]
+endpoint_url = https://quiet.example
+ignore_configured_endpoint_urls = true
+"""
+
+
+class Home:
+    """A home folder with a config file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / ".aws" / "config"
+        self.file.parent.mkdir()
+        self.environ = {"HOME": str(folder)}
+        self.write(FILE)
+
+    def write(self, text: str) -> None:
+        self.file.write_text(text)
+        self.file.chmod(0o600)
+
+    def service(self, endpoint: str | None = None, **environ: str) -> Service:
+        return find_service("us-east-1", endpoint=endpoint, environ=self.environ | environ)
+
+    def values(self, **environ: str) -> dict[str, str]:
+        return {name: setting.value for name, setting in read_config(self.environ | environ).items()}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+class TestSections:
+    @pytest.mark.parametrize("profile", ["", "default", "web", "a b", "quiet", "unknown"])
+    def test_settings_are_those_that_botocore_finds(
+        self, profile: str, home: Home, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = home.values(**({"AWS_PROFILE": profile} if profile else {}))
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(home.file))
+        session = botocore.session.Session(profile=profile or None)
+        scoped: dict[str, Any] = session.full_config["profiles"].get(profile or "default", {})
+        services = session.full_config["services"].get(scoped.get("services"), {})
+        url = services.get("rolesanywhere", {}).get("endpoint_url") or scoped.get("endpoint_url")
+        assert found.get("endpoint_url") == url
+        for name in ("max_attempts", "ca_bundle"):
+            assert found.get(name) == scoped.get(name)
+
+    def test_profile_is_that_of_aws_profile_and_else_of_aws_default_profile(self, home: Home) -> None:
+        assert home.values(AWS_DEFAULT_PROFILE="a b") == {"max_attempts": "7"}
+        assert home.values(AWS_DEFAULT_PROFILE="web", AWS_PROFILE="a b") == {"max_attempts": "7"}
+
+    @pytest.mark.parametrize("header", ["[profile default]", '[profile "default"]', "[profile  default]"])
+    def test_longer_name_of_the_default_profile_takes_precedence(self, header: str, home: Home) -> None:
+        home.write(f"{header}\nmax_attempts = 2\n[default]\nmax_attempts = 4\nca_bundle = /a\n")
+        assert home.values() == {"max_attempts": "2", "ca_bundle": "/a"}
+
+    def test_comment_is_not_part_of_a_value(self, home: Home) -> None:
+        home.write("[default]\nmax_attempts = 2 # two\nca_bundle = ; none\nendpoint_url = https://a.example/#x\n")
+        assert home.values() == {"max_attempts": "2", "endpoint_url": "https://a.example/#x"}
+
+    @pytest.mark.parametrize("value", ["~/other", "$HOME/other", "{home}/other"])
+    def test_path_is_that_of_aws_config_file(self, value: str, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", home.environ["HOME"])
+        (home.file.parents[1] / "other").write_text("[default]\nmax_attempts = 8\n")
+        assert home.values(AWS_CONFIG_FILE=value.format(home=home.environ["HOME"])) == {"max_attempts": "8"}
+
+
+class TestPrecedence:
+    def test_endpoint_is_that_of_flag_then_variables_then_services_then_profile(self, home: Home) -> None:
+        general, own = "https://general.example", "https://own.example"
+        one = {"AWS_PROFILE": "web", "AWS_ENDPOINT_URL": general}
+        hosts = [
+            home.service("https://flag.example", **one, AWS_ENDPOINT_URL_ROLESANYWHERE=own),
+            home.service(**one, AWS_ENDPOINT_URL_ROLESANYWHERE=own),
+            home.service(**one),
+            home.service(AWS_PROFILE="web"),
+            home.service(),
+            home.service(AWS_PROFILE="unknown"),
+        ]
+        assert [service.endpoint.host.partition(".")[0] for service in hosts] == [
+            "flag",
+            "own",
+            "general",
+            "dev",
+            "default",
+            "rolesanywhere",
+        ]
+
+    def test_configured_endpoints_are_ignored_on_request(self, home: Home) -> None:
+        service = "rolesanywhere.us-east-1.amazonaws.com"
+        variable = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"
+        assert home.service(**{variable: "true"}).endpoint.host == service
+        assert home.service(AWS_PROFILE="quiet", AWS_ENDPOINT_URL="https://a.example").endpoint.host == service
+        assert home.service(AWS_PROFILE="quiet", **{variable: "false"}).endpoint.host == "quiet.example"
+        assert home.service("https://flag.example", AWS_PROFILE="quiet").endpoint.host == "flag.example"
+
+    def test_variables_take_precedence_for_attempts_and_cas(self, home: Home) -> None:
+        assert home.service().max_attempts == 5
+        assert home.service(AWS_MAX_ATTEMPTS="2").max_attempts == 2
+        cas = home.service(SSL_CERT_FILE="/b.pem").transport.cas
+        assert cas is not None
+        assert (cas.file, cas.name) == ("/etc/default.pem", f"ca_bundle in [default] of {home.file}: /etc/default.pem")
+        cas = home.service(AWS_CA_BUNDLE="/a.pem").transport.cas
+        assert cas is not None
+        assert cas.file == "/a.pem"
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        "line", ["max_attempts = none", "endpoint_url = nowhere", "endpoint_url = http://other.example"]
+    )
+    def test_invalid_setting_is_named_with_section_and_file(self, line: str, home: Home) -> None:
+        home.write(f"[default]\n{line}\n")
+        with pytest.raises(UsageError, match=rf"{line.partition(' ')[0]} in \[default\] of {home.file} is "):
+            home.service()
+
+    def test_file_that_others_can_write_is_an_error_if_it_has_such_a_setting(self, home: Home) -> None:
+        home.file.chmod(0o666)
+        with pytest.raises(ConfigError, match=f"{home.file} has mode 0666.*chmod go-w"):
+            home.service()
+        home.write("[default]\nregion = us-east-1\n")
+        home.file.chmod(0o666)
+        assert home.service().max_attempts == 3
+
+    @pytest.mark.parametrize("content", [b"max_attempts = 4\n", b"\xff", b"[default]\nx\n", None])
+    def test_unreadable_file_has_no_settings_and_is_not_waited_for(self, content: bytes | None, home: Home) -> None:
+        home.file.unlink()
+        if content is None:
+            os.mkfifo(home.file)
+        else:
+            home.file.write_bytes(content)
+        assert home.values() == {}
+        home.file.unlink()
+        assert home.values() == {}
+        home.file.mkdir()
+        assert home.values() == {}
