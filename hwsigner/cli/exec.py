@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         HwsignerError: there is no session. The command was not run.
     """
     from hwsigner.cli.child import run_program
-    from hwsigner.cli.process import forbid_dumps, report_thread_failures
+    from hwsigner.cli.process import report_thread_failures
     from hwsigner.cli.server_run import close_in_time
     from hwsigner.cli.sources import of_profile
     from hwsigner.pins.terminal import release_terminal
@@ -72,7 +72,6 @@ def run(arguments: argparse.Namespace) -> int:
     gc.enable()  # Unlike other commands, this one keeps running.
     if not arguments.command:
         raise UsageError("no command is given", "Write hwsigner exec NAME -- COMMAND")
-    forbid_dumps()
     _warn_of_default_profile()
     profile = of_profile(arguments.name, _ignore)
     server, variables = _endpoint(profile)

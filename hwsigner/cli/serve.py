@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         HwsignerError: a flag, a file or the address can't be used; or there are no credentials, at the start or later,
             and another attempt would not help.
     """
-    from hwsigner.cli.process import forbid_dumps, raise_descriptor_limit
+    from hwsigner.cli.process import raise_descriptor_limit
     from hwsigner.cli.server_run import ServerRun
     from hwsigner.serving.application import Application
     from hwsigner.serving.listener import listen, names_of
@@ -64,7 +64,6 @@ def run(arguments: argparse.Namespace) -> int:
     from hwsigner.serving.token_file import keep_token, token_folder
 
     gc.enable()  # Unlike other commands, this one keeps running.
-    forbid_dumps()
     log = Log()
     notices.set_notifier(log.note)
     has_imds, users, tls = _has_imds(arguments), _users(arguments), _tls(arguments)

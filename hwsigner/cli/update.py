@@ -88,10 +88,9 @@ def _write(path: str, section: str, credentials: Credentials) -> None:
 
 
 def _update_until_stopped(updater: Updater) -> int:
-    from hwsigner.cli.process import discard_frames, forbid_dumps
+    from hwsigner.cli.process import discard_frames
 
     gc.enable()  # Unlike other commands, this one stays.
-    forbid_dumps()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while True:

@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import certs
-from hwsigner.cli import main, process
+from hwsigner.cli import main
 from hwsigner.config.profiles import add_profile
 from hwsigner.emulator import Emulator
 from hwsigner.serving import credentials
@@ -149,7 +149,6 @@ def call(stage: Stage, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
     """Run hwsigner in this process, with the stage's environment, for runs that end before they serve."""
     for name, value in stage.environ().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(process, "forbid_dumps", lambda: None)  # It could not be undone in this process.
     monkeypatch.setattr(notices, "_notify", None)  # Commands set this and the next; both are put back.
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
 
