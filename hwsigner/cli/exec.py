@@ -62,13 +62,14 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         HwsignerError: there is no session. The command was not run.
     """
-    from hwsigner.cli.child import run_program
+    from hwsigner.cli.child import inheritable_descriptors, run_program
     from hwsigner.cli.process import report_thread_failures
     from hwsigner.cli.server_run import close_in_time
     from hwsigner.cli.sources import of_profile
     from hwsigner.pins.terminal import release_terminal
     from hwsigner.serving.credentials import CONTAINER
 
+    inherited = inheritable_descriptors()
     gc.enable()  # Unlike other commands, this one keeps running.
     if not arguments.command:
         raise UsageError("no command is given", "Write hwsigner exec NAME -- COMMAND")
@@ -85,7 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
         profile.local.start()
         serving.start()
 
-    status = run_program(arguments.command, child_environment(os.environ, variables), start)
+    environ = child_environment(os.environ, variables)
+    status = run_program(arguments.command, environ, start, inherited=inherited)
     server.stop()
     # The server too: an interpreter that ends under a running event loop may crash.
     if not close_in_time([profile.local.close, serving.join]):
