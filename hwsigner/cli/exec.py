@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import gc
+import hmac
 import os
 import threading
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hwsigner.aws.default_profile import find_default_credentials
@@ -105,7 +107,8 @@ def _endpoint(profile: ServedProfile) -> tuple[HTTPServer, dict[str, str]]:
     token, log = new_token(), Log().refused
     listener = listen("127.0.0.1", 0, _HOP_LIMIT)
     application = Application(names_of(listener, []), log)
-    application.add_container(profile.name, profile.source, token)
+    # The command may become another user, and no one else has the token of a server that ends with it.
+    application.add_container(profile.name, profile.source, partial(hmac.compare_digest, token))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}{container_path(profile.name)}"
     return HTTPServer(application, [listener], log=log), {
         "AWS_CONTAINER_CREDENTIALS_FULL_URI": url,

@@ -10,7 +10,7 @@ import struct
 from functools import cached_property
 from typing import NamedTuple
 
-from hwsigner.http.address import ip_address
+from hwsigner.http.address import ip_address, is_loopback
 
 # One end of a connection: an IP address and a port.
 Address = tuple[str, int]
@@ -66,6 +66,11 @@ class Peer:
     def server(self) -> Address:
         """This server's end."""
         return self._address("sockname")
+
+    @cached_property
+    def is_local(self) -> bool:
+        """Whether the client reached the server over loopback."""
+        return is_loopback(self.server[0])
 
     @cached_property
     def uid(self) -> int | None:
