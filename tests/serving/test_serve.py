@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -250,6 +250,48 @@ def test_session_of_a_running_agent_is_served(stage: Stage, flags: tuple[str, ..
         assert agent.end(signal.SIGTERM) == 0
     assert (done.returncode, found.access_key, stage.sessions) == (5, printed["AccessKeyId"], 1)
     assert not [line for line in process.lines if "created a session" in line]
+
+
+@pytest.mark.parametrize("is_agent_first", [True, False])
+def test_lock_of_the_agent_reaches_serve_and_exec(stage: Stage, is_agent_first: bool) -> None:
+    ask = """if True:
+        import os, sys, urllib.error, urllib.request
+        url, token = (os.environ[f"AWS_CONTAINER_{name}"] for name in ("CREDENTIALS_FULL_URI", "AUTHORIZATION_TOKEN"))
+        for _ in sys.stdin:
+            try:
+                urllib.request.urlopen(urllib.request.Request(url, headers={"Authorization": token}))
+                print(200, flush=True)
+            except urllib.error.HTTPError as error:
+                print(error.code, flush=True)
+    """
+    with ExitStack() as stack:
+        if is_agent_first:
+            stack.enter_context(stage.start("agent"))
+            _wait_for_agent(stage)
+        served = stack.enter_context(stage.start("serve", FREE, "web", wrapper=PATIENT))
+        command = (sys.executable, "-c", ask)
+        run = stack.enter_context(
+            stage.start("exec", "web", "--", *command, wrapper=PATIENT, stdin=subprocess.PIPE)
+        ).process
+        variables = served.variables()
+        assert _status(variables, "web") == _status_of_exec(run) == 200
+        if not is_agent_first:
+            stack.enter_context(stage.start("agent"))
+            _wait_for_agent(stage)
+        for action, status in ((["lock"], 503), (["unlock", "web"], 200)):
+            assert stage.run("agent", *action).returncode == 0
+            while _status(variables, "web") != status:
+                time.sleep(0.1)
+            while _status_of_exec(run) != status:
+                time.sleep(0.1)
+
+
+def _status_of_exec(process: subprocess.Popen[str]) -> int:
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return int(process.stdout.readline())
 
 
 def test_exec_imports_nothing_that_creates_sessions_when_an_agent_has_one(stage: Stage) -> None:
