@@ -212,7 +212,7 @@ class AgentProfile:
         if self._state is _State.CLOSED:
             raise AgentError(f"profile {self.name!r} has changed", "Retry")
         if self._state is _State.LOCKED:
-            raise PinRequiredError("it was locked with hwsigner agent lock")
+            raise PinRequiredError(protocol.LOCKED)
         if self._fault:
             raise self._fault.with_traceback(None)  # It would grow with each time that it is raised.
         if self._provider is None:

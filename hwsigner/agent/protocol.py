@@ -18,6 +18,8 @@ MAX_LINE = 96
 MAX_BODY = 65536
 WORKING = b"1 working\n"
 UNKNOWN = b"1 unknown\n"
+# A part of each error for a profile that a command has locked. `serve` and `exec` then forget its credentials.
+LOCKED = "it was locked with hwsigner agent lock"
 # Seconds. The agent reports at once, and then at this interval, that it is working.
 WORKING_EVERY = 0.5
 FIRST_BYTE_LIMIT = 1.0

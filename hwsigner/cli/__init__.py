@@ -15,7 +15,7 @@ from hwsigner.cli.process import (
     ExitOnInterrupt,
     abandon_stdout,
     discard_frames,
-    forbid_core_dumps,
+    forbid_dumps,
     report,
     report_on_terminal,
 )
@@ -46,7 +46,8 @@ _OUTPUT_ERRORS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 def entry_point() -> int:
-    """Run a command, as `main` does, in a process of its own."""
+    """Run a command, as `main` does, in a process of its own, which other programs can't read."""
+    forbid_dumps()
     # Collecting garbage would cost a process of 100 ms some 15 ms, most of it at exit. Commands that stay enable it.
     gc.disable()
     status = main()
@@ -64,7 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 done, 1 any other failure, 2 usage, 3 key or PIN, 4 certificate, 5 the service refused,
         6 the service was not reached, 7 agent or lock, 130 interrupted.
     """
-    forbid_core_dumps()
     pin_sources.forget()
     pin_sources.take_environment_pin()
     try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hwsigner.cli.log import Log
 from hwsigner.cli.parser import Parser
-from hwsigner.cli.process import forbid_dumps, raise_descriptor_limit, report_thread_failures
+from hwsigner.cli.process import raise_descriptor_limit, report_thread_failures
 from hwsigner.config.flags import Flag, switch
 from hwsigner.errors import UsageError, printable
 from hwsigner.pins import PinRequest
@@ -95,7 +95,6 @@ def _run_agent(address: Address) -> None:
     from hwsigner.agent.server import AgentServer
     from hwsigner.system.systemd import Notifier
 
-    forbid_dumps()
     lock_process()
     gc.enable()  # Unlike other commands, this one stays.
     raise_descriptor_limit()

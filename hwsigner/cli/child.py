@@ -21,9 +21,25 @@ _FROM_KERNEL = 0x80
 # The longest delay before the program's end is noticed or a signal is passed on. It occurs if a signal arrives while
 # this thread is not waiting for it, and a thread that was started earlier receives it.
 _POLL_SECONDS = 1.0
+# More than this process has opened when the program starts: the kernel gives out the lowest that are free.
+_DESCRIPTORS = 256
 
 
-def run_program(command: Sequence[str], environ: Mapping[str, str], prepare: Callable[[], None]) -> int:
+def inheritable_descriptors() -> set[int]:
+    """Return the descriptors that a program would inherit from this process."""
+    return {number for number in range(_DESCRIPTORS) if _is_inheritable(number)}
+
+
+def _is_inheritable(number: int) -> bool:
+    try:
+        return os.get_inheritable(number)
+    except OSError:  # It is not open.
+        return False
+
+
+def run_program(
+    command: Sequence[str], environ: Mapping[str, str], prepare: Callable[[], None], *, inherited: set[int]
+) -> int:
     """Run a program to its end, in this process's group and on its terminal.
 
     SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1 and SIGUSR2 to this process are passed on to the program.
@@ -32,15 +48,26 @@ def run_program(command: Sequence[str], environ: Mapping[str, str], prepare: Cal
         command: the program, searched in PATH, and its arguments.
         environ: its environment.
         prepare: called before the program starts. It must start all threads, as others would receive the signals.
+        inherited: the descriptors that it may have. Libraries open others without O_CLOEXEC, such as a TPM's: with that
+            one, a program that has become another user could sign.
 
     Returns:
         The program's exit status; 128 plus the signal's number if a signal ended it; 126 if it can't be run, 127 if it
         is not found.
     """
+    # Those that are not open, too, as other threads may open them meanwhile.
+    closes = [(os.POSIX_SPAWN_CLOSE, number) for number in range(_DESCRIPTORS) if number not in inherited]
     with _signals_blocked() as before:
         prepare()
         try:
-            child = os.posix_spawnp(command[0], list(command), dict(environ), setsigmask=before, setsigdef=_DEFAULTS)
+            child = os.posix_spawnp(
+                command[0],
+                list(command),
+                dict(environ),
+                file_actions=closes,
+                setsigmask=before,
+                setsigdef=_DEFAULTS,
+            )
         except OSError as error:
             report(f"can't run {command[0]}: {error.strerror}")
             return _NOT_FOUND if isinstance(error, FileNotFoundError) else _CANNOT_RUN

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import gc
+import hmac
 import os
 import threading
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hwsigner.aws.default_profile import find_default_credentials
@@ -62,17 +64,17 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         HwsignerError: there is no session. The command was not run.
     """
-    from hwsigner.cli.child import run_program
-    from hwsigner.cli.process import forbid_dumps, report_thread_failures
+    from hwsigner.cli.child import inheritable_descriptors, run_program
+    from hwsigner.cli.process import report_thread_failures
     from hwsigner.cli.server_run import close_in_time
     from hwsigner.cli.sources import of_profile
     from hwsigner.pins.terminal import release_terminal
     from hwsigner.serving.credentials import CONTAINER
 
+    inherited = inheritable_descriptors()
     gc.enable()  # Unlike other commands, this one keeps running.
     if not arguments.command:
         raise UsageError("no command is given", "Write hwsigner exec NAME -- COMMAND")
-    forbid_dumps()
     _warn_of_default_profile()
     profile = of_profile(arguments.name, _ignore)
     server, variables = _endpoint(profile)
@@ -86,7 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
         profile.local.start()
         serving.start()
 
-    status = run_program(arguments.command, child_environment(os.environ, variables), start)
+    environ = child_environment(os.environ, variables)
+    status = run_program(arguments.command, environ, start, inherited=inherited)
     server.stop()
     # The server too: an interpreter that ends under a running event loop may crash.
     if not close_in_time([profile.local.close, serving.join]):
@@ -104,7 +107,8 @@ def _endpoint(profile: ServedProfile) -> tuple[HTTPServer, dict[str, str]]:
     token, log = new_token(), Log().refused
     listener = listen("127.0.0.1", 0, _HOP_LIMIT)
     application = Application(names_of(listener, []), log)
-    application.add_container(profile.name, profile.source, token)
+    # The command may become another user, and no one else has the token of a server that ends with it.
+    application.add_container(profile.name, profile.source, partial(hmac.compare_digest, token))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}{container_path(profile.name)}"
     return HTTPServer(application, [listener], log=log), {
         "AWS_CONTAINER_CREDENTIALS_FULL_URI": url,

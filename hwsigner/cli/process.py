@@ -106,17 +106,13 @@ class ExitOnInterrupt:
                     os._exit(self._status)
 
 
-def forbid_core_dumps() -> None:
-    """Forbid core dumps of this process and of the programs that it runs."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
 def forbid_dumps() -> None:
-    """Forbid core dumps, and other programs of the same user to read this process's memory."""
-    import ctypes
+    """Forbid other programs of the same user to read this process's memory, and core dumps of it and its children."""
+    import _ctypes  # Importing ctypes takes 1.6 ms at each start, and this 0.5.
 
-    forbid_core_dumps()
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    library = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # as CDLL does
+    _ctypes.call_function(_ctypes.dlsym(library, "prctl"), (_PR_SET_DUMPABLE, 0, 0, 0, 0))
 
 
 def raise_descriptor_limit() -> None:

@@ -30,7 +30,7 @@ _FLAGS = (
     Flag("hop-limit", "IP TTL of the responses", "N", whole_number(1, 255), 64),
     Flag("address", "IP address to listen on; any other than loopback needs TLS", "IP", default="127.0.0.1"),
     Flag("imds", "serve IMDSv2 too; the default without NAMEs", convert=boolean),
-    Flag("allow-user", "user (name or number) whose processes may have IMDS tokens too; repeatable", "USER", many=True),
+    Flag("allow-user", "user (name or number) whose processes may have credentials too; repeatable", "USER", many=True),
     Flag("token-folder", "folder for the tokens of the container endpoint", "DIR"),
     Flag("tls-certificate", "serve HTTPS with this certificate and its chain (PEM)", "FILE"),
     Flag("tls-key", "private key of the certificate (PEM); default: in the same file", "FILE"),
@@ -56,34 +56,36 @@ def run(arguments: argparse.Namespace) -> int:
         HwsignerError: a flag, a file or the address can't be used; or there are no credentials, at the start or later,
             and another attempt would not help.
     """
-    from hwsigner.cli.process import forbid_dumps, raise_descriptor_limit
+    from hwsigner.cli.process import raise_descriptor_limit
     from hwsigner.cli.server_run import ServerRun
+    from hwsigner.serving.admission import Users
     from hwsigner.serving.application import Application
-    from hwsigner.serving.listener import listen, names_of
+    from hwsigner.serving.listener import hold_localhost, listen, names_of
     from hwsigner.serving.server import HTTPServer
-    from hwsigner.serving.token_file import keep_token, token_folder
+    from hwsigner.serving.token_file import TokenFile, keep_imds_key, token_folder
 
     gc.enable()  # Unlike other commands, this one keeps running.
-    forbid_dumps()
     log = Log()
     notices.set_notifier(log.note)
-    has_imds, users, tls = _has_imds(arguments), _users(arguments), _tls(arguments)
+    has_imds, users, tls = _has_imds(arguments), Users(_uids(arguments), log.refused), _tls(arguments)
     if tls is None:  # An unfinished handshake takes ten times the memory of an unfinished request.
         raise_descriptor_limit()
     activated = _activated(arguments, tls)
     profiles = _profiles(arguments, log)
-    # Before the port answers: a client that waits for it then finds its token.
-    folder = Path(arguments.token_folder).absolute() if arguments.token_folder else token_folder(os.environ)
-    tokens = [keep_token(folder, one.name) for one in profiles]
     sockets = activated or [listen(arguments.address, arguments.port, arguments.hop_limit)]
-    names = [name for one in sockets for name in names_of(one, arguments.host_name)]
+    # With TLS, clients know the server by its certificate.
+    localhost = ["localhost"] if tls or hold_localhost(sockets, arguments.hop_limit) else []
+    names = [name for one in sockets for name in names_of(one, [*arguments.host_name, *localhost])]
     application = Application(names, log.refused)
-    for one, (_, token) in zip(profiles, tokens, strict=True):
-        application.add_container(one.name, one.source, token)
+    # Before requests are answered, so that a client that waits for that finds its token; but when the port is held.
+    folder = Path(arguments.token_folder).absolute() if arguments.token_folder else token_folder(os.environ)
+    tokens = {one.name: TokenFile(folder, one.name, is_new=not activated) for one in profiles}
+    for one in profiles:
+        application.add_container(one.name, one.source, tokens[one.name].matches, users)
     if has_imds:
-        application.add_imds(profiles[0].role, profiles[0].source, tokens[0][1], users)
+        application.add_imds(profiles[0].role, profiles[0].source, keep_imds_key(folder), users)
     base = _base_url(sockets[0], arguments.host_name, tls)
-    _announce(base, {one.name: path for one, (path, _) in zip(profiles, tokens, strict=True)}, has_imds)
+    _announce(base, {name: token.path for name, token in tokens.items()}, has_imds)
     ServerRun(profiles, HTTPServer(application, sockets, log=log.refused, tls=tls)).run()
     return 0
 
@@ -114,10 +116,10 @@ def _profiles(arguments: argparse.Namespace, log: Log) -> list[ServedProfile]:
     return found
 
 
-def _users(arguments: argparse.Namespace) -> set[int]:
+def _uids(arguments: argparse.Namespace) -> set[int]:
     from hwsigner.system.users import find_uid
 
-    users = {os.geteuid()}
+    users = {0, os.geteuid()}  # Root can read the token anyway.
     for user in arguments.allow_user:
         uid = find_uid(user)
         if uid is None:
@@ -154,7 +156,8 @@ def _base_url(listener: socket.socket, names: list[str], tls: ssl.SSLContext | N
     from hwsigner.http.address import host_and_port
 
     address, port = listener.getsockname()[:2]
-    return f"{'https' if tls else 'http'}://{host_and_port((*names, address)[0], port)}"
+    # Another user could make a name lead elsewhere, but does not have its certificate.
+    return f"https://{host_and_port((*names, address)[0], port)}" if tls else f"http://{host_and_port(address, port)}"
 
 
 def _announce(base: str, token_files: dict[str, Path], has_imds: bool) -> None:

@@ -77,6 +77,13 @@ class LazyProvider:
             if self._made:
                 self._made.start()
 
+    def forget(self) -> None:
+        """Close the provider, if it was made, and make another when it is needed."""
+        with self._lock:
+            made, self._made = self._made, None
+        if made:
+            made.close()
+
     def close(self) -> None:
         """Close the provider, if it was made."""
         if self._made:

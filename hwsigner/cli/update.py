@@ -103,10 +103,9 @@ def _warn_of_readers(path: str) -> None:
 
 
 def _update_until_stopped(updater: Updater) -> int:
-    from hwsigner.cli.process import discard_frames, forbid_dumps
+    from hwsigner.cli.process import discard_frames
 
     gc.enable()  # Unlike other commands, this one stays.
-    forbid_dumps()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while True:

@@ -1,8 +1,12 @@
-"""Which requests are considered: those of programs that mean this server, not those from web pages or proxies."""
+"""Which requests are considered: those of programs that mean this server, not those from web pages or proxies.
+
+On loopback they also must come from some users, so that a token that another user has got hold of is of no use.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import errno
+from collections.abc import Callable, Collection, Iterable, Sequence
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -19,7 +23,10 @@ IMDS_SECONDS = b"x-aws-ec2-metadata-token-ttl-seconds"
 _FOREIGN = frozenset({b"origin", b"x-forwarded-for", b"forwarded"})
 _LENGTH = b"content-length"
 _ENCODING = b"transfer-encoding"
+_CURE = "Run modprobe tcp_diag"
 _READ = frozenset({HOST, AUTHORIZATION, IMDS_TOKEN, IMDS_SECONDS, _LENGTH, _ENCODING}) | _FOREIGN
+# How the kernel says that it never tells users apart: tcp_diag is missing, or this process may not ask.
+_CANNOT_TELL = {errno.ENOENT, errno.EPERM, errno.EACCES, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
 
 
 class Request(NamedTuple):
@@ -68,3 +75,42 @@ def read_headers(request: Request, hosts: Collection[bytes]) -> Headers:
     if headers.get(_LENGTH, b"0") != b"0" or _ENCODING in headers:
         raise Refusal(HTTPStatus.BAD_REQUEST, "the request has a body")
     return headers
+
+
+class Users:
+    """The users whose processes may have credentials.
+
+    Args:
+        uids: theirs.
+        log: takes a line if the kernel can't tell users apart.
+    """
+
+    def __init__(self, uids: Iterable[int], log: Callable[[str], None]) -> None:
+        self._uids = frozenset(uids)
+        self._log: Callable[[str], None] | None = log
+
+    def check(self, peer: Peer, *, has_secret: bool = False) -> None:
+        """Refuse the clients of other users.
+
+        Args:
+            peer: the client.
+            has_secret: whether it has a secret token. That is enough if the kernel can't tell users apart.
+
+        Raises:
+            Refusal: 403 if the client is another user; 503 if the kernel does not say which.
+        """
+        try:
+            uid = peer.uid
+        except OSError as error:
+            if error.errno in _CANNOT_TELL:
+                if self._log:
+                    problem = f"the kernel does not say which user asks ({error.strerror})"
+                    self._log(f"{problem}: IMDS gives nothing, and container tokens are all that is checked. {_CURE}")
+                    self._log = None  # Once is enough.
+                if has_secret:
+                    return
+            reason = f"the kernel does not say which user asks. {_CURE}"
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason) from None
+        if uid not in self._uids:
+            whose = "that of another machine or namespace" if uid is None else f"uid {uid}'s"
+            raise Refusal(HTTPStatus.FORBIDDEN, f"the connection is {whose}; --allow-user would let one in")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from hwsigner.agent.client import find_credentials
+from hwsigner.agent.protocol import LOCKED
 from hwsigner.aws.credentials import read_agent_credentials
 from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning
 from hwsigner.refresh.outcome import Session
@@ -18,10 +18,19 @@ from hwsigner.system.clocks import Clocks
 if TYPE_CHECKING:
     from hwsigner.refresh.background import Reply
 
-# An agent refreshes a session as long as it is asked for it: this often.
-ASK_SECONDS = 60.0
+# How old an answer of the agent may be when a client asks: so soon `hwsigner agent lock` takes effect here.
+ASK_SECONDS = 1.0
+# After waiting for an agent in vain, do not ask it for so many times as long.
+_RARELY = 10.0
 
 _LONGEST_LIFE = 43200.0
+
+
+class LocalSource(Source, Protocol):
+    """A source with a key of this process."""
+
+    def forget(self) -> None:
+        """Forget the credentials and close the key. Later calls open it again."""
 
 
 class AgentFirst:
@@ -38,7 +47,7 @@ class AgentFirst:
     def __init__(
         self,
         name: str,
-        local: Source,
+        local: LocalSource,
         *,
         role_arn: str,
         find: Callable[[str], bytes | None] = find_credentials,
@@ -52,58 +61,58 @@ class AgentFirst:
         self._rendered: _Rendered | None = None
         self._ask_after = 0.0
         self._lock = threading.Lock()
-        self._is_asking = False
 
     def read(self, name: str) -> Reply | None:
         """Implement Source.read."""
+        if self._clocks.monotonic() >= self._ask_after:
+            return None
         last = self._rendered
         if last is None:
             return self._local.read(name)
-        if last.session.lifetime.is_due(last.session.left(self._clocks)):
-            return None
-        if not self._is_asking and self._clocks.monotonic() >= self._ask_after:
-            self._is_asking = True
-            threading.Thread(target=self._ask_again, name="hwsigner-ask-agent", daemon=True).start()
-        return last.replies[name]
+        return None if self._is_due(last) else last.replies[name]
 
     def reply(self, name: str) -> Reply:
         """Return the credentials in a format: the agent's, or the provider's, or the last ones while they are valid.
 
         Raises:
+            AgentError: the profile was locked; all credentials are forgotten.
             HwsignerError: there are none.
         """
         try:
-            new = self._ask()
-            if new:
-                return new.replies[name]
-            reply = self._local.reply(name)
-        except (HwsignerError, HwsignerWarning):
+            self._ask()
             last = self._rendered
-            if last is None or last.session.left(self._clocks) <= 0:
+            if last and not self._is_due(last):
+                return last.replies[name]
+            reply = self._local.reply(name)
+        except (HwsignerError, HwsignerWarning) as error:
+            if isinstance(error, AgentError) and LOCKED in error.message:
+                self._rendered = None
+                self._local.forget()
                 raise
-            return last.replies[name]
+            last = self._rendered
+            found = last.replies[name] if last and last.session.left(self._clocks) > 0 else self._local.read(name)
+            if found is None:
+                raise
+            return found
         self._rendered = None  # From now on the provider has the last ones.
         return reply
 
-    def _ask(self) -> _Rendered | None:
-        """Ask the agent, cache its credentials and return them. One thread at a time."""
+    def _ask(self) -> None:
+        """Ask the agent, and cache its credentials if it has any. One thread at a time."""
         with self._lock:
             begin = self._clocks.monotonic()
             self._ask_after = begin + ASK_SECONDS
             body = self._find(self._name)
-            if not body:
-                return None
+            if not body:  # If it hangs, few requests shall wait for it.
+                now = self._clocks.monotonic()
+                self._ask_after = now + max(ASK_SECONDS, _RARELY * (now - begin))
+                return
             credentials = read_agent_credentials(body, role_arn=self._role_arn)
             session = Session.begin(credentials, begin, duration=_LONGEST_LIFE, clocks=self._clocks)
             self._rendered = _Rendered(session, {name: render(credentials) for name, render in FORMATS.items()})
-            return self._rendered
 
-    def _ask_again(self) -> None:
-        try:
-            with suppress(AgentError):  # `reply` raises it, once the last credentials have expired.
-                self._ask()
-        finally:
-            self._is_asking = False
+    def _is_due(self, last: _Rendered) -> bool:
+        return last.session.lifetime.is_due(last.session.left(self._clocks))
 
 
 @dataclass(frozen=True)

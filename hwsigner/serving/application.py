@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from urllib.parse import quote, unquote
 
 from hwsigner.http.address import host_and_port
 from hwsigner.serving import credentials as formats
-from hwsigner.serving.admission import AUTHORIZATION, Request, read_headers
+from hwsigner.serving.admission import AUTHORIZATION, Request, Users, read_headers
 from hwsigner.serving.credentials import CachedCredentials, Source
 from hwsigner.serving.imds import FOLDER, IMDS, ROLES_PATH, TOKEN_PATH, SessionTokens
 from hwsigner.serving.peer import Peer
@@ -42,40 +41,45 @@ class Application:
         # By path: its one method, and what answers it.
         self._routes: dict[str, tuple[str, Handler]] = {}
 
-    def add_container(self, name: str, source: Source, token: bytes) -> None:
+    def add_container(
+        self, name: str, source: Source, is_token: Callable[[bytes], bool], users: Users | None = None
+    ) -> None:
         """Serve a profile's credentials at the container endpoint of ECS and EKS.
 
         Args:
             name: the profile's name.
             source: its credentials.
-            token: the whole value of `Authorization`.
+            is_token: whether the whole value of `Authorization` is the token.
+            users: the users whose processes may have them over loopback; None: any that have the token.
         """
         credentials = CachedCredentials(source, formats.CONTAINER, name)
 
         def respond(headers: Headers, peer: Peer) -> Response | Awaitable[Response]:
-            if not hmac.compare_digest(headers.get(AUTHORIZATION, b""), token):
+            if not is_token(headers.get(AUTHORIZATION, b"")):
                 raise Refusal(HTTPStatus.UNAUTHORIZED, "the Authorization header is not the token of this profile")
+            if users and peer.is_local:
+                users.check(peer, has_secret=True)
             return credentials.respond()
 
         self._routes[unquote(container_path(name))] = "GET", respond
 
-    def add_imds(self, role: str, source: Source, secret: bytes, users: Iterable[int]) -> None:
+    def add_imds(self, role: str, source: Source, secret: bytes, users: Users) -> None:
         """Serve a role's credentials by IMDSv2.
 
         Args:
             role: the role's name.
             source: its credentials.
             secret: what tokens are made from; see `SessionTokens`.
-            users: the uids whose processes may have tokens.
+            users: the users whose processes may have tokens, and credentials with them.
         """
         credentials = CachedCredentials(source, formats.IMDS, role)
-        self._imds = imds = IMDS(role, credentials, users=users, tokens=SessionTokens(secret), log=self._log)
-        self._routes |= {
-            TOKEN_PATH: ("PUT", imds.respond_token),
-            ROLES_PATH: ("GET", imds.respond_role),
-            ROLES_PATH.rstrip("/"): ("GET", imds.respond_role),
-            ROLES_PATH + role: ("GET", imds.respond_credentials),
-        }
+        self._imds = imds = IMDS(role, credentials, users=users, tokens=SessionTokens(secret))
+        for end in ("", "/"):
+            self._routes |= {
+                TOKEN_PATH + end: ("PUT", imds.respond_token),
+                ROLES_PATH + end: ("GET", imds.respond_role),
+                f"{ROLES_PATH}/{role}{end}": ("GET", imds.respond_credentials),
+            }
 
     def respond(self, request: Request) -> Response | Awaitable[Response]:
         """Return the response, or what gives it later. Neither raises an exception."""
@@ -102,7 +106,7 @@ class Application:
             reason = f"the method is not {' or '.join(allowed)}"
             return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, reason, {b"allow": ", ".join(allowed).encode()})
         if self._imds and request.path.startswith(FOLDER):
-            self._imds.check(headers)
+            self._imds.check(headers, request.peer)
         return Refusal(HTTPStatus.NOT_FOUND, "there is nothing at this path")
 
     def refuse(self, error: Exception, peer: Peer, request: Request | None = None) -> Response:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from pathlib import Path
 
-from hwsigner.serving.admission import IMDS_SECONDS, IMDS_TOKEN
+from hwsigner.serving.admission import IMDS_SECONDS, IMDS_TOKEN, Users
 from hwsigner.serving.credentials import CachedCredentials
 from hwsigner.serving.peer import Peer
 from hwsigner.serving.responses import TEXT, Headers, Refusal, Response, response
@@ -15,7 +15,7 @@ from hwsigner.system.clocks import boot_time
 
 FOLDER = "/latest/"
 TOKEN_PATH = "/latest/api/token"  # noqa: S105
-ROLES_PATH = "/latest/meta-data/iam/security-credentials/"
+ROLES_PATH = "/latest/meta-data/iam/security-credentials"
 
 LONGEST_SECONDS = 21600
 
@@ -55,77 +55,55 @@ class SessionTokens:
 
 
 class IMDS:
-    """Gives tokens to the processes of some users, and a role's credentials to clients with a token.
+    """Gives tokens, and a role's credentials to clients with a token. All must be processes of some users.
 
     Args:
         role: the role's name.
         credentials: its credentials.
-        users: the uids whose processes may have tokens.
+        users: the users.
         tokens: issues the tokens.
-        log: takes a line if the kernel can't tell users apart.
     """
 
-    def __init__(
-        self,
-        role: str,
-        credentials: CachedCredentials,
-        *,
-        users: Iterable[int],
-        tokens: SessionTokens,
-        log: Callable[[str], None],
-    ) -> None:
-        self._role = response(role.encode(), TEXT)
+    def __init__(self, role: str, credentials: CachedCredentials, *, users: Users, tokens: SessionTokens) -> None:
+        self._role = role.encode()
         self._credentials = credentials
-        self._users = frozenset(users)
+        self._users = users
         self._tokens = tokens
-        self._log: Callable[[str], None] | None = log
 
     def respond_token(self, headers: Headers, peer: Peer) -> Response:
         """Return a new token.
 
         Raises:
-            Refusal: 400 if its life in seconds is missing or invalid; 403 if the client is another user; 503 if the
-                kernel can't tell.
+            Refusal: 400 if its life in seconds is missing or invalid; 403 or 503 as `Users.check`.
         """
         seconds = _seconds(headers.get(IMDS_SECONDS, b""))
-        uid = self._uid(peer)
-        if uid not in self._users:
-            whose = "that of another machine or namespace" if uid is None else f"uid {uid}'s"
-            raise Refusal(HTTPStatus.FORBIDDEN, f"the connection is {whose}; --allow-user would let one in")
+        self._users.check(peer)
         return response(self._tokens.issue(seconds), TEXT, headers={IMDS_SECONDS: b"%d" % seconds})
 
     def respond_role(self, headers: Headers, peer: Peer) -> Response:
-        """Return the role's name; raises as `check`."""
-        self.check(headers)
-        return self._role
+        """Return the role's name, and the seconds that the token is still valid; raises as `check`."""
+        left = self.check(headers, peer)
+        return response(self._role, TEXT, headers={IMDS_SECONDS: b"%d" % left})
 
     def respond_credentials(self, headers: Headers, peer: Peer) -> Response | Awaitable[Response]:
         """Return the role's credentials; raises as `check`."""
-        self.check(headers)
+        self.check(headers, peer)
         return self._credentials.respond()
 
-    def check(self, headers: Headers) -> None:
-        """Check the token of a request.
+    def check(self, headers: Headers, peer: Peer) -> float:
+        """Return for how many seconds the token of a request is still valid.
 
         Raises:
-            Refusal: 401 if it has none, or an invalid or expired one.
+            Refusal: 401 if it has none, or an invalid or expired one; 403 or 503 as `Users.check`.
         """
+        self._users.check(peer)
         expiry = self._tokens.expiry(headers.get(IMDS_TOKEN, b""))
         if expiry is None:
             raise Refusal(HTTPStatus.UNAUTHORIZED, f"the request has no {IMDS_TOKEN.decode()} of this server")
-        if self._tokens.clock() >= expiry:
+        left = expiry - self._tokens.clock()
+        if left <= 0:
             raise Refusal(HTTPStatus.UNAUTHORIZED, "the token has expired")
-
-    def _uid(self, peer: Peer) -> int | None:
-        try:
-            return peer.uid
-        except OSError as error:
-            if self._log:
-                problem = f"the kernel does not say which user asks ({error.strerror})"
-                self._log(f"IMDS gives no tokens, since {problem}: run modprobe tcp_diag")
-                self._log = None  # Once is enough.
-            reason = "the kernel does not say which user asks: run modprobe tcp_diag"
-            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason) from None
+        return left
 
 
 def _seconds(text: bytes) -> int:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
+import warnings
 from collections.abc import MutableMapping
 
-from hwsigner.errors import HwsignerError, UsageError
-from hwsigner.http.address import host_and_port, ip_address, is_loopback
+from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
+from hwsigner.http.address import host_and_port, ip_address
 from hwsigner.system.systemd import take_sockets
 
 BACKLOG = 1024
+
+# What `localhost` means: each address, and the other one.
+_LOCALHOST = {"127.0.0.1": "::1", "::1": "127.0.0.1"}
+_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 def listen(address: str, port: int, hop_limit: int) -> socket.socket:
@@ -42,6 +48,36 @@ def listen(address: str, port: int, hop_limit: int) -> socket.socket:
         raise HwsignerError(problem, hint) from error
 
 
+def hold_localhost(listeners: list[socket.socket], hop_limit: int) -> bool:
+    """Listen on the other address of `localhost` too, if one is listened on: else another user could take it.
+
+    Args:
+        listeners: the sockets, to which others are added.
+        hop_limit: as for `listen`.
+
+    Returns:
+        Whether clients may say `localhost`.
+
+    Warns:
+        HwsignerWarning: another process has the other address.
+    """
+    ends = [one.getsockname()[:2] for one in listeners]
+    is_held = any(address in _LOCALHOST for address, _ in ends)
+    for address, port in ends:
+        other = _LOCALHOST.get(address)
+        if other is None or (other, port) in ends:
+            continue
+        try:
+            listeners.append(listen(other, port, hop_limit))
+        except HwsignerError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_IPV6:
+                continue
+            is_held = False
+            problem = f"{error.message}, so that 'localhost' may be another server"
+            warnings.warn(HwsignerWarning(problem, f"Use {address}, or give another --port"), stacklevel=2)
+    return is_held
+
+
 def limit_hops(listener: socket.socket, hop_limit: int) -> None:
     """Set the hop limit of what the connections of a listening socket send."""
     if listener.family == socket.AF_INET6:
@@ -66,10 +102,9 @@ def take_activated(environ: MutableMapping[str, str]) -> list[socket.socket]:
 
 
 def names_of(listener: socket.socket, host_names: list[str]) -> list[str]:
-    """Return what clients may send as `Host`: address, given names, on loopback localhost; with and without port."""
+    """Return what clients may send as `Host`: the address and given names, with and without port."""
     host, port = listener.getsockname()[:2]
-    names = [host, *host_names, *(["localhost"] if is_loopback(host) else [])]
-    return [host_and_port(name, number) for name in names for number in (port, None)]
+    return [host_and_port(name, number) for name in [host, *host_names] for number in (port, None)]
 
 
 def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:

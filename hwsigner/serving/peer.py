@@ -7,10 +7,10 @@ import errno
 import os
 import socket
 import struct
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
-from hwsigner.http.address import ip_address
+from hwsigner.http.address import ip_address, is_loopback
 
 # One end of a connection: an IP address and a port.
 Address = tuple[str, int]
@@ -33,6 +33,11 @@ _ENDS = struct.Struct("!HH16s16s")  # ports and addresses
 _ANY_INTERFACE_AND_COOKIE = struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
 _REPLY = struct.Struct("=xBxx")  # state
 _REPLY_END = struct.Struct("=12xI4x")  # uid
+
+
+# Sockets to the kernel that no thread is using.
+_kernels: list[socket.socket] = []
+_is_loopback = lru_cache(maxsize=64)(is_loopback)
 
 
 class Socket(NamedTuple):
@@ -68,6 +73,11 @@ class Peer:
         return self._address("sockname")
 
     @cached_property
+    def is_local(self) -> bool:
+        """Whether the client reached the server over loopback."""
+        return _is_loopback(self.server[0])
+
+    @cached_property
     def uid(self) -> int | None:
         """The client's user; see `find_uid`."""
         return find_uid(self.client, self.server)
@@ -101,12 +111,18 @@ def find_socket(own: Address, other: Address) -> Socket | None:
     """
     question = _question(own, other)
     header = _HEADER.pack(_HEADER.size + len(question), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, _SEQUENCE_NUMBER, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+    # Kept open, as opening it takes longer than asking; but after an error, as an answer may still come.
+    kernel = _kernels.pop() if _kernels else socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
+    try:
         kernel.sendto(header + question, (0, 0))
         reply, sender = kernel.recvfrom(_MAX_REPLY, socket.MSG_DONTWAIT)
-    _, kind, _, sequence_number, _ = _HEADER.unpack_from(reply)
-    if sender[0] != 0 or sequence_number != _SEQUENCE_NUMBER:
-        raise OSError(errno.EPROTO, "another process answered in the kernel's place")
+        _, kind, _, sequence_number, _ = _HEADER.unpack_from(reply)
+        if sender[0] != 0 or sequence_number != _SEQUENCE_NUMBER:
+            raise OSError(errno.EPROTO, "another process answered in the kernel's place")
+    except BaseException:
+        kernel.close()
+        raise
+    _kernels.append(kernel)
     if kind == _NLMSG_ERROR:
         (number,) = _ERROR.unpack_from(reply, _HEADER.size)
         if number == -errno.ENOENT:
@@ -117,9 +133,14 @@ def find_socket(own: Address, other: Address) -> Socket | None:
     return Socket(state, *_REPLY_END.unpack_from(reply, end))
 
 
+@lru_cache(maxsize=64)
+def _packed(host: str) -> bytes:
+    address = ip_address(host.partition("%")[0])
+    return address.packed if address else b""
+
+
 def _question(own: Address, other: Address) -> bytes:
-    hosts = [ip_address(host.partition("%")[0]) for host, _ in (own, other)]
-    packed = [host.packed if host else b"" for host in hosts]
+    packed = [_packed(host) for host, _ in (own, other)]
     family = socket.AF_INET6 if len(packed[0]) == 16 else socket.AF_INET
     head = _REQUEST.pack(family, socket.IPPROTO_TCP, _ALL_STATES)
     return head + _ENDS.pack(own[1], other[1], *packed) + _ANY_INTERFACE_AND_COOKIE

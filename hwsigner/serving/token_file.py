@@ -1,15 +1,17 @@
 """The tokens of the container endpoint, in files that only their owner can read and that stay when the server ends.
 
-The AWS SDKs read the file at each fetch, and send its content as the `Authorization` header.
+The AWS SDKs read the file at each fetch, and send its content as the `Authorization` header. While the server is down,
+another user may hold its port and so collect the token. Therefore a server that has the port makes a new one.
 """
 
 from __future__ import annotations
 
+import hmac
 import os
 import re
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -17,6 +19,8 @@ from urllib.parse import quote
 from hwsigner.errors import HwsignerError
 
 _TOKEN = re.compile(rb"[!-~]{32,1024}")
+# Tells tokens that were made here from those that the user wrote.
+_MADE = b"hwsigner_"
 
 
 def token_folder(environ: Mapping[str, str]) -> Path:
@@ -36,26 +40,36 @@ def token_folder(environ: Mapping[str, str]) -> Path:
     return Path(base, "hwsigner", "serve")
 
 
-def keep_token(folder: Path, name: str) -> tuple[Path, bytes]:
-    """Return the path of a profile's token file, and its token. A missing file is created, with mode 0600.
+class TokenFile:
+    """A profile's token and its file. A missing file is created, with mode 0600.
 
     Args:
         folder: the folder for tokens; created with mode 0700 if it is missing.
         name: the profile's name.
+        is_new: whether to replace a token that was made before. One that the user wrote stays.
+
+    Attributes:
+        path: the file's path.
 
     Raises:
         HwsignerError: the file can't be created or read, others can read it, or it does not contain a token.
     """
-    path = folder / f"{quote(name, safe='')}.token"
-    try:
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if not path.exists():
-            _create(path)
-        return path, _read(path)
-    except OSError as error:
-        hint = "Give another folder with --token-folder"
-        raise HwsignerError(f"can't keep a token in {path}: {error.strerror}", hint) from error
+
+    def __init__(self, folder: Path, name: str, *, is_new: bool) -> None:
+        self.path = folder / f"{quote(name, safe='')}.token"
+        self._token = _keep(self.path, is_new=is_new)
+
+    def matches(self, sent: bytes) -> bool:
+        """Return whether this is the token, in the file by now: another server of the profile may have replaced it."""
+        if not hmac.compare_digest(sent, self._token):
+            with suppress(OSError, HwsignerError):
+                self._token = _read(self.path)
+        return hmac.compare_digest(sent, self._token)
+
+
+def keep_imds_key(folder: Path) -> bytes:
+    """Return what IMDS tokens are made from, of a file beside the tokens. It stays, as do IMDS tokens."""
+    return _keep(folder / "imds.key", is_new=False)
 
 
 def new_token() -> bytes:
@@ -63,16 +77,31 @@ def new_token() -> bytes:
     return secrets.token_urlsafe(32).encode()
 
 
-def _create(path: Path) -> None:
-    """Create a token file: whole, even if the power fails, and by the first of two servers that start at once."""
+def _keep(path: Path, *, is_new: bool) -> bytes:
+    """Return the content of a token file, which is created if it is missing."""
+    try:
+        path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        if not path.exists():
+            _create(path, os.link)
+        elif is_new and _read(path).startswith(_MADE):
+            _create(path, os.replace)
+        return _read(path)
+    except OSError as error:
+        hint = "Give another folder with --token-folder"
+        raise HwsignerError(f"can't keep a token in {path}: {error.strerror}", hint) from error
+
+
+def _create(path: Path, place: Callable[[Path, Path], None]) -> None:
+    """Create a token file: whole, even if the power fails. A link lets the first of two servers win."""
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}")
     try:
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(new_token())
+            file.write(_MADE + new_token())
             file.flush()
             os.fsync(file.fileno())
         with suppress(FileExistsError):
-            os.link(temporary, path)
+            place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)

@@ -225,10 +225,18 @@ class TestProcess:
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
         assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, b"", b"")
 
-    def test_core_dumps_are_forbidden(self) -> None:
-        code = "import resource as r, hwsigner.cli; hwsigner.cli.main(['version']); print(r.getrlimit(r.RLIMIT_CORE))"
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
-        assert done.stdout.splitlines()[-1] == b"(0, 0)"
+    def test_no_command_can_be_dumped_or_read_by_other_programs(self) -> None:
+        # A change of user would do it by itself: it is undone (PR_SET_DUMPABLE is 4).
+        other_user = "os.setgroups([]); os.setgid(65534); os.setuid(65534); ctypes.CDLL(None).prctl(4, 1, 0, 0, 0); "
+        code = (
+            "import ctypes, os, resource, sys, hwsigner.cli as cli; cli.main = lambda: 7; "
+            f"{other_user if os.geteuid() == 0 else ''}print(os.stat('/proc/self/mem').st_uid != 0); "
+            "print(cli.entry_point(), resource.getrlimit(resource.RLIMIT_CORE), os.stat('/proc/self/mem').st_uid); "
+            "reader, writer = os.pipe(); os.write(writer, b'read'); print(open(f'/dev/fd/{reader}').read(4))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+        # The files in /proc of a process that is not dumpable belong to root, and its user can't read them, but for fd.
+        assert (done.stdout, done.stderr) == ("True\n7 (0, 0) 0\nread\n", "")
 
 
 def test_installed_program_runs_main_without_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,6 +245,7 @@ def test_installed_program_runs_main_without_garbage_collection(monkeypatch: pyt
 
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {"hwsigner": "hwsigner.cli:entry_point"}
+    monkeypatch.setattr("hwsigner.cli.forbid_dumps", lambda: None)  # It could not be undone in this process.
     monkeypatch.setattr("hwsigner.cli.main", lambda: 7 if not gc.isenabled() else 8)
     try:
         assert hwsigner.cli.entry_point() == 7

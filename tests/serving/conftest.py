@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import certs
-from hwsigner.cli import main, process
+from hwsigner.cli import main
 from hwsigner.config.profiles import add_profile
 from hwsigner.emulator import Emulator
 from hwsigner.serving import credentials
+from hwsigner.serving.admission import Users
 from hwsigner.serving.application import Application
 from hwsigner.serving.listener import listen, names_of
 from hwsigner.serving.server import HTTPServer
@@ -82,9 +85,10 @@ def run_server(
     """Run a server for the profile `web` and the IMDS role in a thread."""
     source, log = FakeSource(), list[str]()
     listener = listen(address, 0, 64)
-    application = Application(names_of(listener, []), log.append)
-    application.add_container("web", source, TOKEN)
-    application.add_imds(ROLE, source, TOKEN, {os.geteuid()} if users is None else users)
+    application = Application(names_of(listener, ["localhost"]), log.append)
+    admitted = Users({os.geteuid()} if users is None else users, log.append)
+    application.add_container("web", source, partial(hmac.compare_digest, TOKEN), admitted)
+    application.add_imds(ROLE, source, TOKEN, admitted)
     port = listener.getsockname()[1]
     server = HTTPServer(application, [listener], log=log.append, tls=tls)
     thread = threading.Thread(target=server.run)
@@ -149,7 +153,6 @@ def call(stage: Stage, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
     """Run hwsigner in this process, with the stage's environment, for runs that end before they serve."""
     for name, value in stage.environ().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(process, "forbid_dumps", lambda: None)  # It could not be undone in this process.
     monkeypatch.setattr(notices, "_notify", None)  # Commands set this and the next; both are put back.
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
 

@@ -26,6 +26,7 @@ PATIENT = (
     sys.executable,
     "-c",
     "import sys; from hwsigner.agent import client; from hwsigner.cli import main; client.CONNECT_LIMIT = 60;"
+    "client.Channel.answer.__defaults__ = (60,);"
     "sys.exit(main(sys.argv[2:]))",
 )
 

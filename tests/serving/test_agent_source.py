@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from hwsigner.agent.protocol import LOCKED
 from hwsigner.errors import AgentError, ServiceError
 from hwsigner.serving import agent_source
 from hwsigner.serving.agent_source import AgentFirst
@@ -26,6 +26,9 @@ class Local:
     def read(self, name: str) -> bytes | None:
         return self.ready
 
+    def forget(self) -> None:
+        self.ready = None
+
     def reply(self, name: str) -> bytes:
         if self.failure:
             raise self.failure
@@ -42,12 +45,12 @@ class Agent:
         self.asked = 0
         self.runs = True
         self.failure: AgentError | None = None
-        self.answered = threading.Semaphore(0)
+        self.hangs_for = 0
 
     def find(self, name: str) -> bytes | None:
         assert name == "web"
         self.asked += 1
-        self.answered.release()
+        self.elapsed += self.hangs_for
         if self.failure:
             raise self.failure
         return self.answer() if self.runs else None
@@ -87,18 +90,56 @@ def test_agent_s_credentials_are_given_in_both_formats_and_cached() -> None:
     assert agent.asked == 1
 
 
-def test_agent_is_asked_again_in_the_background_while_clients_ask() -> None:
+def test_agent_is_asked_again_when_its_answer_is_a_second_old_and_a_client_asks() -> None:
     agent = Agent()
     source = agent.source()
     source.reply("container")
-    agent.answered.acquire()
-    agent.elapsed = agent_source.ASK_SECONDS - 1
+    agent.elapsed = agent_source.ASK_SECONDS - 0.1
     assert _key(source.read("container")) == "ASIA1"
-    agent.elapsed += 1
+    agent.elapsed = agent_source.ASK_SECONDS
+    assert source.read("container") is None
+    assert _key(source.reply("container")) == "ASIA2"
+    assert _key(source.read("imds")) == "ASIA2"
+
+
+def test_agent_that_hangs_is_asked_more_rarely() -> None:
+    agent = Agent()
+    source = agent.source()
+    source.reply("container")
+    agent.elapsed, agent.runs, agent.hangs_for = 10, False, 1
+    assert source.read("container") is None
+    assert _key(source.reply("container")) == "ASIA1"
+    agent.elapsed = 20.9
     assert _key(source.read("container")) == "ASIA1"
-    assert agent.answered.acquire(timeout=20)
-    source.reply("imds")  # After the thread, which holds the lock.
-    assert agent.asked == 3
+    agent.elapsed = 21
+    assert source.read("container") is None
+
+
+@pytest.mark.parametrize("has_agent_s", [True, False])
+def test_lock_of_the_profile_ends_the_agent_s_credentials_and_the_provider_s(has_agent_s: bool) -> None:
+    agent, local = Agent(), Local()
+    source = agent.source(local)
+    agent.runs = has_agent_s
+    source.reply("container")
+    agent.elapsed, agent.runs = 1, True
+    agent.failure = AgentError(f"profile 'web' is locked: {LOCKED}. Run hwsigner agent unlock web", exit_status=3)
+    assert source.read("container") is None
+    for _ in range(2):
+        with pytest.raises(AgentError, match="is locked: it was locked with"):
+            source.reply("container")
+        assert source.read("imds") is None
+    assert local.ready is None
+    agent.failure = None
+    assert _key(source.reply("container")) == "ASIA4"
+
+
+def test_provider_s_credentials_are_given_when_an_agent_that_came_later_fails() -> None:
+    agent = Agent()
+    source = agent.source()
+    agent.runs = False
+    source.reply("container")
+    agent.elapsed, agent.failure = 1, AgentError("profile 'web' is locked: token wants its PIN", exit_status=3)
+    assert source.reply("container") == b"local container"
 
 
 def test_agent_is_asked_first_when_16_minutes_are_left() -> None:
@@ -124,10 +165,8 @@ def test_provider_replaces_an_agent_that_ended_when_its_credentials_are_due() ->
     source = agent.source()
     source.reply("container")
     agent.runs = False
-    agent.answered.acquire()
     agent.elapsed = 1000
-    assert _key(source.read("container")) == "ASIA1"
-    assert agent.answered.acquire(timeout=20)
+    assert _key(source.reply("container")) == "ASIA1"
     assert _key(source.read("container")) == "ASIA1"
     agent.elapsed = 3000
     assert source.read("container") is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import subprocess
 
@@ -69,8 +70,14 @@ class TestIMDS:
         assert (answer.status, answer.headers[SECONDS.lower()]) == (200, "21600")
         token = {"X-aws-ec2-metadata-token": answer.body.decode()}
         for path in ("/latest/meta-data/iam/security-credentials/", "/latest/meta-data/iam/security-credentials"):
-            assert client.ask("GET", path, token)[::2] == (200, ROLE.encode())
-        assert client.ask("GET", CREDENTIALS, token)[::2] == (200, READY)
+            answer = client.ask("GET", path, token)
+            assert (answer.status, answer.body) == (200, ROLE.encode())
+            assert 21500 < int(answer.headers[SECONDS.lower()]) <= 21600
+        for path in (CREDENTIALS, f"{CREDENTIALS}/"):
+            assert client.ask("GET", path, token)[::2] == (200, READY)
+
+    def test_token_s_path_may_end_with_a_slash(self, client: Client) -> None:
+        assert client.ask("PUT", "/latest/api/token/", {SECONDS: "60"}).status == 200
 
     @pytest.mark.parametrize(
         "path", ["/latest/meta-data/iam/security-credentials/", CREDENTIALS, "/latest/meta-data/ami-id"]
@@ -104,29 +111,6 @@ class TestIMDS:
         answer = client.ask("GET", f"{CREDENTIALS}x", get_token(client))
         assert (answer.status, _message(answer)) == (404, "there is nothing at this path")
 
-    def test_another_user_gets_no_token(self) -> None:
-        with run_server(users={os.geteuid() + 1}) as running, running.client() as client:
-            answer = client.ask("PUT", "/latest/api/token", {SECONDS: "60"})
-        assert answer.status == 403
-        assert _message(answer) == f"the connection is uid {os.geteuid()}'s; --allow-user would let one in"
-        assert len(running.log) == 1
-
-    if os.geteuid() == 0:
-
-        @pytest.mark.parametrize(("users", "status"), [({0}, 403), ({0, NOBODY}, 200)])
-        def test_another_user_gets_a_token_if_allowed(self, users: set[int], status: int) -> None:
-            with run_server(users=users) as running:
-                code = """if True:
-                    import http.client, sys
-                    connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
-                    connection.request("PUT", "/latest/api/token", headers={sys.argv[2]: "60"})
-                    print(connection.getresponse().status)
-                """
-                command = [PYTHON, "-I", "-c", code, str(running.port), SECONDS]
-                done = subprocess.run(command, user=NOBODY, capture_output=True, text=True, timeout=30)
-            assert done.stdout == f"{status}\n"
-            assert [f"uid {NOBODY}'s" in line for line in running.log] == [True] * (status == 403)
-
     @pytest.mark.parametrize("error", [errno.ENOENT, errno.EPERM])
     def test_no_token_is_given_when_the_kernel_can_t_tell_the_user(
         self, monkeypatch: pytest.MonkeyPatch, error: int
@@ -145,8 +129,17 @@ class TestIMDS:
             with running.client() as client:
                 assert client.ask("GET", WEB, AUTHORIZED).status == 200
         reason = "the kernel module tcp_diag is missing" if error == errno.ENOENT else "Operation not permitted"
-        once = f"IMDS gives no tokens, since the kernel does not say which user asks ({reason}): run modprobe tcp_diag"
+        once = f"the kernel does not say which user asks ({reason}): IMDS gives nothing, and container tokens are all "
+        once += "that is checked. Run modprobe tcp_diag"
         assert [line for line in running.log if not line.startswith("refused ")] == [once]
+
+    def test_error_that_may_pass_gives_no_credentials(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def find(own: peer.Address, other: peer.Address) -> None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        monkeypatch.setattr(peer, "find_socket", find)
+        with run_server() as running, running.client() as client:
+            assert client.ask("GET", WEB, AUTHORIZED).status == 503
 
     def test_client_that_is_not_found_gets_no_token(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(peer, "find_uid", lambda client, server: None)
@@ -158,6 +151,63 @@ class TestIMDS:
         with run_server(address="::1") as running, Client(running.port, "::1") as client:
             for host in ("[::1]", f"[::1]:{running.port}", "localhost"):
                 assert client.ask("PUT", "/latest/api/token", {SECONDS: "60", "Host": host}).status == 200
+
+
+REQUESTS = [
+    ("PUT", "/latest/api/token", {SECONDS: "60"}),
+    ("GET", CREDENTIALS, {"X-aws-ec2-metadata-token": "collected"}),
+    ("GET", "/latest/meta-data/iam/security-credentials/", {"X-aws-ec2-metadata-token": "collected"}),
+    ("GET", WEB, AUTHORIZED),
+]
+
+
+class TestUsers:
+    @pytest.mark.parametrize(("method", "path", "headers"), REQUESTS)
+    def test_another_user_gets_403_with_a_collected_token(
+        self, monkeypatch: pytest.MonkeyPatch, method: str, path: str, headers: dict[str, str]
+    ) -> None:
+        monkeypatch.setattr(imds.SessionTokens, "expiry", lambda *_: math.inf)
+        with run_server(users={os.geteuid() + 1}) as running, running.client() as client:
+            answer = client.ask(method, path, headers)
+        assert answer.status == 403
+        assert _message(answer) == f"the connection is uid {os.geteuid()}'s; --allow-user would let one in"
+        assert len(running.log) == 1
+
+    def test_user_is_asked_for_once_a_connection(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[peer.Address] = []
+
+        def find(client: peer.Address, server: peer.Address) -> int:
+            asked.append(client)
+            return os.geteuid()
+
+        monkeypatch.setattr(peer, "find_uid", find)
+        with run_server() as running:
+            with running.client() as client:
+                assert {client.ask("GET", WEB, AUTHORIZED).status for _ in range(3)} == {200}
+                assert client.ask("GET", CREDENTIALS, get_token(client)).status == 200
+            assert len(asked) == 1
+            with running.client() as client:
+                assert client.ask("GET", WEB, AUTHORIZED).status == 200
+            assert len(asked) == 2
+
+    if os.geteuid() == 0:
+
+        @pytest.mark.parametrize(("users", "status"), [({0}, 403), ({0, NOBODY}, 200)])
+        @pytest.mark.parametrize(("method", "path", "headers"), [REQUESTS[0], REQUESTS[3]])
+        def test_process_of_another_user_is_answered_if_allowed(
+            self, users: set[int], status: int, method: str, path: str, headers: dict[str, str]
+        ) -> None:
+            with run_server(users=users) as running:
+                code = """if True:
+                    import http.client, json, sys
+                    connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
+                    connection.request(*sys.argv[2:4], headers=json.loads(sys.argv[4]))
+                    print(connection.getresponse().status)
+                """
+                command = [PYTHON, "-I", "-c", code, str(running.port), method, path, json.dumps(headers)]
+                done = subprocess.run(command, user=NOBODY, capture_output=True, text=True, timeout=30)
+            assert done.stdout == f"{status}\n"
+            assert [f"uid {NOBODY}'s" in line for line in running.log] == [True] * (status == 403)
 
 
 class TestBothEndpoints:

@@ -147,6 +147,34 @@ def test_command_has_no_signal_blocked_or_ignored(stage: Stage) -> None:
     assert done.stdout == "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"
 
 
+LIST_DESCRIPTORS = ("sh", "-c", "ls -l /proc/$$/fd")
+# Opens a file without O_CLOEXEC after hwsigner has started, as the libraries of TPMs and tokens may.
+LEAKING = """if True:
+    import os, sys
+    from hwsigner.config import settings
+    read_profile = settings.read_profile
+
+    def read_and_open(*arguments):
+        os.open("/etc/hostname", os.O_RDONLY)
+        os.set_inheritable(os.open("/etc/passwd", os.O_RDONLY), True)
+        return read_profile(*arguments)
+
+    settings.read_profile = read_and_open
+    from hwsigner.cli import main
+    sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("redirection", ["", "<&-"])
+def test_command_inherits_what_exec_inherited_and_nothing_that_exec_opened(stage: Stage, redirection: str) -> None:
+    shell = ("/bin/sh", "-c", f'exec "$@" 5</etc/group {redirection}', "sh")
+    done = stage.run("exec", "web", "--", *LIST_DESCRIPTORS, wrapper=(*shell, sys.executable, "-c", LEAKING))
+    assert done.returncode == 0, done.stderr
+    found = dict(line.split()[-3::2] for line in done.stdout.splitlines()[1:])
+    assert found.pop("5") == "/etc/group"
+    assert found.keys() == ({"1", "2"} if redirection else {"0", "1", "2"})
+
+
 def test_command_is_not_run_without_credentials(stage: Stage) -> None:
     stage.key.write_text("nonsense")
     done = stage.run("exec", "web", "--", "touch", str(stage.folder / "touched"))
@@ -245,7 +273,7 @@ def test_signal_handlers_and_mask_are_restored_after_the_command() -> None:
     handler = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-        assert run_program(["true"], os.environ, lambda: None) == 0
+        assert run_program(["true"], os.environ, lambda: None, inherited={0, 1, 2}) == 0
         assert signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
@@ -263,7 +291,7 @@ def test_command_is_waited_for_when_a_signal_can_t_be_passed_on_or_another_threa
         os.kill = kill
         threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
         command = "sleep 0.2; kill -USR1 $PPID; sleep 0.2; kill -USR1 $PPID; exit 5"
-        print(run_program(["sh", "-c", command], os.environ, lambda: None))
+        print(run_program(["sh", "-c", command], os.environ, lambda: None, inherited={0, 1, 2}))
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
     assert (done.returncode, done.stdout, done.stderr) == (0, "5\n", "")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from contextlib import nullcontext
 
 import pytest
 
-from hwsigner.errors import HwsignerError, UsageError
+from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
 from hwsigner.serving.admission import Request, read_headers
-from hwsigner.serving.listener import listen, names_of
+from hwsigner.serving.listener import hold_localhost, listen, names_of
 from hwsigner.serving.peer import Peer
 from hwsigner.serving.responses import Refusal
 
@@ -35,16 +36,57 @@ def test_error_names_a_port_in_use() -> None:
             listen("127.0.0.1", port, 64)
 
 
+@pytest.mark.parametrize(("address", "other"), [("127.0.0.1", "::1"), ("::1", "127.0.0.1")])
+def test_both_addresses_of_localhost_are_held(address: str, other: str) -> None:
+    listeners = [listen(address, 0, 64)]
+    assert hold_localhost(listeners, 3) is True
+    port = listeners[0].getsockname()[1]
+    assert [one.getsockname()[:2] for one in listeners] == [(address, port), (other, port)]
+    assert hold_localhost(listeners, 3) is True  # As with both from systemd.
+    assert len(listeners) == 2
+    for one in listeners:
+        one.close()
+
+
+def test_other_address_in_use_is_a_warning_and_localhost_is_not_held() -> None:
+    with listen("::1", 0, 64) as other:
+        port = other.getsockname()[1]
+        listeners = [listen("127.0.0.1", port, 64)]
+        with listeners[0], pytest.warns(HwsignerWarning, match=rf"can't listen on \[::1\]:{port}: Address already in "):
+            assert hold_localhost(listeners, 64) is False
+        assert len(listeners) == 1
+
+
+def test_machine_without_ipv6_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    with listen("127.0.0.1", 0, 64) as four:
+        for number in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+
+            def refuse(*_: object, number: int = number, **__: object) -> socket.socket:
+                raise OSError(number, "no IPv6")
+
+            monkeypatch.setattr(socket, "create_server", refuse)
+            listeners = [four]
+            assert hold_localhost(listeners, 64) is True
+            assert listeners == [four]
+
+
+def test_other_addresses_are_not_localhost() -> None:
+    with listen("127.0.0.2", 0, 64) as one:
+        listeners = [one]
+        assert hold_localhost(listeners, 64) is False
+        assert listeners == [one]
+
+
 @pytest.mark.parametrize("address", ["", "localhost", "127.0.0.1:80", "1.2.3", "::g"])
 def test_invalid_address_is_an_error(address: str) -> None:
     with pytest.raises(UsageError, match="is not an IP address"):
         listen(address, 0, 64)
 
 
-def test_names_are_the_address_and_on_loopback_localhost_with_and_without_port() -> None:
+def test_names_are_the_address_and_host_names_with_and_without_port() -> None:
     with listen("127.0.0.1", 0, 64) as four, socket.socket(socket.AF_INET6) as six:
         port = four.getsockname()[1]
-        assert set(names_of(four, [])) == {"127.0.0.1", f"127.0.0.1:{port}", "localhost", f"localhost:{port}"}
+        assert set(names_of(four, [])) == {"127.0.0.1", f"127.0.0.1:{port}"}
         # It is not bound, so it has the wildcard address.
         assert set(names_of(six, ["a.example"])) == {"[::]", "[::]:0", "a.example", "a.example:0"}
 

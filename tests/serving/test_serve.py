@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,15 +124,15 @@ def test_signal_ends_the_server_with_0_and_each_session_and_refusal_is_logged(
     assert not [secret for secret in secrets if secret in "\n".join(process.lines)]
 
 
-def test_each_profile_has_a_path_and_a_token_that_later_runs_accept(stage: Stage) -> None:
+def test_each_profile_has_a_path_and_a_token_that_is_new_in_each_run(stage: Stage) -> None:
     add_profile("db and more", {**stage.values(), "session-duration": 900}, stage.environ())
-    tokens = set()
+    tokens: set[str] = set()
     for _ in range(2):
         with stage.start("serve", FREE, "web", "db and more") as process:
             variables = process.variables(until="db%20and%20more.token")
             folder = Path(variables[TOKEN_FILE]).parent
             found = {name: (folder / f"{name}.token").read_text() for name in ("web", "db%20and%20more")}
-            tokens.add(tuple(found.values()))
+            tokens |= set(found.values())
             with Client(_port(variables)) as client:
                 for name, token in found.items():
                     assert client.ask("GET", f"/credentials/{name}", {"Authorization": token}).status == 200
@@ -141,8 +141,51 @@ def test_each_profile_has_a_path_and_a_token_that_later_runs_accept(stage: Stage
                 assert client.ask("PUT", "/latest/api/token").status == 404
             assert IMDS not in variables
             assert process.end(signal.SIGTERM) == 0
-    assert len(tokens) == 1
-    assert len(tokens.pop()) == 2
+    assert len(tokens) == 4
+
+
+def test_token_is_not_replaced_while_the_port_is_in_use(stage: Stage) -> None:
+    with stage.start("serve", FREE, "web") as process:
+        variables = process.variables()
+        token = Path(variables[TOKEN_FILE]).read_text()
+        assert stage.run("serve", f"--port={_port(variables)}", "web").returncode == 1
+        assert Path(variables[TOKEN_FILE]).read_text() == token
+        assert _status(variables, "web") == 200
+
+
+def test_imds_token_is_accepted_by_the_next_run(stage: Stage) -> None:
+    sent = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
+    for _ in range(2):
+        with stage.start("serve", FREE, "web", "--imds") as process, Client(_port(process.variables())) as client:
+            if "X-aws-ec2-metadata-token" not in sent:
+                sent = {"X-aws-ec2-metadata-token": client.ask("PUT", "/latest/api/token", sent).body.decode()}
+            answer = client.ask("GET", "/latest/meta-data/iam/security-credentials", sent)
+            assert answer.body.decode() == stage.role
+
+
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_localhost_is_an_accepted_host_unless_another_process_has_its_other_address(
+    stage: Stage, is_taken: bool
+) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
+        port = other.getsockname()[1]
+        if not is_taken:
+            other.close()
+        with stage.start("serve", f"--port={port}", "web") as process:
+            variables = process.variables()
+            assert variables[FULL_URI] == f"http://127.0.0.1:{port}/credentials/web"
+            token = Path(variables[TOKEN_FILE]).read_text()
+            for host in ["127.0.0.1"] if is_taken else ["127.0.0.1", "::1"]:
+                with Client(port, host) as client:
+                    headers = {"Authorization": token, "Host": f"localhost:{port}"}
+                    assert client.ask("GET", "/credentials/web", headers).status == (403 if is_taken else 200)
+        warnings = [line for line in process.lines if "warning: " in line]
+    assert ["so that 'localhost' may be another server" in line for line in warnings] == [True] * is_taken
+
+
+def test_address_is_printed_even_if_the_server_has_a_name(stage: Stage) -> None:
+    with stage.start("serve", FREE, "web", "--host-name=localhost.example") as process:
+        assert process.variables()[FULL_URI].startswith("http://127.0.0.1:")
 
 
 def test_imds_is_served_for_a_named_profile_if_asked_for(stage: Stage) -> None:
@@ -207,6 +250,48 @@ def test_session_of_a_running_agent_is_served(stage: Stage, flags: tuple[str, ..
         assert agent.end(signal.SIGTERM) == 0
     assert (done.returncode, found.access_key, stage.sessions) == (5, printed["AccessKeyId"], 1)
     assert not [line for line in process.lines if "created a session" in line]
+
+
+@pytest.mark.parametrize("is_agent_first", [True, False])
+def test_lock_of_the_agent_reaches_serve_and_exec(stage: Stage, is_agent_first: bool) -> None:
+    ask = """if True:
+        import os, sys, urllib.error, urllib.request
+        url, token = (os.environ[f"AWS_CONTAINER_{name}"] for name in ("CREDENTIALS_FULL_URI", "AUTHORIZATION_TOKEN"))
+        for _ in sys.stdin:
+            try:
+                urllib.request.urlopen(urllib.request.Request(url, headers={"Authorization": token}))
+                print(200, flush=True)
+            except urllib.error.HTTPError as error:
+                print(error.code, flush=True)
+    """
+    with ExitStack() as stack:
+        if is_agent_first:
+            stack.enter_context(stage.start("agent"))
+            _wait_for_agent(stage)
+        served = stack.enter_context(stage.start("serve", FREE, "web", wrapper=PATIENT))
+        command = (sys.executable, "-c", ask)
+        run = stack.enter_context(
+            stage.start("exec", "web", "--", *command, wrapper=PATIENT, stdin=subprocess.PIPE)
+        ).process
+        variables = served.variables()
+        assert _status(variables, "web") == _status_of_exec(run) == 200
+        if not is_agent_first:
+            stack.enter_context(stage.start("agent"))
+            _wait_for_agent(stage)
+        for action, status in ((["lock"], 503), (["unlock", "web"], 200)):
+            assert stage.run("agent", *action).returncode == 0
+            while _status(variables, "web") != status:
+                time.sleep(0.1)
+            while _status_of_exec(run) != status:
+                time.sleep(0.1)
+
+
+def _status_of_exec(process: subprocess.Popen[str]) -> int:
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return int(process.stdout.readline())
 
 
 def test_exec_imports_nothing_that_creates_sessions_when_an_agent_has_one(stage: Stage) -> None:
@@ -365,6 +450,27 @@ def test_socket_of_systemd_is_served(stage: Stage) -> None:
             assert client.ask("GET", "/credentials/web").status == 401
         assert f":{port}/" in process.variables()[FULL_URI]
         assert process.end(signal.SIGTERM) == 0
+
+
+def test_token_stays_and_all_sockets_are_served_when_systemd_holds_them(stage: Stage) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+    listens = (f"--listen=127.0.0.1:{port}", f"--listen=[::1]:{port}")
+    wrapper = ("/usr/bin/systemd-socket-activate", *listens, "--setenv=HOME", "--setenv=XDG_RUNTIME_DIR")
+    tokens = set()
+    for _ in range(2):
+        with stage.start("serve", "web", wrapper=wrapper) as process:
+            process.read_until(f"Listening on [::1]:{port}")
+            with Client(port) as client, Client(port, "::1") as six:
+                client.send("GET", "/credentials/web")
+                token = Path(process.variables()[TOKEN_FILE]).read_text()
+                tokens.add(token)
+                assert client.receive().status == 401
+                headers = {"Authorization": token, "Host": "localhost"}
+                assert six.ask("GET", "/credentials/web", headers).status == 200
+            assert not [line for line in process.lines if "warning" in line]
+            assert process.end(signal.SIGTERM) == 0
+    assert len(tokens) == 1
 
 
 def test_unix_socket_of_systemd_is_a_usage_error(stage: Stage, short_folder: Path) -> None:

@@ -60,6 +60,23 @@ def test_provider_is_made_once_when_a_reply_is_first_asked_for() -> None:
     assert made.told == ["close"]
 
 
+def test_forgotten_provider_is_closed_and_another_made_and_started() -> None:
+    made: list[Made] = []
+
+    def make() -> Any:
+        made.append(Made())
+        return made[-1]
+
+    provider = LazyProvider(make)
+    provider.start()
+    provider.forget()
+    provider.reply("container")
+    provider.forget()
+    assert provider.read("container") is None
+    provider.reply("container")
+    assert [one.told for one in made] == [["start", "close"], ["start"]]
+
+
 @pytest.mark.parametrize("is_started_first", [True, False])
 def test_provider_is_started_when_start_comes_before_or_after_it(is_started_first: bool) -> None:
     made = Made()

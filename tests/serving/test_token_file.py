@@ -13,7 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsigner.errors import HwsignerError
-from hwsigner.serving.token_file import keep_token, new_token, token_folder
+from hwsigner.serving.token_file import TokenFile, keep_imds_key, new_token, token_folder
+
+
+def keep_token(folder: Path, name: str, *, is_new: bool = False) -> tuple[Path, bytes]:
+    found = TokenFile(folder, name, is_new=is_new)
+    token = found.path.read_bytes()
+    assert found.matches(token)
+    return found.path, token
 
 
 def _mode(path: Path) -> int:
@@ -23,7 +30,7 @@ def _mode(path: Path) -> int:
 def test_new_file_contains_the_token_without_newline_for_its_owner_only(tmp_path: Path) -> None:
     path, token = keep_token(tmp_path / "hwsigner" / "serve", "web")
     assert path.read_bytes() == token
-    assert re.fullmatch(rb"[A-Za-z0-9_-]{43}", token)
+    assert re.fullmatch(rb"hwsigner_[A-Za-z0-9_-]{43}", token)
     assert (_mode(path), _mode(path.parent), _mode(path.parent.parent)) == (0o600, 0o700, 0o700)
     assert os.listdir(path.parent) == [path.name]
 
@@ -71,7 +78,31 @@ def test_file_without_a_token_is_refused_and_not_shown(tmp_path: Path, content: 
 def test_token_that_the_user_wrote_is_used(tmp_path: Path) -> None:
     path, _ = keep_token(tmp_path, "web")
     path.write_bytes(b"Bearer:" + b"x" * 40)
-    assert keep_token(tmp_path, "web") == (path, b"Bearer:" + b"x" * 40)
+    for is_new in (False, True):
+        assert keep_token(tmp_path, "web", is_new=is_new) == (path, b"Bearer:" + b"x" * 40)
+
+
+def test_token_that_was_made_is_replaced_and_only_the_new_one_matches(tmp_path: Path) -> None:
+    path, old = keep_token(tmp_path, "web")
+    found = TokenFile(tmp_path, "web", is_new=True)
+    new = path.read_bytes()
+    assert new != old
+    assert (found.matches(new), found.matches(old), found.matches(b"")) == (True, False, False)
+    assert _mode(path) == 0o600
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_running_server_accepts_the_token_that_another_server_of_the_profile_made(tmp_path: Path) -> None:
+    running = TokenFile(tmp_path, "web", is_new=True)
+    path, token = keep_token(tmp_path, "web", is_new=True)
+    assert running.matches(token)
+    path.unlink()
+    assert (running.matches(token), running.matches(b"x")) == (True, False)
+
+
+def test_key_of_imds_tokens_stays(tmp_path: Path) -> None:
+    assert keep_imds_key(tmp_path) == keep_imds_key(tmp_path)
+    assert _mode(tmp_path / "imds.key") == 0o600
 
 
 def test_link_or_folder_is_refused(tmp_path: Path) -> None:
@@ -122,4 +153,4 @@ def test_token_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "link", note_link)
     keep_token(tmp_path, "web")
     keep_token(tmp_path, "web")
-    assert done == ["43 bytes", "named", "folder"]
+    assert done == ["52 bytes", "named", "folder"]
