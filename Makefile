@@ -15,6 +15,7 @@ PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev cmake 
 	pcscd vsmartcard-vpcd ykcs11 yubico-piv-tool libtpm2-pkcs11-1 \
 	swtpm swtpm-tools tpm2-tools tpm2-openssl tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon dbus-bin \
 	awscli strace systemd wrk pinentry-curses pinentry-tty
+MACHINE_PACKAGES = mmdebstrap qemu-system-x86 swtpm swtpm-tools e2fsprogs
 CLIENT_PACKAGES = awscli golang-go golang-github-aws-aws-sdk-go-v2-dev libfaketime nodejs npm rclone ruby ruby-aws-sdk-core
 
 BIN = $(VENV)/bin
@@ -24,7 +25,7 @@ IMPLEMENTATION = $(if $(filter false,$(NATIVE)),python,native)
 # Proxies, CA bundles, PYTHON* and AWS settings of the caller decide nothing in a test or a measurement.
 CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TERM:+TERM="$$TERM"} $${TMPDIR:+TMPDIR="$$TMPDIR"}
 
-.PHONY: help demo test test-all test-python test-clients client-packages lint format sanitize fuzz mutants bench wheel setup packages clean
+.PHONY: help demo test test-all test-python test-clients test-machine client-packages lint format sanitize fuzz mutants bench wheel setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -63,6 +64,12 @@ fuzz: packages ## Fuzz the C (SECONDS=600)
 
 mutants: packages ## Mutate the C: a test must find each mutant out
 	native/tests/run mutants
+
+test-machine: setup ## Test the wheel in a virtual machine with systemd and a kernel TPM
+	.ci/packages $(MACHINE_PACKAGES)
+	rm -rf dist
+	$(MAKE) --no-print-directory wheel
+	$(CLEAN) $(BIN)/python tests/machine/run.py dist/*.whl .machine
 
 bench: setup ## Measure start-up, outputs, keys, signing and serving
 	@$(CLEAN) $(BIN)/python tests/bench/run.py
@@ -108,5 +115,5 @@ $(VENV)/.built: $(VENV)/.installed native/CMakeLists.txt $(wildcard native/*.[ch
 	@touch $@
 
 clean: ## Remove virtual environments, builds and caches
-	rm -rf .venv .venv-* .clients build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* .clients .machine build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find hwsigner softhsm tests -name __pycache__ -type d -exec rm -rf {} +

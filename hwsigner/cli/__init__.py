@@ -31,6 +31,7 @@ COMMANDS = {
     "read-certificate-data": "hwsigner.cli.read_certificate_data",
     "list": "hwsigner.cli.list",
     "profile": "hwsigner.cli.profile",
+    "systemd": "hwsigner.cli.systemd",
     "emulator": "hwsigner.cli.emulator",
     "version": "hwsigner.cli.version",
 }

@@ -1,0 +1,134 @@
+"""The units on a machine that has just booted: installed, started, killed, stopped, reloaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from conftest import BIN, CONFIG, agent_pid, credentials, done, run, user_environment, wait_until
+from first_boot.setting_up import PASSWORD, Machine
+
+HWSIGNER = BIN / "hwsigner"
+
+
+@pytest.fixture(scope="module")
+def machine() -> Machine:
+    done("useradd", "--create-home", "alice")
+    return Machine()
+
+
+def test_install_writes_units_that_systemd_understands(machine: Machine) -> None:
+    first = done(HWSIGNER, "systemd", "install", "--system")
+    again = done(HWSIGNER, "systemd", "install", "--system")
+    units = re.findall(r"wrote (/etc/systemd/system/\S+)", first)
+    assert len(units) == 5
+    assert "wrote" not in again
+    assert "SupplementaryGroups=tss" in Path("/etc/systemd/system/hwsigner-agent.service").read_text()
+    verified = run("systemd-analyze", "verify", *(unit.replace("@.", "@web.") for unit in units))
+    assert (verified.returncode, verified.stderr) == (0, "")
+    for unit in units:
+        if unit.endswith(".service"):
+            level = re.search(r"exposure level for \S+: ([0-9.]+)", done("systemd-analyze", "security", "--offline=true", unit))
+            assert level, unit
+            assert float(level[1]) <= 2.0, unit
+
+
+def test_system_agent_starts_with_its_first_client(machine: Machine) -> None:
+    machine.profile("web", "handle:0x81000010", machine.tpm_key(0x81000010), 'allow-users = ["www-data"]')
+    done("chown", "hwsigner", CONFIG)
+    CONFIG.chmod(0o600)
+    done("systemctl", "enable", "--now", "hwsigner-agent.socket")
+    assert agent_pid() == 0
+    assert "SessionToken" in credentials("web", "www-data")
+    assert agent_pid() != 0
+
+
+def test_agent_refuses_a_user_that_allow_users_does_not_name(machine: Machine) -> None:
+    refused = run(BIN / "hwsigner-credentials", "--profile", "web", user="alice")
+    assert refused.returncode == 7
+    assert "allow-users" in refused.stderr
+
+
+def test_killed_agent_comes_back(machine: Machine) -> None:
+    pid = agent_pid()
+    os.kill(pid, signal.SIGKILL)
+    assert "SessionToken" in credentials("web", "www-data")
+    wait_until(lambda: agent_pid() not in (0, pid))
+
+
+def test_watchdog_ends_a_stopped_agent(machine: Machine) -> None:
+    folder = Path("/etc/systemd/system/hwsigner-agent.service.d")
+    folder.mkdir()
+    (folder / "watchdog.conf").write_text("[Service]\nWatchdogSec=8\n")
+    done("systemctl", "daemon-reload")
+    done("systemctl", "restart", "hwsigner-agent.service")
+    pid = agent_pid()
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: agent_pid() not in (0, pid))
+    assert "SessionToken" in credentials("web", "www-data")
+
+
+def test_reload_brings_a_new_profile(machine: Machine) -> None:
+    machine.profile("late", "handle:0x81000010", _public_key("web"), 'allow-users = ["alice"]')
+    done("systemctl", "reload", "hwsigner-agent.service")
+    assert "SessionToken" in credentials("late", "alice")
+
+
+def test_pin_comes_from_an_encrypted_credential(machine: Machine) -> None:
+    machine.profile("pin", "handle:0x81000011", machine.tpm_key(0x81000011, PASSWORD), 'allow-users = ["alice"]')
+    sealed = Path("/etc/credstore.encrypted/hwsigner.profile-pin.pin")
+    sealed.parent.mkdir(exist_ok=True)
+    done("systemd-creds", "encrypt", "--with-key=tpm2", f"--name={sealed.name}", "-", sealed, input=PASSWORD)
+    folder = Path("/etc/systemd/system/hwsigner-agent.service.d")
+    (folder / "pin.conf").write_text(f"[Service]\nLoadCredentialEncrypted={sealed.name}:{sealed}\n")
+    done("systemctl", "daemon-reload")
+    done("systemctl", "restart", "hwsigner-agent.service")
+    assert "SessionToken" in credentials("pin", "alice")
+    assert "SessionToken" in credentials("web", "www-data")
+
+
+def test_user_agent_runs_with_linger(machine: Machine) -> None:
+    home = Path("/home/alice")
+    key = home / "key.pem"
+    done("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key, user="alice")
+    done("openssl", "pkey", "-in", key, "-pubout", "-outform", "DER", "-out", "/tmp/alice.der")
+    config = home / ".config" / "hwsigner" / "config.toml"
+    config.parent.mkdir(parents=True)
+    machine.profile("own", str(key), Path("/tmp/alice.der").read_bytes(), file=config)
+    done("chown", "-R", "alice:alice", home)
+    done("loginctl", "enable-linger", "alice")
+    wait_until(lambda: run("systemctl", "is-active", "user@1000.service").stdout.strip() == "active")
+    environment = user_environment("alice")
+    done(HWSIGNER, "systemd", "install", "--user", user="alice", **environment)
+    done("systemctl", "--user", "enable", "--now", "hwsigner-agent.socket", user="alice", **environment)
+    assert "SessionToken" in credentials("own", "alice", **environment)
+    status = done(HWSIGNER, "agent", "status", user="alice", **environment)
+    assert "own\tready" in status
+
+
+def test_serve_gives_credentials_at_a_port_that_systemd_holds(machine: Machine) -> None:
+    done("systemctl", "enable", "--now", "hwsigner-serve@web.socket")
+    done("chgrp", "hwsigner", CONFIG)
+    done("systemctl", "enable", "--now", "hwsigner-serve@web.service")
+    token = Path("/var/lib/hwsigner-serve/web").rglob("*token*")
+    found = next(path for path in token if path.is_file()).read_text()
+    answer = done(
+        "/usr/bin/python3",
+        "-c",
+        "import sys, urllib.request as u;"
+        "print(u.urlopen(u.Request('http://127.0.0.1:9911/credentials/web', headers={'Authorization': sys.argv[1]})).read().decode())",
+        found,
+        user="hwsigner",
+    )
+    assert json.loads(answer)["RoleArn"].startswith("arn:aws:iam::")
+
+
+def _public_key(name: str) -> bytes:
+    done("openssl", "x509", "-in", f"/etc/hwsigner/{name}.pem", "-noout", "-pubkey", "-out", "/tmp/of.pem")
+    done("openssl", "pkey", "-pubin", "-in", "/tmp/of.pem", "-outform", "DER", "-out", "/tmp/of.der")
+    return Path("/tmp/of.der").read_bytes()
