@@ -132,3 +132,19 @@ def _public_key(name: str) -> bytes:
     done("openssl", "x509", "-in", f"/etc/hwsigner/{name}.pem", "-noout", "-pubkey", "-out", "/tmp/of.pem")
     done("openssl", "pkey", "-pubin", "-in", "/tmp/of.pem", "-outform", "DER", "-out", "/tmp/of.der")
     return Path("/tmp/of.der").read_bytes()
+
+
+def test_agent_uses_a_yubikey_through_pcscd_with_polkit(machine: Machine) -> None:
+    done("systemctl", "start", "pcscd.service")
+    done("systemd-run", "--unit=card", "--setenv=PYTHONPATH=/tests", "/opt/pytest/bin/python", "/tests/card.py", "/run/card")
+    wait_until(lambda: Path("/run/card/public.der").exists())
+    uri = Path("/run/card/uri").read_text()
+    machine.profile("card", uri, Path("/run/card/public.der").read_bytes(), 'allow-users = ["alice"]')
+    done("systemctl", "reload", "hwsigner-agent.service")
+    assert "SessionToken" in credentials("card", "alice")
+
+
+def test_user_without_a_seat_is_told_of_polkit(machine: Machine) -> None:
+    refused = run(HWSIGNER, "list", user="alice")
+    assert refused.returncode != 0
+    assert "polkit" in refused.stderr
