@@ -1,17 +1,21 @@
-# Everything below sets itself up: Debian packages, then a virtual environment. A second run takes seconds.
+# Each target installs what it needs: Debian packages, then a virtual environment. A second run takes seconds.
 
 PYTHON =
 VENV = .venv
 CLIENTS = .clients
 PYTHONS = 3.11 3.12 3.13
-# false: without the extension, on the canonicalisation in Python.
+# false: without the extension, with the canonicalisation in Python.
 NATIVE = true
 COVERAGE = --cov --cov-report=term
 TESTS =
+# yes or a seed: run the tests in random order. The first lines of a run name its seed.
+SHUFFLE =
+# Many tests wait, for a clock or another process: two at a time keep a core busy.
+JOBS = $(shell expr 2 '*' $$(nproc))
 SECONDS = 600
 
 PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev cmake ninja-build pkg-config libssl-dev \
-	libtss2-dev softhsm2 opensc opensc-pkcs11 openssl gnutls-bin p11-kit p11-kit-modules \
+	libtss2-dev softhsm2 opensc opensc-pkcs11 openssl gnutls-bin p11-kit p11-kit-modules openssh-client \
 	pcscd vsmartcard-vpcd ykcs11 yubico-piv-tool libtpm2-pkcs11-1 \
 	swtpm swtpm-tools tpm2-tools tpm2-openssl tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon dbus-bin \
 	awscli strace systemd wrk pinentry-curses pinentry-tty
@@ -19,13 +23,16 @@ MACHINE_PACKAGES = mmdebstrap qemu-system-x86 swtpm swtpm-tools e2fsprogs
 CLIENT_PACKAGES = awscli golang-go golang-github-aws-aws-sdk-go-v2-dev libfaketime nodejs npm rclone ruby ruby-aws-sdk-core
 
 BIN = $(VENV)/bin
-PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
+PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check --retries 10
 EXTENSION = --config-settings=hwsigner.native=$(NATIVE)
 IMPLEMENTATION = $(if $(filter false,$(NATIVE)),python,native)
-# Proxies, CA bundles, PYTHON* and AWS settings of the caller decide nothing in a test or a measurement.
+# Tests and measurements do not see the caller's proxies, CA bundles, PYTHON* and AWS settings.
 CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TERM:+TERM="$$TERM"} $${TMPDIR:+TMPDIR="$$TMPDIR"}
 
-.PHONY: help demo test test-all test-python test-clients test-machine client-packages lint format sanitize fuzz mutants bench wheel setup packages clean
+PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ORDER)
+ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
+
+.PHONY: help demo check test test-all test-python test-clients test-machine client-packages lint format sanitize fuzz bench wheel setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -33,26 +40,29 @@ help: ## Show this list
 demo: setup ## AWS credentials from keys in a file, a PKCS #11 token and a TPM, all emulated
 	@$(CLEAN) $(BIN)/python -m softhsm.demo
 
-test: setup ## Run the tests (TESTS=tests/test_uri.py runs some)
+check: setup ## Run the tests that need no emulated hardware: a minute on two cores
+	$(PYTEST) -m 'not hardware' --hypothesis-profile=check $(TESTS)
+
+test: setup ## Run all tests, with coverage (TESTS=tests/test_uri.py runs some, SHUFFLE=yes in random order)
 	@$(CLEAN) $(BIN)/python -m hwsigner version --verbose | grep '^canonicalisation: $(IMPLEMENTATION) ' || \
-		{ echo "This is not the $(IMPLEMENTATION) canonicalisation; see $(BIN)/hwsigner version --verbose" >&2; exit 1; }
-	$(CLEAN) $(BIN)/python -m pytest -n 2 $(COVERAGE) $(TESTS)
+		{ echo "The canonicalisation is not the $(IMPLEMENTATION) one; see $(BIN)/hwsigner version --verbose" >&2; exit 1; }
+	$(PYTEST) $(COVERAGE) $(TESTS)
 
 test-all: packages ## Run the tests under each of Python 3.11, 3.12 and 3.13
 	@MAKE="$(MAKE)" .ci/test-all $(PYTHONS)
 
-test-python: packages ## Run the tests without the extension, on the canonicalisation in Python
+test-python: packages ## Run the tests without the extension, with the canonicalisation in Python
 	@$(MAKE) --no-print-directory test VENV=.venv-python NATIVE=false COVERAGE=
 
 test-clients: setup $(CLIENTS)/python/.installed $(CLIENTS)/node/.installed $(CLIENTS)/caller ## Run the AWS CLIs, SDKs and rclone with each of hwsigner's outputs
-	$(CLEAN) $(BIN)/python -m pytest -n 2 tests/clients --clients=$(CLIENTS)
+	$(PYTEST) tests/clients --clients=$(CLIENTS)
 
 lint: setup ## Check style, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-format: setup ## Format the code and mend what the linter can
+format: setup ## Format the code and fix what the linter can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
@@ -61,9 +71,6 @@ sanitize: packages ## Check the C under AddressSanitizer and UndefinedBehaviorSa
 
 fuzz: packages ## Fuzz the C (SECONDS=600)
 	native/tests/run fuzz $(SECONDS)
-
-mutants: packages ## Mutate the C: a test must find each mutant out
-	native/tests/run mutants
 
 test-machine: setup ## Test the wheel in a virtual machine with systemd and a kernel TPM
 	.ci/packages $(MACHINE_PACKAGES)
@@ -97,19 +104,19 @@ $(CLIENTS)/node/.installed: tests/clients/package.json | client-packages
 	npm install --silent --no-audit --no-fund --fetch-timeout=30000 --fetch-retries=5 --prefix $(@D)
 	@touch $@
 
-# Debian has the sources of Go's modules, as a GOPATH.
+# Debian packages the sources of Go modules as a GOPATH.
 $(CLIENTS)/caller: tests/clients/caller.go | client-packages
 	CGO_ENABLED=0 GO111MODULE=off GOFLAGS= GOPATH=/usr/share/gocode GOCACHE="$(CURDIR)/$(CLIENTS)/go" go build -o $@ $<
 
 $(VENV)/.installed: pyproject.toml | packages
 	@python="$(PYTHON)"; \
-	[ -n "$$python" ] || python="$$(.ci/find-python)" || { echo "No Python from 3.11 on with its C headers is here; name one by PYTHON=" >&2; exit 1; }; \
+	[ -n "$$python" ] || python="$$(.ci/find-python)" || { echo "Found no Python 3.11 or later with C headers; name one with PYTHON=" >&2; exit 1; }; \
 	echo "+ $$python -m venv $(VENV)"; \
 	"$$python" -m venv --clear $(VENV)
 	$(PIP) install --editable '.[pkcs11,tpm2,requests,serve,dev]' --config-settings=hwsigner.native=false
 	@touch $@
 
-# The extension lies in the virtual environment and not among the sources, so that each has its own, or none.
+# The extension is built into the virtual environment, not among the sources: each environment has its own, or none.
 $(VENV)/.built: $(VENV)/.installed native/CMakeLists.txt $(wildcard native/*.[ch])
 	$(PIP) install --editable . --no-deps --force-reinstall $(EXTENSION)
 	@touch $@

@@ -1,8 +1,16 @@
 """AWS credentials from keys that never leave the hardware.
 
-`open_key` turns a key URI into a key that signs, `open_identity` joins it with its certificate chain, `create_session`
-gets AWS credentials for it from IAM Roles Anywhere, and a `Provider` keeps them fresh. Nothing is loaded before it is
-used.
+Public are the names in `__all__` and these modules; everything else is private and may change:
+
+- `hwsigner.errors`: every error and warning;
+- `hwsigner.auth`: signatures for `requests`, with credentials or with a certificate's key;
+- `hwsigner.sigv4`: the stages of a signature, as pure functions;
+- `hwsigner.sigv4.access_key`: the same with an access key;
+- `hwsigner.emulator`: a local service for tests;
+- `hwsigner.backends`: `Backend` and `register`, for keys in places that hwsigner does not know;
+- `hwsigner.testing`: tests for such a backend.
+
+Each name is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -14,64 +22,68 @@ from hwsigner._version import __version__
 
 if TYPE_CHECKING:
     from hwsigner import auth as auth
+    from hwsigner import errors as errors
     from hwsigner.aws.create_session import Service, SessionRequest, create_session, find_service
     from hwsigner.aws.credentials import Credentials
+    from hwsigner.certificate import Certificate, Chain
     from hwsigner.errors import HwsignerError, HwsignerWarning
+    from hwsigner.http.address import Endpoint
+    from hwsigner.http.proxy import Proxy
+    from hwsigner.http.tls import TrustedCAs
+    from hwsigner.http.transport import TransportOptions
     from hwsigner.identity import Identity, IdentitySource, open_identity
-    from hwsigner.key import Key, find_certificates, open_key
-    from hwsigner.pins import PinRequest, PinSource
-    from hwsigner.refresh.background import ResidentProvider
+    from hwsigner.key import (
+        Algorithm,
+        FoundCertificate,
+        HashName,
+        Key,
+        ListedObject,
+        ListedToken,
+        find_certificates,
+        list_tokens,
+        open_key,
+    )
+    from hwsigner.pins import AskPin, FoundPin, PinRequest, PinSource
+    from hwsigner.refresh.background import BackgroundProvider, Status
+    from hwsigner.refresh.outcome import Failure, Session
     from hwsigner.refresh.provider import Provider
     from hwsigner.uri import KeyURI
 
-__all__ = [
-    "Credentials",
-    "HwsignerError",
-    "HwsignerWarning",
-    "Identity",
-    "IdentitySource",
-    "Key",
-    "KeyURI",
-    "PinRequest",
-    "PinSource",
-    "Provider",
-    "ResidentProvider",
-    "Service",
-    "SessionRequest",
-    "__version__",
-    "create_session",
-    "find_certificates",
-    "find_service",
-    "open_identity",
-    "open_key",
-]
+__all__ = ["HwsignerError", "HwsignerWarning", "__version__"]
+# Keys and PINs.
+__all__ += ["FoundCertificate", "Key", "KeyURI", "find_certificates", "list_tokens", "open_key"]
+__all__ += ["Algorithm", "AskPin", "FoundPin", "HashName", "ListedObject", "ListedToken", "PinRequest", "PinSource"]
+# Identities and sessions.
+__all__ += ["Certificate", "Chain", "Identity", "IdentitySource", "open_identity"]
+__all__ += ["Credentials", "Service", "SessionRequest", "create_session", "find_service"]
+__all__ += ["Endpoint", "Proxy", "TransportOptions", "TrustedCAs"]
+# Providers.
+__all__ += ["BackgroundProvider", "Failure", "Provider", "Session", "Status"]
 
-_HOMES = {
-    "Credentials": "aws.credentials",
-    "HwsignerError": "errors",
-    "HwsignerWarning": "errors",
-    "Identity": "identity",
-    "IdentitySource": "identity",
-    "Key": "key",
-    "KeyURI": "uri",
-    "PinRequest": "pins",
-    "PinSource": "pins",
-    "Provider": "refresh.provider",
-    "ResidentProvider": "refresh.background",
-    "Service": "aws.create_session",
-    "SessionRequest": "aws.create_session",
-    "create_session": "aws.create_session",
-    "find_certificates": "key",
-    "find_service": "aws.create_session",
-    "open_identity": "identity",
-    "open_key": "key",
+_MODULES = frozenset({"auth", "errors"})
+_NAMES_BY_MODULE = {
+    "aws.create_session": "create_session find_service SessionRequest Service",
+    "aws.credentials": "Credentials",
+    "certificate": "Certificate Chain",
+    "errors": "HwsignerError HwsignerWarning",
+    "http.address": "Endpoint",
+    "http.proxy": "Proxy",
+    "http.tls": "TrustedCAs",
+    "http.transport": "TransportOptions",
+    "identity": "open_identity Identity IdentitySource",
+    "key": "open_key find_certificates list_tokens Key FoundCertificate ListedToken ListedObject Algorithm HashName",
+    "pins": "PinSource PinRequest AskPin FoundPin",
+    "refresh.background": "BackgroundProvider Status",
+    "refresh.outcome": "Failure Session",
+    "refresh.provider": "Provider",
+    "uri": "KeyURI",
 }
+_HOMES = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> object:
-    if name == "auth":
-        # A module, so that `hwsigner.auth.SigV4Auth` is one line; no public name, as it needs the extra `requests`.
-        return importlib.import_module("hwsigner.auth")
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,7 +1,7 @@
-"""Certificate chains: read and order them, and look them over before use.
+"""Certificate chains: parse, order and check them.
 
-The rules on leaves are those of IAM Roles Anywhere's trust model: X.509 version 3, basicConstraints absent or CA:FALSE,
-keyUsage digitalSignature, a signature of SHA-256 or better, within its validity.
+A leaf must meet IAM Roles Anywhere's trust model: X.509 version 3, basicConstraints absent or CA:FALSE, keyUsage
+digitalSignature, signed with SHA-256 or better, and within its validity.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hwsigner.errors import CertificateError
-from hwsigner.key import ECDSA, MLDSA, RSA, SUPPORTED_KEYS, Algorithm, FoundCertificate
-from hwsigner.public_key import MLDSA_KEYS
+from hwsigner.key import ECDSA, MLDSA, RSA, SUPPORTED_KEYS, Algorithm, FoundCertificate, HashName
+from hwsigner.public_key import MLDSA_KEYS, verify
 
 MAX_INTERMEDIATES = 5
 _CLOCK_TOLERANCE = timedelta(minutes=5)
 _WEAK_HASHES = frozenset({"md5", "sha1", "sha224"})
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-# The extensions of a YubiKey's attestation certificates, which bear the public key of the user's own.
+# Extensions of a YubiKey's attestation certificates, which have the same public key as the user's certificate.
 _ATTESTATION_OIDS = "1.3.6.1.4.1.41482.3."
 # What cryptography raises for a certificate that it can't read.
 _BROKEN = (
@@ -64,7 +64,7 @@ class Certificate:
         """The SigV4-X509 algorithm of the certificate's key.
 
         Raises:
-            CertificateError: there is none for this kind of key.
+            CertificateError: the service does not accept this kind of key.
         """
         key = self.x509.public_key()
         if isinstance(key, rsa.RSAPublicKey):
@@ -74,7 +74,7 @@ class Certificate:
         if isinstance(key, MLDSA_KEYS):
             return MLDSA
         raise CertificateError(
-            f"certificate {self.source} has a key of a kind that the service does not take",
+            f"certificate {self.source} has a kind of key that the service does not accept",
             f"Use {SUPPORTED_KEYS}",
         )
 
@@ -82,12 +82,16 @@ class Certificate:
         """Return the DER SubjectPublicKeyInfo."""
         return self.x509.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
+    def verify(self, message: bytes, *, signature: bytes, hash: HashName = "sha256") -> bool:
+        """Return whether the certificate's key made a signature, in the form of `Key.sign`."""
+        return verify(self.public_key(), message, signature=signature, hash=hash)
+
     def is_root(self) -> bool:
-        """Tell whether its own key signed it: another certificate of a CA may bear the same two names."""
+        """Return whether its own key signed it. Names don't decide: a CA's other certificates may have the same two."""
         return self.issued(self)
 
     def issued(self, other: Certificate) -> bool:
-        """Tell whether this certificate is the other one's issuer by name, and its key signed it."""
+        """Return whether this certificate's subject and key are those that issued the other."""
         try:
             other.x509.verify_directly_issued_by(self.x509)
         except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
@@ -97,7 +101,7 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Chain:
-    """A leaf with its intermediates, the leaf's issuer first, the root left out."""
+    """A leaf with its intermediates, the leaf's issuer first, without the root."""
 
     leaf: Certificate
     intermediates: tuple[Certificate, ...] = ()
@@ -127,15 +131,15 @@ def load(found: Sequence[FoundCertificate]) -> list[Certificate]:
     """Parse what a backend found.
 
     Raises:
-        CertificateError: one of them is no X.509 certificate, or has a key that can't be read.
+        CertificateError: one is not a valid X.509 certificate, or its key can't be read.
     """
     return [_parse(item) for item in found]
 
 
 def load_readable(found: Sequence[FoundCertificate]) -> tuple[list[Certificate], list[CertificateError]]:
-    """Parse what a backend found; return what can be read, and what is wrong with the others.
+    """Parse what a backend found; return the readable certificates and an error for each other one.
 
-    A certificate on a token need not be one of the user's.
+    A token may also have certificates that are not the user's.
     """
     certificates: list[Certificate] = []
     errors: list[CertificateError] = []
@@ -150,8 +154,8 @@ def load_readable(found: Sequence[FoundCertificate]) -> tuple[list[Certificate],
 def leaves(certificates: Sequence[Certificate]) -> list[Certificate]:
     """Return the certificates that may be the leaf: those that issued no other one.
 
-    CAs are left out if others are left, and so are attestation certificates, which a token makes for its keys, and
-    those whose keyUsage forbids to sign.
+    CA certificates, attestation certificates (which a token issues for its keys) and those whose keyUsage forbids
+    signing are left out, each unless nothing else remains.
     """
     candidates = _without_copies(certificates)
     ends = [c for c in candidates if not any(c.issued(other) for other in candidates if other is not c)]
@@ -166,28 +170,28 @@ def latest_expiring(certificates: Sequence[Certificate]) -> Certificate:
 
 
 def build_chain(leaf: Certificate, others: Sequence[Certificate]) -> tuple[Chain, list[Certificate]]:
-    """Follow the issuers from a leaf; return the chain, and the certificates that are no part of it.
+    """Follow the issuers from a leaf; return the chain, and the certificates that are not in it.
 
-    Of several certificates of one issuer, renewed or cross-signed, the one that expires last is taken.
+    If an issuer has several certificates, renewed or cross-signed, the one that expires last is used.
 
     Raises:
-        CertificateError: the chain is longer than the service takes.
+        CertificateError: the chain is longer than the service accepts.
     """
     others = [c for c in _without_copies([leaf, *others]) if c is not leaf]
-    # A cross-signed twin of a root leads on to another root: it serves two trust anchors, where there is room for it.
+    # A root's cross-signed certificate leads on to another root, so the chain serves both trust anchors if it fits.
     chain = _follow(leaf, others, past_roots=True)
     if len(chain) > MAX_INTERMEDIATES:
         chain = _follow(leaf, others, past_roots=False)
     if len(chain) > MAX_INTERMEDIATES:
         raise CertificateError(
-            f"certificate {leaf.source} has {len(chain)} intermediates and the service takes {MAX_INTERMEDIATES}",
-            "Import one of the intermediates as the trust anchor and leave out what is above it",
+            f"certificate {leaf.source} has {len(chain)} intermediates and the service accepts {MAX_INTERMEDIATES}",
+            "Import one of the intermediates as the trust anchor and leave out those above it",
         )
     return Chain(leaf, tuple(chain)), [c for c in others if c not in chain and not c.is_root()]
 
 
 def _follow(leaf: Certificate, others: Sequence[Certificate], *, past_roots: bool) -> list[Certificate]:
-    """Return the issuers from a leaf on, the root left out; `past_roots` prefers a root's cross-signed twin to it."""
+    """Return a leaf's issuers without the root; with `past_roots`, follow a root's cross-signed certificate instead."""
     chain: list[Certificate] = []
     rest, last = list(others), leaf
     while issuers := [c for c in rest if c.issued(last)]:
@@ -201,37 +205,37 @@ def _follow(leaf: Certificate, others: Sequence[Certificate], *, past_roots: boo
 
 
 def preflight(leaf: Certificate, now: datetime) -> None:
-    """Check what the service checks of a leaf, before its key is touched.
+    """Check a leaf as the service does, before its key is used.
 
     Args:
         leaf: the leaf.
-        now: the time, with its zone. The begin of validity is judged with five minutes of tolerance, as clocks differ.
+        now: the time, with its zone. As clocks differ, a leaf may start to be valid up to five minutes later.
 
     Raises:
-        CertificateError: naming the rule that it breaks.
+        CertificateError: the leaf breaks a rule, which the message names.
     """
     certificate = leaf.x509
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now > end:
-        raise _refusal(leaf, f"expired at {_iso(end)} (now {_iso(now)})", "Renew it, or mend the clock if it is wrong")
+        raise _refusal(leaf, f"expired at {_iso(end)} (now {_iso(now)})", "Renew it, or fix the clock if it is wrong")
     if now + _CLOCK_TOLERANCE < begin:
-        raise _refusal(leaf, f"is not valid before {_iso(begin)} (now {_iso(now)})", "Wait, or mend the clock")
+        raise _refusal(leaf, f"is not valid before {_iso(begin)} (now {_iso(now)})", "Wait, or fix the clock")
     if certificate.version is not x509.Version.v3:
-        raise _refusal(leaf, "is not an X.509 version 3 certificate", "Issue it anew with extensions")
+        raise _refusal(leaf, "is not an X.509 version 3 certificate", "Reissue it with extensions")
     if _is_ca(certificate):
         raise _refusal(leaf, "is a CA certificate (CA:TRUE)", "Use an end-entity certificate")
     if not _may_sign(certificate):
-        raise _refusal(leaf, "has no keyUsage digitalSignature", "Issue it anew with that key usage")
+        raise _refusal(leaf, "has no keyUsage digitalSignature", "Reissue it with that key usage")
     hash_name = _signature_hash(certificate)
     if hash_name in _WEAK_HASHES:
-        raise _refusal(leaf, f"is signed with {hash_name.upper()}", "Issue it anew with SHA-256 or better")
+        raise _refusal(leaf, f"is signed with {hash_name.upper()}", "Reissue it with SHA-256 or better")
     _ = leaf.algorithm
 
 
 def _parse(found: FoundCertificate) -> Certificate:
     try:
         certificate = x509.load_der_x509_certificate(found.der)
-        # Each is parsed on first use, and a broken one is to be found here.
+        # Each of these is parsed on first use, so use them here to find a broken one.
         _ = certificate.public_key(), certificate.subject, certificate.issuer, certificate.extensions
     except _BROKEN as error:
         raise CertificateError(f"certificate {found.uri} can't be read: {error}") from error
@@ -264,7 +268,7 @@ def _may_sign(certificate: x509.Certificate) -> bool:
 
 
 def _signature_hash(certificate: x509.Certificate) -> str:
-    """Return the name of the hash in the certificate's own signature; empty when it has none that is known."""
+    """Return the name of the hash in the certificate's own signature; empty if it is unknown."""
     try:
         algorithm = certificate.signature_hash_algorithm
     except UnsupportedAlgorithm:
@@ -273,7 +277,7 @@ def _signature_hash(certificate: x509.Certificate) -> str:
 
 
 def _refusal(leaf: Certificate, reason: str, hint: str) -> CertificateError:
-    return CertificateError(f"certificate {leaf.source} {reason}", f"{hint}; --no-preflight sends it anyway")
+    return CertificateError(f"certificate {leaf.source} {reason}", f"{hint}, or send it anyway with --no-preflight")
 
 
 def _base64(certificate: Certificate) -> str:

@@ -1,4 +1,4 @@
-"""What holds where nobody says otherwise; times in seconds. Command-line flags and the library share it."""
+"""Defaults of the command-line flags and the library; times in seconds."""
 
 SESSION_DURATION = 3600
 CONNECT_TIMEOUT = 5.0

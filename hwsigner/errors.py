@@ -1,7 +1,7 @@
 """Every error and warning of hwsigner, each with its exit status.
 
-A message names what was wrong; a hint says what to do about it. Both may quote foreign text (a token's
-label, an answer of the service), so control characters are escaped here, once, for every way out.
+A message says what is wrong; a hint says what to do. Both may quote foreign text (a token's label, an answer of the
+service), so control characters are escaped here, once for all output.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-class _Told(Exception):  # noqa: N818  warnings are told like this too
-    """What errors and warnings tell: what was wrong, and what to do."""
+class _Message(Exception):  # noqa: N818  also the base of warnings
+    """A message and a hint, in errors and warnings."""
 
     exit_status = 1
 
@@ -28,24 +28,24 @@ class _Told(Exception):  # noqa: N818  warnings are told like this too
         return f"{self.message}. {self.hint}" if self.hint else self.message
 
 
-class HwsignerError(_Told):
-    """Anything that hwsigner could not do.
+class HwsignerError(_Message):
+    """Base of all errors.
 
     Attributes:
-        message: what was wrong, one sentence without a full stop.
-        hint: what to do about it, or an empty string.
-        exit_status: the status with which a command ends when it meets this error.
+        message: what is wrong, one sentence without a full stop.
+        hint: what to do, one sentence without a full stop, or an empty string.
+        exit_status: the exit status of a command that fails with this error.
     """
 
 
 class UsageError(HwsignerError):
-    """A flag, a key URI or an ARN that can't be meant."""
+    """An invalid flag, key URI, ARN or argument."""
 
     exit_status = 2
 
 
 class ConfigError(UsageError):
-    """A configuration file that can't be read, trusted or understood."""
+    """A configuration file that can't be read, can't be trusted or is invalid."""
 
 
 class SigningKeyError(HwsignerError):
@@ -55,23 +55,23 @@ class SigningKeyError(HwsignerError):
 
 
 class BackendUnavailableError(SigningKeyError):
-    """A library, module, token or device that a backend needs and does not find."""
+    """A library, module, token or device that a backend needs is missing."""
 
 
 class TokenRemovedError(SigningKeyError):
-    """The token of an open key is gone, or another one is in its place. The key works again when it is back."""
+    """The token of an open key was removed or replaced by another one. Once it is back, the key works again."""
 
 
 class KeyNotFoundError(SigningKeyError):
-    """No key under this key URI."""
+    """No key has this key URI."""
 
 
 class AmbiguousKeyError(SigningKeyError):
-    """More than one key under this key URI."""
+    """More than one key has this key URI."""
 
 
 class UnsupportedKeyError(SigningKeyError):
-    """A key that SigV4-X509 has no algorithm for, or in a form that hwsigner does not read."""
+    """A key without an algorithm in SigV4-X509, in an unsupported form, or asked for what it can't do."""
 
 
 class KeyMismatchError(SigningKeyError):
@@ -83,15 +83,15 @@ class PinError(SigningKeyError):
 
 
 class PinRequiredError(PinError):
-    """A key wants a PIN and no place gives one."""
+    """A key wants a PIN, and no place gives one."""
 
 
 class WrongPinError(PinError):
-    """A PIN is wrong; it was sent once at most."""
+    """A PIN is wrong. It was sent once at most."""
 
 
 class PinLockedError(PinError):
-    """No PIN is accepted now, or a try would risk locking it, so none was made."""
+    """No PIN is accepted now, or none was sent because a wrong one could lock the token."""
 
 
 class CertificateError(HwsignerError):
@@ -105,24 +105,26 @@ class AmbiguousCertificateError(CertificateError):
 
 
 class ServiceError(HwsignerError):
-    """The service answered, and not with credentials.
+    """The service answered, but not with credentials.
 
     Attributes:
-        retry_after: the seconds that it asks to wait before another try; 0 where it does not.
+        retryable: whether the same request may succeed later.
+        retry_after: how long the service asks to wait before a retry, in seconds; 0.0 if it does not ask.
     """
 
     exit_status = 5
 
-    def __init__(self, message: str, hint: str = "", *, retry_after: float = 0.0) -> None:
+    def __init__(self, message: str, hint: str = "", *, retryable: bool = False, retry_after: float = 0.0) -> None:
         super().__init__(message, hint)
+        self.retryable = retryable
         self.retry_after = retry_after
 
 
 class ServiceUnreachableError(HwsignerError):
-    """The service gave no whole answer in time.
+    """The service gave no complete answer in time.
 
     Attributes:
-        retryable: another try may succeed: not so after a certificate that is not trusted, or a proxy's refusal.
+        retryable: whether a retry may succeed. It can't if a certificate is not trusted, or a proxy refuses.
     """
 
     exit_status = 6
@@ -133,13 +135,13 @@ class ServiceUnreachableError(HwsignerError):
 
 
 class LockError(HwsignerError):
-    """Another process holds for too long what only one may use at a time."""
+    """Another process has locked for too long what only one may use at a time."""
 
     exit_status = 7
 
 
 class AgentError(HwsignerError):
-    """An agent that can't run or be asked, or what an agent answered instead of credentials.
+    """The agent can't run or be reached, or it answered with an error.
 
     Attributes:
         exit_status: 7, or the status that the agent gave.
@@ -152,31 +154,31 @@ class AgentError(HwsignerError):
         self.exit_status = exit_status
 
 
-class HwsignerWarning(_Told, UserWarning):
-    """Something that works and should be mended; `--strict` makes it an error.
+class HwsignerWarning(_Message, UserWarning):
+    """Base of all warnings: something works and should be fixed. With `--strict` it is an error.
 
-    Issued through the standard `warnings` module, so that a library's user filters it as any other.
+    They come through the standard `warnings` module, so a program can filter them.
 
     Attributes:
         message: what is wrong, one sentence without a full stop.
-        hint: what to do about it, or an empty string.
-        exit_status: the status with which a command ends under `--strict`.
+        hint: what to do, one sentence without a full stop, or an empty string.
+        exit_status: the exit status of a command that fails with this warning because of `--strict`.
     """
 
 
 class UnsafeKeyWarning(HwsignerWarning):
-    """A key or PIN that other users of the machine could read."""
+    """Other users of the machine could read a key or PIN."""
 
     exit_status = 3
 
 
 class CertificateWarning(HwsignerWarning):
-    """A chain that holds certificates which are of no use."""
+    """A chain has certificates of no use, or a token one that can't be read."""
 
     exit_status = 4
 
 
 class UnsafeConnectionWarning(HwsignerWarning):
-    """A connection whose other end is not verified."""
+    """A connection does not verify its other end."""
 
     exit_status = 2

@@ -26,24 +26,23 @@ from hwsigner.errors import (
     KeyMismatchError,
     SigningKeyError,
 )
-from hwsigner.key import HashName, Key, find_certificates, open_key, pin_source
+from hwsigner.key import HashName, Key, find_certificates, open_key
 from hwsigner.pins import AskPin, PinSource
-from hwsigner.public_key import verify
 from hwsigner.uri import KeyURI
 
 
 @dataclass(frozen=True)
 class IdentitySource:
-    """Where an identity comes from, and how it is chosen.
+    """Where an identity comes from, and how to choose it.
 
     Attributes:
-        certificate: path or URI of the leaf; intermediates, and the key, may be there too.
-        private_key: path or URI of the key; the certificate's when None.
+        certificate: path or URI of the leaf. Intermediates, and the key, may be there too.
+        private_key: path or URI of the key; the certificate's if None.
         intermediates: path or URI of more certificates of the chain.
         pin: the key's PIN, or a callable that is asked for it before any other place.
-        check: look the leaf over before the key is touched.
-        latest: of several leaves take the one that expires last.
-        selected: the DER bytes of the leaf, where it was chosen already: its token may hold others of its label and id.
+        check: whether to check the leaf before the key is used.
+        latest: whether to choose the leaf that expires last, if there are several.
+        selected: the leaf's DER bytes, if it was already chosen: its token may hold others with its label and id.
     """
 
     certificate: str | KeyURI
@@ -56,7 +55,12 @@ class IdentitySource:
 
 
 class Identity:
-    """A key with its certificate chain. Safe to use from several threads; close it, or use it in a `with` statement."""
+    """A key with its certificate chain. Thread-safe. Close it, or use it in a `with` statement.
+
+    Attributes:
+        key: the key.
+        chain: the chain.
+    """
 
     def __init__(self, key: Key, chain: Chain) -> None:
         self.key = key
@@ -66,11 +70,11 @@ class Identity:
         """Sign a message as `Key.sign` does, and verify the signature with the certificate's key.
 
         Raises:
-            KeyMismatchError: the signature is not one of the certificate's key.
+            KeyMismatchError: the certificate's key did not make the signature.
             SigningKeyError: the key can't be used.
         """
         signature = self.key.sign(message, hash)
-        if not verify(self.chain.leaf.public_key(), message, signature=signature, hash=hash):
+        if not self.chain.leaf.verify(message, signature=signature, hash=hash):
             raise _mismatch(self.chain.leaf)
         return signature
 
@@ -88,11 +92,11 @@ class Identity:
 
 
 def open_identity(source: IdentitySource, now: datetime | None = None) -> Identity:
-    """Read the chain, look the leaf over, and only then open the key.
+    """Read the chain, check the leaf, and only then open the key.
 
     Args:
         source: what to open.
-        now: the time to judge validity by, with its zone; the clock's when None.
+        now: the time that certificates must be valid at, with its zone; the clock's if None.
 
     Raises:
         CertificateError: a certificate can't be read, or the service would refuse the leaf.
@@ -100,7 +104,7 @@ def open_identity(source: IdentitySource, now: datetime | None = None) -> Identi
         SigningKeyError: the key can't be opened, or is not the certificate's.
     """
     now = now or datetime.now(UTC)
-    pins = pin_source(source.pin)
+    pins = PinSource.of(source.pin)
     certificate, private_key = _uris(source)
     # The key's PIN must not reach another token or file.
     certificate_pins = pins if certificate.place == private_key.place else pins.without_pin()
@@ -110,30 +114,30 @@ def open_identity(source: IdentitySource, now: datetime | None = None) -> Identi
     public_key = _common_public_key(candidates)
     if public_key is not None:
         candidates = [_only(candidates, latest=source.latest)]
-        _look_over(candidates[0], source, now)
+        _check(candidates[0], source, now)
     key = open_key(private_key, pins, public_key=public_key)
     try:
         leaf = _leaf_of(key, candidates, certificates, latest=source.latest)
         if leaf is not candidates[0] or public_key is None:
-            _look_over(leaf, source, now)
-        return Identity(key, _chain_of(leaf, [*certificates, *_beside(leaf, certificate)], extra))
+            _check(leaf, source, now)
+        return Identity(key, _chain_of(leaf, [*certificates, *_others_on_token(leaf, certificate)], extra))
     except BaseException:
         key.close()
         raise
 
 
 def _certificates_of(uri: KeyURI, pins: PinSource) -> list[Certificate]:
-    """Return the certificates that a URI names. What can't be read is passed over on a token that holds others."""
+    """Return the certificates that a URI names, without the unreadable ones on a token that has others."""
     found = find_certificates(uri, pins)
-    return (load_readable(found)[0] if uri.scheme == "pkcs11" else []) or load(found)
+    return (load_readable(found)[0] if uri.backend.shares_store else []) or load(found)
 
 
-def _beside(leaf: Certificate, uri: KeyURI) -> list[Certificate]:
-    """Return the other certificates of the token that holds a leaf, where the URI named the leaf alone.
+def _others_on_token(leaf: Certificate, uri: KeyURI) -> list[Certificate]:
+    """Return the other certificates on the leaf's token, if the URI named the leaf alone.
 
-    No PIN is sent for them: its key has logged in, if it is on the same token.
+    No PIN is sent for them. If the key is on the same token, it has already logged in.
     """
-    if uri.scheme != "pkcs11" or not {"object", "id"} & uri.path.keys() or leaf.is_root():
+    if not uri.backend.shares_store or uri.token == uri or leaf.is_root():
         return []
     try:
         return load_readable(find_certificates(KeyURI.parse(leaf.source).token, PinSource().without_pin()))[0]
@@ -142,7 +146,7 @@ def _beside(leaf: Certificate, uri: KeyURI) -> list[Certificate]:
 
 
 def _uris(source: IdentitySource) -> tuple[KeyURI, KeyURI]:
-    """Return the URIs of certificate and key; where one PIN unlocks both, each has the PIN that either bears."""
+    """Return the URIs of certificate and key. If one PIN unlocks both, it may be in either URI."""
     certificate = KeyURI.of(source.certificate)
     private_key = KeyURI.of(source.private_key or certificate)
     if certificate.place != private_key.place:
@@ -150,13 +154,13 @@ def _uris(source: IdentitySource) -> tuple[KeyURI, KeyURI]:
     return certificate.with_pin_of(private_key), private_key.with_pin_of(certificate)
 
 
-def _look_over(leaf: Certificate, source: IdentitySource, now: datetime) -> None:
+def _check(leaf: Certificate, source: IdentitySource, now: datetime) -> None:
     if source.check:
         preflight(leaf, now)
 
 
 def _common_public_key(candidates: Sequence[Certificate]) -> bytes | None:
-    """Return the public key that all candidates share, if they do."""
+    """Return the public key of all candidates, or None if they have several."""
     keys = {candidate.public_key() for candidate in candidates}
     return keys.pop() if len(keys) == 1 else None
 
@@ -164,7 +168,7 @@ def _common_public_key(candidates: Sequence[Certificate]) -> bytes | None:
 def _leaf_of(
     key: Key, candidates: Sequence[Certificate], certificates: Sequence[Certificate], *, latest: bool
 ) -> Certificate:
-    """Return the certificate of a key."""
+    """Return the key's certificate."""
     public_key = key.public_key()
     if public_key is not None:
         matching = [c for c in candidates if c.public_key() == public_key]
@@ -178,7 +182,7 @@ def _only(candidates: Sequence[Certificate], *, latest: bool) -> Certificate:
     if len(candidates) > 1 and not latest:
         raise AmbiguousCertificateError(
             f"{len(candidates)} certificates may be the leaf: {', '.join(map(_described, candidates))}",
-            "Leave one there, name it alone, or, without --private-key, add --use-latest-expiring-certificate",
+            "Remove the others, name one alone or, without --private-key, add --use-latest-expiring-certificate",
         )
     return latest_expiring(candidates)
 
@@ -189,7 +193,7 @@ def _chain_of(leaf: Certificate, certificates: Sequence[Certificate], extra: Seq
     if unused:
         warnings.warn(
             CertificateWarning(
-                f"{unused[0].source} holds a certificate outside the chain: {unused[0].subject}", "Leave it out"
+                f"{unused[0].source} has a certificate that is not in the chain: {unused[0].subject}", "Remove it"
             ),
             stacklevel=3,
         )

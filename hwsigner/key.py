@@ -1,15 +1,13 @@
-"""The Key protocol, and open_key: from a key URI to a key that signs."""
+"""Keys: what every backend's keys can do, and from a key URI to a key, to certificates, or to a list of tokens."""
 
 from __future__ import annotations
 
-import importlib
-import os
-from collections.abc import Callable
-from types import ModuleType, TracebackType
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
 from typing import Literal, NamedTuple, Protocol, Self
 
-from hwsigner.backends import BACKENDS
-from hwsigner.errors import BackendUnavailableError, UsageError
+from hwsigner.errors import UsageError
 from hwsigner.pins import AskPin, PinSource
 from hwsigner.uri import KeyURI
 
@@ -20,15 +18,19 @@ MLDSA: Algorithm = "AWS4-X509-MLDSA"
 
 HashName = Literal["sha256", "sha384", "sha512"]
 
-# The keys that the service takes: the bits of an RSA modulus, and the words for all of them.
+# The keys that the service accepts: the bits of an RSA modulus, and all of them in words.
 RSA_BITS = range(2048, 4097)
 SUPPORTED_KEYS = "RSA of 2048 to 4096 bits, ECDSA on P-256, P-384 and P-521, and ML-DSA-44, -65 and -87"
 
 
 class Key(Protocol):
-    """A private key that can be used and not read. Safe to use from several threads.
+    """A private key that can be used and not read. Thread-safe.
 
     Open one with `open_key`; close it with `close()` or a `with` statement.
+
+    A process may fork while a key is open, and the key goes on working in the parent. In the child it either signs or
+    raises a SigningKeyError; it never blocks, and using or closing it there does not disturb the parent's. A child that
+    wants to be sure opens its own key.
     """
 
     @property
@@ -37,27 +39,29 @@ class Key(Protocol):
         ...
 
     def public_key(self) -> bytes | None:
-        """Return the public key as a DER SubjectPublicKeyInfo (RFC 5280, 4.1), or None where a token has none."""
+        """Return the public key as a DER SubjectPublicKeyInfo (RFC 5280, 4.1), or None if a token does not have it."""
         ...
 
     def sign(self, message: bytes, hash: HashName = "sha256") -> bytes:
-        """Sign a message as the service wants it.
+        """Sign a message in the form that the service wants.
 
         Args:
-            message: the bytes themselves, not a digest of them.
-            hash: the hash of RSA and ECDSA signatures; ML-DSA has none and ignores it.
+            message: the bytes themselves, not a digest. Every key takes 64 KiB; a backend may refuse more.
+            hash: the hash of RSA and ECDSA signatures. Every key takes SHA-256; a backend may refuse the others.
+                ML-DSA ignores it.
 
         Returns:
             ECDSA: the DER SEQUENCE of r and s (RFC 3279, 2.2.3). RSA: PKCS #1 v1.5 (RFC 8017, 8.2).
-            ML-DSA: the raw signature over the message with an empty context (FIPS 204, 5.2).
+            ML-DSA: the raw signature of the message with an empty context (FIPS 204, 5.2).
 
         Raises:
-            SigningKeyError: the key can't be used any more, or not like this.
+            UnsupportedKeyError: the key does not sign with this hash, or a message of this length.
+            SigningKeyError: the key is closed, or can't sign.
         """
         ...
 
     def close(self) -> None:
-        """Release the key and what it holds of its token. Closing twice is allowed."""
+        """Release the key and what it uses of its token. Closing it again does nothing."""
         ...
 
     def __enter__(self) -> Self:
@@ -76,28 +80,76 @@ class FoundCertificate(NamedTuple):
     uri: str
 
 
-_TSS2_HEADER = b"-----BEGIN TSS2 PRIVATE KEY-----"
-# In DER, the OID 2.23.133.10.1 stands at the file's start.
-_TSS2_OID = bytes.fromhex("06066781050a01")
-_OID_BYTES = 16
-_SNIFFED_BYTES = 65536
+@dataclass(frozen=True)
+class ListedObject:
+    """A key or a certificate on a token, as `list_tokens` shows it.
+
+    Attributes:
+        kind: `key` or `certificate`.
+        label: the CKA_LABEL; bytes that are not UTF-8 are escaped.
+        id: the CKA_ID.
+        uri: the URI that names it.
+        algorithm: a key's type, as the PKCS #11 specification names it (`EC`). A certificate's is in its public key.
+        public_key: the DER SubjectPublicKeyInfo, or None if the token does not show it.
+        certificate: a certificate's DER bytes.
+        is_hidden: whether it is shown only after a login. Before, only its public key is visible.
+        pin_for_each_signature: CKA_ALWAYS_AUTHENTICATE.
+    """
+
+    kind: Literal["key", "certificate"]
+    label: str
+    id: bytes
+    uri: str
+    algorithm: str = ""
+    public_key: bytes | None = None
+    certificate: bytes | None = None
+    is_hidden: bool = False
+    pin_for_each_signature: bool = False
+
+
+@dataclass(frozen=True)
+class ListedToken:
+    """A token, with the objects that it shows.
+
+    Attributes:
+        module: the path of the PKCS #11 module.
+        label, manufacturer, model, serial: the token's details, without padding.
+        slot_id: its slot's number, which may change.
+        uri: the URI that names only this token.
+        wants_login: whether private keys are hidden until a login.
+        has_keypad: whether the PIN is typed at the token itself.
+        pin_state: `good`, `an earlier try failed`, `one try is left`, `locked` or `not set`.
+        objects: the keys and certificates that it shows.
+    """
+
+    module: str
+    label: str
+    manufacturer: str
+    model: str
+    serial: str
+    slot_id: int
+    uri: str
+    wants_login: bool
+    has_keypad: bool
+    pin_state: str
+    objects: tuple[ListedObject, ...] = ()
 
 
 def open_key(uri: str | KeyURI, pin: str | AskPin | PinSource | None = None, *, public_key: bytes | None = None) -> Key:
     """Open the key that a key URI or a path names.
 
     Args:
-        uri: the key URI; see `hwsigner.uri` for its forms.
+        uri: the key URI; `docs/commands.md` has its forms.
         pin: the PIN itself, or a callable that is asked for it before any other place.
-        public_key: the certificate's DER SubjectPublicKeyInfo, which decides when the URI names several keys.
+        public_key: the certificate's DER SubjectPublicKeyInfo, which chooses if the URI names several keys.
 
     Raises:
         UsageError: the URI is malformed.
         SigningKeyError: the key can't be found or opened, or its backend's library is not installed.
-        PinError: a PIN is missing, wrong or locked. A wrong PIN is tried once.
+        PinError: a PIN is missing, wrong or locked. A wrong PIN is sent once.
     """
-    parsed = resolve(KeyURI.of(uri))
-    key: Key = load_backend(parsed.scheme).open_key(parsed, pin_source(pin), public_key=public_key)
+    parsed = KeyURI.of(uri).resolved()
+    key: Key = parsed.backend.load().open_key(parsed, PinSource.of(pin), public_key=public_key)
     return key
 
 
@@ -107,51 +159,41 @@ def find_certificates(uri: str | KeyURI, pin: str | AskPin | PinSource | None = 
     Raises:
         UsageError: the URI is malformed, or its backend holds no certificates.
         CertificateError: there is none, or it can't be read.
-        PinError: they lie behind a PIN that is missing, wrong or locked.
+        PinError: they are behind a PIN that is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri)
+    if parsed.query and parsed.resolved().scheme != parsed.scheme:
+        parsed = KeyURI(parsed.scheme, parsed.path)  # The query is for the key in the same file.
     find: Callable[[KeyURI, PinSource], list[FoundCertificate]] | None
-    find = getattr(load_backend(parsed.scheme), "find_certificates", None)
+    find = getattr(parsed.backend.load(), "find_certificates", None)
     if find is None:
         hint = "Name a certificate file or a token's certificate with --certificate"
         raise UsageError(f"{parsed.name} can't name a certificate: {parsed.scheme}: URIs name keys", hint)
-    return list(find(parsed, pin_source(pin)))
+    return list(find(parsed, PinSource.of(pin)))
 
 
-def pin_source(pin: str | AskPin | PinSource | None) -> PinSource:
-    """Return what a caller gave for a PIN as a PinSource."""
-    if isinstance(pin, PinSource):
-        return pin
-    return PinSource(pin) if pin is None or isinstance(pin, str) else PinSource(ask=pin)
+def list_tokens(
+    uri: str | KeyURI = "pkcs11:", pin: str | AskPin | PinSource | None = None, *, log_in: bool = False
+) -> Iterator[ListedToken]:
+    """Yield the tokens that a URI names, with the keys and certificates on them that it names.
 
-
-def resolve(uri: KeyURI) -> KeyURI:
-    """Return the URI of the backend that reads this file: the content of a TSS2 key file makes it the TPM's."""
-    # A pipe can be read once only, and that is the file backend's to do.
-    if uri.scheme != "file" or not os.path.isfile(uri.file):
-        return uri
-    try:
-        with open(uri.file, "rb") as file:
-            start = file.read(_SNIFFED_BYTES)
-        is_tss2 = _TSS2_HEADER in start or _TSS2_OID in start[:_OID_BYTES]
-    except OSError:
-        is_tss2 = False  # The file backend says what is wrong with it.
-    return KeyURI("tpm2", uri.path, uri.query, uri.pin_value) if is_tss2 else uri
-
-
-def load_backend(scheme: str) -> ModuleType:
-    """Return the module that opens a scheme's keys, imported now.
+    Args:
+        uri: a `pkcs11:` URI. If it names no module, the modules of p11-kit's configuration are used.
+        pin: where the PIN comes from for `log_in`.
+        log_in: whether to log in to the token, to see hidden objects.
 
     Raises:
-        BackendUnavailableError: its library is not installed.
+        UsageError: the URI is malformed, or its backend has no tokens to list.
+        BackendUnavailableError: there is no module.
+        AmbiguousKeyError: `log_in` is set and the URI names several tokens. No PIN was sent.
+        PinError: the PIN is missing, wrong or locked.
+
+    Warns:
+        HwsignerWarning: a module or a token can't be used. The others are listed.
     """
-    backend = BACKENDS[scheme]
-    try:
-        return importlib.import_module(backend.module)
-    except ImportError as error:
-        if not backend.extra:
-            raise
-        raise BackendUnavailableError(
-            f"{scheme}: keys need a library that can't be loaded ({error})",
-            f"Run pip install 'hwsigner[{backend.extra}]'",
-        ) from error
+    parsed = KeyURI.of(uri)
+    find: Callable[..., Iterator[ListedToken]] | None
+    find = getattr(parsed.backend.load(), "list_tokens", None)
+    if find is None:
+        raise UsageError(f"{parsed.scheme}: keys can't be listed", "Give a pkcs11: URI, or none")
+    yield from find(parsed, PinSource.of(pin), log_in=log_in)

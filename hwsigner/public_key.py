@@ -1,4 +1,4 @@
-"""Public keys as DER SubjectPublicKeyInfo (RFC 5280, 4.1): verify with them, and name their kind."""
+"""Public keys as DER SubjectPublicKeyInfo (RFC 5280, 4.1): verify signatures, and name the kind of key."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 
 
 def verify(public_key: bytes, message: bytes, *, signature: bytes, hash: HashName = "sha256") -> bool:
-    """Tell whether a signature over a message was made with the key of a DER SubjectPublicKeyInfo.
+    """Return whether a key made a signature of a message.
 
-    The signature's formats are those of `Key.sign`.
+    Args:
+        public_key: the key's DER SubjectPublicKeyInfo.
+        message: the message.
+        signature: in the form of `Key.sign`.
+        hash: the hash of RSA and ECDSA signatures.
     """
     key = load_der_public_key(public_key)
     digest = _HASHES[hash]()
@@ -39,12 +43,12 @@ def verify(public_key: bytes, message: bytes, *, signature: bytes, hash: HashNam
 
 
 def plain_public_key(public_key: bytes) -> bytes:
-    """Return a DER SubjectPublicKeyInfo in its key's own plain form.
+    """Return the key in a DER SubjectPublicKeyInfo in its own plain form.
 
     EC: the uncompressed point (X9.62). RSA: RSAPublicKey in DER (RFC 8017, A.1.1). ML-DSA: the raw key.
 
     Raises:
-        CertificateError: it is another kind of key.
+        CertificateError: the service does not accept this kind of key.
     """
     key = load_der_public_key(public_key)
     if isinstance(key, ec.EllipticCurvePublicKey):
@@ -53,11 +57,11 @@ def plain_public_key(public_key: bytes) -> bytes:
         return key.public_bytes(Encoding.DER, PublicFormat.PKCS1)
     if isinstance(key, MLDSA_KEYS):
         return key.public_bytes_raw()
-    raise CertificateError("a public key is of a kind that the service does not take", f"Use {SUPPORTED_KEYS}")
+    raise CertificateError("a public key is of a kind that the service does not accept", f"Use {SUPPORTED_KEYS}")
 
 
 def kind_of(public_key: bytes) -> str | None:
-    """Return the kind of key, such as `EC P-256`, `RSA 2048` or `ML-DSA-65`; None where it can't be read."""
+    """Return the kind of key, such as `EC P-256`, `RSA 2048` or `ML-DSA-65`; None if it can't be read."""
     try:
         key: Any = load_der_public_key(public_key)
     except (ValueError, UnsupportedAlgorithm):

@@ -7,9 +7,9 @@
     tpm2:path=/etc/pki/tss2.pem
     tpm2:nv=0x1c10000                                 a certificate
 
-A scheme's path is `name=value` pairs split by `;` (file: apart, whose path is a path); a query is `name=value`
-pairs split by `&`; values are percent-encoded bytes. The value of `pin-value` is kept apart from the others: it
-is in no string and no repr.
+A scheme is followed by path attributes, `name=value` split by `;`, and after a question mark by query attributes, split
+by `&`. The path of a `file:` URI is a file's path (RFC 8089). Values are percent-encoded bytes. The value of
+`pin-value` is kept apart from the others, so it is in no string and no repr.
 """
 
 from __future__ import annotations
@@ -20,19 +20,16 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote_to_bytes
 
-from hwsigner.backends import BACKENDS
+from hwsigner.backends import BACKENDS, SHORT_FORMS, Backend, find_backend
 from hwsigner.errors import UsageError
 
-SCHEMES = frozenset({*BACKENDS, "handle"})
 _PINS = frozenset({"pin-value", "pin-source"})
 _MISPLACED_PIN = re.compile(rb"pin-(value|source)=", re.IGNORECASE)
-_OBJECT = frozenset({"object", "id", "type"})
 _BINARY = frozenset({"id"})
-_C_STRINGS = ("module-", "pin-")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-# RFC 7512, 2.3: a slash is not among the characters of a pkcs11: path.
-_SAFE_IN_PATH = ":[]@!$'()*+,=&"
+_SAFE_IN_PATH = ":[]@!$'()*+,=&"  # RFC 7512, 2.3. Other schemes than pkcs11 also have the slash.
 _SAFE_IN_QUERY = ":[]@!$'()*+,=/?|"
+_START_BYTES = 65536
 
 
 @dataclass(frozen=True)
@@ -40,10 +37,10 @@ class KeyURI:
     """A parsed key URI.
 
     Attributes:
-        scheme: `file`, `pkcs11` or `tpm2`.
+        scheme: `file`, `pkcs11`, `tpm2`, or that of another backend.
         path: the path attributes by name, percent-decoded; `{"path": b"..."}` for a file.
         query: the query attributes by name, percent-decoded, without `pin-value`.
-        pin_value: the PIN that the URI itself bears, or None. Never printed, never compared.
+        pin_value: the PIN in the URI itself, or None. It is never printed and never compared.
     """
 
     scheme: str
@@ -53,10 +50,11 @@ class KeyURI:
 
     @classmethod
     def parse(cls, text: str) -> KeyURI:
-        """Read a key URI, or a path, which has no scheme.
+        """Parse a key URI, or a path. Text with an unknown scheme is a path.
 
         Raises:
-            UsageError: a bad percent-encoding, an attribute without a value or given twice, an empty name.
+            UsageError: bad percent-encoding, an attribute without a value or given twice, or a PIN out of place.
+            BackendUnavailableError: an installed backend has this scheme and can't be loaded.
         """
         uri = cls._parse(text)
         for value in (*uri.path.values(), *uri.query.values()):
@@ -65,24 +63,25 @@ class KeyURI:
 
     @classmethod
     def of(cls, uri: str | KeyURI) -> KeyURI:
-        """Return what a caller gave, parsed unless it is; raises as `parse`."""
+        """Return a key URI, parsed if it is text; raises as `parse`."""
         return uri if isinstance(uri, KeyURI) else cls.parse(uri)
 
     @classmethod
     def _parse(cls, text: str) -> KeyURI:
-        scheme, colon, rest = text.partition(":")
+        start, colon, rest = text.partition(":")
+        scheme = start.lower()
         if not text or "\0" in text:
-            raise UsageError("a key URI or path is empty or holds a NUL character", "Name a key")
-        if not colon or scheme.lower() not in SCHEMES:
+            raise UsageError("a key URI or path is empty or has a NUL character", "Name a key")
+        if not colon or not (scheme in SHORT_FORMS or find_backend(scheme)):
             return cls("file", {"path": _bytes(text)})
-        scheme, (body, _, query_text) = scheme.lower(), rest.partition("?")
+        body, _, query_text = rest.partition("?")
         query = _attributes(scheme, query_text, "&")
         pin_value = query.pop("pin-value", None)
         pin = None if pin_value is None else _decode(scheme, "pin-value", pin_value)
         if scheme == "file":
             return cls("file", {"path": _file_path(body)}, query, pin)
-        if scheme == "handle":
-            return cls("tpm2", {"handle": _value(scheme, "handle", body)}, query, pin)
+        if scheme in SHORT_FORMS:
+            return cls(SHORT_FORMS[scheme], {scheme: _value(scheme, scheme, body)}, query, pin)
         path = _attributes(scheme, body, ";")
         for name in _PINS & path.keys():
             raise UsageError(f"a {scheme}: URI has {name} before its question mark", f"Write …?{name}=…")
@@ -103,20 +102,32 @@ class KeyURI:
         return f"{self.scheme}:{path}?{query}" if query else f"{self.scheme}:{path}"
 
     @property
+    def backend(self) -> Backend:
+        """The backend for the scheme.
+
+        Raises:
+            UsageError: there is none.
+        """
+        found = find_backend(self.scheme)
+        if found is None:
+            raise UsageError(f"no backend is installed for {self.scheme}: keys", "Install its package")
+        return found
+
+    @property
     def name(self) -> str:
-        """The name to use in messages: a file's path, else the URI without its query."""
+        """The name to use in messages: a file's path, or the URI without its query."""
         if self.scheme == "file":
             return self.file
         return str(replace(self, query={}))
 
     @property
     def file(self) -> str:
-        """The path that a `file:` or `tpm2:path=` URI names."""
+        """The path in a URI that names a file, such as `file:` and `tpm2:path=`."""
         return self.path["path"].decode("utf-8", "surrogateescape")
 
     @property
     def place(self) -> tuple[object, ...]:
-        """What one PIN unlocks: the file, or the token without the object on it. Equal for URIs that share it."""
+        """What one PIN unlocks: the file, or the token without the object on it. Equal for URIs that share a PIN."""
         if self.scheme == "file":
             return self.scheme, os.path.realpath(self.file)
         query = frozenset(item for item in self.query.items() if item[0] not in _PINS)
@@ -124,18 +135,34 @@ class KeyURI:
 
     @property
     def token(self) -> KeyURI:
-        """This URI less what names an object on the token."""
-        return replace(self, path={name: value for name, value in self.path.items() if name not in _OBJECT})
+        """This URI without the attributes that name an object on the token."""
+        names = self.backend.object_attributes
+        return replace(self, path={name: value for name, value in self.path.items() if name not in names})
+
+    def resolved(self) -> KeyURI:
+        """Return the URI with the scheme of the backend that opens it: a file's content may make it a TPM's key."""
+        # A pipe can be read only once, by the file backend.
+        if self.scheme != "file" or not os.path.isfile(self.file):
+            return self
+        try:
+            with open(self.file, "rb", buffering=0) as file:
+                start = file.read(_START_BYTES)
+        except OSError:
+            return self  # The file backend reports it.
+        for scheme, backend in tuple(BACKENDS.items()):
+            if backend.recognises and backend.recognises(start):
+                return KeyURI(scheme, self.path, self.query, self.pin_value)
+        return self
 
     def with_pin_of(self, other: KeyURI) -> KeyURI:
-        """Return this URI, where it has no PIN of its own with the `pin-value` and `pin-source` of another."""
+        """Return this URI; if it has no PIN of its own, with the `pin-value` and `pin-source` of another."""
         if self.pin_value is not None or "pin-source" in self.query:
             return self
         source = {name: value for name, value in other.query.items() if name == "pin-source"}
         return replace(self, query={**self.query, **source}, pin_value=other.pin_value)
 
     def text(self, name: str) -> str | None:
-        """Return an attribute of the path, or else of the query, as text; None when it is absent.
+        """Return an attribute of the path, or else of the query, as text; None if it is absent.
 
         Raises:
             UsageError: the attribute is not UTF-8.
@@ -148,10 +175,14 @@ class KeyURI:
         return replace(self, query={**self.query, name: value.encode("utf-8", "surrogateescape")})
 
     def require_known(self, path: Set[str], query: Set[str]) -> None:
-        """Check that every attribute is one that the backend knows: it would be ignored otherwise.
+        """Check that the backend knows every attribute; it would ignore a misspelt one.
+
+        Args:
+            path: the path attributes that it knows.
+            query: the query attributes that it knows. `pin-value` and `pin-source` are always known.
 
         Raises:
-            UsageError: naming the first attribute that is not.
+            UsageError: it does not know an attribute. The message names the first.
         """
         for given, known in ((self.path, path), (self.query, query | _PINS)):
             for name in given:
@@ -161,14 +192,14 @@ class KeyURI:
 
 
 def check_no_pin(value: bytes) -> None:
-    """Check that a path or an attribute's value does not hold what was meant as a PIN of the URI.
+    """Check that a path or an attribute's value does not contain what was meant as the URI's PIN.
 
     Raises:
-        UsageError: it does. It is not quoted.
+        UsageError: it does. The message does not quote it.
     """
     if _MISPLACED_PIN.search(value):
         hint = "Write SCHEME:…?name=value&name=value, for a file file:/path?pin-source=file:/path"
-        raise UsageError("a key URI or path has a pin-value or pin-source out of its place", hint)
+        raise UsageError("a key URI or path has a pin-value or pin-source in the wrong place", hint)
 
 
 def _attributes(scheme: str, text: str, separator: str) -> dict[str, bytes]:
@@ -182,19 +213,19 @@ def _attributes(scheme: str, text: str, separator: str) -> dict[str, bytes]:
         if name in attributes:
             raise UsageError(f"a {scheme}: URI gives {name!r} twice", "Give it once")
         if separator == "&" and (";" in value or (name == "pin-value" and "?" in value)):
-            # RFC 7512, 2.3: neither belongs there, and what follows would become part of a PIN.
+            # RFC 7512, 2.3, allows neither there, and what follows would become part of a PIN.
             hint = "Split a query's attributes by &, and write a semicolon as %3B and a question mark as %3F"
             raise UsageError(f"a {scheme}: URI has a semicolon or question mark in {name!r}", hint)
-        attributes[name] = _value(scheme, name, value)
+        # The label of a token or of an object on it may have a NUL character.
+        attributes[name] = _value(scheme, name, value, allow_nul=separator == ";" and name != "path")
     return attributes
 
 
-def _value(scheme: str, name: str, value: str) -> bytes:
+def _value(scheme: str, name: str, value: str, *, allow_nul: bool = False) -> bytes:
     if _BAD_PERCENT.search(value):
         raise UsageError(f"a {scheme}: URI has a bad percent-encoding in {name!r}", "Write a percent sign as %25")
     decoded = unquote_to_bytes(_bytes(value))
-    # A token's label, and what is on it, may hold one.
-    if b"\0" in decoded and name not in _BINARY and (scheme != "pkcs11" or name.startswith(_C_STRINGS)):
+    if b"\0" in decoded and not (allow_nul or name in _BINARY):
         raise UsageError(f"a {scheme}: URI has a NUL character in {name!r}", "Leave %00 out")
     return decoded
 
@@ -214,9 +245,7 @@ def _bytes(text: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         # Not chained: the exception would carry the text, which may be a PIN.
-        raise UsageError(
-            "a key URI or path holds a character that is no Unicode scalar value", "Leave it out"
-        ) from None
+        raise UsageError("a key URI or path has a character that is not Unicode text", "Leave it out") from None
 
 
 def _decode(scheme: str, name: str, value: bytes) -> str:

@@ -12,7 +12,8 @@ static const char NOT_ENCODED[] = "a percent sign without two hex digits after i
 static const char NO_SLASH[] = "a path that does not begin with /";
 static const char FRAGMENT[] = "a target that holds #";
 
-/* Unreserved as in RFC 3986, 2.3; token characters as in RFC 9110, 5.6.2; hex digits, with their value in the upper half. */
+/* Unreserved characters (RFC 3986, 2.3), token characters (RFC 9110, 5.6.2), and hex digits with their value in the
+ * upper four bits. */
 static const unsigned char CLASSES[256] = {
     0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, /* 0x00 */
     0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, /* 0x10 */
@@ -24,7 +25,7 @@ static const unsigned char CLASSES[256] = {
     3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 0, 2, 0, 3, 0, /* pqrstuvwxyz{|}~ */
 };
 
-/* A header, its name in lower case, or a parameter, encoded: on its way to its place in the order. */
+/* An entry to sort: a header, its name in lower case, or an encoded parameter. */
 struct entry {
     struct text name, value;
     size_t index;
@@ -41,7 +42,7 @@ void buffer_close(struct buffer *buffer) {
     }
 }
 
-/* Make room and return its beginning, or NULL. */
+/* Make room for `size` bytes. Return where they start, or NULL if memory runs out. */
 static void *reserve(struct buffer *buffer, size_t size) {
     if (buffer->failed) {
         return NULL;
@@ -80,7 +81,7 @@ static void append_byte(struct buffer *buffer, char byte) {
     }
 }
 
-/* Return what was appended since the buffer had that size. It stays in its place while the buffer needs no more room. */
+/* Return what was appended since the buffer had the size `start`. It is valid until the buffer grows. */
 static struct text appended_since(const struct buffer *buffer, size_t start) {
     return (struct text){buffer->data + start, buffer->size - start};
 }
@@ -101,7 +102,8 @@ static bool contains(struct text text, char byte) {
     return text.size > 0 && memchr(text.data, byte, text.size) != NULL;
 }
 
-/* Take what is before `end` off the beginning of `rest`, and `end` itself. Without it take all: `rest` is NULL then. */
+/* Split `rest` at the first `end`: return the part before it, and leave the part after it. If `end` is missing, return
+ * all, and leave NULL. */
 static struct text take_until(struct text *rest, char end) {
     const unsigned char *found = rest->size > 0 ? memchr(rest->data, end, rest->size) : NULL;
     struct text taken = *rest;
@@ -114,7 +116,7 @@ static struct text take_until(struct text *rest, char end) {
     return taken;
 }
 
-/* Write one byte, encoded or as it is, and return the place after it. */
+/* Write one byte, percent-encoded unless it is unreserved. Return the place after it. */
 static inline unsigned char *put(unsigned char *place, unsigned char byte) {
     static const char digits[] = "0123456789ABCDEF";
     if (CLASSES[byte] & UNRESERVED) {
@@ -127,7 +129,7 @@ static inline unsigned char *put(unsigned char *place, unsigned char byte) {
     return place + 3;
 }
 
-/* Read the byte at `i`, or that which a `%` and two digits there stand for, and leave `i` at its last character. */
+/* Read the byte at `i`, decoded if it is a `%` and two hex digits. Leave `i` at its last character. */
 static inline bool read_byte(struct text in, size_t *i, unsigned char *byte) {
     *byte = in.data[*i];
     if (*byte != '%') {
@@ -189,7 +191,7 @@ static int compare_texts(struct text a, struct text b) {
     return order != 0 ? order : (a.size > b.size) - (a.size < b.size);
 }
 
-/* By name; then headers as they came, each with an index of its own, and parameters, all with the same, by value. */
+/* Compare by name. Equal names: headers by index, in the order given; parameters, which all have index 0, by value. */
 static int compare(const void *a, const void *b) {
     const struct entry *one = a, *other = b;
     int order = compare_texts(one->name, other->name);
@@ -199,7 +201,7 @@ static int compare(const void *a, const void *b) {
     return order != 0 ? order : compare_texts(one->value, other->value);
 }
 
-/* Sort by insertion what is short, and so most often sorted: qsort takes three times as long there. */
+/* Insertion sort for short input, which is usually sorted: qsort takes three times as long there. */
 static void sort(struct entry *entries, size_t count) {
     if (count > FEW) {
         qsort(entries, count, sizeof *entries, compare);
@@ -215,7 +217,7 @@ static void sort(struct entry *entries, size_t count) {
     }
 }
 
-/* Tell whether a text of a wire query stays as it is when it is decoded and encoded: most do, and this is a fast loop. */
+/* Whether part of a query stays the same when it is decoded and encoded. Most do, so this loop is fast. */
 static bool is_canonical(struct text in) {
     unsigned char byte;
     for (size_t i = 0; i < in.size; i++) {
@@ -232,7 +234,7 @@ static bool is_canonical(struct text in) {
     return true;
 }
 
-/* Replace a text of a wire query by what it becomes when it is decoded and encoded: in `encoded`, which must not move. */
+/* Decode and encode part of a query, if that changes it. The result is in `encoded`, which must have room for it. */
 static const char *encode_anew(struct buffer *encoded, struct text *text) {
     if (is_canonical(*text)) {
         return NULL;
@@ -254,7 +256,7 @@ static const char *encode_anew(struct buffer *encoded, struct text *text) {
     return NULL;
 }
 
-/* Take the parameters off a wire query, encoded anew. */
+/* Read the parameters of a query, decoded and encoded again. */
 static const char *read_query(struct buffer *parameters, struct buffer *encoded, struct text query) {
     const char *problem = NULL;
     while (query.data != NULL && problem == NULL) {
@@ -272,7 +274,7 @@ static const char *read_query(struct buffer *parameters, struct buffer *encoded,
     return problem;
 }
 
-/* Append the canonical query of a query as on the wire. */
+/* Append the canonical query of a query as it is sent. */
 static const char *canonical_query(struct buffer *out, struct text query) {
     struct entry few[FEW];
     unsigned char little[2048];
@@ -298,7 +300,7 @@ static const char *canonical_query(struct buffer *out, struct text query) {
     return problem;
 }
 
-/* Tell whether a text holds neither white space nor control characters: most are such, and this is a fast loop. */
+/* Whether a text has no white space and no control character. Most have none, so this loop is fast. */
 static bool is_plain(struct text text) {
     unsigned char lowest = 0xFF;
     for (size_t i = 0; i < text.size; i++) {
@@ -316,7 +318,7 @@ static const char *check_token(struct text text) {
     return text.size > 0 ? NULL : NOT_A_TOKEN;
 }
 
-/* There is room for it. */
+/* Append a name in lower case. The caller has made room for it. */
 static void append_lower(struct buffer *names, struct text name) {
     for (size_t i = 0; i < name.size; i++) {
         unsigned char byte = name.data[i];
@@ -324,7 +326,7 @@ static void append_lower(struct buffer *names, struct text name) {
     }
 }
 
-/* Append a value trimmed, each run of white space in it as one space. */
+/* Append a value without white space at its ends, and with each other run of white space as one space. */
 static void append_folded(struct buffer *out, struct text value) {
     unsigned char *begin = reserve(out, value.size), *place = begin;
     if (begin == NULL) {
@@ -346,7 +348,7 @@ static void append_folded(struct buffer *out, struct text value) {
     out->size = (size_t)(place - out->data);
 }
 
-/* Tell whether an entry has the name of the one before it. */
+/* Whether an entry has the same name as the one before it. */
 static bool is_repeated(const struct entry *entries, size_t i) {
     return i > 0 && compare_texts(entries[i].name, entries[i - 1].name) == 0;
 }
@@ -401,7 +403,7 @@ static void append_names(struct buffer *out, const struct entry *entries, size_t
     }
 }
 
-/* Append the canonical headers, an empty line, and the signed headers, of which it says where they are. */
+/* Append the canonical headers, an empty line and the signed headers, which start at `names_start`. */
 static const char *canonical_headers(struct buffer *out, const struct request *request, size_t *names_start) {
     struct entry few[FEW];
     unsigned char little[512];

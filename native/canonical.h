@@ -1,28 +1,29 @@
-/* The canonical forms of AWS Signature Version 4, in plain C11: what hwsigner/_reference.py defines, byte for byte.
+/* The canonical forms of AWS Signature Version 4, in plain C11. hwsigner/sigv4/reference.py defines them; the bytes are
+ * the same.
  *
- * Nothing here is static but constants, and nothing is kept between calls. A function that can refuse its input returns
- * NULL, or what is wrong with it as a text that is never freed. Running out of memory shows in `failed` of the buffer
- * that was written to, and in nothing else: look at it once, at the end. */
+ * Only constants are static, and no state is kept between calls. A function that can refuse its input returns NULL on
+ * success, or a static message that says what is wrong. If memory runs out, the buffer that was written to has `failed`
+ * set; nothing else shows it. Check it once, at the end. */
 #ifndef HWSIGNER_CANONICAL_H
 #define HWSIGNER_CANONICAL_H
 
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Bytes that the caller owns. */
+/* Bytes owned by the caller. */
 struct text {
     const unsigned char *data;
     size_t size;
 };
 
-/* A header or a parameter of a query. */
+/* A header or a query parameter. */
 struct pair {
     struct text name;
     struct text value;
 };
 
-/* Bytes that grow. They begin in memory of the caller's, most often on the stack, and move to the heap when they
- * outgrow it. After a failed allocation every append does nothing. */
+/* A growing buffer. It starts in the caller's memory, usually on the stack, and moves to the heap when that is full.
+ * After a failed allocation, every append does nothing. */
 struct buffer {
     unsigned char *data;
     size_t size;
@@ -31,7 +32,7 @@ struct buffer {
     bool failed;
 };
 
-/* A request as it goes on the wire, with the headers to sign. By S3's rule a path is not normalised, nor encoded again. */
+/* A request as it is sent, with the headers to sign. With `s3`, the path is neither normalised nor encoded again. */
 struct request {
     struct text method;
     struct text target;
@@ -44,9 +45,9 @@ struct request {
 struct buffer buffer_open(void *initial, size_t capacity);
 void buffer_close(struct buffer *buffer);
 
-/* Append the canonical request. The signed headers are a part of it, and go with it. */
+/* Append the canonical request. `signed_headers` points into the buffer, and is valid until the buffer changes. */
 const char *canonical_request(struct buffer *out, const struct request *request, struct text *signed_headers);
-/* Append the string to sign: algorithm, timestamp, scope, and a canonical request's digest in hex. */
+/* Append the string to sign: algorithm, timestamp, scope and the canonical request's digest in hex. */
 const char *string_to_sign(struct buffer *out, const struct text context[3], struct text digest);
 
 #endif

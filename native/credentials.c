@@ -1,5 +1,5 @@
-/* hwsigner-credentials, a program for credential_process: asks the agent and prints its answer. docs/agent.md has the
- * protocol. Where anything is not as it should be, it becomes `hwsigner credential-process`, which needs no agent. */
+/* hwsigner-credentials, a program for credential_process. It prints the agent's answer; docs/agent.md has the protocol.
+ * If anything goes wrong, it becomes `hwsigner credential-process`, which needs no agent. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -16,33 +16,33 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Milliseconds. An agent that is at work says so now and then. */
+/* Time limits in milliseconds. A busy agent sends `1 working` from time to time. */
 #ifndef LONGEST
 #define FIRST_BYTE 1000
 #define SILENCE 5000
 #define LONGEST 120000
 #endif
-/* Bytes, and the highest exit status that an agent may give. */
+/* Sizes in bytes, and the highest exit status that an agent may return. */
 enum { NAME_SIZE = 64, LINE_SIZE = 96, BODY_SIZE = 65536, PATH_SIZE = 4096, MAX_STATUS = 7 };
 
 #define PROGRAM "hwsigner"
 #ifndef SYSTEM_FOLDER
 #define SYSTEM_FOLDER "/run/hwsigner"
 #endif
-/* `none`: no agent shall be asked. Python is told `asked`, and does not ask the same ones again. Any other value is as
- * if it was not set. */
+/* `none`: do not ask an agent. `asked`: set for the program in Python, so that it does not ask the same agents again.
+ * Any other value is ignored. */
 #define VARIABLE "HWSIGNER_AGENT"
 
-/* What came of asking an agent: an answer; there is none, or it does not know the profile; it is not to be used. */
+/* ANSWERED; ABSENT: there is no agent, or it does not know the profile; USELESS: the agent failed or is not trusted. */
 enum outcome { ANSWERED, ABSENT, USELESS };
 
 struct answer {
     int fd;
-    int64_t deadline, patience; /* When to give up, and how long the next byte may take; milliseconds. */
-    int status;                 /* The exit status that the agent gives. */
+    int64_t deadline, patience; /* When to give up, and how long to wait for the next byte; milliseconds. */
+    int status;                 /* The exit status that the agent returned. */
     size_t body_size;
-    size_t size;                          /* How much of `data` is in use: lines, and then the body. */
-    char data[LINE_SIZE + BODY_SIZE + 1]; /* The last byte is never the agent's. */
+    size_t size;                          /* How much of `data` is in use: lines, then the body. */
+    char data[LINE_SIZE + BODY_SIZE + 1]; /* The last byte is reserved for the final NUL. */
 };
 
 static int64_t now(void) {
@@ -61,14 +61,14 @@ static bool is_told(const char *value) {
     return told != NULL && strcmp(told, value) == 0;
 }
 
-/* The names that may cross the socket: [A-Za-z0-9][A-Za-z0-9._@-]{0,63}. */
+/* Whether a profile name may be sent to the agent: [A-Za-z0-9][A-Za-z0-9._@-]{0,63}. */
 static bool is_name(const char *name) {
     static const char all[] = "._@-abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
     size_t size = strlen(name);
     return size >= 1 && size <= NAME_SIZE && strchr("._@-", name[0]) == NULL && strspn(name, all) == size;
 }
 
-/* The profile that the arguments name, or NULL where they are others than `--profile NAME`. */
+/* Return the profile that the arguments name, or NULL if there are any but `--profile NAME`. */
 static const char *profile_of(int count, char **arguments) {
     static const char flag[] = "--profile", joined[] = "--profile=";
     const char *name = NULL;
@@ -82,7 +82,7 @@ static const char *profile_of(int count, char **arguments) {
     return name != NULL && is_name(name) ? name : NULL;
 }
 
-/* Wait for more bytes and take them. */
+/* Wait for more bytes and read them. */
 static bool fill(struct answer *answer) {
     size_t room = sizeof answer->data - 1 - answer->size;
     int64_t time = now();
@@ -103,7 +103,7 @@ static bool fill(struct answer *answer) {
     return false;
 }
 
-/* Take the next line out of the data, without its end. */
+/* Remove the next line from the data, and copy it without its newline. */
 static bool take_line(struct answer *answer, char line[LINE_SIZE]) {
     for (;;) {
         size_t seen = answer->size < LINE_SIZE ? answer->size : LINE_SIZE;
@@ -122,7 +122,7 @@ static bool take_line(struct answer *answer, char line[LINE_SIZE]) {
     }
 }
 
-/* Read a number of five digits at most, from 1 to a limit, and go past it and the character that must follow. */
+/* Read a number from 1 to a limit, of at most five digits, and the character that must follow it. */
 static bool take_number(const char **text, char end, size_t limit, size_t *number) {
     *number = 0;
     for (int digits = 0; digits < 5 && **text >= '0' && **text <= '9'; digits++, (*text)++) {
@@ -131,7 +131,7 @@ static bool take_number(const char **text, char end, size_t limit, size_t *numbe
     return *number >= 1 && *number <= limit && *(*text)++ == end;
 }
 
-/* Read lines up to the one that ends them, `1 ok SIZE` or `1 error STATUS SIZE`, and then the body. */
+/* Read lines up to the last one, `1 ok SIZE` or `1 error STATUS SIZE`, and then the body. */
 static enum outcome read_answer(struct answer *answer) {
     static const char ok[] = "1 ok ", error[] = "1 error ";
     char line[LINE_SIZE];
@@ -165,7 +165,7 @@ static enum outcome read_answer(struct answer *answer) {
     return ANSWERED;
 }
 
-/* Open a socket that takes the place of no standard stream, should one be closed. */
+/* Open a socket whose descriptor is above those of the standard streams, even if one of these is closed. */
 static int new_socket(void) {
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0 || fd > STDERR_FILENO) {
@@ -176,7 +176,7 @@ static int new_socket(void) {
     return moved;
 }
 
-/* Connect, within a second, to a socket at whose other end root or a certain user must be. */
+/* Connect within a second. The process at the other end must belong to root or to the user `owner`. */
 static enum outcome join(int fd, const struct sockaddr_un *address, uid_t owner) {
     const struct timeval limit = {.tv_sec = FIRST_BYTE / 1000, .tv_usec = FIRST_BYTE % 1000 * 1000};
     if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) != 0) {
@@ -191,7 +191,7 @@ static enum outcome join(int fd, const struct sockaddr_un *address, uid_t owner)
     return is_known && (peer.uid == 0 || peer.uid == owner) ? ANSWERED : USELESS;
 }
 
-/* Tell whether a folder lets nobody but its owner, who is the user unless the folder is the system's, put a socket in. */
+/* Whether only a folder's owner can write to it. The owner must be this user, unless it is the system's folder. */
 static bool is_safe(const char *folder, bool is_systems, uid_t *owner) {
     struct stat status;
     if (lstat(folder, &status) != 0 || !S_ISDIR(status.st_mode) || (status.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
@@ -201,7 +201,7 @@ static bool is_safe(const char *folder, bool is_systems, uid_t *owner) {
     return is_systems || status.st_uid == geteuid();
 }
 
-/* Ask the agent whose socket lies in a folder. */
+/* Ask the agent whose socket is in a folder. */
 static enum outcome ask(const char *folder, bool is_systems, const char *name, struct answer *answer) {
     int64_t begin = now();
     struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -225,7 +225,7 @@ static enum outcome ask(const char *folder, bool is_systems, const char *name, s
     return outcome;
 }
 
-/* Ask the user's agent and, where there is none or it does not know the profile, the system's. */
+/* Ask the user's agent. If there is none, or it does not know the profile, ask the system's. */
 static enum outcome ask_all(const char *name, struct answer *answer) {
     char folder[PATH_SIZE];
     const char *runtime = getenv("XDG_RUNTIME_DIR");
@@ -237,7 +237,7 @@ static enum outcome ask_all(const char *name, struct answer *answer) {
     return outcome == ABSENT ? ask(SYSTEM_FOLDER, true, name, answer) : outcome;
 }
 
-/* Print what the agent answered, credentials or what went wrong, and return the exit status. */
+/* Print the agent's answer, credentials or an error, and return the exit status. */
 static int show(struct answer *answer) {
     const char *data = answer->data, *end = data + answer->body_size;
     if (answer->status == 0) {
@@ -258,7 +258,7 @@ static int show(struct answer *answer) {
     return answer->status;
 }
 
-/* Become the program in Python that lies beside this one, with the same arguments. */
+/* Execute the program in Python, which is installed beside this one, with the same arguments. */
 static int become_python(int count, char **arguments) {
     char path[PATH_SIZE + sizeof PROGRAM];
     ssize_t size = readlink("/proc/self/exe", path, PATH_SIZE);

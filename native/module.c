@@ -1,5 +1,5 @@
-/* hwsigner._native: the canonical forms as a Python function, with the signature of its twin in hwsigner/_reference.py.
- * Hashing is libcrypto's, its algorithm fetched once and its context kept. */
+/* hwsigner._native: the canonical forms as Python functions, with the signatures of hwsigner/sigv4/reference.py.
+ * libcrypto does the hashing; its algorithm is fetched once, and its context is reused. */
 #include <Python.h>
 
 #include <openssl/crypto.h>
@@ -7,7 +7,7 @@
 
 #include "canonical.h"
 
-/* From this size on, data is hashed without the interpreter's lock. */
+/* Payloads of LARGE bytes and more are hashed without the interpreter's lock. */
 enum { LARGE = 65536, BLOCK_SIZE = 64, DIGEST_SIZE = 32, HEX_SIZE = 2 * DIGEST_SIZE };
 
 struct state {
@@ -15,7 +15,7 @@ struct state {
     EVP_MD_CTX *context;
 };
 
-/* An iterable of pairs: the tuple of tuples keeps alive what the pairs point to. */
+/* An iterable of pairs. `owner`, a tuple of tuples, keeps alive what the pairs point to. */
 struct pairs {
     PyObject *owner;
     struct pair *items;
@@ -28,7 +28,7 @@ static int refuse(const char *problem) {
     return -1;
 }
 
-/* Exact types are known without a call, so they are asked for first, here and below. */
+/* Read a str or bytes. Here and below, the exact type is checked first: that takes no call. */
 static int read_text(PyObject *object, struct text *text) {
     Py_ssize_t size;
     const char *data;
@@ -39,7 +39,7 @@ static int read_text(PyObject *object, struct text *text) {
         }
         if (data == NULL || size != PyUnicode_GetLength(object)) {
             PyErr_Clear();
-            return refuse("a str with more than ASCII in it");
+            return refuse("a str with non-ASCII characters");
         }
     } else if (PyBytes_Check(object)) {
         data = PyBytes_AsString(object);
@@ -104,7 +104,7 @@ static PyObject *to_bytes(struct text text) {
     return PyBytes_FromStringAndSize((const char *)text.data, (Py_ssize_t)text.size);
 }
 
-/* Not Py_BuildValue: compiled by 3.13, its lengths are refused by 3.11. */
+/* Py_BuildValue can't be used: Python 3.11 refuses its lengths if the module was compiled with 3.13. */
 static PyObject *to_pair(PyObject *one, PyObject *other) {
     PyObject *pair = one != NULL && other != NULL ? PyTuple_Pack(2, one, other) : NULL;
     Py_XDECREF(one);
@@ -112,7 +112,7 @@ static PyObject *to_pair(PyObject *one, PyObject *other) {
     return pair;
 }
 
-/* Raise what went wrong, if anything did. */
+/* Raise an exception if the input was refused or memory ran out. */
 static int check(const struct buffer *buffer, const char *problem) {
     if (problem != NULL) {
         return refuse(problem);
@@ -124,7 +124,7 @@ static int check(const struct buffer *buffer, const char *problem) {
     return 0;
 }
 
-/* Write the SHA-256 of two texts, one after the other. */
+/* Write the SHA-256 of two concatenated texts. */
 static bool hash_in(EVP_MD_CTX *context, const EVP_MD *sha256, const struct text texts[2],
                     unsigned char digest[DIGEST_SIZE]) {
     return EVP_DigestInit_ex2(context, sha256, NULL) == 1 &&
@@ -146,7 +146,7 @@ static int write_hex(bool done, const unsigned char digest[DIGEST_SIZE], unsigne
     return 0;
 }
 
-/* Write the SHA-256 of a text in lower-case hex; without the lock, where another thread may use the kept context. */
+/* Write the SHA-256 of a text in lower-case hex. A large one is hashed without the lock, with a context of its own. */
 static int hash(PyObject *module, struct text text, unsigned char hex[HEX_SIZE]) {
     const struct state *state = PyModule_GetState(module);
     const struct text texts[2] = {text, {NULL, 0}};
@@ -180,7 +180,7 @@ static int authenticate(PyObject *module, struct text key, struct text text, uns
     return write_hex(done, digest, hex);
 }
 
-/* Read the payload's hash, or what stands for it. */
+/* Hash a payload of bytes; a str is the hash itself, or a word such as UNSIGNED-PAYLOAD. */
 static int read_payload(PyObject *module, PyObject *payload, struct text *text, unsigned char hex[HEX_SIZE]) {
     if (read_text(payload, text) < 0) {
         return -1;
@@ -197,10 +197,10 @@ static int read_key(PyObject *key, struct text *text) {
     if (read_text(key, text) < 0) {
         return -1;
     }
-    return text->size == DIGEST_SIZE ? 0 : refuse("a signing key that is not of 32 bytes");
+    return text->size == DIGEST_SIZE ? 0 : refuse("a signing key that is not 32 bytes long");
 }
 
-/* Take a request to its string to sign or, with a key, to its signature; and to its signed headers. */
+/* Return a request's string to sign or, with a key, its signature; and its signed headers. */
 static PyObject *sign(PyObject *module, PyObject *const *arguments, int s3, PyObject *key) {
     unsigned char little[4096], less[512], payload[HEX_SIZE], hex[HEX_SIZE];
     struct buffer out = buffer_open(little, sizeof little), to_sign = buffer_open(less, sizeof less);
@@ -250,7 +250,7 @@ static PyObject *sign_hmac(PyObject *module, PyObject *const *arguments, Py_ssiz
     return s3 < 0 ? NULL : sign(module, arguments, s3, arguments[6]);
 }
 
-/* Not constant, as Python's interface has it; nothing writes to these tables. */
+/* Python's interface does not allow these tables to be constant. They are never written to. */
 static PyMethodDef FUNCTIONS[] = {
     {"request_to_sign", (PyCFunction)(void (*)(void))request_to_sign, METH_FASTCALL,
      "request_to_sign($module, method, target, headers, payload, context, s3=False, /)\n--\n\n"
@@ -278,7 +278,7 @@ static void free_module(void *module) {
     EVP_MD_free(state->sha256);
 }
 
-/* The headers of Python 3.11 lack this slot, and 3.11 itself refuses a module that has it: hence two definitions. */
+/* Python 3.11's headers lack this slot, and 3.11 refuses a module that has it. So there are two definitions. */
 enum { MULTIPLE_INTERPRETERS = 3, PYTHON_3_12 = 0x030C0000 };
 #define PER_INTERPRETER_GIL ((void *)2)
 

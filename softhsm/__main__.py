@@ -1,4 +1,4 @@
-"""`python -m softhsm make DIR` makes a token and a TPM with keys inside; `python -m softhsm stop DIR` ends the TPM."""
+"""`python -m softhsm make DIR` makes a token and a TPM with keys. `python -m softhsm stop DIR` stops the TPM."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def make(folder: Path) -> None:
     """Make a token and a TPM in a new or empty folder and print the URIs of their keys."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if any(folder.iterdir()):
-        raise ToolError(f"{folder} is not empty; `python -m softhsm stop {folder}` and remove it first")
+        raise ToolError(f"{folder} is not empty; run `python -m softhsm stop {folder}`, then remove it")
     pin_file = folder / "pin"
     pin_file.touch(mode=0o600)
     pin_file.write_text(f"{PIN}\n")
@@ -47,7 +47,7 @@ def make(folder: Path) -> None:
 
 
 def stop(folder: Path) -> None:
-    """End the TPM of a folder; the files stay."""
+    """Stop the TPM in a folder. The files stay."""
     SoftTPM(folder / "tpm").stop()
 
 
@@ -55,7 +55,7 @@ def main() -> int:
     """Run one of the two commands."""
     parser = argparse.ArgumentParser(prog="python -m softhsm", description=__doc__)
     parser.add_argument("command", choices=("make", "stop"))
-    parser.add_argument("folder", type=Path, help="where the token's and the TPM's state live")
+    parser.add_argument("folder", type=Path, help="the folder for the token and the TPM")
     arguments = parser.parse_args()
     try:
         {"make": make, "stop": stop}[arguments.command](arguments.folder.absolute())

@@ -1,4 +1,4 @@
-"""Command and response APDUs (ISO/IEC 7816-4, 5): short and extended, chained, and answers in pieces."""
+"""Command and response APDUs (ISO/IEC 7816-4, 5): short, extended and chained commands, and responses in pieces."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ UNKNOWN_INSTRUCTION = 0x6D00
 _CHAINED = 0x10
 _GET_RESPONSE = 0xC0
 _MAX_DATA = 4096
-# VERIFY, CHANGE REFERENCE DATA, RESET RETRY COUNTER, IMPORT KEY, SET MANAGEMENT KEY: their data stay out of the log.
+# VERIFY, CHANGE REFERENCE DATA, RESET RETRY COUNTER, IMPORT KEY, SET MANAGEMENT KEY: their data is not logged.
 _SECRET = (0x20, 0x24, 0x2C, 0xFE, 0xFF)
 
 
 class StatusError(Exception):
-    """A command is refused.
+    """A refused command.
 
     Attributes:
         status: the status word, SW1 and SW2.
@@ -38,7 +38,7 @@ class StatusError(Exception):
 
 @dataclass(frozen=True)
 class Command:
-    """A command APDU; `le` is the most bytes of an answer in one piece."""
+    """A command APDU. `le` is the maximum length of one piece of response data."""
 
     cla: int
     ins: int
@@ -49,16 +49,16 @@ class Command:
 
     @classmethod
     def parse(cls, raw: bytes) -> Command:
-        """Read a command.
+        """Parse a command.
 
         Raises:
-            StatusError: 6700, lengths do not add up.
+            StatusError: 6700, the lengths do not add up.
         """
         if len(raw) < 4:
             raise StatusError(WRONG_LENGTH)
         cla, ins, p1, p2 = raw[:4]
         body = raw[4:]
-        # A first byte of 0 with something after it stands for lengths of two bytes.
+        # If the first byte is 0 and more bytes follow, lengths have two bytes.
         size = 2 if len(body) > 1 and body[0] == 0 else 1
         body = body[1:] if size == 2 else body
         if len(body) <= size:
@@ -75,10 +75,10 @@ class Command:
 
 
 class Exchange:
-    """One side of a conversation in APDUs: puts chained commands together and hands out long answers in pieces.
+    """The card's side of an exchange of APDUs: joins chained commands and splits long responses.
 
     Attributes:
-        log: each whole command with the status word of its answer, without PINs and keys.
+        log: each complete command with the status word of its response, without PINs and keys.
     """
 
     def __init__(self, process: Callable[[Command], bytes]) -> None:
@@ -88,10 +88,10 @@ class Exchange:
         self._rest = b""
 
     def reset(self) -> None:
-        """Forget half a command and half an answer."""
+        """Drop a partial command and a partial response."""
         self._chain = self._rest = b""
 
-    def answer(self, raw: bytes) -> bytes:
+    def respond(self, raw: bytes) -> bytes:
         """Return the response APDU to a command APDU."""
         try:
             command = Command.parse(raw)

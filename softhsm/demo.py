@@ -1,4 +1,4 @@
-"""`make demo`: AWS credentials from keys in a file, a PKCS #11 token and a TPM, and two refusals, all emulated here."""
+"""`make demo`: AWS credentials from keys in a file, a PKCS #11 token and a TPM, and two refusals, all emulated."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ _INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class DemoError(Exception):
-    """A step did not end as it must."""
+    """A step failed."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """A key in its place.
+class DemoKey:
+    """A key of the demo.
 
     Attributes:
         profile: the name of its profile in the AWS config file.
-        title: what to call the place.
-        key: the key's path or URI.
+        title: the name to print.
+        uri: the key's path or URI.
         leaf: the path of its certificate.
     """
 
     profile: str
     title: str
-    key: str
+    uri: str
     leaf: Path
 
 
@@ -63,7 +63,7 @@ class Service:
     role_arn: str
 
     def command(self, key: str, leaf: Path) -> list[str]:
-        """Return the command that gets credentials from here."""
+        """Return the command that gets credentials from this service."""
         flags = {
             "--certificate": str(leaf),
             "--private-key": key,
@@ -76,7 +76,7 @@ class Service:
 
 
 class Demo:
-    """The steps, in their order, with their files in one folder."""
+    """The steps of the demo. Their files are in one folder."""
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
         self._folder = folder
@@ -97,30 +97,30 @@ class Demo:
         """Run every step.
 
         Raises:
-            DemoError: a call that must succeed failed; or one that must be refused was not, or not for its reason.
+            DemoError: a call failed, or was not refused for the expected reason.
             ToolError: a program is missing or failed.
         """
         print("AWS credentials from a key in a file, in a PKCS #11 token and in a TPM, all emulated on this machine\n")
         ca = DemoCA("Demo CA")
-        places = [self._file_key(ca), self._token_key(ca), self._tpm_key(ca)]
+        keys = [self._file_key(ca), self._token_key(ca), self._tpm_key(ca)]
         service = self._start_emulator(self._write("ca.pem", ca.pem))
         # The AWS CLI and the hwsigner that it starts both inherit it.
         self._env["AWS_CA_BUNDLE"] = service.ca_file
-        self._write_config(places, service)
-        for place in places:
-            done = self._get_caller_identity(service, f"--profile={place.profile}")
-            self._say(f"aws sts get-caller-identity, with the {place.title}", _assumed_role(done))
-        self._refuse_changed_secret(places[0], service)
-        self._refuse_other_ca(places[0], service)
+        self._write_config(keys, service)
+        for key in keys:
+            done = self._get_caller_identity(service, f"--profile={key.profile}")
+            self._say(f"aws sts get-caller-identity, with the {key.title}", _assumed_role(done))
+        self._refuse_changed_secret(keys[0], service)
+        self._refuse_other_ca(service)
 
-    def _file_key(self, ca: DemoCA) -> Place:
+    def _file_key(self, ca: DemoCA) -> DemoKey:
         key = ec.generate_private_key(ec.SECP256R1())
         path = self._write("key.pem", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         public_key = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         self._say("A key in a file", str(path))
-        return Place("file", "key in a file", str(path), self._issue(ca, public_key, "bamboo-01"))
+        return DemoKey("file", "key in a file", str(path), self._issue(ca, public_key, "bamboo-01"))
 
-    def _token_key(self, ca: DemoCA) -> Place:
+    def _token_key(self, ca: DemoCA) -> DemoKey:
         token = SoftHSM(self._folder / "token")
         token.make()
         token.add_token("demo")
@@ -128,16 +128,16 @@ class Demo:
         self._env |= token.env
         uri = token.uri("bamboo-02", self._write("pin", f"{PIN}\n".encode()))
         self._say("A key made inside a PKCS #11 token (SoftHSM)", uri)
-        return Place("token", "key in the token", uri, self._issue(ca, token.public_key(b"\x01"), "bamboo-02"))
+        return DemoKey("token", "key in the token", uri, self._issue(ca, token.public_key(b"\x01"), "bamboo-02"))
 
-    def _tpm_key(self, ca: DemoCA) -> Place:
+    def _tpm_key(self, ca: DemoCA) -> DemoKey:
         tpm = SoftTPM(self._folder / "tpm")
         self._stack.callback(tpm.stop)
         tpm.start()
         path = self._folder / "tpm-key.pem"
         tpm.create_key_file(path, "EC:P-256")
         self._say("A key made inside a TPM 2.0 (swtpm)", tpm.uri(path))
-        return Place("tpm", "key in the TPM", tpm.uri(path), self._issue(ca, tpm.public_key(path), "bamboo-03"))
+        return DemoKey("tpm", "key in the TPM", tpm.uri(path), self._issue(ca, tpm.public_key(path), "bamboo-03"))
 
     def _start_emulator(self, anchor: Path) -> Service:
         ca_file, log = self._folder / "emulator-ca.pem", self._folder / "emulator.log"
@@ -154,19 +154,19 @@ class Demo:
         self._say("hwsigner emulator, a local service that trusts the demo CA alone", service.endpoint)
         return service
 
-    def _write_config(self, places: list[Place], service: Service) -> None:
+    def _write_config(self, keys: list[DemoKey], service: Service) -> None:
         lines = []
-        for place in places:
-            command = shlex.join(service.command(place.key, place.leaf))
-            lines += [f"[profile {place.profile}]", f"region = {REGION}", f"credential_process = {command}", ""]
+        for key in keys:
+            command = shlex.join(service.command(key.uri, key.leaf))
+            lines += [f"[profile {key.profile}]", f"region = {REGION}", f"credential_process = {command}", ""]
         path = self._write("config", "\n".join(lines).encode())
         self._say("An AWS config file with three profiles whose credential_process is hwsigner", str(path))
 
-    def _refuse_changed_secret(self, place: Place, service: Service) -> None:
-        vended = self._run(service.command(place.key, place.leaf))
-        if vended.returncode != 0:
-            raise DemoError(f"hwsigner credential-process failed: {vended.stderr.strip()}")
-        credentials = json.loads(vended.stdout)
+    def _refuse_changed_secret(self, key: DemoKey, service: Service) -> None:
+        done = self._run(service.command(key.uri, key.leaf))
+        if done.returncode != 0:
+            raise DemoError(f"hwsigner credential-process failed: {done.stderr.strip()}")
+        credentials = json.loads(done.stdout)
         env = {
             "AWS_ACCESS_KEY_ID": credentials["AccessKeyId"],
             "AWS_SECRET_ACCESS_KEY": credentials["SecretAccessKey"],
@@ -180,7 +180,7 @@ class Demo:
         _require_refusal(refused, "SignatureDoesNotMatch")
         self._say("The same call with one byte of the vended secret changed", f"refused: {_last_line(refused.stderr)}")
 
-    def _refuse_other_ca(self, place: Place, service: Service) -> None:
+    def _refuse_other_ca(self, service: Service) -> None:
         other = DemoCA("Another CA")
         key = ec.generate_private_key(ec.SECP256R1())
         path = self._write("other-key.pem", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -212,7 +212,7 @@ class Demo:
         except FileNotFoundError:
             raise DemoError(f"{command[0]} is not installed; `make setup` installs what is needed") from None
         except subprocess.TimeoutExpired:
-            raise DemoError(f"{' '.join(command[:3])} did not end within {_SECONDS:g} seconds") from None
+            raise DemoError(f"{' '.join(command[:3])} did not exit within {_SECONDS:g} seconds") from None
 
     def _write(self, name: str, data: bytes) -> Path:
         path = self._folder / name
@@ -226,7 +226,7 @@ class Demo:
 
 
 def _read_service(process: subprocess.Popen[str]) -> Service | None:
-    """Return what the emulator announces, or None if it ends before."""
+    """Return the values that the emulator prints, or None if it exits first."""
     values = {}
     for line in process.stdout or ():
         name, _, value = line.partition("=")
@@ -241,13 +241,14 @@ def _assumed_role(done: subprocess.CompletedProcess[str]) -> str:
         raise DemoError(f"{AWS} sts get-caller-identity failed: {done.stderr.strip()}")
     arn = str(json.loads(done.stdout)["Arn"])
     if ":assumed-role/" not in arn:
-        raise DemoError(f"the caller is {arn}, which is no assumed role")
+        raise DemoError(f"the caller is {arn}, which is not an assumed role")
     return arn
 
 
 def _require_refusal(done: subprocess.CompletedProcess[str], reason: str, status: int | None = None) -> None:
     if done.returncode == 0 or (status is not None and done.returncode != status) or reason not in done.stderr:
-        raise DemoError(f"a call to be refused ({reason}) ended with status {done.returncode}: {done.stderr.strip()}")
+        result = f"exited with status {done.returncode}: {done.stderr.strip()}"
+        raise DemoError(f"a call that should be refused ({reason}) {result}")
 
 
 def _last_line(text: str) -> str:
@@ -259,7 +260,7 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def main() -> int:
-    """Run the demo and remove all it made, also when interrupted."""
+    """Run the demo, then remove everything it made, even if it was interrupted."""
     for number in _INTERRUPTIONS:
         signal.signal(number, _interrupt)
     try:
@@ -268,18 +269,18 @@ def main() -> int:
             try:
                 Demo(Path(folder), stack).run()
             finally:
-                # From here on, a second Ctrl-C would only leave something behind.
+                # A second Ctrl-C during the cleanup would leave files behind.
                 for number in _INTERRUPTIONS:
                     signal.signal(number, signal.SIG_IGN)
-        print("\nAll as it must be; everything is cleaned up. Next:")
-        print(f"  {sys.executable} -m softhsm make DIR   makes keys on emulated hardware to play with")
+        print("\nEverything worked, and everything is cleaned up. Next:")
+        print(f"  {sys.executable} -m softhsm make DIR   makes keys on emulated hardware to try out")
         print("  README.md shows the same with your own certificate, key and trust anchor", flush=True)
     except KeyboardInterrupt:
         print("\nInterrupted; everything is cleaned up.", file=sys.stderr)
         return 130
     except (DemoError, ToolError, OSError) as error:
         if isinstance(error, BrokenPipeError):
-            # The interpreter would write the rest at its end, and complain in its own way.
+            # Otherwise the interpreter flushes stdout at exit and prints an error of its own.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"demo: {error}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""pcscd with two virtual card readers, in namespaces of its own."""
+"""pcscd with two virtual card readers, in its own namespaces."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _MAX_SOCKET_PATH = 107
 
 
 class SoftPcsc:
-    """A pcscd whose readers are virtual ones of vsmartcard's vpcd.
+    """A pcscd with virtual readers, provided by vsmartcard's vpcd.
 
-    vpcd listens for cards on all addresses and pcscd's socket has one fixed place, so both live in a network and a
-    mount namespace of their own. Clients need neither: their libpcsclite finds the socket through `env`. It reads that
-    once, so one process uses one SoftPcsc.
+    vpcd listens for cards on all addresses and pcscd's socket has a fixed path, so both run in their own network and
+    mount namespaces. Clients run outside: their libpcsclite finds the socket through `env`. It reads that only once,
+    so a process can use only one SoftPcsc.
 
     Attributes:
         folder: the folder with pcscd's socket and log. Its path must be short enough for a Unix socket.
-        env: what the clients need in their environment.
-        ejections: by the readers that have a card, what pulls it out.
+        env: the environment variables that clients need.
+        ejections: for each reader with a card, the function that removes the card.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,18 +46,18 @@ class SoftPcsc:
         self._requests: socket.socket | None = None
 
     def start(self) -> None:
-        """Start pcscd, with no card in its readers.
+        """Start pcscd with empty readers.
 
         Raises:
-            ToolError: a program is missing, no namespaces can be had, or pcscd does not start.
+            ToolError: a program is missing, namespaces can't be created, or pcscd does not start.
         """
         if len(str(self._socket)) > _MAX_SOCKET_PATH:
-            hint = "take a folder with a shorter name"
+            hint = "choose a folder with a shorter path"
             raise ToolError(f"{self._socket} is too long for the path of a Unix socket; {hint}")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._requests, theirs = socket.socketpair()
         inside = [sys.executable, "-I", pcsc_namespace.__file__, str(theirs.fileno()), str(self.folder)]
-        # An ordinary user becomes root in a user namespace, where the system lets it.
+        # An ordinary user becomes root in a user namespace, if the system allows it.
         outside = ["unshare", "--net", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
         with theirs, self._log.open("wb") as log:
             try:
@@ -69,7 +69,7 @@ class SoftPcsc:
         self._wait_until_ready()
 
     def stop(self) -> None:
-        """End pcscd."""
+        """Stop pcscd."""
         if self._requests is not None:
             self._requests.close()
             self._requests = None
@@ -82,39 +82,39 @@ class SoftPcsc:
             self._process = None
 
     def insert(self, reader: int) -> socket.socket:
-        """Return the connection of a card to a reader that has none. pcscd notices within half a second."""
+        """Connect a card to an empty reader and return the connection. pcscd notices within half a second."""
         if self._requests is None:
             raise ToolError("pcscd was not started")
         self._requests.send(bytes([reader]))
         answer, descriptors, _, _ = socket.recv_fds(self._requests, 1, 1)
         if not descriptors:
-            what = f"vpcd takes no card in reader {reader}" if answer else "pcscd has ended"
+            what = f"vpcd accepts no card in reader {reader}" if answer else "pcscd has exited"
             raise ToolError(f"{what}; see {self._log}")
         return socket.socket(fileno=descriptors[0])
 
     def insertions(self) -> int:
-        """Return how often pcscd has seen a card in one of the readers that had none."""
-        # It says "inserted into" of no card that is there when its thread begins, but always this of what it powers up.
+        """Return how often pcscd has seen a card inserted."""
+        # It does not log "inserted into" for a card that is there when its thread starts, but always logs the ATR.
         return self._log.read_text(errors="replace").count("Card ATR: ")
 
     def removals(self, reader: int) -> int:
-        """Return how often pcscd has seen that a card was pulled out of a reader."""
+        """Return how often pcscd has seen a card removed from a reader."""
         return self._log.read_text(errors="replace").count(f"Card Removed From {_NAME.format(reader)}\n")
 
     def wait(self, count: Callable[[], int], least: int) -> None:
-        """Wait until pcscd has seen something so often.
+        """Wait until pcscd has seen a number of events.
 
         Args:
-            count: returns how often it has.
-            least: how often it is to have.
+            count: returns the number so far.
+            least: the number to wait for.
 
         Raises:
-            ToolError: it has not, in half a minute.
+            ToolError: the number is not reached within half a minute.
         """
         deadline = time.monotonic() + _EVENT_SECONDS
         while count() < least:
             if time.monotonic() > deadline or self._process is None or self._process.poll() is not None:
-                raise ToolError(f"pcscd does not see that a card came or went; see {self._log}")
+                raise ToolError(f"pcscd did not notice that a card was inserted or removed; see {self._log}")
             time.sleep(_POLL_SECONDS)
 
     def _wait_until_ready(self) -> None:
@@ -124,5 +124,5 @@ class SoftPcsc:
                 self.stop()
                 output = self._log.read_text(errors="replace").strip()
                 hint = "it needs root, or user namespaces for ordinary users"
-                raise ToolError(f"pcscd does not start in namespaces of its own ({hint}): {output}")
+                raise ToolError(f"pcscd does not start in its own namespaces ({hint}): {output}")
             time.sleep(_POLL_SECONDS)

@@ -1,9 +1,8 @@
 """The process inside the namespaces of a `SoftPcsc`: it starts pcscd and connects cards to the virtual readers.
 
-It is started by its path, by a Python that need not see this package: `pcsc_namespace.py FD FOLDER`. FD is a Unix
-socket. Each byte that comes in is the number of a reader; the answer is one byte with a descriptor beside it, the
-connection to that reader, or one byte alone if there is none. When the other side closes the socket, pcscd ends, and so
-does this.
+It runs as `pcsc_namespace.py FD FOLDER`, by a Python that need not find this package. FD is a Unix socket. Each byte
+received is the number of a reader. The response is one byte, with the descriptor of a connection to that reader unless
+connecting failed. When the other side closes the socket, pcscd and this process exit.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathlib import Path
 
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x41
-# Where vpcd listens for a card of its first reader; the next reader is one higher.
+# vpcd's port for the first reader. The second reader has the next port.
 PORT = 35963
 _DRIVER = "/usr/lib/pcsc/drivers/serial/libifdvpcd.so"
 _READERS = f"""\
@@ -35,9 +34,9 @@ def _raise_loopback() -> None:
 
 
 def _mount(folder: Path) -> None:
-    """Put the folder where pcscd has its socket, in this mount namespace alone."""
+    """Mount the folder where pcscd creates its socket, in this mount namespace only."""
     os.chdir(folder)
-    # /run/pcscd need not exist, and making it would show outside. A relative source is found below the tmpfs too.
+    # /run/pcscd may not exist, and creating it would be visible outside. A relative source stays reachable.
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
     os.mkdir("/run/pcscd")
     subprocess.run(["mount", "--no-canonicalize", "--bind", ".", "/run/pcscd"], check=True)
@@ -48,7 +47,7 @@ def _start_pcscd(folder: Path) -> subprocess.Popen[bytes]:
     for path in (readers, drivers):
         path.mkdir(exist_ok=True)
     (readers / "vpcd").write_text(_READERS)
-    # Without a driver for USB, the machine's real readers and cards are left alone.
+    # Without a USB driver, pcscd leaves the machine's real readers and cards alone.
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PCSCLITE_HP_DROPDIR": str(drivers)}
     command = ["pcscd", "--foreground", "--info", "--disable-polkit", "--config", str(readers)]
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)

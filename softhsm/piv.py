@@ -1,4 +1,4 @@
-"""The PIV applet of a YubiKey 5: which command runs what (SP 800-73-4, part 2, 3; Yubico's extensions)."""
+"""The PIV applet of a YubiKey 5: dispatches commands (SP 800-73-4, part 2, 3; Yubico's extensions)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from softhsm.touch import TouchSensor
 _PIV = bytes.fromhex("A000000308")
 _MANAGER = bytes.fromhex("A000000527471117")
 _SELECTED = bytes.fromhex("61114F0600001000010079074F05A000000308")
-# The discovery object: PIV, and a PIN of the application alone (SP 800-73-4, part 1, 3.3.2).
+# The discovery object: PIV, with the application PIN only (SP 800-73-4, part 1, 3.3.2).
 _DISCOVERY = bytes.fromhex("7E124F0BA0000003080000100001005F2F024000")
 # Fingerprints, facial image, printed information, iris images (table 2).
 _READ_WITH_PIN = (0x5FC103, 0x5FC108, 0x5FC109, 0x5FC121)
@@ -20,11 +20,11 @@ _SELECT, _VERIFY = 0xA4, 0x20
 
 
 class PivApplet:
-    """A YubiKey's applications, of which it is PIV that does something.
+    """A YubiKey's applications. Only PIV does anything.
 
     Attributes:
-        pins: the commands on PIN and PUK, and the PINs that came in.
-        slots: the commands on keys.
+        pins: the PIN and PUK commands, and the PINs received.
+        slots: the key commands.
     """
 
     def __init__(self, state: State, sensor: TouchSensor) -> None:
@@ -43,15 +43,15 @@ class PivApplet:
         }
 
     def reset(self) -> None:
-        """Lose power, or be reset."""
+        """Forget the state that a reset or a loss of power clears."""
         self._selected = False
         self._session.reset()
 
     def process(self, command: apdu.Command) -> bytes:
-        """Run a command and return the data of its answer.
+        """Run a command and return its response data.
 
         Raises:
-            StatusError: with the status word.
+            StatusError: the command is refused.
         """
         if command.ins == _SELECT:
             return self._select(command)
@@ -65,7 +65,7 @@ class PivApplet:
                 self._session.pin_fresh = False
 
     def _select(self, command: apdu.Command) -> bytes:
-        """Select an application. PIV selected again keeps its security status (3.1.1); another one ends it."""
+        """Select an application. Selecting PIV again keeps its security status (3.1.1), another one ends it."""
         self._session.pin_fresh = False
         if command.data.startswith(_PIV):
             self._selected = True
@@ -101,7 +101,7 @@ class PivApplet:
         return b""
 
     def write(self, tag: int, content: bytes) -> None:
-        """Write a data object, or remove it by writing nothing."""
+        """Write a data object. Empty content removes it."""
         if content:
             self._state.objects[tag] = content.hex()
         else:

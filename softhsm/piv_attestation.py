@@ -1,4 +1,4 @@
-"""Attestation: certificates that say that a key was generated on the card (Yubico's PIV attestation)."""
+"""Attestation certificates, which state that a key was generated on the card (Yubico's PIV attestation)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _USB_A_KEYCHAIN = b"\x01"
 
 
 def provision(state: State) -> None:
-    """Put an attestation key and its certificate on a new card, as the factory does, under a root of the card's own."""
+    """Give a new card an attestation key and certificate, as the factory does, issued by the card's own root."""
     root, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     authority = x509.BasicConstraints(ca=True, path_length=1)
     root_certificate = _builder(_ROOT, _ROOT, root).add_extension(authority, critical=True).sign(root, hashes.SHA256())
@@ -53,7 +53,7 @@ def attest(state: State, slot: int) -> bytes:
 
 
 def wrap_certificate(der: bytes) -> bytes:
-    """Return the content of a certificate's data object, not compressed (SP 800-73-4, part 1, table 10)."""
+    """Return the content of a certificate's data object, uncompressed (SP 800-73-4, part 1, table 10)."""
     return tlv.encode(0x70, der) + tlv.encode(0x71, b"\0") + tlv.encode(0xFE, b"")
 
 

@@ -1,4 +1,4 @@
-"""Private keys on a card: what goes in as raw numbers, and what is done with them (SP 800-73-4, part 2, appendix A)."""
+"""Private keys on a card: import from raw numbers, and use (SP 800-73-4, part 2, appendix A)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FIRST_WITH_LONG_RSA = (5, 7, 0)
 
 
 def require_supported(algorithm: int, firmware: tuple[int, int, int]) -> None:
-    """Refuse an algorithm that the card does not have."""
+    """Refuse an algorithm that the card does not support."""
     is_long = RSA_SIZES.get(algorithm, 0) > 2048
     if algorithm not in CURVES | RSA_SIZES or (is_long and firmware < _FIRST_WITH_LONG_RSA):
         raise apdu.StatusError(apdu.WRONG_DATA)
@@ -29,7 +29,7 @@ def generate(algorithm: int) -> PrivateKey:
 
 
 def read(algorithm: int, values: dict[int, bytes]) -> PrivateKey:
-    """Return the key of an IMPORT KEY command: the scalar (tag 06), or the primes (01, 02) of an exponent of 65537."""
+    """Return the key in an IMPORT KEY command: a scalar (tag 06), or the primes (01, 02) for the exponent 65537."""
     try:
         if algorithm in CURVES:
             return ec.derive_private_key(int.from_bytes(values[0x06]), CURVES[algorithm])
@@ -46,7 +46,7 @@ def _from_primes(p: int, q: int) -> rsa.RSAPrivateKey:
 
 
 def public_key(key: PrivateKey) -> bytes:
-    """Return a public key as GENERATE answers it, in its outer tag: a point (86), or modulus and exponent (81, 82)."""
+    """Return the content of GENERATE's response: a point (86), or modulus and exponent (81, 82)."""
     if isinstance(key, rsa.RSAPrivateKey):
         numbers = key.public_key().public_numbers()
         return tlv.encode(0x81, numbers.n.to_bytes(key.key_size // 8)) + tlv.encode(0x82, numbers.e.to_bytes(3))
@@ -54,7 +54,7 @@ def public_key(key: PrivateKey) -> bytes:
 
 
 def use(key: PrivateKey, data: bytes) -> bytes:
-    """Return a raw RSA result for a block of the modulus's length, or a DER ECDSA signature of a digest."""
+    """Return the raw RSA result for a block as long as the modulus, or a DER ECDSA signature of a digest."""
     if isinstance(key, rsa.RSAPrivateKey):
         return _raw_rsa(key, data)
     algorithm = hashes.SHA256() if key.key_size == 256 else hashes.SHA384()
@@ -78,6 +78,6 @@ def _raw_rsa(key: rsa.RSAPrivateKey, block: bytes) -> bytes:
     value = int.from_bytes(block)
     if len(block) != key.key_size // 8 or value >= numbers.public_numbers.n:
         raise apdu.StatusError(apdu.WRONG_DATA)
-    # By the Chinese remainder theorem (RFC 8017, 5.2.1): cryptography has no unpadded RSA.
+    # cryptography has no unpadded RSA, so use the Chinese remainder theorem (RFC 8017, 5.2.1).
     first, second = pow(value, numbers.dmp1, numbers.p), pow(value, numbers.dmq1, numbers.q)
     return (second + numbers.q * ((first - second) * numbers.iqmp % numbers.p)).to_bytes(len(block))

@@ -1,4 +1,4 @@
-"""The management key: whoever proves it may change keys and data (SP 800-73-4, part 2, appendix A.1 and A.2)."""
+"""The management key, which authorises changes of keys and data (SP 800-73-4, part 2, appendix A.1 and A.2)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ManagementKey:
         return b""
 
     def authenticate(self, algorithm: int, values: dict[int, bytes]) -> bytes:
-        """Run one step: the card's witness or challenge first, then the other side's answer to it."""
+        """Run one step: first the card's witness or challenge, then the host's response to it."""
         if algorithm != self._session.state.management_algorithm:
             raise apdu.StatusError(apdu.WRONG_DATA)
         for tag in (_WITNESS, _CHALLENGE):
@@ -56,7 +56,7 @@ class ManagementKey:
 
     def _challenge(self, tag: int) -> bytes:
         self._session.challenge = secrets.token_bytes(8 if self._session.state.management_algorithm == TDES else 16)
-        # The witness is sent encrypted and comes back in the clear, a challenge the other way round.
+        # A witness is sent encrypted and returned in clear. A challenge is sent in clear and returned encrypted.
         return tlv.encode(tag, self._encrypt(self._session.challenge) if tag == _WITNESS else self._session.challenge)
 
     def _prove(self, expected: bytes, answer: bytes) -> None:

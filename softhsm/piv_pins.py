@@ -14,7 +14,7 @@ class PinCommands:
     """The commands that compare or set a code.
 
     Attributes:
-        tries: the status word of each PIN that was sent here, in order.
+        tries: the status word of each PIN received, in order.
     """
 
     def __init__(self, session: Session) -> None:
@@ -22,14 +22,14 @@ class PinCommands:
         self._session = session
 
     def handlers(self) -> dict[int, Handler]:
-        """Return what runs for which instruction."""
+        """Return the handler of each instruction."""
         return {0x20: self._verify, 0x24: self._change, 0x2C: self._unblock, 0xFA: self._set_tries, 0xFB: self._reset}
 
     def _verify(self, command: apdu.Command) -> bytes:
         session = self._session
         if command.p2 != _PIN or command.p1 not in (0x00, 0xFF):
             raise apdu.StatusError(apdu.REFERENCE_NOT_FOUND)
-        if command.p1 == 0xFF:  # take the verification back (table 9)
+        if command.p1 == 0xFF:  # Revoke the verification (table 9).
             session.pin_verified = session.pin_fresh = False
         elif command.data:
             self._compare_pin(command.data)
@@ -61,7 +61,7 @@ class PinCommands:
         return b""
 
     def _set_tries(self, command: apdu.Command) -> bytes:
-        """SET PIN RETRIES: back to the factory's PIN and PUK, with other numbers of tries."""
+        """SET PIN RETRIES: reset PIN and PUK to the factory values, with new numbers of tries."""
         self._session.require_management()
         if not self._session.pin_verified:
             raise apdu.StatusError(apdu.SECURITY_STATUS)
@@ -74,7 +74,7 @@ class PinCommands:
         return b""
 
     def _reset(self, command: apdu.Command) -> bytes:
-        """RESET: only a card whose PIN and PUK are both blocked."""
+        """RESET: allowed only if PIN and PUK are both blocked."""
         state = self._session.state
         if state.pin.left or state.puk.left:
             raise apdu.StatusError(apdu.CONDITIONS)
@@ -100,7 +100,7 @@ class PinCommands:
             self.tries.append(status)
 
     def _compare(self, code: Code, value: bytes) -> None:
-        """Refuse a wrong value, and count it."""
+        """Refuse a wrong value and count the failed try."""
         if code.left == 0:
             raise apdu.StatusError(apdu.BLOCKED)
         if len(value) != 8:

@@ -1,4 +1,4 @@
-"""What a PIV card knows only while it has power, and what the parts of the applet share."""
+"""The volatile state of a PIV card, shared by the parts of the applet."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ Handler = Callable[[apdu.Command], bytes]
 
 @dataclass
 class Session:
-    """The security status, the state behind it, and the touch sensor.
+    """The security status, the persistent state, and the touch sensor.
 
     Attributes:
-        pin_verified: the PIN was right, and nothing has taken that back.
-        pin_fresh: it was right in the command just before this one.
-        managed: the management key was proved.
-        challenge: what the other side has yet to answer.
+        state: the persistent state.
+        sensor: the touch sensor.
+        pin_verified: whether the PIN has been verified.
+        pin_fresh: whether the previous command verified the PIN.
+        managed: whether the host has proved the management key.
+        challenge: the witness or challenge that the host has yet to respond to.
     """
 
     state: State
@@ -31,12 +33,12 @@ class Session:
     challenge: bytes = b""
 
     def reset(self) -> None:
-        """Take all rights back."""
+        """Revoke all rights."""
         self.pin_verified = self.pin_fresh = self.managed = False
         self.challenge = b""
 
     def require_management(self) -> None:
-        """Refuse a command of somebody who did not prove the management key."""
+        """Refuse the command unless the host has proved the management key."""
         if not self.managed:
             raise apdu.StatusError(apdu.SECURITY_STATUS)
 

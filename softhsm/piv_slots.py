@@ -25,7 +25,7 @@ from softhsm.piv_state import (
 )
 
 _CHALLENGE, _EXPONENTIATION = 0x81, 0x85
-# What a key's PIN policy is where nobody says otherwise (SP 800-73-4, part 1, table 4b).
+# The default PIN policies that differ from PIN_ONCE (SP 800-73-4, part 1, table 4b).
 _PIN_POLICIES = {0x9C: PIN_ALWAYS, 0x9E: PIN_NEVER}
 
 
@@ -37,7 +37,7 @@ class SlotCommands:
         self._management = ManagementKey(session)
 
     def handlers(self) -> dict[int, Handler]:
-        """Return what runs for which instruction."""
+        """Return the handler of each instruction."""
         return {
             0x47: self._generate,
             0x87: self._authenticate,
@@ -48,7 +48,7 @@ class SlotCommands:
         }
 
     def store(self, slot: int, key: PrivateKey, policies: tuple[int, int], *, generated: bool) -> None:
-        """Put a key into a slot, with its PIN policy and touch policy; 0 is the slot's default."""
+        """Store a key in a slot with its PIN policy and touch policy. 0 means the slot's default."""
         pin, touch = policies[0] or _PIN_POLICIES.get(slot, PIN_ONCE), policies[1] or TOUCH_NEVER
         self._session.state.keys[slot] = StoredKey.of(key, pin, touch, generated=generated)
         self._session.state.save()
@@ -81,7 +81,7 @@ class SlotCommands:
         return tlv.encode(0x7C, tlv.encode(0x82, result))
 
     def _authorised_key(self, slot: int, algorithm: int) -> PrivateKey:
-        """Return a key once its PIN policy and its touch policy are satisfied."""
+        """Return a key after its PIN policy and touch policy are satisfied."""
         session = self._session
         stored = session.state.keys.get(slot)
         if stored is None or slot == ATTESTATION or stored.algorithm != algorithm:
@@ -122,7 +122,7 @@ class SlotCommands:
 
 def _policies(values: dict[int, bytes]) -> tuple[int, int]:
     pin, touch = (int.from_bytes(values.get(tag, b"")) for tag in (0xAA, 0xAB))
-    # 4 and 5 are for fingerprints, which this card does not read.
+    # 4 and 5 are for fingerprints, which this card does not support.
     if pin > PIN_ALWAYS or touch > TOUCH_CACHED:
         raise apdu.StatusError(apdu.WRONG_DATA)
     return pin, touch

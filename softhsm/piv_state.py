@@ -1,4 +1,4 @@
-"""What a PIV card keeps when it has no power: codes and their counters, keys, data objects; in a JSON file."""
+"""The persistent state of a PIV card, in a JSON file: codes and their counters, keys, data objects."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 def pad(code: str) -> bytes:
-    """Return a PIN or PUK as the card sees it: eight bytes, filled up with FF (SP 800-73-4, part 2, 2.4.3)."""
+    """Return a PIN or PUK as sent to the card: eight bytes, padded with FF (SP 800-73-4, part 2, 2.4.3)."""
     return code.encode().ljust(8, b"\xff")
 
 
@@ -43,7 +43,7 @@ def algorithm_of(key: PrivateKey) -> int:
     """Return the algorithm reference of a key.
 
     Raises:
-        ValueError: PIV has no such algorithm.
+        ValueError: PIV does not have this algorithm.
     """
     kind = str(key.key_size) if isinstance(key, rsa.RSAPrivateKey) else key.curve.name
     known = {str(size): number for number, size in RSA_SIZES.items()}
@@ -55,14 +55,14 @@ def algorithm_of(key: PrivateKey) -> int:
 
 @dataclass
 class Code:
-    """The PIN or the PUK: eight bytes in hexadecimal, how many tries it has, and how many are left."""
+    """The PIN or PUK: eight bytes in hexadecimal, the number of tries, and how many are left."""
 
     value: str
     tries: int = 3
     left: int = 3
 
     def set(self, value: bytes) -> None:
-        """Set a new value, with all its tries."""
+        """Set a new value and restore all tries."""
         self.value, self.left = value.hex(), self.tries
 
 
@@ -92,7 +92,7 @@ class StoredKey:
 
 @dataclass
 class State:
-    """The whole memory of a card; `save` writes it to its file."""
+    """The memory of a card. `save` writes it to a file."""
 
     path: Path
     serial: int
@@ -111,7 +111,7 @@ class State:
 
     @classmethod
     def load(cls, path: Path) -> State:
-        """Read a card that was saved."""
+        """Load a saved card."""
         values: dict[str, Any] = json.loads(path.read_text())
         state = cls(path, values.pop("serial"), tuple(values.pop("firmware")))
         state.pin, state.puk = Code(**values.pop("pin")), Code(**values.pop("puk"))
@@ -122,14 +122,14 @@ class State:
         return state
 
     def save(self) -> None:
-        """Write the file, or leave the former one as it is."""
+        """Replace the file atomically."""
         values = {name: value for name, value in asdict(self).items() if name != "path"}
         new = self.path.with_suffix(".new")
         new.write_text(json.dumps(values))
         os.replace(new, self.path)
 
     def reset(self) -> None:
-        """Return to the factory's settings; the attestation key and its certificate stay."""
+        """Restore the factory settings. Only the attestation key and its certificate stay."""
         self.pin, self.puk = Code(pad(PIN).hex()), Code(pad(PUK).hex())
         self.management_algorithm = AES_192 if self.firmware >= (5, 7, 0) else TDES
         self.management_key, self.management_touch = MANAGEMENT_KEY.hex(), TOUCH_NEVER

@@ -1,4 +1,4 @@
-"""tabrmd, the TPM resource manager in user space, on a D-Bus of its own before a swtpm."""
+"""tabrmd, the TPM resource manager in user space, in front of a swtpm and on its own D-Bus."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _STOP_SECONDS = 5.0
 class ResourceManager:
     """A dbus-daemon and a tpm2-abrmd.
 
-    A process that has used it must end before the bus does: GLib ends it otherwise.
+    A process that has used it must exit before the bus stops, or GLib kills it.
 
     Attributes:
         tcti: the TCTI that reaches it, in an environment with `env`.
-        env: the bus.
+        env: the environment variable that names the bus.
     """
 
     tcti = "tabrmd:bus_type=session"
@@ -45,7 +45,7 @@ class ResourceManager:
         """Start both, and wait until tabrmd is on the bus.
 
         Raises:
-            ToolError: one of them is not installed, or does not start.
+            ToolError: one of them is not installed or does not start.
         """
         address = f"unix:path={self._tpm.folder / 'bus'}"
         self.env = {"DBUS_SESSION_BUS_ADDRESS": address}
@@ -53,10 +53,13 @@ class ResourceManager:
         self.start_manager()
 
     def start_manager(self, tcti: str = "") -> None:
-        """Start tabrmd on the running bus; raises as `start`.
+        """Start tabrmd on the running bus.
 
         Args:
-            tcti: another way to the TPM than its own.
+            tcti: a TCTI to use instead of the TPM's own.
+
+        Raises:
+            ToolError: as `start`.
         """
         options = ["--allow-root"] if os.getuid() == 0 else []
         command = ["tpm2-abrmd", "--session", "--flush-all", f"--tcti={tcti or self._tpm.tcti}", *options]
@@ -65,12 +68,12 @@ class ResourceManager:
         _wait(self._is_on_bus, self._manager)
 
     def stop_manager(self) -> None:
-        """End tabrmd, and leave the bus."""
+        """Stop tabrmd but not the bus."""
         _stop(self._manager)
         self._manager = None
 
     def stop(self) -> None:
-        """End both."""
+        """Stop both."""
         self.stop_manager()
         _stop(self._bus)
         self._bus = None

@@ -1,10 +1,10 @@
-"""BER-TLV data objects (ISO/IEC 7816-4, 5.2.2), as far as PIV has them: definite lengths of up to two bytes."""
+"""BER-TLV data objects (ISO/IEC 7816-4, 5.2.2) as PIV uses them: definite lengths of up to two bytes."""
 
 from __future__ import annotations
 
 
 def encode(tag: int, value: bytes) -> bytes:
-    """Return a data object; the tag is written in as many bytes as it has."""
+    """Return a data object. The tag takes as many bytes as it needs."""
     length = len(value)
     if length < 0x80:
         prefix = bytes([length])
@@ -16,17 +16,17 @@ def encode(tag: int, value: bytes) -> bytes:
 
 
 def decode(data: bytes) -> dict[int, bytes]:
-    """Return the values of a row of data objects with tags of one byte, by tag.
+    """Return the values of consecutive data objects with one-byte tags, by tag.
 
     Raises:
-        ValueError: the row ends within an object.
+        ValueError: the data ends within an object.
     """
     values = {}
     while data:
         tag, data = data[0], data[1:]
         length, data = _take_length(data)
         if length > len(data):
-            raise ValueError("a data object is longer than what is there")
+            raise ValueError("a data object is cut off")
         values[tag], data = data[:length], data[length:]
     return values
 
@@ -38,5 +38,5 @@ def _take_length(data: bytes) -> tuple[int, bytes]:
         return data[0], data[1:]
     size = data[0] & 0x7F
     if size not in (1, 2) or len(data) <= size:
-        raise ValueError("a data object has no such length")
+        raise ValueError("a data object has an invalid length")
     return int.from_bytes(data[1 : 1 + size]), data[1 + size :]

@@ -1,4 +1,4 @@
-"""SoftHSM tokens in a folder of their own."""
+"""SoftHSM tokens in their own folder."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def find_module() -> str:
 
 
 class SoftHSM:
-    """A SoftHSM whose tokens lie in one folder, and its current token.
+    """SoftHSM with its tokens in one folder. The token added last is the current one.
 
     Attributes:
         folder: the folder.
         module: the path of the PKCS #11 module.
         conf: the path of softhsm2.conf.
-        env: what the module's users need in their environment.
-        label, pin, so_pin: of the token that was added last.
+        env: the environment variables that users of the module need.
+        label, pin, so_pin: those of the current token.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,13 +48,13 @@ class SoftHSM:
         self._pins: dict[str, str] = {}
 
     def make(self) -> None:
-        """Make the folder, with no token in it."""
+        """Create the folder, without tokens."""
         tokens = self.folder / "tokens"
         tokens.mkdir(parents=True, mode=0o700)
         self.conf.write_text(f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n")
 
     def add_token(self, label: str, pin: str = PIN) -> None:
-        """Initialise one more token and make it the current one."""
+        """Initialise another token and make it the current one."""
         arguments = ["softhsm2-util", "--init-token", "--free", "--label", label, "--pin", pin, "--so-pin", SO_PIN]
         run(arguments, self.env)
         self.label, self.pin = label, pin

@@ -6,16 +6,16 @@ import threading
 import time
 
 _WAIT_SECONDS = 15.0
-# A touch counts for so long where the policy is `cached`.
+# How long a touch counts if the policy is `cached`.
 _CACHED_SECONDS = 15.0
 
 
 class TouchSensor:
-    """A sensor at which a signature waits.
+    """A touch sensor, for which signatures wait.
 
     Attributes:
-        seconds: how long the card waits for a touch; a YubiKey waits 15 seconds.
-        delay: if set, the card is touched by itself after so many seconds of waiting.
+        seconds: how long the card waits for a touch. A YubiKey waits 15 seconds.
+        delay: if set, a touch is simulated after this many seconds of waiting.
         asked: how often the card has waited for a touch.
     """
 
@@ -25,32 +25,32 @@ class TouchSensor:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all touches, and wait for the next as a YubiKey does."""
+        """Forget all touches and restore the settings of a YubiKey."""
         self.seconds = _WAIT_SECONDS
         self.delay: float | None = None
         self.asked = 0
         self._last = -_CACHED_SECONDS
 
     def touch(self) -> None:
-        """Touch the card. A touch that the card does not wait for does nothing."""
+        """Touch the card. This has no effect unless the card is waiting."""
         with self._condition:
             if self._waiting:
                 self._touched = True
                 self._condition.notify_all()
 
     def set_power(self, *, on: bool) -> None:
-        """Connect the card, or end all waiting because it is gone."""
+        """Connect the card, or disconnect it and end all waiting."""
         with self._condition:
             self._gone, self._last = not on, -_CACHED_SECONDS
             self._condition.notify_all()
 
     def wait_until_asked(self, seconds: float = 10.0) -> bool:
-        """Wait until the card waits for a touch, and return whether it does."""
+        """Wait until the card is waiting for a touch, and return whether it is."""
         with self._condition:
             return self._condition.wait_for(lambda: self._waiting, seconds)
 
     def wait(self, *, cached: bool) -> bool:
-        """Wait for a touch, or make do with a recent one, and return whether there was one in time."""
+        """Wait for a touch, or accept a recent one if `cached`, and return whether there was one in time."""
         with self._condition:
             if cached and time.monotonic() - self._last < _CACHED_SECONDS:
                 return True

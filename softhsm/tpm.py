@@ -1,4 +1,4 @@
-"""A swtpm TPM 2.0 in a folder of its own, on a Unix socket."""
+"""A swtpm TPM 2.0 in its own folder, on a Unix socket."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _PROVIDERS = ("-provider", "tpm2", "-provider", "default", "-propquery", "?provi
 
 
 class SoftTPM:
-    """A swtpm process and the folder with its state, socket and process id.
+    """A swtpm process and the folder with its state, socket and process ID.
 
     Attributes:
         folder: the folder.
         tcti: the TCTI that reaches it.
-        env: what tpm2-tools and OpenSSL's tpm2 provider need in their environment.
+        env: the environment variables that tpm2-tools and OpenSSL's tpm2 provider need.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -51,14 +51,14 @@ class SoftTPM:
         """Start swtpm and wait until it answers.
 
         Args:
-            detached: let it outlive this process and its terminal; `stop` ends it, from another process too.
+            detached: let it outlive this process and its terminal. Any process can `stop` it.
 
         Raises:
-            ToolError: swtpm is not installed or does not answer.
+            ToolError: swtpm is not installed or does not respond.
         """
         control = f"{self.socket}.ctrl"
         if len(control) > _MAX_SOCKET_PATH:
-            raise ToolError(f"{control} is too long for the path of a Unix socket; take a folder with a shorter name")
+            raise ToolError(f"{control} is too long for the path of a Unix socket; choose a folder with a shorter path")
         state = self.folder / "state"
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         arguments = [
@@ -73,7 +73,7 @@ class SoftTPM:
         arguments += ["--server", f"type=unixio,path={self.socket}", "--ctrl", f"type=unixio,path={control}"]
         arguments += ["--pid", f"file={self._pid_file}", "--log", f"file={self.folder / 'swtpm.log'},level=1"]
         try:
-            # Not our stdout: whoever reads it to its end would wait for swtpm.
+            # With our stdout, a reader of our output would wait for swtpm to exit.
             null = subprocess.DEVNULL
             self._process = subprocess.Popen(
                 arguments, start_new_session=detached, stdin=null, stdout=null, stderr=null
@@ -83,10 +83,10 @@ class SoftTPM:
         self._wait_until_ready()
 
     def stop(self) -> None:
-        """End swtpm, whichever process started it. Its state stays in the folder.
+        """Stop swtpm, even if another process started it. Its state stays in the folder.
 
         Raises:
-            ToolError: it does not end, or which process it is can't be known.
+            ToolError: it does not exit, or its process can't be identified.
         """
         if self._process is not None:
             self._process.terminate()
@@ -102,7 +102,7 @@ class SoftTPM:
             path.unlink(missing_ok=True)
 
     def restart(self) -> None:
-        """Power the TPM off and on: transient objects go, persistent ones stay."""
+        """Power the TPM off and on. Transient objects are lost, persistent ones stay."""
         self.stop()
         self.start()
 
@@ -154,13 +154,13 @@ class SoftTPM:
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
-        while not self._answers():
+        while not self._responds():
             if time.monotonic() > deadline or (self._process and self._process.poll() is not None):
                 self.stop()
-                raise ToolError(f"swtpm does not answer; see {self.folder / 'swtpm.log'}")
+                raise ToolError(f"swtpm does not respond; see {self.folder / 'swtpm.log'}")
             time.sleep(0.005)
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(_START_SECONDS)
             try:
@@ -171,21 +171,21 @@ class SoftTPM:
                 return False
 
     def _stop_by_pid(self) -> None:
-        """End the process of the pid file, if it is still the swtpm of this folder and not a later process."""
+        """Stop the process named in the PID file, unless another process has that ID by now."""
         try:
             pid = int(self._pid_file.read_text())
         except FileNotFoundError:
             return
         except ValueError:
-            hint = f"end the swtpm of {self.folder} by hand, if it runs, and remove the file"
-            raise ToolError(f"{self._pid_file} holds no process id; {hint}") from None
+            hint = f"stop the swtpm of {self.folder} if it is running, then remove the file"
+            raise ToolError(f"{self._pid_file} contains no process ID; {hint}") from None
         for number in (signal.SIGTERM, signal.SIGKILL):
-            if self._ends(pid, number):
+            if self._exits(pid, number):
                 return
-        raise ToolError(f"swtpm, process {pid}, does not end")
+        raise ToolError(f"swtpm, process {pid}, does not exit")
 
-    def _ends(self, pid: int, number: signal.Signals) -> bool:
-        """Send a signal to this folder's swtpm and return whether it ends in time, or had ended before."""
+    def _exits(self, pid: int, number: signal.Signals) -> bool:
+        """Send a signal to this folder's swtpm, and return whether it exits in time or has exited before."""
         deadline = time.monotonic() + _STOP_SECONDS
         with contextlib.suppress(ProcessLookupError):
             if self._runs_as(pid):
@@ -199,7 +199,7 @@ class SoftTPM:
     def _runs_as(self, pid: int) -> bool:
         """Return whether a process is this folder's swtpm."""
         try:
-            # Empty for one that has ended and that its parent has not waited for.
+            # Empty for a zombie.
             return os.fsencode(self.socket) in Path(f"/proc/{pid}/cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             return False

@@ -1,4 +1,4 @@
-"""A token of libtpm2-pkcs11: its store in a folder, its keys in an emulated TPM."""
+"""A token of libtpm2-pkcs11, with its store in a folder and its keys in an emulated TPM."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def find_module() -> str:
 
 
 class TPM2Token:
-    """The one token of a store.
+    """The only token of a store.
 
     Attributes:
         folder: the folder of the store.
         module: the path of the PKCS #11 module.
-        label, pin: of the token.
-        env: what the module's users need in their environment.
+        label, pin: those of the token.
+        env: the environment variables that users of the module need.
     """
 
     def __init__(self, folder: Path, tpm: SoftTPM, label: str = "chip") -> None:
@@ -41,13 +41,13 @@ class TPM2Token:
         self.env = {"TPM2_PKCS11_STORE": str(folder), "TPM2_PKCS11_TCTI": tpm.tcti}
 
     def make(self) -> None:
-        """Make the folder and initialise the token."""
+        """Create the folder and initialise the token."""
         self.folder.mkdir(parents=True, mode=0o700)
         self._tool("--slot-index", "0", "--init-token", "--label", self.label, "--so-pin", SO_PIN)
         self._tool("--token-label", self.label, "--init-pin", "--so-pin", SO_PIN, "--pin", self.pin)
 
     def generate(self, label: str, id: bytes, kind: str) -> None:
-        """Generate a key pair; its kind is as pkcs11-tool writes it: `EC:prime256v1`, `rsa:2048`."""
+        """Generate a key pair of a kind as in pkcs11-tool: `EC:prime256v1`, `rsa:2048`."""
         login = ["--token-label", self.label, "--login", "--pin", self.pin]
         self._tool(*login, "--keypairgen", "--key-type", kind, "--label", label, "--id", id.hex())
 

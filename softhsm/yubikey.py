@@ -1,4 +1,4 @@
-"""An emulated YubiKey: its PIV applet behind a virtual card reader, to be inserted, touched and pulled out."""
+"""An emulated YubiKey in a virtual card reader. It can be inserted, touched and removed."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ ATR = bytes.fromhex("3BFD1300008131FE158073C021C057597562694B657940")
 _OFF, _ON, _RESET, _ATR = 0, 1, 2, 4
 _JOIN_SECONDS = 5.0
 _CHUID = 0x5FC102
-# Of those who are no part of the federal government: agency 9999, and no person's number, as Yubico's tools write.
+# For issuers outside the federal government: agency 9999 and no person's number, as Yubico's tools write it.
 _FASC_N = bytes.fromhex("d4e739da739ced39ce739d836858210842108421c84210c3eb")
 # Data objects of the certificates (SP 800-73-4, part 1, table 3).
 _CERTIFICATES = {0x9A: 0x5FC105, 0x9C: 0x5FC10A, 0x9D: 0x5FC10B, 0x9E: 0x5FC101} | {
     0x82 + number: 0x5FC10D + number for number in range(20)
 }
-# CKA_ID, with either module.
+# The CKA_ID in either module.
 _IDS = {0x9A: 1, 0x9C: 2, 0x9D: 3, 0x9E: 4} | {0x82 + number: 5 + number for number in range(20)}
 KINDS = {"EC:P-256": 0x11, "EC:P-384": 0x14, "RSA:1024": 0x06, "RSA:2048": 0x07, "RSA:3072": 0x05, "RSA:4096": 0x16}
 
@@ -57,22 +57,22 @@ def find_module(name: str) -> str:
 
 
 class YubiKey:
-    """A YubiKey 5 that keeps its state in a file.
+    """A YubiKey 5 that stores its state in a file.
 
-    What `generate`, `import_key` and the like do happens inside the card, without PIN, management key or counters: it
-    sets the scene.
+    To prepare tests, `generate`, `import_key` and the like work directly on the card, without PIN, management key or
+    counters.
 
     Attributes:
-        serial: its serial number.
-        sensor: its touch sensor.
-        pin, puk: as they come from the factory.
+        serial: the serial number.
+        sensor: the touch sensor.
+        pin, puk: the factory values.
     """
 
     pin = PIN
     puk = PUK
 
     def __init__(self, path: Path, serial: int = 10000001, firmware: tuple[int, int, int] = (5, 4, 3)) -> None:
-        """Open the card of a file, or make a new one there, of a serial number and a firmware."""
+        """Open the card in a file, or create a new one there with this serial number and firmware version."""
         if path.exists():
             self.state = State.load(path)
         else:
@@ -90,26 +90,26 @@ class YubiKey:
 
     @property
     def pin_tries(self) -> list[int]:
-        """The status word of each PIN that reached the card, in order: 9000 right, 63Cx wrong with x left, or 6983."""
+        """The status word of each PIN received, in order: 9000 right, 63Cx wrong with x tries left, 6983 blocked."""
         return self._applet.pins.tries
 
     @property
     def reader(self) -> int | None:
-        """The number of the reader that it is in, or None."""
+        """The number of the card's reader, or None."""
         return None if self._reader is None else self._reader[1]
 
     @property
     def log(self) -> list[str]:
-        """Each command that reached the card with its status word, without PINs and keys."""
+        """Each command received, with its status word but without PINs and keys."""
         return self._exchange.log
 
     @property
     def attestation_root(self) -> str:
-        """The PEM certificate of the authority over the card's attestation certificate, made for this card."""
+        """The PEM root certificate of the card's attestation certificates, made for this card."""
         return self.state.attestation_root
 
     def insert(self, pcsc: SoftPcsc, reader: int = 0) -> None:
-        """Put the card into a reader, unless it is in one, and wait until pcscd sees it. Another card comes out."""
+        """Insert the card, unless it is in a reader already, and wait until pcscd sees it. It replaces another card."""
         if self._reader is not None:
             return
         if reader in pcsc.ejections:
@@ -125,7 +125,7 @@ class YubiKey:
         pcsc.wait(pcsc.insertions, count + 1)
 
     def remove(self) -> None:
-        """Pull the card out, even in the middle of a command, and wait until pcscd sees it."""
+        """Remove the card, even in the middle of a command, and wait until pcscd sees it."""
         if self._reader is None or self._connection is None or self._thread is None:
             return
         pcsc, reader = self._reader
@@ -141,7 +141,7 @@ class YubiKey:
         pcsc.wait(removals, count + 1)
 
     def factory_reset(self) -> None:
-        """Make it the card that it was when it was new, and forget what has reached it."""
+        """Restore the state of a new card and clear the logs."""
         with self._lock:
             self._applet.reset()
             self.state.reset()
@@ -151,7 +151,7 @@ class YubiKey:
             self.pin_tries.clear()
 
     def touch(self) -> None:
-        """Touch the card, which must wait for it."""
+        """Touch the card. This has no effect unless the card is waiting."""
         self.sensor.touch()
 
     def generate(self, slot: int, kind: str = "EC:P-256", *, pin_policy: int = 0, touch_policy: int = 0) -> bytes:
@@ -169,7 +169,7 @@ class YubiKey:
         return self.public_key(slot)
 
     def import_key(self, slot: int, key: PrivateKey, *, pin_policy: int = 0, touch_policy: int = 0) -> None:
-        """Put a key into a slot. There is no attestation for it."""
+        """Store a key in a slot. It can't be attested."""
         algorithm_of(key)
         with self._lock:
             self._applet.slots.store(slot, key, (pin_policy, touch_policy), generated=False)
@@ -180,7 +180,7 @@ class YubiKey:
         return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
     def write_certificate(self, slot: int, der: bytes) -> None:
-        """Write a certificate beside a slot's key; an empty one removes it."""
+        """Write the certificate of a slot. An empty one removes it."""
         with self._lock:
             self._applet.write(_CERTIFICATES[slot], wrap_certificate(der) if der else b"")
 
@@ -190,16 +190,16 @@ class YubiKey:
             self._applet.write(tag, content)
 
     def write_chuid(self) -> None:
-        """Write a card holder unique identifier, with a GUID of the card's own, as Yubico's tools do for a new card.
+        """Write a card holder unique identifier with the card's own GUID, as Yubico's tools do for a new card.
 
-        OpenSC's serial number is the GUID's second half, and 00000000 without one.
+        OpenSC shows the second half of the GUID as the serial number, or 00000000 if there is none.
         """
         guid, expiry = hashlib.sha256(self.serial.to_bytes(4)).digest()[:16], b"20991231"
         values = {0x30: _FASC_N, 0x34: guid, 0x35: expiry, 0x3E: b"", 0xFE: b""}
         self.write_object(_CHUID, b"".join(tlv.encode(tag, value) for tag, value in values.items()))
 
     def self_sign(self, slot: int, name: str) -> bytes:
-        """Write a certificate that the slot's key signs itself, without PIN or touch, and return its DER."""
+        """Write a self-signed certificate of the slot's key, without PIN or touch, and return its DER."""
         key = self.state.keys[slot].private_key
         common_name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         builder = x509.CertificateBuilder(common_name, common_name, key.public_key(), x509.random_serial_number())
@@ -219,8 +219,8 @@ class YubiKey:
         Args:
             slot: such as 0x9A.
             module: the module's file name.
-            token: the token's label; libykcs11's by default. OpenSC's is the subject of the certificate in 9A, which
-                is to be given if several cards are in.
+            token: the token's label. Default: libykcs11's label. OpenSC's label is the subject of the certificate in
+                9A; give it if several cards are inserted.
         """
         if not token and module == YKCS11:
             token = f"YubiKey PIV #{self.serial}"
@@ -230,17 +230,17 @@ class YubiKey:
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while message := _receive(connection):
-                answer = self._answer(message)
-                if answer is not None:
-                    connection.sendall(len(answer).to_bytes(2) + answer)
+                response = self._respond(message)
+                if response is not None:
+                    connection.sendall(len(response).to_bytes(2) + response)
         with self._lock:
             self._lose_power()
 
-    def _answer(self, message: bytes) -> bytes | None:
-        """Return the answer to a message of vpcd: one byte of control, or an APDU."""
+    def _respond(self, message: bytes) -> bytes | None:
+        """Return the response to a message from vpcd: a control byte, or an APDU."""
         if len(message) > 1:
             with self._lock:
-                return self._exchange.answer(message)
+                return self._exchange.respond(message)
         if message[0] == _ATR:
             return ATR
         if message[0] in (_OFF, _ON, _RESET):
@@ -254,7 +254,7 @@ class YubiKey:
 
 
 def _receive(connection: socket.socket) -> bytes:
-    """Return the next message without its length, or nothing at the end."""
+    """Return the next message without its length, or no bytes at the end."""
     length = _receive_exactly(connection, 2)
     return _receive_exactly(connection, int.from_bytes(length)) if length else b""
 
@@ -262,7 +262,7 @@ def _receive(connection: socket.socket) -> bytes:
 def _receive_exactly(connection: socket.socket, size: int) -> bytes:
     data = b""
     while len(data) < size:
-        # Each time, for Linux turns it off again: else vpcd's next write waits 40 ms for this one's acknowledgement.
+        # Set it each time, because Linux turns it off again. Without it, vpcd's next write waits 40 ms for an ACK.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         piece = connection.recv(size - len(data))
         if not piece:

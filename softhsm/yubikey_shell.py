@@ -1,4 +1,4 @@
-"""`python -m softhsm.yubikey_shell DIR`: an emulated YubiKey by hand, for as long as this runs."""
+"""`python -m softhsm.yubikey_shell DIR`: an emulated YubiKey to control by hand while this runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SLOTS = {0x9A: "EC:P-256", 0x9C: "EC:P-256", 0x9E: "RSA:2048"}
 
 
 def _open_card(path: Path) -> YubiKey:
-    """Return the card of a folder; a new one gets keys and certificates."""
+    """Return the card in a folder. A new card gets keys and certificates."""
     is_new = not path.exists()
     card = YubiKey(path)
     if is_new:
@@ -32,14 +32,14 @@ def _describe(card: YubiKey, pcsc: SoftPcsc) -> None:
     for module in (YKCS11, OPENSC):
         for slot in _SLOTS:
             print(card.uri(slot, module))
-    print("# Environment of the programs that shall see the card")
+    print("# Environment for programs that use the card")
     for name, value in pcsc.env.items():
         print(f"export {name}={shlex.quote(value)}")
     print("# Commands: touch, remove, insert, log, quit", flush=True)
 
 
-def _obey(card: YubiKey, pcsc: SoftPcsc) -> None:
-    """Run the commands that come in, a line each."""
+def _run_commands(card: YubiKey, pcsc: SoftPcsc) -> None:
+    """Run commands from stdin, one per line."""
     actions: dict[str, Callable[[], object]] = {
         "touch": card.touch,
         "remove": card.remove,
@@ -59,9 +59,9 @@ def _obey(card: YubiKey, pcsc: SoftPcsc) -> None:
 
 
 def main() -> int:
-    """Insert the card of a folder and obey until the input ends."""
+    """Insert the card in a folder and run commands until the input ends."""
     parser = argparse.ArgumentParser(prog="python -m softhsm.yubikey_shell", description=__doc__)
-    parser.add_argument("folder", type=Path, help="where the card's state and pcscd's socket live")
+    parser.add_argument("folder", type=Path, help="the folder for the card's state and pcscd's socket")
     folder = parser.parse_args().folder.absolute()
     pcsc = SoftPcsc(folder)
     try:
@@ -69,7 +69,7 @@ def main() -> int:
         card = _open_card(folder / "card.json")
         card.insert(pcsc)
         _describe(card, pcsc)
-        _obey(card, pcsc)
+        _run_commands(card, pcsc)
     except KeyboardInterrupt:
         pass
     except ToolError as error:

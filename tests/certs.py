@@ -1,4 +1,4 @@
-"""Certificates for tests: a CA of one's own, leaves as the service wants them, and each rule broken by an argument."""
+"""Certificates for tests: a CA, leaves that the service accepts, and an argument to break each rule."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Authority:
 
 @dataclass(frozen=True)
 class Shape:
-    """How a certificate is made; the defaults make a leaf that the service takes."""
+    """The contents of a certificate. The defaults make a leaf that the service accepts."""
 
     common_name: str = "bamboo-01"
     begin: datetime | None = None
@@ -50,7 +50,7 @@ LEAF = Shape()
 
 
 def make_ca(common_name: str = "Example CA", issuer: Authority | None = None, key: Any = None) -> Authority:
-    """Return a root, or an intermediate of another CA."""
+    """Return a root CA, or an intermediate CA of another one."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     shape = Shape(common_name, is_ca=True)
     issuer_name = issuer.certificate.subject if issuer else subject(common_name)
@@ -58,13 +58,13 @@ def make_ca(common_name: str = "Example CA", issuer: Authority | None = None, ke
 
 
 def issue(ca: Authority, public_key: Any, shape: Shape = LEAF) -> x509.Certificate:
-    """Return a certificate of a CA for a public key, given as an object or as a DER SubjectPublicKeyInfo."""
+    """Issue a certificate for a public key, given as an object or as a DER SubjectPublicKeyInfo."""
     key = load_der_public_key(public_key) if isinstance(public_key, bytes) else public_key
     return _certificate(key, shape, ca.certificate.subject, ca.key)
 
 
 def ago(days: float) -> datetime:
-    """Return the time some days ago; negative days lie ahead."""
+    """Return the time some days ago, or in the future if negative."""
     return datetime.now(UTC) - timedelta(days=days)
 
 
@@ -84,7 +84,7 @@ def pem(*certificates: x509.Certificate) -> bytes:
 
 
 def write_key(path: Path, key: Any) -> Path:
-    """Write a private key as unencrypted PKCS #8 that only its owner reads."""
+    """Write a private key as unencrypted PKCS #8 that only its owner can read."""
     path.touch(0o600)
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return path

@@ -1,4 +1,4 @@
-"""What holds for every test: an empty environment, emulated hardware, and no skips in CI."""
+"""What applies to every test: an empty environment, the hardware marker, no skips in CI."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 
 import certs
-from emulators import short_folder, softhsm, softhsm_folder, softhsm_module, swtpm
+from emulators import allow_hardware, hardware, short_folder, softhsm, softhsm_folder, softhsm_module, swtpm
 from hwsigner.emulator import Emulator, World
 from pin_files import forgotten_pins, write_pin_file
 from pkcs11_shim import loaded_shim, shim, shim_library
@@ -20,6 +20,7 @@ from yubikeys import module_yubikey, new_yubikey, pcsc, yubikey
 
 __all__ = [
     "forgotten_pins",
+    "hardware",
     "loaded_shim",
     "module_yubikey",
     "new_yubikey",
@@ -38,17 +39,17 @@ __all__ = [
 _KEPT = ("PATH", "HOME", "TMPDIR", "TERM", "CI")
 _KEPT_PREFIXES = ("PYTEST_", "COV_", "COVERAGE_")
 
-# Before any test module is imported: proxies, CA bundles and AWS settings of a desk decide nothing here, and
-# PYTHONDONTWRITEBYTECODE would make each child compile everything anew.
+# Before any test module is imported: remove the developer's proxies, CA bundles and AWS settings, and
+# PYTHONDONTWRITEBYTECODE, with which every child process would compile all modules again.
 for _name in list(os.environ):
     if _name not in _KEPT and not _name.startswith(_KEPT_PREFIXES):
         del os.environ[_name]
 os.environ["LANG"] = "C.UTF-8"
-# Debian's users have 002, and files that a group can write are not trusted.
+# Debian's users have 002, but hwsigner does not trust files that a group can write.
 os.umask(0o022)
 
-# A shell's background job ignores SIGINT and SIGQUIT, one under nohup SIGHUP, and so would every program that a test
-# starts.
+# A background job of a shell ignores SIGINT and SIGQUIT, and one under nohup ignores SIGHUP. Programs that tests start
+# would ignore them too.
 for _number, _handler in (
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGQUIT, signal.SIG_DFL),
@@ -57,18 +58,20 @@ for _number, _handler in (
     if signal.getsignal(_number) == signal.SIG_IGN:
         signal.signal(_number, _handler)
 
-# Some tests are a thousand clients at once.
+# Some tests run a thousand clients at once.
 _soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 if _soft != resource.RLIM_INFINITY and _soft < _hard:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(_hard, 8192), _hard))
 
 hypothesis.settings.register_profile("hwsigner", deadline=None, print_blob=True)
+# Fewer examples, and always the same ones: `make check` fails because of a change, never by chance.
+hypothesis.settings.register_profile("check", deadline=None, max_examples=20, derandomize=True)
 hypothesis.settings.load_profile("hwsigner")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def empty_home() -> Generator[None]:
-    """Give the tests a home folder with no settings in it."""
+    """Give the tests an empty home folder."""
     with tempfile.TemporaryDirectory(prefix="hwsigner-home-") as home, pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", home)
         for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
@@ -79,7 +82,7 @@ def empty_home() -> Generator[None]:
 
 @pytest.fixture(scope="session")
 def ca() -> certs.Authority:
-    """The CA."""
+    """The CA that tests share."""
     return certs.make_ca()
 
 
@@ -90,8 +93,21 @@ def shared_emulator(ca: certs.Authority) -> Iterator[Emulator]:
         yield emulator
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that use emulated hardware, by their fixtures. `make check` deselects them."""
+    for item in items:
+        if "hardware" in getattr(item, "fixturenames", ()):
+            item.add_marker("hardware")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    allow_hardware(item.get_closest_marker("hardware") is not None)
+
+
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Make a skip a failure in CI: there, a missing emulator is a fault and not a reason to look away."""
+    """Turn a skip into a failure in CI, where nothing may be missing."""
     if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"

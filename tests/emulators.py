@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,10 +31,10 @@ class _InitializeArgs(ctypes.Structure):
 
 
 class InProcessSoftHSM(SoftHSM):
-    """A SoftHSM whose new tokens are seen by a module that this process has initialised already.
+    """A SoftHSM whose new tokens are visible to a module that this process has already initialised.
 
-    SoftHSM lists its tokens at C_Initialize alone, so adding one initialises the loaded module again. That ends every
-    session: add tokens before keys are opened.
+    SoftHSM lists its tokens only in C_Initialize, so adding one initialises the loaded module again. That closes every
+    session: add tokens before opening keys.
     """
 
     def add_token(self, label: str, pin: str = PIN) -> None:
@@ -39,7 +42,7 @@ class InProcessSoftHSM(SoftHSM):
         self.reload()
 
     def reload(self) -> None:
-        """Finalise the module and initialise it again, where this process has loaded and initialised it."""
+        """Finalise and initialise the module again, if this process has loaded and initialised it."""
         try:
             module = ctypes.CDLL(self.module, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
         except OSError:
@@ -50,22 +53,47 @@ class InProcessSoftHSM(SoftHSM):
         assert result == 0, f"C_Initialize answered {result:#x}"
 
 
+@pytest.fixture(scope="session")
+def hardware() -> None:
+    """Allow emulated hardware to be started. Every fixture that starts it requests this one."""
+
+
+def allow_hardware(allowed: bool) -> None:
+    """Say whether the test that runs next may start emulated hardware. One that must not, and does, fails."""
+    global _is_allowed
+    _is_allowed = allowed
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    """Watch which programs the tests start: an audit hook, which sees those that our own code starts too."""
+    if event != "subprocess.Popen" or _is_allowed:
+        return
+    command = arguments[1] if isinstance(arguments[1], list | tuple) else [arguments[1]]
+    if any(_EMULATOR.search(os.fsdecode(argument)) for argument in command):
+        pytest.fail(f"{command} starts emulated hardware: request the fixture `hardware`, or one that requests it")
+
+
+_EMULATOR = re.compile(r"(^|/)(swtpm|pcscd|tpm2-abrmd)$|\bsofthsm")
+_is_allowed = True
+sys.addaudithook(_watch)
+
+
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
-    """A folder whose name leaves room for the path of a Unix socket, as that of tmp_path may not."""
+    """A folder whose path is short enough for a Unix socket in it; that of tmp_path may not be."""
     with tempfile.TemporaryDirectory(prefix="hwsigner-") as folder:
         yield Path(folder)
 
 
 @pytest.fixture(scope="session")
-def softhsm_module() -> str:
+def softhsm_module(hardware: None) -> str:
     """The path of SoftHSM's PKCS #11 module."""
     return find_module()
 
 
 @pytest.fixture(scope="session")
-def softhsm_folder() -> Iterator[Path]:
-    """The folder of this process's SoftHSM: a module reads SOFTHSM2_CONF once, when it is initialised."""
+def softhsm_folder(hardware: None) -> Iterator[Path]:
+    """The folder of this process's SoftHSM. There is only one: the module reads SOFTHSM2_CONF once."""
     with tempfile.TemporaryDirectory(prefix="hwsigner-softhsm-") as folder, pytest.MonkeyPatch.context() as patch:
         hsm = SoftHSM(Path(folder))
         hsm.make()
@@ -75,15 +103,15 @@ def softhsm_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def softhsm(softhsm_folder: Path, request: pytest.FixtureRequest) -> InProcessSoftHSM:
-    """The SoftHSM of this process, with a new token, without keys, for this test module."""
+    """The SoftHSM of this process, with a new token without keys for this test module."""
     hsm = InProcessSoftHSM(softhsm_folder)
-    # No label begins with another one: pkcs11-tool takes the first token whose label begins with the one it is given.
+    # No label may be a prefix of another: pkcs11-tool uses the first token whose label starts with the given one.
     hsm.add_token(Path(request.node.nodeid).stem.removeprefix("test_")[:28] + ".hsm")
     return hsm
 
 
 @pytest.fixture(scope="session")
-def swtpm() -> Iterator[SoftTPM]:
-    """A TPM 2.0, started up, without keys."""
+def swtpm(hardware: None) -> Iterator[SoftTPM]:
+    """A running TPM 2.0 without keys."""
     with tempfile.TemporaryDirectory(prefix="hwsigner-tpm-") as folder, SoftTPM(Path(folder)) as tpm:
         yield tpm

@@ -1,4 +1,4 @@
-"""Servers and proxies on 127.0.0.1, as a few lines of raw sockets, with every fault that a test wants."""
+"""Servers and proxies on 127.0.0.1 in a few lines of raw sockets, with any fault that a test needs."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Serve = Callable[["Connection"], None]
 
 
 class Connection:
-    """What a server's function gets: the accepted socket, or TLS over it."""
+    """An accepted socket, or TLS over it, as a server's function gets it."""
 
     def __init__(self, sock: socket.socket, stopping: threading.Event) -> None:
         self.sock = sock
         self.stopping = stopping
 
     def read_head(self) -> bytes:
-        """Read up to and with the blank line after a request's headers."""
+        """Read a request's headers, including the blank line after them."""
         head = b""
         while not head.endswith(b"\r\n\r\n") and (byte := self.sock.recv(1)):
             head += byte
@@ -50,7 +50,7 @@ class Connection:
         return head + body
 
     def drip(self, data: bytes, pause: float = 0.02) -> None:
-        """Send one byte after another, then nothing more, until the test ends."""
+        """Send one byte at a time, then nothing until the test ends."""
         for byte in data:
             self.sock.sendall(bytes([byte]))
             if self.stopping.wait(pause):
@@ -62,12 +62,12 @@ class Connection:
 
 
 class Server:
-    """Runs a function for each connection, in a thread of its own, while the `with` block lasts.
+    """A server that runs a function for each connection, each in its own thread, while the `with` block lasts.
 
     Attributes:
-        port: where it listens.
-        requests: what `read` recorded, in order.
-        accepted: how many connections there were.
+        port: the port that it listens on.
+        requests: requests recorded by the function, in order.
+        accepted: how many connections were accepted.
     """
 
     def __init__(self, serve: Serve, context: ssl.SSLContext | None = None) -> None:
@@ -127,7 +127,7 @@ def answering(answer: bytes = OK) -> Serve:
 
 
 def recording(requests: list[bytes], answer: bytes = OK) -> Serve:
-    """Return a function that keeps each request and answers it."""
+    """Return a function that records each request and sends these bytes."""
 
     def serve(connection: Connection) -> None:
         requests.append(connection.read_request())
@@ -137,12 +137,12 @@ def recording(requests: list[bytes], answer: bytes = OK) -> Serve:
 
 
 def connect_proxy(heads: list[bytes], ports: Mapping[str, int], authorization: str | None = None) -> Serve:
-    """Return a CONNECT proxy that leads each named `host:port` to a port of 127.0.0.1.
+    """Return a CONNECT proxy that connects each known `host:port` to a port of 127.0.0.1.
 
     Args:
-        heads: gets the head of each request.
-        ports: the hosts that it knows; others are answered 502.
-        authorization: the `Proxy-Authorization` that it wants; others are answered 407.
+        heads: the head of each request is appended to it.
+        ports: the known hosts; others get status 502.
+        authorization: the required `Proxy-Authorization`; others get status 407.
     """
 
     def serve(connection: Connection) -> None:
@@ -187,10 +187,10 @@ _SIGNS = x509.KeyUsage(
 
 
 class ServerCA:
-    """A CA for TLS servers, in a folder: `ca.pem` and what it issues.
+    """A CA for TLS servers, in a folder: `ca.pem` and the certificates that it issues.
 
     Attributes:
-        path: the CA's own certificate as PEM.
+        path: the CA's own certificate, in PEM.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -201,7 +201,7 @@ class ServerCA:
         self.path.write_bytes(self._certificate(self._key, self._name, 30, x509.BasicConstraints(True, None), _SIGNS))
 
     def context(self, *names: str, days: float = 30) -> ssl.SSLContext:
-        """Return a server's TLS context with a certificate for these names and addresses, `days` left to live."""
+        """Return a server's TLS context, whose certificate has these names and addresses and expires in `days`."""
         key = ec.generate_private_key(ec.SECP256R1())
         alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
         path = self._folder / f"{'-'.join(names).replace(':', '_')}{days}.pem"

@@ -1,4 +1,4 @@
-"""PINs in files, and nothing of PINs left for the next test."""
+"""PIN files, and no cached PINs left for the next test."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import pytest
 
 from hwsigner.pins import sources as pin_sources
 
-# Writes a PIN file of mode 0600 and returns its pin-source.
+# A function that writes a PIN file of mode 0600 and returns its pin-source.
 WritePinFile = Callable[[bytes], str]
 
 
 @pytest.fixture
 def forgotten_pins() -> Iterator[None]:
-    """Forget, after the test, what the places gave."""
+    """Clear the cached PINs after the test."""
     yield
     pin_sources.forget()
 
 
 @pytest.fixture
 def write_pin_file(tmp_path: Path) -> WritePinFile:
-    """What writes a PIN file."""
+    """A function that writes a PIN file."""
 
     def write(content: bytes) -> str:
         path = tmp_path / "pin"

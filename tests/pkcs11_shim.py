@@ -134,7 +134,7 @@ def shim_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def loaded_shim(shim_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shim]:
+def loaded_shim(hardware: None, shim_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shim]:
     """The module of this test module. It wraps a copy of SoftHSM of its own, which nobody else has initialised."""
     folder = tmp_path_factory.mktemp("shimmed")
     hsm = SoftHSM(folder / "hsm")

@@ -1,4 +1,4 @@
-"""What a command's test plays in: a CA, a leaf with its key in a file, and an emulator that trusts the CA."""
+"""The setting of a command's test: a CA, a leaf with its key in a file, and an emulator that trusts the CA."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hwsigner.emulator import Emulator
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left behind."""
+    """A command's exit status and output."""
 
     status: int
     out: str
@@ -22,15 +22,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a command needs to get credentials.
+    """All that a command needs to get credentials.
 
     Attributes:
         ca: the CA that the emulator trusts.
         emulator: the service.
-        folder: for files.
+        folder: a folder for files.
         leaf: the path of the leaf.
         key: the path of its key.
-        call: runs a command in this process.
+        call: a function that runs a command in this process.
     """
 
     ca: certs.Authority
@@ -41,7 +41,7 @@ class Scene:
     call: Callable[..., Outcome]
 
     def credentials(self, *flags: str, **instead: str | Path | None) -> Outcome:
-        """Run credential-process with the flags it needs and more; `instead` replaces, or as None drops, some."""
+        """Run credential-process with the flags it needs and more. `instead` replaces flags; None drops one."""
         return self.call("credential-process", *self.flags(**instead), *flags)
 
     def flags(self, **instead: str | Path | None) -> list[str]:
@@ -59,12 +59,12 @@ class Scene:
         return [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value is not None]
 
     def write(self, name: str, data: bytes) -> Path:
-        """Write a file that only its owner reads, and return its path."""
+        """Write a file that only its owner can read, and return its path."""
         path = self.folder / name
         path.touch(0o600)
         path.write_bytes(data)
         return path
 
     def issue(self, public_key: Any, shape: certs.Shape = certs.LEAF, name: str = "issued.pem") -> Path:
-        """Write a certificate of the scene's CA and return its path."""
+        """Write a certificate issued by the scene's CA, and return its path."""
         return self.write(name, certs.pem(certs.issue(self.ca, public_key, shape)))

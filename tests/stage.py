@@ -1,4 +1,4 @@
-"""A stage for providers: an emulator, a clock that the test advances, and a leaf with its key in files."""
+"""The setting of a provider's test: an emulator, a clock that the test advances, a leaf with its key in files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PASSPHRASE = "hunter2-passphrase"
 
 
 class FakeClock:
-    """The true time, which a test advances, and a wall clock that may be off."""
+    """The true time, which a test advances, and a wall clock that may be wrong."""
 
     def __init__(self) -> None:
         self.start = datetime.now(UTC)
@@ -91,7 +91,7 @@ class Stage:
 
     @property
     def count(self) -> int:
-        """How many CreateSession requests came."""
+        """How many CreateSession requests were received."""
         return len(self.emulator.requests)
 
     def leaf_of_last_request(self) -> x509.Certificate:
@@ -111,7 +111,7 @@ def make_stage(ca: certs.Authority, folder: Path) -> Iterator[Stage]:
 
 
 def in_threads(number: int, call: Callable[[], Any]) -> list[Any]:
-    """Return what each of many threads that begin at once gets, or the exception that it meets."""
+    """Run a call in many threads that start at once. Return each result or exception."""
     barrier = threading.Barrier(number)
 
     def run(_: int) -> Any:
@@ -126,10 +126,10 @@ def in_threads(number: int, call: Callable[[], Any]) -> list[Any]:
 
 
 def in_child(call: Callable[[], object]) -> str:
-    """Return what a call in a forked process returns, as text, or its exception's last line."""
+    """Return the result of a call in a forked process as text, or the last line of its exception."""
     reading, writing = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 tells that other threads are running.
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns that other threads are running.
         child = os.fork()
     if child == 0:
         signal.alarm(15)

@@ -1,4 +1,4 @@
-"""Pseudo-terminals that programs are started on."""
+"""Pseudo-terminals on which tests start programs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# <asm-generic/ioctls.h>: unlock the other end, and open it without its path.
+# <asm-generic/ioctls.h>: unlock the other end; open it without its path.
 TIOCSPTLCK, TIOCGPTPEER = 0x40045431, 0x5441
 
 
 class Terminal:
-    """A pseudo-terminal that programs are started on; their stdin, stdout and stderr are pipes, as under an SDK."""
+    """A pseudo-terminal for programs. Their stdin, stdout and stderr are pipes, as if an SDK had started them."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -27,7 +27,7 @@ class Terminal:
             self._master, self._slave = _open_own_terminal(folder)
 
     def start(self, *command: str, **environ: str) -> subprocess.Popen[bytes]:
-        """Start a program with this as its controlling terminal; its environment has PATH, LANG and what is given."""
+        """Start a program with this controlling terminal. Its environment has PATH, LANG and the given variables."""
         return subprocess.Popen(
             command,
             cwd=ROOT,
@@ -43,7 +43,7 @@ class Terminal:
         fcntl.ioctl(self._slave, termios.TIOCSCTTY, 0)
 
     def shown_until(self, text: str) -> str:
-        """Return what the screen shows, up to a text."""
+        """Return the screen's text up to a given text, waiting for it."""
         shown = b""
         while text.encode() not in shown:
             assert select.select([self._master], [], [], 10)[0], shown
@@ -55,24 +55,24 @@ class Terminal:
         os.write(self._master, keys)
 
     def wait_until_silent(self) -> None:
-        """Wait until what is typed is not shown."""
+        """Wait until the terminal does not show what is typed."""
         deadline = time.monotonic() + 10
         while self.echoes():
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
     def echoes(self) -> bool:
-        """Tell whether what is typed is shown."""
+        """Return whether the terminal shows what is typed."""
         return bool(termios.tcgetattr(self._slave)[3] & termios.ECHO)
 
     def close(self) -> None:
-        """Take the terminal away."""
+        """Remove the terminal."""
         os.close(self._master)
         os.close(self._slave)
 
 
 def _open_own_terminal(folder: Path) -> tuple[int, int]:
-    """Open a pseudo-terminal where the system mounts none, as in a bare chroot: of a file system of its own."""
+    """Open a pseudo-terminal of a new file system: in a bare chroot, none is mounted."""
     subprocess.run(["mount", "-t", "devpts", "-o", "newinstance,ptmxmode=0666", "devpts", str(folder)], check=True)
     try:
         master = os.open(folder / "ptmx", os.O_RDWR | os.O_NOCTTY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -12,14 +13,13 @@ from typing import NamedTuple
 import pytest
 
 import hwsigner
-from hwsigner.backends import BACKENDS
 
 ROOT = Path(hwsigner.__file__).parent
 
 # What each room may import. A room is a package or a top-level module; each backend is a room of its own.
 NOUNS = "errors uri pins key"
-CORE = f"{NOUNS} _version public_key inventory sigv4 certificate identity"
-BACKEND = f"{NOUNS} inventory system backends"
+CORE = f"{NOUNS} _version public_key sigv4 certificate identity"
+BACKEND = f"{NOUNS} system backends"
 RULES = {
     "errors": "",
     "_version": "",
@@ -30,35 +30,35 @@ RULES = {
     "backends": "errors system",
     "uri": "errors backends",
     "pins": "errors uri system",
-    "key": "errors uri pins backends",
+    "key": "errors uri pins",
     "public_key": "errors key",
-    "inventory": NOUNS,
+    "testing": "hwsigner errors",
     "backends.file": BACKEND,
     "backends.pkcs11": BACKEND,
     "backends.tpm2": BACKEND,
     "sigv4": "errors key _native",
     "certificate": "errors key public_key",
-    "identity": f"{NOUNS} public_key certificate",
+    "identity": f"{NOUNS} certificate",
     "auth": "errors sigv4 identity",
     "aws": "errors defaults system http sigv4 identity _version",
     "config": f"{NOUNS} defaults system http certificate identity aws",
     "refresh": f"{NOUNS} system identity aws config",
     "agent": "errors system pins aws config refresh _version",
     "serving": "errors system http aws refresh agent",
-    "cli": f"{CORE} system http aws config refresh agent serving emulator _native",
+    "cli": f"{CORE} system http aws config refresh agent serving emulator",
     "__main__": "cli",
-    "": f"{CORE} aws refresh auth",
+    "hwsigner": f"{CORE} backends http aws refresh auth",
 }
 
 # Which rooms or modules may import a library.
 OWNERS = {
-    **{
-        backend.library: (backend.module.removeprefix("hwsigner."),) for backend in BACKENDS.values() if backend.library
-    },
-    "asn1crypto": ("backends.tpm2.key_file", "backends.tpm2.encode"),
+    "pkcs11": ("backends.pkcs11",),
+    "tpm2_pytss": ("backends.tpm2",),
+    "asn1crypto": ("backends.pem", "backends.tpm2.encode"),
     "ctypes": ("agent.memory", "backends.file.libcrypto", "backends.pkcs11.functions", "cli.process", "pins.sources"),
     "tomlkit": ("config.profiles",),
-    "cryptography": ("backends", "certificate", "public_key", "config.selector", "emulator"),
+    "cryptography": ("backends", "certificate", "public_key", "config.selector", "emulator", "testing"),
+    "pytest": ("testing",),
     "requests": ("auth",),
     **dict.fromkeys(("httptools", "uvicorn", "uvloop"), ("serving",)),
     "rich": ("cli.list",),
@@ -121,7 +121,7 @@ OURS = [
 
 def _room(module: str) -> str:
     backend = ".".join(module.split(".")[:2])
-    return backend if backend in RULES else module.split(".")[0]
+    return backend if backend in RULES else module.split(".")[0] or "hwsigner"
 
 
 def _is_in(module: str, places: tuple[str, ...]) -> bool:
@@ -169,3 +169,13 @@ def test_every_library_has_an_owner() -> None:
 
 def test_importing_hwsigner_executes_only_its_version() -> None:
     assert {found.imported for found in OURS if found.importer == "" and found.executed} == {"_version"}
+
+
+def test_page_lists_every_room_and_draws_every_import_downwards() -> None:
+    page = (ROOT.parent / "docs" / "architecture.md").read_text()
+    table, drawing = page.split("## Rooms")[1].split("\n#")[0], page.split("## Imports")[1].split("```")[1]
+    listed = {name.rstrip("/").removesuffix(".py").replace("/", ".") for name in re.findall(r"`([\w./]+)`", table)}
+    level = {room: number for number, line in enumerate(drawing.split("\n")) for room in line.split()}
+    rooms = set(RULES) - {"", "hwsigner", "_version", "__main__", "testing"}
+    assert rooms <= listed & level.keys()
+    assert not [(one, other) for one, other in ARROWS if {one, other} <= rooms and level[one] >= level[other]]

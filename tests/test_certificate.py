@@ -77,19 +77,19 @@ def names(certificates: Sequence[Certificate]) -> list[str]:
 
 
 def key_with(name: str, signer: certs.Authority | None, key: Any, days: int) -> x509.Certificate:
-    """Return a CA's certificate with a given key that expires in some days; without a signer it signs itself."""
+    """Return a CA's certificate with a given key that expires in some days; without a signer, a self-signed one."""
     public, shape = key.public_key(), certs.Shape(name, end=certs.ago(-days), is_ca=True)
     return certs.issue(signer or certs.Authority(certs.make_ca(name, key=key).certificate, key), public, shape)
 
 
 class TestChain:
     @pytest.mark.parametrize("order", [*itertools.permutations([LEAF, LOWER.certificate, MIDDLE.certificate])])
-    def test_any_order_without_the_root(self, order: Sequence[x509.Certificate]) -> None:
+    def test_chain_is_ordered_and_leaves_out_the_root(self, order: Sequence[x509.Certificate]) -> None:
         chain, strangers = build(order)
         assert (chain.leaf.x509, names(chain.intermediates), strangers) == (LEAF, ["Lower", "Middle"], [])
 
     @given(st.data())
-    def test_any_order_with_root_copies_and_a_stranger(self, data: st.DataObject) -> None:
+    def test_chain_leaves_out_copies_and_strangers(self, data: st.DataObject) -> None:
         known = [LEAF, LOWER.certificate, MIDDLE.certificate, ROOT.certificate]
         copies = data.draw(st.lists(st.sampled_from(known), max_size=4))
         order = data.draw(st.permutations([*known, STRANGER.certificate, *copies]))
@@ -99,7 +99,7 @@ class TestChain:
         assert names(chain.intermediates) == ["Lower", "Middle"]
         assert names(strangers) == ["Stranger"]
 
-    def test_openssl_accepts_the_headers(self, tmp_path: Path) -> None:
+    def test_openssl_verifies_the_chain_in_the_headers(self, tmp_path: Path) -> None:
         chain, _ = build([MIDDLE.certificate, ROOT.certificate, LEAF, LOWER.certificate])
         sent = [x509.load_der_x509_certificate(base64.b64decode(text)) for text in chain.chain_header.split(",")]
         leaf = x509.load_der_x509_certificate(base64.b64decode(chain.x509_header))
@@ -111,11 +111,11 @@ class TestChain:
         depths = [line.rpartition("CN=")[2].split()[0].rstrip(",") for line in shown.splitlines() if "depth" in line]
         assert depths == ["bamboo-01", "Lower", "Middle", "Root"]
 
-    def test_a_leaf_alone_has_an_empty_header(self) -> None:
+    def test_chain_header_is_empty_for_a_leaf_alone(self) -> None:
         chain, strangers = build([LEAF])
         assert (chain.intermediates, chain.chain_header, strangers) == ((), "", [])
 
-    def test_only_the_real_signer_follows(self) -> None:
+    def test_issuer_is_chosen_by_its_signature_not_by_its_name(self) -> None:
         impostor = certs.make_ca("Lower", MIDDLE).certificate
         for order in itertools.permutations([LEAF, impostor, LOWER.certificate, MIDDLE.certificate]):
             found = read(*order)
@@ -123,7 +123,7 @@ class TestChain:
             assert [c.x509 for c in chain.intermediates] == [LOWER.certificate, MIDDLE.certificate]
             assert [c.x509 for c in strangers] == [impostor]
 
-    def test_of_cross_signed_and_renewed_ones_the_last_to_expire(self) -> None:
+    def test_issuer_with_several_certificates_is_the_last_to_expire(self) -> None:
         other = certs.make_ca("Other root")
         old, cross = (key_with("Lower", ca, LOWER.key, days) for ca, days in ((MIDDLE, 5), (other, 90)))
         for order in itertools.permutations([LEAF, old, cross, LOWER.certificate]):
@@ -131,14 +131,14 @@ class TestChain:
             assert [c.x509 for c in chain.intermediates] == [cross]
 
     @pytest.mark.parametrize("days", [5, 900])
-    def test_a_cross_signed_twin_goes_before_the_root_itself(self, days: int) -> None:
+    def test_cross_signed_root_is_followed_to_the_other_root(self, days: int) -> None:
         other = certs.make_ca("Other root")
         twin = key_with("Root", other, ROOT.key, days)
         for order in itertools.permutations([twin, ROOT.certificate, MIDDLE.certificate]):
             chain, _ = build_chain(one(certs.issue(MIDDLE, KEY.public_key())), read(*order))
             assert [c.x509 for c in chain.intermediates] == [MIDDLE.certificate, twin]
 
-    def test_a_cross_signed_twin_is_left_out_where_there_is_no_room_for_it(self) -> None:
+    def test_cross_signed_root_is_left_out_when_the_chain_would_be_too_long(self) -> None:
         root = certs.make_ca("Top")
         authorities = [root]
         for number in range(MAX_INTERMEDIATES):
@@ -149,7 +149,7 @@ class TestChain:
         assert [c.x509 for c in chain.intermediates] == [a.certificate for a in authorities[:0:-1]]
         assert [c.x509 for c in strangers] == [twin]
 
-    def test_a_new_key_of_the_root_is_an_intermediate(self) -> None:
+    def test_root_signed_by_its_old_key_is_an_intermediate(self) -> None:
         new_key = ec.generate_private_key(ec.SECP256R1())
         new = certs.Authority(key_with("Root", ROOT, new_key, 90), new_key)
         assert new.certificate.subject == new.certificate.issuer
@@ -158,19 +158,19 @@ class TestChain:
             chain, strangers = build(order)
             assert ([c.x509 for c in chain.intermediates], strangers) == ([new.certificate], [])
 
-    def test_a_leaf_that_bears_its_issuers_name(self) -> None:
+    def test_leaf_with_its_issuers_name_is_not_its_own_issuer(self) -> None:
         leaf = certs.issue(ROOT, KEY.public_key(), certs.Shape("Root"))
         for order in ([leaf, ROOT.certificate], [ROOT.certificate, leaf]):
             chain, _ = build(order)
             assert (chain.leaf.x509, chain.intermediates) == (leaf, ())
 
-    def test_a_self_signed_leaf(self) -> None:
+    def test_self_signed_leaf_is_a_chain(self) -> None:
         own = certs.Authority(certs.make_ca("bamboo-01", key=KEY).certificate, KEY)
         leaf = certs.issue(own, KEY.public_key())
         chain, strangers = build([leaf])
         assert (chain.leaf.x509, chain.intermediates, strangers) == (leaf, (), [])
 
-    def test_two_cas_that_sign_each_other_end(self) -> None:
+    def test_chain_ends_when_two_cas_sign_each_other(self) -> None:
         a, b = certs.make_ca("A"), certs.make_ca("B")
         a_by_b, b_by_a = key_with("A", b, a.key, 30), key_with("B", a, b.key, 30)
         leaf = certs.issue(a, KEY.public_key())
@@ -178,7 +178,7 @@ class TestChain:
         assert names(chain.intermediates) == ["A", "B"]
 
     @pytest.mark.parametrize("count", [MAX_INTERMEDIATES, MAX_INTERMEDIATES + 1])
-    def test_the_service_takes_five_intermediates(self, count: int) -> None:
+    def test_sixth_intermediate_is_refused(self, count: int) -> None:
         ladder = [certs.make_ca("Top")]
         for number in range(count):
             ladder.append(certs.make_ca(f"CA {number}", ladder[-1]))
@@ -186,11 +186,11 @@ class TestChain:
         if count <= MAX_INTERMEDIATES:
             assert len(build(order)[0].intermediates) == count
         else:
-            with pytest.raises(CertificateError, match="file:0 has 6 intermediates and the service takes 5"):
+            with pytest.raises(CertificateError, match="file:0 has 6 intermediates and the service accepts 5"):
                 build(order)
 
     @pytest.mark.parametrize("serial", [1, 2**64 - 1, 2**159 - 1])
-    def test_the_serial_number_is_decimal(self, serial: int, tmp_path: Path) -> None:
+    def test_serial_number_is_decimal(self, serial: int, tmp_path: Path) -> None:
         leaf = certs.issue(ROOT, KEY.public_key(), certs.Shape(serial=serial))
         (tmp_path / "leaf.pem").write_bytes(certs.pem(leaf))
         shown = openssl(tmp_path, "x509", "-in", "leaf.pem", "-noout", "-serial").decode()
@@ -198,20 +198,20 @@ class TestChain:
 
 
 class TestLeaves:
-    def test_two_leaves_keep_their_order(self) -> None:
+    def test_leaves_keep_their_order(self) -> None:
         second = certs.issue(LOWER, KEY.public_key(), certs.Shape("other"))
         for order in ([LEAF, second], [second, LEAF], [LEAF, second, LEAF]):
             found = leaves(read(*order, LOWER.certificate))
             assert [c.x509 for c in found] == list(dict.fromkeys(order))
 
-    def test_of_copies_the_first_counts(self) -> None:
+    def test_copies_of_a_leaf_are_one_leaf(self) -> None:
         assert [c.source for c in leaves(read(LEAF, LOWER.certificate, LEAF))] == ["file:0"]
         assert build_chain(one(LEAF), read(LOWER.certificate, LEAF))[1] == []
 
-    def test_a_stray_root_is_no_leaf(self) -> None:
+    def test_stray_root_is_not_a_leaf(self) -> None:
         assert names(leaves(read(STRANGER.certificate, LEAF, ROOT.certificate))) == ["bamboo-01"]
 
-    def test_a_ca_is_the_leaf_where_there_is_nothing_else(self) -> None:
+    def test_ca_certificate_is_the_leaf_when_it_is_alone(self) -> None:
         assert names(leaves(read(ROOT.certificate))) == ["Root"]
         assert names(leaves(read(ROOT.certificate, MIDDLE.certificate))) == ["Middle"]
 
@@ -228,14 +228,14 @@ class TestPreflight:
         return caught.value
 
     @pytest.mark.parametrize("now", [BEGIN - timedelta(minutes=5), BEGIN, NOW, END])
-    def test_within_its_validity(self, now: datetime) -> None:
+    def test_valid_leaf_passes_preflight(self, now: datetime) -> None:
         preflight(one(certs.issue(ROOT, KEY.public_key(), self.GOOD)), now)
 
-    def test_expired(self) -> None:
+    def test_expired_leaf_is_refused_with_its_date(self) -> None:
         message = self.refusal(self.GOOD, self.END + SECOND).message
         assert "expired at 2026-05-05T12:00:00Z (now 2026-05-05T12:00:01Z)" in message
 
-    def test_not_yet_valid(self) -> None:
+    def test_leaf_that_is_not_yet_valid_is_refused_after_five_minutes_of_tolerance(self) -> None:
         message = self.refusal(self.GOOD, self.BEGIN - timedelta(minutes=5) - SECOND).message
         assert "is not valid before 2026-05-03T12:00:00Z (now 2026-05-03T11:54:59Z)" in message
 
@@ -247,14 +247,14 @@ class TestPreflight:
             ({"digital_signature": None}, "digitalSignature"),
         ],
     )
-    def test_rules(self, change: dict[str, Any], text: str) -> None:
+    def test_leaf_that_breaks_a_rule_is_refused(self, change: dict[str, Any], text: str) -> None:
         assert text in self.refusal(certs.Shape(begin=self.BEGIN, end=self.END, **change)).message
 
-    def test_basic_constraints_may_be_absent(self) -> None:
+    def test_leaf_without_basic_constraints_passes_preflight(self) -> None:
         preflight(one(certs.issue(ROOT, KEY.public_key(), certs.Shape(is_ca=None))), datetime.now(UTC))
 
     @pytest.mark.parametrize(("digest", "name"), [("-sha1", "SHA1"), ("-md5", "MD5"), ("-sha224", "SHA224")])
-    def test_a_weak_signature(self, digest: str, name: str, tmp_path: Path) -> None:
+    def test_leaf_with_a_weak_signature_is_refused(self, digest: str, name: str, tmp_path: Path) -> None:
         certs.write_key(tmp_path / "key.pem", KEYS["RSA"])
         openssl(tmp_path, "req", "-new", "-key", "key.pem", "-subj", "/CN=x", "-out", "request.pem")
         (tmp_path / "extensions").write_text("keyUsage=digitalSignature")
@@ -263,7 +263,7 @@ class TestPreflight:
         with pytest.raises(CertificateError, match=f"is signed with {name}"):
             preflight(one(leaf), datetime.now(UTC))
 
-    def test_version_1(self) -> None:
+    def test_version_1_leaf_is_refused(self) -> None:
         def downgrade(tbs: Any) -> None:
             tbs["version"] = "v1"
             del tbs["extensions"]
@@ -274,12 +274,12 @@ class TestPreflight:
     @pytest.mark.parametrize(
         "key", [ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP256K1())], ids=["Ed25519", "K1"]
     )
-    def test_a_key_that_the_service_does_not_take(self, key: Any) -> None:
+    def test_leaf_with_an_unsupported_key_is_refused(self, key: Any) -> None:
         leaf = one(certs.issue(ROOT, key.public_key()))
-        with pytest.raises(CertificateError, match="of a kind that the service does not take"):
+        with pytest.raises(CertificateError, match="kind of key that the service does not accept"):
             preflight(leaf, datetime.now(UTC))
 
-    def test_an_unknown_signature_algorithm_is_the_services_to_judge(self) -> None:
+    def test_unknown_signature_algorithm_is_left_to_the_service(self) -> None:
         oid = bytes.fromhex("06082a8648ce3d040302")
         der = LEAF.public_bytes(Encoding.DER).replace(oid, oid[:-1] + b"\x63")
         preflight(load([FoundCertificate(der, "x")])[0], datetime.now(UTC))
@@ -287,23 +287,23 @@ class TestPreflight:
 
 class TestBrokenCertificates:
     @given(st.data())
-    def test_mutated_der_raises_certificate_errors_only(self, data: st.DataObject) -> None:
+    def test_mutated_certificate_raises_only_certificate_errors(self, data: st.DataObject) -> None:
         der = bytearray(LEAF.public_bytes(Encoding.DER))
         for _ in range(data.draw(st.integers(1, 3))):
             der[data.draw(st.integers(0, len(der) - 1))] = data.draw(st.integers(0, 255))
         use_all(bytes(der))
 
     @given(st.binary(max_size=300))
-    def test_garbage(self, garbage: bytes) -> None:
+    def test_garbage_is_a_certificate_error(self, garbage: bytes) -> None:
         with pytest.raises(CertificateError, match="certificate the/path can't be read"):
             load([FoundCertificate(garbage, "the/path")])
 
-    def test_an_unknown_version(self) -> None:
+    def test_unknown_version_is_a_certificate_error(self) -> None:
         der = LEAF.public_bytes(Encoding.DER).replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020126"), 1)
         with pytest.raises(CertificateError):
             load([FoundCertificate(der, "x")])
 
-    def test_an_extension_twice(self) -> None:
+    def test_repeated_extension_is_a_certificate_error(self) -> None:
         def double(tbs: Any) -> None:
             tbs["extensions"].append(tbs["extensions"][0])
 
@@ -311,13 +311,13 @@ class TestBrokenCertificates:
             one(edited(LEAF, double))
 
     @pytest.mark.parametrize("serial", [0, -1, -(2**70), 2**400])
-    def test_a_serial_number_that_no_ca_should_give(self, serial: int) -> None:
+    def test_invalid_serial_number_is_accepted_or_a_certificate_error(self, serial: int) -> None:
         leaf = edited(LEAF, lambda tbs: tbs.__setitem__("serial_number", serial))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             assert Chain(one(leaf)).serial == str(serial)
 
-    def test_an_unknown_curve(self) -> None:
+    def test_unknown_curve_is_a_certificate_error(self) -> None:
         p256, nowhere = bytes.fromhex("06082a8648ce3d030107"), bytes.fromhex("06082a8648ce3d030163")
         der = LEAF.public_bytes(Encoding.DER).replace(p256, nowhere)
         with pytest.raises(CertificateError):
@@ -326,12 +326,12 @@ class TestBrokenCertificates:
 
 class TestAlgorithms:
     @pytest.mark.parametrize("kind", KEYS)
-    def test_algorithm(self, kind: str) -> None:
+    def test_algorithm_is_that_of_the_leafs_key(self, kind: str) -> None:
         certificate = one(certs.issue(ROOT, KEYS[kind].public_key()))
         assert certificate.algorithm == {"P": ECDSA, "R": RSA, "M": MLDSA}[kind[0]]
 
     @pytest.mark.parametrize("kind", ["ML-DSA-44", "ML-DSA-65", "ML-DSA-87", "RSA", "P-521"])
-    def test_chains_of_other_algorithms(self, kind: str) -> None:
+    def test_chain_of_any_algorithm_is_built(self, kind: str) -> None:
         root = certs.make_ca("Root", key=KEYS[kind])
         middle = certs.make_ca("Middle", root)
         leaf = certs.issue(middle, KEYS[kind].public_key())
@@ -341,21 +341,21 @@ class TestAlgorithms:
 
 
 class TestLeavesOfOneKey:
-    """Which certificates may be the leaf, among those that a token gives one CKA_ID."""
+    """Which certificate is the leaf, among those with one CKA_ID on a token."""
 
-    def test_an_attestation_certificate_is_not(self) -> None:
+    def test_attestation_certificate_is_not_a_leaf_beside_another(self) -> None:
         attestation = x509.load_der_x509_certificate(self_made(public_key(KEY), "attestation", YUBICO_FIRMWARE))
         for order in ([attestation, LEAF], [LEAF, attestation]):
             assert [c.x509 for c in leaves(read(*order))] == [LEAF]
         assert [c.x509 for c in leaves(read(attestation))] == [attestation]
 
-    def test_one_that_may_not_sign_is_not(self) -> None:
+    def test_certificate_that_forbids_signing_is_not_a_leaf_beside_another(self) -> None:
         encryption = certs.issue(LOWER, KEY.public_key(), certs.Shape("encryption", digital_signature=False))
         assert [c.x509 for c in leaves(read(encryption, LEAF))] == [LEAF]
         assert [c.x509 for c in leaves(read(encryption))] == [encryption]
 
 
-def test_what_cant_be_read_is_told_apart() -> None:
+def test_unreadable_certificates_become_errors() -> None:
     good = FoundCertificate(LEAF.public_bytes(Encoding.DER), "good")
     found, errors = load_readable([FoundCertificate(b"junk", "bad"), good, FoundCertificate(b"", "empty")])
     assert [c.x509 for c in found] == [LEAF]
@@ -368,7 +368,7 @@ def public_key(key: Any) -> bytes:
 
 
 def use_all(der: bytes) -> None:
-    """Do with a certificate all that a command does; only a CertificateError may come of it."""
+    """Use a certificate as a command does. Only a CertificateError may result."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

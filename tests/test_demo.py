@@ -18,12 +18,12 @@ PROGRAM = "import sys; import softhsm.demo as demo; {}; sys.exit(demo.main())"
 
 @pytest.fixture
 def changed() -> str:
-    """What to change in the demo's module before it runs, as Python."""
+    """Python code that changes the demo's module before it runs."""
     return "pass"
 
 
 @pytest.fixture
-def demo(short_folder: Path, changed: str) -> Iterator[subprocess.Popen[str]]:
+def demo(hardware: None, short_folder: Path, changed: str) -> Iterator[subprocess.Popen[str]]:
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "TMPDIR": str(short_folder)}
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM.format(changed)],
@@ -44,7 +44,7 @@ def assert_nothing_is_left(folder: Path) -> None:
     assert [command for command in commands if os.fsencode(folder) in command] == []
 
 
-def test_three_identities_and_two_refusals(demo: subprocess.Popen[str], short_folder: Path) -> None:
+def test_demo_shows_three_identities_and_two_refusals(demo: subprocess.Popen[str], short_folder: Path) -> None:
     out, errors = demo.communicate(timeout=120)
     assert demo.returncode == 0, errors
     arns = re.findall(r"arn:aws:sts::\d{12}:assumed-role/\S+", out)
@@ -57,7 +57,9 @@ def test_three_identities_and_two_refusals(demo: subprocess.Popen[str], short_fo
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_interrupted_it_leaves_nothing(demo: subprocess.Popen[str], short_folder: Path, number: signal.Signals) -> None:
+def test_demo_leaves_nothing_when_interrupted(
+    demo: subprocess.Popen[str], short_folder: Path, number: signal.Signals
+) -> None:
     assert demo.stdout
     while "hwsigner emulator" not in demo.stdout.readline():
         assert demo.poll() is None
@@ -72,11 +74,11 @@ def test_interrupted_it_leaves_nothing(demo: subprocess.Popen[str], short_folder
     ("changed", "message"),
     [
         ("demo.AWS = '/nowhere/aws'", "/nowhere/aws is not installed"),
-        ("demo._SECONDS = 0.01", "aws sts get-caller-identity did not end within 0.01 seconds"),
+        ("demo._SECONDS = 0.01", "aws sts get-caller-identity did not exit within 0.01 seconds"),
         ("demo.HWSIGNER = '/nowhere/hwsigner'", "'/nowhere/hwsigner'"),
     ],
 )
-def test_what_is_missing_or_too_slow_is_one_line(
+def test_demo_prints_one_line_when_a_program_is_missing_or_too_slow(
     demo: subprocess.Popen[str], short_folder: Path, changed: str, message: str
 ) -> None:
     _, errors = demo.communicate(timeout=60)
@@ -87,7 +89,7 @@ def test_what_is_missing_or_too_slow_is_one_line(
     assert_nothing_is_left(short_folder)
 
 
-def test_a_reader_that_goes_away_is_one_line(demo: subprocess.Popen[str], short_folder: Path) -> None:
+def test_demo_prints_one_line_when_its_reader_goes_away(demo: subprocess.Popen[str], short_folder: Path) -> None:
     assert demo.stdout
     assert demo.stderr
     demo.stdout.readline()

@@ -1,4 +1,4 @@
-"""Errors: printable whatever they quote, each with the exit status of its class."""
+"""Errors: printable whatever they quote, and each with the exit status of its class."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 class TestPrintable:
     @given(TEXTS)
-    def test_nothing_in_it_moves_a_terminal(self, text: str) -> None:
+    def test_printable_text_has_no_control_characters(self, text: str) -> None:
         assert not {unicodedata.category(character) for character in printable(text)} & UNPRINTABLE
         assert printable(text).isprintable()
 
     @given(st.text(st.characters(categories=["L", "N", "P", "S"])))
-    def test_plain_text_stays_as_it_is(self, text: str) -> None:
+    def test_plain_text_is_unchanged(self, text: str) -> None:
         assert printable(text) == text
 
     @given(TEXTS)
-    def test_it_can_be_written_as_utf8_and_is_stable(self, text: str) -> None:
+    def test_printable_text_is_utf8_and_stays_the_same_when_escaped_again(self, text: str) -> None:
         assert printable(text).encode().decode() == printable(text)
         assert printable(printable(text)) == printable(text)
 
@@ -64,12 +64,12 @@ class TestPrintable:
         ("text", "escaped"),
         [("a\x1b[2Jb", "a\\x1b[2Jb"), ("x\ny", "x\\ny"), ("\u202e", "\\u202e"), ("\udce9", "\\udce9")],
     )
-    def test_what_is_escaped_can_be_seen(self, text: str, escaped: str) -> None:
+    def test_escapes_are_visible(self, text: str, escaped: str) -> None:
         assert printable(text) == escaped
 
 
 class TestErrors:
-    def test_every_class_has_the_exit_status_of_its_kind(self) -> None:
+    def test_every_class_has_the_exit_status_of_its_base(self) -> None:
         assert {error.__name__: error.exit_status for error in ERRORS} == EXIT_STATUSES
 
     @pytest.mark.parametrize("error", ERRORS)
@@ -79,20 +79,20 @@ class TestErrors:
 
     @pytest.mark.parametrize("error", ERRORS)
     @given(message=TEXTS, hint=TEXTS)
-    def test_every_way_out_is_printable(self, error: type[HwsignerError], message: str, hint: str) -> None:
+    def test_every_output_of_an_error_is_printable(self, error: type[HwsignerError], message: str, hint: str) -> None:
         raised = error(message, hint)
         for shown in (str(raised), repr(raised), raised.message, raised.hint, *raised.args):
             assert shown.isprintable()
 
     @pytest.mark.parametrize("error", ERRORS)
-    def test_errors_cross_processes(self, error: type[HwsignerError]) -> None:
+    def test_errors_can_be_pickled(self, error: type[HwsignerError]) -> None:
         copied = pickle.loads(pickle.dumps(error("what was wrong\x1b", "What to do")))
         assert (type(copied), copied.message, copied.hint) == (error, "what was wrong\\x1b", "What to do")
 
 
 class TestWarnings:
     @pytest.mark.parametrize("warning", WARNINGS)
-    def test_they_are_user_warnings_with_an_exit_status_and_a_printable_message(
+    def test_warnings_are_user_warnings_with_an_exit_status_and_a_printable_message(
         self, warning: type[HwsignerWarning]
     ) -> None:
         assert issubclass(warning, UserWarning)

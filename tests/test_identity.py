@@ -1,4 +1,4 @@
-"""Identities: what is read before the key is touched, which leaf is the key's, and what a signature must show."""
+"""Identities: checks before the key is opened, the choice of the leaf, and verified signatures."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ EXPIRED = certs.Shape("old", begin=certs.ago(9), end=certs.ago(1))
 
 
 class FakeKey(Key):
-    """A P-256 key that counts what is done with it."""
+    """A P-256 key that counts signatures and closings."""
 
     def __init__(self, key: ec.EllipticCurvePrivateKey, *, shows_public_key: bool = True) -> None:
         self._key = key
@@ -94,7 +94,7 @@ def write(tmp_path: Path) -> Callable[..., str]:
     return to_file
 
 
-def test_key_chain_and_signature(write: Callable[..., str], key_file: Path) -> None:
+def test_identity_has_its_chain_and_signs(write: Callable[..., str], key_file: Path) -> None:
     names = IdentitySource(write(MIDDLE.certificate, LEAF, ROOT.certificate), str(key_file))
     with open_identity(names) as identity:
         assert identity.chain.leaf.x509 == LEAF
@@ -103,12 +103,12 @@ def test_key_chain_and_signature(write: Callable[..., str], key_file: Path) -> N
         assert verify(identity.chain.leaf.public_key(), b"message", signature=signature, hash="sha512")
 
 
-class TestBeforeTheKeyIsTouched:
-    """The key named here does not exist: an error about it would show that it was reached for."""
+class TestBeforeTheKeyIsOpened:
+    """The key does not exist, so an error about it would show that hwsigner tried to open it."""
 
     MISSING = "/nowhere/key.pem"
 
-    def test_the_missing_key_is_reached_after_a_good_certificate(self, write: Callable[..., str]) -> None:
+    def test_key_is_opened_after_a_good_certificate(self, write: Callable[..., str]) -> None:
         with pytest.raises(KeyNotFoundError, match=self.MISSING):
             open_identity(IdentitySource(write(LEAF), self.MISSING))
 
@@ -117,26 +117,30 @@ class TestBeforeTheKeyIsTouched:
         [EXPIRED, certs.Shape(begin=certs.ago(-1)), certs.Shape(is_ca=True), certs.Shape(digital_signature=None)],
         ids=["expired", "not yet valid", "CA", "no digitalSignature"],
     )
-    def test_preflight(self, shape: certs.Shape, write: Callable[..., str]) -> None:
+    def test_bad_leaf_is_refused_before_the_key_is_opened_unless_unchecked(
+        self, shape: certs.Shape, write: Callable[..., str]
+    ) -> None:
         certificate = write(certs.issue(MIDDLE, KEY.public_key(), shape))
         with pytest.raises(CertificateError):
             open_identity(IdentitySource(certificate, self.MISSING))
         with pytest.raises(KeyNotFoundError):
             open_identity(IdentitySource(certificate, self.MISSING, check=False))
 
-    def test_preflight_goes_by_the_given_time(self, write: Callable[..., str]) -> None:
+    def test_validity_is_checked_at_the_given_time(self, write: Callable[..., str]) -> None:
         names = IdentitySource(write(LEAF), self.MISSING)
         with pytest.raises(CertificateError, match="expired"):
             open_identity(names, now=datetime.now(UTC) + timedelta(days=365))
 
     @pytest.mark.parametrize("content", [b"", b"garbage", certs.pem(LEAF).replace(b"MII", b"AAA", 1)])
-    def test_bad_intermediates(self, content: bytes, write: Callable[..., str], tmp_path: Path) -> None:
+    def test_unreadable_intermediates_are_refused_before_the_key_is_opened(
+        self, content: bytes, write: Callable[..., str], tmp_path: Path
+    ) -> None:
         (tmp_path / "intermediates").write_bytes(content)
         names = IdentitySource(write(LEAF), self.MISSING, intermediates=str(tmp_path / "intermediates"))
         with pytest.raises(CertificateError, match="intermediates"):
             open_identity(names)
 
-    def test_two_certificates_of_the_key(self, write: Callable[..., str]) -> None:
+    def test_two_certificates_of_one_key_are_ambiguous(self, write: Callable[..., str]) -> None:
         renewed = certs.issue(MIDDLE, KEY.public_key(), certs.Shape("renewed", end=certs.ago(-300)))
         with pytest.raises(AmbiguousCertificateError) as caught:
             open_identity(IdentitySource(write(LEAF, renewed), self.MISSING))
@@ -147,29 +151,29 @@ class TestBeforeTheKeyIsTouched:
 
 
 class TestLeaf:
-    def test_is_found_by_the_key(self, write: Callable[..., str], key_file: Path) -> None:
+    def test_leaf_is_the_keys_certificate(self, write: Callable[..., str], key_file: Path) -> None:
         other = certs.issue(MIDDLE, OTHER.public_key(), certs.Shape("other"))
         for order in ((LEAF, other), (other, LEAF)):
             with open_identity(IdentitySource(write(*order, MIDDLE.certificate), str(key_file))) as identity:
                 assert identity.chain.leaf.x509 == LEAF
 
-    def test_the_latest_one_of_the_key(self, write: Callable[..., str], key_file: Path) -> None:
+    def test_latest_leaf_is_the_keys_last_to_expire(self, write: Callable[..., str], key_file: Path) -> None:
         renewed = certs.issue(MIDDLE, KEY.public_key(), certs.Shape("renewed", end=certs.ago(-300)))
         other = certs.issue(MIDDLE, OTHER.public_key(), certs.Shape("other", end=certs.ago(-900)))
         for order in ((LEAF, renewed), (renewed, LEAF), (other, renewed, LEAF), (LEAF, renewed, other)):
             with open_identity(IdentitySource(write(*order), str(key_file), latest=True)) as identity:
                 assert identity.chain.leaf.x509 == renewed
 
-    def test_an_expired_one_besides_does_not_hinder_the_latest(self, write: Callable[..., str], key_file: Path) -> None:
+    def test_latest_leaf_is_found_beside_an_expired_one(self, write: Callable[..., str], key_file: Path) -> None:
         expired = certs.issue(MIDDLE, KEY.public_key(), EXPIRED)
         with open_identity(IdentitySource(write(expired, LEAF), str(key_file), latest=True)) as identity:
             assert identity.chain.leaf.x509 == LEAF
 
-    def test_one_with_a_copy_is_one(self, write: Callable[..., str], key_file: Path) -> None:
+    def test_leaf_and_its_copy_are_not_ambiguous(self, write: Callable[..., str], key_file: Path) -> None:
         with open_identity(IdentitySource(write(LEAF, LEAF), str(key_file))) as identity:
             assert identity.chain.leaf.x509 == LEAF
 
-    def test_of_a_key_that_hides_its_public_key(
+    def test_leaf_of_a_key_without_public_key_must_be_the_only_one(
         self, write: Callable[..., str], opened: Callable[[FakeKey], None]
     ) -> None:
         key = FakeKey(KEY, shows_public_key=False)
@@ -188,21 +192,25 @@ class TestFailuresCloseTheKey:
         assert key.closed == 1
         return str(caught.value)
 
-    def test_another_key(self, write: Callable[..., str], opened: Callable[[FakeKey], None]) -> None:
+    def test_key_of_another_certificate_is_closed(
+        self, write: Callable[..., str], opened: Callable[[FakeKey], None]
+    ) -> None:
         opened(key := FakeKey(OTHER))
         message = self.failure(key, KeyMismatchError, path := write(LEAF))
         assert path in message
         assert "CN=bamboo-01" in message
         assert key.signed == 0
 
-    def test_a_leaf_chosen_by_the_key_that_is_expired(
+    def test_key_of_an_expired_leaf_is_closed(
         self, write: Callable[..., str], opened: Callable[[FakeKey], None]
     ) -> None:
         opened(key := FakeKey(OTHER))
         expired = certs.issue(MIDDLE, OTHER.public_key(), EXPIRED)
         assert "expired" in self.failure(key, CertificateError, write(LEAF, expired))
 
-    def test_a_chain_that_is_too_long(self, write: Callable[..., str], opened: Callable[[FakeKey], None]) -> None:
+    def test_key_is_closed_when_the_chain_is_too_long(
+        self, write: Callable[..., str], opened: Callable[[FakeKey], None]
+    ) -> None:
         opened(key := FakeKey(KEY))
         ladder = [ROOT]
         for number in range(6):
@@ -210,7 +218,9 @@ class TestFailuresCloseTheKey:
         leaf = certs.issue(ladder[-1], KEY.public_key())
         self.failure(key, CertificateError, write(leaf, *(ca.certificate for ca in ladder)))
 
-    def test_a_warning_that_is_an_error(self, write: Callable[..., str], opened: Callable[[FakeKey], None]) -> None:
+    def test_key_is_closed_when_a_warning_is_an_error(
+        self, write: Callable[..., str], opened: Callable[[FakeKey], None]
+    ) -> None:
         opened(key := FakeKey(KEY))
         stranger = certs.make_ca("Stranger", certs.make_ca("Elsewhere")).certificate
         intermediates = write(stranger, MIDDLE.certificate, ROOT.certificate, name="more.pem")
@@ -222,7 +232,7 @@ class TestFailuresCloseTheKey:
 
 
 class TestIntermediates:
-    def test_come_from_both_files(self, write: Callable[..., str], key_file: Path) -> None:
+    def test_intermediates_come_from_both_files(self, write: Callable[..., str], key_file: Path) -> None:
         lower = certs.make_ca("Lower", MIDDLE)
         leaf = certs.issue(lower, KEY.public_key())
         names = IdentitySource(
@@ -234,7 +244,7 @@ class TestIntermediates:
 
 
 class TestPins:
-    """The key's PIN reaches the certificate's file only where that is the key's own."""
+    """The key's PIN is used for the certificate's file only if the key is in it."""
 
     PASSPHRASE = "the key's own"
 
@@ -247,12 +257,12 @@ class TestPins:
         return str(path)
 
     @pytest.mark.parametrize("names_key", [False, True])
-    def test_one_file_with_both(self, container: str, names_key: bool) -> None:
+    def test_pin_opens_certificate_and_key_in_one_file(self, container: str, names_key: bool) -> None:
         names = IdentitySource(container, container if names_key else None, pin=PinSource(self.PASSPHRASE))
         with open_identity(names) as identity:
             assert [c.x509 for c in identity.chain.intermediates] == [MIDDLE.certificate]
 
-    def test_another_file_does_not_get_it(self, container: str, tmp_path: Path) -> None:
+    def test_pin_is_not_used_for_the_certificates_file(self, container: str, tmp_path: Path) -> None:
         encrypted = tmp_path / "encrypted.pem"
         encrypted.touch(0o600)
         encryption = BestAvailableEncryption(self.PASSPHRASE.encode())
@@ -260,12 +270,14 @@ class TestPins:
         with pytest.raises(PinRequiredError, match=r"both\.p12"):
             open_identity(IdentitySource(container, str(encrypted), pin=PinSource(self.PASSPHRASE)))
 
-    def test_nor_do_intermediates(self, container: str, write: Callable[..., str], key_file: Path) -> None:
+    def test_pin_is_not_used_for_the_intermediates(
+        self, container: str, write: Callable[..., str], key_file: Path
+    ) -> None:
         names = IdentitySource(write(LEAF), str(key_file), container, pin=PinSource(self.PASSPHRASE))
         with pytest.raises(PinRequiredError, match=r"both\.p12"):
             open_identity(names)
 
-    def test_a_person_is_asked_for_each_file(self, container: str, key_file: Path) -> None:
+    def test_callable_is_asked_for_each_file(self, container: str, key_file: Path) -> None:
         asked: list[str] = []
 
         def ask(request: PinRequest) -> str:
@@ -282,11 +294,11 @@ class TestSignatures:
         [leaf] = load([FoundCertificate(LEAF.public_bytes(Encoding.DER), "leaf.pem")])
         return Chain(leaf)
 
-    def test_of_another_key_do_not_leave(self) -> None:
+    def test_signature_of_another_key_is_an_error(self) -> None:
         with pytest.raises(KeyMismatchError, match=r"leaf\.pem"):
             Identity(FakeKey(OTHER, shows_public_key=False), self.chain()).sign(b"message")
 
-    def test_of_another_message_do_not_leave(self) -> None:
+    def test_signature_of_another_message_is_an_error(self) -> None:
         class Confused(FakeKey):
             def sign(self, message: bytes, hash: HashName = "sha256") -> bytes:
                 return super().sign(message + b"!", hash)
@@ -294,13 +306,13 @@ class TestSignatures:
         with pytest.raises(KeyMismatchError):
             Identity(Confused(KEY), self.chain()).sign(b"message")
 
-    def test_with_statement_closes(self) -> None:
+    def test_with_statement_closes_the_key(self) -> None:
         with Identity(key := FakeKey(KEY), self.chain()) as identity:
             identity.sign(b"message")
         assert (key.signed, key.closed) == (1, 1)
 
 
-def test_the_certificates_key_decides_between_keys(
+def test_certificates_public_key_chooses_the_key(
     write: Callable[..., str], key_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[bytes | None] = []

@@ -1,4 +1,4 @@
-"""open_key and the table of backends: what is loaded when, and what is said when a library is missing."""
+"""open_key and the backends: what is loaded when, what is said when a library is missing, and backends of others."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import inspect
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import hwsigner
-from hwsigner.backends import BACKENDS
-from hwsigner.errors import KeyNotFoundError, UsageError
-from hwsigner.key import find_certificates, open_key, pin_source, resolve
+from hwsigner import backends
+from hwsigner.backends import BACKENDS, Backend, register
+from hwsigner.errors import BackendUnavailableError, KeyNotFoundError, UsageError
+from hwsigner.key import find_certificates, open_key
 from hwsigner.pins import PinRequest, PinSource
 from hwsigner.uri import KeyURI
 
@@ -26,6 +28,7 @@ HEAVY = {
         "ctypes",
         "email",
         "http.client",
+        "importlib.metadata",
         "logging",
         "pkcs11",
         "requests",
@@ -36,9 +39,10 @@ HEAVY = {
 TSS2 = b"-----BEGIN TSS2 PRIVATE KEY-----\nMAYGBFUdJQA=\n-----END TSS2 PRIVATE KEY-----\n"
 
 
-def run(script: str, *arguments: str) -> str:
-    """Run a Python script in a new interpreter and return what it prints."""
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(hwsigner.__file__).parent.parent)}
+def run(script: str, *arguments: str, path: Path | None = None) -> str:
+    """Run a Python script in a new interpreter, with a folder of modules, and return what it prints."""
+    root = Path(hwsigner.__file__).parent.parent
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{root}:{path}" if path else str(root)}
     command = [sys.executable, "-c", script, *arguments]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
@@ -54,11 +58,11 @@ def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class TestWhatIsLoaded:
+class TestLoadedModules:
     def loaded(self, script: str, *arguments: str) -> set[str]:
         return set(run(f"{script}\nimport sys; print(*sys.modules)", *arguments).split())
 
-    def test_the_package_loads_nothing(self) -> None:
+    def test_importing_the_package_loads_only_its_version(self) -> None:
         # An editable installation finds the package through these two.
         before = self.loaded("import importlib.machinery, importlib.util, typing")
         assert self.loaded("import hwsigner") - before - {"__future__"} == {"hwsigner", "hwsigner._version"}
@@ -68,19 +72,17 @@ class TestWhatIsLoaded:
         assert not loaded & HEAVY
         assert not {name for name in loaded if name.startswith("hwsigner.backends.")}
 
-    def test_a_file_key_loads_what_it_needs_and_no_more(self, key_file: Path) -> None:
+    def test_file_key_loads_only_what_it_needs(self, key_file: Path) -> None:
         loaded = self.loaded("import sys, hwsigner; hwsigner.open_key(sys.argv[1]).sign(b'')", str(key_file))
         assert "hwsigner.backends.file" in loaded
         unneeded = {"cryptography.hazmat.primitives.serialization.pkcs12", "cryptography.x509"}
         assert not loaded & (HEAVY - {"cryptography", "email"} | unneeded)
         assert not {"hwsigner.backends.pkcs11", "hwsigner.backends.tpm2", "hwsigner.backends.file.libcrypto"} & loaded
 
-    def test_every_public_name_is_there_when_asked_for(self) -> None:
-        for name in hwsigner.__all__:
-            assert getattr(hwsigner, name) is not None
-        assert len(hwsigner.__all__) <= 20
-        with pytest.raises(AttributeError, match="no_such_name"):
-            getattr(hwsigner, "no_such" + "_name")
+    @pytest.mark.parametrize("path", ["/etc/a:b", "./x:y", "C:", "file:/x", "pkcs11:token=a", "handle:0x81000001"])
+    def test_entry_points_are_not_read_for_paths_and_built_in_schemes(self, path: str) -> None:
+        loaded = self.loaded(f"from hwsigner import KeyURI; KeyURI.parse({path!r})")
+        assert "importlib.metadata" not in loaded
 
 
 class TestMissingLibrary:
@@ -101,22 +103,22 @@ else:
         ("uri", "extra"),
         [("pkcs11:token=a", "pkcs11"), ("tpm2:handle=0x81000001", "tpm2"), ("handle:0x81000001", "tpm2")],
     )
-    def test_it_is_named_with_what_to_install(self, uri: str, extra: str) -> None:
+    def test_missing_library_is_named_with_what_to_install(self, uri: str, extra: str) -> None:
         printed = run(self.SCRIPT, uri)
         assert printed.startswith("BackendUnavailableError 3 ")
-        assert f"pip install 'hwsigner[{extra}]'" in printed
+        assert f"Run pip install 'hwsigner[{extra}]'" in printed
 
-    def test_a_tss2_file_needs_the_tpm_library(self, tmp_path: Path) -> None:
+    def test_tss2_file_needs_the_tpm_library(self, tmp_path: Path) -> None:
         (tmp_path / "tss2.pem").write_bytes(TSS2)
         assert "hwsigner[tpm2]" in run(self.SCRIPT, str(tmp_path / "tss2.pem"))
 
-    def test_file_keys_do_without_the_others(self, key_file: Path) -> None:
+    def test_file_key_opens_without_the_other_libraries(self, key_file: Path) -> None:
         assert run(self.SCRIPT, str(key_file)) == "opened\n"
 
 
-class TestTable:
-    @pytest.mark.parametrize("scheme", BACKENDS)
-    def test_each_backend_opens_keys_in_the_same_way(self, scheme: str) -> None:
+class TestBuiltInBackends:
+    @pytest.mark.parametrize("scheme", ["file", "pkcs11", "tpm2"])
+    def test_backend_modules_have_the_same_functions(self, scheme: str) -> None:
         module = importlib.import_module(BACKENDS[scheme].module)
         parameters = inspect.signature(module.open_key).parameters
         assert list(parameters) == ["uri", "pins", "public_key"]
@@ -124,66 +126,150 @@ class TestTable:
         if hasattr(module, "find_certificates"):
             assert list(inspect.signature(module.find_certificates).parameters) == ["uri", "pins"]
 
-    def test_a_tpm_names_no_certificate(self) -> None:
+    def test_tpm_key_can_not_name_a_certificate(self) -> None:
         for uri in ("tpm2:handle=0x81000001", "handle:0x81000001"):
             with pytest.raises(UsageError, match="tpm2:handle=0x81000001 can't name a certificate"):
                 find_certificates(uri)
 
-    def test_a_malformed_uri_is_a_usage_error(self) -> None:
+    def test_malformed_uri_is_a_usage_error(self) -> None:
         for find in (open_key, find_certificates):
             with pytest.raises(UsageError, match="percent-encoding"):
                 find("pkcs11:token=%")
 
-    def test_a_parsed_uri_will_do(self, key_file: Path) -> None:
+    def test_parsed_uri_is_accepted(self, key_file: Path) -> None:
         assert open_key(KeyURI.parse(str(key_file))).public_key() == open_key(str(key_file)).public_key()
 
-    def test_a_key_closes_at_the_end_of_with(self, key_file: Path) -> None:
+    def test_key_closes_at_the_end_of_with(self, key_file: Path) -> None:
         with open_key(str(key_file)) as key:
             assert key.sign(b"message")
         with pytest.raises(hwsigner.HwsignerError, match="closed"):
             key.sign(b"message")
 
 
-class TestContentDecides:
+class TestOtherBackends:
+    """A backend that another package brings. `tests/backends/ssh_agent` is a whole one."""
+
+    DESCRIPTION = Backend("keys_in_a_drawer", install="pip install drawer")
+
+    @pytest.fixture(autouse=True)
+    def table(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """Restore the table and forget which entry points were read."""
+        monkeypatch.setattr(backends, "BACKENDS", dict(BACKENDS))
+        monkeypatch.setattr("hwsigner.uri.BACKENDS", backends.BACKENDS)
+        backends._load_entry_point.cache_clear()
+        yield
+        backends._load_entry_point.cache_clear()
+
+    @pytest.fixture
+    def installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A folder on the path of modules with a package whose entry point names the module `keys_in_a_drawer`."""
+        folder = tmp_path / "drawer-1.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: drawer\nVersion: 1\n")
+        (folder / "entry_points.txt").write_text("[hwsigner.backends]\ndrawer = keys_in_a_drawer:BACKEND\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "keys_in_a_drawer", raising=False)
+        return tmp_path
+
+    def test_registered_scheme_is_parsed(self) -> None:
+        assert KeyURI.parse("drawer:number=3").scheme == "file"
+        register("drawer", self.DESCRIPTION)
+        assert KeyURI.parse("Drawer:number=3?pin-value=1") == KeyURI("drawer", {"number": b"3"})
+        assert KeyURI.parse("drawer:number=3").backend is self.DESCRIPTION
+
+    def test_missing_module_is_reported_with_what_to_install(self) -> None:
+        register("drawer", self.DESCRIPTION)
+        with pytest.raises(BackendUnavailableError, match=r"keys_in_a_drawer.*Run pip install drawer"):
+            open_key("drawer:number=3")
+
+    def test_registering_again_changes_nothing(self) -> None:
+        register("drawer", self.DESCRIPTION)
+        register("drawer", Backend("keys_in_a_drawer", install="pip install drawer"))
+
+    @pytest.mark.parametrize("scheme", ["file", "handle", "Drawer", "d", "", "a b", "3d"])
+    def test_taken_or_invalid_scheme_is_refused(self, scheme: str) -> None:
+        with pytest.raises(UsageError, match=f"can't have the scheme {scheme!r}"):
+            register(scheme, self.DESCRIPTION)
+        assert backends.BACKENDS == BACKENDS
+
+    def test_file_that_a_backend_recognises_is_opened_by_it(self, tmp_path: Path) -> None:
+        register("drawer", Backend("keys_in_a_drawer", recognises=lambda start: start.startswith(b"DRAWER")))
+        (tmp_path / "key").write_bytes(b"DRAWER 3")
+        assert KeyURI.parse(str(tmp_path / "key")).resolved().scheme == "drawer"
+
+    def test_entry_point_is_found_by_its_scheme(self, installed: Path) -> None:
+        (installed / "keys_in_a_drawer.py").write_text(
+            "from hwsigner.backends import Backend\n"
+            "BACKEND = Backend(__name__)\n"
+            "def open_key(uri, pins, *, public_key=None): return uri.text('number')\n"
+        )
+        assert open_key("drawer:number=3") == "3"  # type: ignore[comparison-overlap]
+
+    def test_entry_point_that_can_not_be_loaded_is_reported(self, installed: Path) -> None:
+        for code in ("raise OSError('no drawer')", "", "BACKEND = x"):
+            (installed / "keys_in_a_drawer.py").write_text(code)
+            with pytest.raises(BackendUnavailableError, match="keys_in_a_drawer:BACKEND, the backend for drawer: keys"):
+                open_key("drawer:number=3")
+            sys.modules.pop("keys_in_a_drawer", None)
+            importlib.invalidate_caches()
+
+    def test_uri_of_a_missing_backend_is_a_usage_error(self) -> None:
+        with pytest.raises(UsageError, match="no backend is installed for cupboard: keys"):
+            open_key(KeyURI("cupboard", {}))
+
+
+class TestContent:
     @pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b"text\n" * 1000])
-    def test_a_tss2_file_is_the_tpms(self, tmp_path: Path, before: bytes) -> None:
+    def test_tss2_file_is_opened_by_the_tpm_backend(self, tmp_path: Path, before: bytes) -> None:
         path = tmp_path / "key.pem"
         path.write_bytes(before + TSS2)
         uri = KeyURI.parse(f"file:{path}?tcti=swtpm&pin-value=4711")
-        assert resolve(uri) == KeyURI("tpm2", uri.path, uri.query)
-        assert resolve(uri).pin_value == "4711"
+        assert uri.resolved() == KeyURI("tpm2", uri.path, uri.query)
+        assert uri.resolved().pin_value == "4711"
 
     @pytest.mark.parametrize("content", [b"", b"-----BEGIN PRIVATE KEY-----", b"TSS2 PRIVATE KEY"])
-    def test_any_other_file_is_a_file(self, tmp_path: Path, content: bytes) -> None:
+    def test_other_files_are_opened_by_the_file_backend(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / "key.pem"
         path.write_bytes(content)
-        assert resolve(KeyURI.parse(str(path))).scheme == "file"
+        assert KeyURI.parse(str(path)).resolved().scheme == "file"
 
-    def test_a_pipe_is_left_unread(self) -> None:
+    def test_pipe_is_left_unread(self) -> None:
         read, write = os.pipe()
         with os.fdopen(read, "rb") as reader, os.fdopen(write, "wb") as writer:
             writer.write(TSS2)
             writer.close()
-            assert resolve(KeyURI.parse(f"/dev/fd/{read}")).scheme == "file"
+            assert KeyURI.parse(f"/dev/fd/{read}").resolved().scheme == "file"
             assert reader.read() == TSS2
 
-    def test_what_is_missing_is_the_file_backends_to_say(self, tmp_path: Path) -> None:
+    def test_missing_file_is_reported_by_the_file_backend(self, tmp_path: Path) -> None:
         for path in (tmp_path, tmp_path / "missing"):
-            assert resolve(KeyURI.parse(str(path))).scheme == "file"
+            assert KeyURI.parse(str(path)).resolved().scheme == "file"
             with pytest.raises(KeyNotFoundError, match=str(path)):
                 open_key(str(path))
 
-    def test_other_schemes_are_not_looked_into(self) -> None:
+    def test_other_schemes_are_left_as_they_are(self) -> None:
         uri = KeyURI.parse("pkcs11:token=a")
-        assert resolve(uri) is uri
+        assert uri.resolved() is uri
+
+    def test_certificates_in_a_tpm_key_file_are_found_despite_the_query_for_the_key(
+        self, tmp_path: Path, key_file: Path
+    ) -> None:
+        command = ["openssl", "req", "-x509", "-key", str(key_file), "-subj", "/CN=x"]
+        certificate = subprocess.run(command, check=True, capture_output=True).stdout
+        path = tmp_path / "both.pem"
+        path.write_bytes(TSS2 + certificate)
+        assert len(find_certificates(f"file:{path}?tcti=swtpm&srk-name=00")) == 1
+        path.write_bytes(certificate)
+        with pytest.raises(UsageError, match="no attribute 'tcti'"):
+            find_certificates(f"file:{path}?tcti=swtpm")
 
 
 class TestPinSource:
-    def test_of_text_a_callable_a_source_and_nothing(self) -> None:
+    def test_text_callable_source_and_nothing_become_a_pin_source(self) -> None:
         uri, request = KeyURI.parse("pkcs11:token=a"), PinRequest("user PIN", "token 'a'")
         source = PinSource("x")
-        assert pin_source(source) is source
-        assert pin_source("4711").get(uri, request) == "4711"
-        assert pin_source(lambda request: request.subject).get(uri, request) == "token 'a'"
-        assert pin_source(None).stored(uri, request) is None
-        assert pin_source("").stored(uri, request) == ""
+        assert PinSource.of(source) is source
+        assert PinSource.of("4711").get(uri, request) == "4711"
+        assert PinSource.of(lambda request: request.subject).get(uri, request) == "token 'a'"
+        assert PinSource.of(None).stored(uri, request) is None
+        assert PinSource.of("").stored(uri, request) == ""

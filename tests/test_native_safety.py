@@ -1,6 +1,6 @@
-"""The canonicalisation in use keeps nothing, bounds what it takes, and works beside others: both implementations alike.
+"""The canonicalisation in use leaks nothing, limits its memory, and works in threads: both implementations.
 
-native/tests has what needs no Python. What measures memory, or limits it, has a process of its own here.
+native/tests has the tests that need no Python. Tests that measure or limit memory run in their own process.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def outcome(*arguments):
 
 
 def run(script: str) -> str:
-    """Run a script after the preamble, and return what it prints."""
+    """Run a script after the preamble, and return its output."""
     command = [sys.executable, "-c", PREAMBLE + textwrap.dedent(script)]
     root = Path(canonical.__file__).parents[1]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100, cwd=root)
@@ -51,8 +51,8 @@ def run(script: str) -> str:
     return done.stdout
 
 
-def test_nothing_is_left_behind_by_a_million_calls() -> None:
-    """Good, refused and mistaken ones. The twin in Python is slower, and has no memory of its own: fewer do there."""
+def test_million_calls_leave_no_memory_behind() -> None:
+    """Valid, refused and wrong calls. The twin in Python is slower and has no memory of its own, so it makes fewer."""
     calls = 1_000_000 if NATIVE else 20_000
     grown = run(f"""
         headers = [("Host", "example.com"), ("x-amz-date", "20260301T000000Z")]
@@ -96,18 +96,18 @@ HUGE = {
     "headers": (900_000, "('GET', '/', [(name, b'v') for name in names(size // 9)], b'', CONTEXT)"),
     "headers of one name": (200_000, "('GET', '/', [('a', 'b')] * (size // 2), b'', CONTEXT)"),
 }
-"""Bytes of the input, and how it is made: of parameters and headers, 100 000."""
+"""The size of the input in bytes, and how to make it. There are 100 000 parameters and headers."""
 
 MOST_EACH = 4 if NATIVE else 160
-"""Bytes of memory for each byte of a long text. To Python, a path's byte and a header's word are objects."""
+"""Bytes of memory per byte of a long text. In Python, each byte of a path and word of a header is an object."""
 
 MOST_PER_PAIR = 240 if NATIVE else 1500
-"""Bytes of memory for each parameter or header."""
+"""Bytes of memory per parameter or header."""
 
 
 @pytest.mark.parametrize("what", HUGE)
 def test_huge_input_takes_memory_and_time_in_proportion(what: str) -> None:
-    """The limit of ten seconds is far above what is needed, and far below what a cost by the square would be."""
+    """The limit of ten seconds of CPU time is far above the linear cost, and far below a quadratic one."""
     size, arguments = HUGE[what]
     printed = run(f"""
         resource.setrlimit(resource.RLIMIT_CPU, (10, 10))
@@ -127,7 +127,7 @@ def test_huge_input_takes_memory_and_time_in_proportion(what: str) -> None:
     assert taken < MIB + (pairs * MOST_PER_PAIR if pairs else size * MOST_EACH)
 
 
-def test_too_little_memory_is_an_error_and_no_more() -> None:
+def test_memory_error_is_raised_when_memory_runs_out() -> None:
     run("""
         value, pairs = b"x" * (8 * MIB), [("a", "b")] * 4_000_000
         path, query = b"/" + value, b"/?" + value
@@ -148,8 +148,8 @@ def test_too_little_memory_is_an_error_and_no_more() -> None:
     """)
 
 
-def test_threads_do_not_disturb_each_other() -> None:
-    """Small and large payloads: small ones are hashed in a context that all threads share."""
+def test_threads_get_the_right_results_at_once() -> None:
+    """Small and large payloads: small ones are hashed in a context that threads share."""
     payloads = [bytes((i,)) * size for i in range(8) for size in (0, 1000, 65535, 65536, 300_000)]
     requests = [
         ("PUT", f"/{i}?b={i}&a", [("Host", "h" * i), *((f"n{j}", "v") for j in range(i))], payload, CONTEXT)
@@ -173,7 +173,7 @@ def test_threads_do_not_disturb_each_other() -> None:
         list(pool.map(work, range(16)))
 
 
-def test_the_lock_is_released_while_a_large_payload_is_hashed() -> None:
+def test_interpreter_lock_is_released_while_a_large_payload_is_hashed() -> None:
     started = threading.Event()
     payload = b"x" * (160 * MIB)
 
@@ -191,8 +191,8 @@ def test_the_lock_is_released_while_a_large_payload_is_hashed() -> None:
     assert turns > 5
 
 
-def test_other_interpreters_of_the_process_have_it_too() -> None:
-    """From Python 3.12 on, each has a lock of its own, and a module that shares anything is refused there."""
+def test_sub_interpreters_can_use_the_canonicalisation() -> None:
+    """From Python 3.12 on, each has its own lock and refuses modules that share state."""
     arguments = ("GET", "/a?b=c", [("Host", "example.com")], b"body" * 20_000, CONTEXT)
     expected = reference.request_to_sign(*arguments)
     script = f"assert [request_to_sign(*{arguments!r}) for _ in range(200)] == [{expected!r}] * 200"

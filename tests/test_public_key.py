@@ -1,4 +1,4 @@
-"""Public keys: signatures verified, plain forms, names of kinds. Judge: openssl."""
+"""Public keys: verified signatures, plain forms and names of kinds, compared with openssl."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KEYS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", KEYS)
 @pytest.mark.parametrize("hash_name", ["sha256", "sha384", "sha512"])
-def test_only_the_keys_own_signature_of_the_message(kind: str, hash_name: HashName) -> None:
+def test_only_the_keys_signature_of_the_message_verifies(kind: str, hash_name: HashName) -> None:
     key = KEYS[kind]
     public_key = spki_of(key)
     signature = sign(key, b"message", hash_name)
@@ -44,7 +44,7 @@ def test_only_the_keys_own_signature_of_the_message(kind: str, hash_name: HashNa
 
 
 @pytest.mark.parametrize("kind", KEYS)
-def test_plain_key(kind: str, tmp_path: Path) -> None:
+def test_plain_public_key_is_what_openssl_writes(kind: str, tmp_path: Path) -> None:
     spki = spki_of(KEYS[kind])
     plain = plain_public_key(spki)
     if kind == "RSA":
@@ -57,12 +57,12 @@ def test_plain_key(kind: str, tmp_path: Path) -> None:
         assert len(spki) - len(plain) < 30
 
 
-def test_plain_key_of_another_kind() -> None:
+def test_plain_public_key_of_an_unsupported_kind_is_an_error() -> None:
     with pytest.raises(CertificateError):
         plain_public_key(spki_of(ed25519.Ed25519PrivateKey.generate()))
 
 
-def test_names_of_kinds() -> None:
+def test_kind_names_algorithm_and_size() -> None:
     named = {kind: kind_of(spki_of(key)) for kind, key in KEYS.items()}
     assert named.pop("RSA") == "RSA 2048"
     assert named == {kind: f"EC {kind}" if kind.startswith("P") else kind for kind in named}
@@ -71,7 +71,7 @@ def test_names_of_kinds() -> None:
 
 
 @given(st.binary(max_size=100))
-def test_what_is_no_public_key_has_no_kind(junk: bytes) -> None:
+def test_kind_of_junk_is_none(junk: bytes) -> None:
     assert kind_of(junk) is None
 
 

@@ -20,6 +20,8 @@ from softhsm.tpm import SoftTPM
 
 ROOT = Path(__file__).parents[1]
 
+pytestmark = pytest.mark.usefixtures("hardware")
+
 
 def run_softhsm(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "softhsm", *arguments]
@@ -35,7 +37,7 @@ def is_running(pid: int) -> bool:
 
 
 def has_ended(pid: int) -> bool:
-    """Return whether a process is gone; one that is about to go has a moment for it."""
+    """Return whether a process has ended, waiting up to ten seconds for it."""
     deadline = time.monotonic() + 10
     while is_running(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -85,8 +87,8 @@ def test_tpm_restart_keeps_persistent_keys(swtpm: SoftTPM) -> None:
     assert swtpm.public_key(0x81000102) == before
 
 
-def test_tpm_socket_path_too_long_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ToolError, match="shorter name"):
+def test_tpm_socket_path_is_named_when_it_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match="shorter path"):
         SoftTPM(tmp_path / ("long" * 30)).start()
 
 
@@ -111,7 +113,7 @@ def test_make_prints_uris_of_real_keys_and_stop_ends_the_tpm(short_folder: Path)
     assert has_ended(pid)
 
 
-def test_stop_leaves_a_process_that_is_no_swtpm_of_the_folder_alone(tmp_path: Path) -> None:
+def test_stop_leaves_other_processes_alone_when_the_pid_file_is_stale(tmp_path: Path) -> None:
     folder = tmp_path / "hw" / "tpm"
     folder.mkdir(parents=True)
     with subprocess.Popen(["sleep", "30"]) as bystander:
@@ -121,7 +123,7 @@ def test_stop_leaves_a_process_that_is_no_swtpm_of_the_folder_alone(tmp_path: Pa
         bystander.terminate()
 
 
-def test_what_make_prints_is_for_a_shell(short_folder: Path) -> None:
+def test_output_of_make_can_be_run_by_a_shell(short_folder: Path) -> None:
     folder = short_folder / "a b$"
     made = run_softhsm("make", str(folder))
     try:
@@ -134,7 +136,7 @@ def test_what_make_prints_is_for_a_shell(short_folder: Path) -> None:
         assert run_softhsm("stop", str(folder)).returncode == 0
 
 
-def test_make_that_fails_leaves_no_swtpm(short_folder: Path) -> None:
+def test_make_leaves_no_swtpm_when_it_fails(short_folder: Path) -> None:
     tool = short_folder / "bin" / "tpm2_createprimary"
     tool.parent.mkdir()
     tool.write_text("#!/bin/sh\nexit 3\n")
@@ -146,17 +148,17 @@ def test_make_that_fails_leaves_no_swtpm(short_folder: Path) -> None:
     assert [command for command in commands if os.fsencode(short_folder) in command] == []
 
 
-def test_stop_names_a_pid_file_without_a_pid(tmp_path: Path) -> None:
+def test_stop_names_the_pid_file_when_it_has_no_pid(tmp_path: Path) -> None:
     pid_file = tmp_path / "tpm" / "swtpm.pid"
     pid_file.parent.mkdir()
     pid_file.touch()
     stopped = run_softhsm("stop", str(tmp_path))
     assert stopped.returncode == 1
-    assert stopped.stderr.startswith(f"softhsm: {pid_file} holds no process id")
+    assert stopped.stderr.startswith(f"softhsm: {pid_file} contains no process ID")
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["started here", "started by another process"])
-def test_a_swtpm_that_hangs_is_killed(short_folder: Path, monkeypatch: pytest.MonkeyPatch, own: bool) -> None:
+def test_swtpm_is_killed_when_it_hangs(short_folder: Path, monkeypatch: pytest.MonkeyPatch, own: bool) -> None:
     monkeypatch.setattr("softhsm.tpm._STOP_SECONDS", 0.05)
     tpm = SoftTPM(short_folder)
     tpm.start()
@@ -167,20 +169,20 @@ def test_a_swtpm_that_hangs_is_killed(short_folder: Path, monkeypatch: pytest.Mo
     tpm.stop()
 
 
-def test_a_swtpm_that_does_not_end_is_named(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_swtpm_is_named_when_it_does_not_end(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("softhsm.tpm._STOP_SECONDS", 0.05)
     tpm = SoftTPM(short_folder)
     tpm.start()
     pid = int((short_folder / "swtpm.pid").read_text())
     monkeypatch.setattr(os, "kill", lambda *_: None)
-    with pytest.raises(ToolError, match=f"process {pid}, does not end"):
+    with pytest.raises(ToolError, match=f"process {pid}, does not exit"):
         SoftTPM(short_folder).stop()
     monkeypatch.undo()
     assert (short_folder / "swtpm.pid").exists()
     tpm.stop()
 
 
-def test_make_refuses_a_folder_with_something_in_it(tmp_path: Path) -> None:
+def test_make_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     made = run_softhsm("make", str(tmp_path))
     assert made.returncode == 1

@@ -1,6 +1,6 @@
-"""A proxy between a program and its swtpm: keeps what passes, and misbehaves on order.
+"""A proxy between a program and its swtpm: records what passes, and misbehaves on demand.
 
-The swtpm TCTI makes a connection for each command. So to cut one is to lose one command or its answer.
+The swtpm TCTI makes a connection for each command. So cutting one loses one command or its answer.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ from softhsm.tpm import SoftTPM
 _HEADER = struct.Struct(">HII")
 _NO_SESSIONS = 0x8001
 
-# What to do with a command: pass it on; answer it with a response code; cut the connection before the TPM sees it;
-# let the TPM execute it, and cut the connection instead of the answer, or within it.
+# CreatePrimary, Load, ContextLoad, LoadExternal, StartAuthSession, HashSequenceStart (TPM 2.0 Library, part 2, 6.5.2):
+# their answers begin with the handle of what was loaded.
+_LOADING = (0x131, 0x157, 0x161, 0x167, 0x176, 0x186)
+
+# What to do with a command: pass it on; answer it with a response code; cut the connection before the TPM sees it; let
+# the TPM execute it, and drop the answer or send half of it before cutting the connection.
 Fault = Literal["pass", "cut", "drop", "half"] | int
 FAULTS: tuple[Fault, ...] = ("cut", "drop", "half", 0x101)
 
 
 class Exchange(NamedTuple):
-    """A command and its answer, which is empty where there was none."""
+    """A command and its answer, which is empty if there was none."""
 
     command: bytes
     answer: bytes
@@ -37,7 +41,7 @@ class Exchange(NamedTuple):
 
 
 def answer(code: int) -> bytes:
-    """Return an answer that is a response code alone."""
+    """Return an answer that consists of a response code."""
     return _HEADER.pack(_NO_SESSIONS, _HEADER.size, code)
 
 
@@ -46,14 +50,19 @@ class TPMProxy:
 
     Attributes:
         tcti: the TCTI that leads through it.
-        exchanges: what passed, in its order.
+        exchanges: what passed, in order.
         decide: what to do with a command; called with its bytes.
+        loses_handles: whether an answer may be lost that tells the handle of what was loaded: nobody can flush that.
+            If not, the connection is cut before the TPM sees the command.
+        lost: the handles in lost answers, in hexadecimal.
     """
 
     def __init__(self, tpm: SoftTPM, folder: Path) -> None:
         self.tcti = f"swtpm:path={folder / 'proxy'}"
         self.exchanges: list[Exchange] = []
         self.decide: Callable[[bytes], Fault] = lambda command: "pass"
+        self.loses_handles = True
+        self.lost: list[str] = []
         self._tpm = tpm
         self._listeners = [_listener(folder / "proxy"), _listener(folder / "proxy.ctrl")]
 
@@ -79,7 +88,7 @@ class TPMProxy:
         return b"".join(exchange.command + exchange.answer for exchange in self.exchanges)
 
     def at(self, number: int, fault: Fault) -> None:
-        """Misbehave once: at the command of a number, counted from now, beginning with 0."""
+        """Misbehave once, at the command with a number, counted from now and from 0."""
         left = number
 
         def decide(command: bytes) -> Fault:
@@ -92,12 +101,17 @@ class TPMProxy:
     def _serve(self, client: socket.socket) -> None:
         while command := _read_message(client):
             fault = self.decide(command)
+            loads = int.from_bytes(command[6:10]) in _LOADING
+            if fault in ("drop", "half") and loads and not self.loses_handles:
+                fault = "cut"
             if fault == "cut":
                 self.exchanges.append(Exchange(command, b""))
                 return
             reply = answer(fault) if isinstance(fault, int) else self._forward(command)
             self.exchanges.append(Exchange(command, b"" if fault == "drop" else reply))
             if fault in ("drop", "half"):
+                if loads and reply[6:10] == bytes(4):
+                    self.lost.append(f"{int.from_bytes(reply[10:14]):#x}")
                 client.sendall(reply[: len(reply) // 2] if fault == "half" else b"")
                 return
             client.sendall(reply)
@@ -141,7 +155,7 @@ def _served(client: socket.socket, serve: Callable[[socket.socket], None]) -> No
 
 
 def _read_message(connection: socket.socket) -> bytes:
-    """Return one command or answer; what there is of it where the connection ends."""
+    """Return one command or answer, or the part of it that came before the connection ended."""
     data = b""
     while len(data) < 6 or len(data) < int.from_bytes(data[2:6]):
         part = connection.recv(4096)

@@ -21,8 +21,8 @@ _serials = itertools.count(10000001)
 
 
 @pytest.fixture(scope="session")
-def pcsc() -> Iterator[SoftPcsc]:
-    """A pcscd with two empty readers. This process and all that it starts use it from here on."""
+def pcsc(hardware: None) -> Iterator[SoftPcsc]:
+    """A pcscd with two empty readers, used by this process and all that it starts."""
     with tempfile.TemporaryDirectory(prefix="hwsigner-pcsc-") as folder, pytest.MonkeyPatch.context() as patch:
         daemon = SoftPcsc(Path(folder))
         daemon.start()
@@ -36,7 +36,7 @@ def pcsc() -> Iterator[SoftPcsc]:
 
 @pytest.fixture(scope="module")
 def new_yubikey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], YubiKey]]:
-    """Make cards of serial numbers of their own, which are pulled out when the test module ends."""
+    """A function that makes cards with unique serial numbers. They are removed when the test module ends."""
     cards = []
 
     def make() -> YubiKey:
@@ -59,7 +59,7 @@ def module_yubikey(pcsc: SoftPcsc, new_yubikey: Callable[[], YubiKey]) -> YubiKe
 
 @pytest.fixture
 def yubikey(pcsc: SoftPcsc, module_yubikey: YubiKey) -> YubiKey:
-    """The card of this test module as it comes from the factory: in the first reader, without keys."""
+    """The card of this test module in the first reader, after a factory reset."""
     module_yubikey.factory_reset()
     forget_cards()
     module_yubikey.insert(pcsc)
@@ -67,7 +67,7 @@ def yubikey(pcsc: SoftPcsc, module_yubikey: YubiKey) -> YubiKey:
 
 
 def forget_cards() -> None:
-    """Let this process forget what it knows of cards: modules remember what is on them, and tests change that."""
+    """Clear what this process has cached about cards: modules cache their contents, which tests change."""
     forget_refusals()
     pin_sources.forget()
     for module in _pkcs11_registry.modules.values():
@@ -75,14 +75,14 @@ def forget_cards() -> None:
 
 
 def run(*arguments: str | Path, input: bytes | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a program that may fail; what it prints is text."""
+    """Run a program that may fail, and return its output as text."""
     done = subprocess.run([*map(str, arguments)], env=os.environ, input=input, capture_output=True, timeout=60)
     texts = (stream.decode(errors="replace") for stream in (done.stdout, done.stderr))
     return subprocess.CompletedProcess(done.args, done.returncode, *texts)
 
 
 def succeed(*arguments: str | Path, input: bytes | None = None) -> str:
-    """Run a program that must not fail, and return all that it prints."""
+    """Run a program that must succeed, and return its output."""
     done = run(*arguments, input=input)
     output = done.stdout + done.stderr
     assert done.returncode == 0, f"{' '.join(map(str, arguments))}: {output}"
@@ -90,7 +90,7 @@ def succeed(*arguments: str | Path, input: bytes | None = None) -> str:
 
 
 def fail(*arguments: str | Path, input: bytes | None = None) -> str:
-    """Run a program that must fail, and return all that it prints."""
+    """Run a program that must fail, and return its output."""
     done = run(*arguments, input=input)
     output = done.stdout + done.stderr
     assert done.returncode != 0, f"{' '.join(map(str, arguments))}: {output}"

@@ -1,4 +1,4 @@
-"""The agent: a resident process that holds identities and their sessions, and answers on a Unix socket.
+"""The agent: a process that keeps keys open and their sessions fresh, and gives out credentials on a Unix socket.
 
-docs/agent.md describes it: the protocol, who may ask, what is in its memory.
+docs/agent.md describes its protocol, who may ask it, and what it keeps in memory.
 """

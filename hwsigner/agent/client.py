@@ -1,4 +1,4 @@
-"""Asking an agent, from Python: for credentials, as `hwsigner-credentials` does, and for what a person wants of it."""
+"""The agent's client in Python: asks for credentials, as hwsigner-credentials does, sends commands, starts an agent."""
 
 from __future__ import annotations
 
@@ -8,23 +8,20 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 
 from hwsigner.agent import protocol
 from hwsigner.agent.address import (
     VARIABLE,
-    Place,
-    may_ask,
-    may_start,
-    peer_uid,
+    Address,
     runtime_folder,
-    system_place,
-    user_place,
+    system_address,
+    user_address,
 )
-from hwsigner.agent.protocol import Request, Verb, Wire
+from hwsigner.agent.protocol import Channel, Request, Verb
 from hwsigner.errors import AgentError, PinRequiredError
 from hwsigner.pins import AskPin, PinRequest
 from hwsigner.pins.child import VARIABLE as PIN_VARIABLE
+from hwsigner.system.users import peer_uid
 
 CONNECT_LIMIT = 1.0
 
@@ -32,29 +29,29 @@ CONNECT_LIMIT = 1.0
 def find_credentials(name: str, environ: Mapping[str, str] = os.environ) -> bytes | None:
     """Return the JSON that `credential_process` prints, with a newline, from a running agent.
 
-    The user's agent is asked and, where there is none or it does not know the profile, the system's.
+    Asks the user's agent; if there is none, or it does not know the profile, the system's.
 
     Args:
         name: the profile.
-        environ: says where the user's agent listens; with HWSIGNER_AGENT=none or =asked, none is asked.
+        environ: says where the user's agent listens. With HWSIGNER_AGENT=none or =asked, no agent is asked.
 
     Returns:
-        None where no agent can be used, or none knows the profile: the caller does without.
+        None if there is no agent that can be used, or none knows the profile.
 
     Raises:
-        AgentError: an agent answers that it can't give credentials; with the exit status to end with.
+        AgentError: an agent answered that it can't give credentials; the error has the exit status.
     """
-    if not may_ask(environ) or not protocol.is_name(name):
+    if environ.get(VARIABLE) in ("none", "asked") or not protocol.is_name(name):
         return None
-    for place in (user_place(environ), system_place()):
+    for address in (user_address(environ), system_address()):
         try:
-            with _connected(place) as wire:
-                if wire is None:
+            with _connected(address) as channel:
+                if channel is None:
                     continue
-                wire.send(Request(Verb.GET, name).line())
-                head, body = wire.answer()
+                channel.send(Request(Verb.GET, name).line())
+                head, body = channel.answer()
         except (AgentError, OSError):
-            return None  # One that is not to be trusted or hangs: the next one's profile might be another.
+            return None  # It hangs or can't be trusted. The next agent's profile of this name may be another.
         if head.kind == "error":
             raise AgentError(body.decode("utf-8", "replace"), exit_status=head.status)
         if head.kind != "unknown":
@@ -62,55 +59,55 @@ def find_credentials(name: str, environ: Mapping[str, str] = os.environ) -> byte
     return None
 
 
-def command(place: Place, request: Request, ask: AskPin | None = None) -> str:
-    """Let an agent do something, and return what it says.
+def command(address: Address, request: Request, ask: AskPin | None = None) -> str:
+    """Send a command to an agent and return its answer.
 
     Args:
-        place: where it listens.
-        request: what it shall do.
-        ask: answers its questions for PINs.
+        address: where the agent listens.
+        request: the command.
+        ask: answers the agent's questions for PINs.
 
     Raises:
-        AgentError: no agent runs there, or it failed.
+        AgentError: no agent runs there, or the command failed.
         PinRequiredError: `ask` has no answer.
     """
     try:
-        with _connected(place) as wire:
-            if wire is None:
-                start = "hwsigner agent --system" if place.is_systems else "hwsigner agent"
-                raise AgentError(f"no agent is running at {place.socket}", f"Start one: {start}")
-            wire.send(request.line())
-            head, body = wire.answer(protocol.SILENCE_LIMIT)
+        with _connected(address) as channel:
+            if channel is None:
+                start = "hwsigner agent --system" if address.is_system else "hwsigner agent"
+                raise AgentError(f"no agent is running at {address.socket}", f"Start one: {start}")
+            channel.send(request.line())
+            head, body = channel.answer(protocol.SILENCE_LIMIT)
             while head.kind == "ask":
-                wire.send(protocol.with_body("pin", _answered(body, ask)))
-                head, body = wire.answer(protocol.SILENCE_LIMIT)
+                channel.send(protocol.with_body("pin", _answer_question(body, ask)))
+                head, body = channel.answer(protocol.SILENCE_LIMIT)
     except OSError as error:
-        raise AgentError(f"the agent at {place.socket} failed: {error.strerror or error}") from error
+        raise AgentError(f"the agent at {address.socket} failed: {error.strerror or error}") from error
     if head.kind == "unknown":
-        raise AgentError(f"the agent has no profile {request.name!r}", "hwsigner profile add makes one")
+        raise AgentError(f"the agent has no profile {request.name!r}", "Make one with hwsigner profile add")
     if head.kind == "error":
         raise AgentError(body.decode("utf-8", "replace"), exit_status=head.status)
     return body.decode("utf-8", "replace")
 
 
-def is_running(place: Place) -> bool:
-    """Tell whether an agent listens there, or somebody else does, in whose place none can be put."""
+def is_running(address: Address) -> bool:
+    """Return whether a process listens there: an agent, or another process that an agent can't replace."""
     try:
-        with _connected(place) as wire:
-            return wire is not None
+        with _connected(address) as channel:
+            return channel is not None
     except (AgentError, OSError):
         return True
 
 
 @contextmanager
-def _connected(place: Place) -> Iterator[Wire | None]:
-    """Give a connection to the agent of a place, or None if there is none; raises AgentError, OSError."""
-    owner = place.owner()
+def _connected(address: Address) -> Iterator[Channel | None]:
+    """Connect to the agent at an address; None if there is none. Raises AgentError and OSError."""
+    owner = address.owner()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(CONNECT_LIMIT)
         try:
             if owner is not None:
-                sock.connect(place.socket)
+                sock.connect(address.socket)
         except (FileNotFoundError, ConnectionRefusedError):
             owner = None
         if owner is None:
@@ -118,13 +115,13 @@ def _connected(place: Place) -> Iterator[Wire | None]:
             return
         uid = peer_uid(sock)
         if uid not in (0, owner):
-            raise AgentError(f"user {uid} listens at {place.socket}", "Remove it")
-        yield Wire(sock)
+            raise AgentError(f"user {uid} listens at {address.socket}", "Remove it")
+        yield Channel(sock)
 
 
-def _answered(question: bytes, ask: AskPin | None) -> bytes:
-    texts = [*question.decode("utf-8", "replace").split("\n"), ""]
-    request = PinRequest(*texts[: len(fields(PinRequest))])
+def _answer_question(question: bytes, ask: AskPin | None) -> bytes:
+    kind, subject, state, serial, slot = [*question.decode("utf-8", "replace").split("\n"), *[""] * 5][:5]
+    request = PinRequest(kind, subject, state, serial, slot)
     pin = ask(request) if ask else None
     if not pin:
         problem = f"{request.subject} wants its {request.kind}, and none was given"
@@ -133,22 +130,22 @@ def _answered(question: bytes, ask: AskPin | None) -> bytes:
 
 
 def start_agent(environ: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
-    """Start the user's agent, unless one runs or the user has no runtime folder; of two that start at once one stays.
+    """Start the user's agent, unless one runs or there is no runtime folder. If two start at once, one ends.
 
-    It gets a session of its own, /dev/null for stdin, stdout and stderr, and no other descriptor, so that nobody who
-    waits for this command waits for it.
+    It gets a session of its own, /dev/null for stdin, stdout and stderr, and no other descriptors, so that programs
+    which wait for this command do not wait for the agent.
 
     Args:
-        environ: its environment, less PINs; with HWSIGNER_AGENT=none nothing is started.
+        environ: its environment, from which PINs are removed. With HWSIGNER_AGENT=none, none is started.
 
     Returns:
         The process, or None if none was started.
     """
-    has_place = os.path.isdir(runtime_folder(environ))
-    if not may_start(environ) or not has_place or is_running(user_place(environ)):
+    has_folder = os.path.isdir(runtime_folder(environ))
+    if environ.get(VARIABLE) == "none" or not has_folder or is_running(user_address(environ)):
         return None
     return subprocess.Popen(
-        # -P: the current folder, which is anybody's, is not on the path of modules.
+        # -P: no modules are imported from the current folder, which other users may write.
         [sys.executable, "-P", "-m", "hwsigner", "agent"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

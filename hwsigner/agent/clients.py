@@ -1,4 +1,4 @@
-"""The clients of an agent's loop: those whose line has not come whole, and those whose answer is being worked at."""
+"""The clients of the agent's loop: those whose request is incomplete, and those whose answer is not ready."""
 
 from __future__ import annotations
 
@@ -7,80 +7,73 @@ import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from hwsigner.agent.profile import HeldProfile
+from hwsigner.agent.profile import AgentProfile
 
 
 class Client:
-    """A connection.
+    """A connection, the uid at its other end, and the time by which its request must be complete."""
 
-    Args:
-        sock: its socket.
-        uid: the user at its other end.
-        deadline: until when its line must have come.
-    """
-
-    __slots__ = ("deadline", "held", "is_watched", "line", "sock", "uid")
+    __slots__ = ("deadline", "is_watched", "line", "profile", "sock", "uid")
 
     def __init__(self, sock: socket.socket, uid: int, deadline: float) -> None:
         self.sock = sock
         self.uid = uid
         self.deadline = deadline
         self.line = b""
-        self.held: HeldProfile | None = None
+        self.profile: AgentProfile | None = None
         self.is_watched = False
 
 
-class Crowd:
-    """Who is there. For one thread."""
+class Clients:
+    """The agent's clients. Used by one thread only."""
 
     def __init__(self) -> None:
-        # In the order of their deadlines.
-        self._reading: dict[Client, None] = {}
-        self._waiting: dict[HeldProfile, dict[Client, None]] = {}
+        self._reading: dict[Client, None] = {}  # In the order of their deadlines.
+        self._waiting: dict[AgentProfile, dict[Client, None]] = {}
 
     def __len__(self) -> int:
         return len(self._reading) + sum(map(len, self._waiting.values()))
 
     @property
     def is_waiting(self) -> bool:
-        """Whether somebody waits for an answer that is being worked at."""
+        """Whether a client waits for its answer."""
         return any(self._waiting.values())
 
     def enter(self, client: Client) -> None:
-        """Take a client whose line is yet to come."""
+        """Add a client whose request is incomplete."""
         self._reading[client] = None
 
-    def wait(self, client: Client, held: HeldProfile) -> bool:
+    def wait(self, client: Client, profile: AgentProfile) -> bool:
         """Let a client wait for a profile's answer; return whether it is the first that does."""
         self._reading.pop(client, None)
-        client.held = held
-        is_first = held not in self._waiting
-        self._waiting.setdefault(held, {})[client] = None
+        client.profile = profile
+        is_first = profile not in self._waiting
+        self._waiting.setdefault(profile, {})[client] = None
         return is_first
 
     def leave(self, client: Client) -> None:
-        """Forget a client, wherever it is."""
+        """Remove a client."""
         self._reading.pop(client, None)
-        if client.held:
-            self._waiting.get(client.held, {}).pop(client, None)
+        if client.profile:
+            self._waiting.get(client.profile, {}).pop(client, None)
 
-    def answered(self, held: HeldProfile) -> Iterable[Client]:
-        """Return who waits for a profile's answer; nobody does any more."""
-        return self._waiting.pop(held)
+    def answered(self, profile: AgentProfile) -> Iterable[Client]:
+        """Return the clients that wait for a profile's answer; they no longer do."""
+        return self._waiting.pop(profile)
 
     def waiting(self) -> list[Client]:
-        """Return all who wait."""
+        """Return all clients that wait for an answer."""
         return [client for clients in self._waiting.values() for client in clients]
 
     def reading(self) -> list[Client]:
-        """Return all whose line is yet to come."""
+        """Return all clients whose request is incomplete."""
         return list(self._reading)
 
     def least(self) -> Client:
-        """Return who is to make room for another. There must be somebody.
+        """Return the client to drop for a new one. There must be one.
 
-        It is one of the user who has most connections: who has said nothing for the longest time, else the last that
-        waits for the profile that most wait for.
+        It is a client of the user with most connections: the one that has sent no complete request for the longest
+        time; else the last that waits for the profile that most clients wait for.
         """
         users = Counter(client.uid for client in (*self._reading, *self.waiting()))
         [(uid, _)] = users.most_common(1)
@@ -88,7 +81,7 @@ class Crowd:
         return reading[0] if reading else max((_of(uid, each) for each in self._waiting.values()), key=len)[-1]
 
     def late(self, now: float) -> Iterator[Client]:
-        """Yield those whose deadline has passed, which must leave."""
+        """Yield the clients whose deadline has passed. Each must be removed before the next is taken."""
         while self._reading and (first := next(iter(self._reading))).deadline <= now:
             yield first
 

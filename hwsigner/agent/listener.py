@@ -1,4 +1,4 @@
-"""The agent's socket: given by systemd, or made here. Of two agents that start, one gets it."""
+"""The agent's socket: systemd's or its own, of which one agent at a time can have it; and accepting its clients."""
 
 from __future__ import annotations
 
@@ -12,106 +12,105 @@ import time
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
 
-from hwsigner.agent.address import Place, peer_uid
+from hwsigner.agent.address import Address
 from hwsigner.errors import AgentError
 from hwsigner.system.systemd import take_sockets
+from hwsigner.system.users import peer_uid
 
 BACKLOG = 4096
+# No client is accepted for so long after the system refused one: else the loop would retry without a pause.
+PAUSE = 0.1
+_AT_ONCE = 64
 
 
 @contextmanager
-def open_listener(place: Place, environ: MutableMapping[str, str]) -> Iterator[socket.socket]:
-    """Give the listening socket; one that was made here is removed at the end.
+def open_listener(address: Address, environ: MutableMapping[str, str]) -> Iterator[socket.socket]:
+    """Open the listening socket. One that is made here is removed at the end.
 
     Args:
-        place: where to listen, if systemd gives no socket.
-        environ: the environment; what it says of systemd's sockets is taken out.
+        address: where to listen if systemd passes no socket.
+        environ: the environment; the variables for systemd's sockets are removed.
 
     Raises:
-        AgentError: an agent is there already, or the socket can't be made.
+        AgentError: an agent is running already, or the socket can't be made.
     """
     with ExitStack() as stack:
-        found = _given(environ)
-        if found is not None:
-            stack.enter_context(found)
+        listener = _passed_socket(environ)
+        if listener is not None:
+            stack.enter_context(listener)
         else:
             try:
-                stack.enter_context(_locked(place))
-                found = stack.enter_context(_bound(place))
+                stack.enter_context(_locked(address))
+                listener = stack.enter_context(_bound(address))
             except OSError as error:
-                problem = f"can't listen in {place.folder}: {error.strerror or error}"
+                problem = f"can't listen in {address.folder}: {error.strerror or error}"
                 raise AgentError(problem, "XDG_RUNTIME_DIR says where it is") from error
-        yield found
+        yield listener
 
 
-def _given(environ: MutableMapping[str, str]) -> socket.socket | None:
-    """Return the socket that systemd gives, if any."""
+def _passed_socket(environ: MutableMapping[str, str]) -> socket.socket | None:
+    """Return the socket that systemd passes, if any."""
     sockets = take_sockets(environ)
     if not sockets:
         return None
     if len(sockets) > 1:
         for each in sockets:
             each.close()
-        raise AgentError(f"systemd gives {len(sockets)} sockets", "Give the agent one ListenStream=")
-    [given] = sockets
-    listens = given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    has_path = given.family == socket.AF_UNIX and str(given.getsockname()).startswith("/")
-    if not has_path or given.type != socket.SOCK_STREAM or not listens:
-        given.close()
-        raise AgentError("systemd gives a socket that is no Unix stream", "Give ListenStream= the path of a socket")
-    return given
+        raise AgentError(f"systemd passes {len(sockets)} sockets", "Give the agent one ListenStream=")
+    [passed] = sockets
+    listens = passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    has_path = passed.family == socket.AF_UNIX and str(passed.getsockname()).startswith("/")
+    if not has_path or passed.type != socket.SOCK_STREAM or not listens:
+        passed.close()
+        raise AgentError("systemd passes a socket that is not a Unix stream", "Give ListenStream= the path of a socket")
+    return passed
 
 
 @contextmanager
-def _locked(place: Place) -> Iterator[None]:
-    """Hold the folder's lock, which an agent keeps for as long as it lives."""
-    _make_folder(place)
-    with open(os.open(f"{place.folder}/agent.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "rb") as lock:
+def _locked(address: Address) -> Iterator[None]:
+    """Make the folder and hold its lock, which an agent keeps as long as it runs."""
+    parent = os.path.dirname(address.folder)
+    if os.stat(parent).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        hint = "Remove that permission" if address.is_system else "Let XDG_RUNTIME_DIR name a folder of mode 0700"
+        raise AgentError(f"others can write {parent}", hint)
+    with suppress(FileExistsError):
+        os.mkdir(address.folder, 0o755 if address.is_system else 0o700)
+    if address.owner() != os.geteuid():
+        raise AgentError(f"{address.folder} must be a folder that you own and only you can write", "Remove it")
+    if not address.is_system:
+        os.chmod(address.folder, 0o700)
+    with open(os.open(f"{address.folder}/agent.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "rb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise _is_running(place) from None
+            raise _is_running(address) from None
         yield
 
 
-def _make_folder(place: Place) -> None:
-    parent = os.path.dirname(place.folder)
-    status = os.stat(parent)
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        hint = "Take that from them" if place.is_systems else "Let XDG_RUNTIME_DIR name a folder of mode 0700"
-        raise AgentError(f"others can write {parent}", hint)
-    with suppress(FileExistsError):
-        os.mkdir(place.folder, 0o755 if place.is_systems else 0o700)
-    if place.owner() != os.geteuid():
-        raise AgentError(f"{place.folder} is not this user's alone", "Remove it")
-    if not place.is_systems:
-        os.chmod(place.folder, 0o700)
-
-
 @contextmanager
-def _bound(place: Place) -> Iterator[socket.socket]:
-    """Make the socket, in the place of a dead agent's. The lock is held."""
-    if _answers(place.socket):
-        raise _is_running(place)  # Without our lock: systemd listens there.
+def _bound(address: Address) -> Iterator[socket.socket]:
+    """Make the socket, in place of a dead agent's. The lock is held."""
+    if _answers(address.socket):
+        raise _is_running(address)  # Without the lock: systemd listens there.
     with suppress(FileNotFoundError):
-        os.unlink(place.socket)
+        os.unlink(address.socket)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as made:
-        before = os.umask(0o111 if place.is_systems else 0o177)
+        before = os.umask(0o111 if address.is_system else 0o177)
         try:
-            made.bind(place.socket)
+            made.bind(address.socket)
         finally:
             os.umask(before)
         made.listen(BACKLOG)
-        mine = file_id(place.socket)
+        mine = _file_id(address.socket)
         try:
             yield made
         finally:
-            if file_id(place.socket) == mine:
-                os.unlink(place.socket)
+            if _file_id(address.socket) == mine:
+                os.unlink(address.socket)
 
 
-def file_id(path: str) -> tuple[int, int] | None:
-    """Return what tells a file from another one in its place, or None where there is none."""
+def _file_id(path: str) -> tuple[int, int] | None:
+    """Return the file's device and inode, or None if there is no file."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -125,35 +124,27 @@ def _answers(path: str) -> bool:
         try:
             probe.connect(path)
         except BlockingIOError:
-            return True  # So many wait there that the queue is full.
+            return True  # The queue of waiting clients is full.
         except OSError:
             return False
         return True
 
 
-def _is_running(place: Place) -> AgentError:
-    return AgentError(f"an agent is running already at {place.socket}", "hwsigner agent stop ends it")
+def _is_running(address: Address) -> AgentError:
+    return AgentError(f"an agent is running already at {address.socket}", "hwsigner agent stop ends it")
 
 
-# How long nobody is let in after the system refused it: who waits at the door would be tried again without a pause.
-PAUSE = 0.1
-_AT_ONCE = 64
-
-# Takes the socket of a client, and the user at its other end.
-Enter = Callable[[socket.socket, int], None]
-
-
-class Door:
-    """A listening socket in a loop. For the loop's thread.
+class Acceptor:
+    """Accepts the clients of a listening socket, which is closed with this. Used by the loop's thread only.
 
     Args:
-        listener: the socket; closed with the door.
+        listener: the socket.
         selector: the loop's, whose data are what it calls.
-        enter: takes each client.
-        refused: called with what is wrong where the system let nobody in; descriptors may have run out.
+        enter: takes each client's socket and uid.
+        refused: takes what is wrong if the system refuses a client; descriptors may have run out.
 
     Attributes:
-        opens: when it is to be opened again, after a pause; infinity for never.
+        opens: when a pause is over; infinity without one.
     """
 
     def __init__(
@@ -161,42 +152,42 @@ class Door:
         listener: socket.socket,
         selector: selectors.BaseSelector,
         *,
-        enter: Enter,
+        enter: Callable[[socket.socket, int], None],
         refused: Callable[[str], None],
     ) -> None:
         self._listener = listener
         self._selector = selector
         self._enter = enter
         self._refused = refused
-        self._file_id = file_id(listener.getsockname())
+        self._file_id = _file_id(listener.getsockname())
         self._is_closed = False
         self.opens = math.inf
         listener.setblocking(False)
 
     def open(self) -> None:
-        """Let clients in."""
+        """Accept clients from now on."""
         self.opens = math.inf
         self._selector.register(self._listener, selectors.EVENT_READ, self.accept)
 
     def tend(self, now: float) -> None:
-        """Open again, if a pause is over."""
+        """Listen again if a pause is over."""
         if now >= self.opens:
             self.open()
 
     def is_lost(self) -> bool:
-        """Tell whether nobody can come any more: the socket's file is gone, or is another one."""
-        return not self._is_closed and file_id(self._listener.getsockname()) != self._file_id
+        """Return whether no client can connect any more: the socket's file is gone or was replaced."""
+        return not self._is_closed and _file_id(self._listener.getsockname()) != self._file_id
 
     def close(self) -> None:
-        """Let nobody in any more."""
+        """Accept no more clients."""
         self._is_closed = True
-        self._shut()
+        self._pause(math.inf)
         self._listener.close()
 
     def accept(self) -> None:
-        """Take in who waits; the loop calls it."""
+        """Accept waiting clients. Called by the loop."""
         if self._is_closed:
-            return  # Since another event that came with this one.
+            return  # By an event that came together with this one.
         for _ in range(_AT_ONCE):
             try:
                 sock, _ = self._listener.accept()
@@ -205,12 +196,11 @@ class Door:
                 return
             except OSError as error:
                 self._refused(f"can't accept a client: {error.strerror}")
-                self._shut()
-                self.opens = time.monotonic() + PAUSE
+                self._pause(time.monotonic() + PAUSE)
                 return
             self._enter(sock, uid)
 
-    def _shut(self) -> None:
-        self.opens = math.inf
-        with suppress(KeyError):  # It is shut already.
+    def _pause(self, until: float) -> None:
+        self.opens = until
+        with suppress(KeyError):  # It pauses already.
             self._selector.unregister(self._listener)

@@ -1,7 +1,4 @@
-"""The agent's secrets in memory that is not swapped and not dumped: one mapping, given out by pages.
-
-mlock is for this mapping alone: a normal user may lock some megabytes and no whole process.
-"""
+"""Memory for the agent's secrets: never swapped, in no core dump, and zero in child processes."""
 
 from __future__ import annotations
 
@@ -9,90 +6,84 @@ import ctypes
 import mmap
 import os
 import resource
-import threading
 import weakref
+from collections.abc import Callable
+from contextlib import suppress
 
 from hwsigner.errors import AgentError
 
-SIZE = 1 << 20
-_LEAST = 16 * mmap.PAGESIZE
-# <linux/mman.h>, which Python has no name for.
+# Of <sys/mman.h>; Python's mmap has no names for them.
 _MADV_WIPEONFORK = 18
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT, _MLOCK_ONFAULT = 1, 2, 4, 1
 
+_HINT = "Raise the limit: LimitMEMLOCK=, or ulimit -l"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def lock_process() -> None:
+    """Lock all memory of this process, if no limit applies: RLIMIT_MEMLOCK is infinite, or root runs it.
+
+    Under a limit, threads and allocations would fail when it is reached: then only LockedMemory is locked.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
+    with suppress(OSError, OverflowError):  # So much memory can't be mapped.
+        # Root may be limited too, as in a container: it is not if more than the limit can be locked.
+        if limit == resource.RLIM_INFINITY or not _lock(mmap.mmap(-1, limit + mmap.PAGESIZE), _MLOCK_ONFAULT):
+            _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)
+
+
 class LockedMemory:
-    """Memory for secrets: locked, in no core dump, and all zeros in a child process. Safe to use by all threads.
+    """Memory for secrets, which grows with them: a mapping of whole pages for each. Thread-safe.
+
+    Once RLIMIT_MEMLOCK is reached (8 MiB for most users, some 2,000 secrets), further secrets lie in memory that may be
+    swapped. All else is the same for them, and the log gets one line.
 
     Args:
-        size: how many bytes, if the user may lock as many; else as many as that.
+        log: takes that line.
 
     Raises:
-        AgentError: the user may lock hardly any memory.
+        AgentError: not even a page can be locked.
     """
 
-    def __init__(self, size: int = SIZE) -> None:
-        size = min(size, _lockable())
-        if size < _LEAST:
-            raise AgentError(
-                f"only {size} bytes of memory can be locked", "Raise the limit: LimitMEMLOCK=, or ulimit -l"
-            )
-        self._map = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._map.madvise(mmap.MADV_DONTDUMP)
-        self._map.madvise(_MADV_WIPEONFORK)
-        _lock(self._map, size)
-        self._view = memoryview(self._map)
-        self._is_used = bytearray(size // mmap.PAGESIZE)
-        # A release may come at any moment to the thread that takes: it does no harm there.
-        self._lock = threading.RLock()
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log = log
+        self._maps: set[mmap.mmap] = set()
+        self._is_full = False
+        if problem := _lock(mmap.mmap(-1, mmap.PAGESIZE)):
+            raise AgentError(f"no memory can be locked: {problem}", _HINT)
 
     def put(self, data: bytes) -> memoryview:
-        """Return a copy of data; raises as `take`."""
+        """Return a copy of a secret; see `take`."""
         taken = self.take(len(data))
         taken[:] = data
         return taken
 
     def take(self, size: int) -> memoryview:
-        """Return so many bytes of zero. They are overwritten when the view itself is gone; a slice keeps nothing.
+        """Return so many bytes of zero. They are overwritten once the view itself is gone; a slice does not keep it."""
+        made = mmap.mmap(-1, max(1, size), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        made.madvise(mmap.MADV_DONTDUMP)
+        made.madvise(_MADV_WIPEONFORK)
+        problem = _lock(made)
+        if problem and not self._is_full:
+            self._is_full = True
+            self._log(f"warning: some credentials and PINs may be swapped: {len(self)} lie in locked memory. {_HINT}")
+        self._maps.add(made)
+        view = memoryview(made)
+        weakref.finalize(view, self._release, made).atexit = False
+        return view
 
-        Raises:
-            AgentError: so much is not free.
-        """
-        count = -(-size // mmap.PAGESIZE)
-        with self._lock:
-            first = self._is_used.find(bytes(count))
-            if first < 0:
-                raise AgentError("the agent's locked memory is full", "Give it fewer profiles")
-            self._is_used[first : first + count] = b"\1" * count
-        begin = first * mmap.PAGESIZE
-        taken = self._view[begin : begin + size]
-        weakref.finalize(taken, self._release, first, count).atexit = False
-        return taken
+    def __len__(self) -> int:
+        """Return how many secrets there are."""
+        return len(self._maps)
 
-    @property
-    def used_pages(self) -> int:
-        """How many pages are given out."""
-        return self._is_used.count(1)
-
-    def _release(self, first: int, count: int) -> None:
-        begin, end = first * mmap.PAGESIZE, (first + count) * mmap.PAGESIZE
-        self._view[begin:end] = bytes(end - begin)
-        with self._lock:
-            self._is_used[first : first + count] = bytes(count)
+    def _release(self, made: mmap.mmap) -> None:
+        made[:] = bytes(len(made))
+        self._maps.discard(made)
 
 
-def _lockable() -> int:
-    """Return how many bytes this process may lock, as whole pages; the limit is raised as far as it can be."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
-    limit = SIZE if hard == resource.RLIM_INFINITY or os.geteuid() == 0 else hard
-    return limit // mmap.PAGESIZE * mmap.PAGESIZE
-
-
-def _lock(memory: mmap.mmap, size: int) -> None:
-    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    if _libc.mlock(ctypes.c_void_p(address), ctypes.c_size_t(size)) != 0:
-        problem = os.strerror(ctypes.get_errno())
-        raise AgentError(f"{size} bytes of memory can't be locked: {problem}", "Raise LimitMEMLOCK=, or ulimit -l")
+def _lock(made: mmap.mmap, flags: int = 0) -> str:
+    """Lock a mapping; return what is wrong, or an empty text."""
+    address = ctypes.addressof(ctypes.c_char.from_buffer(made))
+    is_locked = _libc.mlock2(ctypes.c_void_p(address), ctypes.c_size_t(len(made)), flags) == 0
+    return "" if is_locked else os.strerror(ctypes.get_errno())

@@ -1,56 +1,44 @@
-"""One profile as the agent holds it: its provider, its PINs, and the thread that does for it what takes time."""
+"""One profile in the agent: its provider, its PINs, and the queue of what takes time."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from enum import StrEnum
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from hwsigner.agent import protocol
 from hwsigner.agent.memory import LockedMemory
-from hwsigner.agent.unlocked_pins import Pins
+from hwsigner.agent.unlocked_pins import UnlockedPins
 from hwsigner.aws.credentials import Credentials
 from hwsigner.config import settings
 from hwsigner.config.profiles import Profile
 from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning, PinError, PinRequiredError
 from hwsigner.pins import PinRequest
-from hwsigner.refresh.background import Reply, ResidentProvider, Status
-from hwsigner.refresh.outcome import HeldSession, Setback
+from hwsigner.refresh.background import BackgroundProvider, Reply
+from hwsigner.refresh.outcome import Failure, Session
 from hwsigner.refresh.provider import Provider
+from hwsigner.refresh.workers import WorkQueue
 from hwsigner.system.users import find_uid
 
 _FORMAT = "process"
 _MAX_PROBLEM = 200
-_NO_REPLY = b""
 
 Log = Callable[[str], None]
-_T = TypeVar("_T")
 
 
-class Surroundings(NamedTuple):
-    """What profiles share.
-
-    Attributes:
-        environ: the agent's environment.
-        memory: where replies and PINs lie.
-        log: takes a line for each session and for what can't be used.
-    """
+class Shared(NamedTuple):
+    """What profiles share: the agent's environment, the memory for replies and PINs, and the log, which takes lines."""
 
     environ: Mapping[str, str]
     memory: LockedMemory
     log: Log
 
 
-class Unlocking(NamedTuple):
-    """How far an `unlock` has come.
-
-    Attributes:
-        wanted: the PIN that is wanted yet, or None.
-        answer: what to say where none is.
-    """
+class UnlockProgress(NamedTuple):
+    """What came of a step of `unlock`: the PIN that is still needed, or None, and the answer to send then."""
 
     wanted: PinRequest | None
     answer: bytes
@@ -58,239 +46,184 @@ class Unlocking(NamedTuple):
 
 class _State(StrEnum):
     OPEN = "open"
-    LOCKED = "locked"  # By hand: nothing is given before `unlock`.
-    CLOSED = "closed"  # For ever: another one may have its place.
+    LOCKED = "locked"  # By a command: nothing is given out until `unlock`.
+    CLOSED = "closed"  # For good: another profile may have taken its place.
 
 
-class HeldProfile:
-    """A profile that is held.
+class AgentProfile:
+    """A profile of config.toml that the agent serves. If it can't be used, every answer says why. Thread-safe.
 
-    What is to be done is sent to its worker, a thread that does one thing after the other and alone changes what is
-    here; `allows`, `read` and `status` only look. All may be called by any thread, but `close` by one.
-
-    Args:
-        profile: the profile. One that can't be used is held too, and answers with what is wrong.
-        around: what it shares with others.
+    What takes time is queued, and done one thing after another by a worker, which alone changes the state. `allows`,
+    `read` and `status` only look.
     """
 
-    def __init__(self, profile: Profile, around: Surroundings) -> None:
-        self.profile = profile
-        self._around = around
-        self._pins = Pins()
-        self._resident: ResidentProvider | None = None
+    def __init__(self, config: Profile, shared: Shared) -> None:
+        self.config = config
+        self.name = config.name
+        self._shared = shared
+        self._pins = UnlockedPins()
+        self._queue = WorkQueue()
+        self._provider: BackgroundProvider | None = None
         self._state = _State.OPEN
-        # What is on its way to lock or close: from then on, `read` gives nothing.
-        self._ends: set[Future[None]] = set()
-        self._memory_is_full: AgentError | None = None
+        self._ending: set[Future[None]] = set()  # Queued locks: once there is one, `read` gives nothing.
         self._fault: HwsignerError | HwsignerWarning | None = None
         self._values: settings.Values = {"allow_users": []}
         try:
-            self._values = settings.values_of(profile)
+            self._values = settings.values_of(config)
         except (HwsignerError, HwsignerWarning) as error:
             self._fault = error
-            around.log(f"profile {profile.name!r} can't be used: {error}")
-        self._users = _uids(self._values["allow_users"], around.log)
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"profile-{profile.name}")
+            shared.log(f"profile {self.name!r} can't be used: {error}")
+        self._users = _uids(self._values["allow_users"], shared.log)
 
     def allows(self, uid: int) -> bool:
-        """Tell whether a user may have its credentials: root, who runs the agent, and whom `allow-users` names."""
+        """Return whether a user may have the credentials: root, the agent's user, and those of `allow-users`."""
         return uid in (0, os.geteuid()) or uid in self._users
 
     def read(self) -> Reply | None:
-        """Return the finished answer at once, or None where `answer` is to be called."""
-        resident = self._resident
-        if resident is None or self._ends or self._state is not _State.OPEN:
+        """Return the finished answer at once, or None if `answer` must be called."""
+        provider = self._provider
+        if provider is None or self._ending or self._state is not _State.OPEN:
             return None
-        return resident.read(_FORMAT) or None
+        return provider.read(_FORMAT)
 
     def answer(self) -> Future[Reply]:
-        """Return what will be the answer, credentials or an error; it raises nothing."""
-        return self._send(self._answer, self._gone())
+        """Queue getting the answer: credentials or an error. The future raises nothing."""
+        return self._queue.submit(self._answer)
 
     def renew(self) -> Future[bytes]:
-        """Return what will be the answer once a new session was created now."""
-        return self._send(partial(self._told, self._renew), self._gone())
+        """Queue creating a session now; the future has the answer."""
+        return self._queue.submit(partial(self._report, lambda: self._open().refresh()))
 
-    def unlock(self) -> Future[Unlocking]:
-        """Return what will be known once the profile was used, if that can be without another PIN."""
-        return self._send(self._unlock, Unlocking(None, self._gone()))
+    def unlock(self) -> Future[UnlockProgress]:
+        """Queue trying the profile; the future has the PIN that is still needed, if any."""
+        return self._queue.submit(self._unlock)
 
-    def bring(self, request: PinRequest, pin: memoryview) -> Future[Unlocking]:
-        """Return what will be known once a new session was created with a PIN.
-
-        Args:
-            request: what the PIN is for.
-            pin: in locked memory, as UTF-8. It is not kept if the profile was locked meanwhile.
-        """
-        return self._send(partial(self._bring, request, pin), Unlocking(None, self._gone()))
+    def bring(self, request: PinRequest, pin: memoryview) -> Future[UnlockProgress]:
+        """Queue creating a session with a PIN, which is UTF-8 in locked memory. A profile locked by then drops it."""
+        return self._queue.submit(partial(self._bring, request, pin))
 
     def lock(self) -> Future[None]:
-        """Forget the PINs and the credentials, close the key, and give nothing before `unlock`."""
+        """Queue forgetting the PINs and credentials and closing the key. From now on nothing is given out."""
         return self._end(_State.LOCKED)
 
     def close(self) -> Future[None]:
-        """Lock for ever. What was sent before is done yet; whoever sends something later is told to ask again."""
-        closed = self._end(_State.CLOSED)
-        self._worker.shutdown(wait=False)
-        return closed
+        """Lock for good. What is queued already is still done; later callers are told to retry."""
+        return self._end(_State.CLOSED)
 
     def status(self) -> str:
-        """Return a line without secrets: name, state, expiration and what failed, split by tabs."""
-        resident = self._resident
-        status = resident.status() if resident else None
-        failure = self._fault or (status.failure if status else None) or self._memory_is_full
-        ends = f"{status.expiration:%Y-%m-%dT%H:%M:%SZ}" if status and status.expiration else ""
-        problem = failure.message[:_MAX_PROBLEM] if failure else ""
-        return "\t".join((self.profile.name, self._state_name(status, failure), ends, problem))
-
-    def _state_name(self, status: Status | None, failure: HwsignerError | HwsignerWarning | None) -> str:
-        has_credentials = status is not None and status.left > 0
+        """Return name, state, expiration and last problem, separated by tabs. Nothing in it is secret."""
+        status = self._provider.status() if self._provider else None
+        failure = self._fault or (status.failure if status else None)
         if self._state is not _State.OPEN:
-            return str(self._state)
-        if has_credentials and not self._memory_is_full:
-            return "ready"
-        if isinstance(failure, PinError):
-            return "locked"
-        return "failing" if failure else "idle"
-
-    def _send(self, act: Callable[[], _T], gone: _T) -> Future[_T]:
-        """Let the worker do something; after `close` there is none, and what comes of it is finished at once."""
-        try:
-            return self._worker.submit(act)
-        except RuntimeError:
-            done = Future[_T]()
-            done.set_result(gone)
-            return done
+            state = str(self._state)
+        elif status and status.left > 0:
+            state = "ready"
+        elif isinstance(failure, PinError):
+            state = "locked"
+        else:
+            state = "failing" if failure else "idle"
+        expiration = f"{status.expiration:%Y-%m-%dT%H:%M:%SZ}" if status and status.expiration else ""
+        return "\t".join((self.name, state, expiration, failure.message[:_MAX_PROBLEM] if failure else ""))
 
     def _end(self, state: _State) -> Future[None]:
-        ended = self._send(partial(self._shut, state), None)
-        self._ends.add(ended)
-        ended.add_done_callback(self._ends.discard)
+        ended = self._queue.submit(partial(self._shut, state))
+        self._ending.add(ended)
+        ended.add_done_callback(self._ending.discard)
         return ended
 
-    # What follows is done by the worker, but for `_format` and `_note`, which whoever refreshes calls.
+    # The worker calls what follows, but for `_format` and `_note`, which the thread that refreshes calls.
 
     def _answer(self) -> Reply:
         try:
-            return self._reply()
+            return self._open().reply(_FORMAT)
         except Exception as error:
-            return self._refusal(error)
+            return self._error(error)
 
-    def _unlock(self) -> Unlocking:
+    def _unlock(self) -> UnlockProgress:
         if self._state is _State.LOCKED:
             self._state = _State.OPEN
-        return self._unlocking(self._reply, PinError)  # A stored PIN may be wrong too.
+        return self._progress(lambda: self._open().reply(_FORMAT), PinError)  # A stored PIN may be wrong too.
 
-    def _bring(self, request: PinRequest, pin: memoryview) -> Unlocking:
+    def _bring(self, request: PinRequest, pin: memoryview) -> UnlockProgress:
         if self._state is _State.OPEN:
             self._pins.bring(request, pin)
-        return self._unlocking(partial(self._renew, mended=True), PinRequiredError)
+        return self._progress(lambda: self._open().refresh(fixed=True), PinRequiredError)
 
-    def _unlocking(self, act: Callable[[], object], failure: type[PinError]) -> Unlocking:
-        """Do something; where it ends with such a failure, another PIN may mend it."""
-        answer = self._told(act)
-        resident = self._resident
-        is_wanted = resident is not None and isinstance(resident.failure, failure)
-        return Unlocking(self._pins.wanted if is_wanted else None, answer)
+    def _progress(self, act: Callable[[], object], failure: type[PinError]) -> UnlockProgress:
+        """Do something. If it fails with such an error, another PIN may help."""
+        answer = self._report(act)
+        is_wanted = self._provider is not None and isinstance(self._provider.failure, failure)
+        return UnlockProgress(self._pins.wanted if is_wanted else None, answer)
 
-    def _told(self, act: Callable[[], object]) -> bytes:
-        """Do something, and return what its end is told with."""
+    def _report(self, act: Callable[[], object]) -> bytes:
+        """Do something, and return the answer that reports it."""
         try:
             act()
-            ends = self._used().status().expiration
+            expiration = self._open().status().expiration
         except Exception as error:
-            return self._refusal(error)
-        text = f"profile {self.profile.name!r} has credentials until {ends:%Y-%m-%dT%H:%M:%SZ}"
-        return protocol.with_body("ok", text.encode())
-
-    def _reply(self) -> Reply:
-        resident = self._used()
-        return resident.reply(_FORMAT) or self._stored(resident())
-
-    def _renew(self, *, mended: bool = False) -> None:
-        self._used().refresh(mended=mended)
+            return self._error(error)
+        return protocol.ok(f"profile {self.name!r} has credentials until {expiration:%Y-%m-%dT%H:%M:%SZ}")
 
     def _shut(self, state: _State) -> None:
         if self._state is not _State.CLOSED:
             self._state = state
-        resident, self._resident = self._resident, None
+        provider, self._provider = self._provider, None
         self._pins.forget()
-        self._memory_is_full = None
         try:
-            if resident:
-                resident.close()
+            if provider:
+                provider.close()
         except Exception as error:
-            self._around.log(f"profile {self.profile.name!r}: its key was not closed: {type(error).__name__}")
+            self._shared.log(f"profile {self.name!r}: its key was not closed: {type(error).__name__}")
 
-    def _used(self) -> ResidentProvider:
+    def _open(self) -> BackgroundProvider:
+        """Return the provider, made if need be."""
         if self._state is _State.CLOSED:
-            raise self._changed()
+            raise AgentError(f"profile {self.name!r} has changed", "Retry")
         if self._state is _State.LOCKED:
-            raise PinRequiredError("it was locked by hand")
-        if self._resident is None:
-            self._resident = self._opened()
-            self._resident.start()
-        return self._resident
-
-    def _opened(self) -> ResidentProvider:
+            raise PinRequiredError("it was locked with hwsigner agent lock")
         if self._fault:
-            raise self._fault.with_traceback(None)  # Which would grow, each time.
-        values = self._values
-        provider = Provider.from_values(values, settings.resident_service(values, self._around.environ), self._pins)
-        formats = {_FORMAT: self._format}
-        return ResidentProvider(provider, formats=formats, attended=values["attended"], on_try=self._note)
+            raise self._fault.with_traceback(None)  # It would grow with each time that it is raised.
+        if self._provider is None:
+            service = settings.resident_service(self._values, self._shared.environ)
+            self._provider = BackgroundProvider(
+                Provider.from_values(self._values, service, self._pins),
+                formats={_FORMAT: self._format},
+                attended=self._values["attended"],
+                on_try=self._note,
+            )
+            self._provider.start()
+        return self._provider
 
     def _format(self, credentials: Credentials) -> Reply:
-        """Return the finished reply; none if there is no room for it, so that whoever asks tries anew."""
-        try:
-            return self._stored(credentials)
-        except AgentError as error:
-            self._around.log(f"profile {self.profile.name!r}: {error}")
-            return _NO_REPLY
+        return self._shared.memory.put(protocol.ok(f"{credentials.process_json()}\n"))
 
-    def _stored(self, credentials: Credentials) -> Reply:
-        data = protocol.with_body("ok", f"{credentials.process_json()}\n".encode())
-        try:
-            reply = self._around.memory.put(data)
-        except AgentError as error:
-            self._memory_is_full = AgentError(error.message)  # Without the frames, which hold the reply.
-            raise
-        self._memory_is_full = None
-        return reply
-
-    def _note(self, outcome: HeldSession | Setback) -> None:
-        name = self.profile.name
-        if isinstance(outcome, Setback):
+    def _note(self, outcome: Session | Failure) -> None:
+        if isinstance(outcome, Failure):
             if isinstance(outcome.error, PinError) and not isinstance(outcome.error, PinRequiredError):
                 self._pins.forget()
-            self._around.log(f"profile {name!r}: no session: {outcome.error.message}")
+            self._shared.log(f"profile {self.name!r}: no session: {outcome.error.message}")
         else:
-            ends = outcome.credentials.expiration
-            self._around.log(f"profile {name!r}: session created, credentials until {ends:%Y-%m-%dT%H:%M:%SZ}")
+            expiration = outcome.credentials.expiration
+            self._shared.log(
+                f"profile {self.name!r}: session created, credentials until {expiration:%Y-%m-%dT%H:%M:%SZ}"
+            )
 
-    def _refusal(self, error: Exception) -> bytes:
-        """Return the answer for an error. Where a PIN is the matter, it names what unlocks."""
-        name = self.profile.name
+    def _error(self, error: Exception) -> bytes:
+        """Return the answer for an error. If a PIN is needed, it names the command that unlocks."""
         if not isinstance(error, HwsignerError | HwsignerWarning):
-            return protocol.error(1, f"profile {name!r}: the agent failed with {type(error).__name__}")
+            return protocol.error(1, f"profile {self.name!r}: the agent failed with {type(error).__name__}")
         if not isinstance(error, PinError):
             return protocol.error(error.exit_status, str(error))
         wanted = self._pins.wanted
-        is_missing = isinstance(error, PinRequiredError) and self._state is _State.OPEN and wanted
+        is_missing = isinstance(error, PinRequiredError) and self._state is _State.OPEN
         problem = f"{wanted.subject} wants its {wanted.kind}" if is_missing and wanted else error.message
-        text = f"profile {name!r} is locked: {problem}. Run hwsigner agent unlock {name}"
+        text = f"profile {self.name!r} is locked: {problem}. Run hwsigner agent unlock {self.name}"
         return protocol.error(error.exit_status, text)
-
-    def _changed(self) -> AgentError:
-        return AgentError(f"profile {self.profile.name!r} has changed meanwhile", "Ask again")
-
-    def _gone(self) -> bytes:
-        return self._refusal(self._changed())
 
 
 def _uids(users: Iterable[str], log: Log) -> frozenset[int]:
-    """Return the uids of users that are named or numbered; one that is unknown is nobody."""
+    """Return the uids of users given by name or number; a user that is unknown is logged and left out."""
     found = {user: find_uid(user) for user in users}
     for user in (user for user, uid in found.items() if uid is None):
-        log(f"allow-users names {user!r}, whom this system does not know")
+        log(f"allow-users names {user!r}, who is not a user of this system")
     return frozenset(uid for uid in found.values() if uid is not None)

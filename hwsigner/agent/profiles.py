@@ -1,88 +1,76 @@
-"""The profiles that an agent holds: those of config.toml, read anew when it changes."""
+"""The profiles that an agent serves: those of config.toml, read again when it changes."""
 
 from __future__ import annotations
 
 import os
 from concurrent.futures import Future
 
-from hwsigner.agent.profile import HeldProfile, Surroundings
+from hwsigner.agent.profile import AgentProfile, Shared
 from hwsigner.config import profiles as config
-from hwsigner.config.profiles import Profile
 from hwsigner.errors import ConfigError
 
-# What changes when a file does.
 _FileState = tuple[int, int, int] | None
 
 
-class Roster:
-    """The profiles by name. For one thread.
+class Profiles:
+    """The profiles by name. Used by one thread only. Raises a ConfigError if config.toml can't be used.
 
-    Args:
-        around: what the profiles share.
-        is_systems: whether this is the system's agent: it alone serves those of the system's file with allow-users.
-
-    Raises:
-        ConfigError: config.toml can't be used.
+    Only the system's agent serves the profiles of the system's file that have allow-users.
     """
 
-    def __init__(self, around: Surroundings, *, is_systems: bool) -> None:
-        self._around = around
-        self._is_systems = is_systems
-        self._held: dict[str, HeldProfile] = {}
+    def __init__(self, shared: Shared, *, is_system: bool) -> None:
+        self._shared = shared
+        self._is_system = is_system
+        self._profiles: dict[str, AgentProfile] = {}
         self._closing: list[Future[None]] = []
-        self._files = [str(config.user_file(around.environ)), str(config.SYSTEM_FILE)]
+        self._files = [str(config.user_file(shared.environ)), str(config.SYSTEM_FILE)]
         self._seen = self._look()
         self._read()
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._profiles)
 
-    def all(self) -> list[HeldProfile]:
+    def all(self) -> list[AgentProfile]:
         """Return the profiles, as the files are now."""
-        self._see()
-        return sorted(self._held.values(), key=lambda held: held.profile.name)
+        self._reload_if_changed()
+        return sorted(self._profiles.values(), key=lambda profile: profile.name)
 
-    def find(self, name: str) -> HeldProfile | None:
+    def find(self, name: str) -> AgentProfile | None:
         """Return a profile, as the files are now."""
-        self._see()
-        return self._held.get(name)
+        self._reload_if_changed()
+        return self._profiles.get(name)
 
     def reload(self) -> None:
-        """Read the files. Profiles that stand there as before are left alone; the others forget all.
+        """Read the files. A profile that has not changed is left alone, the others are closed.
 
-        Where a file can't be used, that is logged and nothing changes; a profile that can't be used is held.
+        If a file can't be used, that is logged and nothing changes. A profile that can't be used is kept.
         """
         self._seen = self._look()
         try:
             self._read()
         except ConfigError as error:
-            self._around.log(f"the profiles stay as they were: {error}")
+            self._shared.log(f"the profiles stay as they were: {error}")
 
     def close(self) -> list[Future[None]]:
-        """Close all profiles; return what is done when they are closed, and those that left the files before."""
-        for name in list(self._held):
-            self._close(name)
+        """Close all profiles; return what is done once they, and those that were removed before, are closed."""
+        self._closing += [profile.close() for profile in self._profiles.values()]
+        self._profiles.clear()
         return self._closing
 
-    def _close(self, name: str) -> None:
-        self._closing = [closing for closing in self._closing if not closing.done()]
-        self._closing.append(self._held.pop(name).close())
-
     def _read(self) -> None:
-        found = self._profiles()
-        for name, held in list(self._held.items()):
-            if found.get(name) != held.profile:
-                self._close(name)
-        for name, profile in found.items():
-            if name not in self._held:
-                self._held[name] = HeldProfile(profile, self._around)
+        found = config.profiles(self._shared.environ)
+        if not self._is_system:
+            file, key = config.SYSTEM_FILE, "allow-users"
+            found = {name: each for name, each in found.items() if each.file != file or not each.values.get(key)}
+        self._closing = [closing for closing in self._closing if not closing.done()]
+        for name, profile in list(self._profiles.items()):
+            if found.get(name) != profile.config:
+                self._closing.append(self._profiles.pop(name).close())
+        for name, each in found.items():
+            if name not in self._profiles:
+                self._profiles[name] = AgentProfile(each, self._shared)
 
-    def _profiles(self) -> dict[str, Profile]:
-        """Return the profiles of the files, less what a user's agent leaves to the system's."""
-        found = config.profiles(self._around.environ)
-        return {name: profile for name, profile in found.items() if self._is_systems or not _is_systems(profile)}
-
-    def _see(self) -> None:
+    def _reload_if_changed(self) -> None:
         if self._look() != self._seen:
             self.reload()
 
@@ -90,11 +78,8 @@ class Roster:
         return [_file_state(file) for file in self._files]
 
 
-def _is_systems(profile: Profile) -> bool:
-    return profile.file == config.SYSTEM_FILE and bool(profile.values.get("allow-users"))
-
-
 def _file_state(path: str) -> _FileState:
+    """Return what changes when a file does."""
     try:
         status = os.stat(path)
     except OSError:

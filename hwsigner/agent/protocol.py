@@ -1,6 +1,6 @@
-"""What crosses the agent's socket: a line in; lines and one body of stated length out. docs/agent.md has the grammar.
+"""The agent's protocol: a client sends a line, the agent answers with lines, some of which announce a body.
 
-Neither a flag nor a key URI nor a path is among it.
+docs/agent.md has the grammar. Flags, key URIs and paths never cross the socket.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import time
 from enum import StrEnum
 from typing import NamedTuple
 
-from hwsigner.agent import protocol
 from hwsigner.errors import AgentError, printable
 
-# Of both directions. `native/credentials.c` has the same figures.
+# Bytes, in both directions. `native/credentials.c` has the same numbers, and the same limits of time.
 MAX_LINE = 96
 MAX_BODY = 65536
 WORKING = b"1 working\n"
 UNKNOWN = b"1 unknown\n"
-# Seconds. The agent says at once, and then in these steps, that it is at work.
+# Seconds. The agent reports at once, and then at this interval, that it is working.
 WORKING_EVERY = 0.5
 FIRST_BYTE_LIMIT = 1.0
 SILENCE_LIMIT = 5.0
@@ -27,11 +26,11 @@ ANSWER_LIMIT = 120.0
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"
 _REQUEST = re.compile(rf"1 ([a-z]+)(?: ({_NAME}))?".encode())
-_HEAD = re.compile(rb"1 (?:(working|unknown)|(ok|ask|pin) ([0-9]{1,5})|error ([1-7]) ([0-9]{1,5}))")
+_HEAD = re.compile(rb"1 (?:(working|unknown)|(ok|part|ask|pin) ([0-9]{1,5})|error ([1-7]) ([0-9]{1,5}))")
 
 
 class Verb(StrEnum):
-    """What is asked for. All but `get`, `status`, `stop` and a `lock` of all profiles name a profile."""
+    """What is requested. A profile is named for all but `status`, `stop`, and a `lock` of all profiles."""
 
     GET = "get"
     STATUS = "status"
@@ -46,13 +45,13 @@ _WITHOUT_NAME = {Verb.STATUS, Verb.STOP}
 
 
 class Request(NamedTuple):
-    """A request: what to do, and with which profile; the name may be empty."""
+    """A request: a verb and a profile's name, which may be empty."""
 
     verb: Verb
     name: str = ""
 
     def line(self) -> bytes:
-        """Return it as it crosses the socket."""
+        """Return the line that is sent."""
         return f"1 {' '.join(filter(None, self))}\n".encode()
 
 
@@ -60,7 +59,7 @@ class Head(NamedTuple):
     """A line of an answer.
 
     Attributes:
-        kind: `working`, `unknown`, `ok`, `ask`, `pin` or `error`.
+        kind: `working`, `unknown`, `ok`, `part`, `ask`, `pin` or `error`.
         size: the bytes of the body that follows; 0 for none.
         status: the exit status of an error, 1 to 7, else 0.
     """
@@ -71,22 +70,22 @@ class Head(NamedTuple):
 
 
 def is_name(name: str) -> bool:
-    """Tell whether a profile's name may cross the socket."""
+    """Return whether a profile of this name can be requested."""
     return re.fullmatch(_NAME, name) is not None
 
 
 def parse_request(line: bytes) -> Request | None:
-    """Return the request of a line without its end, or None if it is none."""
+    """Return the request of a line without its newline, or None if it is invalid."""
     match = _REQUEST.fullmatch(line)
     if match is None or match[1].decode() not in set(Verb):
         return None
     request = Request(Verb(match[1].decode()), (match[2] or b"").decode())
-    wanted = _WITHOUT_NAME if request.name else _WITH_NAME
-    return None if request.verb in wanted else request
+    wrong = _WITHOUT_NAME if request.name else _WITH_NAME
+    return None if request.verb in wrong else request
 
 
 def parse_head(line: bytes) -> Head | None:
-    """Return what a line of an answer says, without its end, or None if it says nothing or is of another version."""
+    """Return a line of an answer, given without its newline, or None if it is invalid or of another version."""
     match = _HEAD.fullmatch(line)
     if match is None:
         return None
@@ -102,79 +101,87 @@ def with_body(kind: str, body: bytes) -> bytes:
     return b"1 %s %d\n%s" % (kind.encode(), len(body), body)
 
 
+def ok(text: str) -> bytes:
+    """Return an answer of lines of text, in as many parts as it takes."""
+    body = text.encode("utf-8", "backslashreplace")
+    parts = [body[begin : begin + MAX_BODY] for begin in range(0, len(body), MAX_BODY)]
+    return b"".join(with_body("part", part) for part in parts[:-1]) + with_body("ok", parts[-1])
+
+
 def error(status: int, text: str) -> bytes:
-    """Return an answer that says what went wrong, with the exit status that a client ends with."""
+    """Return an answer with what went wrong, and the exit status for the client."""
     body = printable(text).encode("utf-8", "backslashreplace")[:MAX_BODY]
     return b"1 error %d %d\n%s" % (status, len(body), body)
 
 
-class Wire:
-    """A connection.
-
-    Args:
-        sock: the socket; it stays the caller's to close.
-    """
+class Channel:
+    """A connection to a client or to the agent, which waits for each message. The socket is closed by the caller."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
 
     def send(self, data: bytes) -> None:
         """Send all of some bytes; raises OSError."""
-        self._sock.settimeout(protocol.SILENCE_LIMIT)
+        self._sock.settimeout(SILENCE_LIMIT)
         self._sock.sendall(data)
 
     def head(self, limit: float) -> Head:
         """Return the next line.
 
         Args:
-            limit: the seconds that it may take as a whole.
+            limit: the seconds that the whole line may take.
 
         Raises:
-            AgentError: none comes in time, or none of this protocol.
+            AgentError: no valid line came in time.
         """
         deadline = time.monotonic() + limit
         line, byte = b"", memoryview(bytearray(1))
-        # Byte by byte: what follows may be a PIN, which is read to where it stays.
-        while not line.endswith(b"\n") and len(line) < protocol.MAX_LINE:
+        # Byte by byte: a PIN may follow, which is read straight into locked memory.
+        while not line.endswith(b"\n") and len(line) < MAX_LINE:
             self._receive_into(byte, deadline)
             line += byte
-        head = protocol.parse_head(line.removesuffix(b"\n")) if line.endswith(b"\n") else None
+        head = parse_head(line.removesuffix(b"\n")) if line.endswith(b"\n") else None
         if head is None:
             raise AgentError("the other end of the agent's socket does not speak this version of its protocol")
         return head
 
-    def answer(self, limit: float = protocol.FIRST_BYTE_LIMIT) -> tuple[Head, bytes]:
-        """Return the line that ends an answer, past those that say that the agent is at work, and its body.
+    def answer(self, limit: float = FIRST_BYTE_LIMIT) -> tuple[Head, bytes]:
+        """Return the last line of an answer, and the body with all of its parts.
 
         Args:
-            limit: the seconds that the first line may take; there is no haste where a person waits.
+            limit: the seconds that the first line may take. It can be long if a person waits.
 
         Raises:
-            AgentError: none comes in time, or none of this protocol.
+            AgentError: no valid answer came in time.
         """
-        deadline = time.monotonic() + protocol.ANSWER_LIMIT
-        head = self.head(limit)
-        while head.kind == "working":
-            head = self.head(min(protocol.SILENCE_LIMIT, deadline - time.monotonic()))
+        deadline = time.monotonic() + ANSWER_LIMIT
+        head, body = self.head(limit), bytearray()
+        while head.kind in ("working", "part"):
+            body += self.body(head)
+            head = self.head(min(SILENCE_LIMIT, deadline - time.monotonic()))
+        return head, bytes(body + self.body(head))
+
+    def body(self, head: Head) -> bytearray:
+        """Return the body that follows a line; raises AgentError."""
         body = bytearray(head.size)
         self.body_into(memoryview(body))
-        return head, bytes(body)
+        return body
 
     def body_into(self, body: memoryview) -> None:
         """Fill a buffer with what comes next; raises AgentError."""
-        deadline = time.monotonic() + protocol.SILENCE_LIMIT
+        deadline = time.monotonic() + SILENCE_LIMIT
         filled = 0
         while filled < len(body):
             filled += self._receive_into(body[filled:], deadline)
 
     def _receive_into(self, buffer: memoryview, deadline: float) -> int:
-        """Wait for bytes, put some into a buffer and return how many, one at least."""
+        """Wait for bytes, store them in a buffer and return how many there are, at least one."""
         try:
-            # Not 0: that is a socket which never waits, and has another error.
+            # Never 0: such a socket does not wait, and raises another error.
             self._sock.settimeout(max(0.001, deadline - time.monotonic()))
             count = self._sock.recv_into(buffer)
         except TimeoutError:
-            hint = "hwsigner agent status asks it; end it if it hangs"
+            hint = "Check it with hwsigner agent status; stop the process if it hangs"
             raise AgentError("the agent does not answer in time", hint) from None
         except OSError as error:
             raise AgentError(f"the agent's socket failed: {error.strerror or error}") from None

@@ -1,4 +1,4 @@
-"""The PINs of one profile that `hwsigner agent unlock` brought. The agent itself asks nobody."""
+"""The PINs of one profile that `hwsigner agent unlock` brought. The agent never prompts for a PIN."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ from dataclasses import replace
 
 from hwsigner.pins import PinRequest
 
-# What the PKCS #11 backend asks with for a key that wants its PIN at each signature: such a PIN is for one signature.
-FOR_ONE_SIGNATURE = "PIN for this signature"
 
-
-class Pins:
+class UnlockedPins:
     """Gives a provider the PINs that were brought; it is the provider's `ask_pin`.
 
     Attributes:
-        wanted: what was asked for last, or None.
+        wanted: the last PIN that was asked for, or None.
     """
 
     def __init__(self) -> None:
@@ -24,19 +21,19 @@ class Pins:
     def __call__(self, request: PinRequest) -> str | None:
         """Return the PIN for a request, or None to leave it to the stored places."""
         self.wanted = request
-        name = _name(request)
-        brought = self._brought.pop(name, None) if request.kind == FOR_ONE_SIGNATURE else self._brought.get(name)
+        key = _key(request)
+        brought = self._brought.pop(key, None) if request.for_one_signature else self._brought.get(key)
         return None if brought is None else str(brought, "utf-8")
 
     def bring(self, request: PinRequest, pin: memoryview) -> None:
-        """Keep a PIN, in locked memory and as UTF-8, for a request."""
-        self._brought[_name(request)] = pin
+        """Keep the PIN for a request: UTF-8 in locked memory."""
+        self._brought[_key(request)] = pin
 
     def forget(self) -> None:
-        """Give up all of them: they are wiped with their views."""
+        """Forget all PINs: they are overwritten with their views."""
         self._brought.clear()
 
 
-def _name(request: PinRequest) -> PinRequest:
-    """Return what makes two requests the same: the state of the PIN does not."""
+def _key(request: PinRequest) -> PinRequest:
+    """Return a request without the PIN's state, which may differ each time."""
     return replace(request, state="")

@@ -1,9 +1,10 @@
-"""Signing a prepared request of `requests`, whatever the key."""
+"""Signs prepared requests of `requests`, with either kind of key."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, MutableMapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from requests import PreparedRequest
 from requests.auth import AuthBase
@@ -12,6 +13,7 @@ from hwsigner.auth.payload import hash_body
 from hwsigner.auth.redirect import SignedPreparedRequest
 from hwsigner.auth.url import Server, wire_url
 from hwsigner.errors import UsageError
+from hwsigner.sigv4 import authorization_header, canonical
 from hwsigner.sigv4.access_key import (
     CONTENT_HASH,
     EMPTY_PAYLOAD_HASH,
@@ -19,97 +21,102 @@ from hwsigner.sigv4.access_key import (
     UNSIGNED_PAYLOAD,
     Signed,
     SignedNames,
+    SigningContext,
 )
+
+if TYPE_CHECKING:
+    from hwsigner.identity import Identity
 
 _HASH = CONTENT_HASH.lower()
 _NO_URL = "", "", Server("", "")
 _WHITE_SPACE = " \t\v\f"
+# Without the characters that separate the parts of a credential scope or of an Authorization header.
+_is_name = re.compile(r"[!-+.0-~-]+").fullmatch
 
 
-class Context(Protocol):
-    """What a signature says beside the request."""
+class X509Context(NamedTuple):
+    """What the signatures of one identity share within one second, for one region and service."""
 
-    @property
-    def headers(self) -> tuple[tuple[str, str], ...]:
-        """The X-Amz-… headers to set."""
-        ...
-
-    @property
-    def signed(self) -> tuple[tuple[str, str], ...]:
-        """The same with their names in lower case."""
-        ...
+    context: tuple[str, str, str]
+    headers: tuple[tuple[str, str], ...]
+    signed: tuple[tuple[str, str], ...]
+    identity: Identity
 
     def authorize(self, method: str, target: str, headers: Signed, payload: str) -> str:
-        """Return the value of the Authorization header, by the rules of the service.
-
-        Args:
-            method: as on the wire.
-            target: the path and query, as on the request line.
-            headers: those to sign, their names in lower case.
-            payload: the body's SHA-256 in hex, or the word in its place.
-
-        Raises:
-            ValueError: a part of the request can't go on the wire.
-        """
-        ...
+        """Return the value of the Authorization header; see `SigningContext.authorize`."""
+        to_sign, names = canonical.request_to_sign(method, target, headers, payload, self.context)
+        return authorization_header(
+            self.identity.chain,
+            self.context[2],
+            signed_headers=names.decode("ascii"),
+            signature=self.identity.sign(to_sign),
+        )
 
 
 class RequestAuth(AuthBase):
     """Signs prepared requests, each as it goes on the wire."""
 
-    def __init__(self, also_sign: Iterable[str], *, s3: bool, unsigned_payload: bool) -> None:
+    def __init__(
+        self, region: str, service: str, also_sign: Iterable[str], *, s3: bool, unsigned_payload: bool
+    ) -> None:
+        names: tuple[tuple[str, object, str], ...] = (("region", region, "eu-west-1"), ("service", service, "s3"))
+        for what, name, example in names:
+            if not (isinstance(name, str) and _is_name(name)):
+                raise UsageError(f"{name!r} is not a {what}", f"Give a name as in credential scopes, such as {example}")
+        self.region = region
+        self.service = service
         self._signs = SignedNames(also_sign)
         self._s3 = s3
         self._unsigned_payload = unsigned_payload
         self._last_url: tuple[str | None, tuple[str, str, Server]] = None, _NO_URL
         self._no_body = UNSIGNED_PAYLOAD if unsigned_payload else EMPTY_PAYLOAD_HASH
 
-    def context(self) -> Context:
+    def _context(self) -> SigningContext | X509Context:
         """Return what to sign with now."""
         raise NotImplementedError
 
     def __call__(self, r: PreparedRequest) -> PreparedRequest:
-        """Sign a prepared request; one that is signed already is signed anew.
+        """Sign a prepared request. The signature replaces an earlier one.
 
-        Its URL becomes the one that is signed, of the same meaning, and a body that is text becomes bytes. Its class
-        becomes one that looks after redirects.
+        The URL may change to an equivalent one, the one that is signed. A body of text becomes bytes. The request's
+        class becomes one that handles redirects.
 
         Raises:
-            UsageError: a part of the request can't be signed; or it is of a class that is not `requests`' own, whose
-                redirects would carry X-Amz-Security-Token elsewhere.
-            HwsignerError: as the credentials' callable, or the identity, raises it.
-            OSError: as the body raises it while it is read.
+            UsageError: a part of the request can't be signed; or its class is not that of `requests`, so that redirects
+                could send X-Amz-Security-Token elsewhere.
+            HwsignerError: raised by the credentials' callable or by the identity.
+            OSError: raised by the body while it is read.
         """
         if type(r) is PreparedRequest:
             r.__class__ = SignedPreparedRequest
         elif not isinstance(r, SignedPreparedRequest):
             raise UsageError(
-                f"a request of the class {type(r).__name__}, whose redirects can't be looked after",
+                f"a request of the class {type(r).__name__}, whose redirects hwsigner can't control",
                 "Sign a requests.PreparedRequest",
             )
-        self.sign(r)  # type: ignore[arg-type]  # It is of that class now.
+        self.sign(r)  # type: ignore[arg-type]  # Its class was changed above.
         return r
 
     def sign(self, request: SignedPreparedRequest, payload: str | None = None) -> None:
-        """Sign a prepared request; `payload` is what stands for its body's hash, where that is known.
+        """Sign a prepared request. `payload` is the hash of its body or the keyword that replaces it, if known.
 
         Raises:
             UsageError: a part of the request can't be signed.
             HwsignerError, OSError: as `__call__`.
         """
-        context = self.context()
+        context = self._context()
         url = request.url or ""
-        known, wire = self._last_url
-        if url != known:
+        last, wire = self._last_url
+        if url != last:
             wire = wire_url(url, self._s3)
-            # One tuple that is replaced as a whole: threads need no lock. Many services have one URL for everything.
+            # Many services use one URL for everything. The tuple is replaced as a whole, so threads need no lock.
             self._last_url = wire[0], wire
         request.url, target, server = wire
         headers, signs = request.headers, self._signs
         own: dict[str, str | bytes] = {name: value for name, value in headers.lower_items() if signs[name]}
         own_hash = True
         if own:
-            _forget_earlier(own, headers)
+            _remove_earlier(own, headers)
             own_hash, payload = _given_hash(own, request, payload)
         for name, value in context.headers:
             headers[name] = value
@@ -129,41 +136,41 @@ class RequestAuth(AuthBase):
 
     def _payload(self, request: PreparedRequest, server: Server, known: str | None) -> str:
         if isinstance(request.body, str):
-            request.body = _encoded(request.body)
+            try:
+                request.body = request.body.encode()
+            except UnicodeEncodeError:
+                raise UsageError("the body has surrogates, which can't be encoded in UTF-8", "Give bytes") from None
             request.prepare_content_length(request.body)
         if known is not None:
             return known
-        if self._unsigned_payload:
-            return _unsigned(server)
-        hashed = hash_body(request.body)
-        if hashed is None and self._s3:
-            return _unsigned(server)
-        if hashed is None:
+        hashed = None if self._unsigned_payload else hash_body(request.body)
+        if hashed is not None:
+            return hashed
+        if not self._unsigned_payload and not self._s3:
             raise UsageError(
                 "the body can be read only once, so it can't be hashed before it is sent",
-                f"Give bytes or a file that can be rewound, or the body's SHA-256 in the header {CONTENT_HASH}",
+                f"Give bytes or a seekable file, or the body's SHA-256 in the header {CONTENT_HASH}",
             )
-        return hashed
+        if not server.secure:
+            raise UsageError(
+                "over plain http an attacker could change a body that is not signed",
+                f"Use https, give a body that can be read twice, or set the header {CONTENT_HASH} yourself",
+            )
+        return UNSIGNED_PAYLOAD
+
+    def _settings(self) -> tuple[object, ...]:
+        """Return what makes this object equal to another."""
+        raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RequestAuth) and self._settings() == other._settings()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(region={self.region!r}, service={self.service!r})"
 
 
-def _unsigned(server: Server) -> str:
-    if not server.secure:
-        raise UsageError(
-            "over plain http anybody on the way can change a body that is not signed",
-            f"Use https, give a body that can be read twice, or set the header {CONTENT_HASH} yourself",
-        )
-    return UNSIGNED_PAYLOAD
-
-
-def _encoded(body: str) -> bytes:
-    try:
-        return body.encode()
-    except UnicodeEncodeError:
-        raise UsageError("the body's text has surrogates, for which UTF-8 has no bytes", "Give bytes") from None
-
-
-def _forget_earlier(own: dict[str, str | bytes], headers: MutableMapping[str, Any]) -> None:
-    """Take away what an earlier signature has set."""
+def _remove_earlier(own: dict[str, str | bytes], headers: MutableMapping[str, Any]) -> None:
+    """Remove the headers that an earlier signature set."""
     for name in SET_BY_SIGNING & own.keys():
         del headers[name], own[name]
 
@@ -171,15 +178,15 @@ def _forget_earlier(own: dict[str, str | bytes], headers: MutableMapping[str, An
 def _given_hash(
     own: dict[str, str | bytes], request: SignedPreparedRequest, payload: str | None
 ) -> tuple[bool, str | None]:
-    """Tell whether the hash in the headers is ours to set, and return what stands for the payload's, if it is known."""
+    """Return whether X-Amz-Content-SHA256 is ours to set, and the payload hash or keyword, if known."""
     given = own.get(_HASH)
     if given is None:
         return True, payload
     if isinstance(given, bytes):
         given = given.decode("latin-1")
-    if isinstance(given, str):  # What is no text is refused with the rest.
+    if isinstance(given, str):  # Anything else is refused later, with the other headers.
         given = given.strip(_WHITE_SPACE)
-    # An earlier signature's, until somebody puts another in its place.
+    # It comes from an earlier signature of ours, unless the caller has changed it since.
     is_ours = request.signature is not None and request.signature[2:] == (given, True)
     if given and not is_ours:
         return False, given
@@ -194,4 +201,4 @@ def _refusal(signed: Signed, error: Exception) -> UsageError:
                 f"the header {name} has characters outside ASCII",
                 "Give its value as bytes, encoded as the service expects",
             )
-    return UsageError(f"a request that can't be signed: {error}", "Look at its method, URL and headers")
+    return UsageError(f"a request that can't be signed: {error}", "Check its method, URL and headers")

@@ -1,4 +1,4 @@
-"""The hash of a body of `requests`, as urllib3 will send it."""
+"""The hash of a `requests` body, as urllib3 will send it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import hashlib
 from typing import Any
 
 from hwsigner.errors import UsageError
-from hwsigner.sigv4.canonical import payload_hash
+from hwsigner.sigv4.reference import payload_hash
 
 _CHUNK = 1 << 20
 
 
 def hash_body(body: object) -> str | None:
-    """Return the SHA-256 of a body in lower-case hex, or None where it can be read only once.
+    """Return the SHA-256 of a body in lower-case hex, or None if the body can be read only once.
 
-    A stream is read from where it stands, a mebibyte at a time, and set back there.
+    A stream is read from its current position, a mebibyte at a time, then set back to it.
 
     Args:
-        body: as `PreparedRequest.body` has it: bytes, or a stream, buffer or iterable of urllib3's.
+        body: as in `PreparedRequest.body`: bytes, or a stream, buffer or iterable that urllib3 accepts.
 
     Raises:
-        UsageError: a stream that was read and does not go back, or a buffer that is not contiguous.
-        OSError: as the stream raises it while it is read.
+        UsageError: a stream can't be set back after it was read, or a buffer is not contiguous.
+        OSError: raised by the stream while it is read.
     """
     if isinstance(body, bytes):
         return payload_hash(body).decode("ascii")
@@ -36,7 +36,7 @@ def hash_body(body: object) -> str | None:
 
 
 def is_buffer(body: object) -> bool:
-    """Tell whether a body is sent from its memory, so that it can be sent again."""
+    """Return whether a body is sent from memory, so that it can be sent again."""
     try:
         memoryview(body)  # type: ignore[arg-type]
     except TypeError:
@@ -56,7 +56,7 @@ def _hash_stream(stream: Any) -> str | None:
     stream.seek(start)
     if stream.tell() != start:
         raise UsageError(
-            "the body was read to hash it, and its stream does not go back to where it stood",
+            "the body was read to hash it, and its stream does not go back to where it was",
             "Give bytes, or a stream whose seek() works",
         )
     return digest.hexdigest()

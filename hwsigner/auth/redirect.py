@@ -1,8 +1,8 @@
 """A signed request that `requests` may redirect.
 
-To follow a redirect `requests` copies the request, gives the copy its URL, method and body, then its cookies and, where
-`~/.netrc` names the host, another Authorization. It does not ask for a signature again, so a signed request is of a
-class that notices.
+To follow a redirect, `requests` copies the request and sets the copy's URL, method and body, then its cookies and, if
+`~/.netrc` names the host, another Authorization. It does not ask for a new signature, so signed requests have a class
+of their own that signs the copy.
 """
 
 from __future__ import annotations
@@ -19,44 +19,43 @@ from hwsigner.sigv4.access_key import CONTENT_HASH
 
 
 class Signs(Protocol):
-    """What signs a request."""
+    """An object that signs requests."""
 
     def sign(self, request: SignedPreparedRequest, payload: str | None = None) -> None:
-        """Sign a request; `payload` stands for the hash of its body."""
-        ...
+        """Sign a request. `payload` is the hash of its body or the keyword that replaces it."""
 
 
 Signature = tuple[Signs | None, str, str, bool]
-"""How a request was signed: by whom, which None in a copy of `copy` or `pickle` has forgotten; for which origin (see
-`hwsigner.auth.url.Server`); what stood for the hash of its body; and whether X-Amz-Content-SHA256 is of the signature's
-making, if it is there. A plain tuple, as one is made for each signature."""
+"""How a request was signed: by which object (None after `copy` or `pickle`), for which origin (see
+`hwsigner.auth.url.Server`), with which payload hash or keyword, and whether signing set X-Amz-Content-SHA256. A plain
+tuple, because every signature creates one."""
 
 
 class SignedPreparedRequest(PreparedRequest):
-    """A request that is signed anew when it is redirected within its origin, and loses what AWS needs elsewhere."""
+    """A request that is signed again if redirected within its origin, and otherwise loses its AWS headers."""
 
     signature: Signature | None = None
     _redirected = False
 
     def copy(self) -> SignedPreparedRequest:
-        """Return a copy, signed as this is."""
+        """Return a copy with the same signature."""
         copied = SignedPreparedRequest()
         copied.__dict__.update(super().copy().__dict__)
         copied.signature = self.signature
         return copied
 
     def prepare_headers(self, headers: Any) -> None:
-        """Set all headers anew; with them goes the signature."""
+        """Replace all headers and drop the signature."""
         self.signature = None
         self._redirected = False
         super().prepare_headers(headers)
 
     def prepare_cookies(self, cookies: Any) -> None:
-        """Set the cookies of a redirected request and sign it, as all else that is signed is in its place then.
+        """Set the cookies of a redirected request and sign it. By then, `requests` has set all that is signed.
 
         Raises:
-            UnrewindableBodyError: the redirected request has a body that was sent already and can't be read again.
-            HwsignerError: as signing raises it.
+            UnrewindableBodyError: the body of the redirected request was sent already and can't be read again.
+            HwsignerError: raised while signing.
         """
         super().prepare_cookies(cookies)
         if self.signature is None:
@@ -73,12 +72,12 @@ class SignedPreparedRequest(PreparedRequest):
             auth.sign(self, payload)
 
     def prepare_auth(self, auth: Any, url: Any = "") -> None:
-        """Set another authentication, but no entry of `~/.netrc` in the place of a signature."""
+        """Set another authentication, but never replace a signature with an entry of `~/.netrc`."""
         if self.signature is None or not self._redirected or not isinstance(auth, tuple):
             super().prepare_auth(auth, url)
 
     def _require_body(self) -> None:
-        """Refuse to sign for a body that is gone: nothing, or half of it, would be sent under a good signature."""
+        """Refuse to sign if the body is gone: an empty or partial body would be sent under a valid signature."""
         position = getattr(self, "_body_position", None)  # Where `requests` sets a stream back to.
         if not (is_buffer(self.body) or isinstance(position, int)):
             raise UnrewindableBodyError("The body was sent already and can't be read again for the redirect.")
@@ -92,7 +91,7 @@ class SignedPreparedRequest(PreparedRequest):
     def __getstate__(self) -> dict[str, Any]:
         if self.signature is None:
             return self.__dict__
-        # Whoever signed it may hold a secret, or a lock.
+        # The object that signed it may contain a secret or a lock.
         _, origin, payload, own_hash = self.signature
         return {**self.__dict__, "signature": (None, origin, payload, own_hash)}
 
@@ -101,4 +100,4 @@ def _origin(url: str | None) -> str:
     try:
         return wire_url(url or "", s3=False)[2].origin
     except UsageError:
-        return ""  # Where no request can go; `requests` says so.
+        return ""  # No request can be sent there; `requests` reports it.

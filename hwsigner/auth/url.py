@@ -1,4 +1,4 @@
-"""What of a URL goes on the wire: the request's target and its Host header, as `requests` and urllib3 send them."""
+"""From a URL to the request target and Host header, as `requests` and urllib3 send them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from hwsigner.errors import UsageError
-from hwsigner.sigv4.canonical import percent_decode, percent_encode
+from hwsigner.sigv4.reference import percent_decode, percent_encode
 
+INVALID_URL = "invalid URL", "Give a URL as in https://HOST/PATH"
+"""The message and hint for an invalid URL. It is not quoted, because it may contain a password."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-# What urllib3 leaves alone, and S3's canonical path too; without empty parameters. The server, then the target.
+# URLs that neither urllib3 nor S3's canonical path changes, without empty parameters: the server, then the target.
 _PLAIN = re.compile(
     r"(https?://[a-z0-9.-]++(?::[0-9]++)?+)(/[A-Za-z0-9._~/-]*+(?:\?[A-Za-z0-9._~=-]++(?:&[A-Za-z0-9._~=-]++)*+)?+)"
 ).fullmatch
 _DOT_SEGMENT = re.compile(r"/\.\.?(?:/|$)").search
 # An escape, or a character that urllib3 escapes (RFC 3986, 3.3 and 3.4).
-_TO_MEND = re.compile(r"%[0-9A-Fa-f]{2}|[^A-Za-z0-9._~!$&'()*+,;=:@/?-]")
+_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}|[^A-Za-z0-9._~!$&'()*+,;=:@/?-]")
 
 
 class Server(NamedTuple):
-    """Whom a URL names.
+    """The server that a URL names.
 
     Attributes:
-        origin: the URL up to its path, without user information and the scheme's own port, the host in lower case:
-            equal for two URLs of one scheme, host and port.
+        origin: the URL up to its path, without user information and default port, with the host in lower case. It is
+            equal for URLs with the same scheme, host and port.
         host: the value of the Host header.
     """
 
@@ -39,21 +41,22 @@ class Server(NamedTuple):
 
 
 def wire_url(url: str, s3: bool) -> tuple[str, str, Server]:
-    """Return a prepared request's URL as it shall be sent, so that what is signed is what a service reads.
+    """Return the URL to send for a prepared request, so that the service reads what was signed.
 
-    A `+` in the query, as `requests` writes a space, becomes `%20`; parameters without name and value go, as services
-    read them differently. The hex digits of escapes come in upper case, what urllib3 would escape is escaped, and dot
-    segments go. S3 verifies the path that it makes of the decoded key, so a path for S3 is escaped as S3 does it.
+    A `+` in the query, which is how `requests` writes a space, becomes `%20`. Empty parameters are removed, because
+    services read them differently. Escapes get upper-case hex digits, characters that urllib3 would escape are escaped,
+    and dot segments are removed. S3 verifies the path that it builds from the decoded key, so a path for S3 is escaped
+    as S3 does it.
 
     Args:
-        url: as `PreparedRequest.url` has it.
-        s3: take S3's rule for the path.
+        url: as in `PreparedRequest.url`.
+        s3: use S3's rule for the path.
 
     Returns:
-        A URL of the same meaning that goes on the wire as it is written; its path and query; and whom it names.
+        An equivalent URL that goes on the wire as it is; its path and query; and its server.
 
     Raises:
-        UsageError: no host, or a port that is no port; a text that is no URL; a dot segment in a path for S3.
+        UsageError: the URL is invalid, has no host or an invalid port, or has a dot segment in a path for S3.
     """
     plain = _PLAIN(url)
     if plain and "/." not in url:
@@ -63,8 +66,8 @@ def wire_url(url: str, s3: bool) -> tuple[str, str, Server]:
         parts = urlsplit(url)
         path = _wire_path(parts.path, s3)
         query = _wire_query(parts.query)
-    except ValueError:  # It may quote user information.
-        raise UsageError("a text that is no URL", "Give it as https://HOST/PATH") from None
+    except ValueError:
+        raise UsageError(*INVALID_URL) from None
     server = _server(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")
     target = f"{path}?{query}" if query else path
     fragment = f"#{parts.fragment}" if parts.fragment else ""
@@ -72,22 +75,22 @@ def wire_url(url: str, s3: bool) -> tuple[str, str, Server]:
 
 
 def _wire_path(path: str, s3: bool) -> str:
-    path = _TO_MEND.sub(_mended, path) or "/"
+    path = _ESCAPE.sub(_escaped, path) or "/"
     if not s3:
         path = _without_dot_segments(path) if _DOT_SEGMENT(path) else path
-        # At the path's end `requests` leaves it away on the way to a proxy.
+        # `requests` drops a final `;` on the way to a proxy.
         return f"{path[:-1]}%3B" if path.endswith(";") else path
     path = percent_encode(percent_decode(path), slash=True).decode("ascii")
     if _DOT_SEGMENT(path):
         raise UsageError(
-            "a segment . or .. in a path for S3, which clients and proxies take out after it is signed",
-            "Give the path without it; a key with such a segment is out of reach",
+            "a segment . or .. in a path for S3, which clients and proxies remove after signing",
+            "Give the path without it; objects whose key has such a segment can't be requested",
         )
     return path
 
 
 def _without_dot_segments(path: str) -> str:
-    """Take them out by RFC 3986, 5.2.4, as urllib3 does on the way to a proxy; a signature's rule is another."""
+    """Remove dot segments by RFC 3986, 5.2.4, as urllib3 does on the way to a proxy. SigV4 has another rule."""
     kept: list[str] = []
     *segments, last = path.split("/")[1:]
     for segment in segments:
@@ -102,7 +105,7 @@ def _without_dot_segments(path: str) -> str:
 
 def _wire_query(query: str) -> str:
     parameters = [parameter for parameter in query.split("&") if parameter]
-    return _TO_MEND.sub(_mended, "&".join(parameters)).replace("+", "%20")
+    return _ESCAPE.sub(_escaped, "&".join(parameters)).replace("+", "%20")
 
 
 @lru_cache(maxsize=256)
@@ -110,23 +113,23 @@ def _server(prefix: str) -> Server:
     scheme, _, authority = prefix.partition("://")
     try:
         parts = urlsplit(prefix)
-        # A dot at its end reaches the Host header through a proxy, and does not without one.
+        # A final dot reaches the Host header only through a proxy.
         name, port = (parts.hostname or "").rstrip("."), parts.port
     except ValueError:
         name, port = "", None
     if not name or port == 0:
-        raise UsageError("a URL without a host, or with a port that is none", "Give it as https://HOST/PATH")
+        raise UsageError("a URL without a host, or with an invalid port", INVALID_URL[1])
     if scheme not in _DEFAULT_PORTS:
-        # Of an adapter of the caller's: only that knows how it reads the rest.
+        # For an adapter of the caller's own, which alone knows how to read the rest.
         return Server(prefix, authority)
     suffix = f":{port}" if port and port != _DEFAULT_PORTS[scheme] else ""
     if ":" in name:
-        # The zone of an IPv6 address is for the own machine: the Host header is without it.
+        # The zone of an IPv6 address is only meaningful on this machine, so it is not in the Host header.
         return Server(f"{scheme}://[{name}]{suffix}", f"[{name.partition('%')[0]}]{suffix}")
     host = f"{name.lower()}{suffix}"
     return Server(f"{scheme}://{host}", host)
 
 
-def _mended(match: re.Match[str]) -> str:
+def _escaped(match: re.Match[str]) -> str:
     found = match[0]
     return found.upper() if len(found) == 3 else percent_encode(found.encode()).decode("ascii")

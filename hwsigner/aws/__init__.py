@@ -1,1 +1,1 @@
-"""The AWS side: ARNs, endpoints, CreateSession, credentials and the SDKs' files."""
+"""What is specific to AWS: ARNs, endpoints, CreateSession, credentials and the SDKs' files."""

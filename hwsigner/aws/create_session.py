@@ -1,4 +1,4 @@
-"""CreateSession: build, sign, send, try again where that helps, and read the credentials."""
+"""CreateSession: build a request, sign it, send it, retry if that may help, and read the credentials."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
 
 from hwsigner import defaults
 from hwsigner._version import __version__
 from hwsigner.aws.credentials import Credentials, read_credentials
-from hwsigner.aws.endpoint import sessions_url
-from hwsigner.aws.service_errors import foreign, is_foreign, is_passing, refusal
-from hwsigner.errors import HwsignerError, ServiceUnreachableError, UsageError
+from hwsigner.aws.endpoint import sessions_endpoint
+from hwsigner.aws.service_errors import is_from_service, service_error, unexpected_response
+from hwsigner.errors import ServiceError, ServiceUnreachableError, UsageError
 from hwsigner.http.address import Endpoint
+from hwsigner.http.connection import Deadline
 from hwsigner.http.proxy import find_proxy
 from hwsigner.http.tls import find_cas
-from hwsigner.http.transport import Answer, Deadline, TransportOptions, post
+from hwsigner.http.transport import Response, TransportOptions, post
 from hwsigner.identity import Identity
 from hwsigner.sigv4 import Request, canonical_request, sign_request
 from hwsigner.system.clocks import utc_now
@@ -29,20 +29,18 @@ USER_AGENT = f"hwsigner/{__version__}"
 _BACKOFF_BASE = 0.5
 _BACKOFF_CAP = 8.0
 
-Trace = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class SessionRequest:
-    """What to ask for.
+    """The session to ask for.
 
     Attributes:
         trust_anchor_arn: the trust anchor.
         profile_arn: the Roles Anywhere profile.
         role_arn: the role.
-        duration: the session's life in seconds, 900 to 43200; the profile's own may shorten it.
-        session_name: the session's name, where the profile accepts one; the leaf's serial number when None.
-        instance_properties: recorded by the service with the session.
+        duration: the session's lifetime in seconds, 900 to 43200. The profile may shorten it.
+        session_name: the session's name, if the profile accepts one; None for the leaf's serial number.
+        instance_properties: properties that the service records with the session.
     """
 
     trust_anchor_arn: str
@@ -55,15 +53,15 @@ class SessionRequest:
 
 @dataclass(frozen=True)
 class Service:
-    """Whom to ask, and how patiently.
+    """The service to ask, and the limits for it.
 
     Attributes:
         region: the region to sign for.
-        endpoint: where the service is.
-        transport: time limits of each try, TLS and proxy.
-        timeout: seconds for all tries together.
-        max_attempts: how many tries, at most.
-        trace: called with each line of what `--debug` shows, or None.
+        endpoint: the service's URL.
+        transport: the time limits of each attempt, TLS and proxy.
+        timeout: seconds for all attempts together.
+        max_attempts: the largest number of attempts.
+        trace: called with the text that `--debug` shows; None for no trace.
     """
 
     region: str
@@ -71,27 +69,27 @@ class Service:
     transport: TransportOptions
     timeout: float = defaults.TIMEOUT
     max_attempts: int = defaults.MAX_ATTEMPTS
-    trace: Trace | None = None
+    trace: Callable[[str], None] | None = None
 
 
 def find_service(
     region: str, *, endpoint: str | None = None, verify: bool = True, environ: Mapping[str, str] = os.environ
 ) -> Service:
-    """Return the service of a region, as the environment's variables for endpoints, proxies, CAs and tries have it.
+    """Return the service of a region, with the endpoint, proxy, CAs and attempts that the environment sets.
 
     Args:
-        region: as in `us-east-1`.
-        endpoint: the URL, which wins over the environment.
-        verify: False to trust any server, and to allow `http:`.
-        environ: the environment.
+        region: the region, such as `us-east-1`.
+        endpoint: the service's URL, which takes precedence over the environment.
+        verify: False to accept any server certificate, and to allow `http:`.
+        environ: the environment variables.
 
     Raises:
-        UsageError: the endpoint, or a variable, can't be meant.
+        UsageError: the region, the endpoint or a variable is invalid.
 
     Warns:
-        UnsafeConnectionWarning: whenever `verify` is False.
+        UnsafeConnectionWarning: `verify` is False.
     """
-    found = sessions_url(region, environ=environ, endpoint=endpoint, verify=verify)
+    found = sessions_endpoint(region, environ=environ, endpoint=endpoint, verify=verify)
     transport = TransportOptions(verify=verify, cas=find_cas(environ), proxy=find_proxy(found, environ))
     return Service(region, found, transport, max_attempts=_max_attempts(environ))
 
@@ -104,39 +102,40 @@ def create_session(
     now: Callable[[], datetime] = utc_now,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Credentials:
-    """Get credentials for an identity. Each try is dated and signed anew.
+    """Get credentials for an identity. Each attempt is dated and signed again.
 
     Args:
-        identity: who asks.
-        request: what for.
-        service: whom.
-        now: tells the time, with its zone.
-        sleep: waits some seconds before the next try.
+        identity: the key and certificates that sign.
+        request: the session to ask for.
+        service: the service to ask.
+        now: returns the time, with a time zone.
+        sleep: waits some seconds before a retry.
 
     Raises:
         SigningKeyError: the key can't sign, or does not belong to the certificate.
-        ServiceError: the service refused, or answered what can't be used.
-        ServiceUnreachableError: no whole answer came in time.
+        ServiceError: the service refused, or its response is invalid.
+        ServiceUnreachableError: no complete response came in time.
     """
     deadline = Deadline(service.timeout)
     if service.endpoint.scheme == "https":
-        _ = service.transport.tls  # A CA file that can't be read is found before a key is used.
+        service.transport.read_cas()  # Report an unreadable CA file before the key is used.
     attempt = 1
     while True:
-        outcome = _try(identity, request, service, deadline, now)
-        if isinstance(outcome, Credentials):
-            return outcome
-        jitter = random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** (attempt - 1)))  # noqa: S311  no secret
-        pause = max(jitter, outcome.wait)
-        if attempt >= service.max_attempts or pause >= deadline.remaining():
-            raise outcome.failure
-        _note(service, f"try {attempt} failed: {outcome.failure.message}; next in {pause:.2f} s")
+        try:
+            return _attempt(identity, request, service, deadline, now)
+        except (ServiceError, ServiceUnreachableError) as error:
+            asked = error.retry_after if isinstance(error, ServiceError) else 0.0
+            jitter = random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** (attempt - 1)))  # noqa: S311  no secret
+            pause = max(jitter, asked)
+            if not error.retryable or attempt >= service.max_attempts or pause >= deadline.remaining():
+                raise
+            _note(service, f"attempt {attempt} failed: {error.message}; retrying in {pause:.2f} s")
         sleep(pause)
         attempt += 1
 
 
 def build_request(request: SessionRequest, endpoint: Endpoint) -> Request:
-    """Return the HTTP request for a session, unsigned."""
+    """Return the unsigned HTTP request for a session."""
     body: dict[str, object] = {"durationSeconds": request.duration}
     if request.session_name is not None:
         body["roleSessionName"] = request.session_name
@@ -159,33 +158,18 @@ def build_request(request: SessionRequest, endpoint: Endpoint) -> Request:
     )
 
 
-class _Passing(NamedTuple):
-    """A failure after which another try may succeed, and the seconds that the service asks to wait before it."""
-
-    failure: HwsignerError
-    wait: float = 0.0
-
-
-def _try(
+def _attempt(
     identity: Identity, request: SessionRequest, service: Service, deadline: Deadline, now: Callable[[], datetime]
-) -> Credentials | _Passing:
-    try:
-        answer = _send(identity, request, service, deadline, now())
-    except ServiceUnreachableError as error:
-        if not error.retryable:
-            raise
-        return _Passing(error)
-    if answer.status in (200, 201):
-        if is_foreign(answer):
-            raise foreign(answer)
-        return read_credentials(answer.body, role_arn=request.role_arn, now=now())
-    failure = refusal(answer, now())
-    if not is_passing(answer):
-        raise failure
-    return _Passing(failure, failure.retry_after)
+) -> Credentials:
+    response = _send(identity, request, service, deadline, now())
+    if response.status not in (200, 201):
+        raise service_error(response, now())
+    if not is_from_service(response):
+        raise unexpected_response(response)
+    return read_credentials(response.body, role_arn=request.role_arn, now=now())
 
 
-def _send(identity: Identity, request: SessionRequest, service: Service, deadline: Deadline, now: datetime) -> Answer:
+def _send(identity: Identity, request: SessionRequest, service: Service, deadline: Deadline, now: datetime) -> Response:
     begin = time.monotonic()
     signed = sign_request(
         build_request(request, service.endpoint),
@@ -200,15 +184,15 @@ def _send(identity: Identity, request: SessionRequest, service: Service, deadlin
     _note(service, f"signed in {_milliseconds(begin)}; sending to {service.endpoint.url}")
     begin = time.monotonic()
     http = signed.request
-    answer = post(service.endpoint, http.target, http.headers, http.body, options=service.transport, deadline=deadline)
-    _note(service, f"answer {answer.status} in {_milliseconds(begin)}")
-    return answer
+    found = post(service.endpoint, http.target, http.headers, http.body, options=service.transport, deadline=deadline)
+    _note(service, f"response {found.status} after {_milliseconds(begin)}")
+    return found
 
 
 def _max_attempts(environ: Mapping[str, str]) -> int:
     text = environ.get("AWS_MAX_ATTEMPTS", "").strip() or str(defaults.MAX_ATTEMPTS)
     if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text)):
-        raise UsageError(f"AWS_MAX_ATTEMPTS is {text[:100]!r}", "It is a whole number of tries, 1 or more")
+        raise UsageError(f"AWS_MAX_ATTEMPTS is {text[:100]!r}", "Set it to a number of attempts, 1 or more")
     return int(text)
 
 

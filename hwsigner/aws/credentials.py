@@ -1,4 +1,4 @@
-"""The credentials of a session: read strictly from the service's answer, and written for `credential_process`."""
+"""The credentials of a session: read strictly from a response, and written for `credential_process`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing import Any
 
 from hwsigner.errors import AgentError, ServiceError
 
+_HINT = "Check --endpoint and look for a proxy"
+
 
 @dataclass(frozen=True)
 class Credentials:
-    """Temporary credentials. The secret ones are in no repr.
+    """Temporary credentials. The secrets are not in the repr.
 
     Attributes:
-        access_key_id: the access key's id.
-        secret_access_key: the key to sign with.
-        session_token: the token that belongs to them.
-        expiration: when they end, in UTC.
-        role_arn: the role that they are for.
-        assumed_role_arn: who the caller is, `arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION`.
-        subject_arn: the service's name for the certificate's subject; may be empty.
+        access_key_id: the access key ID.
+        secret_access_key: the secret access key.
+        session_token: the session token.
+        expiration: when they expire, in UTC.
+        role_arn: the role.
+        assumed_role_arn: the caller's ARN, `arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION`.
+        subject_arn: the ARN of the certificate's subject in the service, or an empty string.
     """
 
     access_key_id: str
@@ -33,7 +35,7 @@ class Credentials:
     subject_arn: str = ""
 
     def process_json(self) -> str:
-        """Return the JSON object that `credential_process` prints, on one line."""
+        """Return the one line of JSON that a `credential_process` prints."""
         return json.dumps(
             {
                 "Version": 1,
@@ -45,15 +47,15 @@ class Credentials:
         )
 
 
-def from_agent(body: bytes, *, role_arn: str) -> Credentials:
-    """Read what an agent answers: what `process_json` wrote.
+def read_agent_credentials(body: bytes, *, role_arn: str) -> Credentials:
+    """Read credentials from an agent's reply, which `process_json` wrote.
 
     Args:
         body: the JSON.
-        role_arn: the role that they are for, which it does not hold.
+        role_arn: the role, which the reply does not contain.
 
     Raises:
-        AgentError: it holds no credentials.
+        AgentError: the reply has no credentials.
     """
     try:
         values = _json(body)
@@ -66,24 +68,24 @@ def from_agent(body: bytes, *, role_arn: str) -> Credentials:
             assumed_role_arn="",
         )
     except ServiceError:
-        raise AgentError("the agent's answer holds no credentials", "Look which program listens there") from None
+        raise AgentError("the agent's reply has no credentials", "Check which program uses its socket") from None
 
 
 def read_credentials(body: bytes, *, role_arn: str, now: datetime) -> Credentials:
-    """Read the body of a CreateSession answer.
+    """Read credentials from the body of a CreateSession response.
 
     Args:
-        body: the JSON as it came.
+        body: the JSON.
         role_arn: the role that was asked for.
-        now: the time, with its zone.
+        now: the time, with a time zone.
 
     Raises:
-        ServiceError: it is not JSON, a field is missing, the credentials are for another role, or have expired.
+        ServiceError: the body is not JSON, a field is missing, or the credentials have expired or are for another role.
     """
     answer = _json(body)
     entry = _field(answer, "credentialSet")
     if not isinstance(entry, list) or not entry:
-        raise ServiceError("the service's answer holds no credentials", "Look at the role and the profile in AWS")
+        raise ServiceError("the service's response has no credentials", "Check the role and the profile in AWS")
     found = _field(entry[0], "credentials")
     credentials = Credentials(
         access_key_id=_text(found, "accessKeyId"),
@@ -97,12 +99,12 @@ def read_credentials(body: bytes, *, role_arn: str, now: datetime) -> Credential
     if credentials.role_arn != role_arn:
         raise ServiceError(
             f"the service gave credentials for {credentials.role_arn[:200]}, not for {role_arn}",
-            "Look for a proxy in the way, and at --endpoint",
+            _HINT,
         )
     if credentials.expiration <= now:
         raise ServiceError(
             f"the service gave credentials that expired at {credentials.expiration:%Y-%m-%dT%H:%M:%SZ}",
-            "Look whether this machine's clock is right",
+            "Check this machine's clock",
         )
     return credentials
 
@@ -111,25 +113,23 @@ def _json(body: bytes) -> dict[str, Any]:
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
-        # Not raised from here: the exception carries the body, which may hold credentials.
+        # Not raised here: the exception contains the body, and so perhaps credentials.
         answer = None
     if not isinstance(answer, dict):
-        raise ServiceError("the service's answer is not JSON, or no object", "Look whether a proxy is in the way")
+        raise ServiceError("the service's response is not a JSON object", _HINT)
     return answer
 
 
 def _field(parent: Any, name: str) -> Any:
     if not isinstance(parent, dict) or name not in parent:
-        raise ServiceError(f"the service's answer has no {name}", "Look whether --endpoint names IAM Roles Anywhere")
+        raise ServiceError(f"the service's response has no {name}", _HINT)
     return parent[name]
 
 
 def _text(parent: Any, name: str) -> str:
     value = _field(parent, name)
     if not isinstance(value, str) or not value or not value.isprintable():
-        raise ServiceError(
-            f"{name} in the service's answer is no text", "Look for a proxy in the way, and at --endpoint"
-        )
+        raise ServiceError(f"{name} in the service's response is not text", _HINT)
     return value
 
 
@@ -140,7 +140,5 @@ def _time(text: str) -> datetime:
             return time.astimezone(UTC)
     except (ValueError, OverflowError):
         pass
-    raise ServiceError(
-        f"the service's answer has the expiration {text[:40]!r}, which is no time with a zone",
-        "Look for a proxy in the way, and at --endpoint",
-    )
+    problem = f"the service's response has the expiration {text[:40]!r}, which is not a time with a time zone"
+    raise ServiceError(problem, _HINT)

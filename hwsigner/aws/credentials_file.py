@@ -1,9 +1,8 @@
-"""The shared credentials file of the AWS SDKs, as text: a section gets new credentials, all else stays as it is.
+"""The text of the AWS SDKs' shared credentials file. One section gets new credentials; every other byte stays.
 
-The file is read as botocore reads it, since that is the strictest. Other SDKs differ from it, and shall see the new
-credentials too: they trim a section's name, join sections of one name, take an indented line for a setting of its own
-(JavaScript) or for none (Go), and know no `:`. So every section of the name is changed, and what is written is not
-indented. The layout of each line that is kept stays, byte for byte.
+It is parsed as botocore does, which is strictest. Other SDKs must see the new credentials too: they trim a section's
+name, merge sections of the same name, read an indented line as a setting (JavaScript) or ignore it (Go), and accept no
+`:`. So every section of the name is changed, and new lines are not indented.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ from hwsigner.errors import HwsignerError, ServiceError, UsageError
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _HEADER = re.compile(r"\[(?P<name>.+)\]")
 _OPTION = re.compile(r"(?P<name>.*?)\s*[=:]\s*(?P<value>.*)")
-# What no reader takes for anything but a part of the value.
+# Characters that every SDK reads as a part of the value.
 _VALUE = re.compile(r"""[^\s#;"'\\]+""")
-# Readers have these in a section's name end it, or begin a comment.
+# For some SDKs, these end a section's name or start a comment.
 _NOT_IN_NAMES = frozenset("[]#;")
 
 
 class _Line(NamedTuple):
-    """A line, with its end, and what it is.
+    """A line of the file.
 
     Attributes:
-        text: the line.
-        header: the section's name as it stands between the brackets, where it is a header.
-        option: the name of the setting that it sets, or that a reader may take it to set, in lower case.
-        owner: the name of the setting whose value it is a further line of.
+        text: the line, with its line ending.
+        header: the text between the brackets, if it is a section's header.
+        option: the name of the setting that it sets, at least for some SDKs, in lower case.
+        owner: the name of the setting whose value it continues.
         is_blank: whether it is a comment or empty.
     """
 
@@ -48,7 +47,7 @@ class _Line(NamedTuple):
         return self.text[len(self.text.rstrip("\r\n")) :]
 
     def with_value(self, value: str) -> str:
-        """Return the line with another value, its spacing kept where every reader understands it."""
+        """Return the line with another value. Spacing that every SDK understands is kept."""
         kept = re.match(rf"{self.option}[ \t]*=[ \t]*", self.text)
         return f"{kept[0] if kept else f'{self.option} = '}{value}{self.end}"
 
@@ -56,8 +55,7 @@ class _Line(NamedTuple):
 def credentials_path(environ: Mapping[str, str]) -> str:
     """Return the path of the credentials file, which need not exist.
 
-    It is AWS_SHARED_CREDENTIALS_FILE, where `~` and variables are expanded as botocore does; without it, or with an
-    empty one, `~/.aws/credentials`.
+    It is AWS_SHARED_CREDENTIALS_FILE, with `~` and variables expanded as in botocore, or else `~/.aws/credentials`.
     """
     return os.path.expanduser(os.path.expandvars(environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"))
 
@@ -66,39 +64,39 @@ def check_section(name: str) -> str:
     """Return the name of a section, checked.
 
     Raises:
-        UsageError: it would break the file, or not be found by every SDK.
+        UsageError: it would break the file, or some SDK would not find it.
     """
     if not name.isprintable() or name != name.strip() or not name or _NOT_IN_NAMES.intersection(name):
         raise UsageError(
             f"--profile is {name[:100]!r}, which can't be the name of a section",
-            "Give one without [, ], #, ;, control characters, and blanks around it",
+            "Use a name without [, ], #, ; and control characters, and without blanks around it",
         )
     if name == "DEFAULT":
         raise UsageError(
-            "--profile is 'DEFAULT', whose settings the AWS CLI takes into all other sections",
-            "Write default, as AWS does",
+            "--profile is 'DEFAULT', whose settings the AWS CLI applies to all other sections",
+            "Use default, in lower case",
         )
     return name
 
 
 def with_credentials(data: bytes, section: str, credentials: Credentials) -> bytes:
-    """Return what a credentials file holds, with credentials in one section.
+    """Return the content of a credentials file with new credentials in one section.
 
-    Each section of that name gets `aws_access_key_id`, `aws_secret_access_key` and `aws_session_token`: in the place of
-    the old ones, or else at its end. An `aws_security_token`, which botocore prefers, gets the token too. Where no
+    Each section of that name gets `aws_access_key_id`, `aws_secret_access_key` and `aws_session_token`, in place of the
+    old values or else at its end. An `aws_security_token`, which botocore prefers, gets the session token too. If no
     section has exactly that name, one is appended.
 
     Args:
-        data: the file's bytes, of any encoding that is ASCII in the main, with any line ends.
-        section: the section's name, as `check_section` has it.
-        credentials: what to write.
+        data: the old content, in any encoding that extends ASCII, with any line endings.
+        section: the section's name, checked by `check_section`.
+        credentials: the new credentials.
 
     Raises:
-        HwsignerError: the data are not text.
-        ServiceError: the credentials hold what the file can't.
+        HwsignerError: the old content is not text.
+        ServiceError: a value can't be written into the file.
     """
     if b"\0" in data:
-        raise HwsignerError("the credentials file is not text", "Look what AWS_SHARED_CREDENTIALS_FILE names")
+        raise HwsignerError("the credentials file is not text", "Check AWS_SHARED_CREDENTIALS_FILE")
     values = _values(credentials)
     mark = codecs.BOM_UTF8 if data.startswith(codecs.BOM_UTF8) else b""
     lines = list(_read(data[len(mark) :].decode("utf-8", "surrogateescape")))
@@ -106,8 +104,8 @@ def with_credentials(data: bytes, section: str, credentials: Credentials) -> byt
     sections = list(_sections(lines))
     texts: list[str] = []
     for found in sections:
-        is_meant = found[0].header.strip() == section
-        texts += _renewed(found, values, newline) if is_meant else (line.text for line in found)
+        is_ours = found[0].header.strip() == section
+        texts += _renewed(found, values, newline) if is_ours else (line.text for line in found)
     if not any(found[0].header == section for found in sections):
         texts += _appended("".join(texts), section, values, newline)
     return mark + "".join(texts).encode("utf-8", "surrogateescape")
@@ -122,12 +120,13 @@ def _values(credentials: Credentials) -> dict[str, str]:
     }
     for name, value in values.items():
         if not value.isprintable() or not _VALUE.fullmatch(value):
-            raise ServiceError(f"{name} of the service's answer can't stand in a credentials file", "Look for a proxy")
+            problem = f"{name} in the service's response can't be written to a credentials file"
+            raise ServiceError(problem, "Check --endpoint and look for a proxy")
     return values
 
 
 def _read(text: str) -> Iterator[_Line]:
-    # Of the setting whose value may go on.
+    # Of the setting whose value the next lines may continue.
     indent, owner, value = 0, "", ""
     for text_line in _LINE.findall(text):
         bare = text_line.strip()
@@ -138,7 +137,7 @@ def _read(text: str) -> Iterator[_Line]:
         option = _OPTION.match(bare)
         name = option["name"].lower() if option else ""
         if owner and depth > indent:
-            # Below a setting without a value it is a nested one.
+            # Below a setting without a value, it may be a nested setting.
             yield _Line(text_line, owner=owner, option="" if value[:1] in ("", "#", ";") else name)
             continue
         indent = depth
@@ -148,7 +147,7 @@ def _read(text: str) -> Iterator[_Line]:
 
 
 def _sections(lines: Iterable[_Line]) -> Iterator[list[_Line]]:
-    """Yield the lines of each section, the header's first; before them those above all sections, if any."""
+    """Yield the lines of each section, from its header on. Lines above the first header come first."""
     section: list[_Line] = []
     for line in lines:
         if line.header and section:
@@ -160,15 +159,15 @@ def _sections(lines: Iterable[_Line]) -> Iterator[list[_Line]]:
 
 
 def _renewed(lines: list[_Line], values: Mapping[str, str], newline: str) -> list[str]:
-    """Return the lines of a section with its values renewed."""
+    """Return the lines of a section with the new values."""
     texts: list[str] = []
     done: set[str] = set()
     place = 0
     for line in lines:
         if line.owner in values:
-            continue  # The old value went on.
+            continue  # A further line of the old value.
         if line.option in values:
-            # Indented, not every reader sees it; and the AWS CLI reads no section that has a setting twice.
+            # Some SDKs ignore an indented setting, and the AWS CLI rejects a section that has a setting twice.
             if line.option in done or line.text[0].isspace():
                 continue
             done.add(line.option)
@@ -185,7 +184,7 @@ def _renewed(lines: list[_Line], values: Mapping[str, str], newline: str) -> lis
 
 
 def _appended(text: str, section: str, values: Mapping[str, str], newline: str) -> list[str]:
-    """Return the lines of a new section, and those that set it off from the text before it."""
+    """Return the lines of a new section, after a blank line if there is text before it."""
     gap = [] if not text else [newline] if text.endswith(("\n", "\r")) else [newline, newline]
     return [*gap, f"[{section}]{newline}", *_settings(values, newline)]
 

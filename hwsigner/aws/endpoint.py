@@ -1,4 +1,4 @@
-"""Where CreateSession is: derived from the region, or told by `--endpoint` or the environment."""
+"""The URL of CreateSession: from `--endpoint`, the environment, or the region."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hwsigner.http.address import DEFAULT_PORTS, Endpoint, is_loopback, parse_ho
 
 FIPS_REGIONS = ("us-east-1", "us-east-2", "us-gov-east-1", "us-gov-west-1", "us-west-1", "us-west-2")
 
-# By the beginning of the region's name: the domain, and the domain of dual-stack hosts.
+# By the start of the region's name: the domain, and the domain of dual-stack hosts.
 _DOMAINS = (
     ("cn-", "amazonaws.com.cn", "api.amazonwebservices.com.cn"),
     ("eusc-", "amazonaws.eu", "api.amazonwebservices.eu"),
@@ -25,76 +25,77 @@ _DOMAINS = (
 _PATH = re.compile(r"(/([A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*)*")
 
 
-def sessions_url(
+def sessions_endpoint(
     region: str, *, environ: Mapping[str, str], endpoint: str | None = None, verify: bool = True
 ) -> Endpoint:
     """Return the URL of CreateSession.
 
-    `--endpoint` wins over AWS_ENDPOINT_URL_ROLESANYWHERE, that over AWS_ENDPOINT_URL, and these over the region's own
-    host, which AWS_USE_FIPS_ENDPOINT and AWS_USE_DUALSTACK_ENDPOINT choose among. With
-    AWS_IGNORE_CONFIGURED_ENDPOINT_URLS the two variables with a URL do not count.
+    The order is `--endpoint`, AWS_ENDPOINT_URL_ROLESANYWHERE, AWS_ENDPOINT_URL, and the region's host, for which
+    AWS_USE_FIPS_ENDPOINT and AWS_USE_DUALSTACK_ENDPOINT apply. If AWS_IGNORE_CONFIGURED_ENDPOINT_URLS is true, the two
+    variables with a URL are ignored.
 
     Args:
-        region: as in `us-east-1`.
+        region: the region, such as `us-east-1`.
         environ: the environment variables.
-        endpoint: what `--endpoint` holds; None or an empty string when it was not given.
+        endpoint: the value of `--endpoint`; None or an empty string if it was not given.
         verify: False for `--no-verify-ssl`.
 
     Raises:
-        UsageError: a malformed URL, region or switch; no FIPS host there; `http:` off loopback without `verify=False`.
+        UsageError: the URL, region or a variable is malformed, the region has no FIPS host, or the URL is `http:` on
+            another machine and `verify` is True.
 
     Warns:
-        UnsafeConnectionWarning: whenever `verify` is False.
+        UnsafeConnectionWarning: `verify` is False.
     """
-    fips, dual_stack = _switch(environ, "AWS_USE_FIPS_ENDPOINT"), _switch(environ, "AWS_USE_DUALSTACK_ENDPOINT")
-    source, url = _configured(environ, endpoint)
+    fips, dual_stack = _is_true(environ, "AWS_USE_FIPS_ENDPOINT"), _is_true(environ, "AWS_USE_DUALSTACK_ENDPOINT")
+    source, url = _configured_url(environ, endpoint)
     if url:
         base = _parse(source, url)
     else:
-        base = Endpoint("https", derived_host(region, fips=fips, dual_stack=dual_stack), 443, "")
+        base = Endpoint("https", service_host(region, fips=fips, dual_stack=dual_stack), 443, "")
     _check_safety(source, base, verify)
     return base._replace(path=base.path.rstrip("/") + "/sessions")
 
 
-def derived_host(region: str, *, fips: bool = False, dual_stack: bool = False) -> str:
-    """Return the name of a region's own host.
+def service_host(region: str, *, fips: bool = False, dual_stack: bool = False) -> str:
+    """Return the host name of a region's service.
 
     Raises:
-        UsageError: the region is none, or has no FIPS host.
+        UsageError: the region is invalid, or has no FIPS host.
     """
     check_region(region)
     if fips and region not in FIPS_REGIONS:
         raise UsageError(
-            f"AWS_USE_FIPS_ENDPOINT is true and region {region} has no FIPS endpoint",
-            f"Regions that have one: {', '.join(FIPS_REGIONS)}",
+            f"AWS_USE_FIPS_ENDPOINT is true, but region {region} has no FIPS endpoint",
+            f"Use one of {', '.join(FIPS_REGIONS)}, or unset AWS_USE_FIPS_ENDPOINT",
         )
     domain, dual_stack_domain = next(names for prefix, *names in _DOMAINS if region.startswith(prefix))
     service = "rolesanywhere-fips" if fips else "rolesanywhere"
     return f"{service}.{region}.{dual_stack_domain if dual_stack else domain}"
 
 
-def _configured(environ: Mapping[str, str], endpoint: str | None) -> tuple[str, str]:
-    """Return the first given URL and the name of what holds it; an empty URL when none does."""
+def _configured_url(environ: Mapping[str, str], endpoint: str | None) -> tuple[str, str]:
+    """Return the flag or variable that gives a URL, and the URL. Both are empty if none does."""
     if endpoint:
         return "--endpoint", endpoint
-    if not _switch(environ, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"):
+    if not _is_true(environ, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"):
         for name in ("AWS_ENDPOINT_URL_ROLESANYWHERE", "AWS_ENDPOINT_URL"):
             if environ.get(name):
                 return name, environ[name]
     return "", ""
 
 
-def _switch(environ: Mapping[str, str], name: str) -> bool:
+def _is_true(environ: Mapping[str, str], name: str) -> bool:
     value = environ.get(name, "").lower()
     if value not in ("", "true", "false"):
-        raise UsageError(f"{name} holds {value!r}", "Set it to true or false")
+        raise UsageError(f"{name} is {value!r}", "Set it to true or false")
     return value == "true"
 
 
 def _parse(source: str, url: str) -> Endpoint:
-    # The URL is not shown before it is known to hold no password.
+    # Do not show the URL, which may contain a password.
     if "@" in url:
-        raise UsageError(f"{source} holds a URL with a user name or an @", "Write https://host, with no user in it")
+        raise UsageError(f"{source} is a URL with a user name or an @", "Use https://host, without a user name")
     scheme, _, rest = url.partition("://")
     netloc, slash, path = rest.partition("/")
     try:
@@ -104,8 +105,8 @@ def _parse(source: str, url: str) -> Endpoint:
     scheme = scheme.lower()
     if scheme not in DEFAULT_PORTS or not host or not _PATH.fullmatch(slash + path):
         raise UsageError(
-            f"{source} holds {url!r}, which is no URL of an endpoint",
-            "Write https://host, if need be with :port and /path, without a query",
+            f"{source} is {url!r}, which is not an endpoint URL",
+            "Use https://host, followed by :port and /path if needed, without a query",
         )
     return Endpoint(scheme, host, port or DEFAULT_PORTS[scheme], slash + path)
 
@@ -118,6 +119,6 @@ def _check_safety(source: str, endpoint: Endpoint, verify: bool) -> None:
         )
     elif endpoint.scheme == "http" and not is_loopback(endpoint.host):
         raise UsageError(
-            f"{source} holds an http: URL, {endpoint.url}, and {endpoint.host} is not this machine",
-            "Write https:, or accept an unprotected connection with --no-verify-ssl",
+            f"{source} is {endpoint.url}, but http: is for this machine only",
+            "Use https:, or accept an unprotected connection with --no-verify-ssl",
         )

@@ -1,32 +1,134 @@
-"""Where keys live: the table of backends. A module of it is imported when `open_key` needs it, and by nothing else."""
+"""Where keys live: what hwsigner knows of each backend before it loads it.
+
+Three backends are built in. A package of its own adds another one through the entry-point group `hwsigner.backends`,
+under the scheme of its key URIs; a program can also call `register`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+
+from hwsigner.errors import BackendUnavailableError, UsageError
+
+ENTRY_POINTS = "hwsigner.backends"
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+")
 
 
 @dataclass(frozen=True)
 class Backend:
-    """Where keys live: the module that opens them, and what it needs.
+    """A place where keys live: its module, and what the rest of hwsigner must know without loading it.
 
-    The module has `open_key(uri, pins, *, public_key=None) -> Key`. One whose keys come with certificates also has
-    `find_certificates(uri, pins) -> list[FoundCertificate]`, and one that can list what it holds
+    The module has `open_key(uri, pins, *, public_key=None) -> Key`. If it can also return certificates, it has
+    `find_certificates(uri, pins) -> list[FoundCertificate]`. If `list_tokens` can list it, it has
     `list_tokens(uri, pins, *, log_in=False) -> Iterator[ListedToken]`.
 
     Attributes:
-        module: its name.
-        library: the package that it alone imports; empty where it needs none of its own.
-        extra: the extra of this project that installs the library.
+        module: the module's name. It is imported when one of its key URIs is first used.
+        install: the command that installs the module's library, for the error if that is missing.
+        object_attributes: the path attributes that name an object on a token. Key URIs that differ only in these
+            name the same token, so they share its PIN.
+        shares_store: whether a token holds certificates beside its keys. If so, a certificate there that can't be
+            read is skipped, and the leaf's issuers are looked for on its token.
+        password_flag: the flag that gives the PIN of its keys, such as `tpm-key-password`. The flag's name with `no-`
+            in front says that the PIN is empty.
+        query_flags: by query attribute of a key URI, the flag that sets it.
+        flags_win: whether these flags replace what the key URI itself says.
+        recognises: takes the first 64 KiB of a file and returns whether it holds a key of this backend. Such a file
+            is opened by this backend, not as a file. A backend from an entry point is asked once it is in use.
     """
 
     module: str
-    library: str = ""
-    extra: str = ""
+    install: str = ""
+    object_attributes: frozenset[str] = frozenset()
+    shares_store: bool = False
+    password_flag: str = ""
+    query_flags: Mapping[str, str] = field(default_factory=dict)
+    flags_win: bool = False
+    recognises: Callable[[bytes], bool] | None = None
+
+    def load(self) -> ModuleType:
+        """Import the module.
+
+        Raises:
+            BackendUnavailableError: its library is not installed.
+        """
+        try:
+            return importlib.import_module(self.module)
+        except ImportError as error:
+            raise BackendUnavailableError(
+                f"{self.module} needs a library that can't be loaded ({error})", self.install and f"Run {self.install}"
+            ) from error
+
+
+def register(scheme: str, backend: Backend) -> None:
+    """Add a backend. Registering it again changes nothing.
+
+    Args:
+        scheme: the scheme of its key URIs, in lower case (RFC 3986, 3.1), at least two characters.
+        backend: its description.
+
+    Raises:
+        UsageError: the scheme is invalid, or belongs to another backend.
+    """
+    if not _SCHEME.fullmatch(scheme) or scheme in SHORT_FORMS or BACKENDS.get(scheme, backend) != backend:
+        raise UsageError(f"a backend can't have the scheme {scheme!r}", "Choose one that is valid and free")
+    BACKENDS[scheme] = backend
+
+
+def find_backend(scheme: str) -> Backend | None:
+    """Return the backend for a scheme in lower case, or None.
+
+    Entry points are read only for a scheme that is neither built in nor registered, once for each scheme.
+
+    Raises:
+        BackendUnavailableError: an entry point names a backend that can't be loaded.
+    """
+    if scheme not in BACKENDS and _SCHEME.fullmatch(scheme):
+        _load_entry_point(scheme)
+    return BACKENDS.get(scheme)
+
+
+@functools.cache
+def _load_entry_point(scheme: str) -> None:
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group=ENTRY_POINTS, name=scheme):
+        try:
+            backend = entry.load()
+        except Exception as error:
+            problem = f"{entry.value}, the backend for {scheme}: keys, can't be loaded ({error})"
+            raise BackendUnavailableError(problem, "Install its package again") from error
+        register(scheme, backend)
+
+
+def _holds_tss2_key(start: bytes) -> bool:
+    """Return whether a file with this start holds a TSS2 PRIVATE KEY. In DER, the OID 2.23.133.10.1 is in front."""
+    return b"-----BEGIN TSS2 PRIVATE KEY-----" in start or bytes.fromhex("06066781050a01") in start[:16]
 
 
 # By the scheme of their key URIs.
 BACKENDS = {
-    "file": Backend("hwsigner.backends.file"),
-    "pkcs11": Backend("hwsigner.backends.pkcs11", library="pkcs11", extra="pkcs11"),
-    "tpm2": Backend("hwsigner.backends.tpm2", library="tpm2_pytss", extra="tpm2"),
+    "file": Backend("hwsigner.backends.file", password_flag="pkcs8-password"),  # noqa: S106  the flag's name
+    "pkcs11": Backend(
+        "hwsigner.backends.pkcs11",
+        install="pip install 'hwsigner[pkcs11]'",
+        object_attributes=frozenset({"object", "id", "type"}),
+        shares_store=True,
+        query_flags={"module-path": "pkcs11-lib"},
+        flags_win=True,
+    ),
+    "tpm2": Backend(
+        "hwsigner.backends.tpm2",
+        install="pip install 'hwsigner[tpm2]'",
+        password_flag="tpm-key-password",  # noqa: S106
+        query_flags={name: name for name in ("tcti", "srk-name", "accept-new-srk")},
+        recognises=_holds_tss2_key,
+    ),
 }
+# Schemes that name one attribute: `handle:X` is short for `tpm2:handle=X`.
+SHORT_FORMS = {"handle": "tpm2"}

@@ -1,4 +1,7 @@
-"""What a key or certificate file holds, as labelled blocks: PEM (RFC 7468) as written, DER labelled by its shape."""
+"""Key and certificate files: PEM (RFC 7468) as labelled blocks, and DER (ITU-T X.690), labelled by its structure.
+
+asn1crypto reads the DER. Importing it takes 12 ms, so this is left to the functions that need it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import binascii
 import os
 import re
 from collections.abc import Iterator
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import NamedTuple
 
 from hwsigner.errors import HwsignerError
@@ -14,27 +17,27 @@ from hwsigner.errors import HwsignerError
 MAX_FILE_BYTES = 1 << 20
 PKCS12 = "PKCS12"
 PKCS7 = "PKCS7"
-BER_SEQUENCE = b"\x30\x80"  # With an end that is marked, in place of a length.
+UNIVERSAL, CONTEXT = 0, 2
+BOOLEAN, INTEGER, BIT_STRING, OCTET_STRING, OID, UTF8_STRING, SEQUENCE = 1, 2, 3, 4, 6, 12, 16
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MARKER = re.compile(rb"-----(BEGIN|END) ([^\n]{0,64}?)-----")
-_INTEGER, _BIT_STRING, _OCTET_STRING, _SEQUENCE = 0x02, 0x03, 0x04, 0x30
 
-# The label of a DER file by the tags at the start of its outer SEQUENCE; the first that fits decides.
+# The label of a DER file by the first tags in its outer SEQUENCE. The first match decides.
 _SHAPES = (
-    ((_INTEGER, _SEQUENCE, _OCTET_STRING), "PRIVATE KEY"),
-    ((_INTEGER, _SEQUENCE), PKCS12),
-    ((_INTEGER, _OCTET_STRING), "EC PRIVATE KEY"),
-    ((_INTEGER, _INTEGER, _INTEGER), "RSA PRIVATE KEY"),
-    ((_INTEGER, _INTEGER), "RSA PUBLIC KEY"),
-    ((_SEQUENCE, _OCTET_STRING), "ENCRYPTED PRIVATE KEY"),
-    ((_SEQUENCE, _SEQUENCE, _BIT_STRING), "CERTIFICATE"),
-    ((_SEQUENCE, _BIT_STRING), "PUBLIC KEY"),
+    ((INTEGER, SEQUENCE, OCTET_STRING), "PRIVATE KEY"),
+    ((INTEGER, SEQUENCE), PKCS12),
+    ((INTEGER, OCTET_STRING), "EC PRIVATE KEY"),
+    ((INTEGER, INTEGER, INTEGER), "RSA PRIVATE KEY"),
+    ((INTEGER, INTEGER), "RSA PUBLIC KEY"),
+    ((SEQUENCE, OCTET_STRING), "ENCRYPTED PRIVATE KEY"),
+    ((SEQUENCE, SEQUENCE, BIT_STRING), "CERTIFICATE"),
+    ((SEQUENCE, BIT_STRING), "PUBLIC KEY"),
 )
-# The label of one that begins with an OID, by that: 2.23.133.10.1 and one more (TSS2), 1.2.840.113549.1.7 and one more.
+# The label of one that starts with an OID: 2.23.133.10.1 and one more (TSS2), 1.2.840.113549.1.7 and one more.
 _OIDS = (
-    (bytes.fromhex("06066781050a01"), "TSS2 PRIVATE KEY"),
-    (bytes.fromhex("06092a864886f70d0107"), PKCS7),
+    (bytes.fromhex("6781050a01"), "TSS2 PRIVATE KEY"),
+    (bytes.fromhex("2a864886f70d0107"), PKCS7),
 )
 
 _PLAIN = frozenset({"CERTIFICATE", "PUBLIC KEY", "CERTIFICATE REQUEST"})
@@ -46,19 +49,13 @@ _HINTS: dict[type[OSError], str] = {
 }
 
 
-def _hint(path: str, reason: OSError) -> str:
-    if path.startswith(("~", "$")):
-        return "Write the whole path: nobody here puts a folder in the place of ~ or $HOME"
-    return _HINTS.get(type(reason), "Check the path")
-
-
 class Block(NamedTuple):
     """One block of a file.
 
     Attributes:
-        label: its PEM label, such as `CERTIFICATE`, or the one that a DER file would bear.
+        label: its PEM label, such as `CERTIFICATE`, or the one that a DER file would have.
         data: its bytes, decoded from base64. DER, unless `headers` say that they are encrypted.
-        headers: the lines of RFC 1421 before the base64, as legacy-encrypted keys have them.
+        headers: the lines of RFC 1421 before the base64 of a legacy-encrypted key.
     """
 
     label: str
@@ -70,7 +67,7 @@ class Block(NamedTuple):
 
     @property
     def encrypted(self) -> bool:
-        """Whether it is a private key that a passphrase protects. PKCS #12 does not say it here."""
+        """Whether it is a private key behind a passphrase. For PKCS #12 this is unknown here, so it is false."""
         return self.label.startswith("ENCRYPTED ") or b"ENCRYPTED" in self.headers
 
     @property
@@ -93,10 +90,14 @@ class Contents(NamedTuple):
 
 
 def read_contents(path: str, error: type[HwsignerError]) -> Contents:
-    """Read a file, once and from its start to its end, so that a pipe will do.
+    """Read a file, once from start to end, so that it may be a pipe.
+
+    Args:
+        path: its path.
+        error: the class of errors to raise.
 
     Raises:
-        HwsignerError: as the class `error`: the file can't be read, is too long, or is neither PEM nor DER.
+        HwsignerError: the file can't be read, is longer than 1 MiB, or is neither PEM nor DER.
     """
     try:
         with open(path, "rb") as file:
@@ -105,18 +106,19 @@ def read_contents(path: str, error: type[HwsignerError]) -> Contents:
     except OSError as reason:
         raise error(f"can't read {path}: {reason.strerror}", _hint(path, reason)) from reason
     if len(data) > MAX_FILE_BYTES:
-        raise error(f"{path} holds more than {MAX_FILE_BYTES} bytes", "No key or certificate file is that long")
+        raise error(f"{path} has more than {MAX_FILE_BYTES} bytes", "Name a key or certificate file")
     data = data.removeprefix(_BYTE_ORDER_MARK)
     if not data.strip():
-        raise error(f"{path} is empty", "Name the file with the key or certificate, or write it anew")
+        raise error(f"{path} is empty", "Name the file with the key or certificate, or write it again")
     try:
         return Contents(read_blocks(data), status)
     except ValueError as reason:
-        raise error(f"{path} is no key or certificate file: {reason}", "PEM, DER and PKCS #12 are read") from reason
+        problem = f"{path} is not a key or certificate file: {reason}"
+        raise error(problem, "Name a file in PEM, DER or PKCS #12") from reason
 
 
 def read_blocks(data: bytes) -> tuple[Block, ...]:
-    """Return the blocks of PEM, or the one that DER is.
+    """Return the blocks of PEM data, or one block for DER data.
 
     Raises:
         ValueError: it is neither.
@@ -124,14 +126,43 @@ def read_blocks(data: bytes) -> tuple[Block, ...]:
     return tuple(_blocks(data))
 
 
-def first_element(der: bytes) -> bytes:
-    """Return the first DER element alone.
+class Element(NamedTuple):
+    """An element of DER: the class and number of its tag, and its content."""
+
+    tag_class: int
+    tag: int
+    content: bytes
+
+
+def elements(der: bytes) -> Iterator[Element]:
+    """Yield the elements in some bytes, one after the other. BER, whose lengths may be indefinite, is read too.
 
     Raises:
-        ValueError: it is cut short, or its length has no end marked (BER).
+        ValueError: the bytes are not elements, or the last one is cut short.
     """
-    _, _, end = _header(der, 0)
-    return der[:end]
+    from asn1crypto import parser
+
+    while der:
+        tag_class, _, tag, header, content, trailer = parser.parse(der)
+        yield Element(tag_class, tag, content)
+        der = der[len(header) + len(content) + len(trailer) :]
+
+
+def first_element(der: bytes) -> bytes:
+    """Return the bytes of the first element, without what follows it.
+
+    Raises:
+        ValueError: it is cut short.
+    """
+    from asn1crypto import parser
+
+    return der[: parser.peek(der)]
+
+
+def _hint(path: str, reason: OSError) -> str:
+    if path.startswith(("~", "$")):
+        return "Write the full path: hwsigner does not expand ~ or $HOME"
+    return _HINTS.get(type(reason), "Check the path")
 
 
 def _in_words(label: str) -> str:
@@ -167,37 +198,18 @@ def _pem_block(label: str, body: bytes) -> Block:
 
 def _label(der: bytes) -> str:
     """Return the label of a DER file."""
-    if der[:2] == BER_SEQUENCE:
-        return _label_by_oid(der[2:]) or PKCS12  # Only these are still written in BER.
-    tag, start, _ = _header(der, 0)
-    if tag != _SEQUENCE:
-        raise ValueError("it is neither PEM nor DER")
-    label = _label_by_oid(der[start:])
-    if label:
-        return label
-    tags: list[int] = []
-    while start < len(der) and len(tags) < 3:
-        tag, _, start = _header(der, start)
-        tags.append(tag)
+    try:
+        outer = next(elements(der), None)
+        if outer is None or outer[:2] != (UNIVERSAL, SEQUENCE):
+            raise ValueError("it is not a SEQUENCE")
+        inner = list(islice(elements(outer.content), 3))
+    except ValueError as error:
+        raise ValueError("it is neither PEM nor DER, or cut short") from error
+    tags = tuple(element.tag if element.tag_class == UNIVERSAL else None for element in inner)
     for shape, label in _SHAPES:
-        if tuple(tags[: len(shape)]) == shape:
+        if tags[: len(shape)] == shape:
+            return label
+    for oid, label in _OIDS:
+        if tags[:1] == (OID,) and inner[0].content.startswith(oid):
             return label
     raise ValueError("it is DER of an unknown kind")
-
-
-def _label_by_oid(content: bytes) -> str:
-    return next((label for oid, label in _OIDS if content.startswith(oid)), "")
-
-
-def _header(der: bytes, offset: int) -> tuple[int, int, int]:
-    """Return an element's tag, where its content starts and where it ends."""
-    if len(der) < offset + 2:
-        raise ValueError("it is neither PEM nor DER, or cut short")
-    tag, length, start = der[offset], der[offset + 1], offset + 2
-    if length & 0x80:
-        size = length & 0x7F
-        length = int.from_bytes(der[start : start + size], "big")
-        start += size
-    if not start <= start + length <= len(der):
-        raise ValueError("it is neither PEM nor DER, or cut short")
-    return tag, start, start + length

@@ -1,6 +1,7 @@
-"""What one process tells the next: for which tokens a stored PIN was refused.
+"""What one process leaves for the next: for which tokens and TPM keys a PIN was refused.
 
-Each refusal is an empty file in a folder of this user's, named after the token: nothing of a PIN is kept.
+Each refusal is a file in a folder that only this user can use, named after the token or key. Nothing of the PIN is
+kept.
 """
 
 from __future__ import annotations
@@ -10,56 +11,96 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import NamedTuple
 
 from hwsigner.backends.state import is_private, is_usable, runtime_folders, state_folders, temporary_folders
 from hwsigner.errors import BackendUnavailableError
 from hwsigner.system.files import lock_within
 
-# What another process's login takes at most.
+# The longest time that another process's login may take.
 _LOGIN_SECONDS = 30.0
-# Those for which there is no folder, by the time: at least this process knows them.
-_unplaced: dict[str, float] = {}
 
 
-def keep(name: str) -> None:
-    """Keep it that a token refused a stored PIN; where there is no folder for it, in this process alone.
+class Refusal(NamedTuple):
+    """A PIN was refused.
+
+    Attributes:
+        time: when, in the time of `time.time()`.
+        failures: how many wrong auth values the TPM counted then; 0 for a token, or if the file does not say.
+    """
+
+    time: float
+    failures: int
+
+
+# Refusals that no folder can keep: at least this process knows them.
+_unplaced: dict[str, Refusal] = {}
+
+
+def has_place() -> bool:
+    """Return whether some folder can keep refusals for the next process."""
+    return any(map(is_usable, _folders()))
+
+
+def keep(name: str, failures: int = 0) -> None:
+    """Keep a refusal; if no folder can keep it, in this process alone.
 
     Args:
-        name: the token's, fit for a file's name.
+        name: a name for the token or key, valid as a file name.
+        failures: how many wrong auth values the TPM counts now.
     """
     for folder in filter(is_usable, _folders()):
         with suppress(OSError):
-            _touch(_open(folder, name))
+            file = _open(folder, name)
+            try:
+                os.ftruncate(file, 0)
+                os.write(file, b"%d" % failures if failures else b"")
+                now = time.time_ns()  # The file system's own time is a little behind.
+                os.utime(file, ns=(now, now))
+            finally:
+                os.close(file)
             return
-    _unplaced[name] = time.time()
+    _unplaced[name] = Refusal(time.time(), failures)
+
+
+def kept(name: str) -> Iterator[Refusal]:
+    """Yield the refusals that are kept for a token or key."""
+    for path in _paths(name):
+        with suppress(OSError):
+            yield Refusal(os.lstat(path).st_mtime, _failures_in(path))
+    if name in _unplaced:
+        yield _unplaced[name]
 
 
 def is_kept(name: str, since: float = 0.0) -> bool:
-    """Return whether a refusal is kept of a token, no older than a time of `time.time()`."""
-    for path in (os.path.join(folder, name) for folder in _private()):
-        with suppress(OSError):
-            if os.lstat(path).st_mtime >= since:
-                return True
-    return name in _unplaced and _unplaced[name] >= since
+    """Return whether a refusal is kept that is not older than a time of `time.time()`."""
+    return any(refusal.time >= since for refusal in kept(name))
 
 
-def forget(name: str) -> None:
-    """Keep nothing of a token to which somebody has logged in."""
-    _unplaced.pop(name, None)
-    for folder in _private():
+def forget(name: str, more_than: int = -1) -> None:
+    """Remove what is kept for a token or key.
+
+    Args:
+        name: its name.
+        more_than: keep refusals at which the TPM counted this many wrong auth values or fewer.
+    """
+    for path in _paths(name):
         with suppress(OSError):
-            os.unlink(os.path.join(folder, name))
+            if _failures_in(path) > more_than:
+                os.unlink(path)
+    if name in _unplaced and _unplaced[name].failures > more_than:
+        del _unplaced[name]
 
 
 @contextmanager
 def one_process(name: str) -> Iterator[None]:
-    """Let no other process of this user's be here for a token: from a look at what is kept to keeping it, none tries.
+    """Keep this user's other processes from logging in to a token, from looking for its refusals to keeping one.
 
     Args:
-        name: the token's. Others are not held up: a slow one may take long to answer.
+        name: the token's. Other tokens are not affected.
 
     Raises:
-        BackendUnavailableError: another process was here for too long.
+        BackendUnavailableError: another process was logging in for too long.
     """
     with ExitStack() as held:
         folder = next(filter(is_usable, _folders()), None)
@@ -71,25 +112,24 @@ def one_process(name: str) -> Iterator[None]:
                 if not lock_within(file, _LOGIN_SECONDS):
                     raise BackendUnavailableError(
                         f"another process of this user has been logging in to the token for {_LOGIN_SECONDS:g} seconds",
-                        "End the one that hangs",
+                        "Stop that process, then retry",
                     )
         yield
 
 
-def _touch(file: int) -> None:
-    now = time.time_ns()  # The file system's own time lags a little behind.
-    try:
-        os.utime(file, ns=(now, now))
-    finally:
-        os.close(file)
+def _failures_in(path: str) -> int:
+    with suppress(OSError), open(path, "rb") as file:
+        data = file.read(20)
+        return int(data) if data.isdigit() else 0
+    return 0
 
 
 def _open(folder: str, name: str) -> int:
     return os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
-def _private() -> Iterator[str]:
-    return filter(is_private, _folders())
+def _paths(name: str) -> Iterator[str]:
+    return (os.path.join(folder, name) for folder in filter(is_private, _folders()))
 
 
 def _folders() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The folders through which one process's use of a token or TPM reaches the next: each is this user's alone."""
+"""Folders, for this user alone, in which one process's use of a token or TPM leaves something for the next."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 import stat
 from collections.abc import Iterator
 
-_TEMPORARY = "/tmp"  # noqa: S108  # The folder in it is looked over before it is used.
+_TEMPORARY = "/tmp"  # noqa: S108  # The folder in it is checked before it is used.
 
 
 def state_folders(name: str) -> Iterator[str]:
-    """Yield the folders for what outlives a login, the best first: of this user or of systemd's service."""
+    """Yield the folder for what outlasts a login, if there is one: this user's, or that of the systemd service."""
     service = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
     places = (os.environ.get("XDG_STATE_HOME", ""), service, _home_state())
     place = next(filter(os.path.isabs, places), None)
@@ -19,7 +19,7 @@ def state_folders(name: str) -> Iterator[str]:
 
 
 def runtime_folders() -> Iterator[str]:
-    """Yield the folder for what a login outlives, where there is one."""
+    """Yield the folder for what ends with the login, if there is one."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(runtime):
         yield os.path.join(runtime, "hwsigner")
@@ -31,7 +31,7 @@ def temporary_folders() -> Iterator[str]:
 
 
 def is_private(folder: str) -> bool:
-    """Return whether a folder is there and only this user can look into it or change it."""
+    """Return whether a folder exists and only this user can read or change it."""
     try:
         status = os.lstat(folder)
     except OSError:
@@ -40,7 +40,7 @@ def is_private(folder: str) -> bool:
 
 
 def is_usable(folder: str) -> bool:
-    """Make a folder if need be; return whether it is this user's alone, and can be written to."""
+    """Create a folder if needed; return whether it is private and can be written to."""
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
     except OSError:
@@ -49,7 +49,7 @@ def is_usable(folder: str) -> bool:
 
 
 def _home_state() -> str:
-    """Return the state folder of the home folder; an empty string where that is none of a person."""
+    """Return the state folder in the home folder; an empty string if that is `/` or unknown, as for some services."""
     home = os.environ.get("HOME") or _home_of_account()
     return os.path.join(home, ".local", "state") if home.strip("/") else ""
 

@@ -1,4 +1,4 @@
-"""The command line: `hwsigner COMMAND …`. One module a command, imported when it runs."""
+"""The command line: `hwsigner COMMAND …`. Each command is a module, imported only when it runs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hwsigner.cli.process import abandon_stdout, tell
+from hwsigner.cli.process import (
+    ExitOnInterrupt,
+    abandon_stdout,
+    discard_frames,
+    forbid_core_dumps,
+    report,
+    report_on_terminal,
+)
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
 from hwsigner.pins import sources as pin_sources
-from hwsigner.system import notices
-from hwsigner.system import stderr as chatter
+from hwsigner.system import notices, stderr
 
 if TYPE_CHECKING:
     import argparse
@@ -36,13 +42,13 @@ COMMANDS = {
     "version": "hwsigner.cli.version",
 }
 _INTERRUPTED = 130
-# What a write to stdout fails with; other files' errors are wrapped where they are opened.
+# Errors of writing to stdout. Errors of other files become HwsignerErrors where they are opened.
 _OUTPUT_ERRORS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 def entry_point() -> int:
-    """Run a command as the whole of a process; see `main`."""
-    # A process of a tenth of a second gains nothing from collecting garbage, and loses some 15 ms, most at its end.
+    """Run a command, as `main` does, in a process of its own."""
+    # Collecting garbage would cost a process of 100 ms some 15 ms, most of it at exit. Commands that stay enable it.
     gc.disable()
     status = main()
     gc.freeze()
@@ -50,35 +56,37 @@ def entry_point() -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status; errors go to stderr, one line each.
+    """Run a command. Errors go to stderr, one line each.
 
-    0 done · 1 any other failure · 2 usage · 3 key or PIN · 4 certificate · 5 the service refused · 6 the service could
-    not be reached · 7 agent or lock · 130 interrupted.
+    Args:
+        arguments: the command and its flags; None for those of this process.
+
+    Returns:
+        The exit status: 0 done, 1 any other failure, 2 usage, 3 key or PIN, 4 certificate, 5 the service refused,
+        6 the service was not reached, 7 agent or lock, 130 interrupted.
     """
-    _forbid_core_dumps()
+    forbid_core_dumps()
     pin_sources.forget()
     pin_sources.take_environment_pin()
     try:
         if sys.stdout is None:
-            raise HwsignerError("stdout is closed", "Leave it open: what a command prints goes there")
+            raise HwsignerError("stdout is closed", "Leave it open for the command's output")
         status = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return status
     except (HwsignerError, HwsignerWarning) as error:
-        tell(str(error))
+        report(str(error))
         return error.exit_status
     except KeyboardInterrupt as interruption:
-        from hwsigner.cli.process import clear_up
-
-        clear_up(interruption)
+        discard_frames(interruption)
         return _INTERRUPTED
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _OUTPUT_ERRORS and error.filename is None:
             abandon_stdout()
-            tell(f"can't write to stdout: {error.strerror}. Look where it leads to")
+            report(f"can't write to stdout: {error.strerror}. Check where the output goes")
         else:
-            # The last resort: a traceback could show a secret.
-            tell(f"internal error: {_place(error)}. Please report it")
+            # No traceback: it could show a secret.
+            report(f"internal error: {_place(error)}. Please report it")
         return 1
 
 
@@ -89,12 +97,12 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     if name == "--version":
         name = "version"
-    from hwsigner.cli.parser import Parser, near
+    from hwsigner.cli.parser import Parser, suggestion
 
     if name not in COMMANDS:
-        # Without what follows `=`, which may be a password.
+        # What follows `=` may be a password.
         word = name.partition("=")[0]
-        raise UsageError(f"there is no command {word!r}", near(word, COMMANDS, f"Commands: {', '.join(COMMANDS)}"))
+        raise UsageError(f"unknown command {word!r}", suggestion(word, COMMANDS, f"Use one of {', '.join(COMMANDS)}"))
     command = importlib.import_module(COMMANDS[name])
     parser = Parser(name, command.HELP)
     command.add_arguments(parser)
@@ -102,20 +110,19 @@ def _run(arguments: Sequence[str]) -> int:
         given = parser.parse(rest)
     except SystemExit:
         return 0  # --help has been printed.
-    # A command may be done before config.toml is read.
-    status: int | None = command.run_given(given) if hasattr(command, "run_given") else None
+    # credential-process asks the agent before it reads config.toml.
+    status: int | None = command.run_before_profile(given) if hasattr(command, "run_before_profile") else None
     return _run_completed(command, parser.complete(given)) if status is None else status
 
 
 def _run_completed(command: ModuleType, parsed: argparse.Namespace) -> int:
-    from hwsigner.cli.options import warn_of_secrets
-    from hwsigner.pins.terminal import tell_person
+    from hwsigner.config.settings import warn_of_secrets
 
-    chatter.silence(on=not getattr(parsed, "debug", False))
-    notices.tell_by(tell_person, interrupted=_INTERRUPTED)
+    stderr.silence(on=not getattr(parsed, "debug", False))
+    notices.set_notifier(report_on_terminal, ExitOnInterrupt(_INTERRUPTED))
     with warnings.catch_warnings():
         _show_warnings(strict=getattr(parsed, "strict", False))
-        warn_of_secrets(parsed)
+        warn_of_secrets(vars(parsed), given={flag.name for flag, _ in parsed.given}, exposed=parsed.exposed)
         status: int = command.run(parsed)
     return status
 
@@ -126,20 +133,20 @@ def _help() -> str:
         [
             "usage: hwsigner COMMAND [flags]",
             "",
-            "AWS credentials from keys that never leave the hardware.",
+            "Temporary AWS credentials from a private key in a TPM, HSM, smart card, YubiKey or file.",
             "",
             *rows,
             "",
-            "hwsigner COMMAND --help shows a command's flags.",
+            "hwsigner COMMAND --help lists a command's flags.",
         ]
     )
 
 
 def _show_warnings(*, strict: bool) -> None:
-    # The warnings of libraries are for those who write programs with them.
+    # Warnings of libraries are for developers.
     warnings.simplefilter("ignore")
     warnings.simplefilter("error" if strict else "always", HwsignerWarning)
-    warnings.showwarning = lambda message, *_: tell(f"warning: {message}")
+    warnings.showwarning = lambda message, *_: report(f"warning: {message}")
 
 
 def _place(error: Exception) -> str:
@@ -148,9 +155,3 @@ def _place(error: Exception) -> str:
         trace = trace.tb_next
     where = f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else ""
     return f"{type(error).__name__}{where}"
-
-
-def _forbid_core_dumps() -> None:
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,4 +1,4 @@
-"""`hwsigner credential-process`: print credentials as the AWS SDKs want them from a `credential_process`."""
+"""`hwsigner credential-process`: print credentials in the form that the AWS SDKs expect of a `credential_process`."""
 
 from __future__ import annotations
 
@@ -20,33 +20,45 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(IDENTITY, SESSION, PROFILE)
 
 
-def run_given(given: argparse.Namespace) -> int | None:
-    """Print the credentials of a running agent, before config.toml is read: it may be for the agent's eyes alone.
+def run_before_profile(given: argparse.Namespace) -> int | None:
+    """Print a running agent's credentials, if the flags only name a profile.
 
-    An agent is asked where a profile is named and nothing else.
+    This comes before config.toml is read, as perhaps only the agent can read it.
 
     Returns:
-        None where no agent gives any: `run` is to be called.
+        0, or None if no agent has credentials; then call `run`.
     """
-    name = _lone_profile(vars(given))
-    credentials = name and _of_agent(name)
+    name = _only_profile(vars(given))
+    if name is None:
+        return None
+    from hwsigner.agent.client import find_credentials
+
+    credentials = find_credentials(name)
     if not credentials:
         return None
-    _print(credentials)
+    _print(credentials.decode())
     return 0
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Create a session and print its credentials; what the flags get wrong is found before a key is touched.
+    """Create a session and print its credentials. Then start an agent, if the profile has `agent = "auto"`.
 
-    With `agent = "auto"` in the profile, an agent is started when all is done.
+    Mistakes in the flags are reported before the key is used.
     """
-    _print(_created(arguments))
+    from hwsigner.aws.create_session import create_session
+    from hwsigner.cli import options
+    from hwsigner.config import settings
+    from hwsigner.identity import open_identity
+
+    service, request = options.service(arguments), settings.session_request(vars(arguments))
+    with open_identity(options.identity_source(arguments)) as identity:
+        credentials = create_session(identity, request, service)
+    _print(f"{credentials.process_json()}\n")
     given = {flag.attribute: value for flag, value in arguments.given}
-    if _lone_profile(given) and getattr(arguments, "agent", None) == "auto":
+    if _only_profile(given) and getattr(arguments, "agent", None) == "auto":
         from hwsigner.agent.client import start_agent
 
-        with suppress(OSError):  # The credentials are printed, and the next use tries again.
+        with suppress(OSError):  # The credentials are printed; the next use tries again.
             start_agent(os.environ)
     return 0
 
@@ -56,26 +68,9 @@ def _print(credentials: str) -> None:
     sys.stdout.flush()
 
 
-def _lone_profile(given: Mapping[str, Any]) -> str | None:
-    """Return the one profile that flags name, by attribute, if they say nothing else."""
+def _only_profile(given: Mapping[str, Any]) -> str | None:
+    """Return the profile that the flags name, given by attribute, if there are no other flags."""
     if not given.keys() <= {flag.attribute for flag in PROFILE}:
         return None
     names = set(filter(None, given.values()))
     return names.pop() if len(names) == 1 else None
-
-
-def _of_agent(name: str) -> str | None:
-    from hwsigner.agent.client import find_credentials
-
-    found = find_credentials(name)
-    return found.decode() if found else None
-
-
-def _created(arguments: argparse.Namespace) -> str:
-    from hwsigner.aws.create_session import create_session
-    from hwsigner.cli import options
-    from hwsigner.identity import open_identity
-
-    service, request = options.service(arguments), options.session_request(arguments)
-    with open_identity(options.identity_source(arguments)) as identity:
-        return f"{create_session(identity, request, service).process_json()}\n"

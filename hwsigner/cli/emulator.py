@@ -1,4 +1,4 @@
-"""`hwsigner emulator`: serve a local CreateSession and sts:GetCallerIdentity until interrupted."""
+"""`hwsigner emulator`: serve a local CreateSession and sts:GetCallerIdentity until stopped."""
 
 from __future__ import annotations
 
@@ -10,95 +10,86 @@ import os
 import shlex
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from hwsigner.cli.process import tell
+from hwsigner.cli.parser import Parser
+from hwsigner.cli.process import report
+from hwsigner.config.flags import Flag, switch, whole_number
 from hwsigner.errors import CertificateError, HwsignerError, UsageError
 
 if TYPE_CHECKING:
     from hwsigner.emulator import Emulator, Record, World
 
-HELP = "serve a local, strict CreateSession for tests and demos"
+HELP = "run a strict local CreateSession service for tests and demos"
 REGION = "us-east-1"
 ACCOUNT = "123456789012"
+LOOPBACK = "127.0.0.1"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's flags, and the table of faults below them."""
+_FLAGS = (
+    Flag("trust-anchor", "certificates of a trust anchor (PEM or DER); repeatable", "FILE", many=True),
+    Flag("config", "TOML file of trust anchors, profiles and roles", "FILE"),
+    Flag("region", f"with --trust-anchor: its region (default {REGION})", "REGION"),
+    Flag("account", f"with --trust-anchor: its account (default {ACCOUNT})", "ACCOUNT"),
+    Flag("port", "port to listen on; 0 for any free one", "PORT", whole_number(0, 65535), 0),
+    Flag("host", "loopback address to listen on", "HOST", default=LOOPBACK),
+    switch("tls", "serve HTTPS with a CA created for this run"),
+    Flag("ca-file", "with --tls: file to write the CA's certificate to (PEM)", "PATH"),
+    Flag("host-name", "with --tls: another name in the server's certificate; repeatable", "NAME", many=True),
+    Flag(
+        "fault",
+        "misbehave at the next CreateSession requests, as in throttle*2:retry-after=1; names are listed below",
+        "NAME*TIMES:KEY=VALUE",
+        many=True,
+    ),
+    Flag("log", "append a line of JSON for each request, without secrets", "FILE"),
+)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the flags, and a list of the faults below them."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _faults()
-    world = parser.add_argument_group("what the account holds")
-    world.add_argument(
-        "--trust-anchor",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="certificates (PEM or DER) of a trust anchor; give it once for each trust anchor",
-    )
-    world.add_argument("--config", metavar="FILE", help="a TOML file with trust anchors, profiles and roles")
-    world.add_argument("--region", help=f"with --trust-anchor: where it is (default {REGION})")
-    world.add_argument("--account", help=f"with --trust-anchor: whose it is (default {ACCOUNT})")
-    server = parser.add_argument_group("how to serve it")
-    server.add_argument("--port", type=int, default=0, help="the port; by default a free one")
-    server.add_argument("--host", default="127.0.0.1", help="the loopback address to listen on (default 127.0.0.1)")
-    server.add_argument("--tls", action="store_true", help="serve HTTPS with a CA made for this run")
-    server.add_argument("--ca-file", metavar="PATH", help="with --tls: where to write that CA's certificate (PEM)")
-    server.add_argument(
-        "--host-name",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="with --tls: a further name that the server's certificate is for",
-    )
-    server.add_argument(
-        "--fault",
-        metavar="NAME*TIMES:KEY=VALUE",
-        action="append",
-        default=[],
-        help="misbehave at the next CreateSession requests, as in throttle*2:retry-after=1; the names stand below",
-    )
-    server.add_argument("--log", metavar="FILE", help="append one line of JSON for each request, without secrets")
+    parser.add_flags(_FLAGS)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGINT, SIGTERM or SIGHUP.
 
     Returns:
-        0, once interrupted.
+        0, once stopped.
 
     Raises:
-        HwsignerError: a flag, a file or the address is of no use.
+        HwsignerError: a flag, a file or the address is invalid.
     """
     from hwsigner.emulator import Emulator, Fault
 
-    gc.enable()  # Unlike other commands, this one stays.
+    gc.enable()  # Unlike most commands, this one keeps running.
     if (arguments.ca_file or arguments.host_name) and not arguments.tls:
-        raise UsageError("--ca-file and --host-name are given without --tls", "Add --tls")
-    if not 0 <= arguments.port <= 65535:
-        raise UsageError(f"--port {arguments.port} is not a port", "Give 0 to 65535")
+        raise UsageError("--ca-file and --host-name require --tls", "Add --tls")
     emulator = Emulator(
         _world(arguments),
         tls=arguments.tls,
         host_names=arguments.host_name,
-        address=(arguments.host, arguments.port),
+        address=(arguments.host or LOOPBACK, arguments.port),
     )
     emulator.misbehave(*map(Fault.parse, arguments.fault))
     with contextlib.ExitStack() as stack:
-        interruptions = stack.enter_context(_interruptions_held())
+        stop_signals = stack.enter_context(_stop_signals_blocked())
         log = stack.enter_context(_open_log(arguments.log)) if arguments.log else None
-        emulator.on_record = _Reporter(emulator.requests, log).report
+        emulator.on_record = _reporter(emulator.requests, log)
         stack.enter_context(emulator)
         _announce(emulator, arguments.ca_file)
-        signal.sigwait(interruptions)
+        signal.sigwait(stop_signals)
     return 0
 
 
 def _faults() -> str:
     from hwsigner.emulator.faults import KINDS
 
-    rows = ["faults: what a client meets, and their keys with the default values", ""]
+    rows = ["faults, each with its keys and their defaults:", ""]
     for name, kind in KINDS.items():
         keys = ", ".join(f"{key.replace('_', '-')}={value}" for key, value in kind.parameters.items())
         rows.append(f"  {name:<16} {kind.summary}{f' ({keys})' if keys else ''}")
@@ -111,8 +102,8 @@ def _world(arguments: argparse.Namespace) -> World:
     if arguments.config:
         if arguments.trust_anchor or arguments.region or arguments.account:
             raise UsageError(
-                "--config is given with --trust-anchor, --region or --account",
-                "The file holds all three; drop the flags",
+                "--config can't be combined with --trust-anchor, --region or --account",
+                "Set them in the file",
             )
         return load_world(Path(arguments.config))
     if not arguments.trust_anchor:
@@ -122,10 +113,10 @@ def _world(arguments: argparse.Namespace) -> World:
 
 
 def _read(path: str) -> bytes:
-    """Return what a file of --trust-anchor holds, once it has been read as certificates."""
+    """Return the content of a --trust-anchor file, checked to be certificates."""
     from hwsigner.emulator.world import read_certificates
 
-    hint = "Give a file with the CA's certificate"
+    hint = "Use a file with the CA's certificate"
     try:
         data = Path(path).read_bytes()
         read_certificates(data)
@@ -137,7 +128,7 @@ def _read(path: str) -> bytes:
 
 
 def _announce(emulator: Emulator, ca_copy: str | None) -> None:
-    """Print what a shell needs to use the emulator, one NAME=VALUE a line."""
+    """Print what a client needs, one NAME=VALUE per line."""
     lines = [f"endpoint={emulator.url}"]
     if emulator.ca_file:
         lines.append(f"ca-file={shlex.quote(str(_copy_ca(emulator.ca_file, ca_copy)))}")
@@ -153,7 +144,7 @@ def _copy_ca(ca_file: Path, copy: str | None) -> Path:
     try:
         Path(copy).write_bytes(ca_file.read_bytes())
     except OSError as error:
-        raise HwsignerError(f"--ca-file {copy} can't be written: {error.strerror}", "Give a path that can") from error
+        raise HwsignerError(f"--ca-file {copy} can't be written: {error.strerror}", "Use another path") from error
     return Path(copy)
 
 
@@ -161,12 +152,12 @@ def _open_log(path: str) -> TextIO:
     try:
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", encoding="utf-8")
     except OSError as error:
-        raise HwsignerError(f"--log {path} can't be written: {error.strerror}", "Give a path that can") from error
+        raise HwsignerError(f"--log {path} can't be written: {error.strerror}", "Use another path") from error
 
 
 @contextlib.contextmanager
-def _interruptions_held() -> Iterator[set[signal.Signals]]:
-    """Let SIGINT, SIGTERM and, but under nohup, SIGHUP wait to be asked for, whichever thread they come to."""
+def _stop_signals_blocked() -> Iterator[set[signal.Signals]]:
+    """Block SIGINT, SIGTERM and, except under nohup, SIGHUP. Yield them, for sigwait."""
     numbers = {signal.SIGINT, signal.SIGTERM}
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.add(signal.SIGHUP)
@@ -174,25 +165,21 @@ def _interruptions_held() -> Iterator[set[signal.Signals]]:
     try:
         yield numbers
     finally:
-        while signal.sigtimedwait(numbers, 0):  # One that came with the first.
+        while signal.sigtimedwait(numbers, 0):  # Discard further signals.
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class _Reporter:
-    """Writes each record: a line on stderr for the eye, a line of JSON in the log. It is not kept besides."""
+def _reporter(records: list[Record], log: TextIO | None) -> Callable[[Record], None]:
+    """Return a callable that writes a record to stderr and, as JSON, to the log, and then forgets it."""
+    lock = threading.Lock()
 
-    def __init__(self, records: list[Record], log: TextIO | None) -> None:
-        self._records = records
-        self._log = log
-        self._lock = threading.Lock()
+    def write(record: Record) -> None:
+        parts = (str(record.status or "no response"), record.fault and f"fault {record.fault}", record.reason)
+        with lock:
+            report(f"{record.method} {record.request.path} {': '.join(filter(None, parts))}")
+            if log:
+                print(json.dumps(record.log_entry()), file=log, flush=True)
+            records.clear()
 
-    def report(self, record: Record) -> None:
-        """Write one record, without secrets."""
-        parts = (str(record.status or "no answer"), record.fault and f"fault {record.fault}", record.reason)
-        path = record.request.path
-        with self._lock:
-            tell(f"{record.method} {path} {': '.join(filter(None, parts))}")
-            if self._log:
-                print(json.dumps(record.log_entry()), file=self._log, flush=True)
-            self._records.clear()
+    return write

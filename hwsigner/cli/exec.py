@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         HwsignerError: there is no session; the command has not been run.
     """
     from hwsigner.cli.child import run_program
-    from hwsigner.cli.process import forbid_dumps, tell_of_threads
+    from hwsigner.cli.process import forbid_dumps, report_thread_failures
     from hwsigner.cli.server_run import close_in_time
     from hwsigner.cli.sources import of_profile
     from hwsigner.pins.terminal import release_terminal
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     # In this thread, where Ctrl-C ends it, and before the command is run: without credentials it is not.
     sourced.source.reply(CONTAINER)
     release_terminal()
-    tell_of_threads()
+    report_thread_failures()
     serving = threading.Thread(target=server.run, name="hwsigner-server", daemon=True)
 
     def start() -> None:

@@ -12,11 +12,11 @@ from typing import Any
 from hwsigner.certificate import Certificate, load
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
-from hwsigner.cli.process import tell
+from hwsigner.cli.process import report
+from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, switch
 from hwsigner.errors import CertificateError, UsageError, printable
-from hwsigner.inventory import ListedObject, ListedToken, list_tokens
-from hwsigner.key import FoundCertificate
+from hwsigner.key import FoundCertificate, ListedObject, ListedToken, list_tokens
 from hwsigner.public_key import kind_of
 
 HELP = "list tokens, keys and certificates, with their URIs"
@@ -40,14 +40,14 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """List: as JSON, as a table on a terminal, else as lines of fields split by tabs."""
-    uri = options.key_uri(arguments, arguments.uri)
+    uri = settings.key_uri(vars(arguments), arguments.uri)
     if uri.scheme != "pkcs11":
         raise UsageError(f"{uri.name} is no pkcs11: URI", "Only tokens are listed; give a pkcs11: URI, or none")
     tokens = list(list_tokens(uri, options.pin_source(arguments, uri), log_in=arguments.login))
     if arguments.json:
         print(json.dumps({"tokens": [_data(token) for token in tokens]}, indent=2))
     elif not tokens:
-        tell(f"no token is like {uri.name}. Without a URI, list shows all" if uri.path else "no token is present")
+        report(f"no token is like {uri.name}. Without a URI, list shows all" if uri.path else "no token is present")
     elif sys.stdout.isatty():
         _print_tables(tokens)
     else:

@@ -1,4 +1,4 @@
-"""The log of a command that stays: lines on stderr, each whole, without control characters."""
+"""The log of a command that stays: whole lines on stderr, without control characters."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from collections.abc import Callable
 
 from hwsigner.errors import printable
 
-MOST_A_SECOND = 20
+MAX_REFUSALS_PER_SECOND = 20
 
 _STDERR = 2
-# Characters; a pipe that takes more takes at least 4096 bytes at once (pipe(7)).
-_LONGEST = 1000
+# Characters. A pipe that is ready takes at least 4096 bytes at once (pipe(7)).
+_MAX_CHARACTERS = 1000
 
 
 class Log:
-    """Writes lines, no flood of refusals, and none that would have to wait for who reads them.
+    """Writes lines without waiting for a reader, and limits the lines about refused requests.
 
-    It is not silenced with native libraries (`hwsigner.system.stderr`).
+    Its output is not hidden by `hwsigner.system.stderr`.
 
     Args:
-        clock: tells seconds.
+        clock: returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         try:
             self._descriptor = os.dup(_STDERR)
-        except OSError:  # It is closed: nobody reads.
+        except OSError:  # It is closed.
             self._descriptor = os.open(os.devnull, os.O_WRONLY)
         self._second = 0
         self._count = 0
         self._lost = 0
 
     def note(self, text: str) -> None:
-        """Write a line. Where stderr takes none (a terminal that was stopped, a full pipe) it is lost, and counted."""
+        """Write a line. If stderr is blocked, by a full pipe or a stopped terminal, drop the line and count it."""
         lines = [f"{self._lost} lines were lost", text] if self._lost else [text]
-        data = "".join(f"hwsigner: {printable(line)}"[:_LONGEST] + "\n" for line in lines).encode()
+        data = "".join(f"hwsigner: {printable(line)}"[:_MAX_CHARACTERS] + "\n" for line in lines).encode()
         try:
-            if self._takes_more():
+            if self._is_ready():
                 os.write(self._descriptor, data)
                 self._lost = 0
             else:
@@ -49,17 +49,17 @@ class Log:
             self._lost += 1
 
     def refused(self, text: str) -> None:
-        """Write a line of a refusal; of those of one second the first ones, and how many more there were."""
+        """Write a line about a refused request. Of each second, write the first lines and the number of the others."""
         second = int(self._clock())
         if second != self._second:
-            if self._count > MOST_A_SECOND:
-                self.note(f"refused {self._count - MOST_A_SECOND} more requests")
+            if self._count > MAX_REFUSALS_PER_SECOND:
+                self.note(f"refused {self._count - MAX_REFUSALS_PER_SECOND} more requests")
             self._second, self._count = second, 0
         self._count += 1
-        if self._count <= MOST_A_SECOND:
+        if self._count <= MAX_REFUSALS_PER_SECOND:
             self.note(text)
 
-    def _takes_more(self) -> bool:
+    def _is_ready(self) -> bool:
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
         return any(event & select.POLLOUT for _, event in poll.poll(0))

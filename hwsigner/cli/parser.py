@@ -1,7 +1,8 @@
-"""Parse a command's flags, and complete them from a profile.
+"""Parse a command's flags and complete them from a profile.
 
-The rules are those of the program that hwsigner replaces: `--name value` or `--name=value`, where the value may begin
-with `-`; booleans stand alone or take `=true` and `=false`; the last of a repeated flag wins; no abbreviations.
+The rules are those of `aws_signing_helper`. Write `--name value` or `--name=value`; the value may start with `-`. A
+boolean flag stands alone or takes `=true` or `=false`. If a flag is repeated, the last value applies. Flags can't be
+abbreviated.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from hwsigner.errors import UsageError
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser with the rules above."""
+    """An argument parser with these rules."""
 
     def __init__(self, command: str, description: str) -> None:
         super().__init__(f"hwsigner {command}".strip(), description=description, allow_abbrev=False)
         self._flags: dict[str, Flag] = {}
-        # What to do about what can't be parsed; its own help, unless a command says more.
+        # The hint of parsing errors. A command may replace it.
         self.hint = f"See {self.prog} --help"
 
     def add_flags(self, *groups: Iterable[Flag]) -> None:
@@ -34,37 +35,37 @@ class Parser(argparse.ArgumentParser):
                 help=_help(flag),
                 metavar=flag.metavar or "BOOL",
                 default=argparse.SUPPRESS,
-                # For the help only, which shows an optional value in brackets: `_take_flags` reads the values.
+                # Only for the help, which shows an optional value in brackets. `_take_flags` reads the values.
                 nargs=None if flag.metavar else "?",
             )
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Parse a command's arguments; flags that were not given are absent from the result.
+        """Parse a command's arguments. Flags that were not given are missing from the result.
 
         Raises:
-            UsageError: they can't be meant.
+            UsageError: an argument is unknown or invalid, or two exclude each other.
         """
         values, others = self._take_flags(arguments)
         parsed, rest = self.parse_known_args(others)
         if rest:
-            # Not quoted: it may be what follows a space in a password.
+            # Do not quote it: it may be the second half of a password with a space.
             naming = " or ".join(f"--{flag.name}" for flag in self._flags.values() if flag.names_profile)
             raise UsageError(
-                "an argument belongs to no flag" if len(rest) == 1 else f"{len(rest)} arguments belong to no flag",
-                f"A profile is named by {naming}" if naming else self.hint,
+                "unexpected argument" if len(rest) == 1 else f"{len(rest)} unexpected arguments",
+                f"To name a profile, use {naming}" if naming else self.hint,
             )
         check_exclusive(values)
         return argparse.Namespace(**vars(parsed), **values)
 
     def complete(self, given: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> argparse.Namespace:
-        """Return what was given with the values of its profile, if it names one, and the defaults below it.
+        """Return the arguments completed from the profile, if one is named, and from the defaults.
 
-        The attribute `given` has the flags of the command line with their values, and `exposed` the profile's file if
-        others can read it.
+        The result also has two attributes: `given`, the flags of the command line with their values, and `exposed`,
+        the profile's file if other users can read it.
 
         Raises:
             UsageError: --profile and --config-profile name two profiles.
-            ConfigError: there is no such profile, or it holds what is no flag.
+            ConfigError: there is no such profile, or it is invalid.
         """
         values = default_values(self._flags.values())
         naming = [flag.attribute for flag in self._flags.values() if flag.names_profile]
@@ -83,11 +84,11 @@ class Parser(argparse.ArgumentParser):
         return argparse.Namespace(**{**values, **vars(given)}, given=flags, exposed=exposed)
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse found as a UsageError."""
+        """Raise argparse's message as a UsageError."""
         raise UsageError(message, self.hint)
 
     def _take_flags(self, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-        """Return the values of the flags by attribute, and the arguments that are none of theirs, for argparse."""
+        """Return the flags' values by attribute, and all other arguments, which argparse parses."""
         values: dict[str, Any] = {}
         others: list[str] = []
         rest = iter(arguments)
@@ -98,20 +99,22 @@ class Parser(argparse.ArgumentParser):
                 others += [argument, *rest]
             elif flag is not None:
                 text = text if equals else _next_value(flag, rest)
-                # As in the program that hwsigner replaces, an empty text is as good as none.
+                # As in aws_signing_helper, an empty text is like no flag.
                 value = None if not text and flag.convert is str else flag.value(text)
-                values[flag.attribute] = [*values.get(flag.attribute, []), value] if flag.many else value
+                if flag.many:
+                    value = [*values.get(flag.attribute, []), *([] if value is None else [value])]
+                values[flag.attribute] = value
             elif name.startswith("-") and name not in self._option_string_actions:
-                # Only its name: a value may be that of a mistyped password flag.
+                # Only the name: it may be a misspelt password flag.
                 known = [f"--{flag}" for flag in self._flags]
-                raise UsageError(f"there is no flag {name}", near(name, known, self.hint))
+                raise UsageError(f"unknown flag {name}", suggestion(name, known, self.hint))
             else:
                 others.append(argument)
         return values, others
 
 
-def near(word: str, known: Iterable[str], otherwise: str) -> str:
-    """Return the hint for a word that is none of those known: the nearest of them, if one is near."""
+def suggestion(word: str, known: Iterable[str], otherwise: str) -> str:
+    """Return a hint for an unknown word: the most similar known one, or else the text `otherwise`."""
     from difflib import get_close_matches
 
     found = get_close_matches(word, list(known), 1, 0.8)
@@ -119,7 +122,7 @@ def near(word: str, known: Iterable[str], otherwise: str) -> str:
 
 
 def _next_value(flag: Flag, rest: Iterator[str]) -> str:
-    """Return the value of a flag without `=`: the next argument, whatever it begins with; a boolean stands alone."""
+    """Return the value of a flag without `=`: the next argument, or `true` for a boolean."""
     if not flag.metavar:
         return "true"
     value = next(rest, None)

@@ -1,40 +1,61 @@
-"""The process of a command: its stderr and stdout, Ctrl-C, limits, and no dumps."""
+"""The process of a command: its output streams, Ctrl-C, resource limits, and what may read its memory."""
 
 from __future__ import annotations
 
 import os
 import resource
+import signal
 import sys
 import threading
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from hwsigner.errors import printable
 
+_DESCRIPTORS = 4096
+_PR_SET_DUMPABLE = 4  # From <linux/prctl.h>; Python has no name for it.
+# How long Python gets to raise KeyboardInterrupt by itself.
+_INTERRUPT_SECONDS = 0.2
 
-def tell(text: str) -> None:
-    """Write lines to stderr. Where it is closed or full there is nobody to tell, and nothing else changes."""
+
+def report(text: str) -> None:
+    """Write lines to stderr, each with the program's name. Do nothing if stderr is closed or full."""
     if sys.stderr is None:
-        return  # print() would take stdout then.
+        return  # print() would write to stdout then.
     lines = "".join(f"hwsigner: {printable(line)}\n" for line in text.splitlines())
-    # Past the buffer: what it could not write, the interpreter would try again at exit, and end with status 120.
+    # Unbuffered: at exit, the interpreter would retry what is left in a buffer, and end with status 120.
     with suppress(OSError):
         sys.stderr.flush()
         os.write(sys.stderr.fileno(), lines.encode(sys.stderr.encoding, "backslashreplace"))
 
 
+def report_on_terminal(text: str) -> None:
+    """Write a line to the terminal device, as SDKs capture stderr. Do nothing if there is no terminal."""
+    with suppress(OSError), open("/dev/tty", "wb", buffering=0) as terminal:
+        terminal.write(f"hwsigner: {printable(text)}\n".encode())
+
+
+def report_thread_failures() -> None:
+    """Report an exception that ends a thread in one line, as a traceback could show a secret."""
+    threading.excepthook = lambda failure: report(
+        f"internal error: {failure.exc_type.__name__} in a thread. Please report it"
+    )
+
+
 def abandon_stdout() -> None:
-    """Let nothing more be written to stdout: the interpreter would try at exit, and complain in its own way."""
+    """Discard what is left in stdout's buffer. The interpreter would retry it at exit, and print its own message."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def clear_up(interruption: KeyboardInterrupt) -> None:
-    """Give up what is in the frames of an interruption, and let nothing be printed of what fails by that."""
+def discard_frames(interruption: KeyboardInterrupt) -> None:
+    """Destroy the objects in the frames that Ctrl-C interrupted. Errors of half-made objects are not printed."""
     before = sys.unraisablehook
     sys.unraisablehook = lambda _: None
     try:
         trace = interruption.__traceback__
         while trace:
-            with suppress(RuntimeError):  # It runs yet.
+            with suppress(RuntimeError):  # The frame is still running.
                 trace.tb_frame.clear()
             trace = trace.tb_next
         interruption.__traceback__ = None
@@ -42,30 +63,64 @@ def clear_up(interruption: KeyboardInterrupt) -> None:
         sys.unraisablehook = before
 
 
-_DESCRIPTORS = 4096
-# <linux/prctl.h>, which Python has no name for.
-_PR_SET_DUMPABLE = 4
+class ExitOnInterrupt:
+    """Ends the process on Ctrl-C while the main thread waits in native code.
+
+    Python raises KeyboardInterrupt only when the native code returns, which may be after the user touches a token.
+    Meanwhile a thread learns of the signal through a pipe. SIGINT is left alone if it has another handler.
+
+    Args:
+        status: the exit status.
+    """
+
+    def __init__(self, status: int) -> None:
+        self._status = status
+        self._writer: int | None = None
+        self._wait: object = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Return a context manager for the wait."""
+        is_main = threading.current_thread() is threading.main_thread()
+        if not is_main or self._wait or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            yield
+            return
+        if self._writer is None:
+            reader, self._writer = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(self._writer, False)
+            threading.Thread(target=self._run, args=[reader], name="hwsigner-interrupt", daemon=True).start()
+        self._wait = object()
+        before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            self._wait = None
+
+    def _run(self, reader: int) -> None:
+        while numbers := os.read(reader, 64):
+            wait = self._wait
+            if signal.SIGINT in numbers and wait:
+                time.sleep(_INTERRUPT_SECONDS)
+                if self._wait is wait:
+                    os._exit(self._status)
+
+
+def forbid_core_dumps() -> None:
+    """Forbid core dumps of this process and of the programs that it runs."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def forbid_dumps() -> None:
-    """Let this process be neither dumped nor looked into by other programs of its user; the programs it runs may be."""
+    """Forbid core dumps, and other programs of the same user to read this process's memory."""
     import ctypes
 
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    forbid_core_dumps()
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def allow_descriptors() -> None:
-    """Let this process have more descriptors, if it may."""
+def raise_descriptor_limit() -> None:
+    """Raise the limit of open file descriptors, as far as the hard limit allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
-
-
-def tell_of_threads() -> None:
-    """Let a thread that fails say so in a line: a traceback could show a secret."""
-    threading.excepthook = _tell
-
-
-def _tell(arguments: threading.ExceptHookArgs) -> None:
-    tell(f"internal error: {arguments.exc_type.__name__} in a thread. Please report it")

@@ -1,4 +1,4 @@
-"""`hwsigner profile add NAME <flags>` and `hwsigner profile list`: the tables of config.toml."""
+"""`hwsigner profile add NAME <flags>` and `hwsigner profile list`: the profiles of config.toml."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add what to do, the profile's name, and the flags that it may hold."""
-    parser.add_argument("action", metavar="add|list", help="add NAME with the flags given, or list all")
-    parser.add_argument("name", nargs="?", help="the profile's name")
-    parser.add_argument("--replace", action="store_true", help="let add replace another profile of that name")
+    """Add the action, the profile's name, and the flags that a profile can contain."""
+    parser.add_argument("action", metavar="add|list", help="add NAME with these flags, or list all profiles")
+    parser.add_argument("name", nargs="?", help="name of the profile")
+    parser.add_argument("--replace", action="store_true", help="replace a profile of that name")
     parser.add_flags(IDENTITY, SESSION, AGENT)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Add or list."""
+    """Add a profile, or list all."""
     if arguments.action == "list":
         return _list(arguments)
     if arguments.action != "add":
@@ -35,28 +35,27 @@ def run(arguments: argparse.Namespace) -> int:
     name = arguments.name
     if name is None or not _NAME.fullmatch(name):
         raise UsageError(
-            "no profile is named" if name is None else f"a profile can't have the name {name[:100]!r}",
-            "Write hwsigner profile add NAME <flags>; names are letters, digits and ._@-, 64 at most",
+            "no profile name given" if name is None else f"{name[:100]!r} is not a valid profile name",
+            "Write hwsigner profile add NAME <flags>; a name has at most 64 letters, digits and ._@-",
         )
     values = {flag.name: flag.toml(value) for flag, value in arguments.given if value is not None}
     if not values:
-        raise UsageError(f"profile {name!r} would be empty", "Give the flags that it shall hold")
+        raise UsageError(f"profile {name!r} would be empty", "Add its flags")
     try:
         file = add_profile(name, values, os.environ, replace=arguments.replace)
     except UnicodeEncodeError:
-        # Not chained: the exception carries the values, which may be secret.
-        raise UsageError("a value is not text, so config.toml can't hold it", "Give one in UTF-8") from None
+        # Not chained: the exception contains the values, which may be secret.
+        raise UsageError("a value is not text, so config.toml can't contain it", "Use UTF-8 text") from None
     if any(flag.secret for flag, value in arguments.given if value) and file.stat().st_mode & 0o044:
-        warnings.warn(
-            UnsafeKeyWarning(f"{file} keeps a password and others can read it", f"Run chmod 600 {file}"), stacklevel=1
-        )
+        problem = f"{file} contains a password and others can read it"
+        warnings.warn(UnsafeKeyWarning(problem, f"Run chmod 600 {file}"), stacklevel=1)
     print(f"{file}: [profile.{name}]")
     return 0
 
 
 def _list(arguments: argparse.Namespace) -> int:
     if arguments.name is not None or arguments.given:
-        raise UsageError("profile list takes nothing else", "Write hwsigner profile list")
+        raise UsageError("profile list takes no other arguments", "Write hwsigner profile list")
     for name, found in sorted(profiles(os.environ).items()):
         print(f"{printable(name)}\t{printable(str(found.file))}")
     return 0

@@ -1,4 +1,4 @@
-"""`hwsigner read-certificate-data`: show what hwsigner reads of a certificate."""
+"""`hwsigner read-certificate-data`: show what hwsigner reads from a certificate."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from hwsigner.certificate import Certificate, leaves, load
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
+from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION
 from hwsigner.config.selector import Selector, parse_selector, select
 from hwsigner.errors import UsageError, printable
 from hwsigner.key import ECDSA, MLDSA, RSA, find_certificates
 
-HELP = "show what is read of a certificate"
+HELP = "show what hwsigner reads from a certificate"
 
 _KEY_TYPES = {
     RSA: ("RSA", ["RSASHA256", "RSASHA384", "RSASHA512"]),
@@ -26,21 +27,21 @@ _KEY_TYPES = {
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the flags; those that matter only for other commands are accepted."""
+    """Add the flags of every command, also those without effect here."""
     parser.add_flags(IDENTITY, SESSION, PROFILE)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a file's leaf as JSON, or the matching certificates of tokens as a list."""
+    """Print the leaf of a file as JSON, or a list of matching certificates on tokens."""
     if arguments.cert_selector is not None:
-        uri = options.key_uri(arguments, "pkcs11:")
+        uri = settings.key_uri(vars(arguments), "pkcs11:")
         found = select(parse_selector(arguments.cert_selector), uri, options.pin_source(arguments, uri))
         print(_matches(found))
         return 0
     if not arguments.certificate:
-        raise UsageError("no certificate is named", "Give --certificate or --cert-selector")
-    uri = options.key_uri(arguments, arguments.certificate)
-    if uri.scheme == "pkcs11":
+        raise UsageError("no certificate given", "Add --certificate or --cert-selector")
+    uri = settings.key_uri(vars(arguments), arguments.certificate)
+    if uri.backend.shares_store:
         print(_matches(select(Selector(), uri, options.pin_source(arguments, uri))))
     else:
         certificates = load(find_certificates(uri, options.pin_source(arguments, uri)))

@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         HwsignerError: a flag, a file or the address is of no use; or there are no credentials, at the start or later,
             and another try would not help.
     """
-    from hwsigner.cli.process import allow_descriptors, forbid_dumps
+    from hwsigner.cli.process import forbid_dumps, raise_descriptor_limit
     from hwsigner.cli.server_run import Residence
     from hwsigner.serving.application import Application, Served
     from hwsigner.serving.listener import listen, names_of
@@ -66,10 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
     gc.enable()  # Unlike other commands, this one stays.
     forbid_dumps()
     log = Log()
-    notices.tell_by(log.note)
+    notices.set_notifier(log.note)
     has_imds, users, tls = _has_imds(arguments), _users(arguments), _tls(arguments)
     if tls is None:  # A handshake that hangs takes ten times the memory of a request that does.
-        allow_descriptors()
+        raise_descriptor_limit()
     passed_on = _passed_on(arguments, tls)
     sourced = _sources(arguments, log)
     # Before the port answers: who waits for it finds them.
@@ -172,5 +172,5 @@ def _announce(base: str, token_files: dict[str, Path], has_imds: bool) -> None:
         lines.append(f"export AWS_CONTAINER_CREDENTIALS_FULL_URI={base}{container_path(name)}")
         lines.append(f"export AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE={shlex.quote(str(path))}")
     if sys.stderr is not None:
-        with suppress(OSError):  # As `tell` does: where nobody reads, it serves all the same.
+        with suppress(OSError):  # Serve even if nobody reads this.
             os.write(sys.stderr.fileno(), os.fsencode("".join(f"{line}\n" for line in lines)))

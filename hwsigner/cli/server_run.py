@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from hwsigner.cli.process import tell, tell_of_threads
+from hwsigner.cli.process import report, report_thread_failures
 from hwsigner.errors import (
     AgentError,
     BackendUnavailableError,
@@ -67,7 +67,7 @@ class Residence:
             PinError: the last credentials of all profiles have ended, and nobody tries to get others.
         """
         notifier = Notifier(os.environ)
-        tell_of_threads()
+        report_thread_failures()
         # From the first prompt to the last: another end would leave the terminal as a prompt has made it.
         with _stopping(self._server):
             self._start_threads(notifier)
@@ -80,7 +80,7 @@ class Residence:
             release_terminal()
             if not is_closed:
                 if failure:
-                    tell(str(failure))
+                    report(str(failure))
                 os._exit(failure.exit_status if failure else 0)
         if failure:
             raise failure
@@ -97,7 +97,7 @@ class Residence:
         try:
             one.source.reply(CONTAINER)
         except AgentError as error:
-            tell(f"{one.name}: no credentials: {error}")
+            report(f"{one.name}: no credentials: {error}")
         except _PASSING:
             pass  # The provider's log has it.
         except (HwsignerError, HwsignerWarning) as error:
@@ -121,7 +121,7 @@ class Residence:
                 self._fail(next(error for name, error in lost.items() if name not in told))
                 return
             for name in lost.keys() - told.keys():
-                tell(f"{name}: no credentials until the server is started again: {lost[name]}")
+                report(f"{name}: no credentials until the server is started again: {lost[name]}")
 
 
 def _loss(one: Sourced) -> PinError | None:

@@ -1,4 +1,4 @@
-"""`hwsigner sign-string`: sign a fixed string, to see a key work without calling AWS."""
+"""`hwsigner sign-string`: sign a fixed string, to test a key without AWS."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
+from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION, Flag, one_of
 from hwsigner.errors import KeyMismatchError, UsageError
 from hwsigner.key import HashName, Key, open_key
@@ -18,13 +19,13 @@ _PREFIX = b"AWS Roles Anywhere Credential Helper Signing Test"
 _VERSION = b"1"
 _HASHES: dict[str, HashName] = {"SHA256": "sha256", "SHA384": "sha384", "SHA512": "sha512"}
 _FLAGS = (
-    Flag("digest", "the hash: SHA256, SHA384 or SHA512", "NAME", one_of(*_HASHES), "SHA256"),
-    Flag("format", "json (hex, quoted), text (hex) or bin (raw bytes)", "NAME", one_of("json", "text", "bin"), "json"),
+    Flag("digest", "hash: SHA256, SHA384 or SHA512", "NAME", one_of(*_HASHES), "SHA256"),
+    Flag("format", "json (quoted hex), text (hex) or bin (raw bytes)", "NAME", one_of("json", "text", "bin"), "json"),
 )
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the flags; those of a session are accepted, so that one line of flags serves every command."""
+    """Add the flags of every command, also those without effect here."""
     parser.add_flags(_FLAGS, IDENTITY, SESSION, PROFILE)
 
 
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def fixed_string(public_key: bytes) -> bytes:
-    """Return the string to sign for a public key, given in its own plain form (X9.62 point, RSAPublicKey DER)."""
+    """Return the string to sign for a public key, given as an X9.62 point or RSAPublicKey DER."""
     return _PREFIX + _VERSION + hashlib.sha256(b"IAM RA" + public_key).digest()
 
 
@@ -53,8 +54,8 @@ def _signature(arguments: argparse.Namespace) -> bytes:
         with open_identity(options.identity_source(arguments, check=False)) as identity:
             return identity.sign(fixed_string(plain_public_key(identity.chain.leaf.public_key())), digest)
     if not arguments.private_key:
-        raise UsageError("no key is named", "Give --private-key, or --certificate where it lies with its certificate")
-    uri = options.key_uri(arguments, arguments.private_key)
+        raise UsageError("no key given", "Add --private-key, or --certificate if the key is in the same place")
+    uri = settings.key_uri(vars(arguments), arguments.private_key)
     with open_key(uri, options.pin_source(arguments, uri)) as key:
         return _verified_signature(key, digest)
 
@@ -64,9 +65,9 @@ def _verified_signature(key: Key, digest: HashName) -> bytes:
 
     public_key = key.public_key()
     if public_key is None:
-        raise KeyMismatchError("the token holds no public key for this key", "Give its certificate with --certificate")
+        raise KeyMismatchError("the token has no public key for this key", "Add --certificate with its certificate")
     message = fixed_string(plain_public_key(public_key))
     signature = key.sign(message, digest)
     if not verify(public_key, message, signature=signature, hash=digest):
-        raise KeyMismatchError("the signature is not one of the key's own public key", "The key may be damaged")
+        raise KeyMismatchError("the signature does not match the key's public key", "The key may be damaged")
     return signature

@@ -15,8 +15,8 @@ from hwsigner.config import settings
 from hwsigner.serving.credentials import FORMATS
 
 if TYPE_CHECKING:
-    from hwsigner.refresh.background import Reply, ResidentProvider
-    from hwsigner.refresh.outcome import HeldSession, Setback
+    from hwsigner.refresh.background import BackgroundProvider, Reply
+    from hwsigner.refresh.outcome import Failure, Session
     from hwsigner.serving.credentials import Source
 
 Note = Callable[[str], None]
@@ -46,9 +46,9 @@ class OwnProvider:
         make: makes it; raises a UsageError for what can't be meant.
     """
 
-    def __init__(self, make: Callable[[], ResidentProvider]) -> None:
+    def __init__(self, make: Callable[[], BackgroundProvider]) -> None:
         self._make = make
-        self._made: ResidentProvider | None = None
+        self._made: BackgroundProvider | None = None
         self._is_started = False
         self._lock = threading.Lock()
 
@@ -60,7 +60,7 @@ class OwnProvider:
         """Implement Source.reply."""
         return self.provider().reply(name)
 
-    def provider(self) -> ResidentProvider:
+    def provider(self) -> BackgroundProvider:
         """Return the provider, made now if it was not."""
         with self._lock:
             if self._made is None:
@@ -115,18 +115,18 @@ def _sourced(arguments: argparse.Namespace, name: str | None, note: Note, *, ask
     return Sourced(name or role, role, source, own)
 
 
-def _resident(arguments: argparse.Namespace, name: str, note: Note) -> ResidentProvider:
-    from hwsigner.refresh.background import ResidentProvider
+def _resident(arguments: argparse.Namespace, name: str, note: Note) -> BackgroundProvider:
+    from hwsigner.refresh.background import BackgroundProvider
 
     provider = options.provider(arguments)
     attended = getattr(arguments, "attended", None)  # Of profiles alone.
-    return ResidentProvider(provider, formats=FORMATS, attended=attended, on_try=partial(_note, name, note))
+    return BackgroundProvider(provider, formats=FORMATS, attended=attended, on_try=partial(_note, name, note))
 
 
-def _note(name: str, note: Note, outcome: HeldSession | Setback) -> None:
-    from hwsigner.refresh.outcome import HeldSession
+def _note(name: str, note: Note, outcome: Session | Failure) -> None:
+    from hwsigner.refresh.outcome import Session
 
-    if isinstance(outcome, HeldSession):
+    if isinstance(outcome, Session):
         note(f"{name}: created a session, good until {outcome.credentials.expiration:%Y-%m-%dT%H:%M:%SZ}")
     else:
         note(f"{name}: no session: {outcome.error}")

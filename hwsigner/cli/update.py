@@ -1,4 +1,4 @@
-"""`hwsigner update`: write credentials into a section of the AWS SDKs' shared credentials file, and keep them fresh."""
+"""`hwsigner update`: write credentials into the AWS SDKs' shared credentials file, and keep them fresh."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
-from hwsigner.cli.process import tell
+from hwsigner.cli.process import report
 from hwsigner.config.flags import CONFIG_PROFILE, IDENTITY, SESSION, Flag, switch
 from hwsigner.errors import (
     AgentError,
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 HELP = "write credentials into the shared credentials file, and keep them fresh"
 
 _FLAGS = (
-    Flag("profile", "the section of the credentials file to write", "NAME", default="default"),
+    Flag("profile", "section of the credentials file to write", "NAME", default="default"),
     *CONFIG_PROFILE,
-    switch("once", "write once and end"),
+    switch("once", "write once and exit"),
 )
-# Seconds between two looks at the clock: a longer sleep would not notice that it was set, or the machine suspended.
+# Seconds between checks. A longer sleep would not notice that the clock was set or the machine suspended.
 _PAUSE = 10.0
-_PAUSE_IN_TROUBLE = 1.0
-# Between two tries to write: it doubles from a second.
-_LONGEST_PAUSE = 120.0
+_PAUSE_AFTER_FAILURE = 1.0
+# Between attempts to write. The first pause is one second; each one is twice the last.
+_LONGEST_WRITE_PAUSE = 120.0
 
 
 def add_arguments(parser: Parser) -> None:
@@ -49,31 +49,32 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write once, or until SIGINT or SIGTERM; what the flags get wrong is found before a key is touched.
+    """Write once, or keep the section fresh until SIGINT or SIGTERM.
+
+    Mistakes in the flags are reported before the key is used.
 
     Returns:
-        0, once written or interrupted.
+        0, once written or stopped.
     """
     from hwsigner.aws.credentials_file import check_section, credentials_path
 
-    # An empty text is as good as no flag.
-    section = check_section(arguments.profile or "default")
+    section = check_section(arguments.profile or "default")  # --profile may be empty.
     write = partial(_write, credentials_path(os.environ), section)
     with ExitStack() as stack:
 
-        def provide() -> Source:  # Even with --once it is a command that stays, for what it writes does.
+        def provide() -> Source:
             return stack.enter_context(options.provider(arguments))
 
-        name = _lone_profile(arguments)
-        source = AgentElseProvider(name, provide, role_arn=arguments.role_arn) if name else provide()
+        name = _only_profile(arguments)
+        source = AgentOrProvider(name, provide, role_arn=arguments.role_arn) if name else provide()
         if arguments.once:
             write(source())
             return 0
-        return _keep_until_interrupted(Upkeep(source, write))
+        return _update_until_stopped(Updater(source, write))
 
 
-def _lone_profile(arguments: argparse.Namespace) -> str | None:
-    """Return the profile of config.toml that is named, if no flag says anything else of a session."""
+def _only_profile(arguments: argparse.Namespace) -> str | None:
+    """Return the profile of config.toml that the flags name, if they set nothing else of a session."""
     is_alone = {flag.name for flag, _ in arguments.given} <= {flag.name for flag in _FLAGS}
     return arguments.config_profile if is_alone else None
 
@@ -83,44 +84,44 @@ def _write(path: str, section: str, credentials: Credentials) -> None:
     from hwsigner.system.files import edit_file
 
     edit_file(path, partial(with_credentials, section=section, credentials=credentials))
-    tell(f"wrote [{section}] of {path}, good until {credentials.expiration:%Y-%m-%dT%H:%M:%SZ}")
+    report(f"wrote [{section}] of {path}, good until {credentials.expiration:%Y-%m-%dT%H:%M:%SZ}")
 
 
-def _keep_until_interrupted(upkeep: Upkeep) -> int:
-    from hwsigner.cli.process import clear_up, forbid_dumps
+def _update_until_stopped(updater: Updater) -> int:
+    from hwsigner.cli.process import discard_frames, forbid_dumps
 
     gc.enable()  # Unlike other commands, this one stays.
     forbid_dumps()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while True:
-            time.sleep(_PAUSE if upkeep.look() else _PAUSE_IN_TROUBLE)
+            time.sleep(_PAUSE if updater.update() else _PAUSE_AFTER_FAILURE)
     except KeyboardInterrupt as interruption:
-        clear_up(interruption)
+        discard_frames(interruption)
         return 0
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 class Source(Protocol):
-    """Gives credentials: a provider, or something like it."""
+    """Gives credentials, like a provider."""
 
     @property
     def failure(self) -> HwsignerError | HwsignerWarning | None:
-        """What the last try met, the same object until the next one; None if it succeeded."""
+        """The failure of the last attempt, the same object until the next attempt; None if it succeeded."""
         ...
 
     def __call__(self) -> Credentials:
-        """Return credentials; raises HwsignerError where there are none."""
+        """Return credentials, or raise HwsignerError if there are none."""
         ...
 
 
-class AgentElseProvider:
-    """The credentials of a running agent, and of a provider where no agent has them.
+class AgentOrProvider:
+    """Credentials from a running agent, or else from a provider.
 
     Args:
-        name: the profile, for the agent.
-        provide: makes a provider, once, where no agent runs, or none knows the profile.
+        name: the profile to ask the agent for.
+        provide: creates the provider. It is called once, when no agent runs or the agent does not know the profile.
         role_arn: the profile's role.
     """
 
@@ -130,12 +131,12 @@ class AgentElseProvider:
         self._provider: Source | None = None
         self._role_arn = role_arn
         self._refusal: AgentError | None = None
-        self._is_of_agent = False
+        self._uses_agent = False
 
     @property
     def failure(self) -> HwsignerError | HwsignerWarning | None:
-        """The agent's refusal, or what the provider's last try met."""
-        if self._is_of_agent:
+        """The agent's refusal, or the failure of the provider's last attempt."""
+        if self._uses_agent:
             return self._refusal
         return self._provider.failure if self._provider else None
 
@@ -143,12 +144,12 @@ class AgentElseProvider:
         """Return credentials.
 
         Raises:
-            AgentError: the agent can't give them.
-            HwsignerError: as a call of a provider does.
+            AgentError: the agent refused.
+            HwsignerError: the provider has no credentials.
         """
-        self._is_of_agent = True
+        self._uses_agent = True
         try:
-            found = self._of_agent()
+            found = self._from_agent()
         except AgentError as error:
             if str(error) != str(self._refusal):
                 self._refusal = error
@@ -156,26 +157,26 @@ class AgentElseProvider:
         self._refusal = None
         if found:
             return found
-        self._is_of_agent = False
+        self._uses_agent = False
         if self._provider is None:
             self._provider = self._provide()
         return self._provider()
 
-    def _of_agent(self) -> Credentials | None:
+    def _from_agent(self) -> Credentials | None:
         from hwsigner.agent.client import find_credentials
-        from hwsigner.aws.credentials import from_agent
+        from hwsigner.aws.credentials import read_agent_credentials
 
         body = find_credentials(self._name)
-        return from_agent(body, role_arn=self._role_arn) if body else None
+        return read_agent_credentials(body, role_arn=self._role_arn) if body else None
 
 
-class Upkeep:
-    """Writes what a provider gives, whenever that is new; one line on stderr tells of each failure.
+class Updater:
+    """Writes new credentials whenever the source has them, and reports each failure in a line on stderr.
 
     Args:
-        source: decides when a session is renewed, and how soon a try is repeated.
+        source: gives credentials. It decides when to refresh them and when to retry.
         write: writes credentials.
-        clock: tells seconds; for the pauses between tries to write.
+        clock: returns seconds, for the pauses between attempts to write.
     """
 
     def __init__(
@@ -185,47 +186,46 @@ class Upkeep:
         self._write = write
         self._clock = clock
         self._written: Credentials | None = None
-        self._told: Exception | None = None
+        self._reported: Exception | None = None
         self._failed_writes = 0
         self._next_write = -math.inf
 
-    def look(self) -> bool:
-        """Write credentials if there are new ones, and return whether all is well.
+    def update(self) -> bool:
+        """Write the credentials if they are new, and return whether there was no failure.
 
-        What is in the file stays there as long as there is nothing better.
+        After a failure, the old credentials stay in the file.
 
         Raises:
-            PinError: there are no credentials, and there will be none, as a wrong PIN is not sent twice.
-            UsageError: likewise, as what was asked for can't be meant.
-            CertificateError: there have been no credentials yet, and no other try mends that.
+            PinError, UsageError: there are no credentials, and a retry can't help.
+            CertificateError: there have never been credentials, and a retry can't help.
         """
         credentials = self._credentials()
         if credentials and credentials != self._written and self._clock() >= self._next_write:
             self._try_to_write(credentials)
-        return credentials is not None and self._told is None and self._failed_writes == 0
+        return credentials is not None and self._reported is None and self._failed_writes == 0
 
     def _credentials(self) -> Credentials | None:
         credentials = None
         try:
             credentials = self._source()
         except HwsignerError as error:
-            # A certificate that was good once may be renewed.
+            # A certificate that was valid once may be renewed.
             lasting = (PinError, UsageError) if self._written else (PinError, UsageError, CertificateError)
             if isinstance(error, lasting):
                 raise
-            # The others are told of as the provider's failure, as one is that leaves good credentials.
+            # Other errors are the source's failure, reported below.
         failure = self._source.failure
-        if failure and failure is not self._told:  # It is the same one until the next try.
-            tell(f"no new credentials: {failure}")
-        self._told = failure
+        if failure and failure is not self._reported:
+            report(f"no new credentials: {failure}")
+        self._reported = failure
         return credentials
 
     def _try_to_write(self, credentials: Credentials) -> None:
         try:
             self._write(credentials)
         except HwsignerError as error:
-            tell(str(error))
-            pause = min(_LONGEST_PAUSE, 2.0 ** min(self._failed_writes, 10))
+            report(str(error))
+            pause = min(_LONGEST_WRITE_PAUSE, 2.0 ** min(self._failed_writes, 10))
             self._failed_writes, self._next_write = self._failed_writes + 1, self._clock() + pause
         else:
             self._written, self._failed_writes, self._next_write = credentials, 0, -math.inf

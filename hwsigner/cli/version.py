@@ -1,4 +1,4 @@
-"""`hwsigner version`: the bare version; `--verbose` adds what it runs on."""
+"""`hwsigner version`: print the version; with `--verbose`, also what hwsigner runs on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from hwsigner._version import __version__
 from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import Flag, boolean
+from hwsigner.config.flags import switch
 
 HELP = "print the version"
 
@@ -15,13 +15,14 @@ _LIBRARIES = ("cryptography", "python-pkcs11", "tpm2-pytss", "requests")
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the command's one flag."""
-    what = "add which canonicalisation runs, and the versions of Python and of libraries"
-    parser.add_flags([Flag("verbose", what, convert=boolean, default=False)])
+    """Add the flag."""
+    parser.add_flags(
+        [switch("verbose", "also show the canonicalisation in use and the versions of Python and libraries")]
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the version, and with --verbose a line `what: which` for each thing below it."""
+    """Print the version; with --verbose, also a line `NAME: VALUE` for each component."""
     print(__version__)
     if arguments.verbose:
         for line in _lines():
@@ -32,23 +33,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _lines() -> Iterator[str]:
     import platform
 
-    yield f"canonicalisation: {_canonicalisation()}"
+    from hwsigner.sigv4.canonical import describe_implementation
+
+    yield f"canonicalisation: {describe_implementation()}"
     yield f"Python: {platform.python_version()}"
     for library in _LIBRARIES:
         yield f"{library}: {_version(library)}"
-
-
-def _canonicalisation() -> str:
-    """Return which implementation runs, and in brackets its file and libcrypto, or why it is not the native one."""
-    from hwsigner.sigv4.canonical import IMPLEMENTATION
-
-    try:
-        from hwsigner._native import OPENSSL_VERSION, __file__
-    except ImportError as error:
-        return f"{IMPLEMENTATION} ({error})"
-    if IMPLEMENTATION != "native":
-        return f"{IMPLEMENTATION} ({__file__} is of another version)"
-    return f"{IMPLEMENTATION} ({__file__}, {OPENSSL_VERSION})"
 
 
 def _version(library: str) -> str:

@@ -1,1 +1,1 @@
-"""Where settings come from: command-line flags, profiles and what both mean."""
+"""Settings: command-line flags, profiles, and what the library makes of both."""

@@ -1,7 +1,6 @@
-"""The flags: one table, used for the command line, for the keys of a profile, and for help.
+"""The table of flags, for the command line, the keys of a profile and the help.
 
-A flag's value is kept under the flag's attribute, `role_arn` for `--role-arn`, in a command's arguments as in the
-values of a profile.
+A command's arguments and a profile's values both have a flag's value under its attribute: `role_arn` for `--role-arn`.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ def boolean(text: str) -> bool:
     """Convert the value of a boolean flag."""
     if text in _TRUE or text in _FALSE:
         return text in _TRUE
-    raise ValueError("it is true or false")
+    raise ValueError("write true or false")
 
 
 def session_duration(text: str) -> int:
     """Convert a session's duration in seconds."""
     if text.isascii() and text.isdigit() and len(text) < 10 and 900 <= int(text) <= 43200:
         return int(text)
-    raise ValueError("it is a whole number of seconds from 900 to 43200")
+    raise ValueError("write a whole number of seconds from 900 to 43200")
 
 
 def seconds(text: str) -> float:
@@ -43,7 +42,7 @@ def seconds(text: str) -> float:
         value = math.nan
     if 0 < value <= 86400:
         return value
-    raise ValueError("it is a number of seconds above 0 and up to 86400")
+    raise ValueError("write a number of seconds above 0 and up to 86400")
 
 
 def instance_property(text: str) -> tuple[str, str]:
@@ -51,27 +50,27 @@ def instance_property(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if equals and 1 <= len(name) <= 200 and 1 <= len(value) <= 200:
         return name, value
-    raise ValueError("it is K=V, each of 1 to 200 characters")
+    raise ValueError("write K=V, each of 1 to 200 characters")
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:
-    """Return a conversion that takes a whole number within bounds."""
+    """Return a conversion for a whole number within bounds."""
 
     def number(text: str) -> int:
         if text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most:
             return int(text)
-        raise ValueError(f"it is a whole number from {least} to {most}")
+        raise ValueError(f"write a whole number from {least} to {most}")
 
     return number
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
-    """Return a conversion that takes one of a few words."""
+    """Return a conversion for one of a few words."""
 
     def choice(text: str) -> str:
         if text in choices:
             return text
-        raise ValueError(f"it is one of {', '.join(choices)}")
+        raise ValueError(f"write one of {', '.join(choices)}")
 
     return choice
 
@@ -83,12 +82,12 @@ class Flag:
     Attributes:
         name: its name, without the dashes.
         help: what it is for.
-        metavar: what stands for its value in help; empty for a boolean.
-        convert: takes the value as text; a ValueError says what it should be.
-        default: its value when it is not given.
-        many: whether it may be given several times, each counting.
+        metavar: the placeholder for its value in help; empty for a boolean.
+        convert: converts the value from text; its ValueError says what to write.
+        default: its value if it is not given.
+        many: whether it may be repeated, and all its values are kept.
         secret: whether its value is secret.
-        names_profile: whether its value is the name of a profile of config.toml, which the other flags are taken from.
+        names_profile: whether its value is a profile of config.toml, which gives the other flags.
     """
 
     name: str
@@ -102,14 +101,14 @@ class Flag:
 
     @property
     def attribute(self) -> str:
-        """The name of the attribute that holds its value."""
-        return self.name.replace("-", "_")
+        """The name of the attribute with its value."""
+        return attribute_of(self.name)
 
     def value(self, text: str) -> Any:
         """Convert a value.
 
         Raises:
-            UsageError: naming the flag, and what it holds unless that is secret.
+            UsageError: it is invalid. The message has the flag, and the value unless that is secret.
         """
         try:
             return self.convert(text)
@@ -128,67 +127,72 @@ def switch(name: str, help: str) -> Flag:
     return Flag(name, help, convert=boolean, default=False)
 
 
-_FROM_PROFILE = "take the flags of this profile of config.toml; those given here go before"
+def attribute_of(name: str) -> str:
+    """Return the attribute for the name of a flag."""
+    return name.replace("-", "_")
+
+
+_FROM_PROFILE = "profile of config.toml to take flags from; flags given here take precedence"
 PROFILE = (
     Flag("profile", _FROM_PROFILE, "NAME", names_profile=True),
-    Flag("config-profile", "the same as --profile", "NAME", names_profile=True),
+    Flag("config-profile", "same as --profile", "NAME", names_profile=True),
 )
 # For commands whose --profile is a section of an AWS file.
 CONFIG_PROFILE = (Flag("config-profile", _FROM_PROFILE, "NAME", names_profile=True),)
 
 IDENTITY = (
-    Flag("certificate", "the certificate: a path (PEM, DER, PKCS #12), a pkcs11: URI or tpm2:nv=INDEX", "CERT"),
-    Flag("private-key", "the key: a path or a key URI; by default where the certificate is", "KEY"),
-    Flag("intermediates", "a file with the intermediate certificates", "FILE"),
-    Flag("cert-selector", "a certificate of a PKCS #11 token: Key=x509Subject,Value=… or file://…", "SELECTOR"),
-    switch("use-latest-expiring-certificate", "of several certificates take the one that expires last"),
-    Flag("system-store-name", "for Windows; accepted and ignored elsewhere", "NAME"),
-    Flag("pkcs11-lib", "the PKCS #11 module", "PATH"),
-    Flag("tcti", "the TPM, such as device:/dev/tpmrm0; tcti in the key URI goes before", "TCTI"),
-    Flag("srk-name", "the TPM Name of the TPM's storage root key, in hexadecimal; else that of the first use", "NAME"),
-    switch("accept-new-srk", "take another storage root key than before for the TPM's, once you know why it differs"),
-    switch("reuse-pin", "answer a key that wants a PIN at each signature with the PIN of the login"),
-    Flag("tpm-key-password", "the TPM key's auth value; pin-source in the key URI is safer", "TEXT", secret=True),
-    switch("no-tpm-key-password", "the TPM key's auth value is empty"),
-    Flag("pkcs8-password", "the passphrase of the key file; pin-source in the key URI is safer", "TEXT", secret=True),
-    switch("allow-final-pin-try", "send a PIN even after a failed try, or when one more locks the token"),
-    Flag("pinentry", "the program that asks for a PIN, or none; by default pinentry, if there is a display", "PROGRAM"),
-    switch("no-preflight", "send a certificate that the service will refuse"),
-    switch("strict", "make every warning an error"),
-    switch("debug", "show the canonical request, the string to sign and timings; never secrets"),
+    Flag("certificate", "certificate: a path (PEM, DER, PKCS #12), a pkcs11: URI or tpm2:nv=INDEX", "CERT"),
+    Flag("private-key", "private key: a path or a key URI (default: the value of --certificate)", "KEY"),
+    Flag("intermediates", "file of intermediate certificates", "FILE"),
+    Flag("cert-selector", "find the certificate on PKCS #11 tokens: Key=x509Subject,Value=… or file://…", "SELECTOR"),
+    switch("use-latest-expiring-certificate", "if several certificates match, use the one that expires last"),
+    Flag("system-store-name", "Windows only; ignored here", "NAME"),
+    Flag("pkcs11-lib", "PKCS #11 module", "PATH"),
+    Flag("tcti", "how to reach the TPM, such as device:/dev/tpmrm0; tcti in the key URI takes precedence", "TCTI"),
+    Flag("srk-name", "TPM Name of the storage root key, in hexadecimal (default: the one pinned at first use)", "NAME"),
+    switch("accept-new-srk", "accept a changed storage root key, once you know why it changed"),
+    switch("reuse-pin", "use the login PIN for keys that require a PIN for each signature"),
+    Flag("tpm-key-password", "auth value of the TPM key; pin-source in the key URI is safer", "TEXT", secret=True),
+    switch("no-tpm-key-password", "the TPM key has an empty auth value"),
+    Flag("pkcs8-password", "passphrase of the key file; pin-source in the key URI is safer", "TEXT", secret=True),
+    switch("allow-final-pin-try", "send a PIN even after a failed attempt, or if one more would lock the token"),
+    Flag("pinentry", "program that asks for a PIN, or none (default: pinentry, if there is a display)", "PROGRAM"),
+    switch("no-preflight", "send the certificate even if the service will refuse it"),
+    switch("strict", "treat warnings as errors"),
+    switch("debug", "show the canonical request, the string to sign and timings, but no secrets"),
 )
 
 SESSION = (
-    Flag("trust-anchor-arn", "the trust anchor", "ARN"),
-    Flag("profile-arn", "the Roles Anywhere profile", "ARN"),
-    Flag("role-arn", "the role to assume", "ARN"),
+    Flag("trust-anchor-arn", "trust anchor", "ARN"),
+    Flag("profile-arn", "Roles Anywhere profile", "ARN"),
+    Flag("role-arn", "role to assume", "ARN"),
     Flag(
         "session-duration",
-        "how long the credentials live, in seconds",
+        "lifetime of the credentials, in seconds, 900 to 43200",
         "SECONDS",
         session_duration,
         defaults.SESSION_DURATION,
     ),
-    Flag("role-session-name", "the session's name, where the profile accepts one", "NAME"),
-    Flag("region", "the region; by default the trust anchor's", "REGION"),
-    Flag("endpoint", "the service's URL; by default the region's", "URL"),
-    switch("no-verify-ssl", "trust any server, and allow http:"),
-    switch("with-proxy", "accepted for compatibility: HTTPS_PROXY is honoured with and without it"),
-    Flag("connect-timeout", "for name look-up, connection and TLS", "SECONDS", seconds, defaults.CONNECT_TIMEOUT),
-    Flag("read-timeout", "for the whole answer", "SECONDS", seconds, defaults.READ_TIMEOUT),
-    Flag("timeout", "for everything with the service, retries included", "SECONDS", seconds, defaults.TIMEOUT),
-    Flag("instance-property", "a property to record; may be repeated", "K=V", instance_property, many=True),
+    Flag("role-session-name", "session name, if the Roles Anywhere profile accepts one", "NAME"),
+    Flag("region", "AWS region (default: the trust anchor's)", "REGION"),
+    Flag("endpoint", "URL of the service (default: the region's)", "URL"),
+    switch("no-verify-ssl", "accept any server certificate, and allow http:"),
+    switch("with-proxy", "accepted for compatibility; HTTPS_PROXY applies either way"),
+    Flag("connect-timeout", "limit for DNS, TCP, proxy and TLS together", "SECONDS", seconds, defaults.CONNECT_TIMEOUT),
+    Flag("read-timeout", "limit for the request and its response", "SECONDS", seconds, defaults.READ_TIMEOUT),
+    Flag("timeout", "limit for all requests, retries included", "SECONDS", seconds, defaults.TIMEOUT),
+    Flag("instance-property", "property to record with the session; repeatable", "K=V", instance_property, many=True),
 )
 
 # Of profiles alone: what an agent, or another program that stays, does with them.
 AGENT = (
-    Flag("agent", "auto: a use of the profile starts an agent; none: it does not", "auto|none", one_of("auto", "none")),
+    Flag("agent", "auto: using the profile starts an agent; none: it does not", "auto|none", one_of("auto", "none")),
     Flag(
         "attended",
-        "the key needs a person for each session, and is not used ahead of need; by default the time it takes tells",
+        "the key needs a touch or typed PIN for each session, so don't refresh ahead of need (default: judged by time)",
         convert=boolean,
     ),
-    Flag("allow-users", "a user, by name or number, whom the system's agent serves; repeatable", "USER", many=True),
+    Flag("allow-users", "user, by name or number, that the system agent serves; repeatable", "USER", many=True),
 )
 
 EXCLUSIVE = (
@@ -203,26 +207,26 @@ _IN_PROFILES = {flag.name: flag for flag in IDENTITY + SESSION + AGENT}
 
 
 def default_values(flags: Iterable[Flag]) -> dict[str, Any]:
-    """Return what flags that are not given hold, by attribute."""
+    """Return the defaults of flags, by attribute."""
     return {flag.attribute: [] if flag.many else flag.default for flag in flags}
 
 
 def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a profile of config.toml by attribute, less those that a given flag excludes.
+    """Return the values of a profile of config.toml by attribute, without those that a given flag excludes.
 
     Args:
         found: the profile.
-        given: the values of the flags that go before the profile's, by attribute.
+        given: the values of the flags that take precedence, by attribute.
 
     Raises:
-        ConfigError: it holds what is no flag, a value that can't be meant, or two keys that exclude each other.
+        ConfigError: it has a key that is not a flag, an invalid value, or two keys that exclude each other.
     """
     where = f"{found.file}: [profile.{found.name}]"
     values = {}
     for key, value in found.values.items():
         flag = _IN_PROFILES.get(key)
         if flag is None:
-            raise ConfigError(f"{where} has the key {key!r}, which is no flag", "See credential-process --help")
+            raise ConfigError(f"{where} has the key {key!r}, which is not a flag", "See credential-process --help")
         values[flag.attribute] = _from_toml(flag, value, where)
     check_exclusive(values, ConfigError, f"{where}: ")
     for pair in EXCLUSIVE:
@@ -232,16 +236,30 @@ def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def converted(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by attribute that a program gives, converted as a profile's are.
+
+    Raises:
+        UsageError: one is not for a flag or is invalid, or two exclude each other.
+    """
+    flags = {flag.attribute: flag for flag in _IN_PROFILES.values()}
+    for name in given.keys() - flags.keys():
+        raise UsageError(f"there is no flag for {name!r}", "Write the flag's name with _ for -: role_arn")
+    values = {name: _from_toml(flags[name], value, "the call") for name, value in given.items()}
+    check_exclusive(values)
+    return values
+
+
 def check_exclusive(values: Mapping[str, Any], error: type[UsageError] = UsageError, where: str = "") -> None:
     """Check that no two values exclude each other.
 
     Args:
-        values: by attribute.
-        error: what to raise.
-        where: what its message begins with.
+        values: the values by attribute.
+        error: the class to raise.
+        where: the start of its message.
 
     Raises:
-        UsageError: two do.
+        UsageError: two exclude each other.
     """
     for one, other in EXCLUSIVE:
         if _is_set(values, one) and _is_set(values, other):
@@ -254,7 +272,7 @@ def _is_set(values: Mapping[str, Any], name: str) -> bool:
 
 def _from_toml(flag: Flag, value: Any, where: str) -> Any:
     try:
-        if flag.many and not isinstance(value, str):  # Whose items would be its characters.
+        if flag.many and not isinstance(value, str):  # The items of a text would be its characters.
             items = [f"{k}={v}" for k, v in value.items()] if isinstance(value, dict) else value
             return [flag.value(item) for item in items]
         if isinstance(value, bool) and not flag.metavar:
@@ -262,5 +280,5 @@ def _from_toml(flag: Flag, value: Any, where: str) -> Any:
         if isinstance(value, int | float | str) and not (flag.many or isinstance(value, bool)):
             return None if value == "" and flag.convert is str else flag.value(str(value))
     except (UsageError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{where} has {flag.name} with a value that can't be meant: {error}") from error
-    raise ConfigError(f"{where} has {flag.name} with a value of another type than it takes")
+        raise ConfigError(f"{where} has {flag.name} with an invalid value: {error}") from error
+    raise ConfigError(f"{where} has {flag.name} with a value of the wrong type")

@@ -1,7 +1,7 @@
-"""Profiles: tables of `config.toml` that hold flags under a name.
+"""Profiles: tables of `config.toml` with flags under a name.
 
 The user's file is `$XDG_CONFIG_HOME/hwsigner/config.toml` (`~/.config` by default), the system's
-`/etc/hwsigner/config.toml`. A user's `[profile.NAME]` replaces the system's whole.
+`/etc/hwsigner/config.toml`. A user's `[profile.NAME]` replaces all of the system's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hwsigner.errors import ConfigError
-from hwsigner.system.files import check_only_mine, edit_file
+from hwsigner.system.files import check_not_writable_by_others, edit_file
 
 SYSTEM_FILE = Path("/etc/hwsigner/config.toml")
 _BLOCK = re.compile(r"^(?=[ \t]*\[)", re.MULTILINE)
@@ -27,7 +27,7 @@ class Profile:
 
     Attributes:
         name: its name.
-        file: the file that it stands in.
+        file: its file.
         values: its keys and values, as TOML has them. They may be secret.
         exposed: whether others can read the file.
     """
@@ -42,17 +42,17 @@ class Profile:
 
 
 def user_file(environ: Mapping[str, str]) -> Path:
-    """Return the path of the user's file, which need not exist. A relative XDG_CONFIG_HOME is ignored, as XDG wants."""
+    """Return the path of the user's file, which may be missing. As XDG says, a relative XDG_CONFIG_HOME is ignored."""
     folder = environ.get("XDG_CONFIG_HOME", "")
     base = Path(folder) if os.path.isabs(folder) else Path(environ.get("HOME") or os.path.expanduser("~"), ".config")
     return base / "hwsigner" / "config.toml"
 
 
 def profiles(environ: Mapping[str, str]) -> dict[str, Profile]:
-    """Return all profiles by name; those of the system's file only if this user may read it: it may be an agent's.
+    """Return all profiles by name. The system's file is skipped if this user may not read it: it may be for an agent.
 
     Raises:
-        ConfigError: a file can't be read or understood, or others can write it.
+        ConfigError: a file can't be read or is invalid, or others can write it.
     """
     of_system = _read(SYSTEM_FILE) if _is_allowed(SYSTEM_FILE) else {}
     return {**of_system, **_read(user_file(environ))}
@@ -62,15 +62,15 @@ def profile(name: str, environ: Mapping[str, str]) -> Profile:
     """Return one profile.
 
     Raises:
-        ConfigError: there is none of that name, or as `profiles` does.
+        ConfigError: there is no profile with that name, or as `profiles`.
     """
     found = profiles(environ)
     if name not in found:
         known = ", ".join(sorted(found)) or "none"
-        other = f" or {SYSTEM_FILE}" if _is_allowed(SYSTEM_FILE) else f", and this user can't read {SYSTEM_FILE}"
+        other = f" or {SYSTEM_FILE}" if _is_allowed(SYSTEM_FILE) else f", and you can't read {SYSTEM_FILE}"
         raise ConfigError(
             f"there is no profile {name!r} in {user_file(environ)}{other}",
-            f"Profiles there: {known}; hwsigner profile add makes one",
+            f"Profiles there: {known}. Add one with hwsigner profile add",
         )
     return found[name]
 
@@ -80,14 +80,15 @@ def _is_allowed(file: Path) -> bool:
 
 
 def add_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str], *, replace: bool = False) -> Path:
-    """Write a profile into the user's file and return its path; everything else in the file stays as it is.
+    """Write a profile into the user's file and return its path. The rest of the file does not change.
 
-    A new file gets mode 0600, in a folder of mode 0700. Two writers wait for each other, and a writer that is killed
-    leaves the file as it was.
+    A new file gets mode 0600, in a folder of mode 0700. A second writer waits for the first, and a writer that is
+    killed leaves the file unchanged.
 
     Raises:
-        ConfigError: there is another profile of that name and `replace` is false, or the file can't be added to.
-        HwsignerError: it can't be written.
+        ConfigError: there is a different profile with that name and `replace` is false, or adding to the file would
+            change something else in it.
+        HwsignerError: the file can't be written.
         LockError: another process has been writing it for too long.
     """
     file = user_file(environ)
@@ -97,10 +98,12 @@ def add_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str]
         if existing and existing.values == values:
             return text
         if existing and not replace:
-            raise ConfigError(f"{file} has another profile {name!r} already", "Add --replace to replace it whole")
+            raise ConfigError(f"{file} already has a different profile {name!r}", "Replace it with --replace")
         edited = _with_profile(text.decode(), name, values)
         if edited is None:
-            raise ConfigError(f"{file} is written in a way that can't be added to", f"Write [profile.{name}] by hand")
+            raise ConfigError(
+                f"{file} can't be changed without changing other lines", f"Write [profile.{name}] by hand"
+            )
         return edited.encode()
 
     written = _read(file).get(name)
@@ -110,7 +113,7 @@ def add_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str]
 
 
 def _with_profile(text: str, name: str, values: Mapping[str, Any]) -> str | None:
-    """Return a file's text with a profile appended or replaced; None where that would change anything else."""
+    """Return a file's text with a profile appended or replaced; None if that would change anything else."""
     import tomllib
 
     import tomlkit
@@ -131,7 +134,7 @@ def _with_profile(text: str, name: str, values: Mapping[str, Any]) -> str | None
 
 
 def _is_of_profile(block: str, name: str) -> bool:
-    """Tell whether a block begins with the header of a profile's table, or of a table within it."""
+    """Return whether a block starts with the header of a profile's table, or of a table within it."""
     import tomllib
 
     try:
@@ -141,8 +144,8 @@ def _is_of_profile(block: str, name: str) -> bool:
 
 
 def _tail(block: str) -> str:
-    """Return the blank lines and comments that end a block: they belong to what follows."""
-    # Not splitlines(), which takes characters for line ends that TOML does not.
+    """Return the blank lines and comments at the end of a block, which belong to the next one."""
+    # Not splitlines(), which has line ends that TOML does not have.
     lines = re.findall(r"[^\n]*\n|[^\n]+", block)
     tail = takewhile(lambda line: line.strip()[:1] in ("", "#"), reversed(lines))
     return "".join(reversed(list(tail)))
@@ -154,7 +157,7 @@ def _read(file: Path) -> dict[str, Profile]:
     try:
         with file.open("rb") as stream:
             status = os.fstat(stream.fileno())
-            check_only_mine(str(file), status, ConfigError)
+            check_not_writable_by_others(str(file), status, ConfigError)
             document = tomllib.load(stream)
     except FileNotFoundError:
         return {}
@@ -163,7 +166,7 @@ def _read(file: Path) -> dict[str, Profile]:
     except (ValueError, RecursionError) as error:
         # Only the place, and not chained: the exception may quote the file, which may hold a PIN.
         place = re.search(r"at line \d+, column \d+", str(error))
-        raise ConfigError(f"{file} is not TOML {place[0] if place else ''}".rstrip(), "Mend it there") from None
+        raise ConfigError(f"{file} is not TOML {place[0] if place else ''}".rstrip(), "Fix it there") from None
     tables = document.get("profile", {})
     unknown = sorted(document.keys() - {"profile"})
     if unknown or not isinstance(tables, dict):

@@ -1,4 +1,4 @@
-"""Certificate selectors: pick certificates of PKCS #11 tokens by subject, issuer and serial number."""
+"""Certificate selectors: find certificates on PKCS #11 tokens by subject, issuer and serial number."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ENTRY = re.compile(r"\s*Key=([^,\s]+),Value=(.*?)(?=\s+Key=|\s*$)", re.DOTALL)
 _SERIAL = re.compile(r"[0-9A-Fa-f:]*[0-9A-Fa-f][0-9A-Fa-f:]*")
 _MAX_FILE_BYTES = 65536
 
-# What OpenSSL and the program that hwsigner replaces call the attributes that RFC 4514 has no names for.
+# The names of OpenSSL and aws_signing_helper for attributes that have none in RFC 4514.
 _ATTRIBUTES = {
     "emailAddress": NameOID.EMAIL_ADDRESS,
     "serialNumber": NameOID.SERIAL_NUMBER,
@@ -39,17 +39,17 @@ _ATTRIBUTES = {
     "postalCode": NameOID.POSTAL_CODE,
     "POSTALCODE": NameOID.POSTAL_CODE,
 }
-# A value as `#` and the hexadecimal DER of a string of under 128 bytes: its tag and length are not part of the text.
+# A value as `#` and hexadecimal DER, for a string under 128 bytes. Its tag and length are not part of the text.
 _DER_STRING = re.compile(r"((?:^|[,+])[\w.-]+=#)(?:0c|13|14|16)[0-7][0-9a-f]", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Selector:
-    """What a certificate must be like.
+    """What a certificate must match.
 
     Attributes:
-        subject: the subject as RFC 2253 and RFC 4514 write it, most specific name first, or None for any.
-        issuer: the issuer, likewise.
+        subject: the subject as in RFC 2253 and RFC 4514, most specific name first, or None for any.
+        issuer: the issuer in the same form, or None for any.
         serial: the serial number, or None for any.
     """
 
@@ -58,7 +58,7 @@ class Selector:
     serial: int | None = None
 
     def matches(self, certificate: x509.Certificate) -> bool:
-        """Tell whether a certificate is like this."""
+        """Return whether a certificate matches."""
         return (
             (self.subject is None or _same_name(self.subject, certificate.subject))
             and (self.issuer is None or _same_name(self.issuer, certificate.issuer))
@@ -67,13 +67,13 @@ class Selector:
 
 
 def parse_selector(text: str) -> Selector:
-    """Read `Key=x509Subject,Value=CN=a Key=x509Issuer,Value=CN=b Key=x509Serial,Value=15D1`, or `file://` and a path.
+    """Parse `Key=x509Subject,Value=CN=a Key=x509Issuer,Value=CN=b Key=x509Serial,Value=15D1`, or `file://` and a path.
 
-    The file holds the same as JSON: `[{"Key": "x509Subject", "Value": "CN=a"}, …]`. A key stands once at most, and the
+    The file has the same as JSON: `[{"Key": "x509Subject", "Value": "CN=a"}, …]`. Each key may be given once. The
     serial number is hexadecimal.
 
     Raises:
-        UsageError: something else.
+        UsageError: it is malformed, or the file can't be read.
     """
     pairs = _from_file(text.removeprefix("file://")) if text.startswith("file://") else _from_text(text)
     values: dict[str, str] = {}
@@ -91,9 +91,9 @@ def parse_selector(text: str) -> Selector:
 
 
 def select(selector: Selector, uri: KeyURI, pins: PinSource) -> list[Certificate]:
-    """Return the certificates under a URI that are like the selector; there may be none.
+    """Return the certificates under a URI that match the selector, maybe none.
 
-    A certificate that can't be read is passed over with a warning: it need not be one of the user's.
+    A certificate that can't be read is skipped with a warning, as it may not be the user's.
 
     Raises:
         SigningKeyError: the tokens can't be searched.
@@ -129,7 +129,7 @@ def _from_file(path: str) -> list[tuple[str, str]]:
         raise UsageError(f"the --cert-selector file {path} is not JSON: {error}") from error
     if not isinstance(entries, list) or not all(map(_is_entry, entries)):
         raise UsageError(
-            f"the --cert-selector file {path} is no list of keys and values", 'Write [{"Key": …, "Value": …}, …]'
+            f"the --cert-selector file {path} is not a list of keys and values", 'Write [{"Key": …, "Value": …}, …]'
         )
     return [(entry["Key"], entry["Value"]) for entry in entries]
 

@@ -1,6 +1,6 @@
-"""From the flags' values, of a command line or a profile, to what the library takes.
+"""From the values of flags, on a command line or in a profile, to what the library takes.
 
-The values are a mapping by attribute, as `hwsigner.config.flags` has it, with one for each flag of its tables.
+The values are a mapping by attribute, as in `hwsigner.config.flags`, with a value for each flag of its tables.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hwsigner.config.flags import AGENT, IDENTITY, SESSION, default_values, profile_values
+from hwsigner.config.flags import AGENT, IDENTITY, SESSION, attribute_of, converted, default_values, profile_values
 from hwsigner.errors import AmbiguousCertificateError, CertificateError, UnsafeKeyWarning, UsageError
-from hwsigner.key import resolve
 from hwsigner.pins import AskPin, PinSource
 from hwsigner.uri import KeyURI, check_no_pin
 
@@ -30,39 +29,50 @@ Values = Mapping[str, Any]
 
 _SESSION_NAME = re.compile(r"[\w+=,.@-]{2,64}", re.ASCII)
 _MAX_INSTANCE_PROPERTIES = 50
-# The flags that a TPM's key URI is completed with, by the attribute of its query.
-_TPM_FLAGS = {"tcti": "tcti", "srk-name": "srk_name", "accept-new-srk": "accept_new_srk"}
-_PASSWORD_FLAGS = {"file": "pkcs8_password", "tpm2": "tpm_key_password"}
 
 
-def read_profile(name: str, environ: Mapping[str, str]) -> Values:
-    """Return the values of a profile of config.toml that is named; as `values_of`, and raises where there is none."""
-    from hwsigner.config.profiles import profile
+def read_profile(name: str, environ: Mapping[str, str], overrides: Mapping[str, Any] | None = None) -> Values:
+    """Return the values of a profile of config.toml.
 
-    return values_of(profile(name, environ))
-
-
-def values_of(found: Profile) -> Values:
-    """Return the values of a profile of config.toml, and the defaults for what it does not hold.
+    Args:
+        name: the profile's name.
+        environ: the environment, which says where config.toml is.
+        overrides: values by attribute, as TOML would have them. They take precedence over the profile's.
 
     Raises:
-        ConfigError: it holds what is no flag, or what can't be meant.
+        ConfigError: there is no such profile, or as `values_of`.
+        UsageError: an override is not a flag, or has an invalid value.
+    """
+    from hwsigner.config.profiles import profile
+
+    return values_of(profile(name, environ), converted(overrides or {}))
+
+
+def values_of(found: Profile, given: Values | None = None) -> Values:
+    """Return the values of a profile of config.toml, with the defaults for what it does not have.
+
+    Args:
+        found: the profile.
+        given: values by attribute that take precedence over the profile's.
+
+    Raises:
+        ConfigError: it has a key that is not a flag, or an invalid value.
 
     Warns:
-        UnsafeKeyWarning: it holds a PIN, and others can read the file.
+        UnsafeKeyWarning: it has a PIN, and others can read the file.
     """
-    values = default_values(IDENTITY + SESSION + AGENT) | profile_values(found, {})
-    warn_of_secrets(values, given=(), exposed=found.file if found.exposed else None)
-    return values
+    own = profile_values(found, given or {})
+    warn_of_secrets(own, given=(), exposed=found.file if found.exposed else None)
+    return default_values(IDENTITY + SESSION + AGENT) | own | dict(given or {})
 
 
 def warn_of_secrets(values: Values, *, given: Collection[str], exposed: Path | None) -> None:
-    """Warn of each PIN on the command line, or in the file of a profile that others can read.
+    """Warn of each PIN on the command line, or in a profile whose file others can read.
 
     Args:
         values: the values.
-        given: the names of the flags that stand on the command line.
-        exposed: the file that others can read and the other values come from, if so.
+        given: the names of the flags on the command line.
+        exposed: the file with the other values, if others can read it.
     """
     for flag in IDENTITY:
         value = values.get(flag.attribute)
@@ -71,47 +81,41 @@ def warn_of_secrets(values: Values, *, given: Collection[str], exposed: Path | N
             place = "on the command line" if flag.name in given else f"in {exposed}"
             if flag.name in given or exposed:
                 hint = "pin-source= in the key URI is safer, with file:, env: or cmd:"
-                warnings.warn(UnsafeKeyWarning(f"{name} {place} can be seen by other users", hint), stacklevel=2)
+                warnings.warn(UnsafeKeyWarning(f"{name} {place} is visible to other users", hint), stacklevel=2)
 
 
 def key_uri(values: Values, text: str) -> KeyURI:
-    """Return a key URI as the flags complete it: `--pkcs11-lib` is a token's module, `--tcti` a TPM,
-    `--srk-name` and `--accept-new-srk` say which TPM is the right one.
+    """Parse a key URI and add the query attributes that its backend takes from flags, such as `--tcti` for a TPM.
 
     Raises:
         UsageError: it is malformed.
     """
     uri = KeyURI.parse(text)
-    if uri.scheme == "pkcs11" and values["pkcs11_lib"]:
-        check_no_pin(os.fsencode(values["pkcs11_lib"]))
-        uri = uri.with_query("module-path", values["pkcs11_lib"])
-    given = {name: values[attribute] for name, attribute in _TPM_FLAGS.items() if values.get(attribute)}
-    if given and resolve(uri).scheme == "tpm2":
-        for name in given.keys() - uri.query.keys():
-            value = "true" if given[name] is True else given[name]
+    backend = uri.resolved().backend
+    for attribute, flag in backend.query_flags.items():
+        value = values.get(attribute_of(flag))
+        if value and (backend.flags_win or attribute not in uri.query):
+            value = "true" if value is True else value
             check_no_pin(os.fsencode(value))
-            uri = uri.with_query(name, value)
+            uri = uri.with_query(attribute, value)
     return uri
 
 
 def pin_source(values: Values, uri: KeyURI, ask: AskPin | None = None, prompts: Sequence[AskPin] = ()) -> PinSource:
-    """Return the places for the PIN of a key. A password flag is for keys of its own kind, and for no token.
+    """Return the places for the PIN of a key. A password flag is for keys of its own backend only.
 
     Args:
         values: the values.
         uri: the key.
-        ask: a callable of the caller's, the first place of all.
-        prompts: what asks a person, the last places.
+        ask: the caller's callable, the first place.
+        prompts: callables that ask the user, the last places.
     """
-    scheme = resolve(uri).scheme
-    pin = values[_PASSWORD_FLAGS[scheme]] if scheme in _PASSWORD_FLAGS else None
-    if scheme == "tpm2" and values["no_tpm_key_password"]:
-        pin = ""
+    flag = uri.resolved().backend.password_flag
     return PinSource(
-        pin,
+        "" if values.get(attribute_of(f"no-{flag}")) else values.get(attribute_of(flag)),
         ask,
         prompts=prompts,
-        allow_commands=True,  # The URI is of a command line or a profile.
+        allow_commands=True,  # The URI is from a command line or a profile.
         reuse=values["reuse_pin"],
         allow_final_try=values["allow_final_pin_try"],
     )
@@ -120,18 +124,18 @@ def pin_source(values: Values, uri: KeyURI, ask: AskPin | None = None, prompts: 
 def identity_source(
     values: Values, ask: AskPin | None = None, prompts: Sequence[AskPin] = (), *, check: bool = True
 ) -> IdentitySource:
-    """Return where the identity comes from. For `--cert-selector`, the tokens are searched.
+    """Return where the identity comes from. With `--cert-selector`, this searches the tokens.
 
     Args:
         values: the values.
-        ask: a callable of the caller's, asked for a PIN first of all.
-        prompts: what asks a person for a PIN that no other place gives.
-        check: look the leaf over, unless `--no-preflight` is among the values.
+        ask: the caller's callable for a PIN, the first place.
+        prompts: callables that ask the user for a PIN that no other place gives.
+        check: whether to check the leaf before the key is used. With `--no-preflight` it is not checked either way.
 
     Raises:
         UsageError: no certificate is named.
-        CertificateError: no certificate is like `--cert-selector`.
-        AmbiguousCertificateError: several are.
+        CertificateError: `--cert-selector` matches no certificate.
+        AmbiguousCertificateError: it matches several.
     """
     from hwsigner.identity import IdentitySource
 
@@ -165,33 +169,34 @@ def _selected(values: Values, ask: AskPin | None, prompts: Sequence[AskPin]) -> 
     uri = key_uri(values, "pkcs11:")
     found = select(selector, uri, pin_source(values, uri, ask, prompts))
     if not found:
-        raise CertificateError("no certificate on any token is like --cert-selector", "See read-certificate-data")
+        hint = "hwsigner read-certificate-data --certificate pkcs11: shows those on tokens"
+        raise CertificateError("--cert-selector matches no certificate on any token", hint)
     if values["use_latest_expiring_certificate"]:
         found = [latest_expiring(found)]
     if len(found) > 1:
         raise AmbiguousCertificateError(
-            f"{len(found)} certificates are like --cert-selector: {', '.join(c.source for c in found)}",
-            "Select by x509Serial too, or let --use-latest-expiring-certificate pick",
+            f"--cert-selector matches {len(found)} certificates: {', '.join(c.source for c in found)}",
+            "Also select by x509Serial, or add --use-latest-expiring-certificate",
         )
     return found[0]
 
 
 def session_request(values: Values) -> SessionRequest:
-    """Return what to ask the service for; `service` checks the ARNs.
+    """Return what to ask the service for. `service` checks the ARNs.
 
     Raises:
-        UsageError: a session name or the instance properties can't be meant.
+        UsageError: the session name or the instance properties are invalid.
     """
     from hwsigner.aws.create_session import SessionRequest
 
     name = values["role_session_name"]
     if name is not None and not _SESSION_NAME.fullmatch(name):
         raise UsageError(
-            f"--role-session-name is {name[:100]!r}", "It is 2 to 64 characters of letters, digits and _+=,.@-"
+            f"--role-session-name is {name[:100]!r}", "Use 2 to 64 characters of letters, digits and _+=,.@-"
         )
     properties = dict(values["instance_property"])
     if len(properties) > _MAX_INSTANCE_PROPERTIES:
-        raise UsageError(f"--instance-property is given {len(properties)} times", "The service takes 50 at most")
+        raise UsageError(f"--instance-property is given {len(properties)} times", "The service accepts 50 at most")
     return SessionRequest(
         trust_anchor_arn=values["trust_anchor_arn"],
         profile_arn=values["profile_arn"],
@@ -203,10 +208,10 @@ def session_request(values: Values) -> SessionRequest:
 
 
 def service(values: Values, environ: Mapping[str, str] = os.environ) -> Service:
-    """Return whom to ask, from the values and the environment.
+    """Return the service to ask, from the values and the environment.
 
     Raises:
-        UsageError: an ARN, the region, the endpoint, or a variable of the environment can't be meant.
+        UsageError: an ARN, the region, the endpoint or an environment variable is invalid.
     """
     from hwsigner.aws.arn import check_arns
     from hwsigner.aws.create_session import find_service
@@ -221,15 +226,15 @@ def service(values: Values, environ: Mapping[str, str] = os.environ) -> Service:
 
 
 def resident_service(values: Values, environ: Mapping[str, str] = os.environ) -> Service:
-    """Return whom to ask, for a program that stays: nobody reads its warnings.
+    """Return the service to ask, for a program that keeps running, as nobody reads its warnings.
 
     Raises:
-        UsageError: as `service` does, or `no-verify-ssl` is set and the endpoint is not on loopback.
+        UsageError: as `service`, or `no-verify-ssl` is set and the endpoint is not on loopback.
     """
     from hwsigner.http.address import is_loopback
 
     found = service(values, environ)
     if values["no_verify_ssl"] and not is_loopback(found.endpoint.host):
-        problem = "no-verify-ssl is refused to a program that stays, but for loopback"
+        problem = "a program that keeps running refuses no-verify-ssl, except on loopback"
         raise UsageError(problem, "Name the server's CA with AWS_CA_BUNDLE")
     return found

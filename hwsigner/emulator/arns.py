@@ -1,4 +1,4 @@
-"""Amazon Resource Names, as far as CreateSession meets them."""
+"""The Amazon Resource Names that CreateSession uses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROLE = re.compile(rf"arn:({_PARTITION}):iam:():({_ACCOUNT}):(role)/((?:[\x21-\x
 
 
 class Arn(NamedTuple):
-    """The parts of an ARN; resource is what follows the resource type and its slash."""
+    """The parts of an ARN. The resource is what follows the resource type and its slash."""
 
     partition: str
     region: str
@@ -26,13 +26,13 @@ class Arn(NamedTuple):
 
 
 def parse_arn(text: str, resource_type: str) -> Arn | None:
-    """Parse the ARN of a trust-anchor, profile or role; None when it is not one of that resource type."""
+    """Parse the ARN of a trust-anchor, profile or role. Return None if it is not an ARN of that resource type."""
     match = (_ROLE if resource_type == "role" else _ANYWHERE).fullmatch(text)
     arn = Arn(*match.groups()) if match else None
     return arn if arn and arn.resource_type == resource_type else None
 
 
 def partition_of(region: str) -> str:
-    """Return the partition that a region belongs to."""
+    """Return the partition of a region."""
     prefixes = {"cn-": "aws-cn", "us-gov-": "aws-us-gov", "eusc-": "aws-eusc"}
     return next((name for prefix, name in prefixes.items() if region.startswith(prefix)), "aws")

@@ -1,4 +1,4 @@
-"""SigV4's canonical request, rebuilt from a raw one: the rules of every service, and those of S3."""
+"""SigV4's canonical request, rebuilt from a raw request by the rules of S3 or of every other service."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from urllib.parse import unquote_to_bytes
 
 from hwsigner.emulator.wire import Request
 
-# They canonicalise like S3: the path is encoded once and not normalised.
+# Services with S3's rules: the path is encoded once and not normalised.
 S3_SERVICES = frozenset({"s3", "s3-object-lambda", "s3-outposts"})
-SIGNATURE_PARAMETER = b"X-Amz-Signature"
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~")
 _UNRESERVED_AND_SLASH = _UNRESERVED | frozenset(b"/")
 
@@ -27,38 +26,24 @@ def canonical_request(
 
     Args:
         request: the raw request.
-        signed_headers: the lower-case names of the headers that are signed, in order.
-        payload: the last line; the hexadecimal SHA-256 of the body by default.
-        s3: whether the rules of S3 hold: the path encoded once, and `+` of the query read as a space.
-        presigned: whether X-Amz-Signature in the query is the signature, and so not a part of what is signed.
+        signed_headers: the lower-case names of the signed headers, in order.
+        payload: the last line. Default: the hexadecimal SHA-256 of the body.
+        s3: whether S3's rules apply: the path is encoded once, and `+` in the query is a space.
+        presigned: whether X-Amz-Signature in the query is the signature, and therefore not signed itself.
     """
-    path = canonical_s3_path(request.path) if s3 else canonical_path(request.path)
+    path = _canonical_s3_path(request.path) if s3 else _canonical_path(request.path)
     pairs = query_pairs(request.query, plus_is_space=s3)
-    pairs = [pair for pair in pairs if not (presigned and pair[0] == SIGNATURE_PARAMETER)]
-    lines = [request.method, path, _canonical_pairs(pairs)]
+    encoded = sorted(
+        (_encode(name), _encode(value)) for name, value in pairs if not (presigned and name == b"X-Amz-Signature")
+    )
+    lines = [request.method, path, "&".join(f"{name}={value}" for name, value in encoded)]
     lines += [f"{name}:{_canonical_value(request.values(name))}" for name in signed_headers]
     lines += ["", ";".join(signed_headers), body_hash(request) if payload is None else payload]
     return "\n".join(lines).encode("latin-1")
 
 
-def canonical_path(path: str) -> str:
-    """Return a wire path without empty and dot segments, and with each segment encoded once more."""
-    kept: list[str] = []
-    for segment in path.split("/"):
-        if segment == "..":
-            del kept[-1:]
-        elif segment not in ("", "."):
-            kept.append(_encode(segment.encode("latin-1")))
-    return "/" + "/".join(kept) + ("/" if kept and path.endswith("/") else "")
-
-
-def canonical_s3_path(path: str) -> str:
-    """Return a wire path decoded and encoded anew, with each slash and dot segment where it stands."""
-    return _encode(_decode(path), _UNRESERVED_AND_SLASH)
-
-
 def query_pairs(query: str, *, plus_is_space: bool = False) -> list[tuple[bytes, bytes]]:
-    """Return the decoded names and values of a wire query, in order."""
+    """Return the decoded names and values of a raw query, in order."""
     text = query.replace("+", " ") if plus_is_space else query
     parts = (part.partition("=") for part in text.split("&") if part)
     return [(_decode(name), _decode(value)) for name, _, value in parts]
@@ -69,11 +54,20 @@ def body_hash(request: Request) -> str:
     return hashlib.sha256(request.body).hexdigest()
 
 
-def _canonical_pairs(pairs: list[tuple[bytes, bytes]]) -> str:
-    """Return pairs encoded, and sorted by encoded name, then by encoded value."""
-    return "&".join(
-        f"{name}={value}" for name, value in sorted((_encode(name), _encode(value)) for name, value in pairs)
-    )
+def _canonical_path(path: str) -> str:
+    """Return a raw path without empty and dot segments, each segment encoded once more."""
+    kept: list[str] = []
+    for segment in path.split("/"):
+        if segment == "..":
+            del kept[-1:]
+        elif segment not in ("", "."):
+            kept.append(_encode(segment.encode("latin-1")))
+    return "/" + "/".join(kept) + ("/" if kept and path.endswith("/") else "")
+
+
+def _canonical_s3_path(path: str) -> str:
+    """Return a raw path decoded and encoded again, with every slash and dot segment kept."""
+    return _encode(_decode(path), _UNRESERVED_AND_SLASH)
 
 
 def _canonical_value(values: list[str]) -> str:

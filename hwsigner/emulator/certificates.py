@@ -1,4 +1,4 @@
-"""The certificates of a request: the leaf's rules, and the path to a trust anchor (RFC 5280, 6.1)."""
+"""Checks of a request's certificates: the leaf, and the path to a trust anchor (RFC 5280, 6.1)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, mldsa, padding, rsa
 from cryptography.x509.oid import SignatureAlgorithmOID
 
-from hwsigner.emulator.answers import RefusalError, denied, invalid
+from hwsigner.emulator.refusals import RefusalError, denied, invalid
 
 MAX_CHAIN = 5
-_KEYS = "RSA of 2048 bits and more, P-256, P-384, P-521 or ML-DSA"
+_KEYS = "RSA of at least 2048 bits, P-256, P-384, P-521 or ML-DSA"
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 _STRONG_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
@@ -25,10 +25,10 @@ _MLDSA_OIDS = (SignatureAlgorithmOID.ML_DSA_44, SignatureAlgorithmOID.ML_DSA_65,
 
 
 def read_certificate(text: str, where: str) -> x509.Certificate:
-    """Read one certificate in base64 DER.
+    """Read a certificate in base64 DER.
 
     Raises:
-        RefusalError: ValidationException that names where the text stood.
+        RefusalError: ValidationException that names `where` the text is.
     """
     try:
         return x509.load_der_x509_certificate(base64.b64decode(text, validate=True))
@@ -40,7 +40,7 @@ def read_chain(text: str | None, leaf: x509.Certificate) -> list[x509.Certificat
     """Read X-Amz-X509-Chain: up to five certificates joined by commas, without the leaf and without a root.
 
     Raises:
-        RefusalError: ValidationException, naming the rule.
+        RefusalError: ValidationException that names the broken rule.
     """
     if text is None:
         return []
@@ -57,17 +57,17 @@ def read_chain(text: str | None, leaf: x509.Certificate) -> list[x509.Certificat
 
 
 def check_leaf(leaf: x509.Certificate, now: datetime) -> None:
-    """Check what the service asks of an end-entity certificate.
+    """Check the service's requirements for an end-entity certificate.
 
     Raises:
         RefusalError: AccessDeniedException, "Untrusted certificate. Insufficient certificate".
     """
     try:
-        fault = _leaf_fault(leaf) or _common_fault(leaf, now)
+        problem = _leaf_problem(leaf) or _common_problem(leaf, now)
     except (ValueError, UnsupportedAlgorithm):
-        fault = "has an extension or a key that can't be read"
-    if fault:
-        raise denied("Untrusted certificate. Insufficient certificate", f"the certificate {fault}")
+        problem = "has an unreadable extension or key"
+    if problem:
+        raise denied("Untrusted certificate. Insufficient certificate", f"the certificate {problem}")
 
 
 def check_path(
@@ -75,13 +75,13 @@ def check_path(
 ) -> None:
     """Check that the chain, in the order sent, leads from the leaf to one of the anchors.
 
-    Each certificate of the chain must have issued the one before it, so there is room for no stranger. A trust
-    anchor that is itself an intermediate certificate may stand in the chain.
+    Each certificate of the chain must have issued the one before it, so unrelated certificates are refused. A trust
+    anchor that is itself an intermediate certificate may be part of the chain.
 
     Raises:
         RefusalError: AccessDeniedException, "Untrusted Signing Certificate".
     """
-    below, problem = leaf, "not looked at"
+    below, problem = leaf, "not checked"
     for depth, issuer in enumerate(chain):
         if not is_issued_by(below, issuer):
             raise _untrusted(f"item {depth + 1} of X-Amz-X509-Chain did not issue the certificate before it")
@@ -96,7 +96,7 @@ def check_path(
 
 
 def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Tell whether the names match and the signature verifies."""
+    """Return whether the issuer's name matches and its key signed the certificate."""
     try:
         certificate.verify_directly_issued_by(issuer)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
@@ -105,7 +105,7 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
 
 
 def algorithm_of(leaf: x509.Certificate) -> str:
-    """Return the SigV4-X509 algorithm that belongs to a certificate's key, which check_leaf has accepted."""
+    """Return the SigV4-X509 algorithm for the key of a certificate that check_leaf has accepted."""
     key = leaf.public_key()
     if isinstance(key, rsa.RSAPublicKey):
         return "AWS4-X509-RSA-SHA256"
@@ -113,12 +113,12 @@ def algorithm_of(leaf: x509.Certificate) -> str:
 
 
 def verifies(leaf: x509.Certificate, signature: bytes, message: bytes) -> bool:
-    """Tell whether a signature of the message is by the certificate's key.
+    """Return whether the certificate's key signed the message.
 
     Args:
         leaf: a certificate that check_leaf has accepted.
         signature: PKCS #1 v1.5 (RSA), a DER SEQUENCE of r and s (EC), or raw with an empty context (ML-DSA).
-        message: the string to sign; RSA and EC sign its SHA-256.
+        message: the string to sign. RSA and EC keys sign its SHA-256.
     """
     key = leaf.public_key()
     try:
@@ -136,7 +136,7 @@ def verifies(leaf: x509.Certificate, signature: bytes, message: bytes) -> bool:
 
 
 def _anchor_problem(below: x509.Certificate, anchors: list[x509.Certificate], depth: int, now: datetime) -> str:
-    """Return why no anchor issued this certificate, or an empty string when one did and may."""
+    """Return why no anchor may have issued this certificate, or an empty string if one did and may."""
     problem = "the last certificate sent was not issued by a certificate of the trust anchor"
     for anchor in anchors:
         if is_issued_by(below, anchor):
@@ -147,15 +147,15 @@ def _anchor_problem(below: x509.Certificate, anchors: list[x509.Certificate], de
 
 
 def _issuer_problem(issuer: x509.Certificate, depth: int, now: datetime, *, is_anchor: bool = False) -> str:
-    """Return why this certificate may not issue, or an empty string; depth counts the intermediates below it."""
+    """Return why this certificate may not issue others, or an empty string. Depth counts the intermediates below it."""
     try:
-        fault = _issuer_fault(issuer, depth) or _common_fault(issuer, now, signed=not is_anchor)
+        problem = _issuing_problem(issuer, depth) or _common_problem(issuer, now, signed=not is_anchor)
     except (ValueError, UnsupportedAlgorithm):
-        fault = "has an extension or a key that can't be read"
-    return f"the CA certificate {issuer.subject.rfc4514_string()} {fault}" if fault else ""
+        problem = "has an unreadable extension or key"
+    return f"the CA certificate {issuer.subject.rfc4514_string()} {problem}" if problem else ""
 
 
-def _issuer_fault(issuer: x509.Certificate, depth: int) -> str:
+def _issuing_problem(issuer: x509.Certificate, depth: int) -> str:
     constraints = _extension(issuer, x509.BasicConstraints)
     if constraints is None or not constraints.ca:
         return "is not CA:TRUE"
@@ -165,17 +165,17 @@ def _issuer_fault(issuer: x509.Certificate, depth: int) -> str:
     return "" if usage is not None and usage.key_cert_sign else "lacks the key usage keyCertSign"
 
 
-def _leaf_fault(leaf: x509.Certificate) -> str:
+def _leaf_problem(leaf: x509.Certificate) -> str:
     if leaf.version != x509.Version.v3:
         return "is not X.509 version 3"
     constraints = _extension(leaf, x509.BasicConstraints)
     if constraints is not None and constraints.ca:
-        return "is a CA's"
+        return "is a CA certificate"
     usage = _extension(leaf, x509.KeyUsage)
     return "" if usage is not None and usage.digital_signature else "lacks the key usage digitalSignature"
 
 
-def _common_fault(certificate: x509.Certificate, now: datetime, *, signed: bool = True) -> str:
+def _common_problem(certificate: x509.Certificate, now: datetime, *, signed: bool = True) -> str:
     if signed and not _is_strongly_signed(certificate):
         return "is not signed with SHA-256, SHA-384, SHA-512 or ML-DSA"
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:

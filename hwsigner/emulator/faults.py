@@ -1,4 +1,4 @@
-"""Misbehaviour on order: the table of faults, and what each does to an answer or to the connection.
+"""Faults on demand: the table of faults, and what each does to a response or to the connection.
 
 A new fault is one function and one row of KINDS.
 """
@@ -16,8 +16,8 @@ from datetime import datetime, timedelta
 from threading import Event, Lock
 from typing import Any
 
-from hwsigner.emulator.answers import Answer, json_error
-from hwsigner.emulator.wire import http_date
+from hwsigner.emulator.refusals import json_error
+from hwsigner.emulator.wire import Response, http_date
 from hwsigner.errors import UsageError
 
 Values = Mapping[str, Any]
@@ -26,14 +26,14 @@ _SPEC = re.compile(r"([a-z-]+)(?:\*(\d+|always))?(?::(.+))?", re.DOTALL)
 
 @dataclass(frozen=True)
 class Delivery:
-    """An answer ready to be sent, and the connection to send it on, plain or TLS.
+    """A response to send, and the connection to send it on.
 
     Attributes:
-        connection: the connected socket; it is closed after the fault.
+        connection: the connected socket, plain or TLS. It is closed after the fault.
         head: status line and headers.
         body: the body.
         values: the fault's parameters.
-        stopping: set when the emulator stops: whoever waits, waits for this.
+        stopping: set when the emulator stops. A fault that waits must wait for this.
     """
 
     connection: socket.socket
@@ -48,41 +48,41 @@ class Kind:
     """One row of the table of faults.
 
     Attributes:
-        summary: what it does, for the command's help.
-        parameters: names and defaults; a default's type is the parameter's.
-        replace: what to answer instead of the true answer; `now` is the emulator's time.
-        deliver: how to send it, where not as a whole.
-        answers: whether the client gets the beginning of an answer at all.
-        has_length: whether the answer says its length.
-        before_request: whether it strikes at the connection, before TLS and before a request is read.
+        summary: what the fault does, for the command's help.
+        parameters: names and defaults. The type of a default is the type of the parameter.
+        replace: returns the response to send instead of the true one. `now` is the emulator's time.
+        deliver: sends the response, if it is not sent as usual.
+        responds: whether the client gets at least the beginning of a response.
+        has_length: whether the response has a Content-Length.
+        before_request: whether the fault applies to a new connection, before TLS and before a request is read.
     """
 
     summary: str
     parameters: Values = field(default_factory=dict)
-    replace: Callable[[Answer, Values, datetime], Answer] | None = None
+    replace: Callable[[Response, Values, datetime], Response] | None = None
     deliver: Callable[[Delivery], None] | None = None
-    answers: bool = True
+    responds: bool = True
     has_length: bool = True
     before_request: bool = False
 
 
 class Fault:
-    """An order to misbehave at the next CreateSession requests.
+    """A fault to apply to the next CreateSession requests.
 
     Args:
-        name: a name of KINDS.
-        times: how often, or None for every time from now on.
+        name: a name in KINDS.
+        times: the number of requests, or None for all from now on.
         values: the fault's parameters.
 
     Raises:
-        UsageError: no such fault, parameter or value.
+        UsageError: there is no such fault or parameter, or a value is invalid.
     """
 
     def __init__(self, name: str, times: int | None = 1, **values: object) -> None:
         if name not in KINDS:
             raise UsageError(f"no fault is named {name}", f"The faults are {', '.join(KINDS)}")
         if times is not None and times < 1:
-            raise UsageError(f"the fault {name} can't be had {times} times", "Give 1 or more")
+            raise UsageError(f"the fault {name} can't occur {times} times", "Give 1 or more")
         self.name = name
         self.kind = KINDS[name]
         self.times = times
@@ -90,23 +90,17 @@ class Fault:
 
     @classmethod
     def parse(cls, spec: str) -> Fault:
-        """Parse `NAME`, `NAME*TIMES` or `NAME*TIMES:KEY=VALUE,KEY=VALUE`; TIMES may be `always`.
+        """Parse `NAME`, `NAME*TIMES` or `NAME*TIMES:KEY=VALUE,KEY=VALUE`. TIMES may be `always`.
 
         Raises:
-            UsageError: not of that form, or no such fault, parameter or value.
+            UsageError: the text is malformed, there is no such fault or parameter, or a value is invalid.
         """
         match = _SPEC.fullmatch(spec)
         pairs = [each.partition("=") for each in re.split(r",(?=[a-z-]+=)", match[3])] if match and match[3] else []
         if not match or not all(equals for _, equals, _ in pairs):
-            raise UsageError(
-                f"the fault {spec} can't be read", "Write NAME*TIMES:KEY=VALUE, as in throttle*2:retry-after=1"
-            )
+            raise UsageError(f"invalid fault {spec!r}", "Write NAME*TIMES:KEY=VALUE, as in throttle*2:retry-after=1")
         times = None if match[2] == "always" else int(match[2] or 1)
         return cls(match[1], times, **{key.replace("-", "_"): value for key, _, value in pairs})
-
-    def with_times(self, times: int) -> Fault:
-        """Return the same fault with another number of times."""
-        return Fault(self.name, times, **self.values)
 
     def _convert(self, key: str, value: object) -> object:
         if key not in self.kind.parameters:
@@ -119,104 +113,107 @@ class Fault:
 
 
 class FaultQueue:
-    """The faults still to come, in order; safe to use from several threads."""
+    """The faults that are still to occur, in order. Thread-safe."""
 
     def __init__(self) -> None:
-        self._faults: deque[Fault] = deque()
+        self._faults: deque[tuple[Fault, int | None]] = deque()
         self._lock = Lock()
 
     def add(self, *faults: Fault) -> None:
-        """Put faults at the end."""
+        """Append faults."""
         with self._lock:
-            self._faults.extend(faults)
+            self._faults.extend((fault, fault.times) for fault in faults)
 
     def clear(self) -> None:
-        """Forget all faults."""
+        """Drop all faults."""
         with self._lock:
             self._faults.clear()
 
     def take(self, *, before_request: bool) -> Fault | None:
-        """Take the first fault, once, if it is one that strikes now."""
+        """Take one occurrence of the first fault, if it applies at this point."""
         with self._lock:
-            if not self._faults or self._faults[0].kind.before_request != before_request:
+            if not self._faults or self._faults[0][0].kind.before_request != before_request:
                 return None
-            fault = self._faults[0]
-            if fault.times is not None:
+            fault, left = self._faults[0]
+            if left == 1:
                 self._faults.popleft()
-                if fault.times > 1:
-                    self._faults.appendleft(fault.with_times(fault.times - 1))
+            elif left is not None:
+                self._faults[0] = fault, left - 1
             return fault
 
 
-def _throttle(answer: Answer, values: Values, now: datetime) -> Answer:
-    error = json_error("ThrottlingException", 429, "Rate exceeded")
-    return error.with_header("Retry-After", values["retry_after"]) if values["retry_after"] else error
+def _with_retry_after(response: Response, values: Values) -> Response:
+    return response.with_header("Retry-After", values["retry_after"]) if values["retry_after"] else response
 
 
-def _fail(answer: Answer, values: Values, now: datetime) -> Answer:
+def _throttle(response: Response, values: Values, now: datetime) -> Response:
+    return _with_retry_after(json_error("ThrottlingException", 429, "Rate exceeded"), values)
+
+
+def _fail(response: Response, values: Values, now: datetime) -> Response:
     name = "ServiceUnavailableException" if values["status"] == 503 else "InternalServerException"
-    error = json_error(name, values["status"], "The service is not able to answer")
-    return error.with_header("Retry-After", values["retry_after"]) if values["retry_after"] else error
+    return _with_retry_after(json_error(name, values["status"], "The service is not able to answer"), values)
 
 
-def _deny(answer: Answer, values: Values, now: datetime) -> Answer:
+def _deny(response: Response, values: Values, now: datetime) -> Response:
     return json_error("AccessDeniedException", 403, values["message"])
 
 
-def _html(answer: Answer, values: Values, now: datetime) -> Answer:
-    return Answer(values["status"], "text/html; charset=utf-8", b"<html><body><h1>Please sign in</h1></body></html>\n")
+def _html(response: Response, values: Values, now: datetime) -> Response:
+    page = b"<html><body><h1>Please sign in</h1></body></html>\n"
+    return Response(values["status"], "text/html; charset=utf-8", page)
 
 
-def _not_json(answer: Answer, values: Values, now: datetime) -> Answer:
-    return Answer(201, "application/json", values["body"].encode())
+def _not_json(response: Response, values: Values, now: datetime) -> Response:
+    return Response(201, "application/json", values["body"].encode())
 
 
-def _redirect(answer: Answer, values: Values, now: datetime) -> Answer:
-    return Answer(values["status"], "text/plain", b"").with_header("Location", values["location"])
+def _redirect(response: Response, values: Values, now: datetime) -> Response:
+    return Response(values["status"], "text/plain", b"").with_header("Location", values["location"])
 
 
-def _wrong_clock(answer: Answer, values: Values, now: datetime) -> Answer:
+def _wrong_clock(response: Response, values: Values, now: datetime) -> Response:
     error = json_error("AccessDeniedException", 403, "Invalid signature")
     return error.with_header("Date", http_date(now + timedelta(seconds=values["seconds"])))
 
 
-def _edited(answer: Answer, edit: Callable[[dict[str, Any]], None]) -> Answer:
-    """Return the answer with its document edited; a refusal stays as it is."""
-    if answer.error_type:
-        return answer
-    document = json.loads(answer.body)
+def _edited(response: Response, edit: Callable[[dict[str, Any]], None]) -> Response:
+    """Return the response with its document edited. Errors are left alone."""
+    if response.error_type:
+        return response
+    document = json.loads(response.body)
     edit(document)
-    return replace(answer, body=json.dumps(document).encode())
+    return replace(response, body=json.dumps(document).encode())
 
 
-def _missing_field(answer: Answer, values: Values, now: datetime) -> Answer:
+def _missing_field(response: Response, values: Values, now: datetime) -> Response:
     def remove(node: object) -> None:
         if isinstance(node, dict):
             node.pop(values["field"], None)
         for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
             remove(child)
 
-    return _edited(answer, remove)
+    return _edited(response, remove)
 
 
-def _no_credentials(answer: Answer, values: Values, now: datetime) -> Answer:
-    return _edited(answer, lambda document: document.update(credentialSet=[]))
+def _no_credentials(response: Response, values: Values, now: datetime) -> Response:
+    return _edited(response, lambda document: document.update(credentialSet=[]))
 
 
-def _expiration(answer: Answer, text: str) -> Answer:
-    return _edited(answer, lambda document: document["credentialSet"][0]["credentials"].update(expiration=text))
+def _expiration(response: Response, text: str) -> Response:
+    return _edited(response, lambda document: document["credentialSet"][0]["credentials"].update(expiration=text))
 
 
-def _past_expiration(answer: Answer, values: Values, now: datetime) -> Answer:
-    return _expiration(answer, f"{now - timedelta(seconds=values['seconds']):%Y-%m-%dT%H:%M:%SZ}")
+def _past_expiration(response: Response, values: Values, now: datetime) -> Response:
+    return _expiration(response, f"{now - timedelta(seconds=values['seconds']):%Y-%m-%dT%H:%M:%SZ}")
 
 
-def _bad_expiration(answer: Answer, values: Values, now: datetime) -> Answer:
-    return _expiration(answer, values["value"])
+def _bad_expiration(response: Response, values: Values, now: datetime) -> Response:
+    return _expiration(response, values["value"])
 
 
-def _other_role(answer: Answer, values: Values, now: datetime) -> Answer:
-    return _edited(answer, lambda document: document["credentialSet"][0].update(roleArn=values["arn"]))
+def _other_role(response: Response, values: Values, now: datetime) -> Response:
+    return _edited(response, lambda document: document["credentialSet"][0].update(roleArn=values["arn"]))
 
 
 def _stall(delivery: Delivery) -> None:
@@ -224,11 +221,11 @@ def _stall(delivery: Delivery) -> None:
 
 
 def _close(delivery: Delivery) -> None:
-    """Send nothing; the connection is closed afterwards."""
+    """Send nothing. The connection is closed after every fault."""
 
 
 def _reset(delivery: Delivery) -> None:
-    # Closing a socket that lingers for no time sends RST.
+    # With a linger time of zero, closing the socket sends RST.
     delivery.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
@@ -251,22 +248,24 @@ def _huge(delivery: Delivery) -> None:
 
 KINDS: dict[str, Kind] = {
     "throttle": Kind("429 ThrottlingException", {"retry_after": ""}, _throttle),
-    "fail": Kind("500, or the status given", {"status": 500, "retry_after": ""}, _fail),
+    "fail": Kind("500, or another status", {"status": 500, "retry_after": ""}, _fail),
     "deny": Kind("403 AccessDeniedException", {"message": "Access denied"}, _deny),
-    "html": Kind("an HTML page, as of a proxy", {"status": 200}, _html),
-    "not-json": Kind("201 with a body that is no JSON", {"body": '{"credentialSet": ['}, _not_json),
+    "html": Kind("an HTML page, as from a proxy", {"status": 200}, _html),
+    "not-json": Kind("201 with a body that is not JSON", {"body": '{"credentialSet": ['}, _not_json),
     "redirect": Kind("a redirect", {"status": 307, "location": "https://elsewhere.invalid/sessions"}, _redirect),
-    "wrong-clock": Kind("403 Invalid signature, and a Date some seconds off", {"seconds": 600}, _wrong_clock),
+    "wrong-clock": Kind("403 Invalid signature, with a Date header that is off", {"seconds": 600}, _wrong_clock),
     "missing-field": Kind("credentials without a field", {"field": "sessionToken"}, _missing_field),
     "no-credentials": Kind("an empty credentialSet", {}, _no_credentials),
     "past-expiration": Kind("credentials that have expired", {"seconds": 3600}, _past_expiration),
-    "bad-expiration": Kind("an expiration that is no time", {"value": "tomorrow"}, _bad_expiration),
-    "other-role": Kind("credentials of another role", {"arn": "arn:aws:iam::123456789012:role/other"}, _other_role),
-    "stall": Kind("reads the request and never answers", deliver=_stall, answers=False),
-    "drip": Kind("answers a byte at a time", {"interval": 0.2}, deliver=_drip),
-    "cut-off": Kind("closes after half of the body", deliver=_cut_off),
-    "reset": Kind("resets the connection before it answers", deliver=_reset, answers=False),
-    "close": Kind("closes the connection before it answers", deliver=_close, answers=False),
-    "huge": Kind("answers with a body without end", deliver=_huge, has_length=False),
-    "stall-handshake": Kind("accepts, and never shakes hands", deliver=_stall, answers=False, before_request=True),
+    "bad-expiration": Kind("an expiration that is not a time", {"value": "tomorrow"}, _bad_expiration),
+    "other-role": Kind("credentials for another role", {"arn": "arn:aws:iam::123456789012:role/other"}, _other_role),
+    "stall": Kind("reads the request, then never responds", deliver=_stall, responds=False),
+    "drip": Kind("responds one byte at a time", {"interval": 0.2}, deliver=_drip),
+    "cut-off": Kind("closes the connection after half of the body", deliver=_cut_off),
+    "reset": Kind("resets the connection instead of responding", deliver=_reset, responds=False),
+    "close": Kind("closes the connection instead of responding", deliver=_close, responds=False),
+    "huge": Kind("responds with an endless body", deliver=_huge, has_length=False),
+    "stall-handshake": Kind(
+        "accepts the connection but never does the TLS handshake", deliver=_stall, responds=False, before_request=True
+    ),
 }

@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from hwsigner.emulator.answers import invalid
 from hwsigner.emulator.arns import Arn, parse_arn
 from hwsigner.emulator.canonical import query_pairs
+from hwsigner.emulator.refusals import invalid
 from hwsigner.emulator.wire import Request
 
 _ARNS = {"trustAnchorArn": "trust-anchor", "profileArn": "profile", "roleArn": "role"}
@@ -24,16 +24,16 @@ MAX_PROPERTY_LENGTH = 200
 
 @dataclass(frozen=True)
 class Parameters:
-    """What a CreateSession request asks for; its region is that of both trust anchor and profile.
+    """What a CreateSession request asks for.
 
     Attributes:
-        trust_anchor: the trust anchor's ARN.
-        profile: the profile's ARN.
-        role: the role's ARN.
-        role_parts: the same, in parts.
-        region: the region of the first two.
-        duration: seconds, or None.
-        session_name: the session's name, or None.
+        trust_anchor: the ARN of the trust anchor.
+        profile: the ARN of the profile.
+        role: the ARN of the role.
+        role_parts: the parts of that ARN.
+        region: the region of both trust anchor and profile.
+        duration: the duration in seconds, or None.
+        session_name: the name of the session, or None.
     """
 
     trust_anchor: str
@@ -54,12 +54,17 @@ def read_parameters(request: Request) -> Parameters:
     body = _read_body(request)
     query = _read_query(request.query)
     texts = {name: _only_text(name, query, body) for name in _ARNS}
-    arns = {name: _read_arn(name, text) for name, text in texts.items()}
-    anchor, profile, role = (arns[name] for name in _ARNS)
+    anchor, profile, role = (_read_arn(name, text) for name, text in texts.items())
     if anchor.region != profile.region:
         raise invalid(f"trustAnchorArn is of region {anchor.region}, profileArn of {profile.region}")
     if len({arn.partition for arn in (anchor, profile, role)}) > 1:
         raise invalid("trustAnchorArn, profileArn and roleArn are not of one partition")
+    duration = body.get("durationSeconds")
+    if "durationSeconds" in body and (type(duration) is not int or not MIN_DURATION <= duration <= MAX_DURATION):
+        raise invalid(f"durationSeconds is not a whole number from {MIN_DURATION} to {MAX_DURATION}")
+    name = body.get("roleSessionName")
+    if "roleSessionName" in body and not (isinstance(name, str) and _SESSION_NAME.fullmatch(name)):
+        raise invalid(f"roleSessionName does not match {_SESSION_NAME.pattern}")
     _check_properties(body.get("instanceProperties", {}))
     return Parameters(
         trust_anchor=texts["trustAnchorArn"],
@@ -67,8 +72,8 @@ def read_parameters(request: Request) -> Parameters:
         role=texts["roleArn"],
         role_parts=role,
         region=anchor.region,
-        duration=_read_duration(body),
-        session_name=_read_session_name(body),
+        duration=duration,
+        session_name=name,
     )
 
 
@@ -94,11 +99,11 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_query(query: str) -> dict[str, str]:
-    found: dict[str, str] = {}
     for part in query.split("&"):
         name, _, value = part.partition("=")
         if not _ENCODED.fullmatch(name) or not _ENCODED.fullmatch(value):
             raise invalid(f"the query parameter {name} is not percent-encoded")
+    found: dict[str, str] = {}
     for raw_name, raw_value in query_pairs(query):
         text = raw_name.decode("utf-8", "replace")
         if text in found:
@@ -125,29 +130,11 @@ def _read_arn(name: str, text: str) -> Arn:
     return arn
 
 
-def _read_duration(body: dict[str, Any]) -> int | None:
-    if "durationSeconds" not in body:
-        return None
-    duration = body["durationSeconds"]
-    if type(duration) is not int or not MIN_DURATION <= duration <= MAX_DURATION:
-        raise invalid(f"durationSeconds is not a whole number from {MIN_DURATION} to {MAX_DURATION}")
-    return duration
-
-
-def _read_session_name(body: dict[str, Any]) -> str | None:
-    if "roleSessionName" not in body:
-        return None
-    name = body["roleSessionName"]
-    if not isinstance(name, str) or not _SESSION_NAME.fullmatch(name):
-        raise invalid(f"roleSessionName does not match {_SESSION_NAME.pattern}")
-    return name
-
-
 def _check_properties(properties: object) -> None:
     if not isinstance(properties, dict):
         raise invalid("instanceProperties is not a map")
     if len(properties) > MAX_PROPERTIES:
-        raise invalid(f"instanceProperties holds more than {MAX_PROPERTIES} entries")
+        raise invalid(f"instanceProperties has more than {MAX_PROPERTIES} entries")
     for text in (*properties, *properties.values()):
         if not isinstance(text, str) or not 1 <= len(text) <= MAX_PROPERTY_LENGTH:
-            raise invalid(f"instanceProperties holds a name or value that is not 1 to {MAX_PROPERTY_LENGTH} characters")
+            raise invalid(f"instanceProperties has a name or value that is not 1 to {MAX_PROPERTY_LENGTH} characters")

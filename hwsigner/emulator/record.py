@@ -1,4 +1,4 @@
-"""The record of one request: what was asked, what was answered, and what the service noticed about the client."""
+"""The record of a request: the request, the response, and what the service noticed about the client."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from urllib.parse import unquote
 from hwsigner.emulator.wire import Request
 
 _SECRET_HEADERS = frozenset({"x-amz-security-token"})
-# In the query of a target or of a canonical request, and as a line of the latter. A name may be percent-encoded.
+# A parameter in the query of a target or canonical request, and a header line of the latter. Names may be encoded.
 _PARAMETER = re.compile(r"(?<![^&?\n])([^=&?\n]*)=[^&\n]*")
 _SECRET_LINE = re.compile(r"^(x-amz-security-token:).*", re.MULTILINE)
 
 
 @dataclass
 class Record:
-    """One request and its answer. It never holds a secret key; a caller's session token is among the headers.
+    """A request and its response. It never contains a secret key, but its headers may contain a session token.
 
     Attributes:
         time: when the request had arrived.
         request: the raw request.
         request_id: the value of x-amzn-RequestId.
-        status: the status answered, or None where a fault answered nothing.
-        answer_type: the error's type, "Success", or an empty string where a fault answered nothing of ours.
-        message: the error's message as the client got it.
-        reason: what exactly failed; an empty string when the request was in order.
-        accepted: whether the request itself passed every check, whatever a fault made of the answer.
-        findings: what the service scores about the client: missingSignedHeaders (with the names),
-            postEmptyBody, algorithmMismatch.
+        status: the status of the response, or None if a fault suppressed the response.
+        answer_type: the type of the error, "Success", or an empty string for a response that a fault made up.
+        message: the error message that the client got.
+        reason: what exactly failed, or an empty string if nothing failed.
+        accepted: whether the request passed every check, even if a fault then changed the response.
+        findings: what the service reports about the client: missingSignedHeaders (with the names), postEmptyBody,
+            algorithmMismatch.
         fault: the name of the fault that was applied, or an empty string.
-        string_to_sign: as recomputed from the request; empty where it did not come so far.
-        canonical_request: likewise; a session token may be in it.
+        string_to_sign: as recomputed from the request, or empty if an earlier check failed.
+        canonical_request: likewise. It may contain a session token.
     """
 
     time: datetime
@@ -70,14 +70,13 @@ class Record:
         return self.request.body
 
     def log_entry(self) -> dict[str, Any]:
-        """Return what a log may hold, for JSON: no session token, and of the body only its length."""
-        headers = [(name, "***" if name.lower() in _SECRET_HEADERS else value) for name, value in self.headers]
+        """Return the record for a JSON log, without session tokens and with only the length of the body."""
         entry: dict[str, Any] = {
             "time": f"{self.time:%Y-%m-%dT%H:%M:%SZ}",
             "requestId": self.request_id,
             "method": self.method,
             "target": _without_token(self.target),
-            "headers": headers,
+            "headers": [(name, "***" if name.lower() in _SECRET_HEADERS else value) for name, value in self.headers],
             "bodyLength": len(self.body),
             "status": self.status,
             "type": self.answer_type,
@@ -88,10 +87,8 @@ class Record:
             "fault": self.fault,
         }
         if not self.accepted and self.string_to_sign:
-            entry |= {
-                "stringToSign": self.string_to_sign,
-                "canonicalRequest": _without_token(self.canonical_request),
-            }
+            entry["stringToSign"] = self.string_to_sign
+            entry["canonicalRequest"] = _without_token(self.canonical_request)
         return entry
 
 

@@ -1,4 +1,4 @@
-"""The emulator as a server on the loopback interface."""
+"""The emulator as a server on the loopback interface: connections, requests, responses and faults."""
 
 from __future__ import annotations
 
@@ -9,47 +9,50 @@ import socket
 import ssl
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
-from hwsigner.emulator.connection import Site, serve_connection
-from hwsigner.emulator.faults import Fault, FaultQueue
+from hwsigner.emulator.faults import Delivery, Fault, FaultQueue
 from hwsigner.emulator.record import Record
+from hwsigner.emulator.refusals import json_error
 from hwsigner.emulator.service import Service
 from hwsigner.emulator.tls import make_tls
+from hwsigner.emulator.wire import MalformedRequestError, Response, read_request
 from hwsigner.emulator.world import World
 from hwsigner.errors import HwsignerError, UsageError
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+_IDLE_SECONDS = 120.0
 _JOIN_SECONDS = 2.0
 _PAUSE_SECONDS = 0.05
 _BACKLOG = 128
 
 
 def utc_now() -> datetime:
-    """Return the present time, aware and in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
 class Emulator:
-    """A local CreateSession and sts:GetCallerIdentity, on HTTP or HTTPS, that verifies requests of any service.
+    """A local CreateSession and sts:GetCallerIdentity, over HTTP or HTTPS, that verifies requests to any service.
 
     Use it in a `with` statement, or call start() and stop().
 
     Args:
-        world: what the account holds.
+        world: the resources of the account.
         tls: whether to serve HTTPS, with a CA made for this run.
-        host_names: further names that the server's certificate is for, besides those of the loopback interface.
-        address: a loopback host and a port; port 0 takes a free one.
-        clock: tells the time, aware and in UTC.
+        host_names: more names for the server's certificate, besides those of the loopback interface.
+        address: a loopback host and a port. Port 0 is any free port.
+        clock: returns the time, aware and in UTC.
 
     Attributes:
-        requests: a record of each request, oldest first; it is there before the client has its answer.
-        on_record: called with each record, from the connection's thread.
-        ca_file: the PEM of the CA to trust, or None without TLS; gone after stop().
+        requests: the record of each request, oldest first. It is added before the client gets its response.
+        on_record: called with each record, in the connection's thread.
+        ca_file: the PEM file of the CA to trust, or None without TLS. stop() deletes it.
     """
 
     def __init__(
@@ -62,9 +65,7 @@ class Emulator:
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         if not _is_loopback(address[0]):
-            raise UsageError(
-                f"{address[0]} is not a loopback address", "The emulator serves 127.0.0.1, ::1 or localhost"
-            )
+            raise UsageError(f"{address[0]} is not a loopback address", "Give 127.0.0.1, ::1 or localhost")
         self.world = world
         self.requests: list[Record] = []
         self.on_record: Callable[[Record], None] | None = None
@@ -75,91 +76,82 @@ class Emulator:
         self._address = address
         self._service = Service(world, clock)
         self._faults = FaultQueue()
-        self._server: _Server | None = None
+        self._listener: _Listener | None = None
+        self._context: ssl.SSLContext | None = None
         self._folder: Path | None = None
 
     def start(self) -> None:
-        """Make the TLS certificates, listen, and serve in threads of its own.
+        """Make the TLS certificates, listen, and serve in background threads.
 
         Raises:
             HwsignerError: the address can't be listened on.
         """
-        context = self._make_tls() if self._tls else None
-        site = Site(self.world, self._clock, self._service, self._faults, self._keep, context)
+        if self._tls:
+            self._folder = Path(tempfile.mkdtemp(prefix="hwsigner-emulator-"))
+            self._context, self.ca_file = make_tls(self._folder, self._host_names)
         try:
-            self._server = _Server(self._address, site)
+            self._listener = _Listener(self._address, self._serve)
         except OSError as error:
             self.stop()
             host, port = self._address
-            raise HwsignerError(
-                f"can't listen on {host} port {port}: {error.strerror}", "Choose another port"
-            ) from error
+            problem = f"can't listen on {host} port {port}: {error.strerror}"
+            raise HwsignerError(problem, "Choose another port") from error
 
     def stop(self) -> None:
-        """Stop serving: end every connection, stalled ones too, and remove the temporary folder."""
-        if self._server:
-            self._server.end()
+        """Close every connection, even stalled ones, and delete the temporary folder."""
+        if self._listener:
+            self._listener.stop()
         if self._folder:
             shutil.rmtree(self._folder)
-        self._server = self._folder = None
+        self._listener = self._folder = None
 
     def misbehave(self, *faults: Fault) -> None:
-        """Put faults in the queue: each applies to the next CreateSession requests, then the next fault does."""
+        """Queue faults. Each applies to the next CreateSession requests, then the next one does."""
         self._faults.add(*faults)
 
     def behave(self) -> None:
-        """Forget all faults that are still in the queue."""
+        """Drop all queued faults."""
         self._faults.clear()
 
     def add_credentials(self, access_key_id: str, secret_access_key: str, session_token: str | None = None) -> None:
-        """Let requests be signed with these credentials too, besides those that CreateSession vends.
+        """Accept requests signed with these credentials, besides those that CreateSession issues.
 
         Args:
-            access_key_id: 1 to 128 letters and digits; credentials that were added under it are replaced.
+            access_key_id: 1 to 128 letters and digits. It replaces credentials that were added with the same ID.
             secret_access_key: the secret.
-            session_token: must be sent with each request; None for credentials that have none.
+            session_token: must be sent with each request; None if the credentials have none.
 
         Raises:
-            UsageError: a value of the wrong form.
+            UsageError: a value is malformed.
         """
         self._service.vault.add(access_key_id, secret_access_key, session_token)
 
-    def _make_tls(self) -> ssl.SSLContext:
-        self._folder = Path(tempfile.mkdtemp(prefix="hwsigner-emulator-"))
-        context, self.ca_file = make_tls(self._folder, self._host_names)
-        return context
-
-    def _keep(self, record: Record) -> None:
-        self.requests.append(record)
-        if self.on_record:
-            self.on_record(record)
-
     @property
     def url(self) -> str:
-        """The endpoint, without a slash at its end.
+        """The endpoint, without a trailing slash.
 
         Raises:
-            HwsignerError: the emulator does not run.
+            HwsignerError: the emulator is not running.
         """
-        if self._server is None:
-            raise HwsignerError("the emulator does not run", "Start it first")
-        host, port = self._server.listener.getsockname()[:2]
+        if self._listener is None:
+            raise HwsignerError("the emulator is not running", "Start it first")
+        host, port = self._listener.socket.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         return f"{'https' if self._tls else 'http'}://{shown}:{port}"
 
     @property
     def trust_anchor_arn(self) -> str:
-        """The first trust anchor's ARN."""
+        """The ARN of the first trust anchor."""
         return next(iter(self.world.trust_anchors))
 
     @property
     def profile_arn(self) -> str:
-        """The first profile's ARN."""
+        """The ARN of the first profile."""
         return next(iter(self.world.profiles))
 
     @property
     def role_arn(self) -> str:
-        """The first role's ARN."""
+        """The ARN of the first role."""
         return next(iter(self.world.roles))
 
     def __enter__(self) -> Self:
@@ -171,49 +163,118 @@ class Emulator:
     ) -> None:
         self.stop()
 
+    def _serve(self, connection: socket.socket, stopping: threading.Event) -> None:
+        """Serve a connection until the client, a fault or stop() ends it, then close it."""
+        connection.settimeout(_IDLE_SECONDS)
+        try:
+            fault = self._faults.take(before_request=True)
+            if fault and fault.kind.deliver:
+                fault.kind.deliver(Delivery(connection, b"", b"", fault.values, stopping))
+                return
+            if self._context:
+                # It takes over the descriptor, so only the new object needs to be closed.
+                connection = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+                connection.do_handshake()
+            with connection.makefile("rb") as stream:
+                while not stopping.is_set() and self._serve_request(connection, stream, stopping):
+                    pass
+        except OSError:
+            pass  # The client has gone, or does not trust the certificate.
+        finally:
+            connection.close()
 
-class _Server:
-    """Accepts connections and keeps each at hand, so that stopping can end it.
+    def _serve_request(self, connection: socket.socket, stream: BinaryIO, stopping: threading.Event) -> bool:
+        """Serve one request, and return whether another may follow."""
+        request_id = str(uuid.uuid4())
+        try:
+            request = read_request(stream, connection.sendall)
+        except MalformedRequestError as error:
+            response = json_error("SerializationException", error.status, f"Malformed request: {error}")
+            length = len(response.body)
+            head = response.head(now=self._clock(), request_id=request_id, length=length, close=True)
+            connection.sendall(head + response.body)
+            return False
+        if request is None:
+            return False
+        record = Record(self._clock(), request, request_id)
+        response = self._service.respond(record)
+        fault = self._faults.take(before_request=False) if request.path == self.world.session_path else None
+        if fault:
+            self._misbehave(connection, response, fault, record, stopping)
+            return False
+        self._store(record)
+        close = (request.value("connection") or "").lower() == "close"
+        head = response.head(now=self._clock(), request_id=request_id, length=len(response.body), close=close)
+        connection.sendall(head if request.method == "HEAD" else head + response.body)
+        return not close
 
-    socketserver's serve_forever() looks only now and then whether it should stop; this ends at once.
+    def _misbehave(
+        self, connection: socket.socket, response: Response, fault: Fault, record: Record, stopping: threading.Event
+    ) -> None:
+        """Respond to one request as the fault demands."""
+        kind, now = fault.kind, self._clock()
+        if kind.replace:
+            response = kind.replace(response, fault.values, now)
+            record.answer_type = response.error_type or record.answer_type
+        record.fault = fault.name
+        record.status = response.status if kind.responds else None
+        self._store(record)
+        length = len(response.body) if kind.has_length else None
+        head = response.head(now=now, request_id=record.request_id, length=length, close=True)
+        if kind.deliver is None:
+            connection.sendall(head + response.body)
+        else:
+            kind.deliver(Delivery(connection, head, response.body, fault.values, stopping))
+
+    def _store(self, record: Record) -> None:
+        self.requests.append(record)
+        if self.on_record:
+            self.on_record(record)
+
+
+class _Listener:
+    """Accepts connections, and tracks them so that stop() can close them at once.
+
+    The serve_forever() of socketserver only polls whether to stop.
     """
 
-    def __init__(self, address: tuple[str, int], site: Site) -> None:
+    def __init__(self, address: tuple[str, int], serve: Callable[[socket.socket, threading.Event], None]) -> None:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self.listener = socket.create_server(address, family=family, backlog=_BACKLOG)
-        self._site = site
+        self.socket = socket.create_server(address, family=family, backlog=_BACKLOG)
+        self._serve_connection = serve
+        self._stopping = threading.Event()
         self._open: dict[threading.Thread, socket.socket] = {}
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
 
-    def end(self) -> None:
-        """Accept no more, shut every open connection down, and wait for their threads."""
-        self._site.stopping.set()
-        self.listener.shutdown(socket.SHUT_RDWR)
+    def stop(self) -> None:
+        """Stop accepting, shut down every open connection, and wait for their threads."""
+        self._stopping.set()
+        self.socket.shutdown(socket.SHUT_RDWR)
         self._accepting.join()
-        self.listener.close()
+        self.socket.close()
         for thread, connection in self._open.items():
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
             thread.join(_JOIN_SECONDS)
 
     def _accept(self) -> None:
-        while not self._site.stopping.is_set():
+        while not self._stopping.is_set():
             try:
-                connection, _ = self.listener.accept()
+                connection, _ = self.socket.accept()
             except OSError:
-                # Stopped, or out of file descriptors: then others may soon be closed.
-                self._site.stopping.wait(_PAUSE_SECONDS)
+                # Stopped, or out of file descriptors. In the latter case, others may be closed soon.
+                self._stopping.wait(_PAUSE_SECONDS)
                 continue
-            # A duplicate: TLS takes the first descriptor over, and shutting this one down ends both.
-            handle = connection.dup()
-            thread = threading.Thread(target=self._serve, args=(connection, handle), daemon=True)
-            self._open = {each: opened for each, opened in self._open.items() if each.is_alive()} | {thread: handle}
+            # TLS takes over the first descriptor. Shutting down this duplicate ends both.
+            duplicate = connection.dup()
+            thread = threading.Thread(target=self._serve, args=(connection, duplicate), daemon=True)
+            self._open = {each: opened for each, opened in self._open.items() if each.is_alive()} | {thread: duplicate}
             thread.start()
 
-    def _serve(self, connection: socket.socket, handle: socket.socket) -> None:
-        with handle:
-            serve_connection(connection, self._site)
+    def _serve(self, connection: socket.socket, duplicate: socket.socket) -> None:
+        with duplicate:
+            self._serve_connection(connection, self._stopping)
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,29 +1,21 @@
-"""CreateSession: verifies a request of Roles Anywhere and vends credentials."""
+"""CreateSession: verifies a request to Roles Anywhere and issues credentials."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from hwsigner.emulator import tags
-from hwsigner.emulator.answers import Answer, RefusalError, denied, invalid, invalid_signature, json_answer
 from hwsigner.emulator.canonical import canonical_request
-from hwsigner.emulator.certificates import (
-    algorithm_of,
-    check_leaf,
-    check_path,
-    read_certificate,
-    read_chain,
-    verifies,
-)
+from hwsigner.emulator.certificates import algorithm_of, check_leaf, check_path, read_certificate, read_chain, verifies
 from hwsigner.emulator.parameters import Parameters, read_parameters
 from hwsigner.emulator.record import Record
+from hwsigner.emulator.refusals import RefusalError, denied, invalid, invalid_signature, json_response
 from hwsigner.emulator.signature import (
     Authorization,
     SignatureError,
@@ -32,44 +24,33 @@ from hwsigner.emulator.signature import (
     parse_authorization,
     string_to_sign,
 )
-from hwsigner.emulator.vault import Credentials, Vault
-from hwsigner.emulator.wire import Request
-from hwsigner.emulator.world import Profile, Role, TrustAnchor, World, missing_tags
+from hwsigner.emulator.vault import Vault
+from hwsigner.emulator.wire import Request, Response
+from hwsigner.emulator.world import Profile, Role, TrustAnchor, World
 
 ALGORITHMS = ("AWS4-X509-RSA-SHA256", "AWS4-X509-ECDSA-SHA256", "AWS4-X509-MLDSA")
 _SIGNED_HEADERS = {"host", "content-type", "x-amz-date", "x-amz-x509"}
 
 
-@dataclass(frozen=True)
-class _Grant:
-    """What a verified request gets a session of."""
-
-    parameters: Parameters
-    leaf: x509.Certificate
-    role: Role
-    duration: timedelta
-    session_name: str
-
-
 class SessionService:
-    """Answers CreateSession from a world, with a clock, into a vault."""
+    """CreateSession for the resources of a world. The credentials go into a vault."""
 
     def __init__(self, world: World, vault: Vault, clock: Callable[[], datetime]) -> None:
         self._world = world
         self._vault = vault
         self._clock = clock
 
-    def create_session(self, record: Record) -> Answer:
-        """Verify a request and vend credentials.
+    def create_session(self, record: Record) -> Response:
+        """Verify a request and issue credentials.
 
         Args:
-            record: has the raw request, and gets the findings and the strings that the signature must cover.
+            record: the raw request; findings, canonical request and string to sign are added to it.
 
         Raises:
-            RefusalError: the request is not in order.
+            RefusalError: the request is refused.
         """
         request = record.request
-        if request.method == "POST" and not request.body:
+        if not request.body:
             record.findings.append("postEmptyBody")
         parameters = read_parameters(request)
         authorization = _read_authorization(request)
@@ -77,7 +58,8 @@ class SessionService:
         leaf = self._verify_certificate(request, anchor)
         self._verify_signature(request, authorization, leaf, record)
         _check_scope(authorization, leaf, parameters.region)
-        return self._vend(_grant(parameters, leaf, profile, role))
+        _check_permission(parameters, leaf, profile, role)
+        return self._issue(parameters, leaf, role, _duration(parameters, profile, role))
 
     def _resources(self, parameters: Parameters) -> tuple[TrustAnchor, Profile, Role]:
         anchor = self._world.trust_anchors.get(parameters.trust_anchor)
@@ -92,16 +74,17 @@ class SessionService:
             raise denied("Profile is disabled")
         role = self._world.roles.get(parameters.role)
         if parameters.role not in profile.roles or role is None:
-            reason = "there is no such role" if role is None else "the profile does not list the role"
+            reason = "the role does not exist" if role is None else "the profile does not list the role"
             raise denied(f"Unable to assume role for {parameters.role}", reason)
         return anchor, profile, role
 
     def _verify_certificate(self, request: Request, anchor: TrustAnchor) -> x509.Certificate:
-        if request.value("x-amz-x509") is None:
+        text = request.value("x-amz-x509")
+        if text is None:
             raise invalid("X-Amz-X509 is missing, or given twice")
         if len(request.values("x-amz-x509-chain")) > 1:
             raise invalid("X-Amz-X509-Chain is given twice")
-        leaf = read_certificate(request.value("x-amz-x509") or "", "X-Amz-X509")
+        leaf = read_certificate(text, "X-Amz-X509")
         chain = read_chain(request.value("x-amz-x509-chain"), leaf)
         now = self._clock()
         check_leaf(leaf, now)
@@ -128,19 +111,33 @@ class SessionService:
         if not verifies(leaf, authorization.signature, message):
             raise invalid_signature("the signature does not verify with the certificate's key over the string to sign")
 
-    def _vend(self, grant: _Grant) -> Answer:
-        arn = grant.parameters.role_parts
+    def _issue(self, parameters: Parameters, leaf: x509.Certificate, role: Role, duration: timedelta) -> Response:
+        arn = parameters.role_parts
         role_name = arn.resource.rpartition("/")[2]
-        vended = self._vault.vend(
-            expiration=self._clock().replace(microsecond=0) + grant.duration,
-            arn=f"arn:{arn.partition}:sts::{arn.account}:assumed-role/{role_name}/{grant.session_name}",
-            user_id=f"{_role_id(grant.role.arn)}:{grant.session_name}",
+        role_id = "AROA" + base64.b32encode(hashlib.sha256(role.arn.encode()).digest()).decode()[:16]
+        session_name = parameters.session_name or tags.default_session_name(leaf)
+        expiration = self._clock().replace(microsecond=0) + duration
+        issued = self._vault.issue(
+            expiration=expiration,
+            arn=f"arn:{arn.partition}:sts::{arn.account}:assumed-role/{role_name}/{session_name}",
+            user_id=f"{role_id}:{session_name}",
             account=arn.account,
         )
-        subject = tags.subject_arn(
-            grant.leaf, partition=arn.partition, region=grant.parameters.region, account=arn.account
-        )
-        return json_answer(201, {"credentialSet": [_credential_set(vended, grant)], "subjectArn": subject})
+        common_names = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        entry = {
+            "assumedRoleUser": {"arn": issued.arn, "assumedRoleId": issued.user_id},
+            "credentials": {
+                "accessKeyId": issued.access_key_id,
+                "secretAccessKey": issued.secret_access_key,
+                "sessionToken": issued.session_token,
+                "expiration": f"{expiration:%Y-%m-%dT%H:%M:%SZ}",
+            },
+            "packedPolicySize": 10,
+            "roleArn": role.arn,
+            "sourceIdentity": str(common_names[0].value) if common_names else session_name,
+        }
+        subject = tags.subject_arn(leaf, partition=arn.partition, region=parameters.region, account=arn.account)
+        return json_response(201, {"credentialSet": [entry], "subjectArn": subject})
 
 
 def _read_authorization(request: Request) -> Authorization:
@@ -164,35 +161,18 @@ def _check_scope(authorization: Authorization, leaf: x509.Certificate, region: s
         raise invalid_signature(f"the scope's region is {authorization.region}, that of the trust anchor {region}")
 
 
-def _grant(parameters: Parameters, leaf: x509.Certificate, profile: Profile, role: Role) -> _Grant:
+def _check_permission(parameters: Parameters, leaf: x509.Certificate, profile: Profile, role: Role) -> None:
     if parameters.session_name is not None and not profile.accept_role_session_name:
         raise denied("Not authorized to set roleSessionName")
-    lacking = missing_tags(role.principal_tags, tags.principal_tags(leaf))
-    if lacking:
-        reason = f"the role's trust policy asks for other values of {', '.join(lacking)}"
+    found = tags.principal_tags(leaf)
+    different = [name for name, value in role.principal_tags.items() if found.get(name) != value]
+    if different:
+        reason = f"the role's trust policy requires other values of {', '.join(different)}"
         raise denied(f"Unable to assume role for {role.arn}", reason)
+
+
+def _duration(parameters: Parameters, profile: Profile, role: Role) -> timedelta:
     seconds = min(parameters.duration or profile.duration_seconds, profile.duration_seconds)
     if seconds > role.max_session_duration:
         raise invalid("The requested DurationSeconds exceeds the MaxSessionDuration set for this role.")
-    name = parameters.session_name or tags.default_session_name(leaf)
-    return _Grant(parameters, leaf, role, timedelta(seconds=seconds), name)
-
-
-def _credential_set(vended: Credentials, grant: _Grant) -> dict[str, object]:
-    common_names = grant.leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return {
-        "assumedRoleUser": {"arn": vended.arn, "assumedRoleId": vended.user_id},
-        "credentials": {
-            "accessKeyId": vended.access_key_id,
-            "secretAccessKey": vended.secret_access_key,
-            "sessionToken": vended.session_token,
-            "expiration": f"{vended.expiration:%Y-%m-%dT%H:%M:%SZ}",
-        },
-        "packedPolicySize": 10,
-        "roleArn": grant.role.arn,
-        "sourceIdentity": str(common_names[0].value) if common_names else grant.session_name,
-    }
-
-
-def _role_id(role_arn: str) -> str:
-    return "AROA" + base64.b32encode(hashlib.sha256(role_arn.encode()).digest()).decode()[:16]
+    return timedelta(seconds=seconds)

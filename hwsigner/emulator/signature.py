@@ -1,6 +1,6 @@
-"""What a request says of its signature, in the Authorization header or in the query of a presigned URL.
+"""What a request says about its signature, in the Authorization header or in the query of a presigned URL.
 
-All of the emulator's services use it: CreateSession with its asymmetric algorithms, the others with HMAC.
+Every service of the emulator uses this: CreateSession with its asymmetric algorithms, the others with HMAC.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NAMES = {f"X-Amz-{name}".encode(): name for name in (*_PARAMETERS, _TOKEN)}
 
 
 class Flaw(Enum):
-    """What is wrong with a signed request; every kind of service has a code of its own for each."""
+    """What is wrong with a signed request. Each family of services has its own error code for each flaw."""
 
     UNSIGNED = auto()
     FORM = auto()
@@ -51,10 +51,10 @@ class Flaw(Enum):
 
 
 class SignatureError(Exception):
-    """A request whose signature can't be checked, or is not what it must be; the text says why.
+    """A signature that is wrong or can't be checked. The text is the reason.
 
     Attributes:
-        flaw: which kind of fault it is.
+        flaw: the kind of error.
     """
 
     def __init__(self, reason: str, flaw: Flaw = Flaw.FORM) -> None:
@@ -68,15 +68,15 @@ class Authorization:
 
     Attributes:
         algorithm: such as "AWS4-X509-RSA-SHA256".
-        key_name: the first part of Credential: a serial number or an access key id.
-        date: the scope's date, YYYYMMDD.
-        region: the scope's region.
-        service: the scope's service.
+        key_name: the first part of Credential: a serial number or an access key ID.
+        date: the date of the scope, YYYYMMDD.
+        region: the region of the scope.
+        service: the service of the scope.
         signed_headers: the names, in order.
-        signature: the signature's bytes.
-        time: the text of X-Amz-Date, or an empty string where it is not given once.
-        session_token: the session token, or an empty string where it is not given once.
-        expires: how long a presigned URL holds, in seconds; None in the header form.
+        signature: the bytes of the signature.
+        time: the text of X-Amz-Date, or an empty string unless it is given exactly once.
+        session_token: the session token, or an empty string unless it is given exactly once.
+        expires: the lifetime of a presigned URL in seconds; None if the signature is in the header.
     """
 
     algorithm: str
@@ -102,27 +102,27 @@ class Authorization:
 
     @property
     def s3(self) -> bool:
-        """Whether S3's rules of canonicalisation hold."""
+        """Whether S3's rules of canonicalisation apply."""
         return self.service in S3_SERVICES
 
 
 def is_presigned(request: Request) -> bool:
-    """Tell whether the query has a parameter of a presigned URL."""
+    """Return whether the query has a parameter of a presigned URL."""
     return any(name in _NAMES for name, _ in query_pairs(request.query))
 
 
 def claimed_service(request: Request) -> str:
-    """Return the service that the credential scope names, however wrong the rest may be; or an empty string."""
+    """Return the service that the credential scope names, even if the rest is wrong, or an empty string."""
     credentials = [value for name, value in query_pairs(request.query) if name == b"X-Amz-Credential"]
     texts = [*request.values("authorization"), *(value.decode("latin-1") for value in credentials)]
     return next((found[1] for found in map(_SERVICE.search, texts) if found), "")
 
 
 def read_authorization(request: Request) -> Authorization:
-    """Read the signature of the header or of the query.
+    """Parse the signature in the header or in the query.
 
     Raises:
-        SignatureError: there is none, there are both, or it is not of its form.
+        SignatureError: the request has no signature or both, or the signature is malformed.
     """
     if not is_presigned(request):
         if not request.values("authorization"):
@@ -139,7 +139,7 @@ def parse_authorization(request: Request) -> Authorization:
     """Parse `ALGORITHM Credential=…, SignedHeaders=…, Signature=…`.
 
     Raises:
-        SignatureError: the header is missing, repeated or not of that form.
+        SignatureError: the header is missing, repeated or malformed.
     """
     algorithm, _, rest = (request.value("authorization") or "").partition(" ")
     pairs = [part.strip(" ").partition("=") for part in rest.split(",")]
@@ -186,10 +186,10 @@ def _authorization(fields: dict[str, str], expires: int | None = None) -> Author
 
 
 def check_signed_headers(request: Request, names: tuple[str, ...], required: set[str]) -> list[str]:
-    """Check the form of SignedHeaders, and return the required and x-amz-* headers that it leaves out.
+    """Check the form of SignedHeaders, and return the required and X-Amz-* headers that it omits.
 
     Raises:
-        SignatureError: a name is not lower-case, not in order, repeated, or of a header that was not sent.
+        SignatureError: a name is not in lower case, is out of order, is repeated, or names a header that was not sent.
     """
     if list(names) != sorted(set(names)):
         raise SignatureError("SignedHeaders is not sorted, or repeats a name", Flaw.SCOPE)
@@ -199,18 +199,25 @@ def check_signed_headers(request: Request, names: tuple[str, ...], required: set
             raise SignatureError("SignedHeaders is not lower-case", Flaw.SCOPE)
         if name not in sent:
             raise SignatureError(f"SignedHeaders names {name}, which was not sent", Flaw.SCOPE)
-    must = required | {name for name in sent if name.startswith("x-amz-")}
-    return sorted(must - set(names))
+    required = required | {name for name in sent if name.startswith("x-amz-")}
+    return sorted(required - set(names))
 
 
 def check_time(authorization: Authorization, now: datetime) -> None:
-    """Check X-Amz-Date: its form, the scope's date, and the clock within five minutes or until the URL expires.
+    """Check X-Amz-Date: its form, its match with the scope's date, and its age.
+
+    It may be at most five minutes off. That of a presigned URL may be older, until the URL expires.
 
     Raises:
-        SignatureError: any of them is wrong.
+        SignatureError: one of these checks fails.
     """
     text = authorization.time
-    sent = _read_time(text)
+    try:
+        sent = datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        sent = None
+    if sent is None or not _DATE.fullmatch(text):
+        raise SignatureError("X-Amz-Date is not one YYYYMMDDTHHMMSSZ", Flaw.DATE)
     if text[:8] != authorization.date:
         raise SignatureError(f"the scope's date {authorization.date} is not that of X-Amz-Date {text}", Flaw.SCOPE)
     if sent > now + MAX_SKEW:
@@ -220,24 +227,14 @@ def check_time(authorization: Authorization, now: datetime) -> None:
     if authorization.expires is not None:
         end = sent + timedelta(seconds=authorization.expires)
         if end < now:
-            raise SignatureError(f"Signature expired: the URL held until {end:%Y%m%dT%H%M%SZ}", Flaw.URL_EXPIRED)
+            raise SignatureError(f"Signature expired: the URL expired at {end:%Y%m%dT%H%M%SZ}", Flaw.URL_EXPIRED)
     elif sent < now - MAX_SKEW:
         earliest = f"{now - MAX_SKEW:%Y%m%dT%H%M%SZ} ({now:%Y%m%dT%H%M%SZ} - 5 min.)"
         raise SignatureError(f"Signature expired: {text} is now earlier than {earliest}", Flaw.CLOCK)
 
 
-def _read_time(text: str) -> datetime:
-    try:
-        sent = datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    except ValueError:
-        sent = None
-    if sent is None or not _DATE.fullmatch(text):
-        raise SignatureError("X-Amz-Date is not one YYYYMMDDTHHMMSSZ", Flaw.DATE)
-    return sent
-
-
 def string_to_sign(canonical: bytes, authorization: Authorization) -> bytes:
-    """Return the four lines that the signature must cover, of which the last is the canonical request's hash."""
+    """Return the string to sign: four lines, the last of which is the hash of the canonical request."""
     digest = hashlib.sha256(canonical).hexdigest()
     lines = (authorization.algorithm, authorization.time, authorization.scope, digest)
     return "\n".join(lines).encode("latin-1")

@@ -1,4 +1,4 @@
-"""What a session carries of its certificate: principal tags, source identity, subject ARN and default name."""
+"""What a session takes from its certificate: principal tags, subject ARN and default session name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NAMES = {
 
 
 def principal_tags(leaf: x509.Certificate) -> dict[str, str]:
-    """Return the session's tags: x509Subject/…, x509Issuer/… and x509SAN/…, values of one name joined by `/`."""
+    """Return the session's tags x509Subject/…, x509Issuer/… and x509SAN/…, the values of equal names joined by `/`."""
     pairs = [*_name_tags("x509Subject", leaf.subject), *_name_tags("x509Issuer", leaf.issuer), *_alternative_tags(leaf)]
     tags: dict[str, str] = {}
     for name, value in pairs:
@@ -34,13 +34,13 @@ def principal_tags(leaf: x509.Certificate) -> dict[str, str]:
 
 
 def default_session_name(leaf: x509.Certificate) -> str:
-    """Return the serial number in lower-case hexadecimal, two digits a byte."""
+    """Return the serial number in lower-case hexadecimal, two digits per byte."""
     digits = f"{leaf.serial_number:x}"
     return digits.zfill(len(digits) + len(digits) % 2)
 
 
 def subject_arn(leaf: x509.Certificate, *, partition: str, region: str, account: str) -> str:
-    """Return the ARN of the certificate's subject, the same for the same subject."""
+    """Return the ARN of the certificate's subject. Equal subjects have equal ARNs."""
     name = uuid.uuid5(uuid.NAMESPACE_X500, leaf.subject.rfc4514_string())
     return f"arn:{partition}:rolesanywhere:{region}:{account}:subject/{name}"
 

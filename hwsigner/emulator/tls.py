@@ -1,4 +1,4 @@
-"""The emulator's own TLS certificates: a CA made for one run, and a server certificate by it."""
+"""The emulator's own TLS certificates: a CA for one run, and a server certificate that it issues."""
 
 from __future__ import annotations
 
@@ -14,25 +14,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 LIFETIME = timedelta(days=30)
-_USAGES = (
-    "digital_signature",
-    "content_commitment",
-    "key_encipherment",
-    "data_encipherment",
-    "key_agreement",
-    "key_cert_sign",
-    "crl_sign",
-    "encipher_only",
-    "decipher_only",
+_OTHER_USAGES = (
+    *("content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+    *("crl_sign", "encipher_only", "decipher_only"),
 )
 
 
 def make_tls(folder: Path, host_names: Iterable[str]) -> tuple[ssl.SSLContext, Path]:
-    """Make a CA and a server certificate in a folder of the emulator's own.
+    """Make a CA and a server certificate in a private folder.
 
     Args:
-        folder: where the files go; the server's private key is among them.
-        host_names: DNS names and IP addresses that the server certificate is for.
+        folder: where the files are written, including the server's private key.
+        host_names: DNS names and IP addresses of the server.
 
     Returns:
         the server's TLS context, and the path of the CA's certificate (PEM).
@@ -42,17 +35,14 @@ def make_tls(folder: Path, host_names: Iterable[str]) -> tuple[ssl.SSLContext, P
     server = _certificate("hwsigner emulator", server_key, ca_key, ca, host_names)
     ca_file, server_file = folder / "ca.pem", folder / "server.pem"
     ca_file.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
+    private_key = server_key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     server_file.touch(mode=0o600)
-    server_file.write_bytes(_private_pem(server_key) + server.public_bytes(serialization.Encoding.PEM))
+    server_file.write_bytes(private_key + server.public_bytes(serialization.Encoding.PEM))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(server_file)
     return context, ca_file
-
-
-def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
 
 
 def _certificate(
@@ -64,7 +54,7 @@ def _certificate(
 ) -> x509.Certificate:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now, is_ca = datetime.now(UTC), issuer is None
-    usage = "key_cert_sign" if is_ca else "digital_signature"
+    usage = x509.KeyUsage(digital_signature=not is_ca, key_cert_sign=is_ca, **dict.fromkeys(_OTHER_USAGES, False))
     authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
     builder = (
         x509.CertificateBuilder(subject_name=subject, issuer_name=issuer.subject if issuer else subject)
@@ -73,7 +63,7 @@ def _certificate(
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + LIFETIME)
         .add_extension(x509.BasicConstraints(ca=is_ca, path_length=0 if is_ca else None), critical=True)
-        .add_extension(x509.KeyUsage(**{each: each == usage for each in _USAGES}), critical=True)
+        .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(authority, critical=False)
     )

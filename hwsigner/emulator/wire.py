@@ -1,35 +1,32 @@
-"""HTTP/1.1 as it stands on the wire (RFC 9112): a request kept raw, and an answer as bytes.
+"""HTTP/1.1 on the wire (RFC 9112): requests kept raw, and responses as bytes.
 
-`http.server` is not used: it collapses leading slashes of the path, and the e-mail parser behind it rewrites
-header values. A signature covers the raw ones.
+`http.server` can't be used. It collapses leading slashes of the path, and its e-mail parser rewrites header values,
+but a signature covers the raw bytes.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import format_datetime
 from http import HTTPStatus
 from typing import BinaryIO
-
-from hwsigner.emulator.answers import Answer
 
 MAX_LINE = 65536
 MAX_HEADERS = 100
 MAX_BODY = 1 << 20
 _REQUEST_LINE = re.compile(rb"([A-Z]+) ([\x21-\x7e\x80-\xff]+) HTTP/1\.1")
 _HEADER_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t\x20-\x7e\x80-\xff]*)")
-
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})(?:[ \t]*;[\t\x20-\x7e]*)?")
 
 
 class MalformedRequestError(Exception):
-    """Bytes that are no HTTP/1.1 request, or one that is too large.
+    """Bytes that are not an HTTP/1.1 request, or a request that is too large.
 
     Attributes:
-        status: the HTTP status to answer with.
+        status: the HTTP status to respond with.
     """
 
     def __init__(self, message: str, status: int = 400) -> None:
@@ -39,13 +36,13 @@ class MalformedRequestError(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """One request, raw. Text is decoded as ISO-8859-1, so each character is one byte of the wire.
+    """A raw request. Text is decoded as ISO-8859-1, so each character is one byte on the wire.
 
     Attributes:
         method: as sent.
         target: path and query as sent.
-        headers: names and values as sent, in order, repeats included; only the blanks around a value are gone.
-        body: the body's bytes.
+        headers: names and values as sent, in order, repeats included. Only the blanks around a value are removed.
+        body: the bytes of the body.
     """
 
     method: str
@@ -64,23 +61,70 @@ class Request:
         return self.target.partition("?")[2]
 
     def values(self, name: str) -> list[str]:
-        """Return the values of each header of this name (any case), in order."""
+        """Return the values of every header with this name (in any case), in order."""
         return [value for each, value in self.headers if each.lower() == name.lower()]
 
     def value(self, name: str) -> str | None:
-        """Return the value of the header of this name, or None where there is none or more than one."""
+        """Return the value of the header with this name, or None if there are none or several."""
         values = self.values(name)
         return values[0] if len(values) == 1 else None
 
 
+@dataclass(frozen=True)
+class Response:
+    """An HTTP response, without the headers that every response gets.
+
+    Attributes:
+        status: the HTTP status.
+        content_type: the value of Content-Type.
+        body: the bytes of the body.
+        error_type: the type of the error ("AccessDeniedException"), or an empty string.
+        headers: more headers, in order.
+    """
+
+    status: int
+    content_type: str
+    body: bytes
+    error_type: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def with_header(self, name: str, value: str) -> Response:
+        """Return the same response with one more header."""
+        return replace(self, headers=(*self.headers, (name, value)))
+
+    def head(self, *, now: datetime, request_id: str, length: int | None, close: bool) -> bytes:
+        """Return the status line and headers, including the blank line.
+
+        Args:
+            now: the time for the Date header, unless the response has its own.
+            request_id: the value of x-amzn-RequestId.
+            length: the value of Content-Length, or None to omit it.
+            close: whether to announce that the connection closes after this response.
+        """
+        headers = [("x-amzn-RequestId", request_id), ("Content-Type", self.content_type), *self.headers]
+        if not any(name == "Date" for name, _ in self.headers):
+            headers.append(("Date", http_date(now)))
+        if length is not None:
+            headers.append(("Content-Length", str(length)))
+        if close:
+            headers.append(("Connection", "close"))
+        status_line = f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"
+        return "\r\n".join([status_line, *(f"{name}: {value}" for name, value in headers), "", ""]).encode("latin-1")
+
+
+def http_date(moment: datetime) -> str:
+    """Return a UTC time in the format of the Date header (RFC 9110, 5.6.7)."""
+    return format_datetime(moment, usegmt=True)
+
+
 def read_request(stream: BinaryIO, send: Callable[[bytes], object]) -> Request | None:
-    """Read one request, and send `100 Continue` when the client waits for it.
+    """Read one request, and send `100 Continue` if the client expects it.
 
     Returns:
-        the request, or None when the client closed before it sent a byte.
+        the request, or None if the client closed the connection before it sent anything.
 
     Raises:
-        MalformedRequestError: not HTTP/1.1, cut off, or over the limits of this module.
+        MalformedRequestError: the request is not HTTP/1.1, is cut off, or exceeds a limit of this module.
     """
     line = _read_line(stream)
     if line is None:
@@ -92,7 +136,7 @@ def read_request(stream: BinaryIO, send: Callable[[bytes], object]) -> Request |
     head = Request(method, target, _read_headers(stream))
     if (head.value("expect") or "").lower() == "100-continue":
         send(b"HTTP/1.1 100 Continue\r\n\r\n")
-    return Request(method, target, head.headers, _read_body(stream, head))
+    return replace(head, body=_read_body(stream, head))
 
 
 def _read_line(stream: BinaryIO) -> bytes | None:
@@ -100,9 +144,8 @@ def _read_line(stream: BinaryIO) -> bytes | None:
     if not line:
         return None
     if not line.endswith(b"\r\n"):
-        raise MalformedRequestError(
-            "a line is too long or does not end in CR LF", 431 if len(line) == MAX_LINE else 400
-        )
+        status = 431 if len(line) == MAX_LINE else 400
+        raise MalformedRequestError("a line is too long or does not end in CR LF", status)
     return line[:-2]
 
 
@@ -135,11 +178,11 @@ def _read_body(stream: BinaryIO, head: Request) -> bytes:
 
 
 def _read_chunked(stream: BinaryIO, head: Request) -> bytes:
-    """Read a body in chunks (RFC 9112, 7.1); what its trailer says is of no account."""
+    """Read a body in chunks (RFC 9112, 7.1), ignoring its trailer."""
     if (head.value("transfer-encoding") or "").lower() != "chunked":
-        raise MalformedRequestError("chunked is the only transfer coding that is known here", 501)
+        raise MalformedRequestError("chunked is the only supported transfer coding", 501)
     if head.values("content-length"):
-        raise MalformedRequestError("Transfer-Encoding and Content-Length are given both")
+        raise MalformedRequestError("both Transfer-Encoding and Content-Length are given")
     body = bytearray()
     while size := _read_chunk_size(stream):
         if len(body) + size > MAX_BODY:
@@ -163,30 +206,3 @@ def _read_exactly(stream: BinaryIO, length: int) -> bytes:
     if len(body) < length:
         raise MalformedRequestError("the body is cut off")
     return body
-
-
-def http_date(moment: datetime) -> str:
-    """Return a time, aware and in UTC, in the form of the Date header (RFC 9110, 5.6.7)."""
-    return format_datetime(moment, usegmt=True)
-
-
-def head_bytes(answer: Answer, *, now: datetime, request_id: str, length: int | None, close: bool) -> bytes:
-    """Return status line and headers of an answer, up to and with the blank line.
-
-    Args:
-        answer: what to answer.
-        now: the time for the Date header, unless the answer has one of its own.
-        request_id: the value of x-amzn-RequestId.
-        length: the value of Content-Length, or None to send none.
-        close: whether to say that the connection ends with this answer.
-    """
-    phrase = HTTPStatus(answer.status).phrase
-    headers = [("x-amzn-RequestId", request_id), ("Content-Type", answer.content_type), *answer.headers]
-    if not any(name == "Date" for name, _ in answer.headers):
-        headers.append(("Date", http_date(now)))
-    if length is not None:
-        headers.append(("Content-Length", str(length)))
-    if close:
-        headers.append(("Connection", "close"))
-    lines = [f"HTTP/1.1 {answer.status} {phrase}", *(f"{name}: {value}" for name, value in headers), "", ""]
-    return "\r\n".join(lines).encode("latin-1")

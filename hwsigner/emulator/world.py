@@ -1,23 +1,32 @@
-"""What the emulated account holds: trust anchors, profiles and roles; made in code or read from a TOML file."""
+"""The emulated account: trust anchors, profiles and roles, made in code or read from a TOML file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 
 from hwsigner.emulator.arns import REGION, parse_arn, partition_of
-from hwsigner.errors import CertificateError, UsageError
+from hwsigner.errors import CertificateError, ConfigError, UsageError
 
 ROLE_NAME = "hwsigner-demo"
 PROFILE_ID = "11111111-1111-4111-8111-111111111111"
 CertificateSource = bytes | x509.Certificate
+_KEYS: dict[str, dict[str, type]] = {
+    "trust_anchor": {"arn": str, "certificates": list, "enabled": bool},
+    "profile": {"arn": str, "roles": list, "duration_seconds": int, "accept_role_session_name": bool, "enabled": bool},
+    "role": {"arn": str, "max_session_duration": int, "principal_tags": dict},
+}
+_REQUIRED = {"trust_anchor": {"arn", "certificates"}, "profile": {"arn", "roles"}, "role": {"arn"}}
 
 
 @dataclass
 class TrustAnchor:
-    """a trust anchor and the certificates of its bundle."""
+    """A trust anchor with the certificates of its bundle."""
 
     arn: str
     certificates: list[x509.Certificate]
@@ -26,7 +35,7 @@ class TrustAnchor:
 
 @dataclass
 class Profile:
-    """A profile: which roles it lists, its session duration in seconds, and whether it lets callers name sessions."""
+    """A profile: its roles, its session duration in seconds, and whether callers may name their sessions."""
 
     arn: str
     roles: list[str]
@@ -37,9 +46,9 @@ class Profile:
 
 @dataclass
 class Role:
-    """A role, its MaxSessionDuration in seconds, and the principal tags that its trust policy asks for.
+    """A role: its MaxSessionDuration in seconds, and the principal tags that its trust policy requires.
 
-    A tag's name is as in `aws:PrincipalTag/…`, such as "x509Subject/CN".
+    Tags are named as in `aws:PrincipalTag/…`, such as "x509Subject/CN".
     """
 
     arn: str
@@ -49,11 +58,10 @@ class Role:
 
 @dataclass
 class World:
-    """Everything that the emulator knows, by ARN. It may be changed while the emulator runs.
+    """The resources of the emulated account, by ARN. They may be changed while the emulator runs.
 
     Attributes:
-        session_path: the wire path at which CreateSession is answered; other than the real one, it serves to
-            test how a client signs paths.
+        session_path: the raw path of CreateSession. Change it to test how a client signs paths.
     """
 
     trust_anchors: dict[str, TrustAnchor] = field(default_factory=dict)
@@ -70,41 +78,41 @@ class World:
         account: str = "123456789012",
         accept_role_session_name: bool = False,
     ) -> World:
-        """Make a world of one profile and one role, with fixed ARNs.
+        """Make a world with one profile and one role, with fixed ARNs.
 
         Args:
-            trust_anchor: a certificate, or PEM bytes with one or more, or several of these: each is a trust
-                anchor of its own.
-            region: where trust anchors and profile are.
+            trust_anchor: a certificate, or PEM bytes with one or more, or several of these, each for its own trust
+                anchor.
+            region: the region of the trust anchors and the profile.
             account: twelve digits.
             accept_role_session_name: whether the profile lets callers name their sessions.
 
         Raises:
-            UsageError: a region or account of the wrong form, or no trust anchor.
-            CertificateError: bytes that hold no certificate.
+            UsageError: the region or account is malformed, or there is no trust anchor.
+            CertificateError: the bytes contain no certificate.
         """
         sources = [trust_anchor] if isinstance(trust_anchor, bytes | x509.Certificate) else list(trust_anchor)
         role = Role(f"arn:{partition_of(region)}:iam::{account}:role/{ROLE_NAME}")
         prefix = f"arn:{partition_of(region)}:rolesanywhere:{region}:{account}"
-        profile = Profile(
-            f"{prefix}:profile/{PROFILE_ID}", [role.arn], accept_role_session_name=accept_role_session_name
-        )
-        anchors = [TrustAnchor(_anchor_arn(prefix, n), read_certificates(source)) for n, source in enumerate(sources)]
+        profile_arn = f"{prefix}:profile/{PROFILE_ID}"
+        profile = Profile(profile_arn, [role.arn], accept_role_session_name=accept_role_session_name)
+        anchors = [
+            TrustAnchor(f"{prefix}:trust-anchor/00000000-0000-4000-8000-{number:012x}", read_certificates(source))
+            for number, source in enumerate(sources)
+        ]
         if not REGION.fullmatch(region) or not parse_arn(profile.arn, "profile"):
-            raise UsageError(
-                f"no such region or account: {region}, {account}",
-                "A region is like us-east-1, an account has twelve digits",
-            )
+            problem = f"no such region or account: {region}, {account}"
+            raise UsageError(problem, "Give a region like us-east-1 and an account of twelve digits")
         if not anchors:
             raise UsageError("the emulator has no trust anchor", "Give the certificate of at least one CA")
         return cls({anchor.arn: anchor for anchor in anchors}, {profile.arn: profile}, {role.arn: role})
 
 
 def read_certificates(source: CertificateSource) -> list[x509.Certificate]:
-    """Return the certificates of PEM or DER bytes.
+    """Return the certificates in PEM or DER bytes.
 
     Raises:
-        CertificateError: the bytes hold no certificate.
+        CertificateError: the bytes contain no certificate.
     """
     if isinstance(source, x509.Certificate):
         return [source]
@@ -116,10 +124,67 @@ def read_certificates(source: CertificateSource) -> list[x509.Certificate]:
         raise CertificateError("a trust anchor's certificate can't be read", "Give PEM or DER of a CA") from error
 
 
-def missing_tags(wanted: Mapping[str, str], held: Mapping[str, str]) -> list[str]:
-    """Return the names of the tags whose values are not the wanted ones."""
-    return [name for name, value in wanted.items() if held.get(name) != value]
+def load_world(path: Path) -> World:
+    """Read a world from a TOML file with tables [[trust_anchor]], [[profile]] and [[role]].
+
+    Paths of certificates are relative to the file.
+
+    Raises:
+        ConfigError: the file or a certificate can't be read, or a key is unknown, missing or of the wrong type.
+    """
+    try:
+        document = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} can't be read as TOML: {error}", "See docs/emulator.md for an example") from error
+    for key in document:
+        if key not in {*_KEYS, "session_path"}:
+            raise _bad(path, f"the unknown key {key}")
+    anchors = [_trust_anchor(path, table) for table in _tables(path, document, "trust_anchor")]
+    profiles = [Profile(**table) for table in _tables(path, document, "profile")]
+    roles = [Role(**table) for table in _tables(path, document, "role")]
+    session_path = document.get("session_path", "/sessions")
+    if not isinstance(session_path, str) or not session_path.startswith("/"):
+        raise _bad(path, "an invalid session_path")
+    return World(
+        {each.arn: each for each in anchors},
+        {each.arn: each for each in profiles},
+        {each.arn: each for each in roles},
+        session_path=session_path,
+    )
 
 
-def _anchor_arn(prefix: str, number: int) -> str:
-    return f"{prefix}:trust-anchor/00000000-0000-4000-8000-{number:012x}"
+def _tables(path: Path, document: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    tables = document.get(kind)
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables) or not tables:
+        raise _bad(path, f"no [[{kind}]] table")
+    for table in tables:
+        for key, value in table.items():
+            if key not in _KEYS[kind]:
+                raise _bad(path, f"the unknown key {kind}.{key}")
+            if type(value) is not _KEYS[kind][key] or not _contains_text(value):
+                raise _bad(path, f"a value of the wrong type for {kind}.{key}")
+        for key in sorted(_REQUIRED[kind] - set(table)):
+            raise _bad(path, f"a [[{kind}]] without {key}")
+        if not parse_arn(table["arn"], kind.replace("_", "-")):
+            raise _bad(path, f"an invalid {kind}.arn: {table['arn']}")
+    return tables
+
+
+def _contains_text(value: object) -> bool:
+    """Return whether the items of a list or table are strings. Other values have no items."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return all(isinstance(each, str) for each in items)
+
+
+def _trust_anchor(path: Path, table: dict[str, Any]) -> TrustAnchor:
+    certificates = []
+    for name in table["certificates"]:
+        try:
+            certificates += read_certificates((path.parent / name).read_bytes())
+        except (OSError, CertificateError) as error:
+            raise _bad(path, f"a trust anchor's certificate that can't be read, {path.parent / name}") from error
+    return TrustAnchor(**{**table, "certificates": certificates})
+
+
+def _bad(path: Path, what: str) -> ConfigError:
+    return ConfigError(f"{path} has {what}", "See docs/emulator.md for an example")

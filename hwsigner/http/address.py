@@ -1,4 +1,4 @@
-"""Hosts, ports and URLs: parsed, compared and written."""
+"""Hosts, ports and URLs: parse, compare and format them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Endpoint(NamedTuple):
     Attributes:
         scheme: `http` or `https`.
         host: a name in lower case, or an IP address without brackets.
-        port: never left out.
-        path: from `/`, without a query, as it goes on the wire.
+        port: the port, also if it is the scheme's default.
+        path: percent-encoded, without a query. Starts with `/`.
     """
 
     scheme: str
@@ -29,7 +29,7 @@ class Endpoint(NamedTuple):
 
     @property
     def host_header(self) -> str:
-        """The value of the `Host` header: the port is left out where it is the scheme's own."""
+        """The value of the `Host` header, without the port if it is the scheme's default."""
         return host_and_port(self.host, self.port if self.port != DEFAULT_PORTS[self.scheme] else None)
 
     @property
@@ -39,19 +39,22 @@ class Endpoint(NamedTuple):
 
 
 def host_and_port(host: str, port: int | None) -> str:
-    """Return `host:port` as URLs and `Host` headers write it, an IPv6 address in brackets."""
+    """Return `host:port` for URLs and `Host` headers, with an IPv6 address in brackets. A port of None is left out."""
     name = f"[{host}]" if ":" in host else host
     return name if port is None else f"{name}:{port}"
 
 
 def parse_host(netloc: str) -> tuple[str, int | None]:
-    """Split a URL's `host:port`, without user information.
+    """Parse the `host:port` of a URL.
+
+    Args:
+        netloc: the text, without a user name.
 
     Returns:
-        The host (a name in lower case, or an IP address without brackets) and the port, None when it is left out.
+        The host (a name in lower case, or an IP address without brackets), and the port or None.
 
     Raises:
-        ValueError: it is malformed. The text is in no exception's message.
+        ValueError: it is malformed. The message does not contain the text.
     """
     match = _NETLOC.fullmatch(netloc.lower())
     if match is None:
@@ -60,14 +63,14 @@ def parse_host(netloc: str) -> tuple[str, int | None]:
     if host.startswith("["):
         host = str(ipaddress.IPv6Address(host[1:-1]))
     elif not _NAME.fullmatch(host):
-        raise ValueError("malformed name of a host")
+        raise ValueError("malformed host name")
     if port > 65535 or (match["port"] and not port):
-        raise ValueError("a port that is none")
+        raise ValueError("port out of range")
     return host, port or None
 
 
 def ip_address(host: str) -> IPAddress | None:
-    """Return the IP address that a host is, an IPv4-mapped one as IPv4; None for a name."""
+    """Return a host's IP address, an IPv4-mapped one as IPv4, or None if the host is a name."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -76,6 +79,6 @@ def ip_address(host: str) -> IPAddress | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host is `localhost`, in 127.0.0.0/8, or ::1."""
+    """Return whether a host is `localhost`, in 127.0.0.0/8, or ::1."""
     address = ip_address(host)
     return host == "localhost" if address is None else address.is_loopback

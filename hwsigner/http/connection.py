@@ -1,7 +1,7 @@
-"""Byte streams to a peer that never outlast a deadline: name look-up and TCP (TLS is layered on them by tls.py).
+"""Name look-up and TCP, under one deadline. TLS goes on top, in tls.py.
 
-A socket's own timeout starts anew at each call, so a peer that drips bytes could hold it for ever. Here each call gets
-what is left of one deadline.
+A socket's timeout starts again at each call, so a peer that sends byte by byte could keep it busy for ever. Here, each
+call gets only the time that the deadline leaves.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hwsigner.errors import ServiceUnreachableError
@@ -19,20 +20,20 @@ from hwsigner.http.address import ip_address
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# Where a name has several addresses, one that swallows packets must leave time for the others; a lost SYN is sent
-# again after 1 s.
-SHORTEST_TRY_SECONDS = 2.0
+# For one of several addresses: if it drops packets, time must be left for the others. TCP resends a lost SYN after 1 s.
+SHORTEST_ATTEMPT_SECONDS = 2.0
+RETRY_HINT = "Retry later, or look for a proxy or firewall in between"
 
 _AddressInfo = tuple[int, int, int, str, Any]
 
 
 class Deadline:
-    """A moment after which nothing is waited for.
+    """The time by which an operation must end.
 
     Args:
-        seconds: how far ahead it lies.
+        seconds: the time from now.
         flag: the flag that sets it, for messages.
-        clock: seconds since any moment, never going back.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, seconds: float, flag: str = "--timeout", *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -44,36 +45,36 @@ class Deadline:
         return self._name
 
     def remaining(self) -> float:
-        """Return the seconds that are left, 0.0 when there are none."""
+        """Return the seconds left, at least 0.0."""
         return max(0.0, self._end - self._clock())
 
     def within(self, seconds: float, flag: str) -> Deadline:
-        """Return this deadline, or one `seconds` from now if that is earlier."""
+        """Return a deadline `seconds` from now, or this one if it is earlier."""
         return Deadline(seconds, flag, clock=self._clock) if seconds < self.remaining() else self
 
 
 class Stream(Protocol):
-    """A connection to a peer, as bytes; ServiceUnreachableError is raised for all that fails or takes too long."""
+    """A connection to a peer. Every failure or timeout raises ServiceUnreachableError."""
 
     def receive(self, size: int, deadline: Deadline) -> bytes:
-        """Return what has come, at most `size` bytes; none at the end of the stream."""
+        """Receive 1 to `size` bytes, or none at the end of the stream."""
         ...
 
     def send(self, data: bytes, deadline: Deadline) -> None:
-        """Send all of the bytes."""
+        """Send all bytes."""
         ...
 
     def close(self) -> None:
-        """Close the connection, waiting for nothing."""
+        """Close the connection without waiting."""
         ...
 
 
 class SocketStream:
-    """A Stream on a connected socket, which it owns.
+    """A Stream on a connected socket, which it closes.
 
     Args:
         sock: the socket.
-        peer: the name of the other end, for messages.
+        peer: the peer's name, for messages.
     """
 
     def __init__(self, sock: socket.socket, peer: str) -> None:
@@ -90,7 +91,7 @@ class SocketStream:
         """Implement Stream.send."""
         with self._reporting(deadline):
             self._sock.settimeout(time_left(deadline, self._peer))
-            # A socket's sendall, unlike a TLS socket's, has one time limit for the whole.
+            # On a plain socket, the timeout of sendall covers the whole call.
             self._sock.sendall(data)
 
     def close(self) -> None:
@@ -102,21 +103,19 @@ class SocketStream:
         try:
             yield
         except TimeoutError as error:
-            raise out_of_time(self._peer, deadline) from error
+            raise timeout_error(self._peer, deadline) from error
         except OSError as error:
-            raise ServiceUnreachableError(
-                f"the connection to {self._peer} broke: {error.strerror}",
-                "Try again later, or look for what stands between",
-            ) from error
+            problem = f"the connection to {self._peer} failed: {error.strerror}"
+            raise ServiceUnreachableError(problem, RETRY_HINT) from error
 
 
 class StreamReader(io.RawIOBase):
-    """A Stream as the file that http.client.HTTPResponse reads its answer from.
+    """A Stream as the file from which http.client.HTTPResponse reads.
 
     Args:
-        stream: where the bytes come from.
-        deadline: holds for all of them together.
-        buffer_size: how much to read ahead, in bytes; 1 leaves what follows the answer in the stream.
+        stream: the stream.
+        deadline: for the whole response.
+        buffer_size: how many bytes to read ahead; 1 leaves what follows the response in the stream.
     """
 
     def __init__(self, stream: Stream, deadline: Deadline, *, buffer_size: int = io.DEFAULT_BUFFER_SIZE) -> None:
@@ -126,7 +125,7 @@ class StreamReader(io.RawIOBase):
         self._buffer_size = buffer_size
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        """Return this file, buffered, as a socket's makefile does."""
+        """Return this file with a buffer, as socket.makefile does."""
         return io.BufferedReader(self, self._buffer_size)
 
     def readable(self) -> bool:
@@ -134,7 +133,7 @@ class StreamReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Fill a buffer with what has come, and return how many bytes that was."""
+        """Receive bytes into a buffer and return their number."""
         view = memoryview(buffer)
         data = self._stream.receive(len(view), self._deadline)
         view[: len(data)] = data
@@ -142,57 +141,59 @@ class StreamReader(io.RawIOBase):
 
 
 def connect(host: str, port: int, *, peer: str, deadline: Deadline) -> SocketStream:
-    """Look a host up and connect to the first of its addresses that answers.
+    """Look up a host and connect to the first of its addresses that answers.
 
     Args:
         host: an ASCII name, or an IP address without brackets.
-        port: its TCP port.
-        peer: the name of the other end, for messages.
-        deadline: holds for the look-up and all tries together.
+        port: the TCP port.
+        peer: the peer's name, for messages.
+        deadline: for the look-up and all attempts together.
 
     Raises:
-        ServiceUnreachableError: no address answered in time, or there is none.
+        ServiceUnreachableError: no address answered in time, or the host has none.
     """
     failure: OSError | None = None
     addresses = _look_up(host, port, peer, deadline)
     for index, info in enumerate(addresses):
-        time_left(deadline, peer)
-        share = deadline.remaining() / (len(addresses) - index)
+        left = time_left(deadline, peer)
+        share = max(left / (len(addresses) - index), SHORTEST_ATTEMPT_SECONDS)
         try:
-            return SocketStream(_connect_to(info, min(max(share, SHORTEST_TRY_SECONDS), deadline.remaining())), peer)
+            return SocketStream(_connect_to(info, min(share, left)), peer)
         except OSError as error:
             failure = error
     if isinstance(failure, TimeoutError):
-        raise out_of_time(peer, deadline) from failure
+        raise timeout_error(peer, deadline) from failure
     reason = failure.strerror if failure else "it has no address"
     raise ServiceUnreachableError(
-        f"can't connect to {peer}: {reason}", "Check its URL, the network and the proxy settings"
+        f"can't connect to {peer}: {reason}", "Check the URL, the network and the proxy settings"
     ) from failure
 
 
 def time_left(deadline: Deadline, peer: str) -> float:
-    """Return the seconds that are left, more than 0.
+    """Return the seconds left, more than 0.
 
     Raises:
-        ServiceUnreachableError: there are none.
+        ServiceUnreachableError: no time is left.
     """
     seconds = deadline.remaining()
     if not seconds:
-        raise out_of_time(peer, deadline)
+        raise timeout_error(peer, deadline)
     return seconds
 
 
-def out_of_time(peer: str, deadline: Deadline) -> ServiceUnreachableError:
-    """Return what to raise when a deadline has passed."""
+def timeout_error(peer: str, deadline: Deadline) -> ServiceUnreachableError:
+    """Return the error for a deadline that has passed."""
     return ServiceUnreachableError(
         f"{peer} did not answer within {deadline}", "Check the network, or allow more time with that flag"
     )
 
 
 def _look_up(host: str, port: int, peer: str, deadline: Deadline) -> list[_AddressInfo]:
+    # Bytes, as for text the IDNA codec would be imported, which takes milliseconds.
+    look_up = partial(socket.getaddrinfo, host.encode("ascii"), port, type=socket.SOCK_STREAM)
     if ip_address(host):
-        return list(socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM))
-    # getaddrinfo can't be given a time limit, so it is left behind in its thread when it takes too long.
+        return list(look_up())
+    # getaddrinfo has no time limit, so it runs in a thread that is abandoned if it takes too long.
     import threading
 
     found: list[_AddressInfo] = []
@@ -200,8 +201,7 @@ def _look_up(host: str, port: int, peer: str, deadline: Deadline) -> list[_Addre
 
     def work() -> None:
         try:
-            # As bytes: text would go through the IDNA codec, whose import takes milliseconds.
-            found.extend(socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM))
+            found.extend(look_up())
         except OSError as error:
             failures.append(error)
 
@@ -214,7 +214,7 @@ def _look_up(host: str, port: int, peer: str, deadline: Deadline) -> list[_Addre
         ) from failures[0]
     if thread.is_alive():
         raise ServiceUnreachableError(
-            f"the look-up of {host} took longer than {deadline}", "Check this machine's DNS, or allow more time"
+            f"looking up {host} took longer than {deadline}", "Check this machine's DNS, or allow more time"
         )
     return found
 
@@ -223,8 +223,7 @@ def _connect_to(info: _AddressInfo, seconds: float) -> socket.socket:
     family, kind, protocol, _, address = info
     sock = socket.socket(family, kind, protocol)
     try:
-        # 0 would not mean "no time" but "do not wait".
-        sock.settimeout(seconds or 1e-3)
+        sock.settimeout(seconds)
         sock.connect(address)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except BaseException:

@@ -1,7 +1,7 @@
-"""Which proxy a request goes through: HTTPS_PROXY, HTTP_PROXY and NO_PROXY, read as Go's net/http reads them.
+"""Choose the proxy from HTTPS_PROXY, HTTP_PROXY and NO_PROXY, as Go's net/http does.
 
-The upper-case name of a variable wins over the lower-case one. HTTP_PROXY in upper case is ignored where
-REQUEST_METHOD is set: in a CGI program a client's `Proxy` header would be in it.
+A variable in upper case takes precedence over the same one in lower case. HTTP_PROXY is ignored if REQUEST_METHOD is
+set: in a CGI program, it holds the `Proxy` header of a client.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from hwsigner.http.address import DEFAULT_PORTS, Endpoint, host_and_port, ip_add
 
 @dataclass(frozen=True)
 class Proxy:
-    """A proxy to send requests through.
+    """A proxy for requests.
 
     Attributes:
-        scheme: how to speak to the proxy itself, `http` or `https`.
+        scheme: how to connect to the proxy itself, `http` or `https`.
         host: a name, or an IP address without brackets.
-        port: never left out.
+        port: the port, also if it is the scheme's default.
         variable: the environment variable that names this proxy.
-        authorization: the value of `Proxy-Authorization`, or None. Never printed.
+        authorization: the value of `Proxy-Authorization`, or None. Secret.
     """
 
     scheme: str
@@ -40,8 +40,8 @@ def find_proxy(endpoint: Endpoint, environ: Mapping[str, str]) -> Proxy | None:
     """Return the proxy for requests to an endpoint, or None to connect directly.
 
     Raises:
-        UsageError: the variable that applies is malformed or names an unsupported kind of proxy. The message names
-            the variable and not its value, which may hold a password.
+        UsageError: the variable is malformed, or names an unsupported kind of proxy. The message does not show its
+            value, which may contain a password.
     """
     if endpoint.scheme == "http" and environ.get("REQUEST_METHOD"):
         names: tuple[str, ...] = ("http_proxy",)
@@ -55,14 +55,14 @@ def find_proxy(endpoint: Endpoint, environ: Mapping[str, str]) -> Proxy | None:
 
 
 def bypasses(host: str, port: int, exceptions: str) -> bool:
-    """Tell whether a host is reached without a proxy: it is this machine, or in the list.
+    """Return whether to connect to a host without a proxy: it is this machine, or NO_PROXY lists it.
 
     Args:
         host: a name in lower case, or an IP address without brackets.
         port: its port.
-        exceptions: what NO_PROXY holds: entries split by commas, each of them `*` (every host), `example.com` (that
-            name and those under it), `.example.com` or `*.example.com` (only those under it), an IP address or a
-            CIDR block. All but the last may bear `:port`.
+        exceptions: the value of NO_PROXY, a comma-separated list: `*` (every host), `example.com` (the name and its
+            subdomains), `.example.com` or `*.example.com` (subdomains only), IP addresses and CIDR blocks. All but
+            blocks may have a `:port`.
     """
     if is_loopback(host):
         return True
@@ -117,7 +117,7 @@ def _parse(variable: str, value: str) -> Proxy:
         scheme, rest = "http", value
     scheme = scheme.lower()
     if scheme not in DEFAULT_PORTS:
-        raise UsageError(f"{variable} names a proxy that is neither http: nor https:", "Write http://host:port")
+        raise UsageError(f"{variable} names a proxy that is neither http: nor https:", "Use http://host:port")
     for end in "/?#":
         rest = rest.partition(end)[0]
     user, _, netloc = rest.rpartition("@")
@@ -125,10 +125,10 @@ def _parse(variable: str, value: str) -> Proxy:
         host, port = parse_host(netloc)
     except ValueError:
         raise UsageError(
-            f"{variable} holds no URL of a proxy",
-            "Write http://host:port, with special characters of a user name or password percent-encoded",
+            f"{variable} is not the URL of a proxy",
+            "Use http://host:port; percent-encode special characters in a user name or password",
         ) from None
-    # Without a port Go takes the scheme's own.
+    # As in Go, the default port is the scheme's.
     return Proxy(scheme, host, port or DEFAULT_PORTS[scheme], variable, _basic(user) if user else None)
 
 

@@ -1,7 +1,7 @@
-"""TLS to the service and to proxies: which CAs are trusted, and what to say when a certificate is not.
+"""TLS to the service and to proxies: which CAs are trusted, and the error if a certificate is not.
 
-AWS_CA_BUNDLE wins, then SSL_CERT_FILE and SSL_CERT_DIR, then the system's own CAs. Each replaces the ones after it.
-REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE belong to other programs. SSLKEYLOGFILE is not honoured: it gives sessions away.
+AWS_CA_BUNDLE takes precedence over SSL_CERT_FILE and SSL_CERT_DIR, and these over the system's CAs. Each replaces the
+others. REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE are for other programs. SSLKEYLOGFILE is ignored: it reveals sessions.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from hwsigner.errors import ConfigError, ServiceUnreachableError
@@ -18,7 +19,7 @@ from hwsigner.http.connection import Deadline, Stream
 
 CHUNK_BYTES = 65536
 
-# A folder of CAs is preferred: OpenSSL reads the one file it needs (0.1 ms), of a bundle all of it (4 ms).
+# A folder of CAs is preferred: OpenSSL reads the one file that it needs (0.1 ms) instead of a whole bundle (4 ms).
 _SYSTEM_FOLDERS = ("/etc/ssl/certs", "/etc/pki/ca-trust/extracted/pem/directory-hash", "/etc/pki/tls/certs")
 _SYSTEM_BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",
@@ -35,9 +36,9 @@ class TrustedCAs(NamedTuple):
     """Where trusted CA certificates are read from.
 
     Attributes:
-        name: how to call them in messages, such as `AWS_CA_BUNDLE=/etc/ca.pem`.
+        name: their name in messages, such as `AWS_CA_BUNDLE=/etc/ca.pem`.
         file: the path of a PEM bundle, or None.
-        folder: the path of a folder (or several, split by `:`) with OpenSSL's hashed names, or None.
+        folder: the path of a folder with OpenSSL's hashed names, or several separated by `:`, or None.
     """
 
     name: str
@@ -46,7 +47,7 @@ class TrustedCAs(NamedTuple):
 
 
 def find_cas(environ: Mapping[str, str]) -> TrustedCAs:
-    """Return which CAs the environment variables choose. Nothing of theirs is read yet."""
+    """Return the CAs that the environment variables choose. Their files are not read yet."""
     bundle = environ.get("AWS_CA_BUNDLE")
     if bundle:
         return TrustedCAs(f"AWS_CA_BUNDLE={bundle}", file=bundle)
@@ -58,11 +59,11 @@ def find_cas(environ: Mapping[str, str]) -> TrustedCAs:
 
 
 class TlsSettings(NamedTuple):
-    """What every TLS connection of a run shares.
+    """What TLS connections that trust the same CAs share.
 
     Attributes:
-        context: the one TLS context.
-        trusted: what its CAs are called in messages.
+        context: the TLS context.
+        trusted: the name of its CAs in messages.
     """
 
     context: ssl.SSLContext
@@ -72,18 +73,30 @@ class TlsSettings(NamedTuple):
 def make_settings(cas: TrustedCAs, *, verify: bool = True) -> TlsSettings:
     """Return the settings of a client, TLS 1.2 or later, that trusts these CAs.
 
+    All clients with the same CAs share a context, which takes up to a megabyte, until the bundle's file changes.
+
     Args:
-        cas: the CAs; not read when `verify` is False.
-        verify: False to take any certificate for any name.
+        cas: the CAs; not read if `verify` is False.
+        verify: False to accept any certificate for any name.
 
     Raises:
         ConfigError: the CAs can't be read.
     """
+    try:
+        status = os.stat(cas.file) if cas.file and verify else None
+    except OSError:
+        status = None  # Reading it reports the error.
+    stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) if status else None
+    return _make_settings(cas, stamp, verify=verify)
+
+
+@lru_cache(maxsize=16)
+def _make_settings(cas: TrustedCAs, stamp: object, *, verify: bool) -> TlsSettings:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     if verify:
-        # As in Go: an intermediate CA in the bundle is trusted without its root.
+        # As in Go, an intermediate CA in the bundle is trusted without its root.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         _load(context, cas)
     else:
@@ -95,13 +108,13 @@ def make_settings(cas: TrustedCAs, *, verify: bool = True) -> TlsSettings:
 class TlsStream:
     """TLS, as a Stream, over another Stream, which may be TLS itself.
 
-    It runs in memory, so every wait is one of the stream below and keeps its deadline.
+    It runs in memory: only the stream below waits, and keeps the deadline.
 
     Args:
-        below: the stream that bears the records; closed with this one.
+        below: the stream that carries the records; closed with this one.
         settings: the TLS context and the name of its CAs.
         host: the name or IP address that the peer's certificate must be for.
-        peer: the name of the other end, for messages.
+        peer: the name of the other end in messages.
     """
 
     def __init__(self, below: Stream, settings: TlsSettings, *, host: str, peer: str) -> None:
@@ -117,7 +130,7 @@ class TlsStream:
         """Agree on keys and verify the peer's certificate.
 
         Raises:
-            ServiceUnreachableError: that failed; not retryable unless the connection was cut.
+            ServiceUnreachableError: that failed. It is retryable only if the connection was cut.
         """
         self._run(deadline, self._tls.do_handshake)
 
@@ -142,7 +155,7 @@ class TlsStream:
                 self._flush(deadline)
                 self._fill(deadline)
             except ssl.SSLError as error:
-                # The alert tells the peer what is wrong; whether it arrives changes nothing here.
+                # The alert tells the peer what is wrong. Whether it arrives makes no difference here.
                 with suppress(ServiceUnreachableError):
                     self._flush(deadline)
                 raise _failure(error, self._peer, self._trusted) from error
@@ -166,11 +179,11 @@ def _failure(error: ssl.SSLError, peer: str, trusted: str) -> ServiceUnreachable
     if isinstance(error, ssl.SSLCertVerificationError):
         return ServiceUnreachableError(
             f"the certificate of {peer} is not trusted: {error.verify_message.rstrip('.')} (trusted: {trusted})",
-            "Let AWS_CA_BUNDLE name a PEM file with its CA, and check the name in the URL and this machine's clock",
+            "Set AWS_CA_BUNDLE to a PEM file with its CA, and check the name in the URL and this machine's clock",
             retryable=False,
         )
     if isinstance(error, ssl.SSLEOFError):
-        hint = "Try again later, or look for what stands between"
+        hint = "Retry later, or check the network and the proxy"
         return ServiceUnreachableError(f"{peer} closed the connection early", hint)
     reason = (error.reason or str(error)).replace("_", " ").lower()
     return ServiceUnreachableError(
@@ -199,12 +212,12 @@ def _has_hashed_names(folder: str) -> bool:
 
 def _load(context: ssl.SSLContext, cas: TrustedCAs) -> None:
     if cas.folder and not any(os.path.isdir(part) for part in cas.folder.split(":")):
-        raise ConfigError(f"{cas.name} names no folder", "Let it name one with CA certificates, or unset it")
+        raise ConfigError(f"{cas.name} is not a folder", "Set it to a folder of CA certificates, or unset it")
     if not cas.file and not cas.folder:
         raise ConfigError("no CA certificates were found", "Install ca-certificates or set AWS_CA_BUNDLE to a PEM file")
     try:
         context.load_verify_locations(cas.file, cas.folder)
     except ssl.SSLError as error:
-        raise ConfigError(f"{cas.name} holds no readable PEM certificates", "Let it name a PEM file") from error
+        raise ConfigError(f"{cas.name} has no readable PEM certificates", "Set it to a PEM file") from error
     except OSError as error:
-        raise ConfigError(f"can't read {cas.name}: {error.strerror}", "Let it name a PEM file, or unset it") from error
+        raise ConfigError(f"can't read {cas.name}: {error.strerror}", "Set it to a PEM file, or unset it") from error

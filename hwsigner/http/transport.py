@@ -1,7 +1,7 @@
-"""One POST under one deadline, on http.client: directly or through a proxy.
+"""Send one POST request with http.client, directly or through a proxy, under one deadline.
 
-No redirect is followed, no `~/.netrc` is read, no header is changed, and nothing is tried twice: every retry must be
-dated and signed anew, which is the caller's work.
+It follows no redirect, reads no `~/.netrc`, changes no header and does not retry: the caller must date and sign each
+attempt again.
 """
 
 from __future__ import annotations
@@ -17,26 +17,24 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from hwsigner import defaults
 from hwsigner.errors import ServiceUnreachableError
 from hwsigner.http.address import Endpoint, host_and_port
-from hwsigner.http.connection import Deadline, Stream, StreamReader, connect
+from hwsigner.http.connection import RETRY_HINT, Deadline, Stream, StreamReader, connect
 from hwsigner.http.proxy import Proxy
 from hwsigner.http.tls import TlsSettings, TlsStream, TrustedCAs, find_cas, make_settings
 
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["MAX_BODY_BYTES", "Answer", "Deadline", "TransportOptions", "post"]
-
 MAX_BODY_BYTES = 1 << 20
 _LINE = re.compile(r"[\x20-\x7e\t]+")
 
 
-class Answer(NamedTuple):
-    """An answer that came whole.
+class Response(NamedTuple):
+    """A complete HTTP response.
 
     Attributes:
         status: the HTTP status.
-        headers: by name, whatever its case: `headers.get("x-amzn-requestid")`. Their values are foreign text.
-        body: at most MAX_BODY_BYTES bytes, as they were sent.
+        headers: the headers, found by name in any case: `headers.get("x-amzn-requestid")`. The values are not checked.
+        body: the body, at most MAX_BODY_BYTES.
     """
 
     status: int
@@ -50,10 +48,10 @@ class TransportOptions:
 
     Attributes:
         connect_timeout: seconds for name look-up, TCP, proxy and TLS together.
-        read_timeout: seconds for sending the request and reading the whole answer.
-        verify: False to take any certificate.
+        read_timeout: seconds for sending the request and reading the response.
+        verify: False to accept any server certificate.
         cas: the CAs to trust; None for the system's.
-        proxy: the proxy to go through, or None.
+        proxy: the proxy to use, or None.
     """
 
     connect_timeout: float = defaults.CONNECT_TIMEOUT
@@ -63,13 +61,16 @@ class TransportOptions:
     proxy: Proxy | None = None
 
     @cached_property
-    def tls(self) -> TlsSettings:
-        """The TLS settings, made on first use.
+    def _tls(self) -> TlsSettings:
+        return make_settings(self.cas or find_cas({}), verify=self.verify)
+
+    def read_cas(self) -> None:
+        """Read the CAs now, not with the first request.
 
         Raises:
-            ConfigError: the CAs can't be read.
+            ConfigError: they can't be read.
         """
-        return make_settings(self.cas or find_cas({}), verify=self.verify)
+        _ = self._tls
 
 
 def post(
@@ -80,22 +81,21 @@ def post(
     *,
     options: TransportOptions,
     deadline: Deadline,
-) -> Answer:
-    """Send one POST request and read its whole answer.
+) -> Response:
+    """Send a POST request and return its response.
 
     Args:
-        endpoint: where to connect to; its path is not used.
-        target: path and query, percent-encoded.
-        headers: `Host` and all others in their order, sent as they are; `Content-Length` and `Connection: close` are
-            added.
-        body: the bytes of the body.
+        endpoint: the server; its path is not used.
+        target: the path and query, percent-encoded.
+        headers: all headers in order, with `Host`, sent unchanged. `Content-Length` and `Connection: close` are added.
+        body: the body.
         options: time limits, CAs, proxy.
-        deadline: holds for everything together.
+        deadline: for the whole exchange.
 
     Raises:
-        ServiceUnreachableError: no whole answer came in time; `retryable` says whether another try may help.
+        ServiceUnreachableError: no complete response came in time. `retryable` says whether a retry may help.
         ConfigError: the CAs can't be read.
-        ValueError: the target or a header holds a character that does not belong there.
+        ValueError: the target or a header contains a control or non-ASCII character.
     """
     proxy = options.proxy
     sent = [*headers, ("Content-Length", str(len(body))), ("Connection", "close")]
@@ -105,21 +105,21 @@ def post(
     request = _head("POST", target, sent) + body
     stream = _open(endpoint, options, deadline.within(options.connect_timeout, "--connect-timeout"))
     try:
-        answering = deadline.within(options.read_timeout, "--read-timeout")
-        stream.send(request, answering)
-        answer = _read_answer(stream, endpoint.host_header, answering)
+        limit = deadline.within(options.read_timeout, "--read-timeout")
+        stream.send(request, limit)
+        response = _read_response(stream, endpoint.host_header, limit)
     finally:
         stream.close()
-    if proxy and answer.status == 407:
-        raise _refusal(proxy, answer.status)
-    return answer
+    if proxy and response.status == 407:
+        raise _proxy_error(proxy, response.status)
+    return response
 
 
 def _open(endpoint: Endpoint, options: TransportOptions, deadline: Deadline) -> Stream:
     proxy, peer = options.proxy, endpoint.host_header
     if endpoint.scheme == "https":
-        # Before anything is sent, as a missing CA file is an error whatever the network does.
-        _ = options.tls
+        # Report a missing CA file before the network is used.
+        options.read_cas()
     if proxy is None:
         stream: Stream = connect(endpoint.host, endpoint.port, peer=peer, deadline=deadline)
     else:
@@ -138,30 +138,30 @@ def _open(endpoint: Endpoint, options: TransportOptions, deadline: Deadline) -> 
 
 
 def _start_tls(stream: Stream, options: TransportOptions, host: str, peer: str, deadline: Deadline) -> TlsStream:
-    tls = TlsStream(stream, options.tls, host=host, peer=peer)
+    tls = TlsStream(stream, options._tls, host=host, peer=peer)
     tls.handshake(deadline)
     return tls
 
 
 def _tunnel(stream: Stream, proxy: Proxy, endpoint: Endpoint, deadline: Deadline) -> None:
-    """Ask a proxy to connect this stream to the endpoint (RFC 9110, 9.3.6)."""
+    """Ask the proxy to connect this stream to the endpoint (RFC 9110, section 9.3.6)."""
     target = host_and_port(endpoint.host, endpoint.port)
     stream.send(_head("CONNECT", target, [("Host", target), *_authorization(proxy)]), deadline)
-    # Nothing is read ahead: what follows the answer is TLS.
+    # Do not read ahead: TLS follows the response.
     reader = StreamReader(stream, deadline, buffer_size=1)
-    with _http_errors(f"the proxy {proxy}"), _response(reader, "CONNECT") as response:
+    with _http_errors(f"the proxy {proxy}"), _begin_response(reader, "CONNECT") as response:
         status = response.status
     if status != 200:
-        raise _refusal(proxy, status)
+        raise _proxy_error(proxy, status)
 
 
 def _authorization(proxy: Proxy) -> list[tuple[str, str]]:
     return [("Proxy-Authorization", proxy.authorization)] if proxy.authorization else []
 
 
-def _refusal(proxy: Proxy, status: int) -> ServiceUnreachableError:
+def _proxy_error(proxy: Proxy, status: int) -> ServiceUnreachableError:
     phrase = http.client.responses.get(status, "")
-    hint = f"Put user:password@ into {proxy.variable}" if status == 407 else "Ask whoever runs the proxy"
+    hint = f"Add user:password@ to {proxy.variable}" if status == 407 else "Ask the proxy's administrator"
     return ServiceUnreachableError(
         f"the proxy {proxy} answered {status} {phrase}".rstrip(), hint, retryable=status >= 500
     )
@@ -170,11 +170,11 @@ def _refusal(proxy: Proxy, status: int) -> ServiceUnreachableError:
 def _head(method: str, target: str, headers: Sequence[tuple[str, str]]) -> bytes:
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
     if not all(_LINE.fullmatch(line) for line in lines):
-        raise ValueError("a request's target or header holds a control or non-ASCII character")
+        raise ValueError("the request's target or a header contains a control or non-ASCII character")
     return "\r\n".join([*lines, "", ""]).encode("ascii")
 
 
-def _response(reader: StreamReader, method: str) -> http.client.HTTPResponse:
+def _begin_response(reader: StreamReader, method: str) -> http.client.HTTPResponse:
     response = http.client.HTTPResponse(cast("socket.socket", reader), method=method)
     try:
         response.begin()
@@ -184,36 +184,35 @@ def _response(reader: StreamReader, method: str) -> http.client.HTTPResponse:
     return response
 
 
-def _read_answer(stream: Stream, peer: str, deadline: Deadline) -> Answer:
-    with _http_errors(peer), _response(StreamReader(stream, deadline), "POST") as response:
+def _read_response(stream: Stream, peer: str, deadline: Deadline) -> Response:
+    with _http_errors(peer), _begin_response(StreamReader(stream, deadline), "POST") as response:
         too_long = (response.length or 0) > MAX_BODY_BYTES
-        # One byte more than allowed shows a body that is too long, whatever its framing.
+        # Without a Content-Length, one byte more than allowed shows that the body is too long.
         body = b"" if too_long else response.read(MAX_BODY_BYTES + 1)
         missing = response.length
     if too_long or len(body) > MAX_BODY_BYTES:
         raise ServiceUnreachableError(
-            f"the answer of {peer} is longer than {MAX_BODY_BYTES} bytes",
-            "Check its URL and the proxy settings",
+            f"the response of {peer} is longer than {MAX_BODY_BYTES} bytes",
+            "Check the URL and the proxy settings",
             retryable=False,
         )
     if missing:
         raise _cut_off(peer)
-    return Answer(response.status, response.msg, body)
+    return Response(response.status, response.msg, body)
 
 
 def _cut_off(peer: str) -> ServiceUnreachableError:
-    hint = "Try again later, or look for what stands between"
-    return ServiceUnreachableError(f"{peer} closed the connection before its answer was whole", hint)
+    return ServiceUnreachableError(f"{peer} closed the connection before its response was complete", RETRY_HINT)
 
 
 @contextmanager
 def _http_errors(peer: str) -> Iterator[None]:
     try:
         yield
-    # Not chained: these exceptions hold what came of the answer, which may be credentials.
+    # Not chained: the exception contains a part of the response, which may be credentials.
     except (http.client.RemoteDisconnected, http.client.IncompleteRead):
         raise _cut_off(peer) from None
     except (http.client.HTTPException, ValueError):
         raise ServiceUnreachableError(
-            f"what {peer} answered is not HTTP", "Check its URL and the proxy settings"
+            f"{peer} did not answer with HTTP", "Check the URL and the proxy settings"
         ) from None

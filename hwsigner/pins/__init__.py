@@ -1,16 +1,16 @@
-"""Where a PIN comes from. A PIN is whatever unlocks a key: user PIN, TPM auth value, passphrase.
+"""Where a PIN comes from. A PIN is any secret that unlocks a key: user PIN, TPM auth value, passphrase.
 
-In this order, and the first that has one gives it:
+The first of these places that has one gives it:
 
 1. the caller: the PIN itself, or a callable;
 2. the key URI's `pin-value`;
 3. its `pin-source`: `file:`, `env:`, `cmd:`;
-4. the systemd credentials `hwsigner.pins.SERIAL` of the token with that serial number, and `hwsigner.pins`;
+4. the systemd credentials: `hwsigner.pin.SERIAL` for the token with that serial number, then `hwsigner.pin`;
 5. the environment variable `HWSIGNER_PIN`;
-6. what asks a person: a pinentry, then the terminal. The commands ask so; the library by itself prompts nobody.
+6. prompts: a pinentry, then the terminal. The commands have them; the library by itself never prompts.
 
-A token with a PIN pad is logged in to without a PIN, by its backend. 4 and 5 name no key: they are for the key that is
-opened, and but for the serial number's they go to one token or file in a process.
+A backend logs in to a token with a PIN pad without a PIN. Places 4 and 5 name no key: they are for the key that is
+opened. Except for the credential with a serial number, each goes to one token or file in a process.
 """
 
 from __future__ import annotations
@@ -23,24 +23,18 @@ from hwsigner.pins import sources as pin_sources
 from hwsigner.pins.child import VARIABLE
 from hwsigner.uri import KeyURI
 
-_FOR_KEYS = f"give the systemd credential {pin_sources.CREDENTIAL}, set {VARIABLE}, "
-# The flags that give a PIN of each kind.
-_FLAGS = {
-    "passphrase": "give --pkcs8-password, ",
-    "TPM auth value": "give --tpm-key-password, or --no-tpm-key-password if it is empty, ",
-}
-
 
 @dataclass(frozen=True)
 class PinRequest:
     """A question for a PIN.
 
     Attributes:
-        kind: what is asked for, such as `user PIN`, `passphrase` or `TPM auth value`.
+        kind: what to ask for, such as `user PIN`, `passphrase` or `TPM auth value`.
         subject: what it unlocks, such as `token 'alpha'` or a path.
-        state: what the token says of its PIN (`an earlier try failed`), or an empty string.
+        state: what the token says about its PIN (`an earlier try failed`), or an empty string.
         serial: the token's serial number, or an empty string.
-        slot: the slot, where another token says the same of itself, else an empty string.
+        slot: the slot, if another token gives the same details, or an empty string.
+        for_one_signature: whether the PIN is for one signature, so that the next one needs it again.
     """
 
     kind: str
@@ -48,12 +42,13 @@ class PinRequest:
     state: str = ""
     serial: str = ""
     slot: str = ""
+    for_one_signature: bool = False
 
     @property
     def question(self) -> str:
-        """The question as one line. It may hold control characters of foreign labels."""
-        named = (self.serial and f"serial {self.serial}", self.slot and f"slot {self.slot}", self.state)
-        notes = ", ".join(filter(None, named))
+        """The question as one line. It may have control characters from a token's label."""
+        details = (self.serial and f"serial {self.serial}", self.slot and f"slot {self.slot}", self.state)
+        notes = ", ".join(filter(None, details))
         return f"{self.kind} for {self.subject}" + (f" ({notes})" if notes else "")
 
 
@@ -66,8 +61,8 @@ class FoundPin:
 
     Attributes:
         pin: the PIN itself.
-        is_stored: whether it lay somewhere, so that a wrong one would be sent again and again; false when the caller's
-            callable or a person gave it for this request.
+        is_stored: whether it was stored somewhere, so that a wrong one would be sent each time; false if the caller's
+            callable or a prompt gave it for this request.
     """
 
     pin: str = field(repr=False)
@@ -75,15 +70,17 @@ class FoundPin:
 
 
 class PinSource:
-    """The places that may give the PIN of one key, in their order.
+    """The places that may give the PIN of one key, in order.
 
     Args:
         pin: the PIN itself, or None.
-        ask: the caller's callable: called first, with a PinRequest; returns the PIN, or None for "I have none".
-        prompts: such callables that ask a person, called in turn when no other place gives a PIN.
-        allow_commands: let a URI's `pin-source=cmd:` run a program. Only for URIs of a command line or a configuration.
-        reuse: answer a key that wants a PIN at each signature with the PIN of the login.
-        allow_final_try: send a PIN even where one more wrong one locks the token.
+        ask: the caller's callable, the first place: it takes a PinRequest and returns the PIN, or None for "I have
+            none".
+        prompts: such callables that ask the user, called in turn if no other place gives a PIN.
+        allow_commands: whether a URI's `pin-source=cmd:` may run a program. Only for URIs from a command line or a
+            configuration file.
+        reuse: whether a key that wants a PIN for each signature gets the PIN of the login.
+        allow_final_try: whether to send a PIN even if one more wrong one locks the token.
     """
 
     def __init__(
@@ -107,11 +104,18 @@ class PinSource:
         self.reuse = reuse
         self.allow_final_try = allow_final_try
 
+    @classmethod
+    def of(cls, pin: str | AskPin | PinSource | None) -> PinSource:
+        """Return what a caller gave for a PIN as a PinSource."""
+        if isinstance(pin, PinSource):
+            return pin
+        return cls(pin) if pin is None or isinstance(pin, str) else cls(ask=pin)
+
     def __repr__(self) -> str:
         return "PinSource(…)"
 
     def without_pin(self) -> PinSource:
-        """Return the same places for another token or file than the key's: less the PIN, and less what names no key."""
+        """Return these places for another token or file than the key's: without the PIN, and those that name no key."""
         other = PinSource(
             ask=self._ask,
             prompts=self._prompts,
@@ -122,9 +126,9 @@ class PinSource:
         return other
 
     def given(self, uri: KeyURI) -> str | None:
-        """Return the PIN that was stored for this very key, or None: the caller's, `pin-value`, `pin-source`.
+        """Return the PIN that was stored for this very key, or None: the caller's, `pin-value` or `pin-source`.
 
-        A `pin-source` is read once: it may be a pipe.
+        A `pin-source` is read once, as it may be a pipe.
 
         Raises:
             PinError: the `pin-source` can't be read or trusted.
@@ -139,7 +143,7 @@ class PinSource:
         return None if source is None else self._sources[source]
 
     def stored(self, uri: KeyURI, request: PinRequest) -> str | None:
-        """Return the PIN that needs nobody to give it now, or None: that of `given`, a credential, `HWSIGNER_PIN`.
+        """Return the PIN that is there without asking, or None: that of `given`, a credential, or `HWSIGNER_PIN`.
 
         Raises:
             PinError: the `pin-source` or a credential can't be read or trusted.
@@ -154,11 +158,11 @@ class PinSource:
     def find(self, uri: KeyURI, request: PinRequest) -> FoundPin:
         """Return the PIN for a key, from the first place that has one.
 
-        Nobody is asked again for what `remember` was told: a PKCS #12 file's certificate and key cost one answer.
+        An answer that was passed to `remember` is used again: a PKCS #12 file's certificate and key need one answer.
 
         Raises:
-            PinRequiredError: no place gives one; the message says all of them.
-            PinError: a place has one that can't be read or trusted, or a person refused to answer.
+            PinRequiredError: no place gives one; the message lists all of them.
+            PinError: a place has one that can't be read or trusted, or the user cancelled.
         """
         answer = self._answers.get(request)
         if answer is None and self._ask and self._pin is None:
@@ -170,43 +174,45 @@ class PinSource:
         if pin is not None:
             self._stored_for.add(request)
             return FoundPin(pin, is_stored=True)
-        return FoundPin(self._prompt(request), is_stored=False)
+        return FoundPin(self._prompt(request, uri.backend.password_flag), is_stored=False)
 
     def get(self, uri: KeyURI, request: PinRequest) -> str:
-        """Return the PIN that `find` finds; raises as it does."""
+        """Return the PIN that `find` finds; raises as `find`."""
         return self.find(uri, request).pin
 
     def remember(self, request: PinRequest, pin: str) -> None:
-        """Keep an answer that was right for the same request. A wrong one is not kept: it must not be sent again.
+        """Keep a right answer for the same request. Do not call it for a wrong one, which must not be sent again.
 
-        What a stored place gave stays there.
+        A PIN from a stored place is not kept.
         """
         if request not in self._stored_for:
             self._answers[request] = pin
 
     def forget(self, request: PinRequest) -> None:
-        """Keep an answer no longer that was right once and is wrong now: it must not be sent again."""
+        """Drop an answer that was right once and is wrong now, as it must not be sent again."""
         self._answers.pop(request, None)
 
     def ask(self, request: PinRequest) -> str:
-        """Ask the caller's callable or a person, anew each time.
+        """Ask the caller's callable or the user, at each call.
 
         Raises:
-            PinRequiredError: there is nobody to ask.
-            PinError: a person refused to answer.
+            PinRequiredError: neither gives a PIN.
+            PinError: the user cancelled.
         """
         pin = self._ask(request) if self._ask else None
         return self._prompt(request) if pin is None else pin
 
-    def _prompt(self, request: PinRequest) -> str:
+    def _prompt(self, request: PinRequest, password_flag: str = "") -> str:
         for prompt in self._prompts:
             pin = prompt(request)
             if pin is not None:
                 return pin
+        flag = f"give --{password_flag}, " if password_flag and self._is_for_key else ""
+        unnamed = f"give the systemd credential {pin_sources.CREDENTIAL}, set {VARIABLE}, " if self._is_for_key else ""
         raise PinRequiredError(
-            f"{request.subject} wants its {request.kind} and there is no place to take it from",
-            f"Add {pin_sources.KINDS} or pin-value= to the key URI, {_FLAGS.get(request.kind, '')}"
-            f"{_FOR_KEYS if self._is_for_key else ''}or run from a terminal or where a pinentry can ask",
+            f"{request.subject} wants its {request.kind} and no place gives it",
+            f"Add {pin_sources.KINDS} or pin-value= to the key URI, {flag}{unnamed}"
+            "or run from a terminal or where a pinentry can ask",
         )
 
 

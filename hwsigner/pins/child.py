@@ -1,4 +1,4 @@
-"""Programs that are asked for a PIN: what they are given, and how long they are waited for."""
+"""What programs that give a PIN have in common: their environment, and waiting for what they write."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ VARIABLE = "HWSIGNER_PIN"
 
 
 def child_environment() -> dict[str, str]:
-    """Return the environment for a child process: without HWSIGNER_PIN."""
+    """Return this process's environment without HWSIGNER_PIN, for a child process."""
     return {name: value for name, value in os.environ.items() if name != VARIABLE}
 
 
 def wait_until_readable(descriptor: int, deadline: float) -> bool:
-    """Wait until a descriptor has data or its other end is closed, and return True; False from the deadline on.
+    """Wait until a descriptor has data or its other end is closed; return False if the deadline comes first.
 
     Args:
-        descriptor: of a pipe.
-        deadline: by `time.monotonic`.
+        descriptor: the descriptor of a pipe.
+        deadline: a time of `time.monotonic`.
     """
     left = deadline - time.monotonic()
     poll = select.poll()

@@ -15,18 +15,18 @@ TIME_LIMIT = 30.0
 
 
 def read_pin_command(command: str, time_limit: float = TIME_LIMIT) -> str:
-    """Run a program and return the first line that it prints, as UTF-8 and less its end.
+    """Run a program and return the first line that it prints, as UTF-8 without the line's end.
 
-    No shell runs it. Its stdin and stderr are /dev/null: a caller that waits for our stderr to close must not wait for
-    what the program leaves behind, and some write secrets there. It keeps the terminal, on which it may ask.
+    No shell is used. The program's stdin and stderr are /dev/null, because some write secrets to stderr, and a caller
+    that waits for our stderr to close must not wait for a process that the program left. It may ask on the terminal.
 
     Args:
-        command: the program, which is looked for on the PATH, and its arguments, quoted as for a shell.
+        command: the program, looked up on the PATH, and its arguments, quoted as for a shell.
         time_limit: the seconds after which it is killed.
 
     Raises:
-        PinError: it can't be started, ends with another status than 0, takes longer than the time limit, or its
-            first line is empty, longer than 4096 bytes or not text. The message has its name, and no argument.
+        PinError: it can't be started, exits with a status other than 0, takes longer than the time limit, or its first
+            line is empty, longer than 4096 bytes or not text. The message has its name, but no argument.
     """
     words = _words(command)
     deadline = time.monotonic() + time_limit
@@ -41,12 +41,12 @@ def read_pin_command(command: str, time_limit: float = TIME_LIMIT) -> str:
                 process.kill()
                 raise
     except (TimeoutError, subprocess.TimeoutExpired):
-        # Not chained: the exception of subprocess carries the arguments.
+        # Not chained: the exception has the arguments.
         raise _failure(words[0], f"did not end within {time_limit:g} seconds") from None
     except OSError as error:
         raise _failure(words[0], f"can't be run: {error.strerror}") from None
     if status:
-        how = f"ended with status {status}" if status > 0 else f"was ended by signal {-status}"
+        how = f"exited with status {status}" if status > 0 else f"was killed by signal {-status}"
         raise _failure(words[0], how)
     return _text(line, words[0])
 
@@ -55,7 +55,7 @@ def _words(command: str) -> list[str]:
     try:
         words = shlex.split(command)
     except ValueError:
-        # Not chained and not quoted: what is in quotes may be secret.
+        # Neither chained nor quoted: the text in quotes may be secret.
         raise PinError("the command of a key URI's pin-source has an open quote", "Close it") from None
     if not words or not words[0]:
         raise PinError("a key URI's pin-source=cmd: names no command", "Write pin-source=cmd:PROGRAM")
@@ -63,7 +63,7 @@ def _words(command: str) -> list[str]:
 
 
 def _first_line(output: int, deadline: float) -> bytes:
-    """Return the first line of what a program prints until it closes its output; what follows is not kept."""
+    """Read a program's output until it closes it, and return the first line."""
     line = b""
     while chunk := _read(output, deadline):
         if b"\n" not in line and len(line) <= MAX_PIN_BYTES:
@@ -86,8 +86,8 @@ def _text(line: bytes, program: str) -> str:
         return line.decode()
     except UnicodeDecodeError:
         # Not chained: the exception would carry the line.
-        raise _failure(program, "printed what is not UTF-8 text") from None
+        raise _failure(program, "printed a first line that is not UTF-8") from None
 
 
 def _failure(program: str, what: str) -> PinError:
-    return PinError(f"the command {program!r} of pin-source {what}", "Run it by hand to see what it says")
+    return PinError(f"the command {program!r} of pin-source {what}", "Run it by hand to see its messages")

@@ -1,7 +1,7 @@
-"""Ask a person through a pinentry: a program that shows one dialogue, spoken to by the Assuan protocol.
+"""Ask the user through a pinentry: a program that shows one dialogue and speaks the Assuan protocol.
 
-https://www.gnupg.org/documentation/manuals/assuan/: a command is a line, and so is an answer: `OK`, `ERR` and a number,
-or `D` and data, in which %, CR and LF are percent-escaped. A pinentry is never told that it may keep a PIN.
+https://www.gnupg.org/documentation/manuals/assuan/: commands are lines, and so are answers: `OK`, `ERR` and a number,
+or `D` and data with %, CR and LF percent-escaped. hwsigner never allows a pinentry to cache a PIN.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from hwsigner.pins.child import child_environment, wait_until_readable
 
 PROGRAM = "pinentry"
 VARIABLE = "HWSIGNER_PINENTRY"
-# What a person has, and what a program has for an answer that no person gives; seconds.
+# Time limits in seconds: for the user's answer, and for the program's other answers.
 ANSWER_LIMIT = 120.0
 REPLY_LIMIT = 10.0
 _TERMINAL = "/dev/tty"
-# Assuan's lines have 1000 bytes at most, and a character takes four, or three when it is escaped.
+# Assuan's lines have at most 1000 bytes, and a character takes up to four.
 _MAX_TEXT = 200
 _MAX_DATA = 16384
-# <gpg-error.h>; the rest of the number tells the program that met it.
+# From gpg-error.h. The rest of the number is the program with the error.
 _ERROR_CODE = 0xFFFF
 _TIMEOUT = 62
 _CANCELLED = (99, 198)
-_OTHER = f"Name another one with --pinentry or {VARIABLE}, or none"
+_OTHER = f"Choose another one with --pinentry or {VARIABLE}, or use none"
 
 
 class Pinentry:
@@ -40,9 +40,9 @@ class Pinentry:
 
     Args:
         program: its path, or its name on the PATH.
-        is_optional: a program that is missing, or that can't ask, is no error: another place may give the PIN.
-        answer_limit: the seconds that a person has.
-        reply_limit: the seconds that the program has for anything else.
+        is_optional: whether to return None, not raise an error, if the program is missing or can't ask.
+        answer_limit: the seconds that the user has to answer.
+        reply_limit: the seconds that the program has for any other reply.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class Pinentry:
         self._reply_limit = reply_limit
 
     def ask(self, request: PinRequest) -> str | None:
-        """Return what a person types; None where there is neither a display nor a terminal to ask on.
+        """Return what the user types; None if there is neither a display nor a terminal.
 
         Raises:
-            PinError: the person cancelled, or did not answer in time; or the program is missing or fails, unless it is
-                optional.
+            PinError: the user cancelled, or did not answer in time. Unless the program is optional, also: it is
+                missing or fails.
         """
         if not has_display(os.environ) and not _has_terminal():
             return None
@@ -93,7 +93,7 @@ class Pinentry:
         talk.command("SETTITLE hwsigner")
         talk.command(f"SETDESC {_escaped(request.question)}")
         talk.command(f"SETPROMPT {_escaped(request.kind)}:")
-        # It keeps the time itself, and leaves the terminal tidy at its end.
+        # The pinentry enforces the limit itself and then restores the terminal, so give it some more time.
         answer = talk.command("GETPIN", self._answer_limit + self._reply_limit)
         with suppress(_AssuanError, TimeoutError, OSError):
             talk.command("BYE", 1.0)
@@ -108,9 +108,9 @@ def find_pinentry(named: str | None, environ: Mapping[str, str]) -> Pinentry | N
     """Return the pinentry to ask with, or None.
 
     Args:
-        named: the program that flag or profile name; `none` for none at all.
-        environ: its HWSIGNER_PINENTRY is used where `named` is None. Where that is unset too it is `pinentry` on the
-            PATH, and only where there is a display: on a terminal alone, a line is asked for.
+        named: the program in a flag or profile; `none` for no pinentry.
+        environ: the environment, whose HWSIGNER_PINENTRY is used if `named` is None. If that is unset too, `pinentry`
+            on the PATH is used, but only if there is a display: with a terminal alone, hwsigner asks there.
     """
     program = named or environ.get(VARIABLE)
     if program:
@@ -119,7 +119,7 @@ def find_pinentry(named: str | None, environ: Mapping[str, str]) -> Pinentry | N
 
 
 def has_display(environ: Mapping[str, str]) -> bool:
-    """Tell whether a dialogue can be shown on a graphical display."""
+    """Return whether a graphical display can show a dialogue."""
     return bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"))
 
 
@@ -131,7 +131,7 @@ class _AssuanError(Exception):
 
 
 class _Conversation:
-    """A started program: commands and their replies. At its end the program is ended."""
+    """A running pinentry: commands and their replies. The end of the `with` statement ends the program."""
 
     def __init__(self, program: str, reply_limit: float) -> None:
         self._reply_limit = reply_limit
@@ -165,7 +165,7 @@ class _Conversation:
         Raises:
             _AssuanError: it is an error.
             TimeoutError: it did not come within the limit, in seconds.
-            OSError: the program has ended, or sends more data than a PIN can be.
+            OSError: the program has ended, or sends too much data for a PIN.
         """
         deadline = time.monotonic() + (self._reply_limit if limit is None else limit)
         data = b""
@@ -177,7 +177,7 @@ class _Conversation:
                 raise _AssuanError(rest.decode("utf-8", "replace"))
             if word == b"D":
                 data += unquote_to_bytes(rest)
-        raise OSError(0, "it sends data without end")
+        raise OSError(0, "it sends too much data")
 
     def _line(self, deadline: float) -> bytes:
         output = self._output.fileno()
@@ -186,14 +186,14 @@ class _Conversation:
                 raise TimeoutError
             chunk = os.read(output, 4096)
             if not chunk or len(self._pending) > _MAX_DATA:
-                raise OSError(0, "it is no pinentry, or has ended")
+                raise OSError(0, "it is not a pinentry, or has ended")
             self._pending += chunk
         line, _, self._pending = self._pending.partition(b"\n")
         return line
 
 
 def _options(environ: Mapping[str, str]) -> Iterator[str]:
-    """Return the options that a dialogue on a terminal needs."""
+    """Yield the options for a dialogue on a terminal."""
     if _has_terminal():
         yield f"ttyname={_TERMINAL}"
     if environ.get("TERM"):
@@ -204,7 +204,7 @@ def _options(environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def _escaped(text: str) -> str:
-    """Return text for a command: unprintable characters shown as escapes, and the percent sign as Assuan has it."""
+    """Return text for a command, with unprintable characters as escapes and the percent sign escaped for Assuan."""
     shown = printable(text)
     if len(shown) > _MAX_TEXT:
         shown = f"{shown[: _MAX_TEXT // 2]}…{shown[-_MAX_TEXT // 2 + 1 :]}"
@@ -221,7 +221,7 @@ def _has_terminal() -> bool:
 
 @contextmanager
 def _restored_terminal() -> Iterator[None]:
-    """Give the terminal back as it was, echo above all: a program that is killed leaves it as it stands."""
+    """Restore the terminal's settings at the end: a pinentry that is killed would leave echo off."""
     try:
         terminal = os.open(_TERMINAL, os.O_RDWR | os.O_NOCTTY)
     except OSError:

@@ -1,4 +1,4 @@
-"""Ask a person on the terminal device: SDKs capture stderr and own stdin, so a prompt there is never seen."""
+"""Ask the user on the terminal device. SDKs capture stderr and stdin, so a prompt there would not be seen."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from hwsigner.pins import PinRequest
 _TERMINAL = "/dev/tty"
 _LOCAL_MODES = 3
 
-# How the terminal was before the prompt that is open, and whether others have it now.
+# The terminal's settings before the open prompt, and whether it was left to others.
 _before: list[Any] | None = None
 _is_released = False
 _lock = threading.Lock()
 
 
 def ask_pin(request: PinRequest) -> str | None:
-    """Return what a person types, unechoed; None when there is no terminal, or it has hung up or been released.
+    """Return what the user types, unechoed; None if there is no terminal, or it has hung up or was released.
 
     Raises:
-        PinError: what was typed is not text.
+        PinError: it is not text.
     """
     try:
-        # Not getpass: where it can't silence the terminal it takes what stdin holds, and only it knows what to restore.
+        # Not getpass: without a terminal it reads stdin, and release_terminal could not restore its settings.
         with open(_TERMINAL, "r+b", buffering=0) as terminal:
             typed = _ask(terminal, f"{request.question}: ")
     except (OSError, termios.error):
@@ -44,22 +44,16 @@ def ask_pin(request: PinRequest) -> str | None:
 def release_terminal() -> None:
     """Leave the terminal to others for good: to the command that `exec` runs, or to the shell as the process ends.
 
-    If a prompt is open in another thread, which the end of the process would cut short, typing is echoed again. From
-    now on `ask_pin` returns None: a prompt would take keys that are meant for another program. Pinentries are asked
-    still, as most have a window of their own.
+    If another thread has a prompt open, which the end of the process would cut short, echo is switched on again. From
+    now on `ask_pin` returns None, as a prompt would take keys that are meant for another program. Pinentries still ask,
+    as most have their own window.
     """
     global _is_released
     _is_released = True
     with suppress(OSError), open(_TERMINAL, "r+b", buffering=0) as terminal:
-        # From the background it would be another job's, and touching it would stop this one.
+        # In the background, the terminal is another job's, and changing it would stop this one.
         if os.tcgetpgrp(terminal.fileno()) == os.getpgrp():
             _restore(terminal)
-
-
-def tell_person(text: str) -> None:
-    """Write a line to the terminal device. Where there is none, nobody is told."""
-    with suppress(OSError), open(_TERMINAL, "wb", buffering=0) as terminal:
-        terminal.write(f"hwsigner: {printable(text)}\n".encode())
 
 
 def _ask(terminal: FileIO, question: str) -> bytes:
@@ -70,12 +64,12 @@ def _ask(terminal: FileIO, question: str) -> bytes:
         typed = terminal.readline()
     finally:
         _restore(terminal)
-    terminal.write(b"\n")  # The one that was typed is not shown.
+    terminal.write(b"\n")  # The typed one is not shown.
     return typed
 
 
 def _silence(terminal: FileIO) -> bool:
-    """Let what is typed not be shown, and return True; or return False where the terminal has been released."""
+    """Switch echo off and return True; return False if the terminal was released."""
     global _before
     with _lock:
         if _is_released:
@@ -96,6 +90,6 @@ def _restore(terminal: FileIO) -> None:
 
 
 def _set(terminal: FileIO, attributes: list[Any]) -> None:
-    """Set a terminal's attributes, and drop what was typed before; without a wait for what is shown, as for ^S."""
+    """Set a terminal's attributes and drop earlier input, without waiting for its output, which ^S may hold up."""
     termios.tcsetattr(terminal, termios.TCSANOW, attributes)
     termios.tcflush(terminal, termios.TCIFLUSH)

@@ -1,1 +1,1 @@
-"""One session after the other, each created before the last one expires."""
+"""Sessions that follow one another: each is created before the last one expires."""

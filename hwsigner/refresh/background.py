@@ -1,12 +1,11 @@
-"""Credentials for many who ask: a provider that a thread refreshes before anybody waits, and its replies as finished
-bytes.
-"""
+"""Credentials for programs that answer others: refreshed before anybody has to wait, with replies as finished bytes."""
 
 from __future__ import annotations
 
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,11 +17,11 @@ from weakref import WeakSet
 
 from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
-from hwsigner.refresh.outcome import HeldSession, Setback
-from hwsigner.refresh.provider import Provider
-from hwsigner.refresh.renewal import Listener
+from hwsigner.refresh.outcome import Failure, Session
+from hwsigner.refresh.provider import Listener, Provider
+from hwsigner.refresh.workers import start_work
 
-# A wait does not count the time that the machine is suspended, and nobody tells that a clock was set.
+# Waiting does not count the time that the machine is suspended, and nothing reports that a clock was set.
 LOOK_SECONDS = 60.0
 
 Reply = bytes | memoryview
@@ -30,15 +29,15 @@ Format = Callable[[Credentials], Reply]
 
 
 class Status(NamedTuple):
-    """What can be told of a resident provider; nothing of it is secret.
+    """The state of a background provider. Nothing in it is secret.
 
     Attributes:
-        expiration: when the last credentials end or ended; None without any.
-        left: the seconds of life that they have left, 0 for none.
-        until_refresh: the seconds until the thread refreshes them; infinity for never.
-        failure: what the last try met, or None.
-        needs_person: whether they are not refreshed but on the path of one who asks, as the key needs a person.
-        is_wanted: whether somebody asked for them.
+        expiration: when the last credentials expire or expired; None without any.
+        left: the seconds that they have left, 0 for none.
+        until_refresh: the seconds until they are refreshed in the background; infinity for never.
+        failure: the error of the last attempt, or None.
+        needs_person: whether they are refreshed only when a caller asks, as the key needs a person.
+        is_wanted: whether a caller asked for them.
     """
 
     expiration: datetime | None
@@ -49,29 +48,29 @@ class Status(NamedTuple):
     is_wanted: bool
 
 
-class ResidentProvider:
-    """A provider with a thread that refreshes it ahead of need, and with finished replies. Safe to use by all threads.
+class BackgroundProvider:
+    """A provider that is refreshed ahead of need by another thread, with finished replies. Thread-safe.
 
-    Once warm, nobody waits for a signature: the thread creates the next session while the last has 16 minutes or more
-    left (of an hour, between 16 and 38; of 15 minutes, between 5 and 10), at a moment that chance picks. It does so
-    only if somebody was given the last, and never where the key needs a person: else the next is created on the path
-    of one who asks. After failures it tries again as a provider does, while the last credentials are given. Once these
-    have ended it tries only if somebody asked since its last try.
+    Once warm, no caller waits for a signature: the next session is created while the last has 16 minutes or more left
+    (of an hour, between 16 and 38; of 15 minutes, between 5 and 10), at a random moment. That happens only if a caller
+    was given the last session, and never if the key needs a person: then the next session is created when a caller
+    asks. After a failure the last credentials are given out, and attempts are repeated as a provider does. Once the
+    credentials have expired, an attempt is made only if a caller has asked since the last one.
 
-    Call `start()`, and `close()` at the end, or use it in a `with` statement: else the thread keeps the process for up
-    to a minute after its end. A process that forks has no thread in the child, which may start one.
+    Call `start()`, and `close()` at the end, or use a `with` statement. One thread waits for all background providers
+    of a process; each refresh has a thread of its own. A child process starts without them and may call `start()`.
 
     Args:
-        provider: is closed with this.
-        formats: by name, what makes a reply of credentials. It is called at each refresh, by the thread that
-            refreshes, and raises nothing.
-        attended: whether the key needs a person for each session: True, False, or None to judge by the time that
-            signatures take.
-        on_try: called after each try with the session or the setback, in their order, by the thread that made it. It
-            may call and close this provider, and raises nothing.
+        provider: closed with this.
+        formats: by name, what makes a reply of credentials. It is called at each refresh by the thread that refreshes,
+            and must not raise.
+        attended: whether the key needs a person for each session: True, False, or None to judge by how long signatures
+            take.
+        on_try: called after each attempt with the session or the failure, in order, by the thread that made it. It may
+            call and close this provider, and must not raise.
 
     Raises:
-        UsageError: the provider has a resident already.
+        UsageError: the provider has a background provider already.
     """
 
     def __init__(
@@ -83,48 +82,46 @@ class ResidentProvider:
         on_try: Listener | None = None,
     ) -> None:
         self._provider = provider
-        self._renewal = provider.renewal
-        if self._renewal.listener is not None:
-            raise UsageError("the provider has a resident already", "Make a provider for each")
+        if provider._listener is not None:
+            raise UsageError("the provider has a background provider already", "Make a provider for each")
         self._formats = dict(formats or {})
         self._attended = attended
         self._on_try = on_try
-        # Replaced whole, so that it is read without a lock.
-        self._held: _Held | None = None
+        self._rendered: _Rendered | None = None  # Replaced whole, so it is read without a lock.
+        self._is_started = self._is_closed = False
         self._is_wanted = False
-        self._is_tended = False
-        self._thread: threading.Thread | None = None
-        # Not an Event, whose lock a handler of a signal could find taken by the very thread that it interrupts.
-        self._wakes: SimpleQueue[None] = SimpleQueue()
-        self._is_closed = False
-        self._renewal.listener = self._note
-        _residents.add(self)
+        self._is_retried = False
+        provider._listener = self._note
+        _providers.add(self)
 
     def __repr__(self) -> str:
-        return f"<ResidentProvider of {self._provider!r}>"
+        return f"<BackgroundProvider of {self._provider!r}>"
 
     def start(self) -> None:
-        """Start the thread, unless it runs. It does nothing before somebody asks."""
-        if self._thread is None and not self._is_closed:
-            self._thread = threading.Thread(target=self._run, name="hwsigner-resident", daemon=False)
-            self._thread.start()
+        """Refresh in the background from now on. Nothing is done before a caller asks for credentials."""
+        if not self._is_closed:
+            self._is_started = True
+            self._is_retried = not self._needs_person()
+            _timer.start()
+            self._tell()
 
     def read(self, name: str) -> Reply | None:
-        """Return the finished reply of a format at once, or None where `reply` is to be called, which may take long.
+        """Return the finished reply of a format at once, or None if `reply` must be called, which may take long.
 
-        It is the last one while a refresh is under way, or too early after one that failed.
+        While a refresh is in progress, and after one that failed, it is the last reply.
 
         Args:
             name: the format's name.
         """
-        self._is_wanted = True
-        held = self._held
-        if held is None or not self._renewal.is_good(held.session, is_tended=self._is_tended):
+        rendered = self._rendered
+        if rendered is None or not self._provider._is_good(rendered.session, is_retried=self._is_retried):
+            self._is_wanted = True
             return None
-        return held.replies[name]
+        self._want()
+        return rendered.replies[name]
 
     def reply(self, name: str) -> Reply:
-        """Return the finished reply of a format; wait for a refresh if there is none that lives.
+        """Return the finished reply of a format; wait for a refresh if there are no live credentials.
 
         Args:
             name: the format's name.
@@ -132,53 +129,54 @@ class ResidentProvider:
         Raises:
             HwsignerError: as a call of a provider does.
         """
-        session = self._get_session()
-        held = self._held
-        if held and held.session.credentials is session.credentials:
-            return held.replies[name]
-        return self._formats[name](session.credentials)  # Another refresh is just being made known.
+        credentials = self()
+        rendered = self._rendered
+        if rendered and rendered.session.credentials is credentials:
+            return rendered.replies[name]
+        return self._formats[name](credentials)  # Another refresh is just storing its replies.
 
     def __call__(self) -> Credentials:
-        """Return credentials that live; raises as a call of a provider does."""
-        return self._get_session().credentials
+        """Return live credentials; raises as a call of a provider does."""
+        self._is_wanted = True
+        credentials = self._provider()
+        self._want()  # Again: a new session is not wanted before a caller has it.
+        return credentials
 
-    def refresh(self, *, mended: bool = False) -> Credentials:
+    def refresh(self, *, fixed: bool = False) -> Credentials:
         """Create a session now; see `Provider.refresh`."""
-        return self._provider.refresh(mended=mended)
+        return self._provider.refresh(fixed=fixed)
 
     @property
     def failure(self) -> HwsignerError | HwsignerWarning | None:
-        """What the last try met, or None if it succeeded or there was none."""
+        """The error of the last attempt, or None if it succeeded or there was none."""
         return self._provider.failure
 
     def status(self) -> Status:
-        """Return what can be told of it now. It reads the state of the key's files."""
-        session = self._renewal.session
+        """Return the state as it is now. Looks whether the key's files have changed."""
+        session = self._provider._session
         return Status(
             expiration=session.credentials.expiration if session else None,
-            left=max(0.0, self._renewal.left(session)),
+            left=max(0.0, self._provider._left(session)),
             until_refresh=self._until_refresh(),
             failure=self.failure,
             needs_person=self._needs_person(),
             is_wanted=self._is_wanted,
         )
 
-    def tend(self) -> float:
-        """Do what is due now, and return the seconds after which to look again, unless something is told before."""
-        self._is_tended = not self._needs_person()
+    def _refresh_if_due(self) -> float:
+        """Refresh if it is time to; return the seconds until the next call, unless an attempt is made before."""
+        self._is_retried = not self._needs_person()
         if self._until_refresh() <= 0 and not self._renew_ahead():
-            return LOOK_SECONDS  # Another thread is at it, and what comes of it is told.
+            self._is_wanted = True  # No attempt was made: another thread refreshes, and reports its outcome.
+            return LOOK_SECONDS
         return min(LOOK_SECONDS, self._until_refresh())
 
     def close(self) -> None:
-        """End the thread and close the provider, after a refresh that is under way. Closing twice is allowed."""
+        """Stop refreshing, and close the provider after a refresh in progress. Closing twice is allowed."""
         self._is_closed = True
-        self._wakes.put(None)
-        thread = self._thread
-        if thread and thread is not threading.current_thread():
-            thread.join()
+        self._tell()
         self._provider.close()
-        self._held = None  # Last: a refresh that was under way has made its own known.
+        self._rendered = None  # Last: a refresh that was in progress has stored its replies.
 
     def __enter__(self) -> Self:
         self.start()
@@ -189,60 +187,114 @@ class ResidentProvider:
     ) -> None:
         self.close()
 
-    def _get_session(self) -> HeldSession:
-        self._is_wanted = True
-        session = self._renewal.get()
-        self._is_wanted = True  # A new session is nobody's yet. This one is given to somebody.
-        return session
+    def _want(self) -> None:
+        if not self._is_wanted:
+            self._is_wanted = True
+            self._tell()
+
+    def _tell(self, seconds: float | None = None) -> None:
+        if self._is_started:
+            _timer.told.put((self, seconds))
 
     def _needs_person(self) -> bool:
-        return self._renewal.needs_person() if self._attended is None else self._attended
+        return self._provider._needs_person() if self._attended is None else self._attended
 
     def _until_refresh(self) -> float:
-        return self._renewal.until_refresh() if self._is_wanted and self._is_tended else math.inf
+        return self._provider._until_refresh() if self._is_wanted and self._is_retried else math.inf
 
     def _renew_ahead(self) -> bool:
-        if self._renewal.left(self._renewal.session) <= 0:
-            self._is_wanted = False  # Without credentials, each try is for somebody who asks.
+        if self._provider._left(self._provider._session) <= 0:
+            self._is_wanted = False  # Without credentials, each attempt is for a caller who asks.
         try:
-            return self._renewal.renew_ahead()
-        except Exception:  # The provider keeps it, and on_try was told.
+            return self._provider._refresh_ahead()
+        except Exception:  # The provider keeps it, and on_try was called.
             return True
 
-    def _note(self, outcome: HeldSession | Setback) -> None:
-        if isinstance(outcome, HeldSession):
+    def _note(self, outcome: Session | Failure) -> None:
+        if isinstance(outcome, Session):
             replies = {name: render(outcome.credentials) for name, render in self._formats.items()}
-            self._held = _Held(outcome, replies)
+            self._rendered = _Rendered(outcome, replies)
             self._is_wanted = False
+        if self._is_started:
+            self._is_retried = not self._needs_person()
         if self._on_try:
             self._on_try(outcome)
-        self._wakes.put(None)
+        self._tell()
 
-    def _run(self) -> None:
-        while threading.main_thread().is_alive() and not (self._is_closed or self._renewal.is_closed):
-            with suppress(Empty):
-                self._wakes.get(timeout=self.tend())
-
-    def _start_in_child(self) -> None:
-        self._thread = None
-        self._is_tended = False
-        self._wakes = SimpleQueue()
+    def _work(self) -> None:
+        self._tell(self._refresh_if_due())
 
 
 @dataclass(frozen=True)
-class _Held:
+class _Rendered:
     """A session and its replies."""
 
-    session: HeldSession
+    session: Session
     replies: Mapping[str, Reply] = field(repr=False)
 
 
-_residents: WeakSet[ResidentProvider] = WeakSet()
+class _Timer:
+    """The thread that waits for all background providers of a process, and lets workers refresh those that are due.
+
+    Attributes:
+        told: takes a provider whose state has changed, with None; or one whose worker is done, with the seconds until
+            it is due again.
+    """
+
+    def __init__(self) -> None:
+        # Not a Condition: a signal handler could find its lock taken by the very thread that it interrupts.
+        self.told: SimpleQueue[tuple[BackgroundProvider, float | None]] = SimpleQueue()
+        self._due: dict[BackgroundProvider, float] = {}
+        self._at_work: dict[BackgroundProvider, bool] = {}  # Whether the state has changed since its worker began.
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="hwsigner-timer", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        look = time.monotonic() + LOOK_SECONDS
+        while True:
+            first = min(look, min(self._due.values(), default=math.inf))
+            with suppress(Empty):
+                self._plan(*self.told.get(timeout=max(0.0, first - time.monotonic())))
+                while True:
+                    self._plan(*self.told.get_nowait())
+            now = time.monotonic()
+            if now >= look:
+                look = now + LOOK_SECONDS
+                for provider in list(self._due):
+                    self._plan(provider, None)
+            for provider in [provider for provider, due in self._due.items() if due <= now]:
+                self._due[provider] = math.inf
+                self._at_work[provider] = False
+                start_work(provider._work)
+
+    def _plan(self, provider: BackgroundProvider, seconds: float | None) -> None:
+        """Decide when a provider is due; one that is at work, when its worker is done."""
+        if seconds is None and provider in self._at_work:
+            self._at_work[provider] = True
+            return
+        has_changed = self._at_work.pop(provider, False)
+        if provider._is_closed:
+            self._due.pop(provider, None)
+        else:
+            wait = provider._until_refresh() if seconds is None or has_changed else seconds
+            self._due[provider] = time.monotonic() + wait
+
+
+_timer = _Timer()
+_providers: WeakSet[BackgroundProvider] = WeakSet()
 
 
 def _start_all_in_child() -> None:
-    for resident in list(_residents):
-        resident._start_in_child()
+    global _timer
+    _timer = _Timer()
+    for provider in list(_providers):
+        provider._is_started = provider._is_retried = False
 
 
 os.register_at_fork(after_in_child=_start_all_in_child)

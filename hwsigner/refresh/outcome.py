@@ -1,27 +1,60 @@
-"""A session that is held: its credentials, and how long they live by two clocks."""
+"""What comes of an attempt to create a session: the session, or a failure."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
 
 from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import HwsignerError, HwsignerWarning, PinError
-from hwsigner.refresh.schedule import POLICY, Lease
+from hwsigner.refresh.schedule import POLICY, Lifetime
 from hwsigner.system.clocks import Clocks
 
 
 @dataclass(frozen=True)
-class Setback:
-    """A try that failed.
+class Session:
+    """A session: its credentials, and how long they live by a clock that can't be set."""
+
+    credentials: Credentials
+    lifetime: Lifetime
+
+    @classmethod
+    def begin(cls, credentials: Credentials, begin: float, *, duration: float, clocks: Clocks) -> Session:
+        """Return a new session.
+
+        Args:
+            credentials: its credentials.
+            begin: when they were requested, by the monotonic clock.
+            duration: the seconds that were requested. The session lives no longer, however slow the wall clock is.
+            clocks: the clocks.
+        """
+        life = min((credentials.expiration - clocks.now()).total_seconds(), duration)
+        return cls(credentials, POLICY.lifetime(begin, life, random.random))
+
+    def postponed(self, clocks: Clocks) -> Session:
+        """Return the session after a failure to replace it."""
+        return replace(self, lifetime=POLICY.postponed(self.lifetime, self.left(clocks), random.random))
+
+    def left(self, clocks: Clocks) -> float:
+        """Return the seconds left, by the clock that leaves fewer: 0 or less once the session has expired.
+
+        The wall clock can be set back; the other clock stops with a virtual machine.
+        """
+        by_wall = (self.credentials.expiration - clocks.now()).total_seconds()
+        return min(self.lifetime.end - clocks.monotonic(), by_wall)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failed attempt.
 
     Attributes:
-        error: its error, without the traceback, whose frames may hold a PIN, and without its chain.
-        number: how many tries failed in a row, this one included.
-        next_try: when the next may be made, in seconds of the provider's clock; infinity for never.
+        error: its error, without the traceback, whose frames may hold a PIN, and without its causes.
+        number: how many attempts failed in a row, this one included.
+        next_try: when the next attempt is allowed, in seconds of the provider's clock; infinity for never.
     """
 
     error: HwsignerError | HwsignerWarning
@@ -30,73 +63,32 @@ class Setback:
 
     @property
     def is_final(self) -> bool:
-        """Whether nobody tries again by himself: after a PinError."""
+        """Whether it is not retried: after a PinError, since a wrong PIN must not be sent twice."""
         return self.next_try == math.inf
 
     @classmethod
-    def after(cls, error: Exception, last: Setback | None, next_try: Callable[[int], float]) -> Setback:
-        """Return the setback after an error.
-
-        After a PinError nobody tries again, since a wrong PIN must not be sent twice.
+    def after(cls, error: Exception, last: Failure | None, next_try: Callable[[int], float]) -> Failure:
+        """Return the failure for an error.
 
         Args:
-            error: what the try met.
-            last: the setback of the try before, or None if that succeeded.
-            next_try: tells when the next may be made, after so many that failed; not asked after a PinError.
+            error: the error.
+            last: the failure of the attempt before; None if that succeeded.
+            next_try: returns when the next attempt is allowed after so many failures. Not called after a PinError.
         """
         number = last.number + 1 if last else 1
-        kept = _without_traceback(error)
-        return cls(kept, number, math.inf if isinstance(error, PinError) else next_try(number))
+        return cls(_bare(error), number, math.inf if isinstance(error, PinError) else next_try(number))
 
     def to_raise(self) -> HwsignerError | HwsignerWarning:
-        """Return the error as a new exception: one that is raised again and again would gather tracebacks."""
-        return _without_traceback(self.error)
+        """Return the error as a new exception: an exception that is raised twice collects tracebacks."""
+        return _bare(self.error)
 
 
-def _without_traceback(error: Exception) -> HwsignerError | HwsignerWarning:
+def _bare(error: Exception) -> HwsignerError | HwsignerWarning:
+    """Return a copy of an error without its traceback and causes."""
     if isinstance(error, HwsignerError | HwsignerWarning):
-        # copy() would call the __init__ of a caller's subclass, with arguments that it may not take.
-        try:
+        with suppress(TypeError):  # The class derives from OSError too, or from another one with a layout of its own.
+            # Not copy(): it would call the __init__ of a caller's subclass, which may take other arguments.
             bare = BaseException.__new__(type(error), *error.args)
-        except TypeError:  # The class is an OSError, or another one of a layout of its own, too.
-            return _described(error)
-        bare.__dict__.update(error.__dict__)
-        return bare
-    return _described(error)
-
-
-def _described(error: Exception) -> HwsignerError:
+            bare.__dict__.update(error.__dict__)
+            return bare
     return HwsignerError(f"getting credentials failed with {type(error).__name__}", "See where it was raised first")
-
-
-@dataclass(frozen=True)
-class HeldSession:
-    """A session's credentials, and their life by the clock that nobody sets."""
-
-    credentials: Credentials
-    lease: Lease
-
-    @classmethod
-    def begin(cls, credentials: Credentials, begin: float, *, duration: float, clocks: Clocks) -> HeldSession:
-        """Return a new session.
-
-        Args:
-            credentials: its credentials.
-            begin: when they were asked for, by the monotonic clock.
-            duration: the seconds that were asked for: they live no longer, however slow the wall clock is.
-            clocks: what time it is.
-        """
-        life = min(_seconds_until(credentials.expiration, clocks.now()), duration)
-        return cls(credentials, POLICY.lease(begin, life, random.random))
-
-    def postponed(self, clocks: Clocks) -> HeldSession:
-        """Return the session after a try to replace it has failed."""
-        return replace(self, lease=POLICY.postponed(self.lease, self.left(clocks), random.random))
-
-    def left(self, clocks: Clocks) -> float:
-        """Return the seconds of life that are left; not above 0 when they have ended."""
-        return self.lease.left(clocks.monotonic(), _seconds_until(self.credentials.expiration, clocks.now()))
-
-
-def _seconds_until(end: datetime, now: datetime) -> float:
-    return (end - now).total_seconds()

@@ -1,55 +1,63 @@
-"""Credentials that refresh themselves: one identity and its session, shared by all threads of a program."""
+"""Credentials that refresh themselves: one identity and its sessions, shared by all threads of a program."""
 
 from __future__ import annotations
 
+import math
 import os
+import random
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+from weakref import WeakSet
 
-from hwsigner.aws.create_session import Service, SessionRequest
+from hwsigner.aws.create_session import Service, SessionRequest, create_session
 from hwsigner.aws.credentials import Credentials
-from hwsigner.errors import HwsignerError, HwsignerWarning
+from hwsigner.errors import HwsignerError, HwsignerWarning, ServiceError, ServiceUnreachableError, UsageError
 from hwsigner.identity import IdentitySource
 from hwsigner.pins import AskPin
-from hwsigner.refresh.renewal import Renewal
-from hwsigner.refresh.reopening import HeldIdentity
+from hwsigner.refresh.outcome import Failure, Session
+from hwsigner.refresh.reopening import ReopeningIdentity
+from hwsigner.refresh.schedule import POLICY, Lifetime, until_refresh
 from hwsigner.system.clocks import Clocks, boot_time, utc_now
 
 if TYPE_CHECKING:
     from hwsigner.config import settings
 
+# Called after each attempt to create a session, with its outcome.
+Listener = Callable[[Session | Failure], None]
+
 
 class Provider:
-    """Gives credentials that live for a while yet. Call it, from any thread, whenever they are needed.
+    """Credentials that are live whenever it is called. Thread-safe.
 
-    The first call opens the key and creates a session. A call that finds less than 16 minutes of its life left (of a
-    session of under 48 minutes, less than a third) creates the next; calls from other threads get the last credentials
-    meanwhile, and every call does after that has failed, while they live. `failure` tells of it. The next try comes
-    after a pause, which doubles from 1 s to 120 s, less up to a half by chance, and begins when what the service's
-    Retry-After asks for has passed, 15 minutes at most. It sends one request, whatever `max_attempts` allows the first.
-    After a PinError none comes, as a wrong PIN must not be sent again: mend what is wrong and make a new provider.
+    The first call opens the key and creates a session. A call that finds 16 minutes or less left (of a session of under
+    48 minutes, a third) creates the next session; meanwhile, and after that has failed, other calls get the last
+    credentials while they live, and `failure` has the error.
 
-    The identity is held open. It is opened anew when the file of its certificate, key or intermediates has changed,
-    when its leaf has expired, after its key has failed, and in a child process. Close the provider, or use it in a
-    `with` statement.
+    After a failure the next attempt is allowed once the service's Retry-After (15 minutes at most) and a pause have
+    passed. The pause doubles from 1 s to 120 s, and is up to half shorter by chance. Such an attempt sends one request,
+    whatever `max_attempts` allows the first. After a PinError none follows, as a wrong PIN must not be sent again: fix
+    the cause and make a new provider, or call `refresh(fixed=True)`.
+
+    The identity stays open. It is reopened if the file of its certificate, key or intermediates has changed, if its
+    leaf has expired, after its key has failed, and in a child process. Close the provider, or use a `with` statement.
 
     What a refresh calls in its thread (`source`, a callable for PINs, a handler of warnings or signals) gets the last
-    credentials from the provider while they live, and else a UsageError; it may close it.
+    credentials from the provider while they live, else a UsageError; it may close the provider.
 
     Args:
         source: the identity; or a callable that returns it, called each time that it is opened.
-        request: what to ask for.
-        service: whom.
-        now: tells the time, with its zone.
-        monotonic: tells seconds by a clock that nobody sets.
-        sleep: waits some seconds before another try within `create_session`.
-
-    Attributes:
-        renewal: its sessions.
+        request: what to request.
+        service: the service to ask.
+        now: the time, with its zone.
+        monotonic: seconds by a clock that can't be set.
+        sleep: waits some seconds between the attempts of one `create_session`.
     """
 
     def __init__(
@@ -62,25 +70,37 @@ class Provider:
         monotonic: Callable[[], float] = boot_time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        identity, clocks = HeldIdentity(source, monotonic), Clocks(now, monotonic, sleep)
-        self.renewal = Renewal(identity, request, service=service, clocks=clocks)
-        self._role_arn = request.role_arn
+        self._identity = ReopeningIdentity(source, monotonic)
+        self._request = request
+        self._service = service
+        self._clocks = Clocks(now, monotonic, sleep)
+        # Held by the thread that refreshes. Session and failure are replaced whole, so they are read without it. What a
+        # refresh calls may call this again, in the same thread: hence the RLock, and `_is_refreshing`.
+        self._lock = threading.RLock()
+        self._is_refreshing = False
+        self._is_closed = False
+        self._created = 0
+        self._session: Session | None = None
+        self._failure: Failure | None = None
+        # A background provider's: called by the thread that made an attempt, before it lets others go on.
+        self._listener: Listener | None = None
+        _providers.add(self)
 
     @classmethod
     def from_profile(cls, name: str, ask_pin: AskPin | None = None, *, environ: Mapping[str, str] = os.environ) -> Self:
-        """Return a provider for a profile of config.toml, by the rules of `--profile`, but that nothing prompts.
+        """Return a provider for a profile of config.toml, as `--profile` does, but without prompts.
 
-        Its `pinentry`, `debug` and `strict` do nothing. A `pin-source=cmd:` of its key URIs may run.
+        The profile's `pinentry`, `debug` and `strict` have no effect. A `pin-source=cmd:` of its key URIs may run.
 
         Args:
             name: the profile's name.
             ask_pin: asked first for a PIN that the profile does not hold itself as `pkcs8-password` or
                 `tpm-key-password`; returns None to leave it to the stored places.
-            environ: says where config.toml is, and the endpoint, proxies, CAs and number of tries.
+            environ: says where config.toml is, and the endpoint, proxies, CAs and number of attempts.
 
         Raises:
-            ConfigError: there is no such profile, or it holds what is no flag.
-            UsageError: an ARN, a key URI or another value, or a variable of the environment, can't be meant.
+            ConfigError: there is no such profile, or it has a key that is not a flag.
+            UsageError: an ARN, a key URI or another value, or an environment variable, is invalid.
 
         Warns:
             UnsafeKeyWarning: the profile holds a PIN and others can read its file.
@@ -95,61 +115,82 @@ class Provider:
     def from_values(
         cls, values: settings.Values, service: Service, ask_pin: AskPin | None = None, prompts: Sequence[AskPin] = ()
     ) -> Self:
-        """Return a provider for the values of a command line or a profile, as `hwsigner.config.settings` has them.
+        """Return a provider for the values of a command line or a profile, as in `hwsigner.config.settings`.
 
         Args:
             values: the values.
-            service: whom to ask, of `settings.service` or `settings.resident_service`.
+            service: the service to ask.
             ask_pin: asked first for a PIN that the values do not hold themselves.
-            prompts: what asks a person for a PIN that no other place gives.
+            prompts: ask a person for a PIN that no other place gives.
 
         Raises:
-            UsageError: a key URI or another value can't be meant.
+            UsageError: a key URI or another value is invalid.
         """
         from hwsigner.config import settings
 
         source = partial(settings.identity_source, values, ask_pin, prompts)
         if values["cert_selector"] is None:
-            source()  # What can't be meant is found now. Tokens are searched when the key is opened.
+            source()  # Invalid values are found now. Tokens are searched when the key is opened.
         return cls(source, settings.session_request(values), service)
 
     def __repr__(self) -> str:
-        return f"<Provider for {self._role_arn}>"
+        return f"<Provider for {self._request.role_arn}>"
 
     @property
     def failure(self) -> HwsignerError | HwsignerWarning | None:
-        """What the last try met, or None if it succeeded or there was none."""
-        setback = self.renewal.setback
-        return setback.error if setback else None
+        """The error of the last attempt, or None if it succeeded or there was none."""
+        failure = self._failure
+        return failure.error if failure else None
 
     def __call__(self) -> Credentials:
-        """Return credentials that live.
+        """Return live credentials.
 
         Raises:
-            HwsignerError: there are none, and a try to get some failed as `open_identity` and `create_session` do, now
-                or so lately that it is too early for the next; or the provider is closed.
-            UsageError: there are none, and this is called by a refresh itself.
+            HwsignerError: there are none, and an attempt failed as `open_identity` and `create_session` do, now or so
+                recently that it is too early for the next; or the provider is closed.
+            UsageError: there are none, and a refresh called this itself.
         """
-        return self.renewal.get().credentials
+        session = self._session
+        left = self._left(session)
+        if session and not session.lifetime.is_due(left):
+            return session.credentials
+        # A caller with live credentials does not wait for another thread's refresh.
+        if not self._lock.acquire(blocking=left <= 0) and session:
+            return session.credentials
+        try:
+            return self._renewed(Lifetime.is_due).credentials
+        finally:
+            self._lock.release()
 
-    def refresh(self, *, mended: bool = False) -> Credentials:
-        """Create a session now, whatever life the last has left, and however lately a try failed.
+    def refresh(self, *, fixed: bool = False) -> Credentials:
+        """Create a session now, whatever time the last has left, and however recently an attempt failed.
 
         Args:
-            mended: whether what a PinError told of is mended; else it is raised again, and no PIN is sent.
+            fixed: whether the cause of a PinError was fixed. If not, that error is raised again, and no PIN is sent.
 
         Raises:
-            HwsignerError: the try failed; the last credentials are still given while they live.
-            UsageError: this is called by a refresh itself, and there are no credentials that live.
+            HwsignerError: the attempt failed; the last credentials are still given out while they live.
+            UsageError: a refresh called this itself, and there are no live credentials.
         """
-        return self.renewal.renew(mended=mended).credentials
+        created = self._created
+        with self._lock:
+            if self._created == created and not self._is_refreshing:
+                if self._failure and (fixed or not self._failure.is_final):
+                    self._failure = None
+                self._renewed(lambda *_: True)
+                if self._failure:
+                    raise self._failure.to_raise()
+            return self._renewed(Lifetime.is_due).credentials
 
     def close(self) -> None:
-        """Close the key, after a refresh that is under way, and forget the credentials. Closing twice is allowed.
+        """Close the key after a refresh in progress, and forget the credentials. Closing twice is allowed.
 
-        What a refresh calls in its thread does not wait: the refresh goes on, closes the key and raises a UsageError.
+        If a refresh calls this itself, it does not wait: the refresh goes on, closes the key and raises a UsageError.
         """
-        self.renewal.close()
+        with self._lock:
+            self._is_closed = True
+            if not self._is_refreshing:
+                self._forget()
 
     def __enter__(self) -> Self:
         return self
@@ -158,3 +199,145 @@ class Provider:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    # For background providers:
+
+    def _is_good(self, session: Session, *, is_retried: bool) -> bool:
+        """Return, without waiting, whether a session can be given out, or this must be called for another.
+
+        Args:
+            session: one of its sessions.
+            is_retried: whether a background provider makes the attempts that follow a failure.
+        """
+        left, failure = session.left(self._clocks), self._failure
+        if self._is_closed or left <= 0:
+            return False
+        if not session.lifetime.is_due(left) or self._is_refreshing:
+            return True
+        return failure is not None and (is_retried or self._clocks.monotonic() < failure.next_try)
+
+    def _refresh_ahead(self) -> bool:
+        """Create a session if it is time to in the background; raises as a call.
+
+        Returns:
+            False if another thread is refreshing.
+        """
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if not self._is_refreshing:
+                self._renewed(Lifetime.is_due_ahead)
+        finally:
+            self._lock.release()
+        return True
+
+    def _until_refresh(self) -> float:
+        """Return the seconds until `_refresh_ahead` does something: 0 for at once, infinity for never."""
+        session, failure = self._session, self._failure
+        return until_refresh(
+            session.lifetime if session else None,
+            self._left(session),
+            next_try=failure.next_try if failure else -math.inf,
+            now=self._clocks.monotonic(),
+        )
+
+    def _needs_person(self) -> bool:
+        return self._identity.needs_person(self._clocks.now())
+
+    # For all of the above:
+
+    def _left(self, session: Session | None) -> float:
+        """Return the seconds that a session has left: 0 or less for none."""
+        return session.left(self._clocks) if session else 0.0
+
+    def _renewed(self, is_due: Callable[[Lifetime, float], bool]) -> Session:
+        """Return a new session if one is due and an attempt is allowed, else the last. The lock is held."""
+        if self._is_refreshing:
+            self._refuse_if_closed()
+            if self._session is None or self._left(self._session) <= 0:
+                hint = "Don't call the provider from its own callables or handlers"
+                raise UsageError("a provider was called by its own refresh", hint)
+            return self._session
+        # Before anything is read: a signal handler may close this meanwhile, which must be seen in the end.
+        self._is_refreshing = True
+        try:
+            session = self._refreshed(is_due)
+        finally:
+            self._is_refreshing = False
+            if self._is_closed:
+                self._forget()
+        self._refuse_if_closed()
+        return session
+
+    def _refreshed(self, is_due: Callable[[Lifetime, float], bool]) -> Session:
+        self._refuse_if_closed()
+        session, failure = self._session, self._failure
+        if session and not is_due(session.lifetime, self._left(session)):
+            return session  # Another thread created it.
+        if failure is None or self._clocks.monotonic() >= failure.next_try:
+            try:
+                return self._create()
+            except Exception as error:
+                self._note_failure(error)
+                if session is None or self._left(session) <= 0:
+                    raise
+        elif session is None or self._left(session) <= 0:
+            raise failure.to_raise()
+        return session
+
+    def _create(self) -> Session:
+        clocks = self._clocks
+        identity = self._identity.get(clocks.now())
+        # After a failure only the schedule retries: otherwise an overloaded service would get three times the requests.
+        service = replace(self._service, max_attempts=1) if self._failure else self._service
+        begin = clocks.monotonic()
+        credentials = create_session(identity, self._request, service, now=clocks.now, sleep=clocks.sleep)
+        session = Session.begin(credentials, begin, duration=self._request.duration, clocks=clocks)
+        self._session, self._failure = session, None
+        self._created += 1
+        if self._listener:
+            self._listener(session)
+        return session
+
+    def _note_failure(self, error: Exception) -> None:
+        def next_try(failures: int) -> float:
+            asked = error.retry_after if isinstance(error, ServiceError) else 0.0
+            return self._clocks.monotonic() + POLICY.pause(failures, random.random, asked=asked)
+
+        # First of all, so that no PIN is sent twice, whatever fails below.
+        self._failure = Failure.after(error, self._failure, next_try)
+        if not isinstance(error, ServiceError | ServiceUnreachableError):
+            with suppress(Exception):  # The key has failed; its first error is the one to report.
+                self._identity.close()
+        if self._session:
+            self._session = self._session.postponed(self._clocks)
+        if self._listener:
+            self._listener(self._failure)
+
+    def _refuse_if_closed(self) -> None:
+        if self._is_closed:
+            raise UsageError("the provider is closed", "Make a new one")
+
+    def _forget(self) -> None:
+        self._session = None
+        self._identity.close()
+
+    def _start_in_child(self) -> None:
+        """After a fork: leave the key to the parent, and with it a refresh by a thread that this process lacks."""
+        self._identity.leave()
+        if self._lock.acquire(blocking=False):  # It is free, or this thread forked during its own refresh.
+            self._lock.release()
+        else:
+            self._lock = threading.RLock()
+            self._is_refreshing = False
+
+
+_providers: WeakSet[Provider] = WeakSet()
+
+
+def _start_all_in_child() -> None:
+    for provider in list(_providers):
+        provider._start_in_child()
+
+
+os.register_at_fork(after_in_child=_start_all_in_child)

@@ -1,4 +1,4 @@
-"""An identity that stays open: for a provider, which signs with it now and then."""
+"""An identity that is kept open, for a provider that signs with it from time to time."""
 
 from __future__ import annotations
 
@@ -6,55 +6,64 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 
 from hwsigner.identity import Identity, IdentitySource, open_identity
 from hwsigner.key import HashName
 from hwsigner.uri import KeyURI
 
-# No key that works by itself takes so long; a person who has to touch or type something mostly does.
+# A key that works by itself is faster than this. A person who touches it or types a PIN is mostly slower.
 PERSON_SECONDS = 2.0
 
 
-class HeldIdentity:
-    """An identity that is held open, and opened anew when its files have changed or its leaf has expired.
+class ReopeningIdentity:
+    """An identity that is reopened when its files have changed or its leaf has expired.
 
     Args:
         source: the identity; or a callable that returns it, called each time that it is opened.
-        monotonic: tells seconds by a clock that nobody sets.
+        monotonic: seconds by a clock that can't be set.
     """
 
     def __init__(
         self, source: IdentitySource | Callable[[], IdentitySource], monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._source = source
-        self._identity: _TimedIdentity | None = None
+        self._monotonic = monotonic
+        self._identity: Identity | None = None
         self._stamps: dict[bytes, _Stamp] = {}
-        self._opening = _Stopwatch(monotonic)
-        self._signing = _Stopwatch(monotonic)
+        self._seconds = {"open": 0.0, "sign": 0.0}
 
     def get(self, now: datetime) -> Identity:
         """Return the identity, opened if need be; raises as `open_identity`."""
         if self._identity and not self._is_outdated(self._identity, now):
             return self._identity
         self.close()
-        with self._opening.running():
+        with self._timed("open"):
             source = self._source if isinstance(self._source, IdentitySource) else self._source()
-            # Before the files are read: a later change is seen next time.
+            # Before the files are read, so that a later change is seen next time.
             self._stamps = {path: _stamp(path) for path in _files(source)}
-            self._identity = _TimedIdentity(open_identity(source, now), self._signing)
+            self._identity = _TimedIdentity(open_identity(source, now), lambda: self._timed("sign"))
         return self._identity
 
     def needs_person(self, now: datetime) -> bool:
-        """Tell whether the next signature will want somebody to touch or type something.
+        """Return whether the next signature will need a touch or a typed PIN, judged by how long the last one took.
 
-        Nothing tells of a token whether it waits for a touch, so this goes by how long the last signature took, and
-        where the identity has to be opened anew, the last opening.
+        A token does not say whether it waits for a touch. If the identity must be reopened, the time of the last
+        opening counts too.
         """
         identity = self._identity  # Another thread may be closing it.
         is_open = identity is not None and not self._is_outdated(identity, now)
-        return self._signing.seconds > PERSON_SECONDS or (not is_open and self._opening.seconds > PERSON_SECONDS)
+        return max(self._seconds["sign"], 0.0 if is_open else self._seconds["open"]) > PERSON_SECONDS
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        """Keep how long an opening or a signature takes, whether it succeeds or not."""
+        begin = self._monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[what] = self._monotonic() - begin
 
     def close(self) -> None:
         """Close the identity if it is open."""
@@ -63,7 +72,7 @@ class HeldIdentity:
             identity.close()
 
     def leave(self) -> None:
-        """Forget the identity without closing it: what it holds, such as a connection to a TPM, is the parent's too."""
+        """Forget the identity without closing it: after a fork, what it has open belongs to the parent too."""
         self._identity = None
 
     def _is_outdated(self, identity: Identity, now: datetime) -> bool:
@@ -71,30 +80,16 @@ class HeldIdentity:
         return is_changed or identity.chain.leaf.x509.not_valid_after_utc < now
 
 
-class _Stopwatch:
-    """How long something took last, whether it succeeded or not."""
-
-    def __init__(self, monotonic: Callable[[], float]) -> None:
-        self._monotonic = monotonic
-        self.seconds = 0.0
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        begin = self._monotonic()
-        try:
-            yield
-        finally:
-            self.seconds = self._monotonic() - begin
-
-
 class _TimedIdentity(Identity):
-    def __init__(self, identity: Identity, stopwatch: _Stopwatch) -> None:
+    """An identity whose signatures are timed."""
+
+    def __init__(self, identity: Identity, timed: Callable[[], AbstractContextManager[None]]) -> None:
         super().__init__(identity.key, identity.chain)
         self._identity = identity
-        self._stopwatch = stopwatch
+        self._timed = timed
 
     def sign(self, message: bytes, hash: HashName = "sha256") -> bytes:
-        with self._stopwatch.running():
+        with self._timed():
             return self._identity.sign(message, hash)
 
     def close(self) -> None:
@@ -105,7 +100,7 @@ _Stamp = tuple[int, int, int, int] | None
 
 
 def _stamp(path: bytes) -> _Stamp:
-    """Return what changes when a regular file does, or None: a pipe is read once, whatever becomes of it."""
+    """Return what changes when a regular file does; None for anything else: a pipe can be read only once."""
     try:
         status = os.stat(path)
     except OSError:

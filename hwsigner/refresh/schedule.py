@@ -1,9 +1,9 @@
-"""When a session is replaced, and when a failed try is repeated: pure, with time and chance as parameters.
+"""When a session is replaced, and when a failed attempt is repeated. Pure: time and chance are parameters.
 
-What providers do, and what `tests/bench/fleet.py` simulates for ten thousand of them, is decided here. The figures are
-chosen from that simulation: docs/fleet.md.
+Providers go by these rules, and `tests/bench/fleet.py` runs the same code for ten thousand simulated ones.
+docs/fleet.md says how the figures were chosen.
 
-Times are seconds of one clock that nobody sets. A chance gives numbers from 0 up to 1.
+Times are seconds of one clock that can't be set. A Chance returns random numbers from 0 up to 1.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ Chance = Callable[[], float]
 
 
 @dataclass(frozen=True)
-class Lease:
-    """How long a session lives, and when it is replaced.
+class Lifetime:
+    """When a session expires, and when it is replaced.
 
     Attributes:
-        end: when it ends.
-        margin: with no more seconds of life than these it is given to nobody while a fresh session can be had.
-        ahead: with no more than these, which are more, a resident replaces it before anybody has to wait for that.
+        end: when it expires.
+        margin: once no more seconds than these are left, a caller creates the next session.
+        ahead: once no more seconds than these are left, a background provider does. At least the margin.
     """
 
     end: float
@@ -32,41 +32,31 @@ class Lease:
     ahead: float
 
     def is_due(self, left: float) -> bool:
-        """Tell whether a caller is to create the next session, with so many seconds of life left."""
+        """Return whether a caller creates the next session when so many seconds are left."""
         return left <= self.margin
 
     def is_due_ahead(self, left: float) -> bool:
-        """Tell whether a resident is to."""
+        """Return whether a background provider does."""
         return left <= self.ahead
-
-    def left(self, now: float, by_wall: float) -> float:
-        """Return the seconds of life that are left, by the clock that leaves fewer.
-
-        The wall clock may be set back; the other stops with a virtual machine.
-
-        Args:
-            now: the time.
-            by_wall: the seconds until the session ends by the wall clock.
-        """
-        return min(self.end - now, by_wall)
 
 
 @dataclass(frozen=True)
 class Policy:
-    """The figures.
+    """Constants for refresh and retry times; durations are seconds.
 
     Attributes:
-        margin: the margin of a lease, in seconds.
-        margin_share: the margin is no more than this share of the session's life.
-        spread: residents refresh at a moment that chance picks from this share of the life before the margin, its end.
-        first_pause: the pause after the first failure, in seconds; it doubles with each that follows.
-        longest_pause: what it does not exceed.
-        longest_asked: the most seconds that a service may ask to wait besides.
-        patience: after a failure a resident lets this share of the time until the margin pass: who has less goes first.
-        jitter: the share of a pause, or of that time, that chance may take away.
+        margin: a session's margin.
+        margin_share: the largest share of a session's life that its margin may take.
+        spread: background providers refresh at a random moment of this share, the last, of the life before the margin.
+        first_pause: the pause after the first failure. It doubles with each failure that follows.
+        longest_pause: the longest pause.
+        longest_asked: the longest wait that a service may ask for; it is added to the pause.
+        patience: the share of the time until the margin that a background provider waits after a failure, so that
+            those with less time left go first.
+        jitter: the largest share of a pause, or of that wait, that chance takes away.
     """
 
-    # botocore asks for other credentials when 15 minutes are left: what it gets has one minute more.
+    # botocore wants new credentials once 15 minutes are left: it is given at least one minute more.
     margin: float = 960.0
     margin_share: float = 1 / 3
     spread: float = 1 / 2
@@ -76,23 +66,24 @@ class Policy:
     patience: float = 1 / 2
     jitter: float = 1 / 2
 
-    def lease(self, now: float, life: float, chance: Chance) -> Lease:
-        """Return the lease of a session that begins now and lives so many seconds."""
+    def lifetime(self, now: float, life: float, chance: Chance) -> Lifetime:
+        """Return the lifetime of a session that begins now and lives so many seconds."""
         margin = min(self.margin, life * self.margin_share)
-        return Lease(now + life, margin, margin + (life - margin) * self.spread * chance())
+        return Lifetime(now + life, margin, margin + (life - margin) * self.spread * chance())
 
-    def postponed(self, lease: Lease, left: float, chance: Chance) -> Lease:
-        """Return a lease after a failure, with so many seconds of life left."""
-        wait = self.patience * (left - lease.margin) * (1 - self.jitter * chance())
-        return replace(lease, ahead=max(lease.margin, min(lease.ahead, left - wait)))
+    def postponed(self, lifetime: Lifetime, left: float, chance: Chance) -> Lifetime:
+        """Return a session's lifetime after a failure to replace it, when so many seconds are left."""
+        wait = self.patience * (left - lifetime.margin) * (1 - self.jitter * chance())
+        return replace(lifetime, ahead=max(lifetime.margin, min(lifetime.ahead, left - wait)))
 
     def pause(self, failures: int, chance: Chance, *, asked: float = 0.0) -> float:
-        """Return the seconds until the next try.
+        """Return the seconds until the next attempt.
 
         Args:
-            failures: how many tries failed in a row, one at least.
-            chance: takes a share away.
-            asked: the seconds that the service asks to wait. A fleet that is told the same does not come at once.
+            failures: how many attempts failed in a row, at least one.
+            chance: shortens the pause.
+            asked: the seconds that the service asks to wait. Chance does not shorten them; the pause that follows keeps
+                a fleet that was told the same apart.
         """
         doubled = self.first_pause * 2.0 ** min(failures - 1, _MAX_DOUBLINGS)
         return min(self.longest_asked, asked) + min(self.longest_pause, doubled) * (1 - self.jitter * chance())
@@ -101,14 +92,14 @@ class Policy:
 POLICY = Policy()
 
 
-def until_refresh(lease: Lease | None, left: float, *, next_try: float, now: float) -> float:
-    """Return the seconds until a resident refreshes what is asked for: 0 for at once, infinity for never.
+def until_refresh(lifetime: Lifetime | None, left: float, *, next_try: float, now: float) -> float:
+    """Return the seconds until a background provider refreshes: 0 for at once, infinity for never.
 
     Args:
-        lease: the last session's, or None.
-        left: the seconds of life that it has left.
-        next_try: when a try may be made, after one that failed; minus infinity after none.
+        lifetime: the last session's, or None.
+        left: the seconds that it has left.
+        next_try: when the next attempt is allowed after a failure; minus infinity without one.
         now: the time.
     """
-    due = left - lease.ahead if lease else -math.inf
+    due = left - lifetime.ahead if lifetime else -math.inf
     return max(0.0, due, next_try - now)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hwsigner.agent.client import find_credentials
-from hwsigner.aws.credentials import from_agent
+from hwsigner.aws.credentials import read_agent_credentials
 from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning
-from hwsigner.refresh.outcome import HeldSession
+from hwsigner.refresh.outcome import Session
 from hwsigner.serving.credentials import FORMATS, Source
 from hwsigner.system.clocks import Clocks
 
@@ -59,7 +59,7 @@ class AgentFirst:
         held = self._held
         if held is None:
             return self._own.read(name)
-        if held.session.lease.is_due(held.session.left(self._clocks)):
+        if held.session.lifetime.is_due(held.session.left(self._clocks)):
             return None
         if not self._is_asking and self._clocks.monotonic() >= self._ask_after:
             self._is_asking = True
@@ -107,8 +107,8 @@ class AgentFirst:
             self._is_asking = False
 
     def _hold(self, body: bytes, begin: float) -> _Held:
-        credentials = from_agent(body, role_arn=self._role_arn)
-        session = HeldSession.begin(credentials, begin, duration=_LONGEST_LIFE, clocks=self._clocks)
+        credentials = read_agent_credentials(body, role_arn=self._role_arn)
+        session = Session.begin(credentials, begin, duration=_LONGEST_LIFE, clocks=self._clocks)
         replies = {name: render(credentials) for name, render in FORMATS.items()}
         return _Held(session, replies)
 
@@ -117,5 +117,5 @@ class AgentFirst:
 class _Held:
     """What the agent gave."""
 
-    session: HeldSession
+    session: Session
     replies: Mapping[str, Reply] = field(repr=False)

@@ -27,7 +27,7 @@ LOOK_SECONDS = 0.1
 
 
 class Source(Protocol):
-    """Where the credentials of a profile come from: a ResidentProvider, or an agent that has one."""
+    """Where the credentials of a profile come from: a BackgroundProvider, or an agent that has one."""
 
     def read(self, name: str) -> Reply | None:
         """Return the finished reply of a format at once, or None where `reply` is to be called."""

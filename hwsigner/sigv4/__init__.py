@@ -1,8 +1,8 @@
-"""SigV4-X509: Signature Version 4 with a certificate and its key in the place of a shared secret.
+"""SigV4-X509: Signature Version 4 with a certificate and its key instead of a shared secret.
 
-Pure functions, one for each stage of the specification. The time is a parameter and the key a callable, so that each
-intermediate string can be asserted. What is sent equals what is signed: `Request.target` comes from the encoder that
-makes the canonical query.
+Pure functions, one for each stage of the specification. The time is a parameter and the key is a callable, so tests can
+assert each intermediate string. The request on the wire is the one that was signed: `Request.target` uses the encoder
+of the canonical query.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from hwsigner.key import Algorithm
-from hwsigner.sigv4 import canonical
+from hwsigner.sigv4 import canonical, reference
 
 SERVICE = "rolesanywhere"
 _SET_BY_SIGNING = frozenset({"authorization", "x-amz-date", "x-amz-x509", "x-amz-x509-chain"})
@@ -25,10 +25,10 @@ class Request:
 
     Attributes:
         method: in upper case, as on the wire.
-        path: as on the wire: ASCII, percent-encoded once, beginning with `/`; empty means `/`.
+        path: as on the wire: ASCII, percent-encoded once, beginning with `/`. Empty means `/`.
         query: names and values, decoded.
         headers: names and ASCII values, as on the wire. Host is one of them.
-        body: the bytes that are sent.
+        body: the bytes to send.
     """
 
     method: str
@@ -39,45 +39,41 @@ class Request:
 
     @property
     def target(self) -> str:
-        """The path and query to put on the request line.
+        """The path and query for the request line.
 
-        The query is the canonical one, sorted: a verifier that does not sort sees the same string.
+        The query is the canonical, sorted one, so that a verifier that does not sort sees the same string.
 
         Raises:
-            ValueError: a path that is not ASCII, does not begin with `/`, or holds `?` or `#`.
+            ValueError: the path is not ASCII, does not begin with `/`, or contains `?` or `#`.
         """
-        query = canonical.canonical_query(_encoded_parameters(self)).decode("ascii")
-        path = canonical.canonical_path_s3(self.path).decode("ascii")
+        query = reference.canonical_query(_encoded_parameters(self)).decode("ascii")
+        path = reference.canonical_path_s3(self.path).decode("ascii")
         return f"{path}?{query}" if query else path
 
 
 class SigningCertificate(Protocol):
-    """What a signed request says of the leaf and its chain; `hwsigner.certificate.Chain` says it."""
+    """What a signed request says about the leaf and its chain. `hwsigner.certificate.Chain` is one."""
 
     @property
     def algorithm(self) -> Algorithm:
         """The SigV4-X509 algorithm of the leaf's key."""
-        ...
 
     @property
     def serial(self) -> str:
         """The leaf's serial number, in decimal."""
-        ...
 
     @property
     def x509_header(self) -> str:
         """The value of X-Amz-X509: the leaf's DER in base64."""
-        ...
 
     @property
     def chain_header(self) -> str:
-        """The value of X-Amz-X509-Chain: the intermediates' DER in base64, joined by `,`; empty when there are none."""
-        ...
+        """The value of X-Amz-X509-Chain: the intermediates' DER in base64, joined by `,`. Empty if there are none."""
 
 
 @dataclass(frozen=True)
 class SignedRequest:
-    """A request with its Authorization header, and what its signature is of: the string to sign. No secret is in it."""
+    """A request with its Authorization header, and the string to sign. Neither contains a secret key."""
 
     request: Request
     string_to_sign: bytes
@@ -91,17 +87,17 @@ def sign_request(
     region: str,
     now: datetime,
 ) -> SignedRequest:
-    """Return the request, dated and signed. One that is signed already is dated and signed anew.
+    """Return the request with a date and a signature. They replace earlier ones.
 
     Args:
-        request: what to send; it bears Host, and Content-Type where it has a body.
-        sign: takes the string to sign and returns its signature as the service wants it; see `hwsigner.key.Key.sign`.
-        certificate: what to say of the certificate whose key `sign` uses.
+        request: the request to send, with a Host header and, if it has a body, a Content-Type header.
+        sign: returns the signature of the string to sign in the service's format; see `hwsigner.key.Key.sign`.
+        certificate: the certificate whose key `sign` uses.
         region: the region of the service's endpoint.
-        now: the time, with its zone.
+        now: the time, aware.
 
     Raises:
-        ValueError: `now` has no zone; Host is missing or repeated; a part of the request can't go on the wire.
+        ValueError: `now` is naive; Host is missing or repeated; a part of the request can't go on the wire.
     """
     request = add_x509_headers(request, certificate, now)
     scope = credential_scope(now, region)
@@ -120,12 +116,12 @@ def sign_request(
 
 
 def add_x509_headers(request: Request, certificate: SigningCertificate, now: datetime) -> Request:
-    """Return the request with X-Amz-Date, X-Amz-X509 and, where there is a chain, X-Amz-X509-Chain.
+    """Return the request with X-Amz-Date, X-Amz-X509 and, if there are intermediates, X-Amz-X509-Chain.
 
-    Those that it bears already are replaced, and an Authorization is taken off.
+    They replace earlier ones. An Authorization header is removed.
 
     Raises:
-        ValueError: `now` has no zone, or the request does not bear Host once.
+        ValueError: `now` is naive, or the request does not have exactly one Host header.
     """
     kept = tuple((name, value) for name, value in request.headers if name.lower() not in _SET_BY_SIGNING)
     if sum(name.lower() == "host" for name, _ in kept) != 1:
@@ -137,37 +133,37 @@ def add_x509_headers(request: Request, certificate: SigningCertificate, now: dat
 
 
 def timestamp(now: datetime) -> str:
-    """Return a time as X-Amz-Date has it: `YYYYMMDDTHHMMSSZ`, in UTC.
+    """Return a time in the format of X-Amz-Date: `YYYYMMDDTHHMMSSZ`, in UTC.
 
     Raises:
-        ValueError: `now` has no zone.
+        ValueError: `now` is naive.
     """
     if now.utcoffset() is None:
-        raise ValueError("a time to sign with has a zone")
+        raise ValueError("the signing time has no time zone")
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}"
 
 
 def credential_scope(now: datetime, region: str, service: str = SERVICE) -> str:
-    """Return the credential scope: `YYYYMMDD/region/service/aws4_request`, the day in UTC.
+    """Return the credential scope: `YYYYMMDD/region/service/aws4_request`, with the date in UTC.
 
     Raises:
-        ValueError: `now` has no zone.
+        ValueError: `now` is naive.
     """
     return f"{timestamp(now)[:8]}/{region}/{service}/aws4_request"
 
 
 def canonical_request(request: Request) -> bytes:
-    """Return the canonical request; see `hwsigner.sigv4.reference.canonical_request` for its rules.
+    """Return the canonical request; see `hwsigner.sigv4.reference.canonical_request` for the rules.
 
     Raises:
         ValueError: a part of the request can't go on the wire.
     """
-    return canonical.canonical_request(
+    return reference.canonical_request(
         request.method,
         request.path,
         parameters=_encoded_parameters(request),
         headers=headers_to_sign(request.headers),
-        payload_hash=canonical.payload_hash(request.body),
+        payload_hash=reference.payload_hash(request.body),
     )
 
 
@@ -177,20 +173,20 @@ def signed_headers(request: Request) -> str:
     Raises:
         ValueError: one of them can't go on the wire.
     """
-    return canonical.canonical_headers(headers_to_sign(request.headers))[1].decode("ascii")
+    return reference.canonical_headers(headers_to_sign(request.headers))[1].decode("ascii")
 
 
 def string_to_sign(algorithm: Algorithm, now: datetime, *, scope: str, canonical_request: bytes) -> bytes:
-    """Return the string to sign, four lines that the key signs as they are.
+    """Return the string to sign: the four lines that the key signs.
 
     Raises:
-        ValueError: `now` has no zone, or the scope holds a line break.
+        ValueError: `now` is naive, or the scope contains a line break.
     """
-    return canonical.string_to_sign(algorithm, timestamp(now), scope=scope, canonical_request=canonical_request)
+    return reference.string_to_sign(algorithm, timestamp(now), scope=scope, canonical_request=canonical_request)
 
 
 def authorization_header(certificate: SigningCertificate, scope: str, *, signed_headers: str, signature: bytes) -> str:
-    """Return the value of the Authorization header, the signature in lower-case hex."""
+    """Return the value of the Authorization header, with the signature in lower-case hex."""
     return (
         f"{certificate.algorithm} Credential={certificate.serial}/{scope}, "
         f"SignedHeaders={signed_headers}, Signature={signature.hex()}"
@@ -198,12 +194,12 @@ def authorization_header(certificate: SigningCertificate, scope: str, *, signed_
 
 
 def headers_to_sign(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return those of the headers that are signed: Host, Content-Type and every X-Amz-… header."""
-    return [(name, value) for name, value in headers if _is_signed(name.lower())]
-
-
-def _is_signed(name: str) -> bool:
-    return name.startswith("x-amz-") or name in ("host", "content-type")
+    """Return the headers to sign: Host, Content-Type and every X-Amz-… header."""
+    return [
+        (name, value)
+        for name, value in headers
+        if name.lower() in ("host", "content-type") or name.lower().startswith("x-amz-")
+    ]
 
 
 def _encoded_parameters(request: Request) -> list[tuple[bytes, bytes]]:

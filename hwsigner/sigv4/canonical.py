@@ -1,41 +1,25 @@
-"""The canonicalisation in use, and the name of its implementation. `hwsigner.sigv4.reference` defines what it does.
-
-What every signature waits for, `request_to_sign` and `sign_hmac`, is in C where that could be built; single stages
-are not.
-"""
+"""The implementation in use of the two functions that every signature needs, in C if it could be built."""
 
 from __future__ import annotations
-
-from hwsigner.sigv4.reference import (
-    canonical_headers,
-    canonical_path_s3,
-    canonical_query,
-    canonical_request,
-    payload_hash,
-    percent_decode,
-    percent_encode,
-    string_to_sign,
-)
 
 try:
     from hwsigner._native import request_to_sign, sign_hmac
 
     IMPLEMENTATION = "native"
-except ImportError:  # No compiler where it was built, a Python without the limited API, or no libcrypto here.
+except ImportError:  # There was no compiler, this Python has no limited API, or libcrypto is missing.
     from hwsigner.sigv4.reference import request_to_sign, sign_hmac
 
     IMPLEMENTATION = "python"
 
-__all__ = [
-    "IMPLEMENTATION",
-    "canonical_headers",
-    "canonical_path_s3",
-    "canonical_query",
-    "canonical_request",
-    "payload_hash",
-    "percent_decode",
-    "percent_encode",
-    "request_to_sign",
-    "sign_hmac",
-    "string_to_sign",
-]
+__all__ = ["IMPLEMENTATION", "request_to_sign", "sign_hmac"]
+
+
+def describe_implementation() -> str:
+    """Return the implementation in use and, in brackets, its file and libcrypto, or why it is not the native one."""
+    try:
+        from hwsigner._native import OPENSSL_VERSION, __file__
+    except ImportError as error:
+        return f"{IMPLEMENTATION} ({error})"
+    if IMPLEMENTATION != "native":
+        return f"{IMPLEMENTATION} ({__file__} is of another version)"
+    return f"{IMPLEMENTATION} ({__file__}, {OPENSSL_VERSION})"

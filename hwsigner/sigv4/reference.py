@@ -1,15 +1,13 @@
-"""The canonical forms of Signature Version 4 in plain Python: the definition of correct.
+"""Signature Version 4 in plain Python, up to the string to sign: the reference for the C twin in `native/`.
 
-Text goes in and bytes come out, and nothing else is read or changed: no clock, no file, no state. *Text* is bytes, or a
-str of ASCII alone; of a subclass, one that overrides nothing. A faster twin (`native/`) returns the same bytes and
-raises the same kind of error for every input, so each function says which inputs it refuses. Two kinds of error leave
-this module:
+These are pure functions from *text* to bytes. Text is bytes, or a str of ASCII characters; subclasses must not override
+anything. For every input the twin returns the same bytes or raises the same type of error. The errors are:
 
-    TypeError    an argument that is no text (bytearray and memoryview are none), or a pair that is no tuple of two
-    ValueError   a str with more than ASCII in it; bytes that no request on the wire can hold, or that would let one
-                 line pass for two
+    TypeError    an argument is not text (bytearray and memoryview are not), or a pair is not a tuple of two
+    ValueError   a str is not ASCII; bytes can't be part of a request on the wire, or contain a line break that would
+                 turn one line into two
 
-Arguments are turned into bytes in their order, each whole, before any is looked at; the truth of `s3` is asked first.
+Arguments are converted to bytes in order, each completely, before any is checked. `bool(s3)` comes first.
 
 Names are those of the specification (AWS, "Create a signed AWS API request"): canonical request, canonical headers,
 signed headers, string to sign, credential scope.
@@ -25,10 +23,10 @@ Text = bytes | str
 Pairs = Iterable[tuple[Text, Text]]
 
 UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~"
-"""What percent-encoding leaves alone (RFC 3986, 2.3)."""
+"""The characters that percent-encoding leaves alone (RFC 3986, 2.3)."""
 
 TOKEN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~"
-"""What a method and a header's name are made of (RFC 9110, 5.6.2)."""
+"""The characters of methods and header names (RFC 9110, 5.6.2)."""
 
 _ENCODED = [bytes((byte,)) if byte in UNRESERVED else b"%%%02X" % byte for byte in range(256)]
 _ENCODED_BUT_SLASH = [b"/" if byte == ord("/") else encoded for byte, encoded in enumerate(_ENCODED)]
@@ -36,25 +34,25 @@ _DECODED = {b"%02X" % byte: bytes((byte,)) for byte in range(256)}
 
 
 def percent_encode(data: Text, *, slash: bool = False) -> bytes:
-    """Return data with every byte but the unreserved ones as `%` and two upper-case hex digits.
+    """Return data with every byte except the unreserved ones as `%` and two upper-case hex digits.
 
     Args:
-        data: the text to encode; a `%` in it is encoded too.
+        data: the text to encode. Any `%` in it is encoded too.
         slash: leave `/` alone.
 
     Raises:
-        TypeError, ValueError: data is no text.
+        TypeError, ValueError: data is not text.
     """
     table = _ENCODED_BUT_SLASH if slash else _ENCODED
     return b"".join([table[byte] for byte in _bytes(data)])
 
 
 def percent_decode(data: Text, /) -> bytes:
-    """Return data with each `%` and its two hex digits, of either case, as the byte that they stand for.
+    """Return data with each `%` and two hex digits, in either case, replaced by the byte that they encode.
 
     Raises:
-        TypeError, ValueError: data is no text.
-        ValueError: a `%` that two hex digits do not follow.
+        TypeError, ValueError: data is not text.
+        ValueError: a `%` is not followed by two hex digits.
     """
     first, *others = _bytes(data).split(b"%")
     decoded = [first]
@@ -67,18 +65,18 @@ def percent_decode(data: Text, /) -> bytes:
 
 
 def canonical_path(path: Text, /) -> bytes:
-    """Return the canonical form of a path, by the rule of every service but S3.
+    """Return the canonical form of a path, by the rule of every service except S3.
 
-    Dot segments and empty segments go, as in RFC 3986, 5.2.4, with one difference that the SDKs share: a path that
-    ends in a dot segment gets no slash at its end (`/a/b/..` is `/a`). Then each segment is percent-encoded, once more
-    than it is on the wire: `%2F` becomes `%252F`, and an encoded dot, `%2E`, is no dot segment.
+    Dot segments and empty segments are removed, as in RFC 3986, 5.2.4. As in the SDKs, a path that ends in a dot
+    segment then has no slash at its end (`/a/b/..` is `/a`). Each segment is percent-encoded once more than it is on
+    the wire: `%2F` becomes `%252F`. An encoded dot, `%2E`, is not a dot segment.
 
     Args:
-        path: as on the wire, percent-encoded once; empty means `/`.
+        path: as on the wire, percent-encoded once. Empty means `/`.
 
     Raises:
-        TypeError, ValueError: path is no text.
-        ValueError: path does not begin with `/`, or holds the `?` or `#` that ends a path.
+        TypeError, ValueError: path is not text.
+        ValueError: path does not begin with `/`, or contains a `?` or `#`, which would end it.
     """
     path = _path(path)
     segments: list[bytes] = []
@@ -92,11 +90,11 @@ def canonical_path(path: Text, /) -> bytes:
 
 
 def canonical_path_s3(path: Text, /) -> bytes:
-    """Return the canonical form of a path by S3's rule: as on the wire, encoded that once, with every segment kept.
+    """Return the canonical form of a path by S3's rule: as on the wire, encoded once, with every segment kept.
 
     Raises:
-        TypeError, ValueError: path is no text.
-        ValueError: as for `canonical_path`; or path holds CR, LF or NUL, which nothing encodes here.
+        TypeError, ValueError: path is not text.
+        ValueError: as for `canonical_path`; or path contains CR, LF or NUL, which this rule does not encode.
     """
     path = _path(path)
     _require_line(path)
@@ -104,34 +102,34 @@ def canonical_path_s3(path: Text, /) -> bytes:
 
 
 def canonical_query(parameters: Pairs, /) -> bytes:
-    """Return the canonical query string: `name=value` joined by `&`, an empty value included.
+    """Return the canonical query string: `name=value` joined by `&`, with the `=` even if the value is empty.
 
-    Names and values are encoded first and sorted then, by encoded name and, for one name, by encoded value. Sorting
-    the decoded ones, or the joined pairs, gives another order: `%` sorts before the letters, `=` after `-` and `.`.
+    Names and values are encoded first, then sorted by encoded name and, for equal names, by encoded value. Sorting the
+    decoded ones or the joined pairs gives another order: `%` sorts before letters, and `=` after `-` and `.`.
 
     Args:
         parameters: names and values, decoded.
 
     Raises:
-        TypeError, ValueError: a name or value is no text, or a parameter is no tuple of two.
+        TypeError, ValueError: a name or value is not text, or a parameter is not a tuple of two.
     """
     pairs = [(percent_encode(name), percent_encode(value)) for name, value in _pairs(parameters)]
     return b"&".join([name + b"=" + value for name, value in sorted(pairs)])
 
 
 def parse_query(query: Text) -> list[tuple[bytes, bytes]]:
-    """Return the parameters of a query string as on the wire, decoded, in their order.
+    """Return the decoded parameters of a query string on the wire, in order.
 
-    Each part between `&` is a parameter, an empty part too, and the first `=` in it ends its name: `a` and `a=` are
-    the same parameter, and `&&` holds one with an empty name. A `+` stays a plus: the space that it means to an HTML
-    form is unknown to Signature Version 4, where a space is `%20` only and a plus, encoded, `%2B`.
+    Each part between `&` is a parameter, even an empty part, and its first `=` ends the name: `a` and `a=` are the same
+    parameter, and `&&` contains one with an empty name. A `+` stays a plus, unlike in HTML forms: Signature Version 4
+    encodes a space as `%20` and a plus as `%2B`.
 
     Args:
-        query: what follows the `?`; empty means no parameters.
+        query: what follows the `?`. Empty means no parameters.
 
     Raises:
-        TypeError, ValueError: query is no text.
-        ValueError: a `%` that two hex digits do not follow.
+        TypeError, ValueError: query is not text.
+        ValueError: a `%` is not followed by two hex digits.
     """
     query = _bytes(query)
     parameters: list[tuple[bytes, bytes]] = []
@@ -145,17 +143,17 @@ def canonical_headers(headers: Pairs, /) -> tuple[bytes, bytes]:
     r"""Return the canonical headers and the signed headers.
 
     Names are in lower case and sorted. Values are trimmed, and each run of white space (space, `\t`, `\v`, `\f`)
-    becomes one space, inside quotes too. The values of a repeated header are joined with `,` in their order.
+    becomes one space, even inside quotes. The values of a repeated header are joined by `,` in their order.
 
     Args:
-        headers: names and values as on the wire, those to sign only.
+        headers: names and values of the headers to sign, as on the wire.
 
     Returns:
         The canonical headers, `name:value` and a newline each; and the signed headers, their names joined by `;`.
 
     Raises:
-        TypeError, ValueError: a name or value is no text, or a header is no tuple of two.
-        ValueError: a name that is no token (RFC 9110, 5.6.2), or a value with CR, LF or NUL in it.
+        TypeError, ValueError: a name or value is not text, or a header is not a tuple of two.
+        ValueError: a name is not a token (RFC 9110, 5.6.2), or a value contains CR, LF or NUL.
     """
     values_by_name: dict[bytes, list[bytes]] = {}
     for name, value in _pairs(headers):
@@ -170,19 +168,19 @@ def canonical_headers(headers: Pairs, /) -> tuple[bytes, bytes]:
 def canonical_request(
     method: Text, path: Text, *, parameters: Pairs, headers: Pairs, payload_hash: Text, s3: bool = False
 ) -> bytes:
-    """Return the canonical request: six parts, a line feed between them.
+    """Return the canonical request: six parts, separated by line feeds.
 
     Args:
-        method: as on the wire, where its case matters.
+        method: as on the wire, where it is case-sensitive.
         path: see `canonical_path`.
         parameters: see `canonical_query`.
         headers: see `canonical_headers`.
-        payload_hash: see `payload_hash`, or the word that a service takes in its place.
-        s3: take `canonical_path_s3` for the path.
+        payload_hash: see `payload_hash`, or a keyword that the service accepts instead.
+        s3: use `canonical_path_s3` for the path.
 
     Raises:
-        TypeError, ValueError: as the functions named; or method or payload_hash is no text.
-        ValueError: method is no token, or payload_hash holds CR, LF or NUL.
+        TypeError, ValueError: as these functions; or method or payload_hash is not text.
+        ValueError: method is not a token, or payload_hash contains CR, LF or NUL.
     """
     method, path = _bytes(method), _bytes(path)
     parameters, headers, payload_hash = _pairs(parameters), _pairs(headers), _bytes(payload_hash)
@@ -194,17 +192,17 @@ def canonical_request(
 
 
 def string_to_sign(algorithm: Text, timestamp: Text, *, scope: Text, canonical_request: Text) -> bytes:
-    """Return the string to sign: algorithm, timestamp, scope and the canonical request's SHA-256, a line each.
+    """Return the string to sign: algorithm, timestamp, scope and the canonical request's SHA-256, one per line.
 
     Args:
-        algorithm: the name that the Authorization header begins with.
+        algorithm: the first word of the Authorization header.
         timestamp: `YYYYMMDDTHHMMSSZ`.
         scope: the credential scope, `YYYYMMDD/region/service/aws4_request`.
         canonical_request: as `canonical_request` returns it.
 
     Raises:
-        TypeError, ValueError: an argument is no text.
-        ValueError: algorithm, timestamp or scope holds CR, LF or NUL.
+        TypeError, ValueError: an argument is not text.
+        ValueError: algorithm, timestamp or scope contains CR, LF or NUL.
     """
     lines = _bytes(algorithm), _bytes(timestamp), _bytes(scope)
     digest = payload_hash(canonical_request)
@@ -216,10 +214,10 @@ def string_to_sign(algorithm: Text, timestamp: Text, *, scope: Text, canonical_r
 def payload_hash(payload: Text, /) -> bytes:
     """Return the SHA-256 of a payload in lower-case hex, 64 bytes.
 
-    A payload of some size is hashed with the interpreter's lock released.
+    A large payload is hashed with the interpreter's lock released.
 
     Raises:
-        TypeError, ValueError: payload is no text.
+        TypeError, ValueError: payload is not text.
     """
     return hashlib.sha256(_bytes(payload)).hexdigest().encode("ascii")
 
@@ -233,13 +231,13 @@ def request_to_sign(
     s3: bool = False,
     /,
 ) -> tuple[bytes, bytes]:
-    """Take a request, as it goes on the wire, through all stages up to the key.
+    """Return the string to sign of a request as it goes on the wire: all stages in one call.
 
     Args:
         method: as for `canonical_request`.
         target: the path and, after the first `?`, the query, as on the request line: percent-encoded once.
         headers: see `canonical_headers`.
-        payload: the bytes of the body; or, as a str, their hash or the word in its place, as for `canonical_request`.
+        payload: bytes are the body; a str is its hash or keyword, as for `canonical_request`.
         context: algorithm, timestamp and scope; see `string_to_sign`.
         s3: as for `canonical_request`.
 
@@ -247,9 +245,9 @@ def request_to_sign(
         The string to sign, and the signed headers.
 
     Raises:
-        TypeError, ValueError: as `canonical_request`, `parse_query` and `string_to_sign`; or the context is no tuple of
-            three.
-        ValueError: the target holds the `#` that ends it.
+        TypeError, ValueError: as `canonical_request`, `parse_query` and `string_to_sign`; or the context is not a tuple
+            of three.
+        ValueError: the target contains a `#`, which would end it.
     """
     s3 = bool(s3)
     method, target, headers, hashed = _bytes(method), _bytes(target), _pairs(headers), _payload(payload)
@@ -274,30 +272,30 @@ def sign_hmac(
     key: Text,
     /,
 ) -> tuple[bytes, bytes]:
-    """Take a request, as it goes on the wire, through all stages to its signature with a secret (AWS4-HMAC-SHA256).
+    """Return the signature of a request with a signing key (AWS4-HMAC-SHA256): all stages in one call.
 
     Args:
-        method: this and the others up to `s3` are those of `request_to_sign`.
-        target: see there.
-        headers: see there.
-        payload: see there.
-        context: see there.
-        s3: see there.
+        method: this and the next five are those of `request_to_sign`.
+        target: see `request_to_sign`.
+        headers: see `request_to_sign`.
+        payload: see `request_to_sign`.
+        context: see `request_to_sign`.
+        s3: see `request_to_sign`.
         key: the signing key, 32 bytes; see `hwsigner.sigv4.access_key.signing_key`.
 
     Returns:
         The signature, 64 lower-case hex digits, and the signed headers.
 
     Raises:
-        TypeError, ValueError: as `request_to_sign`; or the key is no text.
-        ValueError: the key is not of 32 bytes.
+        TypeError, ValueError: as `request_to_sign`; or the key is not text.
+        ValueError: the key is not 32 bytes long.
     """
     s3 = bool(s3)
     method, target, headers, payload = _bytes(method), _bytes(target), _pairs(headers), _payload(payload)
     algorithm, timestamp, scope = _tuple(context, 3)
     secret = _bytes(key)
     if len(secret) != hashlib.sha256().digest_size:
-        raise ValueError("a signing key that is not of 32 bytes")
+        raise ValueError("a signing key that is not 32 bytes long")
     to_sign, names = request_to_sign(method, target, headers, payload, (algorithm, timestamp, scope), s3)
     return hmac.digest(secret, to_sign, "sha256").hex().encode("ascii"), names
 
@@ -313,7 +311,7 @@ def _bytes(text: object) -> bytes:
     if not isinstance(text, str):
         raise TypeError(f"bytes or str expected, not {type(text).__name__}")
     if not text.isascii():
-        raise ValueError("a str with more than ASCII in it")
+        raise ValueError("a str with non-ASCII characters")
     return text.encode("ascii")
 
 

@@ -1,4 +1,4 @@
-"""What time it is, by two clocks: one that people set, and one that nobody does."""
+"""The clocks: the wall clock, and one that can't be set."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ def utc_now() -> datetime:
 
 
 def boot_time() -> float:
-    """Return the seconds since the machine started, suspension included; nobody sets this clock."""
+    """Return the seconds since the machine started, suspension included. This clock can't be set."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @dataclass(frozen=True)
 class Clocks:
-    """The clocks of who holds sessions.
+    """The clocks that a session's life is measured with.
 
     Attributes:
-        now: tells the time, with its zone.
-        monotonic: tells seconds by a clock that nobody sets.
+        now: the time, with its zone.
+        monotonic: seconds by a clock that can't be set.
         sleep: waits some seconds.
     """
 

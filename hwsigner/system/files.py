@@ -1,6 +1,7 @@
-"""Files that others read at any time: replaced whole, by one writer at a time, so that nobody sees half of one.
+"""Files that several processes share: locked, replaced whole, and not writable by other users.
 
-Beside a file `NAME` lie `.NAME.hwsigner-lock`, which stays, and while it is written `.NAME.hwsigner-new`.
+`edit_file` writes a new file and renames it over the old one, so that a reader sees the old bytes or the new ones.
+Beside a file `NAME` it leaves `.NAME.hwsigner-lock`; `.NAME.hwsigner-new` is there only during a write.
 """
 
 from __future__ import annotations
@@ -16,39 +17,42 @@ from dataclasses import dataclass
 
 from hwsigner.errors import HwsignerError, LockError
 
+# Seconds. A write takes milliseconds.
+LOCK_TIMEOUT = 10.0
+_PAUSE_SECONDS = 0.002
+_ACL = "system.posix_acl_access"
+_NO_ACL = frozenset({errno.ENODATA, errno.ENOTSUP})
 
-def check_only_mine(path: str, status: os.stat_result, error: type[HwsignerError]) -> None:
-    """Check that nobody but this user and root can write a regular file.
+
+def check_not_writable_by_others(path: str, status: os.stat_result, error: type[HwsignerError]) -> None:
+    """Check that only this user and root can write a file. Pipes and devices are not checked.
 
     Args:
-        path: its path, for the message.
-        status: its status, of the opened file.
-        error: the class to raise.
+        path: the file's path, for the message.
+        status: the status of the open file.
+        error: the class of error to raise.
 
     Raises:
-        HwsignerError: as the class `error`.
+        HwsignerError: another user can write it. An instance of `error`.
     """
     mode = stat.S_IMODE(status.st_mode)
     if not stat.S_ISREG(status.st_mode):
         return
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise error(f"{path} has mode {mode:04o}: others can write it", f"Run chmod go-w {path}")
+        raise error(f"{path} has mode {mode:04o}: other users can write it", f"Run chmod go-w {path}")
     if status.st_uid not in (0, os.geteuid()):
-        raise error(f"{path} belongs to user {status.st_uid}, who can write it", "Let it belong to you or root")
-
-
-_PAUSE_SECONDS = 0.002
+        raise error(f"{path} belongs to user {status.st_uid}, who can write it", "Make yourself or root its owner")
 
 
 def lock_within(file: int, seconds: float) -> bool:
-    """Lock an open file for this process alone, and wait for others as long as that takes.
+    """Lock an open file, waiting for other processes if needed.
 
     Args:
-        file: its descriptor. Closing it, and all that were inherited of it, lets the others have their turn.
-        seconds: how long to wait at most.
+        file: its descriptor. Closing every copy releases the lock.
+        seconds: the longest time to wait.
 
     Returns:
-        False if others held it all the time.
+        Whether the lock was taken.
     """
     end = time.monotonic() + seconds
     while True:
@@ -62,26 +66,20 @@ def lock_within(file: int, seconds: float) -> bool:
             return True
 
 
-# Seconds. A writer takes milliseconds.
-LOCK_TIMEOUT = 10.0
-_ACL = "system.posix_acl_access"
-_NO_ACL = frozenset({errno.ENODATA, errno.ENOTSUP})
-
-
 def edit_file(path: str, edit: Callable[[bytes], bytes]) -> None:
-    """Replace what a file holds; writers wait for each other, and readers see the old bytes or the new ones.
+    """Replace a file's content. Concurrent writers wait for each other.
 
-    Whatever fails, or kills the process, leaves the file as it was; what a killed process leaves beside it, the next
-    one removes. Mode, group and access control list are kept, and other extended attributes are not. A new file gets
-    mode 0600, in a new folder 0700. Of a symbolic link, the target is replaced.
+    A failure, or a killed process, leaves the old file or the new one; the next write removes what else is left. Mode,
+    group and access control list are kept, other extended attributes are not. A new file gets mode 0600, a new folder
+    0700. If the path is a symbolic link, its target is replaced.
 
     Args:
         path: the file's path.
-        edit: makes the new bytes of the old ones, which are empty for a file that does not exist.
+        edit: takes the old content, empty if there is no file, and returns the new content.
 
     Raises:
         HwsignerError: the file can't be read or replaced.
-        LockError: another process has been writing it for too long.
+        LockError: another process held the lock for ten seconds.
     """
     target = os.path.realpath(path)
     folder, name = os.path.split(target)
@@ -90,12 +88,12 @@ def edit_file(path: str, edit: Callable[[bytes], bytes]) -> None:
             os.makedirs(folder, mode=0o700, exist_ok=True)
         with _opened(folder, os.O_RDONLY | os.O_DIRECTORY) as directory:
             file = _File(target, name, directory)
-            file.check_owner()
+            file.check()
             with file.locked():
                 old = file.read()
                 file.replace(edit(old.data if old else b""), old)
     except OSError as error:
-        raise _told(error, target) from error
+        raise _explained(error, target) from error
 
 
 @dataclass(frozen=True)
@@ -107,26 +105,37 @@ class _Content:
 
 @dataclass(frozen=True)
 class _File:
-    """A file by its name in an open folder, which may be renamed meanwhile."""
+    """A file, by its name in an open folder: the folder may be renamed meanwhile."""
 
     path: str
     name: str
     directory: int
 
-    def check_owner(self) -> None:
-        """Refuse another user's file, before there is a lock beside it that its owner could not open."""
+    def check(self) -> None:
+        """Refuse another user's file before a lock is made that its owner could not open."""
         with suppress(FileNotFoundError):
-            self._check_owner(os.stat(self.name, dir_fd=self.directory, follow_symlinks=False))
+            self._check(os.stat(self.name, dir_fd=self.directory))
+
+    def _check(self, status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            hint = "Give a regular file, or a path that does not exist yet"
+            raise HwsignerError(f"{self.path} is not a regular file", hint)
+        if status.st_uid != os.geteuid():
+            raise HwsignerError(
+                f"{self.path} belongs to user {status.st_uid}, and replacing it would change its owner",
+                f"Run this as user {status.st_uid}",
+            )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        with _opened(_lock_of(self.name), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, self.directory) as lock:
+        with _opened(_lock_name(self.name), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, self.directory) as lock:
             if not lock_within(lock, LOCK_TIMEOUT):
-                raise LockError(f"another process has been writing {self.path} for {LOCK_TIMEOUT:g} s", "End it")
+                problem = f"another process has been writing {self.path} for {LOCK_TIMEOUT:g} s"
+                raise LockError(problem, "Stop that process, then retry")
             yield
 
     def read(self) -> _Content | None:
-        """Return what there is, or None."""
+        """Return the file's content, or None if there is no file."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             with _opened(self.name, flags, self.directory) as handle:
@@ -137,46 +146,34 @@ class _File:
         except FileNotFoundError:
             return None
 
-    def _check(self, status: os.stat_result) -> None:
-        if not stat.S_ISREG(status.st_mode):
-            raise HwsignerError(f"{self.path} is not a regular file", "Give the path of one, or of none yet")
-        self._check_owner(status)
-
-    def _check_owner(self, status: os.stat_result) -> None:
-        if status.st_uid != os.geteuid():
-            raise HwsignerError(
-                f"{self.path} belongs to user {status.st_uid}, and a new file in its place would not",
-                f"Run this as user {status.st_uid}",
-            )
-
     def replace(self, data: bytes, old: _Content | None) -> None:
-        """Write the file anew. It is locked."""
+        """Write the new file and rename it over the old one. The lock is held."""
         temporary = f".{self.name}.hwsigner-new"
         with suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=self.directory)  # Of a process that was killed.
+            os.unlink(temporary, dir_fd=self.directory)  # Left by a killed process.
         try:
             with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, self.directory) as handle:
                 _write(handle, data)
                 if old:
-                    _make_alike(handle, old)
+                    _copy_permissions(handle, old)
                 os.fsync(handle)
             os.rename(temporary, self.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
         except BaseException:
             with suppress(OSError):
                 os.unlink(temporary, dir_fd=self.directory)
             raise
-        with suppress(OSError):  # Some file systems can't, and what was written is there all the same.
+        with suppress(OSError):  # Some network file systems can't sync a folder; the file is written all the same.
             os.fsync(self.directory)
 
 
-def _lock_of(name: str) -> str:
-    # A file of its own: whoever locked the one that is replaced would lock what nobody else finds any more.
+def _lock_name(name: str) -> str:
+    # A file of its own: a lock on the file itself would stay with the old file when it is replaced.
     return f".{name}.hwsigner-lock"
 
 
 @contextmanager
 def _opened(path: str, flags: int, directory: int | None = None) -> Iterator[int]:
-    """Open a file, a new one for its owner alone."""
+    """Open a file; a new one gets mode 0600."""
     handle = os.open(path, flags, 0o600, dir_fd=directory)
     try:
         yield handle
@@ -199,23 +196,21 @@ def _read_acl(handle: int) -> bytes | None:
         raise
 
 
-def _make_alike(handle: int, old: _Content) -> None:
+def _copy_permissions(handle: int, old: _Content) -> None:
     if os.fstat(handle).st_gid != old.status.st_gid:
         os.fchown(handle, -1, old.status.st_gid)
     os.fchmod(handle, stat.S_IMODE(old.status.st_mode))
     if old.acl:
-        # The mode's group bits are its mask: without it, they would let the group in.
+        # With an ACL, the mode's group bits are the ACL's mask. Without it, they would be the group's permissions.
         os.setxattr(handle, _ACL, old.acl)
 
 
-def _told(error: OSError, path: str) -> HwsignerError:
+def _explained(error: OSError, path: str) -> HwsignerError:
     if error.errno == errno.EBUSY:
-        return HwsignerError(
-            f"{path} is a mount point (a file mounted by itself), so it can't be replaced",
-            "Mount the folder that holds it, in its place",
-        )
+        problem = f"{path} is a mount point (a file mounted by itself), so it can't be replaced"
+        return HwsignerError(problem, "Mount its folder instead")
     folder, name = os.path.split(path)
-    if error.errno == errno.EACCES and error.filename == _lock_of(name):
-        problem = f"can't lock {path} by {os.path.join(folder, error.filename)}: {error.strerror}"
-        return HwsignerError(problem, "Remove that file if another user has made it")
-    return HwsignerError(f"can't write {path}: {error.strerror}", "Nothing in it is lost")
+    if error.errno == errno.EACCES and error.filename == _lock_name(name):
+        problem = f"can't lock {path} with {os.path.join(folder, error.filename)}: {error.strerror}"
+        return HwsignerError(problem, "Remove that file if another user created it")
+    return HwsignerError(f"can't write {path}: {error.strerror}", "The file was not changed")

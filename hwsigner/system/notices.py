@@ -1,120 +1,71 @@
-"""Telling a person that a token waits for them: to be touched, or for a PIN at its own keypad.
+"""Notices that a token waits for the user: for a touch, or for a PIN typed on its keypad.
 
-The library by itself tells nobody: a program calls `tell_by` first. The commands do.
+The library shows none by itself. A program that wants them calls `set_notifier`, as the commands do.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
+Guard = Callable[[], AbstractContextManager[object]]
 
-# What takes no longer is nobody's to wait for.
+# A shorter wait is not worth a notice.
 PATIENCE_SECONDS = 0.5
-_LOOK_SECONDS = 0.1
-_IDLE_LOOKS = 20
+_POLL_SECONDS = 0.1
 _NOTHING = nullcontext()
 
 
-def tell_by(tell: Tell | None, *, interrupted: int | None = None) -> None:
-    """Let notices be told by a callable from now on, or by none.
+def set_notifier(notify: Notify | None, guard: Guard = nullcontext) -> None:
+    """Choose the callable that shows notices.
 
     Args:
-        tell: takes one line, is called by any thread, and raises nothing.
-        interrupted: the status with which SIGINT ends the process at once while its main thread is waited for.
-            Python raises KeyboardInterrupt when the module's code returns, which may be after a person's touch.
+        notify: takes one line; None to show no notices. It may be called from any thread and must not raise.
+        guard: returns a context manager that is open during each wait, in the waiting thread.
     """
-    global _tell
-    _tell = tell
-    _interrupt.status = interrupted
+    global _notify, _guard
+    _notify, _guard = notify, guard
 
 
-def tell(text: str) -> None:
-    """Tell a person something at once."""
-    if _tell is not None:
-        _tell(text)
+def notify(text: str) -> None:
+    """Show the user a notice at once."""
+    if _notify is not None:
+        _notify(text)
 
 
 def waiting(text: str) -> AbstractContextManager[object]:
-    """Tell a person something once the body of the `with` statement has taken more than half a second."""
-    return _NOTHING if _tell is None else _Wait(text, _tell)
+    """Show the user a notice if the body of the `with` statement takes more than half a second."""
+    return _NOTHING if _notify is None else _Wait(text, _notify, _guard())
 
 
 class _Wait:
-    def __init__(self, text: str, tell: Tell) -> None:
+    def __init__(self, text: str, notify: Notify, guard: AbstractContextManager[object]) -> None:
         self.text = text
-        self.tell = tell
+        self.notify = notify
         self.since = time.monotonic()
-        self.is_told = False
+        self.is_shown = False
+        self._guard = guard
 
     def __enter__(self) -> None:
-        if _interrupt.status is not None:
-            _interrupt.listen()
+        self._guard.__enter__()
         _watch.begin(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _watch.end(self)
-        if _interrupt.status is not None:
-            _interrupt.stop_listening()
-
-
-class _Interrupt:
-    """Ends the process at a SIGINT that Python can't raise yet: the signal leaves its number in a pipe meanwhile.
-
-    Attributes:
-        status: the process's exit status then; None: it is not ended.
-    """
-
-    def __init__(self, status: int | None = None) -> None:
-        self.status = status
-        self._pipe: tuple[int, int] | None = None
-        self._former: int | None = None
-        self._has_come = False
-
-    def listen(self) -> None:
-        """Begin, in the main thread, unless somebody else handles the signal."""
-        if self._former is not None or threading.current_thread() is not threading.main_thread():
-            return
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            with suppress(BlockingIOError):  # One that has ended a former wait.
-                os.read(self._ends()[0], 64)
-            self._has_come = False
-            # Last: with it the watch begins to look.
-            self._former = signal.set_wakeup_fd(self._ends()[1], warn_on_full_buffer=False)
-
-    def stop_listening(self) -> None:
-        """End, if this is the thread that has begun."""
-        if self._former is not None and threading.current_thread() is threading.main_thread():
-            signal.set_wakeup_fd(self._former)
-            self._former = None
-
-    def look(self) -> None:
-        """End the process if the signal has come, and Python has not raised it until the second look."""
-        if self._former is None:
-            return
-        if self._has_come and self.status is not None:
-            os._exit(self.status)
-        with suppress(BlockingIOError):
-            self._has_come = signal.SIGINT in os.read(self._ends()[0], 64)
-
-    def _ends(self) -> tuple[int, int]:
-        if self._pipe is None:
-            self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        return self._pipe
+        self._guard.__exit__(kind, error, trace)
 
 
 class _Watch:
-    """The thread that looks after what is waited for. It starts with the first wait, and sleeps while there is none.
+    """The thread that shows the notices of long waits. The first wait starts it; it sleeps while there are none.
 
-    It looks ten times a second rather than being woken by each signature, most of which are over at once.
+    It polls, so that a wait wakes it ten times a second at most: most signatures are over at once.
     """
 
     def __init__(self) -> None:
@@ -138,35 +89,25 @@ class _Watch:
         self._waits.pop(wait, None)
 
     def _run(self) -> None:
-        idle = 0
         while True:
-            if idle >= _IDLE_LOOKS:
-                self._sleep()
-                idle = 0
-            time.sleep(_LOOK_SECONDS)
-            waits = list(self._waits)
-            _interrupt.look()
-            idle = 0 if waits else idle + 1
-            for wait in waits:
-                if not wait.is_told and time.monotonic() - wait.since > PATIENCE_SECONDS:
-                    wait.is_told = True
-                    wait.tell(wait.text)
-
-    def _sleep(self) -> None:
-        self._wake.clear()
-        self._is_asleep = True
-        if not self._waits:  # One may have begun before it could see that it has to wake this thread.
-            self._wake.wait()
-        self._is_asleep = False
+            self._wake.clear()
+            self._is_asleep = True
+            if not self._waits:  # A wait may have begun before `_is_asleep` was set, and then woke nothing.
+                self._wake.wait()
+            self._is_asleep = False
+            time.sleep(_POLL_SECONDS)
+            for wait in list(self._waits):
+                if not wait.is_shown and time.monotonic() - wait.since > PATIENCE_SECONDS:
+                    wait.is_shown = True
+                    wait.notify(wait.text)
 
 
 def _reset_after_fork() -> None:
-    global _watch, _interrupt
-    _interrupt.stop_listening()
-    _watch, _interrupt = _Watch(), _Interrupt(_interrupt.status)  # The thread is the parent's, and so are the waits.
+    global _watch
+    _watch = _Watch()  # The thread and the waits are the parent's.
 
 
-_tell: Tell | None = None
-_interrupt = _Interrupt()
+_notify: Notify | None = None
+_guard: Guard = nullcontext
 _watch = _Watch()
 os.register_at_fork(after_in_child=_reset_after_fork)

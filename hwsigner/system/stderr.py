@@ -1,6 +1,6 @@
-"""What native libraries print on stderr by themselves, and keeping it from there: for a command, not for a library.
+"""Hide what native libraries print on stderr, in commands only.
 
-File descriptor 2 belongs to the whole process, so nothing happens here before `silence` is called.
+File descriptor 2 belongs to the whole process, so nothing is hidden until a program calls `silence`.
 """
 
 from __future__ import annotations
@@ -20,48 +20,37 @@ _depth = 0
 
 
 def silence(*, on: bool = True) -> None:
-    """Let `quiet` work in this process from now on, or no more."""
+    """Let `quiet` work in this process, or no longer."""
     global _is_silenced
     _is_silenced = on
 
 
 def quiet() -> AbstractContextManager[None]:
-    """Send what is written to file descriptor 2 to nowhere, if `silence` was called: what other threads write as well.
+    """Discard what any thread writes to file descriptor 2 inside the `with` statement, if `silence` was called.
 
-    Several threads may be in it at once; the last one to leave restores the descriptor.
+    If several threads are inside, the last one to leave restores the descriptor.
     """
     return _quiet() if _is_silenced else _NOTHING
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    _enter()
-    try:
-        yield
-    finally:
-        _leave()
-
-
-def _enter() -> None:
     global _depth, _saved
     with _lock:
         _depth += 1
         if _depth == 1:
             _saved = _redirect()
-
-
-def _leave() -> None:
-    global _depth, _saved
-    with _lock:
-        _depth -= 1
-        if _depth == 0 and _saved is not None:
-            os.dup2(_saved, _STDERR)
-            os.close(_saved)
-            _saved = None
+    try:
+        yield
+    finally:
+        with _lock:
+            _depth -= 1
+            if _depth == 0:
+                _restore()
 
 
 def _redirect() -> int | None:
-    """Return a copy of file descriptor 2, which leads nowhere now, or None when it is closed."""
+    """Send file descriptor 2 to /dev/null and return a copy of it, or None if it is closed."""
     if sys.stderr is not None:
         with suppress(OSError):
             sys.stderr.flush()
@@ -75,14 +64,19 @@ def _redirect() -> int | None:
     return saved
 
 
-def _reset_after_fork() -> None:
-    """Give a child its stderr back: the threads that were in `quiet` are the parent's."""
-    global _lock, _depth, _saved
-    _lock, _depth = threading.Lock(), 0
+def _restore() -> None:
+    global _saved
     if _saved is not None:
         os.dup2(_saved, _STDERR)
         os.close(_saved)
         _saved = None
+
+
+def _reset_after_fork() -> None:
+    """Restore a child's stderr: the threads inside `quiet` are the parent's."""
+    global _lock, _depth
+    _lock, _depth = threading.Lock(), 0
+    _restore()
 
 
 os.register_at_fork(after_in_child=_reset_after_fork)

@@ -1,4 +1,4 @@
-"""Arguments of request_to_sign and sign_hmac, right and wrong, as Python's callers have them."""
+"""Valid and invalid arguments of request_to_sign and sign_hmac."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from typing import Any
 import cases
 
 SAMPLE = 20
-"""Of so many requests, one is taken."""
+"""One request in this many is used."""
 PLAIN: tuple[Any, ...] = ("GET", "/", [("host", "example.com")], b"", ("a", "b", "c"))
 KEY = bytes(range(200, 232))
 
 
 class Text(str):
-    """A str that is none exactly."""
+    """A subclass of str."""
 
 
 class Data(bytes):
-    """Bytes that are none exactly."""
+    """A subclass of bytes."""
 
 
 class Pair(tuple[object, ...]):
-    """A tuple that is none exactly."""
+    """A subclass of tuple."""
 
 
 class Undecided:
-    """An object that is neither true nor false."""
+    """An object without a truth value."""
 
     def __bool__(self) -> bool:
         raise LookupError("undecided")
 
 
 def requests() -> Iterator[tuple[object, ...]]:
-    """Yield drawn requests, as Python's callers have them."""
+    """Yield a sample of the requests of cases.py."""
     for i, request in enumerate(itertools.islice(cases.requests(), 0, None, SAMPLE)):
         method, target, headers, payload, context, s3 = request
         yield method, target, headers, payload.decode("ascii") if payload.isascii() and i % 2 else payload, context, s3
 
 
 def odd_arguments() -> Iterator[tuple[object, ...]]:
-    """Yield arguments of wrong and unusual types, and of unusual number."""
+    """Yield arguments of wrong and unusual types, and unusual numbers of them."""
     texts = (
         None,
         1,
@@ -84,7 +84,7 @@ def odd_arguments() -> Iterator[tuple[object, ...]]:
 
 
 def odd_keys() -> Iterator[tuple[object, ...]]:
-    """Yield arguments of sign_hmac: wrong and unusual keys, and a right one with what else may be wrong."""
+    """Yield arguments of sign_hmac: wrong and unusual keys, and a right key with the odd arguments above."""
     for key in (KEY, "k" * 32, Data(KEY), b"", KEY[:31], KEY + b"k", "\xe9" * 32, None, bytearray(KEY), 32):
         yield (*PLAIN, False, key)
     for arguments in odd_arguments():

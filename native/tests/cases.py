@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write requests, and what hwsigner.sigv4.reference makes of each, to a file for check.c: `cases.py FILE`.
+"""Write requests and the reference's answers to a file for check.c: `cases.py FILE`.
 
 A case is a byte of flags (1: S3's rule, 2: the request is refused, 4: the context is refused), the number of headers,
 and texts: method, target, payload hash, the three of the context, digest, name and value of each header, canonical
@@ -23,10 +23,10 @@ from hwsigner.sigv4 import reference
 Pairs = tuple[tuple[bytes, bytes], ...]
 
 COUNTS = (0, 1, 2, 15, 16, 17, 18, 40)
-"""Around the number from which sorting is qsort's."""
+"""Around the number from which qsort does the sorting."""
 
 SIZES = sorted({size + off for size in (85, 170, 341, 512, 682, 1024, 1365, 2048, 4096) for off in (-1, 0, 1, 2)})
-"""Around the sizes of the buffers on the stack, and a third of them: a byte may become three."""
+"""Around the sizes of the buffers on the stack, and around a third of them: encoding makes one byte three."""
 
 METHODS = (b"GET", b"PUT", b"POST", b"get", b"!#$%&'*+-.^_`|~", b"", b"G T", b"GET\n")
 NAMES = (b"Host", b"host", b"HOST", b"a", b"A", b"ab", b"a-", b"aB", b"Z", b"x-amz-date", b"X-Amz-Date", b"x_y", b"x~")
@@ -36,7 +36,7 @@ CONTEXT = (b"AWS4-HMAC-SHA256", b"20260301T000000Z", b"20260301/eu-west-1/servic
 
 
 class Request(NamedTuple):
-    """What request_to_sign takes, with the payload's hash for the payload."""
+    """The arguments of request_to_sign, with the payload's hash in place of the payload."""
 
     method: bytes = b"GET"
     target: bytes = b"/"
@@ -47,7 +47,7 @@ class Request(NamedTuple):
 
 
 def requests(seed: int = 1, drawn: int = 2500) -> Iterator[Request]:
-    """Yield the systematic cases, and then as many drawn ones."""
+    """Yield the systematic cases, then random ones."""
     for byte in range(256):
         yield from every_place(bytes((byte,)))
     yield from texts_of_all_sizes()
@@ -81,7 +81,7 @@ def every_place(byte: bytes) -> Iterator[Request]:
 
 
 def texts_of_all_sizes() -> Iterator[Request]:
-    """Yield requests of which one part is about as long as a buffer on the stack, plain or to be encoded."""
+    """Yield requests with one part about as long as a buffer on the stack, plain or to be encoded."""
     for size, piece in itertools.product(SIZES, (b"a", b"/", b"/.", b"%", b" ", b"a b", b"A", b"&")):
         text = (piece * size)[:size]
         yield Request(target=b"/" + text)
@@ -97,7 +97,7 @@ def texts_of_all_sizes() -> Iterator[Request]:
 
 
 def all_paths_and_queries() -> Iterator[Request]:
-    """Yield all short paths, queries and headers' values that their few special characters make."""
+    """Yield all short paths, queries and header values that consist of special characters."""
     for size in range(7):
         for piece in itertools.product((b"/", b".", b"a"), repeat=size):
             yield Request(target=b"/" + b"".join(piece))
@@ -112,7 +112,7 @@ def all_paths_and_queries() -> Iterator[Request]:
 
 
 def many_pairs(random: Random) -> Iterator[Request]:
-    """Yield requests with few and many headers and parameters: in order, against it, mixed, all the same."""
+    """Yield requests with few and many headers and parameters: sorted, reversed, shuffled, all equal."""
     orders: list[Callable[[list[bytes]], object]] = [list.sort, list.reverse, random.shuffle]
     for count, order in itertools.product(COUNTS, orders):
         names = [b"n%02d" % i for i in range(count)]
@@ -129,7 +129,7 @@ def many_pairs(random: Random) -> Iterator[Request]:
 
 
 def draw(random: Random) -> Request:
-    """Return a request that looks like one, with something odd in it here and there."""
+    """Return a random request that looks plausible, with a few odd parts."""
 
     def text(alphabet: bytes, most: int) -> bytes:
         return bytes(random.choices(alphabet, k=random.choice((0, 1, 2, random.randrange(most)))))
@@ -184,7 +184,7 @@ def answer(request: Request, digest: bytes) -> tuple[int, bytes, bytes, bytes]:
 
 
 def encode(request: Request) -> bytes:
-    """Return a case as check.c reads it."""
+    """Return a case in the format that check.c reads."""
     digest = hashlib.sha256(request.target).hexdigest().encode()
     flags, *answers = answer(request, digest)
     texts = [request.method, request.target, request.payload_hash, *request.context, digest]
@@ -194,7 +194,7 @@ def encode(request: Request) -> bytes:
 
 
 def main() -> None:
-    """Write the cases to the file that the command line names."""
+    """Write the cases to the file named on the command line."""
     Path(sys.argv[1]).write_bytes(b"".join(encode(request) for request in dict.fromkeys(requests())))
 
 

@@ -1,5 +1,5 @@
-/* Compare canonical.c with the answers of hwsigner/_reference.py: `check FILE`, the file as cases.py writes it. Each case
- * is run with several buffers, and again with each of its allocations failing. */
+/* Compare canonical.c with the answers of hwsigner/sigv4/reference.py: `check FILE`, a file written by cases.py. Each
+ * case runs with several buffers, and again with each of its allocations failing. */
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -23,7 +23,7 @@ struct testcase {
     struct answer answer;
 };
 
-static size_t number; /* of the case, for messages */
+static size_t number; /* of the current case, for messages */
 
 static void expect(bool true_there, const char *what) {
     if (!true_there) {
@@ -38,7 +38,7 @@ static size_t read_size(FILE *file) {
     return bytes[0] | (size_t)bytes[1] << 8 | (size_t)bytes[2] << 16 | (size_t)bytes[3] << 24;
 }
 
-/* Read a text into memory of its own. An empty one has no memory in every other case, as where a `?` is missing. */
+/* Read a text into memory of its own. In every other case an empty text is NULL, like the query if there is no `?`. */
 static struct text read_text(FILE *file) {
     size_t size = read_size(file);
     unsigned char *data = size > 0 || number % 2 ? malloc(size) : NULL;
@@ -96,7 +96,7 @@ static void free_case(struct testcase *testcase) {
     free_text(testcase->answer.to_sign);
 }
 
-/* After a failed allocation a buffer stays as it is. */
+/* Check that a buffer stays as it is after a failed allocation. */
 static void check_failed(struct buffer *out) {
     static const struct text context[3];
     size_t size = out->size, calls = memory_calls;
@@ -105,7 +105,7 @@ static void check_failed(struct buffer *out) {
     expect(out->failed && out->size == size && memory_calls == calls, "something is appended after a failure");
 }
 
-/* Whatever happened before: a refusal, a failure that shows, or the right answer. */
+/* Check the outcome: a refusal, a reported failure, or the right answer. */
 static void check_end(struct buffer *out, const char *problem, bool refused, struct text expected) {
     if (memory_fails != 0 && memory_calls >= memory_fails) {
         expect(refused || problem == NULL, "refused, when only memory was short");
@@ -147,7 +147,7 @@ static void run_context(const struct testcase *testcase, size_t capacity) {
     free(initial);
 }
 
-/* Run a case with room for nothing, for the answer but for its last byte, for the answer, and for all there is. */
+/* Run a case with a buffer of one byte, of one byte too few, of the answer's size, and of more than enough. */
 static void run(void (*stage)(const struct testcase *, size_t), const struct testcase *testcase, size_t size) {
     const size_t capacities[] = {1, size > 1 ? size - 1 : 1, size > 0 ? size : 1, STACK};
     for (size_t i = 0; i < sizeof capacities / sizeof *capacities; i++) {
@@ -161,7 +161,7 @@ static void run(void (*stage)(const struct testcase *, size_t), const struct tes
     memory_fails = 0;
 }
 
-/* Sizes that no memory has: their sum or product must not come out small, and nothing may be read. */
+/* Check sizes that no memory has: their sum or product must not overflow, and nothing may be read. */
 static void check_sizes(void) {
     static const size_t sizes[] = {SIZE_MAX, SIZE_MAX - 1, SIZE_MAX / 2 + 1, SIZE_MAX / 2, SIZE_MAX / 4 + 1, SIZE_MAX / 4};
     unsigned char text[IMMENSE_IS_THERE] = "/";
@@ -184,7 +184,7 @@ static void check_sizes(void) {
         expect(memory_calls == (sizes[i] <= SIZE_MAX / 4), "memory was asked for, or was not");
         buffer_close(&out);
     }
-    /* Three times these are 2, 5 and 8. */
+    /* Three times these overflow to 2, 5 and 8. */
     for (size_t i = 1; i < 4; i++) {
         unsigned char target[IMMENSE_IS_THERE] = "/?%", get[] = "G", initial[64];
         struct request request = {{get, 1}, {target, SIZE_MAX / 3 + 2 + i}, NULL, 0, {get, 1}, false};
@@ -206,8 +206,8 @@ static void check_long_target(const unsigned char *target, size_t size) {
     buffer_close(&out);
 }
 
-/* The number of allocations grows by the logarithm of the size: else the cost of copying would grow by its square. So
- * would that of sorting by insertion, which takes minutes here: parameters in the opposite of their order. */
+/* Check that the number of allocations grows with the logarithm of the size; otherwise copying would be quadratic. So
+ * would insertion sort, which would take minutes here: the parameters are in reverse order. */
 static void check_growth(void) {
     enum { COUNT = 100000, EACH = 6 };
     unsigned char *target = malloc(COUNT * EACH + 2);

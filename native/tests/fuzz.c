@@ -1,8 +1,9 @@
-/* A target for libFuzzer: any bytes make a request, and what canonical.c makes of it must have the properties of a
- * canonical request. They are written down here a second time, from the specification and not from canonical.c.
+/* A libFuzzer target. Any bytes make a request, and the result of canonical.c must have the properties of a canonical
+ * request. They are written here a second time, from the specification and independently of canonical.c.
  *
- * The first byte chooses S3's rule and the size of the buffer, the second the allocation that fails, if any. Texts follow,
- * with SEPARATOR between them: method, target, payload hash, the three of the context, and each header's name and value. */
+ * The first byte chooses S3's rule and the size of the buffer, the second the allocation that fails, if any. Then come
+ * texts with SEPARATOR between them: method, target, payload hash, the three of the context, each header's name and
+ * value. */
 #include <ctype.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -19,7 +20,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
 
 static void require(bool true_there, const char *what) {
     if (!true_there) {
-        fprintf(stderr, "not so: %s\n", what);
+        fprintf(stderr, "violated: %s\n", what);
         abort();
     }
 }
@@ -58,7 +59,7 @@ static bool has_triplets_only(struct text text) {
     return true;
 }
 
-/* Take what is before a byte off the beginning of a text, and the byte too; without it, all. */
+/* Split `rest` at the first `end`: return the part before it, and leave the part after it. Without it, return all. */
 static struct text take(struct text *rest, unsigned char end) {
     struct text taken = {rest->data, 0};
     while (taken.size < rest->size && rest->data[taken.size] != end) {
@@ -89,7 +90,7 @@ static bool is_valid(const struct request *request) {
     return valid;
 }
 
-/* The part that an encoded text begins with: an unreserved character, or a triplet that stands for another byte. */
+/* Return the size of the first unit of an encoded text: an unreserved character, or a triplet for another byte. */
 static size_t encoded_size(struct text text) {
     if (is_unreserved(text.data[0])) {
         return 1;
@@ -140,7 +141,7 @@ static void check_query(struct text canonical, struct text query) {
     }
 }
 
-/* Take the canonical headers and the empty line after them off the beginning of a text. */
+/* Check the canonical headers at the start of a text, and skip them and the empty line after them. */
 static void check_headers(struct text *rest, const struct request *request, struct text names) {
     size_t lines = 0, commas = 0, commas_before = 0;
     struct text last = {rest->data, 0};
@@ -174,7 +175,7 @@ static void take_exactly(struct text *rest, struct text expected) {
     *rest = (struct text){rest->data + expected.size, rest->size - expected.size};
 }
 
-/* Return the canonical query. */
+/* Check a canonical request, and return its query. */
 static struct text check_request(const struct request *request, struct text canonical, struct text names) {
     const unsigned char slash[] = "/";
     struct text rest = canonical, path = path_of(request->target);
@@ -193,7 +194,7 @@ static struct text check_request(const struct request *request, struct text cano
     return query;
 }
 
-/* Return a request that must give the same: with the canonical query, and the names of the headers in upper case. */
+/* Return a request with the same canonical form: with the canonical query, and header names in upper case. */
 static struct request another_form(const struct request *request, struct text query, struct pair *headers) {
     struct request other = *request;
     struct text path = path_of(request->target);

@@ -1,4 +1,4 @@
-/* Fuzzes what hwsigner-credentials reads: an input is all that an agent says before it closes. */
+/* A libFuzzer target for hwsigner-credentials: an input is all that an agent sends before it closes the connection. */
 #define main program
 #include "../credentials.c"
 #undef main
@@ -19,7 +19,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
     answer.deadline = now() + LONGEST;
     memset(answer.data, 'x', sizeof answer.data);
     enum outcome outcome = read_answer(&answer);
-    /* The last byte is the program's own; and what it would print has come from the agent whole. */
+    /* The last byte of `data` is unchanged, and all that the program would print came from the agent. */
     if (answer.size >= sizeof answer.data || answer.data[sizeof answer.data - 1] != 'x') {
         abort();
     }

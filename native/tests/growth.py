@@ -1,4 +1,4 @@
-"""Whether work leaves memory behind, of Python's or of malloc's."""
+"""Whether calls leave memory behind, Python's or malloc's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 
 class Mallinfo(ctypes.Structure):
-    """What mallinfo2(3) returns."""
+    """The result of mallinfo2(3)."""
 
     _fields_ = (
         *((f"before{i}", ctypes.c_size_t) for i in range(7)),
@@ -19,7 +19,7 @@ class Mallinfo(ctypes.Structure):
 
 
 def in_use() -> tuple[int, int]:
-    """Return Python's blocks, and bytes of malloc's."""
+    """Return how many blocks of Python's and bytes of malloc's are in use."""
     mallinfo = ctypes.CDLL(None).mallinfo2
     mallinfo.restype = Mallinfo
     gc.collect()
@@ -27,7 +27,7 @@ def in_use() -> tuple[int, int]:
 
 
 def check_growth(what: str, times: int, work: Callable[[], object], *, blocks_each: float = 0.5) -> None:
-    """Require that work done many times leaves nothing behind, of Python's memory or of malloc's."""
+    """Assert that a call repeated many times leaves no memory behind, Python's or malloc's."""
     for _ in range(3):
         work()
     blocks, size = in_use()

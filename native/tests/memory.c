@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* No test is in need of more, and a sanitizer's allocator ends the program where another one returns NULL. */
+/* No test needs more. For more, a sanitizer's allocator would end the program instead of returning NULL. */
 enum { MOST = 1 << 30 };
 
 size_t memory_calls, memory_fails, memory_live;

@@ -1,4 +1,4 @@
-/* Runs fuzz.c on the files named, once each: for compilers without libFuzzer. */
+/* Run fuzz.c once on each file named: for compilers without libFuzzer. */
 #include <stdio.h>
 
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);

@@ -1,15 +1,10 @@
 #!/usr/bin/env python3
-"""Compare a built extension with hwsigner.sigv4.reference: `twin.py FILE.so [FOLDER]`. It takes half a second.
-
-The reference's answers are kept in the folder, if one is named: mutate.py runs this for each mutant of module.c.
-"""
+"""Compare a built extension with hwsigner.sigv4.reference: `twin.py FILE.so`. It takes half a second."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
-import pickle
 import re
 import resource
 import subprocess
@@ -26,7 +21,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import arguments as made
-import cases
 from arguments import KEY, PLAIN, Text
 from growth import check_growth
 
@@ -45,7 +39,7 @@ spec.loader.exec_module(module)
 
 
 def load(path: str) -> ModuleType:
-    """Return a new module from a file; each call makes one of its own."""
+    """Load the extension from a file, as a new module at each call."""
     spec = importlib.util.spec_from_file_location("_native", path, loader=ExtensionFileLoader("_native", path))
     assert spec
     assert spec.loader
@@ -55,16 +49,17 @@ def load(path: str) -> ModuleType:
 
 
 def outcome(function: Callable[..., object], arguments: Iterable[object]) -> tuple[object, ...]:
-    """Return what a function returns, or the type and text of what it raises."""
+    """Return a function's result, or the type and text of its exception."""
     try:
         return (function(*arguments),)
     except Exception as error:
         return type(error), str(error)
 
 
-def check_outcomes(module: ModuleType, expected: list[tuple[Any, ...]]) -> None:
-    """Compare with the reference: values, types of errors, and for odd arguments what the errors say."""
-    for arguments, right in expected:
+def check_outcomes(module: ModuleType) -> None:
+    """Compare results and types of errors with the reference; for odd arguments also the texts of the errors."""
+    for arguments in made.requests():
+        right = outcome(reference.request_to_sign, arguments)
         assert outcome(module.request_to_sign, arguments)[:1] == right[:1], arguments
     for name, tried in (("request_to_sign", made.odd_arguments()), ("sign_hmac", made.odd_keys())):
         for arguments in tried:
@@ -74,7 +69,7 @@ def check_outcomes(module: ModuleType, expected: list[tuple[Any, ...]]) -> None:
 
 
 def check_calls(module: ModuleType) -> None:
-    """Calls that the reference's signatures do not allow; names; what iterables raise."""
+    """Check calls with a wrong number of arguments, exceptions of iterables, names and docstrings."""
     function = module.request_to_sign
     for called, numbers, wrong in (
         (function, "5 or 6", ((), PLAIN[:4], (*PLAIN, False, False))),
@@ -109,7 +104,7 @@ def check_calls(module: ModuleType) -> None:
 
 
 def check_leaks(path: str, module: ModuleType) -> None:
-    """Good and refused calls of each kind, and modules that come and go."""
+    """Check that calls of each kind, accepted and refused, and loading the module leave no memory behind."""
     function = module.request_to_sign
     for key in (KEY, b"", 5):
         check_growth("a key", 50, partial(outcome, module.sign_hmac, (*PLAIN, False, key)))
@@ -135,12 +130,12 @@ def check_leaks(path: str, module: ModuleType) -> None:
             sys.getrefcount(good),
             sys.getrefcount(PLAIN),
         )
-    # The import system keeps a few blocks for a while.
+    # The import system frees a few blocks later.
     check_growth("module", 100, lambda: load(path), blocks_each=5)
 
 
 def check_shortage(function: Callable[..., object]) -> None:
-    """Too little memory is a MemoryError, wherever it is missed."""
+    """Check that every allocation that fails raises MemoryError."""
     value, accents = b"x" * (32 * MIB), "\xe9" * (24 * MIB)
     pairs = (("a", "b"),) * 2_000_000
     before = resource.getrlimit(resource.RLIMIT_AS)
@@ -161,7 +156,7 @@ def check_shortage(function: Callable[..., object]) -> None:
 
 
 def check_lock(function: Callable[..., object]) -> None:
-    """Other threads run while a large payload is hashed."""
+    """Check that other threads run while a large payload is hashed."""
     payload = b"x" * (64 * MIB)
     thread = threading.Thread(target=function, args=(*PLAIN[:3], payload, PLAIN[4]))
     turns = 0
@@ -173,7 +168,7 @@ def check_lock(function: Callable[..., object]) -> None:
 
 
 def check_interpreters(path: str) -> None:
-    """From Python 3.12 on, the module works in an interpreter with a lock of its own; in 3.11, in any other."""
+    """Check that the module works in sub-interpreters; from Python 3.12 on, each has its own lock."""
     script = (
         LOAD.format(path=path) + f"assert module.request_to_sign(*{PLAIN!r}) == {reference.request_to_sign(*PLAIN)!r}"
     )
@@ -186,7 +181,7 @@ def check_interpreters(path: str) -> None:
 
 
 def check_without_sha256(path: str) -> None:
-    """A libcrypto that is configured to have no SHA-256 ends the import, and hwsigner takes the twin in Python."""
+    """Check that the import fails if libcrypto is configured without SHA-256. hwsigner then uses the Python twin."""
     with tempfile.NamedTemporaryFile("w") as file:
         file.write("openssl_conf = a\n[a]\nproviders = b\n[b]\nnull = c\n[c]\nactivate = 1\n")
         file.flush()
@@ -201,24 +196,12 @@ def check_without_sha256(path: str) -> None:
     assert done.stderr.endswith("ImportError: libcrypto has no SHA-256\n"), done
 
 
-def expected_outcomes() -> list[tuple[Any, ...]]:
-    """Return requests and the reference's outcomes, kept for the next run in the folder that the command line names."""
-    made_from = b"".join(Path(module.__file__ or "").read_bytes() for module in (reference, cases, made))
-    kept = Path(sys.argv[2]) / f"expected-{hashlib.sha256(made_from).hexdigest()}" if len(sys.argv) > 2 else None
-    if kept is not None and kept.exists():
-        return list(pickle.loads(kept.read_bytes()))
-    outcomes = [(arguments, outcome(reference.request_to_sign, arguments)) for arguments in made.requests()]
-    if kept is not None:
-        kept.write_bytes(pickle.dumps(outcomes))
-    return outcomes
-
-
 def main() -> None:
-    """Check the extension that the command line names."""
+    """Check the extension named on the command line."""
     path = sys.argv[1]
     module = load(path)
     function = module.request_to_sign
-    check_outcomes(module, expected_outcomes())
+    check_outcomes(module)
     check_calls(module)
     check_lock(function)
     check_interpreters(path)

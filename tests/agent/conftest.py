@@ -1,4 +1,4 @@
-"""The fixtures of the agent's tests: the C program as the sanitizers have it, and agents that are none."""
+"""Fixtures of the agent's tests: the C program under sanitizers, and fake agents."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from agent.homes import Home, Running, run_agent
 from hwsigner.emulator import Emulator
 
 ROOT = Path(__file__).parents[2]
-# In place of the program in Python: prints what it was given.
+# Stands for the program in Python: prints its arguments.
 PYTHON = """#!/bin/sh
 printf 'python'
 printf ' <%s>' "$@"
 printf ' HWSIGNER_AGENT=%s\\n' "$HWSIGNER_AGENT"
 exit 42
 """
-# Milliseconds, for the tests of what takes long.
+# Milliseconds, for tests that would take long.
 LIMITS = {"FIRST_BYTE": 300, "SILENCE": 500, "LONGEST": 1000}
 
 
@@ -46,7 +46,7 @@ class Program:
     def run(
         self, *arguments: str, runtime: Path | str | None = None, **environ: str
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run it, with a runtime folder and nothing else in its environment but what is given."""
+        """Run it with a runtime folder, and an environment of nothing but the given variables."""
         return subprocess.run(
             [self.path, *arguments],
             env={**({"XDG_RUNTIME_DIR": str(runtime)} if runtime else {}), **environ, "ASAN_OPTIONS": "detect_leaks=0"},
@@ -56,7 +56,7 @@ class Program:
 
 
 def compile_program(folder: Path, *options: str) -> Program:
-    """Compile the program, with a system folder of its own."""
+    """Compile the program with a system folder of its own."""
     system = folder / "system"
     system.mkdir()
     (folder / "hwsigner").write_text(PYTHON)
@@ -100,7 +100,7 @@ Talk = Callable[[socket.socket], None]
 
 @dataclass
 class FakeAgent:
-    """Something that listens where an agent should, and says what a test wants.
+    """A process that listens where an agent should, and sends what a test wants.
 
     Attributes:
         folder: where its socket lies.
@@ -169,7 +169,7 @@ def fake_agent() -> Iterator[Callable[[Path, Talk], FakeAgent]]:
 
 @pytest.fixture
 def home(ca: certs.Authority, shared_emulator: Emulator, short_folder: Path) -> Iterator[Home]:
-    """A home with the profile `web`, whose key lies in a file."""
+    """A home with the profile `web`, whose key is in a file."""
     shared_emulator.behave()
     shared_emulator.requests.clear()
     home = Home(short_folder, ca, shared_emulator)

@@ -1,4 +1,4 @@
-"""A user's home for an agent: profiles, a runtime folder, an emulated service; and an agent within this process."""
+"""A user's home for an agent: profiles, a runtime folder, an emulated service; and an agent in this process."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 import certs
 from hwsigner.agent import protocol
-from hwsigner.agent.address import Place, user_place
+from hwsigner.agent.address import Address, user_address
 from hwsigner.agent.listener import open_listener
 from hwsigner.agent.memory import LockedMemory
-from hwsigner.agent.profile import Surroundings
-from hwsigner.agent.profiles import Roster
-from hwsigner.agent.protocol import Wire
-from hwsigner.agent.server import Server
+from hwsigner.agent.profile import Shared
+from hwsigner.agent.profiles import Profiles
+from hwsigner.agent.protocol import Channel
+from hwsigner.agent.server import AgentServer
 from hwsigner.emulator import Emulator
 from hwsigner.system.systemd import Notifier
 
@@ -46,7 +46,7 @@ class Home:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What a program of this user has in its environment."""
+        """The environment of this user's programs."""
         runtime = self.folder / "run"
         runtime.mkdir(mode=0o700, exist_ok=True)
         config = self.folder / "config"
@@ -60,12 +60,12 @@ class Home:
         }
 
     @property
-    def place(self) -> Place:
+    def address(self) -> Address:
         """Where the user's agent listens."""
-        return user_place(self.environ)
+        return user_address(self.environ)
 
     def write_profiles(self, **profiles: dict[str, Any]) -> None:
-        """Write the profiles; each has a key of its own in a file, and what is given."""
+        """Write the profiles, each with a key of its own in a file, and the given values."""
         tables = [self._table(name, values) for name, values in profiles.items()]
         path = Path(self.environ["XDG_CONFIG_HOME"]) / "hwsigner" / "config.toml"
         fresh = path.with_suffix(".new")
@@ -73,7 +73,7 @@ class Home:
         fresh.replace(path)
 
     def encrypted_key(self, name: str) -> Path:
-        """Make the key of a profile one with a passphrase, and return its path."""
+        """Give a profile a key with a passphrase, and return its path."""
         key = ec.generate_private_key(ec.SECP256R1())
         path = self.folder / f"{name}.key"
         path.touch(0o600)
@@ -83,7 +83,7 @@ class Home:
         return path
 
     def gated_key(self, name: str) -> tuple[str, Path]:
-        """Make a key that is opened when its passphrase is written into a FIFO; return its URI and the FIFO."""
+        """Make a key that opens once its passphrase is written into a FIFO; return its URI and the FIFO."""
         path, gate = self.encrypted_key(name), self.folder / f"{name}.gate"
         os.mkfifo(gate, 0o600)
         return f"file:{path}?pin-source={quote(f'cmd:cat {gate}', safe='')}", gate
@@ -129,7 +129,7 @@ class Running:
 
     home: Home
     memory: LockedMemory
-    server: Server
+    server: AgentServer
     thread: threading.Thread
     log: list[str] = field(default_factory=list)
     ended: list[bool] = field(default_factory=list)
@@ -139,7 +139,7 @@ class Running:
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(20)
         try:
-            connection.connect(self.home.place.socket)
+            connection.connect(self.home.address.socket)
         except OSError:
             connection.close()
             raise
@@ -148,49 +148,54 @@ class Running:
     def ask(self, line: bytes) -> bytes:
         """Send a line and return all of the answer."""
         with self.connect() as connection:
-            with suppress(BrokenPipeError):  # Who is refused is not listened to.
+            with suppress(BrokenPipeError):  # The agent does not read from a client that it refuses.
                 connection.sendall(line)
             return read_all(connection)
 
     def get(self, name: str = "web") -> bytes:
-        """Return the end of the answer to a `get`: without the lines that say that the agent is at work."""
+        """Return the answer to a `get` without the lines that report that the agent is working."""
         answer = self.ask(b"1 get %s\n" % name.encode())
         while answer.startswith(protocol.WORKING):
             answer = answer.removeprefix(protocol.WORKING)
         return answer
 
     @contextmanager
-    def conversation(self, line: bytes) -> Iterator[Wire]:
+    def conversation(self, line: bytes) -> Iterator[Channel]:
         """Send a line and give the connection."""
         with self.connect() as connection:
-            wire = Wire(connection)
-            wire.send(line)
-            yield wire
+            channel = Channel(connection)
+            channel.send(line)
+            yield channel
 
     @contextmanager
     def waiting(self, line: bytes) -> Iterator[socket.socket]:
-        """Send a line, and give the connection once the agent says that it is at work."""
+        """Send a line, and give the connection once the agent reports that it is working."""
         with self.connect() as connection:
             connection.sendall(line)
             assert read_exactly(connection, len(protocol.WORKING)) == protocol.WORKING
             yield connection
 
+    def secrets(self) -> int:
+        """Return how many secrets are in locked memory, once the loop has let go of the answers that it sent."""
+        self.settle()
+        return len(self.memory)
+
     def settle(self) -> None:
-        """Wait until the loop has done what it has been told before."""
-        for _ in range(2):  # What came before may be seen at the same time, and be done after the first.
+        """Wait until the loop has handled everything that came before."""
+        for _ in range(2):  # An event that came before may be handled after the first round.
             done = threading.Event()
             self.server.post(done.set)
             assert done.wait(20)
 
 
 @contextmanager
-def run_agent(home: Home, *, is_systems: bool = False) -> Iterator[Running]:
+def run_agent(home: Home, *, is_system: bool = False) -> Iterator[Running]:
     """Run an agent for a home."""
-    # Not the 1 MiB of a true one: many tests keep one for a while, and a user may lock no more than 8.
-    memory, log, ended = LockedMemory(1 << 17), list[str](), list[bool]()
-    with open_listener(home.place, {}) as listener:
-        roster = Roster(Surroundings(home.environ, memory, log.append), is_systems=is_systems)
-        server = Server(listener, roster, memory=memory, is_open=is_systems, log=log.append)
+    log, ended = list[str](), list[bool]()
+    memory = LockedMemory(log.append)
+    with open_listener(home.address, {}) as listener:
+        profiles = Profiles(Shared(home.environ, memory, log.append), is_system=is_system)
+        server = AgentServer(listener, profiles, memory=memory, is_open=is_system, log=log.append)
         thread = threading.Thread(target=lambda: ended.append(server.run(Notifier({}))))
         thread.start()
         try:
@@ -201,12 +206,12 @@ def run_agent(home: Home, *, is_systems: bool = False) -> Iterator[Running]:
 
 
 def read_end(connection: socket.socket) -> bytes:
-    """Read until the other end closes; return what came after the lines that say that the agent is at work."""
+    """Read until the other end closes; return the answer without the lines that report that the agent is working."""
     return read_all(connection).replace(protocol.WORKING, b"")
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Read until the other end closes, be it with something of ours unread."""
+    """Read until the other end closes, even if it has not read everything."""
     answer = b""
     with suppress(ConnectionResetError):
         while data := connection.recv(65536):

@@ -37,7 +37,7 @@ class Manager:
         self.path.unlink()
 
     def next(self) -> list[str]:
-        """Return the facts of the next datagram."""
+        """Return the lines of the next datagram."""
         return self.socket.recv(4096).decode().splitlines()
 
 
@@ -56,7 +56,7 @@ class AgentProcess:
     manager: Manager
 
     def status(self, field: str) -> int:
-        """Return a number of its /proc/PID/status."""
+        """Return a number from its /proc/PID/status."""
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         match = re.search(rf"^{field}:\s+([0-9]+)", text, re.MULTILINE)
         assert match, field
@@ -82,7 +82,7 @@ def ready(process: subprocess.Popen[str], manager: Manager) -> bool:
 
 @contextmanager
 def agent_process(home: Home, command: Sequence[str] = AGENT, **environ: str) -> Iterator[AgentProcess]:
-    """Start an agent for a home, and give it when it is ready."""
+    """Start an agent for a home, and give it once it is ready."""
     with Manager(home.folder / "notify") as manager:
         process = subprocess.Popen(
             command,
@@ -101,7 +101,7 @@ def agent_process(home: Home, command: Sequence[str] = AGENT, **environ: str) ->
 
 
 def ask(program: Path, home: Home, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run a program as the home's user, as the AWS CLI does: stdout and stderr are pipes, and are read to their end."""
+    """Run a program as the home's user, as the AWS CLI does: stdout and stderr are pipes that are read to the end."""
     return subprocess.run(
         [program, *arguments], env={**home.environ, **environ}, capture_output=True, text=True, timeout=60
     )

@@ -1,4 +1,4 @@
-"""The client in Python: like hwsigner-credentials, it takes an answer or does without."""
+"""The client in Python: like hwsigner-credentials, it uses an agent's answer or does without."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 from agent.conftest import FakeAgent, Talk, says
 from agent.homes import Home
 from agent.test_program import GOOD, JSON
-from hwsigner.agent import address as places
+from hwsigner.agent import address as module
 from hwsigner.agent import client, protocol
-from hwsigner.agent.address import Place
+from hwsigner.agent.address import Address
 from hwsigner.agent.client import command, find_credentials, is_running, start_agent
 from hwsigner.agent.protocol import Request, Verb
 from hwsigner.cli import main
@@ -29,10 +29,10 @@ STATUS = Request(Verb.STATUS)
 
 @pytest.fixture(autouse=True)
 def system_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in the place of the system's."""
+    """A folder that stands for the system's."""
     folder = tmp_path / "system"
     folder.mkdir(mode=0o755)
-    monkeypatch.setattr(places, "SYSTEM_FOLDER", str(folder))
+    monkeypatch.setattr(module, "SYSTEM_FOLDER", str(folder))
     return folder
 
 
@@ -41,30 +41,36 @@ def find(runtime: Path, name: str = "web", **environ: str) -> bytes | None:
 
 
 class TestFindCredentials:
-    def test_an_answer(self, runtime: Path, fake_agent: Start) -> None:
+    def test_answer_is_returned(self, runtime: Path, fake_agent: Start) -> None:
         agent = fake_agent(runtime / "hwsigner", says(protocol.WORKING + GOOD))
         assert find(runtime) == JSON
         assert agent.requests == [b"1 get web\n"]
 
-    def test_an_error(self, runtime: Path, fake_agent: Start) -> None:
+    def test_error_is_raised_with_its_status(self, runtime: Path, fake_agent: Start) -> None:
         fake_agent(runtime / "hwsigner", says(b"1 error 5 10\nno\x1b. Do so"))
         with pytest.raises(AgentError) as caught:
             find(runtime)
         assert (caught.value.exit_status, str(caught.value)) == (5, "no\\x1b. Do so")
 
     @pytest.mark.parametrize("answer", [b"", b"garbage\n", b"x" * 500, b"2 ok 1\nx", b"1 ok 5\nx", b"1 ok 99999\n"])
-    def test_nonsense(self, runtime: Path, fake_agent: Start, system_folder: Path, answer: bytes) -> None:
+    def test_nonsense_is_taken_for_no_agent(
+        self, runtime: Path, fake_agent: Start, system_folder: Path, answer: bytes
+    ) -> None:
         fake_agent(runtime / "hwsigner", says(answer))
         fake_agent(system_folder, says(GOOD))
         assert find(runtime) is None
 
-    def test_one_that_does_not_know_the_profile(self, runtime: Path, fake_agent: Start, system_folder: Path) -> None:
+    def test_system_s_agent_is_asked_when_the_user_s_does_not_know_the_profile(
+        self, runtime: Path, fake_agent: Start, system_folder: Path
+    ) -> None:
         fake_agent(runtime / "hwsigner", says(protocol.UNKNOWN))
         assert find(runtime) is None
         fake_agent(system_folder, says(GOOD))
         assert find(runtime) == JSON
 
-    def test_none_but_the_system_s(self, runtime: Path, fake_agent: Start, system_folder: Path) -> None:
+    def test_system_s_agent_is_asked_when_the_user_has_none(
+        self, runtime: Path, fake_agent: Start, system_folder: Path
+    ) -> None:
         assert find(runtime) is None
         fake_agent(system_folder, says(GOOD))
         assert find(runtime) == JSON
@@ -72,55 +78,61 @@ class TestFindCredentials:
     @pytest.mark.parametrize(
         ("name", "environ"), [("a b", {}), ("web", {"HWSIGNER_AGENT": "none"}), ("web", {"HWSIGNER_AGENT": "asked"})]
     )
-    def test_is_not_asked(self, runtime: Path, fake_agent: Start, name: str, environ: dict[str, str]) -> None:
+    def test_agent_is_not_asked_for_an_invalid_name_or_when_the_variable_forbids_it(
+        self, runtime: Path, fake_agent: Start, name: str, environ: dict[str, str]
+    ) -> None:
         agent = fake_agent(runtime / "hwsigner", says(GOOD))
         assert find(runtime, name, **environ) is None
         assert agent.requests == []
 
     @pytest.mark.parametrize("value", ["", "other", "NONE"])
-    def test_is_asked_whatever_else_is_set(self, runtime: Path, fake_agent: Start, value: str) -> None:
+    def test_agent_is_asked_when_the_variable_has_another_value(
+        self, runtime: Path, fake_agent: Start, value: str
+    ) -> None:
         fake_agent(runtime / "hwsigner", says(GOOD))
         assert find(runtime, HWSIGNER_AGENT=value) == JSON
 
-    def test_another_user_listens(self, runtime: Path, fake_agent: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_agent_of_another_user_is_not_trusted(
+        self, runtime: Path, fake_agent: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         agent = fake_agent(runtime / "hwsigner", says(GOOD))
         monkeypatch.setattr(client, "peer_uid", lambda _: os.geteuid() + 1)
         assert find(runtime) is None
-        assert is_running(Place(str(runtime / "hwsigner"), is_systems=False))  # None can be put in its place.
+        assert is_running(Address(str(runtime / "hwsigner"), is_system=False))  # No agent can replace it.
         with pytest.raises(AgentError, match=r"user \d+ listens at"):
-            command(Place(str(runtime / "hwsigner"), is_systems=False), STATUS)
+            command(Address(str(runtime / "hwsigner"), is_system=False), STATUS)
         assert agent.requests in ([], [b""], [b"", b""], [b"", b"", b""])
 
-    def test_root_may_listen(self, runtime: Path, fake_agent: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_agent_of_root_is_trusted(self, runtime: Path, fake_agent: Start, monkeypatch: pytest.MonkeyPatch) -> None:
         fake_agent(runtime / "hwsigner", says(GOOD))
         monkeypatch.setattr(client, "peer_uid", lambda _: 0)
         assert find(runtime) == JSON
 
-    def test_one_that_hangs(self, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_agent_that_hangs_is_taken_for_none(self, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(client, "CONNECT_LIMIT", 0.05)
         monkeypatch.setattr(protocol, "FIRST_BYTE_LIMIT", 0.05)
-        place = Place(str(runtime / "hwsigner"), is_systems=False)
+        address = Address(str(runtime / "hwsigner"), is_system=False)
         with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(place.socket)
+            listener.bind(address.socket)
             listener.listen(0)
             for _ in range(3):  # The first waits in the queue, the others find it full.
                 assert find(runtime) is None
-                assert is_running(place)
+                assert is_running(address)
 
 
 class TestCommand:
-    def test_no_agent(self, home: Home) -> None:
+    def test_command_fails_without_an_agent(self, home: Home) -> None:
         with pytest.raises(AgentError, match="no agent is running"):
-            command(home.place, STATUS)
+            command(home.address, STATUS)
 
     @pytest.mark.parametrize("answer", [b"", b"2 ok 1\nx"])
-    def test_nonsense(self, runtime: Path, fake_agent: Start, answer: bytes) -> None:
+    def test_nonsense_is_an_error(self, runtime: Path, fake_agent: Start, answer: bytes) -> None:
         fake_agent(runtime / "hwsigner", says(answer))
         with pytest.raises(AgentError) as caught:
-            command(Place(str(runtime / "hwsigner"), is_systems=False), STATUS)
+            command(Address(str(runtime / "hwsigner"), is_system=False), STATUS)
         assert caught.value.exit_status == 7
 
-    def test_questions_without_end_of_fields(self, runtime: Path, fake_agent: Start) -> None:
+    def test_question_with_missing_or_too_many_fields_is_asked(self, runtime: Path, fake_agent: Start) -> None:
         def talk(connection: socket.socket) -> None:
             connection.sendall(b"1 ask 4\nkind")
             connection.recv(100)
@@ -135,27 +147,27 @@ class TestCommand:
             asked.append(request.kind)
             return "1234"
 
-        place = Place(str(runtime / "hwsigner"), is_systems=False)
-        assert command(place, Request(Verb.UNLOCK, "web"), ask) == "done"
+        address = Address(str(runtime / "hwsigner"), is_system=False)
+        assert command(address, Request(Verb.UNLOCK, "web"), ask) == "done"
         assert asked == ["kind", ""]
 
 
 class TestStart:
-    def test_not_where_one_runs(self, runtime: Path, fake_agent: Start) -> None:
+    def test_agent_is_not_started_when_one_runs(self, runtime: Path, fake_agent: Start) -> None:
         fake_agent(runtime / "hwsigner", says(b""))
         assert start_agent({"XDG_RUNTIME_DIR": str(runtime)}) is None
 
-    def test_not_where_there_is_no_runtime_folder(self, tmp_path: Path) -> None:
+    def test_agent_is_not_started_without_a_runtime_folder(self, tmp_path: Path) -> None:
         assert start_agent({"XDG_RUNTIME_DIR": str(tmp_path / "none")}) is None
 
-    def test_not_where_none_shall_be(self, runtime: Path) -> None:
+    def test_agent_is_not_started_when_the_variable_forbids_it(self, runtime: Path) -> None:
         assert start_agent({"XDG_RUNTIME_DIR": str(runtime), "HWSIGNER_AGENT": "none"}) is None
 
 
-def test_profile_add_takes_what_an_agent_does_with_it(
+def test_profile_add_accepts_the_agent_s_keys(
     home: Home, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(notices, "_tell", None)  # Later tests have nobody to tell.
+    monkeypatch.setattr(notices, "_notify", None)  # Restored after the test.
     monkeypatch.setenv("XDG_CONFIG_HOME", home.environ["XDG_CONFIG_HOME"])
     flags = ["--agent=auto", "--allow-users=alice", "--allow-users", "1000"]
     assert main(["profile", "add", "new", *flags]) == 0

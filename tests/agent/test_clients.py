@@ -1,4 +1,4 @@
-"""Who makes room where too many clients have come: never one user for another's flood."""
+"""Which client is dropped when there are too many: one user's flood never costs another user a client."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.agent.clients import Client, Crowd
+from hwsigner.agent.clients import Client, Clients
 
 
 def client(uid: int) -> Client:
@@ -19,43 +19,43 @@ def client(uid: int) -> Client:
     return Client(nowhere, uid, math.inf)
 
 
-def test_who_has_said_nothing_for_the_longest_time_goes_first() -> None:
-    crowd, clients = Crowd(), [client(1) for _ in range(3)]
+def test_client_that_has_sent_no_request_for_the_longest_is_dropped_first() -> None:
+    clients, some = Clients(), [client(1) for _ in range(3)]
     profile: Any = "web"
-    for each in clients:
-        crowd.enter(each)
-    crowd.wait(clients[0], profile)
-    assert crowd.least() is clients[1]
+    for each in some:
+        clients.enter(each)
+    clients.wait(some[0], profile)
+    assert clients.least() is some[1]
 
 
-def test_then_the_last_for_the_profile_that_most_wait_for() -> None:
-    crowd, clients = Crowd(), [client(1) for _ in range(5)]
-    for each, profile in zip(clients, ("slow", "slow", "web", "slow", "web"), strict=True):
-        crowd.wait(each, profile)  # type: ignore[arg-type]
-    assert crowd.least() is clients[3]
+def test_last_client_of_the_profile_with_most_waiting_is_dropped_next() -> None:
+    clients, some = Clients(), [client(1) for _ in range(5)]
+    for each, profile in zip(some, ("slow", "slow", "web", "slow", "web"), strict=True):
+        clients.wait(each, profile)  # type: ignore[arg-type]
+    assert clients.least() is some[3]
 
 
 @pytest.mark.parametrize("waits", [True, False])
-def test_one_of_the_user_with_most_connections_goes(waits: bool) -> None:
-    crowd, single = Crowd(), client(1)
+def test_client_of_the_user_with_most_connections_is_dropped(waits: bool) -> None:
+    clients, single = Clients(), client(1)
     profile: Any = "web"
-    crowd.enter(single)
+    clients.enter(single)
     for _ in range(2):
         other = client(2)
-        crowd.enter(other)
+        clients.enter(other)
         if waits:
-            crowd.wait(other, profile)
-    assert crowd.least().uid == 2
+            clients.wait(other, profile)
+    assert clients.least().uid == 2
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["", "web", "db"])), min_size=1))
-def test_there_is_always_one(crowded: list[tuple[int, Any]]) -> None:
-    crowd = Crowd()
+def test_there_is_always_a_client_to_drop(crowded: list[tuple[int, Any]]) -> None:
+    clients = Clients()
     for uid, profile in crowded:
         each = client(uid)
-        crowd.enter(each)
+        clients.enter(each)
         if profile:
-            crowd.wait(each, profile)
+            clients.wait(each, profile)
     for count in range(len(crowded), 0, -1):
-        assert len(crowd) == count
-        crowd.leave(crowd.least())
+        assert len(clients) == count
+        clients.leave(clients.least())

@@ -1,4 +1,4 @@
-"""Where an agent listens: its folder, its lock, sockets of the dead and of the living, and those that systemd gives."""
+"""Where an agent listens: its folder and lock, sockets of dead and running agents, and those that systemd passes."""
 
 from __future__ import annotations
 
@@ -15,73 +15,76 @@ from pathlib import Path
 import pytest
 
 from agent.conftest import is_root
-from hwsigner.agent.address import Place, peer_uid, runtime_folder, system_place, user_place
+from hwsigner.agent.address import Address, runtime_folder, system_address, user_address
 from hwsigner.agent.listener import open_listener
 from hwsigner.errors import AgentError
 from hwsigner.system import systemd
+from hwsigner.system.users import peer_uid
 
 
 @pytest.fixture
-def place(short_folder: Path) -> Place:
+def address(short_folder: Path) -> Address:
     short_folder.chmod(0o700)
-    return Place(str(short_folder / "hwsigner"), is_systems=False)
+    return Address(str(short_folder / "hwsigner"), is_system=False)
 
 
 def mode(path: str) -> int:
     return stat.S_IMODE(os.stat(path).st_mode)
 
 
-class TestMade:
-    def test_nobody_else_can_reach_it(self, place: Place) -> None:
+class TestOwnSocket:
+    def test_socket_can_be_reached_by_its_user_only(self, address: Address) -> None:
         before = os.umask(0)
         try:
-            with open_listener(place, {}):
-                assert (mode(place.folder), mode(place.socket)) == (0o700, 0o600)
+            with open_listener(address, {}):
+                assert (mode(address.folder), mode(address.socket)) == (0o700, 0o600)
         finally:
             os.umask(before)
-        assert not os.path.exists(place.socket)
+        assert not os.path.exists(address.socket)
 
-    def test_everybody_can_reach_the_system_s(self, place: Place) -> None:
-        with open_listener(Place(place.folder, is_systems=True), {}):
-            assert (mode(place.folder), mode(place.socket)) == (0o755, 0o666)
+    def test_system_s_socket_can_be_reached_by_everyone(self, address: Address) -> None:
+        with open_listener(Address(address.folder, is_system=True), {}):
+            assert (mode(address.folder), mode(address.socket)) == (0o755, 0o666)
 
-    def test_a_dead_agent_s_socket_is_replaced(self, place: Place) -> None:
-        os.mkdir(place.folder, 0o700)
+    def test_dead_agent_s_socket_is_replaced(self, address: Address) -> None:
+        os.mkdir(address.folder, 0o700)
         with socket.socket(socket.AF_UNIX) as dead:
-            dead.bind(place.socket)
-        with open_listener(place, {}), socket.socket(socket.AF_UNIX) as client:
-            client.connect(place.socket)
+            dead.bind(address.socket)
+        with open_listener(address, {}), socket.socket(socket.AF_UNIX) as client:
+            client.connect(address.socket)
 
-    def test_a_living_one_s_is_not(self, place: Place) -> None:
-        with open_listener(place, {}):
-            with pytest.raises(AgentError, match="running already"), open_listener(place, {}):
+    def test_running_agent_s_socket_is_not_replaced(self, address: Address) -> None:
+        with open_listener(address, {}):
+            with pytest.raises(AgentError, match="running already"), open_listener(address, {}):
                 pass
             with socket.socket(socket.AF_UNIX) as client:
-                client.connect(place.socket)
+                client.connect(address.socket)
 
     @pytest.mark.parametrize("is_full", [False, True])
-    def test_nor_one_without_our_lock(self, place: Place, is_full: bool) -> None:
-        os.mkdir(place.folder, 0o700)
+    def test_socket_of_a_process_without_our_lock_is_not_replaced(self, address: Address, is_full: bool) -> None:
+        os.mkdir(address.folder, 0o700)
         with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as client:
-            other.bind(place.socket)
+            other.bind(address.socket)
             other.listen(0)
             if is_full:
-                client.connect(place.socket)
-            with pytest.raises(AgentError, match="running already"), open_listener(place, {}):
+                client.connect(address.socket)
+            with pytest.raises(AgentError, match="running already"), open_listener(address, {}):
                 pass
-            assert os.path.exists(place.socket)
+            assert os.path.exists(address.socket)
 
-    def test_of_many_that_start_one_stays(self, place: Place) -> None:
+    def test_one_of_many_agents_started_at_once_stays(self, address: Address) -> None:
         code = (
-            "import sys; from hwsigner.agent.listener import open_listener; from hwsigner.agent.address import Place\n"
+            "import sys\n"
+            "from hwsigner.agent.listener import open_listener\n"
+            "from hwsigner.agent.address import Address\n"
             "from hwsigner.errors import AgentError\n"
             "try:\n"
-            "    with open_listener(Place(sys.argv[1], False), {}): print('here', flush=True); sys.stdin.read()\n"
+            "    with open_listener(Address(sys.argv[1], False), {}): print('here', flush=True); sys.stdin.read()\n"
             "except AgentError: print('not', flush=True)"
         )
         pipe = subprocess.PIPE
         started = [
-            subprocess.Popen([sys.executable, "-c", code, place.folder], stdin=pipe, stdout=pipe, text=True)
+            subprocess.Popen([sys.executable, "-c", code, address.folder], stdin=pipe, stdout=pipe, text=True)
             for _ in range(5)
         ]
         said = [process.stdout.readline() for process in started if process.stdout]
@@ -90,54 +93,54 @@ class TestMade:
         assert sorted(said) == ["here\n"] + ["not\n"] * 4
 
     @pytest.mark.parametrize("folder_mode", [0o777, 0o1777, 0o770])
-    def test_a_runtime_folder_that_others_can_write(self, place: Place, folder_mode: int) -> None:
-        os.chmod(os.path.dirname(place.folder), folder_mode)
-        with pytest.raises(AgentError, match="others can write"), open_listener(place, {}):
+    def test_runtime_folder_that_others_can_write_is_refused(self, address: Address, folder_mode: int) -> None:
+        os.chmod(os.path.dirname(address.folder), folder_mode)
+        with pytest.raises(AgentError, match="others can write"), open_listener(address, {}):
             pass
-        assert not os.path.exists(place.folder)
+        assert not os.path.exists(address.folder)
 
-    def test_never_in_tmp(self) -> None:
-        with pytest.raises(AgentError), open_listener(user_place({"XDG_RUNTIME_DIR": "/tmp"}), {}):
+    def test_agent_never_listens_in_tmp(self) -> None:
+        with pytest.raises(AgentError), open_listener(user_address({"XDG_RUNTIME_DIR": "/tmp"}), {}):
             pass
 
-    def test_no_runtime_folder(self, place: Place) -> None:
+    def test_missing_runtime_folder_is_an_error(self, address: Address) -> None:
         with (
             pytest.raises(AgentError, match="can't listen"),
-            open_listener(user_place({"XDG_RUNTIME_DIR": "/none"}), {}),
+            open_listener(user_address({"XDG_RUNTIME_DIR": "/none"}), {}),
         ):
             pass
 
-    def test_a_path_that_is_too_long(self, short_folder: Path) -> None:
-        long = Place(str(short_folder / ("x" * 100)), is_systems=False)
+    def test_path_that_is_too_long_is_an_error(self, short_folder: Path) -> None:
+        long = Address(str(short_folder / ("x" * 100)), is_system=False)
         short_folder.chmod(0o700)
         with pytest.raises(AgentError, match="can't listen"), open_listener(long, {}):
             pass
 
-    def test_a_folder_that_is_a_link(self, place: Place, tmp_path: Path) -> None:
-        os.symlink(tmp_path, place.folder)
-        with pytest.raises(AgentError, match="not this user's alone"), open_listener(place, {}):
+    def test_folder_that_is_a_link_is_refused(self, address: Address, tmp_path: Path) -> None:
+        os.symlink(tmp_path, address.folder)
+        with pytest.raises(AgentError, match="must be a folder that you own"), open_listener(address, {}):
             pass
 
     @pytest.mark.skipif(not is_root(), reason="only root can be another user")
-    def test_a_folder_of_another_user(self, place: Place) -> None:
-        os.mkdir(place.folder, 0o700)
-        os.chown(place.folder, 65534, 65534)
-        with pytest.raises(AgentError, match="not this user's alone"), open_listener(place, {}):
+    def test_folder_of_another_user_is_refused(self, address: Address) -> None:
+        os.mkdir(address.folder, 0o700)
+        os.chown(address.folder, 65534, 65534)
+        with pytest.raises(AgentError, match="must be a folder that you own"), open_listener(address, {}):
             pass
 
-    def test_a_folder_that_was_open_is_closed(self, place: Place) -> None:
-        os.mkdir(place.folder, 0o755)
-        with open_listener(place, {}):
-            assert mode(place.folder) == 0o700
+    def test_mode_of_an_open_folder_is_corrected(self, address: Address) -> None:
+        os.mkdir(address.folder, 0o755)
+        with open_listener(address, {}):
+            assert mode(address.folder) == 0o700
 
 
-class TestGiven:
+class TestPassedSocket:
     @pytest.fixture(autouse=True)
-    def descriptor(self, monkeypatch: pytest.MonkeyPatch, place: Place) -> Iterator[socket.socket]:
-        """What systemd gives, under a number that is free."""
-        os.mkdir(place.folder, 0o700)
+    def descriptor(self, monkeypatch: pytest.MonkeyPatch, address: Address) -> Iterator[socket.socket]:
+        """A socket that systemd passes, under a free number."""
+        os.mkdir(address.folder, 0o700)
         with socket.socket(socket.AF_UNIX) as given:
-            given.bind(place.socket)
+            given.bind(address.socket)
             given.listen()
             duplicate = os.dup(given.fileno())
             os.set_inheritable(duplicate, True)
@@ -149,76 +152,82 @@ class TestGiven:
     def environ(self, **more: str) -> dict[str, str]:
         return {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "x", "PATH": "/bin", **more}
 
-    def test_is_used_and_left_where_it_is(self, place: Place) -> None:
+    def test_passed_socket_is_used_and_left(self, address: Address) -> None:
         environ = self.environ()
-        with open_listener(place, environ) as given:
-            assert given.getsockname() == place.socket
+        with open_listener(address, environ) as given:
+            assert given.getsockname() == address.socket
             assert not given.get_inheritable()
         assert environ == {"PATH": "/bin"}
-        assert os.path.exists(place.socket)
+        assert os.path.exists(address.socket)
 
-    def test_more_than_one(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_second_passed_socket_is_an_error(self, address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
             free = max(map(int, os.listdir("/proc/self/fd"))) + 1
             numbers = [fcntl.fcntl(one, fcntl.F_DUPFD, free), fcntl.fcntl(other, fcntl.F_DUPFD, free)]
         monkeypatch.setattr(systemd, "_FIRST_DESCRIPTOR", numbers[0])
         environ = self.environ(LISTEN_FDS="2")
-        with pytest.raises(AgentError, match="systemd gives 2 sockets"), open_listener(place, environ):
+        with pytest.raises(AgentError, match="systemd passes 2 sockets"), open_listener(address, environ):
             pass
         for number in numbers:
             with pytest.raises(OSError, match="Bad file"):
                 os.close(number)
 
-    def test_one_that_does_not_listen(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_passed_socket_that_does_not_listen_is_an_error(
+        self, address: Address, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         with socket.socket(socket.AF_UNIX) as idle:
             monkeypatch.setattr(systemd, "_FIRST_DESCRIPTOR", os.dup(idle.fileno()))
-            with pytest.raises(AgentError, match="no Unix stream"), open_listener(place, self.environ()):
+            with pytest.raises(AgentError, match="not a Unix stream"), open_listener(address, self.environ()):
                 pass
 
-    def test_one_without_a_path(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_passed_socket_without_a_path_is_an_error(self, address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.socket(socket.AF_UNIX) as abstract:
-            abstract.bind(f"\0{place.socket}")
+            abstract.bind(f"\0{address.socket}")
             abstract.listen()
             monkeypatch.setattr(systemd, "_FIRST_DESCRIPTOR", os.dup(abstract.fileno()))
-            with pytest.raises(AgentError, match="no Unix stream"), open_listener(place, self.environ()):
+            with pytest.raises(AgentError, match="not a Unix stream"), open_listener(address, self.environ()):
                 pass
 
     @pytest.mark.parametrize("more", [{"LISTEN_PID": "1"}, {"LISTEN_PID": ""}, {"LISTEN_FDS": ""}])
-    def test_for_another_process(self, place: Place, more: dict[str, str], descriptor: socket.socket) -> None:
-        with pytest.raises(AgentError, match="running already"), open_listener(place, self.environ(**more)):
+    def test_socket_passed_to_another_process_is_ignored(
+        self, address: Address, more: dict[str, str], descriptor: socket.socket
+    ) -> None:
+        with pytest.raises(AgentError, match="running already"), open_listener(address, self.environ(**more)):
             pass
 
 
-class TestPlaces:
-    def test_the_runtime_folder(self) -> None:
+class TestAddress:
+    def test_runtime_folder_is_that_of_the_variable_or_systemd_s(self) -> None:
         assert runtime_folder({"XDG_RUNTIME_DIR": "/run/user/7"}) == "/run/user/7"
         for environ in ({}, {"XDG_RUNTIME_DIR": ""}, {"XDG_RUNTIME_DIR": "run"}):
             assert runtime_folder(environ) == f"/run/user/{os.geteuid()}"
 
-    def test_sockets(self) -> None:
-        assert user_place({"XDG_RUNTIME_DIR": "/r"}).socket == "/r/hwsigner/agent.sock"
-        assert system_place().socket == "/run/hwsigner/agent.sock"
-        assert system_place().is_systems
+    def test_socket_lies_in_the_folder_of_user_or_system(self) -> None:
+        assert user_address({"XDG_RUNTIME_DIR": "/r"}).socket == "/r/hwsigner/agent.sock"
+        assert system_address().socket == "/run/hwsigner/agent.sock"
+        assert system_address().is_system
 
-    def test_the_peer(self) -> None:
+    def test_peer_uid_is_the_user_at_the_other_end(self) -> None:
         one, other = socket.socketpair()
         with one, other:
             assert peer_uid(one) == os.geteuid()
 
-    def test_owners(self, short_folder: Path) -> None:
+    def test_owner_is_none_when_the_folder_is_missing_or_others_can_write_it(self, short_folder: Path) -> None:
         folder = short_folder / "f"
-        for is_systems in (False, True):
-            assert Place(str(folder), is_systems).owner() is None
+        for is_system in (False, True):
+            assert Address(str(folder), is_system).owner() is None
         folder.mkdir(mode=0o755)
-        for is_systems in (False, True):
-            assert Place(str(folder), is_systems).owner() == os.geteuid()
+        for is_system in (False, True):
+            assert Address(str(folder), is_system).owner() == os.geteuid()
         folder.chmod(0o775)
-        for is_systems in (False, True):
-            assert Place(str(folder), is_systems).owner() is None
+        for is_system in (False, True):
+            assert Address(str(folder), is_system).owner() is None
 
-    def test_another_s_folder_is_the_system_s_alone(self, short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_folder_of_another_user_can_be_the_system_s_only(
+        self, short_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         mine = os.geteuid()
         short_folder.chmod(0o755)
         monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
-        assert Place(str(short_folder), is_systems=False).owner() is None
-        assert Place(str(short_folder), is_systems=True).owner() == mine
+        assert Address(str(short_folder), is_system=False).owner() is None
+        assert Address(str(short_folder), is_system=True).owner() == mine

@@ -1,4 +1,4 @@
-"""Profiles that want a PIN: locked, unlocked, locked again; a wrong PIN is sent once, and none is left lying about."""
+"""Profiles that need a PIN: locked, unlocked, locked again. A wrong PIN is sent once, and no PIN is left in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agent.homes import PASSPHRASE, Home, Running, run_agent
 from hwsigner.agent import control
 from hwsigner.agent.client import command, find_credentials
 from hwsigner.agent.protocol import Request, Verb, with_body
-from hwsigner.agent.unlocked_pins import Pins
+from hwsigner.agent.unlocked_pins import UnlockedPins
 from hwsigner.errors import AgentError, PinRequiredError
 from hwsigner.pins import PinRequest
 
@@ -19,7 +19,7 @@ UNLOCK = Request(Verb.UNLOCK, "web")
 
 
 def locked_home(home: Home) -> Path:
-    """Give the profile `web` a key with a passphrase that no place has, and return its path."""
+    """Give the profile `web` a key with a passphrase that is stored nowhere, and return its path."""
     path = home.encrypted_key("web")
     home.write_profiles(web={"private-key": str(path)})
     return path
@@ -28,7 +28,7 @@ def locked_home(home: Home) -> Path:
 def unlock(home: Home, *pins: str) -> str:
     """Unlock the profile `web`, answering each question with the next PIN."""
     answers = iter(pins)
-    said = command(home.place, UNLOCK, lambda _: next(answers))
+    said = command(home.address, UNLOCK, lambda _: next(answers))
     assert list(answers) == []
     return said
 
@@ -41,7 +41,7 @@ def state(running: Running) -> list[str]:
 
 
 class TestLocked:
-    def test_says_what_unlocks(self, home: Home) -> None:
+    def test_locked_profile_names_the_command_that_unlocks(self, home: Home) -> None:
         path = locked_home(home)
         with run_agent(home) as running:
             text = f"profile 'web' is locked: {path} wants its passphrase. Run hwsigner agent unlock web"
@@ -53,7 +53,7 @@ class TestLocked:
             assert state(running)[:2] == ["web", "locked"]
         assert home.emulator.requests == []
 
-    def test_a_stored_pin_that_is_wrong_is_sent_once(self, home: Home, tmp_path: Path) -> None:
+    def test_wrong_stored_pin_is_sent_once(self, home: Home, tmp_path: Path) -> None:
         path = locked_home(home)
         asked = tmp_path / "asked"
         script = tmp_path / "pin"
@@ -73,7 +73,7 @@ class TestLocked:
 
 
 class TestUnlock:
-    def test_the_right_pin(self, home: Home) -> None:
+    def test_right_pin_unlocks(self, home: Home) -> None:
         path = locked_home(home)
         asked: list[PinRequest] = []
 
@@ -82,14 +82,14 @@ class TestUnlock:
             return PASSPHRASE
 
         with run_agent(home) as running:
-            said = command(home.place, UNLOCK, ask)
+            said = command(home.address, UNLOCK, ask)
             assert asked == [PinRequest("passphrase", str(path))]
             assert said.startswith("profile 'web' has credentials until ")
             assert running.get().startswith(b"1 ok ")
             assert state(running)[1] == "ready"
-            assert command(home.place, UNLOCK) == said  # Nothing is asked any more.
+            assert command(home.address, UNLOCK) == said  # No question is asked any more.
 
-    def test_a_wrong_one_is_sent_once_and_another_may_follow(self, home: Home) -> None:
+    def test_wrong_pin_is_sent_once_and_another_may_follow(self, home: Home) -> None:
         locked_home(home)
         with run_agent(home) as running:
             for _ in range(2):
@@ -97,11 +97,11 @@ class TestUnlock:
                     unlock(home, "wrong-wrong")
                 assert caught.value.exit_status == 3
                 assert running.get().startswith(b"1 error 3 ")
-            assert running.memory.used_pages == 0
+            assert running.secrets() == 0
             unlock(home, PASSPHRASE)
             assert running.get().startswith(b"1 ok ")
 
-    def test_the_pin_serves_when_the_key_is_opened_again(self, home: Home) -> None:
+    def test_pin_serves_again_when_the_key_is_reopened(self, home: Home) -> None:
         path = locked_home(home)
         with run_agent(home) as running:
             unlock(home, PASSPHRASE)
@@ -109,7 +109,7 @@ class TestUnlock:
             assert running.ask(b"1 refresh web\n").count(b"1 ok ") == 1
             assert len(home.emulator.requests) == 2
 
-    def test_a_pin_is_in_no_log_and_no_status(self, home: Home) -> None:
+    def test_pin_is_in_no_log_and_no_status(self, home: Home) -> None:
         locked_home(home)
         with run_agent(home) as running:
             with pytest.raises(AgentError):
@@ -119,37 +119,37 @@ class TestUnlock:
         assert PASSPHRASE not in told
         assert "wrong-wrong" not in told
 
-    def test_nobody_answers(self, home: Home) -> None:
+    def test_unlock_without_an_answer_changes_nothing(self, home: Home) -> None:
         locked_home(home)
         with run_agent(home) as running:
             with pytest.raises(PinRequiredError):
-                command(home.place, UNLOCK, lambda _: None)
+                command(home.address, UNLOCK, lambda _: None)
             assert running.get().startswith(b"1 error 3 ")
 
     @pytest.mark.parametrize(
         "answer",
         [b"", b"garbage\n", b"1 ok 1\nx", with_body("pin", b"\xff\xfe"), b"1 pin 5000\n", b"1 pin 5\nab", b"1 pin 0\n"],
     )
-    def test_what_is_no_pin_changes_nothing(self, home: Home, answer: bytes) -> None:
+    def test_invalid_pin_message_changes_nothing(self, home: Home, answer: bytes) -> None:
         locked_home(home)
         with run_agent(home) as running:
-            with running.conversation(UNLOCK.line()) as wire:
-                assert wire.answer()[0].kind == "ask"
-                wire.send(answer)
+            with running.conversation(UNLOCK.line()) as channel:
+                assert channel.answer()[0].kind == "ask"
+                channel.send(answer)
             assert running.get().startswith(b"1 error 3 ")
             assert not [line for line in running.log if "wrong" in line]
             unlock(home, PASSPHRASE)
             assert running.get().startswith(b"1 ok ")
 
-    def test_a_key_without_a_pin_asks_for_none(self, running: Running) -> None:
-        assert command(running.home.place, UNLOCK).startswith("profile 'web' has credentials until ")
+    def test_key_without_a_pin_is_unlocked_without_a_question(self, running: Running) -> None:
+        assert command(running.home.address, UNLOCK).startswith("profile 'web' has credentials until ")
 
-    def test_a_fault_that_no_pin_mends(self, home: Home) -> None:
+    def test_fault_that_no_pin_fixes_is_reported(self, home: Home) -> None:
         home.write_profiles(web={"private-key": "/nonexistent"})
         with run_agent(home), pytest.raises(AgentError, match="/nonexistent"):
-            command(home.place, UNLOCK)
+            command(home.address, UNLOCK)
 
-    def test_a_crowd_of_them_is_bounded(self, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_number_of_commands_at_once_is_limited(self, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
         locked_home(home)
         with run_agent(home) as running:
             talks = [running.connect() for _ in range(9)]
@@ -166,46 +166,48 @@ class TestUnlock:
 
 class TestLock:
     @pytest.mark.parametrize("line", [b"1 lock\n", b"1 lock web\n"])
-    def test_gives_nothing_and_forgets_all(self, running: Running, line: bytes) -> None:
+    def test_locked_profile_gives_nothing_and_forgets_all(self, running: Running, line: bytes) -> None:
         running.get()
-        assert running.memory.used_pages == 1
+        assert running.secrets() == 1
         assert running.ask(line).endswith(b"locked: web")
         answer = running.get()
         assert answer.startswith(b"1 error 3 ")
         assert answer.endswith(b"Run hwsigner agent unlock web")
         assert running.ask(b"1 refresh web\n").startswith(b"1 error 3 ")
-        assert running.memory.used_pages == 0
+        assert running.secrets() == 0
         assert state(running) == ["web", "locked", "", ""]
 
-    def test_the_pin_is_asked_for_again(self, home: Home) -> None:
+    def test_pin_is_asked_for_again_after_a_lock(self, home: Home) -> None:
         locked_home(home)
         with run_agent(home) as running:
             unlock(home, PASSPHRASE)
             running.ask(b"1 lock\n")
-            assert running.memory.used_pages == 0
+            assert running.secrets() == 0
             unlock(home, PASSPHRASE)
             assert running.get().startswith(b"1 ok ")
 
-    def test_before_anybody_asked(self, running: Running) -> None:
+    def test_profile_can_be_locked_before_its_first_use(self, running: Running) -> None:
         running.ask(b"1 lock\n")
         assert running.get().startswith(b"1 error 3 ")
-        command(running.home.place, UNLOCK)
+        command(running.home.address, UNLOCK)
         assert running.get().startswith(b"1 ok ")
 
-    def test_of_an_unknown_profile(self, running: Running) -> None:
+    def test_lock_of_an_unknown_profile_is_an_error(self, running: Running) -> None:
         with pytest.raises(AgentError, match="no profile 'other'"):
-            command(running.home.place, Request(Verb.LOCK, "other"))
+            command(running.home.address, Request(Verb.LOCK, "other"))
 
 
 class TestPins:
     REQUEST = PinRequest("user PIN", "token 'alpha'", serial="1")
 
     @pytest.fixture
-    def bring(self) -> Callable[[Pins, PinRequest, str], None]:
+    def bring(self) -> Callable[[UnlockedPins, PinRequest, str], None]:
         return lambda pins, request, pin: pins.bring(request, memoryview(pin.encode()))
 
-    def test_are_for_what_was_asked_alone(self, bring: Callable[[Pins, PinRequest, str], None]) -> None:
-        pins = Pins()
+    def test_pin_is_given_only_for_the_request_it_answers(
+        self, bring: Callable[[UnlockedPins, PinRequest, str], None]
+    ) -> None:
+        pins = UnlockedPins()
         bring(pins, self.REQUEST, "1234")
         others = [
             PinRequest("passphrase", "token 'alpha'", serial="1"),
@@ -217,21 +219,23 @@ class TestPins:
         assert pins.wanted is not None
         assert pins.wanted.state == "an earlier try failed"
 
-    def test_are_given_again_but_one_for_a_signature(self, bring: Callable[[Pins, PinRequest, str], None]) -> None:
-        pins = Pins()
-        once = PinRequest("PIN for this signature", "token 'alpha'", serial="1")
+    def test_pin_is_given_again_unless_it_is_for_one_signature(
+        self, bring: Callable[[UnlockedPins, PinRequest, str], None]
+    ) -> None:
+        pins = UnlockedPins()
+        once = PinRequest("PIN for this signature", "token 'alpha'", serial="1", for_one_signature=True)
         bring(pins, self.REQUEST, "1234")
         bring(pins, once, "1234")
         assert [pins(request) for request in (self.REQUEST, once) * 2] == ["1234", "1234", "1234", None]
 
-    def test_are_forgotten(self, bring: Callable[[Pins, PinRequest, str], None]) -> None:
-        pins = Pins()
+    def test_pins_are_forgotten(self, bring: Callable[[UnlockedPins, PinRequest, str], None]) -> None:
+        pins = UnlockedPins()
         bring(pins, self.REQUEST, "1234")
         pins.forget()
         assert pins(self.REQUEST) is None
 
 
-def test_status_of_every_kind(home: Home) -> None:
+def test_status_shows_every_state(home: Home) -> None:
     home.write_profiles(idle={}, ready={}, failing={"private-key": "/nonexistent"}, locked={})
     with run_agent(home) as running:
         running.get("ready")
@@ -244,5 +248,5 @@ def test_status_of_every_kind(home: Home) -> None:
     assert fields[3][2]
 
 
-def test_a_person_has_three_minutes() -> None:
+def test_person_has_three_minutes() -> None:
     assert control.PERSON_LIMIT == 180

@@ -1,4 +1,4 @@
-"""Locked memory: what the kernel says of it, what is wiped, and what happens when there is none."""
+"""Locked memory: what the kernel says of it, what is overwritten, and what happens at the limit."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.conftest import is_root
 from hwsigner.agent import memory
 from hwsigner.agent.memory import LockedMemory
 from hwsigner.errors import AgentError
@@ -25,15 +26,14 @@ PAGE = mmap.PAGESIZE
 
 def locked_bytes() -> int:
     """Return how much of this process is locked."""
-    status = Path("/proc/self/status").read_text()
-    match = re.search(r"VmLck:\s+(\d+) kB", status)
+    match = re.search(r"VmLck:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert match
     return int(match[1]) * 1024
 
 
-def flags_of(secrets: LockedMemory) -> set[str]:
-    """Return the kernel's flags of the memory that the secrets lie in."""
-    address = ctypes.addressof(ctypes.c_char.from_buffer(secrets.take(1)))
+def flags_of(secret: memoryview) -> set[str]:
+    """Return the kernel's flags of the memory that a secret lies in."""
+    address = ctypes.addressof(ctypes.c_char.from_buffer(secret))
     for block in re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())[1:]:
         begin, end = (int(text, 16) for text in block.split(" ")[0].split("-"))
         flags = re.search(r"VmFlags: (.*)", block)
@@ -42,76 +42,138 @@ def flags_of(secrets: LockedMemory) -> set[str]:
     raise AssertionError(f"{address:#x} is in no mapping")
 
 
-class TestMapping:
-    def test_is_locked_and_in_no_dump_and_no_child(self) -> None:
+def refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the kernel lock no more memory."""
+
+    class Libc:
+        def mlock2(self, *_: object) -> int:
+            return -1
+
+    monkeypatch.setattr(memory, "_libc", Libc())
+
+
+@pytest.fixture
+def log() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def secrets(log: list[str]) -> LockedMemory:
+    return LockedMemory(log.append)
+
+
+class TestLockedMemory:
+    def test_secret_is_locked_and_in_no_dump_and_no_child(self, secrets: LockedMemory) -> None:
         before = locked_bytes()
-        secrets = LockedMemory()
-        assert locked_bytes() == before + memory.SIZE
-        assert {"lo", "dd", "wf"} <= flags_of(secrets)
+        secret = secrets.put(b"x" * (PAGE + 5))
+        assert locked_bytes() == before + 2 * PAGE
+        assert {"lo", "dd", "wf"} <= flags_of(secret)
+        del secret
+        assert locked_bytes() == before
 
-    def test_is_as_large_as_the_user_may_lock(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(os, "geteuid", lambda: 1000)
-        monkeypatch.setattr(resource, "getrlimit", lambda _: (PAGE * 20 + 5, PAGE * 20 + 5))
-        secrets = LockedMemory()
-        assert len(secrets.take(PAGE * 20)) == PAGE * 20
-        with pytest.raises(AgentError):
-            secrets.take(PAGE * 21)
+    def test_memory_grows_with_the_secrets(self, secrets: LockedMemory, log: list[str]) -> None:
+        kept = [secrets.put(b"%d" % number) for number in range(1000)]
+        assert [bytes(secret) for secret in kept] == [b"%d" % number for number in range(1000)]
+        assert len(secrets) == 1000
+        assert log == []
 
-    def test_a_soft_limit_is_raised(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        limits = []
-        monkeypatch.setattr(os, "geteuid", lambda: 1000)
-        monkeypatch.setattr(resource, "getrlimit", lambda _: (0, memory.SIZE))
-        monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
-        LockedMemory()
-        assert limits == [(memory.SIZE, memory.SIZE)]
+    def test_secret_beyond_the_limit_is_kept_unlocked_and_logged_once(
+        self, secrets: LockedMemory, log: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = secrets.put(b"first")
+        refuse(monkeypatch)
+        kept = [secrets.put(b"more") for _ in range(3)]
+        assert bytes(first) == b"first"
+        assert {bytes(secret) for secret in kept} == {b"more"}
+        for secret in kept:
+            assert {"dd", "wf"} <= flags_of(secret)
+        assert log == [
+            "warning: some credentials and PINs may be swapped: 1 lie in locked memory. "
+            "Raise the limit: LimitMEMLOCK=, or ulimit -l"
+        ]
 
-    def test_a_user_who_may_lock_hardly_any(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(os, "geteuid", lambda: 1000)
-        monkeypatch.setattr(resource, "getrlimit", lambda _: (PAGE * 15, PAGE * 15))
-        with pytest.raises(AgentError, match="only 61440 bytes of memory can be locked"):
-            LockedMemory()
+    def test_memory_that_can_lock_nothing_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        refuse(monkeypatch)
+        with pytest.raises(AgentError, match="no memory can be locked"):
+            LockedMemory(print)
 
-    def test_the_kernel_refuses(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        class Libc:
-            def mlock(self, *_: object) -> int:
-                return -1
-
-        monkeypatch.setattr(memory, "_libc", Libc())
-        with pytest.raises(AgentError, match="can't be locked"):
-            LockedMemory()
-
-
-class TestPages:
     @given(st.lists(st.binary(min_size=1, max_size=3 * PAGE), max_size=20))
-    def test_what_is_put_stays_until_it_is_dropped(self, items: list[bytes]) -> None:
-        secrets = LockedMemory()
+    def test_secret_stays_until_it_is_dropped(self, items: list[bytes]) -> None:
+        secrets = LockedMemory(print)
         kept = [secrets.put(item) for item in items]
         del kept[::2]
         gc.collect(0)
         assert [bytes(view) for view in kept] == items[1::2]
-        assert secrets.used_pages == sum(-(-len(item) // PAGE) for item in items[1::2])
+        assert len(secrets) == len(kept)
 
-    def test_what_is_dropped_is_wiped(self) -> None:
-        secrets = LockedMemory()
-        taken = secrets.put(b"x" * (PAGE + 5))
-        assert bytes(secrets._view).count(b"x") == PAGE + 5
-        del taken
-        assert bytes(secrets._view) == bytes(memory.SIZE)
+    def test_dropped_secret_is_overwritten(self, secrets: LockedMemory) -> None:
+        secret = secrets.put(b"x" * (PAGE + 5))
+        [made] = secrets._maps
+        assert bytes(made) == b"x" * (PAGE + 5)
+        del secret
+        assert bytes(made) == bytes(PAGE + 5)
+        assert len(secrets) == 0
+
+    def test_memory_is_zero_at_first(self, secrets: LockedMemory) -> None:
         assert bytes(secrets.take(2 * PAGE)) == bytes(2 * PAGE)
 
-    def test_it_is_full(self) -> None:
-        secrets = LockedMemory()
-        kept = [secrets.take(1) for _ in range(memory.SIZE // PAGE)]
-        with pytest.raises(AgentError, match="full"):
-            secrets.take(1)
-        del kept[5:7]
-        with pytest.raises(AgentError, match="full"):
-            secrets.take(2 * PAGE + 1)
-        assert len(secrets.take(2 * PAGE)) == 2 * PAGE
+
+# In a process of its own, as it can't be undone. What is mapped later is locked too.
+LOCK = """
+import mmap, re, resource, sys
+from hwsigner.agent.memory import lock_process
+limit = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_MEMLOCK, (min(limit, 65536), limit))
+lock_process()
+later = mmap.mmap(-1, 1 << 20)
+print(*re.findall(r"VmLck:\\s+(\\d+)", open("/proc/self/status").read()), resource.getrlimit(resource.RLIMIT_MEMLOCK))
+"""
+# Without the right to lock more than the limit.
+LIMITED = ["setpriv", "--bounding-set=-ipc_lock"] if is_root() else []
 
 
-def test_a_process_that_is_not_dumped() -> None:
-    # The change of user would do it by itself: it is undone (PR_SET_DUMPABLE is 4).
+class TestLockProcess:
+    def lock(self, limit: int, prefix: list[str]) -> tuple[int, str]:
+        command = [*prefix, sys.executable, "-c", LOCK, str(limit)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.stderr == ""
+        locked, limits = done.stdout.strip().split(" ", 1)
+        return int(locked), limits
+
+    @pytest.mark.skipif(not is_root(), reason="only root may lock more than the limit")
+    def test_root_locks_all_of_the_process(self) -> None:
+        assert self.lock(1 << 20, [])[0] > 8192
+
+    def test_process_is_not_locked_under_a_limit(self) -> None:
+        limit = 1 << 20
+        assert self.lock(limit, LIMITED) == (0, f"({limit}, {limit})")
+
+    @pytest.mark.parametrize(
+        ("limit", "can_exceed", "is_locked"),
+        [(resource.RLIM_INFINITY, False, True), (1 << 20, True, True), (1 << 20, False, False), (1 << 62, True, False)],
+    )
+    def test_process_is_locked_only_without_a_limit(
+        self, monkeypatch: pytest.MonkeyPatch, limit: int, can_exceed: bool, is_locked: bool
+    ) -> None:
+        calls: list[int] = []
+
+        class Libc:
+            def mlock2(self, address: object, size: ctypes.c_size_t, flags: int) -> int:
+                return 0 if can_exceed and size.value > limit else -1
+
+            def mlockall(self, flags: int) -> int:
+                calls.append(flags)
+                return 0
+
+        monkeypatch.setattr(memory, "_libc", Libc())
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (0, limit))
+        monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+        memory.lock_process()
+        assert calls == ([7] if is_locked else [])  # MCL_CURRENT, MCL_FUTURE and MCL_ONFAULT.
+
+
+def test_process_is_not_dumped() -> None:
+    # A change of user would do it by itself: it is undone (PR_SET_DUMPABLE is 4).
     other_user = "os.setgroups([]); os.setgid(65534); os.setuid(65534); ctypes.CDLL(None).prctl(4, 1, 0, 0, 0); "
     code = (
         "import ctypes, os, resource; from hwsigner.cli.process import forbid_dumps; "
@@ -119,5 +181,5 @@ def test_a_process_that_is_not_dumped() -> None:
         "print(resource.getrlimit(resource.RLIMIT_CORE), os.stat('/proc/self/mem').st_uid)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    # What is not dumpable belongs to root in /proc, and its user reads none of it.
+    # The files in /proc of a process that is not dumpable belong to root, and its user can't read them.
     assert (done.stdout, done.stderr) == ("True\n(0, 0) 0\n", "")

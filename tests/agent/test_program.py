@@ -1,4 +1,4 @@
-"""hwsigner-credentials under the sanitizers, among agents of every kind: it prints an answer, or becomes Python."""
+"""hwsigner-credentials under sanitizers, with agents of every kind: it prints an answer, or runs Python."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.conftest import FakeAgent, Program, Talk, is_root, says
+from examples import scaled
 from hwsigner.agent import protocol
 
 JSON = b'{"Version": 1, "AccessKeyId": "ASIA"}\n'
@@ -30,7 +31,7 @@ Ask = Callable[[Talk], subprocess.CompletedProcess[bytes]]
 
 
 def is_python(done: subprocess.CompletedProcess[bytes]) -> bool:
-    """Tell whether Python was run, for the profile `web`, and nothing else was said."""
+    """Return whether Python was run for the profile `web`, and nothing else was printed."""
     return (done.returncode, done.stdout, done.stderr) == (42, FELL_BACK, b"")
 
 
@@ -55,7 +56,7 @@ class TestArguments:
             (["--profile", "x" * 64], "x" * 64),
         ],
     )
-    def test_the_agent_is_asked_for_the_profile(
+    def test_agent_is_asked_for_the_profile(
         self, program: Program, runtime: Path, fake_agent: Start, arguments: list[str], name: str
     ) -> None:
         agent = fake_agent(runtime / "hwsigner", says(GOOD))
@@ -86,7 +87,7 @@ class TestArguments:
             [""],
         ],
     )
-    def test_with_any_others_python_gets_them(
+    def test_other_arguments_are_passed_to_python(
         self, program: Program, runtime: Path, fake_agent: Start, arguments: list[str]
     ) -> None:
         agent = fake_agent(runtime / "hwsigner", says(GOOD))
@@ -95,23 +96,29 @@ class TestArguments:
         assert done.stdout.decode() == f"python <credential-process>{shown} HWSIGNER_AGENT=asked\n"
         assert agent.requests == []
 
-    def test_python_is_told_the_default_profile(self, program: Program, runtime: Path) -> None:
+    def test_python_is_given_the_default_profile(self, program: Program, runtime: Path) -> None:
         done = program.run(runtime=runtime)
         assert done.stdout == b"python <credential-process> <--profile> <default> HWSIGNER_AGENT=asked\n"
 
-    def test_no_agent_is_asked_where_none_shall_be(self, program: Program, runtime: Path, fake_agent: Start) -> None:
+    def test_agent_is_not_asked_when_the_variable_forbids_it(
+        self, program: Program, runtime: Path, fake_agent: Start
+    ) -> None:
         agent = fake_agent(runtime / "hwsigner", says(GOOD))
         done = program.run("--profile", "web", runtime=runtime, HWSIGNER_AGENT="none")
         assert done.stdout == FELL_BACK.replace(b"asked", b"none")
         assert agent.requests == []
 
-    def test_nor_where_they_have_been(self, program: Program, runtime: Path, fake_agent: Start) -> None:
+    def test_agent_is_not_asked_when_agents_have_been_asked(
+        self, program: Program, runtime: Path, fake_agent: Start
+    ) -> None:
         agent = fake_agent(runtime / "hwsigner", says(GOOD))
         assert is_python(program.run("--profile", "web", runtime=runtime, HWSIGNER_AGENT="asked"))
         assert agent.requests == []
 
     @pytest.mark.parametrize("value", ["", "other", "NONE"])
-    def test_any_other_value_is_none(self, program: Program, runtime: Path, fake_agent: Start, value: str) -> None:
+    def test_any_other_value_of_the_variable_has_no_effect(
+        self, program: Program, runtime: Path, fake_agent: Start, value: str
+    ) -> None:
         agent = fake_agent(runtime / "hwsigner", says(GOOD))
         assert program.run("--profile", "web", runtime=runtime, HWSIGNER_AGENT=value).stdout == JSON
         agent.talk = says(b"garbage")
@@ -119,7 +126,7 @@ class TestArguments:
 
 
 class TestPython:
-    def test_is_found_beside_the_program_and_never_on_the_path(
+    def test_python_is_found_beside_the_program_and_never_on_the_path(
         self, program: Program, runtime: Path, tmp_path: Path
     ) -> None:
         (tmp_path / "hwsigner").write_text("#!/bin/sh\necho wrong\n")
@@ -129,7 +136,7 @@ class TestPython:
         done = subprocess.run(["./link", "--profile", "web"], cwd=tmp_path, env=environ, capture_output=True)
         assert is_python(done)
 
-    def test_is_missing(self, program: Program, tmp_path: Path) -> None:
+    def test_missing_python_is_an_error(self, program: Program, tmp_path: Path) -> None:
         alone = shutil.copy(program.path, tmp_path / "alone")
         done = subprocess.run([alone], env={"ASAN_OPTIONS": "detect_leaks=0"}, capture_output=True)
         assert (done.returncode, done.stdout) == (1, b"")
@@ -138,22 +145,22 @@ class TestPython:
 
 class TestAnswers:
     @pytest.mark.parametrize("body", [JSON, b"x", b"\0\n\xff" * 100, b"x" * 65536])
-    def test_what_it_says_is_printed(self, ask: Ask, body: bytes) -> None:
+    def test_body_of_an_answer_is_printed(self, ask: Ask, body: bytes) -> None:
         done = ask(says(b"1 ok %d\n%s" % (len(body), body)))
         assert (done.returncode, done.stdout, done.stderr) == (0, body, b"")
 
-    def test_it_was_at_work_before(self, ask: Ask) -> None:
+    def test_reports_of_work_are_skipped(self, ask: Ask) -> None:
         assert ask(says(b"1 working\n" * 500 + GOOD)).stdout == JSON
 
-    def test_what_follows_is_nothing(self, ask: Ask) -> None:
+    def test_bytes_after_the_answer_are_ignored(self, ask: Ask) -> None:
         assert ask(says(GOOD + b"x" * 10000)).stdout == JSON
 
     @pytest.mark.parametrize("status", range(1, 8))
-    def test_an_error_is_told_with_its_status(self, ask: Ask, status: int) -> None:
+    def test_error_is_printed_with_its_status(self, ask: Ask, status: int) -> None:
         done = ask(says(b"1 error %d 9\nno. Do so" % status))
         assert (done.returncode, done.stdout, done.stderr) == (status, b"", b"hwsigner: no. Do so\n")
 
-    def test_nothing_in_an_error_moves_a_terminal(self, ask: Ask) -> None:
+    def test_control_characters_in_an_error_are_replaced(self, ask: Ask) -> None:
         text = bytes(range(128)) + "é".encode()
         done = ask(says(b"1 error 7 %d\n%s" % (len(text), text)))
         shown = re.sub(rb"[\0-\x1f\x7f]", b"?", text)
@@ -205,17 +212,17 @@ class TestAnswers:
         ],
         ids=repr,
     )
-    def test_anything_else_makes_it_python(self, ask: Ask, answer: bytes) -> None:
+    def test_invalid_answer_runs_python(self, ask: Ask, answer: bytes) -> None:
         assert is_python(ask(says(answer)))
 
-    def test_bytes_without_end(self, ask: Ask) -> None:
+    def test_endless_bytes_run_python(self, ask: Ask) -> None:
         def talk(connection: socket.socket) -> None:
             while True:
                 connection.sendall(b"x" * 4096)
 
         assert is_python(ask(talk))
 
-    def test_a_body_without_end_ends_where_it_should(self, ask: Ask) -> None:
+    def test_endless_body_is_cut_at_its_size(self, ask: Ask) -> None:
         def talk(connection: socket.socket) -> None:
             connection.sendall(b"1 ok 65536\n")
             while True:
@@ -246,7 +253,7 @@ PIECES = st.sampled_from(
 
 
 def expected(answer: bytes) -> tuple[int, bytes] | None:
-    """Return the status and what is printed for an answer, by the grammar of the Python side; None for Python."""
+    """Return the status and output for an answer, by the grammar of the Python side; None if Python is run."""
     line, end, rest = answer.partition(b"\n")
     while end and len(line) < protocol.MAX_LINE and line == b"1 working":
         line, end, rest = rest.partition(b"\n")
@@ -271,8 +278,8 @@ class TestEveryAnswer:
         else:
             assert (done.returncode, done.stdout) == (wanted[0], b"")
 
-    def test_is_understood_as_python_understands_it(self, program: Program, serve: FakeAgent) -> None:
-        @settings(max_examples=100)
+    def test_answer_is_understood_as_python_understands_it(self, program: Program, serve: FakeAgent) -> None:
+        @settings(max_examples=scaled(100))
         @given(st.lists(PIECES, max_size=12).map(b"".join) | st.binary(max_size=100))
         def run(answer: bytes) -> None:
             serve.talk = says(answer)
@@ -280,7 +287,7 @@ class TestEveryAnswer:
 
         run()
 
-    def test_is_the_same_in_pieces(self, program: Program, serve: FakeAgent) -> None:
+    def test_answer_in_pieces_is_understood(self, program: Program, serve: FakeAgent) -> None:
         @settings(max_examples=20)
         @given(st.sampled_from([b"1 working\n" + GOOD, b"1 error 3 2\nno"]), st.integers(1, 60))
         def run(answer: bytes, step: int) -> None:
@@ -300,7 +307,7 @@ def hangs(connection: socket.socket) -> None:
 
 
 class TestPatience:
-    """With shorter limits than the real ones, but for one case."""
+    """With shorter limits than the real ones, except in one test."""
 
     def dripping(self, data: bytes, pause: float) -> Talk:
         def talk(connection: socket.socket) -> None:
@@ -310,22 +317,22 @@ class TestPatience:
 
         return talk
 
-    def test_an_agent_that_says_nothing_is_left_after_a_second(
-        self, program: Program, runtime: Path, fake_agent: Start
-    ) -> None:
+    def test_silent_agent_is_left_after_a_second(self, program: Program, runtime: Path, fake_agent: Start) -> None:
         fake_agent(runtime / "hwsigner", hangs)
         begin = time.monotonic()
         assert is_python(program.run("--profile", "web", runtime=runtime))
         assert time.monotonic() - begin >= 1
 
-    def test_one_whose_queue_is_full_too(self, program: Program, runtime: Path) -> None:
+    def test_agent_with_a_full_queue_is_left(self, program: Program, runtime: Path) -> None:
         with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
             listener.bind(str(runtime / "hwsigner" / "agent.sock"))
             listener.listen(0)
             first.connect(str(runtime / "hwsigner" / "agent.sock"))
             assert is_python(program.run("--profile", "web", runtime=runtime))
 
-    def test_one_that_falls_silent_at_work(self, hasty_program: Program, runtime: Path, fake_agent: Start) -> None:
+    def test_agent_that_falls_silent_while_working_is_left(
+        self, hasty_program: Program, runtime: Path, fake_agent: Start
+    ) -> None:
         def talk(connection: socket.socket) -> None:
             connection.sendall(b"1 working\n")
             connection.recv(1)
@@ -333,31 +340,33 @@ class TestPatience:
         fake_agent(runtime / "hwsigner", talk)
         assert is_python(hasty_program.run("--profile", "web", runtime=runtime))
 
-    def test_one_that_is_at_work_is_waited_for(self, hasty_program: Program, runtime: Path, fake_agent: Start) -> None:
+    def test_agent_that_is_working_is_waited_for(
+        self, hasty_program: Program, runtime: Path, fake_agent: Start
+    ) -> None:
         def talk(connection: socket.socket) -> None:
             for _ in range(4):
                 connection.sendall(b"1 working\n")
-                time.sleep(0.15)  # In all more than the first byte, or a silence, may take.
+                time.sleep(0.15)  # In total more than the first byte, or a silence, may take.
             connection.sendall(GOOD)
 
         fake_agent(runtime / "hwsigner", talk)
         assert hasty_program.run("--profile", "web", runtime=runtime).stdout == JSON
 
     @pytest.mark.parametrize("answer", [b"1 working\n" * 1000, b"1 ok 60000\n" + b"x" * 60000])
-    def test_one_that_dribbles_is_left_in_the_end(
+    def test_agent_that_drips_is_left_in_the_end(
         self, hasty_program: Program, runtime: Path, fake_agent: Start, answer: bytes
     ) -> None:
         fake_agent(runtime / "hwsigner", self.dripping(answer, 0.05))
         assert is_python(hasty_program.run("--profile", "web", runtime=runtime))
 
-    def test_one_that_dribbles_an_answer_is_heard(self, program: Program, runtime: Path, fake_agent: Start) -> None:
+    def test_agent_that_drips_an_answer_is_heard(self, program: Program, runtime: Path, fake_agent: Start) -> None:
         fake_agent(runtime / "hwsigner", self.dripping(GOOD, 0.005))
         assert program.run("--profile", "web", runtime=runtime).stdout == JSON
 
 
 @contextmanager
 def listening_as(uid: int, path: Path) -> Iterator[None]:
-    """Let another user listen at a path in a folder that is not theirs."""
+    """Let another user listen at a path, in a folder that they do not own."""
     listen = (
         "import os, socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); os.setuid(int(sys.argv[2])); "
         "s.listen(); print('ready', flush=True)\n"
@@ -375,51 +384,51 @@ def listening_as(uid: int, path: Path) -> Iterator[None]:
         path.unlink()
 
 
-class TestWhomItTrusts:
-    def test_nobody_is_there(self, program: Program, runtime: Path) -> None:
+class TestTrust:
+    def test_python_runs_without_an_agent(self, program: Program, runtime: Path) -> None:
         assert is_python(program.run("--profile", "web", runtime=runtime))
 
     @pytest.mark.parametrize("runtime", ["", "relative", "/nonexistent", "/" + "x" * 5000, "/" + "x/" * 45])
-    def test_no_runtime_folder(self, program: Program, runtime: str) -> None:
+    def test_python_runs_without_a_runtime_folder(self, program: Program, runtime: str) -> None:
         assert is_python(program.run("--profile", "web", XDG_RUNTIME_DIR=runtime))
 
-    def test_a_dead_agent_s_socket(self, program: Program, runtime: Path) -> None:
+    def test_python_runs_when_the_socket_is_dead(self, program: Program, runtime: Path) -> None:
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(str(runtime / "hwsigner" / "agent.sock"))
         assert is_python(program.run("--profile", "web", runtime=runtime))
 
     @pytest.mark.parametrize("mode", [0o770, 0o707, 0o722])
-    def test_a_folder_that_others_can_write(
+    def test_folder_that_others_can_write_is_not_trusted(
         self, program: Program, runtime: Path, fake_agent: Start, mode: int
     ) -> None:
         agent = fake_agent(runtime / "hwsigner", says(GOOD))
         agent.folder.chmod(mode)
         assert is_python(program.run("--profile", "web", runtime=runtime))
 
-    def test_a_folder_that_is_a_link(self, program: Program, runtime: Path, fake_agent: Start) -> None:
+    def test_folder_that_is_a_link_is_not_trusted(self, program: Program, runtime: Path, fake_agent: Start) -> None:
         fake_agent(runtime / "hwsigner", says(GOOD))
         (runtime / "other").mkdir()
         (runtime / "other" / "hwsigner").symlink_to(runtime / "hwsigner")
         assert is_python(program.run("--profile", "web", runtime=runtime / "other"))
 
     @pytest.mark.skipif(not is_root(), reason="only root can be another user")
-    def test_another_user_listens(self, program: Program, runtime: Path) -> None:
+    def test_agent_of_another_user_is_not_trusted(self, program: Program, runtime: Path) -> None:
         with listening_as(65534, runtime / "hwsigner" / "agent.sock"):
             assert is_python(program.run("--profile", "web", runtime=runtime))
 
     @pytest.mark.skipif(not is_root(), reason="only root can be another user")
-    def test_another_user_s_folder(self, program: Program, runtime: Path, fake_agent: Start) -> None:
+    def test_folder_of_another_user_is_not_trusted(self, program: Program, runtime: Path, fake_agent: Start) -> None:
         agent = fake_agent(runtime / "hwsigner", says(GOOD))
         os.chown(agent.folder, 65534, 65534)
         assert is_python(program.run("--profile", "web", runtime=runtime))
 
-    def test_the_system_s_agent_is_asked_where_there_is_no_other(
+    def test_system_s_agent_is_asked_when_there_is_no_other(
         self, program: Program, runtime: Path, fake_agent: Start
     ) -> None:
         fake_agent(program.system_folder, says(GOOD))
         assert program.run("--profile", "web", runtime=runtime).stdout == JSON
 
-    def test_and_where_the_user_s_does_not_know_the_profile(
+    def test_system_s_agent_is_asked_when_the_user_s_does_not_know_the_profile(
         self, program: Program, runtime: Path, fake_agent: Start
     ) -> None:
         fake_agent(runtime / "hwsigner", says(b"1 unknown\n"))
@@ -428,7 +437,7 @@ class TestWhomItTrusts:
         assert program.run("--profile", "web", runtime=runtime).stdout == JSON
 
     @pytest.mark.skipif(not is_root(), reason="only root can be another user")
-    def test_the_system_s_agent_is_its_folder_s_owner(self, program: Program, runtime: Path) -> None:
+    def test_system_s_agent_must_be_its_folder_s_owner(self, program: Program, runtime: Path) -> None:
         path = program.system_folder / "agent.sock"
         with listening_as(65534, path):
             assert is_python(program.run("--profile", "web", runtime=runtime))
@@ -443,7 +452,7 @@ class TestStreams:
     @pytest.mark.parametrize(
         ("stdout", "problem"), [("/dev/full", "No space left on device"), (None, "Bad file descriptor")]
     )
-    def test_stdout_takes_nothing(
+    def test_stdout_that_can_t_be_written_is_an_error(
         self, program: Program, runtime: Path, fake_agent: Start, stdout: str | None, problem: str
     ) -> None:
         fake_agent(runtime / "hwsigner", says(GOOD))
@@ -455,7 +464,7 @@ class TestStreams:
         )
         assert (done.returncode, done.stderr) == (1, f"hwsigner: can't write to stdout: {problem}\n".encode())
 
-    def test_closed_streams_get_nothing_that_is_another_s(
+    def test_closed_streams_leave_other_descriptors_alone(
         self, program: Program, runtime: Path, fake_agent: Start
     ) -> None:
         heard = SimpleQueue[bytes]()

@@ -1,4 +1,4 @@
-"""The lines of the agent's protocol, and the wire that they go over."""
+"""The lines of the agent's protocol, and the channel that carries them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsigner.agent import protocol
-from hwsigner.agent.protocol import Head, Request, Verb, Wire, parse_head, parse_request
+from hwsigner.agent.protocol import Channel, Head, Request, Verb, parse_head, parse_request
 from hwsigner.errors import AgentError
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", fullmatch=True)
@@ -22,7 +22,7 @@ SOURCE = Path(__file__).parents[2] / "native" / "credentials.c"
 
 class TestRequest:
     @given(st.sampled_from(list(Verb)), NAMES | st.just(""))
-    def test_goes_over_and_comes_back(self, verb: Verb, name: str) -> None:
+    def test_request_survives_the_line(self, verb: Verb, name: str) -> None:
         request = Request(verb, name)
         line = request.line()
         assert line.endswith(b"\n")
@@ -31,16 +31,16 @@ class TestRequest:
         assert parse_request(line[:-1]) == (request if is_whole else None)
 
     @given(st.binary(max_size=100))
-    def test_nothing_else_is_one(self, line: bytes) -> None:
+    def test_invalid_request_is_none(self, line: bytes) -> None:
         request = parse_request(line)
         assert request is None or request.line() == line + b"\n"
 
     @given(NAMES)
-    def test_names(self, name: str) -> None:
+    def test_valid_names_are_accepted(self, name: str) -> None:
         assert protocol.is_name(name)
 
     @pytest.mark.parametrize("name", ["", "-a", ".a", "a b", "a/b", "a\n", "é", "x" * 65, "a'b"])
-    def test_no_names(self, name: str) -> None:
+    def test_invalid_names_are_refused(self, name: str) -> None:
         assert not protocol.is_name(name)
 
 
@@ -66,27 +66,27 @@ class TestHead:
             (b"", None),
         ],
     )
-    def test_says(self, line: bytes, head: Head | None) -> None:
+    def test_head_is_parsed(self, line: bytes, head: Head | None) -> None:
         assert parse_head(line) == head
 
     @given(st.sampled_from(["ok", "ask", "pin"]), st.binary(min_size=1, max_size=protocol.MAX_BODY))
-    def test_of_a_body(self, kind: str, body: bytes) -> None:
+    def test_body_has_the_stated_size(self, kind: str, body: bytes) -> None:
         line, _, rest = protocol.with_body(kind, body).partition(b"\n")
         assert (parse_head(line), rest) == (Head(kind, len(body)), body)
 
     @given(st.integers(1, 7), st.text(min_size=1))
-    def test_of_an_error(self, status: int, text: str) -> None:
+    def test_error_has_status_and_printable_text(self, status: int, text: str) -> None:
         line, _, rest = protocol.error(status, text).partition(b"\n")
         assert parse_head(line) == Head("error", len(rest), status)
         assert rest.decode().isprintable()
 
-    def test_an_error_is_cut(self) -> None:
+    def test_long_error_is_cut(self) -> None:
         line, _, rest = protocol.error(1, "x" * 70000).partition(b"\n")
         assert parse_head(line) == Head("error", protocol.MAX_BODY, 1)
         assert len(rest) == protocol.MAX_BODY
 
 
-def test_the_program_in_c_has_the_same_limits() -> None:
+def test_program_in_c_has_the_same_limits() -> None:
     text = SOURCE.read_text()
     seconds = {
         "FIRST_BYTE": protocol.FIRST_BYTE_LIMIT,
@@ -99,21 +99,27 @@ def test_the_program_in_c_has_the_same_limits() -> None:
     assert protocol.WORKING_EVERY * 2 <= protocol.FIRST_BYTE_LIMIT
 
 
-class TestWire:
+class TestChannel:
     @pytest.fixture
-    def ends(self) -> Iterator[tuple[Wire, socket.socket]]:
-        """A wire, and the other end of it."""
+    def ends(self) -> Iterator[tuple[Channel, socket.socket]]:
+        """A channel and its other end."""
         one, other = socket.socketpair()
         with one, other:
-            yield Wire(one), other
+            yield Channel(one), other
 
-    def test_an_answer_after_work(self, ends: tuple[Wire, socket.socket]) -> None:
+    def test_answer_follows_reports_of_work(self, ends: tuple[Channel, socket.socket]) -> None:
         ends[1].sendall(protocol.WORKING * 3 + b"1 ok 2\n{}1 ok 1\nx")
         assert ends[0].answer() == (Head("ok", 2), b"{}")
         assert ends[0].answer() == (Head("ok", 1), b"x")
 
+    def test_long_answer_comes_in_parts(self, ends: tuple[Channel, socket.socket]) -> None:
+        text = "é" * protocol.MAX_BODY
+        assert protocol.ok(text).count(b"1 part 65536\n") == 1
+        ends[1].sendall(protocol.ok(text))
+        assert ends[0].answer() == (Head("ok", protocol.MAX_BODY), text.encode())
+
     @pytest.mark.parametrize("data", [b"", b"x" * 200, b"1 ok 5\nab", b"2 ok 1\nx", b"1 working\n", b"\n", b"1 ok 1"])
-    def test_no_answer(self, ends: tuple[Wire, socket.socket], data: bytes) -> None:
+    def test_invalid_answer_is_an_error(self, ends: tuple[Channel, socket.socket], data: bytes) -> None:
         ends[1].sendall(data)
         ends[1].shutdown(socket.SHUT_WR)
         with pytest.raises(AgentError):
@@ -128,15 +134,17 @@ class TestWire:
             ("SILENCE_LIMIT", b"1 ok 5\nx"),
         ],
     )
-    def test_no_answer_in_time(
-        self, ends: tuple[Wire, socket.socket], monkeypatch: pytest.MonkeyPatch, limit: str, data: bytes
+    def test_late_answer_is_an_error(
+        self, ends: tuple[Channel, socket.socket], monkeypatch: pytest.MonkeyPatch, limit: str, data: bytes
     ) -> None:
         monkeypatch.setattr(protocol, limit, 0.05)
         ends[1].sendall(data)
         with pytest.raises(AgentError, match="in time"):
             ends[0].answer(protocol.FIRST_BYTE_LIMIT)
 
-    def test_work_without_end(self, ends: tuple[Wire, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_endless_reports_of_work_are_an_error(
+        self, ends: tuple[Channel, socket.socket], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(protocol, "ANSWER_LIMIT", 0.1)
         stop = threading.Event()
 

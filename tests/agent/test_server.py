@@ -1,4 +1,4 @@
-"""The agent in this process, spoken to in bytes: who gets what, how many wait for one session, and what is bounded."""
+"""The agent in this process, asked in bytes: which client gets what, how many wait for one session, the limits."""
 
 from __future__ import annotations
 
@@ -20,12 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.homes import PASSPHRASE, Home, Running, read_all, read_end, read_exactly, run_agent
-from hwsigner.agent import listener as door
-from hwsigner.agent import profile as held_profile
-from hwsigner.agent import protocol, server
+from hwsigner.agent import listener, profile, protocol, server
 from hwsigner.emulator import Fault
-from hwsigner.errors import AgentError
-from hwsigner.refresh.background import ResidentProvider
+from hwsigner.refresh.background import BackgroundProvider
 
 Patch = pytest.MonkeyPatch
 
@@ -40,19 +37,19 @@ def credentials(answer: bytes) -> dict[str, object]:
 
 
 class TestGet:
-    def test_gives_what_credential_process_prints(self, running: Running) -> None:
+    def test_answer_is_what_credential_process_prints(self, running: Running) -> None:
         found = credentials(running.get())
         assert list(found) == ["Version", "AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration"]
         assert found["Version"] == 1
         assert datetime.fromisoformat(str(found["Expiration"])) > datetime.now(UTC)
 
-    def test_a_session_serves_all(self, running: Running) -> None:
+    def test_session_serves_all_clients(self, running: Running) -> None:
         first = running.ask(b"1 get web\n")
         assert first.startswith(protocol.WORKING)
         assert running.ask(b"1 get web\n") == first.replace(protocol.WORKING, b"")
         assert len(running.home.emulator.requests) == 1
 
-    def test_each_profile_has_its_own(self, home: Home) -> None:
+    def test_each_profile_has_its_own_session(self, home: Home) -> None:
         home.write_profiles(web={}, other={})
         with run_agent(home) as running:
             keys = [credentials(running.get(name))["AccessKeyId"] for name in ("web", "other", "web", "other")]
@@ -60,14 +57,14 @@ class TestGet:
         assert keys[0] != keys[1]
 
     @pytest.mark.parametrize("name", ["other", "WEB", "x" * 64])
-    def test_an_unknown_profile(self, running: Running, name: str) -> None:
+    def test_unknown_profile_is_reported(self, running: Running, name: str) -> None:
         assert running.ask(f"1 get {name}\n".encode()) == b"1 unknown\n"
 
     @pytest.mark.parametrize(
         ("fault", "status", "text"),
         [("deny", 5, b"Access denied"), ("reset", 6, b"reset")],
     )
-    def test_an_error_has_its_status_and_is_logged(
+    def test_error_has_its_status_and_is_logged_once(
         self, running: Running, fault: str, status: int, text: bytes
     ) -> None:
         running.home.emulator.misbehave(Fault.parse(f"{fault}*9"))
@@ -76,27 +73,27 @@ class TestGet:
         assert text in answer
         running.settle()
         assert [line.partition(": no session: ")[0] for line in running.log] == ["profile 'web'"]
-        assert running.get() == answer  # At once, without another try.
+        assert running.get() == answer  # At once, without another attempt.
         assert len(running.log) == 1
 
-    def test_each_session_is_logged_without_a_secret(self, running: Running) -> None:
+    def test_session_is_logged_without_a_secret(self, running: Running) -> None:
         found = credentials(running.get())
         assert running.log == [f"profile 'web': session created, credentials until {found['Expiration']}"]
 
     @pytest.mark.parametrize("key", ["certificate", "private-key"])
-    def test_a_profile_that_can_t_be_used(self, home: Home, key: str) -> None:
+    def test_profile_with_a_missing_file_is_an_error(self, home: Home, key: str) -> None:
         home.write_profiles(web={key: "/nonexistent/x"})
         with run_agent(home) as running:
             answer = running.get()
         assert answer.startswith(b"1 error ")
         assert b"/nonexistent/x" in answer
 
-    def test_no_verify_ssl_is_for_loopback(self, home: Home) -> None:
+    def test_no_verify_ssl_is_refused_off_loopback(self, home: Home) -> None:
         home.write_profiles(web={"endpoint": "https://192.0.2.1", "no-verify-ssl": "true"})
         with run_agent(home) as running:
             assert running.get().startswith(b"1 error 2 ")
 
-    def test_a_line_in_pieces(self, running: Running) -> None:
+    def test_request_in_pieces_is_answered(self, running: Running) -> None:
         with running.connect() as connection:
             for byte in b"1 get web\n":
                 connection.sendall(bytes([byte]))
@@ -126,7 +123,7 @@ class TestGet:
             b"x" * 100_000,
         ],
     )
-    def test_what_is_no_request_gets_no_answer(self, running: Running, line: bytes) -> None:
+    def test_invalid_request_gets_no_answer(self, running: Running, line: bytes) -> None:
         with running.connect() as connection:
             with_answer = b""
             try:
@@ -140,7 +137,7 @@ class TestGet:
 
     @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.binary(max_size=200))
-    def test_no_bytes_stop_it(self, running: Running, line: bytes) -> None:
+    def test_no_bytes_stop_the_agent(self, running: Running, line: bytes) -> None:
         with running.connect() as connection:
             try:
                 connection.sendall(line)
@@ -152,7 +149,7 @@ class TestGet:
 
 
 class TestWaiting:
-    def test_a_thousand_wait_for_one_session(self, home: Home) -> None:
+    def test_thousand_clients_wait_for_one_session(self, home: Home) -> None:
         uri, gate = home.gated_key("web")
         home.write_profiles(web={"private-key": uri})
         with run_agent(home) as running:
@@ -171,14 +168,14 @@ class TestWaiting:
         assert credentials(answers.pop())
         assert len(home.emulator.requests) == 1
 
-    def test_a_thousand_who_come_at_once_are_answered(self, running: Running) -> None:
+    def test_thousand_clients_at_once_are_answered(self, running: Running) -> None:
         running.get()
         with ThreadPoolExecutor(50) as pool:
             answers = set(pool.map(lambda _: running.get(), range(1000)))
         assert len(answers) == 1
         assert credentials(answers.pop())
 
-    def test_who_waits_is_told_again_and_again(self, home: Home, monkeypatch: Patch) -> None:
+    def test_waiting_client_is_told_repeatedly_that_the_agent_works(self, home: Home, monkeypatch: Patch) -> None:
         monkeypatch.setattr(protocol, "WORKING_EVERY", 0.02)
         uri, gate = home.gated_key("web")
         home.write_profiles(web={"private-key": uri})
@@ -189,7 +186,7 @@ class TestWaiting:
             gate.write_text(PASSPHRASE)
             assert credentials(read_all(client).replace(protocol.WORKING, b""))
 
-    def test_so_is_who_waits_for_a_command(self, home: Home, monkeypatch: Patch) -> None:
+    def test_waiting_command_is_told_repeatedly_that_the_agent_works(self, home: Home, monkeypatch: Patch) -> None:
         monkeypatch.setattr(protocol, "WORKING_EVERY", 0.02)
         uri, gate = home.gated_key("web")
         home.write_profiles(web={"private-key": uri})
@@ -199,7 +196,7 @@ class TestWaiting:
             gate.write_text(PASSPHRASE)
             assert read_all(client).replace(protocol.WORKING, b"").startswith(b"1 ok ")
 
-    def test_others_are_served_meanwhile(self, home: Home) -> None:
+    def test_other_profiles_are_served_while_a_key_hangs(self, home: Home) -> None:
         uri, gate = home.gated_key("slow")
         home.write_profiles(web={}, slow={"private-key": uri})
         with run_agent(home) as running, running.connect() as client:
@@ -210,7 +207,7 @@ class TestWaiting:
             gate.write_text(PASSPHRASE)
             assert credentials(read_all(client).replace(protocol.WORKING, b""))
 
-    def test_who_hangs_up_takes_nothing_from_the_others(self, home: Home) -> None:
+    def test_client_that_hangs_up_does_not_affect_the_others(self, home: Home) -> None:
         uri, gate = home.gated_key("web")
         home.write_profiles(web={"private-key": uri})
         with run_agent(home) as running, running.connect() as stays:
@@ -222,7 +219,7 @@ class TestWaiting:
             gate.write_text(PASSPHRASE)
             assert credentials(read_all(stays).replace(protocol.WORKING, b""))
 
-    def test_an_agent_that_stops_answers_who_waits(self, home: Home) -> None:
+    def test_stopping_agent_answers_waiting_clients(self, home: Home) -> None:
         uri, gate = home.gated_key("web")
         home.write_profiles(web={"private-key": uri})
         with run_agent(home) as running, running.connect() as client, running.connect() as silent:
@@ -234,24 +231,24 @@ class TestWaiting:
                 running.connect()
             gate.write_text(PASSPHRASE)
             assert credentials(read_all(client).replace(protocol.WORKING, b""))
-        assert not os.path.exists(home.place.socket)
+        assert not os.path.exists(home.address.socket)
 
     @pytest.mark.parametrize("is_replaced", [False, True])
-    def test_an_agent_whose_socket_is_gone_stops(self, home: Home, monkeypatch: Patch, is_replaced: bool) -> None:
+    def test_agent_stops_when_its_socket_is_gone(self, home: Home, monkeypatch: Patch, is_replaced: bool) -> None:
         monkeypatch.setattr(server, "LOOK_EVERY", 0.02)
         with run_agent(home) as running, socket.socket(socket.AF_UNIX) as other:
             running.get()
-            os.unlink(home.place.socket)
+            os.unlink(home.address.socket)
             if is_replaced:
-                other.bind(home.place.socket)
+                other.bind(home.address.socket)
             running.thread.join(20)
             assert not running.thread.is_alive()
-            assert running.log[1:] == ["the socket is gone, and so the agent stops"]
-        assert os.path.exists(home.place.socket) == is_replaced
+            assert running.log[1:] == ["the socket is gone, so the agent stops"]
+        assert os.path.exists(home.address.socket) == is_replaced
 
 
 class TestEnd:
-    """Of an agent whose key hangs. In the end it is let go, so that no thread is left."""
+    """The end of an agent whose key hangs. The test lets the key go in the end, so that no thread is left."""
 
     @pytest.fixture(autouse=True)
     def haste(self, monkeypatch: Patch) -> None:
@@ -280,7 +277,7 @@ class TestEnd:
         running.thread.join(20)
         assert not running.thread.is_alive()
 
-    def test_who_waits_gives_up_in_the_end(self, hung: Running, monkeypatch: Patch) -> None:
+    def test_waiting_clients_are_dropped_at_the_limit(self, hung: Running, monkeypatch: Patch) -> None:
         monkeypatch.setattr(server, "DRAIN_LIMIT", 0.2)
         with hung.waiting(b"1 get web\n") as client, hung.waiting(b"1 refresh web\n"):
             begin = time.monotonic()
@@ -289,45 +286,45 @@ class TestEnd:
             assert read_end(client) == b""
         assert hung.ended == [False]
 
-    def test_at_once_if_it_is_told_twice(self, hung: Running) -> None:
+    def test_second_stop_drops_waiting_clients_at_once(self, hung: Running) -> None:
         with hung.waiting(b"1 get web\n") as client:
             self.stop(hung, again=True)
             assert read_end(client) == b""
         assert hung.ended == [False]
 
-    def test_or_once_to_end(self, hung: Running) -> None:
+    def test_end_drops_waiting_clients_at_once(self, hung: Running) -> None:
         with hung.waiting(b"1 get web\n") as client:
             hung.server.post(hung.server.end)
             hung.thread.join(20)
             assert not hung.thread.is_alive()
             assert read_end(client) == b""
 
-    def test_nobody_waits(self, running: Running) -> None:
+    def test_agent_without_waiting_clients_stops_at_once(self, running: Running) -> None:
         running.get()
         self.stop(running)
         assert running.ended == [True]
 
-    def test_who_has_hung_up_is_not_waited_for(self, hung: Running) -> None:
+    def test_client_that_has_hung_up_is_not_waited_for(self, hung: Running) -> None:
         with hung.waiting(b"1 get web\n"):
             pass
         self.stop(hung)
         assert hung.ended == [False]
 
-    def test_a_profile_that_is_there_no_more_hangs(self, hung: Running) -> None:
+    def test_removed_profile_that_hangs_is_left_behind(self, hung: Running) -> None:
         with hung.waiting(b"1 get web\n"):
             hung.home.write_profiles(other={})
             hung.get("other")
             self.stop(hung, again=True)
         assert hung.ended == [False]
 
-    def test_a_person_who_types_a_pin_is_not_waited_for(self, home: Home) -> None:
+    def test_person_who_types_a_pin_is_not_waited_for(self, home: Home) -> None:
         home.encrypted_key("web")
-        with run_agent(home) as running, running.conversation(b"1 unlock web\n") as wire:
-            assert wire.answer(20)[0].kind == "ask"
+        with run_agent(home) as running, running.conversation(b"1 unlock web\n") as channel:
+            assert channel.answer(20)[0].kind == "ask"
             self.stop(running)
         assert running.ended == [True]
 
-    def test_a_command_is_answered(self, home: Home) -> None:
+    def test_command_is_answered_while_stopping(self, home: Home) -> None:
         uri, gate = home.gated_key("web")
         home.write_profiles(web={"private-key": uri})
         with run_agent(home) as running, running.waiting(b"1 refresh web\n") as client:
@@ -337,7 +334,7 @@ class TestEnd:
             assert read_end(client).startswith(b"1 ok ")
         assert running.ended == [True]
 
-    def test_it_sleeps_meanwhile(self, hung: Running, monkeypatch: Patch) -> None:
+    def test_stopping_agent_sleeps_between_events(self, hung: Running, monkeypatch: Patch) -> None:
         monkeypatch.setattr(server, "LOOK_EVERY", 0.05)
         hung.server._next_look = 0.0
         rounds: list[float] = []
@@ -353,9 +350,9 @@ class TestEnd:
             time.sleep(0.3)
         assert 1 <= len(rounds) < 50
 
-    def test_who_comes_with_the_stop_is_no_error(self, running: Running) -> None:
+    def test_client_that_comes_with_the_stop_is_no_error(self, running: Running) -> None:
         running.server.post(running.server.stop)
-        running.server.post(running.server._door.accept)
+        running.server.post(running.server._acceptor.accept)
         running.thread.join(20)
         assert running.log == []
 
@@ -379,21 +376,21 @@ class Refusing:
 
 
 class TestBounds:
-    def test_who_says_nothing_is_dropped(self, running: Running, monkeypatch: Patch) -> None:
+    def test_silent_client_is_dropped(self, running: Running, monkeypatch: Patch) -> None:
         monkeypatch.setattr(server, "LINE_LIMIT", 0.05)
         with running.connect() as silent, running.connect() as half:
             half.sendall(b"1 get w")
             assert silent.recv(1) == b""
             assert half.recv(1) == b""
 
-    def test_half_open_clients_hold_nobody_up(self, running: Running, monkeypatch: Patch) -> None:
+    def test_half_open_clients_do_not_delay_others(self, running: Running, monkeypatch: Patch) -> None:
         monkeypatch.setattr(server, "MAX_CLIENTS", 20)
         running.get()
         silent = [running.connect() for _ in range(60)]
         try:
             assert credentials(running.get())
             running.settle()
-            # The oldest are gone, and no more than the limit are left.
+            # The oldest were dropped, and no more than the limit are left.
             assert silent[0].recv(1) == b""
             silent[-1].settimeout(0.0)
             with pytest.raises(BlockingIOError):
@@ -403,7 +400,7 @@ class TestBounds:
             for client in silent:
                 client.close()
 
-    def test_too_many_who_wait(self, home: Home, monkeypatch: Patch) -> None:
+    def test_last_of_too_many_waiting_clients_is_dropped(self, home: Home, monkeypatch: Patch) -> None:
         monkeypatch.setattr(server, "MAX_CLIENTS", 5)
         uri, gate = home.gated_key("slow")
         home.write_profiles(web={}, slow={"private-key": uri})
@@ -417,60 +414,44 @@ class TestBounds:
             assert credentials(running.get())
             gate.write_text(PASSPHRASE)
             answers = [read_all(client).replace(protocol.WORKING, b"") for client in waiting]
-        # The first four wait on, the last makes room for the next.
+        # The first four still wait; the last is dropped for the next.
         assert [bool(answer) for answer in answers] == [True] * 4 + [False] * 4
 
-    def test_descriptors_that_run_out(self, running: Running, monkeypatch: Patch) -> None:
+    def test_client_is_accepted_after_descriptors_ran_out_once(self, running: Running, monkeypatch: Patch) -> None:
         running.get()
-        monkeypatch.setattr(running.server._door, "_listener", Refusing(running.server._door._listener, 1))
+        monkeypatch.setattr(running.server._acceptor, "_listener", Refusing(running.server._acceptor._listener, 1))
         assert credentials(running.get())
 
-    def test_and_stay_away(self, running: Running, monkeypatch: Patch) -> None:
+    def test_agent_pauses_when_accept_keeps_failing(self, running: Running, monkeypatch: Patch) -> None:
         running.get()
         with running.connect() as silent:
             running.settle()
-            refusing = Refusing(running.server._door._listener, 10**9)
-            monkeypatch.setattr(running.server._door, "_listener", refusing)
+            refusing = Refusing(running.server._acceptor._listener, 10**9)
+            monkeypatch.setattr(running.server._acceptor, "_listener", refusing)
             before, begin = len(running.log), time.monotonic()
             with running.connect():
-                assert silent.recv(1) == b""  # It makes room.
+                assert silent.recv(1) == b""  # It is dropped for the new one.
                 time.sleep(0.3)
                 running.settle()
-                most = (time.monotonic() - begin) / door.PAUSE + 1
+                most = (time.monotonic() - begin) / listener.PAUSE + 1
                 assert 1 <= refusing.calls <= most
                 assert len(running.log) - before == refusing.calls + 1
                 running.server.post(running.server.stop)  # While it pauses.
                 running.thread.join(20)
                 assert not running.thread.is_alive()
 
-    def test_full_memory_is_told_and_passes(self, running: Running, monkeypatch: Patch) -> None:
-        def full(size: int) -> memoryview:
-            raise AgentError("the agent's locked memory is full", "Give it fewer profiles")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(running.memory, "take", full)
-            for _ in range(2):
-                assert running.get().startswith(b"1 error 7 ")
-            status = running.ask(b"1 status\n")
-            assert b"web\tfailing\t" in status
-            assert status.endswith(b"\tthe agent's locked memory is full")
-            assert running.ask(b"1 unlock web\n").count(b"1 error 7 ") == 1
-        assert credentials(running.get())
-        assert b"web\tready\t" in running.ask(b"1 status\n")
-        assert len(running.home.emulator.requests) == 1
-
-    def test_its_memory_does_not_grow(self, running: Running) -> None:
+    def test_memory_does_not_grow_with_refreshes(self, running: Running) -> None:
         running.get()
-        used = running.memory.used_pages
+        used = running.secrets()
         for _ in range(5):
             assert running.ask(b"1 refresh web\n").count(b"1 ok") == 1
             running.get()
-        assert running.memory.used_pages == used
+        assert running.secrets() == used
 
 
-class TestWho:
+class TestUsers:
     def be(self, monkeypatch: Patch, uid: int) -> None:
-        monkeypatch.setattr(door, "peer_uid", lambda _: uid)
+        monkeypatch.setattr(listener, "peer_uid", lambda _: uid)
 
     def test_another_user_is_refused_and_logged(self, running: Running, monkeypatch: Patch) -> None:
         self.be(monkeypatch, 4711)
@@ -480,82 +461,82 @@ class TestWho:
     @pytest.mark.parametrize(
         ("users", "is_served"), [(["4711"], True), (["root", "4711"], True), (["4712"], False), ([], False)]
     )
-    def test_a_system_s_agent_serves_allow_users(
+    def test_system_s_agent_serves_allow_users(
         self, home: Home, monkeypatch: Patch, users: list[str], is_served: bool
     ) -> None:
         self.be(monkeypatch, 4711)
         home.write_profiles(web={"allow-users": users})
-        with run_agent(home, is_systems=True) as running:
+        with run_agent(home, is_system=True) as running:
             answer = running.get()
             assert answer.startswith(b"1 ok " if is_served else b"1 error 7 ")
             assert ("profile 'web': user 4711 was refused" in running.log) is not is_served
 
     @pytest.mark.parametrize("uid", [0, os.geteuid()])
-    def test_and_root_and_its_own(self, home: Home, monkeypatch: Patch, uid: int) -> None:
+    def test_system_s_agent_serves_root_and_its_own_user(self, home: Home, monkeypatch: Patch, uid: int) -> None:
         self.be(monkeypatch, uid)
         home.write_profiles(web={"allow-users": ["4711"]})
-        with run_agent(home, is_systems=True) as running:
+        with run_agent(home, is_system=True) as running:
             assert credentials(running.get())
 
     @pytest.mark.parametrize("line", ["status", "stop", "lock", "lock web", "unlock web", "refresh web"])
-    def test_others_command_nothing(self, home: Home, monkeypatch: Patch, line: str) -> None:
+    def test_other_users_can_send_no_commands(self, home: Home, monkeypatch: Patch, line: str) -> None:
         self.be(monkeypatch, 4711)
         home.write_profiles(web={"allow-users": ["4711"]})
-        with run_agent(home, is_systems=True) as running:
+        with run_agent(home, is_system=True) as running:
             assert running.ask(f"1 {line}\n".encode()).startswith(b"1 error 7 ")
             assert credentials(running.get())
 
     @pytest.mark.parametrize(("text", "user"), [("no-such-user", "no-such-user"), ("²", "²"), ("a\\u0000b", "a\0b")])
-    def test_an_unknown_user_is_nobody(self, running: Running, text: str, user: str) -> None:
+    def test_unknown_user_in_allow_users_is_ignored_and_logged(self, running: Running, text: str, user: str) -> None:
         running.home.write_profiles(web={"allow-users": [text]})
         assert credentials(running.get())
-        assert running.log[0] == f"allow-users names {user!r}, whom this system does not know"
+        assert running.log[0] == f"allow-users names {user!r}, who is not a user of this system"
 
 
 class TestConfiguration:
     @pytest.mark.parametrize(
         ("value", "attended"), [(True, True), (False, False), ("true", True), ("false", False), (None, None)]
     )
-    def test_whether_a_key_needs_a_person(
+    def test_attended_is_read_from_the_profile(
         self, home: Home, monkeypatch: Patch, value: Any, attended: bool | None
     ) -> None:
         told: list[bool | None] = []
 
-        def make(*arguments: Any, attended: bool | None, **options: Any) -> ResidentProvider:
+        def make(*arguments: Any, attended: bool | None, **options: Any) -> BackgroundProvider:
             told.append(attended)
-            return ResidentProvider(*arguments, attended=attended, **options)
+            return BackgroundProvider(*arguments, attended=attended, **options)
 
-        monkeypatch.setattr(held_profile, "ResidentProvider", make)
+        monkeypatch.setattr(profile, "BackgroundProvider", make)
         home.write_profiles(web={} if value is None else {"attended": value})
         with run_agent(home) as running:
             assert credentials(running.get())
         assert told == [attended]
 
-    def test_a_change_is_seen(self, running: Running) -> None:
+    def test_change_of_the_file_is_seen(self, running: Running) -> None:
         running.get()
         running.home.write_profiles(web={"session-duration": 900}, new={})
         left = datetime.fromisoformat(str(credentials(running.get())["Expiration"])) - datetime.now(UTC)
         assert left.total_seconds() <= 900
         assert credentials(running.get("new"))
 
-    def test_what_stands_as_before_is_left_alone(self, running: Running) -> None:
+    def test_unchanged_profile_keeps_its_session(self, running: Running) -> None:
         first = running.get()
         running.home.write_profiles(web={}, new={})
         assert running.get() == first
 
-    def test_a_profile_that_is_gone(self, running: Running) -> None:
+    def test_removed_profile_is_unknown(self, running: Running) -> None:
         running.get()
         running.home.write_profiles(other={})
         assert running.get() == b"1 unknown\n"
 
     @pytest.mark.parametrize("text", ["[profile", "[other]\n"])
-    def test_a_file_that_can_t_be_used_changes_nothing(self, running: Running, text: str) -> None:
+    def test_unusable_file_changes_nothing(self, running: Running, text: str) -> None:
         first = running.get()
         (running.home.folder / "config" / "hwsigner" / "config.toml").write_text(text)
         assert running.get() == running.get() == first
         assert [line.partition(": ")[0] for line in running.log[1:]] == ["the profiles stay as they were"]
 
-    def test_a_system_s_profile_with_allow_users_is_not_for_a_user_s_agent(
+    def test_user_s_agent_leaves_profiles_with_allow_users_to_the_system_s(
         self, home: Home, monkeypatch: Patch
     ) -> None:
         home.write_profiles(web={"allow-users": ["root"]}, free={})
@@ -566,9 +547,9 @@ class TestConfiguration:
             assert running.get() == b"1 unknown\n"
             assert credentials(running.get("free"))
 
-    def test_what_is_served_is_what_was_compared(self, running: Running, monkeypatch: Patch) -> None:
-        roster = running.server._roster
-        monkeypatch.setattr(roster, "_look", lambda: roster._seen)  # A change that is seen a little later.
+    def test_profile_that_is_served_is_the_one_that_was_read(self, running: Running, monkeypatch: Patch) -> None:
+        profiles = running.server._profiles
+        monkeypatch.setattr(profiles, "_look", lambda: profiles._seen)  # As if the change were seen a little later.
         running.home.write_profiles(web={"session-duration": 900})
         left = datetime.fromisoformat(str(credentials(running.get())["Expiration"])) - datetime.now(UTC)
         assert left.total_seconds() > 900
@@ -576,7 +557,7 @@ class TestConfiguration:
     @pytest.mark.parametrize(
         "values", [{"x": 1}, {"allow-users": "root"}, {"attended": "maybe"}, {"session-duration": 1}], ids=repr
     )
-    def test_a_profile_that_can_t_be_used_is_the_only_one(self, running: Running, values: dict[str, Any]) -> None:
+    def test_unusable_profile_does_not_affect_others(self, running: Running, values: dict[str, Any]) -> None:
         running.home.write_profiles(web=values, other={})
         answer = running.get()
         assert answer.startswith(b"1 error 2 ")
@@ -588,12 +569,12 @@ class TestConfiguration:
         running.home.write_profiles(web={})
         assert credentials(running.get())
 
-    def test_commands_for_all_profiles_see_a_change_too(self, running: Running) -> None:
+    def test_commands_for_all_profiles_see_a_change(self, running: Running) -> None:
         running.home.write_profiles(web={}, new={})
         assert running.ask(b"1 lock\n").endswith(b"locked: new, web")
         assert running.get("new").startswith(b"1 error 3 ")
 
-    def test_a_reload_while_it_stops(self, home: Home) -> None:
+    def test_reload_while_stopping_is_ignored(self, home: Home) -> None:
         uri, gate = home.gated_key("web")
         home.write_profiles(web={"private-key": uri})
         with run_agent(home) as running, running.waiting(b"1 get web\n") as client:
@@ -601,13 +582,13 @@ class TestConfiguration:
             home.write_profiles(web={"private-key": uri}, new={})
             running.server.post(running.server.reload)
             running.settle()
-            assert len(running.server._roster) == 1
+            assert len(running.server._profiles) == 1
             gate.write_text(PASSPHRASE)
             assert credentials(read_end(client))
 
 
 class TestThreads:
-    def test_none_is_left(self, home: Home) -> None:
+    def test_no_thread_is_left_at_the_end(self, home: Home) -> None:
         before = set(threading.enumerate())
         with run_agent(home) as running:
             running.get()
@@ -618,22 +599,22 @@ class TestThreads:
         assert not [thread for thread in left if thread.is_alive()]
 
 
-def test_a_loop_that_has_nothing_to_do_sleeps(running: Running) -> None:
+def test_idle_loop_sleeps(running: Running) -> None:
     running.settle()
-    with pytest.raises(BlockingIOError):  # Nothing that would wake it is left.
+    with pytest.raises(BlockingIOError):  # Nothing is left that would wake it.
         os.eventfd_read(running.server._wake)
 
 
-def test_posting_to_a_server_that_has_ended_writes_to_nobody_s_descriptor(home: Home) -> None:
+def test_post_after_the_end_writes_to_no_other_descriptor(home: Home) -> None:
     with run_agent(home) as running:
         pass
     acts: list[None] = []
     running.server.post(lambda: acts.append(None))
-    assert os.eventfd_read(running.server._wake) > 0  # It is the server's for as long as somebody can post.
+    assert os.eventfd_read(running.server._wake) > 0  # It stays the server's as long as anything can be posted.
     assert not acts
 
 
-def test_its_descriptor_is_closed_with_it(home: Home) -> None:
+def test_eventfd_is_closed_with_the_server(home: Home) -> None:
     with run_agent(home) as running:
         wake = running.server._wake
     del running

@@ -1,4 +1,4 @@
-"""The system's agent and other users, in a mount namespace with a /run and an /etc of its own: root's work."""
+"""The system's agent and other users, in a mount namespace with a /run and an /etc of its own. Needs root."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from agent.conftest import is_root
 from agent.homes import Home
 from agent.processes import AGENT, AgentProcess, agent_process
-from hwsigner.cli.log import MOST_A_SECOND
+from hwsigner.cli.log import MAX_REFUSALS_PER_SECOND
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="only root can mount, and be other users")
 
@@ -30,7 +30,7 @@ exec "$@"
 
 @pytest.fixture
 def agent(home: Home, tmp_path: Path) -> Iterator[AgentProcess]:
-    """The system's agent, with one profile that is for one user."""
+    """The system's agent, with one profile for one user."""
     home.write_profiles(web={"allow-users": [str(ALLOWED)]})
     (tmp_path / "etc" / "hwsigner").mkdir(parents=True)
     for name in ("passwd", "group", "nsswitch.conf"):
@@ -45,7 +45,7 @@ def ask(agent: AgentProcess, program: Path, uid: int) -> subprocess.CompletedPro
     """Run the program as a user, who has no agent of their own."""
     inside = ["nsenter", f"--target={agent.process.pid}", "--mount"]
     user = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
-    # Others can't enter the folder that the program was made in.
+    # Other users can't enter the program's folder.
     command = f'exec 3<"{program}"; exec {" ".join(user)} /proc/self/fd/3 --profile web'
     return subprocess.run([*inside, "sh", "-c", command], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
 
@@ -60,7 +60,7 @@ for _ in range(200):
 """
 
 
-def test_a_flood_of_refusals_is_not_one_of_lines(agent: AgentProcess) -> None:
+def test_flood_of_refusals_is_logged_at_a_limited_rate(agent: AgentProcess) -> None:
     inside = ["nsenter", f"--target={agent.process.pid}", "--mount"]
     user = ["setpriv", f"--reuid={OTHER}", f"--regid={OTHER}", "--clear-groups"]
     begin = time.monotonic()
@@ -70,16 +70,16 @@ def test_a_flood_of_refusals_is_not_one_of_lines(agent: AgentProcess) -> None:
     refusal = f"hwsigner: profile 'web': user {OTHER} was refused"
     lines = err.splitlines()
     assert lines[0] == refusal
-    assert lines.count(refusal) <= MOST_A_SECOND * seconds < 200
+    assert lines.count(refusal) <= MAX_REFUSALS_PER_SECOND * seconds < 200
 
 
-def test_serves_whom_the_profile_allows(agent: AgentProcess, real_program: Path) -> None:
+def test_users_that_the_profile_allows_are_served(agent: AgentProcess, real_program: Path) -> None:
     found = [ask(agent, real_program, uid) for uid in (ALLOWED, 0, ALLOWED)]
     assert [(done.returncode, done.stderr) for done in found] == [(0, "")] * 3
     assert len({json.loads(done.stdout)["AccessKeyId"] for done in found}) == 1
 
 
-def test_refuses_others_and_logs_it(agent: AgentProcess, real_program: Path) -> None:
+def test_other_users_are_refused_and_logged(agent: AgentProcess, real_program: Path) -> None:
     done = ask(agent, real_program, OTHER)
     assert (done.returncode, done.stdout) == (7, "")
     assert done.stderr == f"hwsigner: profile 'web' is not for user {OTHER}. See allow-users in docs/agent.md\n"

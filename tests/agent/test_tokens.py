@@ -1,4 +1,4 @@
-"""Keys on tokens in an agent: a PIN that `unlock` brings is sent once, and who wants a person each time gets one."""
+"""Keys on tokens in an agent: a PIN from `unlock` is sent once, and a key that needs a PIN each time asks for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIGNATURE, AUTHENTICATION = 0x9C, 0x9A
 
 
 def put_key(home: Home, uri: str, public_key: bytes) -> None:
-    """Let the key of the profile `web` be one of a token."""
+    """Give the profile `web` a token's key."""
     (home.folder / "web.pem").write_bytes(certs.pem(certs.issue(home.ca, public_key)))
     home.write_profiles(web={"private-key": uri})
 
@@ -46,7 +46,7 @@ def is_locked(running: Running) -> bool:
     return answer.endswith(b"Run hwsigner agent unlock web")
 
 
-def test_softhsm(home: Home, softhsm: InProcessSoftHSM) -> None:
+def test_softhsm_token_is_unlocked_once(home: Home, softhsm: InProcessSoftHSM) -> None:
     softhsm.generate("agent", b"\x07", "EC:prime256v1")
     put_key(
         home, f"pkcs11:token={softhsm.label};object=agent?module-path={softhsm.module}", softhsm.public_key(b"\x07")
@@ -55,9 +55,9 @@ def test_softhsm(home: Home, softhsm: InProcessSoftHSM) -> None:
     with run_agent(home) as running:
         assert is_locked(running)
         with pytest.raises(AgentError, match="wrong"):
-            command(home.place, UNLOCK, Person("999999"))
+            command(home.address, UNLOCK, Person("999999"))
         assert is_locked(running)
-        command(home.place, UNLOCK, person)
+        command(home.address, UNLOCK, person)
         assert not is_locked(running)
         assert running.ask(b"1 refresh web\n").count(b"1 ok ") == 1
     assert person.kinds == ["user PIN"]
@@ -73,40 +73,40 @@ class TestYubiKey:
             yubikey.self_sign(slot, "hwsigner")
         return yubikey
 
-    def test_a_wrong_pin_costs_one_try(self, home: Home, card: YubiKey) -> None:
+    def test_wrong_pin_costs_one_try(self, home: Home, card: YubiKey) -> None:
         put_key(home, card.uri(AUTHENTICATION, YKCS11), card.public_key(AUTHENTICATION))
         with run_agent(home) as running:
             assert is_locked(running)
             assert card.pin_tries == []
             with pytest.raises(AgentError):
-                command(home.place, UNLOCK, Person("999999"))
+                command(home.address, UNLOCK, Person("999999"))
             for _ in range(3):
                 assert is_locked(running)
                 running.ask(b"1 refresh web\n")
             assert len(card.pin_tries) == 1
-            command(home.place, UNLOCK, Person(card.pin))
+            command(home.address, UNLOCK, Person(card.pin))
             assert not is_locked(running)
 
-    def test_a_key_that_wants_its_pin_each_time_gets_it_from_a_person(self, home: Home, card: YubiKey) -> None:
+    def test_pin_for_one_signature_is_asked_for_each_time(self, home: Home, card: YubiKey) -> None:
         put_key(home, card.uri(SIGNATURE, YKCS11), card.public_key(SIGNATURE))
         person = Person(card.pin)
         with run_agent(home) as running:
-            command(home.place, UNLOCK, person)
+            command(home.address, UNLOCK, person)
             assert person.kinds == ["user PIN", "PIN for this signature"]
             assert not is_locked(running)
-            # The next session wants another signature, and the PIN of the last is gone.
+            # The next session needs another signature, and the PIN of the last is gone.
             assert running.ask(b"1 refresh web\n").count(b"1 error 3 ") == 1
             assert not is_locked(running)  # The last credentials live.
-            command(home.place, Request(Verb.LOCK, "web"))
-            command(home.place, UNLOCK, person)
+            command(home.address, Request(Verb.LOCK, "web"))
+            command(home.address, UNLOCK, person)
         assert set(card.pin_tries) == {0x9000}
 
-    def test_unless_the_profile_says_that_one_pin_is_enough(self, home: Home, card: YubiKey) -> None:
+    def test_pin_serves_all_signatures_with_reuse_pin(self, home: Home, card: YubiKey) -> None:
         uri = card.uri(SIGNATURE, YKCS11)
         put_key(home, uri, card.public_key(SIGNATURE))
         home.write_profiles(web={"private-key": uri, "reuse-pin": True})
         person = Person(card.pin)
         with run_agent(home) as running:
-            command(home.place, UNLOCK, person)
+            command(home.address, UNLOCK, person)
             assert running.ask(b"1 refresh web\n").count(b"1 ok ") == 1
         assert person.kinds == ["user PIN"]

@@ -1,4 +1,4 @@
-"""The units for systemd: understood by it without a word, and closed as far as an agent can be."""
+"""The systemd units: accepted without a warning, and sandboxed as far as an agent can be."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 UNITS = Path(__file__).parents[2] / "packaging" / "systemd"
-# systemd-analyze counts a system's service from 0.0 (closed) to 10.0.
+# systemd-analyze rates a system service from 0.0 (closed) to 10.0.
 MOST_EXPOSED = 2.0
 
 
 @pytest.fixture(params=["system", "user"])
 def units(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """The folder of the system's units or of a user's, with the path of the program that there is here."""
+    """The folder of the system's units or of a user's, with the path of the program under test."""
     folder = tmp_path / str(request.param)
     folder.mkdir()
     for unit in (UNITS / folder.name).iterdir():
@@ -25,7 +25,7 @@ def units(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return folder
 
 
-def test_systemd_understands_all_of_them(units: Path, tmp_path: Path) -> None:
+def test_systemd_accepts_all_units(units: Path, tmp_path: Path) -> None:
     scope = ["--user"] if units.name == "user" else []
     done = subprocess.run(
         ["systemd-analyze", *scope, "verify", *sorted(units.iterdir())],
@@ -36,7 +36,7 @@ def test_systemd_understands_all_of_them(units: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_system_s_is_closed() -> None:
+def test_system_service_is_sandboxed() -> None:
     service = UNITS / "system" / "hwsigner-agent.service"
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--no-pager", service], capture_output=True, text=True
@@ -50,8 +50,12 @@ def test_secrets_are_neither_swapped_nor_dumped(units: Path) -> None:
     for unit in units.glob("*.service"):
         lines = unit.read_text().splitlines()
         assert {"LimitCORE=0", "MemorySwapMax=0", "NoNewPrivileges=yes", "UMask=0077", "Type=notify"} <= set(lines)
-        # In a namespace of users, those who ask could not be told apart.
+        # In a user namespace, the agent could not tell its clients' users apart.
         assert not [line for line in lines if line.startswith("PrivateUsers=")]
+
+
+def test_system_s_agent_may_lock_all_of_its_memory() -> None:
+    assert "LimitMEMLOCK=infinity" in (UNITS / "system" / "hwsigner-agent.service").read_text().splitlines()
 
 
 def test_sockets_are_where_clients_look(units: Path) -> None:

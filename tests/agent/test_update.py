@@ -12,7 +12,7 @@ import pytest
 
 from agent.homes import Home, run_agent
 from hwsigner.aws.credentials import Credentials
-from hwsigner.cli.update import AgentElseProvider
+from hwsigner.cli.update import AgentOrProvider
 from hwsigner.errors import AgentError, ServiceError
 from hwsigner.refresh.provider import Provider
 
@@ -27,7 +27,7 @@ def access_key(home: Home) -> str:
     return (home.folder / ".aws" / "credentials").read_text().split("aws_access_key_id = ")[1].split()[0]
 
 
-def test_an_agents_credentials_are_written(home: Home) -> None:
+def test_agent_s_credentials_are_written(home: Home) -> None:
     with run_agent(home) as running:
         held = running.get()
         done = update(home, "--profile=mine")
@@ -36,7 +36,7 @@ def test_an_agents_credentials_are_written(home: Home) -> None:
     assert len(home.emulator.requests) == 1
 
 
-def test_with_an_agent_nothing_is_imported_that_creates_a_session(home: Home) -> None:
+def test_nothing_that_creates_a_session_is_imported_with_an_agent(home: Home) -> None:
     with run_agent(home):
         done = update(home, python=("-X", "importtime"))
     assert done.returncode == 0
@@ -45,12 +45,12 @@ def test_with_an_agent_nothing_is_imported_that_creates_a_session(home: Home) ->
     assert "http.client" not in done.stderr
 
 
-def test_without_an_agent_a_session_is_created(home: Home) -> None:
+def test_session_is_created_without_an_agent(home: Home) -> None:
     assert update(home).returncode == 0
     assert len(home.emulator.requests) == 1
 
 
-def test_a_session_of_other_flags_is_no_agents(home: Home) -> None:
+def test_session_with_other_flags_is_not_the_agent_s(home: Home) -> None:
     with run_agent(home) as running:
         held = running.get()
         assert update(home, "--session-duration=900").returncode == 0
@@ -58,7 +58,7 @@ def test_a_session_of_other_flags_is_no_agents(home: Home) -> None:
     assert len(home.emulator.requests) == 2
 
 
-def test_what_the_agent_refuses_is_told(home: Home) -> None:
+def test_agent_s_refusal_is_reported(home: Home) -> None:
     home.write_profiles(web={"private-key": str(home.encrypted_key("web"))})
     with run_agent(home):
         done = update(home)
@@ -84,7 +84,7 @@ class Silent(Provider):
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> list[bytes | Exception | None]:
-    """What agents answer, one after another."""
+    """The agents' answers, one after another."""
     given: list[bytes | Exception | None] = []
 
     def find(name: str) -> bytes | None:
@@ -103,8 +103,8 @@ def caught(call: Callable[[], object]) -> str:
     return str(raised.value)
 
 
-def test_a_refusal_that_lasts_is_one_failure(answers: list[bytes | Exception | None], tmp_path: Path) -> None:
-    source = AgentElseProvider("web", Silent, role_arn="role")
+def test_lasting_refusal_is_one_failure(answers: list[bytes | Exception | None], tmp_path: Path) -> None:
+    source = AgentOrProvider("web", Silent, role_arn="role")
     answers += [AgentError("locked"), AgentError("locked"), AgentError("gone"), None]
     assert caught(source) == "locked"
     first = source.failure
@@ -116,17 +116,17 @@ def test_a_refusal_that_lasts_is_one_failure(answers: list[bytes | Exception | N
     assert str(source.failure) == "its own"
 
 
-def test_an_answer_without_credentials_is_an_error(answers: list[bytes | Exception | None]) -> None:
+def test_answer_without_credentials_is_an_error(answers: list[bytes | Exception | None]) -> None:
     answers += [b"{}", b"[]", b"no JSON", b'{"AccessKeyId": "A", "SecretAccessKey": "B", "SessionToken": "C"}']
-    source = AgentElseProvider("web", Silent, role_arn="role")
+    source = AgentOrProvider("web", Silent, role_arn="role")
     while answers:
-        assert caught(source).startswith("the agent's answer holds no credentials")
+        assert caught(source).startswith("the agent's reply has no credentials")
 
 
-def test_what_a_provider_met_is_over_when_an_agent_gives_credentials(answers: list[bytes | Exception | None]) -> None:
+def test_provider_s_failure_is_over_when_an_agent_gives_credentials(answers: list[bytes | Exception | None]) -> None:
     good = {"AccessKeyId": "A", "SecretAccessKey": "B", "SessionToken": "C", "Expiration": "2100-01-01T00:00:00Z"}
     answers += [None, json.dumps(good).encode()]
-    source = AgentElseProvider("web", Silent, role_arn="role")
+    source = AgentOrProvider("web", Silent, role_arn="role")
     assert source.failure is None
     assert caught(source) == "asked"
     assert str(source.failure) == "its own"

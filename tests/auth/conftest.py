@@ -1,4 +1,4 @@
-"""One server that keeps what came, and names of hosts that all lead to it."""
+"""A server that records requests, and host names that all lead to it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def lead_to(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Return a function after which each connection leads to a port of 127.0.0.1, whatever host it names."""
+    """A function that redirects every new connection to a port of 127.0.0.1, whatever its host is."""
 
     def lead(port: int) -> None:
         def connect(address: object, *args: object, **options: object) -> socket.socket:

@@ -1,4 +1,4 @@
-"""Servers on loopback that keep what came, botocore's judgement of it, and a body that is gone when it is sent."""
+"""Loopback servers that record requests, botocore's verdict on them, and a body that can be sent only once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KEY = Key()
 
 @dataclass(frozen=True)
 class Received:
-    """A request as it came over the wire."""
+    """A request as it was received."""
 
     method: str
     target: str
@@ -45,7 +45,7 @@ class Received:
         return found[0].strip(" \t") if found else None
 
     def is_signed(self, key: Key = KEY) -> bool:
-        """Whether botocore makes this signature of this request."""
+        """Return whether botocore computes the same signature for this request."""
         authorization = self.header("Authorization") or ""
         found = re.fullmatch(
             r"AWS4-HMAC-SHA256 Credential=(\S+)/(\d{8})/(\S+)/(\S+)/aws4_request, "
@@ -74,7 +74,7 @@ class Received:
 
 
 class ReadOnce:
-    """A stream of known length that can't be set back, as MultipartEncoder is."""
+    """A stream of known length that can't be rewound, like MultipartEncoder."""
 
     def __init__(self, data: bytes) -> None:
         self._stream = io.BytesIO(data)
@@ -89,7 +89,7 @@ class ReadOnce:
 
 @dataclass
 class Server:
-    """Answers 200, or what `answers` says of a path: status and Location. Runs while the `with` block lasts."""
+    """A server that answers 200, or the status and Location in `answers` for a path, while the `with` block lasts."""
 
     answers: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     context: ssl.SSLContext | None = None

@@ -41,7 +41,9 @@ def emulator(ca: Authority) -> Iterator[Emulator]:
 
 @pytest.mark.parametrize("key", [KEY, LONG_LIVED])
 @pytest.mark.parametrize("service", ["s3", "execute-api"])
-def test_a_strict_verifier_accepts_and_refuses(emulator: Emulator, key: Key, service: str) -> None:
+def test_signed_request_is_accepted_and_wrong_credentials_are_refused(
+    emulator: Emulator, key: Key, service: str
+) -> None:
     def status(auth: SigV4Auth, **options: Any) -> int:
         url = emulator.url + "/b/a (é)!*'+~/.x//y"
         params = {"q": "é +&", "empty": "", "a": ["2", "1"]}
@@ -63,7 +65,7 @@ def test_a_strict_verifier_accepts_and_refuses(emulator: Emulator, key: Key, ser
 
 
 @pytest.mark.parametrize("service", ["s3", "execute-api"])
-def test_presigned_urls(emulator: Emulator, service: str) -> None:
+def test_presigned_url_is_accepted_unless_changed_or_expired(emulator: Emulator, service: str) -> None:
     auth = SigV4Auth(KEY, REGION, service)
     url = auth.presign("put", emulator.url + "/b/a (é)+?q=a b", expires=60, headers={"x-amz-acl": "private"})
     assert requests.put(url, headers={"x-amz-acl": "private"}, timeout=5).status_code == 200
@@ -76,7 +78,7 @@ def test_presigned_urls(emulator: Emulator, service: str) -> None:
 @pytest.mark.parametrize(
     "url", ["https://bucket.s3.us-east-1.amazonaws.com/a%20b", "https://h.example:8443/?a=b&c=%2B"]
 )
-def test_botocore_presigns_so(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def test_presigned_url_equals_botocores(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     auth = SigV4Auth(KEY, REGION, "s3", clock=lambda: 1e9)
     theirs = botocore.auth.S3SigV4QueryAuth(Credentials(*vars(KEY).values()), "s3", REGION, expires=3600)
     monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: datetime(2001, 9, 9, 1, 46, 40))
@@ -86,7 +88,7 @@ def test_botocore_presigns_so(monkeypatch: pytest.MonkeyPatch, url: str) -> None
 
 
 @pytest.mark.parametrize("expires", [0, 604801, True, 60.5, "60", None, float("nan")])
-def test_presigned_urls_that_are_refused(expires: Any) -> None:
+def test_presigning_refuses_what_can_not_be_signed(expires: Any) -> None:
     auth = SigV4Auth(KEY, REGION, "s3")
     with pytest.raises(UsageError, match="604800") as raised:
         auth.presign("GET", "https://b.example/", expires=expires)
@@ -100,14 +102,14 @@ def test_presigned_urls_that_are_refused(expires: Any) -> None:
 @pytest.mark.parametrize(
     "url", ["/k", "h/k", "", "https://", "https://user:hunter2@*/", "https://[::1/k", "h:hunter2@h/"]
 )
-def test_texts_that_are_not_presigned(url: str) -> None:
+def test_presigning_refuses_an_invalid_url_without_repeating_its_password(url: str) -> None:
     with pytest.raises(UsageError, match="URL") as raised:
         SigV4Auth(KEY, REGION, "s3").presign("GET", url)
     assert "hunter2" not in str(raised.value)
 
 
 @pytest.mark.parametrize("value", [None, 1])
-def test_values_that_are_no_text(value: Any) -> None:
+def test_header_values_that_are_not_text_are_refused(value: Any) -> None:
     auth = SigV4Auth(KEY, REGION, "s3")
     with pytest.raises(UsageError, match="can't be signed"):
         auth.presign("GET", "https://b.example/", headers={"X-Amz-A": value})
@@ -134,7 +136,7 @@ def signed_names(**options: Any) -> list[str]:
     return names.split(";")
 
 
-def test_which_headers_are_signed() -> None:
+def test_also_sign_adds_headers_to_those_always_signed() -> None:
     always = ["content-md5", "content-type", "host", "x-amz-a", "x-amz-b", "x-amz-date"]
     assert signed_names() == always
     assert signed_names(also_sign=["RANGE", "date", "absent"]) == sorted([*always, "range", "date"])
@@ -143,12 +145,12 @@ def test_which_headers_are_signed() -> None:
     assert signed_names(also_sign="*") == signed_names(also_sign=["*", "range"]) == everything
 
 
-def test_headers_that_change_on_the_way() -> None:
+def test_headers_that_change_in_transit_are_refused_in_also_sign() -> None:
     with pytest.raises(UsageError, match="user-agent is never signed"):
         SigV4Auth(KEY, REGION, "s3", also_sign=["User-Agent"])
 
 
-def test_values_outside_ascii(server: Server) -> None:
+def test_signed_header_is_refused_when_its_value_is_not_ascii(server: Server) -> None:
     auth = SigV4Auth(KEY, REGION, "s3")
     with pytest.raises(UsageError, match="x-amz-meta-a has characters outside ASCII"):
         requests.get(server.url, headers={"X-Amz-Meta-A": "é"}, auth=auth, timeout=5)
@@ -163,7 +165,7 @@ def test_values_outside_ascii(server: Server) -> None:
 # Signing again.
 
 
-def test_a_request_that_is_signed_is_signed_anew(server: Server) -> None:
+def test_signed_request_can_be_signed_again(server: Server) -> None:
     prepared = requests.Request("PUT", server.url, data=b"abc", auth=SigV4Auth(KEY, REGION, "s3")).prepare()
     prepared.body = b"abcd"
     prepared.prepare_auth(SigV4Auth(LONG_LIVED, REGION, "s3", clock=lambda: 1e9))
@@ -178,7 +180,7 @@ def test_a_request_that_is_signed_is_signed_anew(server: Server) -> None:
     assert server.last.is_signed()
 
 
-def test_a_request_of_another_class_is_refused() -> None:
+def test_prepared_request_of_a_subclass_is_refused() -> None:
     class Other(requests.PreparedRequest):
         pass
 
@@ -188,7 +190,7 @@ def test_a_request_of_another_class_is_refused() -> None:
     assert not {"Authorization", "X-Amz-Security-Token"} & set(other.headers)
 
 
-def test_keys_are_derived_once_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signing_key_is_derived_once_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
     derived: list[str] = []
 
     def derive(secret: str, date: str, region: str, service: str) -> bytes:
@@ -212,7 +214,7 @@ def test_keys_are_derived_once_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
     assert derived[-1] == "an/other/secret 19700103"
 
 
-def test_credentials_that_are_refreshed_in_place() -> None:
+def test_new_values_are_used_when_credentials_change_in_place() -> None:
     class Refreshed:
         access_key_id, secret_access_key, session_token = vars(KEY).values()
 
@@ -220,14 +222,14 @@ def test_credentials_that_are_refreshed_in_place() -> None:
     auth = SigV4Auth(key, REGION, "s3", clock=lambda: seconds[-1])
     for name, value in [("session_token", "t2"), ("secret_access_key", "s2"), ("access_key_id", "ASID2")]:
         for later in (0, 3600):
-            auth.context()
+            auth._context()
             setattr(key, name, f"{value}{later}")
             seconds.append(seconds[-1] + later)
             fresh = SigV4Auth(key, REGION, "s3", clock=lambda: seconds[-1])
-            assert auth.context() == fresh.context()
+            assert auth._context() == fresh._context()
 
 
-def test_one_session_and_one_authentication_for_many_threads(server: Server) -> None:
+def test_threads_may_share_a_session_and_an_auth(server: Server) -> None:
     keys = [KEY, LONG_LIVED]
     seconds = count(10**9)
     auth = SigV4Auth(lambda: keys[next(seconds) % 2], REGION, "s3", clock=lambda: next(seconds) // 3)
@@ -239,11 +241,11 @@ def test_one_session_and_one_authentication_for_many_threads(server: Server) -> 
     assert all(received.is_signed(KEY) or received.is_signed(LONG_LIVED) for received in server.received)
 
 
-# Credentials, regions and services that can't be meant.
+# Invalid credentials, regions and services.
 
 
 def whole_chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and what it came from, shown or not."""
+    """Yield an exception and those it came from, shown or not."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -256,11 +258,11 @@ def whole_chain(error: BaseException | None) -> Iterator[BaseException]:
         (Key("AKID", "hunter2\n", ""), "secret access key"),
         (Key("AKID", "s", "hunter2\udc80"), "session token"),
         (Key("AKID", "s", "hunter2é"), "session token"),
-        (Key("AKID\r\nX-Other: 1", "hunter2", ""), "access key's id"),
-        (Key("AKIDé", "hunter2", ""), "access key's id"),
+        (Key("AKID\r\nX-Other: 1", "hunter2", ""), "access key ID"),
+        (Key("AKIDé", "hunter2", ""), "access key ID"),
     ],
 )
-def test_credentials_that_can_not_sign(key: Key, message: str) -> None:
+def test_invalid_credentials_are_refused_without_showing_them(key: Key, message: str) -> None:
     auth = SigV4Auth(key, REGION, "s3")
     for sign in (
         lambda: auth(requests.Request("GET", "https://h.example/").prepare()),
@@ -272,7 +274,7 @@ def test_credentials_that_can_not_sign(key: Key, message: str) -> None:
             assert "hunter2" not in f"{error!r} {error} {vars(error)}"
 
 
-def test_a_session_token_on_two_lines_is_refused() -> None:
+def test_session_token_with_a_line_break_is_refused() -> None:
     auth = SigV4Auth(Key("AKID", "s", "hunter2\r\nX-Other: 1"), REGION, "s3")
     with pytest.raises(UsageError, match="one line") as raised:
         auth(requests.Request("GET", "https://h.example/").prepare())
@@ -280,7 +282,7 @@ def test_a_session_token_on_two_lines_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["", None, b"s3", 1, "a b", "a/b", "a,b", "a\n", "é", "\udc80", "\x7f"])
-def test_regions_and_services_that_are_no_names(name: Any) -> None:
+def test_invalid_region_and_service_names_are_refused(name: Any) -> None:
     identity: Any = None
     for make, what in (
         (lambda: SigV4Auth(KEY, name, "s3"), "region"),
@@ -288,13 +290,13 @@ def test_regions_and_services_that_are_no_names(name: Any) -> None:
         (lambda: SigV4X509Auth(identity, name), "region"),
         (lambda: SigV4X509Auth(identity, REGION, service=name), "service"),
     ):
-        with pytest.raises(UsageError, match=f"is no name of a {what}"):
+        with pytest.raises(UsageError, match=f"is not a {what}"):
             make()
 
 
 @pytest.mark.parametrize("name", ["s3", "execute-api", "*", "a_b.c~1", "!+-.0"])
-def test_names_of_regions_and_services(name: str) -> None:
-    assert f"/{name}/{name}/" in SigV4Auth(KEY, name, name).context().credential
+def test_valid_region_and_service_names_are_signed(name: str) -> None:
+    assert f"/{name}/{name}/" in SigV4Auth(KEY, name, name)._context().credential
 
 
 # What `requests` expects of an authentication.
@@ -304,7 +306,7 @@ def provider() -> Key:
     return KEY
 
 
-def test_equality_copies_and_repr() -> None:
+def test_auths_are_equal_when_their_settings_are_and_repr_has_no_secret() -> None:
     made: list[Callable[[], SigV4Auth]] = [
         lambda: SigV4Auth(KEY, REGION, "s3"),
         lambda: SigV4Auth(LONG_LIVED, REGION, "s3"),
@@ -325,7 +327,7 @@ def test_equality_copies_and_repr() -> None:
             assert b"inner" not in pickle.dumps(auth)
 
 
-def test_an_error_of_the_provider_reaches_the_caller() -> None:
+def test_error_of_the_credentials_provider_is_passed_on() -> None:
     def fail() -> Key:
         raise UsageError("no credentials today")
 
@@ -343,7 +345,7 @@ def test_an_error_of_the_provider_reaches_the_caller() -> None:
 
 
 @pytest.mark.parametrize("intermediate", [False, True])
-def test_create_session(emulator: Emulator, ca: Authority, tmp_path: Path, intermediate: bool) -> None:
+def test_x509_auth_signs_create_session(emulator: Emulator, ca: Authority, tmp_path: Path, intermediate: bool) -> None:
     issuer = make_ca("Intermediate", ca) if intermediate else ca
     key = ec.generate_private_key(ec.SECP256R1())
     chain = tmp_path / "chain.pem"

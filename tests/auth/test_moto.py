@@ -1,4 +1,4 @@
-"""moto as the judge: AWS's services on loopback, with authentication on."""
+"""moto as the judge: AWS services on loopback, with authentication enabled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from auth.servers import Key
 from hwsigner.auth import SigV4Auth
 
 REGION = "us-east-1"
-# The first three actions make the user; whatever comes after them is verified.
+# The first three actions create the user. All requests after them are verified.
 MOTO = """
 import sys
 from moto.server import ThreadedMotoServer
@@ -67,7 +67,7 @@ def moto() -> Iterator[Moto]:
         process.stdin.close()
 
 
-def test_s3(moto: Moto) -> None:
+def test_s3_requests_are_accepted_by_moto(moto: Moto) -> None:
     with requests.Session() as session:
         session.auth = moto.auth("s3")
         assert session.put(f"{moto.url}/bucket", timeout=20).status_code == 200
@@ -84,7 +84,7 @@ def test_s3(moto: Moto) -> None:
     assert requests.delete(key, auth=moto.auth("s3"), timeout=20).status_code == 204
 
 
-def test_dynamodb(moto: Moto) -> None:
+def test_dynamodb_requests_are_accepted_by_moto(moto: Moto) -> None:
     headers = {"X-Amz-Target": "DynamoDB_20120810.ListTables", "Content-Type": "application/x-amz-json-1.0"}
     answer = requests.post(moto.url, data="{}", headers=headers, auth=moto.auth("dynamodb"), timeout=20)
     assert answer.json() == {"TableNames": []}
@@ -92,7 +92,7 @@ def test_dynamodb(moto: Moto) -> None:
     assert refused.status_code in (400, 401, 403)
 
 
-def test_sts(moto: Moto) -> None:
+def test_sts_requests_are_accepted_by_moto(moto: Moto) -> None:
     form = {"Action": "GetCallerIdentity", "Version": "2011-06-15"}
     answer = requests.post(moto.url, data=form, auth=moto.auth("sts"), timeout=20)
     assert "<Arn>arn:aws:iam::123456789012:user/u</Arn>" in answer.text

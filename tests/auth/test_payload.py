@@ -1,4 +1,4 @@
-"""Bodies: what is hashed is what is sent, streams are set back, and nothing big is read whole."""
+"""Bodies: the hash is that of what is sent, streams are rewound, and large bodies are not read into memory."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ BODIES: dict[str, tuple[Callable[[], Any], bytes]] = {
 
 @pytest.mark.parametrize("auth", [S3, OTHER], ids=["s3", "other"])
 @pytest.mark.parametrize("name", BODIES)
-def test_bodies(server: Server, name: str, auth: SigV4Auth) -> None:
+def test_body_of_any_kind_is_sent_and_signed(server: Server, name: str, auth: SigV4Auth) -> None:
     make, sent = BODIES[name]
     requests.put(server.url, data=make(), auth=auth, timeout=5)
     assert server.last.body == sent
@@ -65,7 +65,7 @@ def test_bodies(server: Server, name: str, auth: SigV4Auth) -> None:
     assert server.last.header(HASH) == (hashlib.sha256(sent).hexdigest() if auth is S3 else None)
 
 
-def test_files(server: Server, tmp_path: Path) -> None:
+def test_file_is_signed_from_its_position(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x" * (2 << 20) + b"y")
     with path.open("rb") as file:
@@ -80,7 +80,7 @@ def test_files(server: Server, tmp_path: Path) -> None:
     assert server.last.is_signed()
 
 
-def test_a_big_file_is_not_read_into_memory(tmp_path: Path) -> None:
+def test_big_file_is_not_read_into_memory(tmp_path: Path) -> None:
     path = tmp_path / "sparse"
     with path.open("wb") as file:
         os.truncate(file.fileno(), 100 << 20)
@@ -110,7 +110,7 @@ ONCE: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("name", ONCE)
-def test_bodies_that_are_read_once(tmp_path: Path, name: str) -> None:
+def test_one_pass_body_is_sent_unsigned_over_https_to_s3(tmp_path: Path, name: str) -> None:
     body = ONCE[name]()
     assert hash_body(body) is None
     ca = ServerCA(tmp_path)
@@ -131,13 +131,13 @@ def test_bodies_that_are_read_once(tmp_path: Path, name: str) -> None:
         (OTHER, "https://b.example", "only once"),
     ],
 )
-def test_bodies_that_are_read_once_and_must_be_signed(auth: SigV4Auth, url: str, message: str) -> None:
+def test_one_pass_body_is_refused_when_it_must_be_signed(auth: SigV4Auth, url: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as raised:
         requests.Request("PUT", url, data=iter([b"abc"]), auth=auth).prepare()
     assert HASH in raised.value.hint
 
 
-def test_payloads_left_out() -> None:
+def test_unsigned_payload_leaves_the_body_unsigned_over_https_only() -> None:
     unsigned = SigV4Auth(KEY, "eu-west-1", "s3", unsigned_payload=True)
     for data in (None, b"abc", io.BytesIO(b"abc")):
         prepared = requests.Request("PUT", "https://b.example", data=data, auth=unsigned).prepare()
@@ -150,7 +150,7 @@ def test_payloads_left_out() -> None:
 
 @pytest.mark.parametrize("auth", [S3, OTHER], ids=["s3", "other"])
 @pytest.mark.parametrize("value", ["UNSIGNED-PAYLOAD", b"UNSIGNED-PAYLOAD", hashlib.sha256(b"abc").hexdigest()])
-def test_a_hash_that_is_given_spares_reading(server: Server, auth: SigV4Auth, value: str | bytes) -> None:
+def test_body_is_not_read_when_its_hash_is_given(server: Server, auth: SigV4Auth, value: str | bytes) -> None:
     headers = {HASH.lower(): value, "Content-Length": "3"}
     requests.put(server.url, data=ReadOnce(b"abc"), headers=headers, auth=auth, timeout=5)
     assert server.last.header(HASH) == (value if isinstance(value, str) else value.decode())
@@ -160,7 +160,7 @@ def test_a_hash_that_is_given_spares_reading(server: Server, auth: SigV4Auth, va
 
 @pytest.mark.parametrize("auth", [S3, OTHER], ids=["s3", "other"])
 @pytest.mark.parametrize("value", ["UNSIGNED-PAYLOAD ", "UNSIGNED-PAYLOAD \t", b"UNSIGNED-PAYLOAD  ", "", b"", " \t"])
-def test_a_hash_is_given_without_white_space(server: Server, auth: SigV4Auth, value: Any) -> None:
+def test_given_hash_is_sent_without_white_space(server: Server, auth: SigV4Auth, value: Any) -> None:
     prepared = requests.Request("PUT", server.url, data=b"abc").prepare()
     prepared.headers[HASH] = value
     requests.Session().send(auth(prepared))
@@ -170,7 +170,7 @@ def test_a_hash_is_given_without_white_space(server: Server, auth: SigV4Auth, va
 
 
 @pytest.mark.parametrize("auth", [S3, OTHER], ids=["s3", "other"])
-def test_a_hash_that_is_given_after_signing(server: Server, auth: SigV4Auth) -> None:
+def test_hash_given_after_signing_replaces_the_computed_one(server: Server, auth: SigV4Auth) -> None:
     prepared = requests.Request("PUT", server.url, data=b"abc", auth=auth).prepare()
     prepared.headers[HASH] = "UNSIGNED-PAYLOAD"
     for _ in range(2):
@@ -185,21 +185,21 @@ def test_a_hash_that_is_given_after_signing(server: Server, auth: SigV4Auth) -> 
 
 
 @pytest.mark.parametrize("auth", [S3, OTHER], ids=["s3", "other"])
-def test_text_becomes_bytes_whoever_gives_its_hash(auth: SigV4Auth) -> None:
+def test_text_body_is_encoded_also_when_its_hash_is_given(auth: SigV4Auth) -> None:
     prepared = requests.Request("PUT", "https://b.example/k", data="é", headers={HASH: "UNSIGNED-PAYLOAD"}).prepare()
     auth(prepared)
     assert (prepared.body, prepared.headers["Content-Length"]) == ("é".encode(), "2")
 
 
 @pytest.mark.parametrize("auth", [S3, OTHER], ids=["s3", "other"])
-def test_a_hash_that_is_no_text_is_refused(auth: SigV4Auth) -> None:
+def test_given_hash_is_refused_when_it_is_not_text(auth: SigV4Auth) -> None:
     prepared: Any = requests.Request("PUT", "https://b.example/k", data=b"abc").prepare()
     prepared.headers[HASH] = 1
     with pytest.raises(UsageError, match="can't be signed"):
         auth(prepared)
 
 
-# Streams that are not what they say.
+# Streams that do not do what they promise.
 
 
 class Stuck(io.BytesIO):
@@ -210,7 +210,7 @@ class Stuck(io.BytesIO):
 
 
 class Lame:
-    """A stream that tells no position that could be sought."""
+    """A stream without a position to return to."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -222,17 +222,17 @@ class Lame:
         raise self._error
 
 
-def test_a_stream_that_does_not_go_back_is_refused() -> None:
+def test_stream_is_refused_when_it_can_not_be_rewound() -> None:
     with pytest.raises(UsageError, match="does not go back"):
         requests.Request("PUT", "https://b.example/k", data=Stuck(b"abc"), auth=S3).prepare()
 
 
 @pytest.mark.parametrize("error", [ValueError("closed"), TypeError(), AttributeError(), OSError()])
-def test_a_stream_without_a_position_is_read_once(error: Exception) -> None:
+def test_stream_without_a_position_counts_as_one_pass(error: Exception) -> None:
     assert hash_body(Lame(error)) is None
 
 
-def test_a_closed_file_is_not_hashed() -> None:
+def test_closed_file_is_not_hashed() -> None:
     closed: Any = io.BytesIO(b"abc")
     closed.close()
     prepared = requests.Request("PUT", "https://b.example/k").prepare()
@@ -241,12 +241,12 @@ def test_a_closed_file_is_not_hashed() -> None:
         OTHER(prepared)
 
 
-def test_a_buffer_in_pieces_is_refused() -> None:
+def test_buffer_is_refused_when_it_is_not_contiguous() -> None:
     with pytest.raises(UsageError, match="in pieces"):
         requests.Request("PUT", "https://b.example/k", data=memoryview(b"abcdef")[::2], auth=S3).prepare()
 
 
-def test_text_that_utf_8_does_not_have() -> None:
+def test_text_body_is_refused_when_utf_8_can_not_encode_it() -> None:
     prepared = requests.Request("PUT", "https://b.example/k").prepare()
     prepared.body = "\ud800"
     with pytest.raises(UsageError, match="surrogates"):
@@ -254,7 +254,7 @@ def test_text_that_utf_8_does_not_have() -> None:
 
 
 @given(st.text(max_size=40), st.integers(0, 20), st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "shift_jisx0213"]))
-def test_text_files_are_set_back(text: str, start: int, encoding: str) -> None:
+def test_text_file_is_hashed_from_its_position_and_rewound(text: str, start: int, encoding: str) -> None:
     stream = io.TextIOWrapper(io.BytesIO(text.encode(encoding, "replace")), encoding=encoding, newline="")
     stream.read(start)
     hashed = hash_body(stream)

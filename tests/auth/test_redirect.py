@@ -1,4 +1,4 @@
-"""Redirects: signed anew within an origin, stripped elsewhere, and no entry of ~/.netrc in the place of a signature."""
+"""Redirects: signed again within an origin, stripped elsewhere; ~/.netrc never replaces a signature."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NETRC = "".join(f"machine {host} login somebody password secret\n" for host in (
 
 @pytest.fixture
 def netrc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Name both hosts in ~/.netrc."""
+    """Write entries for both hosts to ~/.netrc."""
     path = tmp_path / "netrc"
     path.write_text(NETRC)
     path.chmod(0o600)
@@ -49,7 +49,7 @@ def secrets(received: Received) -> list[str]:
     ]
 
 
-def test_netrc_is_not_asked_first(server: Server, netrc: None) -> None:
+def test_netrc_does_not_replace_the_signature(server: Server, netrc: None) -> None:
     with requests.Session() as session:
         session.auth = S3
         session.get(server.url)
@@ -63,7 +63,9 @@ def test_netrc_is_not_asked_first(server: Server, netrc: None) -> None:
 @AUTHS
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("body", [None, b"abc", "text", "stream"])
-def test_within_an_origin(server: Server, netrc: None, auth: SigV4Auth, status: int, body: Any) -> None:
+def test_redirect_within_an_origin_is_signed_again(
+    server: Server, netrc: None, auth: SigV4Auth, status: int, body: Any
+) -> None:
     server.answers = {"/a": (status, "/b?q=x%20y"), "/b": (307, server.url + "/c/%7e[!]"), "/c/%7e[!]": (200, "")}
     data = io.BytesIO(b"abcdef") if body == "stream" else body
     if body == "stream":
@@ -78,7 +80,7 @@ def test_within_an_origin(server: Server, netrc: None, auth: SigV4Auth, status: 
 
 
 @AUTHS
-def test_to_another_origin(server: Server, elsewhere: Server, auth: SigV4Auth) -> None:
+def test_redirect_to_another_origin_carries_no_signature(server: Server, elsewhere: Server, auth: SigV4Auth) -> None:
     headers = {"X-Amz-Server-Side-Encryption-Customer-Key": "secret", "X-Other": "1"}
     for status in (302, 307):
         for url in (elsewhere.url, f"http://localhost:{server.port}/b"):
@@ -90,7 +92,7 @@ def test_to_another_origin(server: Server, elsewhere: Server, auth: SigV4Auth) -
             assert target.last.body == (b"abc" if status == 307 else b"")
 
 
-def test_netrc_serves_another_origin(server: Server, elsewhere: Server, netrc: None) -> None:
+def test_netrc_applies_to_another_origin(server: Server, elsewhere: Server, netrc: None) -> None:
     server.answers = {"/a": (302, elsewhere.url)}
     requests.get(server.url + "/a", auth=S3, timeout=5)
     assert server.received[0].is_signed()
@@ -98,7 +100,7 @@ def test_netrc_serves_another_origin(server: Server, elsewhere: Server, netrc: N
     assert (elsewhere.last.header("Authorization") or "").startswith("Basic ")
 
 
-def test_a_way_back_is_not_signed(server: Server, elsewhere: Server) -> None:
+def test_redirect_back_from_another_origin_is_not_signed(server: Server, elsewhere: Server) -> None:
     server.answers = {"/a": (307, "/b"), "/b": (307, elsewhere.url + "/c")}
     elsewhere.answers = {"/c": (307, server.url + "/d")}
     requests.get(server.url + "/a", auth=S3, timeout=5)
@@ -106,7 +108,7 @@ def test_a_way_back_is_not_signed(server: Server, elsewhere: Server) -> None:
     assert secrets(elsewhere.last) == secrets(server.last) == []
 
 
-def test_https_and_http_are_two_origins(server: Server, tmp_path: Path) -> None:
+def test_https_and_http_are_different_origins(server: Server, tmp_path: Path) -> None:
     ca = ServerCA(tmp_path)
     with Server(context=ca.context("127.0.0.1")) as tls:
         tls.answers = {"/a": (307, server.url), "/c": (307, "/d")}
@@ -124,7 +126,7 @@ def test_https_and_http_are_two_origins(server: Server, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("location", ["?next=/admin", "#/admin?delete=1", "?a#/admin", "#a=/admin"])
 @AUTHS
-def test_a_slash_after_the_authority_is_no_path(server: Server, auth: SigV4Auth, location: str) -> None:
+def test_redirect_target_gets_a_slash_when_it_has_no_path(server: Server, auth: SigV4Auth, location: str) -> None:
     server.answers = {"/a": (307, server.url + location)}
     requests.get(server.url + "/a", auth=auth, timeout=5)
     assert server.last.target == "/" + location.partition("#")[0]
@@ -132,7 +134,7 @@ def test_a_slash_after_the_authority_is_no_path(server: Server, auth: SigV4Auth,
 
 
 @pytest.mark.parametrize("location", ["http://127.0.0.1:999999/", "http://[::1/", "ftp://a.example/"])
-def test_a_redirect_to_nowhere(server: Server, location: str) -> None:
+def test_redirect_to_an_invalid_url_is_not_followed(server: Server, location: str) -> None:
     server.answers = {"/a": (307, location)}
     with pytest.raises((requests.RequestException, ValueError)):
         requests.get(server.url + "/a", auth=S3, timeout=5)
@@ -147,7 +149,7 @@ BODIES_THAT_ARE_GONE: dict[str, Callable[[], Any]] = {
 
 @AUTHS
 @pytest.mark.parametrize("name", BODIES_THAT_ARE_GONE)
-def test_a_body_that_is_gone_is_not_signed_again(server: Server, auth: SigV4Auth, name: str) -> None:
+def test_redirect_fails_when_its_body_can_not_be_sent_again(server: Server, auth: SigV4Auth, name: str) -> None:
     server.answers = {"/a": (307, "/b"), "/c": (303, "/d")}
     body = BODIES_THAT_ARE_GONE[name]
     unsigned = {"X-Amz-Content-SHA256": "UNSIGNED-PAYLOAD"}
@@ -162,7 +164,9 @@ def test_a_body_that_is_gone_is_not_signed_again(server: Server, auth: SigV4Auth
 @AUTHS
 @pytest.mark.parametrize("hash_", ["UNSIGNED-PAYLOAD", None])
 @pytest.mark.parametrize("body", [b"abc", "abc", io.BytesIO(b"abc")])
-def test_a_body_goes_on_whoever_gives_its_hash(server: Server, auth: SigV4Auth, hash_: str | None, body: Any) -> None:
+def test_redirected_body_is_sent_again_whether_its_hash_is_given_or_not(
+    server: Server, auth: SigV4Auth, hash_: str | None, body: Any
+) -> None:
     server.answers = {"/a": (307, "/b"), "/b": (308, "/c")}
     if hasattr(body, "seek"):
         body.seek(0)
@@ -173,14 +177,14 @@ def test_a_body_goes_on_whoever_gives_its_hash(server: Server, auth: SigV4Auth, 
 
 @AUTHS
 @pytest.mark.parametrize("body", [bytearray(b"abc"), memoryview(b"abc"), array("B", b"abc")])
-def test_a_buffer_is_sent_again(server: Server, auth: SigV4Auth, body: Any) -> None:
+def test_redirected_buffer_is_sent_again(server: Server, auth: SigV4Auth, body: Any) -> None:
     server.answers = {"/a": (307, "/b")}
     requests.put(server.url + "/a", data=body, auth=auth, timeout=5)
     assert [received.body for received in server.received] == [b"abc"] * 2
     assert server.last.is_signed()
 
 
-def test_a_redirect_that_is_not_followed(server: Server) -> None:
+def test_next_request_is_signed_when_the_caller_follows_a_redirect(server: Server) -> None:
     server.answers = {"/a": (307, "/b")}
     answer = requests.put(server.url + "/a", data=b"abc", auth=OTHER, allow_redirects=False, timeout=5)
     assert answer.status_code == 307
@@ -191,7 +195,7 @@ def test_a_redirect_that_is_not_followed(server: Server) -> None:
     assert server.last.is_signed()
 
 
-def test_the_time_of_a_redirect_is_its_own(server: Server) -> None:
+def test_each_redirect_is_signed_with_its_own_time(server: Server) -> None:
     times = count(1_000_000_000, 43_200)
     auth = SigV4Auth(KEY, "eu-west-1", "s3", clock=lambda: next(times))
     server.answers = {"/a": (307, "/b"), "/b": (307, "/c")}
@@ -202,7 +206,7 @@ def test_the_time_of_a_redirect_is_its_own(server: Server) -> None:
     assert all(received.is_signed() for received in server.received)
 
 
-def test_a_hash_that_is_given_goes_with_its_body(server: Server) -> None:
+def test_given_hash_follows_a_redirect_only_with_its_body(server: Server) -> None:
     server.answers = {"/a": (307, "/b"), "/b": (303, "/c")}
     requests.put(
         server.url + "/a", data=b"abc", headers={"X-Amz-Content-SHA256": "UNSIGNED-PAYLOAD"}, auth=S3, timeout=5
@@ -213,7 +217,7 @@ def test_a_hash_that_is_given_goes_with_its_body(server: Server) -> None:
     assert all(received.is_signed() for received in server.received)
 
 
-def test_cookies_go_on(server: Server) -> None:
+def test_signed_cookies_follow_a_redirect(server: Server) -> None:
     server.answers = {"/a": (302, "/b")}
     auth = SigV4Auth(KEY, "eu-west-1", "s3", also_sign="*")
     requests.get(server.url + "/a", auth=auth, cookies={"c": "1"}, timeout=5)
@@ -221,7 +225,7 @@ def test_cookies_go_on(server: Server) -> None:
     assert all(received.is_signed() for received in server.received)
 
 
-def test_urllib3_tries_again(server: Server) -> None:
+def test_urllib3_retries_are_signed(server: Server) -> None:
     server.answers = {"/a": (503, "")}
     with requests.Session() as session:
         retries = Retry(2, status_forcelist=[503], allowed_methods=None, raise_on_status=False, backoff_factor=0)
@@ -231,7 +235,7 @@ def test_urllib3_tries_again(server: Server) -> None:
     assert all(received.is_signed() for received in server.received)
 
 
-def test_copies_and_pickles(server: Server) -> None:
+def test_copied_and_pickled_requests_are_signed_again(server: Server) -> None:
     prepared = requests.Request("PUT", server.url + "/a", data=b"abc", auth=S3).prepare()
     copied = prepared.copy()
     copied.url = server.url + "/b"
@@ -260,7 +264,7 @@ COPIES: dict[str, Callable[[Any], Any]] = {
 
 @AUTHS
 @pytest.mark.parametrize("name", COPIES)
-def test_copies_take_no_secret_elsewhere(server: Server, elsewhere: Server, auth: SigV4Auth, name: str) -> None:
+def test_copy_takes_no_secret_to_another_origin(server: Server, elsewhere: Server, auth: SigV4Auth, name: str) -> None:
     server.answers = {"/a": (307, elsewhere.url + "/b")}
     prepared = requests.Request("PUT", server.url + "/a", data=b"abc", auth=auth).prepare()
     requests.Session().send(COPIES[name](prepared))
@@ -270,23 +274,23 @@ def test_copies_take_no_secret_elsewhere(server: Server, elsewhere: Server, auth
 
 
 @pytest.mark.parametrize("name", COPIES)
-def test_copies_within_an_origin(server: Server, name: str) -> None:
+def test_copy_is_signed_within_an_origin_only_when_it_has_its_auth(server: Server, name: str) -> None:
     server.answers = {"/a": (307, "/b")}
     prepared = requests.Request("PUT", server.url + "/a", data=b"abc", auth=S3).prepare()
     requests.Session().send(COPIES[name](prepared))
-    # Without who signed it there is no signature, and none for another path either.
+    # Without its auth the copy is not signed, also not for the other path.
     assert server.last.is_signed() == (name == "its own")
     assert bool(secrets(server.last)) == (name == "its own")
 
 
-def test_a_copy_is_signed_anew(server: Server) -> None:
+def test_deep_copy_can_be_signed_again(server: Server) -> None:
     copied = copy.deepcopy(requests.Request("PUT", server.url, data=b"abc", auth=S3).prepare())
     copied.body = b"abd"
     requests.Session().send(S3(copied))
     assert server.last.is_signed()
 
 
-def test_a_request_that_is_prepared_anew_has_no_signature(server: Server) -> None:
+def test_request_has_no_signature_when_prepared_again_without_auth(server: Server) -> None:
     prepared = requests.Request("POST", server.url + "/a", data=b"abc", auth=S3).prepare()
     prepared.prepare("PUT", server.url + "/b", data=b"other", cookies={"a": "b"})
     requests.Session().send(prepared)
@@ -297,7 +301,7 @@ def test_a_request_that_is_prepared_anew_has_no_signature(server: Server) -> Non
     assert server.last.header("X-Amz-Content-SHA256") is None
 
 
-def test_another_authentication_by_hand(server: Server) -> None:
+def test_another_auth_can_replace_the_signature(server: Server) -> None:
     prepared = requests.Request("GET", server.url, auth=S3).prepare()
     prepared.prepare_auth(("somebody", "secret"))
     assert str(prepared.headers["Authorization"]).startswith("Basic ")
@@ -306,5 +310,5 @@ def test_another_authentication_by_hand(server: Server) -> None:
     assert server.last.is_signed()
 
 
-def test_the_tests_have_no_netrc() -> None:
+def test_tests_run_without_a_netrc_file() -> None:
     assert not os.path.exists(os.path.expanduser("~/.netrc"))

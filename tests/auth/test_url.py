@@ -1,4 +1,4 @@
-"""What is signed is what is sent: hosts, paths and queries over the wire, with botocore as the judge."""
+"""The signature is that of what is sent: hosts, paths and queries, with botocore as the judge."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from auth.servers import KEY, Server
+from examples import scaled
 from hwsigner.auth import SigV4Auth
 from hwsigner.auth.url import _server, wire_url
 from hwsigner.errors import UsageError
@@ -44,7 +45,9 @@ SESSION = requests.Session()
         ("http://a_b.example/k#/frag?x", "a_b.example"),
     ],
 )
-def test_hosts(server: Server, lead_to: Callable[[int], None], service: str, url: str, host: str) -> None:
+def test_host_header_is_sent_as_signed(
+    server: Server, lead_to: Callable[[int], None], service: str, url: str, host: str
+) -> None:
     lead_to(server.port)
     for target in (url, SESSION.prepare_request(requests.Request("GET", url, auth=AUTHS[service])).url):
         requests.get(str(target), auth=AUTHS[service], timeout=5)
@@ -52,7 +55,7 @@ def test_hosts(server: Server, lead_to: Callable[[int], None], service: str, url
         assert server.last.is_signed()
 
 
-def test_the_port_of_https(lead_to: Callable[[int], None], tmp_path: Path) -> None:
+def test_default_https_port_is_left_out_of_the_host_header(lead_to: Callable[[int], None], tmp_path: Path) -> None:
     ca = ServerCA(tmp_path)
     with Server(context=ca.context("bucket.example")) as server:
         lead_to(server.port)
@@ -69,7 +72,7 @@ def test_the_port_of_https(lead_to: Callable[[int], None], tmp_path: Path) -> No
         *("http://bucket.example./k", "http://bucket.example.:80/k", "http://1.2.3.4.:8080/k"),
     ],
 )
-def test_through_a_plain_proxy(server: Server, url: str) -> None:
+def test_request_through_a_plain_proxy_is_signed(server: Server, url: str) -> None:
     requests.get(url, auth=AUTHS["s3"], proxies={"http": server.url}, timeout=5)
     received = server.last
     host = received.header("Host")
@@ -78,7 +81,7 @@ def test_through_a_plain_proxy(server: Server, url: str) -> None:
     assert received.is_signed()
 
 
-def test_a_redirect_through_a_plain_proxy(server: Server) -> None:
+def test_redirect_through_a_plain_proxy_is_signed(server: Server) -> None:
     server.answers = {"http://bucket.example/a": (307, "http://BUCKET.example.:080/b")}
     requests.get("http://bucket.example/a", auth=AUTHS["s3"], proxies={"http": server.url}, timeout=5)
     received = server.last
@@ -87,11 +90,11 @@ def test_a_redirect_through_a_plain_proxy(server: Server) -> None:
     assert received.is_signed()
 
 
-def test_an_ipv6_zone_is_kept_in_the_url() -> None:
+def test_ipv6_zone_is_kept_in_the_url() -> None:
     assert wire_url("http://[fe80::1%25Eth0]/k", s3=True)[0] == "http://[fe80::1%25Eth0]/k"
 
 
-def test_a_host_header_of_the_user(server: Server) -> None:
+def test_host_header_of_the_caller_is_signed(server: Server) -> None:
     requests.get(server.url, headers={"host": "bucket.example:80"}, auth=AUTHS["s3"], timeout=5)
     assert server.last.header("Host") == "bucket.example:80"
     assert server.last.is_signed()
@@ -100,7 +103,7 @@ def test_a_host_header_of_the_user(server: Server) -> None:
 @pytest.mark.parametrize(
     "url", ["", "/k", "https:///k", "http://a:b/k", "http://a:99999/k", "http://a:0/k", "http://./", "https://?a=/b"]
 )
-def test_urls_without_a_host(url: str) -> None:
+def test_url_without_a_host_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="without a host"):
         wire_url(url, s3=False)
 
@@ -108,8 +111,8 @@ def test_urls_without_a_host(url: str) -> None:
 @pytest.mark.parametrize(
     "url", ["http://[::1/", "http://a.example/\ud800", "http://user:hunter2@a\u2100b/", "http://a]/"]
 )
-def test_texts_that_are_no_urls(url: str) -> None:
-    with pytest.raises(UsageError, match="no URL") as raised:
+def test_invalid_url_is_refused_without_repeating_its_password(url: str) -> None:
+    with pytest.raises(UsageError, match="invalid URL") as raised:
         wire_url(url, s3=False)
     assert "hunter2" not in str(raised.value)
 
@@ -118,7 +121,7 @@ SEPARATED = st.lists(st.sampled_from(["/", "?", "#", "a", "=", "&b", "admin"]), 
 
 
 @given(SEPARATED, st.sampled_from(["http://a.example", "https://a.example:8443", "http://[::1]"]))
-def test_a_path_begins_where_requests_begins_it(rest: str, server: str) -> None:
+def test_path_begins_where_requests_begins_it(rest: str, server: str) -> None:
     prepared = requests.Request("GET", server).prepare()
     prepared.url = server + (rest if rest[:1] in ("/", "?", "#") else f"/{rest}")
     plain = prepared.path_url
@@ -130,7 +133,7 @@ def test_a_path_begins_where_requests_begins_it(rest: str, server: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/%2E%2E/x", "/a/..%2Fb", "/a/%2e/b", "/a/%2e", "/a/.%2E", "/%2E%2e%2fx"])
-def test_dot_segments_do_not_reach_s3(path: str) -> None:
+def test_dot_segments_are_refused_for_s3(path: str) -> None:
     for sign in (
         lambda: requests.Request("GET", "http://b.example" + path, auth=AUTHS["s3"]).prepare(),
         lambda: AUTHS["s3"].presign("GET", "http://b.example" + path),
@@ -141,11 +144,11 @@ def test_dot_segments_do_not_reach_s3(path: str) -> None:
     assert wire_url("http://b.example/.a/..b/c./...", s3=True)[1] == "/.a/..b/c./..."
 
 
-def test_a_semicolon_stays_where_a_path_goes_on() -> None:
+def test_semicolon_in_a_path_is_kept() -> None:
     assert wire_url("http://a.example/a;b/;c", s3=False)[1] == "/a;b/;c"
 
 
-# RFC 3986, 5.2.4, has the first two. An empty segment is one to go up from.
+# The first two are from RFC 3986, 5.2.4. `..` also removes an empty segment.
 DOT_SEGMENTS = {
     "/a/b/c/./../../g": "/a/g",
     "/mid/content=5/../6": "/mid/6",
@@ -167,12 +170,12 @@ DOT_SEGMENTS = {
 
 
 @pytest.mark.parametrize("path", DOT_SEGMENTS)
-def test_dot_segments_elsewhere(server: Server, path: str) -> None:
+def test_dot_segments_are_removed_for_other_services(server: Server, path: str) -> None:
     assert wire_url(server.url + path, s3=False)[1] == DOT_SEGMENTS[path]
     for by_proxy in (False, True):
         origin = "http://a.example" if by_proxy else server.url
         prepared = requests.Request("GET", origin + path).prepare()
-        prepared.url = origin + path  # As a redirect leads there.
+        prepared.url = origin + path  # As after a redirect.
         SESSION.send(AUTHS["execute-api"](prepared), proxies={"http": server.url} if by_proxy else {}, timeout=5)
         received = server.last
         received.__dict__["target"] = received.target.removeprefix(origin)
@@ -180,7 +183,7 @@ def test_dot_segments_elsewhere(server: Server, path: str) -> None:
         assert received.is_signed()
 
 
-def test_escaped_dot_segments_elsewhere(server: Server) -> None:
+def test_escaped_dot_segments_are_removed_for_other_services(server: Server) -> None:
     for by_proxy in (False, True):
         origin = "http://a.example" if by_proxy else server.url
         proxies = {"http": server.url} if by_proxy else {}
@@ -194,13 +197,13 @@ def test_escaped_dot_segments_elsewhere(server: Server) -> None:
 @pytest.mark.parametrize(
     ("url", "host"), [("mock://Test/path", "Test"), ("http+unix://%2FRun%2Fa.sock/k?q", "%2FRun%2Fa.sock")]
 )
-def test_schemes_of_other_adapters(url: str, host: str) -> None:
+def test_urls_with_other_schemes_are_signed(url: str, host: str) -> None:
     assert wire_url(url, s3=True)[0] == url
     assert wire_url(url, s3=True)[2].host == host
     assert requests.Request("GET", url, auth=AUTHS["s3"]).prepare().headers["Authorization"]
 
 
-def test_no_password_is_remembered() -> None:
+def test_password_in_a_url_is_not_cached() -> None:
     _server.cache_clear()
     for password in ("one", "two"):
         assert wire_url(f"https://user:{password}@a.example/k", s3=True)[0] == "https://a.example/k"
@@ -215,11 +218,11 @@ QUERIES = st.lists(st.sampled_from([*CHARACTERS, "?", "%2F", "%2f", "%C3%A9", "%
 
 
 def has_dot_segments(url: str) -> bool:
-    """Whether a service would be asked for a path with a dot segment."""
+    """Return whether the path of a URL has a dot segment."""
     return not {".", ".."}.isdisjoint(unquote(urlsplit(url).path, "latin-1").split("/"))
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=scaled(300), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(PATHS, QUERIES, st.sampled_from(sorted(AUTHS)), st.booleans())
 @example("a;", "", "execute-api", True)
 @example(";", "q=;", "execute-api", True)
@@ -236,7 +239,7 @@ def test_any_url_is_signed_as_it_is_sent(server: Server, path: str, query: str, 
     assert received.target.startswith(origin if by_proxy else "/")
     received.__dict__["target"] = received.target.removeprefix(origin)
     assert received.is_signed()
-    # The meaning is that of the URL without a signature.
+    # The parameters are those of the URL without a signature.
     wire, _, parameters = server.last.target.partition("?")
     meant, _, meant_parameters = plain.path_url.partition("?")
     assert has_dot_segments(url) or unquote(wire, "latin-1") == unquote(meant, "latin-1")
@@ -246,7 +249,7 @@ def test_any_url_is_signed_as_it_is_sent(server: Server, path: str, query: str, 
 
 
 @given(PATHS, QUERIES, st.booleans())
-def test_a_url_on_the_wire_stays(path: str, query: str, s3: bool) -> None:
+def test_url_to_send_is_stable(path: str, query: str, s3: bool) -> None:
     assume(not (s3 and has_dot_segments(f"http://a.example/{path}")))
     url, target, server = wire_url(f"http://a.example/{path}?{query}#f", s3=s3)
     assert wire_url(url, s3=s3) == (url, target, server)
@@ -257,7 +260,7 @@ def test_a_url_on_the_wire_stays(path: str, query: str, s3: bool) -> None:
         lambda query: all(text.isprintable() for item in query.items() for text in item)
     )
 )
-def test_parameters_are_read_as_they_are_meant(query: dict[str, str]) -> None:
+def test_query_parameters_keep_their_meaning(query: dict[str, str]) -> None:
     prepared = requests.Request("GET", "http://a.example/", params=query, auth=AUTHS["s3"]).prepare()
     parts = prepared.path_url.partition("?")[2].split("&") if query else []
     assert [tuple(map(unquote, part.split("="))) for part in parts] == list(query.items())

@@ -1,4 +1,4 @@
-"""CreateSession's tries: each dated and signed anew, with growing pauses of full jitter, within one time limit."""
+"""CreateSession: each attempt is dated and signed again, with growing random pauses, within one time limit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hwsigner.identity import Identity, IdentitySource, open_identity
 
 @dataclass
 class FakeClock:
-    """A clock that goes on by what is slept, from the real time."""
+    """A clock that starts at the real time and advances only by sleeping."""
 
     slept: list[float] = field(default_factory=list)
     start: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -69,8 +69,8 @@ def header(emulator: Emulator, name: str) -> list[str]:
     return [dict(record.headers)[name] for record in emulator.requests]
 
 
-class TestTries:
-    def test_credentials(
+class TestAttempts:
+    def test_session_gives_credentials_for_the_role(
         self, identity: Identity, request_: SessionRequest, service: Service, emulator: Emulator
     ) -> None:
         credentials = create_session(identity, request_, service)
@@ -78,7 +78,7 @@ class TestTries:
         assert ":assumed-role/hwsigner-demo/" in credentials.assumed_role_arn
         assert credentials.secret_access_key not in repr(credentials)
 
-    def test_each_is_dated_and_signed_anew(
+    def test_each_attempt_is_dated_and_signed_again(
         self, identity: Identity, request_: SessionRequest, service: Service, emulator: Emulator, clock: FakeClock
     ) -> None:
         emulator.misbehave(Fault("throttle", 2, retry_after="7"))
@@ -88,7 +88,7 @@ class TestTries:
         assert all(record.accepted for record in emulator.requests)
         assert len(set(header(emulator, "Authorization"))) == 3
 
-    def test_pauses_grow_and_are_fully_jittered(
+    def test_pauses_are_random_below_a_growing_limit(
         self, identity: Identity, request_: SessionRequest, service: Service, emulator: Emulator
     ) -> None:
         emulator.misbehave(Fault("fail", None))
@@ -102,17 +102,17 @@ class TestTries:
         for number, column in enumerate(zip(*pauses, strict=True)):
             bound = min(8.0, 0.5 * 2**number)
             assert all(0 <= pause <= bound for pause in column)
-            # Spread over the whole range: one chance in 10^8 that 30 draws miss a half.
+            # Spread over the whole range: the chance that 30 draws miss a half is 1 in 10^8.
             assert min(column) < bound / 2 < max(column)
 
-    def test_retry_after_is_waited_for(
+    def test_retry_waits_as_long_as_the_service_asks(
         self, identity: Identity, request_: SessionRequest, service: Service, emulator: Emulator, clock: FakeClock
     ) -> None:
         emulator.misbehave(Fault("throttle", retry_after="9"))
         create_session(identity, request_, service, now=clock.now, sleep=clock.sleep)
         assert clock.slept == [9.0]
 
-    def test_none_begins_that_could_not_end_in_time(
+    def test_no_retry_when_the_service_asks_to_wait_past_the_time_limit(
         self, identity: Identity, request_: SessionRequest, service: Service, emulator: Emulator, clock: FakeClock
     ) -> None:
         emulator.misbehave(Fault("throttle", None, retry_after="61"))
@@ -122,7 +122,7 @@ class TestTries:
         assert len(emulator.requests) == 1
 
     @pytest.mark.parametrize("attempts", [1, 2, 5])
-    def test_as_many_as_allowed(
+    def test_number_of_attempts_is_limited(
         self, identity: Identity, request_: SessionRequest, service: Service, emulator: Emulator, attempts: int
     ) -> None:
         emulator.misbehave(Fault("close", None))
@@ -130,7 +130,7 @@ class TestTries:
             create_session(identity, request_, replace(service, max_attempts=attempts), sleep=lambda seconds: None)
         assert len(emulator.requests) == attempts
 
-    def test_a_ca_file_that_cannot_be_read_is_found_before_the_key_signs(
+    def test_unreadable_ca_file_is_reported_before_the_key_signs(
         self, identity: Identity, request_: SessionRequest, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def sign(*arguments: object) -> bytes:
@@ -150,17 +150,17 @@ class TestService:
         assert service.transport == TransportOptions(cas=service.transport.cas)
         assert isinstance(service.transport.cas, TrustedCAs)
 
-    @pytest.mark.parametrize(("text", "tries"), [("", 3), ("1", 1), (" 7 ", 7), ("999999", 999_999)])
-    def test_max_attempts(self, text: str, tries: int) -> None:
-        assert find_service("us-east-1", environ={"AWS_MAX_ATTEMPTS": text}).max_attempts == tries
+    @pytest.mark.parametrize(("text", "attempts"), [("", 3), ("1", 1), (" 7 ", 7), ("999999", 999_999)])
+    def test_max_attempts_comes_from_the_environment(self, text: str, attempts: int) -> None:
+        assert find_service("us-east-1", environ={"AWS_MAX_ATTEMPTS": text}).max_attempts == attempts
 
     @pytest.mark.parametrize("text", ["0", "-1", "three", "1.5", "٣", "9" * 5000])
-    def test_max_attempts_that_cannot_be(self, text: str) -> None:
+    def test_invalid_max_attempts_is_a_usage_error(self, text: str) -> None:
         with pytest.raises(UsageError, match="AWS_MAX_ATTEMPTS"):
             find_service("us-east-1", environ={"AWS_MAX_ATTEMPTS": text})
 
 
-def test_the_request_as_the_service_documents_it() -> None:
+def test_request_is_as_the_service_documents_it() -> None:
     endpoint = find_service("us-east-1", environ={}).endpoint
     request = build_request(SessionRequest("arn:ta", "arn:p", "arn:r/x", 900, "name", {"k": "v"}), endpoint)
     assert request.method == "POST"

@@ -1,4 +1,4 @@
-"""Credentials: what is refused of an answer, that no secret leaks, and botocore as the judge of what is printed."""
+"""Credentials: invalid responses are refused, no secret leaks, and botocore reads what is printed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.aws.credentials import Credentials, from_agent, read_credentials
+from hwsigner.aws.credentials import Credentials, read_agent_credentials, read_credentials
 from hwsigner.errors import AgentError, ServiceError
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
@@ -54,7 +54,7 @@ def read(answer: object, now: datetime = NOW) -> Credentials:
 
 
 def changed(path: tuple[str | int, ...], value: object) -> Any:
-    """Return the good answer with one field replaced, or removed where the value is `...`."""
+    """Return the valid response with one field replaced, or removed if the value is `...`."""
     answer = copy.deepcopy(GOOD)
     parent: Any = answer
     for name in path[:-1]:
@@ -67,7 +67,7 @@ def changed(path: tuple[str | int, ...], value: object) -> Any:
 
 
 def refused(answer: object, now: datetime = NOW) -> ServiceError:
-    """Return the error for an answer, having looked for secrets in everything that hangs on it."""
+    """Return the error for a response, and check that it and its causes contain no secret."""
     with pytest.raises(ServiceError) as caught:
         read(answer, now)
     for error in chained(caught.value):
@@ -83,7 +83,7 @@ def chained(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def test_a_good_answer() -> None:
+def test_valid_response_gives_credentials() -> None:
     credentials = read(GOOD)
     assert credentials == Credentials(
         "ASIAEXAMPLE",
@@ -97,42 +97,42 @@ def test_a_good_answer() -> None:
     assert not any(secret in f"{credentials!r} {credentials}" for secret in SECRETS.values())
 
 
-class TestRefused:
+class TestInvalidResponses:
     @pytest.mark.parametrize("path", FIELDS, ids=lambda path: str(path[-1]))
-    def test_a_field_missing_or_wrong(self, path: tuple[str | int, ...]) -> None:
+    def test_missing_or_wrong_field_is_an_error(self, path: tuple[str | int, ...]) -> None:
         for value in (..., *WRONG):
             error = refused(changed(path, value))
             assert path == ("credentialSet", 0) or value is ... or str(path[-1]) in error.message or error.hint
 
     @pytest.mark.parametrize("name", ["accessKeyId", "secretAccessKey", "sessionToken", "expiration"])
-    def test_names_the_missing_field(self, name: str) -> None:
+    def test_error_names_the_missing_field(self, name: str) -> None:
         assert name in refused(changed(("credentialSet", 0, "credentials", name), ...)).message
 
     @pytest.mark.parametrize("value", WRONG[5:])
-    def test_a_wrong_subject(self, value: object) -> None:
+    def test_wrong_subject_is_an_error(self, value: object) -> None:
         if value:
             assert "subjectArn" in refused(changed(("subjectArn",), value)).message
 
     @pytest.mark.parametrize("value", [..., None, ""])
-    def test_no_subject_is_none(self, value: object) -> None:
+    def test_missing_subject_is_not_an_error(self, value: object) -> None:
         assert read(changed(("subjectArn",), value)).subject_arn == ""
 
     @pytest.mark.parametrize("end", [0, 40, 300, -1])
-    def test_what_is_not_json(self, end: int) -> None:
+    def test_cut_json_is_an_error(self, end: int) -> None:
         body = json.dumps(GOOD).encode()
-        assert "not JSON" in refused(body[:end]).message
-        assert "not JSON" in refused(b"\xff" + body).message
+        assert "not a JSON object" in refused(body[:end]).message
+        assert "not a JSON object" in refused(b"\xff" + body).message
 
     @pytest.mark.parametrize("body", [b"[]", b"1", b'"x"', b"null", b"[" * 100_000, b"9" * 5000])
-    def test_what_is_no_object(self, body: bytes) -> None:
-        assert "not JSON" in refused(body).message
+    def test_other_json_is_an_error(self, body: bytes) -> None:
+        assert "not a JSON object" in refused(body).message
 
     @given(st.recursive(st.none() | st.booleans() | st.text() | st.floats(), lambda inner: st.lists(inner)))
-    def test_any_json(self, value: object) -> None:
+    def test_any_other_json_is_an_error(self, value: object) -> None:
         for path in FIELDS[:3]:
             refused(changed(path, value))
 
-    def test_another_role(self) -> None:
+    def test_credentials_for_another_role_are_an_error(self) -> None:
         other = ROLE.replace("web", "admin")
         message = refused(changed(("credentialSet", 0, "roleArn"), other)).message
         assert ROLE in message
@@ -151,7 +151,7 @@ class TestExpiration:
             "20260504T130000Z",
         ],
     )
-    def test_forms(self, text: str) -> None:
+    def test_expiration_is_converted_to_utc(self, text: str) -> None:
         credentials = read(changed(("credentialSet", 0, "credentials", "expiration"), text))
         assert credentials.expiration == datetime(2026, 5, 4, 13, tzinfo=UTC)
         assert json.loads(credentials.process_json())["Expiration"] == "2026-05-04T13:00:00Z"
@@ -168,10 +168,10 @@ class TestExpiration:
             "9999-12-31T23:59:59-23:59",
         ],
     )
-    def test_no_time(self, text: str) -> None:
+    def test_invalid_expiration_is_an_error(self, text: str) -> None:
         assert text in refused(changed(("credentialSet", 0, "credentials", "expiration"), text)).message
 
-    def test_past(self) -> None:
+    def test_expired_credentials_are_an_error(self) -> None:
         end = datetime(2026, 5, 4, 13, tzinfo=UTC)
         assert read(GOOD, end - timedelta(microseconds=1)).expiration == end
         error = refused(GOOD, end)
@@ -179,7 +179,7 @@ class TestExpiration:
         assert "clock" in error.hint
 
 
-def test_botocore_takes_what_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_botocore_accepts_what_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     end = datetime.now(UTC).replace(microsecond=987654) + timedelta(hours=1)
     printed = Credentials(
         "ASIAEXAMPLE", SECRETS["secretAccessKey"], SECRETS["sessionToken"], end, ROLE, "arn"
@@ -198,24 +198,24 @@ def test_botocore_takes_what_is_printed(tmp_path: Path, monkeypatch: pytest.Monk
     assert found._expiry_time == end.replace(microsecond=0)
 
 
-class TestFromAgent:
-    def test_reads_what_is_written(self) -> None:
+class TestAgentReplies:
+    def test_reply_is_read_as_it_was_written(self) -> None:
         credentials = Credentials("ASIA1", "s", "t", NOW, ROLE, "")
-        assert from_agent(credentials.process_json().encode(), role_arn=ROLE) == credentials
+        assert read_agent_credentials(credentials.process_json().encode(), role_arn=ROLE) == credentials
 
     @given(
         name=st.sampled_from(["AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration"]),
         value=st.sampled_from([None, 1, [], {}, "", "\x1b", "2026-05-04T13:00:00", "9999-99-99T00:00:00Z"]),
     )
-    def test_anything_else_is_refused(self, name: str, value: object) -> None:
+    def test_reply_with_a_missing_or_wrong_field_is_an_error(self, name: str, value: object) -> None:
         good = json.loads(Credentials("ASIA1", "s", "t", NOW, ROLE, "").process_json())
         if name != "Expiration" and isinstance(value, str) and value.isprintable() and value:
             return
         for answer in ({**good, name: value}, {key: good[key] for key in good if key != name}):
-            with pytest.raises(AgentError, match="holds no credentials"):
-                from_agent(json.dumps(answer).encode(), role_arn=ROLE)
+            with pytest.raises(AgentError, match="has no credentials"):
+                read_agent_credentials(json.dumps(answer).encode(), role_arn=ROLE)
 
     @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"nothing", b"[" * 100_000])
-    def test_what_is_no_object(self, body: bytes) -> None:
-        with pytest.raises(AgentError, match="holds no credentials"):
-            from_agent(body, role_arn=ROLE)
+    def test_other_json_is_an_error(self, body: bytes) -> None:
+        with pytest.raises(AgentError, match="has no credentials"):
+            read_agent_credentials(body, role_arn=ROLE)

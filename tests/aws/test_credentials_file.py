@@ -1,4 +1,4 @@
-"""The shared credentials file: botocore and readers of other habits find the new credentials, and all else is kept."""
+"""The shared credentials file: every SDK's parser finds the new credentials, and the rest of the file is kept."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def written(data: bytes, section: str = "default") -> bytes:
     return with_credentials(data, section, NEW)
 
 
-# Readers, by the habits of the SDKs.
+# Parsers that read as the SDKs do.
 
 
 def by_botocore(data: bytes, folder: Path) -> Sections:
@@ -55,7 +55,7 @@ def by_botocore(data: bytes, folder: Path) -> Sections:
 
 
 def by_trimming(data: bytes) -> Sections:
-    """As readers do that trim names, join sections of one name, skip what is indented, and let the last one win."""
+    """Parse as SDKs that trim names, merge sections of a name, skip indented lines, and use the last value."""
     sections: Sections = {}
     current: dict[str, Any] = {}
     for line in re.split(r"\r?\n", data.decode("utf-8-sig", "replace")):
@@ -68,8 +68,8 @@ def by_trimming(data: bytes) -> Sections:
     return sections
 
 
-def by_blindness_to_indentation(data: bytes) -> Sections:
-    """As readers do to which an indented line is like another one, unless it is below a setting without a value."""
+def by_ignoring_indentation(data: bytes) -> Sections:
+    """Parse as SDKs that read an indented line like any other, unless it is below a setting without a value."""
     sections: Sections = {}
     current: dict[str, Any] = {}
     is_nested = False
@@ -138,7 +138,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def readable(data: bytes, folder: Path) -> Sections:
-    """Return what botocore reads of a file, where it can read it."""
+    """Return what botocore reads from a file. Skip files that it rejects."""
     try:
         return by_botocore(data, folder)
     except ConfigParseError:
@@ -147,7 +147,7 @@ def readable(data: bytes, folder: Path) -> Sections:
 
 
 def without_own(sections: Sections, section: str = "default") -> Sections:
-    """Return sections without the settings that are written, in those of a name."""
+    """Return sections without the settings that hwsigner writes, in sections of this name."""
     mine = {*NAMES, "aws_security_token"}
     return {
         name: {k: v for k, v in values.items() if name.strip() != section or k not in mine}
@@ -159,9 +159,9 @@ def lines_of_others(data: bytes) -> list[bytes]:
     return [line for line in re.findall(rb"[^\n]*\n|[^\n]+", data) if not OWN.match(line)]
 
 
-class TestReaders:
+class TestParsers:
     @given(data=files())
-    def test_botocore_finds_the_new_ones_and_all_else_as_it_was(self, data: bytes, folder: Path) -> None:
+    def test_botocore_finds_new_credentials_and_everything_else_unchanged(self, data: bytes, folder: Path) -> None:
         data = data.replace(b"\xff", b"x")
         before, after = readable(data, folder), by_botocore(written(data), folder)
         assert {name: after["default"][name] for name in NAMES} == VALUES
@@ -170,27 +170,25 @@ class TestReaders:
         for sections in (old, new):
             for values in sections.values():
                 for name, value in values.items():
-                    if isinstance(value, str):  # Lines of ours that were indented below another setting.
+                    if isinstance(value, str):  # Old lines of ours, indented below another setting.
                         rest = [line for line in value.split("\n") if not OWN.match(line.encode())]
                         values[name] = "\n".join(rest).rstrip()
         assert {"default": {}, **old} == new
 
     @given(data=files())
-    def test_readers_of_other_habits_find_the_new_ones(self, data: bytes) -> None:
+    def test_other_parsers_find_new_credentials(self, data: bytes) -> None:
         after = written(data)
-        for read in (by_trimming, by_blindness_to_indentation):
+        for read in (by_trimming, by_ignoring_indentation):
             assert {name: read(after)["default"][name] for name in NAMES} == VALUES
 
     @given(data=FLAT)
-    def test_no_old_value_stays_in_a_section_of_the_name(self, data: bytes) -> None:
+    def test_no_old_value_stays_in_the_section(self, data: bytes) -> None:
         for name, values in by_trimming(written(data)).items():
             if name == "default":
                 assert "OLD" not in values.values()
 
-    @given(data=FLAT, read=st.sampled_from([by_trimming, by_blindness_to_indentation]))
-    def test_readers_of_other_habits_find_all_else_as_it_was(
-        self, data: bytes, read: Callable[[bytes], Sections]
-    ) -> None:
+    @given(data=FLAT, read=st.sampled_from([by_trimming, by_ignoring_indentation]))
+    def test_other_parsers_find_everything_else_unchanged(self, data: bytes, read: Callable[[bytes], Sections]) -> None:
         def upper_as_lower(sections: Sections) -> Sections:
             return without_own({n: {k.lower(): v for k, v in vs.items()} for n, vs in sections.items()})
 
@@ -200,7 +198,7 @@ class TestReaders:
 
 class TestBytes:
     @given(data=FLAT)
-    def test_every_other_line_stays_in_its_order(self, data: bytes) -> None:
+    def test_every_other_line_stays_in_order(self, data: bytes) -> None:
         before, after = lines_of_others(data), lines_of_others(written(data))
         has_section = re.search(rb"^\[default\]", data, re.MULTILINE)
         kept = after[: len(before)]
@@ -211,20 +209,20 @@ class TestBytes:
         assert added == (b"" if has_section else b"[default]")
 
     @given(data=files())
-    def test_twice_is_once_and_the_last_one_counts(self, data: bytes) -> None:
+    def test_writing_twice_is_like_writing_the_last_credentials_once(self, data: bytes) -> None:
         other = replace(NEW, access_key_id="ASIAOTHER", secret_access_key="o", session_token="t")
         assert written(written(data)) == written(data)
         assert written(with_credentials(data, "default", other)) == written(data)
 
     @given(data=st.binary())
-    def test_of_any_bytes_none_is_lost_above_a_new_section(self, data: bytes) -> None:
+    def test_any_bytes_are_kept_above_a_new_section(self, data: bytes) -> None:
         assume(b"\0" not in data)
         after = with_credentials(data, "of-no-file", NEW)
         assert after.startswith(data)
         assert SETTINGS.replace(b"\n", b"") in after.replace(b"\r", b"").replace(b"\n", b"")
 
     @given(data=files(), sections=st.permutations(["default", "other", "new", "a b"]))
-    def test_sections_do_not_touch_each_other(self, data: bytes, sections: list[str]) -> None:
+    def test_writing_one_section_keeps_the_others(self, data: bytes, sections: list[str]) -> None:
         after = data
         for section in sections:
             after = with_credentials(after, section, replace(NEW, access_key_id=f"ASIA{section.replace(' ', '')}"))
@@ -237,7 +235,7 @@ LAYOUTS = {
     "nothing": (b"", b"[default]\n" + SETTINGS),
     "another section": (b"[other]\na = b\n", b"[other]\na = b\n\n[default]\n" + SETTINGS),
     "another section without a newline": (b"[other]\na = b", b"[other]\na = b\n\n[default]\n" + SETTINGS),
-    "a bare section": (b"[default]", b"[default]\n" + SETTINGS),
+    "an empty section without a newline": (b"[default]", b"[default]\n" + SETTINGS),
     "odd spacing is kept": (
         b"[default]\naws_access_key_id=OLD\naws_secret_access_key\t=  OLD\naws_session_token =OLD",
         b"[default]\naws_access_key_id=ASIANEW\naws_secret_access_key\t=  new/secret+x=\n"
@@ -257,7 +255,7 @@ LAYOUTS = {
         b"[default]\raws_access_key_id = OLD\rregion = x\r",
         b"[default]\r" + SETTINGS.replace(b"\n", b"\r") + b"region = x\r",
     ),
-    "a mark at the beginning": (b"\xef\xbb\xbf[default]\n", b"\xef\xbb\xbf[default]\n" + SETTINGS),
+    "a byte order mark": (b"\xef\xbb\xbf[default]\n", b"\xef\xbb\xbf[default]\n" + SETTINGS),
     "a nested setting": (
         b"[default]\ns3 =\n  aws_session_token = x\n\n",
         b"[default]\ns3 =\n  aws_session_token = x\n" + SETTINGS + b"\n",
@@ -266,7 +264,7 @@ LAYOUTS = {
         b"[default]\ns3 = # of s3\n  aws_session_token = x\n",
         b"[default]\ns3 = # of s3\n  aws_session_token = x\n" + SETTINGS,
     ),
-    "an old one that some take for a part of another setting": (
+    "an old value that continues another setting for some parsers": (
         b"[default]\naws_access_key_id = OLD\nregion = x\n  aws_access_key_id = OLD\n  y\n",
         b"[default]\n" + SETTINGS + b"region = x\n  y\n",
     ),
@@ -275,7 +273,7 @@ LAYOUTS = {
         b"[default]\naws_access_key_id = OLD\n  OLD\n# c\n  OLD\nregion = x\n",
         b"[default]\naws_access_key_id = ASIANEW\n" + SETTINGS.split(b"\n", 1)[1] + b"# c\nregion = x\n",
     ),
-    "old ones that are indented": (
+    "indented old values": (
         b"[default]\n  aws_access_key_id = OLD\n  region = x\n",
         b"[default]\n  region = x\n" + SETTINGS,
     ),
@@ -283,17 +281,17 @@ LAYOUTS = {
         b"[other]\na = b\n  [default]\n  aws_access_key_id = x\n",
         b"[other]\na = b\n  [default]\n  aws_access_key_id = x\n\n[default]\n" + SETTINGS,
     ),
-    "a setting that stands twice": (
+    "a duplicate setting": (
         b"[default]\naws_access_key_id = OLD\naws_access_key_id = OLD\n",
         b"[default]\n" + SETTINGS,
     ),
-    "a section that stands twice": (
+    "a duplicate section": (
         b"[default]\n[other]\n[default]\n",
         b"[default]\n" + SETTINGS + b"[other]\n[default]\n" + SETTINGS,
     ),
     "a padded section": (b"[ default ]\n", b"[ default ]\n" + SETTINGS + b"\n[default]\n" + SETTINGS),
     "the sections of config files": (b"[profile default]\n", b"[profile default]\n\n[default]\n" + SETTINGS),
-    "the older name of the token": (
+    "the older name of the session token": (
         b"[default]\naws_security_token = OLD\n",
         b"[default]\naws_security_token = IQoJnew//token==\n" + SETTINGS,
     ),
@@ -309,12 +307,12 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_layouts(name: str) -> None:
+def test_layout_is_kept(name: str) -> None:
     before, after = LAYOUTS[name]
     assert written(before) == after
 
 
-def test_boto3_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boto3_finds_new_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "credentials"
     path.write_bytes(with_credentials(b"[default]\naws_access_key_id = x\naws_security_token = OLD\n", "a b", NEW))
     path.write_bytes(written(path.read_bytes()))
@@ -324,14 +322,14 @@ def test_boto3_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert (found.access_key, found.secret_key, found.token) == tuple(VALUES.values())
 
 
-def test_what_is_not_text_is_refused() -> None:
+def test_file_that_is_not_text_is_an_error() -> None:
     with pytest.raises(HwsignerError, match="not text"):
         written("[default]\n".encode("utf-16"))
 
 
 @pytest.mark.parametrize("value", ["", "a b", "a\nb", "a#b", "a;b", "a\\nb", '"a"', "'a'", "a\u2028b", "a\x1bb"])
 @pytest.mark.parametrize("field", ["access_key_id", "secret_access_key", "session_token"])
-def test_values_that_a_reader_would_not_take_whole_are_refused(field: str, value: str) -> None:
+def test_value_that_a_parser_would_cut_is_an_error(field: str, value: str) -> None:
     with pytest.raises(ServiceError) as caught:
         with_credentials(b"", "default", replace(NEW, **{field: value}))  # type: ignore[arg-type]
     assert f"aws_{field}" in str(caught.value)
@@ -339,25 +337,27 @@ def test_values_that_a_reader_would_not_take_whole_are_refused(field: str, value
 
 
 @pytest.mark.parametrize("name", ["default", "web", "a b", "profile x", "a.b/c@d:e%f+g", "ümlaut", "Default"])
-def test_names_of_sections(name: str) -> None:
+def test_section_name_is_accepted(name: str) -> None:
     assert check_section(name) == name
 
 
 @pytest.mark.parametrize(
     "name", ["", " ", " a", "a ", "a]", "[a", "a\nb", "a\rb", "a#b", "a;b", "\x1b", "\udcff", "DEFAULT"]
 )
-def test_names_that_no_section_can_have(name: str) -> None:
+def test_invalid_section_name_is_an_error(name: str) -> None:
     with pytest.raises(UsageError, match="--profile"):
         check_section(name)
 
 
 class TestPath:
-    def test_by_default(self) -> None:
+    def test_default_is_in_the_home_folder(self) -> None:
         assert credentials_path({}) == os.path.join(os.environ["HOME"], ".aws", "credentials")
         assert credentials_path({"AWS_SHARED_CREDENTIALS_FILE": ""}) == credentials_path({})
 
     @pytest.mark.parametrize("text", ["/etc/x", "~/x", "x", "$HOME/x", "${FOLDER}/x", "/a/~/x", "$UNSET/x"])
-    def test_is_where_botocore_looks(self, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_path_is_the_one_that_botocore_reads(
+        self, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.setenv("FOLDER", str(tmp_path))
         monkeypatch.chdir(tmp_path)

@@ -12,7 +12,7 @@ from botocore.loaders import Loader
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.aws.endpoint import FIPS_REGIONS, derived_host, sessions_url
+from hwsigner.aws.endpoint import FIPS_REGIONS, service_host, sessions_endpoint
 from hwsigner.errors import UnsafeConnectionWarning, UsageError
 from hwsigner.http.address import Endpoint, is_loopback
 
@@ -37,30 +37,30 @@ def test_hosts_agree_with_botocore() -> None:
         if fips and region not in FIPS_REGIONS:
             continue
         expected = judge.resolve_endpoint(Region=region, UseFIPS=fips, UseDualStack=dual_stack).url
-        assert f"https://{derived_host(region, fips=fips, dual_stack=dual_stack)}" == expected
+        assert f"https://{service_host(region, fips=fips, dual_stack=dual_stack)}" == expected
         checked += 1
     assert checked > 80
 
 
-def test_the_derived_url() -> None:
-    url = sessions_url(REGION, environ={})
-    assert url == Endpoint("https", "rolesanywhere.eu-west-1.amazonaws.com", 443, "/sessions")
-    assert url.host_header == "rolesanywhere.eu-west-1.amazonaws.com"
-    assert url.url == "https://rolesanywhere.eu-west-1.amazonaws.com/sessions"
+def test_url_is_derived_from_the_region() -> None:
+    endpoint = sessions_endpoint(REGION, environ={})
+    assert endpoint == Endpoint("https", "rolesanywhere.eu-west-1.amazonaws.com", 443, "/sessions")
+    assert endpoint.host_header == "rolesanywhere.eu-west-1.amazonaws.com"
+    assert endpoint.url == "https://rolesanywhere.eu-west-1.amazonaws.com/sessions"
 
 
-def test_switches_of_the_environment() -> None:
+def test_environment_chooses_fips_and_dual_stack_hosts() -> None:
     fips, dual = {"AWS_USE_FIPS_ENDPOINT": "true"}, {"AWS_USE_DUALSTACK_ENDPOINT": "True"}
-    assert sessions_url("us-east-1", environ=fips).host == "rolesanywhere-fips.us-east-1.amazonaws.com"
-    assert sessions_url(REGION, environ=dual).host == "rolesanywhere.eu-west-1.api.aws"
-    assert sessions_url("us-gov-west-1", environ=fips | dual).host == "rolesanywhere-fips.us-gov-west-1.api.aws"
+    assert sessions_endpoint("us-east-1", environ=fips).host == "rolesanywhere-fips.us-east-1.amazonaws.com"
+    assert sessions_endpoint(REGION, environ=dual).host == "rolesanywhere.eu-west-1.api.aws"
+    assert sessions_endpoint("us-gov-west-1", environ=fips | dual).host == "rolesanywhere-fips.us-gov-west-1.api.aws"
     off = {"AWS_USE_FIPS_ENDPOINT": "false", "AWS_USE_DUALSTACK_ENDPOINT": ""}
-    assert sessions_url(REGION, environ=off).host == "rolesanywhere.eu-west-1.amazonaws.com"
+    assert sessions_endpoint(REGION, environ=off).host == "rolesanywhere.eu-west-1.amazonaws.com"
 
 
-def test_fips_elsewhere_lists_the_six_regions() -> None:
+def test_fips_in_another_region_is_an_error_that_lists_the_six() -> None:
     with pytest.raises(UsageError, match=r"AWS_USE_FIPS_ENDPOINT.*eu-west-1") as caught:
-        sessions_url(REGION, environ={"AWS_USE_FIPS_ENDPOINT": "true"})
+        sessions_endpoint(REGION, environ={"AWS_USE_FIPS_ENDPOINT": "true"})
     assert len(FIPS_REGIONS) == 6
     assert all(region in caught.value.hint for region in FIPS_REGIONS)
 
@@ -68,26 +68,26 @@ def test_fips_elsewhere_lists_the_six_regions() -> None:
 @pytest.mark.parametrize(
     "name", ["AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"]
 )
-def test_bad_switch(name: str) -> None:
-    with pytest.raises(UsageError, match=f"^{name} holds 'yes'"):
-        sessions_url(REGION, environ={name: "yes"})
+def test_variable_other_than_true_or_false_is_an_error(name: str) -> None:
+    with pytest.raises(UsageError, match=f"^{name} is 'yes'"):
+        sessions_endpoint(REGION, environ={name: "yes"})
 
 
-def test_region_is_checked_before_it_is_in_a_host_name() -> None:
+def test_malformed_region_is_an_error() -> None:
     with pytest.raises(UsageError):
-        sessions_url("evil.example/", environ={})
+        sessions_endpoint("evil.example/", environ={})
 
 
-def test_order_of_the_places() -> None:
+def test_flag_and_variables_take_precedence_in_order() -> None:
     general = {"AWS_ENDPOINT_URL": "https://general.example"}
     service = general | {"AWS_ENDPOINT_URL_ROLESANYWHERE": "https://service.example"}
     ignore = {"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"}
-    assert sessions_url(REGION, environ=general).host == "general.example"
-    assert sessions_url(REGION, environ=service).host == "service.example"
-    assert sessions_url(REGION, environ=service, endpoint="https://flag.example").host == "flag.example"
-    assert sessions_url(REGION, environ=service, endpoint="").host == "service.example"
-    assert sessions_url(REGION, environ=service | ignore).host == "rolesanywhere.eu-west-1.amazonaws.com"
-    assert sessions_url(REGION, environ=service | ignore, endpoint="https://flag.example").host == "flag.example"
+    assert sessions_endpoint(REGION, environ=general).host == "general.example"
+    assert sessions_endpoint(REGION, environ=service).host == "service.example"
+    assert sessions_endpoint(REGION, environ=service, endpoint="https://flag.example").host == "flag.example"
+    assert sessions_endpoint(REGION, environ=service, endpoint="").host == "service.example"
+    assert sessions_endpoint(REGION, environ=service | ignore).host == "rolesanywhere.eu-west-1.amazonaws.com"
+    assert sessions_endpoint(REGION, environ=service | ignore, endpoint="https://flag.example").host == "flag.example"
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_order_of_the_places() -> None:
         ("http://[::1]:8080", Endpoint("http", "::1", 8080, "/sessions"), "[::1]:8080"),
     ],
 )
-def test_given_urls(text: str, expected: Endpoint, header: str) -> None:
-    endpoint = sessions_url(REGION, environ={}, endpoint=text)
+def test_url_is_parsed(text: str, expected: Endpoint, header: str) -> None:
+    endpoint = sessions_endpoint(REGION, environ={}, endpoint=text)
     assert endpoint == expected
     assert endpoint.host_header == header
     assert endpoint.url == f"{expected.scheme}://{header}{expected.path}"
@@ -124,47 +124,47 @@ def test_given_urls(text: str, expected: Endpoint, header: str) -> None:
         "https://[v1.x]", "https://h.example\\@other", "https://" + "a" * 64, " https://h.example",
     ],
 )  # fmt: skip
-def test_malformed_urls(text: str) -> None:
-    with pytest.raises(UsageError, match=r"^--endpoint holds ") as caught:
-        sessions_url(REGION, environ={}, endpoint=text)
+def test_malformed_url_is_an_error(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^--endpoint is ") as caught:
+        sessions_endpoint(REGION, environ={}, endpoint=text)
     assert str(caught.value).isprintable()
-    with pytest.raises(UsageError, match=r"^AWS_ENDPOINT_URL holds "):
-        sessions_url(REGION, environ={"AWS_ENDPOINT_URL": text})
+    with pytest.raises(UsageError, match=r"^AWS_ENDPOINT_URL is "):
+        sessions_endpoint(REGION, environ={"AWS_ENDPOINT_URL": text})
 
 
-def test_a_password_in_the_url_is_refused_and_not_shown() -> None:
+def test_url_with_a_password_is_an_error_that_hides_it() -> None:
     with pytest.raises(UsageError, match="--endpoint") as caught:
-        sessions_url(REGION, environ={}, endpoint="https://me:hunter2@h.example")
+        sessions_endpoint(REGION, environ={}, endpoint="https://me:hunter2@h.example")
     assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("host", ["h.example", "192.0.2.7", "localhost.example", "127.0.0.1.example", "127.1", "[::2]"])
-def test_http_off_loopback_is_refused_unless_unverified(host: str) -> None:
-    with pytest.raises(UsageError, match="AWS_ENDPOINT_URL holds an http: URL") as caught:
-        sessions_url(REGION, environ={"AWS_ENDPOINT_URL": f"http://{host}"})
+def test_http_to_another_machine_is_an_error_unless_unverified(host: str) -> None:
+    with pytest.raises(UsageError, match=r"^AWS_ENDPOINT_URL is http://.* for this machine only") as caught:
+        sessions_endpoint(REGION, environ={"AWS_ENDPOINT_URL": f"http://{host}"})
     assert "--no-verify-ssl" in caught.value.hint
     with pytest.warns(UnsafeConnectionWarning, match="--no-verify-ssl"):
-        assert sessions_url(REGION, environ={}, endpoint=f"http://{host}", verify=False).scheme == "http"
+        assert sessions_endpoint(REGION, environ={}, endpoint=f"http://{host}", verify=False).scheme == "http"
 
 
 @pytest.mark.parametrize("url", [None, "https://h.example", "http://localhost:8080"])
-def test_unverified_warns_at_each_use(url: str | None) -> None:
+def test_no_verify_ssl_warns_at_each_use(url: str | None) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
-            sessions_url(REGION, environ={}, endpoint=url, verify=False)
+            sessions_endpoint(REGION, environ={}, endpoint=url, verify=False)
     assert [type(warning.message) for warning in caught] == [UnsafeConnectionWarning] * 2
 
 
-def test_loopback() -> None:
+def test_loopback_hosts_are_recognized() -> None:
     assert all(map(is_loopback, ["localhost", "127.0.0.1", "127.255.255.254", "::1", "::ffff:127.0.0.1"]))
     assert not any(map(is_loopback, ["", "localhost.", "x.localhost", "128.0.0.1", "::", "0.0.0.0", "::ffff:10.0.0.1"]))
 
 
 @given(st.one_of(st.text(), st.text().map("https://".__add__), st.from_regex(r"https://[\[\]a-z0-9.:@/?#%-]{0,30}")))
-def test_any_text_is_a_usage_error_or_a_safe_url(text: str) -> None:
+def test_any_text_is_a_safe_url_or_a_usage_error(text: str) -> None:
     try:
-        endpoint = sessions_url(REGION, environ={}, endpoint=text)
+        endpoint = sessions_endpoint(REGION, environ={}, endpoint=text)
     except UsageError as error:
         shown = str(error)
     else:

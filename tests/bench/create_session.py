@@ -1,4 +1,4 @@
-"""From a CreateSession request to its string to sign: beside libcrypto's SHA-256, botocore and our twin in Python."""
+"""From a CreateSession request to its string to sign, compared with libcrypto's SHA-256, botocore and our twin."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TARGET = "/sessions?" + urlencode(
         "trustAnchorArn": f"{_SERVICE}:trust-anchor/00000000-0000-4000-8000-000000000000",
     }
 )
-# In place of a leaf on P-256 of a usual CA: as long, and the same bytes in each run.
+# As long as a typical P-256 leaf, and the same bytes in each run.
 CERTIFICATE = base64.b64encode(random.Random(1).randbytes(876)).decode("ascii")
 HEADERS = [
     ("Host", HOST),
@@ -44,7 +44,7 @@ ARGUMENTS = ("POST", TARGET, HEADERS, BODY, ("AWS4-X509-ECDSA-SHA256", STAMP, SC
 
 
 def canonical_request() -> bytes:
-    """Return the canonical request, as the twin makes it."""
+    """Return the canonical request, made by the Python twin."""
     path, _, query = TARGET.partition("?")
     return _reference.canonical_request(
         "POST",
@@ -56,7 +56,7 @@ def canonical_request() -> bytes:
 
 
 def sha256(folder: Path) -> Callable[[Sequence[bytes], int], float]:
-    """Compile the floor, and return what hashes messages so many times and returns the seconds of one time."""
+    """Compile the floor: a function that hashes messages `count` times and returns the seconds of one time."""
     library = folder / "sha256_floor.so"
     source = Path(__file__).with_name("sha256_floor.c")
     subprocess.run(["cc", "-O3", "-shared", "-fPIC", "-o", library, source, "-lcrypto"], check=True)
@@ -78,7 +78,7 @@ AUTH = botocore.auth.SigV4Auth(None, "rolesanywhere", REGION)
 
 
 def aws_request(url: str, headers: dict[str, str]) -> Any:
-    """Return botocore's request, dated."""
+    """Return botocore's request with a date."""
     request = botocore.awsrequest.AWSRequest("POST", url, headers, BODY)
     request.context["timestamp"] = STAMP
     return request
@@ -89,18 +89,18 @@ def with_botocore(request: Any) -> str:
 
 
 def all_with_botocore(url: str, headers: dict[str, str]) -> tuple[str, str]:
-    """Return what ours returns, the signed headers too, of what ours takes: no request made beforehand."""
+    """Make the request too, and return the signed headers too: the same input and output as ours."""
     request = aws_request(url, headers)
     return with_botocore(request), AUTH.signed_headers(AUTH.headers_to_sign(request))
 
 
 def calls(count: int) -> list[Call]:
-    """Return ours, the floor, the floor of what ours hashes, botocore twice, the twin; `count` of ours at a time."""
+    """Return ours, both floors, botocore twice and the Python twin, with `count` calls of ours at a time."""
     to_sign = canonical.request_to_sign(*ARGUMENTS)[0]
     url, headers = f"https://{HOST}{TARGET}", dict(HEADERS)
     request = aws_request(url, headers)
     if with_botocore(request).splitlines()[-1] != to_sign.decode("ascii").splitlines()[-1]:
-        raise SystemExit("botocore's canonical request is another")
+        raise SystemExit("botocore's canonical request differs")
     with tempfile.TemporaryDirectory(prefix="hwsigner-bench-") as folder:
         floor = sha256(Path(folder))
     hashed = [canonical_request(), BODY]
@@ -112,6 +112,6 @@ def calls(count: int) -> list[Call]:
         ),
         Call("the same without the string to sign, which the key hashes", lambda: floor(hashed, count)),
         Call("botocore, `canonical_request`, `string_to_sign`", repeated(with_botocore, request, count=slow)),
-        Call("botocore, from and to the same as ours", repeated(all_with_botocore, url, headers, count=slow)),
+        Call("botocore, with the same input and output as ours", repeated(all_with_botocore, url, headers, count=slow)),
         Call("`request_to_sign`, the twin in Python", repeated(_reference.request_to_sign, *ARGUMENTS, count=slow)),
     ]

@@ -1,4 +1,4 @@
-"""A fleet of resident providers on one account, simulated: how it bears the service's quota.
+"""A simulated fleet of background providers on one account, and how the service's quota limits it.
 
 It drives `hwsigner.refresh.schedule`, which the providers run, with a clock of its own. A day of 10,000 providers takes
 seconds.
@@ -25,7 +25,7 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 from hwsigner.aws.create_session import _BACKOFF_BASE, _BACKOFF_CAP  # noqa: E402
 from hwsigner.defaults import MAX_ATTEMPTS  # noqa: E402
-from hwsigner.refresh.schedule import POLICY, Lease, Policy, until_refresh  # noqa: E402
+from hwsigner.refresh.schedule import POLICY, Lifetime, Policy, until_refresh  # noqa: E402
 
 MINUTE, HOUR = 60.0, 3600.0
 BOOT_SECONDS = 10.0
@@ -33,19 +33,19 @@ BOOT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Fleet:
-    """A fleet, and the account that it asks.
+    """A fleet and its account.
 
     Attributes:
-        agents: how many residents; all of them are asked all the time.
+        providers: how many providers; callers ask all of them all the time.
         life: the seconds of life of each session.
         quota: how many CreateSession requests the account has in each second.
         burst: how many of them it may save up.
-        policy: when they refresh and try again.
-        first_requests: how many requests the first try sends at most.
+        policy: when they refresh and retry.
+        first_requests: how many requests the first attempt sends at most.
         later_requests: and each that follows a failure.
     """
 
-    agents: int = 10_000
+    providers: int = 10_000
     life: float = HOUR
     quota: float = 10.0
     burst: float = 10.0
@@ -55,24 +55,24 @@ class Fleet:
 
 
 @dataclass
-class Agent:
-    """A resident: its session's lease and when that began, since when it has wanted one, and its failures in a row."""
+class SimulatedProvider:
+    """A simulated provider: since when it has wanted a session, its session's lifetime, and its failures in a row."""
 
     wanting_since: float
-    lease: Lease | None = None
+    lifetime: Lifetime | None = None
     failures: int = 0
     requests: int = 0
 
 
 @dataclass
 class History:
-    """What came of it.
+    """What happened.
 
     Attributes:
         requests: how many requests were sent in each minute.
         granted: how many of them gave a session.
-        waits: for each spell of an agent without credentials: when it ended, and its seconds.
-        dry: how many agents are without credentials at the end.
+        waits: for each spell of a provider without credentials: when it ended, and its seconds.
+        dry: how many providers are without credentials at the end.
     """
 
     requests: Counter[int] = field(default_factory=Counter)
@@ -111,83 +111,83 @@ class Simulation:
         self.random = random.Random(seed)
         self.quota = Quota(fleet.quota, fleet.burst)
         self.history = History()
-        self.agents: list[Agent] = []
+        self.providers: list[SimulatedProvider] = []
         self.calls: list[tuple[float, int]] = []
 
     def start_cold(self, seconds: float = BOOT_SECONDS) -> None:
-        """Let all agents start within some seconds, without credentials."""
-        for _ in range(self.fleet.agents):
+        """Start all providers within some seconds, without credentials."""
+        for _ in range(self.fleet.providers):
             begin = self.random.random() * seconds
-            self._add(Agent(begin), begin)
+            self._add(SimulatedProvider(begin), begin)
 
     def start_warm(self) -> None:
-        """Let all agents have sessions, each of another age."""
-        for _ in range(self.fleet.agents):
-            lease = self.fleet.policy.lease(0, self.fleet.life, self.random.random)
-            age = self.random.random() * (lease.end - lease.ahead)
-            lease = replace(lease, end=lease.end - age)
-            self._add(Agent(lease.end, lease), lease.end - lease.ahead)
+        """Give all providers sessions of different ages."""
+        for _ in range(self.fleet.providers):
+            lifetime = self.fleet.policy.lifetime(0, self.fleet.life, self.random.random)
+            age = self.random.random() * (lifetime.end - lifetime.ahead)
+            lifetime = replace(lifetime, end=lifetime.end - age)
+            self._add(SimulatedProvider(lifetime.end, lifetime), lifetime.end - lifetime.ahead)
 
     def run(self, until: float) -> History:
         """Let time pass."""
         while self.calls and self.calls[0][0] < until:
             now, number = heapq.heappop(self.calls)
-            heapq.heappush(self.calls, (self._request(now, self.agents[number]), number))
-        self.history.dry = sum(agent.wanting_since <= until for agent in self.agents)
+            heapq.heappush(self.calls, (self._request(now, self.providers[number]), number))
+        self.history.dry = sum(provider.wanting_since <= until for provider in self.providers)
         return self.history
 
-    def _add(self, agent: Agent, time: float) -> None:
-        heapq.heappush(self.calls, (time, len(self.agents)))
-        self.agents.append(agent)
+    def _add(self, provider: SimulatedProvider, time: float) -> None:
+        heapq.heappush(self.calls, (time, len(self.providers)))
+        self.providers.append(provider)
 
-    def _request(self, now: float, agent: Agent) -> float:
-        """Send an agent's request, and return when it sends its next one."""
+    def _request(self, now: float, provider: SimulatedProvider) -> float:
+        """Send a provider's request, and return when it sends its next one."""
         minute = int(now // MINUTE)
         self.history.requests[minute] += 1
         is_up = not self.outage[0] <= now < self.outage[1]
         if is_up and self.quota.take(now):
             self.history.granted[minute] += 1
-            return self._grant(now, agent)
-        return self._refuse(now, agent)
+            return self._grant(now, provider)
+        return self._refuse(now, provider)
 
-    def _grant(self, now: float, agent: Agent) -> float:
-        if now > agent.wanting_since:
-            self.history.waits.append((now, now - agent.wanting_since))
-        lease = self.fleet.policy.lease(now, self.fleet.life, self.random.random)
-        agent.lease, agent.wanting_since, agent.failures, agent.requests = lease, lease.end, 0, 0
-        return now + until_refresh(lease, lease.left(now, self.fleet.life), next_try=-math.inf, now=now)
+    def _grant(self, now: float, provider: SimulatedProvider) -> float:
+        if now > provider.wanting_since:
+            self.history.waits.append((now, now - provider.wanting_since))
+        lifetime = self.fleet.policy.lifetime(now, self.fleet.life, self.random.random)
+        provider.lifetime, provider.wanting_since, provider.failures, provider.requests = lifetime, lifetime.end, 0, 0
+        return now + until_refresh(lifetime, lifetime.end - now, next_try=-math.inf, now=now)
 
-    def _refuse(self, now: float, agent: Agent) -> float:
-        agent.requests += 1
-        if agent.requests < (self.fleet.later_requests if agent.failures else self.fleet.first_requests):
+    def _refuse(self, now: float, provider: SimulatedProvider) -> float:
+        provider.requests += 1
+        if provider.requests < (self.fleet.later_requests if provider.failures else self.fleet.first_requests):
             # As create_session does within a try.
-            return now + self.random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** (agent.requests - 1)))
-        agent.requests = 0
-        agent.failures += 1
+            return now + self.random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** (provider.requests - 1)))
+        provider.requests = 0
+        provider.failures += 1
         policy, chance = self.fleet.policy, self.random.random
-        left = agent.lease.end - now if agent.lease else 0.0
-        if agent.lease:
-            agent.lease = policy.postponed(agent.lease, left, chance)
-        next_try = now + policy.pause(agent.failures, chance)
-        return now + until_refresh(agent.lease, left, next_try=next_try, now=now)
+        left = provider.lifetime.end - now if provider.lifetime else 0.0
+        if provider.lifetime:
+            provider.lifetime = policy.postponed(provider.lifetime, left, chance)
+        next_try = now + policy.pause(provider.failures, chance)
+        return now + until_refresh(provider.lifetime, left, next_try=next_try, now=now)
 
 
 def cold_start(fleet: Fleet, hours: float = 6) -> History:
-    """Return what comes of a cold start of the whole fleet."""
+    """Return what happens in a cold start of the whole fleet."""
     simulation = Simulation(fleet)
     simulation.start_cold()
     return simulation.run(hours * HOUR)
 
 
 def outage(fleet: Fleet, hours: float = 7, minutes: float = 60) -> History:
-    """Return what comes of an outage that begins after an hour."""
+    """Return what happens in an outage that begins after an hour."""
     simulation = Simulation(fleet, outage=(HOUR, HOUR + minutes * MINUTE))
     simulation.start_warm()
     return simulation.run(hours * HOUR)
 
 
 def steady(fleet: Fleet, hours: float = 24) -> History:
-    """Return what comes of a day without events."""
+    """Return what happens on a day without events."""
     simulation = Simulation(fleet)
     simulation.start_warm()
     return simulation.run(hours * HOUR)
@@ -196,10 +196,10 @@ def steady(fleet: Fleet, hours: float = 24) -> History:
 CHOSEN = "**chosen**"
 BACKOFFS = {
     CHOSEN: Fleet(),
-    "no jitter in pauses": Fleet(policy=replace(POLICY, jitter=0.0)),
-    "less up to a tenth of a pause": Fleet(policy=replace(POLICY, jitter=0.1)),
-    "less up to all of it": Fleet(policy=replace(POLICY, jitter=1.0)),
-    "three requests in each try": Fleet(later_requests=3),
+    "no jitter": Fleet(policy=replace(POLICY, jitter=0.0)),
+    "pauses up to a tenth shorter": Fleet(policy=replace(POLICY, jitter=0.1)),
+    "pauses of any shorter length": Fleet(policy=replace(POLICY, jitter=1.0)),
+    "three requests in each attempt": Fleet(later_requests=3),
     "pauses up to 30 s": Fleet(policy=replace(POLICY, longest_pause=30.0)),
     "pauses up to 300 s": Fleet(policy=replace(POLICY, longest_pause=300.0)),
     "pauses up to 900 s": Fleet(policy=replace(POLICY, longest_pause=900.0)),
@@ -222,7 +222,7 @@ SPREADS = {
 
 
 def drain(history: History, begin: float) -> list[str]:
-    """Return how long agents that have no credentials at a moment take to get them, and the requests that they send."""
+    """Return how long providers without credentials at a moment take to get them, and the requests that they send."""
     ends = sorted(end - begin for end, _ in history.waits if end > begin)
     last, half = ("never", "never") if history.dry else (f"{ends[-1]:,.0f}", f"{ends[len(ends) // 2]:,.0f}")
     sent = history.rates(history.requests, begin, begin + (2 * HOUR if history.dry else ends[-1]))
@@ -262,17 +262,23 @@ def table(heads: list[str], rows: Iterator[list[str]]) -> str:
 
 
 def report() -> str:
-    drains = ["all have them after, s", "half after, s", "requests for each", "a second, minute 1", "minutes 6 to 15"]
-    lacks = [f"{m} min: {what}" for m in (10, 15, 30) for what in ("lack them", "a second meanwhile")]
-    spreads = ["steady, a second", "worst minute", *(f"wave {number}, worst minute" for number in range(1, 5))]
+    drains = [
+        "All have credentials after, s",
+        "Half after, s",
+        "Requests of each",
+        "A second, minute 1",
+        "Minutes 6 to 15",
+    ]
+    lacks = [f"{m} min: {what}" for m in (10, 15, 30) for what in ("lack credentials", "a second meanwhile")]
+    spreads = ["Steady, a second", "Worst minute", *(f"Wave {number}, worst minute" for number in range(1, 5))]
     colds = ([name, *drain(cold_start(f, 3), 0)] for name, f in BACKOFFS.items())
     outages = ([name, *drain(outage(f, 5), 2 * HOUR)] for name, f in BACKOFFS.items())
     return "\n\n".join(
         (
-            table(["cold start", *drains], colds),
-            table(["after the outage", *drains], outages),
-            table(["patience", *lacks], ([name, *patience_row(f)] for name, f in PATIENCES.items())),
-            table(["spread", *spreads], ([name, *spread_row(f)] for name, f in SPREADS.items())),
+            table(["Cold start", *drains], colds),
+            table(["Outage of an hour", *drains], outages),
+            table(["Patience", *lacks], ([name, *patience_row(f)] for name, f in PATIENCES.items())),
+            table(["Spread", *spreads], ([name, *spread_row(f)] for name, f in SPREADS.items())),
         )
     )
 

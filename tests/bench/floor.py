@@ -1,6 +1,6 @@
-"""The floor: what the bare libraries cost for the same work, without any care.
+"""The floor: the same work with the bare libraries, without any checks.
 
-It parses the same flags, reads the certificate, opens the key, signs once and makes one POST over TLS.
+It parses the same flags, reads the certificate, opens the key, signs once and sends one POST over TLS.
 """
 
 import argparse
@@ -117,7 +117,7 @@ def main() -> None:
     connection = http.client.HTTPConnection(url.netloc)
     plain = socket.create_connection((url.hostname or "", url.port or 443), timeout=5)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # As bytes: a str would go through IDNA, whose import takes a millisecond.
+    # A str would go through IDNA, whose import takes a millisecond.
     connection.sock = context.wrap_socket(plain, server_hostname=(url.hostname or "").encode())
     query = urllib.parse.urlencode({"roleArn": flags.role_arn})
     connection.request("POST", f"/sessions?{query}", b'{"durationSeconds":3600}', {"Authorization": signature.hex()})

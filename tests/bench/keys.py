@@ -1,8 +1,7 @@
-"""How many signatures a second an open key makes, by backend: `python tests/bench/keys.py`.
+"""Signatures per second with an open key, by backend: `python tests/bench/keys.py`.
 
-Beside each key a program in C signs with the same key in the same run, by the backend's own calls: OpenSSL's, the
-module's, ESYS's. Where nothing else is said, a key is on P-256. Each signature is timed by itself; a figure is the
-least median of some rounds.
+For comparison, a program in C signs with the same key in the same run, through OpenSSL, the module or ESYS. Keys are on
+P-256 unless the row says otherwise. Each signature is timed on its own. A figure is the lowest median of some rounds.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ SIGNATURES = 1000
 
 @dataclass(frozen=True)
 class Figure:
-    """A key's signature: microseconds with hwsigner and in C, and what is said of its bound."""
+    """The time of a signature: microseconds with hwsigner and in C, and the verdict on its bound."""
 
     name: str
     ours: float
@@ -70,14 +69,14 @@ def _file(name: str, path: Path, program: Path) -> Figure:
 
 
 def module() -> Figure:
-    """Measure a key of a PKCS #11 module."""
+    """Measure a key in a PKCS #11 token."""
     rows = pkcs11_signing.measure()
     ours, judge, bound = rows[pkcs11_signing.OURS], rows[pkcs11_signing.JUDGE], pkcs11_signing.BOUND
     return Figure("SoftHSM", ours, judge, f"at most {bound:g} µs more: {verdict(ours - judge <= bound)}")
 
 
 def tpm() -> Iterator[Figure]:
-    """Measure keys of a TPM, alone and behind a resource manager."""
+    """Measure keys in a TPM, alone and behind a resource manager."""
     for row in tpm2_signing.measure():
         bound = f"at most {row.bound:g}: {verdict(row.ratio() <= row.bound)}" if row.bound else ""
         yield Figure(f"swtpm, {row.name}", min(row.our_times), min(row.judge_times), bound)
@@ -89,7 +88,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the microseconds of each")
     arguments = parser.parse_args()
     figures = [*files(), module(), *tpm()]
-    head = ["key", "signatures/s", "median, µs", "in C, µs", "to C", "bound"]
+    head = ["Key", "signatures/s", "median, µs", "in C, µs", "ratio to C", "bound"]
     print(table(head, [figure.row() for figure in figures]), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=1))

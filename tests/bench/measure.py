@@ -1,4 +1,4 @@
-"""Timing calls in turn within one process, in the processor's time: other processes take no part in it."""
+"""Times calls in turn within one process, in processor time, so that other processes do not count."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLOCK = time.process_time
 
 @dataclass
 class Call:
-    """A call that is timed: its name, what returns the seconds of one, and what they were in each round."""
+    """A call to time: its name, a function that returns the seconds of one call, and the seconds of each round."""
 
     name: str
     time: Callable[[], float]
@@ -26,21 +26,21 @@ class Call:
         return statistics.median(self.times)
 
     def ratio(self, other: Call) -> float:
-        """Return how many times the other this one takes: the median of the pairs of one round."""
+        """Return the ratio of this call's time to the other's: the median over the rounds."""
         return statistics.median(a / b for a, b in zip(self.times, other.times, strict=True))
 
 
 def pin() -> int:
-    """Keep this process on one processor, the last that it may use, and return its number."""
+    """Pin this process to one processor, the last that it may use, and return its number."""
     processor = max(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {processor})
     return processor
 
 
 def repeated(call: Callable[..., object], *arguments: object, count: int) -> Callable[[], float]:
-    """Return what times a call with the same arguments, the mean of `count` in a row, after some that do not count.
+    """Return a function that times repeated calls with the same arguments: the mean of `count`, after a warm-up.
 
-    Else the caches, cold after another call's turn, would weigh more on few calls than on many.
+    Without the warm-up, caches that are cold after another call's turn would weigh more on few calls than on many.
     """
     names = ", ".join(f"a{i}" for i in range(len(arguments)))
     values = {f"a{i}": argument for i, argument in enumerate(arguments)}
@@ -51,9 +51,9 @@ def repeated(call: Callable[..., object], *arguments: object, count: int) -> Cal
 
 
 def each_once(call: Callable[[Any], object], make: Callable[[], Any], *, count: int) -> Callable[[], float]:
-    """Return what times a call of `count` new arguments, each used once; making them takes no part.
+    """Return a function that times calls with `count` new arguments, each used once. Making them is not timed.
 
-    They are made ten at a time, since a request is signed when it has just been made, and its memory is near.
+    They are made ten at a time, because in practice a request is signed just after it was made, while in the cache.
     """
     timer = Timer(
         "for argument in arguments: call(argument)",
@@ -71,7 +71,7 @@ def each_once(call: Callable[[Any], object], make: Callable[[], Any], *, count: 
 
 
 def in_turn(calls: Iterable[Call], rounds: int) -> None:
-    """Time every call in each round, after one round that does not count."""
+    """Time every call once per round, after a first round that does not count."""
     calls = list(calls)
     for call in calls:
         call.time()

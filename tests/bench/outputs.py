@@ -1,9 +1,9 @@
-"""What credentials cost by each output, with an agent and without: `python tests/bench/outputs.py`.
+"""How long each output takes to give credentials, with and without an agent: `python tests/bench/outputs.py`.
 
-Whole processes, each in turn with the others, from an empty environment: from their start to the end of their output,
-or to their first answer where they stay. *Warm* is where an agent has the credentials; *cold* ones get a session of
-their own, for a key in a file. The figures are ratios within one run: to `/bin/true`, the least that a process takes,
-and to a bare Python.
+Whole processes run in turn, each with an empty environment. They are timed from their start to the end of their output,
+or to their first response if they keep running. *Warm* means that an agent has the credentials. *Cold* processes create
+a session of their own, with a key in a file. The figures are ratios within one run: to `/bin/true`, the minimum for a
+process, and to a bare Python.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from serving.stage import Process as Server  # noqa: E402
 
 BIN = Path(sys.executable).parent
 BOUND = 2.0
-"""How many times `/bin/true` the warm program may take."""
+"""The largest ratio to `/bin/true` of the warm program."""
 MOST_MEMORY = 60.0
-"""How many MB an idle agent with one profile may take."""
+"""The memory limit in MB of an idle agent with one profile."""
 COMMANDS = {
     "`hwsigner-credentials`": ("hwsigner-credentials", "--profile", "web"),
     "`hwsigner credential-process`": ("hwsigner", "credential-process", "--profile", "web"),
@@ -47,12 +47,12 @@ COMMANDS = {
 
 
 class Process:
-    """A command whose runs are timed; it must not fail."""
+    """A command to time. It must not fail."""
 
     def __init__(self, command: Sequence[str | Path], environ: dict[str, str]) -> None:
         self._command = [str(word) for word in command]
         self._environ = environ
-        # Not subprocess, whose own work would weigh more than the process.
+        # The overhead of subprocess would exceed the time of the process itself.
         self._actions = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_WRONLY, 0) for number in (1, 2)]
 
     def __call__(self) -> float:
@@ -68,10 +68,10 @@ class Process:
 
 @contextmanager
 def agent(home: Home) -> Iterator[int]:
-    """Start an agent, and give its process number when it has given credentials."""
+    """Start an agent, and yield its process ID once it has given credentials."""
     with agent_process(home, [str(BIN / "hwsigner"), "agent"]) as running:
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(home.place.socket)
+            connection.connect(home.address.socket)
             connection.sendall(b"1 get web\n")
             if b"1 ok " not in read_all(connection):
                 raise SystemExit("the agent gave no credentials")
@@ -81,7 +81,7 @@ def agent(home: Home) -> Iterator[int]:
 
 @contextmanager
 def server(home: Home) -> Iterator[int]:
-    """Start `hwsigner serve`, and give its process number when it has answered a request."""
+    """Start `hwsigner serve`, and yield its process ID once it has responded to a request."""
     command = [str(BIN / "hwsigner"), "serve", "--port=0", "web"]
     with subprocess.Popen(command, env=home.environ, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -94,7 +94,7 @@ def server(home: Home) -> Iterator[int]:
 
 
 def started(start: Callable[[], AbstractContextManager[int]]) -> float:
-    """Return how many seconds pass until something that stays has answered; its end is not timed."""
+    """Return the seconds until a server has responded. Stopping it is not timed."""
     begin = time.perf_counter()
     with start():
         return time.perf_counter() - begin
@@ -102,7 +102,7 @@ def started(start: Callable[[], AbstractContextManager[int]]) -> float:
 
 @contextmanager
 def homes() -> Iterator[tuple[Home, Home]]:
-    """Give two homes with a profile each: one without an agent, and one whose agent has credentials."""
+    """Yield two home folders with one profile each: one without an agent, one whose agent has credentials."""
     ca = certs.make_ca()
     with (
         tempfile.TemporaryDirectory(prefix="hwsigner-bench-") as folder,
@@ -117,7 +117,7 @@ def homes() -> Iterator[tuple[Home, Home]]:
 
 
 def calls(cold: Home, warm: Home) -> list[Call]:
-    """Return what is timed: `/bin/true`, the bare Python, the outputs cold, and warm."""
+    """Return the calls to time: `/bin/true`, the bare Python, the cold outputs, and the warm ones."""
     commands = [
         Call(f"{name}, {how}", Process([BIN / program, *arguments], home.environ))
         for how, home in (("cold", cold), ("warm", warm))
@@ -127,8 +127,8 @@ def calls(cold: Home, warm: Home) -> list[Call]:
         Call("`/bin/true`", Process(["/bin/true"], cold.environ)),
         Call("`python -I -c pass`", Process([sys.executable, "-I", "-c", "pass"], cold.environ)),
         *commands[: len(COMMANDS)],
-        Call("`hwsigner serve`, cold, to its first answer", partial(started, partial(server, cold))),
-        Call("`hwsigner agent`, cold, to its first answer", partial(started, partial(agent, cold))),
+        Call("`hwsigner serve`, cold, to its first response", partial(started, partial(server, cold))),
+        Call("`hwsigner agent`, cold, to its first response", partial(started, partial(agent, cold))),
         *commands[len(COMMANDS) :],
     ]
 
@@ -141,7 +141,7 @@ def row(call: Call, true: Call, python: Call) -> list[str]:
 
 
 def memory(home: Home) -> list[list[str]]:
-    """Return the rows of what stays: how much memory it has when it has answered once."""
+    """Return a row for each server: its memory after the first response."""
     rows = []
     for name, start, most in (("`hwsigner agent`", agent, MOST_MEMORY), ("`hwsigner serve`", server, None)):
         with start(home) as pid:
@@ -154,7 +154,7 @@ def main() -> None:
     """Time everything in turn and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write how many times a bare Python each takes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the ratios to a bare Python")
     arguments = parser.parse_args()
     with homes() as (cold, warm):
         timed = calls(cold, warm)
@@ -162,9 +162,9 @@ def main() -> None:
         sizes = memory(cold)
     true, python, *_ = timed
     print(f"Whole processes, {arguments.rounds} rounds\n")
-    head = ["command", "median, ms", "to `/bin/true`", "to a bare Python", "bound"]
+    head = ["Command", "median, ms", "ratio to `/bin/true`", "ratio to a bare Python", "bound"]
     print(table(head, [row(call, true, python) for call in timed]))
-    print(f"\n{table(['idle, one profile', 'RSS, MB', 'bound'], sizes)}", flush=True)
+    print(f"\n{table(['Idle, one profile', 'RSS, MB', 'bound'], sizes)}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps({call.name: call.ratio(python) for call in timed}, indent=1))
 

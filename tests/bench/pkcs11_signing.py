@@ -63,9 +63,9 @@ def _measure(hsm: SoftHSM, program: Path) -> dict[str, float]:
     for _ in range(ROUNDS):
         rows[JUDGE].append(_by_c(hsm, program))
         rows[OURS].append(sign())
-        notices.tell_by(lambda text: None)
+        notices.set_notifier(lambda text: None)
         rows["hwsigner: Key.sign, with a touch looked after"].append(sign())
-        notices.tell_by(None)
+        notices.set_notifier(None)
         rows["python-pkcs11 alone, of a digest, raw"].append(library())
     key.close()
     return {name: min(times) for name, times in rows.items()}

@@ -1,6 +1,6 @@
-"""The plot of what outputs and signatures cost: `python tests/bench/plot.py OUTPUTS.json KEYS.json PLOT.svg`.
+"""Plots the costs of outputs and signatures: `python tests/bench/plot.py OUTPUTS.json KEYS.json PLOT.svg`.
 
-The figures are those that `outputs.py` and `keys.py` write with `--json`.
+`outputs.py` and `keys.py` write the figures with `--json`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COLD, WARM, REST, KEY, MARK = "#00798c", "#d1495b", "#bbbbbb", "#00798c", "#3333
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar: what it is of, how long it is, its colour, and where a mark stands beside it."""
+    """A bar: its name, its value, its colour, and the value of a mark beside it."""
 
     name: str
     value: float
@@ -31,7 +31,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Panel:
-    """Bars on one logarithmic scale, from the first of its ticks to the last."""
+    """Bars on a logarithmic scale, from the first tick to the last."""
 
     title: str
     ticks: Sequence[float]
@@ -67,12 +67,12 @@ class Panel:
 
 
 def draw(outputs: Mapping[str, float], keys: Sequence[Mapping[str, Any]]) -> str:
-    """Return the plot of ratios to a bare Python, by output, and of a signature's microseconds, by key."""
+    """Return the plot of start-up times, as ratios to a bare Python, and of signatures per second."""
     colours = {name: WARM if ", warm" in name else COLD if ", cold" in name else REST for name in outputs}
     starts = [Bar(name.replace("`", ""), ratio, colours[name]) for name, ratio in outputs.items()]
     rates = [Bar(key["name"], 1e6 / key["ours"], KEY, 1e6 / key["judge"]) for key in keys]
-    ratios = "Start-up, in times of a bare Python (red: an agent has the credentials)"
-    signatures = "Signatures a second of an open key (line: the same key in C)"
+    ratios = "Start-up time, as a multiple of a bare Python's (red: an agent has the credentials)"
+    signatures = "Signatures per second with an open key (line: the same key in C)"
     panels = [
         Panel(ratios, (0.01, 0.1, 1, 10, 100), starts),
         Panel(signatures, (100, 1000, 10_000, 100_000), rates),
@@ -89,7 +89,7 @@ def draw(outputs: Mapping[str, float], keys: Sequence[Mapping[str, Any]]) -> str
 
 
 def main() -> None:
-    """Draw the plot of figures in files."""
+    """Draw the plot from the files."""
     outputs, keys, plot = map(Path, sys.argv[1:])
     plot.write_text(draw(json.loads(outputs.read_text()), json.loads(keys.read_text())))
 

@@ -1,7 +1,7 @@
-"""`make bench`: what a cold `hwsigner credential-process` costs, as ratios; then the other files.
+"""`make bench`: how long a cold `hwsigner credential-process` takes, then the other benchmarks.
 
-Every command runs in turn with the others, as a whole process from an empty environment, against a server on the
-loopback interface that answers at once. Medians; nothing passes or fails here.
+Commands run in turn, each as a whole process with an empty environment, against a server on the loopback interface that
+responds at once. The figures are medians and ratios. Nothing passes or fails here.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PROGRAM = Path(sys.executable).parent / "hwsigner"
 
 @dataclass
 class Case:
-    """A command that is timed, and how long its runs took, in seconds."""
+    """A command to time, and the seconds that its runs took."""
 
     name: str
     command: list[str]
@@ -59,15 +59,15 @@ class Case:
             raise SystemExit(f"{self.name} failed: {done.stderr}")
 
     def ratio(self, other: Case) -> float:
-        """Return how many times the other this one takes: the median of the pairs of one round."""
+        """Return the ratio of this command's time to the other's: the median over the rounds."""
         return statistics.median(a / b for a, b in zip(self.times, other.times, strict=True))
 
 
-class Answer(BaseHTTPRequestHandler):
-    """Answers every POST with the same credentials, at once."""
+class Handler(BaseHTTPRequestHandler):
+    """Responds to every POST at once, with the same credentials."""
 
     protocol_version = "HTTP/1.1"
-    # Else now and then a client waits 40 ms: for its own acknowledgement of the TLS session tickets.
+    # Otherwise a client sometimes waits 40 ms for its own acknowledgement of the TLS session tickets.
     disable_nagle_algorithm = True
 
     def do_POST(self) -> None:
@@ -91,7 +91,7 @@ class Answer(BaseHTTPRequestHandler):
 @contextmanager
 def serve(context: ssl.SSLContext) -> Iterator[str]:
     """Serve HTTPS on the loopback interface and yield the URL."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
@@ -102,7 +102,7 @@ def serve(context: ssl.SSLContext) -> Iterator[str]:
 
 @contextmanager
 def cases(folder: Path) -> Iterator[list[Case]]:
-    """Make the keys, the certificates and the server, and yield the cases, the bare interpreter first."""
+    """Make keys, certificates and the server, and yield the cases, the bare interpreter first."""
     ca = certs.make_ca()
     context, ca_file = make_tls(folder, ["127.0.0.1"])
     hsm, tpm = SoftHSM(folder / "hsm"), SoftTPM(folder / "tpm")
@@ -138,9 +138,9 @@ def cases(folder: Path) -> Iterator[list[Case]]:
 
 
 def table(found: list[Case]) -> str:
-    """Return the figures as a Markdown table. A row of ours stands after the row of its floor."""
+    """Return the figures as a Markdown table. Each row of ours follows the row of its floor."""
     bare = found[0]
-    lines = ["| command | median, ms | to the bare interpreter | to its floor |", "|---|---|---|---|"]
+    lines = ["| Command | median, ms | ratio to the bare interpreter | ratio to its floor |", "|---|---|---|---|"]
     for before, case in zip([bare, *found], found, strict=False):
         to_floor = f"{case.ratio(before):.2f}" if case.name.startswith("hwsigner") else ""
         median = statistics.median(case.times) * 1000
@@ -149,7 +149,7 @@ def table(found: list[Case]) -> str:
 
 
 def run_others(plot: Path | None) -> None:
-    """Run the other files, each in a process of its own, and draw the plot where one is wanted."""
+    """Run the other benchmarks, each in its own process, and draw the plot if a file is given."""
 
     def run(file: str, *arguments: str | Path) -> None:
         print(flush=True)
@@ -166,14 +166,14 @@ def run_others(plot: Path | None) -> None:
 
 
 def main() -> None:
-    """Time every case in turn and print the table, then those of signing."""
+    """Time every case in turn and print the table, then run the other benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw what outputs and signatures cost, as SVG")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the costs of outputs and signatures as SVG")
     arguments = parser.parse_args()
     rounds = arguments.rounds
     with tempfile.TemporaryDirectory(prefix="hwsigner-bench-") as folder, cases(Path(folder)) as found:
-        for case in found:  # once without counting, so that every module is compiled
+        for case in found:  # A first run that does not count, so that every module is compiled.
             case.run()
             case.times.clear()
         for _ in range(rounds):

@@ -1,7 +1,7 @@
-"""The whole signing of a small S3 GET with a secret access key: beside botocore and awscrt, each with a session token.
+"""Signing a small S3 GET with temporary credentials, from start to end, compared with botocore and awscrt.
 
-Every request is new, made beforehand, and signed once. All bear the same headers: none, and then those of `requests`,
-none of which ours signs, and three of which botocore does.
+Every request is made beforehand and signed once. In the first group requests have no headers. In the second they have
+those of `requests`: ours signs none of them, botocore three.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def ours(clock: Callable[[], float] = time.time) -> SigV4Auth:
 
 
 def each_in_its_own_second() -> SigV4Auth:
-    """Return ours with a clock that goes on by a second at each signature: nothing but the day's key is kept."""
+    """Return ours with a clock that advances by a second per signature, so that only the day's key stays cached."""
     return ours(itertools.count(int(NOW.timestamp())).__next__)
 
 
@@ -74,7 +74,7 @@ def with_botocore(kind: Any) -> Callable[[Any], None]:
 
 
 def with_awscrt(now: datetime) -> Callable[[HttpRequest], HttpRequest]:
-    """Return awscrt's signing; credentials and configuration, with the time in it, are made beforehand."""
+    """Return awscrt's signing function. Credentials and configuration, including the time, are made beforehand."""
     provider = AwsCredentialsProvider.new_static(
         CREDENTIALS.access_key_id, CREDENTIALS.secret_access_key, CREDENTIALS.session_token
     )
@@ -92,7 +92,7 @@ def with_awscrt(now: datetime) -> Callable[[HttpRequest], HttpRequest]:
 
 
 def require_one_signature() -> None:
-    """End the run if ours, botocore's and awscrt's Authorization differ."""
+    """Exit if the Authorization headers of ours, botocore and awscrt differ."""
     theirs = aws_request()
     with_botocore(botocore.auth.S3SigV4Auth)(theirs)
     now = datetime.strptime(theirs.headers["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
@@ -106,13 +106,13 @@ def require_one_signature() -> None:
 
 
 def calls(count: int) -> list[Call]:
-    """Return ours, in three ways, botocore in two and awscrt; `count` calls at a time."""
+    """Return three variants of ours, two of botocore, and awscrt, with `count` calls at a time."""
     require_one_signature()
     plain, s3 = with_botocore(botocore.auth.SigV4Auth), with_botocore(botocore.auth.S3SigV4Auth)
     return [
         Call("`SigV4Auth`", each_once(ours(), BARE.copy, count=count)),
-        Call("`SigV4Auth`, each in a second of its own", each_once(each_in_its_own_second(), BARE.copy, count=count)),
-        Call("`sigv4_hmac.sign_request`, with nothing kept", each_once(by_itself, BARE.copy, count=count)),
+        Call("`SigV4Auth`, each in a new second", each_once(each_in_its_own_second(), BARE.copy, count=count)),
+        Call("`access_key.sign_request`, nothing cached", each_once(by_itself, BARE.copy, count=count)),
         Call("botocore, `SigV4Auth.add_auth`", each_once(plain, aws_request, count=count)),
         Call("botocore, `S3SigV4Auth.add_auth`", each_once(s3, aws_request, count=count)),
         Call("awscrt, `aws_sign_request`", each_once(with_awscrt(NOW), http_request, count=count)),
@@ -120,7 +120,7 @@ def calls(count: int) -> list[Call]:
 
 
 def calls_with_headers(count: int) -> list[Call]:
-    """Return ours and botocore in two ways, of requests with more headers; `count` calls at a time."""
+    """Return ours and two variants of botocore, for requests with more headers, with `count` calls at a time."""
     plain, s3 = with_botocore(botocore.auth.SigV4Auth), with_botocore(botocore.auth.S3SigV4Auth)
     return [
         Call("`SigV4Auth`", each_once(ours(), WITH_HEADERS.copy, count=count)),

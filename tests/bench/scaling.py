@@ -1,4 +1,4 @@
-"""How the cost grows with the size of what is signed."""
+"""How the cost of signing grows with the size of the request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COUNTS = [10**exponent for exponent in range(2, 6)]
 
 
 def least(call: Callable[[object], object], argument: object, number: int) -> float:
-    """Return the seconds of a call: the fastest of five means, each of so many calls in a row."""
+    """Return the seconds of a call: the lowest of five means, each over `number` calls."""
     timer = Timer("call(argument)", timer=CLOCK, globals={"call": call, "argument": argument})
     return min(timer.repeat(5, number)) / number
 
@@ -71,7 +71,7 @@ def file_of(file: BinaryIO, size: int) -> BinaryIO:
 
 
 def stream(file: object) -> object:
-    """Sign a request whose body is a file, which is read and set back."""
+    """Sign a request whose body is a file, which is read and rewound."""
     return ours()(requests.Request("PUT", URL, data=file).prepare())
 
 
@@ -83,12 +83,12 @@ def file_hash(file: object) -> object:
 
 
 def cells(call: Callable[[object], object], make: Callable[[int], object], sizes: Iterable[int]) -> list[str]:
-    """Return the nanoseconds of each byte, or of each pair, for every size."""
+    """Return the nanoseconds per byte or pair for every size."""
     return [f"{least(call, make(size), max(1, 10**6 // size)) * 1e9 / size:.3g}" for size in sizes]
 
 
 def report() -> str:
-    """Return two Markdown tables: nanoseconds a byte, and nanoseconds a pair."""
+    """Return two Markdown tables: nanoseconds per byte, and nanoseconds per pair."""
     with tempfile.TemporaryFile(prefix="hwsigner-bench-") as file:
         by_bytes = [
             ["a body", *cells(body, bytes, SIZES)],
@@ -104,7 +104,7 @@ def report() -> str:
     ]
     return "\n\n".join(
         (
-            table(["ns a byte", *(f"{size:,}" for size in SIZES)], by_bytes),
-            table(["ns a pair", *(f"{count:,}" for count in COUNTS)], by_pairs),
+            table(["ns per byte", *(f"{size:,}" for size in SIZES)], by_bytes),
+            table(["ns per pair", *(f"{count:,}" for count in COUNTS)], by_pairs),
         )
     )

@@ -1,4 +1,4 @@
-"""What signing costs beside libcrypto, botocore and awscrt: `python tests/bench/signing.py`.
+"""The cost of signing, compared with libcrypto, botocore and awscrt: `python tests/bench/signing.py`.
 
 All calls are timed in turn, within one process on one processor. Nothing passes or fails here.
 """
@@ -21,7 +21,7 @@ from bench.measure import Call, in_turn, pin, table, verdict  # noqa: E402
 from hwsigner.sigv4 import canonical  # noqa: E402
 
 FACTOR, ALLOWANCE = 1.3, 0.3e-6
-"""How many times the floor ours may take, and how many seconds beside."""
+"""Ours may take FACTOR times the floor, plus ALLOWANCE in seconds."""
 
 
 def row(call: Call, own: Call, bound: str = "") -> list[str]:
@@ -34,7 +34,7 @@ def at_least(bound: float, call: Call, own: Call) -> str:
 
 
 def to_floor(own: Call, floor: Call) -> str:
-    """Say whether ours is within its bound, by the median of each round's pair."""
+    """Return the verdict on our bound, by the median over the rounds."""
     pairs = list(zip(own.times, floor.times, strict=True))
     limit = FACTOR * floor.median + ALLOWANCE
     factor = statistics.median((mine - ALLOWANCE) / bare for mine, bare in pairs)
@@ -43,7 +43,7 @@ def to_floor(own: Call, floor: Call) -> str:
 
 
 def group(title: str, calls: list[Call], bounds: list[str]) -> list[list[str]]:
-    """Return the rows of calls that are compared with the first of them; the last ones have bounds."""
+    """Return the rows of calls compared with the first one. The last rows have bounds."""
     empty = [""] * (len(calls) - len(bounds))
     rows = [row(call, calls[0], bound) for call, bound in zip(calls, [*empty, *bounds], strict=True)]
     return [[f"**{title}**", "", "", "", ""], *rows]
@@ -78,7 +78,7 @@ def main() -> None:
     in_turn([*to_sign, *get, *with_headers], rounds)
     print(f"Python {sys.version.split()[0]}, botocore {botocore.__version__}, awscrt {awscrt.__version__}; ", end="")
     print(f"canonicalisation: {canonical.IMPLEMENTATION}; processor {processor}; {rounds} rounds\n")
-    head = ["call", "median, µs", "least, µs", "to ours", "bound"]
+    head = ["Call", "median, µs", "lowest, µs", "ratio to ours", "bound"]
     print(table(head, [*to_sign_rows(to_sign), *get_rows(get), *get_with_headers_rows(with_headers)]))
     print(f"\n{scaling.report()}")
 

@@ -1,8 +1,8 @@
 """What a signature of a TPM costs beyond ESYS's own work: `python tests/bench/tpm2_signing.py`.
 
-swtpm, P-256, one run: a program in C that does the same commands is the judge. Medians in microseconds, the least of
-some rounds. Behind a resource manager the key stays loaded; without one, each signature loads its saved context and
-flushes it, since others may want the TPM's three slots.
+swtpm, P-256, in one run with a program in C that gives the TPM the same commands. Medians in microseconds, the least of
+some rounds. Behind a resource manager the key stays loaded. Without one, each signature loads its saved context and
+flushes it, because others may need the TPM's three slots; with an auth value, it also starts a session.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hwsigner.key import open_key  # noqa: E402
 from softhsm.tabrmd import ResourceManager  # noqa: E402
 from softhsm.tpm import SoftTPM  # noqa: E402
 
-BOUND = 1.15
+BOUND = 1.2
 SIGNATURES = 500
 ROUNDS = 4
 AUTH = "4711"
@@ -34,7 +34,7 @@ MESSAGE = b"AWS4-X509-ECDSA-SHA256\n20250101T000000Z\n20250101/us-east-1/rolesan
 
 @dataclass
 class Row:
-    """A way to sign: what it is called, the command in C and ours, what bounds their ratio, and the times of each."""
+    """One case: its name, the command in C and ours, the bound of their ratio, and the times of each."""
 
     name: str
     judge: list[str]
@@ -58,14 +58,14 @@ class Row:
 
 def main() -> None:
     """Measure, and print a table."""
-    print(f"{'swtpm, P-256, one signature':<58}{'C, µs':>9}{'ours, µs':>10}{'ratio':>8}")
+    print(f"{'swtpm, P-256, one signature':<64}{'C, µs':>9}{'ours, µs':>10}{'ratio':>8}")
     for row in measure():
         verdict = "" if row.bound is None else f"  {'within' if row.ratio() <= row.bound else 'over'} {row.bound}"
-        print(f"{row.name:<58}{min(row.judge_times):9.1f}{min(row.our_times):10.1f}{row.ratio():8.2f}{verdict}")
+        print(f"{row.name:<64}{min(row.judge_times):9.1f}{min(row.our_times):10.1f}{row.ratio():8.2f}{verdict}")
 
 
 def measure() -> list[Row]:
-    """Return every way to sign, timed."""
+    """Return every case, timed."""
     with tempfile.TemporaryDirectory(prefix="hwsigner-bench-") as name, _rows(Path(name)) as rows:
         for _ in range(ROUNDS):
             for row in rows:
@@ -92,18 +92,18 @@ def _rows(folder: Path) -> Iterator[list[Row]]:
             os.mkdir(name, 0o700)
         with ResourceManager(tpm) as manager:
             environment = folders | manager.env
-            ways = [
-                ("tabrmd", manager.tcti, "loaded", "the key stays loaded"),
-                ("alone", tpm.tcti, "shared", "saved key: load, sign, flush"),
+            modes = [
+                ("tabrmd", manager.tcti, "loaded", "the key stays loaded", "encrypted session"),
+                ("alone", tpm.tcti, "shared", "saved key: load, sign, flush", "an encrypted session each"),
             ]
             rows = []
-            for place, tcti, way, what in ways:
+            for place, tcti, mode, what, session in modes:
                 for auth, path in keys.items():
-                    session = ", encrypted session" if auth else ""
-                    judge = [program, tcti, way, auth, str(SIGNATURES)]
+                    judge = [program, tcti, mode, auth, str(SIGNATURES)]
                     ours = [sys.executable, __file__, f"tpm2:path={path}?tcti={tcti}", auth]
-                    bound = BOUND if way == "loaded" and not auth else None
-                    rows.append(Row(f"{place}, {what}{session}", judge, ours, environment, bound))
+                    bound = BOUND if mode == "loaded" and not auth else None
+                    name = f"{place}, {what}, {session}" if auth else f"{place}, {what}"
+                    rows.append(Row(name, judge, ours, environment, bound))
             judge = [program, tpm.tcti, "loaded", "", str(SIGNATURES)]
             ours = [sys.executable, __file__, tpm.uri(handle), ""]
             name = "alone, persistent handle against a key that stays loaded"

@@ -1,4 +1,4 @@
-"""The fixtures of commands' tests."""
+"""Fixtures for the tests of commands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scene import Outcome, Scene
 
 @pytest.fixture
 def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Run the program in this process."""
+    """A function that runs a command in this process."""
 
     def run(*arguments: str | Path) -> Outcome:
         capfd.readouterr()
@@ -31,7 +31,7 @@ def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 def scene(
     ca: certs.Authority, shared_emulator: Emulator, tmp_path: Path, call: Callable[..., Outcome]
 ) -> Iterator[Scene]:
-    """The scene, with a P-256 key; the emulator behaves and remembers no request."""
+    """A scene with a P-256 key. The emulator has no faults and no requests."""
     shared_emulator.behave()
     shared_emulator.requests.clear()
     shared_emulator.world.profiles[shared_emulator.profile_arn].accept_role_session_name = False

@@ -1,4 +1,4 @@
-"""credential-process from end to end: keys of each kind, and each flag and variable doing what it says."""
+"""credential-process from end to end: every kind of key, every flag and every variable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
 import certs
-from hwsigner.cli.credential_process import _lone_profile
+from hwsigner.cli.credential_process import _only_profile
 from hwsigner.emulator import Emulator, World
 from scene import Scene
 
@@ -53,12 +53,14 @@ def encrypted(key: Any) -> bytes:
         ({}, None),
     ],
 )
-def test_an_agent_is_asked_for_the_one_profile_that_is_named(given: dict[str, str], name: str | None) -> None:
-    assert _lone_profile(given) == name
+def test_agent_is_asked_only_when_the_flags_name_one_profile_and_nothing_else(
+    given: dict[str, str], name: str | None
+) -> None:
+    assert _only_profile(given) == name
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_credentials_for_each_kind_of_key(scene: Scene, kind: str) -> None:
+def test_every_kind_of_key_gets_credentials(scene: Scene, kind: str) -> None:
     key = KINDS[kind]()
     outcome = scene.credentials(
         certificate=scene.issue(key.public_key()), private_key=certs.write_key(scene.folder / "other.key", key)
@@ -72,18 +74,18 @@ def test_credentials_for_each_kind_of_key(scene: Scene, kind: str) -> None:
     assert record.findings == []
 
 
-def test_credentials_live_as_long_as_asked(scene: Scene) -> None:
+def test_credentials_last_as_long_as_requested(scene: Scene) -> None:
     printed = json.loads(scene.credentials("--session-duration", "900").out)
     left = datetime.fromisoformat(printed["Expiration"]) - datetime.now(UTC)
     assert timedelta(seconds=850) < left <= timedelta(seconds=901)
 
 
 class TestCertificateFlags:
-    def test_one_pem_file_with_both(self, scene: Scene) -> None:
+    def test_one_pem_file_may_hold_key_and_certificate(self, scene: Scene) -> None:
         both = scene.write("both.pem", scene.leaf.read_bytes() + scene.key.read_bytes())
         assert scene.credentials(certificate=both, private_key=None).status == 0
 
-    def test_one_pkcs12_file_with_both(self, scene: Scene) -> None:
+    def test_one_pkcs12_file_may_hold_key_and_certificate(self, scene: Scene) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         leaf = certs.issue(scene.ca, key.public_key())
         bundle = serialize_key_and_certificates(None, key, leaf, None, BestAvailableEncryption(PASSPHRASE.encode()))
@@ -93,7 +95,7 @@ class TestCertificateFlags:
         assert PASSPHRASE not in outcome.err
 
     @pytest.mark.parametrize("where", ["separate", "fullchain", "reversed"])
-    def test_intermediates(self, scene: Scene, where: str) -> None:
+    def test_chain_is_sent_in_order_from_any_file(self, scene: Scene, where: str) -> None:
         middle = certs.make_ca("Middle", issuer=scene.ca)
         key = ec.generate_private_key(ec.SECP256R1())
         leaf = certs.issue(middle, key.public_key())
@@ -112,7 +114,7 @@ class TestCertificateFlags:
         extra = ["--intermediates", str(scene.write("middle.pem", middle.pem))] if where == "separate" else []
         assert scene.credentials(*extra, certificate=path, private_key=private_key).status == 0
 
-    def test_use_latest_expiring_certificate(self, scene: Scene) -> None:
+    def test_latest_expiring_certificate_is_used_only_with_its_flag(self, scene: Scene) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
         early, late = (
@@ -129,7 +131,7 @@ class TestCertificateFlags:
         (record,) = scene.emulator.requests
         assert "Credential=2020/" in dict(record.headers)["Authorization"]
 
-    def test_no_preflight(self, scene: Scene) -> None:
+    def test_no_preflight_sends_an_unsuitable_certificate(self, scene: Scene) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         leaf = scene.issue(key.public_key(), certs.Shape(digital_signature=False))
         private_key = certs.write_key(scene.folder / "k", key)
@@ -138,18 +140,18 @@ class TestCertificateFlags:
         assert scene.credentials("--no-preflight", certificate=leaf, private_key=private_key).status == 5
         assert len(scene.emulator.requests) == 1
 
-    def test_system_store_name_takes_a_value_and_changes_nothing(self, scene: Scene) -> None:
+    def test_system_store_name_takes_a_value_and_has_no_effect(self, scene: Scene) -> None:
         assert scene.credentials("--system-store-name", "MY").status == 0
         assert scene.credentials("--system-store-name").status == 2
 
-    def test_no_certificate_is_a_usage_error(self, scene: Scene) -> None:
+    def test_missing_certificate_is_a_usage_error(self, scene: Scene) -> None:
         outcome = scene.credentials(certificate=None)
         assert outcome.status == 2
         assert "--certificate" in outcome.err
 
 
 class TestPasswordFlags:
-    def test_pkcs8_password(self, scene: Scene) -> None:
+    def test_pkcs8_password_unlocks_the_key_with_a_warning(self, scene: Scene) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         names = {"certificate": scene.issue(key.public_key()), "private_key": scene.write("k", encrypted(key))}
         assert scene.credentials(**names).status == 3
@@ -158,7 +160,7 @@ class TestPasswordFlags:
         assert "warning: --pkcs8-password" in outcome.err
         assert PASSPHRASE not in outcome.err
 
-    def test_wrong_pkcs8_password(self, scene: Scene) -> None:
+    def test_wrong_pkcs8_password_is_an_error_that_hides_it(self, scene: Scene) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         names = {"certificate": scene.issue(key.public_key()), "private_key": scene.write("k", encrypted(key))}
         outcome = scene.credentials("--pkcs8-password", "wrong-one", **names)
@@ -167,14 +169,14 @@ class TestPasswordFlags:
         assert "wrong-one" not in outcome.err
 
     @pytest.mark.parametrize("ending", ["", "\n"])
-    def test_pin_source(self, scene: Scene, ending: str) -> None:
+    def test_pin_source_unlocks_the_key(self, scene: Scene, ending: str) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         path = scene.write("k", encrypted(key))
         pin = scene.write("pin", (PASSPHRASE + ending).encode())
         uri = f"file:{path}?pin-source=file:{pin}"
         assert scene.credentials(certificate=scene.issue(key.public_key()), private_key=uri).status == 0
 
-    def test_pin_value_warns(self, scene: Scene) -> None:
+    def test_pin_value_unlocks_the_key_with_a_warning(self, scene: Scene) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         uri = f"file:{scene.write('k', encrypted(key))}?pin-value=correct%20horse"
         outcome = scene.credentials(certificate=scene.issue(key.public_key()), private_key=uri)
@@ -182,7 +184,7 @@ class TestPasswordFlags:
         assert "warning: pin-value" in outcome.err
         assert PASSPHRASE not in outcome.err
 
-    def test_a_password_for_other_keys_changes_nothing(self, scene: Scene) -> None:
+    def test_password_for_another_kind_of_key_has_no_effect(self, scene: Scene) -> None:
         assert scene.credentials("--tpm-key-password", "x").status == 0
         assert scene.credentials("--no-tpm-key-password").status == 0
 
@@ -197,42 +199,42 @@ class TestPasswordFlags:
 
 
 class TestSessionFlags:
-    def test_durations_and_names_reach_the_service(self, scene: Scene) -> None:
+    def test_duration_and_session_name_are_sent(self, scene: Scene) -> None:
         scene.emulator.world.profiles[scene.emulator.profile_arn].accept_role_session_name = True
         flags = ("--session-duration=1800", "--role-session-name", "build-7")
         assert scene.credentials(*flags).status == 0
         assert sent(scene) == {"durationSeconds": 1800, "roleSessionName": "build-7"}
 
-    def test_the_default_is_an_hour_and_no_name(self, scene: Scene) -> None:
+    def test_default_is_an_hour_and_no_session_name(self, scene: Scene) -> None:
         assert scene.credentials().status == 0
         assert sent(scene) == {"durationSeconds": 3600}
 
-    def test_session_name_where_the_profile_takes_none(self, scene: Scene) -> None:
+    def test_session_name_that_the_profile_does_not_accept_is_an_error_with_a_hint(self, scene: Scene) -> None:
         outcome = scene.credentials("--role-session-name", "build-7")
         assert outcome.status == 5
         assert "acceptRoleSessionName" in outcome.err
 
     @pytest.mark.parametrize("name", ["x", "a b", "a" * 65, "naïve"])
-    def test_session_names_that_cannot_be(self, scene: Scene, name: str) -> None:
+    def test_invalid_session_name_is_a_usage_error(self, scene: Scene, name: str) -> None:
         assert scene.credentials("--role-session-name", name).status == 2
         assert scene.emulator.requests == []
 
-    def test_instance_properties(self, scene: Scene) -> None:
+    def test_instance_properties_are_sent(self, scene: Scene) -> None:
         flags = ("--instance-property", "rack=7", "--instance-property=note=a=b")
         assert scene.credentials(*flags).status == 0
         assert sent(scene)["instanceProperties"] == {"rack": "7", "note": "a=b"}
 
-    def test_too_many_instance_properties(self, scene: Scene) -> None:
+    def test_more_than_50_instance_properties_are_a_usage_error(self, scene: Scene) -> None:
         assert scene.credentials(*(f"--instance-property=k{n}=v" for n in range(51))).status == 2
 
-    def test_a_region_that_disagrees(self, scene: Scene) -> None:
+    def test_region_other_than_the_trust_anchors_is_a_usage_error(self, scene: Scene) -> None:
         assert scene.credentials("--region", "us-east-1").status == 0
         outcome = scene.credentials("--region", "eu-central-1")
         assert outcome.status == 2
         assert "eu-central-1" in outcome.err
 
     @pytest.mark.parametrize("flag", ["trust_anchor_arn", "profile_arn", "role_arn"])
-    def test_arns_must_be_there_and_be_themselves(self, scene: Scene, flag: str) -> None:
+    def test_missing_or_swapped_arn_is_a_usage_error(self, scene: Scene, flag: str) -> None:
         missing = scene.credentials(**{flag: None})
         assert missing.status == 2
         assert f"--{flag.replace('_', '-')}" in missing.err
@@ -242,7 +244,7 @@ class TestSessionFlags:
         assert other in swapped.err
         assert scene.emulator.requests == []
 
-    def test_unknown_arns_reach_the_service_as_given(self, scene: Scene) -> None:
+    def test_unknown_arn_is_sent_unchanged(self, scene: Scene) -> None:
         for flag in ("trust_anchor_arn", "profile_arn", "role_arn"):
             arn = scene.flags()[
                 [*scene.flags()].index(next(f for f in scene.flags() if f"--{flag}".replace("_", "-") in f))
@@ -252,7 +254,7 @@ class TestSessionFlags:
             assert other.rpartition("/")[2] in scene.emulator.requests[-1].target
 
     @pytest.mark.parametrize("value", ["899", "43201", "1e3", "900.0", "-900", "", "９００", "9" * 40])
-    def test_durations_that_cannot_be(self, scene: Scene, value: str) -> None:
+    def test_invalid_duration_is_a_usage_error(self, scene: Scene, value: str) -> None:
         outcome = scene.credentials("--session-duration", value)
         assert (outcome.status, outcome.out) == (2, "")
         assert "--session-duration" in outcome.err
@@ -271,7 +273,7 @@ class TestDebug:
         assert printed["SecretAccessKey"] not in outcome.err
         assert printed["SessionToken"] not in outcome.err
 
-    def test_debug_false(self, scene: Scene) -> None:
+    def test_debug_false_shows_nothing(self, scene: Scene) -> None:
         assert scene.credentials("--debug=false").err == ""
 
 
@@ -281,7 +283,9 @@ class TestEndpoint:
         with Emulator(World.simple(scene.ca.certificate)) as emulator:
             yield emulator
 
-    def test_the_order_of_the_places(self, scene: Scene, second: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_flag_and_variables_take_precedence_in_order(
+        self, scene: Scene, second: Emulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         first = scene.emulator
         monkeypatch.setenv("AWS_ENDPOINT_URL", first.url)
         assert scene.credentials(endpoint=None).status == 0
@@ -292,24 +296,26 @@ class TestEndpoint:
         assert scene.credentials(endpoint=first.url).status == 0
         assert (len(first.requests), len(second.requests)) == (2, 1)
 
-    def test_host_follows_the_url(self, scene: Scene) -> None:
+    def test_host_header_follows_the_url(self, scene: Scene) -> None:
         url = scene.emulator.url.replace("127.0.0.1", "localhost")
         assert scene.credentials(endpoint=url).status == 0
         assert dict(scene.emulator.requests[0].headers)["Host"] == url.removeprefix("http://")
 
-    def test_http_off_loopback_is_refused(self, scene: Scene) -> None:
+    def test_http_to_another_machine_is_a_usage_error(self, scene: Scene) -> None:
         outcome = scene.credentials(endpoint="http://192.0.2.1:1")
         assert outcome.status == 2
         assert "--no-verify-ssl" in outcome.err
 
-    def test_no_verify_ssl_allows_and_warns(self, scene: Scene) -> None:
+    def test_no_verify_ssl_allows_http_with_a_warning(self, scene: Scene) -> None:
         outcome = scene.credentials("--no-verify-ssl", "--timeout=0.2", endpoint="http://192.0.2.1:1")
         assert outcome.status == 6
         assert "warning: --no-verify-ssl" in outcome.err
 
     @pytest.mark.parametrize("name", ["AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT"])
-    def test_switches_choose_the_host(self, scene: Scene, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-        # Every connection goes to a proxy that is not there, so only the host's name is at stake.
+    def test_fips_and_dual_stack_variables_choose_the_host(
+        self, scene: Scene, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        # The proxy does not exist, so no connection leaves this machine: only the host name matters.
         monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
         monkeypatch.setenv(name, "true")
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
@@ -325,7 +331,7 @@ class TestProfiles:
         monkeypatch.setenv("XDG_CONFIG_HOME", str(scene.folder / "config"))
 
     @pytest.mark.parametrize("flag", ["--profile", "--config-profile"])
-    def test_a_profile_stands_for_its_flags(self, scene: Scene, flag: str) -> None:
+    def test_profile_gives_its_flags(self, scene: Scene, flag: str) -> None:
         added = scene.call("profile", "add", "web", *scene.flags(), "--instance-property", "rack=7", "--debug")
         assert added.status == 0
         outcome = scene.call("credential-process", flag, "web")
@@ -334,12 +340,12 @@ class TestProfiles:
         assert "canonical request" in outcome.err
         assert "web" in scene.call("profile", "list").out
 
-    def test_flags_beside_a_profile_win(self, scene: Scene) -> None:
+    def test_flag_takes_precedence_over_the_profile(self, scene: Scene) -> None:
         scene.call("profile", "add", "web", *scene.flags(), "--session-duration=900")
         assert scene.call("credential-process", "--profile", "web", "--session-duration", "1200").status == 0
         assert sent(scene) == {"durationSeconds": 1200}
 
-    def test_a_key_that_is_no_flag(self, scene: Scene) -> None:
+    def test_unknown_key_of_a_profile_is_a_usage_error(self, scene: Scene) -> None:
         scene.call("profile", "add", "web", *scene.flags())
         file = scene.folder / "config" / "hwsigner" / "config.toml"
         file.write_text(file.read_text().replace("role-arn", "rolearn"))
@@ -348,7 +354,7 @@ class TestProfiles:
         assert str(file) in outcome.err
         assert "'rolearn'" in outcome.err
 
-    def test_credentials_are_good_even_if_no_agent_can_be_started(
+    def test_credentials_are_printed_even_if_no_agent_can_be_started(
         self, scene: Scene, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(_: object) -> None:

@@ -1,4 +1,4 @@
-"""Commands with keys in a SoftHSM token and in a swtpm TPM, and the flags that are theirs."""
+"""Commands with keys in a SoftHSM token and a swtpm TPM, and the flags for such keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AUTH = "tpm-auth-value"
 
 
 def subjects(outcome: str) -> list[str]:
-    """Return the common names of a list of identities."""
+    """Return the common names in a list of identities."""
     return [line.split("CN=")[1].split(",")[0] for line in outcome.splitlines() if line.startswith("Subject: ")]
 
 
@@ -54,22 +54,22 @@ class TestToken:
         return scene.write("pin", b"1234\n")
 
     @pytest.mark.parametrize("label", ["ec", "rsa"])
-    def test_the_certificate_uri_alone(self, scene: Scene, token: SoftHSM, pin: Path, label: str) -> None:
+    def test_certificate_uri_names_the_key_too(self, scene: Scene, token: SoftHSM, pin: Path, label: str) -> None:
         outcome = scene.credentials(certificate=token.uri(label, pin), private_key=None)
         assert (outcome.status, outcome.err) == (0, "")
         assert json.loads(outcome.out)["Version"] == 1
 
-    def test_a_certificate_in_a_file(self, scene: Scene, token: SoftHSM, pin: Path) -> None:
+    def test_certificate_may_be_in_a_file(self, scene: Scene, token: SoftHSM, pin: Path) -> None:
         leaf = scene.issue(token.public_key(b"\x01"))
         assert scene.credentials(certificate=leaf, private_key=token.uri("ec", pin)).status == 0
 
-    def test_a_pin_file_that_others_can_read_warns_once(self, scene: Scene, token: SoftHSM, pin: Path) -> None:
+    def test_readable_pin_file_causes_one_warning(self, scene: Scene, token: SoftHSM, pin: Path) -> None:
         pin.chmod(0o644)
         outcome = scene.credentials(certificate=token.uri("ec", pin), private_key=None)
         assert outcome.status == 0
         assert outcome.err.count("warning: ") == 1
 
-    def test_pkcs11_lib(self, scene: Scene, token: SoftHSM, pin: Path) -> None:
+    def test_pkcs11_lib_names_the_module(self, scene: Scene, token: SoftHSM, pin: Path) -> None:
         uri = f"pkcs11:token={token.label};object=ec?pin-source=file:{pin}"
         outcome = scene.credentials("--pkcs11-lib", token.module, certificate=uri, private_key=None)
         assert outcome.status == 0
@@ -77,13 +77,13 @@ class TestToken:
         assert wrong.status == 3
         assert "/nonexistent.so" in wrong.err
 
-    def test_a_wrong_pin_is_sent_once_until_somebody_logs_in(self, scene: Scene, token: SoftHSM, pin: Path) -> None:
+    def test_wrong_pin_is_sent_once_until_the_user_logs_in(self, scene: Scene, token: SoftHSM, pin: Path) -> None:
         uri = token.uri("ec", scene.write("wrong", b"4321"))
         outcome = scene.credentials(certificate=uri, private_key=None)
         assert outcome.status == 3
         assert f"wrong PIN for token '{token.label}'" in outcome.err
         assert "4321" not in outcome.err
-        # The token says that an earlier try failed, so not even the right one is sent by itself.
+        # The token reports an earlier failure, so not even the right PIN is sent without the user.
         right: dict[str, str | Path | None] = {"certificate": token.uri("ec", pin), "private_key": None}
         refused = scene.credentials(**right)
         assert refused.status == 3
@@ -102,26 +102,26 @@ class TestToken:
         subprocess.run(log_in, env={"PATH": "/usr/bin:/bin", **token.env}, check=True, capture_output=True)
         assert scene.credentials(**right).status == 0
 
-    def test_no_pin_and_no_terminal(self, scene: Scene, token: SoftHSM) -> None:
+    def test_missing_pin_is_an_error_that_names_pin_source(self, scene: Scene, token: SoftHSM) -> None:
         outcome = scene.credentials(certificate=token.uri("ec"), private_key=None)
         assert outcome.status == 3
         assert "pin-source=file:" in outcome.err
 
-    def test_the_password_of_a_file_never_reaches_a_token(self, scene: Scene, token: SoftHSM) -> None:
+    def test_passphrase_of_a_file_is_not_sent_to_a_token(self, scene: Scene, token: SoftHSM) -> None:
         outcome = scene.credentials("--pkcs8-password", "1234", certificate=token.uri("ec"), private_key=None)
         assert outcome.status == 3
         assert "wants its user PIN" in outcome.err
 
-    def test_cert_selector(self, scene: Scene, token: SoftHSM) -> None:
+    def test_cert_selector_finds_the_certificate(self, scene: Scene, token: SoftHSM) -> None:
         selector = "Key=x509Subject,Value=CN=ec,OU=devops,O=Example,C=DE Key=x509Serial,Value=A001"
         flags = ("--pkcs11-lib", token.module, "--cert-selector", selector)
         chosen = scene.credentials(*flags, certificate=None, private_key=None)
-        assert chosen.status == 3  # The certificate was found; its key wants a PIN, which only a terminal could give.
+        assert chosen.status == 3  # The certificate was found; its key needs a PIN, and there is no terminal.
         assert "user PIN" in chosen.err
         none = scene.credentials(*flags[:-1], "Key=x509Serial,Value=FF", certificate=None, private_key=None)
         assert none.status == 4
 
-    def test_cert_selector_with_two_matches(self, scene: Scene, token: SoftHSM) -> None:
+    def test_cert_selector_with_two_matches_is_an_error(self, scene: Scene, token: SoftHSM) -> None:
         issuer = "Key=x509Issuer,Value=CN=Example CA,OU=devops,O=Example,C=DE"
         flags = ("--pkcs11-lib", token.module, "--cert-selector", issuer)
         outcome = scene.credentials(*flags, certificate=None, private_key=None)
@@ -130,7 +130,9 @@ class TestToken:
         latest = scene.credentials(*flags, "--use-latest-expiring-certificate", certificate=None, private_key=None)
         assert "user PIN" in latest.err
 
-    def test_read_certificate_data(self, scene: Scene, token: SoftHSM, pin: Path) -> None:
+    def test_read_certificate_data_lists_the_certificates_of_a_token(
+        self, scene: Scene, token: SoftHSM, pin: Path
+    ) -> None:
         outcome = scene.call("read-certificate-data", "--certificate", token.uri("ec"))
         assert outcome.status == 0
         lines = outcome.out.splitlines()
@@ -141,13 +143,13 @@ class TestToken:
         uri = lines[5].removeprefix("URI: ")
         assert scene.credentials(certificate=f"{uri}&pin-source=file:{pin}", private_key=None).status == 0
 
-    def test_read_certificate_data_by_selector(self, scene: Scene, token: SoftHSM) -> None:
+    def test_read_certificate_data_lists_the_certificates_of_a_selector(self, scene: Scene, token: SoftHSM) -> None:
         command = ("read-certificate-data", "--pkcs11-lib", token.module, "--cert-selector")
         issuer = "Key=x509Issuer,Value=CN=Example CA,OU=devops,O=Example,C=DE"
         assert sorted(subjects(scene.call(*command, issuer).out)) == ["ec", "rsa"]
         assert scene.call(*command, "Key=x509Serial,Value=FF").out == "No matching identities\n"
 
-    def test_reuse_pin(self, scene: Scene, token: SoftHSM, pin: Path) -> None:
+    def test_reuse_pin_gives_the_login_pin_for_each_signature(self, scene: Scene, token: SoftHSM, pin: Path) -> None:
         command = ["pkcs11-tool", "--module", token.module, "--token-label", token.label, "--login", "--pin", "1234"]
         command += ["--keypairgen", "--key-type", "EC:prime256v1", "--always-auth", "--label", "each", "--id", "09"]
         subprocess.run(command, env={"PATH": "/usr/bin:/bin", **token.env}, check=True, capture_output=True)
@@ -158,7 +160,7 @@ class TestToken:
         assert "PIN for this signature" in asked.err
         assert scene.credentials("--reuse-pin", **names).status == 0
 
-    def test_sign_string(self, scene: Scene, token: SoftHSM, pin: Path) -> None:
+    def test_sign_string_signs_with_a_token_key(self, scene: Scene, token: SoftHSM, pin: Path) -> None:
         assert scene.call("sign-string", "--private-key", token.uri("rsa", pin)).status == 0
 
 
@@ -168,7 +170,7 @@ class TestTPM:
         monkeypatch.setenv("TPM2_TCTI", swtpm.tcti)
 
     @pytest.mark.parametrize("kind", ["EC:P-256", "EC:P-384", "RSA:2048"])
-    def test_a_key_file(self, scene: Scene, swtpm: SoftTPM, kind: str) -> None:
+    def test_tpm_key_file_gets_credentials(self, scene: Scene, swtpm: SoftTPM, kind: str) -> None:
         path = scene.folder / "tss2.pem"
         swtpm.create_key_file(path, kind)
         leaf = scene.issue(swtpm.public_key(path))
@@ -176,7 +178,7 @@ class TestTPM:
         assert (outcome.status, outcome.err) == (0, "")
 
     @pytest.mark.parametrize("name", ["certificate", "private_key"])
-    def test_one_file_with_a_key_and_its_certificate(self, scene: Scene, swtpm: SoftTPM, name: str) -> None:
+    def test_one_file_may_hold_a_tpm_key_and_its_certificate(self, scene: Scene, swtpm: SoftTPM, name: str) -> None:
         path = scene.folder / "tss2.pem"
         swtpm.create_key_file(path, "EC:P-256")
         leaf = scene.issue(swtpm.public_key(path))
@@ -188,7 +190,7 @@ class TestTPM:
         assert scene.credentials(**names).status == 0
         assert scene.call("read-certificate-data", "--certificate", both).status == 0
 
-    def test_a_der_key_file_under_a_plain_path(self, scene: Scene, swtpm: SoftTPM) -> None:
+    def test_tpm_key_file_may_be_der(self, scene: Scene, swtpm: SoftTPM) -> None:
         path = scene.folder / "tss2.pem"
         swtpm.create_key_file(path, "EC:P-256")
         leaf = scene.issue(swtpm.public_key(path))
@@ -196,14 +198,14 @@ class TestTPM:
         der = scene.write("tss2.der", base64.b64decode(text))
         assert scene.credentials(certificate=leaf, private_key=der).status == 0
 
-    def test_a_key_without_a_certificate_is_a_usage_error(self, scene: Scene, swtpm: SoftTPM) -> None:
+    def test_tpm_key_without_a_certificate_is_a_usage_error(self, scene: Scene, swtpm: SoftTPM) -> None:
         path = scene.folder / "tss2.pem"
         swtpm.create_key_file(path, "EC:P-256")
         outcome = scene.credentials(certificate=None, private_key=path)
         assert outcome.status == 2
         assert "--certificate" in outcome.err
 
-    def test_tpm_key_password(self, scene: Scene, swtpm: SoftTPM, handle: int) -> None:
+    def test_tpm_key_password_unlocks_the_key_with_a_warning(self, scene: Scene, swtpm: SoftTPM, handle: int) -> None:
         names: dict[str, str | Path | None] = {
             "certificate": scene.issue(swtpm.public_key(handle)),
             "private_key": f"handle:{handle:#x}",
@@ -213,13 +215,13 @@ class TestTPM:
         assert "warning: --tpm-key-password" in outcome.err
         assert AUTH not in outcome.err
 
-    def test_pin_source(self, scene: Scene, swtpm: SoftTPM, handle: int) -> None:
+    def test_pin_source_unlocks_a_tpm_key(self, scene: Scene, swtpm: SoftTPM, handle: int) -> None:
         pin = scene.write("pin", AUTH.encode() + b"\n")
         uri = f"tpm2:handle={handle:#x}?pin-source=file:{pin}&tcti={swtpm.tcti}"
         assert scene.credentials(certificate=scene.issue(swtpm.public_key(handle)), private_key=uri).status == 0
 
     @pytest.mark.usefixtures("forgiving")
-    def test_wrong_tpm_key_password(self, scene: Scene, swtpm: SoftTPM, handle: int) -> None:
+    def test_wrong_tpm_key_password_is_an_error_that_hides_it(self, scene: Scene, swtpm: SoftTPM, handle: int) -> None:
         names: dict[str, str | Path | None] = {
             "certificate": scene.issue(swtpm.public_key(handle)),
             "private_key": f"handle:{handle:#x}",
@@ -231,7 +233,7 @@ class TestTPM:
         assert scene.emulator.requests == []
 
     @pytest.mark.usefixtures("forgiving")
-    def test_no_tpm_key_password(self, scene: Scene, swtpm: SoftTPM) -> None:
+    def test_no_tpm_key_password_sends_an_empty_auth_value(self, scene: Scene, swtpm: SoftTPM) -> None:
         path = scene.folder / "tss2.pem"
         swtpm.create_key_file(path, "EC:P-256", AUTH)
         names: dict[str, str | Path | None] = {
@@ -241,20 +243,22 @@ class TestTPM:
         asked = scene.credentials(**names)
         assert asked.status == 3
         assert "wants its TPM auth value" in asked.err
-        # The flag says that it is empty, which is not so, and the TPM says that.
+        # The flag says that the auth value is empty; the TPM says that it is wrong.
         told = scene.credentials("--no-tpm-key-password", **names)
         assert told.status == 3
         assert "wrong TPM auth value" in told.err
 
     @pytest.mark.usefixtures("forgiving")
-    def test_allow_final_pin_try(self, scene: Scene, swtpm: SoftTPM, handle: int) -> None:
+    def test_last_attempt_is_made_only_with_allow_final_pin_try(
+        self, scene: Scene, swtpm: SoftTPM, handle: int
+    ) -> None:
         names: dict[str, str | Path | None] = {
             "certificate": scene.issue(swtpm.public_key(handle)),
             "private_key": f"handle:{handle:#x}",
         }
         set_up_lockout(swtpm, max_tries=1)
         try:
-            # One wrong value would lock the TPM for everybody, so not even the right one is sent.
+            # One wrong value would lock the TPM for all users, so not even the right one is sent.
             refused = scene.credentials("--tpm-key-password", AUTH, **names)
             assert refused.status == 3
             assert "--allow-final-pin-try" in refused.err
@@ -263,7 +267,9 @@ class TestTPM:
         finally:
             set_up_lockout(swtpm, max_tries=32)
 
-    def test_no_tpm(self, scene: Scene, swtpm: SoftTPM, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_missing_tpm_is_an_error_that_names_it(
+        self, scene: Scene, swtpm: SoftTPM, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("TPM2_TCTI", "swtpm:path=/nonexistent/socket")
         outcome = scene.credentials(private_key="handle:0x81000042")
         assert outcome.status == 3
@@ -272,7 +278,7 @@ class TestTPM:
 
     @pytest.fixture
     def forgiving(self, swtpm: SoftTPM) -> Iterator[None]:
-        """Let the TPM forget wrong auth values before and afterwards."""
+        """Clear the TPM's count of wrong auth values before and afterwards."""
         command = ["tpm2_dictionarylockout", "--clear-lockout"]
         environment = {"PATH": "/usr/bin:/bin", **swtpm.env}
         subprocess.run(command, env=environment, check=True)

@@ -20,7 +20,7 @@ import certs
 from backends.contract import ENVIRONMENT
 from backends.pkcs11.tokens import remove_tokens
 from emulators import InProcessSoftHSM
-from hwsigner.inventory import ListedObject, ListedToken
+from hwsigner.key import ListedObject, ListedToken
 from scene import Outcome
 
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""The program itself: exit statuses, one line on stderr, no traceback, whatever becomes of its streams."""
+"""The program itself: exit statuses, one line on stderr and no traceback, also with closed or full streams."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(*arguments: str, shell: str = '"$@"', unbuffered: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run the program in a process of its own, through a line of shell that may redirect its streams."""
+    """Run the program in its own process, through a line of shell that may redirect its streams."""
     env = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "LANG": "C.UTF-8"}
     env |= {"PYTHONUNBUFFERED": "1"} if unbuffered else {}
     command = ["bash", "-c", shell, "bash", sys.executable, "-m", "hwsigner", *arguments]
@@ -33,7 +33,7 @@ def start(*arguments: str, shell: str = '"$@"', unbuffered: bool = False) -> sub
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], int]], None]:
-    """Add the command `test`, which does what is given."""
+    """A function that adds a command `test`, which runs a callable."""
 
     def add(action: Callable[[], int]) -> None:
         module = ModuleType("test_command")
@@ -66,25 +66,29 @@ class TestExitStatuses:
             (errors.ServiceUnreachableError, 6),
         ],
     )
-    def test_of_errors(
+    def test_error_gives_the_status_of_its_class(
         self, error: type[HwsignerError], status: int, call: Call, command: Callable[[Callable[[], int]], None]
     ) -> None:
         command(raising(error("what was wrong", "What to do")))
         assert call("test") == Outcome(status, "", "hwsigner: what was wrong. What to do\n")
 
     @pytest.mark.parametrize("status", [0, 1, 7])
-    def test_of_a_command(self, status: int, call: Call, command: Callable[[Callable[[], int]], None]) -> None:
+    def test_command_gives_its_own_status(
+        self, status: int, call: Call, command: Callable[[Callable[[], int]], None]
+    ) -> None:
         command(lambda: status)
         assert call("test") == Outcome(status, "", "")
 
-    def test_of_an_interruption(self, call: Call, command: Callable[[Callable[[], int]], None]) -> None:
+    def test_interrupt_gives_status_130(self, call: Call, command: Callable[[Callable[[], int]], None]) -> None:
         command(raising(KeyboardInterrupt()))
         assert call("test") == Outcome(130, "", "")
 
     @pytest.mark.parametrize(
         "error", [ValueError("hunter2"), RecursionError("hunter2"), PermissionError(13, "hunter2")]
     )
-    def test_of_a_bug(self, error: Exception, call: Call, command: Callable[[Callable[[], int]], None]) -> None:
+    def test_bug_gives_status_1_and_one_line_without_its_message(
+        self, error: Exception, call: Call, command: Callable[[Callable[[], int]], None]
+    ) -> None:
         command(raising(error))
         outcome = call("test")
         assert (outcome.status, outcome.out) == (1, "")
@@ -108,30 +112,30 @@ class TestWarnings:
 
         command(action)
 
-    def test_are_printed_one_a_line_each_time(self, call: Call) -> None:
+    def test_every_warning_is_printed_in_one_line(self, call: Call) -> None:
         text = "hwsigner: warning: one\nhwsigner: warning: two\\n\nhwsigner: warning: one\n"
         assert call("test") == Outcome(0, "", text)
 
-    def test_leave_the_filters_as_they_were(self, call: Call) -> None:
+    def test_warning_filters_are_restored(self, call: Call) -> None:
         before = (warnings.filters[:], warnings.showwarning)
         call("test")
         assert before == (warnings.filters[:], warnings.showwarning)
 
-    def test_are_errors_when_strict(self, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_warning_is_an_error_when_strict(self, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
         from hwsigner.config.flags import IDENTITY
 
         monkeypatch.setattr(sys.modules["test_command"], "add_arguments", lambda parser: parser.add_flags(IDENTITY))
         assert call("test", "--strict") == Outcome(3, "", "hwsigner: one\n")
         assert call("test", "--strict=false").status == 0
 
-    def test_each_has_the_status_of_its_class(self) -> None:
+    def test_every_class_of_warning_has_an_exit_status(self) -> None:
         kinds: list[type[HwsignerWarning]] = [HwsignerWarning, *HwsignerWarning.__subclasses__()]
         assert all(1 <= kind.exit_status <= 7 for kind in kinds)
 
 
 class TestCommands:
     @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), ("help",)])
-    def test_help_lists_them(self, arguments: tuple[str, ...], call: Call) -> None:
+    def test_help_lists_every_command(self, arguments: tuple[str, ...], call: Call) -> None:
         outcome = call(*arguments)
         assert (outcome.status, outcome.err) == (0, "")
         for name in COMMANDS:
@@ -139,32 +143,32 @@ class TestCommands:
 
     @pytest.mark.parametrize("name", COMMANDS)
     @pytest.mark.parametrize("flag", ["--help", "-h"])
-    def test_each_has_help(self, name: str, flag: str, call: Call) -> None:
+    def test_every_command_has_help(self, name: str, flag: str, call: Call) -> None:
         outcome = call(name, flag)
         assert (outcome.status, outcome.err) == (0, "")
         assert outcome.out.startswith(f"usage: hwsigner {name}")
 
     @pytest.mark.parametrize("arguments", [("version",), ("--version",)])
-    def test_version(self, arguments: tuple[str, ...], call: Call) -> None:
+    def test_version_is_printed(self, arguments: tuple[str, ...], call: Call) -> None:
         assert call(*arguments) == Outcome(0, f"{__version__}\n", "")
 
     @pytest.mark.parametrize(
         ("name", "meant"), [("credential_process", "credential-process"), ("versio", "version"), ("lst", "list")]
     )
-    def test_mistyped(self, name: str, meant: str, call: Call) -> None:
-        assert call(name) == Outcome(2, "", f"hwsigner: there is no command {name!r}. Did you mean {meant}?\n")
+    def test_misspelt_command_gets_a_suggestion(self, name: str, meant: str, call: Call) -> None:
+        assert call(name) == Outcome(2, "", f"hwsigner: unknown command {name!r}. Did you mean {meant}?\n")
 
     @pytest.mark.parametrize("name", ["", "--pkcs8-password=hunter2", "-v", "a\x1b[2J"])
-    def test_unknown(self, name: str, call: Call) -> None:
+    def test_unknown_command_is_an_error_that_hides_values(self, name: str, call: Call) -> None:
         outcome = call(name)
         assert (outcome.status, outcome.out) == (2, "")
-        assert "there is no command" in outcome.err
+        assert "unknown command" in outcome.err
         assert "credential-process" in outcome.err
         assert outcome.err.rstrip("\n").isprintable()
         assert "hunter2" not in outcome.err
 
     @pytest.mark.parametrize("name", COMMANDS)
-    def test_each_refuses_what_it_does_not_know(self, name: str, call: Call) -> None:
+    def test_every_command_refuses_unknown_flags_without_their_values(self, name: str, call: Call) -> None:
         for arguments in (("--no-such-flag", "hunter2"), ("--no-such-flag=hunter2",)):
             outcome = call(name, *arguments)
             assert (outcome.status, outcome.out) == (2, "")
@@ -174,7 +178,7 @@ class TestCommands:
 
 
 class TestProcess:
-    def test_as_a_module(self) -> None:
+    def test_package_runs_as_a_module(self) -> None:
         done = start("version")
         assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")
         done = start("nothing")
@@ -182,12 +186,12 @@ class TestProcess:
 
     @pytest.mark.parametrize("unbuffered", [False, True])
     @pytest.mark.parametrize("argument", ["version", "--help"])
-    def test_stdout_is_full(self, argument: str, unbuffered: bool) -> None:
+    def test_full_stdout_is_an_error(self, argument: str, unbuffered: bool) -> None:
         done = start(argument, shell='"$@" >/dev/full', unbuffered=unbuffered)
-        text = "hwsigner: can't write to stdout: No space left on device. Look where it leads to\n"
+        text = "hwsigner: can't write to stdout: No space left on device. Check where the output goes\n"
         assert (done.returncode, done.stderr) == (1, text)
 
-    def test_the_reader_is_gone(self) -> None:
+    def test_closed_pipe_is_an_error(self) -> None:
         reader, writer = os.pipe()
         os.close(reader)
         with open(writer, "wb") as stdout:
@@ -195,32 +199,32 @@ class TestProcess:
             done = subprocess.run(command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, check=False)
         assert (done.returncode, done.stderr) == (
             1,
-            b"hwsigner: can't write to stdout: Broken pipe. Look where it leads to\n",
+            b"hwsigner: can't write to stdout: Broken pipe. Check where the output goes\n",
         )
 
-    def test_stdout_is_closed(self) -> None:
+    def test_closed_stdout_is_an_error(self) -> None:
         done = start("version", shell='"$@" >&-')
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)
         assert "stdout is closed" in done.stderr
 
     @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2>&- </dev/null"])
-    def test_there_is_nobody_to_tell(self, redirection: str) -> None:
+    def test_status_is_kept_when_stderr_is_closed_or_full(self, redirection: str) -> None:
         done = start("nothing", shell=f'"$@" {redirection}')
         assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
 
-    def test_ctrl_c(self) -> None:
+    def test_ctrl_c_prints_nothing(self) -> None:
         code = "import os, signal, hwsigner.cli as c; c._run = lambda _: os.kill(os.getpid(), signal.SIGINT); {}"
         code = code.format("raise SystemExit(c.main([]))")
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
         assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, b"", b"")
 
-    def test_no_core_dumps(self) -> None:
+    def test_core_dumps_are_forbidden(self) -> None:
         code = "import resource as r, hwsigner.cli; hwsigner.cli.main(['version']); print(r.getrlimit(r.RLIMIT_CORE))"
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
         assert done.stdout.splitlines()[-1] == b"(0, 0)"
 
 
-def test_the_installed_program_is_main_without_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_program_runs_main_without_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     import gc
     import tomllib
 

@@ -1,4 +1,4 @@
-"""The grammar of the command line, profiles below it, and that no secret is echoed. No command runs here."""
+"""The grammar of the command line, the profiles that complete it, and that no secret is echoed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import EXCLUSIVE, IDENTITY, PROFILE, SESSION
+from hwsigner.config.flags import EXCLUSIVE, IDENTITY, PROFILE, SESSION, Flag
 from hwsigner.errors import UsageError
 
 FLAGS = {flag.name: flag for flag in IDENTITY + SESSION + PROFILE}
@@ -41,33 +41,39 @@ def refused(*arguments: str) -> UsageError:
 
 class TestValues:
     @given(name=st.sampled_from(TEXTS), value=st.text())
-    def test_in_both_forms_and_whatever_they_begin_with(self, name: str, value: str) -> None:
+    def test_value_may_follow_a_space_or_an_equals_sign(self, name: str, value: str) -> None:
         attribute = name.replace("-", "_")
         for arguments in ((f"--{name}", value), (f"--{name}={value}",)):
             assert vars(parse(*arguments)) == {attribute: value or None}
 
     @pytest.mark.parametrize("value", ["-x", "--x", "--debug", "--", "-", "--certificate=x", "a b", "=", "-1"])
-    def test_that_look_like_flags(self, value: str) -> None:
+    def test_value_may_look_like_a_flag(self, value: str) -> None:
         parsed = parse("--certificate", value, "--debug", f"--endpoint={value}")
         assert (parsed.certificate, parsed.debug, parsed.endpoint) == (value, True, value)
 
     @pytest.mark.parametrize("name", TEXTS)
-    def test_the_last_wins(self, name: str) -> None:
+    def test_last_value_of_a_repeated_flag_applies(self, name: str) -> None:
         parsed = parse(f"--{name}=a", f"--{name}", "b", f"--{name}=c")
         assert vars(parsed) == {name.replace("-", "_"): "c"}
 
     @pytest.mark.parametrize("name", UNSAID)
-    def test_missing(self, name: str) -> None:
+    def test_missing_value_is_an_error(self, name: str) -> None:
         assert f"--{name} has no value" in refused("--debug", f"--{name}").message
 
-    def test_of_a_repeated_flag_all_count(self) -> None:
+    def test_repeatable_flag_keeps_every_value(self) -> None:
         parsed = parse("--instance-property", "a=b", "--instance-property=c=d=e")
         assert parsed.instance_property == [("a", "b"), ("c", "d=e")]
+
+    def test_empty_value_of_a_repeatable_flag_is_left_out(self) -> None:
+        parser = Parser("test", "for tests")
+        parser.add_flags([Flag("user", "", "USER", many=True)])
+        assert parser.parse(["--user=", "--user", "a", "--user", ""]).user == ["a"]
+        assert parser.parse(["--user="]).user == []
 
 
 class TestSwitches:
     @pytest.mark.parametrize("name", SWITCHES)
-    def test_forms(self, name: str) -> None:
+    def test_switch_takes_true_and_false(self, name: str) -> None:
         attribute = name.replace("-", "_")
         for text in ("1", "t", "T", "true", "True", "TRUE"):
             assert vars(parse(f"--{name}={text}")) == {attribute: True}
@@ -77,10 +83,10 @@ class TestSwitches:
         assert vars(parse(f"--{name}", f"--{name}=false")) == {attribute: False}
 
     @pytest.mark.parametrize("text", ["", "yes", "on", "tRUE", "2", " true"])
-    def test_other_words(self, text: str) -> None:
+    def test_other_value_of_a_switch_is_an_error(self, text: str) -> None:
         assert "--debug is" in refused(f"--debug={text}").message
 
-    def test_take_no_word_that_follows(self) -> None:
+    def test_switch_does_not_take_the_next_argument(self) -> None:
         parsed = parse("--debug", "--certificate", "c")
         assert (parsed.debug, parsed.certificate) == (True, "c")
         refused("--debug", "false")
@@ -88,11 +94,11 @@ class TestSwitches:
 
 class TestUnknown:
     @pytest.mark.parametrize("name", FLAGS)
-    def test_abbreviations(self, name: str) -> None:
+    def test_abbreviated_flag_is_an_error(self, name: str) -> None:
         for short in (name[:-1], name[:4]):
             if short not in FLAGS:
-                assert f"there is no flag --{short}" in refused(f"--{short}", "x").message
-                assert f"there is no flag --{short}" in refused(f"--{short}=x").message
+                assert f"unknown flag --{short}" in refused(f"--{short}", "x").message
+                assert f"unknown flag --{short}" in refused(f"--{short}=x").message
 
     @pytest.mark.parametrize(
         ("flag", "hint"),
@@ -102,18 +108,18 @@ class TestUnknown:
             ("--xyz", "See hwsigner test --help"),
         ],
     )
-    def test_the_nearest_is_named(self, flag: str, hint: str) -> None:
+    def test_misspelt_flag_gets_a_suggestion(self, flag: str, hint: str) -> None:
         assert refused(f"{flag}={SECRET}").hint == hint
 
     @pytest.mark.parametrize("argument", ["-x", "-certificate", "--", "---debug", "-"])
-    def test_dashes(self, argument: str) -> None:
+    def test_other_dashes_are_an_error(self, argument: str) -> None:
         refused(argument, SECRET)
 
     @pytest.mark.parametrize(
         "arguments", [(SECRET,), ("--debug", SECRET), ("--", SECRET), ("--region", "x", SECRET, "y")]
     )
-    def test_words_that_belong_to_no_flag(self, arguments: tuple[str, ...]) -> None:
-        assert "no flag" in refused(*arguments).message
+    def test_unexpected_argument_is_an_error(self, arguments: tuple[str, ...]) -> None:
+        assert "unexpected argument" in refused(*arguments).message
 
     @pytest.mark.parametrize(
         "arguments",
@@ -130,7 +136,7 @@ class TestUnknown:
             ("--", "--pkcs8-password", SECRET),
         ],
     )
-    def test_secrets_are_not_echoed(self, arguments: tuple[str, ...]) -> None:
+    def test_errors_do_not_echo_secrets(self, arguments: tuple[str, ...]) -> None:
         refused(*arguments)
 
 
@@ -140,14 +146,14 @@ class TestExclusive:
         return f"--{name}" if name in SWITCHES else f"--{name}=x"
 
     @pytest.mark.parametrize(("one", "other"), EXCLUSIVE)
-    def test_both_ways(self, one: str, other: str) -> None:
+    def test_exclusive_flags_are_an_error_in_either_order(self, one: str, other: str) -> None:
         for arguments in ((self.given(one), self.given(other)), (self.given(other), self.given(one))):
             message = refused(*arguments).message
             assert f"--{one}" in message
             assert f"--{other}" in message
 
     @pytest.mark.parametrize(("one", "other"), [pair for pair in EXCLUSIVE if set(pair) & set(SWITCHES)])
-    def test_a_switch_that_is_off_excludes_nothing(self, one: str, other: str) -> None:
+    def test_switch_that_is_off_excludes_nothing(self, one: str, other: str) -> None:
         parse(*(f"--{name}=false" if name in SWITCHES else f"--{name}=x" for name in (one, other)))
 
 
@@ -159,7 +165,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def config(environ: dict[str, str]) -> Path:
-    """The user's file, which only the user can read."""
+    """The user's config.toml, which only the user can read."""
     path = Path(environ["XDG_CONFIG_HOME"], "hwsigner", "config.toml")
     path.touch(0o600)
     return path
@@ -171,7 +177,7 @@ def complete(environ: dict[str, str], *arguments: str) -> argparse.Namespace:
 
 
 class TestComplete:
-    def test_defaults(self, environ: dict[str, str]) -> None:
+    def test_defaults_complete_an_empty_command_line(self, environ: dict[str, str]) -> None:
         values = vars(complete(environ))
         expected: dict[str, Any] = {flag.attribute: [] if flag.many else flag.default for flag in FLAGS.values()}
         assert values == {**expected, "given": [], "exposed": None}
@@ -179,21 +185,23 @@ class TestComplete:
         assert values["timeout"] == 60.0
         assert not any(values[name.replace("-", "_")] for name in SWITCHES)
 
-    def test_given_before_profile_before_default(self, config: Path, environ: dict[str, str]) -> None:
+    def test_flags_take_precedence_over_the_profile_and_the_profile_over_defaults(
+        self, config: Path, environ: dict[str, str]
+    ) -> None:
         config.write_text('[profile.web]\nregion = "profile"\nsession-duration = 1800\nendpoint = "profile"\n')
         values = complete(environ, "--profile", "web", "--region", "given")
         assert (values.region, values.session_duration, values.endpoint) == ("given", 1800, "profile")
         assert values.read_timeout == 15.0
         assert [(flag.name, value) for flag, value in values.given] == [("region", "given"), ("profile", "web")]
 
-    def test_both_names_of_the_flag(self, config: Path, environ: dict[str, str]) -> None:
+    def test_profile_flags_may_not_name_two_profiles(self, config: Path, environ: dict[str, str]) -> None:
         config.write_text('[profile.web]\nregion = "profile"\n')
         for arguments in (("--profile=web",), ("--config-profile=web",), ("--profile=web", "--config-profile=web")):
             assert complete(environ, *arguments).region == "profile"
         with pytest.raises(UsageError, match="two profiles"):
             complete(environ, "--profile=web", "--config-profile=db")
 
-    def test_every_flag_is_a_key(self, config: Path, environ: dict[str, str]) -> None:
+    def test_every_flag_is_a_key_of_a_profile(self, config: Path, environ: dict[str, str]) -> None:
         for flag in IDENTITY + SESSION:
             if not flag.metavar:
                 text, value = "true", True
@@ -204,18 +212,18 @@ class TestComplete:
             config.write_text(f"[profile.web]\n{flag.name} = {text}\n")
             assert getattr(complete(environ, "--profile=web"), flag.attribute) == value
 
-    def test_a_switch_of_the_profile_can_be_switched_off(self, config: Path, environ: dict[str, str]) -> None:
+    def test_flag_switches_off_a_switch_of_the_profile(self, config: Path, environ: dict[str, str]) -> None:
         config.write_text("[profile.web]\ndebug = true\nstrict = true\n")
         values = complete(environ, "--profile=web", "--debug=false")
         assert (values.debug, values.strict) == (False, True)
 
-    def test_instance_properties_as_a_table(self, config: Path, environ: dict[str, str]) -> None:
+    def test_instance_properties_may_be_a_table(self, config: Path, environ: dict[str, str]) -> None:
         config.write_text('[profile.web.instance-property]\na = "b"\nc = "d"\n')
         assert complete(environ, "--profile=web").instance_property == [("a", "b"), ("c", "d")]
         assert complete(environ, "--profile=web", "--instance-property=e=f").instance_property == [("e", "f")]
 
     @pytest.mark.parametrize(("one", "other"), [*EXCLUSIVE, *(pair[::-1] for pair in EXCLUSIVE)])
-    def test_a_given_flag_drops_what_it_excludes(
+    def test_flag_drops_the_keys_of_the_profile_that_it_excludes(
         self, one: str, other: str, config: Path, environ: dict[str, str]
     ) -> None:
         text = "true" if other in SWITCHES else '"x"'
@@ -224,7 +232,7 @@ class TestComplete:
         assert not getattr(values, other.replace("-", "_"))
 
     @pytest.mark.parametrize("mode", [0o600, 0o644])
-    def test_a_file_that_others_read_is_told(self, mode: int, config: Path, environ: dict[str, str]) -> None:
+    def test_exposed_is_the_file_that_others_can_read(self, mode: int, config: Path, environ: dict[str, str]) -> None:
         config.write_text("[profile.web]\n")
         config.chmod(mode)
         assert complete(environ, "--profile=web").exposed == (config if mode == 0o644 else None)

@@ -1,4 +1,4 @@
-"""PINs from the places that only a whole command shows: the environment, credentials, commands, pinentries."""
+"""PINs from places that only a whole command uses: the environment, systemd credentials, commands, pinentry."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def forget() -> Iterator[None]:
 
 @pytest.fixture
 def locked(scene: Scene) -> dict[str, str | Path | None]:
-    """A key file with a passphrase, and its certificate, as flags."""
+    """Flags for a key file with a passphrase, and its certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(PIN.encode()))
     return {"certificate": scene.issue(key.public_key()), "private_key": scene.write("locked.key", data)}
@@ -40,7 +40,7 @@ def locked(scene: Scene) -> dict[str, str | Path | None]:
 
 @pytest.fixture
 def bundle(scene: Scene) -> Path:
-    """A PKCS #12 file with a certificate and its key, of the same passphrase."""
+    """A PKCS #12 file with a certificate and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     leaf = certs.issue(scene.ca, key.public_key())
     encryption = BestAvailableEncryption(PIN.encode())
@@ -51,31 +51,39 @@ Flags = dict[str, str | Path | None]
 
 
 class TestEnvironment:
-    def test_unlocks_the_key(self, scene: Scene, locked: Flags, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_hwsigner_pin_unlocks_the_key_and_leaves_the_environment(
+        self, scene: Scene, locked: Flags, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("HWSIGNER_PIN", PIN)
         outcome = scene.credentials(**locked)
         assert (outcome.status, outcome.err) == (0, "")
         assert "HWSIGNER_PIN" not in os.environ
-        assert scene.credentials(**locked).status == 3  # Each command has its own environment.
+        assert scene.credentials(**locked).status == 3  # The first command took it.
 
-    def test_a_wrong_one_is_not_shown(self, scene: Scene, locked: Flags, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_wrong_pin_is_an_error_that_hides_it(
+        self, scene: Scene, locked: Flags, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("HWSIGNER_PIN", "WRONG")
         outcome = scene.credentials(**locked)
         assert outcome.status == 3
         assert "wrong passphrase" in outcome.err
         assert "WRONG" not in outcome.err
 
-    def test_a_flag_goes_before(self, scene: Scene, locked: Flags, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_password_flag_takes_precedence_over_hwsigner_pin(
+        self, scene: Scene, locked: Flags, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("HWSIGNER_PIN", "WRONG")
         assert scene.credentials("--pkcs8-password", PIN, **locked).status == 0
 
-    def test_certificate_and_key_in_one_file(self, scene: Scene, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_hwsigner_pin_unlocks_a_file_with_key_and_certificate(
+        self, scene: Scene, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         for key in (None, f"./{bundle.name}"):
             monkeypatch.chdir(scene.folder)
             monkeypatch.setenv("HWSIGNER_PIN", PIN)
             assert scene.credentials(certificate=bundle, private_key=key).status == 0
 
-    def test_no_other_file_than_the_keys_gets_it(
+    def test_hwsigner_pin_is_not_used_for_other_files(
         self, scene: Scene, locked: Flags, bundle: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for names in ({"certificate": bundle}, {"intermediates": bundle}):
@@ -84,7 +92,7 @@ class TestEnvironment:
             assert outcome.status == 3
             assert f"{bundle} wants its passphrase" in outcome.err
 
-    def test_proc_does_not_show_it_while_a_command_runs(self, scene: Scene, locked: Flags) -> None:
+    def test_hwsigner_pin_is_not_in_proc_while_a_pin_command_runs(self, scene: Scene, locked: Flags) -> None:
         pipe = scene.folder / "pipe"
         os.mkfifo(pipe, 0o600)
         script = f"cat /proc/self/environ /proc/$PPID/environ >{scene.folder}/seen; cat {pipe}"
@@ -104,25 +112,29 @@ class TestEnvironment:
         seen = (scene.folder / "seen").read_bytes()
         assert seen.count(b"HWSIGNER_PINS=kept") == 2
         assert b"OTHERSECRET" not in seen
-        assert seen.count(b"HWSIGNER_PIN=") == 1  # The name alone stays, in our own block.
+        assert seen.count(b"HWSIGNER_PIN=") == 1  # In our own block, the name stays without a value.
 
 
 class TestOtherPlaces:
-    def test_a_systemd_credential(self, scene: Scene, locked: Flags, monkeypatch: pytest.MonkeyPatch) -> None:
-        scene.write("hwsigner.pins", f"{PIN}\n".encode()).chmod(0o440)
+    def test_systemd_credential_unlocks_the_key(
+        self, scene: Scene, locked: Flags, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scene.write("hwsigner.pin", f"{PIN}\n".encode()).chmod(0o440)
         monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(scene.folder))
         monkeypatch.setenv("HWSIGNER_PIN", "WRONG")
         outcome = scene.credentials(**locked)
         assert (outcome.status, outcome.err) == (0, "")
 
-    def test_a_command_of_the_command_line(self, scene: Scene, locked: Flags) -> None:
+    def test_pin_command_of_the_command_line_is_run(self, scene: Scene, locked: Flags) -> None:
         uri = f"file:{locked['private_key']}?pin-source=cmd:echo%20{PIN}"
         assert scene.credentials(**{**locked, "private_key": uri}).status == 0
         failed = scene.credentials(**{**locked, "private_key": f"{uri};x".replace(";x", "%3Bx")})
         assert failed.status == 3
         assert PIN not in failed.err
 
-    def test_a_command_of_a_profile(self, scene: Scene, locked: Flags, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_pin_command_of_a_profile_is_run(
+        self, scene: Scene, locked: Flags, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("XDG_CONFIG_HOME", str(scene.folder))
         uri = f"file:{locked['private_key']}?pin-source=cmd:echo%20{PIN}"
         scene.call("profile", "add", "web", *scene.flags(**{**locked, "private_key": uri}))
@@ -130,16 +142,18 @@ class TestOtherPlaces:
         with pytest.raises(PinError, match="not allowed"):
             hwsigner.open_key(uri)
 
-    def test_a_variable(self, scene: Scene, locked: Flags, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_variable_named_by_pin_source_unlocks_the_key(
+        self, scene: Scene, locked: Flags, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         uri = f"file:{locked['private_key']}?pin-source=env:MY_PIN"
         assert "MY_PIN" in scene.credentials(**{**locked, "private_key": uri}).err
         monkeypatch.setenv("MY_PIN", PIN)
         assert scene.credentials(**{**locked, "private_key": uri}).status == 0
 
-    def test_none_names_them_all(self, scene: Scene, locked: Flags) -> None:
+    def test_error_lists_every_place_for_a_pin(self, scene: Scene, locked: Flags) -> None:
         outcome = scene.credentials(**locked)
         assert (outcome.status, outcome.out) == (3, "")
-        for place in ("pin-source=file:", "env:", "cmd:", "pin-value", "--pkcs8-password", "hwsigner.pins",
+        for place in ("pin-source=file:", "env:", "cmd:", "pin-value", "--pkcs8-password", "hwsigner.pin",
                       "HWSIGNER_PIN", "pinentry", "terminal"):  # fmt: skip
             assert place in outcome.err
 
@@ -164,7 +178,7 @@ class TestAsking:
             (["--pinentry", "pinentry-tty"], {"HWSIGNER_PINENTRY": "/nonexistent"}, "\r\npassphrase: "),
         ],
     )
-    def test_by_whom(
+    def test_pinentry_or_terminal_asks_as_configured(
         self, terminal: Terminal, locked: Flags, flags: list[str], environ: dict[str, str], prompt: str
     ) -> None:
         process = self.start(terminal, locked, *flags, **environ)
@@ -175,7 +189,7 @@ class TestAsking:
         out, err = process.communicate(timeout=30)
         assert (process.returncode, err, out[:2]) == (0, b"", b'"3')
 
-    def test_who_cancels_is_not_asked_again(self, terminal: Terminal, locked: Flags) -> None:
+    def test_user_is_not_asked_again_after_cancelling(self, terminal: Terminal, locked: Flags) -> None:
         process = self.start(terminal, locked, "--pinentry=pinentry-tty")
         terminal.shown_until("\r\npassphrase: ")
         terminal.type(b"\x04")
@@ -185,22 +199,24 @@ class TestAsking:
 
 
 class TestTPM:
-    """Its keys are found with the empty auth value where nobody says otherwise; a PIN that names no key may say it."""
+    """A TPM key may have an empty auth value, so a PIN that names no key is used only if the key needs one."""
 
-    def test_a_handle_takes_our_variable(self, swtpm: SoftTPM, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_hwsigner_pin_unlocks_a_persistent_key(self, swtpm: SoftTPM, monkeypatch: pytest.MonkeyPatch) -> None:
         swtpm.persist(0x81000077, "ecc256", PIN)
         monkeypatch.setenv("HWSIGNER_PIN", PIN)
         with hwsigner.open_key(swtpm.uri(0x81000077)) as key:
             assert key.sign(b"message")
 
-    def test_a_file_that_wants_one_does(self, swtpm: SoftTPM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_hwsigner_pin_unlocks_a_key_file_that_needs_one(
+        self, swtpm: SoftTPM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         path = tmp_path / "key.pem"
         swtpm.create_key_file(path, "EC:P-256", PIN)
         monkeypatch.setenv("HWSIGNER_PIN", PIN)
         with hwsigner.open_key(swtpm.uri(path)) as key:
             assert key.sign(b"message")
 
-    def test_a_file_that_says_it_has_none_does_not(
+    def test_hwsigner_pin_is_not_used_for_a_key_file_without_auth(
         self, swtpm: SoftTPM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = tmp_path / "key.pem"
@@ -209,7 +225,7 @@ class TestTPM:
         with hwsigner.open_key(swtpm.uri(path)) as key:
             assert key.sign(b"message")
 
-    def test_a_callable_goes_before_a_stored_pin(self, swtpm: SoftTPM, tmp_path: Path) -> None:
+    def test_callable_takes_precedence_over_a_stored_pin(self, swtpm: SoftTPM, tmp_path: Path) -> None:
         path = tmp_path / "key.pem"
         swtpm.create_key_file(path, "EC:P-256", PIN)
         uri = f"{swtpm.uri(path)}&pin-value=wrong"

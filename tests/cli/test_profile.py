@@ -1,4 +1,4 @@
-"""`hwsigner profile add` and `list`, and the warnings that secrets in a profile get when it is used."""
+"""`hwsigner profile add` and `list`, and the warnings about secrets in a profile that is used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
-from hwsigner.config import profiles as config
+from hwsigner.config import profiles
 from scene import Outcome, Scene
 
 Call = Callable[..., Outcome]
@@ -18,9 +18,9 @@ Call = Callable[..., Outcome]
 
 @pytest.fixture(autouse=True)
 def user_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's file, which does not exist; the system's does not either."""
+    """The user's config.toml. It does not exist, and neither does the system's."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr(config, "SYSTEM_FILE", tmp_path / "etc" / "config.toml")
+    monkeypatch.setattr(profiles, "SYSTEM_FILE", tmp_path / "etc" / "config.toml")
     return tmp_path / "xdg" / "hwsigner" / "config.toml"
 
 
@@ -32,7 +32,7 @@ def refused(outcome: Outcome, *parts: str) -> None:
 
 
 class TestAdd:
-    def test_every_kind_of_flag(self, call: Call, user_file: Path) -> None:
+    def test_every_kind_of_flag_is_saved(self, call: Call, user_file: Path) -> None:
         flags = ("--certificate", "-c", "--debug", "--strict=false", "--session-duration=1800", "--timeout", "7.5")
         outcome = call("profile", "add", "web", *flags, "--instance-property=a=b", "--instance-property=c=d")
         assert (outcome.status, outcome.err) == (0, "")
@@ -50,12 +50,12 @@ class TestAdd:
         assert call("profile", "--region", "x", "add", "--debug", "web").status == 0
         assert tomllib.loads(user_file.read_text()) == {"profile": {"web": {"debug": True, "region": "x"}}}
 
-    def test_odd_text_comes_back(self, call: Call, user_file: Path) -> None:
+    def test_any_text_is_saved_unchanged(self, call: Call, user_file: Path) -> None:
         text = 'a "b" \\ #[x] = \x7f\t\n €'
         assert call("profile", "add", "web", f"--certificate={text}").status == 0
         assert tomllib.loads(user_file.read_text())["profile"]["web"]["certificate"] == text
 
-    def test_another_one_of_the_name(self, call: Call, user_file: Path) -> None:
+    def test_existing_profile_is_replaced_only_with_the_flag(self, call: Call, user_file: Path) -> None:
         call("profile", "add", "web", "--region=x", "--debug")
         before = user_file.read_bytes()
         assert call("profile", "add", "web", "--region=x", "--debug").status == 0
@@ -65,12 +65,12 @@ class TestAdd:
         assert tomllib.loads(user_file.read_text()) == {"profile": {"web": {"region": "y"}}}
 
     @pytest.mark.parametrize("name", ["", ".a", "a b", "a/b", "a\n", "a]", "ä", "a" * 65, '"a"'])
-    def test_bad_names(self, name: str, call: Call, user_file: Path) -> None:
-        refused(call("profile", "add", name, "--region=x"), "64 at most")
+    def test_invalid_name_is_a_usage_error(self, name: str, call: Call, user_file: Path) -> None:
+        refused(call("profile", "add", name, "--region=x"), "at most 64")
         assert not user_file.exists()
 
     @pytest.mark.parametrize("name", ["a", "0", "a.b", "a-b_c@d", "a" * 64])
-    def test_good_names(self, name: str, call: Call, user_file: Path) -> None:
+    def test_name_is_accepted(self, name: str, call: Call, user_file: Path) -> None:
         assert call("profile", "add", name, "--region=x").status == 0
         assert tomllib.loads(user_file.read_text()) == {"profile": {name: {"region": "x"}}}
 
@@ -78,18 +78,20 @@ class TestAdd:
         ("arguments", "part"),
         [
             ((), "add|list"),
-            (("add",), "no profile is named"),
+            (("add",), "no profile name given"),
             (("add", "web"), "would be empty"),
             (("add", "web", "--replace"), "would be empty"),
             (("add", "web", "--profile=x"), "--profile"),
             (("add", "web", "--digest=SHA256"), "--digest"),
             (("add", "web", "--session-duration=1"), "--session-duration"),
             (("add", "web", "--certificate=a", "--cert-selector=b"), "exclude"),
-            (("add", "web", "other", "--region=x"), "belongs to no flag"),
+            (("add", "web", "other", "--region=x"), "unexpected argument"),
             (("remove", "web"), "no action 'remove'"),
         ],
     )
-    def test_usage(self, arguments: tuple[str, ...], part: str, call: Call, user_file: Path) -> None:
+    def test_invalid_arguments_exit_with_status_2(
+        self, arguments: tuple[str, ...], part: str, call: Call, user_file: Path
+    ) -> None:
         refused(call("profile", *arguments), part)
         assert not user_file.exists()
 
@@ -97,21 +99,21 @@ class TestAdd:
         "arguments",
         [("--pkcs8-password", "two", "hunter2", "add", "web"), ("add", "web", "--pkcs8-pasword", "hunter2")],
     )
-    def test_no_password_in_errors(self, arguments: tuple[str, ...], call: Call) -> None:
+    def test_errors_hide_the_password(self, arguments: tuple[str, ...], call: Call) -> None:
         outcome = call("profile", *arguments)
         refused(outcome)
         assert "hunter2" not in outcome.err
 
 
 class TestList:
-    def test_none(self, call: Call) -> None:
+    def test_list_is_empty_without_profiles(self, call: Call) -> None:
         assert call("profile", "list") == Outcome(0, "", "")
 
-    def test_names_and_files(self, call: Call, user_file: Path) -> None:
-        config.SYSTEM_FILE.parent.mkdir()
-        config.SYSTEM_FILE.write_text('[profile.web]\n[profile.sys]\npkcs8-password = "hunter2"\n')
+    def test_list_shows_names_and_files(self, call: Call, user_file: Path) -> None:
+        profiles.SYSTEM_FILE.parent.mkdir()
+        profiles.SYSTEM_FILE.write_text('[profile.web]\n[profile.sys]\npkcs8-password = "hunter2"\n')
         call("profile", "add", "web", "--region=x")
-        assert call("profile", "list") == Outcome(0, f"sys\t{config.SYSTEM_FILE}\nweb\t{user_file}\n", "")
+        assert call("profile", "list") == Outcome(0, f"sys\t{profiles.SYSTEM_FILE}\nweb\t{user_file}\n", "")
 
     def test_control_characters_are_escaped(self, call: Call, user_file: Path) -> None:
         user_file.parent.mkdir(parents=True)
@@ -119,12 +121,12 @@ class TestList:
         assert call("profile", "list").out == f"a\\x1b[2J\t{user_file}\n"
 
     @pytest.mark.parametrize("extra", ["web", "--region=x"])
-    def test_takes_nothing_else(self, extra: str, call: Call) -> None:
-        refused(call("profile", "list", extra), "takes nothing else")
+    def test_list_takes_no_other_arguments(self, extra: str, call: Call) -> None:
+        refused(call("profile", "list", extra), "takes no other arguments")
 
 
 class TestSecretsOfAProfile:
-    """A password in a profile is fine where only the user reads the file."""
+    """A password in a profile causes a warning only if other users can read the file."""
 
     PASSWORD = "hunter2"
 
@@ -140,32 +142,39 @@ class TestSecretsOfAProfile:
         assert self.PASSWORD not in outcome.err
         return outcome
 
-    def test_a_private_file(self, scene: Scene, encrypted: Path, user_file: Path) -> None:
+    def test_password_in_a_private_file_causes_no_warning(self, scene: Scene, encrypted: Path, user_file: Path) -> None:
         added = scene.call("profile", "add", "web", f"--private-key={encrypted}", "--pkcs8-password", self.PASSWORD)
         assert self.PASSWORD not in added.out + added.err
         outcome = self.sign(scene, user_file, 0o600, "--strict")
         assert (outcome.status, outcome.err) == (0, "")
 
-    def test_a_file_that_others_read(self, scene: Scene, encrypted: Path, user_file: Path) -> None:
+    def test_password_in_a_readable_file_causes_a_warning(self, scene: Scene, encrypted: Path, user_file: Path) -> None:
         scene.call("profile", "add", "web", f"--private-key={encrypted}", "--pkcs8-password", self.PASSWORD)
         outcome = self.sign(scene, user_file, 0o644)
         assert outcome.status == 0
-        assert f"warning: --pkcs8-password in {user_file} can be seen by other users" in outcome.err
+        assert f"warning: --pkcs8-password in {user_file} is visible to other users" in outcome.err
         outcome = self.sign(scene, user_file, 0o644, "--strict")
         assert (outcome.status, outcome.out) == (3, "")
 
-    def test_a_pin_value_in_a_file_that_others_read(self, scene: Scene, encrypted: Path, user_file: Path) -> None:
+    def test_pin_value_in_a_readable_file_causes_a_warning(
+        self, scene: Scene, encrypted: Path, user_file: Path
+    ) -> None:
         scene.call("profile", "add", "web", f"--private-key=file:{encrypted}?pin-value={self.PASSWORD}")
         assert self.sign(scene, user_file, 0o600, "--strict").status == 0
-        assert f"pin-value in --private-key in {user_file} can be seen" in self.sign(scene, user_file, 0o644).err
+        assert (
+            f"pin-value in --private-key in {user_file} is visible to other users"
+            in self.sign(scene, user_file, 0o644).err
+        )
 
-    def test_a_file_without_secrets_may_be_read(self, scene: Scene, user_file: Path) -> None:
+    def test_readable_file_without_secrets_causes_no_warning(self, scene: Scene, user_file: Path) -> None:
         scene.call("profile", "add", "web", f"--private-key={scene.key}")
         outcome = self.sign(scene, user_file, 0o644, "--strict")
         assert (outcome.status, outcome.err) == (0, "")
 
-    def test_on_the_command_line_it_is_seen(self, scene: Scene, encrypted: Path, user_file: Path) -> None:
+    def test_password_on_the_command_line_causes_a_warning(
+        self, scene: Scene, encrypted: Path, user_file: Path
+    ) -> None:
         scene.call("profile", "add", "web", f"--private-key={encrypted}")
         outcome = self.sign(scene, user_file, 0o600, "--pkcs8-password", self.PASSWORD)
         assert outcome.status == 0
-        assert "warning: --pkcs8-password on the command line can be seen by other users" in outcome.err
+        assert "warning: --pkcs8-password on the command line is visible to other users" in outcome.err

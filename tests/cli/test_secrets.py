@@ -1,4 +1,4 @@
-"""PINs in wrong places, closed streams and odd values: no secret comes out, and nothing breaks."""
+"""PINs in wrong places, closed streams and odd values: no secret is shown, and nothing breaks."""
 
 from __future__ import annotations
 
@@ -44,25 +44,27 @@ class TestPinsInWrongPlaces:
         ],
     )
     @pytest.mark.parametrize("flag", ["certificate", "private_key"])
-    def test_are_usage_errors_that_do_not_show_them(self, scene: Scene, uri: str, flag: str) -> None:
+    def test_pin_in_the_wrong_part_of_a_uri_is_a_usage_error_that_hides_it(
+        self, scene: Scene, uri: str, flag: str
+    ) -> None:
         outcome = scene.credentials(**{flag: uri.replace("{}", SECRET)})
         assert (outcome.status, outcome.out) == (2, "")
         assert SECRET not in outcome.err
 
     @pytest.mark.parametrize("flag", ["--pkcs11-lib=/x.so?pin-value={}", "--cert-selector=pkcs11:token=a?pin-value={}"])
-    def test_in_other_flags(self, scene: Scene, flag: str) -> None:
+    def test_pin_in_another_flag_is_a_usage_error_that_hides_it(self, scene: Scene, flag: str) -> None:
         certificate = "pkcs11:token=a" if "pkcs11-lib" in flag else None
         outcome = scene.credentials(flag.replace("{}", SECRET), certificate=certificate, private_key=None)
         assert outcome.status == 2
         assert SECRET not in outcome.err
 
-    def test_a_token_of_another_module_does_not_get_it(self) -> None:
+    def test_pin_is_kept_for_one_module_and_one_tpm(self) -> None:
         one, other = (KeyURI.parse(f"pkcs11:token=a?module-path={path}") for path in ("/a.so", "/b.so"))
         assert one.place != other.place
         assert one.place == KeyURI.parse("pkcs11:token=a;object=x?module-path=/a.so&pin-value=1").place
         assert KeyURI.parse("handle:0x81000001?tcti=a").place != KeyURI.parse("handle:0x81000001?tcti=b").place
 
-    def test_a_pin_file_of_another_user(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_pin_file_of_another_user_is_an_error(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
         pin = scene.write("pin", b"1234")
         mine = os.geteuid()
         if mine == 0:
@@ -70,13 +72,13 @@ class TestPinsInWrongPlaces:
         else:
             monkeypatch.setattr("os.geteuid", lambda: mine + 1)
         outcome = scene.credentials(private_key=f"file:{scene.key}?pin-source=file:{pin}")
-        assert outcome.status == 0  # The key has no passphrase, so nobody reads it.
+        assert outcome.status == 0  # The key has no passphrase, so the PIN file is not read.
         key = scene.write("k", encrypted(ec.generate_private_key(ec.SECP256R1())))
         refused = scene.credentials("--no-preflight", private_key=f"file:{key}?pin-source=file:{pin}")
         assert refused.status == 3
         assert f"belongs to user {mine or 65534}" in refused.err
 
-    def test_a_pin_file_that_others_can_read(self, scene: Scene) -> None:
+    def test_readable_pin_file_causes_a_warning(self, scene: Scene) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         pin = scene.write("pin", b"1234")
         names: dict[str, str | Path | None] = {
@@ -90,13 +92,15 @@ class TestPinsInWrongPlaces:
         assert f"warning: PIN file {pin} has mode 0640" in lax.err
         assert lax.err.count("\n") == 1
 
-    def test_a_password_of_another_kind_of_key_warns_too(self, scene: Scene) -> None:
+    def test_password_of_another_kind_of_key_causes_a_warning(self, scene: Scene) -> None:
         outcome = scene.credentials("--tpm-key-password", SECRET)
         assert outcome.status == 0
         assert "warning: --tpm-key-password on the command line" in outcome.err
         assert SECRET not in outcome.err
 
-    def test_a_profile_that_keeps_a_password_warns(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_saving_a_password_in_a_profile_causes_a_warning(
+        self, scene: Scene, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("XDG_CONFIG_HOME", str(scene.folder))
         outcome = scene.call("profile", "add", "web", "--pkcs8-password", SECRET)
         assert outcome.status == 0
@@ -124,16 +128,20 @@ class TestOnePlaceOnePin:
     @pytest.mark.parametrize(
         ("certificate", "key"), [("{}", "file:{}?pin-value=1234"), ("file:{}?pin-value=1234", "{}")]
     )
-    def test_either_uri_may_bear_it(self, scene: Scene, bundle: Path, certificate: str, key: str) -> None:
+    def test_either_uri_may_have_the_pin_of_a_file_with_key_and_certificate(
+        self, scene: Scene, bundle: Path, certificate: str, key: str
+    ) -> None:
         names = {"certificate": certificate.format(bundle), "private_key": key.format(bundle)}
         assert scene.credentials(**names).status == 0
 
-    def test_a_file_by_another_path(self, scene: Scene, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_same_file_by_another_path_gets_the_password(
+        self, scene: Scene, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.chdir(scene.folder)
         outcome = scene.credentials("--pkcs8-password=1234", certificate=bundle, private_key="./both.p12")
         assert outcome.status == 0
 
-    def test_another_file_does_not_get_it(self, scene: Scene, bundle: Path) -> None:
+    def test_other_file_does_not_get_the_pin(self, scene: Scene, bundle: Path) -> None:
         outcome = scene.credentials(certificate=bundle, private_key=f"file:{scene.key}?pin-value=1234")
         assert outcome.status == 3
         assert f"{bundle} wants its passphrase" in outcome.err
@@ -141,14 +149,14 @@ class TestOnePlaceOnePin:
 
 class TestStreams:
     @pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
-    def test_debug_without_stderr(self, scene: Scene, stderr: str) -> None:
-        scene.key.chmod(0o644)  # A warning, besides.
+    def test_debug_works_without_stderr(self, scene: Scene, stderr: str) -> None:
+        scene.key.chmod(0o644)  # This causes a warning.
         done = self.run(scene, stderr, "--debug")
         assert done.returncode == 0
         assert json.loads(done.stdout)["Version"] == 1
 
     @pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
-    def test_the_status_of_an_error_is_kept(self, scene: Scene, stderr: str) -> None:
+    def test_exit_status_is_kept_without_stderr(self, scene: Scene, stderr: str) -> None:
         done = self.run(scene, stderr, "--session-duration=1")
         assert (done.returncode, done.stdout) == (2, b"")
 
@@ -162,14 +170,14 @@ class TestOddValues:
     @pytest.mark.parametrize(
         "flag", ["--role-session-name", "--intermediates", "--region", "--cert-selector", "--pkcs8-password"]
     )
-    def test_an_empty_text_is_as_good_as_none(self, scene: Scene, flag: str) -> None:
+    def test_empty_text_is_like_no_flag(self, scene: Scene, flag: str) -> None:
         assert scene.credentials(flag, "").status == 0
 
     @pytest.mark.parametrize("flag", ["--profile", "--config-profile"])
-    def test_no_profile(self, scene: Scene, flag: str) -> None:
+    def test_empty_profile_is_like_no_flag(self, scene: Scene, flag: str) -> None:
         assert scene.credentials(flag, "").status == 0
 
-    def test_an_empty_text_in_a_profile(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_empty_text_in_a_profile_is_like_no_key(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("XDG_CONFIG_HOME", str(scene.folder))
         scene.call("profile", "add", "web", *scene.flags(), "--role-session-name=abc")
         file = scene.folder / "hwsigner" / "config.toml"
@@ -177,10 +185,10 @@ class TestOddValues:
         assert scene.call("credential-process", "--profile", "web").status == 0
 
     @pytest.mark.parametrize("flag", ["--session-duration", "--timeout", "--instance-property", "--debug="])
-    def test_other_values_may_not_be_empty(self, scene: Scene, flag: str) -> None:
+    def test_other_empty_value_is_a_usage_error(self, scene: Scene, flag: str) -> None:
         assert scene.credentials(*([flag] if flag.endswith("=") else [flag, ""])).status == 2
 
-    def test_a_number_without_end_in_the_configuration(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_huge_number_in_config_toml_is_a_usage_error(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("XDG_CONFIG_HOME", str(scene.folder))
         (scene.folder / "hwsigner").mkdir()
         file = scene.folder / "hwsigner" / "config.toml"
@@ -189,7 +197,7 @@ class TestOddValues:
         assert outcome.status == 2
         assert str(file) in outcome.err
 
-    def test_a_path_that_is_not_text_cannot_be_kept(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_path_that_is_not_text_cannot_be_saved(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("XDG_CONFIG_HOME", str(scene.folder))
         outcome = scene.call("profile", "add", "web", "--certificate", os.fsdecode(b"\xff"))
         assert (outcome.status, outcome.out) == (2, "")

@@ -1,4 +1,4 @@
-"""What the service and the way to it do wrong, and what a user gets: status, one line, nothing on stdout."""
+"""Faults of the service and the network, and what the user gets: a status, one line, nothing on stdout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scene import Outcome, Scene
 
 REFUSED = {
     "deny": (Fault("deny", message="Nope"), "AccessDeniedException (403): Nope (request id "),
-    "html": (Fault("html"), "is not the service's: <html>"),
+    "html": (Fault("html"), "is not from the service: <html>"),
     "not-json": (Fault("not-json", body='{"credentialSet": ['), "JSON"),
     "redirect": (Fault("redirect"), "https://elsewhere.invalid/sessions"),
     "no-credentials": (Fault("no-credentials"), "no credentials"),
@@ -25,11 +25,11 @@ REFUSED = {
     "other-role": (Fault("other-role"), "role/other"),
     "wrong-clock": (Fault("wrong-clock", seconds=-600), "10 minutes ahead"),
 }
-PASSING = {
+RETRYABLE = {
     "throttle": (Fault("throttle", None), "ThrottlingException (429)", 5),
     "fail-500": (Fault("fail", None), "(500)", 5),
     "fail-503": (Fault("fail", None, status=503), "(503)", 5),
-    "html-503": (Fault("html", None, status=503), "(503) is not the service's", 5),
+    "html-503": (Fault("html", None, status=503), "(503) is not from the service", 5),
     "close": (Fault("close", None), "closed the connection", 6),
     "reset": (Fault("reset", None), "reset", 6),
     "cut-off": (Fault("cut-off", None), "closed the connection", 6),
@@ -60,7 +60,7 @@ def assert_one_line(outcome: Outcome, status: int) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_one_try_where_another_would_not_help(scene: Scene, name: str) -> None:
+def test_error_that_a_retry_cannot_fix_is_not_retried(scene: Scene, name: str) -> None:
     fault, text = REFUSED[name]
     scene.emulator.misbehave(fault)
     outcome = scene.credentials()
@@ -70,16 +70,16 @@ def test_one_try_where_another_would_not_help(scene: Scene, name: str) -> None:
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_missing_field(scene: Scene, field: str) -> None:
+def test_missing_field_is_an_error_that_names_it(scene: Scene, field: str) -> None:
     scene.emulator.misbehave(Fault("missing-field", field=field))
     outcome = scene.credentials()
     assert_one_line(outcome, 5)
     assert field in outcome.err
 
 
-@pytest.mark.parametrize("name", PASSING)
-def test_three_tries_each_signed_anew(scene: Scene, name: str) -> None:
-    fault, text, status = PASSING[name]
+@pytest.mark.parametrize("name", RETRYABLE)
+def test_retryable_error_is_attempted_three_times_with_new_signatures(scene: Scene, name: str) -> None:
+    fault, text, status = RETRYABLE[name]
     scene.emulator.misbehave(fault)
     outcome = scene.credentials()
     assert_one_line(outcome, status)
@@ -88,15 +88,16 @@ def test_three_tries_each_signed_anew(scene: Scene, name: str) -> None:
     assert len(signatures) == 3
 
 
-@pytest.mark.parametrize("name", PASSING)
-def test_the_third_try_may_succeed(scene: Scene, name: str) -> None:
-    scene.emulator.misbehave(PASSING[name][0].with_times(2))
+@pytest.mark.parametrize("name", RETRYABLE)
+def test_third_attempt_may_succeed(scene: Scene, name: str) -> None:
+    fault = RETRYABLE[name][0]
+    scene.emulator.misbehave(Fault(fault.name, 2, **fault.values))
     outcome = scene.credentials()
     assert outcome.status == 0
     assert json.loads(outcome.out)["Version"] == 1
 
 
-def test_max_attempts(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aws_max_attempts_limits_the_attempts(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     scene.emulator.misbehave(Fault("throttle", None))
     assert scene.credentials().status == 5
@@ -112,7 +113,7 @@ def test_retry_after_is_honoured(scene: Scene) -> None:
     assert (second.time - first.time).total_seconds() >= 1
 
 
-def test_retry_after_beyond_the_deadline_ends_at_once(scene: Scene) -> None:
+def test_retry_after_beyond_the_time_limit_is_not_waited_for(scene: Scene) -> None:
     scene.emulator.misbehave(Fault("throttle", retry_after="3600"))
     begin = time.monotonic()
     assert_one_line(scene.credentials(), 5)
@@ -121,7 +122,7 @@ def test_retry_after_beyond_the_deadline_ends_at_once(scene: Scene) -> None:
 
 @pytest.mark.parametrize("name", ["stall", "drip"])
 @pytest.mark.parametrize("flags", [("--read-timeout=0.2",), ("--timeout=0.3",)])
-def test_a_slow_service_is_given_up(
+def test_slow_service_is_given_up(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, name: str, flags: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
@@ -131,7 +132,7 @@ def test_a_slow_service_is_given_up(
     assert flags[0].partition("=")[0] in outcome.err
 
 
-def test_nobody_listens(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_connection_names_the_address(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -146,7 +147,7 @@ class TestTls:
         with Emulator(World.simple(scene.ca.certificate), tls=True) as emulator:
             yield emulator
 
-    def test_a_ca_bundle_makes_it_trusted(
+    def test_ca_bundle_makes_the_service_trusted(
         self, scene: Scene, secure: Emulator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         untrusted = scene.credentials(endpoint=secure.url)
@@ -161,7 +162,7 @@ class TestTls:
         monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent")
         assert scene.credentials(endpoint=secure.url).status == 0
 
-    def test_no_verify_ssl(self, scene: Scene, secure: Emulator) -> None:
+    def test_no_verify_ssl_accepts_any_certificate_with_a_warning(self, scene: Scene, secure: Emulator) -> None:
         outcome = scene.credentials("--no-verify-ssl=true", endpoint=secure.url)
         assert outcome.status == 0
         assert "warning: --no-verify-ssl" in outcome.err
@@ -177,7 +178,7 @@ class TestTls:
 
 
 class TestRefusedBeforeAnythingIsSent:
-    def test_a_leaf_of_another_ca(self, scene: Scene) -> None:
+    def test_certificate_of_another_ca_gets_a_hint(self, scene: Scene) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         leaf = scene.write("stranger.pem", certs.pem(certs.issue(certs.make_ca("Stranger"), key.public_key())))
         outcome = scene.credentials(certificate=leaf, private_key=certs.write_key(scene.folder / "k", key))
@@ -185,7 +186,7 @@ class TestRefusedBeforeAnythingIsSent:
         assert "Untrusted Signing Certificate" in outcome.err
         assert "does not reach the trust anchor" in outcome.err
 
-    def test_a_key_that_is_not_the_certificates(self, scene: Scene) -> None:
+    def test_key_that_does_not_match_the_certificate_is_an_error(self, scene: Scene) -> None:
         other = certs.write_key(scene.folder / "k", ec.generate_private_key(ec.SECP256R1()))
         outcome = scene.credentials(private_key=other)
         assert_one_line(outcome, 3)
@@ -201,9 +202,11 @@ class TestRefusedBeforeAnythingIsSent:
             (certs.Shape(digital_signature=False), "digitalSignature"),
         ],
     )
-    def test_a_leaf_that_would_be_refused(self, scene: Scene, shape: certs.Shape, text: str) -> None:
+    def test_unsuitable_certificate_is_refused_before_the_key_is_opened(
+        self, scene: Scene, shape: certs.Shape, text: str
+    ) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
-        # The key is not even looked for.
+        # The key is not even opened.
         outcome = scene.credentials(certificate=scene.issue(key.public_key(), shape), private_key="/nonexistent")
         assert_one_line(outcome, 4)
         assert text in outcome.err
@@ -211,7 +214,7 @@ class TestRefusedBeforeAnythingIsSent:
 
     @pytest.mark.parametrize("flag", ["certificate", "private_key", "intermediates"])
     @pytest.mark.parametrize("what", ["missing", "folder", "empty", "garbage"])
-    def test_files_that_are_not_what_they_should_be(self, scene: Scene, flag: str, what: str) -> None:
+    def test_invalid_file_is_an_error_with_its_path(self, scene: Scene, flag: str, what: str) -> None:
         path = scene.folder / "bad\x1b[31m.pem"
         if what == "folder":
             path.mkdir()
@@ -228,7 +231,7 @@ def test_clock_message_names_the_direction(scene: Scene) -> None:
     assert "15 minutes behind" in scene.credentials().err
 
 
-def test_a_netrc_entry_changes_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_netrc_is_not_read(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     (scene.folder / ".netrc").write_text("machine 127.0.0.1 login a password b\n")
     (scene.folder / ".netrc").chmod(0o600)
     monkeypatch.setenv("HOME", str(scene.folder))

@@ -1,4 +1,4 @@
-"""sign-string: the bytes that it signs, its formats, and openssl as the judge of its signatures."""
+"""sign-string: the bytes that it signs and its formats, with signatures verified by openssl."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEYS: dict[str, Any] = {
 
 
 def plain(public_key: Any) -> bytes:
-    """Return a public key in its plain form, as openssl's own tools would print it."""
+    """Return a public key as an X9.62 point or RSAPublicKey DER, made by openssl."""
     form = (
         (Encoding.DER, PublicFormat.PKCS1)
         if isinstance(public_key, rsa.RSAPublicKey)
@@ -47,7 +47,7 @@ def verifies(folder: Path, public_key: Any, signature: bytes, digest: str) -> bo
 
 @pytest.mark.parametrize("kind", KEYS)
 @pytest.mark.parametrize("digest", ["SHA256", "SHA384", "SHA512"])
-def test_openssl_verifies(scene: Scene, kind: str, digest: str) -> None:
+def test_signature_is_verified_by_openssl(scene: Scene, kind: str, digest: str) -> None:
     key = KEYS[kind]()
     path = certs.write_key(scene.folder / "k", key)
     outcome = scene.call("sign-string", "--private-key", path, "--digest", digest, "--format", "text")
@@ -55,7 +55,7 @@ def test_openssl_verifies(scene: Scene, kind: str, digest: str) -> None:
     assert verifies(scene.folder, key.public_key(), bytes.fromhex(outcome.out), digest)
 
 
-def test_formats(scene: Scene) -> None:
+def test_signature_is_printed_in_each_format(scene: Scene) -> None:
     key = KEYS["RSA"]()  # its signatures are the same each time
     path = str(certs.write_key(scene.folder / "k", key))
     text = scene.call("sign-string", "--private-key", path, "--format=text").out
@@ -64,14 +64,14 @@ def test_formats(scene: Scene) -> None:
     assert scene.call("sign-string", "--private-key", path, "--format", "json").out == json.dumps(text)
 
 
-def test_with_a_certificate_the_key_must_be_its_own(scene: Scene) -> None:
+def test_key_must_match_the_certificate(scene: Scene) -> None:
     both = ("sign-string", "--certificate", scene.leaf, "--private-key")
     assert scene.call(*both, scene.key).status == 0
     other = certs.write_key(scene.folder / "k", KEYS["P-256"]())
     assert scene.call(*both, other).status == 3
 
 
-def test_an_expired_certificate_does_not_matter(scene: Scene) -> None:
+def test_expired_certificate_is_accepted(scene: Scene) -> None:
     key = KEYS["P-256"]()
     leaf = scene.issue(key.public_key(), certs.Shape(begin=certs.ago(9), end=certs.ago(8)))
     path = certs.write_key(scene.folder / "k", key)
@@ -81,13 +81,13 @@ def test_an_expired_certificate_does_not_matter(scene: Scene) -> None:
 @pytest.mark.parametrize(
     "flags", [(), ("--private-key", "k", "--digest", "MD5"), ("--private-key", "k", "--format", "xml")]
 )
-def test_usage_errors(scene: Scene, flags: tuple[str, ...]) -> None:
+def test_invalid_arguments_give_one_line_and_a_status(scene: Scene, flags: tuple[str, ...]) -> None:
     outcome: Outcome = scene.call("sign-string", *flags)
     assert (outcome.status, outcome.out) == (2, "")
     assert outcome.err.count("\n") == 1
 
 
-def test_the_raw_format(scene: Scene) -> None:
+def test_bin_format_prints_raw_bytes(scene: Scene) -> None:
     key = KEYS["RSA"]()
     path = str(certs.write_key(scene.folder / "k", key))
     command = [sys.executable, "-m", "hwsigner", "sign-string", "--private-key", path, "--format=bin"]

@@ -18,8 +18,8 @@ import boto3  # type: ignore[import-untyped]
 import pytest
 
 from hwsigner.aws.credentials import Credentials
-from hwsigner.cli import process as staying
-from hwsigner.cli.update import Upkeep
+from hwsigner.cli import process as command_process
+from hwsigner.cli.update import Updater
 from hwsigner.emulator import Fault
 from hwsigner.errors import CertificateError, HwsignerError, PinRequiredError, ServiceError, UsageError
 from scene import Outcome, Scene
@@ -42,14 +42,14 @@ def update(scene: Scene, *flags: str, **instead: str | Path | None) -> Outcome:
 
 
 def caller(scene: Scene, profile: str) -> str:
-    """Return whom the service takes a profile of the credentials file for."""
+    """Return the ARN of the caller that a profile of the credentials file authenticates."""
     found = boto3.Session(profile_name=profile, region_name="us-east-1")
     arn: str = found.client("sts", endpoint_url=scene.emulator.url).get_caller_identity()["Arn"]
     return arn
 
 
 class TestOnce:
-    def test_writes_the_default_section_and_tells_in_one_line(self, scene: Scene, file: Path) -> None:
+    def test_default_section_is_written_and_reported_in_one_line(self, scene: Scene, file: Path) -> None:
         outcome = update(scene)
         assert (outcome.status, outcome.out) == (0, "")
         assert re.fullmatch(
@@ -58,7 +58,7 @@ class TestOnce:
         assert ":assumed-role/" in caller(scene, "default")
         assert file.read_text().startswith("[default]\naws_access_key_id = ASIA")
 
-    def test_profile_is_the_section_and_config_profile_the_table(self, scene: Scene, file: Path) -> None:
+    def test_profile_names_the_section_and_config_profile_the_flags(self, scene: Scene, file: Path) -> None:
         scene.call("profile", "add", "table", *scene.flags())
         file.parent.mkdir()
         file.write_text("# mine\n[default]\naws_access_key_id = AKIAOLD\n")
@@ -70,14 +70,14 @@ class TestOnce:
         assert ":assumed-role/" in caller(scene, "web")
         assert b'"durationSeconds":900' in scene.emulator.requests[0].body.replace(b" ", b"")
 
-    def test_profile_names_no_table(self, scene: Scene, file: Path) -> None:
+    def test_profile_does_not_name_a_profile_of_config_toml(self, scene: Scene, file: Path) -> None:
         scene.call("profile", "add", "web", *scene.flags())
         outcome = scene.call("update", "--once", "--profile", "web")
         assert outcome.status == 2
         assert "--certificate" in outcome.err or "--trust-anchor-arn" in outcome.err
         assert not file.parent.exists()
 
-    def test_aws_cli(self, scene: Scene, file: Path) -> None:
+    def test_aws_cli_uses_the_credentials(self, scene: Scene, file: Path) -> None:
         update(scene, "--profile=web")
         command = [AWS, "sts", "get-caller-identity", "--profile=web", "--region=us-east-1", "--output=text"]
         done = subprocess.run(
@@ -86,11 +86,11 @@ class TestOnce:
         assert (done.returncode, done.stderr) == (0, "")
         assert ":assumed-role/" in done.stdout
 
-    def test_an_empty_profile_is_the_default_one(self, scene: Scene, file: Path) -> None:
+    def test_empty_profile_is_the_default_section(self, scene: Scene, file: Path) -> None:
         assert update(scene, "--profile=").status == 0
         assert file.read_text().startswith("[default]\n")
 
-    def test_without_the_variable_it_is_the_files_usual_place(
+    def test_default_file_is_in_the_home_folder(
         self, scene: Scene, file: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("AWS_SHARED_CREDENTIALS_FILE")
@@ -100,14 +100,14 @@ class TestOnce:
         assert (scene.folder / "home" / ".aws").stat().st_mode & 0o777 == 0o700
 
     @pytest.mark.parametrize("name", ["a]", "a\nb", "DEFAULT", " a"])
-    def test_sections_that_would_break_the_file(self, scene: Scene, file: Path, name: str) -> None:
+    def test_invalid_section_name_is_a_usage_error(self, scene: Scene, file: Path, name: str) -> None:
         outcome = update(scene, f"--profile={name}")
         assert (outcome.status, outcome.out, outcome.err.count("\n")) == (2, "", 1)
         assert "--profile" in outcome.err
         assert scene.emulator.requests == []
 
     @pytest.mark.parametrize(("fault", "status"), [("deny", 5), ("no-credentials", 5), ("past-expiration", 5)])
-    def test_without_credentials_the_file_is_not_touched(
+    def test_file_is_not_changed_when_there_are_no_credentials(
         self, scene: Scene, file: Path, fault: str, status: int
     ) -> None:
         assert update(scene).status == 0
@@ -117,25 +117,26 @@ class TestOnce:
         assert (outcome.status, outcome.err.count("\n")) == (status, 1)
         assert (file.read_bytes(), file.stat().st_ino) == (before, number)
 
-    def test_a_file_that_cannot_be_replaced(self, scene: Scene, file: Path) -> None:
+    def test_folder_in_place_of_the_file_is_an_error(self, scene: Scene, file: Path) -> None:
         file.mkdir(parents=True)
         outcome = update(scene)
         assert outcome.status == 1
-        assert outcome.err == f"hwsigner: {file} is not a regular file. Give the path of one, or of none yet\n"
+        hint = "Give a regular file, or a path that does not exist yet"
+        assert outcome.err == f"hwsigner: {file} is not a regular file. {hint}\n"
 
-    def test_what_the_flags_get_wrong_is_found_before_a_key_is_touched(self, scene: Scene, file: Path) -> None:
+    def test_invalid_flag_is_a_usage_error(self, scene: Scene, file: Path) -> None:
         assert update(scene, "--session-duration=1").status == 2
         assert update(scene, certificate=None).status == 2
         assert update(scene, role_arn="arn").status == 2
 
-    def test_an_unverified_server_elsewhere_is_refused(self, scene: Scene, file: Path) -> None:
+    def test_no_verify_ssl_is_refused_for_another_machine(self, scene: Scene, file: Path) -> None:
         outcome = update(scene, "--no-verify-ssl", endpoint="https://192.0.2.1")
         assert outcome.status == 2
         assert "no-verify-ssl" in outcome.err
         assert scene.emulator.requests == []
         assert update(scene, "--no-verify-ssl").status == 0
 
-    def test_no_secret_is_told(self, scene: Scene, file: Path) -> None:
+    def test_debug_shows_no_secret(self, scene: Scene, file: Path) -> None:
         outcome = update(scene, "--debug")
         _, _, secret, token = (line.rpartition(" = ")[2] for line in file.read_text().splitlines())
         assert secret
@@ -144,13 +145,13 @@ class TestOnce:
         assert token not in outcome.err
 
 
-# Looks at the provider more often than usual.
+# Asks the provider more often than usual.
 HURRY = "import sys; from hwsigner.cli import main, update; update._PAUSE = 0.05; sys.exit(main())"
 
 
 @contextmanager
 def running(scene: Scene, *flags: str) -> Iterator[subprocess.Popen[str]]:
-    """Run update continuously, its stderr a pipe."""
+    """Run update without --once, with its stderr in a pipe."""
     command = [sys.executable, "-c", HURRY, "update", *scene.flags(), *flags]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -171,7 +172,9 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 class TestContinuously:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_it_writes_stays_and_ends_cleanly(self, scene: Scene, file: Path, number: signal.Signals) -> None:
+    def test_update_writes_and_runs_until_a_signal_ends_it_with_status_0(
+        self, scene: Scene, file: Path, number: signal.Signals
+    ) -> None:
         with running(scene, "--profile=web") as process:
             assert next_line(process).startswith(f"hwsigner: wrote [web] of {file}, good until ")
             assert process.poll() is None
@@ -180,7 +183,7 @@ class TestContinuously:
         assert ":assumed-role/" in caller(scene, "web")
         assert sorted(os.listdir(file.parent)) == [".credentials.hwsigner-lock", "credentials"]
 
-    def test_it_renews_and_a_failure_leaves_the_good_ones(self, scene: Scene, file: Path) -> None:
+    def test_failed_refresh_leaves_the_last_credentials(self, scene: Scene, file: Path) -> None:
         # The first session lives for two seconds or less; then the service refuses once.
         scene.emulator.misbehave(Fault.parse("past-expiration:seconds=-2"), Fault.parse("deny"))
         with running(scene) as process:
@@ -197,7 +200,7 @@ class TestContinuously:
         assert ":assumed-role/" in caller(scene, "default")
 
     @pytest.mark.parametrize(("fault", "pause"), [(None, 10), ("deny", 1)])
-    def test_it_looks_more_often_in_trouble(
+    def test_pause_is_shorter_after_a_failure(
         self, scene: Scene, file: Path, monkeypatch: pytest.MonkeyPatch, fault: str | None, pause: int
     ) -> None:
         def sleep(seconds: float) -> None:
@@ -208,14 +211,16 @@ class TestContinuously:
         pauses: list[float] = []
         before = signal.getsignal(signal.SIGTERM)
         monkeypatch.setattr(time, "sleep", sleep)
-        monkeypatch.setattr(staying, "forbid_dumps", lambda: forbidden.append(None))  # It would last, in this process.
+        monkeypatch.setattr(
+            command_process, "forbid_dumps", lambda: forbidden.append(None)
+        )  # It can't be undone in this process.
         forbidden: list[None] = []
         scene.emulator.misbehave(*([Fault.parse(fault)] if fault else []))
         outcome = scene.call("update", *scene.flags())
         assert (outcome.status, pauses, len(forbidden)) == (0, [pause], 1)
         assert signal.getsignal(signal.SIGTERM) == before
 
-    def test_it_waits_for_a_service_that_is_not_there_yet(self, scene: Scene, file: Path) -> None:
+    def test_update_retries_until_the_service_gives_credentials(self, scene: Scene, file: Path) -> None:
         scene.emulator.misbehave(Fault.parse("deny"))
         with running(scene) as process:
             assert "no new credentials: " in next_line(process)
@@ -223,7 +228,7 @@ class TestContinuously:
             process.terminate()
             assert ended(process) == (0, "", "")
 
-    def test_it_is_interrupted_while_it_waits_for_an_answer(self, scene: Scene, file: Path) -> None:
+    def test_sigterm_ends_update_while_it_waits_for_a_response(self, scene: Scene, file: Path) -> None:
         scene.emulator.misbehave(Fault.parse("stall"))
         with running(scene) as process:
             while not scene.emulator.requests:
@@ -232,7 +237,7 @@ class TestContinuously:
             assert ended(process) == (0, "", "")
         assert not file.exists()
 
-    def test_a_pin_that_nothing_gives_ends_it(self, scene: Scene, file: Path) -> None:
+    def test_update_ends_when_no_place_gives_the_pin(self, scene: Scene, file: Path) -> None:
         uri = f"file:{scene.key}?pin-source=env:NO_SUCH_VARIABLE"
         scene.key.write_bytes(encrypted(scene.key))
         with running(scene, f"--private-key={uri}") as process:
@@ -252,7 +257,7 @@ NEW = Credentials("A", "B", "C", datetime.now(UTC) + timedelta(hours=1), "", "")
 
 
 class FakeProvider:
-    """Gives what it is told to, and counts its calls."""
+    """Gives the credentials or error that a test sets."""
 
     def __init__(self) -> None:
         self.gives: Credentials | Exception = NEW
@@ -264,81 +269,87 @@ class FakeProvider:
         return self.gives
 
 
-class TestUpkeep:
+class TestUpdater:
     @pytest.fixture(autouse=True)
     def parts(self) -> None:
         self.provider = FakeProvider()
         self.written: list[Credentials] = []
         self.refusal: HwsignerError | None = None
         self.now = 0.0
-        self.upkeep = Upkeep(self.provider, self.write, lambda: self.now)
+        self.updater = Updater(self.provider, self.write, lambda: self.now)
 
     def write(self, credentials: Credentials) -> None:
         if self.refusal:
             raise self.refusal
         self.written.append(credentials)
 
-    def test_writes_what_is_new_alone(self) -> None:
+    def test_only_new_credentials_are_written(self) -> None:
         other = replace(NEW, access_key_id="D")
         for given in (NEW, NEW, other, other):
             self.provider.gives = given
-            assert self.upkeep.look()
+            assert self.updater.update()
         assert self.written == [NEW, other]
 
-    def test_tells_of_each_failure_once(self, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_each_failure_is_reported_once(self, capfd: pytest.CaptureFixture[str]) -> None:
         for number in (1, 1, 2, 2):
             if not self.provider.failure or str(number) not in str(self.provider.failure):
                 self.provider.failure = ServiceError(f"failure {number}")
-            assert not self.upkeep.look()
+            assert not self.updater.update()
         self.provider.failure = None
-        assert self.upkeep.look()
+        assert self.updater.update()
         assert capfd.readouterr().err == (
             "hwsigner: no new credentials: failure 1\nhwsigner: no new credentials: failure 2\n"
         )
         assert self.written == [NEW]
 
-    def test_goes_on_without_credentials(self, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_updater_continues_without_credentials(self, capfd: pytest.CaptureFixture[str]) -> None:
         self.provider.gives = self.provider.failure = ServiceError("refused")
-        assert not self.upkeep.look()
+        assert not self.updater.update()
         assert (self.written, capfd.readouterr().err) == ([], "hwsigner: no new credentials: refused\n")
 
-    def test_a_certificate_may_be_renewed_if_it_was_good_once(self, capfd: pytest.CaptureFixture[str]) -> None:
-        self.upkeep.look()
+    def test_updater_continues_after_a_certificate_error_if_it_has_written_once(
+        self, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        self.updater.update()
         self.provider.gives = self.provider.failure = CertificateError("expired")
-        assert not self.upkeep.look()
+        assert not self.updater.update()
         assert capfd.readouterr().err == "hwsigner: no new credentials: expired\n"
 
     @pytest.mark.parametrize("error", [PinRequiredError("no PIN"), UsageError("no such thing")])
-    def test_ends_once_the_last_credentials_have(self, error: HwsignerError) -> None:
-        self.upkeep.look()
+    def test_updater_ends_when_the_last_credentials_expire_and_a_retry_cannot_help(self, error: HwsignerError) -> None:
+        self.updater.update()
         self.provider.gives = self.provider.failure = error
         with pytest.raises(type(error)):
-            self.upkeep.look()
+            self.updater.update()
 
     @pytest.mark.parametrize("error", [PinRequiredError("no PIN"), UsageError("no such"), CertificateError("expired")])
-    def test_ends_where_no_try_can_help(self, error: HwsignerError, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_updater_ends_at_once_when_a_retry_cannot_help(
+        self, error: HwsignerError, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         self.provider.gives = self.provider.failure = error
         with pytest.raises(type(error)):
-            self.upkeep.look()
+            self.updater.update()
         assert capfd.readouterr().err == ""
 
-    def test_tells_of_a_pin_while_the_last_credentials_live(self, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_missing_pin_is_reported_while_the_last_credentials_are_valid(
+        self, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         self.provider.failure = PinRequiredError("no PIN")
-        assert not self.upkeep.look()
+        assert not self.updater.update()
         assert capfd.readouterr().err == "hwsigner: no new credentials: no PIN\n"
 
-    def test_tries_to_write_again_after_pauses_that_grow(self, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_failed_write_is_retried_after_growing_pauses(self, capfd: pytest.CaptureFixture[str]) -> None:
         self.refusal = HwsignerError("disk full")
         tries = []
         for second in range(300):
             self.now = float(second)
-            assert not self.upkeep.look()
+            assert not self.updater.update()
             if capfd.readouterr().err == "hwsigner: disk full\n":
                 tries.append(second)
         assert tries == [0, 1, 3, 7, 15, 31, 63, 127, 247]
         self.refusal, self.now = None, 1000.0
-        assert self.upkeep.look()
+        assert self.updater.update()
         assert self.written == [NEW]
         self.refusal, self.provider.gives = HwsignerError("disk full"), replace(NEW, access_key_id="D")
-        assert [self.upkeep.look() for self.now in (1001.0, 1002.0)] == [False, False]
+        assert [self.updater.update() for self.now in (1001.0, 1002.0)] == [False, False]
         assert capfd.readouterr().err == "hwsigner: disk full\n" * 2

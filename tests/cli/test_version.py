@@ -1,4 +1,4 @@
-"""`hwsigner version`: which canonicalisation runs, and why it is not the other."""
+"""`hwsigner version`: the canonicalisation in use, and why it is not the native one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NATIVE = "hwsigner._native"
 
 
 def lines(outcome: Outcome) -> dict[str, str]:
-    """Return what was printed below the version, by what it is of."""
+    """Return the lines printed below the version, as names and values."""
     assert (outcome.status, outcome.err) == (0, "")
     version, *rest = outcome.out.splitlines()
     assert version == __version__
@@ -29,7 +29,7 @@ def lines(outcome: Outcome) -> dict[str, str]:
 
 @pytest.fixture
 def native(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A module in the place of the extension."""
+    """A module in place of the extension."""
     module = ModuleType(NATIVE)
     module.__file__ = "/somewhere/_native.abi3.so"
     vars(module)["OPENSSL_VERSION"] = "OpenSSL 3.9.9"
@@ -39,11 +39,11 @@ def native(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.parametrize("flags", [(), ("--verbose=false",)])
-def test_bare(flags: tuple[str, ...], call: Call) -> None:
+def test_version_is_one_line(flags: tuple[str, ...], call: Call) -> None:
     assert call("version", *flags) == Outcome(0, f"{__version__}\n", "")
 
 
-def test_what_runs_here(call: Call) -> None:
+def test_verbose_shows_what_runs_here(call: Call) -> None:
     found = lines(call("version", "--verbose"))
     spec = importlib.util.find_spec(NATIVE)
     if spec is None:
@@ -55,20 +55,20 @@ def test_what_runs_here(call: Call) -> None:
 
 
 @pytest.mark.usefixtures("native")
-def test_native(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_native_canonicalisation_is_shown_with_its_file(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CANONICAL, "native")
     found = lines(call("version", "--verbose"))
     assert found["canonicalisation"] == "native (/somewhere/_native.abi3.so, OpenSSL 3.9.9)"
 
 
 @pytest.mark.usefixtures("native")
-def test_an_extension_that_canonical_could_not_use(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extension_of_another_version_is_reported(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CANONICAL, "python")
     found = lines(call("version", "--verbose"))
     assert found["canonicalisation"] == "python (/somewhere/_native.abi3.so is of another version)"
 
 
-def test_libcrypto_is_missing(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_libcrypto_is_reported(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     reason = "libcrypto.so.3: cannot open shared object file: No such file or directory"
 
     class Finder:
@@ -83,7 +83,7 @@ def test_libcrypto_is_missing(call: Call, monkeypatch: pytest.MonkeyPatch) -> No
     assert lines(call("version", "--verbose"))["canonicalisation"] == f"python ({reason})"
 
 
-def test_a_library_that_is_not_installed(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_is_reported(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     version = importlib.metadata.version
 
     def without_requests(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Prints who the caller is, by boto3, once for each line that it reads."""
+"""Print the caller's identity with boto3, once for each line of stdin."""
 
 import sys
 

@@ -10,7 +10,7 @@ from serving.stage import Stage
 
 
 class Clock:
-    """A clock; a file tells the programs how far it is ahead, in seconds."""
+    """A clock. Programs read from a file how many seconds it is ahead."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "clock"
@@ -27,7 +27,7 @@ class Clock:
         fresh.replace(self._file)
 
     def environ(self) -> dict[str, str]:
-        """Return what makes a program use it. Its monotonic clock stays as it is, as when a machine has slept."""
+        """Return the variables that make a program use it. The monotonic clock does not change, as in suspend."""
         (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
         return {
             "LD_PRELOAD": str(library),
@@ -39,7 +39,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class ClockedStage(Stage):
-    """A stage whose programs all go by one clock."""
+    """A stage whose programs all use one clock."""
 
     clock: Clock
 

@@ -1,4 +1,4 @@
-"""Real clients: they are run by `make test-clients`, which installs them, and not by `make test`."""
+"""Real clients. `make test-clients` installs and runs them; `make test` does not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPTION = "--clients"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the command line, if it names this folder, say where the clients are."""
+    """Add the option that says where the clients are. Without it, this folder is not collected."""
     parser.addoption(OPTION, type=Path, help="where make test-clients has installed the clients")
 
 
@@ -37,7 +37,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def installed(request: pytest.FixtureRequest) -> Path:
-    """The folder of the clients that are no Debian packages."""
+    """The folder of the clients that are not Debian packages."""
     path: Path = request.config.getoption(OPTION)
     return path.absolute()
 
@@ -71,13 +71,13 @@ def stage(short_folder: Path) -> Iterator[Stage]:
 
 @pytest.fixture
 def clock(short_folder: Path) -> Clock:
-    """A clock that goes with the time until a test sets it."""
+    """A clock that shows the present time until a test sets it."""
     return Clock(short_folder)
 
 
 @pytest.fixture
 def clocked_stage(short_folder: Path, clock: Clock) -> Iterator[ClockedStage]:
-    """A home folder and a service whose programs go by a clock."""
+    """A home folder and a service whose programs use the clock."""
     world, leaf, key = _furnish(short_folder)
     with Emulator(world, clock=clock.now) as emulator:
         yield ClockedStage(emulator, short_folder, leaf, key, clock)

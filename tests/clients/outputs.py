@@ -1,4 +1,4 @@
-"""Each output of hwsigner, and how a client finds it; its profile in config.toml and its role have its name."""
+"""Each output of hwsigner, and how a client finds it. Its profile in config.toml and its role have its name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOKEN_FILE = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"
 
 @dataclass(frozen=True)
 class Way:
-    """How a client gets to an output.
+    """How a client reaches an output.
 
     Attributes:
         environ: the variables that lead there.
@@ -40,7 +40,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Output:
-    """An output that is there to be used."""
+    """An output that is ready for use."""
 
     name: str
     stage: Stage
@@ -48,7 +48,7 @@ class Output:
 
     @property
     def sessions(self) -> int:
-        """How many sessions of its role were asked for."""
+        """How many sessions of its role were requested."""
         targets = [urlsplit(record.target) for record in self.stage.service.requests]
         roles = [parse_qs(target.query)["roleArn"][0] for target in targets if target.path == "/sessions"]
         return roles.count(role_arn(self.name))
@@ -68,7 +68,7 @@ def add_role(stage: Stage, name: str, values: dict[str, Any]) -> None:
 
 
 def _process(stage: Stage, name: str, program: str) -> Way:
-    """Return the way by a profile in ~/.aws/config whose credential_process is a program of hwsigner."""
+    """Return the way through a profile in ~/.aws/config whose credential_process is a program of hwsigner."""
     path = stage.folder / f"{name}.config"
     path.write_text(f"[profile {name}]\ncredential_process = {PROGRAM.with_name(program)} --profile {name}\n")
     return Way({"AWS_CONFIG_FILE": str(path), "AWS_PROFILE": name})
@@ -111,7 +111,7 @@ def _serve_imds(stage: Stage, name: str) -> Iterator[Way]:
 def _http(variables: dict[str, str], ask: Callable[[dict[str, str]], bytes]) -> Way:
     def settle(now: datetime) -> None:
         while datetime.fromisoformat(json.loads(ask(variables))["Expiration"]) <= now:
-            pass  # For a tenth of a second it may give what it gave before.
+            pass  # For a tenth of a second it may return its previous answer.
 
     settle(datetime.now(UTC))
     return Way(variables, settle=settle)
@@ -148,13 +148,13 @@ OUTPUTS: dict[str, Callable[[Stage, str], AbstractContextManager[Way]]] = {
     "serve-imds": _serve_imds,
     "exec": _exec,
 }
-# Those that have one session for all who ask; the others have one for each.
+# Those with one session for all clients; the others create one for each.
 RESIDENT = {"agent", "update", "serve", "serve-imds"}
 
 
 @contextmanager
 def open_output(stage: Stage, name: str, values: dict[str, Any] | None = None) -> Iterator[Output]:
-    """Add an output's role and its profile, with more values if there are, and start what it needs."""
+    """Add an output's role and profile, with more values if given, and start the servers it needs."""
     add_role(stage, name, values or {})
     with OUTPUTS[name](stage, name) as way:
         yield Output(name, stage, way)

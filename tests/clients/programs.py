@@ -1,4 +1,4 @@
-"""The clients: how each is run, and how it tells its version."""
+"""The clients: how to run each one and find its version."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Client:
     version: str
 
     def run(self, installed: Path, output: Output, lines: str = "\n") -> list[str]:
-        """Run it with the credentials of an output, and return the ARNs of the callers that it is told."""
+        """Run it with the credentials of an output, and return the caller ARNs that it prints."""
         done = subprocess.run(
             self._words(installed, output),
             env=_environ(installed, output),
@@ -44,7 +44,7 @@ class Client:
 
     @contextmanager
     def converse(self, installed: Path, output: Output) -> Iterator[Callable[[], str]]:
-        """Start it, and give what makes it call AWS once and returns the ARN of the caller."""
+        """Start it, and yield a function that makes it call AWS once and returns the caller's ARN."""
         with subprocess.Popen(
             self._words(installed, output),
             env=_environ(installed, output),
@@ -106,7 +106,7 @@ def _own_environ(installed: Path) -> dict[str, str]:
 
 
 def _environ(installed: Path, output: Output) -> dict[str, str]:
-    """Return what leads a client to the service and to the output, and nothing else."""
+    """Return the variables that lead a client to the service and the output, and no others."""
     url = output.stage.service.url
     return {
         **output.stage.environ(),
@@ -114,7 +114,7 @@ def _environ(installed: Path, output: Output) -> dict[str, str]:
         "AWS_REGION": REGION,
         "AWS_DEFAULT_REGION": REGION,
         "AWS_ENDPOINT_URL_STS": url,
-        # The default is a second: the machine may be busy with other tests.
+        # More than the default of one second: the machine may be busy.
         "AWS_METADATA_SERVICE_TIMEOUT": "20",
         "AWS_EC2_METADATA_DISABLED": str(IMDS not in output.way.environ).lower(),
         "RCLONE_CONFIG": "/dev/null",

@@ -11,7 +11,7 @@ from clients.programs import CLIENTS
 
 
 def table(reports: Iterable[pytest.TestReport]) -> Iterator[str]:
-    """Yield the lines of a table in Markdown: which client was run with which output, and how that ended."""
+    """Yield the lines of a Markdown table: each client with each output, and the result."""
     versions, outcomes = dict[str, str](), dict[tuple[str, str], str]()
     for report in reports:
         found = dict(report.user_properties)

@@ -17,7 +17,7 @@ HOUR = 3600
 
 
 def refusals(output: Output) -> list[str]:
-    """Return why the service refused a request, for each that it refused."""
+    """Return the reason for each request that the service refused."""
     return [record.reason for record in output.stage.service.requests if not record.accepted]
 
 
@@ -29,7 +29,7 @@ def last_access_key(output: Output) -> str:
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_acts_as_the_output_s_role(
+def test_client_acts_as_the_role_of_the_output(
     output: Output, name: str, installed: Path, record_property: Callable[[str, str], None]
 ) -> None:
     client = CLIENTS[name]
@@ -43,10 +43,10 @@ def test_acts_as_the_output_s_role(
     assert output.sessions == 1 if output.name in RESIDENT else output.sessions > before
 
 
-# Go's programs ask the kernel for the time by themselves, so that no library can set their clock.
+# Go programs get the time directly from the kernel, so no library can set their clock.
 @pytest.mark.parametrize("name", ["boto3", "JavaScript v3", "Ruby v3"])
 @pytest.mark.parametrize("kind", ["credential-process", "agent", "serve", "serve-imds"])
-def test_a_program_that_runs_longer_than_its_session_gets_the_next_one(
+def test_program_gets_the_next_session_when_its_session_expires(
     clocked_stage: ClockedStage, clock: Clock, installed: Path, kind: str, name: str
 ) -> None:
     with open_output(clocked_stage, kind) as output, CLIENTS[name].converse(installed, output) as call:
@@ -61,7 +61,7 @@ def test_a_program_that_runs_longer_than_its_session_gets_the_next_one(
 
 
 @pytest.mark.parametrize(("kind", "most"), [("credential-process", None), ("agent", 1)])
-def test_the_agent_spares_boto3_a_session_at_each_call_where_sessions_are_short(
+def test_agent_gives_boto3_one_session_when_sessions_are_short(
     stage: Stage, installed: Path, kind: str, most: int | None
 ) -> None:
     with open_output(stage, kind, {"session-duration": 900}) as output:

@@ -1,4 +1,4 @@
-"""The table of flags: what each takes as its value, what a profile may hold, and that no secret is echoed."""
+"""The table of flags: valid values, keys of a profile, and secrets that are never shown."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def refused(name: str, text: str) -> str:
 
 
 def profile(content: str, **given: Any) -> dict[str, Any]:
-    """Return the values of a profile with this content below some given flags."""
+    """Return the values of a profile with this content, with some given flags."""
     return profile_values(Profile("web", FILE, tomllib.loads(content), exposed=False), given)
 
 
 def example(name: str) -> tuple[str, Any]:
-    """Return a value of a flag as TOML has it and as it is meant."""
+    """Return an example value of a flag, in TOML and converted."""
     flag = FLAGS[name]
     if not flag.metavar:
         return "true", True
@@ -52,14 +52,14 @@ def example(name: str) -> tuple[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["allow-users", "instance-property"])
-def test_a_list_is_not_written_as_a_text(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name} with a value of another type than it takes"):
+def test_text_for_a_list_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} with a value of the wrong type"):
         profile(f'{name} = "alice"')
 
 
 class TestValues:
     @pytest.mark.parametrize("name", ["timeout", "connect-timeout", "read-timeout"])
-    def test_seconds(self, name: str) -> None:
+    def test_seconds_are_within_bounds(self, name: str) -> None:
         for text, value in (("1", 1.0), ("0.5", 0.5), ("1e3", 1000.0), ("86400", 86400.0), ("1e-9", 1e-9)):
             assert FLAGS[name].value(text) == value
         for text in ("0", "-1", "inf", "-inf", "nan", "1e999", "86400.1", "", "1s", "0x10", "9" * 5000):
@@ -68,24 +68,24 @@ class TestValues:
     @pytest.mark.parametrize(
         "text", ["899", "43201", "-900", "+900", "900.0", "1e3", "", "٩٠٠", "９００", "9" * 5000, " 900"]
     )
-    def test_session_durations_that_can_not_be(self, text: str) -> None:
+    def test_invalid_session_duration_is_refused(self, text: str) -> None:
         assert "900 to 43200" in refused("session-duration", text)
 
     @pytest.mark.parametrize("text", ["900", "43200", "0900"])
-    def test_session_durations(self, text: str) -> None:
+    def test_session_duration_is_converted(self, text: str) -> None:
         assert FLAGS["session-duration"].value(text) == int(text)
 
     @pytest.mark.parametrize("text", ["", "a", "=b", "a=", f"{'a' * 201}=b", f"a={'b' * 201}"])
-    def test_bad_instance_properties(self, text: str) -> None:
+    def test_invalid_instance_property_is_refused(self, text: str) -> None:
         refused("instance-property", text)
 
-    def test_a_secret_that_can_not_be_converted(self) -> None:
+    def test_invalid_secret_is_not_shown(self) -> None:
         flag = Flag("pin", "a number", "PIN", int, secret=True)
         with pytest.raises(UsageError) as caught:
             flag.value(SECRET)
         assert SECRET not in str(caught.value)
 
-    def test_defaults(self) -> None:
+    def test_flags_have_few_defaults(self) -> None:
         values = default_values(FLAGS.values())
         assert {name for name, value in values.items() if value not in (None, False, [])} == {
             "session_duration",
@@ -98,20 +98,20 @@ class TestValues:
 
 class TestProfiles:
     @pytest.mark.parametrize("name", [flag.name for flag in IDENTITY + SESSION])
-    def test_every_flag_is_a_key(self, name: str) -> None:
+    def test_every_flag_is_a_key_of_a_profile(self, name: str) -> None:
         text, value = example(name)
         assert profile(f"{name} = {text}") == {FLAGS[name].attribute: value}
 
     @given(text=st.text(st.characters(codec="utf-8")))
-    def test_texts_are_taken_as_they_are(self, text: str) -> None:
+    def test_text_of_a_profile_is_unchanged(self, text: str) -> None:
         found = Profile("web", FILE, {"certificate": text, "pkcs8-password": text}, exposed=False)
         assert profile_values(found, {}) == {"certificate": text or None, "pkcs8_password": text or None}
 
-    def test_instance_properties_as_a_table(self) -> None:
+    def test_instance_properties_may_be_a_table(self) -> None:
         assert profile("instance-property = {a = 'b', c = 'd'}") == {"instance_property": [("a", "b"), ("c", "d")]}
 
     @pytest.mark.parametrize(("one", "other"), [*EXCLUSIVE, *(pair[::-1] for pair in EXCLUSIVE)])
-    def test_a_given_flag_drops_what_it_excludes(self, one: str, other: str) -> None:
+    def test_given_flag_drops_the_keys_that_it_excludes(self, one: str, other: str) -> None:
         content = f"{other} = {example(other)[0]}"
         given = {FLAGS[one].attribute: example(one)[1]}
         assert profile(content, **given) == {}
@@ -146,7 +146,7 @@ class TestProfiles:
             (f"pkcs8-password = ['{SECRET}']", "pkcs8-password"),
         ],
     )
-    def test_what_they_can_not_hold(self, content: str, named: str) -> None:
+    def test_invalid_profile_is_refused_with_its_place(self, content: str, named: str) -> None:
         with pytest.raises(ConfigError) as caught:
             profile(content)
         assert caught.value.message.startswith(f"{FILE}: [profile.web]")
@@ -155,7 +155,7 @@ class TestProfiles:
 
 
 @pytest.mark.parametrize(("one", "other"), EXCLUSIVE)
-def test_exclusive(one: str, other: str) -> None:
+def test_exclusive_flags_are_refused_together(one: str, other: str) -> None:
     values = {FLAGS[name].attribute: example(name)[1] for name in (one, other)}
     with pytest.raises(UsageError, match=f"--{one} and --{other} exclude each other"):
         check_exclusive(values)
@@ -164,7 +164,7 @@ def test_exclusive(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize("flag", IDENTITY + SESSION, ids=lambda flag: flag.name)
-def test_a_value_comes_back_from_toml(flag: Flag) -> None:
+def test_value_is_the_same_after_writing_toml(flag: Flag) -> None:
     value = example(flag.name)[1]
     found = Profile("web", FILE, {flag.name: flag.toml(value)}, exposed=False)
     assert profile_values(found, {}) == {flag.attribute: value}

@@ -1,4 +1,4 @@
-"""Profiles of config.toml: whose file counts, what is refused, and that writing changes nothing else."""
+"""Profiles of config.toml: the user's and the system's file, invalid files, and writing that changes nothing else."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def file(environ: dict[str, str]) -> Path:
     return path
 
 
-class TestWhere:
+class TestLocation:
     @pytest.mark.parametrize(
         ("environ", "path"),
         [
@@ -59,23 +59,23 @@ class TestWhere:
             ({"HOME": "/home/a", "XDG_CONFIG_HOME": "relative"}, "/home/a/.config/hwsigner/config.toml"),
         ],
     )
-    def test_user_file(self, environ: dict[str, str], path: str) -> None:
+    def test_user_file_follows_xdg(self, environ: dict[str, str], path: str) -> None:
         assert user_file(environ) == Path(path)
 
-    def test_without_a_home_the_users_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_user_file_is_in_the_users_home_without_a_home_variable(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", "/home/b")
         assert user_file({}) == Path("/home/b/.config/hwsigner/config.toml")
 
 
 class TestReading:
-    def test_no_files(self, environ: dict[str, str]) -> None:
+    def test_missing_files_have_no_profiles(self, environ: dict[str, str]) -> None:
         assert profiles(environ) == {}
         with pytest.raises(ConfigError, match="no profile 'web'") as caught:
             profile("web", environ)
         assert str(user_file(environ)) in caught.value.message
         assert "none" in caught.value.hint
 
-    def test_the_users_table_replaces_the_systems_whole(
+    def test_users_profile_replaces_all_of_the_systems(
         self, file: Path, system_file: Path, environ: dict[str, str]
     ) -> None:
         system_file.write_text('[profile.web]\nregion = "a"\ncertificate = "c"\n[profile.db]\nregion = "b"\n')
@@ -85,19 +85,21 @@ class TestReading:
         assert profile("db", environ).values == {"region": "b"}
         assert profile("db", environ).file == system_file
 
-    def test_a_missing_profile_lists_the_others(self, file: Path, environ: dict[str, str]) -> None:
+    def test_missing_profile_is_reported_with_the_others(self, file: Path, environ: dict[str, str]) -> None:
         file.write_text("[profile.web]\n[profile.db]\n")
         with pytest.raises(ConfigError) as caught:
             profile("wbe", environ)
         assert "db, web" in caught.value.hint
 
     @pytest.mark.parametrize("mode", [0o600, 0o644, 0o400, 0o640, 0o604])
-    def test_others_may_read_and_it_is_known(self, mode: int, file: Path, environ: dict[str, str]) -> None:
+    def test_profile_says_whether_others_can_read_its_file(
+        self, mode: int, file: Path, environ: dict[str, str]
+    ) -> None:
         file.write_text("[profile.web]\n")
         file.chmod(mode)
         assert profile("web", environ).exposed == bool(mode & 0o044)
 
-    def test_no_repr_shows_values(self, file: Path, environ: dict[str, str]) -> None:
+    def test_repr_of_a_profile_has_no_values(self, file: Path, environ: dict[str, str]) -> None:
         file.write_text('[profile.web]\npkcs8-password = "hush"\n')
         assert "hush" not in repr(profile("web", environ))
         assert "hush" not in repr(profiles(environ))
@@ -115,7 +117,9 @@ class TestRefused:
         return str(caught.value)
 
     @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666, 0o777])
-    def test_others_can_write(self, mode: int, file: Path, system_file: Path, environ: dict[str, str]) -> None:
+    def test_file_that_others_can_write_is_refused(
+        self, mode: int, file: Path, system_file: Path, environ: dict[str, str]
+    ) -> None:
         for path in (file, system_file):
             path.write_text('[profile.web]\npkcs8-password = "hush"\n')
             path.chmod(mode)
@@ -124,7 +128,7 @@ class TestRefused:
             assert "chmod" in message
             path.unlink()
 
-    def test_it_belongs_to_somebody_else(
+    def test_file_of_another_user_is_refused(
         self, file: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         file.write_text("[profile.web]\n")
@@ -147,7 +151,9 @@ class TestRefused:
         ],
         ids=["bare word", "open string", "no value", "twice", "not UTF-8", "deep"],
     )
-    def test_not_toml(self, content: bytes, place: str, file: Path, environ: dict[str, str]) -> None:
+    def test_file_that_is_not_toml_is_refused_with_the_place(
+        self, content: bytes, place: str, file: Path, environ: dict[str, str]
+    ) -> None:
         file.write_bytes(content)
         message = self.message(environ, file)
         assert "is not TOML" in message
@@ -164,11 +170,13 @@ class TestRefused:
             ("[profile]\nregion = 'hush'", "profile.region"),
         ],
     )
-    def test_not_profiles(self, content: str, named: str, file: Path, environ: dict[str, str]) -> None:
+    def test_file_with_other_tables_is_refused(
+        self, content: str, named: str, file: Path, environ: dict[str, str]
+    ) -> None:
         file.write_text(content)
         assert named in self.message(environ, file)
 
-    def test_a_folder(self, file: Path, environ: dict[str, str]) -> None:
+    def test_folder_is_refused(self, file: Path, environ: dict[str, str]) -> None:
         file.mkdir()
         assert "directory" in self.message(environ, file)
 
@@ -202,7 +210,7 @@ def documents(draw: st.DrawFn) -> str:
     return text.rstrip("\r\n") if draw(st.booleans()) else text
 
 
-def test_a_system_file_that_this_user_may_not_read_is_no_hindrance(
+def test_unreadable_system_file_is_skipped(
     environ: dict[str, str], file: Path, system_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file.write_text("[profile.mine]\n")
@@ -213,20 +221,18 @@ def test_a_system_file_that_this_user_may_not_read_is_no_hindrance(
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (system_file, os.R_OK) and access(path, mode))
     assert sorted(profiles(environ)) == ["mine"]
-    with pytest.raises(ConfigError, match=f"no profile 'agents' in {file}, and this user can't read {system_file}"):
+    with pytest.raises(ConfigError, match=f"no profile 'agents' in {file}, and you can't read {system_file}"):
         profile("agents", environ)
 
 
-def test_a_system_file_that_is_not_there_is_not_called_unreadable(
-    environ: dict[str, str], file: Path, system_file: Path
-) -> None:
+def test_missing_system_file_is_not_called_unreadable(environ: dict[str, str], file: Path, system_file: Path) -> None:
     with pytest.raises(ConfigError, match=f"no profile 'web' in {file} or {system_file}"):
         profile("web", environ)
 
 
 class TestWriting:
     @given(text=documents(), name=NAMES, values=VALUES)
-    def test_a_new_profile_is_appended(self, text: str, name: str, values: dict[str, Any]) -> None:
+    def test_new_profile_is_appended(self, text: str, name: str, values: dict[str, Any]) -> None:
         before = tomllib.loads(text).get("profile", {})
         with _user_file(text) as (environ, file):
             if name in before:
@@ -239,7 +245,7 @@ class TestWriting:
                 assert tomllib.loads(file.read_text())["profile"] == {**before, name: values}
 
     @given(text=documents(), values=VALUES, data=st.data())
-    def test_a_replaced_profile_leaves_the_rest(self, text: str, values: dict[str, Any], data: st.DataObject) -> None:
+    def test_replacing_a_profile_leaves_the_rest(self, text: str, values: dict[str, Any], data: st.DataObject) -> None:
         before = tomllib.loads(text).get("profile", {})
         name = data.draw(st.sampled_from([*before, "new"]))
         with _user_file(text) as (environ, file):
@@ -250,13 +256,13 @@ class TestWriting:
                 assert add_profile(other, before[other], environ) == file
             assert file.read_bytes().decode() == after
 
-    def test_what_stands_around_a_replaced_profile_stays(self, file: Path, environ: dict[str, str]) -> None:
+    def test_comments_around_a_replaced_profile_stay(self, file: Path, environ: dict[str, str]) -> None:
         head, tail = b"# head\r\n[profile.a]\nx = 1 # one\r\n\r\n# of b\n", b"\n# of c\r\n[profile.c]  # c\n y=  2"
         file.write_bytes(head + b"[profile.b]\nold = 1\n# inside\nolder = 2\n[profile.b.deep]\nz = 1\n" + tail)
         add_profile("b", {"region": "x"}, environ, replace=True)
         assert file.read_bytes() == head + b'[profile.b]\nregion = "x"\n' + tail
 
-    def test_the_same_again_writes_nothing(self, file: Path, environ: dict[str, str]) -> None:
+    def test_adding_the_same_profile_again_writes_nothing(self, file: Path, environ: dict[str, str]) -> None:
         file.write_text("[profile.a] # note\ndebug=true\n")
         before = os.stat(file)
         add_profile("a", {"debug": True}, environ)
@@ -266,14 +272,16 @@ class TestWriting:
         "text",
         ["profile = {a = {x = 1}}", "[profile]\na = {x = 1}\nb = {}\n", "[profile.b]\nx = '''\n[profile.a]\n'''\n"],
     )
-    def test_a_form_that_it_does_not_edit(self, text: str, file: Path, environ: dict[str, str]) -> None:
+    def test_file_that_can_not_be_edited_is_left_unchanged(
+        self, text: str, file: Path, environ: dict[str, str]
+    ) -> None:
         file.write_text(text)
         name = "new" if text.startswith("profile") else "a"
         with pytest.raises(ConfigError, match="by hand"):
             add_profile(name, {"region": "x"}, environ, replace=True)
         assert file.read_text() == text
 
-    def test_modes(self, environ: dict[str, str]) -> None:
+    def test_new_file_and_folder_are_private(self, environ: dict[str, str]) -> None:
         old = os.umask(0)
         try:
             file = add_profile("a", {"region": "x"}, environ)
@@ -284,7 +292,7 @@ class TestWriting:
         add_profile("b", {"region": "x"}, environ)
         assert stat.S_IMODE(os.stat(file).st_mode) == 0o644
 
-    def test_a_symbolic_link_stays_one(self, file: Path, environ: dict[str, str], tmp_path: Path) -> None:
+    def test_symbolic_link_stays_one(self, file: Path, environ: dict[str, str], tmp_path: Path) -> None:
         target = tmp_path / "dotfiles.toml"
         target.write_text("[profile.a]\n")
         file.symlink_to(target)
@@ -292,19 +300,19 @@ class TestWriting:
         assert file.is_symlink()
         assert target.read_text() == '[profile.a]\n\n[profile.b]\nregion = "x"\n'
 
-    def test_a_file_that_others_can_write_is_not_touched(self, file: Path, environ: dict[str, str]) -> None:
+    def test_file_that_others_can_write_is_not_changed(self, file: Path, environ: dict[str, str]) -> None:
         file.write_text("[profile.a]\n")
         file.chmod(0o666)
         with pytest.raises(ConfigError, match="mode 0666"):
             add_profile("b", {"region": "x"}, environ)
         assert file.read_text() == "[profile.a]\n"
 
-    def test_a_folder_that_can_not_be_made(self, environ: dict[str, str], tmp_path: Path) -> None:
+    def test_folder_that_can_not_be_made_is_reported(self, environ: dict[str, str], tmp_path: Path) -> None:
         (tmp_path / "xdg").write_text("a file")
         with pytest.raises(HwsignerError, match="Not a directory"):
             add_profile("a", {"region": "x"}, environ)
 
-    def test_a_full_disk_leaves_the_old_file(
+    def test_full_disk_leaves_the_old_file(
         self, file: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def full(_: int) -> None:
@@ -317,7 +325,7 @@ class TestWriting:
         assert file.read_text() == "[profile.a]\n"
         assert sorted(os.listdir(file.parent)) == [".config.toml.hwsigner-lock", "config.toml"]
 
-    def test_a_killed_writer_leaves_the_old_file_and_no_lock(self, file: Path, environ: dict[str, str]) -> None:
+    def test_killed_writer_leaves_the_old_file_and_no_lock(self, file: Path, environ: dict[str, str]) -> None:
         file.write_text("[profile.a]\n")
         killed = _run("import os; os.rename = lambda *_, **__: os.kill(os.getpid(), 9)", "b", environ)
         assert killed.wait() == -signal.SIGKILL
@@ -325,13 +333,15 @@ class TestWriting:
         add_profile("c", {"region": "x"}, environ)
         assert list(profiles(environ)) == ["a", "c"]
 
-    def test_writers_at_once_lose_nothing(self, environ: dict[str, str]) -> None:
+    def test_concurrent_writers_lose_nothing(self, environ: dict[str, str]) -> None:
         slow = "import os, time; fsync = os.fsync; os.fsync = lambda fd: (time.sleep(0.05), fsync(fd))"
         writers = [_run(slow, f"p{number}", environ) for number in range(6)]
         assert [writer.wait() for writer in writers] == [0] * 6
         assert sorted(profiles(environ)) == [f"p{number}" for number in range(6)]
 
-    def test_who_waits_in_vain_is_told(self, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_writer_reports_a_lock_that_is_held_too_long(
+        self, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(atomic_file, "LOCK_TIMEOUT", 0.1)
         file = add_profile("a", {"region": "x"}, environ)
         with (file.parent / ".config.toml.hwsigner-lock").open() as held:
@@ -340,7 +350,7 @@ class TestWriting:
                 add_profile("b", {"region": "x"}, environ)
         assert list(profiles(environ)) == ["a"]
 
-    def test_who_finds_the_same_profile_when_its_turn_comes_changes_nothing(
+    def test_writer_changes_nothing_when_another_added_the_same_profile(
         self, file: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         text = "[profile.web]\nregion='x'  # by another writer\n"
@@ -356,7 +366,7 @@ class TestWriting:
 
 @contextmanager
 def _user_file(text: str) -> Iterator[tuple[dict[str, str], Path]]:
-    """Give an environment and its user's file with a content, in a folder of its own."""
+    """Yield an environment and its user's file with some content, in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         environ = {"XDG_CONFIG_HOME": folder}
         file = user_file(environ)

@@ -28,7 +28,7 @@ KEY = ec.generate_private_key(ec.SECP256R1())
 CA = certs.make_ca("Example CA")
 LEAF = certs.issue(CA, KEY.public_key(), certs.Shape(serial=0x15D1))
 
-# Anything that a name may hold, less what would end the value: white space at its ends, and a further `Key=`.
+# Any name, without what would end the value: white space at its ends, and another `Key=`.
 VALUES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1).filter(
     lambda text: text == text.strip() and " Key=" not in text and "\u2028Key=" not in text
 )
@@ -36,7 +36,9 @@ VALUES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_si
 
 class TestGrammar:
     @given(st.none() | VALUES, st.none() | VALUES, st.none() | st.integers(0, 2**160), st.data())
-    def test_round_trip(self, subject: str | None, issuer: str | None, serial: int | None, data: st.DataObject) -> None:
+    def test_selector_is_parsed_in_any_order(
+        self, subject: str | None, issuer: str | None, serial: int | None, data: st.DataObject
+    ) -> None:
         pairs = {"x509Subject": subject, "x509Issuer": issuer, "x509Serial": None if serial is None else f"{serial:X}"}
         given = data.draw(st.permutations([f"Key={k},Value={v}" for k, v in pairs.items() if v is not None]))
         if given:
@@ -44,11 +46,11 @@ class TestGrammar:
             assert parse_selector(" " + "  ".join(given) + " ") == Selector(subject, issuer, serial)
 
     @pytest.mark.parametrize("text", ["15D1", "15d1", "15:D1", "0015D1"])
-    def test_serial_numbers(self, text: str) -> None:
+    def test_serial_number_is_hexadecimal(self, text: str) -> None:
         assert parse_selector(f"Key=x509Serial,Value={text}").serial == 0x15D1
 
     @pytest.mark.parametrize("text", ["", ":", "15DG", "0x15", "-15", "1_5", "1 5", "١٥"])
-    def test_bad_serial_numbers(self, text: str) -> None:
+    def test_invalid_serial_number_is_refused(self, text: str) -> None:
         with pytest.raises(UsageError, match="serial number"):
             parse_selector(f"Key=x509Serial,Value={text}")
 
@@ -64,7 +66,7 @@ class TestGrammar:
             ("Key=x509Subject,Value=CN=a Key=x509Subject,Value=CN=b", "x509Subject twice"),
         ],
     )
-    def test_errors_name_what_is_wrong(self, text: str, named: str) -> None:
+    def test_malformed_selector_is_refused_with_what_is_wrong(self, text: str, named: str) -> None:
         with pytest.raises(UsageError) as caught:
             parse_selector(text)
         assert named in caught.value.message
@@ -73,14 +75,14 @@ class TestGrammar:
 
 class TestFile:
     @given(st.dictionaries(st.sampled_from(["x509Subject", "x509Issuer"]), VALUES, min_size=1))
-    def test_holds_the_same_as_json(self, values: dict[str, str]) -> None:
+    def test_file_has_the_same_as_json(self, values: dict[str, str]) -> None:
         with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
             json.dump([{"Key": key, "Value": value} for key, value in values.items()], file)
             file.flush()
             found = parse_selector(f"file://{file.name}")
         assert found == Selector(values.get("x509Subject"), values.get("x509Issuer"))
 
-    def test_by_absolute_and_relative_path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_file_is_found_by_absolute_and_relative_path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "selector.json").write_text('[{"Key": "x509Serial", "Value": "15D1"}]')
         monkeypatch.chdir(tmp_path)
         for path in ("selector.json", tmp_path / "selector.json"):
@@ -102,12 +104,12 @@ class TestFile:
             "\xff",
         ],
     )
-    def test_errors(self, content: str, tmp_path: Path) -> None:
+    def test_malformed_file_is_refused(self, content: str, tmp_path: Path) -> None:
         (tmp_path / "selector.json").write_bytes(content.encode("latin-1"))
         with pytest.raises(UsageError, match="selector"):
             parse_selector(f"file://{tmp_path}/selector.json")
 
-    def test_missing(self, tmp_path: Path) -> None:
+    def test_missing_file_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=f"{tmp_path}/missing"):
             parse_selector(f"file://{tmp_path}/missing")
 
@@ -127,7 +129,7 @@ NAMES = {
 
 class TestNames:
     @pytest.mark.parametrize("name", NAMES)
-    def test_as_openssl_writes_them(self, name: str, tmp_path: Path) -> None:
+    def test_name_written_by_openssl_matches(self, name: str, tmp_path: Path) -> None:
         certs.write_key(tmp_path / "key.pem", KEY)
         subject = ["-multivalue-rdn", "-utf8", "-subj", NAMES[name]]
         openssl(tmp_path, "req", "-x509", "-new", "-key", "key.pem", "-out", "leaf.pem", *subject)
@@ -141,7 +143,7 @@ class TestNames:
             assert not selector.matches(LEAF)
 
     @given(st.lists(st.tuples(st.sampled_from(["CN", "O", "OU", "L"]), st.text(min_size=1, max_size=20)), min_size=1))
-    def test_as_hwsigner_shows_them(self, pairs: list[tuple[str, str]]) -> None:
+    def test_name_shown_by_hwsigner_matches(self, pairs: list[tuple[str, str]]) -> None:
         oids = {"CN": NameOID.COMMON_NAME, "O": NameOID.ORGANIZATION_NAME, "L": NameOID.LOCALITY_NAME}
         name = x509.Name(
             [x509.NameAttribute(oids.get(key, NameOID.ORGANIZATIONAL_UNIT_NAME), text) for key, text in pairs]
@@ -149,17 +151,17 @@ class TestNames:
         shown = name.rfc4514_string()
         assert Selector(subject=shown).matches(_Named(name))  # type: ignore[arg-type]
 
-    def test_a_value_in_hexadecimal(self) -> None:
+    def test_hexadecimal_value_matches(self) -> None:
         name = x509.Name.from_rfc4514_string("1.2.840.113549.1.9.1=a@b,CN=x")
         for text in ("1.2.840.113549.1.9.1=#0c03614062,CN=x", "emailAddress=#1603614062,CN=x", "emailAddress=a@b,CN=x"):
             assert Selector(subject=text).matches(_Named(name))  # type: ignore[arg-type]
 
-    def test_order_counts_and_case_counts(self) -> None:
+    def test_order_and_case_of_a_name_must_match(self) -> None:
         assert Selector("CN=bamboo-01,OU=devops,O=Example,C=DE").matches(LEAF)
         for other in ("C=DE,O=Example,OU=devops,CN=bamboo-01", "CN=BAMBOO-01,OU=devops,O=Example,C=DE", "CN=bamboo-01"):
             assert not Selector(other).matches(LEAF)
 
-    def test_every_key_must_fit(self) -> None:
+    def test_every_key_must_match(self) -> None:
         subject, issuer = LEAF.subject.rfc4514_string(), LEAF.issuer.rfc4514_string()
         assert Selector().matches(LEAF)
         assert Selector(subject, issuer, 0x15D1).matches(LEAF)
@@ -172,19 +174,19 @@ class TestSelect:
         certificates = [FoundCertificate(der, f"pkcs11:id=%{number:02X}") for number, der in enumerate(ders)]
         monkeypatch.setattr(selector_module, "find_certificates", lambda *_: certificates)
 
-    def test_the_matching_ones(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_matching_certificates_are_selected(self, monkeypatch: pytest.MonkeyPatch) -> None:
         other = certs.issue(CA, KEY.public_key(), certs.Shape("other"))
         self.found(monkeypatch, *(c.public_bytes(Encoding.DER) for c in (other, LEAF)))
         chosen = select(Selector(serial=0x15D1), KeyURI.parse("pkcs11:"), PinSource())
         assert [(c.x509, c.source) for c in chosen] == [(LEAF, "pkcs11:id=%01")]
 
-    def test_a_broken_one_besides_is_passed_over(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_unreadable_certificate_is_skipped_with_a_warning(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.found(monkeypatch, b"broken", LEAF.public_bytes(Encoding.DER))
         with pytest.warns(CertificateWarning, match="pkcs11:id=%00"):
             chosen = select(Selector(), KeyURI.parse("pkcs11:"), PinSource())
         assert [c.x509 for c in chosen] == [LEAF]
 
-    def test_no_certificates(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_certificates_select_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def none(*_: object) -> list[FoundCertificate]:
             raise CertificateError("there is none")
 
@@ -192,13 +194,13 @@ class TestSelect:
         assert select(Selector(), KeyURI.parse("pkcs11:"), PinSource()) == []
 
 
-def test_the_subject_shown_selects_the_certificate() -> None:
+def test_subject_shown_selects_the_certificate() -> None:
     [certificate] = load([FoundCertificate(LEAF.public_bytes(Encoding.DER), "x")])
     assert Selector(subject=certificate.subject).matches(LEAF)
 
 
 class _Named:
-    """What `Selector.matches` reads of a certificate."""
+    """The part of a certificate that `Selector.matches` uses."""
 
     def __init__(self, subject: x509.Name) -> None:
         self.subject = subject

@@ -1,4 +1,4 @@
-"""From values to what the library takes: profiles and command lines that say the same mean the same."""
+"""Settings: profiles and command lines with the same flags mean the same."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def system_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 class TestReadProfile:
     @given(chosen=st.sets(st.sampled_from(IDENTITY + SESSION)))
-    def test_is_what_the_command_line_takes_from_it(
+    def test_profile_means_the_same_as_on_the_command_line(
         self, chosen: set[Any], tmp_path_factory: pytest.TempPathFactory
     ) -> None:
         lines = []
@@ -70,13 +70,34 @@ class TestReadProfile:
             name: value for name, value in completed.items() if name not in others
         }
 
-    def test_defaults(self, tmp_path: Path) -> None:
+    def test_profile_has_defaults(self, tmp_path: Path) -> None:
         environ = write_profile(tmp_path, 'region = "eu-west-1"')
         assert settings.read_profile("web", environ) == default_values(IDENTITY + SESSION + AGENT) | {
             "region": "eu-west-1"
         }
 
-    def test_secrets_in_a_file_that_others_read(self, tmp_path: Path) -> None:
+    def test_overrides_take_precedence_over_the_profile(self, tmp_path: Path) -> None:
+        environ = write_profile(tmp_path, 'region = "eu-west-1"\ncert-selector = "x"\nsession-duration = 1000')
+        overrides = {"session_duration": 900, "certificate": "/c.pem", "instance_property": {"rack": "7"}}
+        found = settings.read_profile("web", environ, overrides)
+        assert (found["region"], found["session_duration"], found["certificate"]) == ("eu-west-1", 900, "/c.pem")
+        assert (found["cert_selector"], found["instance_property"]) == (None, [("rack", "7")])
+
+    @pytest.mark.parametrize(
+        ("overrides", "words"),
+        [
+            ({"session-duration": 900}, "no flag for 'session-duration'"),
+            ({"profile": "x"}, "no flag for 'profile'"),
+            ({"session_duration": 60}, "session-duration with an invalid value"),
+            ({"certificate": 1.0, "cert_selector": "x"}, "exclude each other"),
+            ({"role_arn": None}, "role-arn with a value of the wrong type"),
+        ],
+    )
+    def test_invalid_override_is_a_usage_error(self, tmp_path: Path, overrides: dict[str, Any], words: str) -> None:
+        with pytest.raises(UsageError, match=words):
+            settings.read_profile("web", write_profile(tmp_path, ""), overrides)
+
+    def test_secret_in_a_profile_that_others_can_read_is_warned_of(self, tmp_path: Path) -> None:
         environ = write_profile(tmp_path, 'private-key = "handle:0x81000001?pin-value=hunter2"')
         path = tmp_path / "hwsigner" / "config.toml"
         with warnings.catch_warnings():
@@ -100,11 +121,11 @@ class TestPinSource:
             ("pkcs11:token=a", {"pkcs8_password": "p", "tpm_key_password": "t"}, None),
         ],
     )
-    def test_a_password_is_for_keys_of_its_kind(self, uri: str, given: dict[str, Any], pin: str | None) -> None:
+    def test_password_flag_is_for_keys_of_its_backend(self, uri: str, given: dict[str, Any], pin: str | None) -> None:
         key = KeyURI.parse(uri)
         assert settings.pin_source(values(**given), key, None).stored(key, REQUEST) == pin
 
-    def test_who_is_asked_and_what_is_allowed(self) -> None:
+    def test_pin_source_has_the_callable_and_the_permissions(self) -> None:
         key = KeyURI.parse("pkcs11:token=a")
         pins = settings.pin_source(values(reuse_pin=True, allow_final_pin_try=True), key, lambda _: "typed")
         assert pins.get(key, REQUEST) == "typed"
@@ -112,7 +133,7 @@ class TestPinSource:
 
 
 class TestIdentitySource:
-    def test_names(self) -> None:
+    def test_identity_source_has_the_flags_values(self) -> None:
         source = settings.identity_source(
             values(
                 certificate="pkcs11:object=c",
@@ -129,17 +150,17 @@ class TestIdentitySource:
         assert source.latest
 
     @pytest.mark.parametrize(("check", "no_preflight"), [(True, True), (True, False), (False, False)])
-    def test_looked_over_unless_somebody_is_against_it(self, check: bool, no_preflight: bool) -> None:
+    def test_leaf_is_checked_unless_a_flag_or_the_caller_is_against_it(self, check: bool, no_preflight: bool) -> None:
         found = settings.identity_source(values(certificate="/c", no_preflight=no_preflight), None, check=check)
         assert found.check is (check and not no_preflight)
 
-    def test_no_certificate(self) -> None:
+    def test_missing_certificate_is_a_usage_error(self) -> None:
         with pytest.raises(UsageError, match="no certificate is named"):
             settings.identity_source(values(private_key="/k"), None)
 
 
 class TestSession:
-    def test_request(self) -> None:
+    def test_session_request_has_the_flags_values(self) -> None:
         request = settings.session_request(
             values(session_duration=900, role_session_name="a@b", instance_property=[("rack", "7"), ("rack", "8")])
         )
@@ -147,17 +168,17 @@ class TestSession:
         assert (request.duration, request.session_name, request.instance_properties) == (900, "a@b", {"rack": "8"})
 
     @pytest.mark.parametrize("name", ["a", "", "a b", "ä" * 3, "x" * 65])
-    def test_bad_session_names(self, name: str) -> None:
+    def test_invalid_session_name_is_refused(self, name: str) -> None:
         with pytest.raises(UsageError, match="--role-session-name"):
             settings.session_request(values(role_session_name=name))
 
-    def test_too_many_properties(self) -> None:
+    def test_fifty_first_instance_property_is_refused(self) -> None:
         properties = [(str(number), "x") for number in range(51)]
         assert len(settings.session_request(values(instance_property=properties[:50])).instance_properties) == 50
         with pytest.raises(UsageError, match="51 times"):
             settings.session_request(values(instance_property=properties))
 
-    def test_service(self) -> None:
+    def test_service_has_the_flags_values(self) -> None:
         given = values(endpoint="https://x.test", connect_timeout=1.0, read_timeout=2.0, timeout=3.0)
         found = settings.service(given, {"AWS_MAX_ATTEMPTS": "7"})
         assert (found.region, found.endpoint.host, found.max_attempts) == ("eu-central-1", "x.test", 7)
@@ -165,13 +186,13 @@ class TestSession:
         assert found.transport.verify
         assert found.trace is None
 
-    def test_bad_arns(self) -> None:
+    def test_invalid_arn_is_refused(self) -> None:
         with pytest.raises(UsageError, match="--role-arn"):
             settings.service(values(role_arn="arn:aws:iam::1:user/x"), {})
 
 
 class TestTPM:
-    """Which TPM, and which one is trusted: flags complete a TPM's key URIs, and no others."""
+    """Flags that say which TPM to use and to trust complete a TPM's key URIs, and no others."""
 
     @pytest.mark.parametrize(
         ("flag", "query"),
@@ -182,11 +203,11 @@ class TestTPM:
             ({"srk_name": "000b", "tcti": "tabrmd"}, "srk-name=000b&tcti=tabrmd"),
         ],
     )
-    def test_flags_go_into_the_query(self, flag: dict[str, Any], query: str) -> None:
+    def test_tpm_flags_complete_only_a_tpms_uri(self, flag: dict[str, Any], query: str) -> None:
         assert settings.key_uri(values(**flag), "handle:0x81000001") == KeyURI.parse(f"handle:0x81000001?{query}")
         for other in ("/etc/pki/key.pem", "pkcs11:token=a"):
             assert settings.key_uri(values(**flag), other) == KeyURI.parse(other)
 
-    def test_the_uri_goes_before_them(self) -> None:
+    def test_tpm_uri_takes_precedence_over_flags(self) -> None:
         uri = "handle:0x81000001?srk-name=000c&accept-new-srk=false"
         assert settings.key_uri(values(srk_name="000b", accept_new_srk=True), uri) == KeyURI.parse(uri)

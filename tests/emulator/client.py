@@ -30,7 +30,7 @@ Headers = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Caller:
-    """A workload: a private key, its certificate, and the intermediates that it sends."""
+    """A client: a private key, its certificate, and the intermediates that it sends."""
 
     key: Any
     certificate: x509.Certificate
@@ -53,7 +53,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class Draft:
-    """A CreateSession request before it is signed; what is None is filled in rightly."""
+    """A CreateSession request before signing. Fields that are None get valid values."""
 
     caller: Caller
     arns: dict[str, str]
@@ -110,7 +110,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it goes onto the wire."""
+    """A request as it is sent."""
 
     method: str
     target: str
@@ -126,7 +126,7 @@ class Request:
         return replace(self, headers=tuple(each for each in self.headers if each[0] != name))
 
     def with_header(self, name: str, value: str) -> Request:
-        """Return the request with the header in place of one of its name."""
+        """Return the request with a header replaced."""
         return replace(self, headers=(*self.without(name).headers, (name, value)))
 
 
@@ -153,7 +153,7 @@ def b64(certificate: x509.Certificate) -> str:
 
 
 def canonical_request(request: Request, names: list[str]) -> str:
-    """Return botocore's canonical request over these headers."""
+    """Return botocore's canonical request with these headers signed."""
     made = AWSRequest(request.method, f"http://localhost{request.target}", data=request.body)
     for name, value in request.headers:
         if name.lower() in names:
@@ -175,7 +175,7 @@ def connect(emulator: Emulator) -> socket.socket:
 
 
 def send(emulator: Emulator, request: Request | bytes) -> Reply:
-    """Send a request on a connection of its own, and read the answer."""
+    """Send a request on a new connection, and return the answer."""
     with connect(emulator) as connection:
         connection.sendall(request if isinstance(request, bytes) else request.to_bytes())
         return read_reply(connection)

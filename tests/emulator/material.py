@@ -1,4 +1,4 @@
-"""Certificates for the emulator's tests, of shapes that break one rule each."""
+"""Certificates for the emulator's tests, which break one rule each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DAY = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Form:
-    """How a certificate is made; the defaults make a leaf that the service takes."""
+    """The contents of a certificate. The defaults make a leaf that the service accepts."""
 
     name: x509.Name | str = "build-7"
     ca: bool | None = False
@@ -36,7 +36,7 @@ CA_FORM = Form("An Intermediate", ca=True, usages=("key_cert_sign",))
 
 
 def certificate(form: Form, public_key: Any, issuer: Authority | None, signing_key: Any = None) -> x509.Certificate:
-    """Return a certificate for a public key; self-signed with signing_key when there is no issuer."""
+    """Return a certificate for a public key. Without an issuer, signing_key signs it."""
     now = datetime.now(UTC)
     name = subject(form.name) if isinstance(form.name, str) else form.name
     key = issuer.key if issuer else signing_key
@@ -59,7 +59,7 @@ def certificate(form: Form, public_key: Any, issuer: Authority | None, signing_k
 
 
 def authority(form: Form = CA_FORM, issuer: Authority | None = None) -> Authority:
-    """Return a CA with a P-256 key, a root when there is no issuer."""
+    """Return a CA with a P-256 key; without an issuer, a root."""
     key = ec.generate_private_key(ec.SECP256R1())
     return Authority(certificate(form, key.public_key(), issuer, key), key)
 
@@ -79,7 +79,7 @@ def version_1(public_key: Any, issuer: Authority) -> x509.Certificate:
 
 
 def sha1_signed(form: Form, public_key: Any, issuer: Authority) -> x509.Certificate:
-    """Return a certificate signed with SHA-1, which cryptography itself no longer makes."""
+    """Return a certificate signed with SHA-1, which cryptography no longer does."""
     tbs = _load(certificate(form, public_key, issuer))["tbs_certificate"]
     tbs["signature"] = {"algorithm": "sha1_ecdsa"}
     return _signed(tbs, issuer, hashes.SHA1(), "sha1_ecdsa")

@@ -23,7 +23,7 @@ EMPTY_HASH = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 @dataclass(frozen=True)
 class Plan:
-    """A request to be signed; the target is as on the wire, headers are without Host and what signing adds."""
+    """A request to sign: the target as it is sent; headers without Host and those that signing adds."""
 
     service: str = "s3"
     method: str = "PUT"
@@ -36,7 +36,7 @@ class Plan:
     expires: int = 300
 
     def signed(self, emulator: Emulator) -> Request:
-        """Return the request, signed by botocore; the body of a presigned one is not known when it is signed."""
+        """Return the request, signed by botocore. A presigned one is signed without its body."""
         made = AWSRequest(self.method, f"{emulator.url}{self.target}")
         made.data = b"" if self.presigned else self.body
         for name, value in self.headers:
@@ -54,7 +54,7 @@ class Plan:
 
 
 def add_credentials(emulator: Emulator) -> Emulator:
-    """Let an emulator know USER and SESSION."""
+    """Add USER and SESSION to an emulator."""
     for each in (USER, SESSION):
         emulator.add_credentials(each.access_key, each.secret_key, each.token)
     return emulator

@@ -1,4 +1,4 @@
-"""sts:GetCallerIdentity, asked by botocore and by the AWS CLI."""
+"""sts:GetCallerIdentity, called by botocore and the AWS CLI."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def credentials_of(reply: Reply) -> Credentials:
 
 
 def signed(emulator: Emulator, vended: Credentials, *, body: bytes = BODY, service: str = "sts") -> Request:
-    """Return a request that botocore has signed."""
+    """Return a request signed by botocore."""
     made = AWSRequest("POST", f"{emulator.url}/", data=body, headers={"Content-Type": FORM})
     SigV4Auth(vended, service, "eu-west-1").add_auth(made)
     host = ("Host", emulator.url.removeprefix("http://"))
@@ -50,7 +50,7 @@ def error(reply: Reply) -> tuple[int, str, str]:
     return reply.status, fields[1], fields[2]
 
 
-def test_names_the_caller(emulator: Emulator, caller: Caller) -> None:
+def test_get_caller_identity_names_the_caller(emulator: Emulator, caller: Caller) -> None:
     session = create_session(emulator, caller)
     reply = send(emulator, signed(emulator, credentials_of(session)))
     result = ET.fromstring(reply.body).find(f"{NAMESPACE}GetCallerIdentityResult")
@@ -74,13 +74,13 @@ def aws(emulator: Emulator, vended: Credentials) -> subprocess.CompletedProcess[
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_the_aws_cli_is_told_who_it_is(emulator: Emulator, vended: Credentials) -> None:
+def test_aws_cli_gets_its_caller_identity(emulator: Emulator, vended: Credentials) -> None:
     done = aws(emulator, vended)
     assert (done.returncode, done.stderr) == (0, "")
     assert "assumed-role/hwsigner-demo/" in done.stdout
 
 
-def test_the_aws_cli_is_refused_with_another_secret(emulator: Emulator, vended: Credentials) -> None:
+def test_aws_cli_is_refused_when_its_secret_is_wrong(emulator: Emulator, vended: Credentials) -> None:
     vended.secret_key = vended.secret_key[:-1] + ("A" if vended.secret_key[-1] != "A" else "B")
     done = aws(emulator, vended)
     assert done.returncode != 0
@@ -98,7 +98,7 @@ def authorization(old: str, new: str) -> Callable[[Request], Request]:
 
 
 def another_second(made: Request) -> Request:
-    """Change the date within its minute, so that the day stays the same at any time of it."""
+    """Change only the seconds of the date, so that the day stays the same."""
     date = dict(made.headers)["X-Amz-Date"]
     return made.with_header("X-Amz-Date", f"{date[:-3]}{(int(date[-3:-1]) + 30) % 60:02}Z")
 
@@ -123,7 +123,7 @@ CHANGED: dict[str, tuple[Callable[[Request], Request], int, str, str]] = {
 
 
 @pytest.mark.parametrize("case", CHANGED)
-def test_what_is_changed_after_signing(emulator: Emulator, vended: Credentials, case: str) -> None:
+def test_request_is_refused_when_changed_after_signing(emulator: Emulator, vended: Credentials, case: str) -> None:
     edit, status, code, words = CHANGED[case]
     found = error(send(emulator, edit(signed(emulator, vended))))
     assert found[:2] == (status, code)
@@ -131,7 +131,9 @@ def test_what_is_changed_after_signing(emulator: Emulator, vended: Credentials, 
 
 
 @pytest.mark.parametrize(("minutes", "words"), [(6, "Signature expired"), (-6, "not yet current")])
-def test_clocks_that_differ(ca: Authority, caller: Caller, minutes: int, words: str) -> None:
+def test_request_is_refused_when_clocks_differ_by_more_than_five_minutes(
+    ca: Authority, caller: Caller, minutes: int, words: str
+) -> None:
     offset = [timedelta()]
     with Emulator(World.simple(ca.pem), clock=lambda: datetime.now(UTC) + offset[0]) as emulator:
         vended = credentials_of(create_session(emulator, caller))
@@ -141,7 +143,7 @@ def test_clocks_that_differ(ca: Authority, caller: Caller, minutes: int, words: 
     assert words in found[2]
 
 
-def test_another_service_in_the_scope(emulator: Emulator, vended: Credentials) -> None:
+def test_request_is_refused_when_signed_for_another_service(emulator: Emulator, vended: Credentials) -> None:
     found = error(send(emulator, signed(emulator, vended, service="s3")))
     assert found[:2] == (403, MISMATCH)
     assert "service sts" in found[2]
@@ -150,16 +152,16 @@ def test_another_service_in_the_scope(emulator: Emulator, vended: Credentials) -
 @pytest.mark.parametrize(
     "body", [b"", b"Action=AssumeRole&Version=2011-06-15", b"Action=GetCallerIdentity&Version=2012-01-01"]
 )
-def test_another_action(emulator: Emulator, vended: Credentials, body: bytes) -> None:
+def test_other_actions_are_refused(emulator: Emulator, vended: Credentials, body: bytes) -> None:
     assert error(send(emulator, signed(emulator, vended, body=body)))[:2] == (400, "InvalidAction")
 
 
-def test_another_content_type(emulator: Emulator, vended: Credentials) -> None:
+def test_other_content_types_are_refused(emulator: Emulator, vended: Credentials) -> None:
     made = signed(emulator, vended).with_header("Content-Type", "application/json")
     assert error(send(emulator, made))[:2] == (400, "InvalidAction")
 
 
-def test_expired_credentials(ca: Authority, caller: Caller) -> None:
+def test_expired_credentials_are_refused(ca: Authority, caller: Caller) -> None:
     now = [datetime.now(UTC) - timedelta(seconds=901)]
     with Emulator(World.simple(ca.pem), clock=lambda: now[0]) as emulator:
         date = f"{now[0]:%Y%m%dT%H%M%SZ}"
@@ -169,6 +171,6 @@ def test_expired_credentials(ca: Authority, caller: Caller) -> None:
         assert error(send(emulator, signed(emulator, vended)))[:2] == (403, "ExpiredToken")
 
 
-def test_credentials_of_another_emulator(emulator: Emulator, ca: Authority, vended: Credentials) -> None:
+def test_credentials_of_another_emulator_are_refused(emulator: Emulator, ca: Authority, vended: Credentials) -> None:
     with Emulator(World.simple(ca.pem)) as other:
         assert error(send(other, signed(other, vended)))[:2] == (403, INVALID_TOKEN)

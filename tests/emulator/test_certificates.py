@@ -21,7 +21,7 @@ from hwsigner.emulator import Emulator, World
 UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
 
 INSUFFICIENT = {
-    "a CA": (Form(ca=True), "is a CA's"),
+    "a CA": (Form(ca=True), "is a CA certificate"),
     "no key usage": (Form(usages=None), "digitalSignature"),
     "another key usage": (Form(usages=("key_encipherment",)), "digitalSignature"),
     "not yet valid": (Form(begin=DAY, end=2 * DAY), "and not now"),
@@ -44,7 +44,7 @@ def assert_untrusted(emulator: Emulator, reply: Reply, words: str) -> None:
 
 
 @pytest.mark.parametrize("case", INSUFFICIENT)
-def test_a_leaf_that_is_not_enough(emulator: Emulator, ca: Authority, caller: Caller, case: str) -> None:
+def test_leaf_is_refused_when_it_is_insufficient(emulator: Emulator, ca: Authority, caller: Caller, case: str) -> None:
     form, words = INSUFFICIENT[case]
     leaf = certificate(form, caller.key.public_key(), ca)
     assert_insufficient(emulator, create_session(emulator, Caller(caller.key, leaf)), words)
@@ -53,22 +53,22 @@ def test_a_leaf_that_is_not_enough(emulator: Emulator, ca: Authority, caller: Ca
 @pytest.mark.parametrize(
     "form", [Form(ca=None), Form(extensions=((UNKNOWN, False),)), Form(usages=("digital_signature", "key_agreement"))]
 )
-def test_a_leaf_that_is_enough(emulator: Emulator, ca: Authority, caller: Caller, form: Form) -> None:
+def test_leaf_is_accepted_when_it_is_sufficient(emulator: Emulator, ca: Authority, caller: Caller, form: Form) -> None:
     leaf = certificate(form, caller.key.public_key(), ca)
     assert create_session(emulator, Caller(caller.key, leaf)).status == 201
 
 
-def test_a_leaf_of_version_1(emulator: Emulator, ca: Authority, caller: Caller) -> None:
+def test_leaf_of_version_1_is_refused(emulator: Emulator, ca: Authority, caller: Caller) -> None:
     leaf = version_1(caller.key.public_key(), ca)
     assert_insufficient(emulator, create_session(emulator, Caller(caller.key, leaf)), "version 3")
 
 
-def test_a_leaf_signed_with_sha_1(emulator: Emulator, ca: Authority, caller: Caller) -> None:
+def test_leaf_signed_with_sha_1_is_refused(emulator: Emulator, ca: Authority, caller: Caller) -> None:
     leaf = sha1_signed(Form(), caller.key.public_key(), ca)
     assert_insufficient(emulator, create_session(emulator, Caller(caller.key, leaf)), "is not signed with")
 
 
-def test_the_last_second_of_a_certificate(ca: Authority, caller: Caller) -> None:
+def test_certificate_is_valid_through_its_last_second(ca: Authority, caller: Caller) -> None:
     end = caller.certificate.not_valid_after_utc
     for late, status in ((timedelta(), 201), (timedelta(seconds=1), 403)):
         now = end + late
@@ -77,7 +77,7 @@ def test_the_last_second_of_a_certificate(ca: Authority, caller: Caller) -> None
 
 
 def longer_lived(ca: Authority) -> x509.Certificate:
-    """Return the CA's certificate made anew for the same key and name, with a longer life."""
+    """Return a new certificate of the CA with the same key and name and a longer life."""
     form = Form(ca.certificate.subject, ca=True, usages=("key_cert_sign",), end=99 * DAY)
     return certificate(form, ca.key.public_key(), None, ca.key)
 
@@ -91,17 +91,19 @@ WEAK: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("kind", WEAK)
-def test_a_key_that_the_service_does_not_take(emulator: Emulator, ca: Authority, caller: Caller, kind: str) -> None:
+def test_leaf_is_refused_when_the_service_does_not_support_its_key(
+    emulator: Emulator, ca: Authority, caller: Caller, kind: str
+) -> None:
     leaf = certificate(Form(), WEAK[kind]().public_key(), ca)
     assert_insufficient(emulator, create_session(emulator, Caller(caller.key, leaf)), "has a key other than")
 
 
-def test_a_leaf_of_another_ca_of_the_same_name(emulator: Emulator, caller: Caller) -> None:
+def test_leaf_of_another_ca_with_the_same_name_is_untrusted(emulator: Emulator, caller: Caller) -> None:
     leaf = issue(make_ca(), caller.key.public_key())
     assert_untrusted(emulator, create_session(emulator, Caller(caller.key, leaf)), "was not issued by")
 
 
-def test_a_leaf_that_is_self_signed(emulator: Emulator, caller: Caller) -> None:
+def test_self_signed_leaf_is_untrusted(emulator: Emulator, caller: Caller) -> None:
     leaf = certificate(Form(), caller.key.public_key(), None, caller.key)
     assert_untrusted(emulator, create_session(emulator, Caller(caller.key, leaf)), "was not issued by")
 
@@ -121,7 +123,9 @@ ISSUERS = {
 
 
 @pytest.mark.parametrize("case", ISSUERS)
-def test_an_intermediate_that_may_not_issue(emulator: Emulator, ca: Authority, caller: Caller, case: str) -> None:
+def test_chain_is_untrusted_when_an_intermediate_may_not_issue(
+    emulator: Emulator, ca: Authority, caller: Caller, case: str
+) -> None:
     form, words = ISSUERS[case]
     middle = authority(form, ca)
     leaf = issue(middle, caller.key.public_key())
@@ -129,7 +133,7 @@ def test_an_intermediate_that_may_not_issue(emulator: Emulator, ca: Authority, c
 
 
 @pytest.mark.parametrize("case", ISSUERS)
-def test_a_trust_anchor_that_may_not_issue(caller: Caller, case: str) -> None:
+def test_chain_is_untrusted_when_the_trust_anchor_may_not_issue(caller: Caller, case: str) -> None:
     form, words = ISSUERS[case]
     anchor = authority(form)
     leaf = issue(anchor, caller.key.public_key())
@@ -137,7 +141,9 @@ def test_a_trust_anchor_that_may_not_issue(caller: Caller, case: str) -> None:
         assert_untrusted(emulator, create_session(emulator, Caller(caller.key, leaf)), words)
 
 
-def test_an_intermediate_signed_with_sha_1(emulator: Emulator, ca: Authority, caller: Caller) -> None:
+def test_chain_is_untrusted_when_an_intermediate_is_signed_with_sha_1(
+    emulator: Emulator, ca: Authority, caller: Caller
+) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     middle = Authority(sha1_signed(CA_FORM, key.public_key(), ca), key)
     leaf = issue(middle, caller.key.public_key())
@@ -146,7 +152,7 @@ def test_an_intermediate_signed_with_sha_1(emulator: Emulator, ca: Authority, ca
 
 
 @pytest.mark.parametrize(("length", "status"), [(0, 403), (1, 201)])
-def test_path_length(ca: Authority, caller: Caller, length: int, status: int) -> None:
+def test_path_length_of_an_issuer_is_enforced(ca: Authority, caller: Caller, length: int, status: int) -> None:
     anchor = authority(Form("Anchor", ca=True, usages=("key_cert_sign",), path_length=length))
     middle = authority(issuer=anchor)
     workload = Caller(caller.key, issue(middle, caller.key.public_key()), (middle.certificate,))
@@ -168,18 +174,20 @@ def below(line: list[Authority], caller: Caller, *chain: x509.Certificate) -> Ca
     return Caller(caller.key, issue(line[-1], caller.key.public_key()), chain)
 
 
-def test_five_intermediates(emulator: Emulator, line: list[Authority], caller: Caller) -> None:
+def test_five_intermediates_are_accepted(emulator: Emulator, line: list[Authority], caller: Caller) -> None:
     chain = [each.certificate for each in reversed(line[:5])]
     assert create_session(emulator, below(line[:5], caller, *chain)).status == 201
 
 
-def test_a_chain_too_long(emulator: Emulator, line: list[Authority], caller: Caller) -> None:
+def test_chain_of_six_is_refused(emulator: Emulator, line: list[Authority], caller: Caller) -> None:
     chain = [each.certificate for each in reversed(line)]
     reply = create_session(emulator, below(line, caller, *chain))
     assert (reply.status, reply.json["message"]) == (400, "X-Amz-X509-Chain holds 6 certificates, more than 5")
 
 
-def test_a_missing_intermediate(emulator: Emulator, line: list[Authority], caller: Caller) -> None:
+def test_chain_is_untrusted_when_an_intermediate_is_missing(
+    emulator: Emulator, line: list[Authority], caller: Caller
+) -> None:
     first, second, third = (each.certificate for each in line[:3])
     for chain, words in (
         ((), "was not issued by"),
@@ -190,17 +198,19 @@ def test_a_missing_intermediate(emulator: Emulator, line: list[Authority], calle
         assert_untrusted(emulator, create_session(emulator, below(line[:3], caller, *chain)), words)
 
 
-def test_a_chain_in_another_order(emulator: Emulator, line: list[Authority], caller: Caller) -> None:
+def test_chain_in_another_order_is_untrusted(emulator: Emulator, line: list[Authority], caller: Caller) -> None:
     first, second = (each.certificate for each in line[:2])
     assert_untrusted(emulator, create_session(emulator, below(line[:2], caller, first, second)), "item 1 of")
 
 
-def test_a_stranger_in_the_chain(emulator: Emulator, ca: Authority, line: list[Authority], caller: Caller) -> None:
+def test_chain_with_an_unrelated_certificate_is_untrusted(
+    emulator: Emulator, ca: Authority, line: list[Authority], caller: Caller
+) -> None:
     workload = below(line[:1], caller, line[0].certificate, authority(issuer=ca).certificate)
     assert_untrusted(emulator, create_session(emulator, workload), "item 2 of")
 
 
-def test_a_root_in_the_chain(emulator: Emulator, ca: Authority, caller: Caller) -> None:
+def test_chain_with_a_root_is_refused(emulator: Emulator, ca: Authority, caller: Caller) -> None:
     reply = create_session(emulator, Caller(caller.key, caller.certificate, (ca.certificate,)))
     assert (reply.status, reply.json["message"]) == (
         400,
@@ -208,7 +218,7 @@ def test_a_root_in_the_chain(emulator: Emulator, ca: Authority, caller: Caller) 
     )
 
 
-def test_the_leaf_in_the_chain(emulator: Emulator, line: list[Authority], caller: Caller) -> None:
+def test_chain_with_the_leaf_is_refused(emulator: Emulator, line: list[Authority], caller: Caller) -> None:
     workload = below(line[:1], caller)
     text = f"{b64(workload.certificate)},{b64(line[0].certificate)}"
     reply = create_session(emulator, workload, chain_text=text)
@@ -218,13 +228,15 @@ def test_the_leaf_in_the_chain(emulator: Emulator, line: list[Authority], caller
     )
 
 
-def test_a_certificate_twice_in_the_chain(emulator: Emulator, line: list[Authority], caller: Caller) -> None:
+def test_chain_with_a_repeated_certificate_is_refused(
+    emulator: Emulator, line: list[Authority], caller: Caller
+) -> None:
     first = line[0].certificate
     reply = create_session(emulator, below(line[:1], caller, first, first))
     assert (reply.status, reply.json["message"]) == (400, "X-Amz-X509-Chain holds a certificate twice")
 
 
-def test_cas_of_other_kinds_of_key(caller: Caller) -> None:
+def test_ca_may_have_an_rsa_or_ml_dsa_key(caller: Caller) -> None:
     for key in (rsa.generate_private_key(65537, 2048), mldsa.MLDSA65PrivateKey.generate()):
         anchor = make_ca("Anchor", key=key)
         with Emulator(World.simple(anchor.certificate)) as emulator:
@@ -232,7 +244,7 @@ def test_cas_of_other_kinds_of_key(caller: Caller) -> None:
             assert create_session(emulator, Caller(caller.key, leaf)).status == 201
 
 
-def test_an_rsa_pss_signature_over_the_request_is_refused(emulator: Emulator, callers: dict[str, Caller]) -> None:
+def test_rsa_pss_request_signature_is_refused(emulator: Emulator, callers: dict[str, Caller]) -> None:
     class Pss(Caller):
         def sign(self, message: bytes) -> bytes:
             pss = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)

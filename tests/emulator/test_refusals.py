@@ -1,4 +1,4 @@
-"""CreateSession: one thing is wrong with each request, and it is refused for that."""
+"""CreateSession: each request has one error, and is refused for it."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ INVALID = {
 
 
 @pytest.mark.parametrize("case", INVALID)
-def test_malformed_requests(emulator: Emulator, caller: Caller, case: str) -> None:
+def test_malformed_request_is_refused(emulator: Emulator, caller: Caller, case: str) -> None:
     edit, words = INVALID[case]
     reply = send(emulator, edit(draft(emulator, caller)).signed())
     assert (reply.status, reply.headers["x-amzn-errortype"]) == (400, "ValidationException")
@@ -138,7 +138,9 @@ INVALID_SIGNATURES: dict[str, tuple[Callable[[Draft], Draft], str]] = {
 
 @pytest.mark.parametrize("case", INVALID_SIGNATURES)
 @pytest.mark.parametrize("kind", ["P-256", "RSA-2048", "ML-DSA-44"])
-def test_what_is_wrong_with_a_signature(emulator: Emulator, callers: dict[str, Caller], case: str, kind: str) -> None:
+def test_wrong_signature_is_refused_with_its_reason(
+    emulator: Emulator, callers: dict[str, Caller], case: str, kind: str
+) -> None:
     edit, words = INVALID_SIGNATURES[case]
     reply = send(emulator, edit(draft(emulator, callers[kind])).signed())
     assert_invalid_signature(emulator, reply, words)
@@ -153,7 +155,9 @@ def assert_invalid_signature(emulator: Emulator, reply: Any, words: str) -> None
 @pytest.mark.parametrize(
     "header", ["host", "content-type", "x-amz-date", "x-amz-x509", "x-amz-x509-chain", "x-amz-new"]
 )
-def test_a_header_that_must_be_signed(emulator: Emulator, ca: Authority, caller: Caller, header: str) -> None:
+def test_request_is_refused_when_a_required_header_is_not_signed(
+    emulator: Emulator, ca: Authority, caller: Caller, header: str
+) -> None:
     below = below_intermediate(ca, caller)
     made = draft(emulator, below, unsigned=frozenset({header}), extra=(("X-Amz-New", "1"),))
     reply = send(emulator, made.signed())
@@ -167,7 +171,7 @@ def below_intermediate(ca: Authority, caller: Caller) -> Caller:
 
 
 def another_second(date: str) -> str:
-    """Change a date within its minute, so that the day stays the same at any time of it."""
+    """Change only the seconds of a date, so that the day stays the same."""
     return f"{date[:-3]}{(int(date[-3:-1]) + 9) % 60:02}Z"
 
 
@@ -182,38 +186,44 @@ TAMPERED: dict[str, Callable[[Request], Request]] = {
 
 @pytest.mark.parametrize("case", TAMPERED)
 @pytest.mark.parametrize("kind", ["P-256", "P-384", "P-521", "RSA-2048", "ML-DSA-44", "ML-DSA-65", "ML-DSA-87"])
-def test_what_is_changed_after_signing(emulator: Emulator, callers: dict[str, Caller], case: str, kind: str) -> None:
+def test_request_is_refused_when_changed_after_signing(
+    emulator: Emulator, callers: dict[str, Caller], case: str, kind: str
+) -> None:
     reply = send(emulator, TAMPERED[case](draft(emulator, callers[kind]).signed()))
     assert_invalid_signature(emulator, reply, "does not verify")
     assert emulator.requests[0].canonical_request
 
 
-def test_the_key_of_another_certificate(emulator: Emulator, caller: Caller) -> None:
+def test_request_is_refused_when_signed_with_another_key(emulator: Emulator, caller: Caller) -> None:
     stranger = Caller(ec.generate_private_key(ec.SECP256R1()), caller.certificate)
     assert_invalid_signature(emulator, create_session(emulator, stranger), "does not verify")
 
 
 @pytest.mark.parametrize("kind", ["P-256", "RSA-2048", "ML-DSA-44"])
-def test_the_algorithm_of_another_kind_of_key(emulator: Emulator, callers: dict[str, Caller], kind: str) -> None:
+def test_request_is_refused_when_the_algorithm_does_not_fit_the_key(
+    emulator: Emulator, callers: dict[str, Caller], kind: str
+) -> None:
     wrong = "AWS4-X509-RSA-SHA256" if kind != "RSA-2048" else "AWS4-X509-ECDSA-SHA256"
     reply = create_session(emulator, callers[kind], algorithm=wrong)
     assert_invalid_signature(emulator, reply, "not the algorithm of the certificate's key")
     assert emulator.requests[0].findings == ["algorithmMismatch"]
 
 
-def test_a_clock_five_minutes_off_is_still_good(emulator: Emulator, caller: Caller) -> None:
+def test_request_is_accepted_when_the_clock_is_five_minutes_off(emulator: Emulator, caller: Caller) -> None:
     for sign in (-1, 1):
         made = at(sign * timedelta(minutes=4, seconds=55))(draft(emulator, caller))
         assert send(emulator, made.signed()).status == 201
 
 
-def test_no_authorization(emulator: Emulator, caller: Caller) -> None:
+def test_request_without_authorization_is_refused(emulator: Emulator, caller: Caller) -> None:
     reply = send(emulator, draft(emulator, caller).signed().without("Authorization"))
     assert (reply.status, reply.headers["x-amzn-errortype"]) == (403, "MissingAuthenticationTokenException")
 
 
 @pytest.mark.parametrize("header", ["X-Amz-X509", "X-Amz-X509-Chain"])
-def test_a_certificate_header_given_twice(emulator: Emulator, ca: Authority, caller: Caller, header: str) -> None:
+def test_request_is_refused_when_the_certificate_header_is_repeated(
+    emulator: Emulator, ca: Authority, caller: Caller, header: str
+) -> None:
     made = draft(emulator, below_intermediate(ca, caller))
     text = dict(made.headers())[header]
     reply = send(emulator, replace(made, extra=((header, text),)).signed())
@@ -221,18 +231,18 @@ def test_a_certificate_header_given_twice(emulator: Emulator, ca: Authority, cal
     assert f"{header} is" in reply.json["message"]
 
 
-def test_no_certificate(emulator: Emulator, caller: Caller) -> None:
+def test_request_without_a_certificate_is_refused(emulator: Emulator, caller: Caller) -> None:
     reply = send(emulator, draft(emulator, caller).signed().without("X-Amz-X509"))
     assert (reply.status, reply.json["message"]) == (400, "X-Amz-X509 is missing, or given twice")
 
 
-def test_an_empty_body_is_scored(emulator: Emulator, caller: Caller) -> None:
+def test_empty_body_is_recorded_as_a_finding(emulator: Emulator, caller: Caller) -> None:
     create_session(emulator, caller, body=b"")
     assert emulator.requests[0].findings == ["postEmptyBody"]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("trustAnchorArn", "trust-anchor"), ("profileArn", "profile")])
-def test_an_unknown_resource(emulator: Emulator, caller: Caller, name: str, kind: str) -> None:
+def test_unknown_resource_is_refused(emulator: Emulator, caller: Caller, name: str, kind: str) -> None:
     reply = send(emulator, arn(name, f"{PREFIX}:{kind}/{NO_ID}")(draft(emulator, caller)).signed())
     assert (reply.status, reply.headers["x-amzn-errortype"]) == (404, "ResourceNotFoundException")
     assert NO_ID in reply.json["message"]
@@ -259,7 +269,7 @@ def unlist_role(world: World) -> None:
         (lambda world: world.roles.clear(), "Unable to assume role for arn:aws:iam::123456789012:role/hwsigner-demo"),
     ],
 )
-def test_what_the_account_does_not_allow(
+def test_session_is_refused_when_the_account_does_not_allow_it(
     emulator: Emulator, caller: Caller, edit: Callable[[World], None], message: str
 ) -> None:
     made = draft(emulator, caller)
@@ -269,13 +279,13 @@ def test_what_the_account_does_not_allow(
     assert reply.json["message"] == message
 
 
-def test_a_session_name_that_the_profile_does_not_accept(emulator: Emulator, caller: Caller) -> None:
+def test_session_name_is_refused_when_the_profile_does_not_accept_it(emulator: Emulator, caller: Caller) -> None:
     reply = create_session(emulator, caller, body=b'{"roleSessionName":"mine"}')
     assert (reply.status, reply.json["message"]) == (403, "Not authorized to set roleSessionName")
 
 
 @pytest.mark.parametrize("target", ["/", "/sessions/", "//sessions", "/%73essions", "/other", "http://h/sessions"])
 @pytest.mark.parametrize("method", ["GET", "PUT"])
-def test_another_path_or_method(emulator: Emulator, target: str, method: str) -> None:
+def test_other_paths_and_methods_are_refused(emulator: Emulator, target: str, method: str) -> None:
     reply = send(emulator, Request(method, target, (("Host", "x"),)))
     assert (reply.status, reply.headers["x-amzn-errortype"]) == (404, "UnknownOperationException")

@@ -1,4 +1,4 @@
-"""CreateSession: what is granted, and with what."""
+"""CreateSession: granted sessions and their properties."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_each_kind_of_key_gets_credentials(emulator: Emulator, callers: dict[str
     assert (record.status, record.answer_type, record.accepted, record.findings) == (201, "Success", True, [])
 
 
-def test_the_answer_has_the_documented_shape(emulator: Emulator, caller: Caller) -> None:
+def test_answer_has_the_documented_form(emulator: Emulator, caller: Caller) -> None:
     reply = create_session(emulator, caller)
     name = f"{caller.certificate.serial_number:x}"
     name = name.zfill(len(name) + len(name) % 2)
@@ -61,7 +61,7 @@ def body(**members: Any) -> bytes:
         ({"durationSeconds": 7200}, 7200, 3600, None),
     ],
 )
-def test_lifetime(
+def test_session_lifetime_follows_request_profile_and_role(
     ca: Authority,
     caller: Caller,
     members: dict[str, int],
@@ -84,35 +84,35 @@ def test_lifetime(
 
 
 @pytest.mark.parametrize("name", ["ab", "a" * 64, "build_7+x=y,z.@-"])
-def test_a_session_may_be_named_where_the_profile_allows(ca: Authority, caller: Caller, name: str) -> None:
+def test_session_name_is_used_when_the_profile_allows_it(ca: Authority, caller: Caller, name: str) -> None:
     with Emulator(World.simple(ca.pem, accept_role_session_name=True)) as emulator:
         reply = create_session(emulator, caller, body=body(roleSessionName=name))
     assert reply.json["credentialSet"][0]["assumedRoleUser"]["arn"].endswith(f"/{name}")
 
 
-def test_a_short_serial_makes_a_name_of_two_digits(emulator: Emulator, ca: Authority, caller: Caller) -> None:
+def test_short_serial_gives_a_session_name_of_two_digits(emulator: Emulator, ca: Authority, caller: Caller) -> None:
     leaf = certificate(Form(serial=5), caller.key.public_key(), ca)
     reply = create_session(emulator, Caller(caller.key, leaf))
     assert reply.json["credentialSet"][0]["assumedRoleUser"]["arn"].endswith("/05")
 
 
-def test_arns_may_stand_in_the_body(emulator: Emulator, caller: Caller) -> None:
+def test_arns_may_be_in_the_body(emulator: Emulator, caller: Caller) -> None:
     made = draft(emulator, caller)
     reply = create_session(emulator, caller, query="", body=body(**made.arns))
     assert reply.status == 201
 
 
-def test_properties_and_unknown_members_are_taken(emulator: Emulator, caller: Caller) -> None:
+def test_properties_and_unknown_members_are_accepted(emulator: Emulator, caller: Caller) -> None:
     properties = {str(number).zfill(2): "v" * 200 for number in range(50)}
     assert create_session(emulator, caller, body=body(instanceProperties=properties, other=1)).status == 201
 
 
-def test_repeated_and_padded_headers_are_signed_as_they_are(emulator: Emulator, caller: Caller) -> None:
+def test_repeated_and_padded_headers_are_verified_as_sent(emulator: Emulator, caller: Caller) -> None:
     extra = (("X-Amz-Note", "  a \t  b "), ("X-Amz-Note", "c"))
     assert create_session(emulator, caller, extra=extra).status == 201
 
 
-def test_an_intermediate_is_followed(emulator: Emulator, ca: Authority, caller: Caller) -> None:
+def test_chain_through_an_intermediate_is_accepted(emulator: Emulator, ca: Authority, caller: Caller) -> None:
     first = authority(issuer=ca)
     second = authority(Form("Second", ca=True, usages=("key_cert_sign",), path_length=0), issuer=first)
     leaf = issue(second, caller.key.public_key())
@@ -120,7 +120,7 @@ def test_an_intermediate_is_followed(emulator: Emulator, ca: Authority, caller: 
     assert create_session(emulator, Caller(caller.key, leaf, chain)).status == 201
 
 
-def test_a_trust_anchor_may_be_an_intermediate_and_stand_in_the_chain(ca: Authority, caller: Caller) -> None:
+def test_trust_anchor_may_be_an_intermediate_and_be_in_the_chain(ca: Authority, caller: Caller) -> None:
     anchor = authority(issuer=ca)
     below = authority(Form("Below", ca=True, usages=("key_cert_sign",)), issuer=anchor)
     leaf = issue(below, caller.key.public_key())
@@ -130,7 +130,7 @@ def test_a_trust_anchor_may_be_an_intermediate_and_stand_in_the_chain(ca: Author
             assert create_session(emulator, Caller(caller.key, leaf, certificates)).status == 201
 
 
-def test_any_certificate_of_a_bundle_and_any_trust_anchor_will_do(ca: Authority, caller: Caller) -> None:
+def test_any_certificate_of_any_trust_anchor_is_accepted(ca: Authority, caller: Caller) -> None:
     other = authority()
     expired = Form(ca.certificate.subject, ca=True, usages=("key_cert_sign",), end=-DAY / 2)
     old = Authority(certificate(expired, ca.key.public_key(), None, ca.key), ca.key)
@@ -169,7 +169,7 @@ ALTERNATIVES = x509.SubjectAlternativeName(
         ("x509SAN/Name/CN", "inner"),
     ],
 )
-def test_a_role_may_ask_for_principal_tags(
+def test_role_conditions_on_principal_tags_are_checked(
     emulator: Emulator, ca: Authority, caller: Caller, tag: str, value: str
 ) -> None:
     leaf = certificate(Form(TAGGED, extensions=((ALTERNATIVES, False),)), caller.key.public_key(), ca)
@@ -181,7 +181,7 @@ def test_a_role_may_ask_for_principal_tags(
     assert tag in emulator.requests[-1].reason
 
 
-def test_a_role_with_a_path_and_reserved_characters(emulator: Emulator, caller: Caller) -> None:
+def test_role_with_a_path_and_reserved_characters_is_accepted(emulator: Emulator, caller: Caller) -> None:
     arn = "arn:aws:iam::123456789012:role/team/a+b@c,d"
     emulator.world.roles[arn] = Role(arn)
     emulator.world.profiles[emulator.profile_arn].roles.append(arn)
@@ -190,7 +190,7 @@ def test_a_role_with_a_path_and_reserved_characters(emulator: Emulator, caller: 
 
 
 @pytest.mark.parametrize("path", ["//sessions", "/a%20b/sessions", "/./sessions", "/%2Fx/../sessions/"])
-def test_how_a_client_signs_paths_can_be_tested(emulator: Emulator, caller: Caller, path: str) -> None:
+def test_session_path_is_matched_as_sent(emulator: Emulator, caller: Caller, path: str) -> None:
     emulator.world.session_path = path
     assert create_session(emulator, caller, path=path).status == 201
     assert send(emulator, draft(emulator, caller).signed()).status == 404

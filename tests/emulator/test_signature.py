@@ -1,4 +1,4 @@
-"""The emulator's canonical request against botocore's, and its reading of Authorization."""
+"""The emulator's canonical request, with botocore as the judge, and how it parses Authorization."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emulator import client
+from examples import scaled
 from hwsigner.emulator.canonical import canonical_request
 from hwsigner.emulator.signature import SignatureError, parse_authorization
 from hwsigner.emulator.wire import Request
@@ -18,7 +19,7 @@ VALUES = st.text("ab\t ,;=~é", max_size=12).map(str.strip)
 
 
 def wire(text: str) -> str:
-    """Return text as a client may put it on the wire: only what can't stand there is encoded."""
+    """Return text as a client may send it: only characters that are not allowed are encoded."""
     return re.sub(r"[^!-~]|%", lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), text)
 
 
@@ -37,9 +38,9 @@ QUERIES = PAIRS.map(lambda pairs: "&".join(f"{name}={value}" for name, value in 
 HEADERS = st.lists(st.tuples(st.sampled_from(["Host", "X-Amz-A", "x-amz-b", "Content-Type"]), VALUES), max_size=6)
 
 
-@settings(max_examples=500)
+@settings(max_examples=scaled(500))
 @given(PATHS, QUERIES, HEADERS, st.binary(max_size=20))
-def test_is_that_of_botocore(path: str, query: str, headers: list[tuple[str, str]], body: bytes) -> None:
+def test_canonical_request_equals_botocores(path: str, query: str, headers: list[tuple[str, str]], body: bytes) -> None:
     headers = [("Host", "localhost"), *headers]  # botocore signs a Host header in any case
     names = sorted({name.lower() for name, _ in headers})
     target = f"{path}?{query}" if query else path
@@ -48,7 +49,7 @@ def test_is_that_of_botocore(path: str, query: str, headers: list[tuple[str, str
     assert canonical_request(Request("POST", target, on_the_wire, body), tuple(names)).decode() == wanted
 
 
-def test_a_query_is_sorted_by_encoded_name_then_by_encoded_value() -> None:
+def test_query_is_sorted_by_encoded_name_then_encoded_value() -> None:
     request = Request("GET", "/?b=2&a%5F=1&a=%C3%A9&a=z&a", ())
     assert canonical_request(request, ()).split(b"\n")[2] == b"a=&a=%C3%A9&a=z&a_=1&b=2"
 
@@ -59,7 +60,7 @@ GOOD = (
 
 
 @pytest.mark.parametrize("text", [GOOD, GOOD.replace(", ", ",")])
-def test_authorization_is_read(text: str) -> None:
+def test_authorization_header_is_parsed(text: str) -> None:
     read = parse_authorization(Request("POST", "/", (("authorization", text),)))
     assert (read.algorithm, read.key_name, read.scope) == (
         "AWS4-X509-RSA-SHA256",
@@ -85,6 +86,6 @@ def test_authorization_is_read(text: str) -> None:
         (("Authorization", GOOD.replace("00ff", "")),),
     ],
 )
-def test_another_authorization_is_not(headers: tuple[tuple[str, str], ...]) -> None:
+def test_malformed_authorization_header_is_refused(headers: tuple[tuple[str, str], ...]) -> None:
     with pytest.raises(SignatureError):
         parse_authorization(Request("POST", "/", headers))

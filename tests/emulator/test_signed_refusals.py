@@ -1,4 +1,4 @@
-"""What is changed after signing, and what is signed as AWS does not document it, is refused with its own reason."""
+"""Requests that are changed after signing, or signed against AWS's rules, are refused with a specific reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from hwsigner.emulator import Emulator, World
 
 
 class Clock:
-    """The present time, or as much later as a test says."""
+    """The present time, plus an offset that a test sets."""
 
     def __init__(self) -> None:
         self.offset = timedelta()
@@ -55,7 +55,7 @@ def authorization_twice(made: Request) -> Request:
 
 
 def another_second(made: Request) -> Request:
-    """Change the date within its minute, so that the day stays the same at any time of it."""
+    """Change only the seconds of the date, so that the day stays the same."""
     date = dict(made.headers)["X-Amz-Date"]
     return header("X-Amz-Date", f"{date[:-3]}{(int(date[-3:-1]) + 30) % 60:02}Z")(made)
 
@@ -65,12 +65,12 @@ def scope_date(made: Request) -> Request:
     return authorization(f"/{date[:8]}/", "/20200101/")(made)
 
 
-MISMATCH = ("SignatureDoesNotMatch", "InvalidSignatureException", "not that of the string to sign")
+MISMATCH = ("SignatureDoesNotMatch", "InvalidSignatureException", "not the HMAC of the string to sign")
 UNKNOWN = "UnrecognizedClientException"
 LACKS = ("AccessDenied", "InvalidSignatureException")
 FORM = ("AuthorizationHeaderMalformed", "IncompleteSignatureException")
 SCOPE = ("AuthorizationHeaderMalformed", "InvalidSignatureException")
-# The edit, the code of S3, that of other services, and words of the reason.
+# The change, the error code of S3, that of other services, and words of the reason.
 CHANGED: dict[str, tuple[Edit, str, str, str]] = {
     "method": (lambda made: replace(made, method="POST"), *MISMATCH),
     "path": (query("/bucket/key", "/bucket/other"), *MISMATCH),
@@ -111,9 +111,9 @@ CHANGED: dict[str, tuple[Edit, str, str, str]] = {
     "both forms": (
         query("a=b", "a=b&X-Amz-Signature=00"), "InvalidArgument", "IncompleteSignatureException", "both in",
     ),
-    "key id": (authorization("=ASIDEXAMPLE", "=ASIDEXAMPLES"), "InvalidAccessKeyId", UNKNOWN, "not known here"),
-    "another's key id": (authorization("=ASIDEXAMPLE", "=AKIDEXAMPLE"), "InvalidToken", UNKNOWN, "not that of"),
-    "token": (header("X-Amz-Security-Token", "other"), "InvalidToken", UNKNOWN, "not that of the access key id"),
+    "key id": (authorization("=ASIDEXAMPLE", "=ASIDEXAMPLES"), "InvalidAccessKeyId", UNKNOWN, "is unknown"),
+    "another's key id": (authorization("=ASIDEXAMPLE", "=AKIDEXAMPLE"), "InvalidToken", UNKNOWN, "does not belong to"),
+    "token": (header("X-Amz-Security-Token", "other"), "InvalidToken", UNKNOWN, "does not belong to the access key ID"),
     "no token": (without("X-Amz-Security-Token"), "InvalidAccessKeyId", UNKNOWN, "token is missing"),
     "token twice": (more("x-amz-security-token", str(SESSION.token)), "InvalidAccessKeyId", UNKNOWN, "given twice"),
 }  # fmt: skip
@@ -121,7 +121,7 @@ CHANGED: dict[str, tuple[Edit, str, str, str]] = {
 
 @pytest.mark.parametrize("case", CHANGED)
 @pytest.mark.parametrize("service", ["s3", "dynamodb"])
-def test_what_is_changed_in_the_header_form(server: Emulator, service: str, case: str) -> None:
+def test_header_signed_request_is_refused_when_changed(server: Emulator, service: str, case: str) -> None:
     edit, s3_code, json_code, words = CHANGED[case]
     reply = send(server, edit(replace(PLAN, service=service).signed(server)))
     record = server.requests[-1]
@@ -136,7 +136,9 @@ def test_what_is_changed_in_the_header_form(server: Emulator, service: str, case
 @pytest.mark.parametrize(
     ("service", "code"), [("s3", "RequestTimeTooSkewed"), ("dynamodb", "InvalidSignatureException")]
 )
-def test_clocks_that_differ(server: Emulator, clock: Clock, service: str, code: str, minutes: int, words: str) -> None:
+def test_request_is_refused_when_clocks_differ(
+    server: Emulator, clock: Clock, service: str, code: str, minutes: int, words: str
+) -> None:
     made = replace(PLAN, service=service).signed(server)
     clock.offset = timedelta(minutes=minutes)
     assert error_code(send(server, made)) == (403, code)
@@ -169,8 +171,8 @@ CHANGED_URL: dict[str, tuple[Edit, str, str, str]] = {
     "algorithm": (
         query("AWS4-HMAC-SHA256", "AWS4-ECDSA-P256-SHA256"), "InvalidRequest", SCOPE[1], "is not AWS4-HMAC",
     ),
-    "key id": (query("=ASIDEXAMPLE", "=ASIDEXAMPLES"), "InvalidAccessKeyId", UNKNOWN, "not known here"),
-    "token": (query("X-Amz-Security-Token=", "X-Amz-Security-Token=x"), "InvalidToken", UNKNOWN, "not that of"),
+    "key id": (query("=ASIDEXAMPLE", "=ASIDEXAMPLES"), "InvalidAccessKeyId", UNKNOWN, "is unknown"),
+    "token": (query("X-Amz-Security-Token=", "X-Amz-Security-Token=x"), "InvalidToken", UNKNOWN, "does not belong to"),
     "token gone": (query("X-Amz-Security-Token=", "other="), "InvalidAccessKeyId", UNKNOWN, "token is missing"),
     "token in a header": (
         more("X-Amz-Security-Token", str(SESSION.token)), "InvalidArgument", FORM[1], "session token in the query",
@@ -183,7 +185,7 @@ CHANGED_URL: dict[str, tuple[Edit, str, str, str]] = {
 
 @pytest.mark.parametrize("case", CHANGED_URL)
 @pytest.mark.parametrize("service", ["s3", "dynamodb"])
-def test_what_is_changed_of_a_presigned_url(server: Emulator, service: str, case: str) -> None:
+def test_presigned_url_is_refused_when_changed(server: Emulator, service: str, case: str) -> None:
     edit, s3_code, json_code, words = CHANGED_URL[case]
     reply = send(server, edit(replace(PRESIGNED, service=service).signed(server)))
     record = server.requests[-1]
@@ -195,7 +197,7 @@ def test_what_is_changed_of_a_presigned_url(server: Emulator, service: str, case
 
 @pytest.mark.parametrize("presigned", [False, True])
 @pytest.mark.parametrize("service", ["s3", "dynamodb", "sts"])
-def test_a_wrong_secret(server: Emulator, service: str, presigned: bool) -> None:
+def test_wrong_secret_is_refused(server: Emulator, service: str, presigned: bool) -> None:
     wrong = Credentials(SESSION.access_key, f"{SESSION.secret_key}x", SESSION.token)
     reply = ask(server, Plan(service, credentials=wrong, presigned=presigned))
     code = "InvalidSignatureException" if service == "dynamodb" else "SignatureDoesNotMatch"
@@ -203,7 +205,7 @@ def test_a_wrong_secret(server: Emulator, service: str, presigned: bool) -> None
 
 
 @pytest.mark.parametrize("presigned", [False, True])
-def test_a_token_that_the_credentials_do_not_have(server: Emulator, presigned: bool) -> None:
+def test_session_token_is_refused_when_the_credentials_have_none(server: Emulator, presigned: bool) -> None:
     user = Credentials(USER.access_key, USER.secret_key, "token")
     assert error_code(ask(server, Plan(credentials=user, presigned=presigned))) == (400, "InvalidToken")
 
@@ -220,7 +222,9 @@ def test_a_token_that_the_credentials_do_not_have(server: Emulator, presigned: b
         (300, -301, "Request is not yet valid"),
     ],
 )
-def test_the_life_of_a_presigned_url(server: Emulator, clock: Clock, expires: int, offset: int, message: str) -> None:
+def test_presigned_url_is_accepted_only_within_its_life(
+    server: Emulator, clock: Clock, expires: int, offset: int, message: str
+) -> None:
     clock.offset = timedelta(seconds=offset)
     for service in ("s3", "dynamodb"):
         reply = ask(server, replace(PRESIGNED, service=service, expires=expires))
@@ -244,32 +248,32 @@ def test_the_life_of_a_presigned_url(server: Emulator, clock: Clock, expires: in
         (lambda made: replace(made, body=b""), "XAmzContentSHA256Mismatch"),
     ],
 )
-def test_the_hash_that_s3_asks_for(server: Emulator, edit: Edit, code: str) -> None:
+def test_s3_requires_a_valid_content_hash(server: Emulator, edit: Edit, code: str) -> None:
     assert error_code(send(server, edit(PLAN.signed(server))))[1] == code
 
 
-def test_another_hash_is_named_for_other_services_too(server: Emulator) -> None:
+def test_wrong_content_hash_is_refused_by_other_services(server: Emulator) -> None:
     made = replace(PLAN, service="dynamodb", headers=(("X-Amz-Content-SHA256", "UNSIGNED-PAYLOAD"),)).signed(server)
     assert error_code(send(server, made)) == (403, "InvalidSignatureException")
     assert server.requests[-1].reason == "x-amz-content-sha256 is not the SHA-256 of the body, or is given twice"
 
 
-def test_a_plus_in_a_token_is_a_space_for_s3(server: Emulator) -> None:
+def test_plus_in_a_session_token_is_a_space_for_s3_only(server: Emulator) -> None:
     for service, expected in (("s3", (400, "InvalidToken")), ("dynamodb", None)):
         reply = send(server, query("%2B", "+")(replace(PRESIGNED, service=service).signed(server)))
         assert (None if reply.status == 200 else error_code(reply)) == expected
 
 
-def test_a_body_changed_for_another_service(server: Emulator) -> None:
+def test_request_to_another_service_is_refused_when_its_body_changes(server: Emulator) -> None:
     made = replace(PLAN, service="dynamodb").signed(server)
     assert error_code(send(server, replace(made, body=b"Body"))) == (403, "InvalidSignatureException")
 
 
-def test_basic_authentication_is_no_signature(server: Emulator) -> None:
+def test_basic_authentication_is_refused(server: Emulator) -> None:
     made = Request("GET", "/bucket/key", (("Host", "x"), ("Authorization", "Basic dXNlcjpwYXNz")))
     assert error_code(send(server, made)) == (400, "IncompleteSignatureException")
 
 
-def test_no_signature(server: Emulator) -> None:
+def test_unsigned_request_is_refused(server: Emulator) -> None:
     reply = send(server, Request("GET", "/bucket/key", (("Host", "x"),)))
     assert error_code(reply) == (404, "UnknownOperationException")

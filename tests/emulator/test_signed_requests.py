@@ -1,4 +1,4 @@
-"""Requests that botocore has signed for any service are accepted, and the rules of S3 and of the others hold."""
+"""Requests that botocore signs for any service are accepted; the rules of S3 and of other services apply."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from certs import Authority
 from emulator.client import Caller, Request, connect, create_session, read_reply, send
 from emulator.signing import EMPTY_HASH, SESSION, USER, Plan, add_credentials, ask, error_code
+from examples import scaled
 from hwsigner.emulator import Emulator, World
 from hwsigner.errors import UsageError
 
@@ -47,11 +48,11 @@ def server() -> Iterator[Emulator]:
         yield add_credentials(running)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=scaled(300))
 @given(plan=PLANS, presigned=st.booleans())
-def test_what_botocore_signs_is_accepted(server: Emulator, plan: Plan, presigned: bool) -> None:
+def test_request_signed_by_botocore_is_accepted(server: Emulator, plan: Plan, presigned: bool) -> None:
     if presigned:
-        # Only S3 takes a body that was not known when the URL was signed.
+        # Only S3 accepts a body that was not known when the URL was signed.
         plan = replace(plan, presigned=True, body=plan.body if plan.service == "s3" else b"")
     reply = ask(server, plan)
     assert reply.status == 200, server.requests[-1].reason
@@ -72,9 +73,11 @@ def test_what_botocore_signs_is_accepted(server: Emulator, plan: Plan, presigned
     assert (record.status, record.accepted, record.answer_type, record.reason) == (200, True, "Success", "")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=scaled(150))
 @given(plan=PLANS, presigned=st.booleans(), position=st.integers(0), bit=st.integers(0, 255))
-def test_another_signature_is_refused(server: Emulator, plan: Plan, presigned: bool, position: int, bit: int) -> None:
+def test_request_with_another_signature_is_refused(
+    server: Emulator, plan: Plan, presigned: bool, position: int, bit: int
+) -> None:
     made = replace(plan, presigned=presigned, body=b"").signed(server)
     text = (made.target if presigned else dict(made.headers)["Authorization"]).rpartition("ignature=")[2]
     digits = list(text)
@@ -122,7 +125,7 @@ SIGNED_AND_SENT = [
 
 
 @pytest.mark.parametrize(("service", "signed", "sent", "accepted"), SIGNED_AND_SENT)
-def test_what_is_signed_and_what_is_sent(
+def test_signed_target_must_match_the_sent_target_by_the_rules_of_the_service(
     server: Emulator, service: str, signed: str, sent: str, accepted: bool
 ) -> None:
     plan = Plan(service, target=signed, headers=(("x-amz-content-sha256", EMPTY_HASH),))
@@ -130,7 +133,7 @@ def test_what_is_signed_and_what_is_sent(
 
 
 def payload(word: str, **changes: Any) -> Plan:
-    """Return a request that says of its body what a test wants: botocore takes the word into the signature."""
+    """Return a request with a given content hash header, which botocore signs."""
     return replace(Plan(headers=(("X-Amz-Content-SHA256", word),), presigned=True, body=b"x"), **changes)
 
 
@@ -155,19 +158,21 @@ X = hashlib.sha256(b"x").hexdigest()
         (Plan("s3", body=b"x", presigned=True), (200, "UNSIGNED-PAYLOAD")),
     ],
 )
-def test_what_is_said_of_the_body(server: Emulator, plan: Plan, expected: tuple[int, str]) -> None:
+def test_content_hash_header_is_checked_against_the_body(
+    server: Emulator, plan: Plan, expected: tuple[int, str]
+) -> None:
     reply = ask(server, plan)
     assert ((200, reply.json["payload"]) if reply.status == 200 else error_code(reply)) == expected
 
 
-def test_an_unsigned_payload_in_the_header_form(server: Emulator) -> None:
-    # For a service that is not s3 by name botocore leaves the header that it finds.
+def test_unsigned_payload_is_accepted_in_the_header_form(server: Emulator) -> None:
+    # Unless the service is named s3, botocore keeps an existing header.
     plan = Plan("s3-outposts", headers=(("X-Amz-Content-SHA256", "UNSIGNED-PAYLOAD"),))
     made = plan.signed(server)
     assert send(server, replace(made, body=b"anything")).json["payload"] == "UNSIGNED-PAYLOAD"
 
 
-def test_a_head_request_gets_no_body(server: Emulator) -> None:
+def test_head_request_gets_no_body(server: Emulator) -> None:
     text = Plan(method="HEAD").signed(server).to_bytes()
     with connect(server) as connection:
         connection.sendall(text + text.replace(b"HEAD", b"POST"))
@@ -185,13 +190,13 @@ def chunked(made: Request) -> bytes:
     return f"{made.method} {made.target} HTTP/1.1\r\n{head}Transfer-Encoding: chunked\r\n\r\n".encode() + body
 
 
-def test_a_body_in_chunks_is_hashed(server: Emulator) -> None:
+def test_chunked_body_is_hashed(server: Emulator) -> None:
     plan = Plan("execute-api", body=b"hello")
     assert send(server, chunked(plan.signed(server))).json["bodySha256"] == hashlib.sha256(b"hello").hexdigest()
     assert send(server, chunked(replace(plan.signed(server), body=b"hallo"))).status == 403
 
 
-def test_s3_takes_no_chunks(server: Emulator) -> None:
+def test_s3_refuses_chunked_bodies(server: Emulator) -> None:
     reply = send(server, chunked(Plan(body=b"hello").signed(server)))
     assert error_code(reply) == (501, "NotImplemented")
     assert b"Transfer-Encoding" in reply.body
@@ -204,7 +209,9 @@ def vended_by(emulator: Emulator, caller: Caller, **changes: Any) -> Credentials
 
 @pytest.mark.parametrize("presigned", [False, True])
 @pytest.mark.parametrize("service", ["s3", "kms"])
-def test_vended_credentials_will_do(emulator: Emulator, caller: Caller, service: str, presigned: bool) -> None:
+def test_credentials_of_create_session_are_accepted(
+    emulator: Emulator, caller: Caller, service: str, presigned: bool
+) -> None:
     reply = ask(emulator, Plan(service, credentials=vended_by(emulator, caller), presigned=presigned))
     assert ":assumed-role/hwsigner-demo/" in reply.json["arn"]
 
@@ -213,7 +220,9 @@ def test_vended_credentials_will_do(emulator: Emulator, caller: Caller, service:
     ("service", "expected"),
     [("s3", (400, "ExpiredToken")), ("kms", (403, "ExpiredTokenException")), ("sts", (403, "ExpiredToken"))],
 )
-def test_vended_credentials_end(ca: Authority, caller: Caller, service: str, expected: tuple[int, str]) -> None:
+def test_credentials_of_create_session_expire(
+    ca: Authority, caller: Caller, service: str, expected: tuple[int, str]
+) -> None:
     now = [datetime.now(UTC) - timedelta(seconds=901)]
     with Emulator(World.simple(ca.pem), clock=lambda: now[0]) as emulator:
         vended = vended_by(emulator, caller, body=b'{"durationSeconds":900}', date=f"{now[0]:%Y%m%dT%H%M%SZ}")
@@ -221,7 +230,7 @@ def test_vended_credentials_end(ca: Authority, caller: Caller, service: str, exp
         assert error_code(ask(emulator, Plan(service, credentials=vended))) == expected
 
 
-def test_added_credentials_replace_those_of_their_name(server: Emulator) -> None:
+def test_added_credentials_replace_those_with_the_same_id(server: Emulator) -> None:
     server.add_credentials("REPLACED", "first", "token")
     server.add_credentials("REPLACED", "second")
     assert ask(server, Plan(credentials=Credentials("REPLACED", "second"))).status == 200
@@ -240,7 +249,7 @@ def test_added_credentials_replace_those_of_their_name(server: Emulator) -> None
         ("A", "s", "é"),
     ],
 )
-def test_credentials_that_no_request_could_carry(server: Emulator, given: tuple[str, ...]) -> None:
+def test_added_credentials_are_refused_when_no_request_can_carry_them(server: Emulator, given: tuple[str, ...]) -> None:
     with pytest.raises(UsageError) as caught:
         server.add_credentials(*given)
     assert "secret" not in caught.value.message.replace("the secret or", "")

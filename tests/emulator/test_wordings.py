@@ -1,4 +1,4 @@
-"""How refusals of signed requests are worded, and what is recorded of them."""
+"""Error messages of refused requests, and their records."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def server() -> Iterator[Emulator]:
         yield add_credentials(running)
 
 
-def test_s3_words_its_errors_in_xml(server: Emulator) -> None:
+def test_s3_errors_are_xml(server: Emulator) -> None:
     reply = send(server, header("x-amz-meta-a", "two")(PLAN.signed(server)))
     root = ET.fromstring(reply.body)
     assert (reply.headers["content-type"], root.tag) == ("application/xml", "Error")
@@ -30,7 +30,7 @@ def test_s3_words_its_errors_in_xml(server: Emulator) -> None:
 
 
 @pytest.mark.parametrize("name", ["\x00", "\x1b[2j", "<&>", "\n"])
-def test_what_a_client_says_does_no_harm_to_xml_and_terminals(server: Emulator, name: str) -> None:
+def test_client_text_is_escaped_in_xml_and_logs(server: Emulator, name: str) -> None:
     names = quote(";".join(sorted(["host", name])))
     made = query("SignedHeaders=content-type%3Bhost%3Bx-amz-meta-a", f"SignedHeaders={names}")(PRESIGNED.signed(server))
     reply = send(server, made)
@@ -40,7 +40,7 @@ def test_what_a_client_says_does_no_harm_to_xml_and_terminals(server: Emulator, 
 
 
 @pytest.mark.parametrize("presigned", [False, True])
-def test_a_refusal_is_recorded_with_what_was_expected_and_without_the_token(server: Emulator, presigned: bool) -> None:
+def test_refusal_record_has_the_expected_strings_and_no_secret(server: Emulator, presigned: bool) -> None:
     made = replace(PLAN, presigned=presigned, body=b"").signed(server)
     send(server, header("x-amz-meta-a", "two")(made))
     record = server.requests[-1]
@@ -54,7 +54,7 @@ def test_a_refusal_is_recorded_with_what_was_expected_and_without_the_token(serv
         assert text not in json.dumps(entry)
 
 
-def test_a_token_is_not_logged_however_its_name_is_written(server: Emulator) -> None:
+def test_session_token_is_not_logged_however_its_name_is_encoded(server: Emulator) -> None:
     made = query("X-Amz-Security-Token", "x%2DAmz-%53ecurity-Token")(PRESIGNED.signed(server))
     send(server, made)
     assert quote(str(SESSION.token), safe="") not in json.dumps(server.requests[-1].log_entry())

@@ -1,4 +1,4 @@
-"""Worlds: made simply, and read from TOML."""
+"""Worlds: simple ones, and those read from TOML."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def config(tmp_path: Path, ca: Authority) -> Path:
     return path
 
 
-def test_a_file_says_it_all(config: Path, caller: Caller) -> None:
+def test_config_file_defines_the_whole_world(config: Path, caller: Caller) -> None:
     with Emulator(load_world(config)) as emulator:
         body = b'{"roleSessionName":"mine","durationSeconds":7200}'
         reply = create_session(emulator, caller, body=body, region="eu-central-1")
@@ -54,13 +54,13 @@ def test_a_file_says_it_all(config: Path, caller: Caller) -> None:
 
 
 @pytest.mark.parametrize("kind", ["trust_anchor", "profile"])
-def test_a_file_may_disable(config: Path, caller: Caller, kind: str) -> None:
+def test_config_file_can_disable_a_resource(config: Path, caller: Caller, kind: str) -> None:
     config.write_text(TOML.replace(f"[[{kind}]]", f"[[{kind}]]\nenabled = false"))
     with Emulator(load_world(config)) as emulator:
         assert create_session(emulator, caller, region="eu-central-1").status == 403
 
 
-def test_a_file_may_move_the_path(config: Path, caller: Caller) -> None:
+def test_config_file_can_set_the_path(config: Path, caller: Caller) -> None:
     config.write_text(TOML.replace('"/sessions"', '"/a%20b/sessions"'))
     with Emulator(load_world(config)) as emulator:
         assert create_session(emulator, caller, region="eu-central-1", path="/a%20b/sessions").status == 201
@@ -77,7 +77,7 @@ BAD = {
     "no certificates": (TOML.replace("certificates", "#"), "[[trust_anchor]] without certificates"),
     "no trust anchor": (TOML.replace("[[trust_anchor]]", "[[role]]"), "no [[trust_anchor]] table"),
     "a table that is not repeated": (TOML.replace("[[profile]]", "[profile]"), "no [[profile]] table"),
-    "the ARN of a profile": (TOML.replace(":trust-anchor/", ":profile/"), "no ARN of a trust anchor"),
+    "the ARN of a profile": (TOML.replace(":trust-anchor/", ":profile/"), "an invalid trust_anchor.arn"),
     "a certificate that is not there": (TOML.replace("ca.pem", "none.pem"), "none.pem"),
     "a certificate that is none": (TOML.replace("ca.pem", "world.toml"), "world.toml"),
     "a path that is none": (TOML.replace('"/sessions"', '"sessions"'), "session_path"),
@@ -85,7 +85,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_file_that_can_not_be_meant(config: Path, case: str) -> None:
+def test_invalid_config_file_is_refused_with_its_path(config: Path, case: str) -> None:
     text, words = BAD[case]
     config.write_text(text)
     with pytest.raises(ConfigError) as caught:
@@ -94,12 +94,12 @@ def test_a_file_that_can_not_be_meant(config: Path, case: str) -> None:
     assert str(config) in caught.value.message
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_config_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml"):
         load_world(tmp_path / "none.toml")
 
 
-def test_a_simple_world_has_fixed_arns(ca: Authority) -> None:
+def test_simple_world_has_fixed_arns(ca: Authority) -> None:
     world = World.simple([ca.pem, ca.certificate], region="us-gov-west-1", account="210987654321")
     prefix = "arn:aws-us-gov:rolesanywhere:us-gov-west-1:210987654321"
     assert list(world.trust_anchors) == [
@@ -113,7 +113,7 @@ def test_a_simple_world_has_fixed_arns(ca: Authority) -> None:
     ("region", "partition"),
     [("cn-north-1", "aws-cn"), ("eusc-de-east-1", "aws-eusc"), ("us-gov-east-1", "aws-us-gov"), ("eu-west-1", "aws")],
 )
-def test_partitions(ca: Authority, caller: Caller, region: str, partition: str) -> None:
+def test_arns_have_the_partition_of_the_region(ca: Authority, caller: Caller, region: str, partition: str) -> None:
     with Emulator(World.simple(ca.pem, region=region)) as emulator:
         reply = create_session(emulator, caller, region=region)
         assert reply.json["credentialSet"][0]["assumedRoleUser"]["arn"].startswith(f"arn:{partition}:sts::")
@@ -123,37 +123,37 @@ def test_partitions(ca: Authority, caller: Caller, region: str, partition: str) 
 @pytest.mark.parametrize(
     ("region", "account"), [("nowhere", "123456789012"), ("us-east-1", "1"), ("us-east-1", "12345678901x")]
 )
-def test_a_simple_world_of_nonsense(ca: Authority, region: str, account: str) -> None:
+def test_simple_world_refuses_an_invalid_region_or_account(ca: Authority, region: str, account: str) -> None:
     with pytest.raises(UsageError, match="no such region or account"):
         World.simple(ca.pem, region=region, account=account)
 
 
-def test_a_simple_world_without_a_trust_anchor() -> None:
+def test_simple_world_requires_a_trust_anchor() -> None:
     with pytest.raises(UsageError, match="no trust anchor"):
         World.simple([])
 
 
 @pytest.mark.parametrize("text", [b"", b"nonsense", b"-----BEGIN CERTIFICATE-----\n"])
-def test_a_trust_anchor_that_is_no_certificate(text: bytes) -> None:
+def test_trust_anchor_is_refused_when_it_is_not_a_certificate(text: bytes) -> None:
     with pytest.raises(CertificateError):
         World.simple(text)
 
 
-def test_defaults_are_those_of_the_service(ca: Authority) -> None:
+def test_defaults_equal_those_of_the_service(ca: Authority) -> None:
     profile = next(iter(World.simple(ca.pem).profiles.values()))
     assert (profile.duration_seconds, profile.accept_role_session_name, profile.enabled) == (3600, False, True)
     assert Role("x").max_session_duration == 3600
     assert TrustAnchor("x", []).enabled
 
 
-def test_the_example_in_the_documentation_is_read(config: Path) -> None:
+def test_documented_config_example_is_valid(config: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text()
     config.write_text(text.partition("```toml\n")[2].partition("```")[0])
     world = load_world(config)
     assert [len(each) for each in (world.trust_anchors, world.profiles, world.roles)] == [1, 1, 1]
 
 
-def test_the_documentation_lists_every_fault() -> None:
+def test_documentation_lists_every_fault_and_parameter() -> None:
     text = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text()
     for name, kind in KINDS.items():
         row = next(line for line in text.splitlines() if line.startswith("| `") and f"`{name}`" in line)

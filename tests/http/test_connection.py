@@ -1,3 +1,5 @@
+"""Name look-up and TCP under one deadline."""
+
 from __future__ import annotations
 
 import socket
@@ -34,7 +36,7 @@ def test_deadline_counts_down_to_zero() -> None:
     assert caught.value.retryable
 
 
-def test_the_earlier_of_two_deadlines_holds_and_names_its_flag() -> None:
+def test_earlier_of_two_deadlines_applies_and_names_its_flag() -> None:
     clock = Clock()
     total = Deadline(10, clock=clock)
     assert str(total.within(2.5, "--read-timeout")) == "2.5 s (--read-timeout)"
@@ -73,14 +75,14 @@ def test_connection_refused_is_retryable() -> None:
     assert caught.value.exit_status == 6
 
 
-def test_packets_swallowed() -> None:
+def test_connection_times_out_when_packets_are_dropped() -> None:
     with _black_hole() as port, pytest.raises(ServiceUnreachableError, match="--connect-timeout") as caught:
         connect("127.0.0.1", port, peer="here", deadline=Deadline(0.3, "--connect-timeout"))
     assert caught.value.retryable
 
 
-def test_each_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "SHORTEST_TRY_SECONDS", 0.1)
+def test_every_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "SHORTEST_ATTEMPT_SECONDS", 0.1)
     with _black_hole() as hole, Server(lambda c: c.sock.sendall(b"hello")) as server:
         found = _addresses(_closed_port(), hole, server.port)
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: found)
@@ -92,7 +94,7 @@ def test_each_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
             stream.close()
 
 
-def test_a_slow_look_up_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_look_up_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
 
     def slow(*_args: object, **_options: object) -> list[Any]:
@@ -100,13 +102,15 @@ def test_a_slow_look_up_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
-    with pytest.raises(ServiceUnreachableError, match=r"look-up of name\.example.*--connect-timeout") as caught:
+    with pytest.raises(
+        ServiceUnreachableError, match=r"looking up name\.example took longer.*--connect-timeout"
+    ) as caught:
         connect("name.example", 443, peer="here", deadline=Deadline(0.2, "--connect-timeout"))
     release.set()
     assert caught.value.retryable
 
 
-def test_an_unknown_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_name_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_args: object, **_options: object) -> list[Any]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -116,13 +120,13 @@ def test_an_unknown_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.retryable
 
 
-def test_a_name_without_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_without_addresses_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: [])
     with pytest.raises(ServiceUnreachableError, match="no address"):
         connect("name.example", 443, peer="here", deadline=Deadline(5))
 
 
-def test_an_address_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ip_address_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_args: object, **_options: object) -> None:
         raise AssertionError("a thread for an IP address")
 
@@ -131,7 +135,7 @@ def test_an_address_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
         connect("127.0.0.1", listener.getsockname()[1], peer="here", deadline=Deadline(5)).close()
 
 
-def test_small_packets_are_not_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_packets_are_sent_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     options: list[tuple[int, int, int]] = []
 
     class Watched(socket.socket):
@@ -145,7 +149,7 @@ def test_small_packets_are_not_held_back(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1) in options
 
 
-def test_a_peer_that_does_not_read() -> None:
+def test_sending_times_out_when_the_peer_does_not_read() -> None:
     def never_read(served: Connection) -> None:
         served.stopping.wait(30)
 
@@ -158,7 +162,7 @@ def test_a_peer_that_does_not_read() -> None:
             stream.close()
 
 
-def test_an_unbuffered_reader_leaves_what_follows() -> None:
+def test_reader_without_read_ahead_leaves_what_follows() -> None:
     with Server(lambda c: c.sock.sendall(b"one\r\nTLS")) as server:
         deadline = Deadline(5)
         stream = connect("127.0.0.1", server.port, peer="here", deadline=deadline)

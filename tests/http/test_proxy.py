@@ -1,3 +1,5 @@
+"""The choice of a proxy, by the rules of Go's net/http."""
+
 from __future__ import annotations
 
 from ipaddress import IPv4Address
@@ -32,7 +34,7 @@ HTTP = HTTPS._replace(scheme="http", port=80)
         ("http://me@proxy.example", ("http", "proxy.example", 80, "Basic bWU6")),
     ],
 )
-def test_forms_of_a_proxy(value: str, expected: tuple[str, str, int, str | None]) -> None:
+def test_proxy_url_is_parsed(value: str, expected: tuple[str, str, int, str | None]) -> None:
     proxy = find_proxy(HTTPS, {"HTTPS_PROXY": value})
     assert proxy is not None
     assert (proxy.scheme, proxy.host, proxy.port, proxy.authorization) == expected
@@ -47,14 +49,14 @@ def test_forms_of_a_proxy(value: str, expected: tuple[str, str, int, str | None]
         "http://me:hunter2@prüfung.example", "://me:hunter2@proxy.example",
     ],
 )  # fmt: skip
-def test_bad_proxy_names_the_variable_and_no_password(value: str) -> None:
+def test_malformed_proxy_is_an_error_that_hides_the_password(value: str) -> None:
     for variable in ("HTTPS_PROXY", "https_proxy"):
         with pytest.raises(UsageError, match=f"^{variable} ") as caught:
             find_proxy(HTTPS, {variable: value})
         assert "hunter2" not in f"{caught.value} {caught.value!r} {caught.value.__cause__!r}"
 
 
-def test_no_password_in_any_text() -> None:
+def test_password_is_not_in_str_or_repr() -> None:
     proxy = find_proxy(HTTPS, {"HTTPS_PROXY": "http://me:hunter2@proxy.example"})
     assert proxy is not None
     assert proxy.authorization is not None
@@ -69,7 +71,7 @@ def _chosen(endpoint: Endpoint, **environ: str) -> str | None:
     return proxy.variable if proxy else None
 
 
-def test_which_variable_applies() -> None:
+def test_variable_is_chosen_by_scheme_and_case() -> None:
     assert _chosen(HTTPS) is None
     assert _chosen(HTTPS, HTTPS_PROXY="a", https_proxy="b") == "HTTPS_PROXY"
     assert _chosen(HTTPS, HTTPS_PROXY="", https_proxy="b") == "https_proxy"
@@ -78,13 +80,13 @@ def test_which_variable_applies() -> None:
     assert _chosen(HTTP, HTTPS_PROXY="a") is None
 
 
-def test_a_cgi_program_ignores_what_a_client_can_set() -> None:
+def test_cgi_program_ignores_http_proxy() -> None:
     assert _chosen(HTTP, HTTP_PROXY="a", REQUEST_METHOD="GET") is None
     assert _chosen(HTTP, HTTP_PROXY="a", http_proxy="b", REQUEST_METHOD="GET") == "http_proxy"
     assert _chosen(HTTPS, HTTPS_PROXY="a", REQUEST_METHOD="GET") == "HTTPS_PROXY"
 
 
-def test_exceptions_of_either_name() -> None:
+def test_no_proxy_is_read_in_either_case() -> None:
     assert _chosen(HTTPS, HTTPS_PROXY="a", NO_PROXY="example.com") is None
     assert _chosen(HTTPS, HTTPS_PROXY="a", no_proxy="example.com") is None
     assert _chosen(HTTPS, HTTPS_PROXY="a", NO_PROXY="other", no_proxy="example.com") == "HTTPS_PROXY"
@@ -92,11 +94,11 @@ def test_exceptions_of_either_name() -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])
-def test_loopback_goes_direct(host: str) -> None:
+def test_loopback_is_reached_directly(host: str) -> None:
     assert _chosen(HTTPS._replace(host=host), HTTPS_PROXY="a") is None
 
 
-# As golang.org/x/net/http/httpproxy documents it.
+# As documented by golang.org/x/net/http/httpproxy.
 @pytest.mark.parametrize(
     ("exceptions", "host", "port", "expected"),
     [
@@ -139,7 +141,7 @@ def test_loopback_goes_direct(host: str) -> None:
         ("http://example.com", "example.com", 443, False),
     ],
 )
-def test_no_proxy(exceptions: str, host: str, port: int, expected: bool) -> None:
+def test_no_proxy_lists_hosts_to_reach_directly(exceptions: str, host: str, port: int, expected: bool) -> None:
     assert bypasses(host, port, exceptions) is expected
 
 
@@ -147,20 +149,20 @@ _LABELS = st.lists(st.sampled_from(["a", "b", "example", "com"]), min_size=1, ma
 
 
 @given(_LABELS, _LABELS, st.booleans(), st.sampled_from(["", ":443", ":80"]))
-def test_names_match_by_whole_labels(entry: list[str], host: list[str], dot: bool, port: str) -> None:
+def test_no_proxy_names_match_whole_labels(entry: list[str], host: list[str], dot: bool, port: str) -> None:
     under = len(host) > len(entry) and host[-len(entry) :] == entry
     expected = (under or (host == entry and not dot)) and port != ":80"
     assert bypasses(".".join(host), 443, f"x.test,{'.' if dot else ''}{'.'.join(entry)}{port}") is expected
 
 
 @given(st.ip_addresses(v=4), st.ip_addresses(v=4), st.integers(0, 32))
-def test_blocks_match_by_their_first_bits(start: IPv4Address, host: IPv4Address, length: int) -> None:
+def test_no_proxy_blocks_match_by_prefix(start: IPv4Address, host: IPv4Address, length: int) -> None:
     expected = host.is_loopback or int(start) >> (32 - length) == int(host) >> (32 - length)
     assert bypasses(str(host), 443, f"{start}/{length}") is expected
 
 
 @given(st.text(), st.text())
-def test_garbage_is_a_usage_error_or_a_proxy(value: str, exceptions: str) -> None:
+def test_any_text_is_a_proxy_or_a_usage_error(value: str, exceptions: str) -> None:
     try:
         shown = str(find_proxy(HTTPS, {"HTTPS_PROXY": value, "NO_PROXY": exceptions}))
     except UsageError as error:

@@ -1,3 +1,5 @@
+"""Which CAs are trusted, and the TLS context."""
+
 from __future__ import annotations
 
 import ssl
@@ -24,21 +26,22 @@ from loopback import ServerCA
         ),
     ],
 )
-def test_order_of_the_variables(environ: dict[str, str], expected: TrustedCAs) -> None:
+def test_variables_take_precedence_in_order(environ: dict[str, str], expected: TrustedCAs) -> None:
     others = {"REQUESTS_CA_BUNDLE": "/x", "CURL_CA_BUNDLE": "/y"}
     assert find_cas(environ | others) == expected
 
 
-def test_the_system_folder_is_used_and_nothing_else() -> None:
+def test_system_folder_is_the_default() -> None:
     cas = find_cas({"REQUESTS_CA_BUNDLE": "/x", "CURL_CA_BUNDLE": "/y", "SSL_CERT_FILE": "", "SSL_CERT_DIR": ""})
     assert cas.folder is not None
     assert cas.file is None
     assert cas.name == f"the system's CAs in {cas.folder}"
-    # A folder is read as certificates are looked for, so nothing is loaded yet.
+    tls._make_settings.cache_clear()  # Another test may have used its context.
+    # OpenSSL reads a folder only when it looks for a certificate.
     assert make_settings(cas).context.get_ca_certs() == []
 
 
-def test_systems_without_a_hashed_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_bundle_is_used_when_no_folder_is_hashed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bundle = ServerCA(tmp_path).path
     paths = ssl.DefaultVerifyPaths(None, None, "", str(tmp_path / "none.pem"), "", str(tmp_path))  # type: ignore[arg-type]
     monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
@@ -50,7 +53,7 @@ def test_systems_without_a_hashed_folder(monkeypatch: pytest.MonkeyPatch, tmp_pa
         make_settings(find_cas({}))
 
 
-def test_the_context_is_strict(tmp_path: Path) -> None:
+def test_context_verifies_names_and_chains(tmp_path: Path) -> None:
     context = make_settings(find_cas({"AWS_CA_BUNDLE": str(ServerCA(tmp_path).path)})).context
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
     assert context.verify_mode == ssl.CERT_REQUIRED
@@ -58,7 +61,19 @@ def test_the_context_is_strict(tmp_path: Path) -> None:
     assert len(context.get_ca_certs()) == 1
 
 
-def test_unverified_reads_no_cas() -> None:
+def test_clients_of_the_same_cas_share_a_context_until_the_file_changes(tmp_path: Path) -> None:
+    path, other = ServerCA(tmp_path).path, tmp_path / "other"
+    other.mkdir()
+    cas = TrustedCAs("x", str(path))
+    first = make_settings(cas)
+    assert make_settings(TrustedCAs("x", str(path))) is first
+    assert make_settings(cas, verify=False).context is not first.context
+    assert make_settings(TrustedCAs("y", str(path))).trusted == "y"
+    ServerCA(other).path.replace(path)
+    assert make_settings(cas).context.get_ca_certs() != first.context.get_ca_certs()
+
+
+def test_unverified_context_reads_no_cas() -> None:
     context = make_settings(TrustedCAs("x", "/missing"), verify=False).context
     assert context.verify_mode == ssl.CERT_NONE
     assert not context.check_hostname
@@ -68,7 +83,9 @@ def test_unverified_reads_no_cas() -> None:
 @pytest.mark.parametrize(
     "content", [None, b"", b"garbage", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
 )
-def test_a_bad_bundle_names_variable_and_path(variable: str, content: bytes | None, tmp_path: Path) -> None:
+def test_invalid_bundle_is_an_error_with_variable_and_path(
+    variable: str, content: bytes | None, tmp_path: Path
+) -> None:
     path = tmp_path / "bundle.pem"
     if content is not None:
         path.write_bytes(content)
@@ -77,14 +94,14 @@ def test_a_bad_bundle_names_variable_and_path(variable: str, content: bytes | No
     assert caught.value.exit_status == 2
 
 
-def test_a_folder_as_bundle_and_a_file_as_folder(tmp_path: Path) -> None:
+def test_folder_as_bundle_or_file_as_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"AWS_CA_BUNDLE={tmp_path}"):
         make_settings(find_cas({"AWS_CA_BUNDLE": str(tmp_path)}))
-    with pytest.raises(ConfigError, match=f"SSL_CERT_DIR={tmp_path}/x:{tmp_path}/y names no folder"):
+    with pytest.raises(ConfigError, match=f"SSL_CERT_DIR={tmp_path}/x:{tmp_path}/y is not a folder"):
         make_settings(find_cas({"SSL_CERT_DIR": f"{tmp_path}/x:{tmp_path}/y"}))
 
 
-def test_one_of_several_folders_may_be_missing(tmp_path: Path) -> None:
+def test_missing_folder_among_several_is_not_an_error(tmp_path: Path) -> None:
     ServerCA(tmp_path)
     subprocess.run(["openssl", "rehash", str(tmp_path)], check=True)
     settings = make_settings(find_cas({"SSL_CERT_DIR": f"/missing:{tmp_path}"}))

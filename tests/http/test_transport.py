@@ -1,3 +1,5 @@
+"""One POST request: through TLS and proxies, under a deadline, with every fault of the other end."""
+
 from __future__ import annotations
 
 import subprocess
@@ -9,9 +11,10 @@ import pytest
 
 from hwsigner.errors import ConfigError, ServiceUnreachableError
 from hwsigner.http.address import Endpoint
+from hwsigner.http.connection import Deadline
 from hwsigner.http.proxy import Proxy
 from hwsigner.http.tls import TrustedCAs, find_cas
-from hwsigner.http.transport import MAX_BODY_BYTES, Answer, Deadline, TransportOptions, post
+from hwsigner.http.transport import MAX_BODY_BYTES, Response, TransportOptions, post
 from loopback import OK, Connection, Serve, Server, ServerCA, answering, connect_proxy, recording
 
 HEADERS = (("Host", "h.example"), ("X-Amz-Date", "20260101T000000Z"), ("Authorization", "A  b=c, \td"))
@@ -29,13 +32,13 @@ def _trusting(ca: ServerCA, **changes: object) -> TransportOptions:
     return TransportOptions(**{"cas": cas, **changes})  # type: ignore[arg-type]
 
 
-def _post(endpoint: Endpoint, options: TransportOptions = DEFAULTS, seconds: float = 20) -> Answer:
+def _post(endpoint: Endpoint, options: TransportOptions = DEFAULTS, seconds: float = 20) -> Response:
     return post(endpoint, "/sessions?a=%3A", HEADERS, BODY, options=options, deadline=Deadline(seconds))
 
 
 @contextmanager
 def _unreachable(text: str, *, retryable: bool = True) -> Iterator[None]:
-    """Expect an error that says so, within seconds."""
+    """Expect an error with this text, within seconds."""
     waiting = Deadline(8)
     with pytest.raises(ServiceUnreachableError) as caught:
         yield
@@ -45,10 +48,10 @@ def _unreachable(text: str, *, retryable: bool = True) -> Iterator[None]:
     assert waiting.remaining(), "the error came too late"
 
 
-# What is sent, and what comes back
+# Request and response
 
 
-def test_the_request_is_sent_as_it_was_signed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_request_is_sent_exactly_as_signed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password x\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
@@ -72,21 +75,21 @@ def test_the_request_is_sent_as_it_was_signed(monkeypatch: pytest.MonkeyPatch, t
         (b"HTTP/1.1 204 None\r\n\r\n", 204, b""),
     ],
 )
-def test_forms_of_an_answer(wire: bytes, status: int, body: bytes) -> None:
+def test_response_is_read_in_every_framing(wire: bytes, status: int, body: bytes) -> None:
     with Server(answering(wire)) as server:
         answer = _post(server.endpoint())
     assert (answer.status, answer.body) == (status, body)
     assert server.accepted == 1
 
 
-def test_the_longest_body_that_is_taken() -> None:
+def test_body_of_the_largest_size_is_accepted() -> None:
     body = bytes(MAX_BODY_BYTES)
     with Server(answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)) as server:
         assert _post(server.endpoint()).body == body
 
 
 @pytest.mark.parametrize("value", ["a\r\nX: y", "a\nb", "a\0", "é", "a\x7f"])
-def test_no_header_is_smuggled_in(value: str) -> None:
+def test_control_characters_are_refused_in_target_and_headers(value: str) -> None:
     nowhere = Endpoint("http", "127.0.0.1", 9, "/")
     for target, headers in ((f"/{value}", []), ("/", [("X", value)]), ("/", [(value, "x")])):
         with pytest.raises(ValueError, match="control or non-ASCII"):
@@ -120,25 +123,25 @@ _SLOW = {
 
 @pytest.mark.parametrize("name", _SLOW)
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_slow_answer(name: str, scheme: str, ca: ServerCA) -> None:
+def test_slow_response_is_given_up(name: str, scheme: str, ca: ServerCA) -> None:
     context = ca.context("127.0.0.1") if scheme == "https" else None
     with Server(_SLOW[name], context) as server, _unreachable("within 0.3 s (--read-timeout)"):
         _post(server.endpoint(scheme), _trusting(ca, read_timeout=0.3))
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_the_whole_is_bounded_too(scheme: str, ca: ServerCA) -> None:
+def test_total_time_is_limited_too(scheme: str, ca: ServerCA) -> None:
     with Server(_silent) as server, _unreachable("within 0.3 s (--timeout)"):
         _post(server.endpoint(scheme), _trusting(ca), seconds=0.3)
 
 
-def test_no_time_at_all_connects_to_nothing() -> None:
+def test_nothing_is_sent_when_no_time_is_left() -> None:
     with Server(answering()) as server, _unreachable("(--timeout)"):
         _post(server.endpoint(), seconds=0)
 
 
 @pytest.mark.parametrize("first_bytes", [b"", b"\x16\x03\x03\x40\x00"])
-def test_a_slow_tls_handshake(first_bytes: bytes, ca: ServerCA) -> None:
+def test_slow_tls_handshake_is_given_up(first_bytes: bytes, ca: ServerCA) -> None:
     def serve(connection: Connection) -> None:
         connection.drip(first_bytes + bytes(500) if first_bytes else b"")
 
@@ -146,12 +149,12 @@ def test_a_slow_tls_handshake(first_bytes: bytes, ca: ServerCA) -> None:
         _post(server.endpoint("https"), _trusting(ca, connect_timeout=0.3))
 
 
-def test_a_slow_proxy(ca: ServerCA) -> None:
+def test_slow_proxy_is_given_up(ca: ServerCA) -> None:
     with Server(_dripping(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 99)) as server, _unreachable("(--connect-timeout)"):
         _post(_AWS, _trusting(ca, connect_timeout=0.3, proxy=_proxy(server)))
 
 
-# Broken answers
+# Broken responses
 
 
 def _reset(connection: Connection) -> None:
@@ -159,18 +162,18 @@ def _reset(connection: Connection) -> None:
     connection.reset()
 
 
-_CUT = "closed the connection before its answer was whole"
+_CUT = "closed the connection before its response was complete"
 
 
 @pytest.mark.parametrize(
     ("serve", "text", "retryable"),
     [
-        (_reset, "broke: Connection reset by peer", True),
+        (_reset, "failed: Connection reset by peer", True),
         (lambda c: c.read_request(), _CUT, True),
         (answering(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc"), _CUT, True),
         (answering(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"), _CUT, True),
         (answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nabc"), _CUT, True),
-        (answering(b"HTTP/1.1 201 X\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc"), "is not HTTP", True),
+        (answering(b"HTTP/1.1 201 X\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc"), "did not answer with HTTP", True),
         (answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"), _CUT, True),
         (answering(b"HTTP/1.1 200 OK\r\nContent-Length: 1048577\r\n\r\n"), "longer than 1048576", False),
         (answering(b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999999\r\n\r\n"), "longer than 1048576", False),
@@ -180,18 +183,18 @@ _CUT = "closed the connection before its answer was whole"
             "longer than 1048576",
             False,
         ),
-        (answering(b"SSH-2.0-OpenSSH\r\n"), "is not HTTP", True),
-        (answering(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 500 + b"\r\n"), "is not HTTP", True),
-        (answering(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 99999), "is not HTTP", True),
+        (answering(b"SSH-2.0-OpenSSH\r\n"), "did not answer with HTTP", True),
+        (answering(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 500 + b"\r\n"), "did not answer with HTTP", True),
+        (answering(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 99999), "did not answer with HTTP", True),
     ],
 )
-def test_a_broken_answer(serve: Serve, text: str, retryable: bool) -> None:
+def test_broken_response_is_an_error(serve: Serve, text: str, retryable: bool) -> None:
     with Server(serve) as server, _unreachable(text, retryable=retryable):
         _post(server.endpoint())
     assert server.accepted == 1
 
 
-def test_no_part_of_an_answer_is_in_the_error() -> None:
+def test_error_contains_no_part_of_the_response() -> None:
     wire = b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"secretAccessKey":"wJalr"'
     with Server(answering(wire)) as server, pytest.raises(ServiceUnreachableError) as caught:
         _post(server.endpoint())
@@ -203,18 +206,18 @@ def test_no_part_of_an_answer_is_in_the_error() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_https(host: str, ca: ServerCA) -> None:
+def test_https_is_verified_and_works(host: str, ca: ServerCA) -> None:
     with Server(answering(), ca.context(host)) as server:
         assert _post(server.endpoint("https", host), _trusting(ca)).status == 201
 
 
-def test_the_connection_may_end_without_a_farewell_once_the_answer_is_whole(ca: ServerCA) -> None:
+def test_complete_response_needs_no_close_notify(ca: ServerCA) -> None:
     with Server(answering(), ca.context("127.0.0.1")) as server:
         assert _post(server.endpoint("https"), _trusting(ca)).body == b"hi"
 
 
 @pytest.mark.parametrize("wire", [b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc", b"HTTP/1.1 200 OK\r\n\r\nabc"])
-def test_tls_that_is_cut_off(wire: bytes, ca: ServerCA) -> None:
+def test_cut_tls_connection_is_an_error(wire: bytes, ca: ServerCA) -> None:
     with Server(answering(wire), ca.context("127.0.0.1")) as server, _unreachable("closed the connection"):
         _post(server.endpoint("https"), _trusting(ca))
 
@@ -227,7 +230,9 @@ def test_tls_that_is_cut_off(wire: bytes, ca: ServerCA) -> None:
         (["127.0.0.1"], -1, "certificate has expired"),
     ],
 )
-def test_a_bad_certificate(names: list[str], days: int, reason: str, ca: ServerCA) -> None:
+def test_invalid_server_certificate_is_an_error_before_anything_is_sent(
+    names: list[str], days: int, reason: str, ca: ServerCA
+) -> None:
     requests: list[bytes] = []
     with (
         Server(recording(requests), ca.context(*names, days=days)) as server,
@@ -239,7 +244,7 @@ def test_a_bad_certificate(names: list[str], days: int, reason: str, ca: ServerC
     assert requests == []
 
 
-def test_a_ca_that_is_not_trusted(ca: ServerCA, tmp_path: Path) -> None:
+def test_untrusted_ca_is_an_error_that_names_the_trusted_ones(ca: ServerCA, tmp_path: Path) -> None:
     other = ServerCA(tmp_path)
     with Server(answering(), ca.context("127.0.0.1")) as server:
         with _unreachable(f"AWS_CA_BUNDLE={other.path}", retryable=False):
@@ -251,21 +256,21 @@ def test_a_ca_that_is_not_trusted(ca: ServerCA, tmp_path: Path) -> None:
         assert _post(server.endpoint("https"), TransportOptions(cas=find_cas(both))).status == 201
 
 
-def test_a_folder_of_cas(ca: ServerCA) -> None:
+def test_folder_of_cas_is_trusted(ca: ServerCA) -> None:
     subprocess.run(["openssl", "rehash", str(ca.path.parent)], check=True)
     cas = find_cas({"SSL_CERT_DIR": str(ca.path.parent)})
     with Server(answering(), ca.context("127.0.0.1")) as server:
         assert _post(server.endpoint("https"), TransportOptions(cas=cas)).status == 201
 
 
-def test_a_missing_bundle_is_found_before_anything_is_sent(tmp_path: Path) -> None:
+def test_missing_bundle_is_an_error_before_anything_is_sent(tmp_path: Path) -> None:
     options = TransportOptions(cas=find_cas({"AWS_CA_BUNDLE": f"{tmp_path}/none.pem"}))
     with Server(answering()) as server, pytest.raises(ConfigError, match=r"AWS_CA_BUNDLE=.*none\.pem: No such file"):
         _post(server.endpoint("https"), options)
     assert server.accepted == 0
 
 
-def test_plain_http_where_tls_should_be(ca: ServerCA) -> None:
+def test_plain_http_instead_of_tls_is_an_error(ca: ServerCA) -> None:
     answer = b"HTTP/1.1 400 Bad\r\n\r\n"
     with Server(lambda c: c.sock.sendall(answer)) as server, _unreachable("TLS with 127.0.0.1:", retryable=False):
         _post(server.endpoint("https"), _trusting(ca))
@@ -276,16 +281,16 @@ def test_tls_closed_in_the_handshake_is_retryable(ca: ServerCA) -> None:
         _post(server.endpoint("https"), _trusting(ca))
 
 
-def test_session_keys_are_not_logged(ca: ServerCA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sslkeylogfile_is_ignored(ca: ServerCA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
     with Server(answering(), ca.context("127.0.0.1")) as server:
         _post(server.endpoint("https"), _trusting(ca))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_context_serves_every_try(ca: ServerCA) -> None:
+def test_one_tls_context_serves_every_attempt(ca: ServerCA) -> None:
     options = _trusting(ca)
-    assert options.tls is options.tls
+    assert options._tls is options._tls
 
 
 # Proxies
@@ -299,7 +304,7 @@ def _proxy(server: Server, scheme: str = "http", authorization: str | None = Non
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("authorization", [None, "Basic bWU6cA=="])
-def test_https_through_a_proxy(scheme: str, authorization: str | None, ca: ServerCA) -> None:
+def test_https_goes_through_a_proxy_tunnel(scheme: str, authorization: str | None, ca: ServerCA) -> None:
     requests: list[bytes] = []
     heads: list[bytes] = []
     proxy_tls = ca.context("127.0.0.1") if scheme == "https" else None
@@ -315,7 +320,7 @@ def test_https_through_a_proxy(scheme: str, authorization: str | None, ca: Serve
     assert b"Proxy-Authorization" not in requests[0]
 
 
-def test_http_through_a_proxy() -> None:
+def test_http_goes_through_a_proxy() -> None:
     requests: list[bytes] = []
     endpoint = Endpoint("http", "aws.example", 8080, "/sessions")
     with Server(recording(requests)) as proxy:
@@ -326,7 +331,7 @@ def test_http_through_a_proxy() -> None:
 
 
 @pytest.mark.parametrize("endpoint", [_AWS, _AWS._replace(scheme="http", port=80)])
-def test_a_proxy_that_wants_a_password(endpoint: Endpoint, ca: ServerCA) -> None:
+def test_proxy_that_requires_a_password_is_an_error_with_a_hint(endpoint: Endpoint, ca: ServerCA) -> None:
     wire = b"HTTP/1.1 407 \x1b[31mWho\r\nContent-Length: 0\r\n\r\n"
     with Server(answering(wire)) as server:
         proxy = _proxy(server, authorization="Basic aHVudGVyMg==")
@@ -340,27 +345,27 @@ def test_a_proxy_that_wants_a_password(endpoint: Endpoint, ca: ServerCA) -> None
 
 
 @pytest.mark.parametrize(("status", "retryable"), [(403, False), (502, True), (204, False), (302, False)])
-def test_a_proxy_that_refuses(status: int, retryable: bool, ca: ServerCA) -> None:
+def test_proxy_that_refuses_is_an_error(status: int, retryable: bool, ca: ServerCA) -> None:
     wire = b"HTTP/1.1 %d Any\r\nContent-Length: 0\r\n\r\n" % status
     with Server(answering(wire)) as proxy, _unreachable(f"answered {status}", retryable=retryable):
         _post(_AWS, _trusting(ca, proxy=_proxy(proxy)))
 
 
-@pytest.mark.parametrize(("wire", "text"), [(b"", _CUT), (b"SSH-2.0\r\n", "is not HTTP")])
-def test_a_proxy_that_is_none(wire: bytes, text: str, ca: ServerCA) -> None:
+@pytest.mark.parametrize(("wire", "text"), [(b"", _CUT), (b"SSH-2.0\r\n", "did not answer with HTTP")])
+def test_server_that_is_not_a_proxy_is_an_error(wire: bytes, text: str, ca: ServerCA) -> None:
     with Server(answering(wire)) as proxy, _unreachable(f"the proxy http://127.0.0.1:{proxy.port} (HTTP_PROXY)"):
         _post(_AWS, _trusting(ca, proxy=_proxy(proxy)))
     with Server(answering(wire)) as proxy, _unreachable(text):
         _post(_AWS, _trusting(ca, proxy=_proxy(proxy)))
 
 
-def test_an_absent_proxy_is_named(ca: ServerCA) -> None:
+def test_missing_proxy_is_named(ca: ServerCA) -> None:
     proxy = Proxy("http", "127.0.0.1", 9, "HTTPS_PROXY")
     with _unreachable("can't connect to the proxy http://127.0.0.1:9 (HTTPS_PROXY): Connection refused"):
         _post(_AWS, _trusting(ca, proxy=proxy))
 
 
-def test_the_proxys_certificate_is_verified(ca: ServerCA) -> None:
+def test_certificate_of_the_proxy_is_verified(ca: ServerCA) -> None:
     heads: list[bytes] = []
     with (
         Server(connect_proxy(heads, {}), ca.context("other.example")) as proxy,
@@ -370,7 +375,7 @@ def test_the_proxys_certificate_is_verified(ca: ServerCA) -> None:
     assert heads == []
 
 
-def test_the_endpoints_certificate_is_verified_behind_a_proxy(ca: ServerCA) -> None:
+def test_certificate_of_the_endpoint_is_verified_behind_a_proxy(ca: ServerCA) -> None:
     with (
         Server(answering(), ca.context("other.example")) as aws,
         Server(connect_proxy([], {"aws.example:443": aws.port})) as proxy,
@@ -379,6 +384,6 @@ def test_the_endpoints_certificate_is_verified_behind_a_proxy(ca: ServerCA) -> N
         _post(_AWS, _trusting(ca, proxy=_proxy(proxy)))
 
 
-def test_options_show_no_password() -> None:
+def test_options_hide_the_password() -> None:
     options = TransportOptions(cas=TrustedCAs("x"), proxy=Proxy("http", "h", 1, "HTTPS_PROXY", "Basic aHVudGVyMg=="))
     assert "aHVudGVyMg" not in repr(options)

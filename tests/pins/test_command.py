@@ -1,4 +1,4 @@
-"""`pin-source=cmd:`: no shell, the first line, bounds of size and time, and nothing but the program's name told."""
+"""`pin-source=cmd:`: no shell, the first line, limits of size and time, and no argument in an error."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ def python(code: str) -> str:
 
 @settings(max_examples=30)
 @given(pin=st.text(st.characters(exclude_characters="\0\r\n'", exclude_categories=["Cs"]), min_size=1, max_size=64))
-def test_no_shell_sees_the_arguments(pin: str) -> None:
+def test_command_gets_quoted_arguments_unchanged(pin: str) -> None:
     assert read_pin_command(f"printf %s\\\\n '{pin}'") == pin
 
 
 @pytest.mark.parametrize("text", ["$HOME", "`id`", "$(id)", "a;id", "a|id", "a&&id", "a>b", "*", "~", "#x"])
-def test_nor_its_characters_unquoted(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_gets_characters_of_a_shell_unchanged(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert read_pin_command(f"echo {text}") == text
     assert list(tmp_path.iterdir()) == []
@@ -45,18 +47,18 @@ def test_nor_its_characters_unquoted(text: str, tmp_path: Path, monkeypatch: pyt
         "p\\303\\244ss\\n\\377": "päss",
     }.items(),
 )
-def test_the_first_line_counts(printed: str, pin: str) -> None:
+def test_pin_is_the_first_line(printed: str, pin: str) -> None:
     assert read_pin_command(f"printf '{printed}'") == pin
 
 
-def test_up_to_4096_bytes() -> None:
+def test_pin_of_4096_bytes_is_the_longest() -> None:
     assert read_pin_command("printf '%04096d\\nmore' 1") == "1".zfill(MAX_PIN_BYTES)
     for command in ("printf %04097d 1", "printf '%0100000d\\n' 1"):
         with pytest.raises(PinError, match="more than 4096 bytes"):
             read_pin_command(command)
 
 
-def test_what_follows_the_first_line_is_read_and_not_kept() -> None:
+def test_output_after_the_first_line_is_read_and_dropped() -> None:
     assert read_pin_command(python('print("1234"); print("x" * 10**7)')) == "1234"
 
 
@@ -66,8 +68,8 @@ def test_what_follows_the_first_line_is_read_and_not_kept() -> None:
         "sleep 4711": "did not end within 0.2 seconds",
         "yes 4711": "did not end within 0.2 seconds",
         python("import sys, time; print(1, flush=True); sys.stdout.close(); time.sleep(47)"): "did not end within",
-        "false 4711": "ended with status 1",
-        python("import os; print(4711, flush=True); os.kill(os.getpid(), 15)"): "was ended by signal 15",
+        "false 4711": "exited with status 1",
+        python("import os; print(4711, flush=True); os.kill(os.getpid(), 15)"): "was killed by signal 15",
         "/nonexistent/program 4711": "can't be run: No such file",
         "/etc/passwd 4711": "can't be run: Permission denied",
         "true 4711": "printed no PIN",
@@ -79,7 +81,7 @@ def test_what_follows_the_first_line_is_read_and_not_kept() -> None:
         "echo '4711": "open quote",
     }.items(),
 )
-def test_failures_tell_the_programs_name_alone(command: str, words: str) -> None:
+def test_failure_shows_the_programs_name_and_no_argument(command: str, words: str) -> None:
     begin = time.monotonic()
     with pytest.raises(PinError, match=words) as caught:
         read_pin_command(command, 0.2 if "within" in words else 20.0)
@@ -91,7 +93,7 @@ def test_failures_tell_the_programs_name_alone(command: str, words: str) -> None
         assert repr(command.split()[0]) in caught.value.message
 
 
-def test_a_killed_program_is_gone(tmp_path: Path) -> None:
+def test_killed_program_is_gone(tmp_path: Path) -> None:
     file = tmp_path / "pid"
     code = f'import os, time; open("{file}", "w").write(str(os.getpid())); time.sleep(60)'
     with pytest.raises(PinError, match="within"):
@@ -100,7 +102,7 @@ def test_a_killed_program_is_gone(tmp_path: Path) -> None:
         os.kill(int(file.read_text()), 0)
 
 
-def test_it_inherits_neither_our_pin_nor_our_streams(
+def test_command_inherits_neither_the_pin_nor_the_streams(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HWSIGNER_PIN", "4711")

@@ -1,4 +1,4 @@
-"""Pinentries: the real ones on a pseudo-terminal, and strange ones, which hold no command up and learn no PIN."""
+"""Pinentries: real ones on a pseudo-terminal, and broken ones, which block no command and learn no PIN."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     terminal.close()
 
 
-class TestRealOnes:
+class TestRealPinentries:
     PROGRAMS = ("pinentry-curses", "pinentry-tty")
 
     def start(self, terminal: Terminal, program: str, limit: float = 20) -> subprocess.Popen[bytes]:
@@ -53,14 +53,14 @@ class TestRealOnes:
 
     @pytest.mark.parametrize("program", PROGRAMS)
     @pytest.mark.parametrize("pin", ODD_PINS)
-    def test_give_what_is_typed(self, terminal: Terminal, program: str, pin: str) -> None:
+    def test_pinentry_returns_what_is_typed(self, terminal: Terminal, program: str, pin: str) -> None:
         process = self.start(terminal, program)
         terminal.type(pin.encode() + b"\r")
         assert process.communicate(timeout=20) == (f"{pin!a}\n".encode(), b"")
         assert terminal.echoes()
 
     @pytest.mark.parametrize(("program", "keys"), [("pinentry-curses", b"12\t\t\r"), ("pinentry-tty", b"\x04")])
-    def test_cancelled(self, terminal: Terminal, program: str, keys: bytes) -> None:
+    def test_cancelled_question_is_a_pin_error(self, terminal: Terminal, program: str, keys: bytes) -> None:
         process = self.start(terminal, program)
         terminal.type(keys)
         words = f"PinError 3 the question for the {SHOWN} was cancelled\n"
@@ -68,21 +68,21 @@ class TestRealOnes:
         assert terminal.echoes()
 
     @pytest.mark.parametrize("program", PROGRAMS)
-    def test_nobody_answers(self, terminal: Terminal, program: str) -> None:
+    def test_unanswered_question_is_a_pin_error(self, terminal: Terminal, program: str) -> None:
         process = self.start(terminal, program, limit=1)
         words = f"PinError 3 the question for the {SHOWN} was not answered in time\n"
         assert process.communicate(timeout=20) == (words.encode(), b"")
         assert terminal.echoes()
 
     @pytest.mark.parametrize("program", PROGRAMS)
-    def test_an_interruption_gives_the_terminal_back(self, terminal: Terminal, program: str) -> None:
+    def test_interruption_restores_the_terminal(self, terminal: Terminal, program: str) -> None:
         process = self.start(terminal, program)
         os.kill(process.pid, 2)
         out, err = process.communicate(timeout=20)
         assert (out, b"KeyboardInterrupt" in err) == (b"", True)
         assert terminal.echoes()
 
-    def test_a_terminal_that_hangs_up_is_no_crash(self, tmp_path: Path) -> None:
+    def test_terminal_that_hangs_up_is_not_a_crash(self, tmp_path: Path) -> None:
         terminal = Terminal(tmp_path)
         process = terminal.start("nohup", sys.executable, "-c", PROGRAM, "pinentry-tty", "20", TERM="xterm")
         terminal.shown_until("user PIN: ")
@@ -120,8 +120,8 @@ def answering(script: Script, **answers: str) -> str:
     return script(ANSWERS.format(answers=answers))
 
 
-class TestTheProtocol:
-    def test_what_a_pinentry_is_told(self, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+class TestProtocol:
+    def test_pinentry_gets_the_question_and_the_terminal(self, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pinentry, "_has_terminal", lambda: True)
         for name, value in {"TERM": "vt%100", "LANG": "de_DE.UTF-8", "LC_CTYPE": "C.UTF-8"}.items():
             monkeypatch.setenv(name, value)
@@ -157,10 +157,10 @@ class TestTheProtocol:
             "D \nOK": "",
         }.items(),
     )
-    def test_answers(self, script: Script, answer: str, pin: str) -> None:
+    def test_answer_is_unescaped(self, script: Script, answer: str, pin: str) -> None:
         assert Pinentry(answering(script, GETPIN=answer)).ask(REQUEST) == pin
 
-    def test_an_option_that_is_not_known_does_not_matter(self, script: Script) -> None:
+    def test_unknown_option_is_ignored(self, script: Script) -> None:
         unknown = "ERR 83886254 Unknown option <Pinentry>"
         program = answering(script, OPTION=unknown, SETTIMEOUT=unknown, GETPIN="D 1\nOK", BYE="ERR 1 no")
         assert Pinentry(program).ask(REQUEST) == "1"
@@ -170,39 +170,39 @@ class TestTheProtocol:
         {
             "print('ERR 83918950 Inappropriate ioctl\x1b[2J')": r"can't ask: Inappropriate ioctl\\x1b\[2J",
             "print('ERR')": "can't ask",
-            "": "can't be run: it is no pinentry, or has ended",
-            "print('OK')": "can't be run: (it is no pinentry, or has ended|Broken pipe)",
-            "print('x' * 10**6)": "can't be run: it is no pinentry",
-            "for _ in range(99): print('D ' + 'x' * 4000)": "can't be run: it sends data without end",
+            "": "can't be run: it is not a pinentry, or has ended",
+            "print('OK')": "can't be run: (it is not a pinentry, or has ended|Broken pipe)",
+            "print('x' * 10**6)": "can't be run: it is not a pinentry",
+            "for _ in range(99): print('D ' + 'x' * 4000)": "can't be run: it sends too much data",
             "import time; time.sleep(60)": "does not answer",
             "while True: print('# noise')": "does not answer",
             "print('OK', flush=True); import time; time.sleep(60)": "does not answer",
         }.items(),
     )
-    def test_strange_ones_are_bounded(self, script: Script, code: str, words: str) -> None:
+    def test_program_that_is_not_a_pinentry_is_an_error(self, script: Script, code: str, words: str) -> None:
         program = script(code)
         begin = time.monotonic()
         with pytest.raises(PinError, match=f"pinentry {program} {words}"):
             Pinentry(program, answer_limit=0.2, reply_limit=0.5).ask(REQUEST)
         assert time.monotonic() - begin < 5
 
-    def test_no_answer_is_bounded_too(self, script: Script) -> None:
+    def test_program_that_does_not_answer_is_an_error(self, script: Script) -> None:
         program = answering(script)
         Path(program).write_text(Path(program).read_text().replace("print({}", "line != 'GETPIN\\n' and print({}"))
         with pytest.raises(PinError, match="does not answer"):
             Pinentry(program, answer_limit=0.2, reply_limit=0.3).ask(REQUEST)
 
-    def test_an_optional_one_that_does_not_answer_leaves_the_question_to_others(self, script: Script) -> None:
+    def test_optional_pinentry_that_does_not_answer_returns_none(self, script: Script) -> None:
         program = script("import time; time.sleep(60)")
         assert Pinentry(program, is_optional=True, reply_limit=0.2).ask(REQUEST) is None
 
-    def test_what_is_not_text_is_not_shown(self, script: Script) -> None:
+    def test_answer_that_is_not_text_is_not_shown(self, script: Script) -> None:
         with pytest.raises(PinError, match="not UTF-8") as caught:
             Pinentry(answering(script, GETPIN="D hunter2%ff\nOK")).ask(REQUEST)
         assert "hunter2" not in str(caught.value)
         assert caught.value.__suppress_context__
 
-    def test_it_learns_no_pin_of_ours(self, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_pinentry_does_not_inherit_the_pin(self, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HWSIGNER_PIN", "4711")
         program = answering(script, GETPIN="D 1\nOK")
         path = Path(program)
@@ -210,7 +210,7 @@ class TestTheProtocol:
         assert Pinentry(program).ask(REQUEST) == "1"
 
 
-class TestWhichOne:
+class TestChoice:
     @pytest.mark.parametrize(
         ("named", "environ", "program"),
         [
@@ -224,11 +224,15 @@ class TestWhichOne:
             ("/opt/p", {"HWSIGNER_PINENTRY": "pinentry-tty"}, "/opt/p"),
         ],
     )
-    def test_is_asked(self, named: str | None, environ: dict[str, str], program: str | None) -> None:
+    def test_pinentry_is_chosen_by_flag_variable_and_display(
+        self, named: str | None, environ: dict[str, str], program: str | None
+    ) -> None:
         found = find_pinentry(named, environ)
         assert (found and found.program) == program
 
-    def test_none_where_nobody_would_see_it(self, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_pinentry_is_not_run_without_display_and_terminal(
+        self, script: Script, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         program = script("open(__file__ + '.ran', 'w')")
         monkeypatch.delenv("DISPLAY")
         monkeypatch.setattr(pinentry, "_has_terminal", lambda: False)
@@ -236,7 +240,7 @@ class TestWhichOne:
         assert not Path(f"{program}.ran").exists()
 
     @pytest.mark.parametrize("program", ["/nonexistent/pinentry", "/etc/passwd", "false"])
-    def test_one_that_is_named_must_be_there(self, program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_named_pinentry_must_exist(self, program: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DISPLAY", ":99")
         with pytest.raises(PinError, match=f"pinentry {program} can't be run") as caught:
             Pinentry(program).ask(REQUEST)

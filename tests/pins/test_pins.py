@@ -1,4 +1,4 @@
-"""PINs: their places, in their order; one token for each; who is asked, and when; nothing printed."""
+"""PINs: the order of their places, one token for each, questions, and nothing printed."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def _uri(value: str | None, source: str | None) -> KeyURI:
 
 
 class TestPlaces:
-    """The whole order, each place there or not: the first gives the PIN, and the later are not even looked at."""
+    """With each place there or not, the first one gives the PIN, and later ones are not read."""
 
     NAMES = ("caller", "pin-value", "pin-source", "serial", "unnamed", "prompt")
 
     @pytest.mark.parametrize("there", list(itertools.product([False, True], repeat=len(NAMES))))
     @pytest.mark.parametrize("as_callable", [False, True])
-    def test_the_first_place_that_has_a_pin_gives_it(
+    def test_first_place_that_has_a_pin_gives_it(
         self, monkeypatch: pytest.MonkeyPatch, there: tuple[bool, ...], as_callable: bool
     ) -> None:
         places = [name for name, is_there in zip(self.NAMES, there, strict=True) if is_there]
@@ -63,10 +63,10 @@ class TestPlaces:
         unseen = {"pin-value"} | ({"caller"} if not as_callable else set()) | ({"pin-source"} - set(places))
         assert looked_at == [name for name in looks if name not in unseen]
 
-    def test_of_the_real_places_too(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_real_places_are_used_in_order(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
         monkeypatch.setenv("HWSIGNER_PIN", "variable")
-        for name in ("hwsigner.pins.42", "hwsigner.pins", "file"):
+        for name in ("hwsigner.pin.42", "hwsigner.pin", "file"):
             (tmp_path / name).write_text(f"{name}\n")
             (tmp_path / name).chmod(0o600)
         with_value, with_source = _uri("value", f"file:{tmp_path}/file"), _uri(None, f"file:{tmp_path}/file")
@@ -77,21 +77,21 @@ class TestPlaces:
         pins = PinSource(prompts=prompts)
         assert pins.get(with_source, REQUEST) == "file"
         found = []
-        for name in ("hwsigner.pins.42", "hwsigner.pins", "HWSIGNER_PIN", "none"):
+        for name in ("hwsigner.pin.42", "hwsigner.pin", "HWSIGNER_PIN", "none"):
             found.append(pins.get(_uri(None, None), REQUEST))
             (tmp_path / name).unlink(missing_ok=True)
             if name == "HWSIGNER_PIN":
                 pin_sources.forget()
-        assert found == ["hwsigner.pins.42", "hwsigner.pins", "variable", "second"]
+        assert found == ["hwsigner.pin.42", "hwsigner.pin", "variable", "second"]
 
-    def test_an_empty_pin_is_a_pin(self, write_pin_file: WritePinFile) -> None:
+    def test_empty_pin_is_a_pin(self, write_pin_file: WritePinFile) -> None:
         assert PinSource("").get(_uri("x", None), REQUEST) == ""
         assert PinSource().get(_uri("", None), REQUEST) == ""
         assert PinSource().get(_uri(None, write_pin_file(b"\n")), REQUEST) == ""
         assert PinSource(ask=lambda request: "").get(_uri("x", None), REQUEST) == ""
         assert PinSource(prompts=[lambda request: ""]).get(_uri(None, None), REQUEST) == ""
 
-    def test_what_is_stored_needs_nobody(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_stored_pin_is_found_without_asking(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def ask(request: PinRequest) -> str:
             raise AssertionError("asked")
 
@@ -102,16 +102,16 @@ class TestPlaces:
         assert pins.given(_uri(None, None)) is None
         assert pins.stored(_uri(None, None), REQUEST) == "variable"
 
-    def test_a_bad_pin_file_is_an_error_and_not_passed_over(self) -> None:
+    def test_bad_pin_file_is_an_error_and_not_skipped(self) -> None:
         with pytest.raises(PinError, match="/nonexistent"):
             PinSource(prompts=[lambda request: "person"]).get(_uri(None, "file:/nonexistent"), REQUEST)
 
-    def test_a_pin_source_that_is_not_text(self) -> None:
+    def test_pin_source_that_is_not_text_is_an_error(self) -> None:
         uri = KeyURI("pkcs11", {}, {"pin-source": b"file:/\xff"})
         with pytest.raises(UsageError, match="pin-source"):
             PinSource().get(uri, REQUEST)
 
-    def test_a_command_runs_only_where_that_is_allowed(self, tmp_path: Path) -> None:
+    def test_command_runs_only_if_allowed(self, tmp_path: Path) -> None:
         uri = _uri(None, f"cmd:touch {tmp_path}/ran")
         for pins in (PinSource(), PinSource().without_pin()):
             with pytest.raises(PinError, match="not allowed") as caught:
@@ -124,7 +124,7 @@ class TestPlaces:
 
 
 class TestOneToken:
-    """A PIN that names no token goes to the first that asks, in the whole process."""
+    """A PIN that names no token is only for the first one in the process that wants one."""
 
     ALPHA, BETA = PinRequest("user PIN", "token 'a'", serial="1"), PinRequest("user PIN", "token 'a'", serial="2")
 
@@ -134,11 +134,11 @@ class TestOneToken:
             monkeypatch.setenv("HWSIGNER_PIN", "1234")
             return
         monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-        (tmp_path / "hwsigner.pins").write_text("1234")
-        (tmp_path / "hwsigner.pins").chmod(0o400)
+        (tmp_path / "hwsigner.pin").write_text("1234")
+        (tmp_path / "hwsigner.pin").chmod(0o400)
 
     @pytest.mark.usefixtures("pin")
-    def test_another_serial_number_does_not_get_it(self) -> None:
+    def test_unnamed_pin_is_for_one_serial_number(self) -> None:
         uri, by_serial = _uri(None, None), KeyURI.parse("pkcs11:serial=1")
         assert PinSource().stored(uri, self.ALPHA) == "1234"
         assert PinSource().stored(uri, self.BETA) is None
@@ -147,14 +147,14 @@ class TestOneToken:
             PinSource().get(uri, self.BETA)
 
     @pytest.mark.usefixtures("pin")
-    def test_of_files_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_unnamed_pin_is_for_one_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         request = PinRequest("passphrase", "x")
         places = (str(tmp_path / "a.p12"), "./a.p12", str(tmp_path / "b.p12"))
         assert [PinSource().stored(KeyURI.parse(p), request) for p in places] == ["1234", "1234", None]
 
     @pytest.mark.usefixtures("pin")
-    def test_where_the_key_is_not_nobody_gets_it(self) -> None:
+    def test_unnamed_pin_is_only_for_the_key(self) -> None:
         other = PinSource().without_pin()
         assert other.stored(_uri(None, None), self.ALPHA) is None
         with pytest.raises(PinRequiredError) as caught:
@@ -162,17 +162,19 @@ class TestOneToken:
         assert "HWSIGNER_PIN" not in caught.value.hint
         assert other.stored(_uri("value", None), self.ALPHA) == "value"
 
-    def test_that_of_a_serial_number_is_for_its_token(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_credential_with_a_serial_number_is_for_its_token(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
         for serial in ("1", "2"):
-            (tmp_path / f"hwsigner.pins.{serial}").write_text(f"pin of {serial}")
+            (tmp_path / f"hwsigner.pin.{serial}").write_text(f"pin of {serial}")
         for pins in (PinSource(), PinSource("x").without_pin()):
             found = [pins.stored(_uri(None, None), request) for request in (self.ALPHA, self.BETA, REQUEST)]
             assert found == ["pin of 1", "pin of 2", None]
 
 
-class TestASource:
-    def test_is_read_once_so_that_a_pipe_will_do(self, tmp_path: Path) -> None:
+class TestPinSources:
+    def test_pin_source_is_read_once(self, tmp_path: Path) -> None:
         pipe = tmp_path / "pipe"
         os.mkfifo(pipe, 0o600)
         writer = threading.Thread(target=pipe.write_bytes, args=(b"1234\n",))
@@ -181,7 +183,7 @@ class TestASource:
         assert [pins.stored(uri, REQUEST), pins.get(uri, REQUEST), pins.stored(uri, REQUEST)] == ["1234"] * 3
         writer.join()
 
-    def test_each_has_its_own(self, tmp_path: Path) -> None:
+    def test_each_pin_source_is_read(self, tmp_path: Path) -> None:
         for name in ("a", "b"):
             (tmp_path / name).touch(0o600)
             (tmp_path / name).write_text(name)
@@ -194,7 +196,7 @@ class TestASource:
 
 
 class TestAsking:
-    def test_an_answer_that_is_wrong_by_now_is_forgotten(self) -> None:
+    def test_forgotten_answer_is_asked_for_again(self) -> None:
         answers = iter(["1", "2"])
         pins = PinSource(ask=lambda request: next(answers))
         pins.remember(REQUEST, pins.get(_uri(None, None), REQUEST))
@@ -202,7 +204,7 @@ class TestAsking:
         pins.forget(REQUEST)
         assert pins.get(_uri(None, None), REQUEST) == "2"
 
-    def test_only_an_answer_that_was_right_is_not_asked_for_again(self) -> None:
+    def test_remembered_answer_is_not_asked_for_again(self) -> None:
         asked: list[PinRequest] = []
 
         def ask(request: PinRequest) -> str:
@@ -211,7 +213,7 @@ class TestAsking:
 
         pins = PinSource(ask=ask)
         other = PinRequest("user PIN", "token 'beta'")
-        # Nothing was right so far, so each is a new question.
+        # No answer was right so far, so each is asked for again.
         assert [pins.get(_uri(None, None), r) for r in (REQUEST, REQUEST, other)] == ["pin 1", "pin 2", "pin 3"]
         pins.remember(REQUEST, "pin 2")
         assert [pins.get(_uri(None, None), r) for r in (REQUEST, other)] == ["pin 2", "pin 4"]
@@ -219,17 +221,17 @@ class TestAsking:
         assert pins.ask(REQUEST) == "pin 5"
 
     @pytest.mark.parametrize("places", [{"ask": lambda request: "typed"}, {"prompts": [lambda request: "typed"]}])
-    def test_a_remembered_answer_is_no_stored_pin(self, places: Any) -> None:
+    def test_remembered_answer_is_not_a_stored_pin(self, places: Any) -> None:
         pins = PinSource(**places)
         pins.remember(REQUEST, pins.get(_uri(None, None), REQUEST))
         assert pins.find(_uri(None, None), REQUEST) == FoundPin("typed", is_stored=False)
 
-    def test_nor_is_a_stored_pin_that_was_right_an_answer(self) -> None:
+    def test_stored_pin_is_not_remembered(self) -> None:
         pins = PinSource(ask=lambda request: None)
         pins.remember(REQUEST, pins.get(_uri("stored", None), REQUEST))
         assert pins.find(_uri("stored", None), REQUEST).is_stored
 
-    def test_what_is_typed_when_nothing_is_stored_any_more_is_an_answer(self) -> None:
+    def test_typed_pin_is_remembered_when_nothing_is_stored_any_more(self) -> None:
         answers = iter(["typed"])
         pins = PinSource(prompts=[lambda request: next(answers)])
         assert pins.find(_uri("stored", None), REQUEST).is_stored
@@ -237,7 +239,7 @@ class TestAsking:
             pins.remember(REQUEST, pins.get(_uri(None, None), REQUEST))
         assert pins.find(_uri(None, None), REQUEST) == FoundPin("typed", is_stored=False)
 
-    def test_the_caller_is_asked_before_the_prompts(self) -> None:
+    def test_callable_is_asked_before_the_prompts(self) -> None:
         asked: list[str] = []
 
         def place(name: str, answer: str | None) -> Callable[[PinRequest], str | None]:
@@ -254,7 +256,7 @@ class TestAsking:
         assert PinSource(ask=place("caller", "called"), prompts=prompts).ask(REQUEST) == "called"
 
     @pytest.mark.parametrize("ask", [None, lambda request: None])
-    def test_nobody_to_ask_names_every_place(self, ask: Callable[[PinRequest], str | None] | None) -> None:
+    def test_missing_pin_error_lists_every_place(self, ask: Callable[[PinRequest], str | None] | None) -> None:
         with pytest.raises(PinRequiredError) as caught:
             PinSource(ask=ask).get(_uri(None, None), REQUEST)
         assert "token 'alpha' wants its user PIN" in caught.value.message
@@ -263,12 +265,12 @@ class TestAsking:
         for place in ("terminal", "pinentry"):
             assert place in caught.value.hint
 
-    def test_without_pin_keeps_the_person_and_drops_the_pin(self) -> None:
+    def test_without_pin_keeps_the_prompts_and_drops_the_pin(self) -> None:
         pins = PinSource("caller", lambda request: "person", allow_final_try=True).without_pin()
         assert pins.get(_uri(None, None), REQUEST) == "person"
         assert pins.allow_final_try
 
-    def test_a_pin_is_in_no_repr(self) -> None:
+    def test_pin_is_in_no_repr(self) -> None:
         pins = PinSource("4711", lambda request: "4712")
         pins.without_pin().get(_uri(None, None), REQUEST)
         found = pins.find(_uri(None, None), REQUEST)

@@ -1,4 +1,4 @@
-"""The places that hold a PIN: files, variables, systemd credentials, HWSIGNER_PIN; nothing printed, nothing left."""
+"""Stored PINs in files, variables, systemd credentials and HWSIGNER_PIN: nothing is printed, and nothing is left."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ class TestFiles:
         assert read_pin_source(write_pin_file(content)) == pin
 
     @given(pin=st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=64))
-    def test_any_pin_survives_a_newline(self, tmp_path_factory: pytest.TempPathFactory, pin: str) -> None:
+    def test_any_pin_is_read_with_and_without_a_newline(
+        self, tmp_path_factory: pytest.TempPathFactory, pin: str
+    ) -> None:
         path = tmp_path_factory.getbasetemp() / "any pin"
         for end in ("", "\n", "\r\n"):
             path.write_bytes((pin + end).encode())
@@ -50,11 +52,11 @@ class TestFiles:
             assert read_pin_source(f"file:{path}") == pin
 
     @pytest.mark.parametrize("authority", ["//", "//localhost"])
-    def test_the_authority_may_be_empty_or_localhost(self, write_pin_file: WritePinFile, authority: str) -> None:
+    def test_authority_may_be_empty_or_localhost(self, write_pin_file: WritePinFile, authority: str) -> None:
         assert read_pin_source(write_pin_file(b"1234").replace("file:", f"file:{authority}")) == "1234"
 
     @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666, 0o777, 0o660])
-    def test_a_file_that_others_can_write_is_not_trusted(self, write_pin_file: WritePinFile, mode: int) -> None:
+    def test_file_that_others_can_write_is_refused(self, write_pin_file: WritePinFile, mode: int) -> None:
         source = write_pin_file(b"4711\n")
         path = Path(source.removeprefix("file:"))
         path.chmod(mode)
@@ -65,7 +67,7 @@ class TestFiles:
         assert caught.value.exit_status == 3
 
     @pytest.mark.parametrize("mode", [0o600, 0o400, 0o640, 0o644])
-    def test_a_file_that_others_can_only_read_is_read(self, write_pin_file: WritePinFile, mode: int) -> None:
+    def test_file_that_others_can_read_is_warned_of(self, write_pin_file: WritePinFile, mode: int) -> None:
         source = write_pin_file(b"1234\n")
         Path(source.removeprefix("file:")).chmod(mode)
         with warnings.catch_warnings(record=True) as caught:
@@ -73,16 +75,16 @@ class TestFiles:
             assert read_pin_source(source) == "1234"
         assert [type(warning.message) for warning in caught] == [UnsafeKeyWarning] * bool(mode & 0o044)
 
-    def test_the_longest_and_one_byte_more(self, write_pin_file: WritePinFile) -> None:
+    def test_pin_of_4096_bytes_is_the_longest(self, write_pin_file: WritePinFile) -> None:
         assert len(read_pin_source(write_pin_file(b"1" * MAX_PIN_BYTES))) == MAX_PIN_BYTES
         with pytest.raises(PinError, match=str(MAX_PIN_BYTES)):
             read_pin_source(write_pin_file(b"1" * (MAX_PIN_BYTES + 1)))
 
-    def test_a_device_without_end_is_bounded(self) -> None:
-        with pytest.raises(PinError, match=f"/dev/zero holds more than {MAX_PIN_BYTES}"):
+    def test_endless_device_is_refused(self) -> None:
+        with pytest.raises(PinError, match=f"/dev/zero has more than {MAX_PIN_BYTES}"):
             read_pin_source("file:/dev/zero")
 
-    def test_what_is_not_text_is_not_shown(self, write_pin_file: WritePinFile) -> None:
+    def test_pin_that_is_not_text_is_not_shown(self, write_pin_file: WritePinFile) -> None:
         source = write_pin_file(b"4711\xff")
         with pytest.raises(PinError, match="not UTF-8") as caught:
             read_pin_source(source)
@@ -92,15 +94,15 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("path", "words"), [("/nonexistent/pin", "No such file"), ("/", "Is a directory"), ("", "No such")]
     )
-    def test_a_file_that_cannot_be_read_is_named(self, path: str, words: str) -> None:
+    def test_unreadable_file_is_named(self, path: str, words: str) -> None:
         with pytest.raises(PinError, match=words) as caught:
             read_pin_source(f"file:{path}")
         assert path in caught.value.message
 
-    def test_a_path_alone_is_a_file(self, write_pin_file: WritePinFile) -> None:
+    def test_path_alone_is_a_file(self, write_pin_file: WritePinFile) -> None:
         assert read_pin_source(write_pin_file(b"1234\n").removeprefix("file:")) == "1234"
 
-    def test_a_pipe_is_read(self, tmp_path: Path) -> None:
+    def test_pipe_is_read(self, tmp_path: Path) -> None:
         pipe = tmp_path / "pipe"
         os.mkfifo(pipe, 0o666)
         writer = threading.Thread(target=lambda: pipe.write_bytes(b"1234\n"))
@@ -111,12 +113,12 @@ class TestFiles:
     @pytest.mark.parametrize(
         "source", ["4711", "x4711:/y", "path/4711", "https://4711", "", "env:4711", "env:", "ENV:A"]
     )
-    def test_other_kinds_are_refused_and_not_shown(self, source: str) -> None:
+    def test_unknown_kind_of_source_is_refused_and_not_shown(self, source: str) -> None:
         with pytest.raises(PinError, match="pin-source=") as caught:
             read_pin_source(source)
         assert "4711" not in str(caught.value)
 
-    def test_a_shell_is_refused_with_what_there_is_instead(self) -> None:
+    def test_shell_command_is_refused_with_the_alternative(self) -> None:
         with pytest.raises(PinError, match="pin-source=cmd:") as caught:
             read_pin_source("|cat 4711", allow_commands=True)
         assert "4711" not in str(caught.value)
@@ -124,17 +126,17 @@ class TestFiles:
 
 class TestVariables:
     @given(pin=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
-    def test_any_text(self, pin: str) -> None:
+    def test_variable_may_have_any_text(self, pin: str) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("MY_PIN", pin)
             assert read_pin_source("env:MY_PIN") == pin
 
-    def test_one_that_is_not_set_is_named(self) -> None:
-        with pytest.raises(PinError, match="no variable MY_PIN") as caught:
+    def test_unset_variable_is_named(self) -> None:
+        with pytest.raises(PinError, match="variable MY_PIN, named by pin-source, is not set") as caught:
             read_pin_source("env:MY_PIN")
         assert caught.value.exit_status == 3
 
-    def test_our_own_may_be_named_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_pin_source_may_name_hwsigner_pin(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HWSIGNER_PIN", "1234")
         assert [read_pin_source("env:HWSIGNER_PIN") for _ in range(2)] == ["1234", "1234"]
         assert "HWSIGNER_PIN" not in os.environ
@@ -151,64 +153,68 @@ class TestCredentials:
         path.chmod(mode)
 
     @pytest.mark.parametrize("serial", ["42", "DENK0100751", "a b", "..", "x:y", "*"])
-    def test_by_serial_number(self, folder: Path, serial: str) -> None:
+    def test_credential_is_found_by_serial_number(self, folder: Path, serial: str) -> None:
         assert serial_credential(serial, "token") is None
-        self.write(folder / f"hwsigner.pins.{serial}")
+        self.write(folder / f"hwsigner.pin.{serial}")
         assert serial_credential(serial, "token") == "1234"
         assert serial_credential("other", "token") is None
 
-    def test_of_two_tokens_with_one_serial_number_the_first_gets_it(self, folder: Path) -> None:
-        self.write(folder / "hwsigner.pins.42")
+    def test_first_token_with_a_serial_number_gets_its_credential(self, folder: Path) -> None:
+        self.write(folder / "hwsigner.pin.42")
         given = [serial_credential("42", taker) for taker in ("token", "twin", "token", "twin")]
         assert given == ["1234", None, "1234", None]
 
     @pytest.mark.parametrize("serial", ["/../secret", "x/../../secret", "\n", "\x1b[2J", "ä", "", "9" * 300])
-    def test_no_serial_number_leads_elsewhere(self, folder: Path, serial: str) -> None:
-        (folder / "hwsigner.pins.").mkdir()
-        (folder / "hwsigner.pins.x").mkdir()
+    def test_serial_number_never_leads_out_of_the_folder(self, folder: Path, serial: str) -> None:
+        (folder / "hwsigner.pin.").mkdir()
+        (folder / "hwsigner.pin.x").mkdir()
         self.write(folder / "secret")
         assert serial_credential(serial, "token") is None
 
-    # systemd gives a service's user access by a list, whose mask stands where a group's bits do.
+    # systemd gives a service's user access by an access list. Its mask is shown as the group's bits.
     @pytest.mark.parametrize("mode", [0o400, 0o440, 0o444])
-    def test_its_folder_is_closed_whatever_its_mode(self, folder: Path, mode: int) -> None:
-        self.write(folder / "hwsigner.pins", mode=mode)
+    def test_credential_is_not_warned_of_because_of_its_mode(self, folder: Path, mode: int) -> None:
+        self.write(folder / "hwsigner.pin", mode=mode)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert unnamed_pin("key") == "1234"
 
-    def test_one_that_others_can_write_is_not_trusted(self, folder: Path) -> None:
-        self.write(folder / "hwsigner.pins", mode=0o666)
+    def test_credential_that_others_can_write_is_refused(self, folder: Path) -> None:
+        self.write(folder / "hwsigner.pin", mode=0o666)
         with pytest.raises(PinError, match="0666"):
             unnamed_pin("key")
 
-    def test_one_that_can_not_be_read_is_not_passed_over(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_unreadable_credential_is_an_error_and_not_skipped(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("HWSIGNER_PIN", "variable")
-        (folder / "hwsigner.pins").symlink_to("/nonexistent")
+        (folder / "hwsigner.pin").symlink_to("/nonexistent")
         with pytest.raises(PinError, match=f"{folder}/hwsigner.pin"):
             unnamed_pin("key")
 
-    def test_a_folder_that_is_not_whole_or_not_there(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.write(folder / "hwsigner.pins")
+    def test_relative_or_missing_credentials_folder_is_ignored(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.write(folder / "hwsigner.pin")
         monkeypatch.chdir(folder)
         for name in ("", ".", "/nonexistent"):
             monkeypatch.setenv("CREDENTIALS_DIRECTORY", name)
             assert unnamed_pin("key") is None
 
 
-class TestOurVariable:
-    def test_is_taken_once_and_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+class TestHwsignerPin:
+    def test_variable_is_removed_from_the_environment_and_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HWSIGNER_PIN", "1234")
         assert [take_environment_pin(), take_environment_pin()] == ["1234", "1234"]
         assert "HWSIGNER_PIN" not in os.environ
         assert os.getenvb(b"HWSIGNER_PIN") is None
 
-    def test_an_empty_one_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_empty_variable_is_not_a_pin(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HWSIGNER_PIN", "")
         assert take_environment_pin() is None
         assert "HWSIGNER_PIN" not in os.environ
 
-    def test_one_that_is_set_anew_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_variable_that_is_set_again_replaces_the_pin(self, monkeypatch: pytest.MonkeyPatch) -> None:
         found = []
         for pin in ("first", "second"):
             monkeypatch.setenv("HWSIGNER_PIN", pin)
@@ -216,11 +222,11 @@ class TestOurVariable:
         assert found == ["first", "second"]
         assert unnamed_pin("first") is None
 
-    def test_a_child_never_inherits_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_child_does_not_inherit_the_variable(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HWSIGNER_PIN", "1234")
         assert child_environment() == {k: v for k, v in os.environ.items() if k != "HWSIGNER_PIN"}
 
-    # A Python program can not see the bytes of its own past, so another program looks: the kernel, and gdb's like.
+    # A Python program can't see its former environment, so another program looks at it through the kernel.
     SCRIPT = """
 import os, subprocess, sys
 from hwsigner.pins.sources import take_environment_pin
@@ -232,14 +238,14 @@ print(before.count(b"SECRET"), ascii(pin), after.count(b"SECRET"), child.count(b
 print(after.replace(b"\\0", b" ").count(b"OTHER_HWSIGNER_PIN=kept"), child.count(b"OTHER_HWSIGNER_PIN=kept"))
 """
 
-    def test_its_bytes_are_overwritten_where_the_process_was_given_them(self) -> None:
+    def test_variable_is_overwritten_in_the_environment_block(self) -> None:
         environ = {"OTHER_HWSIGNER_PIN": "kept", "HWSIGNER_PIN": "SECRET=ä", "HWSIGNER_PINS": "x", "LANG": "C.UTF-8"}
         done = subprocess.run(
             [sys.executable, "-c", self.SCRIPT], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
         )
         assert done.stdout == "1 'SECRET=\\xe4' 0 0 True\n1 1\n"
 
-    def test_and_so_is_a_second_one_of_the_same_name(self) -> None:
+    def test_second_variable_with_the_same_name_is_overwritten(self) -> None:
         # Only execve itself can give a variable twice.
         twice = (
             "import ctypes, sys\n"

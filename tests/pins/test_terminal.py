@@ -1,4 +1,4 @@
-"""Asking for a PIN: on the terminal device and nowhere else, unechoed, and never where there is none."""
+"""Asking for a PIN: only on the terminal device, without echo."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ with ThreadPoolExecutor(4) as pool:
         (("passphrase", "a\x1b[2J\u202eb"), "passphrase for a\\x1b[2J\\u202eb: "),
     ],
 )
-def test_asks_on_the_terminal_and_does_not_echo(terminal: Terminal, request_: tuple[str, ...], prompt: str) -> None:
+def test_prompt_is_on_the_terminal_without_echo(terminal: Terminal, request_: tuple[str, ...], prompt: str) -> None:
     process = start(terminal, *request_)
     assert terminal.shown_until(prompt) == prompt
     terminal.type("hünter2\n".encode())
@@ -71,14 +71,14 @@ def test_asks_on_the_terminal_and_does_not_echo(terminal: Terminal, request_: tu
     assert terminal.shown_until("\n") == "\r\n"
 
 
-def test_leaves_stdin_alone(terminal: Terminal) -> None:
+def test_prompt_does_not_read_stdin(terminal: Terminal) -> None:
     process = start(terminal, *ASK, program=PROGRAM + "\nprint(sys.stdin.read())")
     terminal.shown_until(": ")
     terminal.type(b"1234\n")
     assert process.communicate(b"for another program", timeout=30)[0] == b"'1234'\nfor another program\n"
 
 
-def test_what_was_typed_before_is_no_pin(terminal: Terminal) -> None:
+def test_earlier_input_is_not_a_pin(terminal: Terminal) -> None:
     process = start(terminal, *ASK, program=f"import sys\nsys.stdin.readline()\n{PROGRAM}")
     terminal.type(b"early\n")
     terminal.shown_until("early\r\n")
@@ -90,14 +90,14 @@ def test_what_was_typed_before_is_no_pin(terminal: Terminal) -> None:
     assert process.communicate(timeout=30) == (b"'1234'\n", b"")
 
 
-def test_an_empty_line_is_an_empty_pin(terminal: Terminal) -> None:
+def test_empty_line_is_an_empty_pin(terminal: Terminal) -> None:
     process = start(terminal, *ASK)
     terminal.shown_until(": ")
     terminal.type(b"\n")
     assert process.communicate(timeout=30)[0] == b"''\n"
 
 
-def test_end_of_file_is_no_pin(terminal: Terminal) -> None:
+def test_end_of_file_is_not_a_pin(terminal: Terminal) -> None:
     process = start(terminal, *ASK)
     terminal.shown_until(": ")
     terminal.type(b"\x04")
@@ -114,7 +114,7 @@ def test_echo_is_on_again_after_an_interruption(terminal: Terminal) -> None:
     assert terminal.echoes()
 
 
-def test_what_is_not_text_is_not_shown(terminal: Terminal) -> None:
+def test_input_that_is_not_text_is_not_shown(terminal: Terminal) -> None:
     program = f"import hwsigner.cli as c\nc._run = lambda _: exec({PROGRAM!r})\nraise SystemExit(c.main())"
     process = start(terminal, *ASK, program=program)
     terminal.shown_until(": ")
@@ -125,7 +125,7 @@ def test_what_is_not_text_is_not_shown(terminal: Terminal) -> None:
 
 
 @pytest.mark.parametrize("stdin", [subprocess.DEVNULL, subprocess.PIPE])
-def test_without_a_terminal_nobody_is_asked(stdin: int) -> None:
+def test_prompt_returns_none_without_a_terminal(stdin: int) -> None:
     done = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *ASK],
         cwd=ROOT,
@@ -137,11 +137,11 @@ def test_without_a_terminal_nobody_is_asked(stdin: int) -> None:
     assert done.communicate(b"1234\n" if stdin == subprocess.PIPE else None) == (b"None\n", b"")
 
 
-def test_a_background_job_without_its_shell_takes_nothing_from_stdin(terminal: Terminal) -> None:
+def test_background_job_without_its_shell_does_not_read_stdin(terminal: Terminal) -> None:
     program = f"""
 import os, sys
 reading, writing = os.pipe()
-if os.fork():  # The session's leader, whose end would take the terminal from all.
+if os.fork():  # The session's leader: if it ended, all would lose the terminal.
     os.close(writing)
     os.read(reading, 1)
     os._exit(0)
@@ -156,7 +156,7 @@ while os.getppid() == shell:
     assert process.communicate(b"for another program\n", timeout=30) == (b"None\n", b"")
 
 
-def test_a_terminal_that_goes_away_is_no_pin_and_stdin_s_is_none(tmp_path: Path) -> None:
+def test_terminal_that_hangs_up_gives_no_pin(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path)
     program = f"import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n{PROGRAM}"
     process = start(terminal, *ASK, program=program)
@@ -175,20 +175,20 @@ ask = lambda: ask_pin(PinRequest("PIN", "x"))
 """
 
 
-def test_a_terminal_that_is_released_asks_nobody(terminal: Terminal) -> None:
+def test_released_terminal_gives_no_pin(terminal: Terminal) -> None:
     process = start(terminal, program=f"{RELEASE}release_terminal()\nprint(ask())")
     assert process.communicate(timeout=30) == (b"None\n", b"")
     assert terminal.echoes()
 
 
-def test_without_a_terminal_there_is_none_to_release() -> None:
+def test_release_without_a_terminal_does_nothing() -> None:
     code = f"{RELEASE}release_terminal()\nprint(ask())"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, start_new_session=True)
     assert (done.stdout, done.stderr) == (b"None\n", b"")
 
 
-def test_an_open_prompt_is_undone_by_a_release(terminal: Terminal) -> None:
+def test_release_undoes_an_open_prompt(terminal: Terminal) -> None:
     code = f"{RELEASE}threading.Thread(target=ask, daemon=True).start()\nsys.stdin.read()\nrelease_terminal()"
     process = start(terminal, program=code)
     terminal.shown_until("PIN for x: ")
@@ -198,8 +198,8 @@ def test_an_open_prompt_is_undone_by_a_release(terminal: Terminal) -> None:
     assert terminal.echoes()
 
 
-def test_a_background_job_releases_nothing_of_another_s(terminal: Terminal) -> None:
-    """It is not stopped, as by SIGTTOU, and leaves the terminal to the other."""
+def test_background_job_does_not_release_another_jobs_terminal(terminal: Terminal) -> None:
+    """It is not stopped by SIGTTOU, and does not change the terminal."""
     code = f"""{RELEASE}
 import os, signal, termios
 from hwsigner.pins import terminal

@@ -1,4 +1,4 @@
-"""Resident providers: nobody waits once they are warm, for whom they refresh and for whom not, and what they answer."""
+"""Background providers: when they refresh and when not, and that no caller waits once they are warm."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from hwsigner.errors import (
 )
 from hwsigner.identity import Identity, IdentitySource
 from hwsigner.key import open_key
-from hwsigner.refresh import renewal
-from hwsigner.refresh import reopening as held_identity
-from hwsigner.refresh.background import LOOK_SECONDS, ResidentProvider
-from hwsigner.refresh.outcome import HeldSession, Setback
+from hwsigner.refresh import background as module
+from hwsigner.refresh import reopening
+from hwsigner.refresh.background import LOOK_SECONDS, BackgroundProvider
+from hwsigner.refresh.outcome import Failure, Session
 from hwsigner.refresh.provider import Provider
 from stage import PASSPHRASE, FakeClock, Stage, in_child, in_threads, make_stage
 
@@ -70,30 +70,30 @@ FORMATS = {"process": process, "id": key_id}
 
 @dataclass
 class Tried:
-    """What on_try was told."""
+    """The outcomes that on_try was called with."""
 
-    outcomes: list[HeldSession | Setback] = field(default_factory=list)
+    outcomes: list[Session | Failure] = field(default_factory=list)
     told: threading.Event = field(default_factory=threading.Event)
 
-    def __call__(self, outcome: HeldSession | Setback) -> None:
+    def __call__(self, outcome: Session | Failure) -> None:
         self.outcomes.append(outcome)
         self.told.set()
 
 
-def made(stage: Stage, *, attended: bool | None = None, on_try: Any = None, **options: Any) -> ResidentProvider:
-    return ResidentProvider(stage.provider(**options), formats=FORMATS, attended=attended, on_try=on_try)
+def made(stage: Stage, *, attended: bool | None = None, on_try: Any = None, **options: Any) -> BackgroundProvider:
+    return BackgroundProvider(stage.provider(**options), formats=FORMATS, attended=attended, on_try=on_try)
 
 
-def tend_until(resident: ResidentProvider, clock: FakeClock, end: float) -> None:
-    """Do what the thread does, which sleeps by a clock that the test advances."""
+def tend_until(background: BackgroundProvider, clock: FakeClock, end: float) -> None:
+    """Do what the timer and its workers do, by a clock that the test advances."""
     while clock.elapsed < end:
-        clock.advance(min(resident.tend() + 0.001, end - clock.elapsed))
-    resident.tend()
+        clock.advance(min(background._refresh_if_due() + 0.001, end - clock.elapsed))
+    background._refresh_if_due()
 
 
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Return what forbids, from its call on, whatever has no place on the path of a request."""
+    """Return a function that forbids everything that must not happen during a request."""
 
     def forbid() -> None:
         def refuse(*_: object, **__: object) -> Any:
@@ -101,162 +101,182 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
         monkeypatch.setattr(json, "dumps", refuse)
         monkeypatch.setattr(Identity, "sign", refuse)
-        monkeypatch.setattr(renewal, "create_session", refuse)
+        monkeypatch.setattr("hwsigner.refresh.provider.create_session", refuse)
         monkeypatch.setattr(os, "stat", refuse)
 
     return forbid
 
 
-class TestReplies:
-    def test_before_anybody_asked(self, stage: Stage) -> None:
-        resident = made(stage)
-        tend_until(resident, stage.clock, 2 * HOUR)
-        assert stage.count == 0
-        assert resident.read("process") is None
+def settle() -> None:
+    """Wait until the timer has seen what it was told before."""
+    with made_of_nothing() as last:
+        wait_until(lambda: last in module._timer._due)
 
-    def test_are_the_credentials_as_finished_bytes(self, stage: Stage) -> None:
-        resident = made(stage)
-        reply = resident.reply("process")
-        assert json.loads(bytes(reply))["AccessKeyId"].encode() == resident.read("id")
-        assert resident.read("process") is reply is resident.reply("process")
-        assert resident().process_json().encode() == reply
+
+def made_of_nothing() -> BackgroundProvider:
+    request, service = SessionRequest("ta", "p", "r"), find_service("us-east-1", environ={})
+    return BackgroundProvider(Provider(IdentitySource("x"), request, service))
+
+
+def wait_until(is_done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_done():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+class TestReplies:
+    def test_provider_does_nothing_before_it_is_asked(self, stage: Stage) -> None:
+        background = made(stage)
+        tend_until(background, stage.clock, 2 * HOUR)
+        assert stage.count == 0
+        assert background.read("process") is None
+
+    def test_replies_are_the_credentials_as_finished_bytes(self, stage: Stage) -> None:
+        background = made(stage)
+        reply = background.reply("process")
+        assert json.loads(bytes(reply))["AccessKeyId"].encode() == background.read("id")
+        assert background.read("process") is reply is background.reply("process")
+        assert background().process_json().encode() == reply
         assert stage.count == 1
 
-    def test_are_made_once_for_each_session(self, stage: Stage, no_work: Callable[[], None]) -> None:
-        resident = made(stage)
-        reply = resident.reply("process")
+    def test_replies_are_made_once_for_each_session(self, stage: Stage, no_work: Callable[[], None]) -> None:
+        background = made(stage)
+        reply = background.reply("process")
         no_work()
         stage.clock.advance(HOUR - MARGIN - 5)
-        assert resident.read("process") is reply
-        assert resident.reply("process") is reply
+        assert background.read("process") is reply
+        assert background.reply("process") is reply
 
-    def test_need_no_lock(self, stage: Stage) -> None:
-        resident = made(stage)
-        reply = resident.reply("id")
-        with resident._renewal._lock:  # Another thread's read gets through.
-            assert in_threads(20, lambda: resident.read("id")) == [reply] * 20
-            assert in_threads(20, lambda: resident.reply("id")) == [reply] * 20
+    def test_replies_are_read_without_a_lock(self, stage: Stage) -> None:
+        background = made(stage)
+        reply = background.reply("id")
+        with background._provider._lock:  # A read by another thread does not wait for it.
+            assert in_threads(20, lambda: background.read("id")) == [reply] * 20
+            assert in_threads(20, lambda: background.reply("id")) == [reply] * 20
 
-    def test_a_thousand_who_ask_at_once_cause_one_session(self, stage: Stage) -> None:
-        with made(stage) as resident:
-            found = in_threads(1000, lambda: resident.read("id") or resident.reply("id"))
+    def test_thousand_callers_at_once_cause_one_session(self, stage: Stage) -> None:
+        with made(stage) as background:
+            found = in_threads(1000, lambda: background.read("id") or background.reply("id"))
         assert {type(reply) for reply in found} == {bytes}
         assert len(set(found)) == 1
         assert stage.count == 1
 
-    def test_one_whose_replies_are_still_being_made(self, stage: Stage) -> None:
+    def test_caller_gets_a_reply_while_replies_are_being_made(self, stage: Stage) -> None:
         found: list[object] = []
 
         def render(credentials: Credentials) -> bytes:
             if threading.current_thread() is maker:
-                found.append(in_threads(1, lambda: resident.reply("id"))[0])
+                found.append(in_threads(1, lambda: background.reply("id"))[0])
             return key_id(credentials)
 
         maker = threading.current_thread()
-        resident = ResidentProvider(stage.provider(), formats={"id": render})
-        assert found == [resident.reply("id")]
+        background = BackgroundProvider(stage.provider(), formats={"id": render})
+        assert found == [background.reply("id")]
         assert stage.count == 1
 
 
 class TestRefresh:
-    def test_is_never_on_the_path_of_who_asks(self, stage: Stage) -> None:
-        resident, elapsed = made(stage), []
-        resident.reply("id")
+    def test_refresh_never_happens_in_a_caller_s_read(self, stage: Stage) -> None:
+        background, elapsed = made(stage), []
+        background.reply("id")
         for step in range(1, 721):  # Twelve hours, asked each minute.
-            tend_until(resident, stage.clock, step * 60)
+            tend_until(background, stage.clock, step * 60)
             count = stage.count
-            assert resident.read("id") is not None
-            assert resident().expiration - stage.clock.true() > timedelta(seconds=MARGIN)
+            assert background.read("id") is not None
+            assert background().expiration - stage.clock.true() > timedelta(seconds=MARGIN)
             assert stage.count == count
             elapsed.append(count)
         assert 12 * HOUR / (HOUR - MARGIN) - 1 <= elapsed[-1] <= 12 * HOUR / (HOUR - EARLIEST) + 2
 
     @pytest.mark.parametrize(("duration", "earliest"), [(900, 600), (3600, EARLIEST)])
     @pytest.mark.parametrize("chance", [0.0, 0.5, 0.999])
-    def test_comes_when_chance_says(
+    def test_refresh_happens_at_the_moment_that_chance_picks(
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch, duration: int, earliest: int, chance: float
     ) -> None:
         monkeypatch.setattr("random.random", lambda: chance)
-        resident = made(stage, duration=duration)
-        resident.reply("id")
+        background = made(stage, duration=duration)
+        background.reply("id")
         margin = min(MARGIN, duration / 3)
         due = duration - margin - (earliest - margin) * chance
-        tend_until(resident, stage.clock, due - 5)
+        tend_until(background, stage.clock, due - 5)
         assert stage.count == 1
-        tend_until(resident, stage.clock, due + 1)
+        tend_until(background, stage.clock, due + 1)
         assert stage.count == 2
 
-    def test_does_nothing_for_a_session_that_nobody_was_given(self, stage: Stage) -> None:
-        resident = made(stage)
-        resident.reply("id")
-        tend_until(resident, stage.clock, 10 * HOUR)
+    def test_session_that_no_caller_was_given_is_not_replaced(self, stage: Stage) -> None:
+        background = made(stage)
+        background.reply("id")
+        tend_until(background, stage.clock, 10 * HOUR)
         assert stage.count == 2
-        assert resident.read("id") is None
-        resident.reply("id")
+        assert background.read("id") is None
+        background.reply("id")
         assert stage.count == 3
 
-    def test_comes_late_for_one_who_asks_late(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_refresh_happens_within_a_minute_of_a_late_caller(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("random.random", lambda: 0.999)
-        resident = made(stage)
-        resident.refresh()
-        tend_until(resident, stage.clock, HOUR - MARGIN - LOOK_SECONDS - 10)
+        background = made(stage)
+        background.refresh()
+        tend_until(background, stage.clock, HOUR - MARGIN - LOOK_SECONDS - 10)
         assert stage.count == 1
-        assert resident.read("id")
+        assert background.read("id")
         stage.clock.advance(LOOK_SECONDS)
-        resident.tend()
+        background._refresh_if_due()
         assert stage.count == 2
 
-    def test_for_what_its_listener_takes(self, stage: Stage) -> None:
+    def test_session_that_the_listener_takes_is_replaced(self, stage: Stage) -> None:
         written: list[str] = []
-        resident: ResidentProvider = made(stage, on_try=lambda _: written.append(resident().access_key_id))
-        resident.refresh()
-        tend_until(resident, stage.clock, 10 * HOUR)
+        background: BackgroundProvider = made(stage, on_try=lambda _: written.append(background().access_key_id))
+        background.refresh()
+        tend_until(background, stage.clock, 10 * HOUR)
         assert len(set(written)) == len(written) == stage.count > 10
 
-    def test_under_way_elsewhere_is_not_waited_for(self, stage: Stage) -> None:
-        resident = made(stage)
-        reply = resident.reply("id")
+    def test_refresh_by_another_thread_is_not_waited_for(self, stage: Stage) -> None:
+        background = made(stage)
+        reply = background.reply("id")
         stage.clock.advance(HOUR - 100)
         waits = []
-        stage.emulator.on_record = lambda _: waits.append((resident.tend(), resident.read("id")))
-        assert resident.reply("id") != reply
+        stage.emulator.on_record = lambda _: waits.append((background._refresh_if_due(), background.read("id")))
+        assert background.reply("id") != reply
         assert waits == [(LOOK_SECONDS, reply)]
         assert stage.count == 2
 
-    def test_under_way_after_a_failure(self, stage: Stage) -> None:
-        resident = made(stage)
-        reply = resident.reply("id")
+    def test_last_reply_is_read_during_a_refresh_after_a_failure(self, stage: Stage) -> None:
+        background = made(stage)
+        reply = background.reply("id")
         stage.emulator.misbehave(Fault("fail"))
         stage.clock.advance(HOUR - 500)
-        assert resident.reply("id") is reply
+        assert background.reply("id") is reply
         stage.clock.advance(2)
         reads: list[object] = []
-        stage.emulator.on_record = lambda _: reads.append(resident.read("id"))
-        assert resident.reply("id") is not reply
+        stage.emulator.on_record = lambda _: reads.append(background.read("id"))
+        assert background.reply("id") is not reply
         assert reads == [reply]
 
-    def test_by_hand(self, stage: Stage) -> None:
+    def test_refresh_on_request_creates_a_session_and_a_failure_keeps_the_last(self, stage: Stage) -> None:
         tried = Tried()
-        resident = made(stage, on_try=tried)
-        first = resident.reply("id")
-        resident.refresh()
-        assert resident.read("id") not in (first, None)
+        background = made(stage, on_try=tried)
+        first = background.reply("id")
+        background.refresh()
+        assert background.read("id") not in (first, None)
         stage.emulator.misbehave(Fault("fail"))
-        last = resident.read("id")
+        last = background.read("id")
         with pytest.raises(ServiceError):
-            resident.refresh()
-        assert resident.read("id") == last
-        assert [type(outcome) for outcome in tried.outcomes] == [HeldSession, HeldSession, Setback]
-        resident.refresh()
+            background.refresh()
+        assert background.read("id") == last
+        assert [type(outcome) for outcome in tried.outcomes] == [Session, Session, Failure]
+        background.refresh()
         assert stage.count == 4
-        assert resident.failure is None
+        assert background.failure is None
 
 
-class TestPersons:
-    """A key that needs somebody is used when somebody asks, and not by itself."""
+class TestAttendedKeys:
+    """A key that needs a person is used only when a caller asks."""
 
     @pytest.mark.parametrize("seconds", [1.9, 2.1])
-    def test_who_take_their_time_to_touch_it(
+    def test_key_that_takes_over_two_seconds_is_not_used_in_the_background(
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch, seconds: float
     ) -> None:
         sign = Identity.sign
@@ -266,58 +286,58 @@ class TestPersons:
             return sign(*arguments)
 
         monkeypatch.setattr(Identity, "sign", touched)
-        resident = made(stage)
-        resident.reply("id")
-        tend_until(resident, stage.clock, HOUR - 100)
+        background = made(stage)
+        background.reply("id")
+        tend_until(background, stage.clock, HOUR - 100)
         assert stage.count == (1 if seconds > 2 else 2)
-        assert resident.status().needs_person == (seconds > 2)
+        assert background.status().needs_person == (seconds > 2)
         if seconds > 2:
-            assert resident.read("id") is None
-            resident.reply("id")
+            assert background.read("id") is None
+            background.reply("id")
             assert stage.count == 2
 
-    def test_who_were_quick_once_and_are_away_now(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_key_whose_person_is_away_is_tried_once(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         def untouched(*_: object) -> bytes:
             stage.clock.advance(15)
             raise SigningKeyError("nobody touched it in time")
 
-        resident = made(stage)
-        resident.reply("id")
+        background = made(stage)
+        background.reply("id")
         monkeypatch.setattr(Identity, "sign", untouched)
-        tend_until(resident, stage.clock, HOUR - 100)
-        assert isinstance(resident.failure, SigningKeyError)
-        assert resident._renewal.setback is not None
-        assert resident._renewal.setback.number == 1
-        assert resident.read("id") is None  # Who asks may try.
+        tend_until(background, stage.clock, HOUR - 100)
+        assert isinstance(background.failure, SigningKeyError)
+        assert background._provider._failure is not None
+        assert background._provider._failure.number == 1
+        assert background.read("id") is None  # A caller may try.
 
     @pytest.mark.parametrize("attended", [True, False])
-    def test_of_whom_it_is_told(self, stage: Stage, attended: bool) -> None:
-        resident = made(stage, attended=attended)
-        resident.reply("id")
-        tend_until(resident, stage.clock, HOUR - 100)
+    def test_attended_overrides_the_stopwatch(self, stage: Stage, attended: bool) -> None:
+        background = made(stage, attended=attended)
+        background.reply("id")
+        tend_until(background, stage.clock, HOUR - 100)
         assert stage.count == (1 if attended else 2)
 
-    def test_who_type_a_pin_when_it_is_opened_anew(self, stage: Stage) -> None:
+    def test_pin_is_not_asked_for_in_the_background_when_the_key_must_be_reopened(self, stage: Stage) -> None:
         stage.encrypt_key()
 
         def ask(_: object) -> str:
             stage.clock.advance(20)
             return PASSPHRASE
 
-        resident = made(stage, source=IdentitySource(str(stage.leaf), str(stage.key), pin=ask))
-        resident.reply("id")
-        tend_until(resident, stage.clock, HOUR)
-        resident.reply("id")
+        background = made(stage, source=IdentitySource(str(stage.leaf), str(stage.key), pin=ask))
+        background.reply("id")
+        tend_until(background, stage.clock, HOUR)
+        background.reply("id")
         count = stage.count
-        assert count == 2  # The key is open, and nobody was asked for the second one.
+        assert count == 2  # The key is open, so no PIN was asked for the second one.
         stage.encrypt_key()
-        tend_until(resident, stage.clock, 2 * HOUR)
+        tend_until(background, stage.clock, 2 * HOUR)
         assert stage.count == count
-        assert resident.status().needs_person
-        resident.reply("id")
+        assert background.status().needs_person
+        background.reply("id")
         assert stage.count == count + 1
 
-    def test_whose_pin_was_wrong(self, stage: Stage) -> None:
+    def test_wrong_pin_is_sent_once_until_it_is_fixed(self, stage: Stage) -> None:
         stage.encrypt_key()
         answers = ["of yesterday", PASSPHRASE]
         asked = []
@@ -326,134 +346,134 @@ class TestPersons:
             asked.append(request)
             return answers.pop(0)
 
-        resident = made(stage, source=IdentitySource(str(stage.leaf), str(stage.key), pin=ask))
+        background = made(stage, source=IdentitySource(str(stage.leaf), str(stage.key), pin=ask))
         for _ in range(3):
             with pytest.raises(WrongPinError):
-                resident.reply("id")
-            assert resident.read("id") is None
-            tend_until(resident, stage.clock, stage.clock.elapsed + HOUR)
+                background.reply("id")
+            assert background.read("id") is None
+            tend_until(background, stage.clock, stage.clock.elapsed + HOUR)
             with pytest.raises(WrongPinError):
-                resident.refresh()
+                background.refresh()
         assert len(asked) == 1
-        resident.refresh(mended=True)
-        assert resident.read("id")
+        background.refresh(fixed=True)
+        assert background.read("id")
         assert (len(asked), stage.count) == (2, 1)
 
 
 class TestFailures:
-    def test_the_last_reply_is_given_while_it_lives(self, stage: Stage) -> None:
+    def test_last_reply_is_given_while_it_lives(self, stage: Stage) -> None:
         tried = Tried()
-        resident = made(stage, on_try=tried)
-        reply = resident.reply("id")
+        background = made(stage, on_try=tried)
+        reply = background.reply("id")
         stage.emulator.misbehave(Fault("fail", None))
         for step in range(1, HOUR // 60):
-            tend_until(resident, stage.clock, step * 60)
-            assert resident.read("id") is reply
+            tend_until(background, stage.clock, step * 60)
+            assert background.read("id") is reply
         count = stage.count
         assert count > 10
-        tend_until(resident, stage.clock, HOUR + 1)
-        assert resident.read("id") is None
+        tend_until(background, stage.clock, HOUR + 1)
+        assert background.read("id") is None
         with pytest.raises(ServiceError, match="500"):
-            resident.reply("id")
+            background.reply("id")
         stage.emulator.behave()
-        tend_until(resident, stage.clock, stage.clock.elapsed + 121)
-        assert resident.read("id") not in (reply, None)
-        assert {type(outcome) for outcome in tried.outcomes[1:-1]} == {Setback}
+        tend_until(background, stage.clock, stage.clock.elapsed + 121)
+        assert background.read("id") not in (reply, None)
+        assert {type(outcome) for outcome in tried.outcomes[1:-1]} == {Failure}
 
-    def test_the_thread_looks_again_after_the_pause(self, stage: Stage) -> None:
-        resident = made(stage)
-        resident.reply("id")
+    def test_attempts_follow_after_the_pauses(self, stage: Stage) -> None:
+        background = made(stage)
+        background.reply("id")
         stage.emulator.misbehave(Fault("fail", None))
         stage.clock.advance(HOUR - 500)
         for longest in (1, 2, 4, 8):
-            wait = resident.tend()
+            wait = background._refresh_if_due()
             assert longest / 2 <= wait <= longest
             stage.clock.advance(wait + 0.001)
         assert stage.count == 5
 
-    def test_a_lone_one_is_mended_long_before_the_end(self, stage: Stage) -> None:
-        resident = made(stage)
-        reply = resident.reply("id")
+    def test_single_failure_is_fixed_long_before_the_session_expires(self, stage: Stage) -> None:
+        background = made(stage)
+        reply = background.reply("id")
         stage.emulator.misbehave(Fault("fail"))
-        tend_until(resident, stage.clock, HOUR - MARGIN + 2)
-        assert resident.failure is None
-        assert resident.read("id") not in (reply, None)
+        tend_until(background, stage.clock, HOUR - MARGIN + 2)
+        assert background.failure is None
+        assert background.read("id") not in (reply, None)
         assert stage.count == 3
 
-    def test_patience_ends_with_a_clock_that_is_set(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_patience_ends_when_the_clock_is_set(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("random.random", lambda: 0.999)
-        resident = made(stage)
-        reply = resident.reply("id")
+        background = made(stage)
+        reply = background.reply("id")
         stage.emulator.misbehave(Fault("fail"))
-        tend_until(resident, stage.clock, HOUR - EARLIEST + 3)
+        tend_until(background, stage.clock, HOUR - EARLIEST + 3)
         assert stage.count == 2
-        assert resident.status().until_refresh > 300
+        assert background.status().until_refresh > 300
         stage.clock.advance(HOUR)
-        stage.clock.paused = HOUR  # The virtual machine stood still, and so did the clock that nobody sets.
-        resident.read("id")
-        resident.tend()
+        stage.clock.paused = HOUR  # The virtual machine stood still, and so did the monotonic clock.
+        background.read("id")
+        background._refresh_if_due()
         assert stage.count == 3
-        assert resident.read("id") not in (reply, None)
+        assert background.read("id") not in (reply, None)
 
-    def test_who_asks_makes_no_try_that_the_thread_makes(self, stage: Stage, no_work: Callable[[], None]) -> None:
-        resident = made(stage)
-        reply = resident.reply("id")
+    def test_caller_makes_no_attempt_that_the_background_makes(self, stage: Stage, no_work: Callable[[], None]) -> None:
+        background = made(stage)
+        reply = background.reply("id")
         stage.emulator.misbehave(Fault("fail", None))
-        tend_until(resident, stage.clock, HOUR - 600)
-        stage.clock.advance(500)  # It is past time for the next try.
+        tend_until(background, stage.clock, HOUR - 600)
+        stage.clock.advance(500)  # The next attempt is overdue.
         no_work()
-        assert resident.read("id") is reply
+        assert background.read("id") is reply
 
-    def test_who_asks_makes_them_where_no_thread_does(self, stage: Stage) -> None:
-        resident = made(stage)
-        reply = resident.reply("id")
+    def test_caller_makes_the_attempts_when_the_background_does_not(self, stage: Stage) -> None:
+        background = made(stage)
+        reply = background.reply("id")
         stage.emulator.misbehave(Fault("fail"))
         stage.clock.advance(HOUR - 500)
-        assert resident.reply("id") is reply
-        assert resident.read("id") is reply
+        assert background.reply("id") is reply
+        assert background.read("id") is reply
         stage.clock.advance(1)
-        assert resident.read("id") is None
-        assert resident.reply("id") is not reply
+        assert background.read("id") is None
+        assert background.reply("id") is not reply
         assert stage.count == 3
 
-    def test_without_credentials_each_try_is_for_one_who_asks(self, stage: Stage) -> None:
-        resident = made(stage)
+    def test_attempt_without_credentials_is_made_once_for_each_caller(self, stage: Stage) -> None:
+        background = made(stage)
         stage.emulator.misbehave(Fault("fail", None))
         with pytest.raises(ServiceError):
-            resident.reply("id")
-        tend_until(resident, stage.clock, HOUR)
+            background.reply("id")
+        tend_until(background, stage.clock, HOUR)
         assert stage.count == 2
-        assert resident.read("id") is None
-        tend_until(resident, stage.clock, 2 * HOUR)
+        assert background.read("id") is None
+        tend_until(background, stage.clock, 2 * HOUR)
         assert stage.count == 3
 
-    def test_a_new_certificate_comes_before_its_key(self, stage: Stage) -> None:
-        resident = made(stage)
-        reply = resident.reply("id")
+    def test_new_certificate_before_its_key_keeps_the_last_reply(self, stage: Stage) -> None:
+        background = made(stage)
+        reply = background.reply("id")
         key = ec.generate_private_key(ec.SECP256R1())
         stage.write_leaf(key, certs.Shape(serial=0xBEEF))
         for step in range(1, HOUR // 60):
-            tend_until(resident, stage.clock, step * 60)
-            assert resident.read("id") is reply
-        assert isinstance(resident.failure, SigningKeyError)
-        assert stage.count == 1  # Nothing was signed with one of them for the other.
+            tend_until(background, stage.clock, step * 60)
+            assert background.read("id") is reply
+        assert isinstance(background.failure, SigningKeyError)
+        assert stage.count == 1  # Nothing was signed with a pair that does not match.
         certs.write_key(stage.key, key)
-        tend_until(resident, stage.clock, stage.clock.elapsed + 121)
-        assert resident.read("id") is None or stage.count == 2
-        resident.reply("id")
+        tend_until(background, stage.clock, stage.clock.elapsed + 121)
+        assert background.read("id") is None or stage.count == 2
+        background.reply("id")
         assert stage.count == 2
         assert stage.leaf_of_last_request().serial_number == 0xBEEF
 
     @pytest.mark.parametrize("is_replaced_between", [False, True])
-    def test_a_key_comes_before_its_certificate(
+    def test_new_key_before_its_certificate_keeps_the_last_reply(
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch, is_replaced_between: bool
     ) -> None:
-        resident = made(stage)
-        reply = resident.reply("id")
+        background = made(stage)
+        reply = background.reply("id")
         key = ec.generate_private_key(ec.SECP256R1())
 
         def open_replaced(*arguments: Any, **options: Any) -> Any:
-            stage.write_leaf(key)  # The old one was read already.
+            stage.write_leaf(key)  # The old one has been read already.
             certs.write_key(stage.key, key)
             return open_key(*arguments, **options)
 
@@ -462,63 +482,63 @@ class TestFailures:
             monkeypatch.setattr("hwsigner.identity.open_key", open_replaced)
         else:
             certs.write_key(stage.key, key)
-        tend_until(resident, stage.clock, HOUR - MARGIN - 600)
-        tend_until(resident, stage.clock, HOUR - 600)
+        tend_until(background, stage.clock, HOUR - MARGIN - 600)
+        tend_until(background, stage.clock, HOUR - 600)
         if not is_replaced_between:
-            assert isinstance(resident.failure, KeyMismatchError)
-            assert resident.read("id") is reply
+            assert isinstance(background.failure, KeyMismatchError)
+            assert background.read("id") is reply
             stage.write_leaf(key)
-            tend_until(resident, stage.clock, HOUR - 400)
-        assert resident.failure is None
-        assert resident.read("id") not in (reply, None)
+            tend_until(background, stage.clock, HOUR - 400)
+        assert background.failure is None
+        assert background.read("id") not in (reply, None)
         assert stage.count == 2
 
-    def test_a_token_that_is_away_and_comes_back(self, stage: Stage, softhsm: InProcessSoftHSM) -> None:
+    def test_token_that_returns_is_used_again(self, stage: Stage, softhsm: InProcessSoftHSM) -> None:
         softhsm.generate("lost", b"\x61", "EC:prime256v1")
         stage.leaf.write_bytes(certs.pem(certs.issue(stage.ca, softhsm.public_key(b"\x61"))))
         source = IdentitySource(str(stage.leaf), softhsm.uri("lost"), pin=softhsm.pin)
-        resident = made(stage, source=source)
-        reply = resident.reply("id")
+        background = made(stage, source=source)
+        reply = background.reply("id")
         softhsm.delete("privkey", b"\x61")
-        tend_until(resident, stage.clock, HOUR - MARGIN)
-        assert resident.failure is not None
-        assert resident.read("id") is reply
+        tend_until(background, stage.clock, HOUR - MARGIN)
+        assert background.failure is not None
+        assert background.read("id") is reply
         softhsm.generate("lost", b"\x62", "EC:prime256v1")
         softhsm.delete("pubkey", b"\x61")
         stage.leaf.write_bytes(certs.pem(certs.issue(stage.ca, softhsm.public_key(b"\x62"))))
-        tend_until(resident, stage.clock, HOUR - MARGIN + 121)
-        assert resident.read("id") not in (reply, None)
-        resident.close()
+        tend_until(background, stage.clock, HOUR - MARGIN + 121)
+        assert background.read("id") not in (reply, None)
+        background.close()
 
 
 class TestClocks:
-    def test_a_machine_that_was_suspended(self, stage: Stage) -> None:
-        resident = made(stage)
-        reply = resident.reply("id")
-        wait = resident.tend()
+    def test_session_is_replaced_after_a_suspension(self, stage: Stage) -> None:
+        background = made(stage)
+        reply = background.reply("id")
+        wait = background._refresh_if_due()
         assert wait == LOOK_SECONDS
         stage.clock.advance(8 * HOUR)
-        assert resident.read("id") is None
-        resident.tend()
-        assert resident.read("id") not in (reply, None)
+        assert background.read("id") is None
+        background._refresh_if_due()
+        assert background.read("id") not in (reply, None)
 
-    def test_a_virtual_machine_that_stood_still(self, stage: Stage) -> None:
-        resident = made(stage)
-        reply = resident.reply("id")
+    def test_session_is_replaced_when_a_virtual_machine_stood_still(self, stage: Stage) -> None:
+        background = made(stage)
+        reply = background.reply("id")
         stage.clock.advance(HOUR - 300)
         stage.clock.paused = HOUR - 300
-        resident.tend()
-        assert resident.read("id") not in (reply, None)
+        background._refresh_if_due()
+        assert background.read("id") not in (reply, None)
 
-    def test_a_wall_clock_that_is_set_and_set_right(self, stage: Stage) -> None:
-        resident = made(stage)
-        reply = resident.reply("id")
+    def test_wall_clock_that_is_set_and_set_right_keeps_the_last_reply(self, stage: Stage) -> None:
+        background = made(stage)
+        reply = background.reply("id")
         stage.clock.off = 2 * HOUR
-        resident.tend()
-        assert resident.read("id") is None
-        assert isinstance(resident.failure, ServiceError)
+        background._refresh_if_due()
+        assert background.read("id") is None
+        assert isinstance(background.failure, ServiceError)
         stage.clock.off = 0
-        assert resident.read("id") is reply
+        assert background.read("id") is reply
 
     @given(
         duration=st.sampled_from([900, 3600, 43200]),
@@ -530,17 +550,19 @@ class TestClocks:
             max_size=40,
         ),
     )
-    def test_whatever_happens(self, duration: int, steps: list[tuple[float, str]]) -> None:
+    def test_replies_are_live_and_attempts_paced_in_any_order_of_events(
+        self, duration: int, steps: list[tuple[float, str]]
+    ) -> None:
         world = _World(duration)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(renewal, "create_session", world.create)
-            patch.setattr(held_identity.HeldIdentity, "get", lambda *_: None)
+            patch.setattr("hwsigner.refresh.provider.create_session", world.create)
+            patch.setattr(reopening.ReopeningIdentity, "get", lambda *_: None)
             for pause, event in steps:
                 world.happen(pause, event)
 
 
 class _World:
-    """A service that may fail, clocks that may be off, and what must hold whatever happens."""
+    """A service that may fail, clocks that may be off, and what must always hold."""
 
     def __init__(self, duration: int) -> None:
         self.clock = FakeClock()
@@ -548,7 +570,7 @@ class _World:
         self.tries: list[tuple[float, bool]] = []
         request, service = SessionRequest("ta", "p", "r", duration), find_service("us-east-1", environ={})
         provider = Provider(IdentitySource("x"), request, service, now=self.clock.now, monotonic=self.clock.monotonic)
-        self.resident = ResidentProvider(provider, formats={"end": lambda c: c.expiration.isoformat().encode()})
+        self.background = BackgroundProvider(provider, formats={"end": lambda c: c.expiration.isoformat().encode()})
         self.duration = duration
 
     def create(self, *_: object, **__: object) -> Credentials:
@@ -564,21 +586,21 @@ class _World:
         self.clock.off = {"ahead": 7200.0, "back": -7200.0, "right": 0.0}.get(event, self.clock.off)
         self.clock.advance(pause)
         before = len(self.tries)
-        wait = self.resident.tend()
+        wait = self.background._refresh_if_due()
         assert 0 < wait <= LOOK_SECONDS
         assert len(self.tries) <= before + 1
-        self.resident.tend()
-        assert len(self.tries) <= before + 1  # One after the other without a pause is a storm.
+        self.background._refresh_if_due()
+        assert len(self.tries) <= before + 1  # There must be a pause between two attempts.
         if event == "ask":
             self.ask()
 
     def ask(self) -> None:
         before = len(self.tries)
-        reply = self.resident.read("end")
+        reply = self.background.read("end")
         assert len(self.tries) == before
         if reply is None:
             try:
-                reply = self.resident.reply("end")
+                reply = self.background.reply("end")
             except HwsignerError:
                 assert not self.tries[-1][1]
                 return
@@ -589,78 +611,129 @@ class _World:
 
 
 @pytest.mark.timeout(60)
-class TestThread:
-    """The thread itself. It is woken by what a try tells, and here by the test, as nobody waits for its next look."""
+class TestBackground:
+    """After `start`. Attempts tell the timer of changes, and the tests tell it that they have advanced the clock."""
 
-    def test_refreshes_by_itself(self, stage: Stage) -> None:
+    def test_session_is_refreshed_in_the_background(self, stage: Stage) -> None:
         tried = Tried()
-        with made(stage, on_try=tried) as resident:
-            first = resident.reply("id")
+        with made(stage, on_try=tried) as background:
+            first = background.reply("id")
             tried.told.clear()
             stage.clock.advance(HOUR - MARGIN)
-            resident._wakes.put(None)
+            background._tell()
             assert tried.told.wait(20)
-            assert resident.read("id") not in (first, None)
+            assert background.read("id") not in (first, None)
         assert stage.count == 2
 
-    def test_tries_again_by_itself(self, stage: Stage) -> None:
-        outcomes: SimpleQueue[HeldSession | Setback] = SimpleQueue()
+    def test_attempts_are_repeated_in_the_background(self, stage: Stage) -> None:
+        outcomes: SimpleQueue[Session | Failure] = SimpleQueue()
 
-        def on_try(outcome: HeldSession | Setback) -> None:
+        def on_try(outcome: Session | Failure) -> None:
             stage.clock.advance(2)  # More than a first or a second pause.
             outcomes.put(outcome)
 
         stage.emulator.misbehave(Fault("fail", 2))
-        with made(stage, on_try=on_try) as resident:
+        with made(stage, on_try=on_try) as background:
             with pytest.raises(ServiceError):
-                resident.reply("id")
-            assert isinstance(outcomes.get(timeout=20), Setback)
-            assert isinstance(outcomes.get(timeout=20), Setback)
-            assert resident.read("id") is None
-            resident._wakes.put(None)
-            assert isinstance(outcomes.get(timeout=20), HeldSession)
-            assert resident.read("id") is not None
+                background.reply("id")
+            background._tell()  # The attempt told the timer before its pause was over.
+            assert isinstance(outcomes.get(timeout=20), Failure)
+            assert isinstance(outcomes.get(timeout=20), Failure)
+            assert background.read("id") is None
+            background._tell()
+            assert isinstance(outcomes.get(timeout=20), Session)
+            assert background.read("id") is not None
         assert stage.count == 3
 
-    def test_readers_get_the_last_reply_while_it_works(self, stage: Stage) -> None:
+    def test_last_reply_is_read_during_a_background_refresh(self, stage: Stage) -> None:
         asked, answer = threading.Event(), threading.Event()
 
         def hold(_: object) -> None:
             asked.set()
             assert answer.wait(20)
 
-        with made(stage) as resident:
-            reply = resident.reply("id")
+        with made(stage) as background:
+            reply = background.reply("id")
             stage.emulator.on_record = hold
             stage.clock.advance(HOUR - 100)
-            resident._wakes.put(None)
+            background._tell()
             try:
                 assert asked.wait(20)
-                assert in_threads(50, lambda: resident.read("id")) == [reply] * 50
-                assert in_threads(50, lambda: resident.reply("id")) == [reply] * 50
+                assert in_threads(50, lambda: background.read("id")) == [reply] * 50
+                assert in_threads(50, lambda: background.reply("id")) == [reply] * 50
             finally:
                 answer.set()
         assert stage.count == 2
 
-    def test_ends_when_it_is_closed(self, stage: Stage) -> None:
-        resident = made(stage)
-        resident.start()
-        thread = resident._thread
-        assert thread is not None
-        resident.start()
-        assert resident._thread is thread
-        assert thread.is_alive()
-        assert not thread.daemon
-        resident.reply("id")
-        resident.close()
-        resident.close()
-        assert not thread.is_alive()
-        assert resident.read("id") is None
+    def test_closed_provider_refreshes_no_more(self, stage: Stage) -> None:
+        background = made(stage)
+        background.start()
+        background.start()
+        background.reply("id")
+        background.close()
+        background.close()
+        stage.clock.advance(HOUR - 100)
+        background._tell()
+        settle()
+        assert background not in module._timer._due
+        assert stage.count == 1
+        assert background.read("id") is None
         with pytest.raises(UsageError, match="closed"):
-            resident.reply("id")
+            background.reply("id")
 
-    def test_gives_nothing_that_came_while_it_was_closed(self, stage: Stage) -> None:
-        resident = made(stage)
+    def test_many_providers_share_a_timer_and_leave_no_workers(self, stage: Stage) -> None:
+        outcomes: SimpleQueue[object] = SimpleQueue()
+        backgrounds = [made(stage, on_try=outcomes.put) for _ in range(20)]
+        before = set(threading.enumerate()) - {module._timer._thread}
+        for background in backgrounds:
+            background.start()
+            background.reply("id")
+        stage.clock.advance(HOUR - MARGIN)
+        for background in backgrounds:
+            background._tell()
+        for _ in range(40):
+            assert isinstance(outcomes.get(timeout=20), Session)
+        wait_until(lambda: set(threading.enumerate()) - before == {module._timer._thread})
+        for background in backgrounds:
+            background.close()
+        assert stage.count == 40
+
+    def test_key_that_hangs_delays_no_other_refresh(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        release, tried = threading.Event(), Tried()
+        hanging = [made(stage) for _ in range(40)]
+        other = made(stage, on_try=tried)
+        for background in (*hanging, other):
+            background.start()
+            background.reply("id")
+        tried.told.clear()
+        for background in hanging:
+            monkeypatch.setattr(background._provider, "_refresh_ahead", lambda: release.wait(20))
+        stage.clock.advance(HOUR - MARGIN)
+        try:
+            for background in (*hanging, other):
+                background._tell()
+            assert tried.told.wait(15)
+        finally:
+            release.set()
+            for background in (*hanging, other):
+                background.close()
+
+    def test_change_during_a_refresh_is_seen(self, stage: Stage) -> None:
+        """A caller wants the credentials after their worker has looked, and before it reports."""
+        background, timer, now = made(stage), module._Timer(), time.monotonic()
+        background.reply("id")
+        background._refresh_if_due()
+        timer._plan(background, None)
+        assert timer._due[background] > now + 100
+        timer._at_work[background] = False
+        stage.clock.advance(HOUR - MARGIN)
+        timer._plan(background, None)
+        assert timer._due[background] > now + 100
+        timer._plan(background, LOOK_SECONDS)
+        assert timer._due[background] < now + 20
+
+    def test_reply_that_came_during_close_is_not_given(self, stage: Stage) -> None:
+        background = made(stage)
         asked, answer = threading.Event(), threading.Event()
 
         def hold(_: object) -> None:
@@ -669,46 +742,44 @@ class TestThread:
 
         stage.emulator.on_record = hold
         with ThreadPoolExecutor(2) as pool:
-            replied = pool.submit(resident.reply, "id")
+            replied = pool.submit(background.reply, "id")
             assert asked.wait(20)
-            closed = pool.submit(resident.close)
-            while not resident._is_closed:
+            closed = pool.submit(background.close)
+            while not background._is_closed:
                 time.sleep(0.001)
             answer.set()
             closed.result(20)
             with suppress(UsageError):
                 replied.result(20)
-        assert resident.read("id") is None
-        assert resident._held is None
+        assert background.read("id") is None
+        assert background._rendered is None
 
-    def test_a_provider_has_one(self, stage: Stage) -> None:
-        resident = made(stage)
-        with pytest.raises(UsageError, match="has a resident already"):
-            ResidentProvider(resident._provider)
+    def test_provider_can_have_only_one_background_provider(self, stage: Stage) -> None:
+        background = made(stage)
+        with pytest.raises(UsageError, match="has a background provider already"):
+            BackgroundProvider(background._provider)
 
-    def test_is_closed_by_its_listener(self, stage: Stage) -> None:
+    def test_listener_can_close_the_provider(self, stage: Stage) -> None:
         def on_try(_: object) -> None:
             if stage.count == 2:
-                resident.close()
+                background.close()
 
-        resident = made(stage, on_try=on_try)
-        resident.start()
-        thread = resident._thread
-        assert thread is not None
-        resident.reply("id")
+        background = made(stage, on_try=on_try)
+        background.start()
+        background.reply("id")
         stage.clock.advance(HOUR - MARGIN)
-        resident._wakes.put(None)
-        thread.join(20)
-        assert not thread.is_alive()
-        assert resident.read("id") is None
+        background._tell()
+        wait_until(lambda: background._provider._is_closed and not background._provider._is_refreshing)
+        assert background.read("id") is None
+        assert background._provider._session is None
 
-    def test_is_closed_by_a_signal_amid_a_refresh(self, stage: Stage) -> None:
-        resident = made(stage)
-        resident.start()
+    def test_signal_handler_can_close_the_provider_during_a_refresh(self, stage: Stage) -> None:
+        background = made(stage)
+        background.start()
         main, done = threading.get_ident(), threading.Event()
 
         def handle(*_: object) -> None:
-            resident.close()
+            background.close()
             done.set()
 
         def interrupt(_: object) -> None:
@@ -719,89 +790,90 @@ class TestThread:
         try:
             stage.emulator.on_record = interrupt
             with pytest.raises(UsageError, match="closed"):
-                resident.reply("id")
+                background.reply("id")
         finally:
             signal.signal(signal.SIGUSR1, before)
         assert done.is_set()
 
-    def test_a_child_has_none(self, stage: Stage) -> None:
+    def test_child_process_refreshes_nothing_until_it_starts(self, stage: Stage) -> None:
         def child() -> object:
-            is_alone = resident._thread is None and resident.read("id") is None
-            new = resident.reply("id") != reply
-            resident.start()
-            resident.close()
-            return is_alone, new, resident._held is None
+            is_alone = module._timer._thread is None and background.read("id") is None
+            new = background.reply("id") != reply
+            background.start()
+            background.close()
+            return is_alone, new, background._rendered is None
 
-        with made(stage, attended=True) as resident:
-            reply = resident.reply("id")
+        with made(stage, attended=True) as background:
+            reply = background.reply("id")
             stage.clock.advance(HOUR - 100)
             assert in_child(child) == "(True, True, True)"
-            assert resident.reply("id") != reply
+            assert background.reply("id") != reply
 
-    def test_a_child_whose_tries_no_thread_makes(self, stage: Stage) -> None:
-        resident = made(stage)
-        reply = resident.reply("id")
+    def test_child_process_makes_its_own_attempts(self, stage: Stage) -> None:
+        background = made(stage)
+        reply = background.reply("id")
         stage.emulator.misbehave(Fault("fail", None))
         stage.clock.advance(HOUR - 500)
-        resident.tend()
+        background._refresh_if_due()
         stage.clock.advance(2)
-        assert resident.read("id") is reply
-        assert in_child(lambda: resident.read("id")) == "None"
+        assert background.read("id") is reply
+        assert in_child(lambda: background.read("id")) == "None"
 
-    def test_ends_with_its_statement(self, stage: Stage) -> None:
-        with made(stage) as resident:
-            thread = resident._thread
-        assert thread is not None
-        assert not thread.is_alive()
+    def test_with_statement_starts_and_closes(self, stage: Stage) -> None:
+        with made(stage) as background:
+            settle()
+            assert background in module._timer._due
+        settle()
+        assert background not in module._timer._due
 
-    def test_a_child_that_is_forked_amid_its_work(self, stage: Stage) -> None:
+    def test_child_process_forked_during_a_refresh_gets_a_session(self, stage: Stage) -> None:
         asked, answer = threading.Event(), threading.Event()
 
         def hold(_: object) -> None:
             asked.set()
             assert stage.count > 2 or answer.wait(20)
 
-        with made(stage) as resident:
-            reply = resident.reply("id")
+        with made(stage) as background:
+            reply = background.reply("id")
             stage.emulator.on_record = hold
             stage.clock.advance(HOUR - 100)
-            resident._wakes.put(None)
+            background._tell()
             try:
                 assert asked.wait(20)
-                assert in_child(lambda: resident.reply("id") != reply) == "True"
+                assert in_child(lambda: background.reply("id") != reply) == "True"
             finally:
                 answer.set()
 
 
-def test_a_process_that_forgets_to_close_ends() -> None:
+def test_process_that_does_not_close_ends() -> None:
     program = """
 from hwsigner import IdentitySource, Provider, SessionRequest, find_service
-from hwsigner.refresh import background as resident
-resident.LOOK_SECONDS = 0.05
+from hwsigner import BackgroundProvider
 provider = Provider(IdentitySource("x"), SessionRequest("t", "p", "r"), find_service("us-east-1"))
-resident.ResidentProvider(provider).start()
+BackgroundProvider(provider).start()
 """
-    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
+    done = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 class TestStatus:
-    def test_through_its_life(self, stage: Stage) -> None:
-        resident = made(stage)
-        assert resident.status() == (None, 0, math.inf, None, False, False)
-        resident.reply("id")
-        resident.tend()
-        status = resident.status()
-        assert status.expiration == resident().expiration
+    def test_status_follows_the_session(self, stage: Stage) -> None:
+        background = made(stage)
+        assert background.status() == (None, 0, math.inf, None, False, False)
+        background.reply("id")
+        background._refresh_if_due()
+        status = background.status()
+        assert status.expiration == background().expiration
         assert HOUR - 5 < status.left <= HOUR
         assert HOUR - EARLIEST - 5 < status.until_refresh <= HOUR - MARGIN
         assert status.is_wanted
         stage.clock.advance(2 * HOUR)
-        assert resident.status().left == 0
+        assert background.status().left == 0
 
-    def test_nothing_secret_is_in_a_repr(self, stage: Stage) -> None:
-        resident = made(stage)
-        credentials = resident()
-        for part in (resident, resident.status(), resident._held):
+    def test_repr_shows_no_secret(self, stage: Stage) -> None:
+        background = made(stage)
+        credentials = background()
+        for part in (background, background.status(), background._rendered):
             assert credentials.secret_access_key not in repr(part)
             assert credentials.session_token not in repr(part)
-        assert stage.emulator.role_arn in repr(resident)
+        assert stage.emulator.role_arn in repr(background)

@@ -1,4 +1,4 @@
-"""The simulated fleet keeps its promises, and its agents act as resident providers do."""
+"""The simulated fleet keeps its promises, and its providers act as real ones do."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from datetime import timedelta
 import pytest
 
 from bench import fleet_plot
-from bench.fleet import HOUR, MINUTE, Agent, Fleet, History, Simulation, cold_start, outage, steady
+from bench.fleet import HOUR, MINUTE, Fleet, History, SimulatedProvider, Simulation, cold_start, outage, steady
 from hwsigner.aws.create_session import SessionRequest, find_service
 from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import ServiceError
 from hwsigner.identity import IdentitySource
-from hwsigner.refresh import renewal
-from hwsigner.refresh import reopening as held_identity
-from hwsigner.refresh.background import ResidentProvider
+from hwsigner.refresh import reopening
+from hwsigner.refresh.background import BackgroundProvider
 from hwsigner.refresh.provider import Provider
 from hwsigner.refresh.schedule import POLICY
 from stage import FakeClock
 
-# A tenth of what docs/fleet.md is about. The seconds are the least that a backlog of all takes.
-SMALL = Fleet(agents=1000, quota=1.0)
-LEAST = SMALL.agents / SMALL.quota
+# A tenth of the fleet in docs/fleet.md. LEAST is how many seconds a request of each takes at the quota's pace.
+SMALL = Fleet(providers=1000, quota=1.0)
+LEAST = SMALL.providers / SMALL.quota
 
 
 def last_wait(history: History) -> float:
@@ -31,50 +30,50 @@ def last_wait(history: History) -> float:
     return max(end for end, _ in history.waits)
 
 
-def test_in_steady_state_nobody_is_without_credentials() -> None:
+def test_steady_fleet_always_has_credentials() -> None:
     history = steady(SMALL)
     assert history.waits == []
     assert history.dry == 0
     sent = history.requests.total()
-    assert sent / 24 / HOUR == pytest.approx(SMALL.agents / 1980, rel=0.05)
+    assert sent / 24 / HOUR == pytest.approx(SMALL.providers / 1980, rel=0.05)
     assert sent - history.granted.total() < 0.001 * sent
 
 
-def test_a_cold_start_takes_little_more_than_the_quota_lets_it() -> None:
+def test_cold_start_takes_little_more_than_the_quota_demands() -> None:
     history = cold_start(SMALL)
     assert last_wait(history) < 1.25 * LEAST
     drain = history.rates(history.requests, 0, 1.25 * LEAST)
-    assert 1 <= sum(drain) * MINUTE / SMALL.agents < 18
+    assert 1 <= sum(drain) * MINUTE / SMALL.providers < 18
 
 
-def test_what_began_together_is_refreshed_apart() -> None:
+def test_sessions_that_began_together_are_refreshed_apart() -> None:
     history = cold_start(SMALL)
     assert max(history.rates(history.requests, 1.25 * LEAST, 6 * HOUR)) <= 1.1 * SMALL.quota
     herd = cold_start(replace(SMALL, policy=replace(POLICY, spread=0.1)))
     assert max(herd.rates(herd.requests, 1.25 * LEAST, 6 * HOUR)) > 1.5 * SMALL.quota
 
 
-def test_the_backlog_of_an_outage_drains() -> None:
+def test_backlog_of_an_outage_drains() -> None:
     history = outage(SMALL)
     assert last_wait(history) - 2 * HOUR < 1.25 * LEAST
     meanwhile = history.rates(history.requests, HOUR, 2 * HOUR)
-    assert max(meanwhile) < 2 * SMALL.agents / POLICY.longest_pause
+    assert max(meanwhile) < 2 * SMALL.providers / POLICY.longest_pause
 
 
-def test_a_short_outage_is_not_noticed() -> None:
+def test_short_outage_leaves_no_provider_without_credentials() -> None:
     history = outage(SMALL, 4, minutes=5)
     assert history.waits == []
     assert history.dry == 0
 
 
-def test_pauses_without_jitter_would_not_do() -> None:
+def test_pauses_without_jitter_make_a_cold_start_too_long() -> None:
     history = cold_start(replace(SMALL, policy=replace(POLICY, jitter=0.0)), 3)
     assert history.dry or last_wait(history) > 1.5 * LEAST
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.4, 0.9])
 @pytest.mark.parametrize("life", [900, 3600])
-def test_an_agent_tries_when_a_resident_provider_does(
+def test_simulated_provider_makes_its_attempts_when_a_real_one_does(
     monkeypatch: pytest.MonkeyPatch, chance: float, life: int
 ) -> None:
     down = (1.5 * HOUR, 3.2 * HOUR)
@@ -87,36 +86,36 @@ def test_an_agent_tries_when_a_resident_provider_does(
             raise ServiceError("the service is down")
         return Credentials("AKIA", "secret", "token", clock.true() + timedelta(seconds=life), "role", "assumed")
 
-    monkeypatch.setattr(renewal, "create_session", create)
-    monkeypatch.setattr(held_identity.HeldIdentity, "get", lambda *_: None)
+    monkeypatch.setattr("hwsigner.refresh.provider.create_session", create)
+    monkeypatch.setattr(reopening.ReopeningIdentity, "get", lambda *_: None)
     request, service = SessionRequest("ta", "p", "r", life), find_service("us-east-1", environ={})
     provider = Provider(IdentitySource("x"), request, service, now=clock.now, monotonic=clock.monotonic)
-    live(ResidentProvider(provider, formats={}), clock, 6 * HOUR)
+    live(BackgroundProvider(provider, formats={}), clock, 6 * HOUR)
     simulated = simulate(chance, life, down)
     assert len(tries) > 20
     assert len(tries) == len(simulated)
     assert tries == pytest.approx(simulated, abs=1)
 
 
-def live(resident: ResidentProvider, clock: FakeClock, until: float) -> None:
-    """Ask a resident all the time, and let its thread do what is due."""
-    resident()
+def live(background: BackgroundProvider, clock: FakeClock, until: float) -> None:
+    """Ask a background provider all the time, and do what its timer would."""
+    background()
     while clock.elapsed < until:
-        if resident.status().left > 0:
-            resident()
+        if background.status().left > 0:
+            background()
         else:
-            resident.read("id")
-        clock.advance(max(resident.tend(), 1e-6))
+            background.read("id")
+        clock.advance(max(background._refresh_if_due(), 1e-6))
 
 
 def simulate(chance: float, life: float, down: tuple[float, float]) -> list[float]:
-    simulation = Simulation(Fleet(agents=1, life=life, first_requests=1), outage=down)
+    simulation = Simulation(Fleet(providers=1, life=life, first_requests=1), outage=down)
     times: list[float] = []
     request = simulation._request
 
-    def note(now: float, agent: Agent) -> float:
+    def note(now: float, provider: SimulatedProvider) -> float:
         times.append(now)
-        return request(now, agent)
+        return request(now, provider)
 
     simulation._request = note  # type: ignore[method-assign]
     simulation.random.random = lambda: chance  # type: ignore[method-assign]
@@ -125,7 +124,7 @@ def simulate(chance: float, life: float, down: tuple[float, float]) -> list[floa
     return times
 
 
-def test_the_plot_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plot_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet_plot, "Fleet", lambda **options: replace(SMALL, **options))
     root = ElementTree.fromstring(fleet_plot.draw())
     assert len(root.findall("{*}polyline")) == 8

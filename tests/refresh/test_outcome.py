@@ -1,8 +1,9 @@
-"""What is kept of a failure, whatever its class is, and the pause after it."""
+"""What is kept of a failure, whatever its class, and when the next attempt is allowed; how long a session lives."""
 
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsigner import errors
+from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import (
     HwsignerError,
     HwsignerWarning,
@@ -18,7 +20,9 @@ from hwsigner.errors import (
     ServiceUnreachableError,
     WrongPinError,
 )
-from hwsigner.refresh.outcome import Setback
+from hwsigner.refresh.outcome import Failure, Session
+from hwsigner.system.clocks import Clocks
+from stage import FakeClock
 
 CLASSES = [
     kind
@@ -32,7 +36,7 @@ def never(failures: int) -> float:
 
 
 class MineError(PinRequiredError):
-    """A caller's own, whose parameters are others."""
+    """A caller's own class, with other parameters."""
 
     def __init__(self, user: str, *, place: int) -> None:
         super().__init__(f"no PIN for {user}", "Ask them")
@@ -40,59 +44,70 @@ class MineError(PinRequiredError):
 
 
 class MixedError(PinRequiredError, OSError):
-    """Of two layouts: Python makes it by OSError's rules alone."""
+    """A class of two layouts, which Python makes by OSError's rules only."""
 
 
-class TestAfter:
+class TestSession:
+    @given(elapsed=st.floats(0, 7200), off=st.floats(-1e6, 1e6))
+    def test_clock_that_leaves_less_time_counts(self, elapsed: float, off: float) -> None:
+        clock = FakeClock()
+        clocks = Clocks(clock.now, clock.monotonic)
+        credentials = Credentials("AKIA", "secret", "token", clock.true() + timedelta(hours=1), "role", "assumed")
+        session = Session.begin(credentials, clock.monotonic(), duration=3600, clocks=clocks)
+        clock.elapsed, clock.off = elapsed, off
+        assert session.left(clocks) == pytest.approx(3600 - elapsed - max(0, off), abs=1e-3)
+
+
+class TestFailure:
     @given(number=st.integers(0, 5000), now=st.floats(0, 1e9))
-    def test_the_failures_are_counted(self, number: int, now: float) -> None:
-        last = Setback(HwsignerError("x"), number, 0) if number else None
-        found = Setback.after(ServiceUnreachableError("x"), last, lambda failures: now + failures)
+    def test_failures_are_counted(self, number: int, now: float) -> None:
+        last = Failure(HwsignerError("x"), number, 0) if number else None
+        found = Failure.after(ServiceUnreachableError("x"), last, lambda failures: now + failures)
         assert (found.number, found.next_try) == (number + 1, now + (number + 1))
         assert not found.is_final
 
     @pytest.mark.parametrize(
         "error", [PinError("x"), WrongPinError("x"), MineError("ada", place=1), MixedError("x", "y")]
     )
-    def test_a_pin_is_never_tried_again(self, error: Exception) -> None:
-        setback = Setback.after(error, None, never)
-        assert setback.next_try == math.inf
-        assert setback.is_final
+    def test_pin_error_is_never_retried(self, error: Exception) -> None:
+        failure = Failure.after(error, None, never)
+        assert failure.next_try == math.inf
+        assert failure.is_final
 
     @pytest.mark.parametrize("kind", CLASSES)
-    def test_an_error_of_ours_is_kept_as_it_is(self, kind: type[Any]) -> None:
-        setback = Setback.after(kind("what", "hint"), None, float)
-        for kept in (setback.error, setback.to_raise()):
+    def test_hwsigner_error_is_kept_as_it_is(self, kind: type[Any]) -> None:
+        failure = Failure.after(kind("what", "hint"), None, float)
+        for kept in (failure.error, failure.to_raise()):
             assert type(kept) is kind
             assert (str(kept), kept.message, kept.hint, kept.args) == ("what. hint", "what", "hint", ("what", "hint"))
 
-    def test_what_an_error_bears_is_kept(self) -> None:
-        setback = Setback.after(ServiceUnreachableError("x", retryable=False), None, float)
-        assert isinstance(setback.error, ServiceUnreachableError)
-        assert not setback.error.retryable
+    def test_attributes_of_an_error_are_kept(self) -> None:
+        failure = Failure.after(ServiceUnreachableError("x", retryable=False), None, float)
+        assert isinstance(failure.error, ServiceUnreachableError)
+        assert not failure.error.retryable
 
-    def test_a_class_of_the_caller_s_is_kept(self) -> None:
-        setback = Setback.after(MineError("ada", place=7), None, never)
-        for kept in (setback.error, setback.to_raise()):
+    def test_caller_s_own_class_is_kept(self) -> None:
+        failure = Failure.after(MineError("ada", place=7), None, never)
+        for kept in (failure.error, failure.to_raise()):
             assert isinstance(kept, MineError)
             assert (str(kept), kept.place) == ("no PIN for ada. Ask them", 7)
 
-    def test_a_class_that_can_t_be_made_is_named(self) -> None:
-        kept = Setback.after(MixedError("4711", "y"), None, never).error
+    def test_class_that_can_t_be_copied_is_named(self) -> None:
+        kept = Failure.after(MixedError("4711", "y"), None, never).error
         assert type(kept) is HwsignerError
         assert "MixedError" in kept.message
         assert "4711" not in str(kept)
 
-    def test_the_traceback_and_the_chain_are_not_kept(self) -> None:
+    def test_traceback_and_causes_are_dropped(self) -> None:
         try:
             try:
                 raise KeyError("4711")
             except KeyError as cause:
                 raise WrongPinError("wrong") from cause
         except WrongPinError as error:
-            setback = Setback.after(error, None, never)
-        for kept in (setback.error, setback.to_raise()):
+            failure = Failure.after(error, None, never)
+        for kept in (failure.error, failure.to_raise()):
             assert kept.__traceback__ is None
             assert kept.__cause__ is None
             assert kept.__context__ is None
-        assert setback.to_raise() is not setback.to_raise()
+        assert failure.to_raise() is not failure.to_raise()

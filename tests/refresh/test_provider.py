@@ -1,4 +1,4 @@
-"""Providers: one session for all threads, refreshed in time, the last good one while it lives, no PIN sent twice."""
+"""Providers: one session for all threads, refreshed in time; the last good one while it lives; no PIN sent twice."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ from hwsigner.errors import (
 )
 from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.pins import PinRequest
-from hwsigner.refresh import renewal
-from hwsigner.refresh import reopening as held_identity
+from hwsigner.refresh import provider as module
+from hwsigner.refresh import reopening
 from hwsigner.refresh.provider import Provider
 from hwsigner.system.clocks import boot_time
 from hwsigner.uri import KeyURI
@@ -63,7 +63,7 @@ def stage(ca: certs.Authority, tmp_path: Path) -> Iterator[Stage]:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The identities that providers open, or tried to."""
+    """The identities that providers have opened; None for each failure."""
     opened: list[object] = []
 
     def open_and_count(*arguments: Any) -> Any:
@@ -71,7 +71,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         opened[-1] = open_identity(*arguments)
         return opened[-1]
 
-    monkeypatch.setattr(held_identity, "open_identity", open_and_count)
+    monkeypatch.setattr(reopening, "open_identity", open_and_count)
     return opened
 
 
@@ -87,7 +87,9 @@ class TestRefresh:
     @pytest.mark.parametrize(
         ("duration", "margin"), [(900, 300), (1800, 600), (2880, MARGIN), (3600, MARGIN), (43200, MARGIN)]
     )
-    def test_when_a_margin_is_left(self, stage: Stage, opened: list[object], duration: int, margin: int) -> None:
+    def test_session_is_replaced_when_its_margin_is_left(
+        self, stage: Stage, opened: list[object], duration: int, margin: int
+    ) -> None:
         stage.emulator.world.profiles[stage.emulator.profile_arn].duration_seconds = 43200
         stage.emulator.world.roles[stage.emulator.role_arn].max_session_duration = 43200
         with stage.provider(duration=duration) as provider:
@@ -98,9 +100,11 @@ class TestRefresh:
                 assert provider() is credentials
                 assert stage.count == number
                 stage.clock.advance(4)
-        assert len(opened) == 1  # A card's session is not given up.
+        assert len(opened) == 1  # The card's session stays open.
 
-    def test_of_a_token_key(self, stage: Stage, softhsm: InProcessSoftHSM, opened: list[object]) -> None:
+    def test_token_key_is_kept_open_and_reopened_after_it_failed(
+        self, stage: Stage, softhsm: InProcessSoftHSM, opened: list[object]
+    ) -> None:
         softhsm.generate("kept", b"\x21", "EC:prime256v1")
         stage.leaf.write_bytes(certs.pem(certs.issue(stage.ca, softhsm.public_key(b"\x21"))))
         source = IdentitySource(str(stage.leaf), softhsm.uri("kept"), pin=softhsm.pin)
@@ -123,7 +127,9 @@ class TestRefresh:
             assert provider().expiration > stage.clock.true()
             assert provider.failure is None
 
-    def test_of_a_key_that_fails(self, stage: Stage, opened: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_key_that_failed_is_reopened(
+        self, stage: Stage, opened: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def sign(*_: object) -> bytes:
             raise SigningKeyError("the token is gone")
 
@@ -138,7 +144,7 @@ class TestRefresh:
         assert len(opened) == 2
 
     @pytest.mark.parametrize("fault", ["fail", "close"])
-    def test_a_failure_of_the_service_does_not_close_the_key(
+    def test_failure_of_the_service_does_not_close_the_key(
         self, stage: Stage, opened: list[object], fault: str
     ) -> None:
         stage.emulator.misbehave(Fault(fault))
@@ -149,7 +155,7 @@ class TestRefresh:
         provider()
         assert len(opened) == 1
 
-    def test_of_a_life_that_the_service_shortens(self, stage: Stage) -> None:
+    def test_session_that_the_service_shortens_is_replaced_in_time(self, stage: Stage) -> None:
         stage.emulator.world.profiles[stage.emulator.profile_arn].duration_seconds = 900
         provider = stage.provider()
         credentials = provider()
@@ -159,7 +165,9 @@ class TestRefresh:
         assert provider() is not credentials
 
     @pytest.mark.parametrize("duration", [2880, 3600])
-    def test_botocore_is_content_with_what_is_given_last(self, stage: Stage, duration: int) -> None:
+    def test_botocore_does_not_refresh_credentials_given_just_before_the_margin(
+        self, stage: Stage, duration: int
+    ) -> None:
         provider = stage.provider(duration=duration)
         credentials = provider()
         stage.clock.advance(duration - MARGIN - 2)
@@ -180,14 +188,16 @@ class TestRefresh:
 
 
 class TestThreads:
-    def test_a_cold_start_is_one_opening_and_one_request(self, stage: Stage, opened: list[object]) -> None:
+    def test_cold_start_of_many_threads_opens_once_and_requests_once(self, stage: Stage, opened: list[object]) -> None:
         provider = stage.provider()
         found = in_threads(1000, provider)
         assert isinstance(found[0], Credentials)
         assert len({id(credentials) for credentials in found}) == 1
         assert (stage.count, len(opened)) == (1, 1)
 
-    def test_a_failed_cold_start_is_one_too(self, stage: Stage, opened: list[object]) -> None:
+    def test_failed_cold_start_of_many_threads_opens_once_and_requests_once(
+        self, stage: Stage, opened: list[object]
+    ) -> None:
         stage.emulator.misbehave(Fault("fail", None))
         errors = in_threads(64, stage.provider())
         assert {type(error) for error in errors} == {ServiceError}
@@ -195,7 +205,7 @@ class TestThreads:
         assert len({id(error) for error in errors}) == 64
         assert (stage.count, len(opened)) == (1, 1)
 
-    def test_so_is_one_after_expiry(self, stage: Stage) -> None:
+    def test_expired_session_is_replaced_once_for_many_threads(self, stage: Stage) -> None:
         provider = stage.provider()
         provider()
         stage.clock.advance(4000)
@@ -204,7 +214,7 @@ class TestThreads:
         assert found[0].expiration > stage.clock.true()
         assert stage.count == 2
 
-    def test_nobody_with_living_credentials_waits_for_a_refresh(self, stage: Stage) -> None:
+    def test_caller_with_live_credentials_does_not_wait_for_a_refresh(self, stage: Stage) -> None:
         provider = stage.provider()
         last = provider()
         stage.clock.advance(3000)
@@ -228,10 +238,10 @@ class TestThreads:
         assert provider() is new
         assert stage.count == 2
 
-    def test_an_interrupted_refresh_leaves_no_lock(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_interrupted_refresh_leaves_no_lock(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         provider = stage.provider()
         with monkeypatch.context() as patch:
-            patch.setattr(renewal, "create_session", interrupted)
+            patch.setattr("hwsigner.refresh.provider.create_session", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 provider()
         assert provider().expiration > stage.clock.true()
@@ -242,7 +252,7 @@ def interrupted(*_: object, **__: object) -> Credentials:
 
 
 class Waiting:
-    """A lock in place of another one, which tells that somebody waits for it."""
+    """A lock that replaces another one, and reports that a thread waits for it."""
 
     def __init__(self, lock: Any) -> None:
         self.lock = lock
@@ -256,8 +266,8 @@ class Waiting:
         self.lock.release()
 
 
-class TestRefreshByHand:
-    def test_is_made_whatever_life_is_left(self, stage: Stage) -> None:
+class TestRefreshOnRequest:
+    def test_refresh_is_made_whatever_time_is_left(self, stage: Stage) -> None:
         provider = stage.provider()
         first = provider()
         second = provider.refresh()
@@ -265,7 +275,7 @@ class TestRefreshByHand:
         assert provider() is second
         assert stage.count == 2
 
-    def test_is_made_however_lately_one_failed(self, stage: Stage) -> None:
+    def test_refresh_is_made_however_recently_one_failed(self, stage: Stage) -> None:
         provider = stage.provider()
         stage.emulator.misbehave(Fault("fail", 2))
         for _ in range(2):
@@ -275,7 +285,7 @@ class TestRefreshByHand:
         assert provider.refresh() is provider()
         assert (stage.count, provider.failure) == (3, None)
 
-    def test_one_that_fails_leaves_the_last_credentials(self, stage: Stage) -> None:
+    def test_failed_refresh_keeps_the_last_credentials(self, stage: Stage) -> None:
         provider = stage.provider()
         last = provider()
         stage.emulator.misbehave(Fault("fail"))
@@ -284,7 +294,7 @@ class TestRefreshByHand:
         assert provider() is last
         assert isinstance(provider.failure, ServiceError)
 
-    def test_who_waited_for_another_one_has_that(self, stage: Stage) -> None:
+    def test_caller_that_waited_for_a_refresh_gets_its_session(self, stage: Stage) -> None:
         provider = stage.provider()
         asked, answer = threading.Event(), threading.Event()
 
@@ -301,10 +311,10 @@ class TestRefreshByHand:
             assert len({id(future.result(20)) for future in found}) == 1
         assert stage.count == 1
 
-    def test_who_waited_for_one_that_failed_tries_again(self, stage: Stage) -> None:
+    def test_caller_that_waited_for_a_failed_refresh_tries_again(self, stage: Stage) -> None:
         provider = stage.provider()
         last = provider()
-        asked, lock = threading.Event(), provider.renewal._lock
+        asked, lock = threading.Event(), provider._lock
         waiting = Waiting(lock)
 
         def hold(_: object) -> None:
@@ -316,16 +326,16 @@ class TestRefreshByHand:
         with ThreadPoolExecutor(2) as pool:
             failed = pool.submit(provider.refresh)
             assert asked.wait(20)
-            provider.renewal._lock = waiting  # type: ignore[assignment]
+            provider._lock = waiting  # type: ignore[assignment]
             after = pool.submit(provider.refresh)
             with pytest.raises(ServiceError):
                 failed.result(20)
             assert after.result(20) is not last
         assert stage.count == 3
 
-    def test_two_at_once_are_one(self, stage: Stage) -> None:
+    def test_two_refreshes_at_once_are_one(self, stage: Stage) -> None:
         provider = stage.provider()
-        asked, lock = threading.Event(), provider.renewal._lock
+        asked, lock = threading.Event(), provider._lock
         waiting = Waiting(lock)
 
         def hold(_: object) -> None:
@@ -336,13 +346,13 @@ class TestRefreshByHand:
         with ThreadPoolExecutor(2) as pool:
             one = pool.submit(provider.refresh)
             assert asked.wait(20)
-            provider.renewal._lock = waiting  # type: ignore[assignment]
+            provider._lock = waiting  # type: ignore[assignment]
             other = pool.submit(provider.refresh)
             assert one.result(20) is other.result(20)
         assert stage.count == 1
 
     @pytest.mark.parametrize("is_warm", [False, True])
-    def test_sends_no_pin_again_but_one_that_is_mended(self, stage: Stage, is_warm: bool) -> None:
+    def test_refresh_sends_a_wrong_pin_again_only_when_it_is_fixed(self, stage: Stage, is_warm: bool) -> None:
         stage.encrypt_key()
         answers = [*([PASSPHRASE] if is_warm else []), "wrong", PASSPHRASE]
         provider = stage.provider(IdentitySource(str(stage.leaf), str(stage.key), pin=lambda _: answers.pop(0)))
@@ -354,10 +364,10 @@ class TestRefreshByHand:
                 provider.refresh()
             stage.clock.advance(300)
         assert answers == [PASSPHRASE]
-        assert provider.refresh(mended=True) is provider()
+        assert provider.refresh(fixed=True) is provider()
         assert answers == []
 
-    def test_within_a_refresh(self, stage: Stage) -> None:
+    def test_refresh_within_a_refresh_is_an_error(self, stage: Stage) -> None:
         def source() -> IdentitySource:
             with pytest.raises(UsageError, match="by its own refresh"):
                 provider.refresh()
@@ -367,7 +377,7 @@ class TestRefreshByHand:
         provider()
         assert stage.count == 1
 
-    def test_of_one_that_is_closed(self, stage: Stage) -> None:
+    def test_refresh_of_a_closed_provider_is_an_error(self, stage: Stage) -> None:
         provider = stage.provider()
         provider.close()
         with pytest.raises(UsageError, match="closed"):
@@ -375,7 +385,7 @@ class TestRefreshByHand:
 
 
 class TestFailures:
-    def test_the_last_good_ones_are_given_while_they_live(self, stage: Stage) -> None:
+    def test_last_credentials_are_given_while_they_live(self, stage: Stage) -> None:
         provider = stage.provider()
         last = provider()
         stage.emulator.misbehave(Fault("fail", None))
@@ -395,7 +405,7 @@ class TestFailures:
         assert provider() is not last
         assert provider.failure is None
 
-    def test_the_service_is_asked_less_and_less_often(self, stage: Stage) -> None:
+    def test_pauses_between_attempts_double_to_two_minutes(self, stage: Stage) -> None:
         provider = stage.provider()
         stage.emulator.misbehave(Fault("close", None))
         for number in range(15):
@@ -409,7 +419,7 @@ class TestFailures:
             assert stage.count == number + 1
             stage.clock.advance(pause * 0.52)
 
-    def test_what_the_service_asks_to_wait_is_waited_before_the_next_try(self, stage: Stage) -> None:
+    def test_retry_after_is_waited_for_before_the_next_attempt(self, stage: Stage) -> None:
         provider = stage.provider()
         stage.emulator.misbehave(Fault("throttle", None, retry_after="50"))
         with pytest.raises(ServiceError, match="Throttling"):
@@ -424,7 +434,7 @@ class TestFailures:
         assert provider().access_key_id
         assert stage.count == first + 1
 
-    def test_pauses_are_jittered(self, stage: Stage) -> None:
+    def test_pauses_have_jitter(self, stage: Stage) -> None:
         stage.emulator.misbehave(Fault("fail", None))
         for _ in range(40):
             provider = stage.provider()
@@ -432,10 +442,10 @@ class TestFailures:
                 with pytest.raises(ServiceError):
                     provider()
                 stage.clock.advance(pause)
-        # After three quarters of a pause some try again and some do not: one chance in 10^12 that all are alike.
+        # After three quarters of a pause some retry and some do not. The chance that all do the same is one in 10^12.
         assert 40 < stage.count < 80
 
-    def test_a_month_of_failures(self, stage: Stage) -> None:
+    def test_month_of_failures_raises_the_same_error(self, stage: Stage) -> None:
         def source() -> IdentitySource:
             raise CertificateError("there is none yet")
 
@@ -445,7 +455,7 @@ class TestFailures:
                 provider()
             stage.clock.advance(2400)
 
-    def test_tries_that_follow_a_failure_send_one_request(self, stage: Stage) -> None:
+    def test_attempts_after_a_failure_send_one_request(self, stage: Stage) -> None:
         provider = stage.provider(attempts=3)
         stage.emulator.misbehave(Fault("fail", None))
         for number in range(3):
@@ -460,7 +470,7 @@ class TestFailures:
         provider()
         assert (stage.count, provider.failure) == (9, None)
 
-    def test_success_begins_a_new_count(self, stage: Stage) -> None:
+    def test_success_resets_the_count_of_failures(self, stage: Stage) -> None:
         provider = stage.provider()
         stage.emulator.misbehave(Fault("fail", 6))
         for _ in range(6):
@@ -475,7 +485,7 @@ class TestFailures:
         stage.clock.advance(1)
         assert provider().expiration > stage.clock.true()
 
-    def test_a_failure_that_is_raised_again_and_again_does_not_grow(self, stage: Stage) -> None:
+    def test_failure_that_is_raised_repeatedly_does_not_grow(self, stage: Stage) -> None:
         stage.emulator.misbehave(Fault("fail", None))
         provider = stage.provider()
         lengths = set()
@@ -488,7 +498,7 @@ class TestFailures:
         assert provider.failure.__traceback__ is None
         assert provider.failure.__context__ is None
 
-    def test_other_exceptions_count_too(self, stage: Stage) -> None:
+    def test_other_exceptions_count_as_failures(self, stage: Stage) -> None:
         calls = itertools.count()
 
         def source() -> IdentitySource:
@@ -504,7 +514,7 @@ class TestFailures:
         assert next(calls) == 1
 
     @pytest.mark.filterwarnings("error::hwsigner.errors.HwsignerWarning")
-    def test_a_warning_that_is_an_error_is_a_failure(self, stage: Stage, opened: list[object]) -> None:
+    def test_warning_that_is_an_error_is_a_failure(self, stage: Stage, opened: list[object]) -> None:
         stage.key.chmod(0o644)
         provider = stage.provider()
         for _ in range(2):
@@ -516,7 +526,9 @@ class TestFailures:
         assert provider().expiration > stage.clock.true()
 
     @given(steps=st.lists(st.tuples(st.sampled_from([0.0, 0.3, 1.0, 60.0, 900.0, 2000.0]), st.booleans()), max_size=40))
-    def test_whatever_happens(self, steps: list[tuple[float, bool]]) -> None:
+    def test_credentials_are_live_and_attempts_paced_in_any_order_of_events(
+        self, steps: list[tuple[float, bool]]
+    ) -> None:
         clock, tries, good = FakeClock(), [], [True]
 
         def create(*_: object, **__: object) -> Credentials:
@@ -526,8 +538,8 @@ class TestFailures:
             return Credentials("AKIA", "secret", "token", clock.true() + timedelta(hours=1), "role", "assumed")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(renewal, "create_session", create)
-            patch.setattr(held_identity.HeldIdentity, "get", lambda *_: None)
+            patch.setattr("hwsigner.refresh.provider.create_session", create)
+            patch.setattr(reopening.ReopeningIdentity, "get", lambda *_: None)
             request, service = SessionRequest("ta", "p", "r"), find_service("us-east-1", environ={})
             provider = Provider(IdentitySource("x"), request, service, now=clock.now, monotonic=clock.monotonic)
             for pause, good[0] in steps:
@@ -536,7 +548,7 @@ class TestFailures:
 
 
 def check_answer(provider: Provider, clock: FakeClock, tries: list[tuple[float, bool]]) -> None:
-    """Call a provider and check what it gives against the tries that it made before, and makes now."""
+    """Call a provider and check its answer against the attempts that it has made."""
     before = len(tries)
     successes = [time for time, is_good in tries if is_good]
     left = successes[-1] + 3600 - clock.elapsed if successes else 0
@@ -559,7 +571,7 @@ def check_answer(provider: Provider, clock: FakeClock, tries: list[tuple[float, 
 
 class TestPins:
     @pytest.mark.parametrize("answer", ["wrong", None])
-    def test_a_wrong_one_is_sent_once(self, stage: Stage, opened: list[object], answer: str | None) -> None:
+    def test_wrong_pin_is_sent_once(self, stage: Stage, opened: list[object], answer: str | None) -> None:
         stage.encrypt_key()
         asked: list[PinRequest] = []
 
@@ -575,7 +587,9 @@ class TestPins:
         in_threads(20, provider)
         assert (len(asked), len(opened), stage.count) == (1, 1, 0)
 
-    def test_a_wrong_one_of_a_token(self, stage: Stage, softhsm: InProcessSoftHSM, opened: list[object]) -> None:
+    def test_wrong_pin_is_sent_to_a_token_once(
+        self, stage: Stage, softhsm: InProcessSoftHSM, opened: list[object]
+    ) -> None:
         softhsm.generate("shut", b"\x31", "EC:prime256v1")
         stage.leaf.write_bytes(certs.pem(certs.issue(stage.ca, softhsm.public_key(b"\x31"))))
         provider = stage.provider(IdentitySource(str(stage.leaf), softhsm.uri("shut"), pin="9999"))
@@ -585,7 +599,9 @@ class TestPins:
             provider()
         assert len(opened) == 1
 
-    def test_one_that_gets_wrong_ends_with_the_last_credentials(self, stage: Stage, opened: list[object]) -> None:
+    def test_pin_that_becomes_wrong_keeps_the_last_credentials_until_they_expire(
+        self, stage: Stage, opened: list[object]
+    ) -> None:
         stage.encrypt_key()
         answers = iter([PASSPHRASE, "of the old key"])
         provider = stage.provider(IdentitySource(str(stage.leaf), str(stage.key), pin=lambda _: next(answers)))
@@ -601,30 +617,30 @@ class TestPins:
             provider()
         assert (len(opened), stage.count) == (2, 1)
 
-    def test_are_in_no_repr(self, stage: Stage) -> None:
+    def test_repr_shows_no_pin(self, stage: Stage) -> None:
         stage.encrypt_key()
         uri = KeyURI.parse(f"file:{stage.key}?pin-value={PASSPHRASE}")
         with stage.provider(IdentitySource(str(stage.leaf), uri, pin=PASSPHRASE)) as provider:
             credentials = provider()
-            for part in (provider, *vars(provider.renewal).values()):
+            for part in (provider, *vars(provider).values()):
                 assert PASSPHRASE not in repr(part)
                 assert credentials.secret_access_key not in repr(part)
                 assert credentials.session_token not in repr(part)
 
 
 class MyPinError(PinRequiredError):
-    """A caller's own, whose parameters are others."""
+    """A caller's own class, with other parameters."""
 
     def __init__(self, user: str) -> None:
         super().__init__(f"no PIN for {user}", "Ask them")
         self.user = user
 
 
-class TestSetbacks:
-    """Whatever else fails, what a try met is kept, and no PIN is sent twice."""
+class TestFailureIsKept:
+    """Whatever else fails, the failure is kept and no PIN is sent twice."""
 
     @pytest.mark.parametrize("failure", [RuntimeError("close"), SigningKeyError("close")])
-    def test_of_a_key_that_can_t_be_closed(
+    def test_failure_is_kept_when_the_key_can_t_be_closed(
         self, stage: Stage, opened: list[Any], monkeypatch: pytest.MonkeyPatch, failure: Exception
     ) -> None:
         tries: list[None] = []
@@ -642,7 +658,7 @@ class TestSetbacks:
             identity.sign(b"")
             raise AssertionError
 
-        monkeypatch.setattr(renewal, "create_session", create)
+        monkeypatch.setattr("hwsigner.refresh.provider.create_session", create)
         provider = stage.provider()
         for _ in range(3):
             with pytest.raises(WrongPinError, match="wrong"):
@@ -651,7 +667,7 @@ class TestSetbacks:
         assert isinstance(provider.failure, WrongPinError)
         assert (len(tries), len(opened)) == (1, 1)
 
-    def test_of_an_error_that_can_t_be_copied(self, stage: Stage) -> None:
+    def test_failure_is_kept_when_its_error_can_t_be_copied(self, stage: Stage) -> None:
         tries = []
 
         def ask(request: PinRequest) -> str:
@@ -671,11 +687,11 @@ class TestSetbacks:
 
 @pytest.mark.timeout(20)
 class TestCallsWithinARefresh:
-    """The thread that refreshes comes back to its provider: it does not wait for itself."""
+    """A refresh whose own thread calls the provider does not wait for itself."""
 
     @pytest.fixture
     def alarm(self) -> Iterator[Callable[[Callable[[], object]], Callable[[object], None]]]:
-        """Return what interrupts the main thread by a signal, whose handler makes a call, when it is itself called."""
+        """Return a function that interrupts the main thread by a signal whose handler makes a call."""
         before = signal.getsignal(signal.SIGUSR1)
         main_thread = threading.get_ident()
 
@@ -698,7 +714,7 @@ class TestCallsWithinARefresh:
         yield interrupt_with
         signal.signal(signal.SIGUSR1, before)
 
-    def test_its_source_calls_it(self, stage: Stage) -> None:
+    def test_source_that_calls_the_provider_gets_an_error(self, stage: Stage) -> None:
         def source() -> IdentitySource:
             provider()
             raise AssertionError
@@ -709,7 +725,7 @@ class TestCallsWithinARefresh:
                 provider()
         assert stage.count == 0
 
-    def test_its_callable_for_pins_gets_the_last_credentials(self, stage: Stage) -> None:
+    def test_pin_callable_gets_the_last_credentials(self, stage: Stage) -> None:
         stage.encrypt_key()
         found: list[Credentials] = []
 
@@ -726,7 +742,7 @@ class TestCallsWithinARefresh:
         assert found == [last]
         assert stage.count == 2
 
-    def test_its_source_closes_it(self, stage: Stage, opened: list[Any]) -> None:
+    def test_source_can_close_the_provider(self, stage: Stage, opened: list[Any]) -> None:
         def source() -> IdentitySource:
             provider.close()
             with pytest.raises(UsageError, match="closed"):
@@ -740,7 +756,7 @@ class TestCallsWithinARefresh:
         check_closed(provider, opened)
         assert stage.count == 1
 
-    def test_its_source_closes_it_and_fails(self, stage: Stage) -> None:
+    def test_source_can_close_the_provider_and_fail(self, stage: Stage) -> None:
         def source() -> IdentitySource:
             provider.close()
             raise KeyNotFoundError("gone")
@@ -751,7 +767,7 @@ class TestCallsWithinARefresh:
         with pytest.raises(UsageError, match="closed"):
             provider()
 
-    def test_a_handler_of_a_signal_closes_it(self, stage: Stage, opened: list[Any], alarm: Any) -> None:
+    def test_signal_handler_can_close_the_provider(self, stage: Stage, opened: list[Any], alarm: Any) -> None:
         provider = stage.provider()
         provider()
         stage.emulator.on_record = alarm(provider.close)
@@ -760,7 +776,7 @@ class TestCallsWithinARefresh:
             provider()
         check_closed(provider, opened)
 
-    def test_a_handler_of_a_signal_calls_it(self, stage: Stage, alarm: Any) -> None:
+    def test_signal_handler_gets_the_last_credentials(self, stage: Stage, alarm: Any) -> None:
         provider = stage.provider()
         found = []
         last = provider()
@@ -769,7 +785,9 @@ class TestCallsWithinARefresh:
         assert provider() is not last
         assert found == [last]
 
-    def test_a_handler_of_a_log_of_warnings_calls_it(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_log_handler_that_calls_the_provider_gets_an_error(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         class Handler(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
                 assert "0644" in record.getMessage()
@@ -795,14 +813,14 @@ def check_closed(provider: Provider, opened: list[Any]) -> None:
     assert len(opened) == 1
     with pytest.raises(SigningKeyError, match="closed"):
         opened[0].sign(b"")
-    assert provider.renewal.session is None
+    assert provider._session is None
     with pytest.raises(UsageError, match="closed"):
         provider()
 
 
 @pytest.mark.timeout(60)
 class TestForks:
-    def test_while_another_thread_refreshes(self, stage: Stage, opened: list[Any]) -> None:
+    def test_child_process_forked_during_a_refresh_makes_its_own(self, stage: Stage, opened: list[Any]) -> None:
         provider = stage.provider()
         asked, answer = threading.Event(), threading.Event()
 
@@ -825,14 +843,14 @@ class TestForks:
         assert provider() is last
         assert len(opened) == 1
 
-    def test_a_child_has_the_last_credentials_and_opens_the_key_anew(self, stage: Stage, opened: list[Any]) -> None:
+    def test_child_process_has_the_last_credentials_and_reopens_the_key(self, stage: Stage, opened: list[Any]) -> None:
         provider = stage.provider()
         last = provider()
 
         def child() -> object:
             is_new = provider() is not last
             provider.close()
-            opened[0].sign(b"")  # It is the parent's, and stays open.
+            opened[0].sign(b"")  # It is the parent's and stays open.
             return is_new, len(opened), provider.failure
 
         assert in_child(lambda: (provider() is last, len(opened))) == "(True, 1)"
@@ -842,7 +860,7 @@ class TestForks:
         assert provider() is not last
         assert len(opened) == 1
 
-    def test_of_a_token_key(self, stage: Stage, softhsm: InProcessSoftHSM) -> None:
+    def test_child_process_reopens_a_token_key(self, stage: Stage, softhsm: InProcessSoftHSM) -> None:
         softhsm.generate("forked", b"\x51", "EC:prime256v1")
         stage.leaf.write_bytes(certs.pem(certs.issue(stage.ca, softhsm.public_key(b"\x51"))))
         source = IdentitySource(str(stage.leaf), softhsm.uri("forked"), pin=softhsm.pin)
@@ -858,11 +876,11 @@ class TestForks:
             assert provider() is not last
         assert stage.count == 4
 
-    def test_a_child_has_threads_of_its_own(self, stage: Stage) -> None:
+    def test_threads_of_a_child_process_share_a_session(self, stage: Stage) -> None:
         provider = stage.provider()
         assert in_child(lambda: len({found.access_key_id for found in in_threads(4, provider)})) == "1"
 
-    def test_within_a_refresh(self, stage: Stage) -> None:
+    def test_child_process_forked_within_a_refresh_gets_an_error(self, stage: Stage) -> None:
         found = []
 
         def source() -> IdentitySource:
@@ -874,7 +892,7 @@ class TestForks:
         assert "UsageError: a provider was called by its own refresh" in found[0]
         assert stage.count == 1
 
-    def test_a_child_sends_no_pin_that_was_wrong(self, stage: Stage, opened: list[object]) -> None:
+    def test_child_process_sends_no_wrong_pin_again(self, stage: Stage, opened: list[object]) -> None:
         stage.encrypt_key()
         provider = stage.provider(IdentitySource(str(stage.leaf), str(stage.key), pin="wrong"))
         with pytest.raises(WrongPinError):
@@ -882,16 +900,16 @@ class TestForks:
         assert "WrongPinError" in in_child(provider)
         assert in_child(lambda: len(opened)) == "1"
 
-    def test_providers_that_are_gone_are_not_kept(self, stage: Stage) -> None:
+    def test_provider_that_is_dropped_is_forgotten(self, stage: Stage) -> None:
         provider = stage.provider()
-        assert provider.renewal in renewal._renewals
-        before = len(renewal._renewals)
+        assert provider in module._providers
+        before = len(module._providers)
         del provider
-        assert len(renewal._renewals) == before - 1
+        assert len(module._providers) == before - 1
 
 
 class TestFiles:
-    def test_a_new_pair(self, stage: Stage, opened: list[Any]) -> None:
+    def test_new_certificate_and_key_are_read(self, stage: Stage, opened: list[Any]) -> None:
         provider = stage.provider()
         provider()
         key = ec.generate_private_key(ec.SECP256R1())
@@ -908,7 +926,7 @@ class TestFiles:
         assert stage.leaf_of_last_request().serial_number == 0xBEEF
         assert len(opened) == 3
 
-    def test_the_one_before_is_closed(self, stage: Stage, opened: list[Any]) -> None:
+    def test_former_key_is_closed_when_its_files_change(self, stage: Stage, opened: list[Any]) -> None:
         provider = stage.provider()
         provider()
         stage.leaf.touch()
@@ -918,7 +936,7 @@ class TestFiles:
         with pytest.raises(SigningKeyError, match="closed"):
             opened[0].sign(b"")
 
-    def test_one_of_the_same_size_and_time(self, stage: Stage) -> None:
+    def test_certificate_of_the_same_size_and_time_is_read(self, stage: Stage) -> None:
         provider = stage.provider()
         provider()
         serials = {stage.leaf_of_last_request().serial_number}
@@ -933,7 +951,7 @@ class TestFiles:
             serials.add(stage.leaf_of_last_request().serial_number)
         assert serials >= {7, 8, 9}
 
-    def test_an_expired_leaf_is_read_again_wherever_it_lies(self, stage: Stage, opened: list[object]) -> None:
+    def test_expired_leaf_is_read_again(self, stage: Stage, opened: list[object]) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         certs.write_key(stage.key, key)
         stage.write_leaf(key, certs.Shape(end=stage.clock.true() + timedelta(hours=2)))
@@ -944,7 +962,7 @@ class TestFiles:
             provider()
         assert (len(opened), stage.count) == (2, 1)
 
-    def test_a_pipe_is_read_once(self, stage: Stage, tmp_path: Path, opened: list[object]) -> None:
+    def test_pipe_is_read_once(self, stage: Stage, tmp_path: Path, opened: list[object]) -> None:
         pipe = tmp_path / "pipe"
         os.mkfifo(pipe)
         writer = threading.Thread(target=lambda: pipe.write_bytes(stage.leaf.read_bytes()))
@@ -958,7 +976,7 @@ class TestFiles:
 
 
 class TestClocks:
-    def test_one_that_is_set_back_keeps_nothing_alive(self, stage: Stage) -> None:
+    def test_clock_that_is_set_back_keeps_no_session_alive(self, stage: Stage) -> None:
         provider = stage.provider()
         last = provider()
         stage.clock.off = -240
@@ -969,7 +987,7 @@ class TestClocks:
         with pytest.raises(ServiceError, match="behind"):
             provider()
 
-    def test_one_that_jumps_ahead_and_back(self, stage: Stage) -> None:
+    def test_clock_that_jumps_ahead_and_back_keeps_the_session(self, stage: Stage) -> None:
         provider = stage.provider()
         last = provider()
         stage.clock.off = 7200
@@ -981,21 +999,21 @@ class TestClocks:
         assert provider() is last
         assert stage.count == 2
 
-    def test_a_virtual_machine_that_stood_still(self, stage: Stage) -> None:
+    def test_session_is_replaced_when_a_virtual_machine_stood_still(self, stage: Stage) -> None:
         provider = stage.provider()
         last = provider()
         stage.clock.advance(3000)
         stage.clock.paused = 3000
         assert provider() is not last
 
-    def test_the_clock_that_nobody_sets(self) -> None:
+    def test_monotonic_clock_counts_from_the_start_of_the_machine(self) -> None:
         uptime = float(Path("/proc/uptime").read_text().split()[0])
         assert abs(boot_time() - uptime) < 10
         assert boot_time() <= boot_time()
 
 
 class TestClose:
-    def test_the_key_is_closed_and_nothing_given_any_more(self, stage: Stage, opened: list[Any]) -> None:
+    def test_close_closes_the_key_and_forgets_the_credentials(self, stage: Stage, opened: list[Any]) -> None:
         with stage.provider() as provider:
             provider()
             opened[0].sign(b"")
@@ -1006,7 +1024,7 @@ class TestClose:
             provider()
         assert stage.count == 1
 
-    def test_before_the_first_call(self, stage: Stage) -> None:
+    def test_close_before_the_first_call_is_allowed(self, stage: Stage) -> None:
         provider = stage.provider()
         provider.close()
         with pytest.raises(UsageError, match="closed"):
@@ -1021,7 +1039,7 @@ class TestFromProfile:
 
     @pytest.fixture
     def write(self, stage: Stage) -> Callable[..., Path]:
-        """Write the profile `bamboo`; what is given replaces, or as None drops, some of its keys."""
+        """Write the profile `bamboo`; arguments replace its keys, or drop them if None."""
 
         def write(**instead: Any) -> Path:
             emulator = stage.emulator
@@ -1042,7 +1060,7 @@ class TestFromProfile:
 
         return write
 
-    def test_credentials(self, stage: Stage, write: Callable[..., Path]) -> None:
+    def test_profile_gives_credentials(self, stage: Stage, write: Callable[..., Path]) -> None:
         write(session_duration=900)
         with Provider.from_profile("bamboo") as provider:
             assert stage.count == 0
@@ -1066,7 +1084,7 @@ class TestFromProfile:
             {"region": "nowhere at all"},
         ],
     )
-    def test_what_a_profile_gets_wrong_is_what_the_command_says(
+    def test_invalid_profile_raises_the_error_that_the_command_prints(
         self, write: Callable[..., Path], instead: dict[str, Any], capfd: pytest.CaptureFixture[str]
     ) -> None:
         write(**instead)
@@ -1075,20 +1093,20 @@ class TestFromProfile:
         assert main(["credential-process", "--profile", "bamboo"]) == caught.value.exit_status
         assert capfd.readouterr().err == f"hwsigner: {caught.value}\n"
 
-    def test_one_that_is_not_there(self, write: Callable[..., Path]) -> None:
+    def test_missing_profile_is_an_error(self, write: Callable[..., Path]) -> None:
         write()
         with pytest.raises(ConfigError, match="'bambus'"):
             Provider.from_profile("bambus")
         with pytest.raises(ConfigError, match="/elsewhere"):
             Provider.from_profile("bamboo", environ={"XDG_CONFIG_HOME": "/elsewhere"})
 
-    def test_the_environment_that_is_given(self, write: Callable[..., Path], stage: Stage) -> None:
+    def test_given_environment_is_used(self, write: Callable[..., Path], stage: Stage) -> None:
         write()
         environ = {"XDG_CONFIG_HOME": str(stage.folder / "xdg"), "AWS_MAX_ATTEMPTS": "no"}
         with pytest.raises(UsageError, match="AWS_MAX_ATTEMPTS"):
             Provider.from_profile("bamboo", environ=environ)
 
-    def test_nobody_is_asked_for_a_pin_but_the_callable(self, stage: Stage, write: Callable[..., Path]) -> None:
+    def test_only_the_callable_is_asked_for_a_pin(self, stage: Stage, write: Callable[..., Path]) -> None:
         stage.encrypt_key()
         write()
         with pytest.raises(PinRequiredError):
@@ -1104,16 +1122,16 @@ class TestFromProfile:
             provider()
         assert [request.kind for request in asked] == ["passphrase"]
 
-    def test_a_pin_in_a_file_that_others_read(self, stage: Stage, write: Callable[..., Path]) -> None:
+    def test_pin_in_a_file_that_others_can_read_is_warned_of(self, stage: Stage, write: Callable[..., Path]) -> None:
         stage.encrypt_key()
         path = write(pkcs8_password=PASSPHRASE)
         Provider.from_profile("bamboo")
         path.chmod(0o644)
-        with pytest.warns(HwsignerWarning, match="--pkcs8-password in .*config.toml can be seen") as caught:
+        with pytest.warns(HwsignerWarning, match="--pkcs8-password in .*config.toml is visible to other users") as caught:
             Provider.from_profile("bamboo")()
         assert PASSPHRASE not in str(caught[0].message)
 
-    def test_a_selector_searches_the_tokens_when_the_key_is_opened(
+    def test_selector_searches_the_tokens_when_the_key_is_opened(
         self, stage: Stage, write: Callable[..., Path], softhsm: InProcessSoftHSM
     ) -> None:
         softhsm.generate("picked", b"\x41", "EC:prime256v1")
@@ -1130,7 +1148,7 @@ class TestFromProfile:
             softhsm.delete("cert", b"\x41")  # Other modules' tests search all tokens.
         assert stage.leaf_of_last_request().serial_number == 0x4141
 
-    def test_no_pinentry_is_run(
+    def test_pinentry_is_never_run(
         self, stage: Stage, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         stage.encrypt_key()
@@ -1145,7 +1163,7 @@ class TestFromProfile:
                 Provider.from_profile("bamboo", ask)()
         assert not run.exists()
 
-    def test_a_command_for_the_pin(self, stage: Stage, write: Callable[..., Path]) -> None:
+    def test_pin_command_of_the_profile_is_run(self, stage: Stage, write: Callable[..., Path]) -> None:
         stage.encrypt_key()
         uri = f"file:{stage.key}?pin-source=cmd:echo%20{PASSPHRASE}"
         write(private_key=uri)
@@ -1156,7 +1174,7 @@ class TestFromProfile:
         with pytest.raises(PinError, match="commands are not allowed"):
             stage.provider(IdentitySource(str(stage.leaf), uri))()
 
-    def test_a_pin_that_the_profile_holds_is_asked_of_nobody(self, stage: Stage, write: Callable[..., Path]) -> None:
+    def test_pin_in_the_profile_is_used_without_asking(self, stage: Stage, write: Callable[..., Path]) -> None:
         stage.encrypt_key()
         write(pkcs8_password=PASSPHRASE)
         asked: list[PinRequest] = []

@@ -143,7 +143,7 @@ def call(stage: Stage, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
     for name, value in stage.environ().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(staying, "forbid_dumps", lambda: None)  # It would last, in this process.
-    monkeypatch.setattr(notices, "_tell", None)  # Later tests have nobody to tell.
+    monkeypatch.setattr(notices, "_notify", None)  # Restored after the test.
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # What commands that stay set is put back.
 
     def run(*arguments: str) -> Outcome:

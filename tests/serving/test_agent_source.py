@@ -162,5 +162,5 @@ def test_an_agent_that_fails_is_told_of_once_its_last_credentials_have_ended() -
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"nothing", b'{"AccessKeyId": 1, "Expiration": 2}'])
 def test_an_answer_without_credentials_is_an_error_without_it(body: bytes) -> None:
     source = AgentFirst("web", Own(), role_arn=ROLE_ARN, find=lambda name: body or b" ")
-    with pytest.raises(AgentError, match=r"the agent.s answer holds no credentials\."):
+    with pytest.raises(AgentError, match=r"the agent.s reply has no credentials\."):
         source.reply("container")

@@ -164,8 +164,8 @@ def test_without_credentials_the_command_is_not_run(stage: Stage) -> None:
         (("web",), "no command is given"),
         (("web", "--"), "no command is given"),
         (("nope", "--", "true"), "there is no profile 'nope'"),
-        (("--what", "web", "--", "true"), "there is no flag --what. Write hwsigner exec NAME -- COMMAND, with the"),
-        (("web", "aws", "--region", "x"), "there is no flag --region. Write hwsigner exec NAME -- COMMAND, with the"),
+        (("--what", "web", "--", "true"), "unknown flag --what. Write hwsigner exec NAME -- COMMAND, with the"),
+        (("web", "aws", "--region", "x"), "unknown flag --region. Write hwsigner exec NAME -- COMMAND, with the"),
     ],
 )
 def test_what_can_t_be_meant(call: Callable[..., Outcome], arguments: tuple[str, ...], message: str) -> None:
@@ -316,7 +316,7 @@ def test_no_prompt_takes_keys_that_are_for_the_command(stage: Stage, tmp_path: P
         time.sleep(max(0.0, (end - datetime.now(UTC)).total_seconds()))
         process.stdin.write(b"\n")
         process.stdin.flush()
-        assert b"there is no place to take it from" in process.stdout.readline()
+        assert b"no place gives it" in process.stdout.readline()
         assert terminal.echoes()
         terminal.type(b"for the command\n")
         assert process.communicate(timeout=30)[0] == b"for the command\n\n"

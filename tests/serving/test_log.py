@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsigner.cli import log as log_module
-from hwsigner.cli.log import MOST_A_SECOND, Log
+from hwsigner.cli.log import MAX_REFUSALS_PER_SECOND, Log
 
 
 @pytest.fixture
@@ -44,12 +44,12 @@ def test_of_a_flood_the_first_lines_are_written_and_the_rest_counted(written: Pa
     log = Log(lambda: now[0])
     for _ in range(1000):
         log.refused("no")
-    assert written.read_text() == "hwsigner: no\n" * MOST_A_SECOND
+    assert written.read_text() == "hwsigner: no\n" * MAX_REFUSALS_PER_SECOND
     log.note("a session")
     now[0] = 6.0
     log.refused("again")
-    more = 1000 - MOST_A_SECOND
-    assert written.read_text().splitlines()[MOST_A_SECOND:] == [
+    more = 1000 - MAX_REFUSALS_PER_SECOND
+    assert written.read_text().splitlines()[MAX_REFUSALS_PER_SECOND:] == [
         "hwsigner: a session",
         f"hwsigner: refused {more} more requests",
         "hwsigner: again",

@@ -333,7 +333,7 @@ def test_a_prompt_that_is_open_at_the_end_leaves_the_terminal_as_it_was(stage: S
 def test_that_a_token_waits_for_a_person_is_told_in_the_log(
     call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(residence.Residence, "stay", lambda _: notices.tell("touch token '\x07'"))
+    monkeypatch.setattr(residence.Residence, "stay", lambda _: notices.notify("touch token '\x07'"))
     done = call("serve", FREE, "web")
     assert (done.status, done.err.splitlines()[-1]) == (0, "hwsigner: touch token '\\x07'")
 

@@ -15,7 +15,7 @@ from serving.stage import Stage
 
 
 class Made:
-    """Stands for a ResidentProvider: keeps what it was told."""
+    """Stands for a BackgroundProvider: keeps what it was told."""
 
     def __init__(self) -> None:
         self.told: list[str] = []

@@ -40,7 +40,7 @@ class Key:
 EXAMPLE = Key("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
 BUCKET = (("Host", "examplebucket.s3.amazonaws.com"),)
 
-# botocore signs the same requests.
+# botocore as the judge.
 
 NOW = datetime(2026, 2, 28, 23, 59, 59, 999999, UTC)
 TOKENS = st.sampled_from(["", "to/ken+=="])
@@ -64,7 +64,7 @@ def botocore_has_our_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def judged(request: Request, key: Key, service: str, expires: int = 0) -> AWSRequest:
-    """Return the request as botocore signs it."""
+    """Return the request as signed by botocore."""
     credentials = Credentials(key.access_key_id, key.secret_access_key, key.session_token or None)
     names = {
         (False, False): botocore.auth.SigV4Auth,
@@ -87,7 +87,7 @@ def parts(target: str) -> tuple[str, list[tuple[str, str]]]:
 
 
 @given(METHODS, PATHS, QUERIES, HEADERS, SERVICES, TOKENS, st.binary(max_size=8))
-def test_botocore_signs_requests_so(
+def test_header_signature_equals_botocores(
     method: str,
     path: str,
     query: tuple[tuple[str, str], ...],
@@ -105,7 +105,7 @@ def test_botocore_signs_requests_so(
 
 
 @given(METHODS, PATHS, QUERIES, HEADERS, SERVICES, TOKENS, st.integers(1, 604800))
-def test_botocore_presigns_requests_so(
+def test_presigned_url_equals_botocores(
     method: str,
     path: str,
     query: tuple[tuple[str, str], ...],
@@ -123,10 +123,10 @@ def test_botocore_presigns_requests_so(
     assert again == signed
 
 
-# What leaves the straight way.
+# Special cases.
 
 
-def test_signing_again_replaces_what_signing_sets() -> None:
+def test_signing_again_replaces_the_headers_that_signing_adds() -> None:
     request = Request("PUT", "/k", headers=BUCKET, body=b"x")
     later = NOW + timedelta(seconds=1)
     first = sign_request(request, replace(EXAMPLE, session_token="t"), region="r", service="s3", now=NOW)
@@ -135,7 +135,7 @@ def test_signing_again_replaces_what_signing_sets() -> None:
     assert sorted(again.request.headers) == sorted(directly.request.headers)
 
 
-def test_a_hash_that_is_given_stands_for_the_body() -> None:
+def test_content_hash_header_is_signed_in_place_of_the_body_hash() -> None:
     given_ = Request("PUT", "/k", headers=(*BUCKET, (CONTENT_HASH.lower(), EMPTY_PAYLOAD_HASH)), body=b"x")
     signed = sign_request(given_, EXAMPLE, region="r", service="s3", now=NOW)
     other = sign_request(replace(given_, body=b"y"), EXAMPLE, region="r", service="s3", now=NOW)
@@ -143,7 +143,7 @@ def test_a_hash_that_is_given_stands_for_the_body() -> None:
 
 
 @pytest.mark.parametrize("name", ["User-Agent", "connection", "Authorization", "Transfer-Encoding"])
-def test_headers_that_change_on_the_way_are_not_signed(name: str) -> None:
+def test_headers_that_change_in_transit_are_never_signed(name: str) -> None:
     request = Request("GET", "/", headers=(*BUCKET, (name, "1")))
     with pytest.raises(UsageError, match="never signed"):
         sign_request(request, EXAMPLE, region="r", service="s3", now=NOW, also_sign=[name])
@@ -153,7 +153,7 @@ def test_headers_that_change_on_the_way_are_not_signed(name: str) -> None:
 
 
 @pytest.mark.parametrize("headers", [(), (("Host", "a"), ("host", "a"))])
-def test_a_request_has_one_host(headers: tuple[tuple[str, str], ...]) -> None:
+def test_request_is_refused_when_it_does_not_have_one_host_header(headers: tuple[tuple[str, str], ...]) -> None:
     with pytest.raises(ValueError, match="one Host"):
         sign_request(Request("GET", "/", headers=headers), EXAMPLE, region="r", service="s3", now=NOW)
     with pytest.raises(ValueError, match="one Host"):
@@ -162,7 +162,7 @@ def test_a_request_has_one_host(headers: tuple[tuple[str, str], ...]) -> None:
 
 @pytest.mark.parametrize("white_space", ["", " ", " \t"])
 @pytest.mark.parametrize("service", ["s3", "execute-api"])
-def test_white_space_around_a_hash_is_not_signed(service: str, white_space: str) -> None:
+def test_white_space_around_a_content_hash_does_not_change_the_signature(service: str, white_space: str) -> None:
     def signed(*headers: tuple[str, str]) -> tuple[bytes, bytes]:
         request = Request("PUT", "/k", headers=(*BUCKET, *headers), body=b"x")
         presigned = presign_request(request, EXAMPLE, region="r", service=service, now=NOW, expires=1)
@@ -173,11 +173,11 @@ def test_white_space_around_a_hash_is_not_signed(service: str, white_space: str)
     given_ = signed((CONTENT_HASH, "UNSIGNED-PAYLOAD"))
     assert signed((CONTENT_HASH, f"UNSIGNED-PAYLOAD{white_space}")) == given_
     assert signed((CONTENT_HASH, f"{white_space}UNSIGNED-PAYLOAD")) == given_
-    # What is empty says nothing.
+    # An empty header is ignored.
     assert signed((CONTENT_HASH, white_space)) == signed()
 
 
-def test_a_signing_key_is_not_another_access_keys() -> None:
+def test_known_signing_key_is_not_reused_for_another_access_key() -> None:
     stamp, other = "20260228T235959Z", Key("AKID2", "secret2")
     known = signing_context(EXAMPLE, stamp, region="r", service="s3")
     assert signing_context(other, stamp, region="r", service="s3", known=known) == signing_context(
@@ -186,7 +186,7 @@ def test_a_signing_key_is_not_another_access_keys() -> None:
     assert signing_context(EXAMPLE, stamp, region="r", service="s3", known=known) == known
 
 
-def test_names_of_headers_are_not_kept_for_ever() -> None:
+def test_cache_of_header_names_stays_bounded() -> None:
     signs = SignedNames(["range"])
     assert all(signs[f"x-amz-meta-{n}"] and not signs[f"x-{n}"] for n in range(2000))
     assert len(signs) < 1000
@@ -196,21 +196,21 @@ def test_names_of_headers_are_not_kept_for_ever() -> None:
 
 
 @pytest.mark.parametrize("expires", [-1, 0, 604801, True, 60.5, "60", None])
-def test_presigned_urls_end_within_a_week(expires: Any) -> None:
+def test_presigning_is_refused_when_the_url_would_not_expire_within_a_week(expires: Any) -> None:
     with pytest.raises(ValueError, match="604800"):
         presign_request(
             Request("GET", "/", headers=BUCKET), EXAMPLE, region="r", service="s3", now=NOW, expires=expires
         )
 
 
-def test_no_secret_is_told() -> None:
+def test_repr_of_a_signing_context_has_no_secret() -> None:
     context = signing_context(replace(EXAMPLE, session_token="to-ken"), "20260228T235959Z", region="r", service="s3")
     for secret in (EXAMPLE.secret_access_key, "to-ken"):
         assert secret not in repr(context)
 
 
 @pytest.mark.parametrize("secret", ["hunter2\udc80", "hunter2\n", "\0hunter2", "hunter2\x7f"])
-def test_a_secret_that_nobody_can_print_is_refused(secret: str) -> None:
+def test_secret_key_is_refused_without_appearing_in_the_error_when_it_is_not_encodable(secret: str) -> None:
     with pytest.raises(ValueError, match="secret access key") as raised:
         signing_key(secret, "20260228", "r", "s3")
     assert type(raised.value) is ValueError
@@ -218,7 +218,7 @@ def test_a_secret_that_nobody_can_print_is_refused(secret: str) -> None:
     assert "hunter2" not in repr(raised.value)
 
 
-def test_a_secret_may_have_more_than_ascii() -> None:
+def test_non_ascii_secret_key_signs_as_with_botocore() -> None:
     theirs = botocore.auth.SigV4Auth(Credentials("AKID", "sécret €"), "sqs", "r")
     request = AWSRequest("GET", "/")
     request.context["timestamp"] = "20260228T235959Z"
@@ -230,13 +230,13 @@ def test_a_secret_may_have_more_than_ascii() -> None:
 
 
 @pytest.mark.parametrize("access_key_id", ["AKID\r\n", "AKIDé", "AKID\x7f"])
-def test_an_id_that_no_header_holds_is_refused(access_key_id: str) -> None:
+def test_access_key_id_is_refused_when_no_header_can_hold_it(access_key_id: str) -> None:
     key = replace(EXAMPLE, access_key_id=access_key_id)
-    with pytest.raises(ValueError, match="access key's id"):
+    with pytest.raises(ValueError, match="access key ID"):
         signing_context(key, "20260228T235959Z", region="r", service="s3")
 
 
-def test_no_session_token_may_be_none() -> None:
+def test_session_token_none_means_no_session_token() -> None:
     none: Any = None
     stamp = "20260228T235959Z"
     assert signing_context(replace(EXAMPLE, session_token=none), stamp, region="r", service="s3") == signing_context(
@@ -255,7 +255,7 @@ def emulator() -> Iterator[Emulator]:
 
 
 @pytest.mark.parametrize("service", ["s3", "execute-api"])
-def test_a_presigned_url_is_accepted_until_it_is_changed(emulator: Emulator, service: str) -> None:
+def test_presigned_url_is_accepted_unless_it_is_changed(emulator: Emulator, service: str) -> None:
     key = Key("ASIDEXAMPLE00000", "secret", "to/ken==")
     host = urlsplit(emulator.url).netloc
     request = Request("GET", "/a%20b//c", (("q", "é +"),), (("Host", host), ("X-Amz-A", "b")))

@@ -1,4 +1,4 @@
-"""The implementation in use does what the reference does: the same value, or an error of the same type."""
+"""The implementation in use agrees with the reference: the same result, or an error of the same type."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import scaled
 from hwsigner.sigv4 import canonical
 from hwsigner.sigv4 import reference as _reference
 
@@ -20,13 +21,13 @@ Arguments = Sequence[Any]
 CONTEXT = ("AWS4-HMAC-SHA256", "20260301T000000Z", "20260301/eu-west-1/service/aws4_request")
 KEY = bytes(range(100, 132))
 PLAIN: tuple[Any, Any, Any, Any, Any] = ("GET", "/", [("Host", "example.com")], b"", CONTEXT)
-# Around the sizes from which the extension takes memory from the heap, or another way to sort.
+# Around the sizes at which the extension starts to use the heap, or another way to sort.
 SIZES = (0, 1, 2, 15, 16, 17, 18, 33, 500)
 LENGTHS = (0, 1, 170, 171, 341, 511, 512, 513, 682, 683, 1024, 1365, 1366, 2047, 2048, 4095, 4096, 4097, 20_000)
 
 
 def outcome(function: Callable[..., object], arguments: Arguments) -> object:
-    """Return what a function returns, or the type of what it raises."""
+    """Return a function's result, or the type of its exception."""
     try:
         return function(*arguments)
     except Exception as error:
@@ -34,7 +35,7 @@ def outcome(function: Callable[..., object], arguments: Arguments) -> object:
 
 
 def agree(*arguments: Any) -> object:
-    """Return the outcome of a call, the same for both implementations; and so with a key."""
+    """Check that a call has the same outcome for both implementations, also with a key, and return it."""
     expected = outcome(_reference.request_to_sign, arguments)
     assert outcome(canonical.request_to_sign, arguments) == expected
     signed = sign(_reference.sign_hmac, arguments)
@@ -44,12 +45,12 @@ def agree(*arguments: Any) -> object:
 
 
 def sign(function: Callable[..., object], arguments: Arguments) -> object:
-    """Return the outcome of a call with a key, of the same request."""
+    """Return the outcome of a call with a key for the same request."""
     s3 = arguments[5] if len(arguments) > 5 else False
     return outcome(function, (*arguments[:5], s3, *arguments[6:], KEY))
 
 
-def test_which_implementation_it_is() -> None:
+def test_functions_come_from_the_implementation_that_canonical_names() -> None:
     home = {"native": "hwsigner._native", "python": "hwsigner.sigv4.reference"}[canonical.IMPLEMENTATION]
     assert canonical.request_to_sign.__module__ == canonical.sign_hmac.__module__ == home
     assert inspect.signature(canonical.request_to_sign) == inspect.signature(_reference.request_to_sign).replace(
@@ -61,14 +62,14 @@ def test_which_implementation_it_is() -> None:
     ) or home.endswith("_reference")
 
 
-def test_each_function_of_the_reference_is_there() -> None:
+def test_canonical_replaces_two_functions_of_the_reference_when_native() -> None:
     functions = {name for name, value in vars(_reference).items() if inspect.isfunction(value) and name[0] != "_"}
     assert {*canonical.__all__} - {"IMPLEMENTATION"} <= functions
     others = [getattr(canonical, name) is getattr(_reference, name) for name in canonical.__all__ if name in functions]
     assert others.count(False) == {"native": 2, "python": 0}[canonical.IMPLEMENTATION]
 
 
-# Whole requests, generated.
+# Random requests.
 
 PIECES = ["/", "/", "//", ".", "..", "/./", "/../", "a", "b", "%2F", "%41", "%7e", "%2e%2E", "%", "%4", "%zz", "%C3%a9"]
 QUERY_PIECES = [*PIECES, "?", "&", "&", "&", "=", "=", "==", "+", " ", "#", "~", "a=1", "a=", "a-", "A", "z"]
@@ -95,7 +96,7 @@ def wire(pieces: Sequence[str]) -> st.SearchStrategy[str]:
 
 
 def text(strategy: st.SearchStrategy[str]) -> st.SearchStrategy[str | bytes]:
-    """Generate the strings and, as often, their bytes."""
+    """Generate strings and, as often, bytes."""
     return strategy | strategy.map(lambda value: value.encode("latin-1"))
 
 
@@ -113,21 +114,21 @@ wrong: st.SearchStrategy[object] = st.sampled_from(
 contexts = st.just(CONTEXT) | st.tuples(words, words, words)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=scaled(1500))
 @given(st.tuples(words, targets, good_headers | headers, words | st.binary(max_size=200), contexts, st.booleans()))
-def test_generated_requests(arguments: Arguments) -> None:
+def test_implementations_agree_on_random_requests(arguments: Arguments) -> None:
     agree(*arguments)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=scaled(1500))
 @given(targets, good_headers, st.binary(max_size=100), st.booleans())
-def test_generated_requests_that_are_mostly_good(target: Any, headers: Any, payload: bytes, s3: bool) -> None:
+def test_implementations_agree_on_mostly_valid_requests(target: Any, headers: Any, payload: bytes, s3: bool) -> None:
     agree("GET", target, headers, payload, CONTEXT, s3)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=scaled(500))
 @given(st.integers(0, 5), wrong, st.booleans())
-def test_wrong_types_anywhere(place: int, value: object, iterate: bool) -> None:
+def test_implementations_agree_when_an_argument_has_a_wrong_type(place: int, value: object, iterate: bool) -> None:
     arguments = [*PLAIN, False]
     arguments[place] = iter(value) if iterate and isinstance(value, list) else value
     expected = outcome(_reference.request_to_sign, arguments)
@@ -135,8 +136,8 @@ def test_wrong_types_anywhere(place: int, value: object, iterate: bool) -> None:
     assert outcome(canonical.request_to_sign, arguments) == expected
 
 
-def test_arguments_are_looked_at_in_their_order() -> None:
-    """Of two wrong ones the first decides, types and what is not ASCII before all else."""
+def test_implementations_agree_which_of_two_wrong_arguments_is_reported() -> None:
+    """The first of two wrong arguments decides; wrong types and non-ASCII characters come before all else."""
     for first in range(5):
         for second in range(first + 1, 5):
             for one, other in ((1, "é"), ("é", 1), ("", 1), ("", "é")):
@@ -147,7 +148,7 @@ def test_arguments_are_looked_at_in_their_order() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 7])
-def test_the_number_of_arguments(count: int) -> None:
+def test_wrong_number_of_arguments_raises_type_error(count: int) -> None:
     assert agree(*([*PLAIN, False, False][:count])) is TypeError
     with pytest.raises(TypeError):
         canonical.request_to_sign(*PLAIN, s3=True)  # type: ignore[call-arg]
@@ -177,13 +178,13 @@ def places(one: bytes) -> Iterator[Arguments]:
 
 
 @pytest.mark.parametrize("byte", range(256))
-def test_every_byte_in_every_place(byte: int) -> None:
+def test_implementations_agree_on_every_byte_in_every_place(byte: int) -> None:
     for arguments in places(bytes((byte,))):
         agree(*arguments)
 
 
 @pytest.mark.parametrize("high", range(256))
-def test_every_pair_after_a_percent_sign(high: int) -> None:
+def test_implementations_agree_on_every_pair_after_a_percent_sign(high: int) -> None:
     for low in range(256):
         agree("GET", b"/?a=%%%c%c" % (high, low), [], "x", CONTEXT)
 
@@ -192,7 +193,7 @@ def test_every_pair_after_a_percent_sign(high: int) -> None:
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_texts_of_every_length(length: int) -> None:
+def test_implementations_agree_on_texts_of_every_length(length: int) -> None:
     for letter in "a/&=% ,":
         data = letter * length
         for arguments in (
@@ -212,7 +213,7 @@ def test_texts_of_every_length(length: int) -> None:
 
 @pytest.mark.parametrize("count", SIZES)
 @pytest.mark.parametrize("distinct", [1, 2, 7, 1000])
-def test_any_number_of_headers_and_parameters(count: int, distinct: int) -> None:
+def test_implementations_agree_on_any_number_of_headers_and_parameters(count: int, distinct: int) -> None:
     for step in (1, 7, 499):
         numbers = [i * step % 1009 % distinct for i in range(count)]
         sent = [(f"X-{n}" if n % 2 else f"x-{n}", str(i)) for i, n in enumerate(numbers)]
@@ -222,9 +223,8 @@ def test_any_number_of_headers_and_parameters(count: int, distinct: int) -> None
         agree("GET", "/?" + "&".join(f"{n}" for n in numbers), [], b"", CONTEXT)
 
 
-@settings(deadline=None)
 @given(st.binary(min_size=32, max_size=32), st.binary(max_size=300))
-def test_the_signature_is_the_hmac_of_the_string_to_sign(key: bytes, payload: bytes) -> None:
+def test_signature_is_the_hmac_of_the_string_to_sign(key: bytes, payload: bytes) -> None:
     arguments = "PUT", "/a?b=c", [("Host", "h")], payload, CONTEXT
     to_sign, names = canonical.request_to_sign(*arguments)
     expected = hmac.new(key, to_sign, "sha256").hexdigest().encode()
@@ -232,7 +232,7 @@ def test_the_signature_is_the_hmac_of_the_string_to_sign(key: bytes, payload: by
 
 
 @pytest.mark.parametrize("key", [b"", b"k", bytes(31), bytes(33), bytes(64), "k" * 31, "é" * 32, None, bytearray(32)])
-def test_a_key_is_of_32_bytes(key: Any) -> None:
+def test_signing_key_is_refused_when_it_is_not_32_bytes(key: Any) -> None:
     expected = outcome(_reference.sign_hmac, (*PLAIN, False, key))
     assert expected in (ValueError, TypeError)
     assert outcome(canonical.sign_hmac, (*PLAIN, False, key)) == expected
@@ -240,13 +240,13 @@ def test_a_key_is_of_32_bytes(key: Any) -> None:
     assert outcome(canonical.sign_hmac, (1, *PLAIN[1:], False, key)) is TypeError
 
 
-def test_a_key_may_be_text() -> None:
+def test_signing_key_may_be_str() -> None:
     assert canonical.sign_hmac(*PLAIN, False, "k" * 32) == canonical.sign_hmac(*PLAIN, False, b"k" * 32)
     assert canonical.sign_hmac(*PLAIN, True, b"k" * 32) == _reference.sign_hmac(*PLAIN, True, b"k" * 32)
 
 
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 65_535, 65_536, 65_537, 1_000_000])
-def test_payloads_of_any_size(size: int) -> None:
+def test_payload_of_any_size_signs_like_its_hash(size: int) -> None:
     payload = bytes(size)
     signed = agree("PUT", "/", [], payload, CONTEXT)
     assert signed == agree("PUT", "/", [], hashlib.sha256(payload).hexdigest(), CONTEXT)
@@ -260,7 +260,7 @@ def test_headers_may_be_any_iterable() -> None:
         assert canonical.request_to_sign("GET", "/", other, b"", CONTEXT) == expected
 
 
-def test_what_an_iterable_raises_comes_through() -> None:
+def test_exception_of_a_headers_iterable_is_passed_on() -> None:
     def broken() -> Iterator[tuple[str, str]]:
         yield "a", "b"
         raise KeyError("no more")
@@ -270,7 +270,7 @@ def test_what_an_iterable_raises_comes_through() -> None:
             function("GET", "/", broken(), b"", CONTEXT)
 
 
-def test_messages_are_the_same() -> None:
+def test_implementations_raise_the_same_messages() -> None:
     for arguments in (
         ("", *PLAIN[1:]),
         ("GET", "a", *PLAIN[2:]),

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import scaled
 from hwsigner.key import ECDSA, MLDSA, RSA, Algorithm
 from hwsigner.sigv4 import (
     Request,
@@ -75,7 +76,7 @@ def sign(
     return sign_request(request, lambda message: SIGNATURE, **arguments)  # type: ignore[arg-type]
 
 
-# The vector: every intermediate string, written out.
+# The vector: every intermediate string.
 
 CANONICAL_REQUEST = b"""\
 POST
@@ -90,7 +91,7 @@ x-amz-x509-chain:SXNzdWVy,Q0E=
 
 content-type;host;x-amz-date;x-amz-x509;x-amz-x509-chain
 1a15f67f6619aa540b13e9a4c37d149fb2c9bdea25d82b73a3878826694dfe27"""
-# Its last line, and this, by `openssl dgst -sha256`.
+# Its last line, and the next one, are from `openssl dgst -sha256`.
 REQUEST_DIGEST = "a76325f63f64698729d006d6e35a6756d1c91377adffa646a15bbf22bee440a7"
 
 
@@ -98,7 +99,7 @@ REQUEST_DIGEST = "a76325f63f64698729d006d6e35a6756d1c91377adffa646a15bbf22bee440
     ("algorithm", "name"),
     [(RSA, "AWS4-X509-RSA-SHA256"), (ECDSA, "AWS4-X509-ECDSA-SHA256"), (MLDSA, "AWS4-X509-MLDSA")],
 )
-def test_each_stage_on_a_fixed_request(algorithm: Algorithm, name: str) -> None:
+def test_each_stage_is_right_for_a_fixed_request(algorithm: Algorithm, name: str) -> None:
     messages: list[bytes] = []
 
     def sign_message(message: bytes) -> bytes:
@@ -128,7 +129,7 @@ def test_each_stage_on_a_fixed_request(algorithm: Algorithm, name: str) -> None:
     )
 
 
-def test_a_second_later_it_is_another_day() -> None:
+def test_date_and_scope_change_at_midnight_utc() -> None:
     signed = sign(now=BEFORE_MIDNIGHT + timedelta(seconds=1))
     assert signed.string_to_sign.split(b"\n")[1:3] == [
         b"20260301T000000Z",
@@ -138,7 +139,7 @@ def test_a_second_later_it_is_another_day() -> None:
     assert " Credential=713/20260301/eu-west-1/" in dict(signed.request.headers)["Authorization"]
 
 
-def test_without_a_chain_no_header_says_so() -> None:
+def test_chain_header_is_absent_when_there_is_no_chain() -> None:
     signed = sign(certificate=Certificate(ECDSA, chain_header=""))
     assert "X-Amz-X509-Chain" not in dict(signed.request.headers)
     assert signed_headers(signed.request) == "content-type;host;x-amz-date;x-amz-x509"
@@ -147,13 +148,13 @@ def test_without_a_chain_no_header_says_so() -> None:
 # The stages alone.
 
 
-def test_times_are_in_utc_whatever_their_zone() -> None:
+def test_times_are_converted_to_utc() -> None:
     cairo = datetime(2026, 3, 1, 1, 59, 59, tzinfo=timezone(timedelta(hours=2)))
     assert timestamp(cairo) == timestamp(BEFORE_MIDNIGHT) == "20260228T235959Z"
     assert credential_scope(cairo, REGION) == "20260228/eu-west-1/rolesanywhere/aws4_request"
 
 
-def test_a_time_without_a_zone_is_refused() -> None:
+def test_time_without_a_zone_is_refused() -> None:
     naive = datetime(2026, 2, 28)
     for call in (
         lambda: timestamp(naive),
@@ -165,20 +166,20 @@ def test_a_time_without_a_zone_is_refused() -> None:
             call()
 
 
-def test_the_string_to_sign_hashes_the_canonical_request() -> None:
+def test_string_to_sign_ends_with_the_hash_of_the_canonical_request() -> None:
     to_sign = string_to_sign(MLDSA, BEFORE_MIDNIGHT, scope="a/b", canonical_request=b"abc")
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
     assert to_sign == f"AWS4-X509-MLDSA\n20260228T235959Z\na/b\n{digest}".encode()
 
 
-def test_the_authorization_header() -> None:
+def test_authorization_header_has_the_documented_form() -> None:
     header = authorization_header(
         Certificate(RSA, serial="1"), "the/scope", signed_headers="a;b", signature=b"\xca\xfe"
     )
     assert header == "AWS4-X509-RSA-SHA256 Credential=1/the/scope, SignedHeaders=a;b, Signature=cafe"
 
 
-def test_which_headers_are_signed() -> None:
+def test_host_content_type_and_amz_headers_are_signed() -> None:
     names = [
         "HOST",
         "content-TYPE",
@@ -196,7 +197,7 @@ def test_which_headers_are_signed() -> None:
     assert lines == [b"content-type:1", b"host:1", b"x-amz-anything:1", b"x-amz-date:1,1", b""]
 
 
-def test_signing_again_replaces_what_signing_sets() -> None:
+def test_signing_again_replaces_the_headers_that_signing_adds() -> None:
     first = sign(certificate=Certificate(RSA, x509_header="b2xk"))
     again = sign(first.request, Certificate(ECDSA, chain_header=""), now=BEFORE_MIDNIGHT + timedelta(seconds=1))
     assert again == sign(certificate=Certificate(ECDSA, chain_header=""), now=BEFORE_MIDNIGHT + timedelta(seconds=1))
@@ -216,7 +217,7 @@ def test_other_amz_headers_are_kept_and_signed() -> None:
 
 
 @pytest.mark.parametrize("headers", [(), (("X-Host", "a"),), (("Host", "a"), ("host", "a"))])
-def test_a_request_has_one_host(headers: tuple[tuple[str, str], ...]) -> None:
+def test_request_is_refused_when_it_does_not_have_one_host_header(headers: tuple[tuple[str, str], ...]) -> None:
     with pytest.raises(ValueError, match="one Host"):
         add_x509_headers(Request("GET", "/", headers=headers), Certificate(RSA), BEFORE_MIDNIGHT)
 
@@ -235,24 +236,24 @@ def test_a_request_has_one_host(headers: tuple[tuple[str, str], ...]) -> None:
         {"headers": (("Host", "a"), ("X-Amz-\n", "b"))},
     ],
 )
-def test_what_cannot_go_on_the_wire_is_refused(change: dict[str, object]) -> None:
+def test_request_is_refused_when_it_can_not_be_sent(change: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         sign(replace(CREATE_SESSION, **change))  # type: ignore[arg-type]
 
 
-def test_a_line_break_cannot_enter_the_string_to_sign() -> None:
+def test_region_with_a_line_break_is_refused() -> None:
     with pytest.raises(ValueError, match="one line"):
         sign(region="eu\nwest")
 
 
-def test_targets() -> None:
+def test_target_is_the_encoded_path_and_canonical_query() -> None:
     assert CREATE_SESSION.target == "/sessions?" + CANONICAL_REQUEST.split(b"\n")[2].decode()
     assert Request("GET", "").target == "/"
     assert Request("GET", "/a%20b/").target == "/a%20b/"
     assert Request("GET", "", query=(("b", "é +"), ("a", ""))).target == "/?a=&b=%C3%A9%20%2B"
 
 
-# What is sent equals what is signed: botocore reads the request as it goes on the wire.
+# The signature is that of what is sent: botocore reads the request as sent.
 
 WIRE_PATHS = st.lists(st.sampled_from(["/", "//", ".", "..", "a", "%2F", "%C3%A9", "+", "=", "~"]), max_size=6).map(
     lambda pieces: "/" + "".join(pieces)
@@ -268,7 +269,7 @@ HEADERS = st.lists(
 
 
 def judge(request: Request) -> list[str]:
-    """Return the canonical request and the string to sign that botocore finds in a request as sent."""
+    """Return the canonical request and string to sign that botocore computes for a sent request."""
     sent = AWSRequest(method=request.method, url=f"https://{HOST}{request.target}", data=request.body)
     for name, value in request.headers:
         if re.fullmatch("host|content-type|x-amz-.*", name.lower()):
@@ -279,7 +280,7 @@ def judge(request: Request) -> list[str]:
     return [canonical, auth.string_to_sign(sent, canonical)]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=scaled(500))
 @given(
     WIRE_PATHS,
     st.lists(st.tuples(TEXT, TEXT), max_size=5),
@@ -287,7 +288,7 @@ def judge(request: Request) -> list[str]:
     st.binary(max_size=8),
     st.datetimes(min_value=datetime(2000, 1, 1)),
 )
-def test_what_is_sent_is_what_was_signed(
+def test_signature_covers_exactly_what_is_sent(
     path: str, query: Sequence[tuple[str, str]], headers: Sequence[tuple[str, str]], body: bytes, now: datetime
 ) -> None:
     request = Request("POST", path, query=tuple(query), headers=(*headers, ("Host", HOST)), body=body)
@@ -298,7 +299,9 @@ def test_what_is_sent_is_what_was_signed(
 
 
 @given(st.lists(st.tuples(TEXT, TEXT), max_size=5), st.randoms())
-def test_the_order_of_the_query_and_of_headers_does_not_matter(query: list[tuple[str, str]], random: Random) -> None:
+def test_signature_does_not_depend_on_the_order_of_query_and_headers(
+    query: list[tuple[str, str]], random: Random
+) -> None:
     shuffled, headers = list(query), list(CREATE_SESSION.headers)
     random.shuffle(shuffled)
     random.shuffle(headers)
@@ -311,7 +314,7 @@ def test_the_order_of_the_query_and_of_headers_does_not_matter(query: list[tuple
 @pytest.mark.parametrize(
     "change", [{"method": "PUT"}, {"path": "/session"}, {"query": ()}, {"body": b""}, {"headers": (("Host", "h"),)}]
 )
-def test_each_part_of_a_request_is_signed(change: dict[str, object]) -> None:
+def test_every_part_of_a_request_is_signed(change: dict[str, object]) -> None:
     assert sign(replace(CREATE_SESSION, **change)).string_to_sign != sign().string_to_sign  # type: ignore[arg-type]
 
 
@@ -352,7 +355,7 @@ def openssl_verifies(folder: Path, public_key: bytes, message: bytes, signature:
 
 
 @pytest.mark.parametrize("kind", KEYS)
-def test_openssl_verifies_the_signature_over_what_was_sent(kind: str, tmp_path: Path) -> None:
+def test_openssl_verifies_the_signature_over_what_is_sent(kind: str, tmp_path: Path) -> None:
     key = KEYS[kind]()
     algorithm = RSA if kind.startswith("RSA") else ECDSA if kind.startswith("P-") else MLDSA
     signed = sign_request(
@@ -372,7 +375,7 @@ def test_openssl_verifies_the_signature_over_what_was_sent(kind: str, tmp_path: 
     assert not openssl_verifies(tmp_path, public_key, message + b" ", bytes.fromhex(signature[1]), *digest)
 
 
-def test_the_example_in_the_documentation(tmp_path: Path) -> None:
+def test_documented_example_is_right_and_openssl_verifies_it(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "sigv4-x509.md").read_text("utf-8")
     sent, canonical, to_sign, authorization, public_key = re.findall(
         r"^```\n(.*?)\n```$", page, re.DOTALL | re.MULTILINE

@@ -1,4 +1,4 @@
-"""The stages of SigV4 with a secret key, on what AWS publishes: examples, and its test suite."""
+"""The stages of SigV4 with a secret key, on AWS's published examples and test suite."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ BUCKET = (("Host", "examplebucket.s3.amazonaws.com"),)
         ),
     ],
 )
-def test_examples_of_s3(request_: Request, names: str, signature: str) -> None:
+def test_s3_example_signatures_are_reproduced(request_: Request, names: str, signature: str) -> None:
     signed = sign_request(request_, EXAMPLE, region="us-east-1", service="s3", now=IN_2013, also_sign=("Range", "date"))
     assert dict(signed.request.headers)["Authorization"] == (
         "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request, "
@@ -67,7 +67,7 @@ def test_examples_of_s3(request_: Request, names: str, signature: str) -> None:
     )
 
 
-def test_the_example_of_a_presigned_url() -> None:
+def test_s3_example_presigned_url_is_reproduced() -> None:
     signed = presign_request(
         Request("GET", "/test.txt", headers=BUCKET),
         EXAMPLE,
@@ -85,13 +85,13 @@ def test_the_example_of_a_presigned_url() -> None:
     assert signed.request.headers == BUCKET
 
 
-def test_the_example_of_a_signing_key() -> None:
+def test_example_signing_key_is_reproduced() -> None:
     key = signing_key("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "20150830", "us-east-1", "iam")
     assert key.hex() == "c4afb1cc5771d871763a393e44b703571b55cc28424d1a5e86da6ed3c154a4b9"
 
 
-# AWS's test suite, `aws-sig-v4-test-suite`: names of its cases, and their signatures. Left out are those whose paths no
-# request line can hold, get-space and get-utf8: the suite encodes them once, and a service what is encoded already.
+# AWS's test suite, `aws-sig-v4-test-suite`: names of its cases, and their signatures. get-space and get-utf8 are left
+# out: no request line can hold their paths. The suite encodes these once, a service encodes an encoded path again.
 
 SUITE = Key("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
 SUITE_TOKEN = (
@@ -166,7 +166,7 @@ CASES: dict[str, tuple[Request, str]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_suite(name: str) -> None:
+def test_aws_test_suite_signatures_are_reproduced(name: str) -> None:
     request, signature = CASES[name]
     signed = sign_request(
         replace(request, headers=(("Host", "example.amazonaws.com"), *request.headers)),

@@ -1,4 +1,4 @@
-"""Files that are replaced whole: whoever reads, writes, or is killed at the same time."""
+"""Files that are locked and replaced whole, while other processes read, write or are killed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from typing import Any
 import pytest
 
 from hwsigner.errors import HwsignerError, LockError
-from hwsigner.system import files as atomic_file
-from hwsigner.system.files import edit_file
+from hwsigner.system import files
+from hwsigner.system.files import edit_file, lock_within
 
 ROOT = Path(__file__).parents[2]
 LOCK, TEMPORARY = ".file.hwsigner-lock", ".file.hwsigner-new"
@@ -40,7 +41,7 @@ def put(path: Path, data: bytes) -> None:
 
 
 def refused(path: Path, *parts: str) -> HwsignerError:
-    """Check that a write is refused in so many words, and leaves nothing behind."""
+    """Check that a write fails with a message that has these parts, and leaves no temporary file."""
     with pytest.raises(HwsignerError) as caught:
         put(path, b"new")
     for part in (str(path), *parts):
@@ -53,14 +54,36 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-class TestWhatIsThere:
-    def test_is_given_and_replaced(self, file: Path) -> None:
+def test_lock_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with path.open("w") as first, path.open("w") as second:
+        assert lock_within(first.fileno(), 0)
+        begin = time.monotonic()
+        assert not lock_within(second.fileno(), 0.2)
+        assert time.monotonic() - begin >= 0.2
+        fcntl.flock(first, fcntl.LOCK_UN)
+        assert lock_within(second.fileno(), 0)
+
+
+def test_lock_is_taken_when_its_holder_closes_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    held = os.open(path, os.O_RDWR | os.O_CREAT)
+    assert lock_within(held, 0)
+    timer = threading.Timer(0.1, os.close, [held])
+    timer.start()
+    with path.open("w") as waiting:
+        assert lock_within(waiting.fileno(), 20)
+    timer.join()
+
+
+class TestReplacing:
+    def test_file_gets_the_edited_content(self, file: Path) -> None:
         edit_file(str(file), lambda data: data + b" and new")
         assert file.read_bytes() == b"old and new"
         assert sorted(os.listdir(file.parent)) == [LOCK, "file"]
 
     @pytest.mark.parametrize("umask", [0o000, 0o077])
-    def test_nothing(self, tmp_path: Path, umask: int) -> None:
+    def test_new_file_and_folder_are_private(self, tmp_path: Path, umask: int) -> None:
         before = os.umask(umask)
         try:
             edit_file(str(tmp_path / "a" / "file"), lambda data: b"new" if data == b"" else b"?")
@@ -70,12 +93,12 @@ class TestWhatIsThere:
         assert [mode(tmp_path / name) for name in ("a", "a/file", f"a/{LOCK}")] == [0o700, 0o600, 0o600]
 
     @pytest.mark.parametrize("bits", [0o600, 0o400, 0o644, 0o660, 0o1640])
-    def test_keeps_its_mode(self, file: Path, bits: int) -> None:
+    def test_mode_is_kept(self, file: Path, bits: int) -> None:
         file.chmod(bits)
         put(file, b"new")
         assert (file.read_bytes(), mode(file)) == (b"new", bits)
 
-    def test_keeps_its_access_control_list(self, file: Path) -> None:
+    def test_access_control_list_is_kept(self, file: Path) -> None:
         # acl(5): the owner, user 65534, the group, the mask, others; as linux/posix_acl_xattr.h lays them out.
         entries = [(0x01, 6, -1), (0x02, 4, 65534), (0x04, 0, -1), (0x10, 4, -1), (0x20, 0, -1)]
         acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
@@ -83,13 +106,15 @@ class TestWhatIsThere:
         put(file, b"new")
         assert os.getxattr(file, "system.posix_acl_access") == acl
 
-    def test_keeps_its_group(self, file: Path, other_group: int) -> None:
+    def test_group_is_kept(self, file: Path, other_group: int) -> None:
         os.chown(file, -1, other_group)
         put(file, b"new")
         assert file.stat().st_gid == other_group
 
     @pytest.mark.parametrize("is_dangling", [False, True])
-    def test_a_link_stays_and_its_target_is_replaced(self, file: Path, tmp_path: Path, is_dangling: bool) -> None:
+    def test_symbolic_link_stays_and_its_target_is_replaced(
+        self, file: Path, tmp_path: Path, is_dangling: bool
+    ) -> None:
         link = tmp_path / "link"
         link.symlink_to("folder/file")
         if is_dangling:
@@ -99,18 +124,18 @@ class TestWhatIsThere:
         assert file.read_bytes() == b"new"
         assert sorted(os.listdir(tmp_path)) == ["folder", "link"]
 
-    def test_is_not_touched_by_an_edit_that_fails(self, file: Path) -> None:
+    def test_file_is_not_changed_when_the_edit_fails(self, file: Path) -> None:
         with pytest.raises(ZeroDivisionError):
             edit_file(str(file), lambda _: b"%d" % (1 // 0))
         assert file.read_bytes() == b"old"
 
-    def test_a_left_over_of_a_killed_process_is_removed(self, file: Path) -> None:
+    def test_temporary_file_of_a_killed_process_is_removed(self, file: Path) -> None:
         (file.parent / TEMPORARY).write_bytes(b"half")
         put(file, b"new")
         assert file.read_bytes() == b"new"
         assert sorted(os.listdir(file.parent)) == [LOCK, "file"]
 
-    def test_nobody_is_led_elsewhere_by_links_of_these_names(self, file: Path, tmp_path: Path) -> None:
+    def test_links_with_the_names_of_helper_files_are_not_followed(self, file: Path, tmp_path: Path) -> None:
         other = tmp_path / "other"
         other.write_bytes(b"other")
         (file.parent / TEMPORARY).symlink_to(other)
@@ -121,7 +146,9 @@ class TestWhatIsThere:
         refused(file)
         assert other.read_bytes() == b"other"
 
-    def test_nor_into_a_file_that_comes_back(self, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_temporary_file_that_comes_back_is_not_written(
+        self, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         other = tmp_path / "other"
         other.write_bytes(b"other")
         os.link(other, file.parent / TEMPORARY)
@@ -133,12 +160,12 @@ class TestWhatIsThere:
 
 @pytest.fixture
 def other_group() -> int:
-    """A group that this process may give to its files, and that they do not get by themselves."""
+    """A group that this process may give to its files, but that new files do not get."""
     return 12345 if os.geteuid() == 0 else next((g for g in os.getgroups() if g != os.getegid()), os.getegid())
 
 
-def test_a_folder_that_can_t_be_synced_is_no_failure(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on some network file systems."""
+def test_write_succeeds_when_the_folder_cannot_be_synced(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some network file systems can't."""
     sync = os.fsync
 
     def sync_files(handle: int) -> None:
@@ -151,31 +178,31 @@ def test_a_folder_that_can_t_be_synced_is_no_failure(file: Path, monkeypatch: py
     assert file.read_bytes() == b"new"
 
 
-class TestRefusals:
-    def test_a_folder_in_its_place(self, tmp_path: Path) -> None:
+class TestErrors:
+    def test_folder_is_not_a_regular_file(self, tmp_path: Path) -> None:
         refused(tmp_path, "not a regular file")
 
-    def test_a_pipe(self, file: Path) -> None:
+    def test_pipe_is_not_a_regular_file(self, file: Path) -> None:
         file.unlink()
         os.mkfifo(file)
         refused(file, "not a regular file")
 
-    def test_a_link_to_itself(self, file: Path) -> None:
+    def test_link_to_itself_is_an_error(self, file: Path) -> None:
         file.unlink()
         file.symlink_to(file)
         refused(file, "symbolic links")
 
-    def test_a_file_in_place_of_the_folder(self, file: Path) -> None:
+    def test_file_in_place_of_the_folder_is_an_error(self, file: Path) -> None:
         refused(file / "file", "Not a directory")
 
-    def test_a_file_of_another_user(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_file_of_another_user_is_an_error(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         owner = file.stat().st_uid
         monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
         refused(file, f"user {owner}")
         assert file.read_bytes() == b"old"
-        assert os.listdir(file.parent) == [file.name]  # Its owner could not open a lock of this user's.
+        assert os.listdir(file.parent) == [file.name]  # No lock: the file's owner could not open it.
 
-    def test_a_lock_of_another_user(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_lock_of_another_user_is_named(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         real = os.open
 
         def deny(path: str, *arguments: Any, **options: Any) -> int:
@@ -184,10 +211,12 @@ class TestRefusals:
             return real(path, *arguments, **options)
 
         monkeypatch.setattr(os, "open", deny)
-        refused(file, f"can't lock {file} by {file.parent / LOCK}: Permission denied. Remove that file")
+        refused(file, f"can't lock {file} with {file.parent / LOCK}: Permission denied. Remove that file")
 
-    def test_a_lock_that_another_process_keeps(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(atomic_file, "LOCK_TIMEOUT", 0.0)
+    def test_lock_that_another_process_keeps_is_an_error_of_status_7(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(files, "LOCK_TIMEOUT", 0.0)
         with (file.parent / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             error = refused(file, "another process")
@@ -195,7 +224,7 @@ class TestRefusals:
         assert file.read_bytes() == b"old"
         put(file, b"new")
 
-    def test_waits_for_another_process_to_end(self, file: Path) -> None:
+    def test_second_writer_waits_for_the_first(self, file: Path) -> None:
         begun, done = threading.Event(), threading.Event()
 
         def edit(_: bytes) -> bytes:
@@ -217,8 +246,8 @@ EDIT = "from hwsigner.system.files import edit_file; edit_file({path!r}, lambda 
 
 
 def in_mount_namespace(script: str, path: Path) -> subprocess.CompletedProcess[str]:
-    """Edit a file after a script has mounted something, in a namespace in which this user may."""
-    # No bytecode is written: the disk may be full.
+    """Run a script that mounts something, then edit a file, in a namespace where this user may mount."""
+    # -B: the disk may be full, so write no bytecode.
     python = f'exec {sys.executable} -B -c "$EDIT"'
     return subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", f"{script}\n{python}"],
@@ -231,22 +260,22 @@ def in_mount_namespace(script: str, path: Path) -> subprocess.CompletedProcess[s
 
 
 class TestMounts:
-    def test_a_file_that_is_mounted_by_itself(self, file: Path, tmp_path: Path) -> None:
+    def test_mounted_file_cannot_be_replaced(self, file: Path, tmp_path: Path) -> None:
         other = tmp_path / "other"
         other.write_bytes(b"other")
         done = in_mount_namespace(f"mount --bind {other} {file}", file)
         last = done.stderr.splitlines()[-1]
-        assert f"{file} is a mount point (a file mounted by itself), so it can't be replaced. Mount the folder" in last
+        assert f"{file} is a mount point (a file mounted by itself), so it can't be replaced. Mount its folder" in last
         assert (file.read_bytes(), other.read_bytes()) == (b"old", b"other")
         assert sorted(os.listdir(file.parent)) == [LOCK, "file"]
 
-    def test_a_folder_that_is_mounted(self, file: Path, tmp_path: Path) -> None:
+    def test_file_in_a_mounted_folder_is_replaced(self, file: Path, tmp_path: Path) -> None:
         (tmp_path / "mount").mkdir()
         done = in_mount_namespace(f"mount --bind {file.parent} {tmp_path}/mount", tmp_path / "mount" / "file")
         assert done.stderr == ""
         assert file.stat().st_size == 100_003
 
-    def test_a_full_disk(self, file: Path) -> None:
+    def test_file_is_not_changed_when_the_disk_is_full(self, file: Path) -> None:
         script = f"""
             mount -t tmpfs -o size=64k tmpfs {file.parent}
             echo old >{file}
@@ -255,10 +284,10 @@ class TestMounts:
             cat {file}
             exit"""
         done = in_mount_namespace(script, file)
-        assert f"can't write {file}: No space left on device. Nothing in it is lost" in done.stderr
+        assert f"can't write {file}: No space left on device. The file was not changed" in done.stderr
         assert done.stdout == f"{LOCK}\nfile\nold\n"
 
-    def test_a_read_only_file_system(self, file: Path) -> None:
+    def test_read_only_file_system_is_an_error(self, file: Path) -> None:
         done = in_mount_namespace(
             f"mount --bind {file.parent} {file.parent}; mount -o remount,ro,bind {file.parent}", file
         )
@@ -268,14 +297,14 @@ class TestMounts:
 
 @pytest.fixture
 def memory(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory, if there is one: a disk takes its time to synchronise."""
+    """A folder in memory, if there is one: syncing to a disk is slow."""
     shared = "/dev/shm"
     with tempfile.TemporaryDirectory(dir=shared if os.path.isdir(shared) else tmp_path) as folder:
         yield Path(folder)
 
 
-class TestAtTheSameTime:
-    def test_a_reader_sees_the_old_or_the_new_bytes(self, file: Path) -> None:
+class TestConcurrency:
+    def test_reader_sees_the_old_or_the_new_bytes(self, file: Path) -> None:
         versions = [bytes([48 + n]) * 200_000 for n in range(4)]
         put(file, versions[0])
         seen: set[bytes] = set()
@@ -295,7 +324,7 @@ class TestAtTheSameTime:
         assert seen
         assert seen <= set(versions)
 
-    def test_four_writers_lose_nothing_in_a_thousand_rounds(self, memory: Path) -> None:
+    def test_four_writers_lose_nothing_in_a_thousand_writes(self, memory: Path) -> None:
         file = memory / "file"
         script = """
             import sys
@@ -322,18 +351,18 @@ class TestAtTheSameTime:
             assert text.count(f" = {section}-249\n") == 3
 
 
-# Each two lines on stdin fork a child, and let it edit the file. It waits in a call that no edit makes, so that a
-# tracer which interrupts it there counts none that does not count.
+# Every two lines on stdin fork a child and make it edit the file. The child waits in a system call that no edit makes,
+# so that the tracer, which interrupts it there, counts only the calls of the edit.
 SERVER = """
 import ctypes, os, signal, sys
 from hwsigner.system.files import edit_file
 
-edit_file(sys.argv[2], lambda data: data)  # Whatever is loaded late is loaded.
+edit_file(sys.argv[2], lambda data: data)  # Load what is imported late.
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
-        ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)  # PR_SET_PTRACER: strace is no ancestor.
+        ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)  # PR_SET_PTRACER: strace is not its parent.
         print(os.getpid(), flush=True)
         signal.sigwait({signal.SIGUSR1})
         edit_file(sys.argv[1], lambda data: b"new" * 1000)
@@ -345,7 +374,7 @@ for line in sys.stdin:
 
 
 class Victims:
-    """Processes that edit a file under strace, which can kill them at a system call."""
+    """Processes that edit a file under strace, which can kill them at any system call."""
 
     def __init__(self, file: Path, folder: Path) -> None:
         self._log = folder / "log"
@@ -356,7 +385,7 @@ class Victims:
         self._server.communicate()
 
     def edit(self, *flags: str) -> tuple[int, list[str]]:
-        """Let one edit the file; return how it ended, and the names of its calls."""
+        """Let a process edit the file. Return its exit status and the names of its system calls."""
         child = self._ask()
         command = ["strace", "-f", *flags, "-o", str(self._log), "-p", child]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
@@ -382,23 +411,25 @@ def victims(file: Path, tmp_path: Path) -> Iterator[Victims]:
 
 
 @pytest.mark.parametrize("old", [b"old", None])
-def test_killed_at_each_system_call_in_turn(file: Path, victims: Victims, old: bytes | None) -> None:
-    def begin_anew() -> None:
+def test_process_killed_at_any_system_call_leaves_the_old_or_the_new_file(
+    file: Path, victims: Victims, old: bytes | None
+) -> None:
+    def start_again() -> None:
         file.unlink(missing_ok=True)
         if old:
             file.write_bytes(old)
 
-    begin_anew()
+    start_again()
     status, calls = victims.edit()
     assert status == 0
-    # Of these the kernel has several, and the C library chooses.
+    # The C library chooses among variants of a call, such as rename and renameat2.
     names = [re.sub("at2?$", "", call) for call in calls]
     assert [name for name in names if name in ("flock", "write", "fsync", "rename")] == [
         *("flock", "write", "fsync", "rename", "fsync")
     ]
     contents = []
     for index, call in enumerate(calls):
-        begin_anew()
+        start_again()
         number = calls[: index + 1].count(call)
         status, reached = victims.edit("-e", f"inject={call}:signal=SIGKILL:when={number}")
         assert (status, reached) == (-9, calls[: index + 1])

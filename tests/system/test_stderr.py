@@ -1,4 +1,4 @@
-"""Keeping what native libraries print from stderr, for commands alone."""
+"""Hiding what native libraries print on stderr, in commands only."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.system import stderr as chatter
+from hwsigner.system import stderr
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("silenced", [False, True])
-def test_a_library_leaves_stderr_alone(
+def test_output_is_hidden_only_after_silence(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, silenced: bool
 ) -> None:
-    monkeypatch.setattr(chatter, "_is_silenced", silenced)
+    monkeypatch.setattr(stderr, "_is_silenced", silenced)
     os.write(2, b"before\n")
-    with chatter.quiet(), chatter.quiet():
+    with stderr.quiet(), stderr.quiet():
         os.write(2, b"inside\n")
     os.write(2, b"after\n")
     assert capfd.readouterr().err == ("before\nafter\n" if silenced else "before\ninside\nafter\n")
 
 
-def test_stderr_is_back_after_an_error(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chatter, "_is_silenced", True)
-    with pytest.raises(KeyError), chatter.quiet():
+def test_stderr_is_restored_after_an_error(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stderr, "_is_silenced", True)
+    with pytest.raises(KeyError), stderr.quiet():
         raise KeyError
     os.write(2, b"after\n")
     assert capfd.readouterr().err == "after\n"
@@ -38,11 +38,11 @@ def test_stderr_is_back_after_an_error(capfd: pytest.CaptureFixture[str], monkey
 def test_many_threads_leave_stderr_as_it_was(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chatter, "_is_silenced", True)
+    monkeypatch.setattr(stderr, "_is_silenced", True)
 
     def work() -> None:
         for _ in range(50):
-            with chatter.quiet():
+            with stderr.quiet():
                 os.write(2, b"inside\n")
 
     descriptors = len(os.listdir("/proc/self/fd"))
@@ -56,8 +56,8 @@ def test_many_threads_leave_stderr_as_it_was(
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
-def test_a_closed_stderr_is_no_error() -> None:
-    code = "from hwsigner.system import stderr as chatter; chatter.silence()\nwith chatter.quiet(): print('inside')"
+def test_closed_stderr_is_not_an_error() -> None:
+    code = "from hwsigner.system import stderr; stderr.silence()\nwith stderr.quiet(): print('inside')"
     command = f"exec '{sys.executable}' -c \"{code}\" 2>&-"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -66,14 +66,14 @@ def test_a_closed_stderr_is_no_error() -> None:
     assert (done.returncode, done.stdout) == (0, "inside\n")
 
 
-def test_a_child_has_its_stderr_back_though_a_thread_of_the_parent_was_inside() -> None:
+def test_forked_child_has_its_stderr_while_a_thread_of_the_parent_hides_it() -> None:
     code = """
 import os, threading
-from hwsigner.system import stderr as chatter
-chatter.silence()
+from hwsigner.system import stderr
+stderr.silence()
 inside, leave = threading.Event(), threading.Event()
 def work():
-    with chatter.quiet():
+    with stderr.quiet():
         inside.set()
         leave.wait()
 thread = threading.Thread(target=work)
@@ -82,7 +82,7 @@ inside.wait()
 child = os.fork()
 if child == 0:
     os.write(2, b"child\\n")
-    with chatter.quiet():
+    with stderr.quiet():
         os.write(2, b"hidden\\n")
     os._exit(0)
 os.waitpid(child, 0)

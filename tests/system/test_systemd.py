@@ -1,4 +1,4 @@
-"""Sockets that systemd passes, and where it is told. What: tests/agent/test_process.py, tests/serving/test_serve.py."""
+"""Sockets that systemd passes, and reports to it. Their content is tested in tests/agent and tests/serving."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from hwsigner.system.systemd import Notifier, take_sockets
 
 @pytest.fixture
 def first(monkeypatch: pytest.MonkeyPatch) -> int:
-    """The number of the first descriptor that systemd passes: those from there on are free."""
-    # Those below are for what the test opens.
+    """The first descriptor that systemd passes. It and all above it are free; the test opens lower ones."""
     number = max(map(int, os.listdir("/proc/self/fd"))) + 64
     monkeypatch.setattr(systemd, "_FIRST_DESCRIPTOR", number)
     return number
@@ -30,14 +29,14 @@ def environ(count: str) -> dict[str, str]:
 
 
 @given(count=st.text(max_size=3), process=st.text(max_size=8))
-def test_what_systemd_says_to_another_process_is_not_taken_but_removed(count: str, process: str) -> None:
+def test_variables_for_another_process_are_ignored_and_removed(count: str, process: str) -> None:
     given_environ = {"LISTEN_FDS": count, "LISTEN_PID": process, "LISTEN_FDNAMES": "x", "HOME": "/"}
     if process != str(os.getpid()):
         assert take_sockets(given_environ) == []
         assert given_environ == {"HOME": "/"}
 
 
-def test_they_are_taken_and_not_inherited(first: int) -> None:
+def test_passed_sockets_are_taken_and_not_inherited(first: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
         for each in (one, other):
             os.set_inheritable(fcntl.fcntl(each, fcntl.F_DUPFD, first), True)
@@ -51,18 +50,18 @@ def test_they_are_taken_and_not_inherited(first: int) -> None:
 
 
 @pytest.mark.parametrize("count", ["", "0", "-1", "x", "²", "9" * 5000])
-def test_none(count: str) -> None:
+def test_invalid_count_means_no_sockets(count: str) -> None:
     assert take_sockets(environ(count)) == []
 
 
 @pytest.mark.parametrize("count", ["2", "99999999999"])
-def test_what_is_no_socket(first: int, count: str) -> None:
+def test_file_that_is_not_a_socket_is_an_error(first: int, count: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as one, open("/dev/null") as other:
         numbers = [fcntl.fcntl(each, fcntl.F_DUPFD, first) for each in (one, other)]
-    with pytest.raises(UsageError, match="no socket"):
+    with pytest.raises(UsageError, match="not a socket"):
         take_sockets(environ(count))
     with pytest.raises(OSError, match="Bad file"):
-        os.close(numbers[0])  # It was taken, and is closed.
+        os.close(numbers[0])  # It was taken and closed.
     os.close(numbers[1])
 
 
@@ -78,7 +77,7 @@ def test_what_is_no_socket(first: int, count: str) -> None:
         ({"WATCHDOG_PID": str(os.getpid())}, None),
     ],
 )
-def test_the_watchdog_is_told_twice_as_often_as_it_asks_this_process(
+def test_watchdog_interval_is_half_of_what_systemd_allows_this_process(
     asked: dict[str, str], interval: float | None
 ) -> None:
     environment = {"NOTIFY_SOCKET": "/run/x", "HOME": "/", **asked}
@@ -87,7 +86,7 @@ def test_the_watchdog_is_told_twice_as_often_as_it_asks_this_process(
 
 
 @pytest.mark.parametrize("is_abstract", [False, True])
-def test_either_kind_of_socket_is_told(tmp_path: Path, is_abstract: bool) -> None:
+def test_ready_is_sent_to_a_socket_in_a_file_or_abstract(tmp_path: Path, is_abstract: bool) -> None:
     name = f"{tmp_path}/notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.settimeout(20)
@@ -97,9 +96,9 @@ def test_either_kind_of_socket_is_told(tmp_path: Path, is_abstract: bool) -> Non
 
 
 @pytest.mark.parametrize("environment", [{}, {"NOTIFY_SOCKET": "/nonexistent"}])
-def test_nobody_who_listens_is_no_fault(environment: dict[str, str]) -> None:
+def test_report_that_no_one_receives_is_not_an_error(environment: dict[str, str]) -> None:
     Notifier(environment).alive()
 
 
-def test_without_a_socket_there_is_no_watchdog() -> None:
+def test_there_is_no_watchdog_without_a_socket() -> None:
     assert Notifier({"WATCHDOG_USEC": "3000000"}).watchdog_interval is None

@@ -1,4 +1,4 @@
-"""Users by name and number: what names nobody is no fault."""
+"""Users by name and number."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from hwsigner.system.users import find_uid
 
 
 @pytest.mark.parametrize(("user", "uid"), [("root", 0), ("0", 0), ("4711", 4711), ("0012", 12)])
-def test_are_found(user: str, uid: int) -> None:
+def test_user_is_found_by_name_or_number(user: str, uid: int) -> None:
     assert find_uid(user) == uid
 
 
 @pytest.mark.parametrize("user", ["", "no-such-user", "²", "٣", "-1", " 0", "a\0b", "\ud800", "9" * 5000])
-def test_are_nobody(user: str) -> None:
+def test_unknown_user_is_none(user: str) -> None:
     assert find_uid(user) is None

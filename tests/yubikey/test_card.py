@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from hypothesis import HealthCheck, given, settings
 
+from examples import scaled
 from softhsm import apdu, tlv
 from softhsm.apdu import Command, Exchange
 from softhsm.piv import PivApplet
@@ -37,7 +38,7 @@ class Card:
         self.send(SELECT)
 
     def send(self, command: str) -> tuple[bytes, int]:
-        answer = self.exchange.answer(bytes.fromhex(command))
+        answer = self.exchange.respond(bytes.fromhex(command))
         return answer[:-2], int.from_bytes(answer[-2:])
 
     def status(self, command: str) -> int:
@@ -93,14 +94,14 @@ def test_chained_commands_and_answers_in_pieces(data: bytes, size: int, piece: i
     exchange = Exchange(lambda command: command.data)
     pieces = [data[start : start + size] for start in range(0, len(data), size)] or [b""]
     for part in pieces[:-1]:
-        assert exchange.answer(b"\x10\xdb\x3f\xff" + bytes([len(part)]) + part) == b"\x90\x00"
+        assert exchange.respond(b"\x10\xdb\x3f\xff" + bytes([len(part)]) + part) == b"\x90\x00"
     last = pieces[-1]
-    answer = exchange.answer(b"\0\xdb\x3f\xff" + (bytes([len(last)]) + last if last else b"") + bytes([piece % 256]))
+    answer = exchange.respond(b"\0\xdb\x3f\xff" + (bytes([len(last)]) + last if last else b"") + bytes([piece % 256]))
     received = answer[:-2]
     while answer[-2] == 0x61:
         assert len(answer) - 2 == piece
         assert answer[-1] == min(len(data) - len(received), 256) % 256
-        answer = exchange.answer(b"\0\xc0\0\0" + bytes([piece % 256]))
+        answer = exchange.respond(b"\0\xc0\0\0" + bytes([piece % 256]))
         received += answer[:-2]
     assert received == data
 
@@ -235,15 +236,15 @@ def test_the_management_key_of_a_firmware(tmp_path: Path, firmware: tuple[int, i
 
 
 @given(st.binary(max_size=30))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=scaled(300))
 def test_any_bytes_are_answered(card: Card, raw: bytes) -> None:
-    answer = card.exchange.answer(raw)
+    answer = card.exchange.respond(raw)
     assert len(answer) >= 2
     assert answer[-2] in (0x61, 0x63, 0x67, 0x69, 0x6A, 0x6D, 0x90)
 
 
 @given(ins=st.sampled_from([0x20, 0x24, 0x2C, 0x47, 0x87, 0xCB, 0xDB, 0xF7, 0xF9, 0xFE, 0xFF]), data=st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=scaled(300))
 def test_any_data_of_a_known_command_are_answered(card: Card, ins: int, data: st.DataObject) -> None:
     card.store(0x9E)
     card.applet._session.managed = True
@@ -254,7 +255,7 @@ def test_any_data_of_a_known_command_are_answered(card: Card, ins: int, data: st
     )
     template = data.draw(st.sampled_from([0x7C, 0xAC, 0x5C, 0x06]))
     body = data.draw(st.binary(max_size=20) | st.binary(max_size=20).map(lambda value: tlv.encode(template, value)))
-    answer = card.exchange.answer(bytes([0, ins, p1, p2, len(body)]) + body if body else bytes([0, ins, p1, p2]))
+    answer = card.exchange.respond(bytes([0, ins, p1, p2, len(body)]) + body if body else bytes([0, ins, p1, p2]))
     assert answer[-2] in (0x61, 0x63, 0x67, 0x69, 0x6A, 0x6D, 0x90)
 
 

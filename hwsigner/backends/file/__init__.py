@@ -1,7 +1,4 @@
-"""Keys and certificates in files: PEM, DER and PKCS #12.
-
-Read by cryptography; the few forms of keys that it lacks are read by the system's libcrypto, imported only then.
-"""
+"""Keys and certificates in files: PEM, DER and PKCS #12."""
 
 from __future__ import annotations
 
@@ -10,21 +7,14 @@ import stat
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, mldsa, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hwsigner.backends.file.loading import (
-    SUPPORTED,
-    LoadedKey,
-    OtherMldsaKey,
-    load_certificate,
-    load_key,
-    load_pkcs12,
-)
+from hwsigner.backends.file.loading import SUPPORTED, load_certificate, load_key, load_pkcs12
 from hwsigner.backends.pem import PKCS7, PKCS12, Block, Contents, read_contents
 from hwsigner.errors import (
     AmbiguousKeyError,
@@ -38,18 +28,17 @@ from hwsigner.key import ECDSA, MLDSA, RSA, RSA_BITS, Algorithm, FoundCertificat
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 
+if TYPE_CHECKING:
+    from hwsigner.backends.file.loading import LoadedKey
+
 _CERTIFICATES = frozenset({"CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"})
 _PKCS7 = frozenset({PKCS7, "PKCS #7 SIGNED DATA", "CMS"})
 _PRIVATE_KEYS = frozenset(
     {"PRIVATE KEY", "ENCRYPTED PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "DSA PRIVATE KEY", PKCS12}
 )
 _OTHER_KEY_HINTS = {
-    "OPENSSH PRIVATE KEY": "On a copy of it, ssh-keygen -p -m PKCS8 -f FILE converts it",
+    "OPENSSH PRIVATE KEY": "Convert a copy: ssh-keygen -p -m PKCS8 -f FILE",
     "TSS2 PRIVATE KEY": "Name it as tpm2:path=FILE, in its PEM form",
-}
-# A file with a TPM's key and its certificate has them in its URI; where it holds no such key, they are ignored.
-_OF_TPM_KEYS = frozenset({"tcti", "session", "srk-name", "accept-new-srk"}) | {
-    f"{above}-pin-source" for above in ("parent", "owner", "endorsement", "platform")
 }
 _CURVES = frozenset({"secp256r1", "secp384r1", "secp521r1"})
 _RSASSA_PSS = bytes.fromhex("06092a864886f70d01010a")
@@ -63,7 +52,7 @@ Sign: TypeAlias = Callable[[bytes, HashName], bytes]
 
 
 class FileKey(Key):
-    """A private key that was read from a file into memory."""
+    """A private key, read from a file into memory."""
 
     def __init__(self, path: str, algorithm: Algorithm, public_key: bytes, sign: Sign) -> None:
         self._path = path
@@ -98,7 +87,7 @@ class FileKey(Key):
             raise SigningKeyError(f"the key of {self._path} can't sign: {error}", "It may be damaged") from error
 
     def close(self) -> None:
-        """Drop the key. Python can't clear its memory."""
+        """Drop the key. Python can't overwrite its memory."""
         self._sign = None
 
 
@@ -106,15 +95,15 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
     """Open the private key in a file: PKCS #1, SEC1, PKCS #8 or PKCS #12, encrypted or not.
 
     Args:
-        uri: the file; it may hold certificates besides.
+        uri: the file, which may also have certificates.
         pins: where its passphrase comes from.
-        public_key: not used: a file with more than one key is refused.
+        public_key: not used. A file with more than one key is refused.
 
     Raises:
-        UsageError: the URI has attributes that files don't have.
-        KeyNotFoundError: the file can't be read, or holds no private key.
-        AmbiguousKeyError: it holds more than one.
-        UnsupportedKeyError: the key's algorithm, size, curve or form is not one that can be used.
+        UsageError: the URI has an attribute that `file:` URIs don't have.
+        KeyNotFoundError: the file can't be read, or has no private key.
+        AmbiguousKeyError: it has more than one.
+        UnsupportedKeyError: the key's algorithm, size, curve or form is not supported.
         PinError: the passphrase is missing or wrong.
     """
     uri.require_known({"path"}, set())
@@ -124,7 +113,7 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
     if block.label == PKCS12:
         loaded = load_pkcs12(uri, block, pins).key
         if loaded is None:
-            raise KeyNotFoundError(f"{path} is a PKCS #12 file without a private key", "Export it again, with the key")
+            raise KeyNotFoundError(f"{path} is a PKCS #12 file without a private key", "Export it again with the key")
     else:
         loaded = load_key(uri, block, pins)
     key = _usable(path, loaded)
@@ -137,11 +126,11 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
     """Return the certificates in a file, in its order: PEM, DER or PKCS #12.
 
     Raises:
-        UsageError: the URI has attributes that files don't have.
-        CertificateError: the file can't be read, or one of its certificates, or it holds none.
+        UsageError: the URI has an attribute that `file:` URIs don't have.
+        CertificateError: the file or a certificate in it can't be read, or it has none.
         PinError: the passphrase of a PKCS #12 file is missing or wrong.
     """
-    uri.require_known({"path"}, _OF_TPM_KEYS)
+    uri.require_known({"path"}, set())
     path = uri.file
     contents = read_contents(path, CertificateError)
     found: list[bytes] = []
@@ -153,13 +142,13 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
     if not found:
         hint = "Name the file with the certificate"
         if any(block.label in _PKCS7 for block in contents.blocks):
-            hint = f"Take its certificates out: openssl pkcs7 -print_certs -in {path} (-inform DER, if it is no PEM)"
-        raise CertificateError(f"{path} holds {contents} and no certificate", hint)
+            hint = f"Extract its certificates: openssl pkcs7 -print_certs -in {path} (if it is DER, add -inform DER)"
+        raise CertificateError(f"{path} has {contents} and no certificate", hint)
     return [FoundCertificate(der, uri.name) for der in found]
 
 
 def _exposures(path: str, status: os.stat_result) -> Iterator[UnsafeKeyWarning]:
-    """Yield why users other than this one and root can reach a private key file."""
+    """Yield each way in which other users except root can access a private key file."""
     if not stat.S_ISREG(status.st_mode):
         return
     mode = stat.S_IMODE(status.st_mode)
@@ -170,40 +159,42 @@ def _exposures(path: str, status: os.stat_result) -> Iterator[UnsafeKeyWarning]:
     if status.st_uid not in (0, os.geteuid()):
         yield UnsafeKeyWarning(
             f"private key file {path} belongs to user {status.st_uid}, who can read or change it",
-            "Let it belong to you or root",
+            f"Change its owner to you or root: chown USER {path}",
         )
 
 
 def _private_key_block(path: str, contents: Contents) -> Block:
     keys = [b for b in contents.blocks if b.label.endswith("PRIVATE KEY") or b.label == PKCS12]
     if not keys:
-        raise KeyNotFoundError(f"{path} holds {contents} and no private key", "Name the file with the private key")
+        raise KeyNotFoundError(f"{path} has {contents} and no private key", "Name the file with the private key")
     if len(keys) > 1:
-        raise AmbiguousKeyError(f"{path} holds {len(keys)} private keys", "Leave one of them in it")
+        raise AmbiguousKeyError(f"{path} has {len(keys)} private keys", "Keep one in it")
     if keys[0].label not in _PRIVATE_KEYS:
         hint = _OTHER_KEY_HINTS.get(keys[0].label, "Convert it to PKCS #8")
-        raise UnsupportedKeyError(f"{path} holds a private key in the form {keys[0].label}, which is not read", hint)
+        raise UnsupportedKeyError(f"{path} has a private key in the form {keys[0].label}, which is not supported", hint)
     if keys[0].label == "PRIVATE KEY" and _RSASSA_PSS in keys[0].data[:32]:
-        raise UnsupportedKeyError(f"{path} holds an RSA-PSS key", SUPPORTED)
+        raise UnsupportedKeyError(f"{path} has an RSA-PSS key", SUPPORTED)
     return keys[0]
 
 
 def _usable(path: str, loaded: LoadedKey) -> FileKey:
-    """Return a loaded key as one that signs for SigV4-X509, or raise UnsupportedKeyError by its name."""
+    """Return a loaded key as one that signs for SigV4-X509; raise UnsupportedKeyError if it can't."""
     if isinstance(loaded, rsa.RSAPrivateKey):
         if loaded.key_size not in RSA_BITS:
-            raise UnsupportedKeyError(f"{path} holds an RSA key of {loaded.key_size} bits", SUPPORTED)
+            raise UnsupportedKeyError(f"{path} has an RSA key of {loaded.key_size} bits", SUPPORTED)
         return FileKey(path, RSA, _spki(loaded), partial(_sign_rsa, loaded))
     if isinstance(loaded, ec.EllipticCurvePrivateKey):
         if loaded.curve.name not in _CURVES:
-            raise UnsupportedKeyError(f"{path} holds an EC key on the curve {loaded.curve.name}", SUPPORTED)
+            raise UnsupportedKeyError(f"{path} has an EC key on the curve {loaded.curve.name}", SUPPORTED)
         return FileKey(path, ECDSA, _spki(loaded), partial(_sign_ecdsa, loaded))
     if isinstance(loaded, mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey):
         return FileKey(path, MLDSA, _spki(loaded), lambda message, _: loaded.sign(message))
-    if isinstance(loaded, OtherMldsaKey):
-        return FileKey(path, MLDSA, loaded.public_key, lambda message, _: loaded.sign(message))
+    from hwsigner.backends.file.libcrypto import EvpKey
+
+    if isinstance(loaded, EvpKey):
+        return FileKey(path, MLDSA, loaded.public_key(), lambda message, _: loaded.sign(message))
     kind = type(loaded).__name__.removesuffix("PrivateKey")
-    raise UnsupportedKeyError(f"{path} holds a private key of type {kind}", SUPPORTED)
+    raise UnsupportedKeyError(f"{path} has a private key of type {kind}", SUPPORTED)
 
 
 def _spki(key: PrivateKeyTypes) -> bytes:

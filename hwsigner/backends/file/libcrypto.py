@@ -1,6 +1,6 @@
-"""Private keys that cryptography does not load, through the system's libcrypto (OpenSSL 3.5 or later).
+"""ML-DSA keys that cryptography does not load, through the system's libcrypto (OpenSSL 3.5 or later).
 
-Such as ML-DSA in its expanded forms, which cryptography 50 knows by the seed only, and ciphers that it lacks.
+cryptography 50 loads them only from a PKCS #8 with the seed alone. OpenSSL's default has the expanded key as well.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from hwsigner.errors import SigningKeyError, UnsupportedKeyError
 
 _NAMES = ("libcrypto.so.3", "libcrypto.so.4", "libcrypto.3.dylib")
 _FIRST_WITH_MLDSA = 0x30500000
-_NAME_BYTES = 64
 _NO_CIPHER = 0x0308010C  # digital envelope routines: unsupported
 _BYTES_OUT = POINTER(POINTER(c_ubyte))
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
@@ -27,10 +26,6 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "PEM_read_bio_PrivateKey": (c_void_p, [c_void_p, c_void_p, c_void_p, c_char_p]),
     "EVP_PKEY_free": (None, [c_void_p]),
     "EVP_PKEY_get0_type_name": (c_char_p, [c_void_p]),
-    "EVP_PKEY_get_group_name": (c_int, [c_void_p, c_char_p, c_size_t, POINTER(c_size_t)]),
-    "EVP_PKEY2PKCS8": (c_void_p, [c_void_p]),
-    "i2d_PKCS8_PRIV_KEY_INFO": (c_int, [c_void_p, _BYTES_OUT]),
-    "PKCS8_PRIV_KEY_INFO_free": (None, [c_void_p]),
     "i2d_PUBKEY": (c_int, [c_void_p, _BYTES_OUT]),
     "EVP_MD_CTX_new": (c_void_p, []),
     "EVP_MD_CTX_free": (None, [c_void_p]),
@@ -48,7 +43,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
 
 
 class EvpKey:
-    """A private key in libcrypto's memory, freed with the last reference to it. Safe to use from several threads."""
+    """A private key in libcrypto's memory, freed with the last reference to it. Thread-safe."""
 
     def __init__(self, lib: ctypes.CDLL, pointer: int) -> None:
         self._lib = lib
@@ -59,30 +54,19 @@ class EvpKey:
 
     @property
     def kind(self) -> str:
-        """What libcrypto calls it: `ML-DSA-44`, `RSA`, `EC on secp112r1`."""
+        """The type of key, as libcrypto names it: `ML-DSA-44`, `RSA`."""
         name: bytes = self._lib.EVP_PKEY_get0_type_name(self._pointer) or b"unknown"
-        group = ctypes.create_string_buffer(_NAME_BYTES)
-        if self._lib.EVP_PKEY_get_group_name(self._pointer, group, _NAME_BYTES, None) == 1:
-            name += b" on " + group.value
         return name.decode()
 
     def public_key(self) -> bytes:
         """Return the DER SubjectPublicKeyInfo."""
         return _to_der(self._lib.i2d_PUBKEY, self._pointer)
 
-    def pkcs8(self) -> bytes:
-        """Return the private key as an unencrypted DER PKCS #8, empty where libcrypto can't write it."""
-        info = self._lib.EVP_PKEY2PKCS8(self._pointer)
-        try:
-            return _to_der(self._lib.i2d_PKCS8_PRIV_KEY_INFO, info)
-        finally:
-            self._lib.PKCS8_PRIV_KEY_INFO_free(info)
-
     def sign(self, message: bytes) -> bytes:
-        """Sign with the key's default: for ML-DSA, the pure form with an empty context (FIPS 204, 5.2).
+        """Sign with ML-DSA, in its pure form with an empty context (FIPS 204, 5.2).
 
         Raises:
-            SigningKeyError: libcrypto refuses.
+            SigningKeyError: libcrypto can't.
         """
         context = self._lib.EVP_MD_CTX_new()
         size = c_size_t()
@@ -100,19 +84,19 @@ class EvpKey:
 
 
 def load_key(name: str, pem: bytes, passphrase: bytes) -> EvpKey | None:
-    """Load one PEM private key, encrypted or not; None when it can't be read or the passphrase is wrong.
+    """Load one PEM private key, encrypted or not; None if it can't be read or the passphrase is wrong.
 
     Args:
-        name: what to call its file in messages.
+        name: the name of its file, for messages.
         pem: the key.
         passphrase: empty for a key that is not encrypted.
 
     Raises:
-        UnsupportedKeyError: there is no libcrypto, or it is too old, or lacks the cipher.
+        UnsupportedKeyError: libcrypto is missing or too old, or lacks the cipher.
     """
     lib = _library()
     bio = lib.BIO_new_mem_buf(pem, len(pem))
-    # The passphrase is never NULL: libcrypto would ask at the terminal for it.
+    # With a NULL passphrase, libcrypto would ask for it at the terminal.
     pointer = lib.PEM_read_bio_PrivateKey(bio, None, None, passphrase)
     lib.BIO_free(bio)
     key = EvpKey(lib, pointer) if pointer else None
@@ -121,10 +105,10 @@ def load_key(name: str, pem: bytes, passphrase: bytes) -> EvpKey | None:
 
 
 def load_pkcs12(name: str, data: bytes, passphrase: bytes) -> tuple[EvpKey | None, list[bytes]] | None:
-    """Load a PKCS #12 file's key and its certificates as DER; None when it can't be read or the passphrase is wrong.
+    """Load a PKCS #12 file's key, and its certificates as DER; None if it can't be read or the passphrase is wrong.
 
     Raises:
-        UnsupportedKeyError: there is no libcrypto, or it is too old, or lacks the cipher.
+        UnsupportedKeyError: libcrypto is missing or too old, or lacks the cipher.
     """
     lib = _library()
     bio = lib.BIO_new_mem_buf(data, len(data))
@@ -146,17 +130,17 @@ def load_pkcs12(name: str, data: bytes, passphrase: bytes) -> tuple[EvpKey | Non
 
 
 def _take_errors(lib: ctypes.CDLL, name: str, *, failed: bool) -> None:
-    """Empty libcrypto's queue of errors, and raise the one that no other passphrase would mend."""
+    """Empty libcrypto's error queue, and raise an error if it lacks the cipher: no passphrase would help."""
     errors = set(iter(lib.ERR_get_error, 0))
     if failed and _NO_CIPHER in errors:
         raise UnsupportedKeyError(
-            f"{name} is encrypted with a cipher that is not read",
+            f"{name} is encrypted with a cipher that is not supported",
             "Convert a copy: openssl pkcs12 (or pkey) -provider legacy -provider default -in OLD -out NEW",
         )
 
 
 def _to_der(encode: Callable[[int | None, Any], int], pointer: int | None) -> bytes:
-    """Call one of libcrypto's i2d functions, first for the length and then for the bytes."""
+    """Call one of libcrypto's i2d functions, for the length and then for the bytes."""
     size = encode(pointer, None) if pointer else 0
     if size <= 0:
         return b""
@@ -184,6 +168,6 @@ def _first_library() -> ctypes.CDLL:
         if lib.OpenSSL_version_num() >= _FIRST_WITH_MLDSA:
             return lib
     raise UnsupportedKeyError(
-        "a private key in this form needs the libcrypto of OpenSSL 3.5 or later, and none is found",
-        "Install it, or convert the key to PKCS #8 (ML-DSA: to its seed-only form)",
+        "a private key in this form needs the libcrypto of OpenSSL 3.5 or later, which is not installed",
+        "Install it, or convert the key with OpenSSL 3.5: openssl pkey -provparam ml-dsa.output_formats=seed-only",
     )

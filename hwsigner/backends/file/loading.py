@@ -1,19 +1,20 @@
 """From the blocks of a file to keys and certificates.
 
-Read by cryptography; the few forms of keys that it lacks are read by the system's libcrypto, imported only then.
+cryptography reads them. libcrypto reads the ML-DSA keys that cryptography can't, and is imported only for those.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import warnings
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_private_key, load_pem_private_key
 
-from hwsigner.backends.pem import BER_SEQUENCE, Block, first_element
+from hwsigner.backends.pem import Block, first_element
 from hwsigner.errors import CertificateError, PinError, UnsupportedKeyError, WrongPinError
 from hwsigner.key import SUPPORTED_KEYS
 from hwsigner.pins import PinRequest, PinSource
@@ -22,35 +23,28 @@ from hwsigner.uri import KeyURI
 if TYPE_CHECKING:
     from hwsigner.backends.file.libcrypto import EvpKey
 
+    LoadedKey: TypeAlias = PrivateKeyTypes | EvpKey
+
 SUPPORTED = f"SigV4-X509 has {SUPPORTED_KEYS}"
 _LEGACY_CIPHER = re.compile(
     rb"^DEK-Info: (AES-(128|256)-CBC,[0-9A-Fa-f]{32}|DES-EDE3-CBC,[0-9A-Fa-f]{16})$", re.MULTILINE
 )
+_BER_SEQUENCE = b"\x30\x80"  # Of indefinite length.
 _LOAD_ERRORS = (ValueError, TypeError, UnsupportedAlgorithm)
 
 
-class OtherMldsaKey(NamedTuple):
-    """An ML-DSA key in a form that cryptography does not load: its DER SubjectPublicKeyInfo, and what signs with it."""
-
-    public_key: bytes
-    sign: Callable[[bytes], bytes]
-
-
-LoadedKey: TypeAlias = PrivateKeyTypes | OtherMldsaKey
-
-
 class Bundle(NamedTuple):
-    """What a PKCS #12 file holds: its key, if any, and its certificates as DER, the key's own first."""
+    """The content of a PKCS #12 file: its key, if any, and its certificates as DER, the key's own first."""
 
     key: LoadedKey | None
     certificates: list[bytes]
 
 
 def load_key(uri: KeyURI, block: Block, pins: PinSource) -> LoadedKey:
-    """Load a PKCS #1, SEC1 or PKCS #8 key, asking for its passphrase if it is encrypted.
+    """Load a PKCS #1, SEC1 or PKCS #8 key. If it is encrypted, ask for its passphrase.
 
     Raises:
-        UnsupportedKeyError: it is damaged, or of a kind that is not known.
+        UnsupportedKeyError: it is damaged, or its kind or form is not supported.
         PinError: the passphrase is missing or wrong.
     """
     passphrase = _encoded(uri, pins.get(uri, _request(uri))) if block.encrypted else None
@@ -59,21 +53,21 @@ def load_key(uri: KeyURI, block: Block, pins: PinSource) -> LoadedKey:
     except _LOAD_ERRORS as error:
         if "Incorrect password" in str(error):
             raise _wrong_passphrase(uri) from error
-    from hwsigner.backends.file import libcrypto as _libcrypto
+    from hwsigner.backends.file import libcrypto
 
-    key = _libcrypto.load_key(uri.name, block.pem, passphrase or b"")
+    key = libcrypto.load_key(uri.name, block.pem, passphrase or b"")
     if key is not None:
-        return _converted(uri, key)
+        return _mldsa(uri, key)
     if block.encrypted:
         raise _wrong_passphrase(uri)
-    raise UnsupportedKeyError(f"the {block.label} in {uri.name} is damaged, or of a kind that is not known", SUPPORTED)
+    raise UnsupportedKeyError(f"the {block.label} in {uri.name} is damaged, or its kind is unknown", SUPPORTED)
 
 
 def load_pkcs12(uri: KeyURI, block: Block, pins: PinSource) -> Bundle:
-    """Load a PKCS #12 file, without a passphrase if that is possible, else with it.
+    """Load a PKCS #12 file, without a passphrase if possible.
 
     Raises:
-        UnsupportedKeyError: its key is of a kind that can't be used.
+        UnsupportedKeyError: its key is of a kind or in a form that is not supported.
         PinError: the passphrase is missing or wrong.
     """
     bundle = _pkcs12(uri, block.data, b"")
@@ -87,17 +81,21 @@ def load_pkcs12(uri: KeyURI, block: Block, pins: PinSource) -> Bundle:
 
 
 def load_certificate(path: str, block: Block) -> bytes:
-    """Return the certificate of a block as DER, without the trust settings that OpenSSL may have put after it.
+    """Return a block's certificate as DER, without OpenSSL's trust settings that may follow it.
 
     Raises:
         CertificateError: it is damaged.
     """
     from cryptography.x509 import InvalidVersion, load_der_x509_certificate
 
+    broken = (*_LOAD_ERRORS, InvalidVersion)
+    with suppress(*broken):
+        load_der_x509_certificate(block.data)
+        return block.data
     try:
         der = first_element(block.data)
         load_der_x509_certificate(der)
-    except (*_LOAD_ERRORS, InvalidVersion) as error:
+    except broken as error:
         raise CertificateError(f"a certificate in {path} can't be read: {error}", "It may be damaged") from error
     return der
 
@@ -107,14 +105,12 @@ def _request(uri: KeyURI) -> PinRequest:
 
 
 def _encoded(uri: KeyURI, passphrase: str) -> bytes:
-    """Return a passphrase as bytes; what was not UTF-8 on the command line is as it was there."""
+    """Return a passphrase as bytes. Bytes on the command line that were not UTF-8 are unchanged."""
     try:
         return passphrase.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         # Not chained: the exception would carry the passphrase.
-        raise PinError(
-            f"the passphrase for {uri.name} is not Unicode text", "Give it without lone surrogates"
-        ) from None
+        raise PinError(f"the passphrase for {uri.name} is not Unicode text", "Remove its lone surrogates") from None
 
 
 def _wrong_passphrase(uri: KeyURI) -> WrongPinError:
@@ -122,47 +118,46 @@ def _wrong_passphrase(uri: KeyURI) -> WrongPinError:
 
 
 def _by_cryptography(block: Block, passphrase: bytes | None) -> PrivateKeyTypes:
-    # Validating an RSA key takes 30 ms; every signature is verified with the certificate's key instead.
+    # Validating an RSA key takes 30 ms; instead, every signature is verified with the certificate's key.
     if not block.headers:
         return load_der_private_key(block.data, passphrase, unsafe_skip_rsa_key_validation=True)
-    # cryptography 50 panics, and says so on stderr, when an initialisation vector is too short.
+    # cryptography 50 panics, with a message on stderr, if an initialisation vector is too short.
     if not _LEGACY_CIPHER.search(block.headers):
         raise UnsupportedAlgorithm("a cipher that cryptography lacks")
     return load_pem_private_key(block.pem, passphrase, unsafe_skip_rsa_key_validation=True)
 
 
-def _converted(uri: KeyURI, key: EvpKey) -> LoadedKey:
-    """Return a key of libcrypto as one of cryptography, which checks it; ML-DSA, which that refused, as it is."""
+def _mldsa(uri: KeyURI, key: EvpKey) -> EvpKey:
     if key.kind.startswith("ML-DSA-"):
-        return OtherMldsaKey(key.public_key(), key.sign)
-    try:
-        return load_der_private_key(key.pkcs8(), None, unsafe_skip_rsa_key_validation=True)
-    except _LOAD_ERRORS as error:
-        kind = "RSA key that has more than two primes or is damaged" if key.kind == "RSA" else f"key of type {key.kind}"
-        raise UnsupportedKeyError(f"{uri.name} holds a private {kind}", SUPPORTED) from error
+        return key
+    raise UnsupportedKeyError(
+        f"{uri.name} has a private key of type {key.kind} in a form that is not supported",
+        f"{SUPPORTED}; convert one of these with openssl pkey -in OLD -out NEW",
+    )
 
 
 def _pkcs12(uri: KeyURI, data: bytes, passphrase: bytes) -> Bundle | None:
-    """Return what a PKCS #12 file holds, or None when the passphrase is wrong."""
+    """Return the content of a PKCS #12 file, or None if the passphrase is wrong."""
     from cryptography.hazmat.primitives.serialization.pkcs12 import load_pkcs12 as load
     from cryptography.x509 import InvalidVersion
 
-    if data[:2] == BER_SEQUENCE:
-        return _pkcs12_by_libcrypto(uri, data, passphrase)
     try:
-        bundle = load(data, passphrase)
+        with warnings.catch_warnings() if data[:2] == _BER_SEQUENCE else nullcontext():
+            if data[:2] == _BER_SEQUENCE:
+                warnings.simplefilter("ignore", UserWarning)  # That BER may be refused one day.
+            bundle = load(data, passphrase)
     except (*_LOAD_ERRORS, InvalidVersion) as error:
-        return None if "Invalid password" in str(error) else _pkcs12_by_libcrypto(uri, data, passphrase)
+        return None if "Invalid password" in str(error) else _mldsa_pkcs12(uri, data, passphrase)
     certificates = [bundle.cert, *bundle.additional_certs] if bundle.cert else bundle.additional_certs
     return Bundle(bundle.key, [c.certificate.public_bytes(Encoding.DER) for c in certificates])
 
 
-def _pkcs12_by_libcrypto(uri: KeyURI, data: bytes, passphrase: bytes) -> Bundle | None:
-    from hwsigner.backends.file import libcrypto as _libcrypto
+def _mldsa_pkcs12(uri: KeyURI, data: bytes, passphrase: bytes) -> Bundle | None:
+    from hwsigner.backends.file import libcrypto
 
-    bundle = _libcrypto.load_pkcs12(uri.name, data, passphrase)
+    bundle = libcrypto.load_pkcs12(uri.name, data, passphrase)
     if bundle is None:
         return None
     key, certificates = bundle
     checked = [load_certificate(uri.name, Block("CERTIFICATE", der)) for der in certificates]
-    return Bundle(_converted(uri, key) if key else None, checked)
+    return Bundle(_mldsa(uri, key) if key else None, checked)

@@ -22,7 +22,7 @@ from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
-    from hwsigner.inventory import ListedToken
+    from hwsigner.key import ListedToken
 
 _PATH = TOKEN_ATTRIBUTES | {"object", "id", "type"}
 _QUERY = frozenset({"module-path", "module-name"})
@@ -92,7 +92,7 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
 
 
 def list_tokens(uri: KeyURI, pins: PinSource, *, log_in: bool = False) -> Iterator[ListedToken]:
-    """Yield the tokens that a `pkcs11:` URI names, with what they show; see `hwsigner.inventory.list_tokens`."""
+    """Yield the tokens that a `pkcs11:` URI names, with what they show; see `hwsigner.key.list_tokens`."""
     from hwsigner.backends.pkcs11.inventory import inventory
 
     _check(uri)

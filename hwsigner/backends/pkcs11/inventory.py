@@ -26,14 +26,14 @@ from hwsigner.backends.pkcs11.search import FoundToken, using
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.backends.pkcs11.uris import object_uri, serial_text, token_uri
 from hwsigner.errors import AmbiguousKeyError, HwsignerWarning, PinError, SigningKeyError
-from hwsigner.inventory import ListedObject, ListedToken
+from hwsigner.key import ListedObject, ListedToken
 from hwsigner.pins import PinSource
 from hwsigner.system.stderr import quiet
 from hwsigner.uri import KeyURI
 
 
 def inventory(uri: KeyURI, login: PinSource | None) -> Iterator[ListedToken]:
-    """Yield the tokens that a URI names, in the order of the modules; see `hwsigner.inventory.list_tokens`.
+    """Yield the tokens that a URI names, in the order of the modules; see `hwsigner.key.list_tokens`.
 
     Args:
         uri: the URI.

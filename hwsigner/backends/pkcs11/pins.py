@@ -46,7 +46,7 @@ def user_pin_request(token: Token, state: str = "", *, is_twin: bool = False) ->
 def signature_pin_request(token: Token, *, is_twin: bool) -> PinRequest:
     """Return the question for the PIN of a key that wants it at each signature."""
     asked = user_pin_request(token, pin_state(token), is_twin=is_twin)
-    return replace(asked, kind="PIN for this signature")
+    return replace(asked, kind="PIN for this signature", for_one_signature=True)
 
 
 def pin_state(token: Token) -> str:
@@ -61,7 +61,7 @@ def has_keypad(token: Token) -> bool:
 
 def tell_of_keypad(token: Token) -> None:
     """Tell a person to type the PIN at the token."""
-    notices.tell(f"type the PIN of {token_name(token)} at its keypad")
+    notices.notify(f"type the PIN of {token_name(token)} at its keypad")
 
 
 def refuse_risk(token: Token, pins: PinSource, *, is_stored: bool = False) -> None:

@@ -1,33 +1,32 @@
 """Keys of a TPM 2.0: TSS2 PRIVATE KEY files, and persistent handles.
 
-A TPM has no login. The auth value goes with each signature, and it is the first one that shows whether it is right.
+A TPM has no login. The auth value goes with each signature, and the first signature shows whether it is right.
 """
 
 from __future__ import annotations
 
-from tpm2_pytss import TPM2_RH, TPM2_ST, TPM2B_DIGEST, TPMT_SIG_SCHEME, TPMT_TK_HASHCHECK, TSS2_Exception
+from tpm2_pytss import TPM2B_DIGEST, TPMT_SIG_SCHEME, TSS2_Exception
 
-from hwsigner.backends.tpm2.attempts import NO_AUTH, Proof, is_held_back
-from hwsigner.backends.tpm2.auth import ParentAuth, key_auth, key_lock
-from hwsigner.backends.tpm2.connection import TPM, Connection
+from hwsigner.backends.tpm2.auth import NO_AUTH, AuthAttempt, Guarded, ParentAuth, is_held_back, key_auth
+from hwsigner.backends.tpm2.connection import TPMConnection, connect
 from hwsigner.backends.tpm2.errors import HASH, SCHEME, code
 from hwsigner.backends.tpm2.nv import nv_name, read_certificates
+from hwsigner.backends.tpm2.objects import KeyObject
 from hwsigner.backends.tpm2.public_area import PublicArea, encoded, read_public_area
 from hwsigner.backends.tpm2.tcti import tcti_of
-from hwsigner.backends.tpm2.uris import NamedKey, named_key, named_nv_index, session_settings
-from hwsigner.errors import UnsupportedKeyError
+from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
+from hwsigner.backends.tpm2.uris import named_key, named_nv_index, session_settings
+from hwsigner.errors import SigningKeyError, UnsupportedKeyError
 from hwsigner.key import Algorithm, FoundCertificate, HashName, Key
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 
-_NO_TICKET = TPMT_TK_HASHCHECK(tag=TPM2_ST.HASHCHECK, hierarchy=TPM2_RH.NULL)
-
 
 def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -> Key:
-    """Open the key that a `tpm2:` URI names, and make sure that the TPM has it.
+    """Open the key that a `tpm2:` URI names, after making sure that the TPM has it.
 
-    The auth value is the PIN. Without one, a file that says so has the empty one, and so has a handle; otherwise, and
-    where the TPM refused the empty one and counts that still, it is asked for.
+    The auth value is the PIN. It is asked for if the key file says that there is one, or if the TPM refused the empty
+    one and still counts that. Otherwise it is the empty one, unless a place gives one.
 
     Args:
         uri: either `handle`, from 0x81000000 to 0x81ffffff, or `path`; the query's `tcti`, `pin-source`,
@@ -36,30 +35,34 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
         public_key: not used; a URI names one key.
 
     Raises:
-        UsageError: the URI names neither a handle nor a file, or has an attribute that is not known here.
+        UsageError: the URI names neither a handle nor a file, or has an unknown attribute.
         BackendUnavailableError: the TPM can't be reached.
         KeyNotFoundError: there is nothing at the handle, or no such file.
-        UnsupportedKeyError: the key is of a kind that can't be used, or the file is none.
-        PinRequiredError: the key, or what stands above it, has an auth value and no place gives it.
-        WrongPinError: that of what stands above the key is wrong; it was sent once.
+        UnsupportedKeyError: the key is of a kind that can't be used, or the file holds none.
+        PinRequiredError: the key, its parent or its hierarchy has an auth value, and no place gives it.
+        WrongPinError: that of the parent or hierarchy is wrong; it was sent once.
         PinLockedError: the TPM is in lockout, and the key's parent is subject to that; or an auth value was held back.
         PinError: the auth value is longer than a TPM's can be.
         SigningKeyError: the storage root key is another one than before.
     """
-    named = named_key(uri, ParentAuth(uri, pins))
-    settings = session_settings(uri, named.file.parent if named.file else None)
-    connection = Connection(tcti_of(uri), named.subject, settings)
+    subject, file, key = named_key(uri, ParentAuth(uri, pins))
+    settings = session_settings(uri, file.parent if file else None)
+    connection = connect(tcti_of(uri), key)
+
+    def examine(tpm: TPM) -> tuple[PublicArea, Guarded, bool]:
+        public = read_public_area(key.public(tpm), subject)
+        guarded = Guarded("TPM auth value", subject, public.name, public.counts, "pin-source")
+        return public, guarded, not pins.allow_final_try and is_held_back(tpm, guarded)
+
     try:
-        public, is_held_back = connection.run(lambda tpm: _examined(tpm, named, pins))
-        lock = key_lock(named.subject, public.name, guarded=public.guarded)
-        wants_auth = named.file is not None and not named.file.empty_auth and named.key.needs_auth
-        if named.key.takes_auth:
-            auth = key_auth(uri, pins, lock, wants_auth=wants_auth, is_held_back=is_held_back)
-        else:
-            auth = NO_AUTH
-        return TPMKey(connection, named, public, Proof(lock, auth))
+        public, guarded, held_back = connection.run(examine, subject, settings)
+        wants_auth = file is not None and not file.empty_auth and key.needs_auth
+        auth = NO_AUTH
+        if key.takes_auth:
+            auth = key_auth(uri, pins, guarded, wants_auth=wants_auth, is_held_back=held_back)
+        return TPMKey(connection, settings, key, public, AuthAttempt(guarded, auth))
     except BaseException:
-        connection.close(named.key)
+        connection.release(key)
         raise
 
 
@@ -76,28 +79,37 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
         CertificateError: there is no such index, it can't be read, or holds no certificate.
     """
     index = named_nv_index(uri)
-    connection = Connection(tcti_of(uri), nv_name(index))
+    user = object()
+    connection = connect(tcti_of(uri), user)
     try:
-        return [FoundCertificate(der, uri.name) for der in connection.run(lambda tpm: read_certificates(tpm, index))]
+        found = connection.run(lambda tpm: read_certificates(tpm, index), nv_name(index), SessionSettings())
+        return [FoundCertificate(der, uri.name) for der in found]
     finally:
-        connection.close()
+        connection.release(user)
 
 
 class TPMKey(Key):
-    """A key in a TPM, of whose slots it has one only while it signs, where there is no resource manager."""
+    """A key in a TPM. Without a resource manager, it takes up a slot of the TPM only while it signs."""
 
-    def __init__(self, connection: Connection, named: NamedKey, public: PublicArea, proof: Proof) -> None:
-        self._connection = connection
-        self._key = named.key
+    def __init__(
+        self,
+        connection: TPMConnection,
+        settings: SessionSettings,
+        key: KeyObject,
+        public: PublicArea,
+        attempt: AuthAttempt,
+    ) -> None:
+        self._connection: TPMConnection | None = connection
+        self._settings = settings
+        self._key = key
         self._public = public
-        self._proof = proof
-        self._subject = named.subject
+        self._attempt = attempt
         # Both take long to make.
         self._schemes: dict[HashName, TPMT_SIG_SCHEME] = {}
         self._digest = TPM2B_DIGEST()
 
     def __repr__(self) -> str:
-        return f"<TPMKey {self._subject}>"
+        return f"<TPMKey {self._key.name}>"
 
     @property
     def algorithm(self) -> Algorithm:
@@ -109,7 +121,7 @@ class TPMKey(Key):
         return self._public.public_key
 
     def sign(self, message: bytes, hash: HashName = "sha256") -> bytes:
-        """Sign a message, whose digest is made here, or in the TPM where the key is restricted.
+        """Sign a message. Its digest is made here, or in the TPM if the key is restricted.
 
         Raises:
             UnsupportedKeyError: the key or the TPM does not sign with this hash.
@@ -118,51 +130,39 @@ class TPMKey(Key):
                 an earlier one was wrong and this one is stored.
             SigningKeyError: the key is closed, or the TPM refused it; what it says is in the message.
         """
-        if self._public.only_hash not in (None, hash):
-            raise UnsupportedKeyError(
-                f"key {self._subject} signs with {self._public.only_hash} only, not {hash}", "Ask for that hash"
-            )
-        # From the look at earlier refusals to the record of this one, no other process may try.
-        return self._connection.run(lambda tpm: self._sign(tpm, message, hash), exclusive=self._proof.is_guess)
+        connection, name, only_hash = self._connection, self._key.name, self._public.only_hash
+        if connection is None:
+            raise SigningKeyError(f"key {name} is closed", "Open it again")
+        if only_hash not in (None, hash):
+            raise UnsupportedKeyError(f"key {name} signs with {only_hash} only, not {hash}", f"Use {only_hash}")
+        # From the look at earlier refusals to keeping this one, no other process may send an auth value.
+        one_process = self._attempt.is_guess
+        return connection.run(lambda tpm: self._sign(tpm, message, hash), name, self._settings, one_process=one_process)
 
     def close(self) -> None:
-        """Close the connection to the TPM."""
-        self._connection.close(self._key)
-
-    def _scheme(self, hash: HashName) -> TPMT_SIG_SCHEME:
-        """Return the signing scheme for a hash."""
-        if hash not in self._schemes:
-            self._schemes[hash] = self._public.scheme(hash)
-        return self._schemes[hash]
+        """Release the key. The connection to the TPM is closed with its last key."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.release(self._key)
 
     def _sign(self, tpm: TPM, message: bytes, hash: HashName) -> bytes:
+        key, attempt = self._key, self._attempt
         digest, ticket = self._public.digest(tpm, message, hash)
-        proof, auth = self._proof, self._proof.auth.value
-        proof.check(tpm)
-        try:
-            with self._key.loaded(tpm) as handle, self._key.session(tpm, handle, auth) as session:
-                tpm.is_at_risk = bool(auth) or proof.is_guess
-                self._digest.buffer, scheme = digest, self._scheme(hash)
-                try:
-                    signature = tpm.esys.sign(handle, self._digest, scheme, ticket or _NO_TICKET, session1=session)
-                except TSS2_Exception as error:
-                    self._refuse_hash(error, hash)
+        if hash not in self._schemes:
+            self._schemes[hash] = self._public.scheme(hash)
+        with (
+            attempt.sending(tpm),
+            key.loaded(tpm) as handle,
+            key.session(tpm, handle, attempt.auth.value) as session,
+        ):
+            tpm.is_at_risk = bool(attempt.auth.value) or attempt.is_guess
+            self._digest.buffer = digest
+            try:
+                signature = tpm.esys.sign(handle, self._digest, self._schemes[hash], ticket, session1=session)
+            except TSS2_Exception as error:
+                if code(error) not in (HASH, SCHEME):
                     raise
-        except TSS2_Exception as error:
-            proof.fail(tpm, error)
-            raise
-        proof.confirm()
+                raise UnsupportedKeyError(
+                    f"the TPM does not sign with {hash} and key {key.name}", "Use another hash"
+                ) from error
         return encoded(signature)
-
-    def _refuse_hash(self, error: TSS2_Exception, hash: HashName) -> None:
-        if code(error) in (HASH, SCHEME):
-            raise UnsupportedKeyError(
-                f"the TPM does not sign with {hash} and key {self._subject}", "Use another hash"
-            ) from error
-
-
-def _examined(tpm: TPM, named: NamedKey, pins: PinSource) -> tuple[PublicArea, bool]:
-    """Return what the key's public area says, and whether the empty auth value is held back."""
-    public = read_public_area(named.key.public(tpm), named.subject)
-    lock = key_lock(named.subject, public.name, guarded=public.guarded)
-    return public, not pins.allow_final_try and is_held_back(tpm, lock)

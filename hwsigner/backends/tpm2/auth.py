@@ -1,49 +1,283 @@
-"""The auth values of a key, and of what stands above it: its parent, or the hierarchy of a primary key.
+"""Auth values: where they come from, and the guard that keeps a wrong one from locking the TPM for everybody.
 
-Each comes from the PIN mechanism, from places of its own.
+Those of a key, and of its parent or of the hierarchy of a primary key, come from the PIN mechanism, each from places of
+its own. An auth value is sent as long as it is right; if it is wrong, it was sent once. If wrong ones count towards the
+TPM's lockout, one that was wrong in an earlier process is not sent again, and none is sent that could be the one that
+locks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple, TypeVar
 
-from tpm2_pytss import ESYS_TR
+from tpm2_pytss import ESYS_TR, TSS2_Exception
 
-from hwsigner.backends.tpm2.attempts import UNSTATED, Auth, Lock, Proof, auth_of, is_held_back
-from hwsigner.backends.tpm2.connection import TPM, AuthWantedError
-from hwsigner.errors import PinRequiredError, WrongPinError
+from hwsigner.backends import refusals
+from hwsigner.backends.tpm2.errors import AUTH_FAIL, BAD_AUTH, code, is_answer
+from hwsigner.backends.tpm2.tpm import TPM, Lockout
+from hwsigner.errors import PinError, PinLockedError, PinRequiredError, WrongPinError
 from hwsigner.pins import FoundPin, PinRequest, PinSource
 from hwsigner.uri import KeyURI
 
 _T = TypeVar("_T")
+_MAX_AUTH_BYTES = 64  # TPM2B_AUTH holds the longest digest (TPM 2.0 Library, part 2, 10.4.5).
+
+# Where an auth value comes from: a stored place, the user, or nowhere, which makes it the empty one.
+Origin = Literal["stored", "typed", "unstated"]
+STORED: Origin = "stored"
+TYPED: Origin = "typed"
+UNSTATED: Origin = "unstated"
+# What a refusal is kept as: of a given auth value; of the empty one that was given; of the empty one that was not.
+_KINDS = ("given", "given-empty", UNSTATED)
+
+
+class AuthWantedError(Exception):
+    """The user must be asked for an auth value, while others can use the TPM: answering may take long.
+
+    Attributes:
+        ask: asks for it, and keeps the answer.
+    """
+
+    def __init__(self, ask: Callable[[], None]) -> None:
+        super().__init__()
+        self.ask = ask
+
+
+@dataclass(frozen=True)
+class Auth:
+    """An auth value to send.
+
+    Attributes:
+        value: its bytes.
+        origin: where it comes from.
+        allow_final_try: send it even if one more wrong one locks the TPM.
+        missing: the error that no place gives one, if the empty one is tried for that reason.
+    """
+
+    value: bytes = field(repr=False)
+    origin: Origin
+    allow_final_try: bool = False
+    missing: PinRequiredError | None = None
+
+
+# For a key whose policy needs none.
+NO_AUTH = Auth(b"", STORED)
+
+
+class Guarded(NamedTuple):
+    """What an auth value opens: a key, its parent, or a hierarchy.
+
+    Attributes:
+        kind: what the auth value is called, such as `TPM auth value`.
+        subject: what it opens, as messages name it.
+        name: the TPM Name in hexadecimal (TPM 2.0 Library, part 1, 16), or a hierarchy's name.
+        counts: whether a wrong one counts towards the TPM's lockout.
+        source: the attribute of the key URI's query that says where it is stored.
+    """
+
+    kind: str
+    subject: str
+    name: str
+    counts: bool
+    source: str
+
+    @property
+    def hint(self) -> str:
+        """Where to give it."""
+        flag = ", or the flag for its password" if self.source == "pin-source" else ""
+        return f"{self.source}=file:/path in the key URI{flag}"
+
+
+def auth_of(
+    found: FoundPin | None, guarded: Guarded, *, allow_final_try: bool, missing: PinRequiredError | None = None
+) -> Auth:
+    """Return the auth value that was found, or the empty one if none was.
+
+    Raises:
+        PinError: it is longer than a TPM's can be.
+    """
+    origin = UNSTATED if found is None else STORED if found.is_stored else TYPED
+    value = (found.pin if found else "").encode("utf-8", "surrogateescape")
+    if len(value) > _MAX_AUTH_BYTES:
+        raise PinError(
+            f"the {guarded.kind} for {guarded.subject} has more than {_MAX_AUTH_BYTES} bytes, so it was not sent",
+            "Give the one that it was made with",
+        )
+    return Auth(value, origin, allow_final_try, missing)
+
+
+def keep_refusal(name: str, kind: str, failures: int) -> None:
+    """Keep for the next process that the TPM refused an auth value.
+
+    Args:
+        name: the TPM Name of what it should have opened, in hexadecimal.
+        kind: one of `given`, `given-empty` and `unstated`.
+        failures: how many wrong auth values the TPM counts, this one among them.
+    """
+    refusals.keep(f"tpm2-{name}.{kind}", failures)
+
+
+def earlier_refusal(name: str, kind: str, failures: int) -> int | None:
+    """Return the TPM's count at an earlier refusal that holds back an auth value of this kind; None if none does.
+
+    A given one may be the answer to the refusal of another kind, so only its own kind holds it back. Refusals of every
+    kind hold back the empty one that was not given. A refusal counts until the TPM counts fewer wrong auth values.
+    """
+    blocking = _KINDS if kind == UNSTATED else (kind,)
+    counts = [refusal.failures for one in blocking for refusal in refusals.kept(f"tpm2-{name}.{one}")]
+    return max((count for count in counts if count <= failures), default=None)
+
+
+def is_held_back(tpm: TPM, guarded: Guarded) -> bool:
+    """Return whether an earlier refusal, or that no folder can keep one, holds back the empty auth value."""
+    if not guarded.counts:
+        return False
+    lockout = tpm.lockout()
+    for kind in _KINDS:
+        refusals.forget(f"tpm2-{guarded.name}.{kind}", more_than=lockout.failures or -1)
+    if not lockout.failures or lockout.left is None:
+        return False
+    return earlier_refusal(guarded.name, UNSTATED, lockout.failures) is not None or not refusals.has_place()
+
+
+class AuthAttempt:
+    """An auth value and what became of it.
+
+    Attributes:
+        auth: the auth value.
+        is_proven: whether the TPM accepted it.
+    """
+
+    def __init__(self, guarded: Guarded, auth: Auth) -> None:
+        self.auth = auth
+        self.is_proven = False
+        self._guarded = guarded
+        self._kind = UNSTATED if auth.origin == UNSTATED else "given" if auth.value else "given-empty"
+        self._is_refused = False
+        self._failures = 0  # How many wrong ones the TPM counted before this one.
+        self._broke_off = False
+
+    @property
+    def is_guess(self) -> bool:
+        """Whether it may be wrong, and would count."""
+        return self._guarded.counts and not self.is_proven
+
+    @contextmanager
+    def sending(self, tpm: TPM) -> Iterator[None]:
+        """Send the auth value in the body of the `with` statement, and keep whether it is right.
+
+        Raises:
+            PinLockedError: it may not be sent now.
+            WrongPinError: it is wrong.
+            PinRequiredError: the empty one was tried because no place gives one, and is wrong.
+        """
+        if not self.is_proven:
+            self._check(tpm)
+        try:
+            yield
+        except TSS2_Exception as error:
+            if not is_answer(error) and self.is_guess and tpm.is_at_risk:
+                # The TPM may have counted a wrong one: it has, if it counts more than before.
+                self._broke_off = True
+                keep_refusal(self._guarded.name, self._kind, self._failures + 1)
+            elif code(error) in (AUTH_FAIL, BAD_AUTH):
+                self.is_proven, self._is_refused = False, True
+                raise self._wrong(tpm) from error
+            raise
+        if not self.is_proven:
+            self.is_proven = True
+            if self._guarded.counts:
+                # If the right one is not empty, the empty one is wrong and its refusals stay.
+                for kind in ("given",) if self.auth.value else _KINDS:
+                    refusals.forget(f"tpm2-{self._guarded.name}.{kind}")
+
+    def _check(self, tpm: TPM) -> None:
+        if self._is_refused:
+            raise self._not_again("was wrong before")
+        if not self._guarded.counts:
+            return
+        lockout = tpm.lockout()
+        if self._broke_off and lockout.failures > self._failures:
+            raise self._not_again("was sent when the connection broke, and the TPM counts one more wrong one since")
+        self._broke_off, self._failures = False, lockout.failures
+        if self.auth.allow_final_try or lockout.left is None:
+            return
+        if self.auth.missing and lockout.left <= 1:
+            raise self.auth.missing
+        if not lockout.left:
+            raise lockout.error(tpm.tcti, self._guarded.subject)
+        if lockout.left == 1:
+            raise PinLockedError(
+                f"the TPM at {tpm.tcti} counts {lockout.failures} wrong auth values and locks at "
+                f"{lockout.limit}, so none was sent for {self._guarded.subject}",
+                f"{lockout.way_out}; --allow-final-pin-try sends it anyway",
+            )
+        if self.auth.origin != TYPED and lockout.failures:
+            self._refuse_to_repeat(tpm, lockout)
+
+    def _refuse_to_repeat(self, tpm: TPM, lockout: Lockout) -> None:
+        kind, subject, origin = self._guarded.kind, self._guarded.subject, self.auth.origin
+        if not refusals.has_place():
+            raise PinLockedError(
+                f"the TPM at {tpm.tcti} counts {lockout.failures} wrong auth values, and no folder can keep "
+                f"for which keys, so the {origin} one for {subject} was not sent",
+                _held_back_hint(lockout.failures * lockout.interval),
+            )
+        earlier = earlier_refusal(self._guarded.name, self._kind, lockout.failures)
+        if earlier is not None:
+            raise PinLockedError(
+                f"an earlier {kind} for {subject} was wrong, so the {origin} one was not sent",
+                _held_back_hint((lockout.failures - max(earlier, 1) + 1) * lockout.interval),
+            )
+
+    def _not_again(self, why: str) -> PinLockedError:
+        return PinLockedError(
+            f"the {self._guarded.kind} for {self._guarded.subject} {why}, so it is not sent again",
+            "Open the key again with the right one",
+        )
+
+    def _wrong(self, tpm: TPM) -> PinError:
+        kind, subject, name, counts, _ = self._guarded
+        left = ""
+        if counts:
+            lockout = tpm.lockout()
+            keep_refusal(name, self._kind, lockout.failures)
+            if lockout.left is not None:
+                tries = "try is" if lockout.left == 1 else "tries are"
+                left = f": {lockout.left} {tries} left before the TPM locks"
+        if self.auth.missing:
+            return self.auth.missing
+        if self.auth.origin != UNSTATED:
+            return WrongPinError(f"wrong {kind} for {subject}{left}", "Check it before another try")
+        return WrongPinError(
+            f"the {kind} of {subject} is not the empty one, which was tried{left}", f"Give it: {self._guarded.hint}"
+        )
+
+
+def _held_back_hint(seconds: int) -> str:
+    return (
+        "Correct it and run once with --allow-final-pin-try, or let the TPM forget the failure: "
+        f"run tpm2_dictionarylockout --clear-lockout, or wait {seconds} seconds"
+    )
+
+
 _EARLIER_FAILED = "an earlier try failed"
 _IF_EMPTY = "if it is empty, say so with --no-tpm-key-password"
 
 
-def key_lock(subject: str, name: str, *, guarded: bool) -> Lock:
-    """Return what the auth value of a key opens.
+def key_auth(uri: KeyURI, pins: PinSource, key: Guarded, *, wants_auth: bool, is_held_back: bool) -> Auth:
+    """Return a key's auth value. One stored for this very key is used even if the key's file says that there is none.
 
-    Args:
-        subject: the key, as messages name it.
-        name: its TPM Name in hexadecimal.
-        guarded: whether a wrong auth value counts towards the TPM's lockout.
-    """
-    hint = "pin-source=file:/path in the key URI, or the flag for its password"
-    return Lock("TPM auth value", subject, name, guarded, hint)
-
-
-def key_auth(uri: KeyURI, pins: PinSource, lock: Lock, *, wants_auth: bool, is_held_back: bool) -> Auth:
-    """Return a key's auth value. One stored for this key counts for more than a file that says that there is none.
-
-    One that names no key, such as HWSIGNER_PIN, does not: where the file is right, it would be a wrong try. A file may
-    be wrong the other way too: where no place gives the auth value that it claims, the empty one is tried, once.
+    One that names no key, such as HWSIGNER_PIN, is not: if the file is right, it would be a wrong try. A file may be
+    wrong the other way too: if no place gives the auth value that it claims, the empty one is tried once.
 
     Args:
         uri: the key's URI.
         pins: where the auth value comes from.
-        lock: the key.
+        key: the key.
         wants_auth: whether its file says that it has one.
         is_held_back: whether the empty one was tried before, and is wrong.
 
@@ -51,7 +285,7 @@ def key_auth(uri: KeyURI, pins: PinSource, lock: Lock, *, wants_auth: bool, is_h
         PinRequiredError: no place gives one.
         PinError: it is longer than a TPM's can be, or can't be read.
     """
-    request = PinRequest(lock.kind, lock.subject, _EARLIER_FAILED if is_held_back else "")
+    request = PinRequest(key.kind, key.subject, _EARLIER_FAILED if is_held_back else "")
     found, missing = None, None
     if wants_auth or is_held_back:
         try:
@@ -64,27 +298,11 @@ def key_auth(uri: KeyURI, pins: PinSource, lock: Lock, *, wants_auth: bool, is_h
     else:
         pin = pins.given(uri) if "path" in uri.path else pins.stored(uri, request)
         found = None if pin is None else FoundPin(pin, is_stored=True)
-    return auth_of(found, lock, allow_final_try=pins.allow_final_try, missing=missing)
-
-
-class Above(NamedTuple):
-    """What stands above a key, and may want an auth value of its own.
-
-    Attributes:
-        kind: `parent`, or the hierarchy: `owner`, `endorsement`, `platform`.
-        name: as messages name it.
-        id: the TPM Name in hexadecimal, or the hierarchy's name.
-        guarded: whether a wrong auth value counts towards the TPM's lockout.
-    """
-
-    kind: str
-    name: str
-    id: str
-    guarded: bool
+    return auth_of(found, key, allow_final_try=pins.allow_final_try, missing=missing)
 
 
 class ParentAuth:
-    """The auth values of what stands above a key: the stored one, else the empty one, and a person's if that is wrong.
+    """The auth values of a key's parent or hierarchy: the stored one, else the empty one, else one that is asked for.
 
     Args:
         uri: the key's URI: the query's `parent-pin-source` and `owner-pin-source`.
@@ -94,15 +312,15 @@ class ParentAuth:
     def __init__(self, uri: KeyURI, pins: PinSource) -> None:
         self._uri = uri
         self._pins = pins.without_pin()
-        self._proofs: dict[str, Proof] = {}
+        self._attempts: dict[str, AuthAttempt] = {}
 
-    def proven(self, tpm: TPM, handle: ESYS_TR, above: Above, work: Callable[[ESYS_TR], _T]) -> _T:
+    def prove(self, tpm: TPM, handle: ESYS_TR, guarded: Guarded, work: Callable[[ESYS_TR], _T]) -> _T:
         """Return what a command returns that an auth value authorizes.
 
         Args:
             tpm: the TPM.
-            handle: what stands above the key.
-            above: how it is called, and guarded.
+            handle: the parent or hierarchy.
+            guarded: the same.
             work: the command; its argument is the session that proves the auth value.
 
         Raises:
@@ -110,48 +328,44 @@ class ParentAuth:
             PinError: the auth value is missing, wrong, or may not be sent now.
             TSS2_Exception: the command failed for another reason.
         """
-        lock = _lock_of(above)
-        proof = self._proofs.get(above.id) or self._first(tpm, lock, above)
+        attempt = self._attempts.get(guarded.name) or self._first(tpm, guarded)
         try:
-            with proof.attempt(tpm):
-                session = tpm.authorize(handle, proof.auth.value)
-                tpm.is_at_risk = tpm.is_at_risk or proof.is_guess
+            with attempt.sending(tpm):
+                session = tpm.authorize(handle, attempt.auth.value)
+                tpm.is_at_risk = tpm.is_at_risk or attempt.is_guess
                 return work(session)
         except WrongPinError:
-            if proof.auth.origin != UNSTATED:
+            if attempt.auth.origin != UNSTATED:
                 raise
-            raise AuthWantedError(lambda: self._ask(above, lock, "")) from None
+            raise AuthWantedError(lambda: self._ask(guarded, "")) from None
+        finally:
+            # Otherwise ESYS would send a hierarchy's with its next command that needs one, as a password.
+            tpm.esys.tr_set_auth(handle, b"")
 
-    def _first(self, tpm: TPM, lock: Lock, above: Above) -> Proof:
-        stored = self._pins.given(_source(self._uri, above))
-        if stored is None and is_held_back(tpm, lock):
-            raise AuthWantedError(lambda: self._ask(above, lock, _EARLIER_FAILED))
-        found = None if stored is None else FoundPin(stored, is_stored=True)
-        return self._kept(above, lock, found)
+    def _first(self, tpm: TPM, guarded: Guarded) -> AuthAttempt:
+        stored = self._pins.given(self._source(guarded))
+        if stored is None and is_held_back(tpm, guarded):
+            raise AuthWantedError(lambda: self._ask(guarded, _EARLIER_FAILED))
+        return self._keep(guarded, None if stored is None else FoundPin(stored, is_stored=True))
 
-    def _ask(self, above: Above, lock: Lock, state: str) -> None:
+    def _ask(self, guarded: Guarded, state: str) -> None:
         try:
-            found = self._pins.find(_source(self._uri, above), PinRequest(lock.kind, lock.subject, state))
+            found = self._pins.find(self._source(guarded), PinRequest(guarded.kind, guarded.subject, state))
         except PinRequiredError as error:
             raise PinRequiredError(
-                f"{lock.subject} wants its {lock.kind} and there is no place to take it from",
-                f"Add {lock.hint}, or run from a terminal or where a pinentry can ask",
+                f"{guarded.subject} wants its {guarded.kind}, and no place gives one",
+                f"Add {guarded.hint}, or run from a terminal or where a pinentry can ask",
             ) from error
-        self._kept(above, lock, found)
+        self._keep(guarded, found)
 
-    def _kept(self, above: Above, lock: Lock, found: FoundPin | None) -> Proof:
-        proof = Proof(lock, auth_of(found, lock, allow_final_try=self._pins.allow_final_try))
-        self._proofs[above.id] = proof
-        return proof
+    def _keep(self, guarded: Guarded, found: FoundPin | None) -> AuthAttempt:
+        attempt = AuthAttempt(guarded, auth_of(found, guarded, allow_final_try=self._pins.allow_final_try))
+        self._attempts[guarded.name] = attempt
+        return attempt
 
-
-def _lock_of(above: Above) -> Lock:
-    hint = f"{above.kind}-pin-source=file:/path in the key URI"
-    return Lock(f"TPM {above.kind} auth value", above.name, above.id, above.guarded, hint)
-
-
-def _source(uri: KeyURI, above: Above) -> KeyURI:
-    """Return the URI with what is stored for the parent in the place of what is stored for the key."""
-    query = {name: value for name, value in uri.query.items() if name != "pin-source"}
-    source = query.get(f"{above.kind}-pin-source")
-    return replace(uri, query=query if source is None else {**query, "pin-source": source}, pin_value=None)
+    def _source(self, guarded: Guarded) -> KeyURI:
+        """Return the URI with what is stored for the parent in place of what is stored for the key."""
+        query = {name: value for name, value in self._uri.query.items() if name != "pin-source"}
+        if guarded.source in query:
+            query["pin-source"] = query[guarded.source]
+        return replace(self._uri, query=query, pin_value=None)

@@ -1,140 +1,201 @@
-"""One key's way to its TPM: uses, and doing again what the TPM asks for or what a lost connection makes good."""
+"""The connection to a TPM that all keys of a process share: its locks, and what happens after faults.
+
+An ESAPI context is not thread-safe, so there is one lock. After an input/output error a context can't be used any more:
+it is replaced, and what it could not flush is flushed by the next one.
+"""
 
 from __future__ import annotations
 
+import atexit
+import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Generic, TypeVar
+from contextlib import nullcontext, suppress
+from typing import TypeVar
 
-from tpm2_pytss import TSS2_Exception
+from tpm2_pytss import TPMS_CONTEXT, TSS2_Exception
 
-from hwsigner.backends.tpm2 import shared as contexts
-from hwsigner.backends.tpm2.context import TPM
-from hwsigner.backends.tpm2.errors import LOCKOUT, code, is_answer, is_lost, is_not_now, told
-from hwsigner.backends.tpm2.lockout import read_lockout
-from hwsigner.backends.tpm2.sessions import SessionSettings
-from hwsigner.errors import BackendUnavailableError, SigningKeyError
-
-__all__ = ["TPM", "AuthWantedError", "Connection", "SessionSettings"]
+from hwsigner.backends.tpm2.auth import AuthWantedError
+from hwsigner.backends.tpm2.errors import LOCKOUT, code, is_answer, is_lost, is_not_now, signing_error
+from hwsigner.backends.tpm2.process_lock import ProcessLock, is_exclusive, is_managed
+from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
+from hwsigner.errors import BackendUnavailableError
 
 _T = TypeVar("_T")
 _PATIENCE_SECONDS = 10.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.01, 0.5
+_EXIT_SECONDS = 1.0
 
 
-class AuthWantedError(Exception):
-    """An auth value must be asked for first: a person may take long, and the TPM is not kept from others meanwhile.
+class TPMConnection:
+    """This process's connection to a TPM, opened when it is used. Thread-safe.
 
-    Attributes:
-        ask: asks for it, and keeps the answer.
+    Get one with `connect`, and give it back with `release`.
     """
 
-    def __init__(self, ask: Callable[[], None]) -> None:
-        super().__init__()
-        self.ask = ask
-
-
-class Connection:
-    """A key's way to its TPM, by the context that all keys of the process share.
-
-    Args:
-        tcti: the TPM's TCTI.
-        subject: the key that the connection is for, as messages name it.
-        settings: how auth values are proven.
-    """
-
-    def __init__(self, tcti: str, subject: str, settings: SessionSettings | None = None) -> None:
+    def __init__(self, tcti: str) -> None:
         self.tcti = tcti
-        self._subject = subject
-        self._settings = settings or SessionSettings()
+        self._is_managed, self._is_exclusive = is_managed(tcti), is_exclusive(tcti)
+        self.users: set[object] = set()
         self._lock = threading.Lock()
-        self._context: contexts.SharedContext | None = contexts.acquire(tcti)
+        self._process_lock = ProcessLock(tcti)
+        self._tpm: TPM | None = None
+        self._saved: dict[object, TPMS_CONTEXT] = {}
+        self._unflushed: set[int] = set()
+        self._is_cut_off = False
 
-    def run(self, work: Callable[[TPM], _T], *, exclusive: bool = False) -> _T:
-        """Return what some work with the TPM returns.
+    def run(
+        self, work: Callable[[TPM], _T], subject: str, settings: SessionSettings, *, one_process: bool = False
+    ) -> _T:
+        """Return what some work with the TPM returns, done by one thread at a time.
 
-        It is done again, from its beginning: while the TPM asks for that (RETRY, YIELDED, TESTING); after asking for an
-        auth value that it wants; and once, when the connection broke or the TPM had lost a key or session, as after a
-        reset. But not when the connection broke after an auth value was sent: it may have counted as a wrong one.
+        The work is repeated from its beginning: while the TPM asks for that (RETRY, YIELDED, TESTING); after asking for
+        an auth value that it wants; and once, if the connection broke or the TPM had lost a key or session, as after a
+        reset. But not if the connection broke after an auth value was sent: it may have counted as a wrong one.
 
         Args:
             work: the work.
-            exclusive: keep this user's other processes from such work, also where there is a resource manager.
+            subject: the key that it is for, as messages name it.
+            settings: how auth values are proven.
+            one_process: keep this user's other processes from such work, even behind a resource manager.
 
         Raises:
-            SigningKeyError: the connection is closed, or the TPM refused something; what it says is in the message.
+            SigningKeyError: the TPM refused something; what it says is in the message.
             BackendUnavailableError: the TPM does not answer, or other processes keep it busy.
             PinError: an auth value that it wants is missing, or the TPM is in lockout.
         """
-        attempt = _Attempt(work, self.tcti, self._subject)
-        again = None
+        turn = self._process_lock if one_process or not self._is_managed else nullcontext()
         while True:
             try:
-                return self._open_context().run(attempt, self._settings, exclusive=exclusive)
+                with self._lock, turn:
+                    return self._repeat(work, subject, settings)
             except AuthWantedError as wanted:
-                wanted.ask()
-            except TSS2_Exception as error:
-                again = again or _Again()
-                if not again.is_due(error, is_at_risk=attempt.is_at_risk):
-                    raise told(error, self.tcti, self._subject) from error
+                wanted.ask()  # Without the locks: the user may take long.
 
-    def close(self, owner: object = None) -> None:
-        """End the connection. Closing twice is allowed.
+    def _repeat(self, work: Callable[[TPM], _T], subject: str, settings: SessionSettings) -> _T:
+        """Do the work, with the locks taken, and repeat it if that helps."""
+        pause, patience, was_lost = _FIRST_PAUSE_SECONDS, _PATIENCE_SECONDS, False
+        while True:
+            is_at_risk = False
+            try:
+                tpm = self._open()
+                tpm.settings, tpm.is_at_risk = settings, False
+                try:
+                    result = work(tpm)
+                except BaseException as error:
+                    is_at_risk = tpm.is_at_risk
+                    self._end_use(tpm, error)
+                    raise
+                self._end_use(tpm, None)
+                return result
+            except TSS2_Exception as error:
+                if code(error) == LOCKOUT:
+                    raise self._repeat(TPM.lockout, subject, settings).error(self.tcti, subject) from error
+                if is_not_now(error) and pause <= patience:
+                    time.sleep(pause)
+                    pause, patience = min(2 * pause, _LONGEST_PAUSE_SECONDS), patience - pause
+                elif not was_lost and (is_lost(error) or not (is_answer(error) or is_at_risk)):
+                    was_lost = True
+                else:
+                    raise signing_error(error, self.tcti, subject) from error
+
+    def release(self, user: object) -> None:
+        """Give the connection back. It is closed when its last user does that. Releasing twice is allowed.
 
         Args:
-            owner: the transient object to let go of.
+            user: what `connect` was given; an object of the TPM that is loaded for it is flushed.
         """
+        with _registry_lock:
+            self.users.discard(user)
+            is_last = not self.users
         with self._lock:
-            context, self._context = self._context, None
-        if context is not None:
-            with suppress(BackendUnavailableError):
-                contexts.release(context, owner)
+            self._saved.pop(user, None)
+            if is_last:
+                self._close()
+            elif self._tpm is not None:
+                self._tpm.release(user)
 
-    def _open_context(self) -> contexts.SharedContext:
-        if self._context is None:
-            raise SigningKeyError(f"key {self._subject} is closed", "Open it again")
-        return self._context
+    def close_at_exit(self) -> None:
+        """Close the connection after the use that another thread may be in the middle of."""
+        if self._lock.acquire(timeout=_EXIT_SECONDS):
+            self._close()
+            self._lock.release()
+
+    def forget(self) -> None:
+        """In the child of a fork, leave to the parent what is the parent's."""
+        self._lock = threading.Lock()
+        self._process_lock.close()
+        # D-Bus's library has a thread that the child lacks: it would wait for it forever.
+        self._is_cut_off = self._is_cut_off or (self._tpm is not None and self.tcti.startswith("tabrmd"))
+        self._tpm = None
+        self._unflushed = set()
+
+    def _open(self) -> TPM:
+        if self._is_cut_off:
+            raise BackendUnavailableError(
+                f"the TPM at {self.tcti} can't be reached through tabrmd in the child of a process that used it",
+                "Open keys after the fork, or use the kernel's resource manager (tcti=device:/dev/tpmrm0)",
+            )
+        if self._tpm is not None and self._tpm.is_stale():
+            self._drop()
+        if self._tpm is None:
+            self._tpm = TPM(self.tcti, self._saved, self._unflushed)
+        if self._unflushed:
+            try:
+                self._tpm.flush_left()
+            except TSS2_Exception:
+                self._drop()
+                raise
+        return self._tpm
+
+    def _end_use(self, tpm: TPM, error: BaseException | None) -> None:
+        if not tpm.end_use(error):
+            self._drop()
+            if self._is_managed:
+                self._unflushed.clear()  # The resource manager flushes what belonged to a connection.
+            elif self._unflushed:
+                with suppress(BackendUnavailableError, TSS2_Exception):  # Else the next use does it.
+                    self._open()
+        if self._is_exclusive:
+            self._drop()
+
+    def _close(self) -> None:
+        if self._unflushed:
+            with suppress(BackendUnavailableError, TSS2_Exception):
+                self._open()
+        self._drop()
+        self._process_lock.close()
+
+    def _drop(self) -> None:
+        if self._tpm is not None:
+            self._tpm.esys.close()
+            self._tpm = None
 
 
-class _Attempt(Generic[_T]):
-    """Work with the TPM, and whether an auth value was sent when it failed."""
-
-    def __init__(self, work: Callable[[TPM], _T], tcti: str, subject: str) -> None:
-        self.is_at_risk = False
-        self._work = work
-        self._tcti = tcti
-        self._subject = subject
-
-    def __call__(self, tpm: TPM) -> _T:
-        try:
-            return self._work(tpm)
-        except TSS2_Exception as error:
-            self.is_at_risk = tpm.is_at_risk
-            if code(error) == LOCKOUT:
-                raise read_lockout(tpm.esys).error(self._tcti, self._subject) from error
-            raise
+_connections: dict[str, TPMConnection] = {}
+_registry_lock = threading.Lock()
 
 
-class _Again:
-    """Whether work is to be done again, and the pause before that."""
+def connect(tcti: str, user: object) -> TPMConnection:
+    """Return this process's connection to a TPM, kept for a user until that releases it."""
+    with _registry_lock:
+        connection = _connections.setdefault(tcti, TPMConnection(tcti))
+        connection.users.add(user)
+        return connection
 
-    def __init__(self) -> None:
-        self._deadline = time.monotonic() + _PATIENCE_SECONDS
-        self._pause = _FIRST_PAUSE_SECONDS
-        self._was_lost = False
 
-    def is_due(self, error: TSS2_Exception, *, is_at_risk: bool) -> bool:
-        """Return true after a pause, if need be, where the work is to be done again."""
-        if is_not_now(error):
-            if time.monotonic() + self._pause > self._deadline:
-                return False
-            time.sleep(self._pause)
-            self._pause = min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
-            return True
-        is_broken = not is_answer(error) and not is_at_risk
-        if self._was_lost or not (is_broken or is_lost(error)):
-            return False
-        self._was_lost = True
-        return True
+def _close_all() -> None:
+    for connection in list(_connections.values()):
+        connection.close_at_exit()
+
+
+def _reset_after_fork() -> None:
+    global _registry_lock
+    _registry_lock = threading.Lock()
+    for connection in _connections.values():
+        connection.forget()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_reset_after_fork)

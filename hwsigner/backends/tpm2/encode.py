@@ -8,31 +8,32 @@ from collections.abc import Iterable
 
 from asn1crypto import parser
 
-from hwsigner.backends.tpm2 import key_file as _tss2
+from hwsigner.backends.pem import BOOLEAN, CONTEXT, INTEGER, OCTET_STRING, OID, SEQUENCE, UNIVERSAL, UTF8_STRING
+from hwsigner.backends.tpm2 import key_file
 from hwsigner.backends.tpm2.key_file import AuthPolicy, PolicyCommand, TSS2Key
 
-_CONSTRUCTED, _UNIVERSAL = 1, 0
+_CONSTRUCTED = 1
 _TRUE = b"\xff"
 
 
 def write_tss2(key: TSS2Key) -> bytes:
-    """Return the DER of a key. What is false or empty is left out, as the draft recommends."""
-    kind = _tss2.IMPORTABLE if key.secret else _tss2.LOADABLE
+    """Return the DER of a key. False and empty fields are omitted, as the draft recommends."""
+    kind = key_file.IMPORTABLE if key.secret else key_file.LOADABLE
     optional = (
-        (_tss2.EMPTY_AUTH, _primitive(_tss2.BOOLEAN, _TRUE) if key.empty_auth else b""),
-        (_tss2.POLICY, _commands(key.policy) if key.policy else b""),
-        (_tss2.SECRET, _primitive(_tss2.OCTET_STRING, key.secret) if key.secret else b""),
-        (_tss2.AUTH_POLICY, _sequence(map(_auth_policy, key.auth_policies)) if key.auth_policies else b""),
-        (_tss2.DESCRIPTION, _text(key.description) if key.description else b""),
-        (_tss2.RSA_PARENT, _primitive(_tss2.BOOLEAN, _TRUE) if key.rsa_parent else b""),
+        (key_file.EMPTY_AUTH, _primitive(BOOLEAN, _TRUE) if key.empty_auth else b""),
+        (key_file.POLICY, _commands(key.policy) if key.policy else b""),
+        (key_file.SECRET, _primitive(OCTET_STRING, key.secret) if key.secret else b""),
+        (key_file.AUTH_POLICY, _sequence(map(_auth_policy, key.auth_policies)) if key.auth_policies else b""),
+        (key_file.DESCRIPTION, _text(key.description) if key.description else b""),
+        (key_file.RSA_PARENT, _primitive(BOOLEAN, _TRUE) if key.rsa_parent else b""),
     )
     return _sequence(
         [
-            _primitive(_tss2.OID, kind),
+            _primitive(OID, kind),
             *(_explicit(tag, content) for tag, content in optional if content),
             _integer(key.parent),
-            _primitive(_tss2.OCTET_STRING, key.public),
-            _primitive(_tss2.OCTET_STRING, key.private),
+            _primitive(OCTET_STRING, key.public),
+            _primitive(OCTET_STRING, key.private),
         ]
     )
 
@@ -40,12 +41,14 @@ def write_tss2(key: TSS2Key) -> bytes:
 def write_tss2_pem(key: TSS2Key) -> str:
     """Return a key as PEM."""
     base64 = binascii.b2a_base64(write_tss2(key), newline=False).decode("ascii")
-    return "\n".join([f"-----BEGIN {_tss2.LABEL}-----", *textwrap.wrap(base64, 64), f"-----END {_tss2.LABEL}-----", ""])
+    return "\n".join(
+        [f"-----BEGIN {key_file.LABEL}-----", *textwrap.wrap(base64, 64), f"-----END {key_file.LABEL}-----", ""]
+    )
 
 
 def _auth_policy(policy: AuthPolicy) -> bytes:
-    name = [_explicit(_tss2.NAME, _text(policy.name))] if policy.name else []
-    return _sequence([*name, _explicit(_tss2.SIGNED_POLICY, _commands(policy.commands))])
+    name = [_explicit(key_file.NAME, _text(policy.name))] if policy.name else []
+    return _sequence([*name, _explicit(key_file.SIGNED_POLICY, _commands(policy.commands))])
 
 
 def _commands(commands: Iterable[PolicyCommand]) -> bytes:
@@ -53,26 +56,28 @@ def _commands(commands: Iterable[PolicyCommand]) -> bytes:
 
 
 def _command(command: PolicyCommand) -> bytes:
-    body = _primitive(_tss2.OCTET_STRING, command.body)
-    return _sequence([_explicit(_tss2.COMMAND_CODE, _integer(command.code)), _explicit(_tss2.COMMAND_POLICY, body)])
+    body = _primitive(OCTET_STRING, command.body)
+    return _sequence(
+        [_explicit(key_file.COMMAND_CODE, _integer(command.code)), _explicit(key_file.COMMAND_POLICY, body)]
+    )
 
 
 def _integer(value: int) -> bytes:
-    """Return a positive INTEGER, whose first bit is its sign."""
-    return _primitive(_tss2.INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big"))
+    """Return a positive INTEGER. Its first bit is its sign."""
+    return _primitive(INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big"))
 
 
 def _text(text: str) -> bytes:
-    return _primitive(_tss2.UTF8_STRING, text.encode())
+    return _primitive(UTF8_STRING, text.encode())
 
 
 def _sequence(elements: Iterable[bytes]) -> bytes:
-    return bytes(parser.emit(_UNIVERSAL, _CONSTRUCTED, _tss2.SEQUENCE, b"".join(elements)))
+    return bytes(parser.emit(UNIVERSAL, _CONSTRUCTED, SEQUENCE, b"".join(elements)))
 
 
 def _explicit(tag: int, element: bytes) -> bytes:
-    return bytes(parser.emit(_tss2.CONTEXT, _CONSTRUCTED, tag, element))
+    return bytes(parser.emit(CONTEXT, _CONSTRUCTED, tag, element))
 
 
 def _primitive(tag: int, content: bytes) -> bytes:
-    return bytes(parser.emit(_UNIVERSAL, 0, tag, content))
+    return bytes(parser.emit(UNIVERSAL, 0, tag, content))

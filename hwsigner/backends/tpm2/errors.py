@@ -11,7 +11,7 @@ from hwsigner.errors import BackendUnavailableError, SigningKeyError
 AUTH_FAIL, BAD_AUTH, LOCKOUT = 0x8E, 0xA2, 0x921
 HASH, HANDLE, SCHEME, INTEGRITY = 0x83, 0x8B, 0x92, 0x9F
 VALUE, SIGNATURE, POLICY_FAIL, SEQUENCE = 0x84, 0x9B, 0x9D, 0x103
-# What a TPM says of a key under another parent than its own; libtpms says FAILURE of a secret for another RSA key.
+# The answers to a key under another parent than its own. libtpms answers FAILURE to a secret for another RSA key.
 OTHER_PARENT = (INTEGRITY, VALUE, 0x95, 0x101)  # The last are SIZE and FAILURE.
 INITIALIZE, OBJECT_MEMORY = 0x100, 0x902
 BAD_TR = 0x70018  # ESYS has no such object (TSS 2.0 ESAPI, 7.2).
@@ -23,24 +23,24 @@ _TPM_LAYERS = (0, 11)  # The TPM itself, and a resource manager that answers in 
 
 
 def is_answer(error: TSS2_Exception) -> bool:
-    """Return whether an error is the TPM's answer, after which the context can be used on."""
+    """Return whether an error is the TPM's answer, after which the context can be used again."""
     return error.rc >> 16 in _TPM_LAYERS
 
 
 def is_not_now(error: TSS2_Exception) -> bool:
-    """Return whether the TPM did nothing, and asks for the same command again later."""
+    """Return whether the TPM did nothing and wants the same command again later."""
     return code(error) in _NOT_NOW
 
 
 def is_lost(error: TSS2_Exception) -> bool:
-    """Return whether the TPM has not what a handle stood for. It finds that out before it looks at an auth value."""
+    """Return whether a handle's object is not in the TPM any more. The TPM checks that before any auth value."""
     is_of_handle = is_answer(error) and not error.rc & (_OF_PARAMETER | _OF_SESSION)
     reason = code(error)
     return reason == HANDLE or reason in _REFERENCES or (reason == VALUE and is_of_handle)
 
 
 def are_sessions_full(error: TSS2_Exception) -> bool:
-    """Return whether the TPM takes no more sessions."""
+    """Return whether the TPM has no room for another session."""
     return code(error) in _SESSIONS_FULL
 
 
@@ -52,28 +52,30 @@ def code(error: TSS2_Exception) -> int:
     return _FORMAT_ONE | response & 0x3F if response & _FORMAT_ONE else response
 
 
-def told(error: TSS2_Exception, tcti: str, subject: str) -> SigningKeyError:
-    """Return an error of ours for one of the TPM or of the way to it.
+def signing_error(error: TSS2_Exception, tcti: str, subject: str) -> SigningKeyError:
+    """Return the error of ours for an error of the TPM or of the connection to it.
 
     Args:
         error: the error.
         tcti: the TPM's TCTI.
-        subject: the key in question, as messages name it.
+        subject: the key that was used, as messages name it.
     """
     if not is_answer(error):
         return unavailable(tcti, error)
     if code(error) == OBJECT_MEMORY:
         return BackendUnavailableError(
             f"the TPM at {tcti} has no free slot for key {subject}",
-            "Use a resource manager (tcti=device:/dev/tpmrm0), or run tpm2_flushcontext -t",
+            "Run tpm2_flushcontext -t if a killed program left its keys there, "
+            "or use a resource manager (tcti=device:/dev/tpmrm0)",
         )
     if are_sessions_full(error):
         return BackendUnavailableError(
             f"the TPM at {tcti} has no free session for key {subject}",
-            "Use a resource manager (tcti=device:/dev/tpmrm0), or run tpm2_flushcontext -l and -s",
+            "Run tpm2_flushcontext -l and -s if a killed program left its sessions there, "
+            "or use a resource manager (tcti=device:/dev/tpmrm0)",
         )
     if is_not_now(error):
-        return BackendUnavailableError(f"the TPM at {tcti} is busy with itself", "Try again in a while")
+        return BackendUnavailableError(f"the TPM at {tcti} is busy with its own work", "Try again later")
     if code(error) == INITIALIZE:
         return BackendUnavailableError(f"the TPM at {tcti} was not started up", "Run tpm2_startup -c")
-    return SigningKeyError(f"the TPM at {tcti} refused key {subject}: {error}", "See whether tpm2_sign can use the key")
+    return SigningKeyError(f"the TPM at {tcti} refused key {subject}: {error}", "Check if tpm2_sign can use it")

@@ -20,21 +20,27 @@
         name   [0] EXPLICIT UTF8String OPTIONAL,
         policy [1] EXPLICIT SEQUENCE OF TPMPolicy }
 
-Writers differ, so more is read than DER allows: TRUE as 0x01, and fields that are not known yet.
+Writers differ, so more is accepted than DER allows: TRUE as 0x01, and unknown fields.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from asn1crypto import parser
-
+from hwsigner.backends.pem import (
+    BOOLEAN,
+    CONTEXT,
+    INTEGER,
+    OCTET_STRING,
+    OID,
+    SEQUENCE,
+    UNIVERSAL,
+    UTF8_STRING,
+    elements,
+)
 from hwsigner.errors import UnsupportedKeyError
 
 LABEL = "TSS2 PRIVATE KEY"
-CONTEXT = 2
-BOOLEAN, INTEGER, OCTET_STRING, OID, UTF8_STRING, SEQUENCE = 1, 2, 4, 6, 12, 16
 EMPTY_AUTH, POLICY, SECRET, AUTH_POLICY, DESCRIPTION, RSA_PARENT = range(6)
 COMMAND_CODE, COMMAND_POLICY = 0, 1
 NAME, SIGNED_POLICY = 0, 1
@@ -62,11 +68,11 @@ class PolicyCommand:
 
 @dataclass(frozen=True)
 class AuthPolicy:
-    """A policy that is one of several ways to satisfy the key's own, most often a signed one.
+    """A policy that is one of several branches of the key's own, usually a signed one.
 
     Attributes:
-        commands: its commands, in their order.
-        name: what people call it, or an empty string.
+        commands: its commands, in order.
+        name: its name, or an empty string.
     """
 
     commands: tuple[PolicyCommand, ...]
@@ -75,19 +81,19 @@ class AuthPolicy:
 
 @dataclass(frozen=True)
 class TSS2Key:
-    """What a TSS2 PRIVATE KEY says of its key.
+    """The content of a TSS2 PRIVATE KEY.
 
     Attributes:
         empty_auth: whether the key's auth value is empty. tpm2_encodeobject 5.7 writes the opposite of the truth.
         parent: the handle of its parent: one of PERSISTENT, or of HIERARCHIES, for a primary key there.
         public: the public area, a marshalled TPM2B_PUBLIC (TPM 2.0 Library, part 2, 12.2.5).
         private: the encrypted private area, a marshalled TPM2B_PRIVATE (part 2, 12.3.7).
-        secret: of an importable key the seed that its private area is encrypted with, a marshalled
-            TPM2B_ENCRYPTED_SECRET (part 2, 11.4.3); else empty.
-        policy: the commands that a use of the key takes, in their order; none where its auth value alone unlocks it.
-        auth_policies: what can stand before them, one of them at a time.
-        description: what people call the key, or an empty string.
-        rsa_parent: whether the primary key of a hierarchy is RSA 2048, and not ECC P-256.
+        secret: the seed that the private area of an importable key is encrypted with, a marshalled
+            TPM2B_ENCRYPTED_SECRET (part 2, 11.4.3); otherwise empty.
+        policy: the commands that a use of the key takes, in order; none if its auth value unlocks it.
+        auth_policies: what can go before them, one of them at a time.
+        description: a name for the key, or an empty string.
+        rsa_parent: whether the primary key of a hierarchy is RSA 2048, not ECC P-256.
     """
 
     empty_auth: bool
@@ -105,11 +111,11 @@ def parse_tss2(der: bytes, name: str) -> TSS2Key:
     """Read the DER of a TSS2 PRIVATE KEY.
 
     Args:
-        der: the DER, without its PEM armour.
-        name: what to call the key in messages.
+        der: the DER, decoded from PEM.
+        name: the key, as messages name it.
 
     Raises:
-        UnsupportedKeyError: it is damaged, of another kind than a key to load or import, or has an unknown parent.
+        UnsupportedKeyError: it is damaged, not a loadable or importable key, or has an unknown parent.
     """
     try:
         optional, (kind, parent, public, private) = _fields(der)
@@ -125,37 +131,37 @@ def parse_tss2(der: bytes, name: str) -> TSS2Key:
             rsa_parent=_flag(optional, RSA_PARENT),
         )
     except ValueError as error:
-        raise UnsupportedKeyError(f"{name} is no {LABEL}: {error}", "It may be damaged") from error
+        raise UnsupportedKeyError(f"{name} is not a {LABEL}: {error}", "It may be damaged") from error
     _check_kind(kind, key, name)
     if not (key.parent in HIERARCHIES or key.parent in PERSISTENT):
         raise UnsupportedKeyError(
             f"key {name} has an unsupported parent, {key.parent:#x}",
-            "Make it under a persistent key, or under the primary key of a hierarchy",
+            "Create it under a persistent key, or under the primary key of a hierarchy",
         )
     return key
 
 
 def _check_kind(kind: bytes, key: TSS2Key, name: str) -> None:
     if kind == _SEALED:
-        raise UnsupportedKeyError(f"{name} holds sealed data and no key", "Use a loadable or importable key")
+        raise UnsupportedKeyError(f"{name} holds sealed data, not a key", "Use a loadable or importable key")
     if kind not in (LOADABLE, IMPORTABLE):
         raise UnsupportedKeyError(f"{name} holds a TPM object of an unknown type", "Use a loadable or importable key")
     if (kind == IMPORTABLE) is not bool(key.secret):
         fault = "an importable key without its secret" if kind == IMPORTABLE else "a loadable key with a secret"
-        raise UnsupportedKeyError(f"{name} holds {fault}", "Write the file anew, with the tool that made it")
+        raise UnsupportedKeyError(f"{name} holds {fault}", "Write the file again, with the tool that made it")
 
 
 def _fields(der: bytes) -> tuple[dict[int, bytes], list[bytes]]:
-    """Return the optional fields by their tags, and the contents of the four others."""
+    """Return the optional fields by tag, and the contents of the four others."""
     optional: dict[int, bytes] = {}
     others: list[tuple[int, bytes]] = []
-    for class_, tag, content in _elements(_content(der, SEQUENCE)):
-        if class_ == CONTEXT:
+    for tag_class, tag, content in elements(_content(der, SEQUENCE)):
+        if tag_class == CONTEXT:
             optional[tag] = content
         else:
             others.append((tag, content))
     if [tag for tag, _ in others] != [OID, INTEGER, OCTET_STRING, OCTET_STRING]:
-        raise ValueError("its fields are not those of one")
+        raise ValueError("it has other fields")
     return optional, [content for _, content in others]
 
 
@@ -180,14 +186,14 @@ def _auth_policies(der: bytes | None) -> tuple[AuthPolicy, ...]:
 
 def _sequences(der: bytes) -> list[bytes]:
     """Return the contents of the SEQUENCEs in a SEQUENCE OF them."""
-    elements = list(_elements(_content(der, SEQUENCE)))
-    if any(element[:2] != (0, SEQUENCE) for element in elements):
-        raise ValueError("its policy is none")
-    return [content for _, _, content in elements]
+    found = list(elements(_content(der, SEQUENCE)))
+    if any(element[:2] != (UNIVERSAL, SEQUENCE) for element in found):
+        raise ValueError("its policy can't be read")
+    return [element.content for element in found]
 
 
 def _tagged(content: bytes) -> dict[int, bytes]:
-    return {tag: content for class_, tag, content in _elements(content) if class_ == CONTEXT}
+    return {tag: inner for tag_class, tag, inner in elements(content) if tag_class == CONTEXT}
 
 
 def _text(der: bytes | None) -> str:
@@ -205,21 +211,13 @@ def _flag(optional: dict[int, bytes], tag: int) -> bool:
 
 
 def _sized(data: bytes) -> bytes:
-    """Return a TPM2B with its size in front, which openssl_tpm2_engine leaves out of a secret."""
+    """Return a TPM2B with its size in front, which openssl_tpm2_engine omits from a secret."""
     return data if int.from_bytes(data[:2], "big") == len(data) - 2 else len(data).to_bytes(2, "big") + data
 
 
 def _content(der: bytes, tag: int) -> bytes:
-    """Return the content of the one element that the bytes are."""
-    elements = list(_elements(der))
-    if [element[:2] for element in elements] != [(0, tag)]:
+    """Return the content of bytes that are one element with this tag."""
+    found = list(elements(der))
+    if [element[:2] for element in found] != [(UNIVERSAL, tag)]:
         raise ValueError(f"an element of ASN.1 tag {tag} is missing")
-    return elements[0][2]
-
-
-def _elements(der: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Yield the class, tag and content of each element."""
-    while der:
-        class_, _, tag, header, content, trailer = parser.parse(der)
-        yield class_, tag, content
-        der = der[len(header) + len(content) + len(trailer) :]
+    return found[0].content

@@ -1,4 +1,4 @@
-"""Certificates in a TPM's NV indices: PEM, or DER, with padding behind it as often as not."""
+"""Certificates in a TPM's NV indices: PEM, or DER, usually padded."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ from typing import NamedTuple
 from tpm2_pytss import ESYS_TR, TPM2_CAP, TPM2_PT, TPMA_NV, TPMA_PERMANENT, TSS2_Exception
 
 from hwsigner.backends.pem import first_element, read_blocks
-from hwsigner.backends.tpm2 import refusals
-from hwsigner.backends.tpm2.context import TPM
+from hwsigner.backends.tpm2.auth import UNSTATED, earlier_refusal, keep_refusal
 from hwsigner.backends.tpm2.errors import AUTH_FAIL, BAD_AUTH, HANDLE, code
-from hwsigner.backends.tpm2.lockout import read_lockout
+from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.errors import CertificateError
 
 _FIRST_INDEX, _LISTED = 0x01000000, 100
 _NV_BUFFER_MAX = 0x12C  # TPM 2.0 Library, part 2, 6.13: so many bytes are read at once.
 _DER_SEQUENCE = b"\x30"
 _PADDING = b"\0\xff"
-_WANTS_AUTH = (
-    "wants an auth value to be read",
-    "Certificates are public: make the index with authread and no auth value",
-)
+_PUBLIC = "Certificates are public: make the index with authread and no auth value"
+_WANTS_AUTH = ("wants an auth value to be read", _PUBLIC)
 
 
 class _Index(NamedTuple):
@@ -32,18 +29,13 @@ class _Index(NamedTuple):
     attributes: int
     size: int
 
-    @property
-    def guarded(self) -> bool:
-        """Whether a wrong auth value counts towards the TPM's lockout."""
-        return not self.attributes & TPMA_NV.NO_DA
-
-    def refusal(self, fault: str, hint: str) -> CertificateError:
+    def error(self, fault: str, hint: str) -> CertificateError:
         """Return an error about the index."""
         return CertificateError(f"{self.name} {fault}", hint)
 
 
 def nv_name(index: int) -> str:
-    """Return what to call an NV index in messages."""
+    """Return an NV index as messages name it."""
     return f"NV index {index:#010x}"
 
 
@@ -74,9 +66,9 @@ def read_certificates(tpm: TPM, index: int) -> list[bytes]:
 
 def _read(tpm: TPM, index: _Index) -> bytes:
     if not index.attributes & TPMA_NV.WRITTEN:
-        raise index.refusal("was never written", "Write the certificate with tpm2_nvwrite")
+        raise index.error("was never written", "Write the certificate with tpm2_nvwrite")
     if index.attributes & TPMA_NV.READLOCKED:
-        raise index.refusal("is locked against reading", "It is until the TPM restarts")
+        raise index.error("is locked against reading", "The lock ends when the TPM restarts")
     authority = _authority(tpm, index)
     at_once = _property(tpm, _NV_BUFFER_MAX)
     data = b""
@@ -88,37 +80,30 @@ def _read(tpm: TPM, index: _Index) -> bytes:
         if code(error) not in (AUTH_FAIL, BAD_AUTH):
             raise
         if code(error) == AUTH_FAIL:
-            refusals.record(index.tpm_name, refusals.UNSTATED, read_lockout(tpm.esys).failures)
-        raise index.refusal(*_WANTS_AUTH) from error
+            keep_refusal(index.tpm_name, UNSTATED, tpm.lockout().failures)
+        raise index.error(*_WANTS_AUTH) from error
     return data
 
 
 def _authority(tpm: TPM, index: _Index) -> ESYS_TR:
-    """Return the handle whose auth value, the empty one, is sent: one for which a wrong one counts, only in need."""
+    """Return the handle whose auth value, the empty one, is sent. If a wrong one counts for it, only in need."""
     may = index.attributes
-    if may & TPMA_NV.AUTHREAD and not index.guarded:
+    if may & TPMA_NV.AUTHREAD and may & TPMA_NV.NO_DA:
         return index.handle
     if may & TPMA_NV.OWNERREAD and not _property(tpm, TPM2_PT.PERMANENT) & TPMA_PERMANENT.OWNERAUTHSET:
         return ESYS_TR.RH_OWNER
     if may & TPMA_NV.AUTHREAD:
-        _refuse_to_guess(tpm, index)
+        lockout = tpm.lockout()
+        if lockout.failures and earlier_refusal(index.tpm_name, UNSTATED, lockout.failures) is not None:
+            raise index.error(*_WANTS_AUTH)
+        if lockout.left is not None and lockout.left <= 1:
+            raise index.error("may want an auth value, and one more wrong one locks the TPM", lockout.way_out)
         return index.handle
     if may & TPMA_NV.PPREAD:
         return ESYS_TR.RH_PLATFORM
-    policy = (
-        "can be read with a policy alone" if may & TPMA_NV.POLICYREAD else "wants the owner's auth value to be read"
-    )
-    raise index.refusal(policy, "Certificates are public: make the index with authread and no auth value")
-
-
-def _refuse_to_guess(tpm: TPM, index: _Index) -> None:
-    """Do not send the empty auth value where it was wrong before, or would be the one that locks the TPM."""
-    lockout = read_lockout(tpm.esys)
-    held_back = refusals.held_back(index.tpm_name, refusals.UNSTATED, lockout.failures) is not None
-    if lockout.failures and held_back:
-        raise index.refusal(*_WANTS_AUTH)
-    if lockout.left is not None and lockout.left <= 1:
-        raise index.refusal("may want an auth value, and one more wrong one locks the TPM", lockout.way_out)
+    if may & TPMA_NV.POLICYREAD:
+        raise index.error("can be read only with a policy", _PUBLIC)
+    raise index.error("wants the owner's auth value to be read", _PUBLIC)
 
 
 def _certificates(data: bytes, index: _Index) -> list[bytes]:
@@ -132,9 +117,9 @@ def _certificates(data: bytes, index: _Index) -> list[bytes]:
             blocks = read_blocks(data.rstrip(_PADDING))
             certificates = [block.data for block in blocks if block.label.endswith("CERTIFICATE")]
     except ValueError as error:
-        raise index.refusal(f"holds no certificate: {error}", "Write one there, in DER or PEM") from error
+        raise index.error(f"holds no certificate: {error}", "Write one there, in DER or PEM") from error
     if not certificates:
-        raise index.refusal("holds no certificate", "Write one there, in DER or PEM")
+        raise index.error("holds no certificate", "Write one there, in DER or PEM")
     return certificates
 
 

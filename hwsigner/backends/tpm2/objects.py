@@ -1,10 +1,12 @@
-"""Keys as objects of a TPM, loaded for as long as they are used."""
+"""Keys as objects of a TPM: at a persistent handle, or loaded under a parent."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import TypeVar
 
 from tpm2_pytss import (
     ESYS_TR,
@@ -12,77 +14,81 @@ from tpm2_pytss import (
     TPM2B_ENCRYPTED_SECRET,
     TPM2B_PRIVATE,
     TPM2B_PUBLIC,
+    TPMA_OBJECT,
     TPMT_PUBLIC,
     TPMT_SYM_DEF_OBJECT,
     TSS2_Exception,
 )
 
-from hwsigner.backends.tpm2.auth import ParentAuth
-from hwsigner.backends.tpm2.context import TPM
+from hwsigner.backends.tpm2.auth import Guarded, ParentAuth
 from hwsigner.backends.tpm2.errors import HANDLE, OTHER_PARENT, code, is_lost
-from hwsigner.backends.tpm2.key_file import TSS2Key
-from hwsigner.backends.tpm2.parents import parent_of
+from hwsigner.backends.tpm2.key_file import HIERARCHIES, TSS2Key
 from hwsigner.backends.tpm2.policy import Policy, read_policy
+from hwsigner.backends.tpm2.srk import STORAGE_ATTRIBUTES, ecc_primary
+from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.errors import KeyNotFoundError, SigningKeyError, UnsupportedKeyError
 
-_DAMAGED = "Restore the file, or make the key anew"
+_DAMAGED = "Restore the file, or make a new key"
 _Structure = TypeVar("_Structure", TPM2B_ENCRYPTED_SECRET, TPM2B_PRIVATE, TPM2B_PUBLIC)
 
 
-class KeyObject(Protocol):
-    """A key that a TPM holds, or can load."""
+class KeyObject(ABC):
+    """A key that a TPM holds or can load.
+
+    Attributes:
+        name: the key, as messages name it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._policy: Policy | None = None  # None if its auth value unlocks it.
 
     @property
     def takes_auth(self) -> bool:
-        """Whether its auth value may be proven for a use: not so where its policy does without."""
-        ...
+        """Whether its auth value may be proven for a use: not if its policy needs none."""
+        return self._policy is None or self._policy.takes_auth
 
     @property
     def needs_auth(self) -> bool:
-        """Whether its auth value must be proven for a use: not so where its policy can do without."""
-        ...
+        """Whether its auth value must be proven for a use: not if its policy can be satisfied without."""
+        return self._policy is None or self._policy.needs_auth
 
+    @abstractmethod
     def public(self, tpm: TPM) -> TPMT_PUBLIC:
-        """Return the public area, after making sure that the TPM has or takes the key."""
-        ...
+        """Return the public area, after making sure that the TPM has or accepts the key."""
 
+    @abstractmethod
     def loaded(self, tpm: TPM) -> AbstractContextManager[ESYS_TR]:
-        """Give the loaded key; afterwards it takes up no slot of a TPM that has no resource manager."""
-        ...
+        """Load the key for a `with` statement. After that, it takes no slot of a TPM without a resource manager."""
+
+    def _set_policy(self, public: TPMT_PUBLIC, file: TSS2Key | None) -> None:
+        if not public.objectAttributes & TPMA_OBJECT.USERWITHAUTH:
+            self._policy = read_policy(public, file, self.name)
 
     def session(self, tpm: TPM, handle: ESYS_TR, auth: bytes) -> AbstractContextManager[ESYS_TR]:
-        """Give the session that authorizes a use of the loaded key.
+        """Open the session that authorizes a use of the loaded key, for a `with` statement.
 
         Args:
             tpm: the TPM.
             handle: the loaded key.
             auth: its auth value.
         """
-        ...
+        if self._policy is None:
+            return nullcontext(tpm.authorize(handle, auth))
+        return self._policy.session(tpm, handle, auth)
 
 
-class PersistentObject:
+class PersistentObject(KeyObject):
     """A key at a persistent handle."""
 
     def __init__(self, handle: int, name: str) -> None:
+        super().__init__(name)
         self._handle = handle
-        self._name = name
-        self._policy: Policy | None = None
         self._tpm_name = b""
-        self._seen: tuple[TPM, ESYS_TR] | None = None
-
-    @property
-    def takes_auth(self) -> bool:
-        """See `KeyObject`."""
-        return True
-
-    @property
-    def needs_auth(self) -> bool:
-        """See `KeyObject`."""
-        return True
+        self._found: tuple[TPM, ESYS_TR] | None = None
 
     def public(self, tpm: TPM) -> TPMT_PUBLIC:
-        """Read the public area from the TPM.
+        """See `KeyObject`.
 
         Raises:
             KeyNotFoundError: there is no key at the handle.
@@ -90,24 +96,20 @@ class PersistentObject:
         """
         with self.loaded(tpm) as key:
             public = tpm.esys.read_public(key)[0].publicArea
-        self._policy = read_policy(public, None, self._name)
+        self._set_policy(public, None)
         return public
 
     @contextmanager
     def loaded(self, tpm: TPM) -> Iterator[ESYS_TR]:
-        """Give the key, which takes up no slot at any time."""
-        if self._seen is None or self._seen[0] is not tpm:
-            self._seen = tpm, self._find(tpm)
+        """See `KeyObject`. It never takes up a slot."""
+        if self._found is None or self._found[0] is not tpm:
+            self._found = tpm, self._find(tpm)
         try:
-            yield self._seen[1]
+            yield self._found[1]
         except TSS2_Exception as error:
             if is_lost(error):
-                self._seen = None
+                self._found = None
             raise
-
-    def session(self, tpm: TPM, handle: ESYS_TR, auth: bytes) -> AbstractContextManager[ESYS_TR]:
-        """See `KeyObject`."""
-        return _session(tpm, self._policy, handle, auth)
 
     def _find(self, tpm: TPM) -> ESYS_TR:
         try:
@@ -116,59 +118,42 @@ class PersistentObject:
             if code(error) != HANDLE:
                 raise
             raise KeyNotFoundError(
-                f"the TPM has no key at {self._name}", "tpm2_getcap handles-persistent lists those that it has"
+                f"the TPM has no key at {self.name}", "List its keys with tpm2_getcap handles-persistent"
             ) from error
         tpm_name = bytes(tpm.esys.tr_get_name(found))
         if tpm_name != (self._tpm_name or tpm_name):
             tpm.esys.tr_close(found)  # Its auth value is another one, too.
-            raise KeyNotFoundError(f"the TPM has another key at {self._name} than before", "Open it again")
+            raise KeyNotFoundError(f"the TPM has another key at {self.name} than before", "Open it again")
         self._tpm_name = tpm_name
         return found
 
 
-class LoadableObject:
+class LoadableObject(KeyObject):
     """The key of a TSS2 file, loaded or imported under its parent once.
 
     Args:
         file: what the file says.
-        name: what to call the key in messages.
-        auth: gives the auth value of its parent, or of its parent's hierarchy, where there is one.
+        name: the key, as messages name it.
+        auth: gives the auth value of its parent, or of its parent's hierarchy, if there is one.
 
     Raises:
         UnsupportedKeyError: the file is damaged, or the key's policy can't be satisfied here.
     """
 
     def __init__(self, file: TSS2Key, name: str, auth: ParentAuth) -> None:
-        self._name = name
-        self._parent = parent_of(file, name, auth)
-        self._public = unmarshal(TPM2B_PUBLIC, file.public, name)
-        self._private = unmarshal(TPM2B_PRIVATE, file.private, name)
-        self._secret = unmarshal(TPM2B_ENCRYPTED_SECRET, file.secret, name) if file.secret else None
-        self._policy = read_policy(self._public.publicArea, file, name)
-
-    @property
-    def tpm_name(self) -> bytes:
-        """The key's TPM Name (TPM 2.0 Library, part 1, 16); empty where its hash is not known here."""
-        try:
-            return bytes(self._public.get_name())
-        except ValueError:
-            return b""
-
-    @property
-    def takes_auth(self) -> bool:
-        """See `KeyObject`."""
-        return self._policy is None or self._policy.takes_auth
-
-    @property
-    def needs_auth(self) -> bool:
-        """See `KeyObject`."""
-        return self._policy is None or self._policy.needs_auth
+        super().__init__(name)
+        self._file = file
+        self._auth = auth
+        self._public = _unmarshal(TPM2B_PUBLIC, file.public, name)
+        self._private = _unmarshal(TPM2B_PRIVATE, file.private, name)
+        self._secret = _unmarshal(TPM2B_ENCRYPTED_SECRET, file.secret, name) if file.secret else None
+        self._set_policy(self._public.publicArea, file)
 
     def public(self, tpm: TPM) -> TPMT_PUBLIC:
-        """Load the key, and return the public area.
+        """See `KeyObject`.
 
         Raises:
-            SigningKeyError: the TPM does not take the key.
+            SigningKeyError: the TPM does not accept the key.
             KeyNotFoundError: the TPM has no such parent.
             PinError: the auth value of the parent, or of its hierarchy, is missing, wrong or locked.
         """
@@ -179,20 +164,57 @@ class LoadableObject:
         """See `KeyObject`. Raises as `public`."""
         return tpm.loaded(self, lambda: self._load(tpm))
 
-    def session(self, tpm: TPM, handle: ESYS_TR, auth: bytes) -> AbstractContextManager[ESYS_TR]:
-        """See `KeyObject`."""
-        return _session(tpm, self._policy, handle, auth)
-
     def _load(self, tpm: TPM) -> ESYS_TR:
+        hierarchy = HIERARCHIES.get(self._file.parent, "")
         try:
-            return self._parent.load(tpm, lambda parent, session: self._load_under(tpm, parent, session))
+            return self._load_in_hierarchy(tpm, hierarchy) if hierarchy else self._load_under_persistent(tpm)
         except TSS2_Exception as error:
             if code(error) not in OTHER_PARENT:
                 raise
+            parent = hierarchy or f"{self._file.parent:#010x}"
             raise SigningKeyError(
-                f"the TPM does not take key {self._name} under its parent, {self._parent.name}",
-                "It is the key of another TPM, of a TPM that was cleared, or of another parent; or it is damaged",
+                f"the TPM does not accept key {self.name} under its parent, {parent}",
+                "The key belongs to another TPM, to this one before it was cleared, or to another parent; or the file "
+                "is damaged",
             ) from error
+
+    def _load_under_persistent(self, tpm: TPM) -> ESYS_TR:
+        handle = f"{self._file.parent:#010x}"
+        try:
+            parent = tpm.esys.tr_from_tpmpublic(self._file.parent)
+        except TSS2_Exception as error:
+            if code(error) != HANDLE:
+                raise
+            raise KeyNotFoundError(
+                f"the TPM has no parent {handle} for key {self.name}",
+                "List what it has with tpm2_getcap handles-persistent",
+            ) from error
+        try:
+            attributes = tpm.esys.read_public(parent)[0].publicArea.objectAttributes
+            name = bytes(tpm.esys.tr_get_name(parent)).hex()
+            counts = not attributes & TPMA_OBJECT.NODA
+            guarded = Guarded("TPM parent auth value", handle, name, counts, "parent-pin-source")
+            return self._auth.prove(tpm, parent, guarded, partial(self._load_under, tpm, parent))
+        finally:
+            tpm.esys.tr_close(parent)
+
+    def _load_in_hierarchy(self, tpm: TPM, name: str) -> ESYS_TR:
+        hierarchy = _ESYS_HIERARCHIES[name]
+        guarded = Guarded(f"TPM {name} auth value", name, name, counts=False, source=f"{name}-pin-source")
+
+        def create(template: TPM2B_PUBLIC, session: ESYS_TR) -> ESYS_TR:
+            return tpm.esys.create_primary(None, template, hierarchy, session1=session)[0]
+
+        for template in _primaries(self._file):
+            prove = partial(self._auth.prove, tpm, hierarchy, guarded, partial(create, template()))
+            with tpm.temporary(prove) as primary:
+                try:
+                    return self._load_under(tpm, primary, ESYS_TR.PASSWORD)
+                except TSS2_Exception as error:
+                    refusal = error
+                    if code(error) not in OTHER_PARENT:
+                        raise
+        raise refusal
 
     def _load_under(self, tpm: TPM, parent: ESYS_TR, session: ESYS_TR) -> ESYS_TR:
         private = self._private
@@ -205,13 +227,7 @@ class LoadableObject:
         return key
 
 
-def _session(tpm: TPM, policy: Policy | None, handle: ESYS_TR, auth: bytes) -> AbstractContextManager[ESYS_TR]:
-    if policy is not None:
-        return policy.session(tpm, handle, auth)
-    return nullcontext(tpm.authorize(handle, auth))
-
-
-def unmarshal(kind: type[_Structure], data: bytes, name: str) -> _Structure:
+def _unmarshal(kind: type[_Structure], data: bytes, name: str) -> _Structure:
     """Read a part of a key.
 
     Raises:
@@ -225,3 +241,49 @@ def unmarshal(kind: type[_Structure], data: bytes, name: str) -> _Structure:
         excess = len(data) - length
         raise UnsupportedKeyError(f"key {name} is damaged: its {kind.__name__} has {excess} bytes too many", _DAMAGED)
     return structure
+
+
+_ESYS_HIERARCHIES = {
+    "owner": ESYS_TR.RH_OWNER,
+    "null": ESYS_TR.RH_NULL,
+    "endorsement": ESYS_TR.RH_ENDORSEMENT,
+    "platform": ESYS_TR.RH_PLATFORM,
+}
+_rsa_primary = partial(
+    TPM2B_PUBLIC.parse, "rsa2048:aes128cfb", objectAttributes=TPMA_OBJECT(STORAGE_ATTRIBUTES | TPMA_OBJECT.NODA)
+)
+
+
+def _zeros_ecc_primary() -> TPM2B_PUBLIC:
+    template = ecc_primary()
+    template.publicArea.unique.ecc.x = template.publicArea.unique.ecc.y = bytes(32)
+    return template
+
+
+def _zeros_rsa_primary() -> TPM2B_PUBLIC:
+    template = _rsa_primary()
+    template.publicArea.unique.rsa = bytes(256)
+    return template
+
+
+# The primary keys that a file's parent may be, the likeliest first.
+_ECC: tuple[Callable[[], TPM2B_PUBLIC], ...] = (
+    ecc_primary,  # The draft's own; tpm2-openssl, tpm2-pytss, ssh-tpm-agent.
+    _zeros_ecc_primary,  # TCG's provisioning guidance; systemd.
+    partial(TPM2B_PUBLIC.parse, "ecc256:aes128cfb", objectAttributes=STORAGE_ATTRIBUTES),  # tpm2_createprimary -G ecc
+)
+_RSA: tuple[Callable[[], TPM2B_PUBLIC], ...] = (
+    _rsa_primary,  # The draft's own, H-1 without a policy.
+    _zeros_rsa_primary,  # TCG's provisioning guidance.
+    partial(TPM2B_PUBLIC.parse, "rsa2048:aes128cfb", objectAttributes=STORAGE_ATTRIBUTES),  # tpm2_createprimary
+)
+# The length of an importable key's secret shows the kind of key that it is encrypted to.
+_RSA_SECRET = 2 + 256
+
+
+def _primaries(file: TSS2Key) -> tuple[Callable[[], TPM2B_PUBLIC], ...]:
+    """Return the templates of the primary keys that the file's parent may be."""
+    if file.rsa_parent or len(file.secret) == _RSA_SECRET:
+        return _RSA
+    # A TPM takes seconds to make an RSA key of its seed.
+    return _ECC if file.secret else (*_ECC, _RSA[-1])

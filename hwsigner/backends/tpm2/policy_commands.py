@@ -1,4 +1,4 @@
-"""Commands of a policy: read from a key file, what they make of the policy's digest, and their execution.
+"""Commands of a policy: reading them from a key file, what they make of the policy's digest, and executing them.
 
 A policy's digest starts as zeros and each command extends it (TPM 2.0 Library, part 3, 23). The key has the digest that
 all of them must lead to.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from tpm2_pytss import (
     ESYS_TR,
+    TPM2_ALG,
     TPM2_CC,
     TPM2B_DIGEST,
     TPM2B_PUBLIC,
@@ -22,12 +23,12 @@ from tpm2_pytss import (
     TSS2_Exception,
 )
 
-from hwsigner.backends.tpm2 import pcr_memory as memory
-from hwsigner.backends.tpm2.context import TPM
 from hwsigner.backends.tpm2.errors import HASH, SIGNATURE, VALUE, code
 from hwsigner.backends.tpm2.key_file import PolicyCommand
-from hwsigner.backends.tpm2.pcrs import PCR, Selection, read_selection, read_values
+from hwsigner.backends.tpm2.tpm import TPM
 
+# The hashes of PCR banks, names and policies (TPM 2.0 Library, part 2, 6.3).
+HASHES = {0x4: "sha1", 0xB: "sha256", 0xC: "sha384", 0xD: "sha512"}
 POLICY_AUTHORIZE, POLICY_AUTH_VALUE, POLICY_OR, POLICY_PCR, POLICY_PASSWORD = 0x16A, 0x16B, 0x171, 0x17F, 0x18C
 _NO_SIGNATURE = b"\0\x10"  # TPM_ALG_NULL
 _Structure = TypeVar("_Structure", TPM2B_DIGEST, TPM2B_PUBLIC, TPML_DIGEST, TPML_PCR_SELECTION, TPMT_SIGNATURE)
@@ -38,7 +39,7 @@ class NotSatisfiedError(Exception):
 
 
 class UnknownCommandError(Exception):
-    """A command that is not known here. Its text names it."""
+    """A command that hwsigner does not know. Its text names it."""
 
 
 class Command(Protocol):
@@ -61,43 +62,53 @@ class Command(Protocol):
         ...
 
 
+class PCR(NamedTuple):
+    """One PCR (TPM 2.0 Library, part 1, 17): the number of its bank's hash algorithm, and its own number."""
+
+    bank: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{HASHES.get(self.bank) or TPM2_ALG(self.bank)}:{self.number}"
+
+
 @dataclass(frozen=True)
 class PolicyPCR:
-    """PCRs must have values that make this digest; without one, those that they have when the key is used."""
+    """PCRs must have values that make this digest; without one, those that they have when the key is used.
 
-    selection: Selection
+    Attributes:
+        pcrs: the PCRs.
+        selection: the same, a marshalled TPML_PCR_SELECTION (TPM 2.0 Library, part 2, 10.9.7).
+        digest: the digest of all values, or empty.
+    """
+
+    pcrs: tuple[PCR, ...]
+    selection: bytes
     digest: bytes
 
     def extended(self, digest: bytes | None, hash_name: str) -> bytes | None:
         """See `Command`."""
         if digest is None or not self.digest:
             return None
-        return _hash(hash_name, digest, _code(POLICY_PCR), self.selection.marshalled, self.digest)
+        return _hash(hash_name, digest, _code(POLICY_PCR), self.selection, self.digest)
 
     def run(self, tpm: TPM, session: ESYS_TR, hash_name: str) -> None:
-        """See `Command`."""
+        """See `Command`. The policy has one digest of all PCRs, so it does not show which of them differ."""
         try:
-            tpm.esys.policy_pcr(session, self.digest, TPML_PCR_SELECTION.unmarshal(self.selection.marshalled)[0])
+            tpm.esys.policy_pcr(session, self.digest, TPML_PCR_SELECTION.unmarshal(self.selection)[0])
         except TSS2_Exception as error:
             if code(error) not in (VALUE, HASH):
                 raise
-            raise NotSatisfiedError(self._difference(read_values(tpm.esys, self.selection), hash_name)) from error
-        if self.digest and not memory.is_kept(self.selection, self.digest):
-            memory.keep(self.selection, self.digest, read_values(tpm.esys, self.selection))
-
-    def _difference(self, values: dict[PCR, bytes], hash_name: str) -> str:
-        wanted = memory.wanted(self.selection, self.digest, values, hash_name)
-        if wanted:
-            return "; ".join(f"PCR {pcr} is {_shown(values[pcr])} and not {_shown(wanted[pcr])}" for pcr in wanted)
-        shown = ", ".join(f"{pcr} is {_shown(values[pcr])}" for pcr in self.selection.pcrs)
-        if len(values) == 1:
-            return f"PCR {shown}, which the policy does not want"
-        return f"PCR {shown}: one or more of these differ, and the policy does not tell which"
+            selected = ", ".join(map(str, self.pcrs))
+            if code(error) == HASH:
+                raise NotSatisfiedError(f"this TPM lacks a bank of PCR {selected}") from error
+            fault = " has" if len(self.pcrs) == 1 else ": at least one has"
+            raise NotSatisfiedError(f"PCR {selected}{fault} another value than the policy wants") from error
 
 
 @dataclass(frozen=True)
 class PolicyAuthValue:
-    """The key's auth value must be proven. PolicyPassword is the same to a policy's digest, with the value in clear."""
+    """The key's auth value must be proven. PolicyPassword extends a digest the same, and sends the value itself."""
 
     def extended(self, digest: bytes | None, hash_name: str) -> bytes | None:
         """See `Command`."""
@@ -110,14 +121,14 @@ class PolicyAuthValue:
 
 @dataclass(frozen=True)
 class PolicyOR:
-    """What came before must have led to one of these digests."""
+    """The commands before it must have led to one of these digests."""
 
     digests: tuple[bytes, ...]
 
     def extended(self, digest: bytes | None, hash_name: str) -> bytes | None:
         """See `Command`."""
         if digest is not None and digest not in self.digests:
-            raise ValueError("what came before a PolicyOR is none of its branches")
+            raise ValueError("the commands before a PolicyOR are none of its branches")
         return _hash(hash_name, _zeros(hash_name), _code(POLICY_OR), *self.digests)
 
     def run(self, tpm: TPM, session: ESYS_TR, hash_name: str) -> None:
@@ -127,17 +138,17 @@ class PolicyOR:
         except TSS2_Exception as error:
             if code(error) != VALUE:
                 raise
-            raise NotSatisfiedError("what came before a PolicyOR is none of its branches") from error
+            raise NotSatisfiedError("the commands before a PolicyOR are none of its branches") from error
 
 
 @dataclass(frozen=True)
 class PolicyAuthorize:
-    """The holder of a key must have signed what came before.
+    """The holder of a key must have signed the policy of the commands before it.
 
     Attributes:
         public: the public area of the key that signs.
-        reference: what the signature covers besides.
-        signature: the TPMT_SIGNATURE; None in a key's own policy, whose signed ones stand apart.
+        reference: what the signature also covers.
+        signature: the TPMT_SIGNATURE; None in a key's own policy, whose signed ones are listed elsewhere.
     """
 
     public: TPM2B_PUBLIC
@@ -153,14 +164,14 @@ class PolicyAuthorize:
         """See `Command`."""
         approved = bytes(tpm.esys.policy_get_digest(session))
         signed = _hash(hash_name, approved, self.reference)
-        # A ticket of the null hierarchy would be none.
+        # A ticket of the null hierarchy would prove nothing.
         with tpm.temporary(lambda: tpm.esys.load_external(self.public, hierarchy=ESYS_TR.RH_OWNER)) as key:
             try:
                 ticket = tpm.esys.verify_signature(key, signed, self.signature)
             except TSS2_Exception as error:
                 if code(error) != SIGNATURE:
                     raise
-                raise NotSatisfiedError("its signature is none of this policy") from error
+                raise NotSatisfiedError("its signature is not of this policy") from error
         tpm.esys.policy_authorize(session, approved, bytes(self.public.get_name()), ticket, self.reference)
 
 
@@ -168,7 +179,7 @@ def read_command(command: PolicyCommand) -> Command:
     """Read a command.
 
     Raises:
-        UnknownCommandError: it is not known here.
+        UnknownCommandError: hwsigner does not know it.
         ValueError: its parameters can't be read.
     """
     if command.code == POLICY_PCR:
@@ -184,22 +195,38 @@ def read_command(command: PolicyCommand) -> Command:
     raise UnknownCommandError(_command_name(command.code))
 
 
-def pcr_command(selection: Selection, digest: bytes) -> PolicyCommand:
-    """Return a PolicyPCR as the draft describes it: the parameters of the TPM's command."""
-    return PolicyCommand(POLICY_PCR, struct.pack(">H", len(digest)) + digest + selection.marshalled)
-
-
 def _read_pcr(body: bytes) -> PolicyPCR:
     """Read what the draft describes, digest and selection, or what openssl_tpm2_engine writes: selection and digest."""
     size = int.from_bytes(body[:2], "big")
     try:
         digest = body[2 : 2 + size]
-        selection, rest = read_selection(body[2 + size :])
+        pcrs, selection, rest = read_selection(body[2 + size :])
         _check_end(rest)
     except ValueError:
-        selection, digest = read_selection(body)
-    _unmarshal(TPML_PCR_SELECTION, selection.marshalled)
-    return PolicyPCR(selection, digest)
+        pcrs, selection, digest = read_selection(body)
+    _unmarshal(TPML_PCR_SELECTION, selection)
+    return PolicyPCR(pcrs, selection, digest)
+
+
+def read_selection(data: bytes) -> tuple[tuple[PCR, ...], bytes, bytes]:
+    """Return the PCRs that a TPML_PCR_SELECTION at the start of bytes selects, the selection itself and the rest.
+
+    Raises:
+        ValueError: the selection is cut short.
+    """
+    try:
+        (count,) = struct.unpack_from(">I", data)
+        offset, pcrs = 4, []
+        for _ in range(count):
+            bank, size = struct.unpack_from(">HB", data, offset)
+            select = data[offset + 3 : offset + 3 + size]
+            if len(select) < size:
+                raise ValueError("a PCR selection is cut short")
+            pcrs += [PCR(bank, i) for i in range(8 * size) if select[i // 8] >> i % 8 & 1]
+            offset += 3 + size
+    except struct.error as error:
+        raise ValueError("a PCR selection is cut short") from error
+    return tuple(pcrs), data[:offset], data[offset:]
 
 
 def _read_authorize(body: bytes) -> PolicyAuthorize:
@@ -230,10 +257,6 @@ def _command_name(number: int) -> str:
         return str(TPM2_CC.to_string(number)).removeprefix("TPM2_CC.").replace("_", "")
     except ValueError:
         return f"the unknown command {number:#x}"
-
-
-def _shown(value: bytes) -> str:
-    return value.hex() or "not in this TPM"
 
 
 def _zeros(hash_name: str) -> bytes:

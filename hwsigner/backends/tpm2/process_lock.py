@@ -1,4 +1,4 @@
-"""Taking turns on a TPM: one process of this user's at a time, by a lock file named after the TCTI."""
+"""The lock file by which this user's processes take turns at a TPM. It is named after the TCTI."""
 
 from __future__ import annotations
 
@@ -13,12 +13,7 @@ from hwsigner.system.files import lock_within
 
 _MANAGED = ("tabrmd", "device:/dev/tpmrm")
 _EXCLUSIVE = ("device:",)
-_TURN_SECONDS = 30.0
-
-
-def is_exclusive(tcti: str) -> bool:
-    """Return whether the TPM at a TCTI can be open in one process at a time, as /dev/tpm0 can."""
-    return tcti.startswith(_EXCLUSIVE) and not is_managed(tcti)
+_LONGEST_WAIT_SECONDS = 30.0
 
 
 def is_managed(tcti: str) -> bool:
@@ -26,66 +21,55 @@ def is_managed(tcti: str) -> bool:
     return tcti.startswith(_MANAGED)
 
 
-class Turns:
-    """The lock file of a TPM, which stays open between uses. It is used by one thread at a time.
+def is_exclusive(tcti: str) -> bool:
+    """Return whether only one process at a time can open the TPM at a TCTI, as with /dev/tpm0."""
+    return tcti.startswith(_EXCLUSIVE) and not is_managed(tcti)
 
-    Args:
-        tcti: the TPM's.
+
+class ProcessLock:
+    """A lock on a TPM that one of this user's processes holds at a time. For one thread at a time.
+
+    The file stays open between uses. If no folder is private, processes don't wait for each other.
     """
 
     def __init__(self, tcti: str) -> None:
         self._tcti = tcti
         self._file: int | None = None
-        self._is_taken = False
 
-    def take(self, *, exclusive: bool = False) -> None:
-        """Wait for this user's other processes, unless a resource manager shares out the TPM's three slots for keys.
-
-        Args:
-            exclusive: wait in any case, for the others that do too.
+    def __enter__(self) -> None:
+        """Take the lock, waiting for other processes if needed.
 
         Raises:
-            BackendUnavailableError: the others used the TPM for too long.
+            BackendUnavailableError: other processes held it for too long.
         """
-        if is_managed(self._tcti) and not exclusive:
+        if self._file is not None and not os.fstat(self._file).st_nlink:
+            self.close()  # The file was removed, so other processes lock a new one.
+        if self._file is None:
+            # Several TCTIs lead to the TPM of a resource manager.
+            self._file = _open_lock_file("managed" if is_managed(self._tcti) else self._tcti)
+        if self._file is None:
             return
-        file = self._opened()
-        if file is None:
-            return
-        if not lock_within(file, _TURN_SECONDS):
+        if not lock_within(self._file, _LONGEST_WAIT_SECONDS):
             raise BackendUnavailableError(
-                f"the TPM at {self._tcti} is busy: other processes of this user used it for {_TURN_SECONDS:g} seconds",
-                "End the one that hangs, or share the TPM through a resource manager (tcti=device:/dev/tpmrm0)",
+                f"the TPM at {self._tcti} is busy: other processes of this user have used it for "
+                f"{_LONGEST_WAIT_SECONDS:g} seconds",
+                "Stop the process that hangs, or use a resource manager (tcti=device:/dev/tpmrm0)",
             )
-        self._is_taken = True
 
-    def give(self) -> None:
-        """Let the others have their turn."""
-        if self._is_taken and self._file is not None:
+    def __exit__(self, *_: object) -> None:
+        """Release the lock."""
+        if self._file is not None:
             fcntl.flock(self._file, fcntl.LOCK_UN)
-        self._is_taken = False
-
-    def file(self) -> int | None:
-        """Return the file that a turn has locked; None where there is none."""
-        return self._file
 
     def close(self) -> None:
-        """Close the file, in the child of a fork too: its lock is the parent's."""
+        """Close the file. In the child of a fork, too: the parent keeps its lock."""
         if self._file is not None:
             os.close(self._file)
-            self._file, self._is_taken = None, False
-
-    def _opened(self) -> int | None:
-        if self._file is not None and not os.fstat(self._file).st_nlink:
-            self.close()  # Somebody tidied up: others lock another file by now.
-        if self._file is None:
-            # Resource managers lead to one TPM by several TCTIs.
-            self._file = _lock_file("managed" if is_managed(self._tcti) else self._tcti)
-        return self._file
+            self._file = None
 
 
-def _lock_file(subject: str) -> int | None:
-    """Open the file to lock, in a folder that is this user's alone; None where there can be none."""
+def _open_lock_file(subject: str) -> int | None:
+    """Open the file to lock, in a private folder; None if there is no such folder."""
     name = hashlib.sha256(os.fsencode(subject)).hexdigest()[:16]
     for folder in filter(is_usable, (*runtime_folders(), *state_folders("locks"), *temporary_folders())):
         with suppress(OSError):

@@ -1,7 +1,7 @@
-"""The storage root key (SRK) that sessions are salted with, and its Name, pinned on first use.
+"""The storage root key (SRK) that sessions are salted with, and its Name, pinned at first use.
 
-Something between us and the TPM could offer a key of its own, and read what is encrypted to it. So the Name (a hash of
-the public area) must be what it was before, for each TPM and parent.
+Something between hwsigner and the TPM could offer a key of its own and read what is encrypted to it. So the Name, a
+hash of the public area, must stay the same for each TPM and parent.
 """
 
 from __future__ import annotations
@@ -10,66 +10,82 @@ import hashlib
 import os
 import struct
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from tpm2_pytss import ESAPI, ESYS_TR, TPM2B_PUBLIC, TPMA_OBJECT, TSS2_Exception
 
 from hwsigner.backends.state import is_private, is_usable, state_folders
 from hwsigner.backends.tpm2.errors import AUTH_FAIL, BAD_AUTH, code, is_lost
-from hwsigner.backends.tpm2.slots import Slots
-from hwsigner.backends.tpm2.templates import ecc_primary
 from hwsigner.errors import SigningKeyError, UnsafeConnectionWarning
 
 # Where TCG's provisioning guidance (7.5.1) has the SRK.
 PROVISIONED = 0x81000001
 _STORAGE_KEY = TPMA_OBJECT.RESTRICTED | TPMA_OBJECT.DECRYPT
+STORAGE_ATTRIBUTES = TPMA_OBJECT(
+    _STORAGE_KEY
+    | TPMA_OBJECT.FIXEDTPM
+    | TPMA_OBJECT.FIXEDPARENT
+    | TPMA_OBJECT.SENSITIVEDATAORIGIN
+    | TPMA_OBJECT.USERWITHAUTH
+)
+# The template that the key file's draft names: H-2 of TCG's EK Credential Profile, without a policy.
+ecc_primary = partial(
+    TPM2B_PUBLIC.parse, "ecc256:aes128cfb", objectAttributes=TPMA_OBJECT(STORAGE_ATTRIBUTES | TPMA_OBJECT.NODA)
+)
+# Loads an object, and flushes it after the `with` statement.
+_Temporary = Callable[[Callable[[], ESYS_TR]], AbstractContextManager[ESYS_TR]]
 
 
 @dataclass(frozen=True)
-class Trust:
+class TrustedSRK:
     """Which storage root key is the right one.
 
     Attributes:
         name: its TPM Name in hexadecimal, or an empty string for the one that was seen first.
         accept_new: pin another one than was seen first.
-        parent: the persistent handle of the key's parent, or that where an SRK is expected.
+        handle: the persistent handle of the key's parent, or that where an SRK is expected.
     """
 
     name: str = ""
     accept_new: bool = False
-    parent: int = PROVISIONED
+    handle: int = PROVISIONED
 
 
 @contextmanager
-def storage_key(esys: ESAPI, slots: Slots, tcti: str, trust: Trust) -> Iterator[ESYS_TR]:
-    """Give the key that sessions are salted with: the persistent one, else the owner's primary key.
+def storage_root_key(esys: ESAPI, temporary: _Temporary, tcti: str, trusted: TrustedSRK) -> Iterator[ESYS_TR]:
+    """Load the key that sessions are salted with: the persistent one, else the owner's primary key.
 
-    Where the owner hierarchy wants an auth value, which must not be sent yet, it is a primary key of the null
-    hierarchy. That one is another after each reset: it can't be pinned, and does not do where one is pinned.
+    If the owner hierarchy has an auth value, which must not be sent yet, it is a primary key of the null hierarchy.
+    That key changes at each reset, so it can't be pinned, and is an error if another one is pinned.
 
     Raises:
-        SigningKeyError: it is another key than before.
+        SigningKeyError: it is not the pinned key.
         TSS2_Exception: the TPM refused it.
     """
-    persistent = _persistent(esys, trust.parent)
+    persistent = _persistent(esys, trusted.handle)
     if persistent is not None:
         try:
-            _check(esys, persistent, tcti, trust)
+            _check(esys, persistent, tcti, trusted)
             yield persistent
         finally:
             esys.tr_close(persistent)
         return
     with ExitStack() as stack:
         try:
-            primary = stack.enter_context(slots.temporary(lambda: _primary(esys, ESYS_TR.RH_OWNER)))
+            primary = stack.enter_context(temporary(lambda: _primary(esys, ESYS_TR.RH_OWNER)))
         except _OwnerAuthError:
-            if _pinned(tcti, trust):
-                raise _out_of_sight(tcti) from None
-            primary = stack.enter_context(slots.temporary(lambda: _primary(esys, ESYS_TR.RH_NULL)))
+            if _pinned(tcti, trusted):
+                raise SigningKeyError(
+                    f"the storage root key of the TPM at {tcti} is pinned and can't be checked: it is not persistent "
+                    f"at {PROVISIONED:#010x}, and the owner hierarchy wants an auth value. None was sent",
+                    "Make it persistent there with tpm2_evictcontrol",
+                ) from None
+            primary = stack.enter_context(temporary(lambda: _primary(esys, ESYS_TR.RH_NULL)))
         else:
-            _check(esys, primary, tcti, trust)
+            _check(esys, primary, tcti, trusted)
         yield primary
 
 
@@ -78,14 +94,14 @@ class _OwnerAuthError(Exception):
 
 
 def _persistent(esys: ESAPI, handle: int) -> ESYS_TR | None:
-    """Return the storage key at a persistent handle, or None where there is none."""
+    """Return the storage key at a persistent handle, or None if there is none."""
     try:
         found = esys.tr_from_tpmpublic(handle)
     except TSS2_Exception as error:
         if is_lost(error):
             return None
         raise
-    if _public_of(esys, found).publicArea.objectAttributes & _STORAGE_KEY == _STORAGE_KEY:
+    if _public_area(esys, found).publicArea.objectAttributes & _STORAGE_KEY == _STORAGE_KEY:
         return found
     esys.tr_close(found)
     return None
@@ -100,8 +116,8 @@ def _primary(esys: ESAPI, hierarchy: ESYS_TR) -> ESYS_TR:
         raise
 
 
-def _check(esys: ESAPI, key: ESYS_TR, tcti: str, trust: Trust) -> None:
-    """Check that a storage key is the one that is pinned, and pin it where none is.
+def _check(esys: ESAPI, key: ESYS_TR, tcti: str, trusted: TrustedSRK) -> None:
+    """Check that a storage key is the pinned one, and pin it if none is.
 
     Raises:
         SigningKeyError: it is another key.
@@ -109,13 +125,18 @@ def _check(esys: ESAPI, key: ESYS_TR, tcti: str, trust: Trust) -> None:
     Warns:
         UnsafeConnectionWarning: it can't be pinned.
     """
-    name, pinned, path = _name(esys, key), _pinned(tcti, trust), _path(tcti, trust)
+    # Computed from the very public area that salts are encrypted to: anything can claim a Name.
+    name, pinned, path = bytes(_public_area(esys, key).get_name()).hex(), _pinned(tcti, trusted), _path(tcti, trusted)
     if name == pinned:
         return
-    if trust.name:
-        raise _changed(tcti, name, f"srk-name says, {trust.name}", "Correct srk-name")
-    if pinned and not trust.accept_new:
-        raise _changed(tcti, name, f"is pinned in {path}", "Run once with --accept-new-srk")
+    if pinned and (trusted.name or not trusted.accept_new):
+        expected = f"srk-name says, {pinned}" if trusted.name else f"is pinned in {path}"
+        hint = "Correct srk-name" if trusted.name else "Run once with --accept-new-srk"
+        raise SigningKeyError(
+            f"the storage root key of the TPM at {tcti} is {name}, another one than {expected}: the TPM was cleared or "
+            "replaced, or something between it and this program takes its place to learn auth values. None was sent",
+            f"Find out which. {hint} if the TPM is the right one",
+        )
     if not _write(path, name, tcti):
         warnings.warn(
             UnsafeConnectionWarning(
@@ -126,43 +147,22 @@ def _check(esys: ESAPI, key: ESYS_TR, tcti: str, trust: Trust) -> None:
         )
 
 
-def _pinned(tcti: str, trust: Trust) -> str:
+def _pinned(tcti: str, trusted: TrustedSRK) -> str:
     """Return the Name that is pinned, or an empty string."""
-    return trust.name.lower() or _read(_path(tcti, trust))
+    return trusted.name.lower() or _read(_path(tcti, trusted))
 
 
-def _name(esys: ESAPI, key: ESYS_TR) -> str:
-    """Return the Name of the very public area that salts are encrypted to: a Name alone is what anybody may claim."""
-    return bytes(_public_of(esys, key).get_name()).hex()
-
-
-def _public_of(esys: ESAPI, key: ESYS_TR) -> TPM2B_PUBLIC:
-    """Return the public area that ESYS holds, out of its metadata: handle, Name, kind of resource, public area."""
+def _public_area(esys: ESAPI, key: ESYS_TR) -> TPM2B_PUBLIC:
+    """Return the public area in ESYS's metadata of a key: handle, Name, kind of resource, public area."""
     data = esys.tr_serialize(key)
     (size,) = struct.unpack_from(">H", data, 4)
     return TPM2B_PUBLIC.unmarshal(data[4 + 2 + size + 4 :])[0]
 
 
-def _changed(tcti: str, name: str, than: str, hint: str) -> SigningKeyError:
-    return SigningKeyError(
-        f"the storage root key of the TPM at {tcti} is {name}, another one than {than}: the TPM was cleared or "
-        "replaced, or something between it and this program takes its place to learn auth values. None was sent",
-        f"Find out which. {hint} if the TPM is the right one",
-    )
-
-
-def _out_of_sight(tcti: str) -> SigningKeyError:
-    return SigningKeyError(
-        f"the storage root key of the TPM at {tcti} is pinned and can't be checked: it is not persistent at "
-        f"{PROVISIONED:#010x}, and the owner hierarchy wants an auth value. None was sent",
-        "Make it persistent there with tpm2_evictcontrol",
-    )
-
-
-def _path(tcti: str, trust: Trust) -> str:
-    """Return the path of the file with the Name and the TCTI, or an empty string where there is no folder for it."""
-    parent = "srk" if trust.parent == PROVISIONED else f"{trust.parent:#010x}"
-    file = f"{parent}-{hashlib.sha256(os.fsencode(tcti)).hexdigest()[:16]}"
+def _path(tcti: str, trusted: TrustedSRK) -> str:
+    """Return the path of the file with the Name and the TCTI, or an empty string if there is no folder for it."""
+    key = "srk" if trusted.handle == PROVISIONED else f"{trusted.handle:#010x}"
+    file = f"{key}-{hashlib.sha256(os.fsencode(tcti)).hexdigest()[:16]}"
     return next((os.path.join(folder, file) for folder in state_folders("srk")), "")
 
 
@@ -177,7 +177,7 @@ def _read(path: str) -> str:
 
 
 def _write(path: str, *lines: str) -> bool:
-    """Write a file in one step, so that no process reads a part of it; return whether that could be done."""
+    """Replace a file in one step, so that no process reads half of it. Return whether that was possible."""
     if not path or not is_usable(os.path.dirname(path)):
         return False
     temporary = f"{path}.{os.getpid()}"

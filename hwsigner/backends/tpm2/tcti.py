@@ -1,4 +1,4 @@
-"""Which TPM: its TCTI, and what to say of one that can't be reached.
+"""Which TPM to use: its TCTI, and the errors for one that can't be reached.
 
 A TCTI is a way to a TPM, such as `device:/dev/tpmrm0`, `tabrmd` or `swtpm:path=/run/swtpm/socket`.
 """
@@ -11,9 +11,15 @@ import socket
 import struct
 from urllib.parse import unquote
 
-from hwsigner.backends.tpm2 import tcti as tabrmd
 from hwsigner.errors import BackendUnavailableError
 from hwsigner.uri import KeyURI
+
+_VARIABLES = ("TPM2_TCTI", "TPM2TOOLS_TCTI")
+_DEVICE_VARIABLE = "TPM_DEVICE"
+_DEVICES = ("/dev/tpmrm0", "/dev/tpm0")
+_NAME_IT = "name it with --tcti, with tcti= in the key URI, or in TPM2_TCTI"
+_ELSEWHERE = f"If the TPM is elsewhere, {_NAME_IT}"
+_TCTI_NOT_SUPPORTED = 0xA0015
 
 _NAME = "com.intel.tss2.Tabrmd"
 _BUS = "unix:path=/run/dbus/system_bus_socket"
@@ -23,101 +29,23 @@ _METHOD_CALL, _METHOD_RETURN, _NO_FLAGS, _VERSION = 1, 2, 0, 1
 _HELLO, _HAS_OWNER = 1, 2  # The serial numbers of our two calls.
 
 
-def is_running() -> bool:
-    """Return whether somebody owns tabrmd's name on the system's bus. Where there is no bus, nobody does."""
-    path = _socket_path(os.environ.get("DBUS_SYSTEM_BUS_ADDRESS", _BUS))
-    if path is None or not os.path.exists(path):
-        return False
-    with socket.socket(socket.AF_UNIX) as bus:
-        bus.settimeout(_SECONDS)
-        try:
-            bus.connect(path)
-            return _ask(bus)
-        except (OSError, ValueError, struct.error):
-            return False
-
-
-def _socket_path(addresses: str) -> str | None:
-    """Return the path of the first Unix socket among D-Bus addresses."""
-    for address in addresses.split(";"):
-        transport, _, options = address.partition(":")
-        for option in options.split(","):
-            name, _, value = option.partition("=")
-            if (transport, name) == ("unix", "path"):
-                return unquote(value)
-    return None
-
-
-def _ask(bus: socket.socket) -> bool:
-    uid = str(os.getuid()).encode().hex()
-    bus.sendall(f"\0AUTH EXTERNAL {uid}\r\n".encode())
-    answers = bus.makefile("rb")
-    if not answers.readline(256).startswith(b"OK "):
-        return False
-    bus.sendall(b"BEGIN\r\n" + _call(_HELLO, "Hello") + _call(_HAS_OWNER, "NameHasOwner", _NAME))
-    while True:
-        # Byte order, type, flags, version, length of the body, serial, length of the header's fields.
-        start = answers.read(16)
-        order = "<" if start[:1] == b"l" else ">"
-        kind, _, _, size, _, fields = struct.unpack(f"{order}BBBIII", start[1:])
-        header = answers.read(fields + -fields % 8)
-        body = answers.read(size)
-        if kind == _METHOD_RETURN and struct.pack(f"{order}BBBxI", 5, 1, ord("u"), _HAS_OWNER) in header:
-            return bool(struct.unpack(f"{order}I", body)[0])
-
-
-def _call(serial: int, member: str, argument: str = "") -> bytes:
-    """Return a call of a method of the bus itself."""
-    body = _string(argument) if argument else b""
-    fields = [
-        _field(_PATH, "o", "/org/freedesktop/DBus"),
-        _field(_INTERFACE, "s", "org.freedesktop.DBus"),
-        _field(_MEMBER, "s", member),
-        _field(_DESTINATION, "s", "org.freedesktop.DBus"),
-    ]
-    if body:
-        fields.append(struct.pack("<B3sB2s", _SIGNATURE, b"\1g\0", 1, b"s\0"))
-    header = b""
-    for field in fields:
-        header += bytes(-len(header) % 8) + field
-    start = struct.pack("<cBBBIII", b"l", _METHOD_CALL, _NO_FLAGS, _VERSION, len(body), serial, len(header))
-    return start + header + bytes(-len(header) % 8) + body
-
-
-def _field(code: int, kind: str, value: str) -> bytes:
-    """Return a field of a header: its code, the signature of its value, and the value."""
-    return struct.pack("<B3s", code, b"\1%c\0" % ord(kind)) + _string(value)
-
-
-def _string(text: str) -> bytes:
-    return struct.pack("<I", len(text)) + text.encode() + b"\0"
-
-
-_VARIABLES = ("TPM2_TCTI", "TPM2TOOLS_TCTI")
-_DEVICE_VARIABLE = "TPM_DEVICE"
-_DEVICES = ("/dev/tpmrm0", "/dev/tpm0")
-_NAME_IT = "name it with --tcti, with tcti= in the key URI, or in TPM2_TCTI"
-_ELSEWHERE = f"If the TPM is elsewhere, {_NAME_IT}"
-_TCTI_NOT_SUPPORTED = 0xA0015
-
-
 def tcti_of(uri: KeyURI) -> str:
-    """Return the TCTI of a key URI: its own, the environment's, tabrmd where it runs, or the kernel's TPM device.
+    """Return the TCTI of a key URI: its own, the environment's, tabrmd if it runs, or the kernel's TPM device.
 
     Raises:
-        BackendUnavailableError: none is named, and there is none of these.
+        BackendUnavailableError: none is named, and none of these exists.
     """
     given = uri.text("tcti") or next((tcti for _, tcti in _environment()), None)
     if given:
         return given
-    if tabrmd.is_running():
+    if is_tabrmd_running():
         return "tabrmd"
     for path in _DEVICES:
         if os.path.exists(path):
             return f"device:{path}"
     raise BackendUnavailableError(
-        f"found no TPM: tabrmd does not run, and there is no {' and no '.join(_DEVICES)}",
-        f"Turn it on in the firmware and load its driver; if it is elsewhere, {_NAME_IT}",
+        f"found no TPM: tabrmd is not running, and there is no {' and no '.join(_DEVICES)}",
+        f"Enable it in the firmware and load its driver; if it is elsewhere, {_NAME_IT}",
     )
 
 
@@ -131,19 +59,19 @@ def unavailable(tcti: str, error: Exception) -> BackendUnavailableError:
         )
     if kind == "device":
         return _unavailable_device(configuration or _DEVICES[0], source, error)
-    hint = "Join the group tss and log in again, or look at systemctl status tpm2-abrmd" if kind == "tabrmd" else ""
+    hint = "Join the group tss and log in again, or check systemctl status tpm2-abrmd" if kind == "tabrmd" else ""
     return BackendUnavailableError(f"the TPM at {tcti}{source} does not answer: {error}", hint or _ELSEWHERE)
 
 
 def _environment() -> list[tuple[str, str]]:
-    """Return the TCTIs that variables name, and those variables, in the order in which they count."""
+    """Return the variables that name a TCTI, and the TCTIs, in order of precedence."""
     found = [(name, os.environ.get(name, "")) for name in _VARIABLES]
     device = os.environ.get(_DEVICE_VARIABLE, "")
     return [item for item in (*found, (_DEVICE_VARIABLE, device and f"device:{device}")) if item[1]]
 
 
 def _unavailable_device(path: str, source: str, error: Exception) -> BackendUnavailableError:
-    """Say why a TPM device could not be used: the libraries report all reasons as one."""
+    """Return the error for a TPM device, with the reason: the libraries report all reasons as one."""
     device = f"TPM device {path}{source}"
     try:
         os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
@@ -169,3 +97,73 @@ def _group(path: str) -> str:
         return grp.getgrgid(os.stat(path).st_gid).gr_name
     except (OSError, KeyError):
         return "tss"
+
+
+def is_tabrmd_running() -> bool:
+    """Return whether tabrmd's name has an owner on the system's D-Bus. Without a bus it has none."""
+    path = _socket_path(os.environ.get("DBUS_SYSTEM_BUS_ADDRESS", _BUS))
+    if path is None or not os.path.exists(path):
+        return False
+    with socket.socket(socket.AF_UNIX) as bus:
+        bus.settimeout(_SECONDS)
+        try:
+            bus.connect(path)
+            return _ask(bus)
+        except (OSError, ValueError, struct.error):
+            return False
+
+
+def _socket_path(addresses: str) -> str | None:
+    """Return the path of the first Unix socket in a list of D-Bus addresses."""
+    for address in addresses.split(";"):
+        transport, _, options = address.partition(":")
+        for option in options.split(","):
+            name, _, value = option.partition("=")
+            if (transport, name) == ("unix", "path"):
+                return unquote(value)
+    return None
+
+
+def _ask(bus: socket.socket) -> bool:
+    uid = str(os.getuid()).encode().hex()
+    bus.sendall(f"\0AUTH EXTERNAL {uid}\r\n".encode())
+    answers = bus.makefile("rb")
+    if not answers.readline(256).startswith(b"OK "):
+        return False
+    bus.sendall(b"BEGIN\r\n" + _call(_HELLO, "Hello") + _call(_HAS_OWNER, "NameHasOwner", _NAME))
+    while True:
+        # Byte order, type, flags, version, length of the body, serial number, length of the header's fields.
+        start = answers.read(16)
+        order = "<" if start[:1] == b"l" else ">"
+        kind, _, _, size, _, fields = struct.unpack(f"{order}BBBIII", start[1:])
+        header = answers.read(fields + -fields % 8)
+        body = answers.read(size)
+        if kind == _METHOD_RETURN and struct.pack(f"{order}BBBxI", 5, 1, ord("u"), _HAS_OWNER) in header:
+            return bool(struct.unpack(f"{order}I", body)[0])
+
+
+def _call(serial: int, member: str, argument: str = "") -> bytes:
+    """Return a call of a method of the bus."""
+    body = _string(argument) if argument else b""
+    fields = [
+        _field(_PATH, "o", "/org/freedesktop/DBus"),
+        _field(_INTERFACE, "s", "org.freedesktop.DBus"),
+        _field(_MEMBER, "s", member),
+        _field(_DESTINATION, "s", "org.freedesktop.DBus"),
+    ]
+    if body:
+        fields.append(struct.pack("<B3sB2s", _SIGNATURE, b"\1g\0", 1, b"s\0"))
+    header = b""
+    for field in fields:
+        header += bytes(-len(header) % 8) + field
+    start = struct.pack("<cBBBIII", b"l", _METHOD_CALL, _NO_FLAGS, _VERSION, len(body), serial, len(header))
+    return start + header + bytes(-len(header) % 8) + body
+
+
+def _field(code: int, kind: str, value: str) -> bytes:
+    """Return a field of a header: its code, the signature of its value, and the value."""
+    return struct.pack("<B3s", code, b"\1%c\0" % ord(kind)) + _string(value)
+
+
+def _string(text: str) -> bytes:
+    return struct.pack("<I", len(text)) + text.encode() + b"\0"

@@ -1,9 +1,9 @@
-"""Key files of every form, made by the openssl program, so that no form is only our idea of it."""
+"""Key files of every form, made by the openssl program."""
 
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from backends.contract import ENVIRONMENT
@@ -35,23 +35,25 @@ ENCRYPTED = {
     **{f"PBES2 {cipher}": f"{_PKCS8} -v2 {cipher}" for cipher in ("aes-128-cbc", "aes-192-cbc", "aes-256-cbc", "des3")},
     **{
         f"PBES2 {prf}": f"{_PKCS8} -v2 aes-256-cbc -v2prf hmacWith{prf}"
-        for prf in ("SHA1", "SHA224", "SHA256", "SHA384", "SHA512", "SHA512-256", "MD5")
+        for prf in ("SHA1", "SHA224", "SHA256", "SHA384", "SHA512")
     },
     "PBES2 DER": f"{_PKCS8} -v2 aes-256-cbc -outform DER",
-    "PBES2 camellia": f"{_PKCS8} -v2 camellia128",
     "PBES1": f"{_PKCS8} -v1 PBE-SHA1-3DES",
     "scrypt": f"{_PKCS8} -scrypt",
     "scrypt DER": f"{_PKCS8} -scrypt -outform DER",
-    **{
-        f"legacy {cipher}": f"{_TRADITIONAL} -{cipher}"
-        for cipher in ("aes128", "aes192", "aes256", "des3", "camellia128")
-    },
+    **{f"legacy {cipher}": f"{_TRADITIONAL} -{cipher}" for cipher in ("aes128", "aes256", "des3")},
     "PKCS #12": _PKCS12,
     "PKCS #12 legacy": f"{_PKCS12} -legacy",
     "PKCS #12 3DES": f"{_PKCS12} -legacy -keypbe PBE-SHA1-3DES -certpbe PBE-SHA1-RC2-40",
     "PKCS #12 PBMAC1": f"{_PKCS12} -pbmac1_pbkdf2",
 }
-# Which neither cryptography, for the kind of key, nor libcrypto without its legacy provider, for the cipher, reads.
+# Forms that cryptography does not read, so the user must convert them.
+TO_CONVERT = {
+    **{f"PBES2 {prf}": f"{_PKCS8} -v2 aes-256-cbc -v2prf hmacWith{prf}" for prf in ("SHA512-256", "MD5")},
+    "PBES2 camellia": f"{_PKCS8} -v2 camellia128",
+    **{f"legacy {cipher}": f"{_TRADITIONAL} -{cipher}" for cipher in ("aes192", "camellia128")},
+}
+# For ML-DSA, which cryptography does not read in these forms, while libcrypto needs its legacy provider for the cipher.
 UNREADABLE = {
     "PKCS #12 RC2": f"{_PKCS12} -legacy",
     "PBES1 RC2": f"{_PKCS8} -v1 PBE-SHA1-RC2-64 -provider legacy -provider default",
@@ -89,6 +91,7 @@ class KeyFiles:
     """
 
     folder: Path
+    public_keys: dict[str, bytes] = field(default_factory=dict)
 
     def key(self, kind: str) -> Path:
         """Return the path of the PKCS #8 key of a kind, making it at the first call."""
@@ -104,7 +107,9 @@ class KeyFiles:
 
     def public_key(self, kind: str) -> bytes:
         """Return the DER SubjectPublicKeyInfo of the key of a kind."""
-        return openssl("pkey", "-in", str(self.key(kind)), "-pubout", "-outform", "DER")
+        if kind not in self.public_keys:
+            self.public_keys[kind] = openssl("pkey", "-in", str(self.key(kind)), "-pubout", "-outform", "DER")
+        return self.public_keys[kind]
 
     def certificate(self, kind: str) -> Path:
         """Return the path of a self-signed PEM certificate of the key of a kind."""

@@ -23,8 +23,7 @@ from hwsigner.config.flags import IDENTITY, SESSION, default_values
 from hwsigner.config.settings import identity_source
 from hwsigner.errors import AmbiguousCertificateError, PinError
 from hwsigner.identity import open_identity
-from hwsigner.inventory import list_tokens
-from hwsigner.key import find_certificates, open_key
+from hwsigner.key import find_certificates, list_tokens, open_key
 from hwsigner.pins import PinSource
 from softhsm.yubikey import OPENSC, YKCS11, YubiKey
 

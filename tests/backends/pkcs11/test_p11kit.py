@@ -17,8 +17,7 @@ from emulators import InProcessSoftHSM
 from hwsigner.backends.pkcs11 import paths as _pkcs11_p11kit
 from hwsigner.backends.pkcs11 import paths as _pkcs11_paths
 from hwsigner.errors import AmbiguousKeyError, BackendUnavailableError
-from hwsigner.inventory import list_tokens
-from hwsigner.key import open_key
+from hwsigner.key import list_tokens, open_key
 from hwsigner.uri import KeyURI
 
 ROOT = Path(__file__).parents[3]

@@ -14,8 +14,7 @@ import pytest
 
 from hwsigner.backends import refusals as _pkcs11_refusals
 from hwsigner.errors import BackendUnavailableError, PinLockedError, WrongPinError
-from hwsigner.inventory import list_tokens
-from hwsigner.key import open_key
+from hwsigner.key import list_tokens, open_key
 from hwsigner.pins import PinSource
 from pkcs11_shim import LOGIN, ROOT, Person, Shim, forget_refusals, refusals_folder
 from softhsm.yubikey import OPENSC, YKCS11, YubiKey

@@ -38,9 +38,9 @@ DEVICE_ERROR, DEVICE_REMOVED, ATTRIBUTE_TYPE_INVALID = 0x30, 0x32, 0x12
 def told() -> Iterator[list[str]]:
     """The notices that a person gets."""
     lines: list[str] = []
-    notices.tell_by(lines.append)
+    notices.set_notifier(lines.append)
     yield lines
-    notices.tell_by(None)
+    notices.set_notifier(None)
 
 
 def kinds(person: Person) -> list[str]:
@@ -128,6 +128,7 @@ def test_always_authenticate_asks_each_time(shim: Shim, careful: str, tmp_path: 
         "PIN for this signature",
         "PIN for this signature",
     ]
+    assert [request.for_one_signature for request in person.asked] == [False, True, True]
     assert (shim.count(LOGIN), shim.context_logins()) == (3, 2)
 
 

@@ -14,8 +14,7 @@ import pytest
 
 from backends.contract import openssl_verifies
 from hwsigner.errors import PinLockedError, SigningKeyError, WrongPinError
-from hwsigner.inventory import list_tokens
-from hwsigner.key import open_key
+from hwsigner.key import list_tokens, open_key
 from hwsigner.pins import PinSource
 from hwsigner.public_key import verify
 from pkcs11_shim import ROOT, Person, forget_refusals
@@ -27,7 +26,7 @@ THREADS, SIGNATURES = 16, 12  # In the suite; 200 were run by hand.
 
 
 @pytest.fixture(scope="module")
-def tpm() -> Iterator[SoftTPM]:
+def tpm(hardware: None) -> Iterator[SoftTPM]:
     with tempfile.TemporaryDirectory(prefix="hwsigner-tpm-") as folder, SoftTPM(Path(folder)) as tpm:
         yield tpm
 

@@ -9,8 +9,7 @@ import pytest
 
 from backends.contract import openssl_verifies
 from hwsigner.errors import AmbiguousKeyError, PinRequiredError, TokenRemovedError
-from hwsigner.inventory import list_tokens
-from hwsigner.key import find_certificates, open_key
+from hwsigner.key import find_certificates, list_tokens, open_key
 from hwsigner.pins import PinRequest, PinSource
 from pkcs11_shim import Person
 from softhsm.pcsc import SoftPcsc
@@ -116,7 +115,7 @@ def test_a_pin_that_was_typed_for_one_is_asked_for_the_other_anew(twins: Cards, 
     assert all(f"slot {slot}" in request.question for slot, request in zip(slots, person.asked, strict=True))
 
 
-@pytest.mark.parametrize("name", ["hwsigner.pins", "hwsigner.pins.SERIAL"])
+@pytest.mark.parametrize("name", ["hwsigner.pin", "hwsigner.pin.SERIAL"])
 def test_a_stored_pin_goes_to_the_first_alone(
     twins: Cards, module: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,9 +146,9 @@ def test_9c_wants_its_pin_for_each_signature(yubikey: YubiKey, module: str, tmp_
 @pytest.fixture
 def told() -> Iterator[list[str]]:
     lines: list[str] = []
-    notices.tell_by(lines.append)
+    notices.set_notifier(lines.append)
     yield lines
-    notices.tell_by(None)
+    notices.set_notifier(None)
 
 
 def test_a_card_that_waits_for_a_touch_is_told_of(yubikey: YubiKey, module: str, told: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The auth values of what stands above a key: its parent, and the hierarchy of its primary key."""
+"""The auth values of a key's parent, and of the hierarchy of its primary key."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from backends.tpm2.test_faults import uri_through
-from backends.tpm2.tpms import NODA, PASSWORD, SIGNING, Tools, sign_and_verify
+from backends.tpm2.tpms import NODA, PASSWORD, SIGNING, Tools, read_der, sign_and_verify
 from hwsigner.errors import PinError, PinLockedError, PinRequiredError, UsageError, WrongPinError
 from hwsigner.key import open_key
 from hwsigner.pins import PinRequest, PinSource
+from softhsm.command import run
 from softhsm.tpm import SoftTPM
 from tpm_proxy import TPMProxy
 
@@ -20,7 +21,7 @@ HANDLE = "0x81004713"
 
 
 class Asked:
-    """Answers requests for PINs by their kind, and keeps the requests."""
+    """Answers requests for PINs by their kind, and records the requests."""
 
     def __init__(self, **answers: str) -> None:
         self.requests: list[PinRequest] = []
@@ -54,12 +55,14 @@ def secret_file(tools: Tools) -> str:
 
 @pytest.mark.parametrize("persistent_parent", [SECRET], indirect=True)
 class TestParent:
-    def test_its_auth_value_is_stored_under_its_own_name(self, tools: Tools, key_under: Path, secret_file: str) -> None:
+    def test_parent_s_auth_value_has_a_source_of_its_own(self, tools: Tools, key_under: Path, secret_file: str) -> None:
         uri = f"{tools.tpm.uri(key_under)}&parent-pin-source={secret_file}"
         assert sign_and_verify(uri, tools.public_key(), tools.folder, PASSWORD)
         assert tools.counted_failures() == 0  # The empty one was not tried.
 
-    def test_neither_passes_the_bus(self, tools: Tools, proxy: TPMProxy, key_under: Path, secret_file: str) -> None:
+    def test_no_auth_value_is_sent_unless_the_session_is_plain(
+        self, tools: Tools, proxy: TPMProxy, key_under: Path, secret_file: str
+    ) -> None:
         uri = uri_through(proxy, key_under, f"&parent-pin-source={secret_file}")
         for query, is_seen in (("", False), ("&session=plain", True)):
             with open_key(uri + query, PASSWORD) as key:
@@ -67,7 +70,7 @@ class TestParent:
             for secret in (SECRET, PASSWORD):
                 assert (secret.encode() in proxy.stream) is is_seen
 
-    def test_a_person_is_asked_for_it_and_once(self, tools: Tools, key_under: Path) -> None:
+    def test_parent_s_auth_value_is_asked_for_once(self, tools: Tools, key_under: Path) -> None:
         asked = Asked(parent=SECRET, key=PASSWORD)
         with open_key(tools.tpm.uri(key_under), asked) as key:
             assert key.sign(b"message")
@@ -78,19 +81,22 @@ class TestParent:
         ]
         assert tools.counted_failures() == 1  # The empty one was tried first.
 
-    def test_the_next_process_does_not_try_the_empty_one(self, tools: Tools, key_under: Path) -> None:
+    def test_empty_auth_value_is_not_tried_again_by_the_next_process(self, tools: Tools, key_under: Path) -> None:
         for state in ("", "an earlier try failed", "an earlier try failed"):
             asked = Asked(parent=SECRET, key=PASSWORD)
             open_key(tools.tpm.uri(key_under), asked).close()
             assert asked.requests[0] == PinRequest("TPM parent auth value", HANDLE, state)
         assert tools.counted_failures() == 1
 
-    def test_the_key_s_own_is_not_sent_to_it(self, tools: Tools, proxy: TPMProxy, key_under: Path) -> None:
-        with pytest.raises(PinRequiredError, match=rf"{HANDLE} wants its TPM parent auth value.*parent-pin-source"):
+    def test_key_s_auth_value_is_not_sent_to_its_parent(self, tools: Tools, proxy: TPMProxy, key_under: Path) -> None:
+        with pytest.raises(
+            PinRequiredError,
+            match=rf"{HANDLE} wants its TPM parent auth value, and no place gives one.*parent-pin-source",
+        ):
             open_key(uri_through(proxy, key_under, "&session=plain&pin-value=mine"), "mine")
         assert b"mine" not in proxy.stream
 
-    def test_a_wrong_one_is_sent_once(self, tools: Tools, key_under: Path, secret_file: str) -> None:
+    def test_wrong_auth_value_is_sent_once(self, tools: Tools, key_under: Path, secret_file: str) -> None:
         Path(secret_file.removeprefix("file:")).write_text("wrong")
         uri = f"{tools.tpm.uri(key_under)}&parent-pin-source={secret_file}"
         with pytest.raises(WrongPinError, match=f"wrong TPM parent auth value for {HANDLE}: 4 tries are left"):
@@ -102,7 +108,9 @@ class TestParent:
             open_key(tools.tpm.uri(key_under), Asked(parent="wrong"))
         assert tools.counted_failures() == 2
 
-    def test_none_is_sent_that_may_lock_the_tpm(self, tools: Tools, key_under: Path, secret_file: str) -> None:
+    def test_auth_value_that_may_lock_the_tpm_is_not_sent(
+        self, tools: Tools, key_under: Path, secret_file: str
+    ) -> None:
         tools.set_lockout(1)
         uri = tools.tpm.uri(key_under)
         for given in (uri, f"{uri}&parent-pin-source={secret_file}"):
@@ -112,7 +120,7 @@ class TestParent:
         pins = PinSource(PASSWORD, allow_final_try=True)
         open_key(f"{uri}&parent-pin-source={secret_file}", pins).close()
 
-    def test_nobody_is_asked_while_the_tpm_is_kept_from_others(self, tools: Tools, key_under: Path) -> None:
+    def test_other_keys_sign_while_the_user_is_asked(self, tools: Tools, key_under: Path) -> None:
         other = tools.tpm.folder / "other.pem"
         tools.tpm.create_key_file(other, "EC:P-256")
         signatures = []
@@ -136,28 +144,26 @@ def owned(swtpm: SoftTPM, tools: Tools) -> Iterator[Path]:
 
 
 class TestOwner:
-    def test_its_auth_value_is_stored_under_its_own_name(
+    def test_owner_s_auth_value_is_never_sent(
         self, tools: Tools, proxy: TPMProxy, owned: Path, secret_file: str
     ) -> None:
         uri = uri_through(proxy, owned, f"&owner-pin-source={secret_file}")
-        assert sign_and_verify(uri, tools.public_key(), tools.folder, PASSWORD)
+        with open_key(uri, PASSWORD) as key:
+            for _ in range(3):
+                assert key.sign(b"message")
         assert SECRET.encode() not in proxy.stream
         assert PASSWORD.encode() not in proxy.stream
 
-    def test_a_person_is_asked_for_it(self, tools: Tools, owned: Path) -> None:
-        asked = Asked(owner=SECRET, key=PASSWORD)
-        with open_key(tools.tpm.uri(owned), asked) as key:
-            assert key.sign(b"message")
-        assert [request.kind for request in asked.requests] == ["TPM owner auth value", "TPM auth value"]
-
-    def test_a_wrong_one_is_sent_once_and_counts_not(self, tools: Tools, owned: Path) -> None:
+    def test_wrong_auth_value_is_asked_for_once(self, tools: Tools, owned: Path) -> None:
         asked = Asked(owner="wrong", key=PASSWORD)
         with pytest.raises(WrongPinError, match="wrong TPM owner auth value for owner"):
             open_key(tools.tpm.uri(owned), asked)
         assert len(asked.requests) == 1
         assert tools.counted_failures() == 0
 
-    def test_a_restart_of_the_tpm_asks_nobody_again(self, tools: Tools, owned: Path, proxy: TPMProxy) -> None:
+    def test_owner_s_auth_value_is_not_asked_for_again_after_a_restart_of_the_tpm(
+        self, tools: Tools, owned: Path, proxy: TPMProxy
+    ) -> None:
         asked = Asked(owner=SECRET, key=PASSWORD)
         with open_key(uri_through(proxy, owned), asked) as key:
             assert key.sign(b"message")
@@ -166,7 +172,43 @@ class TestOwner:
         assert len(asked.requests) == 2
 
 
-def test_a_source_that_can_not_be_read_is_an_error(tools: Tools, ec_file: Path) -> None:
+@pytest.mark.parametrize(("hierarchy", "handle"), [("owner", 1), ("endorsement", 0xB), ("platform", 0xC)])
+class TestHierarchy:
+    @pytest.fixture
+    def uri(self, tools: Tools, hierarchy: str, handle: int) -> Iterator[str]:
+        """A key under a hierarchy that gets an auth value."""
+        path = tools.key_file(primary=("-C", hierarchy, "-G", "ecc"))
+        path.write_bytes(
+            read_der(path).replace(bytes.fromhex("020440000001"), bytes.fromhex(f"02044000{handle:04x}"), 1)
+        )
+        tools.run("tpm2_changeauth", "-c", hierarchy, SECRET)
+        yield tools.tpm.uri(path)
+        run(["tpm2_changeauth", "-c", hierarchy, "-p", SECRET], tools.tpm.env)
+
+    def test_hierarchy_s_auth_value_has_a_source_of_its_own(
+        self, tools: Tools, hierarchy: str, uri: str, secret_file: str
+    ) -> None:
+        whole = f"{uri}&{hierarchy}-pin-source={secret_file}"
+        assert sign_and_verify(whole, tools.public_key(), tools.folder)
+
+    def test_hierarchy_s_auth_value_is_asked_for(self, tools: Tools, hierarchy: str, uri: str) -> None:
+        asked = Asked(**{hierarchy: SECRET})
+        with open_key(uri, asked) as key:
+            assert key.sign(b"message")
+        assert asked.requests == [PinRequest(f"TPM {hierarchy} auth value", hierarchy)]
+
+    def test_wrong_or_missing_auth_value_of_a_hierarchy_does_not_count(
+        self, tools: Tools, hierarchy: str, uri: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WRONG", "wrong")
+        with pytest.raises(WrongPinError, match=f"wrong TPM {hierarchy} auth value for {hierarchy}"):
+            open_key(f"{uri}&{hierarchy}-pin-source=env:WRONG")
+        with pytest.raises(PinError, match=f"{hierarchy} auth value"):
+            open_key(uri)
+        assert tools.counted_failures() == 0
+
+
+def test_source_that_can_not_be_read_is_an_error(tools: Tools, ec_file: Path) -> None:
     path = tools.key_file(attributes=f"{SIGNING}|noda", primary=("-G", "ecc", *NODA))
     with pytest.raises(PinError, match="/nowhere"):
         open_key(f"{tools.tpm.uri(path)}&owner-pin-source=file:/nowhere", "")

@@ -1,4 +1,4 @@
-"""The writer of TSS2 PRIVATE KEYs. asn1crypto's encoder and openssl judge; test_tpm2_files.py uses such keys."""
+"""The writer of TSS2 PRIVATE KEYs. asn1crypto's encoder and openssl judge; test_files.py uses such keys."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ KEY = TSS2Key(True, 0x81000001, b"public" * 40, b"private")
 
 
 @given(key=KEYS)
-def test_writes_the_der_that_asn1crypto_writes(key: TSS2Key) -> None:
+def test_writer_writes_the_der_that_asn1crypto_writes(key: TSS2Key) -> None:
     assert write_tss2(key) == encode(**fields_of(key, None))
 
 
 @given(key=KEYS)
-def test_what_is_written_is_read(key: TSS2Key) -> None:
+def test_parser_reads_what_the_writer_writes(key: TSS2Key) -> None:
     assert parse_tss2(write_tss2(key), "k.pem") == key
 
 

@@ -33,17 +33,17 @@ pytestmark = pytest.mark.usefixtures("refused_auth")
 
 
 @pytest.mark.parametrize("kind", ["ecc256", "ecc256:ecdsa-sha256", "rsa2048", "rsa2048:rsassa-sha256"])
-def test_a_key_of_tpm2_tools_signs(tools: Tools, kind: str) -> None:
+def test_key_of_tpm2_tools_signs(tools: Tools, kind: str) -> None:
     path = tools.key_file(kind)
     assert sign_and_verify(tools.tpm.uri(path), tools.public_key(), tools.folder)
 
 
-def test_a_key_of_tpm2_tools_with_an_auth_value_signs_in_spite_of_its_flag(tools: Tools) -> None:
+def test_key_of_tpm2_tools_with_an_auth_value_signs_in_spite_of_its_flag(tools: Tools) -> None:
     path = tools.key_file(auth=PASSWORD)
     assert sign_and_verify(tools.tpm.uri(path), tools.public_key(), tools.folder, PASSWORD)
 
 
-def test_a_file_that_denies_its_auth_value_is_tried_with_the_empty_one_once(tools: Tools) -> None:
+def test_empty_auth_value_is_tried_once_when_the_file_denies_that_there_is_one(tools: Tools) -> None:
     parent, path = tools.path("primary"), tools.path("key.pem")
     tools.run("tpm2_createprimary", "-Q", "-G", "ecc", "-c", str(parent))
     parts = ["-u", str(tools.path("public")), "-r", str(tools.path("private"))]
@@ -58,8 +58,8 @@ def test_a_file_that_denies_its_auth_value_is_tried_with_the_empty_one_once(tool
 
 
 @pytest.mark.parametrize("attributes", [SIGNING, f"{SIGNING}|noda"])
-def test_a_file_that_claims_an_auth_value_it_has_not(tools: Tools, attributes: str) -> None:
-    """What tpm2_encodeobject writes for a key without one: the empty one is tried where no place gives another."""
+def test_empty_auth_value_is_tried_when_the_file_claims_one_that_no_place_gives(tools: Tools, attributes: str) -> None:
+    """tpm2_encodeobject 5.7 writes such files for keys without an auth value."""
     parent, path = tools.path("primary"), tools.path("key.pem")
     tools.run("tpm2_createprimary", "-Q", "-G", "ecc", "-c", str(parent))
     parts = ["-u", str(tools.path("public")), "-r", str(tools.path("private"))]
@@ -102,14 +102,14 @@ def test_each_primary_key_that_is_in_use_is_tried(tools: Tools, primary: tuple[s
 
 
 @pytest.mark.parametrize("primary", ["rsa tools", "rsa noda", "rsa zeros"], indirect=True)
-def test_a_file_can_say_that_its_parent_is_rsa(tools: Tools, primary: tuple[str, ...]) -> None:
+def test_file_can_say_that_its_parent_is_rsa(tools: Tools, primary: tuple[str, ...]) -> None:
     tools.key_file(primary=primary)
     path = tools.write(TSS2Key(True, 0x40000001, *tools.parts(), rsa_parent=True))
     assert sign_and_verify(tools.tpm.uri(path), tools.public_key(), tools.folder)
 
 
 @pytest.mark.parametrize("persistent_parent", [""], indirect=True)
-def test_a_persistent_key_can_be_the_parent(tools: Tools, persistent_parent: str) -> None:
+def test_persistent_key_can_be_the_parent(tools: Tools, persistent_parent: str) -> None:
     path = tools.key_file_under(persistent_parent, tools.path("key.pem"), "-G", "ecc256")
     assert sign_and_verify(tools.tpm.uri(path), tools.public_key(), tools.folder)
     tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", persistent_parent)
@@ -120,11 +120,13 @@ def test_a_persistent_key_can_be_the_parent(tools: Tools, persistent_parent: str
         tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", str(tools.path("primary")), persistent_parent)
 
 
-def test_the_key_of_another_tpm_is_named(tools: Tools, ec_file: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_key_of_another_tpm_is_refused_by_name(
+    tools: Tools, ec_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     other = SoftTPM(tmp_path_factory.mktemp("other"))
     other.start()
     try:
-        with pytest.raises(SigningKeyError, match=rf"does not take key {ec_file} .*another TPM"):
+        with pytest.raises(SigningKeyError, match=rf"does not accept key {ec_file} .*another TPM"):
             open_key(other.uri(ec_file))
         assert Tools(other, tools.folder).left_over() == ""
     finally:
@@ -146,7 +148,7 @@ def new_parent(tools: Tools, primary: tuple[str, ...]) -> Path:
 @pytest.mark.parametrize(
     "primary", ["ecc noda", "ecc zeros", "ecc tools", "rsa noda", "rsa zeros", "rsa tools"], indirect=True
 )
-def test_a_key_that_tpm2_duplicate_made_is_imported(tools: Tools, new_parent: Path) -> None:
+def test_key_that_tpm2_duplicate_made_is_imported(tools: Tools, new_parent: Path) -> None:
     path = tools.write(tools.duplicated(new_parent))
     with open_key(tools.tpm.uri(path)) as key:
         for number in range(3):
@@ -156,7 +158,7 @@ def test_a_key_that_tpm2_duplicate_made_is_imported(tools: Tools, new_parent: Pa
 
 @pytest.mark.parametrize("primary", ["ecc noda"], indirect=True)
 @pytest.mark.parametrize("kind", ["ecc384", "rsa2048"])
-def test_an_importable_key_of_another_kind_with_an_auth_value(tools: Tools, new_parent: Path, kind: str) -> None:
+def test_importable_key_of_another_kind_signs_with_its_auth_value(tools: Tools, new_parent: Path, kind: str) -> None:
     path = tools.write(tools.duplicated(new_parent, kind, PASSWORD))
     assert sign_and_verify(tools.tpm.uri(path), tools.public_key(), tools.folder, PASSWORD)
     with open_key(tools.tpm.uri(path), "wrong") as key, pytest.raises(WrongPinError):
@@ -164,7 +166,7 @@ def test_an_importable_key_of_another_kind_with_an_auth_value(tools: Tools, new_
 
 
 @pytest.mark.parametrize("persistent_parent", [""], indirect=True)
-def test_a_key_is_imported_under_a_persistent_parent(tools: Tools, persistent_parent: str) -> None:
+def test_key_is_imported_under_a_persistent_parent(tools: Tools, persistent_parent: str) -> None:
     public = tools.path("parent.pub")
     tools.run("tpm2_readpublic", "-Q", "-c", persistent_parent, "-o", str(public))
     key = replace(tools.duplicated(public), parent=int(persistent_parent, 16))
@@ -172,7 +174,7 @@ def test_a_key_is_imported_under_a_persistent_parent(tools: Tools, persistent_pa
 
 
 @pytest.mark.parametrize("primary", ["ecc noda", "rsa noda"], indirect=True)
-def test_a_key_that_is_encrypted_to_another_parent(tools: Tools, new_parent: Path) -> None:
+def test_key_that_is_encrypted_to_another_parent_is_refused_by_name(tools: Tools, new_parent: Path) -> None:
     key = tools.duplicated(new_parent)
     other = replace(key, parent=0x4000000C)
     with pytest.raises(SigningKeyError) as caught:
@@ -199,10 +201,10 @@ def pem_block(label: str) -> str:
     return f"-----BEGIN {label}-----\nMAA=\n-----END {label}-----\n"
 
 
-# -- Files that are not as they should be -----------------------------------------------------------------------------
+# -- Unusual and damaged files ----------------------------------------------------------------------------------------
 
 
-def test_armour_is_read_as_people_leave_it(tools: Tools, ec_file: Path) -> None:
+def test_pem_is_read_with_crlf_or_text_around_it_or_in_one_line(tools: Tools, ec_file: Path) -> None:
     pem = ec_file.read_text()
     der = tools.path("key.der")
     body = "".join(line for line in pem.splitlines() if "-----" not in line)
@@ -218,12 +220,12 @@ def test_armour_is_read_as_people_leave_it(tools: Tools, ec_file: Path) -> None:
         assert sign_and_verify(tools.tpm.uri(path), tools.tpm.public_key(ec_file), tools.folder), path
 
 
-def test_a_path_alone_is_enough(tools: Tools, ec_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_alone_names_the_key(tools: Tools, ec_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TPM2_TCTI", tools.tpm.tcti)
     assert sign_and_verify(str(ec_file), tools.tpm.public_key(ec_file), tools.folder)
 
 
-def test_files_without_one_key_are_named(tools: Tools, ec_file: Path) -> None:
+def test_file_without_exactly_one_key_is_refused_by_name(tools: Tools, ec_file: Path) -> None:
     path = tools.path("file.pem")
     with pytest.raises(KeyNotFoundError, match=str(path)):
         open_key(tools.tpm.uri(path))
@@ -240,15 +242,15 @@ def test_files_without_one_key_are_named(tools: Tools, ec_file: Path) -> None:
             open_key(tools.tpm.uri(path))
 
 
-def test_a_file_of_the_format_s_first_form_is_told_from_others(tools: Tools) -> None:
+def test_file_in_the_obsolete_format_is_refused_by_name(tools: Tools) -> None:
     path = tools.path("old.pem")
     path.write_text(pem_block("TSS2 KEY BLOB"))
-    with pytest.raises(UnsupportedKeyError, match="TSS2 KEY BLOB is out of use"):
+    with pytest.raises(UnsupportedKeyError, match="TSS2 KEY BLOB is obsolete"):
         open_key(tools.tpm.uri(path))
 
 
 @pytest.mark.parametrize(("number", "change"), [(0, b"\0"), (0, None), (1, b"\0"), (1, None)])
-def test_a_damaged_area_is_named(tools: Tools, whole: bytes, number: int, change: bytes | None) -> None:
+def test_damaged_area_is_refused_by_name(tools: Tools, whole: bytes, number: int, change: bytes | None) -> None:
     key = parse_tss2(whole, "k.pem")
     areas = [key.public, key.private]
     areas[number] = areas[number] + change if change else areas[number][:-1]
@@ -267,7 +269,7 @@ def whole(key_files: Callable[[str], Path]) -> bytes:
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_damaged_file_signs_or_is_refused(tools: Tools, whole: bytes, data: st.DataObject) -> None:
+def test_damaged_file_signs_or_is_refused_by_name(tools: Tools, whole: bytes, data: st.DataObject) -> None:
     der = bytearray(whole)
     for _ in range(data.draw(st.integers(1, 2))):
         der[data.draw(st.integers(0, len(der) - 1))] = data.draw(st.integers(0, 255))

@@ -1,4 +1,4 @@
-"""The TSS2 PRIVATE KEY parser, without a TPM. asn1crypto's encoder, told the format's ASN.1, writes what is read."""
+"""The TSS2 PRIVATE KEY parser, without a TPM. asn1crypto's encoder writes what is read."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ KEYS = st.builds(
 
 
 def fields_of(key: TSS2Key, absent: object) -> dict[str, Any]:
-    """Return the fields of a key for asn1crypto; what is false or empty as `absent`, of a boolean."""
+    """Return the fields of a key for asn1crypto, with a false boolean as `absent`."""
     return {
         "type": IMPORTABLE if key.secret else LOADABLE,
         "empty_auth": key.empty_auth or absent,
@@ -102,7 +102,7 @@ def auth_policy_fields(policy: AuthPolicy) -> dict[str, Any]:
 
 
 @given(key=KEYS, absent=st.sampled_from([None, False]))
-def test_reads_what_was_written(key: TSS2Key, absent: object) -> None:
+def test_parser_reads_what_asn1crypto_writes(key: TSS2Key, absent: object) -> None:
     assert parse_tss2(encode(**fields_of(key, absent)), "k.pem") == key
 
 
@@ -112,24 +112,24 @@ def test_true_may_be_written_as_one() -> None:
     assert parse_tss2(der.replace(b"\x01\x01\xff", b"\x01\x01\x01"), "k.pem").empty_auth
 
 
-def test_a_persistent_parent_may_be_written_without_its_leading_zero() -> None:
+def test_persistent_parent_may_be_written_without_its_leading_zero() -> None:
     assert parse_tss2(encode(parent=0x81000001 - (1 << 32)), "k.pem").parent == 0x81000001
 
 
 @pytest.mark.parametrize("secret", [b"\0\x20" + bytes(32) + b"\0\x20" + bytes(32), bytes(256)])
-def test_a_secret_may_be_written_without_its_size(secret: bytes) -> None:
-    """openssl_tpm2_engine has written it so."""
+def test_secret_may_be_written_without_its_size(secret: bytes) -> None:
+    """openssl_tpm2_engine has written such files."""
     whole = len(secret).to_bytes(2, "big") + secret
     for written in (secret, whole):
         assert parse_tss2(encode(type=IMPORTABLE, secret=written), "k.pem").secret == whole
 
 
-def test_a_description_is_read_in_spite_of_its_encoding() -> None:
+def test_description_is_read_when_it_is_not_utf_8() -> None:
     der = encode(description="key").replace(b"key", b"k\xffy")
     assert parse_tss2(der, "k.pem").description == "k\ufffdy"
 
 
-def test_a_field_of_a_later_draft_is_no_obstacle() -> None:
+def test_unknown_field_is_ignored() -> None:
     assert parse_tss2(encode(later=b"?"), "k.pem").public == b"public"
 
 
@@ -138,7 +138,7 @@ def test_a_field_of_a_later_draft_is_no_obstacle() -> None:
     [
         ({"type": IMPORTABLE}, "importable key without its secret"),
         ({"secret": b"s"}, "loadable key with a secret"),
-        ({"type": SEALED}, "sealed data and no key"),
+        ({"type": SEALED}, "sealed data, not a key"),
         ({"type": "1.2.3.4"}, "unknown type"),
         ({"type": "2.23.133.10.1.6"}, "unknown type"),
         ({"parent": 0x80000000}, "0x80000000"),
@@ -149,7 +149,7 @@ def test_a_field_of_a_later_draft_is_no_obstacle() -> None:
         ({"parent": 1 << 128}, "a number is too long"),
     ],
 )
-def test_what_is_not_supported_is_named(fields: dict[str, Any], fault: str) -> None:
+def test_unsupported_key_is_refused_by_name(fields: dict[str, Any], fault: str) -> None:
     with pytest.raises(UnsupportedKeyError, match=fault) as caught:
         parse_tss2(encode(**fields), "/etc/k.pem")
     assert "/etc/k.pem" in caught.value.message
@@ -166,7 +166,7 @@ def test_what_is_not_supported_is_named(fields: dict[str, Any], fault: str) -> N
         "a1093007a0050201010500",  # of two elements
     ],
 )
-def test_a_policy_that_is_none(policy: str) -> None:
+def test_policy_is_empty_or_refused_when_it_is_damaged(policy: str) -> None:
     whole = encode()
     content = whole[2:]
     der = content[:8] + bytes.fromhex(policy) + content[8:]
@@ -174,7 +174,7 @@ def test_a_policy_that_is_none(policy: str) -> None:
     if policy == "a1023000":
         assert parse_tss2(der, "k.pem").policy == ()
     else:
-        with pytest.raises(UnsupportedKeyError, match="is no TSS2 PRIVATE KEY"):
+        with pytest.raises(UnsupportedKeyError, match="is not a TSS2 PRIVATE KEY"):
             parse_tss2(der, "k.pem")
 
 
@@ -191,7 +191,7 @@ def test_garbage_is_refused_by_name(der: bytes) -> None:
 
 
 @given(data=st.data())
-def test_a_damaged_key_is_read_or_refused(data: st.DataObject) -> None:
+def test_damaged_key_is_read_or_refused(data: st.DataObject) -> None:
     whole = encode(**fields_of(data.draw(KEYS), None))
     damaged = bytearray(whole)
     for _ in range(data.draw(st.integers(1, 3))):
@@ -203,10 +203,10 @@ def test_a_damaged_key_is_read_or_refused(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("rest", [b"\0", b"\x05\x00"])
-def test_nothing_may_follow(rest: bytes) -> None:
+def test_trailing_bytes_are_refused(rest: bytes) -> None:
     with pytest.raises(UnsupportedKeyError):
         parse_tss2(encode() + rest, "k.pem")
 
 
-def test_the_private_area_is_not_printed() -> None:
+def test_private_area_is_not_printed() -> None:
     assert "private-area" not in repr(parse_tss2(encode(private=b"private-area"), "k.pem"))

@@ -1,4 +1,4 @@
-"""What keys sign with: their own schemes and hashes, restricted ones, and those that can't be used."""
+"""Keys with schemes and hashes of their own, restricted keys, and keys that can't be used."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ pytestmark = pytest.mark.usefixtures("refused_auth")
         ("ecc224", SIGNING, "on curve nist_p224"),
     ],
 )
-def test_a_key_that_can_not_be_used_is_refused_before_a_signature(
-    tools: Tools, kind: str, attributes: str, fault: str
-) -> None:
+def test_unusable_key_is_refused_when_it_is_opened(tools: Tools, kind: str, attributes: str, fault: str) -> None:
     path = tools.key_file(kind, attributes)
     with pytest.raises(UnsupportedKeyError, match=f"key {path} (is )?{fault}"):
         open_key(tools.tpm.uri(path), "")
@@ -44,16 +42,16 @@ RESTRICTED = f"{SIGNING}|restricted"
 class TestOwnSchemes:
     @pytest.mark.parametrize("curve", ["256", "384", "521"])
     @pytest.mark.parametrize("hash", ["sha256", "sha384", "sha512"])
-    def test_ecdsa_on_each_curve_with_each_hash(self, tools: Tools, curve: str, hash: HashName) -> None:
+    def test_ecdsa_key_signs_on_each_curve_with_each_hash(self, tools: Tools, curve: str, hash: HashName) -> None:
         path = tools.key_file(f"ecc{curve}:ecdsa-{hash}")
         assert sign_and_verify(tools.tpm.uri(path), tools.public_key(), tools.folder, hash=hash)
 
     @pytest.mark.parametrize("hash", ["sha256", "sha384", "sha512"])
-    def test_rsassa_with_each_hash(self, tools: Tools, hash: HashName) -> None:
+    def test_rsassa_key_signs_with_each_hash(self, tools: Tools, hash: HashName) -> None:
         path = tools.key_file(f"rsa2048:rsassa-{hash}")
         assert sign_and_verify(tools.tpm.uri(path), tools.public_key(), tools.folder, hash=hash)
 
-    def test_a_key_with_a_hash_of_its_own_signs_with_that_one_only(self, tools: Tools) -> None:
+    def test_key_with_a_hash_of_its_own_refuses_others(self, tools: Tools) -> None:
         path = tools.key_file("ecc256:ecdsa-sha384")
         with open_key(tools.tpm.uri(path)) as key, pytest.raises(UnsupportedKeyError, match="sha384 only, not sha256"):
             key.sign(b"message")
@@ -70,7 +68,7 @@ class TestRestricted:
         kind, scheme, hash_name = request.param
         return tools.key_file(f"{kind}:{scheme}-{hash_name}:null", RESTRICTED), hash_name
 
-    def test_messages_of_any_length(self, tools: Tools, made: tuple[Path, HashName]) -> None:
+    def test_restricted_key_signs_messages_of_any_length(self, tools: Tools, made: tuple[Path, HashName]) -> None:
         path, hash_name = made
         with open_key(tools.tpm.uri(path)) as key:
             assert key.public_key() == tools.public_key()
@@ -79,7 +77,9 @@ class TestRestricted:
                 signature = key.sign(message, hash_name)
                 assert openssl_verifies(tools.folder, tools.public_key(), signature, message, hash_name), size
 
-    def test_a_message_that_looks_like_the_tpm_s_own(self, tools: Tools, made: tuple[Path, HashName]) -> None:
+    def test_restricted_key_refuses_messages_that_begin_like_the_tpm_s_own(
+        self, tools: Tools, made: tuple[Path, HashName]
+    ) -> None:
         path, hash_name = made
         with open_key(tools.tpm.uri(path)) as key:
             for message in (b"\xffTCG", b"\xffTCG" + bytes(5000)):
@@ -88,7 +88,7 @@ class TestRestricted:
             for message in (b"\xffTC", b"\xffTCH", b"xTCG" + bytes(5000), b" \xffTCG"):
                 assert key.sign(message, hash_name)
 
-    def test_at_a_handle(self, tools: Tools, made: tuple[Path, HashName]) -> None:
+    def test_restricted_key_at_a_handle_signs(self, tools: Tools, made: tuple[Path, HashName]) -> None:
         _, hash_name = made
         with tools.persisted() as handle, open_key(tools.tpm.uri(handle)) as key:
             message = bytes(3000)

@@ -1,4 +1,4 @@
-"""What passes the bus to a TPM: sessions, the storage root key that they are salted with, and its pinned Name."""
+"""What is sent to a TPM: sessions, the storage root key that they are salted with, and its pinned Name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def uri(proxy: TPMProxy, locked_file: Path) -> str:
 
 @pytest.fixture
 def persistent_srk(tools: Tools) -> str:
-    """Make the storage root key persistent where it is expected, and return its Name."""
+    """Make the storage root key persistent at the expected handle, and return its Name."""
     return persist_srk(tools, "ecc")
 
 
@@ -62,22 +62,22 @@ def sign(uri: str, pin: str | None = PASSWORD, times: int = 1) -> None:
 
 
 def signing(proxy: TPMProxy) -> list[Exchange]:
-    """Return the signatures. At the first use of a protected key, a TPM asks for the command again (RETRY)."""
+    """Return the signatures. At the first use of a protected key, a TPM wants the command again (RETRY)."""
     return [one for one in proxy.exchanges if one.code == SIGN and one.answer[6:10] == bytes(4)]
 
 
 class TestOnTheBus:
-    def test_no_auth_value_passes(self, proxy: TPMProxy, uri: str) -> None:
+    def test_no_auth_value_is_sent(self, proxy: TPMProxy, uri: str) -> None:
         sign(uri, times=3)
         assert len(signing(proxy)) == 3
         assert PASSWORD.encode() not in proxy.stream
 
-    def test_but_in_plain_sessions(self, proxy: TPMProxy, uri: str) -> None:
+    def test_auth_value_is_sent_in_plain_sessions(self, proxy: TPMProxy, uri: str) -> None:
         sign(f"{uri}&session=plain", times=3)
         assert proxy.stream.count(PASSWORD.encode()) >= 3
         assert START_AUTH_SESSION not in proxy.codes
 
-    def test_a_digest_is_encrypted(self, proxy: TPMProxy, uri: str) -> None:
+    def test_digest_is_encrypted(self, proxy: TPMProxy, uri: str) -> None:
         import hashlib
 
         digest = hashlib.sha256(b"message").digest()
@@ -86,36 +86,32 @@ class TestOnTheBus:
         sign(f"{uri}&session=plain")
         assert digest in proxy.stream
 
-    def test_one_session_is_started_with_a_salt_and_kept(self, proxy: TPMProxy, uri: str) -> None:
-        sign(uri, times=4)
-        [start] = [exchange.command for exchange in proxy.exchanges if exchange.code == START_AUTH_SESSION]
-        salt_key, bound_to = start[10:14], start[14:18]
-        assert salt_key[0] == 0x80
-        assert bound_to == NULL_HANDLE
-        assert start.endswith(bytes.fromhex("0006 0080 0043 000b"))  # AES-128-CFB, SHA-256
+    def test_each_signature_has_a_salted_session_without_a_resource_manager(self, proxy: TPMProxy, uri: str) -> None:
+        sign(uri, times=3)
+        starts = [exchange.command for exchange in proxy.exchanges if exchange.code == START_AUTH_SESSION]
+        assert len(starts) == len(signing(proxy)) == 3
+        for start in starts:
+            salt_key, bound_to = start[10:14], start[14:18]
+            assert salt_key[0] == 0x80
+            assert bound_to == NULL_HANDLE
+            assert start.endswith(bytes.fromhex("0006 0080 0043 000b"))  # AES-128-CFB, SHA-256
         for exchange in signing(proxy):
             session, attributes = exchange.command[18], exchange.command[18 + 4 + 2 + 32]
             assert session == SESSION_HANDLE
             assert attributes & DECRYPT
 
-    def test_an_empty_auth_value_is_no_secret(self, proxy: TPMProxy, ec_file: Path) -> None:
+    def test_key_with_an_empty_auth_value_starts_no_session(self, proxy: TPMProxy, ec_file: Path) -> None:
         sign(uri_through(proxy, ec_file), None)
         assert START_AUTH_SESSION not in proxy.codes
         assert signing(proxy)[0].command[18:22] == PASSWORD_HANDLE
 
-    def test_two_keys_of_a_process_share_a_session(self, proxy: TPMProxy, uri: str) -> None:
-        with open_key(uri, PASSWORD) as one, open_key(uri, PASSWORD) as another:
-            for key in (one, another, one, another):
-                assert key.sign(b"message")
-        assert proxy.codes.count(START_AUTH_SESSION) == 1
-
-    def test_a_session_of_another_kind_is_refused(self, uri: str) -> None:
+    def test_unknown_kind_of_session_is_refused(self, uri: str) -> None:
         with pytest.raises(UsageError, match=r"session=none.*encrypted, plain"):
             open_key(f"{uri}&session=none", PASSWORD)
 
 
 class TestStorageRootKey:
-    def test_it_is_the_owner_s_primary_key(self, proxy: TPMProxy, uri: str, pins: Path) -> None:
+    def test_srk_is_the_owner_s_primary_key(self, proxy: TPMProxy, uri: str, pins: Path) -> None:
         sign(uri)
         [pin] = pins.iterdir()
         esys = ESAPI(proxy.tcti)
@@ -130,7 +126,7 @@ class TestStorageRootKey:
         assert pin.read_text().splitlines() == [name, proxy.tcti]
         assert (pins.stat().st_mode & 0o777, pin.stat().st_mode & 0o777) == (0o700, 0o600)
 
-    def test_it_is_the_persistent_one_where_there_is_one(
+    def test_srk_is_the_persistent_key_if_there_is_one(
         self, proxy: TPMProxy, uri: str, pins: Path, persistent_srk: str
     ) -> None:
         sign(uri)
@@ -139,14 +135,14 @@ class TestStorageRootKey:
         [start] = [exchange.command for exchange in proxy.exchanges if exchange.code == START_AUTH_SESSION]
         assert start[10:14] == SRK.to_bytes(4)
 
-    def test_a_signing_key_in_its_place_is_passed_over(self, tools: Tools, proxy: TPMProxy, uri: str) -> None:
+    def test_signing_key_at_the_srk_s_handle_is_ignored(self, tools: Tools, proxy: TPMProxy, uri: str) -> None:
         tools.tpm.persist(SRK, "ecc256")
         sign(uri)
         [start] = [exchange.command for exchange in proxy.exchanges if exchange.code == START_AUTH_SESSION]
         assert start[10] == 0x80
 
     @pytest.mark.parametrize("persistent_parent", [""], indirect=True)
-    def test_it_is_the_key_s_persistent_parent(
+    def test_srk_is_the_key_s_persistent_parent(
         self, tools: Tools, proxy: TPMProxy, pins: Path, persistent_parent: str
     ) -> None:
         path = tools.key_file_under(persistent_parent, tools.path("key.pem"), "-G", "ecc256", "-p", PASSWORD)
@@ -155,7 +151,7 @@ class TestStorageRootKey:
         assert start[10:14] == bytes.fromhex(persistent_parent[2:])
         assert [pin.name.partition("-")[0] for pin in pins.iterdir()] == [persistent_parent]
 
-    def test_another_one_is_an_error_before_an_auth_value_is_sent(
+    def test_another_srk_is_an_error_before_an_auth_value_is_sent(
         self, tools: Tools, proxy: TPMProxy, uri: str, pins: Path
     ) -> None:
         sign(uri)
@@ -170,7 +166,7 @@ class TestStorageRootKey:
         assert not {SIGN, START_AUTH_SESSION} & set(proxy.codes)
         assert pin.read_text() == first
 
-    def test_another_one_is_accepted_once_for_all(self, tools: Tools, uri: str, pins: Path) -> None:
+    def test_another_srk_is_pinned_when_it_is_accepted(self, tools: Tools, uri: str, pins: Path) -> None:
         sign(uri)
         name = persist_srk(tools, "rsa")
         sign(f"{uri}&accept-new-srk=true")
@@ -179,12 +175,12 @@ class TestStorageRootKey:
         with pytest.raises(UsageError, match="accept-new-srk=yes"):
             sign(f"{uri}&accept-new-srk=yes")
 
-    def test_a_plain_session_does_without(self, tools: Tools, uri: str, pins: Path) -> None:
+    def test_plain_session_ignores_the_srk(self, tools: Tools, uri: str, pins: Path) -> None:
         sign(uri)
         persist_srk(tools, "rsa")
         sign(f"{uri}&session=plain")
 
-    def test_a_name_in_the_uri_pins_it_for_good(self, tools: Tools, uri: str, pins: Path) -> None:
+    def test_name_in_the_uri_pins_the_srk(self, tools: Tools, uri: str, pins: Path) -> None:
         sign(uri)
         [pin] = pins.iterdir()
         name = pin.read_text().splitlines()[0]
@@ -198,17 +194,19 @@ class TestStorageRootKey:
                 sign(f"{uri}&srk-name={name}{query}")
 
     @pytest.mark.parametrize("name", ["000b00", "000b" + "g" * 64, "0004" + "0" * 40, "000c" + "0" * 64])
-    def test_what_is_no_name_is_refused(self, uri: str, name: str) -> None:
-        with pytest.raises(UsageError, match="is no TPM Name"):
+    def test_invalid_srk_name_is_refused(self, uri: str, name: str) -> None:
+        with pytest.raises(UsageError, match="is not a TPM Name"):
             open_key(f"{uri}&srk-name={name}", PASSWORD)
 
-    def test_each_tcti_has_a_pin_of_its_own(self, tools: Tools, uri: str, locked_file: Path, pins: Path) -> None:
+    def test_each_tcti_has_a_pinned_name_of_its_own(
+        self, tools: Tools, uri: str, locked_file: Path, pins: Path
+    ) -> None:
         sign(uri)
         sign(tools.tpm.uri(locked_file))
         assert len(list(pins.iterdir())) == 2
 
     @pytest.mark.parametrize("place", ["/dev/null", "", "readable"])
-    def test_where_it_can_not_be_pinned_there_is_a_warning(
+    def test_warning_is_given_when_the_srk_can_not_be_pinned(
         self, uri: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         if place == "readable":
@@ -224,7 +222,7 @@ class TestStorageRootKey:
             sign(f"{uri}&srk-name={name}")
 
 
-def test_a_pin_that_others_could_have_written_does_not_count(uri: str, pins: Path) -> None:
+def test_pinned_name_is_ignored_when_others_can_write_it(uri: str, pins: Path) -> None:
     sign(uri)
     [pin] = pins.iterdir()
     pin.write_text("000b" + "0" * 64)
@@ -237,10 +235,12 @@ def test_a_pin_that_others_could_have_written_does_not_count(uri: str, pins: Pat
 
 
 class TestInterposer:
-    """Something between us and the TPM that changes what passes."""
+    """Something between hwsigner and the TPM that changes what passes."""
 
-    def test_a_name_alone_proves_nothing(self, tools: Tools, proxy: TPMProxy, uri: str, persistent_srk: str) -> None:
-        """A public area of the interposer's with the Name of the TPM's key."""
+    def test_forged_public_area_is_refused_in_spite_of_its_name(
+        self, tools: Tools, proxy: TPMProxy, uri: str, persistent_srk: str
+    ) -> None:
+        """The interposer sends a public area of its own with the Name of the TPM's key."""
         sign(uri)
         forward = proxy._forward
         replaced = []
@@ -262,7 +262,7 @@ class TestInterposer:
         assert replaced
         assert not {SIGN, START_AUTH_SESSION} & set(proxy.codes)
 
-    def test_to_hide_the_persistent_one_does_not_help(self, proxy: TPMProxy, uri: str, tools: Tools) -> None:
+    def test_hidden_persistent_srk_is_an_error(self, proxy: TPMProxy, uri: str, tools: Tools) -> None:
         persist_srk(tools, "rsa")
         sign(uri)
         proxy.decide = lambda command: 0x18B if command[6:14] == READ_PUBLIC.to_bytes(4) + SRK.to_bytes(4) else "pass"
@@ -271,9 +271,7 @@ class TestInterposer:
             sign(uri)
         assert SIGN not in proxy.codes
 
-    def test_to_claim_that_the_owner_wants_an_auth_value_does_not_help(
-        self, proxy: TPMProxy, uri: str, pins: Path
-    ) -> None:
+    def test_pinned_srk_that_can_not_be_checked_is_an_error(self, proxy: TPMProxy, uri: str, pins: Path) -> None:
         with open_key(uri, PASSWORD) as key:
             assert key.sign(b"message")
         with open_key(uri, PASSWORD) as key:
@@ -284,7 +282,7 @@ class TestInterposer:
         assert SIGN not in proxy.codes
 
 
-def test_where_the_owner_wants_an_auth_value_the_null_hierarchy_salts(
+def test_null_hierarchy_salts_sessions_when_the_owner_has_an_auth_value(
     tools: Tools, proxy: TPMProxy, locked_file: Path, pins: Path
 ) -> None:
     with open_key(uri_through(proxy, locked_file), PASSWORD) as key:

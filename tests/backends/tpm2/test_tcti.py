@@ -1,4 +1,4 @@
-"""Which TPM, and what is said of one that can't be reached."""
+"""Which TPM is used, and the errors for one that can't be reached."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from urllib.parse import quote
 
 import pytest
 
-from hwsigner.backends.tpm2 import tcti as _tpm2_tabrmd
-from hwsigner.backends.tpm2 import tcti as _tpm2_tcti
-from hwsigner.backends.tpm2.tcti import is_running, tcti_of, unavailable
+from hwsigner.backends.tpm2 import tcti as tcti_module
+from hwsigner.backends.tpm2.tcti import is_tabrmd_running, tcti_of, unavailable
 from hwsigner.errors import BackendUnavailableError
 from hwsigner.key import open_key
 from hwsigner.uri import KeyURI
@@ -30,9 +29,9 @@ HANDLE = KeyURI.parse("handle:0x81000001")
 
 @pytest.fixture(autouse=True)
 def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
-    """The paths in the place of /dev/tpmrm0 and /dev/tpm0, where nothing is; and there is no D-Bus."""
+    """Paths in place of /dev/tpmrm0 and /dev/tpm0, at which there is nothing; and no D-Bus."""
     paths = {name: tmp_path / name for name in ("tpmrm0", "tpm0")}
-    monkeypatch.setattr(_tpm2_tcti, "_DEVICES", tuple(map(str, paths.values())))
+    monkeypatch.setattr(tcti_module, "_DEVICES", tuple(map(str, paths.values())))
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/hwsigner-none")
     return paths
 
@@ -41,12 +40,14 @@ class TestWhichTPM:
     @pytest.mark.parametrize(
         ("present", "first"), [(["tpm0"], "tpm0"), (["tpmrm0"], "tpmrm0"), (["tpm0", "tpmrm0"], "tpmrm0")]
     )
-    def test_the_kernel_s_devices(self, devices: dict[str, Path], present: list[str], first: str) -> None:
+    def test_kernel_resource_manager_is_preferred_to_the_device(
+        self, devices: dict[str, Path], present: list[str], first: str
+    ) -> None:
         for name in present:
             devices[name].touch()
         assert tcti_of(HANDLE) == f"device:{devices[first]}"
 
-    def test_what_is_named_goes_before_in_this_order(
+    def test_uri_and_variables_take_precedence_in_this_order(
         self, devices: dict[str, Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         devices["tpmrm0"].touch()
@@ -56,17 +57,17 @@ class TestWhichTPM:
             assert tcti_of(HANDLE) == tcti
         assert tcti_of(HANDLE.with_query("tcti", "swtpm:port=1")) == "swtpm:port=1"
 
-    def test_an_empty_variable_names_none(self, devices: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_empty_variable_is_ignored(self, devices: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
         devices["tpm0"].touch()
         for name in ("TPM_DEVICE", "TPM2TOOLS_TCTI", "TPM2_TCTI"):
             monkeypatch.setenv(name, "")
         assert tcti_of(HANDLE) == f"device:{devices['tpm0']}"
 
-    def test_none_at_all(self, devices: dict[str, Path]) -> None:
+    def test_no_tpm_is_an_error_that_says_where_it_was_looked_for(self, devices: dict[str, Path]) -> None:
         with pytest.raises(BackendUnavailableError) as caught:
             open_key(HANDLE)
         absent = " and no ".join(map(str, devices.values()))
-        assert caught.value.message == f"found no TPM: tabrmd does not run, and there is no {absent}"
+        assert caught.value.message == f"found no TPM: tabrmd is not running, and there is no {absent}"
         assert "--tcti" in caught.value.hint
 
 
@@ -75,13 +76,13 @@ class TestTabrmd:
     def tabrmd(
         self, swtpm: SoftTPM, devices: dict[str, Path], monkeypatch: pytest.MonkeyPatch
     ) -> Iterator[ResourceManager]:
-        """A tabrmd on what serves as the system's bus, beside the kernel's."""
+        """A tabrmd on a bus in place of the system's, beside the kernel's resource manager."""
         devices["tpmrm0"].touch()
         with ResourceManager(swtpm) as manager:
             monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", manager.env["DBUS_SESSION_BUS_ADDRESS"])
             yield manager
 
-    def test_counts_while_it_runs(self, tabrmd: ResourceManager, devices: dict[str, Path]) -> None:
+    def test_tabrmd_is_used_while_it_runs(self, tabrmd: ResourceManager, devices: dict[str, Path]) -> None:
         assert tcti_of(HANDLE) == "tabrmd"
         assert tcti_of(HANDLE.with_query("tcti", "swtpm:port=1")) == "swtpm:port=1"
         tabrmd.stop_manager()
@@ -89,7 +90,7 @@ class TestTabrmd:
         tabrmd.start_manager()
         assert tcti_of(HANDLE) == "tabrmd"
 
-    def test_signs(self, ec_file: Path, tabrmd: ResourceManager, tmp_path: Path) -> None:
+    def test_key_signs_through_tabrmd(self, ec_file: Path, tabrmd: ResourceManager, tmp_path: Path) -> None:
         # In a process of its own: GLib ends the one whose bus goes away.
         command = [sys.executable, "-m", "hwsigner", "sign-string", "--private-key", str(ec_file)]
         environment = {name: os.environ[name] for name in ("PATH", "DBUS_SYSTEM_BUS_ADDRESS")} | {"HOME": str(tmp_path)}
@@ -107,24 +108,28 @@ class TestTabrmd:
         ],
         ids=["nothing", "refusal", "silence", "another answer", "too little"],
     )
-    def test_a_bus_that_is_none(self, short_folder: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    def test_tabrmd_is_not_used_when_the_bus_answers_garbage(
+        self, short_folder: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes
+    ) -> None:
         path = str(short_folder / "bus")
         monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={quote(path)},guid=1")
         with answering(path, answer):
-            assert not is_running()
+            assert not is_tabrmd_running()
 
-    def test_a_bus_that_says_nothing(self, short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_tabrmd_is_not_used_when_the_bus_is_silent(
+        self, short_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         path = str(short_folder / "bus")
         monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={path}")
-        monkeypatch.setattr(_tpm2_tabrmd, "_SECONDS", 0.01)
+        monkeypatch.setattr(tcti_module, "_SECONDS", 0.01)
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(path)
             listener.listen()
-            assert not is_running()
+            assert not is_tabrmd_running()
 
     @pytest.mark.parametrize("order", ["<", ">"])
     @pytest.mark.parametrize("owned", [0, 1])
-    def test_a_bus_of_either_byte_order(
+    def test_bus_may_answer_in_either_byte_order(
         self, short_folder: Path, monkeypatch: pytest.MonkeyPatch, order: str, owned: int
     ) -> None:
         path = str(short_folder / "bus")
@@ -134,17 +139,17 @@ class TestTabrmd:
         reply = letter + b"\2\1\1" + struct.pack(f"{order}III", 4, 2, 8)
         reply += b"\5\1u\0" + struct.pack(f"{order}II", 2, owned)
         with answering(path, b"OK 1234\r\n" + signal + reply):
-            assert is_running() is bool(owned)
+            assert is_tabrmd_running() is bool(owned)
 
     @pytest.mark.parametrize("address", ["", "tcp:host=::1,port=1", "unix:abstract=x", "unix:path=/hwsigner-none"])
-    def test_no_bus(self, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    def test_tabrmd_is_not_used_without_a_bus(self, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
         monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", address)
-        assert not is_running()
+        assert not is_tabrmd_running()
 
 
 @contextmanager
 def answering(path: str, answer: bytes) -> Iterator[None]:
-    """Listen on a Unix socket, and answer whoever connects before reading anything."""
+    """Listen on a Unix socket, and answer a client before reading anything."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
@@ -172,7 +177,7 @@ def answering(path: str, answer: bytes) -> Iterator[None]:
         ("swtpm:nonsense=1", "the TPM at swtpm:nonsense=1 does not answer"),
     ],
 )
-def test_a_tpm_that_is_not_there_is_named(ec_file: Path, tcti: str, message: str) -> None:
+def test_missing_tpm_is_an_error_that_names_it(ec_file: Path, tcti: str, message: str) -> None:
     for name in (f"path={ec_file}", "handle=0x81000001"):
         with pytest.raises(BackendUnavailableError, match=message):
             open_key(f"tpm2:{name}?tcti={quote(tcti)}")
@@ -186,7 +191,9 @@ def test_a_tpm_that_is_not_there_is_named(ec_file: Path, tcti: str, message: str
         (errno.EIO, "TPM device /dev/null can't be opened: Input/output error"),
     ],
 )
-def test_a_device_that_can_not_be_opened_says_why(monkeypatch: pytest.MonkeyPatch, number: int, message: str) -> None:
+def test_device_that_can_not_be_opened_is_an_error_that_says_why(
+    monkeypatch: pytest.MonkeyPatch, number: int, message: str
+) -> None:
     opened = os.open
 
     def refuse(path: str, flags: int, mode: int = 0o777) -> int:
@@ -200,7 +207,7 @@ def test_a_device_that_can_not_be_opened_says_why(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("name", ["TPM2_TCTI", "TPM2TOOLS_TCTI"])
-def test_the_variable_that_names_it_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_error_names_the_variable_that_names_the_tpm(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "swtpm:path=/hwsigner-none")
     with pytest.raises(BackendUnavailableError, match=rf"the TPM at swtpm:path=/hwsigner-none \({name}\) does not"):
         open_key(HANDLE)
@@ -208,17 +215,17 @@ def test_the_variable_that_names_it_is_named(monkeypatch: pytest.MonkeyPatch, na
         open_key(HANDLE.with_query("tcti", "swtpm:path=/hwsigner-other"))
 
 
-def test_a_device_that_a_variable_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_the_variable_that_names_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TPM_DEVICE", "/dev/hwsigner-none")
     with pytest.raises(BackendUnavailableError, match=r"there is no TPM device /dev/hwsigner-none \(TPM_DEVICE\)"):
         open_key(HANDLE)
 
 
-def test_a_tabrmd_that_does_not_answer_says_whom_it_serves() -> None:
+def test_error_of_tabrmd_names_the_group_to_join() -> None:
     error = unavailable("tabrmd", OSError("silence"))
     assert (error.message, "group tss" in error.hint) == ("the TPM at tabrmd does not answer: silence", True)
     assert "--tcti" in unavailable("mssim", OSError("silence")).hint
 
 
-def test_the_device_where_none_is_named(devices: dict[str, Path]) -> None:
+def test_error_names_the_default_device(devices: dict[str, Path]) -> None:
     assert unavailable("device", OSError("silence")).message == f"there is no TPM device {devices['tpmrm0']}"

@@ -37,13 +37,13 @@ NOWHERE = "tcti=swtpm:path=/hwsigner-none"
         "handle:",
     ],
 )
-def test_a_uri_that_names_no_key(uri: str) -> None:
+def test_uri_that_names_no_key_is_refused(uri: str) -> None:
     with pytest.raises(UsageError):
         open_key(uri)
 
 
-def test_an_nv_index_is_no_key() -> None:
-    with pytest.raises(UsageError, match="tpm2:nv=0x1c10000 names a certificate and no key"):
+def test_nv_index_is_refused_as_a_key() -> None:
+    with pytest.raises(UsageError, match="tpm2:nv=0x1c10000 names a certificate, not a key"):
         open_key("tpm2:nv=0x1c10000")
 
 
@@ -63,19 +63,19 @@ def test_an_nv_index_is_no_key() -> None:
         ("handle:0x81000001", "can't name a certificate: it names a key"),
     ],
 )
-def test_a_uri_that_names_no_certificate(uri: str, fault: str) -> None:
+def test_uri_that_names_no_certificate_is_refused(uri: str, fault: str) -> None:
     with pytest.raises(UsageError, match=fault):
         find_certificates(uri)
 
 
 @pytest.mark.parametrize("index", ["0x1c10000", "0x01c10000", "0X01C10000"])
-def test_an_nv_index_is_written_as_people_do(index: str) -> None:
+def test_nv_index_may_have_leading_zeros_and_capitals(index: str) -> None:
     with pytest.raises(BackendUnavailableError, match="/hwsigner-none"):
         find_certificates(f"tpm2:nv={index}?{NOWHERE}")
 
 
 class Index:
-    """The NV index of the tests, in which something is written."""
+    """The NV index of the tests."""
 
     def __init__(self, tools: Tools) -> None:
         self.tools = tools
@@ -96,13 +96,13 @@ class Index:
         self.tools.run("tpm2_nvdefine", "-Q", INDEX, "-C", "o", "-s", str(size), "-a", attributes, *options)
 
     def certificates(self) -> list[bytes]:
-        """Return what is found in it."""
+        """Return the certificates that are found in it."""
         found = find_certificates(self.uri)
         assert {item.uri for item in found} == {f"tpm2:nv={INDEX}"}
         return [item.der for item in found]
 
     def refusal(self) -> CertificateError:
-        """Return why nothing is."""
+        """Return the error of reading it."""
         with pytest.raises(CertificateError) as caught:
             find_certificates(self.uri)
         assert caught.value.message.startswith("NV index 0x01c10000 ")
@@ -125,27 +125,27 @@ def der(certificate: Certificate) -> bytes:
     return certificate.public_bytes(Encoding.DER)
 
 
-class TestWhatIsInIt:
+class TestContent:
     @pytest.mark.parametrize("padding", [b"", b"\0", b"\0" * 300, b"\xff" * 700])
     @pytest.mark.parametrize("write", [der, certs.pem])
-    def test_a_certificate_in_der_or_pem(
+    def test_certificate_is_read_in_der_or_pem_with_padding(
         self, index: Index, leaf: Certificate, write: Callable[[Certificate], bytes], padding: bytes
     ) -> None:
         index.write(write(leaf) + padding)
         assert index.certificates() == [der(leaf)]
 
-    def test_a_place_that_was_not_filled(self, index: Index, leaf: Certificate) -> None:
+    def test_certificate_is_read_from_a_larger_index(self, index: Index, leaf: Certificate) -> None:
         index.write(der(leaf), size=2000)
         assert index.certificates() == [der(leaf)]
 
     @pytest.mark.parametrize("write", [der, certs.pem])
-    def test_a_chain(
+    def test_chain_is_read(
         self, index: Index, ca: certs.Authority, leaf: Certificate, write: Callable[[Certificate], bytes]
     ) -> None:
         index.write(write(leaf) + write(ca.certificate) + bytes(10))
         assert index.certificates() == [der(leaf), der(ca.certificate)]
 
-    def test_more_than_a_tpm_reads_at_once(self, index: Index, ca: certs.Authority, leaf: Certificate) -> None:
+    def test_certificates_are_read_in_several_parts(self, index: Index, ca: certs.Authority, leaf: Certificate) -> None:
         index.write(certs.pem(leaf) * 2, size=2048)
         assert len(certs.pem(leaf) * 2) > 1024
         assert index.certificates() == [der(leaf)] * 2
@@ -153,18 +153,18 @@ class TestWhatIsInIt:
     @pytest.mark.parametrize(
         "data", [b"\0" * 10, b"text", b"\x30\x82\x10\x00" + bytes(50), b"\x30", b"-----BEGIN X-----"]
     )
-    def test_something_else(self, index: Index, data: bytes) -> None:
+    def test_index_without_a_certificate_is_refused(self, index: Index, data: bytes) -> None:
         index.write(data)
         refusal = index.refusal()
         assert "holds no certificate" in refusal.message
         assert refusal.hint
 
-    def test_a_private_key_in_pem(self, index: Index) -> None:
+    def test_index_with_a_private_key_is_refused(self, index: Index) -> None:
         index.write(b"-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n")
         assert "holds no certificate" in index.refusal().message
 
 
-class TestWhoMayReadIt:
+class TestAccess:
     @pytest.mark.parametrize(
         "attributes",
         [
@@ -175,35 +175,35 @@ class TestWhoMayReadIt:
             "ownerwrite|ownerread|policyread",
         ],
     )
-    def test_all(self, index: Index, leaf: Certificate, attributes: str) -> None:
+    def test_index_that_anybody_may_read_is_read(self, index: Index, leaf: Certificate, attributes: str) -> None:
         index.write(der(leaf), attributes=attributes)
         assert index.certificates() == [der(leaf)]
 
-    def test_who_satisfies_a_policy(self, index: Index, leaf: Certificate) -> None:
+    def test_index_with_a_policy_is_refused(self, index: Index, leaf: Certificate) -> None:
         policy = index.tools.path("policy")
         policy.write_bytes(bytes(32))
         index.write(der(leaf), attributes="ownerwrite|policyread", policy=str(policy))
-        assert "can be read with a policy alone" in index.refusal().message
+        assert "can be read only with a policy" in index.refusal().message
 
-    def test_who_knows_an_auth_value(self, index: Index, leaf: Certificate) -> None:
+    def test_index_with_an_auth_value_is_refused(self, index: Index, leaf: Certificate) -> None:
         index.write(der(leaf), attributes="ownerwrite|authread|no_da", auth=PASSWORD)
         for _ in range(5):
             assert "wants an auth value" in index.refusal().message
         assert index.tools.counted_failures() == 0
 
-    def test_who_knows_an_auth_value_that_is_guarded(self, index: Index, leaf: Certificate) -> None:
+    def test_empty_auth_value_is_tried_once_when_a_wrong_one_counts(self, index: Index, leaf: Certificate) -> None:
         index.write(der(leaf), attributes="ownerwrite|authread", auth=PASSWORD)
         for _ in range(5):
             assert "wants an auth value" in index.refusal().message
         assert index.tools.counted_failures() == 1
 
-    def test_the_empty_auth_value_is_not_the_one_that_locks_the_tpm(self, index: Index, leaf: Certificate) -> None:
+    def test_empty_auth_value_is_not_tried_when_it_could_lock_the_tpm(self, index: Index, leaf: Certificate) -> None:
         index.write(der(leaf), attributes="ownerwrite|authread", auth=PASSWORD)
         index.tools.set_lockout(1)
         assert "one more wrong one locks the TPM" in index.refusal().message
         assert index.tools.counted_failures() == 0
 
-    def test_the_owner_whose_auth_value_is_set(self, index: Index, leaf: Certificate) -> None:
+    def test_index_of_an_owner_with_an_auth_value_is_refused(self, index: Index, leaf: Certificate) -> None:
         tools = index.tools
         index.write(der(leaf), attributes="ownerwrite|ownerread")
         tools.run("tpm2_changeauth", "-c", "owner", PASSWORD)
@@ -212,17 +212,17 @@ class TestWhoMayReadIt:
         finally:
             tools.run("tpm2_changeauth", "-c", "owner", "-p", PASSWORD)
 
-    def test_nobody_before_it_was_written(self, index: Index) -> None:
+    def test_index_that_was_never_written_is_refused(self, index: Index) -> None:
         index.define(READABLE, 100)
         assert "was never written" in index.refusal().message
 
-    def test_nobody_while_it_is_locked(self, index: Index, leaf: Certificate) -> None:
+    def test_index_that_is_locked_is_refused(self, index: Index, leaf: Certificate) -> None:
         index.write(der(leaf), attributes=f"{READABLE}|read_stclear")
         index.tools.run("tpm2_nvreadlock", "-C", "o", INDEX)
         assert "is locked against reading" in index.refusal().message
 
 
-def test_an_nv_index_that_is_not_there(tools: Tools) -> None:
+def test_missing_index_is_an_error_that_lists_those_that_exist(tools: Tools) -> None:
     uri = f"tpm2:nv={INDEX}?tcti={tools.tpm.tcti}"
     with pytest.raises(CertificateError, match=r"the TPM has no NV index 0x01c10000\. It has none"):
         find_certificates(uri)
@@ -236,7 +236,7 @@ def test_an_nv_index_that_is_not_there(tools: Tools) -> None:
             tools.run("tpm2_nvundefine", "-C", "o", name)
 
 
-def test_an_identity_is_in_the_tpm_as_a_whole(index: Index, ca: certs.Authority, ec_file: Path) -> None:
+def test_identity_has_its_key_and_chain_in_the_tpm(index: Index, ca: certs.Authority, ec_file: Path) -> None:
     tpm = index.tools.tpm
     issued = certs.issue(ca, tpm.public_key(ec_file))
     index.write(der(issued) + der(ca.certificate))

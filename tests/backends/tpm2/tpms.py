@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tpm2_pytss import ESAPI, TPM2_CAP
+from tpm2_pytss import ESAPI, TPM2_CAP, TPM2_CC, TPM2_ST
 
 from backends.contract import openssl_verifies
 from hwsigner.backends.tpm2.encode import write_tss2_pem
@@ -141,6 +145,33 @@ def handles_in(tpm: SoftTPM) -> list[str]:
 def _handles(esys: ESAPI, first: int) -> list[int]:
     _, answer = esys.get_capability(TPM2_CAP.HANDLES, first, 100)  # The list is a part of it.
     return [int(handle) for handle in answer.data.handles]
+
+
+_SIGNER = """
+import sys
+from hwsigner.key import open_key
+for uri in sys.argv[1:]:
+    with open_key(uri) as key:
+        for number in range(10):
+            print(key.sign(b"%d" % number).hex())
+"""
+
+
+def start_signer(*uris: str, **environment: str) -> subprocess.Popen[str]:
+    """Start a process that prints ten signatures of each key, one per line."""
+    root = Path(__file__).parents[3]
+    env = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PYTHONPATH": str(root)} | environment
+    command = [sys.executable, "-c", _SIGNER, *uris]
+    return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def flush(tpm: SoftTPM, handles: list[str]) -> None:
+    """Flush what is in a TPM by its handles: hash sequences too, which tpm2_flushcontext can't."""
+    esys = ESAPI(tpm.tcti)
+    for handle in handles:
+        esys.tcti.transmit(struct.pack(">HIII", TPM2_ST.NO_SESSIONS, 14, TPM2_CC.FlushContext, int(handle, 16)))
+        esys.tcti.receive()
+    esys.close()
 
 
 def read_der(path: Path) -> bytes:

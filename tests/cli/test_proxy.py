@@ -1,4 +1,4 @@
-"""How a command reaches the service: through proxies, at the region's own host; and what it loads for that."""
+"""How a command reaches the service, through proxies and at the region's host, and which modules it loads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOSTS = (
 
 @pytest.fixture
 def aws(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    """An emulator that answers as the service's own hosts do, and whose CA is trusted."""
+    """An emulator with the host names of the real service and a trusted CA."""
     with Emulator(World.simple(scene.ca.certificate), tls=True, host_names=HOSTS) as emulator:
         monkeypatch.setenv("AWS_CA_BUNDLE", str(emulator.ca_file))
         yield emulator
@@ -30,7 +30,7 @@ def aws(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
 
 @pytest.fixture
 def heads(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
-    """The heads of the requests to a proxy, which HTTPS_PROXY names, with a password."""
+    """The heads of the requests to the proxy in HTTPS_PROXY, which requires a password."""
     heads: list[bytes] = []
     port = int(aws.url.rpartition(":")[2])
     with Server(connect_proxy(heads, {f"{host}:443": port for host in HOSTS}, "Basic dXNlcjpzZWNyZXQ=")) as proxy:
@@ -39,7 +39,7 @@ def heads(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes
 
 
 @pytest.mark.parametrize("flags", [(), ("--with-proxy",), ("--with-proxy=false",)])
-def test_a_proxy_with_and_without_the_flag(
+def test_proxy_is_used_with_and_without_the_flag(
     scene: Scene, aws: Emulator, heads: list[bytes], flags: tuple[str, ...]
 ) -> None:
     outcome = scene.credentials(*flags, endpoint=None)
@@ -51,7 +51,7 @@ def test_a_proxy_with_and_without_the_flag(
 @pytest.mark.parametrize(
     ("variable", "host"), [("AWS_USE_FIPS_ENDPOINT", HOSTS[1]), ("AWS_USE_DUALSTACK_ENDPOINT", HOSTS[2])]
 )
-def test_fips_and_dual_stack_hosts(
+def test_fips_and_dual_stack_hosts_are_reached(
     scene: Scene, aws: Emulator, heads: list[bytes], monkeypatch: pytest.MonkeyPatch, variable: str, host: str
 ) -> None:
     monkeypatch.setenv(variable, "true")
@@ -59,7 +59,7 @@ def test_fips_and_dual_stack_hosts(
     assert dict(aws.requests[0].headers)["Host"] == host
 
 
-def test_no_proxy_goes_past_it(
+def test_no_proxy_bypasses_the_proxy(
     scene: Scene, aws: Emulator, heads: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "service.invalid")
@@ -68,7 +68,7 @@ def test_no_proxy_goes_past_it(
     assert heads == []
 
 
-def test_a_refusing_proxy_is_named_without_its_password(
+def test_proxy_that_refuses_is_an_error_that_hides_the_password(
     scene: Scene, aws: Emulator, heads: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", os.environ["HTTPS_PROXY"].replace("secret", "sesame"))
@@ -78,12 +78,12 @@ def test_a_refusing_proxy_is_named_without_its_password(
     assert "sesame" not in outcome.err
 
 
-def test_a_cold_run_loads_what_it_uses(scene: Scene) -> None:
+def test_cold_run_loads_only_the_modules_it_uses(scene: Scene) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "hwsigner", "credential-process", *scene.flags()]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert {"hwsigner.aws.create_session", "http.client", "cryptography.x509"} <= loaded
-    needless = {
+    unneeded = {
         "asn1crypto",
         "asyncio",
         "ctypes",
@@ -103,4 +103,4 @@ def test_a_cold_run_loads_what_it_uses(scene: Scene) -> None:
         "tpm2_pytss",
         "urllib.request",
     }
-    assert loaded & needless == set()
+    assert loaded & unneeded == set()

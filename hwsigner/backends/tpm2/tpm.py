@@ -1,0 +1,274 @@
+"""A TPM, as one thread uses it: an ESAPI context, what is loaded through it, and sessions that prove auth values.
+
+Behind a resource manager, keys and sessions stay loaded. Without one, a TPM has three slots for the keys of all
+programs. So each key is loaded once and its saved context kept in memory; each use loads that context and flushes it.
+
+By default an HMAC session proves an auth value, which is not sent itself. The session's key comes from a salt that is
+encrypted to the storage root key. The session also encrypts the first parameter of each command and answer
+(AES-128-CFB). An empty auth value is no secret, and needs no session.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+os.environ.setdefault("TSS2_LOG", "all+NONE")  # The libraries print a line for each refusal otherwise.
+
+from tpm2_pytss import (
+    ESAPI,
+    ESYS_TR,
+    TPM2_ALG,
+    TPM2_CAP,
+    TPM2_CC,
+    TPM2_PT,
+    TPM2_SE,
+    TPM2_ST,
+    TPM2_SU,
+    TPMA_SESSION,
+    TPMS_CONTEXT,
+    TPMT_SYM_DEF,
+    TPMU_SYM_KEY_BITS,
+    TPMU_SYM_MODE,
+    TSS2_Exception,
+)
+
+from hwsigner.backends.tpm2.errors import BAD_TR, INITIALIZE, OBJECT_MEMORY, code, is_answer, is_lost, is_not_now
+from hwsigner.backends.tpm2.process_lock import is_managed
+from hwsigner.backends.tpm2.srk import TrustedSRK, storage_root_key
+from hwsigner.backends.tpm2.tcti import unavailable
+from hwsigner.errors import PinLockedError
+
+Load = Callable[[], ESYS_TR]
+_FIRST_OBJECT = 0x1000  # ESYS handles of hierarchies are lower.
+_AES_128_CFB = TPMT_SYM_DEF(
+    algorithm=TPM2_ALG.AES, keyBits=TPMU_SYM_KEY_BITS(aes=128), mode=TPMU_SYM_MODE(aes=TPM2_ALG.CFB)
+)
+_NO_CIPHER = TPMT_SYM_DEF(algorithm=TPM2_ALG.NULL)
+_ATTRIBUTES = TPMA_SESSION.CONTINUESESSION | TPMA_SESSION.DECRYPT | TPMA_SESSION.ENCRYPT
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """How auth values are proven.
+
+    Attributes:
+        plain: send them as passwords, unencrypted.
+        srk: which storage root key is the right one.
+    """
+
+    plain: bool = False
+    srk: TrustedSRK = field(default_factory=TrustedSRK)
+
+
+class Lockout(NamedTuple):
+    """The TPM's protection against guessing (TPM 2.0 Library, part 1, 19.8).
+
+    Attributes:
+        failures: how many wrong auth values it counts now.
+        limit: at so many, every protected key is locked.
+        interval: seconds until one failure is forgotten; 0 if the protection is off.
+    """
+
+    failures: int
+    limit: int
+    interval: int
+
+    @property
+    def left(self) -> int | None:
+        """How many more wrong auth values lock the TPM; None for any number."""
+        return max(self.limit - self.failures, 0) if self.interval else None
+
+    @property
+    def way_out(self) -> str:
+        """What to do about too many failures, as a hint."""
+        return (
+            f"Wait {self.interval} seconds, after which the TPM forgets one, "
+            "or run tpm2_dictionarylockout --clear-lockout"
+        )
+
+    def error(self, tcti: str, subject: str) -> PinLockedError:
+        """Return the error of a key that can't be used now.
+
+        Args:
+            tcti: the TPM's TCTI.
+            subject: the key, as messages name it.
+        """
+        return PinLockedError(f"the TPM at {tcti} is in lockout, so {subject} can't be used", self.way_out)
+
+
+class TPM:
+    """A TPM through an ESAPI context of its own.
+
+    Args:
+        tcti: its TCTI.
+        saved: the contexts of keys of a TPM without a resource manager, by what stands for the key. They outlive this.
+        unflushed: handles that an earlier context could not flush, in such a TPM. They are flushed now.
+
+    Attributes:
+        esys: the context.
+        tcti: the TCTI.
+        settings: how auth values are proven in this use.
+        is_at_risk: whether an auth value was sent in this use, so that nothing is repeated by itself after a fault.
+
+    Raises:
+        BackendUnavailableError: the TPM can't be reached.
+    """
+
+    def __init__(self, tcti: str, saved: dict[object, TPMS_CONTEXT], unflushed: set[int]) -> None:
+        self.esys = _connect(tcti)
+        self.tcti = tcti
+        self.settings = SessionSettings()
+        self.is_at_risk = False
+        self._is_managed = is_managed(tcti)
+        self._saved = saved
+        self._unflushed = unflushed
+        self._loaded: dict[object, ESYS_TR] = {}
+        self._sessions: dict[SessionSettings, ESYS_TR] = {}
+        self._poll = select.poll()
+        with suppress(TSS2_Exception):  # Not every TCTI has a connection that lasts.
+            for handle in self.esys.tcti.get_poll_handles():
+                self._poll.register(handle.fd, select.POLLIN)
+
+    def is_stale(self) -> bool:
+        """Return whether the other end has gone: nothing else can be readable while no answer is due."""
+        return bool(self._poll.poll(0))
+
+    @contextmanager
+    def loaded(self, owner: object, load: Load) -> Iterator[ESYS_TR]:
+        """Load an object that is used again and again, unless it is loaded, for a `with` statement.
+
+        Args:
+            owner: what stands for it.
+            load: loads it if it is not loaded or saved.
+        """
+        if not self._is_managed:
+            with self.temporary(lambda: self._restored(owner) or load()) as handle:
+                if owner not in self._saved:
+                    self._saved[owner] = self.esys.context_save(handle)
+                yield handle
+            return
+        if owner not in self._loaded:
+            self._loaded[owner] = load()
+        try:
+            yield self._loaded[owner]
+        except TSS2_Exception as error:
+            if is_lost(error):
+                with suppress(TSS2_Exception):
+                    self.esys.tr_close(self._loaded.pop(owner))
+            raise
+
+    @contextmanager
+    def temporary(self, load: Load) -> Iterator[ESYS_TR]:
+        """Load an object or start a session, and flush it after the `with` statement."""
+        handle = load()
+        try:
+            yield handle
+        finally:
+            self._flush(handle)
+
+    def release(self, owner: object) -> None:
+        """Flush a loaded object that is not used any more."""
+        if owner in self._loaded:
+            self._flush(self._loaded.pop(owner))
+
+    def authorize(self, handle: ESYS_TR, auth: bytes) -> ESYS_TR:
+        """Set a handle's auth value, and return the session that proves it: the first one of a command."""
+        if not auth and handle >= _FIRST_OBJECT:
+            return ESYS_TR.PASSWORD  # An object has the empty one, unless another was set.
+        session = ESYS_TR.PASSWORD
+        if auth and not self.settings.plain:
+            if self.settings not in self._sessions:
+                self._sessions[self.settings] = self._start_session(TPM2_SE.HMAC, TPM2_ALG.SHA256)
+            session = self._sessions[self.settings]
+        self.is_at_risk = self.is_at_risk or bool(auth)
+        self.esys.tr_set_auth(handle, auth)
+        return session
+
+    def policy_session(self, hash: int) -> AbstractContextManager[ESYS_TR]:
+        """Start a policy session, salted and encrypting unless it is plain, and flush it after the `with` statement.
+
+        Args:
+            hash: the number of its hash, which is the key's nameAlg (TPM 2.0 Library, part 2, 6.3).
+        """
+        return self.temporary(lambda: self._start_session(TPM2_SE.POLICY, hash))
+
+    def lockout(self) -> Lockout:
+        """Ask the TPM how many wrong auth values it counts, and how many it allows."""
+        _, answer = self.esys.get_capability(TPM2_CAP.TPM_PROPERTIES, TPM2_PT.LOCKOUT_COUNTER, 3)
+        return Lockout(*(item.value for item in answer.data.tpmProperties))
+
+    def end_use(self, error: BaseException | None) -> bool:
+        """Flush what must not outlast a use: all sessions after an error or without a resource manager.
+
+        Returns:
+            Whether the context can be used again.
+        """
+        if error is not None or not self._is_managed:
+            while self._sessions:
+                self._flush(self._sessions.popitem()[1])
+        return not self._unflushed and (not isinstance(error, TSS2_Exception) or is_answer(error))
+
+    def flush_left(self) -> None:
+        """Flush what an earlier context could not. By handle: ESYS gets no hold of a hash sequence.
+
+        Raises:
+            TSS2_Exception: the connection broke. The rest is kept for the next context.
+        """
+        for handle in tuple(self._unflushed):
+            tcti = self.esys.get_tcti()
+            tcti.transmit(struct.pack(">HIII", TPM2_ST.NO_SESSIONS, 14, TPM2_CC.FlushContext, handle))
+            tcti.receive()
+            self._unflushed.discard(handle)
+
+    def _flush(self, handle: ESYS_TR) -> None:
+        try:
+            self.esys.flush_context(handle)
+        except TSS2_Exception as error:
+            if code(error) != BAD_TR:  # Otherwise a command, such as SequenceComplete, has flushed it.
+                self._unflushed.add(int(self.esys.tr_get_tpm_handle(handle)))
+
+    def _restored(self, owner: object) -> ESYS_TR | None:
+        """Load an object's saved context, if it has one that is still valid."""
+        if owner not in self._saved:
+            return None
+        try:
+            return self.esys.context_load(self._saved[owner])
+        except TSS2_Exception as error:
+            if not is_answer(error) or is_not_now(error) or code(error) == OBJECT_MEMORY:
+                raise
+            del self._saved[owner]  # A reset of the TPM invalidates saved contexts.
+            return None
+
+    def _start_session(self, kind: TPM2_SE, hash: int) -> ESYS_TR:
+        none = ESYS_TR.NONE
+        if self.settings.plain:
+            return self.esys.start_auth_session(none, none, kind, _NO_CIPHER, hash)
+        with storage_root_key(self.esys, self.temporary, self.tcti, self.settings.srk) as salt_key:
+            session = self.esys.start_auth_session(salt_key, none, kind, _AES_128_CFB, hash)
+        self.esys.trsess_set_attributes(session, _ATTRIBUTES)
+        return session
+
+
+def _connect(tcti: str) -> ESAPI:
+    try:
+        esys = ESAPI(tcti)
+        if tcti.partition(":")[0] == "libtpms":
+            _start_up(esys)
+    except (TSS2_Exception, ValueError) as error:  # ValueError: a TCTI that is not UTF-8.
+        raise unavailable(tcti, error) from error
+    return esys
+
+
+def _start_up(esys: ESAPI) -> None:
+    """Start up a TPM that is a library in this process: nothing else does."""
+    try:
+        esys.startup(TPM2_SU.CLEAR)
+    except TSS2_Exception as error:
+        if code(error) != INITIALIZE:  # It was started up before.
+            raise

@@ -1,0 +1,201 @@
+"""Requests signed with an access key (AWS4-HMAC-SHA256): sts:GetCallerIdentity, and requests to any other service."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Callable
+from datetime import datetime
+from xml.sax.saxutils import escape
+
+from hwsigner.emulator.arns import REGION
+from hwsigner.emulator.canonical import body_hash, canonical_request, query_pairs
+from hwsigner.emulator.record import Record
+from hwsigner.emulator.refusals import STS_NAMESPACE, Family, RefusalError, family_of, json_response, refusal
+from hwsigner.emulator.signature import (
+    Authorization,
+    Flaw,
+    SignatureError,
+    check_signed_headers,
+    check_time,
+    claimed_service,
+    is_presigned,
+    read_authorization,
+    string_to_sign,
+)
+from hwsigner.emulator.vault import Credentials, Vault
+from hwsigner.emulator.wire import Request, Response
+
+ALGORITHM = "AWS4-HMAC-SHA256"
+UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
+_ACTION = ("GetCallerIdentity", "2011-06-15")
+_HASH = "x-amz-content-sha256"
+_SHA256 = re.compile("[0-9a-f]{64}")
+_SIGNED_IF_SENT = {"content-md5", "content-type"}
+
+
+def is_for_sts(request: Request) -> bool:
+    """Return whether a request is for STS: POST /, and either signed for STS or asking for GetCallerIdentity."""
+    if (request.method, request.target) != ("POST", "/"):
+        return False
+    return claimed_service(request) == "sts" or _action(request) == _ACTION
+
+
+class AccessKeyService:
+    """Verifies requests with the secret keys in a vault, and responds to them."""
+
+    def __init__(self, vault: Vault, clock: Callable[[], datetime]) -> None:
+        self._vault = vault
+        self._clock = clock
+
+    def get_caller_identity(self, record: Record) -> Response:
+        """Verify a request and name its caller, in XML.
+
+        Raises:
+            RefusalError: the request is refused, with STS's error code.
+        """
+        _check_action(record.request)
+        try:
+            authorization = read_authorization(record.request)
+            if authorization.service != "sts":
+                raise SignatureError("Credential should be scoped to the service sts", Flaw.SCOPE)
+            caller = self._verify(record, authorization)
+        except SignatureError as error:
+            raise refusal(error, Family.STS) from error
+        fields = (("Arn", caller.arn), ("UserId", caller.user_id), ("Account", caller.account))
+        result = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in fields)
+        body = (
+            f'<GetCallerIdentityResponse xmlns="{STS_NAMESPACE}">'
+            f"<GetCallerIdentityResult>{result}</GetCallerIdentityResult>"
+            f"<ResponseMetadata><RequestId>{record.request_id}</RequestId></ResponseMetadata>"
+            "</GetCallerIdentityResponse>"
+        )
+        return Response(200, "text/xml", body.encode())
+
+    def describe(self, record: Record) -> Response:
+        """Verify a request to any service and describe its signature, in JSON.
+
+        Raises:
+            RefusalError: the request is refused, with the error code of its service.
+        """
+        request = record.request
+        try:
+            authorization = read_authorization(request)
+            payload = _claimed_payload(request, authorization)
+            caller = self._verify(record, authorization, payload)
+            if payload not in (UNSIGNED_PAYLOAD, body_hash(request)):
+                raise SignatureError(f"{_HASH} is not the SHA-256 of the body", Flaw.PAYLOAD)
+        except SignatureError as error:
+            raise refusal(error, family_of(claimed_service(request)), presigned=is_presigned(request)) from error
+        document = {
+            "arn": caller.arn,
+            "account": caller.account,
+            "accessKeyId": caller.access_key_id,
+            "service": authorization.service,
+            "region": authorization.region,
+            "method": request.method,
+            "path": request.path,
+            "presigned": authorization.presigned,
+            "payload": payload,
+            "bodySha256": body_hash(request),
+        }
+        return json_response(200, document)
+
+    def _verify(self, record: Record, authorization: Authorization, payload: str | None = None) -> Credentials:
+        """Verify a request, and return the credentials that signed it.
+
+        Args:
+            record: the raw request; the canonical request and the string to sign are added to it.
+            authorization: what the request says about its signature.
+            payload: the last line of the canonical request. Default: the SHA-256 of the body.
+
+        Raises:
+            SignatureError: a check fails.
+        """
+        credentials = self._find(authorization)
+        if authorization.algorithm != ALGORITHM:
+            raise SignatureError(f"{authorization.algorithm} is not {ALGORITHM}", Flaw.ALGORITHM)
+        if not REGION.fullmatch(authorization.region):
+            raise SignatureError("Credential should be scoped to a valid region", Flaw.SCOPE)
+        check_time(authorization, self._clock())
+        _check_headers(record.request, authorization)
+        canonical = canonical_request(
+            record.request,
+            authorization.signed_headers,
+            payload=payload,
+            s3=authorization.s3,
+            presigned=authorization.presigned,
+        )
+        message = string_to_sign(canonical, authorization)
+        record.canonical_request, record.string_to_sign = canonical.decode("latin-1"), message.decode("latin-1")
+        if not hmac.compare_digest(_signature(credentials, authorization, message), authorization.signature):
+            reason = "the signature is not the HMAC of the string to sign under the secret of the access key"
+            raise SignatureError(reason, Flaw.SIGNATURE)
+        return credentials
+
+    def _find(self, authorization: Authorization) -> Credentials:
+        found = self._vault.find(authorization.key_name)
+        if found is None:
+            raise SignatureError("the access key ID is unknown", Flaw.KEY_ID)
+        if found.session_token and not authorization.session_token:
+            raise SignatureError("the session token is missing, or given twice", Flaw.NO_TOKEN)
+        if not hmac.compare_digest(found.session_token.encode(), authorization.session_token.encode()):
+            raise SignatureError("the session token does not belong to the access key ID", Flaw.TOKEN)
+        if found.expiration is not None and found.expiration <= self._clock():
+            raise SignatureError(f"the credentials expired at {found.expiration:%Y%m%dT%H%M%SZ}", Flaw.EXPIRED_TOKEN)
+        return found
+
+
+def _action(request: Request) -> tuple[str, str]:
+    form = dict(query_pairs(request.body.decode("latin-1")))
+    action, version = (form.get(name, b"").decode("utf-8", "replace") for name in (b"Action", b"Version"))
+    return action, version
+
+
+def _check_action(request: Request) -> None:
+    content_type = (request.value("content-type") or "").partition(";")[0].strip().lower()
+    if content_type != "application/x-www-form-urlencoded":
+        raise RefusalError("InvalidAction", 400, "The body is not application/x-www-form-urlencoded")
+    action, version = _action(request)
+    if (action, version) != _ACTION:
+        raise RefusalError("InvalidAction", 400, f"Could not find operation {action} for version {version}")
+
+
+def _claimed_payload(request: Request, authorization: Authorization) -> str:
+    """Return the last line of the canonical request: what the client says about the body."""
+    values = request.values(_HASH)
+    if not authorization.s3:
+        if values and values != [body_hash(request)]:
+            raise SignatureError(f"{_HASH} is not the SHA-256 of the body, or is given twice", Flaw.PAYLOAD)
+        return body_hash(request)
+    if request.values("transfer-encoding"):
+        reason = "A header you provided implies functionality that is not implemented: Transfer-Encoding; "
+        raise SignatureError(f"{reason}S3 requires Content-Length", Flaw.NOT_IMPLEMENTED)
+    if not values and authorization.presigned:
+        return UNSIGNED_PAYLOAD
+    if len(values) != 1:
+        raise SignatureError(f"{_HASH} is missing, or given twice", Flaw.NO_PAYLOAD_HASH)
+    if values[0].startswith("STREAMING-"):
+        raise SignatureError(f"{values[0]} is not implemented here", Flaw.NOT_IMPLEMENTED)
+    if values[0] != UNSIGNED_PAYLOAD and not _SHA256.fullmatch(values[0]):
+        raise SignatureError(f"{_HASH} must be {UNSIGNED_PAYLOAD} or a SHA-256 in hexadecimal", Flaw.PAYLOAD_WORD)
+    return values[0]
+
+
+def _check_headers(request: Request, authorization: Authorization) -> None:
+    if len(request.values("host")) != 1:
+        raise SignatureError("Host is missing, or given twice", Flaw.HEADERS)
+    required = {"host"}
+    if not authorization.presigned:
+        required |= _SIGNED_IF_SENT & {name.lower() for name, _ in request.headers}
+    missing = check_signed_headers(request, authorization.signed_headers, required)
+    if missing:
+        raise SignatureError(f"SignedHeaders lacks {', '.join(missing)}", Flaw.HEADERS)
+
+
+def _signature(credentials: Credentials, authorization: Authorization, message: bytes) -> bytes:
+    key = f"AWS4{credentials.secret_access_key}".encode()
+    for part in (authorization.date, authorization.region, authorization.service, "aws4_request"):
+        key = hmac.digest(key, part.encode(), hashlib.sha256)
+    return hmac.digest(key, message, hashlib.sha256)

@@ -1,0 +1,176 @@
+"""Refused requests, and the error documents of each family of services."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from enum import Enum, auto
+from typing import Any, NamedTuple
+from xml.sax.saxutils import escape
+
+from hwsigner.emulator.canonical import S3_SERVICES
+from hwsigner.emulator.signature import Flaw, SignatureError
+from hwsigner.emulator.wire import Response
+
+STS_NAMESPACE = "https://sts.amazonaws.com/doc/2011-06-15/"
+
+
+class RefusalError(Exception):
+    """A request that the service refuses.
+
+    Attributes:
+        error_type: the service's name for the error.
+        status: the HTTP status.
+        message: what the client is told, in the real service's words where they are known.
+        reason: what exactly failed. It goes into the request's record and, as with the real service, never to the
+            client.
+    """
+
+    def __init__(self, error_type: str, status: int, message: str, reason: str = "") -> None:
+        self.error_type = error_type
+        self.status = status
+        # Both may quote the request, which may contain characters that are not allowed in XML or on a terminal.
+        self.message = _printable(message)
+        self.reason = _printable(reason or message)
+        super().__init__(self.message)
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def invalid(message: str) -> RefusalError:
+    """Return the refusal of a malformed request: ValidationException, 400."""
+    return RefusalError("ValidationException", 400, message)
+
+
+def denied(message: str, reason: str = "") -> RefusalError:
+    """Return the refusal of an unauthorised request: AccessDeniedException, 403."""
+    return RefusalError("AccessDeniedException", 403, message, reason)
+
+
+def invalid_signature(reason: str) -> RefusalError:
+    """Return CreateSession's refusal of a signature: "Invalid signature", whatever the reason."""
+    return denied("Invalid signature", reason)
+
+
+def json_response(status: int, document: dict[str, Any]) -> Response:
+    """Return a response with a JSON document."""
+    return Response(status, "application/json", json.dumps(document).encode())
+
+
+def json_error(error_type: str, status: int, message: str) -> Response:
+    """Return an error as a JSON document, with its type in a header."""
+    response = replace(json_response(status, {"message": message}), error_type=error_type)
+    return response.with_header("x-amzn-ErrorType", error_type)
+
+
+class Family(Enum):
+    """The families of services with the same form of errors: STS, S3, and services that speak JSON."""
+
+    STS = auto()
+    S3 = auto()
+    JSON = auto()
+
+
+class _Error(NamedTuple):
+    """An error code, its HTTP status and its message. If the message is empty, the client is told the reason."""
+
+    code: str
+    status: int
+    message: str = ""
+
+
+_NO_MATCH = (
+    "The request signature we calculated does not match the signature you provided. "
+    "Check your AWS Secret Access Key and signing method. Consult the service documentation for details."
+)
+_BAD_TOKEN = "The security token included in the request is invalid."  # noqa: S105 - a message
+_EXPIRED_TOKEN = "The security token included in the request is expired"  # noqa: S105 - a message
+_NO_KEY = "The AWS Access Key Id you provided does not exist in our records."
+_INCOMPLETE = (Flaw.FORM, Flaw.TWO_FORMS, Flaw.DATE)
+_UNKNOWN_KEY = (Flaw.KEY_ID, Flaw.NO_TOKEN, Flaw.TOKEN)
+_MISMATCH = _Error("SignatureDoesNotMatch", 403)
+_INVALID = _Error("InvalidSignatureException", 403)
+_BAD_QUERY = _Error("AuthorizationQueryParametersError", 400)
+
+# A flaw that is missing in a family's table gets the family's entry in _DEFAULTS.
+_ERRORS: dict[Family, dict[Flaw, _Error]] = {
+    Family.STS: {
+        Flaw.UNSIGNED: _Error("MissingAuthenticationToken", 403, "Request is missing Authentication Token"),
+        **dict.fromkeys(_INCOMPLETE, _Error("IncompleteSignature", 400)),
+        **dict.fromkeys(_UNKNOWN_KEY, _Error("InvalidClientTokenId", 403, _BAD_TOKEN)),
+        Flaw.EXPIRED_TOKEN: _Error("ExpiredToken", 403, _EXPIRED_TOKEN),
+        Flaw.SIGNATURE: _MISMATCH._replace(message=_NO_MATCH),
+    },
+    Family.JSON: {
+        Flaw.UNSIGNED: _Error("MissingAuthenticationTokenException", 403, "Missing Authentication Token"),
+        **dict.fromkeys(_INCOMPLETE, _Error("IncompleteSignatureException", 400)),
+        **dict.fromkeys(_UNKNOWN_KEY, _Error("UnrecognizedClientException", 403, _BAD_TOKEN)),
+        Flaw.EXPIRED_TOKEN: _Error("ExpiredTokenException", 403, _EXPIRED_TOKEN),
+        Flaw.SIGNATURE: _INVALID._replace(message=_NO_MATCH),
+    },
+    Family.S3: {
+        Flaw.TWO_FORMS: _Error("InvalidArgument", 400),
+        Flaw.ALGORITHM: _Error("InvalidRequest", 400, "Please use AWS4-HMAC-SHA256."),
+        Flaw.KEY_ID: _Error("InvalidAccessKeyId", 403, _NO_KEY),
+        Flaw.NO_TOKEN: _Error("InvalidAccessKeyId", 403, _NO_KEY),
+        Flaw.TOKEN: _Error("InvalidToken", 400, "The provided token is malformed or otherwise invalid."),
+        Flaw.EXPIRED_TOKEN: _Error("ExpiredToken", 400, "The provided token has expired."),
+        Flaw.DATE: _Error("AccessDenied", 403, "AWS authentication requires a valid Date or x-amz-date header"),
+        Flaw.CLOCK: _Error(
+            "RequestTimeTooSkewed", 403, "The difference between the request time and the current time is too large."
+        ),
+        Flaw.URL_EXPIRED: _Error("AccessDenied", 403, "Request has expired"),
+        Flaw.URL_TOO_EARLY: _Error("AccessDenied", 403, "Request is not yet valid"),
+        Flaw.HEADERS: _Error("AccessDenied", 403, "There were headers present in the request which were not signed"),
+        Flaw.SIGNATURE: _MISMATCH._replace(message=_NO_MATCH),
+        Flaw.NO_PAYLOAD_HASH: _Error(
+            "InvalidRequest", 400, "Missing required header for this request: x-amz-content-sha256"
+        ),
+        Flaw.PAYLOAD_WORD: _Error("InvalidArgument", 400),
+        Flaw.PAYLOAD: _Error(
+            "XAmzContentSHA256Mismatch",
+            400,
+            "The provided 'x-amz-content-sha256' header does not match what was computed.",
+        ),
+        Flaw.NOT_IMPLEMENTED: _Error("NotImplemented", 501),
+    },
+}
+_DEFAULTS = {
+    Family.STS: _MISMATCH,
+    Family.JSON: _INVALID,
+    Family.S3: _Error("AuthorizationHeaderMalformed", 400),
+}
+
+
+def family_of(service: str) -> Family:
+    """Return the family of a service."""
+    if service in S3_SERVICES:
+        return Family.S3
+    return Family.STS if service == "sts" else Family.JSON
+
+
+def refusal(error: SignatureError, family: Family, *, presigned: bool = False) -> RefusalError:
+    """Return the refusal of a signature, with the family's error code."""
+    default = _DEFAULTS[family]
+    code, status, message = _ERRORS[family].get(error.flaw, default)
+    if family is Family.S3 and presigned and (error.flaw is Flaw.DATE or code == default.code):
+        code, status, message = _BAD_QUERY
+    return RefusalError(code, status, message or str(error), str(error))
+
+
+def error_response(error: RefusalError, family: Family, request_id: str) -> Response:
+    """Return the response to a refused request: JSON or XML, as the family sends it."""
+    if family is Family.JSON:
+        return json_error(error.error_type, error.status, error.message)
+    details = f"<Code>{error.error_type}</Code><Message>{escape(error.message)}</Message>"
+    request = f"<RequestId>{request_id}</RequestId>"
+    if family is Family.STS:
+        error_element = f"<Error><Type>Sender</Type>{details}</Error>"
+        content_type = "text/xml"
+        body = f'<ErrorResponse xmlns="{STS_NAMESPACE}">{error_element}{request}</ErrorResponse>'
+    else:
+        content_type = "application/xml"
+        body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{details}{request}</Error>'
+    return Response(error.status, content_type, body.encode(), error_type=error.error_type)

@@ -1,0 +1,82 @@
+"""The process of a command: what Ctrl-C does, and what stays unprinted."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hwsigner.cli.process import discard_frames
+
+ROOT = Path(__file__).parents[2]
+
+
+class HalfMade:
+    """An object that is interrupted before it has what its finalizer needs."""
+
+    finalized = 0
+
+    def __init__(self) -> None:
+        raise KeyboardInterrupt
+
+    def __del__(self) -> None:
+        HalfMade.finalized += 1
+        print(self.file)  # type: ignore[attr-defined]
+
+
+def test_errors_of_half_made_objects_are_not_printed_after_an_interrupt(capfd: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        HalfMade()
+
+    try:
+        work()
+    except KeyboardInterrupt as interruption:
+        discard_frames(interruption)
+    gc.collect()
+    assert HalfMade.finalized == 1
+    assert capfd.readouterr() == ("", "")
+
+
+WAIT = """
+import ctypes, os, signal, sys, threading, time
+from hwsigner.cli import process
+from hwsigner.system import notices
+
+def interrupt():
+    is_waiting.wait()
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+case = sys.argv[1]
+process._INTERRUPT_SECONDS = 0.5  # Enough for a busy machine.
+if case == "handler":
+    signal.signal(signal.SIGINT, lambda number, frame: os.write(1, b"handled\\n"))
+notices.set_notifier(lambda line: None, *([] if case == "library" else [process.ExitOnInterrupt(7)]))
+mutex, libc, is_waiting = ctypes.create_string_buffer(64), ctypes.CDLL(None), threading.Event()
+libc.pthread_mutex_lock(mutex)
+threading.Thread(target=interrupt).start()
+sys.setswitchinterval(100)  # Only a call that waits lets the other thread run.
+try:
+    with notices.waiting("touch"), notices.waiting("touch again"):
+        is_waiting.set()
+        if case == "native":
+            libc.pthread_mutex_lock(mutex)  # Never returns: it is locked, and no signal interrupts the call.
+        for _ in range(50):
+            time.sleep(0.01)
+    time.sleep(0.2)
+except KeyboardInterrupt:
+    print("raised", flush=True)
+    time.sleep(0.7)
+"""
+
+
+@pytest.mark.parametrize(
+    ("case", "output", "status"),
+    [("native", "", 7), ("python", "raised\n", 0), ("library", "raised\n", 0), ("handler", "handled\n", 0)],
+)
+def test_interrupt_ends_the_process_only_when_python_cannot_raise_it(case: str, output: str, status: int) -> None:
+    command = [sys.executable, "-c", WAIT, case]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=30, check=False)
+    assert (done.stdout, done.returncode) == (output, status)
