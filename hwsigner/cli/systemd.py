@@ -42,7 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action not in actions:
         raise UsageError(f"systemd has no action {arguments.action[:40]!r}", "Write hwsigner systemd install|uninstall")
     if arguments.system == arguments.user:
-        raise UsageError("systemd needs one of --system and --user", f"Write hwsigner systemd {arguments.action} --user")
+        raise UsageError(
+            "systemd needs one of --system and --user", f"Write hwsigner systemd {arguments.action} --user"
+        )
     if arguments.system and os.geteuid() != 0:
         raise UsageError("the system's units are root's to write", "Run it as root, or use --user")
     actions[arguments.action](system=arguments.system)
@@ -74,7 +76,9 @@ def _uninstall(*, system: bool) -> None:
         print(f"removed {path}")
     _call("systemctl", *scope, "daemon-reload")
     if system:
-        print("The user hwsigner and /var/lib/hwsigner stay. Remove them with: userdel hwsigner; rm -r /var/lib/hwsigner")
+        print(
+            "The user hwsigner and /var/lib/hwsigner stay. Remove them with: userdel hwsigner; rm -r /var/lib/hwsigner"
+        )
 
 
 def _installed(*, system: bool) -> Iterator[tuple[Traversable, Path]]:

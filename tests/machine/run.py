@@ -22,12 +22,39 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 MIRROR = "http://deb.debian.org/debian"
 # What the docs tell an operator to install, and what the tests drive.
-PACKAGES = (
-    "systemd systemd-sysv udev dbus dbus-user-session libpam-systemd kmod linux-image-amd64 initramfs-tools "
-    "ca-certificates python3 python3-venv libtss2-esys-3.0.2-0t64 libtss2-fapi1t64 libtss2-mu-4.0.1-0t64 libtss2-rc0t64 "
-    "libtss2-tctildr0t64 libtss2-policy0t64 libtss2-tcti-device0t64 libtss2-tcti-spi-helper0t64 tpm-udev "
-    "tpm2-tools tpm2-openssl pcscd polkitd ykcs11 vsmartcard-vpcd openssl iproute2 procps awscli"
-).split()
+PACKAGES = [
+    "systemd",
+    "systemd-sysv",
+    "udev",
+    "dbus",
+    "dbus-user-session",
+    "libpam-systemd",
+    "kmod",
+    "linux-image-amd64",
+    "initramfs-tools",
+    "ca-certificates",
+    "python3",
+    "python3-venv",
+    "libtss2-esys-3.0.2-0t64",
+    "libtss2-fapi1t64",
+    "libtss2-mu-4.0.1-0t64",
+    "libtss2-rc0t64",
+    "libtss2-tctildr0t64",
+    "libtss2-policy0t64",
+    "libtss2-tcti-device0t64",
+    "libtss2-tcti-spi-helper0t64",
+    "tpm-udev",
+    "tpm2-tools",
+    "tpm2-openssl",
+    "pcscd",
+    "polkitd",
+    "ykcs11",
+    "vsmartcard-vpcd",
+    "openssl",
+    "iproute2",
+    "procps",
+    "awscli",
+]
 PASSED = "The machine's tests passed."
 SECONDS = 900
 
@@ -125,13 +152,20 @@ def _boot(disk: Path, tpm: Path, work: Path) -> str:
     """Run the machine until it powers off; show and return what comes over its serial console."""
     command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"]
     command += ["-nographic", "-nic", "none", "-kernel", str(work / "vmlinuz"), "-initrd", str(work / "initrd.img")]
-    command += ["-append", "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=0 systemd.mask=serial-getty@ttyS0.service"]
+    command += [
+        "-append",
+        "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=0 systemd.mask=serial-getty@ttyS0.service",
+    ]
     command += ["-drive", f"file={disk},if=virtio,format=raw,cache=unsafe"]
     command += ["-chardev", f"socket,id=tpm,path={tpm}", "-tpmdev", "emulator,id=tpm0,chardev=tpm"]
     command += ["-device", "tpm-crb,tpmdev=tpm0"]
     lines = []
     with subprocess.Popen(
-        ["timeout", str(SECONDS), *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
+        ["timeout", str(SECONDS), *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        errors="replace",
     ) as machine:
         for line in machine.stdout or ():
             print(line, end="", flush=True)

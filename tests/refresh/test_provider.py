@@ -1127,7 +1127,9 @@ class TestFromProfile:
         path = write(pkcs8_password=PASSPHRASE)
         Provider.from_profile("bamboo")
         path.chmod(0o644)
-        with pytest.warns(HwsignerWarning, match="--pkcs8-password in .*config.toml is visible to other users") as caught:
+        with pytest.warns(
+            HwsignerWarning, match="--pkcs8-password in .*config.toml is visible to other users"
+        ) as caught:
             Provider.from_profile("bamboo")()
         assert PASSPHRASE not in str(caught[0].message)
 

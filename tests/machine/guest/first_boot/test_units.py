@@ -9,9 +9,9 @@ import signal
 from pathlib import Path
 
 import pytest
+from first_boot.setting_up import PASSWORD, Machine
 
 from conftest import BIN, CONFIG, agent_pid, credentials, done, run, user_environment, wait_until
-from first_boot.setting_up import PASSWORD, Machine
 
 HWSIGNER = BIN / "hwsigner"
 
@@ -33,7 +33,9 @@ def test_install_writes_units_that_systemd_understands(machine: Machine) -> None
     assert (verified.returncode, verified.stderr) == (0, "")
     for unit in units:
         if unit.endswith(".service"):
-            level = re.search(r"exposure level for \S+: ([0-9.]+)", done("systemd-analyze", "security", "--offline=true", unit))
+            level = re.search(
+                r"exposure level for \S+: ([0-9.]+)", done("systemd-analyze", "security", "--offline=true", unit)
+            )
             assert level, unit
             assert float(level[1]) <= 2.0, unit
 
@@ -136,7 +138,14 @@ def _public_key(name: str) -> bytes:
 
 def test_agent_uses_a_yubikey_through_pcscd_with_polkit(machine: Machine) -> None:
     done("systemctl", "start", "pcscd.service")
-    done("systemd-run", "--unit=card", "--setenv=PYTHONPATH=/tests", "/opt/pytest/bin/python", "/tests/card.py", "/run/card")
+    done(
+        "systemd-run",
+        "--unit=card",
+        "--setenv=PYTHONPATH=/tests",
+        "/opt/pytest/bin/python",
+        "/tests/card.py",
+        "/run/card",
+    )
     wait_until(lambda: Path("/run/card/public.der").exists())
     uri = Path("/run/card/uri").read_text()
     machine.profile("card", uri, Path("/run/card/public.der").read_bytes(), 'allow-users = ["alice"]')
