@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     )
     from hwsigner.pins import AskPin, FoundPin, PinRequest, PinSource
     from hwsigner.refresh.background import BackgroundProvider, Status
-    from hwsigner.refresh.outcome import Failure, Session
+    from hwsigner.refresh.outcome import Failure
     from hwsigner.refresh.provider import Provider
     from hwsigner.uri import KeyURI
 
@@ -58,7 +58,7 @@ __all__ += ["Certificate", "Chain", "Identity", "IdentitySource", "open_identity
 __all__ += ["Credentials", "Service", "SessionRequest", "create_session", "find_service"]
 __all__ += ["Endpoint", "Proxy", "TransportOptions", "TrustedCAs"]
 # Providers.
-__all__ += ["BackgroundProvider", "Failure", "Provider", "Session", "Status"]
+__all__ += ["BackgroundProvider", "Failure", "Provider", "Status"]
 
 _MODULES = frozenset({"auth", "errors"})
 _NAMES_BY_MODULE = {
@@ -74,7 +74,7 @@ _NAMES_BY_MODULE = {
     "key": "open_key find_certificates list_tokens Key FoundCertificate ListedToken ListedObject Algorithm HashName",
     "pins": "PinSource PinRequest AskPin FoundPin",
     "refresh.background": "BackgroundProvider Status",
-    "refresh.outcome": "Failure Session",
+    "refresh.outcome": "Failure",
     "refresh.provider": "Provider",
     "uri": "KeyURI",
 }

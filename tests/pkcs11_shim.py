@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 _SOURCE = Path(__file__).parent / "backends" / "pkcs11" / "shim.c"
 # Places in CK_FUNCTION_LIST.
 INITIALIZE, FINALIZE, LOGIN, LOGOUT, SIGN_INIT, SIGN = 0, 1, 18, 19, 42, 43
+GET_ATTRIBUTE_VALUE, FIND_OBJECTS_INIT = 24, 26
 
 
 def forget_refusals() -> None:

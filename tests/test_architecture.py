@@ -55,12 +55,19 @@ OWNERS = {
     "pkcs11": ("backends.pkcs11",),
     "tpm2_pytss": ("backends.tpm2",),
     "asn1crypto": ("backends.pem", "backends.tpm2.encode"),
-    "ctypes": ("agent.memory", "backends.file.libcrypto", "backends.pkcs11.functions", "cli.process", "pins.sources"),
+    "ctypes": (
+        "agent.memory",
+        "backends.file.libcrypto",
+        "backends.pkcs11.functions",
+        "cli.process",
+        "pins.sources",
+        "serving.connections",
+    ),
     "tomlkit": ("config.profiles",),
     "cryptography": ("backends", "certificate", "public_key", "config.selector", "emulator", "testing"),
     "pytest": ("testing",),
     "requests": ("auth",),
-    **dict.fromkeys(("httptools", "uvicorn", "uvloop"), ("serving",)),
+    **dict.fromkeys(("httptools", "uvloop"), ("serving",)),
     "rich": ("cli.list",),
     "logging": (),
     "urllib.request": (),
@@ -179,3 +186,13 @@ def test_page_lists_every_room_and_draws_every_import_downwards() -> None:
     rooms = set(RULES) - {"", "hwsigner", "_version", "__main__", "testing"}
     assert rooms <= listed & level.keys()
     assert not [(one, other) for one, other in ARROWS if {one, other} <= rooms and level[one] >= level[other]]
+
+
+def test_page_names_only_files_that_exist() -> None:
+    page = (ROOT.parent / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| `([\w/]+/)` \| (.*) \|$", page.split("### Files")[1].split("\n## ")[0], re.MULTILINE)
+    entries = [(room, entry.split(":")[0]) for room, files in rows for entry in files.split(" · ")]
+    named = [ROOT / room / f"{file}.py" for room, entry in entries for file in re.findall(r"`(\w+)`", entry)]
+    named += [ROOT / file for file in re.findall(r"`([\w/]+\.py)`", page) if not file.startswith("tests/")]
+    assert rows
+    assert not [str(file) for file in named if not file.exists()]

@@ -101,7 +101,7 @@ else:
 
     @pytest.mark.parametrize(
         ("uri", "extra"),
-        [("pkcs11:token=a", "pkcs11"), ("tpm2:handle=0x81000001", "tpm2"), ("handle:0x81000001", "tpm2")],
+        [("tpm2:handle=0x81000001", "tpm2"), ("handle:0x81000001", "tpm2")],
     )
     def test_missing_library_is_named_with_what_to_install(self, uri: str, extra: str) -> None:
         printed = run(self.SCRIPT, uri)

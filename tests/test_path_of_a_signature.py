@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
+from emulators import InProcessSoftHSM
 from frames import Frames, count_frames
 from hwsigner.backends.state import state_folders
 from hwsigner.errors import printable
@@ -95,6 +96,16 @@ def test_tpm_signature_passes_few_files_without_a_resource_manager(tpm_key: str,
     assert len(opening.files) <= 18, opening.files
     assert len(signing.files) <= 8, signing.files
     assert len(signing.calls) <= 28, signing.calls
+
+
+def test_token_signature_passes_few_files(softhsm: InProcessSoftHSM) -> None:
+    softhsm.generate("P-256", b"\x01", "EC:prime256v1")
+    uri = f"pkcs11:token={softhsm.label};object=P-256?module-path={softhsm.module}&pin-value={softhsm.pin}"
+    opening, signing = follow(uri, softhsm.env)
+    assert set(signing.files) == described("Token")
+    assert len(opening.files) <= 20, opening.files
+    assert len(signing.files) <= 6, signing.files
+    assert len(signing.calls) <= 20, signing.calls
 
 
 class TestCountFrames:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.backends.pkcs11 import registry as _pkcs11_registry
+from hwsigner.backends.pkcs11 import module as pkcs11_module
 from hwsigner.pins import sources as pin_sources
 from pkcs11_shim import forget_refusals
 from softhsm.pcsc import SoftPcsc
@@ -70,7 +70,7 @@ def forget_cards() -> None:
     """Clear what this process has cached about cards: modules cache their contents, which tests change."""
     forget_refusals()
     pin_sources.forget()
-    for module in _pkcs11_registry.modules.values():
+    for module in pkcs11_module.modules.values():
         module.look_again()
 
 

@@ -120,8 +120,8 @@ def _connected(address: Address) -> Iterator[Channel | None]:
 
 
 def _answer_question(question: bytes, ask: AskPin | None) -> bytes:
-    kind, subject, state, serial, slot = [*question.decode("utf-8", "replace").split("\n"), *[""] * 5][:5]
-    request = PinRequest(kind, subject, state, serial, slot)
+    kind, subject, state, serial = [*question.decode("utf-8", "replace").split("\n"), *[""] * 4][:4]
+    request = PinRequest(kind, subject, state, serial)
     pin = ask(request) if ask else None
     if not pin:
         problem = f"{request.subject} wants its {request.kind}, and none was given"

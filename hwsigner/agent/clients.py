@@ -6,22 +6,21 @@ import math
 import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from hwsigner.agent.profile import AgentProfile
 
 
+@dataclass(eq=False, slots=True)
 class Client:
     """A connection, the uid at its other end, and the time by which its request must be complete."""
 
-    __slots__ = ("deadline", "is_watched", "line", "profile", "sock", "uid")
-
-    def __init__(self, sock: socket.socket, uid: int, deadline: float) -> None:
-        self.sock = sock
-        self.uid = uid
-        self.deadline = deadline
-        self.line = b""
-        self.profile: AgentProfile | None = None
-        self.is_watched = False
+    sock: socket.socket
+    uid: int
+    deadline: float
+    line: bytes = b""
+    profile: AgentProfile | None = None
+    is_watched: bool = False
 
 
 class Clients:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import astuple
@@ -25,69 +25,63 @@ _MAX_QUESTIONS = 5
 _T = TypeVar("_T")
 
 
-class Control:
-    """The conversation about one command for some profiles. It closes the connection at the end."""
+def serve_command(sock: socket.socket, verb: Verb, chosen: Sequence[AgentProfile], memory: LockedMemory) -> None:
+    """Do what a client requests, answer, and close the connection. If the client is gone or sends nonsense, just close.
 
-    def __init__(
-        self, sock: socket.socket, chosen: Sequence[AgentProfile], *, memory: LockedMemory, stop: Callable[[], None]
-    ) -> None:
-        self._sock, self._channel = sock, Channel(sock)
-        self._chosen = chosen
-        self._memory = memory
-        self._stop = stop
+    Args:
+        sock: the connection.
+        verb: the command; for `stop` there is only an answer.
+        chosen: the profile that is named, or all profiles.
+        memory: holds PINs.
+    """
+    channel = Channel(sock)
+    with sock, suppress(OSError, AgentError):
+        if verb is Verb.STATUS:
+            lines = [f"hwsigner {__version__}\tprocess {os.getpid()}", *(profile.status() for profile in chosen)]
+            answer = protocol.ok("\n".join("\t".join(map(printable, line.split("\t"))) for line in lines))
+        elif verb is Verb.LOCK:
+            for locked in [profile.lock() for profile in chosen]:
+                _wait(channel, locked)
+            names = ", ".join(profile.name for profile in chosen)
+            answer = protocol.ok(f"locked: {printable(names) or 'nothing'}")
+        elif verb is Verb.REFRESH:
+            answer = _wait(channel, chosen[0].renew())
+        elif verb is Verb.UNLOCK:
+            answer = _unlock(channel, chosen[0], memory)
+        else:
+            answer = protocol.ok("the agent answers waiting clients, then stops")
+        channel.send(answer)
 
-    def serve(self, verb: Verb) -> None:
-        """Do what is requested and answer. If the client is gone or sends nonsense, the conversation ends."""
-        acts: dict[Verb, Callable[[], bytes]] = {
-            Verb.STATUS: self._status,
-            Verb.LOCK: self._lock,
-            Verb.UNLOCK: self._unlock,
-            Verb.REFRESH: lambda: self._wait(self._chosen[0].renew()),
-            Verb.STOP: lambda: protocol.ok("the agent answers waiting clients, then stops"),
-        }
-        with self._sock, suppress(OSError, AgentError):
-            self._channel.send(acts[verb]())
-        if verb is Verb.STOP:
-            self._stop()
 
-    def _status(self) -> bytes:
-        lines = [f"hwsigner {__version__}\tprocess {os.getpid()}", *(profile.status() for profile in self._chosen)]
-        return protocol.ok("\n".join("\t".join(map(printable, line.split("\t"))) for line in lines))
+def _unlock(channel: Channel, profile: AgentProfile, memory: LockedMemory) -> bytes:
+    progress = _wait(channel, profile.unlock())
+    for _ in range(_MAX_QUESTIONS):
+        request = progress.wanted
+        if request is None:
+            break
+        channel.send(protocol.with_body("ask", "\n".join(map(printable, astuple(request)[:-1])).encode()))
+        progress = _wait(channel, profile.bring(request, _receive_pin(channel, memory)))
+    return progress.answer
 
-    def _lock(self) -> bytes:
-        for locked in [profile.lock() for profile in self._chosen]:
-            self._wait(locked)
-        names = ", ".join(profile.name for profile in self._chosen)
-        return protocol.ok(f"locked: {printable(names) or 'nothing'}")
 
-    def _unlock(self) -> bytes:
-        profile = self._chosen[0]
-        progress = self._wait(profile.unlock())
-        for _ in range(_MAX_QUESTIONS):
-            request = progress.wanted
-            if request is None:
-                break
-            self._channel.send(protocol.with_body("ask", "\n".join(map(printable, astuple(request)[:-1])).encode()))
-            progress = self._wait(profile.bring(request, self._receive_pin()))
-        return progress.answer
+def _receive_pin(channel: Channel, memory: LockedMemory) -> memoryview:
+    head = channel.head(PERSON_LIMIT)
+    if head.kind != "pin" or head.size > MAX_PIN_BYTES:
+        raise AgentError("the client sent no PIN")
+    pin = memory.take(head.size)
+    channel.body_into(pin)
+    try:
+        str(pin, "utf-8")
+    except UnicodeDecodeError:
+        # Not chained: the exception would carry the PIN.
+        raise AgentError("the client sent a PIN that is not text") from None
+    return pin
 
-    def _receive_pin(self) -> memoryview:
-        head = self._channel.head(PERSON_LIMIT)
-        if head.kind != "pin" or head.size > MAX_PIN_BYTES:
-            raise AgentError("the client sent no PIN")
-        pin = self._memory.take(head.size)
-        self._channel.body_into(pin)
+
+def _wait(channel: Channel, future: Future[_T]) -> _T:
+    """Return a future's result; meanwhile report that the agent is working."""
+    while True:
         try:
-            str(pin, "utf-8")
-        except UnicodeDecodeError:
-            # Not chained: the exception would carry the PIN.
-            raise AgentError("the client sent a PIN that is not text") from None
-        return pin
-
-    def _wait(self, future: Future[_T]) -> _T:
-        """Return a future's result; meanwhile report that the agent is working."""
-        while True:
-            try:
-                return future.result(protocol.WORKING_EVERY)
-            except TimeoutError:
-                self._channel.send(protocol.WORKING)
+            return future.result(protocol.WORKING_EVERY)
+        except TimeoutError:
+            channel.send(protocol.WORKING)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
 
 from hwsigner.agent import protocol
 from hwsigner.agent.memory import LockedMemory
-from hwsigner.agent.unlocked_pins import UnlockedPins
 from hwsigner.aws.credentials import Credentials
 from hwsigner.config import settings
 from hwsigner.config.profiles import Profile
 from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning, PinError, PinRequiredError
 from hwsigner.pins import PinRequest
 from hwsigner.refresh.background import BackgroundProvider, Reply
-from hwsigner.refresh.outcome import Failure, Session
+from hwsigner.refresh.outcome import Failure
 from hwsigner.refresh.provider import Provider
 from hwsigner.refresh.workers import WorkQueue
 from hwsigner.system.users import find_uid
@@ -42,6 +42,38 @@ class UnlockProgress(NamedTuple):
 
     wanted: PinRequest | None
     answer: bytes
+
+
+class UnlockedPins:
+    """The PINs of a profile that `hwsigner agent unlock` brought; the provider's `ask_pin`. The agent never prompts.
+
+    Attributes:
+        wanted: the last PIN that was asked for, or None.
+    """
+
+    def __init__(self) -> None:
+        self.wanted: PinRequest | None = None
+        self._brought: dict[PinRequest, memoryview] = {}
+
+    def __call__(self, request: PinRequest) -> str | None:
+        """Return the PIN for a request, or None to leave it to the stored places."""
+        self.wanted = request
+        key = _key(request)
+        brought = self._brought.pop(key, None) if request.for_one_signature else self._brought.get(key)
+        return None if brought is None else str(brought, "utf-8")
+
+    def bring(self, request: PinRequest, pin: memoryview) -> None:
+        """Keep the PIN for a request: UTF-8 in locked memory."""
+        self._brought[_key(request)] = pin
+
+    def forget(self) -> None:
+        """Forget all PINs: they are overwritten with their views."""
+        self._brought.clear()
+
+
+def _key(request: PinRequest) -> PinRequest:
+    """Return a request without the PIN's state, which may differ each time."""
+    return replace(request, state="")
 
 
 class _State(StrEnum):
@@ -186,7 +218,7 @@ class AgentProfile:
         if self._provider is None:
             service = settings.resident_service(self._values, self._shared.environ)
             self._provider = BackgroundProvider(
-                Provider.from_values(self._values, service, self._pins),
+                Provider._from_values(self._values, service, self._pins),
                 formats={_FORMAT: self._format},
                 attended=self._values["attended"],
                 on_try=self._note,
@@ -197,13 +229,13 @@ class AgentProfile:
     def _format(self, credentials: Credentials) -> Reply:
         return self._shared.memory.put(protocol.ok(f"{credentials.process_json()}\n"))
 
-    def _note(self, outcome: Session | Failure) -> None:
+    def _note(self, outcome: Credentials | Failure) -> None:
         if isinstance(outcome, Failure):
             if isinstance(outcome.error, PinError) and not isinstance(outcome.error, PinRequiredError):
                 self._pins.forget()
             self._shared.log(f"profile {self.name!r}: no session: {outcome.error.message}")
         else:
-            expiration = outcome.credentials.expiration
+            expiration = outcome.expiration
             self._shared.log(
                 f"profile {self.name!r}: session created, credentials until {expiration:%Y-%m-%dT%H:%M:%SZ}"
             )

@@ -21,7 +21,7 @@ from functools import partial
 
 from hwsigner.agent import protocol
 from hwsigner.agent.clients import Client, Clients
-from hwsigner.agent.control import Control
+from hwsigner.agent.control import serve_command
 from hwsigner.agent.listener import Acceptor
 from hwsigner.agent.memory import LockedMemory
 from hwsigner.agent.profile import AgentProfile, Log
@@ -31,7 +31,7 @@ from hwsigner.refresh.background import Reply
 from hwsigner.system.systemd import Notifier
 
 MAX_CLIENTS = 2048
-MAX_CONTROLS = 8
+MAX_COMMANDS = 8
 # Seconds that a client has for its request, and between two checks that the socket is still there.
 LINE_LIMIT = 5.0
 LOOK_EVERY = 60.0
@@ -68,7 +68,7 @@ class AgentServer:
         weakref.finalize(self, os.close, self._wake).atexit = False
         self._posted: deque[Callable[[], None]] = deque()
         self._clients = Clients()
-        self._controls: list[Verb] = []
+        self._commands: list[Verb] = []
         self._is_stopping = False
         self._drain_end = math.inf
         self._descriptors = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OWN_DESCRIPTORS)
@@ -101,7 +101,7 @@ class AgentServer:
         if not self._is_stopping:
             return True
         # An `unlock` may wait for a person, and is not waited for.
-        is_waiting = self._clients.is_waiting or any(verb is not Verb.UNLOCK for verb in self._controls)
+        is_waiting = self._clients.is_waiting or any(verb is not Verb.UNLOCK for verb in self._commands)
         return is_waiting and time.monotonic() < self._drain_end
 
     def post(self, act: Callable[[], None]) -> None:
@@ -182,7 +182,7 @@ class AgentServer:
         if request.name and profile is None:
             self._finish(client, protocol.UNKNOWN)
         elif request.verb is not Verb.GET:
-            self._control(client, request.verb, [profile] if profile else self._profiles.all())
+            self._command(client, request.verb, [profile] if profile else self._profiles.all())
         elif profile and profile.allows(client.uid):
             reply = profile.read()
             if reply is None:
@@ -225,22 +225,23 @@ class AgentServer:
             client.sock.send(reply, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         self._drop(client)
 
-    def _control(self, client: Client, verb: Verb, chosen: list[AgentProfile]) -> None:
+    def _command(self, client: Client, verb: Verb, chosen: list[AgentProfile]) -> None:
         if client.uid not in (0, os.geteuid()):
             self._refuse(client, f"hwsigner agent {verb}")
-        elif len(self._controls) >= MAX_CONTROLS:
-            self._finish(client, protocol.error(7, f"the agent is busy with {MAX_CONTROLS} such commands. Retry"))
+        elif len(self._commands) >= MAX_COMMANDS:
+            self._finish(client, protocol.error(7, f"the agent is busy with {MAX_COMMANDS} such commands. Retry"))
         else:
             self._release(client)
-            self._controls.append(verb)
-            control = Control(client.sock, chosen, memory=self._memory, stop=lambda: self.post(self.stop))
-            threading.Thread(target=self._run_control, args=(control, verb), daemon=True).start()
+            self._commands.append(verb)
+            threading.Thread(target=self._serve_command, args=(client.sock, verb, chosen), daemon=True).start()
 
-    def _run_control(self, control: Control, verb: Verb) -> None:
+    def _serve_command(self, sock: socket.socket, verb: Verb, chosen: list[AgentProfile]) -> None:
         try:
-            control.serve(verb)
+            serve_command(sock, verb, chosen, self._memory)
         finally:
-            self.post(partial(self._controls.remove, verb))
+            self.post(partial(self._commands.remove, verb))
+            if verb is Verb.STOP:
+                self.post(self.stop)
 
     def _watch(self, client: Client, act: Callable[[], None] | None = None) -> None:
         """Let the loop call something, by default `_read`, when a client sends or hangs up."""

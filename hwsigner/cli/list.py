@@ -28,26 +28,26 @@ _ROW = tuple[str, ...]
 
 def add_arguments(parser: Parser) -> None:
     """Add the URI that narrows the list, and the flags."""
-    parser.add_argument("uri", nargs="?", default="pkcs11:", help="a pkcs11: URI of what to list; by default all")
+    parser.add_argument("uri", nargs="?", default="pkcs11:", help="pkcs11: URI of what to list (default: all tokens)")
     parser.add_flags(
         [
             switch("json", "print JSON"),
-            switch("login", "log in to the token, to list what is hidden until then; the URI must name one token"),
+            switch("login", "log in to the token, to list hidden keys too; the URI must name one token"),
         ],
         [flag for flag in IDENTITY if flag.name in _SHARED_FLAGS],
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List: as JSON, as a table on a terminal, else as lines of fields split by tabs."""
+    """Print JSON, a table on a terminal, or otherwise lines of fields separated by tabs."""
     uri = settings.key_uri(vars(arguments), arguments.uri)
     if uri.scheme != "pkcs11":
-        raise UsageError(f"{uri.name} is no pkcs11: URI", "Only tokens are listed; give a pkcs11: URI, or none")
+        raise UsageError(f"{uri.name} is not a pkcs11: URI", "Only tokens can be listed: give a pkcs11: URI, or none")
     tokens = list(list_tokens(uri, options.pin_source(arguments, uri), log_in=arguments.login))
     if arguments.json:
         print(json.dumps({"tokens": [_data(token) for token in tokens]}, indent=2))
     elif not tokens:
-        report(f"no token is like {uri.name}. Without a URI, list shows all" if uri.path else "no token is present")
+        report(f"no token matches {uri.name}. Without a URI, list shows all" if uri.path else "no token is present")
     elif sys.stdout.isatty():
         _print_tables(tokens)
     else:
@@ -98,7 +98,7 @@ def _certificate_data(found: ListedObject) -> dict[str, Any]:
 
 
 def _rows(token: ListedToken) -> Iterator[_ROW]:
-    """Yield the rows of a token, itself the first, in the order of the columns."""
+    """Yield the rows of a token, which is the first, in the order of the columns."""
     login = ("needed" if token.wants_login else "not needed") + (", PIN pad" if token.has_keypad else "")
     yield "token", token.label, "", "", "", login, token.pin_state, token.uri
     for one in token.objects:
@@ -130,7 +130,7 @@ def _expiry(certificate: Certificate) -> datetime:
 
 
 def _print_tables(tokens: Sequence[ListedToken]) -> None:
-    """Print a table for each token, and below it the URIs, each whole on its line, to be copied."""
+    """Print a table for each token, and below it each URI on a line of its own, to be copied."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -143,7 +143,7 @@ def _print_tables(tokens: Sequence[ListedToken]) -> None:
         console.print(Text(printable(title), style="bold"), soft_wrap=True)
         table = Table("", *(name.capitalize() for name in _COLUMNS[:6]))
         for number, row in enumerate(rows, 1):
-            # Text and not str: square brackets in a label are no markup.
+            # Text and not str: square brackets in a label are not markup.
             table.add_row(str(number), *(Text(printable(field), overflow="fold") for field in row[:6]))
         if rows:
             console.print(table)

@@ -57,12 +57,12 @@ def provider(arguments: argparse.Namespace) -> Provider:
     """Return the provider of a command that stays.
 
     Raises:
-        HwsignerError: as `service` and `Provider.from_values`.
+        HwsignerError: as `service`, or a key URI or another value is invalid.
     """
     from hwsigner.refresh.provider import Provider
 
     found = service(arguments, stays=True)
-    return Provider.from_values(vars(arguments), found, prompts=_prompts(arguments))
+    return Provider._from_values(vars(arguments), found, prompts=_prompts(arguments))
 
 
 def _prompts(arguments: argparse.Namespace) -> list[AskPin]:

@@ -1,4 +1,4 @@
-"""`hwsigner serve`: credentials over HTTP for the AWS SDKs: the container endpoint, and IMDSv2."""
+"""`hwsigner serve`: credentials over HTTP for the AWS SDKs, by the container endpoint and IMDSv2."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ if TYPE_CHECKING:
     import socket
     import ssl
 
-    from hwsigner.cli.sources import Sourced
+    from hwsigner.cli.sources import ServedProfile
 
 HELP = "serve credentials over HTTP, as containers and EC2 instances have them"
 
 _FLAGS = (
-    Flag("port", "where to listen; 0 for any free port", "PORT", whole_number(0, 65535), 9911),
-    Flag("hop-limit", "the IP TTL of the answers", "N", whole_number(1, 255), 64),
-    Flag("address", "the IP address to listen on; another than loopback needs TLS", "IP", default="127.0.0.1"),
-    Flag("imds", "serve IMDSv2 too; the default where no NAME is given", convert=boolean),
-    Flag("allow-user", "a user (name or number) whose processes may have IMDS tokens; repeatable", "USER", many=True),
-    Flag("token-folder", "where the tokens of the container endpoint are kept", "DIR"),
+    Flag("port", "port to listen on; 0 for any free one", "PORT", whole_number(0, 65535), 9911),
+    Flag("hop-limit", "IP TTL of the responses", "N", whole_number(1, 255), 64),
+    Flag("address", "IP address to listen on; any other than loopback needs TLS", "IP", default="127.0.0.1"),
+    Flag("imds", "serve IMDSv2 too; the default without NAMEs", convert=boolean),
+    Flag("allow-user", "user (name or number) whose processes may have IMDS tokens too; repeatable", "USER", many=True),
+    Flag("token-folder", "folder for the tokens of the container endpoint", "DIR"),
     Flag("tls-certificate", "serve HTTPS with this certificate and its chain (PEM)", "FILE"),
-    Flag("tls-key", "its private key (PEM); by default in the same file", "FILE"),
-    Flag("host-name", "a name by which clients may call the server; repeatable", "NAME", many=True),
+    Flag("tls-key", "private key of the certificate (PEM); default: in the same file", "FILE"),
+    Flag("host-name", "name by which clients may call the server; repeatable", "NAME", many=True),
 )
-# The flags that may stand beside NAMEs.
+# The flags that can be combined with NAMEs.
 _COMMON = {flag.name for flag in _FLAGS} | {"strict"}
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the profiles' names, and the flags."""
+    """Add the profiles' names and the flags."""
     parser.add_argument("names", nargs="*", metavar="NAME", help="profiles of config.toml; or give the flags of one")
     parser.add_flags(_FLAGS, IDENTITY, SESSION, PROFILE)
 
@@ -53,67 +53,65 @@ def run(arguments: argparse.Namespace) -> int:
         0, once interrupted.
 
     Raises:
-        HwsignerError: a flag, a file or the address is of no use; or there are no credentials, at the start or later,
-            and another try would not help.
+        HwsignerError: a flag, a file or the address can't be used; or there are no credentials, at the start or later,
+            and another attempt would not help.
     """
     from hwsigner.cli.process import forbid_dumps, raise_descriptor_limit
-    from hwsigner.cli.server_run import Residence
-    from hwsigner.serving.application import Application, Served
+    from hwsigner.cli.server_run import ServerRun
+    from hwsigner.serving.application import Application
     from hwsigner.serving.listener import listen, names_of
-    from hwsigner.serving.server import Server
-    from hwsigner.serving.token_file import keep_token
+    from hwsigner.serving.server import HTTPServer
+    from hwsigner.serving.token_file import keep_token, token_folder
 
-    gc.enable()  # Unlike other commands, this one stays.
+    gc.enable()  # Unlike other commands, this one keeps running.
     forbid_dumps()
     log = Log()
     notices.set_notifier(log.note)
     has_imds, users, tls = _has_imds(arguments), _users(arguments), _tls(arguments)
-    if tls is None:  # A handshake that hangs takes ten times the memory of a request that does.
+    if tls is None:  # An unfinished handshake takes ten times the memory of an unfinished request.
         raise_descriptor_limit()
-    passed_on = _passed_on(arguments, tls)
-    sourced = _sources(arguments, log)
-    # Before the port answers: who waits for it finds them.
-    tokens = [keep_token(_token_folder(arguments), one.name) for one in sourced]
-    sockets = passed_on or [listen(arguments.address, arguments.port, arguments.hop_limit)]
+    activated = _activated(arguments, tls)
+    profiles = _profiles(arguments, log)
+    # Before the port answers: a client that waits for it then finds its token.
+    folder = Path(arguments.token_folder).absolute() if arguments.token_folder else token_folder(os.environ)
+    tokens = [keep_token(folder, one.name) for one in profiles]
+    sockets = activated or [listen(arguments.address, arguments.port, arguments.hop_limit)]
     names = [name for one in sockets for name in names_of(one, arguments.host_name)]
-    profiles = [Served(one.name, token, one.source) for one, (_, token) in zip(sourced, tokens, strict=True)]
-    application = Application(profiles, names=names, log=log.refused)
+    application = Application(names, log.refused)
+    for one, (_, token) in zip(profiles, tokens, strict=True):
+        application.add_container(one.name, one.source, token)
     if has_imds:
-        application.add_imds(sourced[0].role, profiles[0], users)
+        application.add_imds(profiles[0].role, profiles[0].source, tokens[0][1], users)
     base = _base_url(sockets[0], arguments.host_name, tls)
-    _announce(base, {one.name: path for one, (path, _) in zip(sourced, tokens, strict=True)}, has_imds)
-    Residence(sourced, Server(application.answer, sockets, log=log.refused, tls=tls)).stay()
+    _announce(base, {one.name: path for one, (path, _) in zip(profiles, tokens, strict=True)}, has_imds)
+    ServerRun(profiles, HTTPServer(application, sockets, log=log.refused, tls=tls)).run()
     return 0
 
 
 def _has_imds(arguments: argparse.Namespace) -> bool:
     has_tls = arguments.tls_certificate is not None
     if arguments.imds and has_tls:
-        raise UsageError("--imds is given with --tls-certificate", "IMDS is for this machine alone, and has no TLS")
+        problem = "--imds can't be combined with --tls-certificate"
+        raise UsageError(problem, "IMDS is only for this machine, and has no TLS")
     if arguments.imds and len(arguments.names) > 1:
-        raise UsageError(f"--imds is given with {len(arguments.names)} profiles", "IMDS has one role; name one profile")
+        problem = f"--imds can't be combined with {len(arguments.names)} profiles"
+        raise UsageError(problem, "IMDS has one role: name one profile")
     return not (arguments.names or has_tls) if arguments.imds is None else arguments.imds
 
 
-def _sources(arguments: argparse.Namespace, log: Log) -> list[Sourced]:
+def _profiles(arguments: argparse.Namespace, log: Log) -> list[ServedProfile]:
     from hwsigner.cli.sources import of_flags, of_profile
 
     others = [flag.name for flag, _ in arguments.given if flag.name not in _COMMON]
     if arguments.names and others:
-        raise UsageError(f"--{others[0]} is given beside the name of a profile", "Let the profile hold it")
+        raise UsageError(f"--{others[0]} can't be combined with profile names", "Add it to the profile instead")
     if arguments.names:
         found = [of_profile(name, log.note) for name in dict.fromkeys(arguments.names)]
     else:
         found = [of_flags(arguments, log.note, asks_agent={*others} <= {flag.name for flag in PROFILE})]
     for one in found:
-        one.own.provider()  # What can't be meant is told now.
+        one.local.provider()  # Reports invalid flags now.
     return found
-
-
-def _token_folder(arguments: argparse.Namespace) -> Path:
-    from hwsigner.serving.token_file import token_folder
-
-    return Path(arguments.token_folder).absolute() if arguments.token_folder else token_folder(os.environ)
 
 
 def _users(arguments: argparse.Namespace) -> set[int]:
@@ -123,7 +121,7 @@ def _users(arguments: argparse.Namespace) -> set[int]:
     for user in arguments.allow_user:
         uid = find_uid(user)
         if uid is None:
-            raise UsageError(f"--allow-user {user!r} is no user of this machine", "Give a name or a number")
+            raise UsageError(f"--allow-user {user!r} is not a user of this machine", "Give a name or a number")
         users.add(uid)
     return users
 
@@ -138,8 +136,8 @@ def _tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:
     return tls_context(arguments.tls_certificate, arguments.tls_key)
 
 
-def _passed_on(arguments: argparse.Namespace, tls: ssl.SSLContext | None) -> list[socket.socket]:
-    """Return systemd's sockets, if it passed some on. Neither they nor the address are for others without TLS."""
+def _activated(arguments: argparse.Namespace, tls: ssl.SSLContext | None) -> list[socket.socket]:
+    """Return systemd's sockets, if it passed any. Other machines may reach neither them nor --address without TLS."""
     from hwsigner.http.address import is_loopback
     from hwsigner.serving.listener import limit_hops, take_activated
 
@@ -160,8 +158,8 @@ def _base_url(listener: socket.socket, names: list[str], tls: ssl.SSLContext | N
 
 
 def _announce(base: str, token_files: dict[str, Path], has_imds: bool) -> None:
-    """Print what a shell needs; first, where IMDS is served, the lines of the program that hwsigner replaces."""
-    from hwsigner.serving.container import container_path
+    """Print what a shell needs, in the words of `aws_signing_helper serve` as far as it has them."""
+    from hwsigner.serving.application import container_path
 
     lines = [f"Local server started on port: {base.rpartition(':')[2]}", "Make it available to the sdk by running:"]
     if has_imds:
@@ -172,5 +170,5 @@ def _announce(base: str, token_files: dict[str, Path], has_imds: bool) -> None:
         lines.append(f"export AWS_CONTAINER_CREDENTIALS_FULL_URI={base}{container_path(name)}")
         lines.append(f"export AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE={shlex.quote(str(path))}")
     if sys.stderr is not None:
-        with suppress(OSError):  # Serve even if nobody reads this.
+        with suppress(OSError):  # A full or closed stderr does not stop the server.
             os.write(sys.stderr.fileno(), os.fsencode("".join(f"{line}\n" for line in lines)))

@@ -1,4 +1,4 @@
-"""Serving until told to stop: the server in the main thread, the first sessions in others, and an end that comes."""
+"""A server from its first sessions to its end: readiness, lost profiles, signals, and what hangs at the end."""
 
 from __future__ import annotations
 
@@ -24,59 +24,58 @@ from hwsigner.errors import (
 )
 from hwsigner.pins.terminal import release_terminal
 from hwsigner.serving.credentials import CONTAINER
-from hwsigner.serving.server import Server
+from hwsigner.serving.server import HTTPServer
 from hwsigner.system.systemd import Notifier
 
 if TYPE_CHECKING:
-    from hwsigner.cli.sources import Sourced
+    from hwsigner.cli.sources import ServedProfile
 
-# What may pass, or be mended, while the server runs.
-_PASSING = (
-    BackendUnavailableError,
-    ServiceError,
-    ServiceUnreachableError,
-    TokenRemovedError,
-)
-# A key or a service that hangs is left behind.
+# What may pass, or be fixed, while the server runs.
+_TEMPORARY = (BackendUnavailableError, ServiceError, ServiceUnreachableError, TokenRemovedError)
+# How long a key or a service that hangs is waited for at the end.
 _CLOSE_SECONDS = 1.0
-# systemd starts what needs the credentials when it is told that they are there, or that they are late.
+# Units that need the credentials start when systemd is told that they are there, or that they are late.
 _READY_SECONDS = 10.0
-# Between two looks for profiles that are lost.
+# Between two looks for lost profiles.
 _LOOK_SECONDS = 10.0
 
 
-class Residence:
-    """A server and the providers of what it serves.
+class ServerRun:
+    """A run of a server: in the main thread, with the first session of each profile in a thread of its own.
 
     Args:
-        sourced: whose credentials are to be there before anybody asks.
-        server: serves them.
+        profiles: get their first sessions before any client asks.
+        server: serves their credentials.
     """
 
-    def __init__(self, sourced: Sequence[Sourced], server: Server) -> None:
-        self._sourced = sourced
+    def __init__(self, profiles: Sequence[ServedProfile], server: HTTPServer) -> None:
+        self._profiles = profiles
         self._server = server
         self._failure: HwsignerError | HwsignerWarning | None = None
         self._is_ending = threading.Event()
 
-    def stay(self) -> None:
-        """Serve until SIGINT, SIGTERM or, but under nohup, SIGHUP.
+    def run(self) -> None:
+        """Serve until SIGINT, SIGTERM or SIGHUP. Under nohup, SIGHUP stays ignored.
 
         Raises:
-            HwsignerError: there is no first session, and another try would not help.
-            PinError: the last credentials of all profiles have ended, and nobody tries to get others.
+            HwsignerError: there is no first session, and another attempt would not help.
+            PinError: the last credentials of all profiles have expired, and a PIN keeps hwsigner from getting others.
         """
         notifier = Notifier(os.environ)
         report_thread_failures()
-        # From the first prompt to the last: another end would leave the terminal as a prompt has made it.
-        with _stopping(self._server):
-            self._start_threads(notifier)
-            gc.freeze()  # What is there by now stays: it is looked through no more, which would hold up requests.
+        # From the first prompt to the last: a signal's default action would leave the terminal as a prompt has set it.
+        with _stopped_by_signals(self._server):
+            first = [threading.Thread(target=self._warm, args=(one,), daemon=True) for one in self._profiles]
+            for one, thread in zip(self._profiles, first, strict=True):
+                one.local.start()
+                thread.start()
+            threading.Thread(target=self._watch, args=(first, notifier), daemon=True).start()
+            gc.freeze()  # What exists now stays: collecting it again and again would delay requests.
             self._server.run()
             self._is_ending.set()
             notifier.stopping()
             failure = self._failure
-            is_closed = close_in_time([one.own.close for one in self._sourced])
+            is_closed = close_in_time([one.local.close for one in self._profiles])
             release_terminal()
             if not is_closed:
                 if failure:
@@ -85,21 +84,13 @@ class Residence:
         if failure:
             raise failure
 
-    def _start_threads(self, notifier: Notifier) -> None:
-        first = [threading.Thread(target=self._warm, args=(one,), daemon=True) for one in self._sourced]
-        for one, thread in zip(self._sourced, first, strict=True):
-            one.own.start()
-            thread.start()
-        threading.Thread(target=self._tell_of, args=(first, notifier), daemon=True).start()
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def _warm(self, one: Sourced) -> None:
+    def _warm(self, one: ServedProfile) -> None:
         try:
             one.source.reply(CONTAINER)
         except AgentError as error:
             report(f"{one.name}: no credentials: {error}")
-        except _PASSING:
-            pass  # The provider's log has it.
+        except _TEMPORARY:
+            pass  # It is in the log already.
         except (HwsignerError, HwsignerWarning) as error:
             self._fail(error)
 
@@ -107,29 +98,27 @@ class Residence:
         self._failure = failure
         self._server.stop()
 
-    def _tell_of(self, first: Sequence[threading.Thread], notifier: Notifier) -> None:
+    def _watch(self, first: Sequence[threading.Thread], notifier: Notifier) -> None:
+        """Report readiness, then lost profiles. End the server once all are lost, so that a service manager sees it."""
         _join(first, _READY_SECONDS)
         if self._failure is None and not self._is_ending.is_set():
             notifier.ready("answering")
-
-    def _watch(self) -> None:
-        """Tell of profiles that are lost, and end once all of them are, so that a service manager sees it."""
         lost: dict[str, PinError] = {}
         while not self._is_ending.wait(_LOOK_SECONDS):
-            told, lost = lost, {one.name: error for one in self._sourced if (error := _loss(one))}
-            if len(lost) == len(self._sourced):
-                self._fail(next(error for name, error in lost.items() if name not in told))
+            reported, lost = lost, {one.name: error for one in self._profiles if (error := _loss(one))}
+            if len(lost) == len(self._profiles):
+                self._fail(next(error for name, error in lost.items() if name not in reported))
                 return
-            for name in lost.keys() - told.keys():
-                report(f"{name}: no credentials until the server is started again: {lost[name]}")
+            for name in lost.keys() - reported.keys():
+                report(f"{name}: no credentials until the server is restarted: {lost[name]}")
 
 
-def _loss(one: Sourced) -> PinError | None:
-    """Return why a profile has no credentials any more and nobody tries to get some, or None."""
-    if not isinstance(one.own.provider().failure, PinError):
+def _loss(one: ServedProfile) -> PinError | None:
+    """Return the error if a PIN keeps a profile from credentials, which the server can't fix by itself; else None."""
+    if not isinstance(one.local.provider().failure, PinError):
         return None
     try:
-        one.source.reply(CONTAINER)  # It tries nothing, as a wrong PIN is not sent twice; an agent may have some.
+        one.source.reply(CONTAINER)  # Sends no PIN again, but an agent may have credentials by now.
     except PinError as error:
         return error
     except (HwsignerError, HwsignerWarning):
@@ -138,7 +127,7 @@ def _loss(one: Sourced) -> PinError | None:
 
 
 def close_in_time(closes: Sequence[Callable[[], None]]) -> bool:
-    """Close what a process has open; return False where something hangs, such as a key, and it would not end for it."""
+    """Call these functions; return False if one of them hangs, as a key may, and the process would not end for it."""
     threads = [threading.Thread(target=close, daemon=True) for close in closes]
     for thread in threads:
         thread.start()
@@ -153,7 +142,7 @@ def _join(threads: Sequence[threading.Thread], seconds: float) -> None:
 
 
 @contextmanager
-def _stopping(server: Server) -> Iterator[None]:
+def _stopped_by_signals(server: HTTPServer) -> Iterator[None]:
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)

@@ -1,4 +1,4 @@
-"""From profiles and flags to credentials for those who ask for them over HTTP."""
+"""From profiles and flags to the credentials that `serve` and `exec` give out."""
 
 from __future__ import annotations
 
@@ -15,35 +15,36 @@ from hwsigner.config import settings
 from hwsigner.serving.credentials import FORMATS
 
 if TYPE_CHECKING:
+    from hwsigner.aws.credentials import Credentials
     from hwsigner.refresh.background import BackgroundProvider, Reply
-    from hwsigner.refresh.outcome import Failure, Session
+    from hwsigner.refresh.outcome import Failure
     from hwsigner.serving.credentials import Source
 
-Note = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Sourced:
+class ServedProfile:
     """A profile and its credentials.
 
     Attributes:
-        name: its name; of flags without a profile the role's.
+        name: its name; the role's name if flags were given without a profile.
         role: the role's name, the last part of its ARN.
         source: its credentials.
-        own: the provider of this process, which may not be in use.
+        local: the provider of this process. It is not used while an agent gives the credentials.
     """
 
     name: str
     role: str
     source: Source
-    own: OwnProvider
+    local: LazyProvider
 
 
-class OwnProvider:
-    """A source that makes a provider in this process when it is first asked for a reply. Safe to use by all threads.
+class LazyProvider:
+    """A source with a provider that is made when a reply is first asked for. Thread-safe.
 
     Args:
-        make: makes it; raises a UsageError for what can't be meant.
+        make: makes the provider; raises a UsageError for invalid settings.
     """
 
     def __init__(self, make: Callable[[], BackgroundProvider]) -> None:
@@ -61,7 +62,7 @@ class OwnProvider:
         return self.provider().reply(name)
 
     def provider(self) -> BackgroundProvider:
-        """Return the provider, made now if it was not."""
+        """Return the provider; make it if need be."""
         with self._lock:
             if self._made is None:
                 self._made = self._make()
@@ -70,63 +71,60 @@ class OwnProvider:
             return self._made
 
     def start(self) -> None:
-        """Let a thread refresh its sessions ahead of need."""
+        """Start refreshing in the background, now or when the provider is made."""
         with self._lock:
             self._is_started = True
             if self._made:
                 self._made.start()
 
     def close(self) -> None:
-        """Close the provider, if one was made."""
+        """Close the provider, if it was made."""
         if self._made:
             self._made.close()
 
 
-def of_profile(name: str, note: Note) -> Sourced:
-    """Return a profile of config.toml, whose credentials a running agent gives, or else a provider of this process.
+def of_profile(name: str, log: Log) -> ServedProfile:
+    """Return a profile of config.toml. A running agent gives its credentials, or else a provider of this process.
 
     Args:
         name: its name.
-        note: takes a line for each session and each failure.
+        log: takes a line for each session and each failure.
 
     Raises:
-        ConfigError: there is no such profile, or it holds what is no flag.
+        ConfigError: there is no such profile, or it contains a key that is not a flag.
     """
-    return _sourced(argparse.Namespace(**settings.read_profile(name, os.environ)), name, note, asks_agent=True)
+    return _served(argparse.Namespace(**settings.read_profile(name, os.environ)), name, log, asks_agent=True)
 
 
-def of_flags(arguments: argparse.Namespace, note: Note, *, asks_agent: bool) -> Sourced:
+def of_flags(arguments: argparse.Namespace, log: Log, *, asks_agent: bool) -> ServedProfile:
     """Return what the flags of a command line, and the profile that they may name, say.
 
     Args:
         arguments: the command line.
-        note: takes a line for each session and each failure.
-        asks_agent: whether it is the profile and nothing else, so that an agent's credentials are the same.
+        log: takes a line for each session and each failure.
+        asks_agent: whether the flags only name a profile, so that an agent has the same credentials.
     """
-    return _sourced(arguments, arguments.profile or arguments.config_profile, note, asks_agent=asks_agent)
+    return _served(arguments, arguments.profile or arguments.config_profile, log, asks_agent=asks_agent)
 
 
-def _sourced(arguments: argparse.Namespace, name: str | None, note: Note, *, asks_agent: bool) -> Sourced:
+def _served(arguments: argparse.Namespace, name: str | None, log: Log, *, asks_agent: bool) -> ServedProfile:
     from hwsigner.serving.agent_source import AgentFirst
 
-    role = (arguments.role_arn or "").rpartition("/")[2]  # Without one, a provider can't be made.
-    own = OwnProvider(partial(_resident, arguments, name or role, note))
-    source = AgentFirst(name, own, role_arn=arguments.role_arn) if name and asks_agent else own
-    return Sourced(name or role, role, source, own)
+    role = (arguments.role_arn or "").rpartition("/")[2]  # Without one, no provider can be made.
+    local = LazyProvider(partial(_provider, arguments, name or role, log))
+    source = AgentFirst(name, local, role_arn=arguments.role_arn) if name and asks_agent else local
+    return ServedProfile(name or role, role, source, local)
 
 
-def _resident(arguments: argparse.Namespace, name: str, note: Note) -> BackgroundProvider:
+def _provider(arguments: argparse.Namespace, name: str, log: Log) -> BackgroundProvider:
+    from hwsigner.aws.credentials import Credentials
     from hwsigner.refresh.background import BackgroundProvider
 
-    provider = options.provider(arguments)
-    attended = getattr(arguments, "attended", None)  # Of profiles alone.
-    return BackgroundProvider(provider, formats=FORMATS, attended=attended, on_try=partial(_note, name, note))
+    def note(outcome: Credentials | Failure) -> None:
+        if isinstance(outcome, Credentials):
+            log(f"{name}: created a session, good until {outcome.expiration:%Y-%m-%dT%H:%M:%SZ}")
+        else:
+            log(f"{name}: no session: {outcome.error}")
 
-
-def _note(name: str, note: Note, outcome: Session | Failure) -> None:
-    from hwsigner.refresh.outcome import Session
-
-    if isinstance(outcome, Session):
-        note(f"{name}: created a session, good until {outcome.credentials.expiration:%Y-%m-%dT%H:%M:%SZ}")
-    else:
-        note(f"{name}: no session: {outcome.error}")
+    attended = getattr(arguments, "attended", None)  # Only profiles have it.
+    return BackgroundProvider(options.provider(arguments), formats=FORMATS, attended=attended, on_try=note)

@@ -33,7 +33,6 @@ class PinRequest:
         subject: what it unlocks, such as `token 'alpha'` or a path.
         state: what the token says about its PIN (`an earlier try failed`), or an empty string.
         serial: the token's serial number, or an empty string.
-        slot: the slot, if another token gives the same details, or an empty string.
         for_one_signature: whether the PIN is for one signature, so that the next one needs it again.
     """
 
@@ -41,13 +40,12 @@ class PinRequest:
     subject: str
     state: str = ""
     serial: str = ""
-    slot: str = ""
     for_one_signature: bool = False
 
     @property
     def question(self) -> str:
         """The question as one line. It may have control characters from a token's label."""
-        details = (self.serial and f"serial {self.serial}", self.slot and f"slot {self.slot}", self.state)
+        details = (self.serial and f"serial {self.serial}", self.state)
         notes = ", ".join(filter(None, details))
         return f"{self.kind} for {self.subject}" + (f" ({notes})" if notes else "")
 
@@ -150,7 +148,7 @@ class PinSource:
         """
         pin = self.given(uri)
         if pin is None:
-            pin = pin_sources.serial_credential(request.serial, (request.subject, request.slot))
+            pin = pin_sources.serial_credential(request.serial, request.subject)
         if pin is None and self._is_for_key:
             pin = pin_sources.unnamed_pin(_taker(uri, request))
         return pin
@@ -218,4 +216,4 @@ class PinSource:
 
 def _taker(uri: KeyURI, request: PinRequest) -> Hashable:
     """Return what one PIN unlocks: a token however its URIs name it, else the place."""
-    return (request.serial, request.subject, request.slot) if request.serial else uri.place
+    return (request.serial, request.subject) if request.serial else uri.place

@@ -1,4 +1,4 @@
-"""What programs that give a PIN have in common: their environment, and waiting for what they write."""
+"""What `cmd:` programs and pinentries share: their environment, and waiting for what they print."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pin-source=cmd:`: a program that prints a PIN."""
+"""`pin-source=cmd:`, a program that prints a PIN, and what it has in common with a pinentry."""
 
 from __future__ import annotations
 

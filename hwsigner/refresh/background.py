@@ -18,14 +18,13 @@ from weakref import WeakSet
 from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
 from hwsigner.refresh.outcome import Failure, Session
-from hwsigner.refresh.provider import Listener, Provider
+from hwsigner.refresh.provider import Provider
 from hwsigner.refresh.workers import start_work
 
 # Waiting does not count the time that the machine is suspended, and nothing reports that a clock was set.
 LOOK_SECONDS = 60.0
 
 Reply = bytes | memoryview
-Format = Callable[[Credentials], Reply]
 
 
 class Status(NamedTuple):
@@ -66,8 +65,8 @@ class BackgroundProvider:
             and must not raise.
         attended: whether the key needs a person for each session: True, False, or None to judge by how long signatures
             take.
-        on_try: called after each attempt with the session or the failure, in order, by the thread that made it. It may
-            call and close this provider, and must not raise.
+        on_try: called after each attempt with the credentials or the failure, in order, by the thread that made it. It
+            may call and close this provider, and must not raise.
 
     Raises:
         UsageError: the provider has a background provider already.
@@ -77,9 +76,9 @@ class BackgroundProvider:
         self,
         provider: Provider,
         *,
-        formats: Mapping[str, Format] | None = None,
+        formats: Mapping[str, Callable[[Credentials], bytes | memoryview]] | None = None,
         attended: bool | None = None,
-        on_try: Listener | None = None,
+        on_try: Callable[[Credentials | Failure], None] | None = None,
     ) -> None:
         self._provider = provider
         if provider._listener is not None:
@@ -105,7 +104,7 @@ class BackgroundProvider:
             _timer.start()
             self._tell()
 
-    def read(self, name: str) -> Reply | None:
+    def read(self, name: str) -> bytes | memoryview | None:
         """Return the finished reply of a format at once, or None if `reply` must be called, which may take long.
 
         While a refresh is in progress, and after one that failed, it is the last reply.
@@ -120,7 +119,7 @@ class BackgroundProvider:
         self._want()
         return rendered.replies[name]
 
-    def reply(self, name: str) -> Reply:
+    def reply(self, name: str) -> bytes | memoryview:
         """Return the finished reply of a format; wait for a refresh if there are no live credentials.
 
         Args:
@@ -218,7 +217,7 @@ class BackgroundProvider:
         if self._is_started:
             self._is_retried = not self._needs_person()
         if self._on_try:
-            self._on_try(outcome)
+            self._on_try(outcome.credentials if isinstance(outcome, Session) else outcome)
         self._tell()
 
     def _work(self) -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakSet
 
 from hwsigner.aws.create_session import Service, SessionRequest, create_session
@@ -28,9 +28,6 @@ from hwsigner.system.clocks import Clocks, boot_time, utc_now
 
 if TYPE_CHECKING:
     from hwsigner.config import settings
-
-# Called after each attempt to create a session, with its outcome.
-Listener = Callable[[Session | Failure], None]
 
 
 class Provider:
@@ -83,11 +80,13 @@ class Provider:
         self._session: Session | None = None
         self._failure: Failure | None = None
         # A background provider's: called by the thread that made an attempt, before it lets others go on.
-        self._listener: Listener | None = None
+        self._listener: Callable[[Session | Failure], None] | None = None
         _providers.add(self)
 
     @classmethod
-    def from_profile(cls, name: str, ask_pin: AskPin | None = None, *, environ: Mapping[str, str] = os.environ) -> Self:
+    def from_profile(
+        cls, name: str, ask_pin: AskPin | None = None, *, environ: Mapping[str, str] = os.environ, **overrides: Any
+    ) -> Self:
         """Return a provider for a profile of config.toml, as `--profile` does, but without prompts.
 
         The profile's `pinentry`, `debug` and `strict` have no effect. A `pin-source=cmd:` of its key URIs may run.
@@ -97,10 +96,12 @@ class Provider:
             ask_pin: asked first for a PIN that the profile does not hold itself as `pkcs8-password` or
                 `tpm-key-password`; returns None to leave it to the stored places.
             environ: says where config.toml is, and the endpoint, proxies, CAs and number of attempts.
+            overrides: values that take precedence over the profile's, by the names of the flags with `_`, as in
+                `session_duration=900`. A value has the type that it has in config.toml.
 
         Raises:
             ConfigError: there is no such profile, or it has a key that is not a flag.
-            UsageError: an ARN, a key URI or another value, or an environment variable, is invalid.
+            UsageError: an ARN, a key URI or another value, an override, or an environment variable, is invalid.
 
         Warns:
             UnsafeKeyWarning: the profile holds a PIN and others can read its file.
@@ -108,11 +109,11 @@ class Provider:
         """
         from hwsigner.config import settings
 
-        values = settings.read_profile(name, environ)
-        return cls.from_values(values, settings.service(values, environ), ask_pin)
+        values = settings.read_profile(name, environ, overrides)
+        return cls._from_values(values, settings.service(values, environ), ask_pin)
 
     @classmethod
-    def from_values(
+    def _from_values(
         cls, values: settings.Values, service: Service, ask_pin: AskPin | None = None, prompts: Sequence[AskPin] = ()
     ) -> Self:
         """Return a provider for the values of a command line or a profile, as in `hwsigner.config.settings`.

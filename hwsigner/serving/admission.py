@@ -1,12 +1,13 @@
-"""Which requests are looked at: those of programs of this machine, and none that a browser or a proxy passes on."""
+"""Which requests are considered: those of programs that mean this server, not those from web pages or proxies."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import NamedTuple
 
 from hwsigner.http.address import host_and_port
+from hwsigner.serving.peer import Peer
 from hwsigner.serving.responses import Headers, Refusal
 
 HOST = b"host"
@@ -20,45 +21,50 @@ _LENGTH = b"content-length"
 _ENCODING = b"transfer-encoding"
 _READ = frozenset({HOST, AUTHORIZATION, IMDS_TOKEN, IMDS_SECONDS, _LENGTH, _ENCODING}) | _FOREIGN
 
-Scope = Mapping[str, Any]
 
+class Request(NamedTuple):
+    """The head of a request.
 
-class Admission:
-    """Reads a request's headers, and refuses what does not come from a program that means this server.
-
-    A page whose name was made to lead here (DNS rebinding) sends that name as `Host`.
-
-    Args:
-        names: what clients may call this server besides the address that they reached it by.
+    Attributes:
+        method: such as `GET`.
+        path: without the query, percent-decoded.
+        headers: names in lower case, and values, as sent.
+        keeps_open: whether the client may send more requests.
+        peer: the client.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._hosts = {name.lower().encode() for name in names}
+    method: str
+    path: str
+    headers: Sequence[tuple[bytes, bytes]]
+    keeps_open: bool
+    peer: Peer
 
-    def headers(self, scope: Scope) -> Headers:
-        """Return those of a request's headers that are of use here, by their names in lower case.
 
-        Raises:
-            Refusal: 400, one of them is repeated, `Host` is missing, or there is a body; 403, it is foreign.
-        """
-        found = [header for header in scope["headers"] if header[0] in _READ]
-        headers: dict[bytes, bytes] = dict(found)
-        if len(headers) != len(found):
-            raise Refusal(HTTPStatus.BAD_REQUEST, "a header is repeated")
-        if not _FOREIGN.isdisjoint(headers):
-            name = min(_FOREIGN & headers.keys()).decode()
-            raise Refusal(HTTPStatus.FORBIDDEN, f"the request has {name}: it comes from a web page or through a proxy")
-        if headers.get(HOST) not in self._hosts:
-            self._check_host(headers, scope)
-        if headers.get(_LENGTH, b"0") != b"0" or _ENCODING in headers:
-            raise Refusal(HTTPStatus.BAD_REQUEST, "the request has a body")
-        return headers
+def read_headers(request: Request, hosts: Collection[bytes]) -> Headers:
+    """Return the headers that this server reads.
 
-    def _check_host(self, headers: Headers, scope: Scope) -> None:
-        if HOST not in headers:
-            raise Refusal(HTTPStatus.BAD_REQUEST, "there is no Host header")
-        own = scope["server"]
-        name = headers[HOST].lower()
-        allowed = {host_and_port(*own).encode(), host_and_port(own[0], None).encode(), *self._hosts}
-        if name not in allowed:
-            raise Refusal(HTTPStatus.FORBIDDEN, f"the Host header is {name[:100].decode('latin-1')!r}")
+    Args:
+        request: the request.
+        hosts: what `Host` may be, in lower case, besides the address at which the client reached the server. A web page
+            whose name resolves to this machine (DNS rebinding) sends that name.
+
+    Raises:
+        Refusal: 400 if one of them is repeated, `Host` is missing, or there is a body; 403 if the request is foreign.
+    """
+    found = [header for header in request.headers if header[0] in _READ]
+    headers = dict(found)
+    if len(headers) != len(found):
+        raise Refusal(HTTPStatus.BAD_REQUEST, "a header is repeated")
+    if not _FOREIGN.isdisjoint(headers):
+        name = min(_FOREIGN & headers.keys()).decode()
+        raise Refusal(HTTPStatus.FORBIDDEN, f"the request has {name}: it comes from a web page or through a proxy")
+    if HOST not in headers:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "there is no Host header")
+    host = headers[HOST].lower()
+    if host not in hosts:
+        address, port = request.peer.server
+        if host.decode("latin-1") not in (host_and_port(address, port), host_and_port(address, None)):
+            raise Refusal(HTTPStatus.FORBIDDEN, f"the Host header is {host[:100].decode('latin-1')!r}")
+    if headers.get(_LENGTH, b"0") != b"0" or _ENCODING in headers:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "the request has a body")
+    return headers

@@ -1,131 +1,120 @@
-"""The ASGI application: from a request to the answer, with a line in the log for each refusal."""
+"""From a request to its response, for both endpoints, with a line in the log for each refusal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import hmac
+from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
-from typing import Any, NamedTuple
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from hwsigner.http.address import host_and_port
 from hwsigner.serving import credentials as formats
-from hwsigner.serving.admission import Admission, Scope
-from hwsigner.serving.container import Container, container_path
-from hwsigner.serving.credentials import Replies, Source
+from hwsigner.serving.admission import AUTHORIZATION, Request, read_headers
+from hwsigner.serving.credentials import CachedCredentials, Source
 from hwsigner.serving.imds import FOLDER, IMDS, ROLES_PATH, TOKEN_PATH, SessionTokens
-from hwsigner.serving.known import CONNECTION, Known
-from hwsigner.serving.peer import Owners
-from hwsigner.serving.responses import Admitted, Answer, Headers, Refusal
+from hwsigner.serving.peer import Peer
+from hwsigner.serving.responses import Headers, Refusal, Response
 
-Admit = Callable[[Headers, Scope], Admitted]
+# Gives the response to a request, at once or later; may raise a Refusal.
+Handler = Callable[[Headers, Peer], Response | Awaitable[Response]]
 
 _METHODS = ("GET", "PUT")
 _SHOWN = 200
 
 
-class Route(NamedTuple):
-    """What a path answers to.
-
-    Attributes:
-        method: by which method.
-        admit: looks a request over, and returns what answers it.
-    """
-
-    method: str
-    admit: Admit
-
-
-@dataclass(frozen=True)
-class Served:
-    """A profile that the container endpoint serves.
-
-    Attributes:
-        name: its name.
-        token: what its clients send.
-        source: its credentials.
-    """
-
-    name: str
-    token: bytes
-    source: Source
+def container_path(profile: str) -> str:
+    """Return the path of a profile's credentials at the container endpoint, percent-encoded."""
+    return f"/credentials/{quote(profile, safe='')}"
 
 
 class Application:
-    """Answers the requests of both endpoints.
+    """The endpoints.
 
     Args:
-        profiles: what the container endpoint serves.
         names: what clients may call the server, besides its address.
-        log: takes a line for each refusal; the line may hold what a client sent.
+        log: takes a line for each refusal. The line may contain what a client sent.
     """
 
-    def __init__(self, profiles: Iterable[Served], *, names: Iterable[str], log: Callable[[str], None]) -> None:
-        self._admission = Admission(names)
+    def __init__(self, names: Iterable[str], log: Callable[[str], None]) -> None:
+        self._hosts = {name.lower().encode() for name in names}
         self._log = log
         self._imds: IMDS | None = None
-        self._routes: dict[str, Route] = {}
-        for profile in profiles:
-            container = Container(Replies(profile.source, formats.CONTAINER, profile.name), profile.token)
-            self._routes[unquote(container_path(profile.name))] = Route("GET", container.admit)
+        # By path: its one method, and what answers it.
+        self._routes: dict[str, tuple[str, Handler]] = {}
 
-    def add_imds(self, role: str, profile: Served, users: Iterable[int], owners: Owners | None = None) -> None:
-        """Serve IMDSv2 as well.
+    def add_container(self, name: str, source: Source, token: bytes) -> None:
+        """Serve a profile's credentials at the container endpoint of ECS and EKS.
+
+        Args:
+            name: the profile's name.
+            source: its credentials.
+            token: the whole value of `Authorization`.
+        """
+        credentials = CachedCredentials(source, formats.CONTAINER, name)
+
+        def respond(headers: Headers, peer: Peer) -> Response | Awaitable[Response]:
+            if not hmac.compare_digest(headers.get(AUTHORIZATION, b""), token):
+                raise Refusal(HTTPStatus.UNAUTHORIZED, "the Authorization header is not the token of this profile")
+            return credentials.respond()
+
+        self._routes[unquote(container_path(name))] = "GET", respond
+
+    def add_imds(self, role: str, source: Source, secret: bytes, users: Iterable[int]) -> None:
+        """Serve a role's credentials by IMDSv2.
 
         Args:
             role: the role's name.
-            profile: gives its credentials, and the secret that IMDS tokens are made with.
+            source: its credentials.
+            secret: what tokens are made from; see `SessionTokens`.
             users: the uids whose processes may have tokens.
-            owners: says whose a connection is; by default by the kernel's tables.
         """
-        replies, tokens = Replies(profile.source, formats.IMDS, role), SessionTokens(profile.token)
-        self._imds = imds = IMDS(role, replies, users=users, owners=owners or Owners(), tokens=tokens)
-        roles = Route("GET", imds.admit_role)
+        credentials = CachedCredentials(source, formats.IMDS, role)
+        self._imds = imds = IMDS(role, credentials, users=users, tokens=SessionTokens(secret), log=self._log)
         self._routes |= {
-            TOKEN_PATH: Route("PUT", imds.admit_token),
-            ROLES_PATH: roles,
-            ROLES_PATH.rstrip("/"): roles,
-            ROLES_PATH + role: Route("GET", imds.admit_credentials),
+            TOKEN_PATH: ("PUT", imds.respond_token),
+            ROLES_PATH: ("GET", imds.respond_role),
+            ROLES_PATH.rstrip("/"): ("GET", imds.respond_role),
+            ROLES_PATH + role: ("GET", imds.respond_credentials),
         }
 
-    async def answer(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request: the ASGI application. A method, since a call of an instance costs more."""
+    def respond(self, request: Request) -> Response | Awaitable[Response]:
+        """Return the response, or what gives it later. Neither raises an exception."""
         try:
-            admitted = self._admit(scope)
-            known: Known = scope["state"][CONNECTION]
-            known.headers, known.now = scope["headers"], admitted.now
-            start, body, _ = admitted.now() or await admitted.later()
-        except Refusal as refusal:
-            start, body, _ = self._refuse(scope, refusal)
+            headers = read_headers(request, self._hosts)
+            method, handler = self._routes.get(request.path, ("", None))
+            if handler is None or request.method != method:
+                raise self._astray(headers, request, method)
+            response = handler(headers, request.peer)
         except Exception as error:
-            # Not raised: the server would print a traceback, which may show a secret.
-            reason = f"internal error: {type(error).__name__}"
-            start, body, _ = self._refuse(scope, Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, reason))
-        await send(start)
-        await send(body)
+            return self.refuse(error, request.peer, request)
+        return response if isinstance(response, Response) else self._wait(request, response)
 
-    def _admit(self, scope: Scope) -> Admitted:
-        headers = self._admission.headers(scope)
-        route = self._routes.get(scope["path"])
-        if route is None or scope["method"] != route.method:
-            raise self._astray(headers, scope, route)
-        return route.admit(headers, scope)
+    async def _wait(self, request: Request, response: Awaitable[Response]) -> Response:
+        try:
+            return await response
+        except Exception as error:
+            return self.refuse(error, request.peer, request)
 
-    def _astray(self, headers: Headers, scope: Scope, route: Route | None) -> Refusal:
-        """Return the refusal of a request to a path that is none, or by a method that is not the path's."""
-        allowed = [route.method] if route else _METHODS
-        if scope["method"] not in allowed:
-            return Refusal(
-                HTTPStatus.METHOD_NOT_ALLOWED,
-                f"the method is not {' or '.join(allowed)}",
-                {b"allow": ", ".join(allowed).encode()},
-            )
-        if self._imds and scope["path"].startswith(FOLDER):
+    def _astray(self, headers: Headers, request: Request, method: str) -> Refusal:
+        """Return the refusal of an unknown path, or of a method that the path does not have."""
+        allowed = [method] if method else _METHODS
+        if request.method not in allowed:
+            reason = f"the method is not {' or '.join(allowed)}"
+            return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, reason, {b"allow": ", ".join(allowed).encode()})
+        if self._imds and request.path.startswith(FOLDER):
             self._imds.check(headers)
         return Refusal(HTTPStatus.NOT_FOUND, "there is nothing at this path")
 
-    def _refuse(self, scope: Scope, refusal: Refusal) -> Answer:
-        client = host_and_port(*scope["client"])
-        asked = f"{scope['method']} {scope['path'][:_SHOWN]}"
-        self._log(f"refused {client} {asked}: {int(refusal.status)}, {refusal.reason}")
-        return refusal.answer()
+    def refuse(self, error: Exception, peer: Peer, request: Request | None = None) -> Response:
+        """Log a refusal and return its response.
+
+        Args:
+            error: a Refusal; of any other error only the class is shown, since its text may hold a secret.
+            peer: the client.
+            request: None if the client sent no valid request.
+        """
+        if not isinstance(error, Refusal):
+            error = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, f"internal error: {type(error).__name__}")
+        what = f" {request.method} {request.path[:_SHOWN]}" if request else ""
+        self._log(f"refused {host_and_port(*peer.client)}{what}: {int(error.status)}, {error.reason}")
+        return error.response()

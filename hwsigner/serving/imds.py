@@ -1,35 +1,37 @@
-"""IMDSv2, as of EC2 and as far as credentials go: a token for a PUT, then the role's name, then its credentials."""
+"""IMDSv2 of EC2, as far as credentials go: a token for a PUT, then the role's name, then the role's credentials."""
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from pathlib import Path
 
-from hwsigner.serving.admission import IMDS_SECONDS, IMDS_TOKEN, Scope
-from hwsigner.serving.credentials import Replies
-from hwsigner.serving.known import CONNECTION, Known
-from hwsigner.serving.peer import Address, Connection, Owners
-from hwsigner.serving.responses import TEXT, Admitted, Answer, Headers, Refusal, answer
+from hwsigner.serving.admission import IMDS_SECONDS, IMDS_TOKEN
+from hwsigner.serving.credentials import CachedCredentials
+from hwsigner.serving.peer import Peer
+from hwsigner.serving.responses import TEXT, Headers, Refusal, Response, response
 from hwsigner.system.clocks import boot_time
+
+FOLDER = "/latest/"
+TOKEN_PATH = "/latest/api/token"  # noqa: S105
+ROLES_PATH = "/latest/meta-data/iam/security-credentials/"
 
 LONGEST_SECONDS = 21600
 
 _EXPIRY_LENGTH = 16
-# Another one each time that the machine starts, and with it the clock.
+# Changes when the machine restarts, and the clock with it.
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class SessionTokens:
-    """Issues tokens and knows its own again, and those of another run with the same secret, until the machine restarts.
+    """Issues tokens and recognises them, in a later run with the same secret too, until the machine restarts.
 
-    Some SDKs (Ruby's) keep a token for six hours, and are at a loss for minutes when it is not known any more.
+    Some SDKs (Ruby's) keep a token for six hours, and fail for minutes when it is no longer recognised.
 
     Args:
-        secret: 32 bytes of chance or more, which the tokens tell nobody.
-        clock: tells seconds by a clock that nobody sets.
+        secret: 32 random bytes or more. It can't be found from the tokens.
+        clock: tells seconds by a clock that can't be set.
     """
 
     def __init__(self, secret: bytes, clock: Callable[[], float] = boot_time) -> None:
@@ -37,7 +39,7 @@ class SessionTokens:
         self._key = hmac.digest(secret, b"IMDSv2 " + _BOOT_ID.read_bytes(), "sha256")
 
     def issue(self, seconds: int) -> bytes:
-        """Return a token that is good for some seconds: 80 hexadecimal digits."""
+        """Return a token that is valid for some seconds: 80 hexadecimal digits, its expiry and a MAC."""
         expiry = b"%016x" % int(self.clock() + seconds)
         return expiry + self._mac(expiry)
 
@@ -52,82 +54,78 @@ class SessionTokens:
         return hmac.digest(self._key, expiry, "sha256").hex().encode()
 
 
-FOLDER = "/latest/"
-TOKEN_PATH = "/latest/api/token"  # noqa: S105
-ROLES_PATH = "/latest/meta-data/iam/security-credentials/"
-
-
 class IMDS:
-    """Gives tokens to the processes of some users, and to who has one the credentials of a role.
+    """Gives tokens to the processes of some users, and a role's credentials to clients with a token.
 
     Args:
         role: the role's name.
-        replies: its credentials.
+        credentials: its credentials.
         users: the uids whose processes may have tokens.
-        owners: says whose a connection is.
         tokens: issues the tokens.
+        log: takes a line if the kernel can't tell users apart.
     """
 
     def __init__(
-        self, role: str, replies: Replies, *, users: Iterable[int], owners: Owners, tokens: SessionTokens
+        self,
+        role: str,
+        credentials: CachedCredentials,
+        *,
+        users: Iterable[int],
+        tokens: SessionTokens,
+        log: Callable[[str], None],
     ) -> None:
-        self._role = answer(role.encode(), TEXT)
-        self._replies = replies
+        self._role = response(role.encode(), TEXT)
+        self._credentials = credentials
         self._users = frozenset(users)
-        self._owners = owners
         self._tokens = tokens
+        self._log: Callable[[str], None] | None = log
 
-    def admit_token(self, headers: Headers, scope: Scope) -> Admitted:
-        """Return what answers with a new token, or refuses with 403 where the caller is another user.
+    def respond_token(self, headers: Headers, peer: Peer) -> Response:
+        """Return a new token.
 
         Raises:
-            Refusal: 400, its life in seconds is missing or none.
+            Refusal: 400 if its life in seconds is missing or invalid; 403 if the client is another user; 503 if the
+                kernel can't tell.
         """
         seconds = _seconds(headers.get(IMDS_SECONDS, b""))
-        return Admitted(lambda: None, partial(self._give_token, seconds, scope))
+        uid = self._uid(peer)
+        if uid not in self._users:
+            whose = "that of another machine or namespace" if uid is None else f"uid {uid}'s"
+            raise Refusal(HTTPStatus.FORBIDDEN, f"the connection is {whose}; --allow-user would let one in")
+        return response(self._tokens.issue(seconds), TEXT, headers={IMDS_SECONDS: b"%d" % seconds})
 
-    def admit_role(self, headers: Headers, scope: Scope) -> Admitted:
-        """Return what answers with the role's name; raises as `check`."""
-        return Admitted(partial(self._until, self.check(headers), lambda: self._role), self._replies.wait)
+    def respond_role(self, headers: Headers, peer: Peer) -> Response:
+        """Return the role's name; raises as `check`."""
+        self.check(headers)
+        return self._role
 
-    def admit_credentials(self, headers: Headers, scope: Scope) -> Admitted:
-        """Return what answers with the role's credentials; raises as `check`."""
-        return Admitted(partial(self._until, self.check(headers), self._replies.now), self._replies.wait)
+    def respond_credentials(self, headers: Headers, peer: Peer) -> Response | Awaitable[Response]:
+        """Return the role's credentials; raises as `check`."""
+        self.check(headers)
+        return self._credentials.respond()
 
-    def check(self, headers: Headers) -> float:
-        """Return when the token of a request expires.
+    def check(self, headers: Headers) -> None:
+        """Check the token of a request.
 
         Raises:
-            Refusal: 401, it has none that is good.
+            Refusal: 401 if it has none, or an invalid or expired one.
         """
         expiry = self._tokens.expiry(headers.get(IMDS_TOKEN, b""))
         if expiry is None:
             raise Refusal(HTTPStatus.UNAUTHORIZED, f"the request has no {IMDS_TOKEN.decode()} of this server")
-        self._refuse_after(expiry)
-        return expiry
-
-    def _until(self, expiry: float, now: Callable[[], Answer | None]) -> Answer | None:
-        self._refuse_after(expiry)
-        return now()
-
-    def _refuse_after(self, expiry: float) -> None:
         if self._tokens.clock() >= expiry:
             raise Refusal(HTTPStatus.UNAUTHORIZED, "the token has expired")
 
-    async def _give_token(self, seconds: int, scope: Scope) -> Answer:
-        user = await self._user(scope)
-        if user not in self._users:
-            whose = "that of another machine or namespace" if user is None else f"uid {user}'s"
-            raise Refusal(HTTPStatus.FORBIDDEN, f"the connection is {whose}; --allow-user would let one in")
-        return answer(self._tokens.issue(seconds), TEXT, headers={IMDS_SECONDS: b"%d" % seconds})
-
-    async def _user(self, scope: Scope) -> int | None:
-        """Return the uid of who made the connection, looked up once for each."""
-        known: Known = scope["state"][CONNECTION]
-        if known.user is None:
-            connection = Connection(Address(*scope["client"]), Address(*scope["server"]))
-            known.user = await self._owners.owner(connection)
-        return known.user
+    def _uid(self, peer: Peer) -> int | None:
+        try:
+            return peer.uid
+        except OSError as error:
+            if self._log:
+                problem = f"the kernel does not say which user asks ({error.strerror})"
+                self._log(f"IMDS gives no tokens, since {problem}: run modprobe tcp_diag")
+                self._log = None  # Once is enough.
+            reason = "the kernel does not say which user asks: run modprobe tcp_diag"
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason) from None
 
 
 def _seconds(text: bytes) -> int:

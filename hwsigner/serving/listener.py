@@ -1,4 +1,4 @@
-"""The sockets that a server listens on: bound here, or by systemd."""
+"""The sockets that a server listens on, bound here or by systemd, and its TLS."""
 
 from __future__ import annotations
 
@@ -13,39 +13,37 @@ from hwsigner.system.systemd import take_sockets
 
 BACKLOG = 1024
 
-_FAMILIES = (socket.AF_INET, socket.AF_INET6)
-
 
 def listen(address: str, port: int, hop_limit: int) -> socket.socket:
-    """Return a socket that listens.
+    """Return a listening socket.
 
     Args:
         address: an IP address.
-        port: its port; 0 for any that is free.
-        hop_limit: the IP TTL or hop limit of what is sent through it.
+        port: its port; 0 for any free one.
+        hop_limit: the IP TTL or hop limit of what connections send.
 
     Raises:
-        UsageError: the address is none.
+        UsageError: it is not an IP address.
         HwsignerError: it can't be listened on.
     """
     host = ip_address(address)
     if host is None:
-        raise UsageError(f"--address {address!r} is no IP address", "Give one, such as 127.0.0.1")
+        raise UsageError(f"--address {address!r} is not an IP address", "Give one, such as 127.0.0.1")
     family = socket.AF_INET if host.version == 4 else socket.AF_INET6
     try:
         listener = socket.create_server((str(host), port), family=family, backlog=BACKLOG)
         limit_hops(listener, hop_limit)
         return listener
     except OSError as error:
-        hint = "Look for another server there (ss -ltnp), or give another --port"
+        hint = "Stop the other server there (ss -ltnp shows it), or give another --port"
         if isinstance(error, PermissionError):
-            hint = "Give another --port: those below 1024 are for root"
+            hint = "Give another --port: only root may use those below 1024"
         problem = f"can't listen on {host_and_port(str(host), port)}: {os.strerror(error.errno or 0)}"
         raise HwsignerError(problem, hint) from error
 
 
 def limit_hops(listener: socket.socket, hop_limit: int) -> None:
-    """Set the hop limit of what is sent through the connections that a socket accepts."""
+    """Set the hop limit of what the connections of a listening socket send."""
     if listener.family == socket.AF_INET6:
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hop_limit)
     else:
@@ -53,45 +51,41 @@ def limit_hops(listener: socket.socket, hop_limit: int) -> None:
 
 
 def take_activated(environ: MutableMapping[str, str]) -> list[socket.socket]:
-    """Return the sockets that systemd passed to this process, and take them out of the environment.
+    """Return the sockets that systemd passed to this process, and remove them from the environment.
 
     Raises:
-        UsageError: one is no TCP socket that listens.
+        UsageError: one is not a listening TCP socket.
     """
     found = take_sockets(environ)
-    if not all(map(_listens, found)):
-        raise UsageError("systemd passed a socket that is none of TCP's", "Write ListenStream=127.0.0.1:9911")
+    for one in found:
+        is_tcp = one.type == socket.SOCK_STREAM and one.family in (socket.AF_INET, socket.AF_INET6)
+        if not is_tcp or not one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            problem = "systemd passed a socket that is not a listening TCP socket"
+            raise UsageError(problem, "Write ListenStream=127.0.0.1:9911")
     return found
 
 
-def _listens(one: socket.socket) -> bool:
-    is_stream = one.type == socket.SOCK_STREAM and one.family in _FAMILIES
-    return is_stream and bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-
-
 def names_of(listener: socket.socket, host_names: list[str]) -> list[str]:
-    """Return what clients may write as `Host`: the address, the names given, on loopback localhost; each with its port
-    and without.
-    """
+    """Return what clients may send as `Host`: address, given names, on loopback localhost; with and without port."""
     host, port = listener.getsockname()[:2]
     names = [host, *host_names, *(["localhost"] if is_loopback(host) else [])]
     return [host_and_port(name, number) for name in names for number in (port, None)]
 
 
 def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
-    """Return the TLS of a server.
+    """Return a server's TLS settings.
 
     Args:
-        certificate: the path of its certificate and chain, PEM.
-        key: the path of its private key, PEM; None where it is in the same file.
+        certificate: the path of its certificate and chain (PEM).
+        key: the path of its private key (PEM); None if it is in the same file.
 
     Raises:
-        UsageError: they can't be read, or don't belong together.
+        UsageError: they can't be read, or don't match.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(certificate, key, password="")
-    except (OSError, ValueError) as error:  # An ssl.SSLError is an OSError, without a usable text.
+    except (OSError, ValueError) as error:  # An ssl.SSLError is an OSError, without a useful text.
         reason = error.strerror if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else None
         raise UsageError(
             f"--tls-certificate {certificate} and its key can't be used: {reason or 'no matching pair in PEM'}",

@@ -1,118 +1,149 @@
-"""uvicorn's HTTP/1.1, with bounds that it lacks: on the bytes of a request, on its time, on requests that queue."""
+"""HTTP/1.1 on a connection, on httptools' parser, with bounds on bytes, headers, time and requests sent ahead."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections import deque
+from http import HTTPStatus
+from typing import cast
+from urllib.parse import unquote
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from hwsigner.http.address import host_and_port
+from hwsigner.serving.admission import Request
+from hwsigner.serving.application import Application
 from hwsigner.serving.connections import Connections
-from hwsigner.serving.known import CONNECTION, Known
+from hwsigner.serving.peer import Peer
+from hwsigner.serving.responses import Refusal, Response
 
 # Of a request's head, and of what arrives with it.
 MAX_BYTES = 16384
 MAX_HEADERS = 64
+# Requests that wait behind the one that is being answered.
 MAX_QUEUED = 2
 
 
-class BoundedProtocol(HttpToolsProtocol):
-    """One connection.
+class ClientConnection(asyncio.Protocol):
+    """A connection: reads requests, and writes their responses in order.
 
     Args:
-        connections: keeps account of it.
-        log: takes a line for each refusal.
-        app_state: uvicorn's; each connection has its own instead.
-        others: what else uvicorn gives.
+        application: answers the requests.
+        connections: accounts for the connection.
     """
 
-    def __init__(
-        self, *, connections: Connections, log: Callable[[str], None], app_state: dict[str, Any], **others: Any
-    ) -> None:
-        self._known = Known()
-        # The last request that went to the application: its method, target and headers.
-        self._head: tuple[bytes, bytes, list[tuple[bytes, bytes]]] = (b"", b"", [])
-        super().__init__(app_state={CONNECTION: self._known}, **others)
-        self._accounts = connections
-        self._log = log
-        self._unparsed = 0
-        self._owes = True
+    def __init__(self, application: Application, connections: Connections) -> None:
+        self._application = application
+        self._connections = connections
+        self._parser = HttpRequestParser(self)
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._unparsed = 0  # Bytes since the last whole head.
+        self._queue: deque[Request] = deque()
+        self._is_paused = self._is_ending = False
+        # Gives the response that is being waited for.
+        self._task: asyncio.Task[Response] | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Take the connection in."""
-        super().connection_made(transport)
-        self._accounts.add(self)
-
-    def data_received(self, data: bytes) -> None:
-        """Parse what has come, unless it is too much."""
-        self._unparsed += len(data)
-        if self._unparsed > MAX_BYTES:
-            self.send_400_response("The request is too long.")
-            return
-        super().data_received(data)
-        if self._unparsed:
-            self._owes = True
-            self._accounts.expect(self)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header, unless there are too many: each costs more than its bytes."""
-        if len(self.headers) >= MAX_HEADERS:
-            raise ValueError("there are too many headers")
-        super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        """Begin to answer a request."""
-        self._unparsed = 0
-        if self._owes:
-            self._owes = False
-            self._accounts.settle(self)
-        head = self.parser.get_method(), self.url, self.headers
-        if head == self._head and self._answer_again():
-            return
-        self._head = head
-        if len(self.pipeline) >= MAX_QUEUED:
-            raise ValueError("too many requests wait for their turn")
-        super().on_headers_complete()
-
-    def _answer_again(self) -> bool:
-        """Answer the last request, which has come again, past the application, and return True; False if it can't be.
-
-        Only what the application let in is answered, and only where no other answer and no end is due.
-        """
-        known = self._known
-        if known.now is None or known.headers is not self._head[2] or not self.is_idle() or self.pipeline:
-            return False
-        if self.flow.write_paused or self.parser.get_http_version() != "1.1" or not self.parser.should_keep_alive():
-            return False
-        try:
-            answer = known.now()
-        except Exception:  # The application meets it as well, and answers.
-            return False
-        if answer is None or self.transport.is_closing():
-            return False
-        self.transport.write(answer.wire)
-        self.on_response_complete()
-        return True
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Account for the connection. Called by the event loop, like the next four methods."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._peer = Peer(transport)
+        self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
-        self._accounts.remove(self)
-        super().connection_lost(exc)
+        self._connections.remove(self)
+        del self._parser  # It refers to this object, which would not be freed at once.
 
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is no request, or too much."""
-        if not self.transport.is_closing():
-            client = host_and_port(*self.client) if self.client else "a client"
-            self._log(f"refused {client}: 400, {msg}")
-            super().send_400_response(msg)
+    def data_received(self, data: bytes) -> None:
+        """Read requests and answer them."""
+        self._unparsed += len(data)
+        try:
+            if self._unparsed > MAX_BYTES:
+                raise Refusal(HTTPStatus.BAD_REQUEST, f"the request is over {MAX_BYTES} bytes long")
+            self._parser.feed_data(data)
+        except HttpParserUpgrade:
+            pass  # The request is answered as if it had not asked for another protocol.
+        except (HttpParserError, Refusal) as error:
+            cause = (
+                error if isinstance(error, Refusal) else error.__context__
+            )  # Raised by a method that the parser called.
+            if not isinstance(cause, Refusal):
+                cause = Refusal(HTTPStatus.BAD_REQUEST, "the request is not valid HTTP")
+            self.refuse(cause)
+            return
+        self._answer()
 
-    def is_idle(self) -> bool:
-        """Implement Connection.is_idle."""
-        cycle: RequestResponseCycle | None = self.cycle  # None before the first request, other than its type says.
-        return cycle is None or cycle.response_complete
+    def pause_writing(self) -> None:
+        """Stop reading from a client that does not read its responses."""
+        self._is_paused = True
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Continue to read requests and to answer them."""
+        self._is_paused = False
+        self._transport.resume_reading()
+        self._answer()
+
+    def on_url(self, part: bytes) -> None:
+        """Add a part of the request's target. Called by the parser, like the next two methods."""
+        self._target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Add a header."""
+        if len(self._headers) >= MAX_HEADERS:
+            raise Refusal(HTTPStatus.BAD_REQUEST, f"the request has over {MAX_HEADERS} headers")
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Queue the request."""
+        if len(self._queue) > MAX_QUEUED - (self._task is not None):
+            raise Refusal(HTTPStatus.BAD_REQUEST, "too many requests were sent ahead")
+        parser, path = self._parser, self._target.partition(b"?")[0].decode("latin-1")
+        keeps_open = parser.should_keep_alive() and parser.get_http_version() == "1.1"
+        path = unquote(path) if "%" in path else path
+        self._queue.append(Request(parser.get_method().decode(), path, self._headers, keeps_open, self._peer))
+        self._target, self._headers, self._unparsed = b"", [], 0
 
     def drop(self) -> None:
-        """Implement Connection.drop."""
-        self.transport.abort()
+        """Close the connection now, without a response."""
+        self._transport.abort()
+
+    def end(self) -> None:
+        """Close the connection, after the response that is being waited for, if any."""
+        self._is_ending = True
+        if self._task is None:
+            self._transport.close()
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Send a refusal instead of the responses that are due, and close the connection."""
+        self._send(self._application.refuse(refusal, self._peer))
+        self._connections.rest(self)
+
+    def _answer(self) -> None:
+        """Answer requests in order, until one has to wait or the client does not read."""
+        while self._queue and self._task is None and not self._is_paused and not self._transport.is_closing():
+            request = self._queue.popleft()
+            response = self._application.respond(request)
+            if isinstance(response, Response):
+                self._send(response if request.keeps_open else response.closing())
+            else:
+                self._is_ending = not request.keeps_open
+                self._task = asyncio.ensure_future(response)
+                self._task.add_done_callback(self._finish)
+        if self._task:
+            self._connections.answer(self)
+        elif self._unparsed:
+            self._connections.receive(self)
+        else:
+            self._connections.rest(self)
+
+    def _finish(self, task: asyncio.Task[Response]) -> None:
+        self._task = None
+        if not self._transport.is_closing():  # Else the client has left, or was refused.
+            self._send(task.result().closing() if self._is_ending else task.result())
+            self._answer()
+
+    def _send(self, response: Response) -> None:
+        self._transport.write(response.data)
+        if response.closes:
+            self._transport.close()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from agent.homes import PASSPHRASE, Home, Running, read_end, run_agent
-from hwsigner.agent.control import Control
+from hwsigner.agent.control import serve_command
 from hwsigner.agent.profile import AgentProfile
 from hwsigner.agent.protocol import Verb, with_body
 from hwsigner.pins import PinRequest
@@ -97,7 +97,7 @@ class TestClosed:
             chosen[0].close()
             ours, theirs = socket.socketpair()
             with theirs:
-                Control(ours, chosen, memory=running.memory, stop=lambda: None).serve(Verb.LOCK)
+                serve_command(ours, Verb.LOCK, chosen, running.memory)
                 assert read_end(theirs) == with_body("ok", b"locked: web, xyz")
             assert running.get("xyz").startswith(b"1 error 3 ")
 

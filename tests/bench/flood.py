@@ -1,8 +1,8 @@
-"""How long well-behaved clients of `hwsigner serve` wait beside a flood: `python tests/bench/flood.py`, as root.
+"""How long a good client of `hwsigner serve` waits beside a flood: `python tests/bench/flood.py`, as root.
 
-Another user's process opens 500 connections at once, again and again, and sends on each what is refused, or half of a
-request. Meanwhile one client of the server's own user asks fifty times a second, in turn for credentials and for an
-IMDS token, on a connection that it keeps and on new ones. Nothing passes or fails here.
+A process of another user opens 500 connections at once, again and again, and sends on each of them a request that is
+refused, or half of one. Meanwhile a client of the server's own user sends fifty requests a second, for credentials and
+for IMDS tokens in turn, on a connection that it keeps and on new ones. Nothing passes or fails here.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from bench.serving import TTL, Target, targets  # noqa: E402
 
 AT_ONCE, EVERY_SECONDS = 500, 0.02
 _NOBODY = 65534
-# What is sent on each connection, by what it is called.
+# What the flood sends on each connection, by its name in the table.
 _HEAD = "GET /credentials/web HTTP/1.1\r\nHost: localhost\r\n"
 FLOODS = {
     "nothing": "",
-    "tokens of another user": f"PUT /latest/api/token HTTP/1.1\r\nHost: localhost\r\n{TTL}\r\n\r\n",
+    "requests for tokens, by another user": f"PUT /latest/api/token HTTP/1.1\r\nHost: localhost\r\n{TTL}\r\n\r\n",
     "wrong tokens": f"{_HEAD}Authorization: {'x' * 43}\r\n\r\n",
     "1,400 headers": _HEAD + "".join(f"x{number}: y\r\n" for number in range(1400)) + "\r\n",
     "100 requests at once": (_HEAD + "\r\n") * 100,
-    "halves of requests": _HEAD[:-2],
+    "partial requests": _HEAD[:-2],
 }
-# A program of its own: the other user may read nothing here. It waits for the answers of each lot, a second at most.
+# A program, since the other user may not be able to read this file. It waits a second at most for each lot's responses.
 _ATTACK = """
 import selectors, socket, sys, time
 port, at_once, end = int(sys.argv[1]), int(sys.argv[2]), time.monotonic() + float(sys.argv[3])
@@ -82,7 +82,7 @@ def flood(port: int, data: str, seconds: float) -> Iterator[None]:
 
 
 def waits(port: int, container: Target, seconds: float) -> list[float]:
-    """Return how long each answer took, in milliseconds; all are good ones."""
+    """Return how long each response took, in milliseconds; end the program if one is a refusal."""
     name, _, value = container.headers[0].partition(": ")
     ttl, _, age = TTL.partition(": ")
     asked = [("GET", urlsplit(container.url).path, {name: value}), ("PUT", "/latest/api/token", {ttl: age})]
@@ -112,19 +112,19 @@ def row(name: str, found: list[float]) -> list[str]:
 
 
 def main() -> None:
-    """Flood in each way, and print what the good client saw."""
+    """Flood in each way, and print how long the good client waited."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=15)
     seconds = parser.parse_args().seconds
     if os.geteuid() != 0:
-        raise SystemExit("Run this as root: the flood is another user's")
+        raise SystemExit("Run this as root: the flood comes from another user")
     rows = []
     for name, data in FLOODS.items():
         with tempfile.TemporaryDirectory(prefix="hwsigner-bench-") as folder, targets(Path(folder)) as found:
             port = urlsplit(found[1].url).port or 0
             with flood(port, data, seconds):
                 rows.append(row(name, waits(port, found[1], seconds)))
-    print(table(["flood", "answers", "median, ms", "p99, ms", "worst, ms", "over 100 ms"], rows))
+    print(table(["flood", "responses", "median, ms", "p99, ms", "worst, ms", "over 100 ms"], rows))
 
 
 if __name__ == "__main__":

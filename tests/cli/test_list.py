@@ -58,7 +58,7 @@ def tokens(outcome: Outcome) -> list[dict[str, Any]]:
     return listed
 
 
-def test_json_without_a_login(run: Callable[..., Outcome], hsm: InProcessSoftHSM, uri: str) -> None:
+def test_json_shows_hidden_keys_without_a_login(run: Callable[..., Outcome], hsm: InProcessSoftHSM, uri: str) -> None:
     (token,) = tokens(run(uri, "--json"))
     assert (token["label"], token["pinState"]) == (hsm.label, "good")
     assert os.path.samefile(token["module"], hsm.module)
@@ -76,13 +76,13 @@ def test_json_without_a_login(run: Callable[..., Outcome], hsm: InProcessSoftHSM
     assert certificate["subject"].startswith("CN=bamboo-01")
 
 
-def test_json_after_a_login(run: Callable[..., Outcome], uri: str) -> None:
+def test_json_shows_all_keys_after_a_login(run: Callable[..., Outcome], uri: str) -> None:
     (token,) = tokens(run(f"{uri}?pin-value=1234", "--json", "--login", "--strict=false"))
     assert len(token["keys"]) == 3
     assert not any(key["hiddenUntilLogin"] for key in token["keys"])
 
 
-def test_what_the_token_says_of_its_pin_is_of_after_the_login(run: Callable[..., Outcome], uri: str) -> None:
+def test_pin_state_is_that_after_the_login(run: Callable[..., Outcome], uri: str) -> None:
     assert run(f"{uri}?pin-value=4711", "--login").status == 3
     (token,) = tokens(run(uri, "--json"))
     assert token["pinState"] == "an earlier try failed"
@@ -90,7 +90,9 @@ def test_what_the_token_says_of_its_pin_is_of_after_the_login(run: Callable[...,
     assert token["pinState"] == "good"
 
 
-def test_the_uris_are_ready_made(run: Callable[..., Outcome], call: Callable[..., Outcome], uri: str) -> None:
+def test_listed_uris_open_keys_and_certificates(
+    run: Callable[..., Outcome], call: Callable[..., Outcome], uri: str
+) -> None:
     (token,) = tokens(run(uri, "--json"))
     for key in token["keys"]:
         signed = call("sign-string", "--private-key", f"{key['uri']}&pin-value=1234")
@@ -102,14 +104,14 @@ def test_the_uris_are_ready_made(run: Callable[..., Outcome], call: Callable[...
     assert again == token
 
 
-def test_a_uri_narrows_the_list(run: Callable[..., Outcome], uri: str) -> None:
+def test_uri_narrows_the_list(run: Callable[..., Outcome], uri: str) -> None:
     (token,) = tokens(run(f"{uri};id=%02", "--json"))
     assert [key["label"] for key in token["keys"]] == ["rsa"]
     assert token["certificates"] == []
     assert {token["label"] for token in tokens(run("--json"))} >= {"empty", uri.partition("=")[2]}
 
 
-def test_lines_are_fields_split_by_tabs(run: Callable[..., Outcome], uri: str) -> None:
+def test_lines_are_fields_separated_by_tabs(run: Callable[..., Outcome], uri: str) -> None:
     rows = [line.split("\t") for line in run(uri).out.splitlines()]
     assert {len(row) for row in rows} == {8}
     assert rows[0] == ["KIND", "LABEL", "ALGORITHM", "ID", "EXPIRES", "LOGIN", "PIN", "URI"]
@@ -119,8 +121,8 @@ def test_lines_are_fields_split_by_tabs(run: Callable[..., Outcome], uri: str) -
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", rows[-1][4])
 
 
-def test_no_token_is_said_on_stderr(run: Callable[..., Outcome]) -> None:
-    said = "hwsigner: no token is like pkcs11:token=nonesuch. Without a URI, list shows all\n"
+def test_message_on_stderr_says_that_no_token_matches(run: Callable[..., Outcome]) -> None:
+    said = "hwsigner: no token matches pkcs11:token=nonesuch. Without a URI, list shows all\n"
     assert run("pkcs11:token=nonesuch") == Outcome(0, "", said)
     assert json.loads(run("pkcs11:token=nonesuch", "--json").out) == {"tokens": []}
 
@@ -128,26 +130,28 @@ def test_no_token_is_said_on_stderr(run: Callable[..., Outcome]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (("/etc/key.pem",), 2, "is no pkcs11: URI"),
-        (("tpm2:handle=1",), 2, "is no pkcs11: URI"),
+        (("/etc/key.pem",), 2, "is not a pkcs11: URI"),
+        (("tpm2:handle=1",), 2, "is not a pkcs11: URI"),
         (("pkcs11:tokn=x",), 2, "'tokn'"),
         (("pkcs11:", "--login"), 3, "a PIN goes to one"),
         (("pkcs11:token=empty?pin-source=file:/nonexistent", "--login"), 3, "/nonexistent"),
     ],
 )
-def test_errors(run: Callable[..., Outcome], arguments: tuple[str, ...], status: int, words: str) -> None:
+def test_invalid_arguments_are_errors_with_their_exit_status(
+    run: Callable[..., Outcome], arguments: tuple[str, ...], status: int, words: str
+) -> None:
     outcome = run(*arguments)
     assert (outcome.status, outcome.out) == (status, "")
     assert words in outcome.err
 
 
-def test_a_missing_module_is_an_error(call: Callable[..., Outcome]) -> None:
+def test_missing_module_is_an_error(call: Callable[..., Outcome]) -> None:
     outcome = call("list", "--pkcs11-lib", "/nowhere.so")
     assert (outcome.status, outcome.out) == (3, "")
     assert "/nowhere.so does not exist" in outcome.err
 
 
-def test_a_pin_is_in_no_output(run: Callable[..., Outcome], uri: str) -> None:
+def test_pin_is_in_no_output(run: Callable[..., Outcome], uri: str) -> None:
     for flags in ((), ("--json",), ("--login",), ("--login", "--json")):
         outcome = run(f"{uri}?pin-value=1234&pin-source=file:/nonexistent", *flags)
         assert outcome.status == 0
@@ -155,7 +159,9 @@ def test_a_pin_is_in_no_output(run: Callable[..., Outcome], uri: str) -> None:
 
 
 @pytest.mark.parametrize("flags", [(), ("--json",)])
-def test_control_characters_reach_no_output(run: Callable[..., Outcome], uri: str, flags: tuple[str, ...]) -> None:
+def test_control_characters_are_escaped_in_the_output(
+    run: Callable[..., Outcome], uri: str, flags: tuple[str, ...]
+) -> None:
     outcome = run(uri, *flags)
     assert outcome.out.replace("\n", "").replace("\t", "").isprintable()
     assert "evil\\x1b]0;title\\x07\\u202e" in outcome.out.replace("\\u001b", "\\x1b").replace("\\u0007", "\\x07")
@@ -187,7 +193,7 @@ def on_a_terminal(hsm: InProcessSoftHSM, *arguments: str) -> str:
     return written.decode()
 
 
-def test_a_terminal_gets_a_table_and_each_uri_whole_on_a_line(hsm: InProcessSoftHSM, uri: str) -> None:
+def test_terminal_gets_a_table_and_each_uri_on_a_line(hsm: InProcessSoftHSM, uri: str) -> None:
     written = on_a_terminal(hsm, uri)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", written)
     assert plain.replace("\r\n", "").isprintable()
@@ -199,7 +205,7 @@ def test_a_terminal_gets_a_table_and_each_uri_whole_on_a_line(hsm: InProcessSoft
     assert all(one.endswith(f"?module-path={hsm.module}") for one in uris)
 
 
-def test_the_table_library_is_loaded_for_a_terminal_alone(hsm: InProcessSoftHSM) -> None:
+def test_table_library_is_loaded_only_for_a_terminal(hsm: InProcessSoftHSM) -> None:
     code = "import sys; from hwsigner.cli import main; main(sys.argv[1:]); print('rich' in sys.modules)"
     environment = {**ENVIRONMENT, **hsm.env, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, "list", "--pkcs11-lib", hsm.module]
@@ -208,7 +214,7 @@ def test_the_table_library_is_loaded_for_a_terminal_alone(hsm: InProcessSoftHSM)
 
 
 @pytest.mark.parametrize("certificate", [b"", b"no DER", b"\x30\x00"])
-def test_a_certificate_that_cant_be_read_is_listed(
+def test_unreadable_certificate_is_listed(
     monkeypatch: pytest.MonkeyPatch, call: Callable[..., Outcome], certificate: bytes
 ) -> None:
     found = ListedObject("certificate", "broken", b"\x01", "pkcs11:x", public_key=b"no key", certificate=certificate)
@@ -221,7 +227,9 @@ def test_a_certificate_that_cant_be_read_is_listed(
     assert (shown["subject"], shown["notAfter"]) == (None, None)
 
 
-def test_the_expiry_is_the_certificates(run: Callable[..., Outcome], call: Callable[..., Outcome], uri: str) -> None:
+def test_expiry_and_serial_number_are_those_of_the_certificate(
+    run: Callable[..., Outcome], call: Callable[..., Outcome], uri: str
+) -> None:
     (certificate,) = tokens(run(uri, "--json"))[0]["certificates"]
     data = json.loads(call("list", certificate["uri"], "--json").out)["tokens"][0]["certificates"][0]
     parsed = x509.load_pem_x509_certificate(

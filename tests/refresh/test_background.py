@@ -42,7 +42,7 @@ from hwsigner.key import open_key
 from hwsigner.refresh import background as module
 from hwsigner.refresh import reopening
 from hwsigner.refresh.background import LOOK_SECONDS, BackgroundProvider
-from hwsigner.refresh.outcome import Failure, Session
+from hwsigner.refresh.outcome import Failure
 from hwsigner.refresh.provider import Provider
 from stage import PASSPHRASE, FakeClock, Stage, in_child, in_threads, make_stage
 
@@ -72,10 +72,10 @@ FORMATS = {"process": process, "id": key_id}
 class Tried:
     """The outcomes that on_try was called with."""
 
-    outcomes: list[Session | Failure] = field(default_factory=list)
+    outcomes: list[Credentials | Failure] = field(default_factory=list)
     told: threading.Event = field(default_factory=threading.Event)
 
-    def __call__(self, outcome: Session | Failure) -> None:
+    def __call__(self, outcome: Credentials | Failure) -> None:
         self.outcomes.append(outcome)
         self.told.set()
 
@@ -266,7 +266,7 @@ class TestRefresh:
         with pytest.raises(ServiceError):
             background.refresh()
         assert background.read("id") == last
-        assert [type(outcome) for outcome in tried.outcomes] == [Session, Session, Failure]
+        assert [type(outcome) for outcome in tried.outcomes] == [Credentials, Credentials, Failure]
         background.refresh()
         assert stage.count == 4
         assert background.failure is None
@@ -626,9 +626,9 @@ class TestBackground:
         assert stage.count == 2
 
     def test_attempts_are_repeated_in_the_background(self, stage: Stage) -> None:
-        outcomes: SimpleQueue[Session | Failure] = SimpleQueue()
+        outcomes: SimpleQueue[Credentials | Failure] = SimpleQueue()
 
-        def on_try(outcome: Session | Failure) -> None:
+        def on_try(outcome: Credentials | Failure) -> None:
             stage.clock.advance(2)  # More than a first or a second pause.
             outcomes.put(outcome)
 
@@ -641,7 +641,7 @@ class TestBackground:
             assert isinstance(outcomes.get(timeout=20), Failure)
             assert background.read("id") is None
             background._tell()
-            assert isinstance(outcomes.get(timeout=20), Session)
+            assert isinstance(outcomes.get(timeout=20), Credentials)
             assert background.read("id") is not None
         assert stage.count == 3
 
@@ -692,7 +692,7 @@ class TestBackground:
         for background in backgrounds:
             background._tell()
         for _ in range(40):
-            assert isinstance(outcomes.get(timeout=20), Session)
+            assert isinstance(outcomes.get(timeout=20), Credentials)
         wait_until(lambda: set(threading.enumerate()) - before == {module._timer._thread})
         for background in backgrounds:
             background.close()

@@ -1093,6 +1093,13 @@ class TestFromProfile:
         assert main(["credential-process", "--profile", "bamboo"]) == caught.value.exit_status
         assert capfd.readouterr().err == f"hwsigner: {caught.value}\n"
 
+    def test_overrides_take_precedence_over_the_profile(self, stage: Stage, write: Callable[..., Path]) -> None:
+        write(session_duration=3600, certificate="/nonexistent")
+        with Provider.from_profile("bamboo", session_duration=900, certificate=str(stage.leaf)) as provider:
+            assert (provider().expiration - datetime.now(UTC)).total_seconds() <= 900
+        with pytest.raises(UsageError, match="there is no flag for 'duration'"):
+            Provider.from_profile("bamboo", duration=900)
+
     def test_missing_profile_is_an_error(self, write: Callable[..., Path]) -> None:
         write()
         with pytest.raises(ConfigError, match="'bambus'"):
@@ -1127,9 +1134,7 @@ class TestFromProfile:
         path = write(pkcs8_password=PASSPHRASE)
         Provider.from_profile("bamboo")
         path.chmod(0o644)
-        with pytest.warns(
-            HwsignerWarning, match="--pkcs8-password in .*config.toml is visible to other users"
-        ) as caught:
+        with pytest.warns(HwsignerWarning, match="--pkcs8-password in .*config.toml is visible") as caught:
             Provider.from_profile("bamboo")()
         assert PASSPHRASE not in str(caught[0].message)
 

@@ -1,8 +1,9 @@
-"""A server in a thread, with a source that does as a test says."""
+"""A server in a thread, whose source a test controls."""
 
 from __future__ import annotations
 
 import os
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,26 +14,24 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import certs
-from hwsigner.cli import main
-from hwsigner.cli import process as staying
+from hwsigner.cli import main, process
 from hwsigner.config.profiles import add_profile
 from hwsigner.emulator import Emulator
-from hwsigner.serving import credentials as replies
-from hwsigner.serving.application import Application, Served
+from hwsigner.serving import credentials
+from hwsigner.serving.application import Application
 from hwsigner.serving.listener import listen, names_of
-from hwsigner.serving.peer import Owners
-from hwsigner.serving.server import Server
+from hwsigner.serving.server import HTTPServer
 from hwsigner.system import notices
 from scene import Outcome
 from serving.raw import Client
-from serving.stage import Stage
+from serving.stage import Clock, Stage
 
 TOKEN = b"t" * 43
 ROLE = "web-role"
 
 
 class FakeSource:
-    """Gives one reply for each format, or fails, or takes as long as a test wants."""
+    """Gives the same reply in each format, or fails, or takes as long as a test wants."""
 
     def __init__(self) -> None:
         self.ready: bytes | Exception | None = b'{"AccessKeyId": "ASIAREADY"}'
@@ -40,8 +39,10 @@ class FakeSource:
         self.may_answer = threading.Event()
         self.may_answer.set()
         self.asked = 0
+        self.read_count = 0
 
     def read(self, name: str) -> bytes | None:
+        self.read_count += 1
         if isinstance(self.ready, Exception):
             raise self.ready
         return self.ready
@@ -56,19 +57,19 @@ class FakeSource:
 
 @dataclass
 class Running:
-    """A server that runs.
+    """A running server.
 
     Attributes:
-        port: where.
-        source: of the profile `web` and the IMDS role.
-        log: its lines of refusals.
-        server: itself.
+        port: its port.
+        source: the credentials of the profile `web` and the IMDS role.
+        log: its log lines.
+        server: the server.
     """
 
     port: int
     source: FakeSource
     log: list[str]
-    server: Server
+    server: HTTPServer
 
     def client(self) -> Client:
         return Client(self.port)
@@ -76,16 +77,16 @@ class Running:
 
 @contextmanager
 def run_server(
-    users: set[int] | None = None, address: str = "127.0.0.1", owners: Owners | None = None
+    users: set[int] | None = None, address: str = "127.0.0.1", tls: ssl.SSLContext | None = None
 ) -> Iterator[Running]:
-    """Run a server for the profile `web` and the IMDS role while the block lasts."""
+    """Run a server for the profile `web` and the IMDS role in a thread."""
     source, log = FakeSource(), list[str]()
     listener = listen(address, 0, 64)
-    profile = Served("web", TOKEN, source)
-    application = Application([profile], names=names_of(listener, []), log=log.append)
-    application.add_imds(ROLE, profile, {os.geteuid()} if users is None else users, owners)
+    application = Application(names_of(listener, []), log.append)
+    application.add_container("web", source, TOKEN)
+    application.add_imds(ROLE, source, TOKEN, {os.geteuid()} if users is None else users)
     port = listener.getsockname()[1]
-    server = Server(application.answer, [listener], log=log.append)
+    server = HTTPServer(application, [listener], log=log.append, tls=tls)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -106,8 +107,8 @@ def shared_server() -> Iterator[Running]:
 
 @pytest.fixture
 def running(shared_server: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-    """The module's server, with a source that was not asked yet and an empty log."""
-    monkeypatch.setattr(replies, "LOOK_SECONDS", 0.0)
+    """The module's server, with a new source and an empty log."""
+    monkeypatch.setattr(credentials, "LOOK_SECONDS", 0.0)
     shared_server.source.__init__()  # type: ignore[misc]  # as new
     shared_server.log.clear()
     yield shared_server
@@ -116,14 +117,14 @@ def running(shared_server: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 @pytest.fixture
 def client(running: Running) -> Iterator[Client]:
-    """A connection to it."""
+    """A connection to the module's server."""
     with running.client() as found:
         yield found
 
 
 @pytest.fixture
 def stage(ca: certs.Authority, shared_emulator: Emulator, tmp_path: Path) -> Iterator[Stage]:
-    """A home folder whose config.toml has the profile `web`, and the service that it leads to."""
+    """A home folder with the profile `web` in config.toml, and its service."""
     shared_emulator.behave()
     shared_emulator.requests.clear()
     key = ec.generate_private_key(ec.SECP256R1())
@@ -138,13 +139,19 @@ def stage(ca: certs.Authority, shared_emulator: Emulator, tmp_path: Path) -> Ite
 
 
 @pytest.fixture
+def clock(tmp_path: Path) -> Clock:
+    """A clock for programs that are started with its wrapper."""
+    return Clock(tmp_path)
+
+
+@pytest.fixture
 def call(stage: Stage, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Run the program in this process, with the stage's environment, for what ends before it serves."""
+    """Run hwsigner in this process, with the stage's environment, for runs that end before they serve."""
     for name, value in stage.environ().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(staying, "forbid_dumps", lambda: None)  # It would last, in this process.
-    monkeypatch.setattr(notices, "_notify", None)  # Restored after the test.
-    monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # What commands that stay set is put back.
+    monkeypatch.setattr(process, "forbid_dumps", lambda: None)  # It could not be undone in this process.
+    monkeypatch.setattr(notices, "_notify", None)  # Commands set this and the next; both are put back.
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
 
     def run(*arguments: str) -> Outcome:
         status = main(arguments)

@@ -1,4 +1,4 @@
-"""Connections over loopback, of this process and of another user."""
+"""Connections over loopback, made by this process or by another user."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from hwsigner.serving.peer import Address
 
 NOBODY = 65534
-# Debian's: that of a virtual environment may lie where others can't look.
+# Debian's: other users may not be able to run the one of a virtual environment.
 PYTHON = "/usr/bin/python3"
 
-# Family, where one listens, and where the other connects to, if not there.
+# Family, listening address, and the address to connect to, if it is another.
 KINDS = [
     (socket.AF_INET, "127.0.0.1", None),
     (socket.AF_INET, "127.0.0.1", "::ffff:127.0.0.1"),
@@ -23,7 +23,7 @@ KINDS = [
 
 
 def pair(family: int, address: str, to: str | None = None) -> tuple[socket.socket, socket.socket, socket.socket]:
-    """Return a listener, who connected to it, and its end of that."""
+    """Return a listening socket, a client that has connected to it, and the accepted connection."""
     listener = socket.create_server((address, 0), family=family, dualstack_ipv6=address == "::")
     client = socket.create_connection((to or address, listener.getsockname()[1]))
     accepted, _ = listener.accept()
@@ -32,7 +32,7 @@ def pair(family: int, address: str, to: str | None = None) -> tuple[socket.socke
 
 @contextmanager
 def connection_of(user: int) -> Iterator[socket.socket]:
-    """Give this end of a connection that a process of another user makes."""
+    """Yield this process's end of a connection that a process of another user makes."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         code = "import socket, sys; s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); s.recv(1)"
         port = str(listener.getsockname()[1])
@@ -44,9 +44,5 @@ def connection_of(user: int) -> Iterator[socket.socket]:
 
 
 def ends_of(accepted: socket.socket) -> tuple[Address, Address]:
-    """Return the other end of a connection, and this one."""
-    return Address(*accepted.getpeername()[:2]), Address(*accepted.getsockname()[:2])
-
-
-def knows_nothing(own: Address, other: Address) -> None:
-    """Answer as a kernel without sock_diag for TCP does."""
+    """Return the client's end of a connection, and the server's."""
+    return accepted.getpeername()[:2], accepted.getsockname()[:2]

@@ -1,4 +1,4 @@
-"""Running hwsigner as a process of its own, with a home folder and a service of the test's."""
+"""Running hwsigner as a process, with a home folder and a service of the test."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,14 +17,62 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from hwsigner.emulator import Emulator, Fault
+from hwsigner.emulator import Emulator
 
 PROGRAM = Path(sys.executable).parent / "hwsigner"
+
+# Goes before hwsigner, and gives an agent of a busy machine more than a second to answer.
+PATIENT = (
+    sys.executable,
+    "-c",
+    "import sys; from hwsigner.agent import client; from hwsigner.cli import main; client.CONNECT_LIMIT = 60;"
+    "sys.exit(main(sys.argv[2:]))",
+)
+
+# hwsigner with a monotonic clock that a file sets ahead, and almost without pauses between looks at it.
+_CLOCKED = """if True:
+    import sys, time
+    from pathlib import Path
+    from hwsigner.system import clocks
+
+    ahead, boot_time = Path(sys.argv[1]), clocks.boot_time
+    clocks.boot_time = lambda: boot_time() + float(ahead.read_text())
+    clocks.Clocks.__init__.__defaults__ = clocks.utc_now, clocks.boot_time, time.sleep
+
+    from hwsigner.cli import main, server_run  # These take their clocks as they are imported.
+    from hwsigner.refresh import background
+    from hwsigner.serving import credentials
+
+    server_run._LOOK_SECONDS = background.LOOK_SECONDS = 0.05
+    credentials.LOOK_SECONDS = 0
+    sys.exit(main(sys.argv[3:]))
+"""
+
+
+class Clock:
+    """The clock by which sessions expire. It goes with the time until a test sets it ahead.
+
+    Attributes:
+        wrapper: goes before the program.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "clock"
+        self._ahead = 0
+        self.advance(0)
+        self.wrapper = (sys.executable, "-c", _CLOCKED, str(self._file))
+
+    def advance(self, seconds: int) -> None:
+        """Set the clock of running programs ahead."""
+        self._ahead += seconds
+        new = self._file.with_suffix(".new")
+        new.write_text(f"{self._ahead}")
+        new.replace(self._file)
 
 
 @dataclass
 class Process:
-    """A program that runs; what it wrote to stderr is read line by line."""
+    """A running program, whose stderr is read line by line."""
 
     process: subprocess.Popen[str]
     lines: list[str] = field(default_factory=list)
@@ -35,7 +82,7 @@ class Process:
         return self.process.pid
 
     def read_until(self, part: str) -> str:
-        """Return the next line of stderr that has a part, as soon as it comes."""
+        """Return the next line of stderr that contains a text, as soon as it comes."""
         assert self.process.stderr
         for line in self.process.stderr:
             self.lines.append(line.rstrip("\n"))
@@ -44,7 +91,7 @@ class Process:
         raise AssertionError(f"it ended without {part!r}: {self.lines}")
 
     def variables(self, *, until: str = "AUTHORIZATION_TOKEN_FILE") -> dict[str, str]:
-        """Return the variables that it says to export, once it has said all."""
+        """Return the variables that it tells the user to export, once it has printed all."""
         self.read_until(until)
         exports = [line.removeprefix("export ") for line in self.lines if line.startswith("export ")]
         return dict(line.split("=", 1) for line in exports)
@@ -66,9 +113,9 @@ class Stage:
 
     Attributes:
         service: the emulator.
-        folder: holds all.
-        leaf: the certificate's path.
-        key: its key's.
+        folder: contains everything.
+        leaf: the path of the certificate.
+        key: the path of its key.
     """
 
     service: Emulator
@@ -91,12 +138,12 @@ class Stage:
         return [f"--{name}={value}" for name, value in self.values().items()]
 
     def private_key(self) -> Any:
-        """Return the key; it has the passphrase `first` if any."""
+        """Return the key, whose passphrase is `first` if it has one."""
         data = self.key.read_bytes()
         return load_pem_private_key(data, b"first" if b"ENCRYPTED" in data else None)
 
     def encrypt_key(self, passphrase: str) -> None:
-        """Give the key a passphrase, or another one than `first`."""
+        """Give the key a passphrase, or replace the passphrase `first`."""
         encryption = BestAvailableEncryption(passphrase.encode())
         data = self.private_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
         new = self.key.with_suffix(".new")
@@ -104,15 +151,9 @@ class Stage:
         new.write_bytes(data)
         new.replace(self.key)
 
-    def shorten_sessions(self, count: int, *, seconds: int) -> datetime:
-        """Let the next sessions end in some seconds from now, and return when."""
-        end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
-        self.service.misbehave(Fault.parse(f"bad-expiration*{count}:value={end:%Y-%m-%dT%H:%M:%SZ}"))
-        return end
-
     @property
     def sessions(self) -> int:
-        """How many sessions were asked for."""
+        """How many sessions were requested."""
         return sum(record.request.path.startswith("/sessions") for record in self.service.requests)
 
     @property
@@ -124,10 +165,16 @@ class Stage:
         home, runtime = str(self.folder / "home"), str(self.folder / "run")
         return {"PATH": "/usr/bin:/bin", "HOME": home, "XDG_RUNTIME_DIR": runtime, "LANG": "C.UTF-8", **more}
 
-    def run(self, *arguments: str, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, wrapper: tuple[str, ...] = (), environ: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run hwsigner to its end."""
         return subprocess.run(
-            [PROGRAM, *arguments], env=environ or self.environ(), capture_output=True, text=True, timeout=60
+            [*wrapper, str(PROGRAM), *arguments],
+            env=environ or self.environ(),
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""An agent first, and a provider of one's own where there is none."""
+"""Credentials of an agent, or of this process's provider if there is no agent."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from hwsigner.system.clocks import Clocks
 ROLE_ARN = "arn:aws:iam::123456789012:role/web"
 
 
-class Own:
-    """A provider of one's own."""
+class Local:
+    """A provider of this process."""
 
     ready: bytes | None = None
     failure: Exception | None = None
@@ -29,7 +29,7 @@ class Own:
     def reply(self, name: str) -> bytes:
         if self.failure:
             raise self.failure
-        self.ready = f"own {name}".encode()
+        self.ready = f"local {name}".encode()
         return self.ready
 
 
@@ -60,9 +60,9 @@ class Agent:
     def now(self) -> datetime:
         return self.start + timedelta(seconds=self.elapsed)
 
-    def source(self, own: Any = None) -> AgentFirst:
+    def source(self, local: Any = None) -> AgentFirst:
         clocks = Clocks(self.now, lambda: self.elapsed, lambda seconds: None)
-        return AgentFirst("web", own or Own(), role_arn=ROLE_ARN, find=self.find, clocks=clocks)
+        return AgentFirst("web", local or Local(), role_arn=ROLE_ARN, find=self.find, clocks=clocks)
 
 
 def _key(reply: Any) -> str:
@@ -70,7 +70,7 @@ def _key(reply: Any) -> str:
     return found
 
 
-def test_the_agent_s_credentials_are_given_in_both_formats_and_kept() -> None:
+def test_agent_s_credentials_are_given_in_both_formats_and_cached() -> None:
     agent = Agent()
     source = agent.source()
     assert source.read("container") is None
@@ -87,7 +87,7 @@ def test_the_agent_s_credentials_are_given_in_both_formats_and_kept() -> None:
     assert agent.asked == 1
 
 
-def test_it_is_asked_again_in_the_background_while_it_is_wanted() -> None:
+def test_agent_is_asked_again_in_the_background_while_clients_ask() -> None:
     agent = Agent()
     source = agent.source()
     source.reply("container")
@@ -101,7 +101,7 @@ def test_it_is_asked_again_in_the_background_while_it_is_wanted() -> None:
     assert agent.asked == 3
 
 
-def test_none_is_given_at_once_with_a_third_of_its_life_or_16_minutes_left() -> None:
+def test_agent_is_asked_first_when_16_minutes_are_left() -> None:
     agent = Agent()
     source = agent.source()
     source.reply("container")
@@ -110,16 +110,16 @@ def test_none_is_given_at_once_with_a_third_of_its_life_or_16_minutes_left() -> 
     assert _key(source.reply("container")) == "ASIA2"
 
 
-def test_where_no_agent_has_it_the_own_provider_gives_it() -> None:
+def test_provider_gives_the_credentials_when_no_agent_has_them() -> None:
     agent = Agent()
     agent.runs = False
     source = agent.source()
     assert source.read("container") is None
-    assert source.reply("container") == b"own container"
-    assert source.read("container") == b"own container"
+    assert source.reply("container") == b"local container"
+    assert source.read("container") == b"local container"
 
 
-def test_an_agent_that_ends_is_replaced_when_its_last_credentials_are_due() -> None:
+def test_provider_replaces_an_agent_that_ended_when_its_credentials_are_due() -> None:
     agent = Agent()
     source = agent.source()
     source.reply("container")
@@ -131,15 +131,15 @@ def test_an_agent_that_ends_is_replaced_when_its_last_credentials_are_due() -> N
     assert _key(source.read("container")) == "ASIA1"
     agent.elapsed = 3000
     assert source.read("container") is None
-    assert source.reply("container") == b"own container"
-    assert source.read("container") == b"own container"
+    assert source.reply("container") == b"local container"
+    assert source.read("container") == b"local container"
 
 
-def test_the_last_credentials_are_given_where_neither_agent_nor_provider_has_others() -> None:
-    agent, own = Agent(), Own()
-    source = agent.source(own)
+def test_last_credentials_are_given_until_they_expire_when_there_are_no_others() -> None:
+    agent, local = Agent(), Local()
+    source = agent.source(local)
     source.reply("container")
-    agent.runs, own.failure = False, ServiceError("no")
+    agent.runs, local.failure = False, ServiceError("no")
     agent.elapsed = 3599
     assert _key(source.reply("container")) == "ASIA1"
     agent.elapsed = 3600
@@ -147,7 +147,7 @@ def test_the_last_credentials_are_given_where_neither_agent_nor_provider_has_oth
         source.reply("container")
 
 
-def test_an_agent_that_fails_is_told_of_once_its_last_credentials_have_ended() -> None:
+def test_agent_s_error_is_raised_once_its_last_credentials_have_expired() -> None:
     agent = Agent()
     source = agent.source()
     source.reply("container")
@@ -160,7 +160,7 @@ def test_an_agent_that_fails_is_told_of_once_its_last_credentials_have_ended() -
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"nothing", b'{"AccessKeyId": 1, "Expiration": 2}'])
-def test_an_answer_without_credentials_is_an_error_without_it(body: bytes) -> None:
-    source = AgentFirst("web", Own(), role_arn=ROLE_ARN, find=lambda name: body or b" ")
+def test_answer_without_credentials_is_an_error_that_does_not_show_it(body: bytes) -> None:
+    source = AgentFirst("web", Local(), role_arn=ROLE_ARN, find=lambda name: body or b" ")
     with pytest.raises(AgentError, match=r"the agent.s reply has no credentials\."):
         source.reply("container")

@@ -1,27 +1,32 @@
-"""Requests that are none, or too much: refused, bounded, and no hindrance for others."""
+"""Invalid and excessive requests: refused within bounds, without delay for other clients."""
 
 from __future__ import annotations
 
 import socket
+import ssl
+import time
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from hwsigner.serving import connections, protocol, server
+from hwsigner.serving import connections, credentials, protocol, server
+from hwsigner.serving.connections import Connections
+from loopback import ServerCA
 from serving.conftest import TOKEN, Running, run_server
 from serving.raw import Client
 from serving.test_endpoints import AUTHORIZED, READY, SECONDS, WEB
 
 
 def _served(running: Running) -> bool:
-    """Tell whether a well-behaved caller is answered."""
+    """Whether a well-behaved client is answered."""
     with running.client() as client:
         return client.ask("GET", WEB, AUTHORIZED).status == 200
 
 
 def _flood(client: Client, data: bytes, most: int = 100_000_000) -> int:
-    """Send until the server ends the connection, and return how many bytes that took."""
+    """Send until the server closes the connection, and return how many bytes were sent."""
     sent = 0
     try:
         while sent < most:
@@ -46,16 +51,16 @@ def _flood(client: Client, data: bytes, most: int = 100_000_000) -> int:
     ],
     ids=["headers", "header", "path", "newlines", "body", "chunks"],
 )
-def test_a_flood_is_cut_off(client: Client, running: Running, beginning: bytes, more: bytes) -> None:
+def test_endless_request_is_cut_off(client: Client, running: Running, beginning: bytes, more: bytes) -> None:
     client.sock.sendall(beginning)
-    # What the kernel buffers at both ends is the rest.
+    # Most of it is what the kernel buffers at both ends.
     assert _flood(client, more) < 10_000_000
     assert _served(running)
     assert len(running.log) == 1
     assert "400" in running.log[0]
 
 
-def test_a_head_of_the_greatest_length_is_read(client: Client) -> None:
+def test_head_of_16_kib_is_read_and_one_byte_more_is_refused(client: Client) -> None:
     lines = f"GET {WEB} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {TOKEN.decode()}\r\nX: "
     room = protocol.MAX_BYTES - len(lines) - 4
     client.sock.sendall(f"{lines}{'a' * room}\r\n\r\n".encode())
@@ -82,7 +87,7 @@ def test_a_head_of_the_greatest_length_is_read(client: Client) -> None:
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ],
 )
-def test_what_is_no_request_is_refused(client: Client, running: Running, request_: bytes) -> None:
+def test_invalid_http_is_refused(client: Client, running: Running, request_: bytes) -> None:
     client.sock.sendall(request_)
     status = int(client.rest().split(b" ")[1])
     assert status in (400, 403, 404, 405)
@@ -101,14 +106,14 @@ def test_what_is_no_request_is_refused(client: Client, running: Running, request
         ({"Transfer-Encoding": "chunked"}, "the request has a body"),
     ],
 )
-def test_headers_that_can_t_be_meant(client: Client, headers: dict[str, str], reason: str) -> None:
+def test_invalid_headers_are_refused(client: Client, headers: dict[str, str], reason: str) -> None:
     client.send("GET", WEB, {**AUTHORIZED, **headers})
     answer = client.rest()
     assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 403 "))
     assert reason.encode() in answer
 
 
-def test_http_1_0_is_answered_and_the_connection_ended(client: Client) -> None:
+def test_http_1_0_is_answered_and_the_connection_closed(client: Client) -> None:
     client.send("GET", WEB, AUTHORIZED, version="1.0")
     answer = client.rest()
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -117,30 +122,30 @@ def test_http_1_0_is_answered_and_the_connection_ended(client: Client) -> None:
 
 
 @pytest.mark.parametrize(("count", "status"), [(protocol.MAX_HEADERS, 200), (protocol.MAX_HEADERS + 1, 400)])
-def test_many_headers(client: Client, count: int, status: int) -> None:
+def test_head_of_64_headers_is_read_and_one_header_more_is_refused(client: Client, count: int, status: int) -> None:
     others = {f"x{number}": "y" for number in range(count - 3)}  # Beside Host, Authorization and Connection.
     client.send("GET", WEB, {**AUTHORIZED, **others, "Connection": "close"})
     assert client.rest().startswith(f"HTTP/1.1 {status} ".encode())
 
 
-def test_a_chunked_put_gets_no_token(client: Client) -> None:
+def test_chunked_put_gets_no_token(client: Client) -> None:
     client.send("PUT", "/latest/api/token", {SECONDS: "60", "Transfer-Encoding": "chunked"})
     client.sock.sendall(b"0\r\n\r\n")
     assert client.rest().startswith(b"HTTP/1.1 400 ")
 
 
-def test_who_expects_100_gets_an_answer(client: Client) -> None:
+def test_expect_100_continue_is_answered(client: Client) -> None:
     client.send("PUT", "/latest/api/token", {SECONDS: "60", "Expect": "100-continue", "Content-Length": "4"})
     assert client.rest().startswith(b"HTTP/1.1 400 ")
 
 
-def test_requests_sent_ahead_are_answered_in_their_order(client: Client) -> None:
+def test_requests_sent_ahead_are_answered_in_order(client: Client) -> None:
     for path in (WEB, WEB, "/nothing"):
         client.send("GET", path, AUTHORIZED)
     assert [client.receive().status for _ in range(3)] == [200, 200, 404]
 
 
-def test_too_many_requests_sent_ahead_are_cut_off(client: Client, running: Running) -> None:
+def test_more_than_two_waiting_requests_are_cut_off(client: Client, running: Running) -> None:
     running.source.ready = None
     running.source.may_answer.clear()
     one = f"GET {WEB} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {TOKEN.decode()}\r\n\r\n".encode()
@@ -149,7 +154,7 @@ def test_too_many_requests_sent_ahead_are_cut_off(client: Client, running: Runni
     running.source.may_answer.set()
 
 
-def test_as_many_as_may_wait_are_answered(client: Client, running: Running) -> None:
+def test_two_waiting_requests_are_answered(client: Client, running: Running) -> None:
     running.source.ready = None
     running.source.may_answer.clear()
     one = f"GET {WEB} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {TOKEN.decode()}\r\n\r\n".encode()
@@ -158,7 +163,7 @@ def test_as_many_as_may_wait_are_answered(client: Client, running: Running) -> N
     assert [client.receive().status for _ in range(protocol.MAX_QUEUED + 1)] == [200] * (protocol.MAX_QUEUED + 1)
 
 
-def test_who_never_reads_its_answers_is_cut_off_or_held_up(client: Client, running: Running) -> None:
+def test_client_that_never_reads_is_cut_off_or_read_from_no_more(client: Client, running: Running) -> None:
     running.source.ready = b"x" * 60000
     one = f"GET {WEB} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {TOKEN.decode()}\r\n\r\n".encode()
     client.sock.settimeout(0.5)
@@ -170,53 +175,102 @@ def test_who_never_reads_its_answers_is_cut_off_or_held_up(client: Client, runni
     assert _served(running)
 
 
+def test_next_request_is_answered_when_the_client_has_read_the_response(client: Client, running: Running) -> None:
+    large = b"x" * 8_000_000  # More than the kernel buffers.
+    running.source.ready = large
+    for _ in range(3):
+        client.send("GET", WEB, AUTHORIZED)
+    with running.client() as other:
+        assert other.ask("GET", WEB).status == 401  # The requests before have been read by now.
+    assert running.source.read_count == 1
+    assert [client.receive()[::2] for _ in range(3)] == [(200, large)] * 3
+    assert running.source.read_count == 3
+
+
+class ClockedConnections(Connections):
+    """Connections whose clock a test sets ahead."""
+
+    LOOK_SECONDS = 0.01
+    ahead = 0.0
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most, lambda: time.monotonic() + ClockedConnections.ahead)
+
+
 @pytest.fixture(scope="module")
-def hasty() -> Iterator[Running]:
-    """A server of little patience."""
+def clocked() -> Iterator[Running]:
+    """A server with such connections."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connections, "HEAD_SECONDS", 0.1)
-        patch.setattr(server, "IDLE_SECONDS", 0.2)
-        with run_server() as found:
-            yield found
+        patch.setattr(server, "Connections", ClockedConnections)
+        with run_server() as running:
+            assert _served(running)
+            patch.undo()
+            yield running
 
 
-class TestTime:
+def _advance(running: Running, seconds: float) -> None:
+    """Set the clock ahead, once the server has read what was sent before."""
+    assert _served(running)
+    ClockedConnections.ahead += seconds
+
+
+class TestTimeLimits:
     @pytest.mark.parametrize("data", [b"", b"G", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r"])
-    def test_a_half_open_connection_is_ended(self, hasty: Running, data: bytes) -> None:
-        with hasty.client() as client:
+    def test_unfinished_request_is_dropped(self, clocked: Running, data: bytes) -> None:
+        with clocked.client() as client:
             client.sock.sendall(data)
+            _advance(clocked, 5)
             assert client.rest() == b""
-        assert _served(hasty)
 
-    def test_an_idle_one_is_ended(self, hasty: Running) -> None:
-        with hasty.client() as client:
+    def test_idle_connection_is_dropped(self, clocked: Running) -> None:
+        with clocked.client() as client:
             assert client.ask("GET", WEB, AUTHORIZED).status == 200
+            _advance(clocked, 15)
+            assert client.ask("GET", WEB, AUTHORIZED).status == 200
+            _advance(clocked, 30)
             assert client.rest() == b""
 
-    def test_a_second_request_that_drips_is_ended(self, hasty: Running) -> None:
-        with hasty.client() as client:
+    def test_unfinished_second_request_is_dropped(self, clocked: Running) -> None:
+        with clocked.client() as client:
             assert client.ask("GET", WEB, AUTHORIZED).status == 200
             client.sock.sendall(b"GET /")
+            _advance(clocked, 5)
             assert client.rest() == b""
 
-    def test_who_drips_bytes_is_ended(self, hasty: Running) -> None:
-        with hasty.client() as client:
-            client.sock.settimeout(0.01)
-            ended = False
-            for byte in b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 10000:
-                try:
-                    client.sock.sendall(bytes([byte]))
-                    ended = client.sock.recv(1) == b""
-                except TimeoutError:
-                    continue
-                except ConnectionError:
-                    ended = True
-                if ended:
-                    break
-            assert ended
+    def test_dripped_request_is_dropped(self, clocked: Running) -> None:
+        with clocked.client() as client:
+            for byte in b"GET /":
+                client.sock.sendall(bytes([byte]))
+                _advance(clocked, 1)
+            assert client.rest() == b""
+
+    @pytest.mark.parametrize("data", [b"", b"\x16\x03\x01\x02"])
+    def test_unfinished_tls_handshake_is_dropped(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: bytes
+    ) -> None:
+        monkeypatch.setattr(server, "HANDSHAKE_SECONDS", 0.1)
+        with run_server(tls=ServerCA(tmp_path).context("localhost")) as running, running.client() as client:
+            client.sock.sendall(data)
+            assert client.rest() == b""
+        assert running.log == []
 
 
-def test_many_half_open_connections_hold_up_nobody(running: Running) -> None:
+def test_request_limits_hold_over_tls(tmp_path: Path) -> None:
+    ca = ServerCA(tmp_path)
+    context = ssl.create_default_context(cafile=ca.path)
+    head = f"GET {WEB} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {TOKEN.decode()}\r\n".encode()
+    with run_server(tls=ca.context("localhost")) as running, running.client() as client:
+        client.sock = context.wrap_socket(client.sock, server_hostname="localhost")
+        for _ in range(2):
+            client.sock.sendall(head + b"\r\n")
+            assert client.receive().status == 200
+        client.sock.sendall(head + b"X: " + b"a" * protocol.MAX_BYTES)
+        assert client.receive().status == 400
+        assert client.rest() == b""
+    assert len(running.log) == 1
+
+
+def test_good_client_is_answered_beside_500_unfinished_requests(running: Running) -> None:
     idle = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(500)]
     try:
         for sock in idle[::2]:
@@ -227,7 +281,7 @@ def test_many_half_open_connections_hold_up_nobody(running: Running) -> None:
             sock.close()
 
 
-def test_of_too_many_connections_the_oldest_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oldest_connection_is_dropped_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "most_connections", lambda: 10)
     with run_server() as running, running.client() as first:
         others = [running.client() for _ in range(9)]
@@ -237,40 +291,102 @@ def test_of_too_many_connections_the_oldest_are_ended(monkeypatch: pytest.Monkey
             client.sock.close()
 
 
-def test_an_error_in_a_connection_is_told_of_without_a_traceback(
+def test_error_in_a_connection_is_logged_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(accounts: connections.Connections, connection: object) -> None:
+    def fail(accounts: Connections, connection: object) -> None:
         raise ValueError("a secret")
 
     with run_server() as running, running.client() as client:
         assert client.ask("GET", WEB, AUTHORIZED).status == 200
-        monkeypatch.setattr(connections.Connections, "expect", fail)
+        monkeypatch.setattr(Connections, "receive", fail)
         client.sock.sendall(b"G")
         assert client.rest() == b""
     assert running.log == ["internal error: ValueError in a connection. Please report it"]
     assert capfd.readouterr() == ("", "")
 
 
-def test_who_has_sent_whole_requests_owes_none(
-    client: Client, running: Running, monkeypatch: pytest.MonkeyPatch
+class Accounts(Connections):
+    """Connections that note what the protocol says of them."""
+
+    told: ClassVar[list[str]] = []
+
+    def receive(self, connection: connections.Connection) -> None:
+        self.told.append("receives")
+        super().receive(connection)
+
+    def answer(self, connection: connections.Connection) -> None:
+        self.told.append("is answered")
+        super().answer(connection)
+
+    def rest(self, connection: connections.Connection) -> None:
+        self.told.append("rests")
+        super().rest(connection)
+
+
+def test_time_limit_fits_what_the_connection_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "Connections", Accounts)
+    monkeypatch.setattr(credentials, "LOOK_SECONDS", 0.0)
+    head = f"GET {WEB} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {TOKEN.decode()}\r\n\r\n"
+    with run_server() as running, running.client() as client:
+        for source, parts, expected in (
+            (READY, [head], ["rests"]),
+            (READY, ["G", head[1:]], ["receives", "rests"]),
+            (READY, ["G", "E", head[2:]], ["receives", "receives", "rests"]),
+            (None, [head], ["is answered", "rests"]),
+        ):
+            running.source.ready = source
+            Accounts.told.clear()
+            for number, part in enumerate(parts, 1):
+                client.sock.sendall(part.encode())
+                while len(Accounts.told) < number:  # The next part is sent when this one has been read.
+                    time.sleep(0.001)
+            assert client.receive().status == 200
+            assert Accounts.told == expected
+
+
+def test_time_limit_of_an_unfinished_request_begins_when_the_one_before_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert client.ask("GET", WEB, AUTHORIZED).status == 200
-    told: list[str] = []
-    for name in ("expect", "settle"):
-        real = getattr(connections.Connections, name)
+    monkeypatch.setattr(server, "Connections", Accounts)
+    head = f"GET {WEB} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {TOKEN.decode()}\r\n\r\n"
+    with run_server() as running, running.client() as client:
+        running.source.ready = None
+        running.source.may_answer.clear()
+        Accounts.told.clear()
+        for number, part in enumerate([head, "G"], 1):
+            client.sock.sendall(part.encode())
+            while len(Accounts.told) < number:
+                time.sleep(0.001)
+        running.source.may_answer.set()
+        assert client.receive().status == 200
+        client.sock.sendall(head[1:].encode())
+        assert client.receive().status == 200
+    assert set(Accounts.told[:2]) == {"is answered"}
+    assert Accounts.told[2] == "receives"
 
-        def note(accounts: object, connection: protocol.BoundedProtocol, name: str = name, real: Any = real) -> None:
-            if connection.client == client.sock.getsockname():
-                told.append(name)
-            real(accounts, connection)
 
-        monkeypatch.setattr(connections.Connections, name, note)
-    for _ in range(3):
-        assert client.ask("GET", WEB, AUTHORIZED).status == 200
-    assert not told
-    for part in ("G", f"ET {WEB} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {TOKEN.decode()}\r\n\r\n"):
-        client.sock.sendall(part.encode())
-        assert _served(running)  # The part has been read by now.
-    assert client.receive().status == 200
-    assert told == ["expect", "settle"]
+def test_large_response_is_sent_whole_before_the_connection_is_closed(client: Client, running: Running) -> None:
+    running.source.ready = b"x" * 8_000_000  # More than the kernel buffers.
+    client.send("GET", WEB, {**AUTHORIZED, "Connection": "close"})
+    assert client.rest().endswith(b"\r\n\r\n" + running.source.ready)
+    assert running.log == []
+
+
+def test_upgrade_is_ignored(client: Client) -> None:
+    for _ in range(2):
+        headers = {**AUTHORIZED, "Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAM"}
+        assert client.ask("GET", WEB, headers).status == 200
+
+
+def test_client_that_leaves_before_its_response_is_no_error(running: Running) -> None:
+    running.source.ready = None
+    running.source.may_answer.clear()
+    with running.client() as client:
+        client.send("GET", WEB, AUTHORIZED)
+        with running.client() as other:
+            assert other.ask("GET", WEB).status == 401  # The request before has been read by now.
+    running.source.may_answer.set()
+    running.source.ready = READY
+    assert all(_served(running) for _ in range(3))
+    assert [line for line in running.log if "401" not in line] == []

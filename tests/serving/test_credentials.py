@@ -1,19 +1,20 @@
-"""Answers that wait for their credentials: one call of the source for all, and the reason where there are none."""
+"""Responses that wait for credentials: one call of the source for all of them, with its reason if it fails."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
 
 from hwsigner.errors import ServiceError
-from hwsigner.serving.credentials import Replies
-from hwsigner.serving.responses import Refusal
+from hwsigner.serving.credentials import CachedCredentials
+from hwsigner.serving.responses import Refusal, Response
 
 
 class Source:
-    """Never has a reply at once; fails when it is asked for one, with the number of the call."""
+    """Has no credentials, and fails with the number of the call."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -28,27 +29,49 @@ class Source:
         raise ServiceError(f"failure {self.calls}")
 
 
-async def reason(replies: Replies) -> str:
+async def reason(credentials: CachedCredentials) -> str:
+    waiting = credentials.respond()
+    assert not isinstance(waiting, Response)
     with pytest.raises(Refusal) as refused:
-        await replies.wait()
+        await waiting
     return refused.value.reason
 
 
-def test_who_waited_is_told_what_that_call_met_and_not_that_the_next_is_under_way() -> None:
+def test_waiting_request_gets_the_failure_of_its_own_call_when_the_next_has_begun() -> None:
     source = Source()
 
     async def ask() -> tuple[list[str], str]:
-        replies = Replies(source, "container", "web")
+        credentials = CachedCredentials(source, "container", "web")
 
         async def twice() -> list[str]:
-            first = await reason(replies)
+            first = await reason(credentials)
             source.may_fail.release()
-            return [first, await reason(replies)]
+            return [first, await reason(credentials)]
 
-        impatient, other = asyncio.ensure_future(twice()), asyncio.ensure_future(reason(replies))
+        impatient, other = asyncio.ensure_future(twice()), asyncio.ensure_future(reason(credentials))
         await asyncio.sleep(0)
         source.may_fail.release()
         return await impatient, await other
 
     failures = [f"no credentials for web: failure {number}" for number in (1, 2)]
     assert asyncio.run(ask()) == (failures, failures[0])
+
+
+def test_source_is_read_once_in_a_tenth_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+
+    class Ready(Source):
+        def read(self, name: str) -> bytes:  # type: ignore[override]
+            self.calls += 1
+            return b"%d" % self.calls
+
+    source = Ready()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    credentials = CachedCredentials(source, "container", "web")
+    bodies = []
+    for moment in (100.0, 100.05, 100.125):
+        now[0] = moment
+        response = credentials.respond()
+        assert isinstance(response, Response)
+        bodies.append(response.data[-1:])
+    assert bodies == [b"1", b"1", b"2"]

@@ -1,4 +1,4 @@
-"""`hwsigner exec`: a command with credentials, signals and its own exit status."""
+"""`hwsigner exec`: the command's credentials, signals, terminal and exit status."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -21,7 +19,7 @@ from hwsigner.aws.default_profile import find_default_credentials
 from hwsigner.cli.child import run_program
 from hwsigner.cli.exec import child_environment
 from scene import Outcome
-from serving.stage import PROGRAM, Stage
+from serving.stage import PROGRAM, Clock, Stage
 from terminals import Terminal
 
 FULL_URI = "AWS_CONTAINER_CREDENTIALS_FULL_URI"
@@ -31,7 +29,7 @@ PYTHON = (sys.executable, "-I", "-c")
 PRINT_ENVIRONMENT = "import json, os; print(json.dumps(dict(os.environ)))"
 
 
-def test_the_aws_cli_has_the_profile_s_credentials(stage: Stage) -> None:
+def test_aws_cli_gets_the_profile_s_credentials(stage: Stage) -> None:
     command = ("/usr/bin/aws", "sts", "get-caller-identity", "--endpoint-url", stage.service.url)
     environ = stage.environ(AWS_DEFAULT_REGION="us-east-1", AWS_ACCESS_KEY_ID="AKIAOTHER", AWS_SECRET_ACCESS_KEY="x")
     done = stage.run("exec", "web", "--", *command, environ={**environ, "AWS_PROFILE": "nope"})
@@ -40,7 +38,7 @@ def test_the_aws_cli_has_the_profile_s_credentials(stage: Stage) -> None:
     assert stage.sessions == 1
 
 
-def test_the_endpoint_is_on_loopback_and_gone_with_the_command(stage: Stage) -> None:
+def test_endpoint_is_on_loopback_and_ends_with_the_command(stage: Stage) -> None:
     done = stage.run("exec", "web", "--", *PYTHON, PRINT_ENVIRONMENT)
     environ = json.loads(done.stdout)
     scheme, _, address, *path = environ[FULL_URI].split("/")
@@ -53,7 +51,7 @@ def test_the_endpoint_is_on_loopback_and_gone_with_the_command(stage: Stage) -> 
     assert not list(stage.folder.rglob("*.token"))
 
 
-def test_variables_that_would_win_are_removed_and_others_kept() -> None:
+def test_variables_that_sdks_would_prefer_are_removed_and_others_kept() -> None:
     others = {"PATH": "/bin", "AWS_REGION": "eu-central-1", "AWS_CONFIG_FILE": "/c", "AWS_ENDPOINT_URL": "http://x"}
     winning = [
         "AWS_ACCESS_KEY_ID",
@@ -72,23 +70,23 @@ def test_variables_that_would_win_are_removed_and_others_kept() -> None:
     assert found == {**others, **variables}
 
 
-def test_the_server_has_ended_before_the_interpreter_does(call: Callable[..., Outcome]) -> None:
-    """A thread that is in the event loop as the interpreter ends is a crash, now and then."""
+def test_server_has_ended_before_the_interpreter_does(call: Callable[..., Outcome]) -> None:
+    """A thread that runs an event loop while the interpreter ends may crash."""
     assert call("exec", "web", "--", "true").status == 0
     assert "hwsigner-server" not in [thread.name for thread in threading.enumerate()]
 
 
 @pytest.mark.parametrize("status", [0, 255])
-def test_the_exit_status_is_the_command_s(stage: Stage, status: int) -> None:
+def test_exit_status_is_the_command_s(stage: Stage, status: int) -> None:
     assert stage.run("exec", "web", "--", "sh", "-c", f"exit {status}").returncode == status
 
 
-def test_a_command_that_a_signal_ended(stage: Stage) -> None:
+def test_exit_status_is_128_and_the_signal_that_ended_the_command(stage: Stage) -> None:
     assert stage.run("exec", "web", "--", "sh", "-c", "kill -KILL $$").returncode == 137
 
 
 @pytest.mark.parametrize(("command", "status"), [("no-such-command", 127), ("/", 126), ("/etc/passwd", 126)])
-def test_a_command_that_can_t_be_run(stage: Stage, command: str, status: int) -> None:
+def test_command_that_can_t_be_run_exits_with_126_or_127(stage: Stage, command: str, status: int) -> None:
     done = stage.run("exec", "web", "--", command)
     assert done.returncode == status
     assert done.stderr.startswith(f"hwsigner: can't run {command}: ")
@@ -98,7 +96,7 @@ def test_a_command_that_can_t_be_run(stage: Stage, command: str, status: int) ->
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2]
 )
-def test_a_signal_reaches_the_command(stage: Stage, number: int) -> None:
+def test_signal_is_passed_on_to_the_command(stage: Stage, number: int) -> None:
     code = f"""if True:
         import signal, sys
         signal.pthread_sigmask(signal.SIG_BLOCK, [{number}])
@@ -114,7 +112,7 @@ def test_a_signal_reaches_the_command(stage: Stage, number: int) -> None:
         assert running.wait() == 3
 
 
-def test_a_key_of_the_terminal_reaches_the_command_once(stage: Stage, tmp_path: Path) -> None:
+def test_ctrl_c_reaches_the_command_once(stage: Stage, tmp_path: Path) -> None:
     code = """if True:
         import os, select, signal
         count = 0
@@ -144,12 +142,12 @@ def test_a_key_of_the_terminal_reaches_the_command_once(stage: Stage, tmp_path: 
         terminal.close()
 
 
-def test_the_command_has_signals_as_a_shell_gives_them(stage: Stage) -> None:
+def test_command_has_no_signal_blocked_or_ignored(stage: Stage) -> None:
     done = stage.run("exec", "web", "--", "grep", "^Sig[BI]", "/proc/self/status")
     assert done.stdout == "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"
 
 
-def test_without_credentials_the_command_is_not_run(stage: Stage) -> None:
+def test_command_is_not_run_without_credentials(stage: Stage) -> None:
     stage.key.write_text("nonsense")
     done = stage.run("exec", "web", "--", "touch", str(stage.folder / "touched"))
     assert done.returncode == 3
@@ -168,24 +166,26 @@ def test_without_credentials_the_command_is_not_run(stage: Stage) -> None:
         (("web", "aws", "--region", "x"), "unknown flag --region. Write hwsigner exec NAME -- COMMAND, with the"),
     ],
 )
-def test_what_can_t_be_meant(call: Callable[..., Outcome], arguments: tuple[str, ...], message: str) -> None:
+def test_invalid_arguments_exit_with_status_2(
+    call: Callable[..., Outcome], arguments: tuple[str, ...], message: str
+) -> None:
     done = call("exec", *arguments)
     assert done.status == 2
     assert message in done.err
 
 
-def test_arguments_are_the_command_s(stage: Stage) -> None:
+def test_arguments_after_the_dashes_are_the_command_s(stage: Stage) -> None:
     done = stage.run("exec", "web", "--", "printf", "%s|", "--strict", "--", "-x", "")
     assert done.stdout == "--strict|--|-x||"
 
 
-def test_a_default_profile_that_would_win_is_warned_of(stage: Stage) -> None:
+def test_default_profile_with_credentials_is_a_warning(stage: Stage) -> None:
     config = stage.folder / "config"
     config.write_text("[default]\nregion = us-east-1\ncredential_process = /bin/false\n")
     environ = stage.environ(AWS_CONFIG_FILE=str(config))
     done = stage.run("exec", "web", "--", "true", environ=environ)
     assert done.returncode == 0
-    assert f"the credentials of credential_process in [default] of {config} before those of hwsigner" in done.stderr
+    assert f"the credentials of credential_process in [default] of {config} to those of hwsigner" in done.stderr
     assert stage.run("exec", "--strict", "web", "--", "true", environ=environ).returncode == 1
 
 
@@ -202,7 +202,7 @@ def test_a_default_profile_that_would_win_is_warned_of(stage: Stage) -> None:
         ("\x00\xff", None),
     ],
 )
-def test_credentials_of_a_default_profile(tmp_path: Path, text: str, found: str | None) -> None:
+def test_credentials_of_a_default_profile_are_found(tmp_path: Path, text: str, found: str | None) -> None:
     (tmp_path / ".aws").mkdir()
     (tmp_path / ".aws" / "credentials").write_text(text)
     told = find_default_credentials({"HOME": str(tmp_path)})
@@ -211,7 +211,9 @@ def test_credentials_of_a_default_profile(tmp_path: Path, text: str, found: str 
 
 @pytest.mark.parametrize("section", ["profile default", 'profile "default"', "profile  'default'", "default"])
 @pytest.mark.parametrize("before", ["", "[default]\nregion = x\n", "[profile defaults]\nrole_arn = x\n"])
-def test_the_default_profile_as_config_files_call_it(tmp_path: Path, before: str, section: str) -> None:
+def test_default_profile_of_config_files_is_found_as_botocore_finds_it(
+    tmp_path: Path, before: str, section: str
+) -> None:
     config = tmp_path / "config"
     config.write_text(f"{before}[{section}]\nlogin_session = x\ncredential_process = /bin/x\n")
     environ = {"AWS_CONFIG_FILE": str(config), "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent"}
@@ -220,26 +222,26 @@ def test_the_default_profile_as_config_files_call_it(tmp_path: Path, before: str
         assert load_config(str(config))["profiles"]["default"]["login_session"] == "x"
 
 
-def test_a_pipe_is_left_to_the_command(tmp_path: Path) -> None:
+def test_pipe_in_place_of_the_config_file_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config")
     assert find_default_credentials({"AWS_CONFIG_FILE": str(tmp_path / "config"), "HOME": str(tmp_path)}) is None
 
 
-def test_a_home_folder_that_is_none() -> None:
+def test_missing_home_folder_has_no_default_profile() -> None:
     assert find_default_credentials({"AWS_CONFIG_FILE": "~nobody-of-that-name/config", "HOME": "/nonexistent"}) is None
 
 
 IGNORING = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
 
 
-def test_a_parent_that_ignores_what_becomes_of_its_children(stage: Stage) -> None:
+def test_exit_status_is_the_command_s_when_the_parent_ignores_sigchld(stage: Stage) -> None:
     command = ("sh", "-c", "grep ^SigIgn /proc/self/status; exit 3")
     with stage.start("exec", "web", "--", *command, wrapper=(*PYTHON, IGNORING)) as running:
         out, err = running.process.communicate(timeout=20)
     assert (running.process.returncode, out, err) == (3, "SigIgn:\t0000000000000000\n", "")
 
 
-def test_what_was_ignored_is_afterwards() -> None:
+def test_signal_handlers_and_mask_are_restored_after_the_command() -> None:
     handler = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -251,7 +253,7 @@ def test_what_was_ignored_is_afterwards() -> None:
         signal.signal(signal.SIGCHLD, handler)
 
 
-def test_neither_a_signal_that_can_t_be_passed_on_nor_one_that_a_thread_takes_away_is_the_end() -> None:
+def test_command_is_waited_for_when_a_signal_can_t_be_passed_on_or_another_thread_takes_it() -> None:
     code = """if True:
         import os, sys, threading, time
         from hwsigner.cli.child import run_program
@@ -267,7 +269,7 @@ def test_neither_a_signal_that_can_t_be_passed_on_nor_one_that_a_thread_takes_aw
     assert (done.returncode, done.stdout, done.stderr) == (0, "5\n", "")
 
 
-def test_a_terminal_that_goes_away_is_told_to_the_command_of_the_session_s_leader(stage: Stage, tmp_path: Path) -> None:
+def test_sighup_of_a_closed_terminal_reaches_the_command_of_the_session_leader(stage: Stage, tmp_path: Path) -> None:
     code = """if True:
         import signal, sys
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
@@ -285,7 +287,7 @@ def test_a_terminal_that_goes_away_is_told_to_the_command_of_the_session_s_leade
     assert process.returncode == signal.SIGHUP
 
 
-def test_no_prompt_takes_keys_that_are_for_the_command(stage: Stage, tmp_path: Path) -> None:
+def test_no_pin_is_asked_for_on_the_terminal_of_a_running_command(stage: Stage, clock: Clock, tmp_path: Path) -> None:
     stage.encrypt_key("first")
     code = """if True:
         import json, os, sys, urllib.error, urllib.request
@@ -303,17 +305,16 @@ def test_no_prompt_takes_keys_that_are_for_the_command(stage: Stage, tmp_path: P
         print(status(), flush=True)
         print(open("/dev/tty").readline(), flush=True)
     """
-    end = stage.shorten_sessions(1, seconds=5)
     terminal = Terminal(tmp_path)
     try:
-        process = terminal.start(str(PROGRAM), "exec", "web", "--", *PYTHON, code, **stage.environ())
+        process = terminal.start(*clock.wrapper, str(PROGRAM), "exec", "web", "--", *PYTHON, code, **stage.environ())
         terminal.shown_until(": ")
         terminal.type(b"first\n")
         assert process.stdin
         assert process.stdout
         assert process.stdout.readline() == b"200\n"
         stage.encrypt_key("second")
-        time.sleep(max(0.0, (end - datetime.now(UTC)).total_seconds()))
+        clock.advance(4000)  # The session of an hour has expired.
         process.stdin.write(b"\n")
         process.stdin.flush()
         assert b"no place gives it" in process.stdout.readline()

@@ -1,4 +1,4 @@
-"""IMDS tokens: known again until they expire, forged by nobody, and kept nowhere."""
+"""IMDS tokens: recognised until they expire, impossible to forge, and stored nowhere."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.serving import imds as session_tokens
+from hwsigner.serving import imds
 from hwsigner.serving.imds import SessionTokens
 
 SECRET = b"s" * 32
 
 
 @given(now=st.floats(0, 1e9), seconds=st.integers(1, 21600))
-def test_a_token_tells_its_expiry(now: float, seconds: int) -> None:
+def test_token_contains_its_expiry(now: float, seconds: int) -> None:
     tokens = SessionTokens(SECRET, lambda: now)
     expiry = tokens.expiry(tokens.issue(seconds))
     assert expiry is not None
@@ -23,34 +23,34 @@ def test_a_token_tells_its_expiry(now: float, seconds: int) -> None:
 
 
 @given(text=st.binary(max_size=100))
-def test_nothing_else_is_a_token(text: bytes) -> None:
+def test_other_text_is_not_a_token(text: bytes) -> None:
     assert SessionTokens(SECRET).expiry(text) is None
 
 
 @given(index=st.integers(0, 79), bit=st.integers(0, 7))
-def test_no_bit_of_a_token_can_be_changed(index: int, bit: int) -> None:
+def test_changed_token_is_not_recognised(index: int, bit: int) -> None:
     tokens = SessionTokens(SECRET)
     token = bytearray(tokens.issue(60))
     token[index] ^= 1 << bit
     assert tokens.expiry(bytes(token)) is None
 
 
-def test_a_token_is_good_in_the_next_run_too() -> None:
+def test_token_is_recognised_in_the_next_run() -> None:
     assert SessionTokens(SECRET).expiry(SessionTokens(SECRET).issue(60)) is not None
 
 
-def test_a_token_of_another_secret_is_none() -> None:
+def test_token_of_another_secret_is_not_recognised() -> None:
     assert SessionTokens(SECRET).expiry(SessionTokens(b"t" * 32).issue(60)) is None
 
 
-def test_a_token_does_not_outlive_the_machines_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_is_not_recognised_after_the_machine_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     token = SessionTokens(SECRET).issue(60)
     (tmp_path / "boot_id").write_text("another\n")
-    monkeypatch.setattr(session_tokens, "_BOOT_ID", tmp_path / "boot_id")
+    monkeypatch.setattr(imds, "_BOOT_ID", tmp_path / "boot_id")
     assert SessionTokens(SECRET).expiry(token) is None
 
 
-def test_no_token_can_be_cut_or_lengthened() -> None:
+def test_cut_or_lengthened_token_is_not_recognised() -> None:
     tokens = SessionTokens(SECRET)
     token = tokens.issue(60)
     assert len(token) == 80
@@ -58,7 +58,7 @@ def test_no_token_can_be_cut_or_lengthened() -> None:
     assert tokens.expiry(token + b"0") is None
 
 
-def test_nothing_is_kept_of_tokens() -> None:
+def test_tokens_are_not_stored() -> None:
     tokens = SessionTokens(SECRET)
     before = dict(vars(tokens))
     for _ in range(1000):

@@ -1,4 +1,4 @@
-"""The log's lines: whole, printable, and no flood."""
+"""Log lines: whole, printable and limited in number."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from hwsigner.cli.log import MAX_REFUSALS_PER_SECOND, Log
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """The file that stands for stderr."""
+    """The file used as stderr."""
     path = tmp_path / "stderr"
     with path.open("wb") as file:
         monkeypatch.setattr(log_module, "_STDERR", file.fileno())
         yield path
 
 
-def test_no_control_character_is_written(written: Path) -> None:
+def test_control_characters_are_escaped(written: Path) -> None:
     Log().note("a\x1b[31m\nforged\r\x00\x9b\u202e b")
     line = written.read_text()
     assert line == "hwsigner: a\\x1b[31m\\nforged\\r\\x00\\x9b\\u202e b\n"
 
 
 @given(text=st.text())
-def test_a_line_is_one(text: str) -> None:
+def test_line_is_one_line(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         lines: list[bytes] = []
         patch.setattr(os, "write", lambda descriptor, data: lines.append(data))
@@ -39,7 +39,7 @@ def test_a_line_is_one(text: str) -> None:
         assert lines[0].decode().removesuffix("\n").isprintable()
 
 
-def test_of_a_flood_the_first_lines_are_written_and_the_rest_counted(written: Path) -> None:
+def test_first_refusals_of_a_second_are_written_and_the_rest_counted(written: Path) -> None:
     now = [5.0]
     log = Log(lambda: now[0])
     for _ in range(1000):
@@ -56,12 +56,12 @@ def test_of_a_flood_the_first_lines_are_written_and_the_rest_counted(written: Pa
     ]
 
 
-def test_a_closed_stderr_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_stderr_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_module, "_STDERR", -1)
     Log().note("nobody reads")
 
 
-def test_who_does_not_read_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_does_not_wait_for_its_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     try:
         monkeypatch.setattr(log_module, "_STDERR", writer)
@@ -79,6 +79,6 @@ def test_who_does_not_read_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> N
     assert lines == [f"hwsigner: {1000 - written} lines were lost", "hwsigner: again"]
 
 
-def test_a_line_is_cut(written: Path) -> None:
+def test_long_line_is_cut(written: Path) -> None:
     Log().note("é" * 5000)
     assert written.read_text() == f"hwsigner: {'é' * 990}\n"

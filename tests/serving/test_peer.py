@@ -1,8 +1,7 @@
-"""Whose a connection is, by the kernel's own answer; and what is done where it gives none."""
+"""Which user a client is, as the kernel tells; and that a wrong or missing answer of the kernel is an error."""
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import socket
@@ -11,8 +10,11 @@ from typing import Any
 
 import pytest
 
-from hwsigner.serving.peer import ESTABLISHED, Address, Connection, Found, Owners, find_socket
+from hwsigner.serving import peer
+from hwsigner.serving.peer import ESTABLISHED, Address, Peer, Socket, find_socket, find_uid
 from serving.connected import KINDS, NOBODY, connection_of, ends_of, pair
+
+NOWHERE = ("127.0.0.1", 1), ("127.0.0.1", 2)
 
 
 @pytest.mark.parametrize(("family", "address", "to"), KINDS)
@@ -20,96 +22,98 @@ def test_both_ends_are_found(family: int, address: str, to: str | None) -> None:
     listener, client, accepted = pair(family, address, to)
     with listener, client, accepted:
         one, other = ends_of(accepted)
-        assert find_socket(one, other) == find_socket(other, one) == Found(ESTABLISHED, os.geteuid())
+        assert find_socket(one, other) == find_socket(other, one) == Socket(ESTABLISHED, os.geteuid())
+        assert find_uid(one, other) == os.geteuid()
 
 
 if os.geteuid() == 0:
 
-    def test_another_user_s_is_theirs() -> None:
+    def test_connection_of_another_user_is_theirs() -> None:
         with connection_of(NOBODY) as accepted:
-            one, other = ends_of(accepted)
-            assert find_socket(one, other) == Found(ESTABLISHED, NOBODY)
-            assert find_socket(other, one) == Found(ESTABLISHED, os.geteuid())
+            client, server = ends_of(accepted)
+            assert find_uid(client, server) == NOBODY
+            assert find_uid(server, client) == os.geteuid()
 
 
-def test_what_is_not_there_is_not_found() -> None:
-    assert find_socket(Address("127.0.0.1", 1), Address("127.0.0.1", 2)) is None
-    assert find_socket(Address("::1", 1), Address("::1", 2)) is None
-    assert find_socket(Address("127.0.0.1", 1), Address("127.0.0.1", 2)) is None
-    assert find_socket(Address("nowhere", 1), Address("127.0.0.1", 2)) is None
+def test_socket_that_does_not_exist_is_not_found() -> None:
+    assert find_socket(*NOWHERE) is None
+    assert find_socket(("::1", 1), ("::1", 2)) is None
+    assert find_socket(("nowhere", 1), ("127.0.0.1", 2)) is None
 
 
-def test_a_closed_one_is_nobody_s_though_root_has_it() -> None:
-    owners = Owners(find=lambda _: pytest.fail("the tables are looked through"))
-    listener, client, accepted = pair(socket.AF_INET, "127.0.0.1")
+@pytest.mark.parametrize(("family", "address", "to"), KINDS)
+@pytest.mark.parametrize("is_reset", [False, True])
+def test_closed_client_has_no_user(family: int, address: str, to: str | None, is_reset: bool) -> None:
+    """Its socket belongs to root by then. After a reset the kernel only knows the listening socket of the server."""
+    listener, client, accepted = pair(family, address, to)
     with listener, accepted:
-        connection = Connection(*ends_of(accepted))
-        assert asyncio.run(owners.owner(connection)) == os.geteuid()
+        ends = ends_of(accepted)
+        if is_reset:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
-        assert accepted.recv(1) == b""
-        assert asyncio.run(owners.owner(connection)) is None
-    assert asyncio.run(owners.owner(connection)) is None
+        assert find_uid(*ends) is None
 
 
-@pytest.mark.parametrize(("error", "asked"), [(None, 4), (PermissionError(1, "no"), 1)])
-def test_a_kernel_without_it_leaves_it_to_the_tables(error: OSError | None, asked: int) -> None:
-    ends: list[tuple[Address, Address]] = []
-
-    def ask(own: Address, other: Address) -> None:
-        ends.append((own, other))
-        if error:
-            raise error
-
-    owners = Owners(ask, lambda connections: [4711] * len(connections))
-    client, server = Address("127.0.0.1", 1), Address("127.0.0.1", 2)
-    assert [asyncio.run(owners.owner(Connection(client, server))) for _ in range(2)] == [4711, 4711]
-    assert ends == ([(client, server), (server, client)] * 2)[:asked]
+def test_client_of_another_machine_has_no_user() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert find_uid(("192.0.2.1", 4711), listener.getsockname()) is None
 
 
-@pytest.mark.parametrize(
-    ("known", "uid", "questions"),
-    [
-        ({1: Found(ESTABLISHED, 4711)}, 4711, [1, 1]),
-        ({2: Found(ESTABLISHED, 0)}, None, [1, 2, 1]),  # Our own end, which is asked for once.
-    ],
-)
-def test_where_the_kernel_answers_it_is_asked_no_more_than_it_takes(
-    known: dict[int, Found], uid: int | None, questions: list[int]
-) -> None:
-    asked: list[int] = []
+def test_kernel_without_tcp_diag_is_an_error() -> None:
+    """It answers that it knows no socket, not even the listening one; as it does here, for ports that are not open."""
+    with pytest.raises(OSError, match="the kernel module tcp_diag is missing"):
+        find_uid(*NOWHERE)
 
-    def ask(own: Address, other: Address) -> Found | None:
-        asked.append(own.port)
-        return known.get(own.port)
 
-    owners = Owners(ask, lambda connections: [12345] * len(connections))
-    connection = Connection(Address("127.0.0.1", 1), Address("127.0.0.1", 2))
-    assert [asyncio.run(owners.owner(connection)) for _ in range(2)] == [uid, uid]
-    assert asked == questions
+class Transport:
+    """A connection with these ends."""
+
+    def __init__(self, client: Address | None) -> None:
+        self.extra = {"peername": client and (*client, 0, 0), "sockname": ("::1", 9911, 0, 0)}
+
+    def get_extra_info(self, name: str) -> Any:
+        return self.extra[name]
+
+
+def test_user_of_a_connection_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Address, Address]] = []
+
+    def find(own: Address, other: Address) -> Socket:
+        asked.append((own, other))
+        return Socket(ESTABLISHED, 4711)
+
+    monkeypatch.setattr(peer, "find_socket", find)
+    client = Peer(Transport(("::1", 5)))  # type: ignore[arg-type]
+    assert (client.uid, client.uid) == (4711, 4711)
+    assert asked == [(("::1", 5), ("::1", 9911))]
+
+
+def test_client_that_left_at_once_has_an_empty_address() -> None:
+    assert Peer(Transport(None)).client == ("", 0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("sender", "number", "error", "problem"),
     [
-        (0, 1, errno.EPERM, "sock_diag refused"),
+        (0, 1, errno.EPERM, "Operation not permitted"),
         (4711, 1, errno.ENOENT, "another process"),
         (0, 2, errno.ENOENT, "another process"),
     ],
 )
-def test_another_answer_than_the_kernel_s_to_this_question_is_none(
+def test_answer_that_is_not_the_kernel_s_own_is_an_error(
     sender: int, number: int, error: int, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = struct.pack("=IHHIIi", 36, 2, 0, number, 0, -error)
     monkeypatch.setattr(socket.socket, "recvfrom", lambda *_: (answer, (sender, 0)))
     with pytest.raises(OSError, match=problem):
-        find_socket(Address("127.0.0.1", 1), Address("127.0.0.1", 2))
+        find_socket(*NOWHERE)
 
 
 @pytest.mark.parametrize("name", ["sendto", "recvfrom"])
-def test_where_it_is_forbidden_the_tables_are_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forbidden_question_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> socket.socket:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(socket.socket, name, refuse)
     with pytest.raises(PermissionError):
-        find_socket(Address("127.0.0.1", 1), Address("127.0.0.1", 2))
+        find_uid(*NOWHERE)

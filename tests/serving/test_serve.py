@@ -1,4 +1,4 @@
-"""`hwsigner serve` as a process, with the clients that are to use it."""
+"""`hwsigner serve` as a process, with real clients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -23,15 +22,16 @@ from botocore.exceptions import CredentialRetrievalError
 from botocore.utils import InstanceMetadataFetcher
 
 import certs
-from hwsigner.cli import server_run as residence
-from hwsigner.cli.sources import OwnProvider, Sourced
+from hwsigner.cli import server_run
+from hwsigner.cli.server_run import ServerRun
+from hwsigner.cli.sources import LazyProvider, ServedProfile
 from hwsigner.config.profiles import add_profile
 from hwsigner.emulator import Fault
 from hwsigner.system import notices
 from loopback import ServerCA
 from scene import Outcome
 from serving.raw import Client
-from serving.stage import PROGRAM, Process, Stage
+from serving.stage import PATIENT, PROGRAM, Clock, Process, Stage
 from terminals import Terminal
 
 FREE = "--port=0"
@@ -42,7 +42,7 @@ IMDS = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
 
 @pytest.fixture
 def served(stage: Stage) -> Iterator[tuple[Stage, Process, dict[str, str]]]:
-    """`hwsigner serve`, with the flags of the program that hwsigner replaces, and the variables that it prints."""
+    """`hwsigner serve` with the flags of `aws_signing_helper serve`, and the variables that it prints."""
     with stage.start("serve", FREE, *stage.flags()) as process:
         yield stage, process, process.variables()
 
@@ -52,7 +52,7 @@ def _port(variables: dict[str, str]) -> int:
 
 
 def _aws(stage: Stage, variables: dict[str, str]) -> str:
-    """Return who the AWS CLI is with the credentials that it finds."""
+    """Return the ARN of the credentials that the AWS CLI finds."""
     command = ["/usr/bin/aws", "sts", "get-caller-identity", "--endpoint-url", stage.service.url, "--query", "Arn"]
     environ = stage.environ(AWS_DEFAULT_REGION="us-east-1", **variables)
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
@@ -61,7 +61,7 @@ def _aws(stage: Stage, variables: dict[str, str]) -> str:
     return found
 
 
-def test_the_flags_of_the_other_program_serve_both_endpoints(served: tuple[Stage, Process, dict[str, str]]) -> None:
+def test_flags_of_aws_signing_helper_serve_both_endpoints(served: tuple[Stage, Process, dict[str, str]]) -> None:
     stage, process, variables = served
     port = _port(variables)
     assert process.lines[:3] == [
@@ -78,7 +78,7 @@ def test_the_flags_of_the_other_program_serve_both_endpoints(served: tuple[Stage
     assert stat.S_IMODE(token_file.stat().st_mode) == 0o600
 
 
-def test_botocore_s_imds_client(served: tuple[Stage, Process, dict[str, str]]) -> None:
+def test_botocore_gets_credentials_by_imds(served: tuple[Stage, Process, dict[str, str]]) -> None:
     stage, _, variables = served
     fetcher = InstanceMetadataFetcher(timeout=5, num_attempts=1, base_url=variables[IMDS], env={})
     found = fetcher.retrieve_iam_role_credentials()
@@ -87,14 +87,14 @@ def test_botocore_s_imds_client(served: tuple[Stage, Process, dict[str, str]]) -
     assert found.keys() >= {"secret_key", "token", "expiry_time"}
 
 
-def test_botocore_s_container_client(served: tuple[Stage, Process, dict[str, str]]) -> None:
+def test_botocore_gets_credentials_by_the_container_endpoint(served: tuple[Stage, Process, dict[str, str]]) -> None:
     stage, _, variables = served
     found = ContainerProvider(environ=variables).load().get_frozen_credentials()
     assert found.access_key.startswith("ASIA")
     assert stage.sessions == 1
 
 
-def test_the_aws_cli_through_either(served: tuple[Stage, Process, dict[str, str]]) -> None:
+def test_aws_cli_gets_credentials_by_either_endpoint(served: tuple[Stage, Process, dict[str, str]]) -> None:
     stage, process, variables = served
     imds = {IMDS: variables.pop(IMDS)}
     role = f":assumed-role/{stage.role}/"
@@ -105,7 +105,7 @@ def test_the_aws_cli_through_either(served: tuple[Stage, Process, dict[str, str]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_it_with_0_and_every_session_and_refusal_has_its_line(
+def test_signal_ends_the_server_with_0_and_each_session_and_refusal_is_logged(
     served: tuple[Stage, Process, dict[str, str]], number: int
 ) -> None:
     stage, process, variables = served
@@ -124,7 +124,7 @@ def test_a_signal_ends_it_with_0_and_every_session_and_refusal_has_its_line(
     assert not [secret for secret in secrets if secret in "\n".join(process.lines)]
 
 
-def test_profiles_each_have_a_path_and_a_token_that_is_kept(stage: Stage) -> None:
+def test_each_profile_has_a_path_and_a_token_that_later_runs_accept(stage: Stage) -> None:
     add_profile("db and more", {**stage.values(), "session-duration": 900}, stage.environ())
     tokens = set()
     for _ in range(2):
@@ -145,14 +145,14 @@ def test_profiles_each_have_a_path_and_a_token_that_is_kept(stage: Stage) -> Non
     assert len(tokens.pop()) == 2
 
 
-def test_imds_for_a_named_profile_if_asked_for(stage: Stage) -> None:
+def test_imds_is_served_for_a_named_profile_if_asked_for(stage: Stage) -> None:
     with stage.start("serve", FREE, "web", "--imds") as process:
         variables = process.variables()
         fetcher = InstanceMetadataFetcher(timeout=5, num_attempts=1, base_url=variables[IMDS], env={})
         assert fetcher.retrieve_iam_role_credentials()["role_name"] == stage.role
 
 
-def test_no_imds_if_not_asked_for(stage: Stage) -> None:
+def test_imds_is_not_served_if_turned_off(stage: Stage) -> None:
     with stage.start("serve", FREE, "--profile", "web", "--imds=false") as process:
         variables = process.variables()
         assert IMDS not in variables
@@ -160,7 +160,7 @@ def test_no_imds_if_not_asked_for(stage: Stage) -> None:
             assert client.ask("PUT", "/latest/api/token").status == 404
 
 
-def test_without_credentials_503_and_the_reason_and_then_credentials(stage: Stage) -> None:
+def test_client_gets_503_and_the_reason_without_credentials(stage: Stage) -> None:
     stage.service.misbehave(Fault.parse("deny*1"))
     with stage.start("serve", FREE, "web") as process:
         variables = process.variables()
@@ -171,7 +171,7 @@ def test_without_credentials_503_and_the_reason_and_then_credentials(stage: Stag
         assert process.end(signal.SIGTERM) == 0
 
 
-def test_a_service_that_hangs_holds_up_no_end(stage: Stage) -> None:
+def test_sigterm_ends_the_server_when_the_service_hangs(stage: Stage) -> None:
     stage.service.misbehave(Fault.parse("stall*always"))
     with stage.start("serve", FREE, "web", "--strict") as process:
         variables = process.variables()
@@ -183,37 +183,37 @@ def test_a_service_that_hangs_holds_up_no_end(stage: Stage) -> None:
             assert client.receive().status == 503
 
 
-def test_a_refresh_ahead_of_need_that_hangs_holds_up_no_end(stage: Stage) -> None:
-    stage.shorten_sessions(1, seconds=6)
-    stage.service.misbehave(Fault.parse("stall*always"))
-    with stage.start("serve", FREE, "web") as process:
-        deadline = time.monotonic() + 30
+def test_sigterm_ends_the_server_when_a_background_refresh_hangs(stage: Stage, clock: Clock) -> None:
+    limits = {"read-timeout": 600, "timeout": 600, "attended": False}
+    add_profile("web", {**stage.values(), **limits}, stage.environ(), replace=True)
+    with stage.start("serve", FREE, "web", wrapper=clock.wrapper) as process:
+        process.read_until("created a session")
+        stage.service.misbehave(Fault.parse("stall*always"))
+        clock.advance(3000)
         while stage.sessions < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        begin = time.monotonic()
+            assert process.process.poll() is None
         assert process.end(signal.SIGTERM) == 0
-        assert time.monotonic() - begin < 10
 
 
 @pytest.mark.parametrize("flags", [("web",), ("--profile=web",)])
-def test_a_running_agent_s_session_is_served(stage: Stage, flags: tuple[str, ...]) -> None:
+def test_session_of_a_running_agent_is_served(stage: Stage, flags: tuple[str, ...]) -> None:
     with stage.start("agent") as agent:
         _wait_for_agent(stage)
-        with stage.start("serve", FREE, *flags) as process:
+        with stage.start("serve", FREE, *flags, wrapper=PATIENT) as process:
             found = ContainerProvider(environ=process.variables()).load().get_frozen_credentials()
             assert process.end(signal.SIGTERM) == 0
-        done = stage.run("exec", "web", "--", "sh", "-c", "exit 5")
-        printed = json.loads(stage.run("credential-process", "--profile=web").stdout)
+        done = stage.run("exec", "web", "--", "sh", "-c", "exit 5", wrapper=PATIENT)
+        printed = json.loads(stage.run("credential-process", "--profile=web", wrapper=PATIENT).stdout)
         assert agent.end(signal.SIGTERM) == 0
     assert (done.returncode, found.access_key, stage.sessions) == (5, printed["AccessKeyId"], 1)
     assert not [line for line in process.lines if "created a session" in line]
 
 
-def test_beside_an_agent_exec_imports_nothing_that_creates_a_session(stage: Stage) -> None:
+def test_exec_imports_nothing_that_creates_sessions_when_an_agent_has_one(stage: Stage) -> None:
     with stage.start("agent") as agent:
         _wait_for_agent(stage)
-        done = stage.run("exec", "web", "--", "true", environ=stage.environ(PYTHONPROFILEIMPORTTIME="1"))
+        environ = stage.environ(PYTHONPROFILEIMPORTTIME="1")
+        done = stage.run("exec", "web", "--", "true", wrapper=PATIENT, environ=environ)
         assert agent.end(signal.SIGTERM) == 0
     assert done.returncode == 0
     assert "hwsigner.serving.agent_source" in done.stderr
@@ -226,7 +226,7 @@ def _wait_for_agent(stage: Stage) -> None:
         pass
 
 
-def test_a_thousand_who_ask_at_once_cause_one_session(stage: Stage) -> None:
+def test_thousand_requests_at_once_cause_one_session(stage: Stage) -> None:
     with stage.start("serve", FREE, "web") as process:
         variables = process.variables()
         token = Path(variables[TOKEN_FILE]).read_text()
@@ -246,60 +246,53 @@ def _impatient() -> object:
     return ContainerMetadataFetcher(sleep=lambda seconds: None)
 
 
-def test_what_another_try_can_t_mend_ends_it(stage: Stage) -> None:
+def test_permanent_failure_of_the_first_session_ends_the_server(stage: Stage) -> None:
     stage.key.write_text("nonsense")
     done = stage.run("serve", FREE, "web")
     assert done.returncode == 3
     assert "leaf.key" in done.stderr.splitlines()[-1]
 
 
-# A look at once, where the server takes its time.
-LOOKING = """if True:
-    import sys
-    from hwsigner.cli import main, server_run as residence
-    residence._LOOK_SECONDS = 0.05
-    sys.exit(main(sys.argv[2:]))
-"""
-QUICK = (sys.executable, "-c", LOOKING)
-
-
-def test_a_profile_whose_pin_is_wrong_by_now_ends_it_once_the_last_credentials_have_ended(stage: Stage) -> None:
+def test_server_ends_with_status_3_when_the_pin_is_wrong_and_the_last_credentials_have_expired(
+    stage: Stage, clock: Clock
+) -> None:
     stage.encrypt_key("first")
-    end = stage.shorten_sessions(1, seconds=4)
-    with stage.start("serve", FREE, "web", wrapper=QUICK, HWSIGNER_PIN="first") as process:
+    with stage.start("serve", FREE, "web", wrapper=clock.wrapper, HWSIGNER_PIN="first") as process:
         variables = process.variables()
         process.read_until("created a session")
         stage.encrypt_key("second")
         assert _status(variables, "web") == 200
+        clock.advance(3000)  # Of an hour: it is time for the next session.
+        assert _status(variables, "web") == 200
         process.read_until("web: no session: ")
         assert _status(variables, "web") == 200
+        clock.advance(1000)
         assert process.wait() == 3
-        assert datetime.now(UTC) >= end
     assert "passphrase" in process.lines[-1]
     assert stage.sessions == 1
 
 
-def test_one_of_two_such_profiles_has_a_line_and_the_last_one_ends_it(stage: Stage) -> None:
+def test_profile_with_a_wrong_pin_is_logged_while_another_has_credentials(stage: Stage, clock: Clock) -> None:
     other = replace(stage, key=certs.write_key(stage.folder / "other.key", stage.private_key()))
     for name, one in (("web", stage), ("db", other)):
         one.encrypt_key("first")
         add_profile(name, {**one.values(), "pkcs8-password": "first"}, stage.environ(), replace=True)
-    stage.shorten_sessions(2, seconds=3)
-    with stage.start("serve", FREE, "web", "db", wrapper=QUICK) as process:
+    with stage.start("serve", FREE, "web", "db", wrapper=clock.wrapper) as process:
         variables = process.variables(until="db.token")
         assert [line for line in process.lines if line.startswith("# ")] == ["# web, one of 2", "# db, one of 2"]
         for _ in range(2):
             process.read_until("created a session")
         stage.encrypt_key("second")
+        clock.advance(3000)
         assert _status(variables, "web") == 200
-        end = stage.shorten_sessions(1, seconds=6)
         assert _status(variables, "db") == 200
-        process.read_until("web: no credentials until the server is started again: ")
+        process.read_until("db: created a session")
+        clock.advance(1000)
+        process.read_until("web: no credentials until the server is restarted: ")
         assert _status(variables, "web") == 503
+        assert _status(variables, "db") == 200
         other.encrypt_key("second")
-        time.sleep(max(0.0, (end - datetime.now(UTC)).total_seconds()))
-        with suppress(OSError):  # Unless the last request had it tried already, and it has ended.
-            assert _status(variables, "db") == 503
+        clock.advance(4000)
         assert process.wait() == 3
     assert not [line for line in process.lines if "db: no credentials" in line]
     assert "other.key" in process.lines[-1]
@@ -312,7 +305,7 @@ def _status(variables: dict[str, str], name: str) -> int:
         return client.ask("GET", f"/credentials/{name}", {"Authorization": token}).status
 
 
-def test_a_prompt_that_is_open_at_the_end_leaves_the_terminal_as_it_was(stage: Stage, tmp_path: Path) -> None:
+def test_terminal_is_restored_when_a_signal_ends_an_open_prompt(stage: Stage, tmp_path: Path) -> None:
     stage.encrypt_key("first")
     terminal = Terminal(tmp_path)
     try:
@@ -330,16 +323,16 @@ def test_a_prompt_that_is_open_at_the_end_leaves_the_terminal_as_it_was(stage: S
         terminal.close()
 
 
-def test_that_a_token_waits_for_a_person_is_told_in_the_log(
+def test_notice_that_a_token_waits_for_a_person_is_logged(
     call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(residence.Residence, "stay", lambda _: notices.notify("touch token '\x07'"))
+    monkeypatch.setattr(ServerRun, "run", lambda _: notices.notify("touch token '\x07'"))
     done = call("serve", FREE, "web")
     assert (done.status, done.err.splitlines()[-1]) == (0, "hwsigner: touch token '\\x07'")
 
 
 @pytest.mark.parametrize("stderr", ["/dev/full", None])
-def test_it_serves_though_nobody_can_be_told_how_to_ask(stage: Stage, stderr: str | None) -> None:
+def test_server_runs_when_stderr_is_full_or_closed(stage: Stage, stderr: str | None) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
     redirect = f'exec "$@" 2>{stderr or "&-"}'
@@ -357,7 +350,7 @@ def _wait_for_port(port: int) -> None:
     pytest.fail("nothing listens")
 
 
-def test_systemd_s_socket(stage: Stage) -> None:
+def test_socket_of_systemd_is_served(stage: Stage) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
     wrapper = (
@@ -374,7 +367,7 @@ def test_systemd_s_socket(stage: Stage) -> None:
         assert process.end(signal.SIGTERM) == 0
 
 
-def test_a_socket_of_systemd_s_that_is_none_of_tcp_s(stage: Stage, short_folder: Path) -> None:
+def test_unix_socket_of_systemd_is_a_usage_error(stage: Stage, short_folder: Path) -> None:
     path = short_folder / "s"
     wrapper = ("/usr/bin/systemd-socket-activate", f"--listen={path}", "--setenv=HOME")
     with stage.start("serve", "web", wrapper=wrapper) as process:
@@ -382,7 +375,9 @@ def test_a_socket_of_systemd_s_that_is_none_of_tcp_s(stage: Stage, short_folder:
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
             assert process.wait() == 2
-    assert "hwsigner: systemd passed a socket that is none of TCP's. Write ListenStream=" in process.lines[-1]
+    assert (
+        "hwsigner: systemd passed a socket that is not a listening TCP socket. Write ListenStream=" in process.lines[-1]
+    )
 
 
 @pytest.fixture
@@ -395,7 +390,7 @@ def notified(short_folder: Path) -> Iterator[socket.socket]:
 
 
 @pytest.mark.parametrize("fault", ["", "deny*always"])
-def test_systemd_is_told_once_the_first_session_is_there_or_failed(
+def test_ready_is_sent_once_the_first_session_exists_or_has_failed(
     stage: Stage, notified: socket.socket, fault: str
 ) -> None:
     if fault:
@@ -407,22 +402,20 @@ def test_systemd_is_told_once_the_first_session_is_there_or_failed(
         assert notified.recv(100).startswith(b"STOPPING=1\n")
 
 
-def test_systemd_is_told_of_no_server_that_can_t_be(stage: Stage, notified: socket.socket) -> None:
+def test_ready_is_not_sent_when_the_first_session_fails_permanently(stage: Stage, notified: socket.socket) -> None:
     stage.key.write_text("nonsense")
     with stage.start("serve", FREE, "web", NOTIFY_SOCKET=notified.getsockname()) as process:
         assert process.wait() == 3
     assert notified.recv(100).startswith(b"STOPPING=1\n")
 
 
-def test_systemd_does_not_wait_for_a_first_session_that_is_late(
-    notified: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(residence, "_READY_SECONDS", 0.1)
+def test_ready_is_sent_when_the_first_session_is_late(notified: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_run, "_READY_SECONDS", 0.1)
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     monkeypatch.setenv("NOTIFY_SOCKET", notified.getsockname())
     is_late = threading.Event()
 
-    class Late(OwnProvider):
+    class Late(LazyProvider):
         def reply(self, name: str) -> bytes:
             assert is_late.wait(20)
             return b""
@@ -432,12 +425,12 @@ def test_systemd_does_not_wait_for_a_first_session_that_is_late(
             assert notified.recv(100).startswith(b"READY=1\n")
             is_late.set()
 
-    own = Late(lambda: pytest.fail("it is made"))
-    residence.Residence([Sourced("web", "role", own, own)], Server()).stay()  # type: ignore[arg-type]
+    late = Late(lambda: pytest.fail("it is made"))
+    ServerRun([ServedProfile("web", "role", late, late)], Server()).run()  # type: ignore[arg-type]
     assert is_late.is_set()
 
 
-def test_https(stage: Stage) -> None:
+def test_https_is_served_with_the_certificate(stage: Stage) -> None:
     ca = ServerCA(stage.folder)
     ca.context("server.example")
     pair = next(path for path in stage.folder.glob("server.example*.pem"))
@@ -463,17 +456,19 @@ def test_https(stage: Stage) -> None:
         (("web", "--address=::"), "other machines can reach the address, and there is no TLS"),
         (("web", "--tls-certificate=x.pem"), "--tls-certificate x.pem and its key can't be used: No such"),
         (("web", "--tls-key=/nonexistent"), "--tls-key is given without --tls-certificate"),
-        (("web", "--imds", "--tls-certificate=x"), "--imds is given with --tls-certificate"),
-        (("web", "db", "--imds"), "--imds is given with 2 profiles"),
-        (("web", "--role-arn=x"), "--role-arn is given beside the name of a profile"),
-        (("web", "--allow-user=no such user"), "--allow-user 'no such user' is no user of this machine"),
+        (("web", "--imds", "--tls-certificate=x"), "--imds can't be combined with --tls-certificate"),
+        (("web", "db", "--imds"), "--imds can't be combined with 2 profiles"),
+        (("web", "--role-arn=x"), "--role-arn can't be combined with profile names"),
+        (("web", "--allow-user=no such user"), "--allow-user 'no such user' is not a user of this machine"),
         (("nope",), "there is no profile 'nope'"),
         (("web", "--port=65536"), "--port"),
         (("web", "--hop-limit=0"), "--hop-limit"),
         ((), "--trust-anchor-arn is missing"),
     ],
 )
-def test_what_can_t_be_meant(stage: Stage, call: Callable[..., Outcome], flags: tuple[str, ...], message: str) -> None:
+def test_invalid_flags_exit_with_status_2(
+    stage: Stage, call: Callable[..., Outcome], flags: tuple[str, ...], message: str
+) -> None:
     done = call("serve", *flags)
     assert (done.status, done.out) == (2, "")
     assert message in done.err
@@ -481,7 +476,7 @@ def test_what_can_t_be_meant(stage: Stage, call: Callable[..., Outcome], flags: 
     assert not list((stage.folder / "run").rglob("*.token"))
 
 
-def test_a_port_in_use(call: Callable[..., Outcome]) -> None:
+def test_port_in_use_exits_with_status_1(call: Callable[..., Outcome]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         done = call("serve", "web", f"--port={port}")
@@ -509,6 +504,24 @@ def test_memory_stays_flat_through_tokens_and_half_open_connections(stage: Stage
         assert process.end(signal.SIGTERM) == 0
 
 
+def test_memory_is_returned_after_a_burst_of_connections(stage: Stage) -> None:
+    with stage.start("serve", FREE, "--profile=web") as process:
+        port = _port(process.variables())
+        process.read_until("created a session")
+        _take_tokens(port, 500)
+        before = _resident_kib(process.pid)
+        half_open = [socket.create_connection(("127.0.0.1", port)) for _ in range(900)]
+        for sock in half_open:
+            sock.sendall(b"GET / HTTP/1.1\r\nX: " + b"a" * 16000)
+        _take_tokens(port, 1)
+        assert _resident_kib(process.pid) - before > 14 * 1024
+        for sock in half_open:
+            sock.close()
+        while _resident_kib(process.pid) - before > 7 * 1024:
+            time.sleep(0.05)
+        assert process.end(signal.SIGTERM) == 0
+
+
 def _take_tokens(port: int, count: int) -> None:
     with Client(port) as client:
         for _ in range(count):
@@ -520,12 +533,13 @@ def _resident_kib(pid: int) -> int:
     return int(status.partition("VmRSS:")[2].split()[0])
 
 
+@pytest.mark.parametrize("library", ["httptools", "uvloop"])
 @pytest.mark.parametrize("command", [["serve", "web", "--port=0"], ["exec", "web", "--", "true"]])
-def test_without_the_extra_it_is_named(stage: Stage, command: list[str]) -> None:
-    code = "import sys; sys.modules['uvicorn'] = None; from hwsigner.cli import main; sys.exit(main(sys.argv[1:]))"
+def test_error_names_a_missing_library_and_the_extra(stage: Stage, command: list[str], library: str) -> None:
+    code = f"import sys; sys.modules[{library!r}] = None; from hwsigner.cli import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", code, *command], env=stage.environ(), capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
-    assert done.stderr == "hwsigner: serving HTTP needs uvicorn. pip install 'hwsigner[serve]' brings it\n"
+    assert done.stderr == f"hwsigner: serving HTTP needs {library}. Run pip install 'hwsigner[serve]'\n"
     assert stage.sessions == 0

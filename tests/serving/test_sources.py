@@ -1,4 +1,4 @@
-"""The provider of a process that asks an agent first: it is made when it is needed, once."""
+"""The provider of a process that asks an agent first: made once, when it is needed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from hwsigner.cli.sources import OwnProvider, of_profile
+from hwsigner.cli.sources import LazyProvider, of_profile
 from hwsigner.config.profiles import add_profile
 from hwsigner.errors import UsageError
 from serving.stage import Stage
 
 
 class Made:
-    """Stands for a BackgroundProvider: keeps what it was told."""
+    """A fake BackgroundProvider that records its calls."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
@@ -33,7 +33,7 @@ class Made:
         return f"reply {name}".encode()
 
 
-def test_it_is_made_by_the_first_who_waits_for_a_reply() -> None:
+def test_provider_is_made_once_when_a_reply_is_first_asked_for() -> None:
     made = Made()
     calls: list[None] = []
     barrier = threading.Barrier(8)
@@ -42,50 +42,48 @@ def test_it_is_made_by_the_first_who_waits_for_a_reply() -> None:
         calls.append(None)
         return made
 
-    own = OwnProvider(make)
+    provider = LazyProvider(make)
 
     def reply(_: int) -> object:
         barrier.wait()
-        return own.reply("container")
+        return provider.reply("container")
 
-    assert own.read("container") is None
-    own.close()
+    assert provider.read("container") is None
+    provider.close()
     assert calls == []
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(reply, range(8))) == {b"reply container"}
     assert len(calls) == 1
-    assert own.read("container") == b"read container"
+    assert provider.read("container") == b"read container"
     assert made.told == []
-    own.close()
+    provider.close()
     assert made.told == ["close"]
 
 
 @pytest.mark.parametrize("is_started_first", [True, False])
-def test_its_thread_is_started_whichever_comes_first(is_started_first: bool) -> None:
+def test_provider_is_started_when_start_comes_before_or_after_it(is_started_first: bool) -> None:
     made = Made()
-    own = OwnProvider(lambda: made)  # type: ignore[arg-type,return-value]
-    for act in [own.start, own.provider] if is_started_first else [own.provider, own.start]:
+    provider = LazyProvider(lambda: made)  # type: ignore[arg-type,return-value]
+    for act in [provider.start, provider.provider] if is_started_first else [provider.provider, provider.start]:
         assert made.told == []
         act()
     assert made.told == ["start"]
 
 
 @pytest.mark.parametrize("attended", [True, False])
-def test_a_profile_says_whether_its_key_needs_a_person(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, attended: bool
-) -> None:
+def test_attended_profile_needs_a_person(stage: Stage, monkeypatch: pytest.MonkeyPatch, attended: bool) -> None:
     add_profile("web", {**stage.values(), "attended": attended}, stage.environ(), replace=True)
     monkeypatch.setattr("os.environ", stage.environ())
-    own = of_profile("web", lambda text: None).own
-    assert own.provider().status().needs_person is attended
-    own.close()
+    provider = of_profile("web", lambda text: None).local
+    assert provider.provider().status().needs_person is attended
+    provider.close()
 
 
-def test_what_can_t_be_meant_is_told_each_time() -> None:
+def test_invalid_settings_are_reported_each_time() -> None:
     def make() -> Any:
         raise UsageError("no role")
 
-    own = OwnProvider(make)
+    provider = LazyProvider(make)
     for _ in range(2):
         with pytest.raises(UsageError, match="no role"):
-            own.reply("container")
+            provider.reply("container")

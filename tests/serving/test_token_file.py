@@ -1,4 +1,4 @@
-"""The token's file: private, kept, whole, and none of somebody else's."""
+"""Token files: private, permanent and whole."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_new_file_holds_the_token_and_no_newline_for_its_owner_alone(tmp_path: Path) -> None:
+def test_new_file_contains_the_token_without_newline_for_its_owner_only(tmp_path: Path) -> None:
     path, token = keep_token(tmp_path / "hwsigner" / "serve", "web")
     assert path.read_bytes() == token
     assert re.fullmatch(rb"[A-Za-z0-9_-]{43}", token)
@@ -28,13 +28,13 @@ def test_a_new_file_holds_the_token_and_no_newline_for_its_owner_alone(tmp_path:
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_a_token_is_kept_and_each_profile_has_its_own(tmp_path: Path) -> None:
+def test_each_profile_keeps_a_token_of_its_own(tmp_path: Path) -> None:
     found = [keep_token(tmp_path, name) for name in ("web", "db", "web")]
     assert found[0] == found[2]
     assert found[0][1] != found[1][1]
 
 
-def test_servers_that_start_at_once_keep_one_token(tmp_path: Path) -> None:
+def test_servers_that_start_at_once_share_one_token(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: keep_token(tmp_path, "web"), range(32)))
     assert len(set(found)) == 1
@@ -42,7 +42,7 @@ def test_servers_that_start_at_once_keep_one_token(tmp_path: Path) -> None:
 
 
 @given(name=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20))
-def test_no_name_leads_out_of_the_folder(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+def test_file_of_any_name_is_in_the_folder(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
     folder = tmp_path_factory.mktemp("tokens")
     path, _ = keep_token(folder, name)
     assert path.parent == folder
@@ -50,31 +50,31 @@ def test_no_name_leads_out_of_the_folder(tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
-def test_a_file_that_others_can_read_or_write_is_refused(tmp_path: Path, mode: int) -> None:
+def test_file_that_others_can_read_or_write_is_refused(tmp_path: Path, mode: int) -> None:
     path, _ = keep_token(tmp_path, "web")
     path.chmod(mode)
-    with pytest.raises(HwsignerError, match=rf"web\.token of mode {mode:04o} is no file that only you can read"):
+    with pytest.raises(HwsignerError, match=rf"web\.token with mode {mode:04o} is not a file that only you can read"):
         keep_token(tmp_path, "web")
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"short", b"x" * 40 + b"\n", b"x" * 40 + b"\r\n", b"two words" * 9, b"\xff" * 40]
 )
-def test_a_file_without_a_token_is_refused_and_not_shown(tmp_path: Path, content: bytes) -> None:
+def test_file_without_a_token_is_refused_and_not_shown(tmp_path: Path, content: bytes) -> None:
     path, _ = keep_token(tmp_path, "web")
     path.write_bytes(content)
-    with pytest.raises(HwsignerError, match=r"web\.token holds no token") as caught:
+    with pytest.raises(HwsignerError, match=r"web\.token does not contain a token") as caught:
         keep_token(tmp_path, "web")
     assert "xxx" not in str(caught.value)
 
 
-def test_a_token_of_one_s_own_is_taken(tmp_path: Path) -> None:
+def test_token_that_the_user_wrote_is_used(tmp_path: Path) -> None:
     path, _ = keep_token(tmp_path, "web")
     path.write_bytes(b"Bearer:" + b"x" * 40)
     assert keep_token(tmp_path, "web") == (path, b"Bearer:" + b"x" * 40)
 
 
-def test_a_link_and_a_folder_in_its_place_are_refused(tmp_path: Path) -> None:
+def test_link_or_folder_is_refused(tmp_path: Path) -> None:
     real, _ = keep_token(tmp_path, "web")
     (tmp_path / "db.token").symlink_to(real)
     (tmp_path / "dir.token").mkdir()
@@ -83,13 +83,13 @@ def test_a_link_and_a_folder_in_its_place_are_refused(tmp_path: Path) -> None:
             keep_token(tmp_path, name)
 
 
-def test_a_folder_that_can_t_be_made_is_named(tmp_path: Path) -> None:
+def test_error_names_a_folder_that_can_t_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(HwsignerError, match=r"can't keep a token in .*/file/x/web\.token"):
         keep_token(tmp_path / "file" / "x", "web")
 
 
-def test_the_folder_is_the_runtime_folder_if_that_is_this_user_s_else_that_of_state(tmp_path: Path) -> None:
+def test_folder_is_the_runtime_folder_if_it_is_this_user_s_else_the_state_folder(tmp_path: Path) -> None:
     home = {"HOME": str(tmp_path)}
     state = {**home, "XDG_STATE_HOME": f"{tmp_path}/state"}
     service = {**home, "STATE_DIRECTORY": f"{tmp_path}/service:{tmp_path}/other"}
@@ -105,9 +105,7 @@ def test_tokens_are_random() -> None:
     assert len({new_token() for _ in range(100)}) == 100
 
 
-def test_a_token_is_on_the_disk_before_it_has_its_name_and_then_its_name_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_token_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     sync, link = os.fsync, os.link
 

@@ -63,12 +63,12 @@ def card(tmp_path: Path) -> Card:
 
 
 @given(st.dictionaries(st.integers(1, 0xFF), BYTES))
-def test_data_objects_are_read_as_written(values: dict[int, bytes]) -> None:
+def test_data_object_is_read_as_written(values: dict[int, bytes]) -> None:
     assert tlv.decode(b"".join(tlv.encode(tag, value) for tag, value in values.items())) == values
 
 
 @given(st.binary(max_size=40))
-def test_data_objects_that_end_too_early_are_refused(data: bytes) -> None:
+def test_truncated_data_object_is_refused(data: bytes) -> None:
     try:
         values = tlv.decode(data)
     except ValueError:
@@ -77,7 +77,7 @@ def test_data_objects_that_end_too_early_are_refused(data: bytes) -> None:
 
 
 @given(data=BYTES, le=st.none() | st.integers(1, 0x10000))
-def test_commands_are_read_as_written(data: bytes, le: int | None) -> None:
+def test_command_is_read_as_written(data: bytes, le: int | None) -> None:
     head = bytes([0x00, 0xCB, 0x3F, 0xFF])
     extended = b"\0" + len(data).to_bytes(2) + data if data else b"\0" if le else b""
     raw = head + extended + ((le % 0x10000).to_bytes(2) if le else b"")
@@ -90,7 +90,7 @@ def test_commands_are_read_as_written(data: bytes, le: int | None) -> None:
 
 
 @given(data=BYTES, size=st.integers(1, 255), piece=st.integers(1, 256))
-def test_chained_commands_and_answers_in_pieces(data: bytes, size: int, piece: int) -> None:
+def test_chained_command_gets_its_answer_in_pieces(data: bytes, size: int, piece: int) -> None:
     exchange = Exchange(lambda command: command.data)
     pieces = [data[start : start + size] for start in range(0, len(data), size)] or [b""]
     for part in pieces[:-1]:
@@ -110,7 +110,7 @@ def test_chained_commands_and_answers_in_pieces(data: bytes, size: int, piece: i
 @given(
     st.lists(st.tuples(st.sampled_from(["verify", "change", "unblock"]), *[st.sampled_from(CODES)] * 2), max_size=12)
 )
-def test_tries_against_a_model(card: Card, steps: list[tuple[str, str, str]]) -> None:
+def test_tries_of_pin_and_puk_are_counted_as_in_the_model(card: Card, steps: list[tuple[str, str, str]]) -> None:
     card.state.reset()
     card.state.save()
     values, left = {"pin": PIN, "puk": PUK}, {"pin": 3, "puk": 3}
@@ -133,7 +133,7 @@ def test_tries_against_a_model(card: Card, steps: list[tuple[str, str, str]]) ->
         assert State.load(card.state.path).pin == card.state.pin
 
 
-def test_no_right_without_pin_or_management_key(card: Card) -> None:
+def test_commands_are_refused_without_pin_or_management_key(card: Card) -> None:
     card.store(0x9A)
     assert card.sign(0x9A) == (b"", 0x6982)
     for command in (
@@ -151,7 +151,7 @@ def test_no_right_without_pin_or_management_key(card: Card) -> None:
 @pytest.mark.parametrize(
     "answer", ["7C0A8108" + "00" * 8, "7C0A8208" + "00" * 8, "7C128008" + "00" * 8 + "8106" + "00" * 6]
 )
-def test_a_wrong_answer_to_the_challenge_gives_no_rights(card: Card, answer: str) -> None:
+def test_wrong_answer_to_the_challenge_gives_no_rights(card: Card, answer: str) -> None:
     for request in ("7C028000", "7C028100", ""):
         if request:
             assert card.status(f"0087039B04{request}") == 0x9000
@@ -159,7 +159,7 @@ def test_a_wrong_answer_to_the_challenge_gives_no_rights(card: Card, answer: str
         assert card.status("0047009A05AC03800111") == 0x6982
 
 
-def test_the_pin_is_verified_until_power_is_lost(card: Card) -> None:
+def test_pin_stays_verified_until_power_is_lost(card: Card) -> None:
     public_key = card.store(0x9A)
     assert card.status("00200080") == 0x63C3
     assert card.verify() == 0x9000
@@ -176,7 +176,7 @@ def test_the_pin_is_verified_until_power_is_lost(card: Card) -> None:
 
 
 @pytest.mark.parametrize("command", ["0020FF80", "00A4040006A00000000101", "00A4040008A000000527471117"])
-def test_what_takes_the_verified_pin_away(card: Card, command: str) -> None:
+def test_verified_pin_is_lost_by_a_logout_and_by_selecting_another_applet(card: Card, command: str) -> None:
     card.store(0x9A)
     card.verify()
     card.send(command)
@@ -184,7 +184,7 @@ def test_what_takes_the_verified_pin_away(card: Card, command: str) -> None:
     assert card.sign(0x9A)[1] == 0x6982
 
 
-def test_a_wrong_pin_takes_the_verified_pin_away(card: Card) -> None:
+def test_verified_pin_is_lost_after_a_wrong_pin(card: Card) -> None:
     card.store(0x9A)
     card.verify()
     assert card.verify("000000") == 0x63C2
@@ -192,7 +192,7 @@ def test_a_wrong_pin_takes_the_verified_pin_away(card: Card) -> None:
 
 
 @pytest.mark.parametrize("between", ["", "00CB3FFF035C017E", "00F7009A", "00FD0000", SELECT])
-def test_9c_signs_once_right_after_the_pin(card: Card, between: str) -> None:
+def test_key_in_9c_signs_once_and_only_right_after_the_pin(card: Card, between: str) -> None:
     card.store(0x9C)
     card.verify()
     if between:
@@ -201,20 +201,20 @@ def test_9c_signs_once_right_after_the_pin(card: Card, between: str) -> None:
     assert card.sign(0x9C)[1] == 0x6982
 
 
-def test_refused_without_the_pin_before_any_touch(card: Card) -> None:
+def test_signature_without_the_pin_is_refused_before_a_touch(card: Card) -> None:
     card.store(0x9A, touch_policy=2)
     assert card.sign(0x9A)[1] == 0x6982
     assert card.sensor.asked == 0
 
 
 @pytest.mark.parametrize(("slot", "digest"), [(0x9D, DIGEST), (0xF9, DIGEST), (0x9E, DIGEST + b"\0"), (0x80, DIGEST)])
-def test_no_such_key_or_data(card: Card, slot: int, digest: bytes) -> None:
+def test_missing_key_and_invalid_digest_are_refused(card: Card, slot: int, digest: bytes) -> None:
     card.store(0x9E)
     card.verify()
     assert card.sign(slot, digest)[1] == 0x6A80
 
 
-def test_a_short_digest_is_the_number_that_it_is(card: Card) -> None:
+def test_short_digest_is_signed_as_a_number(card: Card) -> None:
     public_key = card.store(0x9E)
     answer, _ = card.sign(0x9E, DIGEST[:20])
     signature = tlv.decode(tlv.decode(answer)[0x7C])[0x82]
@@ -222,14 +222,16 @@ def test_a_short_digest_is_the_number_that_it_is(card: Card) -> None:
 
 
 @pytest.mark.parametrize("new", ["12345", "", "12345\xff7"])
-def test_pins_of_another_form_are_refused(card: Card, new: str) -> None:
+def test_pin_of_an_invalid_form_is_refused(card: Card, new: str) -> None:
     data = pad(PIN) + new.encode("latin-1").ljust(8, b"\xff")
     assert card.status(f"0024008010{data.hex()}") == 0x6985
     assert card.verify() == 0x9000
 
 
 @pytest.mark.parametrize(("firmware", "algorithm"), [((5, 4, 3), 0x03), ((5, 7, 1), 0x0A)])
-def test_the_management_key_of_a_firmware(tmp_path: Path, firmware: tuple[int, int, int], algorithm: int) -> None:
+def test_management_key_has_the_algorithm_of_the_firmware(
+    tmp_path: Path, firmware: tuple[int, int, int], algorithm: int
+) -> None:
     card = Card(tmp_path, firmware)
     assert card.send("00F7009B")[0][:3] == bytes([1, 1, algorithm])
     assert card.send("00FD0000") == (bytes(firmware), 0x9000)
@@ -237,7 +239,7 @@ def test_the_management_key_of_a_firmware(tmp_path: Path, firmware: tuple[int, i
 
 @given(st.binary(max_size=30))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=scaled(300))
-def test_any_bytes_are_answered(card: Card, raw: bytes) -> None:
+def test_any_bytes_get_an_answer(card: Card, raw: bytes) -> None:
     answer = card.exchange.respond(raw)
     assert len(answer) >= 2
     assert answer[-2] in (0x61, 0x63, 0x67, 0x69, 0x6A, 0x6D, 0x90)
@@ -245,7 +247,7 @@ def test_any_bytes_are_answered(card: Card, raw: bytes) -> None:
 
 @given(ins=st.sampled_from([0x20, 0x24, 0x2C, 0x47, 0x87, 0xCB, 0xDB, 0xF7, 0xF9, 0xFE, 0xFF]), data=st.data())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=scaled(300))
-def test_any_data_of_a_known_command_are_answered(card: Card, ins: int, data: st.DataObject) -> None:
+def test_any_data_of_a_known_command_get_an_answer(card: Card, ins: int, data: st.DataObject) -> None:
     card.store(0x9E)
     card.applet._session.managed = True
     card.applet._selected = True
@@ -259,7 +261,7 @@ def test_any_data_of_a_known_command_are_answered(card: Card, ins: int, data: st
     assert answer[-2] in (0x61, 0x63, 0x67, 0x69, 0x6A, 0x6D, 0x90)
 
 
-def test_the_log_shows_no_pin_and_no_key(card: Card) -> None:
+def test_log_shows_no_pin_and_no_key(card: Card) -> None:
     card.verify()
     card.send("0024008010" + pad(PIN).hex() + pad("654321").hex())
     card.send("002C008010" + pad(PUK).hex() + pad("111111").hex())
@@ -270,5 +272,5 @@ def test_the_log_shows_no_pin_and_no_key(card: Card) -> None:
         assert secret.hex() not in log.lower()
 
 
-def test_status_words_are_not_mixed_up() -> None:
+def test_status_word_is_shown_in_hexadecimal() -> None:
     assert str(apdu.StatusError(0x63C2)) == "63C2"

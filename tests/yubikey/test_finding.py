@@ -59,7 +59,7 @@ def listed(module: str, pin: str | None = None) -> ListedToken:
     return token
 
 
-def test_the_list_sends_no_pin_and_its_uris_open_the_keys(card: YubiKey, module: str) -> None:
+def test_list_sends_no_pin_and_its_uris_open_the_keys(card: YubiKey, module: str) -> None:
     tries = len(card.pin_tries)
     token = listed(module)
     assert (token.pin_state, token.wants_login, len(card.pin_tries)) == ("good", True, tries)
@@ -71,7 +71,7 @@ def test_the_list_sends_no_pin_and_its_uris_open_the_keys(card: YubiKey, module:
             assert key.public_key() == card.public_key(slot)
 
 
-def test_after_a_login_the_list_has_the_keys_themselves(card: YubiKey, module: str) -> None:
+def test_list_has_the_keys_themselves_after_a_login(card: YubiKey, module: str) -> None:
     tries = len(card.pin_tries)
     keys = {one.id: one for one in listed(module, card.pin).objects if one.kind == "key"}
     assert card.pin_tries[tries:] == [0x9000]
@@ -82,7 +82,7 @@ def test_after_a_login_the_list_has_the_keys_themselves(card: YubiKey, module: s
             assert key.public_key() == card.public_key(slot)
 
 
-def test_each_listed_certificates_uri_names_it_alone(card: YubiKey, module: str) -> None:
+def test_uri_of_each_listed_certificate_names_it_alone(card: YubiKey, module: str) -> None:
     certificates = [one for one in listed(module).objects if one.kind == "certificate"]
     assert len({one.uri for one in certificates}) == len(certificates) >= len(IDS)
     for one in certificates:
@@ -100,7 +100,7 @@ def test_uris_of_p11tool_open_the_keys(card: YubiKey, module: str) -> None:
             assert key.public_key() == card.public_key(slot)
 
 
-def test_the_users_certificate_is_the_leaf_and_not_the_attestation(card: YubiKey, module: str) -> None:
+def test_leaf_is_the_certificate_of_the_user_and_not_the_attestation(card: YubiKey, module: str) -> None:
     found = find_certificates(f"pkcs11:id=%01?module-path={module}", refuse)
     assert len(found) == (2 if module.endswith(YKCS11) else 1)
     with open_identity(IdentitySource(f"pkcs11:id=%01?module-path={module}", pin=card.pin)) as identity:
@@ -110,7 +110,7 @@ def test_the_users_certificate_is_the_leaf_and_not_the_attestation(card: YubiKey
             assert [one.x509 for one in identity.chain.intermediates] == [LOWER.certificate]
 
 
-def test_a_certificate_file_decides_among_the_cards_keys(card: YubiKey, module: str) -> None:
+def test_certificate_file_decides_among_the_keys_of_the_card(card: YubiKey, module: str) -> None:
     with open_key(f"pkcs11:?module-path={module}", card.pin, public_key=card.public_key(0x9A)) as key:
         assert verify(card.public_key(0x9A), b"message", signature=key.sign(b"message"))
     with pytest.raises(AmbiguousKeyError) as caught:

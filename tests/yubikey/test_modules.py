@@ -67,19 +67,19 @@ def flags(module: str) -> str:
 
 
 @pytest.mark.parametrize("slot", SIGN_SLOTS)
-def test_signatures(keys: YubiKey, module: str, tmp_path: Path, slot: int) -> None:
+def test_key_in_each_slot_signs(keys: YubiKey, module: str, tmp_path: Path, slot: int) -> None:
     succeed(*sign_command(module, tmp_path, slot, keys.pin))
     verify(keys, tmp_path, slot)
 
 
-def test_each_signature_of_9c_takes_the_pin_again(keys: YubiKey, module: str, tmp_path: Path) -> None:
+def test_key_in_9c_needs_the_pin_for_each_signature(keys: YubiKey, module: str, tmp_path: Path) -> None:
     succeed(*sign_command(module, tmp_path, 0x9A, keys.pin))
     assert keys.pin_tries == [0x9000]
     succeed(*sign_command(module, tmp_path, 0x9C, keys.pin))
     assert keys.pin_tries == [0x9000] * 3
 
 
-def test_objects(keys: YubiKey, module: str) -> None:
+def test_modules_show_the_keys_and_certificates(keys: YubiKey, module: str) -> None:
     listed = succeed(*command(module, "-O", "--login", "--pin", keys.pin))
     private = {
         identity: (label, "always authenticate" in access)
@@ -92,7 +92,7 @@ def test_objects(keys: YubiKey, module: str) -> None:
         assert f"CN=slot {slot:02x}" in listed
 
 
-def test_attestation_certificates_share_the_id_of_the_key(keys: YubiKey) -> None:
+def test_attestation_certificate_has_the_id_of_the_key(keys: YubiKey) -> None:
     keys.import_key(0x9E, keys.state.keys[0x9E].private_key)
     listed = succeed(*command(YKCS11, "-O"))
     certificates = re.findall(
@@ -104,13 +104,13 @@ def test_attestation_certificates_share_the_id_of_the_key(keys: YubiKey) -> None
     assert [name for name, identity in certificates if identity == "04"] == ["slot 9e"]
 
 
-def test_a_wrong_pin_reaches_the_card_once(keys: YubiKey, module: str, tmp_path: Path) -> None:
+def test_wrong_pin_reaches_the_card_once(keys: YubiKey, module: str, tmp_path: Path) -> None:
     assert "CKR_PIN_INCORRECT" in fail(*sign_command(module, tmp_path, 0x9A, "000000"))
     assert keys.pin_tries == [0x63C2]
     assert not any(entry.startswith("87") for entry in keys.log)
 
 
-def test_flags_of_the_pin_and_the_lock(keys: YubiKey, module: str, tmp_path: Path) -> None:
+def test_flags_show_failed_tries_and_the_lock(keys: YubiKey, module: str, tmp_path: Path) -> None:
     states = {OPENSC: ["", "", "final user PIN try", "user PIN locked"]}
     states[YKCS11] = ["", "user PIN count low", "final user PIN try", "user PIN locked"]
     for state in states[module]:
@@ -121,7 +121,7 @@ def test_flags_of_the_pin_and_the_lock(keys: YubiKey, module: str, tmp_path: Pat
     assert keys.state.pin.left == 0
 
 
-def test_a_good_login_takes_the_flags_down(keys: YubiKey, module: str, tmp_path: Path) -> None:
+def test_good_login_clears_the_flags(keys: YubiKey, module: str, tmp_path: Path) -> None:
     for _ in range(2):
         fail(*sign_command(module, tmp_path, 0x9A, "000000"))
     assert "final user PIN try" in flags(module)
@@ -129,7 +129,7 @@ def test_a_good_login_takes_the_flags_down(keys: YubiKey, module: str, tmp_path:
     assert "final user PIN try" not in flags(module)
 
 
-def test_a_touch_lets_the_signature_through(keys: YubiKey, module: str, tmp_path: Path) -> None:
+def test_touch_completes_the_signature(keys: YubiKey, module: str, tmp_path: Path) -> None:
     keys.generate(0x9A, touch_policy=2)
     with subprocess.Popen(sign_command(module, tmp_path, 0x9A, keys.pin), env=os.environ) as signing:
         assert keys.sensor.wait_until_asked()
@@ -139,7 +139,7 @@ def test_a_touch_lets_the_signature_through(keys: YubiKey, module: str, tmp_path
     verify(keys, tmp_path, 0x9A)
 
 
-def test_a_missing_touch_ends_the_signature(
+def test_missing_touch_ends_the_signature(
     keys: YubiKey, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys.generate(0x9A, touch_policy=2)
@@ -149,7 +149,7 @@ def test_a_missing_touch_ends_the_signature(
     assert {entry[-4:] for entry in keys.log if entry.startswith("87 11 9A")} == {"6982"}
 
 
-def test_a_cached_touch_is_enough_for_the_next_signature(keys: YubiKey, module: str, tmp_path: Path) -> None:
+def test_cached_touch_is_enough_for_the_next_signature(keys: YubiKey, module: str, tmp_path: Path) -> None:
     keys.generate(0x9E, "RSA:2048", touch_policy=3)
     keys.sensor.asked, keys.sensor.delay = 0, 0.0
     for _ in range(2):
@@ -157,7 +157,7 @@ def test_a_cached_touch_is_enough_for_the_next_signature(keys: YubiKey, module: 
     assert keys.sensor.asked == 1
 
 
-def test_removal_and_reinsertion(keys: YubiKey, pcsc: SoftPcsc, module: str) -> None:
+def test_key_signs_after_removal_and_reinsertion(keys: YubiKey, pcsc: SoftPcsc, module: str) -> None:
     label = {OPENSC: "slot 9a", YKCS11: f"YubiKey PIV #{keys.serial}"}[module]
     for _ in range(2):
         assert label in succeed(*command(module, "-L"))
@@ -166,7 +166,7 @@ def test_removal_and_reinsertion(keys: YubiKey, pcsc: SoftPcsc, module: str) -> 
         keys.insert(pcsc)
 
 
-def test_removal_during_a_touch(keys: YubiKey, pcsc: SoftPcsc, module: str, tmp_path: Path) -> None:
+def test_removal_ends_the_wait_for_a_touch(keys: YubiKey, pcsc: SoftPcsc, module: str, tmp_path: Path) -> None:
     keys.generate(0x9A, touch_policy=2)
     with subprocess.Popen(
         sign_command(module, tmp_path, 0x9A, keys.pin), env=os.environ, stderr=subprocess.PIPE
@@ -179,7 +179,7 @@ def test_removal_during_a_touch(keys: YubiKey, pcsc: SoftPcsc, module: str, tmp_
     keys.insert(pcsc)
 
 
-def test_removal_takes_the_verified_pin_away(keys: YubiKey, pcsc: SoftPcsc, tmp_path: Path) -> None:
+def test_verified_pin_is_lost_by_removal(keys: YubiKey, pcsc: SoftPcsc, tmp_path: Path) -> None:
     # OpenSC leaves the card as it is: the PIN stays verified between two of its processes, and not over a removal.
     succeed(*sign_command(OPENSC, tmp_path, 0x9A, keys.pin))
     raw = ("opensc-tool", "--card-driver", "default", "-s", "00:20:00:80")
@@ -191,7 +191,7 @@ def test_removal_takes_the_verified_pin_away(keys: YubiKey, pcsc: SoftPcsc, tmp_
     assert "SW1=0x63, SW2=0xC3" in succeed(*raw[:3], *select, *raw[3:])
 
 
-def test_two_cards(
+def test_two_cards_are_shown_with_their_own_keys(
     keys: YubiKey, pcsc: SoftPcsc, new_yubikey: Callable[[], YubiKey], module: str, tmp_path: Path
 ) -> None:
     other = new_yubikey()
@@ -208,11 +208,11 @@ def test_two_cards(
     assert keys.pin_tries == other.pin_tries == [0x9000]
 
 
-def test_answers_take_no_pauses_of_tcp(keys: YubiKey, module: str, tmp_path: Path) -> None:
-    # A delayed acknowledgement costs 40 ms; the answers of the card take less than one on average.
-    averages = []
-    for _ in range(3):
+def test_answers_are_sent_without_pauses(keys: YubiKey, module: str, tmp_path: Path) -> None:
+    # A delayed acknowledgement costs 40 ms at each answer in every run; without it, an answer takes less than 1 ms.
+    for _ in range(20):
         start, count = time.monotonic(), len(keys.log)
         succeed(*sign_command(module, tmp_path, 0x9A, keys.pin))
-        averages.append((time.monotonic() - start) / (len(keys.log) - count))
-    assert min(averages) < 0.01
+        if (time.monotonic() - start) / (len(keys.log) - count) < 0.01:
+            return
+    pytest.fail("each answer of the card took over 10 ms")

@@ -40,14 +40,14 @@ def test_vpcd_cannot_be_reached_from_outside(yubikey: YubiKey) -> None:
             socket.create_connection(("127.0.0.1", PORT + reader), timeout=5).close()
 
 
-def test_nothing_is_left_in_run(pcsc: SoftPcsc) -> None:
+def test_pcscd_leaves_nothing_in_run(pcsc: SoftPcsc) -> None:
     assert (pcsc.folder / "pcscd.comm").is_socket()
     outside = Path("/run/pcscd/pcscd.comm")
     assert not outside.exists() or not outside.samefile(pcsc.folder / "pcscd.comm")
 
 
 @pytest.mark.parametrize("module", [YKCS11, OPENSC])
-def test_a_key_signs_in_this_process(yubikey: YubiKey, module: str, tmp_path: Path) -> None:
+def test_key_signs_in_this_process(yubikey: YubiKey, module: str, tmp_path: Path) -> None:
     yubikey.generate(0x9A)
     yubikey.self_sign(0x9A, "in process")
     with open_key(yubikey.uri(0x9A, module), yubikey.pin) as key:
@@ -59,7 +59,7 @@ def test_a_key_signs_in_this_process(yubikey: YubiKey, module: str, tmp_path: Pa
     assert yubikey.pin_tries == [0x9000]
 
 
-def test_a_card_replaced_by_another(pcsc: SoftPcsc, yubikey: YubiKey, tmp_path: Path) -> None:
+def test_card_can_be_replaced_by_another(pcsc: SoftPcsc, yubikey: YubiKey, tmp_path: Path) -> None:
     other = YubiKey(tmp_path / "card.json", 20000002)
     yubikey.remove()
     other.insert(pcsc)
@@ -85,7 +85,7 @@ signing.join()
 """
 
 
-def test_a_card_that_waits_for_a_touch_holds_up_no_other(
+def test_card_that_waits_for_a_touch_does_not_hold_up_others(
     pcsc: SoftPcsc, yubikey: YubiKey, new_yubikey: Callable[[], YubiKey]
 ) -> None:
     other = new_yubikey()
@@ -108,14 +108,14 @@ def test_a_card_that_waits_for_a_touch_holds_up_no_other(
         other.remove()
 
 
-def test_a_reader_takes_one_card(pcsc: SoftPcsc, yubikey: YubiKey) -> None:
+def test_reader_takes_one_card(pcsc: SoftPcsc, yubikey: YubiKey) -> None:
     listed = succeed("yubico-piv-tool", "-a", "list-readers")
     assert listed.splitlines() == [f"Yubico YubiKey OTP+FIDO+CCID 00 {reader:02X}" for reader in (0, 1)]
     with pytest.raises(ToolError, match="accepts no card in reader 7"):
         pcsc.insert(7)
 
 
-def test_stop_ends_pcscd_and_start_starts_it_again(short_folder: Path) -> None:
+def test_pcscd_stops_and_starts_again(short_folder: Path) -> None:
     daemon = SoftPcsc(short_folder)
     for _ in range(2):
         daemon.start()
@@ -141,7 +141,7 @@ def test_pcscd_ends_with_the_process_that_started_it(short_folder: Path) -> None
         assert select.select([ended], [], [], 10)[0]
 
 
-def test_an_ordinary_user_gets_namespaces_too(short_folder: Path) -> None:
+def test_pcscd_starts_for_an_ordinary_user(short_folder: Path) -> None:
     short_folder.chmod(0o777)
     # Of these sources another user may see nothing where they lie.
     shutil.copytree(ROOT / "softhsm", short_folder / "softhsm", ignore=shutil.ignore_patterns("__pycache__"))
@@ -153,7 +153,7 @@ def test_an_ordinary_user_gets_namespaces_too(short_folder: Path) -> None:
     assert done.stdout == "started\n", done.stderr
 
 
-def test_no_namespaces_are_named(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_says_that_namespaces_are_missing(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unshare = short_folder / "bin" / "unshare"
     unshare.parent.mkdir()
     unshare.write_text("#!/bin/sh\necho 'unshare: unshare failed: Operation not permitted' >&2\nexit 1\n")
@@ -163,17 +163,17 @@ def test_no_namespaces_are_named(short_folder: Path, monkeypatch: pytest.MonkeyP
         SoftPcsc(short_folder / "pcscd").start()
 
 
-def test_a_folder_with_a_long_name_is_named(tmp_path: Path) -> None:
+def test_error_names_a_folder_whose_path_is_too_long(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match="shorter path"):
         SoftPcsc(tmp_path / ("long" * 30)).start()
 
 
-def test_a_missing_module_is_named() -> None:
+def test_error_names_a_missing_module() -> None:
     with pytest.raises(ToolError, match=r"libmissing\.so is not installed"):
         find_module("libmissing.so")
 
 
-def test_by_hand(short_folder: Path) -> None:
+def test_card_can_be_used_by_hand(short_folder: Path) -> None:
     def shell(*lines: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "softhsm.yubikey_shell", str(short_folder / "key")]
         data = "".join(f"{line}\n" for line in lines)

@@ -34,7 +34,9 @@ def refused(*arguments: str | Path) -> str:
 @pytest.mark.parametrize(
     ("slot", "algorithm"), [("9a", "ECCP256"), ("9c", "RSA2048"), ("9d", "ECCP384"), ("95", "ECCP256")]
 )
-def test_generate_sign_and_import_a_certificate(yubikey: YubiKey, tmp_path: Path, slot: str, algorithm: str) -> None:
+def test_generated_key_signs_and_its_certificate_is_imported(
+    yubikey: YubiKey, tmp_path: Path, slot: str, algorithm: str
+) -> None:
     public, certificate, request = (tmp_path / name for name in ("public.pem", "certificate.pem", "request.pem"))
     tool("-a", "generate", "-s", slot, "-A", algorithm, "-o", public)
     written = load_pem_public_key(public.read_bytes())
@@ -60,7 +62,7 @@ def rsa_key_of_full_length() -> rsa.RSAPrivateKey:
 
 
 @pytest.mark.parametrize("slot", ["9a", "82"])
-def test_import_of_keys(yubikey: YubiKey, tmp_path: Path, slot: str) -> None:
+def test_imported_key_signs(yubikey: YubiKey, tmp_path: Path, slot: str) -> None:
     for key in (ec.generate_private_key(ec.SECP384R1()), rsa_key_of_full_length()):
         path = tmp_path / "key.pem"
         path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -129,7 +131,7 @@ def test_tries_survive_removal(yubikey: YubiKey, tmp_path: Path) -> None:
     assert again.state.pin.left == 2
 
 
-def test_a_reset_needs_a_blocked_pin_and_puk(yubikey: YubiKey) -> None:
+def test_reset_needs_a_blocked_pin_and_puk(yubikey: YubiKey) -> None:
     tool("-a", "generate", "-s", "9a", "-A", "ECCP256")
     refused("-a", "reset")
     for _ in range(4):
@@ -143,7 +145,7 @@ def test_a_reset_needs_a_blocked_pin_and_puk(yubikey: YubiKey) -> None:
     tool("-a", "verify-pin", "-P", yubikey.pin)
 
 
-def test_numbers_of_tries_are_set(yubikey: YubiKey) -> None:
+def test_number_of_tries_can_be_set(yubikey: YubiKey) -> None:
     numbers = ("--pin-retries", "6", "--puk-retries", "4")
     refused("-a", "pin-retries", *numbers)
     tool("-a", "verify-pin", "-P", yubikey.pin, "-a", "pin-retries", *numbers)
@@ -151,7 +153,7 @@ def test_numbers_of_tries_are_set(yubikey: YubiKey) -> None:
 
 
 @pytest.mark.parametrize(("algorithm", "size"), [("TDES", 24), ("AES128", 16), ("AES192", 24), ("AES256", 32)])
-def test_management_key(yubikey: YubiKey, algorithm: str, size: int) -> None:
+def test_management_key_can_be_changed(yubikey: YubiKey, algorithm: str, size: int) -> None:
     key, other = OTHER_KEY[: 2 * size], OTHER_KEY[:48]
     generate = ("-a", "generate", "-s", "9a", "-A", "ECCP256")
     refused(f"-k{other}", *generate)
@@ -162,7 +164,7 @@ def test_management_key(yubikey: YubiKey, algorithm: str, size: int) -> None:
     assert 0x9A in yubikey.state.keys
 
 
-def test_signatures_need_the_pin(yubikey: YubiKey, tmp_path: Path) -> None:
+def test_signature_needs_the_pin(yubikey: YubiKey, tmp_path: Path) -> None:
     yubikey.generate(0x9A)
     succeed("openssl", "pkey", *PUBLIC_DER, "-out", tmp_path / "public.pem", input=yubikey.public_key(0x9A))
     request = ("-a", "request-certificate", "-s", "9a", "-S", "/CN=x/", "-i", tmp_path / "public.pem")
@@ -170,7 +172,7 @@ def test_signatures_need_the_pin(yubikey: YubiKey, tmp_path: Path) -> None:
     tool("-a", "verify-pin", "-P", yubikey.pin, *request)
 
 
-def test_9e_signs_without_a_pin(yubikey: YubiKey, tmp_path: Path) -> None:
+def test_key_in_9e_signs_without_a_pin(yubikey: YubiKey, tmp_path: Path) -> None:
     for slot in ("9e", "9a"):
         yubikey.generate(SLOTS[slot])
         (tmp_path / slot).write_bytes(yubikey.self_sign(SLOTS[slot], slot))
@@ -178,7 +180,7 @@ def test_9e_signs_without_a_pin(yubikey: YubiKey, tmp_path: Path) -> None:
     refused("-a", "test-signature", "-s", "9a", "-i", tmp_path / "9a", "-K", "DER")
 
 
-def test_decryption(yubikey: YubiKey, tmp_path: Path) -> None:
+def test_key_decrypts(yubikey: YubiKey, tmp_path: Path) -> None:
     for kind in ("EC:P-256", "RSA:2048"):
         yubikey.generate(0x9D, kind)
         (tmp_path / "certificate.der").write_bytes(yubikey.self_sign(0x9D, "decryption"))
@@ -186,7 +188,7 @@ def test_decryption(yubikey: YubiKey, tmp_path: Path) -> None:
         tool("-a", "verify-pin", "-P", yubikey.pin, "-a", "test-decipher", "-s", "9d", *file)
 
 
-def test_objects(yubikey: YubiKey) -> None:
+def test_objects_are_written_and_read(yubikey: YubiKey) -> None:
     refused("-a", "read-object", "--id", str(0x5FC102))
     tool("-a", "set-chuid")
     tool("-a", "set-ccc")

@@ -1,28 +1,25 @@
 """Keys and certificates of PKCS #11 tokens, named by RFC 7512 URIs.
 
-A token has one session and one login in a process, which all its open keys share, and which ends with the last of them.
+A token has one session and one login in a process. All its open keys share them, and they end with its last open key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from pkcs11 import PKCS11Error
-
+from hwsigner.backends.pkcs11 import search
+from hwsigner.backends.pkcs11.errors import PKCS11Error
 from hwsigner.backends.pkcs11.key import PKCS11Key
-from hwsigner.backends.pkcs11.objects import find_certificate_objects
-from hwsigner.backends.pkcs11.pins import token_name, user_pin_request
+from hwsigner.backends.pkcs11.module import TOKEN_ATTRIBUTES
+from hwsigner.backends.pkcs11.objects import count_names, object_uri
+from hwsigner.backends.pkcs11.objects import find_certificates as find_objects
+from hwsigner.backends.pkcs11.pins import names_token, token_name, user_pin_request
 from hwsigner.backends.pkcs11.search import FoundToken, choose_token, find_key, find_tokens, using
 from hwsigner.backends.pkcs11.token import acquire
-from hwsigner.backends.pkcs11.uris import TOKEN_ATTRIBUTES, names_token, object_uri, token_uri
 from hwsigner.errors import CertificateError, PinRequiredError, SigningKeyError, UsageError
-from hwsigner.key import FoundCertificate, Key
+from hwsigner.key import FoundCertificate, Key, ListedToken
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
-
-if TYPE_CHECKING:
-    from hwsigner.key import ListedToken
 
 _PATH = TOKEN_ATTRIBUTES | {"object", "id", "type"}
 _QUERY = frozenset({"module-path", "module-name"})
@@ -38,15 +35,15 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
         public_key: the certificate's DER SubjectPublicKeyInfo, which decides among several keys.
 
     Raises:
-        UsageError: the URI has an attribute that is not known here, or names another kind of object.
+        UsageError: the URI has an unknown attribute, or names another kind of object.
         BackendUnavailableError: the module or the token is missing.
         KeyNotFoundError, AmbiguousKeyError: no key or several; the hint lists what is there.
         PinError: the PIN is missing, wrong (it was sent once), locked, or at risk of being locked.
-        UnsupportedKeyError: the key is none that can sign here: EC, RSA or ML-DSA, or may not sign.
+        UnsupportedKeyError: the key is not EC, RSA or ML-DSA, or may not sign.
     """
     _check(uri)
     found = choose_token(uri, public_key)
-    token = acquire(found.module, found.token)
+    token = acquire(found.module, found.info)
     try:
         with token.lock:
             token.forget_refusal()
@@ -62,13 +59,12 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
 def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
     """Return the X.509 certificates that a `pkcs11:` URI names, on all the tokens that it names.
 
-    Certificates are looked for without a login first; only where there are none, on a single token, after one. A URI
-    with neither `object` nor `id` means private ones too: a token that it names is logged in to first, if its PIN is
-    stored.
-    A token that can't be searched is passed over if another one has certificates.
+    They are searched for without a login first. Only if there are none, and the URI names a single token, hwsigner logs
+    in to it. A URI with neither `object` nor `id` means private certificates too: a token that it names is logged in to
+    first, if its PIN is stored. A token that can't be searched is skipped if another one has certificates.
 
     Raises:
-        UsageError: the URI has an attribute that is not known here, or names another kind of object.
+        UsageError: the URI has an unknown attribute, or names another kind of object.
         BackendUnavailableError: the module or the token is missing.
         CertificateError: there is none.
         PinError: the PIN of a token that is logged in to is wrong or locked.
@@ -76,8 +72,17 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
     _check(uri)
     tokens = find_tokens(uri)
     single = tokens[0] if len(tokens) == 1 else None
-    means_private = single and not {"object", "id"} & uri.path.keys() and _has_pin(single, uri, pins)
-    found = [] if means_private else _public_certificates(tokens, uri)
+    means_private = single and names_token(uri) and not {"object", "id"} & uri.path.keys()
+    found: list[FoundCertificate] = []
+    errors: list[SigningKeyError] = []
+    if not (means_private and single and pins.stored(uri, user_pin_request(single.info)) is not None):
+        for token in tokens:
+            try:
+                found += _certificates(token, uri, others=tokens)
+            except SigningKeyError as error:
+                errors.append(error)
+    if errors and not found:
+        raise errors[0]
     cause: PinRequiredError | None = None
     if not found and single:
         try:
@@ -85,7 +90,7 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
         except PinRequiredError as error:
             cause = error
     if not found:
-        searched = f"Searched: {', '.join(token_name(one.token) for one in tokens)}"
+        searched = f"Searched: {', '.join(token_name(one.info) for one in tokens)}"
         hint = f"{searched}, for public certificates only: {cause.message}" if cause else searched
         raise CertificateError(f"no certificate is named by {uri.name}", hint) from cause
     return found
@@ -93,36 +98,16 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
 
 def list_tokens(uri: KeyURI, pins: PinSource, *, log_in: bool = False) -> Iterator[ListedToken]:
     """Yield the tokens that a `pkcs11:` URI names, with what they show; see `hwsigner.key.list_tokens`."""
-    from hwsigner.backends.pkcs11.inventory import inventory
-
     _check(uri)
-    return inventory(uri, pins if log_in else None)
+    return search.list_tokens(uri, pins if log_in else None)
 
 
 def _check(uri: KeyURI) -> None:
     uri.require_known(_PATH, _QUERY)
     if uri.path.get("type", b"private") not in _TYPES:
         raise UsageError(
-            f"{uri.name} has a type that names no key and no certificate", "Write type=private or type=cert"
+            f"{uri.name} has a type that is neither a key nor a certificate", "Write type=private or type=cert"
         )
-
-
-def _has_pin(found: FoundToken, uri: KeyURI, pins: PinSource) -> bool:
-    """Tell whether a stored PIN is meant for a token."""
-    request = user_pin_request(found.token, is_twin=found.module.is_twin(found.token))
-    return names_token(uri) and pins.stored(uri, request) is not None
-
-
-def _public_certificates(tokens: Sequence[FoundToken], uri: KeyURI) -> list[FoundCertificate]:
-    found, first_error = [], None
-    for token in tokens:
-        try:
-            found += _certificates(token, uri, others=tokens)
-        except SigningKeyError as error:
-            first_error = first_error or error
-    if first_error and not found:
-        raise first_error
-    return found
 
 
 def _certificates(
@@ -134,6 +119,6 @@ def _certificates(
             token.forget_refusal()
             if token.can_log_in:
                 token.log_in(uri, login)
-        objects = find_certificate_objects(token.session(), uri)
-        place = token_uri(found.token, found.uri, [one.token for one in others])
-        return [FoundCertificate(one.der, object_uri(one, place, uri, objects)) for one in objects]
+        objects = find_objects(token.opened(), uri)
+        place, names = found.named(others), count_names(objects)
+        return [FoundCertificate(one.der, object_uri(one, place, uri, names)) for one in objects]

@@ -1,11 +1,14 @@
-"""The little DER (X.690) that PKCS #11 needs: signatures, points, and the public key of a certificate."""
+"""DER (X.690) of what PKCS #11 has in a raw form: signatures, points, public keys and padded certificates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from hwsigner.backends.pem import first_element
 
 _RAW_POINT_LENGTHS = (65, 97, 133)
-_TAG_VERSION = 0xA0
 _TAG_BIT_STRING = 0x03
 _TAG_OCTET_STRING = 0x04
 
@@ -13,37 +16,40 @@ _TAG_OCTET_STRING = 0x04
 def encode_ecdsa_signature(raw: bytes) -> bytes:
     """Return r and s, each half of the bytes, as the DER SEQUENCE of RFC 3279, 2.2.3."""
     half = len(raw) // 2
-    return encode(0x30, encode_integer(raw[:half]) + encode_integer(raw[half:]))
+    return encode_dss_signature(int.from_bytes(raw[:half]), int.from_bytes(raw[half:]))
 
 
 def certificate_public_key(der: bytes) -> bytes | None:
-    """Return the SubjectPublicKeyInfo of an X.509 certificate (RFC 5280, 4.1), or None where its DER is broken."""
+    """Return the SubjectPublicKeyInfo of an X.509 certificate (RFC 5280, 4.1), or None if it can't be read."""
+    from cryptography.x509 import InvalidVersion, load_der_x509_certificate
+
     try:
-        fields = list(_elements(_content(_content(der))))
-        # serialNumber, signature, issuer, validity, subject, subjectPublicKeyInfo; a version may come before them.
-        return fields[6 if fields[0][0] == _TAG_VERSION else 5]
-    except (IndexError, ValueError):
+        key = load_der_x509_certificate(der).public_key()
+        return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, UnsupportedAlgorithm, InvalidVersion):
         return None
 
 
 def without_padding(der: bytes) -> bytes:
-    """Return the first element alone: some cards pad a certificate to the size of its file."""
+    """Return a certificate without the padding that some cards add to fill its file."""
+    if certificate_public_key(der) is not None:
+        return der
     try:
-        return der[: _header_size(der) + _length(der)]
-    except IndexError:
+        return first_element(der)
+    except ValueError:
         return der
 
 
 def raw_point(point: bytes) -> bytes:
-    """Return an EC point without the OCTET STRING that PKCS #11 2.40 wants around it.
+    """Return an EC point without the OCTET STRING around it that PKCS #11 2.40 requires.
 
-    Some tokens leave it out, and some have a BIT STRING.
+    Some tokens omit it, and some have a BIT STRING instead.
     """
-    if len(point) in _RAW_POINT_LENGTHS or len(point) < 2:
+    size = 3 if point[1:2] == b"\x81" else 2
+    is_wrapped = len(point) > size and point[size - 1] == len(point) - size
+    if len(point) in _RAW_POINT_LENGTHS or not is_wrapped or point[0] not in (_TAG_BIT_STRING, _TAG_OCTET_STRING):
         return point
-    if point[0] == _TAG_BIT_STRING:
-        return _content(point)[1:]
-    return _content(point) if point[0] == _TAG_OCTET_STRING else point
+    return point[size + (point[0] == _TAG_BIT_STRING) :]
 
 
 def encode(tag: int, content: bytes) -> bytes:
@@ -56,29 +62,6 @@ def encode(tag: int, content: bytes) -> bytes:
 
 
 def encode_integer(unsigned: bytes) -> bytes:
-    """Return an INTEGER, of the bytes of a number that is not negative."""
+    """Return the bytes of an unsigned number as an INTEGER."""
     number = int.from_bytes(unsigned, "big")
     return encode(0x02, number.to_bytes(number.bit_length() // 8 + 1, "big"))
-
-
-def _elements(der: bytes) -> Iterator[bytes]:
-    """Split the content of a SEQUENCE into its elements."""
-    while der:
-        size = _header_size(der) + _length(der)
-        if size > len(der):
-            raise ValueError("truncated DER")
-        yield der[:size]
-        der = der[size:]
-
-
-def _content(der: bytes) -> bytes:
-    """Return the content of the first element."""
-    return der[_header_size(der) :][: _length(der)]
-
-
-def _length(der: bytes) -> int:
-    return der[1] if der[1] < 0x80 else int.from_bytes(der[2 : _header_size(der)])
-
-
-def _header_size(der: bytes) -> int:
-    return 2 if der[1] < 0x80 else 2 + (der[1] & 0x7F)

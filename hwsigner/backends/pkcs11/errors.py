@@ -1,132 +1,108 @@
-"""What PKCS #11 modules answer, as exceptions and in words."""
+"""The return values of a PKCS #11 module's functions (CK_RV) as exceptions, with what they mean and what to do."""
 
 from __future__ import annotations
 
-import re
+ARGUMENTS_BAD = 0x07
+PIN_INCORRECT, PIN_INVALID, PIN_LEN_RANGE, PIN_LOCKED = 0xA0, 0xA1, 0xA2, 0xA4
+SLOT_ID_INVALID, GENERAL_ERROR, DEVICE_REMOVED, TOKEN_NOT_PRESENT, TOKEN_NOT_RECOGNIZED = 0x03, 0x05, 0x32, 0xE0, 0xE1
+SESSION_CLOSED, USER_ALREADY_LOGGED_IN, CRYPTOKI_NOT_INITIALIZED = 0xB0, 0x100, 0x190
 
-from pkcs11 import PKCS11Error, exceptions
-
-
-class NotInitialised(PKCS11Error):  # noqa: N818  named as python-pkcs11 names its own
-    """CKR_CRYPTOKI_NOT_INITIALIZED, for which python-pkcs11 has no exception of its own."""
-
-
-# Return values (PKCS #11 3.1, 7, and its header) and the exceptions that python-pkcs11 makes of them.
-_EXCEPTIONS: dict[int, type[PKCS11Error]] = {
-    0x02: exceptions.HostMemory,
-    0x03: exceptions.SlotIDInvalid,
-    0x05: exceptions.GeneralError,
-    0x06: exceptions.FunctionFailed,
-    0x07: exceptions.ArgumentsBad,
-    0x20: exceptions.DataInvalid,
-    0x21: exceptions.DataLenRange,
-    0x30: exceptions.DeviceError,
-    0x31: exceptions.DeviceMemory,
-    0x32: exceptions.DeviceRemoved,
-    0x50: exceptions.FunctionCancelled,
-    0x54: exceptions.FunctionNotSupported,
-    0x60: exceptions.KeyHandleInvalid,
-    0x62: exceptions.KeySizeRange,
-    0x63: exceptions.KeyTypeInconsistent,
-    0x70: exceptions.MechanismInvalid,
-    0x71: exceptions.MechanismParamInvalid,
-    0x82: exceptions.ObjectHandleInvalid,
-    0x90: exceptions.OperationActive,
-    0x91: exceptions.OperationNotInitialized,
-    0xA0: exceptions.PinIncorrect,
-    0xA1: exceptions.PinInvalid,
-    0xA2: exceptions.PinLenRange,
-    0xA3: exceptions.PinExpired,
-    0xA4: exceptions.PinLocked,
-    0xB0: exceptions.SessionClosed,
-    0xB1: exceptions.SessionCount,
-    0xB3: exceptions.SessionHandleInvalid,
-    0xE0: exceptions.TokenNotPresent,
-    0xE1: exceptions.TokenNotRecognised,
-    0x100: exceptions.UserAlreadyLoggedIn,
-    0x101: exceptions.UserNotLoggedIn,
-    0x102: exceptions.UserPinNotInitialized,
-    0x104: exceptions.AnotherUserAlreadyLoggedIn,
-    0x190: NotInitialised,
-    0x200: exceptions.FunctionRejected,
+# The names of return values (PKCS #11 3.1, 7, and its header), after CKR_.
+_NAMES = {
+    ARGUMENTS_BAD: "ARGUMENTS_BAD",
+    0x0A: "CANT_LOCK",
+    0x20: "DATA_INVALID",
+    0x21: "DATA_LEN_RANGE",
+    0x54: "FUNCTION_NOT_SUPPORTED",
+    0x60: "KEY_HANDLE_INVALID",
+    0x62: "KEY_SIZE_RANGE",
+    0x63: "KEY_TYPE_INCONSISTENT",
+    0x68: "KEY_FUNCTION_NOT_PERMITTED",
+    0x71: "MECHANISM_PARAM_INVALID",
+    0x82: "OBJECT_HANDLE_INVALID",
+    0x90: "OPERATION_ACTIVE",
+    0x91: "OPERATION_NOT_INITIALIZED",
+    PIN_INCORRECT: "PIN_INCORRECT",
+    PIN_LOCKED: "PIN_LOCKED",
+    USER_ALREADY_LOGGED_IN: "USER_ALREADY_LOGGED_IN",
+    0x104: "USER_ANOTHER_ALREADY_LOGGED_IN",
 }
-# The session or the key's handle has ended, as after the token's removal: nothing was done, another session may do it.
-SESSION_LOST = (
-    NotInitialised,
-    exceptions.DeviceRemoved,
-    exceptions.KeyHandleInvalid,
-    exceptions.ObjectHandleInvalid,
-    exceptions.SessionClosed,
-    exceptions.SessionHandleInvalid,
-    exceptions.TokenNotPresent,
-    exceptions.TokenNotRecognised,
-    exceptions.UserNotLoggedIn,
-)
-REMOVED = (
-    exceptions.DeviceRemoved,
-    exceptions.SlotIDInvalid,
-    exceptions.TokenNotPresent,
-    exceptions.TokenNotRecognised,
-)
-_WORDS = {
-    "DeviceRemoved": "the token was removed",
-    "TokenNotPresent": "there is no token in its slot",
-    "TokenNotRecognised": "the token in its slot is of an unknown kind",
-    "DeviceError": "the token reports a device error",
-    "DeviceMemory": "the token is out of memory",
-    "HostMemory": "the module is out of memory",
-    "GeneralError": "the module reports a general error",
-    "FunctionFailed": "the module reports that the function failed",
-    "FunctionCancelled": "it was cancelled at the token, or nobody touched it in time",
-    "FunctionRejected": "it was refused at the token",
-    "SessionCount": "the token has no session left",
-    "SessionClosed": "its session was closed",
-    "SessionHandleInvalid": "its session has ended",
-    "SlotIDInvalid": "its slot is gone",
-    "UserNotLoggedIn": "nobody is logged in",
-    "UserPinNotInitialized": "its user PIN was never set",
-    "PinExpired": "its user PIN has expired",
-    "PinLenRange": "the PIN has a length that it does not take",
-    "PinInvalid": "the PIN holds characters that it does not take",
-    "MechanismInvalid": "it does not offer the mechanism",
-    "NotInitialised": "another part of this process has finalised the module",
+# Of those whose name does not say it, also what they mean.
+_MEANINGS = {
+    0x02: ("HOST_MEMORY", "the module is out of memory"),
+    SLOT_ID_INVALID: ("SLOT_ID_INVALID", "its slot is gone"),
+    GENERAL_ERROR: ("GENERAL_ERROR", "the module reports a general error"),
+    0x06: ("FUNCTION_FAILED", "the module reports that the function failed"),
+    0x30: ("DEVICE_ERROR", "the token reports a device error"),
+    0x31: ("DEVICE_MEMORY", "the token is out of memory"),
+    DEVICE_REMOVED: ("DEVICE_REMOVED", "the token was removed"),
+    0x50: ("FUNCTION_CANCELED", "it was cancelled at the token, or the token was not touched in time"),
+    0x70: ("MECHANISM_INVALID", "it does not offer the mechanism"),
+    PIN_INVALID: ("PIN_INVALID", "the PIN has characters that it does not accept"),
+    PIN_LEN_RANGE: ("PIN_LEN_RANGE", "the PIN has a length that it does not accept"),
+    0xA3: ("PIN_EXPIRED", "its user PIN has expired"),
+    SESSION_CLOSED: ("SESSION_CLOSED", "its session was closed"),
+    0xB1: ("SESSION_COUNT", "the token has no session left"),
+    0xB3: ("SESSION_HANDLE_INVALID", "its session has ended"),
+    TOKEN_NOT_PRESENT: ("TOKEN_NOT_PRESENT", "there is no token in its slot"),
+    TOKEN_NOT_RECOGNIZED: ("TOKEN_NOT_RECOGNIZED", "the token in its slot is of an unknown kind"),
+    0x101: ("USER_NOT_LOGGED_IN", "no user is logged in"),
+    0x102: ("USER_PIN_NOT_INITIALIZED", "its user PIN was never set"),
+    CRYPTOKI_NOT_INITIALIZED: ("CRYPTOKI_NOT_INITIALIZED", "another part of this process has finalised the module"),
+    0x200: ("FUNCTION_REJECTED", "it was refused at the token"),
 }
-_HINT = "Try again; if it stays so, see whether the token's own tools can use it"
+_REMOVED = (DEVICE_REMOVED, SLOT_ID_INVALID, TOKEN_NOT_PRESENT, TOKEN_NOT_RECOGNIZED)
+_HINT = "Try again; if that does not help, check whether the token's own tools can use it"
 _HINTS = {
-    "GeneralError": "See whether the module's own configuration is right, and this user may read it",
-    "DeviceRemoved": "Insert it again",
-    "TokenNotPresent": "Insert it again",
-    "SlotIDInvalid": "Insert it again",
-    "SessionCount": "End another program that uses it",
-    "UserPinNotInitialized": "Set the user PIN with the token's own tool",
-    "PinExpired": "Set another one with the token's own tool",
-    "PinLenRange": "Correct the PIN where it is stored or typed",
-    "PinInvalid": "Correct the PIN where it is stored or typed",
-    "MechanismInvalid": "Use another key or token",
+    GENERAL_ERROR: "Check that the module's own configuration is right and that this user may read it",
+    **dict.fromkeys(_REMOVED, "Insert it again"),
+    **dict.fromkeys((PIN_INVALID, PIN_LEN_RANGE), "Correct the PIN where it is stored or typed"),
+    0x70: "Use another key or token",
+    0xA3: "Set a new one with the token's own tool",
+    0xB1: "Stop another program that uses it",
+    0x102: "Set the user PIN with the token's own tool",
 }
 
 
-def exception_for(answer: int) -> PKCS11Error:
-    """Return python-pkcs11's exception for a return value (CK_RV) other than CKR_OK."""
-    kind = _EXCEPTIONS.get(answer)
-    return PKCS11Error(f"the module answers {answer:#x}") if kind is None else kind()
+class PKCS11Error(Exception):
+    """A function of a module returned something other than CKR_OK. The text says what, in words.
+
+    Attributes:
+        code: the return value.
+        name: its name, such as `CKR_DEVICE_ERROR`; of a vendor's value the number.
+        hint: what to do about it.
+    """
+
+    def __init__(self, code: int) -> None:
+        name = _NAMES.get(code, "")
+        words = name.replace("_", " ").lower() or "the module reports an error of its own"
+        name, words = _MEANINGS.get(code, (name, words))
+        self.code = code
+        self.name = f"CKR_{name}" if name else f"{code:#x}"
+        self.hint = _HINTS.get(code, _HINT)
+        super().__init__(f"{words} ({self.name})")
+
+    @property
+    def is_removal(self) -> bool:
+        """Whether the token is not in its slot any more."""
+        return self.code in _REMOVED
 
 
-def why_not_loaded(path: str, error: PKCS11Error) -> str:
-    """Return what keeps a module from being loaded or initialised; of the linker's text the part that says so."""
-    words = in_words(error)
-    if "C_GetFunctionList" in words:
-        return "it is no PKCS #11 module, for it has no C_GetFunctionList"
-    return re.sub(rf"^OS exception while loading .*?: ({re.escape(path)}: )?", "", words, flags=re.DOTALL)
+class SessionLostError(PKCS11Error):
+    """The session or an object's handle is void, as after the token's removal. Nothing was done; retry in a new one."""
 
 
-def in_words(error: PKCS11Error) -> str:
-    """Return what a PKCS #11 error says: python-pkcs11's exceptions bear the return value in their class's name."""
-    name = type(error).__name__
-    words = _WORDS.get(name) or str(error) or re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
-    return words if name == "PKCS11Error" else f"{words} ({name})"
+class PinRefusedError(PKCS11Error):
+    """The token compared the PIN and refused it. Not CKR_PIN_LEN_RANGE: such a PIN does not get as far as the token."""
 
 
-def hint_for(error: PKCS11Error) -> str:
-    """Return what to do about a PKCS #11 error."""
-    return _HINTS.get(type(error).__name__, _HINT)
+_KINDS: dict[int, type[PKCS11Error]] = {
+    **dict.fromkeys((0x60, 0x82, SESSION_CLOSED, 0xB3, CRYPTOKI_NOT_INITIALIZED, 0x101), SessionLostError),
+    **dict.fromkeys((DEVICE_REMOVED, TOKEN_NOT_PRESENT, TOKEN_NOT_RECOGNIZED), SessionLostError),
+    **dict.fromkeys((PIN_INCORRECT, PIN_INVALID), PinRefusedError),
+}
+
+
+def error_for(code: int) -> PKCS11Error:
+    """Return the exception for a return value other than CKR_OK."""
+    return _KINDS.get(code, PKCS11Error)(code)

@@ -1,40 +1,69 @@
-"""The functions of a PKCS #11 module that python-pkcs11 does not call as they are needed here.
+"""The functions of a PKCS #11 module, called through ctypes. PKCS #11 3.1 and its header have the numbers.
 
-It initialises modules for a single thread, and opens no session that is logged in to later, so that a failed login
-leaks one. Its signatures take two calls of C_Sign, and do not tell which step has failed.
+They are those of one list, got from C_GetFunctionList: p11-kit's proxy gives each caller a list of its own, and knows
+the sessions of no other list.
 """
 
 from __future__ import annotations
 
 import ctypes
-from typing import Literal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from struct import Struct
+from typing import Literal, NamedTuple
 
-from pkcs11 import PKCS11Error
-
-from hwsigner.backends.pkcs11.errors import exception_for
+from hwsigner.backends.pkcs11.errors import CRYPTOKI_NOT_INITIALIZED, PKCS11Error, error_for
 
 Initialised = Literal["for threads", "for one thread", "by others"]
+_Buffer = ctypes.Array[ctypes.c_char]
 _ULONG = ctypes.c_ulong
-_OK = 0
-_NOT_INITIALIZED = 0x190
 _ALREADY_INITIALIZED = 0x191
-_OS_LOCKING_OK = 2
-_TOKEN_PRESENT = 1
-_USER = 1
-_CONTEXT_SPECIFIC = 2
+# Some attributes are missing or hidden; the others were read (C_GetAttributeValue).
+_READ_IN_PART = (0x11, 0x12, 0x150)
+_UNAVAILABLE = _ULONG(-1).value
+_OS_LOCKING_OK, _TOKEN_PRESENT, _SERIAL_SESSION, _CAN_SIGN = 0x2, 0x1, 0x4, 0x800
+_USER, _CONTEXT_SPECIFIC = 1, 2
 # More than the longest signature that there is: 4627 bytes, of ML-DSA-87.
 _SIGNATURE_BYTES = 5120
-# Places in CK_FUNCTION_LIST (PKCS #11 3.1, 3.6 and its header), of C_Initialize and so on.
-_INITIALIZE, _FINALIZE, _GET_INFO, _GET_SLOT_INFO, _GET_SESSION_INFO = 0, 1, 2, 5, 15
-_LOGIN, _LOGOUT, _SIGN_INIT, _SIGN = 18, 19, 42, 43
-# python-pkcs11 0.10 has room for three: the lists of PKCS #11 2.40, 3.0 and 3.2.
-_HELD_LISTS = 3
-# Of CK_INFO.
-_INFO_BYTES = 128
+_BATCH = 256
+# Of CK_INFO: the manufacturer, the flags, the description and the version. Of CK_SLOT_INFO: the description, the
+# manufacturer and the flags. Of CK_TOKEN_INFO: the label, manufacturer, model, serial number and flags.
+_INFO, _SLOT_INFO, _TOKEN_INFO = Struct("@2x32sL32sBB"), Struct("@64s32sL"), Struct("@32s32s16s16sL")
+_MECHANISM_INFO = Struct("@LLL")
+_Info = ctypes.c_char * 256  # Room for any of them.
+
+
+class ObjectClass:
+    """CK_OBJECT_CLASS."""
+
+    CERTIFICATE, PUBLIC_KEY, PRIVATE_KEY = 1, 2, 3
+
+
+class KeyType:
+    """CK_KEY_TYPE."""
+
+    RSA, EC, ML_DSA = 0x00, 0x03, 0x4A
+
+
+class Attribute:
+    """CK_ATTRIBUTE_TYPE."""
+
+    CLASS, LABEL, VALUE, CERTIFICATE_TYPE = 0x000, 0x003, 0x011, 0x080
+    KEY_TYPE, ID, SIGN, MODULUS, PUBLIC_EXPONENT = 0x100, 0x102, 0x108, 0x120, 0x122
+    EC_PARAMS, EC_POINT, ALWAYS_AUTHENTICATE, PARAMETER_SET = 0x180, 0x181, 0x202, 0x61D
+
+
+class TokenFlag:
+    """Flags of CK_TOKEN_INFO."""
+
+    LOGIN_REQUIRED, USER_PIN_INITIALIZED, PROTECTED_AUTHENTICATION_PATH, TOKEN_INITIALIZED = 0x04, 0x08, 0x100, 0x400
+    USER_PIN_COUNT_LOW, USER_PIN_FINAL_TRY, USER_PIN_LOCKED = 0x10000, 0x20000, 0x40000
 
 
 class _FunctionList(ctypes.Structure):
-    _fields_ = (("version", ctypes.c_ubyte * 2), ("functions", ctypes.c_void_p * (_SIGN + 1)))
+    _fields_ = (("version", ctypes.c_ubyte * 2), ("functions", ctypes.c_void_p * 68))
 
 
 class _InitializeArgs(ctypes.Structure):
@@ -45,59 +74,61 @@ class _Mechanism(ctypes.Structure):
     _fields_ = (("mechanism", _ULONG), ("parameter", ctypes.c_void_p), ("length", _ULONG))
 
 
-class _SlotInfo(ctypes.Structure):
-    _fields_ = (("names", ctypes.c_char * 96), ("flags", _ULONG), ("versions", ctypes.c_ubyte * 4))
+class _Attribute(ctypes.Structure):
+    _fields_ = (("type", _ULONG), ("value", ctypes.c_void_p), ("length", _ULONG))
 
 
-class _SessionInfo(ctypes.Structure):
-    _fields_ = (("slot", _ULONG), ("state", _ULONG), ("flags", _ULONG), ("device_error", _ULONG))
+class TokenInfo(NamedTuple):
+    """A token and its slot as the module describes them (CK_TOKEN_INFO, CK_SLOT_INFO); texts without padding.
 
-
-_BY_POINTER = ctypes.CFUNCTYPE(_ULONG, ctypes.c_void_p)
-_BY_SESSION = ctypes.CFUNCTYPE(_ULONG, _ULONG)
-_SLOT_INFO = ctypes.CFUNCTYPE(_ULONG, _ULONG, ctypes.POINTER(_SlotInfo))
-_SESSION_INFO = ctypes.CFUNCTYPE(_ULONG, _ULONG, ctypes.POINTER(_SessionInfo))
-_LOG_IN = ctypes.CFUNCTYPE(_ULONG, _ULONG, _ULONG, ctypes.c_char_p, _ULONG)
-_BEGIN = ctypes.CFUNCTYPE(_ULONG, _ULONG, ctypes.POINTER(_Mechanism), _ULONG)
-_COMPLETE = ctypes.CFUNCTYPE(
-    _ULONG, _ULONG, ctypes.c_char_p, _ULONG, ctypes.POINTER(ctypes.c_char * _SIGNATURE_BYTES), ctypes.POINTER(_ULONG)
-)
-
-
-class Calls:
-    """Functions of one module. Those that fail raise python-pkcs11's exceptions. Sessions and keys are handles.
-
-    Args:
-        library: python-pkcs11's object for the module, of which `__init__` has not run.
-        path: the module, as that object has opened it.
-
-    Raises:
-        PKCS11Error: the functions can't be had; see docs/decisions/0006.
+    Attributes:
+        slot: the slot's number.
+        identity: the label, manufacturer, model and serial number as the module has them, to be compared.
+        flags: those of the token.
     """
 
-    def __init__(self, library: object, path: str) -> None:
-        functions = _FunctionList.from_address(_function_list(library, path)).functions
-        self._initialize = _BY_POINTER(functions[_INITIALIZE])
-        self._finalize = _BY_POINTER(functions[_FINALIZE])
-        self._get_info = _BY_POINTER(functions[_GET_INFO])
-        self._get_slot_info = _SLOT_INFO(functions[_GET_SLOT_INFO])
-        self._get_session_info = _SESSION_INFO(functions[_GET_SESSION_INFO])
-        self._login = _LOG_IN(functions[_LOGIN])
-        self._logout = _BY_SESSION(functions[_LOGOUT])
-        self._sign_init = _BEGIN(functions[_SIGN_INIT])
-        self._sign = _COMPLETE(functions[_SIGN])
-        self._mechanisms: dict[int, _Mechanism] = {}
+    slot: int
+    slot_description: str
+    slot_manufacturer: str
+    label: str
+    manufacturer: str
+    model: str
+    serial: str
+    identity: bytes
+    flags: int
 
-    def initialise(self) -> Initialised:
+
+class Functions:
+    """A module that is loaded. Each method raises a PKCS11Error if the module returns anything but CKR_OK.
+
+    Attributes:
+        initialised: how the module was initialised. Unless that was `for threads`, calls are made one at a time.
+    """
+
+    initialised: Initialised = "for threads"
+
+    def __init__(self, path: str) -> None:
+        """Load the module.
+
+        Raises:
+            OSError: the dynamic linker can't load it.
+            AttributeError: it has no C_GetFunctionList.
+        """
+        found = ctypes.POINTER(_FunctionList)()
+        _check(ctypes.CDLL(path).C_GetFunctionList(ctypes.byref(found)))
+        self._addresses = list(found.contents.functions)
+        self._lock = threading.Lock()
+        self._find_functions()
+
+    def initialise(self) -> None:
         """Initialise the module for calls from several threads at once, else for one (PKCS #11 3.1, 5.4.1)."""
-        arguments = _InitializeArgs(flags=_OS_LOCKING_OK)
-        answer = self._initialize(ctypes.byref(arguments))
-        if answer == _ALREADY_INITIALIZED:
-            return "by others"
-        if answer == _OK:
-            return "for threads"
-        _check(self._initialize(None))
-        return "for one thread"
+        code = self._initialize(ctypes.byref(_InitializeArgs(flags=_OS_LOCKING_OK)))
+        former = self.initialised
+        self.initialised = "by others" if code == _ALREADY_INITIALIZED else "for one thread" if code else "for threads"
+        if self.initialised == "for one thread":
+            _check(self._initialize(None))
+        if self.initialised != former:
+            self._find_functions()
 
     def finalise(self) -> None:
         """End all sessions of the process with the module's tokens."""
@@ -105,74 +136,204 @@ class Calls:
 
     def is_finalised(self) -> bool:
         """Whether another part of the process has finalised the module."""
-        info = ctypes.create_string_buffer(_INFO_BYTES)
-        return bool(self._get_info(info) == _NOT_INITIALIZED)
+        return self._get_info(_Info()) == CRYPTOKI_NOT_INITIALIZED
+
+    def library(self) -> dict[str, str]:
+        """Return the module's description, by the names of URI attributes."""
+        info = _Info()
+        _check(self._get_info(info))
+        manufacturer, _, description, major, minor = _INFO.unpack_from(info)
+        return {
+            "library-manufacturer": _text(manufacturer),
+            "library-description": _text(description),
+            "library-version": f"{major}.{minor}",
+        }
+
+    def slots(self) -> list[int]:
+        """Return the slots that have a token."""
+        count = _ULONG()
+        _check(self._get_slot_list(1, None, ctypes.byref(count)))
+        slots = (_ULONG * count.value)()
+        _check(self._get_slot_list(1, slots, ctypes.byref(count)))
+        return slots[: count.value]
+
+    def token(self, slot: int) -> TokenInfo:
+        """Return how the module describes the token in a slot now."""
+        place, info = _Info(), _Info()
+        _check(self._get_slot_info(slot, place))
+        _check(self._get_token_info(slot, info))
+        description, slot_manufacturer, _ = _SLOT_INFO.unpack_from(place)
+        label, manufacturer, model, serial, flags = _TOKEN_INFO.unpack_from(info)
+        return TokenInfo(
+            slot,
+            slot_description=_text(description),
+            slot_manufacturer=_text(slot_manufacturer),
+            label=_text(label),
+            manufacturer=_text(manufacturer),
+            model=_text(model),
+            serial=_text(serial).rstrip(" \0"),
+            identity=label + manufacturer + model + serial,
+            flags=flags,
+        )
 
     def has_token(self, slot: int) -> bool:
         """Whether a token is in a slot. Asked, modules look whether one was taken out."""
-        info = _SlotInfo()
-        return bool(self._get_slot_info(slot, info) == _OK and info.flags & _TOKEN_PRESENT)
+        info = _Info()
+        return self._get_slot_info(slot, info) == 0 and bool(_SLOT_INFO.unpack_from(info)[2] & _TOKEN_PRESENT)
 
-    def is_session(self, session: int) -> bool:
-        """Whether a session has not ended."""
-        return bool(self._get_session_info(session, _SessionInfo()) == _OK)
+    def can_sign_with(self, slot: int, mechanism: int) -> bool:
+        """Whether a token lists a mechanism, for signatures."""
+        info = _Info()
+        code = self._get_mechanism_info(slot, mechanism, info)
+        return code == 0 and bool(_MECHANISM_INFO.unpack_from(info)[2] & _CAN_SIGN)
 
-    def log_in(self, session: int, pin: str | None, *, for_signature: bool = False) -> None:
+    def open_session(self, slot: int) -> Session:
+        """Open a session that can read and sign."""
+        handle = _ULONG()
+        _check(self._open_session(slot, _SERIAL_SESSION, None, None, ctypes.byref(handle)))
+        return Session(self, handle.value)
+
+    def _find_functions(self) -> None:
+        """Look the functions up by their places in CK_FUNCTION_LIST."""
+        number, pointer = _ULONG, ctypes.c_void_p
+
+        def function(place: int, *arguments: type) -> Callable[..., int]:
+            found: Callable[..., int] = ctypes.CFUNCTYPE(_ULONG, *arguments)(self._addresses[place])
+            return found if self.initialised == "for threads" else in_turn(found)
+
+        def in_turn(found: Callable[..., int]) -> Callable[..., int]:
+            def call(*arguments: object) -> int:
+                with self._lock:
+                    return found(*arguments)
+
+            return call
+
+        self._initialize = function(0, pointer)
+        self._finalize = function(1, pointer)
+        self._get_info = function(2, pointer)
+        self._get_slot_list = function(4, ctypes.c_ubyte, pointer, pointer)
+        self._get_slot_info = function(5, number, pointer)
+        self._get_token_info = function(6, number, pointer)
+        self._get_mechanism_info = function(8, number, number, pointer)
+        self._open_session = function(12, number, number, pointer, pointer, pointer)
+        self.close_session = function(13, number)
+        self.get_session_info = function(15, number, pointer)
+        self.login = function(18, number, number, ctypes.c_char_p, number)
+        self.logout = function(19, number)
+        self.get_attribute_value = function(24, number, number, pointer, number)
+        self.find_objects_init = function(26, number, pointer, number)
+        self.find_objects = function(27, number, pointer, number, pointer)
+        self.find_objects_final = function(28, number)
+        self.sign_init = function(42, number, pointer, number)
+        self.sign = function(43, number, ctypes.c_char_p, number, pointer, pointer)
+
+
+class Session:
+    """A session with a token. Not to be used by two threads at once."""
+
+    def __init__(self, functions: Functions, handle: int) -> None:
+        self._functions = functions
+        self._handle = handle
+        self._mechanism = _Mechanism()
+
+    def close(self) -> None:
+        """Close the session."""
+        _check(self._functions.close_session(self._handle))
+
+    def is_open(self) -> bool:
+        """Whether the session has not ended."""
+        return self._functions.get_session_info(self._handle, _Info()) == 0
+
+    def log_in(self, pin: str | None, *, for_signature: bool = False) -> None:
         """Log in as the user, without a PIN at the token's own keypad; or for the one signature that was begun."""
         data = None if pin is None else pin.encode()
-        _check(self._login(session, _CONTEXT_SPECIFIC if for_signature else _USER, data, len(data or b"")))
+        user = _CONTEXT_SPECIFIC if for_signature else _USER
+        _check(self._functions.login(self._handle, user, data, len(data or b"")))
 
-    def log_out(self, session: int) -> None:
-        """Log the user out."""
-        _check(self._logout(session))
+    def log_out(self) -> None:
+        """Log the user out, of all sessions of the process with this token."""
+        _check(self._functions.logout(self._handle))
 
-    def begin_signature(self, session: int, key: int, mechanism: int) -> None:
+    def find(self, kind: int, template: Mapping[int, bytes]) -> list[int]:
+        """Return the handles of the objects of a class that have all these attributes."""
+        template = {Attribute.CLASS: bytes(_ULONG(kind)), **template}
+        values = {name: _buffer(len(value), value) for name, value in template.items()}
+        functions, handles, count = self._functions, (_ULONG * _BATCH)(), _ULONG(_BATCH)
+        found: list[int] = []
+        _check(functions.find_objects_init(self._handle, _attributes(values), len(values)))
+        try:
+            while count.value:
+                _check(functions.find_objects(self._handle, handles, _BATCH, ctypes.byref(count)))
+                found += handles[: count.value]
+        finally:
+            functions.find_objects_final(self._handle)
+        return found
+
+    def read(self, found: int, names: Iterable[int]) -> dict[int, bytes]:
+        """Return those of an object's attributes that the token shows."""
+        names = tuple(names)
+        values: dict[int, bytes] = {}
+        with suppress(PKCS11Error):
+            values = self._read(found, names)
+        if not values and len(names) > 1:  # Some modules fail as a whole over one attribute that they don't have.
+            for name in names:
+                values |= self.read(found, (name,))
+        return values
+
+    def begin_signature(self, key: int, mechanism: int) -> None:
         """Begin a signature, with a mechanism that takes no parameter."""
-        known = self._mechanisms.get(mechanism)
-        if known is None:
-            known = self._mechanisms.setdefault(mechanism, _Mechanism(mechanism))
-        _check(self._sign_init(session, known, key))
+        self._mechanism.mechanism = mechanism
+        if code := self._functions.sign_init(self._handle, ctypes.byref(self._mechanism), key):
+            raise error_for(code)
 
-    def complete_signature(self, session: int, data: bytes) -> bytes:
-        """Return the signature as the mechanism makes it; the one that was begun."""
-        signature = (ctypes.c_char * _SIGNATURE_BYTES)()
-        length = _ULONG(_SIGNATURE_BYTES)
-        _check(self._sign(session, data, len(data), signature, length))
+    def complete_signature(self, data: bytes) -> bytes:
+        """Return the signature that was begun, as the mechanism makes it."""
+        signature, length = (ctypes.c_char * _SIGNATURE_BYTES)(), _ULONG(_SIGNATURE_BYTES)
+        if code := self._functions.sign(self._handle, data, len(data), signature, ctypes.byref(length)):
+            raise error_for(code)
         return ctypes.string_at(signature, length.value)
 
+    def _read(self, found: int, names: Iterable[int]) -> dict[int, bytes]:
+        """Ask for the lengths, then for the values of the attributes that have one."""
+        lengths = self._get(found, dict.fromkeys(names))
+        buffers = {name: _buffer(length) for name, length in lengths.items()}
+        lengths = self._get(found, buffers) if buffers else {}
+        return {name: buffers[name].raw[:length] for name, length in lengths.items()}
 
-def _function_list(library: object, path: str) -> int:
-    """Return the address of the module's CK_FUNCTION_LIST that python-pkcs11 uses.
-
-    Most modules have one. p11-kit's proxy makes one for each who asks, and knows the sessions of the others not.
-    """
-    held, asked = _held_list(library), _asked_list(path)
-    if held == asked or asked == _asked_list(path):
-        return asked
-    if held is None:
-        raise PKCS11Error("it needs python-pkcs11 0.10, and this is another release")
-    return held
-
-
-def _asked_list(path: str) -> int:
-    listed = ctypes.c_void_p()
-    get = ctypes.CDLL(path).C_GetFunctionList
-    get.restype = _ULONG
-    _check(get(ctypes.byref(listed)))
-    return listed.value or 0
+    def _get(self, found: int, buffers: Mapping[int, _Buffer | None]) -> dict[int, int]:
+        """Fill the buffers with attributes; return the lengths of those that the token shows."""
+        asked = _attributes(buffers)
+        code = self._functions.get_attribute_value(self._handle, found, asked, len(asked))
+        if code and code not in _READ_IN_PART:
+            raise error_for(code)
+        return {one.type: one.length for one in asked if one.length != _UNAVAILABLE}
 
 
-def _held_list(library: object) -> int | None:
-    """Return the list that python-pkcs11's object holds: of the pointers in its base class, the one that is set yet."""
-    base = type(library).__mro__[-2]
-    count = (base.__basicsize__ - object.__basicsize__) // ctypes.sizeof(ctypes.c_void_p)
-    if base.__name__ != "HasFuncList" or count != _HELD_LISTS:
-        return None
-    fields = (ctypes.c_void_p * count).from_address(id(library) + object.__basicsize__)
-    held = [address for address in fields if address]
-    return held[0] if len(held) == 1 else None
+def _attributes(buffers: Mapping[int, _Buffer | None]) -> ctypes.Array[_Attribute]:
+    """Return attributes (CK_ATTRIBUTE) with their values' buffers, which must outlive them."""
+    made = (_Attribute * len(buffers))()
+    for one, (name, buffer) in zip(made, buffers.items(), strict=True):
+        one.type, one.value = name, None if buffer is None else ctypes.addressof(buffer)
+        one.length = _UNAVAILABLE if buffer is None else len(buffer)
+    return made
 
 
-def _check(answer: int) -> None:
-    if answer != _OK:
-        raise exception_for(answer)
+def _buffer(size: int, value: bytes = b"") -> _Buffer:
+    buffer = (ctypes.c_char * size)()
+    buffer.raw = value
+    return buffer
+
+
+def to_number(value: bytes | None, default: int = -1) -> int:
+    """Return the number that an attribute's value is, or the default if it is not a CK_ULONG."""
+    return int.from_bytes(value, sys.byteorder) if value and len(value) == ctypes.sizeof(_ULONG) else default
+
+
+def _text(padded: bytes) -> str:
+    """Return a text without its padding. What is not UTF-8 becomes replacement characters."""
+    return padded.rstrip(b"\0").decode("utf-8", "replace").rstrip()
+
+
+def _check(code: int) -> None:
+    if code:
+        raise error_for(code)

@@ -1,20 +1,18 @@
-"""A key on a PKCS #11 token: its signatures, and finding it again when its session has gone."""
+"""A key on a PKCS #11 token: its signatures, and finding it again when its session has ended."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, TypeVar
 
-from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, PKCS11Error
-
+from hwsigner.backends.pkcs11 import module
 from hwsigner.backends.pkcs11.der import encode_ecdsa_signature
-from hwsigner.backends.pkcs11.errors import SESSION_LOST
-from hwsigner.backends.pkcs11.objects import ALGORITHMS, ORDER_BYTES, PrivateKeyObject, attributes, public_key_of
-from hwsigner.backends.pkcs11.registry import let_forks_pass
+from hwsigner.backends.pkcs11.errors import PKCS11Error, SessionLostError
+from hwsigner.backends.pkcs11.functions import KeyType, Session
+from hwsigner.backends.pkcs11.objects import ALGORITHMS, ORDER_BYTES, KeyObject, public_keys_of
 from hwsigner.backends.pkcs11.search import find_key
-from hwsigner.backends.pkcs11.session import handle
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.errors import SigningKeyError
 from hwsigner.key import Algorithm, HashName, Key
@@ -23,16 +21,10 @@ from hwsigner.system import notices
 from hwsigner.system.stderr import quiet
 from hwsigner.uri import KeyURI
 
-_RSA_MECHANISMS = {
-    "sha256": Mechanism.SHA256_RSA_PKCS,
-    "sha384": Mechanism.SHA384_RSA_PKCS,
-    "sha512": Mechanism.SHA512_RSA_PKCS,
-}
-_ECDSA_MECHANISMS = {
-    "sha256": Mechanism.ECDSA_SHA256,
-    "sha384": Mechanism.ECDSA_SHA384,
-    "sha512": Mechanism.ECDSA_SHA512,
-}
+_CKM_RSA_PKCS, _CKM_ECDSA, _CKM_ML_DSA = 0x01, 0x1041, 0x1D
+# Mechanisms with which the token makes the hash itself.
+_RSA_WITH_HASH = {"sha256": 0x40, "sha384": 0x41, "sha512": 0x42}
+_ECDSA_WITH_HASH = {"sha256": 0x1044, "sha384": 0x1045, "sha512": 0x1046}
 # The DER of DigestInfo up to the digest (RFC 8017, 9.2, note 1).
 _DIGEST_INFO = {
     "sha256": bytes.fromhex("3031300d060960864801650304020105000420"),
@@ -42,8 +34,8 @@ _DIGEST_INFO = {
 T = TypeVar("T")
 
 
-class _Way(NamedTuple):
-    """How a key signs: what the mechanism gets of a message, and what becomes of its signature."""
+class SigningMethod(NamedTuple):
+    """How a key signs: the mechanism, what it gets of a message, and what becomes of its signature."""
 
     mechanism: int
     prepare: Callable[[bytes], bytes]
@@ -54,17 +46,17 @@ class PKCS11Key(Key):
     """A private key on a token. It takes over one use of the token, and releases it when closed."""
 
     def __init__(
-        self, token: OpenToken, key: PrivateKeyObject, uri: KeyURI, pins: PinSource, *, public_key: bytes | None
+        self, token: OpenToken, key: KeyObject, uri: KeyURI, pins: PinSource, *, public_key: bytes | None
     ) -> None:
         self._token = token
-        self._notice = f"touch {token.name} if it blinks: its signature is waited for"
+        self._notice = f"touch {token.name} if it blinks: waiting for its signature"
         self._key = key
         self._generation = token.generation
         self._uri = uri
         self._pins = pins
         self._certified = public_key
         self._public_key: bytes | None = None
-        self._ways: dict[HashName, _Way] = {}
+        self._methods: dict[HashName, SigningMethod] = {}
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -76,106 +68,93 @@ class PKCS11Key(Key):
         return ALGORITHMS[self._key.key_type]
 
     def public_key(self) -> bytes | None:
-        """Return the DER SubjectPublicKeyInfo, from the key itself or from the token's public key object."""
+        """Return the DER SubjectPublicKeyInfo, from the key itself, its public key object or its certificate."""
         if self._public_key is None:
-            self._public_key = self._call("can't show the public key", self._shown_public_key)
+            self._public_key = self._use("can't show the public key", self._find_public_key)
         return self._public_key
 
     def sign(self, message: bytes, hash: HashName = "sha256") -> bytes:
-        """Sign a message: ECDSA with the digest made here, RSA with the token's own hash, each where it has that.
+        """Sign a message: ECDSA with a digest made here, RSA with the token's own hash, if it offers that.
 
-        Where the session has ended since the last signature, because the token was removed and is back, the signature
-        is made with another one; not so where a PIN was sent for this signature.
+        If the session has ended since the last signature, because the token was removed and is back, the signature is
+        made in a new one, unless a PIN was sent for this signature.
 
         Raises:
-            TokenRemovedError: the token is not there, or went away meanwhile.
-            SigningKeyError: the key is closed, or the token can't sign; what it says is in the message.
+            TokenRemovedError: the token is not there, or was removed meanwhile.
+            SigningKeyError: the key is closed, or the token can't sign; the message has the token's reason.
             PinError: the PIN for this signature is missing, wrong or locked.
         """
-        return self._call("could not sign", lambda: self._sign(message, hash))
+        return self._use("could not sign", self._sign, message, hash)
 
     def close(self) -> None:
-        """Release the token, which is logged out with the last of its keys."""
+        """Release the token, which is logged out when its last key is closed."""
         with self._token.lock:
             if self._is_closed:
                 return
             self._is_closed = True
         self._token.release()
 
-    def _call(self, action: str, call: Callable[[], T]) -> T:
+    def _use(self, action: str, call: Callable[..., T], *arguments: object) -> T:
+        """Call something that takes the session and what follows here; once more if the session has ended."""
         token = self._token
-        let_forks_pass()
+        if module.is_forking:
+            module.let_forks_pass()
         with token.lock:
             if self._is_closed:
                 raise SigningKeyError(f"key {self._uri.name} is closed", "Open it again")
             try:
                 try:
-                    return call()
-                except SESSION_LOST:
+                    return call(self._session(), *arguments)
+                except SessionLostError:
                     token.drop_session()
                     if self._key.always_authenticate:
                         raise
-                    return call()
+                    return call(self._session(), *arguments)
             except PKCS11Error as error:
-                # The failed operation may still be active on the session, and there is no way to cancel it.
+                # The failed operation may still be active in the session, and there is no way to cancel it.
                 token.drop_session()
                 raise token.failure(action, error) from error
 
-    def _current_key(self) -> PrivateKeyObject:
-        """Return the key as an object of the present session."""
-        # No PIN is to be asked for in vain.
+    def _session(self) -> Session:
+        """Return the token's session, with the key found again if the session is a new one."""
+        # Thoroughly, so that the user is not asked for a PIN in vain.
         self._token.drop_lost_session(thoroughly=self._key.always_authenticate)
-        self._token.session()
+        session = self._token.opened()
         if self._generation != self._token.generation:
             self._key = find_key(self._token, self._uri, self._pins, self._certified or self._public_key)
             self._generation = self._token.generation
-        return self._key
+            session = self._token.opened()
+        return session
 
-    def _shown_public_key(self) -> bytes | None:
-        key = self._current_key()
-        return public_key_of(self._token.session(), key)
+    def _find_public_key(self, session: Session) -> bytes | None:
+        return public_keys_of(session, [self._key])[0]
 
-    def _sign(self, message: bytes, hash: HashName) -> bytes:
-        key = self._current_key()
-        way = self._ways.get(hash) or self._ways.setdefault(hash, self._way(hash))
-        data = way.prepare(message)
-        calls, session = self._token.module.calls, handle(self._token.session())
-        if key.always_authenticate:
-            begin = functools.partial(calls.begin_signature, session, key.object.handle, way.mechanism)
+    def _sign(self, session: Session, message: bytes, hash: HashName) -> bytes:
+        method = self._methods.get(hash) or self._methods.setdefault(hash, self._method(hash))
+        data = method.prepare(message)
+        if self._key.always_authenticate:
+            begin = partial(session.begin_signature, self._key.handle, method.mechanism)
             self._token.log_in_for_signature(self._uri, self._pins, begin)
         else:
-            calls.begin_signature(session, key.object.handle, way.mechanism)
+            session.begin_signature(self._key.handle, method.mechanism)
         with notices.waiting(self._notice), quiet():
-            signature = calls.complete_signature(session, data)
-        return way.finish(signature)
+            signature = session.complete_signature(data)
+        return method.finish(signature)
 
-    def _way(self, hash: HashName) -> _Way:
-        if self._key.key_type == KeyType.EC:
-            return self._ecdsa_way(hash)
-        if self._key.key_type == KeyType.RSA:
-            return self._rsa_way(hash)
-        return _Way(Mechanism.ML_DSA, bytes, bytes)
-
-    def _ecdsa_way(self, hash: HashName) -> _Way:
-        hashing = _ECDSA_MECHANISMS[hash]
-        if self._offers(hashing) and not self._offers(Mechanism.ECDSA):
-            return _Way(hashing, bytes, encode_ecdsa_signature)
+    def _method(self, hash: HashName) -> SigningMethod:
+        """Return how the key signs with a hash. A mechanism that the token does not list is still tried."""
         algorithm = getattr(hashlib, hash)
-        size: int | None = None
-        if algorithm().digest_size > 32:  # ECDSA takes the leftmost bits (FIPS 186-5, 6.4.1); not every token cuts.
-            parameters = attributes(self._key.object, Attribute.EC_PARAMS).get(Attribute.EC_PARAMS, b"")
-            size = ORDER_BYTES.get(parameters)
-        return _Way(Mechanism.ECDSA, lambda message: algorithm(message).digest()[:size], encode_ecdsa_signature)
+        if self._key.key_type == KeyType.ML_DSA:
+            return SigningMethod(_CKM_ML_DSA, bytes, bytes)
+        if self._key.key_type != KeyType.EC:
+            if self._offers(_RSA_WITH_HASH[hash]):
+                return SigningMethod(_RSA_WITH_HASH[hash], bytes, bytes)
+            return SigningMethod(_CKM_RSA_PKCS, lambda message: _DIGEST_INFO[hash] + algorithm(message).digest(), bytes)
+        if self._offers(_ECDSA_WITH_HASH[hash]) and not self._offers(_CKM_ECDSA):
+            return SigningMethod(_ECDSA_WITH_HASH[hash], bytes, encode_ecdsa_signature)
+        # ECDSA takes the leftmost bits (FIPS 186-5, 6.4.1), but not every token cuts a digest that is too long.
+        size = ORDER_BYTES.get(self._key.curve)
+        return SigningMethod(_CKM_ECDSA, lambda message: algorithm(message).digest()[:size], encode_ecdsa_signature)
 
-    def _rsa_way(self, hash: HashName) -> _Way:
-        if self._offers(_RSA_MECHANISMS[hash]):
-            return _Way(_RSA_MECHANISMS[hash], bytes, bytes)
-        algorithm, head = getattr(hashlib, hash), _DIGEST_INFO[hash]
-        return _Way(Mechanism.RSA_PKCS, lambda message: head + algorithm(message).digest(), bytes)
-
-    def _offers(self, mechanism: Mechanism) -> bool:
-        try:
-            flags = self._token.token.slot.get_mechanism_info(mechanism).flags
-        except PKCS11Error:
-            return False
-        return bool(flags & MechanismFlag.SIGN)
+    def _offers(self, mechanism: int) -> bool:
+        return self._token.module.functions.can_sign_with(self._token.info.slot, mechanism)

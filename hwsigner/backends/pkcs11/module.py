@@ -1,56 +1,70 @@
-"""PKCS #11 modules: loading one once, and the tokens that it sees.
+"""PKCS #11 modules: loading each once, the tokens that it sees, and what becomes of it when the process forks.
 
-Three kinds of lock are taken in this order, and none is waited for by one who holds a later one:
+There are three kinds of lock, taken in this order. No thread waits for one while it holds a later one:
 
-1. a token's, by whoever uses the token: opens it, logs in, searches, signs. It is held while a person is asked for a
-   PIN or has to touch the token, and so holds up that token alone;
-2. a module's, to initialise it and to list its slots and tokens. Where a module takes calls from one thread at a time,
-   each use of a token holds it too, but for the time that a person is asked;
-3. the registry's, to look up modules and tokens. Only finalising and forking take others after it, without waiting, or
-   for half a second.
+1. a token's, held by whatever uses the token: opens it, logs in, searches, signs. It is held while the user is asked
+   for a PIN or has to touch the token, and so holds up that token alone;
+2. a module's, held to initialise it and to list its tokens;
+3. the registry's, held to look up modules and tokens. Only finalising and forking take others after it, and they wait
+   for half a second at most.
+
+A module that does not accept calls from several threads gets them one at a time: see `Functions`.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import threading
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-from pkcs11 import PKCS11Error, TokenFlag, _pkcs11
-from pkcs11.exceptions import GeneralError, TokenNotPresent, TokenNotRecognised
-from pkcs11.types import Slot, Token
-
-from hwsigner.backends.pkcs11.errors import hint_for, in_words, why_not_loaded
-from hwsigner.backends.pkcs11.functions import Calls
-from hwsigner.backends.pkcs11.locks import CallLock, remaining
-from hwsigner.backends.pkcs11.paths import FLAG_HINT, module_path
-from hwsigner.backends.pkcs11.registry import modules, registry_lock
-from hwsigner.backends.pkcs11.uris import Identity, identity_of, matches, serial_text
+from hwsigner.backends.pkcs11.errors import GENERAL_ERROR, TOKEN_NOT_PRESENT, TOKEN_NOT_RECOGNIZED, PKCS11Error
+from hwsigner.backends.pkcs11.functions import Functions, Session, TokenFlag, TokenInfo
+from hwsigner.backends.pkcs11.paths import FLAG_HINT
 from hwsigner.errors import BackendUnavailableError, SigningKeyError
 from hwsigner.system.stderr import quiet
 from hwsigner.uri import KeyURI
 
-if TYPE_CHECKING:
-    from hwsigner.backends.pkcs11.token import OpenToken
-
-# How long a token that is not there is looked for again and again.
-_PATIENCE_SECONDS = 0.15
-_PAUSE_SECONDS = 0.01
+# How often a token that is not there is looked for, and the pause after each look.
+_LOOKS = 10
+_PAUSE_SECONDS = 0.015
+# How long a fork waits for calls that are under way: one may wait for a touch that never comes.
+_FORK_SECONDS = 0.5
+TOKEN_ATTRIBUTES = frozenset(
+    {
+        *("token", "manufacturer", "model", "serial", "slot-id", "slot-manufacturer", "slot-description"),
+        *("library-manufacturer", "library-description", "library-version"),
+    }
+)
+# Modules pad with spaces; other tools' URIs may keep other white space.
+_PADDING = re.compile(r"[\s\0]+\Z")
 T = TypeVar("T")
 
 
-class _Library(_pkcs11.lib):
-    """python-pkcs11's view of a module. It would initialise it for a single thread; here, `Calls` does."""
+class TokenSession:
+    """The one session of this process with a token, as far as its module has to know of it.
 
-    def __init__(self, path: str) -> None:
-        self.calls = Calls(self, path)
-        super().__init__(path)
+    Attributes:
+        session: the session, or None.
+        lock: held while the token is used.
+        asks_user: the user is asked for a PIN now, and no call into the module is under way.
+    """
 
-    def initialize(self) -> None:
-        self.initialised = self.calls.initialise()
+    def __init__(self) -> None:
+        self.session: Session | None = None
+        self.lock = threading.RLock()
+        self.asks_user = False
+
+    def leave_to_parent(self) -> None:
+        """Leave, in a child process, the session and a lock that another thread holds to the parent."""
+        self.session = None
+        self.asks_user = False
+        with ExitStack() as held:
+            if not _hold(self.lock, held):
+                self.lock = threading.RLock()
 
 
 class Module:
@@ -58,222 +72,280 @@ class Module:
 
     Attributes:
         path: the file of the module, or a bare name that the dynamic linker looks up.
-        lock: the module's own; see above.
-        open_tokens: the tokens that have been in use.
-        looked_at: when its slots were listed last, in time of `time.time()`.
+        functions: its functions, once it is initialised.
+        lock: held to initialise it and to list its tokens.
+        sessions: those of the tokens that have been in use.
+        listed_at: when its slots were listed last, in time of `time.time()`.
     """
 
-    _library: _Library
+    functions: Functions
+    _library: dict[str, str]
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.lock = CallLock()
-        self.open_tokens: list[OpenToken] = []
-        self.looked_at = 0.0
-        self._twins: set[Identity] = set()
-        self._is_loaded = False
+        self.lock = threading.RLock()
+        self.sessions: list[TokenSession] = []
+        self.listed_at = 0.0
         self._is_ready = False
         self._is_inherited = False
         self._is_lost = False
-
-    @property
-    def calls(self) -> Calls:
-        """What python-pkcs11 does not call, of the loaded module."""
-        return self._library.calls
-
-    @property
-    def takes_threads(self) -> bool:
-        """Whether the module was initialised for calls from several threads at once."""
-        return self._library.initialised == "for threads"
 
     def initialise(self) -> None:
         """Load and initialise the module, unless it is.
 
         Raises:
-            BackendUnavailableError: the file is missing, or no PKCS #11 module, or does not start.
+            BackendUnavailableError: the file is missing, is not a PKCS #11 module, or does not start.
         """
         if self._is_ready:
             return
         if self._is_lost:
             message = f"PKCS #11 module {self.path} was busy when this process was forked, and can't be used in it"
-            raise BackendUnavailableError(message, "Fork while no signature is waited for")
+            raise BackendUnavailableError(message, "Fork only when no signature is in progress")
         with self.lock:
             try:
                 if not self._is_ready:
                     with quiet():
                         self._start()
                     self._is_ready = True
-            except PKCS11Error as error:
-                message = f"PKCS #11 module {self.path} can't be used: {why_not_loaded(self.path, error)}"
-                hint = hint_for(error) if isinstance(error, GeneralError) else FLAG_HINT
-                raise BackendUnavailableError(message, hint) from error
+            except (AttributeError, OSError, PKCS11Error) as error:
+                why = str(error).removeprefix(f"{self.path}: ")
+                if isinstance(error, AttributeError):
+                    why = "it is not a PKCS #11 module: it has no C_GetFunctionList"
+                hint = error.hint if isinstance(error, PKCS11Error) and error.code == GENERAL_ERROR else FLAG_HINT
+                raise BackendUnavailableError(f"PKCS #11 module {self.path} can't be used: {why}", hint) from error
 
     def insist(self, call: Callable[[], T]) -> T:
-        """Make a call that looks for a token; where that fails, again for a short while, the module initialised anew.
+        """Make a call that looks for a token. If it fails, repeat it, with the module initialised again.
 
-        The call sends no PIN: it may be made many times, and each could count as a try.
+        The call must not send a PIN, since each may count as an attempt.
 
-        SoftHSM empties a token's file for a moment at each login, and whoever looks then overlooks it, for ever if it
-        initialises then (https://github.com/softhsm/SoftHSMv2/issues/757). Other modules find the readers of a service
-        that was restarted (pcscd) only thus. Sessions in use are not ended for it.
+        SoftHSM empties a token's file for a moment at each login. A process that looks then overlooks the token, and
+        never finds it if it initialises then (https://github.com/softhsm/SoftHSMv2/issues/757). Other modules find the
+        readers of a restarted service (pcscd) only when they are initialised again. Sessions in use are not ended.
 
         Raises:
-            SigningKeyError: what the last call raised.
+            SigningKeyError: raised by the last call.
         """
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while True:
+        for _ in range(_LOOKS):
             self.initialise()
-            try:
+            with suppress(SigningKeyError):
                 return call()
-            except SigningKeyError:
-                if time.monotonic() > deadline:
-                    raise
             self._finalise()
             time.sleep(_PAUSE_SECONDS)
+        self.initialise()
+        return call()
 
     def look_again(self) -> None:
-        """Let the module notice which tokens are there: initialised anew, or if that can't be, by listing its slots.
+        """Let the module notice which tokens are there: initialise it again, or list its slots if it is in use.
 
-        Else OpenSC's module and libykcs11 answer for a token that was removed and is back from what they remember.
+        Otherwise OpenSC's module and libykcs11 answer from memory for a token that was removed and is back.
         """
         if self._is_ready:
             self._finalise()
         if self._is_ready:
             with self.lock, suppress(PKCS11Error):
-                self._present_slots()
+                self._slots()
 
-    def tokens(self) -> list[Token]:
-        """Return the initialised tokens that are present. Those that don't answer are passed over, if others do.
+    def tokens(self) -> list[TokenInfo]:
+        """Return the initialised tokens that are present. Those that don't answer are left out, if others do.
 
         Raises:
             SigningKeyError: they can't be listed.
         """
-        found, first_error = [], None
+        found: list[TokenInfo] = []
+        first_error: PKCS11Error | None = None
         with self.lock:
             self.initialise()
             try:
-                slots = self._present_slots()
+                slots = self._slots()
             except PKCS11Error as error:
                 slots, first_error = [], error
             for slot in slots:
                 try:
-                    token = slot.get_token()
-                    if token.flags & TokenFlag.TOKEN_INITIALIZED:
-                        found.append(token)
-                except (TokenNotPresent, TokenNotRecognised):
-                    pass
+                    found.append(self.functions.token(slot))
                 except PKCS11Error as error:
-                    first_error = first_error or error
-        self._twins |= {one for one, count in Counter(map(identity_of, found)).items() if count > 1}
+                    if error.code not in (TOKEN_NOT_PRESENT, TOKEN_NOT_RECOGNIZED):
+                        first_error = first_error or error
+        found = [token for token in found if token.flags & TokenFlag.TOKEN_INITIALIZED]
         if first_error and not found:
-            message = f"PKCS #11 module {self.path} can't list its tokens: {in_words(first_error)}"
-            raise SigningKeyError(message, hint_for(first_error)) from first_error
+            message = f"PKCS #11 module {self.path} can't list its tokens: {first_error}"
+            raise SigningKeyError(message, first_error.hint) from first_error
         return found
 
-    def is_twin(self, token: Token) -> bool:
-        """Tell whether another token was seen beside it that says the same of itself: only its slot tells it apart."""
-        return identity_of(token) in self._twins
-
-    def matching_tokens(self, uri: KeyURI) -> list[Token]:
-        """Return the tokens that a key URI names, at least one.
+    def matching_tokens(self, uri: KeyURI) -> list[TokenInfo]:
+        """Return the present tokens that have a URI's attributes of token, slot and module; padding does not count.
 
         Raises:
-            BackendUnavailableError: there is none; the hint lists those that are present.
+            SigningKeyError: the tokens can't be listed.
         """
-        return self.insist(lambda: self._matching_tokens(uri))
+        return [token for token in self.tokens() if self._matches(token, uri)]
 
     def hold(self, held: ExitStack, deadline: float) -> bool:
         """Hold the locks of the module and its tokens; return whether no call is under way in it now.
 
         Args:
-            held: what releases them.
-            deadline: in time of `time.monotonic()`: when to do with those that are to be had.
+            held: releases them.
+            deadline: in time of `time.monotonic()`: when to stop waiting for the locks.
         """
-        tokens = [token.asks_person or token.hold(held, remaining(deadline)) for token in self.open_tokens]
-        return self._hold(held, remaining(deadline)) and all(tokens)
+        tokens = [token.asks_user or _hold(token.lock, held, deadline) for token in self.sessions]
+        return _hold(self.lock, held, deadline) and all(tokens)
 
-    def forget_sessions(self) -> None:
-        """Leave, in a child process, the module's state and sessions, and the locks of its threads, to the parent."""
+    def leave_to_parent(self, *, is_lost: bool) -> None:
+        """Leave, in a child process, the module's state and sessions, and the locks of its threads, to the parent.
+
+        Args:
+            is_lost: the parent was inside the module, whose own locks may never be released.
+        """
+        self._is_lost |= is_lost
         self._is_inherited |= self._is_ready
         self._is_ready = False
         with ExitStack() as held:
-            if not self._hold(held, 0):
-                self.lock = CallLock()
-        for token in self.open_tokens:
-            token.forget_session()
-
-    def lose(self) -> None:
-        """Give the module up, in a child process: the parent was inside it, and its own locks may never be released."""
-        self._is_lost = True
-
-    def _present_slots(self) -> list[Slot]:
-        self.looked_at = time.time()
-        slots: list[Slot] = self._library.get_slots(token_present=True)
-        return slots
+            if not _hold(self.lock, held):
+                self.lock = threading.RLock()
+        for token in self.sessions:
+            token.leave_to_parent()
 
     def _start(self) -> None:
-        if not self._is_loaded:
-            self._library = _Library(self.path)
-            self._is_loaded = True
-            return
+        if not hasattr(self, "functions"):
+            self.functions = Functions(self.path)
         if self._is_inherited:
             self._is_inherited = False
             # PKCS #11 2.40, 6.6.1: a child process must initialise for itself. Some modules notice the fork.
             with suppress(PKCS11Error):
-                self.calls.finalise()
-        self._library.initialize()
+                self.functions.finalise()
+        self.functions.initialise()
+        self._library = self.functions.library()
 
     def _finalise(self) -> None:
         """Finalise the module, unless others have initialised it, or a token is in use."""
         with ExitStack() as held:
-            # Not to be waited for by one who holds a token's lock: another thread does this, or forks.
-            if not registry_lock.acquire(blocking=False):
+            # Not to be waited for by a thread that holds a token's lock: another thread does this, or forks.
+            if not _hold(registry_lock, held):
                 return
-            held.callback(registry_lock.release)
-            if not (all(token.hold(held, 0) for token in self.open_tokens) and self._hold(held, 0)):
+            if not (all(_hold(token.lock, held) for token in self.sessions) and _hold(self.lock, held)):
                 return
-            if self.calls.is_finalised():
-                for token in self.open_tokens:
-                    token.forget_session()
-            elif self._library.initialised == "by others" or any(token.has_session for token in self.open_tokens):
+            if self.functions.is_finalised():
+                for token in self.sessions:
+                    token.session = None
+            elif self.functions.initialised == "by others" or any(token.session for token in self.sessions):
                 return
             with suppress(PKCS11Error):
-                self.calls.finalise()
+                self.functions.finalise()
             self._is_ready = False
 
-    def _hold(self, held: ExitStack, timeout: float) -> bool:
-        acquired = self.lock.acquire(timeout)
-        if acquired:
-            held.callback(self.lock.release)
-        return acquired
+    def _slots(self) -> list[int]:
+        self.listed_at = time.time()
+        return self.functions.slots()
 
-    def _matching_tokens(self, uri: KeyURI) -> list[Token]:
-        present = self.tokens()
-        matching = [token for token in present if self.matches(token, uri)]
-        if not matching:
-            listed = ", ".join(f"'{token.label}' (serial {serial_text(token)})" for token in present)
-            raise BackendUnavailableError(
-                f"no token of PKCS #11 module {self.path} matches {uri.name}",
-                f"Tokens present: {listed}" if listed else "No token is present: insert one, or name another module",
-            )
-        return matching
+    def _matches(self, token: TokenInfo, uri: KeyURI) -> bool:
+        actual = {
+            "token": token.label,
+            "manufacturer": token.manufacturer,
+            "model": token.model,
+            "serial": token.serial,
+            "slot-id": str(token.slot),
+            "slot-manufacturer": token.slot_manufacturer,
+            "slot-description": token.slot_description,
+            **self._library,
+        }
+        wanted = {
+            name: _unpadded(uri.path[name].decode("utf-8", "replace")) for name in actual.keys() & uri.path.keys()
+        }
+        if "." not in wanted.get("library-version", "."):
+            wanted["library-version"] += ".0"  # RFC 7512, 2.3: a major version alone.
+        return all(_unpadded(actual[name]) == value for name, value in wanted.items())
 
-    def matches(self, token: Token, uri: KeyURI) -> bool:
-        """Tell whether a URI's attributes of token, slot and module are this token's."""
-        return matches(token, self._library, uri)
+
+def _unpadded(text: str) -> str:
+    return _PADDING.sub("", text)
 
 
-def load_module(uri: KeyURI) -> Module:
-    """Return the module that a key URI names by `module-path` and `module-name`, or p11-kit's proxy, initialised.
+def token_uri(token: TokenInfo, uri: KeyURI, others: Iterable[TokenInfo] = ()) -> KeyURI:
+    """Return the URI of a token that was found by another URI: with its attributes of tokens, and its module.
+
+    Args:
+        token: the token.
+        uri: the URI that found it.
+        others: the tokens that were found with it. If one has the same label and serial number, the slot is named.
+    """
+    names = {"token": token.label, "serial": token.serial}
+    # A text with a replacement character was not UTF-8, and would name nothing.
+    path = {name: text.encode() for name, text in names.items() if text and "\ufffd" not in text}
+    path |= {name: value for name, value in uri.path.items() if name in TOKEN_ATTRIBUTES}
+    alike = [one for one in others if (one.label, one.serial) == (token.label, token.serial)]
+    if not path or any(one.slot != token.slot for one in alike):
+        path["slot-id"] = str(token.slot).encode()
+    return KeyURI("pkcs11", path, {name: value for name, value in uri.query.items() if name.startswith("module-")})
+
+
+def load_module(path: str) -> Module:
+    """Return a module, initialised, by its path or by a bare name that the dynamic linker looks up.
 
     Raises:
-        UsageError: a `module-name` that is a path.
         BackendUnavailableError: there is no such module; the message names the path.
     """
-    path = module_path(uri)
-    # The dynamic linker knows a file by any of its names, and so one module must be known here.
-    file = os.path.realpath(path) if "/" in path else path
+    file = path
+    if "/" in path:
+        if not os.path.isfile(path):
+            is_there = "is a folder" if os.path.isdir(path) else "is not a file"
+            what = is_there if os.path.exists(path) else "does not exist"
+            raise BackendUnavailableError(f"PKCS #11 module {path} {what}", FLAG_HINT)
+        file = os.path.realpath(path)  # The dynamic linker loads a file once, whatever it is called.
     with registry_lock:
         module = modules.setdefault(file, Module(path))
     module.initialise()
     return module
+
+
+# Forks
+
+modules: dict[str, Module] = {}  # By their files.
+registry_lock = threading.RLock()
+_held_for_fork = ExitStack()
+_busy_at_fork: list[Module] = []
+is_forking = False
+
+
+def let_forks_pass() -> None:
+    """Wait while the process forks. Threads that sign without a pause check `is_forking` for this."""
+    with registry_lock:
+        pass
+
+
+def _lock_before_fork() -> None:
+    """Let no call be under way in a module while the process forks: the child would wait for its locks for ever.
+
+    A module that is inside a call for longer is lost to the child. A user who is asked for a PIN is outside.
+    """
+    global is_forking
+    registry_lock.acquire()
+    is_forking = True
+    deadline = time.monotonic() + _FORK_SECONDS
+    for module in modules.values():
+        if not module.hold(_held_for_fork, deadline):
+            _busy_at_fork.append(module)
+
+
+def _unlock_after_fork() -> None:
+    global is_forking
+    is_forking = False
+    _held_for_fork.close()
+    _busy_at_fork.clear()
+    registry_lock.release()
+
+
+def _reset_after_fork() -> None:
+    for module in modules.values():
+        module.leave_to_parent(is_lost=module in _busy_at_fork)
+    _unlock_after_fork()
+
+
+def _hold(lock: threading.RLock, held: ExitStack, deadline: float = 0.0) -> bool:
+    """Acquire a lock until a time of `time.monotonic()`, at once by default; `held` releases it."""
+    acquired = lock.acquire(timeout=max(deadline - time.monotonic(), 0))
+    if acquired:
+        held.callback(lock.release)
+    return acquired
+
+
+os.register_at_fork(before=_lock_before_fork, after_in_parent=_unlock_after_fork, after_in_child=_reset_after_fork)

@@ -1,27 +1,44 @@
-"""Which token, and which key on it, a `pkcs11:` URI names; and what to list where it names none or several."""
+"""Which token, and which key on it, a `pkcs11:` URI names; what to report if it names none or several; and the list."""
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
-from pkcs11 import PKCS11Error
-from pkcs11.types import Token
-
-from hwsigner.backends.pkcs11.module import Module, load_module
+from hwsigner.backends.pkcs11.errors import PKCS11Error
+from hwsigner.backends.pkcs11.functions import ObjectClass, TokenFlag, TokenInfo
+from hwsigner.backends.pkcs11.module import Module, load_module, token_uri
 from hwsigner.backends.pkcs11.objects import (
-    PrivateKeyObject,
-    find_certificate_objects,
+    AnyObject,
+    KeyObject,
+    count_names,
+    find_certificates,
+    find_keys,
     find_private_keys,
     has_visible_match,
+    key_kind,
+    object_uri,
+    public_keys_of,
     supported,
     with_public_key,
 )
-from hwsigner.backends.pkcs11.paths import module_paths, names_module, unconfigured_paths
+from hwsigner.backends.pkcs11.paths import listed_paths, module_paths, names_module, unconfigured_paths
+from hwsigner.backends.pkcs11.pins import has_keypad, pin_state
 from hwsigner.backends.pkcs11.token import OpenToken, acquire
-from hwsigner.backends.pkcs11.uris import Found, object_uri, token_uri
-from hwsigner.errors import AmbiguousKeyError, BackendUnavailableError, KeyNotFoundError, SigningKeyError
+from hwsigner.errors import (
+    AmbiguousKeyError,
+    BackendUnavailableError,
+    HwsignerWarning,
+    KeyNotFoundError,
+    PinError,
+    SigningKeyError,
+)
+from hwsigner.key import ListedObject, ListedToken
 from hwsigner.pins import PinSource
 from hwsigner.system.stderr import quiet
 from hwsigner.uri import KeyURI
@@ -30,45 +47,60 @@ _LISTED = 10
 
 
 class FoundToken(NamedTuple):
-    """A token that a URI names, its module, and the URI: with the module where several were searched."""
+    """A token that a URI names, its module, and the URI: with the module if several were searched."""
 
     module: Module
-    token: Token
+    info: TokenInfo
     uri: KeyURI
+
+    def named(self, others: Sequence[FoundToken] = ()) -> KeyURI:
+        """Return the URI that names the token alone, among others that were found with it."""
+        return token_uri(self.info, self.uri, [one.info for one in others if one.module is self.module])
 
 
 def find_tokens(uri: KeyURI) -> list[FoundToken]:
     """Return the tokens that a URI names, at least one.
 
     Raises:
-        UsageError: the URI's module can't be meant.
+        UsageError: the URI's `module-name` is a path.
         BackendUnavailableError: the module or a token is missing.
     """
     paths = module_paths(uri)
-    if len(paths) == 1:
-        try:
-            return _tokens_of(paths[0], uri)
-        except BackendUnavailableError as error:
-            unseen = [] if names_module(uri) else unconfigured_paths()
-            if not unseen:
-                raise
-            advice = f"p11-kit was asked, which is not configured for {', '.join(unseen)}: name such with --pkcs11-lib"
-            raise BackendUnavailableError(error.message, f"{error.hint}; {advice}") from error
-    found, errors = [], []
+    found: list[FoundToken] = []
+    errors: list[SigningKeyError] = []
     for path in paths:
+        within = uri if len(paths) == 1 else uri.with_query("module-path", path)
         try:
-            found += _tokens_of(path, uri.with_query("module-path", path))
+            with quiet():
+                module = load_module(path)
+                found += [FoundToken(module, info, within) for info in module.insist(partial(_matching, module, uri))]
         except SigningKeyError as error:
-            errors.append(str(error))
+            errors.append(error)
+    if found:
+        return found
+    if len(paths) > 1:
+        message = f"no token of {len(paths)} PKCS #11 modules matches {uri.name}"
+        raise BackendUnavailableError(message, "; ".join(map(str, errors)))
+    unseen = [] if names_module(uri) else unconfigured_paths()
+    if unseen and isinstance(errors[0], BackendUnavailableError):
+        advice = f"p11-kit is not configured for {', '.join(unseen)}: name such a module with --pkcs11-lib"
+        raise BackendUnavailableError(errors[0].message, f"{errors[0].hint}; {advice}") from errors[0]
+    raise errors[0]
+
+
+def _matching(module: Module, uri: KeyURI) -> list[TokenInfo]:
+    found = module.matching_tokens(uri)
     if not found:
+        listed = ", ".join(f"'{token.label}' (serial {token.serial})" for token in module.tokens())
         raise BackendUnavailableError(
-            f"no token of {len(paths)} PKCS #11 modules matches {uri.name}", "; ".join(errors)
+            f"no token of PKCS #11 module {module.path} matches {uri.name}",
+            f"Tokens present: {listed}" if listed else "No token is present: insert one, or name another module",
         )
     return found
 
 
 def choose_token(uri: KeyURI, public_key: bytes | None) -> FoundToken:
-    """Return the one token that the URI names. A PIN goes to one token only: a doubt is an error before any login.
+    """Return the one token that the URI names. A PIN goes to one token only: in doubt there is an error before a login.
 
     Raises:
         AmbiguousKeyError: several are named, and what they show does not decide.
@@ -81,30 +113,50 @@ def choose_token(uri: KeyURI, public_key: bytes | None) -> FoundToken:
     if len(holding) == 1:
         return holding[0]
     doubtful = holding or tokens
-    others = [one.token for one in doubtful]
-    listed = ", ".join(str(token_uri(one.token, one.uri, others)) for one in doubtful)
+    listed = ", ".join(str(one.named(doubtful)) for one in doubtful)
     raise AmbiguousKeyError(
         f"{uri.name} names {len(doubtful)} tokens: {listed}",
         "Name one of them in the key URI; no PIN was sent to any",
     )
 
 
-def find_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: bytes | None) -> PrivateKeyObject:
+def _shows_key(found: FoundToken, uri: KeyURI, public_key: bytes | None) -> bool:
+    try:
+        with using(found) as token:
+            return has_visible_match(token.opened(), uri, public_key)
+    except SigningKeyError:
+        return False  # A token that can't be searched does not keep another one from being used.
+
+
+@contextmanager
+def using(found: FoundToken) -> Iterator[OpenToken]:
+    """Lock a token to search it, and release it. Its errors become a SigningKeyError that names it."""
+    token = acquire(found.module, found.info)
+    try:
+        with token.lock:
+            yield token
+    except PKCS11Error as error:
+        raise token.error("can't be searched", error) from error
+    finally:
+        token.release()
+
+
+def find_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: bytes | None) -> KeyObject:
     """Return the private key that the URI names on a token, after a login if the token wants one or shows none.
 
     Raises:
         KeyNotFoundError, AmbiguousKeyError: there is none, or several, and the public key does not decide.
-        UnsupportedKeyError: it may not sign, or the service does not take its kind.
+        UnsupportedKeyError: it may not sign, or the service does not accept its kind.
         PinError: see `OpenToken.log_in`.
     """
     if token.wants_login:
         token.log_in(uri, pins, public_key)
-    keys = find_private_keys(token.session(), uri, public_key)
+    keys = find_private_keys(token.opened(), uri, public_key)
     if not keys and token.can_log_in:
         token.log_in(uri, pins, public_key)
-        keys = find_private_keys(token.session(), uri, public_key)
+        keys = find_private_keys(token.opened(), uri, public_key)
     if len(keys) > 1 and public_key is not None:
-        keys = with_public_key(token.session(), keys, {public_key}) or keys
+        keys = with_public_key(token.opened(), keys, {public_key}) or keys
     if len(keys) > 1:
         are_alike = len({(key.id, key.label) for key in keys}) < len(keys)
         advice = "Give each a label or id of its own" if are_alike else "Use one of"
@@ -116,43 +168,128 @@ def find_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: bytes |
     return supported(keys[0], uri)
 
 
-@contextmanager
-def using(found: FoundToken) -> Iterator[OpenToken]:
-    """Give a token to be searched, and release it. What it fails with is a SigningKeyError that names it."""
-    token = acquire(found.module, found.token)
-    try:
-        with token.lock:
-            yield token
-    except PKCS11Error as error:
-        raise token.error("can't be searched", error) from error
-    finally:
-        token.release()
-
-
-def _tokens_of(path: str, uri: KeyURI) -> list[FoundToken]:
-    with quiet():
-        module = load_module(uri.with_query("module-path", path))
-        return [FoundToken(module, token, uri) for token in module.matching_tokens(uri)]
-
-
-def _shows_key(found: FoundToken, uri: KeyURI, public_key: bytes | None) -> bool:
-    try:
-        with using(found) as token:
-            return has_visible_match(token.session(), uri, public_key)
-    except SigningKeyError:
-        return False  # One that can't be searched does not keep another one from being used.
-
-
 def _not_found(token: OpenToken, uri: KeyURI) -> KeyNotFoundError:
     anything = KeyURI("pkcs11", {}, uri.query)
-    keys = find_private_keys(token.session(), anything)
-    certificates = find_certificate_objects(token.session(), anything)
-    listed = _listed(token, (*keys, *certificates), uri)
-    hint = f"It holds {listed}" if listed else "It holds no keys and no certificates"
+    found: list[AnyObject] = [*find_private_keys(token.opened(), anything)]
+    found += find_certificates(token.opened(), anything)
+    hint = f"It has {_listed(token, found, uri)}" if found else "It has no keys and no certificates"
     return KeyNotFoundError(f"no key is named by {uri.name} on {token.name}", hint)
 
 
-def _listed(token: OpenToken, found: Sequence[Found], uri: KeyURI) -> str:
-    place = token_uri(token.token, uri)
-    uris = [object_uri(one, place, uri, found) for one in found[:_LISTED]]
+def _listed(token: OpenToken, found: Sequence[AnyObject], uri: KeyURI) -> str:
+    place, names = token_uri(token.info, uri), count_names(found)
+    uris = [object_uri(one, place, uri, names) for one in found[:_LISTED]]
     return ", ".join(uris) + (f" and {len(found) - _LISTED} more" if len(found) > _LISTED else "")
+
+
+# The list
+
+
+def list_tokens(uri: KeyURI, login: PinSource | None) -> Iterator[ListedToken]:
+    """Yield the tokens that a URI names, in the order of the modules; see `hwsigner.key.list_tokens`.
+
+    Args:
+        uri: the URI.
+        login: where the PIN for the single token that it names comes from, or None to log in to none.
+    """
+    tokens = _present_tokens(uri)
+    if login is not None and len(tokens) > 1:
+        listed = ", ".join(str(one.named()) for one in tokens)
+        raise AmbiguousKeyError(f"{uri.name} names {len(tokens)} tokens, and a PIN goes to one: {listed}", "Name one")
+    for found in tokens:
+        place = found.named(tokens)
+        objects: tuple[ListedObject, ...] = ()
+        try:
+            with using(found) as token:
+                if login is not None and token.can_log_in:
+                    token.forget_refusal()
+                    token.log_in(uri, login)
+                objects = _objects(token, uri, place)
+                # A login changes what the token says of its PIN.
+                found = found._replace(info=found.module.functions.token(token.info.slot))
+        except PinError:
+            raise
+        except SigningKeyError as error:
+            warnings.warn(HwsignerWarning(error.message, error.hint), stacklevel=2)
+        yield _listed_token(found, place, objects)
+
+
+def _present_tokens(uri: KeyURI) -> list[FoundToken]:
+    """Return the tokens that a URI names. A module that can't be used is a warning, if there are others."""
+    paths = listed_paths(uri)
+    found: list[FoundToken] = []
+    errors: dict[str, SigningKeyError] = {}
+    for path in paths:
+        within = uri.with_query("module-path", path)
+        try:
+            with quiet():
+                module = load_module(path)
+                present = module.matching_tokens(uri)
+            found += [FoundToken(module, info, uri if names_module(uri) else within) for info in present]
+        except SigningKeyError as error:
+            if len(paths) == 1:
+                raise
+            errors[path] = error
+    # A module that is not configured is reported only if no other module has what is looked for.
+    unmissed = set(unconfigured_paths()) if found and errors else set()
+    for path, failed in errors.items():
+        if path not in unmissed:
+            warnings.warn(HwsignerWarning(failed.message, failed.hint), stacklevel=3)
+    return found
+
+
+def _listed_token(found: FoundToken, place: KeyURI, objects: tuple[ListedObject, ...]) -> ListedToken:
+    info = found.info
+    return ListedToken(
+        module=found.module.path,
+        label=info.label,
+        manufacturer=info.manufacturer,
+        model=info.model,
+        serial=info.serial,
+        slot_id=info.slot,
+        uri=str(place),
+        wants_login=bool(info.flags & TokenFlag.LOGIN_REQUIRED),
+        has_keypad=has_keypad(info),
+        pin_state=(pin_state(info) or "good") if info.flags & TokenFlag.USER_PIN_INITIALIZED else "not set",
+        objects=objects,
+    )
+
+
+def _objects(token: OpenToken, uri: KeyURI, place: KeyURI) -> tuple[ListedObject, ...]:
+    """Return the keys and certificates on a token. A key that is hidden until a login is listed by its public key."""
+    session = token.opened()
+    keys, certificates = find_keys(session, ObjectClass.PRIVATE_KEY, uri), find_certificates(session, uri)
+    names, publics = count_names([*keys, *certificates]), public_keys_of(session, keys)
+    listed = [
+        _listed_key(key, object_uri(key, place, uri, names), public) for key, public in zip(keys, publics, strict=True)
+    ]
+    if token.can_log_in or token.wants_login:
+        shown = {key.id for key in keys}
+        hidden = [key for key in find_keys(session, ObjectClass.PUBLIC_KEY, uri) if key.id not in shown]
+        ids = Counter(key.id for key in hidden)
+        for key in hidden:
+            # The label of the private key may be another one.
+            known = replace(key, label=b"") if key.id and ids[key.id] == 1 else key
+            name = object_uri(known, place, uri, Counter())
+            listed.append(replace(_listed_key(key, name, key.public_key), is_hidden=True))
+    for one in certificates:
+        name, public = object_uri(one, place, uri, names), one.public_key
+        more = ListedObject("certificate", _text(one.label), one.id, name, public_key=public, certificate=one.der)
+        listed.append(more)
+    return tuple(listed)
+
+
+def _listed_key(key: KeyObject, uri: str, public_key: bytes | None) -> ListedObject:
+    return ListedObject(
+        kind="key",
+        label=_text(key.label),
+        id=key.id,
+        uri=uri,
+        algorithm=key_kind(key.key_type),
+        public_key=public_key,
+        pin_for_each_signature=key.always_authenticate,
+    )
+
+
+def _text(label: bytes) -> str:
+    return label.decode("utf-8", "backslashreplace")

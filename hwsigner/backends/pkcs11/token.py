@@ -2,82 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
-from pkcs11 import PKCS11Error, TokenFlag
-from pkcs11.exceptions import ArgumentsBad, PinLenRange, UserAlreadyLoggedIn
-from pkcs11.types import Session, Token
-
-from hwsigner.backends.pkcs11.errors import SESSION_LOST
-from hwsigner.backends.pkcs11.module import Module
+from hwsigner.backends.pkcs11.errors import (
+    ARGUMENTS_BAD,
+    PIN_INCORRECT,
+    PIN_LEN_RANGE,
+    PIN_LOCKED,
+    USER_ALREADY_LOGGED_IN,
+    PinRefusedError,
+    PKCS11Error,
+    SessionLostError,
+)
+from hwsigner.backends.pkcs11.functions import Session, TokenFlag, TokenInfo
+from hwsigner.backends.pkcs11.module import Module, TokenSession, registry_lock
 from hwsigner.backends.pkcs11.pins import (
-    REFUSED,
-    Sight,
+    TokenFingerprint,
     checked,
     forget_refusals,
     has_keypad,
-    is_anothers,
+    locked,
     only_try,
     pin_state,
     refuse_risk,
+    refuse_stranger,
     signature_pin_request,
-    tell_of_keypad,
-    unmeant,
+    token_name,
     user_pin_request,
 )
-from hwsigner.backends.pkcs11.registry import registry_lock
-from hwsigner.backends.pkcs11.session import TokenSession, handle
-from hwsigner.backends.pkcs11.uris import token_uri
-from hwsigner.errors import PinError, PinRequiredError, SigningKeyError, TokenRemovedError
+from hwsigner.errors import PinError, PinRequiredError, SigningKeyError, TokenRemovedError, WrongPinError
 from hwsigner.pins import FoundPin, PinSource
+from hwsigner.system import notices
 from hwsigner.system.stderr import quiet
 from hwsigner.uri import KeyURI
 
 
 class OpenToken(TokenSession):
-    """A token in use, and its login. Get one with `acquire`, give it back with `release`.
+    """A token in use, with at most one session and one login. Get one with `acquire`, give it back with `release`.
 
     Attributes:
+        module: its module.
+        info: the token as it was seen last.
+        name: the token as messages name it.
+        generation: counts sessions; the handles of objects are void in a later one.
         users: how many keys and searches use it.
     """
 
-    def __init__(self, module: Module, token: Token) -> None:
-        super().__init__(module, token)
+    def __init__(self, module: Module, info: TokenInfo) -> None:
+        super().__init__()
+        self.module = module
+        self.info = info
+        self.name = token_name(info)
+        self.generation = 0
         self.users = 0
+        self._is_lost = False
+        self._logged_in = False
+        self._owns_login = False
         self._uri = KeyURI("pkcs11", {})
         self._pins = PinSource()
-        self._request = user_pin_request(token, is_twin=module.is_twin(token))
+        self._public_key: bytes | None = None
+        self._request = user_pin_request(info)
         self._refusal: SigningKeyError | None = None
-        self._sight = Sight()
-        self._certified: bytes | None = None
+        self._fingerprint = TokenFingerprint()
 
-    def session(self) -> Session:
-        """Return the session, opened anew, with the login that it had, after it was dropped.
+    @property
+    def wants_login(self) -> bool:
+        """Whether private objects are hidden until a login."""
+        return not self._logged_in and bool(self.info.flags & TokenFlag.LOGIN_REQUIRED)
+
+    @property
+    def can_log_in(self) -> bool:
+        """Whether a login is still possible."""
+        return not self._logged_in and bool(self.info.flags & TokenFlag.USER_PIN_INITIALIZED)
+
+    def opened(self) -> Session:
+        """Return the session. If it was dropped, open a new one and log in as before.
 
         Raises:
             TokenRemovedError: the token is not there.
             SigningKeyError: it can't be opened.
-            PinError: its login failed. Whatever a login fails with, the token counts as logged out then.
+            PinError: the login failed. Whatever a login fails with, the token counts as logged out then.
         """
-        if self._session is None:
-            if self._is_lost:
-                self.module.look_again()
-                self._is_lost = False
-            self._open_session()
-            if self._logged_in:
-                self._recognise()
-                self._log_in(again=True)
-        return self._opened
+        if self.session is not None:
+            return self.session
+        if self._is_lost:
+            self.module.look_again()
+            self._is_lost = False
+        session = self._open_session()
+        if self._logged_in:
+            self._recognise(session)
+            self._log_in(session, again=True)
+            return self.opened()
+        return session
+
+    def drop_lost_session(self, *, thoroughly: bool = False) -> None:
+        """Drop the session if the token was removed; thoroughly: or if it has ended without that.
+
+        OpenSC's module would log in to another card in the same reader by itself, and libykcs11 would sign with it.
+        """
+        if self.session is not None and not (
+            self.module.functions.has_token(self.info.slot) and (not thoroughly or self.session.is_open())
+        ):
+            self.drop_session()
+
+    def drop_session(self) -> None:
+        """Close the session, because something is wrong with it. The next use opens a new one."""
+        self._is_lost = True
+        self._close_session()
 
     def log_in(self, uri: KeyURI, pins: PinSource, public_key: bytes | None = None) -> None:
-        """Log in, unless done: with the stored PIN, the PIN that a person gives, or at the token's own keypad.
+        """Log in, unless this was done: with the stored PIN, the PIN that the user gives, or at the token's keypad.
 
         Args:
-            uri: what is looked for. Where it names no token, and this one shows other keys only, no stored PIN is sent.
+            uri: what is looked for. If it names no token, and this one shows only other keys, no stored PIN is sent.
             pins: where the PIN comes from.
-            public_key: the certificate's DER SubjectPublicKeyInfo, where it is known.
+            public_key: the certificate's DER SubjectPublicKeyInfo, if it is known.
 
         Raises:
             PinRequiredError: no place gives a PIN for this token.
@@ -90,23 +130,12 @@ class OpenToken(TokenSession):
         if self._refusal is not None:
             message = f"{self._refusal.message}; the login is not tried again"
             raise type(self._refusal)(message, "Check the token and its PIN, then open the key again")
-        self.session()
-        self._refresh()
-        self._recognise()
-        self._uri, self._pins = uri, pins
-        self._sight.remember(self._opened, uri)
-        self._certified = public_key
-        self._log_in()
-
-    @property
-    def wants_login(self) -> bool:
-        """Whether private objects are hidden until a login."""
-        return not self._logged_in and bool(self.token.flags & TokenFlag.LOGIN_REQUIRED)
-
-    @property
-    def can_log_in(self) -> bool:
-        """Whether a login is still to be had."""
-        return not self._logged_in and bool(self.token.flags & TokenFlag.USER_PIN_INITIALIZED)
+        session = self.opened()
+        self.refresh()
+        self._recognise(session)
+        self._uri, self._pins, self._public_key = uri, pins, public_key
+        self._fingerprint.take(session, uri)
+        self._log_in(session)
 
     def log_in_for_signature(self, uri: KeyURI, pins: PinSource, begin: Callable[[], None]) -> None:
         """Begin a signature of a key that wants a PIN each time (CKA_ALWAYS_AUTHENTICATE), and log in for it.
@@ -120,78 +149,126 @@ class OpenToken(TokenSession):
             PinError: no place gives one, or a try would risk locking the PIN.
             PKCS11Error: the token's, of beginning or of the login.
         """
-        self._refresh()
-        refuse_risk(self.token, pins)
-        found = self._signature_pin(uri, pins)
+        session = self.opened()
+        self.refresh()
+        refuse_risk(self.info, pins)
+        found = self._signature_pin(session, uri, pins)
         try:
-            with self._trying(found, pins):
+            with only_try(self.module, self.info, found, pins):
                 begin()
-                self._call_log_in(found, for_signature=True)
-        except REFUSED:
+                self._send(session, found, for_signature=True)
+        except PinRefusedError:
             if pins.reuse:  # What was right at the login is wrong now.
                 for source in (pins, self._pins):
                     source.forget(self._request)
             raise
 
+    def forget_refusal(self) -> None:
+        """Let a login be tried again after a failed one, with the PIN of a key that is being opened."""
+        self._refusal = None
+
+    def refresh(self) -> TokenInfo:
+        """Return the token with its flags as they are now, if it is still there, in its slot or in another.
+
+        Raises:
+            TokenRemovedError: it is not.
+            SigningKeyError: the tokens can't be listed.
+        """
+        found: TokenInfo | None = None
+        with suppress(PKCS11Error):
+            found = self.module.functions.token(self.info.slot)
+        if found is None or found.identity != self.info.identity:
+            there = next((one for one in self.module.tokens() if one.identity == self.info.identity), None)
+            if there is None:
+                what = "was removed" + (" and another one is in its slot" if found is not None else "")
+                raise TokenRemovedError(f"{self.name} {what}", "Insert it again")
+            found = there
+        self.info = found
+        return found
+
+    def error(self, action: str, error: PKCS11Error) -> SigningKeyError:
+        """Return what to raise for an error of the token; if its PIN is wrong, with the token's warning about it."""
+        if error.code == PIN_INCORRECT:
+            with suppress(SigningKeyError):
+                self.refresh()
+            state = pin_state(self.info)
+            message = f"wrong PIN for {self.name}" + (f": {state}" if state else "")
+            return WrongPinError(message, "It was sent once: check it before the next try")
+        if error.code == PIN_LOCKED:
+            return locked(self.info)
+        kind = PinError if "PIN" in error.name else TokenRemovedError if error.is_removal else SigningKeyError
+        return kind(f"{self.name} {action}: {error}", error.hint)
+
     def failure(self, action: str, error: PKCS11Error) -> SigningKeyError:
-        """Return what to raise for an operation that failed: a TokenRemovedError where the token is not there now."""
+        """Return what to raise for an operation that failed: a TokenRemovedError if the token is not there now."""
         failed = self.error(action, error)
         if type(failed) is SigningKeyError:
             self.module.look_again()
             try:
-                self._refresh()
+                self.refresh()
             except TokenRemovedError as removed:
                 return removed
             except SigningKeyError:
                 pass
         return failed
 
-    def forget_refusal(self) -> None:
-        """Let a login be tried again after a failed one, with the PIN of a key that is being opened."""
-        self._refusal = None
-
-    def _signature_pin(self, uri: KeyURI, pins: PinSource) -> FoundPin | None:
-        if has_keypad(self.token):
-            return None
-        if pins.reuse:
-            return self._found_pin(uri, pins)
-        request = signature_pin_request(self.token, is_twin=self.is_twin)
-        try:
-            with self._asking():
-                return FoundPin(checked(self.token, pins.ask(request)), is_stored=False)
-        except PinRequiredError as error:
-            if pins.stored(uri, self._request) is None:
-                raise
-            hint = "Send the stored PIN for each signature with --reuse-pin, or run from a terminal"
-            raise PinRequiredError(error.message, hint) from None
-
     def release(self) -> None:
-        """Give the token back; the last one closes it. Not to be called while holding its lock."""
+        """Give the token back; the last user closes its session. Not to be called while holding its lock."""
         with registry_lock:
             self.users -= 1
         with self.lock:
             if self.users == 0:
                 self._close_session()
                 self._logged_in = False
-                self._sight = Sight()
+                self._fingerprint = TokenFingerprint()
 
-    def _log_in(self, *, again: bool = False) -> None:
-        found: FoundPin | None = None
+    def _open_session(self) -> Session:
+        def open_session() -> Session:
+            self.refresh()
+            try:
+                return self.module.functions.open_session(self.info.slot)
+            except PKCS11Error as error:
+                raise self.error("can't be opened", error) from error
+
+        self.session = self.module.insist(open_session)
+        self.generation += 1
+        return self.session
+
+    def _close_session(self) -> None:
+        session, self.session = self.session, None
+        if session is not None:
+            # The token may be gone, and the session with it. A login that another part of the process made stays.
+            if self._logged_in and self._owns_login:
+                with suppress(PKCS11Error):
+                    session.log_out()
+            with suppress(PKCS11Error):
+                session.close()
+
+    def _recognise(self, session: Session) -> None:
+        """Check, before a PIN is sent, that the token in the slot is not another one with the same details."""
+        if not self._fingerprint.fits(session):
+            self.drop_session()
+            what = f"{self.name} was removed, or its keys: the token in its slot has the same details and other keys"
+            raise TokenRemovedError(what, "Insert it again, or open the key again by its slot-id")
+
+    def _log_in(self, session: Session, *, again: bool = False) -> None:
+        found: FoundPin | None = None  # None: at the token's keypad.
         is_own = True
         try:
-            found = self._login_pin(again=again)
-            self._send(found)
-        except UserAlreadyLoggedIn:  # Another part of the program did, and its login counts for all sessions.
-            found, is_own = None, False
+            refuse_risk(self.info, self._pins)
+            if not has_keypad(self.info):
+                # A repeated login gets the answer that the first one got, unless a try has failed since then.
+                if pin_state(self.info) or not again:
+                    self._request = user_pin_request(self.info)
+                found = self._find_pin(session, self._uri, self._pins)
+            with only_try(self.module, self.info, found, self._pins):
+                self._send_until_it_arrives(session, found)
+            forget_refusals(self.info)
         except PKCS11Error as error:
-            # The token may have counted a try, whatever the error is.
-            # libykcs11 answers CKR_ARGUMENTS_BAD to a PIN that is too long or too short.
-            told = PinLenRange() if isinstance(error, ArgumentsBad) else error
-            self._refusal = self.error("did not accept the login", told)
-            if isinstance(self._refusal, PinError):
-                self._pins.forget(self._request)
-            self._log_out()
-            raise self._refusal from error
+            if error.code != USER_ALREADY_LOGGED_IN:
+                raise self._refused(error) from error
+            # Another part of the program has logged in, and its login counts for all sessions.
+            found, is_own = None, False
         except BaseException:
             self._log_out()
             raise
@@ -199,77 +276,82 @@ class OpenToken(TokenSession):
         if found is not None:
             self._pins.remember(self._request, found.pin)
 
-    def _send(self, found: FoundPin | None) -> None:
-        """Send a PIN; again only where the module had not noticed that the token was away, so that none arrived."""
-        with self._trying(found, self._pins):
-            try:
-                self._call_log_in(found)
-            except SESSION_LOST:
-                self.drop_session()
-                self.module.look_again()
-                self._open_session()
-                self._recognise()
-                refuse_risk(self.token, self._pins, is_stored=True)
-                self._call_log_in(found)
-        forget_refusals(self.token, is_twin=self.is_twin, by_hand=found is None or not found.is_stored)
-
-    def _call_log_in(self, found: FoundPin | None, *, for_signature: bool = False) -> None:
-        if found is None:
-            tell_of_keypad(self.token)
-        with quiet():
-            self.module.calls.log_in(handle(self._opened), found.pin if found else None, for_signature=for_signature)
-
-    def _trying(self, found: FoundPin | None, pins: PinSource) -> AbstractContextManager[None]:
-        if found is None or not found.is_stored:
-            return nullcontext()
-        return only_try(self.token, pins, self.module.looked_at, is_twin=self.is_twin)
-
-    def _recognise(self) -> None:
-        """See, before a PIN is sent, that what is in the slot is not another token that says the same of itself."""
-        if not self._sight.is_same(self._opened, is_twin=self.is_twin):
-            self.drop_session()
-            what = (
-                f"{self.name} was removed, or its keys: what is in its slot says the same of itself, and is not known"
-            )
-            raise TokenRemovedError(what, "Insert it again, or open the key again by its slot-id")
+    def _refused(self, error: PKCS11Error) -> SigningKeyError:
+        """Log out, and return the error of a failed login. The token may have counted a try, whatever the error is."""
+        # libykcs11 answers CKR_ARGUMENTS_BAD to a PIN that is too long or too short.
+        shown = PKCS11Error(PIN_LEN_RANGE) if error.code == ARGUMENTS_BAD else error
+        self._refusal = self.error("did not accept the login", shown)
+        if isinstance(self._refusal, PinError):
+            self._pins.forget(self._request)
+        self._log_out()
+        return self._refusal
 
     def _log_out(self) -> None:
         self._logged_in = False
         self.drop_session()
 
-    def _login_pin(self, *, again: bool) -> FoundPin | None:
-        """Return the PIN to log in with; None: a keypad.
-
-        A login made anew gets the answer that the first one got, unless a try has failed since then.
-        """
-        refuse_risk(self.token, self._pins)
-        if has_keypad(self.token):
+    def _signature_pin(self, session: Session, uri: KeyURI, pins: PinSource) -> FoundPin | None:
+        if has_keypad(self.info):
             return None
-        state = pin_state(self.token)
-        if state or not again:
-            self._request = user_pin_request(self.token, state, is_twin=self.is_twin)
-        return self._found_pin(self._uri, self._pins)
+        if pins.reuse:
+            return self._find_pin(session, uri, pins)
+        try:
+            with self._asking():
+                pin = pins.ask(signature_pin_request(self.info))
+        except PinRequiredError as error:
+            if pins.stored(uri, self._request) is None:
+                raise
+            hint = "Send the stored PIN for each signature with --reuse-pin, or run from a terminal"
+            raise PinRequiredError(error.message, hint) from None
+        return FoundPin(checked(self.info, pin), is_stored=False)
 
-    def _found_pin(self, uri: KeyURI, pins: PinSource) -> FoundPin:
+    def _find_pin(self, session: Session, uri: KeyURI, pins: PinSource) -> FoundPin:
         with self._asking():
             found = pins.find(uri, self._request)
-        refuse_risk(self.token, pins, is_stored=found.is_stored)
-        if found.is_stored and is_anothers(self._opened, uri, self._certified):
-            raise unmeant(self.token, uri, replace(uri, path={**token_uri(self.token, uri).path, **uri.path}))
-        checked(self.token, found.pin)
+        refuse_risk(self.info, pins, is_stored=found.is_stored)
+        if found.is_stored:
+            refuse_stranger(session, self.info, uri, self._public_key)
+        checked(self.info, found.pin)
         return found
 
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Ask the user: the process can fork meanwhile."""
+        self.asks_user = True
+        try:
+            yield
+        finally:
+            with registry_lock:  # A fork that has seen the user asked is over.
+                self.asks_user = False
 
-def acquire(module: Module, token: Token) -> OpenToken:
-    """Return the token as it is open already in this process, or newly. It is used while holding its lock."""
-    slot = token.slot.slot_id
+    def _send_until_it_arrives(self, session: Session, found: FoundPin | None) -> None:
+        """Send a PIN; again only if the module had not noticed that the token was away, so that none arrived."""
+        try:
+            self._send(session, found)
+        except SessionLostError:
+            self.drop_session()
+            self.module.look_again()
+            session = self._open_session()
+            self._recognise(session)
+            refuse_risk(self.info, self._pins, is_stored=True)
+            self._send(session, found)
+
+    def _send(self, session: Session, found: FoundPin | None, *, for_signature: bool = False) -> None:
+        if found is None:
+            notices.notify(f"type the PIN of {self.name} at its keypad")
+        with quiet():
+            session.log_in(found.pin if found else None, for_signature=for_signature)
+
+
+def acquire(module: Module, info: TokenInfo) -> OpenToken:
+    """Return the token as it is open already in this process, or newly. Hold its lock to use it."""
     with registry_lock:
-        there = [opened for opened in module.open_tokens if opened.token.slot.slot_id == slot]
-        opened = next((one for one in there if one.is_same(token)), None)
-        if opened is None:
-            opened = OpenToken(module, token)
-            module.open_tokens.append(opened)
-        if opened.users == 0:
-            opened.token = token
-        opened.users += 1
-    return opened
+        there = [one for one in module.sessions if isinstance(one, OpenToken) and one.info.slot == info.slot]
+        token = next((one for one in there if one.info.identity == info.identity), None)
+        if token is None:
+            token = OpenToken(module, info)
+            module.sessions.append(token)
+        if token.users == 0:
+            token.info = info
+        token.users += 1
+    return token

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.contract import ENVIRONMENT
 from backends.pkcs11.tokens import self_made
 from hwsigner.backends.pkcs11 import der as _pkcs11_der
 
@@ -21,35 +24,39 @@ CERTIFICATE = self_made(
 
 
 @given(st.integers(1, 66).flatmap(lambda size: st.tuples(*[st.binary(min_size=size, max_size=size)] * 2)))
-def test_signature_encoding_is_cryptographys(halves: tuple[bytes, bytes]) -> None:
+def test_ecdsa_signature_is_encoded_as_cryptography_does(halves: tuple[bytes, bytes]) -> None:
     r, s = (int.from_bytes(half, "big") for half in halves)
     assert _pkcs11_der.encode_ecdsa_signature(halves[0] + halves[1]) == encode_dss_signature(r, s)
 
 
-def test_the_public_key_of_a_certificate_is_cryptographys() -> None:
+def test_public_key_of_a_certificate_is_the_one_that_cryptography_reads() -> None:
     for kind in ("P-256", "P-521", "RSA"):
         if kind == "RSA":
             public: Any = rsa.generate_private_key(65537, 2048).public_key()
         else:
             public = ec.generate_private_key(ec.SECP256R1() if kind == "P-256" else ec.SECP521R1()).public_key()
         expected = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        der = self_made(expected, kind)
-        assert _pkcs11_der.certificate_public_key(der) == expected
-        version = bytes.fromhex("a003020102")
-        assert der.count(version) == 1
-        start = der.index(version)
-        without = b"\x30\x82" + (len(der) - start - 5).to_bytes(2) + der[start + 5 :]
-        assert _pkcs11_der.certificate_public_key(b"\x30\x82" + len(without).to_bytes(2) + without) == expected
+        assert _pkcs11_der.certificate_public_key(self_made(expected, kind)) == expected
+
+
+def test_public_key_of_a_version_1_certificate_is_read(tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    new = ["-newkey", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", str(key)]
+    command = ["openssl", "req", "-x509", "-x509v1", *new, "-subj", "/CN=x", "-outform", "DER"]
+    der = subprocess.run(command, env=ENVIRONMENT, capture_output=True, check=True).stdout
+    expected = ["openssl", "pkey", "-in", str(key), "-pubout", "-outform", "DER"]
+    public_key = subprocess.run(expected, env=ENVIRONMENT, capture_output=True, check=True).stdout
+    assert _pkcs11_der.certificate_public_key(der) == public_key
 
 
 @given(st.binary(max_size=64), st.integers(0, 300))
-def test_broken_certificates_have_no_public_key(junk: bytes, size: int) -> None:
+def test_broken_certificate_has_no_public_key(junk: bytes, size: int) -> None:
     assert _pkcs11_der.certificate_public_key(junk) is None
     assert _pkcs11_der.certificate_public_key(CERTIFICATE[: min(size, len(CERTIFICATE) // 2)]) is None
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
-def test_points_are_read_with_and_without_their_octet_string(curve: ec.EllipticCurve) -> None:
+def test_point_is_read_with_and_without_its_octet_string(curve: ec.EllipticCurve) -> None:
     for _ in range(20):
         public = ec.generate_private_key(curve).public_key()
         point = public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
@@ -61,11 +68,11 @@ def test_points_are_read_with_and_without_their_octet_string(curve: ec.EllipticC
 
 
 @given(st.binary(max_size=200))
-def test_no_point_and_no_padding_is_an_error(junk: bytes) -> None:
+def test_any_bytes_are_accepted_as_point_and_padding(junk: bytes) -> None:
     assert isinstance(_pkcs11_der.raw_point(junk), bytes)
     assert junk.startswith(_pkcs11_der.without_padding(junk))
 
 
 @given(st.binary(max_size=50))
-def test_padding_is_cut(padding: bytes) -> None:
+def test_padding_after_a_certificate_is_cut(padding: bytes) -> None:
     assert _pkcs11_der.without_padding(CERTIFICATE + padding) == CERTIFICATE

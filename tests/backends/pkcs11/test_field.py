@@ -43,7 +43,7 @@ YUBICO_FIRMWARE = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.
 @pytest.fixture(scope="module")
 def hsm(softhsm: InProcessSoftHSM) -> Iterator[InProcessSoftHSM]:
     """A token with two keys, and some for the tests to fill."""
-    token, others = softhsm.label, ("field", "crowded", "chained", "twin 1", "twin 2")
+    token, others = softhsm.label, ("misled", "crowded", "chained", "twin 1", "twin 2")
     for label in others:
         softhsm.add_token(label)
     softhsm.label = token
@@ -72,32 +72,32 @@ def issued(public_key: bytes, name: str) -> bytes:
     return certs.issue(CA, public_key, certs.Shape(name)).public_bytes(Encoding.DER)
 
 
-def test_a_certificate_with_the_id_of_no_key_leads_to_the_key_with_its_public_key(
+def test_certificate_with_the_id_of_no_key_leads_to_the_key_with_its_public_key(
     uri: Callable[..., str], hsm: InProcessSoftHSM
 ) -> None:
-    wanted = new_key(hsm, "field", "away", b"\x01")
-    new_key(hsm, "field", "another", b"\x02")
-    hsm.write_certificate(issued(wanted, "away"), "astray", b"\x99", "field")
+    wanted = new_key(hsm, "misled", "away", b"\x01")
+    new_key(hsm, "misled", "another", b"\x02")
+    hsm.write_certificate(issued(wanted, "away"), "astray", b"\x99", "misled")
     for attributes in ("object=astray", "object=astray;type=cert", "id=%99"):
         for public_key in (wanted, None):
-            with open_key(uri(attributes, token="field"), "1234", public_key=public_key) as key:
+            with open_key(uri(attributes, token="misled"), "1234", public_key=public_key) as key:
                 assert key.public_key() == wanted
 
 
-def test_a_certificate_with_the_id_of_another_key_leads_to_its_own(
+def test_certificate_with_the_id_of_another_key_leads_to_its_own_key(
     uri: Callable[..., str], hsm: InProcessSoftHSM, tmp_path: Path
 ) -> None:
-    wanted = new_key(hsm, "field", "mine", b"\x03")
-    new_key(hsm, "field", "not mine", b"\x04")
-    hsm.write_certificate(issued(wanted, "swapped"), "swapped", b"\x04", "field")
+    wanted = new_key(hsm, "misled", "mine", b"\x03")
+    new_key(hsm, "misled", "not mine", b"\x04")
+    hsm.write_certificate(issued(wanted, "swapped"), "swapped", b"\x04", "misled")
     for attributes in ("object=swapped", "id=%04;type=cert", "id=%04"):
-        with open_key(uri(attributes, token="field"), "1234", public_key=wanted) as key:
+        with open_key(uri(attributes, token="misled"), "1234", public_key=wanted) as key:
             assert openssl_verifies(tmp_path, wanted, key.sign(b"message"), b"message", "sha256")
-    with open_identity(IdentitySource(uri("object=swapped", token="field"), pin="1234")) as identity:
+    with open_identity(IdentitySource(uri("object=swapped", token="misled"), pin="1234")) as identity:
         assert identity.sign(b"message")
 
 
-def test_a_key_that_is_named_is_not_replaced_by_the_certificates(
+def test_named_key_is_opened_even_if_the_certificate_has_another(
     uri: Callable[..., str], hsm: InProcessSoftHSM
 ) -> None:
     wanted = hsm.public_key(b"\x01")
@@ -107,19 +107,19 @@ def test_a_key_that_is_named_is_not_replaced_by_the_certificates(
         open_key(uri("object=nonesuch"), "1234", public_key=wanted)
 
 
-def test_the_one_key_without_a_public_key_may_be_the_certificates(
+def test_key_without_a_public_key_is_opened_for_a_certificate(
     uri: Callable[..., str], hsm: InProcessSoftHSM, tmp_path: Path
 ) -> None:
-    bare = new_key(hsm, "field", "bare", b"\x05", public=False)
-    with open_key(uri("", token="field"), "1234", public_key=bare) as key:
+    bare = new_key(hsm, "misled", "bare", b"\x05", public=False)
+    with open_key(uri("", token="misled"), "1234", public_key=bare) as key:
         assert key.public_key() is None
         assert openssl_verifies(tmp_path, bare, key.sign(b"message"), b"message", "sha256")
-    hsm.write_certificate(issued(bare, "bare"), "of the bare key", b"\x98", "field")
-    with open_identity(IdentitySource(uri("object=of%20the%20bare%20key", token="field"), pin="1234")) as identity:
+    hsm.write_certificate(issued(bare, "bare"), "of the bare key", b"\x98", "misled")
+    with open_identity(IdentitySource(uri("object=of%20the%20bare%20key", token="misled"), pin="1234")) as identity:
         assert identity.sign(b"message")
 
 
-def test_empty_names_tell_objects_apart(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+def test_empty_label_in_a_uri_names_the_object_without_a_label(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
     publics = [new_key(hsm, "crowded", label, key_id) for label, key_id in (("", b"\x01"), ("named", b"\x02"))]
     hsm.write_certificate(self_made(publics[0], "nameless"), "", b"\x01", "crowded")
     hsm.write_certificate(self_made(publics[0], "named"), "named", b"\x01", "crowded")
@@ -131,7 +131,7 @@ def test_empty_names_tell_objects_apart(uri: Callable[..., str], hsm: InProcessS
         assert find_certificates(one.uri) == [one]
 
 
-def test_objects_that_are_no_certificates_of_ours_break_nothing(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+def test_broken_certificates_on_a_token_are_skipped(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
     public_key = new_key(hsm, "crowded", "good", b"\x10")
     good = issued(public_key, "good")
     junk = [
@@ -150,7 +150,9 @@ def test_objects_that_are_no_certificates_of_ours_break_nothing(uri: Callable[..
 
 
 @pytest.mark.parametrize("size", [65, 0, 1, 20])
-def test_points_as_tokens_have_them(uri: Callable[..., str], hsm: InProcessSoftHSM, size: int) -> None:
+def test_key_signs_whatever_point_its_public_key_object_has(
+    uri: Callable[..., str], hsm: InProcessSoftHSM, size: int
+) -> None:
     key_id = bytes((0x80 + size,))
     wanted = new_key(hsm, "crowded", f"point of {size} bytes", key_id, public=False)
     point = wanted[-65:][:size]
@@ -161,7 +163,7 @@ def test_points_as_tokens_have_them(uri: Callable[..., str], hsm: InProcessSoftH
         assert key.sign(b"message")
 
 
-def test_an_attestation_certificate_is_not_the_users(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+def test_attestation_certificate_is_not_the_leaf(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
     public_key = new_key(hsm, "crowded", "attested", b"\x30")
     attestation, own = self_made(public_key, "attestation", YUBICO_FIRMWARE), issued(public_key, "own")
     hsm.write_certificate(attestation, "X.509 Certificate for PIV Attestation 9a", b"\x30", "crowded")
@@ -171,7 +173,9 @@ def test_an_attestation_certificate_is_not_the_users(uri: Callable[..., str], hs
         assert identity.chain.intermediates == ()
 
 
-def test_the_chain_on_a_token_is_ordered_and_without_strangers(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+def test_chain_on_a_token_is_ordered_and_has_no_unrelated_certificates(
+    uri: Callable[..., str], hsm: InProcessSoftHSM
+) -> None:
     public_key = new_key(hsm, "chained", "leaf", b"\x01")
     root = certs.make_ca("root")
     upper = certs.make_ca("upper", root)
@@ -189,9 +193,7 @@ def test_the_chain_on_a_token_is_ordered_and_without_strangers(uri: Callable[...
             assert [one.x509 for one in identity.chain.intermediates] == [lower.certificate, upper.certificate]
 
 
-def test_two_leaves_of_one_key_are_listed_each_with_a_uri_of_its_own(
-    uri: Callable[..., str], hsm: InProcessSoftHSM
-) -> None:
+def test_two_leaves_of_one_key_are_listed_with_a_uri_for_each(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
     public_key = new_key(hsm, "crowded", "renewed", b"\x40")
     ca = certs.make_ca()
     for name, end in (("old", certs.ago(-3)), ("new", certs.ago(-9))):
@@ -206,7 +208,7 @@ def test_two_leaves_of_one_key_are_listed_each_with_a_uri_of_its_own(
         assert "object=new" in identity.chain.leaf.source
 
 
-def test_tokens_with_the_same_key_are_listed_each_with_a_uri_of_its_own(
+def test_tokens_with_the_same_key_are_listed_with_a_uri_for_each(
     uri: Callable[..., str], hsm: InProcessSoftHSM
 ) -> None:
     def ask(request: PinRequest) -> str:
@@ -225,14 +227,14 @@ def test_tokens_with_the_same_key_are_listed_each_with_a_uri_of_its_own(
         assert f"token={token.replace(' ', '%20')};serial=" in found.uri
 
 
-def test_a_type_that_names_no_key_and_no_certificate_is_refused(uri: Callable[..., str]) -> None:
+def test_uri_type_other_than_key_or_certificate_is_an_error(uri: Callable[..., str]) -> None:
     for kind in ("secret-key", "data", "key", ""):
         for find in (open_key, find_certificates):
             with pytest.raises(UsageError, match="type"):
                 find(uri(f"object=P-256;type={kind}"), "1234")
 
 
-def test_the_id_as_pkcs11_tool_writes_it(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+def test_id_as_pkcs11_tool_writes_it_finds_the_key(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
     wanted = new_key(hsm, "crowded", "long id", b"\x99\x0a\xff\x3b")
     (line,) = [
         line
@@ -245,7 +247,9 @@ def test_the_id_as_pkcs11_tool_writes_it(uri: Callable[..., str], hsm: InProcess
         assert key.public_key() == wanted
 
 
-def test_keys_with_the_same_names_are_said_to_be_alike(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+def test_error_asks_for_other_names_when_keys_have_the_same_label_and_id(
+    uri: Callable[..., str], hsm: InProcessSoftHSM
+) -> None:
     publics = []
     for _ in range(2):
         hsm.generate("alike", b"\x50", "EC:prime256v1", "crowded")

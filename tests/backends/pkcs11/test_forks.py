@@ -29,7 +29,7 @@ thread.start()
 for _ in range(5):
     child = os.fork()
     if child == 0:
-        signal.alarm(10)
+        signal.alarm(50)
         key.sign(b"message")
         key.close()
         with open_key(uri, "1234") as another:
@@ -42,7 +42,7 @@ print(len(key.sign(b"message")) > 60)
 """
 
 
-def test_a_forked_child_signs_and_so_does_its_parent(hsm: InProcessSoftHSM) -> None:
+def test_child_signs_after_a_fork_and_so_does_its_parent(hsm: InProcessSoftHSM) -> None:
     assert run_alone(FORK, hsm.module, hsm.env, hsm.label) == "True\n"
 
 
@@ -82,7 +82,7 @@ print(len(statuses), set(statuses))
 """
 
 
-def test_children_forked_together_sign(hsm: InProcessSoftHSM) -> None:
+def test_children_sign_when_they_log_in_at_once(hsm: InProcessSoftHSM) -> None:
     # SoftHSM writes to a token's file at each login: a login of another process may fail then, and is not tried again.
     assert run_alone(FORKED_TOGETHER, hsm.module, hsm.env, hsm.label) == "32 {7}\n"
 
@@ -101,10 +101,9 @@ thread = threading.Thread(target=key.sign, args=(b"message",))
 thread.start()
 while not shim.waiting():
     time.sleep(0.01)
-began = time.monotonic()
 child = os.fork()
 if child == 0:
-    signal.alarm(10)
+    signal.alarm(50)
     assert other.sign(b"message")
     for _ in range(2):
         try:
@@ -113,16 +112,16 @@ if child == 0:
             print(error.message, flush=True)
     key.close()
     os._exit(7)
-print(time.monotonic() - began < 2, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 shim.hold(held=False)
 thread.join()
 print(len(key.sign(b"message")) > 60)
 """
 
 
-def test_a_fork_does_not_wait_for_a_touch(loaded_shim: Shim, hsm: InProcessSoftHSM) -> None:
+def test_fork_does_not_wait_for_a_touch(loaded_shim: Shim, hsm: InProcessSoftHSM) -> None:
     message = f"PKCS #11 module {loaded_shim.path} was busy when this process was forked, and can't be used in it\n"
-    expected = f"{message}{message}True 7\nTrue\n"
+    expected = f"{message}{message}7\nTrue\n"
     assert (
         run_alone(FORK_WHILE_WAITING, loaded_shim.path, {**loaded_shim.env, **hsm.env}, hsm.label, OTHER=hsm.module)
         == expected
@@ -130,28 +129,27 @@ def test_a_fork_does_not_wait_for_a_touch(loaded_shim: Shim, hsm: InProcessSoftH
 
 
 FORK_WHILE_ASKING = """
-import os, signal, sys, threading, time
+import os, signal, sys, threading
 from hwsigner.key import open_key
 uri = f"{os.environ['URI']};object=P-256?module-path={sys.argv[1]}"
 asked, answered = threading.Event(), threading.Event()
 def ask(request):
     asked.set()
-    assert answered.wait(10)
+    assert answered.wait(50)
     return "1234"
 thread = threading.Thread(target=lambda: open_key(uri, ask).close())
 thread.start()
-asked.wait()
-began = time.monotonic()
+assert asked.wait(50)
 child = os.fork()
 if child == 0:
-    signal.alarm(10)
+    signal.alarm(50)
     open_key(uri, "1234").sign(b"message")
     os._exit(7)
-print(time.monotonic() - began < 0.4, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 answered.set()
 thread.join()
 """
 
 
-def test_a_fork_does_not_wait_for_a_pin(hsm: InProcessSoftHSM) -> None:
-    assert run_alone(FORK_WHILE_ASKING, hsm.module, hsm.env, hsm.label) == "True 7\n"
+def test_fork_does_not_wait_for_a_pin(hsm: InProcessSoftHSM) -> None:
+    assert run_alone(FORK_WHILE_ASKING, hsm.module, hsm.env, hsm.label) == "7\n"

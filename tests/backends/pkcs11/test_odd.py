@@ -48,7 +48,7 @@ def command(hsm: InProcessSoftHSM, odd_module: Path, tmp_path: Path) -> Callable
     return run
 
 
-def test_what_a_module_prints_is_shown_with_debug_alone(
+def test_output_of_a_module_is_shown_only_with_debug(
     command: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     quiet = command("list", chatter="WARNING: no config found")
@@ -56,14 +56,14 @@ def test_what_a_module_prints_is_shown_with_debug_alone(
     assert command("list", "--debug", chatter="WARNING: no config found").stderr == "WARNING: no config found\n"
 
 
-def test_a_modules_last_words_do_not_hide_the_error(command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_output_of_a_module_does_not_hide_the_error(command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     failed = command("list", chatter="noise", module="/nonexistent.so")
     assert failed.returncode == 3
     assert failed.stderr.startswith("hwsigner: PKCS #11 module ")
     assert "noise" not in failed.stderr
 
 
-def test_an_object_that_cant_be_read_does_not_hide_the_others(
+def test_unreadable_object_does_not_hide_the_others(
     command: Callable[..., subprocess.CompletedProcess[str]], hsm: InProcessSoftHSM
 ) -> None:
     for name, found in (("P-256", True), ("unreadable", False)):
@@ -73,7 +73,7 @@ def test_an_object_that_cant_be_read_does_not_hide_the_others(
     assert f"no key is named by pkcs11:token={hsm.label};object=unreadable" in done.stderr
 
 
-def test_a_token_without_login_required_still_hides_its_keys(
+def test_token_is_logged_in_to_when_it_hides_its_keys_without_saying_so(
     command: Callable[..., subprocess.CompletedProcess[str]], hsm: InProcessSoftHSM, tmp_path: Path
 ) -> None:
     key = f"pkcs11:token={hsm.label};object=P-256?pin-value=1234"
@@ -85,7 +85,7 @@ def test_a_token_without_login_required_still_hides_its_keys(
     ("flags", "state"),
     [("0", "good"), (COUNT_LOW, "an earlier try failed"), (FINAL_TRY, "one try is left"), (LOCKED, "locked")],
 )
-def test_the_list_says_how_the_pin_is_and_sends_none(
+def test_list_shows_the_state_of_the_pin_and_sends_none(
     command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, flags: str, state: str
 ) -> None:
     listed = command("list", "--pkcs11-lib=x", **{"raise": flags}).stdout

@@ -73,7 +73,7 @@ def uri(hsm: InProcessSoftHSM) -> Callable[[str], str]:
         b" led".ljust(32),
     ],
 )
-def test_a_token_is_named_by_what_other_tools_call_it(hsm: InProcessSoftHSM, label: bytes) -> None:
+def test_token_is_found_by_the_uri_that_p11tool_prints(hsm: InProcessSoftHSM, label: bytes) -> None:
     before = tokens.p11tool(hsm, "--list-token-urls").split()
     tokens.run([sys.executable, "-c", _INITIALISE, hsm.module, label.hex()], hsm)
     hsm.reload()
@@ -103,7 +103,7 @@ ODD: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_a_key_signs_by_the_uri_of_the_list(hsm: InProcessSoftHSM, kind: str, tmp_path: Path) -> None:
+def test_key_signs_when_opened_by_its_uri_in_the_list(hsm: InProcessSoftHSM, kind: str, tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     private, public = ODD[kind]
@@ -130,7 +130,7 @@ def listed(hsm: InProcessSoftHSM) -> list[Any]:
     return list(token.objects)
 
 
-def test_what_is_neither_a_key_nor_a_certificate_is_passed_over(hsm: InProcessSoftHSM) -> None:
+def test_list_leaves_out_objects_other_than_keys_and_certificates(hsm: InProcessSoftHSM) -> None:
     before = {one.uri for one in listed(hsm)}
     data = {"CLASS": tokens.DATA, "VALUE": b"x", "APPLICATION": b"a", "PRIVATE": False}
     secret = {"CLASS": 4, "KEY_TYPE": 0x1F, "VALUE": bytes(32), "PRIVATE": True}
@@ -140,7 +140,7 @@ def test_what_is_neither_a_key_nor_a_certificate_is_passed_over(hsm: InProcessSo
 
 @pytest.mark.parametrize("latest", [False, True])
 @pytest.mark.parametrize("serial", [0x11, 0x12])
-def test_a_selected_certificate_is_the_leaf_whatever_shares_its_label_and_id(
+def test_selected_certificate_is_the_leaf_when_another_has_its_label_and_id(
     hsm: InProcessSoftHSM, renewed: None, serial: int, latest: bool
 ) -> None:
     source = identity_source(selecting(hsm, f"Key=x509Serial,Value={serial:x}", latest=latest), lambda request: "1234")
@@ -149,7 +149,7 @@ def test_a_selected_certificate_is_the_leaf_whatever_shares_its_label_and_id(
         assert identity.sign(b"message")
 
 
-def test_several_selected_certificates_are_an_error_unless_the_latest_is_taken(
+def test_several_selected_certificates_are_an_error_unless_the_latest_is_asked_for(
     hsm: InProcessSoftHSM, renewed: None
 ) -> None:
     with pytest.raises(AmbiguousCertificateError):
@@ -182,10 +182,10 @@ def selecting(hsm: InProcessSoftHSM, selector: str, *, latest: bool = False) -> 
 
 @pytest.mark.parametrize("module", [OPENSC, YKCS11])
 @pytest.mark.parametrize("pin", ["12", "123456789", "1" * 64, "ü" * 40])
-def test_a_pin_of_another_length_costs_no_try_and_may_be_corrected(yubikey: YubiKey, module: str, pin: str) -> None:
+def test_pin_of_an_invalid_length_costs_no_try_and_can_be_corrected(yubikey: YubiKey, module: str, pin: str) -> None:
     yubikey.generate(0x9A)
     yubikey.self_sign(0x9A, "hwsigner")
-    with pytest.raises(PinError, match="a length that it does not take"):
+    with pytest.raises(PinError, match="a length that it does not accept"):
         open_key(yubikey.uri(0x9A, module), PinSource(pin))
     assert yubikey.pin_tries == []
     open_key(yubikey.uri(0x9A, module), PinSource(yubikey.pin)).close()

@@ -14,14 +14,13 @@ import pytest
 
 from backends.contract import ENVIRONMENT
 from emulators import InProcessSoftHSM
-from hwsigner.backends.pkcs11 import paths as _pkcs11_p11kit
-from hwsigner.backends.pkcs11 import paths as _pkcs11_paths
+from hwsigner.backends.pkcs11 import paths
 from hwsigner.errors import AmbiguousKeyError, BackendUnavailableError
 from hwsigner.key import list_tokens, open_key
 from hwsigner.uri import KeyURI
 
 ROOT = Path(__file__).parents[3]
-(PROXY,) = _pkcs11_paths.module_paths(KeyURI("pkcs11", {}))
+(PROXY,) = paths.module_paths(KeyURI("pkcs11", {}))
 # The proxy loads the smart cards' modules too, which keep to the pcscd that they find at first, in later tests as well.
 pytestmark = pytest.mark.usefixtures("pcsc")
 
@@ -38,10 +37,10 @@ def folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A system whose folders are empty: modules lie in `lib/pkcs11`, p11-kit's files in `etc` and `packages`."""
     for name in ("lib/pkcs11", "etc/modules", "packages", "home/pkcs11/modules"):
         (tmp_path / name).mkdir(parents=True)
-    monkeypatch.setattr(_pkcs11_paths, "_FOLDERS", (str(tmp_path / "lib" / "pkcs11"),))
-    monkeypatch.setattr(_pkcs11_paths, "_KNOWN", ("libsofthsm2.so", "libykcs11.so*", str(tmp_path / "opt" / "*.so")))
-    monkeypatch.setattr(_pkcs11_p11kit, "_SYSTEM", tmp_path / "etc")
-    monkeypatch.setattr(_pkcs11_p11kit, "_PACKAGES", tmp_path / "packages")
+    monkeypatch.setattr(paths, "_FOLDERS", (str(tmp_path / "lib" / "pkcs11"),))
+    monkeypatch.setattr(paths, "_KNOWN", ("libsofthsm2.so", "libykcs11.so*", str(tmp_path / "opt" / "*.so")))
+    monkeypatch.setattr(paths, "_SYSTEM", tmp_path / "etc")
+    monkeypatch.setattr(paths, "_PACKAGES", tmp_path / "packages")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     return tmp_path
@@ -51,22 +50,22 @@ def link(folders: Path, hsm: InProcessSoftHSM, name: str) -> None:
     (folders / "lib" / "pkcs11" / name).symlink_to(os.path.realpath(hsm.module))
 
 
-def test_without_any_module_the_message_says_what_was_tried(folders: Path) -> None:
+def test_error_says_where_modules_were_looked_for_when_there_is_none(folders: Path) -> None:
     with pytest.raises(BackendUnavailableError, match="no PKCS #11 module is found") as caught:
         open_key("pkcs11:token=x")
     assert f"p11-kit-proxy.so is in none of {folders}/lib/pkcs11" in caught.value.message
     assert "--pkcs11-lib" in caught.value.hint
 
 
-def test_without_a_proxy_p11_kits_modules_are_tried_and_then_known_ones(folders: Path, hsm: InProcessSoftHSM) -> None:
+def test_configured_modules_then_known_ones_are_used_without_a_proxy(folders: Path, hsm: InProcessSoftHSM) -> None:
     link(folders, hsm, "libsofthsm2.so")
     link(folders, hsm, "configured.so")
-    assert _pkcs11_paths.module_paths(KeyURI("pkcs11", {})) == [str(folders / "lib" / "pkcs11" / "libsofthsm2.so")]
+    assert paths.module_paths(KeyURI("pkcs11", {})) == [str(folders / "lib" / "pkcs11" / "libsofthsm2.so")]
     with open_key(f"pkcs11:token={hsm.label};object=P-256", "1234") as key:
         assert key.sign(b"message")
     (folders / "packages" / "one.module").write_text("module: configured.so\n")
     (folders / "packages" / "two.module").write_text("module: /etc/passwd\n")
-    assert len(_pkcs11_paths.module_paths(KeyURI("pkcs11", {}))) == 2
+    assert len(paths.module_paths(KeyURI("pkcs11", {}))) == 2
     with open_key(f"pkcs11:token={hsm.label};object=P-256", "1234") as key:
         assert key.sign(b"message")
     with pytest.raises(BackendUnavailableError, match="no token of 2 PKCS #11 modules matches") as caught:
@@ -76,7 +75,7 @@ def test_without_a_proxy_p11_kits_modules_are_tried_and_then_known_ones(folders:
 
 
 @pytest.mark.parametrize("query", ["", f"&module-path={PROXY}"])
-def test_a_key_is_used_through_p11_kits_proxy(hsm: InProcessSoftHSM, query: str) -> None:
+def test_key_signs_through_the_proxy_of_p11_kit(hsm: InProcessSoftHSM, query: str) -> None:
     key = f"pkcs11:token={hsm.label};object=P-256?pin-value=1234{query}"
     environment = {**ENVIRONMENT, **hsm.env, "HOME": "/nonexistent", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "hwsigner", "sign-string", "--private-key", key, "--format", "text"]
@@ -85,11 +84,11 @@ def test_a_key_is_used_through_p11_kits_proxy(hsm: InProcessSoftHSM, query: str)
     assert bytes.fromhex(done.stdout).startswith(b"\x30")
 
 
-def test_a_proxy_is_taken_before_other_modules(folders: Path, hsm: InProcessSoftHSM) -> None:
+def test_proxy_is_preferred_to_other_modules(folders: Path, hsm: InProcessSoftHSM) -> None:
     link(folders, hsm, "libsofthsm2.so")
     proxy = folders / "lib" / "pkcs11" / "p11-kit-proxy.so"
     proxy.touch()
-    assert _pkcs11_paths.module_paths(KeyURI("pkcs11", {})) == [str(proxy)]
+    assert paths.module_paths(KeyURI("pkcs11", {})) == [str(proxy)]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +104,9 @@ def test_a_proxy_is_taken_before_other_modules(folders: Path, hsm: InProcessSoft
         ("mine", "libmine_pkcs11.so"),
     ],
 )
-def test_a_modules_name_has_no_affixes_and_no_case(folders: Path, hsm: InProcessSoftHSM, name: str, file: str) -> None:
+def test_module_name_matches_without_affixes_and_case(
+    folders: Path, hsm: InProcessSoftHSM, name: str, file: str
+) -> None:
     link(folders, hsm, file)
     link(folders, hsm, "another.so")
     with open_key(f"pkcs11:token={hsm.label};object=P-256?module-name={name}", "1234") as key:
@@ -114,17 +115,17 @@ def test_a_modules_name_has_no_affixes_and_no_case(folders: Path, hsm: InProcess
         open_key("pkcs11:token=x?module-name=min")
 
 
-def test_a_modules_name_is_one_of_p11_kits_configuration(folders: Path, hsm: InProcessSoftHSM) -> None:
+def test_module_name_may_be_a_name_in_the_configuration_of_p11_kit(folders: Path, hsm: InProcessSoftHSM) -> None:
     (folders / "etc" / "modules" / "Odd Name.module").write_text(f"# a comment: x\n module :  {hsm.module} \n")
     with open_key(f"pkcs11:token={hsm.label};object=P-256?module-name=odd%20name", "1234") as key:
         assert key.sign(b"message")
 
 
 def configured(folders: Path) -> dict[str, str]:
-    return {one.name: one.path for one in _pkcs11_p11kit.configured_modules((str(folders / "lib" / "pkcs11"),))}
+    return {one.name: one.path for one in paths.configured_modules()}
 
 
-def test_a_users_configuration_wins_over_the_systems_and_that_over_the_packages(folders: Path) -> None:
+def test_users_configuration_wins_over_the_systems_and_that_over_the_packages(folders: Path) -> None:
     files = {
         "packages": {"a": "/p/a", "b": "/p/b", "c": "/p/c"},
         "etc/modules": {"a": "/e/a", "b": "/e/b"},
@@ -139,7 +140,7 @@ def test_a_users_configuration_wins_over_the_systems_and_that_over_the_packages(
         assert configured(folders) == expected
 
 
-def test_roots_own_configuration_is_not_read(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_roots_own_configuration_is_ignored(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folders / "home" / "pkcs11" / "modules" / "a.module").write_text("module: /h/a\n")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert configured(folders) == {}
@@ -156,26 +157,26 @@ def test_roots_own_configuration_is_not_read(folders: Path, monkeypatch: pytest.
         ("enable-in: firefox, hwsigner", True),
     ],
 )
-def test_modules_that_p11_kits_proxy_does_not_show_are_not_listed(folders: Path, settings: str, shown: bool) -> None:
+def test_list_leaves_out_modules_that_the_proxy_does_not_show(folders: Path, settings: str, shown: bool) -> None:
     (folders / "packages" / "a.module").write_text(f"module: /p/a\n{settings}\n")
     (folders / "packages" / "b.module").write_text("module: /p/b\n")
-    assert _pkcs11_paths.listed_paths(KeyURI("pkcs11", {})) == (["/p/a", "/p/b"] if shown else ["/p/b"])
+    assert paths.listed_paths(KeyURI("pkcs11", {})) == (["/p/a", "/p/b"] if shown else ["/p/b"])
 
 
-def test_known_modules_that_p11_kit_knows_nothing_of_are_listed_too(folders: Path, hsm: InProcessSoftHSM) -> None:
+def test_list_has_known_modules_that_are_not_configured(folders: Path, hsm: InProcessSoftHSM) -> None:
     link(folders, hsm, "libsofthsm2.so")
     (folders / "lib" / "pkcs11" / "libykcs11.so.2").write_text("")
     (folders / "packages" / "a.module").write_text("module: /p/a\n")
-    names = [os.path.basename(path) for path in _pkcs11_paths.listed_paths(KeyURI("pkcs11", {}))]
+    names = [os.path.basename(path) for path in paths.listed_paths(KeyURI("pkcs11", {}))]
     assert names == ["a", "libsofthsm2.so", "libykcs11.so.2"]
     # One that its configuration hides stays hidden, whatever it is called there.
     hidden = os.path.realpath(hsm.module)
     (folders / "packages" / "b.module").write_text(f"module: {hidden}\ndisable-in: p11-kit-proxy\n")
-    names = [os.path.basename(path) for path in _pkcs11_paths.listed_paths(KeyURI("pkcs11", {}))]
+    names = [os.path.basename(path) for path in paths.listed_paths(KeyURI("pkcs11", {}))]
     assert names == ["a", "libykcs11.so.2"]
 
 
-def test_a_token_of_an_unconfigured_module_is_listed_with_its_module(folders: Path, hsm: InProcessSoftHSM) -> None:
+def test_uri_names_the_module_of_a_token_whose_module_is_not_configured(folders: Path, hsm: InProcessSoftHSM) -> None:
     link(folders, hsm, "libsofthsm2.so")
     (folders / "lib" / "pkcs11" / "libykcs11.so.2").write_text("")
     with warnings.catch_warnings(record=True) as caught:  # libykcs11 is no module, and nobody asked for it.
@@ -188,17 +189,17 @@ def test_a_token_of_an_unconfigured_module_is_listed_with_its_module(folders: Pa
         assert key.sign(b"message")
 
 
-def test_a_token_that_p11_kit_does_not_show_may_be_in_a_module_that_it_does_not_know(
+def test_error_names_modules_that_are_not_configured_when_a_token_is_not_found(
     folders: Path, hsm: InProcessSoftHSM
 ) -> None:
     (folders / "lib" / "pkcs11" / "p11-kit-proxy.so").symlink_to(PROXY)
     link(folders, hsm, "libsofthsm2.so")
     with pytest.raises(BackendUnavailableError) as caught:
         open_key("pkcs11:token=nonesuch", "1234")
-    assert f"{folders}/lib/pkcs11/libsofthsm2.so: name such with --pkcs11-lib" in caught.value.hint
+    assert f"{folders}/lib/pkcs11/libsofthsm2.so: name such a module with --pkcs11-lib" in caught.value.hint
 
 
-def test_broken_configuration_is_no_error(folders: Path) -> None:
+def test_broken_configuration_of_p11_kit_is_ignored(folders: Path) -> None:
     for name, data in {
         "empty": b"",
         "binary": b"\xff\0:\xfe",
@@ -211,7 +212,7 @@ def test_broken_configuration_is_no_error(folders: Path) -> None:
 
 
 @pytest.mark.usefixtures("softhsm_folder")
-def test_the_systems_modules_are_those_of_p11_kit() -> None:
+def test_modules_of_the_system_are_those_that_p11_kit_lists() -> None:
     printed = subprocess.run(
         ["p11-kit", "list-modules"],
         # Not everybody may read the system's configuration of SoftHSM.
@@ -221,12 +222,12 @@ def test_the_systems_modules_are_those_of_p11_kit() -> None:
         check=True,
     ).stdout
     theirs = dict(re.findall(r"^module: (\S+)\n\s+path: (\S+)$", printed, re.MULTILINE))
-    ours = {one.name: one.path for one in _pkcs11_p11kit.configured_modules(_pkcs11_paths._FOLDERS)}
+    ours = {one.name: one.path for one in paths.configured_modules()}
     assert "softhsm2" in theirs
     assert theirs.items() <= ours.items()
 
 
-def test_a_broken_module_is_a_warning_of_the_list(folders: Path, hsm: InProcessSoftHSM) -> None:
+def test_list_warns_about_a_broken_module(folders: Path, hsm: InProcessSoftHSM) -> None:
     shutil.copy("/etc/passwd", folders / "lib" / "pkcs11" / "broken.so")
     (folders / "packages" / "broken.module").write_text("module: broken.so\n")
     (folders / "packages" / "good.module").write_text(f"module: {hsm.module}\n")
@@ -234,7 +235,7 @@ def test_a_broken_module_is_a_warning_of_the_list(folders: Path, hsm: InProcessS
         assert hsm.label in {token.label for token in list_tokens()}
 
 
-def test_a_token_of_two_modules_is_named_with_its_module(folders: Path, hsm: InProcessSoftHSM) -> None:
+def test_uris_name_the_module_when_two_modules_show_a_token(folders: Path, hsm: InProcessSoftHSM) -> None:
     (folders / "lib" / "pkcs11" / "copy.so").write_bytes(Path(hsm.module).read_bytes())
     for name, path in (("copy", "copy.so"), ("module", hsm.module)):
         (folders / "packages" / f"{name}.module").write_text(f"module: {path}\n")

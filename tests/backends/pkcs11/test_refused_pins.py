@@ -60,7 +60,7 @@ def outcome(process: subprocess.Popen[str]) -> str:
     return process.communicate(timeout=60)[0].strip()
 
 
-def test_processes_in_a_row_send_it_once(uri: str, yubikey: YubiKey, tmp_path: Path) -> None:
+def test_refused_pin_is_sent_once_by_several_processes_in_a_row(uri: str, yubikey: YubiKey, tmp_path: Path) -> None:
     outcomes = [outcome(start(uri)) for _ in range(3)]
     assert outcomes == ["WrongPinError", "PinLockedError", "PinLockedError"]
     assert yubikey.pin_tries == [0x63C2]
@@ -71,7 +71,7 @@ def test_processes_in_a_row_send_it_once(uri: str, yubikey: YubiKey, tmp_path: P
     assert set(yubikey.pin_tries[1:]) == {0x9000}
 
 
-def test_processes_at_once_send_it_once(uri: str, yubikey: YubiKey) -> None:
+def test_refused_pin_is_sent_once_by_several_processes_at_once(uri: str, yubikey: YubiKey) -> None:
     processes = [start(uri) for _ in range(3)]
     assert sorted(map(outcome, processes)) == ["PinLockedError", "PinLockedError", "WrongPinError"]
     assert yubikey.pin_tries == [0x63C2]
@@ -92,14 +92,14 @@ def wrong_once(shim: Shim) -> None:
         open_key(shim.uri(), WRONG)
 
 
-def test_what_is_kept_is_empty_and_nobody_elses_to_read(silent: Shim) -> None:
+def test_record_of_a_refusal_is_an_empty_private_file(silent: Shim) -> None:
     wrong_once(silent)
     [kept] = (file for file in refusals_folder().iterdir() if file.suffix != ".lock")
     assert kept.read_bytes() == b""
     assert (kept.stat().st_mode & 0o777, refusals_folder().stat().st_mode & 0o777) == (0o600, 0o700)
 
 
-def test_the_message_says_what_to_do(silent: Shim) -> None:
+def test_error_for_a_refused_pin_says_what_to_do(silent: Shim) -> None:
     wrong_once(silent)
     with pytest.raises(PinLockedError, match="an earlier PIN failed at token 'one'") as caught:
         open_key(silent.uri(), "1234")
@@ -107,14 +107,14 @@ def test_the_message_says_what_to_do(silent: Shim) -> None:
     assert silent.count(LOGIN) == 1
 
 
-def test_a_person_may_still_type_it_and_so_lets_it_be_sent_again(silent: Shim) -> None:
+def test_stored_pin_is_sent_again_after_the_user_typed_the_right_one(silent: Shim) -> None:
     wrong_once(silent)
     open_key(silent.uri(), Person("1234")).close()
     open_key(silent.uri(), "1234").close()
     assert silent.count(LOGIN) == 3
 
 
-def test_one_try_can_be_allowed(silent: Shim) -> None:
+def test_flag_allows_one_try_after_a_refusal(silent: Shim) -> None:
     wrong_once(silent)
     with pytest.raises(WrongPinError):
         open_key(silent.uri(), PinSource(WRONG, allow_final_try=True))
@@ -124,14 +124,14 @@ def test_one_try_can_be_allowed(silent: Shim) -> None:
     open_key(silent.uri(), "1234").close()
 
 
-def test_another_token_gets_its_own(silent: Shim) -> None:
+def test_refusal_of_one_token_does_not_stop_the_pin_of_another(silent: Shim) -> None:
     wrong_once(silent)
     open_key(silent.uri(token="two"), "1234").close()
     with pytest.raises(PinLockedError):
         open_key(silent.uri(), "1234")
 
 
-def test_what_a_token_says_itself_is_not_kept_besides(shim: Shim) -> None:
+def test_login_by_another_program_ends_a_refusal_that_the_token_shows_itself(shim: Shim) -> None:
     wrong_once(shim)
     with pytest.raises(PinLockedError):
         open_key(shim.uri(), "1234")
@@ -148,13 +148,13 @@ def with_pkcs11_tool(shim: Shim) -> None:
     )
 
 
-def test_a_typed_pin_that_was_wrong_holds_back_no_stored_one(silent: Shim) -> None:
+def test_stored_pin_is_sent_after_a_typed_one_was_wrong(silent: Shim) -> None:
     with pytest.raises(WrongPinError):
         open_key(silent.uri(), Person(WRONG))
     open_key(silent.uri(), "1234").close()
 
 
-def test_a_typed_pin_that_is_wrong_now_is_not_remembered(silent: Shim) -> None:
+def test_typed_pin_is_forgotten_when_it_is_wrong_later(silent: Shim) -> None:
     person = Person("1234", "1234")
     pins = PinSource(ask=person)
     with open_key(silent.uri(), pins) as key:
@@ -170,7 +170,7 @@ def test_a_typed_pin_that_is_wrong_now_is_not_remembered(silent: Shim) -> None:
     assert len(person.asked) == 2
 
 
-def test_a_failure_that_is_not_the_pins_is_not_kept(silent: Shim) -> None:
+def test_failed_login_for_another_reason_is_not_recorded(silent: Shim) -> None:
     silent.fail(LOGIN, DEVICE_ERROR)
     with pytest.raises(Exception, match="device error"):
         open_key(silent.uri(), "1234")
@@ -178,7 +178,7 @@ def test_a_failure_that_is_not_the_pins_is_not_kept(silent: Shim) -> None:
     open_key(silent.uri(), "1234").close()
 
 
-def test_where_nothing_can_be_kept_there_the_next_folder_is_taken(silent: Shim) -> None:
+def test_refusal_is_recorded_in_the_next_folder_when_the_first_is_unusable(silent: Shim) -> None:
     refusals_folder().parent.mkdir(mode=0o700, exist_ok=True)
     refusals_folder().touch()
     try:
@@ -190,7 +190,9 @@ def test_where_nothing_can_be_kept_there_the_next_folder_is_taken(silent: Shim) 
         refusals_folder().unlink()
 
 
-def test_where_nothing_can_be_kept_at_all_this_process_knows(silent: Shim, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusal_is_remembered_by_the_process_when_no_folder_is_usable(
+    silent: Shim, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_pkcs11_refusals, "_folders", lambda: iter(()))
     wrong_once(silent)
     with pytest.raises(PinLockedError):
@@ -200,7 +202,7 @@ def test_where_nothing_can_be_kept_at_all_this_process_knows(silent: Shim, monke
     assert silent.count(LOGIN) == 3
 
 
-def test_a_token_that_is_slow_to_answer_holds_up_no_other_ones_login(silent: Shim) -> None:
+def test_slow_login_does_not_hold_up_the_login_to_another_token(silent: Shim) -> None:
     open_key(silent.uri(), "1234").close()
     [lock] = refusals_folder().glob("*.lock")
     late = threading.Thread(target=lambda: open_key(silent.uri(), "1234").close(), daemon=True)
@@ -215,9 +217,7 @@ def test_a_token_that_is_slow_to_answer_holds_up_no_other_ones_login(silent: Shi
     assert silent.count(LOGIN) == 3
 
 
-def test_a_process_that_hangs_in_a_login_is_not_waited_for_for_ever(
-    silent: Shim, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_login_of_another_process_is_not_waited_for_for_ever(silent: Shim, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_pkcs11_refusals, "_LOGIN_SECONDS", 0.1)
     open_key(silent.uri(), "1234").close()
     [lock] = refusals_folder().glob("*.lock")
@@ -238,7 +238,7 @@ def signature_uri(yubikey: YubiKey) -> str:
     return yubikey.uri(SIGNATURE, OPENSC)
 
 
-def test_a_pin_for_a_signature_is_guarded_too(yubikey: YubiKey, signature_uri: str) -> None:
+def test_refused_pin_for_a_signature_is_sent_once(yubikey: YubiKey, signature_uri: str) -> None:
     pins = PinSource(yubikey.pin, reuse=True)
     with open_key(signature_uri, pins) as key:
         yubikey.state.pin.set(b"654321\xff\xff")
@@ -248,7 +248,7 @@ def test_a_pin_for_a_signature_is_guarded_too(yubikey: YubiKey, signature_uri: s
     assert [status for status in yubikey.pin_tries if status != 0x9000] == [0x63C2]
 
 
-def test_a_typed_pin_that_a_signature_finds_wrong_is_not_sent_for_the_login_that_follows(
+def test_typed_pin_that_failed_for_a_signature_is_not_sent_for_the_next_login(
     yubikey: YubiKey, signature_uri: str
 ) -> None:
     person = Person(yubikey.pin, "654321")
@@ -260,7 +260,7 @@ def test_a_typed_pin_that_a_signature_finds_wrong_is_not_sent_for_the_login_that
     assert [status for status in yubikey.pin_tries if status != 0x9000] == [0x63C2]
 
 
-def test_a_pin_that_is_held_back_leaves_no_signature_begun(silent: Shim) -> None:
+def test_key_signs_again_after_a_pin_was_held_back(silent: Shim) -> None:
     silent.library.shim_careful(1)
     with open_key(silent.uri(), PinSource("1234", reuse=True)) as key:
         assert key.sign(b"message")

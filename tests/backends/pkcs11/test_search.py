@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from backends.contract import openssl_verifies
-from backends.pkcs11.tokens import key_uri, remove_tokens, self_made, tool
+from backends.pkcs11.tokens import EC, P256, PRIVATE_KEY, create, key_uri, remove_tokens, self_made, tool
 from emulators import InProcessSoftHSM
-from hwsigner.backends.pkcs11 import objects as _pkcs11_objects
 from hwsigner.errors import (
     AmbiguousKeyError,
     BackendUnavailableError,
@@ -57,13 +56,13 @@ def certificates(hsm: InProcessSoftHSM) -> dict[str, bytes]:
     return ders
 
 
-def test_a_missing_token_lists_those_present(uri: Callable[..., str]) -> None:
+def test_error_lists_the_tokens_present_when_none_matches(uri: Callable[..., str]) -> None:
     with pytest.raises(BackendUnavailableError, match="token=nonesuch") as caught:
         open_key(uri(token="nonesuch"), "1234")
     assert "'akin' (serial " in caught.value.hint
 
 
-def test_several_tokens_get_no_pin(uri: Callable[..., str]) -> None:
+def test_no_pin_is_sent_when_several_tokens_match(uri: Callable[..., str]) -> None:
     def ask(request: PinRequest) -> str:
         raise AssertionError(f"asked for the {request.kind} of {request.subject}")
 
@@ -73,7 +72,7 @@ def test_several_tokens_get_no_pin(uri: Callable[..., str]) -> None:
         open_key(uri("object=nonesuch", token=None), ask)
 
 
-def test_a_visible_object_decides_between_tokens(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+def test_visible_object_decides_between_tokens(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
     with open_key(uri("id=%A7", token=None), "1234") as key:
         assert key.public_key() == hsm.public_key(b"\xa7", token="akin")
     expected = hsm.public_key(b"\x21", token="second")
@@ -81,13 +80,13 @@ def test_a_visible_object_decides_between_tokens(uri: Callable[..., str], hsm: I
         assert key.public_key() == expected
 
 
-def test_a_missing_key_lists_what_is_there(uri: Callable[..., str]) -> None:
+def test_error_lists_the_keys_present_when_none_matches(uri: Callable[..., str]) -> None:
     with pytest.raises(KeyNotFoundError, match="object=nonesuch") as caught:
         open_key(uri("object=nonesuch"), "1234")
     assert "object=P-384" in caught.value.hint
 
 
-def test_several_keys_are_listed_with_uris_that_name_each_alone(uri: Callable[..., str]) -> None:
+def test_error_lists_a_uri_for_each_of_several_matching_keys(uri: Callable[..., str]) -> None:
     with pytest.raises(AmbiguousKeyError, match="names 2 keys") as caught:
         open_key(uri("object=twin", token="akin"), "1234")
     listed = caught.value.hint.removeprefix("Use one of: ").split(", ")
@@ -98,7 +97,7 @@ def test_several_keys_are_listed_with_uris_that_name_each_alone(uri: Callable[..
     assert len(publics) == 2
 
 
-def test_the_certificates_public_key_decides_between_keys(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+def test_public_key_of_the_certificate_decides_between_keys(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
     for key_id in (b"\xa7", b"\x0b"):
         expected = hsm.public_key(key_id, token="akin")
         with open_key(uri("object=twin", token="akin"), "1234", public_key=expected) as key:
@@ -107,7 +106,7 @@ def test_the_certificates_public_key_decides_between_keys(uri: Callable[..., str
         open_key(uri("object=twin", token="akin"), "1234", public_key=b"of another key")
 
 
-def test_keys_that_share_an_id_keep_their_public_keys(uri: Callable[..., str], tmp_path: Path) -> None:
+def test_keys_with_the_same_id_have_their_own_public_keys(uri: Callable[..., str], tmp_path: Path) -> None:
     publics = []
     for label in ("same%20id", "odd%20%25%3B%3F/%C3%BC"):
         with open_key(uri(f"object={label}", token="akin"), "1234") as key:
@@ -116,7 +115,7 @@ def test_keys_that_share_an_id_keep_their_public_keys(uri: Callable[..., str], t
     assert publics[0] != publics[1]
 
 
-def test_a_key_is_found_by_its_certificates_uri(
+def test_key_is_found_by_the_uri_of_its_certificate(
     uri: Callable[..., str], hsm: InProcessSoftHSM, certificates: dict[str, bytes]
 ) -> None:
     for attributes in (
@@ -129,20 +128,21 @@ def test_a_key_is_found_by_its_certificates_uri(
             assert key.public_key() == hsm.public_key(b"\x01" if "P-256" in attributes else b"\x02")
 
 
-def test_a_key_that_may_not_sign_is_refused(uri: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_pkcs11_objects.PrivateKeyObject, "can_sign", False)
+def test_key_that_may_not_sign_is_an_error(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+    made = {"CLASS": PRIVATE_KEY, "KEY_TYPE": EC, "EC_PARAMS": P256, "VALUE": b"\x01" * 32, "PRIVATE": True}
+    create(hsm, hsm.label, {**made, "LABEL": b"deriving", "SIGN": False})
     with pytest.raises(UnsupportedKeyError, match="CKA_SIGN"):
-        open_key(uri("object=P-256"), "1234")
+        open_key(uri("object=deriving"), "1234")
 
 
-def test_a_key_of_another_kind_is_named(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+def test_error_names_the_kind_of_an_unsupported_key(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
     hsm.generate("edwards", b"\x55", "EC:edwards25519")
     with pytest.raises(UnsupportedKeyError, match="EC_EDWARDS"):
         open_key(uri("object=edwards"), "1234")
 
 
 @pytest.mark.parametrize(("kind", "words"), [("rsa:1024", "RSA of 1024 bits"), ("EC:secp256k1", "EC on another curve")])
-def test_a_key_that_the_service_does_not_take_is_named(
+def test_error_names_the_size_or_curve_that_the_service_does_not_accept(
     uri: Callable[..., str], hsm: InProcessSoftHSM, kind: str, words: str
 ) -> None:
     key_id = bytes((0x56, len(kind)))
@@ -152,7 +152,9 @@ def test_a_key_that_the_service_does_not_take_is_named(
     assert "P-256" in caught.value.hint
 
 
-def test_without_a_public_key_object_there_is_none_but_for_rsa(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+def test_private_rsa_key_shows_its_public_key_and_an_ec_key_does_not(
+    uri: Callable[..., str], hsm: InProcessSoftHSM
+) -> None:
     hsm.generate("ec alone", b"\x61", "EC:prime256v1")
     hsm.generate("rsa alone", b"\x62", "rsa:2048")
     expected = hsm.public_key(b"\x62")
@@ -172,7 +174,7 @@ def add_certified(hsm: InProcessSoftHSM, label: str, key_id: bytes, token: str =
     return public_key
 
 
-def test_a_certificate_on_the_token_shows_the_public_key(
+def test_public_key_is_that_of_the_certificate_when_there_is_no_public_key_object(
     uri: Callable[..., str], hsm: InProcessSoftHSM, tmp_path: Path
 ) -> None:
     expected = [add_certified(hsm, "two", key_id) for key_id in (b"\x01", b"\x02")]
@@ -187,7 +189,9 @@ def test_a_certificate_on_the_token_shows_the_public_key(
         open_key(uri("object=two", token="certified 1"), "1234", public_key=b"of another key")
 
 
-def test_two_certificates_with_one_id_leave_the_public_key_open(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+def test_public_key_is_unknown_when_two_certificates_have_the_id(
+    uri: Callable[..., str], hsm: InProcessSoftHSM
+) -> None:
     other = add_certified(hsm, "attested", b"\x11")
     add_certified(hsm, "attesting", b"\x12")
     with open_key(uri("id=%12", token="certified 1"), "1234") as key:
@@ -197,7 +201,9 @@ def test_two_certificates_with_one_id_leave_the_public_key_open(uri: Callable[..
         assert key.public_key() is None
 
 
-def test_two_keys_with_one_id_do_not_share_a_certificate(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+def test_public_key_is_unknown_when_two_keys_have_the_id_of_a_certificate(
+    uri: Callable[..., str], hsm: InProcessSoftHSM
+) -> None:
     public_key = add_certified(hsm, "same", b"\x21")
     hsm.generate("same", b"\x21", "EC:prime256v1", "certified 1")
     hsm.delete("pubkey", b"\x21", "certified 1")
@@ -205,7 +211,7 @@ def test_two_keys_with_one_id_do_not_share_a_certificate(uri: Callable[..., str]
         open_key(uri("id=%21", token="certified 1"), "1234", public_key=public_key)
 
 
-def test_certificates_are_found_without_a_pin(uri: Callable[..., str], certificates: dict[str, bytes]) -> None:
+def test_public_certificates_are_found_without_a_pin(uri: Callable[..., str], certificates: dict[str, bytes]) -> None:
     assert {found.der for found in find_certificates(uri())} == set(certificates.values())
     assert [found.der for found in find_certificates(uri("object=the-leaf;type=cert", token=None))] == [
         certificates["the-leaf"]
@@ -213,7 +219,7 @@ def test_certificates_are_found_without_a_pin(uri: Callable[..., str], certifica
     assert {found.der for found in find_certificates(uri(token=None))} >= set(certificates.values())
 
 
-def test_no_certificate_is_an_error_that_names_the_uri(uri: Callable[..., str]) -> None:
+def test_error_names_the_uri_when_it_names_no_certificate(uri: Callable[..., str]) -> None:
     for pin in ("1234", None):
         with pytest.raises(CertificateError, match="object=nonesuch"):
             find_certificates(uri("object=nonesuch"), pin)
@@ -221,7 +227,7 @@ def test_no_certificate_is_an_error_that_names_the_uri(uri: Callable[..., str]) 
         find_certificates(uri("object=nonesuch", token=None), "1234")
 
 
-def test_a_private_certificate_is_found_after_a_login(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
+def test_private_certificate_is_found_after_a_login(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
     der = self_made(hsm.public_key(b"\xa7", token="akin"), "hidden")
     path = hsm.folder / "hidden.der"
     path.write_bytes(der)
@@ -232,7 +238,7 @@ def test_a_private_certificate_is_found_after_a_login(uri: Callable[..., str], h
         find_certificates(hidden)
 
 
-def test_a_wide_search_with_a_stored_pin_finds_private_certificates_too(
+def test_private_certificates_are_found_with_a_stored_pin_when_the_uri_names_only_a_token(
     uri: Callable[..., str], hsm: InProcessSoftHSM
 ) -> None:
     def ask(request: PinRequest) -> str:

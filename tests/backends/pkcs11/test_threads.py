@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from emulators import InProcessSoftHSM
-from hwsigner.backends.pkcs11 import registry as _pkcs11_registry
+from hwsigner.backends.pkcs11 import module as pkcs11_module
 from hwsigner.errors import TokenRemovedError
 from hwsigner.key import Key, open_key
 from hwsigner.pins import PinRequest
 from pkcs11_shim import Shim, run_alone
 
-PATIENCE = 5.0
+PATIENCE = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def keys(shim: Shim) -> Iterator[dict[str, Key]]:
 # Who waits for whom
 
 
-def test_a_token_that_waits_for_a_touch_holds_up_no_other_one(
+def test_token_that_waits_for_a_touch_does_not_hold_up_others(
     shim: Shim, keys: dict[str, Key], hsm: InProcessSoftHSM
 ) -> None:
     shim.hold()
@@ -69,7 +69,7 @@ def test_a_token_that_waits_for_a_touch_holds_up_no_other_one(
         shim.hold(held=False)
 
 
-def test_a_question_for_a_pin_holds_up_no_other_token(shim: Shim, keys: dict[str, Key]) -> None:
+def test_question_for_a_pin_does_not_hold_up_other_tokens(shim: Shim, keys: dict[str, Key]) -> None:
     keys["one"].close()
     asked, answered = threading.Event(), threading.Event()
 
@@ -87,7 +87,7 @@ def test_a_question_for_a_pin_holds_up_no_other_token(shim: Shim, keys: dict[str
         answered.set()
 
 
-def test_a_pulled_token_ends_the_wait_for_a_touch(shim: Shim, keys: dict[str, Key]) -> None:
+def test_removing_the_token_ends_the_wait_for_a_touch(shim: Shim, keys: dict[str, Key]) -> None:
     shim.hold()
     errors: list[Exception] = []
 
@@ -116,13 +116,13 @@ shim.library.shim_refuse_locks(1)
 asked, answered = threading.Event(), threading.Event()
 def ask(request):
     asked.set()
-    assert answered.wait(10)
+    assert answered.wait(50)
     return "1234"
 two = open_key(shim.uri(token="two"), "1234")
 opened = []
 opening = threading.Thread(target=lambda: opened.append(open_key(shim.uri(), ask)))
 opening.start()
-assert asked.wait(10)
+assert asked.wait(50)
 two.sign(b"message")
 answered.set()
 opening.join()
@@ -139,35 +139,35 @@ print(shim.count(43), shim.library.shim_overlaps())
 """
 
 
-def test_a_module_that_takes_no_threads_is_called_by_one_at_a_time(loaded_shim: Shim) -> None:
+def test_module_that_refuses_threads_gets_one_call_at_a_time(loaded_shim: Shim) -> None:
     assert run_alone(ONE_THREAD, loaded_shim.path, loaded_shim.env, "one") == "201 0\n"
 
 
 BY_OTHERS = """
 import ctypes, os, sys
-from hwsigner.backends.pkcs11 import registry as _pkcs11_registry
+from hwsigner.backends.pkcs11 import module as pkcs11_module
 from hwsigner.key import open_key
 library = ctypes.CDLL(sys.argv[1])
 library.C_Initialize(None)
 key = open_key(f"{os.environ['URI']};object=P-256?module-path={sys.argv[1]}", "1234")
-(module,) = _pkcs11_registry.modules.values()
-print(len(key.sign(b"message")) > 60, module.takes_threads)
+(module,) = pkcs11_module.modules.values()
+print(len(key.sign(b"message")) > 60, module.functions.initialised)
 key.close()
 print(library.C_Initialize(None) == 0x191)
 """
 
 
-def test_a_module_that_others_have_initialised_is_used_by_one_thread_at_a_time(hsm: InProcessSoftHSM) -> None:
-    assert run_alone(BY_OTHERS, hsm.module, hsm.env, hsm.label) == "True False\nTrue\n"
+def test_module_that_others_have_initialised_is_used_and_left_initialised(hsm: InProcessSoftHSM) -> None:
+    assert run_alone(BY_OTHERS, hsm.module, hsm.env, hsm.label) == "True by others\nTrue\n"
 
 
-def test_a_module_has_one_entry_by_whatever_name(hsm: InProcessSoftHSM, tmp_path: Path) -> None:
+def test_module_is_loaded_once_whatever_it_is_called(hsm: InProcessSoftHSM, tmp_path: Path) -> None:
     link = tmp_path / "module.so"
     link.symlink_to(hsm.module)
     for path in (hsm.module, link):
         open_key(f"pkcs11:token={hsm.label};object=P-256?module-path={path}", "1234").close()
-    assert list(_pkcs11_registry.modules).count(os.path.realpath(hsm.module)) == 1
-    assert str(link) not in _pkcs11_registry.modules
+    assert list(pkcs11_module.modules).count(os.path.realpath(hsm.module)) == 1
+    assert str(link) not in pkcs11_module.modules
 
 
 # Many threads
@@ -204,13 +204,16 @@ from pathlib import Path
 shim = Shim(Path(sys.argv[1]), None, {})
 tokens = ("one", "two")
 keys = [open_key(shim.uri(token=token), "1234") for token in tokens]
-until = time.monotonic() + 1.5
-counts = {}
+names = {"fork", "open one", "open two", "sign 0", "sign 1"}
+counts = dict.fromkeys(names, 0)
+deadline = time.monotonic() + 45
+def is_over():
+    return min(counts.values()) > 9 or time.monotonic() > deadline
 def repeat(name, work):
     def run():
-        while time.monotonic() < until:
+        while not is_over():
             work()
-            counts[name] = counts.get(name, 0) + 1
+            counts[name] += 1
     thread = threading.Thread(target=run)
     thread.start()
     return thread
@@ -223,15 +226,11 @@ def fork():
 threads = [repeat(f"sign {n % 2}", lambda n=n: keys[n % 2].sign(b"message")) for n in range(4)]
 threads += [repeat(f"open {t}", lambda t=t: open_key(shim.uri("RSA-2048", t), "1234").close()) for t in tokens]
 threads.append(repeat("fork", fork))
-[thread.join(20) for thread in threads]
+[thread.join(50) for thread in threads]
 assert not any(thread.is_alive() for thread in threads)
-print(sorted(counts), min(counts.values()) > 3)
+print(min(counts.values()) > 9)
 """
 
 
-def test_open_close_sign_and_fork_at_once_end(loaded_shim: Shim) -> None:
-    expected = "['fork', 'open one', 'open two', 'sign 0', 'sign 1'] True\n"
-    assert run_alone(ALL_AT_ONCE, loaded_shim.path, loaded_shim.env, "one") == expected
-
-
-# Forks
+def test_opening_closing_signing_and_forking_at_once_cause_no_deadlock(loaded_shim: Shim) -> None:
+    assert run_alone(ALL_AT_ONCE, loaded_shim.path, loaded_shim.env, "one") == "True\n"

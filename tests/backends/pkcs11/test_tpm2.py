@@ -58,14 +58,14 @@ def wrong_pins(tpm: SoftTPM) -> int:
 
 
 @pytest.mark.parametrize("label", ["P-256", "RSA-2048"])
-def test_it_signs(chip: TPM2Token, label: str, tmp_path: Path) -> None:
+def test_key_of_tpm2_pkcs11_signs(chip: TPM2Token, label: str, tmp_path: Path) -> None:
     with open_key(chip.uri(label), chip.pin) as key:
         public_key = key.public_key()
         assert public_key is not None
         assert openssl_verifies(tmp_path, public_key, key.sign(b"message"), b"message", "sha256")
 
 
-def test_it_is_listed(chip: TPM2Token) -> None:
+def test_token_of_tpm2_pkcs11_is_listed(chip: TPM2Token) -> None:
     [token] = list_tokens(f"pkcs11:?module-path={chip.module}")
     assert (token.label, token.wants_login, token.pin_state) == ("chip", True, "good")
     assert [(one.label, one.id, one.is_hidden) for one in token.objects] == [
@@ -77,7 +77,7 @@ def test_it_is_listed(chip: TPM2Token) -> None:
             assert key.public_key() == one.public_key
 
 
-def test_threads_sign_at_once(chip: TPM2Token) -> None:
+def test_threads_sign_at_once_with_a_key_of_tpm2_pkcs11(chip: TPM2Token) -> None:
     failures: list[Exception] = []
     with open_key(chip.uri("P-256"), chip.pin) as key:
         public_key = key.public_key()
@@ -99,7 +99,7 @@ def test_threads_sign_at_once(chip: TPM2Token) -> None:
     assert failures == []
 
 
-def test_a_tpm_that_was_restarted_is_found_again(chip: TPM2Token, tpm: SoftTPM) -> None:
+def test_key_signs_after_the_tpm_was_restarted(chip: TPM2Token, tpm: SoftTPM) -> None:
     person = Person(chip.pin)
     with open_key(chip.uri("P-256"), person) as key:
         assert key.sign(b"message")
@@ -111,14 +111,14 @@ def test_a_tpm_that_was_restarted_is_found_again(chip: TPM2Token, tpm: SoftTPM) 
     assert len(person.asked) == 1
 
 
-def test_a_wrong_stored_pin_reaches_the_tpm_once(chip: TPM2Token, tpm: SoftTPM) -> None:
+def test_wrong_stored_pin_reaches_the_tpm_once(chip: TPM2Token, tpm: SoftTPM) -> None:
     for error in (WrongPinError, PinLockedError, PinLockedError):
         with pytest.raises(error):
             open_key(chip.uri("P-256"), "9999")
     assert wrong_pins(tpm) == 1
 
 
-def test_a_tpm_in_lockout_is_an_error_that_says_something(chip: TPM2Token, tpm: SoftTPM) -> None:
+def test_error_names_the_token_when_the_tpm_is_in_lockout(chip: TPM2Token, tpm: SoftTPM) -> None:
     for _ in range(4):
         with pytest.raises(SigningKeyError) as caught:
             open_key(chip.uri("P-256"), PinSource("9999", allow_final_try=True))
@@ -126,7 +126,7 @@ def test_a_tpm_in_lockout_is_an_error_that_says_something(chip: TPM2Token, tpm: 
 
 
 @pytest.mark.parametrize("pin", ["1234", "9999"])
-def test_what_it_prints_on_stderr_is_kept_from_there(chip: TPM2Token, pin: str, tmp_path: Path) -> None:
+def test_output_of_tpm2_pkcs11_is_kept_from_stderr(chip: TPM2Token, pin: str, tmp_path: Path) -> None:
     secret = tmp_path / "pin"
     secret.write_text(pin)
     secret.chmod(0o600)

@@ -10,7 +10,6 @@ import pytest
 from backends.contract import openssl_verifies
 from hwsigner.errors import AmbiguousKeyError, PinRequiredError, TokenRemovedError
 from hwsigner.key import find_certificates, list_tokens, open_key
-from hwsigner.pins import PinRequest, PinSource
 from pkcs11_shim import Person
 from softhsm.pcsc import SoftPcsc
 from softhsm.yubikey import OPENSC, YKCS11, YubiKey, find_module
@@ -59,7 +58,7 @@ def places(module: str) -> list[str]:
     return [token.uri.replace("?", ";id=%01?") for token in everything]
 
 
-def test_cards_made_as_yubicos_tools_make_them_are_told_apart(
+def test_cards_with_a_chuid_are_named_by_their_serial_numbers(
     new_yubikey: Callable[[], YubiKey], made: Cards, pcsc: SoftPcsc, module: str
 ) -> None:
     cards = [new_yubikey() for _ in range(2)]
@@ -80,7 +79,7 @@ def test_cards_made_as_yubicos_tools_make_them_are_told_apart(
         card.remove()
 
 
-def test_cards_that_say_the_same_are_named_by_their_slots(twins: Cards, module: str, tmp_path: Path) -> None:
+def test_cards_with_the_same_details_are_named_by_their_slots(twins: Cards, module: str, tmp_path: Path) -> None:
     uris = places(module)
     for uri, card in zip(uris, twins, strict=True):
         assert "slot-id=" in uri
@@ -90,48 +89,22 @@ def test_cards_that_say_the_same_are_named_by_their_slots(twins: Cards, module: 
     assert [card.pin_tries for card in twins] == [[0x9000]] * 2
 
 
-def test_a_name_that_both_have_sends_neither_a_pin(twins: Cards, module: str) -> None:
+def test_no_pin_is_sent_when_both_cards_match(twins: Cards, module: str) -> None:
     with pytest.raises(AmbiguousKeyError, match="names 2 tokens") as caught:
         open_key(f"pkcs11:id=%01?module-path={module}", twins[0].pin)
     assert caught.value.message.count("slot-id=") == 2
     assert [card.pin_tries for card in twins] == [[], []]
 
 
-def test_the_certificate_decides_between_them(twins: Cards, module: str) -> None:
+def test_certificate_decides_between_cards(twins: Cards, module: str) -> None:
     uri = f"pkcs11:id=%01?module-path={module}"
     with open_key(uri, twins[1].pin, public_key=twins[1].public_key(SLOT)) as key:
         assert key.public_key() == twins[1].public_key(SLOT)
     assert [card.pin_tries for card in twins] == [[], [0x9000]]
 
 
-def test_a_pin_that_was_typed_for_one_is_asked_for_the_other_anew(twins: Cards, module: str) -> None:
-    uris = places(module)
-    person = Person(*(card.pin for card in twins))
-    pins = PinSource(ask=person)
-    with open_key(uris[0], pins), open_key(uris[1], pins):
-        pass
-    slots = [request.slot for request in person.asked]
-    assert len(set(slots)) == 2
-    assert all(f"slot {slot}" in request.question for slot, request in zip(slots, person.asked, strict=True))
-
-
-@pytest.mark.parametrize("name", ["hwsigner.pin", "hwsigner.pin.SERIAL"])
-def test_a_stored_pin_goes_to_the_first_alone(
-    twins: Cards, module: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    serial = next(list_tokens(f"pkcs11:?module-path={module}")).serial
-    path = tmp_path / name.replace("SERIAL", serial)
-    path.write_text(twins[0].pin)
-    path.chmod(0o400)
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    uris = places(module)
-    with open_key(uris[0]), pytest.raises(PinRequiredError):
-        open_key(uris[1])
-    assert [card.pin_tries for card in twins] == [[0x9000], []]
-
-
 @pytest.mark.parametrize("is_typed", [True, False])
-def test_the_other_gets_no_pin_when_one_is_pulled(twins: Cards, pcsc: SoftPcsc, module: str, is_typed: bool) -> None:
+def test_other_card_gets_no_pin_when_one_is_removed(twins: Cards, pcsc: SoftPcsc, module: str, is_typed: bool) -> None:
     pin = Person(twins[0].pin) if is_typed else twins[0].pin
     with open_key(places(module)[0], pin) as key:
         assert key.sign(b"message")
@@ -151,9 +124,7 @@ def test_the_other_gets_no_pin_when_one_is_pulled(twins: Cards, pcsc: SoftPcsc, 
     assert set(twins[0].pin_tries) == {0x9000}
 
 
-def test_a_card_that_was_never_seen_beside_its_twin_is_known_by_its_key(
-    twins: Cards, pcsc: SoftPcsc, module: str
-) -> None:
+def test_other_card_in_the_slot_is_recognised_by_its_key(twins: Cards, pcsc: SoftPcsc, module: str) -> None:
     twins[1].remove()
     forget_cards()
     with open_key(places(module)[0], Person(twins[0].pin)) as key:
@@ -162,19 +133,21 @@ def test_a_card_that_was_never_seen_beside_its_twin_is_known_by_its_key(
         with pytest.raises(TokenRemovedError):
             key.sign(b"message")
         twins[1].insert(pcsc, 0)
-        with pytest.raises(TokenRemovedError, match="not known"):
+        with pytest.raises(TokenRemovedError, match="and other keys"):
             key.sign(b"message")
     assert twins[1].pin_tries == []
 
 
-def test_a_uri_that_names_no_token_sends_a_stored_pin_to_none_that_shows_other_keys(twins: Cards, module: str) -> None:
+def test_stored_pin_is_not_sent_to_a_token_with_other_keys_when_the_uri_names_no_token(
+    twins: Cards, module: str
+) -> None:
     twins[1].remove()
     forget_cards()
     uri, other = f"pkcs11:?module-path={module}", twins[1].public_key(SLOT)
-    with pytest.raises(PinRequiredError, match="shows other keys only") as caught:
+    with pytest.raises(PinRequiredError, match="shows only other keys") as caught:
         open_key(uri, twins[0].pin, public_key=other)
     assert "write pkcs11:token=" in caught.value.hint
-    with pytest.raises(PinRequiredError, match="shows other keys only"):
+    with pytest.raises(PinRequiredError, match="shows only other keys"):
         open_key(f"pkcs11:id=%17?module-path={module}", twins[0].pin)
     assert twins[0].pin_tries == []
     for public_key in (None, twins[0].public_key(SLOT)):
@@ -182,12 +155,7 @@ def test_a_uri_that_names_no_token_sends_a_stored_pin_to_none_that_shows_other_k
     assert twins[0].pin_tries == [0x9000] * 2
 
 
-def test_certificates_are_found_on_both_without_a_pin(twins: Cards, module: str) -> None:
+def test_certificates_are_found_on_both_cards_without_a_pin(twins: Cards, module: str) -> None:
     found = find_certificates(f"pkcs11:id=%01?module-path={module}", twins[0].pin)
     assert len({one.uri for one in found if "slot-id=" in one.uri}) >= 2
     assert [card.pin_tries for card in twins] == [[], []]
-
-
-def test_the_question_names_the_slot_of_a_twin_only() -> None:
-    assert PinRequest("user PIN", "token 'x'", serial="1").question == "user PIN for token 'x' (serial 1)"
-    assert PinRequest("user PIN", "token 'x'", serial="1", slot="4").question.endswith("(serial 1, slot 4)")

@@ -57,7 +57,7 @@ def urls(printed: str) -> list[str]:
     return [line for line in printed.splitlines() if line.startswith("pkcs11:")]
 
 
-def test_a_key_uri_of_p11tool_finds_the_same_key(hsm: InProcessSoftHSM) -> None:
+def test_key_uri_of_p11tool_finds_the_same_key(hsm: InProcessSoftHSM) -> None:
     found = []
     for token in TOKENS:
         name = str(KeyURI("pkcs11", {"token": token.encode()}))
@@ -68,7 +68,7 @@ def test_a_key_uri_of_p11tool_finds_the_same_key(hsm: InProcessSoftHSM) -> None:
     assert len(set(found)) == len(LABELS) + len(TOKENS) - 1
 
 
-def test_a_certificate_uri_of_p11tool_finds_the_same_certificate(hsm: InProcessSoftHSM) -> None:
+def test_certificate_uri_of_p11tool_finds_the_same_certificate(hsm: InProcessSoftHSM) -> None:
     found = [url for token in TOKENS for url in urls(p11tool(hsm, "--list-all-certs", "--only-urls", token_uri(token)))]
     assert len(found) == len(LABELS) + len(TOKENS) - 1
     for url in found:
@@ -81,7 +81,7 @@ def token_uri(token: str) -> str:
     return str(KeyURI("pkcs11", {"token": token.encode()}))
 
 
-def test_a_uri_of_pkcs11_tool_finds_the_same_key(hsm: InProcessSoftHSM, listed: dict[str, ListedToken]) -> None:
+def test_uri_of_pkcs11_tool_finds_the_same_key(hsm: InProcessSoftHSM, listed: dict[str, ListedToken]) -> None:
     for token in TOKENS[:3]:
         # It cuts spaces at a label's end off.
         keys = [one for one in listed[token].objects if one.kind == "key" and not one.label.endswith(" ")]
@@ -95,7 +95,7 @@ def test_a_uri_of_pkcs11_tool_finds_the_same_key(hsm: InProcessSoftHSM, listed: 
         assert found == expected
 
 
-def test_our_certificate_uris_name_one_certificate_for_p11tool(
+def test_certificate_uri_names_one_certificate_for_p11tool(
     hsm: InProcessSoftHSM, listed: dict[str, ListedToken]
 ) -> None:
     certificates = objects(listed, "certificate")
@@ -106,7 +106,7 @@ def test_our_certificate_uris_name_one_certificate_for_p11tool(
         assert [found.der for found in find_certificates(one.uri)] == [one.certificate]
 
 
-def test_our_key_uris_name_one_key_for_p11tool(hsm: InProcessSoftHSM, listed: dict[str, ListedToken]) -> None:
+def test_key_uri_names_one_key_for_p11tool(hsm: InProcessSoftHSM, listed: dict[str, ListedToken]) -> None:
     keys = objects(listed, "key")
     assert len(keys) == len(LABELS) + len(TOKENS) - 1
     for one in keys:
@@ -117,7 +117,7 @@ def test_our_key_uris_name_one_key_for_p11tool(hsm: InProcessSoftHSM, listed: di
             assert key.public_key() == one.public_key
 
 
-def test_our_token_uris_name_one_of_p11tools_tokens(hsm: InProcessSoftHSM, listed: dict[str, ListedToken]) -> None:
+def test_token_uri_names_one_token_for_p11tool(hsm: InProcessSoftHSM, listed: dict[str, ListedToken]) -> None:
     theirs = [KeyURI.parse(url).path for url in urls(p11tool(hsm, "--list-token-urls"))]
     for token in listed.values():
         ours = KeyURI.parse(token.uri).path.items()

@@ -52,7 +52,7 @@ def right(tries: list[int]) -> bool:
     return set(tries) == {0x9000}
 
 
-def test_a_pulled_card_is_an_error_of_its_own_and_works_again(
+def test_removed_card_is_a_token_removed_error_and_works_when_it_is_back(
     yubikey: YubiKey, pcsc: SoftPcsc, module: str, tmp_path: Path
 ) -> None:
     public_key = prepare(yubikey)
@@ -70,7 +70,7 @@ def test_a_pulled_card_is_an_error_of_its_own_and_works_again(
     assert yubikey.pin_tries == [0x9000] * 3
 
 
-def test_a_card_that_was_pulled_and_is_back_is_not_missed(yubikey: YubiKey, pcsc: SoftPcsc, module: str) -> None:
+def test_key_signs_when_the_card_was_removed_and_is_back(yubikey: YubiKey, pcsc: SoftPcsc, module: str) -> None:
     prepare(yubikey)
     with card_key(yubikey, module, AUTHENTICATION, yubikey.pin) as key:
         assert key.sign(b"message")
@@ -80,7 +80,7 @@ def test_a_card_that_was_pulled_and_is_back_is_not_missed(yubikey: YubiKey, pcsc
     assert right(yubikey.pin_tries)
 
 
-def test_another_card_gets_no_pin(
+def test_another_card_in_the_reader_gets_no_pin(
     yubikey: YubiKey, pcsc: SoftPcsc, module: str, new_yubikey: Callable[[], YubiKey]
 ) -> None:
     prepare(yubikey)
@@ -101,7 +101,7 @@ def test_another_card_gets_no_pin(
         assert key.sign(b"message")
 
 
-def test_a_card_in_another_reader_is_found(yubikey: YubiKey, pcsc: SoftPcsc, module: str) -> None:
+def test_card_is_found_in_another_reader(yubikey: YubiKey, pcsc: SoftPcsc, module: str) -> None:
     prepare(yubikey)
     with card_key(yubikey, module, AUTHENTICATION, yubikey.pin) as key:
         assert key.sign(b"message")
@@ -111,7 +111,7 @@ def test_a_card_in_another_reader_is_found(yubikey: YubiKey, pcsc: SoftPcsc, mod
         yubikey.remove()
 
 
-def test_a_restarted_pcscd_is_found_again(yubikey: YubiKey, pcsc: SoftPcsc, module: str) -> None:
+def test_key_signs_after_pcscd_was_restarted(yubikey: YubiKey, pcsc: SoftPcsc, module: str) -> None:
     prepare(yubikey)
     person = Person(yubikey.pin)
     with card_key(yubikey, module, AUTHENTICATION, person) as key:
@@ -127,7 +127,7 @@ def test_a_restarted_pcscd_is_found_again(yubikey: YubiKey, pcsc: SoftPcsc, modu
     assert right(yubikey.pin_tries)
 
 
-def test_9c_wants_its_pin_for_each_signature(yubikey: YubiKey, module: str, tmp_path: Path) -> None:
+def test_key_in_9c_needs_its_pin_for_each_signature(yubikey: YubiKey, module: str, tmp_path: Path) -> None:
     public_key = prepare(yubikey, SIGNATURE)
     with card_key(yubikey, module, SIGNATURE, PinSource(yubikey.pin, reuse=True)) as key:
         for message in (b"one", b"two"):
@@ -151,22 +151,21 @@ def told() -> Iterator[list[str]]:
     notices.set_notifier(None)
 
 
-def test_a_card_that_waits_for_a_touch_is_told_of(yubikey: YubiKey, module: str, told: list[str]) -> None:
+def test_notice_is_shown_when_a_card_waits_for_a_touch(yubikey: YubiKey, module: str, told: list[str]) -> None:
     prepare(yubikey, touch_policy=TOUCH_ALWAYS)
     with card_key(yubikey, module, AUTHENTICATION, yubikey.pin) as key:
         thread = threading.Thread(target=key.sign, args=(b"message",))
         thread.start()
         assert yubikey.sensor.wait_until_asked()
-        began = time.monotonic()
-        while not told and time.monotonic() - began < 3:
+        while not told:
             time.sleep(0.01)
         yubikey.touch()
-        thread.join(5)
+        thread.join(30)
         assert not thread.is_alive()
     assert [line.startswith("touch token '") for line in told] == [True]
 
 
-def test_a_card_that_nobody_touches_is_an_error_that_costs_no_pin(yubikey: YubiKey, module: str) -> None:
+def test_missing_touch_is_an_error_that_costs_no_pin_try(yubikey: YubiKey, module: str) -> None:
     prepare(yubikey, touch_policy=TOUCH_ALWAYS)
     with card_key(yubikey, module, AUTHENTICATION, yubikey.pin) as key:
         yubikey.sensor.seconds = 0.3
@@ -183,6 +182,7 @@ def test_ctrl_c_ends_a_command_that_waits_for_a_touch(yubikey: YubiKey, module: 
     (tmp_path / "pin").chmod(0o600)
     uri = f"{yubikey.uri(AUTHENTICATION, module)}&pin-source=file:{tmp_path / 'pin'}"
     command = [sys.executable, "-m", "hwsigner", "sign-string", "--certificate", uri]
+    yubikey.sensor.seconds = 60
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         assert process.stdin is not None

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_publ
 
 from backends.contract import ENVIRONMENT
 from emulators import InProcessSoftHSM
+from softhsm.token import SoftHSM
 
 # Values are bytes in hexadecimal, whole numbers or booleans.
 _CREATE = """
@@ -36,7 +37,7 @@ EC = 3
 P256 = bytes.fromhex("06082a8648ce3d030107")
 
 
-def create(hsm: InProcessSoftHSM, token: str, *objects: dict[str, Any]) -> None:
+def create(hsm: SoftHSM, token: str, *objects: dict[str, Any]) -> None:
     """Create objects of attributes by their names without CKA_, in a process of its own."""
     shown = [
         {name: v.hex() if isinstance(v, bytes) else v for name, v in {**one, "TOKEN": True}.items()} for one in objects
@@ -84,7 +85,7 @@ def p11tool(hsm: InProcessSoftHSM, *arguments: str) -> str:
     return run(["p11tool", "--provider", hsm.module, *arguments], hsm)
 
 
-def run(command: list[str], hsm: InProcessSoftHSM) -> str:
+def run(command: list[str], hsm: SoftHSM) -> str:
     environment = {**ENVIRONMENT, **hsm.env, "GNUTLS_PIN": "1234"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, (command, done.stdout, done.stderr)

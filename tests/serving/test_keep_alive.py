@@ -1,4 +1,4 @@
-"""The same request again on one connection, which is answered past the application: as if it were the first."""
+"""Several requests on one connection: each is answered as if it were the first."""
 
 from __future__ import annotations
 
@@ -6,77 +6,69 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hwsigner.serving.application import Application
 from hwsigner.serving.protocol import MAX_QUEUED
 from serving.conftest import Running
 from serving.raw import Client
-from serving.test_endpoints import AUTHORIZED, CREDENTIALS, LATER, READY, WEB, _token
+from serving.test_endpoints import AUTHORIZED, CREDENTIALS, LATER, READY, WEB, get_token
 
 WRONG = {"Authorization": "x" * 43}
 
 
-@pytest.fixture
-def admitted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paths of the requests that the application looks over."""
-    paths: list[str] = []
-    real = Application._admit
-
-    def admit(application: Application, scope: dict[str, str]) -> object:
-        paths.append(scope["path"])
-        return real(application, scope)
-
-    monkeypatch.setattr(Application, "_admit", admit)
-    return paths
-
-
 def _raw(client: Client) -> bytes:
-    """Return the next answer with the credentials, to its last byte."""
+    """Return the next response with the credentials, to its last byte."""
     data = b""
     while not data.endswith(READY):
         data += client.sock.recv(65536)
     return data
 
 
-def test_it_is_answered_byte_for_byte_the_same_without_another_look(client: Client, admitted: list[str]) -> None:
-    answers = set()
+def test_repeated_request_gets_the_same_bytes(client: Client) -> None:
+    responses = set()
     for _ in range(5):
         client.send("GET", WEB, AUTHORIZED)
-        answers.add(_raw(client))
-    assert len(answers) == 1
-    assert admitted == [WEB]
+        responses.add(_raw(client))
+    assert len(responses) == 1
 
 
-def test_so_is_imds(client: Client, admitted: list[str]) -> None:
-    token = _token(client)
+def test_imds_token_serves_many_requests(client: Client) -> None:
+    token = get_token(client)
     for _ in range(5):
         assert client.ask("GET", CREDENTIALS, token)[::2] == (200, READY)
-    assert admitted == ["/latest/api/token", CREDENTIALS]
-
-
-def test_each_token_is_a_new_one_s(client: Client, admitted: list[str]) -> None:
-    assert _token(client)
-    assert _token(client)
-    assert len(admitted) == 2
 
 
 @pytest.mark.parametrize("other", [("GET", "/nothing", AUTHORIZED), ("GET", WEB, WRONG), ("PUT", WEB, AUTHORIZED)])
-def test_a_head_that_differs_in_anything_is_looked_over(client: Client, other: tuple[str, str, dict[str, str]]) -> None:
+def test_another_request_is_refused_after_a_good_one(client: Client, other: tuple[str, str, dict[str, str]]) -> None:
     assert client.ask("GET", WEB, AUTHORIZED).status == 200
     assert client.ask("GET", WEB, AUTHORIZED).status == 200
     assert client.ask(*other).status in (401, 404, 405)
     assert client.rest() == b""
 
 
-@pytest.mark.parametrize("more", [{}, {"Connection": "keep-alive"}])
-def test_http_1_0_ends_the_connection_though_its_head_is_known(client: Client, more: dict[str, str]) -> None:
-    assert client.ask("GET", WEB, {**AUTHORIZED, **more}).status == 200
-    client.send("GET", WEB, {**AUTHORIZED, **more}, version="1.0")
-    answer = client.rest()
-    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert b"connection: close" in answer
+@pytest.mark.parametrize(
+    ("version", "more"),
+    [("1.0", {}), ("1.0", {"Connection": "keep-alive"}), ("1.1", {"Connection": "close"})],
+    ids=["1.0", "1.0 keep-alive", "1.1 close"],
+)
+def test_connection_is_closed_after_the_response_when_the_client_ends_it(
+    client: Client, version: str, more: dict[str, str]
+) -> None:
+    assert client.ask("GET", WEB, AUTHORIZED).status == 200
+    client.send("GET", WEB, {**AUTHORIZED, **more}, version=version)
+    data = client.rest()
+    assert data.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"connection: close" in data
+    assert data.endswith(READY)
 
 
-def test_new_credentials_and_none_are_seen(client: Client, running: Running) -> None:
+def test_connection_is_closed_after_a_late_response_when_the_client_ends_it(client: Client, running: Running) -> None:
+    running.source.ready = None
+    client.send("GET", WEB, {**AUTHORIZED, "Connection": "close"})
+    data = client.rest()
+    assert b"connection: close" in data
+    assert data.endswith(LATER)
+
+
+def test_each_request_sees_the_credentials_of_its_time(client: Client, running: Running) -> None:
     assert client.ask("GET", WEB, AUTHORIZED).body == READY
     running.source.ready = b"other"
     assert client.ask("GET", WEB, AUTHORIZED).body == b"other"
@@ -86,9 +78,8 @@ def test_new_credentials_and_none_are_seen(client: Client, running: Running) -> 
     assert client.ask("GET", WEB, AUTHORIZED).status == 500
 
 
-def test_it_waits_for_its_turn(client: Client, running: Running) -> None:
+def test_ready_response_waits_for_an_earlier_late_one(client: Client, running: Running) -> None:
     assert client.ask("GET", WEB, AUTHORIZED).body == READY
-    running.source.ready = None
     running.source.may_answer.clear()
     for ready in (None, READY):
         running.source.ready = ready
@@ -108,7 +99,9 @@ _ASKED = {
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(asked=st.lists(st.sampled_from(sorted(_ASKED)), min_size=1, max_size=8), at_once=st.booleans())
-def test_the_order_of_requests_changes_no_answer(running: Running, asked: list[tuple[str, str]], at_once: bool) -> None:
+def test_responses_do_not_depend_on_earlier_requests(
+    running: Running, asked: list[tuple[str, str]], at_once: bool
+) -> None:
     headers = {"right": AUTHORIZED, "wrong": WRONG}
     if at_once:  # One is being answered, and so many may wait.
         del asked[MAX_QUEUED + 1 :]

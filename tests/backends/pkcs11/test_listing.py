@@ -1,0 +1,81 @@
+"""What it costs to list a token with many keys, and to choose one of them, in calls of the module's functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from backends.pkcs11.tokens import EC, P256, PRIVATE_KEY, PUBLIC_KEY, certificate_object, create, self_made
+from hwsigner.key import ListedToken, list_tokens, open_key
+from pkcs11_shim import FIND_OBJECTS_INIT, GET_ATTRIBUTE_VALUE, Shim
+
+FEW, MANY = 4, 12
+Calls = tuple[int, int]
+
+
+@pytest.fixture(scope="module")
+def tokens(loaded_shim: Shim) -> list[bytes]:
+    """The public keys on tokens with few and with many keys. Half of them are in certificates, half in objects."""
+    publics = []
+    for count in (FEW, MANY):
+        loaded_shim.hsm.add_token(f"with {count}")
+        objects = []
+        for number in range(count):
+            key = ec.generate_private_key(ec.SECP256R1())
+            spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            names = {"ID": bytes((number,)) * 2, "LABEL": b"key %d" % number}
+            made = {"KEY_TYPE": EC, "EC_PARAMS": P256, **names}
+            value = key.private_numbers().private_value.to_bytes(32)
+            objects.append({"CLASS": PRIVATE_KEY, "VALUE": value, "SIGN": True, "PRIVATE": True, **made})
+            if number % 2:
+                objects.append(certificate_object(self_made(spki, "leaf"), names["LABEL"], names["ID"]))
+            else:
+                objects.append({"CLASS": PUBLIC_KEY, "EC_POINT": spki[-65:], "PRIVATE": False, **made})
+            publics.append(spki)
+        create(loaded_shim.hsm, f"with {count}", *objects)
+    return publics
+
+
+def calls(shim: Shim, work: Callable[[], object]) -> Calls:
+    """Return how many searches something makes, and how often it reads attributes of an object."""
+    before = shim.count(FIND_OBJECTS_INIT), shim.count(GET_ATTRIBUTE_VALUE)
+    work()
+    return shim.count(FIND_OBJECTS_INIT) - before[0], shim.count(GET_ATTRIBUTE_VALUE) - before[1]
+
+
+@pytest.mark.parametrize("log_in", [False, True])
+def test_list_makes_as_many_searches_for_many_keys_as_for_few(shim: Shim, tokens: list[bytes], log_in: bool) -> None:
+    found: dict[int, ListedToken] = {}
+
+    def work(count: int) -> None:
+        uri = f"pkcs11:token=with%20{count}?module-path={shim.path}"
+        (found[count],) = list_tokens(uri, "1234", log_in=log_in)
+
+    few, few_reads = calls(shim, lambda: work(FEW))
+    many, many_reads = calls(shim, lambda: work(MANY))
+    assert few == many <= 8
+    assert many_reads <= few_reads * MANY / FEW
+    if log_in:
+        keys = [one for token in found.values() for one in token.objects if one.kind == "key"]
+        assert sorted(one.public_key or b"" for one in keys) == sorted(tokens)
+
+
+def test_key_is_found_among_many_by_its_public_key_with_few_searches(shim: Shim, tokens: list[bytes]) -> None:
+    def work(count: int, public_key: bytes) -> None:
+        uri = f"pkcs11:token=with%20{count}?module-path={shim.path}"
+        with open_key(uri, "1234", public_key=public_key) as key:
+            assert key.public_key() == public_key
+
+    few, _ = calls(shim, lambda: work(FEW, tokens[FEW - 1]))
+    many, _ = calls(shim, lambda: work(MANY, tokens[-1]))
+    assert few == many
+
+
+def test_key_that_is_named_is_opened_without_reading_the_others(shim: Shim, tokens: list[bytes]) -> None:
+    def work(count: int) -> None:
+        open_key(f"pkcs11:token=with%20{count};object=key%201?module-path={shim.path}", "1234").close()
+
+    assert calls(shim, lambda: work(FEW)) == calls(shim, lambda: work(MANY))

@@ -1,0 +1,136 @@
+"""The public API is closed: what a public signature mentions is public, and the docs use nothing else."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import hwsigner
+
+ROOT = Path(__file__).parents[1]
+MODULES = {
+    f"hwsigner.{name}" for name in ("auth", "backends", "emulator", "errors", "sigv4", "sigv4.access_key", "testing")
+}
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+_CALLED = {"__init__", "__call__", "__enter__"}
+
+
+@pytest.mark.parametrize("name", hwsigner.__all__)
+def test_public_name_is_loaded_and_documented(name: str) -> None:
+    assert getattr(hwsigner, name) is not None
+    if not name.startswith("__"):
+        assert f"`{name}" in (ROOT / "docs" / "library.md").read_text()
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no_such_name"):
+        getattr(hwsigner, "no_such" + "_name")
+
+
+def test_the_package_lists_its_public_modules() -> None:
+    assert set(re.findall(r"`(hwsigner\.[\w.]+)`:", hwsigner.__doc__ or "")) == MODULES
+
+
+def _public() -> Iterator[tuple[str, str]]:
+    """Yield the module and the name of all that is public."""
+    yield from ((f"hwsigner.{hwsigner._HOMES[name]}", name) for name in hwsigner.__all__ if name != "__version__")
+    for module in sorted(MODULES):
+        for node in _tree(module).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                yield module, node.name
+
+
+def _tree(module: str) -> ast.Module:
+    file = importlib.import_module(module).__file__
+    assert file
+    return ast.parse(Path(file).read_text())
+
+
+def _annotations(node: ast.stmt) -> Iterator[ast.expr | None]:
+    """Yield what a function, class or alias mentions in its public signature."""
+    if isinstance(node, ast.FunctionDef):
+        arguments = node.args
+        every = (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg)
+        yield from (argument.annotation for argument in every if argument)
+        yield node.returns
+    elif isinstance(node, ast.ClassDef):
+        for inner in node.body:
+            name = getattr(inner, "name", "") or ast.unparse(getattr(inner, "target", ast.Name("_")))
+            if name in _CALLED or not name.startswith("_"):
+                yield from _annotations(inner)
+    elif isinstance(node, ast.AnnAssign):
+        yield node.annotation
+    elif isinstance(node, ast.Assign):
+        yield node.value
+
+
+def _names(annotation: ast.expr) -> Iterator[str]:
+    """Yield the dotted names in an annotation."""
+    if isinstance(annotation, ast.Attribute | ast.Name):
+        yield ast.unparse(annotation)
+    elif isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        yield from _names(ast.parse(annotation.value, mode="eval").body)
+    elif not (isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal"):
+        for child in ast.iter_child_nodes(annotation):
+            if isinstance(child, ast.expr):
+                yield from _names(child)
+
+
+def _home(name: str, module: str) -> str:
+    """Return the full name of what a module calls so."""
+    first, _, rest = name.partition(".")
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == first:
+                    origin = f"{node.module}.{alias.name}" if isinstance(node, ast.ImportFrom) else alias.name
+                    return f"{origin}.{rest}" if rest else origin
+    return f"builtins.{first}" if hasattr(builtins, first) else f"{module}.{name}"
+
+
+def _is_public(home: str) -> bool:
+    module, _, name = home.rpartition(".")
+    if not home.startswith("hwsigner"):
+        return True
+    return name in hwsigner.__all__ or (module in MODULES and not name.startswith("_"))
+
+
+@pytest.mark.parametrize(("module", "name"), sorted(set(_public())))
+def test_public_signature_mentions_only_public_names(module: str, name: str) -> None:
+    [node] = [
+        node
+        for node in _tree(module).body
+        if name in (getattr(node, "name", None), ast.unparse((getattr(node, "targets", None) or [ast.Name("_")])[0]))
+        or name == getattr(getattr(node, "target", None), "id", None)
+    ]
+    mentioned = {mention for found in _annotations(node) if found for mention in _names(found)}
+    homes = {_home(mention, module) for mention in mentioned}
+    assert {home for home in homes if not _is_public(home)} == set()
+
+
+def _blocks() -> Iterator[object]:
+    for page in PAGES:
+        for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)):
+            yield pytest.param(code, id=f"{page.relative_to(ROOT)} {number + 1}")
+
+
+@pytest.mark.parametrize("code", list(_blocks()))
+def test_code_in_the_docs_uses_only_public_names(code: str) -> None:
+    tree = ast.parse(code)
+    used = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            used |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            used.add(ast.unparse(node))
+        elif isinstance(node, ast.Import):
+            assert {alias.name for alias in node.names if alias.name.startswith("hwsigner.")} <= MODULES
+    parts = [name.split(".") for name in used if name.split(".")[0] == "hwsigner"]
+    ours = {".".join(part[: 3 if f"hwsigner.{part[1]}" in MODULES else 2]) for part in parts}
+    assert {name for name in ours if name not in MODULES and not _is_public(name)} == set()
