@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,7 @@ PACKAGES = [
     "procps",
     "awscli",
 ]
+EXTRAS = ("pkcs11", "tpm2", "serve")
 PASSED = "The machine's tests passed."
 SECONDS = 900
 
@@ -79,26 +81,28 @@ def main(wheel: str, folder: str) -> int:
 
 def _base(kept: Path) -> Path:
     """Return the Debian root as a tar file, made anew when the list of packages changes."""
-    path = kept / f"root-{hashlib.sha256(' '.join(PACKAGES).encode()).hexdigest()[:12]}.tar"
+    path = kept / f"root-{_digest(' '.join(PACKAGES))}.tar"
     if not path.exists():
         print("Making the machine's root file system …", flush=True)
         new = path.with_suffix(".new.tar")
-        _call("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}", "trixie", new, MIRROR)
+        options = ("--quiet", "--aptopt=Acquire::Retries 10", "--variant=minbase", f"--include={','.join(PACKAGES)}")
+        _call("mmdebstrap", *options, "trixie", new, MIRROR)
         new.replace(path)
     return path
 
 
 def _wheels(kept: Path, wheel: Path) -> Path:
     """Return a folder with the wheels of hwsigner's libraries and of pytest, for the machine's Python."""
-    needs = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()[:12]
-    path = kept / f"wheels-{needs}"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needs = [project["dependencies"], *(project["optional-dependencies"][extra] for extra in EXTRAS)]
+    path = kept / f"wheels-{_digest(repr(needs))}"
     if not path.exists():
         print("Making the wheels of hwsigner's libraries …", flush=True)
         new = kept / "wheels.new"
         shutil.rmtree(new, ignore_errors=True)
         _call("/usr/bin/python3", "-m", "venv", "--clear", kept / "builder")
         pip = (kept / "builder" / "bin" / "python", "-m", "pip", "--quiet", "wheel", "--wheel-dir", new)
-        _call(*pip, f"hwsigner[pkcs11,tpm2,serve] @ {wheel.resolve().as_uri()}", "pytest")
+        _call(*pip, f"hwsigner[{','.join(EXTRAS)}] @ {wheel.resolve().as_uri()}", "pytest")
         for built in new.glob("hwsigner-*"):
             built.unlink()
         new.replace(path)
@@ -112,12 +116,12 @@ def _disk(base: Path, wheels: Path, wheel: Path, work: Path) -> Path:
     _call("tar", "--extract", "--file", base, "--directory", root, "--numeric-owner")
     shutil.copytree(wheels, root / "wheels")
     shutil.copy(wheel, root / "wheels")
-    shutil.copytree(HERE / "guest", root / "tests")
+    shutil.copytree(HERE / "guest", root / "tests" / "machine" / "guest")
     shutil.copytree(ROOT / "softhsm", root / "tests" / "softhsm", ignore=shutil.ignore_patterns("__pycache__"))
     # As README's Install has it. The wheels are here because the machine has no network.
     _chroot(root, "python3", "-m", "venv", "/opt/hwsigner")
     install = ("/bin/python", "-m", "pip", "--quiet", "install", "--no-index", "--find-links=/wheels")
-    _chroot(root, f"/opt/hwsigner{install[0]}", *install[1:], "hwsigner[pkcs11,tpm2,serve]")
+    _chroot(root, f"/opt/hwsigner{install[0]}", *install[1:], f"hwsigner[{','.join(EXTRAS)}]")
     _chroot(root, "python3", "-m", "venv", "--system-site-packages", "/opt/pytest")
     _chroot(root, f"/opt/pytest{install[0]}", *install[1:], "pytest", "cryptography", "hwsigner")
     shutil.rmtree(root / "wheels")
@@ -139,7 +143,7 @@ def _tpm(work: Path) -> Iterator[Path]:
     """Start a TPM for QEMU and yield the path of its control socket."""
     state, control = work / "tpm", work / "tpm.sock"
     state.mkdir()
-    _call("swtpm_setup", "--tpm2", "--create-ek-cert", "--tpmstate", state, stdout=subprocess.DEVNULL)
+    _call("swtpm_setup", "--tpm2", "--create-ek-cert", "--tpmstate", state)
     command = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--ctrl", f"type=unixio,path={control}"]
     with subprocess.Popen(command) as process:
         try:
@@ -152,33 +156,30 @@ def _boot(disk: Path, tpm: Path, work: Path) -> str:
     """Run the machine until it powers off; show and return what comes over its serial console."""
     command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"]
     command += ["-nographic", "-nic", "none", "-kernel", str(work / "vmlinuz"), "-initrd", str(work / "initrd.img")]
-    command += [
-        "-append",
-        "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=0 systemd.mask=serial-getty@ttyS0.service",
-    ]
+    quiet = "quiet systemd.show_status=0 systemd.mask=serial-getty@ttyS0.service"
+    command += ["-append", f"root=/dev/vda rw console=ttyS0 {quiet}"]
     command += ["-drive", f"file={disk},if=virtio,format=raw,cache=unsafe"]
     command += ["-chardev", f"socket,id=tpm,path={tpm}", "-tpmdev", "emulator,id=tpm0,chardev=tpm"]
     command += ["-device", "tpm-crb,tpmdev=tpm0"]
     lines = []
-    with subprocess.Popen(
-        ["timeout", str(SECONDS), *command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    ) as machine:
+    command = ["timeout", str(SECONDS), *command]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as machine:
         for line in machine.stdout or ():
-            print(line, end="", flush=True)
-            lines.append(line)
+            lines.append(line.decode("utf-8", "replace"))
+            print(lines[-1], end="", flush=True)
     return "".join(lines)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _chroot(root: Path, *command: str) -> None:
     _call("chroot", root, "/usr/bin/env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", *command)
 
 
-def _call(*command: str | Path, **options: int) -> None:
-    subprocess.run([str(word) for word in command], check=True, stdin=subprocess.DEVNULL, **options)
+def _call(*command: str | Path) -> None:
+    subprocess.run([str(word) for word in command], check=True, stdin=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

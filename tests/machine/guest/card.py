@@ -21,7 +21,8 @@ _READY_SECONDS = 3.0
 class SystemPcsc:
     """The pcscd that the system runs, with vsmartcard's virtual reader."""
 
-    ejections: dict[int, Callable[[], None]] = {}
+    def __init__(self) -> None:
+        self.ejections: dict[int, Callable[[], None]] = {}
 
     def insert(self, reader: int) -> socket.socket:
         return socket.create_connection((_VPCD[0], _VPCD[1] + reader))

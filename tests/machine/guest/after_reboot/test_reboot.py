@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conftest import credentials, user_environment, wait_until
+from machine.guest.commands import credentials, run, user_environment, wait_until
 
 
 def test_first_caller_after_boot_gets_credentials() -> None:
@@ -14,7 +14,5 @@ def test_pin_is_there_after_boot() -> None:
 
 
 def test_lingering_user_has_an_agent_after_boot() -> None:
-    from conftest import run
-
     wait_until(lambda: run("systemctl", "is-active", "user@1000.service").stdout.strip() == "active")
     assert "SessionToken" in credentials("own", "alice", **user_environment("alice"))

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from pathlib import Path
 
-from conftest import CONFIG, ENDPOINT, done, run
+from cryptography.hazmat.primitives import serialization
+
+from hwsigner.backends.tpm2.encode import write_tss2_pem
+from hwsigner.backends.tpm2.key_file import PolicyCommand, TSS2Key
+from machine.guest.commands import CONFIG, ENDPOINT, done, run, wait_until
 from softhsm.demo_ca import DemoCA
 
-TCTI = "device:/dev/tpmrm0"
+SCRATCH = Path("/tmp")  # where the commands run
+OWNER = 0x40000001
+POLICY_PCR, SHA256 = 0x17F, 0xB
+# The owner's storage key as hwsigner and tpm2-openssl make it.
+PRIMARY = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt"
 PASSWORD = "the key's own secret"
 PKI = Path("/etc/hwsigner")
 EMULATOR = f"""\
@@ -23,6 +33,7 @@ class Machine:
 
     Attributes:
         ca: the CA that the emulated service trusts.
+        web: the public key of the key at 0x81000010, in DER.
         arns: the flags of a session, as keys of config.toml.
     """
 
@@ -33,19 +44,16 @@ class Machine:
         Path("/etc/systemd/system/emulator.service").write_text(EMULATOR)
         done("systemctl", "daemon-reload")
         done("systemctl", "enable", "--now", "emulator.service")
-        prefix = "arn:aws:rolesanywhere:us-east-1:123456789012"
-        self.arns = self._arns(prefix)
+        self.arns = self._arns()
+        self.web = self.tpm_key(0x81000010)
 
-    def _arns(self, prefix: str) -> str:
-        from conftest import wait_until
-
+    def _arns(self) -> str:
         def printed() -> str:
             return run("journalctl", "--no-pager", "-o", "cat", "-u", "emulator.service").stdout
 
         wait_until(lambda: "role-arn=" in printed())
         values = dict(line.split("=", 1) for line in printed().splitlines() if "-arn=" in line)
-        flags = {name: value for name, value in values.items()}
-        return "".join(f'{name} = "{value}"\n' for name, value in flags.items())
+        return "".join(f'{name} = "{value}"\n' for name, value in values.items())
 
     def profile(self, name: str, key: str, public_key: bytes, *more: str, file: Path = CONFIG) -> None:
         """Issue a certificate and add a profile for a key."""
@@ -57,17 +65,41 @@ class Machine:
 
     def tpm_key(self, handle: int, password: str = "") -> bytes:
         """Make a signing key at a persistent handle of the TPM, and return its public key in DER."""
-        folder = Path("/tmp")
-        files = {name: str(folder / f"key.{name}") for name in ("primary", "public", "private", "context")}
-        auth = ["-p", password] if password else []
-        attributes = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|sign" + ("" if password else "|noda")
-        tpm = {"TPM2TOOLS_TCTI": TCTI, "TPM2OPENSSL_TCTI": TCTI}
-        done("tpm2_createprimary", "-Q", "-C", "o", "-G", "ecc", "-c", files["primary"], **tpm)
-        create = ["tpm2_create", "-Q", "-C", files["primary"], "-G", "ecc256", "-a", attributes, *auth]
-        done(*create, "-u", files["public"], "-r", files["private"], **tpm)
-        loaded = ["-u", files["public"], "-r", files["private"], "-c", files["context"]]
-        done("tpm2_load", "-Q", "-C", files["primary"], *loaded, **tpm)
-        done("tpm2_evictcontrol", "-Q", "-C", "o", "-c", files["context"], f"{handle:#x}", **tpm)
-        done("tpm2_readpublic", "-Q", "-c", f"{handle:#x}", "-f", "pem", "-o", "/tmp/public.pem", **tpm)
-        done("openssl", "pkey", "-pubin", "-in", "/tmp/public.pem", "-outform", "DER", "-out", "/tmp/public.der")
-        return Path("/tmp/public.der").read_bytes()
+        attributes = "userwithauth" if password else "userwithauth|noda"
+        public = self._create(attributes, *(["-p", password] if password else []))
+        tpm2("load", "-C", "primary", "-u", "public", "-r", "private", "-c", "context")
+        tpm2("evictcontrol", "-C", "o", "-c", "context", f"{handle:#x}")
+        return public
+
+    def pcr_key(self, file: Path, pcr: int) -> bytes:
+        """Write the file of a TPM key that signs while a PCR has the value of now, and return its public key in DER."""
+        tpm2("startauthsession", "-S", "trial")
+        tpm2("policypcr", "-S", "trial", "-l", f"sha256:{pcr}", "-L", "policy")
+        tpm2("flushcontext", "trial")
+        public = self._create("noda", "-L", "policy")
+        tpm2("pcrread", f"sha256:{pcr}", "-o", "values")
+        digest = hashlib.sha256((SCRATCH / "values").read_bytes()).digest()
+        selection = struct.pack(">IHB", 1, SHA256, 3) + (1 << pcr).to_bytes(3, "little")
+        command = PolicyCommand(POLICY_PCR, struct.pack(">H", len(digest)) + digest + selection)
+        parts = (SCRATCH / "public").read_bytes(), (SCRATCH / "private").read_bytes()
+        file.write_text(write_tss2_pem(TSS2Key(True, OWNER, *parts, policy=(command,))))
+        return public
+
+    def _create(self, attributes: str, *options: str) -> bytes:
+        """Make a key under the owner's primary key in the files public and private; return its public key in DER."""
+        tpm2("createprimary", "-C", "o", "-G", "ecc", "-c", "primary", "-a", PRIMARY)
+        signing = f"fixedtpm|fixedparent|sensitivedataorigin|sign|{attributes}"
+        files = ("-u", "public", "-r", "private", "-f", "pem", "-o", "public.pem")
+        tpm2("create", "-C", "primary", "-G", "ecc256", "-a", signing, *files, *options)
+        return public_key(SCRATCH / "public.pem")
+
+
+def tpm2(name: str, *arguments: str) -> None:
+    """Run one of tpm2-tools with the machine's TPM, in SCRATCH."""
+    done(f"tpm2_{name}", *arguments, TPM2TOOLS_TCTI="device:/dev/tpmrm0")
+
+
+def public_key(pem: Path) -> bytes:
+    """Return the DER of a public key in PEM."""
+    key = serialization.load_pem_public_key(pem.read_bytes())
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

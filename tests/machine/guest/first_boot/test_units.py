@@ -9,11 +9,17 @@ import signal
 from pathlib import Path
 
 import pytest
-from first_boot.setting_up import PASSWORD, Machine
 
-from conftest import BIN, CONFIG, agent_pid, credentials, done, run, user_environment, wait_until
+from machine.guest.commands import BIN, CONFIG, agent_pid, credentials, done, run, user_environment, wait_until
+from machine.guest.first_boot.setting_up import PASSWORD, Machine, public_key, tpm2
 
 HWSIGNER = BIN / "hwsigner"
+# A program that gets a URL with a token.
+GET = """\
+import sys, urllib.request
+url, token = sys.argv[1:]
+print(urllib.request.urlopen(urllib.request.Request(url, headers={"Authorization": token})).read().decode())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +47,7 @@ def test_install_writes_units_that_systemd_understands(machine: Machine) -> None
 
 
 def test_system_agent_starts_with_its_first_client(machine: Machine) -> None:
-    machine.profile("web", "handle:0x81000010", machine.tpm_key(0x81000010), 'allow-users = ["www-data"]')
+    machine.profile("web", "handle:0x81000010", machine.web, 'allow-users = ["www-data"]')
     done("chown", "hwsigner", CONFIG)
     CONFIG.chmod(0o600)
     done("systemctl", "enable", "--now", "hwsigner-agent.socket")
@@ -76,14 +82,14 @@ def test_watchdog_ends_a_stopped_agent(machine: Machine) -> None:
 
 
 def test_reload_brings_a_new_profile(machine: Machine) -> None:
-    machine.profile("late", "handle:0x81000010", _public_key("web"), 'allow-users = ["alice"]')
+    machine.profile("late", "handle:0x81000010", machine.web, 'allow-users = ["alice"]')
     done("systemctl", "reload", "hwsigner-agent.service")
     assert "SessionToken" in credentials("late", "alice")
 
 
 def test_pin_comes_from_an_encrypted_credential(machine: Machine) -> None:
     machine.profile("pin", "handle:0x81000011", machine.tpm_key(0x81000011, PASSWORD), 'allow-users = ["alice"]')
-    sealed = Path("/etc/credstore.encrypted/hwsigner.profile-pin.pin")
+    sealed = Path("/etc/credstore.encrypted/hwsigner.pin")
     sealed.parent.mkdir(exist_ok=True)
     done("systemd-creds", "encrypt", "--with-key=tpm2", f"--name={sealed.name}", "-", sealed, input=PASSWORD)
     folder = Path("/etc/systemd/system/hwsigner-agent.service.d")
@@ -94,14 +100,30 @@ def test_pin_comes_from_an_encrypted_credential(machine: Machine) -> None:
     assert "SessionToken" in credentials("web", "www-data")
 
 
+def test_key_with_a_policy_signs_until_its_pcr_changes(machine: Machine) -> None:
+    file = Path("/etc/hwsigner/pcr-key.pem")
+    machine.profile("pcr", str(file), machine.pcr_key(file, 16), 'allow-users = ["alice"]')
+    done("chown", "hwsigner", file)
+    done("systemctl", "reload", "hwsigner-agent.service")
+    assert "SessionToken" in credentials("pcr", "alice")
+    tpm2("pcrextend", f"16:sha256={'ab' * 32}")
+    done("systemctl", "restart", "hwsigner-agent.service")
+    refused = run(BIN / "hwsigner-credentials", "--profile", "pcr", user="alice")
+    assert refused.returncode == 3
+    assert "PCR sha256:16 has another value than the policy wants" in refused.stderr
+    tpm2("pcrreset", "16")
+    done("systemctl", "restart", "hwsigner-agent.service")
+    assert "SessionToken" in credentials("pcr", "alice")
+
+
 def test_user_agent_runs_with_linger(machine: Machine) -> None:
     home = Path("/home/alice")
     key = home / "key.pem"
     done("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key, user="alice")
-    done("openssl", "pkey", "-in", key, "-pubout", "-outform", "DER", "-out", "/tmp/alice.der")
+    done("openssl", "pkey", "-in", key, "-pubout", "-out", "/tmp/alice.pem")
     config = home / ".config" / "hwsigner" / "config.toml"
     config.parent.mkdir(parents=True)
-    machine.profile("own", str(key), Path("/tmp/alice.der").read_bytes(), file=config)
+    machine.profile("own", str(key), public_key(Path("/tmp/alice.pem")), file=config)
     done("chown", "-R", "alice:alice", home)
     done("loginctl", "enable-linger", "alice")
     wait_until(lambda: run("systemctl", "is-active", "user@1000.service").stdout.strip() == "active")
@@ -119,33 +141,14 @@ def test_serve_gives_credentials_at_a_port_that_systemd_holds(machine: Machine) 
     done("systemctl", "enable", "--now", "hwsigner-serve@web.service")
     token = Path("/var/lib/hwsigner-serve/web").rglob("*token*")
     found = next(path for path in token if path.is_file()).read_text()
-    answer = done(
-        "/usr/bin/python3",
-        "-c",
-        "import sys, urllib.request as u;"
-        "print(u.urlopen(u.Request('http://127.0.0.1:9911/credentials/web', headers={'Authorization': sys.argv[1]})).read().decode())",
-        found,
-        user="hwsigner",
-    )
+    answer = done("/usr/bin/python3", "-c", GET, "http://127.0.0.1:9911/credentials/web", found, user="hwsigner")
     assert json.loads(answer)["RoleArn"].startswith("arn:aws:iam::")
-
-
-def _public_key(name: str) -> bytes:
-    done("openssl", "x509", "-in", f"/etc/hwsigner/{name}.pem", "-noout", "-pubkey", "-out", "/tmp/of.pem")
-    done("openssl", "pkey", "-pubin", "-in", "/tmp/of.pem", "-outform", "DER", "-out", "/tmp/of.der")
-    return Path("/tmp/of.der").read_bytes()
 
 
 def test_agent_uses_a_yubikey_through_pcscd_with_polkit(machine: Machine) -> None:
     done("systemctl", "start", "pcscd.service")
-    done(
-        "systemd-run",
-        "--unit=card",
-        "--setenv=PYTHONPATH=/tests",
-        "/opt/pytest/bin/python",
-        "/tests/card.py",
-        "/run/card",
-    )
+    card = ("/opt/pytest/bin/python", "/tests/machine/guest/card.py", "/run/card")
+    done("systemd-run", "--unit=card", "--setenv=PYTHONPATH=/tests", *card)
     wait_until(lambda: Path("/run/card/public.der").exists())
     uri = Path("/run/card/uri").read_text()
     machine.profile("card", uri, Path("/run/card/public.der").read_bytes(), 'allow-users = ["alice"]')
