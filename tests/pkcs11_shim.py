@@ -1,4 +1,4 @@
-"""A PKCS #11 module for tests, as pytest fixtures: SoftHSM, made slow, removable, picky and counted."""
+"""A PKCS #11 module for tests, as pytest fixtures: SoftHSM whose tokens can be removed, wait and fail."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from softhsm.token import SoftHSM
 
 ROOT = Path(__file__).parents[1]
 _SOURCE = Path(__file__).parent / "backends" / "pkcs11" / "shim.c"
-# Places in CK_FUNCTION_LIST.
+# Indexes in CK_FUNCTION_LIST.
 INITIALIZE, FINALIZE, LOGIN, LOGOUT, SIGN_INIT, SIGN = 0, 1, 18, 19, 42, 43
 GET_ATTRIBUTE_VALUE, FIND_OBJECTS_INIT = 24, 26
 
 
 def forget_refusals() -> None:
-    """Let every token get a stored PIN again, whatever earlier tests sent it."""
+    """Forget the PINs that tokens refused in earlier tests."""
     shutil.rmtree(refusals_folder(), ignore_errors=True)
 
 
 def refusals_folder() -> Path:
-    """Return where it is kept which tokens refused a stored PIN."""
+    """Return the folder with the records of refused PINs."""
     return Path(os.environ["XDG_STATE_HOME"], "hwsigner", "refused-pins")
 
 
 class Shim:
-    """The module, and two tokens, each with keys P-256 and RSA-2048.
+    """The module and two tokens, each with keys P-256 and RSA-2048.
 
     Attributes:
         path: the module's file.
-        env: what a process that loads it needs.
+        env: variables for processes that load it.
         hsm: the tokens.
     """
 
@@ -55,7 +55,7 @@ class Shim:
         return f"pkcs11:token={token};object={key}?module-path={quote(str(self.path))}"
 
     def reset(self) -> None:
-        """Let all be as it was, with both tokens there, and nothing counted."""
+        """Undo all changes, insert both tokens, and count from zero."""
         self.library.shim_reset()
         forget_refusals()
 
@@ -68,15 +68,15 @@ class Shim:
         self.library.shim_insert(self._token(token))
 
     def hold(self, token: str = "one", *, held: bool = True) -> None:
-        """Let a token's signatures wait, as for a touch, or let them go on."""
+        """Make a token's signatures wait, as for a touch, or let them continue."""
         self.library.shim_hold(self._token(token), held)
 
     def waiting(self, token: str = "one") -> int:
-        """Return how many signatures wait."""
+        """Return the number of waiting signatures."""
         return int(self.library.shim_waiting(self._token(token)))
 
     def flags(self, raised: int = 0, cleared: int = 0, token: str = "one") -> None:
-        """Raise and clear flags of CK_TOKEN_INFO."""
+        """Set and clear flags of CK_TOKEN_INFO."""
         self.library.shim_flags(self._token(token), ctypes.c_ulong(raised), ctypes.c_ulong(cleared))
 
     def serial(self, serial: bytes, token: str = "one") -> None:
@@ -84,19 +84,19 @@ class Shim:
         self.library.shim_serial(self._token(token), serial)
 
     def fail(self, call: int, answer: int) -> None:
-        """Let a function answer so from now on; 0: as it would by itself."""
+        """Make a function return this value from now on, or its own value again if it is 0."""
         self.library.shim_fail(call, ctypes.c_ulong(answer))
 
     def count(self, call: int) -> int:
-        """Return how often a function was called."""
+        """Return the number of calls of a function."""
         return int(self.library.shim_count(call))
 
     def context_logins(self) -> int:
-        """Return how many calls of C_Login were for a signature."""
+        """Return the number of calls of C_Login for a signature."""
         return int(self.library.shim_context_logins())
 
     def hide(self, mechanism: int) -> None:
-        """Let a mechanism not be offered."""
+        """Do not offer a mechanism."""
         self.library.shim_hide(ctypes.c_ulong(mechanism))
 
     def offer(self, mechanism: int) -> None:
@@ -104,7 +104,7 @@ class Shim:
         self.library.shim_offer(ctypes.c_ulong(mechanism))
 
     def become_mldsa(self, name: str, seed: bytes) -> None:
-        """Let each EC key show itself as the ML-DSA key of a seed, and sign as it."""
+        """Make each EC key appear and sign as the ML-DSA key of a seed."""
         assert self.library.shim_mldsa(name.encode(), seed) == 1
 
     def _token(self, label: str) -> int:
@@ -136,7 +136,7 @@ def shim_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded_shim(hardware: None, shim_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shim]:
-    """The module of this test module. It wraps a copy of SoftHSM of its own, which nobody else has initialised."""
+    """The shim for this test module. It wraps its own copy of SoftHSM, which nothing else has initialised."""
     folder = tmp_path_factory.mktemp("shimmed")
     hsm = SoftHSM(folder / "hsm")
     hsm.make()
@@ -155,14 +155,14 @@ def loaded_shim(hardware: None, shim_library: Path, tmp_path_factory: pytest.Tem
 
 @pytest.fixture
 def shim(loaded_shim: Shim) -> Iterator[Shim]:
-    """The module as it is by itself, with nothing counted."""
+    """The module in its initial state, with no calls counted."""
     loaded_shim.reset()
     yield loaded_shim
     loaded_shim.reset()
 
 
 class Person:
-    """One who answers, and remembers what was asked."""
+    """A user who answers questions for a PIN, and records them."""
 
     def __init__(self, *answers: str) -> None:
         self.answers = list(answers)
@@ -174,7 +174,7 @@ class Person:
 
 
 def run_alone(code: str, module: str | Path, env: dict[str, str], token: str, **more: str) -> str:
-    """Run Python code in a process of its own, where nothing but the backend has initialised the module."""
+    """Run Python code in a separate process, in which only the backend initialises the module."""
     environment = {
         **ENVIRONMENT,
         **env,

@@ -1,6 +1,6 @@
-"""A proxy between a program and its swtpm: records what passes, and misbehaves on demand.
+"""A proxy between a program and its swtpm: it records all commands, and can misbehave.
 
-The swtpm TCTI makes a connection for each command. So cutting one loses one command or its answer.
+The swtpm TCTI opens a connection for each command, so closing one loses one command or its answer.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _HEADER = struct.Struct(">HII")
 _NO_SESSIONS = 0x8001
 
 # CreatePrimary, Load, ContextLoad, LoadExternal, StartAuthSession, HashSequenceStart (TPM 2.0 Library, part 2, 6.5.2):
-# their answers begin with the handle of what was loaded.
+# the answers start with the handle of the loaded object.
 _LOADING = (0x131, 0x157, 0x161, 0x167, 0x176, 0x186)
 
-# What to do with a command: pass it on; answer it with a response code; cut the connection before the TPM sees it; let
-# the TPM execute it, and drop the answer or send half of it before cutting the connection.
+# What to do with a command: forward it; answer with a response code; close the connection before the TPM gets it; let
+# the TPM execute it, then send half of the answer or none before closing the connection.
 Fault = Literal["pass", "cut", "drop", "half"] | int
 FAULTS: tuple[Fault, ...] = ("cut", "drop", "half", 0x101)
 
@@ -41,7 +41,7 @@ class Exchange(NamedTuple):
 
 
 def answer(code: int) -> bytes:
-    """Return an answer that consists of a response code."""
+    """Return an answer that consists only of a response code."""
     return _HEADER.pack(_NO_SESSIONS, _HEADER.size, code)
 
 
@@ -49,11 +49,11 @@ class TPMProxy:
     """A proxy on Unix sockets in a folder.
 
     Attributes:
-        tcti: the TCTI that leads through it.
-        exchanges: what passed, in order.
-        decide: what to do with a command; called with its bytes.
-        loses_handles: whether an answer may be lost that tells the handle of what was loaded: nobody can flush that.
-            If not, the connection is cut before the TPM sees the command.
+        tcti: the TCTI that uses the proxy.
+        exchanges: all commands and answers, in order.
+        decide: called with the bytes of a command, returns what to do with it.
+        loses_handles: whether an answer with the handle of a loaded object may be lost, which then can't be flushed.
+            If not, the connection is closed before the TPM gets the command.
         lost: the handles in lost answers, in hexadecimal.
     """
 
@@ -79,16 +79,16 @@ class TPMProxy:
 
     @property
     def codes(self) -> list[int]:
-        """The command codes of what passed."""
+        """The codes of all commands."""
         return [exchange.code for exchange in self.exchanges]
 
     @property
     def stream(self) -> bytes:
-        """All bytes that passed."""
+        """All bytes of commands and answers."""
         return b"".join(exchange.command + exchange.answer for exchange in self.exchanges)
 
     def at(self, number: int, fault: Fault) -> None:
-        """Misbehave once, at the command with a number, counted from now and from 0."""
+        """Misbehave once, at the command with this number, counted from now, starting at 0."""
         left = number
 
         def decide(command: bytes) -> Fault:
@@ -155,7 +155,7 @@ def _served(client: socket.socket, serve: Callable[[socket.socket], None]) -> No
 
 
 def _read_message(connection: socket.socket) -> bytes:
-    """Return one command or answer, or the part of it that came before the connection ended."""
+    """Return one command or answer, or the part received before the connection closed."""
     data = b""
     while len(data) < 6 or len(data) < int.from_bytes(data[2:6]):
         part = connection.recv(4096)

@@ -190,7 +190,7 @@ class TestPassedSocket:
 
     def test_second_passed_socket_is_an_error(self, address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
-            free = max(map(int, os.listdir("/proc/self/fd"))) + 1
+            free = max(map(int, os.listdir("/proc/self/fd"))) + 64
             numbers = [fcntl.fcntl(one, fcntl.F_DUPFD, free), fcntl.fcntl(other, fcntl.F_DUPFD, free)]
         monkeypatch.setattr(systemd, "_FIRST_DESCRIPTOR", numbers[0])
         environ = self.environ(LISTEN_FDS="2")

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.homes import Home
+from agent.homes import Home, read_end
 from agent.processes import AgentProcess, agent_process
 from hwsigner.agent import protocol
-from hwsigner.agent.client import command, find_credentials
+from hwsigner.agent.client import command
 from hwsigner.agent.protocol import Request, Verb
 
 PROFILES, HANGING, CLIENTS = 2000, 20, 8
@@ -45,16 +45,21 @@ def wakeups(agent: AgentProcess) -> int:
 def test_two_thousand_profiles_are_served_by_few_threads_while_keys_hang(many: AgentProcess) -> None:
     home = many.home
 
+    def ask(name: str) -> socket.socket:
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(60)
+        client.connect(home.address.socket)
+        client.sendall(Request(Verb.GET, name).line())
+        return client
+
     def get(number: int) -> tuple[str, int]:
-        body = find_credentials(f"web-{number}", home.environ)
-        assert body, number
+        with ask(f"web-{number}") as client:
+            head, _, body = read_end(client).partition(b"\n")
+        assert head.startswith(b"1 ok "), head
         return json.loads(body)["AccessKeyId"], many.status("Threads")
 
     with ExitStack() as stack:
-        hanging = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(HANGING)]
-        for number, client in enumerate(hanging):
-            client.connect(home.address.socket)
-            client.sendall(Request(Verb.GET, f"hanging-{number}").line())
+        hanging = [stack.enter_context(ask(f"hanging-{number}")) for number in range(HANGING)]
         with ThreadPoolExecutor(CLIENTS) as pool:
             first = list(pool.map(get, range(PROFILES)))
             again = list(pool.map(get, range(PROFILES)))

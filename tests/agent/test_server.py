@@ -225,11 +225,13 @@ class TestWaiting:
         with run_agent(home) as running, running.connect() as client, running.connect() as silent:
             client.sendall(b"1 get web\n")
             assert read_exactly(client, len(protocol.WORKING)) == protocol.WORKING
-            running.server.post(running.server.stop)
-            assert silent.recv(1) == b""
-            with pytest.raises(ConnectionRefusedError):
-                running.connect()
-            gate.write_text(PASSPHRASE)
+            # Once the command that reads the PIN runs: a process that is just being started shares the listener.
+            with gate.open("w") as pin:
+                running.server.post(running.server.stop)
+                assert silent.recv(1) == b""
+                with pytest.raises(ConnectionRefusedError):
+                    running.connect()
+                pin.write(PASSPHRASE)
             assert credentials(read_all(client).replace(protocol.WORKING, b""))
         assert not os.path.exists(home.address.socket)
 

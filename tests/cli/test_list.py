@@ -1,4 +1,4 @@
-"""`hwsigner list`: what it shows, as JSON, as lines and as a table, and what it never does."""
+"""`hwsigner list`: its output as JSON, as lines and as a table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ODD_LABEL = "[red]evil\x1b]0;title\x07\u202e"
 
 @pytest.fixture(scope="module")
 def hsm(softhsm: InProcessSoftHSM) -> Iterator[InProcessSoftHSM]:
-    """A token with keys, a certificate, and a label that is meant for a terminal; and an empty token."""
+    """A token with keys, a certificate, and a label with terminal control characters; and an empty token."""
     token = softhsm.label
     softhsm.add_token("empty")
     softhsm.label = token
@@ -168,7 +168,7 @@ def test_control_characters_are_escaped_in_the_output(
 
 
 def on_a_terminal(hsm: InProcessSoftHSM, *arguments: str) -> str:
-    """Return what the command writes to a terminal of 100 columns."""
+    """Return the output of the command on a terminal with 100 columns."""
     leader, follower = pty.openpty()
     environment = {
         **ENVIRONMENT,
@@ -186,7 +186,7 @@ def on_a_terminal(hsm: InProcessSoftHSM, *arguments: str) -> str:
             while block := os.read(leader, 65536):
                 written += block
         except OSError:
-            pass  # The last one who had the terminal open has closed it.
+            pass  # The command has closed the terminal.
         assert process.stderr is not None
         assert (process.wait(30), process.stderr.read()) == (0, b"")
     os.close(leader)

@@ -22,22 +22,17 @@ def release() -> Iterator[threading.Event]:
     event.set()
 
 
-def worker_count() -> int:
-    return sum(thread.name == "hwsigner-worker" for thread in threading.enumerate())
-
-
 class TestWorkers:
     def test_threads_end_with_their_work(self) -> None:
         pool, done = Workers(), threading.Barrier(MOST_AT_ONCE + 1)
-        before = worker_count()
         for _ in range(MOST_AT_ONCE):
             pool.start(lambda: done.wait(20))
-        assert worker_count() == before + MOST_AT_ONCE
+        threads = list(pool._begun)
+        assert len(threads) == MOST_AT_ONCE
         done.wait(20)
-        deadline = time.monotonic() + 20
-        while worker_count() > before:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        for thread in threads:
+            thread.join(20)
+            assert not thread.is_alive()
 
     def test_few_begin_at_once(self, monkeypatch: pytest.MonkeyPatch, release: threading.Event) -> None:
         monkeypatch.setattr(workers, "PATIENCE_SECONDS", 1000)
@@ -49,8 +44,7 @@ class TestWorkers:
 
         for number in range(3 * MOST_AT_ONCE):
             pool.start(partial(work, number))
-        assert worker_count() <= MOST_AT_ONCE
-        assert begun == list(range(len(begun)))
+        assert (len(pool._begun), len(pool._waiting)) == (MOST_AT_ONCE, 2 * MOST_AT_ONCE)
         release.set()
         wait_for(begun, 3 * MOST_AT_ONCE)
         assert sorted(begun) == list(range(3 * MOST_AT_ONCE))

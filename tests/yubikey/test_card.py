@@ -1,4 +1,4 @@
-"""The emulated card by its commands alone, without pcscd."""
+"""The emulated card: its commands, without pcscd."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CODES = [PIN, "654321", "000000"]
 
 
 class Card:
-    """An applet in power, and what a reader would send to it."""
+    """An applet with power, and the commands that a reader sends."""
 
     def __init__(self, folder: Path, firmware: tuple[int, int, int] = (5, 4, 3)) -> None:
         self.state = State(folder / "card.json", 10000001, firmware)

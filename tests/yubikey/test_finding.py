@@ -32,7 +32,7 @@ def module(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def card(pcsc: SoftPcsc, new_yubikey: Callable[[], YubiKey]) -> YubiKey:
-    """A card with a key and a certificate in 9a and 9c; the CA's certificate lies in a slot for retired keys.
+    """A card with a key and a certificate in 9a and 9c; the CA's certificate is in a slot for retired keys.
 
     It stays as it is: modules keep what they have read of a card.
     """
@@ -87,7 +87,7 @@ def test_uri_of_each_listed_certificate_names_it_alone(card: YubiKey, module: st
     assert len({one.uri for one in certificates}) == len(certificates) >= len(IDS)
     for one in certificates:
         (found,) = find_certificates(one.uri, refuse)
-        # The card makes an attestation certificate each time that it is read.
+        # The card creates a new attestation certificate each time it is read.
         assert subject(found.der) == subject(one.certificate or b"")
 
 
@@ -106,7 +106,7 @@ def test_leaf_is_the_certificate_of_the_user_and_not_the_attestation(card: YubiK
     with open_identity(IdentitySource(f"pkcs11:id=%01?module-path={module}", pin=card.pin)) as identity:
         assert identity.chain.leaf.subject.startswith("CN=bamboo-01")
         assert identity.sign(b"message")
-        if module.endswith(YKCS11):  # OpenSC shows a retired key's certificate only where a key history names it.
+        if module.endswith(YKCS11):  # OpenSC shows a retired key's certificate only if a key history names it.
             assert [one.x509 for one in identity.chain.intermediates] == [LOWER.certificate]
 
 

@@ -1,4 +1,4 @@
-"""What OpenSC's module and libykcs11 make of the emulated card, through pkcs11-tool."""
+"""The emulated card, used with pkcs11-tool through OpenSC's module and libykcs11."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_removal_ends_the_wait_for_a_touch(keys: YubiKey, pcsc: SoftPcsc, module
 
 
 def test_verified_pin_is_lost_by_removal(keys: YubiKey, pcsc: SoftPcsc, tmp_path: Path) -> None:
-    # OpenSC leaves the card as it is: the PIN stays verified between two of its processes, and not over a removal.
+    # OpenSC does not reset the card: the PIN stays verified for its next process, but not after a removal.
     succeed(*sign_command(OPENSC, tmp_path, 0x9A, keys.pin))
     raw = ("opensc-tool", "--card-driver", "default", "-s", "00:20:00:80")
     assert "SW1=0x90, SW2=0x00" in succeed(*raw)

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("hardware")
 
 def pid_of(folder: Path) -> int:
     path = folder / "pcscd.pid"
-    while not (text := path.read_text().rstrip("\n\0")):  # pcscd writes it when it is up already.
+    while not (text := path.read_text().rstrip("\n\0")):  # pcscd writes it only after it is ready.
         time.sleep(0.005)
     return int(text)
 
@@ -143,7 +143,7 @@ def test_pcscd_ends_with_the_process_that_started_it(short_folder: Path) -> None
 
 def test_pcscd_starts_for_an_ordinary_user(short_folder: Path) -> None:
     short_folder.chmod(0o777)
-    # Of these sources another user may see nothing where they lie.
+    # Another user may not be able to read these sources where they are.
     shutil.copytree(ROOT / "softhsm", short_folder / "softhsm", ignore=shutil.ignore_patterns("__pycache__"))
     code = "from pathlib import Path; from softhsm.pcsc import SoftPcsc\n"
     code += "daemon = SoftPcsc(Path('pcscd').absolute()); daemon.start(); print('started'); daemon.stop()"

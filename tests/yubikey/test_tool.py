@@ -53,7 +53,7 @@ def test_generated_key_signs_and_its_certificate_is_imported(
 
 
 def rsa_key_of_full_length() -> rsa.RSAPrivateKey:
-    """Return a key none of whose numbers begins with a zero byte: yubico-piv-tool gets its length wrong."""
+    """Return a key whose numbers do not start with a zero byte: yubico-piv-tool gets their length wrong."""
     while True:
         key = rsa.generate_private_key(65537, 2048)
         numbers = key.private_numbers()

@@ -7,47 +7,44 @@ PIN_INCORRECT, PIN_INVALID, PIN_LEN_RANGE, PIN_LOCKED = 0xA0, 0xA1, 0xA2, 0xA4
 SLOT_ID_INVALID, GENERAL_ERROR, DEVICE_REMOVED, TOKEN_NOT_PRESENT, TOKEN_NOT_RECOGNIZED = 0x03, 0x05, 0x32, 0xE0, 0xE1
 SESSION_CLOSED, USER_ALREADY_LOGGED_IN, CRYPTOKI_NOT_INITIALIZED = 0xB0, 0x100, 0x190
 
-# The names of return values (PKCS #11 3.1, 7, and its header), after CKR_.
-_NAMES = {
-    ARGUMENTS_BAD: "ARGUMENTS_BAD",
-    0x0A: "CANT_LOCK",
-    0x20: "DATA_INVALID",
-    0x21: "DATA_LEN_RANGE",
-    0x54: "FUNCTION_NOT_SUPPORTED",
-    0x60: "KEY_HANDLE_INVALID",
-    0x62: "KEY_SIZE_RANGE",
-    0x63: "KEY_TYPE_INCONSISTENT",
-    0x68: "KEY_FUNCTION_NOT_PERMITTED",
-    0x71: "MECHANISM_PARAM_INVALID",
-    0x82: "OBJECT_HANDLE_INVALID",
-    0x90: "OPERATION_ACTIVE",
-    0x91: "OPERATION_NOT_INITIALIZED",
-    PIN_INCORRECT: "PIN_INCORRECT",
-    PIN_LOCKED: "PIN_LOCKED",
-    USER_ALREADY_LOGGED_IN: "USER_ALREADY_LOGGED_IN",
-    0x104: "USER_ANOTHER_ALREADY_LOGGED_IN",
-}
-# Of those whose name does not say it, also what they mean.
+# By return value (PKCS #11 3.1, 7, and its header): its name after CKR_, and what that means if it does not say so.
 _MEANINGS = {
     0x02: ("HOST_MEMORY", "the module is out of memory"),
     SLOT_ID_INVALID: ("SLOT_ID_INVALID", "its slot is gone"),
     GENERAL_ERROR: ("GENERAL_ERROR", "the module reports a general error"),
     0x06: ("FUNCTION_FAILED", "the module reports that the function failed"),
+    ARGUMENTS_BAD: ("ARGUMENTS_BAD", ""),
+    0x0A: ("CANT_LOCK", ""),
+    0x20: ("DATA_INVALID", ""),
+    0x21: ("DATA_LEN_RANGE", ""),
     0x30: ("DEVICE_ERROR", "the token reports a device error"),
     0x31: ("DEVICE_MEMORY", "the token is out of memory"),
     DEVICE_REMOVED: ("DEVICE_REMOVED", "the token was removed"),
     0x50: ("FUNCTION_CANCELED", "it was cancelled at the token, or the token was not touched in time"),
+    0x54: ("FUNCTION_NOT_SUPPORTED", ""),
+    0x60: ("KEY_HANDLE_INVALID", ""),
+    0x62: ("KEY_SIZE_RANGE", ""),
+    0x63: ("KEY_TYPE_INCONSISTENT", ""),
+    0x68: ("KEY_FUNCTION_NOT_PERMITTED", ""),
     0x70: ("MECHANISM_INVALID", "it does not offer the mechanism"),
+    0x71: ("MECHANISM_PARAM_INVALID", ""),
+    0x82: ("OBJECT_HANDLE_INVALID", ""),
+    0x90: ("OPERATION_ACTIVE", ""),
+    0x91: ("OPERATION_NOT_INITIALIZED", ""),
+    PIN_INCORRECT: ("PIN_INCORRECT", ""),
     PIN_INVALID: ("PIN_INVALID", "the PIN has characters that it does not accept"),
     PIN_LEN_RANGE: ("PIN_LEN_RANGE", "the PIN has a length that it does not accept"),
     0xA3: ("PIN_EXPIRED", "its user PIN has expired"),
+    PIN_LOCKED: ("PIN_LOCKED", ""),
     SESSION_CLOSED: ("SESSION_CLOSED", "its session was closed"),
     0xB1: ("SESSION_COUNT", "the token has no session left"),
     0xB3: ("SESSION_HANDLE_INVALID", "its session has ended"),
     TOKEN_NOT_PRESENT: ("TOKEN_NOT_PRESENT", "there is no token in its slot"),
     TOKEN_NOT_RECOGNIZED: ("TOKEN_NOT_RECOGNIZED", "the token in its slot is of an unknown kind"),
+    USER_ALREADY_LOGGED_IN: ("USER_ALREADY_LOGGED_IN", ""),
     0x101: ("USER_NOT_LOGGED_IN", "no user is logged in"),
     0x102: ("USER_PIN_NOT_INITIALIZED", "its user PIN was never set"),
+    0x104: ("USER_ANOTHER_ALREADY_LOGGED_IN", ""),
     CRYPTOKI_NOT_INITIALIZED: ("CRYPTOKI_NOT_INITIALIZED", "another part of this process has finalised the module"),
     0x200: ("FUNCTION_REJECTED", "it was refused at the token"),
 }
@@ -74,13 +71,11 @@ class PKCS11Error(Exception):
     """
 
     def __init__(self, code: int) -> None:
-        name = _NAMES.get(code, "")
-        words = name.replace("_", " ").lower() or "the module reports an error of its own"
-        name, words = _MEANINGS.get(code, (name, words))
+        name, words = _MEANINGS.get(code, ("", "the module reports an error of its own"))
         self.code = code
         self.name = f"CKR_{name}" if name else f"{code:#x}"
         self.hint = _HINTS.get(code, _HINT)
-        super().__init__(f"{words} ({self.name})")
+        super().__init__(f"{words or name.replace('_', ' ').lower()} ({self.name})")
 
     @property
     def is_removal(self) -> bool:

@@ -99,7 +99,7 @@ class TokenInfo(NamedTuple):
 
 
 class Functions:
-    """A module that is loaded. Each method raises a PKCS11Error if the module returns anything but CKR_OK.
+    """A module that is loaded. Unless a method returns whether, it raises a PKCS11Error if it does not get CKR_OK.
 
     Attributes:
         initialised: how the module was initialised. Unless that was `for threads`, calls are made one at a time.
@@ -216,6 +216,7 @@ class Functions:
         self._get_token_info = function(6, number, pointer)
         self._get_mechanism_info = function(8, number, number, pointer)
         self._open_session = function(12, number, number, pointer, pointer, pointer)
+        # The others are used by `Session`.
         self.close_session = function(13, number)
         self.get_session_info = function(15, number, pointer)
         self.login = function(18, number, number, ctypes.c_char_p, number)

@@ -1,8 +1,8 @@
-/* A PKCS #11 module that passes calls on to another one, and behaves as some tokens do. By the environment:
+/* A PKCS #11 module that forwards calls to another one, and behaves as some tokens do. Environment variables:
  *   ODD_MODULE      the other module
- *   ODD_CHATTER     what is printed on stderr at C_Initialize
- *   ODD_RAISE, ODD_CLEAR  flags of each token's information to raise and to clear, as numbers
- *   ODD_UNREADABLE  attributes of objects whose labels begin so can't be read
+ *   ODD_CHATTER     text that C_Initialize prints on stderr
+ *   ODD_RAISE, ODD_CLEAR  flags of each token to set and to clear, as numbers
+ *   ODD_UNREADABLE  objects whose labels start with this can't be read
  *   ODD_LOGINS      a file that gets a line for each C_Login
  */
 #include <dlfcn.h>

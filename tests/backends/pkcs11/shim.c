@@ -1,8 +1,8 @@
-/* A PKCS #11 module for tests: SoftHSM, made slow, removable, picky and counted. SHIM_MODULE is the file of SoftHSM,
-   SHIM_CONF that of its configuration, and SHIM_SECONDS what each signature takes more, if it is set.
+/* A PKCS #11 module for tests: SoftHSM whose tokens can be removed, wait and fail, with counted calls. SHIM_MODULE is the
+   file of SoftHSM, SHIM_CONF its configuration, and SHIM_SECONDS, if set, a delay for each signature.
 
-   What it does besides is told by the shim_* functions, which a test calls in the same process. They know a token by the
-   number that shim_token gives; a removed token's sessions end. Signatures of a held token wait until it is let go. */
+   Tests in the same process control it by the shim_* functions. A token is named by the number that shim_token returns.
+   When a token is removed, its sessions end. Signatures of a held token wait until it is released. */
 
 #include <dlfcn.h>
 #include <openssl/evp.h>
@@ -42,7 +42,7 @@ static int careful;
 static ulong unknown, longest;
 static EVP_PKEY *mldsa_key;
 
-/* What a test tells and asks. */
+/* Functions for tests. */
 
 void shim_reset(void) {
     pthread_mutex_lock(&lock);
@@ -83,11 +83,11 @@ ulong shim_count(int call) { return counts[call]; }
 ulong shim_context_logins(void) { return context_logins; }
 int shim_overlaps(void) { return overlaps; }
 
-/* Let each private key want a PIN at each signature. */
+/* Make each private key need a PIN for each signature. */
 void shim_careful(int is_careful) { careful = is_careful; }
-/* Let an attribute be unknown to the module. */
+/* Make an attribute unknown to the module. */
 void shim_unknown(ulong attribute) { unknown = attribute; }
-/* The longest data that C_Sign got. */
+/* Return the length of the longest data that C_Sign got. */
 ulong shim_longest(void) { return longest; }
 
 static void add(ulong *list, ulong mechanism) {
@@ -97,7 +97,7 @@ static void add(ulong *list, ulong mechanism) {
 void shim_hide(ulong mechanism) { add(hidden, mechanism); }
 void shim_offer(ulong mechanism) { add(offered, mechanism); }
 
-/* Let every EC key show itself as the ML-DSA key of 32 bytes of seed, and sign as it. */
+/* Make every EC key appear and sign as the ML-DSA key of a seed of 32 bytes. */
 int shim_mldsa(const char *name, const unsigned char *seed) {
     OSSL_PARAM parameters[] = {{"seed", 5, (void *)seed, 32, 0}, {0}};
     EVP_PKEY_CTX *context = EVP_PKEY_CTX_new_from_name(NULL, name, NULL);
@@ -108,7 +108,7 @@ int shim_mldsa(const char *name, const unsigned char *seed) {
     return done;
 }
 
-/* How it is done. */
+/* The module. */
 
 #define CALL(number, types) ((ulong(*) types)real->call[number])
 
@@ -129,7 +129,7 @@ static int session_index(ulong handle) {
     return -1;
 }
 
-/* Return the number of the token with a label, padded to 32 characters; -1: it was not listed yet. */
+/* Return the number of the token with a label, padded to 32 characters, or -1 if it was not listed yet. */
 int shim_token(const char *label) {
     token_info info;
     for (ulong i = 0; i < slot_count; i++)
@@ -137,10 +137,10 @@ int shim_token(const char *label) {
     return -1;
 }
 
-/* Finalise the module behind its user's back, as a service that it needs and that restarts. */
+/* Finalise the module without its user, as when a service that it needs restarts. */
 void shim_finalise(void) { CALL(FINALIZE, (void *))(NULL); }
 
-/* Begin a call: count it, and say what it fails with, or 0. */
+/* Begin a call: count it, and return its error, or 0. */
 static ulong begin(int call, int session) {
     pthread_mutex_lock(&lock);
     counts[call]++;
@@ -230,7 +230,7 @@ static ulong OpenSession(ulong slot, ulong flags, void *data, void *notify, ulon
     return end(answer);
 }
 
-/* A removed token's sessions are the module's no more; the real ones are closed with the shim's. */
+/* The sessions of a removed token are gone; the real ones are closed together with the shim's. */
 static ulong CloseSession(ulong session) {
     ulong answer = begin(CLOSE_SESSION, session_index(session));
     ulong closed = CALL(CLOSE_SESSION, (ulong))(session);

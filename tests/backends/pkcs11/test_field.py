@@ -1,4 +1,4 @@
-"""Tokens as they are in the field: shared ids and ids that lead astray, empty names, broken objects."""
+"""Tokens found in practice: shared and misleading ids, empty names, broken objects."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ YUBICO_FIRMWARE = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.
 
 @pytest.fixture(scope="module")
 def hsm(softhsm: InProcessSoftHSM) -> Iterator[InProcessSoftHSM]:
-    """A token with two keys, and some for the tests to fill."""
+    """A token with two keys, and empty ones for the tests."""
     token, others = softhsm.label, ("misled", "crowded", "chained", "twin 1", "twin 2")
     for label in others:
         softhsm.add_token(label)
@@ -55,7 +55,7 @@ def hsm(softhsm: InProcessSoftHSM) -> Iterator[InProcessSoftHSM]:
 
 @pytest.fixture
 def uri(hsm: InProcessSoftHSM) -> Callable[..., str]:
-    """What makes a URI on the first token, or on none or another with `token=`."""
+    """Return a function that makes a URI on the first token, or on another or none with `token=`."""
     return partial(key_uri, hsm.module, token=hsm.label)
 
 

@@ -83,7 +83,7 @@ print(len(statuses), set(statuses))
 
 
 def test_children_sign_when_they_log_in_at_once(hsm: InProcessSoftHSM) -> None:
-    # SoftHSM writes to a token's file at each login: a login of another process may fail then, and is not tried again.
+    # SoftHSM writes to a token's file at each login. A login of another process may fail then, and is not repeated.
     assert run_alone(FORKED_TOGETHER, hsm.module, hsm.env, hsm.label) == "32 {7}\n"
 
 

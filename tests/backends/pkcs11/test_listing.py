@@ -1,4 +1,4 @@
-"""What it costs to list a token with many keys, and to choose one of them, in calls of the module's functions."""
+"""How many calls of a module it takes to list a token with many keys, and to open one of them."""
 
 from __future__ import annotations
 

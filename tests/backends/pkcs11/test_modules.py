@@ -1,4 +1,4 @@
-"""PKCS #11 modules: which one is loaded, what is tried, and what they print. Judge: p11-kit."""
+"""PKCS #11 modules: which one is loaded, how tokens are matched, and other users of a module."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_unreadable_folder_has_no_module(tmp_path: Path, monkeypatch: pytest.Mon
     def refuse(folder: str) -> list[str]:
         raise PermissionError(13, "Permission denied", folder)
 
-    monkeypatch.setattr(os, "listdir", refuse)  # The tests may be run by root, who may read all.
+    monkeypatch.setattr(os, "listdir", refuse)  # Root, who may run the tests, can read every folder.
     with pytest.raises(BackendUnavailableError, match=rf"x\.so is in none of {tmp_path}"):
         open_key(f"pkcs11:token=x?module-path={tmp_path}&module-name=x")
 

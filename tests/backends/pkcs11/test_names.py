@@ -1,4 +1,4 @@
-"""URIs that name a token, or an object on it, alone: whatever its names are."""
+"""URIs that name only one token, or only one object on it, whatever its names are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules and tokens that behave oddly, seen by the commands."""
+"""Modules and tokens that behave oddly, used by the commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOGIN_REQUIRED, COUNT_LOW, FINAL_TRY, LOCKED = "0x4", "0x10000", "0x20000", "0x4
 
 @pytest.fixture(scope="module")
 def hsm(softhsm: InProcessSoftHSM) -> InProcessSoftHSM:
-    """A token with a key that can be read, and one that the odd module does not let be read."""
+    """A token with a readable key, and a key that the odd module makes unreadable."""
     softhsm.generate("P-256", b"\x01", "EC:prime256v1")
     softhsm.generate("unreadable", b"\x02", "EC:prime256v1")
     return softhsm

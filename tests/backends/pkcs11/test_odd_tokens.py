@@ -89,7 +89,7 @@ def test_token_is_found_by_the_uri_that_p11tool_prints(hsm: InProcessSoftHSM, la
     hsm.reload()
 
 
-# Attributes of a private key, and of a public key object beside it, if there is one.
+# Attributes of a private key, and of its public key object, if it has one.
 NO_PUBLIC: dict[str, Any] = {}
 ODD: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "no id": ({"LABEL": b"no id"}, NO_PUBLIC),
@@ -161,7 +161,7 @@ def test_several_selected_certificates_are_an_error_unless_the_latest_is_asked_f
 
 @pytest.fixture(scope="module")
 def renewed(hsm: InProcessSoftHSM) -> None:
-    """A key, its certificate, and the one that it got when that was about to expire."""
+    """A key with a certificate, and a later certificate that replaces it."""
     hsm.generate("renewed", b"\x61", "EC:prime256v1")
     public: Any = load_der_public_key(hsm.public_key(b"\x61"))
     names = [x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]) for name in ("renewed", "issuer")]

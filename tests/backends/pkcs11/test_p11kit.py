@@ -1,4 +1,4 @@
-"""Modules where none is named: those of p11-kit's configuration, its proxy, and known ones."""
+"""Modules that are used if the URI names none: p11-kit's configuration, its proxy, and known modules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hwsigner.uri import KeyURI
 
 ROOT = Path(__file__).parents[3]
 (PROXY,) = paths.module_paths(KeyURI("pkcs11", {}))
-# The proxy loads the smart cards' modules too, which keep to the pcscd that they find at first, in later tests as well.
+# The proxy also loads the modules for smart cards, and these keep to the first pcscd that they find.
 pytestmark = pytest.mark.usefixtures("pcsc")
 
 
@@ -34,7 +34,7 @@ def hsm(softhsm: InProcessSoftHSM) -> InProcessSoftHSM:
 
 @pytest.fixture
 def folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A system whose folders are empty: modules lie in `lib/pkcs11`, p11-kit's files in `etc` and `packages`."""
+    """A system with empty folders: `lib/pkcs11` for modules, `etc` and `packages` for p11-kit's files."""
     for name in ("lib/pkcs11", "etc/modules", "packages", "home/pkcs11/modules"):
         (tmp_path / name).mkdir(parents=True)
     monkeypatch.setattr(paths, "_FOLDERS", (str(tmp_path / "lib" / "pkcs11"),))
@@ -169,7 +169,7 @@ def test_list_has_known_modules_that_are_not_configured(folders: Path, hsm: InPr
     (folders / "packages" / "a.module").write_text("module: /p/a\n")
     names = [os.path.basename(path) for path in paths.listed_paths(KeyURI("pkcs11", {}))]
     assert names == ["a", "libsofthsm2.so", "libykcs11.so.2"]
-    # One that its configuration hides stays hidden, whatever it is called there.
+    # A module that the configuration hides stays hidden, under whatever name.
     hidden = os.path.realpath(hsm.module)
     (folders / "packages" / "b.module").write_text(f"module: {hidden}\ndisable-in: p11-kit-proxy\n")
     names = [os.path.basename(path) for path in paths.listed_paths(KeyURI("pkcs11", {}))]
@@ -179,7 +179,7 @@ def test_list_has_known_modules_that_are_not_configured(folders: Path, hsm: InPr
 def test_uri_names_the_module_of_a_token_whose_module_is_not_configured(folders: Path, hsm: InProcessSoftHSM) -> None:
     link(folders, hsm, "libsofthsm2.so")
     (folders / "lib" / "pkcs11" / "libykcs11.so.2").write_text("")
-    with warnings.catch_warnings(record=True) as caught:  # libykcs11 is no module, and nobody asked for it.
+    with warnings.catch_warnings(record=True) as caught:  # libykcs11 is not a module, but the URI does not name it.
         warnings.simplefilter("always")
         [token] = list_tokens(f"pkcs11:token={hsm.label}")
         assert caught == []
@@ -215,7 +215,7 @@ def test_broken_configuration_of_p11_kit_is_ignored(folders: Path) -> None:
 def test_modules_of_the_system_are_those_that_p11_kit_lists() -> None:
     printed = subprocess.run(
         ["p11-kit", "list-modules"],
-        # Not everybody may read the system's configuration of SoftHSM.
+        # Some users can't read the system's configuration of SoftHSM.
         env=ENVIRONMENT | {"HOME": "/nonexistent", "SOFTHSM2_CONF": os.environ["SOFTHSM2_CONF"]},
         capture_output=True,
         text=True,

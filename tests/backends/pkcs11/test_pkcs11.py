@@ -1,4 +1,4 @@
-"""The PKCS #11 backend: what every backend owes, and logins. On SoftHSM, which never locks a PIN, and made picky."""
+"""The PKCS #11 backend: the contract of backends, and logins. On SoftHSM, which never locks a PIN, and on the shim."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LOGIN_REQUIRED, COUNT_LOW, FINAL_TRY, LOCKED = 0x4, 0x10000, 0x20000, 0x40000
 
 @pytest.fixture(scope="module")
 def hsm(softhsm: InProcessSoftHSM) -> InProcessSoftHSM:
-    """Two tokens: one with a key of each kind, and one whose PIN may suffer."""
+    """Two tokens: one with a key of each kind, and one whose PIN is tried wrongly."""
     token = softhsm.label
     softhsm.add_token("suffering")
     for label, (kind, key_id) in KEYS.items():
@@ -62,7 +62,7 @@ def uri(hsm: InProcessSoftHSM) -> Callable[..., str]:
 
 @pytest.fixture
 def suffering(uri: Callable[..., str]) -> Iterator[str]:
-    """Return the URI of a key whose PIN may be tried wrongly: a good login before and after clears the token's flag."""
+    """The URI of a key whose PIN may be tried wrongly. A good login before and after clears the token's flag."""
     key = uri("object=P-256", token="suffering")
     open_key(key, lambda request: "1234").close()
     yield key
@@ -112,7 +112,7 @@ def test_question_for_a_pin_mentions_an_earlier_failed_try(suffering: str) -> No
 
 
 def list_tokens(shim: Shim) -> None:
-    """Let the module list its tokens, so that their numbers are known."""
+    """Make the module list its tokens, so that the shim knows their numbers."""
     with pytest.raises(PinRequiredError):
         open_key(shim.uri())
 
@@ -201,7 +201,7 @@ def test_key_of_softhsm_that_needs_a_pin_each_time_signs(suffering: str, hsm: In
     assert person.answers == []
 
 
-# What a token says
+# Errors
 
 
 def test_every_error_of_a_token_has_a_message_and_a_hint(hsm: InProcessSoftHSM) -> None:
@@ -223,7 +223,7 @@ def test_control_characters_in_a_label_are_escaped_in_messages() -> None:
     assert token_name(token) == "token 'a\\x1b[2J\\u202eb'"
 
 
-# SoftHSM's own ways
+# SoftHSM
 
 
 OVERLOOKED = """

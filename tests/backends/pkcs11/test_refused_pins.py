@@ -1,4 +1,4 @@
-"""A stored PIN that was refused: not sent again, by this process or by those that follow, whatever the module shows."""
+"""A stored PIN that a token refused is not sent again, by this process or others, whatever the module shows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.backends import refusals as _pkcs11_refusals
+from hwsigner.backends import refusals
 from hwsigner.errors import BackendUnavailableError, PinLockedError, WrongPinError
 from hwsigner.key import list_tokens, open_key
 from hwsigner.pins import PinSource
@@ -135,7 +135,7 @@ def test_login_by_another_program_ends_a_refusal_that_the_token_shows_itself(shi
     wrong_once(shim)
     with pytest.raises(PinLockedError):
         open_key(shim.uri(), "1234")
-    # Another program's login clears the flag, and nothing else is in the way.
+    # A login by another program clears the flag, and nothing else stops the PIN.
     with_pkcs11_tool(shim)
     open_key(shim.uri(), "1234").close()
 
@@ -160,7 +160,7 @@ def test_typed_pin_is_forgotten_when_it_is_wrong_later(silent: Shim) -> None:
     with open_key(silent.uri(), pins) as key:
         silent.remove()
         silent.insert()
-        silent.fail(LOGIN, PIN_INCORRECT)  # It was changed meanwhile.
+        silent.fail(LOGIN, PIN_INCORRECT)  # Another program has changed the PIN.
         for _ in range(2):
             with pytest.raises(WrongPinError):
                 key.sign(b"message")
@@ -193,7 +193,7 @@ def test_refusal_is_recorded_in_the_next_folder_when_the_first_is_unusable(silen
 def test_refusal_is_remembered_by_the_process_when_no_folder_is_usable(
     silent: Shim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_pkcs11_refusals, "_folders", lambda: iter(()))
+    monkeypatch.setattr(refusals, "_folders", lambda: iter(()))
     wrong_once(silent)
     with pytest.raises(PinLockedError):
         open_key(silent.uri(), "1234")
@@ -208,7 +208,7 @@ def test_slow_login_does_not_hold_up_the_login_to_another_token(silent: Shim) ->
     late = threading.Thread(target=lambda: open_key(silent.uri(), "1234").close(), daemon=True)
     other = threading.Thread(target=lambda: open_key(silent.uri(token="two"), "1234").close(), daemon=True)
     with lock.open() as held:
-        fcntl.flock(held, fcntl.LOCK_EX)  # As another process has it while the token thinks.
+        fcntl.flock(held, fcntl.LOCK_EX)  # As another process does while the token is slow.
         late.start()
         other.start()
         other.join(30)
@@ -218,7 +218,7 @@ def test_slow_login_does_not_hold_up_the_login_to_another_token(silent: Shim) ->
 
 
 def test_login_of_another_process_is_not_waited_for_for_ever(silent: Shim, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_pkcs11_refusals, "_LOGIN_SECONDS", 0.1)
+    monkeypatch.setattr(refusals, "_LOGIN_SECONDS", 0.1)
     open_key(silent.uri(), "1234").close()
     [lock] = refusals_folder().glob("*.lock")
     with lock.open() as held:
@@ -231,7 +231,7 @@ def test_login_of_another_process_is_not_waited_for_for_ever(silent: Shim, monke
 
 @pytest.fixture
 def signature_uri(yubikey: YubiKey) -> str:
-    """A key of the card that wants its PIN at each signature."""
+    """A key of the card that needs its PIN for each signature."""
     for slot in (AUTHENTICATION, SIGNATURE):
         yubikey.generate(slot)
         yubikey.self_sign(slot, "hwsigner")

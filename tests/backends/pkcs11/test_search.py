@@ -26,7 +26,7 @@ KEYS = {"P-256": ("EC:prime256v1", b"\x01"), "P-384": ("EC:secp384r1", b"\x02"),
 
 @pytest.fixture(scope="module")
 def hsm(softhsm: InProcessSoftHSM) -> Iterator[InProcessSoftHSM]:
-    """A token with a key of each kind, one with keys that are alike, and some for the tests to fill."""
+    """A token with a key of each kind, one with similar keys, and empty ones for the tests."""
     token, others = softhsm.label, ("akin", "second", "certified 1", "certified 2")
     for label in others:
         softhsm.add_token(label)
@@ -42,7 +42,7 @@ def hsm(softhsm: InProcessSoftHSM) -> Iterator[InProcessSoftHSM]:
 
 @pytest.fixture
 def uri(hsm: InProcessSoftHSM) -> Callable[..., str]:
-    """What makes a URI on the first token, or on none or another with `token=`."""
+    """Return a function that makes a URI on the first token, or on another or none with `token=`."""
     return partial(key_uri, hsm.module, token=hsm.label)
 
 

@@ -36,7 +36,7 @@ DEVICE_ERROR, DEVICE_REMOVED, ATTRIBUTE_TYPE_INVALID = 0x30, 0x32, 0x12
 
 @pytest.fixture
 def told() -> Iterator[list[str]]:
-    """The notices that a person gets."""
+    """The notices that were shown."""
     lines: list[str] = []
     notices.set_notifier(lines.append)
     yield lines
@@ -113,7 +113,7 @@ def test_digest_is_cut_to_the_length_of_the_order_of_the_curve(shim: Shim, tmp_p
 
 @pytest.fixture
 def careful(shim: Shim) -> str:
-    """The URI of a key that wants a PIN at each signature."""
+    """The URI of a key that needs a PIN for each signature."""
     shim.library.shim_careful(1)
     return shim.uri()
 
@@ -160,7 +160,7 @@ def test_wrong_pin_for_a_signature_is_sent_once_and_the_right_one_works_next(shi
         assert shim.context_logins() == 1
         person.answers += ["1234", "1234"]
         assert key.sign(b"message")
-    # The token says that a try failed: the login's PIN is asked for again rather than sent again.
+    # The token says that a try failed: hwsigner asks for the login's PIN again and does not send the old one.
     assert kinds(person) == [
         "user PIN",
         "PIN for this signature",

@@ -1,4 +1,4 @@
-"""PKCS #11 keys that outlive their token's removal, its session and its module; and what is not done for that."""
+"""PKCS #11 keys after a token was removed, its session ended or its module restarted; and PINs in these cases."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def person() -> Person:
 
 @pytest.fixture
 def key(shim: Shim, person: Person) -> Iterator[Key]:
-    """A key whose PIN a person has typed once."""
+    """A key whose PIN the user has typed once."""
     with open_key(shim.uri(), person) as key:
         key.sign(b"message")
         yield key
@@ -224,7 +224,7 @@ def test_login_of_another_part_of_the_program_is_kept(shim: Shim) -> None:
 
 def test_public_key_is_shown_when_the_token_was_removed_and_is_back(shim: Shim) -> None:
     shim.library.shim_careful(1)
-    # The other token's session keeps the module from numbering its sessions anew.
+    # While the other token has a session, the module does not start to number its sessions from one.
     with open_key(shim.uri(token="two"), "1234"), open_key(shim.uri(), "1234") as key:
         shim.remove()
         shim.insert()

@@ -1,4 +1,4 @@
-"""PKCS #11 keys in several threads: who waits for whom, and that nobody waits for ever."""
+"""PKCS #11 keys in several threads: which of them wait, and that none waits for ever."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 @contextmanager
 def in_thread(work: Callable[[], object]) -> Iterator[threading.Thread]:
-    """Do something in a thread while the body runs, which has to let it end."""
+    """Run work in a thread during the body of the `with` statement, which must let it end."""
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     yield thread
@@ -49,10 +49,10 @@ def in_thread(work: Callable[[], object]) -> Iterator[threading.Thread]:
 def keys(shim: Shim) -> Iterator[dict[str, Key]]:
     with open_key(shim.uri(), "1234") as one, open_key(shim.uri(token="two"), "1234") as two:
         yield {"one": one, "two": two}
-        shim.reset()  # A test that failed may have left a signature waiting.
+        shim.reset()  # A failed test may have left a signature waiting.
 
 
-# Who waits for whom
+# Waiting
 
 
 def test_token_that_waits_for_a_touch_does_not_hold_up_others(

@@ -1,4 +1,4 @@
-"""Keys of libtpm2-pkcs11, on a TPM of the test module's own."""
+"""Keys of libtpm2-pkcs11, on a TPM for this test module."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from softhsm.command import run
 from softhsm.tpm import SoftTPM
 from softhsm.tpm2_pkcs11 import TPM2Token
 
-THREADS, SIGNATURES = 16, 12  # In the suite; 200 were run by hand.
+THREADS, SIGNATURES = 16, 12  # 200 were run by hand.
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Several emulated YubiKeys at once, through both modules: which of them a PIN reaches."""
+"""Two emulated YubiKeys at once, through both modules: which of them gets a PIN."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def module(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cards]:
-    """Two cards of one serial number."""
+    """Two cards with the same serial number."""
     cards = tuple(YubiKey(tmp_path_factory.mktemp("card") / "card.json", 20000001) for _ in range(2))
     yield cards[0], cards[1]
     for card in cards:
@@ -35,7 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cards]:
 
 @pytest.fixture
 def twins(made: Cards, pcsc: SoftPcsc) -> Cards:
-    """Two cards that say the same of themselves, in both readers, with keys of their own, and nothing counted."""
+    """Two cards with the same details in both readers, each with its own key, and with no PIN tries counted."""
     for reader, card in enumerate(made):
         if card.reader != reader:
             card.remove()
@@ -53,7 +53,7 @@ def prepare(card: YubiKey) -> None:
 
 
 def places(module: str) -> list[str]:
-    """Return the URIs of the keys, as the list has them."""
+    """Return the URIs of the keys, as listed."""
     everything = list(list_tokens(f"pkcs11:?module-path={module}"))
     return [token.uri.replace("?", ";id=%01?") for token in everything]
 

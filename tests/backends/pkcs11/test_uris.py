@@ -1,4 +1,4 @@
-"""Key URIs of tokens, judged by p11tool and pkcs11-tool: what they print we find, and what we print they find."""
+"""Key URIs of tokens: hwsigner finds those that p11tool and pkcs11-tool print, and they find hwsigner's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LABELS = {
 
 @pytest.fixture(scope="module")
 def hsm(softhsm: InProcessSoftHSM) -> Iterator[InProcessSoftHSM]:
-    """Tokens with odd labels; each has a key and a certificate under each of the labels."""
+    """Tokens with odd labels. The first has a key and a certificate with each of the odd names."""
     for number, token in enumerate(TOKENS):
         softhsm.add_token(token)
         for key_id, label in LABELS.items() if number == 0 else [(b"\x01", "key")]:
@@ -41,7 +41,7 @@ def hsm(softhsm: InProcessSoftHSM) -> Iterator[InProcessSoftHSM]:
 
 @pytest.fixture(scope="module")
 def listed(hsm: InProcessSoftHSM) -> dict[str, ListedToken]:
-    """Our list, after a login to each token."""
+    """The tokens as listed after a login."""
     found = {}
     for token in TOKENS:
         uri = KeyURI("pkcs11", {"token": token.encode()}, {"module-path": hsm.module.encode()})
@@ -83,7 +83,7 @@ def token_uri(token: str) -> str:
 
 def test_uri_of_pkcs11_tool_finds_the_same_key(hsm: InProcessSoftHSM, listed: dict[str, ListedToken]) -> None:
     for token in TOKENS[:3]:
-        # It cuts spaces at a label's end off.
+        # It cuts off spaces at the end of a label.
         keys = [one for one in listed[token].objects if one.kind == "key" and not one.label.endswith(" ")]
         expected = {(one.label, one.public_key) for one in keys}
         lines = tool(hsm, token, "--list-objects", "--type", "privkey").splitlines()

@@ -1,4 +1,4 @@
-"""PKCS #11 keys in use on emulated YubiKeys, through both modules: touches, PINs for each signature, pulled cards."""
+"""Keys of emulated YubiKeys in use, through both modules: touches, PINs for each signature, removed cards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from softhsm.yubikey import OPENSC, YKCS11, YubiKey
 MODULES = [YKCS11, OPENSC]
 SIGNATURE, AUTHENTICATION = 0x9C, 0x9A
 TOUCH_ALWAYS = 2
-# OpenSC's module looks at a reader no more often, and nobody changes cards in a second.
+# OpenSC's module checks a reader only this often, and no user exchanges cards in a second.
 OPENSC_BELIEVES_SECONDS = 1.0
 
 

@@ -1,4 +1,4 @@
-"""Tokens with objects as no tool writes them, and what foreign tools say of them."""
+"""Objects that no tool creates, and the output of other tools."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ P256 = bytes.fromhex("06082a8648ce3d030107")
 
 
 def create(hsm: SoftHSM, token: str, *objects: dict[str, Any]) -> None:
-    """Create objects of attributes by their names without CKA_, in a process of its own."""
+    """Create objects in a separate process. Attributes are named without CKA_."""
     shown = [
         {name: v.hex() if isinstance(v, bytes) else v for name, v in {**one, "TOKEN": True}.items()} for one in objects
     ]
@@ -46,13 +46,13 @@ def create(hsm: SoftHSM, token: str, *objects: dict[str, Any]) -> None:
 
 
 def key_uri(module: str, attributes: str = "", *, token: str | None = None, query: str = "") -> str:
-    """Return the URI of a module's token, or of none."""
+    """Return a URI with a module, and a token if one is given."""
     path = ";".join(filter(None, (f"token={token}" if token else "", attributes)))
     return f"pkcs11:{path}?module-path={module}{query}"
 
 
 def remove_tokens(hsm: InProcessSoftHSM, *labels: str) -> None:
-    """Remove tokens: another test module that looks at all of them would find odd objects."""
+    """Remove tokens, so that test modules that list all tokens do not find odd objects."""
     for label in labels:
         run(["softhsm2-util", "--delete-token", "--token", label], hsm)
     hsm.reload()
@@ -64,7 +64,7 @@ def certificate_object(der: bytes, label: bytes, id: bytes, **more: Any) -> dict
 
 
 def self_made(public_key: bytes, name: str, *extensions: x509.ExtensionType) -> bytes:
-    """Return a certificate in DER, of an issuer with the same name and another key."""
+    """Return a DER certificate whose issuer has the same name and another key."""
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
     public: Any = load_der_public_key(public_key)
@@ -75,13 +75,13 @@ def self_made(public_key: bytes, name: str, *extensions: x509.ExtensionType) -> 
 
 
 def tool(hsm: InProcessSoftHSM, token: str, *arguments: str) -> str:
-    """Return what pkcs11-tool prints, logged in."""
+    """Return the output of pkcs11-tool, logged in."""
     login = ["--token-label", token, "--login", "--pin", "1234"]
     return run(["pkcs11-tool", "--module", hsm.module, *login, *arguments], hsm)
 
 
 def p11tool(hsm: InProcessSoftHSM, *arguments: str) -> str:
-    """Return what p11tool prints, with the PIN in its environment."""
+    """Return the output of p11tool, with the PIN in its environment."""
     return run(["p11tool", "--provider", hsm.module, *arguments], hsm)
 
 
