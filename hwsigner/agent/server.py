@@ -200,7 +200,7 @@ class AgentServer:
 
     def _refuse(self, client: Client, what: str) -> None:
         self._log(f"{what}: user {client.uid} was refused")
-        text = f"{what} is not for user {client.uid}. See allow-users in docs/agent.md"
+        text = f"{what} is not for user {client.uid}. See allow-users in hwsigner help agent"
         self._finish(client, protocol.error(7, text))
 
     def _wait(self, client: Client, profile: AgentProfile) -> None:

@@ -133,7 +133,7 @@ def test_failing_systemctl_is_an_error(user_install: Path, call: Callable[..., O
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "systemd needs"),
+        ([], "the following arguments are required: install|uninstall"),
         (["install"], "systemd needs one of --system and --user"),
         (["install", "--user", "--system"], "systemd needs one of --system and --user"),
         (["start", "--user"], "systemd has no action 'start'"),
@@ -142,7 +142,7 @@ def test_failing_systemctl_is_an_error(user_install: Path, call: Callable[..., O
 def test_invalid_arguments_exit_with_status_2(call: Callable[..., Outcome], arguments: list[str], message: str) -> None:
     done = call("systemd", *arguments)
     assert (done.status, done.out) == (2, "")
-    assert message in done.err or "action" in done.err
+    assert message in done.err
 
 
 def test_program_that_other_users_cannot_reach_is_refused(tmp_path: Path) -> None:
