@@ -4,7 +4,7 @@
 
 FOLDER keeps what is slow to make: the root file system and the wheels that hwsigner needs. The machine is Debian's own
 kernel and systemd under QEMU (no KVM, no network), with a swtpm behind /dev/tpmrm0. The tests in `guest/` run inside it
-by pytest, once after the first boot and once after a reboot; their output comes over the serial console.
+by pytest, once after the first boot and once after a reboot; their output comes over the serial console. Needs root.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -86,7 +86,7 @@ def _base(kept: Path) -> Path:
         print("Making the machine's root file system …", flush=True)
         new = path.with_suffix(".new.tar")
         options = ("--quiet", "--aptopt=Acquire::Retries 10", "--variant=minbase", f"--include={','.join(PACKAGES)}")
-        _call("mmdebstrap", *options, "trixie", new, MIRROR)
+        _call_thrice("mmdebstrap", *options, "trixie", new, MIRROR)
         new.replace(path)
     return path
 
@@ -102,7 +102,7 @@ def _wheels(kept: Path, wheel: Path) -> Path:
         shutil.rmtree(new, ignore_errors=True)
         _call("/usr/bin/python3", "-m", "venv", "--clear", kept / "builder")
         pip = (kept / "builder" / "bin" / "python", "-m", "pip", "--quiet", "wheel", "--wheel-dir", new)
-        _call(*pip, f"hwsigner[{','.join(EXTRAS)}] @ {wheel.resolve().as_uri()}", "pytest")
+        _call_thrice(*pip, f"hwsigner[{','.join(EXTRAS)}] @ {wheel.resolve().as_uri()}", "pytest")
         for built in new.glob("hwsigner-*"):
             built.unlink()
         new.replace(path)
@@ -122,7 +122,7 @@ def _disk(base: Path, wheels: Path, wheel: Path, work: Path) -> Path:
     _chroot(root, "python3", "-m", "venv", "/opt/hwsigner")
     install = ("/bin/python", "-m", "pip", "--quiet", "install", "--no-index", "--find-links=/wheels")
     _chroot(root, f"/opt/hwsigner{install[0]}", *install[1:], f"hwsigner[{','.join(EXTRAS)}]")
-    _chroot(root, "python3", "-m", "venv", "--system-site-packages", "/opt/pytest")
+    _chroot(root, "python3", "-m", "venv", "/opt/pytest")
     _chroot(root, f"/opt/pytest{install[0]}", *install[1:], "pytest", "cryptography", "hwsigner")
     shutil.rmtree(root / "wheels")
     unit = root / "etc/systemd/system/machine-tests.service"
@@ -176,6 +176,15 @@ def _digest(text: str) -> str:
 
 def _chroot(root: Path, *command: str) -> None:
     _call("chroot", root, "/usr/bin/env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", *command)
+
+
+def _call_thrice(*command: str | Path) -> None:
+    """Run a command, again if it fails: mirrors and package indexes are away at times."""
+    for _ in range(2):
+        with suppress(subprocess.CalledProcessError):
+            _call(*command)
+            return
+    _call(*command)
 
 
 def _call(*command: str | Path) -> None:

@@ -12,8 +12,10 @@ import pytest
 
 from machine.guest.commands import BIN, CONFIG, agent_pid, credentials, done, run, user_environment, wait_until
 from machine.guest.first_boot.setting_up import PASSWORD, Machine, public_key, tpm2
+from softhsm.piv_state import PIN
 
 HWSIGNER = BIN / "hwsigner"
+SERIAL = 10000001  # of the emulated YubiKey
 # A program that gets a URL with a token.
 GET = """\
 import sys, urllib.request
@@ -152,7 +154,10 @@ def test_agent_uses_a_yubikey_through_pcscd_with_polkit(machine: Machine) -> Non
     wait_until(lambda: Path("/run/card/public.der").exists())
     uri = Path("/run/card/uri").read_text()
     machine.profile("card", uri, Path("/run/card/public.der").read_bytes(), 'allow-users = ["alice"]')
-    done("systemctl", "reload", "hwsigner-agent.service")
+    folder = Path("/etc/systemd/system/hwsigner-agent.service.d")
+    (folder / "card.conf").write_text(f"[Service]\nSetCredential=hwsigner.pin.{SERIAL}:{PIN}\n")
+    done("systemctl", "daemon-reload")
+    done("systemctl", "restart", "hwsigner-agent.service")
     assert "SessionToken" in credentials("card", "alice")
 
 
