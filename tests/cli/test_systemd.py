@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import hwsigner
+from hwsigner.agent.client import START_LIMIT
 from hwsigner.cli import systemd
 from scene import Outcome
 
@@ -58,12 +59,26 @@ def test_systemd_accepts_all_units(units: Path, tmp_path: Path) -> None:
 def test_system_service_is_sandboxed(service: Path, tmp_path: Path) -> None:
     path = tmp_path / service.name.replace("@.", "@web.")
     path.write_text(systemd._filled(service, PROGRAM))
-    done = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--no-pager", path], capture_output=True, text=True
-    )
+    assert exposure(path) <= MOST_EXPOSED
+
+
+def test_service_stays_sandboxed_with_each_change_that_the_docs_suggest(tmp_path: Path) -> None:
+    text = "".join(path.read_text() for path in Path("docs").glob("*.md"))
+    changes = re.findall(r"# systemctl edit (\S+)@web\.service\n(\[Service\]\n.*?)```", text, re.DOTALL)
+    assert changes
+    for name, change in changes:
+        path = tmp_path / f"{name}@web.service"
+        path.write_text(systemd._filled(UNITS / "system" / f"{name}@.service", PROGRAM) + change)
+        assert exposure(path) <= MOST_EXPOSED
+
+
+def exposure(unit: Path) -> float:
+    """Return how exposed systemd finds a service."""
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True)
     found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)
     assert found, done.stderr
-    assert float(found[1]) <= MOST_EXPOSED
+    return float(found[1])
 
 
 def test_secrets_are_neither_swapped_nor_dumped(units: Path) -> None:
@@ -76,6 +91,12 @@ def test_secrets_are_neither_swapped_nor_dumped(units: Path) -> None:
 
 def test_system_s_agent_may_lock_all_of_its_memory() -> None:
     assert "LimitMEMLOCK=infinity" in (UNITS / "system" / "hwsigner-agent.service").read_text().splitlines()
+
+
+def test_start_that_hangs_is_tried_again_while_clients_wait(units: Path) -> None:
+    lines = (units / "hwsigner-agent.service").read_text().splitlines()
+    values = dict(line.split("=", 1) for line in lines if "=" in line)
+    assert int(values["TimeoutStartSec"]) + int(values["RestartSec"]) < START_LIMIT
 
 
 def test_sockets_are_where_clients_look(units: Path) -> None:

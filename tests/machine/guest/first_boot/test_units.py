@@ -15,6 +15,7 @@ from machine.guest.first_boot.setting_up import PASSWORD, Machine, public_key, t
 from softhsm.piv_state import PIN
 
 HWSIGNER = BIN / "hwsigner"
+DROP_INS = Path("/etc/systemd/system/hwsigner-agent.service.d")
 SERIAL = 10000001  # of the emulated YubiKey
 # A program that gets a URL with a token.
 GET = """\
@@ -72,15 +73,34 @@ def test_killed_agent_comes_back(machine: Machine) -> None:
 
 
 def test_watchdog_ends_a_stopped_agent(machine: Machine) -> None:
-    folder = Path("/etc/systemd/system/hwsigner-agent.service.d")
-    folder.mkdir()
-    (folder / "watchdog.conf").write_text("[Service]\nWatchdogSec=8\n")
+    DROP_INS.mkdir()
+    (DROP_INS / "watchdog.conf").write_text("[Service]\nWatchdogSec=8\n")
     done("systemctl", "daemon-reload")
     done("systemctl", "restart", "hwsigner-agent.service")
     pid = agent_pid()
     os.kill(pid, signal.SIGSTOP)
     wait_until(lambda: agent_pid() not in (0, pid))
     assert "SessionToken" in credentials("web", "www-data")
+
+
+def test_client_waits_for_an_agent_whose_first_start_hangs(machine: Machine) -> None:
+    """systemd ends the start after TimeoutStartSec, and tries again."""
+    hang = "ExecStartPre=/bin/sh -c 'mkdir /var/lib/hwsigner/started && sleep 1000 || true'"
+    (DROP_INS / "hang.conf").write_text(f"[Service]\nTimeoutStartSec=8\n{hang}\n")
+    done("systemctl", "daemon-reload")
+    done("systemctl", "restart", "--no-block", "hwsigner-agent.service")
+    wait_until(Path("/var/lib/hwsigner/started").exists)
+    assert "SessionToken" in credentials("web", "www-data")
+    (DROP_INS / "hang.conf").unlink()
+    done("systemctl", "daemon-reload")
+    done("systemctl", "restart", "hwsigner-agent.service")
+
+
+def test_refusal_is_a_warning_in_the_journal(machine: Machine) -> None:
+    command = ("journalctl", "--no-pager", "-o", "cat", "-u", "hwsigner-agent.service")
+    assert "profile 'web': user 1000 was refused" in done(*command, "-p", "warning")
+    assert "session created" in done(*command)
+    assert "session created" not in done(*command, "-p", "warning")
 
 
 def test_reload_brings_a_new_profile(machine: Machine) -> None:
@@ -94,8 +114,7 @@ def test_pin_comes_from_an_encrypted_credential(machine: Machine) -> None:
     sealed = Path("/etc/credstore.encrypted/hwsigner.pin")
     sealed.parent.mkdir(exist_ok=True)
     done("systemd-creds", "encrypt", "--with-key=tpm2", f"--name={sealed.name}", "-", sealed, input=PASSWORD)
-    folder = Path("/etc/systemd/system/hwsigner-agent.service.d")
-    (folder / "pin.conf").write_text(f"[Service]\nLoadCredentialEncrypted={sealed.name}:{sealed}\n")
+    (DROP_INS / "pin.conf").write_text(f"[Service]\nLoadCredentialEncrypted={sealed.name}:{sealed}\n")
     done("systemctl", "daemon-reload")
     done("systemctl", "restart", "hwsigner-agent.service")
     assert "SessionToken" in credentials("pin", "alice")
@@ -154,8 +173,7 @@ def test_agent_uses_a_yubikey_through_pcscd_with_polkit(machine: Machine) -> Non
     wait_until(lambda: Path("/run/card/public.der").exists())
     uri = Path("/run/card/uri").read_text()
     machine.profile("card", uri, Path("/run/card/public.der").read_bytes(), 'allow-users = ["alice"]')
-    folder = Path("/etc/systemd/system/hwsigner-agent.service.d")
-    (folder / "card.conf").write_text(f"[Service]\nSetCredential=hwsigner.pin.{SERIAL}:{PIN}\n")
+    (DROP_INS / "card.conf").write_text(f"[Service]\nSetCredential=hwsigner.pin.{SERIAL}:{PIN}\n")
     done("systemctl", "daemon-reload")
     done("systemctl", "restart", "hwsigner-agent.service")
     assert "SessionToken" in credentials("card", "alice")
