@@ -123,7 +123,7 @@ def _disk(base: Path, wheels: Path, wheel: Path, work: Path) -> Path:
     install = ("/bin/python", "-m", "pip", "--quiet", "install", "--no-index", "--find-links=/wheels")
     _chroot(root, f"/opt/hwsigner{install[0]}", *install[1:], f"hwsigner[{','.join(EXTRAS)}]")
     _chroot(root, "python3", "-m", "venv", "/opt/pytest")
-    _chroot(root, f"/opt/pytest{install[0]}", *install[1:], "pytest", "cryptography", "hwsigner")
+    _chroot(root, f"/opt/pytest{install[0]}", *install[1:], "pytest", f"hwsigner[{','.join(EXTRAS)}]")
     shutil.rmtree(root / "wheels")
     unit = root / "etc/systemd/system/machine-tests.service"
     shutil.copy(HERE / "machine-tests.service", unit)

@@ -73,13 +73,13 @@ class Machine:
 
     def pcr_key(self, file: Path, pcr: int) -> bytes:
         """Write the file of a TPM key that signs while a PCR has the value of now, and return its public key in DER."""
-        tpm2("startauthsession", "-S", "trial")
-        tpm2("policypcr", "-S", "trial", "-l", f"sha256:{pcr}", "-L", "policy")
-        tpm2("flushcontext", "trial")
-        public = self._create("noda", "-L", "policy")
         tpm2("pcrread", f"sha256:{pcr}", "-o", "values")
         digest = hashlib.sha256((SCRATCH / "values").read_bytes()).digest()
         selection = struct.pack(">IHB", 1, SHA256, 3) + (1 << pcr).to_bytes(3, "little")
+        # TPM 2.0 Library, part 3, 23.7. No trial session: the kernel's resource manager ends it with each tool.
+        policy = hashlib.sha256(bytes(32) + struct.pack(">I", POLICY_PCR) + selection + digest).digest()
+        (SCRATCH / "policy").write_bytes(policy)
+        public = self._create("noda", "-L", "policy")
         command = PolicyCommand(POLICY_PCR, struct.pack(">H", len(digest)) + digest + selection)
         parts = (SCRATCH / "public").read_bytes(), (SCRATCH / "private").read_bytes()
         file.write_text(write_tss2_pem(TSS2Key(True, OWNER, *parts, policy=(command,))))
