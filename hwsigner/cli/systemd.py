@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import grp
 import os
 import shlex
 import subprocess
@@ -97,24 +96,14 @@ def _installed(*, system: bool) -> Iterator[tuple[Traversable, Path]]:
 def _filled(source: Traversable, program: Path) -> str:
     """Return a file's text, with the program's path, and the TPM's group where there is a TPM."""
     comment = "//" if source.name.endswith(".rules") else "#"
-    text = source.read_text("utf-8").replace("@program@", _quoted(program))
+    text = source.read_text("utf-8").replace("@program@", str(program))
     return f"{comment} {_MARK}\n{text.replace('@groups@', _groups())}"
 
 
 def _groups() -> str:
     if not _TPM.exists():
         return "# No TPM was found. For one added later, run `hwsigner systemd install --system` again."
-    group = _TPM.stat().st_gid
-    try:
-        return f"SupplementaryGroups={grp.getgrgid(group).gr_name}"
-    except KeyError:
-        return f"SupplementaryGroups={group}"
-
-
-def _quoted(program: Path) -> str:
-    """Return a path as ExecStart= takes it (systemd.service(5), "Command lines")."""
-    text = str(program).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
-    return f'"{text}"' if set(text) & set(" \t'\"\\;") else text
+    return f"SupplementaryGroups={_TPM.group()}"
 
 
 def _program(*, system: bool) -> Path:
@@ -126,6 +115,8 @@ def _program(*, system: bool) -> Path:
     program = Path(os.path.abspath(sys.argv[0]))
     if program.name != "hwsigner" or not os.access(program, os.X_OK):
         raise UsageError("the path of this program is not known", "Run it by its path: /opt/hwsigner/bin/hwsigner")
+    if set(str(program)) & set(" \t'\"\\;%$"):  # See "Command lines" in systemd.service(5).
+        raise UsageError(f"{program} has characters that units can't name", "Install hwsigner into /opt/hwsigner")
     if system:
         for file in (program, Path(sys.executable)):
             _check_reachable(file)

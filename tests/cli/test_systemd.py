@@ -174,6 +174,19 @@ def test_program_that_other_users_cannot_reach_is_refused(tmp_path: Path) -> Non
         systemd._check_reachable(program)
 
 
+def test_program_whose_path_a_unit_cannot_name_is_refused(
+    user_install: Path, call: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "100 %" / "hwsigner"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    done = call("systemd", "install", "--user")
+    assert done.status == 2
+    assert "has characters that units can't name" in done.err
+    assert not user_install.exists()
+
+
 def test_program_in_a_home_folder_is_refused() -> None:
     with pytest.raises(hwsigner.errors.UsageError, match="is in a home folder"):
         systemd._check_reachable(Path("/home/alice/venv/bin/hwsigner"))
