@@ -69,11 +69,11 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
     if event != "subprocess.Popen" or _is_allowed:
         return
     command = arguments[1] if isinstance(arguments[1], list | tuple) else [arguments[1]]
-    if any(_EMULATOR.search(os.fsdecode(argument)) for argument in command):
+    if any(EMULATOR.search(os.fsdecode(argument)) for argument in command):
         pytest.fail(f"{command} starts emulated hardware: request the fixture `hardware`, or one that requests it")
 
 
-_EMULATOR = re.compile(r"(^|/)(swtpm|pcscd|tpm2-abrmd)$|\bsofthsm")
+EMULATOR = re.compile(r"(^|/)(swtpm|pcscd|tpm2-abrmd)$|\bsofthsm")
 _is_allowed = True
 sys.addaudithook(_watch)
 

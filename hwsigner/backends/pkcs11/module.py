@@ -184,9 +184,7 @@ class Module:
     def hold(self, held: ExitStack, deadline: float) -> bool:
         """Hold the locks of the module and its tokens; return whether no call is under way in it now.
 
-        Args:
-            held: releases them.
-            deadline: in time of `time.monotonic()`: when to stop waiting for the locks.
+        It stops waiting for them at a time of `time.monotonic()`; `held` releases them.
         """
         tokens = [token.asks_user or _hold(token.lock, held, deadline) for token in self.sessions]
         return _hold(self.lock, held, deadline) and all(tokens)
@@ -194,8 +192,7 @@ class Module:
     def leave_to_parent(self, *, is_lost: bool) -> None:
         """Leave, in a child process, the module's state and sessions, and the locks of its threads, to the parent.
 
-        Args:
-            is_lost: the parent was inside the module, whose own locks may never be released.
+        The module is lost if the parent was inside it: its own locks may never be released.
         """
         self._is_lost |= is_lost
         self._is_inherited |= self._is_ready
@@ -264,10 +261,7 @@ def _unpadded(text: str) -> str:
 def token_uri(token: TokenInfo, uri: KeyURI, others: Iterable[TokenInfo] = ()) -> KeyURI:
     """Return the URI of a token that was found by another URI: with its attributes of tokens, and its module.
 
-    Args:
-        token: the token.
-        uri: the URI that found it.
-        others: the tokens that were found with it. If one has the same label and serial number, the slot is named.
+    If another token was found that has the same label and serial number, the slot is named.
     """
     names = {"token": token.label, "serial": token.serial}
     # A text with a replacement character was not UTF-8, and would name nothing.

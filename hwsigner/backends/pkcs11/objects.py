@@ -90,12 +90,7 @@ def find_private_keys(session: Session, uri: KeyURI, wanted: bytes | None = None
     """Return the private keys that a URI names; if some of them can sign, only those.
 
     A URI may name a certificate or a public key of the token: the private key has the same CKA_ID, else the same
-    public key.
-
-    Args:
-        session: a session with the token, logged in if keys are hidden.
-        uri: names keys by `object` and `id`.
-        wanted: the certificate's DER SubjectPublicKeyInfo, if it is known.
+    public key. `wanted` is the certificate's DER SubjectPublicKeyInfo, if it is known.
     """
     named = find_keys(session, ObjectClass.PRIVATE_KEY, uri)
     is_sure = wanted is None or uri.path.get("type") == b"private"
@@ -233,13 +228,9 @@ def count_names(found: Iterable[AnyObject]) -> Names:
 
 
 def object_uri(found: AnyObject, token: KeyURI, uri: KeyURI, names: Names) -> str:
-    """Return the URI of an object.
+    """Return the URI of an object on a token, which was found by another URI.
 
-    Args:
-        found: the object.
-        token: the URI of its token.
-        uri: the URI that found it.
-        names: those of the objects that were found with it. An empty id or label is written if it tells them apart.
+    An empty id or label is written if it tells the object from others that were found, whose names are given.
     """
     own, kind = {"id": found.id, "object": found.label}, {"type": _uri_type(found)}
     shown = {name: value for name, value in own.items() if value or uri.path.get(name) == b""}

@@ -59,12 +59,7 @@ def signature_pin_request(token: TokenInfo) -> PinRequest:
 
 
 def refuse_risk(token: TokenInfo, pins: PinSource, *, is_stored: bool = False) -> None:
-    """Check that a wrong PIN would do no harm.
-
-    Args:
-        token: the token, with its flags as they are now.
-        pins: says whether the final try is allowed.
-        is_stored: the user did not give the PIN just now, so a wrong one would be sent again and again.
+    """Check that a wrong PIN would do no harm. A stored one would be sent again and again.
 
     Raises:
         PinLockedError: the PIN is locked, would be with one more wrong try, or is a stored one after a wrong try.
@@ -86,13 +81,7 @@ def refuse_stranger(session: Session, token: TokenInfo, uri: KeyURI, public_key:
     """Check that a token may be the one that a URI means, before a stored PIN is sent to it.
 
     It is not if the URI names no token, and this one shows keys or certificates without a login, none of which is the
-    certificate's or has the URI's label and id.
-
-    Args:
-        session: a session with the token.
-        token: the token.
-        uri: the URI of what is looked for.
-        public_key: the certificate's DER SubjectPublicKeyInfo, if it is known.
+    certificate's (`public_key`, if it is known) or has the URI's label and id.
 
     Raises:
         PinRequiredError: the token is another one.
@@ -162,13 +151,7 @@ class TokenFingerprint:
 
 @contextmanager
 def only_try(module: Module, token: TokenInfo, found: FoundPin | None, pins: PinSource) -> Iterator[None]:
-    """Send a PIN in the body of the `with` statement. If it is stored and refused, remember that.
-
-    Args:
-        module: the token's module.
-        token: the token.
-        found: the PIN, or None for a keypad.
-        pins: say whether the user has allowed the try.
+    """Send a PIN (None: a keypad) in the body of the `with` statement. If it is stored and refused, remember that.
 
     Raises:
         PinLockedError: the PIN is stored, and the token refused a stored one before, in this or another process.

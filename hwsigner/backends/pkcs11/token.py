@@ -114,10 +114,7 @@ class OpenToken(TokenSession):
     def log_in(self, uri: KeyURI, pins: PinSource, public_key: bytes | None = None) -> None:
         """Log in, unless this was done: with the stored PIN, the PIN that the user gives, or at the token's keypad.
 
-        Args:
-            uri: what is looked for. If it names no token, and this one shows only other keys, no stored PIN is sent.
-            pins: where the PIN comes from.
-            public_key: the certificate's DER SubjectPublicKeyInfo, if it is known.
+        If the URI names no token, and this one shows only other keys, no stored PIN is sent; see `refuse_stranger`.
 
         Raises:
             PinRequiredError: no place gives a PIN for this token.
@@ -140,10 +137,7 @@ class OpenToken(TokenSession):
     def log_in_for_signature(self, uri: KeyURI, pins: PinSource, begin: Callable[[], None]) -> None:
         """Begin a signature of a key that wants a PIN each time (CKA_ALWAYS_AUTHENTICATE), and log in for it.
 
-        Args:
-            uri: the key.
-            pins: where its PIN comes from.
-            begin: begins the signature, which can't be taken back; called once there is a PIN that may be sent.
+        `begin` is called once there is a PIN that may be sent, since a signature that was begun can't be cancelled.
 
         Raises:
             PinError: no place gives one, or a try would risk locking the PIN.
