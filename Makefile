@@ -2,6 +2,7 @@
 
 PYTHON =
 VENV = .venv
+DEMO_VENV = .venv-demo
 CLIENTS = .clients
 PYTHONS = 3.11 3.12 3.13
 # false: without the extension, with the canonicalisation in Python.
@@ -14,11 +15,13 @@ SHUFFLE =
 JOBS = $(shell expr 2 '*' $$(nproc))
 SECONDS = 600
 
-PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev cmake ninja-build pkg-config libssl-dev \
-	libtss2-dev softhsm2 opensc opensc-pkcs11 openssl gnutls-bin p11-kit p11-kit-modules openssh-client \
+DEMO_PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev pkg-config libtss2-dev \
+	softhsm2 opensc openssl swtpm tpm2-openssl awscli
+PACKAGES = $(DEMO_PACKAGES) cmake ninja-build libssl-dev opensc-pkcs11 gnutls-bin p11-kit p11-kit-modules openssh-client \
 	pcscd vsmartcard-vpcd ykcs11 yubico-piv-tool libtpm2-pkcs11-1 \
-	swtpm swtpm-tools tpm2-tools tpm2-openssl tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon dbus-bin \
-	awscli strace systemd wrk pinentry-curses pinentry-tty
+	swtpm-tools tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon dbus-bin \
+	strace systemd wrk pinentry-curses pinentry-tty
+MACHINE_PACKAGES = mmdebstrap qemu-system-x86 swtpm swtpm-tools e2fsprogs
 CLIENT_PACKAGES = awscli golang-go golang-github-aws-aws-sdk-go-v2-dev libfaketime nodejs npm rclone ruby ruby-aws-sdk-core
 
 BIN = $(VENV)/bin
@@ -31,13 +34,13 @@ CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TER
 PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ORDER)
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-all test-python test-clients client-packages lint format sanitize fuzz bench wheel setup packages clean
+.PHONY: help demo check test test-all test-python test-clients test-machine demo-packages client-packages lint format sanitize fuzz bench wheel setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
 
-demo: setup ## AWS credentials from keys in a file, a PKCS #11 token and a TPM, all emulated
-	@$(CLEAN) $(BIN)/python -m softhsm.demo
+demo: $(DEMO_VENV)/.installed ## AWS credentials from keys in a file, a PKCS #11 token and a TPM, all emulated
+	@$(CLEAN) $(DEMO_VENV)/bin/python -m softhsm.demo
 
 check: setup ## Run the tests that need no emulated hardware: a minute on two cores
 	$(PYTEST) -m 'not hardware' --hypothesis-profile=check $(TESTS)
@@ -73,6 +76,11 @@ sanitize: packages ## Check the C under AddressSanitizer and UndefinedBehaviorSa
 fuzz: packages ## Fuzz the C (SECONDS=600)
 	native/tests/run fuzz $(SECONDS)
 
+test-machine: setup ## Test the wheel in a virtual machine with systemd and a kernel TPM
+	@$(if $(PACKAGES),.ci/packages $(MACHINE_PACKAGES))
+	$(MAKE) --no-print-directory wheel
+	$(CLEAN) $(BIN)/python tests/machine/run.py dist/*.whl .machine
+
 bench: setup ## Measure start-up, outputs, keys, signing and serving
 	@$(CLEAN) $(BIN)/python tests/bench/run.py
 
@@ -84,6 +92,9 @@ setup: packages $(VENV)/.built ## Install what the other targets need, and nothi
 
 packages:
 	@$(if $(PACKAGES),.ci/packages $(PACKAGES))
+
+demo-packages:
+	@$(if $(PACKAGES),.ci/packages $(DEMO_PACKAGES))
 
 client-packages:
 	@$(if $(PACKAGES),.ci/packages $(CLIENT_PACKAGES))
@@ -111,11 +122,18 @@ $(VENV)/.installed: pyproject.toml | packages
 	$(PIP) install --editable '.[pkcs11,tpm2,requests,serve,dev]' --config-settings=hwsigner.native=false
 	@touch $@
 
+# Without the extension and what only tests need.
+$(DEMO_VENV)/.installed: pyproject.toml | demo-packages
+	"$(or $(PYTHON),$$(.ci/find-python))" -m venv --clear $(@D)
+	$(@D)/bin/python -m pip --quiet --disable-pip-version-check --retries 10 install --editable '.[pkcs11,tpm2]' \
+		--config-settings=hwsigner.native=false
+	@touch $@
+
 # The extension is built into the virtual environment, not among the sources: each environment has its own, or none.
 $(VENV)/.built: $(VENV)/.installed native/CMakeLists.txt $(wildcard native/*.[ch])
 	$(PIP) install --editable . --no-deps --force-reinstall $(EXTENSION)
 	@touch $@
 
 clean: ## Remove virtual environments, builds and caches
-	rm -rf .venv .venv-* .clients build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* .clients .machine build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find hwsigner softhsm tests -name __pycache__ -type d -exec rm -rf {} +

@@ -62,6 +62,7 @@ OWNERS = {
         "cli.process",
         "pins.sources",
         "serving.connections",
+        "system.pcsc",
     ),
     "tomlkit": ("config.profiles",),
     "cryptography": ("backends", "certificate", "public_key", "config.selector", "emulator", "testing"),

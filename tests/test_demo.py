@@ -97,3 +97,10 @@ def test_demo_prints_one_line_when_its_reader_goes_away(demo: subprocess.Popen[s
     errors = demo.stderr.read()
     assert (demo.wait(timeout=60), errors) == (1, "demo: [Errno 32] Broken pipe\n")
     assert_nothing_is_left(short_folder)
+
+
+def test_demo_installs_no_service_of_the_machine() -> None:
+    done = subprocess.run(["make", "--dry-run", "--always-make", "demo"], cwd=ROOT, capture_output=True, text=True)
+    [packages] = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith(".ci/packages ")]
+    assert {"softhsm2", "swtpm", "awscli"} <= set(packages)
+    assert not {"pcscd", "tpm2-abrmd", "vsmartcard-vpcd", "dbus-daemon"} & set(packages)

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -17,13 +18,16 @@ from hwsigner.agent.address import (
     system_address,
     user_address,
 )
-from hwsigner.agent.protocol import Channel, Request, Verb
+from hwsigner.agent.protocol import Channel, Head, Request, Verb
 from hwsigner.errors import AgentError, PinRequiredError
 from hwsigner.pins import AskPin, PinRequest
 from hwsigner.pins.child import VARIABLE as PIN_VARIABLE
 from hwsigner.system.users import peer_uid
 
 CONNECT_LIMIT = 1.0
+# Seconds for the start of the system's agent, and between two attempts to reach it. Go's SDK waits 60 s for a process.
+START_LIMIT = 45.0
+_PAUSE = 0.2
 
 
 def find_credentials(name: str, environ: Mapping[str, str] = os.environ) -> bytes | None:
@@ -45,18 +49,52 @@ def find_credentials(name: str, environ: Mapping[str, str] = os.environ) -> byte
         return None
     for address in (user_address(environ), system_address()):
         try:
-            with _connected(address) as channel:
-                if channel is None:
-                    continue
-                channel.send(Request(Verb.GET, name).line())
-                head, body = channel.answer()
+            head, body = _get(address, name, protocol.FIRST_BYTE_LIMIT)
         except (AgentError, OSError):
             return None  # It hangs or can't be trusted. The next agent's profile of this name may be another.
-        if head.kind == "error":
-            raise AgentError(body.decode("utf-8", "replace"), exit_status=head.status)
         if head.kind != "unknown":
-            return body
+            return _credentials(head, body)
     return None
+
+
+def wait_for_system_agent(name: str, environ: Mapping[str, str] = os.environ) -> bytes | None:
+    """Return what `find_credentials` does, from the system's agent, which may be starting.
+
+    systemd listens for an agent that starts, or starts again after a crash, so clients can connect and get no answer.
+
+    Returns:
+        None if nothing listens, or the agent does not know the profile.
+
+    Raises:
+        AgentError: as `find_credentials`; or no answer came within START_LIMIT.
+    """
+    if environ.get(VARIABLE) == "none" or not protocol.is_name(name):
+        return None
+    deadline = time.monotonic() + START_LIMIT
+    while (rest := deadline - time.monotonic()) > 0:
+        try:
+            head, body = _get(system_address(), name, rest)
+        except (AgentError, OSError):
+            time.sleep(min(_PAUSE, rest))
+        else:
+            return None if head.kind == "unknown" else _credentials(head, body)
+    hint = "Look for the reason with journalctl -u hwsigner-agent"
+    raise AgentError(f"the system's agent did not answer within {START_LIMIT:.0f} s", hint)
+
+
+def _get(address: Address, name: str, limit: float) -> tuple[Head, bytes]:
+    """Return an agent's answer, whose first line may take some seconds; `unknown` if there is no agent."""
+    with _connected(address) as channel:
+        if channel is None:
+            return Head("unknown"), b""
+        channel.send(Request(Verb.GET, name).line())
+        return channel.answer(limit)
+
+
+def _credentials(head: Head, body: bytes) -> bytes:
+    if head.kind == "error":
+        raise AgentError(body.decode("utf-8", "replace"), exit_status=head.status)
+    return body
 
 
 def command(address: Address, request: Request, ask: AskPin | None = None) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
 
 from hwsigner.agent.address import Address
+from hwsigner.agent.protocol import WORKING
 from hwsigner.errors import AgentError
 from hwsigner.system.systemd import take_sockets
 from hwsigner.system.users import peer_uid
@@ -46,6 +47,21 @@ def open_listener(address: Address, environ: MutableMapping[str, str]) -> Iterat
                 problem = f"can't listen in {address.folder}: {error.strerror or error}"
                 raise AgentError(problem, "XDG_RUNTIME_DIR says where it is") from error
         yield listener
+
+
+def greet(listener: socket.socket) -> list[tuple[socket.socket, int]]:
+    """Accept the clients that wait already, and report to them that the agent is working. Returns each with its uid.
+
+    They have waited since systemd began to start the agent, which now loads its libraries.
+    """
+    clients: list[tuple[socket.socket, int]] = []
+    listener.setblocking(False)
+    with suppress(OSError):  # No more clients wait, or the system refuses one. The loop goes on from there.
+        while len(clients) < _AT_ONCE:
+            sock, _ = listener.accept()
+            clients.append((sock, peer_uid(sock)))
+            sock.send(WORKING, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    return clients
 
 
 def _passed_socket(environ: MutableMapping[str, str]) -> socket.socket | None:

@@ -104,7 +104,7 @@ class AgentProfile:
             self._values = settings.values_of(config)
         except (HwsignerError, HwsignerWarning) as error:
             self._fault = error
-            shared.log(f"profile {self.name!r} can't be used: {error}")
+            shared.log(f"error: profile {self.name!r} can't be used: {error}")
         self._users = _uids(self._values["allow_users"], shared.log)
 
     def allows(self, uid: int) -> bool:
@@ -205,7 +205,7 @@ class AgentProfile:
             if provider:
                 provider.close()
         except Exception as error:
-            self._shared.log(f"profile {self.name!r}: its key was not closed: {type(error).__name__}")
+            self._shared.log(f"error: profile {self.name!r}: its key was not closed: {type(error).__name__}")
 
     def _open(self) -> BackgroundProvider:
         """Return the provider, made if need be."""
@@ -233,7 +233,7 @@ class AgentProfile:
         if isinstance(outcome, Failure):
             if isinstance(outcome.error, PinError) and not isinstance(outcome.error, PinRequiredError):
                 self._pins.forget()
-            self._shared.log(f"profile {self.name!r}: no session: {outcome.error.message}")
+            self._shared.log(f"error: profile {self.name!r}: no session: {outcome.error.message}")
         else:
             expiration = outcome.expiration
             self._shared.log(
@@ -257,5 +257,5 @@ def _uids(users: Iterable[str], log: Log) -> frozenset[int]:
     """Return the uids of users given by name or number; a user that is unknown is logged and left out."""
     found = {user: find_uid(user) for user in users}
     for user in (user for user, uid in found.items() if uid is None):
-        log(f"allow-users names {user!r}, who is not a user of this system")
+        log(f"warning: allow-users names {user!r}, who is not a user of this system")
     return frozenset(uid for uid in found.values() if uid is not None)

@@ -49,7 +49,7 @@ class Profiles:
         try:
             self._read()
         except ConfigError as error:
-            self._shared.log(f"the profiles stay as they were: {error}")
+            self._shared.log(f"error: the profiles stay as they were: {error}")
 
     def close(self) -> list[Future[None]]:
         """Close all profiles; return what is done once they, and those that were removed before, are closed."""

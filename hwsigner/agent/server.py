@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
@@ -75,8 +75,12 @@ class AgentServer:
         self._next_working = self._next_watchdog = self._next_look = time.monotonic()
         self._notifier = Notifier({})
 
-    def run(self, notifier: Notifier) -> bool:
+    def run(self, notifier: Notifier, waiting: Iterable[tuple[socket.socket, int]] = ()) -> bool:
         """Serve until `stop`, and then until waiting clients are answered, DRAIN_LIMIT has passed, or `end`.
+
+        Args:
+            notifier: reports to systemd.
+            waiting: clients that were accepted before, each with its uid.
 
         Returns:
             Whether all keys are closed. If one hangs, so does its thread, and the interpreter would wait for it.
@@ -85,6 +89,8 @@ class AgentServer:
         self._acceptor.open()
         self._selector.register(self._wake, selectors.EVENT_READ, self._run_posted)
         notifier.ready(self._summary())
+        for sock, uid in waiting:
+            self._enter(sock, uid)
         try:
             while self._goes_on():
                 for key, _ in self._selector.select(self._timeout()):
@@ -194,7 +200,7 @@ class AgentServer:
 
     def _refuse(self, client: Client, what: str) -> None:
         self._log(f"{what}: user {client.uid} was refused")
-        text = f"{what} is not for user {client.uid}. See allow-users in docs/agent.md"
+        text = f"{what} is not for user {client.uid}. See allow-users in hwsigner help agent"
         self._finish(client, protocol.error(7, text))
 
     def _wait(self, client: Client, profile: AgentProfile) -> None:

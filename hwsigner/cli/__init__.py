@@ -37,6 +37,7 @@ COMMANDS = {
     "read-certificate-data": "hwsigner.cli.read_certificate_data",
     "list": "hwsigner.cli.list",
     "profile": "hwsigner.cli.profile",
+    "systemd": "hwsigner.cli.systemd",
     "emulator": "hwsigner.cli.emulator",
     "version": "hwsigner.cli.version",
 }
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if name == "help" and rest:
-        name, rest = rest[0], ["--help"]
+        return _help_with(rest[0])
     if name in ("--help", "-h", "help"):
         print(_help())
         return 0
@@ -128,7 +129,22 @@ def _run_completed(command: ModuleType, parsed: argparse.Namespace) -> int:
     return status
 
 
+def _help_with(name: str) -> int:
+    """Print a command's flags, and then the page of the docs with this name, if there is one."""
+    from hwsigner.cli.pages import names, page
+
+    if name in COMMANDS:
+        _run([name, "--help"])
+    elif name not in names():
+        raise UsageError(f"no help about {name[:40]!r}", f"Use one of {', '.join(sorted({*COMMANDS, *names()}))}")
+    if name in names():
+        print(page(name))
+    return 0
+
+
 def _help() -> str:
+    from hwsigner.cli.pages import names
+
     rows = [f"  {name:<22} {importlib.import_module(module).HELP}" for name, module in COMMANDS.items()]
     return "\n".join(
         [
@@ -138,7 +154,8 @@ def _help() -> str:
             "",
             *rows,
             "",
-            "hwsigner help COMMAND lists a command's flags, as hwsigner COMMAND --help does.",
+            "hwsigner COMMAND --help lists a command's flags. hwsigner help agent prints the page about the agent.",
+            f"Other pages: {', '.join(name for name in names() if name != 'agent')}",
         ]
     )
 

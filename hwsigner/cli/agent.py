@@ -6,6 +6,7 @@ import argparse
 import gc
 import os
 import signal
+import socket
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,7 +89,16 @@ def _asker(pinentry: str | None) -> Callable[[PinRequest], str | None]:
 
 
 def _run_agent(address: Address) -> None:
-    from hwsigner.agent.listener import open_listener
+    from hwsigner.agent.listener import greet, open_listener
+
+    with open_listener(address, os.environ) as listener:
+        # Before anything that takes time: clients of a system that boots have waited already.
+        is_closed = _serve(address, listener, greet(listener))
+    if not is_closed:
+        os._exit(0)  # Without waiting for the thread of a key that hangs.
+
+
+def _serve(address: Address, listener: socket.socket, waiting: list[tuple[socket.socket, int]]) -> bool:
     from hwsigner.agent.memory import LockedMemory, lock_process
     from hwsigner.agent.profile import Shared
     from hwsigner.agent.profiles import Profiles
@@ -106,13 +116,10 @@ def _run_agent(address: Address) -> None:
     memory, notifier = LockedMemory(log.note), Notifier(os.environ)
     # The system's agent reads the system's file only.
     environ = {**os.environ, "XDG_CONFIG_HOME": "/etc"} if address.is_system else os.environ
-    with open_listener(address, os.environ) as listener:
-        profiles = Profiles(Shared(environ, memory, log.note), is_system=address.is_system)
-        server = AgentServer(listener, profiles, memory=memory, is_open=address.is_system, log=log.refused)
-        with _signals(server):
-            is_closed = server.run(notifier)
-    if not is_closed:
-        os._exit(0)  # Without waiting for the thread of a key that hangs.
+    profiles = Profiles(Shared(environ, memory, log.note), is_system=address.is_system)
+    server = AgentServer(listener, profiles, memory=memory, is_open=address.is_system, log=log.refused)
+    with _signals(server):
+        return server.run(notifier, waiting)
 
 
 @contextmanager

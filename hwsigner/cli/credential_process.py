@@ -23,7 +23,7 @@ def add_arguments(parser: Parser) -> None:
 def run_before_profile(given: argparse.Namespace) -> int | None:
     """Print a running agent's credentials, if the flags only name a profile.
 
-    This comes before config.toml is read, as perhaps only the agent can read it.
+    This comes before config.toml is read, as perhaps only the agent can read it. The system's agent may be starting.
 
     Returns:
         0, or None if no agent has credentials; then call `run`.
@@ -31,9 +31,14 @@ def run_before_profile(given: argparse.Namespace) -> int | None:
     name = _only_profile(vars(given))
     if name is None:
         return None
-    from hwsigner.agent.client import find_credentials
+    from hwsigner.agent.address import system_address
+    from hwsigner.agent.client import find_credentials, is_running, wait_for_system_agent
 
     credentials = find_credentials(name)
+    if not credentials and is_running(system_address()):
+        from hwsigner.config.profiles import profiles
+
+        credentials = None if name in profiles(os.environ) else wait_for_system_agent(name)
     if not credentials:
         return None
     _print(credentials.decode())

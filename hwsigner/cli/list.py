@@ -18,6 +18,7 @@ from hwsigner.config.flags import IDENTITY, switch
 from hwsigner.errors import CertificateError, UsageError, printable
 from hwsigner.key import FoundCertificate, ListedObject, ListedToken, list_tokens
 from hwsigner.public_key import kind_of
+from hwsigner.system import pcsc
 
 HELP = "list tokens, keys and certificates, with their URIs"
 
@@ -47,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"tokens": [_data(token) for token in tokens]}, indent=2))
     elif not tokens:
-        report(f"no token matches {uri.name}. Without a URI, list shows all" if uri.path else "no token is present")
+        absent = f"no token is present. {pcsc.hint('Insert one')}"
+        report(f"no token matches {uri.name}. Without a URI, list shows all" if uri.path else absent)
     elif sys.stdout.isatty():
         _print_tables(tokens)
     else:

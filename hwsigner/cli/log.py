@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from hwsigner.errors import printable
+from hwsigner.system.systemd import WARNING, is_journal, line_priority
 
 MAX_REFUSALS_PER_SECOND = 20
 
@@ -31,14 +32,21 @@ class Log:
             self._descriptor = os.dup(_STDERR)
         except OSError:  # It is closed.
             self._descriptor = os.open(os.devnull, os.O_WRONLY)
+        self._is_journal = is_journal(self._descriptor)
         self._second = 0
         self._count = 0
         self._lost = 0
 
-    def note(self, text: str) -> None:
-        """Write a line. If stderr is blocked, by a full pipe or a stopped terminal, drop the line and count it."""
+    def note(self, text: str, priority: int | None = None) -> None:
+        """Write a line. If stderr is blocked, by a full pipe or a stopped terminal, drop the line and count it.
+
+        Args:
+            text: the line.
+            priority: the journal's number; by default of a line that begins with `error:`, `warning:` or neither.
+        """
         lines = [f"{self._lost} lines were lost", text] if self._lost else [text]
-        data = "".join(f"hwsigner: {printable(line)}"[:_MAX_CHARACTERS] + "\n" for line in lines).encode()
+        begin = f"<{priority or line_priority(text)}>hwsigner: " if self._is_journal else "hwsigner: "
+        data = "".join(f"{begin}{printable(line)}"[:_MAX_CHARACTERS] + "\n" for line in lines).encode()
         try:
             if self._is_ready():
                 os.write(self._descriptor, data)
@@ -53,11 +61,11 @@ class Log:
         second = int(self._clock())
         if second != self._second:
             if self._count > MAX_REFUSALS_PER_SECOND:
-                self.note(f"refused {self._count - MAX_REFUSALS_PER_SECOND} more requests")
+                self.note(f"refused {self._count - MAX_REFUSALS_PER_SECOND} more requests", WARNING)
             self._second, self._count = second, 0
         self._count += 1
         if self._count <= MAX_REFUSALS_PER_SECOND:
-            self.note(text)
+            self.note(text, WARNING)
 
     def _is_ready(self) -> bool:
         poll = select.poll()

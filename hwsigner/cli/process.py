@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from hwsigner.errors import printable
+from hwsigner.system.systemd import ERROR, is_journal, line_priority
 
 _DESCRIPTORS = 4096
 _PR_SET_DUMPABLE = 4  # From <linux/prctl.h>; Python has no name for it.
@@ -23,10 +24,11 @@ def report(text: str) -> None:
     """Write lines to stderr, each with the program's name. Do nothing if stderr is closed or full."""
     if sys.stderr is None:
         return  # print() would write to stdout then.
-    lines = "".join(f"hwsigner: {printable(line)}\n" for line in text.splitlines())
     # Unbuffered: at exit, the interpreter would retry what is left in a buffer, and end with status 120.
     with suppress(OSError):
         sys.stderr.flush()
+        begin = f"<{line_priority(text, ERROR)}>hwsigner: " if is_journal(sys.stderr.fileno()) else "hwsigner: "
+        lines = "".join(f"{begin}{printable(line)}\n" for line in text.splitlines())
         os.write(sys.stderr.fileno(), lines.encode(sys.stderr.encoding, "backslashreplace"))
 
 

@@ -131,7 +131,7 @@ def _provider(arguments: argparse.Namespace, name: str, log: Log) -> BackgroundP
         if isinstance(outcome, Credentials):
             log(f"{name}: created a session, good until {outcome.expiration:%Y-%m-%dT%H:%M:%SZ}")
         else:
-            log(f"{name}: no session: {outcome.error}")
+            log(f"error: {name}: no session: {outcome.error}")
 
     attended = getattr(arguments, "attended", None)  # Only profiles have it.
     return BackgroundProvider(options.provider(arguments), formats=FORMATS, attended=attended, on_try=note)

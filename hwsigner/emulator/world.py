@@ -135,7 +135,7 @@ def load_world(path: Path) -> World:
     try:
         document = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} can't be read as TOML: {error}", "See docs/emulator.md for an example") from error
+        raise ConfigError(f"{path} can't be read as TOML: {error}", "hwsigner help emulator has an example") from error
     for key in document:
         if key not in {*_KEYS, "session_path"}:
             raise _bad(path, f"the unknown key {key}")
@@ -187,4 +187,4 @@ def _trust_anchor(path: Path, table: dict[str, Any]) -> TrustAnchor:
 
 
 def _bad(path: Path, what: str) -> ConfigError:
-    return ConfigError(f"{path} has {what}", "See docs/emulator.md for an example")
+    return ConfigError(f"{path} has {what}", "hwsigner help emulator has an example")

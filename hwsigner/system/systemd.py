@@ -1,4 +1,4 @@
-"""Sockets that systemd passes to a program (sd_listen_fds(3)), and reports to systemd (sd_notify(3))."""
+"""Sockets that systemd passes to a program (sd_listen_fds(3)), reports to it (sd_notify(3)), and its journal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,22 @@ from contextlib import suppress
 
 from hwsigner.errors import UsageError
 
+# Priorities of lines in the journal.
+ERROR, WARNING, INFO = 3, 4, 6
 _FIRST_DESCRIPTOR = 3
+
+
+def is_journal(descriptor: int) -> bool:
+    """Return whether systemd's journal reads what is written to a descriptor (JOURNAL_STREAM in systemd.exec(5))."""
+    with suppress(OSError):
+        status = os.fstat(descriptor)
+        return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+    return False
+
+
+def line_priority(text: str, default: int = INFO) -> int:
+    """Return a line's priority for the journal, which reads it as `<3>` before the line (sd-daemon(3))."""
+    return {"error": ERROR, "warning": WARNING}.get(text.partition(":")[0], default)
 
 
 def take_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:

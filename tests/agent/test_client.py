@@ -22,6 +22,7 @@ from hwsigner.config import profiles as config
 from hwsigner.errors import AgentError
 from hwsigner.pins import PinRequest
 from hwsigner.system import notices
+from scene import Outcome
 
 Start = Callable[[Path, Talk], FakeAgent]
 STATUS = Request(Verb.STATUS)
@@ -118,6 +119,63 @@ class TestFindCredentials:
             for _ in range(3):  # The first waits in the queue, the others find it full.
                 assert find(runtime) is None
                 assert is_running(address)
+
+
+class TestStartOfTheSystemAgent:
+    """The program in Python, after hwsigner-credentials got no answer from the system's agent within a second."""
+
+    @pytest.fixture(autouse=True)
+    def asked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HWSIGNER_AGENT", "asked")
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+        monkeypatch.setattr(config, "SYSTEM_FILE", tmp_path / "config.toml")
+        monkeypatch.setattr(client, "_PAUSE", 0.01)
+
+    @pytest.fixture
+    def call(self, capfd: pytest.CaptureFixture[str]) -> Callable[[], Outcome]:
+        """Run the program for a profile."""
+
+        def run() -> Outcome:
+            status = main(["credential-process", "--profile", "web"])
+            return Outcome(status, *capfd.readouterr())
+
+        return run
+
+    def test_agent_is_asked_until_it_answers(
+        self, fake_agent: Start, system_folder: Path, call: Callable[[], Outcome]
+    ) -> None:
+        answers = iter([b"", b"", b"1 work", protocol.WORKING + GOOD])
+        agent = fake_agent(system_folder, lambda connection: connection.sendall(next(answers)))
+        done = call()
+        assert (done.status, done.out, done.err) == (0, JSON.decode(), "")
+        assert agent.requests[-1] == b"1 get web\n"
+
+    def test_agent_that_answers_nothing_ends_with_status_7(
+        self, fake_agent: Start, system_folder: Path, call: Callable[[], Outcome], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(client, "START_LIMIT", 0.1)
+        fake_agent(system_folder, says(b""))
+        done = call()
+        assert (done.status, done.out) == (7, "")
+        assert "the system's agent did not answer within 0 s" in done.err
+
+    def test_profile_that_the_agent_does_not_know_is_missing(
+        self, fake_agent: Start, system_folder: Path, call: Callable[[], Outcome]
+    ) -> None:
+        fake_agent(system_folder, says(protocol.UNKNOWN))
+        done = call()
+        assert done.status == 2
+        assert "there is no profile 'web'" in done.err
+
+    def test_profile_that_can_be_read_is_used(
+        self, fake_agent: Start, system_folder: Path, call: Callable[[], Outcome], tmp_path: Path
+    ) -> None:
+        agent = fake_agent(system_folder, says(GOOD))
+        (tmp_path / "config" / "hwsigner").mkdir(parents=True)
+        (tmp_path / "config" / "hwsigner" / "config.toml").write_text("[profile.web]\n")
+        done = call()
+        assert (done.status, done.out) == (2, "")
+        assert b"1 get web\n" not in agent.requests
 
 
 class TestCommand:

@@ -134,6 +134,34 @@ class TestOwnSocket:
             assert mode(address.folder) == 0o700
 
 
+# An agent that systemd starts, and that does not get past the first module it needs for keys and sessions.
+LOADING = """
+import os, sys
+class Loading:
+    def find_spec(self, name, *_):
+        if name == "hwsigner.refresh":
+            sys.stdin.read()
+            os._exit(0)
+sys.meta_path.insert(0, Loading())
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+from hwsigner.cli import main
+sys.exit(main(["agent"]))
+"""
+
+
+def test_clients_that_wait_hear_that_the_agent_is_working_before_it_has_loaded(address: Address) -> None:
+    with open_listener(address, {}) as listener, socket.socket(socket.AF_UNIX) as client:
+        client.connect(address.socket)
+        client.sendall(b"1 get web\n")
+        command = [sys.executable, "-c", LOADING, str(listener.fileno())]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[listener.fileno()]) as process:
+            assert client.recv(100) == b"1 working\n"
+            assert process.poll() is None
+            process.stdin.close()  # type: ignore[union-attr]
+        assert process.returncode == 0
+
+
 class TestPassedSocket:
     @pytest.fixture(autouse=True)
     def descriptor(self, monkeypatch: pytest.MonkeyPatch, address: Address) -> Iterator[socket.socket]:

@@ -180,5 +180,5 @@ class TestLocked:
 
         monkeypatch.setattr(background, "close", fail)
         assert running.ask(b"1 lock\n").endswith(b"locked: web")
-        assert running.log[1:] == ["profile 'web': its key was not closed: OSError"]
+        assert running.log[1:] == ["error: profile 'web': its key was not closed: OSError"]
         assert running.ask(b"1 unlock web\n").count(b"1 ok ") == 1

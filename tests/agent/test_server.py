@@ -72,7 +72,7 @@ class TestGet:
         assert answer.startswith(b"1 error %d " % status)
         assert text in answer
         running.settle()
-        assert [line.partition(": no session: ")[0] for line in running.log] == ["profile 'web'"]
+        assert [line.partition(": no session: ")[0] for line in running.log] == ["error: profile 'web'"]
         assert running.get() == answer  # At once, without another attempt.
         assert len(running.log) == 1
 
@@ -492,7 +492,7 @@ class TestUsers:
     def test_unknown_user_in_allow_users_is_ignored_and_logged(self, running: Running, text: str, user: str) -> None:
         running.home.write_profiles(web={"allow-users": [text]})
         assert credentials(running.get())
-        assert running.log[0] == f"allow-users names {user!r}, who is not a user of this system"
+        assert running.log[0] == f"warning: allow-users names {user!r}, who is not a user of this system"
 
 
 class TestConfiguration:
@@ -536,7 +536,7 @@ class TestConfiguration:
         first = running.get()
         (running.home.folder / "config" / "hwsigner" / "config.toml").write_text(text)
         assert running.get() == running.get() == first
-        assert [line.partition(": ")[0] for line in running.log[1:]] == ["the profiles stay as they were"]
+        assert [line.partition(" were: ")[0] for line in running.log[1:]] == ["error: the profiles stay as they"]
 
     def test_user_s_agent_leaves_profiles_with_allow_users_to_the_system_s(
         self, home: Home, monkeypatch: Patch
@@ -567,7 +567,7 @@ class TestConfiguration:
         assert running.get() == answer
         assert credentials(running.get("other"))
         assert b"\nweb\tfailing\t\t/" in running.ask(b"1 status\n")
-        assert [line for line in running.log if line.startswith("profile 'web' can't be used: ")]
+        assert [line for line in running.log if line.startswith("error: profile 'web' can't be used: ")]
         running.home.write_profiles(web={})
         assert credentials(running.get())
 

@@ -82,6 +82,6 @@ def test_users_that_the_profile_allows_are_served(agent: AgentProcess, real_prog
 def test_other_users_are_refused_and_logged(agent: AgentProcess, real_program: Path) -> None:
     done = ask(agent, real_program, OTHER)
     assert (done.returncode, done.stdout) == (7, "")
-    assert done.stderr == f"hwsigner: profile 'web' is not for user {OTHER}. See allow-users in docs/agent.md\n"
+    assert done.stderr == f"hwsigner: profile 'web' is not for user {OTHER}. See allow-users in hwsigner help agent\n"
     status, err = agent.stop()
     assert (status, err) == (0, f"hwsigner: profile 'web': user {OTHER} was refused\n")

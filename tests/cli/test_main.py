@@ -148,12 +148,20 @@ class TestCommands:
         assert (outcome.status, outcome.err) == (0, "")
         assert outcome.out.startswith(f"usage: hwsigner {name}")
 
-    @pytest.mark.parametrize("name", COMMANDS)
-    def test_help_with_a_command_is_that_command_s_help(self, name: str, call: Call) -> None:
-        assert call("help", name) == call(name, "--help")
+    def test_help_about_a_command_is_its_flags_and_its_page(self, call: Call) -> None:
+        outcome = call("help", "agent")
+        assert (outcome.status, outcome.err) == (0, "")
+        assert outcome.out.startswith("usage: hwsigner agent")
+        assert outcome.out.endswith(f"{Path('docs/agent.md').read_text()}")
 
-    def test_help_with_an_unknown_command_gets_a_suggestion(self, call: Call) -> None:
-        assert call("help", "lst") == Outcome(2, "", "hwsigner: unknown command 'lst'. Did you mean list?\n")
+    def test_help_about_another_page_is_the_page(self, call: Call) -> None:
+        assert call("help", "pins") == Outcome(0, Path("docs/pins.md").read_text(), "")
+        assert call("help", "list").out.startswith("usage: hwsigner list")
+
+    def test_help_about_something_else_names_the_pages(self, call: Call) -> None:
+        outcome = call("help", "../pins")
+        assert (outcome.status, outcome.out) == (2, "")
+        assert "agent, architecture, auth" in outcome.err
 
     @pytest.mark.parametrize("arguments", [("version",), ("--version",)])
     def test_version_is_printed(self, arguments: tuple[str, ...], call: Call) -> None:

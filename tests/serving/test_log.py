@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,3 +84,23 @@ def test_log_does_not_wait_for_its_reader(monkeypatch: pytest.MonkeyPatch) -> No
 def test_long_line_is_cut(written: Path) -> None:
     Log().note("é" * 5000)
     assert written.read_text() == f"hwsigner: {'é' * 990}\n"
+
+
+def test_lines_for_the_journal_begin_with_their_priority(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = written.stat()
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    log = Log()
+    for line in ("error: no session", "warning: swapped", "a session"):
+        log.note(line)
+    log.refused("user 7")
+    priorities = [line.partition("hwsigner: ")[0] for line in written.read_text().splitlines()]
+    assert priorities == ["<3>", "<4>", "<6>", "<4>"]
+
+
+def test_error_that_ends_a_command_has_its_priority_in_the_journal(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hwsigner", "nonesuch"]
+    with (tmp_path / "journal").open("wb") as file:
+        status = os.fstat(file.fileno())
+        environ = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+        subprocess.run(command, env=environ, stderr=file)
+    assert (tmp_path / "journal").read_text().startswith("<3>hwsigner: unknown command 'nonesuch'")

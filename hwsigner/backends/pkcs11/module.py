@@ -25,6 +25,7 @@ from hwsigner.backends.pkcs11.errors import GENERAL_ERROR, TOKEN_NOT_PRESENT, TO
 from hwsigner.backends.pkcs11.functions import Functions, Session, TokenFlag, TokenInfo
 from hwsigner.backends.pkcs11.paths import FLAG_HINT
 from hwsigner.errors import BackendUnavailableError, SigningKeyError
+from hwsigner.system import pcsc
 from hwsigner.system.stderr import quiet
 from hwsigner.uri import KeyURI
 
@@ -169,7 +170,7 @@ class Module:
         found = [token for token in found if token.flags & TokenFlag.TOKEN_INITIALIZED]
         if first_error and not found:
             message = f"PKCS #11 module {self.path} can't list its tokens: {first_error}"
-            raise SigningKeyError(message, first_error.hint) from first_error
+            raise SigningKeyError(message, pcsc.hint(first_error.hint)) from first_error
         return found
 
     def matching_tokens(self, uri: KeyURI) -> list[TokenInfo]:

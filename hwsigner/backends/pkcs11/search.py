@@ -40,10 +40,13 @@ from hwsigner.errors import (
 )
 from hwsigner.key import ListedObject, ListedToken
 from hwsigner.pins import PinSource
+from hwsigner.system import pcsc
 from hwsigner.system.stderr import quiet
 from hwsigner.uri import KeyURI
 
 _LISTED = 10
+
+_ABSENT = "No token is present: insert one, or name another module"
 
 
 class FoundToken(NamedTuple):
@@ -94,7 +97,7 @@ def _matching(module: Module, uri: KeyURI) -> list[TokenInfo]:
         listed = ", ".join(f"'{token.label}' (serial {token.serial})" for token in module.tokens())
         raise BackendUnavailableError(
             f"no token of PKCS #11 module {module.path} matches {uri.name}",
-            f"Tokens present: {listed}" if listed else "No token is present: insert one, or name another module",
+            f"Tokens present: {listed}" if listed else pcsc.hint(_ABSENT),
         )
     return found
 

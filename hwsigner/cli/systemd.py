@@ -1,0 +1,165 @@
+"""`hwsigner systemd install` and `uninstall`: write the units of the agent, `serve` and `update`, or remove them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from hwsigner.cli.parser import Parser
+from hwsigner.config.flags import switch
+from hwsigner.errors import HwsignerError, UsageError
+
+HELP = "write systemd units for the agent, serve and update"
+
+_TPM = Path("/dev/tpmrm0")
+_MARK = "Written by `hwsigner systemd install`. Change it with `systemctl edit`: the next install overwrites this file."
+# systemd hides them from the system's units (ProtectHome=yes).
+_HOMES = ("/home/", "/root/", "/run/user/")
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add what to do, and whose units."""
+    parser.add_argument("action", metavar="install|uninstall", help="write the units, or stop and remove them")
+    parser.add_flags(
+        [
+            switch("system", "the system's units, which run as the user hwsigner; needs root"),
+            switch("user", "your own units"),
+        ]
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Install or uninstall, and print each step."""
+    actions = {"install": _install, "uninstall": _uninstall}
+    if arguments.action not in actions:
+        raise UsageError(f"systemd has no action {arguments.action[:40]!r}", "Write hwsigner systemd install|uninstall")
+    if arguments.system == arguments.user:
+        raise UsageError(
+            "systemd needs one of --system and --user", f"Write hwsigner systemd {arguments.action} --user"
+        )
+    if arguments.system and os.geteuid() != 0:
+        raise UsageError("the system's units are root's to write", "Run it as root, or use --user")
+    actions[arguments.action](system=arguments.system)
+    return 0
+
+
+def _install(*, system: bool) -> None:
+    program = _program(system=system)
+    for source, path in _installed(system=system):
+        _write(path, _filled(source, program))
+    if system:
+        _call("systemd-sysusers", "/etc/sysusers.d/hwsigner.conf")
+    scope = [] if system else ["--user"]
+    _call("systemctl", *scope, "daemon-reload")
+    print(f"Start the agent with: {shlex.join(['systemctl', *scope, 'enable', '--now', 'hwsigner-agent.socket'])}")
+
+
+def _uninstall(*, system: bool) -> None:
+    scope = [] if system else ["--user"]
+    paths = [path for _, path in _installed(system=system) if path.exists()]
+    for path in paths:
+        _check_ours(path)
+    units = [path.name for path in paths if path.suffix in (".service", ".socket")]
+    if units:
+        _call("systemctl", *scope, "disable", "--quiet", *units)
+        _call("systemctl", *scope, "stop", *(unit.replace("@.", "@*.") for unit in units))
+    for path in paths:
+        path.unlink()
+        print(f"removed {path}")
+    _call("systemctl", *scope, "daemon-reload")
+    if system:
+        print(
+            "The user hwsigner and /var/lib/hwsigner stay. Remove them with: userdel hwsigner; rm -r /var/lib/hwsigner"
+        )
+
+
+def _installed(*, system: bool) -> Iterator[tuple[Traversable, Path]]:
+    """Yield each file of the package with the path it is installed at."""
+    templates = files("hwsigner") / "units"
+    if system:
+        folder = Path("/etc/systemd/system")
+        yield templates / "hwsigner.sysusers", Path("/etc/sysusers.d/hwsigner.conf")
+        yield templates / "hwsigner.rules", Path("/etc/polkit-1/rules.d/50-hwsigner.rules")
+    else:
+        folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "systemd" / "user"
+    for unit in sorted((templates / ("system" if system else "user")).iterdir(), key=lambda unit: unit.name):
+        yield unit, folder / unit.name
+
+
+def _filled(source: Traversable, program: Path) -> str:
+    """Return a file's text, with the program's path, and the TPM's group where there is a TPM."""
+    comment = "//" if source.name.endswith(".rules") else "#"
+    text = source.read_text("utf-8").replace("@program@", str(program))
+    return f"{comment} {_MARK}\n{text.replace('@groups@', _groups())}"
+
+
+def _groups() -> str:
+    if not _TPM.exists():
+        return "# No TPM was found. For one added later, run `hwsigner systemd install --system` again."
+    return f"SupplementaryGroups={_TPM.group()}"
+
+
+def _program(*, system: bool) -> Path:
+    """Return the path of this program, which the units run.
+
+    Raises:
+        UsageError: the system's units can't run it.
+    """
+    program = Path(os.path.abspath(sys.argv[0]))
+    if program.name != "hwsigner" or not os.access(program, os.X_OK):
+        raise UsageError("the path of this program is not known", "Run it by its path: /opt/hwsigner/bin/hwsigner")
+    if set(str(program)) & set(" \t'\"\\;%$"):  # See "Command lines" in systemd.service(5).
+        raise UsageError(f"{program} has characters that units can't name", "Install hwsigner into /opt/hwsigner")
+    if system:
+        for file in (program, Path(sys.executable)):
+            _check_reachable(file)
+    return program
+
+
+def _check_reachable(file: Path) -> None:
+    """Check that every user can run a file, and that it is not in a folder that the units hide."""
+    real = file.resolve()
+    hint = "Install hwsigner into /opt/hwsigner, as README describes, and run /opt/hwsigner/bin/hwsigner"
+    for path in {file, real}:
+        if str(path).startswith(_HOMES):
+            raise UsageError(f"{path} is in a home folder, which the system's units can't read", hint)
+    for path in (real, *real.parents):
+        if not path.stat().st_mode & 0o001:
+            raise UsageError(f"the user hwsigner can't reach {real}: {path} is closed to other users", hint)
+
+
+def _write(path: Path, text: str) -> None:
+    if path.exists():
+        _check_ours(path)
+        if path.read_text("utf-8") == text:
+            print(f"unchanged {path}")
+            return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text, "utf-8")
+    new.chmod(0o644)
+    new.replace(path)
+    print(f"wrote {path}")
+
+
+def _check_ours(path: Path) -> None:
+    if _MARK not in path.read_text("utf-8", "replace").partition("\n")[0]:
+        raise UsageError(f"{path} was not written by hwsigner systemd install", "Move it away, then try again")
+
+
+def _call(*command: str) -> None:
+    print(f"ran {shlex.join(command)}", flush=True)
+    try:
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    except OSError as error:
+        raise HwsignerError(f"{command[0]} can't be run: {error.strerror}", "Is this a system with systemd?") from error
+    if done.returncode != 0:
+        reason = " ".join(done.stderr.split())[:300] or f"status {done.returncode}"
+        raise HwsignerError(f"{shlex.join(command)} failed: {reason}", "Fix that, then run this command again")

@@ -1,0 +1,34 @@
+"""Whether pcscd, which smart cards and YubiKeys are reached through, refuses this process.
+
+Debian's pcscd asks polkit, and by default polkit allows only users at the machine's own seat: no service, no ssh
+session, no cron job. PKCS #11 modules then report a device error, or no token.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+_HINT = (
+    "pcscd refuses this user, since polkit allows only users at the machine's own seat. Allow the user in a file of "
+    "/etc/polkit-1/rules.d; hwsigner systemd install --system writes one for the user hwsigner"
+)
+_SCOPE_SYSTEM = 2
+_SECURITY_VIOLATION = 0x8010006A
+
+
+def hint(otherwise: str) -> str:
+    """Return what to do if no token is seen or a module fails: a text, unless pcscd refuses this process."""
+    return _HINT if is_refused() else otherwise
+
+
+def is_refused() -> bool:
+    """Ask pcscd for a context (SCardEstablishContext of PC/SC), as modules do, and return whether it refused."""
+    try:
+        library = ctypes.CDLL("libpcsclite.so.1")
+    except OSError:
+        return False
+    context = ctypes.c_long()
+    status = library.SCardEstablishContext(ctypes.c_ulong(_SCOPE_SYSTEM), None, None, ctypes.byref(context))
+    if status == 0:
+        library.SCardReleaseContext(context)
+    return bool(status & 0xFFFFFFFF == _SECURITY_VIOLATION)

@@ -1,0 +1,196 @@
+"""`hwsigner systemd`: the units that it writes, what systemd says of them, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import hwsigner
+from hwsigner.agent.client import START_LIMIT
+from hwsigner.cli import systemd
+from scene import Outcome
+
+UNITS = Path(hwsigner.__file__).parent / "units"
+PROGRAM = Path(sys.executable).with_name("hwsigner")
+# systemd-analyze rates a system service from 0.0 (closed) to 10.0.
+MOST_EXPOSED = 2.0
+
+
+@pytest.fixture(params=["system", "user"])
+def units(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The folder of the system's units or of a user's, with the path of the program under test."""
+    folder = tmp_path / str(request.param)
+    folder.mkdir()
+    for unit in (UNITS / folder.name).iterdir():
+        (folder / unit.name.replace("@.", "@web.")).write_text(systemd._filled(unit, PROGRAM))
+    return folder
+
+
+@pytest.fixture
+def user_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder without systemd: `systemctl` is a program that succeeds. Returns the folder of the units."""
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    (binaries / "systemctl").write_text("#!/bin/sh\nexit 0\n")
+    (binaries / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{binaries}:/usr/bin:/bin")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr(sys, "argv", [str(PROGRAM)])
+    return tmp_path / "config" / "systemd" / "user"
+
+
+def test_systemd_accepts_all_units(units: Path, tmp_path: Path) -> None:
+    scope = ["--user"] if units.name == "user" else []
+    done = subprocess.run(
+        ["systemd-analyze", *scope, "verify", *sorted(units.iterdir())],
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("service", sorted((UNITS / "system").glob("*.service")), ids=lambda path: path.name)
+def test_system_service_is_sandboxed(service: Path, tmp_path: Path) -> None:
+    path = tmp_path / service.name.replace("@.", "@web.")
+    path.write_text(systemd._filled(service, PROGRAM))
+    assert exposure(path) <= MOST_EXPOSED
+
+
+def test_service_stays_sandboxed_with_each_change_that_the_docs_suggest(tmp_path: Path) -> None:
+    text = "".join(path.read_text() for path in Path("docs").glob("*.md"))
+    changes = re.findall(r"# systemctl edit (\S+)@web\.service\n(\[Service\]\n.*?)```", text, re.DOTALL)
+    assert changes
+    for name, change in changes:
+        path = tmp_path / f"{name}@web.service"
+        path.write_text(systemd._filled(UNITS / "system" / f"{name}@.service", PROGRAM) + change)
+        assert exposure(path) <= MOST_EXPOSED
+
+
+def exposure(unit: Path) -> float:
+    """Return how exposed systemd finds a service."""
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)
+    assert found, done.stderr
+    return float(found[1])
+
+
+def test_secrets_are_neither_swapped_nor_dumped(units: Path) -> None:
+    for unit in units.glob("*.service"):
+        lines = unit.read_text().splitlines()
+        assert {"LimitCORE=0", "MemorySwapMax=0", "NoNewPrivileges=yes", "UMask=0077"} <= set(lines)
+        # In a user namespace, the agent could not tell its clients' users apart.
+        assert not [line for line in lines if line.startswith("PrivateUsers=")]
+
+
+def test_system_s_agent_may_lock_all_of_its_memory() -> None:
+    assert "LimitMEMLOCK=infinity" in (UNITS / "system" / "hwsigner-agent.service").read_text().splitlines()
+
+
+def test_start_that_hangs_is_tried_again_while_clients_wait(units: Path) -> None:
+    lines = (units / "hwsigner-agent.service").read_text().splitlines()
+    values = dict(line.split("=", 1) for line in lines if "=" in line)
+    assert int(values["TimeoutStartSec"]) + int(values["RestartSec"]) < START_LIMIT
+
+
+def test_sockets_are_where_clients_look(units: Path) -> None:
+    lines = (units / "hwsigner-agent.socket").read_text().splitlines()
+    expected = {
+        "system": {"ListenStream=/run/hwsigner/agent.sock", "SocketMode=0666", "DirectoryMode=0755"},
+        "user": {"ListenStream=%t/hwsigner/agent.sock", "SocketMode=0600", "DirectoryMode=0700"},
+    }
+    assert expected[units.name] <= set(lines)
+
+
+def test_install_writes_units_that_run_this_program(user_install: Path, call: Callable[..., Outcome]) -> None:
+    done = call("systemd", "install", "--user")
+    assert (done.status, done.err) == (0, "")
+    assert f"ExecStart={PROGRAM} agent" in (user_install / "hwsigner-agent.service").read_text()
+    assert "systemctl --user enable --now hwsigner-agent.socket" in done.out
+    assert {path.name for path in user_install.iterdir()} == {path.name for path in (UNITS / "user").iterdir()}
+
+
+def test_install_changes_nothing_when_it_runs_again(user_install: Path, call: Callable[..., Outcome]) -> None:
+    call("systemd", "install", "--user")
+    before = {path: path.stat().st_ino for path in user_install.iterdir()}
+    again = call("systemd", "install", "--user")
+    assert again.out.count("unchanged ") == len(before)
+    assert {path: path.stat().st_ino for path in user_install.iterdir()} == before
+
+
+def test_uninstall_removes_what_install_wrote(user_install: Path, call: Callable[..., Outcome]) -> None:
+    call("systemd", "install", "--user")
+    (user_install / "mine.service").touch()
+    done = call("systemd", "uninstall", "--user")
+    assert (done.status, done.err) == (0, "")
+    assert [path.name for path in user_install.iterdir()] == ["mine.service"]
+    assert call("systemd", "uninstall", "--user").status == 0
+
+
+@pytest.mark.parametrize("action", ["install", "uninstall"])
+def test_unit_of_someone_else_stays(user_install: Path, call: Callable[..., Outcome], action: str) -> None:
+    user_install.mkdir(parents=True)
+    unit = user_install / "hwsigner-agent.service"
+    unit.write_text("[Service]\nExecStart=/mine\n")
+    done = call("systemd", action, "--user")
+    assert done.status == 2
+    assert f"{unit} was not written by hwsigner systemd install" in done.err
+    assert unit.read_text() == "[Service]\nExecStart=/mine\n"
+
+
+def test_failing_systemctl_is_an_error(user_install: Path, call: Callable[..., Outcome], tmp_path: Path) -> None:
+    (tmp_path / "bin" / "systemctl").write_text("#!/bin/sh\necho no bus >&2; exit 1\n")
+    done = call("systemd", "install", "--user")
+    assert done.status == 1
+    assert "systemctl --user daemon-reload failed: no bus" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: install|uninstall"),
+        (["install"], "systemd needs one of --system and --user"),
+        (["install", "--user", "--system"], "systemd needs one of --system and --user"),
+        (["start", "--user"], "systemd has no action 'start'"),
+    ],
+)
+def test_invalid_arguments_exit_with_status_2(call: Callable[..., Outcome], arguments: list[str], message: str) -> None:
+    done = call("systemd", *arguments)
+    assert (done.status, done.out) == (2, "")
+    assert message in done.err
+
+
+def test_program_that_other_users_cannot_reach_is_refused(tmp_path: Path) -> None:
+    program = tmp_path / "closed" / "hwsigner"
+    program.parent.mkdir(mode=0o700)
+    program.touch(mode=0o755)
+    with pytest.raises(hwsigner.errors.UsageError, match=f"can't reach {program}"):
+        systemd._check_reachable(program)
+
+
+def test_program_whose_path_a_unit_cannot_name_is_refused(
+    user_install: Path, call: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "100 %" / "hwsigner"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    done = call("systemd", "install", "--user")
+    assert done.status == 2
+    assert "has characters that units can't name" in done.err
+    assert not user_install.exists()
+
+
+def test_program_in_a_home_folder_is_refused() -> None:
+    with pytest.raises(hwsigner.errors.UsageError, match="is in a home folder"):
+        systemd._check_reachable(Path("/home/alice/venv/bin/hwsigner"))
+
+
+def test_program_for_every_user_is_accepted() -> None:
+    systemd._check_reachable(Path("/usr/bin/env"))

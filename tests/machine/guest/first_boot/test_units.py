@@ -1,0 +1,185 @@
+"""The units on a machine that has just booted: installed, started, killed, stopped, reloaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from machine.guest.commands import BIN, CONFIG, agent_pid, credentials, done, run, user_environment, wait_until
+from machine.guest.first_boot.setting_up import PASSWORD, Machine, public_key, tpm2
+from softhsm.piv_state import PIN
+
+HWSIGNER = BIN / "hwsigner"
+DROP_INS = Path("/etc/systemd/system/hwsigner-agent.service.d")
+SERIAL = 10000001  # of the emulated YubiKey
+# A program that gets a URL with a token.
+GET = """\
+import sys, urllib.request
+url, token = sys.argv[1:]
+print(urllib.request.urlopen(urllib.request.Request(url, headers={"Authorization": token})).read().decode())
+"""
+
+
+@pytest.fixture(scope="module")
+def machine() -> Machine:
+    done("useradd", "--create-home", "alice")
+    return Machine()
+
+
+def test_install_writes_units_that_systemd_understands(machine: Machine) -> None:
+    first = done(HWSIGNER, "systemd", "install", "--system")
+    again = done(HWSIGNER, "systemd", "install", "--system")
+    units = re.findall(r"wrote (/etc/systemd/system/\S+)", first)
+    assert len(units) == 5
+    assert "wrote" not in again
+    assert "SupplementaryGroups=tss" in Path("/etc/systemd/system/hwsigner-agent.service").read_text()
+    verified = run("systemd-analyze", "verify", *(unit.replace("@.", "@web.") for unit in units))
+    assert (verified.returncode, verified.stderr) == (0, "")
+    for unit in units:
+        if unit.endswith(".service"):
+            level = re.search(
+                r"exposure level for \S+: ([0-9.]+)", done("systemd-analyze", "security", "--offline=true", unit)
+            )
+            assert level, unit
+            assert float(level[1]) <= 2.0, unit
+
+
+def test_system_agent_starts_with_its_first_client(machine: Machine) -> None:
+    machine.profile("web", "handle:0x81000010", machine.web, 'allow-users = ["www-data"]')
+    done("chown", "hwsigner", CONFIG)
+    CONFIG.chmod(0o600)
+    done("systemctl", "enable", "--now", "hwsigner-agent.socket")
+    assert agent_pid() == 0
+    assert "SessionToken" in credentials("web", "www-data")
+    assert agent_pid() != 0
+
+
+def test_agent_refuses_a_user_that_allow_users_does_not_name(machine: Machine) -> None:
+    refused = run(BIN / "hwsigner-credentials", "--profile", "web", user="alice")
+    assert refused.returncode == 7
+    assert "allow-users" in refused.stderr
+
+
+def test_killed_agent_comes_back(machine: Machine) -> None:
+    pid = agent_pid()
+    os.kill(pid, signal.SIGKILL)
+    assert "SessionToken" in credentials("web", "www-data")
+    wait_until(lambda: agent_pid() not in (0, pid))
+
+
+def test_watchdog_ends_a_stopped_agent(machine: Machine) -> None:
+    DROP_INS.mkdir()
+    (DROP_INS / "watchdog.conf").write_text("[Service]\nWatchdogSec=8\n")
+    done("systemctl", "daemon-reload")
+    done("systemctl", "restart", "hwsigner-agent.service")
+    pid = agent_pid()
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: agent_pid() not in (0, pid))
+    assert "SessionToken" in credentials("web", "www-data")
+
+
+def test_client_waits_for_an_agent_whose_first_start_hangs(machine: Machine) -> None:
+    """systemd ends the start after TimeoutStartSec, and tries again."""
+    hang = "ExecStartPre=/bin/sh -c 'mkdir /var/lib/hwsigner/started && sleep 1000 || true'"
+    (DROP_INS / "hang.conf").write_text(f"[Service]\nTimeoutStartSec=8\n{hang}\n")
+    done("systemctl", "daemon-reload")
+    done("systemctl", "restart", "--no-block", "hwsigner-agent.service")
+    wait_until(Path("/var/lib/hwsigner/started").exists)
+    assert "SessionToken" in credentials("web", "www-data")
+    (DROP_INS / "hang.conf").unlink()
+    done("systemctl", "daemon-reload")
+    done("systemctl", "restart", "hwsigner-agent.service")
+
+
+def test_refusal_is_a_warning_in_the_journal(machine: Machine) -> None:
+    command = ("journalctl", "--no-pager", "-o", "cat", "-u", "hwsigner-agent.service")
+    assert "profile 'web': user 1000 was refused" in done(*command, "-p", "warning")
+    assert "session created" in done(*command)
+    assert "session created" not in done(*command, "-p", "warning")
+
+
+def test_reload_brings_a_new_profile(machine: Machine) -> None:
+    machine.profile("late", "handle:0x81000010", machine.web, 'allow-users = ["alice"]')
+    done("systemctl", "reload", "hwsigner-agent.service")
+    assert "SessionToken" in credentials("late", "alice")
+
+
+def test_pin_comes_from_an_encrypted_credential(machine: Machine) -> None:
+    machine.profile("pin", "handle:0x81000011", machine.tpm_key(0x81000011, PASSWORD), 'allow-users = ["alice"]')
+    sealed = Path("/etc/credstore.encrypted/hwsigner.pin")
+    sealed.parent.mkdir(exist_ok=True)
+    done("systemd-creds", "encrypt", "--with-key=tpm2", f"--name={sealed.name}", "-", sealed, input=PASSWORD)
+    (DROP_INS / "pin.conf").write_text(f"[Service]\nLoadCredentialEncrypted={sealed.name}:{sealed}\n")
+    done("systemctl", "daemon-reload")
+    done("systemctl", "restart", "hwsigner-agent.service")
+    assert "SessionToken" in credentials("pin", "alice")
+    assert "SessionToken" in credentials("web", "www-data")
+
+
+def test_key_with_a_policy_signs_until_its_pcr_changes(machine: Machine) -> None:
+    file = Path("/etc/hwsigner/pcr-key.pem")
+    machine.profile("pcr", str(file), machine.pcr_key(file, 16), 'allow-users = ["alice"]')
+    done("chown", "hwsigner", file)
+    done("systemctl", "reload", "hwsigner-agent.service")
+    assert "SessionToken" in credentials("pcr", "alice")
+    tpm2("pcrextend", f"16:sha256={'ab' * 32}")
+    done("systemctl", "restart", "hwsigner-agent.service")
+    refused = run(BIN / "hwsigner-credentials", "--profile", "pcr", user="alice")
+    assert refused.returncode == 3
+    assert "PCR sha256:16 has another value than the policy wants" in refused.stderr
+    tpm2("pcrreset", "16")
+    done("systemctl", "restart", "hwsigner-agent.service")
+    assert "SessionToken" in credentials("pcr", "alice")
+
+
+def test_user_agent_runs_with_linger(machine: Machine) -> None:
+    home = Path("/home/alice")
+    key = home / "key.pem"
+    done("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key, user="alice")
+    done("openssl", "pkey", "-in", key, "-pubout", "-out", "/tmp/alice.pem")
+    config = home / ".config" / "hwsigner" / "config.toml"
+    config.parent.mkdir(parents=True)
+    machine.profile("own", str(key), public_key(Path("/tmp/alice.pem")), file=config)
+    done("chown", "-R", "alice:alice", home)
+    done("loginctl", "enable-linger", "alice")
+    wait_until(lambda: run("systemctl", "is-active", "user@1000.service").stdout.strip() == "active")
+    environment = user_environment("alice")
+    done(HWSIGNER, "systemd", "install", "--user", user="alice", **environment)
+    done("systemctl", "--user", "enable", "--now", "hwsigner-agent.socket", user="alice", **environment)
+    assert "SessionToken" in credentials("own", "alice", **environment)
+    status = done(HWSIGNER, "agent", "status", user="alice", **environment)
+    assert "own\tready" in status
+
+
+def test_serve_gives_credentials_at_a_port_that_systemd_holds(machine: Machine) -> None:
+    done("systemctl", "enable", "--now", "hwsigner-serve@web.socket")
+    done("chgrp", "hwsigner", CONFIG)
+    done("systemctl", "enable", "--now", "hwsigner-serve@web.service")
+    token = Path("/var/lib/hwsigner-serve/web").rglob("*token*")
+    found = next(path for path in token if path.is_file()).read_text()
+    answer = done("/usr/bin/python3", "-c", GET, "http://127.0.0.1:9911/credentials/web", found, user="hwsigner")
+    assert json.loads(answer)["RoleArn"].startswith("arn:aws:iam::")
+
+
+def test_agent_uses_a_yubikey_through_pcscd_with_polkit(machine: Machine) -> None:
+    done("systemctl", "start", "pcscd.service")
+    card = ("/opt/pytest/bin/python", "/tests/machine/guest/card.py", "/run/card")
+    done("systemd-run", "--unit=card", "--setenv=PYTHONPATH=/tests", *card)
+    wait_until(lambda: Path("/run/card/public.der").exists())
+    uri = Path("/run/card/uri").read_text()
+    machine.profile("card", uri, Path("/run/card/public.der").read_bytes(), 'allow-users = ["alice"]')
+    (DROP_INS / "card.conf").write_text(f"[Service]\nSetCredential=hwsigner.pin.{SERIAL}:{PIN}\n")
+    done("systemctl", "daemon-reload")
+    done("systemctl", "restart", "hwsigner-agent.service")
+    assert "SessionToken" in credentials("card", "alice")
+
+
+def test_user_without_a_seat_is_told_of_polkit(machine: Machine) -> None:
+    refused = run(HWSIGNER, "list", user="alice")
+    assert refused.returncode != 0
+    assert "polkit" in refused.stderr

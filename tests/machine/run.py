@@ -1,0 +1,195 @@
+"""Boot a virtual machine with systemd and a kernel TPM, install the wheel as the docs say, and test it there.
+
+    python tests/machine/run.py WHEEL FOLDER
+
+FOLDER keeps what is slow to make: the root file system and the wheels that hwsigner needs. The machine is Debian's own
+kernel and systemd under QEMU (no KVM, no network), with a swtpm behind /dev/tpmrm0. The tests in `guest/` run inside it
+by pytest, once after the first boot and once after a reboot; their output comes over the serial console. Needs root.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+MIRROR = "http://deb.debian.org/debian"
+# What the docs tell an operator to install, and what the tests drive.
+PACKAGES = [
+    "systemd",
+    "systemd-sysv",
+    "udev",
+    "dbus",
+    "dbus-user-session",
+    "libpam-systemd",
+    "kmod",
+    "linux-image-amd64",
+    "initramfs-tools",
+    "ca-certificates",
+    "python3",
+    "python3-venv",
+    "libtss2-esys-3.0.2-0t64",
+    "libtss2-fapi1t64",
+    "libtss2-mu-4.0.1-0t64",
+    "libtss2-rc0t64",
+    "libtss2-tctildr0t64",
+    "libtss2-policy0t64",
+    "libtss2-tcti-device0t64",
+    "libtss2-tcti-spi-helper0t64",
+    "tpm-udev",
+    "tpm2-tools",
+    "tpm2-openssl",
+    "pcscd",
+    "polkitd",
+    "ykcs11",
+    "vsmartcard-vpcd",
+    "openssl",
+    "iproute2",
+    "procps",
+    "awscli",
+]
+EXTRAS = ("pkcs11", "tpm2", "serve")
+PASSED = "The machine's tests passed."
+SECONDS = 900
+
+
+def main(wheel: str, folder: str) -> int:
+    """Run the tests in a machine and return the exit status."""
+    kept = Path(folder).resolve()
+    kept.mkdir(parents=True, exist_ok=True)
+    base = _base(kept)
+    wheels = _wheels(kept, Path(wheel))
+    with tempfile.TemporaryDirectory(prefix="hwsigner-machine-") as temporary:
+        work = Path(temporary)
+        disk = _disk(base, wheels, Path(wheel), work)
+        with _tpm(work) as tpm:
+            log = _boot(disk, tpm, work)
+    if PASSED in log:
+        print(PASSED)
+        return 0
+    print("The machine's tests failed, or it did not get through them: see above.", file=sys.stderr)
+    return 1
+
+
+def _base(kept: Path) -> Path:
+    """Return the Debian root as a tar file, made anew when the list of packages changes."""
+    path = kept / f"root-{_digest(' '.join(PACKAGES))}.tar"
+    if not path.exists():
+        print("Making the machine's root file system …", flush=True)
+        new = path.with_suffix(".new.tar")
+        options = ("--quiet", "--aptopt=Acquire::Retries 10", "--variant=minbase", f"--include={','.join(PACKAGES)}")
+        _call_thrice("mmdebstrap", *options, "trixie", new, MIRROR)
+        new.replace(path)
+    return path
+
+
+def _wheels(kept: Path, wheel: Path) -> Path:
+    """Return a folder with the wheels of hwsigner's libraries and of pytest, for the machine's Python."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needs = [project["dependencies"], *(project["optional-dependencies"][extra] for extra in EXTRAS)]
+    path = kept / f"wheels-{_digest(repr(needs))}"
+    if not path.exists():
+        print("Making the wheels of hwsigner's libraries …", flush=True)
+        new = kept / "wheels.new"
+        shutil.rmtree(new, ignore_errors=True)
+        _call("/usr/bin/python3", "-m", "venv", "--clear", kept / "builder")
+        pip = (kept / "builder" / "bin" / "python", "-m", "pip", "--quiet", "wheel", "--wheel-dir", new)
+        _call_thrice(*pip, f"hwsigner[{','.join(EXTRAS)}] @ {wheel.resolve().as_uri()}", "pytest")
+        for built in new.glob("hwsigner-*"):
+            built.unlink()
+        new.replace(path)
+    return path
+
+
+def _disk(base: Path, wheels: Path, wheel: Path, work: Path) -> Path:
+    """Return an image of the root file system with hwsigner and the tests installed in it."""
+    root = work / "root"
+    root.mkdir()
+    _call("tar", "--extract", "--file", base, "--directory", root, "--numeric-owner")
+    shutil.copytree(wheels, root / "wheels")
+    shutil.copy(wheel, root / "wheels")
+    shutil.copytree(HERE / "guest", root / "tests" / "machine" / "guest")
+    shutil.copytree(ROOT / "softhsm", root / "tests" / "softhsm", ignore=shutil.ignore_patterns("__pycache__"))
+    # As README's Install has it. The wheels are here because the machine has no network.
+    _chroot(root, "python3", "-m", "venv", "/opt/hwsigner")
+    install = ("/bin/python", "-m", "pip", "--quiet", "install", "--no-index", "--find-links=/wheels")
+    _chroot(root, f"/opt/hwsigner{install[0]}", *install[1:], f"hwsigner[{','.join(EXTRAS)}]")
+    _chroot(root, "python3", "-m", "venv", "/opt/pytest")
+    _chroot(root, f"/opt/pytest{install[0]}", *install[1:], "pytest", f"hwsigner[{','.join(EXTRAS)}]")
+    shutil.rmtree(root / "wheels")
+    unit = root / "etc/systemd/system/machine-tests.service"
+    shutil.copy(HERE / "machine-tests.service", unit)
+    wants = root / "etc/systemd/system/graphical.target.wants"
+    wants.mkdir(exist_ok=True)
+    (wants / unit.name).symlink_to(f"/etc/systemd/system/{unit.name}")
+    for name in ("vmlinuz", "initrd.img"):
+        shutil.copy((root / name).resolve() if (root / name).exists() else root / "boot" / name, work / name)
+    disk = work / "disk"
+    _call("mkfs.ext4", "-q", "-d", root, "-L", "root", disk, "3G")
+    shutil.rmtree(root)
+    return disk
+
+
+@contextmanager
+def _tpm(work: Path) -> Iterator[Path]:
+    """Start a TPM for QEMU and yield the path of its control socket."""
+    state, control = work / "tpm", work / "tpm.sock"
+    state.mkdir()
+    _call("swtpm_setup", "--tpm2", "--create-ek-cert", "--tpmstate", state)
+    command = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--ctrl", f"type=unixio,path={control}"]
+    with subprocess.Popen(command) as process:
+        try:
+            yield control
+        finally:
+            process.terminate()
+
+
+def _boot(disk: Path, tpm: Path, work: Path) -> str:
+    """Run the machine until it powers off; show and return what comes over its serial console."""
+    command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"]
+    command += ["-nographic", "-nic", "none", "-kernel", str(work / "vmlinuz"), "-initrd", str(work / "initrd.img")]
+    quiet = "quiet systemd.show_status=0 systemd.mask=serial-getty@ttyS0.service"
+    command += ["-append", f"root=/dev/vda rw console=ttyS0 {quiet}"]
+    command += ["-drive", f"file={disk},if=virtio,format=raw,cache=unsafe"]
+    command += ["-chardev", f"socket,id=tpm,path={tpm}", "-tpmdev", "emulator,id=tpm0,chardev=tpm"]
+    command += ["-device", "tpm-crb,tpmdev=tpm0"]
+    lines = []
+    command = ["timeout", str(SECONDS), *command]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as machine:
+        for line in machine.stdout or ():
+            lines.append(line.decode("utf-8", "replace"))
+            print(lines[-1], end="", flush=True)
+    return "".join(lines)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _chroot(root: Path, *command: str) -> None:
+    _call("chroot", root, "/usr/bin/env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", *command)
+
+
+def _call_thrice(*command: str | Path) -> None:
+    """Run a command, again if it fails: mirrors and package indexes are away at times."""
+    for _ in range(2):
+        with suppress(subprocess.CalledProcessError):
+            _call(*command)
+            return
+    _call(*command)
+
+
+def _call(*command: str | Path) -> None:
+    subprocess.run([str(word) for word in command], check=True, stdin=subprocess.DEVNULL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
