@@ -13,7 +13,7 @@ import configparser
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from hwsigner.aws.credentials import Credentials
@@ -58,10 +58,6 @@ class _Line(NamedTuple):
         """Return the line with another value. Spacing that every SDK understands is kept."""
         kept = re.match(rf"{self.option}[ \t]*=[ \t]*", self.text)
         return f"{kept[0] if kept else f'{self.option} = '}{value}{self.end}"
-
-
-# Returns a section's lines with new values. It takes the old lines, the values, the line end and the next header.
-_Renew = Callable[[list[_Line], Mapping[str, str], str, str], list[str]]
 
 
 def credentials_path(environ: Mapping[str, str]) -> str:
@@ -112,8 +108,8 @@ def with_credentials(data: bytes, section: str, credentials: Credentials) -> byt
     values = _values(credentials)
     mark = codecs.BOM_UTF8 if data.startswith(codecs.BOM_UTF8) else b""
     text = data[len(mark) :].decode("utf-8", "surrogateescape")
-    for renew in (_renewed_in_place, _renewed_at_end, _renewed_at_top, _renewed_with_last):
-        edited = _edited(text, section, values, renew)
+    for place in ("", "end", "top", "last"):
+        edited = _edited(text, section, values, place)
         if _keeps_others(text, edited, section, values):
             return mark + edited.encode("utf-8", "surrogateescape")
     raise HwsignerError(
@@ -122,7 +118,8 @@ def with_credentials(data: bytes, section: str, credentials: Credentials) -> byt
     )
 
 
-def _edited(text: str, section: str, values: Mapping[str, str], renew: _Renew) -> str:
+def _edited(text: str, section: str, values: Mapping[str, str], place: str) -> str:
+    """Return the text with the values in place of the old ones, or in one place: see `_renewed_as_block`."""
     lines = list(_read(text))
     newline = lines[0].end if lines and lines[0].end else "\n"
     sections = list(_sections(lines))
@@ -134,7 +131,11 @@ def _edited(text: str, section: str, values: Mapping[str, str], renew: _Renew) -
             texts += (line.text for line in found)
         else:
             following = sections[index + 1][0].text if index + 1 < len(sections) else ""
-            texts += renew(found, values, newline, following)
+            texts += (
+                _renewed_as_block(found, values, newline, following, place)
+                if place
+                else _renewed_in_place(found, values, newline)
+            )
             is_missing = is_missing and header.header != section
     if is_missing:
         texts += _appended("".join(texts), section, values, newline)
@@ -246,7 +247,7 @@ def _sections(lines: Iterable[_Line]) -> Iterator[list[_Line]]:
         yield section
 
 
-def _renewed_in_place(lines: list[_Line], values: Mapping[str, str], newline: str, _: str) -> list[str]:
+def _renewed_in_place(lines: list[_Line], values: Mapping[str, str], newline: str) -> list[str]:
     """Return the lines of a section with each new value in the old one's place."""
     texts: list[str] = []
     done: set[str] = set()
@@ -264,28 +265,26 @@ def _renewed_in_place(lines: list[_Line], values: Mapping[str, str], newline: st
     return _inserted(texts, place, _settings(values, without=done), newline)
 
 
-def _renewed_at_end(lines: list[_Line], values: Mapping[str, str], newline: str, _: str) -> list[str]:
-    """Return the lines of a section with the new values below all others."""
+def _renewed_as_block(
+    lines: list[_Line], values: Mapping[str, str], newline: str, following: str, place: str
+) -> list[str]:
+    """Return the lines of a section with the new values together.
+
+    The place is `end`; `top`, indented like the next line; or `last`, that of the last old value, with `_LAST` below.
+    """
     kept = [line for line in lines if not _is_old(line, values)]
-    place = max(index for index, line in enumerate(kept, 1) if not line.is_blank)
-    return _inserted([line.text for line in kept], place, _settings(values, lines), newline)
-
-
-def _renewed_at_top(lines: list[_Line], values: Mapping[str, str], newline: str, following: str) -> list[str]:
-    """Return the lines of a section with the new values below its header, indented like the next line."""
-    kept = [line for line in lines if not _is_old(line, values)]
-    after = next((line.text for line in kept[1:] if not line.is_blank), following)
-    indent = after[: len(after) - len(after.lstrip())]
-    settings = [f"{indent}{setting}" for setting in _settings(values, lines)]
-    return _inserted([line.text for line in kept], 1, settings, newline)
-
-
-def _renewed_with_last(lines: list[_Line], values: Mapping[str, str], newline: str, _: str) -> list[str]:
-    """Return the lines of a section with the new values, and `_LAST` below them, where the last old one is."""
-    old = [index for index, line in enumerate(lines) if _is_old(line, values)]
-    place = old[-1] + 1 - len(old) if old else len(lines)
-    settings = [*_settings(values, lines), f"{_LAST} = {values[_LAST]}"]
-    return _inserted([line.text for line in lines if not _is_old(line, values)], place, settings, newline)
+    settings = _settings(values, lines)
+    if place == "end":
+        index = max(index for index, line in enumerate(kept, 1) if not line.is_blank)
+    elif place == "top":
+        after = next((line.text for line in kept[1:] if not line.is_blank), following)
+        settings = [after[: len(after) - len(after.lstrip())] + setting for setting in settings]
+        index = 1
+    else:
+        old = [index for index, line in enumerate(lines) if _is_old(line, values)]
+        index = old[-1] + 1 - len(old) if old else len(kept)
+        settings.append(f"{_LAST} = {values[_LAST]}")
+    return _inserted([line.text for line in kept], index, settings, newline)
 
 
 def _is_old(line: _Line, values: Mapping[str, str]) -> bool:

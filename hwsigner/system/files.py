@@ -70,16 +70,7 @@ def _is_inherited(pipe: int) -> bool:
 
 
 def check_not_writable_by_others(path: str, status: os.stat_result, error: type[HwsignerError]) -> None:
-    """Check that only this user and root can write a file.
-
-    Args:
-        path: the file's path, for the message.
-        status: the status of the open file.
-        error: the class of error to raise.
-
-    Raises:
-        HwsignerError: another user can write it. An instance of `error`.
-    """
+    """Raise `error` if other users than this one and root can write a file with this status."""
     mode = stat.S_IMODE(status.st_mode)
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise error(f"{path} has mode {mode:04o}: other users can write it", f"Run chmod go-w {path}")
