@@ -40,7 +40,7 @@ def read_config(environ: Mapping[str, str]) -> dict[str, Setting]:
         environ: the environment variables. AWS_CONFIG_FILE is the file's path; the default is `~/.aws/config`.
 
     Raises:
-        ConfigError: the file has one of these settings, and other users can write it.
+        ConfigError: the file has `endpoint_url` or `ca_bundle`, and other users can write it.
     """
     home = environ.get("HOME") or os.path.expanduser("~")
     path = environ.get("AWS_CONFIG_FILE") or os.path.join(home, ".aws", "config")
@@ -59,7 +59,7 @@ def read_config(environ: Mapping[str, str]) -> dict[str, Setting]:
         os.close(descriptor)
     profile = environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE") or "default"
     found = {name: Setting(value, f"{name} in [{section}] of {path}") for name, section, value in _find(text, profile)}
-    if found:
+    if not found.keys().isdisjoint(("endpoint_url", "ca_bundle")):  # They say whom to trust.
         check_not_writable_by_others(path, status, ConfigError)
     return found
 

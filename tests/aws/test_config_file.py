@@ -149,13 +149,15 @@ class TestErrors:
         with pytest.raises(UsageError, match=rf"{line.partition(' ')[0]} in \[default\] of {home.file} is "):
             home.service()
 
-    def test_file_that_others_can_write_is_an_error_if_it_has_such_a_setting(self, home: Home) -> None:
-        home.file.chmod(0o666)
-        with pytest.raises(ConfigError, match=f"{home.file} has mode 0666.*chmod go-w"):
+    @pytest.mark.parametrize("line", ["endpoint_url = https://a.example", "ca_bundle = /a.pem"])
+    def test_file_that_others_can_write_is_an_error_if_it_says_whom_to_trust(self, line: str, home: Home) -> None:
+        home.write(f"[default]\n{line}\n")
+        home.file.chmod(0o664)
+        with pytest.raises(ConfigError, match=f"{home.file} has mode 0664.*chmod go-w"):
             home.service()
-        home.write("[default]\nregion = us-east-1\n")
-        home.file.chmod(0o666)
-        assert home.service().max_attempts == 3
+        home.write("[default]\nregion = us-east-1\nmax_attempts = 5\n")
+        home.file.chmod(0o664)
+        assert home.service().max_attempts == 5
 
     @pytest.mark.parametrize("content", [b"max_attempts = 4\n", b"\xff", b"[default]\nx\n", None])
     def test_unreadable_file_has_no_settings_and_is_not_waited_for(self, content: bytes | None, home: Home) -> None:
