@@ -162,7 +162,10 @@ def test_serve_gives_credentials_at_a_port_that_systemd_holds(machine: Machine) 
     done("systemctl", "enable", "--now", "hwsigner-serve@web.service")
     token = Path("/var/lib/hwsigner-serve/web").rglob("*token*")
     found = next(path for path in token if path.is_file()).read_text()
-    answer = done("/usr/bin/python3", "-c", GET, "http://127.0.0.1:9911/credentials/web", found, user="hwsigner")
+    get = ("/usr/bin/python3", "-c", GET, "http://127.0.0.1:9911/credentials/web", found)
+    # Until the first session is there, the answer is 503.
+    wait_until(lambda: run(*get, user="hwsigner").returncode == 0)
+    answer = done(*get, user="hwsigner")
     assert json.loads(answer)["RoleArn"].startswith("arn:aws:iam::")
 
 
