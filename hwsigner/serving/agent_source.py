@@ -59,6 +59,8 @@ class AgentFirst:
         self._find = find
         self._clocks = clocks or Clocks()
         self._rendered: _Rendered | None = None
+        # Once the provider has given credentials. Before, reading would make it create a session in the background.
+        self._has_local = False
         self._ask_after = 0.0
         self._lock = threading.Lock()
 
@@ -68,7 +70,7 @@ class AgentFirst:
             return None
         last = self._rendered
         if last is None:
-            return self._local.read(name)
+            return self._read_local(name)
         return None if self._is_due(last) else last.replies[name]
 
     def reply(self, name: str) -> Reply:
@@ -86,16 +88,19 @@ class AgentFirst:
             reply = self._local.reply(name)
         except (HwsignerError, HwsignerWarning) as error:
             if isinstance(error, AgentError) and LOCKED in error.message:
-                self._rendered = None
+                self._rendered, self._has_local = None, False
                 self._local.forget()
                 raise
             last = self._rendered
-            found = last.replies[name] if last and last.session.left(self._clocks) > 0 else self._local.read(name)
+            found = last.replies[name] if last and last.session.left(self._clocks) > 0 else self._read_local(name)
             if found is None:
                 raise
             return found
-        self._rendered = None  # From now on the provider has the last ones.
+        self._rendered, self._has_local = None, True  # From now on the provider has the last ones.
         return reply
+
+    def _read_local(self, name: str) -> Reply | None:
+        return self._local.read(name) if self._has_local else None
 
     def _ask(self) -> None:
         """Ask the agent, and cache its credentials if it has any. One thread at a time."""

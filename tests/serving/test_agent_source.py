@@ -151,6 +151,19 @@ def test_agent_is_asked_first_when_16_minutes_are_left() -> None:
     assert _key(source.reply("container")) == "ASIA2"
 
 
+def test_provider_creates_no_session_when_a_client_asks_while_the_agent_is_asked_first() -> None:
+    class Unused(Local):
+        def read(self, name: str) -> bytes | None:
+            pytest.fail("reading makes it create a session in the background")
+
+    agent = Agent()
+    source = agent.source(Unused())
+    find = source._find
+    source._find = lambda name: find(name) if source.read("imds") is None else None
+    assert _key(source.reply("container")) == "ASIA1"
+    assert _key(source.read("imds")) == "ASIA1"
+
+
 def test_provider_gives_the_credentials_when_no_agent_has_them() -> None:
     agent = Agent()
     agent.runs = False

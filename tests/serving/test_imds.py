@@ -50,6 +50,15 @@ def test_token_is_not_recognised_after_the_machine_restarts(tmp_path: Path, monk
     assert SessionTokens(SECRET).expiry(token) is None
 
 
+def test_token_is_recognised_in_this_run_only_when_the_boot_can_t_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imds, "_BOOT_ID", tmp_path / "missing")
+    tokens = SessionTokens(SECRET)
+    assert tokens.expiry(tokens.issue(60)) is not None
+    assert SessionTokens(SECRET).expiry(tokens.issue(60)) is None
+
+
 def test_cut_or_lengthened_token_is_not_recognised() -> None:
     tokens = SessionTokens(SECRET)
     token = tokens.issue(60)
