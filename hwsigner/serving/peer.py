@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import errno
 import os
 import socket
@@ -144,3 +145,9 @@ def _question(own: Address, other: Address) -> bytes:
     family = socket.AF_INET6 if len(packed[0]) == 16 else socket.AF_INET
     head = _REQUEST.pack(family, socket.IPPROTO_TCP, _ALL_STATES)
     return head + _ENDS.pack(own[1], other[1], *packed) + _ANY_INTERFACE_AND_COOKIE
+
+
+@atexit.register
+def _close_kernels() -> None:
+    for kernel in _kernels:
+        kernel.close()
