@@ -63,10 +63,12 @@ class FoundPin:
         pin: the PIN itself.
         is_stored: whether it was stored somewhere, so that a wrong one would be sent each time; false if the caller's
             callable or a prompt gave it for this request.
+        place: the file that it was stored in and when that changed; an empty string for another place.
     """
 
     pin: str = field(repr=False)
     is_stored: bool
+    place: str = field(default="", compare=False)
 
 
 class PinSource:
@@ -179,7 +181,7 @@ class PinSource:
         pin = self.stored(uri, request)
         if pin is not None:
             self._stored_for.add(request)
-            return FoundPin(pin, is_stored=True)
+            return FoundPin(pin, is_stored=True, place=pin.place if isinstance(pin, pin_sources.FilePin) else "")
         return FoundPin(self._prompt(request, uri.backend.password_flag), is_stored=False)
 
     def get(self, uri: KeyURI, request: PinRequest) -> str:
@@ -208,11 +210,22 @@ class PinSource:
         pin = self._ask(request) if self._ask else None
         return self._prompt(request) if pin is None else pin
 
-    def _prompt(self, request: PinRequest, password_flag: str = "") -> str:
+    def prompt(self, request: PinRequest) -> str | None:
+        """Ask the user; return None if no prompt can.
+
+        Raises:
+            PinError: the user cancelled.
+        """
         for prompt in self._prompts:
             pin = prompt(request)
             if pin is not None:
                 return pin
+        return None
+
+    def _prompt(self, request: PinRequest, password_flag: str = "") -> str:
+        pin = self.prompt(request)
+        if pin is not None:
+            return pin
         withheld = pin_sources.withheld_place() if self._is_for_key else None
         if withheld:
             credential = f"{pin_sources.PROFILE_CREDENTIAL}.{self._profile or 'NAME'}"

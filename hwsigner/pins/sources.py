@@ -10,7 +10,7 @@ from collections.abc import Hashable
 
 from hwsigner.errors import PinError, UnsafeKeyWarning
 from hwsigner.pins.child import MAX_PIN_BYTES, VARIABLE
-from hwsigner.system.files import open_trusted
+from hwsigner.system.files import change_stamp, open_trusted
 
 CREDENTIAL = "hwsigner.pin"
 PROFILE_CREDENTIAL = "hwsigner.profile-pin"
@@ -25,6 +25,16 @@ _taken: dict[str, str] = {}
 _takers: dict[str, Hashable] = {}
 # The token or file of each profile that this process serves and that has no PIN of its own, by the profile's name.
 _profiles: dict[str, Hashable] = {}
+
+
+class FilePin(str):
+    """A PIN from a file.
+
+    Attributes:
+        place: what changes when the file does: see `change_stamp`.
+    """
+
+    place = ""
 
 
 def read_pin_source(source: str, *, allow_commands: bool = False) -> str:
@@ -85,7 +95,7 @@ def read_pin_file(path: str, *, is_credential: bool = False) -> str:
     Warns:
         UnsafeKeyWarning: others can read it.
     """
-    data = _read(path, is_credential=is_credential)
+    data, stamp = _read(path, is_credential=is_credential)
     if len(data) > MAX_PIN_BYTES:
         raise PinError(f"PIN file {path} has more than {MAX_PIN_BYTES} bytes", "Put only the PIN in it")
     try:
@@ -93,7 +103,9 @@ def read_pin_file(path: str, *, is_credential: bool = False) -> str:
     except UnicodeDecodeError:
         # Not chained: the exception would carry the file's bytes.
         raise PinError(f"PIN file {path} is not UTF-8 text", "Write the PIN as text") from None
-    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
+    pin = FilePin(text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text)
+    pin.place = stamp
+    return pin
 
 
 def serial_credential(serial: str, taker: Hashable) -> str | None:
@@ -220,7 +232,7 @@ def _variable(name: str) -> str:
     return value
 
 
-def _read(path: str, *, is_credential: bool) -> bytes:
+def _read(path: str, *, is_credential: bool) -> tuple[bytes, str]:
     try:
         with open_trusted(path, PinError, pipe=True) as file:
             status = os.fstat(file.fileno())
@@ -228,7 +240,7 @@ def _read(path: str, *, is_credential: bool) -> bytes:
             if stat.S_ISREG(status.st_mode) and mode & (stat.S_IRGRP | stat.S_IROTH) and not is_credential:
                 text = f"PIN file {path} has mode {mode:04o}: other users can read it"
                 warnings.warn(UnsafeKeyWarning(text, f"Run chmod 600 {path}"), stacklevel=2)
-            return file.read(MAX_PIN_BYTES + 1)
+            return file.read(MAX_PIN_BYTES + 1), change_stamp(path, status) if stat.S_ISREG(status.st_mode) else ""
     except OSError as error:
         hint = "Name a file that you can read"
         raise PinError(f"can't read PIN file {path}: {error.strerror}", hint) from error

@@ -270,3 +270,50 @@ def test_key_signs_again_after_a_pin_was_held_back(silent: Shim) -> None:
         forget_refusals()  # As a login by hand does.
         assert key.sign(b"message")
     assert silent.context_logins() == 2
+
+
+class TestRightBefore:
+    """A stored PIN that was right is still sent after another program has sent a wrong one."""
+
+    @pytest.fixture
+    def stored_uri(self, shim: Shim, tmp_path: Path) -> str:
+        assert list(list_tokens(shim.uri()))
+        store(tmp_path, "1234")
+        return f"{shim.uri()}&pin-source=file:{tmp_path / 'pin'}"
+
+    def mistype(self, shim: Shim) -> None:
+        with pytest.raises(WrongPinError):
+            open_key(shim.uri(), PinSource(ask=Person(WRONG)))
+
+    def test_stored_pin_is_sent_after_a_wrong_one_when_it_was_right_before(
+        self, shim: Shim, stored_uri: str, tmp_path: Path
+    ) -> None:
+        self.mistype(shim)
+        with pytest.raises(PinLockedError):
+            open_key(stored_uri)  # Nothing is known of it.
+        open_key(shim.uri(), Person("1234")).close()
+        open_key(stored_uri).close()
+        [note] = refusals_folder().glob("*.right")
+        assert note.read_text().startswith(f"{tmp_path / 'pin'} ")
+        assert "1234" not in note.read_text().split()
+        self.mistype(shim)
+        open_key(stored_uri).close()
+
+    def test_stored_pin_that_has_changed_is_held_back(self, shim: Shim, stored_uri: str, tmp_path: Path) -> None:
+        open_key(stored_uri).close()
+        self.mistype(shim)
+        (tmp_path / "pin").unlink()
+        store(tmp_path, WRONG)
+        with pytest.raises(PinLockedError):
+            open_key(stored_uri)
+        open_key(shim.uri(), Person("1234")).close()
+
+    def test_stored_pin_that_was_right_is_held_back_after_it_was_refused(self, shim: Shim, stored_uri: str) -> None:
+        open_key(stored_uri).close()
+        shim.fail(LOGIN, PIN_INCORRECT)  # Another program has changed the PIN.
+        with pytest.raises(WrongPinError):
+            open_key(stored_uri)
+        shim.fail(LOGIN, 0)
+        with pytest.raises(PinLockedError):
+            open_key(stored_uri)
+        open_key(shim.uri(), Person("1234")).close()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.tpm2.tpms import PASSWORD, SIGNING, Tools, start_signer
+from backends.tpm2.tpms import NODA, PASSWORD, SIGNING, Tools, start_signer
 from hwsigner.backends import state
 from hwsigner.backends.tpm2 import connection, process_lock
 from hwsigner.errors import (
@@ -270,6 +270,82 @@ class TestRefusals:
         self.refuse(handle_uri, "wrong")
         with pytest.raises(PinRequiredError):
             self.sign(handle_uri, None)
+
+    def fail(self, tools: Tools, times: int) -> None:
+        """Have the TPM count wrong auth values of another key."""
+        other = tools.tpm.uri(tools.key_file(auth=PASSWORD))
+        for _ in range(times):
+            self.refuse_allowed(other)
+
+    def refuse_allowed(self, uri: str) -> None:
+        with pytest.raises(WrongPinError):
+            self.sign(uri, PinSource(ask=lambda request: "wrong", allow_final_try=True))
+
+    def test_key_without_an_auth_value_signs_with_one_try_left_when_it_has_signed_before(self, tools: Tools) -> None:
+        tools.set_lockout(5)
+        uri = tools.tpm.uri(tools.key_file())
+        fresh = tools.folder / "fresh.pem"
+        self.sign(uri, None)
+        (tools.folder / "key.pem").rename(fresh)
+        self.fail(tools, 4)
+        self.sign(tools.tpm.uri(fresh), None)
+        with pytest.raises(PinLockedError, match="locks at 5"):
+            self.sign(tools.tpm.uri(tools.key_file()), None)  # Its empty auth value may be wrong.
+        self.fail(tools, 1)
+        with pytest.raises(PinLockedError, match=r"is in lockout, so .*fresh.pem can't be used"):
+            self.sign(tools.tpm.uri(fresh), None)
+
+    def test_noda_key_signs_in_lockout(self, tools: Tools) -> None:
+        tools.set_lockout(2)
+        primary = ("-G", "ecc", *NODA)  # The key's parent must be usable too.
+        path = tools.key_file(attributes=f"{SIGNING}|noda", primary=primary).rename(tools.folder / "noda.pem")
+        self.fail(tools, 1)
+        self.sign(tools.tpm.uri(path), None)
+        self.fail(tools, 1)
+        self.sign(tools.tpm.uri(path), None)
+
+    def test_refused_empty_auth_value_is_not_sent_again_until_the_file_changes(self, tools: Tools) -> None:
+        tools.set_lockout(5)
+        primary = str(tools.path("primary"))
+        tools.run("tpm2_createprimary", "-Q", "-c", primary, "-G", "ecc")
+        parts = ["-u", str(tools.path("public")), "-r", str(tools.path("private"))]
+        tools.run("tpm2_create", "-Q", "-C", primary, "-G", "ecc256", "-a", SIGNING, "-p", PASSWORD, *parts)
+        path = tools.path("lie.pem")
+        tools.run("tpm2_encodeobject", "-C", primary, *parts, "-o", str(path), "-p")  # It says that there is none.
+        uri = tools.tpm.uri(path)
+        self.refuse(uri, None)
+        tools.run("tpm2_dictionarylockout", "-c")
+        for _ in range(2):
+            with pytest.raises(PinRequiredError, match="an earlier try failed"):
+                self.sign(uri, None)
+        assert tools.counted_failures() == 0
+        self.sign(uri, PASSWORD)
+        path.write_bytes(path.read_bytes() + b"\n")
+        self.refuse(uri, None)
+        assert tools.counted_failures() == 1
+
+    @pytest.mark.parametrize("typed", [PASSWORD, ""])
+    def test_user_at_a_terminal_is_asked_for_a_handle_s_auth_value_before_the_empty_one_is_tried(
+        self, tools: Tools, handle_uri: str, typed: str
+    ) -> None:
+        asked: list[PinRequest] = []
+
+        def ask(request: PinRequest) -> str:
+            asked.append(request)
+            return typed
+
+        uri = handle_uri
+        if not typed:
+            tools.tpm.persist(0x81004716, "ecc256")
+            uri = tools.tpm.uri(0x81004716)
+        self.sign(uri, PinSource(prompts=[ask]))
+        assert tools.counted_failures() == 0
+        self.sign(uri, PinSource(prompts=[ask]))  # An empty one is not asked for again.
+        subject = "handle:0x81004715" if typed else "handle:0x81004716"
+        request = PinRequest("TPM auth value", subject, "Enter if there is none")
+        assert asked == [request] * (2 if typed else 1)
+        if not typed:
+            tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", "0x81004716")
 
     def test_refusal_counts_for_keys_that_were_opened_before_it(self, uri: str) -> None:
         with open_key(uri, "wrong") as one, open_key(uri, "wrong") as another:
