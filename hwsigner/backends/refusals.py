@@ -9,12 +9,13 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
-from hwsigner.backends.state import is_private, is_usable, runtime_folders, state_folders, temporary_folders
-from hwsigner.errors import BackendUnavailableError
+from hwsigner.backends.state import is_private, is_usable, runtime_folders, state_folders
+from hwsigner.errors import BackendUnavailableError, UnsafeKeyWarning
 from hwsigner.system.files import lock_within
 
 _MAX_NOTE = 8192
@@ -41,6 +42,20 @@ _unplaced: dict[str, Refusal] = {}
 def has_place() -> bool:
     """Return whether some folder can keep refusals for the next process."""
     return any(map(is_usable, _folders()))
+
+
+def warn_without_place(subject: str) -> None:
+    """Warn that a stored PIN is sent although no folder can keep that it is refused.
+
+    Args:
+        subject: what it unlocks, as messages name it.
+
+    Warns:
+        UnsafeKeyWarning: no folder can.
+    """
+    if not has_place():
+        text = f"no folder can keep whether the stored PIN of {subject} is wrong, so each process sends it"
+        warnings.warn(UnsafeKeyWarning(text, "Set XDG_STATE_HOME, or StateDirectory= in the unit"), stacklevel=2)
 
 
 def keep(name: str, failures: int = 0) -> None:
@@ -153,6 +168,6 @@ def _paths(name: str) -> Iterator[str]:
 
 
 def _folders() -> Iterator[str]:
+    # Not the temporary folder: another user may have created ours there.
     yield from state_folders("refused-pins")
     yield from runtime_folders()
-    yield from temporary_folders()

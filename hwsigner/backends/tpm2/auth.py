@@ -217,6 +217,11 @@ class AuthAttempt:
             elif code(error) in (AUTH_FAIL, BAD_AUTH):
                 self.is_proven, self._is_refused = False, True
                 raise self._wrong(tpm) from error
+            else:
+                self._forget_pending()
+            raise
+        except Exception:
+            self._forget_pending()
             raise
         if not self.is_proven:
             self.is_proven = True
@@ -252,6 +257,17 @@ class AuthAttempt:
             )
         if self.auth.origin != TYPED and lockout.failures:
             self._refuse_to_repeat(tpm, lockout)
+        self._keep_pending()
+
+    def _keep_pending(self) -> None:
+        """Keep a refusal in case this process is killed now. It counts only if the TPM then counts more failures."""
+        if self.auth.origin == STORED:
+            refusals.warn_without_place(self._guarded.subject)
+        keep_refusal(self._guarded.name, self._kind, self._failures + 1)
+
+    def _forget_pending(self) -> None:
+        if self.is_guess:
+            refusals.forget(f"tpm2-{self._guarded.name}.{self._kind}", more_than=self._failures)
 
     def _refuse_to_repeat(self, tpm: TPM, lockout: Lockout) -> None:
         kind, subject, origin = self._guarded.kind, self._guarded.subject, self.auth.origin

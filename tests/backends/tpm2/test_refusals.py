@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from backends.tpm2.tpms import NODA, PASSWORD, SIGNING, Tools, start_signer
-from hwsigner.backends import state
 from hwsigner.backends.tpm2 import connection, process_lock
 from hwsigner.errors import (
     BackendUnavailableError,
@@ -19,11 +20,22 @@ from hwsigner.errors import (
     PinLockedError,
     PinRequiredError,
     UnsafeConnectionWarning,
+    UnsafeKeyWarning,
     WrongPinError,
 )
 from hwsigner.key import Key, open_key
 from hwsigner.pins import AskPin, PinRequest, PinSource
 
+# Signs, and is killed before it learns what came of it.
+_KILLED = """
+import os, sys
+from hwsigner.backends.tpm2 import auth
+from hwsigner.key import open_key
+auth.AuthAttempt._wrong = lambda *_: os._exit(9)
+with open_key(sys.argv[1]) as key:
+    auth.refusals.forget = lambda *_, **__: os._exit(9)
+    key.sign(b"message")
+"""
 pytestmark = pytest.mark.usefixtures("refused_auth")
 
 
@@ -117,14 +129,14 @@ class TestRefusals:
         assert not refused_auth.exists()
 
     @pytest.mark.parametrize("place", ["/dev/null", "/proc"])
-    def test_refusal_is_kept_in_the_temporary_folder_when_the_state_folder_is_unusable(
+    def test_refusal_is_kept_in_the_runtime_folder_when_the_state_folder_is_unusable(
         self, tools: Tools, uri: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("XDG_STATE_HOME", place)
-        monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
         with pytest.warns(UnsafeConnectionWarning):  # The storage root key is pinned in a state folder alone.
             self.refuse(uri, "wrong")
-        assert list((tmp_path / "temporary" / f"hwsigner-{os.getuid()}").glob("*.given"))
+        assert list((tmp_path / "run" / "hwsigner").glob("*.given"))
         with pytest.raises(PinLockedError, match="an earlier TPM auth value"):
             self.sign(uri, PASSWORD)
         assert tools.counted_failures() == 1
@@ -134,16 +146,30 @@ class TestRefusals:
     ) -> None:
         for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
             monkeypatch.setenv(name, "/dev/null")
-        monkeypatch.setattr(state, "_TEMPORARY", "/dev/null")
         uri = f"{uri}&session=plain"
-        self.refuse(uri, "wrong")
+        with pytest.warns(UnsafeKeyWarning, match="no folder can keep whether the stored PIN of"):
+            self.refuse(uri, "wrong")
         with pytest.raises(PinLockedError, match=r"counts 1 wrong .* no folder can keep .*--allow-final-pin-try"):
             self.sign(uri, PASSWORD)
         with pytest.raises(PinRequiredError, match="an earlier try failed"):
             self.sign(uri, None)
         self.sign(uri, PinSource(PASSWORD, allow_final_try=True))
         tools.run("tpm2_dictionarylockout", "-c")
-        self.sign(uri, PASSWORD)
+        with pytest.warns(UnsafeKeyWarning):
+            self.sign(uri, PASSWORD)
+
+    @pytest.mark.parametrize("pin", ["wrong", PASSWORD])
+    def test_auth_value_is_not_sent_again_when_a_process_was_killed_that_sent_a_wrong_one(
+        self, tools: Tools, uri: str, refused_auth: Path, pin: str
+    ) -> None:
+        for _ in range(2):
+            process = subprocess.run(
+                [sys.executable, "-c", _KILLED, f"{uri}&pin-value={pin}"],
+                env={**os.environ, "XDG_STATE_HOME": str(refused_auth.parents[1])},
+                stderr=subprocess.DEVNULL,
+            )
+        assert process.returncode == (1 if pin == "wrong" else 9)
+        assert tools.counted_failures() == (1 if pin == "wrong" else 0)
 
     def test_refusal_is_not_kept_in_a_folder_that_others_can_use(
         self, uri: str, refused_auth: Path, tmp_path: Path
