@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypeVar
 
@@ -103,13 +103,16 @@ class Guarded(NamedTuple):
         else:
             refusals.forget(right)
             if self.file:
-                refusals.note(lying, change_stamp(self.file, os.stat(self.file)))
+                with suppress(FileNotFoundError):
+                    refusals.note(lying, change_stamp(self.file, os.stat(self.file)))
 
     @property
     def is_lie(self) -> bool:
         """Whether the empty auth value was wrong since the file, which says that it is right, has changed."""
         noted = refusals.noted(f"tpm2-{self.name}.empty-is-wrong") if self.file else ""
-        return bool(noted) and noted == change_stamp(self.file, os.stat(self.file))
+        with suppress(FileNotFoundError):
+            return bool(noted) and noted == change_stamp(self.file, os.stat(self.file))
+        return False
 
     @property
     def hint(self) -> str:
