@@ -3,7 +3,7 @@
     /etc/pki/key.pem                                  a path: the file's content decides
     file:/etc/pki/key.pem?pin-source=file:/run/pin
     pkcs11:token=alpha;object=web?module-path=/usr/lib/softhsm/libsofthsm2.so
-    tpm2:handle=0x81000001?tcti=device:/dev/tpmrm0    handle:0x81000001 is short for it
+    tpm2:handle=0x81000100?tcti=device:/dev/tpmrm0    handle:0x81000100 is short for it
     tpm2:path=/etc/pki/tss2.pem
     tpm2:nv=0x1c10000                                 a certificate
 

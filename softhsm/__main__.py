@@ -12,7 +12,7 @@ from softhsm.token import PIN, SoftHSM
 from softhsm.tpm import SoftTPM
 
 TOKEN_LABEL = "hwsigner"
-HANDLE = 0x81000001
+HANDLE = 0x81000100
 
 
 def make(folder: Path) -> None:

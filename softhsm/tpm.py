@@ -124,7 +124,7 @@ class SoftTPM:
         """Create a signing key in the TPM and make it persistent at a handle.
 
         Args:
-            handle: a persistent handle, such as 0x81000001.
+            handle: a persistent handle, such as 0x81000100.
             kind: as tpm2_create writes it: `ecc256`, `rsa2048`.
             password: the key's auth value.
         """

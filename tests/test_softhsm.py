@@ -105,7 +105,7 @@ def test_make_prints_uris_of_real_keys_and_stop_ends_the_tpm(short_folder: Path)
         )
         assert exported["SOFTHSM2_CONF"] == str(SoftHSM(short_folder / "hw" / "token").conf)
         tpm = SoftTPM(short_folder / "hw" / "tpm")
-        keys = [load_der_public_key(tpm.public_key(key)) for key in (short_folder / "hw" / "tpm-ec.pem", 0x81000001)]
+        keys = [load_der_public_key(tpm.public_key(key)) for key in (short_folder / "hw" / "tpm-ec.pem", 0x81000100)]
         assert all(isinstance(key, ec.EllipticCurvePublicKey) for key in keys)
     finally:
         stopped = run_softhsm("stop", str(short_folder / "hw"))

@@ -17,6 +17,7 @@ from hwsigner.config import settings
 from hwsigner.config.profiles import Profile
 from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning, PinError, PinRequiredError
 from hwsigner.pins import PinRequest
+from hwsigner.pins.sources import serve_place
 from hwsigner.refresh.background import BackgroundProvider, Reply
 from hwsigner.refresh.outcome import Failure
 from hwsigner.refresh.provider import Provider
@@ -102,6 +103,7 @@ class AgentProfile:
         self._values: settings.Values = {"allow_users": []}
         try:
             self._values = settings.values_of(config)
+            settings.serve_profile(self.name, self._values)
         except (HwsignerError, HwsignerWarning) as error:
             self._fault = error
             shared.log(f"error: profile {self.name!r} can't be used: {error}")
@@ -140,6 +142,7 @@ class AgentProfile:
 
     def close(self) -> Future[None]:
         """Lock for good. What is queued already is still done; later callers are told to retry."""
+        serve_place(self.name, None)
         return self._end(_State.CLOSED)
 
     def status(self) -> str:

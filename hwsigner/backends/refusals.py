@@ -1,7 +1,7 @@
-"""What one process leaves for the next: for which tokens and TPM keys a PIN was refused.
+"""What one process leaves for the next: for which tokens and TPM keys a PIN was refused, and which was right.
 
-Each refusal is a file in a folder that only this user can use, named after the token or key. Nothing of the PIN is
-kept.
+Each refusal is a file in a folder that only this user can use, named after the token or key. So is each note. Nothing
+of the PIN is kept.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
-from hwsigner.backends.state import is_private, is_usable, runtime_folders, state_folders, temporary_folders
-from hwsigner.errors import BackendUnavailableError
+from hwsigner.backends.state import is_private, is_usable, runtime_folders, state_folders
+from hwsigner.errors import BackendUnavailableError, UnsafeKeyWarning
 from hwsigner.system.files import lock_within
 
+_MAX_NOTE = 8192
 # The longest time that another process's login may take.
 _LOGIN_SECONDS = 30.0
 
@@ -42,6 +44,20 @@ def has_place() -> bool:
     return any(map(is_usable, _folders()))
 
 
+def warn_without_place(subject: str) -> None:
+    """Warn that a stored PIN is sent although no folder can keep that it is refused.
+
+    Args:
+        subject: what it unlocks, as messages name it.
+
+    Warns:
+        UnsafeKeyWarning: no folder can.
+    """
+    if not has_place():
+        text = f"no folder can keep whether the stored PIN of {subject} is wrong, so each process sends it"
+        warnings.warn(UnsafeKeyWarning(text, "Set XDG_STATE_HOME, or StateDirectory= in the unit"), stacklevel=2)
+
+
 def keep(name: str, failures: int = 0) -> None:
     """Keep a refusal; if no folder can keep it, in this process alone.
 
@@ -49,18 +65,21 @@ def keep(name: str, failures: int = 0) -> None:
         name: a name for the token or key, valid as a file name.
         failures: how many wrong auth values the TPM counts now.
     """
-    for folder in filter(is_usable, _folders()):
-        with suppress(OSError):
-            file = _open(folder, name)
-            try:
-                os.ftruncate(file, 0)
-                os.write(file, b"%d" % failures if failures else b"")
-                now = time.time_ns()  # The file system's own time is a little behind.
-                os.utime(file, ns=(now, now))
-            finally:
-                os.close(file)
-            return
-    _unplaced[name] = Refusal(time.time(), failures)
+    if not _write(name, b"%d" % failures if failures else b""):
+        _unplaced[name] = Refusal(time.time(), failures)
+
+
+def note(name: str, text: str) -> None:
+    """Keep a text for the next process. `forget` removes it."""
+    _write(name, os.fsencode(text))
+
+
+def noted(name: str) -> str:
+    """Return the text that is kept, or an empty string."""
+    for path in _paths(name):
+        with suppress(OSError), open(path, "rb") as file:
+            return os.fsdecode(file.read(_MAX_NOTE))
+    return ""
 
 
 def kept(name: str) -> Iterator[Refusal]:
@@ -117,6 +136,22 @@ def one_process(name: str) -> Iterator[None]:
         yield
 
 
+def _write(name: str, data: bytes) -> bool:
+    """Write a file; return whether some folder could keep it."""
+    for folder in filter(is_usable, _folders()):
+        with suppress(OSError):
+            file = _open(folder, name)
+            try:
+                os.ftruncate(file, 0)
+                os.write(file, data)
+                now = time.time_ns()  # The file system's own time is a little behind.
+                os.utime(file, ns=(now, now))
+            finally:
+                os.close(file)
+            return True
+    return False
+
+
 def _failures_in(path: str) -> int:
     with suppress(OSError), open(path, "rb") as file:
         data = file.read(20)
@@ -133,6 +168,6 @@ def _paths(name: str) -> Iterator[str]:
 
 
 def _folders() -> Iterator[str]:
+    # Not the temporary folder: another user may have created ours there.
     yield from state_folders("refused-pins")
     yield from runtime_folders()
-    yield from temporary_folders()

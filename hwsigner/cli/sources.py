@@ -117,6 +117,7 @@ def of_flags(arguments: argparse.Namespace, log: Log, *, asks_agent: bool) -> Se
 def _served(arguments: argparse.Namespace, name: str | None, log: Log, *, asks_agent: bool) -> ServedProfile:
     from hwsigner.serving.agent_source import AgentFirst
 
+    settings.serve_profile(name or "", vars(arguments))
     role = (arguments.role_arn or "").rpartition("/")[2]  # Without one, no provider can be made.
     local = LazyProvider(partial(_provider, arguments, name or role, log))
     source = AgentFirst(name, local, role_arn=arguments.role_arn) if name and asks_agent else local

@@ -214,6 +214,8 @@ def default_values(flags: Iterable[Flag]) -> dict[str, Any]:
 def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a profile of config.toml by attribute, without those that a given flag excludes.
 
+    If no given flag names another key, `profile_name` is the profile's name, for its PIN.
+
     Args:
         found: the profile.
         given: the values of the flags that take precedence, by attribute.
@@ -233,6 +235,13 @@ def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
         for one, other in (pair, pair[::-1]):
             if _is_set(given, one):
                 values.pop(other.replace("-", "_"), None)
+    keys = (
+        ("private-key", "cert-selector")
+        if values.get("private_key")
+        else ("private-key", "cert-selector", "certificate")
+    )
+    if not any(_is_set(given, name) for name in keys):
+        values["profile_name"] = found.name
     return values
 
 

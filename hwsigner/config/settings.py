@@ -13,8 +13,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.config.flags import AGENT, IDENTITY, SESSION, attribute_of, converted, default_values, profile_values
-from hwsigner.errors import AmbiguousCertificateError, CertificateError, UnsafeKeyWarning, UsageError
+from hwsigner.errors import AmbiguousCertificateError, CertificateError, HwsignerError, UnsafeKeyWarning, UsageError
 from hwsigner.pins import AskPin, PinSource
+from hwsigner.pins.sources import serve_place
 from hwsigner.uri import KeyURI, check_no_pin
 
 if TYPE_CHECKING:
@@ -118,7 +119,25 @@ def pin_source(values: Values, uri: KeyURI, ask: AskPin | None = None, prompts: 
         allow_commands=True,  # The URI is from a command line or a profile.
         reuse=values["reuse_pin"],
         allow_final_try=values["allow_final_pin_try"],
+        profile=values.get("profile_name"),
     )
+
+
+def serve_profile(name: str, values: Values) -> None:
+    """Say that this process serves a profile. A PIN that names no token is used if all profiles use one token or file.
+
+    Args:
+        name: its name.
+        values: its values. They may be invalid, which is reported when the key is opened.
+    """
+    try:
+        uri = KeyURI.parse(values["private_key"] or values["certificate"] or "pkcs11:")
+    except HwsignerError:
+        return
+    has_pin = uri.pin_value is not None or "pin-source" in uri.query
+    if has_pin or values["pkcs8_password"] or values["tpm_key_password"] or values["no_tpm_key_password"]:
+        return
+    serve_place(name, (uri.place, values["pkcs11_lib"], values["tcti"]))
 
 
 def identity_source(

@@ -4,13 +4,15 @@ The first of these places that has one gives it:
 
 1. the caller: the PIN itself, or a callable;
 2. the key URI's `pin-value`;
-3. its `pin-source`: `file:`, `env:`, `cmd:`;
-4. the systemd credentials: `hwsigner.pin.SERIAL` for the token with that serial number, then `hwsigner.pin`;
+3. its `pin-source`: `file:`, `env:`, `credential:`, `cmd:`;
+4. the systemd credentials: `hwsigner.profile-pin.NAME` for the key of that profile, `hwsigner.pin.SERIAL` for the token
+   with that serial number, then `hwsigner.pin`;
 5. the environment variable `HWSIGNER_PIN`;
 6. prompts: a pinentry, then the terminal. The commands have them; the library by itself never prompts.
 
-A backend logs in to a token with a PIN pad without a PIN. Places 4 and 5 name no key: they are for the key that is
-opened. Except for the credential with a serial number, each goes to one token or file in a process.
+A backend logs in to a token with a PIN pad without a PIN. `hwsigner.pin` and `HWSIGNER_PIN` name no key: they are for
+the key that is opened, and each goes to one token or file in a process. If a process serves profiles that use several,
+it uses neither.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
-from hwsigner.errors import PinRequiredError
+from hwsigner.errors import PinError, PinRequiredError
 from hwsigner.pins import sources as pin_sources
 from hwsigner.pins.child import VARIABLE
 from hwsigner.uri import KeyURI
@@ -61,10 +63,12 @@ class FoundPin:
         pin: the PIN itself.
         is_stored: whether it was stored somewhere, so that a wrong one would be sent each time; false if the caller's
             callable or a prompt gave it for this request.
+        place: the file that it was stored in and when that changed; an empty string for another place.
     """
 
     pin: str = field(repr=False)
     is_stored: bool
+    place: str = field(default="", compare=False)
 
 
 class PinSource:
@@ -79,6 +83,7 @@ class PinSource:
             configuration file.
         reuse: whether a key that wants a PIN for each signature gets the PIN of the login.
         allow_final_try: whether to send a PIN even if one more wrong one locks the token.
+        profile: the name of the key's profile, or None.
     """
 
     def __init__(
@@ -90,12 +95,14 @@ class PinSource:
         allow_commands: bool = False,
         reuse: bool = False,
         allow_final_try: bool = False,
+        profile: str | None = None,
     ) -> None:
         self._pin = pin
         self._ask = ask
         self._prompts = prompts
         self._allow_commands = allow_commands
         self._is_for_key = True
+        self._profile = profile
         self._answers: dict[PinRequest, str] = {}
         self._stored_for: set[PinRequest] = set()
         self._sources: dict[str, str] = {}
@@ -124,12 +131,12 @@ class PinSource:
         return other
 
     def given(self, uri: KeyURI) -> str | None:
-        """Return the PIN that was stored for this very key, or None: the caller's, `pin-value` or `pin-source`.
+        """Return the PIN that was stored for this very key, or None.
 
-        A `pin-source` is read once, as it may be a pipe.
+        That is the caller's, `pin-value`, `pin-source` (read once, as it may be a pipe) or the profile's credential.
 
         Raises:
-            PinError: the `pin-source` can't be read or trusted.
+            PinError: the `pin-source` or the credential can't be read or trusted.
         """
         if self._pin is not None:
             return self._pin
@@ -138,7 +145,9 @@ class PinSource:
         source = uri.text("pin-source")
         if source is not None and source not in self._sources:
             self._sources[source] = pin_sources.read_pin_source(source, allow_commands=self._allow_commands)
-        return None if source is None else self._sources[source]
+        if source is not None:
+            return self._sources[source]
+        return None if self._profile is None else pin_sources.profile_credential(self._profile)
 
     def stored(self, uri: KeyURI, request: PinRequest) -> str | None:
         """Return the PIN that is there without asking, or None: that of `given`, a credential, or `HWSIGNER_PIN`.
@@ -160,7 +169,8 @@ class PinSource:
 
         Raises:
             PinRequiredError: no place gives one; the message lists all of them.
-            PinError: a place has one that can't be read or trusted, or the user cancelled.
+            PinError: a place has one that can't be read or trusted, or that names no token while the profiles use
+                several; or the user cancelled.
         """
         answer = self._answers.get(request)
         if answer is None and self._ask and self._pin is None:
@@ -171,7 +181,7 @@ class PinSource:
         pin = self.stored(uri, request)
         if pin is not None:
             self._stored_for.add(request)
-            return FoundPin(pin, is_stored=True)
+            return FoundPin(pin, is_stored=True, place=pin.place if isinstance(pin, pin_sources.FilePin) else "")
         return FoundPin(self._prompt(request, uri.backend.password_flag), is_stored=False)
 
     def get(self, uri: KeyURI, request: PinRequest) -> str:
@@ -200,11 +210,30 @@ class PinSource:
         pin = self._ask(request) if self._ask else None
         return self._prompt(request) if pin is None else pin
 
-    def _prompt(self, request: PinRequest, password_flag: str = "") -> str:
+    def prompt(self, request: PinRequest) -> str | None:
+        """Ask the user; return None if no prompt can.
+
+        Raises:
+            PinError: the user cancelled.
+        """
         for prompt in self._prompts:
             pin = prompt(request)
             if pin is not None:
                 return pin
+        return None
+
+    def _prompt(self, request: PinRequest, password_flag: str = "") -> str:
+        pin = self.prompt(request)
+        if pin is not None:
+            return pin
+        withheld = pin_sources.withheld_place() if self._is_for_key else None
+        if withheld:
+            credential = f"{pin_sources.PROFILE_CREDENTIAL}.{self._profile or 'NAME'}"
+            raise PinError(
+                f"{request.subject} wants its {request.kind}. {withheld} is not used, because the profiles use several "
+                f"tokens or files: use the systemd credential {credential} or pin-source=credential:NAME",
+                "pin-source goes into the key URI",
+            )
         flag = f"give --{password_flag}, " if password_flag and self._is_for_key else ""
         unnamed = f"give the systemd credential {pin_sources.CREDENTIAL}, set {VARIABLE}, " if self._is_for_key else ""
         raise PinRequiredError(

@@ -10,25 +10,39 @@ from collections.abc import Hashable
 
 from hwsigner.errors import PinError, UnsafeKeyWarning
 from hwsigner.pins.child import MAX_PIN_BYTES, VARIABLE
-from hwsigner.system.files import open_trusted
+from hwsigner.system.files import change_stamp, open_trusted
 
 CREDENTIAL = "hwsigner.pin"
-KINDS = "pin-source=file:/path, env:NAME or cmd:PROGRAM"
+PROFILE_CREDENTIAL = "hwsigner.profile-pin"
+KINDS = "pin-source=file:/path, env:NAME, credential:NAME or cmd:PROGRAM"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# Serial numbers that can be part of a file's name. No slash, so no path leads out of the folder.
-_SERIAL = re.compile(r"[ -.0-~]{1,200}")
+# What can be part of a credential's name. No slash, so no path leads out of the folder.
+_PART = re.compile(r"[ -.0-~]{1,200}")
 
 # The variable's value, after it was removed from the environment.
 _taken: dict[str, str] = {}
 # What got the PIN of a place that names no token, by the place.
 _takers: dict[str, Hashable] = {}
+# The token or file of each profile that this process serves and that has no PIN of its own, by the profile's name.
+_profiles: dict[str, Hashable] = {}
+
+
+class FilePin(str):
+    """A PIN from a file.
+
+    Attributes:
+        place: what changes when the file does: see `change_stamp`.
+    """
+
+    place = ""
 
 
 def read_pin_source(source: str, *, allow_commands: bool = False) -> str:
     """Return the PIN that a `pin-source` names (RFC 7512, section 2.4).
 
     `file:` and a path, or a path alone: a file, without one trailing newline. `env:` and a name: an environment
-    variable. `cmd:` and a program with its arguments, quoted as for a shell: the first line that it prints.
+    variable. `credential:` and a name: a systemd credential. `cmd:` and a program with its arguments, quoted as for a
+    shell: the first line that it prints.
 
     Args:
         source: the `pin-source`.
@@ -36,7 +50,7 @@ def read_pin_source(source: str, *, allow_commands: bool = False) -> str:
 
     Raises:
         PinError: the kind of source is unknown; a file is missing, too long, not text, or others can write it; a
-            variable is not set; a command is not allowed or fails.
+            variable or credential is not set; a command is not allowed or fails.
     """
     kind, _, rest = source.partition(":")
     if source.startswith("/"):
@@ -45,6 +59,15 @@ def read_pin_source(source: str, *, allow_commands: bool = False) -> str:
         return read_pin_file(_path(rest))
     if kind == "env":
         return _variable(rest)
+    if kind == "credential":
+        if not _PART.fullmatch(rest) or rest in (".", ".."):
+            # Not quoted: it may be the PIN itself.
+            raise PinError("a key URI's pin-source=credential: names no systemd credential", f"Write {KINDS}")
+        path = _credential(rest)
+        if path is None:
+            hint = f"Add LoadCredentialEncrypted={rest}:/path to the unit"
+            raise PinError(f"there is no systemd credential {rest}, which pin-source names", hint)
+        return read_pin_file(path, is_credential=True)
     if kind == "cmd":
         if not allow_commands:
             hint = "A program allows it with PinSource(allow_commands=True)"
@@ -72,7 +95,7 @@ def read_pin_file(path: str, *, is_credential: bool = False) -> str:
     Warns:
         UnsafeKeyWarning: others can read it.
     """
-    data = _read(path, is_credential=is_credential)
+    data, stamp = _read(path, is_credential=is_credential)
     if len(data) > MAX_PIN_BYTES:
         raise PinError(f"PIN file {path} has more than {MAX_PIN_BYTES} bytes", "Put only the PIN in it")
     try:
@@ -80,7 +103,9 @@ def read_pin_file(path: str, *, is_credential: bool = False) -> str:
     except UnicodeDecodeError:
         # Not chained: the exception would carry the file's bytes.
         raise PinError(f"PIN file {path} is not UTF-8 text", "Write the PIN as text") from None
-    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
+    pin = FilePin(text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text)
+    pin.place = stamp
+    return pin
 
 
 def serial_credential(serial: str, taker: Hashable) -> str | None:
@@ -95,14 +120,46 @@ def serial_credential(serial: str, taker: Hashable) -> str | None:
     Raises:
         PinError: it can't be read or trusted.
     """
-    path = _credential(f"{CREDENTIAL}.{serial}") if _SERIAL.fullmatch(serial) else None
+    path = _credential(f"{CREDENTIAL}.{serial}") if _PART.fullmatch(serial) else None
     return read_pin_file(path, is_credential=True) if path is not None and _is_for(path, taker) else None
+
+
+def profile_credential(name: str) -> str | None:
+    """Return the systemd credential for the key of a profile, or None.
+
+    Raises:
+        PinError: it can't be read or trusted.
+    """
+    path = _credential(f"{PROFILE_CREDENTIAL}.{name}") if _PART.fullmatch(name) else None
+    return None if path is None else read_pin_file(path, is_credential=True)
+
+
+def serve_place(name: str, place: Hashable | None) -> None:
+    """Say what the PIN of a profile that this process serves unlocks.
+
+    Args:
+        name: the profile's name.
+        place: the token or file; None if the profile has a PIN of its own, or is not served any more.
+    """
+    _profiles.pop(name, None)
+    if place is not None:
+        _profiles[name] = place
+
+
+def withheld_place() -> str | None:
+    """Return the place of a PIN that is not used because it names no token and the profiles use several, or None."""
+    if not _has_several_places():
+        return None
+    if _credential(CREDENTIAL):
+        return f"The systemd credential {CREDENTIAL}"
+    return VARIABLE if take_environment_pin() else None
 
 
 def unnamed_pin(taker: Hashable) -> str | None:
     """Return the PIN that names no token: that of the credential `hwsigner.pin`, else of HWSIGNER_PIN; or None.
 
-    Each goes only to the first taker in a process, as it would be wrong for another token.
+    Each goes only to the first taker in a process, as it would be wrong for another token. If the profiles that this
+    process serves use several tokens or files, the first need not be the right one, so none gets it.
 
     Args:
         taker: what it would unlock.
@@ -110,6 +167,8 @@ def unnamed_pin(taker: Hashable) -> str | None:
     Raises:
         PinError: the credential can't be read or trusted.
     """
+    if _has_several_places():
+        return None
     path = _credential(CREDENTIAL)
     if path is not None and _is_for(path, taker):
         return read_pin_file(path, is_credential=True)
@@ -133,9 +192,15 @@ def take_environment_pin() -> str | None:
 
 
 def forget() -> None:
-    """Forget HWSIGNER_PIN and which token got which PIN, at the start of a command."""
+    """Forget HWSIGNER_PIN, which token got which PIN, and the profiles, at the start of a command."""
     _taken.clear()
     _takers.clear()
+    _profiles.clear()
+
+
+def _has_several_places() -> bool:
+    places = {place for name, place in list(_profiles.items()) if not _credential(f"{PROFILE_CREDENTIAL}.{name}")}
+    return len(places) > 1
 
 
 def _is_for(place: str, taker: Hashable) -> bool:
@@ -167,7 +232,7 @@ def _variable(name: str) -> str:
     return value
 
 
-def _read(path: str, *, is_credential: bool) -> bytes:
+def _read(path: str, *, is_credential: bool) -> tuple[bytes, str]:
     try:
         with open_trusted(path, PinError, pipe=True) as file:
             status = os.fstat(file.fileno())
@@ -175,7 +240,7 @@ def _read(path: str, *, is_credential: bool) -> bytes:
             if stat.S_ISREG(status.st_mode) and mode & (stat.S_IRGRP | stat.S_IROTH) and not is_credential:
                 text = f"PIN file {path} has mode {mode:04o}: other users can read it"
                 warnings.warn(UnsafeKeyWarning(text, f"Run chmod 600 {path}"), stacklevel=2)
-            return file.read(MAX_PIN_BYTES + 1)
+            return file.read(MAX_PIN_BYTES + 1), change_stamp(path, status) if stat.S_ISREG(status.st_mode) else ""
     except OSError as error:
         hint = "Name a file that you can read"
         raise PinError(f"can't read PIN file {path}: {error.strerror}", hint) from error

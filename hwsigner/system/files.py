@@ -278,3 +278,8 @@ def _explained(error: OSError, path: str) -> HwsignerError:
         problem = f"can't lock {path} with {os.path.join(folder, error.filename)}: {error.strerror}"
         return HwsignerError(problem, "Remove that file if another user created it")
     return HwsignerError(f"can't write {path}: {error.strerror}", "The file was not changed")
+
+
+def change_stamp(path: str, status: os.stat_result) -> str:
+    """Return a file's path and what changes when its content does, as text."""
+    return f"{os.path.realpath(path)} {status.st_ino} {status.st_size} {status.st_mtime_ns}"

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,6 +52,40 @@ def test_session_that_a_client_got_is_refreshed_ahead_of_need(running: Running) 
     while background.status().until_refresh == math.inf:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.usefixtures("forgotten_pins")
+class TestStoredPins:
+    @pytest.fixture
+    def folder(self, home: Home, monkeypatch: Patch) -> Path:
+        folder = home.folder / "credentials"
+        folder.mkdir()
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+        return folder
+
+    def test_nameless_pin_is_used_by_no_profile_when_they_use_several_files(self, home: Home, folder: Path) -> None:
+        keys = {name: str(home.encrypted_key(name)) for name in ("web", "db")}
+        (folder / "hwsigner.pin").write_text(PASSPHRASE)
+        home.write_profiles(**{name: {"private-key": key} for name, key in keys.items()})
+        with run_agent(home) as running:
+            for name in keys:
+                answer = running.get(name)
+                assert b"The systemd credential hwsigner.pin is not used" in answer
+                assert b"hwsigner.profile-pin.%s or pin-source=credential:NAME" % name.encode() in answer
+        home.write_profiles(web={"private-key": keys["web"]})
+        with run_agent(home) as running:
+            assert running.get().startswith(b"1 ok")
+
+    def test_each_profile_has_the_credential_of_its_name(self, home: Home, folder: Path) -> None:
+        keys = {name: str(home.encrypted_key(name)) for name in ("web", "db")}
+        (folder / "hwsigner.pin").write_text("for another one")
+        (folder / "hwsigner.profile-pin.web").write_text(PASSPHRASE)
+        (folder / "db").write_text(PASSPHRASE)
+        home.write_profiles(
+            web={"private-key": keys["web"]}, db={"private-key": f"file:{keys['db']}?pin-source=credential:db"}
+        )
+        with run_agent(home) as running:
+            assert [running.get(name)[:4] for name in keys] == [b"1 ok"] * 2
 
 
 class TestClosed:

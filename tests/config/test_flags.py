@@ -37,8 +37,10 @@ def refused(name: str, text: str) -> str:
 
 
 def profile(content: str, **given: Any) -> dict[str, Any]:
-    """Return the values of a profile with this content, with some given flags."""
-    return profile_values(Profile("web", FILE, tomllib.loads(content), exposed=False), given)
+    """Return the values of a profile with this content, with some given flags; without its name."""
+    values = profile_values(Profile("web", FILE, tomllib.loads(content), exposed=False), given)
+    values.pop("profile_name", None)
+    return values
 
 
 def example(name: str) -> tuple[str, Any]:
@@ -105,7 +107,11 @@ class TestProfiles:
     @given(text=st.text(st.characters(codec="utf-8")))
     def test_text_of_a_profile_is_unchanged(self, text: str) -> None:
         found = Profile("web", FILE, {"certificate": text, "pkcs8-password": text}, exposed=False)
-        assert profile_values(found, {}) == {"certificate": text or None, "pkcs8_password": text or None}
+        assert profile_values(found, {}) == {
+            "certificate": text or None,
+            "pkcs8_password": text or None,
+            "profile_name": "web",
+        }
 
     def test_instance_properties_may_be_a_table(self) -> None:
         assert profile("instance-property = {a = 'b', c = 'd'}") == {"instance_property": [("a", "b"), ("c", "d")]}
@@ -167,4 +173,21 @@ def test_exclusive_flags_are_refused_together(one: str, other: str) -> None:
 def test_value_is_the_same_after_writing_toml(flag: Flag) -> None:
     value = example(flag.name)[1]
     found = Profile("web", FILE, {flag.name: flag.toml(value)}, exposed=False)
-    assert profile_values(found, {}) == {flag.attribute: value}
+    assert profile_values(found, {}) == {flag.attribute: value, "profile_name": found.name}
+
+
+@pytest.mark.parametrize(
+    ("content", "given", "is_its_key"),
+    [
+        ('private-key = "k"', {"certificate": "other"}, True),
+        ('certificate = "c"', {"role_arn": "other"}, True),
+        ('certificate = "c"', {"certificate": "other"}, False),
+        ('private-key = "k"', {"private_key": "other"}, False),
+        ('private-key = "k"', {"cert_selector": "other"}, False),
+    ],
+)
+def test_profile_s_pin_is_not_for_a_key_that_a_flag_names(
+    content: str, given: dict[str, str], is_its_key: bool
+) -> None:
+    values = profile_values(Profile("web", FILE, tomllib.loads(content), exposed=False), given)
+    assert values.get("profile_name") == ("web" if is_its_key else None)

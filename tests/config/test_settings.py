@@ -73,7 +73,8 @@ class TestReadProfile:
     def test_profile_has_defaults(self, tmp_path: Path) -> None:
         environ = write_profile(tmp_path, 'region = "eu-west-1"')
         assert settings.read_profile("web", environ) == default_values(IDENTITY + SESSION + AGENT) | {
-            "region": "eu-west-1"
+            "region": "eu-west-1",
+            "profile_name": "web",
         }
 
     def test_overrides_take_precedence_over_the_profile(self, tmp_path: Path) -> None:

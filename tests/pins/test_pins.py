@@ -275,3 +275,48 @@ class TestAsking:
         pins.without_pin().get(_uri(None, None), REQUEST)
         found = pins.find(_uri(None, None), REQUEST)
         assert "471" not in f"{pins!r} {pins} {found!r} {found}"
+
+
+class TestProfiles:
+    """The PIN of a profile, and those that name no token while a process serves profiles with several."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+        for name in ("hwsigner.pin", "hwsigner.pin.42", "hwsigner.profile-pin.web"):
+            (tmp_path / name).write_text(f"{name}\n")
+        return tmp_path
+
+    @pytest.mark.usefixtures("folder")
+    def test_credential_of_a_profile_is_for_its_key_alone(self) -> None:
+        assert PinSource(profile="web").given(_uri(None, None)) == "hwsigner.profile-pin.web"
+        assert PinSource(profile="web").get(_uri(None, None), REQUEST) == "hwsigner.profile-pin.web"
+        assert PinSource(profile="web").get(_uri("value", None), REQUEST) == "value"
+        assert PinSource(profile="web").without_pin().given(_uri(None, None)) is None
+        for other in ("db", "../hwsigner.profile-pin.web", "", None):
+            assert PinSource(profile=other).get(_uri(None, None), REQUEST) == "hwsigner.pin.42"
+
+    @pytest.mark.parametrize("variable", [True, False])
+    def test_unnamed_pin_is_not_used_while_profiles_use_several_tokens(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, variable: bool
+    ) -> None:
+        (folder / "hwsigner.pin.42").unlink()
+        if variable:
+            (folder / "hwsigner.pin").unlink()
+            monkeypatch.setenv("HWSIGNER_PIN", "variable")
+        place = "HWSIGNER_PIN" if variable else "The systemd credential hwsigner.pin"
+        pins = PinSource(profile="db")
+        pin_sources.serve_place("db", "alpha")
+        pin_sources.serve_place("db 2", "alpha")
+        pin_sources.serve_place("web", "beta")  # It has a credential of its own.
+        assert pins.stored(_uri(None, None), REQUEST) == ("variable" if variable else "hwsigner.pin")
+        pin_sources.serve_place("app", "beta")
+        assert pins.stored(_uri(None, None), REQUEST) is None
+        with pytest.raises(PinError) as caught:
+            pins.get(_uri(None, None), REQUEST)
+        assert f"{place} is not used, because the profiles use several tokens or files" in caught.value.message
+        for way in ("hwsigner.profile-pin.db", "pin-source=credential:NAME"):
+            assert way in caught.value.message
+        assert PinSource(prompts=[lambda request: "typed"]).get(_uri(None, None), REQUEST) == "typed"
+        pin_sources.serve_place("app", None)
+        assert pins.stored(_uri(None, None), REQUEST) is not None

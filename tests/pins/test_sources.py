@@ -194,6 +194,20 @@ class TestCredentials:
         given = [serial_credential("42", taker) for taker in ("token", "twin", "token", "twin")]
         assert given == ["1234", None, "1234", None]
 
+    def test_pin_source_may_name_a_credential(self, folder: Path) -> None:
+        self.write(folder / "any name.pin")
+        assert read_pin_source("credential:any name.pin") == "1234"
+        with pytest.raises(PinError, match="no systemd credential other, which pin-source names") as caught:
+            read_pin_source("credential:other")
+        assert "LoadCredentialEncrypted=other:" in caught.value.hint
+
+    @pytest.mark.parametrize("name", ["", ".", "..", "../4711", "/4711", "4711\n"])
+    def test_pin_source_names_no_credential_outside_the_folder(self, folder: Path, name: str) -> None:
+        self.write(folder.parent / "4711")
+        with pytest.raises(PinError, match="names no systemd credential") as caught:
+            read_pin_source(f"credential:{name}")
+        assert "4711" not in str(caught.value)
+
     @pytest.mark.parametrize("serial", ["/../secret", "x/../../secret", "\n", "\x1b[2J", "ä", "", "9" * 300])
     def test_serial_number_never_leads_out_of_the_folder(self, folder: Path, serial: str) -> None:
         (folder / "hwsigner.pin.").mkdir()

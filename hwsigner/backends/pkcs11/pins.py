@@ -26,6 +26,11 @@ _NAMING = frozenset({"token", "serial", "slot-id", "slot-description"})
 # Marks a refusal that the token's flags show too. The flags say when it is over, for another program may log in. But
 # libykcs11 does not see what another process did before it lists its slots again.
 _IN_FLAGS = ".told"
+# A login has begun and not ended.
+_OPEN = ".open"
+_BY_HAND = "Correct the stored PIN; then log in by hand (hwsigner list --login) or add --allow-final-pin-try"
+# Names the file of the stored PIN that was right.
+_RIGHT = ".right"
 
 
 def token_name(token: TokenInfo) -> str:
@@ -58,11 +63,12 @@ def signature_pin_request(token: TokenInfo) -> PinRequest:
     return replace(user_pin_request(token), kind="PIN for this signature", for_one_signature=True)
 
 
-def refuse_risk(token: TokenInfo, pins: PinSource, *, is_stored: bool = False) -> None:
+def refuse_risk(token: TokenInfo, pins: PinSource, found: FoundPin | None = None) -> None:
     """Check that a wrong PIN would do no harm. A stored one would be sent again and again.
 
     Raises:
-        PinLockedError: the PIN is locked, would be with one more wrong try, or is a stored one after a wrong try.
+        PinLockedError: the PIN is locked, would be with one more wrong try, or is a stored one after a wrong try and
+            was not right before.
     """
     if token.flags & TokenFlag.USER_PIN_LOCKED:
         raise locked(token)
@@ -73,7 +79,7 @@ def refuse_risk(token: TokenInfo, pins: PinSource, *, is_stored: bool = False) -
             f"one more wrong PIN locks {token_name(token)}, so none was sent",
             "Log in with the right PIN in another program, or add --allow-final-pin-try",
         )
-    if token.flags & TokenFlag.USER_PIN_COUNT_LOW and is_stored:
+    if token.flags & TokenFlag.USER_PIN_COUNT_LOW and found and found.is_stored and not _was_right(token, found):
         raise _has_failed(token)
 
 
@@ -153,8 +159,12 @@ class TokenFingerprint:
 def only_try(module: Module, token: TokenInfo, found: FoundPin | None, pins: PinSource) -> Iterator[None]:
     """Send a PIN (None: a keypad) in the body of the `with` statement. If it is stored and refused, remember that.
 
+    A process that is killed meanwhile may have used a try. So the file `NAME.open` counts logins that began, until one
+    ends. It can be seen only if the process that wrote it has died, and after two such processes no PIN is sent.
+
     Raises:
-        PinLockedError: the PIN is stored, and the token refused a stored one before, in this or another process.
+        PinLockedError: the PIN is stored, and the token refused a stored one before, in this or another process; or
+            two processes died while they sent one.
     """
     if found is None or not found.is_stored:
         yield
@@ -162,27 +172,51 @@ def only_try(module: Module, token: TokenInfo, found: FoundPin | None, pins: Pin
     name = _name(token)
     with refusals.one_process(name):
         is_held_back = refusals.is_kept(name) or refusals.is_kept(name + _IN_FLAGS, since=module.listed_at)
-        if is_held_back and not pins.allow_final_try:
+        if is_held_back and not pins.allow_final_try and not _was_right(token, found):
             raise _has_failed(token)
+        died = refusals.noted(name + _OPEN).removeprefix("open ")
+        if died not in ("", "1") and not pins.allow_final_try:
+            raise PinLockedError(
+                f"two processes died while they logged in to {token_name(token)}, so the stored PIN was not sent",
+                _BY_HAND,
+            )
+        refusals.warn_without_place(token_name(token))
+        refusals.note(name + _OPEN, "open 2" if died else "open 1")
         try:
             yield
-        except PinRefusedError:
+        except Exception as error:
+            refusals.forget(name + _OPEN)
+            if not isinstance(error, PinRefusedError):
+                raise
+            if _was_right(token, found):
+                refusals.forget(name + _RIGHT)
             with suppress(PKCS11Error):
                 token = module.functions.token(token.slot)
             refusals.keep(name + _IN_FLAGS if pin_state(token) else name)
             raise
+        refusals.forget(name + _OPEN)
+        if found.place and not _was_right(token, found):
+            refusals.note(name + _RIGHT, found.place)
 
 
 def forget_refusals(token: TokenInfo) -> None:
     """Let a stored PIN be sent again, after a login."""
-    refusals.forget(_name(token))
-    refusals.forget(_name(token) + _IN_FLAGS)
+    for ending in ("", _IN_FLAGS, _OPEN):
+        refusals.forget(_name(token) + ending)
+
+
+def _was_right(token: TokenInfo, found: FoundPin) -> bool:
+    """Return whether a stored PIN was right at its last login, in this or another process, and has not changed since.
+
+    If so, a wrong PIN that another program sent says nothing about it.
+    """
+    return bool(found.place) and refusals.noted(_name(token) + _RIGHT) == found.place
 
 
 def _has_failed(token: TokenInfo) -> PinLockedError:
     return PinLockedError(
         f"an earlier PIN failed at {token_name(token)}, so the stored one was not sent",
-        "Correct the stored PIN; then log in by hand (hwsigner list --login) or add --allow-final-pin-try",
+        _BY_HAND,
     )
 
 

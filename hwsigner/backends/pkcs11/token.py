@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from hwsigner.backends.pkcs11.errors import (
     ARGUMENTS_BAD,
@@ -302,7 +303,7 @@ class OpenToken(TokenSession):
     def _find_pin(self, session: Session, uri: KeyURI, pins: PinSource) -> FoundPin:
         with self._asking():
             found = pins.find(uri, self._request)
-        refuse_risk(self.info, pins, is_stored=found.is_stored)
+        refuse_risk(self.info, pins, found)
         if found.is_stored:
             refuse_stranger(session, self.info, uri, self._public_key)
         checked(self.info, found.pin)
@@ -327,7 +328,7 @@ class OpenToken(TokenSession):
             self.module.look_again()
             session = self._open_session()
             self._recognise(session)
-            refuse_risk(self.info, self._pins, is_stored=True)
+            refuse_risk(self.info, self._pins, found and replace(found, is_stored=True))
             self._send(session, found)
 
     def _send(self, session: Session, found: FoundPin | None, *, for_signature: bool = False) -> None:

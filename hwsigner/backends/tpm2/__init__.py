@@ -51,7 +51,8 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
 
     def examine(tpm: TPM) -> tuple[PublicArea, Guarded, bool]:
         public = read_public_area(key.public(tpm), subject)
-        guarded = Guarded("TPM auth value", subject, public.name, public.counts, "pin-source")
+        path = uri.file if file and file.empty_auth else ""
+        guarded = Guarded("TPM auth value", subject, public.name, public.counts, "pin-source", path)
         return public, guarded, not pins.allow_final_try and is_held_back(tpm, guarded)
 
     try:

@@ -8,8 +8,9 @@ locks.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypeVar
 
@@ -20,6 +21,7 @@ from hwsigner.backends.tpm2.errors import AUTH_FAIL, BAD_AUTH, code, is_answer
 from hwsigner.backends.tpm2.tpm import TPM, Lockout
 from hwsigner.errors import PinError, PinLockedError, PinRequiredError, WrongPinError
 from hwsigner.pins import FoundPin, PinRequest, PinSource
+from hwsigner.system.files import change_stamp
 from hwsigner.uri import KeyURI
 
 _T = TypeVar("_T")
@@ -76,6 +78,7 @@ class Guarded(NamedTuple):
         name: the TPM Name in hexadecimal (TPM 2.0 Library, part 1, 16), or a hierarchy's name.
         counts: whether a wrong one counts towards the TPM's lockout.
         source: the attribute of the key URI's query that says where it is stored.
+        file: the path of the key file, if it says that there is none; else an empty string.
     """
 
     kind: str
@@ -83,6 +86,33 @@ class Guarded(NamedTuple):
     name: str
     counts: bool
     source: str
+    file: str = ""
+
+    @property
+    def was_empty(self) -> bool:
+        """Whether the empty auth value was right before."""
+        return bool(refusals.noted(f"tpm2-{self.name}.empty-is-right"))
+
+    def keep_whether_empty(self, is_right: bool) -> None:
+        """Keep whether the empty auth value is right. If it is not, the file lies until it changes."""
+        right, lying = f"tpm2-{self.name}.empty-is-right", f"tpm2-{self.name}.empty-is-wrong"
+        if is_right:
+            refusals.forget(lying)
+            if not self.was_empty:
+                refusals.note(right, "yes")
+        else:
+            refusals.forget(right)
+            if self.file:
+                with suppress(FileNotFoundError):
+                    refusals.note(lying, change_stamp(self.file, os.stat(self.file)))
+
+    @property
+    def is_lie(self) -> bool:
+        """Whether the empty auth value was wrong since the file, which says that it is right, has changed."""
+        noted = refusals.noted(f"tpm2-{self.name}.empty-is-wrong") if self.file else ""
+        with suppress(FileNotFoundError):
+            return bool(noted) and noted == change_stamp(self.file, os.stat(self.file))
+        return False
 
     @property
     def hint(self) -> str:
@@ -135,6 +165,10 @@ def is_held_back(tpm: TPM, guarded: Guarded) -> bool:
     """Return whether an earlier refusal, or that no folder can keep one, holds back the empty auth value."""
     if not guarded.counts:
         return False
+    if guarded.is_lie:
+        return True
+    if guarded.file and guarded.was_empty:
+        return False
     lockout = tpm.lockout()
     for kind in _KINDS:
         refusals.forget(f"tpm2-{guarded.name}.{kind}", more_than=lockout.failures or -1)
@@ -186,6 +220,11 @@ class AuthAttempt:
             elif code(error) in (AUTH_FAIL, BAD_AUTH):
                 self.is_proven, self._is_refused = False, True
                 raise self._wrong(tpm) from error
+            else:
+                self._forget_pending()
+            raise
+        except Exception:
+            self._forget_pending()
             raise
         if not self.is_proven:
             self.is_proven = True
@@ -193,6 +232,8 @@ class AuthAttempt:
                 # If the right one is not empty, the empty one is wrong and its refusals stay.
                 for kind in ("given",) if self.auth.value else _KINDS:
                     refusals.forget(f"tpm2-{self._guarded.name}.{kind}")
+                if not self.auth.value:
+                    self._guarded.keep_whether_empty(is_right=True)
 
     def _check(self, tpm: TPM) -> None:
         if self._is_refused:
@@ -205,6 +246,8 @@ class AuthAttempt:
         self._broke_off, self._failures = False, lockout.failures
         if self.auth.allow_final_try or lockout.left is None:
             return
+        if not self.auth.value and self._guarded.file and self._guarded.was_empty:
+            return  # In lockout, the TPM itself refuses.
         if self.auth.missing and lockout.left <= 1:
             raise self.auth.missing
         if not lockout.left:
@@ -217,6 +260,17 @@ class AuthAttempt:
             )
         if self.auth.origin != TYPED and lockout.failures:
             self._refuse_to_repeat(tpm, lockout)
+        self._keep_pending()
+
+    def _keep_pending(self) -> None:
+        """Keep a refusal in case this process is killed now. It counts only if the TPM then counts more failures."""
+        if self.auth.origin == STORED:
+            refusals.warn_without_place(self._guarded.subject)
+        keep_refusal(self._guarded.name, self._kind, self._failures + 1)
+
+    def _forget_pending(self) -> None:
+        if self.is_guess:
+            refusals.forget(f"tpm2-{self._guarded.name}.{self._kind}", more_than=self._failures)
 
     def _refuse_to_repeat(self, tpm: TPM, lockout: Lockout) -> None:
         kind, subject, origin = self._guarded.kind, self._guarded.subject, self.auth.origin
@@ -240,9 +294,11 @@ class AuthAttempt:
         )
 
     def _wrong(self, tpm: TPM) -> PinError:
-        kind, subject, name, counts, _ = self._guarded
+        kind, subject, name, counts, *_ = self._guarded
         left = ""
         if counts:
+            if not self.auth.value:
+                self._guarded.keep_whether_empty(is_right=False)
             lockout = tpm.lockout()
             keep_refusal(name, self._kind, lockout.failures)
             if lockout.left is not None:
@@ -272,7 +328,9 @@ def key_auth(uri: KeyURI, pins: PinSource, key: Guarded, *, wants_auth: bool, is
     """Return a key's auth value. One stored for this very key is used even if the key's file says that there is none.
 
     One that names no key, such as HWSIGNER_PIN, is not: if the file is right, it would be a wrong try. A file may be
-    wrong the other way too: if no place gives the auth value that it claims, the empty one is tried once.
+    wrong the other way too: if no place gives the auth value that it claims, the empty one is tried once. Of a handle,
+    nothing says whether it has one. The user is asked first, unless a wrong one does not count or the empty one was
+    right before.
 
     Args:
         uri: the key's URI.
@@ -296,8 +354,12 @@ def key_auth(uri: KeyURI, pins: PinSource, key: Guarded, *, wants_auth: bool, is
             if is_held_back:
                 raise missing from error
     else:
-        pin = pins.given(uri) if "path" in uri.path else pins.stored(uri, request)
+        is_handle = "path" not in uri.path
+        pin = pins.stored(uri, request) if is_handle else pins.given(uri)
         found = None if pin is None else FoundPin(pin, is_stored=True)
+        if found is None and is_handle and key.counts and not key.was_empty:
+            typed = pins.prompt(replace(request, state="Enter if there is none"))
+            found = None if typed is None else FoundPin(typed, is_stored=False)
     return auth_of(found, key, allow_final_try=pins.allow_final_try, missing=missing)
 
 

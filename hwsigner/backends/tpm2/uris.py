@@ -25,7 +25,7 @@ _SESSIONS = {"encrypted": False, "plain": True}
 _SWITCH = {"true": True, "false": False}
 # The number of a hash algorithm, and its digest (TPM 2.0 Library, part 1, 16).
 _NAME = re.compile(r"000[bB][0-9a-fA-F]{64}|000[cC][0-9a-fA-F]{96}|000[dD][0-9a-fA-F]{128}")
-_HANDLE = re.compile(r"0[xX]81[0-9a-fA-F]{6}")
+_HANDLE = re.compile(r"(?:0[xX])?81[0-9a-fA-F]{6}")
 _NV_INDEX = re.compile(r"0[xX]0?1[0-9a-fA-F]{6}")
 _LEGACY_LABEL = "TSS2 KEY BLOB"
 
@@ -34,7 +34,7 @@ class NamedKey(NamedTuple):
     """The key that a URI names.
 
     Attributes:
-        subject: the key, as messages name it: the path, or `handle:0x81000001`.
+        subject: the key, as messages name it: the path, or `handle:0x81000100`.
         file: what its file says; None for a handle.
         key: the key.
     """
@@ -82,7 +82,7 @@ def named_key(uri: KeyURI, auth: ParentAuth) -> NamedKey:
         raise UsageError(f"{uri.name} names a certificate, not a key", "Name its key with --private-key")
     uri.require_known(frozenset({"handle", "path"}), QUERY)
     if len(uri.path) != 1:
-        raise UsageError(f"{uri.name} needs one of handle= and path=", "Write tpm2:handle=0x81000001 or tpm2:path=FILE")
+        raise UsageError(f"{uri.name} needs one of handle= and path=", "Write tpm2:handle=0x81000100 or tpm2:path=FILE")
     handle = uri.text("handle")
     if handle is None:
         file = _read_file(uri.file)

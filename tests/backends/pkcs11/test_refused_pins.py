@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hwsigner.backends import refusals
-from hwsigner.errors import BackendUnavailableError, PinLockedError, WrongPinError
+from hwsigner.errors import BackendUnavailableError, PinLockedError, UnsafeKeyWarning, WrongPinError
 from hwsigner.key import list_tokens, open_key
 from hwsigner.pins import PinSource
 from pkcs11_shim import LOGIN, ROOT, Person, Shim, forget_refusals, refusals_folder
@@ -178,7 +178,10 @@ def test_failed_login_for_another_reason_is_not_recorded(silent: Shim) -> None:
     open_key(silent.uri(), "1234").close()
 
 
-def test_refusal_is_recorded_in_the_next_folder_when_the_first_is_unusable(silent: Shim) -> None:
+def test_refusal_is_recorded_in_the_next_folder_when_the_first_is_unusable(
+    silent: Shim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     refusals_folder().parent.mkdir(mode=0o700, exist_ok=True)
     refusals_folder().touch()
     try:
@@ -194,12 +197,38 @@ def test_refusal_is_remembered_by_the_process_when_no_folder_is_usable(
     silent: Shim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refusals, "_folders", lambda: iter(()))
-    wrong_once(silent)
+    with pytest.warns(UnsafeKeyWarning, match="no folder can keep whether the stored PIN of token 'one' is wrong"):
+        wrong_once(silent)
     with pytest.raises(PinLockedError):
         open_key(silent.uri(), "1234")
     open_key(silent.uri(), Person("1234")).close()
-    open_key(silent.uri(), "1234").close()
+    with pytest.warns(UnsafeKeyWarning):
+        open_key(silent.uri(), "1234").close()
     assert silent.count(LOGIN) == 3
+
+
+_KILLED = """
+import os, sys
+from hwsigner.backends.pkcs11.functions import Session
+from hwsigner.key import open_key
+Session.log_in = lambda *_, **__: os._exit(9)
+open_key(sys.argv[1])
+"""
+
+
+def test_stored_pin_is_sent_by_two_processes_when_each_is_killed_in_the_login(silent: Shim) -> None:
+    def run_killed() -> int:
+        environment = {**os.environ, **silent.env, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", _KILLED, f"{silent.uri()}&pin-value=1234"]
+        return subprocess.run(command, env=environment, stderr=subprocess.DEVNULL).returncode
+
+    assert run_killed() == 9
+    open_key(silent.uri(), "1234").close()  # The right one survives a crash.
+    assert [run_killed() for _ in range(4)] == [9, 9, 1, 1]
+    with pytest.raises(PinLockedError, match="two processes died while they logged in to token 'one'"):
+        open_key(silent.uri(), "1234")
+    open_key(silent.uri(), Person("1234")).close()
+    open_key(silent.uri(), "1234").close()
 
 
 def test_slow_login_does_not_hold_up_the_login_to_another_token(silent: Shim) -> None:
@@ -270,3 +299,50 @@ def test_key_signs_again_after_a_pin_was_held_back(silent: Shim) -> None:
         forget_refusals()  # As a login by hand does.
         assert key.sign(b"message")
     assert silent.context_logins() == 2
+
+
+class TestRightBefore:
+    """A stored PIN that was right is still sent after another program has sent a wrong one."""
+
+    @pytest.fixture
+    def stored_uri(self, shim: Shim, tmp_path: Path) -> str:
+        assert list(list_tokens(shim.uri()))
+        store(tmp_path, "1234")
+        return f"{shim.uri()}&pin-source=file:{tmp_path / 'pin'}"
+
+    def mistype(self, shim: Shim) -> None:
+        with pytest.raises(WrongPinError):
+            open_key(shim.uri(), PinSource(ask=Person(WRONG)))
+
+    def test_stored_pin_is_sent_after_a_wrong_one_when_it_was_right_before(
+        self, shim: Shim, stored_uri: str, tmp_path: Path
+    ) -> None:
+        self.mistype(shim)
+        with pytest.raises(PinLockedError):
+            open_key(stored_uri)  # Nothing is known of it.
+        open_key(shim.uri(), Person("1234")).close()
+        open_key(stored_uri).close()
+        [note] = refusals_folder().glob("*.right")
+        assert note.read_text().startswith(f"{tmp_path / 'pin'} ")
+        assert "1234" not in note.read_text().split()
+        self.mistype(shim)
+        open_key(stored_uri).close()
+
+    def test_stored_pin_that_has_changed_is_held_back(self, shim: Shim, stored_uri: str, tmp_path: Path) -> None:
+        open_key(stored_uri).close()
+        self.mistype(shim)
+        (tmp_path / "pin").unlink()
+        store(tmp_path, WRONG)
+        with pytest.raises(PinLockedError):
+            open_key(stored_uri)
+        open_key(shim.uri(), Person("1234")).close()
+
+    def test_stored_pin_that_was_right_is_held_back_after_it_was_refused(self, shim: Shim, stored_uri: str) -> None:
+        open_key(stored_uri).close()
+        shim.fail(LOGIN, PIN_INCORRECT)  # Another program has changed the PIN.
+        with pytest.raises(WrongPinError):
+            open_key(stored_uri)
+        shim.fail(LOGIN, 0)
+        with pytest.raises(PinLockedError):
+            open_key(stored_uri)
+        open_key(shim.uri(), Person("1234")).close()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from backends.tpm2.tpms import PASSWORD, SIGNING, Tools, start_signer
-from hwsigner.backends import state
+from backends.tpm2.tpms import NODA, PASSWORD, SIGNING, Tools, start_signer
 from hwsigner.backends.tpm2 import connection, process_lock
 from hwsigner.errors import (
     BackendUnavailableError,
@@ -19,11 +20,22 @@ from hwsigner.errors import (
     PinLockedError,
     PinRequiredError,
     UnsafeConnectionWarning,
+    UnsafeKeyWarning,
     WrongPinError,
 )
 from hwsigner.key import Key, open_key
 from hwsigner.pins import AskPin, PinRequest, PinSource
 
+# Signs, and is killed before it learns what came of it.
+_KILLED = """
+import os, sys
+from hwsigner.backends.tpm2 import auth
+from hwsigner.key import open_key
+auth.AuthAttempt._wrong = lambda *_: os._exit(9)
+with open_key(sys.argv[1]) as key:
+    auth.refusals.forget = lambda *_, **__: os._exit(9)
+    key.sign(b"message")
+"""
 pytestmark = pytest.mark.usefixtures("refused_auth")
 
 
@@ -117,14 +129,14 @@ class TestRefusals:
         assert not refused_auth.exists()
 
     @pytest.mark.parametrize("place", ["/dev/null", "/proc"])
-    def test_refusal_is_kept_in_the_temporary_folder_when_the_state_folder_is_unusable(
+    def test_refusal_is_kept_in_the_runtime_folder_when_the_state_folder_is_unusable(
         self, tools: Tools, uri: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("XDG_STATE_HOME", place)
-        monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
         with pytest.warns(UnsafeConnectionWarning):  # The storage root key is pinned in a state folder alone.
             self.refuse(uri, "wrong")
-        assert list((tmp_path / "temporary" / f"hwsigner-{os.getuid()}").glob("*.given"))
+        assert list((tmp_path / "run" / "hwsigner").glob("*.given"))
         with pytest.raises(PinLockedError, match="an earlier TPM auth value"):
             self.sign(uri, PASSWORD)
         assert tools.counted_failures() == 1
@@ -134,16 +146,30 @@ class TestRefusals:
     ) -> None:
         for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
             monkeypatch.setenv(name, "/dev/null")
-        monkeypatch.setattr(state, "_TEMPORARY", "/dev/null")
         uri = f"{uri}&session=plain"
-        self.refuse(uri, "wrong")
+        with pytest.warns(UnsafeKeyWarning, match="no folder can keep whether the stored PIN of"):
+            self.refuse(uri, "wrong")
         with pytest.raises(PinLockedError, match=r"counts 1 wrong .* no folder can keep .*--allow-final-pin-try"):
             self.sign(uri, PASSWORD)
         with pytest.raises(PinRequiredError, match="an earlier try failed"):
             self.sign(uri, None)
         self.sign(uri, PinSource(PASSWORD, allow_final_try=True))
         tools.run("tpm2_dictionarylockout", "-c")
-        self.sign(uri, PASSWORD)
+        with pytest.warns(UnsafeKeyWarning):
+            self.sign(uri, PASSWORD)
+
+    @pytest.mark.parametrize("pin", ["wrong", PASSWORD])
+    def test_auth_value_is_not_sent_again_when_a_process_was_killed_that_sent_a_wrong_one(
+        self, tools: Tools, uri: str, refused_auth: Path, pin: str
+    ) -> None:
+        for _ in range(2):
+            process = subprocess.run(
+                [sys.executable, "-c", _KILLED, f"{uri}&pin-value={pin}"],
+                env={**os.environ, "XDG_STATE_HOME": str(refused_auth.parents[1])},
+                stderr=subprocess.DEVNULL,
+            )
+        assert process.returncode == (1 if pin == "wrong" else 9)
+        assert tools.counted_failures() == (1 if pin == "wrong" else 0)
 
     def test_refusal_is_not_kept_in_a_folder_that_others_can_use(
         self, uri: str, refused_auth: Path, tmp_path: Path
@@ -270,6 +296,82 @@ class TestRefusals:
         self.refuse(handle_uri, "wrong")
         with pytest.raises(PinRequiredError):
             self.sign(handle_uri, None)
+
+    def fail(self, tools: Tools, times: int) -> None:
+        """Have the TPM count wrong auth values of another key."""
+        other = tools.tpm.uri(tools.key_file(auth=PASSWORD))
+        for _ in range(times):
+            self.refuse_allowed(other)
+
+    def refuse_allowed(self, uri: str) -> None:
+        with pytest.raises(WrongPinError):
+            self.sign(uri, PinSource(ask=lambda request: "wrong", allow_final_try=True))
+
+    def test_key_without_an_auth_value_signs_with_one_try_left_when_it_has_signed_before(self, tools: Tools) -> None:
+        tools.set_lockout(5)
+        uri = tools.tpm.uri(tools.key_file())
+        fresh = tools.folder / "fresh.pem"
+        self.sign(uri, None)
+        (tools.folder / "key.pem").rename(fresh)
+        self.fail(tools, 4)
+        self.sign(tools.tpm.uri(fresh), None)
+        with pytest.raises(PinLockedError, match="locks at 5"):
+            self.sign(tools.tpm.uri(tools.key_file()), None)  # Its empty auth value may be wrong.
+        self.fail(tools, 1)
+        with pytest.raises(PinLockedError, match=r"is in lockout, so .*fresh.pem can't be used"):
+            self.sign(tools.tpm.uri(fresh), None)
+
+    def test_noda_key_signs_in_lockout(self, tools: Tools) -> None:
+        tools.set_lockout(2)
+        primary = ("-G", "ecc", *NODA)  # The key's parent must be usable too.
+        path = tools.key_file(attributes=f"{SIGNING}|noda", primary=primary).rename(tools.folder / "noda.pem")
+        self.fail(tools, 1)
+        self.sign(tools.tpm.uri(path), None)
+        self.fail(tools, 1)
+        self.sign(tools.tpm.uri(path), None)
+
+    def test_refused_empty_auth_value_is_not_sent_again_until_the_file_changes(self, tools: Tools) -> None:
+        tools.set_lockout(5)
+        primary = str(tools.path("primary"))
+        tools.run("tpm2_createprimary", "-Q", "-c", primary, "-G", "ecc")
+        parts = ["-u", str(tools.path("public")), "-r", str(tools.path("private"))]
+        tools.run("tpm2_create", "-Q", "-C", primary, "-G", "ecc256", "-a", SIGNING, "-p", PASSWORD, *parts)
+        path = tools.path("lie.pem")
+        tools.run("tpm2_encodeobject", "-C", primary, *parts, "-o", str(path), "-p")  # It says that there is none.
+        uri = tools.tpm.uri(path)
+        self.refuse(uri, None)
+        tools.run("tpm2_dictionarylockout", "-c")
+        for _ in range(2):
+            with pytest.raises(PinRequiredError, match="an earlier try failed"):
+                self.sign(uri, None)
+        assert tools.counted_failures() == 0
+        self.sign(uri, PASSWORD)
+        path.write_bytes(path.read_bytes() + b"\n")
+        self.refuse(uri, None)
+        assert tools.counted_failures() == 1
+
+    @pytest.mark.parametrize("typed", [PASSWORD, ""])
+    def test_user_at_a_terminal_is_asked_for_a_handle_s_auth_value_before_the_empty_one_is_tried(
+        self, tools: Tools, handle_uri: str, typed: str
+    ) -> None:
+        asked: list[PinRequest] = []
+
+        def ask(request: PinRequest) -> str:
+            asked.append(request)
+            return typed
+
+        uri = handle_uri
+        if not typed:
+            tools.tpm.persist(0x81004716, "ecc256")
+            uri = tools.tpm.uri(0x81004716)
+        self.sign(uri, PinSource(prompts=[ask]))
+        assert tools.counted_failures() == 0
+        self.sign(uri, PinSource(prompts=[ask]))  # An empty one is not asked for again.
+        subject = "handle:0x81004715" if typed else "handle:0x81004716"
+        request = PinRequest("TPM auth value", subject, "Enter if there is none")
+        assert asked == [request] * (2 if typed else 1)
+        if not typed:
+            tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", "0x81004716")
 
     def test_refusal_counts_for_keys_that_were_opened_before_it(self, uri: str) -> None:
         with open_key(uri, "wrong") as one, open_key(uri, "wrong") as another:

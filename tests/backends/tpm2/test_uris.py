@@ -11,9 +11,13 @@ from cryptography.x509 import Certificate
 
 import certs
 from backends.tpm2.tpms import PASSWORD, Tools
+from hwsigner.backends.tpm2.auth import ParentAuth
+from hwsigner.backends.tpm2.uris import named_key
 from hwsigner.errors import BackendUnavailableError, CertificateError, UsageError
 from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.key import find_certificates, open_key
+from hwsigner.pins import PinSource
+from hwsigner.uri import KeyURI
 from softhsm.command import run
 
 pytestmark = pytest.mark.usefixtures("refused_auth")
@@ -28,7 +32,7 @@ NOWHERE = "tcti=swtpm:path=/hwsigner-none"
     [
         "tpm2:",
         "tpm2:handle=0x81000001;path=/k.pem",
-        "tpm2:handle=81000001",
+        "tpm2:handle=8100001",
         "tpm2:handle=0x80000001",
         "tpm2:handle=0x82000001",
         "tpm2:handle=0x810000011",
@@ -40,6 +44,13 @@ NOWHERE = "tcti=swtpm:path=/hwsigner-none"
 def test_uri_that_names_no_key_is_refused(uri: str) -> None:
     with pytest.raises(UsageError):
         open_key(uri)
+
+
+@pytest.mark.parametrize("handle", ["0x81000100", "0X81000100", "81000100"])
+def test_handle_is_hexadecimal_with_and_without_its_prefix(handle: str) -> None:
+    for uri in (f"handle:{handle}", f"tpm2:handle={handle}"):
+        parsed = KeyURI.parse(uri)
+        assert named_key(parsed, ParentAuth(parsed, PinSource())).subject == "handle:0x81000100"
 
 
 def test_nv_index_is_refused_as_a_key() -> None:
