@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from hwsigner.backends.pem import first_element
 
@@ -24,15 +25,21 @@ def certificate_public_key(der: bytes) -> bytes | None:
     from cryptography.x509 import InvalidVersion, load_der_x509_certificate
 
     try:
-        key = load_der_x509_certificate(der).public_key()
+        try:
+            key: PublicKeyTypes = load_der_x509_certificate(der).public_key()
+        except (ValueError, InvalidVersion):
+            from asn1crypto.x509 import Certificate
+
+            # Its form may be unusual, and its key be read all the same.
+            key = load_der_public_key(Certificate.load(der, strict=True).public_key.dump())
         return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, UnsupportedAlgorithm, InvalidVersion):
+    except (ValueError, TypeError, LookupError, UnsupportedAlgorithm):
         return None
 
 
 def without_padding(der: bytes) -> bytes:
     """Return a certificate without the padding that some cards add to fill its file."""
-    if certificate_public_key(der) is not None:
+    if der[:2] == b"\x30\x82" and int.from_bytes(der[2:4], "big") == len(der) - 4:
         return der
     try:
         return first_element(der)
