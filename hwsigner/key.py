@@ -184,7 +184,7 @@ def list_tokens(
     """Yield the tokens that a URI names, with the keys and certificates on them that it names.
 
     Args:
-        uri: a `pkcs11:` URI. If it names no module, the modules of p11-kit's configuration are used.
+        uri: a `pkcs11:` URI, or `tpm2:` without a key. Without a module, those of p11-kit's configuration are used.
         pin: where the PIN comes from for `log_in`.
         log_in: whether to log in to the token, to see hidden objects.
 
@@ -201,5 +201,5 @@ def list_tokens(
     find: Callable[..., Iterator[ListedToken]] | None
     find = getattr(parsed.backend.load(), "list_tokens", None)
     if find is None:
-        raise UsageError(f"{parsed.scheme}: keys can't be listed", "Give a pkcs11: URI, or none")
+        raise UsageError(f"{parsed.scheme}: keys can't be listed", "Give a pkcs11: or tpm2: URI, or none")
     yield from find(parsed, PinSource.of(pin), log_in=log_in)

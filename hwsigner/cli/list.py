@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -16,7 +18,14 @@ from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import abandon_stdout, report
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, switch
-from hwsigner.errors import CertificateError, UsageError, printable
+from hwsigner.errors import (
+    BackendUnavailableError,
+    CertificateError,
+    HwsignerWarning,
+    SigningKeyError,
+    UsageError,
+    printable,
+)
 from hwsigner.key import FoundCertificate, ListedObject, ListedToken, list_tokens
 from hwsigner.public_key import kind_of
 from hwsigner.system import pcsc
@@ -24,7 +33,7 @@ from hwsigner.uri import KeyURI
 
 HELP = "list tokens, keys and certificates, with their URIs"
 
-_SHARED_FLAGS = ("pkcs11-lib", "pinentry", "reuse-pin", "allow-final-pin-try", "strict", "debug")
+_SHARED_FLAGS = ("pkcs11-lib", "tcti", "pinentry", "reuse-pin", "allow-final-pin-try", "strict", "debug")
 _COLUMNS = ("KIND", "LABEL", "ALGORITHM", "ID", "EXPIRES", "LOGIN", "PIN", "URI")
 _ROW = tuple[str, ...]
 # The slots of a PIV card (NIST SP 800-73-4, part 1, 5.1) by CKA_ID, in OpenSC's module and in Yubico's.
@@ -33,7 +42,9 @@ _PIV_SLOTS = {bytes([1 + n]): f"{slot:02x}" for n, slot in enumerate((0x9A, 0x9C
 
 def add_arguments(parser: Parser) -> None:
     """Add the URI that narrows the list, and the flags."""
-    parser.add_argument("uri", nargs="?", default="pkcs11:", help="pkcs11: URI of what to list (default: all tokens)")
+    parser.add_argument(
+        "uri", nargs="?", help="pkcs11: or tpm2: URI of what to list (default: all tokens, and the TPM)"
+    )
     parser.add_flags(
         [
             switch("json", "print JSON"),
@@ -45,16 +56,34 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print JSON, a table on a terminal, or otherwise lines of fields separated by tabs."""
-    uri = settings.key_uri(vars(arguments), arguments.uri)
-    if uri.scheme != "pkcs11":
-        raise UsageError(f"{uri.name} is not a pkcs11: URI", "Only tokens can be listed: give a pkcs11: URI, or none")
-    tokens = _each_once(list_tokens(uri, options.pin_source(arguments, uri), log_in=arguments.login))
+    uri = settings.key_uri(vars(arguments), arguments.uri or "pkcs11:")
+    if uri.scheme not in ("pkcs11", "tpm2"):
+        raise UsageError(f"{uri.name} is neither a pkcs11: nor a tpm2: URI", "Give one of these, or none")
+    listed = list_tokens(uri, options.pin_source(arguments, uri), log_in=arguments.login)
+    if arguments.uri or arguments.pkcs11_lib or arguments.login:
+        tokens = _each_once(listed)
+    else:
+        tokens = _all(listed, list_tokens(settings.key_uri(vars(arguments), "tpm2:")))
     try:
         _print(arguments, uri, tokens)
         sys.stdout.flush()
     except BrokenPipeError:  # The reader has seen enough: list | head.
         abandon_stdout()
     return 0
+
+
+def _all(tokens: Iterable[ListedToken], tpms: Iterable[ListedToken]) -> list[ListedToken]:
+    """Return the tokens, and the TPM if there is one."""
+    try:
+        found = list(tpms)
+    except SigningKeyError as error:
+        if os.path.exists("/dev/tpmrm0"):
+            warnings.warn(HwsignerWarning(error.message, error.hint), stacklevel=2)
+        return _each_once(tokens)
+    try:
+        return _each_once([*tokens, *found])
+    except BackendUnavailableError:  # There is no module.
+        return found
 
 
 def _each_once(tokens: Iterable[ListedToken]) -> list[ListedToken]:

@@ -130,8 +130,8 @@ def test_message_on_stderr_says_that_no_token_matches(run: Callable[..., Outcome
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (("/etc/key.pem",), 2, "is not a pkcs11: URI"),
-        (("tpm2:handle=1",), 2, "is not a pkcs11: URI"),
+        (("/etc/key.pem",), 2, "is neither a pkcs11: nor a tpm2: URI"),
+        (("tpm2:handle=1",), 2, "tpm2: URIs have no attribute 'handle'"),
         (("pkcs11:tokn=x",), 2, "'tokn'"),
         (("pkcs11:", "--login"), 3, "a PIN goes to one"),
         (("pkcs11:token=empty?pin-source=file:/nonexistent", "--login"), 3, "/nonexistent"),
