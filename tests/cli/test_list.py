@@ -185,7 +185,7 @@ def test_key_that_two_modules_see_is_listed_once(monkeypatch: pytest.MonkeyPatch
 
     listed = [token("a", b"1", b"1"), token("a", b"1"), token("b", b"1"), token("b", b"1", b"2"), token("b")]
     monkeypatch.setattr("hwsigner.cli.list.list_tokens", lambda *_, **__: iter(listed))
-    rows = [line.split("\t") for line in call("list").out.splitlines()[1:]]
+    rows = [line.split("\t") for line in call("list", "pkcs11:").out.splitlines()[1:]]
     uris = ["pkcs11:a", "a:31", "a:31", "pkcs11:a", "a:31", "pkcs11:b", "b:32", "pkcs11:b"]
     assert [row[-1] for row in rows] == uris
 
@@ -200,8 +200,8 @@ def test_slot_of_a_piv_card_is_named(
     key = ListedObject("key", "web", b"\x02", "pkcs11:x")
     token = ListedToken("/m.so", label, manufacturer, "m", "1", 0, "pkcs11:t", True, False, "good", (key,))
     monkeypatch.setattr("hwsigner.cli.list.list_tokens", lambda *_, **__: iter([token]))
-    assert call("list").out.splitlines()[2].split("\t")[1] == ("web (slot 9c)" if slot else "web")
-    assert json.loads(call("list", "--json").out)["tokens"][0]["keys"][0]["pivSlot"] == slot
+    assert call("list", "pkcs11:").out.splitlines()[2].split("\t")[1] == ("web (slot 9c)" if slot else "web")
+    assert json.loads(call("list", "pkcs11:", "--json").out)["tokens"][0]["keys"][0]["pivSlot"] == slot
 
 
 def on_a_terminal(hsm: InProcessSoftHSM, *arguments: str) -> str:

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
-from hwsigner.backends.pem import first_element
+from hwsigner.backends.pem import CONTEXT, elements, first_element
 
 _RAW_POINT_LENGTHS = (65, 97, 133)
 _TAG_BIT_STRING = 0x03
@@ -28,10 +28,9 @@ def certificate_public_key(der: bytes) -> bytes | None:
         try:
             key: PublicKeyTypes = load_der_x509_certificate(der).public_key()
         except (ValueError, InvalidVersion):
-            from asn1crypto.x509 import Certificate
-
             # Its form may be unusual, and its key be read all the same.
-            key = load_der_public_key(Certificate.load(der, strict=True).public_key.dump())
+            body = list(elements(list(elements(list(elements(der))[0].content))[0].content))
+            key = load_der_public_key(encode(0x30, body[6 if body[0].tag_class == CONTEXT else 5].content))
         return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except (ValueError, TypeError, LookupError, UnsupportedAlgorithm):
         return None
