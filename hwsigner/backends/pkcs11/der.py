@@ -29,7 +29,8 @@ def certificate_public_key(der: bytes) -> bytes | None:
             key: PublicKeyTypes = load_der_x509_certificate(der).public_key()
         except (ValueError, InvalidVersion):
             # Its form may be unusual, and its key be read all the same.
-            body = list(elements(list(elements(list(elements(der))[0].content))[0].content))
+            (whole,) = elements(der)
+            body = list(elements(next(elements(whole.content), whole).content))
             key = load_der_public_key(encode(0x30, body[6 if body[0].tag_class == CONTEXT else 5].content))
         return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except (ValueError, TypeError, LookupError, UnsupportedAlgorithm):
