@@ -7,6 +7,7 @@ digitalSignature, signed with SHA-256 or better, and within its validity.
 from __future__ import annotations
 
 import base64
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,9 +17,19 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hwsigner.errors import CertificateError
-from hwsigner.key import ECDSA, MLDSA, RSA, SUPPORTED_KEYS, Algorithm, FoundCertificate, HashName
-from hwsigner.public_key import MLDSA_KEYS, verify
+from hwsigner.errors import CertificateError, CertificateWarning
+from hwsigner.key import (
+    ECDSA,
+    EXPONENT_HINT,
+    MLDSA,
+    RSA,
+    SUPPORTED_KEYS,
+    Algorithm,
+    FoundCertificate,
+    HashName,
+    is_rsa_exponent,
+)
+from hwsigner.public_key import HASHES, MLDSA_KEYS, verify
 
 MAX_INTERMEDIATES = 5
 _CLOCK_TOLERANCE = timedelta(minutes=5)
@@ -26,10 +37,12 @@ _WEAK_HASHES = frozenset({"md5", "sha1", "sha224"})
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 # Extensions of a YubiKey's attestation certificates, which have the same public key as the user's certificate.
 _ATTESTATION_OIDS = "1.3.6.1.4.1.41482.3."
-# What cryptography raises for a certificate that it can't read.
+# What cryptography and asn1crypto raise for a certificate that they can't read.
 _BROKEN = (
-    ValueError,
+    ArithmeticError,
+    LookupError,
     TypeError,
+    ValueError,
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
     x509.InvalidVersion,
@@ -42,17 +55,19 @@ class Certificate:
     """One X.509 certificate and where it came from.
 
     Attributes:
-        x509: the certificate.
+        x509: the certificate, or a copy in the form of RFC 5280 with the fields and extensions that are used here.
         source: the path or URI that it was read from, for messages.
+        unusual: the DER bytes of a certificate that breaks RFC 5280, so that `x509` is a copy; empty for others.
     """
 
     x509: x509.Certificate
     source: str
+    unusual: bytes = b""
 
     @property
     def der(self) -> bytes:
         """The certificate's DER bytes."""
-        return self.x509.public_bytes(Encoding.DER)
+        return self.unusual or self.x509.public_bytes(Encoding.DER)
 
     @property
     def subject(self) -> str:
@@ -92,11 +107,22 @@ class Certificate:
 
     def issued(self, other: Certificate) -> bool:
         """Return whether this certificate's subject and key are those that issued the other."""
+        if other.unusual:
+            return self._issued_unusual(other)
         try:
             other.x509.verify_directly_issued_by(self.x509)
         except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
             return False
         return True
+
+    def _issued_unusual(self, other: Certificate) -> bool:
+        from asn1crypto.x509 import Certificate as Parsed
+
+        hash_name = _signature_hash(other.x509)
+        if other.x509.issuer != self.x509.subject or hash_name not in HASHES:
+            return False
+        signed = Parsed.load(other.unusual)["tbs_certificate"].dump()
+        return self.verify(signed, signature=other.x509.signature, hash=hash_name)
 
 
 @dataclass(frozen=True)
@@ -131,9 +157,17 @@ def load(found: Sequence[FoundCertificate]) -> list[Certificate]:
     """Parse what a backend found.
 
     Raises:
-        CertificateError: one is not a valid X.509 certificate, or its key can't be read.
+        CertificateError: none of them can be read.
+
+    Warns:
+        CertificateWarning: one can't be read. The others are returned.
     """
-    return [_parse(item) for item in found]
+    certificates, errors = load_readable(found)
+    if errors and not certificates:
+        raise errors[0]
+    for error in errors:
+        warnings.warn(CertificateWarning(f"{error.message}, so it is left out", error.hint), stacklevel=2)
+    return certificates
 
 
 def load_readable(found: Sequence[FoundCertificate]) -> tuple[list[Certificate], list[CertificateError]]:
@@ -234,18 +268,63 @@ def preflight(leaf: Certificate, now: datetime) -> None:
 
 def _parse(found: FoundCertificate) -> Certificate:
     try:
-        certificate = x509.load_der_x509_certificate(found.der)
-        # Each of these is parsed on first use, so use them here to find a broken one.
-        _ = certificate.public_key(), certificate.subject, certificate.issuer, certificate.extensions
+        return Certificate(_strictly(found.der), found.uri)
     except _BROKEN as error:
-        raise CertificateError(f"certificate {found.uri} can't be read: {error}") from error
-    return Certificate(certificate, found.uri)
+        try:
+            return Certificate(_strictly(_copy(found)), found.uri, found.der)
+        except _BROKEN:
+            hint = "It may be damaged: openssl x509 -text -in FILE shows what is in it"
+            raise CertificateError(f"certificate {found.uri} can't be read", hint) from error
+
+
+def _strictly(der: bytes) -> x509.Certificate:
+    certificate = x509.load_der_x509_certificate(der)
+    # Each of these is parsed on first use, so use them here to find a broken one.
+    _ = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    _ = certificate.subject, certificate.issuer, certificate.extensions
+    return certificate
+
+
+def _copy(found: FoundCertificate) -> bytes:
+    """Return a copy of a certificate in the form of RFC 5280, with the extensions that are used here. No key signed it.
+
+    openssl and Go accept what cryptography refuses: a pathLenConstraint without CA:TRUE, an encoded default, parameters
+    of ECDSA signatures, and extensions that can't be parsed.
+
+    Raises:
+        CertificateError: it has an RSA key with an impossible exponent.
+    """
+    from asn1crypto.algos import SignedDigestAlgorithm
+    from asn1crypto.x509 import BasicConstraints, Certificate, Extension
+
+    certificate = Certificate.load(found.der, strict=True)
+    body, kept = certificate["tbs_certificate"], []
+    if certificate.public_key.algorithm == "rsa":
+        exponent = certificate.public_key["public_key"].parsed["public_exponent"].native
+        if not is_rsa_exponent(exponent):
+            problem = f"certificate {found.uri} has an RSA key with the public exponent {exponent}"
+            raise CertificateError(problem, EXPONENT_HINT)
+    for extension in body["extensions"]:
+        oid = extension["extn_id"].dotted
+        if oid == x509.OID_BASIC_CONSTRAINTS.dotted_string:
+            value = BasicConstraints({"ca": bool(extension["extn_value"].parsed["ca"].native)})
+        elif oid == x509.OID_KEY_USAGE.dotted_string or oid.startswith(_ATTESTATION_OIDS):
+            value = extension["extn_value"]
+        else:
+            continue
+        kept.append(Extension({"extn_id": oid, "critical": True, "extn_value": value}))
+    body["extensions"] = kept
+    for holder, name in ((certificate, "signature_algorithm"), (body, "signature")):
+        if holder[name]["algorithm"].native.endswith("_ecdsa"):
+            holder[name] = SignedDigestAlgorithm({"algorithm": holder[name]["algorithm"].native})
+    copy: bytes = certificate.dump()
+    return copy
 
 
 def _without_copies(certificates: Sequence[Certificate]) -> list[Certificate]:
-    first: dict[x509.Certificate, Certificate] = {}
+    first: dict[bytes, Certificate] = {}
     for certificate in certificates:
-        first.setdefault(certificate.x509, certificate)
+        first.setdefault(certificate.der, certificate)
     return list(first.values())
 
 

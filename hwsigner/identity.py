@@ -157,6 +157,9 @@ def _uris(source: IdentitySource) -> tuple[KeyURI, KeyURI]:
 def _check(leaf: Certificate, source: IdentitySource, now: datetime) -> None:
     if source.check:
         preflight(leaf, now)
+    if leaf.unusual:
+        message = f"certificate {leaf.source} is not in the exact form of RFC 5280, and the service may refuse it"
+        warnings.warn(CertificateWarning(message, "If it does, have it issued again"), stacklevel=3)
 
 
 def _common_public_key(candidates: Sequence[Certificate]) -> bytes | None:

@@ -20,7 +20,13 @@ HashName = Literal["sha256", "sha384", "sha512"]
 
 # The keys that the service accepts: the bits of an RSA modulus, and all of them in words.
 RSA_BITS = range(2048, 4097)
+EXPONENT_HINT = "Make another key: the exponent is odd and at least 3, mostly 65537"
 SUPPORTED_KEYS = "RSA of 2048 to 4096 bits, ECDSA on P-256, P-384 and P-521, and ML-DSA-44, -65 and -87"
+
+
+def is_rsa_exponent(number: int) -> bool:
+    """Return whether an RSA key can have a public exponent (RFC 8017, 3.1)."""
+    return number >= 3 and number % 2 == 1
 
 
 class Key(Protocol):
@@ -154,11 +160,11 @@ def open_key(uri: str | KeyURI, pin: str | AskPin | PinSource | None = None, *, 
 
 
 def find_certificates(uri: str | KeyURI, pin: str | AskPin | PinSource | None = None) -> list[FoundCertificate]:
-    """Return the certificates that a key URI or a path names, at least one.
+    """Return the certificates that a key URI or a path names, at least one. They are not parsed.
 
     Raises:
         UsageError: the URI is malformed, or its backend holds no certificates.
-        CertificateError: there is none, or it can't be read.
+        CertificateError: there is none, or the place can't be read.
         PinError: they are behind a PIN that is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri)
@@ -178,7 +184,7 @@ def list_tokens(
     """Yield the tokens that a URI names, with the keys and certificates on them that it names.
 
     Args:
-        uri: a `pkcs11:` URI. If it names no module, the modules of p11-kit's configuration are used.
+        uri: a `pkcs11:` URI, or `tpm2:` without a key. Without a module, those of p11-kit's configuration are used.
         pin: where the PIN comes from for `log_in`.
         log_in: whether to log in to the token, to see hidden objects.
 
@@ -195,5 +201,5 @@ def list_tokens(
     find: Callable[..., Iterator[ListedToken]] | None
     find = getattr(parsed.backend.load(), "list_tokens", None)
     if find is None:
-        raise UsageError(f"{parsed.scheme}: keys can't be listed", "Give a pkcs11: URI, or none")
+        raise UsageError(f"{parsed.scheme}: keys can't be listed", "Give a pkcs11: or tpm2: URI, or none")
     yield from find(parsed, PinSource.of(pin), log_in=log_in)

@@ -13,7 +13,7 @@ from hwsigner.errors import CertificateError
 from hwsigner.key import SUPPORTED_KEYS, HashName
 
 MLDSA_KEYS = (mldsa.MLDSA44PublicKey, mldsa.MLDSA65PublicKey, mldsa.MLDSA87PublicKey)
-_HASHES: dict[HashName, type[HashAlgorithm]] = {"sha256": SHA256, "sha384": SHA384, "sha512": SHA512}
+HASHES: dict[HashName, type[HashAlgorithm]] = {"sha256": SHA256, "sha384": SHA384, "sha512": SHA512}
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 
 
@@ -27,7 +27,7 @@ def verify(public_key: bytes, message: bytes, *, signature: bytes, hash: HashNam
         hash: the hash of RSA and ECDSA signatures.
     """
     key = load_der_public_key(public_key)
-    digest = _HASHES[hash]()
+    digest = HASHES[hash]()
     try:
         if isinstance(key, rsa.RSAPublicKey):
             key.verify(signature, message, padding.PKCS1v15(), digest)

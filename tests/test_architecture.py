@@ -54,7 +54,7 @@ RULES = {
 OWNERS = {
     "pkcs11": ("backends.pkcs11",),
     "tpm2_pytss": ("backends.tpm2",),
-    "asn1crypto": ("backends.pem", "backends.tpm2.encode"),
+    "asn1crypto": ("backends.pem", "certificate", "backends.tpm2.encode"),
     "ctypes": (
         "agent.memory",
         "backends.file.libcrypto",

@@ -13,14 +13,17 @@ from typing import Any
 
 import pytest
 from asn1crypto import x509 as asn1
+from asn1crypto.keys import RSAPublicKey
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
 import certs
 from backends.pkcs11.tokens import self_made
+from hwsigner.backends.pkcs11.der import encode
 from hwsigner.certificate import (
     MAX_INTERMEDIATES,
     Certificate,
@@ -31,7 +34,7 @@ from hwsigner.certificate import (
     load_readable,
     preflight,
 )
-from hwsigner.errors import CertificateError
+from hwsigner.errors import CertificateError, CertificateWarning
 from hwsigner.key import ECDSA, MLDSA, RSA, FoundCertificate
 from hwsigner.public_key import verify
 
@@ -307,7 +310,7 @@ class TestBrokenCertificates:
         def double(tbs: Any) -> None:
             tbs["extensions"].append(tbs["extensions"][0])
 
-        with pytest.raises(CertificateError, match="Duplicate"):
+        with pytest.raises(CertificateError, match="file:0 can't be read"):
             one(edited(LEAF, double))
 
     @pytest.mark.parametrize("serial", [0, -1, -(2**70), 2**400])
@@ -322,6 +325,73 @@ class TestBrokenCertificates:
         der = LEAF.public_bytes(Encoding.DER).replace(p256, nowhere)
         with pytest.raises(CertificateError):
             load([FoundCertificate(der, "x")])
+
+
+def unusual(*extensions: bytes, algorithm: str = "300a06082a8648ce3d040302") -> bytes:
+    """Return LEAF's certificate with other extensions, issued by LOWER."""
+    body = asn1.Certificate.load(LEAF.public_bytes(Encoding.DER))["tbs_certificate"]
+    before = b"".join(body[name].dump() for name in ("version", "serial_number"))
+    after = b"".join(body[name].dump() for name in ("issuer", "validity", "subject", "subject_public_key_info"))
+    method = bytes.fromhex(algorithm)
+    tbs = encode(0x30, before + method + after + encode(0xA3, encode(0x30, b"".join(extensions))))
+    return encode(0x30, tbs + method + encode(0x03, b"\0" + LOWER.key.sign(tbs, ec.ECDSA(SHA256()))))
+
+
+def extension(oid: str, value: str, critical: str = "0101ff") -> bytes:
+    return encode(0x30, bytes.fromhex(oid + critical) + encode(0x04, bytes.fromhex(value)))
+
+
+USAGE = extension("0603551d0f", "03020780")
+UNUSUAL = {
+    "path length without CA": unusual(USAGE, extension("0603551d13", "3003020100")),
+    "encoded CA:FALSE": unusual(USAGE, extension("0603551d13", "3003010100")),
+    "encoded CA:FALSE and path length": unusual(USAGE, extension("0603551d13", "3006010100020100")),
+    "encoded critical=FALSE": unusual(extension("0603551d0f", "03020780", critical="010100")),
+    "parameters of ECDSA": unusual(USAGE, algorithm="300c06082a8648ce3d0403020500"),
+    "alternative names that are not DER": unusual(USAGE, extension("0603551d11", "30ff", critical="")),
+}
+
+
+class TestUnusualForms:
+    """Certificates that openssl reads and cryptography refuses."""
+
+    @pytest.mark.parametrize("form", UNUSUAL)
+    def test_unusual_leaf_is_read_and_sent_as_it_is(self, form: str) -> None:
+        der = UNUSUAL[form]
+        subprocess.run(["openssl", "x509", "-inform", "DER", "-noout"], input=der, check=True)
+        found = [FoundCertificate(der, "x"), *(FoundCertificate(a.der, "y") for a in read(LOWER.certificate))]
+        [leaf] = leaves(load(found))
+        chain, strangers = build_chain(leaf, load(found))
+        assert (names(chain.intermediates), strangers) == (["Lower"], [])
+        assert base64.b64decode(chain.x509_header) == der
+        assert leaf.public_key() == one(LEAF).public_key()
+        preflight(leaf, datetime.now(UTC))
+
+    def test_signature_of_an_unusual_certificate_is_verified(self) -> None:
+        der = UNUSUAL["encoded CA:FALSE"]
+        [forged] = load([FoundCertificate(der[:-1] + bytes([der[-1] ^ 1]), "x")])
+        assert not one(LOWER.certificate).issued(forged)
+
+    @pytest.mark.parametrize(
+        ("value", "words"), [("3006010101020100", "CA:TRUE"), ("30060101ff020100", "CA:TRUE")], ids=["1", "255"]
+    )
+    def test_unusual_ca_is_still_refused(self, value: str, words: str) -> None:
+        der = unusual(USAGE, extension("0603551d13", value), extension("0603551d11", "30ff", critical=""))
+        with pytest.raises(CertificateError, match=words):
+            preflight(load([FoundCertificate(der, "x")])[0], datetime.now(UTC))
+
+    @pytest.mark.parametrize("exponent", [0, 1, 2, 65536])
+    def test_impossible_rsa_exponent_is_named(self, exponent: int) -> None:
+        parsed = asn1.Certificate.load(certs.issue(ROOT, KEYS["RSA"].public_key()).public_bytes(Encoding.DER))
+        numbers = {"modulus": KEYS["RSA"].public_key().public_numbers().n, "public_exponent": exponent}
+        parsed["tbs_certificate"]["subject_public_key_info"]["public_key"] = RSAPublicKey(numbers)
+        with pytest.raises(CertificateError, match=f"the/path has an RSA key with the public exponent {exponent}"):
+            load([FoundCertificate(parsed.dump(), "the/path")])
+
+    def test_unreadable_certificate_is_left_out_with_a_warning(self) -> None:
+        found = [FoundCertificate(b"garbage", "the/path"), FoundCertificate(UNUSUAL["parameters of ECDSA"], "x")]
+        with pytest.warns(CertificateWarning, match="certificate the/path can't be read, so it is left out"):
+            assert len(load(found)) == 1
 
 
 class TestAlgorithms:

@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 import certs
 from hwsigner import identity as identity_module
+from hwsigner.backends.pem import elements
+from hwsigner.backends.pkcs11.der import encode
 from hwsigner.certificate import Chain, load
 from hwsigner.errors import (
     AmbiguousCertificateError,
@@ -101,6 +103,31 @@ def test_identity_has_its_chain_and_signs(write: Callable[..., str], key_file: P
         assert [c.x509 for c in identity.chain.intermediates] == [MIDDLE.certificate]
         signature = identity.sign(b"message", "sha512")
         assert verify(identity.chain.leaf.public_key(), b"message", signature=signature, hash="sha512")
+
+
+def test_unreadable_certificate_does_not_stop_the_leaf(tmp_path: Path, key_file: Path) -> None:
+    bad = b"-----BEGIN CERTIFICATE-----\nMAMCAQA=\n-----END CERTIFICATE-----\n"
+    both, more = tmp_path / "both.pem", tmp_path / "more.pem"
+    both.write_bytes(certs.pem(LEAF) + bad)
+    more.write_bytes(bad + certs.pem(MIDDLE.certificate))
+    with pytest.warns(CertificateWarning, match="can't be read, so it is left out"):
+        identity = open_identity(IdentitySource(str(both), str(key_file), intermediates=str(more)))
+    assert [c.x509 for c in identity.chain.intermediates] == [MIDDLE.certificate]
+    assert identity.sign(b"message")
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_unusual_leaf_is_a_warning(tmp_path: Path, key_file: Path, check: bool) -> None:
+    der = LEAF.public_bytes(Encoding.DER)
+    algorithm, with_null = bytes.fromhex("300a06082a8648ce3d040302"), bytes.fromhex("300c06082a8648ce3d0403020500")
+    parts = [element.content for element in elements(next(elements(der)).content)]
+    body = encode(0x30, parts[0].replace(algorithm, with_null))
+    leaf = tmp_path / "leaf.der"
+    leaf.write_bytes(encode(0x30, body + with_null + encode(0x03, parts[2])))
+    with pytest.warns(CertificateWarning, match="not in the exact form of RFC 5280"):
+        identity = open_identity(IdentitySource(str(leaf), str(key_file), check=check))
+    assert identity.sign(b"message")
+    assert identity.chain.leaf.der == leaf.read_bytes()
 
 
 class TestBeforeTheKeyIsOpened:

@@ -182,6 +182,17 @@ class TestOtherBackends:
         with pytest.raises(BackendUnavailableError, match=r"keys_in_a_drawer.*Run pip install drawer"):
             open_key("drawer:number=3")
 
+    def test_missing_library_of_the_system_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        problem = "libtss2-esys.so.0: cannot open shared object file: No such file or directory"
+        (tmp_path / "keys_in_a_drawer.py").write_text(f"raise ImportError({problem!r})\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        register("drawer", self.DESCRIPTION)
+        with pytest.raises(
+            BackendUnavailableError, match=r"needs libtss2-esys\.so\.0, which is not installed"
+        ) as caught:
+            open_key("drawer:number=3")
+        assert "package that has libtss2-esys.so.0" in caught.value.hint
+
     def test_registering_again_changes_nothing(self) -> None:
         register("drawer", self.DESCRIPTION)
         register("drawer", Backend("keys_in_a_drawer", install="pip install drawer"))

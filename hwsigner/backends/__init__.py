@@ -16,6 +16,8 @@ from types import ModuleType
 from hwsigner.errors import BackendUnavailableError, UsageError
 
 ENTRY_POINTS = "hwsigner.backends"
+# The dynamic linker's message.
+_LIBRARY = re.compile(r"(\S+\.so\S*): cannot open shared object file")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+")
 
 
@@ -60,6 +62,10 @@ class Backend:
         try:
             return importlib.import_module(self.module)
         except ImportError as error:
+            library = _LIBRARY.match(str(error))
+            if library:
+                message = f"{self.module} needs {library[1]}, which is not installed"
+                raise BackendUnavailableError(message, f"Install the system's package that has {library[1]}") from error
             raise BackendUnavailableError(
                 f"{self.module} needs a library that can't be loaded ({error})", self.install and f"Run {self.install}"
             ) from error

@@ -4,32 +4,47 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from hwsigner.certificate import Certificate, load
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
-from hwsigner.cli.process import report
+from hwsigner.cli.process import abandon_stdout, report
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, switch
-from hwsigner.errors import CertificateError, UsageError, printable
+from hwsigner.errors import (
+    BackendUnavailableError,
+    CertificateError,
+    HwsignerWarning,
+    SigningKeyError,
+    UsageError,
+    printable,
+)
 from hwsigner.key import FoundCertificate, ListedObject, ListedToken, list_tokens
 from hwsigner.public_key import kind_of
 from hwsigner.system import pcsc
+from hwsigner.uri import KeyURI
 
 HELP = "list tokens, keys and certificates, with their URIs"
 
-_SHARED_FLAGS = ("pkcs11-lib", "pinentry", "reuse-pin", "allow-final-pin-try", "strict", "debug")
+_SHARED_FLAGS = ("pkcs11-lib", "tcti", "pinentry", "reuse-pin", "allow-final-pin-try", "strict", "debug")
 _COLUMNS = ("KIND", "LABEL", "ALGORITHM", "ID", "EXPIRES", "LOGIN", "PIN", "URI")
 _ROW = tuple[str, ...]
+# The slots of a PIV card (NIST SP 800-73-4, part 1, 5.1) by CKA_ID, in OpenSC's module and in Yubico's.
+_PIV_SLOTS = {bytes([1 + n]): f"{slot:02x}" for n, slot in enumerate((0x9A, 0x9C, 0x9D, 0x9E, *range(0x82, 0x96)))}
 
 
 def add_arguments(parser: Parser) -> None:
     """Add the URI that narrows the list, and the flags."""
-    parser.add_argument("uri", nargs="?", default="pkcs11:", help="pkcs11: URI of what to list (default: all tokens)")
+    parser.add_argument(
+        "uri", nargs="?", help="pkcs11: or tpm2: URI of what to list (default: all tokens, and the TPM)"
+    )
     parser.add_flags(
         [
             switch("json", "print JSON"),
@@ -41,10 +56,52 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print JSON, a table on a terminal, or otherwise lines of fields separated by tabs."""
-    uri = settings.key_uri(vars(arguments), arguments.uri)
-    if uri.scheme != "pkcs11":
-        raise UsageError(f"{uri.name} is not a pkcs11: URI", "Only tokens can be listed: give a pkcs11: URI, or none")
-    tokens = list(list_tokens(uri, options.pin_source(arguments, uri), log_in=arguments.login))
+    uri = settings.key_uri(vars(arguments), arguments.uri or "pkcs11:")
+    if uri.scheme not in ("pkcs11", "tpm2"):
+        raise UsageError(f"{uri.name} is neither a pkcs11: nor a tpm2: URI", "Give one of these, or none")
+    listed = list_tokens(uri, options.pin_source(arguments, uri), log_in=arguments.login)
+    if arguments.uri or arguments.pkcs11_lib or arguments.login:
+        tokens = _each_once(listed)
+    else:
+        tokens = _all(listed, list_tokens(settings.key_uri(vars(arguments), "tpm2:")))
+    try:
+        _print(arguments, uri, tokens)
+        sys.stdout.flush()
+    except BrokenPipeError:  # The reader has seen enough: list | head.
+        abandon_stdout()
+    return 0
+
+
+def _all(tokens: Iterable[ListedToken], tpms: Iterable[ListedToken]) -> list[ListedToken]:
+    """Return the tokens, and the TPM if there is one."""
+    try:
+        found = list(tpms)
+    except SigningKeyError as error:
+        if os.path.exists("/dev/tpmrm0"):
+            warnings.warn(HwsignerWarning(error.message, error.hint), stacklevel=2)
+        return _each_once(tokens)
+    try:
+        return _each_once([*tokens, *found])
+    except BackendUnavailableError:  # There is no module.
+        return found
+
+
+def _each_once(tokens: Iterable[ListedToken]) -> list[ListedToken]:
+    """Return the tokens without what an earlier module has shown: several may see one card."""
+    modules: dict[object, str] = {}
+    found = []
+    for token in tokens:
+        objects = []
+        for one in token.objects:
+            shown = one.certificate or one.public_key
+            if shown is None or modules.setdefault((one.kind, shown), token.module) == token.module:
+                objects.append(one)
+        if objects or not token.objects:
+            found.append(replace(token, objects=tuple(objects)))
+    return found
+
+
+def _print(arguments: argparse.Namespace, uri: KeyURI, tokens: Sequence[ListedToken]) -> None:
     if arguments.json:
         print(json.dumps({"tokens": [_data(token) for token in tokens]}, indent=2))
     elif not tokens:
@@ -55,7 +112,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for row in (_COLUMNS, *(row for token in tokens for row in _rows(token))):
             print("\t".join(map(printable, row)))
-    return 0
 
 
 def _data(token: ListedToken) -> dict[str, Any]:
@@ -70,15 +126,16 @@ def _data(token: ListedToken) -> dict[str, Any]:
         "wantsLogin": token.wants_login,
         "pinPad": token.has_keypad,
         "pinState": token.pin_state,
-        "keys": [_key_data(one) for one in token.objects if one.kind == "key"],
-        "certificates": [_certificate_data(one) for one in token.objects if one.kind == "certificate"],
+        "keys": [_key_data(token, one) for one in token.objects if one.kind == "key"],
+        "certificates": [_certificate_data(token, one) for one in token.objects if one.kind == "certificate"],
     }
 
 
-def _key_data(key: ListedObject) -> dict[str, Any]:
+def _key_data(token: ListedToken, key: ListedObject) -> dict[str, Any]:
     return {
         "label": key.label,
         "id": key.id.hex(),
+        "pivSlot": _piv_slot(token, key),
         "algorithm": _algorithm(key),
         "uri": key.uri,
         "hiddenUntilLogin": key.is_hidden,
@@ -86,11 +143,12 @@ def _key_data(key: ListedObject) -> dict[str, Any]:
     }
 
 
-def _certificate_data(found: ListedObject) -> dict[str, Any]:
+def _certificate_data(token: ListedToken, found: ListedObject) -> dict[str, Any]:
     parsed = _parsed(found)
     return {
         "label": found.label,
         "id": found.id.hex(),
+        "pivSlot": _piv_slot(token, found),
         "algorithm": _algorithm(found),
         "uri": found.uri,
         "subject": parsed and parsed.subject,
@@ -106,7 +164,15 @@ def _rows(token: ListedToken) -> Iterator[_ROW]:
     for one in token.objects:
         parsed = _parsed(one)
         expires = _expiry(parsed).strftime("%Y-%m-%d") if parsed else ""
-        yield one.kind, one.label, _algorithm(one), one.id.hex(), expires, _login(one), "", one.uri
+        slot = _piv_slot(token, one)
+        label = f"{one.label} (slot {slot})" if slot else one.label
+        yield one.kind, label, _algorithm(one), one.id.hex(), expires, _login(one), "", one.uri
+
+
+def _piv_slot(token: ListedToken, found: ListedObject) -> str | None:
+    """Return the slot of a PIV card that an object is in, such as `9a`; None on other tokens."""
+    is_piv = "piv" in f"{token.label} {token.manufacturer}".lower()
+    return _PIV_SLOTS.get(found.id) if is_piv else None
 
 
 def _login(found: ListedObject) -> str:

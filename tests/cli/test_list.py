@@ -130,8 +130,8 @@ def test_message_on_stderr_says_that_no_token_matches(run: Callable[..., Outcome
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (("/etc/key.pem",), 2, "is not a pkcs11: URI"),
-        (("tpm2:handle=1",), 2, "is not a pkcs11: URI"),
+        (("/etc/key.pem",), 2, "is neither a pkcs11: nor a tpm2: URI"),
+        (("tpm2:handle=1",), 2, "tpm2: URIs have no attribute 'handle'"),
         (("pkcs11:tokn=x",), 2, "'tokn'"),
         (("pkcs11:", "--login"), 3, "a PIN goes to one"),
         (("pkcs11:token=empty?pin-source=file:/nonexistent", "--login"), 3, "/nonexistent"),
@@ -165,6 +165,43 @@ def test_control_characters_are_escaped_in_the_output(
     outcome = run(uri, *flags)
     assert outcome.out.replace("\n", "").replace("\t", "").isprintable()
     assert "evil\\x1b]0;title\\x07\\u202e" in outcome.out.replace("\\u001b", "\\x1b").replace("\\u0007", "\\x07")
+
+
+def test_reader_that_stops_reading_is_no_error(hsm: InProcessSoftHSM) -> None:
+    for flags in ((), ("--json",)):
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-m", "hwsigner", "list", *flags, "--pkcs11-lib", hsm.module]
+        environment = {**ENVIRONMENT, **hsm.env, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, stdout=writer, stderr=subprocess.PIPE)
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_key_that_two_modules_see_is_listed_once(monkeypatch: pytest.MonkeyPatch, call: Callable[..., Outcome]) -> None:
+    def token(module: str, *publics: bytes) -> ListedToken:
+        keys = tuple(ListedObject("key", "web", one, f"{module}:{one.hex()}", public_key=one) for one in publics)
+        return ListedToken(module, "t", "m", "m", "1", 0, f"pkcs11:{module}", True, False, "good", keys)
+
+    listed = [token("a", b"1", b"1"), token("a", b"1"), token("b", b"1"), token("b", b"1", b"2"), token("b")]
+    monkeypatch.setattr("hwsigner.cli.list.list_tokens", lambda *_, **__: iter(listed))
+    rows = [line.split("\t") for line in call("list", "pkcs11:").out.splitlines()[1:]]
+    uris = ["pkcs11:a", "a:31", "a:31", "pkcs11:a", "a:31", "pkcs11:b", "b:32", "pkcs11:b"]
+    assert [row[-1] for row in rows] == uris
+
+
+@pytest.mark.parametrize(
+    ("label", "manufacturer", "slot"),
+    [("YubiKey PIV #1", "Yubico (www.yubico.com)", "9c"), ("Jo Doe", "piv_II", "9c"), ("piano", "m", None)],
+)
+def test_slot_of_a_piv_card_is_named(
+    monkeypatch: pytest.MonkeyPatch, call: Callable[..., Outcome], label: str, manufacturer: str, slot: str | None
+) -> None:
+    key = ListedObject("key", "web", b"\x02", "pkcs11:x")
+    token = ListedToken("/m.so", label, manufacturer, "m", "1", 0, "pkcs11:t", True, False, "good", (key,))
+    monkeypatch.setattr("hwsigner.cli.list.list_tokens", lambda *_, **__: iter([token]))
+    assert call("list", "pkcs11:").out.splitlines()[2].split("\t")[1] == ("web (slot 9c)" if slot else "web")
+    assert json.loads(call("list", "pkcs11:", "--json").out)["tokens"][0]["keys"][0]["pivSlot"] == slot
 
 
 def on_a_terminal(hsm: InProcessSoftHSM, *arguments: str) -> str:

@@ -24,7 +24,18 @@ from hwsigner.errors import (
     UnsafeKeyWarning,
     UnsupportedKeyError,
 )
-from hwsigner.key import ECDSA, MLDSA, RSA, RSA_BITS, Algorithm, FoundCertificate, HashName, Key
+from hwsigner.key import (
+    ECDSA,
+    EXPONENT_HINT,
+    MLDSA,
+    RSA,
+    RSA_BITS,
+    Algorithm,
+    FoundCertificate,
+    HashName,
+    Key,
+    is_rsa_exponent,
+)
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 
@@ -123,11 +134,11 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
 
 
 def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
-    """Return the certificates in a file, in its order: PEM, DER or PKCS #12.
+    """Return the certificates in a file, in its order: PEM, DER or PKCS #12. They are not parsed.
 
     Raises:
         UsageError: the URI has an attribute that `file:` URIs don't have.
-        CertificateError: the file or a certificate in it can't be read, or it has none.
+        CertificateError: the file can't be read, or it has no certificate.
         PinError: the passphrase of a PKCS #12 file is missing or wrong.
     """
     uri.require_known({"path"}, set())
@@ -136,7 +147,7 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
     found: list[bytes] = []
     for block in contents.blocks:
         if block.label in _CERTIFICATES:
-            found.append(load_certificate(path, block))
+            found.append(load_certificate(block))
         elif block.label == PKCS12:
             found += load_pkcs12(uri, block, pins).certificates
     if not found:
@@ -182,6 +193,9 @@ def _usable(path: str, loaded: LoadedKey) -> FileKey:
     if isinstance(loaded, rsa.RSAPrivateKey):
         if loaded.key_size not in RSA_BITS:
             raise UnsupportedKeyError(f"{path} has an RSA key of {loaded.key_size} bits", SUPPORTED)
+        exponent = loaded.public_key().public_numbers().e
+        if not is_rsa_exponent(exponent):
+            raise UnsupportedKeyError(f"{path} has an RSA key with the public exponent {exponent}", EXPONENT_HINT)
         return FileKey(path, RSA, _spki(loaded), partial(_sign_rsa, loaded))
     if isinstance(loaded, ec.EllipticCurvePrivateKey):
         if loaded.curve.name not in _CURVES:

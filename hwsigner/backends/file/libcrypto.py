@@ -27,6 +27,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "EVP_PKEY_free": (None, [c_void_p]),
     "EVP_PKEY_get0_type_name": (c_char_p, [c_void_p]),
     "i2d_PUBKEY": (c_int, [c_void_p, _BYTES_OUT]),
+    "i2d_PrivateKey": (c_int, [c_void_p, _BYTES_OUT]),
     "EVP_MD_CTX_new": (c_void_p, []),
     "EVP_MD_CTX_free": (None, [c_void_p]),
     "EVP_DigestSignInit": (c_int, [c_void_p, c_void_p, c_void_p, c_void_p, c_void_p]),
@@ -61,6 +62,10 @@ class EvpKey:
     def public_key(self) -> bytes:
         """Return the DER SubjectPublicKeyInfo."""
         return _to_der(self._lib.i2d_PUBKEY, self._pointer)
+
+    def private_der(self) -> bytes:
+        """Return the private key: PKCS #1 for RSA (RFC 8017, A.1.2), SEC1 for EC (RFC 5915), otherwise PKCS #8."""
+        return _to_der(self._lib.i2d_PrivateKey, self._pointer)
 
     def sign(self, message: bytes) -> bytes:
         """Sign with ML-DSA, in its pure form with an empty context (FIPS 204, 5.2).

@@ -1,6 +1,6 @@
 """From the blocks of a file to keys and certificates.
 
-cryptography reads them. libcrypto reads the ML-DSA keys that cryptography can't, and is imported only for those.
+cryptography reads them. libcrypto reads what cryptography can't, such as some ML-DSA keys; only then it is imported.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_private_key, load_pem_private_key
 
 from hwsigner.backends.pem import Block, first_element
-from hwsigner.errors import CertificateError, PinError, UnsupportedKeyError, WrongPinError
+from hwsigner.errors import PinError, UnsupportedKeyError, WrongPinError
 from hwsigner.key import SUPPORTED_KEYS
 from hwsigner.pins import PinRequest, PinSource
 from hwsigner.uri import KeyURI
@@ -57,7 +57,7 @@ def load_key(uri: KeyURI, block: Block, pins: PinSource) -> LoadedKey:
 
     key = libcrypto.load_key(uri.name, block.pem, passphrase or b"")
     if key is not None:
-        return _mldsa(uri, key)
+        return _from_libcrypto(uri, key)
     if block.encrypted:
         raise _wrong_passphrase(uri)
     raise UnsupportedKeyError(f"the {block.label} in {uri.name} is damaged, or its kind is unknown", SUPPORTED)
@@ -80,24 +80,19 @@ def load_pkcs12(uri: KeyURI, block: Block, pins: PinSource) -> Bundle:
     return bundle
 
 
-def load_certificate(path: str, block: Block) -> bytes:
+def load_certificate(block: Block) -> bytes:
     """Return a block's certificate as DER, without OpenSSL's trust settings that may follow it.
 
-    Raises:
-        CertificateError: it is damaged.
+    A damaged one is returned as it is: the parser of the chain reports it.
     """
     from cryptography.x509 import InvalidVersion, load_der_x509_certificate
 
-    broken = (*_LOAD_ERRORS, InvalidVersion)
-    with suppress(*broken):
+    with suppress(*_LOAD_ERRORS, InvalidVersion):
         load_der_x509_certificate(block.data)
         return block.data
-    try:
-        der = first_element(block.data)
-        load_der_x509_certificate(der)
-    except broken as error:
-        raise CertificateError(f"a certificate in {path} can't be read: {error}", "It may be damaged") from error
-    return der
+    with suppress(ValueError):
+        return first_element(block.data)
+    return block.data
 
 
 def _request(uri: KeyURI) -> PinRequest:
@@ -127,9 +122,12 @@ def _by_cryptography(block: Block, passphrase: bytes | None) -> PrivateKeyTypes:
     return load_pem_private_key(block.pem, passphrase, unsafe_skip_rsa_key_validation=True)
 
 
-def _mldsa(uri: KeyURI, key: EvpKey) -> EvpKey:
+def _from_libcrypto(uri: KeyURI, key: EvpKey) -> LoadedKey:
+    """Return a key that libcrypto loaded: its own if it is ML-DSA, and otherwise cryptography's."""
     if key.kind.startswith("ML-DSA-"):
         return key
+    with suppress(*_LOAD_ERRORS):
+        return load_der_private_key(key.private_der(), None, unsafe_skip_rsa_key_validation=True)
     raise UnsupportedKeyError(
         f"{uri.name} has a private key of type {key.kind} in a form that is not supported",
         f"{SUPPORTED}; convert one of these with openssl pkey -in OLD -out NEW",
@@ -147,17 +145,17 @@ def _pkcs12(uri: KeyURI, data: bytes, passphrase: bytes) -> Bundle | None:
                 warnings.simplefilter("ignore", UserWarning)  # That BER may be refused one day.
             bundle = load(data, passphrase)
     except (*_LOAD_ERRORS, InvalidVersion) as error:
-        return None if "Invalid password" in str(error) else _mldsa_pkcs12(uri, data, passphrase)
+        return None if "Invalid password" in str(error) else _pkcs12_by_libcrypto(uri, data, passphrase)
     certificates = [bundle.cert, *bundle.additional_certs] if bundle.cert else bundle.additional_certs
     return Bundle(bundle.key, [c.certificate.public_bytes(Encoding.DER) for c in certificates])
 
 
-def _mldsa_pkcs12(uri: KeyURI, data: bytes, passphrase: bytes) -> Bundle | None:
+def _pkcs12_by_libcrypto(uri: KeyURI, data: bytes, passphrase: bytes) -> Bundle | None:
+    """Read a file that cryptography refuses: one with an ML-DSA key, or an unusual certificate."""
     from hwsigner.backends.file import libcrypto
 
     bundle = libcrypto.load_pkcs12(uri.name, data, passphrase)
     if bundle is None:
         return None
     key, certificates = bundle
-    checked = [load_certificate(uri.name, Block("CERTIFICATE", der)) for der in certificates]
-    return Bundle(_mldsa(uri, key) if key else None, checked)
+    return Bundle(_from_libcrypto(uri, key) if key else None, certificates)

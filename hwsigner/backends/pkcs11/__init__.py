@@ -5,6 +5,7 @@ A token has one session and one login in a process. All its open keys share them
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 
 from hwsigner.backends.pkcs11 import search
@@ -16,7 +17,7 @@ from hwsigner.backends.pkcs11.objects import find_certificates as find_objects
 from hwsigner.backends.pkcs11.pins import names_token, token_name, user_pin_request
 from hwsigner.backends.pkcs11.search import FoundToken, choose_token, find_key, find_tokens, using
 from hwsigner.backends.pkcs11.token import acquire
-from hwsigner.errors import CertificateError, PinRequiredError, SigningKeyError, UsageError
+from hwsigner.errors import CertificateError, HwsignerWarning, PinRequiredError, SigningKeyError, UsageError
 from hwsigner.key import FoundCertificate, Key, ListedToken
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
@@ -103,11 +104,28 @@ def list_tokens(uri: KeyURI, pins: PinSource, *, log_in: bool = False) -> Iterat
 
 
 def _check(uri: KeyURI) -> None:
-    uri.require_known(_PATH, _QUERY)
+    vendor = [name for name in (*uri.path, *uri.query) if _is_vendors(name)]
+    uri.require_known(_PATH.union(vendor), _QUERY.union(vendor))
+    for name in vendor:
+        warnings.warn(
+            HwsignerWarning(f"{name!r} of {uri.name} is ignored", "Leave it out, or correct it"), stacklevel=3
+        )
+    if not uri.path.get("slot-id", b"0").isdigit():
+        raise UsageError(f"{uri.name} has a slot-id that is not a number", "Write slot-id=0, or name the token")
     if uri.path.get("type", b"private") not in _TYPES:
         raise UsageError(
             f"{uri.name} has a type that is neither a key nor a certificate", "Write type=private or type=cert"
         )
+
+
+def _is_vendors(name: str) -> bool:
+    """Return whether an attribute is a vendor's (RFC 7512, 2.3): a name with a prefix, not a misspelt one."""
+    known = _PATH | _QUERY | {"pin-value", "pin-source"}
+    if name in known or "-" not in name:
+        return False
+    from difflib import get_close_matches
+
+    return name.startswith("x-") or not get_close_matches(name, known, cutoff=0.75)
 
 
 def _certificates(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
-from hwsigner.backends.pem import first_element
+from hwsigner.backends.pem import CONTEXT, elements, first_element
 
 _RAW_POINT_LENGTHS = (65, 97, 133)
 _TAG_BIT_STRING = 0x03
@@ -24,15 +25,21 @@ def certificate_public_key(der: bytes) -> bytes | None:
     from cryptography.x509 import InvalidVersion, load_der_x509_certificate
 
     try:
-        key = load_der_x509_certificate(der).public_key()
+        try:
+            key: PublicKeyTypes = load_der_x509_certificate(der).public_key()
+        except (ValueError, InvalidVersion):
+            # Its form may be unusual, and its key be read all the same.
+            (whole,) = elements(der)
+            body = list(elements(next(elements(whole.content), whole).content))
+            key = load_der_public_key(encode(0x30, body[6 if body[0].tag_class == CONTEXT else 5].content))
         return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, UnsupportedAlgorithm, InvalidVersion):
+    except (ValueError, TypeError, LookupError, UnsupportedAlgorithm):
         return None
 
 
 def without_padding(der: bytes) -> bytes:
     """Return a certificate without the padding that some cards add to fill its file."""
-    if certificate_public_key(der) is not None:
+    if der[:2] == b"\x30\x82" and int.from_bytes(der[2:4], "big") == len(der) - 4:
         return der
     try:
         return first_element(der)

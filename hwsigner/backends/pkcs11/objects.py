@@ -13,7 +13,7 @@ from typing import TypeVar
 from hwsigner.backends.pkcs11.der import certificate_public_key, encode, encode_integer, raw_point, without_padding
 from hwsigner.backends.pkcs11.functions import Attribute, KeyType, ObjectClass, Session, to_number
 from hwsigner.errors import UnsupportedKeyError
-from hwsigner.key import ECDSA, MLDSA, RSA, RSA_BITS, SUPPORTED_KEYS, Algorithm
+from hwsigner.key import ECDSA, MLDSA, RSA, RSA_BITS, SUPPORTED_KEYS, Algorithm, is_rsa_exponent
 from hwsigner.uri import KeyURI
 
 ALGORITHMS: dict[int, Algorithm] = {KeyType.EC: ECDSA, KeyType.RSA: RSA, KeyType.ML_DSA: MLDSA}
@@ -134,9 +134,9 @@ def public_keys_of(session: Session, keys: Sequence[KeyObject]) -> list[bytes | 
     """
     bare = [key for key in keys if not key.public_key and (key.id or key.label)]
     publics = _by_name(bare, partial(_read_keys, session, ObjectClass.PUBLIC_KEY))
-    shown = {key.handle: _public_keys_beside(key, publics) for key in bare}
+    privates = _by_name(bare, partial(_read_keys, session, ObjectClass.PRIVATE_KEY))
+    shown = {key.handle: _public_keys_beside(key, publics, privates) for key in bare}
     orphans = [key for key in bare if key.id and not shown[key.handle]]
-    privates = _by_name(orphans, partial(_read_keys, session, ObjectClass.PRIVATE_KEY))
     certificates = _by_name(orphans, partial(_read_certificates, session))
     for key in orphans:
         if len(privates[_name(key)]) == 1:
@@ -164,10 +164,18 @@ def _name(key: KeyObject) -> tuple[int, bytes]:
     return (Attribute.ID, key.id) if key.id else (Attribute.LABEL, key.label)
 
 
-def _public_keys_beside(key: KeyObject, publics: Mapping[tuple[int, bytes], list[KeyObject]]) -> set[bytes]:
+def _public_keys_beside(
+    key: KeyObject,
+    publics: Mapping[tuple[int, bytes], list[KeyObject]],
+    privates: Mapping[tuple[int, bytes], list[KeyObject]],
+) -> set[bytes]:
     found = [one for one in publics[_name(key)] if one.key_type == key.key_type]
-    if len(found) > 1:  # A CKA_ID given twice: the label may tell the keys apart.
-        found = [one for one in found if one.label == key.label] or found
+    alike = [one for one in found if one.label == key.label]
+    rivals = [one for one in privates[_name(key)] if one.key_type == key.key_type]
+    if len(rivals) > len(found):  # Some public key is gone: one that is left may be another private key's.
+        found = alike if [one.label for one in rivals].count(key.label) == 1 else []
+    elif len(found) > 1:  # A CKA_ID given twice: the label may tell the keys apart.
+        found = alike or found
     return {one.public_key for one in found if one.public_key}
 
 
@@ -310,7 +318,7 @@ def _spki(values: Mapping[int, bytes]) -> bytes | None:
     modulus, exponent = values.get(Attribute.MODULUS), values.get(Attribute.PUBLIC_EXPONENT)
     parameters, point = values.get(Attribute.EC_PARAMS), values.get(Attribute.EC_POINT)
     oid, value = _OID_MLDSA.get(to_number(values.get(Attribute.PARAMETER_SET))), values.get(Attribute.VALUE)
-    if kind == KeyType.RSA and modulus and exponent:
+    if kind == KeyType.RSA and modulus and exponent and is_rsa_exponent(int.from_bytes(exponent)):
         algorithm, key = _ALGORITHM_RSA, encode(0x30, encode_integer(modulus) + encode_integer(exponent))
     elif kind == KeyType.EC and parameters and point and raw_point(point)[:1] in _POINT_FORMS:
         algorithm, key = encode(0x30, _OID_EC + parameters), raw_point(point)

@@ -55,7 +55,8 @@ def unavailable(tcti: str, error: Exception) -> BackendUnavailableError:
     source = next((f" ({name})" for name, value in _environment() if value == tcti), "")
     if getattr(error, "rc", 0) == _TCTI_NOT_SUPPORTED:
         return BackendUnavailableError(
-            f"TCTI {tcti}{source} can't be loaded: {error}", f"Install libtss2-tcti-{kind}, or name another TPM"
+            f"TCTI {tcti}{source} can't be loaded: {error}",
+            f"Install the package with libtss2-tcti-{kind}.so, or name another TPM",
         )
     if kind == "device":
         return _unavailable_device(configuration or _DEVICES[0], source, error)

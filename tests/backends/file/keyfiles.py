@@ -47,8 +47,8 @@ ENCRYPTED = {
     "PKCS #12 3DES": f"{_PKCS12} -legacy -keypbe PBE-SHA1-3DES -certpbe PBE-SHA1-RC2-40",
     "PKCS #12 PBMAC1": f"{_PKCS12} -pbmac1_pbkdf2",
 }
-# Forms that cryptography does not read, so the user must convert them.
-TO_CONVERT = {
+# Forms that cryptography does not read, and libcrypto does.
+ONLY_OPENSSL = {
     **{f"PBES2 {prf}": f"{_PKCS8} -v2 aes-256-cbc -v2prf hmacWith{prf}" for prf in ("SHA512-256", "MD5")},
     "PBES2 camellia": f"{_PKCS8} -v2 camellia128",
     **{f"legacy {cipher}": f"{_TRADITIONAL} -{cipher}" for cipher in ("aes192", "camellia128")},

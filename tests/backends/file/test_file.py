@@ -12,14 +12,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from asn1crypto.keys import RSAPrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import certs
 from backends.contract import ENVIRONMENT, KeyContract, LockedKey, MakeKey, PinContract, openssl_verifies
 from backends.file import keyfiles
 from backends.file.keyfiles import PASSPHRASE, WRONG_PASSPHRASE, KeyFiles, openssl
 from examples import scaled
 from hwsigner.backends.file import libcrypto as _libcrypto
+from hwsigner.backends.pem import elements
+from hwsigner.backends.pkcs11.der import encode
+from hwsigner.certificate import load
 from hwsigner.errors import (
     AmbiguousKeyError,
     CertificateError,
@@ -458,20 +463,16 @@ class TestLibcrypto:
             open_key(str(files.form("P-256", keyfiles.ENCRYPTED["scrypt"], PASSPHRASE)), WRONG_PASSPHRASE)
 
     def test_libcrypto_never_asks_on_the_terminal(self, files: KeyFiles) -> None:
-        pem = files.form("P-256", keyfiles.TO_CONVERT["legacy aes192"], PASSPHRASE).read_bytes()
+        pem = files.form("P-256", keyfiles.ONLY_OPENSSL["legacy aes192"], PASSPHRASE).read_bytes()
         assert _libcrypto.load_key("form", pem, b"") is None
 
     @pytest.mark.parametrize("kind", ["P-256", "RSA-2048"])
-    @pytest.mark.parametrize("form", keyfiles.TO_CONVERT)
-    def test_form_that_only_openssl_reads_is_refused_with_the_command_to_convert_it(
-        self, files: KeyFiles, form: str, kind: str
-    ) -> None:
-        path = files.form(kind, keyfiles.TO_CONVERT[form], PASSPHRASE)
-        with pytest.raises(UnsupportedKeyError, match="in a form that is not supported") as caught:
-            open_key(str(path), PASSPHRASE)
-        assert "openssl pkey -in OLD -out NEW" in caught.value.hint
-        path = files.write("converted", openssl("pkey", "-in", str(path), "-passin", f"pass:{PASSPHRASE}"))
-        assert open_key(str(path)).public_key() == files.public_key(kind)
+    @pytest.mark.parametrize("form", keyfiles.ONLY_OPENSSL)
+    def test_form_that_only_openssl_reads_signs(self, files: KeyFiles, tmp_path: Path, form: str, kind: str) -> None:
+        path = files.form(kind, keyfiles.ONLY_OPENSSL[form], PASSPHRASE)
+        with open_key(str(path), PASSPHRASE) as key:
+            assert key.public_key() == files.public_key(kind)
+            assert openssl_verifies(tmp_path, files.public_key(kind), key.sign(b"message"), b"message", "sha256")
 
     @pytest.mark.parametrize("form", keyfiles.UNREADABLE)
     def test_unknown_cipher_is_not_reported_as_a_wrong_passphrase(self, files: KeyFiles, form: str) -> None:
@@ -591,7 +592,7 @@ class TestCertificates:
         der = openssl("x509", "-in", str(files.certificate("P-256")), "-outform", "DER")
         path = files.write("damaged", der[:8] + b"\xff" * 8 + der[16:])
         with pytest.raises(CertificateError, match="can't be read") as caught:
-            find_certificates(str(path))
+            load(find_certificates(str(path)))
         assert str(path) in caught.value.message
 
     @pytest.mark.parametrize(
@@ -610,7 +611,32 @@ class TestCertificates:
     ) -> None:
         path = files.form("P-256", command)
         with pytest.raises(CertificateError, match=words) as caught:
-            find_certificates(str(path))
+            load(find_certificates(str(path)))
+        assert str(path) in caught.value.message
+
+    def test_unusual_certificate_does_not_stop_a_pkcs12_file(self, files: KeyFiles, tmp_path: Path) -> None:
+        """cryptography refuses the whole file."""
+        other = files.write("other", certs.pem(certs.make_ca("Other").certificate))
+        der = openssl("x509", "-in", str(other), "-outform", "DER")
+        algorithm, with_null = bytes.fromhex("300a06082a8648ce3d040302"), bytes.fromhex("300c06082a8648ce3d0403020500")
+        parts = [element.content for element in elements(next(elements(der)).content)]
+        tbs, bits = encode(0x30, parts[0].replace(algorithm, with_null)), encode(0x03, parts[2])
+        other = files.write("unusual", encode(0x30, tbs + with_null + bits))
+        (tmp_path / "other.pem").write_bytes(openssl("x509", "-inform", "DER", "-in", str(other)))
+        export = "pkcs12 -export -inkey {key} -in {certificate} -certfile " + str(tmp_path / "other.pem")
+        path = files.form("P-256", f"{export} -passout pass:word")
+        with open_key(str(path), "word") as key:
+            assert key.public_key() == files.public_key("P-256")
+        assert len(load(find_certificates(str(path), "word"))) == 2
+
+    @pytest.mark.parametrize("exponent", [0, 1, 2, 65536])
+    def test_impossible_rsa_exponent_is_named(self, files: KeyFiles, exponent: int) -> None:
+        der = openssl("rsa", "-in", str(files.key("RSA-2048")), "-outform", "DER", "-traditional")
+        numbers = RSAPrivateKey.load(der)
+        numbers["public_exponent"] = exponent
+        path = files.write("exponent", numbers.dump())
+        with pytest.raises(UnsupportedKeyError, match=f"an RSA key with the public exponent {exponent}") as caught:
+            open_key(str(path))
         assert str(path) in caught.value.message
 
 

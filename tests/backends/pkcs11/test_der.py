@@ -15,12 +15,23 @@ from hypothesis import strategies as st
 
 from backends.contract import ENVIRONMENT
 from backends.pkcs11.tokens import self_made
+from hwsigner.backends.pem import elements
 from hwsigner.backends.pkcs11 import der as _pkcs11_der
 
 CERTIFICATE = self_made(
     ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
     "leaf",
 )
+
+
+def test_public_key_of_a_certificate_that_cryptography_refuses_is_read() -> None:
+    """Its ECDSA algorithms have NULL parameters."""
+    plain, with_null = bytes.fromhex("300a06082a8648ce3d040302"), bytes.fromhex("300c06082a8648ce3d0403020500")
+    body, _, signature = (one.content for one in elements(next(elements(CERTIFICATE)).content))
+    tbs, bits = _pkcs11_der.encode(0x30, body.replace(plain, with_null)), _pkcs11_der.encode(0x03, signature)
+    unusual = _pkcs11_der.encode(0x30, tbs + with_null + bits)
+    assert _pkcs11_der.certificate_public_key(unusual) == _pkcs11_der.certificate_public_key(CERTIFICATE)
+    assert _pkcs11_der.without_padding(unusual + bytes(20)) == unusual
 
 
 @given(st.integers(1, 66).flatmap(lambda size: st.tuples(*[st.binary(min_size=size, max_size=size)] * 2)))

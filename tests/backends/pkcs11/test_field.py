@@ -29,6 +29,7 @@ from hwsigner.errors import (
     AmbiguousCertificateError,
     AmbiguousKeyError,
     CertificateError,
+    HwsignerWarning,
     KeyNotFoundError,
     UsageError,
 )
@@ -43,7 +44,7 @@ YUBICO_FIRMWARE = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.
 @pytest.fixture(scope="module")
 def hsm(softhsm: InProcessSoftHSM) -> Iterator[InProcessSoftHSM]:
     """A token with two keys, and empty ones for the tests."""
-    token, others = softhsm.label, ("misled", "crowded", "chained", "twin 1", "twin 2")
+    token, others = softhsm.label, ("misled", "crowded", "chained", "reused", "twin 1", "twin 2")
     for label in others:
         softhsm.add_token(label)
     softhsm.label = token
@@ -129,6 +130,41 @@ def test_empty_label_in_a_uri_names_the_object_without_a_label(uri: Callable[...
     assert sorted("object=;" in one.uri for one in found) == [False, True]
     for one in found:
         assert find_certificates(one.uri) == [one]
+
+
+def test_key_without_a_public_key_is_opened_when_another_pair_has_its_id(
+    uri: Callable[..., str], hsm: InProcessSoftHSM, tmp_path: Path
+) -> None:
+    bare = new_key(hsm, "reused", "bare", b"\x21", public=False)
+    other = new_key(hsm, "reused", "other", b"\x21")
+    leaf = tmp_path / "leaf.der"
+    leaf.write_bytes(issued(bare, "bare"))
+    for attributes in ("object=bare", "id=%21"):
+        source = IdentitySource(str(leaf), uri(attributes, token="reused"), pin="1234")
+        with open_identity(source) as identity:
+            assert openssl_verifies(tmp_path, bare, identity.sign(b"message"), b"message", "sha256")
+    with open_key(uri("object=other", token="reused"), "1234") as key:
+        assert key.public_key() == other
+
+
+@pytest.mark.parametrize("attributes", ["slot-id=12x", "slot-id=-1", "slot-id="])
+def test_slot_id_that_is_not_a_number_is_a_usage_error(uri: Callable[..., str], attributes: str) -> None:
+    with pytest.raises(UsageError, match="a slot-id that is not a number"):
+        open_key(uri(attributes), "1234")
+
+
+def test_vendors_attribute_is_ignored_with_a_warning(uri: Callable[..., str]) -> None:
+    """RFC 7512, 3, has such a URI."""
+    named = uri("object=P-256;vendor-aaa=value-a") + "&vendor-bbb=value-b&x-c=1"
+    with pytest.warns(HwsignerWarning, match="is ignored") as caught, open_key(named, "1234") as key:
+        assert key.sign(b"message")
+    assert [str(one.message).split()[0] for one in caught] == ["'vendor-aaa'", "'vendor-bbb'", "'x-c'"]
+
+
+@pytest.mark.parametrize("attribute", ["label=web", "slot_id=1", "slot-ids=1", "librar-version=1"])
+def test_misspelt_attribute_is_a_usage_error(uri: Callable[..., str], attribute: str) -> None:
+    with pytest.raises(UsageError, match="no attribute"):
+        open_key(uri(f"object=P-256;{attribute}"), "1234")
 
 
 def test_broken_certificates_on_a_token_are_skipped(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:

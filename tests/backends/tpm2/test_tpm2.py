@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
-from backends.contract import KeyContract, LockedKey, MakeKey, PinContract, openssl_verifies
+from backends.contract import ENVIRONMENT, KeyContract, LockedKey, MakeKey, PinContract, openssl_verifies
 from backends.tpm2.tpms import PASSWORD, SIGNING, Tools, sign_and_verify, start_signer
 from hwsigner.errors import (
     BackendUnavailableError,
@@ -20,7 +24,7 @@ from hwsigner.errors import (
     SigningKeyError,
     WrongPinError,
 )
-from hwsigner.key import Key, open_key
+from hwsigner.key import Key, list_tokens, open_key
 from hwsigner.pins import AskPin, PinSource
 from softhsm.command import run
 from softhsm.tpm import SoftTPM
@@ -58,6 +62,31 @@ class TestPersistentHandle(KeyContract):
     @pytest.fixture
     def make_key(self, swtpm: SoftTPM, persistent_keys: None) -> MakeKey:
         return lambda kind: (open_key(swtpm.uri(HANDLES[kind])), swtpm.public_key(HANDLES[kind]))
+
+
+@pytest.mark.usefixtures("persistent_keys")
+class TestList:
+    def test_persistent_keys_that_can_sign_are_listed(self, swtpm: SoftTPM, tools: Tools) -> None:
+        tools.run("tpm2_createprimary", "-Q", "-C", "o", "-c", "storage.ctx")
+        tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", "storage.ctx", "0x81004799")
+        try:
+            (listed,) = list_tokens(f"tpm2:?tcti={quote(swtpm.tcti)}")
+        finally:
+            tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", "0x81004799")
+        shown = {one.uri: one.public_key for one in listed.objects}
+        assert {swtpm.public_key(handle) for handle in HANDLES.values()} <= set(shown.values())
+        assert not any("81004799" in one for one in shown)
+        for uri, public_key in shown.items():
+            with open_key(uri) as key:
+                assert key.public_key() == public_key
+
+    def test_command_lists_the_tpm_with_the_tokens(self, swtpm: SoftTPM) -> None:
+        command = [sys.executable, "-m", "hwsigner", "list", "--tcti", swtpm.tcti, "--json"]
+        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+        *_, tpm = json.loads(done.stdout)["tokens"]
+        assert (tpm["label"], tpm["model"], tpm["wantsLogin"]) == ("TPM", "TPM 2.0", False)
+        assert {"EC P-256", "RSA 2048"} <= {key["algorithm"] for key in tpm["keys"]}
+        assert f"tpm2:handle=0x81004711?tcti={swtpm.tcti}" in {key["uri"] for key in tpm["keys"]}
 
 
 class TestPin(PinContract):
