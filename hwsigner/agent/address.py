@@ -34,9 +34,13 @@ class Address(NamedTuple):
             status = os.lstat(self.folder)
         except OSError:
             return None
-        is_closed = stat.S_ISDIR(status.st_mode) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         is_mine = status.st_uid == os.geteuid()
-        return status.st_uid if is_closed and (is_mine or self.is_system) else None
+        return status.st_uid if is_closed_folder(status) and (is_mine or self.is_system) else None
+
+
+def is_closed_folder(status: os.stat_result) -> bool:
+    """Return whether a file is a folder that only its owner can write to."""
+    return stat.S_ISDIR(status.st_mode) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def runtime_folder(environ: Mapping[str, str]) -> str:

@@ -7,12 +7,11 @@ import math
 import os
 import selectors
 import socket
-import stat
 import time
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
 
-from hwsigner.agent.address import Address
+from hwsigner.agent.address import Address, is_closed_folder
 from hwsigner.agent.protocol import WORKING
 from hwsigner.errors import AgentError
 from hwsigner.system.systemd import take_sockets
@@ -22,6 +21,8 @@ BACKLOG = 4096
 # No client is accepted for so long after the system refused one: else the loop would retry without a pause.
 PAUSE = 0.1
 _AT_ONCE = 64
+_LOCK, _SOCKET = "agent.lock", "agent.sock"
+_SAFE_FOLDER = "a folder that you own and only you can write"
 
 
 @contextmanager
@@ -41,8 +42,8 @@ def open_listener(address: Address, environ: MutableMapping[str, str]) -> Iterat
             stack.enter_context(listener)
         else:
             try:
-                stack.enter_context(_locked(address))
-                listener = stack.enter_context(_bound(address))
+                folder = stack.enter_context(_locked_folder(address))
+                listener = stack.enter_context(_bound(address, folder))
             except OSError as error:
                 problem = f"can't listen in {address.folder}: {error.strerror or error}"
                 raise AgentError(problem, "XDG_RUNTIME_DIR says where it is") from error
@@ -83,46 +84,67 @@ def _passed_socket(environ: MutableMapping[str, str]) -> socket.socket | None:
 
 
 @contextmanager
-def _locked(address: Address) -> Iterator[None]:
-    """Make the folder and hold its lock, which an agent keeps as long as it runs."""
-    parent = os.path.dirname(address.folder)
-    if os.stat(parent).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        hint = "Remove that permission" if address.is_system else "Let XDG_RUNTIME_DIR name a folder of mode 0700"
-        raise AgentError(f"others can write {parent}", hint)
-    with suppress(FileExistsError):
-        os.mkdir(address.folder, 0o755 if address.is_system else 0o700)
-    if address.owner() != os.geteuid():
-        raise AgentError(f"{address.folder} must be a folder that you own and only you can write", "Remove it")
-    if not address.is_system:
-        os.chmod(address.folder, 0o700)
-    with open(os.open(f"{address.folder}/agent.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "rb") as lock:
+def _locked_folder(address: Address) -> Iterator[int]:
+    """Make the folder and hold its lock, which an agent keeps as long as it runs; give the folder's descriptor.
+
+    Once the folder above it is open, no path is followed: another user could replace a part of it meanwhile.
+    """
+    above, name = os.path.split(address.folder)
+    with ExitStack() as stack:
+        parent = _open_folder(stack, above, {0, os.geteuid()}, f"Let XDG_RUNTIME_DIR name {_SAFE_FOLDER}")
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o755 if address.is_system else 0o700, dir_fd=parent)
+        folder = _open_folder(stack, address.folder, {os.geteuid()}, "Remove it", parent)
+        if not address.is_system:
+            os.fchmod(folder, 0o700)
+        lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        stack.callback(os.close, lock)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise _is_running(address) from None
-        yield
+        yield folder
+
+
+def _open_folder(stack: ExitStack, path: str, owners: set[int], hint: str, parent: int | None = None) -> int:
+    """Open a folder that one of these users owns, and only its owner can write to; in its parent, if that is open."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    try:
+        if parent is None:
+            folder = os.open(path, flags)
+        else:
+            folder = os.open(os.path.basename(path), flags | os.O_NOFOLLOW, dir_fd=parent)
+        stack.callback(os.close, folder)
+        status = os.fstat(folder)
+        is_safe = is_closed_folder(status) and status.st_uid in owners
+    except NotADirectoryError:  # Or a symbolic link.
+        is_safe = False
+    if not is_safe:
+        raise AgentError(f"{path} must be {_SAFE_FOLDER}", hint)
+    return folder
 
 
 @contextmanager
-def _bound(address: Address) -> Iterator[socket.socket]:
-    """Make the socket, in place of a dead agent's. The lock is held."""
+def _bound(address: Address, folder: int) -> Iterator[socket.socket]:
+    """Make the socket in the open folder, in place of a dead agent's. The lock is held."""
+    path = f"/proc/self/fd/{folder}/{_SOCKET}"  # As bind(2) takes no descriptor of a folder.
     if _answers(address.socket):
         raise _is_running(address)  # Without the lock: systemd listens there.
     with suppress(FileNotFoundError):
-        os.unlink(address.socket)
+        os.unlink(_SOCKET, dir_fd=folder)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as made:
         before = os.umask(0o111 if address.is_system else 0o177)
         try:
-            made.bind(address.socket)
+            made.bind(path)
         finally:
             os.umask(before)
         made.listen(BACKLOG)
-        mine = _file_id(address.socket)
+        mine = _file_id(path)
         try:
             yield made
         finally:
-            if _file_id(address.socket) == mine:
-                os.unlink(address.socket)
+            if _file_id(path) == mine:
+                os.unlink(_SOCKET, dir_fd=folder)
 
 
 def _file_id(path: str) -> tuple[int, int] | None:
@@ -135,13 +157,14 @@ def _file_id(path: str) -> tuple[int, int] | None:
 
 
 def _answers(path: str) -> bool:
+    """Return whether a process listens there. Raises OSError if no client could connect to such a path."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
             probe.connect(path)
         except BlockingIOError:
             return True  # The queue of waiting clients is full.
-        except OSError:
+        except (FileNotFoundError, ConnectionRefusedError):
             return False
         return True
 
@@ -175,7 +198,8 @@ class Acceptor:
         self._selector = selector
         self._enter = enter
         self._refused = refused
-        self._file_id = _file_id(listener.getsockname())
+        self._path = os.path.realpath(listener.getsockname())
+        self._file_id = _file_id(self._path)
         self._is_closed = False
         self.opens = math.inf
         listener.setblocking(False)
@@ -192,7 +216,7 @@ class Acceptor:
 
     def is_lost(self) -> bool:
         """Return whether no client can connect any more: the socket's file is gone or was replaced."""
-        return not self._is_closed and _file_id(self._listener.getsockname()) != self._file_id
+        return not self._is_closed and _file_id(self._path) != self._file_id
 
     def close(self) -> None:
         """Accept no more clients."""

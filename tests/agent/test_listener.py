@@ -21,6 +21,8 @@ from hwsigner.errors import AgentError
 from hwsigner.system import systemd
 from hwsigner.system.users import peer_uid
 
+OTHER = 65534  # Another user, nobody.
+
 
 @pytest.fixture
 def address(short_folder: Path) -> Address:
@@ -95,7 +97,7 @@ class TestOwnSocket:
     @pytest.mark.parametrize("folder_mode", [0o777, 0o1777, 0o770])
     def test_runtime_folder_that_others_can_write_is_refused(self, address: Address, folder_mode: int) -> None:
         os.chmod(os.path.dirname(address.folder), folder_mode)
-        with pytest.raises(AgentError, match="others can write"), open_listener(address, {}):
+        with pytest.raises(AgentError, match="must be a folder that you own"), open_listener(address, {}):
             pass
         assert not os.path.exists(address.folder)
 
@@ -127,6 +129,59 @@ class TestOwnSocket:
         os.chown(address.folder, 65534, 65534)
         with pytest.raises(AgentError, match="must be a folder that you own"), open_listener(address, {}):
             pass
+
+    @pytest.mark.skipif(not is_root(), reason="only root can be another user")
+    def test_runtime_folder_of_another_user_is_refused(self, address: Address) -> None:
+        os.chown(os.path.dirname(address.folder), OTHER, OTHER)
+        with pytest.raises(AgentError, match="must be a folder that you own"), open_listener(address, {}):
+            pass
+        assert not os.path.exists(address.folder)
+
+    @pytest.mark.skipif(not is_root(), reason="only root can be another user")
+    @pytest.mark.parametrize("depth", [1, 2])
+    def test_files_survive_another_user_who_exchanges_the_folders(
+        self, short_folder: Path, tmp_path: Path, depth: int
+    ) -> None:
+        """That user owns the folder above the agent's, or the one above that, and offers a link to a folder of ours."""
+        tmp_path.chmod(0o755)
+        theirs = short_folder / "theirs"
+        runtime = theirs if depth == 1 else theirs / "run"
+        address = Address(str(runtime / "hwsigner"), is_system=False)
+        os.makedirs(address.folder, 0o700)
+        for folder in (tmp_path, Path(address.folder)):
+            (folder / "agent.sock").write_text("root's")
+            (folder / "agent.lock").write_text("root's")
+        os.chmod(runtime, 0o700)
+        before = sorted((path.name, path.stat().st_ino) for path in tmp_path.iterdir())
+        swapped = Path(address.folder) if depth == 1 else runtime
+        target = tmp_path
+        if depth == 2:
+            target = short_folder / "target"
+            target.mkdir(mode=0o700)
+            (target / "hwsigner").symlink_to(tmp_path)
+        code = (
+            "import os, sys\n"
+            "name, target = sys.argv[1:]\n"
+            "print('on', flush=True)\n"
+            "while True:\n"
+            "    os.rename(name, name + '.real'); os.symlink(target, name)\n"
+            "    os.unlink(name); os.rename(name + '.real', name)"
+        )
+        os.chown(theirs, OTHER, OTHER)
+        short_folder.chmod(0o755)
+        other = subprocess.Popen(
+            [sys.executable, "-c", code, swapped, target], user=OTHER, group=OTHER, stdout=subprocess.PIPE
+        )
+        try:
+            assert other.stdout
+            assert other.stdout.readline()
+            for _ in range(200):
+                with suppress(AgentError), open_listener(address, {}):
+                    pass
+                assert sorted((path.name, path.stat().st_ino) for path in tmp_path.iterdir()) == before
+        finally:
+            other.kill()
+            other.communicate()
 
     def test_mode_of_an_open_folder_is_corrected(self, address: Address) -> None:
         os.mkdir(address.folder, 0o755)
