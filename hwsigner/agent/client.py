@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -142,7 +143,9 @@ def _connected(address: Address) -> Iterator[Channel | None]:
     """Connect to the agent at an address; None if there is none. Raises AgentError and OSError."""
     owner = address.owner()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(CONNECT_LIMIT)
+        # Not settimeout: with that, connecting fails at once while the queue of waiting clients is full.
+        limit = struct.pack("ll", int(CONNECT_LIMIT), int(CONNECT_LIMIT % 1 * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         try:
             if owner is not None:
                 sock.connect(address.socket)

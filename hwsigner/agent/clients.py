@@ -23,42 +23,63 @@ class Client:
     is_watched: bool = False
 
 
+_Group = dict[Client, None]
+
+
 class Clients:
-    """The agent's clients. Used by one thread only."""
+    """The agent's clients. Used by one thread only. What a new one costs grows with the users, not with the clients."""
 
     def __init__(self) -> None:
-        self._reading: dict[Client, None] = {}  # In the order of their deadlines.
-        self._waiting: dict[AgentProfile, dict[Client, None]] = {}
+        self._reading: _Group = {}  # In the order of their deadlines.
+        self._waiting: dict[AgentProfile, _Group] = {}
+        # Each user's clients: those that wait for a profile, and under None those whose request is incomplete.
+        self._users: dict[int, dict[AgentProfile | None, _Group]] = {}
+        self._counts: Counter[int] = Counter()
+        self._count = 0
 
     def __len__(self) -> int:
-        return len(self._reading) + sum(map(len, self._waiting.values()))
+        return self._count
 
     @property
     def is_waiting(self) -> bool:
         """Whether a client waits for its answer."""
-        return any(self._waiting.values())
+        return self._count > len(self._reading)
 
     def enter(self, client: Client) -> None:
         """Add a client whose request is incomplete."""
         self._reading[client] = None
+        self._add(client)
 
     def wait(self, client: Client, profile: AgentProfile) -> bool:
         """Let a client wait for a profile's answer; return whether it is the first that does."""
-        self._reading.pop(client, None)
+        self.leave(client)
         client.profile = profile
         is_first = profile not in self._waiting
         self._waiting.setdefault(profile, {})[client] = None
+        self._add(client)
         return is_first
 
     def leave(self, client: Client) -> None:
-        """Remove a client."""
-        self._reading.pop(client, None)
-        if client.profile:
-            self._waiting.get(client.profile, {}).pop(client, None)
+        """Remove a client, if it is here."""
+        groups = self._users.get(client.uid, {})
+        group = groups.get(client.profile, {})
+        if client not in group:
+            return
+        del group[client]
+        if not group:
+            del groups[client.profile]
+        (self._waiting.get(client.profile, {}) if client.profile else self._reading).pop(client, None)
+        self._count -= 1
+        self._counts[client.uid] -= 1
+        if not self._counts[client.uid]:
+            del self._counts[client.uid], self._users[client.uid]
 
     def answered(self, profile: AgentProfile) -> Iterable[Client]:
         """Return the clients that wait for a profile's answer; they no longer do."""
-        return self._waiting.pop(profile)
+        clients = self._waiting.pop(profile)
+        for client in clients:
+            self.leave(client)
+        return clients
 
     def waiting(self) -> list[Client]:
         """Return all clients that wait for an answer."""
@@ -72,12 +93,14 @@ class Clients:
         """Return the client to drop for a new one. There must be one.
 
         It is a client of the user with most connections: the one that has sent no complete request for the longest
-        time; else the last that waits for the profile that most clients wait for.
+        time; else the last that waits for the profile that most clients wait for. So no user is left with less than an
+        equal share.
         """
-        users = Counter(client.uid for client in (*self._reading, *self.waiting()))
-        [(uid, _)] = users.most_common(1)
-        reading = _of(uid, self._reading)
-        return reading[0] if reading else max((_of(uid, each) for each in self._waiting.values()), key=len)[-1]
+        groups = self._users[max(self._counts, key=self._counts.__getitem__)]
+        if reading := groups.get(None):
+            return next(iter(reading))
+        largest = max(groups.values(), key=len)
+        return next(reversed(largest))
 
     def late(self, now: float) -> Iterator[Client]:
         """Yield the clients whose deadline has passed. Each must be removed before the next is taken."""
@@ -88,6 +111,7 @@ class Clients:
         """Return the first deadline; infinity for none."""
         return next((client.deadline for client in self._reading), math.inf)
 
-
-def _of(uid: int, clients: Iterable[Client]) -> list[Client]:
-    return [client for client in clients if client.uid == uid]
+    def _add(self, client: Client) -> None:
+        self._users.setdefault(client.uid, {}).setdefault(client.profile, {})[client] = None
+        self._counts[client.uid] += 1
+        self._count += 1

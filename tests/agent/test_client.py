@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from agent.conftest import FakeAgent, Talk, says
+from agent.conftest import FakeAgent, Talk, read_line, says
 from agent.homes import Home
 from agent.test_program import GOOD, JSON
 from hwsigner.agent import address as module
@@ -119,6 +121,23 @@ class TestFindCredentials:
             for _ in range(3):  # The first waits in the queue, the others find it full.
                 assert find(runtime) is None
                 assert is_running(address)
+
+    def test_client_waits_while_the_agent_s_queue_is_full(self, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for module, limit in ((client, "CONNECT_LIMIT"), (protocol, "FIRST_BYTE_LIMIT")):
+            monkeypatch.setattr(module, limit, 20.0)
+        with ExitStack() as stack:
+            listener, silent = (stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2))
+            listener.bind(str(runtime / "hwsigner" / "agent.sock"))
+            listener.listen(0)
+            silent.connect(listener.getsockname())
+            found = stack.enter_context(ThreadPoolExecutor()).submit(find, runtime)
+            with pytest.raises(TimeoutError):
+                found.result(0.2)
+            listener.accept()[0].close()
+            served = stack.enter_context(listener.accept()[0])
+            assert read_line(served) == b"1 get web\n"
+            served.sendall(GOOD)
+            assert found.result() == JSON
 
 
 class TestStartOfTheSystemAgent:

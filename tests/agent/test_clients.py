@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import socket
+import sys
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -59,3 +61,42 @@ def test_there_is_always_a_client_to_drop(crowded: list[tuple[int, Any]]) -> Non
     for count in range(len(crowded), 0, -1):
         assert len(clients) == count
         clients.leave(clients.least())
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_room_for_a_client_costs_the_same_among_few_and_many(waits: bool) -> None:
+    """Else a flood of silent connections would keep the agent from answering others in time."""
+    steps = []
+    for count in (8, 2048):
+        clients = Clients()
+        for number in range(count):
+            each = client(number % 4)
+            clients.enter(each)
+            if waits:
+                clients.wait(each, f"profile {number % 2}")  # type: ignore[arg-type]
+        seen: list[str] = []
+
+        def trace(_frame: FrameType, event: str, _argument: object, seen: list[str] = seen) -> Any:
+            seen.append(event)
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            clients.leave(clients.least())
+            clients.enter(client(4))
+        finally:
+            sys.settrace(before)
+        assert len(clients) == count
+        steps.append(len(seen))
+    assert steps[0] == steps[1]
+
+
+def test_user_of_many_connections_is_left_with_no_less_than_a_share() -> None:
+    clients = Clients()
+    for uid in [1] * 90 + [2] * 10:
+        clients.enter(client(uid))
+    for _ in range(1000):
+        clients.leave(clients.least())
+        clients.enter(client(1))
+    assert sum(each.uid == 2 for each in clients.reading()) == 10
