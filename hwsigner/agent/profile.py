@@ -230,7 +230,11 @@ class AgentProfile:
         return self._provider
 
     def _format(self, credentials: Credentials) -> Reply:
-        return self._shared.memory.put(protocol.ok(f"{credentials.process_json()}\n"))
+        text = f"{credentials.process_json()}\n"
+        if len(text.encode()) > protocol.MAX_BODY:  # Clients take no credentials in parts.
+            problem = f"its credentials are {len(text.encode()):,} bytes, and an agent gives out {protocol.MAX_BODY:,}"
+            return protocol.error(7, f"profile {self.name!r}: {problem} at most. Set HWSIGNER_AGENT=none to do without")
+        return self._shared.memory.put(protocol.ok(text))
 
     def _note(self, outcome: Credentials | Failure) -> None:
         if isinstance(outcome, Failure):
