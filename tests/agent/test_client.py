@@ -123,8 +123,8 @@ class TestFindCredentials:
                 assert is_running(address)
 
     def test_client_waits_while_the_agent_s_queue_is_full(self, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module, limit in ((client, "CONNECT_LIMIT"), (protocol, "FIRST_BYTE_LIMIT")):
-            monkeypatch.setattr(module, limit, 20.0)
+        for where, limit in ((client, "CONNECT_LIMIT"), (protocol, "FIRST_BYTE_LIMIT")):
+            monkeypatch.setattr(where, limit, 20.0)
         with ExitStack() as stack:
             listener, silent = (stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2))
             listener.bind(str(runtime / "hwsigner" / "agent.sock"))
