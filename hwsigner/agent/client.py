@@ -23,6 +23,7 @@ from hwsigner.agent.protocol import Channel, Head, Request, Verb
 from hwsigner.errors import AgentError, PinRequiredError
 from hwsigner.pins import AskPin, PinRequest
 from hwsigner.pins.child import VARIABLE as PIN_VARIABLE
+from hwsigner.system import notices
 from hwsigner.system.users import peer_uid
 
 CONNECT_LIMIT = 1.0
@@ -99,7 +100,7 @@ def _credentials(head: Head, body: bytes) -> bytes:
 
 
 def command(address: Address, request: Request, ask: AskPin | None = None) -> str:
-    """Send a command to an agent and return its answer.
+    """Send a command to an agent and return its answer. What a token waits for is shown as a notice.
 
     Args:
         address: where the agent listens.
@@ -116,10 +117,10 @@ def command(address: Address, request: Request, ask: AskPin | None = None) -> st
                 start = "hwsigner agent --system" if address.is_system else "hwsigner agent"
                 raise AgentError(f"no agent is running at {address.socket}", f"Start one: {start}")
             channel.send(request.line())
-            head, body = channel.answer(protocol.SILENCE_LIMIT)
+            head, body = channel.answer(protocol.SILENCE_LIMIT, notices.notify)
             while head.kind == "ask":
                 channel.send(protocol.with_body("pin", _answer_question(body, ask)))
-                head, body = channel.answer(protocol.SILENCE_LIMIT)
+                head, body = channel.answer(protocol.SILENCE_LIMIT, notices.notify)
     except OSError as error:
         raise AgentError(f"the agent at {address.socket} failed: {error.strerror or error}") from error
     if head.kind == "unknown":

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import astuple
+from queue import SimpleQueue
 from typing import TypeVar
 
 from hwsigner._version import __version__
@@ -25,7 +26,27 @@ _MAX_QUESTIONS = 5
 _T = TypeVar("_T")
 
 
-def serve_command(sock: socket.socket, verb: Verb, chosen: Sequence[AgentProfile], memory: LockedMemory) -> None:
+class _Waiting(Channel):
+    """A connection to a client that waits."""
+
+    def __init__(self, sock: socket.socket, notes: SimpleQueue[str]) -> None:
+        super().__init__(sock)
+        self._notes = notes
+
+    def wait(self, future: Future[_T]) -> _T:
+        """Return a future's result; meanwhile report that the agent is working, or what a token waits for."""
+        while True:
+            try:
+                return future.result(protocol.WORKING_EVERY)
+            except TimeoutError:
+                self.send(protocol.WORKING)
+            while not self._notes.empty():
+                self.send(protocol.with_body("note", printable(self._notes.get()).encode()))
+
+
+def serve_command(
+    sock: socket.socket, verb: Verb, chosen: Sequence[AgentProfile], memory: LockedMemory, notes: SimpleQueue[str]
+) -> None:
     """Do what a client requests, answer, and close the connection. If the client is gone or sends nonsense, just close.
 
     Args:
@@ -33,19 +54,20 @@ def serve_command(sock: socket.socket, verb: Verb, chosen: Sequence[AgentProfile
         verb: the command; for `stop` there is only an answer.
         chosen: the profile that is named, or all profiles.
         memory: holds PINs.
+        notes: what tokens wait for meanwhile, such as a touch, which the client is told.
     """
-    channel = Channel(sock)
+    channel = _Waiting(sock, notes)
     with sock, suppress(OSError, AgentError):
         if verb is Verb.STATUS:
             lines = [f"hwsigner {__version__}\tprocess {os.getpid()}", *(profile.status() for profile in chosen)]
             answer = protocol.ok("\n".join("\t".join(map(printable, line.split("\t"))) for line in lines))
         elif verb is Verb.LOCK:
             for locked in [profile.lock() for profile in chosen]:
-                _wait(channel, locked)
+                channel.wait(locked)
             names = ", ".join(profile.name for profile in chosen)
             answer = protocol.ok(f"locked: {printable(names) or 'nothing'}")
         elif verb is Verb.REFRESH:
-            answer = _wait(channel, chosen[0].renew())
+            answer = channel.wait(chosen[0].renew())
         elif verb is Verb.UNLOCK:
             answer = _unlock(channel, chosen[0], memory)
         else:
@@ -53,14 +75,14 @@ def serve_command(sock: socket.socket, verb: Verb, chosen: Sequence[AgentProfile
         channel.send(answer)
 
 
-def _unlock(channel: Channel, profile: AgentProfile, memory: LockedMemory) -> bytes:
-    progress = _wait(channel, profile.unlock())
+def _unlock(channel: _Waiting, profile: AgentProfile, memory: LockedMemory) -> bytes:
+    progress = channel.wait(profile.unlock())
     for _ in range(_MAX_QUESTIONS):
         request = progress.wanted
         if request is None:
             break
         channel.send(protocol.with_body("ask", "\n".join(map(printable, astuple(request)[:-1])).encode()))
-        progress = _wait(channel, profile.bring(request, _receive_pin(channel, memory)))
+        progress = channel.wait(profile.bring(request, _receive_pin(channel, memory)))
     return progress.answer
 
 
@@ -76,12 +98,3 @@ def _receive_pin(channel: Channel, memory: LockedMemory) -> memoryview:
         # Not chained: the exception would carry the PIN.
         raise AgentError("the client sent a PIN that is not text") from None
     return pin
-
-
-def _wait(channel: Channel, future: Future[_T]) -> _T:
-    """Return a future's result; meanwhile report that the agent is working."""
-    while True:
-        try:
-            return future.result(protocol.WORKING_EVERY)
-        except TimeoutError:
-            channel.send(protocol.WORKING)

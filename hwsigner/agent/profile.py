@@ -36,6 +36,7 @@ class Shared(NamedTuple):
     environ: Mapping[str, str]
     memory: LockedMemory
     log: Log
+    is_system: bool
 
 
 class UnlockProgress(NamedTuple):
@@ -256,7 +257,8 @@ class AgentProfile:
         wanted = self._pins.wanted
         is_missing = isinstance(error, PinRequiredError) and self._state is _State.OPEN
         problem = f"{wanted.subject} wants its {wanted.kind}" if is_missing and wanted else error.message
-        text = f"profile {self.name!r} is locked: {problem}. Run hwsigner agent unlock {self.name}"
+        flag = " --system" if self._shared.is_system else ""
+        text = f"profile {self.name!r} is locked: {problem}. Run hwsigner agent unlock{flag} {self.name}"
         return protocol.error(error.exit_status, text)
 
 

@@ -18,9 +18,8 @@ class Profiles:
     Only the system's agent serves the profiles of the system's file that have allow-users.
     """
 
-    def __init__(self, shared: Shared, *, is_system: bool) -> None:
+    def __init__(self, shared: Shared) -> None:
         self._shared = shared
-        self._is_system = is_system
         self._profiles: dict[str, AgentProfile] = {}
         self._closing: list[Future[None]] = []
         self._files = [str(config.user_file(shared.environ)), str(config.SYSTEM_FILE)]
@@ -59,7 +58,7 @@ class Profiles:
 
     def _read(self) -> None:
         found = config.profiles(self._shared.environ)
-        if not self._is_system:
+        if not self._shared.is_system:
             file, key = config.SYSTEM_FILE, "allow-users"
             found = {name: each for name, each in found.items() if each.file != file or not each.values.get(key)}
         self._closing = [closing for closing in self._closing if not closing.done()]

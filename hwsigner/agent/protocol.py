@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import socket
 import time
+from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ ANSWER_LIMIT = 120.0
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"
 _REQUEST = re.compile(rf"1 ([a-z]+)(?: ({_NAME}))?".encode())
-_HEAD = re.compile(rb"1 (?:(working|unknown)|(ok|part|ask|pin) ([0-9]{1,5})|error ([1-7]) ([0-9]{1,5}))")
+_HEAD = re.compile(rb"1 (?:(working|unknown)|(ok|part|note|ask|pin) ([0-9]{1,5})|error ([1-7]) ([0-9]{1,5}))")
 
 
 class Verb(StrEnum):
@@ -61,7 +62,7 @@ class Head(NamedTuple):
     """A line of an answer.
 
     Attributes:
-        kind: `working`, `unknown`, `ok`, `part`, `ask`, `pin` or `error`.
+        kind: `working`, `unknown`, `ok`, `part`, `note`, `ask`, `pin` or `error`.
         size: the bytes of the body that follows; 0 for none.
         status: the exit status of an error, 1 to 7, else 0.
     """
@@ -147,19 +148,26 @@ class Channel:
             raise AgentError("the other end of the agent's socket does not speak this version of its protocol")
         return head
 
-    def answer(self, limit: float = FIRST_BYTE_LIMIT) -> tuple[Head, bytes]:
+    def answer(
+        self, limit: float = FIRST_BYTE_LIMIT, note: Callable[[str], None] = lambda _: None
+    ) -> tuple[Head, bytes]:
         """Return the last line of an answer, and the body with all of its parts.
 
         Args:
             limit: the seconds that the first line may take. It can be long if a person waits.
+            note: shows the user what a token waits for.
 
         Raises:
             AgentError: no valid answer came in time.
         """
         deadline = time.monotonic() + ANSWER_LIMIT
         head, body = self.head(limit), bytearray()
-        while head.kind in ("working", "part"):
-            body += self.body(head)
+        while head.kind in ("working", "part", "note"):
+            received = self.body(head)
+            if head.kind == "note":
+                note(received.decode("utf-8", "replace"))
+            else:
+                body += received
             head = self.head(min(SILENCE_LIMIT, deadline - time.monotonic()))
         return head, bytes(body + self.body(head))
 

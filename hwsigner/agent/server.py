@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
+from queue import SimpleQueue
 
 from hwsigner.agent import protocol
 from hwsigner.agent.clients import Client, Clients
@@ -68,7 +69,7 @@ class AgentServer:
         weakref.finalize(self, os.close, self._wake).atexit = False
         self._posted: deque[Callable[[], None]] = deque()
         self._clients = Clients()
-        self._commands: list[Verb] = []
+        self._commands: list[tuple[Verb, SimpleQueue[str]]] = []
         self._is_stopping = False
         self._drain_end = math.inf
         self._descriptors = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OWN_DESCRIPTORS)
@@ -107,13 +108,18 @@ class AgentServer:
         if not self._is_stopping:
             return True
         # An `unlock` may wait for a person, and is not waited for.
-        is_waiting = self._clients.is_waiting or any(verb is not Verb.UNLOCK for verb in self._commands)
+        is_waiting = self._clients.is_waiting or any(verb is not Verb.UNLOCK for verb, _ in self._commands)
         return is_waiting and time.monotonic() < self._drain_end
 
     def post(self, act: Callable[[], None]) -> None:
         """Let the loop call something. For other threads and signal handlers."""
         self._posted.append(act)
         os.eventfd_write(self._wake, 1)
+
+    def note(self, text: str) -> None:
+        """Tell the clients whose commands are in progress what a token waits for. For other threads."""
+        for _, notes in list(self._commands):
+            notes.put(text)
 
     def stop(self) -> None:
         """Accept no more requests; `run` returns once waiting clients are answered. For the loop: see `post`."""
@@ -238,14 +244,18 @@ class AgentServer:
             self._finish(client, protocol.error(7, f"the agent is busy with {MAX_COMMANDS} such commands. Retry"))
         else:
             self._release(client)
-            self._commands.append(verb)
-            threading.Thread(target=self._serve_command, args=(client.sock, verb, chosen), daemon=True).start()
+            command = verb, SimpleQueue[str]()
+            self._commands.append(command)
+            threading.Thread(target=self._serve_command, args=(client.sock, command, chosen), daemon=True).start()
 
-    def _serve_command(self, sock: socket.socket, verb: Verb, chosen: list[AgentProfile]) -> None:
+    def _serve_command(
+        self, sock: socket.socket, command: tuple[Verb, SimpleQueue[str]], chosen: list[AgentProfile]
+    ) -> None:
+        verb, notes = command
         try:
-            serve_command(sock, verb, chosen, self._memory)
+            serve_command(sock, verb, chosen, self._memory, notes)
         finally:
-            self.post(partial(self._commands.remove, verb))
+            self.post(partial(self._commands.remove, command))
             if verb is Verb.STOP:
                 self.post(self.stop)
 

@@ -110,14 +110,19 @@ def _serve(address: Address, listener: socket.socket, waiting: list[tuple[socket
     raise_descriptor_limit()
     report_thread_failures()
     log = Log()
-    notices.set_notifier(log.note)
     # The log does not wait for its reader. This is undone where the command line was read.
     warnings.showwarning = lambda message, *_: log.note(f"warning: {message}")
     memory, notifier = LockedMemory(log.note), Notifier(os.environ)
     # The system's agent reads the system's file only.
     environ = {**os.environ, "XDG_CONFIG_HOME": "/etc"} if address.is_system else os.environ
-    profiles = Profiles(Shared(environ, memory, log.note), is_system=address.is_system)
+    profiles = Profiles(Shared(environ, memory, log.note, address.is_system))
     server = AgentServer(listener, profiles, memory=memory, is_open=address.is_system, log=log.refused)
+
+    def show(text: str) -> None:
+        log.note(text)
+        server.note(text)
+
+    notices.set_notifier(show)
     with _signals(server):
         return server.run(notifier, waiting)
 

@@ -194,7 +194,7 @@ def run_agent(home: Home, *, is_system: bool = False) -> Iterator[Running]:
     log, ended = list[str](), list[bool]()
     memory = LockedMemory(log.append)
     with open_listener(home.address, {}) as listener:
-        profiles = Profiles(Shared(home.environ, memory, log.append), is_system=is_system)
+        profiles = Profiles(Shared(home.environ, memory, log.append, is_system))
         server = AgentServer(listener, profiles, memory=memory, is_open=is_system, log=log.append)
         thread = threading.Thread(target=lambda: ended.append(server.run(Notifier({}))))
         thread.start()

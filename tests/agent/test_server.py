@@ -473,6 +473,13 @@ class TestUsers:
             assert answer.startswith(b"1 ok " if is_served else b"1 error 7 ")
             assert ("profile 'web': user 4711 was refused" in running.log) is not is_served
 
+    def test_locked_profile_of_the_system_s_agent_is_unlocked_with_system(self, home: Home) -> None:
+        key = home.encrypted_key("web")
+        home.write_profiles(web={"private-key": str(key)})
+        for is_system, words in ((True, b"agent unlock --system web"), (False, b"agent unlock web")):
+            with run_agent(home, is_system=is_system) as running:
+                assert running.get().endswith(b"Run hwsigner " + words)
+
     @pytest.mark.parametrize("uid", [0, os.geteuid()])
     def test_system_s_agent_serves_root_and_its_own_user(self, home: Home, monkeypatch: Patch, uid: int) -> None:
         self.be(monkeypatch, uid)

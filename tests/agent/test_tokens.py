@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 import certs
 from agent.homes import Home, Running, run_agent
 from emulators import InProcessSoftHSM
+from hwsigner.agent import client
 from hwsigner.agent.client import command
 from hwsigner.agent.protocol import Request, Verb
 from hwsigner.errors import AgentError
 from hwsigner.pins import PinRequest
+from hwsigner.system import notices
 from softhsm.token import PIN
 from softhsm.yubikey import YKCS11, YubiKey
 
 UNLOCK = Request(Verb.UNLOCK, "web")
 SIGNATURE, AUTHENTICATION = 0x9C, 0x9A
+TOUCH_ALWAYS = 2
 
 
 def put_key(home: Home, uri: str, public_key: bytes) -> None:
@@ -86,6 +91,28 @@ class TestYubiKey:
             assert len(card.pin_tries) == 1
             command(home.address, UNLOCK, Person(card.pin))
             assert not is_locked(running)
+
+    def test_unlock_shows_that_the_token_waits_for_a_touch(
+        self, home: Home, yubikey: YubiKey, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        yubikey.write_chuid()
+        yubikey.generate(AUTHENTICATION, touch_policy=TOUCH_ALWAYS)
+        yubikey.self_sign(AUTHENTICATION, "hwsigner")
+        put_key(home, yubikey.uri(AUTHENTICATION, YKCS11), yubikey.public_key(AUTHENTICATION))
+        shown = list[str]()
+
+        def show(text: str) -> None:
+            shown.append(text)
+            yubikey.touch()
+
+        monkeypatch.setattr(client, "notices", SimpleNamespace(notify=show))
+        with run_agent(home) as running:
+            notices.set_notifier(running.server.note)
+            try:
+                command(home.address, UNLOCK, Person(yubikey.pin))
+            finally:
+                notices.set_notifier(None)
+        assert [text.endswith("if it blinks: waiting for its signature") for text in shown] == [True]
 
     def test_pin_for_one_signature_is_asked_for_each_time(self, home: Home, card: YubiKey) -> None:
         put_key(home, card.uri(SIGNATURE, YKCS11), card.public_key(SIGNATURE))

@@ -6,6 +6,7 @@ ARGUMENTS_BAD = 0x07
 PIN_INCORRECT, PIN_INVALID, PIN_LEN_RANGE, PIN_LOCKED = 0xA0, 0xA1, 0xA2, 0xA4
 SLOT_ID_INVALID, GENERAL_ERROR, DEVICE_REMOVED, TOKEN_NOT_PRESENT, TOKEN_NOT_RECOGNIZED = 0x03, 0x05, 0x32, 0xE0, 0xE1
 SESSION_CLOSED, USER_ALREADY_LOGGED_IN, CRYPTOKI_NOT_INITIALIZED = 0xB0, 0x100, 0x190
+FUNCTION_CANCELED, USER_NOT_LOGGED_IN = 0x50, 0x101
 
 # By return value (PKCS #11 3.1, 7, and its header): its name after CKR_, and what that means if it does not say so.
 _MEANINGS = {
@@ -20,7 +21,7 @@ _MEANINGS = {
     0x30: ("DEVICE_ERROR", "the token reports a device error"),
     0x31: ("DEVICE_MEMORY", "the token is out of memory"),
     DEVICE_REMOVED: ("DEVICE_REMOVED", "the token was removed"),
-    0x50: ("FUNCTION_CANCELED", "it was cancelled at the token, or the token was not touched in time"),
+    FUNCTION_CANCELED: ("FUNCTION_CANCELED", "it was cancelled at the token, or the token was not touched in time"),
     0x54: ("FUNCTION_NOT_SUPPORTED", ""),
     0x60: ("KEY_HANDLE_INVALID", ""),
     0x62: ("KEY_SIZE_RANGE", ""),
@@ -42,7 +43,7 @@ _MEANINGS = {
     TOKEN_NOT_PRESENT: ("TOKEN_NOT_PRESENT", "there is no token in its slot"),
     TOKEN_NOT_RECOGNIZED: ("TOKEN_NOT_RECOGNIZED", "the token in its slot is of an unknown kind"),
     USER_ALREADY_LOGGED_IN: ("USER_ALREADY_LOGGED_IN", ""),
-    0x101: ("USER_NOT_LOGGED_IN", "no user is logged in"),
+    USER_NOT_LOGGED_IN: ("USER_NOT_LOGGED_IN", "no user is logged in"),
     0x102: ("USER_PIN_NOT_INITIALIZED", "its user PIN was never set"),
     0x104: ("USER_ANOTHER_ALREADY_LOGGED_IN", ""),
     CRYPTOKI_NOT_INITIALIZED: ("CRYPTOKI_NOT_INITIALIZED", "another part of this process has finalised the module"),
@@ -92,7 +93,7 @@ class PinRefusedError(PKCS11Error):
 
 
 _KINDS: dict[int, type[PKCS11Error]] = {
-    **dict.fromkeys((0x60, 0x82, SESSION_CLOSED, 0xB3, CRYPTOKI_NOT_INITIALIZED, 0x101), SessionLostError),
+    **dict.fromkeys((0x60, 0x82, SESSION_CLOSED, 0xB3, CRYPTOKI_NOT_INITIALIZED, USER_NOT_LOGGED_IN), SessionLostError),
     **dict.fromkeys((DEVICE_REMOVED, TOKEN_NOT_PRESENT, TOKEN_NOT_RECOGNIZED), SessionLostError),
     **dict.fromkeys((PIN_INCORRECT, PIN_INVALID), PinRefusedError),
 }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeVar
 
 from hwsigner.backends.pkcs11 import module
 from hwsigner.backends.pkcs11.der import encode_ecdsa_signature
-from hwsigner.backends.pkcs11.errors import PKCS11Error, SessionLostError
+from hwsigner.backends.pkcs11.errors import FUNCTION_CANCELED, USER_NOT_LOGGED_IN, PKCS11Error, SessionLostError
 from hwsigner.backends.pkcs11.functions import KeyType, Session
 from hwsigner.backends.pkcs11.objects import ALGORITHMS, ORDER_BYTES, KeyObject, public_keys_of
 from hwsigner.backends.pkcs11.search import find_key
@@ -137,8 +138,18 @@ class PKCS11Key(Key):
             self._token.log_in_for_signature(self._uri, self._pins, begin)
         else:
             session.begin_signature(self._key.handle, method.mechanism)
-        with notices.waiting(self._notice), quiet():
-            signature = session.complete_signature(data)
+        since = time.monotonic()
+        try:
+            with notices.waiting(self._notice), quiet():
+                signature = session.complete_signature(data)
+        except PKCS11Error as error:
+            # YubiKeys answer CKR_USER_NOT_LOGGED_IN, too. If a login has ended, the answer comes at once.
+            has_waited = time.monotonic() - since > notices.PATIENCE_SECONDS
+            if has_waited and error.code in (FUNCTION_CANCELED, USER_NOT_LOGGED_IN):
+                self._token.drop_session()
+                hint = "Retry, and touch it when it blinks"
+                raise SigningKeyError(f"{self._token.name} was not touched in time", hint) from error
+            raise
         return method.finish(signature)
 
     def _method(self, hash: HashName) -> SigningMethod:

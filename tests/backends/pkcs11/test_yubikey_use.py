@@ -168,8 +168,8 @@ def test_notice_is_shown_when_a_card_waits_for_a_touch(yubikey: YubiKey, module:
 def test_missing_touch_is_an_error_that_costs_no_pin_try(yubikey: YubiKey, module: str) -> None:
     prepare(yubikey, touch_policy=TOUCH_ALWAYS)
     with card_key(yubikey, module, AUTHENTICATION, yubikey.pin) as key:
-        yubikey.sensor.seconds = 0.3
-        with pytest.raises(SigningKeyError, match="could not sign"):
+        yubikey.sensor.seconds = 1.0  # Longer than the half second after which a notice is shown.
+        with pytest.raises(SigningKeyError, match=r"was not touched in time\. Retry, and touch it when it blinks$"):
             key.sign(b"message")
         yubikey.sensor.delay = 0.1
         assert key.sign(b"message")
