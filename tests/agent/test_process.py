@@ -271,7 +271,7 @@ class TestAuto:
             number: os.readlink(f"/proc/{process}/fd/{number}") for number in os.listdir(f"/proc/{process}/fd")
         }
         assert [descriptors[number] for number in "012"] == ["/dev/null"] * 3
-        own = (f"{auto.address.folder}/agent.lock", "socket:", "anon_inode:", "/dev/null")  # The last is the log.
+        own = (auto.address.folder, "socket:", "anon_inode:", "/dev/null")  # The last is the log.
         assert all(target.startswith(own) for number, target in descriptors.items() if number not in "012")
         assert "Umask:\t0077\n" in Path(f"/proc/{process}/status").read_text()
         assert os.readlink(f"/proc/{process}/cwd") == "/"
