@@ -87,7 +87,13 @@ class PinRequiredError(PinError):
 
 
 class WrongPinError(PinError):
-    """A PIN is wrong. It was sent once at most."""
+    """A PIN is wrong. It was sent once at most.
+
+    Attributes:
+        may_ask_again: whether a token shows that more than one try is left.
+    """
+
+    may_ask_again = False
 
 
 class PinLockedError(PinError):

@@ -21,6 +21,7 @@ from hwsigner.pins.child import MAX_PIN_BYTES
 
 # The seconds that a person has to type a PIN.
 PERSON_LIMIT = 180.0
+# Besides, a PIN that is wrong may be asked again, and a key may need a second one for its signature.
 _MAX_QUESTIONS = 5
 
 _T = TypeVar("_T")

@@ -15,7 +15,7 @@ from hwsigner.agent.memory import LockedMemory
 from hwsigner.aws.credentials import Credentials
 from hwsigner.config import settings
 from hwsigner.config.profiles import Profile
-from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning, PinError, PinRequiredError
+from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning, PinError, PinRequiredError, WrongPinError
 from hwsigner.pins import PinRequest
 from hwsigner.pins.sources import serve_place
 from hwsigner.refresh.background import BackgroundProvider, Reply
@@ -185,11 +185,13 @@ class AgentProfile:
             self._pins.bring(request, pin)
         return self._progress(lambda: self._open().refresh(fixed=True), PinRequiredError)
 
-    def _progress(self, act: Callable[[], object], failure: type[PinError]) -> UnlockProgress:
-        """Do something. If it fails with such an error, another PIN may help."""
+    def _progress(self, act: Callable[[], object], kind: type[PinError]) -> UnlockProgress:
+        """Do something. If it fails with such an error, or a wrong PIN that may be asked again, a PIN may help."""
         answer = self._report(act)
-        is_wanted = self._provider is not None and isinstance(self._provider.failure, failure)
-        return UnlockProgress(self._pins.wanted if is_wanted else None, answer)
+        failure, wanted = self._provider and self._provider.failure, self._pins.wanted
+        if wanted and isinstance(failure, WrongPinError) and failure.may_ask_again:
+            return UnlockProgress(replace(wanted, state="the last PIN was wrong"), answer)
+        return UnlockProgress(wanted if isinstance(failure, kind) else None, answer)
 
     def _report(self, act: Callable[[], object]) -> bytes:
         """Do something, and return the answer that reports it."""

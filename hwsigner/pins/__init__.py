@@ -25,6 +25,9 @@ from hwsigner.pins import sources as pin_sources
 from hwsigner.pins.child import VARIABLE
 from hwsigner.uri import KeyURI
 
+# How often the user is asked for one PIN, if a wrong one is typed.
+MAX_QUESTIONS = 3
+
 
 @dataclass(frozen=True)
 class PinRequest:
@@ -64,11 +67,13 @@ class FoundPin:
         is_stored: whether it was stored somewhere, so that a wrong one would be sent each time; false if the caller's
             callable or a prompt gave it for this request.
         place: the file that it was stored in and when that changed; an empty string for another place.
+        is_typed: whether a prompt gave it for this request, so that the user can be asked again if it is wrong.
     """
 
     pin: str = field(repr=False)
     is_stored: bool
     place: str = field(default="", compare=False)
+    is_typed: bool = False
 
 
 class PinSource:
@@ -182,7 +187,7 @@ class PinSource:
         if pin is not None:
             self._stored_for.add(request)
             return FoundPin(pin, is_stored=True, place=pin.place if isinstance(pin, pin_sources.FilePin) else "")
-        return FoundPin(self._prompt(request, uri.backend.password_flag), is_stored=False)
+        return FoundPin(self._prompt(request, uri.backend.password_flag), is_stored=False, is_typed=True)
 
     def get(self, uri: KeyURI, request: PinRequest) -> str:
         """Return the PIN that `find` finds; raises as `find`."""

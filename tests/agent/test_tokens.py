@@ -12,7 +12,7 @@ from emulators import InProcessSoftHSM
 from hwsigner.agent import client
 from hwsigner.agent.client import command
 from hwsigner.agent.protocol import Request, Verb
-from hwsigner.errors import AgentError
+from hwsigner.errors import AgentError, PinRequiredError
 from hwsigner.pins import PinRequest
 from hwsigner.system import notices
 from softhsm.token import PIN
@@ -30,15 +30,15 @@ def put_key(home: Home, uri: str, public_key: bytes) -> None:
 
 
 class Person:
-    """Answers with one PIN and remembers what was asked."""
+    """Answers with some PINs, the last one again and again, and remembers what was asked."""
 
-    def __init__(self, pin: str) -> None:
-        self.pin = pin
+    def __init__(self, *pins: str) -> None:
+        self.pins = list(pins)
         self.asked: list[PinRequest] = []
 
     def __call__(self, request: PinRequest) -> str:
         self.asked.append(request)
-        return self.pin
+        return self.pins.pop(0) if len(self.pins) > 1 else self.pins[0]
 
     @property
     def kinds(self) -> list[str]:
@@ -83,14 +83,27 @@ class TestYubiKey:
         with run_agent(home) as running:
             assert is_locked(running)
             assert card.pin_tries == []
-            with pytest.raises(AgentError):
-                command(home.address, UNLOCK, Person("999999"))
+            with pytest.raises(PinRequiredError):
+                command(home.address, UNLOCK, Person("999999", ""))
             for _ in range(3):
                 assert is_locked(running)
                 running.ask(b"1 refresh web\n")
             assert len(card.pin_tries) == 1
             command(home.address, UNLOCK, Person(card.pin))
             assert not is_locked(running)
+
+    def test_wrong_pin_is_asked_again_while_more_than_one_try_is_left(self, home: Home, card: YubiKey) -> None:
+        put_key(home, card.uri(AUTHENTICATION, YKCS11), card.public_key(AUTHENTICATION))
+        mistaken, stubborn = Person("999999", card.pin), Person("999999")
+        with run_agent(home) as running:
+            command(home.address, UNLOCK, mistaken)
+            assert not is_locked(running)
+            assert [request.state for request in mistaken.asked] == ["", "the last PIN was wrong"]
+            command(home.address, Request(Verb.LOCK, "web"))
+            with pytest.raises(AgentError, match="one try is left"):
+                command(home.address, UNLOCK, stubborn)
+        assert len(stubborn.asked) == 2
+        assert len(card.pin_tries) == 4
 
     def test_unlock_shows_that_the_token_waits_for_a_touch(
         self, home: Home, yubikey: YubiKey, monkeypatch: pytest.MonkeyPatch

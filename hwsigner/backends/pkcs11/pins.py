@@ -43,6 +43,12 @@ def pin_state(token: TokenInfo) -> str:
     return next((words for flag, words in _STATES if token.flags & flag), "")
 
 
+def has_tries_left(token: TokenInfo) -> bool:
+    """Whether a token shows, after a wrong PIN, that another one would not be the last try."""
+    last = TokenFlag.USER_PIN_FINAL_TRY | TokenFlag.USER_PIN_LOCKED
+    return bool(token.flags & TokenFlag.USER_PIN_COUNT_LOW) and not token.flags & last
+
+
 def has_keypad(token: TokenInfo) -> bool:
     """Whether the PIN is typed at the token."""
     return bool(token.flags & TokenFlag.PROTECTED_AUTHENTICATION_PATH)

@@ -23,6 +23,7 @@ from hwsigner.backends.pkcs11.pins import (
     checked,
     forget_refusals,
     has_keypad,
+    has_tries_left,
     locked,
     only_try,
     pin_state,
@@ -33,7 +34,7 @@ from hwsigner.backends.pkcs11.pins import (
     user_pin_request,
 )
 from hwsigner.errors import PinError, PinRequiredError, SigningKeyError, TokenRemovedError, WrongPinError
-from hwsigner.pins import FoundPin, PinSource
+from hwsigner.pins import MAX_QUESTIONS, FoundPin, PinSource
 from hwsigner.system import notices
 from hwsigner.system.stderr import quiet
 from hwsigner.uri import KeyURI
@@ -60,6 +61,7 @@ class OpenToken(TokenSession):
         self._is_lost = False
         self._logged_in = False
         self._owns_login = False
+        self._is_typed = False
         self._uri = KeyURI("pkcs11", {})
         self._pins = PinSource()
         self._public_key: bytes | None = None
@@ -119,7 +121,8 @@ class OpenToken(TokenSession):
 
         Raises:
             PinRequiredError: no place gives a PIN for this token.
-            WrongPinError: the PIN was sent, once, and is wrong.
+            WrongPinError: the PIN was sent, once, and is wrong. If the user typed it, and the token shows that more
+                than one try is left, the user was asked again before.
             PinLockedError: the PIN is locked, or a try would risk it.
             SigningKeyError: the login failed otherwise. After a failed one, no PIN is sent before `forget_refusal`.
         """
@@ -188,7 +191,9 @@ class OpenToken(TokenSession):
                 self.refresh()
             state = pin_state(self.info)
             message = f"wrong PIN for {self.name}" + (f": {state}" if state else "")
-            return WrongPinError(message, "It was sent once: check it before the next try")
+            wrong = WrongPinError(message, "It was sent once: check it before the next try")
+            wrong.may_ask_again = has_tries_left(self.info)
+            return wrong
         if error.code == PIN_LOCKED:
             return locked(self.info)
         kind = PinError if "PIN" in error.name else TokenRemovedError if error.is_removal else SigningKeyError
@@ -247,6 +252,19 @@ class OpenToken(TokenSession):
             raise TokenRemovedError(what, "Insert it again, or open the key again by its slot-id")
 
     def _log_in(self, session: Session, *, again: bool = False) -> None:
+        """Log in; if the user typed a wrong PIN, ask again, unless one more would be the last try."""
+        for _ in range(MAX_QUESTIONS - 1):
+            self._is_typed = False
+            try:
+                return self._log_in_once(session, again=again)
+            except WrongPinError as error:
+                if not (self._is_typed and error.may_ask_again):
+                    raise
+            self._refusal, again = None, False
+            session = self.opened()
+        return self._log_in_once(session)
+
+    def _log_in_once(self, session: Session, *, again: bool = False) -> None:
         found: FoundPin | None = None  # None: at the token's keypad.
         is_own = True
         try:
@@ -303,6 +321,7 @@ class OpenToken(TokenSession):
     def _find_pin(self, session: Session, uri: KeyURI, pins: PinSource) -> FoundPin:
         with self._asking():
             found = pins.find(uri, self._request)
+        self._is_typed = found.is_typed
         refuse_risk(self.info, pins, found)
         if found.is_stored:
             refuse_stranger(session, self.info, uri, self._public_key)

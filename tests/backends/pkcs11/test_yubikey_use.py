@@ -176,6 +176,33 @@ def test_missing_touch_is_an_error_that_costs_no_pin_try(yubikey: YubiKey, modul
     assert right(yubikey.pin_tries)
 
 
+def test_wrong_pin_that_the_user_types_is_asked_again(yubikey: YubiKey) -> None:
+    prepare(yubikey)
+    person = Person("999999", yubikey.pin)
+    with card_key(yubikey, YKCS11, AUTHENTICATION, PinSource(prompts=[person])) as key:
+        assert key.sign(b"message")
+    assert [request.state for request in person.asked] == ["", "an earlier try failed"]
+    assert len([status for status in yubikey.pin_tries if status != 0x9000]) == 1
+
+
+def test_user_is_not_asked_again_when_one_try_is_left_or_the_module_does_not_say(yubikey: YubiKey, module: str) -> None:
+    prepare(yubikey)
+    person = Person(*["999999"] * 5)
+    with pytest.raises(
+        WrongPinError, match="one try is left" if module == YKCS11 else r"'hwsigner'\. It was sent once"
+    ):
+        card_key(yubikey, module, AUTHENTICATION, PinSource(prompts=[person])).sign(b"message")
+    assert len(person.asked) == len(yubikey.pin_tries) == (2 if module == YKCS11 else 1)
+
+
+@pytest.mark.parametrize("pins", [PinSource("999999"), PinSource(ask=lambda _: "999999")], ids=["stored", "callable"])
+def test_wrong_pin_that_no_user_typed_is_sent_once(yubikey: YubiKey, module: str, pins: PinSource) -> None:
+    prepare(yubikey)
+    with pytest.raises(WrongPinError):
+        card_key(yubikey, module, AUTHENTICATION, pins).sign(b"message")
+    assert len(yubikey.pin_tries) == 1
+
+
 def test_ctrl_c_ends_a_command_that_waits_for_a_touch(yubikey: YubiKey, module: str, tmp_path: Path) -> None:
     prepare(yubikey, touch_policy=TOUCH_ALWAYS)
     (tmp_path / "pin").write_text(yubikey.pin)
