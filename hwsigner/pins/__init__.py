@@ -73,7 +73,7 @@ class FoundPin:
     pin: str = field(repr=False)
     is_stored: bool
     place: str = field(default="", compare=False)
-    is_typed: bool = False
+    is_typed: bool = field(default=False, compare=False)
 
 
 class PinSource:
