@@ -1,4 +1,4 @@
-"""How many examples the property tests draw."""
+"""How often tests repeat what they do: less often in `make check`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from hypothesis import settings
 
 
 def scaled(number: int) -> int:
-    """Return how many examples to draw under the current profile, if they are `number` under one that draws 100."""
+    """Return the number under the usual hypothesis profile, and a part of it under one that draws fewer examples."""
     assert settings.default
     return max(1, number * settings.default.max_examples // 100)

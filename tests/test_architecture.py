@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 from collections.abc import Iterator
@@ -119,12 +120,19 @@ def _imported_module(module: str, name: str) -> str:
     return f"hwsigner.{inner}" if inner in MODULES and module.startswith("hwsigner") else module
 
 
-IMPORTS = [found for name, path in MODULES.items() for found in _imports_of(name, path)]
-OURS = [
-    found._replace(imported=found.imported.removeprefix("hwsigner").removeprefix("."))
-    for found in IMPORTS
-    if found.imported.split(".")[0] == "hwsigner"
-]
+@functools.cache
+def _imports() -> list[Import]:
+    return [found for name, path in MODULES.items() for found in _imports_of(name, path)]
+
+
+@functools.cache
+def _our_imports() -> list[Import]:
+    """Return the imports of our own modules, without the package's name."""
+    return [
+        found._replace(imported=found.imported.removeprefix("hwsigner").removeprefix("."))
+        for found in _imports()
+        if found.imported.split(".")[0] == "hwsigner"
+    ]
 
 
 def _room(module: str) -> str:
@@ -136,7 +144,11 @@ def _is_in(module: str, places: tuple[str, ...]) -> bool:
     return any(f"{module}.".startswith(f"{place}.") for place in places)
 
 
-ARROWS = {(_room(found.importer), _room(found.imported)) for found in OURS} - {(room, room) for room in RULES}
+def _arrows() -> set[tuple[str, str]]:
+    """Return the pairs of rooms of which the first imports from the second."""
+    return {(_room(found.importer), _room(found.imported)) for found in _our_imports()} - {
+        (room, room) for room in RULES
+    }
 
 
 def test_every_room_has_a_rule() -> None:
@@ -146,18 +158,20 @@ def test_every_room_has_a_rule() -> None:
 @pytest.mark.parametrize("room", RULES)
 def test_room_imports_only_what_its_rule_allows(room: str) -> None:
     allowed = {room, *RULES[room].split()}
-    assert not [str(found) for found in OURS if _room(found.importer) == room and _room(found.imported) not in allowed]
+    assert not [
+        str(found) for found in _our_imports() if _room(found.importer) == room and _room(found.imported) not in allowed
+    ]
 
 
 def test_rooms_fit_on_one_drawing() -> None:
     rooms = {room for room in RULES if room != "_native"}
     assert len(rooms) <= 30
-    assert len(ARROWS) <= 120
+    assert len(_arrows()) <= 120
 
 
 def test_no_module_imports_itself_in_a_circle_not_even_for_types() -> None:
     imported: dict[str, set[str]] = {module: set() for module in MODULES}
-    for found in OURS:
+    for found in _our_imports():
         if found.imported != found.importer:
             imported[found.importer].add(found.imported)
     TopologicalSorter(imported).prepare()  # A CycleError names the modules.
@@ -165,18 +179,18 @@ def test_no_module_imports_itself_in_a_circle_not_even_for_types() -> None:
 
 @pytest.mark.parametrize("library", OWNERS)
 def test_library_is_imported_only_by_its_owners(library: str) -> None:
-    users = [found for found in IMPORTS if f"{found.imported}.".startswith(f"{library}.")]
+    users = [found for found in _imports() if f"{found.imported}.".startswith(f"{library}.")]
     assert not [str(found) for found in users if not _is_in(found.importer, OWNERS[library])]
     assert users or not OWNERS[library], f"nothing imports {library} any more"
 
 
 def test_every_library_has_an_owner() -> None:
     known = {*sys.stdlib_module_names, *OWNERS, "hwsigner", "_typeshed"}
-    assert not [str(found) for found in IMPORTS if found.imported.split(".")[0] not in known]
+    assert not [str(found) for found in _imports() if found.imported.split(".")[0] not in known]
 
 
 def test_importing_hwsigner_executes_only_its_version() -> None:
-    assert {found.imported for found in OURS if found.importer == "" and found.executed} == {"_version"}
+    assert {found.imported for found in _our_imports() if found.importer == "" and found.executed} == {"_version"}
 
 
 def test_page_lists_every_room_and_draws_every_import_downwards() -> None:
@@ -186,7 +200,7 @@ def test_page_lists_every_room_and_draws_every_import_downwards() -> None:
     level = {room: number for number, line in enumerate(drawing.split("\n")) for room in line.split()}
     rooms = set(RULES) - {"", "hwsigner", "_version", "__main__", "testing"}
     assert rooms <= listed & level.keys()
-    assert not [(one, other) for one, other in ARROWS if {one, other} <= rooms and level[one] >= level[other]]
+    assert not [(one, other) for one, other in _arrows() if {one, other} <= rooms and level[one] >= level[other]]
 
 
 def test_page_names_only_files_that_exist() -> None:

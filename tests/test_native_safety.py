@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from examples import scaled
 from hwsigner.sigv4 import canonical, reference
 
 NATIVE = canonical.IMPLEMENTATION == "native"
@@ -53,7 +54,7 @@ def run(script: str) -> str:
 
 def test_million_calls_leave_no_memory_behind() -> None:
     """Valid, refused and wrong calls. The twin in Python is slower and has no memory of its own, so it makes fewer."""
-    calls = 1_000_000 if NATIVE else 20_000
+    calls = scaled(1_000_000 if NATIVE else 20_000)
     grown = run(f"""
         headers = [("Host", "example.com"), ("x-amz-date", "20260301T000000Z")]
         many = [(f"n{{i}}", "v") for i in range(17)]

@@ -1,4 +1,4 @@
-"""An agent with 2,000 profiles: its cost grows with the work, and keys that hang delay no other."""
+"""An agent with 2,000 profiles, or fewer in `make check`: cost grows with work, and hanging keys delay no other."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ import pytest
 
 from agent.homes import Home, read_end
 from agent.processes import AgentProcess, agent_process
+from examples import scaled
 from hwsigner.agent import protocol
 from hwsigner.agent.client import command
 from hwsigner.agent.protocol import Request, Verb
 
-PROFILES, HANGING, CLIENTS = 2000, 20, 8
+PROFILES, HANGING, CLIENTS = scaled(2000), 20, 8
 # The loop, the timer, the thread for notices, and workers that are about to end.
 OTHER_THREADS = 4 + CLIENTS
 
