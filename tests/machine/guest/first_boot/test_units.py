@@ -111,7 +111,7 @@ def test_reload_brings_a_new_profile(machine: Machine) -> None:
 
 def test_pin_comes_from_an_encrypted_credential(machine: Machine) -> None:
     machine.profile("pin", "handle:0x81000011", machine.tpm_key(0x81000011, PASSWORD), 'allow-users = ["alice"]')
-    sealed = Path("/etc/credstore.encrypted/hwsigner.pin")
+    sealed = Path("/etc/credstore.encrypted/hwsigner.profile-pin.pin")
     sealed.parent.mkdir(exist_ok=True)
     done("systemd-creds", "encrypt", "--with-key=tpm2", f"--name={sealed.name}", "-", sealed, input=PASSWORD)
     (DROP_INS / "pin.conf").write_text(f"[Service]\nLoadCredentialEncrypted={sealed.name}:{sealed}\n")
