@@ -125,7 +125,7 @@ def _is_vendors(name: str) -> bool:
         return False
     from difflib import get_close_matches
 
-    return name.startswith("x-") or not get_close_matches(name, known, cutoff=0.75)
+    return name.startswith("x-") or not get_close_matches(name, known, cutoff=0.65)
 
 
 def _certificates(
