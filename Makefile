@@ -12,7 +12,7 @@ TESTS =
 # yes or a seed: run the tests in random order. The first lines of a run name its seed.
 SHUFFLE =
 # Many tests wait, for a clock or another process: two at a time keep a core busy.
-JOBS = $(shell expr 2 '*' $$(nproc))
+JOBS = $(shell expr 1 + $$(nproc))
 SECONDS = 600
 
 DEMO_PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev pkg-config libtss2-dev \
@@ -43,7 +43,7 @@ demo: $(DEMO_VENV)/.installed ## AWS credentials from keys in a file, a PKCS #11
 	@$(CLEAN) $(DEMO_VENV)/bin/python -m softhsm.demo
 
 check: setup ## Run the tests that need no emulated hardware: a minute on two cores
-	$(PYTEST) -m 'not hardware' --hypothesis-profile=check $(TESTS)
+	$(PYTEST) -m 'not hardware and not slow' --hypothesis-profile=check $(TESTS)
 
 test: setup ## Run all tests, with coverage (TESTS=tests/test_uri.py runs some, SHUFFLE=yes in random order)
 	@$(CLEAN) $(BIN)/python -m hwsigner version --verbose | grep '^canonicalisation: $(IMPLEMENTATION) ' || \

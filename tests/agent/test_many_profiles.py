@@ -43,6 +43,7 @@ def wakeups(agent: AgentProcess) -> int:
     return sum(map(int, re.findall(r"ctxt_switches:\s+(\d+)", text)))
 
 
+@pytest.mark.slow
 def test_two_thousand_profiles_are_served_by_few_threads_while_keys_hang(many: AgentProcess) -> None:
     home = many.home
 

@@ -88,6 +88,7 @@ class TestClients:
         assert (done.returncode, done.stdout) == (3, "")
         assert re.fullmatch(r"hwsigner: profile 'web' is locked: .* Run hwsigner agent unlock web\n", done.stderr)
 
+    @pytest.mark.slow
     def test_client_creates_a_session_when_the_agent_is_suspended(self, client: list[str], home: Home) -> None:
         with agent_process(home) as agent:
             first = key_id(run(client, home, *PROFILE))
@@ -113,6 +114,7 @@ class TestClients:
         with agent_process(home):
             assert cold != key_id(ask(real_program, home)) == key_id(ask(real_program, home, "--profile=default"))
 
+    @pytest.mark.slow
     def test_aws_cli_gets_the_agent_s_credentials(self, real_program: Path, home: Home) -> None:
         config = home.folder / "aws"
         config.write_text(f"[default]\nregion = us-east-1\ncredential_process = {real_program} --profile web\n")
@@ -143,6 +145,7 @@ class TestProcess:
         assert (done.returncode, done.stdout) == (7, "")
         assert done.stderr.startswith(f"hwsigner: an agent is running already at {home.address.socket}. ")
 
+    @pytest.mark.slow
     def test_second_signal_ends_the_agent_though_its_key_hangs(self, home: Home) -> None:
         uri, gate = home.gated_key("web")
         home.write_profiles(web={"private-key": uri})

@@ -91,6 +91,7 @@ class TestOnce:
         assert "--certificate" in outcome.err or "--trust-anchor-arn" in outcome.err
         assert not file.parent.exists()
 
+    @pytest.mark.slow
     def test_aws_cli_uses_the_credentials(self, scene: Scene, file: Path) -> None:
         update(scene, "--profile=web")
         command = [AWS, "sts", "get-caller-identity", "--profile=web", "--region=us-east-1", "--output=text"]
@@ -197,6 +198,7 @@ class TestContinuously:
         assert ":assumed-role/" in caller(scene, "web")
         assert sorted(os.listdir(file.parent)) == [".credentials.hwsigner-lock", "credentials"]
 
+    @pytest.mark.slow
     def test_failed_refresh_leaves_the_last_credentials(self, scene: Scene, file: Path) -> None:
         # The first session lives for two seconds or less; then the service refuses once.
         scene.emulator.misbehave(Fault.parse("past-expiration:seconds=-2"), Fault.parse("deny"))

@@ -94,6 +94,7 @@ def test_botocore_gets_credentials_by_the_container_endpoint(served: tuple[Stage
     assert stage.sessions == 1
 
 
+@pytest.mark.slow
 def test_aws_cli_gets_credentials_by_either_endpoint(served: tuple[Stage, Process, dict[str, str]]) -> None:
     stage, process, variables = served
     imds = {IMDS: variables.pop(IMDS)}
@@ -214,6 +215,7 @@ def test_client_gets_503_and_the_reason_without_credentials(stage: Stage) -> Non
         assert process.end(signal.SIGTERM) == 0
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_server_when_the_service_hangs(stage: Stage) -> None:
     stage.service.misbehave(Fault.parse("stall*always"))
     with stage.start("serve", FREE, "web", "--strict") as process:
@@ -253,6 +255,7 @@ def test_session_of_a_running_agent_is_served(stage: Stage, flags: tuple[str, ..
 
 
 @pytest.mark.parametrize("is_agent_first", [True, False])
+@pytest.mark.slow
 def test_lock_of_the_agent_reaches_serve_and_exec(stage: Stage, is_agent_first: bool) -> None:
     ask = """if True:
         import os, sys, urllib.error, urllib.request
@@ -390,6 +393,7 @@ def _status(variables: dict[str, str], name: str) -> int:
         return client.ask("GET", f"/credentials/{name}", {"Authorization": token}).status
 
 
+@pytest.mark.slow
 def test_terminal_is_restored_when_a_signal_ends_an_open_prompt(stage: Stage, tmp_path: Path) -> None:
     stage.encrypt_key("first")
     terminal = Terminal(tmp_path)

@@ -354,6 +354,7 @@ class TestConcurrency:
         assert seen
         assert seen <= set(versions)
 
+    @pytest.mark.slow
     def test_four_writers_lose_nothing_in_a_thousand_writes(self, memory: Path) -> None:
         file = memory / "file"
         script = """

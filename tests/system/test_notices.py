@@ -32,6 +32,7 @@ def test_each_long_wait_shows_its_notice_once(shown: list[str]) -> None:
     assert sorted(shown) == ["one", "two"]
 
 
+@pytest.mark.slow
 def test_notice_is_shown_after_the_watch_has_slept(shown: list[str]) -> None:
     for _ in range(2):
         with notices.waiting("touch"):
