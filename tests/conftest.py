@@ -16,7 +16,7 @@ from emulators import allow_hardware, hardware, short_folder, softhsm, softhsm_f
 from hwsigner.emulator import Emulator, World
 from pin_files import forgotten_pins, write_pin_file
 from pkcs11_shim import loaded_shim, shim, shim_library
-from yubikeys import module_yubikey, new_yubikey, pcsc, yubikey
+from yubikeys import module_yubikey, new_yubikey, pcsc, pcsc_folder, yubikey
 
 __all__ = [
     "forgotten_pins",
@@ -25,6 +25,7 @@ __all__ = [
     "module_yubikey",
     "new_yubikey",
     "pcsc",
+    "pcsc_folder",
     "shim",
     "shim_library",
     "short_folder",

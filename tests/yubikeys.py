@@ -20,18 +20,24 @@ from softhsm.yubikey import YubiKey
 _serials = itertools.count(10000001)
 
 
-@pytest.fixture(scope="session")
-def pcsc(hardware: None) -> Iterator[SoftPcsc]:
-    """A pcscd with two empty readers, used by this process and all that it starts."""
+@pytest.fixture(scope="session", autouse=True)
+def pcsc_folder() -> Iterator[Path]:
+    """The folder for pcscd's socket. libpcsclite reads where it is only once in a process, at its first use."""
     with tempfile.TemporaryDirectory(prefix="hwsigner-pcsc-") as folder, pytest.MonkeyPatch.context() as patch:
-        daemon = SoftPcsc(Path(folder))
-        daemon.start()
-        for name, value in daemon.env.items():
+        for name, value in SoftPcsc(Path(folder)).env.items():
             patch.setenv(name, value)
-        try:
-            yield daemon
-        finally:
-            daemon.stop()
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def pcsc(hardware: None, pcsc_folder: Path) -> Iterator[SoftPcsc]:
+    """A pcscd with two empty readers, used by this process and all that it starts."""
+    daemon = SoftPcsc(pcsc_folder)
+    daemon.start()
+    try:
+        yield daemon
+    finally:
+        daemon.stop()
 
 
 @pytest.fixture(scope="module")
