@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 from hwsigner.errors import HwsignerError, LockError
@@ -133,6 +132,8 @@ def edit_file(path: str, edit: Callable[[bytes], bytes]) -> None:
 
 def _resolved(path: str) -> str:
     """Return a path without links. As Linux may do (proc_sys_fs(5), protected_symlinks), refuse others' in /tmp."""
+    from pathlib import Path
+
     place = Path(os.getcwd(), path)
     for _ in range(_MAX_LINKS):
         link = next((part for part in reversed((place, *place.parents)) if part.is_symlink()), None)
