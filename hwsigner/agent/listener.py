@@ -85,7 +85,7 @@ def _passed_socket(environ: MutableMapping[str, str]) -> socket.socket | None:
 
 @contextmanager
 def _locked_folder(address: Address) -> Iterator[int]:
-    """Make the folder and hold its lock, which an agent keeps as long as it runs; give the folder's descriptor.
+    """Make the folder and hold its lock, which an agent keeps as long as it runs; return the folder's descriptor.
 
     Once the folder above it is open, no path is followed: another user could replace a part of it meanwhile.
     """
