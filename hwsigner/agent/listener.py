@@ -18,7 +18,7 @@ from hwsigner.system.systemd import take_sockets
 from hwsigner.system.users import peer_uid
 
 BACKLOG = 4096
-# No client is accepted for so long after the system refused one: else the loop would retry without a pause.
+# No client is accepted for this long after the system refused one. Otherwise the loop would retry without a pause.
 PAUSE = 0.1
 _AT_ONCE = 64
 _LOCK, _SOCKET = "agent.lock", "agent.sock"
