@@ -21,14 +21,14 @@ from hwsigner.pins.child import MAX_PIN_BYTES
 
 # The seconds that a person has to type a PIN.
 PERSON_LIMIT = 180.0
-# Besides, a PIN that is wrong may be asked again, and a key may need a second one for its signature.
+# A wrong PIN may be asked again, and a key may need a second PIN for its signature.
 _MAX_QUESTIONS = 5
 
 _T = TypeVar("_T")
 
 
 class _Waiting(Channel):
-    """A connection to a client that waits."""
+    """A connection to a waiting client."""
 
     def __init__(self, sock: socket.socket, notes: SimpleQueue[str]) -> None:
         super().__init__(sock)
@@ -55,7 +55,7 @@ def serve_command(
         verb: the command; for `stop` there is only an answer.
         chosen: the profile that is named, or all profiles.
         memory: holds PINs.
-        notes: what tokens wait for meanwhile, such as a touch, which the client is told.
+        notes: what tokens wait for meanwhile, such as a touch. It is reported to the client.
     """
     channel = _Waiting(sock, notes)
     with sock, suppress(OSError, AgentError):

@@ -18,7 +18,7 @@ from hwsigner.system.systemd import take_sockets
 from hwsigner.system.users import peer_uid
 
 BACKLOG = 4096
-# No client is accepted for so long after the system refused one: else the loop would retry without a pause.
+# No client is accepted for this long after the system refused one. Otherwise the loop would retry without a pause.
 PAUSE = 0.1
 _AT_ONCE = 64
 _LOCK, _SOCKET = "agent.lock", "agent.sock"
@@ -85,7 +85,7 @@ def _passed_socket(environ: MutableMapping[str, str]) -> socket.socket | None:
 
 @contextmanager
 def _locked_folder(address: Address) -> Iterator[int]:
-    """Make the folder and hold its lock, which an agent keeps as long as it runs; give the folder's descriptor.
+    """Make the folder and hold its lock, which an agent keeps as long as it runs; return the folder's descriptor.
 
     Once the folder above it is open, no path is followed: another user could replace a part of it meanwhile.
     """

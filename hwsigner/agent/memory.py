@@ -27,7 +27,7 @@ def lock_process() -> None:
     """
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
-    with suppress(OSError, OverflowError):  # So much memory can't be mapped.
+    with suppress(OSError, OverflowError):  # This much memory can't be mapped.
         # Root may be limited too, as in a container: it is not if more than the limit can be locked.
         if limit == resource.RLIM_INFINITY or not _lock(mmap.mmap(-1, limit + mmap.PAGESIZE), _MLOCK_ONFAULT):
             _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)
@@ -60,7 +60,7 @@ class LockedMemory:
         return taken
 
     def take(self, size: int) -> memoryview:
-        """Return so many bytes of zero. They are overwritten once the view itself is gone; a slice does not keep it."""
+        """Return this many zero bytes. They are overwritten once the view itself is gone; a slice does not keep it."""
         made = mmap.mmap(-1, max(1, size), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         made.madvise(mmap.MADV_DONTDUMP)
         made.madvise(_MADV_WIPEONFORK)

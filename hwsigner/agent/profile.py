@@ -186,7 +186,10 @@ class AgentProfile:
         return self._progress(lambda: self._open().refresh(fixed=True), PinRequiredError)
 
     def _progress(self, act: Callable[[], object], kind: type[PinError]) -> UnlockProgress:
-        """Do something. If it fails with such an error, or a wrong PIN that may be asked again, a PIN may help."""
+        """Do something, and return the progress, with the PIN that was wanted if bringing one may help.
+
+        That is so after an error of this kind, or a wrong PIN that may be asked again.
+        """
         answer = self._report(act)
         failure, wanted = self._provider and self._provider.failure, self._pins.wanted
         if wanted and isinstance(failure, WrongPinError) and failure.may_ask_again:

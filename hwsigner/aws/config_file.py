@@ -59,7 +59,7 @@ def read_config(environ: Mapping[str, str]) -> dict[str, Setting]:
         os.close(descriptor)
     profile = environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE") or "default"
     found = {name: Setting(value, f"{name} in [{section}] of {path}") for name, section, value in _find(text, profile)}
-    if not found.keys().isdisjoint(("endpoint_url", "ca_bundle")):  # They say whom to trust.
+    if not found.keys().isdisjoint(("endpoint_url", "ca_bundle")):  # They decide which servers are trusted.
         check_not_writable_by_others(path, status, ConfigError)
     return found
 

@@ -143,7 +143,7 @@ def _edited(text: str, section: str, values: Mapping[str, str], place: str) -> s
 
 
 def _keeps_others(old: str, new: str, section: str, values: Mapping[str, str]) -> bool:
-    """Return whether all SDKs read the new text like the old one, but for the credentials, which botocore finds."""
+    """Return whether all SDKs read the new text like the old one, except for the credentials, which botocore finds."""
 
     def others(settings: Settings) -> Settings:
         return {

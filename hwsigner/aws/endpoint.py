@@ -38,7 +38,7 @@ def sessions_endpoint(
 
     The order is `--endpoint`, AWS_ENDPOINT_URL_ROLESANYWHERE, AWS_ENDPOINT_URL, the config file's `endpoint_url`, and
     the region's host, for which AWS_USE_FIPS_ENDPOINT and AWS_USE_DUALSTACK_ENDPOINT apply. If
-    AWS_IGNORE_CONFIGURED_ENDPOINT_URLS is true, or else `ignore_configured_endpoint_urls` of the config file, the two
+    AWS_IGNORE_CONFIGURED_ENDPOINT_URLS (else `ignore_configured_endpoint_urls` of the config file) is true, the two
     variables with a URL and `endpoint_url` are ignored.
 
     Args:

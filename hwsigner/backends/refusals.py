@@ -45,7 +45,7 @@ def has_place() -> bool:
 
 
 def warn_without_place(subject: str) -> None:
-    """Warn that a stored PIN is sent although no folder can keep that it is refused.
+    """Warn that a stored PIN is sent although no folder can keep a refusal.
 
     Args:
         subject: what it unlocks, as messages name it.

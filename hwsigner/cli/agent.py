@@ -92,7 +92,7 @@ def _run_agent(address: Address) -> None:
     from hwsigner.agent.listener import greet, open_listener
 
     with open_listener(address, os.environ) as listener:
-        # Before anything that takes time: clients of a system that boots have waited already.
+        # Before anything that takes time: while the system boots, clients may already be waiting.
         is_closed = _serve(address, listener, greet(listener))
     if not is_closed:
         os._exit(0)  # Without waiting for the thread of a key that hangs.

@@ -55,7 +55,7 @@ def run_program(
         The program's exit status; 128 plus the signal's number if a signal ended it; 126 if it can't be run, 127 if it
         is not found.
     """
-    # Those that are not open, too, as other threads may open them meanwhile.
+    # Also those that are not open, as other threads may open them meanwhile.
     closes = [(os.POSIX_SPAWN_CLOSE, number) for number in range(_DESCRIPTORS) if number not in inherited]
     with _signals_blocked() as before:
         prepare()

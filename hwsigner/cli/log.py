@@ -42,7 +42,7 @@ class Log:
 
         Args:
             text: the line.
-            priority: the journal's number; by default of a line that begins with `error:`, `warning:` or neither.
+            priority: its priority in the journal; by default, judged by whether it begins with `error:` or `warning:`.
         """
         lines = [f"{self._lost} lines were lost", text] if self._lost else [text]
         begin = f"<{priority or line_priority(text)}>hwsigner: " if self._is_journal else "hwsigner: "

@@ -1,4 +1,4 @@
-"""The pages of the docs, which the package has: `hwsigner help agent` prints docs/agent.md."""
+"""The pages of the docs, which the wheel contains: `hwsigner help agent` prints docs/agent.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def page(name: str) -> str:
 
 
 def _folder() -> Traversable:
-    """Return the folder in the wheel; or in the repository, for an editable install."""
+    """Return the folder of the pages: in the wheel or, for an editable install, in the repository."""
     package = files("hwsigner")
     docs = package / "docs"
     return docs if docs.is_dir() else package / ".." / "docs"

@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     localhost = ["localhost"] if tls or hold_localhost(sockets, arguments.hop_limit) else []
     names = [name for one in sockets for name in names_of(one, [*arguments.host_name, *localhost])]
     application = Application(names, log.refused)
-    # Before requests are answered, so that a client that waits for that finds its token; but when the port is held.
+    # Once the port is held, but before requests are answered: clients that wait for the port must find their tokens.
     folder = Path(arguments.token_folder).absolute() if arguments.token_folder else token_folder(os.environ)
     tokens = {one.name: TokenFile(folder, one.name, is_new=not activated) for one in profiles}
     for one in profiles:

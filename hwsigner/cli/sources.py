@@ -104,7 +104,7 @@ def of_profile(name: str, log: Log) -> ServedProfile:
 
 
 def of_flags(arguments: argparse.Namespace, log: Log, *, asks_agent: bool) -> ServedProfile:
-    """Return what the flags of a command line, and the profile that they may name, say.
+    """Return the profile that a command line's flags describe, with the profile that they may name.
 
     Args:
         arguments: the command line.

@@ -25,7 +25,7 @@ _HOMES = ("/home/", "/root/", "/run/user/")
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add what to do, and whose units."""
+    """Add the action, and the flags that say whose units to write."""
     parser.add_argument("action", metavar="install|uninstall", help="write the units, or stop and remove them")
     parser.add_flags(
         [

@@ -124,7 +124,9 @@ def pin_source(values: Values, uri: KeyURI, ask: AskPin | None = None, prompts: 
 
 
 def serve_profile(name: str, values: Values) -> None:
-    """Say that this process serves a profile. A PIN that names no token is used if all profiles use one token or file.
+    """Record that this process serves a profile.
+
+    A PIN that names no token is used only if all these profiles use one token or file.
 
     Args:
         name: its name.
@@ -245,7 +247,7 @@ def service(values: Values, environ: Mapping[str, str] = os.environ) -> Service:
 
 
 def resident_service(values: Values, environ: Mapping[str, str] = os.environ) -> Service:
-    """Return the service to ask, for a program that keeps running, as nobody reads its warnings.
+    """Return the service to ask, for a program that keeps running, as no user reads its warnings.
 
     Raises:
         UsageError: as `service`, or `no-verify-ssl` is set and the endpoint is not on loopback.

@@ -25,7 +25,7 @@ from hwsigner.pins import sources as pin_sources
 from hwsigner.pins.child import VARIABLE
 from hwsigner.uri import KeyURI
 
-# How often the user is asked for one PIN, if a wrong one is typed.
+# How many times the user is asked for one PIN, if a wrong one is typed.
 MAX_QUESTIONS = 3
 
 

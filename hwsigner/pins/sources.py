@@ -135,7 +135,7 @@ def profile_credential(name: str) -> str | None:
 
 
 def serve_place(name: str, place: Hashable | None) -> None:
-    """Say what the PIN of a profile that this process serves unlocks.
+    """Record what the PIN of a profile that this process serves unlocks.
 
     Args:
         name: the profile's name.

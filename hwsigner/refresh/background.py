@@ -1,4 +1,4 @@
-"""Credentials for programs that answer others: refreshed before anybody has to wait, with replies as finished bytes."""
+"""Credentials for programs that answer others: refreshed before a caller must wait, with replies as finished bytes."""
 
 from __future__ import annotations
 

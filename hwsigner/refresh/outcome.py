@@ -73,7 +73,7 @@ class Failure:
         Args:
             error: the error.
             last: the failure of the attempt before; None if that succeeded.
-            next_try: returns when the next attempt is allowed after so many failures. Not called after a PinError.
+            next_try: returns when the next attempt is allowed after this many failures. Not called after a PinError.
         """
         number = last.number + 1 if last else 1
         return cls(_bare(error), number, math.inf if isinstance(error, PinError) else next_try(number))

@@ -32,7 +32,7 @@ class Lifetime:
     ahead: float
 
     def is_due(self, left: float) -> bool:
-        """Return whether a caller creates the next session when so many seconds are left."""
+        """Return whether a caller creates the next session when this many seconds are left."""
         return left <= self.margin
 
     def is_due_ahead(self, left: float) -> bool:
@@ -67,12 +67,12 @@ class Policy:
     jitter: float = 1 / 2
 
     def lifetime(self, now: float, life: float, chance: Chance) -> Lifetime:
-        """Return the lifetime of a session that begins now and lives so many seconds."""
+        """Return the lifetime of a session that begins now and lives this many seconds."""
         margin = min(self.margin, life * self.margin_share)
         return Lifetime(now + life, margin, margin + (life - margin) * self.spread * chance())
 
     def postponed(self, lifetime: Lifetime, left: float, chance: Chance) -> Lifetime:
-        """Return a session's lifetime after a failure to replace it, when so many seconds are left."""
+        """Return a session's lifetime after a failure to replace it, when this many seconds are left."""
         wait = self.patience * (left - lifetime.margin) * (1 - self.jitter * chance())
         return replace(lifetime, ahead=max(lifetime.margin, min(lifetime.ahead, left - wait)))
 

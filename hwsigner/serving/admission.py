@@ -1,6 +1,6 @@
-"""Which requests are considered: those of programs that mean this server, not those from web pages or proxies.
+"""Which requests are answered: those of programs that mean this server, not those from web pages or proxies.
 
-On loopback they also must come from some users, so that a token that another user has got hold of is of no use.
+On loopback they must also come from certain users, so that a token is of no use to any other user.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Users:
     """The users whose processes may have credentials.
 
     Args:
-        uids: theirs.
+        uids: their uids.
         log: takes a line if the kernel can't tell users apart.
     """
 

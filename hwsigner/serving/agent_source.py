@@ -18,9 +18,9 @@ from hwsigner.system.clocks import Clocks
 if TYPE_CHECKING:
     from hwsigner.refresh.background import Reply
 
-# How old an answer of the agent may be when a client asks: so soon `hwsigner agent lock` takes effect here.
+# How old an answer of the agent may be when a client asks: `hwsigner agent lock` takes effect here within this time.
 ASK_SECONDS = 1.0
-# After waiting for an agent in vain, do not ask it for so many times as long.
+# After waiting for an agent in vain, do not ask it again for this many times as long.
 _RARELY = 10.0
 
 _LONGEST_LIFE = 43200.0
@@ -108,7 +108,7 @@ class AgentFirst:
             begin = self._clocks.monotonic()
             self._ask_after = begin + ASK_SECONDS
             body = self._find(self._name)
-            if not body:  # If it hangs, few requests shall wait for it.
+            if not body:  # If the agent hangs, only few requests must wait for it.
                 now = self._clocks.monotonic()
                 self._ask_after = now + max(ASK_SECONDS, _RARELY * (now - begin))
                 return

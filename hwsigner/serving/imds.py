@@ -60,12 +60,12 @@ class SessionTokens:
 
 
 class IMDS:
-    """Gives tokens, and a role's credentials to clients with a token. All must be processes of some users.
+    """The endpoint: gives out tokens, and a role's credentials to clients with a token, if these users run the clients.
 
     Args:
         role: the role's name.
         credentials: its credentials.
-        users: the users.
+        users: the users whose processes may have tokens and credentials.
         tokens: issues the tokens.
     """
 

@@ -98,7 +98,7 @@ def find_uid(client: Address, server: Address) -> int | None:
         OSError: the kernel can't tell. ENOENT: it has no tcp_diag module.
     """
     found = find_socket(client, server)
-    # Of our own end the kernel knows the socket, or at least the one that listens.
+    # The kernel knows the socket of our own end, or at least the one that listens.
     if found is None and find_socket(server, client) is None:
         raise OSError(errno.ENOENT, "the kernel module tcp_diag is missing")
     return found.uid if found and found.state == ESTABLISHED else None

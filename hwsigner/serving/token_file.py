@@ -19,7 +19,7 @@ from urllib.parse import quote
 from hwsigner.errors import HwsignerError
 
 _TOKEN = re.compile(rb"[!-~]{32,1024}")
-# Tells tokens that were made here from those that the user wrote.
+# Begins each token that was made here, to tell it from those that the user wrote.
 _MADE = b"hwsigner_"
 
 
@@ -60,7 +60,7 @@ class TokenFile:
         self._token = _keep(self.path, is_new=is_new)
 
     def matches(self, sent: bytes) -> bool:
-        """Return whether this is the token, in the file by now: another server of the profile may have replaced it."""
+        """Return whether this is the token. If not, read the file again: another server may have replaced the token."""
         if not hmac.compare_digest(sent, self._token):
             with suppress(OSError, HwsignerError):
                 self._token = _read(self.path)
@@ -68,7 +68,7 @@ class TokenFile:
 
 
 def keep_imds_key(folder: Path) -> bytes:
-    """Return what IMDS tokens are made from, of a file beside the tokens. It stays, as do IMDS tokens."""
+    """Return the secret that IMDS tokens are made from. Its file is beside the tokens and stays, as IMDS tokens do."""
     return _keep(folder / "imds.key", is_new=False)
 
 
@@ -93,7 +93,7 @@ def _keep(path: Path, *, is_new: bool) -> bytes:
 
 
 def _create(path: Path, place: Callable[[Path, Path], None]) -> None:
-    """Create a token file: whole, even if the power fails. A link lets the first of two servers win."""
+    """Create a token file: whole, even if the power fails. With a link, the first of two servers wins."""
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}")
     try:
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:

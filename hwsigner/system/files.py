@@ -62,7 +62,7 @@ def open_trusted(path: str, error: type[HwsignerError], *, pipe: bool = False) -
 
 
 def _is_inherited(pipe: int) -> bool:
-    """Return whether a pipe has no name: whoever started this process made it, as a shell does for `<(…)`."""
+    """Return whether a pipe has no name: the process that started this one made it, as a shell does for `<(…)`."""
     with suppress(OSError):
         return os.readlink(f"/proc/self/fd/{pipe}").startswith("pipe:")
     return False

@@ -17,7 +17,7 @@ _SECURITY_VIOLATION = 0x8010006A
 
 
 def hint(otherwise: str) -> str:
-    """Return what to do if no token is seen or a module fails: a text, unless pcscd refuses this process."""
+    """Return the hint if no token is seen or a module fails: `otherwise`, unless pcscd refuses this process."""
     return _HINT if is_refused() else otherwise
 
 

@@ -99,7 +99,7 @@ class TokenInfo(NamedTuple):
 
 
 class Functions:
-    """A module that is loaded. Unless a method returns whether, it raises a PKCS11Error if it does not get CKR_OK.
+    """A module that is loaded. A method that returns no bool raises a PKCS11Error unless it gets CKR_OK.
 
     Attributes:
         initialised: how the module was initialised. Unless that was `for threads`, calls are made one at a time.
@@ -177,7 +177,7 @@ class Functions:
         )
 
     def has_token(self, slot: int) -> bool:
-        """Whether a token is in a slot. Asked, modules look whether one was taken out."""
+        """Whether a token is in a slot. When asked, modules check whether the token was removed."""
         info = _Info()
         return self._get_slot_info(slot, info) == 0 and bool(_SLOT_INFO.unpack_from(info)[2] & _TOKEN_PRESENT)
 

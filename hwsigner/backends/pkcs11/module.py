@@ -29,7 +29,7 @@ from hwsigner.system import pcsc
 from hwsigner.system.stderr import quiet
 from hwsigner.uri import KeyURI
 
-# How often a token that is not there is looked for, and the pause after each look.
+# How many times a missing token is looked for, and the pause after each look.
 _LOOKS = 10
 _PAUSE_SECONDS = 0.015
 # How long a fork waits for calls that are under way: one may wait for a touch that never comes.

@@ -85,7 +85,7 @@ class OpenToken(TokenSession):
         Raises:
             TokenRemovedError: the token is not there.
             SigningKeyError: it can't be opened.
-            PinError: the login failed. Whatever a login fails with, the token counts as logged out then.
+            PinError: the login failed. After any failure of a login, the token counts as logged out.
         """
         if self.session is not None:
             return self.session
@@ -100,7 +100,7 @@ class OpenToken(TokenSession):
         return session
 
     def drop_lost_session(self, *, thoroughly: bool = False) -> None:
-        """Drop the session if the token was removed; thoroughly: or if it has ended without that.
+        """Drop the session if the token was removed; with `thoroughly`, also if the session has ended otherwise.
 
         OpenSC's module would log in to another card in the same reader by itself, and libykcs11 would sign with it.
         """

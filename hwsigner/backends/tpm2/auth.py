@@ -94,7 +94,7 @@ class Guarded(NamedTuple):
         return bool(refusals.noted(f"tpm2-{self.name}.empty-is-right"))
 
     def keep_whether_empty(self, is_right: bool) -> None:
-        """Keep whether the empty auth value is right. If it is not, the file lies until it changes."""
+        """Keep whether the empty auth value is right. If it is not, the key file is not believed until it changes."""
         right, lying = f"tpm2-{self.name}.empty-is-right", f"tpm2-{self.name}.empty-is-wrong"
         if is_right:
             refusals.forget(lying)
@@ -108,7 +108,7 @@ class Guarded(NamedTuple):
 
     @property
     def is_lie(self) -> bool:
-        """Whether the empty auth value was wrong since the file, which says that it is right, has changed."""
+        """Whether the empty auth value was wrong, the file says that it is right, and the file is unchanged since."""
         noted = refusals.noted(f"tpm2-{self.name}.empty-is-wrong") if self.file else ""
         with suppress(FileNotFoundError):
             return bool(noted) and noted == change_stamp(self.file, os.stat(self.file))
@@ -162,7 +162,7 @@ def earlier_refusal(name: str, kind: str, failures: int) -> int | None:
 
 
 def is_held_back(tpm: TPM, guarded: Guarded) -> bool:
-    """Return whether an earlier refusal, or that no folder can keep one, holds back the empty auth value."""
+    """Return whether an earlier refusal, or the lack of a folder to keep one, holds back the empty auth value."""
     if not guarded.counts:
         return False
     if guarded.is_lie:
@@ -328,8 +328,8 @@ def key_auth(uri: KeyURI, pins: PinSource, key: Guarded, *, wants_auth: bool, is
     """Return a key's auth value. One stored for this very key is used even if the key's file says that there is none.
 
     One that names no key, such as HWSIGNER_PIN, is not: if the file is right, it would be a wrong try. A file may be
-    wrong the other way too: if no place gives the auth value that it claims, the empty one is tried once. Of a handle,
-    nothing says whether it has one. The user is asked first, unless a wrong one does not count or the empty one was
+    wrong the other way too: if no place gives the auth value that it claims, the empty one is tried once. A handle
+    does not say whether it has one. The user is asked first, unless a wrong one does not count or the empty one was
     right before.
 
     Args:

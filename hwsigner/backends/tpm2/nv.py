@@ -13,7 +13,7 @@ from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.errors import CertificateError
 
 _FIRST_INDEX, _LISTED = 0x01000000, 100
-_NV_BUFFER_MAX = 0x12C  # TPM 2.0 Library, part 2, 6.13: so many bytes are read at once.
+_NV_BUFFER_MAX = 0x12C  # TPM 2.0 Library, part 2, 6.13: this many bytes are read at once.
 _DER_SEQUENCE = b"\x30"
 _PADDING = b"\0\xff"
 _PUBLIC = "Certificates are public: make the index with authread and no auth value"
@@ -86,7 +86,7 @@ def _read(tpm: TPM, index: _Index) -> bytes:
 
 
 def _authority(tpm: TPM, index: _Index) -> ESYS_TR:
-    """Return the handle whose auth value, the empty one, is sent. If a wrong one counts for it, only in need."""
+    """Return the handle whose empty auth value is sent. One for which a wrong value counts comes after the owner's."""
     may = index.attributes
     if may & TPMA_NV.AUTHREAD and may & TPMA_NV.NO_DA:
         return index.handle

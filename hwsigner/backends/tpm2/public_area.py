@@ -35,7 +35,7 @@ _USABLE = "Use a signing key that is RSASSA of 2048 to 4096 bits, or ECDSA on P-
 
 _NO_TICKET = TPMT_TK_HASHCHECK(tag=TPM2_ST.HASHCHECK, hierarchy=TPM2_RH.NULL)
 _TPM_GENERATED = b"\xffTCG"
-_BUFFER = 1024  # Every TPM takes so many bytes at once (TPM 2.0 Library, part 2, 10.4.8; PC Client profile, 4.6).
+_BUFFER = 1024  # Every TPM takes this many bytes at once (TPM 2.0 Library, part 2, 10.4.8; PC Client profile, 4.6).
 _ECDSA = int(TPM2_ALG.ECDSA)
 _HEAD = struct.Struct(">HHH")  # The scheme, its hash, and the length of the first part.
 

@@ -154,7 +154,7 @@ def _check(esys: ESAPI, key: ESYS_TR, tcti: str, trusted: TrustedSRK) -> None:
 
 
 def _pinned(tcti: str, trusted: TrustedSRK) -> str:
-    """Return the Name that is pinned, or an empty string. With `accept_new`, a pin that can't be trusted is none."""
+    """Return the Name that is pinned, or an empty string. With `accept_new`, a pin that can't be trusted is ignored."""
     try:
         return trusted.name.lower() or _read(_path(tcti, trusted))
     except SigningKeyError:

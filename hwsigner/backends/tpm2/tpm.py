@@ -71,7 +71,7 @@ class Lockout(NamedTuple):
 
     Attributes:
         failures: how many wrong auth values it counts now.
-        limit: at so many, every protected key is locked.
+        limit: at this many, every protected key is locked.
         interval: seconds until one failure is forgotten; 0 if the protection is off.
     """
 

@@ -16,7 +16,7 @@ from hwsigner.backends.tpm2.tpm import SessionSettings
 from hwsigner.errors import AmbiguousKeyError, KeyNotFoundError, UnsupportedKeyError, UsageError
 from hwsigner.uri import KeyURI
 
-# The query's attributes, beside pin-value and pin-source.
+# The query's attributes, except for pin-value and pin-source.
 QUERY = frozenset(
     {"tcti", "session", "srk-name", "accept-new-srk"}
     | {f"{above}-pin-source" for above in ("parent", *HIERARCHIES.values()) if above != "null"}
