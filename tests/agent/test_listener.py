@@ -169,9 +169,9 @@ class TestOwnSocket:
         )
         os.chown(theirs, OTHER, OTHER)
         short_folder.chmod(0o755)
-        other = subprocess.Popen(
-            [sys.executable, "-c", code, swapped, target], user=OTHER, group=OTHER, stdout=subprocess.PIPE
-        )
+        # Not sys.executable, which may be in a home folder.
+        command = ["/usr/bin/python3", "-I", "-c", code, swapped, target]
+        other = subprocess.Popen(command, user=OTHER, group=OTHER, stdout=subprocess.PIPE)
         try:
             assert other.stdout
             assert other.stdout.readline()

@@ -66,9 +66,10 @@ class TestPersistentHandle(KeyContract):
 
 @pytest.mark.usefixtures("persistent_keys")
 class TestList:
-    def test_persistent_keys_that_can_sign_are_listed(self, swtpm: SoftTPM, tools: Tools) -> None:
-        tools.run("tpm2_createprimary", "-Q", "-C", "o", "-c", "storage.ctx")
-        tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", "storage.ctx", "0x81004799")
+    def test_persistent_keys_that_can_sign_are_listed(self, swtpm: SoftTPM, tools: Tools, tmp_path: Path) -> None:
+        storage = str(tmp_path / "storage.ctx")
+        tools.run("tpm2_createprimary", "-Q", "-C", "o", "-c", storage)
+        tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", storage, "0x81004799")
         try:
             (listed,) = list_tokens(f"tpm2:?tcti={quote(swtpm.tcti)}")
         finally:
