@@ -170,7 +170,7 @@ class TestOwnSocket:
         os.chown(theirs, OTHER, OTHER)
         short_folder.chmod(0o755)
         # Not sys.executable, which may be in a home folder.
-        command = ["/usr/bin/python3", "-I", "-c", code, swapped, target]
+        command = ["/usr/bin/python3", "-I", "-c", code, str(swapped), str(target)]
         other = subprocess.Popen(command, user=OTHER, group=OTHER, stdout=subprocess.PIPE)
         try:
             assert other.stdout
