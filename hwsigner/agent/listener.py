@@ -60,8 +60,13 @@ def greet(listener: socket.socket) -> list[tuple[socket.socket, int]]:
     with suppress(OSError):  # No more clients wait, or the system refuses one. The loop goes on from there.
         while len(clients) < _AT_ONCE:
             sock, _ = listener.accept()
-            clients.append((sock, peer_uid(sock)))
-            sock.send(WORKING, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            try:
+                uid = peer_uid(sock)
+                sock.send(WORKING, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except OSError:  # It has hung up, as clients do after a second. Others wait behind it.
+                sock.close()
+                continue
+            clients.append((sock, uid))
     return clients
 
 

@@ -87,7 +87,9 @@ def _configured_url(environ: Mapping[str, str], endpoint: str | None, config: Ma
     if endpoint:
         return "--endpoint", endpoint
     ignore, setting = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", config.get("ignore_configured_endpoint_urls")
-    if not _is_true(environ if environ.get(ignore) or not setting else {ignore: setting.value}, ignore):
+    source, values = (setting.source, {setting.source: setting.value}) if setting else (ignore, environ)
+    is_ignored = _is_true(environ, ignore) if environ.get(ignore) else _is_true(values, source)
+    if not is_ignored:
         for name in ("AWS_ENDPOINT_URL_ROLESANYWHERE", "AWS_ENDPOINT_URL"):
             if environ.get(name):
                 return name, environ[name]

@@ -137,8 +137,11 @@ def _help_with(name: str) -> int:
         _run([name, "--help"])
     elif name not in names():
         raise UsageError(f"no help about {name[:40]!r}", f"Use one of {', '.join(sorted({*COMMANDS, *names()}))}")
-    if name in names():
-        print(page(name))
+    try:
+        if name in names():
+            print(page(name), flush=True)
+    except BrokenPipeError:  # The reader has seen enough.
+        abandon_stdout()
     return 0
 
 

@@ -56,7 +56,9 @@ def run_program(
         is not found.
     """
     # Also those that are not open, as other threads may open them meanwhile.
-    closes = [(os.POSIX_SPAWN_CLOSE, number) for number in range(_DESCRIPTORS) if number not in inherited]
+    limit = os.sysconf("SC_OPEN_MAX")  # glibc fails to close a number from here on; -1 means no limit.
+    last = _DESCRIPTORS if limit < 0 else min(_DESCRIPTORS, limit)
+    closes = [(os.POSIX_SPAWN_CLOSE, number) for number in range(last) if number not in inherited]
     with _signals_blocked() as before:
         prepare()
         try:

@@ -35,7 +35,7 @@ def run_before_profile(given: argparse.Namespace) -> int | None:
     from hwsigner.agent.client import find_credentials, is_running, wait_for_system_agent
 
     credentials = find_credentials(name)
-    if not credentials and is_running(system_address()):
+    if not credentials and os.environ.get("HWSIGNER_AGENT") != "none" and is_running(system_address()):
         from hwsigner.config.profiles import profiles
 
         credentials = None if name in profiles(os.environ) else wait_for_system_agent(name)

@@ -82,7 +82,8 @@ def _all(tokens: Iterable[ListedToken], tpms: Iterable[ListedToken]) -> list[Lis
         return _each_once(tokens)
     try:
         return _each_once([*tokens, *found])
-    except BackendUnavailableError:  # There is no module.
+    except BackendUnavailableError as error:  # There is no module, or the only one can't be used.
+        warnings.warn(HwsignerWarning(error.message, error.hint), stacklevel=2)
         return found
 
 

@@ -103,7 +103,10 @@ def _filled(source: Traversable, program: Path) -> str:
 def _groups() -> str:
     if not _TPM.exists():
         return "# No TPM was found. For one added later, run `hwsigner systemd install --system` again."
-    return f"SupplementaryGroups={_TPM.group()}"
+    try:
+        return f"SupplementaryGroups={_TPM.group()}"
+    except KeyError:  # A group without a name.
+        return f"SupplementaryGroups={_TPM.stat().st_gid}"
 
 
 def _program(*, system: bool) -> Path:

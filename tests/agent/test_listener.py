@@ -16,7 +16,7 @@ import pytest
 
 from agent.conftest import is_root
 from hwsigner.agent.address import Address, runtime_folder, system_address, user_address
-from hwsigner.agent.listener import open_listener
+from hwsigner.agent.listener import greet, open_listener
 from hwsigner.errors import AgentError
 from hwsigner.system import systemd
 from hwsigner.system.users import peer_uid
@@ -314,3 +314,13 @@ class TestAddress:
         monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
         assert Address(str(short_folder), is_system=False).owner() is None
         assert Address(str(short_folder), is_system=True).owner() == mine
+
+
+def test_client_behind_one_that_hung_up_hears_that_the_agent_is_working(address: Address) -> None:
+    with open_listener(address, {}) as listener, socket.socket(socket.AF_UNIX) as client:
+        with socket.socket(socket.AF_UNIX) as gone:
+            gone.connect(address.socket)
+        client.connect(address.socket)
+        ((sock, _),) = greet(listener)
+        with sock:
+            assert client.recv(100) == b"1 working\n"

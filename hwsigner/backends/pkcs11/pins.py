@@ -170,7 +170,7 @@ def only_try(module: Module, token: TokenInfo, found: FoundPin | None, pins: Pin
 
     Raises:
         PinLockedError: the PIN is stored, and the token refused a stored one before, in this or another process; or
-            two processes died while they sent one.
+            two logins with one were cut short.
     """
     if found is None or not found.is_stored:
         yield
@@ -181,10 +181,10 @@ def only_try(module: Module, token: TokenInfo, found: FoundPin | None, pins: Pin
         if is_held_back and not pins.allow_final_try and not _was_right(token, found):
             raise _has_failed(token)
         died = refusals.noted(name + _OPEN).removeprefix("open ")
-        if died not in ("", "1") and not pins.allow_final_try:
+        if died not in ("", "1") and not pins.allow_final_try and not _was_right(token, found):
             raise PinLockedError(
-                f"two processes died while they logged in to {token_name(token)}, so the stored PIN was not sent",
-                _BY_HAND,
+                f"two logins to {token_name(token)} were cut short, so the stored PIN was not sent",
+                "Log in by hand (hwsigner list --login) or add --allow-final-pin-try",
             )
         refusals.warn_without_place(token_name(token))
         refusals.note(name + _OPEN, "open 2" if died else "open 1")

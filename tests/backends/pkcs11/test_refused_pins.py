@@ -225,7 +225,7 @@ def test_stored_pin_is_sent_by_two_processes_when_each_is_killed_in_the_login(si
     assert run_killed() == 9
     open_key(silent.uri(), "1234").close()  # The right one survives a crash.
     assert [run_killed() for _ in range(4)] == [9, 9, 1, 1]
-    with pytest.raises(PinLockedError, match="two processes died while they logged in to token 'one'"):
+    with pytest.raises(PinLockedError, match="two logins to token 'one' were cut short"):
         open_key(silent.uri(), "1234")
     open_key(silent.uri(), Person("1234")).close()
     open_key(silent.uri(), "1234").close()
