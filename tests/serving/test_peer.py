@@ -104,6 +104,7 @@ def test_answer_that_is_not_the_kernel_s_own_is_an_error(
     sender: int, number: int, error: int, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = struct.pack("=IHHIIi", 36, 2, 0, number, 0, -error)
+    monkeypatch.setattr(peer, "_kernels", [])  # The real answer stays in the socket: no later test may get it.
     monkeypatch.setattr(socket.socket, "recvfrom", lambda *_: (answer, (sender, 0)))
     with pytest.raises(OSError, match=problem):
         find_socket(*NOWHERE)
@@ -114,6 +115,7 @@ def test_forbidden_question_is_an_error(name: str, monkeypatch: pytest.MonkeyPat
     def refuse(*_: Any) -> socket.socket:
         raise PermissionError(1, "Operation not permitted")
 
+    monkeypatch.setattr(peer, "_kernels", [])
     monkeypatch.setattr(socket.socket, name, refuse)
     with pytest.raises(PermissionError):
         find_uid(*NOWHERE)

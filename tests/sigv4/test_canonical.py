@@ -59,7 +59,7 @@ def test_functions_come_from_the_implementation_that_canonical_names() -> None:
             for parameter in inspect.signature(_reference.request_to_sign).parameters.values()
         ],
         return_annotation=inspect.Signature.empty,
-    ) or home.endswith("_reference")
+    ) or home.endswith(".reference")
 
 
 def test_canonical_replaces_two_functions_of_the_reference_when_native() -> None:
