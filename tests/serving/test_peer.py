@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -92,6 +93,17 @@ def test_client_that_left_at_once_has_an_empty_address() -> None:
     assert Peer(Transport(None)).client == ("", 0)  # type: ignore[arg-type]
 
 
+@pytest.fixture
+def own_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Sockets to the kernel for this test alone: the real answer stays in them, and no later test may get it."""
+    kernels: list[socket.socket] = []
+    monkeypatch.setattr(peer, "_kernels", kernels)
+    yield
+    for kernel in kernels:
+        kernel.close()
+
+
+@pytest.mark.usefixtures("own_kernels")
 @pytest.mark.parametrize(
     ("sender", "number", "error", "problem"),
     [
@@ -104,18 +116,17 @@ def test_answer_that_is_not_the_kernel_s_own_is_an_error(
     sender: int, number: int, error: int, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = struct.pack("=IHHIIi", 36, 2, 0, number, 0, -error)
-    monkeypatch.setattr(peer, "_kernels", [])  # The real answer stays in the socket: no later test may get it.
     monkeypatch.setattr(socket.socket, "recvfrom", lambda *_: (answer, (sender, 0)))
     with pytest.raises(OSError, match=problem):
         find_socket(*NOWHERE)
 
 
+@pytest.mark.usefixtures("own_kernels")
 @pytest.mark.parametrize("name", ["sendto", "recvfrom"])
 def test_forbidden_question_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> socket.socket:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(peer, "_kernels", [])
     monkeypatch.setattr(socket.socket, name, refuse)
     with pytest.raises(PermissionError):
         find_uid(*NOWHERE)
