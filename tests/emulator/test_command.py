@@ -23,6 +23,7 @@ from emulator.test_callers import credentials_of, signed
 from hwsigner.cli import main
 from hwsigner.emulator import Emulator, World
 from hwsigner.emulator.faults import KINDS
+from ports import reserve_port
 
 ROOT = Path(__file__).parents[2]
 Start = Callable[..., tuple[subprocess.Popen[str], dict[str, str]]]
@@ -123,8 +124,7 @@ def test_temporary_folder_is_removed_at_the_end(start: Start, ca_file: str) -> N
 
 def test_flags_set_region_account_port_and_trust_anchors(start: Start, ca_file: str, tmp_path: Path) -> None:
     (tmp_path / "other.pem").write_bytes(make_ca("Other").pem)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = reserve_port()
     arguments = ["--trust-anchor", ca_file, "--region", "eu-west-1", "--account", "210987654321", "--port", str(port)]
     process, lines = start(*arguments, "--trust-anchor", str(tmp_path / "other.pem"), "--host", "localhost")
     prefix = "arn:aws:rolesanywhere:eu-west-1:210987654321"

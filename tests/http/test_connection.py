@@ -49,9 +49,12 @@ def _addresses(*ports: int) -> list[Any]:
     return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
 
 
-def _closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+@contextmanager
+def _closed_port() -> Iterator[int]:
+    """Hold a port without listening on it: the kernel refuses connections."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])
 
 
 @contextmanager
@@ -69,8 +72,9 @@ def _black_hole() -> Iterator[int]:
 
 
 def test_connection_refused_is_retryable() -> None:
-    with pytest.raises(ServiceUnreachableError, match="can't connect to here: Connection refused") as caught:
-        connect("127.0.0.1", _closed_port(), peer="here", deadline=Deadline(5))
+    refusal = "can't connect to here: Connection refused"
+    with _closed_port() as port, pytest.raises(ServiceUnreachableError, match=refusal) as caught:
+        connect("127.0.0.1", port, peer="here", deadline=Deadline(5))
     assert caught.value.retryable
     assert caught.value.exit_status == 6
 
@@ -83,8 +87,8 @@ def test_connection_times_out_when_packets_are_dropped() -> None:
 
 def test_every_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "SHORTEST_ATTEMPT_SECONDS", 0.1)
-    with _black_hole() as hole, Server(lambda c: c.sock.sendall(b"hello")) as server:
-        found = _addresses(_closed_port(), hole, server.port)
+    with _closed_port() as closed, _black_hole() as hole, Server(lambda c: c.sock.sendall(b"hello")) as server:
+        found = _addresses(closed, hole, server.port)
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: found)
         deadline = Deadline(1.5)
         stream = connect("name.example", 443, peer="here", deadline=deadline)

@@ -29,6 +29,7 @@ from hwsigner.config.profiles import add_profile
 from hwsigner.emulator import Fault
 from hwsigner.system import notices
 from loopback import ServerCA
+from ports import reserve_port
 from scene import Outcome
 from serving.raw import Client
 from serving.stage import PATIENT, PROGRAM, Clock, Process, Stage
@@ -168,8 +169,8 @@ def test_imds_token_is_accepted_by_the_next_run(stage: Stage) -> None:
 def test_localhost_is_an_accepted_host_unless_another_process_has_its_other_address(
     stage: Stage, is_taken: bool
 ) -> None:
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
-        port = other.getsockname()[1]
+    port = reserve_port()
+    with socket.create_server(("::1", port), family=socket.AF_INET6) as other:
         if not is_taken:
             other.close()
         with stage.start("serve", f"--port={port}", "web") as process:
@@ -422,8 +423,7 @@ def test_notice_that_a_token_waits_for_a_person_is_logged(
 
 @pytest.mark.parametrize("stderr", ["/dev/full", None])
 def test_server_runs_when_stderr_is_full_or_closed(stage: Stage, stderr: str | None) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
+    port = reserve_port()
     redirect = f'exec "$@" 2>{stderr or "&-"}'
     with stage.start("serve", f"--port={port}", "web", wrapper=("/bin/sh", "-c", redirect, "sh")) as process:
         _wait_for_port(port)
@@ -440,8 +440,7 @@ def _wait_for_port(port: int) -> None:
 
 
 def test_socket_of_systemd_is_served(stage: Stage) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
+    port = reserve_port()
     wrapper = (
         "/usr/bin/systemd-socket-activate",
         f"--listen=127.0.0.1:{port}",
@@ -457,8 +456,7 @@ def test_socket_of_systemd_is_served(stage: Stage) -> None:
 
 
 def test_token_stays_and_all_sockets_are_served_when_systemd_holds_them(stage: Stage) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
+    port = reserve_port()
     listens = (f"--listen=127.0.0.1:{port}", f"--listen=[::1]:{port}")
     wrapper = ("/usr/bin/systemd-socket-activate", *listens, "--setenv=HOME", "--setenv=XDG_RUNTIME_DIR")
     tokens = set()
