@@ -20,7 +20,7 @@ ROOT = Path(hwsigner.__file__).parent
 # What each room may import. A room is a package or a top-level module; each backend is a room of its own.
 NOUNS = "errors uri pins key"
 CORE = f"{NOUNS} _version public_key sigv4 certificate identity"
-BACKEND = f"{NOUNS} system backends"
+BACKEND = f"{NOUNS} management system backends"
 RULES = {
     "errors": "",
     "_version": "",
@@ -32,6 +32,7 @@ RULES = {
     "uri": "errors backends",
     "pins": "errors uri system",
     "key": "errors uri pins",
+    "management": NOUNS,
     "public_key": "errors key",
     "testing": "hwsigner errors",
     "backends.file": BACKEND,
@@ -46,7 +47,7 @@ RULES = {
     "refresh": f"{NOUNS} system identity aws config",
     "agent": "errors system pins aws config refresh _version",
     "serving": "errors system http aws refresh agent",
-    "cli": f"{CORE} system http aws config refresh agent serving emulator",
+    "cli": f"{CORE} management system http aws config refresh agent serving emulator",
     "__main__": "cli",
     "hwsigner": f"{CORE} backends http aws refresh auth",
 }

@@ -40,6 +40,8 @@ class Backend:
             in front says that the PIN is empty.
         query_flags: by query attribute of a key URI, the flag that sets it.
         flags_win: whether these flags replace what the key URI itself says.
+        management: the name of a module with any of `generate_key`, `describe_key`, `install_certificate` and
+            `delete_key`, which `hwsigner.management` calls. It is imported for these only.
         recognises: takes the first 64 KiB of a file and returns whether it holds a key of this backend. Such a file
             is opened by this backend, not as a file. A backend from an entry point is asked once it is in use.
     """
@@ -51,6 +53,7 @@ class Backend:
     password_flag: str = ""
     query_flags: Mapping[str, str] = field(default_factory=dict)
     flags_win: bool = False
+    management: str = ""
     recognises: Callable[[bytes], bool] | None = None
 
     def load(self) -> ModuleType:
@@ -59,15 +62,26 @@ class Backend:
         Raises:
             BackendUnavailableError: its library is not installed.
         """
+        return self._import(self.module)
+
+    def load_management(self) -> ModuleType | None:
+        """Import the module that makes and deletes keys; None if the backend has none.
+
+        Raises:
+            BackendUnavailableError: its library is not installed.
+        """
+        return self._import(self.management) if self.management else None
+
+    def _import(self, module: str) -> ModuleType:
         try:
-            return importlib.import_module(self.module)
+            return importlib.import_module(module)
         except ImportError as error:
             library = _LIBRARY.match(str(error))
             if library:
-                message = f"{self.module} needs {library[1]}, which is not installed"
+                message = f"{module} needs {library[1]}, which is not installed"
                 raise BackendUnavailableError(message, f"Install the system's package that has {library[1]}") from error
             raise BackendUnavailableError(
-                f"{self.module} needs a library that can't be loaded ({error})", self.install and f"Run {self.install}"
+                f"{module} needs a library that can't be loaded ({error})", self.install and f"Run {self.install}"
             ) from error
 
 
@@ -119,7 +133,11 @@ def _holds_tss2_key(start: bytes) -> bool:
 
 # By the scheme of their key URIs.
 BACKENDS = {
-    "file": Backend("hwsigner.backends.file", password_flag="pkcs8-password"),  # noqa: S106  the flag's name
+    "file": Backend(
+        "hwsigner.backends.file",
+        password_flag="pkcs8-password",  # noqa: S106  the flag's name
+        management="hwsigner.backends.file.management",
+    ),
     "pkcs11": Backend(
         "hwsigner.backends.pkcs11",
         install="pip install 'hwsigner[pkcs11]'",
@@ -127,12 +145,14 @@ BACKENDS = {
         shares_store=True,
         query_flags={"module-path": "pkcs11-lib"},
         flags_win=True,
+        management="hwsigner.backends.pkcs11.management",
     ),
     "tpm2": Backend(
         "hwsigner.backends.tpm2",
         install="pip install 'hwsigner[tpm2]'",
         password_flag="tpm-key-password",  # noqa: S106
         query_flags={name: name for name in ("tcti", "srk-name", "accept-new-srk")},
+        management="hwsigner.backends.tpm2.management",
         recognises=_holds_tss2_key,
     ),
 }

@@ -1,0 +1,168 @@
+"""A key's life: making it, putting its certificate beside it, saying what guards it, and deleting it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hwsigner.errors import UsageError
+from hwsigner.key import FoundCertificate
+from hwsigner.pins import AskPin, PinSource
+from hwsigner.uri import KeyURI
+
+KeyType = Literal["p256", "p384", "p521", "rsa2048", "rsa3072", "rsa4096"]
+
+
+@dataclass(frozen=True)
+class KeyRequest:
+    """What a new key shall be. A backend refuses what its hardware can't do.
+
+    Attributes:
+        type: the curve, or RSA with the bits of its modulus.
+        always_authenticate: PKCS #11: whether each signature needs the PIN.
+        pin_policy: PIV: `never`, `once` or `always`; empty for the card's default.
+        touch_policy: PIV: `never`, `always` or `cached`; empty for the card's default.
+        noda: TPM: whether wrong auth values of this key are not counted; None for yes if it has no auth value.
+        pcrs: TPM: the PCRs that must not change, such as `sha256:7,14`.
+        overwrite: PIV: whether what is in the slot may be replaced.
+    """
+
+    type: KeyType = "p256"
+    always_authenticate: bool = False
+    pin_policy: Literal["", "never", "once", "always"] = ""
+    touch_policy: Literal["", "never", "always", "cached"] = ""
+    noda: bool | None = None
+    pcrs: str = ""
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class KeyDescription:
+    """What is known of a key.
+
+    Attributes:
+        uri: the URI that names it alone.
+        place: where it is, in words: `token 'alpha'`, `the TPM, handle 0x81000001`.
+        public_key: the DER SubjectPublicKeyInfo, or None if the token does not show it.
+        guards: what a signature needs, and what keeps the key from being copied, a sentence each.
+        properties: the same for programs, by names in camel case, such as `extractable` and `pcrs`; None for unknown.
+        notes: what its owner should know, a sentence each: that it can be copied, that a firmware update ends it.
+    """
+
+    uri: str
+    place: str
+    public_key: bytes | None
+    guards: tuple[str, ...] = ()
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class InstalledCertificate:
+    """Where a certificate was put.
+
+    Attributes:
+        certificate: the URI or path of the leaf, for `--certificate`.
+        intermediates: the path of the CA certificates above it if they are in a file of their own, for
+            `--intermediates`; otherwise an empty string.
+        notes: what its owner should know, a sentence each.
+    """
+
+    certificate: str
+    intermediates: str = ""
+    notes: tuple[str, ...] = ()
+
+
+Confirm = Callable[[Sequence[str]], None]
+
+
+def generate_key(
+    uri: str | KeyURI, request: KeyRequest | None = None, pin: str | AskPin | PinSource | None = None
+) -> KeyDescription:
+    """Make a key in the place that a key URI names, and read back whether it is what was asked for.
+
+    Nothing is overwritten. If the key was not made as asked, it is removed again.
+
+    Args:
+        uri: the key URI of the new key.
+        request: what it shall be; None for a P-256 key.
+        pin: where the PIN comes from, as for `open_key`.
+
+    Raises:
+        UsageError: the URI or the request is malformed, or does not fit this backend.
+        UnsupportedKeyError: the hardware can't make such a key. It was asked first.
+        SigningKeyError: there is such a key already, or the hardware refused; the message names what is left there.
+        PinError: a PIN is missing, wrong or locked. A wrong PIN is sent once.
+    """
+    parsed = KeyURI.of(uri)
+    make: Callable[[KeyURI, PinSource, KeyRequest], KeyDescription] = _function(parsed, "generate_key")
+    return make(parsed, PinSource.of(pin), request or KeyRequest())
+
+
+def describe_key(uri: str | KeyURI, pin: str | AskPin | PinSource | None = None) -> KeyDescription:
+    """Return what is known of the key that a key URI names. The key signs nothing.
+
+    Raises:
+        UsageError: the URI is malformed.
+        SigningKeyError: the key can't be found.
+        PinError: it is hidden behind a PIN that is missing, wrong or locked.
+    """
+    parsed = KeyURI.of(uri).resolved()
+    describe: Callable[[KeyURI, PinSource], KeyDescription] = _function(parsed, "describe_key")
+    return describe(parsed, PinSource.of(pin))
+
+
+def install_certificate(
+    uri: str | KeyURI,
+    chain: Sequence[FoundCertificate],
+    pin: str | AskPin | PinSource | None = None,
+    *,
+    nv_index: str = "",
+) -> InstalledCertificate:
+    """Put a leaf, and the CA certificates above it, beside their key. The caller has checked that they fit the key.
+
+    The old certificate is kept until the new one is in, and written back after a failure.
+
+    Args:
+        uri: the key URI.
+        chain: the leaf, then the intermediates in order.
+        pin: where the PIN comes from, as for `open_key`.
+        nv_index: TPM: the NV index for the leaf, such as `0x01c20000`; empty for a file beside the key.
+
+    Raises:
+        UsageError: the URI is malformed, or the backend has no place for certificates.
+        SigningKeyError: the key can't be found, or the token is full or read-only.
+        PinError: a PIN is missing, wrong or locked.
+    """
+    parsed = KeyURI.of(uri).resolved()
+    install: Callable[..., InstalledCertificate] = _function(parsed, "install_certificate")
+    return install(parsed, PinSource.of(pin), chain, nv_index=nv_index)
+
+
+def delete_key(uri: str | KeyURI, confirm: Confirm, pin: str | AskPin | PinSource | None = None) -> tuple[str, ...]:
+    """Delete a key and what belongs to it, and read back whether it is gone.
+
+    Args:
+        uri: the key URI. It must name one key.
+        confirm: gets what would go, a line each, before anything is touched. It raises an error to keep it.
+        pin: where the PIN comes from, as for `open_key`.
+
+    Returns:
+        What is gone, a line each.
+
+    Raises:
+        SigningKeyError: the key can't be found, or is still there afterwards.
+        PinError: a PIN is missing, wrong or locked.
+    """
+    parsed = KeyURI.of(uri).resolved()
+    delete: Callable[[KeyURI, PinSource, Confirm], tuple[str, ...]] = _function(parsed, "delete_key")
+    return delete(parsed, PinSource.of(pin), confirm)
+
+
+def _function(uri: KeyURI, name: str) -> Callable[..., Any]:
+    """Return a function of the backend's management module, which is imported for it."""
+    found: Callable[..., Any] | None = getattr(uri.backend.load_management(), name, None)
+    if found is None:
+        raise UsageError(f"hwsigner can't do this with {uri.scheme}: keys", "Use the tool that made the key")
+    return found
