@@ -36,6 +36,8 @@ COMMANDS = {
     "sign-string": "hwsigner.cli.sign_string",
     "read-certificate-data": "hwsigner.cli.read_certificate_data",
     "list": "hwsigner.cli.list",
+    "keygen": "hwsigner.cli.keygen",
+    "delete": "hwsigner.cli.delete",
     "profile": "hwsigner.cli.profile",
     "systemd": "hwsigner.cli.systemd",
     "emulator": "hwsigner.cli.emulator",
