@@ -37,6 +37,7 @@ COMMANDS = {
     "read-certificate-data": "hwsigner.cli.read_certificate_data",
     "list": "hwsigner.cli.list",
     "keygen": "hwsigner.cli.keygen",
+    "csr": "hwsigner.cli.csr",
     "delete": "hwsigner.cli.delete",
     "profile": "hwsigner.cli.profile",
     "systemd": "hwsigner.cli.systemd",
