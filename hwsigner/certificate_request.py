@@ -97,9 +97,10 @@ class CertificateRequest:
 def sign_certificate_request(
     key: Key, subject: str, *, dns_names: Sequence[str] = (), uris: Sequence[str] = ()
 ) -> CertificateRequest:
-    """Return a request for a certificate as the service demands it, signed by its key.
+    """Return a certificate request that a key signs itself.
 
-    It asks for keyUsage digitalSignature, extendedKeyUsage clientAuth and basicConstraints CA:FALSE.
+    It asks for keyUsage digitalSignature and basicConstraints CA:FALSE, as the service demands, and for
+    extendedKeyUsage clientAuth.
 
     Args:
         key: the key.
