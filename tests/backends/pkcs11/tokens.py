@@ -79,7 +79,7 @@ def self_made(public_key: bytes, name: str, *extensions: x509.ExtensionType) -> 
     return builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.DER)
 
 
-def tool(hsm: InProcessSoftHSM, token: str, *arguments: str) -> str:
+def tool(hsm: SoftHSM, token: str, *arguments: str) -> str:
     """Return the output of pkcs11-tool, logged in."""
     login = ["--token-label", token, "--login", "--pin", "1234"]
     return run(["pkcs11-tool", "--module", hsm.module, *login, *arguments], hsm)
