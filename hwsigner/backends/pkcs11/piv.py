@@ -62,7 +62,7 @@ def install_certificate(
         PinError: the management key is missing, wrong (it was sent once), or not one.
     """
     leaf = chain[0].der
-    with managing(token, "can't be changed") as card:
+    with managing(token) as card:
         number, before = find_slot(card.session, uri, card.token.name)
         place = f"slot {SLOTS[number]} of {card.token.name}"
         if certificate_public_key(leaf) != before.public_key:
@@ -90,7 +90,7 @@ def delete_key(token: FoundToken, uri: KeyURI, pins: PinSource, confirm: Confirm
         SigningKeyError: the key is still there.
         PinError: the management key is missing, wrong (it was sent once), or not one.
     """
-    with managing(token, "can't be changed") as card:
+    with managing(token) as card:
         number, before = find_slot(card.session, uri, card.token.name)
         place = f"slot {SLOTS[number]} of {card.token.name}"
         can_delete = firmware(token.info) >= _FIRST_WITH_DELETION

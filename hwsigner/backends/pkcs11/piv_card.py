@@ -14,6 +14,7 @@ from hwsigner.backends.pkcs11.token import OpenToken, acquire
 from hwsigner.backends.pkcs11.writing import TRUE, WritingSession
 from hwsigner.errors import PinError, SigningKeyError, WrongPinError
 from hwsigner.pins import PinRequest, PinSource
+from hwsigner.system.notices import waiting
 from hwsigner.system.stderr import quiet
 from hwsigner.uri import KeyURI
 
@@ -59,7 +60,7 @@ class ManagedCard:
         """
         key = self._key or _checked(self.token.name, pins.get(uri, _request(self.token.info)).strip())
         try:
-            with quiet():
+            with waiting(f"touch {self.token.name} if it blinks"), quiet():
                 self.session.log_in_as_officer(key)
         except PKCS11Error as error:
             if error.code == PIN_INCORRECT:
@@ -87,12 +88,8 @@ class _OfficerSession(WritingSession):
 
 
 @contextmanager
-def managing(found: FoundToken, action: str) -> Iterator[ManagedCard]:
-    """Lock a card and open a session that can change it. No PIN is sent yet.
-
-    Args:
-        found: its token.
-        action: what can't be done if the card returns an error, such as `can't be changed`.
+def managing(found: FoundToken) -> Iterator[ManagedCard]:
+    """Lock a card and open a session that can change it. No management key is sent yet.
 
     Raises:
         SigningKeyError: one of its keys is open in this process; or the card returned an error, as did a PKCS11Error in
@@ -102,14 +99,15 @@ def managing(found: FoundToken, action: str) -> Iterator[ManagedCard]:
     try:
         with token.lock:
             if token.users > 1:
-                raise SigningKeyError(f"{token.name} {action} while a key of it is open here", "Close the key first")
+                problem = f"{token.name} can't be changed while one of its keys is open in this process"
+                raise SigningKeyError(problem, "Close the key first")
             card = ManagedCard(token)
             try:
                 yield card
             finally:
                 card.close()
     except PKCS11Error as error:
-        raise token.failure(action, error) from error
+        raise token.failure("can't be changed", error) from error
     finally:
         token.release()
 

@@ -30,6 +30,8 @@ _TOUCH_POLICY, _PIN_POLICY = 0xD9554201, 0xD9554202
 _RSA_KEY_PAIR_GEN, _EC_KEY_PAIR_GEN = 0x0000, 0x1040
 # From this firmware on, a card says of each slot whether it has a key. Before, it shows only keys made on the card.
 _FIRST_WITH_METADATA = (5, 3, 0)
+# The first libykcs11 seen to read that, 2.7.0, by its own number.
+_FIRST_TO_READ_METADATA = (2, 70)
 
 
 class _Kind(NamedTuple):
@@ -73,11 +75,11 @@ def generate_key(token: FoundToken, uri: KeyURI, pins: PinSource, request: KeyRe
     number = _new_slot(uri)
     kind = _kind(request, token.info)
     slot = f"slot {SLOTS[number]}"
-    with managing(token, "can't be changed") as card:
+    with managing(token) as card:
         name = card.token.name
         before = SlotContent.read(card.session, number)
         if not request.overwrite:
-            _check_empty(before, f"{slot} of {name}", token.info)
+            _check_empty(card, before, f"{slot} of {name}")
         notes = card.log_in(uri, pins)
         try:
             with waiting(f"{name} is making the {request.algorithm} key, which may take a minute"):
@@ -135,8 +137,8 @@ def _kind(request: KeyRequest, info: TokenInfo) -> _Kind:
     return kind
 
 
-def _check_empty(content: SlotContent, place: str, info: TokenInfo) -> None:
-    """Check that a slot shows nothing, and that the card would show a key that was imported into it.
+def _check_empty(card: ManagedCard, content: SlotContent, place: str) -> None:
+    """Check that a slot shows nothing, and that a key that was imported into it would be shown.
 
     Raises:
         SigningKeyError: one of these is not so.
@@ -144,11 +146,15 @@ def _check_empty(content: SlotContent, place: str, info: TokenInfo) -> None:
     if content.parts:
         hint = "Name another slot, or add --overwrite to lose what is in it"
         raise SigningKeyError(f"{place} has {content.parts} already", hint)
-    version = firmware(info)
-    if version < _FIRST_WITH_METADATA:
-        has = ".".join(map(str, version))
+    version = card.token.module.functions.library()["library-version"]
+    silent = ""
+    if firmware(card.token.info) < _FIRST_WITH_METADATA:
+        silent = f"firmware {'.'.join(map(str, firmware(card.token.info)))}"
+    elif tuple(map(int, version.split("."))) < _FIRST_TO_READ_METADATA:
+        silent = f"libykcs11 {version}"
+    if silent:
         hint = "Add --overwrite if no key in it is needed"
-        raise SigningKeyError(f"{place} may have an imported key: firmware {has} does not tell", hint)
+        raise SigningKeyError(f"{place} may have an imported key, which {silent} does not show", hint)
 
 
 def _private_template(number: bytes, request: KeyRequest) -> dict[int, bytes]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from backends.contract import openssl_verifies
 from certs import Authority, issue, make_ca
 from hwsigner.backends.pkcs11 import piv
+from hwsigner.backends.pkcs11.functions import Functions
 from hwsigner.backends.pkcs11.search import FoundToken, choose_token
 from hwsigner.errors import (
     AmbiguousKeyError,
@@ -269,10 +274,18 @@ def test_slot_that_can_not_be_shown_to_be_empty_is_overwritten_only_on_request(
     card = new_card((5, 2, 7))
     occupy_with_imported_key(card)
     before = dict(card.state.keys)
-    with pytest.raises(SigningKeyError, match=r"may have an imported key: firmware 5\.2\.7 does not tell"):
+    with pytest.raises(SigningKeyError, match=r"may have an imported key, which firmware 5\.2\.7 does not show"):
         generate(card, pin=Person())
     assert card.state.keys == before
     assert generate(card, request=KeyRequest(overwrite=True)).public_key == card.public_key(0x9A)
+
+
+def test_old_module_does_not_show_that_a_slot_is_empty(yubikey: YubiKey, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = Functions.library
+    monkeypatch.setattr(Functions, "library", lambda self: {**library(self), "library-version": "2.52"})
+    with pytest.raises(SigningKeyError, match=r"may have an imported key, which libykcs11 2\.52 does not show"):
+        generate(yubikey, pin=Person())
+    assert generate(yubikey, request=KeyRequest(overwrite=True)).public_key == yubikey.public_key(0x9A)
 
 
 def test_key_of_a_card_that_attests_nothing_is_read_back_without_its_policies(new_card: Callable[..., YubiKey]) -> None:
@@ -316,6 +329,27 @@ def test_card_that_is_removed_meanwhile_may_have_a_key(yubikey: YubiKey, pcsc: S
     yubikey.insert(pcsc)
     forget_cards()
     assert generate(yubikey).public_key == yubikey.public_key(0x9A)
+
+
+def test_card_that_was_exchanged_meanwhile_is_not_changed(
+    yubikey: YubiKey, pcsc: SoftPcsc, new_yubikey: Callable[..., YubiKey]
+) -> None:
+    other = new_yubikey()
+    other.generate(0x9A)
+    key = other.public_key(0x9A)
+
+    def exchange_then_answer(_: object) -> str:
+        yubikey.remove()
+        other.insert(pcsc)
+        return DEFAULT_KEY
+
+    try:
+        with pytest.raises(SigningKeyError):
+            generate(yubikey, pin=exchange_then_answer)
+        assert other.public_key(0x9A) == key
+    finally:
+        other.remove()
+        yubikey.insert(pcsc)
 
 
 # The management key
@@ -375,7 +409,7 @@ def test_open_key_of_the_card_keeps_it_from_being_changed(yubikey: YubiKey) -> N
     forget_cards()
     with (
         open_key(yubikey.uri(0x9C, YKCS11), yubikey.pin) as key,
-        pytest.raises(SigningKeyError, match="can't be changed while a key of it is open here"),
+        pytest.raises(SigningKeyError, match="can't be changed while one of its keys is open"),
     ):
         generate(yubikey, pin=Person())
     assert key.algorithm
@@ -576,6 +610,68 @@ def test_long_certificate_is_installed_unless_it_does_not_fit(yubikey: YubiKey, 
         install(yubikey, long_leaf(yubikey, ca, 60))
     assert caught.value.hint == "The former one is in it"
     assert certificate_in("9a", tmp_path) == long[0].der
+
+
+# Killed
+
+
+CODE = """
+import sys
+from hwsigner.backends.pkcs11 import piv
+from hwsigner.backends.pkcs11.search import choose_token
+from hwsigner.key import FoundCertificate
+from hwsigner.management import KeyRequest
+from hwsigner.pins import PinSource
+from hwsigner.uri import KeyURI
+
+uri = KeyURI.parse(sys.argv[1])
+place = choose_token(uri, None), uri, PinSource("0102030405060708" * 3)
+if sys.argv[2:]:
+    piv.install_certificate(*place, [FoundCertificate(bytes.fromhex(sys.argv[2]), "")])
+else:
+    piv.generate_key(*place, KeyRequest())
+"""
+
+
+def run_until_written(card: YubiKey, monkeypatch: pytest.MonkeyPatch, *arguments: str, is_written: bool) -> None:
+    """Run a process with the card and kill it when the card gets a certificate, before or after that is written."""
+    write = card._applet.write
+    process = subprocess.Popen([sys.executable, "-c", CODE, card.uri(0x9A, YKCS11), *arguments], env=os.environ)
+
+    def kill(tag: int, content: bytes) -> None:
+        if is_written:
+            write(tag, content)
+        process.kill()
+        process.wait()
+        raise apdu.StatusError(0x6F00)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(card._applet, "write", kill)
+        assert process.wait(30) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_killed_process_leaves_an_unused_key_that_the_next_one_names(
+    yubikey: YubiKey, monkeypatch: pytest.MonkeyPatch, is_written: bool
+) -> None:
+    run_until_written(yubikey, monkeypatch, is_written=is_written)
+    assert yubikey.state.keys[0x9A].generated
+    what = "a key and a certificate" if is_written else "a key"
+    with pytest.raises(SigningKeyError, match=f"slot 9a of token .* has {what} already"):
+        generate(yubikey, pin=Person())
+    made = generate(yubikey, request=KeyRequest(overwrite=True))
+    assert made.public_key == yubikey.public_key(0x9A)
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_killed_process_leaves_the_former_certificate_or_the_new_one(
+    yubikey: YubiKey, ca: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_written: bool
+) -> None:
+    generate(yubikey)
+    former, new = chain_of(yubikey, ca), chain_of(yubikey, ca)
+    install(yubikey, former)
+    run_until_written(yubikey, monkeypatch, new[0].der.hex(), is_written=is_written)
+    assert certificate_in("9a", tmp_path) == (new if is_written else former)[0].der
 
 
 # Deleting
