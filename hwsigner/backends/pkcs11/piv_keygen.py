@@ -151,7 +151,7 @@ def _check_empty(card: ManagedCard, content: SlotContent, place: str) -> None:
     if firmware(card.token.info) < _FIRST_WITH_METADATA:
         silent = f"firmware {'.'.join(map(str, firmware(card.token.info)))}"
     elif tuple(map(int, version.split("."))) < _FIRST_TO_READ_METADATA:
-        silent = f"libykcs11 {version}"
+        silent = f"version {version} of {card.token.module.path}"
     if silent:
         hint = "Add --overwrite if no key in it is needed"
         raise SigningKeyError(f"{place} may have an imported key, which {silent} does not show", hint)

@@ -26,14 +26,14 @@ _DATA = 0  # CKO_DATA
 # Extensions of attestation certificates: the firmware's version; the PIN policy and the touch policy.
 _FIRMWARE, _POLICIES = "1.3.6.1.4.1.41482.3.3", "1.3.6.1.4.1.41482.3.8"
 _PIN_GUARDS = {
-    "never": "It signs without the PIN",
-    "once": "It needs the PIN once in a session",
-    "always": "It needs the PIN for each signature",
+    "never": "Signatures need no PIN",
+    "once": "Signatures need a login with the card's PIN",
+    "always": "Each signature needs the card's PIN",
 }
 _TOUCH_GUARDS = {
-    "never": "It signs without a touch",
-    "always": "It needs a touch for each signature",
-    "cached": "It needs a touch, which counts for 15 seconds",
+    "never": "Signatures need no touch",
+    "always": "Each signature needs a touch",
+    "cached": "Signatures need a touch, which counts for 15 seconds",
 }
 
 
@@ -185,20 +185,26 @@ def describe(
         origin = "No command reads it out, but it may have been imported, and there may be copies of it"
     guards = _PIN_GUARDS.get(pin_policy, ""), _TOUCH_GUARDS.get(touch_policy, ""), origin
     if not (pin_policy and touch_policy):
-        notes = ("Whether it needs the PIN or a touch is unknown: the card attests only keys that it made", *notes)
+        notes = (
+            "Whether it needs the PIN or a touch is not shown: only the card's attestation of a key that it made says so",
+            *notes,
+        )
     return KeyDescription(
         uri=str(KeyURI("pkcs11", {**place.path, "id": number, "type": b"private"}, place.query)),
         place=f"slot {SLOTS[number]} of {token.name}",
         public_key=content.public_key,
         guards=tuple(filter(None, guards)),
         properties={
+            "token": token.info.label,
+            "serial": token.info.serial,
+            "firmware": (found and found.firmware) or ".".join(map(str, firmware(token.info))),
+            "module": token.module.path,
+            "id": number.hex(),
             "pivSlot": SLOTS[number],
             "pinPolicy": pin_policy or None,
             "touchPolicy": touch_policy or None,
-            "generatedOnCard": True if found or content.is_local else None,
+            "local": True if found or content.is_local else None,
             "extractable": False,
-            "serial": token.info.serial,
-            "firmware": (found and found.firmware) or ".".join(map(str, firmware(token.info))),
         },
         notes=notes,
     )

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from backends.contract import openssl_verifies
 from certs import Authority, issue, make_ca
 from hwsigner.backends.pkcs11 import piv
 from hwsigner.backends.pkcs11.functions import Functions
+from hwsigner.backends.pkcs11.piv_slots import Attestation
 from hwsigner.backends.pkcs11.search import FoundToken, choose_token
 from hwsigner.errors import (
     AmbiguousKeyError,
@@ -152,7 +154,7 @@ def test_new_key_is_in_its_slot_and_attested(
     assert has_no_certificate(name)
     assert made.place == f"slot {name} of token 'YubiKey PIV #{yubikey.serial}'"
     assert made.properties["pivSlot"] == name
-    assert made.properties["generatedOnCard"] is True
+    assert made.properties["local"] is True
     with open_key(made.uri, lambda _: yubikey.pin) as opened:
         hash_name: HashName = "sha384" if algorithm == "p384" else "sha256"
         signature = opened.sign(b"message", hash_name)
@@ -283,7 +285,9 @@ def test_slot_that_can_not_be_shown_to_be_empty_is_overwritten_only_on_request(
 def test_old_module_does_not_show_that_a_slot_is_empty(yubikey: YubiKey, monkeypatch: pytest.MonkeyPatch) -> None:
     library = Functions.library
     monkeypatch.setattr(Functions, "library", lambda self: {**library(self), "library-version": "2.52"})
-    with pytest.raises(SigningKeyError, match=r"may have an imported key, which libykcs11 2\.52 does not show"):
+    with pytest.raises(
+        SigningKeyError, match=r"may have an imported key, which version 2\.52 of /.*libykcs11\.so does not show"
+    ):
         generate(yubikey, pin=Person())
     assert generate(yubikey, request=KeyRequest(overwrite=True)).public_key == yubikey.public_key(0x9A)
 
@@ -293,7 +297,7 @@ def test_key_of_a_card_that_attests_nothing_is_read_back_without_its_policies(ne
     del card.state.keys[0xF9]
     made = generate(card, request=KeyRequest(pin_policy="always"))
     assert made.public_key == card.public_key(0x9A)
-    assert (made.properties["pinPolicy"], made.properties["generatedOnCard"]) == (None, True)
+    assert (made.properties["pinPolicy"], made.properties["local"]) == (None, True)
     assert any("unknown" in note for note in made.notes)
 
 
@@ -424,18 +428,21 @@ def test_attested_key_is_described_by_its_attestation(yubikey: YubiKey) -> None:
     found = describe(yubikey.uri(0x9C, YKCS11))
     assert found.public_key == yubikey.public_key(0x9C)
     assert found.guards == (
-        "It needs the PIN for each signature",
-        "It needs a touch, which counts for 15 seconds",
+        "Each signature needs the card's PIN",
+        "Signatures need a touch, which counts for 15 seconds",
         "The card made it, says its attestation certificate, and no command reads it out",
     )
     assert found.properties == {
+        "token": f"YubiKey PIV #{yubikey.serial}",
+        "serial": str(yubikey.serial),
+        "firmware": "5.4.3",
+        "module": find_module(YKCS11),
+        "id": "02",
         "pivSlot": "9c",
         "pinPolicy": "always",
         "touchPolicy": "cached",
-        "generatedOnCard": True,
+        "local": True,
         "extractable": False,
-        "serial": str(yubikey.serial),
-        "firmware": "5.4.3",
     }
     assert found.notes == ()
     assert found.uri.startswith(
@@ -450,7 +457,7 @@ def test_imported_key_is_described_as_one_that_may_have_copies(yubikey: YubiKey)
     found = describe(yubikey.uri(0x9A, YKCS11))
     assert found.public_key == yubikey.public_key(0x9A)
     assert found.guards == ("No command reads it out, but it may have been imported, and there may be copies of it",)
-    assert (found.properties["generatedOnCard"], found.properties["pinPolicy"]) == (None, None)
+    assert (found.properties["local"], found.properties["pinPolicy"]) == (None, None)
     assert found.notes == ("Whether it needs the PIN or a touch is unknown: the card attests only keys that it made",)
 
 
@@ -471,6 +478,35 @@ def test_key_is_found_without_an_id_if_it_is_the_only_one(yubikey: YubiKey) -> N
     with pytest.raises(AmbiguousKeyError) as ambiguous:
         describe(token)
     assert ambiguous.value.hint == "Use one of id=%01 (slot 9a), id=%05 (slot 82)"
+
+
+@pytest.mark.parametrize(
+    ("extensions", "expected"),
+    [
+        ({3: b"\x05\x07\x04", 8: b"\x02\x03"}, ("5.7.4", "once", "cached")),
+        ({8: b""}, ("", "", "")),
+        ({3: b"", 8: b"\x04"}, ("", "", "")),  # Policies for fingerprints are not known here.
+        ({8: b"\x01\x02\x03"}, ("", "never", "always")),
+    ],
+)
+def test_attestation_is_read_as_far_as_it_is_whole(
+    extensions: dict[int, bytes], expected: tuple[str, str, str]
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "attestation")])
+    begin = datetime(2016, 3, 14, tzinfo=UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, begin, begin + timedelta(days=1))
+    for number, value in extensions.items():
+        oid = x509.ObjectIdentifier(f"1.3.6.1.4.1.41482.3.{number}")
+        builder = builder.add_extension(x509.UnrecognizedExtension(oid, value), critical=False)
+    read = Attestation.read(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER))
+    assert (read.firmware, read.pin_policy, read.touch_policy) == expected
+    assert read.public_key == key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+@pytest.mark.parametrize("der", [b"", b"\x30\x00", b"no certificate"])
+def test_attestation_that_is_no_certificate_says_nothing(der: bytes) -> None:
+    assert Attestation.read(der) == Attestation(None, "", "", "")
 
 
 # Certificates
@@ -618,6 +654,7 @@ def test_long_certificate_is_installed_unless_it_does_not_fit(yubikey: YubiKey, 
 CODE = """
 import sys
 from hwsigner.backends.pkcs11 import piv
+from hwsigner.backends.pkcs11.piv_slots import Attestation
 from hwsigner.backends.pkcs11.search import choose_token
 from hwsigner.key import FoundCertificate
 from hwsigner.management import KeyRequest
