@@ -167,6 +167,15 @@ class PinSource:
             pin = pin_sources.unnamed_pin(_taker(uri, request))
         return pin
 
+    def unprompted(self, uri: KeyURI, request: PinRequest) -> str | None:
+        """Return the PIN for a new key: what the caller's callable answers, or that of `stored`. Prompt for none.
+
+        Raises:
+            PinError: as `stored`.
+        """
+        answer = self._ask(request) if self._ask and self._pin is None else None
+        return self.stored(uri, request) if answer is None else answer
+
     def find(self, uri: KeyURI, request: PinRequest) -> FoundPin:
         """Return the PIN for a key, from the first place that has one.
 

@@ -121,6 +121,11 @@ class Guarded(NamedTuple):
         return f"{self.source}=file:/path in the key URI{flag}"
 
 
+def guarded_hierarchy(name: str) -> Guarded:
+    """Return what the auth value of a hierarchy opens, such as `owner`. Wrong ones do not count."""
+    return Guarded(f"TPM {name} auth value", name, name, counts=False, source=f"{name}-pin-source")
+
+
 def auth_of(
     found: FoundPin | None, guarded: Guarded, *, allow_final_try: bool, missing: PinRequiredError | None = None
 ) -> Auth:
