@@ -46,15 +46,21 @@ def describe_key(uri: KeyURI, pins: PinSource) -> KeyDescription:
     return describe_file(uri, file) if file else describe_persistent(uri, key)
 
 
-def describe_persistent(uri: KeyURI, key: KeyObject) -> KeyDescription:
-    """Return what is known of the key at a persistent handle; raises as `describe_key`."""
+def describe_persistent(uri: KeyURI, key: KeyObject, has_auth: bool | None = None) -> KeyDescription:
+    """Return what is known of the key at a persistent handle; raises as `describe_key`.
+
+    Args:
+        uri: its URI.
+        key: the key.
+        has_auth: whether it has an auth value; None if that is not known, as the handle does not say.
+    """
 
     def read(tpm: TPM) -> bytes:
         with key.loaded(tpm) as loaded:
             return bytes(tpm.esys.read_public(loaded)[0].marshal())
 
     with connected(tcti_of(uri), key) as connection:
-        facts = _Facts(connection.run(read, key.name, SessionSettings()), None)
+        facts = _Facts(connection.run(read, key.name, SessionSettings()), None, has_auth)
     handle = key.name.removeprefix("handle:")
     return facts.description(uri, f"the TPM, handle {handle}", {"handle": handle})
 
@@ -64,7 +70,7 @@ def describe_file(uri: KeyURI, file: TSS2Key) -> KeyDescription:
     parent = HIERARCHIES.get(file.parent)
     under = f"the primary key of the {parent} hierarchy" if parent else f"the key at handle {file.parent:#010x}"
     place = f"the file {uri.file}, for the TPM that made it, under {under}"
-    return _Facts(file.public, file).description(
+    return _Facts(file.public, file, not file.empty_auth).description(
         uri, place, {"path": uri.file, "parent": parent or f"{file.parent:#010x}"}
     )
 
@@ -76,10 +82,12 @@ class _Facts:
     Attributes:
         public: the public area, a marshalled TPM2B_PUBLIC (TPM 2.0 Library, part 2, 12.2.5).
         file: the file, or None for a key at a handle.
+        has_auth: whether the key has an auth value; None if that is not known.
     """
 
     public: bytes
     file: TSS2Key | None
+    has_auth: bool | None
 
     def description(self, uri: KeyURI, place: str, where: dict[str, object]) -> KeyDescription:
         outer = TPM2B_PUBLIC.unmarshal(self.public)[0]  # Kept: what is inside is a part of its memory.
@@ -95,18 +103,13 @@ class _Facts:
             "name": bytes(outer.get_name()).hex(),
             **flags,
             "extractable": not (flags["fixedTPM"] and flags["fixedParent"]),
-            "pin": self._has_auth,
+            "pin": self.has_auth,
             "pcrs": self._pcrs(),
             "policy": self._policy() if digest else [],
             "policyDigest": digest,
         }
         named = str(replace(uri, pin_value=None))
         return KeyDescription(named, place, public_key, tuple(self._guards(attributes, bool(digest))), properties)
-
-    @property
-    def _has_auth(self) -> bool | None:
-        """Whether the key has an auth value, as its file says; None for a handle, which does not say."""
-        return None if self.file is None else not self.file.empty_auth
 
     def _commands(self) -> tuple[PolicyCommand, ...]:
         return self.file.policy if self.file else ()
@@ -128,9 +131,9 @@ class _Facts:
         if not attributes & TPMA_OBJECT.SENSITIVEDATAORIGIN:
             yield "It was made outside the TPM, so there may be copies of it."
         yield from self._use_guards(attributes, has_policy)
-        if self._has_auth is not False and attributes & TPMA_OBJECT.NODA:
+        if self.has_auth is not False and attributes & TPMA_OBJECT.NODA:
             yield "Wrong PINs are not counted: noDA is set."
-        elif self._has_auth is not False:
+        elif self.has_auth is not False:
             yield "Wrong PINs count towards the TPM's lockout: noDA is not set."
 
     def _use_guards(self, attributes: int, has_policy: bool) -> Iterator[str]:
@@ -143,9 +146,9 @@ class _Facts:
         others = [name for name in self._policy() or [] if name not in _SAID]
         if has_policy and not by_auth and (others or not codes):
             yield f"A signature needs its policy to be satisfied: {', '.join(others) or 'a handle does not say which'}."
-        if self._has_auth is None:
+        if self.has_auth is None:
             yield "It may have a PIN, its TPM auth value: a handle does not say."
-        elif self._has_auth and (by_auth or codes.intersection(_GUARDED_BY_AUTH)):
+        elif self.has_auth and (by_auth or codes.intersection(_GUARDED_BY_AUTH)):
             yield "A signature needs its PIN, the TPM auth value."
         elif not has_policy:
             yield "It has no PIN: any user who may use the TPM and read the file can sign."

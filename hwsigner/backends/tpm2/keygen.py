@@ -56,6 +56,7 @@ _KINDS: dict[KeyAlgorithm, str] = {
     "rsa4096": "rsa4096",
 }
 _MAX_PIN_BYTES = 32  # A digest of the key's nameAlg, SHA-256 (TPM 2.0 Library, part 3, 12.1).
+_SLOW = "waiting for the TPM to make the key: some take a minute for RSA"
 _UNLIMITED = (
     "Wrong PINs are not counted (noDA): any program that may use the TPM and has the key can try as many as it likes."
 )
@@ -99,7 +100,7 @@ def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescri
             made = describe_file(uri, file)
         else:
             making.make_persistent(connection, file, handle)
-            made = describe_persistent(uri, PersistentObject(handle, handle_name(handle)))
+            made = describe_persistent(uri, PersistentObject(handle, handle_name(handle)), making.has_pin)
     return replace(made, notes=tuple(making.notes()))
 
 
@@ -111,6 +112,9 @@ class _Making:
         pins: where its PIN and the owner's auth value come from.
         request: what it shall be.
         handle: its persistent handle, or None for a file.
+
+    Attributes:
+        has_pin: whether it gets a PIN.
     """
 
     def __init__(self, uri: KeyURI, pins: PinSource, request: KeyRequest, handle: int | None) -> None:
@@ -121,7 +125,8 @@ class _Making:
         self._auth = ParentAuth(uri, pins)
         self._pcrs = PCRSelection(request.pcrs) if request.pcrs else None
         self._pin = _new_pin(uri, pins, self._subject)
-        self._noda = not self._pin if request.noda is None else request.noda
+        self.has_pin = bool(self._pin)
+        self._noda = not self.has_pin if request.noda is None else request.noda
 
     def make(self, connection: TPMConnection) -> TSS2Key:
         """Make the key, load it, and return it once it is as it was asked for. Nothing is left in the TPM."""
@@ -165,22 +170,22 @@ class _Making:
         """Yield what the key's owner should know, a sentence each."""
         if self._pcrs:
             yield from self._pcrs.notes
-        if self._pin and self._noda:
+        if self.has_pin and self._noda:
             yield _UNLIMITED
-        if not self._pin and not self._noda:
+        if not (self.has_pin or self._noda):
             yield "It has no PIN and still refuses to sign while the TPM is in lockout: noDA is not set."
 
     def _create(self, tpm: TPM) -> TSS2Key:
         if self._handle is not None:
             handles.check_free(tpm, self._handle)
         _check_algorithm(tpm, self._request.algorithm)
-        policy = self._pcrs.policy(tpm, with_auth=bool(self._pin)) if self._pcrs else ()
+        policy = self._pcrs.policy(tpm, with_auth=self.has_pin) if self._pcrs else ()
         secret = TPM2B_SENSITIVE_CREATE(TPMS_SENSITIVE_CREATE(userAuth=self._pin))
         with tpm.temporary(partial(_owner_primary, tpm, self._auth)) as parent:
-            session = tpm.authorize(parent, b"", encrypts=bool(self._pin))
-            with waiting(f"the TPM is making an {_KINDS[self._request.algorithm]} key: this may take a minute"):
+            session = tpm.authorize(parent, b"", encrypts=self.has_pin)
+            with waiting(_SLOW):
                 private, public, *_ = tpm.esys.create(parent, secret, self._template(policy), session1=session)
-        return TSS2Key(not self._pin, _OWNER, public.marshal(), private.marshal(), policy=policy)
+        return TSS2Key(not self.has_pin, _OWNER, public.marshal(), private.marshal(), policy=policy)
 
     def _template(self, policy: tuple[PolicyCommand, ...]) -> TPM2B_PUBLIC:
         """Return the public area to ask for. With a policy, the auth value alone opens nothing."""

@@ -6,6 +6,7 @@ import os
 
 from tpm2_pytss import TPM2B_PUBLIC, TPMA_OBJECT
 
+from hwsigner.backends.pem import read_contents
 from hwsigner.backends.tpm2 import handles
 from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import connected
@@ -16,7 +17,7 @@ from hwsigner.backends.tpm2.objects import PersistentObject
 from hwsigner.backends.tpm2.tcti import tcti_of
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.backends.tpm2.uris import handle_name, named_handle, named_key, session_settings
-from hwsigner.errors import SigningKeyError
+from hwsigner.errors import KeyNotFoundError, SigningKeyError
 from hwsigner.management import Confirm
 from hwsigner.pins import PinSource
 from hwsigner.system.files import sync_folder
@@ -56,9 +57,11 @@ def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...
 def _delete_file(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...]:
     named_key(uri, ParentAuth(uri, pins))  # It must be a TPM's key.
     key = os.path.realpath(uri.file)
-    files = {f"the key file {key}": key}
+    contents = read_contents(key, KeyNotFoundError)
+    files = {f"the key file {key}" + (f" with {contents}" if len(contents.blocks) > 1 else ""): key}
     files |= {f"its certificate file {path}": path for path in certificate_files(uri.file) if os.path.isfile(path)}
-    confirm((f"the key file {key} (a copy of it would still sign with this TPM)", *list(files)[1:]))
+    first, *others = files
+    confirm((f"{first} (a copy of it would still sign with its TPM)", *others))
     for path in files.values():
         try:
             os.unlink(path)
