@@ -409,6 +409,20 @@ class ParentAuth:
             # Otherwise ESYS would send a hierarchy's with its next command that needs one, as a password.
             tpm.esys.tr_set_auth(handle, b"")
 
+    def as_owner(self, tpm: TPM, command: Callable[..., _T], *arguments: object) -> _T:
+        """Return what a command returns that the owner's auth value authorizes; raises as `prove`.
+
+        Args:
+            tpm: the TPM.
+            command: a method of the ESAPI context.
+            arguments: its arguments, without the session.
+        """
+
+        def work(session: ESYS_TR) -> _T:
+            return command(*arguments, session1=session)
+
+        return self.prove(tpm, ESYS_TR.RH_OWNER, guarded_hierarchy("owner"), work)
+
     def _first(self, tpm: TPM, guarded: Guarded) -> AuthAttempt:
         stored = self._pins.given(self._source(guarded))
         if stored is None and is_held_back(tpm, guarded):

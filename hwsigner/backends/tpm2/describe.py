@@ -151,7 +151,8 @@ class _Facts:
         elif self.has_auth and (by_auth or codes.intersection(_GUARDED_BY_AUTH)):
             yield "A signature needs its PIN, the TPM auth value."
         elif not has_policy:
-            yield "It has no PIN: any user who may use the TPM and read the file can sign."
+            read = " and read the file" if self.file else ""
+            yield f"It has no PIN: any user who may use the TPM{read} can sign."
 
 
 _SAID = ("PolicyPCR", "PolicyAuthValue", "PolicyPassword")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from tpm2_pytss import ESYS_TR, TSS2_Exception
 
-from hwsigner.backends.tpm2.auth import ParentAuth, guarded_hierarchy
+from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.errors import HANDLE, NV_DEFINED, NV_SPACE, code
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.backends.tpm2.uris import handle_name
@@ -102,7 +100,10 @@ def remove(tpm: TPM, auth: ParentAuth, name: bytes, handle: int) -> None:
     if not there:
         return
     if there != name:
-        raise SigningKeyError(f"another key is at {handle_name(handle)} now, so it was not deleted", "Look at it first")
+        subject = handle_name(handle)
+        raise SigningKeyError(
+            f"another key is at {subject} now, so it was not deleted", f"Run hwsigner show {subject}, then retry"
+        )
     found = tpm.esys.tr_from_tpmpublic(handle)
     try:
         _evict_control(tpm, auth, found, handle)
@@ -112,14 +113,9 @@ def remove(tpm: TPM, auth: ParentAuth, name: bytes, handle: int) -> None:
 
 
 def _evict_control(tpm: TPM, auth: ParentAuth, key: ESYS_TR, handle: int) -> None:
-    owner = ESYS_TR.RH_OWNER
-    made = auth.prove(tpm, owner, guarded_hierarchy("owner"), partial(_call_evict_control, tpm, key, handle))
+    made = auth.as_owner(tpm, tpm.esys.evict_control, ESYS_TR.RH_OWNER, key, handle)
     if made != ESYS_TR.NONE:
         tpm.esys.tr_close(made)
-
-
-def _call_evict_control(tpm: TPM, key: ESYS_TR, handle: int, session: ESYS_TR) -> ESYS_TR:
-    return tpm.esys.evict_control(ESYS_TR.RH_OWNER, key, handle, session1=session)
 
 
 def _taken(handle: int) -> SigningKeyError:

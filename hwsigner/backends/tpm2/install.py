@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
-from typing import TypeVar
 
 from tpm2_pytss import ESYS_TR, TPM2_ALG, TPM2B_NV_PUBLIC, TPMA_NV, TPMS_NV_PUBLIC, TSS2_Exception
 
 from hwsigner.backends.pem import Block
-from hwsigner.backends.tpm2.auth import ParentAuth, guarded_hierarchy
+from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import connected
 from hwsigner.backends.tpm2.errors import HANDLE, NV_SPACE, code
 from hwsigner.backends.tpm2.nv import NV_BUFFER_MAX, certificates_in, nv_name, read_certificates, read_index
@@ -35,7 +33,6 @@ _EK_CERTIFICATES = range(0x01C00000, 0x01C08000)
 _NOT_WRITABLE = TPMA_NV.TPM2_NT_MASK | TPMA_NV.WRITELOCKED
 _OWNER_MAY = "Any program with the owner's auth value can change or remove {}."
 _ANOTHER = "Name another NV index, or use the certificate's file"
-_T = TypeVar("_T")
 
 
 def install_certificate(
@@ -198,30 +195,25 @@ class _Index:
         elif self._is_new:
             with self._opened(tpm) as handle:
                 if handle is not None:
-                    self._prove(tpm, partial(_undefine, tpm, handle))
+                    self._auth.as_owner(tpm, tpm.esys.nv_undefine_space, handle)
 
     def _define(self, tpm: TPM) -> None:
         area = TPMS_NV_PUBLIC(nvIndex=self._index, nameAlg=TPM2_ALG.SHA256, attributes=_ATTRIBUTES, dataSize=self._size)
-
-        def define(session: ESYS_TR) -> ESYS_TR:
-            return tpm.esys.nv_define_space(b"", TPM2B_NV_PUBLIC(nvPublic=area), session1=session)
-
         try:
-            tpm.esys.tr_close(self._prove(tpm, define))
+            defined = self._auth.as_owner(tpm, tpm.esys.nv_define_space, b"", TPM2B_NV_PUBLIC(nvPublic=area))
         except TSS2_Exception as error:
             if code(error) != NV_SPACE:
                 raise
             problem = f"the TPM at {tpm.tcti} has no room for an NV index of {self._size} bytes"
             raise SigningKeyError(problem, "Remove an index with tpm2_nvundefine, or use a certificate file") from error
+        tpm.esys.tr_close(defined)
 
     def _fill(self, tpm: TPM, data: bytes) -> None:
-        at_once = tpm.property(NV_BUFFER_MAX)
+        at_once, owner = tpm.property(NV_BUFFER_MAX), ESYS_TR.RH_OWNER
         with self._opened(tpm) as handle:
             for start in range(0, len(data), at_once):
-                self._prove(tpm, partial(_write, tpm, handle, data[start : start + at_once], start))
-
-    def _prove(self, tpm: TPM, work: Callable[[ESYS_TR], _T]) -> _T:
-        return self._auth.prove(tpm, ESYS_TR.RH_OWNER, guarded_hierarchy("owner"), work)
+                part = data[start : start + at_once]
+                self._auth.as_owner(tpm, tpm.esys.nv_write, handle, part, start, owner)
 
     @contextmanager
     def _opened(self, tpm: TPM) -> Iterator[ESYS_TR | None]:
@@ -241,11 +233,3 @@ class _Index:
 
     def _too_long(self, room: str) -> SigningKeyError:
         return SigningKeyError(f"the certificate has {len(self._leaf)} bytes, and {room}", _ANOTHER)
-
-
-def _write(tpm: TPM, handle: ESYS_TR, data: bytes, offset: int, session: ESYS_TR) -> None:
-    tpm.esys.nv_write(handle, data, offset, ESYS_TR.RH_OWNER, session1=session)
-
-
-def _undefine(tpm: TPM, handle: ESYS_TR, session: ESYS_TR) -> None:
-    tpm.esys.nv_undefine_space(handle, session1=session)

@@ -23,7 +23,7 @@ from tpm2_pytss import (
 )
 
 from hwsigner.backends.tpm2 import handles
-from hwsigner.backends.tpm2.auth import ParentAuth, guarded_hierarchy
+from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import TPMConnection, connected
 from hwsigner.backends.tpm2.describe import describe_file, describe_persistent
 from hwsigner.backends.tpm2.encode import write_tss2_pem
@@ -160,7 +160,7 @@ class _Making:
             there = connection.run(lambda tpm: handles.name_at(tpm, handle), self._subject, self._settings)
         except BackendUnavailableError as error:
             unknown = f"{error.message}; the new key may be at {self._subject}"
-            raise BackendUnavailableError(unknown, f"If it is there, {_FORGET}") from error
+            raise BackendUnavailableError(unknown, "If it is there, delete it with hwsigner delete") from error
         finally:
             connection.release(key)
         if there != name:
@@ -197,16 +197,8 @@ class _Making:
         )
 
 
-_FORGET = "delete it with hwsigner delete and make another"
-
-
 def _owner_primary(tpm: TPM, auth: ParentAuth) -> ESYS_TR:
-    owner = ESYS_TR.RH_OWNER
-
-    def create(session: ESYS_TR) -> ESYS_TR:
-        return tpm.esys.create_primary(None, ecc_primary(), owner, session1=session)[0]
-
-    return auth.prove(tpm, owner, guarded_hierarchy("owner"), create)
+    return auth.as_owner(tpm, tpm.esys.create_primary, None, ecc_primary(), ESYS_TR.RH_OWNER)[0]
 
 
 def _check_request(request: KeyRequest) -> None:
@@ -231,7 +223,7 @@ def _check_algorithm(tpm: TPM, algorithm: KeyAlgorithm) -> None:
     """
     if not _can_make(tpm, algorithm):
         possible = ", ".join(other for other in _KINDS if _can_make(tpm, other))
-        raise UnsupportedKeyError(f"the TPM at {tpm.tcti} can't make {algorithm} keys", f"It can make {possible}")
+        raise UnsupportedKeyError(f"the TPM at {tpm.tcti} can't make {algorithm} keys", f"Use one of {possible}")
 
 
 def _can_make(tpm: TPM, algorithm: KeyAlgorithm) -> bool:

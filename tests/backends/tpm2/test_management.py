@@ -229,7 +229,7 @@ class TestFile:
         with pytest.raises(UnsupportedKeyError) as caught:
             generate_key(uri_through(proxy, path), KeyRequest(algorithm="rsa4096"))
         assert "can't make rsa4096 keys" in caught.value.message
-        assert caught.value.hint == "It can make p256, p384, p521, rsa2048, rsa3072"
+        assert caught.value.hint == "Use one of p256, p384, p521, rsa2048, rsa3072"
         assert CREATE not in proxy.codes
         assert not path.exists()
 
@@ -650,6 +650,16 @@ class TestDescription:
         # No command has an authorization.
         assert all(exchange.command[:2] == b"\x80\x01" for exchange in proxy.exchanges)
         assert SIGN not in proxy.codes
+
+    def test_policy_at_a_handle_is_said_to_be_unknown(self, tools: Tools, judge: Judge, path: Path) -> None:
+        make(tools, path, pcrs="sha256:7")
+        tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", judge.load(path), f"{HANDLE:#x}")
+        try:
+            described = describe_key(tools.tpm.uri(HANDLE))
+        finally:
+            tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", f"{HANDLE:#x}")
+        assert described.properties["policy"] is None
+        assert "A signature needs its policy to be satisfied: a handle does not say which." in described.guards
 
     def test_key_that_may_leave_the_tpm_is_said_to(self, tools: Tools) -> None:
         file = tools.key_file(attributes="userwithauth|sensitivedataorigin|sign", primary=("-G", "ecc", *NODA))
