@@ -21,6 +21,8 @@ from hwsigner.errors import AttestationError
 
 _HASHES: dict[str, type[HashAlgorithm]] = {"sha256": SHA256, "sha384": SHA384, "sha512": SHA512}
 _LONGEST_CHAIN = 6
+_MOST_OTHERS = 8  # More would make looking for the chain slow.
+_LONGEST_KEY_BITS = 8192
 _KNOWN_EXTENSIONS = frozenset(
     {
         "basic_constraints",
@@ -60,7 +62,8 @@ class VendorCertificate:
             certificate = cls(Parsed.load(data).dump())
             # Parsed on first use, so use it here to find what is broken.
             _ = certificate.extensions, certificate.public_key, certificate.subject, certificate.issuer
-            _ = certificate.begin, certificate.end
+            _ = certificate.begin, certificate.end, certificate.is_ca, certificate.longest_path
+            _ = certificate.unknown_critical, [value.native for value in certificate.extensions.values()]
         except UNREADABLE as error:
             raise AttestationError(f"{name} can't be read as a certificate", "It may be damaged") from error
         return certificate
@@ -162,6 +165,10 @@ class Trust:
         Raises:
             AttestationError: no chain leads to a root, or a certificate in it is not valid now.
         """
+        if len(others) > _MOST_OTHERS:
+            raise AttestationError(
+                f"there are more than {_MOST_OTHERS} certificates", "Leave out what the chain does not need"
+            )
         chain = self._path((leaf,), others, may_issue)
         if chain is None:
             raise AttestationError(
@@ -208,6 +215,8 @@ def _verifies(public_key: bytes, algorithm: Any, signature: bytes, signed: bytes
     """Return whether a key made a certificate's signature. SHA-1 and older hashes are not accepted."""
     key = load_der_public_key(public_key)
     digest = _HASHES[algorithm.hash_algo]()
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size > _LONGEST_KEY_BITS:
+        return False
     try:
         if isinstance(key, ec.EllipticCurvePublicKey) and algorithm.signature_algo == "ecdsa":
             key.verify(signature, signed, ec.ECDSA(digest))
