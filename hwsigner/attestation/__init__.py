@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,8 +28,8 @@ from hwsigner.key import find_certificates
 from hwsigner.pins import AskPin, PinSource
 from hwsigner.uri import KeyURI
 
-__all__ = ["Document", "Findings", "Kind", "Trust", "answer_challenge", "challenge", "examine", "make_statement"]
-__all__ += ["read", "read_trust", "verify_answer"]
+__all__ = ["Document", "Findings", "Kind", "Trust", "answer_challenge", "challenge", "endorsement_key", "examine"]
+__all__ += ["make_statement", "read", "read_trust", "verify_answer"]
 
 # By format, a module with `examine`, `challenge` and `verify`.
 _VERIFIERS = {"tpm2": "hwsigner.attestation.tpm2"}
@@ -83,9 +83,24 @@ def answer_challenge(
     maker = _maker(parsed)
     if challenge.format not in maker.FORMATS:
         raise UsageError(f"the challenge is for a {challenge.format} key, not for {parsed.name}", "Name another key")
-    given = {**challenge.values, "message": binding(challenge)}
+    given = {name: challenge.blob(name) for name in challenge.values} | {"message": binding(challenge)}
     values = maker.answer_challenge(parsed, PinSource.of(pin), given, pcrs=pcrs)
     return new("answer", challenge.format, {**values, "nonce": challenge.blob("nonce")})
+
+
+def endorsement_key(uri: str | KeyURI = "tpm2:", pin: str | AskPin | PinSource | None = None) -> bytes:
+    """Return a TPM's endorsement key, which stands for the chip, as DER SubjectPublicKeyInfo.
+
+    Raises:
+        UsageError: the URI is malformed, or not of a TPM.
+        SigningKeyError: the TPM can't be reached, or refused.
+        PinError: the auth value of the endorsement hierarchy is missing, wrong or locked.
+    """
+    parsed = KeyURI.of(uri).resolved()
+    read: Callable[[KeyURI, PinSource], bytes] | None = getattr(_maker(parsed), "endorsement_key", None)
+    if read is None:
+        raise UsageError(f"{parsed.scheme}: keys have no endorsement key", "Give a tpm2: URI")
+    return read(parsed, PinSource.of(pin))
 
 
 def read_trust(folder: str, now: datetime | None = None) -> Trust:

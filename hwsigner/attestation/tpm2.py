@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,10 +178,10 @@ def _sentences(parts: _Parts) -> tuple[str, ...]:
 
 def _vendor(identifier: str) -> str:
     """Return a TPM vendor's letters: those of `id:494E5443` are INTC (TCG TPM Vendor ID Registry)."""
-    try:
-        return bytes.fromhex(identifier.removeprefix("id:")).decode("ascii").strip("\0 ")
-    except ValueError:
-        return identifier
+    with suppress(ValueError):
+        letters = bytes.fromhex(identifier.removeprefix("id:")).decode("ascii").strip("\0 ")
+        return letters if letters.isalnum() else identifier
+    return identifier
 
 
 def _guards(key: Public) -> list[str]:
