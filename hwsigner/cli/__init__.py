@@ -39,6 +39,8 @@ COMMANDS = {
     "keygen": "hwsigner.cli.keygen",
     "csr": "hwsigner.cli.csr",
     "delete": "hwsigner.cli.delete",
+    "attest": "hwsigner.cli.attest",
+    "verify-attestation": "hwsigner.cli.verify_attestation",
     "profile": "hwsigner.cli.profile",
     "systemd": "hwsigner.cli.systemd",
     "emulator": "hwsigner.cli.emulator",
