@@ -32,7 +32,7 @@ __all__ = ["Document", "Findings", "Kind", "Trust", "answer_challenge", "challen
 __all__ += ["read", "read_trust", "verify_answer"]
 
 # By format, a module with `examine`, `challenge` and `verify`.
-_VERIFIERS = {"tpm2": "hwsigner.attestation.tpm2"}
+_VERIFIERS = {name: f"hwsigner.attestation.{name}" for name in ("tpm2", "piv", "pkcs11")}
 _SUFFIXES = (".pem", ".crt", ".cer", ".der")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -151,7 +151,8 @@ def verify_answer(statement: Document, state: Document, answer: Document, trust:
         raise AttestationError("the answer is to another challenge", "Ask for the answer to this one")
     found = examine(statement, trust)
     proven: Sequence[str] = _verifier(statement).verify(statement, state, answer)
-    return replace(found, proven=(*proven, f"This was so after {state.text('created')}"))
+    claimed = tuple(sentence for sentence in found.claimed if sentence not in proven)
+    return replace(found, claimed=claimed, proven=(*proven, f"This was so after {state.text('created')}"))
 
 
 def _maker(uri: KeyURI) -> Any:
