@@ -21,7 +21,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hwsigner.attestation.chain import Trust, VendorCertificate
-from hwsigner.attestation.documents import NONCE_BYTES, Document, Kind, new, read
+from hwsigner.attestation.documents import NONCE_BYTES, Document, Kind, binding, new, read
 from hwsigner.attestation.findings import Findings
 from hwsigner.errors import AttestationError, UsageError
 from hwsigner.key import find_certificates
@@ -83,7 +83,8 @@ def answer_challenge(
     maker = _maker(parsed)
     if challenge.format not in maker.FORMATS:
         raise UsageError(f"the challenge is for a {challenge.format} key, not for {parsed.name}", "Name another key")
-    values = maker.answer_challenge(parsed, PinSource.of(pin), challenge.values, pcrs=pcrs)
+    given = {**challenge.values, "message": binding(challenge)}
+    values = maker.answer_challenge(parsed, PinSource.of(pin), given, pcrs=pcrs)
     return new("answer", challenge.format, {**values, "nonce": challenge.blob("nonce")})
 
 
@@ -114,8 +115,7 @@ def examine(statement: Document, trust: Trust) -> Findings:
     Raises:
         AttestationError: it can't be true: its certificates lead to no root, or its parts don't fit together.
     """
-    found: Findings = _verifier(statement).examine(statement, trust)
-    return replace(found, matches_csr=_matches(statement.blob("certificateRequest"), found.public_key))
+    return _with_csr(_verifier(statement).examine(statement, trust), statement)
 
 
 def challenge(statement: Document, trust: Trust) -> tuple[Document, Document]:
@@ -149,10 +149,9 @@ def verify_answer(statement: Document, state: Document, answer: Document, trust:
         raise AttestationError("the state is of the challenge to another statement", "Give the statement's own state")
     if (answer.format, answer.blob("nonce")) != (state.format, state.blob("nonce")):
         raise AttestationError("the answer is to another challenge", "Ask for the answer to this one")
-    found = examine(statement, trust)
-    proven: Sequence[str] = _verifier(statement).verify(statement, state, answer)
-    claimed = tuple(sentence for sentence in found.claimed if sentence not in proven)
-    return replace(found, claimed=claimed, proven=(*proven, f"This was so after {state.text('created')}"))
+    found: Findings = _verifier(statement).verify(statement, state, answer, trust)
+    since = f"This was so after {state.text('created')}, when the challenge was made"
+    return _with_csr(replace(found, proven=(*found.proven, since)), statement)
 
 
 def _maker(uri: KeyURI) -> Any:
@@ -167,13 +166,15 @@ def _verifier(statement: Document) -> Any:
     return importlib.import_module(_VERIFIERS[statement.format])
 
 
-def _matches(csr: bytes, public_key: bytes) -> bool | None:
-    """Return whether a PKCS #10 request is signed by a key; None if there is no request."""
+def _with_csr(found: Findings, statement: Document) -> Findings:
+    """Return the findings with whether the statement's PKCS #10 request is signed by its key."""
+    csr = statement.blob("certificateRequest")
     if not csr:
-        return None
+        return found
     try:
         request = x509.load_der_x509_csr(csr)
         own = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        return own == public_key and request.is_signature_valid
+        matches = own == found.public_key and request.is_signature_valid
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        return False
+        matches = False
+    return replace(found, matches_csr=matches)

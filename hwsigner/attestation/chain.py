@@ -21,6 +21,8 @@ from hwsigner.errors import AttestationError
 
 _HASHES: dict[str, type[HashAlgorithm]] = {"sha256": SHA256, "sha384": SHA384, "sha512": SHA512}
 _LONGEST_CHAIN = 6
+_MOST_OTHERS = 8  # More would make looking for the chain slow.
+_LONGEST_KEY_BITS = 8192
 _KNOWN_EXTENSIONS = frozenset(
     {
         "basic_constraints",
@@ -60,7 +62,8 @@ class VendorCertificate:
             certificate = cls(Parsed.load(data).dump())
             # Parsed on first use, so use it here to find what is broken.
             _ = certificate.extensions, certificate.public_key, certificate.subject, certificate.issuer
-            _ = certificate.begin, certificate.end
+            _ = certificate.begin, certificate.end, certificate.is_ca, certificate.longest_path
+            _ = certificate.unknown_critical, [value.native for value in certificate.extensions.values()]
         except UNREADABLE as error:
             raise AttestationError(f"{name} can't be read as a certificate", "It may be damaged") from error
         return certificate
@@ -99,12 +102,12 @@ class VendorCertificate:
 
     @cached_property
     def extensions(self) -> dict[str, Any]:
-        """The extensions' values, parsed, by asn1crypto's names; if it has none, by their OID, and not parsed."""
+        """The extensions' values by asn1crypto's names, parsed; or by their OID, as octets, if it has none."""
         extensions = list(self._body["extensions"])
         values = {item["extn_id"].native: item["extn_value"] for item in extensions}
         if len(values) < len(extensions):
             raise ValueError("an extension is there twice")
-        return {name: value.contents if name[0].isdigit() else value.parsed for name, value in values.items()}
+        return {name: value if name[0].isdigit() else value.parsed for name, value in values.items()}
 
     @property
     def unknown_critical(self) -> list[str]:
@@ -166,6 +169,10 @@ class Trust:
         Raises:
             AttestationError: no chain leads to a root, or a certificate in it is not valid now.
         """
+        if len(others) > _MOST_OTHERS:
+            raise AttestationError(
+                f"there are more than {_MOST_OTHERS} certificates", "Leave out what the chain does not need"
+            )
         chain = self._path((leaf,), others, may_issue)
         if chain is None:
             raise AttestationError(
@@ -217,6 +224,8 @@ def _verifies(public_key: bytes, algorithm: Any, signature: bytes, signed: bytes
     """Return whether a key made a certificate's signature. SHA-1 and older hashes are not accepted."""
     key = load_der_public_key(public_key)
     digest = _HASHES[algorithm.hash_algo]()
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size > _LONGEST_KEY_BITS:
+        return False
     try:
         if isinstance(key, ec.EllipticCurvePublicKey) and algorithm.signature_algo == "ecdsa":
             key.verify(signature, signed, ec.ECDSA(digest))

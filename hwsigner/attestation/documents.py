@@ -24,6 +24,7 @@ VERSION = 1
 MAX_BYTES = 64 * 1024
 NONCE_BYTES = 32
 _PREFIX = "hwsigner-attestation-"
+_LABEL = b"hwsigner-attestation-1\0"
 _HINT = "Ask for it again; it must arrive unchanged"
 
 _SCHEMAS: dict[tuple[Kind, str], Mapping[str, Type]] = {
@@ -139,6 +140,11 @@ def read(data: bytes, kind: Kind) -> Document:
         if not schema[name].endswith("?") and name not in members:
             raise _refusal(kind, f"has no {name}")
     return Document(kind, hardware, {name: _decoded(kind, name, schema[name], members[name]) for name in members})
+
+
+def binding(document: Document) -> bytes:
+    """Return the bytes that bind an answer to one challenge, given that or its state: a label, statement and nonce."""
+    return _LABEL + document.blob("statement") + document.blob("nonce")
 
 
 def _parse(data: bytes, kind: Kind) -> dict[str, Any]:

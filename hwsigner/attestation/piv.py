@@ -13,21 +13,20 @@ https://docs.yubico.com/hardware/oid/oid-piv-arc.html has the formats.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hwsigner.attestation.chain import UNREADABLE, Trust, VendorCertificate
 from hwsigner.attestation.documents import Document, Value
 from hwsigner.attestation.findings import Findings
-from hwsigner.attestation.possession import PROVEN, check_signature
-from hwsigner.attestation.weaknesses import find_weaknesses_of_yubikey
+from hwsigner.attestation.possession import POSSESSION, verify_possession
+from hwsigner.attestation.weak import weaknesses_of_yubikey
 from hwsigner.errors import AttestationError
 
 _ARC = "1.3.6.1.4.1.41482.3"
 _FIRMWARE, _SERIAL, _POLICIES, _FORM_FACTOR, _FIPS, _CSPN = (f"{_ARC}.{number}" for number in (3, 7, 8, 9, 10, 11))
 _SUBJECT = re.compile(r"Common Name: YubiKey PIV Attestation (9[acde]|8[2-9a-f]|9[0-5])")
 _OLD_F9 = "Common Name: Yubico PIV Attestation"
-_MAX_INTERMEDIATES = 5
 _MAX_SERIAL = 0xFFFFFFFF
 # The first and the second byte of the policies. The fingerprints are of the YubiKey Bio.
 _PIN_POLICIES = {
@@ -84,59 +83,63 @@ class PivAttestation:
 
 
 def examine(statement: Document, trust: Trust) -> Findings:
-    """Return what a statement claims; see `hwsigner.attestation.examine`."""
-    slot, f9 = _certificates(statement)
-    _verify_chain(slot, f9, statement.blobs("intermediates"), trust)
-    attestation = PivAttestation.of(slot)
-    is_bio = attestation.form_factor & _FORM in _BIO_FORMS
-    try:
-        warnings = find_weaknesses_of_yubikey(slot.public_key, attestation.firmware, is_bio=is_bio)
-    except UNREADABLE as error:
-        raise AttestationError("the attested key is of an unknown kind", "Make another one") from error
-    claimed = _sentences(attestation, slot, f9)
-    return Findings(slot.public_key, str(attestation.serial), claimed=claimed, warnings=warnings)
+    """Return what a statement claims.
+
+    Raises:
+        AttestationError: its certificates lead to no root, are not valid, or are not those of a slot and of slot f9.
+    """
+    slot, f9 = _read_chain(statement, trust)
+    return _findings(slot, claimed=_sentences(slot, f9))
 
 
-def challenge(statement: Document) -> tuple[Mapping[str, Value], Mapping[str, Value]]:
+def challenge(statement: Document) -> tuple[dict[str, Value], dict[str, Value]]:
     """Return what the challenge and its state have beside the members that all formats have: nothing."""
     return {}, {}
 
 
-def verify(statement: Document, state: Document, answer: Document) -> Sequence[str]:
-    """Return what an answer proves about a statement that was examined; see `hwsigner.attestation.verify_answer`."""
-    slot, f9 = _certificates(statement)
-    check_signature(slot.public_key, state, answer)
-    return (*_sentences(PivAttestation.of(slot), slot, f9), PROVEN)
-
-
-def _certificates(statement: Document) -> tuple[VendorCertificate, VendorCertificate]:
-    slot = VendorCertificate.read(statement.blob("slotCertificate"), "the slot's certificate")
-    return slot, VendorCertificate.read(statement.blob("attestationCertificate"), "the certificate of slot f9")
-
-
-def _verify_chain(slot: VendorCertificate, f9: VendorCertificate, intermediates: Sequence[bytes], trust: Trust) -> None:
-    """Check the chain from the slot's certificate to a root.
-
-    It is the chain of f9's certificate, which signed one more. Old certificates of f9 have no basicConstraints, and the
-    root that issued some of them has a path length of 0. If that were allowed for other chains, the key of a slot could
-    pretend to be f9, since f9 signed its certificate.
+def verify(statement: Document, state: Document, answer: Document, trust: Trust) -> Findings:
+    """Return what an answer proves.
 
     Raises:
-        AttestationError: it leads to no root, or a certificate in it is not valid.
+        AttestationError: as `examine`; or the key did not sign the challenge.
     """
-    if len(intermediates) > _MAX_INTERMEDIATES:
-        raise AttestationError(f"the statement has more than {_MAX_INTERMEDIATES} intermediates", "Leave some out")
+    slot, f9 = _read_chain(statement, trust)
+    verify_possession(slot.public_key, state, answer)
+    return _findings(slot, proven=(*_sentences(slot, f9), POSSESSION))
+
+
+def _read_chain(statement: Document, trust: Trust) -> tuple[VendorCertificate, VendorCertificate]:
+    """Return the certificates of the slot and of slot f9, after verifying that they lead to a root.
+
+    Some certificates of f9 have no basicConstraints, and the root of others has a path length of 0, so that f9 is taken
+    as the end of their chain. f9 signs the certificates of slots too: without the last check, the key of a slot, which
+    signs anything, could pretend to be f9.
+    """
+    slot = VendorCertificate.read(statement.blob("slotCertificate"), "the slot's certificate")
+    f9 = VendorCertificate.read(statement.blob("attestationCertificate"), "the certificate of slot f9")
+    others = [VendorCertificate.read(one, "an intermediate certificate") for one in statement.blobs("intermediates")]
     if not f9.issued(slot):
         raise AttestationError("the certificate of slot f9 did not issue the slot's certificate", "Make both again")
-    others = [VendorCertificate.read(der, "an intermediate certificate") for der in intermediates]
     chain = trust.verify(f9, others)
     trust.check(slot)
     is_old = len(chain) == 2 and f9.subject == _OLD_F9 and "basic_constraints" not in f9.extensions
     if _POLICIES in f9.extensions or _SUBJECT.fullmatch(f9.subject) or not (f9.is_ca or is_old):
-        raise AttestationError(f"the certificate of {f9.subject} is not of slot f9", "Make the statement again")
+        raise AttestationError(f"the certificate of {f9.subject} is not one of slot f9", "Make the statement again")
+    return slot, f9
 
 
-def _sentences(attestation: PivAttestation, slot: VendorCertificate, f9: VendorCertificate) -> tuple[str, ...]:
+def _findings(slot: VendorCertificate, **found: Any) -> Findings:
+    attestation = PivAttestation.of(slot)
+    is_bio = attestation.form_factor & _FORM in _BIO_FORMS
+    try:
+        warnings = weaknesses_of_yubikey(slot.public_key, attestation.firmware, is_bio=is_bio)
+    except UNREADABLE as error:
+        raise AttestationError("the attested key is of an unknown kind", "Make another one") from error
+    return Findings(slot.public_key, str(attestation.serial), warnings=warnings, **found)
+
+
+def _sentences(slot: VendorCertificate, f9: VendorCertificate) -> tuple[str, ...]:
+    attestation = PivAttestation.of(slot)
     version = ".".join(map(str, attestation.firmware))
     extensions = slot.extensions.keys() | f9.extensions.keys()
     series = "FIPS" if _FIPS in extensions or attestation.form_factor & _FIPS_FORM else ""
@@ -153,15 +156,15 @@ def _sentences(attestation: PivAttestation, slot: VendorCertificate, f9: VendorC
 
 def _bytes(certificate: VendorCertificate, oid: str, length: int) -> bytes:
     """Return the value of an extension, which is bytes without a tag."""
-    value = certificate.extensions.get(oid)
-    if not isinstance(value, bytes) or len(value) != length:
+    value: bytes = certificate.extensions[oid].contents if oid in certificate.extensions else b""
+    if len(value) != length:
         raise _refusal(f"has no extension {oid} of {length} bytes")
     return value
 
 
 def _serial(certificate: VendorCertificate) -> int:
     """Return the serial number: an INTEGER in DER, which no YubiKey that was seen made negative or too long."""
-    value = certificate.extensions.get(_SERIAL) or b""
+    value: bytes = certificate.extensions[_SERIAL].contents if _SERIAL in certificate.extensions else b""
     number = int.from_bytes(value[2:], signed=True)
     content = number.to_bytes(number.bit_length() // 8 + 1, signed=True)
     if value != bytes([2, len(content)]) + content or not 0 <= number <= _MAX_SERIAL:

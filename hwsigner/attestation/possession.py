@@ -1,42 +1,20 @@
-"""A signature of the attested key over the challenge, which shows that the key is at hand."""
+"""An answer that is a signature of the key itself: it shows that the key is at hand."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from cryptography.exceptions import UnsupportedAlgorithm
-
-from hwsigner.attestation.documents import NONCE_BYTES, Document, Value
+from hwsigner.attestation.chain import UNREADABLE
+from hwsigner.attestation.documents import Document, binding
 from hwsigner.errors import AttestationError
 from hwsigner.public_key import verify
 
-# Nothing else that such a key signs starts like this: certificates and requests with a SEQUENCE, TLS with spaces,
-# Signature Version 4 with "AWS4-".
-_PREFIX = b"hwsigner attestation answer\0"
-_DIGEST_BYTES = 32
-
-PROVEN = "The key signed the challenge"
+POSSESSION = "The key signed the challenge"
 
 
-def message(values: Mapping[str, Value]) -> bytes:
-    """Return what the key signs: the prefix, the SHA-256 of the statement, and the nonce.
+def verify_possession(public_key: bytes, state: Document, answer: Document) -> None:
+    """Verify that a key signed what binds the answer to its challenge, with SHA-256.
 
-    Args:
-        values: the members of the challenge, or of the state that is kept of it.
-
-    Raises:
-        AttestationError: a member is too long or too short.
-    """
-    statement, nonce = values.get("statement"), values.get("nonce")
-    if not isinstance(statement, bytes) or not isinstance(nonce, bytes):
-        raise AttestationError("the challenge has no nonce", "Ask for it again")
-    if (len(statement), len(nonce)) != (_DIGEST_BYTES, NONCE_BYTES):
-        raise AttestationError("the challenge has a member of the wrong length", "Ask for it again")
-    return _PREFIX + statement + nonce
-
-
-def check_signature(public_key: bytes, state: Document, answer: Document) -> None:
-    """Check the signature of an answer, with SHA-256 unless the kind of key has a hash of its own.
+    No certificate, request, TLS handshake or AWS request starts like those bytes, so that the signature serves as
+    nothing else, and none of theirs serves as an answer.
 
     Args:
         public_key: the key's DER SubjectPublicKeyInfo.
@@ -44,11 +22,11 @@ def check_signature(public_key: bytes, state: Document, answer: Document) -> Non
         answer: the answer.
 
     Raises:
-        AttestationError: the key did not make it.
+        AttestationError: the key did not.
     """
     try:
-        signed = verify(public_key, message(state.values), signature=answer.blob("signature"))
-    except (ValueError, UnsupportedAlgorithm):
-        signed = False
-    if not signed:
-        raise AttestationError("the answer is not signed by the key of the statement", "Answer with the same key")
+        is_signed = verify(public_key, binding(state), signature=answer.blob("signature"))
+    except UNREADABLE:
+        is_signed = False
+    if not is_signed:
+        raise AttestationError("the statement's key did not sign the answer", "Answer with the key of the statement")

@@ -45,7 +45,7 @@ class Backend:
         attestation: the name of a module for `hwsigner.attestation`, which is imported for it only. It has
             `FORMATS`, the formats of its documents, `make_statement(uri, pins, *, certificates)`, which returns the
             format and the members of the statement, and `answer_challenge(uri, pins, challenge, *, pcrs)`, which
-            takes the challenge's members and returns the answer's.
+            takes the challenge's members, and `message`, the bytes to be signed; and returns the answer's members.
         recognises: takes the first 64 KiB of a file and returns whether it holds a key of this backend. Such a file
             is opened by this backend, not as a file. A backend from an entry point is asked once it is in use.
     """

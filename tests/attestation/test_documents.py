@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from hwsigner.attestation.documents import MAX_BYTES, Document, new, read
+from hwsigner.attestation.documents import MAX_BYTES, Document, Value, new, read
 from hwsigner.errors import AttestationError
 
-VALUES = {"keyPublic": b"key", "akPublic": b"ak", "ekPublic": b"ek", "ekCertificates": (b"leaf", b"issuer")}
+VALUES: dict[str, Value] = {"keyPublic": b"key", "akPublic": b"ak", "ekPublic": b"ek", "ekCertificates": (b"leaf", b"issuer")}
 STATEMENT = new("statement", "tpm2", VALUES)
 
 
