@@ -11,7 +11,7 @@ from hwsigner.key import FoundCertificate
 from hwsigner.pins import AskPin, PinSource
 from hwsigner.uri import KeyURI
 
-KeyType = Literal["p256", "p384", "p521", "rsa2048", "rsa3072", "rsa4096"]
+KeyAlgorithm = Literal["p256", "p384", "p521", "rsa2048", "rsa3072", "rsa4096"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class KeyRequest:
     """What a new key shall be. A backend refuses what its hardware can't do.
 
     Attributes:
-        type: the curve, or RSA with the bits of its modulus.
+        algorithm: the curve, or RSA with the bits of its modulus.
         always_authenticate: PKCS #11: whether each signature needs the PIN.
         pin_policy: PIV: `never`, `once` or `always`; empty for the card's default.
         touch_policy: PIV: `never`, `always` or `cached`; empty for the card's default.
@@ -28,7 +28,7 @@ class KeyRequest:
         overwrite: PIV: whether what is in the slot may be replaced.
     """
 
-    type: KeyType = "p256"
+    algorithm: KeyAlgorithm = "p256"
     always_authenticate: bool = False
     pin_policy: Literal["", "never", "once", "always"] = ""
     touch_policy: Literal["", "never", "always", "cached"] = ""

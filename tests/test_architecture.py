@@ -62,6 +62,7 @@ OWNERS = {
         "agent.memory",
         "backends.file.libcrypto",
         "backends.pkcs11.functions",
+        "backends.pkcs11.writing",
         "cli.process",
         "pins.sources",
         "serving.connections",
