@@ -130,12 +130,14 @@ class VendorCertificate:
 
     def issued(self, other: VendorCertificate) -> bool:
         """Return whether this certificate's name and key issued another one."""
-        if self._body["subject"] != other._body["issuer"]:
-            return False
-        certificate = Parsed.load(other.der, strict=True)
-        signed, signature = certificate["tbs_certificate"].dump(), certificate["signature_value"].native
         try:
-            return _verifies(self.public_key, certificate["signature_algorithm"], signature, signed)
+            if self._body["subject"] != other._body["issuer"]:
+                return False
+            certificate = Parsed.load(other.der, strict=True)
+            signed, signature = certificate["tbs_certificate"].dump(), certificate["signature_value"].contents
+            if signature[:1] != b"\0":  # Bits of a BIT STRING's last byte that do not count.
+                return False
+            return _verifies(self.public_key, certificate["signature_algorithm"], signature[1:], signed)
         except UNREADABLE:
             return False
 

@@ -19,7 +19,7 @@ _CLAIMS = {
     ),
     "local": ("The token made the key itself (CKA_LOCAL)", "The token did not make the key itself (CKA_LOCAL)"),
 }
-_UNPROVEN = "Nothing proves that the key is in hardware: everything that is claimed comes from the machine that made the statement"
+_UNPROVEN = "Nothing proves that the key is in hardware: the machine that made the statement may claim what it likes"
 _ROCA = "The key can be computed from its public key (ROCA, CVE-2017-15361): do not use it"
 
 

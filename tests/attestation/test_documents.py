@@ -11,7 +11,12 @@ import pytest
 from hwsigner.attestation.documents import MAX_BYTES, Document, Value, new, read
 from hwsigner.errors import AttestationError
 
-VALUES: dict[str, Value] = {"keyPublic": b"key", "akPublic": b"ak", "ekPublic": b"ek", "ekCertificates": (b"leaf", b"issuer")}
+VALUES: dict[str, Value] = {
+    "keyPublic": b"key",
+    "akPublic": b"ak",
+    "ekPublic": b"ek",
+    "ekCertificates": (b"leaf", b"issuer"),
+}
 STATEMENT = new("statement", "tpm2", VALUES)
 
 
