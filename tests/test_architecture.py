@@ -57,7 +57,7 @@ RULES = {
 OWNERS = {
     "pkcs11": ("backends.pkcs11",),
     "tpm2_pytss": ("backends.tpm2",),
-    "asn1crypto": ("backends.pem", "certificate", "backends.tpm2.encode", "attestation"),
+    "asn1crypto": ("backends.pem", "certificate", "backends.tpm2.encode", "backends.tpm2.attest", "attestation"),
     "ctypes": (
         "agent.memory",
         "backends.file.libcrypto",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,8 +28,8 @@ from hwsigner.key import find_certificates
 from hwsigner.pins import AskPin, PinSource
 from hwsigner.uri import KeyURI
 
-__all__ = ["Document", "Findings", "Kind", "Trust", "answer_challenge", "challenge", "examine", "make_statement"]
-__all__ += ["read", "read_trust", "verify_answer"]
+__all__ = ["Document", "Findings", "Kind", "Trust", "answer_challenge", "challenge", "endorsement_key", "examine"]
+__all__ += ["make_statement", "read", "read_trust", "verify_answer"]
 
 # By format, a module with `examine`, `challenge` and `verify`.
 _VERIFIERS = {name: f"hwsigner.attestation.{name}" for name in ("tpm2", "piv", "pkcs11")}
@@ -49,17 +49,18 @@ def make_statement(
     Args:
         uri: the key URI.
         pin: where PINs come from, as for `open_key`.
-        csr: the DER of the key's PKCS #10 request, to be verified with it.
+        csr: the key's PKCS #10 request in PEM or DER, to be verified with it.
         certificates: the DER of certificates that the chip does not hold: of its endorsement key, and those above it.
 
     Raises:
-        UsageError: the URI is malformed, or keys of this kind can't be attested.
+        UsageError: the URI is malformed, keys of this kind can't be attested, or the request can't be read.
         SigningKeyError: the key can't be found, or the hardware refused.
         PinError: a PIN is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri).resolved()
+    request = _read_csr(csr) if csr else b""
     hardware, values = _maker(parsed).make_statement(parsed, PinSource.of(pin), certificates=tuple(certificates))
-    return new("statement", hardware, {**values, "certificateRequest": csr})
+    return new("statement", hardware, {**values, "certificateRequest": request})
 
 
 def answer_challenge(
@@ -83,9 +84,24 @@ def answer_challenge(
     maker = _maker(parsed)
     if challenge.format not in maker.FORMATS:
         raise UsageError(f"the challenge is for a {challenge.format} key, not for {parsed.name}", "Name another key")
-    given = {**challenge.values, "message": binding(challenge)}
+    given = {name: challenge.blob(name) for name in challenge.values} | {"message": binding(challenge)}
     values = maker.answer_challenge(parsed, PinSource.of(pin), given, pcrs=pcrs)
     return new("answer", challenge.format, {**values, "nonce": challenge.blob("nonce")})
+
+
+def endorsement_key(uri: str | KeyURI = "tpm2:", pin: str | AskPin | PinSource | None = None) -> bytes:
+    """Return a TPM's endorsement key, which stands for the chip, as DER SubjectPublicKeyInfo.
+
+    Raises:
+        UsageError: the URI is malformed, or not of a TPM.
+        SigningKeyError: the TPM can't be reached, or refused.
+        PinError: the auth value of the endorsement hierarchy is missing, wrong or locked.
+    """
+    parsed = KeyURI.of(uri).resolved()
+    read: Callable[[KeyURI, PinSource], bytes] | None = getattr(_maker(parsed), "endorsement_key", None)
+    if read is None:
+        raise UsageError(f"{parsed.scheme}: keys have no endorsement key", "Give a tpm2: URI")
+    return read(parsed, PinSource.of(pin))
 
 
 def read_trust(folder: str, now: datetime | None = None) -> Trust:
@@ -150,7 +166,7 @@ def verify_answer(statement: Document, state: Document, answer: Document, trust:
     if (answer.format, answer.blob("nonce")) != (state.format, state.blob("nonce")):
         raise AttestationError("the answer is to another challenge", "Ask for the answer to this one")
     found: Findings = _verifier(statement).verify(statement, state, answer, trust)
-    since = f"This was so after {state.text('created')}, when the challenge was made"
+    since = f"All this was so after {state.text('created')}, when the challenge was made"
     return _with_csr(replace(found, proven=(*found.proven, since)), statement)
 
 
@@ -178,3 +194,12 @@ def _with_csr(found: Findings, statement: Document) -> Findings:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         matches = False
     return replace(found, matches_csr=matches)
+
+
+def _read_csr(data: bytes) -> bytes:
+    """Return the DER of a PKCS #10 request in PEM or DER."""
+    load = x509.load_pem_x509_csr if b"-----BEGIN" in data else x509.load_der_x509_csr
+    try:
+        return load(data).public_bytes(Encoding.DER)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise UsageError("the certificate request can't be read", "Give a PKCS #10 request in PEM or DER") from error

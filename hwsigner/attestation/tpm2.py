@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +96,7 @@ def verify(statement: Document, state: Document, answer: Document, trust: Trust)
     _check_extra_data(certified.extra_data, expected, "the certification")
     if certified.name != parts.key.name:
         raise AttestationError("the certification is of another key than the statement", "Name the same key twice")
-    firmware = f"The TPM's firmware has the version {certified.firmware >> 32:#x}.{certified.firmware & 0xFFFFFFFF:#x}"
+    firmware = f"The TPM's firmware is version {certified.firmware >> 32:#x}.{certified.firmware & 0xFFFFFFFF:#x}"
     return _findings(parts, proven=(*_sentences(parts), firmware, *_quoted(parts.ak, answer, expected)))
 
 
@@ -167,9 +168,9 @@ def _findings(parts: _Parts, **found: Any) -> Findings:
 
 def _sentences(parts: _Parts) -> tuple[str, ...]:
     names = _chip_names(parts.certificate)
-    chip = " ".join(filter(None, (_vendor(names.get("tpm_manufacturer", "")), names.get("tpm_model", ""))))
+    model = " ".join(filter(None, (_vendor(names.get("tpm_manufacturer", "")), names.get("tpm_model", ""))))
     return (
-        f"{parts.certificate.issuer} certified the TPM" + (f": {chip}" if chip else ""),
+        f"The chip is a TPM ({model or 'of an unnamed model'}), as {parts.certificate.issuer} certified",
         "The key was made in this TPM and can't leave it (fixedTPM, fixedParent, sensitiveDataOrigin)",
         *_guards(parts.key),
     )
@@ -177,26 +178,26 @@ def _sentences(parts: _Parts) -> tuple[str, ...]:
 
 def _vendor(identifier: str) -> str:
     """Return a TPM vendor's letters: those of `id:494E5443` are INTC (TCG TPM Vendor ID Registry)."""
-    try:
-        return bytes.fromhex(identifier.removeprefix("id:")).decode("ascii").strip("\0 ")
-    except ValueError:
-        return identifier
+    with suppress(ValueError):
+        letters = bytes.fromhex(identifier.removeprefix("id:")).decode("ascii").strip("\0 ")
+        return letters if letters.isalnum() else identifier
+    return identifier
 
 
 def _guards(key: Public) -> list[str]:
     guards = []
     if key.has(USER_WITH_AUTH):
         counted = "are not counted" if key.has(NO_DA) else "put the TPM in lockout"
-        guards.append(f"It signs for everyone who has its auth value, which may be empty; wrong ones {counted}")
+        guards.append(f"The key signs for everyone with its auth value, which may be empty; wrong ones {counted}")
     if key.policy:
-        signs = "It also signs" if key.has(USER_WITH_AUTH) else "It signs only"
+        signs = "The key also signs" if key.has(USER_WITH_AUTH) else "The key signs only"
         guards.append(f"{signs} while its policy is satisfied, which has the digest {key.policy.hex()}")
     elif not guards:
-        guards.append("Nothing satisfies its policy, so it never signs")
+        guards.append("Nothing satisfies the key's policy, so it never signs")
     if key.has(RESTRICTED):
-        guards.append("It signs only messages that the TPM hashed itself")
+        guards.append("The key signs only messages that the TPM hashed itself")
     if key.has(DECRYPT):
-        guards.append("It also decrypts")
+        guards.append("The key also decrypts")
     return guards
 
 

@@ -36,6 +36,8 @@ COMMANDS = {
     "sign-string": "hwsigner.cli.sign_string",
     "read-certificate-data": "hwsigner.cli.read_certificate_data",
     "list": "hwsigner.cli.list",
+    "attest": "hwsigner.cli.attest",
+    "verify-attestation": "hwsigner.cli.verify_attestation",
     "profile": "hwsigner.cli.profile",
     "systemd": "hwsigner.cli.systemd",
     "emulator": "hwsigner.cli.emulator",
