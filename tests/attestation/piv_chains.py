@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hwsigner.attestation import Document, Trust
 from hwsigner.attestation.chain import VendorCertificate
-from hwsigner.attestation.documents import binding, new
+from hwsigner.attestation.documents import Value, binding, new
 
 ARC = "1.3.6.1.4.1.41482.3"
 FIRMWARE, SERIAL, POLICIES, FORM_FACTOR, FIPS, CSPN = (f"{ARC}.{number}" for number in (3, 7, 8, 9, 10, 11))
@@ -21,7 +21,6 @@ OLD_ROOT, OLD_F9 = "Yubico PIV Root CA Serial 263751", "Yubico PIV Attestation"
 # What real ones have: firmware 5.4.3, serial number 10550341, PIN always, touch never, a USB-C Nano.
 YUBIKEY = {FIRMWARE: b"\5\4\3", SERIAL: bytes.fromhex("020400a0fc45"), POLICIES: b"\3\1", FORM_FACTOR: b"\4"}
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
@@ -87,13 +86,13 @@ class Chain:
 
     @property
     def statement(self) -> Document:
-        others = tuple(one.der for one in self.intermediates)
-        members = {"slotCertificate": self.slot.der, "attestationCertificate": self.f9.der, "intermediates": others}
-        return new("statement", "piv", members)
+        own: dict[str, Value] = {"slotCertificate": self.slot.der, "attestationCertificate": self.f9.der}
+        return new("statement", "piv", own | {"intermediates": tuple(one.der for one in self.intermediates)})
 
     @property
     def public_key(self) -> bytes:
-        return self.slot.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        spki: bytes = self.slot.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return spki
 
 
 def slot_of(f9: Issued, extensions: dict[str, bytes] = YUBIKEY, slot: str = "9a", **options: Any) -> Issued:

@@ -81,7 +81,7 @@ def test_answer_proves_origin_serial_firmware_and_policies() -> None:
         "A signature needs no touch",
         f"The attestation key of the YubiKey was certified by Common Name: {OLD_ROOT}",
         "The key signed the challenge",
-        "This was so after 2026-06-01T00:00:00Z, when the challenge was made",
+        "All this was so after 2026-06-01T00:00:00Z, when the challenge was made",
     )
     assert (found.chip, found.public_key, found.matches_csr) == ("10550341", OLD.public_key, None)
 
@@ -261,10 +261,10 @@ def test_certificate_is_refused_when_an_extension_is_there_twice() -> None:
     """A reader that takes the first one would see another PIN policy than one that takes the last."""
     spare = f"{POLICIES[:-1]}5"
     der = old_chain({**YUBIKEY, spare: b"\1\1"}).slot.der
-    ids = [bytes.fromhex("060a2b0601040182c40a03") + bytes([number]) for number in (5, 8)]
-    assert der.count(ids[0]) == 1
+    five, eight = (bytes.fromhex("060a2b0601040182c40a03") + bytes([number]) for number in (5, 8))
+    assert der.count(five) == 1
     with pytest.raises(AttestationError, match="the slot's certificate can't be read"):
-        examine(OLD.but(slot=Issued("", der=der.replace(*ids))).statement, OLD.trust)
+        examine(OLD.but(slot=Issued("", der=der.replace(five, eight))).statement, OLD.trust)
 
 
 def test_unknown_critical_extension_is_refused() -> None:
