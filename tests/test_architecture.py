@@ -34,7 +34,7 @@ RULES = {
     "key": "errors uri pins",
     "management": NOUNS,
     "public_key": "errors key",
-    "attestation": NOUNS,
+    "attestation": f"{NOUNS} public_key",
     "testing": "hwsigner errors",
     "backends.file": BACKEND,
     "backends.pkcs11": BACKEND,

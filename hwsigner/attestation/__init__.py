@@ -32,7 +32,7 @@ __all__ = ["Document", "Findings", "Kind", "Trust", "answer_challenge", "challen
 __all__ += ["make_statement", "read", "read_trust", "verify_answer"]
 
 # By format, a module with `examine`, `challenge` and `verify`.
-_VERIFIERS = {"tpm2": "hwsigner.attestation.tpm2"}
+_VERIFIERS = {name: f"hwsigner.attestation.{name}" for name in ("tpm2", "piv", "pkcs11")}
 _SUFFIXES = (".pem", ".crt", ".cer", ".der")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 

@@ -159,6 +159,7 @@ BACKENDS = {
         query_flags={"module-path": "pkcs11-lib"},
         flags_win=True,
         management="hwsigner.backends.pkcs11.management",
+        attestation="hwsigner.backends.pkcs11.attest",
     ),
     "tpm2": Backend(
         "hwsigner.backends.tpm2",
