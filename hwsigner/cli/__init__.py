@@ -37,6 +37,8 @@ COMMANDS = {
     "read-certificate-data": "hwsigner.cli.read_certificate_data",
     "list": "hwsigner.cli.list",
     "keygen": "hwsigner.cli.keygen",
+    "install-certificate": "hwsigner.cli.install_certificate",
+    "show": "hwsigner.cli.show",
     "delete": "hwsigner.cli.delete",
     "profile": "hwsigner.cli.profile",
     "systemd": "hwsigner.cli.systemd",
