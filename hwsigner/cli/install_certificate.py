@@ -36,7 +36,9 @@ _FLAGS = (
 
 def add_arguments(parser: Parser) -> None:
     """Add the certificate, the key URI and the flags."""
-    parser.add_argument("certificate", metavar="CERTIFICATE", help="file of the certificate; the chain may be there too")
+    parser.add_argument(
+        "certificate", metavar="CERTIFICATE", help="file of the certificate; the chain may be there too"
+    )
     parser.add_argument("uri", metavar="KEY-URI", help="key URI of its key")
     parser.add_flags(_FLAGS, KEY)
 

@@ -104,7 +104,12 @@ def _beside(uri: KeyURI, key: KeyDescription) -> list[Certificate]:
     if "path" in uri.path:
         stem = os.path.splitext(uri.file)[0]
         files = dict.fromkeys([uri.file, *(place + suffix for place in (stem, uri.file) for suffix in _SUFFIXES)])
-        found = [one for file in files if os.path.isfile(file) for one in _readable(KeyURI("file", {"path": os.fsencode(file)}), pins)]
+        found = [
+            one
+            for file in files
+            if os.path.isfile(file)
+            for one in _readable(KeyURI("file", {"path": os.fsencode(file)}), pins)
+        ]
     if uri.scheme == "tpm2":
         query = {name: value for name, value in uri.query.items() if name == "tcti"}
         objects = [one for token in list_tokens(KeyURI("tpm2", {}, query)) for one in token.objects]
@@ -191,7 +196,12 @@ def _rows(key: KeyDescription, certified: _Certified | None) -> Iterator[tuple[s
     yield "Certificate", leaf.source
     yield "Subject", leaf.subject
     yield "Expires", f"{end:%Y-%m-%d} ({(end - datetime.now(UTC)).days} days left)"
-    yield "Matches", {True: "yes, it is for this key", False: "no: it is for another key", None: "unknown: the key is hidden"}[certified.matches]
+    yield (
+        "Matches",
+        {True: "yes, it is for this key", False: "no: it is for another key", None: "unknown: the key is hidden"}[
+            certified.matches
+        ],
+    )
     yield from (("Tag", f"{name} = {value}") for name, value in session_tags(leaf).items())
     yield from (("Warning", warning) for warning in certified.warnings)
     yield from (("Path" if number == 0 else "", line) for number, line in enumerate(_tree(certified.path)))
@@ -199,7 +209,9 @@ def _rows(key: KeyDescription, certified: _Certified | None) -> Iterator[tuple[s
 
 def _tree(path: Sequence[Certificate]) -> Iterator[str]:
     """Yield a line for each certificate from the root to the leaf, that fits beside the rows' names."""
-    rows = [(one.subject, "root" if one.is_root() else f"expires {one.x509.not_valid_after_utc:%Y-%m-%d}") for one in path]
+    rows = [
+        (one.subject, "root" if one.is_root() else f"expires {one.x509.not_valid_after_utc:%Y-%m-%d}") for one in path
+    ]
     if not path[0].is_root():
         rows.insert(0, (path[0].x509.issuer.rfc4514_string(), "not here"))
     for depth, (subject, note) in enumerate(rows):
@@ -213,5 +225,6 @@ def _wrapped(name: str, value: str) -> str:
     """Return a row of lines of 80 columns, unless a word is longer."""
     if name in ("Path", ""):
         return f"{name:<{_NAME_WIDTH}}{value}"
-    indents = {"initial_indent": f"{name:<{_NAME_WIDTH}}", "subsequent_indent": " " * _NAME_WIDTH}
-    return textwrap.fill(printable(value), _WIDTH, **indents, break_long_words=False, break_on_hyphens=False)
+    blank = " " * _NAME_WIDTH
+    lines = textwrap.wrap(printable(value), _WIDTH - _NAME_WIDTH, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(f"{blank if number else name:<{_NAME_WIDTH}}{line}" for number, line in enumerate(lines))

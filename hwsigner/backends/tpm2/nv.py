@@ -13,6 +13,7 @@ from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.errors import CertificateError
 
 _FIRST_INDEX, _LISTED = 0x01000000, 100
+_LEAST_BYTES = 200  # No certificate is shorter; counters, bits and most other data are.
 _NV_BUFFER_MAX = 0x12C  # TPM 2.0 Library, part 2, 6.13: this many bytes are read at once.
 _DER_SEQUENCE = b"\x30"
 _PADDING = b"\0\xff"
@@ -62,6 +63,30 @@ def read_certificates(tpm: TPM, index: int) -> list[bytes]:
         return _certificates(_read(tpm, found), found)
     finally:
         tpm.esys.tr_close(handle)
+
+
+def list_certificates(tpm: TPM) -> list[tuple[int, bytes]]:
+    """Return the certificates in all NV indices that can be read without a risk, each with its index.
+
+    An index that can't be read, or that wants an auth value for which a wrong one counts, is left out.
+    """
+    _, answer = tpm.esys.get_capability(TPM2_CAP.HANDLES, _FIRST_INDEX, _LISTED)
+    indices = [int(handle) for handle in answer.data.handles]
+    found = []
+    for index in indices:
+        handle = tpm.esys.tr_from_tpmpublic(index)
+        try:
+            public, tpm_name = tpm.esys.nv_read_public(handle)
+            area = public.nvPublic
+            one = _Index(nv_name(index), handle, bytes(tpm_name).hex(), int(area.attributes), int(area.dataSize))
+            counts = not one.attributes & TPMA_NV.NO_DA
+            if one.size >= _LEAST_BYTES and not (counts and _authority(tpm, one) == handle):
+                found += [(index, der) for der in _certificates(_read(tpm, one), one)]
+        except CertificateError:
+            continue
+        finally:
+            tpm.esys.tr_close(handle)
+    return found
 
 
 def _read(tpm: TPM, index: _Index) -> bytes:
