@@ -105,19 +105,26 @@ def change_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, s
         ConfigError, HwsignerError, LockError: as `add_profile`.
     """
     existing = profiles(environ).get(name)
-    kept = {key: value for key, value in values.items() if value is not None}
     if existing is None:
-        return add_profile(name, kept, environ)
+        return add_profile(name, _merged({}, values), environ)
 
     def edit(text: bytes) -> bytes:
-        changed = _with_values(text.decode(), name, values)
-        if changed is None:
+        before = _read(existing.file).get(name)
+        if before is None:
+            raise ConfigError(f"{existing.file} has no profile {name!r} any more", "Run the command again")
+        wanted = _merged(before.values, values)
+        edited = _with_values(text.decode(), name, values, wanted) or _with_profile(text.decode(), name, wanted)
+        if edited is None:
             raise _unchangeable(existing.file, name)
-        return changed.encode()
+        return edited.encode()
 
-    if kept.items() - existing.values.items() or (values.keys() - kept.keys()) & existing.values.keys():
+    if _merged(existing.values, values) != existing.values:
         edit_file(str(existing.file), edit)
     return existing.file
+
+
+def _merged(before: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in {**before, **values}.items() if value is not None}
 
 
 def add_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str], *, replace: bool = False) -> Path:
@@ -172,28 +179,33 @@ def _with_profile(text: str, name: str, values: Mapping[str, Any]) -> str | None
         return None
 
 
-def _with_values(text: str, name: str, values: Mapping[str, Any]) -> str | None:
-    """Return a file's text with values of a profile replaced, or removed if None; None if more would change."""
+def _with_values(text: str, name: str, values: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """Return a file's text with values of a profile replaced, or removed if None. Its comments stay.
+
+    Returns None if that would not make the wanted profile, or change anything else.
+    """
     import tomllib
 
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
-    wanted = tomllib.loads(text)
-    before = wanted.get("profile", {}).get(name)
-    if before is None:  # It was removed meanwhile.
+    blocks = _BLOCK.split(text)
+    index = next((index for index, block in enumerate(blocks) if _is_of_profile(block, name)), None)
+    if index is None:
         return None
-    wanted["profile"][name] = {key: one for key, one in {**before, **values}.items() if one is not None}
+    tail = _tail(blocks[index])
     try:
-        document = tomlkit.parse(text)
-        table = document["profile"][name]
+        block = tomlkit.parse(blocks[index].removesuffix(tail))
+        table: Any = block["profile"]
         for key, value in values.items():
             if value is not None:
-                table[key] = value
-            elif key in table:
-                table.remove(key)
-        edited = tomlkit.dumps(document)
-        return edited if tomllib.loads(edited) == wanted else None
+                table[name][key] = value
+            elif key in table[name]:
+                table[name].remove(key)
+        blocks[index] = tomlkit.dumps(block) + tail
+        edited = "".join(blocks)
+        everything = {"profile": {**tomllib.loads(text)["profile"], name: wanted}}
+        return edited if tomllib.loads(edited) == everything else None
     except (TOMLKitError, tomllib.TOMLDecodeError):
         return None
 
