@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from hwsigner.errors import UsageError
@@ -35,6 +35,21 @@ class KeyRequest:
     noda: bool | None = None
     pcrs: str = ""
     overwrite: bool = False
+
+    def require_only(self, *names: str, scheme: str) -> None:
+        """Check that nothing was asked for that a backend can't do, except the algorithm.
+
+        Args:
+            names: the attributes that it can do.
+            scheme: the scheme of its key URIs, for the message.
+
+        Raises:
+            UsageError: another attribute is set. The message names the first as its flag.
+        """
+        for one in fields(self):
+            if one.name not in ("algorithm", *names) and getattr(self, one.name) != one.default:
+                hint = "Leave it out: it is for another kind of key"
+                raise UsageError(f"--{one.name.replace('_', '-')} does not apply to {scheme}: keys", hint)
 
 
 @dataclass(frozen=True)

@@ -45,11 +45,11 @@ def _ask(doomed: Sequence[str]) -> None:
         UsageError: there is no terminal.
         HwsignerError: the user typed something else.
     """
-    question = "".join(f"  {printable(line)}\n" for line in doomed)
+    shown = "".join(f"  {printable(line)}\n" for line in doomed)
     try:
         with open("/dev/tty", "r+b", buffering=0) as terminal:
-            terminal.write(f"This would be deleted for good:\n{question}Type yes to delete it: ".encode())
-            termios.tcflush(terminal, termios.TCIFLUSH)  # What was typed before the question is no answer to it.
+            termios.tcflush(terminal, termios.TCIFLUSH)  # What was typed before the question does not answer it.
+            terminal.write(f"This would be deleted for good:\n{shown}Type yes to delete it: ".encode())
             answer = terminal.readline()
     except (OSError, termios.error) as error:
         problem = f"there is no terminal to ask whether to delete {', '.join(doomed)}"

@@ -167,6 +167,15 @@ class PinSource:
             pin = pin_sources.unnamed_pin(_taker(uri, request))
         return pin
 
+    def offered(self, uri: KeyURI, request: PinRequest) -> str | None:
+        """Return the PIN for a new key: that of the caller's callable, or the stored one. The user is not asked.
+
+        Raises:
+            PinError: as `stored`.
+        """
+        pin = self._ask(request) if self._ask and self._pin is None else None
+        return self.stored(uri, request) if pin is None else pin
+
     def find(self, uri: KeyURI, request: PinRequest) -> FoundPin:
         """Return the PIN for a key, from the first place that has one.
 

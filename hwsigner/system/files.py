@@ -130,6 +130,27 @@ def edit_file(path: str, edit: Callable[[bytes], bytes]) -> None:
         raise _explained(error, target) from error
 
 
+def create_file(path: str, data: bytes) -> None:
+    """Write a new file of mode 0600. A failure leaves no file of that name, and a killed process all of it or none.
+
+    Raises:
+        OSError: it can't be written, or there is one already, which is left alone (FileExistsError).
+    """
+    folder, name = os.path.split(path)
+    with _opened(folder or ".", os.O_RDONLY | os.O_DIRECTORY) as directory:
+        temporary = f".{name}.{os.urandom(4).hex()}.hwsigner-new"
+        try:
+            with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, directory) as handle:
+                _write(handle, data)
+                os.fsync(handle)
+            # Unlike a rename, this overwrites nothing.
+            os.link(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        finally:
+            with suppress(OSError):
+                os.unlink(temporary, dir_fd=directory)
+        sync_folder(directory)
+
+
 def _resolved(path: str) -> str:
     """Return a path without links. As Linux may do (proc_sys_fs(5), protected_symlinks), refuse others' in /tmp."""
     from pathlib import Path
