@@ -37,6 +37,7 @@ COMMANDS = {
     "read-certificate-data": "hwsigner.cli.read_certificate_data",
     "list": "hwsigner.cli.list",
     "keygen": "hwsigner.cli.keygen",
+    "csr": "hwsigner.cli.csr",
     "install-certificate": "hwsigner.cli.install_certificate",
     "show": "hwsigner.cli.show",
     "delete": "hwsigner.cli.delete",

@@ -18,13 +18,13 @@ HELP = "delete a key and what belongs to it"
 
 def add_arguments(parser: Parser) -> None:
     """Add the key URI and the flags."""
-    parser.add_argument("uri", metavar="KEY-URI", help="key URI of the key, which must name one key")
+    parser.add_argument("key", metavar="KEY-URI", help="key URI of the key, which must name one key")
     parser.add_flags([switch("yes", "do not ask first; needed without a terminal"), switch("json", "print JSON")], KEY)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask on the terminal, delete the key, and print what is gone."""
-    uri = options.key_uri(arguments)
+    uri = options.key_uri(arguments, arguments.key)
     gone = delete_key(uri, _agree if arguments.yes else _ask, options.pin_source(arguments, uri))
     if arguments.json:
         print(json.dumps({"deleted": list(gone)}, indent=2))

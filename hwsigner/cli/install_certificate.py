@@ -39,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "certificate", metavar="CERTIFICATE", help="file of the certificate; the chain may be there too"
     )
-    parser.add_argument("uri", metavar="KEY-URI", help="key URI of its key")
+    parser.add_argument("key", metavar="KEY-URI", help="key URI of its key")
     parser.add_flags(_FLAGS, KEY)
 
 
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     if name:
         check_name(name)
         profiles(os.environ)  # A config.toml that can't be read is an error before anything is changed.
-    uri = options.key_uri(arguments)
+    uri = options.key_uri(arguments, arguments.key)
     pins = options.pin_source(arguments, uri)
     chain = _fitting_chain(uri, pins, _certificates(arguments))
     if not arguments.no_preflight:

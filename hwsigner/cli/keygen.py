@@ -42,13 +42,13 @@ _FLAGS = (
 
 def add_arguments(parser: Parser) -> None:
     """Add the key URI and the flags."""
-    parser.add_argument("uri", metavar="KEY-URI", help="key URI of the new key, or a path for a key file")
+    parser.add_argument("key", metavar="KEY-URI", help="key URI of the new key, or a path for a key file")
     parser.add_flags(_FLAGS, KEY)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the key and print what is known of it."""
-    uri = options.key_uri(arguments)
+    uri = options.key_uri(arguments, arguments.key)
     request = KeyRequest(
         algorithm=arguments.algorithm,
         always_authenticate=arguments.always_authenticate,

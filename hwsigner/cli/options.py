@@ -27,8 +27,12 @@ if TYPE_CHECKING:
 _one_prompt = threading.Lock()
 
 
-def key_uri(arguments: argparse.Namespace) -> KeyURI:
+def key_uri(arguments: argparse.Namespace, text: str) -> KeyURI:
     """Return the key URI that is a command's argument, completed by the flags.
+
+    Args:
+        arguments: the command's arguments.
+        text: the one with the key URI.
 
     Raises:
         UsageError: it is malformed.
@@ -36,7 +40,7 @@ def key_uri(arguments: argparse.Namespace) -> KeyURI:
     Warns:
         UnsafeKeyWarning: it has a PIN.
     """
-    uri = settings.key_uri(vars(arguments), arguments.uri)
+    uri = settings.key_uri(vars(arguments), text)
     if uri.pin_value is not None:
         hint = "pin-source= in the key URI is safer, with file:, env: or cmd:"
         warnings.warn(UnsafeKeyWarning("pin-value on the command line is visible to other users", hint), stacklevel=2)

@@ -29,7 +29,7 @@ HELP = "show a key, what guards it, and its certificate"
 _WIDTH = 80
 _NAME_WIDTH = 13
 # What may follow the name of a key file, or replace its suffix, in the name of its certificate's file.
-_SUFFIXES = (".crt", ".cer", ".pem")
+_SUFFIXES = (".crt", ".chain.crt", ".cer", ".pem")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class _Certified:
 
 def add_arguments(parser: Parser) -> None:
     """Add the key URI and the flags."""
-    parser.add_argument("uri", metavar="KEY-URI", nargs="?", help="key URI of the key (default: that of the flags)")
+    parser.add_argument("key", metavar="KEY-URI", nargs="?", help="key URI of the key (default: that of the flags)")
     parser.add_flags([switch("json", "print JSON")], IDENTITY, PROFILE)
 
 
@@ -84,9 +84,9 @@ def _named(arguments: argparse.Namespace) -> tuple[KeyURI, KeyURI | None]:
         certificate = KeyURI.of(options.identity_source(arguments, check=False).certificate)
     elif arguments.certificate:
         certificate = settings.key_uri(values, arguments.certificate)
-    if arguments.uri:
+    if arguments.key:
         values["profile_name"] = None  # The profile's PIN is for the profile's key.
-        return options.key_uri(arguments), certificate
+        return options.key_uri(arguments, arguments.key), certificate
     if arguments.private_key:
         return settings.key_uri(values, arguments.private_key), certificate
     if certificate is None:
@@ -102,14 +102,10 @@ def _beside(uri: KeyURI, key: KeyDescription) -> list[Certificate]:
         return _readable(uri, pins) and [*_readable(uri, pins), *_readable(uri.token, pins)]
     found = []
     if "path" in uri.path:
-        stem = os.path.splitext(uri.file)[0]
-        files = dict.fromkeys([uri.file, *(place + suffix for place in (stem, uri.file) for suffix in _SUFFIXES)])
-        found = [
-            one
-            for file in files
-            if os.path.isfile(file)
-            for one in _readable(KeyURI("file", {"path": os.fsencode(file)}), pins)
-        ]
+        keys = [uri.file, os.path.realpath(uri.file)]
+        stems = [*keys, *(os.path.splitext(key)[0] for key in keys)]
+        files = dict.fromkeys([*keys, *(stem + suffix for suffix in _SUFFIXES for stem in stems)])
+        found = [one for file in files if os.path.isfile(file) for one in _readable(KeyURI.of(file), pins)]
     if uri.scheme == "tpm2":
         query = {name: value for name, value in uri.query.items() if name == "tcti"}
         objects = [one for token in list_tokens(KeyURI("tpm2", {}, query)) for one in token.objects]
@@ -193,9 +189,10 @@ def _rows(key: KeyDescription, certified: _Certified | None) -> Iterator[tuple[s
         return
     leaf = certified.leaf
     end = leaf.x509.not_valid_after_utc
+    left = (end - datetime.now(UTC)).days
     yield "Certificate", leaf.source
     yield "Subject", leaf.subject
-    yield "Expires", f"{end:%Y-%m-%d} ({(end - datetime.now(UTC)).days} days left)"
+    yield "Expires", f"{end:%Y-%m-%d} ({'expired' if left < 0 else f'{left} days left'})"
     yield (
         "Matches",
         {True: "yes, it is for this key", False: "no: it is for another key", None: "unknown: the key is hidden"}[
