@@ -51,11 +51,14 @@ def run(arguments: argparse.Namespace) -> int:
         profiles(os.environ)  # A config.toml that can't be read is an error before anything is changed.
     uri = options.key_uri(arguments, arguments.key)
     pins = options.pin_source(arguments, uri)
-    chain = _fitting_chain(uri, pins, _certificates(arguments))
+    key = describe_key(uri, pins)
+    chain = _fitting_chain(uri, pins, key.public_key, _certificates(arguments))
     if not arguments.no_preflight:
         preflight(chain.leaf, datetime.now(UTC))
     found = [FoundCertificate(one.der, one.source) for one in (chain.leaf, *chain.intermediates)]
     installed = install_certificate(uri, found, pins, nv_index=arguments.nv_index or "")
+    if "pivSlot" in key.properties:  # A slot is written with the management key, which can't sign.
+        uri = replace(uri, query={name: value for name, value in uri.query.items() if name != "pin-source"})
     flags = {"certificate": _for_any_folder(installed.certificate), "private-key": _for_any_folder(uri)}
     if installed.intermediates:
         flags["intermediates"] = _for_any_folder(installed.intermediates)
@@ -69,15 +72,16 @@ def _certificates(arguments: argparse.Namespace) -> list[Certificate]:
     return [one for place in places for one in load(find_certificates(place, PinSource().without_pin()))]
 
 
-def _fitting_chain(uri: KeyURI, pins: PinSource, certificates: Sequence[Certificate]) -> Chain:
-    """Return the chain of the key's certificate.
+def _fitting_chain(
+    uri: KeyURI, pins: PinSource, public_key: bytes | None, certificates: Sequence[Certificate]
+) -> Chain:
+    """Return the chain of the key's certificate. If the token hides the public key, a signature shows whether they fit.
 
     Raises:
         KeyMismatchError: no certificate is for the key.
         AmbiguousCertificateError: several are.
         CertificateError: the chain is longer than the service accepts.
     """
-    public_key = describe_key(uri, pins).public_key
     given = {one.der: one for one in certificates}.values()
     leaves = [one for one in given if one.public_key() == public_key or public_key is None]
     if not leaves:
@@ -92,7 +96,7 @@ def _fitting_chain(uri: KeyURI, pins: PinSource, certificates: Sequence[Certific
     chain, strangers = build_chain(leaves[0], list(given))
     if public_key is None:
         with Identity(open_key(uri, pins), chain) as identity:
-            identity.sign(b"hwsigner install-certificate")  # The only way to learn whether they match.
+            identity.sign(b"hwsigner install-certificate")
     for stranger in strangers:
         problem = f"{stranger.source} has a certificate that is not in the chain: {stranger.subject}"
         warnings.warn(CertificateWarning(problem, "It is not installed"), stacklevel=2)

@@ -250,12 +250,13 @@ class Drawer:
         self.got: list[tuple[bytes, ...]] = []
         self.nv_index = ""
         self.fails = False
+        self.properties: dict[str, str] = {}
 
     def open_key(self, uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -> object:
         return open_key(self.key)
 
     def describe_key(self, uri: KeyURI, pins: PinSource) -> KeyDescription:
-        return KeyDescription(str(uri), "a drawer", None)
+        return KeyDescription(str(uri), "a drawer", None, properties=self.properties)
 
     def install_certificate(
         self, uri: KeyURI, pins: PinSource, chain: Sequence[FoundCertificate], *, nv_index: str = ""
@@ -305,3 +306,12 @@ class TestBackend:
         drawer.fails = True
         refused(scene.call("install-certificate", issued, "drawer:name=web", "--profile=web"), 3, "full", "Empty it")
         assert not user_file.exists()
+
+    def test_management_key_of_a_piv_card_is_not_taken_for_its_pin(
+        self, scene: Scene, issued: Path, drawer: Drawer
+    ) -> None:
+        uri = "drawer:name=web?pin-source=file:/management.key"
+        assert json.loads(scene.call("install-certificate", issued, uri, "--json").out)["privateKey"] == uri
+        drawer.properties = {"pivSlot": "9a"}
+        named = json.loads(scene.call("install-certificate", issued, uri, "--json").out)["privateKey"]
+        assert named == "drawer:name=web"
