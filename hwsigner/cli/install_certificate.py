@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from hwsigner.certificate import Certificate, Chain, build_chain, load, preflight
+from hwsigner.certificate import Certificate, Chain, build_chain, leaves, load, preflight
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import IDENTITY, KEY, Flag, switch
@@ -51,10 +51,14 @@ def run(arguments: argparse.Namespace) -> int:
         profiles(os.environ)  # A config.toml that can't be read is an error before anything is changed.
     uri = options.key_uri(arguments, arguments.key)
     pins = options.pin_source(arguments, uri)
+    certificates = _certificates(arguments)
     key = describe_key(uri, pins)
-    chain = _fitting_chain(uri, pins, key.public_key, _certificates(arguments))
+    chain = _chain_of(uri, key.public_key, certificates)
     if not arguments.no_preflight:
         preflight(chain.leaf, datetime.now(UTC))
+    if key.public_key is None:  # The token hides it, so a signature shows whether they belong together.
+        with Identity(open_key(uri, pins), chain) as identity:
+            identity.sign(b"hwsigner install-certificate")
     found = [FoundCertificate(one.der, one.source) for one in (chain.leaf, *chain.intermediates)]
     installed = install_certificate(uri, found, pins, nv_index=arguments.nv_index or "")
     if "pivSlot" in key.properties:  # A slot is written with the management key, which can't sign.
@@ -72,31 +76,32 @@ def _certificates(arguments: argparse.Namespace) -> list[Certificate]:
     return [one for place in places for one in load(find_certificates(place, PinSource().without_pin()))]
 
 
-def _fitting_chain(
-    uri: KeyURI, pins: PinSource, public_key: bytes | None, certificates: Sequence[Certificate]
-) -> Chain:
-    """Return the chain of the key's certificate. If the token hides the public key, a signature shows whether they fit.
+def _chain_of(uri: KeyURI, public_key: bytes | None, certificates: Sequence[Certificate]) -> Chain:
+    """Return the chain of a key's certificate.
 
     Raises:
         KeyMismatchError: no certificate is for the key.
         AmbiguousCertificateError: several are.
         CertificateError: the chain is longer than the service accepts.
+
+    Warns:
+        CertificateWarning: a certificate is not in the chain.
     """
-    given = {one.der: one for one in certificates}.values()
-    leaves = [one for one in given if one.public_key() == public_key or public_key is None]
-    if not leaves:
+    different = list({one.der: one for one in certificates}.values())
+    if public_key is None:
+        candidates = leaves(different)
+    else:
+        candidates = [one for one in different if one.public_key() == public_key]
+    if not candidates:
         raise KeyMismatchError(
             f"no certificate in {certificates[0].source} is for key {uri.name}",
             "Give the certificate that was issued for this key's certificate request",
         )
-    if len(leaves) > 1:
-        known = ", ".join(f"{one.subject}, serial {one.x509.serial_number:X}" for one in leaves)
-        problem = f"{len(leaves)} certificates in {leaves[0].source} may be the one for the key: {known}"
-        raise AmbiguousCertificateError(problem, "Keep the one to be installed, and give its CA's by --intermediates")
-    chain, strangers = build_chain(leaves[0], list(given))
-    if public_key is None:
-        with Identity(open_key(uri, pins), chain) as identity:
-            identity.sign(b"hwsigner install-certificate")
+    if len(candidates) > 1:
+        known = ", ".join(f"{one.subject}, serial {one.x509.serial_number:X}" for one in candidates)
+        problem = f"{len(candidates)} certificates in {candidates[0].source} may be the one for the key: {known}"
+        raise AmbiguousCertificateError(problem, "Keep the one to be installed, and name its CAs by --intermediates")
+    chain, strangers = build_chain(candidates[0], different)
     for stranger in strangers:
         problem = f"{stranger.source} has a certificate that is not in the chain: {stranger.subject}"
         warnings.warn(CertificateWarning(problem, "It is not installed"), stacklevel=2)

@@ -186,6 +186,17 @@ class TestRefused:
             scene.call("install-certificate", scene.write("long", certs.pem(leaf, *chain)), scene.key), 4, "6 inter"
         )
 
+    def test_stranger_in_the_file_when_warnings_are_errors(self, scene: Scene, issued: Path) -> None:
+        other = certs.make_ca("Unrelated CA", certs.make_ca("Somebody"))
+        both = scene.write("both", issued.read_bytes() + other.pem)
+        refused(scene.call("install-certificate", both, scene.key, "--strict"), 4, "Unrelated CA")
+
+    def test_unreadable_certificate_before_a_pin_is_asked_for(
+        self, scene: Scene, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("hwsigner.cli.install_certificate.describe_key", lambda *_: pytest.fail("asked"))
+        refused(scene.call("install-certificate", "/nowhere.pem", scene.key), 4, "/nowhere.pem")
+
     def test_missing_key(self, scene: Scene, issued: Path) -> None:
         refused(scene.call("install-certificate", issued, scene.folder / "none.key"), 3, "none.key")
 
@@ -299,6 +310,13 @@ class TestBackend:
         drawer.key = str(certs.write_key(scene.folder / "other.key", ec.generate_private_key(ec.SECP256R1())))
         refused(scene.call("install-certificate", issued, "drawer:name=web"), 3, "does not belong to certificate")
         assert drawer.got == []
+
+    def test_chain_of_a_key_that_shows_no_public_key_is_installed(self, scene: Scene, drawer: Drawer) -> None:
+        lower = certs.make_ca("Lower CA", scene.ca)
+        leaf = certs.issue(lower, open_key(str(scene.key)).public_key())
+        both = scene.write("both", certs.pem(lower.certificate, leaf))
+        assert scene.call("install-certificate", both, "drawer:name=web").status == 0
+        assert drawer.got == [tuple(one.public_bytes(Encoding.DER) for one in (leaf, lower.certificate))]
 
     def test_failure_of_the_backend_is_the_error_and_writes_no_profile(
         self, scene: Scene, issued: Path, drawer: Drawer, user_file: Path
