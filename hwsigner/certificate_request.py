@@ -58,7 +58,7 @@ _NOT_PRINTABLE = re.compile(r"[^A-Za-z0-9 '()+,./:=?-]")
 
 # RFC 4514, section 3, with spaces around what separates. An escape is a special character or a byte in hexadecimal.
 _PAIR = re.compile(
-    r"\s*(?P<type>[A-Za-z][A-Za-z0-9-]*|[0-9]+(?:\.[0-9]+)+)\s*="
+    r" *(?P<type>[A-Za-z][A-Za-z0-9-]*|[0-9]+(?:\.[0-9]+)+) *="
     r'(?P<value>(?:[^\\"+,;<>\0]|\\[ "#+,;<=>\\]|\\[0-9A-Fa-f]{2})*)(?P<end>[+,]|\Z)'
 )
 _CHARACTER = re.compile(r"\\[0-9A-Fa-f]{2}|\\.|.", re.DOTALL)
@@ -97,9 +97,10 @@ class CertificateRequest:
 def sign_certificate_request(
     key: Key, subject: str, *, dns_names: Sequence[str] = (), uris: Sequence[str] = ()
 ) -> CertificateRequest:
-    """Return a request for a certificate as the service demands it, signed by its key.
+    """Return a certificate request that a key signs itself.
 
-    It asks for keyUsage digitalSignature, extendedKeyUsage clientAuth and basicConstraints CA:FALSE.
+    It asks for keyUsage digitalSignature and basicConstraints CA:FALSE, as the service demands, and for
+    extendedKeyUsage clientAuth.
 
     Args:
         key: the key.
@@ -184,7 +185,7 @@ def _attribute(name: str, text: str) -> x509.NameAttribute[str]:
     oid = x509.ObjectIdentifier(name) if name[0].isdigit() else _ATTRIBUTES.get(name.lower())
     if oid is None:
         raise ValueError(f"the type {name} is unknown; write its OID")
-    value = _from_der(name, text.strip()) if text.lstrip().startswith("#") else _unescaped(name, text)
+    value = _from_der(name, text.strip(" ")) if text.lstrip(" ").startswith("#") else _unescaped(name, text)
     if not value:
         raise ValueError(f"{name} has an empty value")
     if oid == NameOID.COUNTRY_NAME and not re.fullmatch("[A-Za-z]{2}", value):
@@ -201,9 +202,9 @@ def _attribute(name: str, text: str) -> x509.NameAttribute[str]:
 def _unescaped(name: str, text: str) -> str:
     """Return a value without its escapes, and without the spaces around it that are not escaped."""
     characters = _CHARACTER.findall(text)
-    while characters and characters[0].isspace():
+    while characters and characters[0] == " ":
         del characters[0]
-    while characters and characters[-1].isspace():
+    while characters and characters[-1] == " ":
         del characters[-1]
     pieces = [bytes.fromhex(c[1:]) if len(c) == 3 else c[-1].encode("utf-8", "surrogateescape") for c in characters]
     try:

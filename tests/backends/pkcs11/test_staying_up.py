@@ -211,15 +211,17 @@ def test_wrong_pin_is_sent_once_even_if_the_token_shows_no_flag(shim: Shim) -> N
 
 
 def test_login_of_another_part_of_the_program_is_kept(shim: Shim) -> None:
-    module = load_module(str(shim.path))
-    [token] = (one for one in module.tokens() if one.label == "one")
-    session = module.functions.open_session(token.slot)
-    session.log_in("1234")
-    with open_key(shim.uri(), "1234") as key:
-        assert key.sign(b"message")
-    assert shim.count(LOGOUT) == 0
-    assert session.find(ObjectClass.PRIVATE_KEY, {})
-    session.close()
+    # While the other token has a session, the module is not initialised again, which would end all sessions.
+    with open_key(shim.uri(token="two"), "1234"):
+        module = load_module(str(shim.path))
+        [token] = (one for one in module.tokens() if one.label == "one")
+        session = module.functions.open_session(token.slot)
+        session.log_in("1234")
+        with open_key(shim.uri(), "1234") as key:
+            assert key.sign(b"message")
+        assert shim.count(LOGOUT) == 0
+        assert session.find(ObjectClass.PRIVATE_KEY, {})
+        session.close()
 
 
 def test_public_key_is_shown_when_the_token_was_removed_and_is_back(shim: Shim) -> None:
