@@ -100,6 +100,7 @@ class ListedObject:
         certificate: a certificate's DER bytes.
         is_hidden: whether it is shown only after a login. Before, only its public key is visible.
         pin_for_each_signature: CKA_ALWAYS_AUTHENTICATE.
+        notes: what else matters for its use, a few words each: `noDA`, `policy`.
     """
 
     kind: Literal["key", "certificate"]
@@ -111,6 +112,7 @@ class ListedObject:
     certificate: bytes | None = None
     is_hidden: bool = False
     pin_for_each_signature: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,10 @@ class ListedToken:
         uri: the URI that names only this token.
         wants_login: whether private keys are hidden until a login.
         has_keypad: whether the PIN is typed at the token itself.
-        pin_state: `good`, `an earlier try failed`, `one try is left`, `locked` or `not set`.
+        pin_state: `good`, `an earlier try failed`, `one try is left`, `locked` or `not set`;
+            empty if it can't be known.
         objects: the keys and certificates that it shows.
+        other_keys: keys that can't make the service's signatures, such as a TPM's storage root key.
     """
 
     module: str
@@ -139,6 +143,7 @@ class ListedToken:
     has_keypad: bool
     pin_state: str
     objects: tuple[ListedObject, ...] = ()
+    other_keys: tuple[ListedObject, ...] = ()
 
 
 def open_key(uri: str | KeyURI, pin: str | AskPin | PinSource | None = None, *, public_key: bytes | None = None) -> Key:
@@ -184,7 +189,8 @@ def list_tokens(
     """Yield the tokens that a URI names, with the keys and certificates on them that it names.
 
     Args:
-        uri: a `pkcs11:` URI, or `tpm2:` without a key. Without a module, those of p11-kit's configuration are used.
+        uri: a `pkcs11:` URI, `tpm2:`, or a TSS2 key file for the key in it. A `pkcs11:` URI without a module means
+            those of p11-kit's configuration.
         pin: where the PIN comes from for `log_in`.
         log_in: whether to log in to the token, to see hidden objects.
 
@@ -197,7 +203,7 @@ def list_tokens(
     Warns:
         HwsignerWarning: a module or a token can't be used. The others are listed.
     """
-    parsed = KeyURI.of(uri)
+    parsed = KeyURI.of(uri).resolved()
     find: Callable[..., Iterator[ListedToken]] | None
     find = getattr(parsed.backend.load(), "list_tokens", None)
     if find is None:

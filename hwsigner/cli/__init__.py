@@ -38,6 +38,8 @@ COMMANDS = {
     "list": "hwsigner.cli.list",
     "keygen": "hwsigner.cli.keygen",
     "csr": "hwsigner.cli.csr",
+    "install-certificate": "hwsigner.cli.install_certificate",
+    "show": "hwsigner.cli.show",
     "delete": "hwsigner.cli.delete",
     "attest": "hwsigner.cli.attest",
     "verify-attestation": "hwsigner.cli.verify_attestation",

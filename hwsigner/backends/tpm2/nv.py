@@ -14,6 +14,7 @@ from hwsigner.errors import CertificateError
 
 _FIRST_INDEX, _LISTED = 0x01000000, 100
 NV_BUFFER_MAX = 0x12C  # TPM 2.0 Library, part 2, 6.13: this many bytes are read or written at once.
+_LEAST_BYTES = 200  # No certificate is shorter; counters, bits and most other data are.
 _DER_SEQUENCE = b"\x30"
 _PADDING = b"\0\xff"
 _PUBLIC = "Certificates are public: make the index with authread and no auth value"
@@ -69,6 +70,30 @@ def read_index(tpm: TPM, index: int) -> bytes:
         )
     finally:
         tpm.esys.tr_close(handle)
+
+
+def list_certificates(tpm: TPM) -> list[tuple[int, bytes]]:
+    """Return the certificates in all NV indices that can be read without a risk, each with its index.
+
+    An index that can't be read, or that wants an auth value for which a wrong one counts, is left out.
+    """
+    _, answer = tpm.esys.get_capability(TPM2_CAP.HANDLES, _FIRST_INDEX, _LISTED)
+    indices = [int(handle) for handle in answer.data.handles]
+    found = []
+    for index in indices:
+        handle = tpm.esys.tr_from_tpmpublic(index)
+        try:
+            public, tpm_name = tpm.esys.nv_read_public(handle)
+            area = public.nvPublic
+            one = _Index(nv_name(index), handle, bytes(tpm_name).hex(), int(area.attributes), int(area.dataSize))
+            counts = not one.attributes & TPMA_NV.NO_DA
+            if one.size >= _LEAST_BYTES and not (counts and _authority(tpm, one) == handle):
+                found += [(index, der) for der in certificates_in(_read(tpm, one), index)]
+        except CertificateError:
+            continue
+        finally:
+            tpm.esys.tr_close(handle)
+    return found
 
 
 def _read(tpm: TPM, index: _Index) -> bytes:
