@@ -59,11 +59,11 @@ def run(arguments: argparse.Namespace) -> int:
     uri = settings.key_uri(vars(arguments), arguments.uri or "pkcs11:")
     if uri.scheme not in ("pkcs11", "tpm2"):
         raise UsageError(f"{uri.name} is neither a pkcs11: nor a tpm2: URI", "Give one of these, or none")
-    listed = list_tokens(uri, options.pin_source(arguments, uri), log_in=arguments.login)
+    listed = list_tokens(uri, options.pin_source(arguments, uri), log_in=arguments.login, allow_modules=True)
     if arguments.uri or arguments.pkcs11_lib or arguments.login:
         tokens = _each_once(listed)
     else:
-        tokens = _all(listed, list_tokens(settings.key_uri(vars(arguments), "tpm2:")))
+        tokens = _all(listed, list_tokens(settings.key_uri(vars(arguments), "tpm2:"), allow_modules=True))
     try:
         _print(arguments, uri, tokens)
         sys.stdout.flush()

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from any_module import list_tokens, open_key
 from hwsigner.backends import refusals
 from hwsigner.errors import BackendUnavailableError, PinLockedError, UnsafeKeyWarning, WrongPinError
-from hwsigner.key import list_tokens, open_key
 from hwsigner.pins import PinSource
 from pkcs11_shim import LOGIN, ROOT, Person, Shim, forget_refusals, refusals_folder
 from softhsm.yubikey import OPENSC, YKCS11, YubiKey
@@ -28,7 +28,7 @@ import sys
 from hwsigner.errors import HwsignerError
 from hwsigner.key import open_key
 try:
-    with open_key(sys.argv[1]) as key:
+    with open_key(sys.argv[1], allow_modules=True) as key:
         key.sign(b"message")
     print("signed")
 except HwsignerError as error:
@@ -212,7 +212,7 @@ import os, sys
 from hwsigner.backends.pkcs11.functions import Session
 from hwsigner.key import open_key
 Session.log_in = lambda *_, **__: os._exit(9)
-open_key(sys.argv[1])
+open_key(sys.argv[1], allow_modules=True)
 """
 
 
