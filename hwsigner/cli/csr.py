@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     names = {"dns_names": arguments.dns, "uris": arguments.uri}
     check_names(arguments.subject, **names)
     uri = options.key_uri(arguments, arguments.key)
-    with open_key(uri, options.pin_source(arguments, uri)) as key:
+    with open_key(uri, options.pin_source(arguments, uri), allow_modules=True) as key:
         request = sign_certificate_request(key, arguments.subject, **names)
     for problem in untaggable(request):
         hint = "Choose another name, or leave it out of the Roles Anywhere profile's attribute mappings"
