@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from backends.contract import openssl_verifies
 from certs import Authority, issue, make_ca
+from hwsigner import management
 from hwsigner.backends.pkcs11 import piv
 from hwsigner.backends.pkcs11.functions import Functions
 from hwsigner.backends.pkcs11.piv_slots import Attestation
@@ -34,6 +35,7 @@ from hwsigner.errors import (
     UsageError,
     WrongPinError,
 )
+from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.key import FoundCertificate, HashName, find_certificates, open_key
 from hwsigner.management import InstalledCertificate, KeyAlgorithm, KeyDescription, KeyRequest
 from hwsigner.pins import AskPin, PinSource
@@ -126,6 +128,22 @@ def test_ykcs11s_token_alone_is_a_piv_card(yubikey: YubiKey) -> None:
     yubikey.self_sign(0x9A, "YubiKey PIV")
     assert piv.is_piv(locate(yubikey.uri(0x9A, YKCS11))[0].info)
     assert not piv.is_piv(locate(yubikey.uri(0x9A, OPENSC))[0].info)
+
+
+def test_key_uris_of_a_card_lead_to_its_slots(yubikey: YubiKey, ca: Authority, tmp_path: Path) -> None:
+    made = management.generate_key(yubikey.uri(0x9A, YKCS11), None, DEFAULT_KEY)
+    assert management.describe_key(made.uri).properties == made.properties
+    above = make_ca("Issuing CA", ca)
+    chain = chain_of(yubikey, above, 0x9A, above)
+    installed = management.install_certificate(made.uri, chain, DEFAULT_KEY)
+    assert certificate_in("9a", tmp_path) == chain[0].der
+    source = IdentitySource(installed.certificate, made.uri, intermediates=installed.intermediates, pin=yubikey.pin)
+    with open_identity(source) as identity:
+        assert identity.sign(b"message")
+        assert [one.der for one in identity.chain.intermediates] == [chain[1].der]
+    with pytest.raises(SigningKeyError, match="still there"):
+        management.delete_key(made.uri, lambda _: None, DEFAULT_KEY)
+    assert has_no_certificate("9a")
 
 
 # Making
@@ -285,9 +303,7 @@ def test_slot_that_can_not_be_shown_to_be_empty_is_overwritten_only_on_request(
 def test_old_module_does_not_show_that_a_slot_is_empty(yubikey: YubiKey, monkeypatch: pytest.MonkeyPatch) -> None:
     library = Functions.library
     monkeypatch.setattr(Functions, "library", lambda self: {**library(self), "library-version": "2.52"})
-    with pytest.raises(
-        SigningKeyError, match=r"may have an imported key, which version 2\.52 of /.*libykcs11\.so does not show"
-    ):
+    with pytest.raises(SigningKeyError, match=r"imported key, which version 2\.52 of /.*libykcs11\.so does not show"):
         generate(yubikey, pin=Person())
     assert generate(yubikey, request=KeyRequest(overwrite=True)).public_key == yubikey.public_key(0x9A)
 
@@ -298,7 +314,7 @@ def test_key_of_a_card_that_attests_nothing_is_read_back_without_its_policies(ne
     made = generate(card, request=KeyRequest(pin_policy="always"))
     assert made.public_key == card.public_key(0x9A)
     assert (made.properties["pinPolicy"], made.properties["local"]) == (None, True)
-    assert any("unknown" in note for note in made.notes)
+    assert any("is not shown" in note for note in made.notes)
 
 
 def test_key_that_was_not_made_as_asked_is_an_error(yubikey: YubiKey, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -458,7 +474,7 @@ def test_imported_key_is_described_as_one_that_may_have_copies(yubikey: YubiKey)
     assert found.public_key == yubikey.public_key(0x9A)
     assert found.guards == ("No command reads it out, but it may have been imported, and there may be copies of it",)
     assert (found.properties["local"], found.properties["pinPolicy"]) == (None, None)
-    assert found.notes == ("Whether it needs the PIN or a touch is unknown: the card attests only keys that it made",)
+    assert found.notes == ("Whether it needs the PIN or a touch is not shown: only an attestation of the card says it",)
 
 
 def test_key_is_found_without_an_id_if_it_is_the_only_one(yubikey: YubiKey) -> None:
