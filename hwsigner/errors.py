@@ -100,6 +100,10 @@ class PinLockedError(PinError):
     """No PIN is accepted now, or none was sent because a wrong one could lock the token."""
 
 
+class AttestationError(SigningKeyError):
+    """A document of an attestation that can't be read, or that does not prove what it should."""
+
+
 class CertificateError(HwsignerError):
     """A certificate or chain that can't be read, or that the service would refuse."""
 

@@ -34,6 +34,7 @@ EXIT_STATUSES = {
     "PinRequiredError": 3,
     "WrongPinError": 3,
     "PinLockedError": 3,
+    "AttestationError": 3,
     "CertificateError": 4,
     "AmbiguousCertificateError": 4,
     "ServiceError": 5,

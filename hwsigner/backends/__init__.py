@@ -42,6 +42,10 @@ class Backend:
         flags_win: whether these flags replace what the key URI itself says.
         management: the name of a module with any of `generate_key`, `describe_key`, `install_certificate` and
             `delete_key`, which `hwsigner.management` calls. It is imported for these only.
+        attestation: the name of a module for `hwsigner.attestation`, which is imported for it only. It has
+            `FORMATS`, the formats of its documents, `make_statement(uri, pins, *, certificates)`, which returns the
+            format and the members of the statement, and `answer_challenge(uri, pins, challenge, *, pcrs)`, which
+            takes the challenge's members, and `message`, the bytes to be signed; and returns the answer's members.
         recognises: takes the first 64 KiB of a file and returns whether it holds a key of this backend. Such a file
             is opened by this backend, not as a file. A backend from an entry point is asked once it is in use.
     """
@@ -54,6 +58,7 @@ class Backend:
     query_flags: Mapping[str, str] = field(default_factory=dict)
     flags_win: bool = False
     management: str = ""
+    attestation: str = ""
     recognises: Callable[[bytes], bool] | None = None
 
     def load(self) -> ModuleType:
@@ -71,6 +76,14 @@ class Backend:
             BackendUnavailableError: its library is not installed.
         """
         return self._import(self.management) if self.management else None
+
+    def load_attestation(self) -> ModuleType | None:
+        """Import the module that makes statements about keys; None if the backend has none.
+
+        Raises:
+            BackendUnavailableError: its library is not installed.
+        """
+        return self._import(self.attestation) if self.attestation else None
 
     def _import(self, module: str) -> ModuleType:
         try:
@@ -146,6 +159,7 @@ BACKENDS = {
         query_flags={"module-path": "pkcs11-lib"},
         flags_win=True,
         management="hwsigner.backends.pkcs11.management",
+        attestation="hwsigner.backends.pkcs11.attest",
     ),
     "tpm2": Backend(
         "hwsigner.backends.tpm2",
@@ -153,6 +167,7 @@ BACKENDS = {
         password_flag="tpm-key-password",  # noqa: S106
         query_flags={name: name for name in ("tcti", "srk-name", "accept-new-srk")},
         management="hwsigner.backends.tpm2.management",
+        attestation="hwsigner.backends.tpm2.attest",
         recognises=_holds_tss2_key,
     ),
 }

@@ -41,6 +41,8 @@ COMMANDS = {
     "install-certificate": "hwsigner.cli.install_certificate",
     "show": "hwsigner.cli.show",
     "delete": "hwsigner.cli.delete",
+    "attest": "hwsigner.cli.attest",
+    "verify-attestation": "hwsigner.cli.verify_attestation",
     "profile": "hwsigner.cli.profile",
     "systemd": "hwsigner.cli.systemd",
     "emulator": "hwsigner.cli.emulator",

@@ -99,16 +99,17 @@ def lock_within(file: int, seconds: float) -> bool:
             return True
 
 
-def edit_file(path: str, edit: Callable[[bytes], bytes]) -> None:
+def edit_file(path: str, edit: Callable[[bytes], bytes], *, mode: int = 0o600) -> None:
     """Replace a file's content. Concurrent writers wait for each other.
 
     A failure, or a killed process, leaves the old file or the new one; the next write removes what else is left. Mode,
-    group and access control list are kept, other extended attributes are not. A new file gets mode 0600, a new folder
-    0700. If the path is a symbolic link, its target is replaced.
+    group and access control list are kept, other extended attributes are not. A new folder gets mode 0700. If the path
+    is a symbolic link, its target is replaced.
 
     Args:
         path: the file's path.
         edit: takes the old content, empty if there is no file, and returns the new content.
+        mode: the permissions of a new file.
 
     Raises:
         HwsignerError: the file can't be read or replaced, or a link to it may be another user's trap.
@@ -125,7 +126,7 @@ def edit_file(path: str, edit: Callable[[bytes], bytes]) -> None:
             file.check()
             with file.locked():
                 old = file.read()
-                file.replace(edit(old.data if old else b""), old)
+                file.replace(edit(old.data if old else b""), old, mode)
     except OSError as error:
         raise _explained(error, target) from error
 
@@ -219,7 +220,7 @@ class _File:
         except FileNotFoundError:
             return None
 
-    def replace(self, data: bytes, old: _Content | None) -> None:
+    def replace(self, data: bytes, old: _Content | None, mode: int) -> None:
         """Write the new file and rename it over the old one. The lock is held."""
         temporary = f".{self.name}.hwsigner-new"
         with suppress(FileNotFoundError):
@@ -229,6 +230,8 @@ class _File:
                 _write(handle, data)
                 if old:
                     _copy_permissions(handle, old)
+                else:
+                    os.fchmod(handle, mode)
                 os.fsync(handle)
             os.rename(temporary, self.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
         except BaseException:

@@ -186,7 +186,7 @@ def describe(
     guards = _PIN_GUARDS.get(pin_policy, ""), _TOUCH_GUARDS.get(touch_policy, ""), origin
     if not (pin_policy and touch_policy):
         notes = (
-            "Whether it needs the PIN or a touch is not shown: only the card's attestation of a key that it made says so",
+            "Whether it needs the PIN or a touch is not shown: only the attestation of a key made on the card says so",
             *notes,
         )
     return KeyDescription(

@@ -121,6 +121,11 @@ class Guarded(NamedTuple):
         return f"{self.source}=file:/path in the key URI{flag}"
 
 
+def guarded_hierarchy(name: str) -> Guarded:
+    """Return what the auth value of a hierarchy opens, such as `owner`. Wrong ones do not count."""
+    return Guarded(f"TPM {name} auth value", name, name, counts=False, source=f"{name}-pin-source")
+
+
 def auth_of(
     found: FoundPin | None, guarded: Guarded, *, allow_final_try: bool, missing: PinRequiredError | None = None
 ) -> Auth:
@@ -403,6 +408,20 @@ class ParentAuth:
         finally:
             # Otherwise ESYS would send a hierarchy's with its next command that needs one, as a password.
             tpm.esys.tr_set_auth(handle, b"")
+
+    def as_owner(self, tpm: TPM, command: Callable[..., _T], *arguments: object) -> _T:
+        """Return what a command returns that the owner's auth value authorizes; raises as `prove`.
+
+        Args:
+            tpm: the TPM.
+            command: a method of the ESAPI context.
+            arguments: its arguments, without the session.
+        """
+
+        def work(session: ESYS_TR) -> _T:
+            return command(*arguments, session1=session)
+
+        return self.prove(tpm, ESYS_TR.RH_OWNER, guarded_hierarchy("owner"), work)
 
     def _first(self, tpm: TPM, guarded: Guarded) -> AuthAttempt:
         stored = self._pins.given(self._source(guarded))

@@ -1,0 +1,205 @@
+"""Prove to another machine that a key was made in hardware and can't leave it.
+
+The machine with the key makes a *statement*, the verifier answers with a *challenge*, and the machine with an *answer*.
+Only the answer proves anything: a statement can be replayed, and made of parts of several chips. `docs/attestation.md`
+has the documents byte by byte.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from hwsigner.attestation.chain import Trust, VendorCertificate
+from hwsigner.attestation.documents import NONCE_BYTES, Document, Kind, binding, new, read
+from hwsigner.attestation.findings import Findings
+from hwsigner.errors import AttestationError, UsageError
+from hwsigner.key import find_certificates
+from hwsigner.pins import AskPin, PinSource
+from hwsigner.uri import KeyURI
+
+__all__ = ["Document", "Findings", "Kind", "Trust", "answer_challenge", "challenge", "endorsement_key", "examine"]
+__all__ += ["make_statement", "read", "read_trust", "verify_answer"]
+
+# By format, a module with `examine`, `challenge` and `verify`.
+_VERIFIERS = {name: f"hwsigner.attestation.{name}" for name in ("tpm2", "piv", "pkcs11")}
+_SUFFIXES = (".pem", ".crt", ".cer", ".der")
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+
+def make_statement(
+    uri: str | KeyURI,
+    pin: str | AskPin | PinSource | None = None,
+    *,
+    csr: bytes = b"",
+    certificates: Sequence[bytes] = (),
+) -> Document:
+    """Make the statement about a key.
+
+    Args:
+        uri: the key URI.
+        pin: where PINs come from, as for `open_key`.
+        csr: the key's PKCS #10 request in PEM or DER, to be verified with it.
+        certificates: the DER of certificates that the chip does not hold: of its endorsement key, and those above it.
+
+    Raises:
+        UsageError: the URI is malformed, keys of this kind can't be attested, or the request can't be read.
+        SigningKeyError: the key can't be found, or the hardware refused.
+        PinError: a PIN is missing, wrong or locked.
+    """
+    parsed = KeyURI.of(uri).resolved()
+    request = _read_csr(csr) if csr else b""
+    hardware, values = _maker(parsed).make_statement(parsed, PinSource.of(pin), certificates=tuple(certificates))
+    return new("statement", hardware, {**values, "certificateRequest": request})
+
+
+def answer_challenge(
+    uri: str | KeyURI, challenge: Document, pin: str | AskPin | PinSource | None = None, *, pcrs: str = ""
+) -> Document:
+    """Answer a challenge to a key's statement.
+
+    Args:
+        uri: the key URI.
+        challenge: the challenge.
+        pin: where PINs come from, as for `open_key`.
+        pcrs: TPM: the PCRs to add a quote of, such as `sha256:7`.
+
+    Raises:
+        UsageError: the URI is malformed, or the challenge or `pcrs` are not for keys of this kind.
+        AttestationError: the challenge is for other hardware.
+        SigningKeyError: the key can't be found, or the hardware refused.
+        PinError: a PIN is missing, wrong or locked.
+    """
+    parsed = KeyURI.of(uri).resolved()
+    maker = _maker(parsed)
+    if challenge.format not in maker.FORMATS:
+        raise UsageError(f"the challenge is for a {challenge.format} key, not for {parsed.name}", "Name another key")
+    given = {name: challenge.blob(name) for name in challenge.values} | {"message": binding(challenge)}
+    values = maker.answer_challenge(parsed, PinSource.of(pin), given, pcrs=pcrs)
+    return new("answer", challenge.format, {**values, "nonce": challenge.blob("nonce")})
+
+
+def endorsement_key(uri: str | KeyURI = "tpm2:", pin: str | AskPin | PinSource | None = None) -> bytes:
+    """Return a TPM's endorsement key, which stands for the chip, as DER SubjectPublicKeyInfo.
+
+    Raises:
+        UsageError: the URI is malformed, or not of a TPM.
+        SigningKeyError: the TPM can't be reached, or refused.
+        PinError: the auth value of the endorsement hierarchy is missing, wrong or locked.
+    """
+    parsed = KeyURI.of(uri).resolved()
+    read: Callable[[KeyURI, PinSource], bytes] | None = getattr(_maker(parsed), "endorsement_key", None)
+    if read is None:
+        raise UsageError(f"{parsed.scheme}: keys have no endorsement key", "Give a tpm2: URI")
+    return read(parsed, PinSource.of(pin))
+
+
+def read_trust(folder: str, now: datetime | None = None) -> Trust:
+    """Return the trust in the vendors' certificates in a folder: its files .pem, .crt, .cer and .der.
+
+    Args:
+        folder: the folder.
+        now: the time at which certificates must be valid; None for the present.
+
+    Raises:
+        UsageError: the folder can't be read, or has no such file.
+        CertificateError, AttestationError: a file can't be read as certificates.
+    """
+    try:
+        files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in _SUFFIXES)
+    except OSError as error:
+        raise UsageError(f"can't read the folder {folder}: {error.strerror}", "Name one with the roots") from error
+    if not files:
+        raise UsageError(f"{folder} has no certificates", f"Put the vendors' there, named {', '.join(_SUFFIXES)}")
+    found = [one for path in files for one in find_certificates(KeyURI("file", {"path": os.fsencode(path)}))]
+    return Trust(tuple(VendorCertificate.read(one.der, one.uri) for one in found), now or datetime.now(UTC))
+
+
+def examine(statement: Document, trust: Trust) -> Findings:
+    """Return what a statement claims. It proves nothing.
+
+    Raises:
+        AttestationError: it can't be true: its certificates lead to no root, or its parts don't fit together.
+    """
+    return _with_csr(_verifier(statement).examine(statement, trust), statement)
+
+
+def challenge(statement: Document, trust: Trust) -> tuple[Document, Document]:
+    """Return the challenge to a statement, and the state that the verifier keeps for itself until the answer.
+
+    Raises:
+        AttestationError: as `examine`.
+    """
+    examine(statement, trust)
+    common = {"statement": statement.digest(), "nonce": secrets.token_bytes(NONCE_BYTES)}
+    values, own = _verifier(statement).challenge(statement)
+    created = trust.now.astimezone(UTC).strftime(_TIME)
+    state = new("state", statement.format, {**common, **own, "created": created})
+    return new("challenge", statement.format, {**common, **values}), state
+
+
+def verify_answer(statement: Document, state: Document, answer: Document, trust: Trust) -> Findings:
+    """Return what an answer proves.
+
+    Args:
+        statement: the statement.
+        state: the state of its challenge.
+        answer: the answer to that.
+        trust: the trusted roots.
+
+    Raises:
+        AttestationError: it proves nothing: it answers another challenge or statement, it is not from the chip of the
+            statement, or it was changed.
+    """
+    if (state.format, state.blob("statement")) != (statement.format, statement.digest()):
+        raise AttestationError("the state is of the challenge to another statement", "Give the statement's own state")
+    if (answer.format, answer.blob("nonce")) != (state.format, state.blob("nonce")):
+        raise AttestationError("the answer is to another challenge", "Ask for the answer to this one")
+    found: Findings = _verifier(statement).verify(statement, state, answer, trust)
+    since = f"All this was so after {state.text('created')}, when the challenge was made"
+    return _with_csr(replace(found, proven=(*found.proven, since)), statement)
+
+
+def _maker(uri: KeyURI) -> Any:
+    """Return the backend's attestation module, which is imported for it."""
+    module = uri.backend.load_attestation()
+    if module is None:
+        raise UsageError(f"{uri.scheme}: keys can't be attested", "Use a key in a TPM or a PKCS #11 token")
+    return module
+
+
+def _verifier(statement: Document) -> Any:
+    return importlib.import_module(_VERIFIERS[statement.format])
+
+
+def _with_csr(found: Findings, statement: Document) -> Findings:
+    """Return the findings with whether the statement's PKCS #10 request is signed by its key."""
+    csr = statement.blob("certificateRequest")
+    if not csr:
+        return found
+    try:
+        request = x509.load_der_x509_csr(csr)
+        own = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        matches = own == found.public_key and request.is_signature_valid
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        matches = False
+    return replace(found, matches_csr=matches)
+
+
+def _read_csr(data: bytes) -> bytes:
+    """Return the DER of a PKCS #10 request in PEM or DER."""
+    load = x509.load_pem_x509_csr if b"-----BEGIN" in data else x509.load_der_x509_csr
+    try:
+        return load(data).public_bytes(Encoding.DER)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise UsageError("the certificate request can't be read", "Give a PKCS #10 request in PEM or DER") from error

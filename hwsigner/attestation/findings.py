@@ -1,0 +1,35 @@
+"""What a verifier has found about a key."""
+
+from __future__ import annotations
+
+import base64
+import textwrap
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is known about a key, in sentences.
+
+    Attributes:
+        public_key: the key's DER SubjectPublicKeyInfo (RFC 5280, 4.1).
+        chip: what identifies the hardware: the SHA-256 of a TPM's endorsement key (its DER SubjectPublicKeyInfo) in
+            hexadecimal, or a YubiKey's serial number.
+        proven: what holds if the given roots are trusted. Empty before the answer to a challenge.
+        claimed: what the other side says, and nothing shows.
+        warnings: known weaknesses.
+        matches_csr: whether the certificate request is signed by this key; None if there is none.
+    """
+
+    public_key: bytes
+    chip: str = ""
+    proven: tuple[str, ...] = ()
+    claimed: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    matches_csr: bool | None = None
+
+    @property
+    def public_key_pem(self) -> str:
+        """The public key as PEM (RFC 7468, 13)."""
+        lines = "\n".join(textwrap.wrap(base64.b64encode(self.public_key).decode("ascii"), 64))
+        return f"-----BEGIN PUBLIC KEY-----\n{lines}\n-----END PUBLIC KEY-----\n"

@@ -1,0 +1,253 @@
+"""Structures of a TPM, read strictly (TPM 2.0 Library, part 2): public areas, attestations and signatures."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from hwsigner.errors import AttestationError
+
+# TPM_ALG_ID (6.3).
+RSA, AES, NULL, RSASSA, RSAPSS, ECDSA, ECC, CFB = 0x01, 0x06, 0x10, 0x14, 0x16, 0x18, 0x23, 0x43
+HASHES: dict[int, type[HashAlgorithm]] = {0x0B: SHA256, 0x0C: SHA384, 0x0D: SHA512}
+HASH_NAMES = {0x0B: "sha256", 0x0C: "sha384", 0x0D: "sha512"}
+# TPM_ECC_CURVE (6.4).
+CURVES: dict[int, type[ec.EllipticCurve]] = {3: ec.SECP256R1, 4: ec.SECP384R1, 5: ec.SECP521R1}
+# TPMA_OBJECT (8.3).
+FIXED_TPM, FIXED_PARENT, SENSITIVE_DATA_ORIGIN, USER_WITH_AUTH = 1 << 1, 1 << 4, 1 << 5, 1 << 6
+NO_DA, RESTRICTED, DECRYPT, SIGN = 1 << 10, 1 << 16, 1 << 17, 1 << 18
+CERTIFY, QUOTE = 0x8017, 0x8018  # TPM_ST (6.9).
+_GENERATED = b"\xffTCG"  # TPM_GENERATED_VALUE (6.2).
+_DEFAULT_EXPONENT = 65537
+_RSA_BITS = range(1024, 4097)
+_MAX_PCR_BYTES = 4
+
+_Key = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+
+
+class _Reader:
+    """Reads a structure from its start to its end.
+
+    Args:
+        data: the structure.
+        name: what it is, for errors.
+    """
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self._rest = data
+        self._name = name
+
+    def take(self, count: int) -> bytes:
+        """Return the next bytes."""
+        taken, self._rest = self._rest[:count], self._rest[count:]
+        if len(taken) < count:
+            raise self.refusal("is cut short")
+        return taken
+
+    def number(self, size: int) -> int:
+        """Return the next unsigned number of this many bytes."""
+        return int.from_bytes(self.take(size))
+
+    def sized(self) -> bytes:
+        """Return the next bytes with their count in front of them: a TPM2B structure."""
+        return self.take(self.number(2))
+
+    def end(self) -> None:
+        """Check that nothing is left."""
+        if self._rest:
+            raise self.refusal(f"has {len(self._rest)} bytes too many")
+
+    def refusal(self, problem: str) -> AttestationError:
+        """Return the error that the structure is invalid."""
+        return AttestationError(f"{self._name} {problem}", "It was changed or damaged")
+
+
+@dataclass(frozen=True)
+class Public:
+    """A public area: TPMT_PUBLIC (12.2.4).
+
+    Attributes:
+        data: its bytes.
+        type: `RSA` or `ECC`.
+        name_hash: the number of the hash of its Name.
+        attributes: TPMA_OBJECT.
+        policy: the digest of its policy; empty for none.
+        cipher: for a storage key, the algorithm, bits and mode of its symmetric cipher; otherwise NULL, 0 and 0.
+        key: the public key.
+    """
+
+    data: bytes
+    type: int
+    name_hash: int
+    attributes: int
+    policy: bytes
+    cipher: tuple[int, int, int]
+    key: _Key
+
+    @property
+    def name(self) -> bytes:
+        """The TPM Name: the number of its hash, and the hash of the public area (part 1, 16)."""
+        return struct.pack(">H", self.name_hash) + hashlib.new(HASH_NAMES[self.name_hash], self.data).digest()
+
+    @property
+    def spki(self) -> bytes:
+        """The key as DER SubjectPublicKeyInfo."""
+        return self.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+    def has(self, *attributes: int) -> bool:
+        """Return whether all of these attributes are set."""
+        return all(self.attributes & attribute for attribute in attributes)
+
+
+class Certified(NamedTuple):
+    """What TPM2_Certify attests: TPMS_ATTEST with TPMS_CERTIFY_INFO (10.12.3)."""
+
+    extra_data: bytes
+    firmware: int
+    name: bytes
+
+
+class Quoted(NamedTuple):
+    """What TPM2_Quote attests: TPMS_ATTEST with TPMS_QUOTE_INFO (10.12.4).
+
+    Attributes:
+        extra_data: what the caller had the TPM sign with it.
+        pcrs: the selected PCRs in order: the number of the bank's hash, and the PCR's own.
+        digest: the digest of their values.
+    """
+
+    extra_data: bytes
+    pcrs: tuple[tuple[int, int], ...]
+    digest: bytes
+
+
+def read_public(data: bytes, name: str) -> Public:
+    """Read a TPMT_PUBLIC of an RSA or ECC key.
+
+    Args:
+        data: its bytes.
+        name: what it is, for errors.
+
+    Raises:
+        AttestationError: it is invalid, or of an algorithm that is not known here.
+    """
+    reader = _Reader(data, name)
+    kind, name_hash, attributes, policy = reader.number(2), reader.number(2), reader.number(4), reader.sized()
+    if kind not in (RSA, ECC) or name_hash not in HASHES:
+        raise reader.refusal("is of a kind that is not known here")
+    algorithm = reader.number(2)
+    cipher = (algorithm, 0, 0) if algorithm == NULL else (algorithm, reader.number(2), reader.number(2))
+    if reader.number(2) != NULL:
+        reader.number(2)  # The hash of the scheme.
+    key = _rsa_key(reader) if kind == RSA else _ecc_key(reader)
+    reader.end()
+    return Public(data, kind, name_hash, attributes, policy, cipher, key)
+
+
+def read_certified(data: bytes) -> Certified:
+    """Read a TPMS_ATTEST of TPM2_Certify.
+
+    Raises:
+        AttestationError: it is invalid.
+    """
+    reader = _Reader(data, "the certification")
+    extra_data, firmware = _attested(reader, CERTIFY)
+    name = reader.sized()
+    reader.sized()  # The qualified name.
+    reader.end()
+    return Certified(extra_data, firmware, name)
+
+
+def read_quoted(data: bytes) -> Quoted:
+    """Read a TPMS_ATTEST of TPM2_Quote.
+
+    Raises:
+        AttestationError: it is invalid.
+    """
+    reader = _Reader(data, "the quote")
+    extra_data, _ = _attested(reader, QUOTE)
+    pcrs = []
+    for _ in range(reader.number(4)):
+        bank, size = reader.number(2), reader.number(1)
+        if size > _MAX_PCR_BYTES:
+            raise reader.refusal("selects PCRs that no TPM has")
+        bits = int.from_bytes(reader.take(size), "little")
+        pcrs += [(bank, number) for number in range(8 * size) if bits >> number & 1]
+    digest = reader.sized()
+    reader.end()
+    return Quoted(extra_data, tuple(pcrs), digest)
+
+
+def verify_signature(public: Public, signature: bytes, message: bytes, name: str) -> str:
+    """Check the TPMT_SIGNATURE (11.3.4) of a message, and return the name of its hash.
+
+    Raises:
+        AttestationError: it is invalid, or the key did not make it.
+    """
+    reader = _Reader(signature, f"the signature of {name}")
+    scheme, hash_number = reader.number(2), reader.number(2)
+    if hash_number not in HASHES:
+        raise reader.refusal("is of a kind that is not known here")
+    digest = HASHES[hash_number]()
+    first = reader.sized()
+    second = reader.sized() if scheme == ECDSA else b""
+    reader.end()
+    key = public.key
+    try:
+        if isinstance(key, ec.EllipticCurvePublicKey) and scheme == ECDSA:
+            der = encode_dss_signature(int.from_bytes(first), int.from_bytes(second))
+            key.verify(der, message, ec.ECDSA(digest))
+        elif isinstance(key, rsa.RSAPublicKey) and scheme == RSASSA:
+            key.verify(first, message, padding.PKCS1v15(), digest)
+        elif isinstance(key, rsa.RSAPublicKey) and scheme == RSAPSS:
+            key.verify(first, message, padding.PSS(padding.MGF1(digest), padding.PSS.AUTO), digest)
+        else:
+            raise reader.refusal("is of a kind that is not known here")
+    except InvalidSignature as error:
+        raise AttestationError(
+            f"{name} was not signed by the statement's attestation key", "It was changed, or is of another chip"
+        ) from error
+    return HASH_NAMES[hash_number]
+
+
+def _rsa_key(reader: _Reader) -> rsa.RSAPublicKey:
+    bits, exponent, modulus = reader.number(2), reader.number(4), int.from_bytes(reader.sized())
+    try:
+        if modulus.bit_length() != bits or bits not in _RSA_BITS:
+            raise ValueError("not as long as it says, or no TPM has such a key")
+        return rsa.RSAPublicNumbers(exponent or _DEFAULT_EXPONENT, modulus).public_key()
+    except ValueError as error:
+        raise reader.refusal("has no valid RSA key") from error
+
+
+def _ecc_key(reader: _Reader) -> ec.EllipticCurvePublicKey:
+    curve = CURVES.get(reader.number(2))
+    if reader.number(2) != NULL:  # The key derivation function, and its hash.
+        reader.number(2)
+    x, y = int.from_bytes(reader.sized()), int.from_bytes(reader.sized())
+    try:
+        if curve is None:
+            raise ValueError("unknown curve")
+        return ec.EllipticCurvePublicNumbers(x, y, curve()).public_key()
+    except ValueError as error:
+        raise reader.refusal("has no valid key on P-256, P-384 or P-521") from error
+
+
+def _attested(reader: _Reader, kind: int) -> tuple[bytes, int]:
+    """Read the head of a TPMS_ATTEST (10.12.12); return its extraData and the version of the firmware."""
+    if reader.take(4) != _GENERATED:
+        raise reader.refusal("was not made by a TPM")
+    if reader.number(2) != kind:
+        raise reader.refusal("is an attestation of another kind")
+    reader.sized()  # The qualified name of the signing key.
+    extra_data = reader.sized()
+    reader.take(8 + 4 + 4 + 1)  # The clock, resets and restarts, and whether the clock is safe.
+    return extra_data, reader.number(8)

@@ -1,0 +1,223 @@
+"""The verifier for keys of TPMs. It needs no TPM and no library for one.
+
+What it proves rests on three links: the vendor's certificate says that the endorsement key (EK) is a TPM's; only the
+chip of the EK opens the challenge's secret, and only while it holds the attestation key (AK); and the AK, which signs
+what the TPM made itself and nothing else, certifies the key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+
+from hwsigner.attestation.chain import UNREADABLE, Trust, VendorCertificate
+from hwsigner.attestation.credential import make_credential
+from hwsigner.attestation.documents import Document, Value, binding
+from hwsigner.attestation.findings import Findings
+from hwsigner.attestation.structures import (
+    DECRYPT,
+    FIXED_PARENT,
+    FIXED_TPM,
+    HASH_NAMES,
+    NO_DA,
+    RESTRICTED,
+    SENSITIVE_DATA_ORIGIN,
+    SIGN,
+    USER_WITH_AUTH,
+    Public,
+    read_certified,
+    read_public,
+    read_quoted,
+    verify_signature,
+)
+from hwsigner.attestation.weak import is_roca
+from hwsigner.errors import AttestationError
+
+_SECRET_BYTES = 32
+# TCG EK Credential Profile, 3.2.16: the extended key usage of an endorsement key's certificate.
+_EK_USAGE = "2.23.133.8.1"
+_STAYS = (FIXED_TPM, FIXED_PARENT, SENSITIVE_DATA_ORIGIN)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The parts of a statement, checked by themselves, and the certificate of the endorsement key."""
+
+    key: Public
+    ak: Public
+    ek: Public
+    certificate: VendorCertificate
+
+
+def examine(statement: Document, trust: Trust) -> Findings:
+    """Return what a statement claims.
+
+    Raises:
+        AttestationError: a key lacks an attribute that keeps it in the TPM, or the certificate of the endorsement key
+            is missing, leads to no root or is not valid.
+    """
+    parts = _read(statement, trust)
+    return _findings(parts, claimed=_sentences(parts))
+
+
+def challenge(statement: Document) -> tuple[dict[str, Value], dict[str, Value]]:
+    """Return what a challenge has for the chip of the endorsement key, and what the verifier keeps for itself."""
+    secret = secrets.token_bytes(_SECRET_BYTES)
+    ek, ak = (read_public(statement.blob(name), name) for name in ("ekPublic", "akPublic"))
+    blob, encrypted = make_credential(ek, ak.name, secret)
+    return {"credentialBlob": blob, "encryptedSecret": encrypted}, {"secret": secret}
+
+
+def verify(statement: Document, state: Document, answer: Document, trust: Trust) -> Findings:
+    """Return what an answer proves.
+
+    Raises:
+        AttestationError: as `examine`; or the chip did not open the secret, or did not certify the key for this
+            challenge.
+    """
+    parts = _read(statement, trust)
+    secret = state.blob("secret")
+    if not hmac.compare_digest(answer.blob("secret"), secret):
+        raise AttestationError(
+            "the answer does not have the challenge's secret",
+            "Only the statement's own chip can open it: make statement and answer on the same machine",
+        )
+    expected = hashlib.sha256(binding(state) + secret).digest()
+    info = answer.blob("certifyInfo")
+    verify_signature(parts.ak, answer.blob("certifySignature"), info, "the certification")
+    certified = read_certified(info)
+    _check_extra_data(certified.extra_data, expected, "the certification")
+    if certified.name != parts.key.name:
+        raise AttestationError("the certification is of another key than the statement", "Name the same key twice")
+    firmware = f"The TPM's firmware is version {certified.firmware >> 32:#x}.{certified.firmware & 0xFFFFFFFF:#x}"
+    return _findings(parts, proven=(*_sentences(parts), firmware, *_quoted(parts.ak, answer, expected)))
+
+
+def _read(statement: Document, trust: Trust) -> _Parts:
+    key = read_public(statement.blob("keyPublic"), "the public area of the key")
+    ak = read_public(statement.blob("akPublic"), "the public area of the attestation key")
+    ek = read_public(statement.blob("ekPublic"), "the public area of the endorsement key")
+    _require(key, "the key can be copied or was not made in the TPM", *_STAYS)
+    _require(key, "the key does not sign", SIGN)
+    _require(ak, "the attestation key can be copied or was not made in the TPM", *_STAYS)
+    if not ak.has(RESTRICTED, SIGN) or ak.has(DECRYPT):
+        raise AttestationError(
+            "the attestation key signs not only what the TPM makes", "Make the statement with hwsigner attest"
+        )
+    if not ek.has(*_STAYS, RESTRICTED, DECRYPT) or ek.has(SIGN):
+        raise AttestationError("the endorsement key is not a TPM's storage key", "Use a TPM's standard one")
+    others = [VendorCertificate.read(one, "an EK certificate") for one in statement.blobs("ekCertificates")]
+    return _Parts(key, ak, ek, _ek_certificate(ek, others, trust))
+
+
+def _require(public: Public, problem: str, *attributes: int) -> None:
+    if not public.has(*attributes):
+        raise AttestationError(problem, "Make a key with hwsigner keygen and attest that")
+
+
+def _ek_certificate(ek: Public, given: Sequence[VendorCertificate], trust: Trust) -> VendorCertificate:
+    """Return the certificate of the endorsement key, after verifying that it leads to a root."""
+    leaf = next((one for one in given if _public_key(one) == ek.spki), None)
+    if leaf is None:
+        raise AttestationError(
+            "the statement has no certificate of the endorsement key",
+            "If the TPM holds none, get it from its vendor and add it with --ek-certificate",
+        )
+    trust.verify(leaf, given)
+    usage = leaf.extensions.get("extended_key_usage")
+    is_for_ek = _EK_USAGE in [one.dotted for one in usage] if usage else bool(_chip_names(leaf))
+    if leaf.is_ca or not is_for_ek:
+        raise AttestationError(
+            f"the certificate of {leaf.subject or 'the endorsement key'} is not one of an endorsement key",
+            "Trust only roots of TPM vendors",
+        )
+    return leaf
+
+
+def _public_key(certificate: VendorCertificate) -> bytes:
+    """Return a certificate's public key in the form of `Public.spki`; empty if it can't be read."""
+    try:
+        key = load_der_public_key(certificate.public_key)
+        return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except UNREADABLE:
+        return b""
+
+
+def _chip_names(certificate: VendorCertificate) -> dict[str, str]:
+    """Return the names of the TPM in an EK certificate, by asn1crypto's: `tpm_manufacturer` and the like."""
+    found: dict[str, str] = {}
+    for name in certificate.extensions.get("subject_alt_name") or ():
+        if name.name == "directory_name":
+            found |= {k: str(v) for k, v in name.chosen.native.items() if k.startswith("tpm_")}
+    return found
+
+
+def _findings(parts: _Parts, **found: Any) -> Findings:
+    weak = [name for name, key in (("key", parts.key), ("endorsement key", parts.ek)) if is_roca(key.spki)]
+    hint = "can be computed from its public key (ROCA, CVE-2017-15361): update the TPM's firmware and make new keys"
+    warnings = tuple(f"The {name} {hint}" for name in weak)
+    return Findings(parts.key.spki, hashlib.sha256(parts.ek.spki).hexdigest(), warnings=warnings, **found)
+
+
+def _sentences(parts: _Parts) -> tuple[str, ...]:
+    names = _chip_names(parts.certificate)
+    model = " ".join(filter(None, (_vendor(names.get("tpm_manufacturer", "")), names.get("tpm_model", ""))))
+    return (
+        f"The chip is a TPM ({model or 'of an unnamed model'}), as {parts.certificate.issuer} certified",
+        "The key was made in this TPM and can't leave it (fixedTPM, fixedParent, sensitiveDataOrigin)",
+        *_guards(parts.key),
+    )
+
+
+def _vendor(identifier: str) -> str:
+    """Return a TPM vendor's letters: those of `id:494E5443` are INTC (TCG TPM Vendor ID Registry)."""
+    with suppress(ValueError):
+        letters = bytes.fromhex(identifier.removeprefix("id:")).decode("ascii").strip("\0 ")
+        return letters if letters.isalnum() else identifier
+    return identifier
+
+
+def _guards(key: Public) -> list[str]:
+    guards = []
+    if key.has(USER_WITH_AUTH):
+        counted = "are not counted" if key.has(NO_DA) else "put the TPM in lockout"
+        guards.append(f"The key signs for everyone with its auth value, which may be empty; wrong ones {counted}")
+    if key.policy:
+        signs = "The key also signs" if key.has(USER_WITH_AUTH) else "The key signs only"
+        guards.append(f"{signs} while its policy is satisfied, which has the digest {key.policy.hex()}")
+    elif not guards:
+        guards.append("Nothing satisfies the key's policy, so it never signs")
+    if key.has(RESTRICTED):
+        guards.append("The key signs only messages that the TPM hashed itself")
+    if key.has(DECRYPT):
+        guards.append("The key also decrypts")
+    return guards
+
+
+def _quoted(ak: Public, answer: Document, expected: bytes) -> list[str]:
+    """Return a sentence for each PCR in the answer's quote, if it has one."""
+    info, signature, values = answer.blob("quoteInfo"), answer.blob("quoteSignature"), answer.blobs("pcrValues")
+    if not (info or signature or values):
+        return []
+    hash_name = verify_signature(ak, signature, info, "the quote")
+    quoted = read_quoted(info)
+    _check_extra_data(quoted.extra_data, expected, "the quote")
+    if len(values) != len(quoted.pcrs) or hashlib.new(hash_name, b"".join(values)).digest() != quoted.digest:
+        raise AttestationError("the answer's PCR values are not those of the quote", "They were changed")
+    named = [
+        (f"{HASH_NAMES.get(bank, hex(bank))}:{number}", value.hex())
+        for (bank, number), value in zip(quoted.pcrs, values, strict=True)
+    ]
+    return [f"PCR {name} is {value}" for name, value in named]
+
+
+def _check_extra_data(found: bytes, expected: bytes, name: str) -> None:
+    if found != expected:
+        raise AttestationError(f"{name} was made for another challenge", "Ask for the answer to this one")

@@ -1,0 +1,84 @@
+"""`hwsigner attest`: the statement about a key, or the answer to the challenge to it."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+
+from hwsigner import attestation
+from hwsigner.attestation.documents import Document
+from hwsigner.attestation.files import create_file, read_bytes, read_file
+from hwsigner.cli import options
+from hwsigner.cli.parser import Parser
+from hwsigner.config import settings
+from hwsigner.config.flags import IDENTITY, Flag, switch
+from hwsigner.errors import UsageError
+from hwsigner.key import find_certificates
+from hwsigner.pins import PinSource
+from hwsigner.uri import KeyURI
+
+HELP = "prove that a key is in hardware: make a statement, or answer the challenge to it"
+
+_FLAGS = (
+    Flag("challenge", "challenge to answer (default: make a statement)", "FILE"),
+    Flag("csr", "certificate request of this key, to go with the statement", "FILE"),
+    Flag("ek-certificate", "TPM: certificates of the endorsement key that the TPM does not hold", "FILE"),
+    Flag("pcrs", "TPM: add these PCRs to the answer, such as sha256:7,14", "PCRS"),
+    switch("ek", "TPM: print the hash of the endorsement key, which stands for the TPM, and nothing else"),
+    Flag("out", "file for the statement or answer (default: stdout)", "FILE"),
+)
+_SHARED_FLAGS = frozenset(
+    {"pkcs11-lib", "tcti", "srk-name", "accept-new-srk", "reuse-pin", "tpm-key-password", "no-tpm-key-password"}
+    | {"pkcs8-password", "allow-final-pin-try", "pinentry", "strict", "debug"}
+)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the key URI and the flags."""
+    parser.add_argument("key", metavar="KEY-URI", nargs="?", help="key URI of the key")
+    parser.add_flags(_FLAGS, [flag for flag in IDENTITY if flag.name in _SHARED_FLAGS])
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the document as JSON, or write it into a file."""
+    _check(arguments)
+    uri = settings.key_uri(vars(arguments), arguments.key or "tpm2:")
+    pins = options.pin_source(arguments, uri)
+    if arguments.ek:
+        print(hashlib.sha256(attestation.endorsement_key(uri, pins)).hexdigest())
+        return 0
+    document = _answer(arguments, uri, pins) if arguments.challenge else _statement(arguments, uri, pins)
+    if arguments.out:
+        create_file(arguments.out, document)
+    else:
+        sys.stdout.write(document.to_json())
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Check that the flags fit together.
+
+    Raises:
+        UsageError: they don't, or no key is given.
+    """
+    if not arguments.key and not arguments.ek:
+        raise UsageError("no key given", "Give its key URI")
+    of_answers, of_statements = ("pcrs",), ("csr", "ek_certificate")
+    for name in of_statements if arguments.challenge else of_answers:
+        if getattr(arguments, name):
+            flag = name.replace("_", "-")
+            step = "statement, so not with --challenge" if arguments.challenge else "answer, so with --challenge only"
+            raise UsageError(f"--{flag} is for the {step}", "Leave one out")
+
+
+def _statement(arguments: argparse.Namespace, uri: KeyURI, pins: PinSource) -> Document:
+    csr = read_bytes(arguments.csr) if arguments.csr else b""
+    path = arguments.ek_certificate
+    certificates = [found.der for found in find_certificates(path)] if path else []
+    return attestation.make_statement(uri, pins, csr=csr, certificates=certificates)
+
+
+def _answer(arguments: argparse.Namespace, uri: KeyURI, pins: PinSource) -> Document:
+    challenge = read_file(arguments.challenge, "challenge")
+    return attestation.answer_challenge(uri, challenge, pins, pcrs=arguments.pcrs or "")

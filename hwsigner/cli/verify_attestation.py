@@ -1,0 +1,99 @@
+"""`hwsigner verify-attestation`: challenge a statement about a key, and verify the answer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+
+from hwsigner import attestation
+from hwsigner.attestation.documents import Document
+from hwsigner.attestation.files import create_file, read_file
+from hwsigner.attestation.findings import Findings
+from hwsigner.cli.parser import Parser
+from hwsigner.config.flags import Flag, switch
+from hwsigner.errors import KeyMismatchError, UsageError, printable
+from hwsigner.public_key import kind_of
+
+HELP = "verify on another machine that a key is in hardware"
+
+_FLAGS = (
+    Flag("roots", "folder with the vendors' root and intermediate certificates", "DIR"),
+    Flag("challenge", "new file for the challenge to the statement", "FILE"),
+    Flag("answer", "answer to verify", "FILE"),
+    Flag("state", "what the verifier keeps from --challenge until --answer; secret", "FILE"),
+    switch("json", "print JSON"),
+)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the statement and the flags."""
+    parser.add_argument("statement", metavar="STATEMENT", help="file with the statement")
+    parser.add_flags(_FLAGS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what is proven and what is claimed, then the public key."""
+    if not arguments.roots:
+        raise UsageError("no roots given", "Add --roots with the folder of the vendors' certificates")
+    if arguments.challenge and arguments.answer:
+        raise UsageError("--challenge and --answer are two steps", "Give one of them")
+    if bool(arguments.state) != bool(arguments.challenge or arguments.answer):
+        raise UsageError("--state goes with --challenge or --answer, and is needed then", "Give both or neither")
+    statement, trust = read_file(arguments.statement, "statement"), attestation.read_trust(arguments.roots)
+    if arguments.answer:
+        state, answer = read_file(arguments.state, "state"), read_file(arguments.answer, "answer")
+        findings = attestation.verify_answer(statement, state, answer, trust)
+    else:
+        findings = attestation.examine(statement, trust)
+    _print(findings, as_json=arguments.json)
+    if findings.matches_csr is False:
+        raise KeyMismatchError("the certificate request is not signed by this key", "Do not certify it")
+    if arguments.challenge:
+        _write(*attestation.challenge(statement, trust), arguments)
+    return 0
+
+
+def _write(challenge: Document, state: Document, arguments: argparse.Namespace) -> None:
+    """Write both files or neither."""
+    create_file(arguments.state, state)
+    try:
+        create_file(arguments.challenge, challenge)
+    except BaseException:
+        os.unlink(arguments.state)
+        raise
+
+
+def _print(findings: Findings, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(_data(findings), indent=2))
+        return
+    for name, text in _rows(findings):
+        print(printable(f"{name:<8}  {text}"))
+    print(findings.public_key_pem, end="")
+
+
+def _data(findings: Findings) -> dict[str, object]:
+    return {
+        "publicKey": findings.public_key_pem,
+        "algorithm": kind_of(findings.public_key),
+        "chip": findings.chip,
+        "proven": list(findings.proven),
+        "claimed": list(findings.claimed),
+        "warnings": list(findings.warnings),
+        "matchesCsr": findings.matches_csr,
+    }
+
+
+def _rows(findings: Findings) -> Iterator[tuple[str, str]]:
+    yield from (("proven", text) for text in findings.proven)
+    yield from (("claimed", text) for text in findings.claimed)
+    yield from (("warning", text) for text in findings.warnings)
+    if not findings.proven:
+        yield "note", "A statement proves nothing by itself: only the answer to a challenge does"
+    if findings.matches_csr is not None:
+        signed = "is" if findings.matches_csr else "is not"
+        yield "request", f"The certificate request {signed} signed by this key"
+    yield "chip", findings.chip
+    yield "key", kind_of(findings.public_key) or "of an unknown kind"
