@@ -69,12 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--login goes to one token", "Give one URI, which names it")
     pins = [options.pin_source(arguments, uri) for uri in uris]
     listed = chain.from_iterable(
-        list_tokens(uri, pin, log_in=arguments.login) for uri, pin in zip(uris, pins, strict=True)
+        list_tokens(uri, pin, log_in=arguments.login, allow_modules=True) for uri, pin in zip(uris, pins, strict=True)
     )
     if arguments.uris or arguments.pkcs11_lib or arguments.login:
         tokens = _each_once(listed)
     else:
-        tokens = _all(listed, list_tokens(settings.key_uri(vars(arguments), "tpm2:")))
+        tokens = _all(listed, list_tokens(settings.key_uri(vars(arguments), "tpm2:"), allow_modules=True))
     try:
         _print(arguments, uris, tokens)
         sys.stdout.flush()

@@ -27,6 +27,8 @@ from hwsigner.uri import KeyURI
 
 # How many times the user is asked for one PIN, if a wrong one is typed.
 MAX_QUESTIONS = 3
+# The state of a request for a PIN that there may not be: an empty answer says so.
+IF_ANY = "Enter if there is none"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class PinRequest:
     state: str = ""
     serial: str = ""
     for_one_signature: bool = False
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether an empty answer is one."""
+        return self.state == IF_ANY
 
     @property
     def question(self) -> str:

@@ -21,7 +21,9 @@ import certs
 from backends.contract import ENVIRONMENT
 from backends.pkcs11.tokens import remove_tokens
 from emulators import InProcessSoftHSM
+from hwsigner.errors import BackendUnavailableError
 from hwsigner.key import ListedObject, ListedToken
+from hwsigner.uri import KeyURI
 from scene import Outcome
 from softhsm.tpm import SoftTPM
 
@@ -205,6 +207,23 @@ def test_slot_of_a_piv_card_is_named(
     monkeypatch.setattr("hwsigner.cli.list.list_tokens", lambda *_, **__: iter([token]))
     assert call("list", "pkcs11:").out.splitlines()[2].split("\t")[1] == ("web (slot 9c)" if slot else "web")
     assert json.loads(call("list", "pkcs11:", "--json").out)["tokens"][0]["keys"][0]["pivSlot"] == slot
+
+
+def test_module_that_can_not_be_used_is_a_warning_when_a_tpm_is_listed(
+    monkeypatch: pytest.MonkeyPatch, call: Callable[..., Outcome]
+) -> None:
+    tpm = ListedToken("device:/dev/tpmrm0", "TPM", "", "TPM 2.0", "", 0, "tpm2:", False, False, "not set")
+
+    def find(uri: KeyURI, *_: object, **__: object) -> Iterator[ListedToken]:
+        if uri.scheme == "pkcs11":
+            raise BackendUnavailableError("PKCS #11 module /m.so can't be used", "Install it again")
+        yield tpm
+
+    monkeypatch.setattr("hwsigner.cli.list.list_tokens", find)
+    outcome = call("list", "--json")
+    assert outcome.status == 0
+    assert [token["label"] for token in json.loads(outcome.out)["tokens"]] == ["TPM"]
+    assert outcome.err == "hwsigner: warning: PKCS #11 module /m.so can't be used. Install it again\n"
 
 
 def on_a_terminal(hsm: InProcessSoftHSM, *arguments: str) -> str:

@@ -14,6 +14,7 @@ from hwsigner.backends.pkcs11.key import PKCS11Key
 from hwsigner.backends.pkcs11.module import TOKEN_ATTRIBUTES
 from hwsigner.backends.pkcs11.objects import count_names, object_uri
 from hwsigner.backends.pkcs11.objects import find_certificates as find_objects
+from hwsigner.backends.pkcs11.paths import is_trusted, module_paths
 from hwsigner.backends.pkcs11.pins import names_token, token_name, user_pin_request
 from hwsigner.backends.pkcs11.search import FoundToken, choose_token, find_key, find_tokens, using
 from hwsigner.backends.pkcs11.token import acquire
@@ -101,6 +102,21 @@ def list_tokens(uri: KeyURI, pins: PinSource, *, log_in: bool = False) -> Iterat
     """Yield the tokens that a `pkcs11:` URI names, with what they show; see `hwsigner.key.list_tokens`."""
     check_uri(uri)
     return search.list_tokens(uri, pins if log_in else None)
+
+
+def check_modules(uri: KeyURI) -> None:
+    """Refuse a URI whose module is neither in the system's folders nor known: see `Backend`.
+
+    Raises:
+        UsageError: it is elsewhere, or as `module_paths`.
+        BackendUnavailableError: there is no such module.
+    """
+    for path in module_paths(uri) if "module-path" in uri.query else ():
+        if not is_trusted(path):
+            raise UsageError(
+                f"PKCS #11 module {path} is neither in the system's library folders nor in p11-kit's configuration",
+                "Give allow_modules=True if the key URI may load any module",
+            )
 
 
 def check_uri(uri: KeyURI) -> None:

@@ -16,7 +16,7 @@ from hwsigner.backends.tpm2.errors import HASH, SCHEME, code
 from hwsigner.backends.tpm2.nv import nv_name, read_certificates
 from hwsigner.backends.tpm2.objects import KeyObject
 from hwsigner.backends.tpm2.public_area import PublicArea, encoded, read_public_area
-from hwsigner.backends.tpm2.tcti import tcti_of
+from hwsigner.backends.tpm2.tcti import check_tcti, tcti_of
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
 from hwsigner.backends.tpm2.uris import QUERY, named_key, named_nv_index, session_settings
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError
@@ -117,6 +117,15 @@ def list_tokens(uri: KeyURI, pins: PinSource, *, log_in: bool = False) -> Iterat
         yield connection.run(partial(objects_of_tpm, uri, tcti), uri.name, SessionSettings())
     finally:
         connection.release(user)
+
+
+def check_modules(uri: KeyURI) -> None:
+    """Refuse a URI whose TCTI can load or run any file: see `Backend`.
+
+    Raises:
+        UsageError: it has such a TCTI.
+    """
+    check_tcti(uri)
 
 
 class TPMKey(Key):

@@ -20,7 +20,7 @@ from hwsigner.backends import refusals
 from hwsigner.backends.tpm2.errors import AUTH_FAIL, BAD_AUTH, code, is_answer
 from hwsigner.backends.tpm2.tpm import TPM, Lockout
 from hwsigner.errors import PinError, PinLockedError, PinRequiredError, WrongPinError
-from hwsigner.pins import FoundPin, PinRequest, PinSource
+from hwsigner.pins import IF_ANY, FoundPin, PinRequest, PinSource
 from hwsigner.system.files import change_stamp
 from hwsigner.uri import KeyURI
 
@@ -363,7 +363,7 @@ def key_auth(uri: KeyURI, pins: PinSource, key: Guarded, *, wants_auth: bool, is
         pin = pins.stored(uri, request) if is_handle else pins.given(uri)
         found = None if pin is None else FoundPin(pin, is_stored=True)
         if found is None and is_handle and key.counts and not key.was_empty:
-            typed = pins.prompt(replace(request, state="Enter if there is none"))
+            typed = pins.prompt(replace(request, state=IF_ANY))
             found = None if typed is None else FoundPin(typed, is_stored=False)
     return auth_of(found, key, allow_final_try=pins.allow_final_try, missing=missing)
 

@@ -15,8 +15,8 @@ from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.errors import CertificateError
 
 _FIRST_INDEX, _LISTED = 0x01000000, 100
-_LEAST_BYTES = 200  # No certificate is shorter; counters, bits and most other data are.
 NV_BUFFER_MAX = 0x12C  # TPM 2.0 Library, part 2, 6.13: this many bytes are read or written at once.
+_LEAST_BYTES = 200  # No certificate is shorter; counters, bits and most other data are.
 _DER_SEQUENCE = b"\x30"
 _PADDING = b"\0\xff"
 _PUBLIC = "Certificates are public: make the index with authread and no auth value"

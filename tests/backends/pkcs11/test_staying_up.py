@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from any_module import find_certificates, open_key
 from hwsigner.backends.pkcs11 import pins as pkcs11_pins
 from hwsigner.backends.pkcs11.functions import ObjectClass
 from hwsigner.backends.pkcs11.module import load_module
@@ -20,7 +21,7 @@ from hwsigner.errors import (
     TokenRemovedError,
     WrongPinError,
 )
-from hwsigner.key import Key, find_certificates, open_key
+from hwsigner.key import Key
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 from pkcs11_shim import FINALIZE, INITIALIZE, LOGIN, LOGOUT, SIGN, SIGN_INIT, Person, Shim
