@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hwsigner.backends.pkcs11 import check_uri, installing, keygen
+from hwsigner.backends.pkcs11 import check_uri, installing, keygen, piv
 from hwsigner.backends.pkcs11.belongings import Stored, belongings, destroy
 from hwsigner.backends.pkcs11.der import certificate_public_key
 from hwsigner.backends.pkcs11.description import describe
@@ -27,6 +27,8 @@ def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescri
     """
     _require_private(uri)
     found = only_token(uri)
+    if piv.is_piv(found.info):
+        return piv.generate_key(found, uri, pins, request)
     return keygen.generate_key(found, uri, pins, request)
 
 
@@ -34,6 +36,8 @@ def describe_key(uri: KeyURI, pins: PinSource) -> KeyDescription:
     """Return what a token says of a key; see `hwsigner.management.describe_key`."""
     check_uri(uri)
     found = choose_token(uri, None)
+    if piv.is_piv(found.info):
+        return piv.describe_key(found, uri, pins)
     with using(found) as token:
         token.forget_refusal()
         key = find_any_key(token, uri, pins)
@@ -48,6 +52,8 @@ def install_certificate(
     if nv_index:
         raise UsageError("a certificate on a PKCS #11 token is not in an NV index", "Leave --nv-index out")
     found = choose_token(uri, certificate_public_key(chain[0].der))
+    if piv.is_piv(found.info):
+        return piv.install_certificate(found, uri, pins, chain)
     return installing.install_certificate(found, uri, pins, chain)
 
 
@@ -58,6 +64,8 @@ def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...
     """
     _require_private(uri)
     found = choose_token(uri, None)
+    if piv.is_piv(found.info):
+        return piv.delete_key(found, uri, pins, confirm)
     with writing(found, uri, pins, "could not delete the key") as (token, session):
         doomed = _doomed(token, session, uri)
         lines = tuple(f"{one} on {token.name}" for one in doomed)

@@ -185,10 +185,7 @@ def describe(
         origin = "No command reads it out, but it may have been imported, and there may be copies of it"
     guards = _PIN_GUARDS.get(pin_policy, ""), _TOUCH_GUARDS.get(touch_policy, ""), origin
     if not (pin_policy and touch_policy):
-        notes = (
-            "Whether it needs the PIN or a touch is not shown: only the attestation of a key made on the card says so",
-            *notes,
-        )
+        notes = ("Whether it needs the PIN or a touch is not shown: only an attestation of the card says it", *notes)
     return KeyDescription(
         uri=str(KeyURI("pkcs11", {**place.path, "id": number, "type": b"private"}, place.query)),
         place=f"slot {SLOTS[number]} of {token.name}",

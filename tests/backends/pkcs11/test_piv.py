@@ -285,9 +285,7 @@ def test_slot_that_can_not_be_shown_to_be_empty_is_overwritten_only_on_request(
 def test_old_module_does_not_show_that_a_slot_is_empty(yubikey: YubiKey, monkeypatch: pytest.MonkeyPatch) -> None:
     library = Functions.library
     monkeypatch.setattr(Functions, "library", lambda self: {**library(self), "library-version": "2.52"})
-    with pytest.raises(
-        SigningKeyError, match=r"may have an imported key, which version 2\.52 of /.*libykcs11\.so does not show"
-    ):
+    with pytest.raises(SigningKeyError, match=r"imported key, which version 2\.52 of /.*libykcs11\.so does not show"):
         generate(yubikey, pin=Person())
     assert generate(yubikey, request=KeyRequest(overwrite=True)).public_key == yubikey.public_key(0x9A)
 
@@ -298,7 +296,7 @@ def test_key_of_a_card_that_attests_nothing_is_read_back_without_its_policies(ne
     made = generate(card, request=KeyRequest(pin_policy="always"))
     assert made.public_key == card.public_key(0x9A)
     assert (made.properties["pinPolicy"], made.properties["local"]) == (None, True)
-    assert any("unknown" in note for note in made.notes)
+    assert any("is not shown" in note for note in made.notes)
 
 
 def test_key_that_was_not_made_as_asked_is_an_error(yubikey: YubiKey, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -458,7 +456,7 @@ def test_imported_key_is_described_as_one_that_may_have_copies(yubikey: YubiKey)
     assert found.public_key == yubikey.public_key(0x9A)
     assert found.guards == ("No command reads it out, but it may have been imported, and there may be copies of it",)
     assert (found.properties["local"], found.properties["pinPolicy"]) == (None, None)
-    assert found.notes == ("Whether it needs the PIN or a touch is unknown: the card attests only keys that it made",)
+    assert found.notes == ("Whether it needs the PIN or a touch is not shown: only an attestation of the card says it",)
 
 
 def test_key_is_found_without_an_id_if_it_is_the_only_one(yubikey: YubiKey) -> None:
