@@ -18,6 +18,7 @@ from emulators import InProcessSoftHSM
 from hwsigner.config import profiles
 from hwsigner.pins import sources as pin_sources
 from scene import Outcome, Scene
+from softhsm.command import run
 from softhsm.tpm import SoftTPM
 from softhsm.yubikey import YKCS11, YubiKey
 
@@ -112,6 +113,7 @@ def test_key_at_a_handle_with_its_certificate_in_the_tpm(
         assert ["noDA"] in [key["notes"] for key in tpm["keys"] if "abc" in key["uri"]]
     finally:
         life.run("delete", uri, "--yes")
+        run(["tpm2_nvundefine", "-Q", "-C", "o", "0x01500abc"], swtpm.env)
 
 
 def test_key_on_a_token_with_its_chain(life: Life, softhsm: InProcessSoftHSM) -> None:
