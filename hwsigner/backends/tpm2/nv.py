@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from tpm2_pytss import ESYS_TR, TPM2_CAP, TPM2_PT, TPMA_NV, TPMA_PERMANENT, TSS2_Exception
@@ -56,6 +58,32 @@ def read_certificates(tpm: TPM, index: int) -> list[bytes]:
 
 def read_index(tpm: TPM, index: int) -> bytes:
     """Return all bytes of an NV index; raises as `read_certificates`, but whatever it holds."""
+    with _opened(tpm, index) as found:
+        return _read(tpm, found)
+
+
+def list_certificates(tpm: TPM) -> list[tuple[int, bytes]]:
+    """Return the certificates in all NV indices that can be read without a risk, each with its index.
+
+    An index that can't be read, or that wants an auth value for which a wrong one counts, is left out.
+    """
+    _, answer = tpm.esys.get_capability(TPM2_CAP.HANDLES, _FIRST_INDEX, _LISTED)
+    certificates = []
+    for index in [int(handle) for handle in answer.data.handles]:
+        with suppress(CertificateError), _opened(tpm, index) as found:
+            counts = not found.attributes & TPMA_NV.NO_DA
+            if found.size >= _LEAST_BYTES and not (counts and _authority(tpm, found) == found.handle):
+                certificates += [(index, der) for der in certificates_in(_read(tpm, found), index)]
+    return certificates
+
+
+@contextmanager
+def _opened(tpm: TPM, index: int) -> Iterator[_Index]:
+    """Open an NV index for a `with` statement.
+
+    Raises:
+        CertificateError: there is no such index.
+    """
     try:
         handle = tpm.esys.tr_from_tpmpublic(index)
     except TSS2_Exception as error:
@@ -65,35 +93,9 @@ def read_index(tpm: TPM, index: int) -> bytes:
     try:
         public, tpm_name = tpm.esys.nv_read_public(handle)
         area = public.nvPublic
-        return _read(
-            tpm, _Index(nv_name(index), handle, bytes(tpm_name).hex(), int(area.attributes), int(area.dataSize))
-        )
+        yield _Index(nv_name(index), handle, bytes(tpm_name).hex(), int(area.attributes), int(area.dataSize))
     finally:
         tpm.esys.tr_close(handle)
-
-
-def list_certificates(tpm: TPM) -> list[tuple[int, bytes]]:
-    """Return the certificates in all NV indices that can be read without a risk, each with its index.
-
-    An index that can't be read, or that wants an auth value for which a wrong one counts, is left out.
-    """
-    _, answer = tpm.esys.get_capability(TPM2_CAP.HANDLES, _FIRST_INDEX, _LISTED)
-    indices = [int(handle) for handle in answer.data.handles]
-    found = []
-    for index in indices:
-        handle = tpm.esys.tr_from_tpmpublic(index)
-        try:
-            public, tpm_name = tpm.esys.nv_read_public(handle)
-            area = public.nvPublic
-            one = _Index(nv_name(index), handle, bytes(tpm_name).hex(), int(area.attributes), int(area.dataSize))
-            counts = not one.attributes & TPMA_NV.NO_DA
-            if one.size >= _LEAST_BYTES and not (counts and _authority(tpm, one) == handle):
-                found += [(index, der) for der in certificates_in(_read(tpm, one), index)]
-        except CertificateError:
-            continue
-        finally:
-            tpm.esys.tr_close(handle)
-    return found
 
 
 def _read(tpm: TPM, index: _Index) -> bytes:
