@@ -16,13 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from hwsigner.attestation.chain import Trust, VendorCertificate
 from hwsigner.attestation.documents import NONCE_BYTES, Document, Kind, binding, new, read
 from hwsigner.attestation.findings import Findings
+from hwsigner.attestation.request import is_signed_by, read_request
 from hwsigner.errors import AttestationError, UsageError
 from hwsigner.key import find_certificates
 from hwsigner.pins import AskPin, PinSource
@@ -58,7 +55,7 @@ def make_statement(
         PinError: a PIN is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri).resolved()
-    request = _read_csr(csr) if csr else b""
+    request = read_request(csr) if csr else b""
     hardware, values = _maker(parsed).make_statement(parsed, PinSource.of(pin), certificates=tuple(certificates))
     return new("statement", hardware, {**values, "certificateRequest": request})
 
@@ -183,23 +180,6 @@ def _verifier(statement: Document) -> Any:
 
 
 def _with_csr(found: Findings, statement: Document) -> Findings:
-    """Return the findings with whether the statement's PKCS #10 request is signed by its key."""
+    """Return the findings with whether the statement's request is signed by its key."""
     csr = statement.blob("certificateRequest")
-    if not csr:
-        return found
-    try:
-        request = x509.load_der_x509_csr(csr)
-        own = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        matches = own == found.public_key and request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        matches = False
-    return replace(found, matches_csr=matches)
-
-
-def _read_csr(data: bytes) -> bytes:
-    """Return the DER of a PKCS #10 request in PEM or DER."""
-    load = x509.load_pem_x509_csr if b"-----BEGIN" in data else x509.load_der_x509_csr
-    try:
-        return load(data).public_bytes(Encoding.DER)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise UsageError("the certificate request can't be read", "Give a PKCS #10 request in PEM or DER") from error
+    return replace(found, matches_csr=is_signed_by(found.public_key, csr)) if csr else found

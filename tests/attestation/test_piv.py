@@ -36,7 +36,8 @@ from attestation.piv_chains import (
     slot_of,
 )
 from hwsigner.attestation import Findings, challenge, examine, verify_answer
-from hwsigner.attestation.chain import VendorCertificate
+from hwsigner.attestation import chain as chain_module
+from hwsigner.attestation.chain import VendorCertificate, verifies
 from hwsigner.attestation.documents import new
 from hwsigner.attestation.weak import is_roca, weaknesses_of_yubikey
 from hwsigner.errors import AttestationError
@@ -328,6 +329,22 @@ def test_intermediate_that_is_not_a_ca_is_refused() -> None:
     alice = OLD.root.issue("alice", ca=False)
     f9 = alice.issue(OLD_F9, ca=True)
     assert "leads to none of the roots" in refusal(OLD.but(f9=f9, slot=slot_of(f9), intermediates=(alice,)))
+
+
+def test_many_certificates_of_one_ca_take_few_signatures_to_verify(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each of their orders would be tried."""
+    forger = Issued("forger")
+    many = tuple(forger.issue("forger", forger.key, ca=True) for _ in range(8))
+    f9 = forger.issue(OLD_F9, ca=True)
+    calls = []
+
+    def counted(*arguments: Any) -> bool:
+        calls.append(arguments)
+        return verifies(*arguments)
+
+    monkeypatch.setattr(chain_module, "verifies", counted)
+    assert "leads to none of the roots" in refusal(OLD.but(f9=f9, slot=slot_of(f9), intermediates=many))
+    assert 9 <= len(calls) <= 30
 
 
 # Weak keys
