@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from hwsigner import attestation
@@ -95,7 +93,7 @@ def issue(
     """Issue a certificate; return it and its private key.
 
     Args:
-        subject: its common name.
+        subject: its common name; empty for none.
         issuer: the issuer's certificate and private key; None for a root.
         extensions: its extensions.
         public_key: its public key, of which nobody has the private key.
@@ -105,17 +103,10 @@ def issue(
         padding: of an RSA issuer's signature.
     """
     key = key or ec.generate_private_key(ec.SECP256R1())
-    names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in (subject,)]
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)] if subject else [])
     begin, end = (datetime.now().astimezone() + timedelta(days=day) for day in days)
-    builder = x509.CertificateBuilder(
-        issuer[0].subject if issuer else names[0], names[0], public_key or key.public_key()
-    )
+    builder = x509.CertificateBuilder(issuer[0].subject if issuer else name, name, public_key or key.public_key())
     builder = builder.serial_number(x509.random_serial_number()).not_valid_before(begin).not_valid_after(end)
     for extension in extensions:
         builder = builder.add_extension(extension, critical=critical)
     return builder.sign(issuer[1] if issuer else key, SHA256(), rsa_padding=padding), key
-
-
-def der(certificates: Sequence[tuple[x509.Certificate, Any]]) -> list[bytes]:
-    """Return the DER bytes of certificates."""
-    return [certificate.public_bytes(Encoding.DER) for certificate, _ in certificates]
