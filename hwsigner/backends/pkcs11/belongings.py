@@ -73,11 +73,12 @@ def destroy(token: OpenToken, session: WritingSession, doomed: Stored) -> None:
     """
     names = {Attribute.ID: doomed.object.id, Attribute.LABEL: doomed.object.label}
     template = {name: value for name, value in names.items() if value}
-    before = len(session.find(doomed.kind, template))
     try:
+        before = len(session.find(doomed.kind, template))
         session.destroy(doomed.object.handle)
+        after = len(session.find(doomed.kind, template))
     except PKCS11Error as error:
         raise token.failure(f"could not delete the {doomed}", error) from error
-    if len(session.find(doomed.kind, template)) >= before:
+    if after >= before:
         message = f"{token.name} reports that the {doomed} is deleted, and keeps it"
         raise SigningKeyError(message, "Delete it with the token's own tool")

@@ -21,10 +21,12 @@ import certs
 from backends.contract import ENVIRONMENT, openssl_verifies
 from backends.pkcs11.tokens import key_uri, p11tool, remove_tokens, run, tool
 from emulators import InProcessSoftHSM
+from hwsigner.backends.pkcs11 import keygen
 from hwsigner.backends.pkcs11.functions import Attribute, Functions, MechanismInfo
 from hwsigner.backends.pkcs11.writing import WritingSession
 from hwsigner.errors import (
     AmbiguousKeyError,
+    HwsignerWarning,
     KeyMismatchError,
     KeyNotFoundError,
     PinRequiredError,
@@ -44,8 +46,10 @@ from hwsigner.management import (
     generate_key,
     install_certificate,
 )
+from hwsigner.uri import KeyURI
 from pkcs11_shim import COPY_OBJECT, CREATE_OBJECT, DESTROY_OBJECT, GENERATE_KEY_PAIR, LOGIN, Person, Shim
 from softhsm.token import SoftHSM
+from softhsm.yubikey import OPENSC, YubiKey
 
 ROOT = Path(__file__).parents[3]
 CA = certs.make_ca()
@@ -53,6 +57,7 @@ INTERMEDIATE = certs.make_ca("Example Issuing CA", CA)
 PRIVATE_KEY = 3
 DEVICE_MEMORY, SESSION_READ_ONLY, FUNCTION_NOT_SUPPORTED, CURVE_NOT_SUPPORTED = 0x31, 0xB5, 0x54, 0x140
 ACTION_PROHIBITED = 0x1B
+SIGNATURE = 0x9C
 EC_KEY_PAIR_GEN, RSA_KEY_PAIR_GEN = 0x1040, 0
 
 
@@ -373,10 +378,41 @@ def test_key_that_was_not_made_as_asked_is_removed(
 def test_key_that_was_not_made_as_asked_and_cannot_be_removed_is_named(shim: Shim) -> None:
     shim.claim(Attribute.EXTRACTABLE, value=True)
     shim.library.shim_keep(PRIVATE_KEY)
-    with pytest.raises(SigningKeyError, match=r"not as asked .* it is left there: .*private key \(label 'stuck', id"):
+    with pytest.raises(SigningKeyError, match=r"not as asked .* it may be left there: .*private key \(label 'stuck'\)"):
         generate_key(shim.uri("stuck"), pin="1234")
     shim.reset()
     delete_key(shim.uri("stuck"), agree, "1234")
+
+
+def test_key_that_can_no_longer_be_read_is_said_to_be_left(shim: Shim, monkeypatch: pytest.MonkeyPatch) -> None:
+    def remove(*_: object) -> list[str]:
+        shim.remove()
+        return ["CKA_SIGN"]
+
+    monkeypatch.setattr(keygen, "_differences", remove)
+    with pytest.raises(SigningKeyError, match=r"not as asked \(CKA_SIGN\), and it may be left there: .*removed"):
+        generate_key(shim.uri("pulled"), pin="1234")
+    shim.reset()
+    delete_key(shim.uri("pulled"), agree, "1234")
+
+
+@pytest.mark.parametrize("algorithm", ["p256", "rsa2048"])
+def test_module_that_cannot_write_to_a_piv_card_changes_nothing(yubikey: YubiKey, algorithm: KeyAlgorithm) -> None:
+    yubikey.write_chuid()
+    yubikey.generate(SIGNATURE)
+    yubikey.self_sign(SIGNATURE, "hwsigner")
+    uri = yubikey.uri(SIGNATURE, OPENSC)
+    before = dict(yubikey.state.keys)
+    token, query = str(KeyURI.of(uri).token).split("?")
+    for name in ("object=new", "object=new;id=%01"):
+        with pytest.raises(SigningKeyError, match=r"makes no|can't do this|can't give"):
+            generate_key(f"{token}{name}?{query}", KeyRequest(algorithm), yubikey.pin)
+    with pytest.raises(SigningKeyError, match=r"could not delete the private key .* the module can't do this"):
+        delete_key(uri, agree, yubikey.pin)
+    chain = [FoundCertificate(certs.issue(CA, yubikey.public_key(SIGNATURE)).public_bytes(Encoding.DER), "a file")]
+    with pytest.raises(SigningKeyError, match="could not store the certificate: the module can't do this"):
+        install_certificate(uri, chain, yubikey.pin)
+    assert yubikey.state.keys == before
 
 
 def test_key_that_is_left_when_hwsigner_is_killed_is_named_next_time(hsm: InProcessSoftHSM) -> None:
@@ -542,6 +578,23 @@ def test_former_certificate_is_written_back_when_a_second_one_cannot_be_deleted(
         install_certificate(made.uri, chain_for(made), "1234")
     assert sorted(enrolled(shim)) == sorted(both)
     assert former in both
+
+
+def test_token_that_deletes_nothing_keeps_both_leaves_and_a_warning_names_the_new_one(
+    certified: tuple[Shim, KeyDescription, bytes],
+) -> None:
+    shim, made, former = certified
+    new = chain_for(made)
+    shim.fail(DESTROY_OBJECT, ACTION_PROHIBITED)
+    with (
+        pytest.warns(HwsignerWarning, match=r"could not delete the new certificate \(label 'enrolled'"),
+        pytest.raises(SigningKeyError, match="could not delete the certificate"),
+    ):
+        install_certificate(made.uri, new, "1234")
+    assert sorted(enrolled(shim)) == sorted([former, new[0].der])
+    shim.reset()
+    install_certificate(made.uri, new, "1234")
+    assert enrolled(shim) == [new[0].der]
 
 
 def test_certificate_that_was_not_stored_as_given_is_an_error(
