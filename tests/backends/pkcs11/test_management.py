@@ -7,9 +7,10 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 import pytest
@@ -18,12 +19,20 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 import certs
+from any_module import (
+    delete_key,
+    describe_key,
+    find_certificates,
+    generate_key,
+    install_certificate,
+    open_key,
+)
 from backends.contract import ENVIRONMENT, openssl_verifies
 from backends.pkcs11.tokens import key_uri, p11tool, remove_tokens, run, tool
 from emulators import InProcessSoftHSM
 from hwsigner.backends.pkcs11 import keygen
 from hwsigner.backends.pkcs11.functions import Attribute, Functions, MechanismInfo
-from hwsigner.backends.pkcs11.writing import WritingSession
+from hwsigner.backends.pkcs11.writing import KeyPair, WritingSession
 from hwsigner.errors import (
     AmbiguousKeyError,
     HwsignerWarning,
@@ -36,16 +45,9 @@ from hwsigner.errors import (
     WrongPinError,
 )
 from hwsigner.identity import IdentitySource, open_identity
-from hwsigner.key import FoundCertificate, find_certificates, open_key
-from hwsigner.management import (
-    KeyAlgorithm,
-    KeyDescription,
-    KeyRequest,
-    delete_key,
-    describe_key,
-    generate_key,
-    install_certificate,
-)
+from hwsigner.key import FoundCertificate
+from hwsigner.management import KeyAlgorithm, KeyDescription, KeyRequest
+from hwsigner.system import notices
 from hwsigner.uri import KeyURI
 from pkcs11_shim import COPY_OBJECT, CREATE_OBJECT, DESTROY_OBJECT, GENERATE_KEY_PAIR, LOGIN, Person, Shim
 from softhsm.token import SoftHSM
@@ -64,7 +66,7 @@ EC_KEY_PAIR_GEN, RSA_KEY_PAIR_GEN = 0x1040, 0
 # Does what the last line says, and dies before a call of a method.
 KILLED = """
 import os, signal, sys
-from hwsigner.backends.pkcs11.writing import WritingSession
+from hwsigner.backends.pkcs11.writing import KeyPair, WritingSession
 from hwsigner.key import FoundCertificate
 from hwsigner.management import delete_key, generate_key, install_certificate
 uri, method, spared, action, *chain = sys.argv[1:]
@@ -248,7 +250,25 @@ def test_new_key_can_want_the_pin_for_each_signature(hsm: InProcessSoftHSM) -> N
         key.sign(b"message")
 
 
-def test_command_line_names_of_other_hardware_are_refused(hsm: InProcessSoftHSM) -> None:
+def test_slow_token_shows_that_it_is_making_the_key(hsm: InProcessSoftHSM, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    generate = WritingSession.generate_key_pair
+
+    def slowly(*arguments: Any) -> KeyPair:
+        while not told:
+            time.sleep(0.01)
+        return generate(*arguments)
+
+    monkeypatch.setattr(WritingSession, "generate_key_pair", slowly)
+    notices.set_notifier(told.append)
+    try:
+        new_key(hsm, "slow")
+    finally:
+        notices.set_notifier(None)
+    assert told == [f"token '{hsm.label}' is making the key, which can take minutes"]
+
+
+def test_request_for_other_hardware_is_refused(hsm: InProcessSoftHSM) -> None:
     foreign = [
         KeyRequest(pin_policy="once"),
         KeyRequest(touch_policy="always"),
