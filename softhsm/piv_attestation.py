@@ -42,7 +42,7 @@ def attest(state: State, slot: int) -> bytes:
     stored, issuer = state.keys[slot], state.keys[ATTESTATION].private_key
     extensions = {
         3: bytes(state.firmware),
-        7: tlv.encode(0x02, state.serial.to_bytes(5).lstrip(b"\0")),
+        7: tlv.encode(0x02, state.serial.to_bytes(state.serial.bit_length() // 8 + 1)),
         8: bytes([stored.pin_policy, stored.touch_policy]),
         9: _USB_A_KEYCHAIN,
     }

@@ -1,4 +1,4 @@
-"""Keys in slots: GENERAL AUTHENTICATE, GENERATE, and Yubico's IMPORT, ATTEST and GET METADATA."""
+"""Keys in slots: GENERAL AUTHENTICATE, GENERATE, and Yubico's IMPORT, ATTEST, GET METADATA and MOVE KEY."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ from softhsm.piv_state import (
 )
 
 _CHALLENGE, _EXPONENTIATION = 0x81, 0x85
+# Of MOVE KEY: instead of a destination, to delete the key.
+_NOWHERE = 0xFF
+# The firmware that first had each of Yubico's instructions.
+_SINCE = {0xF6: (5, 7, 0), 0xF7: (5, 3, 0), 0xF9: (4, 3, 0)}
 # The default PIN policies that differ from PIN_ONCE (SP 800-73-4, part 1, table 4b).
 _PIN_POLICIES = {0x9C: PIN_ALWAYS, 0x9E: PIN_NEVER}
 
@@ -37,15 +41,18 @@ class SlotCommands:
         self._management = ManagementKey(session)
 
     def handlers(self) -> dict[int, Handler]:
-        """Return the handler of each instruction."""
-        return {
+        """Return the handler of each instruction that the firmware has."""
+        firmware = self._session.state.firmware
+        known: dict[int, Handler] = {
             0x47: self._generate,
             0x87: self._authenticate,
+            0xF6: self._move,
             0xF7: self._get_metadata,
             0xF9: self._attest,
             0xFE: self._import,
             0xFF: self._management.set,
         }
+        return {number: handler for number, handler in known.items() if firmware >= _SINCE.get(number, firmware)}
 
     def store(self, slot: int, key: PrivateKey, policies: tuple[int, int], *, generated: bool) -> None:
         """Store a key in a slot with its PIN policy and touch policy. 0 means the slot's default."""
@@ -97,7 +104,25 @@ class SlotCommands:
         stored = self._session.state.keys.get(command.p1)
         if command.p1 not in SLOTS or stored is None or not stored.generated:
             raise apdu.StatusError(apdu.WRONG_DATA)
+        if ATTESTATION not in self._session.state.keys:
+            raise apdu.StatusError(apdu.REFERENCE_NOT_FOUND)
         return attest(self._session.state, command.p1)
+
+    def _move(self, command: apdu.Command) -> bytes:
+        """MOVE KEY: from the slot in P2 to the empty one in P1, or nowhere. The certificate stays where it is."""
+        self._session.require_management()
+        target, source = command.p1, command.p2
+        self._require_slot(source)
+        keys = self._session.state.keys
+        if source not in keys:
+            raise apdu.StatusError(apdu.REFERENCE_NOT_FOUND)
+        if target != _NOWHERE:
+            if target not in SLOTS or source == ATTESTATION or target in keys:
+                raise apdu.StatusError(apdu.WRONG_DATA)
+            keys[target] = keys[source]
+        del keys[source]
+        self._session.state.save()
+        return b""
 
     def _get_metadata(self, command: apdu.Command) -> bytes:
         state = self._session.state

@@ -41,6 +41,8 @@ _CERTIFICATES = {0x9A: 0x5FC105, 0x9C: 0x5FC10A, 0x9D: 0x5FC10B, 0x9E: 0x5FC101}
 }
 # The CKA_ID in either module.
 _IDS = {0x9A: 1, 0x9C: 2, 0x9D: 3, 0x9E: 4} | {0x82 + number: 5 + number for number in range(20)}
+# Before 5.7, a YubiKey can't move or delete keys, and has no RSA keys over 2048 bits.
+FIRMWARE_5_4, FIRMWARE_5_7 = (5, 4, 3), (5, 7, 4)
 KINDS = {"EC:P-256": 0x11, "EC:P-384": 0x14, "RSA:1024": 0x06, "RSA:2048": 0x07, "RSA:3072": 0x05, "RSA:4096": 0x16}
 
 
@@ -71,7 +73,7 @@ class YubiKey:
     pin = PIN
     puk = PUK
 
-    def __init__(self, path: Path, serial: int = 10000001, firmware: tuple[int, int, int] = (5, 4, 3)) -> None:
+    def __init__(self, path: Path, serial: int = 10000001, firmware: tuple[int, int, int] = FIRMWARE_5_4) -> None:
         """Open the card in a file, or create a new one there with this serial number and firmware version."""
         if path.exists():
             self.state = State.load(path)

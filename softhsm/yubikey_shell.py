@@ -10,15 +10,16 @@ from pathlib import Path
 
 from softhsm.command import ToolError
 from softhsm.pcsc import SoftPcsc
-from softhsm.yubikey import OPENSC, YKCS11, YubiKey
+from softhsm.yubikey import FIRMWARE_5_4, FIRMWARE_5_7, OPENSC, YKCS11, YubiKey
 
+_FIRMWARES = {"5.4": FIRMWARE_5_4, "5.7": FIRMWARE_5_7}
 _SLOTS = {0x9A: "EC:P-256", 0x9C: "EC:P-256", 0x9E: "RSA:2048"}
 
 
-def _open_card(path: Path) -> YubiKey:
-    """Return the card in a folder. A new card gets keys and certificates."""
+def _open_card(path: Path, firmware: str) -> YubiKey:
+    """Return the card in a folder. A new card gets this firmware, keys and certificates."""
     is_new = not path.exists()
-    card = YubiKey(path)
+    card = YubiKey(path, firmware=_FIRMWARES[firmware])
     if is_new:
         card.write_chuid()
         for slot, kind in _SLOTS.items():
@@ -62,11 +63,13 @@ def main() -> int:
     """Insert the card in a folder and run commands until the input ends."""
     parser = argparse.ArgumentParser(prog="python -m softhsm.yubikey_shell", description=__doc__)
     parser.add_argument("folder", type=Path, help="the folder for the card's state and pcscd's socket")
-    folder = parser.parse_args().folder.absolute()
+    parser.add_argument("--firmware", choices=list(_FIRMWARES), default="5.4", help="of a new card (default: 5.4)")
+    arguments = parser.parse_args()
+    folder = arguments.folder.absolute()
     pcsc = SoftPcsc(folder)
     try:
         pcsc.start()
-        card = _open_card(folder / "card.json")
+        card = _open_card(folder / "card.json", arguments.firmware)
         card.insert(pcsc)
         _describe(card, pcsc)
         _run_commands(card, pcsc)

@@ -15,7 +15,7 @@ from hwsigner.backends.pkcs11 import module as pkcs11_module
 from hwsigner.pins import sources as pin_sources
 from pkcs11_shim import forget_refusals
 from softhsm.pcsc import SoftPcsc
-from softhsm.yubikey import YubiKey
+from softhsm.yubikey import FIRMWARE_5_4, YubiKey
 
 _serials = itertools.count(10000001)
 
@@ -41,13 +41,13 @@ def pcsc(hardware: None, pcsc_folder: Path) -> Iterator[SoftPcsc]:
 
 
 @pytest.fixture(scope="module")
-def new_yubikey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], YubiKey]]:
+def new_yubikey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., YubiKey]]:
     """A function that makes cards with unique serial numbers. They are removed when the test module ends."""
     cards = []
 
-    def make() -> YubiKey:
+    def make(firmware: tuple[int, int, int] = FIRMWARE_5_4) -> YubiKey:
         serial = next(_serials)
-        cards.append(YubiKey(tmp_path_factory.mktemp("yubikey") / "card.json", serial))
+        cards.append(YubiKey(tmp_path_factory.mktemp("yubikey") / "card.json", serial, firmware))
         return cards[-1]
 
     yield make

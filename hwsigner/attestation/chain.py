@@ -102,8 +102,12 @@ class VendorCertificate:
 
     @cached_property
     def extensions(self) -> dict[str, Any]:
-        """The extensions' parsed values, by asn1crypto's names, or by their OID if it has none."""
-        return {item["extn_id"].native: item["extn_value"].parsed for item in self._body["extensions"]}
+        """The extensions' values by asn1crypto's names, parsed; or by their OID, as octets, if it has none."""
+        extensions = list(self._body["extensions"])
+        values = {item["extn_id"].native: item["extn_value"] for item in extensions}
+        if len(values) < len(extensions):
+            raise ValueError("an extension is there twice")
+        return {name: value if name[0].isdigit() else value.parsed for name, value in values.items()}
 
     @property
     def unknown_critical(self) -> list[str]:
@@ -131,9 +135,10 @@ class VendorCertificate:
                 return False
             certificate = Parsed.load(other.der, strict=True)
             body, algorithm = certificate["tbs_certificate"], certificate["signature_algorithm"]
-            if body["signature"].dump() != algorithm.dump():
+            signature = certificate["signature_value"].contents
+            if body["signature"].dump() != algorithm.dump() or signature[:1] != b"\0":  # How many bits don't count.
                 return False
-            return verifies(self.public_key, algorithm, certificate["signature_value"].native, body.dump())
+            return verifies(self.public_key, algorithm, signature[1:], body.dump())
         except UNREADABLE:
             return False
 
@@ -178,7 +183,7 @@ class Trust:
                 "Add the vendor's root and intermediate certificates to the folder, if you trust that vendor",
             )
         for certificate in chain:
-            self._check(certificate)
+            self.check(certificate)
         return chain
 
     def _path(
@@ -201,7 +206,12 @@ class Trust:
                     return found
         return None
 
-    def _check(self, certificate: VendorCertificate) -> None:
+    def check(self, certificate: VendorCertificate) -> None:
+        """Check that a certificate is valid now and says nothing critical that is unknown here.
+
+        Raises:
+            AttestationError: it is not, or does.
+        """
         name = f"the certificate of {certificate.subject or 'the chip'}"
         if not certificate.begin <= self.now <= certificate.end:
             dates = f"{certificate.begin:%Y-%m-%d} to {certificate.end:%Y-%m-%d}"

@@ -51,6 +51,23 @@ _SCHEMAS: dict[tuple[Kind, str], Mapping[str, Type]] = {
         "pcrValues": "list?",
     },
     ("state", "tpm2"): {"statement": "bytes", "nonce": "bytes", "secret": "bytes", "created": "text"},
+    ("statement", "piv"): {
+        "slotCertificate": "bytes",
+        "attestationCertificate": "bytes",
+        "intermediates": "list?",
+        "certificateRequest": "bytes?",
+    },
+    ("statement", "pkcs11"): {
+        "keyPublic": "bytes",
+        "token": "text",
+        "sensitive": "text?",
+        "neverExtractable": "text?",
+        "local": "text?",
+        "certificateRequest": "bytes?",
+    },
+    **{("challenge", name): {"statement": "bytes", "nonce": "bytes"} for name in ("piv", "pkcs11")},
+    **{("answer", name): {"nonce": "bytes", "signature": "bytes"} for name in ("piv", "pkcs11")},
+    **{("state", name): {"statement": "bytes", "nonce": "bytes", "created": "text"} for name in ("piv", "pkcs11")},
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 _GENERATOR = 65537
@@ -24,6 +24,33 @@ def is_roca(public_key: bytes) -> bool:
         return False
     modulus = key.public_numbers().n
     return all(modulus % prime in _powers(prime) for prime in _PRIMES)
+
+
+def weaknesses_of_yubikey(public_key: bytes, firmware: tuple[int, ...], *, is_bio: bool) -> tuple[str, ...]:
+    """Return what is known to be wrong with a PIV key that a YubiKey generated, a sentence each.
+
+    Args:
+        public_key: the DER SubjectPublicKeyInfo.
+        firmware: the firmware's version.
+        is_bio: whether the YubiKey has a fingerprint reader.
+    """
+    is_ec = isinstance(load_der_public_key(public_key), ec.EllipticCurvePublicKey)
+    version = ".".join(map(str, firmware))
+    found = []
+    if not is_ec and ((4, 2, 6) <= firmware < (4, 3, 5) or is_roca(public_key)):
+        found.append(
+            f"The RSA key can be computed from its public key: firmware {version} made it with the library of ROCA "
+            "(YSA-2017-01, CVE-2017-15361). Do not use it"
+        )
+    if firmware in ((4, 4, 2), (4, 4, 4)):
+        made = "a few signatures can reveal the key" if is_ec else "the key may have been made with them"
+        found.append(f"After it is plugged in, firmware {version} has weak random numbers: {made} (YSA-2019-02)")
+    if is_ec and firmware < ((5, 7, 2) if is_bio else (5, 7, 0)):
+        found.append(
+            f"A laboratory that has the YubiKey for a while can copy the key: firmware {version} has the side channel "
+            "of EUCLEAK (YSA-2024-03). RSA keys are not concerned"
+        )
+    return tuple(found)
 
 
 def _powers(prime: int) -> set[int]:

@@ -237,6 +237,82 @@ def test_management_key_has_the_algorithm_of_the_firmware(
     assert card.send("00FD0000") == (bytes(firmware), 0x9000)
 
 
+def managed(folder: Path, firmware: tuple[int, int, int]) -> Card:
+    """Return a card to which the management key was proved."""
+    card = Card(folder, firmware)
+    card.applet._session.managed = True
+    return card
+
+
+@pytest.mark.parametrize(
+    ("instruction", "since", "before"),
+    [("00F6829A", (5, 7, 0), (5, 6, 9)), ("00F7009A", (5, 3, 0), (5, 2, 7)), ("00F99A00", (4, 3, 0), (4, 2, 8))],
+)
+def test_instruction_is_unknown_before_the_firmware_that_has_it(
+    tmp_path: Path, instruction: str, since: tuple[int, int, int], before: tuple[int, int, int]
+) -> None:
+    for firmware, is_known in ((since, True), (before, False)):
+        card = managed(tmp_path, firmware)
+        card.store(0x9A)
+        assert (card.status(instruction) >> 8 in (0x61, 0x90)) == is_known
+
+
+def test_moved_key_signs_and_is_attested_in_its_new_slot_alone(tmp_path: Path) -> None:
+    card = managed(tmp_path, (5, 7, 4))
+    public_key = card.store(0x9A, pin_policy=1, touch_policy=1)
+    before = card.send("00F7009A")
+    assert card.status("00F6829A") == 0x9000
+    answer, status = card.sign(0x82)
+    assert status == 0x9000
+    signature = tlv.decode(tlv.decode(answer)[0x7C])[0x82]
+    public_key.verify(signature, DIGEST, ec.ECDSA(Prehashed(hashes.SHA256())))
+    assert card.send("00F70082") == before
+    assert card.sign(0x9A)[1] == 0x6A80
+    assert (card.status("00F7009A"), card.status("00F99A00")) == (0x6A88, 0x6A80)
+    assert set(State.load(card.state.path).keys) == {0x82, 0xF9}
+
+
+def test_deleted_key_is_gone(tmp_path: Path) -> None:
+    card = managed(tmp_path, (5, 7, 4))
+    for slot in (0x9A, 0x9C):
+        card.store(slot)
+    assert card.status("00F6FF9A") == 0x9000
+    assert card.status("00F7009A") == 0x6A88
+    assert set(State.load(card.state.path).keys) == {0x9C, 0xF9}
+
+
+def test_card_whose_attestation_key_was_deleted_attests_nothing(tmp_path: Path) -> None:
+    card = managed(tmp_path, (5, 7, 4))
+    card.store(0x9A)
+    assert card.status("00F99A00") >> 8 == 0x61
+    assert card.status("00F6FFF9") == 0x9000
+    assert card.status("00F99A00") == 0x6A88
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        ("00F6829D", 0x6A88),  # an empty slot
+        ("00F6FF9D", 0x6A88),
+        ("00F69C9A", 0x6A80),  # onto another key
+        ("00F69A9A", 0x6A80),
+        ("00F682F9", 0x6A80),  # the attestation key
+        ("00F6F99A", 0x6A80),
+        ("00F6809A", 0x6A80),  # no slot
+        ("00F68280", 0x6A80),
+    ],
+)
+def test_key_is_moved_only_from_a_slot_with_a_key_to_an_empty_one(tmp_path: Path, command: str, status: int) -> None:
+    card = managed(tmp_path, (5, 7, 4))
+    for slot in (0x9A, 0x9C):
+        card.store(slot)
+    keys = dict(card.state.keys)
+    assert card.status(command) == status
+    card.applet._session.managed = False
+    assert card.status("00F6829A") == 0x6982
+    assert card.state.keys == keys
+
+
 @given(st.binary(max_size=30))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=scaled(300))
 def test_any_bytes_get_an_answer(card: Card, raw: bytes) -> None:
@@ -245,7 +321,7 @@ def test_any_bytes_get_an_answer(card: Card, raw: bytes) -> None:
     assert answer[-2] in (0x61, 0x63, 0x67, 0x69, 0x6A, 0x6D, 0x90)
 
 
-@given(ins=st.sampled_from([0x20, 0x24, 0x2C, 0x47, 0x87, 0xCB, 0xDB, 0xF7, 0xF9, 0xFE, 0xFF]), data=st.data())
+@given(ins=st.sampled_from([0x20, 0x24, 0x2C, 0x47, 0x87, 0xCB, 0xDB, 0xF6, 0xF7, 0xF9, 0xFE, 0xFF]), data=st.data())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=scaled(300))
 def test_any_data_of_a_known_command_get_an_answer(card: Card, ins: int, data: st.DataObject) -> None:
     card.store(0x9E)

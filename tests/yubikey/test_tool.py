@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from asn1crypto.core import Integer
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -15,7 +17,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from softhsm.yubikey import YubiKey
+from softhsm.pcsc import SoftPcsc
+from softhsm.yubikey import FIRMWARE_5_7, YubiKey
 from yubikeys import fail, succeed
 
 SLOTS = {"9a": 0x9A, "9c": 0x9C, "9d": 0x9D, "9e": 0x9E, "82": 0x82, "95": 0x95}
@@ -88,8 +91,19 @@ def test_attestation_verifies_up_to_the_root(yubikey: YubiKey, tmp_path: Path) -
         for extension in certificate.extensions
     }
     assert values["3"] == bytes([5, 4, 3])
-    assert values["7"][2:] == yubikey.serial.to_bytes(4).lstrip(b"\0")
+    assert Integer.load(values["7"], strict=True).native == yubikey.serial
     assert values["8"] == bytes([3, 3])
+
+
+@pytest.mark.parametrize("serial", [1, 127, 128, 10000001, 0xFFFFFFFF])
+def test_attested_serial_is_a_positive_number_in_der(tmp_path: Path, serial: int) -> None:
+    card = YubiKey(tmp_path / "card.json", serial)
+    card.generate(0x9A)
+    certificate = x509.load_der_x509_certificate(card.attest(0x9A))
+    extension = certificate.extensions.get_extension_for_oid(x509.ObjectIdentifier("1.3.6.1.4.1.41482.3.7")).value
+    der = extension.public_bytes()
+    number = Integer.load(der, strict=True).native
+    assert (number, Integer(number).dump()) == (serial, der)
 
 
 def test_attestation_of_another_card_does_not_verify(yubikey: YubiKey, tmp_path: Path) -> None:
@@ -186,6 +200,46 @@ def test_key_decrypts(yubikey: YubiKey, tmp_path: Path) -> None:
         (tmp_path / "certificate.der").write_bytes(yubikey.self_sign(0x9D, "decryption"))
         file = ("-i", tmp_path / "certificate.der", "-K", "DER")
         tool("-a", "verify-pin", "-P", yubikey.pin, "-a", "test-decipher", "-s", "9d", *file)
+
+
+@pytest.fixture
+def card_of_5_7(yubikey: YubiKey, pcsc: SoftPcsc, new_yubikey: Callable[..., YubiKey]) -> Iterator[YubiKey]:
+    """A card with firmware 5.7 instead of the other one."""
+    card = new_yubikey(FIRMWARE_5_7)
+    card.insert(pcsc)
+    yield card
+    card.remove()
+
+
+def test_firmware_5_7_makes_long_rsa_keys(card_of_5_7: YubiKey, tmp_path: Path) -> None:
+    assert "Version:\t5.7.4" in tool("-a", "status")
+    for algorithm, bits in (("RSA3072", 3072), ("RSA4096", 4096)):
+        tool("-a", "generate", "-s", "9a", "-A", algorithm, "-o", tmp_path / "public.pem")
+        key = load_pem_public_key((tmp_path / "public.pem").read_bytes())
+        assert isinstance(key, rsa.RSAPublicKey)
+        assert key.key_size == bits
+
+
+def test_firmware_5_7_moves_and_deletes_keys(card_of_5_7: YubiKey, tmp_path: Path) -> None:
+    tool("-a", "generate", "-s", "9a", "-A", "ECCP256")
+    public_key = card_of_5_7.public_key(0x9A)
+    tool("-a", "move-key", "-s", "9a", "--to-slot", "82")
+    assert card_of_5_7.public_key(0x82) == public_key
+    tool("-a", "attest", "-s", "82", "-o", tmp_path / "leaf.pem")
+    refused("-a", "attest", "-s", "9a")
+    refused("-a", "move-key", "-s", "9a", "--to-slot", "83")
+    tool("-a", "delete-key", "-s", "82")
+    assert set(card_of_5_7.state.keys) == {0xF9}
+    refused("-a", "attest", "-s", "82")
+
+
+def test_firmware_5_4_deletes_no_keys(yubikey: YubiKey) -> None:
+    tool("-a", "generate", "-s", "9a", "-A", "ECCP256")
+    keys = dict(yubikey.state.keys)
+    refused("-a", "delete-key", "-s", "9a")
+    refused("-a", "move-key", "-s", "9a", "--to-slot", "82")
+    refused("-a", "generate", "-s", "9a", "-A", "RSA3072")
+    assert yubikey.state.keys == keys
 
 
 def test_objects_are_written_and_read(yubikey: YubiKey) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-ARGUMENTS_BAD = 0x07
+ARGUMENTS_BAD, DEVICE_MEMORY = 0x07, 0x31
 PIN_INCORRECT, PIN_INVALID, PIN_LEN_RANGE, PIN_LOCKED = 0xA0, 0xA1, 0xA2, 0xA4
 SLOT_ID_INVALID, GENERAL_ERROR, DEVICE_REMOVED, TOKEN_NOT_PRESENT, TOKEN_NOT_RECOGNIZED = 0x03, 0x05, 0x32, 0xE0, 0xE1
 SESSION_CLOSED, USER_ALREADY_LOGGED_IN, CRYPTOKI_NOT_INITIALIZED = 0xB0, 0x100, 0x190
 FUNCTION_CANCELED, USER_NOT_LOGGED_IN = 0x50, 0x101
+ATTRIBUTE_READ_ONLY, ATTRIBUTE_VALUE_INVALID, ACTION_PROHIBITED, FUNCTION_NOT_SUPPORTED = 0x10, 0x13, 0x1B, 0x54
+TEMPLATE_INCOMPLETE, TEMPLATE_INCONSISTENT = 0xD0, 0xD1
+CURVE_NOT_SUPPORTED, KEY_SIZE_RANGE, MECHANISM_INVALID, DOMAIN_PARAMS_INVALID = 0x140, 0x62, 0x70, 0x130
+_READ_ONLY = (SESSION_READ_ONLY, TOKEN_WRITE_PROTECTED) = 0xB5, 0xE2
 
 # By return value (PKCS #11 3.1, 7, and its header): its name after CKR_, and what that means if it does not say so.
 _MEANINGS = {
@@ -16,18 +20,22 @@ _MEANINGS = {
     0x06: ("FUNCTION_FAILED", "the module reports that the function failed"),
     ARGUMENTS_BAD: ("ARGUMENTS_BAD", ""),
     0x0A: ("CANT_LOCK", ""),
+    ATTRIBUTE_READ_ONLY: ("ATTRIBUTE_READ_ONLY", "it does not let an attribute be chosen"),
+    0x12: ("ATTRIBUTE_TYPE_INVALID", "it does not know an attribute"),
+    ATTRIBUTE_VALUE_INVALID: ("ATTRIBUTE_VALUE_INVALID", "it does not accept the value of an attribute"),
+    ACTION_PROHIBITED: ("ACTION_PROHIBITED", "it does not allow this for the object"),
     0x20: ("DATA_INVALID", ""),
     0x21: ("DATA_LEN_RANGE", ""),
     0x30: ("DEVICE_ERROR", "the token reports a device error"),
-    0x31: ("DEVICE_MEMORY", "the token is out of memory"),
+    DEVICE_MEMORY: ("DEVICE_MEMORY", "the token is full"),
     DEVICE_REMOVED: ("DEVICE_REMOVED", "the token was removed"),
     FUNCTION_CANCELED: ("FUNCTION_CANCELED", "it was cancelled at the token, or the token was not touched in time"),
-    0x54: ("FUNCTION_NOT_SUPPORTED", ""),
+    FUNCTION_NOT_SUPPORTED: ("FUNCTION_NOT_SUPPORTED", ""),
     0x60: ("KEY_HANDLE_INVALID", ""),
-    0x62: ("KEY_SIZE_RANGE", ""),
+    KEY_SIZE_RANGE: ("KEY_SIZE_RANGE", "it has no keys of this size"),
     0x63: ("KEY_TYPE_INCONSISTENT", ""),
     0x68: ("KEY_FUNCTION_NOT_PERMITTED", ""),
-    0x70: ("MECHANISM_INVALID", "it does not offer the mechanism"),
+    MECHANISM_INVALID: ("MECHANISM_INVALID", "it does not offer the mechanism"),
     0x71: ("MECHANISM_PARAM_INVALID", ""),
     0x82: ("OBJECT_HANDLE_INVALID", ""),
     0x90: ("OPERATION_ACTIVE", ""),
@@ -40,12 +48,18 @@ _MEANINGS = {
     SESSION_CLOSED: ("SESSION_CLOSED", "its session was closed"),
     0xB1: ("SESSION_COUNT", "the token has no session left"),
     0xB3: ("SESSION_HANDLE_INVALID", "its session has ended"),
+    SESSION_READ_ONLY: ("SESSION_READ_ONLY", "it is read-only"),
+    TEMPLATE_INCOMPLETE: ("TEMPLATE_INCOMPLETE", "it wants more attributes"),
+    TEMPLATE_INCONSISTENT: ("TEMPLATE_INCONSISTENT", "it does not accept these attributes together"),
     TOKEN_NOT_PRESENT: ("TOKEN_NOT_PRESENT", "there is no token in its slot"),
     TOKEN_NOT_RECOGNIZED: ("TOKEN_NOT_RECOGNIZED", "the token in its slot is of an unknown kind"),
+    TOKEN_WRITE_PROTECTED: ("TOKEN_WRITE_PROTECTED", "it is read-only"),
     USER_ALREADY_LOGGED_IN: ("USER_ALREADY_LOGGED_IN", ""),
     USER_NOT_LOGGED_IN: ("USER_NOT_LOGGED_IN", "no user is logged in"),
     0x102: ("USER_PIN_NOT_INITIALIZED", "its user PIN was never set"),
     0x104: ("USER_ANOTHER_ALREADY_LOGGED_IN", ""),
+    DOMAIN_PARAMS_INVALID: ("DOMAIN_PARAMS_INVALID", "it does not have this curve"),
+    CURVE_NOT_SUPPORTED: ("CURVE_NOT_SUPPORTED", "it does not have this curve"),
     CRYPTOKI_NOT_INITIALIZED: ("CRYPTOKI_NOT_INITIALIZED", "another part of this process has finalised the module"),
     0x200: ("FUNCTION_REJECTED", "it was refused at the token"),
 }
@@ -55,7 +69,9 @@ _HINTS = {
     GENERAL_ERROR: "Check that the module's own configuration is right and that this user may read it",
     **dict.fromkeys(_REMOVED, "Insert it again"),
     **dict.fromkeys((PIN_INVALID, PIN_LEN_RANGE), "Correct the PIN where it is stored or typed"),
-    0x70: "Use another key or token",
+    DEVICE_MEMORY: "Delete keys or certificates on it that are not needed, then retry",
+    **dict.fromkeys(_READ_ONLY, "Make it writable with its own tool, or use another token"),
+    MECHANISM_INVALID: "Use another key or token",
     0xA3: "Set a new one with the token's own tool",
     0xB1: "Stop another program that uses it",
     0x102: "Set the user PIN with the token's own tool",

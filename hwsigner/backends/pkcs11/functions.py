@@ -23,14 +23,15 @@ _ALREADY_INITIALIZED = 0x191
 # Some attributes are missing or hidden; the others were read (C_GetAttributeValue).
 _READ_IN_PART = (0x11, 0x12, 0x150)
 _UNAVAILABLE = _ULONG(-1).value
-_OS_LOCKING_OK, _TOKEN_PRESENT, _SERIAL_SESSION, _CAN_SIGN = 0x2, 0x1, 0x4, 0x800
+_OS_LOCKING_OK, _TOKEN_PRESENT, _WRITING, _SERIAL_SESSION, _CAN_SIGN = 0x2, 0x1, 0x2, 0x4, 0x800
 _USER, _CONTEXT_SPECIFIC = 1, 2
 # More than the longest signature that there is: 4627 bytes, of ML-DSA-87.
 _SIGNATURE_BYTES = 5120
 _BATCH = 256
 # Of CK_INFO: the manufacturer, the flags, the description and the version. Of CK_SLOT_INFO: the description, the
-# manufacturer and the flags. Of CK_TOKEN_INFO: the label, manufacturer, model, serial number and flags.
-_INFO, _SLOT_INFO, _TOKEN_INFO = Struct("@2x32sL32sBB"), Struct("@64s32sL"), Struct("@32s32s16s16sL")
+# manufacturer and the flags. Of CK_TOKEN_INFO: the label, manufacturer, model, serial number, flags and, after limits
+# and the hardware's version, the firmware's version.
+_INFO, _SLOT_INFO, _TOKEN_INFO = Struct("@2x32sL32sBB"), Struct("@64s32sL"), Struct("@32s32s16s16sL10L2xBB")
 _MECHANISM_INFO = Struct("@LLL")
 _Info = ctypes.c_char * 256  # Room for any of them.
 
@@ -50,8 +51,12 @@ class KeyType:
 class Attribute:
     """CK_ATTRIBUTE_TYPE."""
 
-    CLASS, LABEL, VALUE, CERTIFICATE_TYPE = 0x000, 0x003, 0x011, 0x080
-    KEY_TYPE, ID, SIGN, MODULUS, PUBLIC_EXPONENT = 0x100, 0x102, 0x108, 0x120, 0x122
+    CLASS, TOKEN, PRIVATE, LABEL, VALUE, CERTIFICATE_TYPE = 0x000, 0x001, 0x002, 0x003, 0x011, 0x080
+    ISSUER, SERIAL_NUMBER, SUBJECT = 0x081, 0x082, 0x101
+    KEY_TYPE, ID, SENSITIVE, SIGN, MODULUS, PUBLIC_EXPONENT = 0x100, 0x102, 0x103, 0x108, 0x120, 0x122
+    ENCRYPT, DECRYPT, WRAP, UNWRAP, DERIVE = 0x104, 0x105, 0x106, 0x107, 0x10C
+    SIGN_RECOVER, VERIFY, VERIFY_RECOVER, MODULUS_BITS = 0x109, 0x10A, 0x10B, 0x121
+    EXTRACTABLE, LOCAL, NEVER_EXTRACTABLE, ALWAYS_SENSITIVE, MODIFIABLE = 0x162, 0x163, 0x164, 0x165, 0x170
     EC_PARAMS, EC_POINT, ALWAYS_AUTHENTICATE, PARAMETER_SET = 0x180, 0x181, 0x202, 0x61D
 
 
@@ -70,7 +75,9 @@ class _InitializeArgs(ctypes.Structure):
     _fields_ = (("mutexes", ctypes.c_void_p * 4), ("flags", _ULONG), ("reserved", ctypes.c_void_p))
 
 
-class _Mechanism(ctypes.Structure):
+class Mechanism(ctypes.Structure):
+    """CK_MECHANISM."""
+
     _fields_ = (("mechanism", _ULONG), ("parameter", ctypes.c_void_p), ("length", _ULONG))
 
 
@@ -85,6 +92,7 @@ class TokenInfo(NamedTuple):
         slot: the slot's number.
         identity: the label, manufacturer, model and serial number as the module has them, to be compared.
         flags: those of the token.
+        firmware: the major and minor number of its firmware's version.
     """
 
     slot: int
@@ -95,6 +103,15 @@ class TokenInfo(NamedTuple):
     model: str
     serial: str
     identity: bytes
+    flags: int
+    firmware: tuple[int, int] = (0, 0)
+
+
+class MechanismInfo(NamedTuple):
+    """What a token says of a mechanism (CK_MECHANISM_INFO): the sizes of its keys in bits, and its flags."""
+
+    smallest: int
+    largest: int
     flags: int
 
 
@@ -115,7 +132,7 @@ class Functions:
             AttributeError: it has no C_GetFunctionList.
         """
         found = ctypes.POINTER(_FunctionList)()
-        _check(ctypes.CDLL(path).C_GetFunctionList(ctypes.byref(found)))
+        check(ctypes.CDLL(path).C_GetFunctionList(ctypes.byref(found)))
         self._addresses = list(found.contents.functions)
         self._lock = threading.Lock()
         self._find_functions()
@@ -126,13 +143,13 @@ class Functions:
         former = self.initialised
         self.initialised = "by others" if code == _ALREADY_INITIALIZED else "for one thread" if code else "for threads"
         if self.initialised == "for one thread":
-            _check(self._initialize(None))
+            check(self._initialize(None))
         if self.initialised != former:
             self._find_functions()
 
     def finalise(self) -> None:
         """End all sessions of the process with the module's tokens."""
-        _check(self._finalize(None))
+        check(self._finalize(None))
 
     def is_finalised(self) -> bool:
         """Whether another part of the process has finalised the module."""
@@ -141,7 +158,7 @@ class Functions:
     def library(self) -> dict[str, str]:
         """Return the module's description, by the names of URI attributes."""
         info = _Info()
-        _check(self._get_info(info))
+        check(self._get_info(info))
         manufacturer, _, description, major, minor = _INFO.unpack_from(info)
         return {
             "library-manufacturer": _text(manufacturer),
@@ -152,18 +169,18 @@ class Functions:
     def slots(self) -> list[int]:
         """Return the slots that have a token."""
         count = _ULONG()
-        _check(self._get_slot_list(1, None, ctypes.byref(count)))
+        check(self._get_slot_list(1, None, ctypes.byref(count)))
         slots = (_ULONG * count.value)()
-        _check(self._get_slot_list(1, slots, ctypes.byref(count)))
+        check(self._get_slot_list(1, slots, ctypes.byref(count)))
         return slots[: count.value]
 
     def token(self, slot: int) -> TokenInfo:
         """Return how the module describes the token in a slot now."""
         place, info = _Info(), _Info()
-        _check(self._get_slot_info(slot, place))
-        _check(self._get_token_info(slot, info))
+        check(self._get_slot_info(slot, place))
+        check(self._get_token_info(slot, info))
         description, slot_manufacturer, _ = _SLOT_INFO.unpack_from(place)
-        label, manufacturer, model, serial, flags = _TOKEN_INFO.unpack_from(info)
+        label, manufacturer, model, serial, flags, *_, major, minor = _TOKEN_INFO.unpack_from(info)
         return TokenInfo(
             slot,
             slot_description=_text(description),
@@ -174,6 +191,7 @@ class Functions:
             serial=_text(serial).rstrip(" \0"),
             identity=label + manufacturer + model + serial,
             flags=flags,
+            firmware=(major, minor),
         )
 
     def has_token(self, slot: int) -> bool:
@@ -183,15 +201,24 @@ class Functions:
 
     def can_sign_with(self, slot: int, mechanism: int) -> bool:
         """Whether a token lists a mechanism, for signatures."""
+        found = self.mechanism(slot, mechanism)
+        return found is not None and bool(found.flags & _CAN_SIGN)
+
+    def mechanism(self, slot: int, mechanism: int) -> MechanismInfo | None:
+        """Return what a token says of a mechanism, or None if it does not list it."""
         info = _Info()
         code = self._get_mechanism_info(slot, mechanism, info)
-        return code == 0 and bool(_MECHANISM_INFO.unpack_from(info)[2] & _CAN_SIGN)
+        return None if code else MechanismInfo(*_MECHANISM_INFO.unpack_from(info))
 
     def open_session(self, slot: int) -> Session:
         """Open a session that can read and sign."""
-        handle = _ULONG()
-        _check(self._open_session(slot, _SERIAL_SESSION, None, None, ctypes.byref(handle)))
-        return Session(self, handle.value)
+        return Session(self, self.new_session(slot))
+
+    def new_session(self, slot: int, *, writing: bool = False) -> int:
+        """Open a session, which can change the token only if it is for writing; return its handle."""
+        handle, flags = _ULONG(), _SERIAL_SESSION | (_WRITING if writing else 0)
+        check(self._open_session(slot, flags, None, None, ctypes.byref(handle)))
+        return handle.value
 
     def _find_functions(self) -> None:
         """Look the functions up by their places in CK_FUNCTION_LIST."""
@@ -216,17 +243,22 @@ class Functions:
         self._get_token_info = function(6, number, pointer)
         self._get_mechanism_info = function(8, number, number, pointer)
         self._open_session = function(12, number, number, pointer, pointer, pointer)
-        # The others are used by `Session`.
+        # The others are used by `Session` and `WritingSession`.
         self.close_session = function(13, number)
         self.get_session_info = function(15, number, pointer)
         self.login = function(18, number, number, ctypes.c_char_p, number)
         self.logout = function(19, number)
+        self.create_object = function(20, number, pointer, number, pointer)
+        self.copy_object = function(21, number, number, pointer, number, pointer)
+        self.destroy_object = function(22, number, number)
         self.get_attribute_value = function(24, number, number, pointer, number)
+        self.set_attribute_value = function(25, number, number, pointer, number)
         self.find_objects_init = function(26, number, pointer, number)
         self.find_objects = function(27, number, pointer, number, pointer)
         self.find_objects_final = function(28, number)
         self.sign_init = function(42, number, pointer, number)
         self.sign = function(43, number, ctypes.c_char_p, number, pointer, pointer)
+        self.generate_key_pair = function(59, number, *(pointer, pointer, number, pointer, number), pointer, pointer)
 
 
 class Session:
@@ -235,11 +267,11 @@ class Session:
     def __init__(self, functions: Functions, handle: int) -> None:
         self._functions = functions
         self._handle = handle
-        self._mechanism = _Mechanism()
+        self._mechanism = Mechanism()
 
     def close(self) -> None:
         """Close the session."""
-        _check(self._functions.close_session(self._handle))
+        check(self._functions.close_session(self._handle))
 
     def is_open(self) -> bool:
         """Whether the session has not ended."""
@@ -249,22 +281,22 @@ class Session:
         """Log in as the user, without a PIN at the token's own keypad; or for the one signature that was begun."""
         data = None if pin is None else pin.encode()
         user = _CONTEXT_SPECIFIC if for_signature else _USER
-        _check(self._functions.login(self._handle, user, data, len(data or b"")))
+        check(self._functions.login(self._handle, user, data, len(data or b"")))
 
     def log_out(self) -> None:
         """Log the user out, of all sessions of the process with this token."""
-        _check(self._functions.logout(self._handle))
+        check(self._functions.logout(self._handle))
 
     def find(self, kind: int, template: Mapping[int, bytes]) -> list[int]:
         """Return the handles of the objects of a class that have all these attributes."""
-        template = {Attribute.CLASS: bytes(_ULONG(kind)), **template}
-        values = {name: _buffer(len(value), value) for name, value in template.items()}
+        template = {Attribute.CLASS: from_number(kind), **template}
+        values = {name: buffer(len(value), value) for name, value in template.items()}
         functions, handles, count = self._functions, (_ULONG * _BATCH)(), _ULONG(_BATCH)
         found: list[int] = []
-        _check(functions.find_objects_init(self._handle, _attributes(values), len(values)))
+        check(functions.find_objects_init(self._handle, attributes(values), len(values)))
         try:
             while count.value:
-                _check(functions.find_objects(self._handle, handles, _BATCH, ctypes.byref(count)))
+                check(functions.find_objects(self._handle, handles, _BATCH, ctypes.byref(count)))
                 found += handles[: count.value]
         finally:
             functions.find_objects_final(self._handle)
@@ -297,29 +329,30 @@ class Session:
     def _read(self, found: int, names: Iterable[int]) -> dict[int, bytes]:
         """Ask for the lengths, then for the values of the attributes that have one."""
         lengths = self._get(found, dict.fromkeys(names))
-        buffers = {name: _buffer(length) for name, length in lengths.items()}
+        buffers = {name: buffer(length) for name, length in lengths.items()}
         lengths = self._get(found, buffers) if buffers else {}
         return {name: buffers[name].raw[:length] for name, length in lengths.items()}
 
     def _get(self, found: int, buffers: Mapping[int, _Buffer | None]) -> dict[int, int]:
         """Fill the buffers with attributes; return the lengths of those that the token shows."""
-        asked = _attributes(buffers)
+        asked = attributes(buffers)
         code = self._functions.get_attribute_value(self._handle, found, asked, len(asked))
         if code and code not in _READ_IN_PART:
             raise error_for(code)
         return {one.type: one.length for one in asked if one.length != _UNAVAILABLE}
 
 
-def _attributes(buffers: Mapping[int, _Buffer | None]) -> ctypes.Array[_Attribute]:
+def attributes(buffers: Mapping[int, _Buffer | None]) -> ctypes.Array[_Attribute]:
     """Return attributes (CK_ATTRIBUTE) with their values' buffers, which must outlive them."""
     made = (_Attribute * len(buffers))()
-    for one, (name, buffer) in zip(made, buffers.items(), strict=True):
-        one.type, one.value = name, None if buffer is None else ctypes.addressof(buffer)
-        one.length = _UNAVAILABLE if buffer is None else len(buffer)
+    for one, (name, value) in zip(made, buffers.items(), strict=True):
+        one.type, one.value = name, None if value is None else ctypes.addressof(value)
+        one.length = _UNAVAILABLE if value is None else len(value)
     return made
 
 
-def _buffer(size: int, value: bytes = b"") -> _Buffer:
+def buffer(size: int, value: bytes = b"") -> _Buffer:
+    """Return a buffer that starts with a value."""
     buffer = (ctypes.c_char * size)()
     buffer.raw = value
     return buffer
@@ -330,11 +363,17 @@ def to_number(value: bytes | None, default: int = -1) -> int:
     return int.from_bytes(value, sys.byteorder) if value and len(value) == ctypes.sizeof(_ULONG) else default
 
 
+def from_number(number: int) -> bytes:
+    """Return the value of an attribute that is a CK_ULONG."""
+    return bytes(_ULONG(number))
+
+
 def _text(padded: bytes) -> str:
     """Return a text without its padding. What is not UTF-8 becomes replacement characters."""
     return padded.rstrip(b"\0").decode("utf-8", "replace").rstrip()
 
 
-def _check(code: int) -> None:
+def check(code: int) -> None:
+    """Raise the PKCS11Error of a return value, unless it is CKR_OK."""
     if code:
         raise error_for(code)

@@ -1,0 +1,176 @@
+"""Verify attestations of PIV keys in YubiKeys.
+
+The slot's certificate is signed by the card's attestation key, in slot f9. Yubico issued the certificate of that key:
+from a root directly, or from firmware 5.7.4 through two intermediates. Many cards share one attestation key, so only
+the serial number in the slot's certificate tells them apart.
+
+The slot's certificate says that the key was generated on the card, which exports no private keys. Anybody may have a
+copy of it, so the key signs the challenge too.
+
+https://docs.yubico.com/hardware/oid/oid-piv-arc.html has the formats.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from hwsigner.attestation.chain import UNREADABLE, Trust, VendorCertificate
+from hwsigner.attestation.documents import Document, Value
+from hwsigner.attestation.findings import Findings
+from hwsigner.attestation.possession import POSSESSION, verify_possession
+from hwsigner.attestation.weak import weaknesses_of_yubikey
+from hwsigner.errors import AttestationError
+
+_ARC = "1.3.6.1.4.1.41482.3"
+_FIRMWARE, _SERIAL, _POLICIES, _FORM_FACTOR, _FIPS, _CSPN = (f"{_ARC}.{number}" for number in (3, 7, 8, 9, 10, 11))
+_SUBJECT = re.compile(r"Common Name: YubiKey PIV Attestation (9[acde]|8[2-9a-f]|9[0-5])")
+_OLD_F9 = "Common Name: Yubico PIV Attestation"
+_MAX_SERIAL = 0xFFFFFFFF
+# The first and the second byte of the policies. The fingerprints are of the YubiKey Bio.
+_PIN_POLICIES = {
+    1: "A signature needs no PIN",
+    2: "A signature needs the PIN, once for each session with the card",
+    3: "Each signature needs the PIN",
+    4: "A signature needs a fingerprint or the PIN, once for each session with the card",
+    5: "Each signature needs a fingerprint or the PIN",
+}
+_TOUCH_POLICIES = {
+    1: "A signature needs no touch",
+    2: "Each signature needs a touch",
+    3: "A signature needs a touch, unless there was one in the last 15 seconds",
+}
+# The bit of the FIPS series in the form factor, and the number of the form.
+_FIPS_FORM, _FORM, _BIO_FORMS = 0x80, 0x0F, (6, 7)
+
+
+@dataclass(frozen=True)
+class PivAttestation:
+    """What the slot's certificate says.
+
+    Attributes:
+        slot: the slot in hexadecimal, such as `9a`.
+        serial: the YubiKey's serial number.
+        firmware: its firmware version.
+        pin_policy, touch_policy: the policies as numbers.
+        form_factor: as a number; 0 if it is unknown.
+    """
+
+    slot: str
+    serial: int
+    firmware: tuple[int, ...]
+    pin_policy: int
+    touch_policy: int
+    form_factor: int
+
+    @classmethod
+    def of(cls, certificate: VendorCertificate) -> PivAttestation:
+        """Read the slot's certificate.
+
+        Raises:
+            AttestationError: it has not what a YubiKey writes.
+        """
+        subject = _SUBJECT.fullmatch(certificate.subject)
+        if subject is None:
+            raise _refusal(f"is of {certificate.subject or 'nobody'}, not of a slot")
+        pin_policy, touch_policy = _bytes(certificate, _POLICIES, 2)
+        if pin_policy not in _PIN_POLICIES or touch_policy not in _TOUCH_POLICIES:
+            raise _refusal(f"has the unknown policies {pin_policy} and {touch_policy}")
+        form_factor = _bytes(certificate, _FORM_FACTOR, 1)[0] if _FORM_FACTOR in certificate.extensions else 0
+        firmware = tuple(_bytes(certificate, _FIRMWARE, 3))
+        return cls(subject[1], _serial(certificate), firmware, pin_policy, touch_policy, form_factor)
+
+
+def examine(statement: Document, trust: Trust) -> Findings:
+    """Return what a statement claims.
+
+    Raises:
+        AttestationError: its certificates lead to no root, are not valid, or are not those of a slot and of slot f9.
+    """
+    slot, f9 = _read_chain(statement, trust)
+    return _findings(slot, claimed=_sentences(slot, f9))
+
+
+def challenge(statement: Document) -> tuple[dict[str, Value], dict[str, Value]]:
+    """Return what the challenge and its state have beside the members that all formats have: nothing."""
+    return {}, {}
+
+
+def verify(statement: Document, state: Document, answer: Document, trust: Trust) -> Findings:
+    """Return what an answer proves.
+
+    Raises:
+        AttestationError: as `examine`; or the key did not sign the challenge.
+    """
+    slot, f9 = _read_chain(statement, trust)
+    verify_possession(slot.public_key, state, answer)
+    return _findings(slot, proven=(*_sentences(slot, f9), POSSESSION))
+
+
+def _read_chain(statement: Document, trust: Trust) -> tuple[VendorCertificate, VendorCertificate]:
+    """Return the certificates of the slot and of slot f9, after verifying that they lead to a root.
+
+    Some certificates of f9 have no basicConstraints, and the root of others has a path length of 0, so that f9 is taken
+    as the end of their chain. f9 signs the certificates of slots too: without the last check, the key of a slot, which
+    signs anything, could pretend to be f9.
+    """
+    slot = VendorCertificate.read(statement.blob("slotCertificate"), "the slot's certificate")
+    f9 = VendorCertificate.read(statement.blob("attestationCertificate"), "the certificate of slot f9")
+    others = [VendorCertificate.read(one, "an intermediate certificate") for one in statement.blobs("intermediates")]
+    if not f9.issued(slot):
+        raise AttestationError("the certificate of slot f9 did not issue the slot's certificate", "Make both again")
+    chain = trust.verify(f9, others)
+    trust.check(slot)
+    is_old = len(chain) == 2 and f9.subject == _OLD_F9 and "basic_constraints" not in f9.extensions
+    if _POLICIES in f9.extensions or _SUBJECT.fullmatch(f9.subject) or not (f9.is_ca or is_old):
+        raise AttestationError(f"the certificate of {f9.subject} is not one of slot f9", "Make the statement again")
+    return slot, f9
+
+
+def _findings(slot: VendorCertificate, **found: Any) -> Findings:
+    attestation = PivAttestation.of(slot)
+    is_bio = attestation.form_factor & _FORM in _BIO_FORMS
+    try:
+        warnings = weaknesses_of_yubikey(slot.public_key, attestation.firmware, is_bio=is_bio)
+    except UNREADABLE as error:
+        raise AttestationError("the attested key is of an unknown kind", "Make another one") from error
+    return Findings(slot.public_key, str(attestation.serial), warnings=warnings, **found)
+
+
+def _sentences(slot: VendorCertificate, f9: VendorCertificate) -> tuple[str, ...]:
+    attestation = PivAttestation.of(slot)
+    version = ".".join(map(str, attestation.firmware))
+    extensions = slot.extensions.keys() | f9.extensions.keys()
+    series = "FIPS" if _FIPS in extensions or attestation.form_factor & _FIPS_FORM else ""
+    series = series or ("CSPN" if _CSPN in extensions else "")
+    return (
+        f"The key was generated on the YubiKey with the serial number {attestation.serial} and firmware {version}, "
+        f"which lets no key out, and was in slot {attestation.slot} when the statement was made",
+        _PIN_POLICIES[attestation.pin_policy],
+        _TOUCH_POLICIES[attestation.touch_policy],
+        *([f"The YubiKey is of the {series} series"] if series else []),
+        f"The attestation key of the YubiKey was certified by {f9.issuer}",
+    )
+
+
+def _bytes(certificate: VendorCertificate, oid: str, length: int) -> bytes:
+    """Return the value of an extension, which is bytes without a tag."""
+    value: bytes = certificate.extensions[oid].contents if oid in certificate.extensions else b""
+    if len(value) != length:
+        raise _refusal(f"has no extension {oid} of {length} bytes")
+    return value
+
+
+def _serial(certificate: VendorCertificate) -> int:
+    """Return the serial number: an INTEGER in DER, which no YubiKey that was seen made negative or too long."""
+    value: bytes = certificate.extensions[_SERIAL].contents if _SERIAL in certificate.extensions else b""
+    number = int.from_bytes(value[2:], signed=True)
+    content = number.to_bytes(number.bit_length() // 8 + 1, signed=True)
+    if value != bytes([2, len(content)]) + content or not 0 <= number <= _MAX_SERIAL:
+        raise _refusal("has no serial number")
+    return number
+
+
+def _refusal(problem: str) -> AttestationError:
+    return AttestationError(f"the slot's certificate {problem}", "Make the statement again, with a YubiKey")

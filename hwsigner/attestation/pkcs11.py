@@ -1,0 +1,59 @@
+"""Verify that a key of a PKCS #11 token is at hand. What its token says of it stays a claim: no token proves it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hwsigner.attestation.chain import UNREADABLE, Trust
+from hwsigner.attestation.documents import Document, Value
+from hwsigner.attestation.findings import Findings
+from hwsigner.attestation.possession import POSSESSION, verify_possession
+from hwsigner.attestation.weak import is_roca
+from hwsigner.errors import AttestationError, printable
+
+_CLAIMS = {
+    "sensitive": ("The token does not show the key (CKA_SENSITIVE)", "The token shows the key (CKA_SENSITIVE)"),
+    "neverExtractable": (
+        "The key could never be taken out of the token (CKA_NEVER_EXTRACTABLE)",
+        "The key can be taken out of the token, or once could (CKA_NEVER_EXTRACTABLE)",
+    ),
+    "local": ("The token made the key itself (CKA_LOCAL)", "The token did not make the key itself (CKA_LOCAL)"),
+}
+_UNPROVEN = "Nothing proves that the key is in hardware: the machine that made the statement may claim what it likes"
+_ROCA = "The key can be computed from its public key (ROCA, CVE-2017-15361): do not use it"
+
+
+def examine(statement: Document, trust: Trust) -> Findings:
+    """Return what a statement claims.
+
+    Raises:
+        AttestationError: a member has a value that hwsigner does not write, or the public key can't be read.
+    """
+    claims = [f"The key is in {printable(statement.text('token'))}"]
+    for name, (yes, no) in _CLAIMS.items():
+        said = statement.text(name)
+        if said not in ("", "yes", "no"):
+            raise AttestationError(f"the statement has the {name} {said[:20]!r}, not 'yes' or 'no'", "Make it again")
+        claims += [{"yes": yes, "no": no}[said]] if said else []
+    given = statement.blob("keyPublic")
+    try:
+        warnings = (_UNPROVEN, _ROCA) if is_roca(given) else (_UNPROVEN,)
+    except UNREADABLE as error:
+        raise AttestationError("the statement's public key can't be read", "Make it again") from error
+    return Findings(given, claimed=tuple(claims), warnings=warnings)
+
+
+def challenge(statement: Document) -> tuple[dict[str, Value], dict[str, Value]]:
+    """Return what the challenge and its state have beside the members that all formats have: nothing."""
+    return {}, {}
+
+
+def verify(statement: Document, state: Document, answer: Document, trust: Trust) -> Findings:
+    """Return what an answer proves: that the key is at hand.
+
+    Raises:
+        AttestationError: as `examine`; or the key did not sign the challenge.
+    """
+    found = examine(statement, trust)
+    verify_possession(found.public_key, state, answer)
+    return replace(found, proven=(POSSESSION,))
