@@ -136,7 +136,8 @@ class VendorCertificate:
             certificate = Parsed.load(other.der, strict=True)
             body, algorithm = certificate["tbs_certificate"], certificate["signature_algorithm"]
             signature = certificate["signature_value"].contents
-            if body["signature"].dump() != algorithm.dump() or signature[:1] != b"\0":  # How many bits don't count.
+            # The first byte counts the bits of the last one that are not part of a BIT STRING.
+            if body["signature"].dump() != algorithm.dump() or signature[:1] != b"\0":
                 return False
             return verifies(self.public_key, algorithm, signature[1:], body.dump())
         except UNREADABLE:
@@ -198,9 +199,11 @@ class Trust:
                 return (*chain, root)
         if len(chain) >= _LONGEST_CHAIN:
             return None
+        # Each name and key once: else many certificates of one CA make looking for a chain slow.
+        passed = {(one.subject, one.public_key) for one in chain}
         for other in others:
-            fits = other not in chain and may_issue(other) and other.longest_path >= length
-            if fits and other.issued(last):
+            is_new = (other.subject, other.public_key) not in passed
+            if is_new and may_issue(other) and other.longest_path >= length and other.issued(last):
                 found = self._path((*chain, other), others, may_issue)
                 if found:
                     return found

@@ -250,6 +250,14 @@ class TestReplay:
         with pytest.raises(AttestationError, match="the quote was made for another challenge"):
             attestation.verify_answer(statement, state, changed(answer, **quote), chip.trust)
 
+    @pytest.mark.parametrize("place", [1, 31, 33, 63])
+    def test_pcr_values_are_refused_when_they_are_cut_at_another_place(self, chip: Chip, place: int) -> None:
+        statement, _, state, answer = chip.answered("sha256:7,14")
+        joined = b"".join(answer.blobs("pcrValues"))
+        cut = changed(answer, pcrValues=(joined[:place], joined[place:]))
+        with pytest.raises(AttestationError, match="the answer's PCR values are not those of the quote"):
+            attestation.verify_answer(statement, state, cut, chip.trust)
+
     def test_quote_is_not_taken_for_a_certification(self, chip: Chip) -> None:
         statement, _, state, answer = chip.answered("sha256:7")
         quote = {"certifyInfo": answer.blob("quoteInfo"), "certifySignature": answer.blob("quoteSignature")}
