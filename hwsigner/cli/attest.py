@@ -11,8 +11,7 @@ from hwsigner.attestation.documents import Document
 from hwsigner.attestation.files import create_file, read_bytes, read_file
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
-from hwsigner.config import settings
-from hwsigner.config.flags import IDENTITY, Flag, switch
+from hwsigner.config.flags import KEY, Flag, switch
 from hwsigner.errors import UsageError
 from hwsigner.key import find_certificates
 from hwsigner.pins import PinSource
@@ -28,22 +27,18 @@ _FLAGS = (
     switch("ek", "TPM: print the hash of the endorsement key, which stands for the TPM, and nothing else"),
     Flag("out", "file for the statement or answer (default: stdout)", "FILE"),
 )
-_SHARED_FLAGS = frozenset(
-    {"pkcs11-lib", "tcti", "srk-name", "accept-new-srk", "reuse-pin", "tpm-key-password", "no-tpm-key-password"}
-    | {"pkcs8-password", "allow-final-pin-try", "pinentry", "strict", "debug"}
-)
 
 
 def add_arguments(parser: Parser) -> None:
     """Add the key URI and the flags."""
     parser.add_argument("key", metavar="KEY-URI", nargs="?", help="key URI of the key")
-    parser.add_flags(_FLAGS, [flag for flag in IDENTITY if flag.name in _SHARED_FLAGS])
+    parser.add_flags(_FLAGS, KEY)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the document as JSON, or write it into a file."""
     _check(arguments)
-    uri = settings.key_uri(vars(arguments), arguments.key or "tpm2:")
+    uri = options.key_uri(arguments, arguments.key or "tpm2:")
     pins = options.pin_source(arguments, uri)
     if arguments.ek:
         print(hashlib.sha256(attestation.endorsement_key(uri, pins, allow_modules=True)).hexdigest())
