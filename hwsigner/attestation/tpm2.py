@@ -130,7 +130,7 @@ def _ek_certificate(ek: Public, given: Sequence[VendorCertificate], trust: Trust
     if leaf is None:
         raise AttestationError(
             "the statement has no certificate of the endorsement key",
-            "If the TPM holds none, get it from its vendor and add it with --ek-certificate",
+            "If the TPM holds none, get it from its vendor and add it with --vendor-certificates",
         )
     trust.verify(leaf, given)
     usage = leaf.extensions.get("extended_key_usage")

@@ -22,7 +22,7 @@ HELP = "prove that a key is in hardware: make a statement, or answer the challen
 _FLAGS = (
     Flag("challenge", "challenge to answer (default: make a statement)", "FILE"),
     Flag("csr", "certificate request of this key, to go with the statement", "FILE"),
-    Flag("ek-certificate", "TPM: certificates of the endorsement key that the TPM does not hold", "FILE"),
+    Flag("vendor-certificates", "certificates up to the vendor's root that the hardware does not hold", "FILE"),
     Flag("pcrs", "TPM: add these PCRs to the answer, such as sha256:7,14", "PCRS"),
     switch("ek", "TPM: print the hash of the endorsement key, which stands for the TPM, and nothing else"),
     Flag("out", "file for the statement or answer (default: stdout)", "FILE"),
@@ -59,7 +59,7 @@ def _check(arguments: argparse.Namespace) -> None:
     """
     if not arguments.key and not arguments.ek:
         raise UsageError("no key given", "Give its key URI")
-    of_answers, of_statements = ("pcrs",), ("csr", "ek_certificate")
+    of_answers, of_statements = ("pcrs",), ("csr", "vendor_certificates")
     for name in of_statements if arguments.challenge else of_answers:
         if getattr(arguments, name):
             flag = name.replace("_", "-")
@@ -69,7 +69,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _statement(arguments: argparse.Namespace, uri: KeyURI, pins: PinSource) -> Document:
     csr = read_bytes(arguments.csr) if arguments.csr else b""
-    path = arguments.ek_certificate
+    path = arguments.vendor_certificates
     certificates = [found.der for found in find_certificates(path, allow_modules=True)] if path else []
     return attestation.make_statement(uri, pins, csr=csr, certificates=certificates, allow_modules=True)
 

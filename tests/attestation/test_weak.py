@@ -40,14 +40,10 @@ def test_other_keys_are_not() -> None:
 def test_weak_keys_of_a_tpm_are_named() -> None:
     chance = random.Random(4712)
     weak = _spki(rsa.RSAPublicNumbers(65537, _prime(chance, 512) * _prime(chance, 512)).public_key())
-    good, curve = (
-        _spki(rsa.generate_private_key(65537, 2048).public_key()),
-        _spki(ec.generate_private_key(ec.SECP256R1()).public_key()),
-    )
-    assert [text[:20] for text in weaknesses_of_tpm(weak, weak, "IFX")] == [
-        "The key can be compu",
-        "The endorsement key ",
-    ]
+    good = _spki(rsa.generate_private_key(65537, 2048).public_key())
+    curve = _spki(ec.generate_private_key(ec.SECP256R1()).public_key())
+    subjects = [text.partition(" can be computed")[0] for text in weaknesses_of_tpm(weak, weak, "IFX")]
+    assert subjects == ["The key", "The endorsement key"]
     assert weaknesses_of_tpm(good, good, "IFX") == ()
     assert weaknesses_of_tpm(curve, curve, "STM") == ()
     assert "EUCLEAK" in weaknesses_of_tpm(curve, good, "IFX")[0]
