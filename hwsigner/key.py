@@ -168,7 +168,7 @@ def open_key(
         PinError: a PIN is missing, wrong or locked. A wrong PIN is sent once.
     """
     parsed = KeyURI.of(uri).resolved()
-    key: Key = _backend(parsed, allow_modules).open_key(parsed, PinSource.of(pin), public_key=public_key)
+    key: Key = load_backend(parsed, allow_modules).open_key(parsed, PinSource.of(pin), public_key=public_key)
     return key
 
 
@@ -192,7 +192,7 @@ def find_certificates(
     if parsed.query and parsed.resolved().scheme != parsed.scheme:
         parsed = KeyURI(parsed.scheme, parsed.path)  # The query is for the key in the same file.
     find: Callable[[KeyURI, PinSource], list[FoundCertificate]] | None
-    find = getattr(_backend(parsed, allow_modules), "find_certificates", None)
+    find = getattr(load_backend(parsed, allow_modules), "find_certificates", None)
     if find is None:
         hint = "Name a certificate file or a token's certificate with --certificate"
         raise UsageError(f"{parsed.name} can't name a certificate: {parsed.scheme}: URIs name keys", hint)
@@ -227,13 +227,13 @@ def list_tokens(
     """
     parsed = KeyURI.of(uri).resolved()
     find: Callable[..., Iterator[ListedToken]] | None
-    find = getattr(_backend(parsed, allow_modules), "list_tokens", None)
+    find = getattr(load_backend(parsed, allow_modules), "list_tokens", None)
     if find is None:
         raise UsageError(f"{parsed.scheme}: keys can't be listed", "Give a pkcs11: or tpm2: URI, or none")
     yield from find(parsed, PinSource.of(pin), log_in=log_in)
 
 
-def _backend(uri: KeyURI, allow_modules: bool) -> ModuleType:
+def load_backend(uri: KeyURI, allow_modules: bool) -> ModuleType:
     """Return the module of a key URI's backend, which may refuse to load the library that the URI names."""
     module = uri.backend.load()
     check = getattr(module, "check_modules", None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from hwsigner.errors import UsageError
-from hwsigner.key import FoundCertificate
+from hwsigner.key import FoundCertificate, load_backend
 from hwsigner.pins import AskPin, PinSource
 from hwsigner.uri import KeyURI
 
@@ -93,7 +93,11 @@ Confirm = Callable[[Sequence[str]], None]
 
 
 def generate_key(
-    uri: str | KeyURI, request: KeyRequest | None = None, pin: str | AskPin | PinSource | None = None
+    uri: str | KeyURI,
+    request: KeyRequest | None = None,
+    pin: str | AskPin | PinSource | None = None,
+    *,
+    allow_modules: bool = False,
 ) -> KeyDescription:
     """Make a key in the place that a key URI names, and read back whether it is what was asked for.
 
@@ -103,6 +107,7 @@ def generate_key(
         uri: the key URI of the new key.
         request: what it shall be; None for a P-256 key.
         pin: where the PIN comes from, as for `open_key`.
+        allow_modules: whether the URI may name any library to load, as for `open_key`.
 
     Raises:
         UsageError: the URI or the request is malformed, or does not fit this backend.
@@ -111,12 +116,19 @@ def generate_key(
         PinError: a PIN is missing, wrong or locked. A wrong PIN is sent once.
     """
     parsed = KeyURI.of(uri)
-    make: Callable[[KeyURI, PinSource, KeyRequest], KeyDescription] = _function(parsed, "generate_key")
+    make: Callable[[KeyURI, PinSource, KeyRequest], KeyDescription] = _function(parsed, "generate_key", allow_modules)
     return make(parsed, PinSource.of(pin), request or KeyRequest())
 
 
-def describe_key(uri: str | KeyURI, pin: str | AskPin | PinSource | None = None) -> KeyDescription:
+def describe_key(
+    uri: str | KeyURI, pin: str | AskPin | PinSource | None = None, *, allow_modules: bool = False
+) -> KeyDescription:
     """Return what is known of the key that a key URI names. The key signs nothing.
+
+    Args:
+        uri: the key URI.
+        pin: where the PIN comes from, as for `open_key`.
+        allow_modules: whether the URI may name any library to load, as for `open_key`.
 
     Raises:
         UsageError: the URI is malformed.
@@ -124,7 +136,7 @@ def describe_key(uri: str | KeyURI, pin: str | AskPin | PinSource | None = None)
         PinError: it is hidden behind a PIN that is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri).resolved()
-    describe: Callable[[KeyURI, PinSource], KeyDescription] = _function(parsed, "describe_key")
+    describe: Callable[[KeyURI, PinSource], KeyDescription] = _function(parsed, "describe_key", allow_modules)
     return describe(parsed, PinSource.of(pin))
 
 
@@ -134,6 +146,7 @@ def install_certificate(
     pin: str | AskPin | PinSource | None = None,
     *,
     nv_index: str = "",
+    allow_modules: bool = False,
 ) -> InstalledCertificate:
     """Put a leaf, and the CA certificates above it, beside their key. The caller has checked that they fit the key.
 
@@ -144,6 +157,7 @@ def install_certificate(
         chain: the leaf, then the intermediates in order.
         pin: where the PIN comes from, as for `open_key`.
         nv_index: TPM: the NV index for the leaf, such as `0x01c20000`; empty for a file beside the key.
+        allow_modules: whether the URI may name any library to load, as for `open_key`.
 
     Raises:
         UsageError: the URI is malformed, or the backend has no place for certificates.
@@ -151,17 +165,24 @@ def install_certificate(
         PinError: a PIN is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri).resolved()
-    install: Callable[..., InstalledCertificate] = _function(parsed, "install_certificate")
+    install: Callable[..., InstalledCertificate] = _function(parsed, "install_certificate", allow_modules)
     return install(parsed, PinSource.of(pin), chain, nv_index=nv_index)
 
 
-def delete_key(uri: str | KeyURI, confirm: Confirm, pin: str | AskPin | PinSource | None = None) -> tuple[str, ...]:
+def delete_key(
+    uri: str | KeyURI,
+    confirm: Confirm,
+    pin: str | AskPin | PinSource | None = None,
+    *,
+    allow_modules: bool = False,
+) -> tuple[str, ...]:
     """Delete a key and what belongs to it, and read back whether it is gone.
 
     Args:
         uri: the key URI. It must name one key.
         confirm: gets what would go, a line each, before anything is touched. It raises an error to keep it.
         pin: where the PIN comes from, as for `open_key`.
+        allow_modules: whether the URI may name any library to load, as for `open_key`.
 
     Returns:
         What is gone, a line each.
@@ -171,13 +192,14 @@ def delete_key(uri: str | KeyURI, confirm: Confirm, pin: str | AskPin | PinSourc
         PinError: a PIN is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri).resolved()
-    delete: Callable[[KeyURI, PinSource, Confirm], tuple[str, ...]] = _function(parsed, "delete_key")
+    delete: Callable[[KeyURI, PinSource, Confirm], tuple[str, ...]] = _function(parsed, "delete_key", allow_modules)
     return delete(parsed, PinSource.of(pin), confirm)
 
 
-def _function(uri: KeyURI, name: str) -> Callable[..., Any]:
+def _function(uri: KeyURI, name: str, allow_modules: bool) -> Callable[..., Any]:
     """Return a function of the backend's management module, which is imported for it."""
     found: Callable[..., Any] | None = getattr(uri.backend.load_management(), name, None)
     if found is None:
         raise UsageError(f"hwsigner can't do this with {uri.scheme}: keys", "Use the tool that made the key")
+    load_backend(uri, allow_modules)  # It may refuse the module that the URI names.
     return found

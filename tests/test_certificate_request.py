@@ -177,6 +177,14 @@ class TestName:
         assert parse_name(name.rfc4514_string()) == name
         assert parse_name(name.rfc4514_string()).public_bytes() == name.public_bytes()
 
+    @given(st.text('CNOU=\\,+#"<>; 0123456789abcdefE.\0é\udc80'))
+    def test_any_text_is_a_name_or_an_error(self, text: str) -> None:
+        try:
+            name = parse_name(text)
+        except UsageError:
+            return
+        assert parse_name(name.rfc4514_string()) == name
+
     @given(st.from_regex(r"(CN|OU|2\.5\.4\.10)=[^\n]{1,20}([,+](O|L|UID)=[ -~]{1,20}){0,3}", fullmatch=True))
     def test_what_cryptography_reads_is_read_alike(self, text: str) -> None:
         try:

@@ -16,15 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from hwsigner.attestation.chain import Trust, VendorCertificate
 from hwsigner.attestation.documents import NONCE_BYTES, Document, Kind, binding, new, read
 from hwsigner.attestation.findings import Findings
+from hwsigner.attestation.request import is_signed_by, read_request
 from hwsigner.errors import AttestationError, UsageError
-from hwsigner.key import find_certificates
+from hwsigner.key import find_certificates, load_backend
 from hwsigner.pins import AskPin, PinSource
 from hwsigner.uri import KeyURI
 
@@ -43,6 +40,7 @@ def make_statement(
     *,
     csr: bytes = b"",
     certificates: Sequence[bytes] = (),
+    allow_modules: bool = False,
 ) -> Document:
     """Make the statement about a key.
 
@@ -51,6 +49,7 @@ def make_statement(
         pin: where PINs come from, as for `open_key`.
         csr: the key's PKCS #10 request in PEM or DER, to be verified with it.
         certificates: the DER of certificates that the chip does not hold: of its endorsement key, and those above it.
+        allow_modules: whether the URI may name any library to load, as for `open_key`.
 
     Raises:
         UsageError: the URI is malformed, keys of this kind can't be attested, or the request can't be read.
@@ -58,13 +57,20 @@ def make_statement(
         PinError: a PIN is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri).resolved()
-    request = _read_csr(csr) if csr else b""
-    hardware, values = _maker(parsed).make_statement(parsed, PinSource.of(pin), certificates=tuple(certificates))
+    request = read_request(csr) if csr else b""
+    hardware, values = _maker(parsed, allow_modules).make_statement(
+        parsed, PinSource.of(pin), certificates=tuple(certificates)
+    )
     return new("statement", hardware, {**values, "certificateRequest": request})
 
 
 def answer_challenge(
-    uri: str | KeyURI, challenge: Document, pin: str | AskPin | PinSource | None = None, *, pcrs: str = ""
+    uri: str | KeyURI,
+    challenge: Document,
+    pin: str | AskPin | PinSource | None = None,
+    *,
+    pcrs: str = "",
+    allow_modules: bool = False,
 ) -> Document:
     """Answer a challenge to a key's statement.
 
@@ -73,6 +79,7 @@ def answer_challenge(
         challenge: the challenge.
         pin: where PINs come from, as for `open_key`.
         pcrs: TPM: the PCRs to add a quote of, such as `sha256:7`.
+        allow_modules: whether the URI may name any library to load, as for `open_key`.
 
     Raises:
         UsageError: the URI is malformed, or the challenge or `pcrs` are not for keys of this kind.
@@ -81,7 +88,7 @@ def answer_challenge(
         PinError: a PIN is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri).resolved()
-    maker = _maker(parsed)
+    maker = _maker(parsed, allow_modules)
     if challenge.format not in maker.FORMATS:
         raise UsageError(f"the challenge is for a {challenge.format} key, not for {parsed.name}", "Name another key")
     given = {name: challenge.blob(name) for name in challenge.values} | {"message": binding(challenge)}
@@ -89,8 +96,15 @@ def answer_challenge(
     return new("answer", challenge.format, {**values, "nonce": challenge.blob("nonce")})
 
 
-def endorsement_key(uri: str | KeyURI = "tpm2:", pin: str | AskPin | PinSource | None = None) -> bytes:
+def endorsement_key(
+    uri: str | KeyURI = "tpm2:", pin: str | AskPin | PinSource | None = None, *, allow_modules: bool = False
+) -> bytes:
     """Return a TPM's endorsement key, which stands for the chip, as DER SubjectPublicKeyInfo.
+
+    Args:
+        uri: a `tpm2:` URI.
+        pin: where PINs come from, as for `open_key`.
+        allow_modules: whether the URI may name any library to load, as for `open_key`.
 
     Raises:
         UsageError: the URI is malformed, or not of a TPM.
@@ -98,7 +112,7 @@ def endorsement_key(uri: str | KeyURI = "tpm2:", pin: str | AskPin | PinSource |
         PinError: the auth value of the endorsement hierarchy is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri).resolved()
-    read: Callable[[KeyURI, PinSource], bytes] | None = getattr(_maker(parsed), "endorsement_key", None)
+    read: Callable[[KeyURI, PinSource], bytes] | None = getattr(_maker(parsed, allow_modules), "endorsement_key", None)
     if read is None:
         raise UsageError(f"{parsed.scheme}: keys have no endorsement key", "Give a tpm2: URI")
     return read(parsed, PinSource.of(pin))
@@ -170,8 +184,9 @@ def verify_answer(statement: Document, state: Document, answer: Document, trust:
     return _with_csr(replace(found, proven=(*found.proven, since)), statement)
 
 
-def _maker(uri: KeyURI) -> Any:
+def _maker(uri: KeyURI, allow_modules: bool) -> Any:
     """Return the backend's attestation module, which is imported for it."""
+    load_backend(uri, allow_modules)
     module = uri.backend.load_attestation()
     if module is None:
         raise UsageError(f"{uri.scheme}: keys can't be attested", "Use a key in a TPM or a PKCS #11 token")
@@ -183,23 +198,6 @@ def _verifier(statement: Document) -> Any:
 
 
 def _with_csr(found: Findings, statement: Document) -> Findings:
-    """Return the findings with whether the statement's PKCS #10 request is signed by its key."""
+    """Return the findings with whether the statement's request is signed by its key."""
     csr = statement.blob("certificateRequest")
-    if not csr:
-        return found
-    try:
-        request = x509.load_der_x509_csr(csr)
-        own = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        matches = own == found.public_key and request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        matches = False
-    return replace(found, matches_csr=matches)
-
-
-def _read_csr(data: bytes) -> bytes:
-    """Return the DER of a PKCS #10 request in PEM or DER."""
-    load = x509.load_pem_x509_csr if b"-----BEGIN" in data else x509.load_der_x509_csr
-    try:
-        return load(data).public_bytes(Encoding.DER)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise UsageError("the certificate request can't be read", "Give a PKCS #10 request in PEM or DER") from error
+    return replace(found, matches_csr=is_signed_by(found.public_key, csr)) if csr else found

@@ -15,7 +15,7 @@ from asn1crypto.x509 import Certificate as Parsed
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from hwsigner.errors import AttestationError
 
@@ -134,10 +134,12 @@ class VendorCertificate:
             if self._body["subject"] != other._body["issuer"]:
                 return False
             certificate = Parsed.load(other.der, strict=True)
-            signed, signature = certificate["tbs_certificate"].dump(), certificate["signature_value"].contents
-            if signature[:1] != b"\0":  # Bits of a BIT STRING's last byte that do not count.
+            body, algorithm = certificate["tbs_certificate"], certificate["signature_algorithm"]
+            signature = certificate["signature_value"].contents
+            # The first byte counts the bits of the last one that are not part of a BIT STRING.
+            if body["signature"].dump() != algorithm.dump() or signature[:1] != b"\0":
                 return False
-            return _verifies(self.public_key, certificate["signature_algorithm"], signature[1:], signed)
+            return verifies(self.public_key, algorithm, signature[1:], body.dump())
         except UNREADABLE:
             return False
 
@@ -197,9 +199,11 @@ class Trust:
                 return (*chain, root)
         if len(chain) >= _LONGEST_CHAIN:
             return None
+        # Each name and key once: else many certificates of one CA make looking for a chain slow.
+        passed = {(one.subject, one.public_key) for one in chain}
         for other in others:
-            fits = other not in chain and may_issue(other) and other.longest_path >= length
-            if fits and other.issued(last):
+            is_new = (other.subject, other.public_key) not in passed
+            if is_new and may_issue(other) and other.longest_path >= length and other.issued(last):
                 found = self._path((*chain, other), others, may_issue)
                 if found:
                     return found
@@ -222,8 +226,20 @@ class Trust:
             )
 
 
-def _verifies(public_key: bytes, algorithm: Any, signature: bytes, signed: bytes) -> bool:
-    """Return whether a key made a certificate's signature. SHA-1 and older hashes are not accepted."""
+def in_usual_form(public_key: bytes) -> bytes:
+    """Return a DER SubjectPublicKeyInfo as `cryptography` writes it; empty if it can't be read."""
+    try:
+        return load_der_public_key(public_key).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except UNREADABLE:
+        return b""
+
+
+def verifies(public_key: bytes, algorithm: Any, signature: bytes, signed: bytes) -> bool:
+    """Return whether a key made a signature of asn1crypto's algorithm. SHA-1 and older hashes are not accepted.
+
+    Raises:
+        one of UNREADABLE: key, algorithm or signature can't be read.
+    """
     key = load_der_public_key(public_key)
     digest = _HASHES[algorithm.hash_algo]()
     if isinstance(key, rsa.RSAPublicKey) and key.key_size > _LONGEST_KEY_BITS:

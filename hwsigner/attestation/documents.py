@@ -103,7 +103,8 @@ class Document:
 
     def digest(self) -> bytes:
         """Return the SHA-256 of the document in its canonical form (RFC 8785), without whitespace."""
-        return hashlib.sha256(json.dumps(self._members(), sort_keys=True, separators=(",", ":")).encode()).digest()
+        canonical = json.dumps(self._members(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).digest()
 
     def _members(self) -> dict[str, Any]:
         head = {"type": _PREFIX + self.kind, "version": VERSION, "format": self.format}
@@ -171,6 +172,8 @@ def _decoded(kind: Kind, name: str, type: Type, value: Any) -> Value:
     if isinstance(value, list) != (base == "list") or not all(isinstance(item, str) for item in items):
         raise _refusal(kind, f"has a {name} of the wrong type")
     if base == "text":
+        if not value.isprintable():
+            raise _refusal(kind, f"has a {name} with characters that can't be printed")
         return str(value)
     decoded = tuple(_from_base64(kind, name, item) for item in items)
     return decoded if base == "list" else decoded[0]

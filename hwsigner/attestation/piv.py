@@ -13,6 +13,7 @@ https://docs.yubico.com/hardware/oid/oid-piv-arc.html has the formats.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,40 +47,29 @@ _FIPS_FORM, _FORM, _BIO_FORMS = 0x80, 0x0F, (6, 7)
 
 
 @dataclass(frozen=True)
-class PivAttestation:
-    """What the slot's certificate says.
+class _Attestation:
+    """What the certificates of the slot and of slot f9 say.
 
     Attributes:
+        public_key: the DER SubjectPublicKeyInfo of the key.
         slot: the slot in hexadecimal, such as `9a`.
         serial: the YubiKey's serial number.
         firmware: its firmware version.
         pin_policy, touch_policy: the policies as numbers.
-        form_factor: as a number; 0 if it is unknown.
+        form: the form factor as a number; 0 if it is unknown.
+        series: `FIPS` or `CSPN` if it is of that series, otherwise an empty string.
+        authority: who certified the attestation key.
     """
 
+    public_key: bytes
     slot: str
     serial: int
     firmware: tuple[int, ...]
     pin_policy: int
     touch_policy: int
-    form_factor: int
-
-    @classmethod
-    def of(cls, certificate: VendorCertificate) -> PivAttestation:
-        """Read the slot's certificate.
-
-        Raises:
-            AttestationError: it has not what a YubiKey writes.
-        """
-        subject = _SUBJECT.fullmatch(certificate.subject)
-        if subject is None:
-            raise _refusal(f"is of {certificate.subject or 'nobody'}, not of a slot")
-        pin_policy, touch_policy = _bytes(certificate, _POLICIES, 2)
-        if pin_policy not in _PIN_POLICIES or touch_policy not in _TOUCH_POLICIES:
-            raise _refusal(f"has the unknown policies {pin_policy} and {touch_policy}")
-        form_factor = _bytes(certificate, _FORM_FACTOR, 1)[0] if _FORM_FACTOR in certificate.extensions else 0
-        firmware = tuple(_bytes(certificate, _FIRMWARE, 3))
-        return cls(subject[1], _serial(certificate), firmware, pin_policy, touch_policy, form_factor)
+    form: int
+    series: str
+    authority: str
 
 
 def examine(statement: Document, trust: Trust) -> Findings:
@@ -88,8 +78,8 @@ def examine(statement: Document, trust: Trust) -> Findings:
     Raises:
         AttestationError: its certificates lead to no root, are not valid, or are not those of a slot and of slot f9.
     """
-    slot, f9 = _read_chain(statement, trust)
-    return _findings(slot, claimed=_sentences(slot, f9))
+    attestation = _read(statement, trust)
+    return _findings(attestation, claimed=_sentences(attestation))
 
 
 def challenge(statement: Document) -> tuple[dict[str, Value], dict[str, Value]]:
@@ -103,21 +93,50 @@ def verify(statement: Document, state: Document, answer: Document, trust: Trust)
     Raises:
         AttestationError: as `examine`; or the key did not sign the challenge.
     """
-    slot, f9 = _read_chain(statement, trust)
-    verify_possession(slot.public_key, state, answer)
-    return _findings(slot, proven=(*_sentences(slot, f9), POSSESSION))
+    attestation = _read(statement, trust)
+    verify_possession(attestation.public_key, state, answer)
+    return _findings(attestation, proven=(*_sentences(attestation), POSSESSION))
 
 
-def _read_chain(statement: Document, trust: Trust) -> tuple[VendorCertificate, VendorCertificate]:
-    """Return the certificates of the slot and of slot f9, after verifying that they lead to a root.
-
-    Some certificates of f9 have no basicConstraints, and the root of others has a path length of 0, so that f9 is taken
-    as the end of their chain. f9 signs the certificates of slots too: without the last check, the key of a slot, which
-    signs anything, could pretend to be f9.
-    """
+def _read(statement: Document, trust: Trust) -> _Attestation:
     slot = VendorCertificate.read(statement.blob("slotCertificate"), "the slot's certificate")
     f9 = VendorCertificate.read(statement.blob("attestationCertificate"), "the certificate of slot f9")
     others = [VendorCertificate.read(one, "an intermediate certificate") for one in statement.blobs("intermediates")]
+    _verify_chain(slot, f9, others, trust)
+    subject = _SUBJECT.fullmatch(slot.subject)
+    if subject is None:
+        raise _refusal(f"is of {slot.subject or 'nobody'}, not of a slot")
+    pin_policy, touch_policy = _bytes(slot, _POLICIES, 2)
+    if pin_policy not in _PIN_POLICIES or touch_policy not in _TOUCH_POLICIES:
+        raise _refusal(f"has the unknown policies {pin_policy} and {touch_policy}")
+    form_factor = _bytes(slot, _FORM_FACTOR, 1)[0] if _FORM_FACTOR in slot.extensions else 0
+    extensions = slot.extensions.keys() | f9.extensions.keys()
+    is_fips = _FIPS in extensions or form_factor & _FIPS_FORM
+    return _Attestation(
+        slot.public_key,
+        slot=subject[1],
+        serial=_serial(slot),
+        firmware=tuple(_bytes(slot, _FIRMWARE, 3)),
+        pin_policy=pin_policy,
+        touch_policy=touch_policy,
+        form=form_factor & _FORM,
+        series="FIPS" if is_fips else "CSPN" if _CSPN in extensions else "",
+        authority=f9.issuer,
+    )
+
+
+def _verify_chain(
+    slot: VendorCertificate, f9: VendorCertificate, others: Sequence[VendorCertificate], trust: Trust
+) -> None:
+    """Verify the chain from the slot's certificate to a root.
+
+    Some certificates of f9 have no basicConstraints, and the root of others has a path length of 0, so that f9 is taken
+    as the end of the chain. f9 signs the certificates of slots too: without the last check, the key of a slot, which
+    signs anything, could pretend to be f9.
+
+    Raises:
+        AttestationError: it leads to no root, or a certificate in it is not valid, or is not what it should be.
+    """
     if not f9.issued(slot):
         raise AttestationError("the certificate of slot f9 did not issue the slot's certificate", "Make both again")
     chain = trust.verify(f9, others)
@@ -125,32 +144,26 @@ def _read_chain(statement: Document, trust: Trust) -> tuple[VendorCertificate, V
     is_old = len(chain) == 2 and f9.subject == _OLD_F9 and "basic_constraints" not in f9.extensions
     if _POLICIES in f9.extensions or _SUBJECT.fullmatch(f9.subject) or not (f9.is_ca or is_old):
         raise AttestationError(f"the certificate of {f9.subject} is not one of slot f9", "Make the statement again")
-    return slot, f9
 
 
-def _findings(slot: VendorCertificate, **found: Any) -> Findings:
-    attestation = PivAttestation.of(slot)
-    is_bio = attestation.form_factor & _FORM in _BIO_FORMS
+def _findings(attestation: _Attestation, **found: Any) -> Findings:
+    public_key, firmware = attestation.public_key, attestation.firmware
     try:
-        warnings = weaknesses_of_yubikey(slot.public_key, attestation.firmware, is_bio=is_bio)
+        warnings = weaknesses_of_yubikey(public_key, firmware, is_bio=attestation.form in _BIO_FORMS)
     except UNREADABLE as error:
         raise AttestationError("the attested key is of an unknown kind", "Make another one") from error
-    return Findings(slot.public_key, str(attestation.serial), warnings=warnings, **found)
+    return Findings(public_key, str(attestation.serial), warnings=warnings, **found)
 
 
-def _sentences(slot: VendorCertificate, f9: VendorCertificate) -> tuple[str, ...]:
-    attestation = PivAttestation.of(slot)
+def _sentences(attestation: _Attestation) -> tuple[str, ...]:
     version = ".".join(map(str, attestation.firmware))
-    extensions = slot.extensions.keys() | f9.extensions.keys()
-    series = "FIPS" if _FIPS in extensions or attestation.form_factor & _FIPS_FORM else ""
-    series = series or ("CSPN" if _CSPN in extensions else "")
     return (
         f"The key was generated on the YubiKey with the serial number {attestation.serial} and firmware {version}, "
-        f"which lets no key out, and was in slot {attestation.slot} when the statement was made",
+        f"which lets no key out, and was in slot {attestation.slot} when the card certified it",
         _PIN_POLICIES[attestation.pin_policy],
         _TOUCH_POLICIES[attestation.touch_policy],
-        *([f"The YubiKey is of the {series} series"] if series else []),
-        f"The attestation key of the YubiKey was certified by {f9.issuer}",
+        *([f"The YubiKey is of the {attestation.series} series"] if attestation.series else []),
+        f"{attestation.authority} certified the attestation key of the YubiKey",
     )
 
 

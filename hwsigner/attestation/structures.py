@@ -19,6 +19,7 @@ from hwsigner.errors import AttestationError
 RSA, AES, NULL, RSASSA, RSAPSS, ECDSA, ECC, CFB = 0x01, 0x06, 0x10, 0x14, 0x16, 0x18, 0x23, 0x43
 HASHES: dict[int, type[HashAlgorithm]] = {0x0B: SHA256, 0x0C: SHA384, 0x0D: SHA512}
 HASH_NAMES = {0x0B: "sha256", 0x0C: "sha384", 0x0D: "sha512"}
+BANKS = {0x04: "sha1", **HASH_NAMES}
 # TPM_ECC_CURVE (6.4).
 CURVES: dict[int, type[ec.EllipticCurve]] = {3: ec.SECP256R1, 4: ec.SECP384R1, 5: ec.SECP521R1}
 # TPMA_OBJECT (8.3).

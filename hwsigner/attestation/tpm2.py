@@ -15,17 +15,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
-
-from hwsigner.attestation.chain import UNREADABLE, Trust, VendorCertificate
+from hwsigner.attestation.chain import Trust, VendorCertificate, in_usual_form
 from hwsigner.attestation.credential import make_credential
 from hwsigner.attestation.documents import Document, Value, binding
 from hwsigner.attestation.findings import Findings
 from hwsigner.attestation.structures import (
+    BANKS,
     DECRYPT,
     FIXED_PARENT,
     FIXED_TPM,
-    HASH_NAMES,
     NO_DA,
     RESTRICTED,
     SENSITIVE_DATA_ORIGIN,
@@ -124,7 +122,7 @@ def _require(public: Public, problem: str, *attributes: int) -> None:
 
 def _ek_certificate(ek: Public, given: Sequence[VendorCertificate], trust: Trust) -> VendorCertificate:
     """Return the certificate of the endorsement key, after verifying that it leads to a root."""
-    leaf = next((one for one in given if _public_key(one) == ek.spki), None)
+    leaf = next((one for one in given if in_usual_form(one.public_key) == ek.spki), None)
     if leaf is None:
         raise AttestationError(
             "the statement has no certificate of the endorsement key",
@@ -139,15 +137,6 @@ def _ek_certificate(ek: Public, given: Sequence[VendorCertificate], trust: Trust
             "Trust only roots of TPM vendors",
         )
     return leaf
-
-
-def _public_key(certificate: VendorCertificate) -> bytes:
-    """Return a certificate's public key in the form of `Public.spki`; empty if it can't be read."""
-    try:
-        key = load_der_public_key(certificate.public_key)
-        return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except UNREADABLE:
-        return b""
 
 
 def _chip_names(certificate: VendorCertificate) -> dict[str, str]:
@@ -209,10 +198,13 @@ def _quoted(ak: Public, answer: Document, expected: bytes) -> list[str]:
     hash_name = verify_signature(ak, signature, info, "the quote")
     quoted = read_quoted(info)
     _check_extra_data(quoted.extra_data, expected, "the quote")
-    if len(values) != len(quoted.pcrs) or hashlib.new(hash_name, b"".join(values)).digest() != quoted.digest:
+    # Their lengths too: else the same bytes, cut at other places, would be other values.
+    lengths = [hashlib.new(BANKS[bank]).digest_size if bank in BANKS else 0 for bank, _ in quoted.pcrs]
+    joined = hashlib.new(hash_name, b"".join(values)).digest()
+    if [len(value) for value in values] != lengths or joined != quoted.digest:
         raise AttestationError("the answer's PCR values are not those of the quote", "They were changed")
     named = [
-        (f"{HASH_NAMES.get(bank, hex(bank))}:{number}", value.hex())
+        (f"{BANKS.get(bank, hex(bank))}:{number}", value.hex())
         for (bank, number), value in zip(quoted.pcrs, values, strict=True)
     ]
     return [f"PCR {name} is {value}" for name, value in named]

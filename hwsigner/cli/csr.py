@@ -23,7 +23,7 @@ _FLAGS = (
     Flag("uri", "URI for the subjectAltName; repeatable", "URI", many=True),
     Flag("out", "file for the request (default: stdout)", "FILE"),
 )
-_LABELS = (b"CERTIFICATE REQUEST", b"NEW CERTIFICATE REQUEST")
+_STARTS = (b"-----BEGIN CERTIFICATE REQUEST-----", b"-----BEGIN NEW CERTIFICATE REQUEST-----")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -38,23 +38,28 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("no subject given", "Add --subject CN=bamboo-01")
     names = {"dns_names": arguments.dns, "uris": arguments.uri}
     check_names(arguments.subject, **names)
+    if arguments.out:
+        _check_replaceable(arguments.out)
     uri = options.key_uri(arguments, arguments.key)
-    with open_key(uri, options.pin_source(arguments, uri)) as key:
+    with open_key(uri, options.pin_source(arguments, uri), allow_modules=True) as key:
         request = sign_certificate_request(key, arguments.subject, **names)
     for problem in untaggable(request):
         hint = "Choose another name, or leave it out of the Roles Anywhere profile's attribute mappings"
         warnings.warn(HwsignerWarning(problem, hint), stacklevel=2)
     if arguments.out:
-        edit_file(arguments.out, lambda old: _instead_of(old, request.pem, arguments.out))
+        edit_file(arguments.out, lambda _: request.pem)
     else:
         sys.stdout.write(request.pem.decode())
     return 0
 
 
-def _instead_of(old: bytes, request: bytes, path: str) -> bytes:
-    """Return the request as the new content of a file, if the old content is a request too, or empty."""
-    starts = tuple(b"-----BEGIN %b-----" % label for label in _LABELS)
-    if old.strip() and not (old.lstrip().startswith(starts) and old.count(b"-----BEGIN ") == 1):
+def _check_replaceable(path: str) -> None:
+    """Check, before the key is used, that a file has one certificate request and nothing else, or is empty."""
+    try:
+        with open(path, "rb") as file:
+            old = file.read().strip()
+    except OSError:
+        return  # There is none, or edit_file will say what is wrong.
+    if old and not (old.startswith(_STARTS) and old.count(b"-----BEGIN ") == 1):
         problem = f"{path} is there already, and is not a certificate request"
         raise HwsignerError(problem, "Name another file: it is not overwritten")
-    return request

@@ -25,7 +25,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Ask on the terminal, delete the key, and print what is gone."""
     uri = options.key_uri(arguments, arguments.key)
-    gone = delete_key(uri, _agree if arguments.yes else _ask, options.pin_source(arguments, uri))
+    gone = delete_key(uri, _agree if arguments.yes else _ask, options.pin_source(arguments, uri), allow_modules=True)
     if arguments.json:
         print(json.dumps({"deleted": list(gone)}, indent=2))
     else:

@@ -52,15 +52,15 @@ def run(arguments: argparse.Namespace) -> int:
     uri = options.key_uri(arguments, arguments.key)
     pins = options.pin_source(arguments, uri)
     certificates = _certificates(arguments)
-    key = describe_key(uri, pins)
+    key = describe_key(uri, pins, allow_modules=True)
     chain = _chain_of(uri, key.public_key, certificates)
     if not arguments.no_preflight:
         preflight(chain.leaf, datetime.now(UTC))
     if key.public_key is None:  # The token hides it, so a signature shows whether they belong together.
-        with Identity(open_key(uri, pins), chain) as identity:
+        with Identity(open_key(uri, pins, allow_modules=True), chain) as identity:
             identity.sign(b"hwsigner install-certificate")
     found = [FoundCertificate(one.der, one.source) for one in (chain.leaf, *chain.intermediates)]
-    installed = install_certificate(uri, found, pins, nv_index=arguments.nv_index or "")
+    installed = install_certificate(uri, found, pins, nv_index=arguments.nv_index or "", allow_modules=True)
     if "pivSlot" in key.properties:  # A slot is written with the management key, which can't sign.
         uri = replace(uri, query={name: value for name, value in uri.query.items() if name != "pin-source"})
     flags = {"certificate": _for_any_folder(installed.certificate), "private-key": _for_any_folder(uri)}
@@ -73,7 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _certificates(arguments: argparse.Namespace) -> list[Certificate]:
     """Return the certificates of the argument and of `--intermediates`."""
     places = filter(None, (arguments.certificate, arguments.intermediates))
-    return [one for place in places for one in load(find_certificates(place, PinSource().without_pin()))]
+    return [
+        one for place in places for one in load(find_certificates(place, PinSource().without_pin(), allow_modules=True))
+    ]
 
 
 def _chain_of(uri: KeyURI, public_key: bytes | None, certificates: Sequence[Certificate]) -> Chain:

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         pcrs=arguments.pcrs or "",
         overwrite=arguments.overwrite,
     )
-    made = generate_key(uri, request, options.pin_source(arguments, uri))
+    made = generate_key(uri, request, options.pin_source(arguments, uri), allow_modules=True)
     if arguments.json:
         print(json.dumps(_data(made), indent=2))
     else:

@@ -59,14 +59,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Print JSON, or lines for people."""
     uri, certificate = _named(arguments)
     pins = options.pin_source(arguments, uri)
-    key = describe_key(uri, pins)
+    key = describe_key(uri, pins, allow_modules=True)
     if certificate is None:
         found = _beside(uri, key)
     else:
         is_same_file = certificate.place == uri.place and not certificate.backend.shares_store
-        found = load(find_certificates(certificate, pins if is_same_file else PinSource().without_pin()))
+        certificate_pins = pins if is_same_file else PinSource().without_pin()
+        found = load(find_certificates(certificate, certificate_pins, allow_modules=True))
     if arguments.intermediates:
-        found += load(find_certificates(arguments.intermediates, PinSource().without_pin()))
+        found += load(find_certificates(arguments.intermediates, PinSource().without_pin(), allow_modules=True))
     certified = _certified(key, found) if found else None
     if arguments.json:
         print(json.dumps(_data(key, certified), indent=2))
@@ -108,14 +109,14 @@ def _beside(uri: KeyURI, key: KeyDescription) -> list[Certificate]:
         found = [one for file in files if os.path.isfile(file) for one in _readable(KeyURI.of(file), pins)]
     if uri.scheme == "tpm2":
         query = {name: value for name, value in uri.query.items() if name == "tcti"}
-        objects = [one for token in list_tokens(KeyURI("tpm2", {}, query)) for one in token.objects]
+        objects = [one for token in list_tokens(KeyURI("tpm2", {}, query), allow_modules=True) for one in token.objects]
         found += load_readable([FoundCertificate(one.certificate, one.uri) for one in objects if one.certificate])[0]
     return found if any(one.public_key() == key.public_key for one in found) else []
 
 
 def _readable(uri: KeyURI, pins: PinSource) -> list[Certificate]:
     try:
-        return load_readable(find_certificates(uri, pins))[0]
+        return load_readable(find_certificates(uri, pins, allow_modules=True))[0]
     except (CertificateError, SigningKeyError):
         return []
 

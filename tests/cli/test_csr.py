@@ -134,6 +134,22 @@ class TestFile:
         assert outcome.err.startswith(f"hwsigner: {path} is there already, and is not a certificate request")
         assert path.read_bytes() == before
 
+    def test_other_file_is_an_error_before_the_key_is_opened(
+        self, call: Callable[..., Outcome], tmp_path: Path
+    ) -> None:
+        (tmp_path / "other").write_text("notes")
+        outcome = call("csr", tmp_path / "none", *SUBJECT, "--out", tmp_path / "other")
+        assert "is not a certificate request" in outcome.err
+
+    @pytest.mark.parametrize("out", ["folder", "folder/none/csr"])
+    def test_file_that_can_t_be_written_is_named(
+        self, call: Callable[..., Outcome], key: Path, tmp_path: Path, out: str
+    ) -> None:
+        (tmp_path / "folder").touch() if "/" in out else (tmp_path / "folder").mkdir()
+        outcome = call("csr", key, *SUBJECT, "--out", tmp_path / out)
+        assert (outcome.status, outcome.out, outcome.err.count("\n")) == (1, "", 1)
+        assert str(tmp_path / "folder") in outcome.err
+
     def test_missing_key_writes_nothing(self, call: Callable[..., Outcome], tmp_path: Path) -> None:
         assert call("csr", tmp_path / "none", *SUBJECT, "--out", tmp_path / "csr").status == 3
         assert not list(tmp_path.iterdir())

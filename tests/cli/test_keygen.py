@@ -37,7 +37,7 @@ def drawer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Drawer]:
     """A backend for the scheme `drawer`."""
     found = Drawer("drawer_management")
     monkeypatch.setitem(sys.modules, "drawer_management", found)
-    monkeypatch.setitem(BACKENDS, "drawer", Backend("drawer", management="drawer_management"))
+    monkeypatch.setitem(BACKENDS, "drawer", Backend("drawer_management", management="drawer_management"))
     yield found
     pin_sources.forget()
 

@@ -33,6 +33,7 @@ from hwsigner.backends.tpm2.auth import AuthAttempt, Guarded, ParentAuth, is_hel
 from hwsigner.backends.tpm2.connection import connect
 from hwsigner.backends.tpm2.errors import INTEGRITY, VALUE, code
 from hwsigner.backends.tpm2.objects import KeyObject
+from hwsigner.backends.tpm2.policy_commands import PCR
 from hwsigner.backends.tpm2.public_area import PublicArea, read_public_area
 from hwsigner.backends.tpm2.tcti import tcti_of
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
@@ -63,8 +64,8 @@ _AK_ATTRIBUTES = TPMA_OBJECT(
 _AK_LABEL = b"hwsigner attestation key"
 _COORDINATE_BYTES = 32
 _ENDORSEMENT = Guarded("TPM endorsement auth value", "endorsement", "endorsement", False, "endorsement-pin-source")
-# The answers to a secret for another chip: INTEGRITY, VALUE, SIZE; libtpms answers FAILURE for another RSA key.
-_NOT_OPENED = (INTEGRITY, VALUE, 0x95, 0x101)
+# The answers to a secret for another chip: INTEGRITY, VALUE, SIZE, ECC_POINT; libtpms answers FAILURE for an RSA key.
+_NOT_OPENED = (INTEGRITY, VALUE, 0x95, 0xA7, 0x101)
 _OWN_SCHEME = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
 
 
@@ -337,14 +338,14 @@ def _quoted(tpm: TPM, auth: ParentAuth, selection: TPML_PCR_SELECTION, qualifyin
         bits = int.from_bytes(bytes(bank.pcrSelect)[: bank.sizeofSelect], "little")
         for number in range(8 * bank.sizeofSelect):
             if bits >> number & 1:
-                values += _pcr(tpm, f"{bank.hash:#x}:{number}")
+                values += _pcr(tpm, PCR(bank.hash, number))
     return {"quoteInfo": bytes(info), "quoteSignature": signature.marshal(), "pcrValues": tuple(values)}
 
 
-def _pcr(tpm: TPM, name: str) -> list[bytes]:
-    _, _, values = tpm.esys.pcr_read(name)
+def _pcr(tpm: TPM, pcr: PCR) -> list[bytes]:
+    _, _, values = tpm.esys.pcr_read(f"{pcr.bank:#x}:{pcr.number}")
     if not len(values):
-        raise SigningKeyError(f"the TPM at {tpm.tcti} has no PCR {name}", "List those it has with tpm2_pcrread")
+        raise SigningKeyError(f"the TPM at {tpm.tcti} has no PCR {pcr}", "List those it has with tpm2_pcrread")
     return [bytes(value) for value in values]
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,6 +136,19 @@ def test_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(SigningKeyError, match="No space left on device"):
         generate_key(str(tmp_path / "web.key"))
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("call", ["fsync", "linkat", "unlinkat"])
+def test_killed_process_leaves_all_of_the_key_or_none(tmp_path: Path, call: str) -> None:
+    path = tmp_path / "web.key"
+    keygen = [sys.executable, "-m", "hwsigner", "keygen", str(path)]
+    kill = ["strace", "-f", "-o", "/dev/null", "-e", f"inject={call}:signal=SIGKILL:when=1"]
+    assert subprocess.run([*kill, *keygen], capture_output=True).returncode == -signal.SIGKILL
+    assert all("web.key" in name for name in os.listdir(tmp_path))
+    if path.exists():
+        assert describe_key(str(path)).properties["mode"] == "0600"
+    else:
+        assert generate_key(str(path)).public_key == describe_key(str(path)).public_key
 
 
 def test_missing_folder_is_named(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from backends.contract import openssl_verifies
 from certs import Authority, issue, make_ca
+from hwsigner import management
 from hwsigner.backends.pkcs11 import piv
 from hwsigner.backends.pkcs11.functions import Functions
 from hwsigner.backends.pkcs11.piv_slots import Attestation
@@ -34,6 +35,7 @@ from hwsigner.errors import (
     UsageError,
     WrongPinError,
 )
+from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.key import FoundCertificate, HashName, find_certificates, open_key
 from hwsigner.management import InstalledCertificate, KeyAlgorithm, KeyDescription, KeyRequest
 from hwsigner.pins import AskPin, PinSource
@@ -126,6 +128,22 @@ def test_ykcs11s_token_alone_is_a_piv_card(yubikey: YubiKey) -> None:
     yubikey.self_sign(0x9A, "YubiKey PIV")
     assert piv.is_piv(locate(yubikey.uri(0x9A, YKCS11))[0].info)
     assert not piv.is_piv(locate(yubikey.uri(0x9A, OPENSC))[0].info)
+
+
+def test_key_uris_of_a_card_lead_to_its_slots(yubikey: YubiKey, ca: Authority, tmp_path: Path) -> None:
+    made = management.generate_key(yubikey.uri(0x9A, YKCS11), None, DEFAULT_KEY)
+    assert management.describe_key(made.uri).properties == made.properties
+    above = make_ca("Issuing CA", ca)
+    chain = chain_of(yubikey, above, 0x9A, above)
+    installed = management.install_certificate(made.uri, chain, DEFAULT_KEY)
+    assert certificate_in("9a", tmp_path) == chain[0].der
+    source = IdentitySource(installed.certificate, made.uri, intermediates=installed.intermediates, pin=yubikey.pin)
+    with open_identity(source) as identity:
+        assert identity.sign(b"message")
+        assert [one.der for one in identity.chain.intermediates] == [chain[1].der]
+    with pytest.raises(SigningKeyError, match="still there"):
+        management.delete_key(made.uri, lambda _: None, DEFAULT_KEY)
+    assert has_no_certificate("9a")
 
 
 # Making

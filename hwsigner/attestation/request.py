@@ -1,0 +1,43 @@
+"""Certificate requests (PKCS #10, RFC 2986) that go with a statement.
+
+They are parsed by asn1crypto: `cryptography` refuses what OpenSSL writes for a key of tpm2-openssl.
+"""
+
+from __future__ import annotations
+
+from asn1crypto import pem
+from asn1crypto.csr import CertificationRequest
+
+from hwsigner.attestation.chain import UNREADABLE, in_usual_form, verifies
+from hwsigner.errors import UsageError
+
+
+def read_request(data: bytes) -> bytes:
+    """Return the DER of a request in PEM or DER.
+
+    Raises:
+        UsageError: it can't be read.
+    """
+    try:
+        der: bytes = pem.unarmor(data)[2] if pem.detect(data) else data
+        _ = CertificationRequest.load(der, strict=True).native
+    except UNREADABLE as error:
+        raise UsageError("the certificate request can't be read", "Give a PKCS #10 request in PEM or DER") from error
+    return der
+
+
+def is_signed_by(public_key: bytes, request: bytes) -> bool:
+    """Return whether a request is for a public key and signed by its private key.
+
+    Args:
+        public_key: the DER SubjectPublicKeyInfo.
+        request: the DER of the request.
+    """
+    try:
+        parsed = CertificationRequest.load(request, strict=True)
+        info, signature = parsed["certification_request_info"], parsed["signature"].native
+        if in_usual_form(info["subject_pk_info"].dump()) != public_key:
+            return False
+        return verifies(public_key, parsed["signature_algorithm"], signature, info.dump())
+    except UNREADABLE:
+        return False

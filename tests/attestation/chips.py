@@ -1,0 +1,112 @@
+"""TPMs with a vendor's certificate, as swtpm_setup makes them, and certificates of vendors that break rules."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.x509.oid import NameOID
+
+from hwsigner import attestation
+from hwsigner.attestation import Document, Trust
+from softhsm.command import run
+from softhsm.tpm import SoftTPM
+
+EK_USAGE = x509.ExtendedKeyUsage([x509.ObjectIdentifier("2.23.133.8.1")])
+_CA_FILES = {"signingkey": "signkey.pem", "issuercert": "issuercert.pem", "certserial": "certserial"}
+
+
+class Vendor:
+    """A vendor of TPMs: a CA of swtpm_localca, in a folder.
+
+    Attributes:
+        roots: the folder with its certificates.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.roots = folder / "roots"
+        self._ca = folder / "ca"
+        self._setup = folder / "setup.conf"
+        self.roots.mkdir()
+        self._ca.mkdir()
+        ca = folder / "localca.conf"
+        files = "".join(f"{name} = {self._ca / file}\n" for name, file in _CA_FILES.items())
+        ca.write_text(f"statedir = {self._ca}\n{files}")
+        options = folder / "options"
+        options.write_text("")
+        self._setup.write_text(
+            "create_certs_tool = /usr/bin/swtpm_localca\n"
+            f"create_certs_tool_config = {ca}\ncreate_certs_tool_options = {options}\nactive_pcr_banks = sha256\n"
+        )
+
+    def make(self, folder: Path) -> SoftTPM:
+        """Make a TPM with certificates for its endorsement keys."""
+        state = folder / "state"
+        state.mkdir()
+        run(["swtpm_setup", "--tpm2", "--create-ek-cert", "--tpmstate", str(state), "--config", str(self._setup)], {})
+        for name in ("issuercert.pem", "swtpm-localca-rootca-cert.pem"):
+            (self.roots / name).write_bytes((self._ca / name).read_bytes())
+        return SoftTPM(folder)
+
+    def trust(self, now: datetime | None = None) -> Trust:
+        """Return the trust in this vendor."""
+        return attestation.read_trust(str(self.roots), now)
+
+
+class Chip:
+    """A TPM, a key in it, and the documents about that."""
+
+    def __init__(self, tpm: SoftTPM, key: str, trust: Trust) -> None:
+        self.tpm = tpm
+        self.key = key
+        self.trust = trust
+
+    def statement(self) -> Document:
+        return attestation.make_statement(self.key)
+
+    def answered(self, pcrs: str = "") -> tuple[Document, Document, Document, Document]:
+        """Return a statement, the challenge to it, the verifier's state, and the answer."""
+        statement = self.statement()
+        challenge, state = attestation.challenge(statement, self.trust)
+        return statement, challenge, state, attestation.answer_challenge(self.key, challenge, pcrs=pcrs)
+
+
+def changed(document: Document, **values: Any) -> Document:
+    """Return a document with other members."""
+    return Document(document.kind, document.format, {**document.values, **values})
+
+
+def issue(
+    subject: str,
+    issuer: tuple[x509.Certificate, Any] | None = None,
+    *extensions: x509.ExtensionType,
+    public_key: Any = None,
+    key: Any = None,
+    days: tuple[int, int] = (-1, 1),
+    critical: bool = True,
+    padding: Any = None,
+) -> tuple[x509.Certificate, Any]:
+    """Issue a certificate; return it and its private key.
+
+    Args:
+        subject: its common name; empty for none.
+        issuer: the issuer's certificate and private key; None for a root.
+        extensions: its extensions.
+        public_key: its public key, of which nobody has the private key.
+        key: its private key; a new one by default.
+        days: from when until when it is valid, from now.
+        critical: whether its extensions are critical.
+        padding: of an RSA issuer's signature.
+    """
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)] if subject else [])
+    begin, end = (datetime.now().astimezone() + timedelta(days=day) for day in days)
+    builder = x509.CertificateBuilder(issuer[0].subject if issuer else name, name, public_key or key.public_key())
+    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(begin).not_valid_after(end)
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=critical)
+    return builder.sign(issuer[1] if issuer else key, SHA256(), rsa_padding=padding), key

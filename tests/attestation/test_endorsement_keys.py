@@ -1,0 +1,117 @@
+"""Endorsement keys of TCG's low range, the auth value of their hierarchy, and TPMs without a certificate."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+from attestation.chips import EK_USAGE, Chip, issue
+from hwsigner import attestation
+from hwsigner.attestation import Trust
+from hwsigner.attestation.chain import VendorCertificate
+from hwsigner.cli import main
+from hwsigner.errors import AttestationError, PinRequiredError, UsageError, WrongPinError
+from softhsm.command import run
+from softhsm.tpm import SoftTPM
+
+_INDICES = {"rsa": "0x1c00002", "ecc": "0x1c0000a"}
+AUTH = "endorse-4711"
+
+
+def _trusting(certificate: bytes) -> Trust:
+    return Trust((VendorCertificate.read(certificate, "the root"),), datetime.now(UTC))
+
+
+class Plain:
+    """A TPM without certificates, which has an endorsement key for the asking.
+
+    Attributes:
+        public: the DER of that.
+        certificate: its certificate in DER.
+    """
+
+    def __init__(self, tpm: SoftTPM, algorithm: str) -> None:
+        path, context = tpm.folder / "ek.pem", str(tpm.folder / "ek.ctx")
+        run(["tpm2_createek", "-Q", "-G", algorithm, "-c", context, "-u", str(path), "-f", "pem"], tpm.env)
+        run(["tpm2_flushcontext", "-t"], tpm.env)
+        key = load_pem_public_key(path.read_bytes())
+        root = issue("Vendor")
+        self.tpm = tpm
+        self.public = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        self.certificate = issue("", root, EK_USAGE, public_key=key, critical=False)[0].public_bytes(Encoding.DER)
+        tpm.create_key_file(tpm.folder / "key.pem", "EC:P-256")
+        self.chip = Chip(tpm, tpm.uri(tpm.folder / "key.pem"), _trusting(root[0].public_bytes(Encoding.DER)))
+
+    def store(self, algorithm: str) -> None:
+        """Write the certificate where TCG wants it, with padding as some vendors have it."""
+        path, index = self.tpm.folder / "padded", _INDICES[algorithm]
+        path.write_bytes(self.certificate + b"\xff" * 100)
+        attributes = "ownerwrite|ownerread|authread|authwrite|no_da"
+        size = str(path.stat().st_size)
+        run(["tpm2_nvdefine", "-Q", index, "-C", "o", "-s", size, "-a", attributes], self.tpm.env)
+        run(["tpm2_nvwrite", "-Q", index, "-C", "o", "-i", str(path)], self.tpm.env)
+
+
+@pytest.fixture(params=["rsa", "ecc"])
+def stored(hardware: None, request: pytest.FixtureRequest) -> Iterator[Plain]:
+    """A TPM with a certificate for an endorsement key of the low range, which is not persistent."""
+    with tempfile.TemporaryDirectory() as folder, SoftTPM(Path(folder)) as tpm:
+        plain = Plain(tpm, request.param)
+        plain.store(request.param)
+        yield plain
+
+
+@pytest.fixture
+def bare(hardware: None) -> Iterator[Plain]:
+    """A TPM without a certificate."""
+    with tempfile.TemporaryDirectory() as folder, SoftTPM(Path(folder)) as tpm:
+        yield Plain(tpm, "rsa")
+
+
+def test_key_of_the_low_range_is_made_and_its_certificate_read_without_padding(stored: Plain) -> None:
+    statement, _, state, answer = stored.chip.answered("sha256:7")
+    assert attestation.endorsement_key(stored.chip.key) == stored.public
+    assert statement.blobs("ekCertificates") == (stored.certificate,)
+    assert attestation.verify_answer(statement, state, answer, stored.chip.trust).proven
+
+
+def test_nothing_is_left_in_the_tpm(stored: Plain) -> None:
+    stored.chip.answered("sha256:7")
+    for kind in ("handles-transient", "handles-loaded-session"):
+        assert run(["tpm2_getcap", kind], stored.tpm.env) == b""
+
+
+def test_hierarchy_s_auth_value_is_taken_from_its_own_place(stored: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(["tpm2_changeauth", "-c", "e", AUTH], stored.tpm.env)
+    monkeypatch.setenv("ENDORSEMENT", AUTH)
+    with pytest.raises(PinRequiredError, match="endorsement wants its TPM endorsement auth value"):
+        stored.chip.statement()
+    with_auth = Chip(stored.tpm, f"{stored.chip.key}&endorsement-pin-source=env:ENDORSEMENT", stored.chip.trust)
+    statement, _, state, answer = with_auth.answered()
+    assert attestation.verify_answer(statement, state, answer, stored.chip.trust).proven
+    monkeypatch.setenv("ENDORSEMENT", "wrong-4711")
+    with pytest.raises(WrongPinError, match="wrong TPM endorsement auth value"):
+        with_auth.statement()
+
+
+def test_certificate_that_the_tpm_does_not_hold_is_given(bare: Plain, tmp_path: Path) -> None:
+    with pytest.raises(AttestationError, match="the statement has no certificate of the endorsement key"):
+        attestation.examine(bare.chip.statement(), bare.chip.trust)
+    (tmp_path / "ek.der").write_bytes(bare.certificate)
+    paths = {name: str(tmp_path / name) for name in ("statement", "challenge", "answer")}
+    given = ["--ek-certificate", str(tmp_path / "ek.der"), "--out", paths["statement"]]
+    assert main(["attest", bare.chip.key, *given]) == 0
+    statement = attestation.read(Path(paths["statement"]).read_bytes(), "statement")
+    challenge, state = attestation.challenge(statement, bare.chip.trust)
+    answer = attestation.answer_challenge(bare.chip.key, challenge)
+    assert attestation.verify_answer(statement, state, answer, bare.chip.trust).chip
+
+
+def test_endorsement_key_is_not_asked_of_other_hardware() -> None:
+    with pytest.raises(UsageError, match=r"file: keys can't be attested"):
+        attestation.endorsement_key("file:/etc/hostname")
