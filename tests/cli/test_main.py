@@ -171,7 +171,7 @@ class TestCommands:
     def test_help_about_something_else_names_the_pages(self, call: Call) -> None:
         outcome = call("help", "../pins")
         assert (outcome.status, outcome.out) == (2, "")
-        assert "agent, architecture, auth" in outcome.err
+        assert "agent, architecture, " in outcome.err
 
     @pytest.mark.parametrize("arguments", [("version",), ("--version",)])
     def test_version_is_printed(self, arguments: tuple[str, ...], call: Call) -> None:
