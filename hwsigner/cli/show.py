@@ -117,7 +117,8 @@ def _beside(uri: KeyURI, key: KeyDescription) -> list[Certificate]:
         keys = [uri.file, os.path.realpath(uri.file)]
         stems = [*keys, *(os.path.splitext(key)[0] for key in keys)]
         files = dict.fromkeys([*keys, *(stem + suffix for suffix in _SUFFIXES for stem in stems)])
-        found = [one for file in files if os.path.isfile(file) for one in _readable(KeyURI.of(file))]
+        paths = [os.fsencode(file) for file in files if os.path.isfile(file)]
+        found = [one for path in paths for one in _readable(KeyURI("file", {"path": path}))]
     if uri.scheme == "tpm2" and not _has_own(found, key):
         found += _in_tpm(uri)
     return found if _has_own(found, key) else []
@@ -151,7 +152,7 @@ def _certified(key: KeyDescription, found: Sequence[Certificate]) -> _Certified:
     candidates = leaves(matching or found)
     leaf = latest_expiring(candidates)
     notes = []
-    if len({one.der for one in candidates}) > 1:
+    if len(candidates) > 1:
         notes.append(f"{len(candidates)} certificates may be the key's; this one expires last")
     try:
         chain, _ = build_chain(leaf, found)
