@@ -582,6 +582,29 @@ class TestHandle:
         assert delete_key(uri, agree)
         assert f"{HANDLE:#x}" not in tools.run_getcap("handles-persistent")
 
+    @pytest.mark.parametrize("fault", ["drop", "cut", 0x101])
+    def test_key_that_a_fault_leaves_is_named(
+        self, proxy: TPMProxy, tools: Tools, swtpm: SoftTPM, handle_uri: str, fault: Fault
+    ) -> None:
+        for number in count():
+            proxy.exchanges.clear()
+            proxy.at(number, fault)
+            message = ""
+            try:
+                generate_key(handle_through(proxy))
+            except HwsignerError as error:
+                message = str(error)
+            is_there = f"{HANDLE:#x}" in tools.run_getcap("handles-persistent")
+            assert is_there == (message == "") or f"handle:{HANDLE:#010x}" in message
+            if is_there:
+                delete_key(handle_uri, agree)
+            flush(swtpm, proxy.lost)
+            proxy.lost.clear()
+            assert handles_in(swtpm) == []
+            if len(proxy.exchanges) <= number:
+                break
+        assert number > 10
+
     def test_key_that_may_be_left_is_named(self, proxy: TPMProxy, tools: Tools, handle_uri: str, owner: str) -> None:
         proxy.decide = lambda command: "drop" if int.from_bytes(command[6:10]) == EVICT_CONTROL else "pass"
         with pytest.raises(BackendUnavailableError, match=f"the new key may be at handle:{HANDLE:#010x}"):
@@ -940,6 +963,25 @@ class TestNVIndex:
             self.install(handle_through(proxy), chain[1:])
         assert nv_content(tools) == old.ljust(size, b"\xff")
         assert next(writes) > failing + 1
+
+    @pytest.mark.parametrize("fault", ["drop", "cut", 0x101])
+    def test_fault_leaves_the_old_leaf_or_the_new_one(
+        self, proxy: TPMProxy, tools: Tools, handle_uri: str, ca: certs.Authority, fault: Fault
+    ) -> None:
+        old, new = (certified(ca, describe_key(handle_uri))[:1] for _ in range(2))
+        for number in count():
+            self.install(handle_uri, old)
+            proxy.exchanges.clear()
+            proxy.at(number, fault)
+            try:
+                self.install(handle_through(proxy), new)
+            except HwsignerError:
+                assert self.found(tools) == [old[0].der]
+            else:
+                assert self.found(tools) == [new[0].der]
+            if len(proxy.exchanges) <= number:
+                break
+        assert number > 10
 
     def test_index_that_can_t_be_put_back_is_named(
         self, proxy: TPMProxy, tools: Tools, handle_uri: str, chain: list[FoundCertificate]
