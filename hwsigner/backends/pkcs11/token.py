@@ -121,14 +121,14 @@ class OpenToken(TokenSession):
         Raises:
             PinRequiredError: no place gives a PIN for this token.
             WrongPinError: the PIN was sent, once, and is wrong. If the user typed it, and the token shows that more
-                than one try is left, the user was asked again before.
-            PinLockedError: the PIN is locked, or a try would risk it.
+                than one attempt is left, the user was asked again before.
+            PinLockedError: the PIN is locked, or an attempt would risk it.
             SigningKeyError: the login failed otherwise. After a failed one, no PIN is sent before `forget_refusal`.
         """
         if self._logged_in:
             return
         if self._refusal is not None:
-            message = f"{self._refusal.message}; the login is not tried again"
+            message = f"{self._refusal.message}; the login is not repeated"
             raise type(self._refusal)(message, "Check the token and its PIN, then open the key again")
         session = self.opened()
         self.refresh()
@@ -143,7 +143,7 @@ class OpenToken(TokenSession):
         `begin` is called once there is a PIN that may be sent, since a signature that was begun can't be cancelled.
 
         Raises:
-            PinError: no place gives one, or a try would risk locking the PIN.
+            PinError: no place gives one, or an attempt would risk locking the PIN.
             PKCS11Error: the token's, of beginning or of the login.
         """
         session = self.opened()
@@ -173,7 +173,7 @@ class OpenToken(TokenSession):
             raise
 
     def forget_refusal(self) -> None:
-        """Let a login be tried again after a failed one, with the PIN of a key that is being opened."""
+        """Allow another login after a failed one, with the PIN of a key that is being opened."""
         self._refusal = None
 
     def refresh(self) -> TokenInfo:
@@ -202,7 +202,7 @@ class OpenToken(TokenSession):
                 self.refresh()
             state = pin_state(self.info)
             message = f"wrong PIN for {self.name}" + (f": {state}" if state else "")
-            wrong = WrongPinError(message, "It was sent once: check it before the next try")
+            wrong = WrongPinError(message, "It was sent once: check it before the next attempt")
             wrong.may_ask_again = has_tries_left(self.info)
             return wrong
         if error.code == PIN_LOCKED:
@@ -300,7 +300,7 @@ class OpenToken(TokenSession):
             self._pins.remember(self._request, found.pin)
 
     def _refused(self, error: PKCS11Error) -> SigningKeyError:
-        """Log out, and return the error of a failed login. The token may have counted a try, whatever the error is."""
+        """Log out, and return the error of a failed login. The token may have counted an attempt for any error."""
         # libykcs11 answers CKR_ARGUMENTS_BAD to a PIN that is too long or too short.
         shown = PKCS11Error(PIN_LEN_RANGE) if error.code == ARGUMENTS_BAD else error
         self._refusal = self.error("did not accept the login", shown)

@@ -309,8 +309,8 @@ class AuthAttempt:
             lockout = tpm.lockout()
             keep_refusal(name, self._kind, lockout.failures)
             if lockout.left is not None:
-                tries = "try is" if lockout.left == 1 else "tries are"
-                left = f": {lockout.left} {tries} left before the TPM locks"
+                attempts = "attempt is" if lockout.left == 1 else "attempts are"
+                left = f": {lockout.left} {attempts} left before the TPM locks"
                 may_ask_again = lockout.left > 1
         if self.auth.missing:
             return self.auth.missing
@@ -337,8 +337,8 @@ _IF_EMPTY = "if it is empty, say so with --no-tpm-key-password"
 def key_auth(uri: KeyURI, pins: PinSource, key: Guarded, *, wants_auth: bool, is_held_back: bool) -> Auth:
     """Return a key's auth value. One stored for this very key is used even if the key's file says that there is none.
 
-    One that names no key, such as HWSIGNER_PIN, is not: if the file is right, it would be a wrong try. A file may be
-    wrong the other way too: if no place gives the auth value that it claims, the empty one is tried once. A handle
+    One that names no key, such as HWSIGNER_PIN, is not: if the file is right, it would be a wrong attempt. A file may
+    be wrong the other way too: if no place gives the auth value that it claims, the empty one is sent once. A handle
     does not say whether it has one. The user is asked first, unless a wrong one does not count or the empty one was
     right before.
 
