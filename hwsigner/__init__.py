@@ -6,6 +6,7 @@ Public are the names in `__all__` and these modules; everything else is private 
 - `hwsigner.auth`: signatures for `requests`, with credentials or with a certificate's key;
 - `hwsigner.sigv4`: the stages of a signature, as pure functions;
 - `hwsigner.sigv4.access_key`: the same with an access key;
+- `hwsigner.attestation`: prove, or verify, that a key is in hardware;
 - `hwsigner.emulator`: a local service for tests;
 - `hwsigner.backends`: `Backend` and `register`, for keys in places that hwsigner does not know;
 - `hwsigner.testing`: tests for such a backend.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hwsigner.attestation.chain import Trust, VendorCertificate
-from hwsigner.attestation.documents import NONCE_BYTES, Document, Kind, binding, new, read
+from hwsigner.attestation.documents import NONCE_BYTES, Document, Kind, Value, binding, new, read
 from hwsigner.attestation.findings import Findings
 from hwsigner.attestation.request import is_signed_by, read_request
 from hwsigner.errors import AttestationError, UsageError
@@ -25,8 +25,8 @@ from hwsigner.key import find_certificates, load_backend
 from hwsigner.pins import AskPin, PinSource
 from hwsigner.uri import KeyURI
 
-__all__ = ["Document", "Findings", "Kind", "Trust", "answer_challenge", "challenge", "endorsement_key", "examine"]
-__all__ += ["make_statement", "read", "read_trust", "verify_answer"]
+__all__ = ["answer_challenge", "challenge", "endorsement_key", "examine", "make_statement", "read", "read_trust"]
+__all__ += ["Document", "Findings", "Kind", "Trust", "Value", "VendorCertificate", "verify_answer"]
 
 # By format, a module with `examine`, `challenge` and `verify`.
 _VERIFIERS = {name: f"hwsigner.attestation.{name}" for name in ("tpm2", "piv", "pkcs11")}
