@@ -14,18 +14,23 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
-    load_der_public_key,
 )
-from cryptography.x509 import load_der_x509_certificate
 
-from hwsigner.backends.file import find_certificates, open_key, private_key_block
+from hwsigner.backends.file import open_key, private_key_block
 from hwsigner.backends.file.loading import encoded, passphrase_request
-from hwsigner.backends.pem import PKCS12, Block, read_contents
-from hwsigner.errors import CertificateError, HwsignerError, KeyNotFoundError, PinError, SigningKeyError, UsageError
+from hwsigner.backends.key_files import (
+    certificate_files,
+    check_new_key_file,
+    delete_files,
+    holds_certificates,
+    write_certificates,
+    write_new_key_file,
+)
+from hwsigner.backends.pem import PKCS12, read_contents
+from hwsigner.errors import KeyNotFoundError, PinError, SigningKeyError, UsageError
 from hwsigner.key import FoundCertificate
 from hwsigner.management import Confirm, InstalledCertificate, KeyAlgorithm, KeyDescription, KeyRequest
 from hwsigner.pins import PinSource
-from hwsigner.system.files import create_file, edit_file
 from hwsigner.system.notices import waiting
 from hwsigner.uri import KeyURI
 
@@ -45,15 +50,11 @@ def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescri
     uri.require_known({"path"}, set())
     request.require_only(scheme="file")
     path = uri.file
-    _check_free(path)
+    check_new_key_file(path)
     encryption = _encryption(uri, pins)
     with waiting(f"making the {request.algorithm} key, which may take some seconds"):
         key = _new_key(request.algorithm)
-    try:
-        create_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
-    except OSError as error:
-        _check_free(path)
-        raise SigningKeyError(f"can't write {path}: {error.strerror}", "No key was written") from error
+    write_new_key_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
     made = describe_key(uri, pins)
     if made.public_key != key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
         raise SigningKeyError(f"{path} has another key than the one written", "Another program replaced it")
@@ -99,17 +100,10 @@ def install_certificate(
     """
     if nv_index:
         raise UsageError("a key in a file has no NV index", "Leave --nv-index out: it is for TPMs")
-    path = _certificate_path(uri)
     with open_key(uri, pins) as key:
         public_key = key.public_key()
-    if os.path.lexists(path) and not _is_of_key(path, public_key):
-        problem = f"{path} is there already, and is not a certificate of this key"
-        raise CertificateError(problem, "Move it to another place")
-    pem = b"".join(Block("CERTIFICATE", found.der).pem for found in chain)
-    try:
-        edit_file(path, lambda _: pem)
-    except HwsignerError as error:
-        raise SigningKeyError(error.message, error.hint) from error
+    path, _ = certificate_files(uri.file)
+    write_certificates(path, [found.der for found in chain], public_key)
     return InstalledCertificate(path)
 
 
@@ -124,23 +118,12 @@ def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...
     """
     with open_key(uri, pins) as key:
         public_key = key.public_key()
-    path, certificate = os.path.realpath(uri.file), _certificate_path(uri)
+    path, (certificate, _) = os.path.realpath(uri.file), certificate_files(uri.file)
     doomed = {path: f"the key in {path}"}
-    if os.path.isfile(certificate) and _is_of_key(certificate, public_key):
+    if holds_certificates(certificate, public_key):
         doomed[certificate] = f"its certificate in {certificate}"
     confirm(tuple(doomed.values()))
-    for file in doomed:
-        try:
-            os.unlink(file)
-        except OSError as error:
-            problem = f"can't delete {doomed[file]}: {error.strerror}"
-            raise SigningKeyError(problem, "Check who may change its folder") from error
-    return tuple(doomed.values())
-
-
-def _check_free(path: str) -> None:
-    if os.path.lexists(path):
-        raise SigningKeyError(f"{path} is there already", "Name a new file, or delete that one: it is not overwritten")
+    return delete_files(doomed)
 
 
 def _encryption(uri: KeyURI, pins: PinSource) -> KeySerializationEncryption:
@@ -159,21 +142,3 @@ def _new_key(algorithm: KeyAlgorithm) -> ec.EllipticCurvePrivateKey | rsa.RSAPri
     if algorithm in _CURVES:
         return ec.generate_private_key(_CURVES[algorithm])
     return rsa.generate_private_key(65537, int(algorithm.removeprefix("rsa")))
-
-
-def _certificate_path(uri: KeyURI) -> str:
-    """Return the path of the certificates beside a key. Of a symbolic link, its target's folder counts."""
-    path = os.path.realpath(uri.file)
-    root, suffix = os.path.splitext(path)
-    return f"{path if suffix == '.crt' else root}.crt"
-
-
-def _is_of_key(path: str, public_key: bytes) -> bool:
-    """Return whether a file has certificates alone, the first of them for this key."""
-    try:
-        contents = read_contents(path, CertificateError)
-        found = find_certificates(KeyURI("file", {"path": os.fsencode(path)}), PinSource())
-        first = load_der_x509_certificate(found[0].der).public_key()
-    except (CertificateError, ValueError):
-        return False
-    return len(found) == len(contents.blocks) and first == load_der_public_key(public_key)

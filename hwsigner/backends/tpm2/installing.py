@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_der_public_key
-from cryptography.x509 import load_der_x509_certificate
 from tpm2_pytss import ESYS_TR, TPM2_ALG, TPM2B_NV_PUBLIC, TPMA_NV, TPMS_NV_PUBLIC, TSS2_Exception
 
-from hwsigner.backends.pem import Block, read_contents
+from hwsigner.backends.key_files import certificate_files, write_certificates
 from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import connected
 from hwsigner.backends.tpm2.description import describe_key
@@ -31,10 +27,8 @@ from hwsigner.errors import CertificateError, HwsignerError, SigningKeyError, Us
 from hwsigner.key import FoundCertificate
 from hwsigner.management import InstalledCertificate
 from hwsigner.pins import PinSource
-from hwsigner.system.files import edit_file
 from hwsigner.uri import KeyURI
 
-_MODE = 0o644
 _ATTRIBUTES = TPMA_NV.OWNERWRITE | TPMA_NV.OWNERREAD | TPMA_NV.AUTHREAD | TPMA_NV.NO_DA
 _NV_INDEX_MAX = 0x117  # TPM 2.0 Library, part 2, 6.13: the bytes of the largest NV index.
 _MAX_BYTES = 2048
@@ -72,7 +66,7 @@ def install_certificate(
         BackendUnavailableError: the TPM can't be reached.
         PinError: the owner's auth value is missing or wrong; it was sent once.
     """
-    blocks = [Block("CERTIFICATE", found.der).pem for found in chain]
+    leaf, *intermediates = [found.der for found in chain]
     is_file = named_handle(uri) is None
     if not (is_file or nv_index):
         raise UsageError(
@@ -82,7 +76,7 @@ def install_certificate(
     public_key = describe_key(uri, pins).public_key
     if not nv_index:
         path = certificate_files(uri.file)[0]
-        _write_file(path, blocks, public_key)
+        write_certificates(path, [leaf, *intermediates], public_key)
         return InstalledCertificate(path)
     query = {name: value for name, value in uri.query.items() if name == "tcti"}
     named = KeyURI("tpm2", {"nv": nv_index.encode("utf-8", "surrogateescape")}, query)
@@ -90,55 +84,15 @@ def install_certificate(
     if index in EK_CERTIFICATES:
         hint = "Use another one, such as 0x01c20000"
         raise UsageError(f"{nv_name(index)} is reserved for certificates of endorsement keys", hint)
-    _write_index(uri, _Index(index, chain[0].der, ParentAuth(uri, pins)))
+    _write_index(uri, _Index(index, leaf, ParentAuth(uri, pins)))
     notes = [f"Any program with the owner's auth value can change or remove {nv_name(index)}"]
     path = ""
-    if len(chain) > 1 and is_file:
+    if intermediates and is_file:
         path = certificate_files(uri.file)[1]
-        _write_file(path, blocks[1:], None)
-    elif len(chain) > 1:
+        write_certificates(path, intermediates, None)
+    elif intermediates:
         notes.append("The intermediates are not in the TPM: keep their file, and name it with --intermediates")
     return InstalledCertificate(str(named), path, tuple(notes))
-
-
-def certificate_files(key: str) -> tuple[str, str]:
-    """Return the paths beside a key file for a leaf, and for intermediates if the leaf is in an NV index.
-
-    They are `web.crt` and `web.chain.crt` for `web.pem`. Of a symbolic link, its target's folder counts.
-    """
-    path = os.path.realpath(key)
-    root, suffix = os.path.splitext(path)
-    if suffix == ".crt":
-        root = path
-    return f"{root}.crt", f"{root}.chain.crt"
-
-
-def installed_files(key: str, public_key: bytes | None) -> list[str]:
-    """Return the files beside a key file that `install_certificate` wrote for it."""
-    leaf, intermediates = certificate_files(key)
-    found = [leaf] if _holds_certificates(leaf, public_key) else []
-    return [*found, intermediates] if _holds_certificates(intermediates, None) else found
-
-
-def _write_file(path: str, blocks: Sequence[bytes], public_key: bytes | None) -> None:
-    if os.path.lexists(path) and not _holds_certificates(path, public_key):
-        problem = f"{path} is there already, and is not a certificate of this key"
-        raise CertificateError(problem, "Move it to another place")
-    try:
-        edit_file(path, lambda _: b"".join(blocks), mode=_MODE)
-    except HwsignerError as error:
-        raise SigningKeyError(error.message, error.hint) from error
-
-
-def _holds_certificates(path: str, public_key: bytes | None) -> bool:
-    """Return whether a file has certificates alone, the first of them for this key, or for any if that is None."""
-    try:
-        blocks = read_contents(path, CertificateError).blocks
-        first = load_der_x509_certificate(blocks[0].data).public_key()
-    except (CertificateError, ValueError, UnsupportedAlgorithm):
-        return False
-    is_of_key = public_key is None or first == load_der_public_key(public_key)
-    return is_of_key and all(block.label.endswith("CERTIFICATE") for block in blocks)
 
 
 def _write_index(uri: KeyURI, index: _Index) -> None:

@@ -6,7 +6,6 @@ with what was asked for before anything is written. So a process that is killed 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -22,6 +21,7 @@ from tpm2_pytss import (
     TSS2_Exception,
 )
 
+from hwsigner.backends.key_files import check_new_key_file, write_new_key_file
 from hwsigner.backends.tpm2 import handles
 from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import TPMConnection, connected
@@ -38,7 +38,6 @@ from hwsigner.backends.tpm2.uris import handle_name, named_handle, session_setti
 from hwsigner.errors import BackendUnavailableError, PinError, SigningKeyError, UnsupportedKeyError, UsageError
 from hwsigner.management import KeyAlgorithm, KeyDescription, KeyRequest
 from hwsigner.pins import PinRequest, PinSource
-from hwsigner.system.files import create_file
 from hwsigner.system.notices import waiting
 from hwsigner.uri import KeyURI
 
@@ -84,7 +83,7 @@ def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescri
     request.require_only("noda", "pcrs", scheme="tpm2")
     handle = named_handle(uri)
     if handle is None:
-        _check_new_file(uri.file)
+        check_new_key_file(uri.file)
     else:
         handles.check_own_handle(handle)
         if request.pcrs:
@@ -96,7 +95,7 @@ def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescri
     with connected(tcti_of(uri), making) as connection:
         file = making.make(connection)
         if handle is None:
-            _write(uri.file, file)
+            write_new_key_file(uri.file, write_tss2_pem(file).encode())
             made = describe_file(uri, file)
         else:
             making.make_persistent(connection, file, handle)
@@ -232,31 +231,3 @@ def _new_pin(uri: KeyURI, pins: PinSource, subject: str) -> bytes:
     if pin.endswith(b"\0"):
         raise PinError(f"the PIN for {subject} ends in a NUL character, which a TPM removes", "Choose another one")
     return pin
-
-
-def _check_new_file(path: str) -> None:
-    """Check before the TPM makes a key that it can be written.
-
-    Raises:
-        SigningKeyError: there is something at the path, or its folder can't be written.
-    """
-    if os.path.lexists(path):
-        raise _exists(path)
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder):
-        raise SigningKeyError(f"there is no folder {folder} for the new key", "Make it first")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise SigningKeyError(f"no permission to write into {folder}", "Choose another folder, or ask its owner")
-
-
-def _write(path: str, file: TSS2Key) -> None:
-    try:
-        create_file(path, write_tss2_pem(file).encode())
-    except FileExistsError as error:
-        raise _exists(path) from error
-    except OSError as error:
-        raise SigningKeyError(f"can't write {path}: {error.strerror}", "No key was written") from error
-
-
-def _exists(path: str) -> SigningKeyError:
-    return SigningKeyError(f"{path} is there already", "Name a new file, or delete that one: it is not overwritten")

@@ -6,11 +6,12 @@ import os
 
 from tpm2_pytss import TPM2B_PUBLIC, TPMA_OBJECT
 
+from hwsigner.backends.key_files import certificate_files, delete_files, holds_certificates
 from hwsigner.backends.tpm2 import handles
 from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import connected
 from hwsigner.backends.tpm2.description import describe_key
-from hwsigner.backends.tpm2.installing import install_certificate, installed_files
+from hwsigner.backends.tpm2.installing import install_certificate
 from hwsigner.backends.tpm2.keygen import generate_key
 from hwsigner.backends.tpm2.objects import PersistentObject
 from hwsigner.backends.tpm2.tcti import tcti_of
@@ -56,16 +57,12 @@ def _delete_file(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, .
     public_key = describe_key(uri, pins).public_key
     path = os.path.realpath(uri.file)
     doomed = {path: f"the key in {path}"}
-    doomed |= {file: f"its certificates in {file}" for file in installed_files(path, public_key)}
+    for file, owner in zip(certificate_files(path), (public_key, None), strict=True):
+        if holds_certificates(file, owner):
+            doomed[file] = f"its certificates in {file}"
     first, *others = doomed.values()
     confirm((f"{first}, with all that is in the file; a copy of it would still sign with its TPM", *others))
-    for file, words in doomed.items():
-        try:
-            os.unlink(file)
-        except OSError as error:
-            problem = f"can't delete {words}: {error.strerror}"
-            raise SigningKeyError(problem, "Check who may change its folder") from error
-    return tuple(doomed.values())
+    return delete_files(doomed)
 
 
 def _delete_persistent(uri: KeyURI, pins: PinSource, confirm: Confirm, handle: int) -> tuple[str, ...]:

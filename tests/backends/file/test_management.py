@@ -152,7 +152,7 @@ def test_killed_process_leaves_all_of_the_key_or_none(tmp_path: Path, call: str)
 
 
 def test_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SigningKeyError, match=r"can't write .*/no/web.key: No such file or directory"):
+    with pytest.raises(SigningKeyError, match=r"there is no folder .*/no for the new key"):
         generate_key(str(tmp_path / "no" / "web.key"))
 
 
@@ -199,6 +199,7 @@ class TestCertificate:
             assert (installed.certificate, installed.intermediates) == (str(tmp_path / "web.crt"), "")
             assert [found.der for found in find_certificates(installed.certificate)] == [one.der for one in chain]
         openssl("x509", "-in", installed.certificate, "-noout")
+        assert (tmp_path / "web.crt").stat().st_mode & 0o7777 == 0o644
 
     @pytest.mark.parametrize(("key", "certificate"), [("web", "web.crt"), ("web.crt", "web.crt.crt")])
     def test_certificate_never_has_the_key_s_own_path(

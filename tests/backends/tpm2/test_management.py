@@ -198,7 +198,7 @@ class TestFile:
     def test_file_that_appears_meanwhile_is_not_overwritten(
         self, tools: Tools, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(keygen, "_check_new_file", lambda path: Path(path).write_text("another"))
+        monkeypatch.setattr(keygen, "check_new_key_file", lambda path: Path(path).write_text("another"))
         with pytest.raises(SigningKeyError, match="is there already"):
             make(tools, path)
         assert path.read_text() == "another"

@@ -1,0 +1,115 @@
+"""New key files, and the certificate files beside them. Two backends keep keys in files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.x509 import load_der_x509_certificate
+
+from hwsigner.backends.pem import Block, read_contents
+from hwsigner.errors import CertificateError, HwsignerError, SigningKeyError
+from hwsigner.system.files import create_file, edit_file
+
+_MODE = 0o644  # Certificates are public.
+
+
+def check_new_key_file(path: str) -> None:
+    """Check that a key file can be made, before its key is.
+
+    Raises:
+        SigningKeyError: there is something at the path, or its folder can't be written.
+    """
+    if os.path.lexists(path):
+        raise _exists(path)
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise SigningKeyError(f"there is no folder {folder} for the new key", "Make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SigningKeyError(f"no permission to write into {folder}", "Choose another folder, or ask its owner")
+
+
+def write_new_key_file(path: str, data: bytes) -> None:
+    """Write a key file of mode 0600, and overwrite nothing.
+
+    Raises:
+        SigningKeyError: there is something at the path, or it can't be written.
+    """
+    try:
+        create_file(path, data)
+    except FileExistsError as error:
+        raise _exists(path) from error
+    except OSError as error:
+        raise SigningKeyError(f"can't write {path}: {error.strerror}", "No key was written") from error
+
+
+def certificate_files(key: str) -> tuple[str, str]:
+    """Return the paths beside a key file for its certificates, and for intermediates alone.
+
+    They are `web.crt` and `web.chain.crt` for `web.pem`. Those of a symbolic link are beside its target.
+    """
+    path = os.path.realpath(key)
+    root, suffix = os.path.splitext(path)
+    if suffix == ".crt":
+        root = path
+    return f"{root}.crt", f"{root}.chain.crt"
+
+
+def write_certificates(path: str, certificates: Sequence[bytes], public_key: bytes | None) -> None:
+    """Write certificates in DER into a PEM file. One that holds anything else than a key's certificates stays.
+
+    Args:
+        path: the file, which gets mode 0644 if it is new.
+        certificates: the certificates in order.
+        public_key: the key's DER SubjectPublicKeyInfo; None to replace certificates of any key.
+
+    Raises:
+        CertificateError: the file has anything else than certificates of this key.
+        SigningKeyError: it can't be written.
+    """
+    if os.path.lexists(path) and not holds_certificates(path, public_key):
+        problem = f"{path} is there already, and is not a certificate of this key"
+        raise CertificateError(problem, "Move it to another place")
+    pem = b"".join(Block("CERTIFICATE", der).pem for der in certificates)
+    try:
+        edit_file(path, lambda _: pem, mode=_MODE)
+    except HwsignerError as error:
+        raise SigningKeyError(error.message, error.hint) from error
+
+
+def holds_certificates(path: str, public_key: bytes | None) -> bool:
+    """Return whether a file has certificates alone, the first of them for this key, or for any if that is None."""
+    try:
+        blocks = read_contents(path, CertificateError).blocks
+        first = load_der_x509_certificate(blocks[0].data).public_key()
+    except (CertificateError, ValueError, UnsupportedAlgorithm):
+        return False
+    is_of_key = public_key is None or first == load_der_public_key(public_key)
+    return is_of_key and all(block.label.endswith("CERTIFICATE") for block in blocks)
+
+
+def delete_files(doomed: Mapping[str, str]) -> tuple[str, ...]:
+    """Delete files.
+
+    Args:
+        doomed: what each file is, in words, by its path.
+
+    Returns:
+        The words.
+
+    Raises:
+        SigningKeyError: a file can't be deleted. Those before it are gone.
+    """
+    for path, words in doomed.items():
+        try:
+            os.unlink(path)
+        except OSError as error:
+            problem = f"can't delete {words}: {error.strerror}"
+            raise SigningKeyError(problem, "Check who may change its folder") from error
+    return tuple(doomed.values())
+
+
+def _exists(path: str) -> SigningKeyError:
+    return SigningKeyError(f"{path} is there already", "Name a new file, or delete that one: it is not overwritten")
