@@ -11,14 +11,14 @@ from functools import partial
 from tpm2_pytss import TPM2B_DIGEST, TPMT_SIG_SCHEME, TSS2_Exception
 
 from hwsigner.backends.tpm2.auth import NO_AUTH, AuthAttempt, Guarded, ParentAuth, is_held_back, key_auth
-from hwsigner.backends.tpm2.connection import TPMConnection, connect
+from hwsigner.backends.tpm2.connection import TPMConnection, connect, connected
 from hwsigner.backends.tpm2.errors import HASH, SCHEME, code
 from hwsigner.backends.tpm2.nv import nv_name, read_certificates
 from hwsigner.backends.tpm2.objects import KeyObject
 from hwsigner.backends.tpm2.public_area import PublicArea, encoded, read_public_area
 from hwsigner.backends.tpm2.tcti import check_tcti, tcti_of
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
-from hwsigner.backends.tpm2.uris import QUERY, named_key, named_nv_index, session_settings
+from hwsigner.backends.tpm2.uris import QUERY, NamedKey, named_key, named_nv_index, session_settings
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError
 from hwsigner.key import Algorithm, FoundCertificate, HashName, Key, ListedToken
 from hwsigner.pins import FoundPin, PinRequest, PinSource, use_until_right
@@ -48,18 +48,12 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
         PinError: the auth value is longer than a TPM's can be.
         SigningKeyError: the storage root key is another one than before.
     """
-    subject, file, key = named_key(uri, ParentAuth(uri, pins))
+    named = named_key(uri, ParentAuth(uri, pins))
+    subject, file, key = named
     settings = session_settings(uri, file.parent if file else None)
     connection = connect(tcti_of(uri), key)
-
-    def examine(tpm: TPM) -> tuple[PublicArea, Guarded, bool]:
-        public = read_public_area(key.public(tpm), subject)
-        path = uri.file if file and file.empty_auth else ""
-        guarded = Guarded("TPM auth value", subject, public.name, public.counts, "pin-source", path)
-        return public, guarded, not pins.allow_final_try and is_held_back(tpm, guarded)
-
     try:
-        public, guarded, held_back = connection.run(examine, subject, settings)
+        public, guarded, held_back = connection.run(partial(examine, uri, pins, named), subject, settings)
         wants_auth = file is not None and not file.empty_auth and key.needs_auth
         auth = NO_AUTH
         if key.takes_auth:
@@ -72,6 +66,19 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
     except BaseException:
         connection.release(key)
         raise
+
+
+def examine(uri: KeyURI, pins: PinSource, named: NamedKey, tpm: TPM) -> tuple[PublicArea, Guarded, bool]:
+    """Return a key's public area, what its auth value opens, and whether the empty one was wrong before.
+
+    Raises:
+        UnsupportedKeyError: the key can't make the service's signatures.
+    """
+    subject, file, key = named
+    public = read_public_area(key.public(tpm), subject)
+    path = uri.file if file and file.empty_auth else ""
+    guarded = Guarded("TPM auth value", subject, public.name, public.counts, "pin-source", path)
+    return public, guarded, not pins.allow_final_try and is_held_back(tpm, guarded)
 
 
 def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
@@ -87,13 +94,9 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
         CertificateError: there is no such index, it can't be read, or holds no certificate.
     """
     index = named_nv_index(uri)
-    user = object()
-    connection = connect(tcti_of(uri), user)
-    try:
+    with connected(tcti_of(uri), object()) as connection:
         found = connection.run(lambda tpm: read_certificates(tpm, index), nv_name(index), SessionSettings())
-        return [FoundCertificate(der, uri.name) for der in found]
-    finally:
-        connection.release(user)
+    return [FoundCertificate(der, uri.name) for der in found]
 
 
 def list_tokens(uri: KeyURI, pins: PinSource, *, log_in: bool = False) -> Iterator[ListedToken]:
@@ -115,12 +118,10 @@ def list_tokens(uri: KeyURI, pins: PinSource, *, log_in: bool = False) -> Iterat
         yield key_in_file(uri)
         return
     uri.require_known(frozenset(), QUERY)
-    user, tcti = object(), tcti_of(uri)
-    connection = connect(tcti, user)
-    try:
-        yield connection.run(partial(objects_of_tpm, uri, tcti), uri.name, SessionSettings())
-    finally:
-        connection.release(user)
+    tcti = tcti_of(uri)
+    with connected(tcti, object()) as connection:
+        listed = connection.run(partial(objects_of_tpm, uri, tcti), uri.name, SessionSettings())
+    yield listed
 
 
 def check_modules(uri: KeyURI) -> None:

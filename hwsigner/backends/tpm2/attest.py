@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import TypeVar
 
 from tpm2_pytss import ESYS_TR, TPM2_ALG, TPMA_OBJECT, TPMT_SIG_SCHEME
 
-from hwsigner.backends.tpm2.auth import AuthAttempt, Guarded, ParentAuth, is_held_back, key_auth
-from hwsigner.backends.tpm2.connection import connect
+from hwsigner.backends.tpm2 import examine
+from hwsigner.backends.tpm2.auth import AuthAttempt, Guarded, ParentAuth, key_auth
+from hwsigner.backends.tpm2.connection import connected
 from hwsigner.backends.tpm2.endorsement import Endorsement
 from hwsigner.backends.tpm2.objects import KeyObject
 from hwsigner.backends.tpm2.pcrs import PCRSelection
 from hwsigner.backends.tpm2.public_area import PublicArea, read_public_area
 from hwsigner.backends.tpm2.tcti import tcti_of
-from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
+from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.backends.tpm2.uris import QUERY, named_key, session_settings
 from hwsigner.errors import UnsupportedKeyError
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 
 FORMATS = ("tpm2",)
-_T = TypeVar("_T")
 _Values = dict[str, bytes | tuple[bytes, ...]]
 _OWN_SCHEME = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
 
@@ -46,7 +45,7 @@ def make_statement(uri: KeyURI, pins: PinSource, *, certificates: tuple[bytes, .
     subject, file, key = named_key(uri, auth)
 
     def state(tpm: TPM) -> _Values:
-        _examine(tpm, subject, key)
+        _check_certifiable(tpm, subject, key)
         with key.loaded(tpm) as handle:
             key_public = _public(tpm, handle)
         with endorsement.attestation_key(tpm) as ak:
@@ -57,8 +56,8 @@ def make_statement(uri: KeyURI, pins: PinSource, *, certificates: tuple[bytes, .
         publics = {"keyPublic": key_public, "akPublic": ak_public, "ekPublic": ek_public}
         return {**publics, "ekCertificates": tuple(dict.fromkeys((*own, *certificates)))}
 
-    settings = session_settings(uri, file.parent if file else None)
-    return "tpm2", _run(uri, key, state, subject, settings)
+    with connected(tcti_of(uri), key) as connection:
+        return "tpm2", connection.run(state, subject, session_settings(uri, file.parent if file else None))
 
 
 def endorsement_key(uri: KeyURI, pins: PinSource) -> bytes:
@@ -80,7 +79,8 @@ def endorsement_key(uri: KeyURI, pins: PinSource) -> bytes:
             outer = tpm.esys.read_public(ek)[0]
             return bytes(outer.publicArea.to_der())
 
-    return _run(uri, object(), read, "endorsement key", session_settings(uri))
+    with connected(tcti_of(uri), object()) as connection:
+        return connection.run(read, "endorsement key", session_settings(uri))
 
 
 def answer_challenge(uri: KeyURI, pins: PinSource, challenge: Mapping[str, bytes], *, pcrs: str) -> _Values:
@@ -101,23 +101,21 @@ def answer_challenge(uri: KeyURI, pins: PinSource, challenge: Mapping[str, bytes
     selection = PCRSelection(pcrs) if pcrs else None
     auth = ParentAuth(uri, pins)
     endorsement = Endorsement(auth)
-    subject, file, key = named_key(uri, auth)
+    named = named_key(uri, auth)
+    subject, file, key = named
     settings = session_settings(uri, file.parent if file else None)
-    connection = connect(tcti_of(uri), key)
 
     def open_secret(tpm: TPM) -> bytes:
         return endorsement.opened(tpm, challenge["credentialBlob"], challenge["encryptedSecret"])
 
-    def examine(tpm: TPM) -> tuple[Guarded, bool]:
-        area = _examine(tpm, subject, key)
-        path = uri.file if file and file.empty_auth else ""
-        guarded = Guarded("TPM auth value", subject, area.name, area.counts, "pin-source", path)
-        return guarded, not pins.allow_final_try and is_held_back(tpm, guarded)
+    def examine_key(tpm: TPM) -> tuple[PublicArea, Guarded, bool]:
+        _check_certifiable(tpm, subject, key)
+        return examine(uri, pins, named, tpm)
 
-    try:
+    with connected(tcti_of(uri), key) as connection:
         secret = connection.run(open_secret, subject, settings)
         qualifying = hashlib.sha256(challenge["message"] + secret).digest()
-        guarded, held_back = connection.run(examine, subject, settings)
+        _, guarded, held_back = connection.run(examine_key, subject, settings)
         wants_auth = file is not None and not file.empty_auth
         attempt = AuthAttempt(guarded, key_auth(uri, pins, guarded, wants_auth=wants_auth, is_held_back=held_back))
         certify = partial(_certified, endorsement=endorsement, key=key, attempt=attempt, qualifying=qualifying)
@@ -126,20 +124,10 @@ def answer_challenge(uri: KeyURI, pins: PinSource, challenge: Mapping[str, bytes
             quote = partial(_quoted, endorsement=endorsement, selection=selection, qualifying=qualifying)
             values |= connection.run(quote, subject, settings)
         return values
-    finally:
-        connection.release(key)
 
 
-def _run(uri: KeyURI, user: object, work: Callable[[TPM], _T], subject: str, settings: SessionSettings) -> _T:
-    connection = connect(tcti_of(uri), user)
-    try:
-        return connection.run(work, subject, settings)
-    finally:
-        connection.release(user)
-
-
-def _examine(tpm: TPM, subject: str, key: KeyObject) -> PublicArea:
-    """Read a key's public area.
+def _check_certifiable(tpm: TPM, subject: str, key: KeyObject) -> None:
+    """Check a key's public area.
 
     Raises:
         UnsupportedKeyError: the TPM does not certify such a key.
@@ -150,7 +138,7 @@ def _examine(tpm: TPM, subject: str, key: KeyObject) -> PublicArea:
             f"key {subject} has adminWithPolicy, so the TPM certifies it only with a policy for that",
             "Make a key with hwsigner keygen",
         )
-    return read_public_area(public, subject)
+    read_public_area(public, subject)
 
 
 def _public(tpm: TPM, handle: ESYS_TR) -> bytes:

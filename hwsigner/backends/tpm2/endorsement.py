@@ -24,8 +24,9 @@ from tpm2_pytss import (
 from tpm2_pytss.utils import NoSuchIndex, NVReadEK, create_ek_template
 
 from hwsigner.backends.pem import first_element
-from hwsigner.backends.tpm2.auth import Guarded, ParentAuth
+from hwsigner.backends.tpm2.auth import ParentAuth, guarded_hierarchy
 from hwsigner.backends.tpm2.errors import INTEGRITY, VALUE, code
+from hwsigner.backends.tpm2.handles import EK_HANDLES
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.errors import AttestationError
 
@@ -34,8 +35,7 @@ _Structure = TypeVar("_Structure", TPM2B_ID_OBJECT, TPM2B_ENCRYPTED_SECRET)
 # Of the templates of TCG EK Credential Profile (B.3, B.4), those that are quickest to make come first.
 _TEMPLATES = ("EK-ECC256", "EK-HIGH-ECC256", "EK-HIGH-ECC384", "EK-RSA2048", "EK-HIGH-RSA2048", "EK-HIGH-RSA3072")
 _WITHOUT_CERTIFICATE = "EK-RSA2048"
-# Persistent handles of endorsement keys (TCG PC Client Platform TPM Profile, 7.8).
-_FIRST_EK, _LAST_EK, _LISTED = 0x81010000, 0x8101FFFF, 100
+_LISTED = 100
 _UNREADABLE = (0x148, 0x149, 0x14A)  # NV_LOCKED, NV_AUTHORIZATION, NV_UNINITIALIZED
 _DER_SEQUENCE = b"\x30"
 _AK_ATTRIBUTES = TPMA_OBJECT(
@@ -50,7 +50,7 @@ _AK_ATTRIBUTES = TPMA_OBJECT(
 _AK_LABEL = b"hwsigner attestation key"
 _COORDINATE_BYTES = 32
 _HIERARCHY = ESYS_TR.RH_ENDORSEMENT
-_GUARDED = Guarded("TPM endorsement auth value", "endorsement", "endorsement", False, "endorsement-pin-source")
+_GUARDED = guarded_hierarchy("endorsement")
 # The answers to a secret for another chip: INTEGRITY, VALUE, SIZE, ECC_POINT; libtpms answers FAILURE for an RSA key.
 _NOT_OPENED = (INTEGRITY, VALUE, 0x95, 0xA7, 0x101)
 
@@ -177,9 +177,9 @@ def _persistent(tpm: TPM, certificate: bytes) -> ESYS_TR | None:
     wanted = b""
     with suppress(ValueError):
         wanted = Certificate.load(certificate)["tbs_certificate"]["subject_public_key_info"].dump()
-    _, answer = tpm.esys.get_capability(TPM2_CAP.HANDLES, _FIRST_EK, _LISTED)
-    for number in answer.data.handles:
-        if number <= _LAST_EK:
+    _, answer = tpm.esys.get_capability(TPM2_CAP.HANDLES, EK_HANDLES.start, _LISTED)
+    for number in map(int, answer.data.handles):
+        if number in EK_HANDLES:
             handle = tpm.esys.tr_from_tpmpublic(number)
             outer = tpm.esys.read_public(handle)[0]
             if outer.publicArea.to_der() == wanted:
