@@ -8,8 +8,8 @@ import sys
 
 from hwsigner import attestation
 from hwsigner.attestation.documents import Document
-from hwsigner.attestation.files import create_file, read_bytes, read_file
 from hwsigner.cli import options
+from hwsigner.cli.documents import create_document, read_bytes, read_document
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import KEY, Flag, switch
 from hwsigner.errors import UsageError
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     document = _answer(arguments, uri, pins) if arguments.challenge else _statement(arguments, uri, pins)
     if arguments.out:
-        create_file(arguments.out, document)
+        create_document(arguments.out, document)
     else:
         sys.stdout.write(document.to_json())
     return 0
@@ -75,5 +75,5 @@ def _statement(arguments: argparse.Namespace, uri: KeyURI, pins: PinSource) -> D
 
 
 def _answer(arguments: argparse.Namespace, uri: KeyURI, pins: PinSource) -> Document:
-    challenge = read_file(arguments.challenge, "challenge")
+    challenge = read_document(arguments.challenge, "challenge")
     return attestation.answer_challenge(uri, challenge, pins, pcrs=arguments.pcrs or "", allow_modules=True)

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from hwsigner import attestation
 from hwsigner.attestation.documents import Document
-from hwsigner.attestation.files import create_file, read_file
 from hwsigner.attestation.findings import Findings
+from hwsigner.cli.documents import create_document, read_document
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import Flag, switch
 from hwsigner.errors import KeyMismatchError, UsageError, printable
@@ -41,9 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--challenge and --answer are two steps", "Give one of them")
     if bool(arguments.state) != bool(arguments.challenge or arguments.answer):
         raise UsageError("--state goes with --challenge or --answer, and is needed then", "Give both or neither")
-    statement, trust = read_file(arguments.statement, "statement"), attestation.read_trust(arguments.roots)
+    statement, trust = read_document(arguments.statement, "statement"), attestation.read_trust(arguments.roots)
     if arguments.answer:
-        state, answer = read_file(arguments.state, "state"), read_file(arguments.answer, "answer")
+        state, answer = read_document(arguments.state, "state"), read_document(arguments.answer, "answer")
         findings = attestation.verify_answer(statement, state, answer, trust)
     else:
         findings = attestation.examine(statement, trust)
@@ -57,9 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _write(challenge: Document, state: Document, arguments: argparse.Namespace) -> None:
     """Write both files or neither."""
-    create_file(arguments.state, state)
+    create_document(arguments.state, state)
     try:
-        create_file(arguments.challenge, challenge)
+        create_document(arguments.challenge, challenge)
     except BaseException:
         os.unlink(arguments.state)
         raise

@@ -1,15 +1,14 @@
-"""Documents of an attestation in files."""
+"""Documents of an attestation in files, for `hwsigner attest` and `hwsigner verify-attestation`."""
 
 from __future__ import annotations
 
-import os
-
 from hwsigner.attestation.documents import MAX_BYTES, Document, Kind, read
 from hwsigner.errors import UsageError
+from hwsigner.system.files import create_file
 
 
-def read_file(path: str, kind: Kind) -> Document:
-    """Read a document from a file.
+def read_document(path: str, kind: Kind) -> Document:
+    """Read a document.
 
     Raises:
         UsageError: the file can't be read.
@@ -31,21 +30,15 @@ def read_bytes(path: str) -> bytes:
         raise UsageError(f"can't read {path}: {error.strerror}", "Check the path") from error
 
 
-def create_file(path: str, document: Document) -> None:
-    """Write a document into a new file, which only this user can read.
+def create_document(path: str, document: Document) -> None:
+    """Write a document into a new file of mode 0600.
 
     Raises:
-        UsageError: there is such a file already, or it can't be made.
+        UsageError: there is such a file already, or it can't be written.
     """
     try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        create_file(path, document.to_json().encode("ascii"))
     except FileExistsError as error:
         raise UsageError(f"{path} is there already, and is not overwritten", "Name another file") from error
     except OSError as error:
-        raise UsageError(f"can't make {path}: {error.strerror}", "Check the path") from error
-    try:
-        with open(file, "w", encoding="ascii") as stream:
-            stream.write(document.to_json())
-    except OSError as error:
-        os.unlink(path)
-        raise UsageError(f"can't write {path}: {error.strerror}", "Make room, or name another file") from error
+        raise UsageError(f"can't write {path}: {error.strerror}", "Check the path, or name another file") from error
