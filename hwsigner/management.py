@@ -36,12 +36,12 @@ class KeyRequest:
     pcrs: str = ""
     overwrite: bool = False
 
-    def require_only(self, *names: str, scheme: str) -> None:
+    def require_only(self, *names: str, kind: str) -> None:
         """Check that nothing was asked for that a backend can't do, except the algorithm.
 
         Args:
             names: the attributes that it can do.
-            scheme: the scheme of its key URIs, for the message.
+            kind: which keys it makes, for the message, such as `keys in files`.
 
         Raises:
             UsageError: another attribute is set. The message names the first as its flag.
@@ -49,7 +49,7 @@ class KeyRequest:
         for one in fields(self):
             if one.name not in ("algorithm", *names) and getattr(self, one.name) != one.default:
                 hint = "Leave it out: it is for another kind of key"
-                raise UsageError(f"--{one.name.replace('_', '-')} does not apply to {scheme}: keys", hint)
+                raise UsageError(f"--{one.name.replace('_', '-')} does not apply to {kind}", hint)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescri
         PinError: the passphrase is empty, or can't be read.
     """
     uri.require_known({"path"}, set())
-    request.require_only(scheme="file")
+    request.require_only(kind="keys in files")
     path = uri.file
     check_new_key_file(path)
     encryption = _encryption(uri, pins)

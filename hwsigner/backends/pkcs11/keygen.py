@@ -28,7 +28,7 @@ from hwsigner.backends.pkcs11.search import FoundToken
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.backends.pkcs11.writing import FALSE, TRUE, KeyPair, Template, WritingSession, writing
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError, UsageError
-from hwsigner.management import KeyDescription, KeyRequest
+from hwsigner.management import KeyAlgorithm, KeyDescription, KeyRequest
 from hwsigner.pins import PinSource
 from hwsigner.system import notices
 from hwsigner.system.stderr import quiet
@@ -38,13 +38,6 @@ _CKM_RSA_PKCS_KEY_PAIR_GEN, _CKM_EC_KEY_PAIR_GEN = 0x0000, 0x1040
 _GENERATES_KEY_PAIRS = 0x10000  # CKF_GENERATE_KEY_PAIR
 _EXPONENT = b"\1\0\1"
 _CURVES = dict(zip(("p256", "p384", "p521"), ORDER_BYTES, strict=True))
-_FOREIGN = {
-    "pin_policy": "--pin-policy",
-    "touch_policy": "--touch-policy",
-    "noda": "--noda",
-    "pcrs": "--pcrs",
-    "overwrite": "--overwrite",
-}
 _PUBLIC: Template = {
     Attribute.CLASS: from_number(ObjectClass.PUBLIC_KEY),
     Attribute.PRIVATE: FALSE,
@@ -70,14 +63,41 @@ _OTHER = "Choose another --algorithm, or use the token's own tool"
 _CANT_MAKE = (CURVE_NOT_SUPPORTED, DOMAIN_PARAMS_INVALID, KEY_SIZE_RANGE, MECHANISM_INVALID)
 
 
-class _Plan(NamedTuple):
-    """A key pair to make: its mechanism, its size, and the attributes of its objects, without those in `_STORED`.
+class KeyKind(NamedTuple):
+    """A kind of key, as a token is asked for it.
 
-    An empty id stands for the SHA-1 of the public key.
+    Attributes:
+        mechanism: the mechanism that generates the key pair.
+        bits: the size.
+        size: the attributes of the public key that say what to make.
     """
 
     mechanism: int
     bits: int
+    size: Template
+
+    @classmethod
+    def of(cls, algorithm: KeyAlgorithm) -> KeyKind:
+        """Return the kind for an algorithm."""
+        if algorithm in _CURVES:
+            curve = {Attribute.EC_PARAMS: _CURVES[algorithm]}
+            return cls(_CKM_EC_KEY_PAIR_GEN, int(algorithm.removeprefix("p")), curve)
+        bits = int(algorithm.removeprefix("rsa"))
+        modulus = {Attribute.MODULUS_BITS: from_number(bits), Attribute.PUBLIC_EXPONENT: _EXPONENT}
+        return cls(_CKM_RSA_PKCS_KEY_PAIR_GEN, bits, modulus)
+
+    def has(self, key: KeyObject) -> bool:
+        """Return whether a public key is of this kind."""
+        return key.curve == self.size.get(Attribute.EC_PARAMS, b"") and key.bits in (0, self.bits)
+
+
+class _Plan(NamedTuple):
+    """A key pair to make: its kind, and the attributes of its objects, without those in `_STORED`.
+
+    An empty id stands for the SHA-1 of the public key.
+    """
+
+    kind: KeyKind
     label: bytes
     id: bytes
     public: Template
@@ -106,22 +126,16 @@ def generate_key(found: FoundToken, uri: KeyURI, pins: PinSource, request: KeyRe
 
 
 def _planned(uri: KeyURI, request: KeyRequest) -> _Plan:
-    for name, flag in _FOREIGN.items():
-        if getattr(request, name) != getattr(KeyRequest(), name):
-            raise UsageError(f"{flag} is not for keys on a PKCS #11 token", "Leave it out")
+    request.require_only("always_authenticate", kind="keys on a PKCS #11 token")
     label, key_id = uri.path.get("object", b""), uri.path.get("id", b"")
     if not label:
         raise UsageError(f"{uri.name} has no label for the new key", "Add object=LABEL to the key URI")
-    names = {Attribute.LABEL: label, **({Attribute.ID: key_id} if key_id else {})}
-    if request.algorithm in _CURVES:
-        mechanism, key_type, bits = _CKM_EC_KEY_PAIR_GEN, KeyType.EC, int(request.algorithm.removeprefix("p"))
-        size = {Attribute.EC_PARAMS: _CURVES[request.algorithm]}
-    else:
-        mechanism, key_type, bits = _CKM_RSA_PKCS_KEY_PAIR_GEN, KeyType.RSA, int(request.algorithm.removeprefix("rsa"))
-        size = {Attribute.MODULUS_BITS: from_number(bits), Attribute.PUBLIC_EXPONENT: _EXPONENT}
-    names[Attribute.KEY_TYPE] = from_number(key_type)
+    kind = KeyKind.of(request.algorithm)
+    key_type = KeyType.EC if kind.mechanism == _CKM_EC_KEY_PAIR_GEN else KeyType.RSA
+    names = {Attribute.LABEL: label, Attribute.KEY_TYPE: from_number(key_type)}
+    names |= {Attribute.ID: key_id} if key_id else {}
     careful = {Attribute.ALWAYS_AUTHENTICATE: TRUE} if request.always_authenticate else {}
-    return _Plan(mechanism, bits, label, key_id, {**_PUBLIC, **names, **size}, {**_PRIVATE, **names, **careful})
+    return _Plan(kind, label, key_id, {**_PUBLIC, **names, **kind.size}, {**_PRIVATE, **names, **careful})
 
 
 def _require_mechanism(found: FoundToken, plan: _Plan, request: KeyRequest) -> None:
@@ -130,12 +144,12 @@ def _require_mechanism(found: FoundToken, plan: _Plan, request: KeyRequest) -> N
     Raises:
         UnsupportedKeyError: it does not.
     """
-    info = found.module.functions.mechanism(found.info.slot, plan.mechanism)
+    info = found.module.functions.mechanism(found.info.slot, plan.kind.mechanism)
     name = token_name(found.info)
-    family = "EC" if plan.mechanism == _CKM_EC_KEY_PAIR_GEN else "RSA"
+    family = "EC" if plan.kind.mechanism == _CKM_EC_KEY_PAIR_GEN else "RSA"
     if info is None or not info.flags & _GENERATES_KEY_PAIRS:
         raise UnsupportedKeyError(f"{name} makes no {family} keys", _OTHER)
-    if not info.smallest <= plan.bits <= info.largest:
+    if not info.smallest <= plan.kind.bits <= info.largest:
         sizes = f"{family} keys of {info.smallest} to {info.largest} bits"
         raise UnsupportedKeyError(f"{name} makes {sizes}, so not {request.algorithm}", _OTHER)
 
@@ -163,8 +177,10 @@ def _make(token: OpenToken, session: WritingSession, plan: _Plan) -> KeyPair:
     """
     try:
         if plan.id:
-            return session.generate_key_pair(plan.mechanism, {**plan.public, **_STORED}, {**plan.private, **_STORED})
-        draft = session.generate_key_pair(plan.mechanism, plan.public, plan.private)
+            return session.generate_key_pair(
+                plan.kind.mechanism, {**plan.public, **_STORED}, {**plan.private, **_STORED}
+            )
+        draft = session.generate_key_pair(plan.kind.mechanism, plan.public, plan.private)
         return _stored(token, session, draft)
     except PKCS11Error as error:
         if error.code in _CANT_MAKE:
@@ -205,7 +221,7 @@ def _differences(session: Session, pair: KeyPair, plan: _Plan) -> list[str]:
     wrong = [f"CKA_{_NAMES[name]}" for name, value in wanted.items() if values.get(name, FALSE) != value]
     if (public.label, public.id) != tuple(names.values()):
         wrong.append("the names of its public key")
-    if plan.public.get(Attribute.EC_PARAMS, public.curve) != public.curve or public.bits not in (0, plan.bits):
+    if not plan.kind.has(public):
         wrong.append("its size")
     return wrong
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator
 
 from hwsigner.backends.pkcs11.errors import PKCS11Error
-from hwsigner.backends.pkcs11.functions import Attribute, TokenInfo, from_number
+from hwsigner.backends.pkcs11.functions import Attribute, TokenInfo
+from hwsigner.backends.pkcs11.keygen import KeyKind
 from hwsigner.backends.pkcs11.piv_card import ManagedCard, delete_certificate, managing
 from hwsigner.backends.pkcs11.piv_slots import (
     PIN_POLICIES,
@@ -26,39 +26,19 @@ from hwsigner.uri import KeyURI
 
 # CKA_YUBICO_TOUCH_POLICY and CKA_YUBICO_PIN_POLICY, a byte each.
 _TOUCH_POLICY, _PIN_POLICY = 0xD9554201, 0xD9554202
-_RSA_KEY_PAIR_GEN, _EC_KEY_PAIR_GEN = 0x0000, 0x1040
 # From this firmware on, a card says of each slot whether it has a key. Before, it shows only keys made on the card.
 _FIRST_WITH_METADATA = (5, 3, 0)
 # The first libykcs11 seen to read that, 2.7.0, by its own number.
 _FIRST_TO_READ_METADATA = (2, 70)
 
-
-class _Kind(NamedTuple):
-    """How to ask for a kind of key, and how to recognise it."""
-
-    mechanism: int
-    template: Mapping[int, bytes]
-    since: tuple[int, int, int]
-    curve: bytes = b""
-    bits: int = 0
-
-
-def _ec(oid: str) -> _Kind:
-    curve = bytes.fromhex(oid)
-    return _Kind(_EC_KEY_PAIR_GEN, {Attribute.EC_PARAMS: curve}, (4, 0, 0), curve=curve)
-
-
-def _rsa(bits: int, since: tuple[int, int, int]) -> _Kind:
-    return _Kind(_RSA_KEY_PAIR_GEN, {Attribute.MODULUS_BITS: from_number(bits)}, since, bits=bits)
-
-
-# The chips before 4.3.5 make RSA keys that can be computed from their public keys (ROCA, CVE-2017-15361).
-_KINDS: dict[KeyAlgorithm, _Kind] = {
-    "p256": _ec("06082a8648ce3d030107"),
-    "p384": _ec("06052b81040022"),
-    "rsa2048": _rsa(2048, (4, 3, 5)),
-    "rsa3072": _rsa(3072, (5, 7, 0)),
-    "rsa4096": _rsa(4096, (5, 7, 0)),
+# By algorithm, the first firmware that is asked for such keys. RSA keys of older chips can be computed from their
+# public keys (ROCA, CVE-2017-15361).
+_SINCE: dict[KeyAlgorithm, tuple[int, int, int]] = {
+    "p256": (4, 0, 0),
+    "p384": (4, 0, 0),
+    "rsa2048": (4, 3, 5),
+    "rsa3072": (5, 7, 0),
+    "rsa4096": (5, 7, 0),
 }
 
 
@@ -72,7 +52,8 @@ def generate_key(token: FoundToken, uri: KeyURI, pins: PinSource, request: KeyRe
         PinError: the management key is missing, wrong (it was sent once), or not one.
     """
     key_id = _new_slot(uri)
-    kind = _kind(request, token.info)
+    _check_request(request, token.info)
+    kind = KeyKind.of(request.algorithm)
     with managing(token) as card:
         name = card.token.name
         before = PIVSlot.read(card.session, key_id)
@@ -81,9 +62,8 @@ def generate_key(token: FoundToken, uri: KeyURI, pins: PinSource, request: KeyRe
         notes = card.log_in(uri, pins)
         try:
             with waiting(f"{name} is making the {request.algorithm} key, which may take a minute"):
-                card.session.generate_key_pair(
-                    kind.mechanism, {Attribute.ID: key_id, **kind.template}, _private_template(key_id, request)
-                )
+                public = {Attribute.ID: key_id, **kind.size}
+                card.session.generate_key_pair(kind.mechanism, public, _private_template(key_id, request))
             _remove_placeholder(card, key_id)
             card.reopen()
             after = PIVSlot.read(card.session, key_id)
@@ -110,28 +90,25 @@ def _new_slot(uri: KeyURI) -> bytes:
     return key_id
 
 
-def _kind(request: KeyRequest, info: TokenInfo) -> _Kind:
-    """Return how to ask for a key.
+def _check_request(request: KeyRequest, info: TokenInfo) -> None:
+    """Check that a card can make such a key.
 
     Raises:
         UsageError: something else was asked for that PIV cards do not have.
         UnsupportedKeyError: the card makes no such keys.
     """
-    if request.always_authenticate:
-        raise UsageError("--always-authenticate does not apply to PIV cards", "Use --pin-policy always")
-    request.require_only("pin_policy", "touch_policy", "overwrite", scheme="pkcs11")
-    kind = _KINDS.get(request.algorithm)
-    if kind is None:
-        raise UnsupportedKeyError(f"a PIV card has no {request.algorithm} keys", f"Use one of {', '.join(_KINDS)}")
+    request.require_only("pin_policy", "touch_policy", "overwrite", kind="keys on a PIV card")
     version = firmware(info)
-    if version < kind.since:
-        able = [name for name, one in _KINDS.items() if version >= one.since]
-        since, has = (".".join(map(str, number)) for number in (kind.since, version))
+    able = [name for name, since in _SINCE.items() if version >= since]
+    if request.algorithm not in able:
+        since = ".".join(map(str, _SINCE.get(request.algorithm, ())))
+        has = ".".join(map(str, version))
         raise UnsupportedKeyError(
-            f"YubiKeys make {request.algorithm} keys from firmware {since}, and this one has {has}",
+            f"YubiKeys make {request.algorithm} keys from firmware {since}, and this one has {has}"
+            if since
+            else f"a PIV card has no {request.algorithm} keys",
             f"Use one of {', '.join(able)}" if able else "Use a newer YubiKey",
         )
-    return kind
 
 
 def _check_empty(card: ManagedCard, slot: PIVSlot) -> None:
@@ -177,13 +154,13 @@ def _remove_placeholder(card: ManagedCard, key_id: bytes) -> None:
         delete_certificate(card, key_id)
 
 
-def _differences(before: PIVSlot, after: PIVSlot, kind: _Kind, request: KeyRequest) -> Iterator[str]:
+def _differences(before: PIVSlot, after: PIVSlot, kind: KeyKind, request: KeyRequest) -> Iterator[str]:
     """Yield how a new key differs from what was asked for, as the card shows it."""
     key, attestation = after.key, after.attestation
     if key is None or key.public_key is None:
         yield "the card shows no key"
         return
-    if (key.curve, key.bits) != (kind.curve, kind.bits):
+    if not kind.has(key):
         yield f"it is not a {request.algorithm} key"
     if key.public_key == before.public_key:
         yield "it is the former key"

@@ -80,7 +80,7 @@ def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescri
         BackendUnavailableError: the TPM can't be reached.
         PinError: the PIN is too long, or the owner's auth value is missing or wrong; it was sent once.
     """
-    request.require_only("noda", "pcrs", scheme="tpm2")
+    request.require_only("noda", "pcrs", kind="keys in a TPM")
     handle = named_handle(uri)
     if handle is None:
         check_new_key_file(uri.file)

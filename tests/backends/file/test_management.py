@@ -168,7 +168,7 @@ def test_missing_folder_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_request_that_a_file_can_t_meet_is_refused(tmp_path: Path, request_: KeyRequest, flag: str) -> None:
-    with pytest.raises(UsageError, match=f"{flag} does not apply to file: keys"):
+    with pytest.raises(UsageError, match=f"{flag} does not apply to keys in files"):
         generate_key(str(tmp_path / "web.key"), request_)
     assert os.listdir(tmp_path) == []
 

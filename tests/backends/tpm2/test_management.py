@@ -239,7 +239,7 @@ class TestFile:
         [{"always_authenticate": True}, {"pin_policy": "once"}, {"touch_policy": "never"}, {"overwrite": True}],
     )
     def test_what_only_tokens_have_is_refused(self, tools: Tools, path: Path, request_: dict[str, object]) -> None:
-        with pytest.raises(UsageError, match="does not apply to tpm2: keys"):
+        with pytest.raises(UsageError, match="does not apply to keys in a TPM"):
             generate_key(tools.tpm.uri(path), KeyRequest(**request_))  # type: ignore[arg-type]
 
     def test_key_that_was_changed_on_the_way_is_thrown_away(
