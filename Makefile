@@ -16,8 +16,8 @@ JOBS = $(shell expr 1 + $$(nproc))
 SECONDS = 600
 
 DEMO_PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev pkg-config libtss2-dev \
-	softhsm2 opensc openssl swtpm tpm2-openssl awscli
-PACKAGES = $(DEMO_PACKAGES) cmake ninja-build libssl-dev opensc-pkcs11 gnutls-bin p11-kit p11-kit-modules openssh-client \
+	softhsm2 swtpm awscli
+PACKAGES = $(DEMO_PACKAGES) opensc openssl tpm2-openssl cmake ninja-build libssl-dev opensc-pkcs11 gnutls-bin p11-kit p11-kit-modules openssh-client \
 	pcscd vsmartcard-vpcd ykcs11 yubico-piv-tool libtpm2-pkcs11-1 \
 	swtpm-tools tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon dbus-bin \
 	strace systemd wrk pinentry-curses pinentry-tty

@@ -6,6 +6,7 @@ Public are the names in `__all__` and these modules; everything else is private 
 - `hwsigner.auth`: signatures for `requests`, with credentials or with a certificate's key;
 - `hwsigner.sigv4`: the stages of a signature, as pure functions;
 - `hwsigner.sigv4.access_key`: the same with an access key;
+- `hwsigner.attestation`: prove, or verify, that a key is in hardware;
 - `hwsigner.emulator`: a local service for tests;
 - `hwsigner.backends`: `Backend` and `register`, for keys in places that hwsigner does not know;
 - `hwsigner.testing`: tests for such a backend.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from hwsigner.aws.create_session import Service, SessionRequest, create_session, find_service
     from hwsigner.aws.credentials import Credentials
     from hwsigner.certificate import Certificate, Chain
+    from hwsigner.certificate_request import CertificateRequest, sign_certificate_request
     from hwsigner.errors import HwsignerError, HwsignerWarning
     from hwsigner.http.address import Endpoint
     from hwsigner.http.proxy import Proxy
@@ -43,6 +45,17 @@ if TYPE_CHECKING:
         list_tokens,
         open_key,
     )
+    from hwsigner.management import (
+        Confirm,
+        InstalledCertificate,
+        KeyAlgorithm,
+        KeyDescription,
+        KeyRequest,
+        delete_key,
+        describe_key,
+        generate_key,
+        install_certificate,
+    )
     from hwsigner.pins import AskPin, FoundPin, PinRequest, PinSource
     from hwsigner.refresh.background import BackgroundProvider, Status
     from hwsigner.refresh.outcome import Failure
@@ -53,6 +66,10 @@ __all__ = ["HwsignerError", "HwsignerWarning", "__version__"]
 # Keys and PINs.
 __all__ += ["FoundCertificate", "Key", "KeyURI", "find_certificates", "list_tokens", "open_key"]
 __all__ += ["Algorithm", "AskPin", "FoundPin", "HashName", "ListedObject", "ListedToken", "PinRequest", "PinSource"]
+# A key's life.
+__all__ += ["CertificateRequest", "delete_key", "describe_key", "generate_key", "install_certificate"]
+__all__ += ["Confirm", "InstalledCertificate", "KeyAlgorithm", "KeyDescription", "KeyRequest"]
+__all__ += ["sign_certificate_request"]
 # Identities and sessions.
 __all__ += ["Certificate", "Chain", "Identity", "IdentitySource", "open_identity"]
 __all__ += ["Credentials", "Service", "SessionRequest", "create_session", "find_service"]
@@ -65,6 +82,7 @@ _NAMES_BY_MODULE = {
     "aws.create_session": "create_session find_service SessionRequest Service",
     "aws.credentials": "Credentials",
     "certificate": "Certificate Chain",
+    "certificate_request": "sign_certificate_request CertificateRequest",
     "errors": "HwsignerError HwsignerWarning",
     "http.address": "Endpoint",
     "http.proxy": "Proxy",
@@ -72,6 +90,8 @@ _NAMES_BY_MODULE = {
     "http.transport": "TransportOptions",
     "identity": "open_identity Identity IdentitySource",
     "key": "open_key find_certificates list_tokens Key FoundCertificate ListedToken ListedObject Algorithm HashName",
+    "management": "generate_key describe_key install_certificate delete_key KeyRequest KeyDescription KeyAlgorithm "
+    "InstalledCertificate Confirm",
     "pins": "PinSource PinRequest AskPin FoundPin",
     "refresh.background": "BackgroundProvider Status",
     "refresh.outcome": "Failure",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -26,7 +27,7 @@ from hwsigner.errors import (
     KeyMismatchError,
     SigningKeyError,
 )
-from hwsigner.key import HashName, Key, find_certificates, open_key
+from hwsigner.key import FoundCertificate, HashName, Key, find_certificates, open_key
 from hwsigner.pins import AskPin, PinSource
 from hwsigner.uri import KeyURI
 
@@ -43,6 +44,7 @@ class IdentitySource:
         check: whether to check the leaf before the key is used.
         latest: whether to choose the leaf that expires last, if there are several.
         selected: the leaf's DER bytes, if it was already chosen: its token may hold others with its label and id.
+        allow_modules: whether the URIs may name any library to load, as in `hwsigner.key.open_key`.
     """
 
     certificate: str | KeyURI
@@ -52,6 +54,7 @@ class IdentitySource:
     check: bool = True
     latest: bool = False
     selected: bytes | None = None
+    allow_modules: bool = False
 
 
 class Identity:
@@ -108,31 +111,33 @@ def open_identity(source: IdentitySource, now: datetime | None = None) -> Identi
     certificate, private_key = _uris(source)
     # The key's PIN must not reach another token or file.
     certificate_pins = pins if certificate.place == private_key.place else pins.without_pin()
-    certificates = _certificates_of(certificate, certificate_pins)
-    extra = load(find_certificates(source.intermediates, pins.without_pin())) if source.intermediates else []
+    find = partial(find_certificates, allow_modules=source.allow_modules)
+    certificates = _certificates_of(certificate, find(certificate, certificate_pins))
+    extra = load(find(source.intermediates, pins.without_pin())) if source.intermediates else []
     candidates = [c for c in certificates if c.der == source.selected] or leaves(certificates)
     public_key = _common_public_key(candidates)
     if public_key is not None:
         candidates = [_only(candidates, latest=source.latest)]
         _check(candidates[0], source, now)
-    key = open_key(private_key, pins, public_key=public_key)
+    key = open_key(private_key, pins, public_key=public_key, allow_modules=source.allow_modules)
     try:
         leaf = _leaf_of(key, candidates, certificates, latest=source.latest)
         if leaf is not candidates[0] or public_key is None:
             _check(leaf, source, now)
-        return Identity(key, _chain_of(leaf, [*certificates, *_others_on_token(leaf, certificate)], extra))
+        return Identity(key, _chain_of(leaf, [*certificates, *_others_on_token(leaf, certificate, find)], extra))
     except BaseException:
         key.close()
         raise
 
 
-def _certificates_of(uri: KeyURI, pins: PinSource) -> list[Certificate]:
-    """Return the certificates that a URI names, without the unreadable ones on a token that has others."""
-    found = find_certificates(uri, pins)
+def _certificates_of(uri: KeyURI, found: list[FoundCertificate]) -> list[Certificate]:
+    """Return the certificates found under a URI, without the unreadable ones on a token that has others."""
     return (load_readable(found)[0] if uri.backend.shares_store else []) or load(found)
 
 
-def _others_on_token(leaf: Certificate, uri: KeyURI) -> list[Certificate]:
+def _others_on_token(
+    leaf: Certificate, uri: KeyURI, find: Callable[[KeyURI, PinSource], list[FoundCertificate]]
+) -> list[Certificate]:
     """Return the other certificates on the leaf's token, if the URI named the leaf alone.
 
     No PIN is sent for them. If the key is on the same token, it has already logged in.
@@ -140,7 +145,7 @@ def _others_on_token(leaf: Certificate, uri: KeyURI) -> list[Certificate]:
     if not uri.backend.shares_store or uri.token == uri or leaf.is_root():
         return []
     try:
-        return load_readable(find_certificates(KeyURI.parse(leaf.source).token, PinSource().without_pin()))[0]
+        return load_readable(find(KeyURI.parse(leaf.source).token, PinSource().without_pin()))[0]
     except (CertificateError, SigningKeyError):
         return []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Literal, NamedTuple, Protocol, Self
 
 from hwsigner.errors import UsageError
@@ -100,6 +100,7 @@ class ListedObject:
         certificate: a certificate's DER bytes.
         is_hidden: whether it is shown only after a login. Before, only its public key is visible.
         pin_for_each_signature: CKA_ALWAYS_AUTHENTICATE.
+        notes: what else matters for its use, a few words each: `noDA`, `policy`.
     """
 
     kind: Literal["key", "certificate"]
@@ -111,6 +112,7 @@ class ListedObject:
     certificate: bytes | None = None
     is_hidden: bool = False
     pin_for_each_signature: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,10 @@ class ListedToken:
         uri: the URI that names only this token.
         wants_login: whether private keys are hidden until a login.
         has_keypad: whether the PIN is typed at the token itself.
-        pin_state: `good`, `an earlier try failed`, `one try is left`, `locked` or `not set`.
+        pin_state: `good`, `an earlier try failed`, `one try is left`, `locked` or `not set`;
+            empty if it can't be known.
         objects: the keys and certificates that it shows.
+        other_keys: keys that can't make the service's signatures, such as a TPM's storage root key.
     """
 
     module: str
@@ -139,31 +143,48 @@ class ListedToken:
     has_keypad: bool
     pin_state: str
     objects: tuple[ListedObject, ...] = ()
+    other_keys: tuple[ListedObject, ...] = ()
 
 
-def open_key(uri: str | KeyURI, pin: str | AskPin | PinSource | None = None, *, public_key: bytes | None = None) -> Key:
+def open_key(
+    uri: str | KeyURI,
+    pin: str | AskPin | PinSource | None = None,
+    *,
+    public_key: bytes | None = None,
+    allow_modules: bool = False,
+) -> Key:
     """Open the key that a key URI or a path names.
 
     Args:
         uri: the key URI; `docs/commands.md` has its forms.
         pin: the PIN itself, or a callable that is asked for it before any other place.
         public_key: the certificate's DER SubjectPublicKeyInfo, which chooses if the URI names several keys.
+        allow_modules: whether the URI may name any library to load, in `module-path` or `tcti`. Otherwise it must be in
+            the system's folders or in p11-kit's configuration, since a URI from elsewhere must not run anything.
 
     Raises:
-        UsageError: the URI is malformed.
+        UsageError: the URI is malformed, or names a library that needs `allow_modules`.
         SigningKeyError: the key can't be found or opened, or its backend's library is not installed.
         PinError: a PIN is missing, wrong or locked. A wrong PIN is sent once.
     """
     parsed = KeyURI.of(uri).resolved()
-    key: Key = parsed.backend.load().open_key(parsed, PinSource.of(pin), public_key=public_key)
+    key: Key = load_backend(parsed, allow_modules).open_key(parsed, PinSource.of(pin), public_key=public_key)
     return key
 
 
-def find_certificates(uri: str | KeyURI, pin: str | AskPin | PinSource | None = None) -> list[FoundCertificate]:
+def find_certificates(
+    uri: str | KeyURI, pin: str | AskPin | PinSource | None = None, *, allow_modules: bool = False
+) -> list[FoundCertificate]:
     """Return the certificates that a key URI or a path names, at least one. They are not parsed.
 
+    Args:
+        uri: the URI or path.
+        pin: where the PIN comes from, as in `open_key`.
+        allow_modules: whether the URI may name any library to load, as in `open_key`.
+
     Raises:
-        UsageError: the URI is malformed, or its backend holds no certificates.
+        UsageError: the URI is malformed, names a library that needs `allow_modules`, or its backend holds no
+            certificates.
         CertificateError: there is none, or the place can't be read.
         PinError: they are behind a PIN that is missing, wrong or locked.
     """
@@ -171,7 +192,7 @@ def find_certificates(uri: str | KeyURI, pin: str | AskPin | PinSource | None = 
     if parsed.query and parsed.resolved().scheme != parsed.scheme:
         parsed = KeyURI(parsed.scheme, parsed.path)  # The query is for the key in the same file.
     find: Callable[[KeyURI, PinSource], list[FoundCertificate]] | None
-    find = getattr(parsed.backend.load(), "find_certificates", None)
+    find = getattr(load_backend(parsed, allow_modules), "find_certificates", None)
     if find is None:
         hint = "Name a certificate file or a token's certificate with --certificate"
         raise UsageError(f"{parsed.name} can't name a certificate: {parsed.scheme}: URIs name keys", hint)
@@ -179,17 +200,24 @@ def find_certificates(uri: str | KeyURI, pin: str | AskPin | PinSource | None = 
 
 
 def list_tokens(
-    uri: str | KeyURI = "pkcs11:", pin: str | AskPin | PinSource | None = None, *, log_in: bool = False
+    uri: str | KeyURI = "pkcs11:",
+    pin: str | AskPin | PinSource | None = None,
+    *,
+    log_in: bool = False,
+    allow_modules: bool = False,
 ) -> Iterator[ListedToken]:
     """Yield the tokens that a URI names, with the keys and certificates on them that it names.
 
     Args:
-        uri: a `pkcs11:` URI, or `tpm2:` without a key. Without a module, those of p11-kit's configuration are used.
+        uri: a `pkcs11:` URI, `tpm2:`, or a TSS2 key file for the key in it. A `pkcs11:` URI without a module means
+            those of p11-kit's configuration.
         pin: where the PIN comes from for `log_in`.
         log_in: whether to log in to the token, to see hidden objects.
+        allow_modules: whether the URI may name any library to load, as in `open_key`.
 
     Raises:
-        UsageError: the URI is malformed, or its backend has no tokens to list.
+        UsageError: the URI is malformed, names a library that needs `allow_modules`, or its backend has no tokens to
+            list.
         BackendUnavailableError: there is no module.
         AmbiguousKeyError: `log_in` is set and the URI names several tokens. No PIN was sent.
         PinError: the PIN is missing, wrong or locked.
@@ -197,9 +225,18 @@ def list_tokens(
     Warns:
         HwsignerWarning: a module or a token can't be used. The others are listed.
     """
-    parsed = KeyURI.of(uri)
+    parsed = KeyURI.of(uri).resolved()
     find: Callable[..., Iterator[ListedToken]] | None
-    find = getattr(parsed.backend.load(), "list_tokens", None)
+    find = getattr(load_backend(parsed, allow_modules), "list_tokens", None)
     if find is None:
         raise UsageError(f"{parsed.scheme}: keys can't be listed", "Give a pkcs11: or tpm2: URI, or none")
     yield from find(parsed, PinSource.of(pin), log_in=log_in)
+
+
+def load_backend(uri: KeyURI, allow_modules: bool) -> ModuleType:
+    """Return the module of a key URI's backend, which may refuse to load the library that the URI names."""
+    module = uri.backend.load()
+    check = getattr(module, "check_modules", None)
+    if check and not allow_modules:
+        check(uri)
+    return module

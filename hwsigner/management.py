@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from hwsigner.errors import UsageError
-from hwsigner.key import FoundCertificate
+from hwsigner.key import FoundCertificate, load_backend
 from hwsigner.pins import AskPin, PinSource
 from hwsigner.uri import KeyURI
 
@@ -35,6 +35,21 @@ class KeyRequest:
     noda: bool | None = None
     pcrs: str = ""
     overwrite: bool = False
+
+    def require_only(self, *names: str, scheme: str) -> None:
+        """Check that nothing was asked for that a backend can't do, except the algorithm.
+
+        Args:
+            names: the attributes that it can do.
+            scheme: the scheme of its key URIs, for the message.
+
+        Raises:
+            UsageError: another attribute is set. The message names the first as its flag.
+        """
+        for one in fields(self):
+            if one.name not in ("algorithm", *names) and getattr(self, one.name) != one.default:
+                hint = "Leave it out: it is for another kind of key"
+                raise UsageError(f"--{one.name.replace('_', '-')} does not apply to {scheme}: keys", hint)
 
 
 @dataclass(frozen=True)
@@ -78,7 +93,11 @@ Confirm = Callable[[Sequence[str]], None]
 
 
 def generate_key(
-    uri: str | KeyURI, request: KeyRequest | None = None, pin: str | AskPin | PinSource | None = None
+    uri: str | KeyURI,
+    request: KeyRequest | None = None,
+    pin: str | AskPin | PinSource | None = None,
+    *,
+    allow_modules: bool = False,
 ) -> KeyDescription:
     """Make a key in the place that a key URI names, and read back whether it is what was asked for.
 
@@ -88,6 +107,7 @@ def generate_key(
         uri: the key URI of the new key.
         request: what it shall be; None for a P-256 key.
         pin: where the PIN comes from, as for `open_key`.
+        allow_modules: whether the URI may name any library to load, as for `open_key`.
 
     Raises:
         UsageError: the URI or the request is malformed, or does not fit this backend.
@@ -96,12 +116,19 @@ def generate_key(
         PinError: a PIN is missing, wrong or locked. A wrong PIN is sent once.
     """
     parsed = KeyURI.of(uri)
-    make: Callable[[KeyURI, PinSource, KeyRequest], KeyDescription] = _function(parsed, "generate_key")
+    make: Callable[[KeyURI, PinSource, KeyRequest], KeyDescription] = _function(parsed, "generate_key", allow_modules)
     return make(parsed, PinSource.of(pin), request or KeyRequest())
 
 
-def describe_key(uri: str | KeyURI, pin: str | AskPin | PinSource | None = None) -> KeyDescription:
+def describe_key(
+    uri: str | KeyURI, pin: str | AskPin | PinSource | None = None, *, allow_modules: bool = False
+) -> KeyDescription:
     """Return what is known of the key that a key URI names. The key signs nothing.
+
+    Args:
+        uri: the key URI.
+        pin: where the PIN comes from, as for `open_key`.
+        allow_modules: whether the URI may name any library to load, as for `open_key`.
 
     Raises:
         UsageError: the URI is malformed.
@@ -109,7 +136,7 @@ def describe_key(uri: str | KeyURI, pin: str | AskPin | PinSource | None = None)
         PinError: it is hidden behind a PIN that is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri).resolved()
-    describe: Callable[[KeyURI, PinSource], KeyDescription] = _function(parsed, "describe_key")
+    describe: Callable[[KeyURI, PinSource], KeyDescription] = _function(parsed, "describe_key", allow_modules)
     return describe(parsed, PinSource.of(pin))
 
 
@@ -119,6 +146,7 @@ def install_certificate(
     pin: str | AskPin | PinSource | None = None,
     *,
     nv_index: str = "",
+    allow_modules: bool = False,
 ) -> InstalledCertificate:
     """Put a leaf, and the CA certificates above it, beside their key. The caller has checked that they fit the key.
 
@@ -129,6 +157,7 @@ def install_certificate(
         chain: the leaf, then the intermediates in order.
         pin: where the PIN comes from, as for `open_key`.
         nv_index: TPM: the NV index for the leaf, such as `0x01c20000`; empty for a file beside the key.
+        allow_modules: whether the URI may name any library to load, as for `open_key`.
 
     Raises:
         UsageError: the URI is malformed, or the backend has no place for certificates.
@@ -136,17 +165,24 @@ def install_certificate(
         PinError: a PIN is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri).resolved()
-    install: Callable[..., InstalledCertificate] = _function(parsed, "install_certificate")
+    install: Callable[..., InstalledCertificate] = _function(parsed, "install_certificate", allow_modules)
     return install(parsed, PinSource.of(pin), chain, nv_index=nv_index)
 
 
-def delete_key(uri: str | KeyURI, confirm: Confirm, pin: str | AskPin | PinSource | None = None) -> tuple[str, ...]:
+def delete_key(
+    uri: str | KeyURI,
+    confirm: Confirm,
+    pin: str | AskPin | PinSource | None = None,
+    *,
+    allow_modules: bool = False,
+) -> tuple[str, ...]:
     """Delete a key and what belongs to it, and read back whether it is gone.
 
     Args:
         uri: the key URI. It must name one key.
         confirm: gets what would go, a line each, before anything is touched. It raises an error to keep it.
         pin: where the PIN comes from, as for `open_key`.
+        allow_modules: whether the URI may name any library to load, as for `open_key`.
 
     Returns:
         What is gone, a line each.
@@ -156,13 +192,14 @@ def delete_key(uri: str | KeyURI, confirm: Confirm, pin: str | AskPin | PinSourc
         PinError: a PIN is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri).resolved()
-    delete: Callable[[KeyURI, PinSource, Confirm], tuple[str, ...]] = _function(parsed, "delete_key")
+    delete: Callable[[KeyURI, PinSource, Confirm], tuple[str, ...]] = _function(parsed, "delete_key", allow_modules)
     return delete(parsed, PinSource.of(pin), confirm)
 
 
-def _function(uri: KeyURI, name: str) -> Callable[..., Any]:
+def _function(uri: KeyURI, name: str, allow_modules: bool) -> Callable[..., Any]:
     """Return a function of the backend's management module, which is imported for it."""
     found: Callable[..., Any] | None = getattr(uri.backend.load_management(), name, None)
     if found is None:
         raise UsageError(f"hwsigner can't do this with {uri.scheme}: keys", "Use the tool that made the key")
+    load_backend(uri, allow_modules)  # It may refuse the module that the URI names.
     return found

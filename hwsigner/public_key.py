@@ -72,3 +72,8 @@ def kind_of(public_key: bytes) -> str | None:
         return f"RSA {key.key_size}"
     name = type(key).__name__.removesuffix("PublicKey")
     return name.replace("MLDSA", "ML-DSA-") if isinstance(key, MLDSA_KEYS) else name
+
+
+def to_pem(public_key: bytes) -> str:
+    """Return a DER SubjectPublicKeyInfo as PEM (RFC 7468, 13)."""
+    return load_der_public_key(public_key).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()

@@ -15,9 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-
 from softhsm.command import ToolError
 from softhsm.demo_ca import DemoCA
 from softhsm.token import PIN, SoftHSM
@@ -41,15 +38,15 @@ class DemoKey:
 
     Attributes:
         profile: the name of its profile in the AWS config file.
-        title: the name to print.
+        title: where it is, to print.
         uri: the key's path or URI.
-        leaf: the path of its certificate.
+        certificate: its certificate's path or URI.
     """
 
     profile: str
     title: str
     uri: str
-    leaf: Path
+    certificate: str
 
 
 @dataclass(frozen=True)
@@ -62,11 +59,11 @@ class Service:
     profile_arn: str
     role_arn: str
 
-    def command(self, key: str, leaf: Path) -> list[str]:
+    def command(self, key: DemoKey) -> list[str]:
         """Return the command that gets credentials from this service."""
         flags = {
-            "--certificate": str(leaf),
-            "--private-key": key,
+            "--certificate": key.certificate,
+            "--private-key": key.uri,
             "--trust-anchor-arn": self.trust_anchor_arn,
             "--profile-arn": self.profile_arn,
             "--role-arn": self.role_arn,
@@ -102,42 +99,45 @@ class Demo:
         """
         print("AWS credentials from a key in a file, in a PKCS #11 token and in a TPM, all emulated on this machine\n")
         ca = DemoCA("Demo CA")
-        keys = [self._file_key(ca), self._token_key(ca), self._tpm_key(ca)]
+        keys = [
+            self._make_key(ca, "file", "a file", str(self._folder / "key.pem")),
+            self._make_key(ca, "token", "a PKCS #11 token (SoftHSM)", self._make_token()),
+            self._make_key(ca, "tpm", "a TPM 2.0 (swtpm)", self._make_tpm()),
+        ]
         service = self._start_emulator(self._write("ca.pem", ca.pem))
         # The AWS CLI and the hwsigner that it starts both inherit it.
         self._env["AWS_CA_BUNDLE"] = service.ca_file
         self._write_config(keys, service)
         for key in keys:
             done = self._get_caller_identity(service, f"--profile={key.profile}")
-            self._say(f"aws sts get-caller-identity, with the {key.title}", _assumed_role(done))
+            self._say(f"aws sts get-caller-identity, with the key in {key.title}", _assumed_role(done))
         self._refuse_changed_secret(keys[0], service)
         self._refuse_other_ca(service)
 
-    def _file_key(self, ca: DemoCA) -> DemoKey:
-        key = ec.generate_private_key(ec.SECP256R1())
-        path = self._write("key.pem", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        public_key = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        self._say("A key in a file", str(path))
-        return DemoKey("file", "key in a file", str(path), self._issue(ca, public_key, "bamboo-01"))
-
-    def _token_key(self, ca: DemoCA) -> DemoKey:
+    def _make_token(self) -> str:
+        """Return the URI of a key that is to be made in a new token."""
         token = SoftHSM(self._folder / "token")
         token.make()
         token.add_token("demo")
-        token.generate("bamboo-02", b"\x01", "EC:prime256v1")
         self._env |= token.env
-        uri = token.uri("bamboo-02", self._write("pin", f"{PIN}\n".encode()))
-        self._say("A key made inside a PKCS #11 token (SoftHSM)", uri)
-        return DemoKey("token", "key in the token", uri, self._issue(ca, token.public_key(b"\x01"), "bamboo-02"))
+        return token.uri("bamboo", self._write("pin", f"{PIN}\n".encode()))
 
-    def _tpm_key(self, ca: DemoCA) -> DemoKey:
+    def _make_tpm(self) -> str:
+        """Return the URI of a key that is to be made in a new TPM."""
         tpm = SoftTPM(self._folder / "tpm")
         self._stack.callback(tpm.stop)
         tpm.start()
-        path = self._folder / "tpm-key.pem"
-        tpm.create_key_file(path, "EC:P-256")
-        self._say("A key made inside a TPM 2.0 (swtpm)", tpm.uri(path))
-        return DemoKey("tpm", "key in the TPM", tpm.uri(path), self._issue(ca, tpm.public_key(path), "bamboo-03"))
+        return tpm.uri(self._folder / "tpm-key.pem")
+
+    def _make_key(self, ca: DemoCA, profile: str, title: str, uri: str) -> DemoKey:
+        """Make a key, have the CA certify it, and put the certificate beside it."""
+        self._hwsigner("keygen", uri)
+        request = self._folder / f"{profile}.csr"
+        self._hwsigner("csr", uri, f"--subject=CN=bamboo-{profile},OU=devops", f"--out={request}")
+        issued = self._write(f"{profile}.pem", ca.issue(request.read_bytes()))
+        installed = json.loads(self._hwsigner("install-certificate", str(issued), uri, "--json"))
+        self._say(f"A key made in {title}, and its certificate", uri)
+        return DemoKey(profile, title, installed["privateKey"], installed["certificate"])
 
     def _start_emulator(self, anchor: Path) -> Service:
         ca_file, log = self._folder / "emulator-ca.pem", self._folder / "emulator.log"
@@ -157,13 +157,13 @@ class Demo:
     def _write_config(self, keys: list[DemoKey], service: Service) -> None:
         lines = []
         for key in keys:
-            command = shlex.join(service.command(key.uri, key.leaf))
+            command = shlex.join(service.command(key))
             lines += [f"[profile {key.profile}]", f"region = {REGION}", f"credential_process = {command}", ""]
         path = self._write("config", "\n".join(lines).encode())
         self._say("An AWS config file with three profiles whose credential_process is hwsigner", str(path))
 
     def _refuse_changed_secret(self, key: DemoKey, service: Service) -> None:
-        done = self._run(service.command(key.uri, key.leaf))
+        done = self._run(service.command(key))
         if done.returncode != 0:
             raise DemoError(f"hwsigner credential-process failed: {done.stderr.strip()}")
         credentials = json.loads(done.stdout)
@@ -181,16 +181,16 @@ class Demo:
         self._say("The same call with one byte of the vended secret changed", f"refused: {_last_line(refused.stderr)}")
 
     def _refuse_other_ca(self, service: Service) -> None:
-        other = DemoCA("Another CA")
-        key = ec.generate_private_key(ec.SECP256R1())
-        path = self._write("other-key.pem", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        public_key = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        refused = self._run(service.command(str(path), self._issue(other, public_key, "bamboo-04")))
+        key = self._make_key(DemoCA("Another CA"), "other", "a file", str(self._folder / "other-key.pem"))
+        refused = self._run(service.command(key))
         _require_refusal(refused, "Untrusted Signing Certificate", status=_EXIT_SERVICE_REFUSED)
-        self._say("CreateSession with a leaf of another CA", f"refused: {_last_line(refused.stderr)}")
+        self._say("CreateSession with its certificate, which is another CA's", f"refused: {_last_line(refused.stderr)}")
 
-    def _issue(self, ca: DemoCA, public_key: bytes, name: str) -> Path:
-        return self._write(f"{name}.pem", ca.issue(public_key, name))
+    def _hwsigner(self, *arguments: str) -> str:
+        done = self._run([HWSIGNER, *arguments])
+        if done.returncode != 0:
+            raise DemoError(f"hwsigner {arguments[0]} failed: {done.stderr.strip()}")
+        return done.stdout
 
     def _get_caller_identity(
         self, service: Service, *arguments: str, env: Mapping[str, str] | None = None

@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes, PublicKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 _DAY = timedelta(days=1)
@@ -24,11 +24,12 @@ class DemoCA:
         builder = _builder(self._subject, self._key.public_key()).add_extension(x509.BasicConstraints(True, 0), True)
         self.pem = self._sign(builder.add_extension(_usage(ca=True), True))
 
-    def issue(self, public_key: bytes, common_name: str) -> bytes:
-        """Return a leaf in PEM for a DER SubjectPublicKeyInfo."""
-        names = {NameOID.ORGANIZATIONAL_UNIT_NAME: "devops", NameOID.COMMON_NAME: common_name}
-        subject = x509.Name([x509.NameAttribute(oid, value) for oid, value in names.items()])
-        builder = _builder(subject, load_der_public_key(public_key))
+    def issue(self, request: bytes) -> bytes:
+        """Return a leaf in PEM for a certificate request in PEM (RFC 2986), whose signature must be valid."""
+        csr = x509.load_pem_x509_csr(request)
+        if not csr.is_signature_valid:
+            raise ValueError("the signature of the certificate request is invalid")
+        builder = _builder(csr.subject, csr.public_key())
         builder = builder.add_extension(x509.BasicConstraints(False, None), True)
         return self._sign(builder.add_extension(_usage(ca=False), True))
 

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 _SOURCE = Path(__file__).parent / "backends" / "pkcs11" / "shim.c"
 # Indexes in CK_FUNCTION_LIST.
 INITIALIZE, FINALIZE, LOGIN, LOGOUT, SIGN_INIT, SIGN = 0, 1, 18, 19, 42, 43
+CREATE_OBJECT, COPY_OBJECT, DESTROY_OBJECT, GENERATE_KEY_PAIR = 20, 21, 22, 59
 GET_ATTRIBUTE_VALUE, FIND_OBJECTS_INIT = 24, 26
 
 
@@ -83,9 +84,9 @@ class Shim:
         """Give a token another serial number, of 16 bytes."""
         self.library.shim_serial(self._token(token), serial)
 
-    def fail(self, call: int, answer: int) -> None:
-        """Make a function return this value from now on, or its own value again if it is 0."""
-        self.library.shim_fail(call, ctypes.c_ulong(answer))
+    def fail(self, call: int, answer: int, *, after: int = 0, times: int = 0) -> None:
+        """Make a function return this value, after some more calls, or its own value again if it is 0."""
+        self.library.shim_fail(call, *map(ctypes.c_ulong, (answer, after, times)))
 
     def count(self, call: int) -> int:
         """Return the number of calls of a function."""
@@ -94,6 +95,10 @@ class Shim:
     def context_logins(self) -> int:
         """Return the number of calls of C_Login for a signature."""
         return int(self.library.shim_context_logins())
+
+    def claim(self, attribute: int, *, value: bool) -> None:
+        """Make the module return another value of a CK_BBOOL attribute."""
+        self.library.shim_claim(ctypes.c_ulong(attribute), int(value))
 
     def hide(self, mechanism: int) -> None:
         """Do not offer a mechanism."""

@@ -41,6 +41,8 @@ RULES = {
     "backends.tpm2": BACKEND,
     "sigv4": "errors key _native",
     "certificate": "errors key public_key",
+    "certificate_request": "errors key public_key",
+    "session_tags": "certificate certificate_request",
     "identity": f"{NOUNS} certificate",
     "auth": "errors sigv4 identity",
     "aws": "errors defaults system http sigv4 identity _version",
@@ -48,16 +50,20 @@ RULES = {
     "refresh": f"{NOUNS} system identity aws config",
     "agent": "errors system pins aws config refresh _version",
     "serving": "errors system http aws refresh agent",
-    "cli": f"{CORE} management attestation system http aws config refresh agent serving emulator",
+    "cli": f"{CORE} management attestation certificate_request session_tags system http aws config refresh agent "
+    "serving emulator",
     "__main__": "cli",
-    "hwsigner": f"{CORE} backends http aws refresh auth",
+    "hwsigner": f"{CORE} management certificate_request session_tags backends http aws refresh auth",
 }
 
 # Which rooms or modules may import a library.
 OWNERS = {
     "pkcs11": ("backends.pkcs11",),
     "tpm2_pytss": ("backends.tpm2",),
-    "asn1crypto": ("backends.pem", "certificate", "backends.tpm2.encode", "backends.tpm2.attest", "attestation"),
+    "asn1crypto": (
+        *("backends.pem", "backends.tpm2.encode", "backends.tpm2.attest"),
+        *("certificate", "certificate_request", "attestation"),
+    ),
     "ctypes": (
         "agent.memory",
         "backends.file.libcrypto",
@@ -69,7 +75,10 @@ OWNERS = {
         "system.pcsc",
     ),
     "tomlkit": ("config.profiles",),
-    "cryptography": ("attestation", "backends", "certificate", "public_key", "config.selector", "emulator", "testing"),
+    "cryptography": (
+        *("attestation", "backends", "certificate", "certificate_request", "public_key", "session_tags"),
+        *("config.selector", "emulator", "testing"),
+    ),
     "pytest": ("testing",),
     "requests": ("auth",),
     **dict.fromkeys(("httptools", "uvloop"), ("serving",)),

@@ -344,9 +344,9 @@ def test_certificates_public_key_chooses_the_key(
 ) -> None:
     given: list[bytes | None] = []
 
-    def recording(*arguments: Any, public_key: bytes | None) -> Key:
+    def recording(*arguments: Any, public_key: bytes | None, allow_modules: bool) -> Key:
         given.append(public_key)
-        return open_key(*arguments, public_key=public_key)
+        return open_key(*arguments, public_key=public_key, allow_modules=allow_modules)
 
     monkeypatch.setattr(identity_module, "open_key", recording)
     open_identity(IdentitySource(write(LEAF, MIDDLE.certificate), str(key_file))).close()

@@ -165,7 +165,7 @@ def _answer_question(question: bytes, ask: AskPin | None) -> bytes:
     kind, subject, state, serial = [*question.decode("utf-8", "replace").split("\n"), *[""] * 4][:4]
     request = PinRequest(kind, subject, state, serial)
     pin = ask(request) if ask else None
-    if not pin:
+    if pin is None or not (pin or request.may_be_empty):
         problem = f"{request.subject} wants its {request.kind}, and none was given"
         raise PinRequiredError(problem, "Run from a terminal, or where a pinentry can ask")
     return pin.encode()

@@ -17,6 +17,7 @@ from hwsigner.agent.memory import LockedMemory
 from hwsigner.agent.profile import AgentProfile
 from hwsigner.agent.protocol import Channel, Verb
 from hwsigner.errors import AgentError, printable
+from hwsigner.pins import PinRequest
 from hwsigner.pins.child import MAX_PIN_BYTES
 
 # The seconds that a person has to type a PIN.
@@ -83,15 +84,15 @@ def _unlock(channel: _Waiting, profile: AgentProfile, memory: LockedMemory) -> b
         if request is None:
             break
         channel.send(protocol.with_body("ask", "\n".join(map(printable, astuple(request)[:-1])).encode()))
-        progress = channel.wait(profile.bring(request, _receive_pin(channel, memory)))
+        progress = channel.wait(profile.bring(request, _receive_pin(channel, request, memory)))
     return progress.answer
 
 
-def _receive_pin(channel: Channel, memory: LockedMemory) -> memoryview:
+def _receive_pin(channel: Channel, request: PinRequest, memory: LockedMemory) -> memoryview:
     head = channel.head(PERSON_LIMIT)
-    if head.kind != "pin" or head.size > MAX_PIN_BYTES:
+    if head.kind != "pin" or head.size > MAX_PIN_BYTES or not (head.size or request.may_be_empty):
         raise AgentError("the client sent no PIN")
-    pin = memory.take(head.size)
+    pin = memory.take(head.size) if head.size else memoryview(b"")
     channel.body_into(pin)
     try:
         str(pin, "utf-8")

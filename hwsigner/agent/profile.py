@@ -51,10 +51,12 @@ class UnlockedPins:
 
     Attributes:
         wanted: the last PIN that was asked for, or None.
+        is_unlocking: whether `unlock` runs, so that a PIN can be brought.
     """
 
     def __init__(self) -> None:
         self.wanted: PinRequest | None = None
+        self.is_unlocking = False
         self._brought: dict[PinRequest, memoryview] = {}
 
     def __call__(self, request: PinRequest) -> str | None:
@@ -63,6 +65,17 @@ class UnlockedPins:
         key = _key(request)
         brought = self._brought.pop(key, None) if request.for_one_signature else self._brought.get(key)
         return None if brought is None else str(brought, "utf-8")
+
+    def prompt(self, request: PinRequest) -> str | None:
+        """Return the PIN for a request that the stored places do not answer, or None.
+
+        Raises:
+            PinRequiredError: there may be no PIN, and the user can be asked: a wrong empty one would be an attempt.
+        """
+        pin = self(request)
+        if pin is None and request.may_be_empty and self.is_unlocking:
+            raise PinRequiredError(f"{request.subject} may want its {request.kind}")
+        return pin
 
     def bring(self, request: PinRequest, pin: memoryview) -> None:
         """Keep the PIN for a request: UTF-8 in locked memory."""
@@ -178,7 +191,11 @@ class AgentProfile:
     def _unlock(self) -> UnlockProgress:
         if self._state is _State.LOCKED:
             self._state = _State.OPEN
-        return self._progress(lambda: self._open().reply(_FORMAT), PinError)  # A stored PIN may be wrong too.
+        self._pins.is_unlocking = True
+        try:
+            return self._progress(lambda: self._open().reply(_FORMAT), PinError)  # A stored PIN may be wrong too.
+        finally:
+            self._pins.is_unlocking = False
 
     def _bring(self, request: PinRequest, pin: memoryview) -> UnlockProgress:
         if self._state is _State.OPEN:
@@ -192,9 +209,10 @@ class AgentProfile:
         """
         answer = self._report(act)
         failure, wanted = self._provider and self._provider.failure, self._pins.wanted
-        if wanted and isinstance(failure, WrongPinError) and failure.may_ask_again:
-            return UnlockProgress(replace(wanted, state="the last PIN was wrong"), answer)
-        return UnlockProgress(wanted if isinstance(failure, kind) else None, answer)
+        may_ask_again = isinstance(failure, WrongPinError) and failure.may_ask_again
+        if wanted and (may_ask_again or (isinstance(failure, WrongPinError) and wanted.may_be_empty)):
+            wanted = replace(wanted, state="the last PIN was wrong")
+        return UnlockProgress(wanted if may_ask_again or isinstance(failure, kind) else None, answer)
 
     def _report(self, act: Callable[[], object]) -> bytes:
         """Do something, and return the answer that reports it."""
@@ -227,7 +245,7 @@ class AgentProfile:
         if self._provider is None:
             service = settings.resident_service(self._values, self._shared.environ)
             self._provider = BackgroundProvider(
-                Provider._from_values(self._values, service, self._pins),
+                Provider._from_values(self._values, service, self._pins, [self._pins.prompt]),
                 formats={_FORMAT: self._format},
                 attended=self._values["attended"],
                 on_try=self._note,

@@ -96,7 +96,7 @@ def parse_head(line: bytes) -> Head | None:
     if alone:
         return Head(alone.decode())
     head = Head((kind or b"error").decode(), int(size or error_size), int(status or 0))
-    return head if 1 <= head.size <= MAX_BODY else None
+    return head if (0 if head.kind == "pin" else 1) <= head.size <= MAX_BODY else None
 
 
 def with_body(kind: str, body: bytes) -> bytes:

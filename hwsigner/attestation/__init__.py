@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from hwsigner.attestation.chain import Trust, VendorCertificate
-from hwsigner.attestation.documents import NONCE_BYTES, Document, Kind, binding, new, read
+from hwsigner.attestation.documents import NONCE_BYTES, Document, Kind, Value, binding, new, read
 from hwsigner.attestation.findings import Findings
 from hwsigner.attestation.request import is_signed_by, read_request
 from hwsigner.errors import AttestationError, UsageError
-from hwsigner.key import find_certificates
+from hwsigner.key import find_certificates, load_backend
 from hwsigner.pins import AskPin, PinSource
 from hwsigner.uri import KeyURI
 
-__all__ = ["Document", "Findings", "Kind", "Trust", "answer_challenge", "challenge", "endorsement_key", "examine"]
-__all__ += ["make_statement", "read", "read_trust", "verify_answer"]
+__all__ = ["answer_challenge", "challenge", "endorsement_key", "examine", "make_statement", "read", "read_trust"]
+__all__ += ["Document", "Findings", "Kind", "Trust", "Value", "VendorCertificate", "verify_answer"]
 
 # By format, a module with `examine`, `challenge` and `verify`.
 _VERIFIERS = {name: f"hwsigner.attestation.{name}" for name in ("tpm2", "piv", "pkcs11")}
@@ -40,6 +40,7 @@ def make_statement(
     *,
     csr: bytes = b"",
     certificates: Sequence[bytes] = (),
+    allow_modules: bool = False,
 ) -> Document:
     """Make the statement about a key.
 
@@ -48,6 +49,7 @@ def make_statement(
         pin: where PINs come from, as for `open_key`.
         csr: the key's PKCS #10 request in PEM or DER, to be verified with it.
         certificates: the DER of certificates that the chip does not hold: of its endorsement key, and those above it.
+        allow_modules: whether the URI may name any library to load, as for `open_key`.
 
     Raises:
         UsageError: the URI is malformed, keys of this kind can't be attested, or the request can't be read.
@@ -56,12 +58,19 @@ def make_statement(
     """
     parsed = KeyURI.of(uri).resolved()
     request = read_request(csr) if csr else b""
-    hardware, values = _maker(parsed).make_statement(parsed, PinSource.of(pin), certificates=tuple(certificates))
+    hardware, values = _maker(parsed, allow_modules).make_statement(
+        parsed, PinSource.of(pin), certificates=tuple(certificates)
+    )
     return new("statement", hardware, {**values, "certificateRequest": request})
 
 
 def answer_challenge(
-    uri: str | KeyURI, challenge: Document, pin: str | AskPin | PinSource | None = None, *, pcrs: str = ""
+    uri: str | KeyURI,
+    challenge: Document,
+    pin: str | AskPin | PinSource | None = None,
+    *,
+    pcrs: str = "",
+    allow_modules: bool = False,
 ) -> Document:
     """Answer a challenge to a key's statement.
 
@@ -70,6 +79,7 @@ def answer_challenge(
         challenge: the challenge.
         pin: where PINs come from, as for `open_key`.
         pcrs: TPM: the PCRs to add a quote of, such as `sha256:7`.
+        allow_modules: whether the URI may name any library to load, as for `open_key`.
 
     Raises:
         UsageError: the URI is malformed, or the challenge or `pcrs` are not for keys of this kind.
@@ -78,7 +88,7 @@ def answer_challenge(
         PinError: a PIN is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri).resolved()
-    maker = _maker(parsed)
+    maker = _maker(parsed, allow_modules)
     if challenge.format not in maker.FORMATS:
         raise UsageError(f"the challenge is for a {challenge.format} key, not for {parsed.name}", "Name another key")
     given = {name: challenge.blob(name) for name in challenge.values} | {"message": binding(challenge)}
@@ -86,8 +96,15 @@ def answer_challenge(
     return new("answer", challenge.format, {**values, "nonce": challenge.blob("nonce")})
 
 
-def endorsement_key(uri: str | KeyURI = "tpm2:", pin: str | AskPin | PinSource | None = None) -> bytes:
+def endorsement_key(
+    uri: str | KeyURI = "tpm2:", pin: str | AskPin | PinSource | None = None, *, allow_modules: bool = False
+) -> bytes:
     """Return a TPM's endorsement key, which stands for the chip, as DER SubjectPublicKeyInfo.
+
+    Args:
+        uri: a `tpm2:` URI.
+        pin: where PINs come from, as for `open_key`.
+        allow_modules: whether the URI may name any library to load, as for `open_key`.
 
     Raises:
         UsageError: the URI is malformed, or not of a TPM.
@@ -95,7 +112,7 @@ def endorsement_key(uri: str | KeyURI = "tpm2:", pin: str | AskPin | PinSource |
         PinError: the auth value of the endorsement hierarchy is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri).resolved()
-    read: Callable[[KeyURI, PinSource], bytes] | None = getattr(_maker(parsed), "endorsement_key", None)
+    read: Callable[[KeyURI, PinSource], bytes] | None = getattr(_maker(parsed, allow_modules), "endorsement_key", None)
     if read is None:
         raise UsageError(f"{parsed.scheme}: keys have no endorsement key", "Give a tpm2: URI")
     return read(parsed, PinSource.of(pin))
@@ -167,8 +184,9 @@ def verify_answer(statement: Document, state: Document, answer: Document, trust:
     return _with_csr(replace(found, proven=(*found.proven, since)), statement)
 
 
-def _maker(uri: KeyURI) -> Any:
+def _maker(uri: KeyURI, allow_modules: bool) -> Any:
     """Return the backend's attestation module, which is imported for it."""
+    load_backend(uri, allow_modules)
     module = uri.backend.load_attestation()
     if module is None:
         raise UsageError(f"{uri.scheme}: keys can't be attested", "Use a key in a TPM or a PKCS #11 token")

@@ -23,10 +23,21 @@ class Setting(NamedTuple):
     Attributes:
         value: its value, not empty.
         source: its place for messages, such as `max_attempts in [default] of /home/a/.aws/config`.
+        file: the path of the file, and its status when it was read.
     """
 
     value: str
     source: str
+    file: tuple[str, os.stat_result]
+
+    def trusted(self) -> str:
+        """Return the value of a setting that decides which servers are trusted.
+
+        Raises:
+            ConfigError: other users can write the file.
+        """
+        check_not_writable_by_others(*self.file, ConfigError)
+        return self.value
 
 
 def read_config(environ: Mapping[str, str]) -> dict[str, Setting]:
@@ -38,9 +49,6 @@ def read_config(environ: Mapping[str, str]) -> dict[str, Setting]:
 
     Args:
         environ: the environment variables. AWS_CONFIG_FILE is the file's path; the default is `~/.aws/config`.
-
-    Raises:
-        ConfigError: the file has `endpoint_url` or `ca_bundle`, and other users can write it.
     """
     home = environ.get("HOME") or os.path.expanduser("~")
     path = environ.get("AWS_CONFIG_FILE") or os.path.join(home, ".aws", "config")
@@ -60,10 +68,10 @@ def read_config(environ: Mapping[str, str]) -> dict[str, Setting]:
     if not any(name in text.lower() for name in _NAMES):  # Most files: importing and running the parser takes 2 ms.
         return {}
     profile = environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE") or "default"
-    found = {name: Setting(value, f"{name} in [{section}] of {path}") for name, section, value in _find(text, profile)}
-    if not found.keys().isdisjoint(("endpoint_url", "ca_bundle")):  # They decide which servers are trusted.
-        check_not_writable_by_others(path, status, ConfigError)
-    return found
+    return {
+        name: Setting(value, f"{name} in [{section}] of {path}", (path, status))
+        for name, section, value in _find(text, profile)
+    }
 
 
 def _find(text: str, profile: str) -> Iterator[tuple[str, str, str]]:

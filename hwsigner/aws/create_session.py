@@ -95,7 +95,7 @@ def find_service(
     config = read_config(environ)
     found = sessions_endpoint(region, environ=environ, endpoint=endpoint, verify=verify, config=config)
     bundle = None if environ.get("AWS_CA_BUNDLE") else config.get("ca_bundle")
-    cas = TrustedCAs(f"{bundle.source}: {bundle.value}", file=bundle.value) if bundle else find_cas(environ)
+    cas = TrustedCAs(f"{bundle.source}: {bundle.value}", file=bundle.trusted()) if bundle else find_cas(environ)
     transport = TransportOptions(verify=verify, cas=cas, proxy=find_proxy(found, environ))
     return Service(region, found, transport, max_attempts=_max_attempts(environ, config))
 
@@ -196,9 +196,10 @@ def _send(identity: Identity, request: SessionRequest, service: Service, deadlin
 
 
 def _max_attempts(environ: Mapping[str, str], config: Mapping[str, Setting]) -> int:
-    default = config.get("max_attempts", Setting(str(defaults.MAX_ATTEMPTS), ""))
-    variable = environ.get("AWS_MAX_ATTEMPTS", "").strip()
-    text, source = Setting(variable, "AWS_MAX_ATTEMPTS") if variable else default
+    setting = config.get("max_attempts")
+    text, source = environ.get("AWS_MAX_ATTEMPTS", "").strip(), "AWS_MAX_ATTEMPTS"
+    if not text:
+        text, source = (setting.value, setting.source) if setting else (str(defaults.MAX_ATTEMPTS), "")
     if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text)):
         raise UsageError(f"{source} is {text[:100]!r}", "Set it to a number of attempts, 1 or more")
     return int(text)

@@ -51,6 +51,7 @@ def sessions_endpoint(
     Raises:
         UsageError: the URL, region or a variable is malformed, the region has no FIPS host, or the URL is `http:` on
             another machine and `verify` is True.
+        ConfigError: the URL is the config file's, and other users can write that file.
 
     Warns:
         UnsafeConnectionWarning: `verify` is False.
@@ -94,7 +95,7 @@ def _configured_url(environ: Mapping[str, str], endpoint: str | None, config: Ma
             if environ.get(name):
                 return name, environ[name]
         if "endpoint_url" in config:
-            return config["endpoint_url"].source, config["endpoint_url"].value
+            return config["endpoint_url"].source, config["endpoint_url"].trusted()
     return "", ""
 
 

@@ -36,6 +36,11 @@ COMMANDS = {
     "sign-string": "hwsigner.cli.sign_string",
     "read-certificate-data": "hwsigner.cli.read_certificate_data",
     "list": "hwsigner.cli.list",
+    "keygen": "hwsigner.cli.keygen",
+    "csr": "hwsigner.cli.csr",
+    "install-certificate": "hwsigner.cli.install_certificate",
+    "show": "hwsigner.cli.show",
+    "delete": "hwsigner.cli.delete",
     "attest": "hwsigner.cli.attest",
     "verify-attestation": "hwsigner.cli.verify_attestation",
     "profile": "hwsigner.cli.profile",
@@ -94,10 +99,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
-    if name == "help" and rest:
-        return _help_with(rest[0])
     if name in ("--help", "-h", "help"):
-        print(_help())
+        try:
+            _print_help(rest[0] if name == "help" and rest else None)
+            sys.stdout.flush()
+        except BrokenPipeError:  # The reader has seen enough.
+            abandon_stdout()
         return 0
     if name == "--version":
         name = "version"
@@ -131,20 +138,19 @@ def _run_completed(command: ModuleType, parsed: argparse.Namespace) -> int:
     return status
 
 
-def _help_with(name: str) -> int:
-    """Print a command's flags, and then the page of the docs with this name, if there is one."""
+def _print_help(name: str | None) -> None:
+    """Print a command's flags, and then the page of the docs with this name, if there is one; or the commands."""
     from hwsigner.cli.pages import names, page
 
+    if name is None:
+        print(_help())
+        return
     if name in COMMANDS:
         _run([name, "--help"])
     elif name not in names():
         raise UsageError(f"no help about {name[:40]!r}", f"Use one of {', '.join(sorted({*COMMANDS, *names()}))}")
-    try:
-        if name in names():
-            print(page(name), flush=True)
-    except BrokenPipeError:  # The reader has seen enough.
-        abandon_stdout()
-    return 0
+    if name in names():
+        print(page(name))
 
 
 def _help() -> str:

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     uri = settings.key_uri(vars(arguments), arguments.key or "tpm2:")
     pins = options.pin_source(arguments, uri)
     if arguments.ek:
-        print(hashlib.sha256(attestation.endorsement_key(uri, pins)).hexdigest())
+        print(hashlib.sha256(attestation.endorsement_key(uri, pins, allow_modules=True)).hexdigest())
         return 0
     document = _answer(arguments, uri, pins) if arguments.challenge else _statement(arguments, uri, pins)
     if arguments.out:
@@ -75,10 +75,10 @@ def _check(arguments: argparse.Namespace) -> None:
 def _statement(arguments: argparse.Namespace, uri: KeyURI, pins: PinSource) -> Document:
     csr = read_bytes(arguments.csr) if arguments.csr else b""
     path = arguments.ek_certificate
-    certificates = [found.der for found in find_certificates(path)] if path else []
-    return attestation.make_statement(uri, pins, csr=csr, certificates=certificates)
+    certificates = [found.der for found in find_certificates(path, allow_modules=True)] if path else []
+    return attestation.make_statement(uri, pins, csr=csr, certificates=certificates, allow_modules=True)
 
 
 def _answer(arguments: argparse.Namespace, uri: KeyURI, pins: PinSource) -> Document:
     challenge = read_file(arguments.challenge, "challenge")
-    return attestation.answer_challenge(uri, challenge, pins, pcrs=arguments.pcrs or "")
+    return attestation.answer_challenge(uri, challenge, pins, pcrs=arguments.pcrs or "", allow_modules=True)

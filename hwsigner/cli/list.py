@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from hwsigner.certificate import Certificate, load
@@ -43,7 +44,10 @@ _PIV_SLOTS = {bytes([1 + n]): f"{slot:02x}" for n, slot in enumerate((0x9A, 0x9C
 def add_arguments(parser: Parser) -> None:
     """Add the URI that narrows the list, and the flags."""
     parser.add_argument(
-        "uri", nargs="?", help="pkcs11: or tpm2: URI of what to list (default: all tokens, and the TPM)"
+        "uris",
+        metavar="URI",
+        nargs="*",
+        help="pkcs11: or tpm2: URI, or TSS2 key file, to list (default: all tokens, and the TPM)",
     )
     parser.add_flags(
         [
@@ -56,16 +60,23 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print JSON, a table on a terminal, or otherwise lines of fields separated by tabs."""
-    uri = settings.key_uri(vars(arguments), arguments.uri or "pkcs11:")
-    if uri.scheme not in ("pkcs11", "tpm2"):
-        raise UsageError(f"{uri.name} is neither a pkcs11: nor a tpm2: URI", "Give one of these, or none")
-    listed = list_tokens(uri, options.pin_source(arguments, uri), log_in=arguments.login)
-    if arguments.uri or arguments.pkcs11_lib or arguments.login:
+    uris = [settings.key_uri(vars(arguments), text).resolved() for text in arguments.uris or ["pkcs11:"]]
+    for uri in uris:
+        if uri.scheme not in ("pkcs11", "tpm2"):
+            problem = f"{uri.name} is neither a pkcs11: nor a tpm2: URI, nor a TSS2 key file"
+            raise UsageError(problem, "Give one of these, or none")
+    if arguments.login and len(uris) > 1:
+        raise UsageError("--login goes to one token", "Give one URI, which names it")
+    pins = [options.pin_source(arguments, uri) for uri in uris]
+    listed = chain.from_iterable(
+        list_tokens(uri, pin, log_in=arguments.login, allow_modules=True) for uri, pin in zip(uris, pins, strict=True)
+    )
+    if arguments.uris or arguments.pkcs11_lib or arguments.login:
         tokens = _each_once(listed)
     else:
-        tokens = _all(listed, list_tokens(settings.key_uri(vars(arguments), "tpm2:")))
+        tokens = _all(listed, list_tokens(settings.key_uri(vars(arguments), "tpm2:"), allow_modules=True))
     try:
-        _print(arguments, uri, tokens)
+        _print(arguments, uris, tokens)
         sys.stdout.flush()
     except BrokenPipeError:  # The reader has seen enough: list | head.
         abandon_stdout()
@@ -97,17 +108,18 @@ def _each_once(tokens: Iterable[ListedToken]) -> list[ListedToken]:
             shown = one.certificate or one.public_key
             if shown is None or modules.setdefault((one.kind, shown), token.module) == token.module:
                 objects.append(one)
-        if objects or not token.objects:
+        if objects or token.other_keys or not token.objects:
             found.append(replace(token, objects=tuple(objects)))
     return found
 
 
-def _print(arguments: argparse.Namespace, uri: KeyURI, tokens: Sequence[ListedToken]) -> None:
+def _print(arguments: argparse.Namespace, uris: Sequence[KeyURI], tokens: Sequence[ListedToken]) -> None:
     if arguments.json:
         print(json.dumps({"tokens": [_data(token) for token in tokens]}, indent=2))
     elif not tokens:
         absent = f"no token is present. {pcsc.hint('Insert one')}"
-        report(f"no token matches {uri.name}. Without a URI, list shows all" if uri.path else absent)
+        names = ", ".join(uri.name for uri in uris if uri.path)
+        report(f"no token matches {names}. Without a URI, list shows all" if names else absent)
     elif sys.stdout.isatty():
         _print_tables(tokens)
     else:
@@ -128,6 +140,7 @@ def _data(token: ListedToken) -> dict[str, Any]:
         "pinPad": token.has_keypad,
         "pinState": token.pin_state,
         "keys": [_key_data(token, one) for one in token.objects if one.kind == "key"],
+        "otherKeys": [_key_data(token, one) for one in token.other_keys],
         "certificates": [_certificate_data(token, one) for one in token.objects if one.kind == "certificate"],
     }
 
@@ -141,6 +154,7 @@ def _key_data(token: ListedToken, key: ListedObject) -> dict[str, Any]:
         "uri": key.uri,
         "hiddenUntilLogin": key.is_hidden,
         "pinForEachSignature": key.pin_for_each_signature,
+        "notes": list(key.notes),
     }
 
 
@@ -162,12 +176,13 @@ def _rows(token: ListedToken) -> Iterator[_ROW]:
     """Yield the rows of a token, which is the first, in the order of the columns."""
     login = ("needed" if token.wants_login else "not needed") + (", PIN pad" if token.has_keypad else "")
     yield "token", token.label, "", "", "", login, token.pin_state, token.uri
-    for one in token.objects:
+    rows = [(one.kind, one) for one in token.objects] + [("other key", one) for one in token.other_keys]
+    for kind, one in rows:
         parsed = _parsed(one)
         expires = _expiry(parsed).strftime("%Y-%m-%d") if parsed else ""
         slot = _piv_slot(token, one)
         label = f"{one.label} (slot {slot})" if slot else one.label
-        yield one.kind, label, _algorithm(one), one.id.hex(), expires, _login(one), "", one.uri
+        yield kind, label, _algorithm(one), one.id.hex(), expires, _login(one), "", one.uri
 
 
 def _piv_slot(token: ListedToken, found: ListedObject) -> str | None:
@@ -177,11 +192,15 @@ def _piv_slot(token: ListedToken, found: ListedObject) -> str | None:
 
 
 def _login(found: ListedObject) -> str:
-    notes = ("needed" if found.is_hidden else "", "PIN for each signature" if found.pin_for_each_signature else "")
-    return ", ".join(filter(None, notes))
+    hidden = "needed" if found.is_hidden else ""
+    always = "PIN for each signature" if found.pin_for_each_signature else ""
+    return ", ".join(filter(None, (hidden, always, *found.notes)))
 
 
 def _algorithm(found: ListedObject) -> str:
+    parsed = None if found.public_key else _parsed(found)
+    if parsed:
+        return kind_of(parsed.public_key()) or "unknown"
     return (kind_of(found.public_key) if found.public_key else None) or found.algorithm or "unknown"
 
 
@@ -207,13 +226,14 @@ def _print_tables(tokens: Sequence[ListedToken]) -> None:
     console = Console(highlight=False)
     for token in tokens:
         (_, label, *_, login, state, uri), *rows = _rows(token)
-        notes = (token.model, token.serial and f"serial {token.serial}", f"login {login}", f"PIN {state}")
+        notes = (token.model, token.serial and f"serial {token.serial}", f"login {login}", state and f"PIN {state}")
         title = " · ".join(filter(None, (label or "(no label)", *notes)))
         console.print(Text(printable(title), style="bold"), soft_wrap=True)
-        table = Table("", *(name.capitalize() for name in _COLUMNS[:6]))
+        used = [column for column in range(6) if any(row[column] for row in rows)]
+        table = Table("", *(_COLUMNS[column].capitalize() for column in used))
         for number, row in enumerate(rows, 1):
             # Text and not str: square brackets in a label are not markup.
-            table.add_row(str(number), *(Text(printable(field), overflow="fold") for field in row[:6]))
+            table.add_row(str(number), *(Text(printable(row[column]), overflow="fold") for column in used))
         if rows:
             console.print(table)
         for name, one in (("token", uri), *((str(number), row[-1]) for number, row in enumerate(rows, 1))):

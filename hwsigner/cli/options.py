@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import threading
+import warnings
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from hwsigner.cli.process import report
 from hwsigner.config import settings
+from hwsigner.errors import UnsafeKeyWarning
 from hwsigner.pins import AskPin, PinRequest, PinSource
 from hwsigner.pins.terminal import ask_pin
 from hwsigner.uri import KeyURI
@@ -23,6 +25,26 @@ if TYPE_CHECKING:
 
 # Threads share the user and the terminal.
 _one_prompt = threading.Lock()
+
+
+def key_uri(arguments: argparse.Namespace, text: str) -> KeyURI:
+    """Return the key URI that is a command's argument, completed by the flags.
+
+    Args:
+        arguments: the command's arguments.
+        text: the one with the key URI.
+
+    Raises:
+        UsageError: it is malformed.
+
+    Warns:
+        UnsafeKeyWarning: it has a PIN.
+    """
+    uri = settings.key_uri(vars(arguments), text)
+    if uri.pin_value is not None:
+        hint = "pin-source= in the key URI is safer, with file:, env: or cmd:"
+        warnings.warn(UnsafeKeyWarning("pin-value on the command line is visible to other users", hint), stacklevel=2)
+    return uri
 
 
 def pin_source(arguments: argparse.Namespace, uri: KeyURI) -> PinSource:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import warnings
 
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import AGENT, IDENTITY, SESSION
-from hwsigner.config.profiles import add_profile, profiles
+from hwsigner.config.profiles import add_profile, check_name, profiles
 from hwsigner.errors import UnsafeKeyWarning, UsageError, printable
 
 HELP = "add and list profiles of config.toml"
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -33,11 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
         hint = "Write hwsigner profile add NAME <flags>, or hwsigner profile list"
         raise UsageError(f"profile has no action {arguments.action[:40]!r}", hint)
     name = arguments.name
-    if name is None or not _NAME.fullmatch(name):
-        raise UsageError(
-            "no profile name given" if name is None else f"{name[:100]!r} is not a valid profile name",
-            "Write hwsigner profile add NAME <flags>; a name has at most 64 letters, digits and ._@-",
-        )
+    if name is None:
+        raise UsageError("no profile name given", "Write hwsigner profile add NAME <flags>")
+    check_name(name)
     values = {flag.name: flag.toml(value) for flag, value in arguments.given if value is not None}
     if not values:
         raise UsageError(f"profile {name!r} would be empty", "Add its flags")

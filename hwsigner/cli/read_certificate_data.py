@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     if uri.backend.shares_store:
         print(_matches(select(Selector(), uri, options.pin_source(arguments, uri))))
     else:
-        certificates = load(find_certificates(uri, options.pin_source(arguments, uri)))
+        certificates = load(find_certificates(uri, options.pin_source(arguments, uri), allow_modules=True))
         print(json.dumps(_data(leaves(certificates)[0]), separators=(",", ":")))
     return 0
 

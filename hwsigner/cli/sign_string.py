@@ -56,7 +56,7 @@ def _signature(arguments: argparse.Namespace) -> bytes:
     if not arguments.private_key:
         raise UsageError("no key given", "Add --private-key, or --certificate if the key is in the same place")
     uri = settings.key_uri(vars(arguments), arguments.private_key)
-    with open_key(uri, options.pin_source(arguments, uri)) as key:
+    with open_key(uri, options.pin_source(arguments, uri), allow_modules=True) as key:
         return _verified_signature(key, digest)
 
 

@@ -162,6 +162,14 @@ IDENTITY = (
     switch("debug", "show the canonical request, the string to sign and timings, but no secrets"),
 )
 
+# Flags of IDENTITY that choose or check a certificate.
+_FOR_CERTIFICATES = (
+    *("certificate", "private-key", "intermediates", "cert-selector", "use-latest-expiring-certificate"),
+    *("system-store-name", "no-preflight"),
+)
+# For commands on one key, which their argument names: how to reach it, and its PIN.
+KEY = tuple(flag for flag in IDENTITY if flag.name not in _FOR_CERTIFICATES)
+
 SESSION = (
     Flag("trust-anchor-arn", "trust anchor", "ARN"),
     Flag("profile-arn", "Roles Anywhere profile", "ARN"),

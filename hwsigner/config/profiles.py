@@ -14,10 +14,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from hwsigner.errors import ConfigError
+from hwsigner.errors import ConfigError, UsageError
 from hwsigner.system.files import edit_file, open_trusted
 
 SYSTEM_FILE = Path("/etc/hwsigner/config.toml")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _BLOCK = re.compile(r"^(?=[ \t]*\[)", re.MULTILINE)
 
 
@@ -79,6 +80,53 @@ def _is_allowed(file: Path) -> bool:
     return os.access(file, os.R_OK) or not os.access(file, os.F_OK)
 
 
+def check_name(name: str) -> None:
+    """Check the name of a profile to be written.
+
+    Raises:
+        UsageError: it is invalid.
+    """
+    if not _NAME.fullmatch(name):
+        hint = "A name has at most 64 letters, digits and ._@-"
+        raise UsageError(f"{name[:100]!r} is not a valid profile name", hint)
+
+
+def change_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str]) -> Path:
+    """Set some values of a profile, which is made if there is none; return its file's path.
+
+    The file is the one that has the profile, or the user's. Its other values and comments do not change.
+
+    Args:
+        name: the profile's name.
+        values: the new values. None removes one.
+        environ: the environment, which says where the user's file is.
+
+    Raises:
+        ConfigError, HwsignerError, LockError: as `add_profile`.
+    """
+    existing = profiles(environ).get(name)
+    if existing is None:
+        return add_profile(name, _merged({}, values), environ)
+
+    def edit(text: bytes) -> bytes:
+        before = _read(existing.file).get(name)
+        if before is None:
+            raise ConfigError(f"{existing.file} has no profile {name!r} any more", "Run the command again")
+        wanted = _merged(before.values, values)
+        edited = _with_values(text.decode(), name, values, wanted) or _with_profile(text.decode(), name, wanted)
+        if edited is None:
+            raise _unchangeable(existing.file, name)
+        return edited.encode()
+
+    if _merged(existing.values, values) != existing.values:
+        edit_file(str(existing.file), edit)
+    return existing.file
+
+
+def _merged(before: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in {**before, **values}.items() if value is not None}
+
+
 def add_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str], *, replace: bool = False) -> Path:
     """Write a profile into the user's file and return its path. The rest of the file does not change.
 
@@ -101,9 +149,7 @@ def add_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str]
             raise ConfigError(f"{file} already has a different profile {name!r}", "Replace it with --replace")
         edited = _with_profile(text.decode(), name, values)
         if edited is None:
-            raise ConfigError(
-                f"{file} can't be changed without changing other lines", f"Write [profile.{name}] by hand"
-            )
+            raise _unchangeable(file, name)
         return edited.encode()
 
     written = _read(file).get(name)
@@ -131,6 +177,41 @@ def _with_profile(text: str, name: str, values: Mapping[str, Any]) -> str | None
         return edited if tomllib.loads(edited) == {"profile": wanted} else None
     except tomllib.TOMLDecodeError:
         return None
+
+
+def _with_values(text: str, name: str, values: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """Return a file's text with values of a profile replaced, or removed if None. Its comments stay.
+
+    Returns None if that would not make the wanted profile, or change anything else.
+    """
+    import tomllib
+
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    blocks = _BLOCK.split(text)
+    index = next((index for index, block in enumerate(blocks) if _is_of_profile(block, name)), None)
+    if index is None:
+        return None
+    tail = _tail(blocks[index])
+    try:
+        block = tomlkit.parse(blocks[index].removesuffix(tail))
+        table: Any = block["profile"]
+        for key, value in values.items():
+            if value is not None:
+                table[name][key] = value
+            elif key in table[name]:
+                table[name].remove(key)
+        blocks[index] = tomlkit.dumps(block) + tail
+        edited = "".join(blocks)
+        everything = {"profile": {**tomllib.loads(text)["profile"], name: wanted}}
+        return edited if tomllib.loads(edited) == everything else None
+    except (TOMLKitError, tomllib.TOMLDecodeError):
+        return None
+
+
+def _unchangeable(file: Path, name: str) -> ConfigError:
+    return ConfigError(f"{file} can't be changed without changing other lines", f"Write [profile.{name}] by hand")
 
 
 def _is_of_profile(block: str, name: str) -> bool:

@@ -99,7 +99,7 @@ def select(selector: Selector, uri: KeyURI, pins: PinSource) -> list[Certificate
         SigningKeyError: the tokens can't be searched.
     """
     try:
-        found, errors = load_readable(find_certificates(uri, pins))
+        found, errors = load_readable(find_certificates(uri, pins, allow_modules=True))
     except CertificateError:
         return []
     for error in errors:

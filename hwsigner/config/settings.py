@@ -169,6 +169,7 @@ def identity_source(
         check=check and not values["no_preflight"],
         latest=values["use_latest_expiring_certificate"],
         selected=selected,
+        allow_modules=True,  # The URIs are from a command line or a profile.
     )
 
 

@@ -164,7 +164,7 @@ def _check_scope(authorization: Authorization, leaf: x509.Certificate, region: s
 def _check_permission(parameters: Parameters, leaf: x509.Certificate, profile: Profile, role: Role) -> None:
     if parameters.session_name is not None and not profile.accept_role_session_name:
         raise denied("Not authorized to set roleSessionName")
-    found = tags.principal_tags(leaf)
+    found = tags.principal_tags(leaf, role.arn)
     different = [name for name, value in role.principal_tags.items() if found.get(name) != value]
     if different:
         reason = f"the role's trust policy requires other values of {', '.join(different)}"

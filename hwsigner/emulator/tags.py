@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import unicodedata
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from hwsigner.emulator.refusals import denied
+
+# The certificate's fields, as tags and the service's message name them.
+_FIELDS = {"x509Issuer": "Issuer", "x509Subject": "Subject", "x509SAN": "SAN"}
 _NAMES = {
     NameOID.COMMON_NAME: "CN",
     NameOID.ORGANIZATION_NAME: "O",
@@ -24,13 +29,26 @@ _NAMES = {
 }
 
 
-def principal_tags(leaf: x509.Certificate) -> dict[str, str]:
-    """Return the session's tags x509Subject/…, x509Issuer/… and x509SAN/…, the values of equal names joined by `/`."""
+def principal_tags(leaf: x509.Certificate, role_arn: str) -> dict[str, str]:
+    """Return the session's tags x509Subject/…, x509Issuer/… and x509SAN/….
+
+    As AWS documents, the first SAN of each kind is mapped. It does not document what becomes of a name with several
+    values, so that gives no tag here, and no condition on it is fulfilled.
+
+    Raises:
+        RefusalError: a value has characters that session tags can't have, or more than 256.
+    """
     pairs = [*_name_tags("x509Subject", leaf.subject), *_name_tags("x509Issuer", leaf.issuer), *_alternative_tags(leaf)]
-    tags: dict[str, str] = {}
-    for name, value in pairs:
-        tags[name] = f"{tags[name]}/{value}" if name in tags else value
-    return tags
+    unmapped = {
+        field: [name for full, name, value in pairs if full == field and not _is_tag(value)] for field in _FIELDS
+    }
+    if any(unmapped.values()):
+        shown = "; ".join(f"{title}: [ {', '.join(unmapped[field])} ]" for field, title in _FIELDS.items())
+        raise denied(
+            f"Unable to assume role for {role_arn}. Some attributes failed to be mapped into session tags. {shown}"
+        )
+    names = [(field, name) for field, name, _ in pairs]
+    return {f"{field}/{name}": value for field, name, value in pairs if names.count((field, name)) == 1}
 
 
 def default_session_name(leaf: x509.Certificate) -> str:
@@ -45,21 +63,26 @@ def subject_arn(leaf: x509.Certificate, *, partition: str, region: str, account:
     return f"arn:{partition}:rolesanywhere:{region}:{account}:subject/{name}"
 
 
-def _name_tags(prefix: str, name: x509.Name) -> Iterable[tuple[str, str]]:
+def _name_tags(field: str, name: x509.Name, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield the field, the tag's name in it, and the value of each known attribute."""
     for attribute in name:
-        label = _NAMES.get(attribute.oid, attribute.oid.dotted_string)
-        yield f"{prefix}/{label}", str(attribute.value)
+        if attribute.oid in _NAMES:
+            yield field, f"{prefix}{_NAMES[attribute.oid]}", str(attribute.value)
 
 
-def _alternative_tags(leaf: x509.Certificate) -> Iterable[tuple[str, str]]:
+def _alternative_tags(leaf: x509.Certificate) -> Iterator[tuple[str, str, str]]:
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return
-    for general_name in names:
-        if isinstance(general_name, x509.DNSName):
-            yield "x509SAN/DNS", general_name.value
-        elif isinstance(general_name, x509.UniformResourceIdentifier):
-            yield "x509SAN/URI", general_name.value
-        elif isinstance(general_name, x509.DirectoryName):
-            yield from _name_tags("x509SAN/Name", general_name.value)
+    for value in names.get_values_for_type(x509.DNSName)[:1]:
+        yield "x509SAN", "DNS", value
+    for value in names.get_values_for_type(x509.UniformResourceIdentifier)[:1]:
+        yield "x509SAN", "URI", value
+    for directory_name in names.get_values_for_type(x509.DirectoryName)[:1]:
+        yield from _name_tags("x509SAN", directory_name, "Name/")
+
+
+def _is_tag(value: str) -> bool:
+    """Return whether STS accepts a value: 256 characters at most of the Unicode classes L, Z and N, and these."""
+    return len(value) <= 256 and all(c in "_.:/=+-@" or unicodedata.category(c)[0] in "LZN" for c in value)

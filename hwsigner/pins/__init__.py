@@ -27,6 +27,8 @@ from hwsigner.uri import KeyURI
 
 # How many times the user is asked for one PIN, if a wrong one is typed.
 MAX_QUESTIONS = 3
+# The state of a request for a PIN that there may not be: an empty answer says so.
+IF_ANY = "Enter if there is none"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class PinRequest:
     state: str = ""
     serial: str = ""
     for_one_signature: bool = False
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether an empty answer is one."""
+        return self.state == IF_ANY
 
     @property
     def question(self) -> str:
@@ -166,6 +173,15 @@ class PinSource:
         if pin is None and self._is_for_key:
             pin = pin_sources.unnamed_pin(_taker(uri, request))
         return pin
+
+    def offered(self, uri: KeyURI, request: PinRequest) -> str | None:
+        """Return the PIN for a new key: that of the caller's callable, or the stored one. The user is not asked.
+
+        Raises:
+            PinError: as `stored`.
+        """
+        pin = self._ask(request) if self._ask and self._pin is None else None
+        return self.stored(uri, request) if pin is None else pin
 
     def find(self, uri: KeyURI, request: PinRequest) -> FoundPin:
         """Return the PIN for a key, from the first place that has one.

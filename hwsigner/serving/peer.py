@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import errno
+import itertools
 import os
 import socket
 import struct
@@ -23,7 +24,6 @@ _SOCK_DIAG_BY_FAMILY = 20
 _NLM_F_REQUEST = 1
 _NLMSG_ERROR = 2
 _MAX_REPLY = 8192
-_SEQUENCE_NUMBER = 1
 _ALL_STATES = 0xFFFFFFFF
 
 # struct nlmsghdr, followed by a struct inet_diag_req_v2 or an inet_diag_msg, both with a struct inet_diag_sockid.
@@ -36,6 +36,8 @@ _REPLY = struct.Struct("=xBxx")  # state
 _REPLY_END = struct.Struct("=12xI4x")  # uid
 
 
+# A number for each question, which the kernel repeats in its answer.
+_numbers = itertools.count(1)
 # Sockets to the kernel that no thread is using.
 _kernels: list[socket.socket] = []
 _is_loopback = lru_cache(maxsize=64)(is_loopback)
@@ -110,25 +112,25 @@ def find_socket(own: Address, other: Address) -> Socket | None:
     Raises:
         OSError: this process may not ask, or the kernel did not answer.
     """
-    question = _question(own, other)
-    header = _HEADER.pack(_HEADER.size + len(question), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, _SEQUENCE_NUMBER, 0)
+    question, number = _question(own, other), next(_numbers) % 2**32
+    header = _HEADER.pack(_HEADER.size + len(question), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, number, 0)
     # Kept open, as opening it takes longer than asking; but after an error, as an answer may still come.
     kernel = _kernels.pop() if _kernels else socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
     try:
         kernel.sendto(header + question, (0, 0))
         reply, sender = kernel.recvfrom(_MAX_REPLY, socket.MSG_DONTWAIT)
-        _, kind, _, sequence_number, _ = _HEADER.unpack_from(reply)
-        if sender[0] != 0 or sequence_number != _SEQUENCE_NUMBER:
-            raise OSError(errno.EPROTO, "another process answered in the kernel's place")
+        _, kind, _, answered, _ = _HEADER.unpack_from(reply)
+        if sender[0] != 0 or answered != number:
+            raise OSError(errno.EPROTO, "the kernel's answer to another question came, or another process answered")
     except BaseException:
         kernel.close()
         raise
     _kernels.append(kernel)
     if kind == _NLMSG_ERROR:
-        (number,) = _ERROR.unpack_from(reply, _HEADER.size)
-        if number == -errno.ENOENT:
+        (error,) = _ERROR.unpack_from(reply, _HEADER.size)
+        if error == -errno.ENOENT:
             return None
-        raise OSError(-number, os.strerror(-number))
+        raise OSError(-error, os.strerror(-error))
     (state,) = _REPLY.unpack_from(reply, _HEADER.size)
     end = _HEADER.size + _REPLY.size + _ENDS.size + len(_ANY_INTERFACE_AND_COOKIE)
     return Socket(state, *_REPLY_END.unpack_from(reply, end))

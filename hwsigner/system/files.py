@@ -99,16 +99,17 @@ def lock_within(file: int, seconds: float) -> bool:
             return True
 
 
-def edit_file(path: str, edit: Callable[[bytes], bytes]) -> None:
+def edit_file(path: str, edit: Callable[[bytes], bytes], *, mode: int = 0o600) -> None:
     """Replace a file's content. Concurrent writers wait for each other.
 
     A failure, or a killed process, leaves the old file or the new one; the next write removes what else is left. Mode,
-    group and access control list are kept, other extended attributes are not. A new file gets mode 0600, a new folder
-    0700. If the path is a symbolic link, its target is replaced.
+    group and access control list are kept, other extended attributes are not. A new folder gets mode 0700. If the path
+    is a symbolic link, its target is replaced.
 
     Args:
         path: the file's path.
         edit: takes the old content, empty if there is no file, and returns the new content.
+        mode: the permissions of a new file.
 
     Raises:
         HwsignerError: the file can't be read or replaced, or a link to it may be another user's trap.
@@ -125,9 +126,30 @@ def edit_file(path: str, edit: Callable[[bytes], bytes]) -> None:
             file.check()
             with file.locked():
                 old = file.read()
-                file.replace(edit(old.data if old else b""), old)
+                file.replace(edit(old.data if old else b""), old, mode)
     except OSError as error:
         raise _explained(error, target) from error
+
+
+def create_file(path: str, data: bytes) -> None:
+    """Write a new file of mode 0600. A failure leaves no file of that name, and a killed process all of it or none.
+
+    Raises:
+        OSError: it can't be written, or there is one already, which is left alone (FileExistsError).
+    """
+    folder, name = os.path.split(path)
+    with _opened(folder or ".", os.O_RDONLY | os.O_DIRECTORY) as directory:
+        temporary = f".{name}.{os.urandom(4).hex()}.hwsigner-new"
+        try:
+            with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, directory) as handle:
+                _write(handle, data)
+                os.fsync(handle)
+            # Unlike a rename, this overwrites nothing.
+            os.link(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        finally:
+            with suppress(OSError):
+                os.unlink(temporary, dir_fd=directory)
+        sync_folder(directory)
 
 
 def _resolved(path: str) -> str:
@@ -198,7 +220,7 @@ class _File:
         except FileNotFoundError:
             return None
 
-    def replace(self, data: bytes, old: _Content | None) -> None:
+    def replace(self, data: bytes, old: _Content | None, mode: int) -> None:
         """Write the new file and rename it over the old one. The lock is held."""
         temporary = f".{self.name}.hwsigner-new"
         with suppress(FileNotFoundError):
@@ -208,6 +230,8 @@ class _File:
                 _write(handle, data)
                 if old:
                     _copy_permissions(handle, old)
+                else:
+                    os.fchmod(handle, mode)
                 os.fsync(handle)
             os.rename(temporary, self.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
         except BaseException:

@@ -169,6 +169,18 @@ class TestStartOfTheSystemAgent:
         assert (done.status, done.out, done.err) == (0, JSON.decode(), "")
         assert agent.requests[-1] == b"1 get web\n"
 
+    def test_agent_is_not_even_connected_to_with_none(
+        self, system_folder: Path, call: Callable[[], Outcome], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HWSIGNER_AGENT", "none")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(system_folder / "agent.sock"))
+            listener.listen()
+            listener.setblocking(False)
+            assert call().status == 2
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+
     def test_agent_that_answers_nothing_ends_with_status_7(
         self, fake_agent: Start, system_folder: Path, call: Callable[[], Outcome], monkeypatch: pytest.MonkeyPatch
     ) -> None:

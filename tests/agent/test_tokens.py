@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,10 +21,12 @@ from hwsigner.errors import AgentError, PinRequiredError
 from hwsigner.pins import PinRequest
 from hwsigner.system import notices
 from softhsm.token import PIN
+from softhsm.tpm import SoftTPM
 from softhsm.yubikey import YKCS11, YubiKey
 
 UNLOCK = Request(Verb.UNLOCK, "web")
 SIGNATURE, AUTHENTICATION = 0x9C, 0x9A
+_HANDLE = 0x81000078
 TOUCH_ALWAYS = 2
 
 
@@ -67,6 +74,43 @@ def test_softhsm_token_is_unlocked_once(home: Home, softhsm: InProcessSoftHSM) -
         assert running.ask(b"1 refresh web\n").count(b"1 ok ") == 1
     assert person.kinds == ["user PIN"]
     assert len(home.emulator.requests) == 2
+
+
+class TestTPMHandle:
+    """A persistent handle does not say whether the key has an auth value."""
+
+    @pytest.fixture(params=["", "auth-value"])
+    def auth(self, home: Home, swtpm: SoftTPM, request: pytest.FixtureRequest) -> Iterator[str]:
+        """The auth value of the profile's key."""
+        auth: str = request.param
+        swtpm.persist(_HANDLE, "ecc256", auth)
+        put_key(home, swtpm.uri(_HANDLE), swtpm.public_key(_HANDLE))
+        shutil.rmtree(Path(os.environ["XDG_STATE_HOME"], "hwsigner"), ignore_errors=True)
+        yield auth
+        subprocess.run(["tpm2_evictcontrol", "-Q", "-C", "o", "-c", hex(_HANDLE)], env=swtpm_env(swtpm), check=True)
+        subprocess.run(["tpm2_dictionarylockout", "--clear-lockout"], env=swtpm_env(swtpm), check=True)
+
+    def test_unlock_asks_before_an_attempt_is_used(self, home: Home, auth: str) -> None:
+        person = Person(auth)
+        with run_agent(home) as running:
+            command(home.address, UNLOCK, person)
+            assert running.get().startswith(b"1 ok ")
+            assert not [line for line in running.log if "not the empty one" in line]
+        assert [request.question for request in person.asked] == [
+            f"TPM auth value for handle:{_HANDLE:#x} (Enter if there is none)"
+        ]
+
+    def test_unlock_asks_at_once_after_the_empty_auth_value_was_refused(self, home: Home, auth: str) -> None:
+        person = Person(auth)
+        with run_agent(home) as running:
+            assert running.get().startswith(b"1 error 3 " if auth else b"1 ok ")
+            command(home.address, UNLOCK, person)
+            assert running.get().startswith(b"1 ok ")
+        assert [request.state for request in person.asked] == (["the last PIN was wrong"] if auth else [])
+
+
+def swtpm_env(swtpm: SoftTPM) -> dict[str, str]:
+    return {"PATH": "/usr/bin:/bin", **swtpm.env}
 
 
 class TestYubiKey:

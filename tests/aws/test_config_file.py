@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,28 @@ class TestErrors:
         home.write("[default]\nregion = us-east-1\nmax_attempts = 5\n")
         home.file.chmod(0o664)
         assert home.service().max_attempts == 5
+
+    def test_file_that_others_can_write_is_no_error_if_its_settings_are_not_used(self, home: Home) -> None:
+        home.file.chmod(0o666)
+        unused = {"AWS_CA_BUNDLE": "/a.pem"}
+        for url in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_ROLESANYWHERE"):
+            assert home.service(**unused, **{url: "https://a.example"}).endpoint.host == "a.example"
+        assert home.service("https://flag.example", **unused).endpoint.host == "flag.example"
+        assert home.service(**unused, AWS_IGNORE_CONFIGURED_ENDPOINT_URLS="true").endpoint.host.endswith(
+            "amazonaws.com"
+        )
+        with pytest.raises(ConfigError, match="0666"):
+            home.service("https://flag.example")
+
+    @pytest.mark.parametrize("name", ["endpoint_url", "ca_bundle", "max_attempts", "IGNORE_CONFIGURED_ENDPOINT_URLS"])
+    def test_parser_is_loaded_only_for_a_file_with_a_setting(self, name: str, home: Home) -> None:
+        script = "import os, sys; from hwsigner.aws.config_file import read_config; read_config(os.environ); "
+        script += "print('configparser' in sys.modules)"
+        printed = []
+        for line in ("region = us-east-1", f"{name} = true"):
+            home.write(f"[default]\n{line}\n")
+            printed.append(subprocess.check_output([sys.executable, "-c", script], env=home.environ, text=True).strip())
+        assert printed == ["False", "True"]
 
     @pytest.mark.parametrize("content", [b"max_attempts = 4\n", b"\xff", b"[default]\nx\n", None])
     def test_unreadable_file_has_no_settings_and_is_not_waited_for(self, content: bytes | None, home: Home) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 import certs
 from emulators import InProcessSoftHSM
-from scene import Scene
+from scene import Outcome, Scene
 from softhsm.token import SoftHSM
 from softhsm.tpm import SoftTPM
 
@@ -46,6 +46,26 @@ def handle(swtpm: SoftTPM) -> int:
 def set_up_lockout(swtpm: SoftTPM, *, max_tries: int) -> None:
     command = ["tpm2_dictionarylockout", "--setup-parameters", f"--max-tries={max_tries}", "--recovery-time=1000"]
     subprocess.run(command, env={"PATH": "/usr/bin:/bin", **swtpm.env}, check=True)
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("pkcs11:token=x?module-path=/nowhere/x.so", "/nowhere/x.so does not exist"),
+        ("tpm2:handle=0x81000001?tcti=/nowhere/x.so", "TCTI /nowhere/x.so can't be loaded"),
+    ],
+)
+def test_commands_load_any_library(scene: Scene, call: Callable[..., Outcome], uri: str, words: str) -> None:
+    outcomes = [scene.credentials(private_key=uri), call("sign-string", "--private-key", uri)]
+    if uri.startswith("pkcs11:"):
+        selector = ("--cert-selector", "Key=x509Subject,Value=CN=x", "--pkcs11-lib", "/nowhere/x.so")
+        outcomes += [call("read-certificate-data", "--certificate", uri), call("read-certificate-data", *selector)]
+        outcomes += [call("list", uri)]
+    else:
+        outcomes += [call("list", "tpm2:?tcti=/nowhere/x.so")]
+    for outcome in outcomes:
+        assert (outcome.status, outcome.out) == (3, "")
+        assert words in outcome.err
 
 
 class TestToken:

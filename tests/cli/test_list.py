@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ import certs
 from backends.contract import ENVIRONMENT
 from backends.pkcs11.tokens import remove_tokens
 from emulators import InProcessSoftHSM
+from hwsigner.errors import BackendUnavailableError
 from hwsigner.key import ListedObject, ListedToken
+from hwsigner.uri import KeyURI
 from scene import Outcome
+from softhsm.tpm import SoftTPM
 
 ROOT = Path(__file__).parents[2]
 ODD_LABEL = "[red]evil\x1b]0;title\x07\u202e"
@@ -130,7 +134,8 @@ def test_message_on_stderr_says_that_no_token_matches(run: Callable[..., Outcome
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (("/etc/key.pem",), 2, "is neither a pkcs11: nor a tpm2: URI"),
+        (("/etc/key.pem",), 2, "is neither a pkcs11: nor a tpm2: URI, nor a TSS2 key file"),
+        (("pkcs11:token=a", "pkcs11:token=b", "--login"), 2, "--login goes to one token"),
         (("tpm2:handle=1",), 2, "tpm2: URIs have no attribute 'handle'"),
         (("pkcs11:tokn=x",), 2, "'tokn'"),
         (("pkcs11:", "--login"), 3, "a PIN goes to one"),
@@ -204,6 +209,23 @@ def test_slot_of_a_piv_card_is_named(
     assert json.loads(call("list", "pkcs11:", "--json").out)["tokens"][0]["keys"][0]["pivSlot"] == slot
 
 
+def test_module_that_can_not_be_used_is_a_warning_when_a_tpm_is_listed(
+    monkeypatch: pytest.MonkeyPatch, call: Callable[..., Outcome]
+) -> None:
+    tpm = ListedToken("device:/dev/tpmrm0", "TPM", "", "TPM 2.0", "", 0, "tpm2:", False, False, "not set")
+
+    def find(uri: KeyURI, *_: object, **__: object) -> Iterator[ListedToken]:
+        if uri.scheme == "pkcs11":
+            raise BackendUnavailableError("PKCS #11 module /m.so can't be used", "Install it again")
+        yield tpm
+
+    monkeypatch.setattr("hwsigner.cli.list.list_tokens", find)
+    outcome = call("list", "--json")
+    assert outcome.status == 0
+    assert [token["label"] for token in json.loads(outcome.out)["tokens"]] == ["TPM"]
+    assert outcome.err == "hwsigner: warning: PKCS #11 module /m.so can't be used. Install it again\n"
+
+
 def on_a_terminal(hsm: InProcessSoftHSM, *arguments: str) -> str:
     """Return the output of the command on a terminal with 100 columns."""
     leader, follower = pty.openpty()
@@ -237,6 +259,8 @@ def test_terminal_gets_a_table_and_each_uri_on_a_line(hsm: InProcessSoftHSM, uri
     assert "[red]evil\\x1b]0;title\\x07\\u202e" in plain
     assert re.match(rf"{hsm.label} · SoftHSM v2 · serial [0-9a-f]+ · login needed · PIN good\r\n", plain)
     assert "│ 4 │ certificate │" in plain
+    assert "Expires" in plain
+    assert "Expires" not in re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal(hsm, f"{uri};id=%02"))  # It would be empty.
     uris = [line.partition("pkcs11:")[2] for line in plain.splitlines() if "pkcs11:" in line]
     assert len(uris) == 5
     assert all(one.endswith(f"?module-path={hsm.module}") for one in uris)
@@ -274,3 +298,52 @@ def test_expiry_and_serial_number_are_those_of_the_certificate(
     )
     assert data["notAfter"] == parsed.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ")
     assert data["serialNumber"] == str(parsed.serial_number)
+
+
+def tpm(**instead: Any) -> ListedToken:
+    key = ListedObject("key", "", b"", "tpm2:handle=0x81000100", notes=("policy", "noDA"))
+    srk = ListedObject("key", "storage root key (SRK)", b"", "tpm2:handle=0x81000001", "RSA", notes=("restricted",))
+    found = ListedToken(
+        "device:/dev/tpmrm0", "TPM", "INTC", "TPM 2.0", "", 0, "tpm2:", False, False, "good", (key,), (srk,)
+    )
+    return replace(found, **instead)
+
+
+def test_keys_that_can_not_sign_are_told_apart(monkeypatch: pytest.MonkeyPatch, call: Callable[..., Outcome]) -> None:
+    monkeypatch.setattr("hwsigner.cli.list.list_tokens", lambda *_, **__: iter([tpm()]))
+    rows = [line.split("\t") for line in call("list", "tpm2:").out.splitlines()]
+    assert [(row[0], row[1], row[5]) for row in rows[1:]] == [
+        ("token", "TPM", "not needed"),
+        ("key", "", "policy, noDA"),
+        ("other key", "storage root key (SRK)", "restricted"),
+    ]
+    (shown,) = json.loads(call("list", "tpm2:", "--json").out)["tokens"]
+    assert [key["notes"] for key in shown["keys"]] == [["policy", "noDA"]]
+    assert [key["label"] for key in shown["otherKeys"]] == ["storage root key (SRK)"]
+
+
+def test_tpm_without_a_key_that_signs_is_listed(monkeypatch: pytest.MonkeyPatch, call: Callable[..., Outcome]) -> None:
+    monkeypatch.setattr("hwsigner.cli.list.list_tokens", lambda *_, **__: iter([tpm(objects=())]))
+    assert len(call("list", "tpm2:").out.splitlines()) == 3
+
+
+def test_algorithm_of_a_certificate_in_a_tpm_is_that_of_its_key(
+    monkeypatch: pytest.MonkeyPatch, call: Callable[..., Outcome]
+) -> None:
+    der = certs.make_ca().certificate.public_bytes(Encoding.DER)
+    found = ListedObject("certificate", "", b"", "tpm2:nv=0x01c20000", certificate=der)
+    monkeypatch.setattr("hwsigner.cli.list.list_tokens", lambda *_, **__: iter([tpm(objects=(found,))]))
+    assert call("list", "tpm2:").out.splitlines()[2].split("\t")[2] == "EC P-256"
+
+
+def test_each_uri_is_listed(run: Callable[..., Outcome], uri: str) -> None:
+    listed = tokens(run(f"{uri};id=%01", "pkcs11:token=empty", f"{uri};id=%02", "--json"))
+    assert [[key["label"] for key in token["keys"]] for token in listed] == [["web"], [], ["rsa"]]
+
+
+def test_key_file_of_a_tpm_is_listed(call: Callable[..., Outcome], tmp_path: Path, swtpm: SoftTPM) -> None:
+    path = tmp_path / "web.pem"
+    swtpm.create_key_file(path, "EC:P-256", "secret")
+    rows = [line.split("\t") for line in call("list", path).out.splitlines()]
+    assert rows[1] == ["token", str(path), "", "", "", "not needed", "", f"tpm2:path={path}"]
+    assert rows[2] == ["key", "", "EC P-256", "", "", "PIN", "", f"tpm2:path={path}"]

@@ -108,6 +108,19 @@ def test_sockets_are_where_clients_look(units: Path) -> None:
     assert expected[units.name] <= set(lines)
 
 
+def test_group_of_the_tpm_without_a_name_is_named_by_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def group(_: Path) -> str:
+        raise KeyError("no such group")
+
+    device = tmp_path / "tpmrm0"
+    device.touch()
+    monkeypatch.setattr(systemd, "_TPM", device)
+    monkeypatch.setattr(Path, "group", group)
+    assert systemd._groups() == f"SupplementaryGroups={device.stat().st_gid}"
+
+
 def test_install_writes_units_that_run_this_program(user_install: Path, call: Callable[..., Outcome]) -> None:
     done = call("systemd", "install", "--user")
     assert (done.status, done.err) == (0, "")

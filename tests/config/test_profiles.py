@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsigner.config import profiles as config
-from hwsigner.config.profiles import add_profile, profile, profiles, user_file
-from hwsigner.errors import ConfigError, HwsignerError, LockError
+from hwsigner.config.profiles import add_profile, change_profile, check_name, profile, profiles, user_file
+from hwsigner.errors import ConfigError, HwsignerError, LockError, UsageError
 from hwsigner.system import files as atomic_file
 
 ROOT = Path(__file__).parents[2]
@@ -389,3 +389,65 @@ def _run(first: str, name: str, environ: dict[str, str]) -> subprocess.Popen[byt
     add = f"add_profile({name!r}, {{'region': 'x'}}, {environ!r})"
     code = f"{first}\nfrom hwsigner.config.profiles import add_profile\n{add}"
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={"PATH": os.environ["PATH"]})
+
+
+class TestChanging:
+    @given(text=documents(), values=VALUES, data=st.data())
+    def test_other_values_and_profiles_stay(self, text: str, values: dict[str, Any], data: st.DataObject) -> None:
+        before = tomllib.loads(text).get("profile", {})
+        name = data.draw(st.sampled_from([*before, "new"]))
+        with _user_file(text) as (environ, file):
+            assert change_profile(name, {**values, "endpoint": None}, environ) == file
+            wanted = {key: one for key, one in {**before.get(name, {}), **values}.items() if key != "endpoint"}
+            assert tomllib.loads(file.read_text())["profile"] == {**before, name: wanted}
+
+    def test_comments_in_the_profile_stay(self, file: Path, environ: dict[str, str]) -> None:
+        file.write_text(
+            "[profile.web]\n# my role\nrole-arn = 'r'  # for tests\ncertificate = 'old'\n\n# the other\n[profile.b]\n"
+        )
+        change_profile("web", {"certificate": "new", "private-key": "k"}, environ)
+        changed = file.read_text()
+        assert "# my role\nrole-arn = 'r'  # for tests\ncertificate = \"new\"\n" in changed
+        assert "\n# the other\n[profile.b]\n" in changed
+
+    def test_systems_profile_is_changed_where_it_is(
+        self, file: Path, system_file: Path, environ: dict[str, str]
+    ) -> None:
+        system_file.write_text("[profile.web]\nregion = 'x'\n")
+        assert change_profile("web", {"certificate": "c"}, environ) == system_file
+        assert profile("web", environ).values == {"region": "x", "certificate": "c"}
+        assert not file.exists()
+
+    def test_same_values_write_nothing(self, file: Path, environ: dict[str, str]) -> None:
+        file.write_text("[profile.web]\ncertificate = 'c'\n")
+        before = file.stat()
+        change_profile("web", {"certificate": "c", "intermediates": None}, environ)
+        assert file.stat() == before
+
+    def test_file_that_can_not_be_edited_is_left_unchanged(self, file: Path, environ: dict[str, str]) -> None:
+        text = "[profile]\na = {x = 1}\nb = {}\n"
+        file.write_text(text)
+        with pytest.raises(ConfigError, match="by hand"):
+            change_profile("a", {"certificate": "c"}, environ)
+        assert file.read_text() == text
+
+    def test_profile_that_was_removed_meanwhile_is_not_half_written(
+        self, file: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file.write_text("[profile.web]\nregion = 'x'\n")
+        edit = atomic_file.edit_file
+
+        def later(path: str, change: Callable[[bytes], bytes]) -> None:
+            file.write_text("[profile.db]\n")
+            edit(path, change)
+
+        monkeypatch.setattr(config, "edit_file", later)
+        with pytest.raises(ConfigError, match="no profile 'web' any more"):
+            change_profile("web", {"certificate": "c"}, environ)
+        assert file.read_text() == "[profile.db]\n"
+
+
+def test_invalid_name_of_a_profile_is_a_usage_error() -> None:
+    check_name("web-1")
+    with pytest.raises(UsageError, match="at most 64"):
+        check_name("a b")

@@ -172,7 +172,7 @@ class TestNames:
 class TestSelect:
     def found(self, monkeypatch: pytest.MonkeyPatch, *ders: bytes) -> None:
         certificates = [FoundCertificate(der, f"pkcs11:id=%{number:02X}") for number, der in enumerate(ders)]
-        monkeypatch.setattr(selector_module, "find_certificates", lambda *_: certificates)
+        monkeypatch.setattr(selector_module, "find_certificates", lambda *_, **__: certificates)
 
     def test_matching_certificates_are_selected(self, monkeypatch: pytest.MonkeyPatch) -> None:
         other = certs.issue(CA, KEY.public_key(), certs.Shape("other"))
@@ -187,7 +187,7 @@ class TestSelect:
         assert [c.x509 for c in chosen] == [LEAF]
 
     def test_no_certificates_select_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def none(*_: object) -> list[FoundCertificate]:
+        def none(*_: object, **__: object) -> list[FoundCertificate]:
             raise CertificateError("there is none")
 
         monkeypatch.setattr(selector_module, "find_certificates", none)

@@ -162,9 +162,8 @@ ALTERNATIVES = x509.SubjectAlternativeName(
     ("tag", "value"),
     [
         ("x509Subject/CN", "build-7"),
-        ("x509Subject/OU", "one/two"),
         ("x509Issuer/CN", "Example CA"),
-        ("x509SAN/DNS", "a.example/b.example"),
+        ("x509SAN/DNS", "a.example"),
         ("x509SAN/URI", "spiffe://example/x"),
         ("x509SAN/Name/CN", "inner"),
     ],
@@ -179,6 +178,65 @@ def test_role_conditions_on_principal_tags_are_checked(
         assert reply.status == status
     assert reply.json["message"] == f"Unable to assume role for {emulator.role_arn}"
     assert tag in emulator.requests[-1].reason
+
+
+@pytest.mark.parametrize("value", ["one", "two", "one/two", ""])
+def test_condition_on_a_name_with_several_values_is_never_fulfilled(
+    emulator: Emulator, ca: Authority, caller: Caller, value: str
+) -> None:
+    leaf = certificate(Form(TAGGED), caller.key.public_key(), ca)
+    emulator.world.roles[emulator.role_arn].principal_tags = {"x509Subject/OU": value}
+    assert create_session(emulator, Caller(caller.key, leaf)).status == 403
+
+
+@pytest.mark.parametrize(
+    ("subject", "names", "unmapped"),
+    [
+        ("R&D", [], "Issuer: [  ]; Subject: [ CN ]; SAN: [  ]"),
+        ("Smith (EMP1)", [], "Issuer: [  ]; Subject: [ CN ]; SAN: [  ]"),
+        ("x\u200b", [], "Issuer: [  ]; Subject: [ CN ]; SAN: [  ]"),
+        ("fine", [x509.DNSName("*.example")], "Issuer: [  ]; Subject: [  ]; SAN: [ DNS ]"),
+        ("fine", [x509.UniformResourceIdentifier("a:?b")], "Issuer: [  ]; Subject: [  ]; SAN: [ URI ]"),
+        (
+            "a,b",
+            [x509.DirectoryName(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a;b")])), x509.DNSName("*")],
+            "Issuer: [  ]; Subject: [ CN ]; SAN: [ DNS, Name/CN ]",
+        ),
+    ],
+)
+def test_name_that_can_t_become_a_session_tag_is_refused(
+    emulator: Emulator, ca: Authority, caller: Caller, subject: str, names: list[x509.GeneralName], unmapped: str
+) -> None:
+    extensions = ((x509.SubjectAlternativeName(names), False),) if names else ()
+    leaf = certificate(Form(subject, extensions=extensions), caller.key.public_key(), ca)
+    reply = create_session(emulator, Caller(caller.key, leaf))
+    assert (reply.status, reply.headers["x-amzn-errortype"]) == (403, "AccessDeniedException")
+    assert reply.json["message"] == (
+        f"Unable to assume role for {emulator.role_arn}. Some attributes failed to be mapped into session tags. "
+        f"{unmapped}"
+    )
+
+
+def test_issuer_s_names_must_be_tags_too(caller: Caller) -> None:
+    ca = authority(Form("R&D", ca=True, usages=("key_cert_sign",)))
+    with Emulator(World.simple(ca.certificate)) as emulator:
+        reply = create_session(emulator, Caller(caller.key, issue(ca, caller.key.public_key())))
+    assert "Issuer: [ CN ]; Subject: [  ]" in reply.json["message"]
+
+
+@pytest.mark.parametrize(
+    ("subject", "names"),
+    [
+        ("Größe 7 名前 a_.:/=+-@", []),
+        ("x", [x509.DNSName("a.example"), x509.DNSName("*.example"), x509.RFC822Name("a*b@example")]),
+    ],
+)
+def test_other_names_become_tags(
+    emulator: Emulator, ca: Authority, caller: Caller, subject: str, names: list[x509.GeneralName]
+) -> None:
+    extensions = ((x509.SubjectAlternativeName(names), False),) if names else ()
+    leaf = certificate(Form(subject, extensions=extensions), caller.key.public_key(), ca)
+    assert create_session(emulator, Caller(caller.key, leaf)).status == 201
 
 
 def test_role_with_a_path_and_reserved_characters_is_accepted(emulator: Emulator, caller: Caller) -> None:

@@ -102,6 +102,16 @@ class TestPlaces:
         assert pins.given(_uri(None, None)) is None
         assert pins.stored(_uri(None, None), REQUEST) == "variable"
 
+    def test_pin_for_a_new_key_is_the_callable_s_or_stored_and_never_prompted_for(self) -> None:
+        def prompt(request: PinRequest) -> str:
+            raise AssertionError("asked")
+
+        uri = _uri("value", None)
+        assert PinSource(ask=lambda _: "caller", prompts=[prompt]).offered(uri, REQUEST) == "caller"
+        assert PinSource(ask=lambda _: None, prompts=[prompt]).offered(uri, REQUEST) == "value"
+        assert PinSource("given", prompts=[prompt]).offered(uri, REQUEST) == "given"
+        assert PinSource(prompts=[prompt]).offered(_uri(None, None), REQUEST) is None
+
     def test_bad_pin_file_is_an_error_and_not_skipped(self) -> None:
         with pytest.raises(PinError, match="/nonexistent"):
             PinSource(prompts=[lambda request: "person"]).get(_uri(None, "file:/nonexistent"), REQUEST)

@@ -175,6 +175,12 @@ def test_command_inherits_what_exec_inherited_and_nothing_that_exec_opened(stage
     assert found.keys() == ({"1", "2"} if redirection else {"0", "1", "2"})
 
 
+def test_command_runs_under_a_low_limit_of_descriptors(stage: Stage) -> None:
+    shell = ("/bin/sh", "-c", 'ulimit -n 100; exec "$@"', "sh")
+    done = stage.run("exec", "web", "--", "sh", "-c", "ulimit -n", wrapper=shell)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "100\n", "")
+
+
 def test_command_is_not_run_without_credentials(stage: Stage) -> None:
     stage.key.write_text("nonsense")
     done = stage.run("exec", "web", "--", "touch", str(stage.folder / "touched"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import socket
 import struct
@@ -105,20 +106,40 @@ def own_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("own_kernels")
 @pytest.mark.parametrize(
-    ("sender", "number", "error", "problem"),
+    ("sender", "late_by", "error", "problem"),
     [
-        (0, 1, errno.EPERM, "Operation not permitted"),
-        (4711, 1, errno.ENOENT, "another process"),
-        (0, 2, errno.ENOENT, "another process"),
+        (0, 0, errno.EPERM, "Operation not permitted"),
+        (4711, 0, errno.ENOENT, "another process"),
+        (0, 1, errno.ENOENT, "answer to another question"),
     ],
 )
 def test_answer_that_is_not_the_kernel_s_own_is_an_error(
-    sender: int, number: int, error: int, problem: str, monkeypatch: pytest.MonkeyPatch
+    sender: int, late_by: int, error: int, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = struct.pack("=IHHIIi", 36, 2, 0, number, 0, -error)
+    monkeypatch.setattr(peer, "_numbers", itertools.count(4711))
+    answer = struct.pack("=IHHIIi", 36, 2, 0, 4711 - late_by, 0, -error)
     monkeypatch.setattr(socket.socket, "recvfrom", lambda *_: (answer, (sender, 0)))
     with pytest.raises(OSError, match=problem):
         find_socket(*NOWHERE)
+
+
+@pytest.mark.usefixtures("own_kernels")
+def test_answer_to_an_earlier_question_is_an_error() -> None:
+    listener, client, accepted = pair(socket.AF_INET, "127.0.0.1", None)
+    with listener, client, accepted:
+        one, other = ends_of(accepted)
+        find_socket(one, other)
+        (kernel,) = peer._kernels
+        kernel.sendto(_question_of(one, other), (0, 0))  # Its answer is not read.
+        with pytest.raises(OSError, match="answer to another question"):
+            find_socket(*NOWHERE)
+        assert not peer._kernels
+        assert find_socket(one, other) == Socket(ESTABLISHED, os.geteuid())
+
+
+def _question_of(one: Address, other: Address) -> bytes:
+    question = peer._question(one, other)
+    return peer._HEADER.pack(peer._HEADER.size + len(question), 20, 1, next(peer._numbers), 0) + question
 
 
 @pytest.mark.usefixtures("own_kernels")

@@ -22,7 +22,7 @@ import pytest
 
 from hwsigner.errors import HwsignerError, LockError
 from hwsigner.system import files
-from hwsigner.system.files import edit_file, lock_within
+from hwsigner.system.files import create_file, edit_file, lock_within
 
 ROOT = Path(__file__).parents[2]
 LOCK, TEMPORARY = ".file.hwsigner-lock", ".file.hwsigner-new"
@@ -176,6 +176,28 @@ def test_write_succeeds_when_the_folder_cannot_be_synced(file: Path, monkeypatch
     monkeypatch.setattr(os, "fsync", sync_files)
     put(file, b"new")
     assert file.read_bytes() == b"new"
+
+
+class TestCreating:
+    def test_new_file_has_mode_0600_whatever_the_umask(self, tmp_path: Path) -> None:
+        old = os.umask(0)
+        try:
+            create_file(str(tmp_path / "file"), b"new")
+        finally:
+            os.umask(old)
+        assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
+        assert (os.listdir(tmp_path), (tmp_path / "file").read_bytes()) == (["file"], b"new")
+
+    def test_path_may_be_relative(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        create_file("file", b"new")
+        assert (tmp_path / "file").read_bytes() == b"new"
+
+    def test_existing_file_is_left_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"old")
+        with pytest.raises(FileExistsError):
+            create_file(str(tmp_path / "file"), b"new")
+        assert (os.listdir(tmp_path), (tmp_path / "file").read_bytes()) == (["file"], b"old")
 
 
 class TestErrors:

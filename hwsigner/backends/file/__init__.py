@@ -120,7 +120,7 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
     uri.require_known({"path"}, set())
     path = uri.file
     contents = read_contents(path, KeyNotFoundError)
-    block = _private_key_block(path, contents)
+    block = private_key_block(path, contents)
     if block.label == PKCS12:
         loaded = load_pkcs12(uri, block, pins).key
         if loaded is None:
@@ -174,7 +174,12 @@ def _exposures(path: str, status: os.stat_result) -> Iterator[UnsafeKeyWarning]:
         )
 
 
-def _private_key_block(path: str, contents: Contents) -> Block:
+def private_key_block(path: str, contents: Contents) -> Block:
+    """Return the block with the private key.
+
+    Raises:
+        SigningKeyError: the file has none, or several, or one in a form that is not supported.
+    """
     keys = [b for b in contents.blocks if b.label.endswith("PRIVATE KEY") or b.label == PKCS12]
     if not keys:
         raise KeyNotFoundError(f"{path} has {contents} and no private key", "Name the file with the private key")

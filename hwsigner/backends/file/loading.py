@@ -47,7 +47,7 @@ def load_key(uri: KeyURI, block: Block, pins: PinSource) -> LoadedKey:
         UnsupportedKeyError: it is damaged, or its kind or form is not supported.
         PinError: the passphrase is missing or wrong.
     """
-    passphrase = _encoded(uri, pins.get(uri, _request(uri))) if block.encrypted else None
+    passphrase = encoded(uri, pins.get(uri, passphrase_request(uri))) if block.encrypted else None
     try:
         return _by_cryptography(block, passphrase)
     except _LOAD_ERRORS as error:
@@ -72,11 +72,11 @@ def load_pkcs12(uri: KeyURI, block: Block, pins: PinSource) -> Bundle:
     """
     bundle = _pkcs12(uri, block.data, b"")
     if bundle is None:
-        passphrase = pins.get(uri, _request(uri))
-        bundle = _pkcs12(uri, block.data, _encoded(uri, passphrase))
+        passphrase = pins.get(uri, passphrase_request(uri))
+        bundle = _pkcs12(uri, block.data, encoded(uri, passphrase))
         if bundle is None:
             raise _wrong_passphrase(uri)
-        pins.remember(_request(uri), passphrase)
+        pins.remember(passphrase_request(uri), passphrase)
     return bundle
 
 
@@ -95,12 +95,17 @@ def load_certificate(block: Block) -> bytes:
     return block.data
 
 
-def _request(uri: KeyURI) -> PinRequest:
+def passphrase_request(uri: KeyURI) -> PinRequest:
+    """Return the question for the passphrase of a file."""
     return PinRequest("passphrase", uri.name)
 
 
-def _encoded(uri: KeyURI, passphrase: str) -> bytes:
-    """Return a passphrase as bytes. Bytes on the command line that were not UTF-8 are unchanged."""
+def encoded(uri: KeyURI, passphrase: str) -> bytes:
+    """Return a passphrase as bytes. Bytes on the command line that were not UTF-8 are unchanged.
+
+    Raises:
+        PinError: it is not Unicode text.
+    """
     try:
         return passphrase.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

@@ -14,6 +14,7 @@ from hwsigner.backends.pkcs11.key import PKCS11Key
 from hwsigner.backends.pkcs11.module import TOKEN_ATTRIBUTES
 from hwsigner.backends.pkcs11.objects import count_names, object_uri
 from hwsigner.backends.pkcs11.objects import find_certificates as find_objects
+from hwsigner.backends.pkcs11.paths import is_trusted, module_paths
 from hwsigner.backends.pkcs11.pins import names_token, token_name, user_pin_request
 from hwsigner.backends.pkcs11.search import FoundToken, choose_token, find_key, find_tokens, using
 from hwsigner.backends.pkcs11.token import acquire
@@ -42,7 +43,7 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
         PinError: the PIN is missing, wrong (it was sent once), locked, or at risk of being locked.
         UnsupportedKeyError: the key is not EC, RSA or ML-DSA, or may not sign.
     """
-    _check(uri)
+    check_uri(uri)
     found = choose_token(uri, public_key)
     token = acquire(found.module, found.info)
     try:
@@ -70,7 +71,7 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
         CertificateError: there is none.
         PinError: the PIN of a token that is logged in to is wrong or locked.
     """
-    _check(uri)
+    check_uri(uri)
     tokens = find_tokens(uri)
     single = tokens[0] if len(tokens) == 1 else None
     means_private = single and names_token(uri) and not {"object", "id"} & uri.path.keys()
@@ -99,11 +100,31 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
 
 def list_tokens(uri: KeyURI, pins: PinSource, *, log_in: bool = False) -> Iterator[ListedToken]:
     """Yield the tokens that a `pkcs11:` URI names, with what they show; see `hwsigner.key.list_tokens`."""
-    _check(uri)
+    check_uri(uri)
     return search.list_tokens(uri, pins if log_in else None)
 
 
-def _check(uri: KeyURI) -> None:
+def check_modules(uri: KeyURI) -> None:
+    """Refuse a URI whose module is neither in the system's folders nor known: see `Backend`.
+
+    Raises:
+        UsageError: it is elsewhere, or as `module_paths`.
+        BackendUnavailableError: there is no such module.
+    """
+    for path in module_paths(uri) if "module-path" in uri.query else ():
+        if not is_trusted(path):
+            raise UsageError(
+                f"PKCS #11 module {path} is neither in the system's library folders nor in p11-kit's configuration",
+                "Give allow_modules=True if the key URI may load any module",
+            )
+
+
+def check_uri(uri: KeyURI) -> None:
+    """Check the attributes of a `pkcs11:` URI. A vendor's is ignored, with a warning.
+
+    Raises:
+        UsageError: one is unknown, or names another kind of object.
+    """
     vendor = [name for name in (*uri.path, *uri.query) if _is_vendors(name)]
     uri.require_known(_PATH.union(vendor), _QUERY.union(vendor))
     for name in vendor:

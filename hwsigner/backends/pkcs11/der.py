@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+from contextlib import suppress
+from typing import NamedTuple
+
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
-from hwsigner.backends.pem import CONTEXT, elements, first_element
+from hwsigner.backends.pem import CONTEXT, Element, elements, first_element
 
 _RAW_POINT_LENGTHS = (65, 97, 133)
-_TAG_BIT_STRING = 0x03
-_TAG_OCTET_STRING = 0x04
+_TAG_INTEGER, _TAG_BIT_STRING, _TAG_OCTET_STRING, _TAG_SEQUENCE = 0x02, 0x03, 0x04, 0x30
 
 
 def encode_ecdsa_signature(raw: bytes) -> bytes:
@@ -29,12 +32,64 @@ def certificate_public_key(der: bytes) -> bytes | None:
             key: PublicKeyTypes = load_der_x509_certificate(der).public_key()
         except (ValueError, InvalidVersion):
             # Its form may be unusual, and its key be read all the same.
-            (whole,) = elements(der)
-            body = list(elements(next(elements(whole.content), whole).content))
-            key = load_der_public_key(encode(0x30, body[6 if body[0].tag_class == CONTEXT else 5].content))
+            key = load_der_public_key(encode(0x30, _certificate_fields(der)[5].content))
         return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except (ValueError, TypeError, LookupError, UnsupportedAlgorithm):
         return None
+
+
+class CertificateNames(NamedTuple):
+    """What a certificate's object has besides the certificate, in DER (PKCS #11 3.1, 4.6.3)."""
+
+    serial_number: bytes
+    issuer: bytes
+    subject: bytes
+
+
+def certificate_names(der: bytes) -> CertificateNames:
+    """Return the names and the serial number of an X.509 certificate.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    serial, _, issuer, _, subject, *_ = _certificate_fields(der)
+    return CertificateNames(
+        encode(_TAG_INTEGER, serial.content),
+        encode(_TAG_SEQUENCE, issuer.content),
+        encode(_TAG_SEQUENCE, subject.content),
+    )
+
+
+def common_name(der: bytes) -> bytes:
+    """Return the common name of a certificate's subject in UTF-8, or `CA` if it has none or can't be read."""
+    from cryptography.x509 import InvalidVersion, NameOID, load_der_x509_certificate
+
+    with suppress(ValueError, InvalidVersion):
+        names = load_der_x509_certificate(der).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        if names and names[0].value:
+            return names[0].value.encode() if isinstance(names[0].value, str) else names[0].value
+    return b"CA"
+
+
+def _certificate_fields(der: bytes) -> list[Element]:
+    """Return the elements of a TBSCertificate (RFC 5280, 4.1), from its serial number on."""
+    (whole,) = elements(der)
+    fields = list(elements(next(elements(whole.content), whole).content))
+    return fields[1:] if fields[0].tag_class == CONTEXT else fields
+
+
+def key_id(public_key: bytes) -> bytes:
+    """Return the CKA_ID that NSS and OpenSC give to a key: the SHA-1 of its RSA modulus, or of its EC point.
+
+    `public_key` is a DER SubjectPublicKeyInfo.
+    """
+    (whole,) = elements(public_key)
+    _, bits = elements(whole.content)
+    key = bits.content[1:]
+    if key[0] == _TAG_SEQUENCE:
+        (sequence,) = elements(key)
+        key = next(elements(sequence.content)).content.lstrip(b"\0")
+    return hashlib.sha1(key, usedforsecurity=False).digest()
 
 
 def without_padding(der: bytes) -> bytes:

@@ -7,6 +7,8 @@ PIN_INCORRECT, PIN_INVALID, PIN_LEN_RANGE, PIN_LOCKED = 0xA0, 0xA1, 0xA2, 0xA4
 SLOT_ID_INVALID, GENERAL_ERROR, DEVICE_REMOVED, TOKEN_NOT_PRESENT, TOKEN_NOT_RECOGNIZED = 0x03, 0x05, 0x32, 0xE0, 0xE1
 SESSION_CLOSED, USER_ALREADY_LOGGED_IN, CRYPTOKI_NOT_INITIALIZED = 0xB0, 0x100, 0x190
 FUNCTION_CANCELED, USER_NOT_LOGGED_IN = 0x50, 0x101
+ATTRIBUTE_READ_ONLY, ATTRIBUTE_VALUE_INVALID, ACTION_PROHIBITED, FUNCTION_NOT_SUPPORTED = 0x10, 0x13, 0x1B, 0x54
+TEMPLATE_INCOMPLETE, TEMPLATE_INCONSISTENT = 0xD0, 0xD1
 CURVE_NOT_SUPPORTED, KEY_SIZE_RANGE, MECHANISM_INVALID, DOMAIN_PARAMS_INVALID = 0x140, 0x62, 0x70, 0x130
 _READ_ONLY = (SESSION_READ_ONLY, TOKEN_WRITE_PROTECTED) = 0xB5, 0xE2
 
@@ -18,17 +20,17 @@ _MEANINGS = {
     0x06: ("FUNCTION_FAILED", "the module reports that the function failed"),
     ARGUMENTS_BAD: ("ARGUMENTS_BAD", ""),
     0x0A: ("CANT_LOCK", ""),
-    0x10: ("ATTRIBUTE_READ_ONLY", "it does not let an attribute be chosen"),
+    ATTRIBUTE_READ_ONLY: ("ATTRIBUTE_READ_ONLY", "it does not let an attribute be chosen"),
     0x12: ("ATTRIBUTE_TYPE_INVALID", "it does not know an attribute"),
-    0x13: ("ATTRIBUTE_VALUE_INVALID", "it does not accept the value of an attribute"),
-    0x1B: ("ACTION_PROHIBITED", "it does not allow this for the object"),
+    ATTRIBUTE_VALUE_INVALID: ("ATTRIBUTE_VALUE_INVALID", "it does not accept the value of an attribute"),
+    ACTION_PROHIBITED: ("ACTION_PROHIBITED", "it does not allow this for the object"),
     0x20: ("DATA_INVALID", ""),
     0x21: ("DATA_LEN_RANGE", ""),
     0x30: ("DEVICE_ERROR", "the token reports a device error"),
     DEVICE_MEMORY: ("DEVICE_MEMORY", "the token is full"),
     DEVICE_REMOVED: ("DEVICE_REMOVED", "the token was removed"),
     FUNCTION_CANCELED: ("FUNCTION_CANCELED", "it was cancelled at the token, or the token was not touched in time"),
-    0x54: ("FUNCTION_NOT_SUPPORTED", ""),
+    FUNCTION_NOT_SUPPORTED: ("FUNCTION_NOT_SUPPORTED", ""),
     0x60: ("KEY_HANDLE_INVALID", ""),
     KEY_SIZE_RANGE: ("KEY_SIZE_RANGE", "it has no keys of this size"),
     0x63: ("KEY_TYPE_INCONSISTENT", ""),
@@ -47,8 +49,8 @@ _MEANINGS = {
     0xB1: ("SESSION_COUNT", "the token has no session left"),
     0xB3: ("SESSION_HANDLE_INVALID", "its session has ended"),
     SESSION_READ_ONLY: ("SESSION_READ_ONLY", "it is read-only"),
-    0xD0: ("TEMPLATE_INCOMPLETE", "it wants more attributes"),
-    0xD1: ("TEMPLATE_INCONSISTENT", "it does not accept these attributes together"),
+    TEMPLATE_INCOMPLETE: ("TEMPLATE_INCOMPLETE", "it wants more attributes"),
+    TEMPLATE_INCONSISTENT: ("TEMPLATE_INCONSISTENT", "it does not accept these attributes together"),
     TOKEN_NOT_PRESENT: ("TOKEN_NOT_PRESENT", "there is no token in its slot"),
     TOKEN_NOT_RECOGNIZED: ("TOKEN_NOT_RECOGNIZED", "the token in its slot is of an unknown kind"),
     TOKEN_WRITE_PROTECTED: ("TOKEN_WRITE_PROTECTED", "it is read-only"),

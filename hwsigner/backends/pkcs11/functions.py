@@ -29,8 +29,9 @@ _USER, _CONTEXT_SPECIFIC = 1, 2
 _SIGNATURE_BYTES = 5120
 _BATCH = 256
 # Of CK_INFO: the manufacturer, the flags, the description and the version. Of CK_SLOT_INFO: the description, the
-# manufacturer and the flags. Of CK_TOKEN_INFO: the label, manufacturer, model, serial number and flags.
-_INFO, _SLOT_INFO, _TOKEN_INFO = Struct("@2x32sL32sBB"), Struct("@64s32sL"), Struct("@32s32s16s16sL")
+# manufacturer and the flags. Of CK_TOKEN_INFO: the label, manufacturer, model, serial number, flags and, after limits
+# and the hardware's version, the firmware's version.
+_INFO, _SLOT_INFO, _TOKEN_INFO = Struct("@2x32sL32sBB"), Struct("@64s32sL"), Struct("@32s32s16s16sL10L2xBB")
 _MECHANISM_INFO = Struct("@LLL")
 _Info = ctypes.c_char * 256  # Room for any of them.
 
@@ -91,6 +92,7 @@ class TokenInfo(NamedTuple):
         slot: the slot's number.
         identity: the label, manufacturer, model and serial number as the module has them, to be compared.
         flags: those of the token.
+        firmware: the major and minor number of its firmware's version.
     """
 
     slot: int
@@ -102,6 +104,7 @@ class TokenInfo(NamedTuple):
     serial: str
     identity: bytes
     flags: int
+    firmware: tuple[int, int] = (0, 0)
 
 
 class MechanismInfo(NamedTuple):
@@ -177,7 +180,7 @@ class Functions:
         check(self._get_slot_info(slot, place))
         check(self._get_token_info(slot, info))
         description, slot_manufacturer, _ = _SLOT_INFO.unpack_from(place)
-        label, manufacturer, model, serial, flags = _TOKEN_INFO.unpack_from(info)
+        label, manufacturer, model, serial, flags, *_, major, minor = _TOKEN_INFO.unpack_from(info)
         return TokenInfo(
             slot,
             slot_description=_text(description),
@@ -188,6 +191,7 @@ class Functions:
             serial=_text(serial).rstrip(" \0"),
             identity=label + manufacturer + model + serial,
             flags=flags,
+            firmware=(major, minor),
         )
 
     def has_token(self, slot: int) -> bool:

@@ -68,11 +68,12 @@ class KeyObject:
 
 @dataclass(frozen=True)
 class CertificateObject:
-    """An X.509 certificate on a token."""
+    """An X.509 certificate on a token. Its handle is its number in the session that found it."""
 
     der: bytes
     id: bytes
     label: bytes
+    handle: int
 
     @property
     def public_key(self) -> bytes | None:
@@ -282,23 +283,26 @@ def _with_names(names: _Template, read: Callable[[_Template], list[Found]]) -> l
 
 def _read_keys(session: Session, kind: int, template: _Template) -> list[KeyObject]:
     """Return the keys of a class that have these attributes, but not those that can't be read."""
-    found = []
-    for handle in session.find(kind, template):
-        values = session.read(handle, _PRIVATE if kind == ObjectClass.PRIVATE_KEY else _PUBLIC)
-        if values:
-            key = KeyObject(
-                handle,
-                to_number(values.get(Attribute.KEY_TYPE)),
-                values.get(Attribute.ID, b""),
-                values.get(Attribute.LABEL, b""),
-                can_sign=any(values.get(Attribute.SIGN, b"")),
-                always_authenticate=any(values.get(Attribute.ALWAYS_AUTHENTICATE, b"")),
-                curve=values.get(Attribute.EC_PARAMS, b""),
-                bits=int.from_bytes(values.get(Attribute.MODULUS, b"")).bit_length(),
-                public_key=_spki(values),
-            )
-            found.append(key)
-    return found
+    found = (read_key(session, kind, handle) for handle in session.find(kind, template))
+    return [key for key in found if key is not None]
+
+
+def read_key(session: Session, kind: int, handle: int) -> KeyObject | None:
+    """Return a key of a class by its handle, or None if it can't be read."""
+    values = session.read(handle, _PRIVATE if kind == ObjectClass.PRIVATE_KEY else _PUBLIC)
+    if not values:
+        return None
+    return KeyObject(
+        handle,
+        to_number(values.get(Attribute.KEY_TYPE)),
+        values.get(Attribute.ID, b""),
+        values.get(Attribute.LABEL, b""),
+        can_sign=any(values.get(Attribute.SIGN, b"")),
+        always_authenticate=any(values.get(Attribute.ALWAYS_AUTHENTICATE, b"")),
+        curve=values.get(Attribute.EC_PARAMS, b""),
+        bits=int.from_bytes(values.get(Attribute.MODULUS, b"")).bit_length(),
+        public_key=_spki(values),
+    )
 
 
 def _read_certificates(session: Session, template: _Template) -> list[CertificateObject]:
@@ -308,7 +312,8 @@ def _read_certificates(session: Session, template: _Template) -> list[Certificat
         is_x509 = to_number(values.get(Attribute.CERTIFICATE_TYPE), default=0) == 0
         if is_x509 and values.get(Attribute.VALUE):
             der = without_padding(values[Attribute.VALUE])
-            found.append(CertificateObject(der, values.get(Attribute.ID, b""), values.get(Attribute.LABEL, b"")))
+            key_id, label = values.get(Attribute.ID, b""), values.get(Attribute.LABEL, b"")
+            found.append(CertificateObject(der, key_id, label, handle))
     return found
 
 

@@ -12,6 +12,8 @@ from hwsigner.errors import BackendUnavailableError, UsageError
 from hwsigner.uri import KeyURI
 
 FLAG_HINT = "Name the PKCS #11 module with --pkcs11-lib, or with module-path in the key URI"
+# Only root can write to these folders, and to what is in them.
+_SYSTEM_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/local/lib64")
 _PROXY = "p11-kit-proxy.so"
 _MULTIARCH = str(getattr(sys.implementation, "_multiarch", ""))
 _FOLDERS = (
@@ -93,6 +95,22 @@ def unconfigured_paths() -> list[str]:
 def names_module(uri: KeyURI) -> bool:
     """Whether a key URI names a module."""
     return bool({"module-path", "module-name"} & uri.query.keys())
+
+
+def is_trusted(path: str) -> bool:
+    """Return whether a URI from elsewhere may load a module: the system's, p11-kit's, or one of a well-known kind.
+
+    Links are not followed, because another user could change one before the module is loaded.
+
+    Args:
+        path: its path, or a bare name that the dynamic linker looks up.
+    """
+    if "/" not in path:
+        return True
+    if ".." not in path.split("/") and os.path.normpath(path).startswith(tuple(f"{one}/" for one in _SYSTEM_FOLDERS)):
+        return True
+    known = [module.path for module in configured_modules()] + unconfigured_paths()
+    return path in {*known, *map(os.path.realpath, known)}
 
 
 def _distinct(paths: list[str]) -> list[str]:

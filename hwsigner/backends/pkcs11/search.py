@@ -115,10 +115,26 @@ def choose_token(uri: KeyURI, public_key: bytes | None) -> FoundToken:
     holding = [one for one in tokens if _shows_key(one, uri, public_key)]
     if len(holding) == 1:
         return holding[0]
-    doubtful = holding or tokens
-    listed = ", ".join(str(one.named(doubtful)) for one in doubtful)
-    raise AmbiguousKeyError(
-        f"{uri.name} names {len(doubtful)} tokens: {listed}",
+    raise _several(uri, holding or tokens)
+
+
+def only_token(uri: KeyURI) -> FoundToken:
+    """Return the one token that the URI names, whatever is on it.
+
+    Raises:
+        AmbiguousKeyError: several are named.
+        BackendUnavailableError: there is none.
+    """
+    tokens = find_tokens(uri)
+    if len(tokens) > 1:
+        raise _several(uri, tokens)
+    return tokens[0]
+
+
+def _several(uri: KeyURI, tokens: Sequence[FoundToken]) -> AmbiguousKeyError:
+    listed = ", ".join(str(one.named(tokens)) for one in tokens)
+    return AmbiguousKeyError(
+        f"{uri.name} names {len(tokens)} tokens: {listed}",
         "Name one of them in the key URI; no PIN was sent to any",
     )
 
@@ -145,11 +161,19 @@ def using(found: FoundToken) -> Iterator[OpenToken]:
 
 
 def find_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: bytes | None) -> KeyObject:
+    """Return the private key that the URI names on a token, if it can sign for the service; see `find_any_key`.
+
+    Raises:
+        UnsupportedKeyError: it may not sign, or the service does not accept its kind.
+    """
+    return supported(find_any_key(token, uri, pins, public_key), uri)
+
+
+def find_any_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: bytes | None = None) -> KeyObject:
     """Return the private key that the URI names on a token, after a login if the token wants one or shows none.
 
     Raises:
         KeyNotFoundError, AmbiguousKeyError: there is none, or several, and the public key does not decide.
-        UnsupportedKeyError: it may not sign, or the service does not accept its kind.
         PinError: see `OpenToken.log_in`.
     """
     if token.wants_login:
@@ -160,6 +184,21 @@ def find_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: bytes |
         keys = find_private_keys(token.opened(), uri, public_key)
     if len(keys) > 1 and public_key is not None:
         keys = with_public_key(token.opened(), keys, {public_key}) or keys
+    return _only_key(token, uri, keys)
+
+
+def find_named_key(token: OpenToken, uri: KeyURI) -> KeyObject:
+    """Return the private key that has the URI's own label and id, on a token that is logged in to.
+
+    `find_any_key` also follows certificates and public keys, and may then guess: not for what changes the token.
+
+    Raises:
+        KeyNotFoundError, AmbiguousKeyError: there is none, or several.
+    """
+    return _only_key(token, uri, find_keys(token.opened(), ObjectClass.PRIVATE_KEY, uri))
+
+
+def _only_key(token: OpenToken, uri: KeyURI, keys: Sequence[KeyObject]) -> KeyObject:
     if len(keys) > 1:
         are_alike = len({(key.id, key.label) for key in keys}) < len(keys)
         advice = "Give each a label or id of its own" if are_alike else "Use one of"
@@ -168,7 +207,7 @@ def find_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: bytes |
         )
     if not keys:
         raise _not_found(token, uri)
-    return supported(keys[0], uri)
+    return keys[0]
 
 
 def _not_found(token: OpenToken, uri: KeyURI) -> KeyNotFoundError:

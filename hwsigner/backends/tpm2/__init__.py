@@ -8,23 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from tpm2_pytss import TPM2_CAP, TPM2_HC, TPM2B_DIGEST, TPMT_SIG_SCHEME, TSS2_Exception
+from tpm2_pytss import TPM2B_DIGEST, TPMT_SIG_SCHEME, TSS2_Exception
 
 from hwsigner.backends.tpm2.auth import NO_AUTH, AuthAttempt, Guarded, ParentAuth, is_held_back, key_auth
 from hwsigner.backends.tpm2.connection import TPMConnection, connect
 from hwsigner.backends.tpm2.errors import HASH, SCHEME, code
 from hwsigner.backends.tpm2.nv import nv_name, read_certificates
-from hwsigner.backends.tpm2.objects import KeyObject, PersistentObject
+from hwsigner.backends.tpm2.objects import KeyObject
 from hwsigner.backends.tpm2.public_area import PublicArea, encoded, read_public_area
-from hwsigner.backends.tpm2.tcti import tcti_of
+from hwsigner.backends.tpm2.tcti import check_tcti, tcti_of
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
 from hwsigner.backends.tpm2.uris import QUERY, named_key, named_nv_index, session_settings
-from hwsigner.errors import KeyNotFoundError, SigningKeyError, UnsupportedKeyError
-from hwsigner.key import Algorithm, FoundCertificate, HashName, Key, ListedObject, ListedToken
+from hwsigner.errors import SigningKeyError, UnsupportedKeyError
+from hwsigner.key import Algorithm, FoundCertificate, HashName, Key, ListedToken
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
-
-_LISTED = 100  # More persistent objects than a TPM has room for.
 
 
 def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -> Key:
@@ -95,39 +93,39 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
 
 
 def list_tokens(uri: KeyURI, pins: PinSource, *, log_in: bool = False) -> Iterator[ListedToken]:
-    """Yield the TPM that a `tpm2:` URI names, with the keys at persistent handles that can sign.
+    """Yield the TPM that a `tpm2:` URI names, with what can be used of it; or a key file, with its key.
 
     Args:
-        uri: the URI, without a key; the query's `tcti`.
+        uri: `tpm2:`, or `tpm2:path=FILE`; the query's `tcti`.
         pins: not used; what is listed is public.
         log_in: not used; a TPM has no login.
 
     Raises:
-        UsageError: the URI names a key.
+        UsageError: the URI names something else.
         BackendUnavailableError: the TPM can't be reached.
+        SigningKeyError: the file can't be read, or holds no key of a TPM.
     """
+    from hwsigner.backends.tpm2.listing import key_in_file, objects_of_tpm
+
+    if "path" in uri.path:
+        yield key_in_file(uri)
+        return
     uri.require_known(frozenset(), QUERY)
     user, tcti = object(), tcti_of(uri)
     connection = connect(tcti, user)
     try:
-        keys = connection.run(partial(_persistent_keys, uri), uri.name, SessionSettings())
+        yield connection.run(partial(objects_of_tpm, uri, tcti), uri.name, SessionSettings())
     finally:
         connection.release(user)
-    yield ListedToken(tcti, "TPM", "", "TPM 2.0", "", 0, str(uri), False, False, "not set", keys)
 
 
-def _persistent_keys(uri: KeyURI, tpm: TPM) -> tuple[ListedObject, ...]:
-    found = []
-    _, answer = tpm.esys.get_capability(TPM2_CAP.HANDLES, TPM2_HC.PERSISTENT_FIRST, _LISTED)
-    for handle in answer.data.handles:
-        name = f"handle:{handle:#010x}"
-        try:
-            public = read_public_area(PersistentObject(handle, name).public(tpm), name)
-        except (KeyNotFoundError, UnsupportedKeyError):
-            continue
-        named = str(KeyURI("tpm2", {"handle": f"{handle:#010x}".encode()}, uri.query))
-        found.append(ListedObject("key", "", b"", named, public_key=public.public_key))
-    return tuple(found)
+def check_modules(uri: KeyURI) -> None:
+    """Refuse a URI whose TCTI can load or run any file: see `Backend`.
+
+    Raises:
+        UsageError: it has such a TCTI.
+    """
+    check_tcti(uri)
 
 
 class TPMKey(Key):

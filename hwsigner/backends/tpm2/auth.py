@@ -20,7 +20,7 @@ from hwsigner.backends import refusals
 from hwsigner.backends.tpm2.errors import AUTH_FAIL, BAD_AUTH, code, is_answer
 from hwsigner.backends.tpm2.tpm import TPM, Lockout
 from hwsigner.errors import PinError, PinLockedError, PinRequiredError, WrongPinError
-from hwsigner.pins import FoundPin, PinRequest, PinSource
+from hwsigner.pins import IF_ANY, FoundPin, PinRequest, PinSource
 from hwsigner.system.files import change_stamp
 from hwsigner.uri import KeyURI
 
@@ -119,6 +119,11 @@ class Guarded(NamedTuple):
         """Where to give it."""
         flag = ", or the flag for its password" if self.source == "pin-source" else ""
         return f"{self.source}=file:/path in the key URI{flag}"
+
+
+def guarded_hierarchy(name: str) -> Guarded:
+    """Return what the auth value of a hierarchy opens, such as `owner`. Wrong ones do not count."""
+    return Guarded(f"TPM {name} auth value", name, name, counts=False, source=f"{name}-pin-source")
 
 
 def auth_of(
@@ -358,7 +363,7 @@ def key_auth(uri: KeyURI, pins: PinSource, key: Guarded, *, wants_auth: bool, is
         pin = pins.stored(uri, request) if is_handle else pins.given(uri)
         found = None if pin is None else FoundPin(pin, is_stored=True)
         if found is None and is_handle and key.counts and not key.was_empty:
-            typed = pins.prompt(replace(request, state="Enter if there is none"))
+            typed = pins.prompt(replace(request, state=IF_ANY))
             found = None if typed is None else FoundPin(typed, is_stored=False)
     return auth_of(found, key, allow_final_try=pins.allow_final_try, missing=missing)
 
@@ -403,6 +408,20 @@ class ParentAuth:
         finally:
             # Otherwise ESYS would send a hierarchy's with its next command that needs one, as a password.
             tpm.esys.tr_set_auth(handle, b"")
+
+    def as_owner(self, tpm: TPM, command: Callable[..., _T], *arguments: object) -> _T:
+        """Return what a command returns that the owner's auth value authorizes; raises as `prove`.
+
+        Args:
+            tpm: the TPM.
+            command: a method of the ESAPI context.
+            arguments: its arguments, without the session.
+        """
+
+        def work(session: ESYS_TR) -> _T:
+            return command(*arguments, session1=session)
+
+        return self.prove(tpm, ESYS_TR.RH_OWNER, guarded_hierarchy("owner"), work)
 
     def _first(self, tpm: TPM, guarded: Guarded) -> AuthAttempt:
         stored = self._pins.given(self._source(guarded))

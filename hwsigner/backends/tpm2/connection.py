@@ -10,8 +10,8 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TypeVar
 
 from tpm2_pytss import TPMS_CONTEXT, TSS2_Exception
@@ -183,6 +183,16 @@ def connect(tcti: str, user: object) -> TPMConnection:
         connection = _connections.setdefault(tcti, TPMConnection(tcti))
         connection.users.add(user)
         return connection
+
+
+@contextmanager
+def connected(tcti: str, user: object) -> Iterator[TPMConnection]:
+    """Return this process's connection to a TPM, kept for a user until the end of the `with` statement."""
+    connection = connect(tcti, user)
+    try:
+        yield connection
+    finally:
+        connection.release(user)
 
 
 def _close_all() -> None:

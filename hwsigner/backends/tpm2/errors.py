@@ -14,6 +14,7 @@ VALUE, SIGNATURE, POLICY_FAIL, SEQUENCE = 0x84, 0x9B, 0x9D, 0x103
 # The answers to a key under another parent than its own. libtpms answers FAILURE to a secret for another RSA key.
 OTHER_PARENT = (INTEGRITY, VALUE, 0x95, 0x101)  # The last are SIZE and FAILURE.
 INITIALIZE, OBJECT_MEMORY = 0x100, 0x902
+NV_SPACE, NV_DEFINED = 0x14B, 0x14C
 BAD_TR = 0x70018  # ESYS has no such object (TSS 2.0 ESAPI, 7.2).
 _SESSIONS_FULL = (0x901, 0x903, 0x905)  # CONTEXT_GAP, SESSION_MEMORY, SESSION_HANDLES
 _NOT_NOW = (0x908, 0x90A, 0x922)  # YIELDED, TESTING, RETRY

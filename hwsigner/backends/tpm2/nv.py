@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from tpm2_pytss import ESYS_TR, TPM2_CAP, TPM2_PT, TPMA_NV, TPMA_PERMANENT, TSS2_Exception
@@ -13,10 +15,12 @@ from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.errors import CertificateError
 
 _FIRST_INDEX, _LISTED = 0x01000000, 100
-_NV_BUFFER_MAX = 0x12C  # TPM 2.0 Library, part 2, 6.13: this many bytes are read at once.
+NV_BUFFER_MAX = 0x12C  # TPM 2.0 Library, part 2, 6.13: this many bytes are read or written at once.
+_LEAST_BYTES = 200  # No certificate is shorter; counters, bits and most other data are.
 _DER_SEQUENCE = b"\x30"
 _PADDING = b"\0\xff"
 _PUBLIC = "Certificates are public: make the index with authread and no auth value"
+_WRITE_ONE = "Write one there, in DER or PEM"
 _WANTS_AUTH = ("wants an auth value to be read", _PUBLIC)
 
 
@@ -49,6 +53,37 @@ def read_certificates(tpm: TPM, index: int) -> list[bytes]:
     Raises:
         CertificateError: there is no such index, it can't be read with an empty auth value, or holds no certificate.
     """
+    return certificates_in(read_index(tpm, index), index)
+
+
+def read_index(tpm: TPM, index: int) -> bytes:
+    """Return all bytes of an NV index; raises as `read_certificates`, but whatever it holds."""
+    with _opened(tpm, index) as found:
+        return _read(tpm, found)
+
+
+def list_certificates(tpm: TPM) -> list[tuple[int, bytes]]:
+    """Return the certificates in all NV indices that can be read without a risk, each with its index.
+
+    An index that can't be read, or that wants an auth value for which a wrong one counts, is left out.
+    """
+    _, answer = tpm.esys.get_capability(TPM2_CAP.HANDLES, _FIRST_INDEX, _LISTED)
+    certificates = []
+    for index in [int(handle) for handle in answer.data.handles]:
+        with suppress(CertificateError), _opened(tpm, index) as found:
+            counts = not found.attributes & TPMA_NV.NO_DA
+            if found.size >= _LEAST_BYTES and not (counts and _authority(tpm, found) == found.handle):
+                certificates += [(index, der) for der in certificates_in(_read(tpm, found), index)]
+    return certificates
+
+
+@contextmanager
+def _opened(tpm: TPM, index: int) -> Iterator[_Index]:
+    """Open an NV index for a `with` statement.
+
+    Raises:
+        CertificateError: there is no such index.
+    """
     try:
         handle = tpm.esys.tr_from_tpmpublic(index)
     except TSS2_Exception as error:
@@ -58,8 +93,7 @@ def read_certificates(tpm: TPM, index: int) -> list[bytes]:
     try:
         public, tpm_name = tpm.esys.nv_read_public(handle)
         area = public.nvPublic
-        found = _Index(nv_name(index), handle, bytes(tpm_name).hex(), int(area.attributes), int(area.dataSize))
-        return _certificates(_read(tpm, found), found)
+        yield _Index(nv_name(index), handle, bytes(tpm_name).hex(), int(area.attributes), int(area.dataSize))
     finally:
         tpm.esys.tr_close(handle)
 
@@ -70,7 +104,7 @@ def _read(tpm: TPM, index: _Index) -> bytes:
     if index.attributes & TPMA_NV.READLOCKED:
         raise index.error("is locked against reading", "The lock ends when the TPM restarts")
     authority = _authority(tpm, index)
-    at_once = _property(tpm, _NV_BUFFER_MAX)
+    at_once = tpm.property(NV_BUFFER_MAX)
     data = b""
     try:
         while len(data) < index.size:
@@ -90,7 +124,7 @@ def _authority(tpm: TPM, index: _Index) -> ESYS_TR:
     may = index.attributes
     if may & TPMA_NV.AUTHREAD and may & TPMA_NV.NO_DA:
         return index.handle
-    if may & TPMA_NV.OWNERREAD and not _property(tpm, TPM2_PT.PERMANENT) & TPMA_PERMANENT.OWNERAUTHSET:
+    if may & TPMA_NV.OWNERREAD and not tpm.property(TPM2_PT.PERMANENT) & TPMA_PERMANENT.OWNERAUTHSET:
         return ESYS_TR.RH_OWNER
     if may & TPMA_NV.AUTHREAD:
         lockout = tpm.lockout()
@@ -106,7 +140,12 @@ def _authority(tpm: TPM, index: _Index) -> ESYS_TR:
     raise index.error("wants the owner's auth value to be read", _PUBLIC)
 
 
-def _certificates(data: bytes, index: _Index) -> list[bytes]:
+def certificates_in(data: bytes, index: int) -> list[bytes]:
+    """Return the DER of the certificates in the bytes of an NV index, at least one.
+
+    Raises:
+        CertificateError: there is none.
+    """
     certificates = []
     try:
         if data.startswith(_DER_SEQUENCE):
@@ -117,9 +156,9 @@ def _certificates(data: bytes, index: _Index) -> list[bytes]:
             blocks = read_blocks(data.rstrip(_PADDING))
             certificates = [block.data for block in blocks if block.label.endswith("CERTIFICATE")]
     except ValueError as error:
-        raise index.error(f"holds no certificate: {error}", "Write one there, in DER or PEM") from error
+        raise CertificateError(f"{nv_name(index)} holds no certificate: {error}", _WRITE_ONE) from error
     if not certificates:
-        raise index.error("holds no certificate", "Write one there, in DER or PEM")
+        raise CertificateError(f"{nv_name(index)} holds no certificate", _WRITE_ONE)
     return certificates
 
 
@@ -127,8 +166,3 @@ def _existing(tpm: TPM) -> str:
     _, answer = tpm.esys.get_capability(TPM2_CAP.HANDLES, _FIRST_INDEX, _LISTED)
     indices = [f"{int(handle):#010x}" for handle in answer.data.handles]
     return f"It has {', '.join(indices)}" if indices else "It has none"
-
-
-def _property(tpm: TPM, number: int) -> int:
-    _, answer = tpm.esys.get_capability(TPM2_CAP.TPM_PROPERTIES, number, 1)
-    return int(answer.data.tpmProperties[0].value)

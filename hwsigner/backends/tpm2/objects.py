@@ -20,7 +20,7 @@ from tpm2_pytss import (
     TSS2_Exception,
 )
 
-from hwsigner.backends.tpm2.auth import Guarded, ParentAuth
+from hwsigner.backends.tpm2.auth import Guarded, ParentAuth, guarded_hierarchy
 from hwsigner.backends.tpm2.errors import HANDLE, OTHER_PARENT, code, is_lost
 from hwsigner.backends.tpm2.key_file import HIERARCHIES, TSS2Key
 from hwsigner.backends.tpm2.policy import Policy, read_policy
@@ -200,7 +200,7 @@ class LoadableObject(KeyObject):
 
     def _load_in_hierarchy(self, tpm: TPM, name: str) -> ESYS_TR:
         hierarchy = _ESYS_HIERARCHIES[name]
-        guarded = Guarded(f"TPM {name} auth value", name, name, counts=False, source=f"{name}-pin-source")
+        guarded = guarded_hierarchy(name)
 
         def create(template: TPM2B_PUBLIC, session: ESYS_TR) -> ESYS_TR:
             return tpm.esys.create_primary(None, template, hierarchy, session1=session)[0]

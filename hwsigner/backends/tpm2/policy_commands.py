@@ -192,7 +192,7 @@ def read_command(command: PolicyCommand) -> Command:
         return PolicyOR(tuple(map(bytes, digests)))
     if command.code == POLICY_AUTHORIZE:
         return _read_authorize(command.body)
-    raise UnknownCommandError(_command_name(command.code))
+    raise UnknownCommandError(command_name(command.code))
 
 
 def _read_pcr(body: bytes) -> PolicyPCR:
@@ -252,7 +252,8 @@ def _check_end(rest: bytes) -> None:
         raise ValueError("a command has too many parameters")
 
 
-def _command_name(number: int) -> str:
+def command_name(number: int) -> str:
+    """Return a policy command's name by its command code (TPM 2.0 Library, part 2, 6.5.2), such as `PolicyPCR`."""
     try:
         return str(TPM2_CC.to_string(number)).removeprefix("TPM2_CC.").replace("_", "")
     except ValueError:

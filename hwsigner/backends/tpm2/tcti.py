@@ -11,7 +11,7 @@ import socket
 import struct
 from urllib.parse import unquote
 
-from hwsigner.errors import BackendUnavailableError
+from hwsigner.errors import BackendUnavailableError, UsageError
 from hwsigner.uri import KeyURI
 
 _VARIABLES = ("TPM2_TCTI", "TPM2TOOLS_TCTI")
@@ -47,6 +47,24 @@ def tcti_of(uri: KeyURI) -> str:
         f"found no TPM: tabrmd is not running, and there is no {' and no '.join(_DEVICES)}",
         f"Enable it in the firmware and load its driver; if it is elsewhere, {_NAME_IT}",
     )
+
+
+def check_tcti(uri: KeyURI) -> None:
+    """Refuse a URI whose TCTI is a path to a library, or runs a program.
+
+    The loader reads a TCTI as a library's name or path, `:`, and the library's own configuration. That of `cmd` is a
+    command, and that of `pcap` is another TCTI.
+
+    Raises:
+        UsageError: it is such a TCTI.
+    """
+    tcti = uri.text("tcti") or ""
+    library = tcti.partition(":")[0]
+    if "/" in library or library.removeprefix("libtss2-tcti-").partition(".")[0] in ("cmd", "pcap"):
+        raise UsageError(
+            f"TCTI {tcti} is not one of the system's ways to a TPM: it can load or run any file",
+            "Give allow_modules=True if the key URI may do that",
+        )
 
 
 def unavailable(tcti: str, error: Exception) -> BackendUnavailableError:

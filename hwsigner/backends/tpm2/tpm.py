@@ -177,12 +177,18 @@ class TPM:
         if owner in self._loaded:
             self._flush(self._loaded.pop(owner))
 
-    def authorize(self, handle: ESYS_TR, auth: bytes) -> ESYS_TR:
-        """Set a handle's auth value, and return the session that proves it: the first one of a command."""
-        if not auth and handle >= _FIRST_OBJECT:
+    def authorize(self, handle: ESYS_TR, auth: bytes, *, encrypts: bool = False) -> ESYS_TR:
+        """Set a handle's auth value, and return the session that proves it: the first one of a command.
+
+        Args:
+            handle: the handle.
+            auth: its auth value.
+            encrypts: whether the command carries a secret, so that even an empty auth value needs a session.
+        """
+        if not (auth or encrypts) and handle >= _FIRST_OBJECT:
             return ESYS_TR.PASSWORD  # An object has the empty one, unless another was set.
         session = ESYS_TR.PASSWORD
-        if auth and not self.settings.plain:
+        if (auth or encrypts) and not self.settings.plain:
             if self.settings not in self._sessions:
                 self._sessions[self.settings] = self._start_session(TPM2_SE.HMAC, TPM2_ALG.SHA256)
             session = self._sessions[self.settings]
@@ -197,6 +203,11 @@ class TPM:
             hash: the number of its hash, which is the key's nameAlg (TPM 2.0 Library, part 2, 6.3).
         """
         return self.temporary(lambda: self._start_session(TPM2_SE.POLICY, hash))
+
+    def property(self, number: int) -> int:
+        """Ask the TPM for one of its properties (TPM 2.0 Library, part 2, 6.13)."""
+        _, answer = self.esys.get_capability(TPM2_CAP.TPM_PROPERTIES, number, 1)
+        return int(answer.data.tpmProperties[0].value)
 
     def lockout(self) -> Lockout:
         """Ask the TPM how many wrong auth values it counts, and how many it allows."""

@@ -78,19 +78,34 @@ def named_key(uri: KeyURI, auth: ParentAuth) -> NamedKey:
         AmbiguousKeyError: the file holds another private key too.
         UnsupportedKeyError: it holds no usable key.
     """
+    handle = named_handle(uri)
+    if handle is None:
+        file = _read_file(uri.file)
+        return NamedKey(uri.file, file, LoadableObject(file, uri.file, auth))
+    name = handle_name(handle)
+    return NamedKey(name, None, PersistentObject(handle, name))
+
+
+def named_handle(uri: KeyURI) -> int | None:
+    """Return the persistent handle that a key's URI names, or None if it names a file, which need not exist.
+
+    Raises:
+        UsageError: the URI names neither a handle nor a file, or has an unknown attribute.
+    """
     if "nv" in uri.path:
         raise UsageError(f"{uri.name} names a certificate, not a key", "Name its key with --private-key")
     uri.require_known(frozenset({"handle", "path"}), QUERY)
     if len(uri.path) != 1:
         raise UsageError(f"{uri.name} needs one of handle= and path=", "Write tpm2:handle=0x81000100 or tpm2:path=FILE")
     handle = uri.text("handle")
-    if handle is None:
-        file = _read_file(uri.file)
-        return NamedKey(uri.file, file, LoadableObject(file, uri.file, auth))
-    if not _HANDLE.fullmatch(handle):
+    if handle is not None and not _HANDLE.fullmatch(handle):
         raise UsageError(f"{uri.name} has no persistent handle", "Write one from 0x81000000 to 0x81ffffff")
-    name = f"handle:{int(handle, 16):#010x}"
-    return NamedKey(name, None, PersistentObject(int(handle, 16), name))
+    return None if handle is None else int(handle, 16)
+
+
+def handle_name(handle: int) -> str:
+    """Return a persistent handle as messages name it."""
+    return f"handle:{handle:#010x}"
 
 
 def named_nv_index(uri: KeyURI) -> int:

@@ -20,10 +20,11 @@ typedef struct { char names[96]; ulong flags; char versions[4]; } slot_info;
 typedef struct { char label[32], manufacturer[32], model[16], serial[16]; ulong flags; char rest[104]; } token_info;
 
 enum { INITIALIZE, FINALIZE, SLOT_LIST = 4, SLOT_INFO, TOKEN_INFO, MECHANISM_INFO = 8, OPEN_SESSION = 12, CLOSE_SESSION,
-       SESSION_INFO = 15, LOGIN = 18, LOGOUT, GET_ATTRIBUTES = 24, FIND_INIT = 26, FIND, FIND_FINAL, SIGN_INIT = 42, SIGN };
+       SESSION_INFO = 15, LOGIN = 18, LOGOUT, CREATE, COPY, DESTROY, GET_ATTRIBUTES = 24, FIND_INIT = 26, FIND, FIND_FINAL,
+       SIGN_INIT = 42, SIGN, GENERATE = 59 };
 enum { DEVICE_REMOVED = 0x32, MECHANISM_INVALID = 0x70, SESSION_HANDLE_INVALID = 0xB3, TOKEN_NOT_PRESENT = 0xE0,
        CANT_LOCK = 0xA, FUNCTION_FAILED = 6, CONTEXT_SPECIFIC = 2, ATTRIBUTE_TYPE_INVALID = 0x12,
-       USER_NOT_LOGGED_IN = 0x101, OPERATION_NOT_INITIALIZED = 0x91 };
+       USER_NOT_LOGGED_IN = 0x101, OPERATION_NOT_INITIALIZED = 0x91, TOKEN_WRITE_PROTECTED = 0xE2, FOR_WRITING = 2 };
 enum { COUNT_LOW = 0x10000, PIN_INCORRECT = 0xA0 };
 enum { SLOTS = 16, SESSIONS = 4096, CALLS = 68, MECHANISMS = 16 };
 enum { CKM_ML_DSA = 0x1D, CKM_ECDSA = 0x1041, CKM_ECDSA_SHA256 = 0x1044, CKM_ECDSA_SHA512 = 0x1046 };
@@ -36,10 +37,10 @@ static pthread_cond_t released = PTHREAD_COND_INITIALIZER;
 static ulong slots[SLOTS], slot_count;
 static struct { int removed, held, waiting; ulong raised, cleared; char serial[16]; } tokens[SLOTS];
 static struct { ulong handle; int slot, dead, signing, trusted; const EVP_MD *hash; int mldsa; } sessions[SESSIONS];
-static ulong session_count, counts[CALLS], context_logins, failing[CALLS], hidden[MECHANISMS], offered[MECHANISMS];
+static ulong session_count, counts[CALLS], context_logins, failing[CALLS], failing_after[CALLS], failing_until[CALLS], hidden[MECHANISMS], offered[MECHANISMS];
 static int refuses_locks, inside, overlaps, one_thread;
-static int careful;
-static ulong unknown, longest;
+static int careful, read_only, keeps;
+static ulong unknown, longest, disputed, claimed;
 static EVP_PKEY *mldsa_key;
 
 /* Functions for tests. */
@@ -49,11 +50,12 @@ void shim_reset(void) {
     memset(tokens, 0, sizeof tokens);
     memset(counts, 0, sizeof counts);
     memset(failing, 0, sizeof failing);
+    memset(failing_after, 0, sizeof failing_after);
     memset(hidden, 0, sizeof hidden);
     memset(offered, 0, sizeof offered);
     context_logins = 0;
-    refuses_locks = overlaps = careful = 0;
-    unknown = longest = 0;
+    refuses_locks = overlaps = careful = read_only = keeps = 0;
+    unknown = longest = disputed = 0;
     mldsa_key = NULL;
     pthread_cond_broadcast(&released);
     pthread_mutex_unlock(&lock);
@@ -77,7 +79,12 @@ void shim_hold(int slot, int held) {
 int shim_waiting(int slot) { return tokens[slot].waiting; }
 void shim_flags(int slot, ulong raised, ulong cleared) { tokens[slot].raised = raised; tokens[slot].cleared = cleared; }
 void shim_serial(int slot, const char *serial) { strncpy(tokens[slot].serial, serial, 16); }
-void shim_fail(int call, ulong answer) { failing[call] = answer; }
+/* Make a function fail from now on, after some more calls; for good, or for a number of times. */
+void shim_fail(int call, ulong answer, ulong spared, ulong times) {
+    failing[call] = answer;
+    failing_after[call] = counts[call] + spared;
+    failing_until[call] = times ? failing_after[call] + times : (ulong)-1;
+}
 void shim_refuse_locks(int refuse) { refuses_locks = refuse; }
 ulong shim_count(int call) { return counts[call]; }
 ulong shim_context_logins(void) { return context_logins; }
@@ -85,6 +92,12 @@ int shim_overlaps(void) { return overlaps; }
 
 /* Make each private key need a PIN for each signature. */
 void shim_careful(int is_careful) { careful = is_careful; }
+/* Refuse sessions that can change the tokens. */
+void shim_read_only(int is_read_only) { read_only = is_read_only; }
+/* Keep the objects of a class that are deleted, and report success. */
+void shim_keep(int class) { keeps = class; }
+/* Return another value of an attribute, a CK_BBOOL. */
+void shim_claim(ulong attribute, int value) { disputed = attribute; claimed = (ulong)value; }
 /* Make an attribute unknown to the module. */
 void shim_unknown(ulong attribute) { unknown = attribute; }
 /* Return the length of the longest data that C_Sign got. */
@@ -145,7 +158,7 @@ static ulong begin(int call, int session) {
     pthread_mutex_lock(&lock);
     counts[call]++;
     if (inside++ && one_thread) overlaps++;
-    ulong answer = failing[call];
+    ulong answer = counts[call] > failing_after[call] && counts[call] <= failing_until[call] ? failing[call] : 0;
     if (!answer && session >= 0 && sessions[session].dead)
         answer = tokens[sessions[session].slot].removed ? DEVICE_REMOVED : SESSION_HANDLE_INVALID;
     pthread_mutex_unlock(&lock);
@@ -219,6 +232,7 @@ static ulong OpenSession(ulong slot, ulong flags, void *data, void *notify, ulon
     int index = slot_index(slot);
     ulong answer = begin(OPEN_SESSION, -1);
     if (!answer && tokens[index].removed) answer = TOKEN_NOT_PRESENT;
+    if (!answer && read_only && flags & FOR_WRITING) answer = TOKEN_WRITE_PROTECTED;
     if (!answer) answer = CALL(OPEN_SESSION, (ulong, ulong, void *, void *, ulong *))(slot, flags, data, notify, handle);
     pthread_mutex_lock(&lock);
     if (!answer && session_count < SESSIONS) {
@@ -268,6 +282,32 @@ static void set(attribute *one, const void *value, ulong length) {
     one->length = length;
 }
 
+static ulong CreateObject(ulong session, attribute *list, ulong count, ulong *object) {
+    ulong answer = begin(CREATE, session_index(session));
+    return end(answer ? answer : CALL(CREATE, (ulong, attribute *, ulong, ulong *))(session, list, count, object));
+}
+
+static ulong CopyObject(ulong session, ulong object, attribute *list, ulong count, ulong *copy) {
+    ulong answer = begin(COPY, session_index(session));
+    return end(answer ? answer : CALL(COPY, (ulong, ulong, attribute *, ulong, ulong *))(session, object, list, count, copy));
+}
+
+static ulong DestroyObject(ulong session, ulong object) {
+    ulong answer = begin(DESTROY, session_index(session)), class = 0;
+    attribute one = {CKA_CLASS, &class, sizeof class};
+    CALL(GET_ATTRIBUTES, (ulong, ulong, attribute *, ulong))(session, object, &one, 1);
+    if (!answer && keeps && class == (ulong)keeps) return end(0);
+    return end(answer ? answer : CALL(DESTROY, (ulong, ulong))(session, object));
+}
+
+static ulong GenerateKeyPair(ulong session, mechanism *asked, attribute *public, ulong public_count, attribute *private,
+                             ulong private_count, ulong *public_key, ulong *private_key) {
+    ulong answer = begin(GENERATE, session_index(session));
+    if (!answer) answer = CALL(GENERATE, (ulong, mechanism *, attribute *, ulong, attribute *, ulong, ulong *, ulong *))(
+        session, asked, public, public_count, private, private_count, public_key, private_key);
+    return end(answer);
+}
+
 static ulong GetAttributeValue(ulong session, ulong object, attribute *list, ulong count) {
     ulong answer = begin(GET_ATTRIBUTES, session_index(session)), kind = CKK_ML_DSA, class = 0, set_number = 2;
     if (answer) return end(answer);
@@ -275,6 +315,7 @@ static ulong GetAttributeValue(ulong session, ulong object, attribute *list, ulo
     for (ulong i = 0; i < count; i++) {
         unsigned char yes = 1;
         if (careful && list[i].type == CKA_ALWAYS_AUTHENTICATE) set(&list[i], &yes, 1);
+        if (disputed && list[i].type == disputed) set(&list[i], &claimed, 1);
         if (list[i].type == unknown && unknown) {
             list[i].length = (ulong)-1;
             answer = ATTRIBUTE_TYPE_INVALID;
@@ -382,6 +423,7 @@ ulong C_GetFunctionList(function_list **list) {
         void *ours[CALLS] = {[INITIALIZE] = Initialize, [FINALIZE] = Finalize, [SLOT_LIST] = GetSlotList,
             [SLOT_INFO] = GetSlotInfo, [TOKEN_INFO] = GetTokenInfo, [MECHANISM_INFO] = GetMechanismInfo, [OPEN_SESSION] = OpenSession,
             [CLOSE_SESSION] = CloseSession, [SESSION_INFO] = GetSessionInfo, [LOGIN] = Login, [LOGOUT] = Logout,
+            [CREATE] = CreateObject, [COPY] = CopyObject, [DESTROY] = DestroyObject, [GENERATE] = GenerateKeyPair,
             [GET_ATTRIBUTES] = GetAttributeValue, [FIND_INIT] = FindObjectsInit, [FIND] = FindObjects,
             [FIND_FINAL] = FindObjectsFinal, [SIGN_INIT] = SignInit, [SIGN] = Sign};
         for (int i = 0; i < CALLS; i++) if (ours[i]) shown.call[i] = ours[i];

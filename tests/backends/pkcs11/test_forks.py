@@ -17,7 +17,7 @@ def hsm(softhsm: InProcessSoftHSM) -> InProcessSoftHSM:
 
 FORK = """
 import os, signal, sys, threading
-from hwsigner.key import open_key
+from any_module import open_key
 uri = f"{os.environ['URI']};object=P-256?module-path={sys.argv[1]}"
 key = open_key(uri, "1234")
 def keep_signing():
@@ -49,7 +49,7 @@ def test_child_signs_after_a_fork_and_so_does_its_parent(hsm: InProcessSoftHSM) 
 FORKED_TOGETHER = """
 import os, sys
 from hwsigner.errors import SigningKeyError
-from hwsigner.key import open_key
+from any_module import open_key
 uri = f"{os.environ['URI']};object=P-256?module-path={sys.argv[1]}"
 key = open_key(uri, "1234")
 key.sign(b"message")
@@ -90,7 +90,7 @@ def test_children_sign_when_they_log_in_at_once(hsm: InProcessSoftHSM) -> None:
 FORK_WHILE_WAITING = """
 import os, signal, sys, threading, time
 from hwsigner.errors import BackendUnavailableError
-from hwsigner.key import open_key
+from any_module import open_key
 from pkcs11_shim import Shim, run_alone
 from pathlib import Path
 shim = Shim(Path(sys.argv[1]), None, {})
@@ -130,7 +130,7 @@ def test_fork_does_not_wait_for_a_touch(loaded_shim: Shim, hsm: InProcessSoftHSM
 
 FORK_WHILE_ASKING = """
 import os, signal, sys, threading
-from hwsigner.key import open_key
+from any_module import open_key
 uri = f"{os.environ['URI']};object=P-256?module-path={sys.argv[1]}"
 asked, answered = threading.Event(), threading.Event()
 def ask(request):

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from any_module import find_certificates, open_key
 from backends.contract import ENVIRONMENT
 from emulators import InProcessSoftHSM
 from hwsigner.backends.pkcs11.module import TOKEN_ATTRIBUTES, load_module
 from hwsigner.errors import BackendUnavailableError, UsageError
-from hwsigner.key import find_certificates, open_key
 from hwsigner.uri import KeyURI
 from pkcs11_shim import ROOT, run_alone
 
@@ -113,8 +113,8 @@ def test_major_version_alone_means_minor_version_0(hsm: InProcessSoftHSM, monkey
 WITHOUT_PYTHON_PKCS11 = """
 import os, sys
 sys.modules["pkcs11"] = None
-from hwsigner.key import list_tokens
-from hwsigner.key import open_key
+from any_module import list_tokens
+from any_module import open_key
 token = f"{os.environ['URI']}?module-path={sys.argv[1]}"
 with open_key(token.replace("?", ";object=P-256?"), "1234") as key:
     print(len(key.sign(b"message")) > 60)
@@ -129,7 +129,7 @@ def test_key_signs_and_is_listed_without_python_pkcs11(hsm: InProcessSoftHSM) ->
 
 OPEN_AT_EXIT = """
 import os, sys
-from hwsigner.key import open_key
+from any_module import open_key
 class Owner:
     key = open_key(f"{os.environ['URI']};object=P-256?module-path={sys.argv[1]}", "1234")
     def __del__(self):

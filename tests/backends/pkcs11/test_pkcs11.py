@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from any_module import open_key
 from backends.contract import ENVIRONMENT, KeyContract, LockedKey, MakeKey, PinContract, openssl_verifies
 from emulators import InProcessSoftHSM
 from hwsigner.backends.pkcs11.errors import error_for
@@ -24,7 +25,6 @@ from hwsigner.errors import (
     PinRequiredError,
     WrongPinError,
 )
-from hwsigner.key import open_key
 from hwsigner.pins import PinRequest, PinSource
 from pkcs11_shim import LOGIN, Person, Shim, run_alone
 
@@ -230,7 +230,7 @@ OVERLOOKED = """
 import glob, os, sys, time
 from types import SimpleNamespace
 from hwsigner.backends.pkcs11 import module
-from hwsigner.key import open_key
+from any_module import open_key
 with open(os.environ["SOFTHSM2_CONF"]) as file:
     folder = file.readline().split("=")[1].strip()
 paths = glob.glob(f"{folder}/*/token.object")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from any_module import list_tokens, open_key
 from hwsigner.backends import refusals
 from hwsigner.errors import BackendUnavailableError, PinLockedError, UnsafeKeyWarning, WrongPinError
-from hwsigner.key import list_tokens, open_key
 from hwsigner.pins import PinSource
 from pkcs11_shim import LOGIN, ROOT, Person, Shim, forget_refusals, refusals_folder
 from softhsm.yubikey import OPENSC, YKCS11, YubiKey
@@ -28,7 +28,7 @@ import sys
 from hwsigner.errors import HwsignerError
 from hwsigner.key import open_key
 try:
-    with open_key(sys.argv[1]) as key:
+    with open_key(sys.argv[1], allow_modules=True) as key:
         key.sign(b"message")
     print("signed")
 except HwsignerError as error:
@@ -212,19 +212,34 @@ import os, sys
 from hwsigner.backends.pkcs11.functions import Session
 from hwsigner.key import open_key
 Session.log_in = lambda *_, **__: os._exit(9)
-open_key(sys.argv[1])
+open_key(sys.argv[1], allow_modules=True)
 """
 
 
-def test_stored_pin_is_sent_by_two_processes_when_each_is_killed_in_the_login(silent: Shim) -> None:
-    def run_killed() -> int:
-        environment = {**os.environ, **silent.env, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", _KILLED, f"{silent.uri()}&pin-value=1234"]
-        return subprocess.run(command, env=environment, stderr=subprocess.DEVNULL).returncode
+def run_killed(silent: Shim, uri: str) -> int:
+    """Return the status of a process: 9 if it was killed in a login, 1 if it sent no PIN."""
+    environment = {**os.environ, **silent.env, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", _KILLED, uri]
+    return subprocess.run(command, env=environment, stderr=subprocess.DEVNULL).returncode
 
-    assert run_killed() == 9
+
+def test_stored_pin_that_was_right_is_sent_after_two_logins_that_were_cut_short(silent: Shim, tmp_path: Path) -> None:
+    store(tmp_path, "1234")
+    uri = f"{silent.uri()}&pin-source=file:{tmp_path / 'pin'}"
+    open_key(uri).close()
+    assert [run_killed(silent, uri) for _ in range(4)] == [9] * 4
+    with pytest.raises(PinLockedError, match="two logins to token 'one' were cut short") as caught:
+        open_key(silent.uri(), "1234")  # Nothing is known of this one.
+    assert "hwsigner list --login" in caught.value.hint
+    open_key(uri).close()
+    open_key(silent.uri(), "1234").close()
+
+
+def test_stored_pin_is_sent_by_two_processes_when_each_is_killed_in_the_login(silent: Shim) -> None:
+    uri = f"{silent.uri()}&pin-value=1234"
+    assert run_killed(silent, uri) == 9
     open_key(silent.uri(), "1234").close()  # The right one survives a crash.
-    assert [run_killed() for _ in range(4)] == [9, 9, 1, 1]
+    assert [run_killed(silent, uri) for _ in range(4)] == [9, 9, 1, 1]
     with pytest.raises(PinLockedError, match="two logins to token 'one' were cut short"):
         open_key(silent.uri(), "1234")
     open_key(silent.uri(), Person("1234")).close()

@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import mldsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from any_module import open_key
 from backends.contract import HASHES, openssl_verifies
 from hwsigner.errors import (
     PinLockedError,
@@ -21,7 +22,7 @@ from hwsigner.errors import (
     TokenRemovedError,
     WrongPinError,
 )
-from hwsigner.key import ECDSA, MLDSA, Key, open_key
+from hwsigner.key import ECDSA, MLDSA, Key
 from hwsigner.pins import PinSource
 from hwsigner.system import notices
 from pkcs11_shim import LOGIN, SIGN, SIGN_INIT, Person, Shim

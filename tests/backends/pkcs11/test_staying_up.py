@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from any_module import find_certificates, open_key
 from hwsigner.backends.pkcs11 import pins as pkcs11_pins
 from hwsigner.backends.pkcs11.functions import ObjectClass
 from hwsigner.backends.pkcs11.module import load_module
@@ -20,7 +21,7 @@ from hwsigner.errors import (
     TokenRemovedError,
     WrongPinError,
 )
-from hwsigner.key import Key, find_certificates, open_key
+from hwsigner.key import Key
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 from pkcs11_shim import FINALIZE, INITIALIZE, LOGIN, LOGOUT, SIGN, SIGN_INIT, Person, Shim
@@ -211,15 +212,17 @@ def test_wrong_pin_is_sent_once_even_if_the_token_shows_no_flag(shim: Shim) -> N
 
 
 def test_login_of_another_part_of_the_program_is_kept(shim: Shim) -> None:
-    module = load_module(str(shim.path))
-    [token] = (one for one in module.tokens() if one.label == "one")
-    session = module.functions.open_session(token.slot)
-    session.log_in("1234")
-    with open_key(shim.uri(), "1234") as key:
-        assert key.sign(b"message")
-    assert shim.count(LOGOUT) == 0
-    assert session.find(ObjectClass.PRIVATE_KEY, {})
-    session.close()
+    # While the other token has a session, the module is not initialised again, which would end all sessions.
+    with open_key(shim.uri(token="two"), "1234"):
+        module = load_module(str(shim.path))
+        [token] = (one for one in module.tokens() if one.label == "one")
+        session = module.functions.open_session(token.slot)
+        session.log_in("1234")
+        with open_key(shim.uri(), "1234") as key:
+            assert key.sign(b"message")
+        assert shim.count(LOGOUT) == 0
+        assert session.find(ObjectClass.PRIVATE_KEY, {})
+        session.close()
 
 
 def test_public_key_is_shown_when_the_token_was_removed_and_is_back(shim: Shim) -> None:

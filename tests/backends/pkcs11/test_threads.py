@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from any_module import open_key
 from emulators import InProcessSoftHSM
 from hwsigner.backends.pkcs11 import module as pkcs11_module
 from hwsigner.errors import TokenRemovedError
-from hwsigner.key import Key, open_key
+from hwsigner.key import Key
 from hwsigner.pins import PinRequest
 from pkcs11_shim import Shim, run_alone
 
@@ -108,7 +109,7 @@ def test_removing_the_token_ends_the_wait_for_a_touch(shim: Shim, keys: dict[str
 
 ONE_THREAD = """
 import os, sys, threading
-from hwsigner.key import open_key
+from any_module import open_key
 from pkcs11_shim import Shim, run_alone
 from pathlib import Path
 shim = Shim(Path(sys.argv[1]), None, {})
@@ -146,7 +147,7 @@ def test_module_that_refuses_threads_gets_one_call_at_a_time(loaded_shim: Shim) 
 BY_OTHERS = """
 import ctypes, os, sys
 from hwsigner.backends.pkcs11 import module as pkcs11_module
-from hwsigner.key import open_key
+from any_module import open_key
 library = ctypes.CDLL(sys.argv[1])
 library.C_Initialize(None)
 key = open_key(f"{os.environ['URI']};object=P-256?module-path={sys.argv[1]}", "1234")
@@ -175,7 +176,7 @@ def test_module_is_loaded_once_whatever_it_is_called(hsm: InProcessSoftHSM, tmp_
 
 THREADS = """
 import os, sys, threading
-from hwsigner.key import open_key
+from any_module import open_key
 uris = [f"{os.environ['URI']};object={label}?module-path={sys.argv[1]}" for label in ("P-256", "P-384")]
 keys = [open_key(uri, "1234") for uri in uris[:int(os.environ["KEYS"])]]
 signatures = []
@@ -198,7 +199,7 @@ def test_sixteen_threads_sign_two_hundred_times_each(hsm: InProcessSoftHSM, coun
 
 ALL_AT_ONCE = """
 import os, sys, threading, time
-from hwsigner.key import open_key
+from any_module import open_key
 from pkcs11_shim import Shim, run_alone
 from pathlib import Path
 shim = Shim(Path(sys.argv[1]), None, {})

@@ -18,8 +18,8 @@ import pytest
 
 from hwsigner.backends.tpm2 import tcti as tcti_module
 from hwsigner.backends.tpm2.tcti import is_tabrmd_running, tcti_of, unavailable
-from hwsigner.errors import BackendUnavailableError
-from hwsigner.key import open_key
+from hwsigner.errors import BackendUnavailableError, UsageError
+from hwsigner.key import find_certificates, list_tokens, open_key
 from hwsigner.uri import KeyURI
 from softhsm.tabrmd import ResourceManager
 from softhsm.tpm import SoftTPM
@@ -165,6 +165,34 @@ def answering(path: str, answer: bytes) -> Iterator[None]:
         thread.start()
         yield
         thread.join(10)
+
+
+@pytest.mark.parametrize("start", ["cmd:", "libtss2-tcti-cmd.so.0:", "pcap:cmd:", "libtss2-tcti-pcap.so:cmd:"])
+def test_tcti_of_a_uri_runs_no_program_unless_it_is_allowed(start: str, tmp_path: Path) -> None:
+    uri = f"tpm2:handle=0x81000001?tcti={quote(f'{start}touch {tmp_path}/ran')}"
+    for use in (open_key, find_certificates):
+        with pytest.raises(UsageError, match=f"TCTI {start}.* can load or run any file") as caught:
+            use(uri)
+        assert "allow_modules=True" in caught.value.hint
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("tcti", ["/tmp/x.so", "/tmp/x.so:path=/y", "./x.so:", "../../tmp/x:y"])
+def test_tcti_of_a_uri_is_no_path_to_a_library_unless_it_is_allowed(tcti: str) -> None:
+    uri = f"tpm2:handle=0x81000001?tcti={quote(tcti)}"
+    with pytest.raises(UsageError, match="can load or run any file"):
+        open_key(uri)
+    with pytest.raises(UsageError, match="can load or run any file"):
+        list(list_tokens(f"tpm2:?tcti={quote(tcti)}"))
+    with pytest.raises(BackendUnavailableError, match="can't be loaded"):
+        open_key(uri, allow_modules=True)
+
+
+def test_tcti_of_the_environment_may_be_any(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TPM2_TCTI", f"cmd:touch {tmp_path}/ran")
+    with pytest.raises(BackendUnavailableError):
+        open_key(HANDLE)
+    assert (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(

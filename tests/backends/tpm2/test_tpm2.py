@@ -74,9 +74,10 @@ class TestList:
             (listed,) = list_tokens(f"tpm2:?tcti={quote(swtpm.tcti)}")
         finally:
             tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", "0x81004799")
-        shown = {one.uri: one.public_key for one in listed.objects}
+        shown = {one.uri: one.public_key for one in listed.objects if one.kind == "key"}
         assert {swtpm.public_key(handle) for handle in HANDLES.values()} <= set(shown.values())
         assert not any("81004799" in one for one in shown)
+        assert [one.label for one in listed.other_keys if "81004799" in one.uri] == ["storage key"]
         for uri, public_key in shown.items():
             with open_key(uri) as key:
                 assert key.public_key() == public_key

@@ -10,11 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from machine.guest.commands import BIN, CONFIG, agent_pid, credentials, done, run, user_environment, wait_until
-from machine.guest.first_boot.setting_up import PASSWORD, Machine, public_key, tpm2
+from machine.guest.commands import (
+    BIN,
+    CONFIG,
+    ENDPOINT,
+    agent_pid,
+    credentials,
+    done,
+    run,
+    user_environment,
+    wait_until,
+)
+from machine.guest.first_boot.setting_up import HWSIGNER, PASSWORD, Machine, tpm2
 from softhsm.piv_state import PIN
 
-HWSIGNER = BIN / "hwsigner"
 DROP_INS = Path("/etc/systemd/system/hwsigner-agent.service.d")
 SERIAL = 10000001  # of the emulated YubiKey
 # A program that gets a URL with a token.
@@ -50,7 +59,7 @@ def test_install_writes_units_that_systemd_understands(machine: Machine) -> None
 
 
 def test_system_agent_starts_with_its_first_client(machine: Machine) -> None:
-    machine.profile("web", "handle:0x81000010", machine.web, 'allow-users = ["www-data"]')
+    machine.profile("web", "handle:0x81000110", 'allow-users = ["www-data"]')
     done("chown", "hwsigner", CONFIG)
     CONFIG.chmod(0o600)
     done("systemctl", "enable", "--now", "hwsigner-agent.socket")
@@ -103,14 +112,33 @@ def test_refusal_is_a_warning_in_the_journal(machine: Machine) -> None:
     assert "session created" not in done(*command, "-p", "warning")
 
 
+def test_key_goes_from_an_empty_handle_to_a_role_and_away_again(machine: Machine) -> None:
+    key = "handle:0x81000112"
+    done(HWSIGNER, "keygen", key)
+    leaf, index = Path("/tmp/life.pem"), "0x01c20000"
+    leaf.write_bytes(machine.certify("life", key))
+    done(HWSIGNER, "install-certificate", leaf, key, f"--nv-index={index}", "--profile=life")
+    shown = json.loads(done(HWSIGNER, "show", key, "--json"))
+    assert (shown["uri"], shown["properties"]["fixedTPM"]) == (key, True)
+    flags = [
+        f"--{name}={value}"
+        for name, value in (line.split(" = ") for line in machine.arns.replace('"', "").splitlines())
+    ]
+    session = done(HWSIGNER, "credential-process", "--profile=life", *flags, f"--endpoint={ENDPOINT}")
+    assert "SessionToken" in session
+    done(HWSIGNER, "delete", key, "--yes")
+    assert run(HWSIGNER, "show", key).returncode == 3
+
+
 def test_reload_brings_a_new_profile(machine: Machine) -> None:
-    machine.profile("late", "handle:0x81000010", machine.web, 'allow-users = ["alice"]')
+    machine.profile("late", "handle:0x81000110", 'allow-users = ["alice"]')
     done("systemctl", "reload", "hwsigner-agent.service")
     assert "SessionToken" in credentials("late", "alice")
 
 
 def test_pin_comes_from_an_encrypted_credential(machine: Machine) -> None:
-    machine.profile("pin", "handle:0x81000011", machine.tpm_key(0x81000011, PASSWORD), 'allow-users = ["alice"]')
+    done(HWSIGNER, "keygen", "handle:0x81000111", HWSIGNER_PIN=PASSWORD)
+    machine.profile("pin", "handle:0x81000111", 'allow-users = ["alice"]', pin=PASSWORD)
     sealed = Path("/etc/credstore.encrypted/hwsigner.profile-pin.pin")
     sealed.parent.mkdir(exist_ok=True)
     done("systemd-creds", "encrypt", "--with-key=tpm2", f"--name={sealed.name}", "-", sealed, input=PASSWORD)
@@ -123,7 +151,8 @@ def test_pin_comes_from_an_encrypted_credential(machine: Machine) -> None:
 
 def test_key_with_a_policy_signs_until_its_pcr_changes(machine: Machine) -> None:
     file = Path("/etc/hwsigner/pcr-key.pem")
-    machine.profile("pcr", str(file), machine.pcr_key(file, 16), 'allow-users = ["alice"]')
+    done(HWSIGNER, "keygen", f"tpm2:path={file}", "--pcrs=sha256:16")
+    machine.profile("pcr", str(file), 'allow-users = ["alice"]')
     done("chown", "hwsigner", file)
     done("systemctl", "reload", "hwsigner-agent.service")
     assert "SessionToken" in credentials("pcr", "alice")
@@ -140,11 +169,10 @@ def test_key_with_a_policy_signs_until_its_pcr_changes(machine: Machine) -> None
 def test_user_agent_runs_with_linger(machine: Machine) -> None:
     home = Path("/home/alice")
     key = home / "key.pem"
-    done("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key, user="alice")
-    done("openssl", "pkey", "-in", key, "-pubout", "-out", "/tmp/alice.pem")
+    done(HWSIGNER, "keygen", key, user="alice")
     config = home / ".config" / "hwsigner" / "config.toml"
     config.parent.mkdir(parents=True)
-    machine.profile("own", str(key), public_key(Path("/tmp/alice.pem")), file=config)
+    machine.profile("own", str(key), file=config, user="alice")
     done("chown", "-R", "alice:alice", home)
     done("loginctl", "enable-linger", "alice")
     wait_until(lambda: run("systemctl", "is-active", "user@1000.service").stdout.strip() == "active")
@@ -175,7 +203,7 @@ def test_agent_uses_a_yubikey_through_pcscd_with_polkit(machine: Machine) -> Non
     done("systemd-run", "--unit=card", "--setenv=PYTHONPATH=/tests", *card)
     wait_until(lambda: Path("/run/card/public.der").exists())
     uri = Path("/run/card/uri").read_text()
-    machine.profile("card", uri, Path("/run/card/public.der").read_bytes(), 'allow-users = ["alice"]')
+    machine.profile("card", uri, 'allow-users = ["alice"]', pin=PIN)
     (DROP_INS / "card.conf").write_text(f"[Service]\nSetCredential=hwsigner.pin.{SERIAL}:{PIN}\n")
     done("systemctl", "daemon-reload")
     done("systemctl", "restart", "hwsigner-agent.service")

@@ -1,0 +1,179 @@
+"""Making and deleting keys in files. They can be copied, so they are for development."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_public_key,
+)
+from cryptography.x509 import load_der_x509_certificate
+
+from hwsigner.backends.file import find_certificates, open_key, private_key_block
+from hwsigner.backends.file.loading import encoded, passphrase_request
+from hwsigner.backends.pem import PKCS12, Block, read_contents
+from hwsigner.errors import CertificateError, HwsignerError, KeyNotFoundError, PinError, SigningKeyError, UsageError
+from hwsigner.key import FoundCertificate
+from hwsigner.management import Confirm, InstalledCertificate, KeyAlgorithm, KeyDescription, KeyRequest
+from hwsigner.pins import PinSource
+from hwsigner.system.files import create_file, edit_file
+from hwsigner.system.notices import waiting
+from hwsigner.uri import KeyURI
+
+_CURVES: dict[KeyAlgorithm, ec.EllipticCurve] = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R1()}
+_MAX_PASSPHRASE = 1023  # The limit of OpenSSL.
+_CAN_BE_COPIED = "A program that can read the file can copy the key, so it is for development"
+
+
+def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescription:
+    """Write a new key into a file of mode 0600: PKCS #8 in PEM, encrypted if there is a passphrase.
+
+    Raises:
+        UsageError: the URI or the request does not fit keys in files.
+        SigningKeyError: there is a file of that name, or it can't be written.
+        PinError: the passphrase is empty, or can't be read.
+    """
+    uri.require_known({"path"}, set())
+    request.require_only(scheme="file")
+    path = uri.file
+    _check_free(path)
+    encryption = _encryption(uri, pins)
+    with waiting(f"making the {request.algorithm} key, which may take some seconds"):
+        key = _new_key(request.algorithm)
+    try:
+        create_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+    except OSError as error:
+        _check_free(path)
+        raise SigningKeyError(f"can't write {path}: {error.strerror}", "No key was written") from error
+    made = describe_key(uri, pins)
+    if made.public_key != key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
+        raise SigningKeyError(f"{path} has another key than the one written", "Another program replaced it")
+    return made
+
+
+def describe_key(uri: KeyURI, pins: PinSource) -> KeyDescription:
+    """Return what is known of the key in a file. An encrypted one is decrypted for its public key.
+
+    Raises:
+        SigningKeyError, PinError: as `open_key`.
+    """
+    path = uri.file
+    contents = read_contents(path, KeyNotFoundError)
+    block = private_key_block(path, contents)
+    with open_key(uri, pins) as key:
+        public_key = key.public_key()
+    mode = stat.S_IMODE(contents.status.st_mode)
+    encrypted = None if block.label == PKCS12 else block.encrypted  # PKCS #12 does not say.
+    guards = [f"The file has mode {mode:04o}"]
+    if encrypted is not None:
+        guards.append("It is encrypted with a passphrase" if encrypted else "It is not encrypted")
+    return KeyDescription(
+        uri.name if KeyURI.parse(uri.name) == uri else str(uri),
+        f"the file {path}",
+        public_key,
+        tuple(guards),
+        {"extractable": True, "encrypted": encrypted, "mode": f"{mode:04o}"},
+        (_CAN_BE_COPIED,),
+    )
+
+
+def install_certificate(
+    uri: KeyURI, pins: PinSource, chain: Sequence[FoundCertificate], *, nv_index: str = ""
+) -> InstalledCertificate:
+    """Write a leaf and its intermediates into a PEM file beside the key: for `web.key`, `web.crt`.
+
+    Raises:
+        UsageError: `nv_index` is given.
+        CertificateError: a file of that name has anything else than certificates of this key.
+        SigningKeyError: it can't be written.
+        PinError: as `open_key`.
+    """
+    if nv_index:
+        raise UsageError("a key in a file has no NV index", "Leave --nv-index out: it is for TPMs")
+    path = _certificate_path(uri)
+    with open_key(uri, pins) as key:
+        public_key = key.public_key()
+    if os.path.lexists(path) and not _is_of_key(path, public_key):
+        problem = f"{path} is there already, and is not a certificate of this key"
+        raise CertificateError(problem, "Move it to another place")
+    pem = b"".join(Block("CERTIFICATE", found.der).pem for found in chain)
+    try:
+        edit_file(path, lambda _: pem)
+    except HwsignerError as error:
+        raise SigningKeyError(error.message, error.hint) from error
+    return InstalledCertificate(path)
+
+
+def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...]:
+    """Delete a key's file, with all that is in it, and the file that `install_certificate` wrote.
+
+    An encrypted key is decrypted first, to find out whether the certificate is its own.
+
+    Raises:
+        SigningKeyError: there is no key, or a file can't be deleted.
+        PinError: as `open_key`.
+    """
+    with open_key(uri, pins) as key:
+        public_key = key.public_key()
+    path, certificate = os.path.realpath(uri.file), _certificate_path(uri)
+    doomed = {path: f"the key in {path}"}
+    if os.path.isfile(certificate) and _is_of_key(certificate, public_key):
+        doomed[certificate] = f"its certificate in {certificate}"
+    confirm(tuple(doomed.values()))
+    for file in doomed:
+        try:
+            os.unlink(file)
+        except OSError as error:
+            problem = f"can't delete {doomed[file]}: {error.strerror}"
+            raise SigningKeyError(problem, "Check who may change its folder") from error
+    return tuple(doomed.values())
+
+
+def _check_free(path: str) -> None:
+    if os.path.lexists(path):
+        raise SigningKeyError(f"{path} is there already", "Name a new file, or delete that one: it is not overwritten")
+
+
+def _encryption(uri: KeyURI, pins: PinSource) -> KeySerializationEncryption:
+    asked = passphrase_request(uri)
+    passphrase = pins.offered(uri, asked)
+    if passphrase is None:
+        return NoEncryption()
+    if not 0 < len(encoded(uri, passphrase)) <= _MAX_PASSPHRASE:
+        problem = f"the passphrase for {uri.name} does not have 1 to {_MAX_PASSPHRASE} bytes"
+        raise PinError(problem, "Use another one, or none for a key that is not encrypted")
+    pins.remember(asked, passphrase)
+    return BestAvailableEncryption(encoded(uri, passphrase))
+
+
+def _new_key(algorithm: KeyAlgorithm) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
+    if algorithm in _CURVES:
+        return ec.generate_private_key(_CURVES[algorithm])
+    return rsa.generate_private_key(65537, int(algorithm.removeprefix("rsa")))
+
+
+def _certificate_path(uri: KeyURI) -> str:
+    """Return the path of the certificates beside a key. Of a symbolic link, its target's folder counts."""
+    path = os.path.realpath(uri.file)
+    root, suffix = os.path.splitext(path)
+    return f"{path if suffix == '.crt' else root}.crt"
+
+
+def _is_of_key(path: str, public_key: bytes) -> bool:
+    """Return whether a file has certificates alone, the first of them for this key."""
+    try:
+        contents = read_contents(path, CertificateError)
+        found = find_certificates(KeyURI("file", {"path": os.fsencode(path)}), PinSource())
+        first = load_der_x509_certificate(found[0].der).public_key()
+    except (CertificateError, ValueError):
+        return False
+    return len(found) == len(contents.blocks) and first == load_der_public_key(public_key)

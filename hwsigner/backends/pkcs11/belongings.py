@@ -1,0 +1,83 @@
+"""A key and the objects that belong to it on its token, to be named and deleted."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hwsigner.backends.pkcs11.errors import PKCS11Error
+from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, Session
+from hwsigner.backends.pkcs11.objects import CertificateObject, KeyObject, find_certificates, find_keys, public_keys_of
+from hwsigner.backends.pkcs11.token import OpenToken
+from hwsigner.backends.pkcs11.writing import WritingSession
+from hwsigner.errors import SigningKeyError
+from hwsigner.uri import KeyURI
+
+_KINDS = {
+    ObjectClass.PRIVATE_KEY: "private key",
+    ObjectClass.PUBLIC_KEY: "public key",
+    ObjectClass.CERTIFICATE: "certificate",
+}
+
+
+class Stored(NamedTuple):
+    """An object on a token.
+
+    Attributes:
+        kind: its CKA_CLASS.
+        object: what was read of it.
+    """
+
+    kind: int
+    object: KeyObject | CertificateObject
+
+    def __str__(self) -> str:
+        names = [f"label {self.object.label.decode(errors='backslashreplace')!r}"] if self.object.label else []
+        names += [f"id {self.object.id.hex()}"] if self.object.id else []
+        return f"{_KINDS[self.kind]} ({', '.join(names) or 'without label and id'})"
+
+
+def find_stored(session: Session, name: KeyURI) -> list[Stored]:
+    """Return the private keys, certificates and public keys, in this order, that a URI names by `object` and `id`."""
+    return [
+        *(Stored(ObjectClass.PRIVATE_KEY, one) for one in find_keys(session, ObjectClass.PRIVATE_KEY, name)),
+        *(Stored(ObjectClass.CERTIFICATE, one) for one in find_certificates(session, name)),
+        *(Stored(ObjectClass.PUBLIC_KEY, one) for one in find_keys(session, ObjectClass.PUBLIC_KEY, name)),
+    ]
+
+
+def belongings(session: Session, key: KeyObject) -> list[Stored]:
+    """Return a key with its certificates and its public key object: what has its CKA_ID, or its label if it has no ID.
+
+    If another private key has that too, only the objects with the key's own public key are returned.
+    """
+    if not key.id and not key.label:
+        return [Stored(ObjectClass.PRIVATE_KEY, key)]
+    name = KeyURI("pkcs11", {"id": key.id} if key.id else {"object": key.label})
+    there = [one for one in find_stored(session, name) if one.object.id == key.id]
+    own = public_keys_of(session, [key])[0]
+    is_shared = any(one.kind == ObjectClass.PRIVATE_KEY and one.object.handle != key.handle for one in there)
+
+    def belongs(one: Stored) -> bool:
+        if one.kind == ObjectClass.PRIVATE_KEY or one.object.handle == key.handle:
+            return one.object.handle == key.handle
+        return not is_shared or (own is not None and one.object.public_key == own)
+
+    return [one for one in there if belongs(one)]
+
+
+def destroy(token: OpenToken, session: WritingSession, doomed: Stored) -> None:
+    """Delete an object, and look whether it is gone.
+
+    Raises:
+        SigningKeyError: the token refused, or reported success and keeps it.
+    """
+    names = {Attribute.ID: doomed.object.id, Attribute.LABEL: doomed.object.label}
+    template = {name: value for name, value in names.items() if value}
+    before = len(session.find(doomed.kind, template))
+    try:
+        session.destroy(doomed.object.handle)
+    except PKCS11Error as error:
+        raise token.failure(f"could not delete the {doomed}", error) from error
+    if len(session.find(doomed.kind, template)) >= before:
+        message = f"{token.name} reports that the {doomed} is deleted, and keeps it"
+        raise SigningKeyError(message, "Delete it with the token's own tool")

@@ -1,0 +1,225 @@
+"""Making a key pair on a token that can sign, can't be copied and can't be changed; and reading back that it is so."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import NamedTuple
+
+from hwsigner.backends.pkcs11.belongings import Stored, destroy, find_stored
+from hwsigner.backends.pkcs11.der import key_id
+from hwsigner.backends.pkcs11.description import describe
+from hwsigner.backends.pkcs11.errors import (
+    ACTION_PROHIBITED,
+    ATTRIBUTE_READ_ONLY,
+    ATTRIBUTE_VALUE_INVALID,
+    CURVE_NOT_SUPPORTED,
+    DOMAIN_PARAMS_INVALID,
+    FUNCTION_NOT_SUPPORTED,
+    KEY_SIZE_RANGE,
+    MECHANISM_INVALID,
+    TEMPLATE_INCOMPLETE,
+    TEMPLATE_INCONSISTENT,
+    PKCS11Error,
+)
+from hwsigner.backends.pkcs11.functions import Attribute, KeyType, ObjectClass, Session, from_number
+from hwsigner.backends.pkcs11.objects import ORDER_BYTES, read_key
+from hwsigner.backends.pkcs11.pins import token_name
+from hwsigner.backends.pkcs11.search import FoundToken
+from hwsigner.backends.pkcs11.token import OpenToken
+from hwsigner.backends.pkcs11.writing import FALSE, TRUE, KeyPair, Template, WritingSession, writing
+from hwsigner.errors import SigningKeyError, UnsupportedKeyError, UsageError
+from hwsigner.management import KeyDescription, KeyRequest
+from hwsigner.pins import PinSource
+from hwsigner.system import notices
+from hwsigner.system.stderr import quiet
+from hwsigner.uri import KeyURI
+
+_CKM_RSA_PKCS_KEY_PAIR_GEN, _CKM_EC_KEY_PAIR_GEN = 0x0000, 0x1040
+_GENERATES_KEY_PAIRS = 0x10000  # CKF_GENERATE_KEY_PAIR
+_EXPONENT = b"\1\0\1"
+_CURVES = dict(zip(("p256", "p384", "p521"), ORDER_BYTES, strict=True))
+_FOREIGN = {
+    "pin_policy": "--pin-policy",
+    "touch_policy": "--touch-policy",
+    "noda": "--noda",
+    "pcrs": "--pcrs",
+    "overwrite": "--overwrite",
+}
+_PUBLIC: Template = {
+    Attribute.CLASS: from_number(ObjectClass.PUBLIC_KEY),
+    Attribute.PRIVATE: FALSE,
+    Attribute.VERIFY: TRUE,
+    **dict.fromkeys((Attribute.ENCRYPT, Attribute.WRAP, Attribute.VERIFY_RECOVER), FALSE),
+}
+_PRIVATE: Template = {
+    Attribute.CLASS: from_number(ObjectClass.PRIVATE_KEY),
+    **dict.fromkeys((Attribute.PRIVATE, Attribute.SENSITIVE, Attribute.SIGN), TRUE),
+    **dict.fromkeys((Attribute.EXTRACTABLE, Attribute.DECRYPT, Attribute.UNWRAP, Attribute.DERIVE), FALSE),
+    Attribute.SIGN_RECOVER: FALSE,
+}
+# What a token sets by itself for a key that was made in it.
+_ORIGIN = dict.fromkeys((Attribute.LOCAL, Attribute.ALWAYS_SENSITIVE, Attribute.NEVER_EXTRACTABLE), TRUE)
+_STORED: Template = {Attribute.TOKEN: TRUE, Attribute.MODIFIABLE: FALSE}
+# The token can't change the id, or make a key for a session only.
+_CANT_COPY = (
+    *(ACTION_PROHIBITED, ATTRIBUTE_READ_ONLY, ATTRIBUTE_VALUE_INVALID, FUNCTION_NOT_SUPPORTED),
+    *(TEMPLATE_INCOMPLETE, TEMPLATE_INCONSISTENT),
+)
+_NAMES = {number: name for name, number in vars(Attribute).items() if isinstance(number, int)}
+_CANT_MAKE = (CURVE_NOT_SUPPORTED, DOMAIN_PARAMS_INVALID, KEY_SIZE_RANGE, MECHANISM_INVALID)
+
+
+class _Plan(NamedTuple):
+    """A key pair to make: its mechanism, its size, and the attributes of its objects, without those in `_STORED`.
+
+    An empty id stands for the SHA-1 of the public key.
+    """
+
+    mechanism: int
+    bits: int
+    label: bytes
+    id: bytes
+    public: Template
+    private: Template
+
+
+def generate_key(found: FoundToken, uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescription:
+    """Make a key pair on a token; see `hwsigner.management.generate_key`.
+
+    If hwsigner is killed meanwhile, at most an unused key is left. The next attempt then names it, and makes no other.
+    """
+    plan = _planned(uri, request)
+    _require_mechanism(found, plan, request)
+    with writing(found, uri, pins, "could not make the key") as (token, session):
+        _refuse_existing(token, session, plan)
+        with notices.waiting(f"{token.name} is making the key, which can take minutes"), quiet():
+            pair = _make(token, session, plan)
+        key, wrong = read_key(session, ObjectClass.PRIVATE_KEY, pair.private), _differences(session, pair, plan)
+        if key is None or wrong:
+            _remove(token, session, pair, wrong)
+            message = f"{token.name} made a key that is not as asked ({', '.join(wrong)}), so it was removed again"
+            raise SigningKeyError(message, "Use another token, or make the key with this one's own tool")
+        return describe(token, key, uri)
+
+
+def _planned(uri: KeyURI, request: KeyRequest) -> _Plan:
+    for name, flag in _FOREIGN.items():
+        if getattr(request, name) != getattr(KeyRequest(), name):
+            raise UsageError(f"{flag} is not for keys on a PKCS #11 token", "Leave it out")
+    label, key_id = uri.path.get("object", b""), uri.path.get("id", b"")
+    if not label:
+        raise UsageError(f"{uri.name} has no label for the new key", "Add object=LABEL to the key URI")
+    names = {Attribute.LABEL: label, **({Attribute.ID: key_id} if key_id else {})}
+    if request.algorithm in _CURVES:
+        mechanism, key_type, bits = _CKM_EC_KEY_PAIR_GEN, KeyType.EC, int(request.algorithm.removeprefix("p"))
+        size = {Attribute.EC_PARAMS: _CURVES[request.algorithm]}
+    else:
+        mechanism, key_type, bits = _CKM_RSA_PKCS_KEY_PAIR_GEN, KeyType.RSA, int(request.algorithm.removeprefix("rsa"))
+        size = {Attribute.MODULUS_BITS: from_number(bits), Attribute.PUBLIC_EXPONENT: _EXPONENT}
+    names[Attribute.KEY_TYPE] = from_number(key_type)
+    careful = {Attribute.ALWAYS_AUTHENTICATE: TRUE} if request.always_authenticate else {}
+    return _Plan(mechanism, bits, label, key_id, {**_PUBLIC, **names, **size}, {**_PRIVATE, **names, **careful})
+
+
+def _require_mechanism(found: FoundToken, plan: _Plan, request: KeyRequest) -> None:
+    """Ask a token whether it makes such keys.
+
+    Raises:
+        UnsupportedKeyError: it does not.
+    """
+    info = found.module.functions.mechanism(found.info.slot, plan.mechanism)
+    name = token_name(found.info)
+    family = "EC" if plan.mechanism == _CKM_EC_KEY_PAIR_GEN else "RSA"
+    if info is None or not info.flags & _GENERATES_KEY_PAIRS:
+        raise UnsupportedKeyError(f"{name} makes no {family} keys", "Choose another --algorithm")
+    if not info.smallest <= plan.bits <= info.largest:
+        sizes = f"{family} keys of {info.smallest} to {info.largest} bits"
+        raise UnsupportedKeyError(f"{name} makes {sizes}, so not {request.algorithm}", "Choose another --algorithm")
+
+
+def _refuse_existing(token: OpenToken, session: Session, plan: _Plan) -> None:
+    """Check that no key or certificate has the label or the id of the new key.
+
+    Raises:
+        SigningKeyError: there is one.
+    """
+    there = find_stored(session, KeyURI("pkcs11", {"object": plan.label}))
+    if plan.id:
+        there += find_stored(session, KeyURI("pkcs11", {"id": plan.id}))
+    if there:
+        listed = ", ".join(dict.fromkeys(map(str, there)))
+        hint = "Choose another label and id for the new key, or delete what is there with hwsigner delete"
+        raise SigningKeyError(f"{token.name} already has: {listed}", hint)
+
+
+def _make(token: OpenToken, session: WritingSession, plan: _Plan) -> KeyPair:
+    """Make the key pair.
+
+    Its id can't be changed later, but may depend on it. So if the URI gives none, the key pair is made for this PKCS
+    #11 session only, and copied with its id.
+    """
+    try:
+        if plan.id:
+            return session.generate_key_pair(plan.mechanism, {**plan.public, **_STORED}, {**plan.private, **_STORED})
+        draft = session.generate_key_pair(plan.mechanism, plan.public, plan.private)
+        return _stored(token, session, draft)
+    except PKCS11Error as error:
+        if error.code in _CANT_MAKE:
+            raise UnsupportedKeyError(
+                f"{token.name} can't make such a key: {error}", "Choose another --algorithm"
+            ) from error
+        if error.code in _CANT_COPY and not plan.id:
+            message = f"{token.name} can't give a key the id of its public key: {error}"
+            raise UnsupportedKeyError(message, "Add an id to the key URI, such as id=%01") from error
+        raise
+
+
+def _stored(token: OpenToken, session: WritingSession, draft: KeyPair) -> KeyPair:
+    """Copy a key pair of the session onto the token, with the id of its public key. The session's ends with it."""
+    shown = read_key(session, ObjectClass.PUBLIC_KEY, draft.public)
+    if shown is None or shown.public_key is None:
+        raise UnsupportedKeyError(f"{token.name} does not show the public key of a new key", "Use another token")
+    # SoftHSM sets them in turn: nothing after CKA_MODIFIABLE.
+    changes = {Attribute.ID: key_id(shown.public_key), **_STORED}
+    private = session.copy(draft.private, changes)
+    try:
+        return KeyPair(session.copy(draft.public, changes), private)
+    except BaseException:
+        session.destroy(private)
+        raise
+    finally:
+        for handle in draft:
+            with suppress(PKCS11Error):
+                session.destroy(handle)
+
+
+def _differences(session: Session, pair: KeyPair, plan: _Plan) -> list[str]:
+    """Return in what a new key pair differs from its plan."""
+    public = read_key(session, ObjectClass.PUBLIC_KEY, pair.public)
+    if public is None or public.public_key is None:
+        return ["no public key"]
+    names = {Attribute.LABEL: plan.label, Attribute.ID: plan.id or key_id(public.public_key)}
+    wanted = {**plan.private, **_STORED, **_ORIGIN, **names}
+    values = session.read(pair.private, wanted)
+    wrong = [f"CKA_{_NAMES[name]}" for name, value in wanted.items() if values.get(name, FALSE) != value]
+    if (public.label, public.id) != tuple(names.values()):
+        wrong.append("names of the public key")
+    if plan.public.get(Attribute.EC_PARAMS, public.curve) != public.curve or public.bits not in (0, plan.bits):
+        wrong.append("size")
+    return wrong
+
+
+def _remove(token: OpenToken, session: WritingSession, pair: KeyPair, wrong: list[str]) -> None:
+    """Remove a key pair that is not as asked.
+
+    Raises:
+        SigningKeyError: it is still there.
+    """
+    try:
+        for kind, handle in ((ObjectClass.PRIVATE_KEY, pair.private), (ObjectClass.PUBLIC_KEY, pair.public)):
+            made = read_key(session, kind, handle)
+            if made is not None:
+                destroy(token, session, Stored(kind, made))
+    except SigningKeyError as error:
+        message = f"{token.name} made a key that is not as asked ({', '.join(wrong)}), and it is left there"
+        raise SigningKeyError(f"{message}: {error.message}", error.hint) from error

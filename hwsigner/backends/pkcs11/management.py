@@ -1,0 +1,92 @@
+"""A key's life on a PKCS #11 token: making it, describing it, and deleting it with what belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hwsigner.backends.pkcs11 import check_uri, installing, keygen, piv
+from hwsigner.backends.pkcs11.belongings import Stored, belongings, destroy
+from hwsigner.backends.pkcs11.der import certificate_public_key
+from hwsigner.backends.pkcs11.description import describe
+from hwsigner.backends.pkcs11.functions import ObjectClass
+from hwsigner.backends.pkcs11.objects import find_keys
+from hwsigner.backends.pkcs11.search import choose_token, find_any_key, find_named_key, only_token, using
+from hwsigner.backends.pkcs11.token import OpenToken
+from hwsigner.backends.pkcs11.writing import WritingSession, writing
+from hwsigner.errors import KeyNotFoundError, UsageError
+from hwsigner.key import FoundCertificate
+from hwsigner.management import Confirm, InstalledCertificate, KeyDescription, KeyRequest
+from hwsigner.pins import PinSource
+from hwsigner.uri import KeyURI
+
+
+def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescription:
+    """Make a key pair on the one token that a URI names; see `hwsigner.management.generate_key`.
+
+    The URI's `object` is the label. Its `id` is the CKA_ID; without one, that is the SHA-1 of the public key.
+    """
+    _require_private(uri)
+    found = only_token(uri)
+    if piv.is_piv(found.info):
+        return piv.generate_key(found, uri, pins, request)
+    return keygen.generate_key(found, uri, pins, request)
+
+
+def describe_key(uri: KeyURI, pins: PinSource) -> KeyDescription:
+    """Return what a token says of a key; see `hwsigner.management.describe_key`."""
+    check_uri(uri)
+    found = choose_token(uri, None)
+    if piv.is_piv(found.info):
+        return piv.describe_key(found, uri, pins)
+    with using(found) as token:
+        token.forget_refusal()
+        key = find_any_key(token, uri, pins)
+        return describe(token, key, uri)
+
+
+def install_certificate(
+    uri: KeyURI, pins: PinSource, chain: Sequence[FoundCertificate], *, nv_index: str = ""
+) -> InstalledCertificate:
+    """Put a chain beside its key on a token; see `hwsigner.management.install_certificate`."""
+    _require_private(uri)
+    if nv_index:
+        raise UsageError("a certificate on a PKCS #11 token is not in an NV index", "Leave --nv-index out")
+    found = choose_token(uri, certificate_public_key(chain[0].der))
+    if piv.is_piv(found.info):
+        return piv.install_certificate(found, uri, pins, chain)
+    return installing.install_certificate(found, uri, pins, chain)
+
+
+def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...]:
+    """Delete a key, its certificates and its public key object; see `hwsigner.management.delete_key`.
+
+    The public key object goes last. If hwsigner is killed before that, the same URI deletes what is left.
+    """
+    _require_private(uri)
+    found = choose_token(uri, None)
+    if piv.is_piv(found.info):
+        return piv.delete_key(found, uri, pins, confirm)
+    with writing(found, uri, pins, "could not delete the key") as (token, session):
+        doomed = _doomed(token, session, uri)
+        lines = tuple(f"{one} on {token.name}" for one in doomed)
+        confirm(lines)
+        for one in doomed:
+            destroy(token, session, one)
+        return lines
+
+
+def _require_private(uri: KeyURI) -> None:
+    check_uri(uri)
+    if uri.path.get("type", b"private") != b"private":
+        raise UsageError(f"{uri.name} does not name a private key", "Leave type out")
+
+
+def _doomed(token: OpenToken, session: WritingSession, uri: KeyURI) -> list[Stored]:
+    """Return what is deleted with the key that a URI names, or what is left of a key that was not deleted wholly."""
+    try:
+        return belongings(session, find_named_key(token, uri))
+    except KeyNotFoundError:
+        left = find_keys(session, ObjectClass.PUBLIC_KEY, uri)
+        if len(left) != 1:
+            raise
+        return belongings(session, left[0])

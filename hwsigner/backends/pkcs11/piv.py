@@ -1,0 +1,178 @@
+"""Keys and certificates in the slots of a PIV card behind libykcs11: describing, installing, deleting."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+
+from hwsigner.backends.pem import Block
+from hwsigner.backends.pkcs11.der import certificate_public_key
+from hwsigner.backends.pkcs11.errors import PKCS11Error
+from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, TokenInfo, from_number
+from hwsigner.backends.pkcs11.module import token_uri
+from hwsigner.backends.pkcs11.objects import count_names, find_certificates, object_uri
+from hwsigner.backends.pkcs11.piv_card import ManagedCard, delete_certificate, managing
+from hwsigner.backends.pkcs11.piv_keygen import generate_key
+from hwsigner.backends.pkcs11.piv_slots import SLOTS, SlotContent, describe, find_slot, firmware
+from hwsigner.backends.pkcs11.search import FoundToken, using
+from hwsigner.backends.pkcs11.writing import TRUE
+from hwsigner.backends.state import is_usable, state_folders
+from hwsigner.errors import HwsignerError, KeyMismatchError, SigningKeyError
+from hwsigner.key import FoundCertificate
+from hwsigner.management import Confirm, InstalledCertificate, KeyDescription
+from hwsigner.pins import PinSource
+from hwsigner.system.files import edit_file
+from hwsigner.uri import KeyURI
+
+__all__ = ["delete_key", "describe_key", "generate_key", "install_certificate", "is_piv"]
+
+_FIRST_WITH_DELETION = (5, 7, 0)
+_DELETING_TOOL = "yubico-piv-tool -a delete-key -s"
+
+
+def is_piv(info: TokenInfo) -> bool:
+    """Whether a token is a PIV card behind libykcs11. Behind OpenSC's module it is a token like others."""
+    return info.label.startswith("YubiKey PIV #") and info.manufacturer.startswith("Yubico")
+
+
+def describe_key(token: FoundToken, uri: KeyURI, _: PinSource) -> KeyDescription:
+    """Return what the card shows of a key without a PIN.
+
+    Raises:
+        UsageError: the URI's id is no slot's.
+        KeyNotFoundError, AmbiguousKeyError: it names no key, or several.
+    """
+    with using(token) as opened:
+        number, content = find_slot(opened.opened(), uri, opened.name)
+        return describe(opened, uri, number, content)
+
+
+def install_certificate(
+    token: FoundToken, uri: KeyURI, pins: PinSource, chain: Sequence[FoundCertificate]
+) -> InstalledCertificate:
+    """Write a leaf into its key's slot, and the certificates above it into a file: a slot holds one certificate.
+
+    The file is in the state folder and named after its content, so that no other chain is overwritten.
+
+    Raises:
+        KeyNotFoundError, AmbiguousKeyError: the URI names no key, or several.
+        KeyMismatchError: the leaf is not the key's.
+        SigningKeyError: a certificate could not be written. The message says what is in the slot.
+        PinError: the management key is missing, wrong (it was sent once), or not one.
+    """
+    leaf = chain[0].der
+    with managing(token) as card:
+        number, before = find_slot(card.session, uri, card.token.name)
+        place = f"slot {SLOTS[number]} of {card.token.name}"
+        if certificate_public_key(leaf) != before.public_key:
+            raise KeyMismatchError(f"the certificate is not that of the key in {place}", "Name the key's own slot")
+        notes = card.log_in(uri, pins)
+        intermediates = _keep_intermediates(chain[1:])
+        try:
+            card.session.create(_certificate_template(number, leaf))
+            card.reopen()
+            after = SlotContent.read(card.session, number).certificate
+            problem = "" if after == leaf else "the card shows another one than was written"
+        except (PKCS11Error, SigningKeyError) as error:
+            problem = str(error)
+        if problem:
+            outcome = _restore(card, uri, pins, number, before.certificate)
+            raise SigningKeyError(f"the certificate was not written into {place}: {problem}", outcome)
+        return InstalledCertificate(_certificate_uri(card, uri, number, leaf), intermediates, notes)
+
+
+def delete_key(token: FoundToken, uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...]:
+    """Delete what libykcs11 can delete of a slot: the certificate. An error then says why the key is still there.
+
+    Raises:
+        KeyNotFoundError, AmbiguousKeyError: the URI names no key, or several.
+        SigningKeyError: the key is still there.
+        PinError: the management key is missing, wrong (it was sent once), or not one.
+    """
+    with managing(token) as card:
+        number, before = find_slot(card.session, uri, card.token.name)
+        place = f"slot {SLOTS[number]} of {card.token.name}"
+        can_delete = firmware(token.info) >= _FIRST_WITH_DELETION
+        doomed = [f"the certificate in {place}"] if before.has_certificate else []
+        doomed += [f"the key in {place}"] if can_delete else []
+        if doomed:
+            confirm(doomed)
+            card.log_in(uri, pins)
+            # It deletes the certificate, whichever object of the slot is named, and reports success for the key too.
+            card.session.destroy(card.session.find(ObjectClass.PRIVATE_KEY, {Attribute.ID: number})[0])
+            card.reopen()
+        after = SlotContent.read(card.session, number)
+    if can_delete and not after.parts:
+        return tuple(doomed)
+    raise _undeleted(place, SLOTS[number], had=before, has=after, can_delete=can_delete)
+
+
+def _certificate_template(number: bytes, der: bytes) -> dict[int, bytes]:
+    return {
+        Attribute.CLASS: from_number(ObjectClass.CERTIFICATE),
+        Attribute.CERTIFICATE_TYPE: from_number(0),  # CKC_X_509
+        Attribute.TOKEN: TRUE,
+        Attribute.ID: number,
+        Attribute.VALUE: der,
+    }
+
+
+def _restore(card: ManagedCard, uri: KeyURI, pins: PinSource, number: bytes, old: bytes | None) -> str:
+    """Write a slot's former certificate back, or delete a new one if there was none. Return how that went."""
+    former = "It has no certificate, as before" if old is None else "The former one is in it"
+    try:
+        card.reopen()
+        if SlotContent.read(card.session, number).certificate == old:
+            return former
+        card.log_in(uri, pins)
+        if old is not None:
+            card.session.create(_certificate_template(number, old))
+        else:
+            delete_certificate(card, number)
+        card.reopen()
+        if SlotContent.read(card.session, number).certificate == old:
+            return former
+        problem = "the card shows another one"
+    except (PKCS11Error, SigningKeyError) as error:
+        problem = str(error)
+    return f"Which certificate it has now is unknown ({problem}): check it with hwsigner show, and install one again"
+
+
+def _certificate_uri(card: ManagedCard, uri: KeyURI, number: bytes, der: bytes) -> str:
+    """Return the URI of a slot's certificate, with its label: the attestation certificate has the same CKA_ID."""
+    found = find_certificates(card.session, KeyURI("pkcs11", {"id": number}))
+    one = next(one for one in found if one.der == der)
+    return object_uri(one, token_uri(card.token.info, uri), uri, count_names(found))
+
+
+def _keep_intermediates(chain: Sequence[FoundCertificate]) -> str:
+    """Write certificates into a file of their own and return its path, or an empty string if there are none."""
+    if not chain:
+        return ""
+    pem = b"".join(Block("CERTIFICATE", one.der).pem for one in chain)
+    folder = next(filter(is_usable, state_folders("chains")), None)
+    if folder is None:
+        raise SigningKeyError(
+            "no folder can keep the intermediates, which do not fit into a slot", "Set XDG_STATE_HOME"
+        )
+    path = os.path.join(folder, f"{hashlib.sha256(pem).hexdigest()[:16]}.pem")
+    try:
+        edit_file(path, lambda _: pem)
+    except HwsignerError as error:
+        raise SigningKeyError(error.message, error.hint) from error
+    return path
+
+
+def _undeleted(place: str, slot: str, *, had: SlotContent, has: SlotContent, can_delete: bool) -> SigningKeyError:
+    """Return the error for a key that is still there."""
+    is_gone = had.has_certificate and not has.has_certificate
+    what = f"the certificate in {place} is gone, but its key is" if is_gone else f"the key in {place} is"
+    why = "libykcs11 can't delete keys"
+    hint = f"Delete it with {_DELETING_TOOL} {slot}"
+    if not can_delete:
+        why += ", and neither can YubiKeys before firmware 5.7"
+        hint = (
+            "Replace it with hwsigner keygen --overwrite, or reset the card's PIV application, which deletes all keys"
+        )
+    return SigningKeyError(f"{what} still there: {why}", hint)

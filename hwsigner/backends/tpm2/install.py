@@ -1,0 +1,235 @@
+"""Putting a certificate beside its TPM key: into a file, or into an NV index of the owner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from tpm2_pytss import ESYS_TR, TPM2_ALG, TPM2B_NV_PUBLIC, TPMA_NV, TPMS_NV_PUBLIC, TSS2_Exception
+
+from hwsigner.backends.pem import Block
+from hwsigner.backends.tpm2.auth import ParentAuth
+from hwsigner.backends.tpm2.connection import connected
+from hwsigner.backends.tpm2.errors import HANDLE, NV_SPACE, code
+from hwsigner.backends.tpm2.nv import NV_BUFFER_MAX, certificates_in, nv_name, read_certificates, read_index
+from hwsigner.backends.tpm2.tcti import tcti_of
+from hwsigner.backends.tpm2.tpm import TPM
+from hwsigner.backends.tpm2.uris import named_handle, named_nv_index, session_settings
+from hwsigner.errors import CertificateError, HwsignerError, SigningKeyError, UsageError
+from hwsigner.key import FoundCertificate
+from hwsigner.management import InstalledCertificate
+from hwsigner.pins import PinSource
+from hwsigner.system.files import edit_file
+from hwsigner.uri import KeyURI
+
+_MODE = 0o644
+_ATTRIBUTES = TPMA_NV.OWNERWRITE | TPMA_NV.OWNERREAD | TPMA_NV.AUTHREAD | TPMA_NV.NO_DA
+_NV_INDEX_MAX = 0x117  # TPM 2.0 Library, part 2, 6.13: the bytes of the largest NV index.
+_MAX_BYTES = 2048
+_STEP = 128  # An index has a multiple of this many bytes, so that the next certificate fits, too.
+# TCG's EK Credential Profile, 2.2.1.4 and 2.2.1.5.
+_EK_CERTIFICATES = range(0x01C00000, 0x01C08000)
+# Counters and the like; locked.
+_NOT_WRITABLE = TPMA_NV.TPM2_NT_MASK | TPMA_NV.WRITELOCKED
+_OWNER_MAY = "Any program with the owner's auth value can change or remove {}."
+_ANOTHER = "Name another NV index, or use the certificate's file"
+
+
+def install_certificate(
+    uri: KeyURI, pins: PinSource, chain: Sequence[FoundCertificate], *, nv_index: str = ""
+) -> InstalledCertificate:
+    """Put a leaf and its intermediates into `KEY.crt` beside the key file, or the leaf into an NV index.
+
+    `KEY.crt` (`web.pem.crt` for the key file `web.pem`) has mode 0644 and holds the leaf and then the intermediates in
+    PEM. It is replaced in one step.
+
+    The NV index can be written by the owner and read by every user. A new one is defined. One that holds certificates
+    is written again, and its old content is written back after a failure; it is never removed to make room. A leaf that
+    fits into what the TPM writes at once, mostly 1,024 bytes, is written in one step. The intermediates go into
+    `KEY.chain.crt` beside the key file. For a key at a handle, they stay where they are, and a note says so.
+
+    Args:
+        uri: the key's URI. If it names a handle, there is no file beside the key, so `nv_index` is required.
+        pins: where the owner's auth value comes from, for an NV index.
+        chain: the leaf, then the intermediates in order. They belong to the key.
+        nv_index: the index, such as `0x01c20000`, or an empty string for the file.
+
+    Raises:
+        UsageError: there is no file beside a handle, or the index is malformed or reserved for other certificates.
+        SigningKeyError: the leaf does not fit, the TPM has no room, or the index holds something else.
+        BackendUnavailableError: the TPM can't be reached.
+        PinError: the owner's auth value is missing or wrong; it was sent once.
+        HwsignerError: the file can't be written.
+    """
+    handle = named_handle(uri)
+    blocks = [Block("CERTIFICATE", found.der).pem for found in chain]
+    if nv_index:
+        return _install_in_nv(uri, pins, chain[0].der, blocks[1:], nv_index)
+    if handle is not None:
+        raise UsageError(
+            f"there is no file beside {uri.name} for its certificate",
+            "Name an NV index for it with --nv-index 0x01c20000, or leave it where it is and give its path",
+        )
+    path = certificate_files(uri.file)[0]
+    _write_file(path, blocks)
+    return InstalledCertificate(path)
+
+
+def certificate_files(key: str) -> tuple[str, str]:
+    """Return the paths beside a key file for its leaf, and for intermediates if the leaf is in an NV index."""
+    return f"{key}.crt", f"{key}.chain.crt"
+
+
+def _write_file(path: str, blocks: Sequence[bytes]) -> None:
+    edit_file(path, lambda _: b"".join(blocks), mode=_MODE)
+
+
+def _install_in_nv(
+    uri: KeyURI, pins: PinSource, leaf: bytes, intermediates: Sequence[bytes], nv_index: str
+) -> InstalledCertificate:
+    query = {name: value for name, value in uri.query.items() if name == "tcti"}
+    named = KeyURI("tpm2", {"nv": nv_index.encode("utf-8", "surrogateescape")}, query)
+    index = named_nv_index(named)
+    if index in _EK_CERTIFICATES:
+        hint = "Use another one, such as 0x01c20000"
+        raise UsageError(f"{nv_name(index)} is reserved for certificates of endorsement keys", hint)
+    _write_index(uri, _Index(index, leaf, ParentAuth(uri, pins)))
+    notes = [_OWNER_MAY.format(nv_name(index))]
+    path = ""
+    if intermediates and "path" in uri.path:
+        path = certificate_files(uri.file)[1]
+        _write_file(path, intermediates)
+    elif intermediates:
+        notes.append("The intermediates are not in the TPM: keep their file, and name it with --intermediates.")
+    return InstalledCertificate(str(named), path, tuple(notes))
+
+
+def _write_index(uri: KeyURI, index: _Index) -> None:
+    settings = session_settings(uri)
+    with connected(tcti_of(uri), index) as connection:
+        connection.run(index.examine, index.name, settings)
+        try:
+            connection.run(index.write, index.name, settings)
+            connection.run(index.check, index.name, settings)
+        except BaseException:
+            try:
+                connection.run(index.restore, index.name, settings)
+            except HwsignerError as error:
+                raise SigningKeyError(
+                    f"{index.name} was not written, and can't be put back as it was: {error.message}",
+                    "Install the certificate again",
+                ) from error
+            raise
+
+
+class _Index:
+    """The NV index that a leaf goes into. Each method can be repeated.
+
+    Args:
+        index: its handle.
+        leaf: the DER of the leaf.
+        auth: gives the owner's auth value.
+
+    Attributes:
+        name: the index, as messages name it.
+    """
+
+    def __init__(self, index: int, leaf: bytes, auth: ParentAuth) -> None:
+        self.name = nv_name(index)
+        self._index = index
+        self._leaf = leaf
+        self._auth = auth
+        self._is_new = False
+        self._size = 0
+        self._old = b""  # What it held, if it was written before.
+
+    def examine(self, tpm: TPM) -> None:
+        """Find out whether the leaf fits, and keep what the index holds.
+
+        Raises:
+            SigningKeyError: the leaf does not fit, or the index is not for certificates.
+            CertificateError: the index can't be read.
+        """
+        most = min(_MAX_BYTES, tpm.property(_NV_INDEX_MAX))
+        if len(self._leaf) > most:
+            raise self._too_long(f"an NV index of the TPM at {tpm.tcti} has {most} at most")
+        with self._opened(tpm) as handle:
+            self._is_new = handle is None
+            if handle is None:
+                self._size = min(-(-len(self._leaf) // _STEP) * _STEP, most)
+                return
+            public = tpm.esys.nv_read_public(handle)[0]
+            attributes, self._size = int(public.nvPublic.attributes), int(public.nvPublic.dataSize)
+        if attributes & _NOT_WRITABLE or not attributes & TPMA_NV.OWNERWRITE:
+            raise SigningKeyError(f"the owner can't write to {self.name}", _ANOTHER)
+        if len(self._leaf) > self._size:
+            raise self._too_long(f"{self.name} has {self._size}")
+        if attributes & TPMA_NV.WRITTEN:
+            self._old = read_index(tpm, self._index)
+            try:
+                certificates_in(self._old, self._index)
+            except CertificateError as error:
+                raise SigningKeyError(f"{error.message}, so it is not overwritten", _ANOTHER) from error
+
+    def write(self, tpm: TPM) -> None:
+        """Define the index if it is new, and write the leaf, padded with zeros."""
+        if self._is_new:
+            with self._opened(tpm) as handle:
+                if handle is None:
+                    self._define(tpm)
+        self._fill(tpm, self._leaf.ljust(self._size, b"\0"))
+
+    def check(self, tpm: TPM) -> None:
+        """Read the leaf back.
+
+        Raises:
+            SigningKeyError: it is another one.
+        """
+        if read_certificates(tpm, self._index) != [self._leaf]:
+            raise SigningKeyError(f"{self.name} does not hold what was written", "Try again")
+
+    def restore(self, tpm: TPM) -> None:
+        """Make the index what it was before."""
+        if self._old:
+            self._fill(tpm, self._old)
+        elif self._is_new:
+            with self._opened(tpm) as handle:
+                if handle is not None:
+                    self._auth.as_owner(tpm, tpm.esys.nv_undefine_space, handle)
+
+    def _define(self, tpm: TPM) -> None:
+        area = TPMS_NV_PUBLIC(nvIndex=self._index, nameAlg=TPM2_ALG.SHA256, attributes=_ATTRIBUTES, dataSize=self._size)
+        try:
+            defined = self._auth.as_owner(tpm, tpm.esys.nv_define_space, b"", TPM2B_NV_PUBLIC(nvPublic=area))
+        except TSS2_Exception as error:
+            if code(error) != NV_SPACE:
+                raise
+            problem = f"the TPM at {tpm.tcti} has no room for an NV index of {self._size} bytes"
+            raise SigningKeyError(problem, "Remove an index with tpm2_nvundefine, or use a certificate file") from error
+        tpm.esys.tr_close(defined)
+
+    def _fill(self, tpm: TPM, data: bytes) -> None:
+        at_once, owner = tpm.property(NV_BUFFER_MAX), ESYS_TR.RH_OWNER
+        with self._opened(tpm) as handle:
+            for start in range(0, len(data), at_once):
+                part = data[start : start + at_once]
+                self._auth.as_owner(tpm, tpm.esys.nv_write, handle, part, start, owner)
+
+    @contextmanager
+    def _opened(self, tpm: TPM) -> Iterator[ESYS_TR | None]:
+        """Open the index for a `with` statement; None if there is no such index."""
+        try:
+            handle = tpm.esys.tr_from_tpmpublic(self._index)
+        except TSS2_Exception as error:
+            if code(error) != HANDLE:
+                raise
+            yield None
+            return
+        try:
+            yield handle
+        finally:
+            with suppress(TSS2_Exception):  # Undefining it has closed it.
+                tpm.esys.tr_close(handle)
+
+    def _too_long(self, room: str) -> SigningKeyError:
+        return SigningKeyError(f"the certificate has {len(self._leaf)} bytes, and {room}", _ANOTHER)

@@ -1,0 +1,276 @@
+"""Making a key in a TPM: in a TSS2 PRIVATE KEY file, or at a persistent handle.
+
+The key is made under the owner hierarchy's primary key, which the key file's draft names. What the TPM made is compared
+with what was asked for before anything is written. So a process that is killed leaves no key, or a whole one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+from tpm2_pytss import (
+    ESYS_TR,
+    TPM2_ALG,
+    TPM2B_PUBLIC,
+    TPM2B_SENSITIVE_CREATE,
+    TPMA_OBJECT,
+    TPMS_SENSITIVE_CREATE,
+    TPMT_PUBLIC_PARMS,
+    TSS2_Exception,
+)
+
+from hwsigner.backends.tpm2 import handles
+from hwsigner.backends.tpm2.auth import ParentAuth
+from hwsigner.backends.tpm2.connection import TPMConnection, connected
+from hwsigner.backends.tpm2.describe import describe_file, describe_persistent
+from hwsigner.backends.tpm2.encode import write_tss2_pem
+from hwsigner.backends.tpm2.errors import is_answer, is_not_now
+from hwsigner.backends.tpm2.key_file import HIERARCHIES, PolicyCommand, TSS2Key
+from hwsigner.backends.tpm2.objects import LoadableObject, PersistentObject
+from hwsigner.backends.tpm2.pcrs import PCRSelection, policy_digest
+from hwsigner.backends.tpm2.srk import ecc_primary
+from hwsigner.backends.tpm2.tcti import tcti_of
+from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
+from hwsigner.backends.tpm2.uris import handle_name, named_handle, session_settings
+from hwsigner.errors import BackendUnavailableError, PinError, SigningKeyError, UnsupportedKeyError, UsageError
+from hwsigner.management import KeyAlgorithm, KeyDescription, KeyRequest
+from hwsigner.pins import PinRequest, PinSource
+from hwsigner.system.files import create_file
+from hwsigner.system.notices import waiting
+from hwsigner.uri import KeyURI
+
+_OWNER = next(handle for handle, name in HIERARCHIES.items() if name == "owner")
+_ATTRIBUTES = (
+    TPMA_OBJECT.FIXEDTPM | TPMA_OBJECT.FIXEDPARENT | TPMA_OBJECT.SENSITIVEDATAORIGIN | TPMA_OBJECT.SIGN_ENCRYPT
+)
+# As tpm2_create -G writes them. The scheme is null: a key with a fixed one refuses other hashes.
+_KINDS: dict[KeyAlgorithm, str] = {
+    "p256": "ecc256",
+    "p384": "ecc384",
+    "p521": "ecc521",
+    "rsa2048": "rsa2048",
+    "rsa3072": "rsa3072",
+    "rsa4096": "rsa4096",
+}
+_MAX_PIN_BYTES = 32  # A digest of the key's nameAlg, SHA-256 (TPM 2.0 Library, part 3, 12.1).
+_SLOW = "waiting for the TPM to make the key: some take a minute for RSA"
+_UNLIMITED = (
+    "Wrong PINs are not counted (noDA): any program that may use the TPM and has the key can try as many as it likes."
+)
+
+
+def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescription:
+    """Make a key that never leaves the TPM, in a new key file of mode 0600 or at a free persistent handle.
+
+    Its PIN is the auth value, of 32 bytes at most, if a place gives one; the user is not asked. Without a PIN, the key
+    has noDA, unless the request says otherwise: in lockout, it would refuse to sign because of PINs of other keys.
+
+    Args:
+        uri: either `path`, of the new file, or `handle`; the query's `tcti`, `pin-source`, `owner-pin-source`,
+            `session`, `srk-name` and `accept-new-srk`.
+        pins: where the PIN and the owner's auth value come from.
+        request: what the key shall be. With PCRs, it needs a file, as nothing at a handle lists the policy.
+
+    Raises:
+        UsageError: the URI names no place for a key of ours, or the request does not fit a TPM.
+        UnsupportedKeyError: the TPM can't make such a key, or has no such PCRs.
+        SigningKeyError: there is something at this place already, the TPM has no room, or it made another key.
+        BackendUnavailableError: the TPM can't be reached.
+        PinError: the PIN is too long, or the owner's auth value is missing or wrong; it was sent once.
+    """
+    _check_request(request)
+    handle = named_handle(uri)
+    if handle is None:
+        _check_new_file(uri.file)
+    else:
+        handles.check_own_handle(handle)
+        if request.pcrs:
+            hint = "Make it in a file: tpm2:path=FILE"
+            raise UsageError(
+                f"a key with PCRs can't be at a handle ({uri.name}), which has no place for the policy", hint
+            )
+    making = _Making(uri, pins, request, handle)
+    with connected(tcti_of(uri), making) as connection:
+        file = making.make(connection)
+        if handle is None:
+            _write(uri.file, file)
+            made = describe_file(uri, file)
+        else:
+            making.make_persistent(connection, file, handle)
+            made = describe_persistent(uri, PersistentObject(handle, handle_name(handle)), making.has_pin)
+    return replace(made, notes=tuple(making.notes()))
+
+
+class _Making:
+    """One key that is being made.
+
+    Args:
+        uri: its URI.
+        pins: where its PIN and the owner's auth value come from.
+        request: what it shall be.
+        handle: its persistent handle, or None for a file.
+
+    Attributes:
+        has_pin: whether it gets a PIN.
+    """
+
+    def __init__(self, uri: KeyURI, pins: PinSource, request: KeyRequest, handle: int | None) -> None:
+        self._request = request
+        self._handle = handle
+        self._subject = uri.file if handle is None else handle_name(handle)
+        self._settings: SessionSettings = session_settings(uri)
+        self._auth = ParentAuth(uri, pins)
+        self._pcrs = PCRSelection(request.pcrs) if request.pcrs else None
+        self._pin = _new_pin(uri, pins, self._subject)
+        self.has_pin = bool(self._pin)
+        self._noda = not self.has_pin if request.noda is None else request.noda
+
+    def make(self, connection: TPMConnection) -> TSS2Key:
+        """Make the key, load it, and return it once it is as it was asked for. Nothing is left in the TPM."""
+        file = connection.run(self._create, self._subject, self._settings)
+        key = LoadableObject(file, self._subject, self._auth)
+        try:
+            connection.run(key.public, self._subject, self._settings)
+        finally:
+            connection.release(key)
+        made = TPM2B_PUBLIC.unmarshal(file.public)[0]
+        asked = self._template(file.policy)
+        asked.publicArea.unique = made.publicArea.unique
+        if asked.marshal() != made.marshal():
+            raise SigningKeyError(
+                f"the TPM made another key for {self._subject} than was asked for, so it was thrown away",
+                "Find out what is between this program and the TPM",
+            )
+        return file
+
+    def make_persistent(self, connection: TPMConnection, file: TSS2Key, handle: int) -> None:
+        """Put the key at its handle, and make sure that it is there."""
+        key = LoadableObject(file, self._subject, self._auth)
+        name = bytes(TPM2B_PUBLIC.unmarshal(file.public)[0].get_name())
+
+        def persist(tpm: TPM) -> None:
+            with key.loaded(tpm) as loaded:
+                handles.persist(tpm, self._auth, loaded, name, handle)
+
+        try:
+            connection.run(persist, self._subject, self._settings)
+            there = connection.run(lambda tpm: handles.name_at(tpm, handle), self._subject, self._settings)
+        except BackendUnavailableError as error:
+            unknown = f"{error.message}; the new key may be at {self._subject}"
+            raise BackendUnavailableError(unknown, "If it is there, delete it with hwsigner delete") from error
+        finally:
+            connection.release(key)
+        if there != name:
+            raise SigningKeyError(f"the TPM did not keep the new key at {self._subject}", "Make it again")
+
+    def notes(self) -> Iterator[str]:
+        """Yield what the key's owner should know, a sentence each."""
+        if self._pcrs:
+            yield from self._pcrs.notes
+        if self.has_pin and self._noda:
+            yield _UNLIMITED
+        if not (self.has_pin or self._noda):
+            yield "It has no PIN and still refuses to sign while the TPM is in lockout: noDA is not set."
+
+    def _create(self, tpm: TPM) -> TSS2Key:
+        if self._handle is not None:
+            handles.check_free(tpm, self._handle)
+        _check_algorithm(tpm, self._request.algorithm)
+        policy = self._pcrs.policy(tpm, with_auth=self.has_pin) if self._pcrs else ()
+        secret = TPM2B_SENSITIVE_CREATE(TPMS_SENSITIVE_CREATE(userAuth=self._pin))
+        with tpm.temporary(partial(_owner_primary, tpm, self._auth)) as parent:
+            session = tpm.authorize(parent, b"", encrypts=self.has_pin)
+            with waiting(_SLOW):
+                private, public, *_ = tpm.esys.create(parent, secret, self._template(policy), session1=session)
+        return TSS2Key(not self.has_pin, _OWNER, public.marshal(), private.marshal(), policy=policy)
+
+    def _template(self, policy: tuple[PolicyCommand, ...]) -> TPM2B_PUBLIC:
+        """Return the public area to ask for. With a policy, the auth value alone opens nothing."""
+        attributes = _ATTRIBUTES | (TPMA_OBJECT(0) if policy else TPMA_OBJECT.USERWITHAUTH)
+        attributes |= TPMA_OBJECT.NODA if self._noda else TPMA_OBJECT(0)
+        kind = _KINDS[self._request.algorithm]
+        return TPM2B_PUBLIC.parse(
+            kind, objectAttributes=TPMA_OBJECT(attributes), nameAlg=TPM2_ALG.SHA256, authPolicy=policy_digest(policy)
+        )
+
+
+def _owner_primary(tpm: TPM, auth: ParentAuth) -> ESYS_TR:
+    return auth.as_owner(tpm, tpm.esys.create_primary, None, ecc_primary(), ESYS_TR.RH_OWNER)[0]
+
+
+def _check_request(request: KeyRequest) -> None:
+    """Check that the request has only what a TPM knows."""
+    foreign = {
+        "always_authenticate": request.always_authenticate,
+        "pin_policy": request.pin_policy,
+        "touch_policy": request.touch_policy,
+        "overwrite": request.overwrite,
+    }
+    for name, value in foreign.items():
+        if value:
+            flag = name.replace("_", "-")
+            raise UsageError(f"a TPM's key has no {flag}", f"Leave --{flag} out: it is for PKCS #11 tokens")
+
+
+def _check_algorithm(tpm: TPM, algorithm: KeyAlgorithm) -> None:
+    """Ask the TPM whether it can make a key.
+
+    Raises:
+        UnsupportedKeyError: it can't.
+    """
+    if not _can_make(tpm, algorithm):
+        possible = ", ".join(other for other in _KINDS if _can_make(tpm, other))
+        raise UnsupportedKeyError(f"the TPM at {tpm.tcti} can't make {algorithm} keys", f"Use one of {possible}")
+
+
+def _can_make(tpm: TPM, algorithm: KeyAlgorithm) -> bool:
+    template = TPM2B_PUBLIC.parse(_KINDS[algorithm])
+    area = template.publicArea
+    try:
+        tpm.esys.test_parms(TPMT_PUBLIC_PARMS(type=area.type, parameters=area.parameters))
+    except TSS2_Exception as error:
+        if not is_answer(error) or is_not_now(error):
+            raise
+        return False
+    return True
+
+
+def _new_pin(uri: KeyURI, pins: PinSource, subject: str) -> bytes:
+    """Return the PIN for a new key, or empty bytes if no place gives one."""
+    pin = (pins.offered(uri, PinRequest("new TPM auth value", subject)) or "").encode("utf-8", "surrogateescape")
+    if len(pin) > _MAX_PIN_BYTES:
+        raise PinError(f"the PIN for {subject} has more than {_MAX_PIN_BYTES} bytes", "Choose a shorter one")
+    if pin.endswith(b"\0"):
+        raise PinError(f"the PIN for {subject} ends in a NUL character, which a TPM removes", "Choose another one")
+    return pin
+
+
+def _check_new_file(path: str) -> None:
+    """Check before the TPM makes a key that it can be written.
+
+    Raises:
+        SigningKeyError: there is something at the path, or its folder can't be written.
+    """
+    if os.path.lexists(path):
+        raise _exists(path)
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise SigningKeyError(f"there is no folder {folder} for the new key", "Make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SigningKeyError(f"no permission to write into {folder}", "Choose another folder, or ask its owner")
+
+
+def _write(path: str, file: TSS2Key) -> None:
+    try:
+        create_file(path, write_tss2_pem(file).encode())
+    except FileExistsError as error:
+        raise _exists(path) from error
+    except OSError as error:
+        raise SigningKeyError(f"can't write {path}: {error.strerror}", "No key was written") from error
+
+
+def _exists(path: str) -> SigningKeyError:
+    return SigningKeyError(f"{path} exists already, and no key is overwritten", "Choose another path")

@@ -1,0 +1,118 @@
+"""What `hwsigner list` shows of a TPM: keys at persistent handles, certificates in NV indices, and key files."""
+
+from __future__ import annotations
+
+from tpm2_pytss import TPM2_ALG, TPM2_CAP, TPM2_HC, TPM2B_PUBLIC, TPMA_OBJECT, TPMT_PUBLIC
+
+from hwsigner.backends.tpm2.auth import ParentAuth
+from hwsigner.backends.tpm2.nv import list_certificates
+from hwsigner.backends.tpm2.objects import PersistentObject
+from hwsigner.backends.tpm2.public_area import read_public_area
+from hwsigner.backends.tpm2.srk import PROVISIONED
+from hwsigner.backends.tpm2.tpm import TPM, Lockout
+from hwsigner.backends.tpm2.uris import named_key
+from hwsigner.errors import KeyNotFoundError, UnsupportedKeyError
+from hwsigner.key import ListedObject, ListedToken
+from hwsigner.pins import PinSource
+from hwsigner.uri import KeyURI
+
+_LISTED = 100  # More persistent objects than a TPM has room for.
+_MANUFACTURER = 0x105  # TPM2_PT_MANUFACTURER (TPM 2.0 Library, part 2, 6.13).
+# TCG's Registry of Reserved TPM 2.0 Handles and Localities, 2.2 and 2.3.
+_EK_HANDLES = range(0x81010000, 0x81020000)
+_EK_CERTIFICATES = range(0x01C00000, 0x01C08000)
+
+
+def objects_of_tpm(uri: KeyURI, tcti: str, tpm: TPM) -> ListedToken:
+    """Return the TPM with what it shows without an auth value.
+
+    Args:
+        uri: the URI that names it, whose query is that of each object's URI.
+        tcti: its TCTI.
+        tpm: the TPM.
+    """
+    _, answer = tpm.esys.get_capability(TPM2_CAP.HANDLES, TPM2_HC.PERSISTENT_FIRST, _LISTED)
+    keys, others = [], []
+    for handle in [int(one) for one in answer.data.handles]:
+        try:
+            held = _public(tpm, handle)
+        except KeyNotFoundError:  # It was removed meanwhile.
+            continue
+        public = held.publicArea
+        named = str(KeyURI("tpm2", {"handle": f"{handle:#010x}".encode()}, uri.query))
+        try:
+            read = read_public_area(public, named)
+            keys.append(ListedObject("key", "", b"", named, public_key=read.public_key, notes=_notes(public)))
+        except UnsupportedKeyError:
+            others.append(_other_key(public, handle, named))
+    certificates = []
+    for index, der in list_certificates(tpm):
+        label = "EK certificate" if index in _EK_CERTIFICATES else ""
+        named = str(KeyURI("tpm2", {"nv": f"{index:#010x}".encode()}, uri.query))
+        certificates.append(ListedObject("certificate", label, b"", named, certificate=der))
+    maker, state = _manufacturer(tpm), _pin_state(tpm.lockout())
+    objects = (*keys, *certificates)
+    return ListedToken(tcti, "TPM", maker, "TPM 2.0", "", 0, str(uri), False, False, state, objects, tuple(others))
+
+
+def key_in_file(uri: KeyURI) -> ListedToken:
+    """Return the key of a TSS2 key file. The TPM is not asked, so it may be another TPM's.
+
+    Raises:
+        UsageError, SigningKeyError: as `named_key`.
+    """
+    subject, file, _ = named_key(uri, ParentAuth(uri, PinSource()))
+    assert file is not None  # noqa: S101
+    held = TPM2B_PUBLIC.unmarshal(file.public)[0]
+    public = held.publicArea
+    read = read_public_area(public, subject)
+    notes = _notes(public) if file.empty_auth else ("PIN", *_notes(public))
+    key = ListedObject("key", file.description, b"", str(uri), public_key=read.public_key, notes=notes)
+    return ListedToken("", subject, "", "TSS2 key file", "", 0, str(uri), False, False, "", (key,))
+
+
+def _public(tpm: TPM, handle: int) -> TPM2B_PUBLIC:
+    """Return the public area. Its parts are valid only as long as the whole is held."""
+    with PersistentObject(handle, f"handle:{handle:#010x}").loaded(tpm) as key:
+        return tpm.esys.read_public(key)[0]
+
+
+def _notes(public: TPMT_PUBLIC) -> tuple[str, ...]:
+    """Return what a key's public area says of its use. Whether it has an auth value is not there."""
+    attributes = public.objectAttributes
+    notes = {
+        "policy": not attributes & TPMA_OBJECT.USERWITHAUTH,
+        "noDA": attributes & TPMA_OBJECT.NODA,
+        "restricted": attributes & TPMA_OBJECT.RESTRICTED,
+    }
+    return tuple(name for name, holds in notes.items() if holds)
+
+
+def _other_key(public: TPMT_PUBLIC, handle: int, named: str) -> ListedObject:
+    """Return a key that can't make the service's signatures, with a label that says what it is for."""
+    is_storage = public.objectAttributes & TPMA_OBJECT.RESTRICTED and public.objectAttributes & TPMA_OBJECT.DECRYPT
+    if handle in _EK_HANDLES:
+        label = "endorsement key (EK)"
+    elif is_storage:
+        label = "storage root key (SRK)" if handle == PROVISIONED else "storage key"
+    else:
+        label = "unusable here"
+    kinds = {TPM2_ALG.RSA: "RSA", TPM2_ALG.ECC: "EC", TPM2_ALG.KEYEDHASH: "HMAC", TPM2_ALG.SYMCIPHER: "symmetric"}
+    try:
+        shown = public.to_der()
+    except ValueError:
+        shown = None
+    return ListedObject("key", label, b"", named, kinds.get(public.type, ""), shown, notes=_notes(public))
+
+
+def _manufacturer(tpm: TPM) -> str:
+    """Return the vendor's ID in TCG's registry, such as `INTC`."""
+    _, answer = tpm.esys.get_capability(TPM2_CAP.TPM_PROPERTIES, _MANUFACTURER, 1)
+    return int(answer.data.tpmProperties[0].value).to_bytes(4, "big").rstrip(b"\0 ").decode("ascii", "replace")
+
+
+def _pin_state(lockout: Lockout) -> str:
+    """Return the state of the protection against guessing, in the words for a token's PIN."""
+    if lockout.left is not None and lockout.left <= 1:
+        return "one try is left" if lockout.left else "locked"
+    return "an earlier try failed" if lockout.failures else "good"

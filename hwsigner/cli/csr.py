@@ -1,0 +1,65 @@
+"""`hwsigner csr`: a certificate request, signed by the key itself."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+
+from hwsigner.certificate_request import check_names, sign_certificate_request
+from hwsigner.cli import options
+from hwsigner.cli.parser import Parser
+from hwsigner.config.flags import KEY, Flag
+from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
+from hwsigner.key import open_key
+from hwsigner.session_tags import untaggable
+from hwsigner.system.files import edit_file
+
+HELP = "make a certificate request (PKCS #10) for a key"
+
+_FLAGS = (
+    Flag("subject", "subject, as RFC 4514 has it: CN=bamboo-01,OU=devops", "NAME"),
+    Flag("dns", "DNS name for the subjectAltName; repeatable", "NAME", many=True),
+    Flag("uri", "URI for the subjectAltName; repeatable", "URI", many=True),
+    Flag("out", "file for the request (default: stdout)", "FILE"),
+)
+_STARTS = (b"-----BEGIN CERTIFICATE REQUEST-----", b"-----BEGIN NEW CERTIFICATE REQUEST-----")
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the key URI and the flags."""
+    parser.add_argument("key", metavar="KEY-URI", help="key URI of the key, or a path")
+    parser.add_flags(_FLAGS, KEY)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the request as PEM, or write it into a file."""
+    if not arguments.subject:
+        raise UsageError("no subject given", "Add --subject CN=bamboo-01")
+    names = {"dns_names": arguments.dns, "uris": arguments.uri}
+    check_names(arguments.subject, **names)
+    if arguments.out:
+        _check_replaceable(arguments.out)
+    uri = options.key_uri(arguments, arguments.key)
+    with open_key(uri, options.pin_source(arguments, uri), allow_modules=True) as key:
+        request = sign_certificate_request(key, arguments.subject, **names)
+    for problem in untaggable(request):
+        hint = "Choose another name, or leave it out of the Roles Anywhere profile's attribute mappings"
+        warnings.warn(HwsignerWarning(problem, hint), stacklevel=2)
+    if arguments.out:
+        edit_file(arguments.out, lambda _: request.pem)
+    else:
+        sys.stdout.write(request.pem.decode())
+    return 0
+
+
+def _check_replaceable(path: str) -> None:
+    """Check, before the key is used, that a file has one certificate request and nothing else, or is empty."""
+    try:
+        with open(path, "rb") as file:
+            old = file.read().strip()
+    except OSError:
+        return  # There is none, or edit_file will say what is wrong.
+    if old and not (old.startswith(_STARTS) and old.count(b"-----BEGIN ") == 1):
+        problem = f"{path} is there already, and is not a certificate request"
+        raise HwsignerError(problem, "Name another file: it is not overwritten")

@@ -1,0 +1,58 @@
+"""`hwsigner delete`: delete a key and what belongs to it, once the user has agreed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import termios
+from collections.abc import Sequence
+
+from hwsigner.cli import options
+from hwsigner.cli.parser import Parser
+from hwsigner.config.flags import KEY, switch
+from hwsigner.errors import HwsignerError, UsageError, printable
+from hwsigner.management import delete_key
+
+HELP = "delete a key and what belongs to it"
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the key URI and the flags."""
+    parser.add_argument("key", metavar="KEY-URI", help="key URI of the key, which must name one key")
+    parser.add_flags([switch("yes", "do not ask first; needed without a terminal"), switch("json", "print JSON")], KEY)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ask on the terminal, delete the key, and print what is gone."""
+    uri = options.key_uri(arguments, arguments.key)
+    gone = delete_key(uri, _agree if arguments.yes else _ask, options.pin_source(arguments, uri), allow_modules=True)
+    if arguments.json:
+        print(json.dumps({"deleted": list(gone)}, indent=2))
+    else:
+        for line in gone:
+            print(printable(f"deleted {line}"))
+    return 0
+
+
+def _agree(_: Sequence[str]) -> None:
+    """Keep nothing: `--yes` has answered."""
+
+
+def _ask(doomed: Sequence[str]) -> None:
+    """Show what would go, and return if the user types yes.
+
+    Raises:
+        UsageError: there is no terminal.
+        HwsignerError: the user typed something else.
+    """
+    shown = "".join(f"  {printable(line)}\n" for line in doomed)
+    try:
+        with open("/dev/tty", "r+b", buffering=0) as terminal:
+            termios.tcflush(terminal, termios.TCIFLUSH)  # What was typed before the question does not answer it.
+            terminal.write(f"This would be deleted for good:\n{shown}Type yes to delete it: ".encode())
+            answer = terminal.readline()
+    except (OSError, termios.error) as error:
+        problem = f"there is no terminal to ask whether to delete {', '.join(doomed)}"
+        raise UsageError(problem, "Add --yes to delete it without a question") from error
+    if answer.strip().lower() != b"yes":
+        raise HwsignerError("nothing was deleted", "Type yes to delete it")

@@ -1,0 +1,154 @@
+"""`hwsigner install-certificate`: put a certificate beside its key, once it is known to fit."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from hwsigner.certificate import Certificate, Chain, build_chain, leaves, load, preflight
+from hwsigner.cli import options
+from hwsigner.cli.parser import Parser
+from hwsigner.config.flags import IDENTITY, KEY, Flag, switch
+from hwsigner.config.profiles import change_profile, check_name, profiles
+from hwsigner.errors import AmbiguousCertificateError, CertificateWarning, HwsignerError, KeyMismatchError, printable
+from hwsigner.identity import Identity
+from hwsigner.key import FoundCertificate, find_certificates, open_key
+from hwsigner.management import describe_key, install_certificate
+from hwsigner.pins import PinSource
+from hwsigner.uri import KeyURI
+
+HELP = "put a certificate beside its key, and print the flags that name both"
+
+_FLAGS = (
+    Flag("intermediates", "file of more certificates of the chain", "FILE"),
+    Flag("nv-index", "TPM: put the leaf into this NV index, such as 0x01c20000, and not into a file", "INDEX"),
+    Flag("profile", "profile of config.toml to write the flags into; its other values stay", "NAME"),
+    next(flag for flag in IDENTITY if flag.name == "no-preflight"),
+    switch("json", "print JSON"),
+)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the certificate, the key URI and the flags."""
+    parser.add_argument(
+        "certificate", metavar="CERTIFICATE", help="file of the certificate; the chain may be there too"
+    )
+    parser.add_argument("key", metavar="KEY-URI", help="key URI of its key")
+    parser.add_flags(_FLAGS, KEY)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check the certificate, install it, and print the flags for credential-process."""
+    name = arguments.profile
+    if name:
+        check_name(name)
+        profiles(os.environ)  # A config.toml that can't be read is an error before anything is changed.
+    uri = options.key_uri(arguments, arguments.key)
+    pins = options.pin_source(arguments, uri)
+    certificates = _certificates(arguments)
+    key = describe_key(uri, pins, allow_modules=True)
+    chain = _chain_of(uri, key.public_key, certificates)
+    if not arguments.no_preflight:
+        preflight(chain.leaf, datetime.now(UTC))
+    if key.public_key is None:  # The token hides it, so a signature shows whether they belong together.
+        with Identity(open_key(uri, pins, allow_modules=True), chain) as identity:
+            identity.sign(b"hwsigner install-certificate")
+    found = [FoundCertificate(one.der, one.source) for one in (chain.leaf, *chain.intermediates)]
+    installed = install_certificate(uri, found, pins, nv_index=arguments.nv_index or "", allow_modules=True)
+    if "pivSlot" in key.properties:  # A slot is written with the management key, which can't sign.
+        uri = replace(uri, query={name: value for name, value in uri.query.items() if name != "pin-source"})
+    flags = {"certificate": _for_any_folder(installed.certificate), "private-key": _for_any_folder(uri)}
+    if installed.intermediates:
+        flags["intermediates"] = _for_any_folder(installed.intermediates)
+    _print(arguments, chain.leaf, flags, installed.notes)
+    return 0
+
+
+def _certificates(arguments: argparse.Namespace) -> list[Certificate]:
+    """Return the certificates of the argument and of `--intermediates`."""
+    places = filter(None, (arguments.certificate, arguments.intermediates))
+    return [
+        one for place in places for one in load(find_certificates(place, PinSource().without_pin(), allow_modules=True))
+    ]
+
+
+def _chain_of(uri: KeyURI, public_key: bytes | None, certificates: Sequence[Certificate]) -> Chain:
+    """Return the chain of a key's certificate.
+
+    Raises:
+        KeyMismatchError: no certificate is for the key.
+        AmbiguousCertificateError: several are.
+        CertificateError: the chain is longer than the service accepts.
+
+    Warns:
+        CertificateWarning: a certificate is not in the chain.
+    """
+    different = list({one.der: one for one in certificates}.values())
+    if public_key is None:
+        candidates = leaves(different)
+    else:
+        candidates = [one for one in different if one.public_key() == public_key]
+    if not candidates:
+        raise KeyMismatchError(
+            f"no certificate in {certificates[0].source} is for key {uri.name}",
+            "Give the certificate that was issued for this key's certificate request",
+        )
+    if len(candidates) > 1:
+        known = ", ".join(f"{one.subject}, serial {one.x509.serial_number:X}" for one in candidates)
+        problem = f"{len(candidates)} certificates in {candidates[0].source} may be the one for the key: {known}"
+        raise AmbiguousCertificateError(problem, "Keep the one to be installed, and name its CAs by --intermediates")
+    chain, strangers = build_chain(candidates[0], different)
+    for stranger in strangers:
+        problem = f"{stranger.source} has a certificate that is not in the chain: {stranger.subject}"
+        warnings.warn(CertificateWarning(problem, "It is not installed"), stacklevel=2)
+    return chain
+
+
+def _for_any_folder(place: str | KeyURI) -> str:
+    """Return a path or key URI that means the same in every folder. It has no PIN."""
+    uri = KeyURI.of(place)
+    if "path" in uri.path:
+        uri = replace(uri, path={**uri.path, "path": os.path.abspath(uri.path["path"])})
+    return uri.file if uri.scheme == "file" and not uri.query else str(uri)
+
+
+def _print(arguments: argparse.Namespace, leaf: Certificate, flags: dict[str, str], notes: Sequence[str]) -> None:
+    """Print what was done; if a profile is named, write it first."""
+    text = " ".join(f"--{flag} {shlex.quote(value)}" for flag, value in flags.items())
+    end = leaf.x509.not_valid_after_utc
+    file = None
+    if arguments.profile:
+        file = _write_profile(arguments.profile, flags, text)
+    if arguments.json:
+        data = {
+            "certificate": flags["certificate"],
+            "privateKey": flags["private-key"],
+            "intermediates": flags.get("intermediates"),
+            "subject": leaf.subject,
+            "notAfter": f"{end:%Y-%m-%dT%H:%M:%SZ}",
+            "notes": list(notes),
+            "profile": file,
+        }
+        print(json.dumps(data, indent=2))
+        return
+    rows = [("Installed", f"{leaf.subject}, expires {end:%Y-%m-%d}"), *(("Note", note) for note in notes)]
+    rows += [("Profile", f"{file}: [profile.{arguments.profile}]")] if file else []
+    rows += [("Flags", text)]
+    for name, value in rows:
+        print(printable(f"{name:<9}  {value}"))
+
+
+def _write_profile(name: str, flags: dict[str, str], text: str) -> str:
+    """Write the flags into a profile, without what excludes them; return its file."""
+    others = ("cert-selector", "use-latest-expiring-certificate")
+    values = {"intermediates": None, **flags, **dict.fromkeys(others)}
+    try:
+        return str(change_profile(name, values, os.environ))
+    except HwsignerError as error:
+        raise type(error)(f"the certificate is installed, but {error.message}", f"Its flags are {text}") from error

@@ -1,0 +1,89 @@
+"""`hwsigner keygen`: make a key where it will stay."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from hwsigner.cli import options
+from hwsigner.cli.parser import Parser
+from hwsigner.config.flags import KEY, Flag, boolean, one_of, switch
+from hwsigner.errors import printable
+from hwsigner.management import KeyAlgorithm, KeyDescription, KeyRequest, generate_key
+from hwsigner.public_key import kind_of, to_pem
+
+HELP = "make a key in a token, a TPM or a file"
+
+_FLAGS = (
+    Flag("algorithm", "p256, p384, p521, rsa2048, rsa3072 or rsa4096", "NAME", one_of(*get_args(KeyAlgorithm)), "p256"),
+    switch("always-authenticate", "PKCS #11: require the PIN for each signature"),
+    Flag(
+        "pin-policy", "PIV: when to require the PIN: never, once or always", "WHEN", one_of("never", "once", "always")
+    ),
+    Flag(
+        "touch-policy",
+        "PIV: when to require a touch: never, always or cached (for 15 s)",
+        "WHEN",
+        one_of("never", "always", "cached"),
+    ),
+    Flag(
+        "noda",
+        "TPM: do not count wrong auth values of this key (default: true if it has no auth value)",
+        convert=boolean,
+    ),
+    Flag("pcrs", "TPM: refuse to sign once these PCRs change, such as sha256:7,14", "PCRS"),
+    switch("overwrite", "PIV: replace the key and certificate in the slot"),
+    switch("json", "print JSON"),
+)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the key URI and the flags."""
+    parser.add_argument("key", metavar="KEY-URI", help="key URI of the new key, or a path for a key file")
+    parser.add_flags(_FLAGS, KEY)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make the key and print what is known of it."""
+    uri = options.key_uri(arguments, arguments.key)
+    request = KeyRequest(
+        algorithm=arguments.algorithm,
+        always_authenticate=arguments.always_authenticate,
+        pin_policy=arguments.pin_policy or "",
+        touch_policy=arguments.touch_policy or "",
+        noda=arguments.noda,
+        pcrs=arguments.pcrs or "",
+        overwrite=arguments.overwrite,
+    )
+    made = generate_key(uri, request, options.pin_source(arguments, uri), allow_modules=True)
+    if arguments.json:
+        print(json.dumps(_data(made), indent=2))
+    else:
+        for name, value in _rows(made):
+            print(printable(f"{name:<9}  {value}"))
+    return 0
+
+
+def _data(key: KeyDescription) -> dict[str, Any]:
+    return {
+        "uri": key.uri,
+        "place": key.place,
+        "algorithm": key.public_key and kind_of(key.public_key),
+        "publicKey": key.public_key and to_pem(key.public_key),
+        "guards": list(key.guards),
+        "properties": dict(key.properties),
+        "notes": list(key.notes),
+    }
+
+
+def _rows(key: KeyDescription) -> Iterator[tuple[str, str]]:
+    """Yield what is known of a key, a line each, and the command that follows."""
+    yield "URI", key.uri
+    yield "Algorithm", (key.public_key and kind_of(key.public_key)) or "unknown"
+    yield "Place", key.place
+    yield from (("Guard", guard) for guard in key.guards)
+    yield from (("Note", note) for note in key.notes)
+    yield "Next", f"hwsigner csr {shlex.quote(key.uri)} --subject CN=NAME"

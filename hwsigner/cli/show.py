@@ -1,0 +1,228 @@
+"""`hwsigner show`: a key, what guards it, and its certificate, up to the root. The key signs nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from hwsigner.certificate import Certificate, build_chain, latest_expiring, leaves, load, load_readable, preflight
+from hwsigner.cli import options
+from hwsigner.cli.parser import Parser
+from hwsigner.config import settings
+from hwsigner.config.flags import IDENTITY, PROFILE, switch
+from hwsigner.errors import CertificateError, SigningKeyError, UsageError, printable
+from hwsigner.key import FoundCertificate, find_certificates, list_tokens
+from hwsigner.management import KeyDescription, describe_key
+from hwsigner.pins import PinSource
+from hwsigner.public_key import kind_of, to_pem
+from hwsigner.session_tags import session_tags, untaggable
+from hwsigner.uri import KeyURI
+
+HELP = "show a key, what guards it, and its certificate"
+
+_WIDTH = 80
+_NAME_WIDTH = 13
+# What may follow the name of a key file, or replace its suffix, in the name of its certificate's file.
+_SUFFIXES = (".crt", ".chain.crt", ".cer", ".pem")
+
+
+@dataclass(frozen=True)
+class _Certified:
+    """A key's certificate, and what is known of it.
+
+    Attributes:
+        leaf: the certificate.
+        path: the certificates from the root, or the highest that is there, down to the leaf.
+        matches: whether it is the key's; None if the public key is not shown.
+        warnings: what its owner should know, a sentence each.
+    """
+
+    leaf: Certificate
+    path: tuple[Certificate, ...]
+    matches: bool | None
+    warnings: tuple[str, ...]
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the key URI and the flags."""
+    parser.add_argument("key", metavar="KEY-URI", nargs="?", help="key URI of the key (default: that of the flags)")
+    parser.add_flags([switch("json", "print JSON")], IDENTITY, PROFILE)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print JSON, or lines for people."""
+    uri, certificate = _named(arguments)
+    pins = options.pin_source(arguments, uri)
+    key = describe_key(uri, pins, allow_modules=True)
+    if certificate is None:
+        found = _beside(uri, key)
+    else:
+        is_same_file = certificate.place == uri.place and not certificate.backend.shares_store
+        certificate_pins = pins if is_same_file else PinSource().without_pin()
+        found = load(find_certificates(certificate, certificate_pins, allow_modules=True))
+    if arguments.intermediates:
+        found += load(find_certificates(arguments.intermediates, PinSource().without_pin(), allow_modules=True))
+    certified = _certified(key, found) if found else None
+    if arguments.json:
+        print(json.dumps(_data(key, certified), indent=2))
+    else:
+        for name, value in _rows(key, certified):
+            print(_wrapped(name, value))
+    return 0
+
+
+def _named(arguments: argparse.Namespace) -> tuple[KeyURI, KeyURI | None]:
+    """Return the URI of the key, and that of its certificate if there is one."""
+    values = vars(arguments)
+    certificate = None
+    if arguments.cert_selector is not None:
+        certificate = KeyURI.of(options.identity_source(arguments, check=False).certificate)
+    elif arguments.certificate:
+        certificate = settings.key_uri(values, arguments.certificate)
+    if arguments.key:
+        values["profile_name"] = None  # The profile's PIN is for the profile's key.
+        return options.key_uri(arguments, arguments.key), certificate
+    if arguments.private_key:
+        return settings.key_uri(values, arguments.private_key), certificate
+    if certificate is None:
+        raise UsageError("no key is named", "Give its key URI, or --profile NAME")
+    return certificate, certificate
+
+
+def _beside(uri: KeyURI, key: KeyDescription) -> list[Certificate]:
+    """Return the certificates found beside a key. No PIN is sent for them."""
+    uri = uri.resolved()
+    pins = PinSource().without_pin()
+    if uri.backend.shares_store:
+        return _readable(uri, pins) and [*_readable(uri, pins), *_readable(uri.token, pins)]
+    found = []
+    if "path" in uri.path:
+        keys = [uri.file, os.path.realpath(uri.file)]
+        stems = [*keys, *(os.path.splitext(key)[0] for key in keys)]
+        files = dict.fromkeys([*keys, *(stem + suffix for suffix in _SUFFIXES for stem in stems)])
+        found = [one for file in files if os.path.isfile(file) for one in _readable(KeyURI.of(file), pins)]
+    if uri.scheme == "tpm2":
+        query = {name: value for name, value in uri.query.items() if name == "tcti"}
+        objects = [one for token in list_tokens(KeyURI("tpm2", {}, query), allow_modules=True) for one in token.objects]
+        found += load_readable([FoundCertificate(one.certificate, one.uri) for one in objects if one.certificate])[0]
+    return found if any(one.public_key() == key.public_key for one in found) else []
+
+
+def _readable(uri: KeyURI, pins: PinSource) -> list[Certificate]:
+    try:
+        return load_readable(find_certificates(uri, pins, allow_modules=True))[0]
+    except (CertificateError, SigningKeyError):
+        return []
+
+
+def _certified(key: KeyDescription, found: Sequence[Certificate]) -> _Certified:
+    matching = [one for one in found if one.public_key() == key.public_key]
+    candidates = leaves(matching or found)
+    leaf = latest_expiring(candidates)
+    notes = []
+    if len({one.der for one in candidates}) > 1:
+        notes.append(f"{len(candidates)} certificates may be the key's; this one expires last")
+    try:
+        chain, _ = build_chain(leaf, found)
+        highest = chain.intermediates[-1] if chain.intermediates else leaf
+        roots = [one for one in found if one.is_root() and one is not leaf and one.issued(highest)]
+        path = (*roots[:1], *reversed(chain.intermediates), leaf)
+    except CertificateError as error:
+        notes.append(str(error))
+        path = (leaf,)
+    try:
+        preflight(leaf, datetime.now(UTC))
+    except CertificateError as error:
+        notes.append(f"The service would refuse it: {error.message}")
+    notes += untaggable(leaf)
+    return _Certified(leaf, path, None if key.public_key is None else bool(matching), tuple(notes))
+
+
+def _data(key: KeyDescription, certified: _Certified | None) -> dict[str, Any]:
+    data = {
+        "uri": key.uri,
+        "place": key.place,
+        "algorithm": key.public_key and kind_of(key.public_key),
+        "publicKey": key.public_key and to_pem(key.public_key),
+        "guards": list(key.guards),
+        "properties": dict(key.properties),
+        "notes": list(key.notes),
+        "certificate": None,
+    }
+    if certified:
+        data["certificate"] = {
+            **_certificate_data(certified.leaf),
+            "matches": certified.matches,
+            "sessionTags": session_tags(certified.leaf),
+            "warnings": list(certified.warnings),
+            "path": [_certificate_data(one) for one in certified.path],
+        }
+    return data
+
+
+def _certificate_data(certificate: Certificate) -> dict[str, Any]:
+    x509 = certificate.x509
+    return {
+        "uri": certificate.source,
+        "subject": certificate.subject,
+        "issuer": x509.issuer.rfc4514_string(),
+        "serialNumber": str(x509.serial_number),
+        "notBefore": f"{x509.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}",
+        "notAfter": f"{x509.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
+    }
+
+
+def _rows(key: KeyDescription, certified: _Certified | None) -> Iterator[tuple[str, str]]:
+    """Yield what is known, a row each: its name and its text."""
+    yield "URI", key.uri
+    yield "Algorithm", (key.public_key and kind_of(key.public_key)) or "unknown"
+    yield "Place", key.place
+    yield from (("Guard", guard) for guard in key.guards)
+    yield from (("Note", note) for note in key.notes)
+    if certified is None:
+        yield "Certificate", "none found beside the key; name one with --certificate"
+        return
+    leaf = certified.leaf
+    end = leaf.x509.not_valid_after_utc
+    left = (end - datetime.now(UTC)).days
+    yield "Certificate", leaf.source
+    yield "Subject", leaf.subject
+    yield "Expires", f"{end:%Y-%m-%d} ({'expired' if left < 0 else f'{left} days left'})"
+    yield (
+        "Matches",
+        {True: "yes, it is for this key", False: "no: it is for another key", None: "unknown: the key is hidden"}[
+            certified.matches
+        ],
+    )
+    yield from (("Tag", f"{name} = {value}") for name, value in session_tags(leaf).items())
+    yield from (("Warning", warning) for warning in certified.warnings)
+    yield from (("Path" if number == 0 else "", line) for number, line in enumerate(_tree(certified.path)))
+
+
+def _tree(path: Sequence[Certificate]) -> Iterator[str]:
+    """Yield a line for each certificate from the root to the leaf, that fits beside the rows' names."""
+    rows = [
+        (one.subject, "root" if one.is_root() else f"expires {one.x509.not_valid_after_utc:%Y-%m-%d}") for one in path
+    ]
+    if not path[0].is_root():
+        rows.insert(0, (path[0].x509.issuer.rfc4514_string(), "not here"))
+    for depth, (subject, note) in enumerate(rows):
+        branch = "  " * (depth - 1) + "└ " if depth else ""
+        room = _WIDTH - _NAME_WIDTH - len(branch) - len(note) - 2
+        name = printable(subject)
+        yield f"{branch}{name if len(name) <= room else name[: room - 1] + '…'}  {note}"
+
+
+def _wrapped(name: str, value: str) -> str:
+    """Return a row of lines of 80 columns, unless a word is longer."""
+    if name in ("Path", ""):
+        return f"{name:<{_NAME_WIDTH}}{value}"
+    blank = " " * _NAME_WIDTH
+    lines = textwrap.wrap(printable(value), _WIDTH - _NAME_WIDTH, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(f"{blank if number else name:<{_NAME_WIDTH}}{line}" for number, line in enumerate(lines))

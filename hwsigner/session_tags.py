@@ -1,0 +1,92 @@
+"""Which session tags the service takes from a certificate, by the default attribute mapping of a profile.
+
+AWS's pages say that it maps the names of subject and issuer, and the first DNS name, URI and directory name of the
+subjectAltName; that one with other characters fails the request was seen. They do not say what becomes of a name with
+several values, so here it gives no tag.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from hwsigner.certificate import Certificate
+from hwsigner.certificate_request import CertificateRequest
+
+MAX_LENGTH = 256
+_PUNCTUATION = frozenset("_.:/=+-@")
+_TYPES = {
+    NameOID.COMMON_NAME: "CN",
+    NameOID.ORGANIZATION_NAME: "O",
+    NameOID.ORGANIZATIONAL_UNIT_NAME: "OU",
+    NameOID.COUNTRY_NAME: "C",
+    NameOID.STATE_OR_PROVINCE_NAME: "ST",
+    NameOID.LOCALITY_NAME: "L",
+    NameOID.SURNAME: "SN",
+    NameOID.GIVEN_NAME: "GN",
+    NameOID.DOMAIN_COMPONENT: "DC",
+    NameOID.SERIAL_NUMBER: "SERIALNUMBER",
+    NameOID.EMAIL_ADDRESS: "E",
+    NameOID.USER_ID: "UID",
+}
+
+
+def session_tags(certificate: Certificate | CertificateRequest) -> dict[str, str]:
+    """Return the session tags of a certificate, or of one issued as requested: `{"x509Subject/CN": "bamboo-01"}`.
+
+    Names that can't become a tag are left out; `untaggable` has them.
+    """
+    found = _values(certificate)
+    return {tag: values[0] for tag, values in found.items() if _problem(tag, values) is None}
+
+
+def untaggable(certificate: Certificate | CertificateRequest) -> list[str]:
+    """Return a sentence for each name that can't become a session tag, so that the service may refuse the session."""
+    problems = (_problem(tag, values) for tag, values in _values(certificate).items())
+    return [problem for problem in problems if problem is not None]
+
+
+def _values(certificate: Certificate | CertificateRequest) -> dict[str, list[str]]:
+    """Return the values for each tag, in the certificate's order."""
+    found: dict[str, list[str]] = {}
+    for tag, value in _pairs(certificate.x509):
+        found.setdefault(tag, []).append(value)
+    return found
+
+
+def _pairs(parsed: x509.Certificate | x509.CertificateSigningRequest) -> Iterator[tuple[str, str]]:
+    yield from _of_name("x509Subject", parsed.subject)
+    if isinstance(parsed, x509.Certificate):
+        yield from _of_name("x509Issuer", parsed.issuer)
+    try:
+        alternatives = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return
+    for value in alternatives.get_values_for_type(x509.DNSName)[:1]:
+        yield "x509SAN/DNS", value
+    for value in alternatives.get_values_for_type(x509.UniformResourceIdentifier)[:1]:
+        yield "x509SAN/URI", value
+    for name in alternatives.get_values_for_type(x509.DirectoryName)[:1]:
+        yield from _of_name("x509SAN/Name", name)
+
+
+def _of_name(prefix: str, name: x509.Name) -> Iterator[tuple[str, str]]:
+    for attribute in name:
+        if attribute.oid in _TYPES:
+            yield f"{prefix}/{_TYPES[attribute.oid]}", str(attribute.value)
+
+
+def _problem(tag: str, values: list[str]) -> str | None:
+    """Return why values can't become a tag, or None."""
+    if len(values) > 1:
+        return f"{tag} has {len(values)} values, and which of them becomes the session tag is not known"
+    [value] = values
+    if len(value) > MAX_LENGTH:
+        return f"{tag} has {len(value)} characters, and a session tag has {MAX_LENGTH} at most"
+    bad = dict.fromkeys(c for c in value if c not in _PUNCTUATION and unicodedata.category(c)[0] not in "LZN")
+    if bad:
+        return f"{tag} is {value!r}, and a session tag can't have {' '.join(map(repr, bad))}"
+    return None

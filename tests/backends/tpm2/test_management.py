@@ -1,0 +1,963 @@
+"""A key's life in a TPM: made, described, certified and deleted. tpm2-tools and OpenSSL judge what is there."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+
+import pytest
+from cryptography.x509 import Certificate
+
+import certs
+from backends.contract import openssl_verifies
+from backends.tpm2.test_faults import uri_through
+from backends.tpm2.test_policies import extend
+from backends.tpm2.test_sharing import start
+from backends.tpm2.test_uris import der
+from backends.tpm2.tpms import NODA, PASSWORD, Tools, flush, handles_in, openssl_signs, read_der
+from hwsigner.backends.tpm2 import handles, keygen
+from hwsigner.backends.tpm2.key_file import TSS2Key, parse_tss2
+from hwsigner.errors import (
+    BackendUnavailableError,
+    HwsignerError,
+    KeyNotFoundError,
+    PinError,
+    PinLockedError,
+    PinRequiredError,
+    SigningKeyError,
+    UnsupportedKeyError,
+    UsageError,
+    WrongPinError,
+)
+from hwsigner.identity import IdentitySource, open_identity
+from hwsigner.key import FoundCertificate, HashName, find_certificates, open_key
+from hwsigner.management import (
+    InstalledCertificate,
+    KeyDescription,
+    KeyRequest,
+    delete_key,
+    describe_key,
+    generate_key,
+    install_certificate,
+)
+from hwsigner.pins import PinSource
+from hwsigner.system import notices
+from softhsm.command import ToolError, run
+from softhsm.tabrmd import ResourceManager
+from softhsm.tpm import SoftTPM
+from tpm_proxy import Fault, TPMProxy
+
+pytestmark = pytest.mark.usefixtures("refused_auth")
+
+HANDLE = 0x81004730
+INDEX = "0x01c20000"
+RESETTABLE = 16
+CREATE, CREATE_PRIMARY, EVICT_CONTROL, SIGN = 0x153, 0x131, 0x120, 0x15D
+NV_DEFINE_SPACE, NV_WRITE = 0x12A, 0x137
+ATTRIBUTES = {"fixedtpm", "fixedparent", "sensitivedataorigin", "sign"}
+OWNER = "owner-4711"
+
+
+def agree(doomed: Sequence[str]) -> None:
+    """Let everything go."""
+
+
+def read_file(path: Path) -> TSS2Key:
+    return parse_tss2(read_der(path), str(path))
+
+
+class Judge:
+    """What tpm2-tools say of a key that hwsigner made."""
+
+    def __init__(self, tools: Tools) -> None:
+        self.tools = tools
+
+    def load(self, path: Path) -> str:
+        """Load the key of a file, and return its context."""
+        key = read_file(path)
+        assert key.parent == 0x40000001
+        primary, context = str(self.tools.path("primary")), str(self.tools.path("judged"))
+        for name, data in (("public", key.public), ("private", key.private)):
+            self.tools.path(name).write_bytes(data)
+        parts = ["-u", str(self.tools.path("public")), "-r", str(self.tools.path("private"))]
+        self.tools.run("tpm2_createprimary", "-Q", "-C", "o", "-G", "ecc", "-c", primary, *NODA)
+        self.tools.run("tpm2_load", "-Q", "-C", primary, *parts, "-c", context)
+        return context
+
+    def read(self, key: str) -> dict[str, str]:
+        """Return what tpm2_readpublic prints, by the names of the values."""
+        lines = [line.strip() for line in self.tools.run("tpm2_readpublic", "-c", key).splitlines()]
+        found = dict(line.split(": ", 1) for line in lines if ": " in line)
+        found["attributes"] = lines[lines.index("attributes:") + 1].removeprefix("value: ")
+        found["type"] = lines[lines.index("type:") + 1].removeprefix("value: ")
+        return found
+
+    def signs(self, key: str, public_key: bytes, hash: HashName = "sha256", auth: str = "") -> bool:
+        """Return whether tpm2_sign makes a signature with the key."""
+        message, signature = self.tools.path("message"), self.tools.path("signature")
+        message.write_bytes(b"message")
+        options = ["-p", auth] if auth else []
+        self.tools.run("tpm2_sign", "-c", key, "-g", hash, "-f", "plain", "-o", str(signature), *options, str(message))
+        return openssl_verifies(self.tools.folder, public_key, signature.read_bytes(), b"message", hash)
+
+
+@pytest.fixture
+def judge(tools: Tools) -> Judge:
+    return Judge(tools)
+
+
+@pytest.fixture
+def path(tools: Tools) -> Path:
+    """The path of the key file to make."""
+    return tools.path("new.pem")
+
+
+@pytest.fixture
+def handle_uri(tools: Tools) -> Iterator[str]:
+    """The URI of the handle to make a key at. It is free at the end."""
+    yield tools.tpm.uri(HANDLE)
+    if f"{HANDLE:#x}" in tools.run_getcap("handles-persistent"):
+        tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", f"{HANDLE:#x}")
+
+
+@pytest.fixture
+def owner(tools: Tools) -> Iterator[str]:
+    """The owner's auth value, in a file that a URI names."""
+    place = tools.path("owner-auth")
+    place.write_text(OWNER)
+    place.chmod(0o600)
+    tools.run("tpm2_changeauth", "-c", "owner", OWNER)
+    yield f"&owner-pin-source=file:{place}"
+    tools.run("tpm2_changeauth", "-c", "owner", "-p", OWNER)
+
+
+def make(tools: Tools, path: Path, pin: str | None = None, **request: object) -> KeyDescription:
+    return generate_key(tools.tpm.uri(path), KeyRequest(**request), pin)  # type: ignore[arg-type]
+
+
+def handle_through(proxy: TPMProxy) -> str:
+    return f"tpm2:handle={HANDLE:#x}?tcti={proxy.tcti}"
+
+
+def sign(uri: str, pin: str | None = None) -> bytes:
+    with open_key(uri, pin) as key:
+        return key.sign(b"message")
+
+
+class TestFile:
+    @pytest.mark.parametrize(
+        ("algorithm", "kind"),
+        [("p256", "ecc"), ("p384", "ecc"), ("p521", "ecc"), ("rsa2048", "rsa"), ("rsa3072", "rsa")],
+    )
+    def test_key_signs_only_and_never_leaves_the_tpm(
+        self, tools: Tools, judge: Judge, path: Path, algorithm: str, kind: str
+    ) -> None:
+        made = make(tools, path, algorithm=algorithm)
+        context = judge.load(path)
+        public = judge.read(context)
+        assert set(public["attributes"].split("|")) == ATTRIBUTES | {"userwithauth", "noda"}
+        assert public["type"] == kind
+        # A null scheme: the key signs with every hash.
+        assert made.public_key is not None
+        assert judge.signs(context, made.public_key, "sha256")
+        assert judge.signs(context, made.public_key, "sha384")
+        assert openssl_verifies(tools.folder, made.public_key, sign(made.uri), b"message", "sha256")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    def test_key_can_t_be_duplicated_to_another_parent(self, tools: Tools, judge: Judge, path: Path) -> None:
+        make(tools, path)
+        context, session = judge.load(path), str(tools.path("session"))
+        outputs = ["-r", str(tools.path("copy")), "-s", str(tools.path("seed"))]
+        tools.run("tpm2_startauthsession", "--policy-session", "-S", session, flush=False)
+        tools.run("tpm2_policycommandcode", "-Q", "-S", session, "TPM2_CC_Duplicate", flush=False)
+        use = ["-p", f"session:{session}", *outputs]
+        try:
+            with pytest.raises(ToolError, match=r"Esys_Duplicate\(0x99D\) .* policy check failed"):
+                tools.run("tpm2_duplicate", "-C", "null", "-c", context, "-G", "null", *use, flush=False)
+        finally:
+            tools.run("tpm2_flushcontext", session)
+
+    def test_openssl_signs_with_the_key(self, tools: Tools, path: Path) -> None:
+        make(tools, path, PASSWORD)
+        tools.path("public").write_bytes(read_file(path).public)
+        assert openssl_signs(tools, path, PASSWORD)
+
+    def test_nothing_is_overwritten(self, tools: Tools, path: Path) -> None:
+        make(tools, path)
+        before, entries = path.read_bytes(), set(tools.folder.iterdir())
+        with pytest.raises(SigningKeyError, match=r"new.pem exists already"):
+            make(tools, path)
+        assert (path.read_bytes(), set(tools.folder.iterdir())) == (before, entries)
+
+    def test_file_that_appears_meanwhile_is_not_overwritten(
+        self, tools: Tools, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(keygen, "_check_new_file", lambda path: Path(path).write_text("another"))
+        with pytest.raises(SigningKeyError, match="exists already"):
+            make(tools, path)
+        assert path.read_text() == "another"
+        assert not list(tools.folder.glob(".new.pem*"))
+
+    def test_link_to_nothing_is_not_followed(self, tools: Tools, path: Path) -> None:
+        path.symlink_to(tools.path("elsewhere.pem"))
+        with pytest.raises(SigningKeyError, match="exists already"):
+            make(tools, path)
+        assert not tools.path("elsewhere.pem").exists()
+
+    def test_missing_folder_is_an_error_before_the_tpm_is_asked(self, proxy: TPMProxy, tools: Tools) -> None:
+        with pytest.raises(SigningKeyError, match=r"there is no folder .*/none for the new key"):
+            generate_key(uri_through(proxy, tools.path("none") / "key.pem"))
+        assert proxy.codes == []
+
+    def test_process_that_is_killed_leaves_no_half_file(self, tools: Tools, path: Path) -> None:
+        program = (
+            "import os, sys\nfrom hwsigner.management import generate_key\n"
+            "os.link = lambda *_: os._exit(9)\ngenerate_key(sys.argv[1])\n"
+        )
+        assert start(program, tools.tpm.uri(path)).wait(60) == 9
+        assert not path.exists()
+        [left] = tools.folder.glob(".new.pem*")
+        assert stat.S_IMODE(left.stat().st_mode) == 0o600
+        make(tools, path)
+
+    def test_key_that_the_tpm_can_t_make_is_refused_before_it_is_made(self, proxy: TPMProxy, path: Path) -> None:
+        with pytest.raises(UnsupportedKeyError) as caught:
+            generate_key(uri_through(proxy, path), KeyRequest(algorithm="rsa4096"))
+        assert "can't make rsa4096 keys" in caught.value.message
+        assert caught.value.hint == "Use one of p256, p384, p521, rsa2048, rsa3072"
+        assert CREATE not in proxy.codes
+        assert not path.exists()
+
+    @pytest.mark.parametrize(
+        "request_",
+        [{"always_authenticate": True}, {"pin_policy": "once"}, {"touch_policy": "never"}, {"overwrite": True}],
+    )
+    def test_what_only_tokens_have_is_refused(self, tools: Tools, path: Path, request_: dict[str, object]) -> None:
+        with pytest.raises(UsageError, match="a TPM's key has no "):
+            generate_key(tools.tpm.uri(path), KeyRequest(**request_))  # type: ignore[arg-type]
+
+    def test_key_that_was_changed_on_the_way_is_thrown_away(
+        self, swtpm: SoftTPM, tools: Tools, path: Path, short_folder: Path
+    ) -> None:
+        with ChangingProxy(swtpm, short_folder) as proxy:
+            with pytest.raises(SigningKeyError, match=r"made another key for .* than was asked for"):
+                generate_key(uri_through(proxy, path))
+            assert CREATE in proxy.codes
+        assert not path.exists()
+
+    def test_user_is_told_when_it_takes_long(
+        self, proxy: TPMProxy, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shown, texts = threading.Event(), []
+
+        def notify(text: str) -> None:
+            texts.append(text)
+            shown.set()
+
+        def decide(command: bytes) -> Fault:
+            if int.from_bytes(command[6:10]) == CREATE:
+                shown.wait(60)
+            return "pass"
+
+        proxy.decide = decide
+        monkeypatch.setattr(notices, "_notify", notify)
+        generate_key(uri_through(proxy, path))
+        assert texts == ["waiting for the TPM to make the key: some take a minute for RSA"]
+
+    @pytest.mark.parametrize("fault", ["drop", "cut", 0x101])
+    @pytest.mark.parametrize("pin", [None, PASSWORD])
+    def test_fault_leaves_a_whole_key_or_none(
+        self, proxy: TPMProxy, tools: Tools, swtpm: SoftTPM, path: Path, fault: Fault, pin: str | None
+    ) -> None:
+        uri = uri_through(proxy, path)
+        for number in count():
+            proxy.exchanges.clear()
+            proxy.at(number, fault)
+            try:
+                generate_key(uri, pin=pin)
+            except HwsignerError:
+                assert not path.exists()
+            else:
+                assert sign(tools.tpm.uri(path), pin)
+                path.unlink()
+                if len(proxy.exchanges) <= number:
+                    break
+            assert [name for name in tools.folder.iterdir() if "new.pem" in name.name] == []
+            flush(swtpm, proxy.lost)
+            proxy.lost.clear()
+        assert number > 5
+
+
+class ChangingProxy(TPMProxy):
+    """A proxy that removes noDA from every key that is made through it."""
+
+    def _forward(self, command: bytes) -> bytes:
+        # TPMT_PUBLIC: the type, the nameAlg SHA-256, then the attributes.
+        asked, changed = bytes.fromhex("0023000b00040472"), bytes.fromhex("0023000b00040072")
+        return super()._forward(command.replace(asked, changed))
+
+
+class TestPin:
+    def test_pin_is_wanted_and_is_not_seen_on_the_way(self, proxy: TPMProxy, tools: Tools, path: Path) -> None:
+        made = generate_key(uri_through(proxy, path), pin=PASSWORD)
+        assert PASSWORD.encode() not in proxy.stream
+        assert not read_file(path).empty_auth
+        assert "A signature needs its PIN, the TPM auth value." in made.guards
+        uri = tools.tpm.uri(path)
+        assert sign(uri, PASSWORD)
+        with pytest.raises(WrongPinError):
+            sign(uri, "wrong")
+        assert tools.counted_failures() == 1
+
+    @pytest.mark.parametrize("place", ["query", "callable", "variable"])
+    def test_pin_comes_from_any_place_but_a_prompt(
+        self, tools: Tools, path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        uri = tools.tpm.uri(path)
+        if place == "query":
+            generate_key(f"{uri}&pin-value={PASSWORD}")
+        elif place == "callable":
+            generate_key(uri, pin=lambda request: PASSWORD)
+        else:
+            monkeypatch.setenv("HWSIGNER_PIN", PASSWORD)
+            generate_key(uri)
+        assert sign(uri, PASSWORD)
+
+    def test_user_is_not_asked_for_a_pin(self, tools: Tools, path: Path) -> None:
+        def prompt(request: object) -> str:
+            raise AssertionError("asked")
+
+        generate_key(tools.tpm.uri(path), pin=PinSource(prompts=[prompt]))
+        assert read_file(path).empty_auth
+
+    @pytest.mark.parametrize(("pin", "fault"), [("x" * 33, "more than 32 bytes"), ("x\0", "ends in a NUL")])
+    def test_pin_that_the_tpm_can_t_keep_is_refused(self, tools: Tools, path: Path, pin: str, fault: str) -> None:
+        with pytest.raises(PinError, match=fault) as caught:
+            make(tools, path, pin)
+        assert pin not in str(caught.value)
+
+    def test_longest_pin_is_accepted(self, tools: Tools, path: Path) -> None:
+        assert sign(make(tools, path, "x" * 32).uri, "x" * 32)
+
+    @pytest.mark.parametrize(
+        ("pin", "noda", "is_noda", "note"),
+        [
+            (None, None, True, ""),
+            (PASSWORD, None, False, ""),
+            (PASSWORD, True, True, "as many as it likes"),
+            (None, False, False, "while the TPM is in lockout"),
+        ],
+    )
+    def test_noda_follows_from_the_pin_unless_it_is_said(
+        self, tools: Tools, judge: Judge, path: Path, pin: str | None, noda: bool | None, is_noda: bool, note: str
+    ) -> None:
+        made = make(tools, path, pin, noda=noda)
+        assert ("noda" in judge.read(judge.load(path))["attributes"]) == made.properties["noDA"] == is_noda
+        assert bool(made.notes) == bool(note)
+        assert note in "".join(made.notes)
+
+    def test_key_is_made_and_signs_in_lockout_when_it_has_no_pin(
+        self, tools: Tools, path: Path, locked_file: Path
+    ) -> None:
+        tools.set_lockout(1)
+        with pytest.raises(WrongPinError), open_key(tools.tpm.uri(locked_file), _final("wrong")) as key:
+            key.sign(b"message")
+        made = make(tools, path)
+        assert sign(made.uri)
+        with (
+            pytest.raises(PinLockedError, match="in lockout"),
+            open_key(tools.tpm.uri(locked_file), _final("x")) as key,
+        ):
+            key.sign(b"message")
+
+
+def _final(pin: str) -> PinSource:
+    """Return a PIN to send even if it locks the TPM."""
+    return PinSource(pin, allow_final_try=True)
+
+
+class TestOwner:
+    def test_key_is_made_with_the_owner_s_auth_value(self, tools: Tools, path: Path, owner: str) -> None:
+        uri = tools.tpm.uri(path) + owner
+        generate_key(uri)
+        assert sign(uri)
+
+    def test_missing_auth_value_of_the_owner_is_an_error(self, tools: Tools, path: Path, owner: str) -> None:
+        with pytest.raises(PinRequiredError, match="owner wants its TPM owner auth value") as caught:
+            make(tools, path)
+        assert "owner-pin-source" in caught.value.hint
+        assert not path.exists()
+
+    def test_wrong_auth_value_of_the_owner_is_sent_once(
+        self, proxy: TPMProxy, tools: Tools, path: Path, owner: str
+    ) -> None:
+        tools.path("owner-auth").write_text("wrong")
+        with pytest.raises(WrongPinError, match="wrong TPM owner auth value"):
+            generate_key(uri_through(proxy, path) + owner)
+        # The empty one was tried before, for the storage root key that a session is salted with.
+        refused = [exchange.code for exchange in proxy.exchanges if exchange.answer[6:10].hex() == "000009a2"]
+        assert refused == [CREATE_PRIMARY] * 2
+
+    def test_handle_takes_the_owner_s_auth_value_and_hides_it(
+        self, proxy: TPMProxy, tools: Tools, handle_uri: str, owner: str
+    ) -> None:
+        uri = handle_through(proxy) + owner
+        try:
+            generate_key(uri)
+        finally:
+            gone = delete_key(uri, agree)
+        assert f"handle:{HANDLE:#010x}" in gone[0]
+        assert OWNER.encode() not in proxy.stream
+        assert f"{HANDLE:#x}" not in tools.run_getcap("handles-persistent")
+
+    def test_handle_stays_when_the_owner_s_auth_value_is_missing(
+        self, tools: Tools, handle_uri: str, owner: str
+    ) -> None:
+        generate_key(handle_uri + owner)
+        try:
+            with pytest.raises(PinRequiredError, match="owner wants its TPM owner auth value"):
+                delete_key(handle_uri, agree)
+            assert f"{HANDLE:#x}" in tools.run_getcap("handles-persistent")
+        finally:
+            delete_key(handle_uri + owner, agree)
+
+
+class TestPCRs:
+    @pytest.fixture(autouse=True)
+    def reset(self, tools: Tools) -> Iterator[None]:
+        yield
+        tools.run("tpm2_pcrreset", str(RESETTABLE), "23")
+
+    @pytest.mark.parametrize("pin", [None, PASSWORD])
+    def test_key_signs_until_a_pcr_changes_whatever_the_pin(
+        self, tools: Tools, judge: Judge, path: Path, pin: str | None
+    ) -> None:
+        made = make(tools, path, pin, pcrs="sha256:7,16")
+        attributes = set(judge.read(judge.load(path))["attributes"].split("|"))
+        assert attributes == ATTRIBUTES | (set() if pin else {"noda"})  # No userwithauth, no adminwithpolicy.
+        assert made.public_key is not None
+        assert openssl_verifies(tools.folder, made.public_key, sign(made.uri, pin), b"message", "sha256")
+        assert made.notes[0].startswith("An update of firmware, shim")
+        extend(tools, RESETTABLE)
+        for given in (PASSWORD, "wrong", None):
+            with pytest.raises((SigningKeyError, PinRequiredError)):
+                sign(made.uri, given)
+        with pytest.raises(SigningKeyError, match="at least one has another value than the policy wants"):
+            sign(made.uri, pin)
+        assert tools.counted_failures() == 0
+
+    def test_wrong_pin_and_none_are_refused_while_the_pcrs_are_right(self, tools: Tools, path: Path) -> None:
+        made = make(tools, path, PASSWORD, pcrs="sha256:16")
+        with pytest.raises(WrongPinError):
+            sign(made.uri, "wrong")
+        with pytest.raises(PinRequiredError):
+            sign(made.uri)
+        assert tools.counted_failures() >= 1
+
+    @pytest.mark.parametrize("pin", [None, PASSWORD])
+    def test_tpm2_sign_needs_the_policy(self, tools: Tools, judge: Judge, path: Path, pin: str | None) -> None:
+        made = make(tools, path, pin, pcrs="sha256:16,23")
+        context, session = judge.load(path), str(tools.path("session"))
+        assert made.public_key is not None
+
+        def signs_by_policy() -> bool:
+            assert made.public_key is not None
+            tools.run("tpm2_startauthsession", "--policy-session", "-S", session, flush=False)
+            try:
+                tools.run("tpm2_policypcr", "-Q", "-S", session, "-l", "sha256:16,23", flush=False)
+                if pin:
+                    tools.run("tpm2_policyauthvalue", "-Q", "-S", session, flush=False)
+                return judge.signs(context, made.public_key, auth=f"session:{session}" + (f"+{pin}" if pin else ""))
+            finally:
+                tools.run("tpm2_flushcontext", session)
+
+        assert signs_by_policy()
+        with pytest.raises(ToolError):  # The auth value alone opens nothing.
+            judge.signs(context, made.public_key, auth=pin or "")
+        extend(tools, RESETTABLE)
+        with pytest.raises(ToolError, match="policy"):
+            signs_by_policy()
+
+    def test_more_pcrs_than_the_tpm_reads_at_once_are_selected(self, tools: Tools, path: Path) -> None:
+        numbers = ",".join(map(str, range(17)))
+        made = make(tools, path, pcrs=f"sha384:{numbers}")
+        assert sign(made.uri)
+        extend_bank = f"{RESETTABLE}:sha384={'cd' * 48}"
+        tools.run("tpm2_pcrextend", extend_bank)
+        with pytest.raises(SigningKeyError, match="policy"):
+            sign(made.uri)
+
+    @pytest.mark.parametrize(
+        "pcrs",
+        ["7", "sha256", "sha256:", "sha256:24", "sha256:7,", "md5:7", "sha256:7+sha384:7", "sha256:-1", "sha256: 7"],
+    )
+    def test_malformed_selection_is_refused(self, tools: Tools, path: Path, pcrs: str) -> None:
+        with pytest.raises(UsageError, match="names no PCRs"):
+            make(tools, path, pcrs=pcrs)
+
+    def test_pcr_that_any_program_can_reset_is_warned_of(self, tools: Tools, path: Path) -> None:
+        assert "PCR 16 protects little" in make(tools, path, pcrs="sha256:16").notes[1]
+
+    def test_handle_with_pcrs_is_refused(self, handle_uri: str) -> None:
+        with pytest.raises(UsageError, match="a key with PCRs can't be at a handle"):
+            generate_key(handle_uri, KeyRequest(pcrs="sha256:7"))
+
+
+class TestHandle:
+    def test_key_is_there_with_its_attributes(self, tools: Tools, judge: Judge, handle_uri: str) -> None:
+        made = generate_key(handle_uri, pin=PASSWORD)
+        public = judge.read(f"{HANDLE:#x}")
+        assert set(public["attributes"].split("|")) == ATTRIBUTES | {"userwithauth"}
+        assert public["name"] == made.properties["name"]
+        assert made.public_key is not None
+        assert judge.signs(f"{HANDLE:#x}", made.public_key, auth=PASSWORD)
+        assert openssl_verifies(tools.folder, made.public_key, sign(handle_uri, PASSWORD), b"message", "sha256")
+        assert made.properties["pin"] is True
+        assert describe_key(handle_uri).properties["pin"] is None
+
+    @pytest.mark.parametrize(
+        ("handle", "whose"),
+        [
+            (0x81000000, "storage root keys"),
+            (0x81000001, "storage root keys"),
+            (0x810000FF, "storage root keys"),
+            (0x81010000, "endorsement keys"),
+            (0x81010001, "endorsement keys"),
+            (0x8101FFFF, "endorsement keys"),
+            (0x81800000, "the platform's firmware"),
+            (0x81FFFFFF, "the platform's firmware"),
+        ],
+    )
+    @pytest.mark.parametrize("do", [generate_key, lambda uri: delete_key(uri, agree)])
+    def test_reserved_handle_is_refused_before_the_tpm_is_asked(
+        self, proxy: TPMProxy, handle: int, whose: str, do: Callable[[str], object]
+    ) -> None:
+        with pytest.raises(UsageError, match=f"is reserved for {whose}"):
+            do(f"tpm2:handle={handle:#010x}?tcti={proxy.tcti}")
+        assert proxy.codes == []
+
+    def test_taken_handle_is_refused_before_a_key_is_made(self, proxy: TPMProxy, tools: Tools, handle_uri: str) -> None:
+        first = generate_key(handle_uri)
+        with pytest.raises(SigningKeyError, match=f"has a key at handle:{HANDLE:#010x} already"):
+            generate_key(handle_through(proxy))
+        assert CREATE not in proxy.codes
+        assert describe_key(handle_uri).properties["name"] == first.properties["name"]
+
+    def test_handle_that_is_taken_meanwhile_is_refused(
+        self, tools: Tools, handle_uri: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = generate_key(handle_uri)
+        monkeypatch.setattr(handles, "check_free", lambda *_: None)
+        with pytest.raises(SigningKeyError, match="already"):
+            generate_key(handle_uri)
+        assert describe_key(handle_uri).properties["name"] == first.properties["name"]
+
+    @pytest.mark.parametrize(("code", "message"), [(0x14B, "has no room for another key"), (0x14C, "already")])
+    def test_tpm_without_room_is_an_error_that_says_so(
+        self, proxy: TPMProxy, tools: Tools, handle_uri: str, code: int, message: str
+    ) -> None:
+        proxy.decide = lambda command: code if int.from_bytes(command[6:10]) == EVICT_CONTROL else "pass"
+        with pytest.raises(SigningKeyError, match=message):
+            generate_key(handle_through(proxy))
+
+    @pytest.mark.parametrize("fault", ["drop", "cut"])
+    def test_lost_connection_is_repaired(self, proxy: TPMProxy, tools: Tools, handle_uri: str, fault: Fault) -> None:
+        faults: list[Fault] = [fault]
+
+        def decide(command: bytes) -> Fault:
+            is_evicting = int.from_bytes(command[6:10]) == EVICT_CONTROL
+            return faults.pop() if is_evicting and faults else "pass"
+
+        proxy.decide = decide
+        uri = handle_through(proxy)
+        made = generate_key(uri)
+        assert describe_key(handle_uri).properties["name"] == made.properties["name"]
+        faults.append(fault)
+        assert delete_key(uri, agree)
+        assert f"{HANDLE:#x}" not in tools.run_getcap("handles-persistent")
+
+    def test_key_that_may_be_left_is_named(self, proxy: TPMProxy, tools: Tools, handle_uri: str, owner: str) -> None:
+        proxy.decide = lambda command: "drop" if int.from_bytes(command[6:10]) == EVICT_CONTROL else "pass"
+        with pytest.raises(BackendUnavailableError, match=f"the new key may be at handle:{HANDLE:#010x}"):
+            generate_key(handle_through(proxy) + owner)
+        assert f"{HANDLE:#x}" in tools.run_getcap("handles-persistent")
+        delete_key(handle_uri + owner, agree)
+
+    def test_malformed_place_is_refused(self) -> None:
+        for uri in ("tpm2:handle=0x82000000", "tpm2:nv=0x1c20000", "tpm2:", "tpm2:handle=0x81000100;path=/x"):
+            with pytest.raises(UsageError):
+                generate_key(uri)
+
+
+LIFE = """
+import sys
+from hwsigner.key import open_key
+from hwsigner.management import KeyRequest, delete_key, describe_key, generate_key
+for uri in sys.argv[1:]:
+    made = generate_key(uri, KeyRequest(), "right-4711")
+    assert describe_key(uri).properties["name"] == made.properties["name"]
+    with open_key(uri, "right-4711") as key:
+        assert key.sign(b"message")
+    print(*delete_key(uri, print))
+"""
+
+
+def test_life_of_a_key_behind_a_resource_manager(tools: Tools, path: Path, swtpm: SoftTPM) -> None:
+    with ResourceManager(swtpm) as manager:
+        uris = [f"tpm2:path={path}?tcti={manager.tcti}", f"tpm2:handle={HANDLE:#x}?tcti={manager.tcti}"]
+        process = start(LIFE, *uris, env=manager.env)
+        _, errors = process.communicate(timeout=120)
+        assert (process.returncode, errors) == (0, "")
+    assert not path.exists()
+    assert f"{HANDLE:#x}" not in tools.run_getcap("handles-persistent")
+    assert handles_in(swtpm) == []
+
+
+class TestDescription:
+    def test_file_is_described_without_the_tpm(self, tools: Tools, path: Path) -> None:
+        made = make(tools, path, PASSWORD, pcrs="sha256:7,16")
+        described = describe_key(f"tpm2:path={path}?tcti=device:/dev/none")
+        assert described.properties == made.properties
+        assert described.properties["pcrs"] == ["sha256:7", "sha256:16"]
+        assert described.properties["policy"] == ["PolicyPCR", "PolicyAuthValue"]
+        assert described.properties["parent"] == "owner"
+        assert described.guards == (
+            "It can't leave its TPM: fixedTPM and fixedParent are set.",
+            "A signature needs the values in PCR sha256:7, sha256:16 for which it was made.",
+            "A signature needs its PIN, the TPM auth value.",
+            "Wrong PINs count towards the TPM's lockout: noDA is not set.",
+        )
+
+    def test_path_of_a_key_file_is_enough(self, tools: Tools, path: Path) -> None:
+        made = make(tools, path)
+        described = describe_key(str(path))
+        assert (described.public_key, described.uri) == (made.public_key, f"tpm2:path={path}")
+        assert described.guards[-1] == "It has no PIN: any user who may use the TPM and read the file can sign."
+
+    def test_handle_is_described_without_a_signature_or_an_auth_value(self, proxy: TPMProxy, tools: Tools) -> None:
+        tools.tpm.persist(HANDLE, "ecc256", PASSWORD)
+        try:
+            described = describe_key(f"tpm2:handle={HANDLE:#x}?tcti={proxy.tcti}")
+        finally:
+            tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", f"{HANDLE:#x}")
+        assert described.place == f"the TPM, handle {HANDLE:#010x}"
+        assert "It may have a PIN, its TPM auth value: a handle does not say." in described.guards
+        # No command has an authorization.
+        assert all(exchange.command[:2] == b"\x80\x01" for exchange in proxy.exchanges)
+        assert SIGN not in proxy.codes
+
+    def test_policy_at_a_handle_is_said_to_be_unknown(self, tools: Tools, judge: Judge, path: Path) -> None:
+        make(tools, path, pcrs="sha256:7")
+        tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", judge.load(path), f"{HANDLE:#x}")
+        try:
+            described = describe_key(tools.tpm.uri(HANDLE))
+        finally:
+            tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", f"{HANDLE:#x}")
+        assert described.properties["policy"] is None
+        assert "A signature needs its policy to be satisfied: a handle does not say which." in described.guards
+
+    def test_key_that_may_leave_the_tpm_is_said_to(self, tools: Tools) -> None:
+        file = tools.key_file(attributes="userwithauth|sensitivedataorigin|sign", primary=("-G", "ecc", *NODA))
+        described = describe_key(tools.tpm.uri(file))
+        assert described.properties["extractable"] is True
+        assert described.guards[0] == "It may be copied to another TPM: fixedTPM or fixedParent is not set."
+
+    def test_missing_key_is_an_error(self, tools: Tools, path: Path) -> None:
+        for place in (path, HANDLE):
+            with pytest.raises(KeyNotFoundError):
+                describe_key(tools.tpm.uri(place))
+
+
+class TestDeletion:
+    def test_file_goes_with_its_certificate_once_that_was_agreed(
+        self, tools: Tools, path: Path, chain: list[FoundCertificate]
+    ) -> None:
+        uri = make(tools, path).uri
+        certificate = install_certificate(uri, chain).certificate
+        asked: list[str] = []
+        gone = delete_key(uri, asked.extend)
+        assert asked == [
+            f"the key file {path} (a copy of it would still sign with its TPM)",
+            f"its certificate file {certificate}",
+        ]
+        assert gone == (f"the key file {path}", f"its certificate file {certificate}")
+        assert not path.exists()
+        assert not os.path.exists(certificate)
+
+    @pytest.mark.parametrize("place", ["file", "handle"])
+    def test_key_stays_when_the_user_refuses(self, tools: Tools, path: Path, handle_uri: str, place: str) -> None:
+        uri = tools.tpm.uri(path) if place == "file" else handle_uri
+        generate_key(uri)
+
+        def refuse(doomed: Sequence[str]) -> None:
+            raise UsageError("no")
+
+        with pytest.raises(UsageError, match="no"):
+            delete_key(uri, refuse)
+        assert sign(uri)
+
+    def test_link_is_followed_to_the_key(self, tools: Tools, path: Path) -> None:
+        make(tools, path)
+        link = tools.path("link.pem")
+        link.symlink_to(path)
+        [gone] = delete_key(tools.tpm.uri(link), agree)
+        assert gone == f"the key file {path}"
+        assert not path.exists()
+
+    def test_file_with_a_certificate_in_it_is_said_to_go_whole(
+        self, tools: Tools, path: Path, ca: certs.Authority
+    ) -> None:
+        make(tools, path)
+        path.write_bytes(path.read_bytes() + certs.pem(ca.certificate))
+        asked: list[str] = []
+        delete_key(tools.tpm.uri(path), asked.extend)
+        assert asked[0].startswith(f"the key file {path} with a private key and a certificate")
+
+    def test_file_that_is_no_tpm_key_is_left_alone(self, tools: Tools, path: Path) -> None:
+        path.write_bytes(certs.pem(certs.make_ca().certificate))
+        with pytest.raises(UnsupportedKeyError):
+            delete_key(tools.tpm.uri(path), agree)
+        assert path.exists()
+
+    def test_persistent_key_is_gone(self, tools: Tools, handle_uri: str) -> None:
+        made = generate_key(handle_uri)
+        [gone] = delete_key(handle_uri, agree)
+        assert made.properties["name"] in gone
+        assert f"{HANDLE:#x}" not in tools.run_getcap("handles-persistent")
+        with pytest.raises(KeyNotFoundError):
+            delete_key(handle_uri, agree)
+
+    @pytest.mark.parametrize("persistent_parent", [""], indirect=True)
+    def test_parent_of_other_keys_is_left_alone(self, tools: Tools, persistent_parent: str) -> None:
+        with pytest.raises(SigningKeyError, match="is a storage key"):
+            delete_key(f"tpm2:handle={persistent_parent}?tcti={tools.tpm.tcti}", agree)
+        assert persistent_parent in tools.run_getcap("handles-persistent")
+
+    def test_key_that_was_replaced_meanwhile_stays(self, tools: Tools, handle_uri: str) -> None:
+        generate_key(handle_uri)
+
+        def replace(doomed: Sequence[str]) -> None:
+            tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", f"{HANDLE:#x}")
+            generate_key(handle_uri)
+
+        with pytest.raises(SigningKeyError, match=r"another key is at handle:\S+ now"):
+            delete_key(handle_uri, replace)
+        assert sign(handle_uri)
+
+    def test_key_that_is_gone_meanwhile_is_gone(self, tools: Tools, handle_uri: str) -> None:
+        generate_key(handle_uri)
+
+        def evict(doomed: Sequence[str]) -> None:
+            tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", f"{HANDLE:#x}")
+
+        assert delete_key(handle_uri, evict)
+
+    def test_key_that_is_still_there_is_an_error(self, handle_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        generate_key(handle_uri)
+        monkeypatch.setattr(handles, "remove", lambda *_: None)
+        with pytest.raises(SigningKeyError, match="is still there"):
+            delete_key(handle_uri, agree)
+
+
+@pytest.fixture
+def chain(ca: certs.Authority) -> list[FoundCertificate]:
+    """A leaf and an intermediate. That they fit the key is the caller's to check."""
+    leaf = certs.issue(ca, ca.key.public_key())
+    return [FoundCertificate(der(leaf), "leaf"), FoundCertificate(der(ca.certificate), "intermediate")]
+
+
+def nv_content(tools: Tools, index: str = INDEX) -> bytes:
+    """Return what tpm2_nvread reads."""
+    return run(["tpm2_nvread", "-C", "o", index], tools.tpm.env)
+
+
+class TestCertificateFile:
+    def test_leaf_and_intermediates_are_beside_the_key(
+        self, tools: Tools, path: Path, chain: list[FoundCertificate]
+    ) -> None:
+        make(tools, path)
+        installed = install_certificate(tools.tpm.uri(path), chain)
+        assert installed == InstalledCertificate(f"{path}.crt")
+        file = Path(installed.certificate)
+        assert stat.S_IMODE(file.stat().st_mode) == 0o644
+        assert [found.der for found in find_certificates(str(file))] == [found.der for found in chain]
+        printed = subprocess.run(["openssl", "x509", "-in", file, "-outform", "DER"], capture_output=True, check=True)
+        assert printed.stdout == chain[0].der
+
+    def test_certificate_is_replaced_in_one_step(
+        self, tools: Tools, path: Path, chain: list[FoundCertificate], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make(tools, path)
+        uri = tools.tpm.uri(path)
+        file = Path(install_certificate(uri, chain).certificate)
+        before = file.read_bytes()
+
+        def fail(*_: object, **__: object) -> None:
+            assert file.read_bytes() == before
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fail)
+            with pytest.raises(HwsignerError, match="No space left"):
+                install_certificate(uri, chain[:1])
+        assert file.read_bytes() == before
+        install_certificate(uri, chain[:1])
+        assert [found.der for found in find_certificates(str(file))] == [chain[0].der]
+
+    def test_handle_needs_an_nv_index(self, handle_uri: str, chain: list[FoundCertificate]) -> None:
+        with pytest.raises(UsageError, match="there is no file beside tpm2:handle") as caught:
+            install_certificate(handle_uri, chain)
+        assert "--nv-index" in caught.value.hint
+
+
+class TestNVIndex:
+    @pytest.fixture(autouse=True)
+    def undefined(self, tools: Tools) -> Iterator[None]:
+        yield
+        if INDEX[4:] in tools.run_getcap("handles-nv-index").lower():
+            tools.run("tpm2_nvundefine", "-C", "o", INDEX)
+
+    def install(self, uri: str, chain: list[FoundCertificate], index: str = INDEX) -> InstalledCertificate:
+        return install_certificate(uri, chain, nv_index=index)
+
+    def found(self, tools: Tools) -> list[bytes]:
+        return [found.der for found in find_certificates(f"tpm2:nv={INDEX}?tcti={tools.tpm.tcti}")]
+
+    def test_leaf_is_in_the_index_for_every_reader(
+        self, tools: Tools, handle_uri: str, chain: list[FoundCertificate]
+    ) -> None:
+        installed = self.install(handle_uri, chain)
+        assert [found.der for found in find_certificates(installed.certificate)] == [chain[0].der]
+        assert nv_content(tools).rstrip(b"\0") == chain[0].der
+        public = tools.run("tpm2_nvreadpublic", INDEX)
+        assert "friendly: ownerwrite|ownerread|authread|no_da|written" in public
+        assert "owner's auth value can change or remove NV index 0x01c20000" in installed.notes[0]
+        assert "keep their file" in installed.notes[1]
+
+    def test_intermediates_are_beside_a_key_file(self, tools: Tools, path: Path, chain: list[FoundCertificate]) -> None:
+        make(tools, path)
+        installed = self.install(tools.tpm.uri(path), chain)
+        assert installed.intermediates == f"{path}.chain.crt"
+        assert [found.der for found in find_certificates(installed.intermediates)] == [chain[1].der]
+        assert len(installed.notes) == 1
+        assert f"its certificate file {path}.chain.crt" in delete_key(tools.tpm.uri(path), agree)
+
+    def test_next_leaf_replaces_the_old_one(
+        self, tools: Tools, handle_uri: str, chain: list[FoundCertificate], ca: certs.Authority
+    ) -> None:
+        self.install(handle_uri, chain)
+        other = der(certs.issue(ca, certs.make_ca().key.public_key()))
+        self.install(handle_uri, [FoundCertificate(other, "")])
+        assert self.found(tools) == [other]
+
+    def test_owner_s_auth_value_is_used_and_hidden(
+        self, proxy: TPMProxy, tools: Tools, handle_uri: str, chain: list[FoundCertificate], owner: str
+    ) -> None:
+        uri = handle_through(proxy)
+        with pytest.raises(PinRequiredError, match="owner wants its TPM owner auth value"):
+            self.install(uri, chain)
+        assert INDEX[4:] not in tools.run_getcap("handles-nv-index").lower()
+        self.install(uri + owner, chain)
+        assert self.found(tools) == [chain[0].der]
+        assert OWNER.encode() not in proxy.stream
+        tools.run("tpm2_nvundefine", "-C", "o", "-P", OWNER, INDEX)
+
+    def test_leaf_that_is_too_long_for_any_index_is_refused(self, tools: Tools, handle_uri: str) -> None:
+        with pytest.raises(SigningKeyError, match=r"has 3000 bytes, and an NV index of the TPM at .* has 2048 at most"):
+            self.install(handle_uri, [FoundCertificate(bytes(3000), "")])
+
+    def test_leaf_that_is_too_long_for_the_index_leaves_the_old_one(
+        self, tools: Tools, handle_uri: str, chain: list[FoundCertificate]
+    ) -> None:
+        self.install(handle_uri, chain)
+        with pytest.raises(SigningKeyError, match="has 1900 bytes, and NV index 0x01c20000 has"):
+            self.install(handle_uri, [FoundCertificate(bytes(1900), "")])
+        assert self.found(tools) == [chain[0].der]
+
+    def test_new_index_is_removed_when_writing_fails(
+        self, proxy: TPMProxy, tools: Tools, handle_uri: str, chain: list[FoundCertificate]
+    ) -> None:
+        proxy.decide = lambda command: 0x101 if int.from_bytes(command[6:10]) == NV_WRITE else "pass"
+        with pytest.raises(SigningKeyError):
+            self.install(handle_through(proxy), chain)
+        assert INDEX[4:] not in tools.run_getcap("handles-nv-index").lower()
+
+    @pytest.mark.parametrize("failing", [0, 1])
+    def test_old_content_is_written_back_when_writing_fails(
+        self, proxy: TPMProxy, tools: Tools, handle_uri: str, chain: list[FoundCertificate], failing: int
+    ) -> None:
+        old = chain[0].der + chain[1].der
+        size = 2048
+        tools.run("tpm2_nvdefine", "-Q", INDEX, "-C", "o", "-s", str(size), "-a", "ownerwrite|ownerread|authread|no_da")
+        tools.path("old").write_bytes(old.ljust(size, b"\xff"))
+        tools.run("tpm2_nvwrite", INDEX, "-C", "o", "-i", str(tools.path("old")))
+        writes = count()
+
+        def decide(command: bytes) -> Fault:
+            return 0x101 if int.from_bytes(command[6:10]) == NV_WRITE and next(writes) == failing else "pass"
+
+        proxy.decide = decide
+        with pytest.raises(SigningKeyError):
+            self.install(handle_through(proxy), chain[1:])
+        assert nv_content(tools) == old.ljust(size, b"\xff")
+        assert next(writes) > failing + 1
+
+    def test_index_that_can_t_be_put_back_is_named(
+        self, proxy: TPMProxy, tools: Tools, handle_uri: str, chain: list[FoundCertificate]
+    ) -> None:
+        self.install(handle_uri, chain)
+        proxy.decide = lambda command: 0x101 if int.from_bytes(command[6:10]) == NV_WRITE else "pass"
+        with pytest.raises(SigningKeyError, match="NV index 0x01c20000 was not written, and can't be put back"):
+            self.install(handle_through(proxy), chain)
+        assert self.found(tools) == [chain[0].der]
+
+    def test_index_with_something_else_is_not_overwritten(
+        self, tools: Tools, handle_uri: str, chain: list[FoundCertificate]
+    ) -> None:
+        tools.run("tpm2_nvdefine", "-Q", INDEX, "-C", "o", "-s", "900", "-a", "ownerwrite|ownerread|authread|no_da")
+        tools.path("other").write_bytes(b"secret".ljust(900, b"\0"))
+        tools.run("tpm2_nvwrite", INDEX, "-C", "o", "-i", str(tools.path("other")))
+        with pytest.raises(SigningKeyError, match=r"holds no certificate.* so it is not overwritten"):
+            self.install(handle_uri, chain)
+        assert nv_content(tools).startswith(b"secret")
+
+    @pytest.mark.parametrize("attributes", ["authwrite|authread|no_da", "nt=counter|ownerwrite|authread|no_da"])
+    def test_index_that_the_owner_can_t_write_is_refused(
+        self, tools: Tools, handle_uri: str, chain: list[FoundCertificate], attributes: str
+    ) -> None:
+        size = "8" if "counter" in attributes else "900"
+        tools.run("tpm2_nvdefine", "-Q", INDEX, "-C", "o", "-s", size, "-a", attributes)
+        with pytest.raises(SigningKeyError, match="the owner can't write to NV index 0x01c20000"):
+            self.install(handle_uri, chain)
+
+    def test_index_without_room_in_the_tpm_is_an_error_that_says_so(
+        self, proxy: TPMProxy, tools: Tools, handle_uri: str, chain: list[FoundCertificate]
+    ) -> None:
+        proxy.decide = lambda command: 0x14B if int.from_bytes(command[6:10]) == NV_DEFINE_SPACE else "pass"
+        with pytest.raises(SigningKeyError, match=r"has no room for an NV index of \d+ bytes"):
+            self.install(handle_through(proxy), chain)
+
+    @pytest.mark.parametrize(
+        ("index", "fault"),
+        [("0x01c00002", "is reserved for certificates of endorsement keys"), ("0x81000001", "has no NV index")],
+    )
+    def test_index_of_another_use_is_refused(
+        self, handle_uri: str, chain: list[FoundCertificate], index: str, fault: str
+    ) -> None:
+        with pytest.raises(UsageError, match=fault):
+            self.install(handle_uri, chain, index)
+
+    def test_key_with_its_certificate_in_the_tpm_makes_an_identity(
+        self, tools: Tools, handle_uri: str, ca: certs.Authority
+    ) -> None:
+        made = generate_key(handle_uri)
+        assert made.public_key is not None
+        leaf: Certificate = certs.issue(ca, made.public_key)
+        installed = self.install(handle_uri, [FoundCertificate(der(leaf), "")])
+        with open_identity(IdentitySource(installed.certificate, handle_uri)) as identity:
+            assert identity.sign(b"message")

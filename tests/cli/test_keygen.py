@@ -1,0 +1,143 @@
+"""`hwsigner keygen`: what it asks a backend for, and what it prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from backends.file.keyfiles import openssl
+from hwsigner.backends import BACKENDS, Backend
+from hwsigner.management import KeyDescription, KeyRequest
+from hwsigner.pins import PinRequest, PinSource
+from hwsigner.pins import sources as pin_sources
+from hwsigner.uri import KeyURI
+from scene import Outcome
+
+
+class Drawer(ModuleType):
+    """A backend's management module, which keeps what it was asked for."""
+
+    uri: KeyURI
+    request: KeyRequest
+    pin: str | None
+
+    def generate_key(self, uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescription:
+        self.uri, self.request, self.pin = uri, request, pins.offered(uri, PinRequest("PIN", "the drawer"))
+        return KeyDescription(f"{uri}'\x1b[31m", "the drawer", None, ("It is locked", "It is oak"), {"wood": "oak"})
+
+
+@pytest.fixture
+def drawer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Drawer]:
+    """A backend for the scheme `drawer`."""
+    found = Drawer("drawer_management")
+    monkeypatch.setitem(sys.modules, "drawer_management", found)
+    monkeypatch.setitem(BACKENDS, "drawer", Backend("drawer_management", management="drawer_management"))
+    yield found
+    pin_sources.forget()
+
+
+def test_file_key_is_made_and_described(call: Callable[..., Outcome], tmp_path: Path) -> None:
+    path = tmp_path / "web.key"
+    outcome = call("keygen", path)
+    assert (outcome.status, outcome.err) == (0, "")
+    rows = [line.split(maxsplit=1) for line in outcome.out.splitlines()]
+    assert rows == [
+        ["URI", str(path)],
+        ["Algorithm", "EC P-256"],
+        ["Place", f"the file {path}"],
+        ["Guard", "The file has mode 0600"],
+        ["Guard", "It is not encrypted"],
+        ["Note", "A program that can read the file can copy the key, so it is for development"],
+        ["Next", f"hwsigner csr {path} --subject CN=NAME"],
+    ]
+    assert call("sign-string", "--private-key", path).status == 0
+
+
+def test_json_has_the_public_key(call: Callable[..., Outcome], tmp_path: Path) -> None:
+    path = tmp_path / "web.key"
+    outcome = call("keygen", path, "--algorithm=rsa2048", "--json")
+    assert (outcome.status, outcome.err) == (0, "")
+    made: dict[str, Any] = json.loads(outcome.out)
+    assert made.keys() == {"uri", "place", "algorithm", "publicKey", "guards", "properties", "notes"}
+    assert (made["uri"], made["algorithm"]) == (str(path), "RSA 2048")
+    assert made["publicKey"] == openssl("pkey", "-in", str(path), "-pubout").decode()
+    assert made["properties"]["extractable"] is True
+
+
+def test_passphrase_flag_encrypts_with_a_warning(call: Callable[..., Outcome], tmp_path: Path) -> None:
+    outcome = call("keygen", tmp_path / "web.key", "--pkcs8-password", "secret", "--json")
+    assert outcome.err.count("warning: --pkcs8-password on the command line is visible") == 1
+    assert "secret" not in outcome.out + outcome.err
+    assert json.loads(outcome.out)["properties"]["encrypted"] is True
+
+
+def test_pin_in_the_uri_is_warned_of(call: Callable[..., Outcome], tmp_path: Path) -> None:
+    outcome = call("keygen", f"file:{tmp_path}/web.key?pin-value=s3cret")
+    assert "warning: pin-value on the command line is visible to other users" in outcome.err
+    assert "s3cret" not in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "request_"),
+    [
+        ((), KeyRequest()),
+        (("--algorithm", "p521"), KeyRequest(algorithm="p521")),
+        (("--always-authenticate",), KeyRequest(always_authenticate=True)),
+        (
+            ("--pin-policy=once", "--touch-policy=cached", "--overwrite"),
+            KeyRequest(pin_policy="once", touch_policy="cached", overwrite=True),
+        ),
+        (("--noda",), KeyRequest(noda=True)),
+        (("--noda=false", "--pcrs=sha256:7,14"), KeyRequest(noda=False, pcrs="sha256:7,14")),
+    ],
+)
+def test_flags_become_the_request(
+    call: Callable[..., Outcome], drawer: Drawer, flags: tuple[str, ...], request_: KeyRequest
+) -> None:
+    assert call("keygen", "drawer:name=x?pin-source=env:HOME", *flags).status == 0
+    assert drawer.request == request_
+    assert drawer.uri == KeyURI.parse("drawer:name=x?pin-source=env:HOME")
+
+
+def test_what_a_backend_says_is_printed_safely(call: Callable[..., Outcome], drawer: Drawer) -> None:
+    outcome = call("keygen", "drawer:name=x")
+    assert outcome.out.splitlines()[0] == "URI        drawer:name=x'\\x1b[31m"
+    assert outcome.out.splitlines()[-1] == """Next       hwsigner csr 'drawer:name=x'"'"'\\x1b[31m' --subject CN=NAME"""
+    assert "Algorithm  unknown" in outcome.out
+    made = json.loads(call("keygen", "drawer:name=x", "--json").out)
+    assert (made["publicKey"], made["algorithm"], made["properties"]) == (None, None, {"wood": "oak"})
+
+
+def test_backend_without_management_is_named(call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BACKENDS, "shelf", Backend("shelf"))
+    outcome = call("keygen", "shelf:name=x")
+    assert (outcome.status, outcome.out) == (2, "")
+    assert outcome.err == "hwsigner: hwsigner can't do this with shelf: keys. Use the tool that made the key\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("one", "two"),
+        ("k", "--algorithm", "p224"),
+        ("k", "--pin-policy", "sometimes"),
+        ("k", "--touch-policy=once"),
+        ("k", "--noda=perhaps"),
+        ("k", "--certificate=c"),
+        ("k", "--overwrite"),
+    ],
+)
+def test_invalid_arguments_exit_with_status_2(
+    call: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = call("keygen", *arguments)
+    assert (outcome.status, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert not list(tmp_path.iterdir())

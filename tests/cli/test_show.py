@@ -1,0 +1,222 @@
+"""`hwsigner show`: what it says of a key, its certificate and the path to the root, and what it does not touch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+
+import certs
+from backends.file.keyfiles import openssl
+from hwsigner.config import profiles
+from hwsigner.key import open_key
+from hwsigner.pins import sources as pin_sources
+from scene import Outcome, Scene
+
+Call = Callable[..., Outcome]
+
+
+@pytest.fixture(autouse=True)
+def user_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's config.toml. It does not exist, and neither does the system's."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setattr(profiles, "SYSTEM_FILE", tmp_path / "etc" / "config.toml")
+    return tmp_path / "xdg" / "hwsigner" / "config.toml"
+
+
+@pytest.fixture
+def key(scene: Scene) -> Path:
+    """A key in a folder of its own, without a certificate."""
+    folder = scene.folder / "alone"
+    folder.mkdir()
+    return certs.write_key(folder / "web.key", ec.generate_private_key(ec.SECP256R1()))
+
+
+def shown(outcome: Outcome) -> dict[str, Any]:
+    assert (outcome.status, outcome.err) == (0, "")
+    data: dict[str, Any] = json.loads(outcome.out)
+    return data
+
+
+def rows(outcome: Outcome) -> dict[str, list[str]]:
+    """Return what each row says, by its name. Lines without a name go on with the one above."""
+    assert (outcome.status, outcome.err) == (0, "")
+    found: dict[str, list[str]] = {}
+    for line in outcome.out.splitlines():
+        name = line[:13].strip()
+        if name:
+            last = found.setdefault(name, [])
+            last.append(line[13:])
+        else:
+            last[-1] += f"\n{line[13:]}"
+    return found
+
+
+def issue(ca: certs.Authority, key: Path, shape: certs.Shape = certs.LEAF) -> x509.Certificate:
+    with open_key(str(key)) as opened:
+        return certs.issue(ca, opened.public_key(), shape)
+
+
+class TestKey:
+    def test_json_has_what_the_backend_says_and_the_public_key(self, call: Call, key: Path) -> None:
+        data = shown(call("show", key, "--json"))
+        assert (data["uri"], data["place"], data["algorithm"]) == (str(key), f"the file {key}", "EC P-256")
+        assert data["publicKey"].encode() == openssl("pkey", "-in", str(key), "-pubout")
+        assert "The file has mode 0600" in data["guards"]
+        assert data["properties"]["extractable"] is True
+        assert data["certificate"] is None
+
+    def test_text_has_the_same(self, call: Call, key: Path) -> None:
+        said = rows(call("show", key))
+        assert (said["URI"], said["Algorithm"]) == ([str(key)], ["EC P-256"])
+        assert said["Guard"][0] == "The file has mode 0600"
+        assert "--certificate" in said["Certificate"][0]
+
+    def test_missing_key_is_an_error(self, call: Call, tmp_path: Path) -> None:
+        outcome = call("show", tmp_path / "none")
+        assert (outcome.status, outcome.out) == (3, "")
+
+    def test_no_key_is_a_usage_error(self, call: Call) -> None:
+        outcome = call("show")
+        assert (outcome.status, outcome.out) == (2, "")
+        assert "no key is named" in outcome.err
+
+    def test_control_characters_are_escaped(self, call: Call, scene: Scene, key: Path) -> None:
+        odd = certs.Shape("evil\x1b]0;title\x07")
+        path = scene.write("odd.pem", certs.pem(issue(certs.make_ca("CA\x1b[2J"), key, odd)))
+        outcome = call("show", key, "--certificate", path)
+        assert outcome.status == 0
+        assert outcome.out.replace("\n", "").isprintable()
+
+
+class TestCertificate:
+    @pytest.mark.parametrize("name", ["web.key", "web.crt", "web.key.crt", "web.pem"])
+    def test_certificate_beside_the_key_is_found(self, call: Call, scene: Scene, key: Path, name: str) -> None:
+        path = key.parent / name
+        leaf = issue(scene.ca, key)
+        with path.open("ab") as file:
+            file.write(certs.pem(leaf))
+        data = shown(call("show", key, "--json"))["certificate"]
+        assert (data["uri"], data["matches"]) == (str(path), True)
+        assert data["subject"] == leaf.subject.rfc4514_string()
+        assert data["serialNumber"] == str(leaf.serial_number)
+        assert data["notAfter"] == leaf.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ")
+        assert data["warnings"] == []
+
+    def test_certificate_beside_the_target_of_a_link_is_found(self, call: Call, scene: Scene, key: Path) -> None:
+        key.with_suffix(".crt").write_bytes(certs.pem(issue(scene.ca, key)))
+        link = scene.folder / "link.key"
+        link.symlink_to(key)
+        assert shown(call("show", link, "--json"))["certificate"]["matches"] is True
+
+    def test_another_keys_certificate_beside_the_key_is_not_its_own(self, call: Call, scene: Scene, key: Path) -> None:
+        key.with_suffix(".crt").write_bytes(scene.leaf.read_bytes())
+        key.with_suffix(".pem").write_bytes(b"nonsense")
+        assert shown(call("show", key, "--json"))["certificate"] is None
+
+    def test_named_certificate_of_another_key_is_shown_as_such(self, call: Call, scene: Scene, key: Path) -> None:
+        outcome = call("show", key, "--certificate", scene.leaf)
+        assert rows(outcome)["Matches"] == ["no: it is for another key"]
+        assert shown(call("show", key, "--certificate", scene.leaf, "--json"))["certificate"]["matches"] is False
+
+    def test_certificate_that_the_service_refuses_is_warned_of(self, call: Call, scene: Scene, key: Path) -> None:
+        expired = issue(scene.ca, key, certs.Shape(begin=certs.ago(9), end=certs.ago(1)))
+        path = scene.write("expired.pem", certs.pem(expired))
+        said = rows(call("show", key, "--certificate", path))
+        assert said["Expires"][0].endswith("(expired)")
+        assert "The service would refuse it" in said["Warning"][0]
+
+    def test_latest_of_several_is_shown_with_a_warning(self, call: Call, scene: Scene, key: Path) -> None:
+        old, new = issue(scene.ca, key), issue(scene.ca, key, certs.Shape(end=certs.ago(-90)))
+        path = scene.write("two.pem", certs.pem(old, new))
+        data = shown(call("show", key, "--certificate", path, "--json"))["certificate"]
+        assert data["serialNumber"] == str(new.serial_number)
+        assert data["warnings"] == ["2 certificates may be the key's; this one expires last"]
+
+    def test_missing_certificate_is_an_error(self, call: Call, key: Path) -> None:
+        assert call("show", key, "--certificate", "/nowhere.pem").status == 4
+
+    def test_session_tags_and_what_can_not_be_one(self, call: Call, scene: Scene, key: Path) -> None:
+        path = scene.write("tags.pem", certs.pem(issue(scene.ca, key, certs.Shape("R&D"))))
+        data = shown(call("show", key, "--certificate", path, "--json"))["certificate"]
+        assert data["sessionTags"]["x509Subject/OU"] == "devops"
+        assert "x509Subject/CN" not in data["sessionTags"]
+        assert any("'&'" in warning for warning in data["warnings"])
+        said = rows(call("show", key, "--certificate", path))
+        assert "x509Subject/OU = devops" in said["Tag"]
+        assert any("x509Subject/CN" in warning for warning in said["Warning"])
+
+
+class TestPath:
+    @pytest.fixture
+    def chain(self, scene: Scene, key: Path) -> list[x509.Certificate]:
+        upper = certs.make_ca("Upper CA", scene.ca)
+        lower = certs.make_ca("A lower CA with a name that is too long for eighty columns", upper)
+        return [issue(lower, key), lower.certificate, upper.certificate]
+
+    def test_tree_goes_from_the_root_to_the_leaf(
+        self, call: Call, scene: Scene, key: Path, chain: list[x509.Certificate]
+    ) -> None:
+        leaf, lower, upper = chain
+        path = scene.write("chain.pem", certs.pem(upper, leaf))
+        more = scene.write("more.pem", certs.pem(scene.ca.certificate, lower))
+        outcome = call("show", key, "--certificate", path, "--intermediates", more)
+        lines = rows(outcome)["Path"][0].splitlines()
+        assert [line.strip(" └").split(",")[0][:8] for line in lines] == [
+            "CN=Examp",
+            "CN=Upper",
+            "CN=A low",
+            "CN=bambo",
+        ]
+        assert [line.index("CN") for line in lines] == [0, 2, 4, 6]
+        assert lines[0].endswith("root")
+        assert "…" in lines[2]
+        assert max(map(len, outcome.out[outcome.out.index("Path") :].splitlines())) <= 80
+        data = shown(call("show", key, "--certificate", path, "--intermediates", more, "--json"))["certificate"]
+        subjects = [one["subject"] for one in data["path"]]
+        assert subjects == [one.subject.rfc4514_string() for one in (scene.ca.certificate, upper, lower, leaf)]
+
+    def test_issuer_that_is_not_there_is_named(
+        self, call: Call, scene: Scene, key: Path, chain: list[x509.Certificate]
+    ) -> None:
+        path = scene.write("chain.pem", certs.pem(*chain))
+        first, *others = rows(call("show", key, "--certificate", path))["Path"][0].splitlines()
+        assert first.startswith("CN=Example CA")
+        assert first.endswith("not here")
+        assert len(others) == 3
+
+
+class TestProfile:
+    def test_profile_names_key_and_certificate(self, call: Call, scene: Scene) -> None:
+        call("profile", "add", "web", *scene.flags())
+        data = shown(call("show", "--profile", "web", "--json"))
+        assert (data["uri"], data["certificate"]["uri"]) == (str(scene.key), str(scene.leaf))
+        assert data["certificate"]["matches"] is True
+
+    def test_key_uri_takes_precedence_over_the_profiles(self, call: Call, scene: Scene, key: Path) -> None:
+        call("profile", "add", "web", *scene.flags())
+        data = shown(call("show", key, "--profile", "web", "--json"))
+        assert (data["uri"], data["certificate"]["matches"]) == (str(key), False)
+
+    def test_pin_of_the_profile_goes_to_no_other_key(
+        self, call: Call, scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        secret = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"right")
+        )
+        path = scene.write("locked.key", secret)
+        folder = tmp_path / "credentials"
+        folder.mkdir()
+        (folder / "hwsigner.profile-pin.web").write_text("right")
+        (folder / "hwsigner.profile-pin.web").chmod(0o600)
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+        call("profile", "add", "web", *scene.flags(private_key=path))
+        assert call("show", "--profile", "web").status == 0
+        assert call("show", path, "--profile", "web").status == 3
+        pin_sources.forget()
