@@ -67,6 +67,7 @@ def refusal(chain: Chain) -> str:
 def test_statement_alone_proves_nothing() -> None:
     found = examine(OLD.statement, OLD.trust)
     assert found.proven == ()
+    assert not found.in_hardware
     assert found.claimed[0] == GENERATED
     assert found.chip == "10550341"
     assert found.public_key == OLD.public_key
@@ -74,6 +75,7 @@ def test_statement_alone_proves_nothing() -> None:
 
 def test_answer_proves_origin_serial_firmware_and_policies() -> None:
     found = proven(OLD)
+    assert found.in_hardware
     assert found.claimed == ()
     assert found.proven == (
         GENERATED,
