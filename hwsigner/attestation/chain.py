@@ -39,7 +39,7 @@ _KNOWN_EXTENSIONS = frozenset(
     }
 )
 # What asn1crypto and cryptography raise for bytes that they can't read.
-UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, UnsupportedAlgorithm)
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, UnsupportedAlgorithm)
 
 
 @dataclass(frozen=True)

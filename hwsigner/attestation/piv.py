@@ -95,7 +95,7 @@ def verify(statement: Document, state: Document, answer: Document, trust: Trust)
     """
     attestation = _read(statement, trust)
     verify_possession(attestation.public_key, state, answer)
-    return _findings(attestation, proven=(*_sentences(attestation), POSSESSION))
+    return _findings(attestation, proven=(*_sentences(attestation), POSSESSION), in_hardware=True)
 
 
 def _read(statement: Document, trust: Trust) -> _Attestation:

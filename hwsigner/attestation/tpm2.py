@@ -99,7 +99,8 @@ def verify(statement: Document, state: Document, answer: Document, trust: Trust)
     if certified.name != parts.key.name:
         raise AttestationError("the certification is of another key than the statement", "Name the same key twice")
     firmware = f"The TPM's firmware is version {certified.firmware >> 32:#x}.{certified.firmware & 0xFFFFFFFF:#x}"
-    return _findings(parts, proven=(*_sentences(parts), firmware, *_quoted(parts.key, parts.ak, answer, expected)))
+    proven = (*_sentences(parts), firmware, *_quoted(parts.key, parts.ak, answer, expected))
+    return _findings(parts, proven=proven, in_hardware=True)
 
 
 def _read(statement: Document, trust: Trust) -> _Parts:

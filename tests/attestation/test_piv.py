@@ -67,6 +67,7 @@ def refusal(chain: Chain) -> str:
 def test_statement_alone_proves_nothing() -> None:
     found = examine(OLD.statement, OLD.trust)
     assert found.proven == ()
+    assert not found.in_hardware
     assert found.claimed[0] == GENERATED
     assert found.chip == "10550341"
     assert found.public_key == OLD.public_key
@@ -74,6 +75,7 @@ def test_statement_alone_proves_nothing() -> None:
 
 def test_answer_proves_origin_serial_firmware_and_policies() -> None:
     found = proven(OLD)
+    assert found.in_hardware
     assert found.claimed == ()
     assert found.proven == (
         GENERATED,
@@ -269,6 +271,16 @@ def test_certificate_is_refused_when_an_extension_is_there_twice() -> None:
 
 def test_unknown_critical_extension_is_refused() -> None:
     assert "critical extension that is unknown here" in refusal(old_chain({**YUBIKEY, "1.2.3": b"\5\0"}, critical=True))
+
+
+@pytest.mark.parametrize("depth", [2000, 8000])
+def test_extension_that_is_nested_too_deeply_is_refused(depth: int) -> None:
+    value = b"\5\0"
+    for _ in range(depth):
+        value = b"\x30\x82" + len(value).to_bytes(2) + value
+    assert (
+        refusal(old_chain({**YUBIKEY, "2.5.29.16": value})) == "the slot's certificate can't be read as a certificate"
+    )
 
 
 @pytest.mark.parametrize("dates", [{"end": NOW - timedelta(1)}, {"begin": NOW + timedelta(1)}])
