@@ -52,11 +52,11 @@ class PCRSelection:
         """What the owner of a key with such a policy should know, a sentence each."""
         yield (
             f"An update of firmware, shim or whatever else changes PCR {self} ends this key: "
-            "make a new one and get it a certificate."
+            "make a new one then, and get it a certificate"
         )
         for number in _RESETTABLE:
             if number in self.numbers:
-                yield f"PCR {number} protects little: any program that may use the TPM can reset it."
+                yield f"PCR {number} protects little: any program that may use the TPM can reset it"
 
     def policy(self, tpm: TPM, *, with_auth: bool) -> tuple[PolicyCommand, ...]:
         """Return the commands of the policy, for the present values.
