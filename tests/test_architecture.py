@@ -61,7 +61,7 @@ OWNERS = {
     "pkcs11": ("backends.pkcs11",),
     "tpm2_pytss": ("backends.tpm2",),
     "asn1crypto": (
-        *("backends.pem", "backends.tpm2.encode", "backends.tpm2.attest"),
+        *("backends.pem", "backends.tpm2.encode", "backends.tpm2.endorsement"),
         *("certificate", "certificate_request", "attestation"),
     ),
     "ctypes": (

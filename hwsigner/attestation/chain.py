@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from hwsigner.errors import AttestationError
 
 _HASHES: dict[str, type[HashAlgorithm]] = {"sha256": SHA256, "sha384": SHA384, "sha512": SHA512}
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 _LONGEST_CHAIN = 6
 _MOST_OTHERS = 8  # More would make looking for the chain slow.
 _LONGEST_KEY_BITS = 8192
@@ -150,11 +151,15 @@ class Trust:
 
     Attributes:
         roots: the vendors' certificates. Each is trusted by itself, whether it is a root or not.
-        now: the time at which certificates must be valid, with its zone.
+        now: the time at which certificates must be valid, with its zone; None for the present.
     """
 
     roots: tuple[VendorCertificate, ...]
-    now: datetime
+    now: datetime | None = None
+
+    def time(self) -> datetime:
+        """Return the time at which certificates must be valid."""
+        return self.now or datetime.now(UTC)
 
     def verify(
         self,
@@ -216,8 +221,8 @@ class Trust:
             AttestationError: it is not, or does.
         """
         name = f"the certificate of {certificate.subject or 'the chip'}"
-        if not certificate.begin <= self.now <= certificate.end:
-            dates = f"{certificate.begin:%Y-%m-%d} to {certificate.end:%Y-%m-%d}"
+        if not certificate.begin <= self.time() <= certificate.end:
+            dates = f"{certificate.begin:{_TIME}} to {certificate.end:{_TIME}}"
             raise AttestationError(f"{name} is valid from {dates} only", "Fix the clock if it is wrong")
         if certificate.unknown_critical:
             unknown = ", ".join(certificate.unknown_critical)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import textwrap
 from dataclasses import dataclass
 
 
@@ -30,9 +28,3 @@ class Findings:
     warnings: tuple[str, ...] = ()
     in_hardware: bool = False
     matches_csr: bool | None = None
-
-    @property
-    def public_key_pem(self) -> str:
-        """The public key as PEM (RFC 7468, 13)."""
-        lines = "\n".join(textwrap.wrap(base64.b64encode(self.public_key).decode("ascii"), 64))
-        return f"-----BEGIN PUBLIC KEY-----\n{lines}\n-----END PUBLIC KEY-----\n"

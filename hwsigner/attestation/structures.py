@@ -28,7 +28,7 @@ NO_DA, RESTRICTED, DECRYPT, SIGN = 1 << 10, 1 << 16, 1 << 17, 1 << 18
 CERTIFY, QUOTE = 0x8017, 0x8018  # TPM_ST (6.9).
 _GENERATED = b"\xffTCG"  # TPM_GENERATED_VALUE (6.2).
 _DEFAULT_EXPONENT = 65537
-_RSA_BITS = range(1024, 4097)
+_RSA_BITS = range(2048, 4097)
 _MAX_PCR_BYTES = 4
 
 _Key = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
@@ -121,11 +121,13 @@ class Quoted(NamedTuple):
 
     Attributes:
         extra_data: what the caller had the TPM sign with it.
-        pcrs: the selected PCRs in order: the number of the bank's hash, and the PCR's own.
+        selection: the TPML_PCR_SELECTION (10.9.7) of the PCRs.
+        pcrs: the PCRs in order: the number of the bank's hash, and the PCR's own.
         digest: the digest of their values.
     """
 
     extra_data: bytes
+    selection: bytes
     pcrs: tuple[tuple[int, int], ...]
     digest: bytes
 
@@ -175,16 +177,18 @@ def read_quoted(data: bytes) -> Quoted:
     """
     reader = _Reader(data, "the quote")
     extra_data, _ = _attested(reader, QUOTE)
-    pcrs = []
+    pcrs, banks = [], []
     for _ in range(reader.number(4)):
         bank, size = reader.number(2), reader.number(1)
         if size > _MAX_PCR_BYTES:
             raise reader.refusal("selects PCRs that no TPM has")
-        bits = int.from_bytes(reader.take(size), "little")
+        selected = reader.take(size)
+        banks.append(struct.pack(">HB", bank, size) + selected)
+        bits = int.from_bytes(selected, "little")
         pcrs += [(bank, number) for number in range(8 * size) if bits >> number & 1]
     digest = reader.sized()
     reader.end()
-    return Quoted(extra_data, tuple(pcrs), digest)
+    return Quoted(extra_data, struct.pack(">I", len(banks)) + b"".join(banks), tuple(pcrs), digest)
 
 
 def verify_signature(public: Public, signature: bytes, message: bytes, name: str) -> str:

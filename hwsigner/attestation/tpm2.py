@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,23 +25,26 @@ from hwsigner.attestation.structures import (
     DECRYPT,
     FIXED_PARENT,
     FIXED_TPM,
+    HASH_NAMES,
     NO_DA,
     RESTRICTED,
     SENSITIVE_DATA_ORIGIN,
     SIGN,
     USER_WITH_AUTH,
     Public,
+    Quoted,
     read_certified,
     read_public,
     read_quoted,
     verify_signature,
 )
-from hwsigner.attestation.weak import is_roca
+from hwsigner.attestation.weak import weaknesses_of_tpm
 from hwsigner.errors import AttestationError
 
 _SECRET_BYTES = 32
 # TCG EK Credential Profile, 3.2.16: the extended key usage of an endorsement key's certificate.
 _EK_USAGE = "2.23.133.8.1"
+_POLICY_AUTH_VALUE, _POLICY_PCR = 0x16B, 0x17F  # TPM_CC (part 2, 6.5.2).
 _STAYS = (FIXED_TPM, FIXED_PARENT, SENSITIVE_DATA_ORIGIN)
 
 
@@ -95,7 +99,7 @@ def verify(statement: Document, state: Document, answer: Document, trust: Trust)
     if certified.name != parts.key.name:
         raise AttestationError("the certification is of another key than the statement", "Name the same key twice")
     firmware = f"The TPM's firmware is version {certified.firmware >> 32:#x}.{certified.firmware & 0xFFFFFFFF:#x}"
-    proven = (*_sentences(parts), firmware, *_quoted(parts.ak, answer, expected))
+    proven = (*_sentences(parts), firmware, *_quoted(parts.key, parts.ak, answer, expected))
     return _findings(parts, proven=proven, in_hardware=True)
 
 
@@ -127,7 +131,7 @@ def _ek_certificate(ek: Public, given: Sequence[VendorCertificate], trust: Trust
     if leaf is None:
         raise AttestationError(
             "the statement has no certificate of the endorsement key",
-            "If the TPM holds none, get it from its vendor and add it with --ek-certificate",
+            "If the TPM holds none, get it from its vendor and add it with --vendor-certificates",
         )
     trust.verify(leaf, given)
     usage = leaf.extensions.get("extended_key_usage")
@@ -150,24 +154,23 @@ def _chip_names(certificate: VendorCertificate) -> dict[str, str]:
 
 
 def _findings(parts: _Parts, **found: Any) -> Findings:
-    weak = [name for name, key in (("key", parts.key), ("endorsement key", parts.ek)) if is_roca(key.spki)]
-    hint = "can be computed from its public key (ROCA, CVE-2017-15361): update the TPM's firmware and make new keys"
-    warnings = tuple(f"The {name} {hint}" for name in weak)
+    warnings = weaknesses_of_tpm(parts.key.spki, parts.ek.spki, _vendor(parts.certificate))
     return Findings(parts.key.spki, hashlib.sha256(parts.ek.spki).hexdigest(), warnings=warnings, **found)
 
 
 def _sentences(parts: _Parts) -> tuple[str, ...]:
-    names = _chip_names(parts.certificate)
-    model = " ".join(filter(None, (_vendor(names.get("tpm_manufacturer", "")), names.get("tpm_model", ""))))
+    model = _chip_names(parts.certificate).get("tpm_model", "")
+    chip = " ".join(filter(None, (_vendor(parts.certificate), model))) or "of an unnamed model"
     return (
-        f"The chip is a TPM ({model or 'of an unnamed model'}), as {parts.certificate.issuer} certified",
+        f"The chip is a TPM ({chip}), as {parts.certificate.issuer} certified",
         "The key was made in this TPM and can't leave it (fixedTPM, fixedParent, sensitiveDataOrigin)",
         *_guards(parts.key),
     )
 
 
-def _vendor(identifier: str) -> str:
+def _vendor(certificate: VendorCertificate) -> str:
     """Return a TPM vendor's letters: those of `id:494E5443` are INTC (TCG TPM Vendor ID Registry)."""
+    identifier = _chip_names(certificate).get("tpm_manufacturer", "")
     with suppress(ValueError):
         letters = bytes.fromhex(identifier.removeprefix("id:")).decode("ascii").strip("\0 ")
         return letters if letters.isalnum() else identifier
@@ -191,8 +194,8 @@ def _guards(key: Public) -> list[str]:
     return guards
 
 
-def _quoted(ak: Public, answer: Document, expected: bytes) -> list[str]:
-    """Return a sentence for each PCR in the answer's quote, if it has one."""
+def _quoted(key: Public, ak: Public, answer: Document, expected: bytes) -> list[str]:
+    """Return a sentence for each PCR in the answer's quote, if it has one, and for a policy of their values."""
     info, signature, values = answer.blob("quoteInfo"), answer.blob("quoteSignature"), answer.blobs("pcrValues")
     if not (info or signature or values):
         return []
@@ -208,7 +211,18 @@ def _quoted(ak: Public, answer: Document, expected: bytes) -> list[str]:
         (f"{BANKS.get(bank, hex(bank))}:{number}", value.hex())
         for (bank, number), value in zip(quoted.pcrs, values, strict=True)
     ]
-    return [f"PCR {name} is {value}" for name, value in named]
+    return [*(f"PCR {name} is {value}" for name, value in named), *_pcr_policy(key, quoted)]
+
+
+def _pcr_policy(key: Public, quoted: Quoted) -> list[str]:
+    """Return a sentence if the key's policy is that of the quoted PCRs' values (part 3, 23.7 and 23.17)."""
+    pcrs = struct.pack(">I", _POLICY_PCR) + quoted.selection + quoted.digest
+    digest = hashlib.new(HASH_NAMES[key.name_hash], bytes(len(key.policy)) + pcrs).digest()
+    with_auth = hashlib.new(HASH_NAMES[key.name_hash], digest + struct.pack(">I", _POLICY_AUTH_VALUE)).digest()
+    if key.has(USER_WITH_AUTH) or key.policy not in (digest, with_auth):
+        return []
+    needed = ", and with its auth value, which may be empty" if key.policy == with_auth else ""
+    return [f"The key signs only while these PCRs have these values{needed}"]
 
 
 def _check_extra_data(found: bytes, expected: bytes, name: str) -> None:

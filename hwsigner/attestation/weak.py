@@ -26,6 +26,28 @@ def is_roca(public_key: bytes) -> bool:
     return all(modulus % prime in _powers(prime) for prime in _PRIMES)
 
 
+def weaknesses_of_tpm(public_key: bytes, endorsement_key: bytes, vendor: str) -> tuple[str, ...]:
+    """Return what is known to be wrong with a key that a TPM generated, a sentence each.
+
+    Args:
+        public_key: its DER SubjectPublicKeyInfo.
+        endorsement_key: that of the TPM's endorsement key.
+        vendor: the vendor's letters in TCG's registry; empty if they are unknown.
+    """
+    remedy = "Update the TPM's firmware and make new keys"
+    found = [
+        f"The {name} can be computed from its public key (ROCA, CVE-2017-15361). {remedy}"
+        for name, key in (("key", public_key), ("endorsement key", endorsement_key))
+        if is_roca(key)
+    ]
+    if vendor == "IFX" and isinstance(load_der_public_key(public_key), ec.EllipticCurvePublicKey):
+        found.append(
+            "A laboratory that has the TPM for a while may copy the key: Infineon's chips have the side channel of "
+            "EUCLEAK, unless their firmware has a fix. RSA keys are not concerned"
+        )
+    return tuple(found)
+
+
 def weaknesses_of_yubikey(public_key: bytes, firmware: tuple[int, ...], *, is_bio: bool) -> tuple[str, ...]:
     """Return what is known to be wrong with a PIV key that a YubiKey generated, a sentence each.
 

@@ -11,8 +11,7 @@ from hwsigner.attestation.documents import Document
 from hwsigner.attestation.files import create_file, read_bytes, read_file
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
-from hwsigner.config import settings
-from hwsigner.config.flags import IDENTITY, Flag, switch
+from hwsigner.config.flags import KEY, Flag, switch
 from hwsigner.errors import UsageError
 from hwsigner.key import find_certificates
 from hwsigner.pins import PinSource
@@ -23,27 +22,23 @@ HELP = "prove that a key is in hardware: make a statement, or answer the challen
 _FLAGS = (
     Flag("challenge", "challenge to answer (default: make a statement)", "FILE"),
     Flag("csr", "certificate request of this key, to go with the statement", "FILE"),
-    Flag("ek-certificate", "TPM: certificates of the endorsement key that the TPM does not hold", "FILE"),
+    Flag("vendor-certificates", "certificates up to the vendor's root that the hardware does not hold", "FILE"),
     Flag("pcrs", "TPM: add these PCRs to the answer, such as sha256:7,14", "PCRS"),
     switch("ek", "TPM: print the hash of the endorsement key, which stands for the TPM, and nothing else"),
     Flag("out", "file for the statement or answer (default: stdout)", "FILE"),
-)
-_SHARED_FLAGS = frozenset(
-    {"pkcs11-lib", "tcti", "srk-name", "accept-new-srk", "reuse-pin", "tpm-key-password", "no-tpm-key-password"}
-    | {"pkcs8-password", "allow-final-pin-try", "pinentry", "strict", "debug"}
 )
 
 
 def add_arguments(parser: Parser) -> None:
     """Add the key URI and the flags."""
     parser.add_argument("key", metavar="KEY-URI", nargs="?", help="key URI of the key")
-    parser.add_flags(_FLAGS, [flag for flag in IDENTITY if flag.name in _SHARED_FLAGS])
+    parser.add_flags(_FLAGS, KEY)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the document as JSON, or write it into a file."""
     _check(arguments)
-    uri = settings.key_uri(vars(arguments), arguments.key or "tpm2:")
+    uri = options.key_uri(arguments, arguments.key or "tpm2:")
     pins = options.pin_source(arguments, uri)
     if arguments.ek:
         print(hashlib.sha256(attestation.endorsement_key(uri, pins, allow_modules=True)).hexdigest())
@@ -64,7 +59,7 @@ def _check(arguments: argparse.Namespace) -> None:
     """
     if not arguments.key and not arguments.ek:
         raise UsageError("no key given", "Give its key URI")
-    of_answers, of_statements = ("pcrs",), ("csr", "ek_certificate")
+    of_answers, of_statements = ("pcrs",), ("csr", "vendor_certificates")
     for name in of_statements if arguments.challenge else of_answers:
         if getattr(arguments, name):
             flag = name.replace("_", "-")
@@ -74,7 +69,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _statement(arguments: argparse.Namespace, uri: KeyURI, pins: PinSource) -> Document:
     csr = read_bytes(arguments.csr) if arguments.csr else b""
-    path = arguments.ek_certificate
+    path = arguments.vendor_certificates
     certificates = [found.der for found in find_certificates(path, allow_modules=True)] if path else []
     return attestation.make_statement(uri, pins, csr=csr, certificates=certificates, allow_modules=True)
 

@@ -14,7 +14,7 @@ from hwsigner.attestation.findings import Findings
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import Flag, switch
 from hwsigner.errors import AttestationError, KeyMismatchError, UsageError, printable
-from hwsigner.public_key import kind_of
+from hwsigner.public_key import kind_of, to_pem
 
 HELP = "verify on another machine that a key is in hardware"
 
@@ -76,12 +76,12 @@ def _print(findings: Findings, *, as_json: bool) -> None:
         return
     for name, text in _rows(findings):
         print(printable(f"{name:<8}  {text}"))
-    print(findings.public_key_pem, end="")
+    print(to_pem(findings.public_key), end="")
 
 
 def _data(findings: Findings) -> dict[str, object]:
     return {
-        "publicKey": findings.public_key_pem,
+        "publicKey": to_pem(findings.public_key),
         "algorithm": kind_of(findings.public_key),
         "chip": findings.chip,
         "proven": list(findings.proven),

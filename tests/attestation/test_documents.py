@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hwsigner.attestation import documents
 from hwsigner.attestation.documents import MAX_BYTES, Document, Value, new, read
 from hwsigner.errors import AttestationError
 
@@ -97,3 +100,20 @@ def test_document_is_refused_when_it_is_truncated_anywhere() -> None:
     data = STATEMENT.to_json().rstrip().encode()
     for length in range(len(data)):
         assert _refusal(data[:length])
+
+
+def test_page_has_every_member_of_every_document() -> None:
+    page = (Path(documents.__file__).parents[2] / "docs" / "attestation.md").read_text()
+    tables = page.split("## Documents")[1].split("### ")[1:]
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for formats, table in zip((("tpm2",), ("piv", "pkcs11")), tables, strict=True):
+        kind = ""
+        for name, member, optional, contents in re.findall(
+            r"^\| (.*?) ?\| `(\w+)`(\??) \| (.*) \|$", table, re.MULTILINE
+        ):
+            kind = name or kind
+            one = re.search(r"`(\w+)`", kind)
+            for hardware in (one[1],) if one else formats:
+                base = next((word for word in ("list", "text") if contents.startswith(f"{word}: ")), "bytes")
+                found.setdefault((kind.split()[0], hardware), {})[member] = f"{base}{optional}"
+    assert found == {key: dict(schema) for key, schema in documents._SCHEMAS.items()}

@@ -104,7 +104,7 @@ def test_certificate_that_the_tpm_does_not_hold_is_given(bare: Plain, tmp_path: 
         attestation.examine(bare.chip.statement(), bare.chip.trust)
     (tmp_path / "ek.der").write_bytes(bare.certificate)
     paths = {name: str(tmp_path / name) for name in ("statement", "challenge", "answer")}
-    given = ["--ek-certificate", str(tmp_path / "ek.der"), "--out", paths["statement"]]
+    given = ["--vendor-certificates", str(tmp_path / "ek.der"), "--out", paths["statement"]]
     assert main(["attest", bare.chip.key, *given]) == 0
     statement = attestation.read(Path(paths["statement"]).read_bytes(), "statement")
     challenge, state = attestation.challenge(statement, bare.chip.trust)

@@ -31,7 +31,9 @@ from hwsigner.errors import (
     WrongPinError,
 )
 from hwsigner.key import open_key
+from hwsigner.management import KeyRequest, generate_key
 from softhsm.command import run
+from softhsm.tabrmd import ResourceManager
 
 ROOT = Path(attestation.__file__).parents[2]
 
@@ -91,7 +93,7 @@ class TestWhatIsProven:
 
     def test_quote_proves_pcrs(self, chip: Chip) -> None:
         run(["tpm2_pcrextend", f"16:sha256={'a5' * 32}"], chip.tpm.env)
-        statement, _, state, answer = chip.answered("sha256:16,7")
+        statement, _, state, answer = chip.answered("sha256:7,16")
         found = attestation.verify_answer(statement, state, answer, chip.trust)
         value = hashlib.sha256(bytes(32) + b"\xa5" * 32).hexdigest()
         assert f"PCR sha256:16 is {value}" in found.proven
@@ -99,11 +101,26 @@ class TestWhatIsProven:
 
     @pytest.mark.parametrize(
         ("pcrs", "message"),
-        [("sha256:99", "--pcrs is 'sha256:99'"), ("7", "--pcrs is '7'"), ("sha1:0", "no PCR sha1:0")],
+        [("sha256:99", "'sha256:99' names no PCRs"), ("7", "'7' names no PCRs"), ("sha1:0", "no PCR sha1:0")],
     )
     def test_quote_is_refused_when_there_are_no_such_pcrs(self, chip: Chip, pcrs: str, message: str) -> None:
         with pytest.raises(HwsignerError, match=message):
             chip.answered(pcrs)
+
+    @pytest.mark.parametrize("pin", ["", "right-4711"])
+    def test_quote_proves_the_pcrs_that_the_key_is_bound_to(self, chip: Chip, tmp_path: Path, pin: str) -> None:
+        key = f"tpm2:path={tmp_path / 'key.pem'}?tcti={chip.tpm.tcti}"
+        generate_key(key, KeyRequest(pcrs="sha256:7,14"), pin)
+        statement = attestation.make_statement(key)
+        challenge, state = attestation.challenge(statement, chip.trust)
+        sentence = "The key signs only while these PCRs have these values"
+        if pin:
+            sentence += ", and with its auth value, which may be empty"
+        for pcrs, expected in (("sha256:7,14", [sentence]), ("sha256:7", []), ("", [])):
+            answer = attestation.answer_challenge(key, challenge, pin, pcrs=pcrs)
+            found = attestation.verify_answer(statement, state, answer, chip.trust)
+            assert [text for text in found.proven if "these PCRs" in text] == expected
+            assert any("signs only while its policy is satisfied" in text for text in found.proven)
 
     def test_chip_is_the_hash_of_the_endorsement_key(self, chip: Chip) -> None:
         found = attestation.examine(chip.statement(), chip.trust)
@@ -353,9 +370,10 @@ class TestCommandLine:
     def test_three_steps_end_with_the_public_key(
         self, chip: Chip, vendors: tuple[Vendor, Vendor], tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        statement, challenge, state, answer = (str(tmp_path / name) for name in ("s", "c", "st", "a"))
+        csr, statement, challenge, state, answer = (str(tmp_path / name) for name in ("r", "s", "c", "st", "a"))
         verify = ["verify-attestation", statement, "--roots", str(vendors[0].roots), "--state", state]
-        assert main(["attest", chip.key, "--out", statement]) == 0
+        assert main(["csr", chip.key, "--subject", "CN=bamboo", "--out", csr]) == 0
+        assert main(["attest", chip.key, "--csr", csr, "--out", statement]) == 0
         assert main([*verify, "--challenge", challenge]) == 0
         assert "proven " not in capfd.readouterr().out
         assert os.stat(state).st_mode & 0o777 == 0o600
@@ -363,13 +381,14 @@ class TestCommandLine:
         assert main([*verify, "--answer", answer]) == 0
         printed = capfd.readouterr().out
         assert "proven    PCR sha256:7 is" in printed
+        assert "request   The certificate request is signed by this key" in printed
         pem = printed[printed.index("-----BEGIN") :].encode()
         public = run(["openssl", "pkey", "-pubin", "-pubout", "-outform", "DER"], {}, pem)
         assert public == chip.tpm.public_key(chip.tpm.folder / "key.pem")
         assert main([*verify, "--answer", answer, "--json"]) == 0
         found = json.loads(capfd.readouterr().out)
         assert found["publicKey"] == pem.decode()
-        assert found["matchesCsr"] is None
+        assert found["matchesCsr"] is True
 
     def test_verifier_runs_without_the_library_of_tpms(
         self, chip: Chip, vendors: tuple[Vendor, Vendor], tmp_path: Path
@@ -386,6 +405,22 @@ class TestCommandLine:
         done = subprocess.run([*command, "--state", state, "--answer", answer], env=environment, capture_output=True)
         assert (done.returncode, done.stderr) == (0, b"")
         assert b"proven    The key was made in this TPM" in done.stdout
+
+    def test_key_is_proven_through_a_resource_manager(self, chip: Chip, tmp_path: Path) -> None:
+        statement, challenge, answer = (str(tmp_path / name) for name in ("statement", "challenge", "answer"))
+        key = chip.key.replace(f"tcti={chip.tpm.tcti}", "tcti=tabrmd")
+        with ResourceManager(chip.tpm) as manager:
+            environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+            environment["DBUS_SYSTEM_BUS_ADDRESS"] = manager.env["DBUS_SESSION_BUS_ADDRESS"]
+            # In processes of their own: GLib ends the one whose bus goes away.
+            attest = [sys.executable, "-m", "hwsigner", "attest", key]
+            run([*attest, "--out", statement], environment)
+            made = attestation.read(Path(statement).read_bytes(), "statement")
+            asked, state = attestation.challenge(made, chip.trust)
+            Path(challenge).write_text(asked.to_json())
+            run([*attest, "--challenge", challenge, "--pcrs", "sha256:7", "--out", answer], environment)
+        answered = attestation.read(Path(answer).read_bytes(), "answer")
+        assert attestation.verify_answer(made, state, answered, chip.trust).in_hardware
 
     def test_request_that_is_not_the_key_s_ends_with_status_3(
         self, chip: Chip, vendors: tuple[Vendor, Vendor], tmp_path: Path, capfd: pytest.CaptureFixture[str]

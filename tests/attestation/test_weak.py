@@ -8,7 +8,7 @@ import random
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hwsigner.attestation.weak import _PRIMES, is_roca
+from hwsigner.attestation.weak import _PRIMES, is_roca, weaknesses_of_tpm
 
 _PRODUCT = math.prod((2, *_PRIMES))
 
@@ -35,3 +35,15 @@ def test_key_of_infineon_s_library_is_found() -> None:
 def test_other_keys_are_not() -> None:
     assert not is_roca(_spki(rsa.generate_private_key(65537, 2048).public_key()))
     assert not is_roca(_spki(ec.generate_private_key(ec.SECP256R1()).public_key()))
+
+
+def test_weak_keys_of_a_tpm_are_named() -> None:
+    chance = random.Random(4712)
+    weak = _spki(rsa.RSAPublicNumbers(65537, _prime(chance, 512) * _prime(chance, 512)).public_key())
+    good = _spki(rsa.generate_private_key(65537, 2048).public_key())
+    curve = _spki(ec.generate_private_key(ec.SECP256R1()).public_key())
+    subjects = [text.partition(" can be computed")[0] for text in weaknesses_of_tpm(weak, weak, "IFX")]
+    assert subjects == ["The key", "The endorsement key"]
+    assert weaknesses_of_tpm(good, good, "IFX") == ()
+    assert weaknesses_of_tpm(curve, curve, "STM") == ()
+    assert "EUCLEAK" in weaknesses_of_tpm(curve, good, "IFX")[0]

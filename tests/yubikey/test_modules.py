@@ -175,7 +175,9 @@ def test_removal_ends_the_wait_for_a_touch(keys: YubiKey, pcsc: SoftPcsc, module
         keys.remove()
         _, errors = signing.communicate(timeout=10)
     assert signing.returncode == 1
-    assert {OPENSC: b"CKR_GENERAL_ERROR", YKCS11: b"CKR_DEVICE_REMOVED"}[module] in errors
+    # OpenSC reports the removal only if pcscd has noticed it by then.
+    shown = {OPENSC: rb"CKR_GENERAL_ERROR|CKR_DEVICE_REMOVED", YKCS11: rb"CKR_DEVICE_REMOVED"}[module]
+    assert re.search(shown, errors)
     keys.insert(pcsc)
 
 

@@ -54,15 +54,11 @@ def belongings(session: Session, key: KeyObject) -> list[Stored]:
         return [Stored(ObjectClass.PRIVATE_KEY, key)]
     name = KeyURI("pkcs11", {"id": key.id} if key.id else {"object": key.label})
     there = [one for one in find_stored(session, name) if one.object.id == key.id]
-    own = public_keys_of(session, [key])[0]
-    is_shared = any(one.kind == ObjectClass.PRIVATE_KEY and one.object.handle != key.handle for one in there)
-
-    def belongs(one: Stored) -> bool:
-        if one.kind == ObjectClass.PRIVATE_KEY or one.object.handle == key.handle:
-            return one.object.handle == key.handle
-        return not is_shared or (own is not None and one.object.public_key == own)
-
-    return [one for one in there if belongs(one)]
+    rivals = [one for one in there if one.kind == ObjectClass.PRIVATE_KEY and one.object.handle != key.handle]
+    if rivals:
+        own = public_keys_of(session, [key])[0]
+        there = [one for one in there if one.object.handle == key.handle or (own and one.object.public_key == own)]
+    return [one for one in there if one not in rivals]
 
 
 def destroy(token: OpenToken, session: WritingSession, doomed: Stored) -> None:
@@ -73,11 +69,12 @@ def destroy(token: OpenToken, session: WritingSession, doomed: Stored) -> None:
     """
     names = {Attribute.ID: doomed.object.id, Attribute.LABEL: doomed.object.label}
     template = {name: value for name, value in names.items() if value}
-    before = len(session.find(doomed.kind, template))
     try:
+        before = len(session.find(doomed.kind, template))
         session.destroy(doomed.object.handle)
+        after = len(session.find(doomed.kind, template))
     except PKCS11Error as error:
         raise token.failure(f"could not delete the {doomed}", error) from error
-    if len(session.find(doomed.kind, template)) >= before:
+    if after >= before:
         message = f"{token.name} reports that the {doomed} is deleted, and keeps it"
         raise SigningKeyError(message, "Delete it with the token's own tool")

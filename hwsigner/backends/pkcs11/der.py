@@ -75,7 +75,7 @@ def _certificate_fields(der: bytes) -> list[Element]:
     """Return the elements of a TBSCertificate (RFC 5280, 4.1), from its serial number on."""
     (whole,) = elements(der)
     fields = list(elements(next(elements(whole.content), whole).content))
-    return fields[1:] if fields[0].tag_class == CONTEXT else fields
+    return fields[1:] if fields and fields[0].tag_class == CONTEXT else fields
 
 
 def key_id(public_key: bytes) -> bytes:

@@ -30,7 +30,7 @@ _CLAIM = "What a token says of its keys is a claim: only an attestation proves i
 def describe(token: OpenToken, key: KeyObject, uri: KeyURI) -> KeyDescription:
     """Return what an open token says of a private key, which was found by a URI."""
     session = token.opened()
-    flags = read_flags(session, key.handle)
+    flags = _read_flags(session, key.handle)
     is_behind_pin = bool(token.info.flags & TokenFlag.LOGIN_REQUIRED) and flags["private"] is not False
     objects = belongings(session, key)
     names = count_names(find_keys(session, ObjectClass.PRIVATE_KEY, KeyURI("pkcs11", {})))
@@ -55,7 +55,7 @@ def describe(token: OpenToken, key: KeyObject, uri: KeyURI) -> KeyDescription:
     )
 
 
-def read_flags(session: Session, private: int) -> dict[str, bool | None]:
+def _read_flags(session: Session, private: int) -> dict[str, bool | None]:
     """Return the flags of a private key by the names of properties; None for those that the token does not show."""
     values = session.read(private, _FLAGS.values())
     return {name: any(values[number]) if values.get(number) else None for name, number in _FLAGS.items()}

@@ -252,7 +252,6 @@ class Functions:
         self.copy_object = function(21, number, number, pointer, number, pointer)
         self.destroy_object = function(22, number, number)
         self.get_attribute_value = function(24, number, number, pointer, number)
-        self.set_attribute_value = function(25, number, number, pointer, number)
         self.find_objects_init = function(26, number, pointer, number)
         self.find_objects = function(27, number, pointer, number, pointer)
         self.find_objects_final = function(28, number)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
+from dataclasses import replace
 
 from hwsigner.backends.pkcs11.belongings import Stored, destroy
 from hwsigner.backends.pkcs11.der import certificate_names, certificate_public_key, common_name, key_id
@@ -21,7 +23,7 @@ from hwsigner.backends.pkcs11.objects import (
 from hwsigner.backends.pkcs11.search import FoundToken, find_named_key
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.backends.pkcs11.writing import FALSE, TRUE, Template, WritingSession, writing
-from hwsigner.errors import KeyMismatchError, SigningKeyError
+from hwsigner.errors import HwsignerWarning, KeyMismatchError, SigningKeyError
 from hwsigner.key import FoundCertificate
 from hwsigner.management import InstalledCertificate
 from hwsigner.pins import PinSource
@@ -59,7 +61,7 @@ def install_certificate(
             for one in former:
                 if one is not kept:
                     destroy(token, session, Stored(ObjectClass.CERTIFICATE, one))
-                    undo.callback(_restore, session, one)
+                    undo.callback(_restore, token, session, one)
             undo.pop_all()
         names = count_names(find_certificates(session, KeyURI("pkcs11", {})))
         return InstalledCertificate(object_uri(new, token_uri(token.info, uri), uri, names))
@@ -85,20 +87,30 @@ def _create(token: OpenToken, session: WritingSession, new: CertificateObject, u
         SigningKeyError: the token has stored something else.
     """
     handle = session.create(_template(new))
-    undo.callback(_discard, session, handle)
+    undo.callback(_discard, token, session, replace(new, handle=handle))
     if session.read(handle, (Attribute.VALUE,)).get(Attribute.VALUE) != new.der:
         message = f"{token.name} has not stored the certificate that it was given"
         raise SigningKeyError(message, "Put the certificate into a file, and name that with --certificate")
 
 
-def _discard(session: WritingSession, handle: int) -> None:
-    with suppress(PKCS11Error):
-        session.destroy(handle)
+def _discard(token: OpenToken, session: WritingSession, new: CertificateObject) -> None:
+    """Delete a new certificate, after a failure."""
+    try:
+        session.destroy(new.handle)
+    except PKCS11Error as error:
+        left = Stored(ObjectClass.CERTIFICATE, new)
+        message = f"{token.name} could not delete the new {left} again: {error}"
+        warnings.warn(HwsignerWarning(message, "Install the certificate again"), stacklevel=2)
 
 
-def _restore(session: WritingSession, former: CertificateObject) -> None:
-    with suppress(PKCS11Error):
+def _restore(token: OpenToken, session: WritingSession, former: CertificateObject) -> None:
+    """Write a former certificate back, after a failure."""
+    try:
         session.create(_template(former))
+    except PKCS11Error as error:
+        gone = Stored(ObjectClass.CERTIFICATE, former)
+        message = f"{token.name} has lost the former {gone}: {error}"
+        warnings.warn(HwsignerWarning(message, "Install the certificate again"), stacklevel=2)
 
 
 def _template(new: CertificateObject) -> Template:

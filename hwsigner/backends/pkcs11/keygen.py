@@ -22,7 +22,7 @@ from hwsigner.backends.pkcs11.errors import (
     PKCS11Error,
 )
 from hwsigner.backends.pkcs11.functions import Attribute, KeyType, ObjectClass, Session, from_number
-from hwsigner.backends.pkcs11.objects import ORDER_BYTES, read_key
+from hwsigner.backends.pkcs11.objects import ORDER_BYTES, KeyObject, read_key
 from hwsigner.backends.pkcs11.pins import token_name
 from hwsigner.backends.pkcs11.search import FoundToken
 from hwsigner.backends.pkcs11.token import OpenToken
@@ -66,6 +66,7 @@ _CANT_COPY = (
     *(TEMPLATE_INCOMPLETE, TEMPLATE_INCONSISTENT),
 )
 _NAMES = {number: name for name, number in vars(Attribute).items() if isinstance(number, int)}
+_OTHER = "Choose another --algorithm, or use the token's own tool"
 _CANT_MAKE = (CURVE_NOT_SUPPORTED, DOMAIN_PARAMS_INVALID, KEY_SIZE_RANGE, MECHANISM_INVALID)
 
 
@@ -94,11 +95,13 @@ def generate_key(found: FoundToken, uri: KeyURI, pins: PinSource, request: KeyRe
         _refuse_existing(token, session, plan)
         with notices.waiting(f"{token.name} is making the key, which can take minutes"), quiet():
             pair = _make(token, session, plan)
-        key, wrong = read_key(session, ObjectClass.PRIVATE_KEY, pair.private), _differences(session, pair, plan)
+        key = read_key(session, ObjectClass.PRIVATE_KEY, pair.private)
+        wrong = _differences(session, pair, plan)
         if key is None or wrong:
-            _remove(token, session, pair, wrong)
-            message = f"{token.name} made a key that is not as asked ({', '.join(wrong)}), so it was removed again"
-            raise SigningKeyError(message, "Use another token, or make the key with this one's own tool")
+            message = f"{token.name} made a key that is not as asked ({', '.join(wrong)})"
+            _remove(token, session, pair, plan, message)
+            hint = "Use another token, or make the key with this one's own tool"
+            raise SigningKeyError(f"{message}, so it was removed again", hint)
         return describe(token, key, uri)
 
 
@@ -131,10 +134,10 @@ def _require_mechanism(found: FoundToken, plan: _Plan, request: KeyRequest) -> N
     name = token_name(found.info)
     family = "EC" if plan.mechanism == _CKM_EC_KEY_PAIR_GEN else "RSA"
     if info is None or not info.flags & _GENERATES_KEY_PAIRS:
-        raise UnsupportedKeyError(f"{name} makes no {family} keys", "Choose another --algorithm")
+        raise UnsupportedKeyError(f"{name} makes no {family} keys", _OTHER)
     if not info.smallest <= plan.bits <= info.largest:
         sizes = f"{family} keys of {info.smallest} to {info.largest} bits"
-        raise UnsupportedKeyError(f"{name} makes {sizes}, so not {request.algorithm}", "Choose another --algorithm")
+        raise UnsupportedKeyError(f"{name} makes {sizes}, so not {request.algorithm}", _OTHER)
 
 
 def _refuse_existing(token: OpenToken, session: Session, plan: _Plan) -> None:
@@ -165,9 +168,7 @@ def _make(token: OpenToken, session: WritingSession, plan: _Plan) -> KeyPair:
         return _stored(token, session, draft)
     except PKCS11Error as error:
         if error.code in _CANT_MAKE:
-            raise UnsupportedKeyError(
-                f"{token.name} can't make such a key: {error}", "Choose another --algorithm"
-            ) from error
+            raise UnsupportedKeyError(f"{token.name} can't make such a key: {error}", _OTHER) from error
         if error.code in _CANT_COPY and not plan.id:
             message = f"{token.name} can't give a key the id of its public key: {error}"
             raise UnsupportedKeyError(message, "Add an id to the key URI, such as id=%01") from error
@@ -197,29 +198,26 @@ def _differences(session: Session, pair: KeyPair, plan: _Plan) -> list[str]:
     """Return in what a new key pair differs from its plan."""
     public = read_key(session, ObjectClass.PUBLIC_KEY, pair.public)
     if public is None or public.public_key is None:
-        return ["no public key"]
+        return ["its public key can't be read"]
     names = {Attribute.LABEL: plan.label, Attribute.ID: plan.id or key_id(public.public_key)}
     wanted = {**plan.private, **_STORED, **_ORIGIN, **names}
     values = session.read(pair.private, wanted)
     wrong = [f"CKA_{_NAMES[name]}" for name, value in wanted.items() if values.get(name, FALSE) != value]
     if (public.label, public.id) != tuple(names.values()):
-        wrong.append("names of the public key")
+        wrong.append("the names of its public key")
     if plan.public.get(Attribute.EC_PARAMS, public.curve) != public.curve or public.bits not in (0, plan.bits):
-        wrong.append("size")
+        wrong.append("its size")
     return wrong
 
 
-def _remove(token: OpenToken, session: WritingSession, pair: KeyPair, wrong: list[str]) -> None:
-    """Remove a key pair that is not as asked.
+def _remove(token: OpenToken, session: WritingSession, pair: KeyPair, plan: _Plan, message: str) -> None:
+    """Remove a key pair that is not as asked, as the message says.
 
     Raises:
-        SigningKeyError: it is still there.
+        SigningKeyError: it may still be there.
     """
     try:
         for kind, handle in ((ObjectClass.PRIVATE_KEY, pair.private), (ObjectClass.PUBLIC_KEY, pair.public)):
-            made = read_key(session, kind, handle)
-            if made is not None:
-                destroy(token, session, Stored(kind, made))
+            destroy(token, session, Stored(kind, KeyObject(handle, -1, plan.id, plan.label)))
     except SigningKeyError as error:
-        message = f"{token.name} made a key that is not as asked ({', '.join(wrong)}), and it is left there"
-        raise SigningKeyError(f"{message}: {error.message}", error.hint) from error
+        raise SigningKeyError(f"{message}, and it may be left there: {error.message}", error.hint) from error

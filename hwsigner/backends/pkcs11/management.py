@@ -87,6 +87,6 @@ def _doomed(token: OpenToken, session: WritingSession, uri: KeyURI) -> list[Stor
         return belongings(session, find_named_key(token, uri))
     except KeyNotFoundError:
         left = find_keys(session, ObjectClass.PUBLIC_KEY, uri)
-        if len(left) != 1:
+        if len(left) != 1 or not (uri.path.get("object") or uri.path.get("id")):
             raise
         return belongings(session, left[0])

@@ -14,7 +14,7 @@ from hwsigner.backends.pkcs11.module import token_uri
 from hwsigner.backends.pkcs11.objects import count_names, find_certificates, object_uri
 from hwsigner.backends.pkcs11.piv_card import ManagedCard, delete_certificate, managing
 from hwsigner.backends.pkcs11.piv_keygen import generate_key
-from hwsigner.backends.pkcs11.piv_slots import SLOTS, SlotContent, describe, find_slot, firmware
+from hwsigner.backends.pkcs11.piv_slots import SLOTS, PIVSlot, describe, find_slot, firmware
 from hwsigner.backends.pkcs11.search import FoundToken, using
 from hwsigner.backends.pkcs11.writing import TRUE
 from hwsigner.backends.state import is_usable, state_folders
@@ -44,8 +44,7 @@ def describe_key(token: FoundToken, uri: KeyURI, _: PinSource) -> KeyDescription
         KeyNotFoundError, AmbiguousKeyError: it names no key, or several.
     """
     with using(token) as opened:
-        number, content = find_slot(opened.opened(), uri, opened.name)
-        return describe(opened, uri, number, content)
+        return describe(opened, uri, find_slot(opened.opened(), uri, opened.name))
 
 
 def install_certificate(
@@ -63,23 +62,23 @@ def install_certificate(
     """
     leaf = chain[0].der
     with managing(token) as card:
-        number, before = find_slot(card.session, uri, card.token.name)
-        place = f"slot {SLOTS[number]} of {card.token.name}"
+        before = find_slot(card.session, uri, card.token.name)
+        place = f"{before.name} of {card.token.name}"
         if certificate_public_key(leaf) != before.public_key:
             raise KeyMismatchError(f"the certificate is not that of the key in {place}", "Name the key's own slot")
         notes = card.log_in(uri, pins)
         intermediates = _keep_intermediates(chain[1:])
         try:
-            card.session.create(_certificate_template(number, leaf))
+            card.session.create(_certificate_template(before.id, leaf))
             card.reopen()
-            after = SlotContent.read(card.session, number).certificate
+            after = PIVSlot.read(card.session, before.id).certificate
             problem = "" if after == leaf else "the card shows another one than was written"
         except (PKCS11Error, SigningKeyError) as error:
             problem = str(error)
         if problem:
-            outcome = _restore(card, uri, pins, number, before.certificate)
+            outcome = _restore(card, uri, pins, before)
             raise SigningKeyError(f"the certificate was not written into {place}: {problem}", outcome)
-        return InstalledCertificate(_certificate_uri(card, uri, number, leaf), intermediates, notes)
+        return InstalledCertificate(_certificate_uri(card, uri, before.id, leaf), intermediates, notes)
 
 
 def delete_key(token: FoundToken, uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...]:
@@ -91,8 +90,8 @@ def delete_key(token: FoundToken, uri: KeyURI, pins: PinSource, confirm: Confirm
         PinError: the management key is missing, wrong (it was sent once), or not one.
     """
     with managing(token) as card:
-        number, before = find_slot(card.session, uri, card.token.name)
-        place = f"slot {SLOTS[number]} of {card.token.name}"
+        before = find_slot(card.session, uri, card.token.name)
+        place = f"{before.name} of {card.token.name}"
         can_delete = firmware(token.info) >= _FIRST_WITH_DELETION
         doomed = [f"the certificate in {place}"] if before.has_certificate else []
         doomed += [f"the key in {place}"] if can_delete else []
@@ -100,38 +99,39 @@ def delete_key(token: FoundToken, uri: KeyURI, pins: PinSource, confirm: Confirm
             confirm(doomed)
             card.log_in(uri, pins)
             # It deletes the certificate, whichever object of the slot is named, and reports success for the key too.
-            card.session.destroy(card.session.find(ObjectClass.PRIVATE_KEY, {Attribute.ID: number})[0])
+            card.session.destroy(card.session.find(ObjectClass.PRIVATE_KEY, {Attribute.ID: before.id})[0])
             card.reopen()
-        after = SlotContent.read(card.session, number)
-    if can_delete and not after.parts:
+        after = PIVSlot.read(card.session, before.id)
+    if can_delete and not after.content:
         return tuple(doomed)
-    raise _undeleted(place, SLOTS[number], had=before, has=after, can_delete=can_delete)
+    raise _undeleted(place, before, after, can_delete=can_delete)
 
 
-def _certificate_template(number: bytes, der: bytes) -> dict[int, bytes]:
+def _certificate_template(key_id: bytes, der: bytes) -> dict[int, bytes]:
     return {
         Attribute.CLASS: from_number(ObjectClass.CERTIFICATE),
         Attribute.CERTIFICATE_TYPE: from_number(0),  # CKC_X_509
         Attribute.TOKEN: TRUE,
-        Attribute.ID: number,
+        Attribute.ID: key_id,
         Attribute.VALUE: der,
     }
 
 
-def _restore(card: ManagedCard, uri: KeyURI, pins: PinSource, number: bytes, old: bytes | None) -> str:
+def _restore(card: ManagedCard, uri: KeyURI, pins: PinSource, before: PIVSlot) -> str:
     """Write a slot's former certificate back, or delete a new one if there was none. Return how that went."""
+    old = before.certificate
     former = "It has no certificate, as before" if old is None else "The former one is in it"
     try:
         card.reopen()
-        if SlotContent.read(card.session, number).certificate == old:
+        if PIVSlot.read(card.session, before.id).certificate == old:
             return former
         card.log_in(uri, pins)
         if old is not None:
-            card.session.create(_certificate_template(number, old))
+            card.session.create(_certificate_template(before.id, old))
         else:
-            delete_certificate(card, number)
+            delete_certificate(card, before.id)
         card.reopen()
-        if SlotContent.read(card.session, number).certificate == old:
+        if PIVSlot.read(card.session, before.id).certificate == old:
             return former
         problem = "the card shows another one"
     except (PKCS11Error, SigningKeyError) as error:
@@ -139,9 +139,9 @@ def _restore(card: ManagedCard, uri: KeyURI, pins: PinSource, number: bytes, old
     return f"Which certificate it has now is unknown ({problem}): check it with hwsigner show, and install one again"
 
 
-def _certificate_uri(card: ManagedCard, uri: KeyURI, number: bytes, der: bytes) -> str:
+def _certificate_uri(card: ManagedCard, uri: KeyURI, key_id: bytes, der: bytes) -> str:
     """Return the URI of a slot's certificate, with its label: the attestation certificate has the same CKA_ID."""
-    found = find_certificates(card.session, KeyURI("pkcs11", {"id": number}))
+    found = find_certificates(card.session, KeyURI("pkcs11", {"id": key_id}))
     one = next(one for one in found if one.der == der)
     return object_uri(one, token_uri(card.token.info, uri), uri, count_names(found))
 
@@ -164,12 +164,12 @@ def _keep_intermediates(chain: Sequence[FoundCertificate]) -> str:
     return path
 
 
-def _undeleted(place: str, slot: str, *, had: SlotContent, has: SlotContent, can_delete: bool) -> SigningKeyError:
+def _undeleted(place: str, before: PIVSlot, after: PIVSlot, *, can_delete: bool) -> SigningKeyError:
     """Return the error for a key that is still there."""
-    is_gone = had.has_certificate and not has.has_certificate
+    is_gone = before.has_certificate and not after.has_certificate
     what = f"the certificate in {place} is gone, but its key is" if is_gone else f"the key in {place} is"
     why = "libykcs11 can't delete keys"
-    hint = f"Delete it with {_DELETING_TOOL} {slot}"
+    hint = f"Delete it with {_DELETING_TOOL} {SLOTS[before.id]}"
     if not can_delete:
         why += ", and neither can YubiKeys before firmware 5.7"
         hint = (

@@ -112,9 +112,9 @@ def managing(found: FoundToken) -> Iterator[ManagedCard]:
         token.release()
 
 
-def delete_certificate(card: ManagedCard, number: bytes) -> None:
+def delete_certificate(card: ManagedCard, key_id: bytes) -> None:
     """Delete the certificate in the slot with this CKA_ID, if there is one, after a login. The key stays."""
-    for handle in card.session.find(ObjectClass.CERTIFICATE, {Attribute.ID: number, Attribute.TOKEN: TRUE}):
+    for handle in card.session.find(ObjectClass.CERTIFICATE, {Attribute.ID: key_id, Attribute.TOKEN: TRUE}):
         card.session.destroy(handle)
 
 

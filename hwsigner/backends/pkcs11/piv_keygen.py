@@ -10,12 +10,11 @@ from hwsigner.backends.pkcs11.functions import Attribute, TokenInfo, from_number
 from hwsigner.backends.pkcs11.piv_card import ManagedCard, delete_certificate, managing
 from hwsigner.backends.pkcs11.piv_slots import (
     PIN_POLICIES,
-    SLOTS,
     TOUCH_POLICIES,
-    SlotContent,
+    PIVSlot,
     describe,
     firmware,
-    slot_id,
+    named_slot,
 )
 from hwsigner.backends.pkcs11.search import FoundToken
 from hwsigner.backends.pkcs11.writing import FALSE, TRUE
@@ -72,44 +71,43 @@ def generate_key(token: FoundToken, uri: KeyURI, pins: PinSource, request: KeyRe
         SigningKeyError: the slot is not empty, or can't be shown to be; or the card failed, or made another key.
         PinError: the management key is missing, wrong (it was sent once), or not one.
     """
-    number = _new_slot(uri)
+    key_id = _new_slot(uri)
     kind = _kind(request, token.info)
-    slot = f"slot {SLOTS[number]}"
     with managing(token) as card:
         name = card.token.name
-        before = SlotContent.read(card.session, number)
+        before = PIVSlot.read(card.session, key_id)
         if not request.overwrite:
-            _check_empty(card, before, f"{slot} of {name}")
+            _check_empty(card, before)
         notes = card.log_in(uri, pins)
         try:
             with waiting(f"{name} is making the {request.algorithm} key, which may take a minute"):
                 card.session.generate_key_pair(
-                    kind.mechanism, {Attribute.ID: number, **kind.template}, _private_template(number, request)
+                    kind.mechanism, {Attribute.ID: key_id, **kind.template}, _private_template(key_id, request)
                 )
-            _remove_placeholder(card, number)
+            _remove_placeholder(card, key_id)
             card.reopen()
-            after = SlotContent.read(card.session, number)
+            after = PIVSlot.read(card.session, key_id)
         except (PKCS11Error, SigningKeyError) as error:
             failed = card.token.failure("could not make a key", error) if isinstance(error, PKCS11Error) else error
-            raise type(failed)(f"{failed.message}; {slot} may have a new key now", failed.hint) from error
+            raise type(failed)(f"{failed.message}; {before.name} may have a new key now", failed.hint) from error
         problem = "; ".join(_differences(before, after, kind, request))
         if problem:
             hint = "libykcs11 can't delete it: make another one with --overwrite"
-            raise SigningKeyError(f"the key that {name} made in {slot} is not as asked for: {problem}", hint)
-        if before.parts:
-            notes = (f"{slot} had {before.parts}: what was in it is gone", *notes)
-        return describe(card.token, uri, number, after, notes)
+            raise SigningKeyError(f"the key that {name} made in {before.name} is not as asked for: {problem}", hint)
+        if before.content:
+            notes = (f"{before.name} had {before.content}: what was in it is gone", *notes)
+        return describe(card.token, uri, after, notes)
 
 
 def _new_slot(uri: KeyURI) -> bytes:
     """Return the CKA_ID of the slot for a new key."""
     if "object" in uri.path:
         raise UsageError("a PIV card gives its keys their labels", "Leave object= out of the key URI")
-    number = slot_id(uri)
-    if number is None:
+    key_id = named_slot(uri)
+    if key_id is None:
         hint = "Add id=%01 for slot 9a, which most programs use, or the id of another one"
         raise UsageError(f"{uri.name} names no slot of the PIV card", hint)
-    return number
+    return key_id
 
 
 def _kind(request: KeyRequest, info: TokenInfo) -> _Kind:
@@ -121,8 +119,7 @@ def _kind(request: KeyRequest, info: TokenInfo) -> _Kind:
     """
     if request.always_authenticate:
         raise UsageError("--always-authenticate does not apply to PIV cards", "Use --pin-policy always")
-    if request.noda is not None or request.pcrs:
-        raise UsageError("--noda and --pcrs do not apply to PIV cards", "Leave them out: they are for TPMs")
+    request.require_only("pin_policy", "touch_policy", "overwrite", scheme="pkcs11")
     kind = _KINDS.get(request.algorithm)
     if kind is None:
         raise UnsupportedKeyError(f"a PIV card has no {request.algorithm} keys", f"Use one of {', '.join(_KINDS)}")
@@ -137,15 +134,16 @@ def _kind(request: KeyRequest, info: TokenInfo) -> _Kind:
     return kind
 
 
-def _check_empty(card: ManagedCard, content: SlotContent, place: str) -> None:
+def _check_empty(card: ManagedCard, slot: PIVSlot) -> None:
     """Check that a slot shows nothing, and that a key that was imported into it would be shown.
 
     Raises:
         SigningKeyError: one of these is not so.
     """
-    if content.parts:
+    place = f"{slot.name} of {card.token.name}"
+    if slot.content:
         hint = "Name another slot, or add --overwrite to lose what is in it"
-        raise SigningKeyError(f"{place} has {content.parts} already", hint)
+        raise SigningKeyError(f"{place} has {slot.content} already", hint)
     version = card.token.module.functions.library()["library-version"]
     silent = ""
     if firmware(card.token.info) < _FIRST_WITH_METADATA:
@@ -157,36 +155,29 @@ def _check_empty(card: ManagedCard, content: SlotContent, place: str) -> None:
         raise SigningKeyError(f"{place} may have an imported key, which {silent} does not show", hint)
 
 
-def _private_template(number: bytes, request: KeyRequest) -> dict[int, bytes]:
+def _private_template(key_id: bytes, request: KeyRequest) -> dict[int, bytes]:
     """Return the attributes of a new private key. libykcs11 refuses CKA_MODIFIABLE and ignores CKA_SIGN."""
-    template = {
-        Attribute.ID: number,
+    return {
+        Attribute.ID: key_id,
         Attribute.TOKEN: TRUE,
         Attribute.PRIVATE: TRUE,
         Attribute.SENSITIVE: TRUE,
         Attribute.EXTRACTABLE: FALSE,
+        _PIN_POLICY: bytes([PIN_POLICIES.index(request.pin_policy)]),
+        _TOUCH_POLICY: bytes([TOUCH_POLICIES.index(request.touch_policy)]),
     }
-    if request.pin_policy:
-        template[_PIN_POLICY] = _number(PIN_POLICIES, request.pin_policy)
-    if request.touch_policy:
-        template[_TOUCH_POLICY] = _number(TOUCH_POLICIES, request.touch_policy)
-    return template
 
 
-def _number(policies: Mapping[int, str], policy: str) -> bytes:
-    return bytes([next(number for number, name in policies.items() if name == policy)])
-
-
-def _remove_placeholder(card: ManagedCard, number: bytes) -> None:
+def _remove_placeholder(card: ManagedCard, key_id: bytes) -> None:
     """Delete the certificate that libykcs11 makes up for a new key, with an invalid signature.
 
     It stays if the card does not attest the key, since older cards show the key by its certificate alone.
     """
-    if SlotContent.read(card.session, number).attestation:
-        delete_certificate(card, number)
+    if PIVSlot.read(card.session, key_id).attestation:
+        delete_certificate(card, key_id)
 
 
-def _differences(before: SlotContent, after: SlotContent, kind: _Kind, request: KeyRequest) -> Iterator[str]:
+def _differences(before: PIVSlot, after: PIVSlot, kind: _Kind, request: KeyRequest) -> Iterator[str]:
     """Yield how a new key differs from what was asked for, as the card shows it."""
     key, attestation = after.key, after.attestation
     if key is None or key.public_key is None:

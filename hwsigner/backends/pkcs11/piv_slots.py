@@ -20,8 +20,8 @@ from hwsigner.uri import KeyURI
 
 # The key slots (NIST SP 800-73-4, part 1, 5.1, in hexadecimal) by CKA_ID.
 SLOTS = {bytes([1 + n]): f"{slot:02x}" for n, slot in enumerate((0x9A, 0x9C, 0x9D, 0x9E, *range(0x82, 0x96)))}
-# By their numbers, in attestation certificates and in libykcs11's attributes.
-PIN_POLICIES, TOUCH_POLICIES = {1: "never", 2: "once", 3: "always"}, {1: "never", 2: "always", 3: "cached"}
+# By their numbers, in attestation certificates and in libykcs11's attributes. 0 is the slot's default.
+PIN_POLICIES, TOUCH_POLICIES = ("", "never", "once", "always"), ("", "never", "always", "cached")
 _DATA = 0  # CKO_DATA
 # Extensions of attestation certificates: the firmware's version; the PIN policy and the touch policy.
 _FIRMWARE, _POLICIES = "1.3.6.1.4.1.41482.3.3", "1.3.6.1.4.1.41482.3.8"
@@ -59,15 +59,16 @@ class Attestation(NamedTuple):
         return cls(
             certificate_public_key(der),
             ".".join(map(str, firmware)),
-            PIN_POLICIES.get(policies[0], ""),
-            TOUCH_POLICIES.get(policies[1], ""),
+            dict(enumerate(PIN_POLICIES)).get(policies[0], ""),
+            dict(enumerate(TOUCH_POLICIES)).get(policies[1], ""),
         )
 
 
-class SlotContent(NamedTuple):
-    """What libykcs11 shows of a slot without a login.
+class PIVSlot(NamedTuple):
+    """A slot, as libykcs11 shows it without a login.
 
     Attributes:
+        id: the CKA_ID of all that is in it.
         key: the public key object, or None if the slot shows no key.
         is_local: whether the card says that it made the key itself.
         attestation: the card's own statement on a key that it made itself, or None.
@@ -75,6 +76,7 @@ class SlotContent(NamedTuple):
         has_data: whether the certificate's data object is there, even if it can't be read as a certificate.
     """
 
+    id: bytes
     key: KeyObject | None
     is_local: bool
     attestation: Attestation | None
@@ -82,25 +84,31 @@ class SlotContent(NamedTuple):
     has_data: bool
 
     @classmethod
-    def read(cls, session: Session, slot_id: bytes) -> SlotContent:
+    def read(cls, session: Session, key_id: bytes) -> PIVSlot:
         """Read the slot with this CKA_ID."""
-        key = next(iter(find_keys(session, ObjectClass.PUBLIC_KEY, KeyURI("pkcs11", {"id": slot_id}))), None)
+        key = next(iter(find_keys(session, ObjectClass.PUBLIC_KEY, KeyURI("pkcs11", {"id": key_id}))), None)
         local = session.read(key.handle, (Attribute.LOCAL,)).get(Attribute.LOCAL, b"") if key else b""
         by_place: dict[bool, bytes] = {}
-        for handle in session.find(ObjectClass.CERTIFICATE, {Attribute.ID: slot_id}):
+        for handle in session.find(ObjectClass.CERTIFICATE, {Attribute.ID: key_id}):
             values = session.read(handle, (Attribute.VALUE, Attribute.TOKEN))
             # The attestation certificate is made anew each time, and no object of the token.
             by_place[any(values.get(Attribute.TOKEN, b"\1"))] = without_padding(values.get(Attribute.VALUE, b""))
         return cls(
+            key_id,
             key,
             is_local=any(local),
             attestation=Attestation.read(by_place[False]) if False in by_place else None,
             certificate=by_place.get(True),
-            has_data=bool(session.find(_DATA, {Attribute.ID: slot_id})),
+            has_data=bool(session.find(_DATA, {Attribute.ID: key_id})),
         )
 
     @property
-    def parts(self) -> str:
+    def name(self) -> str:
+        """The slot as messages name it."""
+        return f"slot {SLOTS[self.id]}"
+
+    @property
+    def content(self) -> str:
         """What is in the slot, in words; an empty string if it shows nothing."""
         has_key = self.key is not None or self.attestation is not None
         return " and ".join([*["a key"] * has_key, *["a certificate"] * self.has_certificate])
@@ -116,7 +124,7 @@ class SlotContent(NamedTuple):
         return self.key.public_key if self.key else None
 
 
-def slot_id(uri: KeyURI) -> bytes | None:
+def named_slot(uri: KeyURI) -> bytes | None:
     """Return the CKA_ID of the slot that a URI names, or None if it has no `id`.
 
     Raises:
@@ -129,31 +137,28 @@ def slot_id(uri: KeyURI) -> bytes | None:
     return named
 
 
-def find_slot(session: Session, uri: KeyURI, name: str) -> tuple[bytes, SlotContent]:
-    """Return the slot that a URI names by `id`, else by the label of a certificate or public key, else the only one.
+def find_slot(session: Session, uri: KeyURI, name: str) -> PIVSlot:
+    """Return the slot that a URI names by `id` or by the label of a certificate or public key, or the only one in use.
 
     Args:
         session: a session with the card.
         uri: the URI.
         name: the token as messages name it.
 
-    Returns:
-        Its CKA_ID, and what it holds, a key at least.
-
     Raises:
         UsageError: the id is no slot's.
         KeyNotFoundError, AmbiguousKeyError: no slot or several.
     """
-    named = slot_id(uri)
+    named = named_slot(uri)
     ids = {named} if named else _ids(session, uri)
     if len(ids) > 1:
-        listed = ", ".join(f"id=%{number.hex()} (slot {SLOTS[number]})" for number in sorted(ids))
+        listed = ", ".join(f"id=%{key_id.hex()} (slot {SLOTS[key_id]})" for key_id in sorted(ids))
         raise AmbiguousKeyError(f"{uri.name} names {len(ids)} keys on {name}", f"Use one of {listed}")
-    for number in ids:
-        content = SlotContent.read(session, number)
-        if content.key is not None:
-            return number, content
-    listed = ", ".join(SLOTS[number] for number in sorted(_ids(session, KeyURI("pkcs11", {}))))
+    for key_id in ids:
+        slot = PIVSlot.read(session, key_id)
+        if slot.key is not None:
+            return slot
+    listed = ", ".join(SLOTS[key_id] for key_id in sorted(_ids(session, KeyURI("pkcs11", {}))))
     hint = f"Slots with a key: {listed}" if listed else "Make one with hwsigner keygen"
     raise KeyNotFoundError(f"no key is named by {uri.name} on {name}", hint)
 
@@ -170,16 +175,14 @@ def _ids(session: Session, uri: KeyURI) -> set[bytes]:
     return {one.id for one in found} & SLOTS.keys()
 
 
-def describe(
-    token: OpenToken, uri: KeyURI, number: bytes, content: SlotContent, notes: tuple[str, ...] = ()
-) -> KeyDescription:
+def describe(token: OpenToken, uri: KeyURI, slot: PIVSlot, notes: tuple[str, ...] = ()) -> KeyDescription:
     """Return what is known of the key in a slot, with these notes of the caller."""
     place = token_uri(token.info, uri)
-    found = content.attestation
+    found = slot.attestation
     pin_policy, touch_policy = (found.pin_policy, found.touch_policy) if found else ("", "")
     if found:
         origin = "The card made it, says its attestation certificate, and no command reads it out"
-    elif content.is_local:
+    elif slot.is_local:
         origin = "The card made it, it says, and no command reads it out"
     else:
         origin = "No command reads it out, but it may have been imported, and there may be copies of it"
@@ -187,20 +190,20 @@ def describe(
     if not (pin_policy and touch_policy):
         notes = ("Whether it needs the PIN or a touch is not shown: only an attestation of the card says it", *notes)
     return KeyDescription(
-        uri=str(KeyURI("pkcs11", {**place.path, "id": number, "type": b"private"}, place.query)),
-        place=f"slot {SLOTS[number]} of {token.name}",
-        public_key=content.public_key,
+        uri=str(KeyURI("pkcs11", {**place.path, "id": slot.id, "type": b"private"}, place.query)),
+        place=f"{slot.name} of {token.name}",
+        public_key=slot.public_key,
         guards=tuple(filter(None, guards)),
         properties={
             "token": token.info.label,
             "serial": token.info.serial,
             "firmware": (found and found.firmware) or ".".join(map(str, firmware(token.info))),
             "module": token.module.path,
-            "id": number.hex(),
-            "pivSlot": SLOTS[number],
+            "id": slot.id.hex(),
+            "pivSlot": SLOTS[slot.id],
             "pinPolicy": pin_policy or None,
             "touchPolicy": touch_policy or None,
-            "local": True if found or content.is_local else None,
+            "local": True if found or slot.is_local else None,
             "extractable": False,
         },
         notes=notes,

@@ -54,11 +54,6 @@ class WritingSession(Session):
         check(self._functions.copy_object(self._handle, found, attributes(values), len(values), ctypes.byref(handle)))
         return handle.value
 
-    def change(self, found: int, changes: Template) -> None:
-        """Change attributes of an object."""
-        values = _buffers(changes)
-        check(self._functions.set_attribute_value(self._handle, found, attributes(values), len(values)))
-
     def destroy(self, found: int) -> None:
         """Delete an object. Some modules report success and keep it."""
         check(self._functions.destroy_object(self._handle, found))

@@ -1,88 +1,31 @@
-"""The TPM's side of an attestation: who the chip is, and its signature that it holds a key.
-
-The endorsement key (EK) is made of the chip's seed by one of TCG's templates, or found at a persistent handle. The
-attestation key (AK) is made of the same seed, so it need not be kept, and is the same each time. Both need the auth
-value of the endorsement hierarchy, where that is set.
-"""
+"""The TPM's side of an attestation: who the chip is, and its signature that it holds a key."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-from asn1crypto.x509 import Certificate
-from tpm2_pytss import (
-    ESYS_TR,
-    TPM2_ALG,
-    TPM2_CAP,
-    TPM2B_ENCRYPTED_SECRET,
-    TPM2B_ID_OBJECT,
-    TPM2B_PUBLIC,
-    TPMA_OBJECT,
-    TPML_PCR_SELECTION,
-    TPMT_SIG_SCHEME,
-    TSS2_Exception,
-)
-from tpm2_pytss.utils import NVReadEK, create_ek_template
+from tpm2_pytss import ESYS_TR, TPM2_ALG, TPMA_OBJECT, TPMT_SIG_SCHEME
 
-from hwsigner.backends.pem import first_element
 from hwsigner.backends.tpm2.auth import AuthAttempt, Guarded, ParentAuth, is_held_back, key_auth
 from hwsigner.backends.tpm2.connection import connect
-from hwsigner.backends.tpm2.errors import INTEGRITY, VALUE, code
+from hwsigner.backends.tpm2.endorsement import Endorsement
 from hwsigner.backends.tpm2.objects import KeyObject
-from hwsigner.backends.tpm2.policy_commands import PCR
+from hwsigner.backends.tpm2.pcrs import PCRSelection
 from hwsigner.backends.tpm2.public_area import PublicArea, read_public_area
 from hwsigner.backends.tpm2.tcti import tcti_of
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
 from hwsigner.backends.tpm2.uris import QUERY, named_key, session_settings
-from hwsigner.errors import AttestationError, SigningKeyError, UnsupportedKeyError, UsageError
+from hwsigner.errors import UnsupportedKeyError
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 
 FORMATS = ("tpm2",)
 _T = TypeVar("_T")
-_Structure = TypeVar("_Structure", TPM2B_ID_OBJECT, TPM2B_ENCRYPTED_SECRET)
 _Values = dict[str, bytes | tuple[bytes, ...]]
-
-# Of the templates of TCG EK Credential Profile (B.3, B.4), those that are quickest to make come first.
-_TEMPLATES = ("EK-ECC256", "EK-HIGH-ECC256", "EK-HIGH-ECC384", "EK-RSA2048", "EK-HIGH-RSA2048", "EK-HIGH-RSA3072")
-_WITHOUT_CERTIFICATE = "EK-RSA2048"
-# Persistent handles of endorsement keys (TCG PC Client Platform TPM Profile, 7.8).
-_FIRST_EK, _LAST_EK, _LISTED = 0x81010000, 0x8101FFFF, 100
-_AK_ATTRIBUTES = TPMA_OBJECT(
-    TPMA_OBJECT.FIXEDTPM
-    | TPMA_OBJECT.FIXEDPARENT
-    | TPMA_OBJECT.SENSITIVEDATAORIGIN
-    | TPMA_OBJECT.USERWITHAUTH
-    | TPMA_OBJECT.NODA
-    | TPMA_OBJECT.RESTRICTED
-    | TPMA_OBJECT.SIGN_ENCRYPT
-)
-_AK_LABEL = b"hwsigner attestation key"
-_COORDINATE_BYTES = 32
-_ENDORSEMENT = Guarded("TPM endorsement auth value", "endorsement", "endorsement", False, "endorsement-pin-source")
-# The answers to a secret for another chip: INTEGRITY, VALUE, SIZE, ECC_POINT; libtpms answers FAILURE for an RSA key.
-_NOT_OPENED = (INTEGRITY, VALUE, 0x95, 0xA7, 0x101)
 _OWN_SCHEME = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
-
-
-class _NamedKey(NamedTuple):
-    """The key to attest.
-
-    Attributes:
-        subject: the key, as messages name it.
-        key: the key.
-        public: its TPMT_PUBLIC.
-        area: what that says.
-    """
-
-    subject: str
-    key: KeyObject
-    public: bytes
-    area: PublicArea
 
 
 def make_statement(uri: KeyURI, pins: PinSource, *, certificates: tuple[bytes, ...]) -> tuple[str, _Values]:
@@ -99,22 +42,23 @@ def make_statement(uri: KeyURI, pins: PinSource, *, certificates: tuple[bytes, .
         PinError: the endorsement hierarchy's auth value is missing or wrong; it was sent once.
     """
     auth = ParentAuth(uri, pins)
+    endorsement = Endorsement(auth)
     subject, file, key = named_key(uri, auth)
 
     def state(tpm: TPM) -> _Values:
-        named = _examine(tpm, subject, key)
-        with _attestation_key(tpm, auth) as ak:
+        _examine(tpm, subject, key)
+        with key.loaded(tpm) as handle:
+            key_public = _public(tpm, handle)
+        with endorsement.attestation_key(tpm) as ak:
             ak_public = _public(tpm, ak)
-        with _endorsement_key(tpm, auth) as (ek, certificate):
-            found = tuple(dict.fromkeys([*([certificate] if certificate else ()), *certificates]))
-            return {
-                "keyPublic": named.public,
-                "akPublic": ak_public,
-                "ekPublic": _public(tpm, ek),
-                "ekCertificates": found,
-            }
+        with endorsement.endorsement_key(tpm) as (ek, certificate):
+            ek_public = _public(tpm, ek)
+        own = (certificate,) if certificate else ()
+        publics = {"keyPublic": key_public, "akPublic": ak_public, "ekPublic": ek_public}
+        return {**publics, "ekCertificates": tuple(dict.fromkeys((*own, *certificates)))}
 
-    return "tpm2", _run(uri, key, state, subject, session_settings(uri, file.parent if file else None))
+    settings = session_settings(uri, file.parent if file else None)
+    return "tpm2", _run(uri, key, state, subject, settings)
 
 
 def endorsement_key(uri: KeyURI, pins: PinSource) -> bytes:
@@ -129,12 +73,12 @@ def endorsement_key(uri: KeyURI, pins: PinSource) -> bytes:
         PinError: as `make_statement`.
     """
     uri.require_known(frozenset({"handle", "path"}), QUERY)
+    endorsement = Endorsement(ParentAuth(uri, pins))
 
     def read(tpm: TPM) -> bytes:
-        with _endorsement_key(tpm, ParentAuth(uri, pins)) as (ek, _):
-            public = tpm.esys.read_public(ek)[0]
-            der: bytes = public.publicArea.to_der()
-            return der
+        with endorsement.endorsement_key(tpm) as (ek, _):
+            outer = tpm.esys.read_public(ek)[0]
+            return bytes(outer.publicArea.to_der())
 
     return _run(uri, object(), read, "endorsement key", session_settings(uri))
 
@@ -146,7 +90,7 @@ def answer_challenge(uri: KeyURI, pins: PinSource, challenge: Mapping[str, bytes
         uri: the key's URI.
         pins: where auth values come from. Certifying a key needs its own.
         challenge: the challenge's members, and `message`.
-        pcrs: the PCRs to quote, such as `sha256:7+sha1:0,1`; empty for none.
+        pcrs: the PCRs to quote, such as `sha256:7,14`; empty for none.
 
     Raises:
         UsageError: `pcrs` are malformed.
@@ -154,32 +98,35 @@ def answer_challenge(uri: KeyURI, pins: PinSource, challenge: Mapping[str, bytes
         SigningKeyError: as `make_statement`.
         PinError: an auth value is missing, wrong or locked. A wrong one was sent once.
     """
-    selection = _selection(pcrs) if pcrs else None
+    selection = PCRSelection(pcrs) if pcrs else None
     auth = ParentAuth(uri, pins)
+    endorsement = Endorsement(auth)
     subject, file, key = named_key(uri, auth)
     settings = session_settings(uri, file.parent if file else None)
-    user = object()
-    connection = connect(tcti_of(uri), user)
+    connection = connect(tcti_of(uri), key)
+
+    def open_secret(tpm: TPM) -> bytes:
+        return endorsement.opened(tpm, challenge["credentialBlob"], challenge["encryptedSecret"])
 
     def examine(tpm: TPM) -> tuple[Guarded, bool]:
-        area = _examine(tpm, subject, key).area
+        area = _examine(tpm, subject, key)
         path = uri.file if file and file.empty_auth else ""
         guarded = Guarded("TPM auth value", subject, area.name, area.counts, "pin-source", path)
         return guarded, not pins.allow_final_try and is_held_back(tpm, guarded)
 
     try:
-        secret = connection.run(partial(_opened, auth=auth, challenge=challenge), subject, settings)
+        secret = connection.run(open_secret, subject, settings)
         qualifying = hashlib.sha256(challenge["message"] + secret).digest()
         guarded, held_back = connection.run(examine, subject, settings)
         wants_auth = file is not None and not file.empty_auth
         attempt = AuthAttempt(guarded, key_auth(uri, pins, guarded, wants_auth=wants_auth, is_held_back=held_back))
-        certify = partial(_certified, auth=auth, key=key, attempt=attempt, qualifying=qualifying)
-        certified = connection.run(certify, subject, settings, one_process=attempt.is_guess)
-        quote = partial(_quoted, auth=auth, selection=selection, qualifying=qualifying)
-        quoted = connection.run(quote, subject, settings) if selection else {}
-        return {"secret": secret, **certified, **quoted}
+        certify = partial(_certified, endorsement=endorsement, key=key, attempt=attempt, qualifying=qualifying)
+        values = {"secret": secret, **connection.run(certify, subject, settings, one_process=attempt.is_guess)}
+        if selection:
+            quote = partial(_quoted, endorsement=endorsement, selection=selection, qualifying=qualifying)
+            values |= connection.run(quote, subject, settings)
+        return values
     finally:
-        connection.release(user)
         connection.release(key)
 
 
@@ -191,176 +138,40 @@ def _run(uri: KeyURI, user: object, work: Callable[[TPM], _T], subject: str, set
         connection.release(user)
 
 
-def _examine(tpm: TPM, subject: str, key: KeyObject) -> _NamedKey:
+def _examine(tpm: TPM, subject: str, key: KeyObject) -> PublicArea:
     """Read a key's public area.
 
     Raises:
         UnsupportedKeyError: the TPM does not certify such a key.
     """
-    area = read_public_area(key.public(tpm), subject)
-    with key.loaded(tpm) as handle:
-        outer = tpm.esys.read_public(handle)[0]
-        if outer.publicArea.objectAttributes & TPMA_OBJECT.ADMINWITHPOLICY:
-            raise UnsupportedKeyError(
-                f"key {subject} has adminWithPolicy, so the TPM certifies it only with a policy for that",
-                "Make a key with hwsigner keygen",
-            )
-        return _NamedKey(subject, key, outer.publicArea.marshal(), area)
+    public = key.public(tpm)
+    if public.objectAttributes & TPMA_OBJECT.ADMINWITHPOLICY:
+        raise UnsupportedKeyError(
+            f"key {subject} has adminWithPolicy, so the TPM certifies it only with a policy for that",
+            "Make a key with hwsigner keygen",
+        )
+    return read_public_area(public, subject)
 
 
 def _public(tpm: TPM, handle: ESYS_TR) -> bytes:
-    """Return an object's TPMT_PUBLIC."""
-    outer = tpm.esys.read_public(handle)[0]
-    data: bytes = outer.publicArea.marshal()
-    return data
+    """Return an object's TPMT_PUBLIC (TPM 2.0 Library, part 2, 12.2.4)."""
+    outer = tpm.esys.read_public(handle)[0]  # What is inside does not outlive it.
+    return bytes(outer.publicArea.marshal())
 
 
-def _attestation_key(tpm: TPM, auth: ParentAuth) -> AbstractContextManager[ESYS_TR]:
-    """Make the attestation key, which signs only what the TPM makes, for a `with` statement."""
-    template = TPM2B_PUBLIC.parse("ecc256:ecdsa-sha256:null", objectAttributes=_AK_ATTRIBUTES)
-    template.publicArea.unique.ecc.x = _AK_LABEL.ljust(_COORDINATE_BYTES, b"\0")
-    template.publicArea.unique.ecc.y = bytes(_COORDINATE_BYTES)
-    return tpm.temporary(lambda: _primary(tpm, auth, template))
-
-
-def _primary(tpm: TPM, auth: ParentAuth, template: TPM2B_PUBLIC) -> ESYS_TR:
-    """Make a primary key of the endorsement hierarchy."""
-    hierarchy = ESYS_TR.RH_ENDORSEMENT
-
-    def create(session: ESYS_TR) -> ESYS_TR:
-        return tpm.esys.create_primary(None, template, hierarchy, session1=session)[0]
-
-    return auth.prove(tpm, hierarchy, _ENDORSEMENT, create)
-
-
-@contextmanager
-def _endorsement_key(tpm: TPM, auth: ParentAuth) -> Iterator[tuple[ESYS_TR, bytes]]:
-    """Find or make the endorsement key for a `with` statement: the key, and its certificate, empty if it has none."""
-    certificate, template = _ek_template(tpm)
-    persistent = _persistent_ek(tpm, certificate) if certificate else None
-    if persistent is not None:
-        try:
-            yield persistent, certificate
-        finally:
-            tpm.esys.tr_close(persistent)
-    else:
-        with tpm.temporary(lambda: _primary(tpm, auth, template)) as ek:
-            yield ek, certificate
-
-
-def _ek_template(tpm: TPM) -> tuple[bytes, TPM2B_PUBLIC]:
-    """Return the certificate and the template of the first endorsement key that the TPM has a certificate for."""
-    read = NVReadEK(tpm.esys)
-    for name in (*_TEMPLATES, _WITHOUT_CERTIFICATE):
-        with suppress(ValueError):  # Raised for a key of the high range that has no certificate.
-            certificate, template = create_ek_template(name, read)
-            if certificate:
-                return first_element(certificate), template
-    return b"", template
-
-
-def _persistent_ek(tpm: TPM, certificate: bytes) -> ESYS_TR | None:
-    """Return the persistent key of a certificate, or None."""
-    wanted = Certificate.load(certificate)["tbs_certificate"]["subject_public_key_info"].dump()
-    _, answer = tpm.esys.get_capability(TPM2_CAP.HANDLES, _FIRST_EK, _LISTED)
-    for number in answer.data.handles:
-        if number <= _LAST_EK:
-            handle = tpm.esys.tr_from_tpmpublic(number)
-            outer = tpm.esys.read_public(handle)[0]
-            if outer.publicArea.to_der() == wanted:
-                return handle
-            tpm.esys.tr_close(handle)
-    return None
-
-
-def _opened(tpm: TPM, auth: ParentAuth, challenge: Mapping[str, bytes]) -> bytes:
-    """Return the secret of a challenge, which the TPM opens if EK and AK are its own.
-
-    Raises:
-        AttestationError: they are not.
-    """
-    blob = _unmarshalled(TPM2B_ID_OBJECT, challenge["credentialBlob"])
-    encrypted = _unmarshalled(TPM2B_ENCRYPTED_SECRET, challenge["encryptedSecret"])
-    with (
-        _attestation_key(tpm, auth) as ak,
-        _endorsement_key(tpm, auth) as (ek, _),
-        _ek_session(tpm, auth, ek) as session,
-    ):
-        try:
-            secret = tpm.esys.activate_credential(ak, ek, blob, encrypted, session2=session)
-        except TSS2_Exception as error:
-            if code(error) not in _NOT_OPENED:
-                raise
-            raise AttestationError(
-                "the TPM can't open the challenge: it is for another chip, or was changed",
-                "Make the statement again on this machine, and answer the challenge to that",
-            ) from error
-    return bytes(secret)
-
-
-@contextmanager
-def _ek_session(tpm: TPM, auth: ParentAuth, ek: ESYS_TR) -> Iterator[ESYS_TR]:
-    """Open the session that authorizes a use of the endorsement key.
-
-    Those of the low range have a policy: the endorsement hierarchy's auth value. Those of the high range take their
-    own, which is empty.
-    """
-    outer = tpm.esys.read_public(ek)[0]
-    if outer.publicArea.objectAttributes & TPMA_OBJECT.USERWITHAUTH:
-        yield ESYS_TR.PASSWORD
-        return
-    with tpm.policy_session(outer.publicArea.nameAlg) as session:
-        hierarchy = ESYS_TR.RH_ENDORSEMENT
-
-        def satisfy(proof: ESYS_TR) -> None:
-            tpm.esys.policy_secret(hierarchy, session, expiration=0, session1=proof)
-
-        auth.prove(tpm, hierarchy, _ENDORSEMENT, satisfy)
-        yield session
-
-
-def _certified(tpm: TPM, auth: ParentAuth, key: KeyObject, attempt: AuthAttempt, qualifying: bytes) -> _Values:
+def _certified(tpm: TPM, endorsement: Endorsement, key: KeyObject, attempt: AuthAttempt, qualifying: bytes) -> _Values:
     """Certify a key. That is for its administrator: it takes the key's auth value, even if signatures need a policy."""
     with attempt.sending(tpm), key.loaded(tpm) as handle:
         session = tpm.authorize(handle, attempt.auth.value)
         tpm.is_at_risk = bool(attempt.auth.value) or attempt.is_guess
-        with _attestation_key(tpm, auth) as ak:
+        with endorsement.attestation_key(tpm) as ak:
             info, signature = tpm.esys.certify(handle, ak, qualifying, _OWN_SCHEME, session1=session)
     return {"certifyInfo": bytes(info), "certifySignature": signature.marshal()}
 
 
-def _quoted(tpm: TPM, auth: ParentAuth, selection: TPML_PCR_SELECTION, qualifying: bytes) -> _Values:
+def _quoted(tpm: TPM, endorsement: Endorsement, selection: PCRSelection, qualifying: bytes) -> _Values:
     """Quote PCRs, with their values."""
-    with _attestation_key(tpm, auth) as ak:
-        info, signature = tpm.esys.quote(ak, selection, qualifying, _OWN_SCHEME)
-    values = []
-    for bank in selection:
-        bits = int.from_bytes(bytes(bank.pcrSelect)[: bank.sizeofSelect], "little")
-        for number in range(8 * bank.sizeofSelect):
-            if bits >> number & 1:
-                values += _pcr(tpm, PCR(bank.hash, number))
-    return {"quoteInfo": bytes(info), "quoteSignature": signature.marshal(), "pcrValues": tuple(values)}
-
-
-def _pcr(tpm: TPM, pcr: PCR) -> list[bytes]:
-    _, _, values = tpm.esys.pcr_read(f"{pcr.bank:#x}:{pcr.number}")
-    if not len(values):
-        raise SigningKeyError(f"the TPM at {tpm.tcti} has no PCR {pcr}", "List those it has with tpm2_pcrread")
-    return [bytes(value) for value in values]
-
-
-def _selection(pcrs: str) -> TPML_PCR_SELECTION:
-    try:
-        return TPML_PCR_SELECTION.parse(pcrs)
-    except ValueError as error:
-        raise UsageError(f"--pcrs is {pcrs[:60]!r}: {error}", "Write a bank and its PCRs: sha256:7,14") from error
-
-
-def _unmarshalled(kind: type[_Structure], data: bytes) -> _Structure:
-    try:
-        structure, length = kind.unmarshal(data)
-    except TSS2_Exception:
-        length = -1
-    if length != len(data):
-        raise AttestationError("the challenge is damaged", "Ask for it again")
-    return structure
+    values = tuple(selection.values(tpm))
+    with endorsement.attestation_key(tpm) as ak:
+        info, signature = tpm.esys.quote(ak, selection.structure(), qualifying, _OWN_SCHEME)
+    return {"quoteInfo": bytes(info), "quoteSignature": signature.marshal(), "pcrValues": values}

@@ -11,8 +11,9 @@ from hwsigner.backends.tpm2.uris import handle_name
 from hwsigner.errors import SigningKeyError, UsageError
 
 _PLATFORM = range(0x81800000, 0x82000000)  # TPM 2.0 Library, part 2, 7.4.
-# TCG's registry of reserved handles, 2.3.1. What it gives to other endorsement keys is left to them too.
-_RESERVED = {"storage root keys": range(0x81000000, 0x81000100), "endorsement keys": range(0x81010000, 0x81020000)}
+# TCG's Registry of Reserved TPM 2.0 Handles and Localities, 2.3.1.
+EK_HANDLES = range(0x81010000, 0x81020000)
+_RESERVED = {"storage root keys": range(0x81000000, 0x81000100), "endorsement keys": EK_HANDLES}
 
 
 def check_own_handle(handle: int) -> None:

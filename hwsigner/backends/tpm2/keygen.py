@@ -25,7 +25,7 @@ from tpm2_pytss import (
 from hwsigner.backends.tpm2 import handles
 from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import TPMConnection, connected
-from hwsigner.backends.tpm2.describe import describe_file, describe_persistent
+from hwsigner.backends.tpm2.description import describe_file, describe_persistent
 from hwsigner.backends.tpm2.encode import write_tss2_pem
 from hwsigner.backends.tpm2.errors import is_answer, is_not_now
 from hwsigner.backends.tpm2.key_file import HIERARCHIES, PolicyCommand, TSS2Key
@@ -58,7 +58,7 @@ _KINDS: dict[KeyAlgorithm, str] = {
 _MAX_PIN_BYTES = 32  # A digest of the key's nameAlg, SHA-256 (TPM 2.0 Library, part 3, 12.1).
 _SLOW = "waiting for the TPM to make the key: some take a minute for RSA"
 _UNLIMITED = (
-    "Wrong PINs are not counted (noDA): any program that may use the TPM and has the key can try as many as it likes."
+    "Wrong PINs are not counted (noDA): any program that may use the TPM and has the key can try as many as it likes"
 )
 
 
@@ -81,7 +81,7 @@ def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescri
         BackendUnavailableError: the TPM can't be reached.
         PinError: the PIN is too long, or the owner's auth value is missing or wrong; it was sent once.
     """
-    _check_request(request)
+    request.require_only("noda", "pcrs", scheme="tpm2")
     handle = named_handle(uri)
     if handle is None:
         _check_new_file(uri.file)
@@ -173,7 +173,7 @@ class _Making:
         if self.has_pin and self._noda:
             yield _UNLIMITED
         if not (self.has_pin or self._noda):
-            yield "It has no PIN and still refuses to sign while the TPM is in lockout: noDA is not set."
+            yield "It has no PIN and still refuses to sign while the TPM is in lockout: noDA is not set"
 
     def _create(self, tpm: TPM) -> TSS2Key:
         if self._handle is not None:
@@ -199,20 +199,6 @@ class _Making:
 
 def _owner_primary(tpm: TPM, auth: ParentAuth) -> ESYS_TR:
     return auth.as_owner(tpm, tpm.esys.create_primary, None, ecc_primary(), ESYS_TR.RH_OWNER)[0]
-
-
-def _check_request(request: KeyRequest) -> None:
-    """Check that the request has only what a TPM knows."""
-    foreign = {
-        "always_authenticate": request.always_authenticate,
-        "pin_policy": request.pin_policy,
-        "touch_policy": request.touch_policy,
-        "overwrite": request.overwrite,
-    }
-    for name, value in foreign.items():
-        if value:
-            flag = name.replace("_", "-")
-            raise UsageError(f"a TPM's key has no {flag}", f"Leave --{flag} out: it is for PKCS #11 tokens")
 
 
 def _check_algorithm(tpm: TPM, algorithm: KeyAlgorithm) -> None:
@@ -273,4 +259,4 @@ def _write(path: str, file: TSS2Key) -> None:
 
 
 def _exists(path: str) -> SigningKeyError:
-    return SigningKeyError(f"{path} exists already, and no key is overwritten", "Choose another path")
+    return SigningKeyError(f"{path} is there already", "Name a new file, or delete that one: it is not overwritten")

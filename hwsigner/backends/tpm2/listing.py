@@ -5,7 +5,8 @@ from __future__ import annotations
 from tpm2_pytss import TPM2_ALG, TPM2_CAP, TPM2_HC, TPM2B_PUBLIC, TPMA_OBJECT, TPMT_PUBLIC
 
 from hwsigner.backends.tpm2.auth import ParentAuth
-from hwsigner.backends.tpm2.nv import list_certificates
+from hwsigner.backends.tpm2.handles import EK_HANDLES
+from hwsigner.backends.tpm2.nv import EK_CERTIFICATES, list_certificates
 from hwsigner.backends.tpm2.objects import PersistentObject
 from hwsigner.backends.tpm2.public_area import read_public_area
 from hwsigner.backends.tpm2.srk import PROVISIONED
@@ -18,9 +19,6 @@ from hwsigner.uri import KeyURI
 
 _LISTED = 100  # More persistent objects than a TPM has room for.
 _MANUFACTURER = 0x105  # TPM2_PT_MANUFACTURER (TPM 2.0 Library, part 2, 6.13).
-# TCG's Registry of Reserved TPM 2.0 Handles and Localities, 2.2 and 2.3.
-_EK_HANDLES = range(0x81010000, 0x81020000)
-_EK_CERTIFICATES = range(0x01C00000, 0x01C08000)
 
 
 def objects_of_tpm(uri: KeyURI, tcti: str, tpm: TPM) -> ListedToken:
@@ -47,7 +45,7 @@ def objects_of_tpm(uri: KeyURI, tcti: str, tpm: TPM) -> ListedToken:
             others.append(_other_key(public, handle, named))
     certificates = []
     for index, der in list_certificates(tpm):
-        label = "EK certificate" if index in _EK_CERTIFICATES else ""
+        label = "EK certificate" if index in EK_CERTIFICATES else ""
         named = str(KeyURI("tpm2", {"nv": f"{index:#010x}".encode()}, uri.query))
         certificates.append(ListedObject("certificate", label, b"", named, certificate=der))
     maker, state = _manufacturer(tpm), _pin_state(tpm.lockout())
@@ -91,7 +89,7 @@ def _notes(public: TPMT_PUBLIC) -> tuple[str, ...]:
 def _other_key(public: TPMT_PUBLIC, handle: int, named: str) -> ListedObject:
     """Return a key that can't make the service's signatures, with a label that says what it is for."""
     is_storage = public.objectAttributes & TPMA_OBJECT.RESTRICTED and public.objectAttributes & TPMA_OBJECT.DECRYPT
-    if handle in _EK_HANDLES:
+    if handle in EK_HANDLES:
         label = "endorsement key (EK)"
     elif is_storage:
         label = "storage root key (SRK)" if handle == PROVISIONED else "storage key"
@@ -107,8 +105,7 @@ def _other_key(public: TPMT_PUBLIC, handle: int, named: str) -> ListedObject:
 
 def _manufacturer(tpm: TPM) -> str:
     """Return the vendor's ID in TCG's registry, such as `INTC`."""
-    _, answer = tpm.esys.get_capability(TPM2_CAP.TPM_PROPERTIES, _MANUFACTURER, 1)
-    return int(answer.data.tpmProperties[0].value).to_bytes(4, "big").rstrip(b"\0 ").decode("ascii", "replace")
+    return tpm.property(_MANUFACTURER).to_bytes(4, "big").rstrip(b"\0 ").decode("ascii", "replace")
 
 
 def _pin_state(lockout: Lockout) -> str:

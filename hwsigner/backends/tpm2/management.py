@@ -6,21 +6,19 @@ import os
 
 from tpm2_pytss import TPM2B_PUBLIC, TPMA_OBJECT
 
-from hwsigner.backends.pem import read_contents
 from hwsigner.backends.tpm2 import handles
 from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import connected
-from hwsigner.backends.tpm2.describe import describe_key
-from hwsigner.backends.tpm2.install import certificate_files, install_certificate
+from hwsigner.backends.tpm2.description import describe_key
+from hwsigner.backends.tpm2.installing import install_certificate, installed_files
 from hwsigner.backends.tpm2.keygen import generate_key
 from hwsigner.backends.tpm2.objects import PersistentObject
 from hwsigner.backends.tpm2.tcti import tcti_of
 from hwsigner.backends.tpm2.tpm import TPM
-from hwsigner.backends.tpm2.uris import handle_name, named_handle, named_key, session_settings
-from hwsigner.errors import KeyNotFoundError, SigningKeyError
+from hwsigner.backends.tpm2.uris import handle_name, named_handle, session_settings
+from hwsigner.errors import SigningKeyError
 from hwsigner.management import Confirm
 from hwsigner.pins import PinSource
-from hwsigner.system.files import sync_folder
 from hwsigner.uri import KeyURI
 
 __all__ = ["delete_key", "describe_key", "generate_key", "install_certificate"]
@@ -55,22 +53,19 @@ def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...
 
 
 def _delete_file(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...]:
-    named_key(uri, ParentAuth(uri, pins))  # It must be a TPM's key.
-    key = os.path.realpath(uri.file)
-    contents = read_contents(key, KeyNotFoundError)
-    files = {f"the key file {key}" + (f" with {contents}" if len(contents.blocks) > 1 else ""): key}
-    files |= {f"its certificate file {path}": path for path in certificate_files(uri.file) if os.path.isfile(path)}
-    first, *others = files
-    confirm((f"{first} (a copy of it would still sign with its TPM)", *others))
-    for path in files.values():
+    public_key = describe_key(uri, pins).public_key
+    path = os.path.realpath(uri.file)
+    doomed = {path: f"the key in {path}"}
+    doomed |= {file: f"its certificates in {file}" for file in installed_files(path, public_key)}
+    first, *others = doomed.values()
+    confirm((f"{first}, with all that is in the file; a copy of it would still sign with its TPM", *others))
+    for file, words in doomed.items():
         try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
+            os.unlink(file)
         except OSError as error:
-            raise SigningKeyError(f"can't delete {path}: {error.strerror}", "Check who may write its folder") from error
-    sync_folder(os.path.dirname(key))
-    return tuple(files)
+            problem = f"can't delete {words}: {error.strerror}"
+            raise SigningKeyError(problem, "Check who may change its folder") from error
+    return tuple(doomed.values())
 
 
 def _delete_persistent(uri: KeyURI, pins: PinSource, confirm: Confirm, handle: int) -> tuple[str, ...]:

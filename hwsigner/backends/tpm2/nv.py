@@ -14,6 +14,8 @@ from hwsigner.backends.tpm2.errors import AUTH_FAIL, BAD_AUTH, HANDLE, code
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.errors import CertificateError
 
+# TCG's EK Credential Profile, 2.2.1.4 and 2.2.1.5.
+EK_CERTIFICATES = range(0x01C00000, 0x01C08000)
 _FIRST_INDEX, _LISTED = 0x01000000, 100
 NV_BUFFER_MAX = 0x12C  # TPM 2.0 Library, part 2, 6.13: this many bytes are read or written at once.
 _LEAST_BYTES = 200  # No certificate is shorter; counters, bits and most other data are.

@@ -52,11 +52,11 @@ class PCRSelection:
         """What the owner of a key with such a policy should know, a sentence each."""
         yield (
             f"An update of firmware, shim or whatever else changes PCR {self} ends this key: "
-            "make a new one and get it a certificate."
+            "make a new one then, and get it a certificate"
         )
         for number in _RESETTABLE:
             if number in self.numbers:
-                yield f"PCR {number} protects little: any program that may use the TPM can reset it."
+                yield f"PCR {number} protects little: any program that may use the TPM can reset it"
 
     def policy(self, tpm: TPM, *, with_auth: bool) -> tuple[PolicyCommand, ...]:
         """Return the commands of the policy, for the present values.
@@ -69,7 +69,7 @@ class PCRSelection:
             UnsupportedKeyError: the TPM has no such bank.
             SigningKeyError: a value changes at this moment.
         """
-        digest = hashlib.new(_NAME_HASH, b"".join(self._values(tpm))).digest()
+        digest = hashlib.new(_NAME_HASH, b"".join(self.values(tpm))).digest()
         command = PolicyCommand(POLICY_PCR, struct.pack(">H", len(digest)) + digest + self._marshalled(self.numbers))
         with tpm.policy_session(TPM2_ALG.SHA256) as session:
             try:
@@ -78,8 +78,16 @@ class PCRSelection:
                 raise SigningKeyError(f"no key was made: {error}", "Try again once the machine has started") from error
         return (command, PolicyCommand(POLICY_AUTH_VALUE)) if with_auth else (command,)
 
-    def _values(self, tpm: TPM) -> Iterator[bytes]:
-        """Yield the values in ascending order. The TPM gives eight at once at most."""
+    def structure(self) -> TPML_PCR_SELECTION:
+        """Return the same as the TPM takes it."""
+        return TPML_PCR_SELECTION.unmarshal(self._marshalled(self.numbers))[0]
+
+    def values(self, tpm: TPM) -> Iterator[bytes]:
+        """Yield the values in ascending order. The TPM gives eight at once at most.
+
+        Raises:
+            UnsupportedKeyError: the TPM has no such bank.
+        """
         left = self.numbers
         while left:
             _, _, digests = tpm.esys.pcr_read(TPML_PCR_SELECTION.unmarshal(self._marshalled(left))[0])

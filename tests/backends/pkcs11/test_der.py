@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -58,6 +60,36 @@ def test_public_key_of_a_version_1_certificate_is_read(tmp_path: Path) -> None:
     expected = ["openssl", "pkey", "-in", str(key), "-pubout", "-outform", "DER"]
     public_key = subprocess.run(expected, env=ENVIRONMENT, capture_output=True, check=True).stdout
     assert _pkcs11_der.certificate_public_key(der) == public_key
+
+
+def test_names_of_a_certificate_are_the_bytes_that_it_has() -> None:
+    certificate = x509.load_der_x509_certificate(CERTIFICATE)
+    names = _pkcs11_der.certificate_names(CERTIFICATE)
+    assert (names.issuer, names.subject) == (certificate.issuer.public_bytes(), certificate.subject.public_bytes())
+    assert names.serial_number == _pkcs11_der.encode_integer(certificate.serial_number.to_bytes(21))
+    with pytest.raises(ValueError):
+        _pkcs11_der.certificate_names(b"\x30\x02\x30\x00")
+
+
+def test_certificate_without_a_common_name_is_called_ca() -> None:
+    public_key = _pkcs11_der.certificate_public_key(CERTIFICATE)
+    assert public_key is not None
+    assert _pkcs11_der.common_name(self_made(public_key, "Büro CA")) == "Büro CA".encode()
+    nameless = CERTIFICATE.replace(bytes.fromhex("0603550403"), bytes.fromhex("060355040a"))
+    assert _pkcs11_der.common_name(nameless) == b"CA"
+    assert _pkcs11_der.common_name(b"junk") == b"CA"
+
+
+def test_id_of_a_key_is_the_sha1_of_its_modulus_or_point() -> None:
+    private = rsa.generate_private_key(65537, 2048)
+    modulus = private.public_key().public_numbers().n.to_bytes(256)
+    spki = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert _pkcs11_der.key_id(spki) == hashlib.sha1(modulus).digest()
+    for curve in (ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()):
+        public = ec.generate_private_key(curve).public_key()
+        spki = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        # RFC 5280, 4.2.1.2, has the same for EC keys.
+        assert _pkcs11_der.key_id(spki) == x509.SubjectKeyIdentifier.from_public_key(public).digest
 
 
 @given(st.binary(max_size=64), st.integers(0, 300))

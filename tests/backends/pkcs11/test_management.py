@@ -7,9 +7,10 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 import pytest
@@ -18,13 +19,23 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 import certs
+from any_module import (
+    delete_key,
+    describe_key,
+    find_certificates,
+    generate_key,
+    install_certificate,
+    open_key,
+)
 from backends.contract import ENVIRONMENT, openssl_verifies
 from backends.pkcs11.tokens import key_uri, p11tool, remove_tokens, run, tool
 from emulators import InProcessSoftHSM
+from hwsigner.backends.pkcs11 import keygen
 from hwsigner.backends.pkcs11.functions import Attribute, Functions, MechanismInfo
-from hwsigner.backends.pkcs11.writing import WritingSession
+from hwsigner.backends.pkcs11.writing import KeyPair, WritingSession
 from hwsigner.errors import (
     AmbiguousKeyError,
+    HwsignerWarning,
     KeyMismatchError,
     KeyNotFoundError,
     PinRequiredError,
@@ -34,18 +45,13 @@ from hwsigner.errors import (
     WrongPinError,
 )
 from hwsigner.identity import IdentitySource, open_identity
-from hwsigner.key import FoundCertificate, find_certificates, open_key
-from hwsigner.management import (
-    KeyAlgorithm,
-    KeyDescription,
-    KeyRequest,
-    delete_key,
-    describe_key,
-    generate_key,
-    install_certificate,
-)
+from hwsigner.key import FoundCertificate
+from hwsigner.management import KeyAlgorithm, KeyDescription, KeyRequest
+from hwsigner.system import notices
+from hwsigner.uri import KeyURI
 from pkcs11_shim import COPY_OBJECT, CREATE_OBJECT, DESTROY_OBJECT, GENERATE_KEY_PAIR, LOGIN, Person, Shim
 from softhsm.token import SoftHSM
+from softhsm.yubikey import OPENSC, YubiKey
 
 ROOT = Path(__file__).parents[3]
 CA = certs.make_ca()
@@ -53,13 +59,14 @@ INTERMEDIATE = certs.make_ca("Example Issuing CA", CA)
 PRIVATE_KEY = 3
 DEVICE_MEMORY, SESSION_READ_ONLY, FUNCTION_NOT_SUPPORTED, CURVE_NOT_SUPPORTED = 0x31, 0xB5, 0x54, 0x140
 ACTION_PROHIBITED = 0x1B
+SIGNATURE = 0x9C
 EC_KEY_PAIR_GEN, RSA_KEY_PAIR_GEN = 0x1040, 0
 
 
 # Does what the last line says, and dies before a call of a method.
 KILLED = """
 import os, signal, sys
-from hwsigner.backends.pkcs11.writing import WritingSession
+from hwsigner.backends.pkcs11.writing import KeyPair, WritingSession
 from hwsigner.key import FoundCertificate
 from hwsigner.management import delete_key, generate_key, install_certificate
 uri, method, spared, action, *chain = sys.argv[1:]
@@ -243,7 +250,25 @@ def test_new_key_can_want_the_pin_for_each_signature(hsm: InProcessSoftHSM) -> N
         key.sign(b"message")
 
 
-def test_command_line_names_of_other_hardware_are_refused(hsm: InProcessSoftHSM) -> None:
+def test_slow_token_shows_that_it_is_making_the_key(hsm: InProcessSoftHSM, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    generate = WritingSession.generate_key_pair
+
+    def slowly(*arguments: Any) -> KeyPair:
+        while not told:
+            time.sleep(0.01)
+        return generate(*arguments)
+
+    monkeypatch.setattr(WritingSession, "generate_key_pair", slowly)
+    notices.set_notifier(told.append)
+    try:
+        new_key(hsm, "slow")
+    finally:
+        notices.set_notifier(None)
+    assert told == [f"token '{hsm.label}' is making the key, which can take minutes"]
+
+
+def test_request_for_other_hardware_is_refused(hsm: InProcessSoftHSM) -> None:
     foreign = [
         KeyRequest(pin_policy="once"),
         KeyRequest(touch_policy="always"),
@@ -373,10 +398,41 @@ def test_key_that_was_not_made_as_asked_is_removed(
 def test_key_that_was_not_made_as_asked_and_cannot_be_removed_is_named(shim: Shim) -> None:
     shim.claim(Attribute.EXTRACTABLE, value=True)
     shim.library.shim_keep(PRIVATE_KEY)
-    with pytest.raises(SigningKeyError, match=r"not as asked .* it is left there: .*private key \(label 'stuck', id"):
+    with pytest.raises(SigningKeyError, match=r"not as asked .* it may be left there: .*private key \(label 'stuck'\)"):
         generate_key(shim.uri("stuck"), pin="1234")
     shim.reset()
     delete_key(shim.uri("stuck"), agree, "1234")
+
+
+def test_key_that_can_no_longer_be_read_is_said_to_be_left(shim: Shim, monkeypatch: pytest.MonkeyPatch) -> None:
+    def remove(*_: object) -> list[str]:
+        shim.remove()
+        return ["CKA_SIGN"]
+
+    monkeypatch.setattr(keygen, "_differences", remove)
+    with pytest.raises(SigningKeyError, match=r"not as asked \(CKA_SIGN\), and it may be left there: .*removed"):
+        generate_key(shim.uri("pulled"), pin="1234")
+    shim.reset()
+    delete_key(shim.uri("pulled"), agree, "1234")
+
+
+@pytest.mark.parametrize("algorithm", ["p256", "rsa2048"])
+def test_module_that_cannot_write_to_a_piv_card_changes_nothing(yubikey: YubiKey, algorithm: KeyAlgorithm) -> None:
+    yubikey.write_chuid()
+    yubikey.generate(SIGNATURE)
+    yubikey.self_sign(SIGNATURE, "hwsigner")
+    uri = yubikey.uri(SIGNATURE, OPENSC)
+    before = dict(yubikey.state.keys)
+    token, query = str(KeyURI.of(uri).token).split("?")
+    for name in ("object=new", "object=new;id=%01"):
+        with pytest.raises(SigningKeyError, match=r"makes no|can't do this|can't give"):
+            generate_key(f"{token}{name}?{query}", KeyRequest(algorithm), yubikey.pin)
+    with pytest.raises(SigningKeyError, match=r"could not delete the private key .* the module can't do this"):
+        delete_key(uri, agree, yubikey.pin)
+    chain = [FoundCertificate(certs.issue(CA, yubikey.public_key(SIGNATURE)).public_bytes(Encoding.DER), "a file")]
+    with pytest.raises(SigningKeyError, match="could not store the certificate: the module can't do this"):
+        install_certificate(uri, chain, yubikey.pin)
+    assert yubikey.state.keys == before
 
 
 def test_key_that_is_left_when_hwsigner_is_killed_is_named_next_time(hsm: InProcessSoftHSM) -> None:
@@ -542,6 +598,23 @@ def test_former_certificate_is_written_back_when_a_second_one_cannot_be_deleted(
         install_certificate(made.uri, chain_for(made), "1234")
     assert sorted(enrolled(shim)) == sorted(both)
     assert former in both
+
+
+def test_token_that_deletes_nothing_keeps_both_leaves_and_a_warning_names_the_new_one(
+    certified: tuple[Shim, KeyDescription, bytes],
+) -> None:
+    shim, made, former = certified
+    new = chain_for(made)
+    shim.fail(DESTROY_OBJECT, ACTION_PROHIBITED)
+    with (
+        pytest.warns(HwsignerWarning, match=r"could not delete the new certificate \(label 'enrolled'"),
+        pytest.raises(SigningKeyError, match="could not delete the certificate"),
+    ):
+        install_certificate(made.uri, new, "1234")
+    assert sorted(enrolled(shim)) == sorted([former, new[0].der])
+    shim.reset()
+    install_certificate(made.uri, new, "1234")
+    assert enrolled(shim) == [new[0].der]
 
 
 def test_certificate_that_was_not_stored_as_given_is_an_error(

@@ -405,6 +405,16 @@ def test_wrong_management_key_is_sent_once(yubikey: YubiKey) -> None:
     assert yubikey.pin_tries == []
 
 
+@pytest.mark.parametrize(("algorithm", "size"), [("TDES", 24), ("AES128", 16), ("AES192", 24), ("AES256", 32)])
+def test_management_key_of_any_other_algorithm_is_wrong(yubikey: YubiKey, algorithm: str, size: int) -> None:
+    key = (OTHER_KEY + OTHER_KEY)[: 2 * size]
+    succeed("yubico-piv-tool", "-a", "set-mgm-key", "-m", algorithm, "-n", key)
+    for other in (16, 24, 32):
+        with pytest.raises(WrongPinError, match="wrong management key"):
+            generate(yubikey, pin=Person("fedcba9876543210" * 2 + "00" * (other - 16)))
+    assert set(yubikey.state.keys) == {0xF9}
+
+
 @pytest.mark.parametrize("answer", ["123456", "12345678", DEFAULT_KEY + "00", "x" * 48, "0" * 20, "ü" * 48])
 def test_pin_and_other_texts_are_not_sent_as_a_management_key(yubikey: YubiKey, answer: str) -> None:
     with pytest.raises(PinError, match="so it was not sent") as caught:

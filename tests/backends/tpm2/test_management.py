@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from cryptography.x509 import Certificate
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 import certs
 from backends.contract import openssl_verifies
@@ -24,6 +24,7 @@ from hwsigner.backends.tpm2 import handles, keygen
 from hwsigner.backends.tpm2.key_file import TSS2Key, parse_tss2
 from hwsigner.errors import (
     BackendUnavailableError,
+    CertificateError,
     HwsignerError,
     KeyNotFoundError,
     PinError,
@@ -190,7 +191,7 @@ class TestFile:
     def test_nothing_is_overwritten(self, tools: Tools, path: Path) -> None:
         make(tools, path)
         before, entries = path.read_bytes(), set(tools.folder.iterdir())
-        with pytest.raises(SigningKeyError, match=r"new.pem exists already"):
+        with pytest.raises(SigningKeyError, match=r"new.pem is there already"):
             make(tools, path)
         assert (path.read_bytes(), set(tools.folder.iterdir())) == (before, entries)
 
@@ -198,14 +199,14 @@ class TestFile:
         self, tools: Tools, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(keygen, "_check_new_file", lambda path: Path(path).write_text("another"))
-        with pytest.raises(SigningKeyError, match="exists already"):
+        with pytest.raises(SigningKeyError, match="is there already"):
             make(tools, path)
         assert path.read_text() == "another"
         assert not list(tools.folder.glob(".new.pem*"))
 
     def test_link_to_nothing_is_not_followed(self, tools: Tools, path: Path) -> None:
         path.symlink_to(tools.path("elsewhere.pem"))
-        with pytest.raises(SigningKeyError, match="exists already"):
+        with pytest.raises(SigningKeyError, match="is there already"):
             make(tools, path)
         assert not tools.path("elsewhere.pem").exists()
 
@@ -217,7 +218,7 @@ class TestFile:
     def test_process_that_is_killed_leaves_no_half_file(self, tools: Tools, path: Path) -> None:
         program = (
             "import os, sys\nfrom hwsigner.management import generate_key\n"
-            "os.link = lambda *_: os._exit(9)\ngenerate_key(sys.argv[1])\n"
+            "os.link = lambda *_, **__: os._exit(9)\ngenerate_key(sys.argv[1])\n"
         )
         assert start(program, tools.tpm.uri(path)).wait(60) == 9
         assert not path.exists()
@@ -238,7 +239,7 @@ class TestFile:
         [{"always_authenticate": True}, {"pin_policy": "once"}, {"touch_policy": "never"}, {"overwrite": True}],
     )
     def test_what_only_tokens_have_is_refused(self, tools: Tools, path: Path, request_: dict[str, object]) -> None:
-        with pytest.raises(UsageError, match="a TPM's key has no "):
+        with pytest.raises(UsageError, match="does not apply to tpm2: keys"):
             generate_key(tools.tpm.uri(path), KeyRequest(**request_))  # type: ignore[arg-type]
 
     def test_key_that_was_changed_on_the_way_is_thrown_away(
@@ -307,7 +308,7 @@ class TestPin:
         made = generate_key(uri_through(proxy, path), pin=PASSWORD)
         assert PASSWORD.encode() not in proxy.stream
         assert not read_file(path).empty_auth
-        assert "A signature needs its PIN, the TPM auth value." in made.guards
+        assert "Signatures need the key's PIN, its TPM auth value" in made.guards
         uri = tools.tpm.uri(path)
         assert sign(uri, PASSWORD)
         with pytest.raises(WrongPinError):
@@ -581,6 +582,29 @@ class TestHandle:
         assert delete_key(uri, agree)
         assert f"{HANDLE:#x}" not in tools.run_getcap("handles-persistent")
 
+    @pytest.mark.parametrize("fault", ["drop", "cut", 0x101])
+    def test_key_that_a_fault_leaves_is_named(
+        self, proxy: TPMProxy, tools: Tools, swtpm: SoftTPM, handle_uri: str, fault: Fault
+    ) -> None:
+        for number in count():
+            proxy.exchanges.clear()
+            proxy.at(number, fault)
+            message = ""
+            try:
+                generate_key(handle_through(proxy))
+            except HwsignerError as error:
+                message = str(error)
+            is_there = f"{HANDLE:#x}" in tools.run_getcap("handles-persistent")
+            assert is_there == (message == "") or f"handle:{HANDLE:#010x}" in message
+            if is_there:
+                delete_key(handle_uri, agree)
+            flush(swtpm, proxy.lost)
+            proxy.lost.clear()
+            assert handles_in(swtpm) == []
+            if len(proxy.exchanges) <= number:
+                break
+        assert number > 10
+
     def test_key_that_may_be_left_is_named(self, proxy: TPMProxy, tools: Tools, handle_uri: str, owner: str) -> None:
         proxy.decide = lambda command: "drop" if int.from_bytes(command[6:10]) == EVICT_CONTROL else "pass"
         with pytest.raises(BackendUnavailableError, match=f"the new key may be at handle:{HANDLE:#010x}"):
@@ -627,17 +651,17 @@ class TestDescription:
         assert described.properties["policy"] == ["PolicyPCR", "PolicyAuthValue"]
         assert described.properties["parent"] == "owner"
         assert described.guards == (
-            "It can't leave its TPM: fixedTPM and fixedParent are set.",
-            "A signature needs the values in PCR sha256:7, sha256:16 for which it was made.",
-            "A signature needs its PIN, the TPM auth value.",
-            "Wrong PINs count towards the TPM's lockout: noDA is not set.",
+            "Signatures need the values in PCR sha256:7, sha256:16 for which the key was made",
+            "Signatures need the key's PIN, its TPM auth value",
+            "Wrong PINs can put the TPM in lockout",
+            "The key can't leave its TPM: fixedTPM and fixedParent are set",
         )
 
     def test_path_of_a_key_file_is_enough(self, tools: Tools, path: Path) -> None:
         made = make(tools, path)
         described = describe_key(str(path))
         assert (described.public_key, described.uri) == (made.public_key, f"tpm2:path={path}")
-        assert described.guards[-1] == "It has no PIN: any user who may use the TPM and read the file can sign."
+        assert described.guards[0] == "Signatures need no PIN: any user who may use the TPM and read the file can sign"
 
     def test_handle_is_described_without_a_signature_or_an_auth_value(self, proxy: TPMProxy, tools: Tools) -> None:
         tools.tpm.persist(HANDLE, "ecc256", PASSWORD)
@@ -646,7 +670,7 @@ class TestDescription:
         finally:
             tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", f"{HANDLE:#x}")
         assert described.place == f"the TPM, handle {HANDLE:#010x}"
-        assert "It may have a PIN, its TPM auth value: a handle does not say." in described.guards
+        assert "Signatures may need a PIN, the TPM auth value: a handle does not say" in described.guards
         # No command has an authorization.
         assert all(exchange.command[:2] == b"\x80\x01" for exchange in proxy.exchanges)
         assert SIGN not in proxy.codes
@@ -659,13 +683,13 @@ class TestDescription:
         finally:
             tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", f"{HANDLE:#x}")
         assert described.properties["policy"] is None
-        assert "A signature needs its policy to be satisfied: a handle does not say which." in described.guards
+        assert "Signatures need a policy to be satisfied: a handle does not say which" in described.guards
 
     def test_key_that_may_leave_the_tpm_is_said_to(self, tools: Tools) -> None:
         file = tools.key_file(attributes="userwithauth|sensitivedataorigin|sign", primary=("-G", "ecc", *NODA))
         described = describe_key(tools.tpm.uri(file))
         assert described.properties["extractable"] is True
-        assert described.guards[0] == "It may be copied to another TPM: fixedTPM or fixedParent is not set."
+        assert "The key may be copied to another TPM: fixedTPM or fixedParent is not set" in described.guards
 
     def test_missing_key_is_an_error(self, tools: Tools, path: Path) -> None:
         for place in (path, HANDLE):
@@ -675,19 +699,26 @@ class TestDescription:
 
 class TestDeletion:
     def test_file_goes_with_its_certificate_once_that_was_agreed(
-        self, tools: Tools, path: Path, chain: list[FoundCertificate]
+        self, tools: Tools, path: Path, ca: certs.Authority
     ) -> None:
-        uri = make(tools, path).uri
-        certificate = install_certificate(uri, chain).certificate
+        made = make(tools, path)
+        certificate = install_certificate(made.uri, certified(ca, made)).certificate
         asked: list[str] = []
-        gone = delete_key(uri, asked.extend)
+        gone = delete_key(made.uri, asked.extend)
         assert asked == [
-            f"the key file {path} (a copy of it would still sign with its TPM)",
-            f"its certificate file {certificate}",
+            f"the key in {path}, with all that is in the file; a copy of it would still sign with its TPM",
+            f"its certificates in {certificate}",
         ]
-        assert gone == (f"the key file {path}", f"its certificate file {certificate}")
+        assert gone == (f"the key in {path}", f"its certificates in {certificate}")
         assert not path.exists()
         assert not os.path.exists(certificate)
+
+    def test_certificate_of_another_key_stays(self, tools: Tools, path: Path, ca: certs.Authority) -> None:
+        make(tools, path)
+        other = path.with_suffix(".crt")
+        other.write_bytes(certs.pem(ca.certificate))
+        assert delete_key(tools.tpm.uri(path), agree) == (f"the key in {path}",)
+        assert other.exists()
 
     @pytest.mark.parametrize("place", ["file", "handle"])
     def test_key_stays_when_the_user_refuses(self, tools: Tools, path: Path, handle_uri: str, place: str) -> None:
@@ -706,17 +737,8 @@ class TestDeletion:
         link = tools.path("link.pem")
         link.symlink_to(path)
         [gone] = delete_key(tools.tpm.uri(link), agree)
-        assert gone == f"the key file {path}"
+        assert gone == f"the key in {path}"
         assert not path.exists()
-
-    def test_file_with_a_certificate_in_it_is_said_to_go_whole(
-        self, tools: Tools, path: Path, ca: certs.Authority
-    ) -> None:
-        make(tools, path)
-        path.write_bytes(path.read_bytes() + certs.pem(ca.certificate))
-        asked: list[str] = []
-        delete_key(tools.tpm.uri(path), asked.extend)
-        assert asked[0].startswith(f"the key file {path} with a private key and a certificate")
 
     def test_file_that_is_no_tpm_key_is_left_alone(self, tools: Tools, path: Path) -> None:
         path.write_bytes(certs.pem(certs.make_ca().certificate))
@@ -764,10 +786,10 @@ class TestDeletion:
             delete_key(handle_uri, agree)
 
 
-@pytest.fixture
-def chain(ca: certs.Authority) -> list[FoundCertificate]:
-    """A leaf and an intermediate. That they fit the key is the caller's to check."""
-    leaf = certs.issue(ca, ca.key.public_key())
+def certified(ca: certs.Authority, key: KeyDescription) -> list[FoundCertificate]:
+    """Return a leaf for a key, and an intermediate."""
+    assert key.public_key is not None
+    leaf = certs.issue(ca, load_der_public_key(key.public_key))
     return [FoundCertificate(der(leaf), "leaf"), FoundCertificate(der(ca.certificate), "intermediate")]
 
 
@@ -777,24 +799,25 @@ def nv_content(tools: Tools, index: str = INDEX) -> bytes:
 
 
 class TestCertificateFile:
-    def test_leaf_and_intermediates_are_beside_the_key(
-        self, tools: Tools, path: Path, chain: list[FoundCertificate]
-    ) -> None:
-        make(tools, path)
-        installed = install_certificate(tools.tpm.uri(path), chain)
-        assert installed == InstalledCertificate(f"{path}.crt")
-        file = Path(installed.certificate)
+    def test_leaf_and_intermediates_are_beside_the_key(self, tools: Tools, path: Path, ca: certs.Authority) -> None:
+        made = make(tools, path)
+        chain = certified(ca, made)
+        installed = install_certificate(made.uri, chain)
+        file = path.with_suffix(".crt")
+        assert installed == InstalledCertificate(str(file))
         assert stat.S_IMODE(file.stat().st_mode) == 0o644
         assert [found.der for found in find_certificates(str(file))] == [found.der for found in chain]
         printed = subprocess.run(["openssl", "x509", "-in", file, "-outform", "DER"], capture_output=True, check=True)
         assert printed.stdout == chain[0].der
+        with open_identity(IdentitySource(installed.certificate, made.uri)) as identity:
+            assert identity.sign(b"message")
 
     def test_certificate_is_replaced_in_one_step(
-        self, tools: Tools, path: Path, chain: list[FoundCertificate], monkeypatch: pytest.MonkeyPatch
+        self, tools: Tools, path: Path, ca: certs.Authority, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        make(tools, path)
-        uri = tools.tpm.uri(path)
-        file = Path(install_certificate(uri, chain).certificate)
+        made = make(tools, path)
+        chain = certified(ca, made)
+        file = Path(install_certificate(made.uri, chain).certificate)
         before = file.read_bytes()
 
         def fail(*_: object, **__: object) -> None:
@@ -803,24 +826,57 @@ class TestCertificateFile:
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", fail)
-            with pytest.raises(HwsignerError, match="No space left"):
-                install_certificate(uri, chain[:1])
+            with pytest.raises(SigningKeyError, match="No space left"):
+                install_certificate(made.uri, chain[:1])
         assert file.read_bytes() == before
-        install_certificate(uri, chain[:1])
+        install_certificate(made.uri, chain[:1])
         assert [found.der for found in find_certificates(str(file))] == [chain[0].der]
 
-    def test_handle_needs_an_nv_index(self, handle_uri: str, chain: list[FoundCertificate]) -> None:
+    @pytest.mark.parametrize("content", ["another key's certificate", "no certificate"])
+    def test_file_of_another_use_is_not_replaced(
+        self, tools: Tools, path: Path, ca: certs.Authority, content: str
+    ) -> None:
+        made = make(tools, path)
+        file = path.with_suffix(".crt")
+        file.write_bytes(certs.pem(ca.certificate) if content == "another key's certificate" else b"text")
+        before = file.read_bytes()
+        with pytest.raises(CertificateError, match="is there already, and is not a certificate of this key"):
+            install_certificate(made.uri, certified(ca, made))
+        assert file.read_bytes() == before
+
+    def test_key_and_certificate_have_names_of_their_own(self, tools: Tools, ca: certs.Authority) -> None:
+        made = make(tools, tools.path("web.crt"))
+        installed = install_certificate(made.uri, certified(ca, made))
+        assert installed.certificate == f"{tools.path('web.crt')}.crt"
+
+    @pytest.mark.parametrize("place", ["file", "handle"])
+    def test_missing_key_is_an_error(self, tools: Tools, path: Path, ca: certs.Authority, place: str) -> None:
+        uri = tools.tpm.uri(path if place == "file" else HANDLE)
+        chain = [FoundCertificate(der(ca.certificate), "")]
+        with pytest.raises(KeyNotFoundError):
+            install_certificate(uri, chain, nv_index=INDEX)
+        assert not path.with_suffix(".crt").exists()
+
+    def test_handle_needs_an_nv_index(self, handle_uri: str, ca: certs.Authority) -> None:
         with pytest.raises(UsageError, match="there is no file beside tpm2:handle") as caught:
-            install_certificate(handle_uri, chain)
+            install_certificate(handle_uri, [FoundCertificate(der(ca.certificate), "")])
         assert "--nv-index" in caught.value.hint
 
 
 class TestNVIndex:
     @pytest.fixture(autouse=True)
-    def undefined(self, tools: Tools) -> Iterator[None]:
+    def undefined(self, tools: Tools, handle_uri: str) -> Iterator[None]:
+        """Make a key at the handle, and remove the index at the end."""
+        generate_key(handle_uri)
         yield
         if INDEX[4:] in tools.run_getcap("handles-nv-index").lower():
             tools.run("tpm2_nvundefine", "-C", "o", INDEX)
+
+    @pytest.fixture
+    def chain(self, ca: certs.Authority) -> list[FoundCertificate]:
+        """A leaf and an intermediate. That they fit the key is the caller's to check."""
+        leaf = certs.issue(ca, ca.key.public_key())
+        return [FoundCertificate(der(leaf), "leaf"), FoundCertificate(der(ca.certificate), "intermediate")]
 
     def install(self, uri: str, chain: list[FoundCertificate], index: str = INDEX) -> InstalledCertificate:
         return install_certificate(uri, chain, nv_index=index)
@@ -839,13 +895,14 @@ class TestNVIndex:
         assert "owner's auth value can change or remove NV index 0x01c20000" in installed.notes[0]
         assert "keep their file" in installed.notes[1]
 
-    def test_intermediates_are_beside_a_key_file(self, tools: Tools, path: Path, chain: list[FoundCertificate]) -> None:
-        make(tools, path)
-        installed = self.install(tools.tpm.uri(path), chain)
-        assert installed.intermediates == f"{path}.chain.crt"
+    def test_intermediates_are_beside_a_key_file(self, tools: Tools, path: Path, ca: certs.Authority) -> None:
+        made = make(tools, path)
+        chain = certified(ca, made)
+        installed = self.install(made.uri, chain)
+        assert installed.intermediates == str(path.with_suffix(".chain.crt"))
         assert [found.der for found in find_certificates(installed.intermediates)] == [chain[1].der]
         assert len(installed.notes) == 1
-        assert f"its certificate file {path}.chain.crt" in delete_key(tools.tpm.uri(path), agree)
+        assert f"its certificates in {installed.intermediates}" in delete_key(made.uri, agree)
 
     def test_next_leaf_replaces_the_old_one(
         self, tools: Tools, handle_uri: str, chain: list[FoundCertificate], ca: certs.Authority
@@ -907,6 +964,25 @@ class TestNVIndex:
         assert nv_content(tools) == old.ljust(size, b"\xff")
         assert next(writes) > failing + 1
 
+    @pytest.mark.parametrize("fault", ["drop", "cut", 0x101])
+    def test_fault_leaves_the_old_leaf_or_the_new_one(
+        self, proxy: TPMProxy, tools: Tools, handle_uri: str, ca: certs.Authority, fault: Fault
+    ) -> None:
+        old, new = (certified(ca, describe_key(handle_uri))[:1] for _ in range(2))
+        for number in count():
+            self.install(handle_uri, old)
+            proxy.exchanges.clear()
+            proxy.at(number, fault)
+            try:
+                self.install(handle_through(proxy), new)
+            except HwsignerError:
+                assert self.found(tools) == [old[0].der]
+            else:
+                assert self.found(tools) == [new[0].der]
+            if len(proxy.exchanges) <= number:
+                break
+        assert number > 10
+
     def test_index_that_can_t_be_put_back_is_named(
         self, proxy: TPMProxy, tools: Tools, handle_uri: str, chain: list[FoundCertificate]
     ) -> None:
@@ -952,12 +1028,7 @@ class TestNVIndex:
         with pytest.raises(UsageError, match=fault):
             self.install(handle_uri, chain, index)
 
-    def test_key_with_its_certificate_in_the_tpm_makes_an_identity(
-        self, tools: Tools, handle_uri: str, ca: certs.Authority
-    ) -> None:
-        made = generate_key(handle_uri)
-        assert made.public_key is not None
-        leaf: Certificate = certs.issue(ca, made.public_key)
-        installed = self.install(handle_uri, [FoundCertificate(der(leaf), "")])
+    def test_key_with_its_certificate_in_the_tpm_makes_an_identity(self, handle_uri: str, ca: certs.Authority) -> None:
+        installed = self.install(handle_uri, certified(ca, describe_key(handle_uri))[:1])
         with open_identity(IdentitySource(installed.certificate, handle_uri)) as identity:
             assert identity.sign(b"message")

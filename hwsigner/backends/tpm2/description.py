@@ -123,18 +123,17 @@ class _Facts:
         return [str(pcr) for command in commands if isinstance(command, PolicyPCR) for pcr in command.pcrs]
 
     def _guards(self, attributes: int, has_policy: bool) -> Iterator[str]:
+        yield from self._use_guards(attributes, has_policy)
+        if self.has_auth is not False:
+            counted = "are not counted: noDA is set" if attributes & TPMA_OBJECT.NODA else "can put the TPM in lockout"
+            yield f"Wrong PINs {counted}"
         fixed = TPMA_OBJECT.FIXEDTPM | TPMA_OBJECT.FIXEDPARENT
         if attributes & fixed == fixed:
-            yield "It can't leave its TPM: fixedTPM and fixedParent are set."
+            yield "The key can't leave its TPM: fixedTPM and fixedParent are set"
         else:
-            yield "It may be copied to another TPM: fixedTPM or fixedParent is not set."
+            yield "The key may be copied to another TPM: fixedTPM or fixedParent is not set"
         if not attributes & TPMA_OBJECT.SENSITIVEDATAORIGIN:
-            yield "It was made outside the TPM, so there may be copies of it."
-        yield from self._use_guards(attributes, has_policy)
-        if self.has_auth is not False and attributes & TPMA_OBJECT.NODA:
-            yield "Wrong PINs are not counted: noDA is set."
-        elif self.has_auth is not False:
-            yield "Wrong PINs count towards the TPM's lockout: noDA is not set."
+            yield "The key was made outside the TPM, so there may be copies of it"
 
     def _use_guards(self, attributes: int, has_policy: bool) -> Iterator[str]:
         """Yield what a signature needs."""
@@ -142,17 +141,17 @@ class _Facts:
         codes = {command.code for command in self._commands()}
         pcrs = self._pcrs()
         if pcrs and not by_auth:
-            yield f"A signature needs the values in PCR {', '.join(pcrs)} for which it was made."
+            yield f"Signatures need the values in PCR {', '.join(pcrs)} for which the key was made"
         others = [name for name in self._policy() or [] if name not in _SAID]
         if has_policy and not by_auth and (others or not codes):
-            yield f"A signature needs its policy to be satisfied: {', '.join(others) or 'a handle does not say which'}."
+            yield f"Signatures need a policy to be satisfied: {', '.join(others) or 'a handle does not say which'}"
         if self.has_auth is None:
-            yield "It may have a PIN, its TPM auth value: a handle does not say."
+            yield "Signatures may need a PIN, the TPM auth value: a handle does not say"
         elif self.has_auth and (by_auth or codes.intersection(_GUARDED_BY_AUTH)):
-            yield "A signature needs its PIN, the TPM auth value."
+            yield "Signatures need the key's PIN, its TPM auth value"
         elif not has_policy:
             read = " and read the file" if self.file else ""
-            yield f"It has no PIN: any user who may use the TPM{read} can sign."
+            yield f"Signatures need no PIN: any user who may use the TPM{read} can sign"
 
 
 _SAID = ("PolicyPCR", "PolicyAuthValue", "PolicyPassword")

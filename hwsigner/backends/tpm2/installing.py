@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.x509 import load_der_x509_certificate
 from tpm2_pytss import ESYS_TR, TPM2_ALG, TPM2B_NV_PUBLIC, TPMA_NV, TPMS_NV_PUBLIC, TSS2_Exception
 
-from hwsigner.backends.pem import Block
+from hwsigner.backends.pem import Block, read_contents
 from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import connected
+from hwsigner.backends.tpm2.description import describe_key
 from hwsigner.backends.tpm2.errors import HANDLE, NV_SPACE, code
-from hwsigner.backends.tpm2.nv import NV_BUFFER_MAX, certificates_in, nv_name, read_certificates, read_index
+from hwsigner.backends.tpm2.nv import (
+    EK_CERTIFICATES,
+    NV_BUFFER_MAX,
+    certificates_in,
+    nv_name,
+    read_certificates,
+    read_index,
+)
 from hwsigner.backends.tpm2.tcti import tcti_of
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.backends.tpm2.uris import named_handle, named_nv_index, session_settings
@@ -27,26 +39,24 @@ _ATTRIBUTES = TPMA_NV.OWNERWRITE | TPMA_NV.OWNERREAD | TPMA_NV.AUTHREAD | TPMA_N
 _NV_INDEX_MAX = 0x117  # TPM 2.0 Library, part 2, 6.13: the bytes of the largest NV index.
 _MAX_BYTES = 2048
 _STEP = 128  # An index has a multiple of this many bytes, so that the next certificate fits, too.
-# TCG's EK Credential Profile, 2.2.1.4 and 2.2.1.5.
-_EK_CERTIFICATES = range(0x01C00000, 0x01C08000)
 # Counters and the like; locked.
 _NOT_WRITABLE = TPMA_NV.TPM2_NT_MASK | TPMA_NV.WRITELOCKED
-_OWNER_MAY = "Any program with the owner's auth value can change or remove {}."
 _ANOTHER = "Name another NV index, or use the certificate's file"
 
 
 def install_certificate(
     uri: KeyURI, pins: PinSource, chain: Sequence[FoundCertificate], *, nv_index: str = ""
 ) -> InstalledCertificate:
-    """Put a leaf and its intermediates into `KEY.crt` beside the key file, or the leaf into an NV index.
+    """Put a leaf and its intermediates into a file beside the key file, or the leaf into an NV index.
 
-    `KEY.crt` (`web.pem.crt` for the key file `web.pem`) has mode 0644 and holds the leaf and then the intermediates in
-    PEM. It is replaced in one step.
+    The file is `web.crt` for the key file `web.pem`. It has mode 0644 and holds the leaf and then the intermediates in
+    PEM. It is replaced in one step, unless it holds anything else than certificates of this key.
 
     The NV index can be written by the owner and read by every user. A new one is defined. One that holds certificates
     is written again, and its old content is written back after a failure; it is never removed to make room. A leaf that
-    fits into what the TPM writes at once, mostly 1,024 bytes, is written in one step. The intermediates go into
-    `KEY.chain.crt` beside the key file. For a key at a handle, they stay where they are, and a note says so.
+    fits into what the TPM writes at once, mostly 1,024 bytes, is written in one step; after a power failure between two
+    steps, the index must be written again. The intermediates go into `web.chain.crt`. For a key at a handle, they stay
+    where they are, and a note says so.
 
     Args:
         uri: the key's URI. If it names a handle, there is no file beside the key, so `nv_index` is required.
@@ -56,52 +66,79 @@ def install_certificate(
 
     Raises:
         UsageError: there is no file beside a handle, or the index is malformed or reserved for other certificates.
-        SigningKeyError: the leaf does not fit, the TPM has no room, or the index holds something else.
+        CertificateError: a file of that name has anything else than certificates of this key.
+        SigningKeyError: there is no such key; the leaf does not fit, the TPM has no room, or the index holds something
+            else; or the file can't be written.
         BackendUnavailableError: the TPM can't be reached.
         PinError: the owner's auth value is missing or wrong; it was sent once.
-        HwsignerError: the file can't be written.
     """
-    handle = named_handle(uri)
     blocks = [Block("CERTIFICATE", found.der).pem for found in chain]
-    if nv_index:
-        return _install_in_nv(uri, pins, chain[0].der, blocks[1:], nv_index)
-    if handle is not None:
+    is_file = named_handle(uri) is None
+    if not (is_file or nv_index):
         raise UsageError(
             f"there is no file beside {uri.name} for its certificate",
             "Name an NV index for it with --nv-index 0x01c20000, or leave it where it is and give its path",
         )
-    path = certificate_files(uri.file)[0]
-    _write_file(path, blocks)
-    return InstalledCertificate(path)
-
-
-def certificate_files(key: str) -> tuple[str, str]:
-    """Return the paths beside a key file for its leaf, and for intermediates if the leaf is in an NV index."""
-    return f"{key}.crt", f"{key}.chain.crt"
-
-
-def _write_file(path: str, blocks: Sequence[bytes]) -> None:
-    edit_file(path, lambda _: b"".join(blocks), mode=_MODE)
-
-
-def _install_in_nv(
-    uri: KeyURI, pins: PinSource, leaf: bytes, intermediates: Sequence[bytes], nv_index: str
-) -> InstalledCertificate:
+    public_key = describe_key(uri, pins).public_key
+    if not nv_index:
+        path = certificate_files(uri.file)[0]
+        _write_file(path, blocks, public_key)
+        return InstalledCertificate(path)
     query = {name: value for name, value in uri.query.items() if name == "tcti"}
     named = KeyURI("tpm2", {"nv": nv_index.encode("utf-8", "surrogateescape")}, query)
     index = named_nv_index(named)
-    if index in _EK_CERTIFICATES:
+    if index in EK_CERTIFICATES:
         hint = "Use another one, such as 0x01c20000"
         raise UsageError(f"{nv_name(index)} is reserved for certificates of endorsement keys", hint)
-    _write_index(uri, _Index(index, leaf, ParentAuth(uri, pins)))
-    notes = [_OWNER_MAY.format(nv_name(index))]
+    _write_index(uri, _Index(index, chain[0].der, ParentAuth(uri, pins)))
+    notes = [f"Any program with the owner's auth value can change or remove {nv_name(index)}"]
     path = ""
-    if intermediates and "path" in uri.path:
+    if len(chain) > 1 and is_file:
         path = certificate_files(uri.file)[1]
-        _write_file(path, intermediates)
-    elif intermediates:
-        notes.append("The intermediates are not in the TPM: keep their file, and name it with --intermediates.")
+        _write_file(path, blocks[1:], None)
+    elif len(chain) > 1:
+        notes.append("The intermediates are not in the TPM: keep their file, and name it with --intermediates")
     return InstalledCertificate(str(named), path, tuple(notes))
+
+
+def certificate_files(key: str) -> tuple[str, str]:
+    """Return the paths beside a key file for a leaf, and for intermediates if the leaf is in an NV index.
+
+    They are `web.crt` and `web.chain.crt` for `web.pem`. Of a symbolic link, its target's folder counts.
+    """
+    path = os.path.realpath(key)
+    root, suffix = os.path.splitext(path)
+    if suffix == ".crt":
+        root = path
+    return f"{root}.crt", f"{root}.chain.crt"
+
+
+def installed_files(key: str, public_key: bytes | None) -> list[str]:
+    """Return the files beside a key file that `install_certificate` wrote for it."""
+    leaf, intermediates = certificate_files(key)
+    found = [leaf] if _holds_certificates(leaf, public_key) else []
+    return [*found, intermediates] if _holds_certificates(intermediates, None) else found
+
+
+def _write_file(path: str, blocks: Sequence[bytes], public_key: bytes | None) -> None:
+    if os.path.lexists(path) and not _holds_certificates(path, public_key):
+        problem = f"{path} is there already, and is not a certificate of this key"
+        raise CertificateError(problem, "Move it to another place")
+    try:
+        edit_file(path, lambda _: b"".join(blocks), mode=_MODE)
+    except HwsignerError as error:
+        raise SigningKeyError(error.message, error.hint) from error
+
+
+def _holds_certificates(path: str, public_key: bytes | None) -> bool:
+    """Return whether a file has certificates alone, the first of them for this key, or for any if that is None."""
+    try:
+        blocks = read_contents(path, CertificateError).blocks
+        first = load_der_x509_certificate(blocks[0].data).public_key()
+    except (CertificateError, ValueError, UnsupportedAlgorithm):
+        return False
+    is_of_key = public_key is None or first == load_der_public_key(public_key)
+    return is_of_key and all(block.label.endswith("CERTIFICATE") for block in blocks)
 
 
 def _write_index(uri: KeyURI, index: _Index) -> None:

@@ -1,0 +1,198 @@
+"""The endorsement hierarchy of a TPM: its endorsement key (EK), and an attestation key (AK) of ours.
+
+Both are made of the chip's seed, so they need not be kept, and are the same each time. The EK follows one of TCG's
+templates and may be at a persistent handle too. The AK signs only what the TPM makes. Making them takes the auth value
+of the hierarchy, where that is set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import TypeVar
+
+from asn1crypto.x509 import Certificate
+from tpm2_pytss import (
+    ESYS_TR,
+    TPM2_CAP,
+    TPM2B_ENCRYPTED_SECRET,
+    TPM2B_ID_OBJECT,
+    TPM2B_PUBLIC,
+    TPMA_OBJECT,
+    TSS2_Exception,
+)
+from tpm2_pytss.utils import NoSuchIndex, NVReadEK, create_ek_template
+
+from hwsigner.backends.pem import first_element
+from hwsigner.backends.tpm2.auth import Guarded, ParentAuth
+from hwsigner.backends.tpm2.errors import INTEGRITY, VALUE, code
+from hwsigner.backends.tpm2.tpm import TPM
+from hwsigner.errors import AttestationError
+
+_Structure = TypeVar("_Structure", TPM2B_ID_OBJECT, TPM2B_ENCRYPTED_SECRET)
+
+# Of the templates of TCG EK Credential Profile (B.3, B.4), those that are quickest to make come first.
+_TEMPLATES = ("EK-ECC256", "EK-HIGH-ECC256", "EK-HIGH-ECC384", "EK-RSA2048", "EK-HIGH-RSA2048", "EK-HIGH-RSA3072")
+_WITHOUT_CERTIFICATE = "EK-RSA2048"
+# Persistent handles of endorsement keys (TCG PC Client Platform TPM Profile, 7.8).
+_FIRST_EK, _LAST_EK, _LISTED = 0x81010000, 0x8101FFFF, 100
+_UNREADABLE = (0x148, 0x149, 0x14A)  # NV_LOCKED, NV_AUTHORIZATION, NV_UNINITIALIZED
+_DER_SEQUENCE = b"\x30"
+_AK_ATTRIBUTES = TPMA_OBJECT(
+    TPMA_OBJECT.FIXEDTPM
+    | TPMA_OBJECT.FIXEDPARENT
+    | TPMA_OBJECT.SENSITIVEDATAORIGIN
+    | TPMA_OBJECT.USERWITHAUTH
+    | TPMA_OBJECT.NODA
+    | TPMA_OBJECT.RESTRICTED
+    | TPMA_OBJECT.SIGN_ENCRYPT
+)
+_AK_LABEL = b"hwsigner attestation key"
+_COORDINATE_BYTES = 32
+_HIERARCHY = ESYS_TR.RH_ENDORSEMENT
+_GUARDED = Guarded("TPM endorsement auth value", "endorsement", "endorsement", False, "endorsement-pin-source")
+# The answers to a secret for another chip: INTEGRITY, VALUE, SIZE, ECC_POINT; libtpms answers FAILURE for an RSA key.
+_NOT_OPENED = (INTEGRITY, VALUE, 0x95, 0xA7, 0x101)
+
+
+class Endorsement:
+    """The endorsement hierarchy.
+
+    Args:
+        auth: gives the hierarchy's auth value, if it has one.
+    """
+
+    def __init__(self, auth: ParentAuth) -> None:
+        self._auth = auth
+
+    def attestation_key(self, tpm: TPM) -> AbstractContextManager[ESYS_TR]:
+        """Make the attestation key for a `with` statement. Its own auth value is empty.
+
+        Raises:
+            PinError: the hierarchy's auth value is missing or wrong; it was sent once.
+        """
+        template = TPM2B_PUBLIC.parse("ecc256:ecdsa-sha256:null", objectAttributes=_AK_ATTRIBUTES)
+        template.publicArea.unique.ecc.x = _AK_LABEL.ljust(_COORDINATE_BYTES, b"\0")
+        template.publicArea.unique.ecc.y = bytes(_COORDINATE_BYTES)
+        return tpm.temporary(lambda: self._primary(tpm, template))
+
+    @contextmanager
+    def endorsement_key(self, tpm: TPM) -> Iterator[tuple[ESYS_TR, bytes]]:
+        """Find or make the endorsement key for a `with` statement: the first one that the TPM has a certificate for.
+
+        Yields:
+            The key, and its certificate in DER, which is empty if the TPM has none.
+
+        Raises:
+            PinError: as `attestation_key`.
+        """
+        certificate, template = _certified_template(tpm)
+        persistent = _persistent(tpm, certificate) if certificate else None
+        if persistent is None:
+            with tpm.temporary(lambda: self._primary(tpm, template)) as made:
+                yield made, certificate
+            return
+        try:
+            yield persistent, certificate
+        finally:
+            tpm.esys.tr_close(persistent)
+
+    def opened(self, tpm: TPM, credential: bytes, encrypted_secret: bytes) -> bytes:
+        """Return the secret of a challenge, which the TPM opens if endorsement and attestation key are its own.
+
+        Args:
+            tpm: the TPM.
+            credential: a TPM2B_ID_OBJECT (TPM 2.0 Library, part 2, 12.4.3).
+            encrypted_secret: a TPM2B_ENCRYPTED_SECRET (11.4.33).
+
+        Raises:
+            AttestationError: they are not, or the challenge is damaged.
+            PinError: as `attestation_key`.
+        """
+        blob, encrypted = _read(TPM2B_ID_OBJECT, credential), _read(TPM2B_ENCRYPTED_SECRET, encrypted_secret)
+        with (
+            self.attestation_key(tpm) as ak,
+            self.endorsement_key(tpm) as (ek, _),
+            self._session(tpm, ek) as session,
+        ):
+            try:
+                return bytes(tpm.esys.activate_credential(ak, ek, blob, encrypted, session2=session))
+            except TSS2_Exception as error:
+                if code(error) not in _NOT_OPENED:
+                    raise
+                raise AttestationError(
+                    "the TPM can't open the challenge: it is for another chip, or was changed",
+                    "Make the statement again on this machine, and answer the challenge to that",
+                ) from error
+
+    def _primary(self, tpm: TPM, template: TPM2B_PUBLIC) -> ESYS_TR:
+        def create(session: ESYS_TR) -> ESYS_TR:
+            return tpm.esys.create_primary(None, template, _HIERARCHY, session1=session)[0]
+
+        return self._auth.prove(tpm, _HIERARCHY, _GUARDED, create)
+
+    @contextmanager
+    def _session(self, tpm: TPM, ek: ESYS_TR) -> Iterator[ESYS_TR]:
+        """Open the session that authorizes a use of the endorsement key.
+
+        Those of the low range have a policy: the hierarchy's auth value. Those of the high range take their own, which
+        is empty.
+        """
+        outer = tpm.esys.read_public(ek)[0]
+        if outer.publicArea.objectAttributes & TPMA_OBJECT.USERWITHAUTH:
+            yield ESYS_TR.PASSWORD
+            return
+        with tpm.policy_session(outer.publicArea.nameAlg) as session:
+
+            def satisfy(proof: ESYS_TR) -> None:
+                tpm.esys.policy_secret(_HIERARCHY, session, expiration=0, session1=proof)
+
+            self._auth.prove(tpm, _HIERARCHY, _GUARDED, satisfy)
+            yield session
+
+
+def _certified_template(tpm: TPM) -> tuple[bytes, TPM2B_PUBLIC]:
+    """Return the certificate and the template of the first endorsement key that the TPM has a certificate for."""
+    read_index = NVReadEK(tpm.esys)
+
+    def read(index: int) -> bytes:
+        try:
+            data: bytes = read_index(index)
+        except TSS2_Exception as error:
+            if code(error) not in _UNREADABLE:
+                raise
+            raise NoSuchIndex(index) from error
+        return data
+
+    for name in _TEMPLATES:
+        with suppress(ValueError):  # There is no certificate, or it is not DER.
+            certificate, template = create_ek_template(name, read)
+            if certificate and certificate.startswith(_DER_SEQUENCE):
+                return first_element(certificate), template
+    return b"", create_ek_template(_WITHOUT_CERTIFICATE, read)[1]
+
+
+def _persistent(tpm: TPM, certificate: bytes) -> ESYS_TR | None:
+    """Return the persistent key of a certificate, or None."""
+    wanted = b""
+    with suppress(ValueError):
+        wanted = Certificate.load(certificate)["tbs_certificate"]["subject_public_key_info"].dump()
+    _, answer = tpm.esys.get_capability(TPM2_CAP.HANDLES, _FIRST_EK, _LISTED)
+    for number in answer.data.handles:
+        if number <= _LAST_EK:
+            handle = tpm.esys.tr_from_tpmpublic(number)
+            outer = tpm.esys.read_public(handle)[0]
+            if outer.publicArea.to_der() == wanted:
+                return handle
+            tpm.esys.tr_close(handle)
+    return None
+
+
+def _read(kind: type[_Structure], data: bytes) -> _Structure:
+    try:
+        structure, length = kind.unmarshal(data)
+    except TSS2_Exception:
+        length = -1
+    if length != len(data):
+        raise AttestationError("the challenge is damaged", "Ask for it again")
+    return structure
