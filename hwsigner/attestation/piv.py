@@ -15,13 +15,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from hwsigner.attestation.chain import UNREADABLE, Trust, VendorCertificate
 from hwsigner.attestation.documents import Document, Value
 from hwsigner.attestation.findings import Findings
 from hwsigner.attestation.possession import POSSESSION, verify_possession
-from hwsigner.attestation.weak import weaknesses_of_yubikey
+from hwsigner.attestation.weak import is_roca_of_yubikey, weaknesses_of_yubikey
 from hwsigner.errors import AttestationError
 
 _ARC = "1.3.6.1.4.1.41482.3"
@@ -95,7 +94,7 @@ def verify(statement: Document, state: Document, answer: Document, trust: Trust)
     """
     attestation = _read(statement, trust)
     verify_possession(attestation.public_key, state, answer)
-    return _findings(attestation, proven=(*_sentences(attestation), POSSESSION), in_hardware=True)
+    return _findings(attestation, proven=(*_sentences(attestation), POSSESSION))
 
 
 def _read(statement: Document, trust: Trust) -> _Attestation:
@@ -146,13 +145,21 @@ def _verify_chain(
         raise AttestationError(f"the certificate of {f9.subject} is not one of slot f9", "Make the statement again")
 
 
-def _findings(attestation: _Attestation, **found: Any) -> Findings:
+def _findings(attestation: _Attestation, *, proven: tuple[str, ...] = (), claimed: tuple[str, ...] = ()) -> Findings:
     public_key, firmware = attestation.public_key, attestation.firmware
     try:
         warnings = weaknesses_of_yubikey(public_key, firmware, is_bio=attestation.form in _BIO_FORMS)
+        in_hardware = bool(proven) and not is_roca_of_yubikey(public_key, firmware)
     except UNREADABLE as error:
         raise AttestationError("the attested key is of an unknown kind", "Make another one") from error
-    return Findings(public_key, str(attestation.serial), warnings=warnings, **found)
+    return Findings(
+        public_key,
+        str(attestation.serial),
+        proven=proven,
+        claimed=claimed,
+        warnings=warnings,
+        in_hardware=in_hardware,
+    )
 
 
 def _sentences(attestation: _Attestation) -> tuple[str, ...]:

@@ -389,7 +389,9 @@ def test_weak_firmware_is_said(
 ) -> None:
     for key, words in ((rsa_key(), rsa_words), (OLD.slot.key, ec_words)):
         chain = old_chain({**YUBIKEY, FIRMWARE: bytes(firmware)}, key=key)
-        warnings = proven(chain).warnings
+        found = proven(chain)
+        warnings = found.warnings
+        assert found.in_hardware == ("ROCA" not in words)
         assert len(warnings) == len(words)
         assert all(word in warning for word, warning in zip(words, warnings, strict=True))
 
