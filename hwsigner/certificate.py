@@ -193,7 +193,7 @@ def leaves(certificates: Sequence[Certificate]) -> list[Certificate]:
     """
     candidates = _without_copies(certificates)
     ends = [c for c in candidates if not any(c.issued(other) for other in candidates if other is not c)]
-    for is_other in (_is_ca, _is_attestation, lambda certificate: not _may_sign(certificate)):
+    for is_other in (_is_ca, is_attestation, lambda certificate: not _may_sign(certificate)):
         ends = [c for c in ends if not is_other(c.x509)] or ends
     return ends or list(candidates)
 
@@ -335,7 +335,8 @@ def _is_ca(certificate: x509.Certificate) -> bool:
         return False
 
 
-def _is_attestation(certificate: x509.Certificate) -> bool:
+def is_attestation(certificate: x509.Certificate) -> bool:
+    """Return whether a YubiKey issued it to attest a key in one of its slots."""
     return any(one.oid.dotted_string.startswith(_ATTESTATION_OIDS) for one in certificate.extensions)
 
 

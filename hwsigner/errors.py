@@ -90,7 +90,7 @@ class WrongPinError(PinError):
     """A PIN is wrong. It was sent once at most.
 
     Attributes:
-        may_ask_again: whether a token shows that more than one try is left.
+        may_ask_again: whether more than one attempt is left, as far as the token, TPM or file shows.
     """
 
     may_ask_again = False

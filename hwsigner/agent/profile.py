@@ -243,7 +243,7 @@ class AgentProfile:
         if self._fault:
             raise self._fault.with_traceback(None)  # It would grow with each time that it is raised.
         if self._provider is None:
-            service = settings.resident_service(self._values, self._shared.environ)
+            service = settings.service_for_daemon(self._values, self._shared.environ)
             self._provider = BackgroundProvider(
                 Provider._from_values(self._values, service, self._pins, [self._pins.prompt]),
                 formats={_FORMAT: self._format},

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     if _only_profile(given) and getattr(arguments, "agent", None) == "auto":
         from hwsigner.agent.client import start_agent
 
-        with suppress(OSError):  # The credentials are printed; the next use tries again.
+        with suppress(OSError):  # The credentials are printed; the next use retries.
             start_agent(os.environ)
     return 0
 

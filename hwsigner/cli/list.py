@@ -181,7 +181,8 @@ def _rows(token: ListedToken) -> Iterator[_ROW]:
         parsed = _parsed(one)
         expires = _expiry(parsed).strftime("%Y-%m-%d") if parsed else ""
         slot = _piv_slot(token, one)
-        label = f"{one.label} (slot {slot})" if slot else one.label
+        label = one.label or (parsed.subject if parsed else "")
+        label = f"{label} (slot {slot})" if slot else label
         yield kind, label, _algorithm(one), one.id.hex(), expires, _login(one), "", one.uri
 
 

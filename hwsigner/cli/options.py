@@ -69,9 +69,9 @@ def service(arguments: argparse.Namespace, *, stays: bool = False) -> Service:
         stays: whether the command runs until it is stopped.
 
     Raises:
-        UsageError: as `settings.service`, or `settings.resident_service` for a command that stays.
+        UsageError: as `settings.service`, or `settings.service_for_daemon` for a command that stays.
     """
-    find = settings.resident_service if stays else settings.service
+    find = settings.service_for_daemon if stays else settings.service
     return replace(find(vars(arguments)), trace=_trace if arguments.debug else None)
 
 

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from hwsigner.certificate import Certificate, build_chain, latest_expiring, leaves, load, load_readable, preflight
+from hwsigner.certificate import (
+    Certificate,
+    build_chain,
+    is_attestation,
+    latest_expiring,
+    leaves,
+    load,
+    load_readable,
+    preflight,
+)
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.config import settings
@@ -96,29 +105,46 @@ def _named(arguments: argparse.Namespace) -> tuple[KeyURI, KeyURI | None]:
 
 
 def _beside(uri: KeyURI, key: KeyDescription) -> list[Certificate]:
-    """Return the certificates found beside a key. No PIN is sent for them."""
+    """Return the certificates found beside a key, or nothing if none can be its own. No PIN is sent for them."""
     uri = uri.resolved()
-    pins = PinSource().without_pin()
     if uri.backend.shares_store:
-        return _readable(uri, pins) and [*_readable(uri, pins), *_readable(uri.token, pins)]
+        named, others = _readable(uri), _readable(uri.token)
+        if _has_own(named, key):  # Its other certificates have other names.
+            others = [one for one in others if one.public_key() != key.public_key]
+        return [*named, *others] if named or _has_own(others, key) else []
     found = []
     if "path" in uri.path:
         keys = [uri.file, os.path.realpath(uri.file)]
         stems = [*keys, *(os.path.splitext(key)[0] for key in keys)]
         files = dict.fromkeys([*keys, *(stem + suffix for suffix in _SUFFIXES for stem in stems)])
-        found = [one for file in files if os.path.isfile(file) for one in _readable(KeyURI.of(file), pins)]
-    if uri.scheme == "tpm2":
-        query = {name: value for name, value in uri.query.items() if name == "tcti"}
-        objects = [one for token in list_tokens(KeyURI("tpm2", {}, query), allow_modules=True) for one in token.objects]
-        found += load_readable([FoundCertificate(one.certificate, one.uri) for one in objects if one.certificate])[0]
-    return found if any(one.public_key() == key.public_key for one in found) else []
+        paths = [os.fsencode(file) for file in files if os.path.isfile(file)]
+        found = [one for path in paths for one in _readable(KeyURI("file", {"path": path}))]
+    if uri.scheme == "tpm2" and not _has_own(found, key):
+        found += _in_tpm(uri)
+    return found if _has_own(found, key) else []
 
 
-def _readable(uri: KeyURI, pins: PinSource) -> list[Certificate]:
+def _has_own(found: Sequence[Certificate], key: KeyDescription) -> bool:
+    return any(one.public_key() == key.public_key for one in found)
+
+
+def _readable(uri: KeyURI) -> list[Certificate]:
+    """Return the certificates at a place, but for those that a token made to attest its keys."""
     try:
-        return load_readable(find_certificates(uri, pins, allow_modules=True))[0]
+        found = load_readable(find_certificates(uri, PinSource().without_pin(), allow_modules=True))[0]
     except (CertificateError, SigningKeyError):
         return []
+    return [one for one in found if not is_attestation(one.x509)]
+
+
+def _in_tpm(uri: KeyURI) -> list[Certificate]:
+    """Return the certificates in the TPM's NV indices. A key file can be shown without its TPM."""
+    query = {name: value for name, value in uri.query.items() if name == "tcti"}
+    try:
+        (tpm,) = list_tokens(KeyURI("tpm2", {}, query), allow_modules=True)
+    except SigningKeyError:
+        return []
+    return load_readable([FoundCertificate(one.certificate, one.uri) for one in tpm.objects if one.certificate])[0]
 
 
 def _certified(key: KeyDescription, found: Sequence[Certificate]) -> _Certified:
@@ -126,7 +152,7 @@ def _certified(key: KeyDescription, found: Sequence[Certificate]) -> _Certified:
     candidates = leaves(matching or found)
     leaf = latest_expiring(candidates)
     notes = []
-    if len({one.der for one in candidates}) > 1:
+    if len(candidates) > 1:
         notes.append(f"{len(candidates)} certificates may be the key's; this one expires last")
     try:
         chain, _ = build_chain(leaf, found)

@@ -154,7 +154,7 @@ def _write(path: Path, text: str) -> None:
 
 def _check_ours(path: Path) -> None:
     if _MARK not in path.read_text("utf-8", "replace").partition("\n")[0]:
-        raise UsageError(f"{path} was not written by hwsigner systemd install", "Move it away, then try again")
+        raise UsageError(f"{path} was not written by hwsigner systemd install", "Move it away, then retry")
 
 
 def _call(*command: str) -> None:

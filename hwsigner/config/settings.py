@@ -247,7 +247,7 @@ def service(values: Values, environ: Mapping[str, str] = os.environ) -> Service:
     return replace(found, transport=replace(found.transport, **limits), timeout=values["timeout"])
 
 
-def resident_service(values: Values, environ: Mapping[str, str] = os.environ) -> Service:
+def service_for_daemon(values: Values, environ: Mapping[str, str] = os.environ) -> Service:
     """Return the service to ask, for a program that keeps running, as no user reads its warnings.
 
     Raises:

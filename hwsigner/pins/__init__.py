@@ -19,8 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from hwsigner.errors import PinError, PinRequiredError
+from hwsigner.errors import PinError, PinRequiredError, WrongPinError
 from hwsigner.pins import sources as pin_sources
 from hwsigner.pins.child import VARIABLE
 from hwsigner.uri import KeyURI
@@ -81,6 +82,36 @@ class FoundPin:
     is_stored: bool
     place: str = field(default="", compare=False)
     is_typed: bool = field(default=False, compare=False)
+
+
+Found = TypeVar("Found", bound=FoundPin | None)
+Result = TypeVar("Result")
+
+
+def use_until_right(find: Callable[[str], Found], use: Callable[[Found], Result]) -> Result:
+    """Find a PIN and use it. If the user typed a wrong one, repeat that while more than one attempt is left.
+
+    The user is asked MAX_QUESTIONS times at most. No PIN is used twice.
+
+    Args:
+        find: returns the PIN, or None for a keypad. Its argument is the state for the question.
+        use: uses it, and raises a WrongPinError if it is wrong.
+
+    Returns:
+        What `use` returns.
+    """
+    wrong: dict[str, WrongPinError] = {}
+    while True:
+        given = find("the last one was wrong" if wrong else "")
+        found: FoundPin | None = given
+        if found and found.pin in wrong:
+            raise wrong[found.pin]
+        try:
+            return use(given)
+        except WrongPinError as error:
+            if not (found and found.is_typed and error.may_ask_again and len(wrong) < MAX_QUESTIONS - 1):
+                raise
+            wrong[found.pin] = error
 
 
 class PinSource:
@@ -221,7 +252,7 @@ class PinSource:
         """Drop an answer that was right once and is wrong now, as it must not be sent again."""
         self._answers.pop(request, None)
 
-    def ask(self, request: PinRequest) -> str:
+    def ask(self, request: PinRequest) -> FoundPin:
         """Ask the caller's callable or the user, at each call.
 
         Raises:
@@ -229,7 +260,7 @@ class PinSource:
             PinError: the user cancelled.
         """
         pin = self._ask(request) if self._ask else None
-        return self._prompt(request) if pin is None else pin
+        return FoundPin(self._prompt(request) if pin is None else pin, is_stored=False, is_typed=pin is None)
 
     def prompt(self, request: PinRequest) -> str | None:
         """Ask the user; return None if no prompt can.

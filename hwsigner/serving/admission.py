@@ -104,12 +104,14 @@ class Users:
         except OSError as error:
             if error.errno in _CANNOT_TELL:
                 if self._log:
-                    problem = f"the kernel does not say which user asks ({error.strerror})"
-                    self._log(f"{problem}: IMDS gives nothing, and container tokens are all that is checked. {_CURE}")
+                    problem = f"the kernel does not tell which user a client is ({error.strerror})"
+                    self._log(
+                        f"{problem}: IMDS requests are refused, and container requests need only their token. {_CURE}"
+                    )
                     self._log = None  # Once is enough.
                 if has_secret:
                     return
-            reason = f"the kernel does not say which user asks. {_CURE}"
+            reason = f"the kernel does not tell which user the client is. {_CURE}"
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason) from None
         if uid not in self._uids:
             whose = "that of another machine or namespace" if uid is None else f"uid {uid}'s"

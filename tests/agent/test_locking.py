@@ -28,7 +28,7 @@ def locked_home(home: Home) -> Path:
 def unlock(home: Home, *pins: str) -> str:
     """Unlock the profile `web`, answering each question with the next PIN."""
     answers = iter(pins)
-    said = command(home.address, UNLOCK, lambda _: next(answers))
+    said = command(home.address, UNLOCK, lambda _: next(answers, None))
     assert list(answers) == []
     return said
 
@@ -93,12 +93,20 @@ class TestUnlock:
         locked_home(home)
         with run_agent(home) as running:
             for _ in range(2):
-                with pytest.raises(AgentError, match="wrong") as caught:
+                with pytest.raises(PinRequiredError):  # It is asked again, and there is no answer.
                     unlock(home, "wrong-wrong")
-                assert caught.value.exit_status == 3
                 assert running.get().startswith(b"1 error 3 ")
             assert running.secrets() == 0
             unlock(home, PASSPHRASE)
+            assert running.get().startswith(b"1 ok ")
+
+    def test_wrong_passphrase_is_asked_again_but_not_forever(self, home: Home) -> None:
+        locked_home(home)
+        with run_agent(home) as running:
+            with pytest.raises(AgentError, match="wrong passphrase") as caught:
+                unlock(home, *(f"wrong {number}" for number in range(5)))
+            assert caught.value.exit_status == 3
+            unlock(home, "wrong-wrong", PASSPHRASE)
             assert running.get().startswith(b"1 ok ")
 
     def test_pin_serves_again_when_the_key_is_reopened(self, home: Home) -> None:
@@ -112,9 +120,7 @@ class TestUnlock:
     def test_pin_is_in_no_log_and_no_status(self, home: Home) -> None:
         locked_home(home)
         with run_agent(home) as running:
-            with pytest.raises(AgentError):
-                unlock(home, "wrong-wrong")
-            unlock(home, PASSPHRASE)
+            unlock(home, "wrong-wrong", PASSPHRASE)
             told = " ".join([*running.log, *state(running), repr(vars(running.server)), repr(running.memory)])
         assert PASSPHRASE not in told
         assert "wrong-wrong" not in told

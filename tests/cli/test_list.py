@@ -327,13 +327,14 @@ def test_tpm_without_a_key_that_signs_is_listed(monkeypatch: pytest.MonkeyPatch,
     assert len(call("list", "tpm2:").out.splitlines()) == 3
 
 
-def test_algorithm_of_a_certificate_in_a_tpm_is_that_of_its_key(
+def test_certificate_in_a_tpm_is_listed_with_its_subject_and_its_keys_algorithm(
     monkeypatch: pytest.MonkeyPatch, call: Callable[..., Outcome]
 ) -> None:
     der = certs.make_ca().certificate.public_bytes(Encoding.DER)
     found = ListedObject("certificate", "", b"", "tpm2:nv=0x01c20000", certificate=der)
     monkeypatch.setattr("hwsigner.cli.list.list_tokens", lambda *_, **__: iter([tpm(objects=(found,))]))
-    assert call("list", "tpm2:").out.splitlines()[2].split("\t")[2] == "EC P-256"
+    row = call("list", "tpm2:").out.splitlines()[2].split("\t")
+    assert row[1:3] == ["CN=Example CA,OU=devops,O=Example,C=DE", "EC P-256"]
 
 
 def test_each_uri_is_listed(run: Callable[..., Outcome], uri: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,15 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 import certs
 from backends.file.keyfiles import openssl
+from backends.pkcs11.tokens import remove_tokens
+from emulators import InProcessSoftHSM
 from hwsigner.config import profiles
 from hwsigner.key import open_key
 from hwsigner.pins import sources as pin_sources
 from scene import Outcome, Scene
+from softhsm.command import run
+from softhsm.tpm import SoftTPM
+from softhsm.yubikey import YKCS11, YubiKey
 
 Call = Callable[..., Outcome]
 
@@ -220,3 +225,84 @@ class TestProfile:
         assert call("show", "--profile", "web").status == 0
         assert call("show", path, "--profile", "web").status == 3
         pin_sources.forget()
+
+
+@pytest.fixture(scope="module")
+def token(softhsm: InProcessSoftHSM) -> Iterator[InProcessSoftHSM]:
+    """A token with four keys: with its certificate, with one of another id, with another key's, and with none."""
+    ca = certs.make_ca("Token CA")
+    for number, label in enumerate(("own", "elsewhere", "wrong", "bare"), 1):
+        softhsm.generate(label, bytes([number]), "EC:prime256v1")
+    for label, number, key in (("own", 1, 1), ("far", 9, 2), ("wrong", 3, 1)):
+        leaf = certs.issue(ca, softhsm.public_key(bytes([key])), certs.Shape(label))
+        softhsm.write_certificate(leaf.public_bytes(Encoding.DER), label, bytes([number]))
+    softhsm.write_certificate(ca.certificate.public_bytes(Encoding.DER), "ca", b"\x0a")
+    yield softhsm
+    remove_tokens(softhsm, softhsm.label)
+
+
+class TestToken:
+    @pytest.fixture
+    def show(self, call: Call, token: InProcessSoftHSM) -> Callable[[str], dict[str, Any]]:
+        def shown_of(label: str) -> dict[str, Any]:
+            source = f"module-path={token.module}&pin-source=env:SHOWN_PIN"
+            return shown(call("show", f"pkcs11:token={token.label};object={label}?{source}", "--json"))
+
+        return shown_of
+
+    @pytest.fixture(autouse=True)
+    def pin(self, token: InProcessSoftHSM, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SHOWN_PIN", token.pin)
+
+    def test_certificate_of_the_same_id_is_found_with_its_root(self, show: Callable[[str], dict[str, Any]]) -> None:
+        data = show("own")["certificate"]
+        assert data["matches"] is True
+        assert [one["subject"].split(",")[0] for one in data["path"]] == ["CN=Token CA", "CN=own"]
+
+    def test_certificate_of_another_id_is_found(self, show: Callable[[str], dict[str, Any]]) -> None:
+        data = show("elsewhere")["certificate"]
+        assert (data["matches"], data["subject"].split(",")[0]) == (True, "CN=far")
+
+    def test_certificate_of_the_same_id_for_another_key_does_not_match(
+        self, show: Callable[[str], dict[str, Any]]
+    ) -> None:
+        data = show("wrong")["certificate"]
+        assert (data["matches"], data["subject"].split(",")[0]) == (False, "CN=wrong")
+
+    def test_key_without_a_certificate_has_none(self, show: Callable[[str], dict[str, Any]]) -> None:
+        data = show("bare")
+        assert (data["algorithm"], data["certificate"]) == ("EC P-256", None)
+
+
+class TestHardware:
+    def test_attestation_certificate_of_a_yubikey_is_not_the_keys(self, call: Call, yubikey: YubiKey) -> None:
+        yubikey.generate(0x9A)
+        data = shown(call("show", yubikey.uri(0x9A, YKCS11), "--json"))
+        assert (data["algorithm"], data["certificate"]) == ("EC P-256", None)
+        assert yubikey.pin_tries == []
+
+    def test_key_file_is_shown_without_its_tpm(
+        self, call: Call, swtpm: SoftTPM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "web.tss2"
+        swtpm.create_key_file(path, "EC:P-256", "secret")
+        monkeypatch.setenv("TPM2_TCTI", "swtpm:path=/nonexistent")
+        data = shown(call("show", path, "--json"))
+        assert (data["algorithm"], data["properties"]["pin"], data["certificate"]) == ("EC P-256", True, None)
+
+    def test_certificate_in_an_nv_index_is_found_for_a_key_file(
+        self, call: Call, scene: Scene, swtpm: SoftTPM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TPM2_TCTI", swtpm.tcti)
+        path = tmp_path / "web.tss2"
+        swtpm.create_key_file(path, "EC:P-256")
+        leaf = scene.write("leaf.der", certs.issue(scene.ca, swtpm.public_key(path)).public_bytes(Encoding.DER))
+        size = str(leaf.stat().st_size)
+        index = ["0x01500def", "-C", "o"]
+        run(["tpm2_nvdefine", "-Q", *index, "-s", size, "-a", "ownerwrite|authread|no_da"], swtpm.env)
+        try:
+            run(["tpm2_nvwrite", "-Q", *index, "-i", str(leaf)], swtpm.env)
+            data = shown(call("show", path, "--json"))["certificate"]
+        finally:
+            run(["tpm2_nvundefine", "-Q", *index], swtpm.env)
+        assert (data["uri"], data["matches"]) == ("tpm2:nv=0x01500def", True)

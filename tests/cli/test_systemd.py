@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ UNITS = Path(hwsigner.__file__).parent / "units"
 PROGRAM = Path(sys.executable).with_name("hwsigner")
 # systemd-analyze rates a system service from 0.0 (closed) to 10.0.
 MOST_EXPOSED = 2.0
+IPV6_FREEBIND = 78  # As in <linux/in6.h>.
 
 
 @pytest.fixture(params=["system", "user"])
@@ -106,6 +108,17 @@ def test_sockets_are_where_clients_look(units: Path) -> None:
         "user": {"ListenStream=%t/hwsigner/agent.sock", "SocketMode=0600", "DirectoryMode=0700"},
     }
     assert expected[units.name] <= set(lines)
+
+
+@pytest.mark.parametrize("scope", ["system", "user"])
+def test_port_of_serve_is_held_where_ipv6_is_switched_off(scope: str) -> None:
+    lines = (UNITS / scope / "hwsigner-serve@.socket").read_text().splitlines()
+    addresses = [line.partition("=")[2] for line in lines if line.startswith("ListenStream=")]
+    assert addresses == ["127.0.0.1:9911", "[::1]:9911"]
+    with socket.socket(socket.AF_INET6) as listener:
+        if "FreeBind=yes" in lines:  # As systemd does it.
+            listener.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
+        listener.bind(("2001:db8::1", 0))  # Like ::1 without IPv6, it is no address of this machine.
 
 
 def test_group_of_the_tpm_without_a_name_is_named_by_its_number(

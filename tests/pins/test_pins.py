@@ -228,7 +228,7 @@ class TestAsking:
         pins.remember(REQUEST, "pin 2")
         assert [pins.get(_uri(None, None), r) for r in (REQUEST, other)] == ["pin 2", "pin 4"]
         assert asked == [REQUEST, REQUEST, other, other]
-        assert pins.ask(REQUEST) == "pin 5"
+        assert pins.ask(REQUEST).pin == "pin 5"
 
     @pytest.mark.parametrize("places", [{"ask": lambda request: "typed"}, {"prompts": [lambda request: "typed"]}])
     def test_remembered_answer_is_not_a_stored_pin(self, places: Any) -> None:
@@ -261,9 +261,11 @@ class TestAsking:
 
         prompts = [place("pinentry", None), place("terminal", "typed"), place("later", "no")]
         pins = PinSource(ask=place("caller", None), prompts=prompts)
-        assert pins.ask(REQUEST) == "typed"
+        found = pins.ask(REQUEST)
+        assert (found.pin, found.is_typed) == ("typed", True)
         assert asked == ["caller", "pinentry", "terminal"]
-        assert PinSource(ask=place("caller", "called"), prompts=prompts).ask(REQUEST) == "called"
+        called = PinSource(ask=place("caller", "called"), prompts=prompts).ask(REQUEST)
+        assert (called.pin, called.is_typed) == ("called", False)
 
     @pytest.mark.parametrize("ask", [None, lambda request: None])
     def test_missing_pin_error_lists_every_place(self, ask: Callable[[PinRequest], str | None] | None) -> None:

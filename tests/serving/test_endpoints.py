@@ -129,8 +129,8 @@ class TestIMDS:
             with running.client() as client:
                 assert client.ask("GET", WEB, AUTHORIZED).status == 200
         reason = "the kernel module tcp_diag is missing" if error == errno.ENOENT else "Operation not permitted"
-        once = f"the kernel does not say which user asks ({reason}): IMDS gives nothing, and container tokens are all "
-        once += "that is checked. Run modprobe tcp_diag"
+        once = f"the kernel does not tell which user a client is ({reason}): IMDS requests are refused, and container "
+        once += "requests need only their token. Run modprobe tcp_diag"
         assert [line for line in running.log if not line.startswith("refused ")] == [once]
 
     def test_error_that_may_pass_gives_no_credentials(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_priv
 from hwsigner.backends.pem import Block, first_element
 from hwsigner.errors import PinError, UnsupportedKeyError, WrongPinError
 from hwsigner.key import SUPPORTED_KEYS
-from hwsigner.pins import PinRequest, PinSource
+from hwsigner.pins import FoundPin, PinRequest, PinSource, use_until_right
 from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
@@ -47,7 +47,15 @@ def load_key(uri: KeyURI, block: Block, pins: PinSource) -> LoadedKey:
         UnsupportedKeyError: it is damaged, or its kind or form is not supported.
         PinError: the passphrase is missing or wrong.
     """
-    passphrase = encoded(uri, pins.get(uri, passphrase_request(uri))) if block.encrypted else None
+    if not block.encrypted:
+        return _load_key(uri, block, None)
+    return use_until_right(
+        lambda state: pins.find(uri, passphrase_request(uri, state)),
+        lambda found: _load_key(uri, block, encoded(uri, found.pin)),
+    )
+
+
+def _load_key(uri: KeyURI, block: Block, passphrase: bytes | None) -> LoadedKey:
     try:
         return _by_cryptography(block, passphrase)
     except _LOAD_ERRORS as error:
@@ -71,13 +79,17 @@ def load_pkcs12(uri: KeyURI, block: Block, pins: PinSource) -> Bundle:
         PinError: the passphrase is missing or wrong.
     """
     bundle = _pkcs12(uri, block.data, b"")
-    if bundle is None:
-        passphrase = pins.get(uri, passphrase_request(uri))
-        bundle = _pkcs12(uri, block.data, encoded(uri, passphrase))
+    if bundle is not None:
+        return bundle
+
+    def load_with(found: FoundPin) -> Bundle:
+        bundle = _pkcs12(uri, block.data, encoded(uri, found.pin))
         if bundle is None:
             raise _wrong_passphrase(uri)
-        pins.remember(passphrase_request(uri), passphrase)
-    return bundle
+        pins.remember(passphrase_request(uri), found.pin)
+        return bundle
+
+    return use_until_right(lambda state: pins.find(uri, passphrase_request(uri, state)), load_with)
 
 
 def load_certificate(block: Block) -> bytes:
@@ -95,9 +107,9 @@ def load_certificate(block: Block) -> bytes:
     return block.data
 
 
-def passphrase_request(uri: KeyURI) -> PinRequest:
+def passphrase_request(uri: KeyURI, state: str = "") -> PinRequest:
     """Return the question for the passphrase of a file."""
-    return PinRequest("passphrase", uri.name)
+    return PinRequest("passphrase", uri.name, state)
 
 
 def encoded(uri: KeyURI, passphrase: str) -> bytes:
@@ -114,7 +126,9 @@ def encoded(uri: KeyURI, passphrase: str) -> bytes:
 
 
 def _wrong_passphrase(uri: KeyURI) -> WrongPinError:
-    return WrongPinError(f"wrong passphrase for {uri.name}", "Check it; if it is right, the file is damaged")
+    error = WrongPinError(f"wrong passphrase for {uri.name}", "Check it; if it is right, the file is damaged")
+    error.may_ask_again = True
+    return error
 
 
 def _by_cryptography(block: Block, passphrase: bytes | None) -> PrivateKeyTypes:

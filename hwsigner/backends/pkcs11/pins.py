@@ -44,7 +44,7 @@ def pin_state(token: TokenInfo) -> str:
 
 
 def has_tries_left(token: TokenInfo) -> bool:
-    """Whether a token shows, after a wrong PIN, that another one would not be the last try."""
+    """Whether a token shows, after a wrong PIN, that another one would not be the last attempt."""
     last = TokenFlag.USER_PIN_FINAL_TRY | TokenFlag.USER_PIN_LOCKED
     return bool(token.flags & TokenFlag.USER_PIN_COUNT_LOW) and not token.flags & last
 
@@ -73,8 +73,8 @@ def refuse_risk(token: TokenInfo, pins: PinSource, found: FoundPin | None = None
     """Check that a wrong PIN would do no harm. A stored one would be sent again and again.
 
     Raises:
-        PinLockedError: the PIN is locked, would be with one more wrong try, or is a stored one after a wrong try and
-            was not right before.
+        PinLockedError: the PIN is locked, would be with one more wrong attempt, or is a stored one after a wrong
+            attempt and was not right before.
     """
     if token.flags & TokenFlag.USER_PIN_LOCKED:
         raise locked(token)
@@ -165,8 +165,8 @@ class TokenFingerprint:
 def only_try(module: Module, token: TokenInfo, found: FoundPin | None, pins: PinSource) -> Iterator[None]:
     """Send a PIN (None: a keypad) in the body of the `with` statement. If it is stored and refused, remember that.
 
-    A process that is killed meanwhile may have used a try. So the file `NAME.open` counts logins that began, until one
-    ends. It can be seen only if the process that wrote it has died, and after two such processes no PIN is sent.
+    A process that is killed meanwhile may have used an attempt. So the file `NAME.open` counts logins that began, until
+    one ends. It can be seen only if the process that wrote it has died, and after two such processes no PIN is sent.
 
     Raises:
         PinLockedError: the PIN is stored, and the token refused a stored one before, in this or another process; or

@@ -34,7 +34,7 @@ from hwsigner.backends.pkcs11.pins import (
     user_pin_request,
 )
 from hwsigner.errors import PinError, PinRequiredError, SigningKeyError, TokenRemovedError, WrongPinError
-from hwsigner.pins import MAX_QUESTIONS, FoundPin, PinSource
+from hwsigner.pins import FoundPin, PinSource, use_until_right
 from hwsigner.system import notices
 from hwsigner.system.stderr import quiet
 from hwsigner.uri import KeyURI
@@ -61,7 +61,6 @@ class OpenToken(TokenSession):
         self._is_lost = False
         self._logged_in = False
         self._owns_login = False
-        self._is_typed = False
         self._uri = KeyURI("pkcs11", {})
         self._pins = PinSource()
         self._public_key: bytes | None = None
@@ -95,7 +94,7 @@ class OpenToken(TokenSession):
         session = self._open_session()
         if self._logged_in:
             self._recognise(session)
-            self._log_in(session, again=True)
+            self._log_in(again=True)
             return self.opened()
         return session
 
@@ -122,21 +121,21 @@ class OpenToken(TokenSession):
         Raises:
             PinRequiredError: no place gives a PIN for this token.
             WrongPinError: the PIN was sent, once, and is wrong. If the user typed it, and the token shows that more
-                than one try is left, the user was asked again before.
-            PinLockedError: the PIN is locked, or a try would risk it.
+                than one attempt is left, the user was asked again before.
+            PinLockedError: the PIN is locked, or an attempt would risk it.
             SigningKeyError: the login failed otherwise. After a failed one, no PIN is sent before `forget_refusal`.
         """
         if self._logged_in:
             return
         if self._refusal is not None:
-            message = f"{self._refusal.message}; the login is not tried again"
+            message = f"{self._refusal.message}; the login is not repeated"
             raise type(self._refusal)(message, "Check the token and its PIN, then open the key again")
         session = self.opened()
         self.refresh()
         self._recognise(session)
         self._uri, self._pins, self._public_key = uri, pins, public_key
         self._fingerprint.take(session, uri)
-        self._log_in(session)
+        self._log_in()
 
     def log_in_for_signature(self, uri: KeyURI, pins: PinSource, begin: Callable[[], None]) -> None:
         """Begin a signature of a key that wants a PIN each time (CKA_ALWAYS_AUTHENTICATE), and log in for it.
@@ -144,25 +143,37 @@ class OpenToken(TokenSession):
         `begin` is called once there is a PIN that may be sent, since a signature that was begun can't be cancelled.
 
         Raises:
-            PinError: no place gives one, or a try would risk locking the PIN.
+            PinError: no place gives one, or an attempt would risk locking the PIN.
             PKCS11Error: the token's, of beginning or of the login.
         """
         session = self.opened()
         self.refresh()
         refuse_risk(self.info, pins)
-        found = self._signature_pin(session, uri, pins)
+        begun = False
+
+        def send(found: FoundPin | None) -> None:
+            nonlocal begun
+            try:
+                with only_try(self.module, self.info, found, pins):
+                    if not begun:
+                        begin()
+                    begun = True
+                    self._send(session, found, for_signature=True)
+            except PinRefusedError as error:
+                if pins.reuse:  # What was right at the login is wrong now.
+                    for source in (pins, self._pins):
+                        source.forget(self._request)
+                raise self.error("could not sign", error) from error
+
         try:
-            with only_try(self.module, self.info, found, pins):
-                begin()
-                self._send(session, found, for_signature=True)
-        except PinRefusedError:
-            if pins.reuse:  # What was right at the login is wrong now.
-                for source in (pins, self._pins):
-                    source.forget(self._request)
+            use_until_right(lambda _: self._signature_pin(session, uri, pins), send)
+        except PinError:
+            if begun:
+                self.drop_session()
             raise
 
     def forget_refusal(self) -> None:
-        """Let a login be tried again after a failed one, with the PIN of a key that is being opened."""
+        """Allow another login after a failed one, with the PIN of a key that is being opened."""
         self._refusal = None
 
     def refresh(self) -> TokenInfo:
@@ -191,7 +202,7 @@ class OpenToken(TokenSession):
                 self.refresh()
             state = pin_state(self.info)
             message = f"wrong PIN for {self.name}" + (f": {state}" if state else "")
-            wrong = WrongPinError(message, "It was sent once: check it before the next try")
+            wrong = WrongPinError(message, "It was sent once: check it before the next attempt")
             wrong.may_ask_again = has_tries_left(self.info)
             return wrong
         if error.code == PIN_LOCKED:
@@ -251,31 +262,30 @@ class OpenToken(TokenSession):
             what = f"{self.name} was removed, or its keys: the token in its slot has the same details and other keys"
             raise TokenRemovedError(what, "Insert it again, or open the key again by its slot-id")
 
-    def _log_in(self, session: Session, *, again: bool = False) -> None:
-        """Log in; if the user typed a wrong PIN, ask again, unless one more would be the last try."""
-        for _ in range(MAX_QUESTIONS - 1):
-            self._is_typed = False
-            try:
-                return self._log_in_once(session, again=again)
-            except WrongPinError as error:
-                if not (self._is_typed and error.may_ask_again):
-                    raise
-            self._refusal, again = None, False
-            session = self.opened()
-        return self._log_in_once(session)
+    def _log_in(self, *, again: bool = False) -> None:
+        """Log in; if the user typed a wrong PIN, ask again, unless one more would be the last attempt."""
+        use_until_right(lambda _: self._login_pin(again=again), self._log_in_with)
 
-    def _log_in_once(self, session: Session, *, again: bool = False) -> None:
-        found: FoundPin | None = None  # None: at the token's keypad.
-        is_own = True
+    def _login_pin(self, *, again: bool) -> FoundPin | None:
+        """Return the PIN to log in with; None if it is typed at the token's keypad."""
         try:
             refuse_risk(self.info, self._pins)
-            if not has_keypad(self.info):
-                # A repeated login gets the answer that the first one got, unless a try has failed since then.
-                if pin_state(self.info) or not again:
-                    self._request = user_pin_request(self.info)
-                found = self._find_pin(session, self._uri, self._pins)
+            if has_keypad(self.info):
+                return None
+            # A repeated login gets the answer that the first one got, unless an attempt has failed since then.
+            if pin_state(self.info) or not again:
+                self._request = user_pin_request(self.info)
+            return self._find_pin(self.opened(), self._uri, self._pins)
+        except BaseException:
+            self._log_out()
+            raise
+
+    def _log_in_with(self, found: FoundPin | None) -> None:
+        is_own = True
+        self._refusal = None
+        try:
             with only_try(self.module, self.info, found, self._pins):
-                self._send_until_it_arrives(session, found)
+                self._send_until_it_arrives(self.opened(), found)
             forget_refusals(self.info)
         except PKCS11Error as error:
             if error.code != USER_ALREADY_LOGGED_IN:
@@ -290,7 +300,7 @@ class OpenToken(TokenSession):
             self._pins.remember(self._request, found.pin)
 
     def _refused(self, error: PKCS11Error) -> SigningKeyError:
-        """Log out, and return the error of a failed login. The token may have counted a try, whatever the error is."""
+        """Log out, and return the error of a failed login. The token may have counted an attempt for any error."""
         # libykcs11 answers CKR_ARGUMENTS_BAD to a PIN that is too long or too short.
         shown = PKCS11Error(PIN_LEN_RANGE) if error.code == ARGUMENTS_BAD else error
         self._refusal = self.error("did not accept the login", shown)
@@ -310,18 +320,18 @@ class OpenToken(TokenSession):
             return self._find_pin(session, uri, pins)
         try:
             with self._asking():
-                pin = pins.ask(signature_pin_request(self.info))
+                found = pins.ask(signature_pin_request(self.info))
         except PinRequiredError as error:
             if pins.stored(uri, self._request) is None:
                 raise
             hint = "Send the stored PIN for each signature with --reuse-pin, or run from a terminal"
             raise PinRequiredError(error.message, hint) from None
-        return FoundPin(checked(self.info, pin), is_stored=False)
+        checked(self.info, found.pin)
+        return found
 
     def _find_pin(self, session: Session, uri: KeyURI, pins: PinSource) -> FoundPin:
         with self._asking():
             found = pins.find(uri, self._request)
-        self._is_typed = found.is_typed
         refuse_risk(self.info, pins, found)
         if found.is_stored:
             refuse_stranger(session, self.info, uri, self._public_key)

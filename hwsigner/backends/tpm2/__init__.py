@@ -5,7 +5,7 @@ A TPM has no login. The auth value goes with each signature, and the first signa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from tpm2_pytss import TPM2B_DIGEST, TPMT_SIG_SCHEME, TSS2_Exception
@@ -21,7 +21,7 @@ from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
 from hwsigner.backends.tpm2.uris import QUERY, named_key, named_nv_index, session_settings
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError
 from hwsigner.key import Algorithm, FoundCertificate, HashName, Key, ListedToken
-from hwsigner.pins import PinSource
+from hwsigner.pins import FoundPin, PinRequest, PinSource, use_until_right
 from hwsigner.uri import KeyURI
 
 
@@ -64,7 +64,11 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
         auth = NO_AUTH
         if key.takes_auth:
             auth = key_auth(uri, pins, guarded, wants_auth=wants_auth, is_held_back=held_back)
-        return TPMKey(connection, settings, key, public, AuthAttempt(guarded, auth))
+
+        def ask_again(state: str) -> FoundPin:
+            return pins.find(uri, PinRequest(guarded.kind, guarded.subject, state))
+
+        return TPMKey(connection, settings, key, public, AuthAttempt(guarded, auth), ask_again)
     except BaseException:
         connection.release(key)
         raise
@@ -138,12 +142,14 @@ class TPMKey(Key):
         key: KeyObject,
         public: PublicArea,
         attempt: AuthAttempt,
+        ask_again: Callable[[str], FoundPin],
     ) -> None:
         self._connection: TPMConnection | None = connection
         self._settings = settings
         self._key = key
         self._public = public
         self._attempt = attempt
+        self._ask_again = ask_again
         # Both take long to make.
         self._schemes: dict[HashName, TPMT_SIG_SCHEME] = {}
         self._digest = TPM2B_DIGEST()
@@ -165,7 +171,8 @@ class TPMKey(Key):
 
         Raises:
             UnsupportedKeyError: the key or the TPM does not sign with this hash.
-            WrongPinError: the auth value is wrong; it was sent once, and this key does not send it again.
+            WrongPinError: the auth value is wrong; it was sent once, and this key does not send it again. If the user
+                typed it, and more than one attempt is left, the user was asked again before.
             PinLockedError: nothing was sent: the TPM is in lockout, or one more wrong auth value would put it there, or
                 an earlier one was wrong and this one is stored.
             SigningKeyError: the key is closed, or the TPM refused it; what it says is in the message.
@@ -175,15 +182,25 @@ class TPMKey(Key):
             raise SigningKeyError(f"key {name} is closed", "Open it again")
         if only_hash not in (None, hash):
             raise UnsupportedKeyError(f"key {name} signs with {only_hash} only, not {hash}", f"Use {only_hash}")
-        # From the look at earlier refusals to keeping this one, no other process may send an auth value.
-        one_process = self._attempt.is_guess
-        return connection.run(lambda tpm: self._sign(tpm, message, hash), name, self._settings, one_process=one_process)
+
+        def sign(found: FoundPin | None) -> bytes:
+            if found is not self._attempt.auth.found:
+                self._attempt = self._attempt.another(found)
+            # From the look at earlier refusals to keeping this one, no other process may send an auth value.
+            one_process = self._attempt.is_guess
+            work = partial(self._sign, message=message, hash=hash)
+            return connection.run(work, name, self._settings, one_process=one_process)
+
+        return sign(self._attempt.auth.found) if self._attempt.is_proven else use_until_right(self._find_auth, sign)
 
     def close(self) -> None:
         """Release the key. The connection to the TPM is closed with its last key."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.release(self._key)
+
+    def _find_auth(self, state: str) -> FoundPin | None:
+        return self._ask_again(state) if state else self._attempt.auth.found
 
     def _sign(self, tpm: TPM, message: bytes, hash: HashName) -> bytes:
         key, attempt = self._key, self._attempt

@@ -57,12 +57,14 @@ class Auth:
         origin: where it comes from.
         allow_final_try: send it even if one more wrong one locks the TPM.
         missing: the error that no place gives one, if the empty one is tried for that reason.
+        found: the PIN that it was made from, if any.
     """
 
     value: bytes = field(repr=False)
     origin: Origin
     allow_final_try: bool = False
     missing: PinRequiredError | None = None
+    found: FoundPin | None = None
 
 
 # For a key whose policy needs none.
@@ -141,7 +143,7 @@ def auth_of(
             f"the {guarded.kind} for {guarded.subject} has more than {_MAX_AUTH_BYTES} bytes, so it was not sent",
             "Give the one that it was made with",
         )
-    return Auth(value, origin, allow_final_try, missing)
+    return Auth(value, origin, allow_final_try, missing, found)
 
 
 def keep_refusal(name: str, kind: str, failures: int) -> None:
@@ -198,6 +200,11 @@ class AuthAttempt:
         self._is_refused = False
         self._failures = 0  # How many wrong ones the TPM counted before this one.
         self._broke_off = False
+
+    def another(self, found: FoundPin | None) -> AuthAttempt:
+        """Return an attempt with another auth value, after this one was wrong."""
+        auth = auth_of(found, self._guarded, allow_final_try=self.auth.allow_final_try)
+        return AuthAttempt(self._guarded, auth)
 
     @property
     def is_guess(self) -> bool:
@@ -300,22 +307,25 @@ class AuthAttempt:
 
     def _wrong(self, tpm: TPM) -> PinError:
         kind, subject, name, counts, *_ = self._guarded
-        left = ""
+        left, may_ask_again = "", True
         if counts:
             if not self.auth.value:
                 self._guarded.keep_whether_empty(is_right=False)
             lockout = tpm.lockout()
             keep_refusal(name, self._kind, lockout.failures)
             if lockout.left is not None:
-                tries = "try is" if lockout.left == 1 else "tries are"
-                left = f": {lockout.left} {tries} left before the TPM locks"
+                attempts = "attempt is" if lockout.left == 1 else "attempts are"
+                left = f": {lockout.left} {attempts} left before the TPM locks"
+                may_ask_again = lockout.left > 1
         if self.auth.missing:
             return self.auth.missing
         if self.auth.origin != UNSTATED:
-            return WrongPinError(f"wrong {kind} for {subject}{left}", "Check it before another try")
-        return WrongPinError(
-            f"the {kind} of {subject} is not the empty one, which was tried{left}", f"Give it: {self._guarded.hint}"
-        )
+            wrong = WrongPinError(f"wrong {kind} for {subject}{left}", "Check it before another attempt")
+        else:
+            message = f"the {kind} of {subject} is not the empty one, which was tried{left}"
+            wrong = WrongPinError(message, f"Give it: {self._guarded.hint}")
+        wrong.may_ask_again = may_ask_again
+        return wrong
 
 
 def _held_back_hint(seconds: int) -> str:
@@ -332,8 +342,8 @@ _IF_EMPTY = "if it is empty, say so with --no-tpm-key-password"
 def key_auth(uri: KeyURI, pins: PinSource, key: Guarded, *, wants_auth: bool, is_held_back: bool) -> Auth:
     """Return a key's auth value. One stored for this very key is used even if the key's file says that there is none.
 
-    One that names no key, such as HWSIGNER_PIN, is not: if the file is right, it would be a wrong try. A file may be
-    wrong the other way too: if no place gives the auth value that it claims, the empty one is tried once. A handle
+    One that names no key, such as HWSIGNER_PIN, is not: if the file is right, it would be a wrong attempt. A file may
+    be wrong the other way too: if no place gives the auth value that it claims, the empty one is sent once. A handle
     does not say whether it has one. The user is asked first, unless a wrong one does not count or the empty one was
     right before.
 
@@ -364,7 +374,7 @@ def key_auth(uri: KeyURI, pins: PinSource, key: Guarded, *, wants_auth: bool, is
         found = None if pin is None else FoundPin(pin, is_stored=True)
         if found is None and is_handle and key.counts and not key.was_empty:
             typed = pins.prompt(replace(request, state=IF_ANY))
-            found = None if typed is None else FoundPin(typed, is_stored=False)
+            found = None if typed is None else FoundPin(typed, is_stored=False, is_typed=True)
     return auth_of(found, key, allow_final_try=pins.allow_final_try, missing=missing)
 
 

@@ -518,6 +518,33 @@ class TestPassphrases:
             assert find_certificates(uri)
 
     @pytest.mark.parametrize("form", ["PKCS #12", "PBES2 DER"])
+    def test_wrong_passphrase_that_the_user_types_is_asked_again(self, files: KeyFiles, form: str) -> None:
+        path = str(files.form("P-256", keyfiles.ENCRYPTED[form], PASSPHRASE))
+        asked: list[str] = []
+        answers = ["wrong 1", "wrong 2", PASSPHRASE, "wrong 3", "wrong 3", "wrong 4", "wrong 5", "wrong 6"]
+
+        def ask(request: PinRequest) -> str:
+            asked.append(request.state)
+            return answers.pop(0)
+
+        assert open_key(path, PinSource(prompts=[ask])).sign(b"message")
+        assert asked == ["", "the last one was wrong", "the last one was wrong"]
+        for questions in (2, 3):  # The same one is not tried again, and there is an end.
+            asked.clear()
+            with pytest.raises(WrongPinError):
+                open_key(path, PinSource(prompts=[ask]))
+            assert len(asked) == questions
+
+    @pytest.mark.parametrize("form", ["PKCS #12", "PBES2 DER"])
+    def test_wrong_passphrase_that_is_stored_or_a_callables_is_not_asked_again(
+        self, files: KeyFiles, form: str
+    ) -> None:
+        path = str(files.form("P-256", keyfiles.ENCRYPTED[form], PASSPHRASE))
+        for pins in (PinSource(ask=lambda _: "wrong"), PinSource("wrong", prompts=[lambda _: pytest.fail("asked")])):
+            with pytest.raises(WrongPinError):
+                open_key(path, pins)
+
+    @pytest.mark.parametrize("form", ["PKCS #12", "PBES2 DER"])
     def test_passphrase_that_is_not_text_is_not_shown(self, files: KeyFiles, form: str) -> None:
         path = files.form("P-256", keyfiles.ENCRYPTED[form], PASSPHRASE)
         with pytest.raises(PinError, match="not Unicode text") as caught:

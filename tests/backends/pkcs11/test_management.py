@@ -60,6 +60,7 @@ PRIVATE_KEY = 3
 DEVICE_MEMORY, SESSION_READ_ONLY, FUNCTION_NOT_SUPPORTED, CURVE_NOT_SUPPORTED = 0x31, 0xB5, 0x54, 0x140
 ACTION_PROHIBITED = 0x1B
 SIGNATURE = 0x9C
+KEYPAD = 0x100
 EC_KEY_PAIR_GEN, RSA_KEY_PAIR_GEN = 0x1040, 0
 
 
@@ -479,6 +480,18 @@ def test_key_that_can_be_copied_is_said_to_be_so(hsm: InProcessSoftHSM, tmp_path
     assert shown.properties["local"] is False
 
 
+def test_description_says_what_a_token_hides_and_where_its_pin_is_typed(shim: Shim) -> None:
+    open_key(shim.uri(), "1234").close()
+    shim.flags(raised=KEYPAD)
+    shim.library.shim_unknown(Attribute.EXTRACTABLE)
+    shown = describe_key(shim.uri())
+    assert shown.guards == (
+        "Signatures need a login with the PIN of token 'one', typed at its keypad",
+        "The token does not say whether the key can be copied out of it",
+    )
+    assert shown.properties["extractable"] is None
+
+
 def test_description_of_a_key_that_is_not_there_lists_what_is(hsm: InProcessSoftHSM) -> None:
     with pytest.raises(KeyNotFoundError, match="no key is named by"):
         describe_key(uri_of(hsm, "object=nowhere"), "1234")
@@ -639,7 +652,8 @@ def test_kill_leaves_the_former_certificate_and_the_next_run_cleans_up(
     install_certificate(made.uri, former, "1234")
     kill_before(hsm, made.uri, call, spared, "install_certificate(uri, chain, '1234')", *new)
     assert former[0].der in ders(hsm, label)
-    assert open_identity(IdentitySource(uri_of(hsm, f"object={label}"), pin="1234", latest=True)).sign(b"message")
+    with open_identity(IdentitySource(uri_of(hsm, f"object={label}"), pin="1234", latest=True)) as identity:
+        assert identity.sign(b"message")
     install_certificate(made.uri, new, "1234")
     assert ders(hsm, label) == [new[0].der]
     assert len(objects(hsm, label.upper())) == 1

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from backends.contract import openssl_verifies
-from hwsigner.errors import SigningKeyError, TokenRemovedError, WrongPinError
+from hwsigner.errors import PinRequiredError, SigningKeyError, TokenRemovedError, WrongPinError
 from hwsigner.key import Key, open_key
 from hwsigner.pins import AskPin, PinSource
 from hwsigner.system import notices
@@ -187,12 +187,45 @@ def test_wrong_pin_that_the_user_types_is_asked_again(yubikey: YubiKey) -> None:
 
 def test_user_is_not_asked_again_when_one_try_is_left_or_the_module_does_not_say(yubikey: YubiKey, module: str) -> None:
     prepare(yubikey)
-    person = Person(*["999999"] * 5)
+    person = Person("999999", "999998", "999997", "999996")
     with pytest.raises(
         WrongPinError, match="one try is left" if module == YKCS11 else r"'hwsigner'\. It was sent once"
     ):
         card_key(yubikey, module, AUTHENTICATION, PinSource(prompts=[person])).sign(b"message")
     assert len(person.asked) == len(yubikey.pin_tries) == (2 if module == YKCS11 else 1)
+
+
+def test_wrong_pin_that_the_user_types_twice_is_sent_once(yubikey: YubiKey) -> None:
+    prepare(yubikey)
+    person = Person("999999", "999999")
+    with pytest.raises(WrongPinError, match="an earlier try failed"):
+        card_key(yubikey, YKCS11, AUTHENTICATION, PinSource(prompts=[person]))
+    assert len(yubikey.pin_tries) == 1
+
+
+def test_wrong_pin_for_a_signature_that_the_user_types_is_asked_again(yubikey: YubiKey) -> None:
+    prepare(yubikey, SIGNATURE)
+    person = Person(yubikey.pin, "999999", yubikey.pin, yubikey.pin)
+    with card_key(yubikey, YKCS11, SIGNATURE, PinSource(prompts=[person])) as key:
+        assert key.sign(b"message")
+        assert key.sign(b"message")
+    assert [(request.kind, request.state) for request in person.asked] == [
+        ("user PIN", ""),
+        ("PIN for this signature", ""),
+        ("PIN for this signature", "an earlier try failed"),
+        ("PIN for this signature", ""),
+    ]
+    assert len([status for status in yubikey.pin_tries if status != 0x9000]) == 1
+
+
+def test_user_who_gives_up_after_a_wrong_pin_for_a_signature_can_sign_later(yubikey: YubiKey) -> None:
+    prepare(yubikey, SIGNATURE)
+    answers: list[str | None] = [yubikey.pin, "999999", None, yubikey.pin, yubikey.pin]
+    with card_key(yubikey, YKCS11, SIGNATURE, PinSource(prompts=[lambda _: answers.pop(0)])) as key:
+        with pytest.raises(PinRequiredError):
+            key.sign(b"message")
+        assert key.sign(b"message")
+    assert answers == []
 
 
 @pytest.mark.parametrize("pins", [PinSource("999999"), PinSource(ask=lambda _: "999999")], ids=["stored", "callable"])

@@ -99,7 +99,7 @@ class TestParent:
     def test_wrong_auth_value_is_sent_once(self, tools: Tools, key_under: Path, secret_file: str) -> None:
         Path(secret_file.removeprefix("file:")).write_text("wrong")
         uri = f"{tools.tpm.uri(key_under)}&parent-pin-source={secret_file}"
-        with pytest.raises(WrongPinError, match=f"wrong TPM parent auth value for {HANDLE}: 4 tries are left"):
+        with pytest.raises(WrongPinError, match=f"wrong TPM parent auth value for {HANDLE}: 4 attempts are left"):
             open_key(uri, PASSWORD)
         for _ in range(2):
             with pytest.raises(PinLockedError, match="an earlier TPM parent auth value"):

@@ -50,7 +50,7 @@ def test_empty_auth_value_is_tried_once_when_the_file_denies_that_there_is_one(t
     tools.run("tpm2_create", "-Q", "-C", str(parent), "-G", "ecc256", "-p", PASSWORD, *parts)
     tools.run("tpm2_encodeobject", "-C", str(parent), *parts, "-p", "-o", str(path))
     with open_key(tools.tpm.uri(path), lambda request: pytest.fail("asked")) as key:
-        with pytest.raises(WrongPinError, match=rf"{path} is not the empty one.*2 tries are left"):
+        with pytest.raises(WrongPinError, match=rf"{path} is not the empty one.*2 attempts are left"):
             key.sign(b"message")
         with pytest.raises(PinLockedError, match="not sent again"):
             key.sign(b"message")

@@ -209,7 +209,7 @@ class TestAuthValue:
         key = policies.key(policies.run((name,)), PolicyCommand(code), auth=PASSWORD)
         assert policies.signs(key, PASSWORD)
         uri = policies.tools.tpm.uri(policies.tools.path("written.pem"))
-        with open_key(uri, "wrong") as opened, pytest.raises(WrongPinError, match="2 tries are left"):
+        with open_key(uri, "wrong") as opened, pytest.raises(WrongPinError, match="2 attempts are left"):
             opened.sign(b"message")
         with pytest.raises(PinRequiredError):
             open_key(uri)

@@ -350,6 +350,37 @@ class TestRefusals:
         self.refuse(uri, None)
         assert tools.counted_failures() == 1
 
+    @pytest.mark.parametrize(
+        ("tries", "typed", "states", "failures"),
+        [
+            (5, ["wrong", PASSWORD], ["", "the last one was wrong"], 1),
+            (2, ["wrong", PASSWORD], [""], 1),  # One attempt is left.
+            (5, ["wrong", "wrong"], ["", "the last one was wrong"], 1),
+        ],
+    )
+    def test_wrong_auth_value_that_the_user_types_is_asked_again_while_more_than_one_attempt_is_left(
+        self, tools: Tools, locked_file: Path, tries: int, typed: list[str], states: list[str], failures: int
+    ) -> None:
+        tools.set_lockout(tries)
+        asked: list[str] = []
+
+        def ask(request: PinRequest) -> str:
+            asked.append(request.state)
+            return typed[len(asked) - 1]
+
+        with open_key(tools.tpm.uri(locked_file), PinSource(prompts=[ask])) as key:
+            if len(states) == len(typed) and PASSWORD in typed:
+                assert key.sign(b"message")
+                assert key.sign(b"another")
+            else:
+                with pytest.raises(WrongPinError):
+                    key.sign(b"message")
+                with pytest.raises(PinLockedError):  # This key does not send it again.
+                    key.sign(b"message")
+        assert asked == states
+        assert tools.counted_failures() == failures
+        tools.run("tpm2_dictionarylockout", "-c")
+
     @pytest.mark.parametrize("typed", [PASSWORD, ""])
     def test_user_at_a_terminal_is_asked_for_a_handle_s_auth_value_before_the_empty_one_is_tried(
         self, tools: Tools, handle_uri: str, typed: str

@@ -116,7 +116,7 @@ def test_key_without_an_auth_value_signs_without_asking(tools: Tools, ec_file: P
 
 def test_wrong_auth_value_is_sent_once(tools: Tools, locked_file: Path) -> None:
     with open_key(tools.tpm.uri(locked_file), "wrong") as key:
-        with pytest.raises(WrongPinError, match=rf"wrong TPM auth value for {locked_file}: 2 tries are left"):
+        with pytest.raises(WrongPinError, match=rf"wrong TPM auth value for {locked_file}: 2 attempts are left"):
             key.sign(b"message")
         with ThreadPoolExecutor(4) as pool:
             errors = [pool.submit(key.sign, b"message").exception() for _ in range(8)]
@@ -126,7 +126,7 @@ def test_wrong_auth_value_is_sent_once(tools: Tools, locked_file: Path) -> None:
 
 def test_last_try_is_made_only_when_allowed(tools: Tools, locked_file: Path) -> None:
     uri = tools.tpm.uri(locked_file)
-    for left in ("2 tries are", "1 try is"):
+    for left in ("2 attempts are", "1 attempt is"):
         with open_key(uri, lambda request: "wrong") as key, pytest.raises(WrongPinError, match=f"{left} left"):
             key.sign(b"message")
     answers: list[str | AskPin] = [PASSWORD, lambda request: PASSWORD]
@@ -141,7 +141,7 @@ def test_last_try_is_made_only_when_allowed(tools: Tools, locked_file: Path) -> 
 def test_lockout_is_an_error_that_says_how_long_to_wait(tools: Tools, locked_file: Path) -> None:
     tools.set_lockout(1, 321)
     source = PinSource("wrong", allow_final_try=True)
-    with open_key(tools.tpm.uri(locked_file), source) as key, pytest.raises(WrongPinError, match="0 tries"):
+    with open_key(tools.tpm.uri(locked_file), source) as key, pytest.raises(WrongPinError, match="0 attempts"):
         key.sign(b"message")
     source = PinSource(PASSWORD, allow_final_try=True)
     with open_key(tools.tpm.uri(locked_file), source) as key, pytest.raises(PinLockedError, match="Wait 321 seconds"):
