@@ -187,7 +187,9 @@ def _leaf_of(
 
 
 def _only(candidates: Sequence[Certificate], *, latest: bool) -> Certificate:
-    if len(candidates) > 1 and not latest:
+    """Return the only candidate. Of a certificate and its renewals, return the one that expires last."""
+    kinds = {(one.public_key(), one.x509.subject, one.x509.issuer) for one in candidates}
+    if len(kinds) > 1 and not latest:
         raise AmbiguousCertificateError(
             f"{len(candidates)} certificates may be the leaf: {', '.join(map(_described, candidates))}",
             "Remove the others, name one alone or, without --private-key, add --use-latest-expiring-certificate",

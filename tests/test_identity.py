@@ -196,6 +196,12 @@ class TestLeaf:
         with open_identity(IdentitySource(write(expired, LEAF), str(key_file), latest=True)) as identity:
             assert identity.chain.leaf.x509 == LEAF
 
+    def test_leaf_and_its_renewal_are_not_ambiguous(self, write: Callable[..., str], key_file: Path) -> None:
+        renewed = certs.issue(MIDDLE, KEY.public_key(), certs.Shape(end=certs.ago(-900)))
+        for order in ((LEAF, renewed), (renewed, LEAF)):
+            with open_identity(IdentitySource(write(*order), str(key_file))) as identity:
+                assert identity.chain.leaf.x509 == renewed
+
     def test_leaf_and_its_copy_are_not_ambiguous(self, write: Callable[..., str], key_file: Path) -> None:
         with open_identity(IdentitySource(write(LEAF, LEAF), str(key_file))) as identity:
             assert identity.chain.leaf.x509 == LEAF

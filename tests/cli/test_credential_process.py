@@ -118,8 +118,8 @@ class TestCertificateFlags:
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
         early, late = (
-            certs.issue(scene.ca, key.public_key(), certs.Shape(end=now + timedelta(days=days), serial=serial))
-            for days, serial in ((10, 1010), (20, 2020))
+            certs.issue(scene.ca, key.public_key(), certs.Shape(name, end=now + timedelta(days=days), serial=serial))
+            for name, days, serial in (("early", 10, 1010), ("late", 20, 2020))
         )
         pem = certs.pem(early, late) + certs.write_key(scene.folder / "k", key).read_bytes()
         path = scene.write("two.pem", pem)

@@ -233,7 +233,7 @@ def test_two_leaves_of_one_key_are_listed_with_a_uri_for_each(uri: Callable[...,
     public_key = new_key(hsm, "crowded", "renewed", b"\x40")
     ca = certs.make_ca()
     for name, end in (("old", certs.ago(-3)), ("new", certs.ago(-9))):
-        der = certs.issue(ca, public_key, certs.Shape(end=end)).public_bytes(Encoding.DER)
+        der = certs.issue(ca, public_key, certs.Shape(name, end=end)).public_bytes(Encoding.DER)
         hsm.write_certificate(der, name, b"\x40", "crowded")
     source = uri("id=%40", token="crowded")
     with pytest.raises(AmbiguousCertificateError, match="2 certificates may be the leaf") as caught:

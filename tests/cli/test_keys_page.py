@@ -1,0 +1,127 @@
+"""The commands of docs/keys.md and of README's quick starts run as they are written."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from backends.pkcs11.tokens import remove_tokens
+from emulators import InProcessSoftHSM
+from softhsm.command import ToolError
+from softhsm.command import run as run_tool
+from softhsm.tpm import SoftTPM
+from softhsm.yubikey import YKCS11, YubiKey
+
+ROOT = Path(__file__).parents[2]
+MANAGEMENT_KEY = "0102030405060708" * 3
+CA = """
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -keyout ca.key -out ca.pem -subj '/CN=Demo CA' \\
+    -addext keyUsage=critical,keyCertSign,cRLSign 2>/dev/null
+openssl x509 -req -in web.csr -CA ca.pem -CAkey ca.key -copy_extensions copy -out web.pem 2>/dev/null
+"""
+
+
+def commands(page: str, start: str, end: str) -> str:
+    """Return the shell commands of a page between two texts. A CA issues what is installed, if no command does."""
+    text = (ROOT / page).read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", text[text.index(start) : text.index(end)], re.DOTALL)
+    found = "".join(blocks)
+    return (
+        found if "openssl x509" in found else re.sub(r"^hwsigner install-certificate", f"{CA}\\g<0>", found, flags=re.M)
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., str]:
+    """A function that runs commands in a new folder, which stands for /etc/pki, and returns their output."""
+    folder = tmp_path / "pki"
+    folder.mkdir()
+    for name in ("pin", "passphrase"):
+        (folder / name).write_text("1234")
+        (folder / name).chmod(0o600)
+
+    def run_all(script: str, **environment: str) -> str:
+        script = f'set -e\nhwsigner() {{ {sys.executable} -m hwsigner "$@"; }}\n{script}'.replace(
+            "/etc/pki", str(folder)
+        )
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": str(tmp_path / "xdg"), **environment}
+        done = subprocess.run(["bash", "-c", script], cwd=folder, env=env, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    return run_all
+
+
+@pytest.fixture
+def tpm(swtpm: SoftTPM) -> Iterator[dict[str, str]]:
+    """The environment that names a TPM. What the pages put into it is removed."""
+    yield {"TPM2_TCTI": swtpm.tcti}
+    for command in (
+        ["tpm2_evictcontrol", "-Q", "-C", "o", "-c", "0x81000100"],
+        ["tpm2_nvundefine", "-Q", "0x01c20000"],
+    ):
+        with suppress(ToolError):  # The commands did not get as far.
+            run_tool(command, swtpm.env)
+
+
+def test_life_of_a_key(run: Callable[..., str]) -> None:
+    script = commands("docs/keys.md", "# Keys", "## Which key").replace("credential-process", "show")
+    assert "yes, it is for this key" in run(script)
+
+
+def test_keys_in_files_and_their_ca(run: Callable[..., str]) -> None:
+    made = commands("docs/keys.md", "## A file", "## The certificate")
+    issued = commands("docs/keys.md", "## The certificate", "## Look at a key")
+    request = "hwsigner csr /etc/pki/web.key --subject CN=web --out web.csr\n"
+    installed = "hwsigner install-certificate web.pem /etc/pki/web.key\n"
+    assert "--certificate" in run(f"{made}{request}{issued}{installed}")
+
+
+def test_keys_of_a_tpm(run: Callable[..., str], tpm: dict[str, str]) -> None:
+    script = commands("docs/keys.md", "## A TPM server", "## A YubiKey")
+    assert "--certificate tpm2:nv=0x01c20000" in run(script, **tpm)
+
+
+def test_looking_and_deleting(run: Callable[..., str], tpm: dict[str, str]) -> None:
+    shown = commands("docs/keys.md", "## Look at a key", "## Prove")
+    deleted = commands("docs/keys.md", "## Delete a key", "## What is proven").replace("# asks", "--yes #")
+    output = run(f"hwsigner keygen tpm2:path=/etc/pki/web.tss2\n{shown}{deleted}", **tpm)
+    assert "deleted the key in" in output
+
+
+def test_key_of_a_token(run: Callable[..., str], softhsm: InProcessSoftHSM) -> None:
+    script = commands("docs/keys.md", "## An HSM", "## A file")
+    named = script.replace("/usr/lib/softhsm/libsofthsm2.so", softhsm.module).replace(
+        "token=alpha", f"token={softhsm.label}"
+    )
+    assert "Algorithm  EC P-256" in run(named, **softhsm.env)
+    remove_tokens(softhsm, softhsm.label)
+
+
+def test_key_of_a_yubikey(run: Callable[..., str], yubikey: YubiKey) -> None:
+    script = commands("docs/keys.md", "## A YubiKey", "## An HSM")
+    named = script.replace("YubiKey%20PIV%20%2312345678", yubikey.uri(0x9A, YKCS11).split("token=")[1].split(";")[0])
+    assert "slot 9a" in run(named, HWSIGNER_PIN=MANAGEMENT_KEY)
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [("## Use it", "**A YubiKey**"), ("**A build agent**", "`hwsigner show --profile web`")]
+)
+def test_quick_start_with_a_tpm(run: Callable[..., str], tpm: dict[str, str], start: str, end: str) -> None:
+    script = commands("README.md", start, end).replace("hwsigner exec web -- aws s3 ls", "hwsigner show --profile web")
+    assert "Installed  CN=" in run(script, **tpm)
+
+
+def test_quick_start_of_a_yubikey(run: Callable[..., str], yubikey: YubiKey) -> None:
+    script = commands("README.md", "**A YubiKey**", "**A build agent**").replace("--touch-policy cached", "")
+    named = script.replace("YubiKey%20PIV%20%2312345678", yubikey.uri(0x9A, YKCS11).split("token=")[1].split(";")[0])
+    for command in ("keygen", "install-certificate"):
+        named = named.replace(f"hwsigner {command}", f"HWSIGNER_PIN={MANAGEMENT_KEY} hwsigner {command}")
+    assert "Installed  CN=jo" in run(named.replace("hwsigner csr", "HWSIGNER_PIN=123456 hwsigner csr"))
