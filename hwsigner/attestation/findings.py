@@ -17,7 +17,7 @@ class Findings:
         claimed: what the other side says, and nothing shows.
         warnings: known weaknesses.
         in_hardware: whether it is proven that the key is in hardware and can't leave it. An answer can prove less: that
-            the other side can use the key.
+            the other side can use the key. A key that can be computed (ROCA) is not in hardware alone.
         matches_csr: whether the certificate request is signed by this key; None if there is none.
     """
 

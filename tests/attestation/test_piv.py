@@ -343,6 +343,13 @@ def test_intermediate_that_is_not_a_ca_is_refused() -> None:
     assert "leads to none of the roots" in refusal(OLD.but(f9=f9, slot=slot_of(f9), intermediates=(alice,)))
 
 
+def test_intermediate_below_one_that_forbids_it_is_refused() -> None:
+    upper = OLD.root.issue("upper", ca=True, path_length=0)
+    lower = upper.issue("lower", ca=True)
+    f9 = lower.issue(OLD_F9, ca=True)
+    assert "leads to none of the roots" in refusal(OLD.but(f9=f9, slot=slot_of(f9), intermediates=(lower, upper)))
+
+
 def test_many_certificates_of_one_ca_take_few_signatures_to_verify(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else each of their orders would be tried."""
     forger = Issued("forger")
@@ -382,7 +389,9 @@ def test_weak_firmware_is_said(
 ) -> None:
     for key, words in ((rsa_key(), rsa_words), (OLD.slot.key, ec_words)):
         chain = old_chain({**YUBIKEY, FIRMWARE: bytes(firmware)}, key=key)
-        warnings = proven(chain).warnings
+        found = proven(chain)
+        warnings = found.warnings
+        assert found.in_hardware == ("ROCA" not in words)
         assert len(warnings) == len(words)
         assert all(word in warning for word, warning in zip(words, warnings, strict=True))
 
