@@ -112,7 +112,7 @@ def _read(statement: Document, trust: Trust) -> _Parts:
     _require(ak, "the attestation key can be copied or was not made in the TPM", *_STAYS)
     if not ak.has(RESTRICTED, SIGN) or ak.has(DECRYPT):
         raise AttestationError(
-            "the attestation key signs not only what the TPM makes", "Make the statement with hwsigner attest"
+            "the attestation key is not restricted to what the TPM makes", "Make the statement with hwsigner attest"
         )
     if is_roca(ak.spki):
         raise AttestationError(
