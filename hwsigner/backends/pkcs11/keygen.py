@@ -38,13 +38,6 @@ _CKM_RSA_PKCS_KEY_PAIR_GEN, _CKM_EC_KEY_PAIR_GEN = 0x0000, 0x1040
 _GENERATES_KEY_PAIRS = 0x10000  # CKF_GENERATE_KEY_PAIR
 _EXPONENT = b"\1\0\1"
 _CURVES = dict(zip(("p256", "p384", "p521"), ORDER_BYTES, strict=True))
-_FOREIGN = {
-    "pin_policy": "--pin-policy",
-    "touch_policy": "--touch-policy",
-    "noda": "--noda",
-    "pcrs": "--pcrs",
-    "overwrite": "--overwrite",
-}
 _PUBLIC: Template = {
     Attribute.CLASS: from_number(ObjectClass.PUBLIC_KEY),
     Attribute.PRIVATE: FALSE,
@@ -106,9 +99,7 @@ def generate_key(found: FoundToken, uri: KeyURI, pins: PinSource, request: KeyRe
 
 
 def _planned(uri: KeyURI, request: KeyRequest) -> _Plan:
-    for name, flag in _FOREIGN.items():
-        if getattr(request, name) != getattr(KeyRequest(), name):
-            raise UsageError(f"{flag} is not for keys on a PKCS #11 token", "Leave it out")
+    request.require_only("always_authenticate", scheme="pkcs11")
     label, key_id = uri.path.get("object", b""), uri.path.get("id", b"")
     if not label:
         raise UsageError(f"{uri.name} has no label for the new key", "Add object=LABEL to the key URI")

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_public_key
-from cryptography.x509 import load_der_x509_certificate
+from cryptography.x509 import InvalidVersion, load_der_x509_certificate
 from tpm2_pytss import ESYS_TR, TPM2_ALG, TPM2B_NV_PUBLIC, TPMA_NV, TPMS_NV_PUBLIC, TSS2_Exception
 
 from hwsigner.backends.pem import Block, read_contents
@@ -20,6 +20,7 @@ from hwsigner.backends.tpm2.nv import (
     EK_CERTIFICATES,
     NV_BUFFER_MAX,
     certificates_in,
+    list_certificates,
     nv_name,
     read_certificates,
     read_index,
@@ -118,6 +119,49 @@ def installed_files(key: str, public_key: bytes | None) -> list[str]:
     leaf, intermediates = certificate_files(key)
     found = [leaf] if _holds_certificates(leaf, public_key) else []
     return [*found, intermediates] if _holds_certificates(intermediates, None) else found
+
+
+def installed_indices(tpm: TPM, public_key: bytes) -> list[int]:
+    """Return the NV indices that `install_certificate` defined, and that hold a certificate of this key and no other.
+
+    Args:
+        tpm: the TPM.
+        public_key: the key's DER SubjectPublicKeyInfo.
+    """
+    by_index: dict[int, list[bytes]] = {}
+    for index, leaf in list_certificates(tpm):
+        by_index.setdefault(index, []).append(leaf)
+    return [
+        index
+        for index, leaves in by_index.items()
+        if len(leaves) == 1 and _is_for(leaves[0], public_key) and _is_defined_here(tpm, index)
+    ]
+
+
+def remove_index(tpm: TPM, auth: ParentAuth, public_key: bytes, index: int) -> None:
+    """Remove one of `installed_indices`, unless it is gone already, or holds something else by now.
+
+    Raises:
+        PinError: the owner's auth value is missing, wrong or locked.
+    """
+    if index in installed_indices(tpm, public_key):
+        auth.as_owner(tpm, tpm.esys.nv_undefine_space, tpm.esys.tr_from_tpmpublic(index))
+
+
+def _is_for(leaf: bytes, public_key: bytes) -> bool:
+    try:
+        return load_der_x509_certificate(leaf).public_key() == load_der_public_key(public_key)
+    except (ValueError, UnsupportedAlgorithm, InvalidVersion):
+        return False
+
+
+def _is_defined_here(tpm: TPM, index: int) -> bool:
+    handle = tpm.esys.tr_from_tpmpublic(index)
+    try:
+        public = tpm.esys.nv_read_public(handle)[0]
+        return int(public.nvPublic.attributes) == int(_ATTRIBUTES | TPMA_NV.WRITTEN)
+    finally:
+        tpm.esys.tr_close(handle)
 
 
 def _write_file(path: str, blocks: Sequence[bytes], public_key: bytes | None) -> None:

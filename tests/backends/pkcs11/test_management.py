@@ -278,7 +278,7 @@ def test_request_for_other_hardware_is_refused(hsm: InProcessSoftHSM) -> None:
         KeyRequest(overwrite=True),
     ]
     for request in foreign:
-        with pytest.raises(UsageError, match="is not for keys on a PKCS #11 token"):
+        with pytest.raises(UsageError, match="does not apply to pkcs11: keys"):
             generate_key(uri_of(hsm, "object=foreign"), request, "1234")
     assert objects(hsm, "foreign") == []
 
