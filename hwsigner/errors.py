@@ -48,6 +48,10 @@ class ConfigError(UsageError):
     """A configuration file that can't be read, can't be trusted or is invalid."""
 
 
+class NoProfileError(ConfigError):
+    """There is no profile with a name in the configuration files that this user can read."""
+
+
 class SigningKeyError(HwsignerError):
     """A key that can't be found, opened or used."""
 

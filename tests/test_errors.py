@@ -23,6 +23,7 @@ EXIT_STATUSES = {
     "HwsignerError": 1,
     "UsageError": 2,
     "ConfigError": 2,
+    "NoProfileError": 2,
     "SigningKeyError": 3,
     "BackendUnavailableError": 3,
     "TokenRemovedError": 3,

@@ -123,7 +123,7 @@ def read_trust(folder: str, now: datetime | None = None) -> Trust:
 
     Args:
         folder: the folder.
-        now: the time at which certificates must be valid; None for the present.
+        now: the time at which certificates must be valid, with its zone; None for the present.
 
     Raises:
         UsageError: the folder can't be read, or has no such file.
@@ -136,7 +136,7 @@ def read_trust(folder: str, now: datetime | None = None) -> Trust:
     if not files:
         raise UsageError(f"{folder} has no certificates", f"Put the vendors' there, named {', '.join(_SUFFIXES)}")
     found = [one for path in files for one in find_certificates(KeyURI("file", {"path": os.fsencode(path)}))]
-    return Trust(tuple(VendorCertificate.read(one.der, one.uri) for one in found), now or datetime.now(UTC))
+    return Trust(tuple(VendorCertificate.read(one.der, one.uri) for one in found), now)
 
 
 def examine(statement: Document, trust: Trust) -> Findings:
@@ -157,7 +157,7 @@ def challenge(statement: Document, trust: Trust) -> tuple[Document, Document]:
     examine(statement, trust)
     common = {"statement": statement.digest(), "nonce": secrets.token_bytes(NONCE_BYTES)}
     values, own = _verifier(statement).challenge(statement)
-    created = trust.now.astimezone(UTC).strftime(_TIME)
+    created = trust.time().astimezone(UTC).strftime(_TIME)
     state = new("state", statement.format, {**common, **own, "created": created})
     return new("challenge", statement.format, {**common, **values}), state
 

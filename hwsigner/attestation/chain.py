@@ -39,7 +39,7 @@ _KNOWN_EXTENSIONS = frozenset(
     }
 )
 # What asn1crypto and cryptography raise for bytes that they can't read.
-UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, UnsupportedAlgorithm)
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, UnsupportedAlgorithm)
 
 
 @dataclass(frozen=True)
@@ -151,11 +151,15 @@ class Trust:
 
     Attributes:
         roots: the vendors' certificates. Each is trusted by itself, whether it is a root or not.
-        now: the time at which certificates must be valid, with its zone.
+        now: the time at which certificates must be valid, with its zone; None for the present.
     """
 
     roots: tuple[VendorCertificate, ...]
-    now: datetime
+    now: datetime | None = None
+
+    def time(self) -> datetime:
+        """Return the time at which certificates must be valid."""
+        return self.now or datetime.now(UTC)
 
     def verify(
         self,
@@ -217,7 +221,7 @@ class Trust:
             AttestationError: it is not, or does.
         """
         name = f"the certificate of {certificate.subject or 'the chip'}"
-        if not certificate.begin <= self.now <= certificate.end:
+        if not certificate.begin <= self.time() <= certificate.end:
             dates = f"{certificate.begin:{_TIME}} to {certificate.end:{_TIME}}"
             raise AttestationError(f"{name} is valid from {dates} only", "Fix the clock if it is wrong")
         if certificate.unknown_critical:

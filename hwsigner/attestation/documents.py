@@ -170,10 +170,10 @@ def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 def _decoded(kind: Kind, name: str, type: Type, value: Any) -> Value:
     base, items = type.rstrip("?"), value if isinstance(value, list) else [value]
     if isinstance(value, list) != (base == "list") or not all(isinstance(item, str) for item in items):
-        raise _refusal(kind, f"has a {name} of the wrong type")
+        raise _refusal(kind, f"has {name} of the wrong type")
     if base == "text":
         if not value.isprintable():
-            raise _refusal(kind, f"has a {name} with characters that can't be printed")
+            raise _refusal(kind, f"has {name} with characters that can't be printed")
         return str(value)
     decoded = tuple(_from_base64(kind, name, item) for item in items)
     return decoded if base == "list" else decoded[0]
@@ -185,7 +185,7 @@ def _from_base64(kind: Kind, name: str, text: str) -> bytes:
     except ValueError:
         data = b""
     if not data or base64.b64encode(data).decode("ascii") != text:  # Bits after the last byte may not be set.
-        raise _refusal(kind, f"has a {name} that is empty or not base64")
+        raise _refusal(kind, f"has {name} that is empty or not base64")
     return data
 
 

@@ -16,6 +16,8 @@ class Findings:
         proven: what holds if the given roots are trusted. Empty before the answer to a challenge.
         claimed: what the other side says, and nothing shows.
         warnings: known weaknesses.
+        in_hardware: whether it is proven that the key is in hardware and can't leave it. An answer can prove less: that
+            the other side can use the key. A key that can be computed (ROCA) is not in hardware alone.
         matches_csr: whether the certificate request is signed by this key; None if there is none.
     """
 
@@ -24,4 +26,5 @@ class Findings:
     proven: tuple[str, ...] = ()
     claimed: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    in_hardware: bool = False
     matches_csr: bool | None = None

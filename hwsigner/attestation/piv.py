@@ -15,13 +15,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from hwsigner.attestation.chain import UNREADABLE, Trust, VendorCertificate
 from hwsigner.attestation.documents import Document, Value
 from hwsigner.attestation.findings import Findings
 from hwsigner.attestation.possession import POSSESSION, verify_possession
-from hwsigner.attestation.weak import weaknesses_of_yubikey
+from hwsigner.attestation.weak import is_roca_of_yubikey, weaknesses_of_yubikey
 from hwsigner.errors import AttestationError
 
 _ARC = "1.3.6.1.4.1.41482.3"
@@ -131,8 +130,8 @@ def _verify_chain(
     """Verify the chain from the slot's certificate to a root.
 
     Some certificates of f9 have no basicConstraints, and the root of others has a path length of 0, so that f9 is taken
-    as the end of the chain. f9 signs the certificates of slots too: without the last check, the key of a slot, which
-    signs anything, could pretend to be f9.
+    as the end of the chain. f9 signs the certificates of slots too, which are not CAs: without the last check, the key
+    of a slot, which signs anything, could pretend to be f9.
 
     Raises:
         AttestationError: it leads to no root, or a certificate in it is not valid, or is not what it should be.
@@ -142,17 +141,25 @@ def _verify_chain(
     chain = trust.verify(f9, others)
     trust.check(slot)
     is_old = len(chain) == 2 and f9.subject == _OLD_F9 and "basic_constraints" not in f9.extensions
-    if _POLICIES in f9.extensions or _SUBJECT.fullmatch(f9.subject) or not (f9.is_ca or is_old):
+    if not (f9.is_ca or is_old):
         raise AttestationError(f"the certificate of {f9.subject} is not one of slot f9", "Make the statement again")
 
 
-def _findings(attestation: _Attestation, **found: Any) -> Findings:
+def _findings(attestation: _Attestation, *, proven: tuple[str, ...] = (), claimed: tuple[str, ...] = ()) -> Findings:
     public_key, firmware = attestation.public_key, attestation.firmware
     try:
         warnings = weaknesses_of_yubikey(public_key, firmware, is_bio=attestation.form in _BIO_FORMS)
+        in_hardware = bool(proven) and not is_roca_of_yubikey(public_key, firmware)
     except UNREADABLE as error:
         raise AttestationError("the attested key is of an unknown kind", "Make another one") from error
-    return Findings(public_key, str(attestation.serial), warnings=warnings, **found)
+    return Findings(
+        public_key,
+        str(attestation.serial),
+        proven=proven,
+        claimed=claimed,
+        warnings=warnings,
+        in_hardware=in_hardware,
+    )
 
 
 def _sentences(attestation: _Attestation) -> tuple[str, ...]:

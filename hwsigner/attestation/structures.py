@@ -28,7 +28,7 @@ NO_DA, RESTRICTED, DECRYPT, SIGN = 1 << 10, 1 << 16, 1 << 17, 1 << 18
 CERTIFY, QUOTE = 0x8017, 0x8018  # TPM_ST (6.9).
 _GENERATED = b"\xffTCG"  # TPM_GENERATED_VALUE (6.2).
 _DEFAULT_EXPONENT = 65537
-_RSA_BITS = range(1024, 4097)
+_RSA_BITS = range(2048, 4097)
 _MAX_PCR_BYTES = 4
 
 _Key = rsa.RSAPublicKey | ec.EllipticCurvePublicKey

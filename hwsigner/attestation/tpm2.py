@@ -38,7 +38,7 @@ from hwsigner.attestation.structures import (
     read_quoted,
     verify_signature,
 )
-from hwsigner.attestation.weak import weaknesses_of_tpm
+from hwsigner.attestation.weak import is_roca, weaknesses_of_tpm
 from hwsigner.errors import AttestationError
 
 _SECRET_BYTES = 32
@@ -99,7 +99,8 @@ def verify(statement: Document, state: Document, answer: Document, trust: Trust)
     if certified.name != parts.key.name:
         raise AttestationError("the certification is of another key than the statement", "Name the same key twice")
     firmware = f"The TPM's firmware is version {certified.firmware >> 32:#x}.{certified.firmware & 0xFFFFFFFF:#x}"
-    return _findings(parts, proven=(*_sentences(parts), firmware, *_quoted(parts.key, parts.ak, answer, expected)))
+    proven = (*_sentences(parts), firmware, *_quoted(parts.key, parts.ak, answer, expected))
+    return _findings(parts, proven=proven, in_hardware=not any(is_roca(key.spki) for key in (parts.key, parts.ek)))
 
 
 def _read(statement: Document, trust: Trust) -> _Parts:
@@ -111,7 +112,11 @@ def _read(statement: Document, trust: Trust) -> _Parts:
     _require(ak, "the attestation key can be copied or was not made in the TPM", *_STAYS)
     if not ak.has(RESTRICTED, SIGN) or ak.has(DECRYPT):
         raise AttestationError(
-            "the attestation key signs not only what the TPM makes", "Make the statement with hwsigner attest"
+            "the attestation key is not restricted to what the TPM makes", "Make the statement with hwsigner attest"
+        )
+    if is_roca(ak.spki):
+        raise AttestationError(
+            "the attestation key can be computed from its public key (ROCA)", "Make the statement with hwsigner attest"
         )
     if not ek.has(*_STAYS, RESTRICTED, DECRYPT) or ek.has(SIGN):
         raise AttestationError("the endorsement key is not a TPM's storage key", "Use a TPM's standard one")

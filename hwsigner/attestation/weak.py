@@ -48,6 +48,12 @@ def weaknesses_of_tpm(public_key: bytes, endorsement_key: bytes, vendor: str) ->
     return tuple(found)
 
 
+def is_roca_of_yubikey(public_key: bytes, firmware: tuple[int, ...]) -> bool:
+    """Return whether a key that a YubiKey generated is an RSA key of ROCA, by its fingerprint or the firmware."""
+    is_rsa = isinstance(load_der_public_key(public_key), rsa.RSAPublicKey)
+    return is_rsa and ((4, 2, 6) <= firmware < (4, 3, 5) or is_roca(public_key))
+
+
 def weaknesses_of_yubikey(public_key: bytes, firmware: tuple[int, ...], *, is_bio: bool) -> tuple[str, ...]:
     """Return what is known to be wrong with a PIV key that a YubiKey generated, a sentence each.
 
@@ -59,7 +65,7 @@ def weaknesses_of_yubikey(public_key: bytes, firmware: tuple[int, ...], *, is_bi
     is_ec = isinstance(load_der_public_key(public_key), ec.EllipticCurvePublicKey)
     version = ".".join(map(str, firmware))
     found = []
-    if not is_ec and ((4, 2, 6) <= firmware < (4, 3, 5) or is_roca(public_key)):
+    if is_roca_of_yubikey(public_key, firmware):
         found.append(
             f"The RSA key can be computed from its public key: firmware {version} made it with the library of ROCA "
             "(YSA-2017-01, CVE-2017-15361). Do not use it"

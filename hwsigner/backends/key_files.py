@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_public_key
-from cryptography.x509 import load_der_x509_certificate
+from cryptography.x509 import InvalidVersion, load_der_x509_certificate
 
 from hwsigner.backends.pem import Block, read_contents
 from hwsigner.errors import CertificateError, HwsignerError, SigningKeyError
@@ -83,11 +83,18 @@ def holds_certificates(path: str, public_key: bytes | None) -> bool:
     """Return whether a file has certificates alone, the first of them for this key, or for any if that is None."""
     try:
         blocks = read_contents(path, CertificateError).blocks
-        first = load_der_x509_certificate(blocks[0].data).public_key()
-    except (CertificateError, ValueError, UnsupportedAlgorithm):
+    except CertificateError:
         return False
-    is_of_key = public_key is None or first == load_der_public_key(public_key)
+    is_of_key = public_key is None or is_certificate_of(blocks[0].data, public_key)
     return is_of_key and all(block.label.endswith("CERTIFICATE") for block in blocks)
+
+
+def is_certificate_of(der: bytes, public_key: bytes) -> bool:
+    """Return whether bytes are a certificate in DER for a key, given its DER SubjectPublicKeyInfo."""
+    try:
+        return load_der_x509_certificate(der).public_key() == load_der_public_key(public_key)
+    except (ValueError, UnsupportedAlgorithm, InvalidVersion):
+        return False
 
 
 def delete_files(doomed: Mapping[str, str]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from hwsigner.cli.process import (
     report,
     report_on_terminal,
 )
-from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
+from hwsigner.errors import HwsignerError, HwsignerWarning, NoProfileError, UsageError
 from hwsigner.pins import sources as pin_sources
 from hwsigner.system import notices, stderr
 
@@ -122,8 +122,15 @@ def _run(arguments: Sequence[str]) -> int:
     except SystemExit:
         return 0  # --help has been printed.
     # credential-process asks the agent before it reads config.toml.
-    status: int | None = command.run_before_profile(given) if hasattr(command, "run_before_profile") else None
-    return _run_completed(command, parser.complete(given)) if status is None else status
+    if hasattr(command, "run_before_profile") and command.run_before_profile(given):
+        return 0
+    try:
+        completed = parser.complete(given)
+    except NoProfileError:
+        if hasattr(command, "run_without_profile") and command.run_without_profile(given):
+            return 0
+        raise
+    return _run_completed(command, completed)
 
 
 def _run_completed(command: ModuleType, parsed: argparse.Namespace) -> int:

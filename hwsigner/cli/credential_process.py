@@ -20,29 +20,34 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(IDENTITY, SESSION, PROFILE)
 
 
-def run_before_profile(given: argparse.Namespace) -> int | None:
+def run_before_profile(given: argparse.Namespace) -> bool:
     """Print a running agent's credentials, if the flags only name a profile.
 
-    This comes before config.toml is read, as perhaps only the agent can read it. The system's agent may be starting.
+    This comes before config.toml is read, as perhaps only the agent can read it.
 
     Returns:
-        0, or None if no agent has credentials; then call `run`.
+        Whether credentials were printed. If not, call `run`.
     """
     name = _only_profile(vars(given))
     if name is None:
-        return None
-    from hwsigner.agent.address import system_address
-    from hwsigner.agent.client import find_credentials, is_running, wait_for_system_agent
+        return False
+    from hwsigner.agent.client import find_credentials
 
-    credentials = find_credentials(name)
-    if not credentials and os.environ.get("HWSIGNER_AGENT") != "none" and is_running(system_address()):
-        from hwsigner.config.profiles import profiles
+    return _print_found(find_credentials(name))
 
-        credentials = None if name in profiles(os.environ) else wait_for_system_agent(name)
-    if not credentials:
-        return None
-    _print(credentials.decode())
-    return 0
+
+def run_without_profile(given: argparse.Namespace) -> bool:
+    """Print the credentials of the system's agent, which may be starting: this user can't read such a profile.
+
+    Returns:
+        Whether credentials were printed. If not, there is no such profile.
+    """
+    name = _only_profile(vars(given))
+    if name is None:
+        return False
+    from hwsigner.agent.client import wait_for_system_agent
+
+    return _print_found(wait_for_system_agent(name))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -66,6 +71,12 @@ def run(arguments: argparse.Namespace) -> int:
         with suppress(OSError):  # The credentials are printed; the next use retries.
             start_agent(os.environ)
     return 0
+
+
+def _print_found(credentials: bytes | None) -> bool:
+    if credentials:
+        _print(credentials.decode())
+    return bool(credentials)
 
 
 def _print(credentials: str) -> None:

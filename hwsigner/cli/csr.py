@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 
@@ -55,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check_replaceable(path: str) -> None:
     """Check, before the key is used, that a file has one certificate request and nothing else, or is empty."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise HwsignerError(f"{path} is not a regular file", "Name a new file, or leave --out out for stdout")
     try:
         with open(path, "rb") as file:
             old = file.read().strip()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
+from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import KEY, switch
 from hwsigner.errors import HwsignerError, UsageError, printable
 from hwsigner.management import delete_key
@@ -26,11 +27,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Ask on the terminal, delete the key, and print what is gone."""
     uri = options.key_uri(arguments, arguments.key)
     gone = delete_key(uri, _agree if arguments.yes else _ask, options.pin_source(arguments, uri), allow_modules=True)
-    if arguments.json:
-        print(json.dumps({"deleted": list(gone)}, indent=2))
-    else:
-        for line in gone:
-            print(printable(f"deleted {line}"))
+    lines = "\n".join(printable(f"deleted {line}") for line in gone)
+    text = json.dumps({"deleted": list(gone)}, indent=2) if arguments.json else lines
+    print_outcome(f"{gone[0]} was deleted", text)
     return 0
 
 

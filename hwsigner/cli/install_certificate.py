@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from hwsigner.certificate import Certificate, Chain, build_chain, leaves, load, preflight
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
+from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import IDENTITY, KEY, Flag, switch
 from hwsigner.config.profiles import change_profile, check_name, profiles
 from hwsigner.errors import AmbiguousCertificateError, CertificateWarning, HwsignerError, KeyMismatchError, printable
@@ -125,6 +126,7 @@ def _print(arguments: argparse.Namespace, leaf: Certificate, flags: dict[str, st
     file = None
     if arguments.profile:
         file = _write_profile(arguments.profile, flags, text)
+    done = f"the certificate is installed as {flags['certificate']}"
     if arguments.json:
         data = {
             "certificate": flags["certificate"],
@@ -135,13 +137,12 @@ def _print(arguments: argparse.Namespace, leaf: Certificate, flags: dict[str, st
             "notes": list(notes),
             "profile": file,
         }
-        print(json.dumps(data, indent=2))
+        print_outcome(done, json.dumps(data, indent=2))
         return
     rows = [("Installed", f"{leaf.subject}, expires {end:%Y-%m-%d}"), *(("Note", note) for note in notes)]
     rows += [("Profile", f"{file}: [profile.{arguments.profile}]")] if file else []
     rows += [("Flags", text)]
-    for name, value in rows:
-        print(printable(f"{name:<9}  {value}"))
+    print_outcome(done, "\n".join(printable(f"{name:<9}  {value}") for name, value in rows))
 
 
 def _write_profile(name: str, flags: dict[str, str], text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
+from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import KEY, Flag, boolean, one_of, switch
 from hwsigner.errors import printable
 from hwsigner.management import KeyAlgorithm, KeyDescription, KeyRequest, generate_key
@@ -59,11 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
     )
     made = generate_key(uri, request, options.pin_source(arguments, uri), allow_modules=True)
-    if arguments.json:
-        print(json.dumps(_data(made), indent=2))
-    else:
-        for name, value in _rows(made):
-            print(printable(f"{name:<9}  {value}"))
+    rows = "\n".join(printable(f"{name:<9}  {value}") for name, value in _rows(made))
+    print_outcome(f"{made.uri} was made", json.dumps(_data(made), indent=2) if arguments.json else rows)
     return 0
 
 

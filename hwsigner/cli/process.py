@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from hwsigner.errors import printable
+from hwsigner.errors import HwsignerError, printable
 from hwsigner.system.systemd import ERROR, is_journal, line_priority
 
 _DESCRIPTORS = 4096
@@ -48,6 +48,24 @@ def report_thread_failures() -> None:
 def abandon_stdout() -> None:
     """Discard what is left in stdout's buffer. The interpreter would retry it at exit, and print its own message."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_outcome(done: str, text: str) -> None:
+    """Print what a command that has changed something prints.
+
+    Args:
+        done: what it has done, for the error.
+        text: what to print.
+
+    Raises:
+        HwsignerError: stdout can't be written. The message says what was done.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        abandon_stdout()
+        problem = f"{done}, but stdout can't be written: {error.strerror}"
+        raise HwsignerError(problem, "Check where the output goes") from error
 
 
 def discard_frames(interruption: KeyboardInterrupt) -> None:

@@ -13,7 +13,7 @@ from hwsigner.attestation.findings import Findings
 from hwsigner.cli.documents import create_document, read_document
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import Flag, switch
-from hwsigner.errors import KeyMismatchError, UsageError, printable
+from hwsigner.errors import AttestationError, KeyMismatchError, UsageError, printable
 from hwsigner.public_key import kind_of, to_pem
 
 HELP = "verify on another machine that a key is in hardware"
@@ -23,6 +23,7 @@ _FLAGS = (
     Flag("challenge", "new file for the challenge to the statement", "FILE"),
     Flag("answer", "answer to verify", "FILE"),
     Flag("state", "what the verifier keeps from --challenge until --answer; secret", "FILE"),
+    switch("accept-claims", "accept an answer that does not prove that the key is in hardware alone"),
     switch("json", "print JSON"),
 )
 
@@ -50,6 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
     _print(findings, as_json=arguments.json)
     if findings.matches_csr is False:
         raise KeyMismatchError("the certificate request is not signed by this key", "Do not certify it")
+    if arguments.answer and not (findings.in_hardware or arguments.accept_claims):
+        raise AttestationError(
+            "it is not proven that the key is in hardware alone", "Read the warnings; --accept-claims accepts it"
+        )
     if arguments.challenge:
         _write(*attestation.challenge(statement, trust), arguments)
     return 0
@@ -80,6 +85,7 @@ def _data(findings: Findings) -> dict[str, object]:
         "algorithm": kind_of(findings.public_key),
         "chip": findings.chip,
         "proven": list(findings.proven),
+        "inHardware": findings.in_hardware,
         "claimed": list(findings.claimed),
         "warnings": list(findings.warnings),
         "matchesCsr": findings.matches_csr,
@@ -95,5 +101,6 @@ def _rows(findings: Findings) -> Iterator[tuple[str, str]]:
     if findings.matches_csr is not None:
         signed = "is" if findings.matches_csr else "is not"
         yield "request", f"The certificate request {signed} signed by this key"
-    yield "chip", findings.chip
+    if findings.chip:
+        yield "chip", findings.chip
     yield "key", kind_of(findings.public_key) or "of an unknown kind"

@@ -14,7 +14,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from hwsigner.errors import ConfigError, UsageError
+from hwsigner.errors import ConfigError, NoProfileError, UsageError
 from hwsigner.system.files import edit_file, open_trusted
 
 SYSTEM_FILE = Path("/etc/hwsigner/config.toml")
@@ -63,13 +63,14 @@ def profile(name: str, environ: Mapping[str, str]) -> Profile:
     """Return one profile.
 
     Raises:
-        ConfigError: there is no profile with that name, or as `profiles`.
+        NoProfileError: there is no profile with that name.
+        ConfigError: as `profiles`.
     """
     found = profiles(environ)
     if name not in found:
         known = ", ".join(sorted(found)) or "none"
         other = f" or {SYSTEM_FILE}" if _is_allowed(SYSTEM_FILE) else f", and you can't read {SYSTEM_FILE}"
-        raise ConfigError(
+        raise NoProfileError(
             f"there is no profile {name!r} in {user_file(environ)}{other}",
             f"Profiles there: {known}. Add one with hwsigner profile add",
         )

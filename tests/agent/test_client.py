@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -21,9 +22,10 @@ from hwsigner.agent.client import command, find_credentials, is_running, start_a
 from hwsigner.agent.protocol import Request, Verb
 from hwsigner.cli import main
 from hwsigner.config import profiles as config
-from hwsigner.errors import AgentError
+from hwsigner.errors import AgentError, HwsignerError
 from hwsigner.pins import PinRequest
 from hwsigner.system import notices
+from hwsigner.system.files import open_trusted
 from scene import Outcome
 
 Start = Callable[[Path, Talk], FakeAgent]
@@ -198,15 +200,29 @@ class TestStartOfTheSystemAgent:
         assert done.status == 2
         assert "there is no profile 'web'" in done.err
 
-    def test_profile_that_can_be_read_is_used(
-        self, fake_agent: Start, system_folder: Path, call: Callable[[], Outcome], tmp_path: Path
+    def test_profile_that_can_be_read_is_used_and_read_once(
+        self,
+        fake_agent: Start,
+        system_folder: Path,
+        call: Callable[[], Outcome],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         agent = fake_agent(system_folder, says(GOOD))
-        (tmp_path / "config" / "hwsigner").mkdir(parents=True)
-        (tmp_path / "config" / "hwsigner" / "config.toml").write_text("[profile.web]\n")
+        file = tmp_path / "config" / "hwsigner" / "config.toml"
+        file.parent.mkdir(parents=True)
+        file.write_text("[profile.web]\n")
+        opened = list[str]()
+
+        def open_counted(path: str, error: type[HwsignerError]) -> BinaryIO:
+            opened.append(path)
+            return open_trusted(path, error)
+
+        monkeypatch.setattr(config, "open_trusted", open_counted)
         done = call()
         assert (done.status, done.out) == (2, "")
         assert b"1 get web\n" not in agent.requests
+        assert opened.count(str(file)) == 1
 
 
 class TestCommand:

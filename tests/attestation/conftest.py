@@ -28,10 +28,8 @@ def chips(vendors: tuple[Vendor, Vendor]) -> Iterator[tuple[Chip, Chip, Chip]]:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsigner-chip-")))
             tpm = stack.enter_context(vendor.make(folder))
             tpm.create_key_file(folder / "key.pem", "EC:P-256")
-            made.append((tpm, tpm.uri(folder / "key.pem"), vendor))
-        # Once all are made: certificates are not valid before that.
-        one, other, foreign = (Chip(tpm, key, vendor.trust()) for tpm, key, vendor in made)
-        yield one, other, foreign
+            made.append(Chip(tpm, tpm.uri(folder / "key.pem"), vendor.trust()))
+        yield made[0], made[1], made[2]
 
 
 @pytest.fixture(scope="session")

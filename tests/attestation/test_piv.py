@@ -67,6 +67,7 @@ def refusal(chain: Chain) -> str:
 def test_statement_alone_proves_nothing() -> None:
     found = examine(OLD.statement, OLD.trust)
     assert found.proven == ()
+    assert not found.in_hardware
     assert found.claimed[0] == GENERATED
     assert found.chip == "10550341"
     assert found.public_key == OLD.public_key
@@ -74,6 +75,7 @@ def test_statement_alone_proves_nothing() -> None:
 
 def test_answer_proves_origin_serial_firmware_and_policies() -> None:
     found = proven(OLD)
+    assert found.in_hardware
     assert found.claimed == ()
     assert found.proven == (
         GENERATED,
@@ -271,6 +273,16 @@ def test_unknown_critical_extension_is_refused() -> None:
     assert "critical extension that is unknown here" in refusal(old_chain({**YUBIKEY, "1.2.3": b"\5\0"}, critical=True))
 
 
+@pytest.mark.parametrize("depth", [2000, 8000])
+def test_extension_that_is_nested_too_deeply_is_refused(depth: int) -> None:
+    value = b"\5\0"
+    for _ in range(depth):
+        value = b"\x30\x82" + len(value).to_bytes(2) + value
+    assert (
+        refusal(old_chain({**YUBIKEY, "2.5.29.16": value})) == "the slot's certificate can't be read as a certificate"
+    )
+
+
 @pytest.mark.parametrize("dates", [{"end": NOW - timedelta(1)}, {"begin": NOW + timedelta(1)}])
 def test_certificate_is_refused_when_it_is_not_valid_now(dates: dict[str, Any]) -> None:
     assert "is valid from" in refusal(OLD.but(slot=slot_of(OLD.f9, **dates)))
@@ -331,6 +343,13 @@ def test_intermediate_that_is_not_a_ca_is_refused() -> None:
     assert "leads to none of the roots" in refusal(OLD.but(f9=f9, slot=slot_of(f9), intermediates=(alice,)))
 
 
+def test_intermediate_below_one_that_forbids_it_is_refused() -> None:
+    upper = OLD.root.issue("upper", ca=True, path_length=0)
+    lower = upper.issue("lower", ca=True)
+    f9 = lower.issue(OLD_F9, ca=True)
+    assert "leads to none of the roots" in refusal(OLD.but(f9=f9, slot=slot_of(f9), intermediates=(lower, upper)))
+
+
 def test_many_certificates_of_one_ca_take_few_signatures_to_verify(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else each of their orders would be tried."""
     forger = Issued("forger")
@@ -370,7 +389,9 @@ def test_weak_firmware_is_said(
 ) -> None:
     for key, words in ((rsa_key(), rsa_words), (OLD.slot.key, ec_words)):
         chain = old_chain({**YUBIKEY, FIRMWARE: bytes(firmware)}, key=key)
-        warnings = proven(chain).warnings
+        found = proven(chain)
+        warnings = found.warnings
+        assert found.in_hardware == ("ROCA" not in words)
         assert len(warnings) == len(words)
         assert all(word in warning for word, warning in zip(words, warnings, strict=True))
 

@@ -33,6 +33,7 @@ from hwsigner.errors import (
 from hwsigner.key import open_key
 from hwsigner.management import KeyRequest, generate_key
 from softhsm.command import run
+from softhsm.tabrmd import ResourceManager
 
 ROOT = Path(attestation.__file__).parents[2]
 
@@ -345,7 +346,7 @@ class TestKeysThatAreRefused:
 
     def test_attestation_key_that_signs_anything_is_refused(self, chip: Chip) -> None:
         statement = chip.statement()
-        with pytest.raises(AttestationError, match="the attestation key signs not only what the TPM makes"):
+        with pytest.raises(AttestationError, match="the attestation key is not restricted to what the TPM makes"):
             attestation.examine(changed(statement, akPublic=statement.blob("keyPublic")), chip.trust)
 
     def test_endorsement_key_that_signs_is_refused(self, chip: Chip) -> None:
@@ -404,6 +405,22 @@ class TestCommandLine:
         done = subprocess.run([*command, "--state", state, "--answer", answer], env=environment, capture_output=True)
         assert (done.returncode, done.stderr) == (0, b"")
         assert b"proven    The key was made in this TPM" in done.stdout
+
+    def test_key_is_proven_through_a_resource_manager(self, chip: Chip, tmp_path: Path) -> None:
+        statement, challenge, answer = (str(tmp_path / name) for name in ("statement", "challenge", "answer"))
+        key = chip.key.replace(f"tcti={chip.tpm.tcti}", "tcti=tabrmd")
+        with ResourceManager(chip.tpm) as manager:
+            environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+            environment["DBUS_SYSTEM_BUS_ADDRESS"] = manager.env["DBUS_SESSION_BUS_ADDRESS"]
+            # In processes of their own: GLib ends the one whose bus goes away.
+            attest = [sys.executable, "-m", "hwsigner", "attest", key]
+            run([*attest, "--out", statement], environment)
+            made = attestation.read(Path(statement).read_bytes(), "statement")
+            asked, state = attestation.challenge(made, chip.trust)
+            Path(challenge).write_text(asked.to_json())
+            run([*attest, "--challenge", challenge, "--pcrs", "sha256:7", "--out", answer], environment)
+        answered = attestation.read(Path(answer).read_bytes(), "answer")
+        assert attestation.verify_answer(made, state, answered, chip.trust).in_hardware
 
     def test_request_that_is_not_the_key_s_ends_with_status_3(
         self, chip: Chip, vendors: tuple[Vendor, Vendor], tmp_path: Path, capfd: pytest.CaptureFixture[str]

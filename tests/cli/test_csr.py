@@ -150,6 +150,12 @@ class TestFile:
         assert (outcome.status, outcome.out, outcome.err.count("\n")) == (1, "", 1)
         assert str(tmp_path / "folder") in outcome.err
 
+    def test_device_is_refused_unread(self, call: Callable[..., Outcome], key: Path) -> None:
+        """Reading /dev/full never ends."""
+        outcome = call("csr", key, *SUBJECT, "--out", "/dev/full")
+        assert (outcome.status, outcome.out) == (1, "")
+        assert outcome.err.startswith("hwsigner: /dev/full is not a regular file")
+
     def test_missing_key_writes_nothing(self, call: Callable[..., Outcome], tmp_path: Path) -> None:
         assert call("csr", tmp_path / "none", *SUBJECT, "--out", tmp_path / "csr").status == 3
         assert not list(tmp_path.iterdir())

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+import certs
 from hwsigner.cli.process import discard_frames
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +40,26 @@ def test_errors_of_half_made_objects_are_not_printed_after_an_interrupt(capfd: p
     gc.collect()
     assert HalfMade.finalized == 1
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_command_that_changed_something_says_so_when_stdout_is_full(tmp_path: Path, more: list[str]) -> None:
+    key, certificate = tmp_path / "web.key", tmp_path / "web.crt"
+    issued = tmp_path / "issued"
+    for arguments, done in (
+        (["keygen", key], f"{key} was made"),
+        (["install-certificate", issued, key], f"the certificate is installed as {certificate}"),
+        (["delete", "--yes", key], f"the key in {key} was deleted"),
+    ):
+        if key.exists() and not issued.exists():
+            public_key = load_pem_private_key(key.read_bytes(), None).public_key()
+            issued.write_bytes(certs.pem(certs.issue(certs.make_ca(), public_key)))
+        command = [sys.executable, "-m", "hwsigner", *map(str, arguments), *more]
+        with open("/dev/full", "wb") as full:
+            ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, cwd=ROOT, text=True, timeout=60)
+        assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+        assert ended.stderr.startswith(f"hwsigner: {done}, but stdout can't be written: No space left on device")
+    assert not certificate.exists()
 
 
 WAIT = """

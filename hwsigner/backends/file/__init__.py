@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, mldsa, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hwsigner.backends.file.loading import SUPPORTED, load_certificate, load_key, load_pkcs12
+from hwsigner.backends.file.loading import SUPPORTED, load_certificate, load_key, load_pkcs7, load_pkcs12
 from hwsigner.backends.pem import PKCS7, PKCS12, Block, Contents, read_contents
 from hwsigner.errors import (
     AmbiguousKeyError,
@@ -134,7 +134,7 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
 
 
 def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
-    """Return the certificates in a file, in its order: PEM, DER or PKCS #12. They are not parsed.
+    """Return the certificates in a file, in its order: PEM, DER, PKCS #7 or PKCS #12. They are not parsed.
 
     Raises:
         UsageError: the URI has an attribute that `file:` URIs don't have.
@@ -150,6 +150,8 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
             found.append(load_certificate(block))
         elif block.label == PKCS12:
             found += load_pkcs12(uri, block, pins).certificates
+        elif block.label in _PKCS7:
+            found += load_pkcs7(block)
     if not found:
         hint = "Name the file with the certificate"
         if any(block.label in _PKCS7 for block in contents.blocks):

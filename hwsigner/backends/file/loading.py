@@ -107,6 +107,16 @@ def load_certificate(block: Block) -> bytes:
     return block.data
 
 
+def load_pkcs7(block: Block) -> list[bytes]:
+    """Return the certificates of PKCS #7 data as DER; none if they can't be read."""
+    from cryptography.hazmat.primitives.serialization.pkcs7 import load_der_pkcs7_certificates
+
+    with suppress(*_LOAD_ERRORS), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # That BER, and certificates in any order, may be refused one day.
+        return [one.public_bytes(Encoding.DER) for one in load_der_pkcs7_certificates(block.data)]
+    return []
+
+
 def passphrase_request(uri: KeyURI, state: str = "") -> PinRequest:
     """Return the question for the passphrase of a file."""
     return PinRequest("passphrase", uri.name, state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hwsigner.backends.pkcs11.belongings import belongings
@@ -34,6 +35,8 @@ def describe(token: OpenToken, key: KeyObject, uri: KeyURI) -> KeyDescription:
     is_behind_pin = bool(token.info.flags & TokenFlag.LOGIN_REQUIRED) and flags["private"] is not False
     objects = belongings(session, key)
     names = count_names(find_keys(session, ObjectClass.PRIVATE_KEY, KeyURI("pkcs11", {})))
+    place = token_uri(token.info, uri)
+    source = {name: value for name, value in uri.query.items() if name == "pin-source"}
     properties: dict[str, Any] = {
         "token": token.info.label,
         "serial": token.info.serial,
@@ -46,7 +49,7 @@ def describe(token: OpenToken, key: KeyObject, uri: KeyURI) -> KeyDescription:
     }
     notes = [_CLAIM] if flags["local"] is not False else [_CLAIM, "The token says that the key was not made in it"]
     return KeyDescription(
-        uri=object_uri(key, token_uri(token.info, uri), uri, names),
+        uri=object_uri(key, replace(place, query={**place.query, **source}), uri, names),
         place=token.name,
         public_key=public_keys_of(session, [key])[0],
         guards=(_pin_guard(token, flags, is_behind_pin=is_behind_pin), *_copy_guards(flags)),

@@ -177,17 +177,10 @@ def only_try(module: Module, token: TokenInfo, found: FoundPin | None, pins: Pin
         return
     name = _name(token)
     with refusals.one_process(name):
-        is_held_back = refusals.is_kept(name) or refusals.is_kept(name + _IN_FLAGS, since=module.listed_at)
-        if is_held_back and not pins.allow_final_try and not _was_right(token, found):
-            raise _has_failed(token)
-        died = refusals.noted(name + _OPEN).removeprefix("open ")
-        if died not in ("", "1") and not pins.allow_final_try and not _was_right(token, found):
-            raise PinLockedError(
-                f"two logins to {token_name(token)} were cut short, so the stored PIN was not sent",
-                "Log in by hand (hwsigner list --login) or add --allow-final-pin-try",
-            )
+        if not pins.allow_final_try and not _was_right(token, found):
+            _refuse_to_repeat(module, token)
         refusals.warn_without_place(token_name(token))
-        refusals.note(name + _OPEN, "open 2" if died else "open 1")
+        refusals.note(name + _OPEN, "open 2" if refusals.noted(name + _OPEN) else "open 1")
         try:
             yield
         except Exception as error:
@@ -203,6 +196,18 @@ def only_try(module: Module, token: TokenInfo, found: FoundPin | None, pins: Pin
         refusals.forget(name + _OPEN)
         if found.place and not _was_right(token, found):
             refusals.note(name + _RIGHT, found.place)
+
+
+def _refuse_to_repeat(module: Module, token: TokenInfo) -> None:
+    """Raise a PinLockedError if a stored PIN was refused before, or two logins with one were cut short."""
+    name = _name(token)
+    if refusals.is_kept(name) or refusals.is_kept(name + _IN_FLAGS, since=module.listed_at):
+        raise _has_failed(token)
+    if refusals.noted(name + _OPEN) not in ("", "open 1"):
+        raise PinLockedError(
+            f"two logins to {token_name(token)} were cut short, so the stored PIN was not sent",
+            "Log in by hand (hwsigner list --login) or add --allow-final-pin-try",
+        )
 
 
 def forget_refusals(token: TokenInfo) -> None:

@@ -184,24 +184,29 @@ class TPMKey(Key):
         if only_hash not in (None, hash):
             raise UnsupportedKeyError(f"key {name} signs with {only_hash} only, not {hash}", f"Use {only_hash}")
 
-        def sign(found: FoundPin | None) -> bytes:
-            if found is not self._attempt.auth.found:
-                self._attempt = self._attempt.another(found)
+        asked: list[FoundPin] = []
+
+        def find(state: str) -> FoundPin | None:
+            if not state:
+                return self._attempt.auth.found
+            asked.append(self._ask_again(state))
+            return asked[-1]
+
+        def sign(_: FoundPin | None) -> bytes:
+            if asked:  # Not what was found before, which may be another thread's wrong one by now.
+                self._attempt = self._attempt.another(asked.pop())
             # From the look at earlier refusals to keeping this one, no other process may send an auth value.
             one_process = self._attempt.is_guess
             work = partial(self._sign, message=message, hash=hash)
             return connection.run(work, name, self._settings, one_process=one_process)
 
-        return sign(self._attempt.auth.found) if self._attempt.is_proven else use_until_right(self._find_auth, sign)
+        return sign(None) if self._attempt.is_proven else use_until_right(find, sign)
 
     def close(self) -> None:
         """Release the key. The connection to the TPM is closed with its last key."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.release(self._key)
-
-    def _find_auth(self, state: str) -> FoundPin | None:
-        return self._ask_again(state) if state else self._attempt.auth.found
 
     def _sign(self, tpm: TPM, message: bytes, hash: HashName) -> bytes:
         key, attempt = self._key, self._attempt

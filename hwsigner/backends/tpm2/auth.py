@@ -201,7 +201,7 @@ class AuthAttempt:
         self._failures = 0  # How many wrong ones the TPM counted before this one.
         self._broke_off = False
 
-    def another(self, found: FoundPin | None) -> AuthAttempt:
+    def another(self, found: FoundPin) -> AuthAttempt:
         """Return an attempt with another auth value, after this one was wrong."""
         auth = auth_of(found, self._guarded, allow_final_try=self.auth.allow_final_try)
         return AuthAttempt(self._guarded, auth)

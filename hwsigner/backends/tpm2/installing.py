@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 from tpm2_pytss import ESYS_TR, TPM2_ALG, TPM2B_NV_PUBLIC, TPMA_NV, TPMS_NV_PUBLIC, TSS2_Exception
 
-from hwsigner.backends.key_files import certificate_files, write_certificates
+from hwsigner.backends.key_files import certificate_files, is_certificate_of, write_certificates
 from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import connected
 from hwsigner.backends.tpm2.description import describe_key
@@ -16,6 +16,7 @@ from hwsigner.backends.tpm2.nv import (
     EK_CERTIFICATES,
     NV_BUFFER_MAX,
     certificates_in,
+    list_certificates,
     nv_name,
     read_certificates,
     read_index,
@@ -93,6 +94,42 @@ def install_certificate(
     elif intermediates:
         notes.append("The intermediates are not in the TPM: keep their file, and name it with --intermediates")
     return InstalledCertificate(str(named), path, tuple(notes))
+
+
+def installed_indices(tpm: TPM, public_key: bytes) -> list[int]:
+    """Return the NV indices that `install_certificate` defined, and that hold a certificate of this key and no other.
+
+    Args:
+        tpm: the TPM.
+        public_key: the key's DER SubjectPublicKeyInfo.
+    """
+    by_index: dict[int, list[bytes]] = {}
+    for index, leaf in list_certificates(tpm):
+        by_index.setdefault(index, []).append(leaf)
+    return [
+        index
+        for index, leaves in by_index.items()
+        if len(leaves) == 1 and is_certificate_of(leaves[0], public_key) and _is_defined_here(tpm, index)
+    ]
+
+
+def remove_index(tpm: TPM, auth: ParentAuth, public_key: bytes, index: int) -> None:
+    """Remove one of `installed_indices`, unless it is gone already, or holds something else by now.
+
+    Raises:
+        PinError: the owner's auth value is missing, wrong or locked.
+    """
+    if index in installed_indices(tpm, public_key):
+        auth.as_owner(tpm, tpm.esys.nv_undefine_space, tpm.esys.tr_from_tpmpublic(index))
+
+
+def _is_defined_here(tpm: TPM, index: int) -> bool:
+    handle = tpm.esys.tr_from_tpmpublic(index)
+    try:
+        public = tpm.esys.nv_read_public(handle)[0]
+        return int(public.nvPublic.attributes) == int(_ATTRIBUTES | TPMA_NV.WRITTEN)
+    finally:
+        tpm.esys.tr_close(handle)
 
 
 def _write_index(uri: KeyURI, index: _Index) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from tpm2_pytss import TPM2B_PUBLIC, TPMA_OBJECT
 
@@ -11,8 +12,9 @@ from hwsigner.backends.tpm2 import handles
 from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import connected
 from hwsigner.backends.tpm2.description import describe_key
-from hwsigner.backends.tpm2.installing import install_certificate
+from hwsigner.backends.tpm2.installing import install_certificate, installed_indices, remove_index
 from hwsigner.backends.tpm2.keygen import generate_key
+from hwsigner.backends.tpm2.nv import nv_name
 from hwsigner.backends.tpm2.objects import PersistentObject
 from hwsigner.backends.tpm2.tcti import tcti_of
 from hwsigner.backends.tpm2.tpm import TPM
@@ -29,6 +31,9 @@ _STORAGE = TPMA_OBJECT.RESTRICTED | TPMA_OBJECT.DECRYPT
 
 def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...]:
     """Delete a key file with the certificate files that `install_certificate` wrote beside it, or a persistent key.
+
+    With a persistent key, its certificates in NV indices go that `install_certificate` defined. With a key file, they
+    stay: its TPM may be another one.
 
     A link is followed: the file that it names goes, and the link stays. Whoever has a copy of a key file can go on
     using it with this TPM.
@@ -82,9 +87,27 @@ def _delete_persistent(uri: KeyURI, pins: PinSource, confirm: Confirm, handle: i
                 f"{key.name} is a storage key, which may be the parent of other keys, so it was not deleted",
                 "If none needs it, run tpm2_evictcontrol",
             )
-        line = f"the key at {key.name} in the TPM at {tcti_of(uri)} (Name {name.hex()})"
-        confirm((line,))
+        public_key = _der(public)
+        indices = connection.run(lambda tpm: installed_indices(tpm, public_key), key.name, settings)
+        lines = (
+            f"the key at {key.name} in the TPM at {tcti_of(uri)} (Name {name.hex()})",
+            *(f"its certificate in {nv_name(index)}" for index in indices),
+        )
+        confirm(lines)
+        # The key goes last: if hwsigner is killed before that, the same URI deletes the rest.
+        for index in indices:
+            connection.run(
+                partial(remove_index, auth=auth, public_key=public_key, index=index), nv_name(index), settings
+            )
         connection.run(lambda tpm: handles.remove(tpm, auth, name, handle), key.name, settings)
         if connection.run(lambda tpm: handles.name_at(tpm, handle), key.name, settings) == name:
             raise SigningKeyError(f"the TPM reported success, and {key.name} is still there", "Try tpm2_evictcontrol")
-    return (line,)
+    return lines
+
+
+def _der(public: TPM2B_PUBLIC) -> bytes:
+    """Return a public key as a DER SubjectPublicKeyInfo; no bytes if it is neither RSA nor ECC."""
+    try:
+        return bytes(public.to_der())
+    except ValueError:
+        return b""

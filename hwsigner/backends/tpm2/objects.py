@@ -118,7 +118,7 @@ class PersistentObject(KeyObject):
             if code(error) != HANDLE:
                 raise
             raise KeyNotFoundError(
-                f"the TPM has no key at {self.name}", "List its keys with tpm2_getcap handles-persistent"
+                f"the TPM has no key at {self.name}", "List its keys with hwsigner list tpm2:"
             ) from error
         tpm_name = bytes(tpm.esys.tr_get_name(found))
         if tpm_name != (self._tpm_name or tpm_name):

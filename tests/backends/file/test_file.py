@@ -581,6 +581,8 @@ class TestCertificates:
             "pkcs12 -export -in {certificate} -inkey {key} -passout pass:",
             "pkcs12 -export -in {certificate} -nokeys -passout pass:",
             "pkcs12 -export -in {certificate} -inkey {key} -certpbe NONE -passout pass:",
+            "crl2pkcs7 -nocrl -certfile {certificate}",
+            "crl2pkcs7 -nocrl -certfile {certificate} -outform DER",
         ],
     )
     @pytest.mark.parametrize("kind", ["P-256", "ML-DSA-44"])
@@ -601,18 +603,23 @@ class TestCertificates:
         expected = [openssl("x509", "-in", str(files.certificate(k)), "-outform", "DER") for k in (kind, "P-384")]
         assert [certificate.der for certificate in found] == expected
 
-    @pytest.mark.parametrize("form", ["PEM", "DER"])
-    def test_pkcs7_file_is_refused_with_the_command_to_convert_it(self, files: KeyFiles, form: str) -> None:
-        path = files.form("P-256", f"crl2pkcs7 -nocrl -certfile {{certificate}} -outform {form}")
-        with pytest.raises(CertificateError, match=f"openssl pkcs7 -print_certs -in {path}"):
-            find_certificates(str(path))
-        converted = openssl("pkcs7", "-print_certs", "-in", str(path), "-inform", form)
-        assert len(find_certificates(str(files.write("converted", converted)))) == 1
+    def test_pkcs7_file_gives_its_chain(self, files: KeyFiles) -> None:
+        kinds = ("P-384", "P-256", "RSA-2048")  # OpenSSL keeps their order, which DER does not allow.
+        more = [argument for kind in kinds for argument in ("-certfile", str(files.certificate(kind)))]
+        found = find_certificates(str(files.write("bundle", openssl("crl2pkcs7", "-nocrl", *more))))
+        expected = [openssl("x509", "-in", str(files.certificate(kind)), "-outform", "DER") for kind in kinds]
+        assert sorted(one.der for one in found) == sorted(expected)
 
-    def test_pkcs7_file_in_ber_is_named(self, files: KeyFiles) -> None:
+    def test_pkcs7_file_in_ber_is_read(self, files: KeyFiles) -> None:
         der = files.form("P-256", "crl2pkcs7 -nocrl -certfile {certificate} -outform DER").read_bytes()
-        path = files.write("ber", b"\x30\x80" + der[4:] + b"\0\0")
-        with pytest.raises(CertificateError, match="PKCS #7 and no certificate"):
+        assert len(find_certificates(str(files.write("ber", b"\x30\x80" + der[4:] + b"\0\0")))) == 1
+
+    @pytest.mark.parametrize("form", ["PEM", "DER"])
+    def test_damaged_pkcs7_file_is_refused_with_the_command_to_convert_it(self, files: KeyFiles, form: str) -> None:
+        path = files.form("P-256", f"crl2pkcs7 -nocrl -certfile {{certificate}} -outform {form}")
+        data = path.read_bytes()
+        path.write_bytes(data.replace(b"MII", b"MIQ") if form == "PEM" else data[:60] + b"\xff" * 8 + data[68:])
+        with pytest.raises(CertificateError, match=f"openssl pkcs7 -print_certs -in {path}"):
             find_certificates(str(path))
 
     def test_damaged_certificate_is_named(self, files: KeyFiles) -> None:
@@ -629,8 +636,8 @@ class TestCertificates:
             ("pkey -in {key} -pubout", "a public key and no certificate"),
             ("req -new -subj /CN=x -key {key}", "a certificate request and no certificate"),
             ("req -new -subj /CN=x -key {key} -outform DER", "can't be read"),
-            ("crl2pkcs7 -nocrl -certfile {certificate}", "PKCS #7 and no certificate"),
-            ("crl2pkcs7 -nocrl -certfile {certificate} -outform DER", "PKCS #7 and no certificate"),
+            ("crl2pkcs7 -nocrl", "PKCS #7 and no certificate"),
+            ("crl2pkcs7 -nocrl -outform DER", "PKCS #7 and no certificate"),
         ],
     )
     def test_file_without_a_certificate_is_refused_with_its_contents(

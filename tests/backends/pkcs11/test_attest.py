@@ -198,22 +198,40 @@ def test_pcrs_are_refused(yubikey: YubiKey, roots: str) -> None:
         answer_challenge(uri, asked, yubikey.pin, pcrs="sha256:7")
 
 
+@pytest.fixture
+def attest_by_commands(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """A function that attests a key with commands alone, and returns the last one's status and output."""
+
+    def by_commands(key: str, roots: str, *flags: str) -> tuple[int, str, str]:
+        names = ("csr", "statement", "state", "challenge", "answer")
+        csr, statement, state, asked, answer = (str(tmp_path / name) for name in names)
+        verify = ["verify-attestation", statement, "--roots", roots, "--state", state]
+        assert main(["csr", key, "--subject", "CN=bamboo", "--out", csr]) == 0
+        assert main(["attest", key, "--csr", csr, "--out", statement]) == 0
+        assert main([*verify, "--challenge", asked]) == 0
+        assert "proven  " not in capfd.readouterr().out
+        assert main(["attest", key, "--challenge", asked, "--out", answer]) == 0
+        status = main([*verify, "--answer", answer, *flags])
+        shown = capfd.readouterr()
+        return status, shown.out, shown.err
+
+    return by_commands
+
+
 def test_commands_attest_a_key(
-    yubikey: YubiKey, roots: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], write_pin_file: Callable[..., str]
+    yubikey: YubiKey,
+    roots: str,
+    attest_by_commands: Callable[..., tuple[int, str, str]],
+    write_pin_file: Callable[[bytes], str],
 ) -> None:
     yubikey.generate(0x9A)
-    names = ("statement", "state", "challenge", "answer")
-    statement, state, asked, answer = (str(tmp_path / f"{name}.json") for name in names)
     key = f"{yubikey.uri(0x9A, YKCS11)}&pin-source={write_pin_file(yubikey.pin.encode())}"
-    verify = ["verify-attestation", statement, "--roots", roots, "--state", state]
-    assert main(["attest", key, "--out", statement]) == 0
-    assert main([*verify, "--challenge", asked]) == 0
-    assert "proven" not in capsys.readouterr().out.split("note")[0]
-    assert main(["attest", key, "--challenge", asked, "--out", answer]) == 0
-    assert main([*verify, "--answer", answer, "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
+    status, output, _ = attest_by_commands(key, roots, "--json")
+    shown = json.loads(output)
+    assert (status, shown["inHardware"], shown["matchesCsr"]) == (0, True, True)
     assert shown["chip"] == str(yubikey.serial)
     assert POSSESSION in shown["proven"]
+    assert set(yubikey.pin_tries) == {0x9000}
 
 
 # Other tokens
@@ -239,6 +257,7 @@ def test_token_without_attestation_proves_possession_only(hsm: InProcessSoftHSM,
     asked, state = challenge(statement, trust)
     found = verify_answer(statement, state, answer_challenge(uri, asked, hsm.pin), trust)
     assert found.proven[0] == POSSESSION
+    assert not found.in_hardware
     assert len(found.proven) == 2
     assert f"token '{hsm.label}'" in found.claimed[0]
     shown = tool(hsm, hsm.label, "--list-objects", "--type", "privkey", "--id", "01")
@@ -260,3 +279,19 @@ def test_opensc_has_no_attestation_so_that_a_yubikey_behind_it_only_claims(yubik
     statement = make_statement(yubikey.uri(0x9A, OPENSC), yubikey.pin)
     assert statement.format == "pkcs11"
     assert examine(statement, read_trust(any_roots)).proven == ()
+
+
+@pytest.mark.parametrize(("flags", "status"), [((), 3), (("--accept-claims",), 0)])
+def test_commands_refuse_claims_unless_they_are_accepted(
+    hsm: InProcessSoftHSM,
+    any_roots: str,
+    attest_by_commands: Callable[..., tuple[int, str, str]],
+    write_pin_file: Callable[[bytes], str],
+    flags: tuple[str, ...],
+    status: int,
+) -> None:
+    key = key_uri(hsm.module, "id=%01", token=hsm.label, query=f"&pin-source={write_pin_file(hsm.pin.encode())}")
+    found, output, problem = attest_by_commands(key, any_roots, *flags)
+    assert found == status
+    assert "warning   Nothing proves that the key is in hardware" in output
+    assert ("it is not proven that the key is in hardware alone" in problem) == (status == 3)

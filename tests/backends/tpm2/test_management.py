@@ -754,6 +754,25 @@ class TestDeletion:
         with pytest.raises(KeyNotFoundError):
             delete_key(handle_uri, agree)
 
+    def test_certificate_in_the_tpm_goes_with_its_key(
+        self, tools: Tools, handle_uri: str, path: Path, ca: certs.Authority
+    ) -> None:
+        """That of another key stays, and so does one in an index that another tool defined."""
+        leaf = certified(ca, generate_key(handle_uri))[:1]
+        others = certified(ca, make(tools, path))[:1]
+        asked: list[str] = []
+        tools.run("tpm2_nvdefine", "-Q", "0x01500a03", "-C", "o", "-s", "900", "-a", "ownerwrite|ownerread|authread")
+        for index, chain in ((INDEX, leaf), ("0x01500a02", others), ("0x01500a03", leaf)):
+            install_certificate(handle_uri if chain == leaf else tools.tpm.uri(path), chain, nv_index=index)
+        try:
+            _, certificate = delete_key(handle_uri, asked.extend)
+            assert certificate == asked[1] == f"its certificate in NV index {INDEX}"
+            left = tools.run_getcap("handles-nv-index").lower()
+            assert [index in left for index in ("0x1c20000", "0x1500a02", "0x1500a03")] == [False, True, True]
+        finally:
+            for index in ("0x01500a02", "0x01500a03"):
+                tools.run("tpm2_nvundefine", "-Q", "-C", "o", index)
+
     @pytest.mark.parametrize("persistent_parent", [""], indirect=True)
     def test_parent_of_other_keys_is_left_alone(self, tools: Tools, persistent_parent: str) -> None:
         with pytest.raises(SigningKeyError, match="is a storage key"):

@@ -1,0 +1,66 @@
+"""The two commands, where no hardware is needed: what they refuse, in one line and with its exit status."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from attestation.chips import issue
+from hwsigner.attestation.documents import MAX_BYTES, new
+from hwsigner.cli import main
+
+CHALLENGE = new("challenge", "tpm2", dict.fromkeys(("statement", "nonce", "credentialBlob", "encryptedSecret"), b"x"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with the documents and roots that the arguments name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "roots").mkdir()
+    (tmp_path / "roots" / "root.pem").write_bytes(issue("Root")[0].public_bytes(Encoding.PEM))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "challenge").write_text(CHALLENGE.to_json())
+    (tmp_path / "garbage").write_text("garbage")
+    (tmp_path / "long").write_bytes(bytes(MAX_BYTES + 1))
+    return tmp_path
+
+
+VERIFY = ("verify-attestation", "challenge", "--roots")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("attest",), 2, "no key given. Give its key URI"),
+        (("attest", "key.pem"), 2, "file: keys can't be attested. Use a key in a TPM or a PKCS #11 token"),
+        (("attest", "tpm2:handle=0x81000100", "--pcrs", "sha256:7"), 2, "--pcrs is for the answer"),
+        (("attest", "k", "--challenge", "c", "--csr", "r"), 2, "--csr is for the statement, so not with --challenge"),
+        (
+            ("attest", "k", "--challenge", "c", "--vendor-certificates", "r"),
+            2,
+            "--vendor-certificates is for the state",
+        ),
+        (("attest", "tpm2:handle=0x81000100", "--challenge", "absent"), 2, "can't read absent: No such file"),
+        (("attest", "tpm2:handle=0x81000100", "--challenge", "garbage"), 3, "the challenge is not a JSON object"),
+        (("attest", "tpm2:handle=0x81000100", "--challenge", "long"), 3, "the challenge has more than 65536 bytes"),
+        (("attest", "tpm2:handle=0x81000100", "--csr", "garbage"), 2, "the certificate request can't be read"),
+        (("verify-attestation",), 2, "the following arguments are required: STATEMENT"),
+        (("verify-attestation", "s"), 2, "no roots given. Add --roots"),
+        ((*VERIFY, "roots"), 3, "the statement has the type 'hwsigner-attestation-challenge', not"),
+        ((*VERIFY, "empty"), 3, "the statement has the type"),
+        ((*VERIFY, "roots", "--challenge", "c", "--answer", "a"), 2, "--challenge and --answer are two steps"),
+        ((*VERIFY, "roots", "--challenge", "c"), 2, "--state goes with --challenge or --answer"),
+        ((*VERIFY, "roots", "--answer", "a"), 2, "--state goes with --challenge or --answer"),
+        ((*VERIFY, "roots", "--state", "s"), 2, "--state goes with --challenge or --answer"),
+    ],
+)
+def test_command_is_refused_in_one_line(
+    arguments: tuple[str, ...], status: int, message: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(list(arguments)) == status
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"hwsigner: {message}")
+    assert printed.err.count("\n") == 1
