@@ -28,7 +28,7 @@ from hwsigner.uri import KeyURI
 __all__ = ["answer_challenge", "challenge", "endorsement_key", "examine", "make_statement", "read", "read_trust"]
 __all__ += ["Document", "Findings", "Kind", "Trust", "Value", "VendorCertificate", "verify_answer"]
 
-# By format, a module with `examine`, `challenge` and `verify`.
+# By format, a module with `examine` and `verify`. One with `challenge` adds members to the challenge and its state.
 _VERIFIERS = {name: f"hwsigner.attestation.{name}" for name in ("tpm2", "piv", "pkcs11")}
 _SUFFIXES = (".pem", ".crt", ".cer", ".der")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
@@ -156,7 +156,8 @@ def challenge(statement: Document, trust: Trust) -> tuple[Document, Document]:
     """
     examine(statement, trust)
     common = {"statement": statement.digest(), "nonce": secrets.token_bytes(NONCE_BYTES)}
-    values, own = _verifier(statement).challenge(statement)
+    add = getattr(_verifier(statement), "challenge", None)
+    values, own = add(statement) if add else ({}, {})
     created = trust.time().astimezone(UTC).strftime(_TIME)
     state = new("state", statement.format, {**common, **own, "created": created})
     return new("challenge", statement.format, {**common, **values}), state

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hwsigner.attestation.chain import UNREADABLE, Trust, VendorCertificate
-from hwsigner.attestation.documents import Document, Value
+from hwsigner.attestation.documents import Document
 from hwsigner.attestation.findings import Findings
 from hwsigner.attestation.possession import POSSESSION, verify_possession
 from hwsigner.attestation.weak import is_roca_of_yubikey, weaknesses_of_yubikey
@@ -79,11 +79,6 @@ def examine(statement: Document, trust: Trust) -> Findings:
     """
     attestation = _read(statement, trust)
     return _findings(attestation, claimed=_sentences(attestation))
-
-
-def challenge(statement: Document) -> tuple[dict[str, Value], dict[str, Value]]:
-    """Return what the challenge and its state have beside the members that all formats have: nothing."""
-    return {}, {}
 
 
 def verify(statement: Document, state: Document, answer: Document, trust: Trust) -> Findings:

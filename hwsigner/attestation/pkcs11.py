@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hwsigner.attestation.chain import UNREADABLE, Trust
-from hwsigner.attestation.documents import Document, Value
+from hwsigner.attestation.documents import Document
 from hwsigner.attestation.findings import Findings
 from hwsigner.attestation.possession import POSSESSION, verify_possession
 from hwsigner.attestation.weak import is_roca
@@ -41,11 +41,6 @@ def examine(statement: Document, trust: Trust) -> Findings:
     except UNREADABLE as error:
         raise AttestationError("the statement's public key can't be read", "Make it again") from error
     return Findings(given, claimed=tuple(claims), warnings=warnings)
-
-
-def challenge(statement: Document) -> tuple[dict[str, Value], dict[str, Value]]:
-    """Return what the challenge and its state have beside the members that all formats have: nothing."""
-    return {}, {}
 
 
 def verify(statement: Document, state: Document, answer: Document, trust: Trust) -> Findings:
