@@ -14,44 +14,25 @@ from hwsigner.errors import KeyMismatchError, UsageError
 from hwsigner.key import ECDSA, RSA, Key
 from hwsigner.public_key import verify
 
-# Attribute types by the names of RFC 4514, section 3, and those that OpenSSL prints; in lower case.
-_ATTRIBUTES = {
-    "cn": NameOID.COMMON_NAME,
-    "commonname": NameOID.COMMON_NAME,
-    "l": NameOID.LOCALITY_NAME,
-    "localityname": NameOID.LOCALITY_NAME,
-    "st": NameOID.STATE_OR_PROVINCE_NAME,
-    "stateorprovincename": NameOID.STATE_OR_PROVINCE_NAME,
-    "o": NameOID.ORGANIZATION_NAME,
-    "organizationname": NameOID.ORGANIZATION_NAME,
-    "ou": NameOID.ORGANIZATIONAL_UNIT_NAME,
-    "organizationalunitname": NameOID.ORGANIZATIONAL_UNIT_NAME,
-    "c": NameOID.COUNTRY_NAME,
-    "countryname": NameOID.COUNTRY_NAME,
-    "street": NameOID.STREET_ADDRESS,
-    "streetaddress": NameOID.STREET_ADDRESS,
-    "dc": NameOID.DOMAIN_COMPONENT,
-    "domaincomponent": NameOID.DOMAIN_COMPONENT,
-    "uid": NameOID.USER_ID,
-    "userid": NameOID.USER_ID,
-    "e": NameOID.EMAIL_ADDRESS,
-    "emailaddress": NameOID.EMAIL_ADDRESS,
-    "serialnumber": NameOID.SERIAL_NUMBER,
-    "sn": NameOID.SURNAME,
-    "surname": NameOID.SURNAME,
-    "gn": NameOID.GIVEN_NAME,
-    "givenname": NameOID.GIVEN_NAME,
-    "initials": NameOID.INITIALS,
-    "title": NameOID.TITLE,
-    "generationqualifier": NameOID.GENERATION_QUALIFIER,
-    "dnqualifier": NameOID.DN_QUALIFIER,
-    "pseudonym": NameOID.PSEUDONYM,
-    "businesscategory": NameOID.BUSINESS_CATEGORY,
-    "organizationidentifier": NameOID.ORGANIZATION_IDENTIFIER,
-    "postalcode": NameOID.POSTAL_CODE,
+# By attribute type, its names in lower case: those of RFC 4514, section 3, and those that OpenSSL prints.
+_TYPES = {
+    NameOID.COMMON_NAME: ("cn", "commonname"),
+    NameOID.LOCALITY_NAME: ("l", "localityname"),
+    NameOID.STATE_OR_PROVINCE_NAME: ("st", "stateorprovincename"),
+    NameOID.ORGANIZATION_NAME: ("o", "organizationname"),
+    NameOID.ORGANIZATIONAL_UNIT_NAME: ("ou", "organizationalunitname"),
+    NameOID.COUNTRY_NAME: ("c", "countryname"),
+    NameOID.STREET_ADDRESS: ("street", "streetaddress"),
+    NameOID.DOMAIN_COMPONENT: ("dc", "domaincomponent"),
+    NameOID.USER_ID: ("uid", "userid"),
+    NameOID.EMAIL_ADDRESS: ("e", "emailaddress"),
+    NameOID.SERIAL_NUMBER: ("serialnumber",),
+    NameOID.SURNAME: ("sn", "surname"),
+    NameOID.GIVEN_NAME: ("gn", "givenname"),
 }
+_TYPES_BY_NAME = {name: oid for oid, names in _TYPES.items() for name in names}
 # RFC 5280, appendix A.1. The other types are DirectoryStrings, in UTF-8 here.
-_PRINTABLE = frozenset({NameOID.COUNTRY_NAME, NameOID.SERIAL_NUMBER, NameOID.DN_QUALIFIER})
+_PRINTABLE = frozenset({NameOID.COUNTRY_NAME, NameOID.SERIAL_NUMBER})
 _IA5 = frozenset({NameOID.EMAIL_ADDRESS, NameOID.DOMAIN_COMPONENT})
 _MAX_COMMON_NAME = 64
 _NOT_PRINTABLE = re.compile(r"[^A-Za-z0-9 '()+,./:=?-]")
@@ -62,7 +43,6 @@ _PAIR = re.compile(
     r'(?P<value>(?:[^\\"+,;<>\0]|\\[ "#+,;<=>\\]|\\[0-9A-Fa-f]{2})*)(?P<end>[+,]|\Z)'
 )
 _CHARACTER = re.compile(r"\\[0-9A-Fa-f]{2}|\\.|.", re.DOTALL)
-_HEXADECIMAL = re.compile(r"#(?:[0-9A-Fa-f]{2})+")
 
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _DNS_NAME = re.compile(rf"(?=.{{1,253}}\Z)(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
@@ -153,8 +133,8 @@ def parse_name(text: str) -> x509.Name:
     r"""Parse a distinguished name as RFC 4514 writes it, such as `CN=bamboo-01,OU=devops,C=DE`.
 
     As RFC 4514 has it, the name's DER has the parts in the opposite order: C, OU, CN. Types are names in any case, or
-    dotted OIDs. `\,` and `\2C` both are a comma, `#0C0161` is a string in DER, and `+` joins the values of one part.
-    Spaces around types and values do not count, unless escaped.
+    dotted OIDs. `\,` and `\2C` both are a comma, and `+` joins the values of one part. Spaces around types and values
+    do not count, unless escaped. A value in DER (`#0C0161`) is refused.
 
     Raises:
         UsageError: it is malformed, has an unknown type or an empty value, or a value that its type can't have.
@@ -182,10 +162,12 @@ def _parts(text: str) -> Iterator[list[x509.NameAttribute[str]]]:
 
 
 def _attribute(name: str, text: str) -> x509.NameAttribute[str]:
-    oid = x509.ObjectIdentifier(name) if name[0].isdigit() else _ATTRIBUTES.get(name.lower())
+    oid = x509.ObjectIdentifier(name) if name[0].isdigit() else _TYPES_BY_NAME.get(name.lower())
     if oid is None:
         raise ValueError(f"the type {name} is unknown; write its OID")
-    value = _from_der(name, text.strip(" ")) if text.lstrip(" ").startswith("#") else _unescaped(name, text)
+    if text.lstrip(" ").startswith("#"):
+        raise ValueError(f"{name} has a value that starts with #; write \\# for it")
+    value = _unescaped(name, text)
     if not value:
         raise ValueError(f"{name} has an empty value")
     if oid == NameOID.COUNTRY_NAME and not re.fullmatch("[A-Za-z]{2}", value):
@@ -211,22 +193,6 @@ def _unescaped(name: str, text: str) -> str:
         return b"".join(pieces).decode()
     except UnicodeDecodeError:
         raise ValueError(f"{name} has a value that is not UTF-8") from None
-
-
-def _from_der(name: str, text: str) -> str:
-    """Return a string that is written as `#` and its DER in hexadecimal."""
-    from asn1crypto.core import AbstractString, load
-
-    problem = ValueError(f"{name} has a value after # that is not a DER string in hexadecimal; write \\# for a #")
-    if not _HEXADECIMAL.fullmatch(text):
-        raise problem
-    try:
-        string = load(bytes.fromhex(text[1:]), strict=True)
-        if isinstance(string, AbstractString):
-            return str(string.native)
-    except ValueError:
-        pass
-    raise problem
 
 
 def _names(
