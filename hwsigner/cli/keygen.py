@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Iterator
-from typing import Any, get_args
+from typing import get_args
 
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
+from hwsigner.cli.show import key_data, key_rows
 from hwsigner.config.flags import KEY, Flag, boolean, one_of, switch
 from hwsigner.errors import printable
-from hwsigner.management import KeyAlgorithm, KeyDescription, KeyRequest, generate_key
-from hwsigner.public_key import kind_of, to_pem
+from hwsigner.management import KeyAlgorithm, KeyRequest, generate_key
 
 HELP = "make a key in a token, a TPM or a file"
 
@@ -60,28 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
     )
     made = generate_key(uri, request, options.pin_source(arguments, uri), allow_modules=True)
-    rows = "\n".join(printable(f"{name:<9}  {value}") for name, value in _rows(made))
-    print_outcome(f"{made.uri} was made", json.dumps(_data(made), indent=2) if arguments.json else rows)
+    rows = *key_rows(made), ("Next", f"hwsigner csr {shlex.quote(made.uri)} --subject CN=NAME")
+    lines = "\n".join(printable(f"{name:<9}  {value}") for name, value in rows)
+    print_outcome(f"{made.uri} was made", json.dumps(key_data(made), indent=2) if arguments.json else lines)
     return 0
-
-
-def _data(key: KeyDescription) -> dict[str, Any]:
-    return {
-        "uri": key.uri,
-        "place": key.place,
-        "algorithm": key.public_key and kind_of(key.public_key),
-        "publicKey": key.public_key and to_pem(key.public_key),
-        "guards": list(key.guards),
-        "properties": dict(key.properties),
-        "notes": list(key.notes),
-    }
-
-
-def _rows(key: KeyDescription) -> Iterator[tuple[str, str]]:
-    """Yield what is known of a key, a line each, and the command that follows."""
-    yield "URI", key.uri
-    yield "Algorithm", (key.public_key and kind_of(key.public_key)) or "unknown"
-    yield "Place", key.place
-    yield from (("Guard", guard) for guard in key.guards)
-    yield from (("Note", note) for note in key.notes)
-    yield "Next", f"hwsigner csr {shlex.quote(key.uri)} --subject CN=NAME"

@@ -170,8 +170,9 @@ def _certified(key: KeyDescription, found: Sequence[Certificate]) -> _Certified:
     return _Certified(leaf, path, None if key.public_key is None else bool(matching), tuple(notes))
 
 
-def _data(key: KeyDescription, certified: _Certified | None) -> dict[str, Any]:
-    data = {
+def key_data(key: KeyDescription) -> dict[str, Any]:
+    """Return what is known of a key, for JSON."""
+    return {
         "uri": key.uri,
         "place": key.place,
         "algorithm": key.public_key and kind_of(key.public_key),
@@ -179,8 +180,11 @@ def _data(key: KeyDescription, certified: _Certified | None) -> dict[str, Any]:
         "guards": list(key.guards),
         "properties": dict(key.properties),
         "notes": list(key.notes),
-        "certificate": None,
     }
+
+
+def _data(key: KeyDescription, certified: _Certified | None) -> dict[str, Any]:
+    data: dict[str, Any] = {**key_data(key), "certificate": None}
     if certified:
         data["certificate"] = {
             **_certificate_data(certified.leaf),
@@ -204,13 +208,17 @@ def _certificate_data(certificate: Certificate) -> dict[str, Any]:
     }
 
 
-def _rows(key: KeyDescription, certified: _Certified | None) -> Iterator[tuple[str, str]]:
-    """Yield what is known, a row each: its name and its text."""
+def key_rows(key: KeyDescription) -> Iterator[tuple[str, str]]:
+    """Yield what is known of a key, a row each: its name and its text."""
     yield "URI", key.uri
     yield "Algorithm", (key.public_key and kind_of(key.public_key)) or "unknown"
     yield "Place", key.place
     yield from (("Guard", guard) for guard in key.guards)
     yield from (("Note", note) for note in key.notes)
+
+
+def _rows(key: KeyDescription, certified: _Certified | None) -> Iterator[tuple[str, str]]:
+    yield from key_rows(key)
     if certified is None:
         yield "Certificate", "none found beside the key; name one with --certificate"
         return
