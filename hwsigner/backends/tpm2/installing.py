@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 
 from tpm2_pytss import ESYS_TR, TPM2_ALG, TPM2B_NV_PUBLIC, TPMA_NV, TPMS_NV_PUBLIC, TSS2_Exception
 
@@ -11,13 +10,14 @@ from hwsigner.backends.key_files import certificate_files, is_certificate_of, wr
 from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import connected
 from hwsigner.backends.tpm2.description import describe_key
-from hwsigner.backends.tpm2.errors import HANDLE, NV_SPACE, code
+from hwsigner.backends.tpm2.errors import NV_SPACE, code
 from hwsigner.backends.tpm2.nv import (
     EK_CERTIFICATES,
     NV_BUFFER_MAX,
     certificates_in,
     list_certificates,
     nv_name,
+    opened,
     read_certificates,
     read_index,
 )
@@ -120,16 +120,18 @@ def remove_index(tpm: TPM, auth: ParentAuth, public_key: bytes, index: int) -> N
         PinError: the owner's auth value is missing, wrong or locked.
     """
     if index in installed_indices(tpm, public_key):
-        auth.as_owner(tpm, tpm.esys.nv_undefine_space, tpm.esys.tr_from_tpmpublic(index))
+        _undefine(tpm, auth, index)
+
+
+def _undefine(tpm: TPM, auth: ParentAuth, index: int) -> None:
+    with opened(tpm, index) as found:
+        if found is not None:
+            auth.as_owner(tpm, tpm.esys.nv_undefine_space, found.handle)
 
 
 def _is_defined_here(tpm: TPM, index: int) -> bool:
-    handle = tpm.esys.tr_from_tpmpublic(index)
-    try:
-        public = tpm.esys.nv_read_public(handle)[0]
-        return int(public.nvPublic.attributes) == int(_ATTRIBUTES | TPMA_NV.WRITTEN)
-    finally:
-        tpm.esys.tr_close(handle)
+    with opened(tpm, index) as found:
+        return found is not None and found.attributes == int(_ATTRIBUTES | TPMA_NV.WRITTEN)
 
 
 def _write_index(uri: KeyURI, index: _Index) -> None:
@@ -181,13 +183,12 @@ class _Index:
         most = min(_MAX_BYTES, tpm.property(_NV_INDEX_MAX))
         if len(self._leaf) > most:
             raise self._too_long(f"an NV index of the TPM at {tpm.tcti} has {most} at most")
-        with self._opened(tpm) as handle:
-            self._is_new = handle is None
-            if handle is None:
-                self._size = min(-(-len(self._leaf) // _STEP) * _STEP, most)
-                return
-            public = tpm.esys.nv_read_public(handle)[0]
-            attributes, self._size = int(public.nvPublic.attributes), int(public.nvPublic.dataSize)
+        with opened(tpm, self._index) as found:
+            self._is_new = found is None
+        if found is None:
+            self._size = min(-(-len(self._leaf) // _STEP) * _STEP, most)
+            return
+        attributes, self._size = found.attributes, found.size
         if attributes & _NOT_WRITABLE or not attributes & TPMA_NV.OWNERWRITE:
             raise SigningKeyError(f"the owner can't write to {self.name}", _ANOTHER)
         if len(self._leaf) > self._size:
@@ -202,8 +203,8 @@ class _Index:
     def write(self, tpm: TPM) -> None:
         """Define the index if it is new, and write the leaf, padded with zeros."""
         if self._is_new:
-            with self._opened(tpm) as handle:
-                if handle is None:
+            with opened(tpm, self._index) as found:
+                if found is None:
                     self._define(tpm)
         self._fill(tpm, self._leaf.ljust(self._size, b"\0"))
 
@@ -221,9 +222,7 @@ class _Index:
         if self._old:
             self._fill(tpm, self._old)
         elif self._is_new:
-            with self._opened(tpm) as handle:
-                if handle is not None:
-                    self._auth.as_owner(tpm, tpm.esys.nv_undefine_space, handle)
+            _undefine(tpm, self._auth, self._index)
 
     def _define(self, tpm: TPM) -> None:
         area = TPMS_NV_PUBLIC(nvIndex=self._index, nameAlg=TPM2_ALG.SHA256, attributes=_ATTRIBUTES, dataSize=self._size)
@@ -238,26 +237,12 @@ class _Index:
 
     def _fill(self, tpm: TPM, data: bytes) -> None:
         at_once, owner = tpm.property(NV_BUFFER_MAX), ESYS_TR.RH_OWNER
-        with self._opened(tpm) as handle:
+        with opened(tpm, self._index) as found:
+            if found is None:
+                raise SigningKeyError(f"{self.name} is gone", "Install the certificate again")
             for start in range(0, len(data), at_once):
                 part = data[start : start + at_once]
-                self._auth.as_owner(tpm, tpm.esys.nv_write, handle, part, start, owner)
-
-    @contextmanager
-    def _opened(self, tpm: TPM) -> Iterator[ESYS_TR | None]:
-        """Open the index for a `with` statement; None if there is no such index."""
-        try:
-            handle = tpm.esys.tr_from_tpmpublic(self._index)
-        except TSS2_Exception as error:
-            if code(error) != HANDLE:
-                raise
-            yield None
-            return
-        try:
-            yield handle
-        finally:
-            with suppress(TSS2_Exception):  # Undefining it has closed it.
-                tpm.esys.tr_close(handle)
+                self._auth.as_owner(tpm, tpm.esys.nv_write, found.handle, part, start, owner)
 
     def _too_long(self, room: str) -> SigningKeyError:
         return SigningKeyError(f"the certificate has {len(self._leaf)} bytes, and {room}", _ANOTHER)

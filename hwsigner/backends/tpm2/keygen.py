@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from typing import get_args
 
 from tpm2_pytss import (
     ESYS_TR,
@@ -45,15 +46,6 @@ _OWNER = next(handle for handle, name in HIERARCHIES.items() if name == "owner")
 _ATTRIBUTES = (
     TPMA_OBJECT.FIXEDTPM | TPMA_OBJECT.FIXEDPARENT | TPMA_OBJECT.SENSITIVEDATAORIGIN | TPMA_OBJECT.SIGN_ENCRYPT
 )
-# As tpm2_create -G writes them. The scheme is null: a key with a fixed one refuses other hashes.
-_KINDS: dict[KeyAlgorithm, str] = {
-    "p256": "ecc256",
-    "p384": "ecc384",
-    "p521": "ecc521",
-    "rsa2048": "rsa2048",
-    "rsa3072": "rsa3072",
-    "rsa4096": "rsa4096",
-}
 _MAX_PIN_BYTES = 32  # A digest of the key's nameAlg, SHA-256 (TPM 2.0 Library, part 3, 12.1).
 _SLOW = "waiting for the TPM to make the key: some take a minute for RSA"
 _UNLIMITED = (
@@ -190,9 +182,11 @@ class _Making:
         """Return the public area to ask for. With a policy, the auth value alone opens nothing."""
         attributes = _ATTRIBUTES | (TPMA_OBJECT(0) if policy else TPMA_OBJECT.USERWITHAUTH)
         attributes |= TPMA_OBJECT.NODA if self._noda else TPMA_OBJECT(0)
-        kind = _KINDS[self._request.algorithm]
         return TPM2B_PUBLIC.parse(
-            kind, objectAttributes=TPMA_OBJECT(attributes), nameAlg=TPM2_ALG.SHA256, authPolicy=policy_digest(policy)
+            _kind(self._request.algorithm),
+            objectAttributes=TPMA_OBJECT(attributes),
+            nameAlg=TPM2_ALG.SHA256,
+            authPolicy=policy_digest(policy),
         )
 
 
@@ -207,12 +201,17 @@ def _check_algorithm(tpm: TPM, algorithm: KeyAlgorithm) -> None:
         UnsupportedKeyError: it can't.
     """
     if not _can_make(tpm, algorithm):
-        possible = ", ".join(other for other in _KINDS if _can_make(tpm, other))
+        possible = ", ".join(other for other in get_args(KeyAlgorithm) if _can_make(tpm, other))
         raise UnsupportedKeyError(f"the TPM at {tpm.tcti} can't make {algorithm} keys", f"Use one of {possible}")
 
 
+def _kind(algorithm: KeyAlgorithm) -> str:
+    """Return an algorithm as tpm2_create -G writes it. The scheme is null: a key with one refuses other hashes."""
+    return algorithm.replace("p", "ecc")
+
+
 def _can_make(tpm: TPM, algorithm: KeyAlgorithm) -> bool:
-    template = TPM2B_PUBLIC.parse(_KINDS[algorithm])
+    template = TPM2B_PUBLIC.parse(_kind(algorithm))
     area = template.publicArea
     try:
         tpm.esys.test_parms(TPMT_PUBLIC_PARMS(type=area.type, parameters=area.parameters))

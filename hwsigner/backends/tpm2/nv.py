@@ -26,7 +26,7 @@ _WRITE_ONE = "Write one there, in DER or PEM"
 _WANTS_AUTH = ("wants an auth value to be read", _PUBLIC)
 
 
-class _Index(NamedTuple):
+class NVIndex(NamedTuple):
     """An NV index: its name for messages, its handle, its TPM Name in hexadecimal, its attributes and its size."""
 
     name: str
@@ -60,7 +60,9 @@ def read_certificates(tpm: TPM, index: int) -> list[bytes]:
 
 def read_index(tpm: TPM, index: int) -> bytes:
     """Return all bytes of an NV index; raises as `read_certificates`, but whatever it holds."""
-    with _opened(tpm, index) as found:
+    with opened(tpm, index) as found:
+        if found is None:
+            raise CertificateError(f"the TPM has no {nv_name(index)}", _existing(tpm))
         return _read(tpm, found)
 
 
@@ -72,35 +74,37 @@ def list_certificates(tpm: TPM) -> list[tuple[int, bytes]]:
     _, answer = tpm.esys.get_capability(TPM2_CAP.HANDLES, _FIRST_INDEX, _LISTED)
     certificates = []
     for index in [int(handle) for handle in answer.data.handles]:
-        with suppress(CertificateError), _opened(tpm, index) as found:
+        with suppress(CertificateError), opened(tpm, index) as found:
+            if found is None or found.size < _LEAST_BYTES:
+                continue
             counts = not found.attributes & TPMA_NV.NO_DA
-            if found.size >= _LEAST_BYTES and not (counts and _authority(tpm, found) == found.handle):
+            if not (counts and _authority(tpm, found) == found.handle):
                 certificates += [(index, der) for der in certificates_in(_read(tpm, found), index)]
     return certificates
 
 
 @contextmanager
-def _opened(tpm: TPM, index: int) -> Iterator[_Index]:
-    """Open an NV index for a `with` statement.
-
-    Raises:
-        CertificateError: there is no such index.
-    """
+def opened(tpm: TPM, index: int) -> Iterator[NVIndex | None]:
+    """Open an NV index for a `with` statement; None if there is none."""
+    handle = None
     try:
         handle = tpm.esys.tr_from_tpmpublic(index)
     except TSS2_Exception as error:
         if code(error) != HANDLE:
             raise
-        raise CertificateError(f"the TPM has no {nv_name(index)}", _existing(tpm)) from error
+    if handle is None:
+        yield None
+        return
     try:
         public, tpm_name = tpm.esys.nv_read_public(handle)
         area = public.nvPublic
-        yield _Index(nv_name(index), handle, bytes(tpm_name).hex(), int(area.attributes), int(area.dataSize))
+        yield NVIndex(nv_name(index), handle, bytes(tpm_name).hex(), int(area.attributes), int(area.dataSize))
     finally:
-        tpm.esys.tr_close(handle)
+        with suppress(TSS2_Exception):  # Removing it has closed it.
+            tpm.esys.tr_close(handle)
 
 
-def _read(tpm: TPM, index: _Index) -> bytes:
+def _read(tpm: TPM, index: NVIndex) -> bytes:
     if not index.attributes & TPMA_NV.WRITTEN:
         raise index.error("was never written", "Write the certificate with tpm2_nvwrite")
     if index.attributes & TPMA_NV.READLOCKED:
@@ -121,7 +125,7 @@ def _read(tpm: TPM, index: _Index) -> bytes:
     return data
 
 
-def _authority(tpm: TPM, index: _Index) -> ESYS_TR:
+def _authority(tpm: TPM, index: NVIndex) -> ESYS_TR:
     """Return the handle whose empty auth value is sent. One for which a wrong value counts comes after the owner's."""
     may = index.attributes
     if may & TPMA_NV.AUTHREAD and may & TPMA_NV.NO_DA:
