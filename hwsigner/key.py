@@ -209,8 +209,7 @@ def list_tokens(
     """Yield the tokens that a URI names, with the keys and certificates on them that it names.
 
     Args:
-        uri: a `pkcs11:` URI, `tpm2:`, or a TSS2 key file for the key in it. A `pkcs11:` URI without a module means
-            those of p11-kit's configuration.
+        uri: a `pkcs11:` URI, or `tpm2:`. A `pkcs11:` URI without a module means those of p11-kit's configuration.
         pin: where the PIN comes from for `log_in`.
         log_in: whether to log in to the token, to see hidden objects.
         allow_modules: whether the URI may name any library to load, as in `open_key`.

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
-from itertools import chain
 from typing import Any
 
 from hwsigner.certificate import Certificate, load
@@ -44,10 +43,7 @@ _PIV_SLOTS = {bytes([1 + n]): f"{slot:02x}" for n, slot in enumerate((0x9A, 0x9C
 def add_arguments(parser: Parser) -> None:
     """Add the URI that narrows the list, and the flags."""
     parser.add_argument(
-        "uris",
-        metavar="URI",
-        nargs="*",
-        help="pkcs11: or tpm2: URI, or TSS2 key file, to list (default: all tokens, and the TPM)",
+        "uri", nargs="?", help="pkcs11: or tpm2: URI of what to list (default: all tokens, and the TPM)"
     )
     parser.add_flags(
         [
@@ -60,23 +56,16 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print JSON, a table on a terminal, or otherwise lines of fields separated by tabs."""
-    uris = [settings.key_uri(vars(arguments), text).resolved() for text in arguments.uris or ["pkcs11:"]]
-    for uri in uris:
-        if uri.scheme not in ("pkcs11", "tpm2"):
-            problem = f"{uri.name} is neither a pkcs11: nor a tpm2: URI, nor a TSS2 key file"
-            raise UsageError(problem, "Give one of these, or none")
-    if arguments.login and len(uris) > 1:
-        raise UsageError("--login goes to one token", "Give one URI, which names it")
-    pins = [options.pin_source(arguments, uri) for uri in uris]
-    listed = chain.from_iterable(
-        list_tokens(uri, pin, log_in=arguments.login, allow_modules=True) for uri, pin in zip(uris, pins, strict=True)
-    )
-    if arguments.uris or arguments.pkcs11_lib or arguments.login:
+    uri = settings.key_uri(vars(arguments), arguments.uri or "pkcs11:")
+    if uri.scheme not in ("pkcs11", "tpm2"):
+        raise UsageError(f"{uri.name} is neither a pkcs11: nor a tpm2: URI", "Use hwsigner show for a key file")
+    listed = list_tokens(uri, options.pin_source(arguments, uri), log_in=arguments.login, allow_modules=True)
+    if arguments.uri or arguments.pkcs11_lib or arguments.login:
         tokens = _each_once(listed)
     else:
         tokens = _all(listed, list_tokens(settings.key_uri(vars(arguments), "tpm2:"), allow_modules=True))
     try:
-        _print(arguments, uris, tokens)
+        _print(arguments, uri, tokens)
         sys.stdout.flush()
     except BrokenPipeError:  # The reader has seen enough: list | head.
         abandon_stdout()
@@ -113,13 +102,12 @@ def _each_once(tokens: Iterable[ListedToken]) -> list[ListedToken]:
     return found
 
 
-def _print(arguments: argparse.Namespace, uris: Sequence[KeyURI], tokens: Sequence[ListedToken]) -> None:
+def _print(arguments: argparse.Namespace, uri: KeyURI, tokens: Sequence[ListedToken]) -> None:
     if arguments.json:
         print(json.dumps({"tokens": [_data(token) for token in tokens]}, indent=2))
     elif not tokens:
         absent = f"no token is present. {pcsc.hint('Insert one')}"
-        names = ", ".join(uri.name for uri in uris if uri.path)
-        report(f"no token matches {names}. Without a URI, list shows all" if names else absent)
+        report(f"no token matches {uri.name}. Without a URI, list shows all" if uri.path else absent)
     elif sys.stdout.isatty():
         _print_tables(tokens)
     else:

@@ -25,7 +25,6 @@ from hwsigner.errors import BackendUnavailableError
 from hwsigner.key import ListedObject, ListedToken
 from hwsigner.uri import KeyURI
 from scene import Outcome
-from softhsm.tpm import SoftTPM
 
 ROOT = Path(__file__).parents[2]
 ODD_LABEL = "[red]evil\x1b]0;title\x07\u202e"
@@ -134,8 +133,8 @@ def test_message_on_stderr_says_that_no_token_matches(run: Callable[..., Outcome
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (("/etc/key.pem",), 2, "is neither a pkcs11: nor a tpm2: URI, nor a TSS2 key file"),
-        (("pkcs11:token=a", "pkcs11:token=b", "--login"), 2, "--login goes to one token"),
+        (("/etc/key.pem",), 2, "is neither a pkcs11: nor a tpm2: URI"),
+        (("pkcs11:token=a", "pkcs11:token=b"), 2, "unexpected argument"),
         (("tpm2:handle=1",), 2, "tpm2: URIs have no attribute 'handle'"),
         (("pkcs11:tokn=x",), 2, "'tokn'"),
         (("pkcs11:", "--login"), 3, "a PIN goes to one"),
@@ -335,16 +334,3 @@ def test_certificate_in_a_tpm_is_listed_with_its_subject_and_its_keys_algorithm(
     monkeypatch.setattr("hwsigner.cli.list.list_tokens", lambda *_, **__: iter([tpm(objects=(found,))]))
     row = call("list", "tpm2:").out.splitlines()[2].split("\t")
     assert row[1:3] == ["CN=Example CA,OU=devops,O=Example,C=DE", "EC P-256"]
-
-
-def test_each_uri_is_listed(run: Callable[..., Outcome], uri: str) -> None:
-    listed = tokens(run(f"{uri};id=%01", "pkcs11:token=empty", f"{uri};id=%02", "--json"))
-    assert [[key["label"] for key in token["keys"]] for token in listed] == [["web"], [], ["rsa"]]
-
-
-def test_key_file_of_a_tpm_is_listed(call: Callable[..., Outcome], tmp_path: Path, swtpm: SoftTPM) -> None:
-    path = tmp_path / "web.pem"
-    swtpm.create_key_file(path, "EC:P-256", "secret")
-    rows = [line.split("\t") for line in call("list", path).out.splitlines()]
-    assert rows[1] == ["token", str(path), "", "", "", "not needed", "", f"tpm2:path={path}"]
-    assert rows[2] == ["key", "", "EC P-256", "", "", "PIN", "", f"tpm2:path={path}"]

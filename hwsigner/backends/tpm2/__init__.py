@@ -100,23 +100,19 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
 
 
 def list_tokens(uri: KeyURI, pins: PinSource, *, log_in: bool = False) -> Iterator[ListedToken]:
-    """Yield the TPM that a `tpm2:` URI names, with what can be used of it; or a key file, with its key.
+    """Yield the TPM that a `tpm2:` URI names, with what can be used of it.
 
     Args:
-        uri: `tpm2:`, or `tpm2:path=FILE`; the query's `tcti`.
+        uri: `tpm2:`; the query's `tcti`.
         pins: not used; what is listed is public.
         log_in: not used; a TPM has no login.
 
     Raises:
-        UsageError: the URI names something else.
+        UsageError: the URI names something in the TPM.
         BackendUnavailableError: the TPM can't be reached.
-        SigningKeyError: the file can't be read, or holds no key of a TPM.
     """
-    from hwsigner.backends.tpm2.listing import key_in_file, objects_of_tpm
+    from hwsigner.backends.tpm2.listing import objects_of_tpm
 
-    if "path" in uri.path:
-        yield key_in_file(uri)
-        return
     uri.require_known(frozenset(), QUERY)
     tcti = tcti_of(uri)
     with connected(tcti, object()) as connection:

@@ -1,20 +1,17 @@
-"""What `hwsigner list` shows of a TPM: keys at persistent handles, certificates in NV indices, and key files."""
+"""What `hwsigner list` shows of a TPM: keys at persistent handles, and certificates in NV indices."""
 
 from __future__ import annotations
 
 from tpm2_pytss import TPM2_ALG, TPM2_CAP, TPM2_HC, TPM2B_PUBLIC, TPMA_OBJECT, TPMT_PUBLIC
 
-from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.handles import EK_HANDLES
 from hwsigner.backends.tpm2.nv import EK_CERTIFICATES, list_certificates
 from hwsigner.backends.tpm2.objects import PersistentObject
 from hwsigner.backends.tpm2.public_area import read_public_area
 from hwsigner.backends.tpm2.srk import PROVISIONED
 from hwsigner.backends.tpm2.tpm import TPM, Lockout
-from hwsigner.backends.tpm2.uris import named_key
 from hwsigner.errors import KeyNotFoundError, UnsupportedKeyError
 from hwsigner.key import ListedObject, ListedToken
-from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 
 _LISTED = 100  # More persistent objects than a TPM has room for.
@@ -51,22 +48,6 @@ def objects_of_tpm(uri: KeyURI, tcti: str, tpm: TPM) -> ListedToken:
     maker, state = _manufacturer(tpm), _pin_state(tpm.lockout())
     objects = (*keys, *certificates)
     return ListedToken(tcti, "TPM", maker, "TPM 2.0", "", 0, str(uri), False, False, state, objects, tuple(others))
-
-
-def key_in_file(uri: KeyURI) -> ListedToken:
-    """Return the key of a TSS2 key file. The TPM is not asked, so it may be another TPM's.
-
-    Raises:
-        UsageError, SigningKeyError: as `named_key`.
-    """
-    subject, file, _ = named_key(uri, ParentAuth(uri, PinSource()))
-    assert file is not None  # noqa: S101
-    held = TPM2B_PUBLIC.unmarshal(file.public)[0]
-    public = held.publicArea
-    read = read_public_area(public, subject)
-    notes = _notes(public) if file.empty_auth else ("PIN", *_notes(public))
-    key = ListedObject("key", file.description, b"", str(uri), public_key=read.public_key, notes=notes)
-    return ListedToken("", subject, "", "TSS2 key file", "", 0, str(uri), False, False, "", (key,))
 
 
 def _public(tpm: TPM, handle: int) -> TPM2B_PUBLIC:

@@ -1,9 +1,8 @@
-"""What `list` shows of a TPM: kinds of keys, certificates in NV indices, key files."""
+"""What `list` shows of a TPM: kinds of keys, certificates in NV indices."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -13,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 import certs
 from backends.tpm2.tpms import SIGNING, STORED, Tools
-from hwsigner.errors import UnsupportedKeyError
+from hwsigner.errors import UsageError
 from hwsigner.key import ListedObject, ListedToken, list_tokens
 from softhsm.tpm import SoftTPM
 
@@ -136,18 +135,7 @@ def test_key_with_a_policy_is_noted(listed: Callable[[], ListedToken], tools: To
     assert key.notes == ("policy",)
 
 
-def test_key_file_is_listed_without_a_tpm(tools: Tools, tmp_path: Path) -> None:
-    path = tmp_path / "key.tss2"
-    tools.tpm.create_key_file(path, "EC:P-256", "secret")
-    (token,) = list_tokens(f"{path}")
-    (key,) = token.objects
-    assert (token.label, token.model) == (str(path), "TSS2 key file")
-    assert (key.uri, key.notes) == (f"tpm2:path={path}", ("PIN",))
-    assert key.public_key == tools.tpm.public_key(path)
-
-
-def test_damaged_key_file_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "key.tss2"
-    path.write_text("-----BEGIN TSS2 PRIVATE KEY-----\nMAA=\n-----END TSS2 PRIVATE KEY-----\n")
-    with pytest.raises(UnsupportedKeyError, match=str(path)):
-        list(list_tokens(str(path)))
+@pytest.mark.parametrize("path", ["handle=0x81000100", "path=/etc/key.tss2"])
+def test_tpm_as_a_whole_is_listed_and_no_single_key(path: str) -> None:
+    with pytest.raises(UsageError):
+        list(list_tokens(f"tpm2:{path}"))
