@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hwsigner.errors import AttestationError
 
 # TPM_ALG_ID (6.3).
-RSA, AES, NULL, RSASSA, RSAPSS, ECDSA, ECC, CFB = 0x01, 0x06, 0x10, 0x14, 0x16, 0x18, 0x23, 0x43
+RSA, AES, NULL, ECDSA, ECC, CFB = 0x01, 0x06, 0x10, 0x18, 0x23, 0x43
 HASHES: dict[int, type[HashAlgorithm]] = {0x0B: SHA256, 0x0C: SHA384, 0x0D: SHA512}
 HASH_NAMES = {0x0B: "sha256", 0x0C: "sha384", 0x0D: "sha512"}
 BANKS = {0x04: "sha1", **HASH_NAMES}
@@ -192,30 +192,19 @@ def read_quoted(data: bytes) -> Quoted:
 
 
 def verify_signature(public: Public, signature: bytes, message: bytes, name: str) -> str:
-    """Check the TPMT_SIGNATURE (11.3.4) of a message, and return the name of its hash.
+    """Check the TPMT_SIGNATURE (11.3.4) of a message, which is one of ECDSA, and return the name of its hash.
 
     Raises:
         AttestationError: it is invalid, or the key did not make it.
     """
     reader = _Reader(signature, f"the signature of {name}")
     scheme, hash_number = reader.number(2), reader.number(2)
-    if hash_number not in HASHES:
+    if scheme != ECDSA or hash_number not in HASHES or not isinstance(public.key, ec.EllipticCurvePublicKey):
         raise reader.refusal("is of a kind that is not known here")
-    digest = HASHES[hash_number]()
-    first = reader.sized()
-    second = reader.sized() if scheme == ECDSA else b""
+    r, s = int.from_bytes(reader.sized()), int.from_bytes(reader.sized())
     reader.end()
-    key = public.key
     try:
-        if isinstance(key, ec.EllipticCurvePublicKey) and scheme == ECDSA:
-            der = encode_dss_signature(int.from_bytes(first), int.from_bytes(second))
-            key.verify(der, message, ec.ECDSA(digest))
-        elif isinstance(key, rsa.RSAPublicKey) and scheme == RSASSA:
-            key.verify(first, message, padding.PKCS1v15(), digest)
-        elif isinstance(key, rsa.RSAPublicKey) and scheme == RSAPSS:
-            key.verify(first, message, padding.PSS(padding.MGF1(digest), padding.PSS.AUTO), digest)
-        else:
-            raise reader.refusal("is of a kind that is not known here")
+        public.key.verify(encode_dss_signature(r, s), message, ec.ECDSA(HASHES[hash_number]()))
     except InvalidSignature as error:
         raise AttestationError(
             f"{name} was not signed by the statement's attestation key", "It was changed, or is of another chip"

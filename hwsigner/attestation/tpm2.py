@@ -23,6 +23,7 @@ from hwsigner.attestation.findings import Findings
 from hwsigner.attestation.structures import (
     BANKS,
     DECRYPT,
+    ECC,
     FIXED_PARENT,
     FIXED_TPM,
     HASH_NAMES,
@@ -110,13 +111,10 @@ def _read(statement: Document, trust: Trust) -> _Parts:
     _require(key, "the key can be copied or was not made in the TPM", *_STAYS)
     _require(key, "the key does not sign", SIGN)
     _require(ak, "the attestation key can be copied or was not made in the TPM", *_STAYS)
-    if not ak.has(RESTRICTED, SIGN) or ak.has(DECRYPT):
+    if ak.type != ECC or not ak.has(RESTRICTED, SIGN) or ak.has(DECRYPT):
         raise AttestationError(
-            "the attestation key is not restricted to what the TPM makes", "Make the statement with hwsigner attest"
-        )
-    if is_roca(ak.spki):
-        raise AttestationError(
-            "the attestation key can be computed from its public key (ROCA)", "Make the statement with hwsigner attest"
+            "the attestation key is not an ECC key restricted to what the TPM makes",
+            "Make the statement with hwsigner attest",
         )
     if not ek.has(*_STAYS, RESTRICTED, DECRYPT) or ek.has(SIGN):
         raise AttestationError("the endorsement key is not a TPM's storage key", "Use a TPM's standard one")

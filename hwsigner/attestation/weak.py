@@ -23,7 +23,9 @@ def is_roca(public_key: bytes) -> bool:
     if not isinstance(key, rsa.RSAPublicKey):
         return False
     modulus = key.public_numbers().n
-    return all(modulus % prime in _powers(prime) for prime in _PRIMES)
+    return all(
+        modulus % prime in {pow(_GENERATOR, exponent, prime) for exponent in range(prime - 1)} for prime in _PRIMES
+    )
 
 
 def weaknesses_of_tpm(public_key: bytes, endorsement_key: bytes, vendor: str) -> tuple[str, ...]:
@@ -79,8 +81,3 @@ def weaknesses_of_yubikey(public_key: bytes, firmware: tuple[int, ...], *, is_bi
             "of EUCLEAK (YSA-2024-03). RSA keys are not concerned"
         )
     return tuple(found)
-
-
-def _powers(prime: int) -> set[int]:
-    """Return the powers of 65537 modulo a prime."""
-    return {pow(_GENERATOR, exponent, prime) for exponent in range(prime - 1)}

@@ -346,7 +346,9 @@ class TestKeysThatAreRefused:
 
     def test_attestation_key_that_signs_anything_is_refused(self, chip: Chip) -> None:
         statement = chip.statement()
-        with pytest.raises(AttestationError, match="the attestation key is not restricted to what the TPM makes"):
+        with pytest.raises(
+            AttestationError, match="the attestation key is not an ECC key restricted to what the TPM makes"
+        ):
             attestation.examine(changed(statement, akPublic=statement.blob("keyPublic")), chip.trust)
 
     def test_endorsement_key_that_signs_is_refused(self, chip: Chip) -> None:
