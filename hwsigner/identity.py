@@ -187,7 +187,7 @@ def _leaf_of(
 
 
 def _only(candidates: Sequence[Certificate], *, latest: bool) -> Certificate:
-    """Return the only candidate. Of a certificate and its renewals, return the one that expires last."""
+    """Return the only candidate, or the one that expires last if the others are its renewals."""
     kinds = {(one.public_key(), one.x509.subject, one.x509.issuer) for one in candidates}
     if len(kinds) > 1 and not latest:
         raise AmbiguousCertificateError(

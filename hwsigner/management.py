@@ -16,7 +16,7 @@ KeyAlgorithm = Literal["p256", "p384", "p521", "rsa2048", "rsa3072", "rsa4096"]
 
 @dataclass(frozen=True)
 class KeyRequest:
-    """What a new key shall be. A backend refuses what its hardware can't do.
+    """What a new key must be like. A backend refuses what its hardware can't do.
 
     Attributes:
         algorithm: the curve, or RSA with the bits of its modulus.
@@ -105,7 +105,7 @@ def generate_key(
 
     Args:
         uri: the key URI of the new key.
-        request: what it shall be; None for a P-256 key.
+        request: what the key must be like; None for a P-256 key.
         pin: where the PIN comes from, as for `open_key`.
         allow_modules: whether the URI may name any library to load, as for `open_key`.
 

@@ -63,7 +63,7 @@ def kdfe(hash_name: str, shared: bytes, label: bytes, ours: bytes, theirs: bytes
 
 
 def _seed(ek: Public, hash_name: str) -> tuple[bytes, bytes]:
-    """Return a new seed, and what tells only the chip which one it is."""
+    """Return a new seed, and the same encrypted for the chip."""
     if isinstance(ek.key, rsa.RSAPublicKey):
         digest = HASHES[ek.name_hash]()
         seed = os.urandom(digest.digest_size)

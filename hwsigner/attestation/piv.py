@@ -99,7 +99,7 @@ def _read(statement: Document, trust: Trust) -> _Attestation:
     _verify_chain(slot, f9, others, trust)
     subject = _SUBJECT.fullmatch(slot.subject)
     if subject is None:
-        raise _refusal(f"is of {slot.subject or 'nobody'}, not of a slot")
+        raise _refusal(f"has the subject {slot.subject!r}, which is not that of a slot")
     pin_policy, touch_policy = _bytes(slot, _POLICIES, 2)
     if pin_policy not in _PIN_POLICIES or touch_policy not in _TOUCH_POLICIES:
         raise _refusal(f"has the unknown policies {pin_policy} and {touch_policy}")

@@ -183,7 +183,7 @@ def _guards(key: Public) -> list[str]:
     guards = []
     if key.has(USER_WITH_AUTH):
         counted = "are not counted" if key.has(NO_DA) else "put the TPM in lockout"
-        guards.append(f"The key signs for everyone with its auth value, which may be empty; wrong ones {counted}")
+        guards.append(f"The key signs for any user with its auth value, which may be empty; wrong ones {counted}")
     if key.policy:
         signs = "The key also signs" if key.has(USER_WITH_AUTH) else "The key signs only"
         guards.append(f"{signs} while its policy is satisfied, which has the digest {key.policy.hex()}")

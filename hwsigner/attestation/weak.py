@@ -14,7 +14,7 @@ def is_roca(public_key: bytes) -> bool:
     """Return whether an RSA key has the fingerprint of CVE-2017-15361 (ROCA), of Infineon's library before 2017.
 
     Its primes are k * M + (65537 ** a mod M), where M is the product of the first primes. So the modulus is a power of
-    65537 modulo each of them. Of other keys, one in 2 ** 27 is.
+    65537 modulo each of them. One in 2 ** 27 other keys has this property too.
 
     Args:
         public_key: the DER SubjectPublicKeyInfo.

@@ -32,7 +32,7 @@ def test_key_of_infineon_s_library_is_found() -> None:
     assert is_roca(_spki(rsa.RSAPublicNumbers(65537, modulus).public_key()))
 
 
-def test_other_keys_are_not() -> None:
+def test_key_of_another_library_is_not_found() -> None:
     assert not is_roca(_spki(rsa.generate_private_key(65537, 2048).public_key()))
     assert not is_roca(_spki(ec.generate_private_key(ec.SECP256R1()).public_key()))
 

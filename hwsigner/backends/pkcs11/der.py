@@ -39,7 +39,7 @@ def certificate_public_key(der: bytes) -> bytes | None:
 
 
 class CertificateNames(NamedTuple):
-    """What a certificate's object has besides the certificate, in DER (PKCS #11 3.1, 4.6.3)."""
+    """What a certificate object holds in addition to the certificate, in DER (PKCS #11 3.1, 4.6.3)."""
 
     serial_number: bytes
     issuer: bytes

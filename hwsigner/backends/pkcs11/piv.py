@@ -40,7 +40,7 @@ def describe_key(token: FoundToken, uri: KeyURI, _: PinSource) -> KeyDescription
     """Return what the card shows of a key without a PIN.
 
     Raises:
-        UsageError: the URI's id is no slot's.
+        UsageError: no slot has the URI's id.
         KeyNotFoundError, AmbiguousKeyError: it names no key, or several.
     """
     with using(token) as opened:

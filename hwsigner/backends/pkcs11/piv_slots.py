@@ -91,7 +91,7 @@ class PIVSlot(NamedTuple):
         by_place: dict[bool, bytes] = {}
         for handle in session.find(ObjectClass.CERTIFICATE, {Attribute.ID: key_id}):
             values = session.read(handle, (Attribute.VALUE, Attribute.TOKEN))
-            # The attestation certificate is made anew each time, and no object of the token.
+            # The attestation certificate is made each time it is read: it is not an object of the token.
             by_place[any(values.get(Attribute.TOKEN, b"\1"))] = without_padding(values.get(Attribute.VALUE, b""))
         return cls(
             key_id,
@@ -146,7 +146,7 @@ def find_slot(session: Session, uri: KeyURI, name: str) -> PIVSlot:
         name: the token as messages name it.
 
     Raises:
-        UsageError: the id is no slot's.
+        UsageError: no slot has this id.
         KeyNotFoundError, AmbiguousKeyError: no slot or several.
     """
     named = named_slot(uri)

@@ -215,7 +215,7 @@ class _Index:
             SigningKeyError: it is another one.
         """
         if read_certificates(tpm, self._index) != [self._leaf]:
-            raise SigningKeyError(f"{self.name} does not hold what was written", "Try again")
+            raise SigningKeyError(f"{self.name} does not hold what was written", "Install the certificate again")
 
     def restore(self, tpm: TPM) -> None:
         """Make the index what it was before."""

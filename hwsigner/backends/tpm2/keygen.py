@@ -49,7 +49,7 @@ _ATTRIBUTES = (
 _MAX_PIN_BYTES = 32  # A digest of the key's nameAlg, SHA-256 (TPM 2.0 Library, part 3, 12.1).
 _SLOW = "waiting for the TPM to make the key: some take a minute for RSA"
 _UNLIMITED = (
-    "Wrong PINs are not counted (noDA): any program that may use the TPM and has the key can try as many as it likes"
+    "Wrong PINs are not counted (noDA): any program that may use the TPM and has the key can guess without limit"
 )
 
 
@@ -63,7 +63,7 @@ def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescri
         uri: either `path`, of the new file, or `handle`; the query's `tcti`, `pin-source`, `owner-pin-source`,
             `session`, `srk-name` and `accept-new-srk`.
         pins: where the PIN and the owner's auth value come from.
-        request: what the key shall be. With PCRs, it needs a file, as nothing at a handle lists the policy.
+        request: what the key must be like. With PCRs, it needs a file, as nothing at a handle lists the policy.
 
     Raises:
         UsageError: the URI names no place for a key of ours, or the request does not fit a TPM.
@@ -101,7 +101,7 @@ class _Making:
     Args:
         uri: its URI.
         pins: where its PIN and the owner's auth value come from.
-        request: what it shall be.
+        request: what the key must be like.
         handle: its persistent handle, or None for a file.
 
     Attributes:

@@ -35,8 +35,8 @@ def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...
     With a persistent key, its certificates in NV indices go that `install_certificate` defined. With a key file, they
     stay: its TPM may be another one.
 
-    A link is followed: the file that it names goes, and the link stays. Whoever has a copy of a key file can go on
-    using it with this TPM.
+    A link is followed: the file that it names goes, and the link stays. A copy of a key file
+    still works with this TPM.
 
     Args:
         uri: the key's URI.
@@ -101,7 +101,7 @@ def _delete_persistent(uri: KeyURI, pins: PinSource, confirm: Confirm, handle: i
             )
         connection.run(lambda tpm: handles.remove(tpm, auth, name, handle), key.name, settings)
         if connection.run(lambda tpm: handles.name_at(tpm, handle), key.name, settings) == name:
-            raise SigningKeyError(f"the TPM reported success, and {key.name} is still there", "Try tpm2_evictcontrol")
+            raise SigningKeyError(f"the TPM reported success, and {key.name} is still there", "Use tpm2_evictcontrol")
     return lines
 
 

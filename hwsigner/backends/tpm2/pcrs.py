@@ -75,7 +75,7 @@ class PCRSelection:
             try:
                 read_command(command).run(tpm, session, _NAME_HASH)
             except NotSatisfiedError as error:
-                raise SigningKeyError(f"no key was made: {error}", "Try again once the machine has started") from error
+                raise SigningKeyError(f"no key was made: {error}", "Retry once the machine has started") from error
         return (command, PolicyCommand(POLICY_AUTH_VALUE)) if with_auth else (command,)
 
     def structure(self) -> TPML_PCR_SELECTION:

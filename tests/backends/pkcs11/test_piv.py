@@ -228,7 +228,7 @@ def test_weak_rsa_keys_of_old_firmware_are_not_made(new_card: Callable[..., Yubi
         (KeyRequest(pcrs="sha256:7"), UsageError),
     ],
 )
-def test_what_piv_cards_do_not_have_is_refused(
+def test_request_that_a_piv_card_can_t_meet_is_refused(
     yubikey: YubiKey, request_: KeyRequest, error: type[HwsignerError]
 ) -> None:
     person = Person()
@@ -378,7 +378,7 @@ def test_card_that_was_exchanged_meanwhile_is_not_changed(
 def test_default_management_key_is_noted(yubikey: YubiKey) -> None:
     for answer in (DEFAULT_KEY, "", f" {DEFAULT_KEY}\n"):
         made = generate(yubikey, pin=Person(answer), request=KeyRequest(overwrite=True))
-        assert any("default management key, which everybody knows" in note for note in made.notes)
+        assert any("default management key, which is public" in note for note in made.notes)
 
 
 @pytest.mark.parametrize(("algorithm", "size"), [("TDES", 24), ("AES128", 16), ("AES192", 24), ("AES256", 32)])

@@ -238,7 +238,9 @@ class TestFile:
         "request_",
         [{"always_authenticate": True}, {"pin_policy": "once"}, {"touch_policy": "never"}, {"overwrite": True}],
     )
-    def test_what_only_tokens_have_is_refused(self, tools: Tools, path: Path, request_: dict[str, object]) -> None:
+    def test_request_for_another_kind_of_key_is_refused(
+        self, tools: Tools, path: Path, request_: dict[str, object]
+    ) -> None:
         with pytest.raises(UsageError, match="does not apply to keys in a TPM"):
             generate_key(tools.tpm.uri(path), KeyRequest(**request_))  # type: ignore[arg-type]
 
