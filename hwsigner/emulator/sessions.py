@@ -8,7 +8,6 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.x509.oid import NameOID
 
 from hwsigner.emulator import tags
 from hwsigner.emulator.canonical import canonical_request
@@ -123,7 +122,6 @@ class SessionService:
             user_id=f"{role_id}:{session_name}",
             account=arn.account,
         )
-        common_names = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         entry = {
             "assumedRoleUser": {"arn": issued.arn, "assumedRoleId": issued.user_id},
             "credentials": {
@@ -134,7 +132,7 @@ class SessionService:
             },
             "packedPolicySize": 10,
             "roleArn": role.arn,
-            "sourceIdentity": str(common_names[0].value) if common_names else session_name,
+            "sourceIdentity": tags.source_identity(leaf),
         }
         subject = tags.subject_arn(leaf, partition=arn.partition, region=parameters.region, account=arn.account)
         return json_response(201, {"credentialSet": [entry], "subjectArn": subject})
