@@ -15,7 +15,7 @@ from certs import Authority, issue
 from emulator.client import Caller, create_session, draft, send
 from emulator.conftest import KEYS
 from emulator.material import DAY, Form, authority, certificate
-from hwsigner.emulator import Emulator, Role, World
+from hwsigner.emulator import Emulator, Role, TrustPolicy, World
 
 
 @pytest.mark.parametrize("kind", KEYS)
@@ -141,6 +141,7 @@ def test_any_certificate_of_any_trust_anchor_is_accepted(ca: Authority, caller: 
             assert create_session(emulator, caller, arns=arns).status == status
 
 
+NAME = "${aws:PrincipalTag/x509Subject/CN}"
 TAGGED = x509.Name(
     [
         x509.NameAttribute(NameOID.COMMON_NAME, "build-7"),
@@ -203,6 +204,39 @@ def test_source_identity_is_the_common_name_or_the_serial_number(
     leaf = certificate(Form(name, serial=0x123), caller.key.public_key(), ca)
     reply = create_session(emulator, Caller(caller.key, leaf))
     assert reply.json["credentialSet"][0]["sourceIdentity"] == identity
+
+
+CONDITIONS: list[tuple[dict[str, dict[str, str]], bytes, int]] = [
+    ({"StringEquals": {"aws:PrincipalTag/x509Subject/OU": "one/two"}}, b"{}", 201),
+    ({"StringLike": {"aws:PrincipalTag/x509SAN/URI": "spiffe://example/*"}}, b"{}", 201),
+    ({"StringEquals": {"aws:PrincipalTag/x509SAN/DNS": "b.example"}}, b"{}", 403),
+    ({"StringEquals": {"sts:SourceIdentity": "CN=build-7", "aws:SourceAccount": "123456789012"}}, b"{}", 201),
+    ({"ArnLike": {"aws:SourceArn": "arn:aws:rolesanywhere:us-east-1:*:trust-anchor/00000000-*"}}, b"{}", 201),
+    ({"ArnLike": {"aws:SourceArn": "arn:aws:rolesanywhere:eu-*:*:*"}}, b"{}", 403),
+    ({"StringEquals": {"sts:RoleSessionName": "0123"}}, b"{}", 201),
+    ({"StringEquals": {"sts:RoleSessionName": "0123"}}, b'{"roleSessionName":"build-7"}', 403),
+    ({"StringEquals": {"sts:RoleSessionName": NAME}}, b'{"roleSessionName":"build-7"}', 201),
+    ({"StringEquals": {"sts:RoleSessionName": NAME}}, b'{"roleSessionName":"build-8"}', 403),
+    ({"DateLessThan": {"aws:CurrentTime": "2020-01-01"}}, b"{}", 403),
+    ({"StringEquals": {"aws:username": "build-7"}}, b"{}", 403),
+]
+
+
+@pytest.mark.parametrize(("condition", "body", "status"), CONDITIONS, ids=range(len(CONDITIONS)))
+def test_trust_policy_judges_the_certificate_and_the_request(
+    ca: Authority, caller: Caller, condition: dict[str, dict[str, str]], body: bytes, status: int
+) -> None:
+    form = Form(TAGGED, extensions=((ALTERNATIVES, False),), serial=0x123)
+    leaf = certificate(form, caller.key.public_key(), ca)
+    allowing = {"Effect": "Allow", "Principal": {"Service": "rolesanywhere.amazonaws.com"}, "Action": "sts:*"}
+    policy = TrustPolicy({"Version": "2012-10-17", "Statement": {**allowing, "Condition": condition}})
+    with Emulator(World.simple(ca.pem, accept_role_session_name=True, trust_policy=policy)) as emulator:
+        reply = create_session(emulator, Caller(caller.key, leaf), body=body)
+        assert reply.status == status
+        if status == 403:
+            assert reply.headers["x-amzn-errortype"] == "AccessDeniedException"
+            assert reply.json["message"] == f"Unable to assume role for {emulator.role_arn}"
+            assert next(iter(next(iter(condition.values())))) in emulator.requests[0].reason
 
 
 @pytest.mark.parametrize(
