@@ -1,10 +1,11 @@
-"""Keys and certificates in the slots of a PIV card behind libykcs11: describing, installing, deleting."""
+"""Keys and certificates in the slots of a PIV card behind libykcs11: describing and installing."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Sequence
+from typing import NoReturn
 
 from hwsigner.backends.pem import Block
 from hwsigner.backends.pkcs11.der import certificate_public_key
@@ -20,7 +21,7 @@ from hwsigner.backends.pkcs11.writing import TRUE
 from hwsigner.backends.state import is_usable, state_folders
 from hwsigner.errors import HwsignerError, KeyMismatchError, SigningKeyError
 from hwsigner.key import FoundCertificate
-from hwsigner.management import Confirm, InstalledCertificate, KeyDescription
+from hwsigner.management import InstalledCertificate, KeyDescription
 from hwsigner.pins import PinSource
 from hwsigner.system.files import edit_file
 from hwsigner.uri import KeyURI
@@ -28,7 +29,6 @@ from hwsigner.uri import KeyURI
 __all__ = ["delete_key", "describe_key", "generate_key", "install_certificate", "is_piv"]
 
 _FIRST_WITH_DELETION = (5, 7, 0)
-_DELETING_TOOL = "yubico-piv-tool -a delete-key -s"
 
 
 def is_piv(info: TokenInfo) -> bool:
@@ -81,30 +81,21 @@ def install_certificate(
         return InstalledCertificate(_certificate_uri(card, uri, before.id, leaf), intermediates, notes)
 
 
-def delete_key(token: FoundToken, uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...]:
-    """Delete what libykcs11 can delete of a slot: the certificate. An error then says why the key is still there.
+def delete_key(token: FoundToken, uri: KeyURI) -> NoReturn:
+    """Refuse to delete a key: for that, libykcs11 deletes the slot's certificate, keeps the key and reports success.
 
     Raises:
         KeyNotFoundError, AmbiguousKeyError: the URI names no key, or several.
-        SigningKeyError: the key is still there.
-        PinError: the management key is missing, wrong (it was sent once), or not one.
+        SigningKeyError: otherwise. The message says why, and what to do.
     """
-    with managing(token) as card:
-        before = find_slot(card.session, uri, card.token.name)
-        place = f"{before.name} of {card.token.name}"
-        can_delete = firmware(token.info) >= _FIRST_WITH_DELETION
-        doomed = [f"the certificate in {place}"] if before.has_certificate else []
-        doomed += [f"the key in {place}"] if can_delete else []
-        if doomed:
-            confirm(doomed)
-            card.log_in(uri, pins)
-            # It deletes the certificate, whichever object of the slot is named, and reports success for the key too.
-            card.session.destroy(card.session.find(ObjectClass.PRIVATE_KEY, {Attribute.ID: before.id})[0])
-            card.reopen()
-        after = PIVSlot.read(card.session, before.id)
-    if can_delete and not after.content:
-        return tuple(doomed)
-    raise _undeleted(place, before, after, can_delete=can_delete)
+    with using(token) as opened:
+        slot = find_slot(opened.opened(), uri, opened.name)
+    problem = f"the key in {slot.name} of {opened.name} was not deleted: libykcs11 reports success and keeps it"
+    hint = f"Delete it with yubico-piv-tool -a delete-key -a delete-certificate -s {SLOTS[slot.id]}"
+    if firmware(token.info) < _FIRST_WITH_DELETION:
+        problem += ", and YubiKeys before firmware 5.7 can't delete keys"
+        hint = "Replace it with hwsigner keygen --overwrite, or reset the card's PIV application, with all its keys"
+    raise SigningKeyError(problem, hint)
 
 
 def _certificate_template(key_id: bytes, der: bytes) -> dict[int, bytes]:
@@ -162,17 +153,3 @@ def _keep_intermediates(chain: Sequence[FoundCertificate]) -> str:
     except HwsignerError as error:
         raise SigningKeyError(error.message, error.hint) from error
     return path
-
-
-def _undeleted(place: str, before: PIVSlot, after: PIVSlot, *, can_delete: bool) -> SigningKeyError:
-    """Return the error for a key that is still there."""
-    is_gone = before.has_certificate and not after.has_certificate
-    what = f"the certificate in {place} is gone, but its key is" if is_gone else f"the key in {place} is"
-    why = "libykcs11 can't delete keys"
-    hint = f"Delete it with {_DELETING_TOOL} {SLOTS[before.id]}"
-    if not can_delete:
-        why += ", and neither can YubiKeys before firmware 5.7"
-        hint = (
-            "Replace it with hwsigner keygen --overwrite, or reset the card's PIV application, which deletes all keys"
-        )
-    return SigningKeyError(f"{what} still there: {why}", hint)
