@@ -10,8 +10,8 @@ from hwsigner.backends.pkcs11.errors import PIN_INCORRECT, PKCS11Error
 from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, TokenInfo, check
 from hwsigner.backends.pkcs11.pins import token_name
 from hwsigner.backends.pkcs11.search import FoundToken
-from hwsigner.backends.pkcs11.token import OpenToken, acquire
-from hwsigner.backends.pkcs11.writing import TRUE, WritingSession, taking_turns
+from hwsigner.backends.pkcs11.token import OpenToken
+from hwsigner.backends.pkcs11.writing import TRUE, WritingSession, changing
 from hwsigner.errors import PinError, SigningKeyError, WrongPinError
 from hwsigner.pins import PinRequest, PinSource
 from hwsigner.system.notices import waiting
@@ -92,25 +92,18 @@ def managing(found: FoundToken) -> Iterator[ManagedCard]:
     """Lock a card and open a session that can change it. No management key is sent yet.
 
     Raises:
-        BackendUnavailableError: see `taking_turns`.
-        SigningKeyError: one of its keys is open in this process; or the card returned an error, as did a PKCS11Error in
-            the body of the `with` statement.
+        BackendUnavailableError: see `changing`.
+        SigningKeyError: one of its keys is open in this process; or as for `changing`.
     """
-    token = acquire(found.module, found.info)
-    try:
-        with token.lock, taking_turns(token):
-            if token.users > 1:
-                problem = f"{token.name} can't be changed while one of its keys is open in this process"
-                raise SigningKeyError(problem, "Close the key first")
-            card = ManagedCard(token)
-            try:
-                yield card
-            finally:
-                card.close()
-    except PKCS11Error as error:
-        raise token.failure("can't be changed", error) from error
-    finally:
-        token.release()
+    with changing(found, "can't be changed") as token:
+        if token.users > 1:
+            problem = f"{token.name} can't be changed while one of its keys is open in this process"
+            raise SigningKeyError(problem, "Close the key first")
+        card = ManagedCard(token)
+        try:
+            yield card
+        finally:
+            card.close()
 
 
 def delete_certificate(card: ManagedCard, key_id: bytes) -> None:

@@ -65,6 +65,37 @@ class WritingSession(Session):
 
 
 @contextmanager
+def changing(found: FoundToken, action: str) -> Iterator[OpenToken]:
+    """Lock a token in this process, and wait until no other process of this user changes it.
+
+    Otherwise two processes could find the same place free, and each make a key there. Those that only sign don't wait.
+
+    Args:
+        found: the token.
+        action: what can't be done if the token returns an error, such as `could not make the key`.
+
+    Raises:
+        BackendUnavailableError: another process changed it for too long.
+        SigningKeyError: the token returned an error. So did a PKCS11Error in the body of the `with` statement.
+    """
+    token = acquire(found.module, found.info)
+    file = None
+    try:
+        with token.lock:
+            file = open_lock_file("token", f"{token.info.label} {token.info.serial}")
+            if file is not None and not lock_within(file, _LONGEST_WAIT_SECONDS):
+                problem = f"another process has been changing {token.name} for {_LONGEST_WAIT_SECONDS:g} s"
+                raise BackendUnavailableError(problem, "Wait for that process, or stop it, then retry")
+            yield token
+    except PKCS11Error as error:
+        raise token.failure(action, error) from error
+    finally:
+        if file is not None:
+            os.close(file)
+        token.release()
+
+
+@contextmanager
 def writing(found: FoundToken, uri: KeyURI, pins: PinSource, action: str) -> Iterator[tuple[OpenToken, WritingSession]]:
     """Lock a token, log in to it, and open a session that can change it.
 
@@ -72,49 +103,23 @@ def writing(found: FoundToken, uri: KeyURI, pins: PinSource, action: str) -> Ite
         found: the token.
         uri: the key URI, for its PIN.
         pins: where the PIN comes from. A token that is read-only gets none.
-        action: what can't be done if the token returns an error, such as `could not make the key`.
+        action: as for `changing`.
 
     Raises:
-        SigningKeyError: the token returned an error. So did a PKCS11Error in the body of the `with` statement.
+        BackendUnavailableError, SigningKeyError: see `changing`.
         PinError: see `OpenToken.log_in`.
     """
-    token = acquire(found.module, found.info)
-    try:
-        with token.lock, taking_turns(token):
-            token.opened()
-            session = WritingSession(token.module.functions, token.info.slot)
-            try:
-                token.forget_refusal()
-                if token.can_log_in:
-                    token.log_in(uri, pins)
-                yield token, session
-            finally:
-                with suppress(PKCS11Error):
-                    session.close()
-    except PKCS11Error as error:
-        raise token.failure(action, error) from error
-    finally:
-        token.release()
-
-
-@contextmanager
-def taking_turns(token: OpenToken) -> Iterator[None]:
-    """Wait until no other process of this user changes a token, and keep others waiting in the `with` statement.
-
-    Otherwise two could find the same place free, and each make a key there. Processes that only sign don't wait.
-
-    Raises:
-        BackendUnavailableError: another process changed it for too long.
-    """
-    file = open_lock_file("token", f"{token.info.label} {token.info.serial}")
-    try:
-        if file is not None and not lock_within(file, _LONGEST_WAIT_SECONDS):
-            problem = f"another process has been changing {token.name} for {_LONGEST_WAIT_SECONDS:g} s"
-            raise BackendUnavailableError(problem, "Wait for that process, or stop it, then retry")
-        yield
-    finally:
-        if file is not None:
-            os.close(file)
+    with changing(found, action) as token:
+        token.opened()
+        session = WritingSession(token.module.functions, token.info.slot)
+        try:
+            token.forget_refusal()
+            if token.can_log_in:
+                token.log_in(uri, pins)
+            yield token, session
+        finally:
+            with suppress(PKCS11Error):
+                session.close()
 
 
 def _buffers(template: Template) -> dict[int, ctypes.Array[ctypes.c_char]]:
