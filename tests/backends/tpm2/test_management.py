@@ -352,7 +352,7 @@ class TestPin:
         [
             (None, None, True, ""),
             (PASSWORD, None, False, ""),
-            (PASSWORD, True, True, "as many as it likes"),
+            (PASSWORD, True, True, "guess without limit"),
             (None, False, False, "while the TPM is in lockout"),
         ],
     )
