@@ -86,7 +86,7 @@ class KeyKind(NamedTuple):
         modulus = {Attribute.MODULUS_BITS: from_number(bits), Attribute.PUBLIC_EXPONENT: _EXPONENT}
         return cls(_CKM_RSA_PKCS_KEY_PAIR_GEN, bits, modulus)
 
-    def has(self, key: KeyObject) -> bool:
+    def matches(self, key: KeyObject) -> bool:
         """Return whether a public key is of this kind."""
         return key.curve == self.size.get(Attribute.EC_PARAMS, b"") and key.bits in (0, self.bits)
 
@@ -221,7 +221,7 @@ def _differences(session: Session, pair: KeyPair, plan: _Plan) -> list[str]:
     wrong = [f"CKA_{_NAMES[name]}" for name, value in wanted.items() if values.get(name, FALSE) != value]
     if (public.label, public.id) != tuple(names.values()):
         wrong.append("the names of its public key")
-    if not plan.kind.has(public):
+    if not plan.kind.matches(public):
         wrong.append("its size")
     return wrong
 

@@ -98,17 +98,15 @@ def _check_request(request: KeyRequest, info: TokenInfo) -> None:
         UnsupportedKeyError: the card makes no such keys.
     """
     request.require_only("pin_policy", "touch_policy", "overwrite", kind="keys on a PIV card")
-    version = firmware(info)
-    able = [name for name, since in _SINCE.items() if version >= since]
-    if request.algorithm not in able:
-        since = ".".join(map(str, _SINCE.get(request.algorithm, ())))
-        has = ".".join(map(str, version))
-        raise UnsupportedKeyError(
-            f"YubiKeys make {request.algorithm} keys from firmware {since}, and this one has {has}"
-            if since
-            else f"a PIV card has no {request.algorithm} keys",
-            f"Use one of {', '.join(able)}" if able else "Use a newer YubiKey",
-        )
+    version, since = firmware(info), _SINCE.get(request.algorithm)
+    able = [name for name, first in _SINCE.items() if version >= first]
+    hint = f"Use one of {', '.join(able)}" if able else "Use a newer YubiKey"
+    if since is None:
+        raise UnsupportedKeyError(f"a PIV card has no {request.algorithm} keys", hint)
+    if version < since:
+        first, present = (".".join(map(str, number)) for number in (since, version))
+        problem = f"YubiKeys make {request.algorithm} keys from firmware {first}, and this one has {present}"
+        raise UnsupportedKeyError(problem, hint)
 
 
 def _check_empty(card: ManagedCard, slot: PIVSlot) -> None:
@@ -160,7 +158,7 @@ def _differences(before: PIVSlot, after: PIVSlot, kind: KeyKind, request: KeyReq
     if key is None or key.public_key is None:
         yield "the card shows no key"
         return
-    if not kind.has(key):
+    if not kind.matches(key):
         yield f"it is not a {request.algorithm} key"
     if key.public_key == before.public_key:
         yield "it is the former key"
