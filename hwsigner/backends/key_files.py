@@ -9,7 +9,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from cryptography.x509 import InvalidVersion, load_der_x509_certificate
 
-from hwsigner.backends.pem import Block, read_contents
+from hwsigner.backends.pem import MAX_FILE_BYTES, Block, read_blocks
 from hwsigner.errors import CertificateError, HwsignerError, SigningKeyError
 from hwsigner.system.files import create_file, edit_file
 
@@ -69,12 +69,18 @@ def write_certificates(path: str, certificates: Sequence[bytes], public_key: byt
         CertificateError: the file has anything else than certificates of this key.
         SigningKeyError: it can't be written.
     """
-    if os.path.lexists(path) and not holds_certificates(path, public_key):
-        problem = f"{path} is there already, and is not a certificate of this key"
-        raise CertificateError(problem, "Move it to another place")
     pem = b"".join(Block("CERTIFICATE", der).pem for der in certificates)
+
+    def replaced(old: bytes) -> bytes:
+        if old and not _are_certificates(old, public_key):
+            problem = f"{path} is there already, and is not a certificate of this key"
+            raise CertificateError(problem, "Move it to another place")
+        return pem
+
     try:
-        edit_file(path, lambda _: pem, mode=_MODE)
+        edit_file(path, replaced, mode=_MODE)
+    except CertificateError:
+        raise
     except HwsignerError as error:
         raise SigningKeyError(error.message, error.hint) from error
 
@@ -82,8 +88,16 @@ def write_certificates(path: str, certificates: Sequence[bytes], public_key: byt
 def holds_certificates(path: str, public_key: bytes | None) -> bool:
     """Return whether a file has certificates alone, the first of them for this key, or for any if that is None."""
     try:
-        blocks = read_contents(path, CertificateError).blocks
-    except CertificateError:
+        with open(path, "rb") as file:
+            return _are_certificates(file.read(MAX_FILE_BYTES), public_key)
+    except OSError:
+        return False
+
+
+def _are_certificates(data: bytes, public_key: bytes | None) -> bool:
+    try:
+        blocks = read_blocks(data)
+    except ValueError:
         return False
     is_of_key = public_key is None or is_certificate_of(blocks[0].data, public_key)
     return is_of_key and all(block.label.endswith("CERTIFICATE") for block in blocks)
