@@ -114,11 +114,11 @@ def _beside(uri: KeyURI, key: KeyDescription) -> list[Certificate]:
         return [*named, *others] if named or _has_own(others, key) else []
     found = []
     if "path" in uri.path:
-        keys = [uri.file, os.path.realpath(uri.file)]
-        stems = [*keys, *(os.path.splitext(key)[0] for key in keys)]
-        files = dict.fromkeys([*keys, *(stem + suffix for suffix in _SUFFIXES for stem in stems)])
-        paths = [os.fsencode(file) for file in files if os.path.isfile(file)]
-        found = [one for path in paths for one in _readable(KeyURI("file", {"path": path}))]
+        file = os.path.realpath(uri.file)
+        stems = file, os.path.splitext(file)[0]
+        files = dict.fromkeys([file, *(stem + suffix for suffix in _SUFFIXES for stem in stems)])
+        uris = [KeyURI("file", {"path": os.fsencode(one)}) for one in files if os.path.isfile(one)]
+        found = [certificate for one in uris for certificate in _readable(one)]
     if uri.scheme == "tpm2" and not _has_own(found, key):
         found += _in_tpm(uri)
     return found if _has_own(found, key) else []
