@@ -37,7 +37,7 @@ def describe_key(uri: KeyURI, pins: PinSource) -> KeyDescription:
     check_uri(uri)
     found = choose_token(uri, None)
     if piv.is_piv(found.info):
-        return piv.describe_key(found, uri, pins)
+        return piv.describe_key(found, uri)
     with using(found) as token:
         token.forget_refusal()
         key = find_any_key(token, uri, pins)

@@ -36,19 +36,19 @@ def is_piv(info: TokenInfo) -> bool:
     return info.label.startswith("YubiKey PIV #") and info.manufacturer.startswith("Yubico")
 
 
-def describe_key(token: FoundToken, uri: KeyURI, _: PinSource) -> KeyDescription:
+def describe_key(found: FoundToken, uri: KeyURI) -> KeyDescription:
     """Return what the card shows of a key without a PIN.
 
     Raises:
         UsageError: no slot has the URI's id.
         KeyNotFoundError, AmbiguousKeyError: it names no key, or several.
     """
-    with using(token) as opened:
-        return describe(opened, uri, find_slot(opened.opened(), uri, opened.name))
+    with using(found) as token:
+        return describe(token, uri, find_slot(token.opened(), uri, token.name))
 
 
 def install_certificate(
-    token: FoundToken, uri: KeyURI, pins: PinSource, chain: Sequence[FoundCertificate]
+    found: FoundToken, uri: KeyURI, pins: PinSource, chain: Sequence[FoundCertificate]
 ) -> InstalledCertificate:
     """Write a leaf into its key's slot, and the certificates above it into a file: a slot holds one certificate.
 
@@ -61,7 +61,7 @@ def install_certificate(
         PinError: the management key is missing, wrong (it was sent once), or not one.
     """
     leaf = chain[0].der
-    with managing(token) as card:
+    with managing(found) as card:
         before = find_slot(card.session, uri, card.token.name)
         place = f"{before.name} of {card.token.name}"
         if certificate_public_key(leaf) != before.public_key:
@@ -81,18 +81,18 @@ def install_certificate(
         return InstalledCertificate(_certificate_uri(card, uri, before.id, leaf), intermediates, notes)
 
 
-def delete_key(token: FoundToken, uri: KeyURI) -> NoReturn:
+def delete_key(found: FoundToken, uri: KeyURI) -> NoReturn:
     """Refuse to delete a key: for that, libykcs11 deletes the slot's certificate, keeps the key and reports success.
 
     Raises:
         KeyNotFoundError, AmbiguousKeyError: the URI names no key, or several.
         SigningKeyError: otherwise. The message says why, and what to do.
     """
-    with using(token) as opened:
-        slot = find_slot(opened.opened(), uri, opened.name)
-    problem = f"the key in {slot.name} of {opened.name} was not deleted: libykcs11 reports success and keeps it"
+    with using(found) as token:
+        slot = find_slot(token.opened(), uri, token.name)
+    problem = f"the key in {slot.name} of {token.name} was not deleted: libykcs11 reports success and keeps it"
     hint = f"Delete it with yubico-piv-tool -a delete-key -a delete-certificate -s {SLOTS[slot.id]}"
-    if firmware(token.info) < _FIRST_WITH_DELETION:
+    if firmware(found.info) < _FIRST_WITH_DELETION:
         problem += ", and YubiKeys before firmware 5.7 can't delete keys"
         hint = "Replace it with hwsigner keygen --overwrite, or reset the card's PIV application, with all its keys"
     raise SigningKeyError(problem, hint)

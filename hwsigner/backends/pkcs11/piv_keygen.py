@@ -42,7 +42,7 @@ _SINCE: dict[KeyAlgorithm, tuple[int, int, int]] = {
 }
 
 
-def generate_key(token: FoundToken, uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescription:
+def generate_key(found: FoundToken, uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescription:
     """Make a key in the slot that a URI names by its `id`. The PIN that is asked for is the card's management key.
 
     Raises:
@@ -52,9 +52,9 @@ def generate_key(token: FoundToken, uri: KeyURI, pins: PinSource, request: KeyRe
         PinError: the management key is missing, wrong (it was sent once), or not one.
     """
     key_id = _new_slot(uri)
-    _check_request(request, token.info)
+    _check_request(request, found.info)
     kind = KeyKind.of(request.algorithm)
-    with managing(token) as card:
+    with managing(found) as card:
         name = card.token.name
         before = PIVSlot.read(card.session, key_id)
         if not request.overwrite:

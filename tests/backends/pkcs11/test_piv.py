@@ -90,7 +90,7 @@ def generate(
 
 
 def describe(uri: str) -> KeyDescription:
-    return piv.describe_key(*locate(uri), PinSource())
+    return piv.describe_key(*locate(uri))
 
 
 def chain_of(card: YubiKey, ca: Authority, slot: int = 0x9A, *others: Authority) -> list[FoundCertificate]:
