@@ -22,7 +22,7 @@ Test = Callable[[str, Context], bool]
 # The keys whose presence and value are known for a request of Roles Anywhere, and what compares them. Names with a
 # slash at the end are those of tags.
 _KEYS = {
-    "aws:sourcearn": "text",
+    "aws:sourcearn": "text arn",
     "aws:sourceaccount": "text",
     "aws:principaltag/": "text",
     "aws:requesttag/": "text",
@@ -178,8 +178,8 @@ _OPERATORS = {
     "StringNotEqualsIgnoreCase": _Operator("text", _text(ignore_case=True), negated=True),
     "StringLike": _Operator("text", _text(wildcards=True)),
     "StringNotLike": _Operator("text", _text(wildcards=True), negated=True),
-    **{f"Arn{name}": _Operator("text", _arn) for name in ("Equals", "Like")},
-    **{f"ArnNot{name}": _Operator("text", _arn, negated=True) for name in ("Equals", "Like")},
+    **{f"Arn{name}": _Operator("arn", _arn) for name in ("Equals", "Like")},
+    **{f"ArnNot{name}": _Operator("arn", _arn, negated=True) for name in ("Equals", "Like")},
     "DateEquals": _Operator("date", _compared(_date, operator.eq)),
     "DateNotEquals": _Operator("date", _compared(_date, operator.eq), negated=True),
     **{f"Date{name}": _Operator("date", _compared(_date, order)) for name, order in _ORDERS.items()},
