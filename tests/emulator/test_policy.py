@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsigner.emulator import TrustPolicy, request_context
+from hwsigner.emulator.conditions import KEYS, OPERATORS
 from hwsigner.emulator.policy import ACTIONS
 from hwsigner.errors import ConfigError
 
@@ -441,6 +443,13 @@ def test_invalid_document_is_an_error_that_names_the_part(document: Any, words: 
         TrustPolicy(document)
     assert words in caught.value.message
     assert caught.value.hint
+
+
+def test_documentation_lists_every_operator_and_key() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text()
+    rows = "".join(line for line in page.splitlines() if line.startswith("| `"))
+    assert not [operator for operator in OPERATORS if f"`{operator}`" not in rows]
+    assert not [key for key in KEYS if f"`{key}" not in rows.lower()]
 
 
 conditions = st.sampled_from([condition for condition, _ in CONDITIONS])
