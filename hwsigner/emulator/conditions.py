@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import NamedTuple
 
-# The values of a request's keys, by the key's name in lower case. A key that the request lacks is not in it.
+# The values of a request's keys, by the key's name in lower case. A key that the request lacks has no values.
 Context = Mapping[str, tuple[str, ...]]
 # Whether a value of the request matches one value of a condition.
 Test = Callable[[str, Context], bool]

@@ -22,6 +22,9 @@ TAGS = {
     "x509Subject/OU": "devops",
     "x509Subject/O": "",
     "x509Issuer/CN": "Example CA",
+    "x509Issuer/O": "a.c",
+    "x509Issuer/OU": "abc",
+    "x509Issuer/L": "two\nlines",
     "x509SAN/URI": "spiffe://example.com/web",
 }
 NOW = datetime(2026, 1, 31, 12, 30, tzinfo=UTC)  # 1769862600 seconds since 1970
@@ -88,6 +91,7 @@ CONDITIONS: list[tuple[dict[str, Any], str]] = [
     ({"StringNotLike": {CN: "bamboo-*"}}, "StringNotLike"),
     ({"StringNotLike": {CN: ["web-*", "db-*"]}}, ""),
     ({"StringNotLike": {MISSING: "*"}}, ""),
+    ({"StringLike": {"aws:PrincipalTag/x509Issuer/L": "two?l*"}}, ""),
     # All operators and all keys must be met, and each that is not is named.
     ({"StringEquals": {CN: "bamboo-01"}, "StringLike": {OU: "ops*"}}, f"statement 1 requires StringLike {OU}"),
     (
@@ -163,6 +167,7 @@ CONDITIONS: list[tuple[dict[str, Any], str]] = [
     ({"Null": {OU: "false"}}, ""),
     ({"Null": {OU: "true"}}, f"Null {OU} 'true', but it is 'devops'"),
     ({"Null": {"aws:SourceArn": "false", "aws:TagKeys": "false"}}, ""),
+    ({"Null": {"aws:PrincipalTag/x509Subject/O": "false"}}, ""),
     # IfExists: as without it, but a missing key is as good as a match.
     ({"StringEqualsIfExists": {OU: "devops"}}, ""),
     ({"StringEqualsIfExists": {OU: "ops"}}, "StringEqualsIfExists"),
@@ -209,6 +214,7 @@ CONDITIONS: list[tuple[dict[str, Any], str]] = [
     ({"StringEquals": {OU: "${aws:PrincipalTag/x509Subject/CN, 'devops'}"}}, "StringEquals"),
     ({"StringEquals": {OU: "dev${aws:PrincipalTag/x509Subject/L, ''}ops"}}, ""),
     ({"StringEquals": {OU: "$(aws:PrincipalTag/x509Subject/OU}"}}, "'$(aws:PrincipalTag/x509Subject/OU}', but it is"),
+    ({"StringEquals": {"aws:PrincipalTag/x509Issuer/OU": "${aws:PrincipalTag/x509Issuer/O}"}}, "O} is 'a.c'), but"),
     ({"StringLike": {OU: "dev${*}"}}, "StringLike"),
     ({"StringLike": {OU: "${?}evops"}}, "StringLike"),
     ({"StringEquals": {OU: "${$}devops"}}, "StringEquals"),
