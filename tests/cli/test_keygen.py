@@ -132,6 +132,8 @@ def test_backend_without_management_is_named(call: Callable[..., Outcome], monke
         ("k", "--noda=perhaps"),
         ("k", "--certificate=c"),
         ("k", "--overwrite"),
+        ("hande:0x81000100",),
+        ("pcks11:token=alpha;object=web?module-path=/usr/lib/libykcs11.so.2",),
     ],
 )
 def test_invalid_arguments_exit_with_status_2(
@@ -141,3 +143,13 @@ def test_invalid_arguments_exit_with_status_2(
     outcome = call("keygen", *arguments)
     assert (outcome.status, outcome.out, outcome.err.count("\n")) == (2, "", 1)
     assert not list(tmp_path.iterdir())
+
+
+def test_misspelt_scheme_is_named_and_a_path_with_a_colon_still_works(
+    call: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = call("keygen", "hande:0x81000100")
+    assert outcome.err.startswith("hwsigner: there are no hande: keys. Start it with pkcs11:, tpm2:, handle: or file:.")
+    assert [call("keygen", path).status for path in ("./hande:1", "file:hande:2", f"{tmp_path}/hande:3")] == [0, 0, 0]
+    assert {path.name for path in tmp_path.iterdir()} == {"hande:1", "hande:2", "hande:3"}
