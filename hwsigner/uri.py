@@ -30,6 +30,7 @@ _BINARY = frozenset({"id"})
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SAFE_IN_PATH = ":[]@!$'()*+,=&"  # RFC 7512, 2.3. Other schemes than pkcs11 also have the slash.
 _SAFE_IN_QUERY = ":[]@!$'()*+,=/?|"
+_EXAMPLES = {"tpm2": "path=/etc/pki/web.tss2", "pkcs11": "token=alpha;object=web"}
 _START_BYTES = 65536
 
 
@@ -199,10 +200,13 @@ class KeyURI:
         Raises:
             UsageError: it does not know an attribute. The message names the first.
         """
-        for given, known in ((self.path, path), (self.query, query | _PINS)):
+        query = query | _PINS
+        for given, known, place in ((self.path, path, "after"), (self.query, query, "before")):
             for name in given:
                 if name not in known:
                     hint = f"Known here: {', '.join(sorted(known))}"
+                    if name in path | query:
+                        hint = f"Write {name}=… {place} the question mark"
                     raise UsageError(f"{self.scheme}: URIs have no attribute {name!r}", hint)
 
 
@@ -223,7 +227,8 @@ def _attributes(scheme: str, text: str, separator: str) -> dict[str, bytes]:
         name, equals, value = item.partition("=")
         # Only the name goes into a message: the value may be a PIN.
         if not name or not equals:
-            hint = f"Write {scheme}:name=value, and a semicolon in a value as %3B"
+            example = _EXAMPLES.get(scheme, "name=value")
+            hint = f"Write {scheme}:{example}, and a semicolon in a value as %3B"
             raise UsageError(f"the {scheme}: URI has a part that is not name=value", hint)
         if name in attributes:
             raise UsageError(f"a {scheme}: URI gives {name!r} twice", "Give it once")

@@ -137,6 +137,8 @@ def test_backend_without_management_is_named(call: Callable[..., Outcome], monke
         ("pcks11:token=alpha;object=web",),
         ("tpm:path=web.tss2",),
         ("pcks11:token=alpha;object=web?pin-value=1234",),
+        ("hande:0x81000100",),
+        ("pcks11:token=alpha;object=web?module-path=/usr/lib/libykcs11.so.2",),
     ],
 )
 def test_invalid_arguments_exit_with_status_2(
