@@ -116,7 +116,8 @@ def _for_any_folder(place: str | KeyURI) -> str:
     uri = KeyURI.of(place)
     if "path" in uri.path:
         uri = replace(uri, path={**uri.path, "path": os.path.abspath(uri.path["path"])})
-    return uri.file if uri.scheme == "file" and not uri.query else str(uri)
+    # In a URI, what can't be printed is encoded.
+    return uri.file if uri.scheme == "file" and not uri.query and uri.file.isprintable() else str(uri)
 
 
 def _print(arguments: argparse.Namespace, leaf: Certificate, flags: dict[str, str], notes: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import tomllib
@@ -216,6 +217,16 @@ class TestProfile:
         assert f"{user_file}: [profile.web]" in outcome.out
         written = tomllib.loads(user_file.read_text())["profile"]["web"]
         assert written == {"certificate": str(installed), "private-key": str(scene.key)}
+
+    def test_path_that_can_not_be_printed_becomes_a_uri(self, scene: Scene, issued: Path, user_file: Path) -> None:
+        key = str(scene.folder / "k\n\udcff\x1b[31m.key")
+        os.rename(scene.key, key)
+        outcome = scene.call("install-certificate", issued, key, "--profile", "web")
+        assert outcome.status == 0, outcome.err
+        flags = tomllib.loads(user_file.read_text())["profile"]["web"]
+        assert flags["private-key"] == f"file:{scene.folder}/k%0A%FF%1B%5B31m.key"
+        assert f"--private-key {flags['private-key']}" in outcome.out
+        assert open_key(flags["private-key"]).public_key()
 
     def test_other_values_and_comments_of_the_profile_stay(self, scene: Scene, issued: Path, user_file: Path) -> None:
         scene.call(

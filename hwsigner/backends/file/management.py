@@ -25,7 +25,7 @@ from hwsigner.errors import CertificateError, HwsignerError, KeyNotFoundError, P
 from hwsigner.key import FoundCertificate
 from hwsigner.management import Confirm, InstalledCertificate, KeyAlgorithm, KeyDescription, KeyRequest
 from hwsigner.pins import PinSource
-from hwsigner.system.files import create_file, edit_file
+from hwsigner.system.files import create_file, delete_files, edit_file
 from hwsigner.system.notices import waiting
 from hwsigner.uri import KeyURI
 
@@ -128,13 +128,7 @@ def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...
     doomed = {path: f"the key in {path}"}
     if os.path.isfile(certificate) and _is_of_key(certificate, public_key):
         doomed[certificate] = f"its certificate in {certificate}"
-    confirm(tuple(doomed.values()))
-    for file in doomed:
-        try:
-            os.unlink(file)
-        except OSError as error:
-            problem = f"can't delete {doomed[file]}: {error.strerror}"
-            raise SigningKeyError(problem, "Check who may change its folder") from error
+    delete_files(doomed, lambda: confirm(tuple(doomed.values())))
     return tuple(doomed.values())
 
 

@@ -287,6 +287,27 @@ class TestDeletion:
             delete_key(str(tmp_path / "ca.pem"), agree)
         assert os.listdir(tmp_path) == ["ca.pem"]
 
+    def test_file_that_was_replaced_while_the_user_was_asked_stays(self, tmp_path: Path) -> None:
+        path, other = tmp_path / "web.key", tmp_path / "other.key"
+        generate_key(str(path))
+        generate_key(str(other))
+        with pytest.raises(SigningKeyError, match=r"web\.key was replaced meanwhile, so nothing was deleted"):
+            delete_key(str(path), lambda _: other.rename(path))
+        assert path.exists()
+
+    def test_file_of_another_folder_stays_when_a_link_took_its_folder_s_place(self, tmp_path: Path) -> None:
+        for folder in ("shared", "own"):
+            (tmp_path / folder).mkdir()
+            generate_key(str(tmp_path / folder / "web.key"))
+
+        def swap(_: object) -> None:
+            (tmp_path / "shared").rename(tmp_path / "moved")
+            (tmp_path / "shared").symlink_to("own")
+
+        with pytest.raises(SigningKeyError, match=r"web\.key was replaced meanwhile"):
+            delete_key(str(tmp_path / "shared" / "web.key"), swap)
+        assert (tmp_path / "own" / "web.key").exists()
+
     def test_file_that_can_t_be_deleted_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*_: object, **__: object) -> None:
             raise PermissionError(13, "Permission denied")
