@@ -97,6 +97,7 @@ class TestClients:
             agent.process.send_signal(signal.SIGCONT)
             assert key_id(run(client, home, *PROFILE)) == first
 
+    @pytest.mark.slow
     def test_client_creates_a_session_when_the_agent_was_killed_and_another_replaces_it(
         self, client: list[str], home: Home
     ) -> None:

@@ -74,12 +74,14 @@ def aws(emulator: Emulator, vended: Credentials) -> subprocess.CompletedProcess[
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.slow
 def test_aws_cli_gets_its_caller_identity(emulator: Emulator, vended: Credentials) -> None:
     done = aws(emulator, vended)
     assert (done.returncode, done.stderr) == (0, "")
     assert "assumed-role/hwsigner-demo/" in done.stdout
 
 
+@pytest.mark.slow
 def test_aws_cli_is_refused_when_its_secret_is_wrong(emulator: Emulator, vended: Credentials) -> None:
     vended.secret_key = vended.secret_key[:-1] + ("A" if vended.secret_key[-1] != "A" else "B")
     done = aws(emulator, vended)

@@ -29,6 +29,7 @@ PYTHON = (sys.executable, "-I", "-c")
 PRINT_ENVIRONMENT = "import json, os; print(json.dumps(dict(os.environ)))"
 
 
+@pytest.mark.slow
 def test_aws_cli_gets_the_profile_s_credentials(stage: Stage) -> None:
     command = ("/usr/bin/aws", "sts", "get-caller-identity", "--endpoint-url", stage.service.url)
     environ = stage.environ(AWS_DEFAULT_REGION="us-east-1", AWS_ACCESS_KEY_ID="AKIAOTHER", AWS_SECRET_ACCESS_KEY="x")

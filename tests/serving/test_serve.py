@@ -455,6 +455,7 @@ def test_socket_of_systemd_is_served(stage: Stage) -> None:
         assert process.end(signal.SIGTERM) == 0
 
 
+@pytest.mark.slow
 def test_token_stays_and_all_sockets_are_served_when_systemd_holds_them(stage: Stage) -> None:
     port = reserve_port()
     listens = (f"--listen=127.0.0.1:{port}", f"--listen=[::1]:{port}")
@@ -612,6 +613,7 @@ def test_memory_stays_flat_through_tokens_and_half_open_connections(stage: Stage
         assert process.end(signal.SIGTERM) == 0
 
 
+@pytest.mark.slow
 def test_memory_is_returned_after_a_burst_of_connections(stage: Stage) -> None:
     with stage.start("serve", FREE, "--profile=web") as process:
         port = _port(process.variables())

@@ -28,6 +28,8 @@ from hwsigner.errors import (
 )
 from hwsigner.testing import KeyContract, MakeKey
 
+pytestmark = pytest.mark.slow  # pip installs the package.
+
 HERE = Path(__file__).parent
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 KINDS = {"RSA-2048": ("rsa", "2048"), "P-256": ("ecdsa", "256"), "P-384": ("ecdsa", "384"), "Ed25519": ("ed25519", "")}
