@@ -357,7 +357,7 @@ def _signature_hash(certificate: x509.Certificate) -> str:
 
 
 def _refusal(leaf: Certificate, reason: str, hint: str) -> CertificateError:
-    return CertificateError(f"certificate {leaf.source} {reason}", f"{hint}, or send it anyway with --no-preflight")
+    return CertificateError(f"certificate {leaf.source} {reason}", f"{hint}, or skip this check with --no-preflight")
 
 
 def _base64(certificate: Certificate) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 
 _TEMPORARY = "/tmp"  # noqa: S108  # The folder in it is checked before it is used.
 
@@ -46,6 +48,20 @@ def is_usable(folder: str) -> bool:
     except OSError:
         return False
     return is_private(folder) and os.access(folder, os.W_OK | os.X_OK)
+
+
+def open_lock_file(kind: str, subject: str) -> int | None:
+    """Open the file to lock for a token or TPM, in a private folder; None if there is no such folder.
+
+    Args:
+        kind: the begin of its name.
+        subject: what it is for.
+    """
+    name = f"{kind}-{hashlib.sha256(os.fsencode(subject)).hexdigest()[:16]}.lock"
+    for folder in filter(is_usable, (*runtime_folders(), *state_folders("locks"), *temporary_folders())):
+        with suppress(OSError):
+            return os.open(os.path.join(folder, name), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    return None
 
 
 def _home_state() -> str:

@@ -33,6 +33,7 @@ _FLAGS = (
     Flag("config", "TOML file of trust anchors, profiles and roles", "FILE"),
     Flag("region", f"with --trust-anchor: its region (default {REGION})", "REGION"),
     Flag("account", f"with --trust-anchor: its account (default {ACCOUNT})", "ACCOUNT"),
+    Flag("trust-policy", "with --trust-anchor: the role's trust policy (JSON; default: all may assume it)", "FILE"),
     Flag("port", "port to listen on; 0 for any free one", "PORT", whole_number(0, 65535), 0),
     Flag("host", "loopback address to listen on", "HOST", default=LOOPBACK),
     switch("tls", "serve HTTPS with a CA created for this run"),
@@ -98,18 +99,21 @@ def _faults() -> str:
 
 def _world(arguments: argparse.Namespace) -> World:
     from hwsigner.emulator import World, load_world
+    from hwsigner.emulator.world import read_trust_policy
 
     if arguments.config:
-        if arguments.trust_anchor or arguments.region or arguments.account:
+        if arguments.trust_anchor or arguments.region or arguments.account or arguments.trust_policy:
             raise UsageError(
-                "--config can't be combined with --trust-anchor, --region or --account",
+                "--config can't be combined with --trust-anchor, --region, --account or --trust-policy",
                 "Set them in the file",
             )
         return load_world(Path(arguments.config))
     if not arguments.trust_anchor:
         raise UsageError("the emulator has no trust anchor", "Give --trust-anchor FILE or --config FILE")
     sources = [_read(path) for path in arguments.trust_anchor]
-    return World.simple(sources, region=arguments.region or REGION, account=arguments.account or ACCOUNT)
+    policy = read_trust_policy(Path(arguments.trust_policy)) if arguments.trust_policy else None
+    region, account = arguments.region or REGION, arguments.account or ACCOUNT
+    return World.simple(sources, region=region, account=account, trust_policy=policy)
 
 
 def _read(path: str) -> bytes:

@@ -15,7 +15,7 @@ from hwsigner.certificate import Certificate, Chain, build_chain, leaves, load, 
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
-from hwsigner.config.flags import IDENTITY, KEY, Flag, switch
+from hwsigner.config.flags import KEY, Flag, switch
 from hwsigner.config.profiles import change_profile, check_name, profiles
 from hwsigner.errors import AmbiguousCertificateError, CertificateWarning, HwsignerError, KeyMismatchError, printable
 from hwsigner.identity import Identity
@@ -30,7 +30,7 @@ _FLAGS = (
     Flag("intermediates", "file of more certificates of the chain", "FILE"),
     Flag("nv-index", "TPM: put the leaf into this NV index, such as 0x01c20000, and not into a file", "INDEX"),
     Flag("profile", "profile of config.toml to write the flags into; its other values stay", "NAME"),
-    next(flag for flag in IDENTITY if flag.name == "no-preflight"),
+    switch("no-preflight", "install the certificate even if the service will refuse it"),
     switch("json", "print JSON"),
 )
 

@@ -61,7 +61,8 @@ def print_outcome(done: str, text: str) -> None:
         HwsignerError: stdout can't be written. The message says what was done.
     """
     try:
-        print(text, flush=True)
+        sys.stdout.write(f"{text}\n")  # At once: `head -1` may go after the first part.
+        sys.stdout.flush()
     except OSError as error:
         abandon_stdout()
         problem = f"{done}, but stdout can't be written: {error.strerror}"

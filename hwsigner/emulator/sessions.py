@@ -8,12 +8,12 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.x509.oid import NameOID
 
 from hwsigner.emulator import tags
 from hwsigner.emulator.canonical import canonical_request
 from hwsigner.emulator.certificates import algorithm_of, check_leaf, check_path, read_certificate, read_chain, verifies
 from hwsigner.emulator.parameters import Parameters, read_parameters
+from hwsigner.emulator.policy import request_context
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import RefusalError, denied, invalid, invalid_signature, json_response
 from hwsigner.emulator.signature import (
@@ -58,7 +58,7 @@ class SessionService:
         leaf = self._verify_certificate(request, anchor)
         self._verify_signature(request, authorization, leaf, record)
         _check_scope(authorization, leaf, parameters.region)
-        _check_permission(parameters, leaf, profile, role)
+        _check_permission(parameters, leaf, profile, role, self._clock())
         return self._issue(parameters, leaf, role, _duration(parameters, profile, role))
 
     def _resources(self, parameters: Parameters) -> tuple[TrustAnchor, Profile, Role]:
@@ -123,7 +123,6 @@ class SessionService:
             user_id=f"{role_id}:{session_name}",
             account=arn.account,
         )
-        common_names = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         entry = {
             "assumedRoleUser": {"arn": issued.arn, "assumedRoleId": issued.user_id},
             "credentials": {
@@ -134,7 +133,7 @@ class SessionService:
             },
             "packedPolicySize": 10,
             "roleArn": role.arn,
-            "sourceIdentity": str(common_names[0].value) if common_names else session_name,
+            "sourceIdentity": tags.source_identity(leaf),
         }
         subject = tags.subject_arn(leaf, partition=arn.partition, region=parameters.region, account=arn.account)
         return json_response(201, {"credentialSet": [entry], "subjectArn": subject})
@@ -161,13 +160,25 @@ def _check_scope(authorization: Authorization, leaf: x509.Certificate, region: s
         raise invalid_signature(f"the scope's region is {authorization.region}, that of the trust anchor {region}")
 
 
-def _check_permission(parameters: Parameters, leaf: x509.Certificate, profile: Profile, role: Role) -> None:
+def _check_permission(
+    parameters: Parameters, leaf: x509.Certificate, profile: Profile, role: Role, now: datetime
+) -> None:
     if parameters.session_name is not None and not profile.accept_role_session_name:
         raise denied("Not authorized to set roleSessionName")
     found = tags.principal_tags(leaf, role.arn)
     different = [name for name, value in role.principal_tags.items() if found.get(name) != value]
     if different:
         reason = f"the role's trust policy requires other values of {', '.join(different)}"
+        raise denied(f"Unable to assume role for {role.arn}", reason)
+    context = request_context(
+        trust_anchor=parameters.trust_anchor,
+        tags=found,
+        session_name=parameters.session_name or tags.default_session_name(leaf),
+        source_identity=tags.source_identity(leaf),
+        now=now,
+    )
+    reason = role.trust_policy.refusal(context) if role.trust_policy else ""
+    if reason:
         raise denied(f"Unable to assume role for {role.arn}", reason)
 
 

@@ -1,4 +1,4 @@
-"""What a session takes from its certificate: principal tags, subject ARN and default session name."""
+"""What a session takes from its certificate: principal tags, source identity, subject ARN and default session name."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hwsigner.emulator.refusals import denied
 
 # The certificate's fields, as tags and the service's message name them.
 _FIELDS = {"x509Issuer": "Issuer", "x509Subject": "Subject", "x509SAN": "SAN"}
+_MAX_PREFIXED_NAME = 61
 _NAMES = {
     NameOID.COMMON_NAME: "CN",
     NameOID.ORGANIZATION_NAME: "O",
@@ -32,23 +33,43 @@ _NAMES = {
 def principal_tags(leaf: x509.Certificate, role_arn: str) -> dict[str, str]:
     """Return the session's tags x509Subject/…, x509Issuer/… and x509SAN/….
 
-    As AWS documents, the first SAN of each kind is mapped. It does not document what becomes of a name with several
-    values, so that gives no tag here, and no condition on it is fulfilled.
+    As AWS documents ("Trust policy" in the Roles Anywhere User Guide), the first SAN of each kind is mapped. Several
+    values of a name, such as two OUs, are joined by slashes in the certificate's order.
 
     Raises:
         RefusalError: a value has characters that session tags can't have, or more than 256.
     """
-    pairs = [*_name_tags("x509Subject", leaf.subject), *_name_tags("x509Issuer", leaf.issuer), *_alternative_tags(leaf)]
+    values: dict[tuple[str, str], list[str]] = {}
+    for field, name, value in (
+        *_name_tags("x509Subject", leaf.subject),
+        *_name_tags("x509Issuer", leaf.issuer),
+        *_alternative_tags(leaf),
+    ):
+        values.setdefault((field, name), []).append(value)
+    joined = {tag: "/".join(parts) for tag, parts in values.items()}
     unmapped = {
-        field: [name for full, name, value in pairs if full == field and not _is_tag(value)] for field in _FIELDS
+        field: [name for (full, name), value in joined.items() if full == field and not _is_tag(value)]
+        for field in _FIELDS
     }
     if any(unmapped.values()):
         shown = "; ".join(f"{title}: [ {', '.join(unmapped[field])} ]" for field, title in _FIELDS.items())
         raise denied(
             f"Unable to assume role for {role_arn}. Some attributes failed to be mapped into session tags. {shown}"
         )
-    names = [(field, name) for field, name, _ in pairs]
-    return {f"{field}/{name}": value for field, name, value in pairs if names.count((field, name)) == 1}
+    return {f"{field}/{name}": value for (field, name), value in joined.items()}
+
+
+def source_identity(leaf: x509.Certificate) -> str:
+    """Return the session's source identity, by "Source identity rules" in the Roles Anywhere User Guide.
+
+    It is the subject's CN after "CN=", or alone if it has 62 characters or more. Without a CN it is the serial number
+    after "ID=".
+    """
+    names = [str(each.value) for each in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if not names:
+        return f"ID={default_session_name(leaf)}"
+    name = "/".join(names)
+    return f"CN={name}" if len(name) <= _MAX_PREFIXED_NAME else name
 
 
 def default_session_name(leaf: x509.Certificate) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from cryptography import x509
 
 from hwsigner.emulator.arns import REGION, parse_arn, partition_of
+from hwsigner.emulator.policy import TrustPolicy
 from hwsigner.errors import CertificateError, ConfigError, UsageError
 
 ROLE_NAME = "hwsigner-demo"
@@ -19,7 +20,7 @@ CertificateSource = bytes | x509.Certificate
 _KEYS: dict[str, dict[str, type]] = {
     "trust_anchor": {"arn": str, "certificates": list, "enabled": bool},
     "profile": {"arn": str, "roles": list, "duration_seconds": int, "accept_role_session_name": bool, "enabled": bool},
-    "role": {"arn": str, "max_session_duration": int, "principal_tags": dict},
+    "role": {"arn": str, "max_session_duration": int, "principal_tags": dict, "trust_policy": str},
 }
 _REQUIRED = {"trust_anchor": {"arn", "certificates"}, "profile": {"arn", "roles"}, "role": {"arn"}}
 
@@ -46,14 +47,17 @@ class Profile:
 
 @dataclass
 class Role:
-    """A role: its MaxSessionDuration in seconds, and the principal tags that its trust policy requires.
+    """A role: its MaxSessionDuration in seconds, and who may assume it. By default, every certificate may.
 
-    Tags are named as in `aws:PrincipalTag/…`, such as "x509Subject/CN".
+    Attributes:
+        principal_tags: tags that a session must have, named as in `aws:PrincipalTag/…`, such as "x509Subject/CN".
+        trust_policy: must also allow the session, unless it is None.
     """
 
     arn: str
     max_session_duration: int = 3600
     principal_tags: dict[str, str] = field(default_factory=dict)
+    trust_policy: TrustPolicy | None = None
 
 
 @dataclass
@@ -77,6 +81,7 @@ class World:
         region: str = "us-east-1",
         account: str = "123456789012",
         accept_role_session_name: bool = False,
+        trust_policy: TrustPolicy | None = None,
     ) -> World:
         """Make a world with one profile and one role, with fixed ARNs.
 
@@ -86,13 +91,14 @@ class World:
             region: the region of the trust anchors and the profile.
             account: twelve digits.
             accept_role_session_name: whether the profile lets callers name their sessions.
+            trust_policy: the role's; None to let every certificate assume it.
 
         Raises:
             UsageError: the region or account is malformed, or there is no trust anchor.
             CertificateError: the bytes contain no certificate.
         """
         sources = [trust_anchor] if isinstance(trust_anchor, bytes | x509.Certificate) else list(trust_anchor)
-        role = Role(f"arn:{partition_of(region)}:iam::{account}:role/{ROLE_NAME}")
+        role = Role(f"arn:{partition_of(region)}:iam::{account}:role/{ROLE_NAME}", trust_policy=trust_policy)
         prefix = f"arn:{partition_of(region)}:rolesanywhere:{region}:{account}"
         profile_arn = f"{prefix}:profile/{PROFILE_ID}"
         profile = Profile(profile_arn, [role.arn], accept_role_session_name=accept_role_session_name)
@@ -124,13 +130,28 @@ def read_certificates(source: CertificateSource) -> list[x509.Certificate]:
         raise CertificateError("a trust anchor's certificate can't be read", "Give PEM or DER of a CA") from error
 
 
+def read_trust_policy(path: Path) -> TrustPolicy:
+    """Read a trust policy from a JSON file.
+
+    Raises:
+        ConfigError: the file can't be read, or is not a trust policy that the emulator knows.
+    """
+    try:
+        return TrustPolicy(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}", "Give a JSON file with a trust policy") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.message}", error.hint) from error
+
+
 def load_world(path: Path) -> World:
     """Read a world from a TOML file with tables [[trust_anchor]], [[profile]] and [[role]].
 
-    Paths of certificates are relative to the file.
+    Paths of certificates and trust policies are relative to the file.
 
     Raises:
-        ConfigError: the file or a certificate can't be read, or a key is unknown, missing or of the wrong type.
+        ConfigError: the file, a certificate or a trust policy can't be read, or a key is unknown, missing or of the
+            wrong type.
     """
     try:
         document = tomllib.loads(path.read_text())
@@ -141,7 +162,7 @@ def load_world(path: Path) -> World:
             raise _bad(path, f"the unknown key {key}")
     anchors = [_trust_anchor(path, table) for table in _tables(path, document, "trust_anchor")]
     profiles = [Profile(**table) for table in _tables(path, document, "profile")]
-    roles = [Role(**table) for table in _tables(path, document, "role")]
+    roles = [_role(path, table) for table in _tables(path, document, "role")]
     session_path = document.get("session_path", "/sessions")
     if not isinstance(session_path, str) or not session_path.startswith("/"):
         raise _bad(path, "an invalid session_path")
@@ -184,6 +205,11 @@ def _trust_anchor(path: Path, table: dict[str, Any]) -> TrustAnchor:
         except (OSError, CertificateError) as error:
             raise _bad(path, f"a trust anchor's certificate that can't be read, {path.parent / name}") from error
     return TrustAnchor(**{**table, "certificates": certificates})
+
+
+def _role(path: Path, table: dict[str, Any]) -> Role:
+    file = table.get("trust_policy")
+    return Role(**{**table, "trust_policy": None if file is None else read_trust_policy(path.parent / file)})
 
 
 def _bad(path: Path, what: str) -> ConfigError:

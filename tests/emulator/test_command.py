@@ -19,7 +19,9 @@ import pytest
 
 from certs import Authority, make_ca
 from emulator.client import Caller, Reply, Request, draft, read_reply, send
+from emulator.material import Form, certificate
 from emulator.test_callers import credentials_of, signed
+from hwsigner.certificate_request import parse_name
 from hwsigner.cli import main
 from hwsigner.emulator import Emulator, World
 from hwsigner.emulator.faults import KINDS
@@ -178,6 +180,9 @@ def test_session_token_in_the_query_is_not_logged(emulator: Emulator) -> None:
         ([], 2, "no trust anchor"),
         (["--trust-anchor", "none.pem"], 2, "none.pem can't be read"),
         (["--trust-anchor", "CA", "--config", "x"], 2, "--config can't be combined"),
+        (["--trust-policy", "x", "--config", "x"], 2, "--config can't be combined"),
+        (["--trust-anchor", "CA", "--trust-policy", "none.json"], 2, "none.json can't be read"),
+        (["--trust-anchor", "CA", "--trust-policy", __file__], 2, f"{__file__}: the trust policy is not JSON"),
         (["--config", "none.toml"], 2, "none.toml"),
         (["--trust-anchor", __file__], 4, f"--trust-anchor {__file__} can't be read"),
         (["--trust-anchor", "CA", "--port", "65536"], 2, "--port is '65536'"),
@@ -198,6 +203,24 @@ def test_invalid_arguments_are_one_line_and_a_status(
     assert stdout == ""
     assert words in stderr
     assert stderr.count("\n") == 1
+
+
+def test_refusal_by_the_trust_policy_names_the_condition_on_stderr(
+    start: Start, ca_file: str, ca: Authority, caller: Caller, tmp_path: Path
+) -> None:
+    page = (ROOT / "docs" / "emulator.md").read_text()
+    policy = tmp_path / "trust-policy.json"
+    policy.write_text(page.partition("```json\n")[2].partition("```")[0])
+    process, lines = start("--trust-anchor", ca_file, "--trust-policy", str(policy))
+    for unit, status in (("devops", 201), ("ops", 403)):
+        leaf = certificate(Form(parse_name(f"OU={unit},CN=bamboo-01")), caller.key.public_key(), ca)
+        reply = send(emulated(lines), draft(emulated(lines), Caller(caller.key, leaf)).signed())
+        assert reply.status == status
+    assert reply.headers["x-amzn-errortype"] == "AccessDeniedException"
+    assert reply.json["message"] == f"Unable to assume role for {lines['role-arn']}"
+    stderr = stopped(process)[1].splitlines()
+    assert stderr[0] == "hwsigner: POST /sessions 201"
+    assert stderr[1] in [line.strip() for line in page.splitlines()]
 
 
 def test_help_lists_every_fault() -> None:

@@ -15,7 +15,7 @@ from certs import Authority, issue
 from emulator.client import Caller, create_session, draft, send
 from emulator.conftest import KEYS
 from emulator.material import DAY, Form, authority, certificate
-from hwsigner.emulator import Emulator, Role, World
+from hwsigner.emulator import Emulator, Role, TrustPolicy, World
 
 
 @pytest.mark.parametrize("kind", KEYS)
@@ -37,7 +37,7 @@ def test_answer_has_the_documented_form(emulator: Emulator, caller: Caller) -> N
     assert re.fullmatch(r"ASIA[A-Z2-7]{16}", reply.credentials["accessKeyId"])
     assert len(reply.credentials["secretAccessKey"]) == 40
     assert len(reply.credentials["sessionToken"]) == 400
-    assert (found["roleArn"], found["sourceIdentity"]) == (emulator.role_arn, "bamboo-01")
+    assert (found["roleArn"], found["sourceIdentity"]) == (emulator.role_arn, "CN=bamboo-01")
     assert type(found["packedPolicySize"]) is int
     assert re.fullmatch(r"arn:aws:rolesanywhere:us-east-1:123456789012:subject/[0-9a-f-]{36}", reply.json["subjectArn"])
     assert reply.headers["content-type"] == "application/json"
@@ -141,6 +141,7 @@ def test_any_certificate_of_any_trust_anchor_is_accepted(ca: Authority, caller: 
             assert create_session(emulator, caller, arns=arns).status == status
 
 
+NAME = "${aws:PrincipalTag/x509Subject/CN}"
 TAGGED = x509.Name(
     [
         x509.NameAttribute(NameOID.COMMON_NAME, "build-7"),
@@ -180,13 +181,62 @@ def test_role_conditions_on_principal_tags_are_checked(
     assert tag in emulator.requests[-1].reason
 
 
-@pytest.mark.parametrize("value", ["one", "two", "one/two", ""])
-def test_condition_on_a_name_with_several_values_is_never_fulfilled(
-    emulator: Emulator, ca: Authority, caller: Caller, value: str
-) -> None:
+def test_values_of_one_name_are_joined_in_one_tag(emulator: Emulator, ca: Authority, caller: Caller) -> None:
     leaf = certificate(Form(TAGGED), caller.key.public_key(), ca)
-    emulator.world.roles[emulator.role_arn].principal_tags = {"x509Subject/OU": value}
-    assert create_session(emulator, Caller(caller.key, leaf)).status == 403
+    for value, status in (("one/two", 201), ("one", 403), ("two", 403), ("two/one", 403)):
+        emulator.world.roles[emulator.role_arn].principal_tags = {"x509Subject/OU": value}
+        assert create_session(emulator, Caller(caller.key, leaf)).status == status
+
+
+@pytest.mark.parametrize(
+    ("name", "identity"),
+    [
+        ("build-7", "CN=build-7"),
+        ("x" * 61, f"CN={'x' * 61}"),
+        ("x" * 62, "x" * 62),
+        ("x" * 64, "x" * 64),
+        (x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Example")]), "ID=0123"),
+    ],
+)
+def test_source_identity_is_the_common_name_or_the_serial_number(
+    emulator: Emulator, ca: Authority, caller: Caller, name: x509.Name | str, identity: str
+) -> None:
+    leaf = certificate(Form(name, serial=0x123), caller.key.public_key(), ca)
+    reply = create_session(emulator, Caller(caller.key, leaf))
+    assert reply.json["credentialSet"][0]["sourceIdentity"] == identity
+
+
+CONDITIONS: list[tuple[dict[str, dict[str, str]], bytes, int]] = [
+    ({"StringEquals": {"aws:PrincipalTag/x509Subject/OU": "one/two"}}, b"{}", 201),
+    ({"StringLike": {"aws:PrincipalTag/x509SAN/URI": "spiffe://example/*"}}, b"{}", 201),
+    ({"StringEquals": {"aws:PrincipalTag/x509SAN/DNS": "b.example"}}, b"{}", 403),
+    ({"StringEquals": {"sts:SourceIdentity": "CN=build-7", "aws:SourceAccount": "123456789012"}}, b"{}", 201),
+    ({"ArnLike": {"aws:SourceArn": "arn:aws:rolesanywhere:us-east-1:*:trust-anchor/00000000-*"}}, b"{}", 201),
+    ({"ArnLike": {"aws:SourceArn": "arn:aws:rolesanywhere:eu-*:*:*"}}, b"{}", 403),
+    ({"StringEquals": {"sts:RoleSessionName": "0123"}}, b"{}", 201),
+    ({"StringEquals": {"sts:RoleSessionName": "0123"}}, b'{"roleSessionName":"build-7"}', 403),
+    ({"StringEquals": {"sts:RoleSessionName": NAME}}, b'{"roleSessionName":"build-7"}', 201),
+    ({"StringEquals": {"sts:RoleSessionName": NAME}}, b'{"roleSessionName":"build-8"}', 403),
+    ({"DateLessThan": {"aws:CurrentTime": "2020-01-01"}}, b"{}", 403),
+    ({"StringEquals": {"aws:username": "build-7"}}, b"{}", 403),
+]
+
+
+@pytest.mark.parametrize(("condition", "body", "status"), CONDITIONS, ids=range(len(CONDITIONS)))
+def test_trust_policy_judges_the_certificate_and_the_request(
+    ca: Authority, caller: Caller, condition: dict[str, dict[str, str]], body: bytes, status: int
+) -> None:
+    form = Form(TAGGED, extensions=((ALTERNATIVES, False),), serial=0x123)
+    leaf = certificate(form, caller.key.public_key(), ca)
+    allowing = {"Effect": "Allow", "Principal": {"Service": "rolesanywhere.amazonaws.com"}, "Action": "sts:*"}
+    policy = TrustPolicy({"Version": "2012-10-17", "Statement": {**allowing, "Condition": condition}})
+    with Emulator(World.simple(ca.pem, accept_role_session_name=True, trust_policy=policy)) as emulator:
+        reply = create_session(emulator, Caller(caller.key, leaf), body=body)
+        assert reply.status == status
+        if status == 403:
+            assert reply.headers["x-amzn-errortype"] == "AccessDeniedException"
+            assert reply.json["message"] == f"Unable to assume role for {emulator.role_arn}"
+            assert next(iter(next(iter(condition.values())))) in emulator.requests[0].reason
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,14 @@ accept_role_session_name = true
 arn = "arn:aws:iam::210987654321:role/build"
 max_session_duration = 43200
 principal_tags = {{ "x509Subject/CN" = "bamboo-01" }}
+trust_policy = "other/policy.json"
 """
+POLICY = {
+    "Effect": "Allow",
+    "Principal": {"Service": "rolesanywhere.amazonaws.com"},
+    "Action": "sts:*",
+    "Condition": {"ArnEquals": {"aws:SourceArn": f"{PREFIX}:trust-anchor/{UUID}"}},
+}
 
 
 @pytest.fixture
@@ -39,6 +47,7 @@ def config(tmp_path: Path, ca: Authority) -> Path:
     (tmp_path / "other").mkdir()
     (tmp_path / "ca.pem").write_bytes(make_ca("Other").pem)
     (tmp_path / "other" / "ca.der").write_bytes(ca.certificate.public_bytes(Encoding.DER))
+    (tmp_path / "other" / "policy.json").write_text(json.dumps({"Statement": POLICY}))
     path = tmp_path / "world.toml"
     path.write_text(TOML)
     return path
@@ -80,6 +89,13 @@ BAD = {
     "the ARN of a profile": (TOML.replace(":trust-anchor/", ":profile/"), "an invalid trust_anchor.arn"),
     "a certificate that is not there": (TOML.replace("ca.pem", "none.pem"), "none.pem"),
     "a certificate that is none": (TOML.replace("ca.pem", "world.toml"), "world.toml"),
+    "a trust policy that is not there": (TOML.replace("policy.json", "none.json"), "none.json can't be read"),
+    "an empty trust policy path": (TOML.replace("other/policy.json", ""), "can't be read"),
+    "a trust policy that is none": (
+        TOML.replace("policy.json", "ca.der"),
+        "other/ca.der: the trust policy is not JSON",
+    ),
+    "a table for a trust policy": (TOML.replace('"other/policy.json"', "{}"), "wrong type for role.trust_policy"),
     "a path that is none": (TOML.replace('"/sessions"', '"sessions"'), "session_path"),
 }
 
@@ -91,7 +107,14 @@ def test_invalid_config_file_is_refused_with_its_path(config: Path, case: str) -
     with pytest.raises(ConfigError) as caught:
         load_world(config)
     assert words in caught.value.message
-    assert str(config) in caught.value.message
+    assert str(config.parent if "trust policy" in case and "table" not in case else config) in caught.value.message
+
+
+def test_trust_policy_of_the_config_file_is_judged(config: Path, caller: Caller) -> None:
+    (config.parent / "other" / "policy.json").write_text(json.dumps({"Statement": {**POLICY, "Effect": "Deny"}}))
+    with Emulator(load_world(config)) as emulator:
+        assert create_session(emulator, caller, region="eu-central-1").status == 403
+        assert emulator.requests[0].reason.endswith("statement 1 denies it")
 
 
 def test_missing_config_file_is_named(tmp_path: Path) -> None:
@@ -149,6 +172,7 @@ def test_defaults_equal_those_of_the_service(ca: Authority) -> None:
 def test_documented_config_example_is_valid(config: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text()
     config.write_text(text.partition("```toml\n")[2].partition("```")[0])
+    (config.parent / "trust-policy.json").write_text(text.partition("```json\n")[2].partition("```")[0])
     world = load_world(config)
     assert [len(each) for each in (world.trust_anchors, world.profiles, world.roles)] == [1, 1, 1]
 

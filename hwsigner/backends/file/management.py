@@ -30,6 +30,7 @@ from hwsigner.system.notices import waiting
 from hwsigner.uri import KeyURI
 
 _CURVES: dict[KeyAlgorithm, ec.EllipticCurve] = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R1()}
+_CERTIFICATE_MODE = 0o644
 _MAX_PASSPHRASE = 1023  # The limit of OpenSSL.
 _CAN_BE_COPIED = "A program that can read the file can copy the key, so it is for development"
 
@@ -107,7 +108,7 @@ def install_certificate(
         raise CertificateError(problem, "Move it to another place")
     pem = b"".join(Block("CERTIFICATE", found.der).pem for found in chain)
     try:
-        edit_file(path, lambda _: pem)
+        edit_file(path, lambda _: pem, mode=_CERTIFICATE_MODE)
     except HwsignerError as error:
         raise SigningKeyError(error.message, error.hint) from error
     return InstalledCertificate(path)

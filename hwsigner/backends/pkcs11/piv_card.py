@@ -11,7 +11,7 @@ from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, TokenInfo
 from hwsigner.backends.pkcs11.pins import token_name
 from hwsigner.backends.pkcs11.search import FoundToken
 from hwsigner.backends.pkcs11.token import OpenToken, acquire
-from hwsigner.backends.pkcs11.writing import TRUE, WritingSession
+from hwsigner.backends.pkcs11.writing import TRUE, WritingSession, taking_turns
 from hwsigner.errors import PinError, SigningKeyError, WrongPinError
 from hwsigner.pins import PinRequest, PinSource
 from hwsigner.system.notices import waiting
@@ -92,12 +92,13 @@ def managing(found: FoundToken) -> Iterator[ManagedCard]:
     """Lock a card and open a session that can change it. No management key is sent yet.
 
     Raises:
+        BackendUnavailableError: see `taking_turns`.
         SigningKeyError: one of its keys is open in this process; or the card returned an error, as did a PKCS11Error in
             the body of the `with` statement.
     """
     token = acquire(found.module, found.info)
     try:
-        with token.lock:
+        with token.lock, taking_turns(token):
             if token.users > 1:
                 problem = f"{token.name} can't be changed while one of its keys is open in this process"
                 raise SigningKeyError(problem, "Close the key first")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
@@ -11,13 +12,17 @@ from hwsigner.backends.pkcs11.errors import PKCS11Error
 from hwsigner.backends.pkcs11.functions import Functions, Mechanism, Session, attributes, buffer, check
 from hwsigner.backends.pkcs11.search import FoundToken
 from hwsigner.backends.pkcs11.token import OpenToken, acquire
+from hwsigner.backends.state import open_lock_file
+from hwsigner.errors import BackendUnavailableError
 from hwsigner.pins import PinSource
+from hwsigner.system.files import lock_within
 from hwsigner.uri import KeyURI
 
 TRUE, FALSE = b"\1", b"\0"
 # Attributes by their numbers. A CK_BBOOL is TRUE or FALSE; `from_number` makes a CK_ULONG.
 Template = Mapping[int, bytes]
 _ULONG = ctypes.c_ulong
+_LONGEST_WAIT_SECONDS = 60.0
 
 
 class KeyPair(NamedTuple):
@@ -75,7 +80,7 @@ def writing(found: FoundToken, uri: KeyURI, pins: PinSource, action: str) -> Ite
     """
     token = acquire(found.module, found.info)
     try:
-        with token.lock:
+        with token.lock, taking_turns(token):
             token.opened()
             session = WritingSession(token.module.functions, token.info.slot)
             try:
@@ -90,6 +95,26 @@ def writing(found: FoundToken, uri: KeyURI, pins: PinSource, action: str) -> Ite
         raise token.failure(action, error) from error
     finally:
         token.release()
+
+
+@contextmanager
+def taking_turns(token: OpenToken) -> Iterator[None]:
+    """Wait until no other process of this user changes a token, and keep others waiting in the `with` statement.
+
+    Otherwise two could find the same place free, and each make a key there. Processes that only sign don't wait.
+
+    Raises:
+        BackendUnavailableError: another process changed it for too long.
+    """
+    file = open_lock_file("token", f"{token.info.label} {token.info.serial}")
+    try:
+        if file is not None and not lock_within(file, _LONGEST_WAIT_SECONDS):
+            problem = f"another process has been changing {token.name} for {_LONGEST_WAIT_SECONDS:g} s"
+            raise BackendUnavailableError(problem, "Wait for that process, or stop it, then retry")
+        yield
+    finally:
+        if file is not None:
+            os.close(file)
 
 
 def _buffers(template: Template) -> dict[int, ctypes.Array[ctypes.c_char]]:

@@ -125,7 +125,7 @@ class Guarded(NamedTuple):
 
 def guarded_hierarchy(name: str) -> Guarded:
     """Return what the auth value of a hierarchy opens, such as `owner`. Wrong ones do not count."""
-    return Guarded(f"TPM {name} auth value", name, name, counts=False, source=f"{name}-pin-source")
+    return Guarded(f"TPM {name} auth value", f"the {name} hierarchy", name, counts=False, source=f"{name}-pin-source")
 
 
 def auth_of(

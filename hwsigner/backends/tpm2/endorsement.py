@@ -24,7 +24,7 @@ from tpm2_pytss import (
 from tpm2_pytss.utils import NoSuchIndex, NVReadEK, create_ek_template
 
 from hwsigner.backends.pem import first_element
-from hwsigner.backends.tpm2.auth import Guarded, ParentAuth
+from hwsigner.backends.tpm2.auth import ParentAuth, guarded_hierarchy
 from hwsigner.backends.tpm2.errors import INTEGRITY, VALUE, code
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.errors import AttestationError
@@ -50,7 +50,7 @@ _AK_ATTRIBUTES = TPMA_OBJECT(
 _AK_LABEL = b"hwsigner attestation key"
 _COORDINATE_BYTES = 32
 _HIERARCHY = ESYS_TR.RH_ENDORSEMENT
-_GUARDED = Guarded("TPM endorsement auth value", "endorsement", "endorsement", False, "endorsement-pin-source")
+_GUARDED = guarded_hierarchy("endorsement")
 # The answers to a secret for another chip: INTEGRITY, VALUE, SIZE, ECC_POINT; libtpms answers FAILURE for an RSA key.
 _NOT_OPENED = (INTEGRITY, VALUE, 0x95, 0xA7, 0x101)
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
-from contextlib import suppress
 
-from hwsigner.backends.state import is_usable, runtime_folders, state_folders, temporary_folders
+from hwsigner.backends.state import open_lock_file
 from hwsigner.errors import BackendUnavailableError
 from hwsigner.system.files import lock_within
 
@@ -46,7 +44,7 @@ class ProcessLock:
             self.close()  # The file was removed, so other processes lock a new one.
         if self._file is None:
             # Several TCTIs lead to the TPM of a resource manager.
-            self._file = _open_lock_file("managed" if is_managed(self._tcti) else self._tcti)
+            self._file = open_lock_file("tpm", "managed" if is_managed(self._tcti) else self._tcti)
         if self._file is None:
             return
         if not lock_within(self._file, _LONGEST_WAIT_SECONDS):
@@ -66,12 +64,3 @@ class ProcessLock:
         if self._file is not None:
             os.close(self._file)
             self._file = None
-
-
-def _open_lock_file(subject: str) -> int | None:
-    """Open the file to lock, in a private folder; None if there is no such folder."""
-    name = hashlib.sha256(os.fsencode(subject)).hexdigest()[:16]
-    for folder in filter(is_usable, (*runtime_folders(), *state_folders("locks"), *temporary_folders())):
-        with suppress(OSError):
-            return os.open(os.path.join(folder, f"tpm-{name}.lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -207,6 +208,7 @@ class TestCertificate:
         generate_key(str(tmp_path / key))
         installed = install_certificate(str(tmp_path / key), leaf_for(tmp_path / key, ca))
         assert installed.certificate == str(tmp_path / certificate)
+        assert stat.S_IMODE(os.stat(installed.certificate).st_mode) == 0o644  # As beside a TPM's key file.
 
     @pytest.mark.parametrize("other", ["another key's", "text", "certificate and key"])
     def test_other_file_is_not_replaced(self, tmp_path: Path, ca: certs.Authority, other: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import signal
 import subprocess
@@ -30,11 +31,13 @@ from any_module import (
 from backends.contract import ENVIRONMENT, openssl_verifies
 from backends.pkcs11.tokens import key_uri, p11tool, remove_tokens, run, tool
 from emulators import InProcessSoftHSM
-from hwsigner.backends.pkcs11 import keygen
+from hwsigner.backends.pkcs11 import keygen, writing
 from hwsigner.backends.pkcs11.functions import Attribute, Functions, MechanismInfo
 from hwsigner.backends.pkcs11.writing import KeyPair, WritingSession
+from hwsigner.backends.state import open_lock_file
 from hwsigner.errors import (
     AmbiguousKeyError,
+    BackendUnavailableError,
     HwsignerWarning,
     KeyMismatchError,
     KeyNotFoundError,
@@ -48,6 +51,7 @@ from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.key import FoundCertificate
 from hwsigner.management import KeyAlgorithm, KeyDescription, KeyRequest
 from hwsigner.system import notices
+from hwsigner.system.files import lock_within
 from hwsigner.uri import KeyURI
 from pkcs11_shim import COPY_OBJECT, CREATE_OBJECT, DESTROY_OBJECT, GENERATE_KEY_PAIR, LOGIN, Person, Shim
 from softhsm.token import SoftHSM
@@ -302,6 +306,32 @@ def test_new_key_replaces_nothing(hsm: InProcessSoftHSM) -> None:
     with pytest.raises(SigningKeyError, match=r"already has: certificate \(label 'lonely', id ee\)"):
         new_key(hsm, "lonely")
     assert [len(objects(hsm, label)) for label in ("first", "second", "lonely")] == [2, 0, 1]
+
+
+def test_one_process_at_a_time_changes_a_token(hsm: InProcessSoftHSM) -> None:
+    """Without that, each would find the label free."""
+    command = [sys.executable, "-m", "hwsigner", "keygen", uri_of(hsm, "object=racing")]
+    environment = {**ENVIRONMENT, **hsm.env, "PYTHONPATH": str(ROOT), "HWSIGNER_PIN": "1234"}
+    started = [subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True) for _ in range(3)]
+    outputs = [process.communicate(timeout=60) for process in started]
+    assert sorted(process.returncode for process in started) == [0, 3, 3], outputs
+    assert len([one for one in objects(hsm, "racing") if one.startswith("Private")]) == 1
+
+
+def test_token_that_another_process_changes_for_too_long_is_left_alone(
+    hsm: InProcessSoftHSM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = new_key(hsm, "waiting")
+    monkeypatch.setattr(writing, "_LONGEST_WAIT_SECONDS", 0.1)
+    file = open_lock_file("token", f"{hsm.label} {made.properties['serial']}")
+    assert file is not None
+    try:
+        assert lock_within(file, 1)
+        with pytest.raises(BackendUnavailableError, match=f"another process has been changing token '{hsm.label}'"):
+            delete_key(made.uri, agree, "1234")
+    finally:
+        os.close(file)
+    assert delete_key(made.uri, agree, "1234")
 
 
 def test_uri_of_two_tokens_makes_no_key_and_sends_no_pin(shim: Shim) -> None:

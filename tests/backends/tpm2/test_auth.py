@@ -156,7 +156,7 @@ class TestOwner:
 
     def test_wrong_auth_value_is_asked_for_once(self, tools: Tools, owned: Path) -> None:
         asked = Asked(owner="wrong", key=PASSWORD)
-        with pytest.raises(WrongPinError, match="wrong TPM owner auth value for owner"):
+        with pytest.raises(WrongPinError, match="wrong TPM owner auth value for the owner hierarchy"):
             open_key(tools.tpm.uri(owned), asked)
         assert len(asked.requests) == 1
         assert tools.counted_failures() == 0
@@ -195,13 +195,13 @@ class TestHierarchy:
         asked = Asked(**{hierarchy: SECRET})
         with open_key(uri, asked) as key:
             assert key.sign(b"message")
-        assert asked.requests == [PinRequest(f"TPM {hierarchy} auth value", hierarchy)]
+        assert asked.requests == [PinRequest(f"TPM {hierarchy} auth value", f"the {hierarchy} hierarchy")]
 
     def test_wrong_or_missing_auth_value_of_a_hierarchy_does_not_count(
         self, tools: Tools, hierarchy: str, uri: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("WRONG", "wrong")
-        with pytest.raises(WrongPinError, match=f"wrong TPM {hierarchy} auth value for {hierarchy}"):
+        with pytest.raises(WrongPinError, match=f"wrong TPM {hierarchy} auth value for the {hierarchy} hierarchy"):
             open_key(f"{uri}&{hierarchy}-pin-source=env:WRONG")
         with pytest.raises(PinError, match=f"{hierarchy} auth value"):
             open_key(uri)
