@@ -187,6 +187,10 @@ class TestRefused:
             scene.call("install-certificate", scene.write("long", certs.pem(leaf, *chain)), scene.key), 4, "6 inter"
         )
 
+    def test_file_with_too_many_certificates(self, scene: Scene, issued: Path) -> None:
+        path = scene.write("many", issued.read_bytes() + 64 * scene.ca.pem)
+        refused(scene.call("install-certificate", path, scene.key), 4, "has 65 certificates, more than 64")
+
     def test_stranger_in_the_file_when_warnings_are_errors(self, scene: Scene, issued: Path) -> None:
         other = certs.make_ca("Unrelated CA", certs.make_ca("Somebody"))
         both = scene.write("both", issued.read_bytes() + other.pem)
