@@ -7,7 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_publ
 
 import certs
 from backends.file.keyfiles import openssl
+from hwsigner.backends import certificate_file
 from hwsigner.errors import CertificateError, HwsignerError, PinError, SigningKeyError, UsageError, WrongPinError
 from hwsigner.key import FoundCertificate, find_certificates, open_key
 from hwsigner.management import (
@@ -28,6 +29,7 @@ from hwsigner.management import (
 from hwsigner.pins import AskPin
 from hwsigner.pins import sources as pin_sources
 from hwsigner.public_key import kind_of, verify
+from hwsigner.system.files import edit_file
 
 KINDS: dict[KeyAlgorithm, str] = {
     "p256": "EC P-256",
@@ -226,6 +228,30 @@ class TestCertificate:
         with pytest.raises(CertificateError, match=r"web\.crt is there already"):
             install_certificate(str(path), chain)
         assert beside.read_bytes() == before
+
+    def test_pipe_in_the_certificate_s_place_is_an_error(self, tmp_path: Path, ca: certs.Authority) -> None:
+        path = tmp_path / "web.key"
+        generate_key(str(path))
+        chain = leaf_for(path, ca)
+        os.mkfifo(tmp_path / "web.crt")
+        with pytest.raises(SigningKeyError, match=r"web\.crt is not a regular file"):
+            install_certificate(str(path), chain)
+        assert delete_key(str(path), agree) == (f"the key in {path}",)
+
+    def test_file_that_appears_at_the_last_moment_is_not_replaced(
+        self, tmp_path: Path, ca: certs.Authority, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def edit(path: str, change: Callable[[bytes], bytes], **options: int) -> None:
+            Path(path).write_text("notes")
+            edit_file(path, change, **options)
+
+        path = tmp_path / "web.key"
+        generate_key(str(path))
+        chain = leaf_for(path, ca)
+        monkeypatch.setattr(certificate_file, "edit_file", edit)
+        with pytest.raises(CertificateError, match=r"web\.crt is there already"):
+            install_certificate(str(path), chain)
+        assert (tmp_path / "web.crt").read_text() == "notes"
 
     def test_old_certificate_stays_if_the_new_one_can_t_be_written(
         self, tmp_path: Path, ca: certs.Authority, monkeypatch: pytest.MonkeyPatch
