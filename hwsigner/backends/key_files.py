@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_public_key
@@ -88,6 +88,8 @@ def write_certificates(path: str, certificates: Sequence[bytes], public_key: byt
 def holds_certificates(path: str, public_key: bytes | None) -> bool:
     """Return whether a file has certificates alone, the first of them for this key, or for any if that is None."""
     try:
+        if not os.path.isfile(path):  # Opening a pipe could take forever.
+            return False
         with open(path, "rb") as file:
             return _are_certificates(file.read(MAX_FILE_BYTES), public_key)
     except OSError:
@@ -109,27 +111,6 @@ def is_certificate_of(der: bytes, public_key: bytes) -> bool:
         return load_der_x509_certificate(der).public_key() == load_der_public_key(public_key)
     except (ValueError, UnsupportedAlgorithm, InvalidVersion):
         return False
-
-
-def delete_files(doomed: Mapping[str, str]) -> tuple[str, ...]:
-    """Delete files.
-
-    Args:
-        doomed: what each file is, in words, by its path.
-
-    Returns:
-        The words.
-
-    Raises:
-        SigningKeyError: a file can't be deleted. Those before it are gone.
-    """
-    for path, words in doomed.items():
-        try:
-            os.unlink(path)
-        except OSError as error:
-            problem = f"can't delete {words}: {error.strerror}"
-            raise SigningKeyError(problem, "Check who may change its folder") from error
-    return tuple(doomed.values())
 
 
 def _exists(path: str) -> SigningKeyError:

@@ -14,6 +14,7 @@ from hwsigner.cli.show import key_data, key_rows
 from hwsigner.config.flags import KEY, Flag, boolean, one_of, switch
 from hwsigner.errors import printable
 from hwsigner.management import KeyAlgorithm, KeyRequest, generate_key
+from hwsigner.uri import KeyURI
 
 HELP = "make a key in a token, a TPM or a file"
 
@@ -48,6 +49,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the key and print what is known of it."""
+    KeyURI.of_new(arguments.key)
     uri = options.key_uri(arguments, arguments.key)
     request = KeyRequest(
         algorithm=arguments.algorithm,

@@ -21,7 +21,6 @@ from hwsigner.backends.file.loading import encoded, passphrase_request
 from hwsigner.backends.key_files import (
     certificate_files,
     check_new_key_file,
-    delete_files,
     holds_certificates,
     write_certificates,
     write_new_key_file,
@@ -31,6 +30,7 @@ from hwsigner.errors import KeyNotFoundError, PinError, SigningKeyError, UsageEr
 from hwsigner.key import FoundCertificate
 from hwsigner.management import Confirm, InstalledCertificate, KeyAlgorithm, KeyDescription, KeyRequest
 from hwsigner.pins import PinSource
+from hwsigner.system.files import delete_files
 from hwsigner.system.notices import waiting
 from hwsigner.uri import KeyURI
 
@@ -122,8 +122,8 @@ def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...
     doomed = {path: f"the key in {path}"}
     if holds_certificates(certificate, public_key):
         doomed[certificate] = f"its certificate in {certificate}"
-    confirm(tuple(doomed.values()))
-    return delete_files(doomed)
+    delete_files(doomed, lambda: confirm(tuple(doomed.values())))
+    return tuple(doomed.values())
 
 
 def _encryption(uri: KeyURI, pins: PinSource) -> KeySerializationEncryption:

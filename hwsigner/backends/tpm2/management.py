@@ -7,7 +7,7 @@ from functools import partial
 
 from tpm2_pytss import TPM2B_PUBLIC, TPMA_OBJECT
 
-from hwsigner.backends.key_files import certificate_files, delete_files, holds_certificates
+from hwsigner.backends.key_files import certificate_files, holds_certificates
 from hwsigner.backends.tpm2 import handles
 from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import connected
@@ -22,6 +22,7 @@ from hwsigner.backends.tpm2.uris import handle_name, named_handle, session_setti
 from hwsigner.errors import SigningKeyError
 from hwsigner.management import Confirm
 from hwsigner.pins import PinSource
+from hwsigner.system.files import delete_files
 from hwsigner.uri import KeyURI
 
 __all__ = ["delete_key", "describe_key", "generate_key", "install_certificate"]
@@ -66,8 +67,9 @@ def _delete_file(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, .
         if holds_certificates(file, owner):
             doomed[file] = f"its certificates in {file}"
     first, *others = doomed.values()
-    confirm((f"{first}, with all that is in the file; a copy of it would still sign with its TPM", *others))
-    return delete_files(doomed)
+    shown = (f"{first}, with all that is in the file; a copy of it would still sign with its TPM", *others)
+    delete_files(doomed, lambda: confirm(shown))
+    return tuple(doomed.values())
 
 
 def _delete_persistent(uri: KeyURI, pins: PinSource, confirm: Confirm, handle: int) -> tuple[str, ...]:
