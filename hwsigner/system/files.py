@@ -134,6 +134,8 @@ def edit_file(path: str, edit: Callable[[bytes], bytes], *, mode: int = 0o600) -
 def create_file(path: str, data: bytes) -> None:
     """Write a new file of mode 0600. A failure leaves no file of that name, and a killed process all of it or none.
 
+    A killed process may also leave a hidden file of that mode beside it, `.NAME.XXXXXXXX.hwsigner-new`.
+
     Raises:
         OSError: it can't be written, or there is one already, which is left alone (FileExistsError).
     """
