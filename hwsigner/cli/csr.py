@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import warnings
+from functools import partial
 
 from hwsigner.certificate_request import check_names, sign_certificate_request
 from hwsigner.cli import options
@@ -39,40 +39,23 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("no subject given", "Add --subject CN=bamboo-01")
     names = {"dns_names": arguments.dns, "uris": arguments.uri}
     check_names(arguments.subject, **names)
-    if arguments.out:
-        _check_replaceable(arguments.out)
     uri = options.key_uri(arguments, arguments.key)
     with open_key(uri, options.pin_source(arguments, uri), allow_modules=True) as key:
         request = sign_certificate_request(key, arguments.subject, **names)
     for problem in untaggable(request):
         hint = "Choose another name, or leave it out of the Roles Anywhere profile's attribute mappings"
         warnings.warn(HwsignerWarning(problem, hint), stacklevel=2)
-
-    def replace(old: bytes) -> bytes:
-        _check_request(old, arguments.out)  # Another file may be there since the user was asked for the PIN.
-        return request.pem
-
     if arguments.out:
-        edit_file(arguments.out, replace)
+        edit_file(arguments.out, partial(_replaced, arguments.out, request.pem))
     else:
         sys.stdout.write(request.pem.decode())
     return 0
 
 
-def _check_replaceable(path: str) -> None:
-    """Check, before the key is used, that a file has one certificate request and nothing else, or is empty."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise HwsignerError(f"{path} is not a regular file", "Name a new file, or leave --out out for stdout")
-    try:
-        with open(path, "rb") as file:
-            old = file.read()
-    except OSError:
-        return  # There is none, or edit_file will say what is wrong.
-    _check_request(old, path)
-
-
-def _check_request(old: bytes, path: str) -> None:
+def _replaced(path: str, pem: bytes, old: bytes) -> bytes:
+    """Return the new content of a file that has one certificate request and nothing else, or is empty."""
     old = old.strip()
     if old and not (old.startswith(_STARTS) and old.count(b"-----BEGIN ") == 1):
         problem = f"{path} is there already, and is not a certificate request"
         raise HwsignerError(problem, "Name another file: it is not overwritten")
+    return pem

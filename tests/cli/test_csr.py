@@ -137,13 +137,6 @@ class TestFile:
         assert outcome.err.startswith(f"hwsigner: {path} is there already, and is not a certificate request")
         assert path.read_bytes() == before
 
-    def test_other_file_is_an_error_before_the_key_is_opened(
-        self, call: Callable[..., Outcome], tmp_path: Path
-    ) -> None:
-        (tmp_path / "other").write_text("notes")
-        outcome = call("csr", tmp_path / "none", *SUBJECT, "--out", tmp_path / "other")
-        assert "is not a certificate request" in outcome.err
-
     def test_file_that_appears_while_the_key_is_used_is_not_overwritten(
         self, call: Callable[..., Outcome], key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
