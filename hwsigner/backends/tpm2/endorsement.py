@@ -21,14 +21,15 @@ from tpm2_pytss import (
     TPMA_OBJECT,
     TSS2_Exception,
 )
-from tpm2_pytss.utils import NoSuchIndex, NVReadEK, create_ek_template
+from tpm2_pytss.utils import NoSuchIndex, create_ek_template
 
 from hwsigner.backends.pem import first_element
 from hwsigner.backends.tpm2.auth import ParentAuth, guarded_hierarchy
 from hwsigner.backends.tpm2.errors import INTEGRITY, VALUE, code
 from hwsigner.backends.tpm2.handles import EK_HANDLES
+from hwsigner.backends.tpm2.nv import read_index
 from hwsigner.backends.tpm2.tpm import TPM
-from hwsigner.errors import AttestationError
+from hwsigner.errors import AttestationError, CertificateError
 
 _Structure = TypeVar("_Structure", TPM2B_ID_OBJECT, TPM2B_ENCRYPTED_SECRET)
 
@@ -36,7 +37,6 @@ _Structure = TypeVar("_Structure", TPM2B_ID_OBJECT, TPM2B_ENCRYPTED_SECRET)
 _TEMPLATES = ("EK-ECC256", "EK-HIGH-ECC256", "EK-HIGH-ECC384", "EK-RSA2048", "EK-HIGH-RSA2048", "EK-HIGH-RSA3072")
 _WITHOUT_CERTIFICATE = "EK-RSA2048"
 _LISTED = 100
-_UNREADABLE = (0x148, 0x149, 0x14A)  # NV_LOCKED, NV_AUTHORIZATION, NV_UNINITIALIZED
 _DER_SEQUENCE = b"\x30"
 _AK_ATTRIBUTES = TPMA_OBJECT(
     TPMA_OBJECT.FIXEDTPM
@@ -153,16 +153,12 @@ class Endorsement:
 
 def _certified_template(tpm: TPM) -> tuple[bytes, TPM2B_PUBLIC]:
     """Return the certificate and the template of the first endorsement key that the TPM has a certificate for."""
-    read_index = NVReadEK(tpm.esys)
 
     def read(index: int) -> bytes:
         try:
-            data: bytes = read_index(index)
-        except TSS2_Exception as error:
-            if code(error) not in _UNREADABLE:
-                raise
+            return read_index(tpm, index)
+        except CertificateError as error:
             raise NoSuchIndex(index) from error
-        return data
 
     for name in _TEMPLATES:
         with suppress(ValueError):  # There is no certificate, or it is not DER.
