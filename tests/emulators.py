@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import re
 import sys
@@ -75,6 +76,7 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
 
 EMULATOR = re.compile(r"(^|/)(swtpm|pcscd|tpm2-abrmd)$|\bsofthsm")
 _is_allowed = True
+_numbers = itertools.count(1)
 sys.addaudithook(_watch)
 
 
@@ -105,8 +107,10 @@ def softhsm_folder(hardware: None) -> Iterator[Path]:
 def softhsm(softhsm_folder: Path, request: pytest.FixtureRequest) -> InProcessSoftHSM:
     """The SoftHSM of this process, with a new token without keys for this test module."""
     hsm = InProcessSoftHSM(softhsm_folder)
-    # No label may be a prefix of another: pkcs11-tool uses the first token whose label starts with the given one.
-    hsm.add_token(Path(request.node.nodeid).stem.removeprefix("test_")[:28] + ".hsm")
+    # No label may be a prefix of another: pkcs11-tool uses the first token whose label starts with the given one. And
+    # pytest-xdist may come back to a module whose token is still there.
+    number = next(_numbers)
+    hsm.add_token(f"{number}.{Path(request.node.nodeid).stem.removeprefix('test_')}"[:28] + ".hsm")
     return hsm
 
 
