@@ -11,7 +11,6 @@ import pytest
 
 from any_module import open_key
 from backends.contract import ENVIRONMENT, KeyContract, LockedKey, MakeKey, PinContract, openssl_verifies
-from backends.pkcs11.tokens import remove_tokens
 from emulators import InProcessSoftHSM
 from hwsigner.backends.pkcs11.errors import error_for
 from hwsigner.backends.pkcs11.functions import TokenInfo
@@ -40,7 +39,7 @@ LOGIN_REQUIRED, COUNT_LOW, FINAL_TRY, LOCKED = 0x4, 0x10000, 0x20000, 0x40000
 
 
 @pytest.fixture(scope="module")
-def hsm(softhsm: InProcessSoftHSM) -> Iterator[InProcessSoftHSM]:
+def hsm(softhsm: InProcessSoftHSM) -> InProcessSoftHSM:
     """Two tokens: one with a key of each kind, and one whose PIN is tried wrongly."""
     token = softhsm.label
     softhsm.add_token("suffering")
@@ -48,8 +47,7 @@ def hsm(softhsm: InProcessSoftHSM) -> Iterator[InProcessSoftHSM]:
         softhsm.generate(label, key_id, kind, token=token)
     softhsm.generate("P-256", b"\x21", "EC:prime256v1", token="suffering")
     softhsm.label = token
-    yield softhsm
-    remove_tokens(softhsm, token, "suffering")
+    return softhsm
 
 
 @pytest.fixture
