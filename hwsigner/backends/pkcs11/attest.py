@@ -15,6 +15,7 @@ from hwsigner.backends.pkcs11.objects import KeyObject, find_certificates
 from hwsigner.backends.pkcs11.search import choose_token, find_key, using
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.errors import UnsupportedKeyError, UsageError
+from hwsigner.management import inapplicable
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 
@@ -66,7 +67,7 @@ def answer_challenge(uri: KeyURI, pins: PinSource, challenge: Mapping[str, Any],
         SigningKeyError, PinError: as `open_key` and `Key.sign`.
     """
     if pcrs:
-        raise UsageError("a PKCS #11 token has no PCRs", "Leave out --pcrs")
+        raise inapplicable("pcrs", "pkcs11")
     with open_key(uri, pins) as key:
         return {"signature": key.sign(cast(bytes, challenge["message"]))}
 

@@ -52,7 +52,7 @@ class ManagedCard:
         """Prove the management key. It is asked for once, and sent again only after it was right.
 
         Returns:
-            What the card's owner should know: whether it is the key that everybody knows.
+            What the card's owner should know: whether it is the default, which is public.
 
         Raises:
             PinError: no place gives a key, or it is not a management key, so that it was not sent.
@@ -71,8 +71,8 @@ class ManagedCard:
         if key.lower() != DEFAULT_MANAGEMENT_KEY:
             return ()
         return (
-            "The card has the default management key, which everybody knows: whoever gets the card can replace its "
-            "keys. Change it with yubico-piv-tool -a set-mgm-key",
+            "The card has the default management key, which is public: any user of the card can replace its keys. "
+            "Change it with yubico-piv-tool -a set-mgm-key",
         )
 
     def _open(self) -> _OfficerSession:

@@ -272,7 +272,7 @@ class TestCertificate:
 
     def test_nv_index_is_refused(self, tmp_path: Path, ca: certs.Authority) -> None:
         generate_key(str(tmp_path / "web.key"))
-        with pytest.raises(UsageError, match="no NV index"):
+        with pytest.raises(UsageError, match="--nv-index does not apply to file: keys"):
             install_certificate(str(tmp_path / "web.key"), leaf_for(tmp_path / "web.key", ca), nv_index="0x01c20000")
 
 

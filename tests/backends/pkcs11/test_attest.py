@@ -194,7 +194,7 @@ def test_pcrs_are_refused(yubikey: YubiKey, roots: str) -> None:
     yubikey.generate(0x9A)
     uri = yubikey.uri(0x9A, YKCS11)
     asked, _ = challenge(make_statement(uri, yubikey.pin), read_trust(roots))
-    with pytest.raises(UsageError, match="a PKCS #11 token has no PCRs"):
+    with pytest.raises(UsageError, match="--pcrs does not apply to pkcs11: keys"):
         answer_challenge(uri, asked, yubikey.pin, pcrs="sha256:7")
 
 

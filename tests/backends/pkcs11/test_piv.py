@@ -378,7 +378,7 @@ def test_card_that_was_exchanged_meanwhile_is_not_changed(
 def test_default_management_key_is_noted(yubikey: YubiKey) -> None:
     for answer in (DEFAULT_KEY, "", f" {DEFAULT_KEY}\n"):
         made = generate(yubikey, pin=Person(answer), request=KeyRequest(overwrite=True))
-        assert any("default management key, which everybody knows" in note for note in made.notes)
+        assert any("default management key, which is public" in note for note in made.notes)
 
 
 @pytest.mark.parametrize(("algorithm", "size"), [("TDES", 24), ("AES128", 16), ("AES192", 24), ("AES256", 32)])
