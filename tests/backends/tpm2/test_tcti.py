@@ -78,6 +78,7 @@ class TestTabrmd:
     ) -> Iterator[ResourceManager]:
         """A tabrmd on a bus in place of the system's, beside the kernel's resource manager."""
         devices["tpmrm0"].touch()
+        monkeypatch.setattr(tcti_module, "_SECONDS", 20.0)
         with ResourceManager(swtpm) as manager:
             monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", manager.env["DBUS_SESSION_BUS_ADDRESS"])
             yield manager
