@@ -23,12 +23,14 @@ from urllib.parse import quote, unquote_to_bytes
 from hwsigner.backends import BACKENDS, SHORT_FORMS, Backend, find_backend
 from hwsigner.errors import UsageError
 
+_ANY_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")  # RFC 3986, 3.1.
 _PINS = frozenset({"pin-value", "pin-source"})
 _MISPLACED_PIN = re.compile(rb"pin-(value|source)=", re.IGNORECASE)
 _BINARY = frozenset({"id"})
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SAFE_IN_PATH = ":[]@!$'()*+,=&"  # RFC 7512, 2.3. Other schemes than pkcs11 also have the slash.
 _SAFE_IN_QUERY = ":[]@!$'()*+,=/?|"
+_EXAMPLES = {"tpm2": "path=/etc/pki/web.tss2", "pkcs11": "token=alpha;object=web"}
 _START_BYTES = 65536
 
 
@@ -60,6 +62,20 @@ class KeyURI:
         for value in (*uri.path.values(), *uri.query.values()):
             check_no_pin(value)
         return uri
+
+    @classmethod
+    def of_new(cls, uri: str | KeyURI) -> KeyURI:
+        """Return the key URI of a key to be made, parsed if it is text.
+
+        Raises:
+            UsageError: as `parse`; or it is the path of a file, and begins like a URI of another scheme. A misspelt
+                scheme would put a key into a file.
+        """
+        parsed = cls.of(uri)
+        if isinstance(uri, str) and parsed.path.get("path") == _bytes(uri) and _ANY_SCHEME.match(uri):
+            hint = f"Correct its scheme, or write ./{uri} for a file of that name"
+            raise UsageError(f"{uri} looks like a key URI of an unknown scheme, so no file was made", hint)
+        return parsed
 
     @classmethod
     def of(cls, uri: str | KeyURI) -> KeyURI:
@@ -184,10 +200,13 @@ class KeyURI:
         Raises:
             UsageError: it does not know an attribute. The message names the first.
         """
-        for given, known in ((self.path, path), (self.query, query | _PINS)):
+        query = query | _PINS
+        for given, known, place in ((self.path, path, "after"), (self.query, query, "before")):
             for name in given:
                 if name not in known:
                     hint = f"Known here: {', '.join(sorted(known))}"
+                    if name in path | query:
+                        hint = f"Write {name}=… {place} the question mark"
                     raise UsageError(f"{self.scheme}: URIs have no attribute {name!r}", hint)
 
 
@@ -208,7 +227,8 @@ def _attributes(scheme: str, text: str, separator: str) -> dict[str, bytes]:
         name, equals, value = item.partition("=")
         # Only the name goes into a message: the value may be a PIN.
         if not name or not equals:
-            hint = f"Write {scheme}:name=value, and a semicolon in a value as %3B"
+            example = _EXAMPLES.get(scheme, "name=value")
+            hint = f"Write {scheme}:{example}, and a semicolon in a value as %3B"
             raise UsageError(f"the {scheme}: URI has a part that is not name=value", hint)
         if name in attributes:
             raise UsageError(f"a {scheme}: URI gives {name!r} twice", "Give it once")

@@ -7,10 +7,11 @@ import shlex
 import sys
 from pathlib import Path
 
-from softhsm.command import ToolError
+from softhsm.command import ToolError, run
 from softhsm.token import PIN, SoftHSM
 from softhsm.tpm import SoftTPM
 
+HWSIGNER = str(Path(sys.executable).with_name("hwsigner"))
 TOKEN_LABEL = "hwsigner"
 HANDLE = 0x81000100
 
@@ -23,23 +24,26 @@ def make(folder: Path) -> None:
     pin_file = folder / "pin"
     pin_file.touch(mode=0o600)
     pin_file.write_text(f"{PIN}\n")
-    token = SoftHSM(folder / "token")
-    token.make()
-    token.add_token(TOKEN_LABEL)
-    token.generate("ec", b"\x01", "EC:prime256v1")
-    token.generate("rsa", b"\x02", "rsa:2048")
     tpm = SoftTPM(folder / "tpm")
-    files = {kind: folder / f"tpm-{kind.partition(':')[0].lower()}.pem" for kind in ("EC:P-256", "RSA:2048")}
     try:
         tpm.start(detached=True)
-        for kind, path in files.items():
-            tpm.create_key_file(path, kind)
-        tpm.persist(HANDLE, "ecc256")
+        token = SoftHSM(folder / "token")
+        token.make()
+        token.add_token(TOKEN_LABEL)
+        uris = {
+            token.uri("ec", pin_file): "p256",
+            token.uri("rsa", pin_file): "rsa2048",
+            tpm.uri(folder / "tpm-ec.pem"): "p256",
+            tpm.uri(folder / "tpm-rsa.pem"): "rsa2048",
+            tpm.uri(HANDLE): "p256",
+        }
+        for uri, algorithm in uris.items():
+            run([HWSIGNER, "keygen", uri, "--algorithm", algorithm], token.env | {"XDG_STATE_HOME": str(folder)})
     except BaseException:
         tpm.stop()
         raise
     print("# Key URIs")
-    for uri in (token.uri("ec", pin_file), token.uri("rsa", pin_file), *map(tpm.uri, files.values()), tpm.uri(HANDLE)):
+    for uri in uris:
         print(uri)
     print("# Environment")
     for name, value in (token.env | tpm.env).items():

@@ -162,6 +162,8 @@ def first_element(der: bytes) -> bytes:
 def _hint(path: str, reason: OSError) -> str:
     if path.startswith(("~", "$")):
         return "Write the full path: hwsigner does not expand ~ or $HOME"
+    if isinstance(reason, FileNotFoundError) and ":" in path.partition("/")[0]:
+        return "Check the path; key URIs start with pkcs11:, tpm2:, handle: or file:"
     return _HINTS.get(type(reason), "Check the path")
 
 

@@ -15,6 +15,7 @@ from hwsigner.config.flags import KEY, Flag, boolean, one_of, switch
 from hwsigner.errors import printable
 from hwsigner.management import KeyAlgorithm, KeyDescription, KeyRequest, generate_key
 from hwsigner.public_key import kind_of, to_pem
+from hwsigner.uri import KeyURI
 
 HELP = "make a key in a token, a TPM or a file"
 
@@ -49,6 +50,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the key and print what is known of it."""
+    KeyURI.of_new(arguments.key)
     uri = options.key_uri(arguments, arguments.key)
     request = KeyRequest(
         algorithm=arguments.algorithm,

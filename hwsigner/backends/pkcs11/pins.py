@@ -28,7 +28,10 @@ _NAMING = frozenset({"token", "serial", "slot-id", "slot-description"})
 _IN_FLAGS = ".told"
 # A login has begun and not ended.
 _OPEN = ".open"
-_BY_HAND = "Correct the stored PIN; then log in by hand (hwsigner list --login) or add --allow-final-pin-try"
+_BY_HAND = (
+    "Correct the stored PIN, then add --allow-final-pin-try once; or run hwsigner list --login with the token's URI, "
+    "without pin-source, and type the PIN"
+)
 # Names the file of the stored PIN that was right.
 _RIGHT = ".right"
 

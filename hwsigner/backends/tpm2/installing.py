@@ -76,7 +76,7 @@ def install_certificate(
     if not (is_file or nv_index):
         raise UsageError(
             f"there is no file beside {uri.name} for its certificate",
-            "Name an NV index for it with --nv-index 0x01c20000, or leave it where it is and give its path",
+            "Add --nv-index 0x01c20000; or do not install it, and name its file with --certificate",
         )
     public_key = describe_key(uri, pins).public_key
     if not nv_index:

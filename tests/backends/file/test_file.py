@@ -271,6 +271,11 @@ def test_path_with_a_tilde_or_variable_is_refused_with_a_hint(path: str) -> None
         open_key(path)
 
 
+def test_misspelt_scheme_of_a_key_uri_is_refused_with_a_hint() -> None:
+    with pytest.raises(SigningKeyError, match="key URIs start with pkcs11:, tpm2:, handle: or file:"):
+        open_key("pcks11:token=alpha")
+
+
 @pytest.mark.parametrize(("make", "message"), _BAD_FILES.values(), ids=_BAD_FILES.keys())
 class TestBadFiles:
     def test_bad_key_file_is_refused_with_its_path(

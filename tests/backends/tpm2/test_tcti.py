@@ -164,7 +164,7 @@ def answering(path: str, answer: bytes) -> Iterator[None]:
         thread = threading.Thread(target=serve)
         thread.start()
         yield
-        thread.join(10)
+        thread.join(60)
 
 
 @pytest.mark.parametrize(
