@@ -14,7 +14,7 @@ from hwsigner.backends.pkcs11.functions import Attribute, Session
 from hwsigner.backends.pkcs11.objects import KeyObject, find_certificates
 from hwsigner.backends.pkcs11.search import choose_token, find_key, using
 from hwsigner.backends.pkcs11.token import OpenToken
-from hwsigner.errors import UnsupportedKeyError, UsageError
+from hwsigner.errors import UnsupportedKeyError, UsageError, printable
 from hwsigner.management import inapplicable
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
@@ -83,7 +83,7 @@ def _slot_certificate(session: Session, key: KeyObject, public_key: bytes, uri: 
 
 def _description(token: OpenToken) -> str:
     info = token.info
-    return f"token {info.label!r} ({info.manufacturer}, {info.model}, serial number {info.serial})"
+    return printable(f"token {info.label!r} ({info.manufacturer}, {info.model}, serial number {info.serial})")
 
 
 def _claims(session: Session, key: KeyObject) -> dict[str, str]:
