@@ -115,7 +115,7 @@ def generate_key(
         SigningKeyError: there is such a key already, or the hardware refused; the message names what is left there.
         PinError: a PIN is missing, wrong or locked. A wrong PIN is sent once.
     """
-    parsed = KeyURI.of(uri)
+    parsed = KeyURI.of_new(uri)
     make: Callable[[KeyURI, PinSource, KeyRequest], KeyDescription] = _function(parsed, "generate_key", allow_modules)
     return make(parsed, PinSource.of(pin), request or KeyRequest())
 

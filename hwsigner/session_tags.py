@@ -1,8 +1,8 @@
 """Which session tags the service takes from a certificate, by the default attribute mapping of a profile.
 
 AWS's pages say that it maps the names of subject and issuer, and the first DNS name, URI and directory name of the
-subjectAltName; that one with other characters fails the request was seen. They do not say what becomes of a name with
-several values, so here it gives no tag.
+subjectAltName, and that it joins several values of one name by slashes, in the certificate's order. That other
+characters in a value fail the request was seen.
 """
 
 from __future__ import annotations
@@ -39,21 +39,20 @@ def session_tags(certificate: Certificate | CertificateRequest) -> dict[str, str
 
     Names that can't become a tag are left out; `untaggable` has them.
     """
-    found = _values(certificate)
-    return {tag: values[0] for tag, values in found.items() if _problem(tag, values) is None}
+    return {tag: value for tag, value in _values(certificate).items() if _problem(tag, value) is None}
 
 
 def untaggable(certificate: Certificate | CertificateRequest) -> list[str]:
     """Return a sentence for each name that can't become a session tag, so that the service may refuse the session."""
-    problems = (_problem(tag, values) for tag, values in _values(certificate).items())
+    problems = (_problem(tag, value) for tag, value in _values(certificate).items())
     return [problem for problem in problems if problem is not None]
 
 
-def _values(certificate: Certificate | CertificateRequest) -> dict[str, list[str]]:
-    """Return the values for each tag, in the certificate's order."""
-    found: dict[str, list[str]] = {}
+def _values(certificate: Certificate | CertificateRequest) -> dict[str, str]:
+    """Return the value for each tag."""
+    found: dict[str, str] = {}
     for tag, value in _pairs(certificate.x509):
-        found.setdefault(tag, []).append(value)
+        found[tag] = f"{found[tag]}/{value}" if tag in found else value
     return found
 
 
@@ -79,11 +78,8 @@ def _of_name(prefix: str, name: x509.Name) -> Iterator[tuple[str, str]]:
             yield f"{prefix}/{_TYPES[attribute.oid]}", str(attribute.value)
 
 
-def _problem(tag: str, values: list[str]) -> str | None:
-    """Return why values can't become a tag, or None."""
-    if len(values) > 1:
-        return f"{tag} has {len(values)} values, and which of them becomes the session tag is not known"
-    [value] = values
+def _problem(tag: str, value: str) -> str | None:
+    """Return why a value can't become a tag, or None."""
     if len(value) > MAX_LENGTH:
         return f"{tag} has {len(value)} characters, and a session tag has {MAX_LENGTH} at most"
     bad = dict.fromkeys(c for c in value if c not in _PUNCTUATION and unicodedata.category(c)[0] not in "LZN")

@@ -23,6 +23,7 @@ from urllib.parse import quote, unquote_to_bytes
 from hwsigner.backends import BACKENDS, SHORT_FORMS, Backend, find_backend
 from hwsigner.errors import UsageError
 
+_ANY_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")  # RFC 3986, 3.1.
 _PINS = frozenset({"pin-value", "pin-source"})
 _MISPLACED_PIN = re.compile(rb"pin-(value|source)=", re.IGNORECASE)
 _BINARY = frozenset({"id"})
@@ -61,6 +62,20 @@ class KeyURI:
         for value in (*uri.path.values(), *uri.query.values()):
             check_no_pin(value)
         return uri
+
+    @classmethod
+    def of_new(cls, uri: str | KeyURI) -> KeyURI:
+        """Return the key URI of a key to be made, parsed if it is text.
+
+        Raises:
+            UsageError: as `parse`; or it is the path of a file, and begins like a URI of another scheme. A misspelt
+                scheme would put a key into a file.
+        """
+        parsed = cls.of(uri)
+        if isinstance(uri, str) and parsed.path.get("path") == _bytes(uri) and _ANY_SCHEME.match(uri):
+            hint = f"Correct its scheme, or write ./{uri} for a file of that name"
+            raise UsageError(f"{uri} looks like a key URI of an unknown scheme, so no file was made", hint)
+        return parsed
 
     @classmethod
     def of(cls, uri: str | KeyURI) -> KeyURI:

@@ -12,8 +12,8 @@ from softhsm.command import ToolError
 from softhsm.tpm import SoftTPM
 
 _NAME = "com.intel.tss2.Tabrmd"
-_START_SECONDS = 10.0
-_STOP_SECONDS = 5.0
+_START_SECONDS = 30.0
+_STOP_SECONDS = 20.0
 
 
 class ResourceManager:

@@ -44,7 +44,7 @@ class TouchSensor:
             self._gone, self._last = not on, -_CACHED_SECONDS
             self._condition.notify_all()
 
-    def wait_until_asked(self, seconds: float = 10.0) -> bool:
+    def wait_until_asked(self, seconds: float = 60.0) -> bool:
         """Wait until the card is waiting for a touch, and return whether it is."""
         with self._condition:
             return self._condition.wait_for(lambda: self._waiting, seconds)

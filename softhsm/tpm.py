@@ -17,8 +17,8 @@ from softhsm.command import ToolError, run
 
 # TPM2_GetRandom of 8 bytes (TPM 2.0 Library, part 3, 16.1): a command that any started TPM answers.
 _GET_RANDOM = struct.pack(">HIIH", 0x8001, 12, 0x0000017B, 8)
-_START_SECONDS = 10.0
-_STOP_SECONDS = 5.0
+_START_SECONDS = 30.0
+_STOP_SECONDS = 20.0
 _MAX_SOCKET_PATH = 107
 _PROVIDERS = ("-provider", "tpm2", "-provider", "default", "-propquery", "?provider=tpm2")
 

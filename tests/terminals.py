@@ -46,7 +46,7 @@ class Terminal:
         """Return the screen's text up to a given text, waiting for it."""
         shown = b""
         while text.encode() not in shown:
-            assert select.select([self._master], [], [], 10)[0], shown
+            assert select.select([self._master], [], [], 60)[0], shown
             shown += os.read(self._master, 4096)
         return shown.decode()
 
@@ -56,7 +56,7 @@ class Terminal:
 
     def wait_until_silent(self) -> None:
         """Wait until the terminal does not show what is typed."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while self.echoes():
             assert time.monotonic() < deadline
             time.sleep(0.01)

@@ -99,10 +99,11 @@ def test_issuer_s_names_count_too() -> None:
     ]
 
 
-def test_name_with_several_values_gives_no_tag() -> None:
+def test_several_values_of_a_name_are_one_tag() -> None:
+    """In the order of the certificate, which is the reverse of the text's."""
     made = request("CN=a,DC=example,DC=com")
-    assert session_tags(made) == {"x509Subject/CN": "a"}
-    assert untaggable(made) == ["x509Subject/DC has 2 values, and which of them becomes the session tag is not known"]
+    assert session_tags(made) == {"x509Subject/CN": "a", "x509Subject/DC": "com/example"}
+    assert untaggable(made) == []
 
 
 def test_only_the_first_alternative_name_of_each_kind_counts() -> None:

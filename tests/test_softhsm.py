@@ -37,8 +37,8 @@ def is_running(pid: int) -> bool:
 
 
 def has_ended(pid: int) -> bool:
-    """Return whether a process has ended, waiting up to ten seconds for it."""
-    deadline = time.monotonic() + 10
+    """Return whether a process has ended, waiting up to a minute for it."""
+    deadline = time.monotonic() + 60
     while is_running(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     return not is_running(pid)

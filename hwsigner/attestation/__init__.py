@@ -20,6 +20,7 @@ from hwsigner.attestation.chain import Trust, VendorCertificate
 from hwsigner.attestation.documents import NONCE_BYTES, Document, Kind, Value, binding, new, read
 from hwsigner.attestation.findings import Findings
 from hwsigner.attestation.request import is_signed_by, read_request
+from hwsigner.attestation.weak import is_short
 from hwsigner.errors import AttestationError, UsageError
 from hwsigner.key import find_certificates, load_backend
 from hwsigner.pins import AskPin, PinSource
@@ -198,6 +199,12 @@ def _verifier(statement: Document) -> Any:
 
 
 def _with_csr(found: Findings, statement: Document) -> Findings:
-    """Return the findings with whether the statement's request is signed by its key."""
+    """Return the findings with whether the statement's request is signed by its key.
+
+    Raises:
+        AttestationError: the key is too short to prove anything.
+    """
+    if is_short(found.public_key):
+        raise AttestationError("the key is an RSA key of less than 2048 bits", "Make one with hwsigner keygen")
     csr = statement.blob("certificateRequest")
     return replace(found, matches_csr=is_signed_by(found.public_key, csr)) if csr else found

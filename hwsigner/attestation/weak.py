@@ -6,6 +6,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 _GENERATOR = 65537
+_LEAST_BITS = 2048
 _PRIMES: tuple[int, ...] = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
 _PRIMES += (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167)
 
@@ -24,6 +25,16 @@ def is_roca(public_key: bytes) -> bool:
         return False
     modulus = key.public_numbers().n
     return all(modulus % prime in _powers(prime) for prime in _PRIMES)
+
+
+def is_short(public_key: bytes) -> bool:
+    """Return whether an RSA key has less than 2,048 bits, which the service does not take, and which may be factored.
+
+    Args:
+        public_key: the DER SubjectPublicKeyInfo.
+    """
+    key = load_der_public_key(public_key)
+    return isinstance(key, rsa.RSAPublicKey) and key.key_size < _LEAST_BITS
 
 
 def weaknesses_of_tpm(public_key: bytes, endorsement_key: bytes, vendor: str) -> tuple[str, ...]:

@@ -47,8 +47,13 @@ def run(arguments: argparse.Namespace) -> int:
     for problem in untaggable(request):
         hint = "Choose another name, or leave it out of the Roles Anywhere profile's attribute mappings"
         warnings.warn(HwsignerWarning(problem, hint), stacklevel=2)
+
+    def replace(old: bytes) -> bytes:
+        _check_request(old, arguments.out)  # Another file may be there since the user was asked for the PIN.
+        return request.pem
+
     if arguments.out:
-        edit_file(arguments.out, lambda _: request.pem)
+        edit_file(arguments.out, replace)
     else:
         sys.stdout.write(request.pem.decode())
     return 0
@@ -60,9 +65,14 @@ def _check_replaceable(path: str) -> None:
         raise HwsignerError(f"{path} is not a regular file", "Name a new file, or leave --out out for stdout")
     try:
         with open(path, "rb") as file:
-            old = file.read().strip()
+            old = file.read()
     except OSError:
         return  # There is none, or edit_file will say what is wrong.
+    _check_request(old, path)
+
+
+def _check_request(old: bytes, path: str) -> None:
+    old = old.strip()
     if old and not (old.startswith(_STARTS) and old.count(b"-----BEGIN ") == 1):
         problem = f"{path} is there already, and is not a certificate request"
         raise HwsignerError(problem, "Name another file: it is not overwritten")

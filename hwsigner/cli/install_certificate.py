@@ -17,7 +17,14 @@ from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import KEY, Flag, switch
 from hwsigner.config.profiles import change_profile, check_name, profiles
-from hwsigner.errors import AmbiguousCertificateError, CertificateWarning, HwsignerError, KeyMismatchError, printable
+from hwsigner.errors import (
+    AmbiguousCertificateError,
+    CertificateError,
+    CertificateWarning,
+    HwsignerError,
+    KeyMismatchError,
+    printable,
+)
 from hwsigner.identity import Identity
 from hwsigner.key import FoundCertificate, find_certificates, open_key
 from hwsigner.management import describe_key, install_certificate
@@ -26,6 +33,7 @@ from hwsigner.uri import KeyURI
 
 HELP = "put a certificate beside its key, and print the flags that name both"
 
+_MOST = 64
 _FLAGS = (
     Flag("intermediates", "file of more certificates of the chain", "FILE"),
     Flag("nv-index", "TPM: put the leaf into this NV index, such as 0x01c20000, and not into a file", "INDEX"),
@@ -72,11 +80,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _certificates(arguments: argparse.Namespace) -> list[Certificate]:
-    """Return the certificates of the argument and of `--intermediates`."""
+    """Return the certificates of the argument and of `--intermediates`.
+
+    Raises:
+        CertificateError: there are too many.
+    """
     places = filter(None, (arguments.certificate, arguments.intermediates))
-    return [
-        one for place in places for one in load(find_certificates(place, PinSource().without_pin(), allow_modules=True))
-    ]
+    pins = PinSource().without_pin()
+    found = [one for place in places for one in load(find_certificates(place, pins, allow_modules=True))]
+    if len(found) > _MOST:  # More would make looking for the chain slow.
+        problem = f"{arguments.certificate} has {len(found)} certificates, more than {_MOST}"
+        raise CertificateError(problem, "Give the certificate and its chain alone")
+    return found
 
 
 def _chain_of(uri: KeyURI, public_key: bytes | None, certificates: Sequence[Certificate]) -> Chain:
@@ -116,7 +131,8 @@ def _for_any_folder(place: str | KeyURI) -> str:
     uri = KeyURI.of(place)
     if "path" in uri.path:
         uri = replace(uri, path={**uri.path, "path": os.path.abspath(uri.path["path"])})
-    return uri.file if uri.scheme == "file" and not uri.query else str(uri)
+    # In a URI, what can't be printed is encoded.
+    return uri.file if uri.scheme == "file" and not uri.query and uri.file.isprintable() else str(uri)
 
 
 def _print(arguments: argparse.Namespace, leaf: Certificate, flags: dict[str, str], notes: Sequence[str]) -> None:

@@ -12,9 +12,10 @@ from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import KEY, Flag, boolean, one_of, switch
-from hwsigner.errors import UsageError, printable
+from hwsigner.errors import printable
 from hwsigner.management import KeyAlgorithm, KeyDescription, KeyRequest, generate_key
 from hwsigner.public_key import kind_of, to_pem
+from hwsigner.uri import KeyURI
 
 HELP = "make a key in a token, a TPM or a file"
 
@@ -49,11 +50,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the key and print what is known of it."""
+    KeyURI.of_new(arguments.key)
     uri = options.key_uri(arguments, arguments.key)
-    start, colon, _ = arguments.key.partition("/")[0].partition(":")
-    if uri.scheme == "file" and colon and start.lower() != "file":
-        hint = f"Start it with pkcs11:, tpm2:, handle: or file:. For a file of this name, write ./{arguments.key}"
-        raise UsageError(f"there are no {start}: keys", hint)
     request = KeyRequest(
         algorithm=arguments.algorithm,
         always_authenticate=arguments.always_authenticate,

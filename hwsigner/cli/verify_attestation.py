@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import os
 from collections.abc import Iterator
 
 from hwsigner import attestation
-from hwsigner.attestation.documents import Document
+from hwsigner.attestation.documents import MAX_BYTES, Document
 from hwsigner.attestation.files import create_file, read_file
 from hwsigner.attestation.findings import Findings
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import Flag, switch
 from hwsigner.errors import AttestationError, KeyMismatchError, UsageError, printable
 from hwsigner.public_key import kind_of, to_pem
+from hwsigner.system.files import check_not_writable_by_others, open_trusted
 
 HELP = "verify on another machine that a key is in hardware"
 
@@ -42,9 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--challenge and --answer are two steps", "Give one of them")
     if bool(arguments.state) != bool(arguments.challenge or arguments.answer):
         raise UsageError("--challenge and --answer need --state, and --state needs one of them", "Add it")
-    statement, trust = read_file(arguments.statement, "statement"), attestation.read_trust(arguments.roots)
+    statement, trust = read_file(arguments.statement, "statement"), _read_trust(arguments.roots)
     if arguments.answer:
-        state, answer = read_file(arguments.state, "state"), read_file(arguments.answer, "answer")
+        state, answer = _read_state(arguments.state), read_file(arguments.answer, "answer")
         findings = attestation.verify_answer(statement, state, answer, trust)
     else:
         findings = attestation.examine(statement, trust)
@@ -58,6 +60,32 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.challenge:
         _write(*attestation.challenge(statement, trust), arguments)
     return 0
+
+
+def _read_trust(folder: str) -> attestation.Trust:
+    """Read the roots. Another user who can write to them could make up chips.
+
+    Raises:
+        UsageError: another user can. Or as `attestation.read_trust`.
+    """
+    trust = attestation.read_trust(folder)
+    for path in filter(os.path.exists, (folder, *glob.glob(os.path.join(glob.escape(folder), "*")))):
+        check_not_writable_by_others(path, os.stat(path), UsageError)
+    return trust
+
+
+def _read_state(path: str) -> Document:
+    """Read the state. Another user who can write it could answer any challenge.
+
+    Raises:
+        UsageError: another user can, or it can't be read.
+        AttestationError: it is not a state.
+    """
+    try:
+        with open_trusted(path, UsageError) as file:
+            return attestation.read(file.read(MAX_BYTES + 1), "state")
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {error.strerror}", "Check the path") from error
 
 
 def _write(challenge: Document, state: Document, arguments: argparse.Namespace) -> None:

@@ -14,15 +14,15 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import NamedTuple
 
-# The values of a request's keys, by the key's name in lower case. A key that the request lacks is not in it.
+# The values of a request's keys, by the key's name in lower case. A key that the request lacks has no values.
 Context = Mapping[str, tuple[str, ...]]
 # Whether a value of the request matches one value of a condition.
 Test = Callable[[str, Context], bool]
 
 # The keys whose presence and value are known for a request of Roles Anywhere, and what compares them. Names with a
 # slash at the end are those of tags.
-_KEYS = {
-    "aws:sourcearn": "text",
+KEYS = {
+    "aws:sourcearn": "text arn",
     "aws:sourceaccount": "text",
     "aws:principaltag/": "text",
     "aws:requesttag/": "text",
@@ -171,15 +171,15 @@ _ORDERS = {
     "GreaterThan": operator.gt,
     "GreaterThanEquals": operator.ge,
 }
-_OPERATORS = {
+OPERATORS = {
     "StringEquals": _Operator("text", _text()),
     "StringNotEquals": _Operator("text", _text(), negated=True),
     "StringEqualsIgnoreCase": _Operator("text", _text(ignore_case=True)),
     "StringNotEqualsIgnoreCase": _Operator("text", _text(ignore_case=True), negated=True),
     "StringLike": _Operator("text", _text(wildcards=True)),
     "StringNotLike": _Operator("text", _text(wildcards=True), negated=True),
-    **{f"Arn{name}": _Operator("text", _arn) for name in ("Equals", "Like")},
-    **{f"ArnNot{name}": _Operator("text", _arn, negated=True) for name in ("Equals", "Like")},
+    **{f"Arn{name}": _Operator("arn", _arn) for name in ("Equals", "Like")},
+    **{f"ArnNot{name}": _Operator("arn", _arn, negated=True) for name in ("Equals", "Like")},
     "DateEquals": _Operator("date", _compared(_date, operator.eq)),
     "DateNotEquals": _Operator("date", _compared(_date, operator.eq), negated=True),
     **{f"Date{name}": _Operator("date", _compared(_date, order)) for name, order in _ORDERS.items()},
@@ -222,14 +222,14 @@ class Condition:
             ValueError: the operator is unknown, or a value is not of its type. The text completes "…: ".
         """
         every, base, if_exists = _parts(name)
-        if base not in _OPERATORS or (base == "Null" and (every or if_exists)):
+        if base not in OPERATORS or (base == "Null" and (every or if_exists)):
             raise ValueError(f"unknown operator {name}")
         if not values:
             raise ValueError(f"{name} {key} has no value")
         tests = []
         for value in values:
             try:
-                tests.append(_OPERATORS[base].compile(value, has_variables))
+                tests.append(OPERATORS[base].compile(value, has_variables))
             except ValueError as error:
                 raise ValueError(f"{name} {key} has the value {value!r}, {error}") from error
         return cls(name, key, values, tuple(tests), has_variables)
@@ -241,7 +241,7 @@ class Condition:
             if kind is None:
                 return Finding(None, f"unknown key {key}")
         quantifier, base, _ = _parts(self.operator)
-        kind = _OPERATORS[base].kind
+        kind = OPERATORS[base].kind
         if kind not in ("null", *(known[0] or "").split()):
             return Finding(None, f"unknown use of {self.operator} with {self.key}")
         several = [key for key in self._variables if key.lower() in _MULTIVALUED]
@@ -257,7 +257,7 @@ class Condition:
 
     def _is_met(self, given: tuple[str, ...], context: Context) -> bool:
         quantifier, base, if_exists = _parts(self.operator)
-        negated = _OPERATORS[base].negated
+        negated = OPERATORS[base].negated
         if base == "Null":
             return any(each.test("false" if given else "true", context) for each in self._tests)
         if not given and if_exists:
@@ -292,7 +292,7 @@ def _parts(name: str) -> tuple[str | None, str, str | None]:
 def _kind(key: str) -> str | None:
     """Return what compares a key's values, or None if the key is unknown."""
     name, slash, tag = key.lower().partition("/")
-    return _KEYS.get(name + slash) if not slash or tag else None
+    return KEYS.get(name + slash) if not slash or tag else None
 
 
 def _quoted(values: tuple[str, ...]) -> str:

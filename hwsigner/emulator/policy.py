@@ -130,8 +130,7 @@ def request_context(
         **{f"aws:PrincipalTag/{name}": value for name, value in tags.items()},
         **{f"aws:RequestTag/{name}": value for name, value in tags.items()},
     }
-    context = {key.lower(): (value,) for key, value in values.items()}
-    return {**context, "aws:tagkeys": tuple(tags)} if tags else context
+    return {"aws:tagkeys": tuple(tags), **{key.lower(): (value,) for key, value in values.items()}}
 
 
 class _Statement:

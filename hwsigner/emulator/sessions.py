@@ -133,7 +133,7 @@ class SessionService:
             },
             "packedPolicySize": 10,
             "roleArn": role.arn,
-            "sourceIdentity": tags.source_identity(leaf),
+            "sourceIdentity": tags.source_identity(leaf, role.arn),
         }
         subject = tags.subject_arn(leaf, partition=arn.partition, region=parameters.region, account=arn.account)
         return json_response(201, {"credentialSet": [entry], "subjectArn": subject})
@@ -165,7 +165,7 @@ def _check_permission(
 ) -> None:
     if parameters.session_name is not None and not profile.accept_role_session_name:
         raise denied("Not authorized to set roleSessionName")
-    found = tags.principal_tags(leaf, role.arn)
+    found = tags.principal_tags(leaf, role.arn, profile.attribute_mappings)
     different = [name for name, value in role.principal_tags.items() if found.get(name) != value]
     if different:
         reason = f"the role's trust policy requires other values of {', '.join(different)}"
@@ -174,7 +174,7 @@ def _check_permission(
         trust_anchor=parameters.trust_anchor,
         tags=found,
         session_name=parameters.session_name or tags.default_session_name(leaf),
-        source_identity=tags.source_identity(leaf),
+        source_identity=tags.source_identity(leaf, role.arn),
         now=now,
     )
     reason = role.trust_policy.refusal(context) if role.trust_policy else ""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from hwsigner.emulator.refusals import denied
+from hwsigner.errors import ConfigError
 
 # The certificate's fields, as tags and the service's message name them.
 _FIELDS = {"x509Issuer": "Issuer", "x509Subject": "Subject", "x509SAN": "SAN"}
@@ -30,8 +31,32 @@ _NAMES = {
 }
 
 
-def principal_tags(leaf: x509.Certificate, role_arn: str) -> dict[str, str]:
-    """Return the session's tags x509Subject/…, x509Issuer/… and x509SAN/….
+# A profile's attribute mappings: for each field of the certificate, the specifiers of what becomes a tag.
+Mappings = Mapping[str, tuple[str, ...]]
+DEFAULT_MAPPINGS: Mappings = {"x509Subject": ("*",), "x509Issuer": ("*",), "x509SAN": ("DNS", "URI", "Name/*")}
+
+
+def parse_mappings(mappings: Mapping[str, Sequence[str]]) -> Mappings:
+    """Check attribute mappings, such as {"x509Subject": ["CN", "OU"]}. A field that is missing is not mapped.
+
+    Raises:
+        ConfigError: a field or specifier is unknown, or one without a documented meaning.
+    """
+    parsed = {}
+    for field, specifiers in mappings.items():
+        known = ["*", *_NAMES.values()]
+        if field == "x509SAN":
+            known = ["DNS", "URI", "Name", "Name/", *(f"Name/{name}" for name in known)]
+        is_list = isinstance(specifiers, list | tuple) and all(each in known for each in specifiers)
+        if field not in _FIELDS or not is_list:
+            problem = f"the attribute mapping {field} = {specifiers!r} is not known"
+            raise ConfigError(problem, "Subject and issuer have * or names such as CN; SANs have DNS, URI and Name/*")
+        parsed[field] = tuple("Name/*" if each in ("Name", "Name/") else each for each in specifiers)
+    return parsed
+
+
+def principal_tags(leaf: x509.Certificate, role_arn: str, mappings: Mappings = DEFAULT_MAPPINGS) -> dict[str, str]:
+    """Return the session's tags x509Subject/…, x509Issuer/… and x509SAN/…, by a profile's attribute mappings.
 
     As AWS documents ("Trust policy" in the Roles Anywhere User Guide), the first SAN of each kind is mapped. Several
     values of a name, such as two OUs, are joined by slashes in the certificate's order.
@@ -45,7 +70,8 @@ def principal_tags(leaf: x509.Certificate, role_arn: str) -> dict[str, str]:
         *_name_tags("x509Issuer", leaf.issuer),
         *_alternative_tags(leaf),
     ):
-        values.setdefault((field, name), []).append(value)
+        if _is_mapped(name, mappings.get(field, ())):
+            values.setdefault((field, name), []).append(value)
     joined = {tag: "/".join(parts) for tag, parts in values.items()}
     unmapped = {
         field: [name for (full, name), value in joined.items() if full == field and not _is_tag(value)]
@@ -59,16 +85,21 @@ def principal_tags(leaf: x509.Certificate, role_arn: str) -> dict[str, str]:
     return {f"{field}/{name}": value for (field, name), value in joined.items()}
 
 
-def source_identity(leaf: x509.Certificate) -> str:
+def source_identity(leaf: x509.Certificate, role_arn: str) -> str:
     """Return the session's source identity, by "Source identity rules" in the Roles Anywhere User Guide.
 
     It is the subject's CN after "CN=", or alone if it has 62 characters or more. Without a CN it is the serial number
     after "ID=".
+
+    Raises:
+        RefusalError: the CN has characters that a source identity can't have.
     """
     names = [str(each.value) for each in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     if not names:
         return f"ID={default_session_name(leaf)}"
     name = "/".join(names)
+    if not _is_tag(name):
+        raise denied(f"Unable to assume role for {role_arn}", "the CN has characters that a source identity can't have")
     return f"CN={name}" if len(name) <= _MAX_PREFIXED_NAME else name
 
 
@@ -82,6 +113,10 @@ def subject_arn(leaf: x509.Certificate, *, partition: str, region: str, account:
     """Return the ARN of the certificate's subject. Equal subjects have equal ARNs."""
     name = uuid.uuid5(uuid.NAMESPACE_X500, leaf.subject.rfc4514_string())
     return f"arn:{partition}:rolesanywhere:{region}:{account}:subject/{name}"
+
+
+def _is_mapped(name: str, specifiers: tuple[str, ...]) -> bool:
+    return name in specifiers or ("Name/*" if name.startswith("Name/") else "*") in specifiers
 
 
 def _name_tags(field: str, name: x509.Name, prefix: str = "") -> Iterator[tuple[str, str, str]]:

@@ -12,6 +12,7 @@ from cryptography import x509
 
 from hwsigner.emulator.arns import REGION, parse_arn, partition_of
 from hwsigner.emulator.policy import TrustPolicy
+from hwsigner.emulator.tags import DEFAULT_MAPPINGS, Mappings, parse_mappings
 from hwsigner.errors import CertificateError, ConfigError, UsageError
 
 ROLE_NAME = "hwsigner-demo"
@@ -19,7 +20,14 @@ PROFILE_ID = "11111111-1111-4111-8111-111111111111"
 CertificateSource = bytes | x509.Certificate
 _KEYS: dict[str, dict[str, type]] = {
     "trust_anchor": {"arn": str, "certificates": list, "enabled": bool},
-    "profile": {"arn": str, "roles": list, "duration_seconds": int, "accept_role_session_name": bool, "enabled": bool},
+    "profile": {
+        "arn": str,
+        "roles": list,
+        "duration_seconds": int,
+        "accept_role_session_name": bool,
+        "enabled": bool,
+        "attribute_mappings": dict,
+    },
     "role": {"arn": str, "max_session_duration": int, "principal_tags": dict, "trust_policy": str},
 }
 _REQUIRED = {"trust_anchor": {"arn", "certificates"}, "profile": {"arn", "roles"}, "role": {"arn"}}
@@ -36,13 +44,21 @@ class TrustAnchor:
 
 @dataclass
 class Profile:
-    """A profile: its roles, its session duration in seconds, and whether callers may name their sessions."""
+    """A profile: its roles, its session duration in seconds, and whether callers may name their sessions.
+
+    Attributes:
+        attribute_mappings: which names of the certificate become session tags. A ConfigError names what is invalid.
+    """
 
     arn: str
     roles: list[str]
     duration_seconds: int = 3600
     accept_role_session_name: bool = False
     enabled: bool = True
+    attribute_mappings: Mappings = field(default_factory=lambda: DEFAULT_MAPPINGS)
+
+    def __post_init__(self) -> None:
+        self.attribute_mappings = parse_mappings(self.attribute_mappings)
 
 
 @dataclass
@@ -141,7 +157,7 @@ def read_trust_policy(path: Path) -> TrustPolicy:
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}", "Give a JSON file with a trust policy") from error
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error.message}", error.hint) from error
+        raise _in_file(path, error) from error
 
 
 def load_world(path: Path) -> World:
@@ -161,7 +177,7 @@ def load_world(path: Path) -> World:
         if key not in {*_KEYS, "session_path"}:
             raise _bad(path, f"the unknown key {key}")
     anchors = [_trust_anchor(path, table) for table in _tables(path, document, "trust_anchor")]
-    profiles = [Profile(**table) for table in _tables(path, document, "profile")]
+    profiles = [_profile(path, table) for table in _tables(path, document, "profile")]
     roles = [_role(path, table) for table in _tables(path, document, "role")]
     session_path = document.get("session_path", "/sessions")
     if not isinstance(session_path, str) or not session_path.startswith("/"):
@@ -182,7 +198,7 @@ def _tables(path: Path, document: dict[str, Any], kind: str) -> list[dict[str, A
         for key, value in table.items():
             if key not in _KEYS[kind]:
                 raise _bad(path, f"the unknown key {kind}.{key}")
-            if type(value) is not _KEYS[kind][key] or not _contains_text(value):
+            if type(value) is not _KEYS[kind][key] or (key != "attribute_mappings" and not _contains_text(value)):
                 raise _bad(path, f"a value of the wrong type for {kind}.{key}")
         for key in sorted(_REQUIRED[kind] - set(table)):
             raise _bad(path, f"a [[{kind}]] without {key}")
@@ -207,6 +223,13 @@ def _trust_anchor(path: Path, table: dict[str, Any]) -> TrustAnchor:
     return TrustAnchor(**{**table, "certificates": certificates})
 
 
+def _profile(path: Path, table: dict[str, Any]) -> Profile:
+    try:
+        return Profile(**table)
+    except ConfigError as error:
+        raise _in_file(path, error) from error
+
+
 def _role(path: Path, table: dict[str, Any]) -> Role:
     file = table.get("trust_policy")
     return Role(**{**table, "trust_policy": None if file is None else read_trust_policy(path.parent / file)})
@@ -214,3 +237,7 @@ def _role(path: Path, table: dict[str, Any]) -> Role:
 
 def _bad(path: Path, what: str) -> ConfigError:
     return ConfigError(f"{path} has {what}", "hwsigner help emulator has an example")
+
+
+def _in_file(path: Path, error: ConfigError) -> ConfigError:
+    return ConfigError(f"{path}: {error.message}", error.hint)

@@ -12,12 +12,12 @@ import os
 import select
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from hwsigner.errors import HwsignerError, LockError
+from hwsigner.errors import HwsignerError, LockError, SigningKeyError
 
 # Seconds. A write takes milliseconds.
 LOCK_TIMEOUT = 10.0
@@ -150,6 +150,39 @@ def create_file(path: str, data: bytes) -> None:
             with suppress(OSError):
                 os.unlink(temporary, dir_fd=directory)
         sync_folder(directory)
+
+
+def delete_files(doomed: Mapping[str, str], confirm: Callable[[], None]) -> None:
+    """Delete files once the user has agreed, unless one of them was replaced meanwhile.
+
+    Args:
+        doomed: what each file is, in words, by its path without links.
+        confirm: asks the user, and raises an error to keep them.
+
+    Raises:
+        SigningKeyError: a file was replaced, so that none was deleted, or one can't be deleted.
+    """
+    stamps = _stamps(doomed)
+    confirm()
+    if changed := dict(_stamps(doomed).items() ^ stamps.items()):
+        raise SigningKeyError(
+            f"{min(changed)} was replaced meanwhile, so nothing was deleted", "Look at it, then retry"
+        )
+    for path, words in doomed.items():
+        try:
+            os.unlink(path)
+        except OSError as error:
+            problem = f"can't delete {words}: {error.strerror}"
+            raise SigningKeyError(problem, "Check who may change its folder") from error
+
+
+def _stamps(paths: Iterable[str]) -> dict[str, str]:
+    """Return the change stamps of those files that there are."""
+    found = {}
+    for path in paths:
+        with suppress(OSError):
+            found[path] = change_stamp(path, os.stat(path))
+    return found
 
 
 def _resolved(path: str) -> str:

@@ -28,7 +28,7 @@ printf ' HWSIGNER_AGENT=%s\\n' "$HWSIGNER_AGENT"
 exit 42
 """
 # Milliseconds, for tests that would take long.
-LIMITS = {"FIRST_BYTE": 300, "SILENCE": 500, "LONGEST": 1000}
+LIMITS = {"FIRST_BYTE": 600, "SILENCE": 1000, "LONGEST": 3000}
 
 
 @dataclass(frozen=True)

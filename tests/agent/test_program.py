@@ -346,7 +346,7 @@ class TestPatience:
         def talk(connection: socket.socket) -> None:
             for _ in range(4):
                 connection.sendall(b"1 working\n")
-                time.sleep(0.15)  # In total more than the first byte, or a silence, may take.
+                time.sleep(0.3)  # In total more than the first byte, or a silence, may take.
             connection.sendall(GOOD)
 
         fake_agent(runtime / "hwsigner", talk)

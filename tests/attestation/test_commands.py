@@ -8,10 +8,16 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.chips import issue
-from hwsigner.attestation.documents import MAX_BYTES, new
+from hwsigner.attestation.documents import MAX_BYTES, Kind, Value, new
 from hwsigner.cli import main
 
 CHALLENGE = new("challenge", "tpm2", dict.fromkeys(("statement", "nonce", "credentialBlob", "encryptedSecret"), b"x"))
+
+MEMBERS: dict[Kind, dict[str, Value]] = {
+    "statement": {"keyPublic": b"x", "token": "x"},
+    "answer": {"nonce": b"x", "signature": b"x"},
+    "state": {"statement": b"x", "nonce": b"x", "created": "x"},
+}
 
 
 @pytest.fixture
@@ -64,3 +70,18 @@ def test_command_is_refused_in_one_line(
     assert printed.out == ""
     assert printed.err.startswith(f"hwsigner: {message}")
     assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["roots", "roots/root.pem", "state"])
+def test_verifier_trusts_nothing_that_other_users_can_write(
+    name: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    documents = {kind: new(kind, "pkcs11", MEMBERS[kind]) for kind in MEMBERS}
+    for kind, document in documents.items():
+        (folder / kind).write_text(document.to_json())
+    (folder / name).chmod(0o777 if name == "roots" else 0o666)
+    command = ["verify-attestation", "statement", "--roots", "roots", "--state", "state", "--answer", "answer"]
+    assert main(command) == 2
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert f"{name} has mode 0{'777' if name == 'roots' else '666'}: other users can write it" in printed.err

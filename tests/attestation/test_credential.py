@@ -50,7 +50,11 @@ class Tools:
             run(["tpm2_startauthsession", "--policy-session", "-S", session], self.tpm.env)
             run(["tpm2_policysecret", "-Q", "-S", session, "-c", "e"], self.tpm.env)
             arguments += ["-P", f"session:{session}"]
-        self.run("tpm2_activatecredential", "-Q", *arguments)
+        try:
+            self.run("tpm2_activatecredential", "-Q", *arguments)
+        finally:
+            if has_policy:  # The tool saves the session, and other folders' tests use the same TPM.
+                run(["tpm2_flushcontext", session], self.tpm.env)
         return Path(secret).read_bytes()
 
 

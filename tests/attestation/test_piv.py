@@ -413,6 +413,14 @@ def test_key_of_the_library_of_roca_is_found_whatever_the_firmware() -> None:
     assert weaknesses_of_yubikey(good, (5, 4, 3), is_bio=False) == ()
 
 
+def test_key_that_may_be_factored_is_refused() -> None:
+    chain = old_chain(key=rsa.generate_private_key(65537, 1024))
+    claim = new("statement", "pkcs11", {"keyPublic": chain.public_key, "token": "alpha"})
+    for statement in (chain.statement, claim):
+        with pytest.raises(AttestationError, match="the key is an RSA key of less than 2048 bits"):
+            challenge(statement, chain.trust)
+
+
 @cache
 def rsa_key() -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(65537, 2048)

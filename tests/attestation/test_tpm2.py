@@ -92,6 +92,7 @@ class TestWhatIsProven:
         assert attestation.verify_answer(statement, state, answer, chip.trust).proven
 
     def test_quote_proves_pcrs(self, chip: Chip) -> None:
+        run(["tpm2_pcrreset", "16"], chip.tpm.env)
         run(["tpm2_pcrextend", f"16:sha256={'a5' * 32}"], chip.tpm.env)
         statement, _, state, answer = chip.answered("sha256:7,16")
         found = attestation.verify_answer(statement, state, answer, chip.trust)

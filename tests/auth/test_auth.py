@@ -47,7 +47,7 @@ def test_signed_request_is_accepted_and_wrong_credentials_are_refused(
     def status(auth: SigV4Auth, **options: Any) -> int:
         url = emulator.url + "/b/a (é)!*'+~/.x//y"
         params = {"q": "é +&", "empty": "", "a": ["2", "1"]}
-        return requests.put(url, params=params, auth=auth, timeout=5, **options).status_code
+        return requests.put(url, params=params, auth=auth, timeout=60, **options).status_code
 
     auth = SigV4Auth(key, REGION, service)
     assert status(auth, data=b"abc") == 200
@@ -68,11 +68,11 @@ def test_signed_request_is_accepted_and_wrong_credentials_are_refused(
 def test_presigned_url_is_accepted_unless_changed_or_expired(emulator: Emulator, service: str) -> None:
     auth = SigV4Auth(KEY, REGION, service)
     url = auth.presign("put", emulator.url + "/b/a (é)+?q=a b", expires=60, headers={"x-amz-acl": "private"})
-    assert requests.put(url, headers={"x-amz-acl": "private"}, timeout=5).status_code == 200
-    assert requests.put(url, headers={"x-amz-acl": "public-read"}, timeout=5).status_code == 403
-    assert requests.get(url, headers={"x-amz-acl": "private"}, timeout=5).status_code == 403
+    assert requests.put(url, headers={"x-amz-acl": "private"}, timeout=60).status_code == 200
+    assert requests.put(url, headers={"x-amz-acl": "public-read"}, timeout=60).status_code == 403
+    assert requests.get(url, headers={"x-amz-acl": "private"}, timeout=60).status_code == 403
     past = SigV4Auth(KEY, REGION, service, clock=lambda: 1e9)
-    assert requests.get(past.presign("GET", emulator.url + "/b"), timeout=5).status_code == 403
+    assert requests.get(past.presign("GET", emulator.url + "/b"), timeout=60).status_code == 403
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,8 @@ def test_headers_that_change_in_transit_are_refused_in_also_sign() -> None:
 def test_signed_header_is_refused_when_its_value_is_not_ascii(server: Server) -> None:
     auth = SigV4Auth(KEY, REGION, "s3")
     with pytest.raises(UsageError, match="x-amz-meta-a has characters outside ASCII"):
-        requests.get(server.url, headers={"X-Amz-Meta-A": "é"}, auth=auth, timeout=5)
-    requests.get(server.url, headers={"X-Other": "é", "X-Amz-Meta-A": b"ab"}, auth=auth, timeout=5)
+        requests.get(server.url, headers={"X-Amz-Meta-A": "é"}, auth=auth, timeout=60)
+    requests.get(server.url, headers={"X-Other": "é", "X-Amz-Meta-A": b"ab"}, auth=auth, timeout=60)
     assert server.last.is_signed()
     prepared = requests.Request("GET", server.url, headers={"X-Amz-A": "é".encode()}, auth=auth).prepare()
     assert prepared.headers["Authorization"]
@@ -176,7 +176,7 @@ def test_signed_request_can_be_signed_again(server: Server) -> None:
     headers = dict(prepared.headers)
     prepared.prepare_auth(SigV4Auth(KEY, REGION, "execute-api"))
     assert set(prepared.headers) == {*headers, "X-Amz-Security-Token"} - {"X-Amz-Content-SHA256"}
-    requests.put(server.url, data=b"abcd", headers=headers, auth=SigV4Auth(KEY, REGION, "s3"), timeout=5)
+    requests.put(server.url, data=b"abcd", headers=headers, auth=SigV4Auth(KEY, REGION, "s3"), timeout=60)
     assert server.last.is_signed()
 
 
@@ -236,7 +236,7 @@ def test_threads_may_share_a_session_and_an_auth(server: Server) -> None:
     with requests.Session() as session, ThreadPoolExecutor(16) as pool:
         session.auth = auth
         session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=16))
-        list(pool.map(lambda n: session.put(f"{server.url}/{n}", data=str(n), timeout=5), range(320)))
+        list(pool.map(lambda n: session.put(f"{server.url}/{n}", data=str(n), timeout=60), range(320)))
     assert len({received.target for received in server.received}) == 320
     assert all(received.is_signed(KEY) or received.is_signed(LONG_LIVED) for received in server.received)
 
@@ -332,7 +332,7 @@ def test_error_of_the_credentials_provider_is_passed_on() -> None:
         raise UsageError("no credentials today")
 
     with pytest.raises(UsageError, match="no credentials today"):
-        requests.get("https://h.example/", auth=SigV4Auth(fail, REGION, "s3"), timeout=5)
+        requests.get("https://h.example/", auth=SigV4Auth(fail, REGION, "s3"), timeout=60)
 
     def err() -> Key:
         raise ValueError("an error of its own")
@@ -359,7 +359,7 @@ def test_x509_auth_signs_create_session(emulator: Emulator, ca: Authority, tmp_p
 
     def post(auth: SigV4X509Auth) -> requests.Response:
         return requests.post(
-            emulator.url + "/sessions", params=arns, json={"durationSeconds": 900}, auth=auth, timeout=5
+            emulator.url + "/sessions", params=arns, json={"durationSeconds": 900}, auth=auth, timeout=60
         )
 
     with open_identity(source) as identity:

@@ -41,7 +41,7 @@ class Moto:
 
 def iam(url: str, action: str, **parameters: str) -> str:
     form = {"Action": action, "Version": "2010-05-08", "UserName": "u", **parameters}
-    answer = requests.post(url, data=form, auth=SigV4Auth(Key("AKIA", "any", ""), REGION, "iam"), timeout=20)
+    answer = requests.post(url, data=form, auth=SigV4Auth(Key("AKIA", "any", ""), REGION, "iam"), timeout=60)
     assert answer.status_code == 200, answer.text
     return answer.text
 
@@ -70,30 +70,30 @@ def moto() -> Iterator[Moto]:
 def test_s3_requests_are_accepted_by_moto(moto: Moto) -> None:
     with requests.Session() as session:
         session.auth = moto.auth("s3")
-        assert session.put(f"{moto.url}/bucket", timeout=20).status_code == 200
+        assert session.put(f"{moto.url}/bucket", timeout=60).status_code == 200
         key = f"{moto.url}/bucket/folder/a b(é)!"
         body = io.BytesIO(b"0123456789" * 100)
-        assert session.put(key, data=body, headers={"x-amz-meta-a": "b  c"}, timeout=20).status_code == 200
-        found = session.get(key, headers={"Range": "bytes=10-19"}, timeout=20)
+        assert session.put(key, data=body, headers={"x-amz-meta-a": "b  c"}, timeout=60).status_code == 200
+        found = session.get(key, headers={"Range": "bytes=10-19"}, timeout=60)
         assert (found.status_code, found.content) == (206, b"0123456789")
-        listed = session.get(f"{moto.url}/bucket", params={"list-type": "2", "prefix": "folder/a b"}, timeout=20)
+        listed = session.get(f"{moto.url}/bucket", params={"list-type": "2", "prefix": "folder/a b"}, timeout=60)
         assert "<Key>folder/a b(é)!</Key>" in listed.text
     for method, url in (("GET", key), ("PUT", key), ("DELETE", key), ("GET", f"{moto.url}/bucket")):
-        refused = requests.request(method, url, auth=moto.wrong("s3"), timeout=20)
+        refused = requests.request(method, url, auth=moto.wrong("s3"), timeout=60)
         assert (refused.status_code, "SignatureDoesNotMatch" in refused.text) == (403, True)
-    assert requests.delete(key, auth=moto.auth("s3"), timeout=20).status_code == 204
+    assert requests.delete(key, auth=moto.auth("s3"), timeout=60).status_code == 204
 
 
 def test_dynamodb_requests_are_accepted_by_moto(moto: Moto) -> None:
     headers = {"X-Amz-Target": "DynamoDB_20120810.ListTables", "Content-Type": "application/x-amz-json-1.0"}
-    answer = requests.post(moto.url, data="{}", headers=headers, auth=moto.auth("dynamodb"), timeout=20)
+    answer = requests.post(moto.url, data="{}", headers=headers, auth=moto.auth("dynamodb"), timeout=60)
     assert answer.json() == {"TableNames": []}
-    refused = requests.post(moto.url, data="{}", headers=headers, auth=moto.wrong("dynamodb"), timeout=20)
+    refused = requests.post(moto.url, data="{}", headers=headers, auth=moto.wrong("dynamodb"), timeout=60)
     assert refused.status_code in (400, 401, 403)
 
 
 def test_sts_requests_are_accepted_by_moto(moto: Moto) -> None:
     form = {"Action": "GetCallerIdentity", "Version": "2011-06-15"}
-    answer = requests.post(moto.url, data=form, auth=moto.auth("sts"), timeout=20)
+    answer = requests.post(moto.url, data=form, auth=moto.auth("sts"), timeout=60)
     assert "<Arn>arn:aws:iam::123456789012:user/u</Arn>" in answer.text
-    assert requests.post(moto.url, data=form, auth=moto.wrong("sts"), timeout=20).status_code == 403
+    assert requests.post(moto.url, data=form, auth=moto.wrong("sts"), timeout=60).status_code == 403

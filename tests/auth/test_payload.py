@@ -59,7 +59,7 @@ BODIES: dict[str, tuple[Callable[[], Any], bytes]] = {
 @pytest.mark.parametrize("name", BODIES)
 def test_body_of_any_kind_is_sent_and_signed(server: Server, name: str, auth: SigV4Auth) -> None:
     make, sent = BODIES[name]
-    requests.put(server.url, data=make(), auth=auth, timeout=5)
+    requests.put(server.url, data=make(), auth=auth, timeout=60)
     assert server.last.body == sent
     assert server.last.is_signed()
     assert server.last.header(HASH) == (hashlib.sha256(sent).hexdigest() if auth is S3 else None)
@@ -70,13 +70,13 @@ def test_file_is_signed_from_its_position(server: Server, tmp_path: Path) -> Non
     path.write_bytes(b"x" * (2 << 20) + b"y")
     with path.open("rb") as file:
         file.seek(1)
-        requests.put(server.url, data=file, auth=S3, timeout=5)
+        requests.put(server.url, data=file, auth=S3, timeout=60)
     assert len(server.last.body) == 2 << 20
     assert server.last.is_signed()
     with path.open("rb") as file:
-        requests.post(server.url, files={"f": file}, json={"a": 1}, auth=OTHER, timeout=5)
+        requests.post(server.url, files={"f": file}, json={"a": 1}, auth=OTHER, timeout=60)
     assert server.last.is_signed()
-    requests.post(server.url, json={"é": 1}, auth=OTHER, timeout=5)
+    requests.post(server.url, json={"é": 1}, auth=OTHER, timeout=60)
     assert server.last.is_signed()
 
 
@@ -115,7 +115,7 @@ def test_one_pass_body_is_sent_unsigned_over_https_to_s3(tmp_path: Path, name: s
     assert hash_body(body) is None
     ca = ServerCA(tmp_path)
     with Server(context=ca.context("127.0.0.1")) as server:
-        requests.put(server.url, data=body, auth=S3, timeout=5, verify=str(ca.path))
+        requests.put(server.url, data=body, auth=S3, timeout=60, verify=str(ca.path))
     assert server.last.body == b"abc"
     assert server.last.header(HASH) == "UNSIGNED-PAYLOAD"
     assert server.last.is_signed()
@@ -152,7 +152,7 @@ def test_unsigned_payload_leaves_the_body_unsigned_over_https_only() -> None:
 @pytest.mark.parametrize("value", ["UNSIGNED-PAYLOAD", b"UNSIGNED-PAYLOAD", hashlib.sha256(b"abc").hexdigest()])
 def test_body_is_not_read_when_its_hash_is_given(server: Server, auth: SigV4Auth, value: str | bytes) -> None:
     headers = {HASH.lower(): value, "Content-Length": "3"}
-    requests.put(server.url, data=ReadOnce(b"abc"), headers=headers, auth=auth, timeout=5)
+    requests.put(server.url, data=ReadOnce(b"abc"), headers=headers, auth=auth, timeout=60)
     assert server.last.header(HASH) == (value if isinstance(value, str) else value.decode())
     assert server.last.body == b"abc"
     assert server.last.is_signed()

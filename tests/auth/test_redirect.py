@@ -70,7 +70,7 @@ def test_redirect_within_an_origin_is_signed_again(
     data = io.BytesIO(b"abcdef") if body == "stream" else body
     if body == "stream":
         data.read(2)
-    answer = requests.put(server.url + "/a", data=data, auth=auth, headers={"Content-Type": "a/b"}, timeout=5)
+    answer = requests.put(server.url + "/a", data=data, auth=auth, headers={"Content-Type": "a/b"}, timeout=60)
     assert [received.is_signed() for received in server.received] == [True] * 3
     kept = status in (307, 308)
     assert server.last.method == ("GET" if status in (302, 303) else "PUT")
@@ -85,7 +85,7 @@ def test_redirect_to_another_origin_carries_no_signature(server: Server, elsewhe
     for status in (302, 307):
         for url in (elsewhere.url, f"http://localhost:{server.port}/b"):
             server.answers = {"/a": (status, url)}
-            requests.put(server.url + "/a", data=b"abc", auth=auth, headers=headers, timeout=5)
+            requests.put(server.url + "/a", data=b"abc", auth=auth, headers=headers, timeout=60)
             target = elsewhere if url == elsewhere.url else server
             assert secrets(target.last) == []
             assert target.last.header("X-Other") == "1"
@@ -94,7 +94,7 @@ def test_redirect_to_another_origin_carries_no_signature(server: Server, elsewhe
 
 def test_netrc_applies_to_another_origin(server: Server, elsewhere: Server, netrc: None) -> None:
     server.answers = {"/a": (302, elsewhere.url)}
-    requests.get(server.url + "/a", auth=S3, timeout=5)
+    requests.get(server.url + "/a", auth=S3, timeout=60)
     assert server.received[0].is_signed()
     assert secrets(elsewhere.last) == ["Authorization"]
     assert (elsewhere.last.header("Authorization") or "").startswith("Basic ")
@@ -103,7 +103,7 @@ def test_netrc_applies_to_another_origin(server: Server, elsewhere: Server, netr
 def test_redirect_back_from_another_origin_is_not_signed(server: Server, elsewhere: Server) -> None:
     server.answers = {"/a": (307, "/b"), "/b": (307, elsewhere.url + "/c")}
     elsewhere.answers = {"/c": (307, server.url + "/d")}
-    requests.get(server.url + "/a", auth=S3, timeout=5)
+    requests.get(server.url + "/a", auth=S3, timeout=60)
     assert [received.is_signed() for received in server.received] == [True, True, False]
     assert secrets(elsewhere.last) == secrets(server.last) == []
 
@@ -113,9 +113,9 @@ def test_https_and_http_are_different_origins(server: Server, tmp_path: Path) ->
     with Server(context=ca.context("127.0.0.1")) as tls:
         tls.answers = {"/a": (307, server.url), "/c": (307, "/d")}
         server.answers = {"/b": (307, tls.url)}
-        requests.get(tls.url + "/a", auth=S3, timeout=5, verify=str(ca.path))
+        requests.get(tls.url + "/a", auth=S3, timeout=60, verify=str(ca.path))
         assert secrets(server.last) == []
-        requests.get(server.url + "/b", auth=S3, timeout=5, verify=str(ca.path))
+        requests.get(server.url + "/b", auth=S3, timeout=60, verify=str(ca.path))
         assert secrets(tls.last) == []
         requests.put(
             tls.url + "/c", auth=SigV4Auth(KEY, "r", "s3", unsigned_payload=True), data=b"x", verify=str(ca.path)
@@ -128,7 +128,7 @@ def test_https_and_http_are_different_origins(server: Server, tmp_path: Path) ->
 @AUTHS
 def test_redirect_target_gets_a_slash_when_it_has_no_path(server: Server, auth: SigV4Auth, location: str) -> None:
     server.answers = {"/a": (307, server.url + location)}
-    requests.get(server.url + "/a", auth=auth, timeout=5)
+    requests.get(server.url + "/a", auth=auth, timeout=60)
     assert server.last.target == "/" + location.partition("#")[0]
     assert server.last.is_signed()
 
@@ -137,7 +137,7 @@ def test_redirect_target_gets_a_slash_when_it_has_no_path(server: Server, auth: 
 def test_redirect_to_an_invalid_url_is_not_followed(server: Server, location: str) -> None:
     server.answers = {"/a": (307, location)}
     with pytest.raises((requests.RequestException, ValueError)):
-        requests.get(server.url + "/a", auth=S3, timeout=5)
+        requests.get(server.url + "/a", auth=S3, timeout=60)
     assert len(server.received) == 1
 
 
@@ -154,9 +154,9 @@ def test_redirect_fails_when_its_body_can_not_be_sent_again(server: Server, auth
     body = BODIES_THAT_ARE_GONE[name]
     unsigned = {"X-Amz-Content-SHA256": "UNSIGNED-PAYLOAD"}
     with pytest.raises(UnrewindableBodyError):
-        requests.put(server.url + "/a", data=body(), headers=unsigned, auth=auth, timeout=5)
+        requests.put(server.url + "/a", data=body(), headers=unsigned, auth=auth, timeout=60)
     assert [received.target for received in server.received] == ["/a"]
-    requests.put(server.url + "/c", data=body(), headers=unsigned, auth=auth, timeout=5)
+    requests.put(server.url + "/c", data=body(), headers=unsigned, auth=auth, timeout=60)
     assert server.last.target == "/d"
     assert server.last.is_signed()
 
@@ -170,7 +170,7 @@ def test_redirected_body_is_sent_again_whether_its_hash_is_given_or_not(
     server.answers = {"/a": (307, "/b"), "/b": (308, "/c")}
     if hasattr(body, "seek"):
         body.seek(0)
-    requests.put(server.url + "/a", data=body, headers={"X-Amz-Content-SHA256": hash_}, auth=auth, timeout=5)
+    requests.put(server.url + "/a", data=body, headers={"X-Amz-Content-SHA256": hash_}, auth=auth, timeout=60)
     assert [received.body for received in server.received] == [b"abc"] * 3
     assert all(received.is_signed() for received in server.received)
 
@@ -179,14 +179,14 @@ def test_redirected_body_is_sent_again_whether_its_hash_is_given_or_not(
 @pytest.mark.parametrize("body", [bytearray(b"abc"), memoryview(b"abc"), array("B", b"abc")])
 def test_redirected_buffer_is_sent_again(server: Server, auth: SigV4Auth, body: Any) -> None:
     server.answers = {"/a": (307, "/b")}
-    requests.put(server.url + "/a", data=body, auth=auth, timeout=5)
+    requests.put(server.url + "/a", data=body, auth=auth, timeout=60)
     assert [received.body for received in server.received] == [b"abc"] * 2
     assert server.last.is_signed()
 
 
 def test_next_request_is_signed_when_the_caller_follows_a_redirect(server: Server) -> None:
     server.answers = {"/a": (307, "/b")}
-    answer = requests.put(server.url + "/a", data=b"abc", auth=OTHER, allow_redirects=False, timeout=5)
+    answer = requests.put(server.url + "/a", data=b"abc", auth=OTHER, allow_redirects=False, timeout=60)
     assert answer.status_code == 307
     assert len(server.received) == 1
     assert answer.next is not None
@@ -199,7 +199,7 @@ def test_each_redirect_is_signed_with_its_own_time(server: Server) -> None:
     times = count(1_000_000_000, 43_200)
     auth = SigV4Auth(KEY, "eu-west-1", "s3", clock=lambda: next(times))
     server.answers = {"/a": (307, "/b"), "/b": (307, "/c")}
-    requests.get(server.url + "/a", auth=auth, timeout=5)
+    requests.get(server.url + "/a", auth=auth, timeout=60)
     dates = [received.header("X-Amz-Date") or "" for received in server.received]
     assert dates[0] == "20010909T014640Z"
     assert dates == sorted(set(dates))
@@ -209,7 +209,7 @@ def test_each_redirect_is_signed_with_its_own_time(server: Server) -> None:
 def test_given_hash_follows_a_redirect_only_with_its_body(server: Server) -> None:
     server.answers = {"/a": (307, "/b"), "/b": (303, "/c")}
     requests.put(
-        server.url + "/a", data=b"abc", headers={"X-Amz-Content-SHA256": "UNSIGNED-PAYLOAD"}, auth=S3, timeout=5
+        server.url + "/a", data=b"abc", headers={"X-Amz-Content-SHA256": "UNSIGNED-PAYLOAD"}, auth=S3, timeout=60
     )
     hashes = [received.header("X-Amz-Content-SHA256") for received in server.received]
     assert hashes[:2] == ["UNSIGNED-PAYLOAD"] * 2
@@ -220,7 +220,7 @@ def test_given_hash_follows_a_redirect_only_with_its_body(server: Server) -> Non
 def test_signed_cookies_follow_a_redirect(server: Server) -> None:
     server.answers = {"/a": (302, "/b")}
     auth = SigV4Auth(KEY, "eu-west-1", "s3", also_sign="*")
-    requests.get(server.url + "/a", auth=auth, cookies={"c": "1"}, timeout=5)
+    requests.get(server.url + "/a", auth=auth, cookies={"c": "1"}, timeout=60)
     assert [received.header("Cookie") for received in server.received] == ["c=1", "c=1"]
     assert all(received.is_signed() for received in server.received)
 
@@ -230,7 +230,7 @@ def test_urllib3_retries_are_signed(server: Server) -> None:
     with requests.Session() as session:
         retries = Retry(2, status_forcelist=[503], allowed_methods=None, raise_on_status=False, backoff_factor=0)
         session.mount("http://", HTTPAdapter(max_retries=retries))
-        session.put(server.url + "/a", data=io.BytesIO(b"abc"), auth=S3, timeout=5)
+        session.put(server.url + "/a", data=io.BytesIO(b"abc"), auth=S3, timeout=60)
     assert [received.body for received in server.received] == [b"abc"] * 3
     assert all(received.is_signed() for received in server.received)
 

@@ -50,7 +50,7 @@ def test_host_header_is_sent_as_signed(
 ) -> None:
     lead_to(server.port)
     for target in (url, SESSION.prepare_request(requests.Request("GET", url, auth=AUTHS[service])).url):
-        requests.get(str(target), auth=AUTHS[service], timeout=5)
+        requests.get(str(target), auth=AUTHS[service], timeout=60)
         assert server.last.header("Host") == host
         assert server.last.is_signed()
 
@@ -60,7 +60,7 @@ def test_default_https_port_is_left_out_of_the_host_header(lead_to: Callable[[in
     with Server(context=ca.context("bucket.example")) as server:
         lead_to(server.port)
         for url, host in {":443": "bucket.example", "": "bucket.example", ":80": "bucket.example:80"}.items():
-            requests.get(f"https://bucket.example{url}/k", auth=AUTHS["s3"], timeout=5, verify=str(ca.path))
+            requests.get(f"https://bucket.example{url}/k", auth=AUTHS["s3"], timeout=60, verify=str(ca.path))
             assert server.last.header("Host") == host
             assert server.last.is_signed()
 
@@ -73,7 +73,7 @@ def test_default_https_port_is_left_out_of_the_host_header(lead_to: Callable[[in
     ],
 )
 def test_request_through_a_plain_proxy_is_signed(server: Server, url: str) -> None:
-    requests.get(url, auth=AUTHS["s3"], proxies={"http": server.url}, timeout=5)
+    requests.get(url, auth=AUTHS["s3"], proxies={"http": server.url}, timeout=60)
     received = server.last
     host = received.header("Host")
     assert received.target.startswith(f"http://{host}/")
@@ -83,7 +83,7 @@ def test_request_through_a_plain_proxy_is_signed(server: Server, url: str) -> No
 
 def test_redirect_through_a_plain_proxy_is_signed(server: Server) -> None:
     server.answers = {"http://bucket.example/a": (307, "http://BUCKET.example.:080/b")}
-    requests.get("http://bucket.example/a", auth=AUTHS["s3"], proxies={"http": server.url}, timeout=5)
+    requests.get("http://bucket.example/a", auth=AUTHS["s3"], proxies={"http": server.url}, timeout=60)
     received = server.last
     assert received.target == "http://bucket.example/b"
     received.__dict__["target"] = "/b"
@@ -95,7 +95,7 @@ def test_ipv6_zone_is_kept_in_the_url() -> None:
 
 
 def test_host_header_of_the_caller_is_signed(server: Server) -> None:
-    requests.get(server.url, headers={"host": "bucket.example:80"}, auth=AUTHS["s3"], timeout=5)
+    requests.get(server.url, headers={"host": "bucket.example:80"}, auth=AUTHS["s3"], timeout=60)
     assert server.last.header("Host") == "bucket.example:80"
     assert server.last.is_signed()
 
@@ -176,7 +176,7 @@ def test_dot_segments_are_removed_for_other_services(server: Server, path: str) 
         origin = "http://a.example" if by_proxy else server.url
         prepared = requests.Request("GET", origin + path).prepare()
         prepared.url = origin + path  # As after a redirect.
-        SESSION.send(AUTHS["execute-api"](prepared), proxies={"http": server.url} if by_proxy else {}, timeout=5)
+        SESSION.send(AUTHS["execute-api"](prepared), proxies={"http": server.url} if by_proxy else {}, timeout=60)
         received = server.last
         received.__dict__["target"] = received.target.removeprefix(origin)
         assert received.target == DOT_SEGMENTS[path]
@@ -187,7 +187,7 @@ def test_escaped_dot_segments_are_removed_for_other_services(server: Server) -> 
     for by_proxy in (False, True):
         origin = "http://a.example" if by_proxy else server.url
         proxies = {"http": server.url} if by_proxy else {}
-        requests.get(origin + "/a/b//%2E%2E", auth=AUTHS["execute-api"], proxies=proxies, timeout=5)
+        requests.get(origin + "/a/b//%2E%2E", auth=AUTHS["execute-api"], proxies=proxies, timeout=60)
         received = server.last
         received.__dict__["target"] = received.target.removeprefix(origin)
         assert received.target == "/a/b/"
@@ -234,7 +234,7 @@ def test_any_url_is_signed_as_it_is_sent(server: Server, path: str, query: str, 
     server.received.clear()
     plain = requests.Request("GET", url).prepare()
     proxies = {"http": server.url} if by_proxy else {}
-    SESSION.get(url, auth=AUTHS[service], proxies=proxies, timeout=5, allow_redirects=False)
+    SESSION.get(url, auth=AUTHS[service], proxies=proxies, timeout=60, allow_redirects=False)
     received = server.last
     assert received.target.startswith(origin if by_proxy else "/")
     received.__dict__["target"] = received.target.removeprefix(origin)

@@ -6,12 +6,15 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import certs
 from backends.file.keyfiles import openssl
 from emulators import InProcessSoftHSM
+from hwsigner.certificate_request import CertificateRequest, sign_certificate_request
+from hwsigner.cli import csr
 from hwsigner.management import generate_key
 from scene import Outcome, Scene
 from softhsm.tpm import SoftTPM
@@ -140,6 +143,19 @@ class TestFile:
         (tmp_path / "other").write_text("notes")
         outcome = call("csr", tmp_path / "none", *SUBJECT, "--out", tmp_path / "other")
         assert "is not a certificate request" in outcome.err
+
+    def test_file_that_appears_while_the_key_is_used_is_not_overwritten(
+        self, call: Callable[..., Outcome], key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def sign(*arguments: Any, **names: Any) -> CertificateRequest:
+            (tmp_path / "out").write_text("notes")
+            return sign_certificate_request(*arguments, **names)
+
+        monkeypatch.setattr(csr, "sign_certificate_request", sign)
+        outcome = call("csr", key, *SUBJECT, "--out", tmp_path / "out")
+        assert outcome.status == 1
+        assert "is not a certificate request" in outcome.err
+        assert (tmp_path / "out").read_text() == "notes"
 
     @pytest.mark.parametrize("out", ["folder", "folder/none/csr"])
     def test_file_that_can_t_be_written_is_named(

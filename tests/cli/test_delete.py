@@ -56,7 +56,7 @@ def test_typed_yes_deletes(terminal: Terminal, key: Path, typed: bytes) -> None:
     assert f"  the key in {key}" in shown
     assert key.exists()
     terminal.type(typed)
-    assert process.communicate(timeout=20) == (f"deleted the key in {key}\n".encode(), b"")
+    assert process.communicate(timeout=60) == (f"deleted the key in {key}\n".encode(), b"")
     assert (process.returncode, key.exists()) == (0, False)
 
 
@@ -65,7 +65,7 @@ def test_any_other_answer_keeps_it(terminal: Terminal, key: Path, typed: bytes) 
     process = terminal.start(*COMMAND, str(key))
     terminal.shown_until("Type yes to delete it: ")
     terminal.type(typed)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out, key.exists()) == (1, b"", True)
     assert err.startswith(b"hwsigner: nothing was deleted")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import tomllib
@@ -186,6 +187,10 @@ class TestRefused:
             scene.call("install-certificate", scene.write("long", certs.pem(leaf, *chain)), scene.key), 4, "6 inter"
         )
 
+    def test_file_with_too_many_certificates(self, scene: Scene, issued: Path) -> None:
+        path = scene.write("many", issued.read_bytes() + 64 * scene.ca.pem)
+        refused(scene.call("install-certificate", path, scene.key), 4, "has 65 certificates, more than 64")
+
     def test_stranger_in_the_file_when_warnings_are_errors(self, scene: Scene, issued: Path) -> None:
         other = certs.make_ca("Unrelated CA", certs.make_ca("Somebody"))
         both = scene.write("both", issued.read_bytes() + other.pem)
@@ -216,6 +221,16 @@ class TestProfile:
         assert f"{user_file}: [profile.web]" in outcome.out
         written = tomllib.loads(user_file.read_text())["profile"]["web"]
         assert written == {"certificate": str(installed), "private-key": str(scene.key)}
+
+    def test_path_that_can_not_be_printed_becomes_a_uri(self, scene: Scene, issued: Path, user_file: Path) -> None:
+        key = str(scene.folder / "k\n\udcff\x1b[31m.key")
+        os.rename(scene.key, key)
+        outcome = scene.call("install-certificate", issued, key, "--profile", "web")
+        assert outcome.status == 0, outcome.err
+        flags = tomllib.loads(user_file.read_text())["profile"]["web"]
+        assert flags["private-key"] == f"file:{scene.folder}/k%0A%FF%1B%5B31m.key"
+        assert f"--private-key {flags['private-key']}" in outcome.out
+        assert open_key(flags["private-key"]).public_key()
 
     def test_other_values_and_comments_of_the_profile_stay(self, scene: Scene, issued: Path, user_file: Path) -> None:
         scene.call(

@@ -13,7 +13,8 @@ import pytest
 
 from backends.file.keyfiles import openssl
 from hwsigner.backends import BACKENDS, Backend
-from hwsigner.management import KeyDescription, KeyRequest
+from hwsigner.errors import UsageError
+from hwsigner.management import KeyDescription, KeyRequest, generate_key
 from hwsigner.pins import PinRequest, PinSource
 from hwsigner.pins import sources as pin_sources
 from hwsigner.uri import KeyURI
@@ -132,6 +133,10 @@ def test_backend_without_management_is_named(call: Callable[..., Outcome], monke
         ("k", "--noda=perhaps"),
         ("k", "--certificate=c"),
         ("k", "--overwrite"),
+        ("tpm2:path=",),
+        ("pcks11:token=alpha;object=web",),
+        ("tpm:path=web.tss2",),
+        ("pcks11:token=alpha;object=web?pin-value=1234",),
         ("hande:0x81000100",),
         ("pcks11:token=alpha;object=web?module-path=/usr/lib/libykcs11.so.2",),
     ],
@@ -142,14 +147,19 @@ def test_invalid_arguments_exit_with_status_2(
     monkeypatch.chdir(tmp_path)
     outcome = call("keygen", *arguments)
     assert (outcome.status, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert "1234" not in outcome.err
     assert not list(tmp_path.iterdir())
 
 
-def test_misspelt_scheme_is_named_and_a_path_with_a_colon_still_works(
+def test_file_is_named_like_a_uri_only_on_purpose(
     call: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A misspelt scheme would put a key that was meant for hardware into a file."""
     monkeypatch.chdir(tmp_path)
-    outcome = call("keygen", "hande:0x81000100")
-    assert outcome.err.startswith("hwsigner: there are no hande: keys. Start it with pkcs11:, tpm2:, handle: or file:.")
-    assert [call("keygen", path).status for path in ("./hande:1", "file:hande:2", f"{tmp_path}/hande:3")] == [0, 0, 0]
-    assert {path.name for path in tmp_path.iterdir()} == {"hande:1", "hande:2", "hande:3"}
+    refused = call("keygen", "pcks11:object=web")
+    assert refused.err.startswith("hwsigner: pcks11:object=web looks like a key URI of an unknown scheme")
+    with pytest.raises(UsageError, match="unknown scheme"):
+        generate_key("pcks11:object=web")
+    for purpose in ("./pcks11:object=web", "file:pcks11:object=again"):
+        assert call("keygen", purpose).status == 0
+    assert len(list(tmp_path.iterdir())) == 2

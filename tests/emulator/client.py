@@ -171,7 +171,7 @@ def draft(emulator: Emulator, caller: Caller, **changes: Any) -> Draft:
 
 def connect(emulator: Emulator) -> socket.socket:
     address = urlsplit(emulator.url)
-    return socket.create_connection((address.hostname, address.port or 0), timeout=5)
+    return socket.create_connection((address.hostname, address.port or 0), timeout=60)
 
 
 def send(emulator: Emulator, request: Request | bytes) -> Reply:

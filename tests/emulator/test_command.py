@@ -54,7 +54,7 @@ def start() -> Iterator[Start]:
         lines: dict[str, str] = {}
         while "role-arn" not in lines:
             name, equals, value = process.stdout.readline().rstrip("\n").partition("=")
-            assert equals, process.communicate(timeout=10)
+            assert equals, process.communicate(timeout=60)
             lines[name] = value
         return process, lines
 
@@ -78,7 +78,7 @@ def emulated(lines: dict[str, str]) -> Emulator:
 
 def stopped(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> tuple[int, str]:
     process.send_signal(number)
-    stderr = process.communicate(timeout=10)[1]
+    stderr = process.communicate(timeout=60)[1]
     return process.returncode, stderr
 
 
@@ -224,7 +224,7 @@ def test_refusal_by_the_trust_policy_names_the_condition_on_stderr(
 
 
 def test_help_lists_every_fault() -> None:
-    stdout, stderr = command("--help").communicate(timeout=20)
+    stdout, stderr = command("--help").communicate(timeout=60)
     lines = stdout.splitlines()
     for name, kind in KINDS.items():
         (line,) = [line for line in lines if line.startswith(f"  {name} ")]
@@ -251,7 +251,7 @@ def test_command_outlives_its_terminal_under_nohup(ca_file: str) -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.2)
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_config_file_defines_the_world(start: Start, ca_file: str, tmp_path: Path, caller: Caller) -> None:

@@ -46,7 +46,7 @@ def test_openssl_verifies_the_tls_certificate(ca: Authority) -> None:
         command = ["openssl", "s_client", "-connect", address, "-CAfile", str(emulator.ca_file), "-verify_return_error"]
         command += ["-verify_ip", "127.0.0.1", "-x509_strict"]
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=False
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
         )
     assert "Verify return code: 0 (ok)" in done.stdout
 
@@ -185,7 +185,7 @@ def test_record_keeps_the_request_as_sent(emulator: Emulator) -> None:
 
 def test_stopping_ends_idle_and_half_sent_connections(ca: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_JOIN_SECONDS", 60)  # The threads end, or the test fails by its time limit.
-    before = threading.active_count()
+    before = set(threading.enumerate())
     emulator = Emulator(World.simple(ca.pem), tls=True)
     emulator.start()
     folder = emulator.ca_file and emulator.ca_file.parent
@@ -194,7 +194,7 @@ def test_stopping_ends_idle_and_half_sent_connections(ca: Authority, monkeypatch
         time.sleep(0.05)
         emulator.stop()
         assert idle.recv(1) == b""
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     assert folder is not None
     assert not folder.exists()
     emulator.stop()

@@ -15,7 +15,8 @@ from certs import Authority, issue
 from emulator.client import Caller, create_session, draft, send
 from emulator.conftest import KEYS
 from emulator.material import DAY, Form, authority, certificate
-from hwsigner.emulator import Emulator, Role, TrustPolicy, World
+from hwsigner.certificate_request import parse_name
+from hwsigner.emulator import Emulator, Profile, Role, TrustPolicy, World
 
 
 @pytest.mark.parametrize("kind", KEYS)
@@ -237,6 +238,51 @@ def test_trust_policy_judges_the_certificate_and_the_request(
             assert reply.headers["x-amzn-errortype"] == "AccessDeniedException"
             assert reply.json["message"] == f"Unable to assume role for {emulator.role_arn}"
             assert next(iter(next(iter(condition.values())))) in emulator.requests[0].reason
+
+
+MAPPINGS: list[tuple[dict[str, tuple[str, ...]], str, bool]] = [
+    ({"x509Subject": ("*",)}, "x509Subject/CN", True),
+    ({"x509Subject": ("*",)}, "x509Issuer/CN", False),
+    ({"x509Subject": ("CN",)}, "x509Subject/CN", True),
+    ({"x509Subject": ("CN",)}, "x509Subject/OU", False),
+    ({"x509Subject": (), "x509Issuer": ("O", "CN")}, "x509Subject/CN", False),
+    ({"x509Subject": (), "x509Issuer": ("O", "CN")}, "x509Issuer/CN", True),
+    ({"x509SAN": ("DNS", "Name/*")}, "x509SAN/URI", False),
+    ({"x509SAN": ("DNS", "Name/*")}, "x509SAN/DNS", True),
+    ({"x509SAN": ("DNS", "Name/*")}, "x509SAN/Name/CN", True),
+    ({"x509SAN": ("Name",)}, "x509SAN/Name/CN", True),
+    ({"x509SAN": ("Name/O",)}, "x509SAN/Name/CN", False),
+    ({"x509SAN": ("Name/CN",)}, "x509SAN/Name/CN", True),
+    ({}, "x509Subject/CN", False),
+]
+
+
+@pytest.mark.parametrize(("mappings", "tag", "is_mapped"), MAPPINGS)
+def test_attribute_mappings_of_the_profile_decide_what_becomes_a_tag(
+    ca: Authority, caller: Caller, mappings: dict[str, tuple[str, ...]], tag: str, is_mapped: bool
+) -> None:
+    leaf = certificate(Form(TAGGED, extensions=((ALTERNATIVES, False),)), caller.key.public_key(), ca)
+    absent = {"Null": {f"aws:PrincipalTag/{tag}": "true"}}
+    allowing = {"Effect": "Allow", "Principal": {"Service": "rolesanywhere.amazonaws.com"}, "Action": "sts:*"}
+    world = World.simple(ca.pem, trust_policy=TrustPolicy({"Statement": {**allowing, "Condition": absent}}))
+    world.profiles = {
+        arn: Profile(arn, each.roles, attribute_mappings=mappings) for arn, each in world.profiles.items()
+    }
+    with Emulator(world) as emulator:
+        assert create_session(emulator, Caller(caller.key, leaf)).status == (403 if is_mapped else 201)
+
+
+@pytest.mark.parametrize(("name", "status"), [("CN=build-7,OU=R&D", 201), ("CN=R&D", 403)])
+def test_name_that_is_not_mapped_need_not_be_a_tag_unless_it_is_the_source_identity(
+    ca: Authority, caller: Caller, name: str, status: int
+) -> None:
+    world = World.simple(ca.pem)
+    [(arn, profile)] = world.profiles.items()
+    world.profiles[arn] = Profile(arn, profile.roles, attribute_mappings={})
+    leaf = certificate(Form(parse_name(name)), caller.key.public_key(), ca)
+    with Emulator(world) as emulator:
+        assert create_session(emulator, Caller(caller.key, leaf)).status == status
+        assert ("source identity" in emulator.requests[0].reason) == (status == 403)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ arn = "{PREFIX}:profile/{UUID}"
 roles = ["arn:aws:iam::210987654321:role/build"]
 duration_seconds = 7200
 accept_role_session_name = true
+attribute_mappings = {{ x509Subject = ["CN"] }}
 
 [[role]]
 arn = "arn:aws:iam::210987654321:role/build"
@@ -96,6 +97,10 @@ BAD = {
         "other/ca.der: the trust policy is not JSON",
     ),
     "a table for a trust policy": (TOML.replace('"other/policy.json"', "{}"), "wrong type for role.trust_policy"),
+    "a mapping of an unknown field": (TOML.replace("x509Subject = [", "x509Serial = ["), "mapping x509Serial = ['CN']"),
+    "an unknown mapping": (TOML.replace('["CN"]', '["CN", "XX"]'), "mapping x509Subject = ['CN', 'XX'] is not known"),
+    "a mapping of all SANs": (TOML.replace('x509Subject = ["CN"]', 'x509SAN = ["*"]'), "x509SAN = ['*'] is not known"),
+    "a mapping that is no list": (TOML.replace('["CN"]', '"CN"'), "mapping x509Subject = 'CN' is not known"),
     "a path that is none": (TOML.replace('"/sessions"', '"sessions"'), "session_path"),
 }
 

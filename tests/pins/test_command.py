@@ -91,7 +91,7 @@ def test_failure_shows_the_programs_name_and_no_argument(command: str, words: st
     begin = time.monotonic()
     with pytest.raises(PinError, match=words) as caught:
         read_pin_command(command, 0.2 if "within" in words else 20.0)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 15
     assert caught.value.exit_status == 3
     assert "4711" not in f"{caught.value} {caught.value.hint}"
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
@@ -101,9 +101,8 @@ def test_failure_shows_the_programs_name_and_no_argument(command: str, words: st
 
 def test_killed_program_is_gone(tmp_path: Path) -> None:
     file = tmp_path / "pid"
-    code = f'import os, time; open("{file}", "w").write(str(os.getpid())); time.sleep(60)'
-    with pytest.raises(PinError, match="within"):
-        read_pin_command(python(code), 1.0)
+    with pytest.raises(PinError, match="within"):  # A shell, which starts at once.
+        read_pin_command(f"sh -c 'echo $$ >{file}; exec sleep 60'", 2.0)
     with pytest.raises(ProcessLookupError):
         os.kill(int(file.read_text()), 0)
 

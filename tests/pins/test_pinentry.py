@@ -56,7 +56,7 @@ class TestRealPinentries:
     def test_pinentry_returns_what_is_typed(self, terminal: Terminal, program: str, pin: str) -> None:
         process = self.start(terminal, program)
         terminal.type(pin.encode() + b"\r")
-        assert process.communicate(timeout=20) == (f"{pin!a}\n".encode(), b"")
+        assert process.communicate(timeout=60) == (f"{pin!a}\n".encode(), b"")
         assert terminal.echoes()
 
     @pytest.mark.parametrize(("program", "keys"), [("pinentry-curses", b"12\t\t\r"), ("pinentry-tty", b"\x04")])
@@ -64,21 +64,21 @@ class TestRealPinentries:
         process = self.start(terminal, program)
         terminal.type(keys)
         words = f"PinError 3 the question for the {SHOWN} was cancelled\n"
-        assert process.communicate(timeout=20) == (words.encode(), b"")
+        assert process.communicate(timeout=60) == (words.encode(), b"")
         assert terminal.echoes()
 
     @pytest.mark.parametrize("program", PROGRAMS)
     def test_unanswered_question_is_a_pin_error(self, terminal: Terminal, program: str) -> None:
         process = self.start(terminal, program, limit=1)
         words = f"PinError 3 the question for the {SHOWN} was not answered in time\n"
-        assert process.communicate(timeout=20) == (words.encode(), b"")
+        assert process.communicate(timeout=60) == (words.encode(), b"")
         assert terminal.echoes()
 
     @pytest.mark.parametrize("program", PROGRAMS)
     def test_interruption_restores_the_terminal(self, terminal: Terminal, program: str) -> None:
         process = self.start(terminal, program)
         os.kill(process.pid, 2)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
         assert (out, b"KeyboardInterrupt" in err) == (b"", True)
         assert terminal.echoes()
 
@@ -87,7 +87,7 @@ class TestRealPinentries:
         process = terminal.start("nohup", sys.executable, "-c", PROGRAM, "pinentry-tty", "20", TERM="xterm")
         terminal.shown_until("user PIN: ")
         terminal.close()
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
         assert (out.startswith(b"PinError 3 "), err) == (True, b"")
 
 
@@ -182,9 +182,10 @@ class TestProtocol:
     def test_program_that_is_not_a_pinentry_is_an_error(self, script: Script, code: str, words: str) -> None:
         program = script(code)
         begin = time.monotonic()
+        reply_limit = 0.5 if words == "does not answer" else 30
         with pytest.raises(PinError, match=f"pinentry {program} {words}"):
-            Pinentry(program, answer_limit=0.2, reply_limit=0.5).ask(REQUEST)
-        assert time.monotonic() - begin < 5
+            Pinentry(program, answer_limit=0.2, reply_limit=reply_limit).ask(REQUEST)
+        assert time.monotonic() - begin < 25
 
     def test_program_that_does_not_answer_is_an_error(self, script: Script) -> None:
         program = answering(script)

@@ -706,7 +706,7 @@ class TestCallsWithinARefresh:
 
             def interrupt(_: object) -> None:
                 signal.pthread_kill(main_thread, signal.SIGUSR1)
-                done.wait(10)
+                done.wait(60)
 
             signal.signal(signal.SIGUSR1, handle)
             return interrupt

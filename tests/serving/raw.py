@@ -21,7 +21,7 @@ class Client:
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self.port = port
-        self.sock = socket.create_connection((host, port), timeout=20)
+        self.sock = socket.create_connection((host, port), timeout=60)
         self._data = b""
 
     def __enter__(self) -> Self:

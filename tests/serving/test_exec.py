@@ -272,7 +272,7 @@ IGNORING = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN
 def test_exit_status_is_the_command_s_when_the_parent_ignores_sigchld(stage: Stage) -> None:
     command = ("sh", "-c", "grep ^SigIgn /proc/self/status; exit 3")
     with stage.start("exec", "web", "--", *command, wrapper=(*PYTHON, IGNORING)) as running:
-        out, err = running.process.communicate(timeout=20)
+        out, err = running.process.communicate(timeout=60)
     assert (running.process.returncode, out, err) == (3, "SigIgn:\t0000000000000000\n", "")
 
 
@@ -300,7 +300,7 @@ def test_command_is_waited_for_when_a_signal_can_t_be_passed_on_or_another_threa
         command = "sleep 0.2; kill -USR1 $PPID; sleep 0.2; kill -USR1 $PPID; exit 5"
         print(run_program(["sh", "-c", command], os.environ, lambda: None, inherited={0, 1, 2}))
     """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "5\n", "")
 
 

@@ -81,7 +81,7 @@ def test_flags_of_aws_signing_helper_serve_both_endpoints(served: tuple[Stage, P
 
 def test_botocore_gets_credentials_by_imds(served: tuple[Stage, Process, dict[str, str]]) -> None:
     stage, _, variables = served
-    fetcher = InstanceMetadataFetcher(timeout=5, num_attempts=1, base_url=variables[IMDS], env={})
+    fetcher = InstanceMetadataFetcher(timeout=60, num_attempts=1, base_url=variables[IMDS], env={})
     found = fetcher.retrieve_iam_role_credentials()
     assert found["role_name"] == stage.role
     assert found["access_key"].startswith("ASIA")
@@ -193,7 +193,7 @@ def test_address_is_printed_even_if_the_server_has_a_name(stage: Stage) -> None:
 def test_imds_is_served_for_a_named_profile_if_asked_for(stage: Stage) -> None:
     with stage.start("serve", FREE, "web", "--imds") as process:
         variables = process.variables()
-        fetcher = InstanceMetadataFetcher(timeout=5, num_attempts=1, base_url=variables[IMDS], env={})
+        fetcher = InstanceMetadataFetcher(timeout=60, num_attempts=1, base_url=variables[IMDS], env={})
         assert fetcher.retrieve_iam_role_credentials()["role_name"] == stage.role
 
 
@@ -406,7 +406,7 @@ def test_terminal_is_restored_when_a_signal_ends_an_open_prompt(stage: Stage, tm
             terminal.type(b"fir\x03" if number == signal.SIGINT else b"fir")
             if number != signal.SIGINT:
                 process.send_signal(number)
-            process.communicate(timeout=20)
+            process.communicate(timeout=60)
             assert process.returncode == 0
             assert terminal.echoes()
     finally:

@@ -281,11 +281,11 @@ class TestErrors:
 
         def edit(_: bytes) -> bytes:
             begun.set()
-            return b"1" if done.wait(10) else b"?"
+            return b"1" if done.wait(60) else b"?"
 
         thread = threading.Thread(target=edit_file, args=(str(file), edit))
         thread.start()
-        assert begun.wait(10)
+        assert begun.wait(60)
         second = threading.Thread(target=edit_file, args=(str(file), lambda data: data + b"2"))
         second.start()
         done.set()

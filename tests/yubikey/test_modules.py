@@ -135,7 +135,7 @@ def test_touch_completes_the_signature(keys: YubiKey, module: str, tmp_path: Pat
         assert keys.sensor.wait_until_asked()
         assert signing.poll() is None
         keys.touch()
-        assert signing.wait(10) == 0
+        assert signing.wait(60) == 0
     verify(keys, tmp_path, 0x9A)
 
 
@@ -173,7 +173,7 @@ def test_removal_ends_the_wait_for_a_touch(keys: YubiKey, pcsc: SoftPcsc, module
     ) as signing:
         assert keys.sensor.wait_until_asked()
         keys.remove()
-        _, errors = signing.communicate(timeout=10)
+        _, errors = signing.communicate(timeout=60)
     assert signing.returncode == 1
     # OpenSC reports the removal only if pcscd has noticed it by then.
     shown = {OPENSC: rb"CKR_GENERAL_ERROR|CKR_DEVICE_REMOVED", YKCS11: rb"CKR_DEVICE_REMOVED"}[module]

@@ -138,7 +138,7 @@ def test_pcscd_ends_with_the_process_that_started_it(short_folder: Path) -> None
         pid = os.pidfd_open(pid_of(short_folder))
         process.send_signal(signal.SIGKILL)
     with os.fdopen(pid) as ended:
-        assert select.select([ended], [], [], 10)[0]
+        assert select.select([ended], [], [], 60)[0]
 
 
 def test_pcscd_starts_for_an_ordinary_user(short_folder: Path) -> None:

@@ -14,23 +14,21 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
-    load_der_public_key,
 )
-from cryptography.x509 import load_der_x509_certificate
 
-from hwsigner.backends.file import find_certificates, open_key, private_key_block
+from hwsigner.backends.certificate_file import is_certificate_file, write_certificates
+from hwsigner.backends.file import open_key, private_key_block
 from hwsigner.backends.file.loading import encoded, passphrase_request
-from hwsigner.backends.pem import PKCS12, Block, read_contents
-from hwsigner.errors import CertificateError, HwsignerError, KeyNotFoundError, PinError, SigningKeyError, UsageError
+from hwsigner.backends.pem import PKCS12, read_contents
+from hwsigner.errors import KeyNotFoundError, PinError, SigningKeyError, UsageError
 from hwsigner.key import FoundCertificate
 from hwsigner.management import Confirm, InstalledCertificate, KeyAlgorithm, KeyDescription, KeyRequest
 from hwsigner.pins import PinSource
-from hwsigner.system.files import create_file, edit_file
+from hwsigner.system.files import create_file, delete_files
 from hwsigner.system.notices import waiting
 from hwsigner.uri import KeyURI
 
 _CURVES: dict[KeyAlgorithm, ec.EllipticCurve] = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R1()}
-_CERTIFICATE_MODE = 0o644
 _MAX_PASSPHRASE = 1023  # The limit of OpenSSL.
 _CAN_BE_COPIED = "A program that can read the file can copy the key, so it is for development"
 
@@ -106,14 +104,7 @@ def install_certificate(
     path = _certificate_path(uri)
     with open_key(uri, pins) as key:
         public_key = key.public_key()
-    if os.path.lexists(path) and not _is_of_key(path, public_key):
-        problem = f"{path} is there already, and is not a certificate of this key"
-        raise CertificateError(problem, "Move it to another place")
-    pem = b"".join(Block("CERTIFICATE", found.der).pem for found in chain)
-    try:
-        edit_file(path, lambda _: pem, mode=_CERTIFICATE_MODE)
-    except HwsignerError as error:
-        raise SigningKeyError(error.message, error.hint) from error
+    write_certificates(path, [found.der for found in chain], public_key)
     return InstalledCertificate(path)
 
 
@@ -130,15 +121,9 @@ def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...
         public_key = key.public_key()
     path, certificate = os.path.realpath(uri.file), _certificate_path(uri)
     doomed = {path: f"the key in {path}"}
-    if os.path.isfile(certificate) and _is_of_key(certificate, public_key):
+    if is_certificate_file(certificate, public_key):
         doomed[certificate] = f"its certificate in {certificate}"
-    confirm(tuple(doomed.values()))
-    for file in doomed:
-        try:
-            os.unlink(file)
-        except OSError as error:
-            problem = f"can't delete {doomed[file]}: {error.strerror}"
-            raise SigningKeyError(problem, "Check who may change its folder") from error
+    delete_files(doomed, lambda: confirm(tuple(doomed.values())))
     return tuple(doomed.values())
 
 
@@ -170,14 +155,3 @@ def _certificate_path(uri: KeyURI) -> str:
     path = os.path.realpath(uri.file)
     root, suffix = os.path.splitext(path)
     return f"{path if suffix == '.crt' else root}.crt"
-
-
-def _is_of_key(path: str, public_key: bytes) -> bool:
-    """Return whether a file has certificates alone, the first of them for this key."""
-    try:
-        contents = read_contents(path, CertificateError)
-        found = find_certificates(KeyURI("file", {"path": os.fsencode(path)}), PinSource())
-        first = load_der_x509_certificate(found[0].der).public_key()
-    except (CertificateError, ValueError):
-        return False
-    return len(found) == len(contents.blocks) and first == load_der_public_key(public_key)

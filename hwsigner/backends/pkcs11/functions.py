@@ -15,6 +15,7 @@ from struct import Struct
 from typing import Literal, NamedTuple
 
 from hwsigner.backends.pkcs11.errors import CRYPTOKI_NOT_INITIALIZED, PKCS11Error, error_for
+from hwsigner.errors import SigningKeyError
 
 Initialised = Literal["for threads", "for one thread", "by others"]
 _Buffer = ctypes.Array[ctypes.c_char]
@@ -28,6 +29,8 @@ _USER, _CONTEXT_SPECIFIC = 1, 2
 # More than the longest signature that there is: 4627 bytes, of ML-DSA-87.
 _SIGNATURE_BYTES = 5120
 _BATCH = 256
+# More objects or slots, and longer attributes, are a token's or a module's fault.
+_MOST, _LONGEST = 1 << 16, 1 << 20
 # Of CK_INFO: the manufacturer, the flags, the description and the version. Of CK_SLOT_INFO: the description, the
 # manufacturer and the flags. Of CK_TOKEN_INFO: the label, manufacturer, model, serial number, flags and, after limits
 # and the hardware's version, the firmware's version.
@@ -170,6 +173,7 @@ class Functions:
         """Return the slots that have a token."""
         count = _ULONG()
         check(self._get_slot_list(1, None, ctypes.byref(count)))
+        _check_count(count.value, "slots")
         slots = (_ULONG * count.value)()
         check(self._get_slot_list(1, slots, ctypes.byref(count)))
         return slots[: count.value]
@@ -297,6 +301,7 @@ class Session:
             while count.value:
                 check(functions.find_objects(self._handle, handles, _BATCH, ctypes.byref(count)))
                 found += handles[: count.value]
+                _check_count(len(found), "objects")
         finally:
             functions.find_objects_final(self._handle)
         return found
@@ -323,7 +328,7 @@ class Session:
         signature, length = (ctypes.c_char * _SIGNATURE_BYTES)(), _ULONG(_SIGNATURE_BYTES)
         if code := self._functions.sign(self._handle, data, len(data), signature, ctypes.byref(length)):
             raise error_for(code)
-        return ctypes.string_at(signature, length.value)
+        return ctypes.string_at(signature, min(length.value, _SIGNATURE_BYTES))
 
     def _read(self, found: int, names: Iterable[int]) -> dict[int, bytes]:
         """Ask for the lengths, then for the values of the attributes that have one."""
@@ -338,7 +343,7 @@ class Session:
         code = self._functions.get_attribute_value(self._handle, found, asked, len(asked))
         if code and code not in _READ_IN_PART:
             raise error_for(code)
-        return {one.type: one.length for one in asked if one.length != _UNAVAILABLE}
+        return {one.type: one.length for one in asked if one.length <= _LONGEST}  # _UNAVAILABLE is longer.
 
 
 def attributes(buffers: Mapping[int, _Buffer | None]) -> ctypes.Array[_Attribute]:
@@ -370,6 +375,12 @@ def from_number(number: int) -> bytes:
 def _text(padded: bytes) -> str:
     """Return a text without its padding. What is not UTF-8 becomes replacement characters."""
     return padded.rstrip(b"\0").decode("utf-8", "replace").rstrip()
+
+
+def _check_count(count: int, things: str) -> None:
+    """Raise an error for a list that may never end."""
+    if count > _MOST:
+        raise SigningKeyError(f"a PKCS #11 module lists more than {_MOST} {things}", "Use another module or token")
 
 
 def check(code: int) -> None:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from cryptography.x509 import InvalidVersion, load_der_x509_certificate
 from tpm2_pytss import ESYS_TR, TPM2_ALG, TPM2B_NV_PUBLIC, TPMA_NV, TPMS_NV_PUBLIC, TSS2_Exception
 
-from hwsigner.backends.pem import Block, read_contents
+from hwsigner.backends.certificate_file import is_certificate_file, write_certificates
 from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import connected
 from hwsigner.backends.tpm2.description import describe_key
@@ -32,10 +32,8 @@ from hwsigner.errors import CertificateError, HwsignerError, SigningKeyError, Us
 from hwsigner.key import FoundCertificate
 from hwsigner.management import InstalledCertificate
 from hwsigner.pins import PinSource
-from hwsigner.system.files import edit_file
 from hwsigner.uri import KeyURI
 
-_MODE = 0o644
 _ATTRIBUTES = TPMA_NV.OWNERWRITE | TPMA_NV.OWNERREAD | TPMA_NV.AUTHREAD | TPMA_NV.NO_DA
 _NV_INDEX_MAX = 0x117  # TPM 2.0 Library, part 2, 6.13: the bytes of the largest NV index.
 _MAX_BYTES = 2048
@@ -73,7 +71,7 @@ def install_certificate(
         BackendUnavailableError: the TPM can't be reached.
         PinError: the owner's auth value is missing or wrong; it was sent once.
     """
-    blocks = [Block("CERTIFICATE", found.der).pem for found in chain]
+    ders = [found.der for found in chain]
     is_file = named_handle(uri) is None
     if not (is_file or nv_index):
         raise UsageError(
@@ -83,7 +81,7 @@ def install_certificate(
     public_key = describe_key(uri, pins).public_key
     if not nv_index:
         path = certificate_files(uri.file)[0]
-        _write_file(path, blocks, public_key)
+        write_certificates(path, ders, public_key)
         return InstalledCertificate(path)
     query = {name: value for name, value in uri.query.items() if name == "tcti"}
     named = KeyURI("tpm2", {"nv": nv_index.encode("utf-8", "surrogateescape")}, query)
@@ -96,7 +94,7 @@ def install_certificate(
     path = ""
     if len(chain) > 1 and is_file:
         path = certificate_files(uri.file)[1]
-        _write_file(path, blocks[1:], None)
+        write_certificates(path, ders[1:], None)
     elif len(chain) > 1:
         notes.append("The intermediates are not in the TPM: keep their file, and name it with --intermediates")
     return InstalledCertificate(str(named), path, tuple(notes))
@@ -117,8 +115,8 @@ def certificate_files(key: str) -> tuple[str, str]:
 def installed_files(key: str, public_key: bytes | None) -> list[str]:
     """Return the files beside a key file that `install_certificate` wrote for it."""
     leaf, intermediates = certificate_files(key)
-    found = [leaf] if _holds_certificates(leaf, public_key) else []
-    return [*found, intermediates] if _holds_certificates(intermediates, None) else found
+    found = [leaf] if is_certificate_file(leaf, public_key) else []
+    return [*found, intermediates] if is_certificate_file(intermediates, None) else found
 
 
 def installed_indices(tpm: TPM, public_key: bytes) -> list[int]:
@@ -162,27 +160,6 @@ def _is_defined_here(tpm: TPM, index: int) -> bool:
         return int(public.nvPublic.attributes) == int(_ATTRIBUTES | TPMA_NV.WRITTEN)
     finally:
         tpm.esys.tr_close(handle)
-
-
-def _write_file(path: str, blocks: Sequence[bytes], public_key: bytes | None) -> None:
-    if os.path.lexists(path) and not _holds_certificates(path, public_key):
-        problem = f"{path} is there already, and is not a certificate of this key"
-        raise CertificateError(problem, "Move it to another place")
-    try:
-        edit_file(path, lambda _: b"".join(blocks), mode=_MODE)
-    except HwsignerError as error:
-        raise SigningKeyError(error.message, error.hint) from error
-
-
-def _holds_certificates(path: str, public_key: bytes | None) -> bool:
-    """Return whether a file has certificates alone, the first of them for this key, or for any if that is None."""
-    try:
-        blocks = read_contents(path, CertificateError).blocks
-        first = load_der_x509_certificate(blocks[0].data).public_key()
-    except (CertificateError, ValueError, UnsupportedAlgorithm):
-        return False
-    is_of_key = public_key is None or first == load_der_public_key(public_key)
-    return is_of_key and all(block.label.endswith("CERTIFICATE") for block in blocks)
 
 
 def _write_index(uri: KeyURI, index: _Index) -> None:

@@ -182,7 +182,8 @@ class _Making:
         policy = self._pcrs.policy(tpm, with_auth=self.has_pin) if self._pcrs else ()
         secret = TPM2B_SENSITIVE_CREATE(TPMS_SENSITIVE_CREATE(userAuth=self._pin))
         with tpm.temporary(partial(_owner_primary, tpm, self._auth)) as parent:
-            session = tpm.authorize(parent, b"", encrypts=self.has_pin)
+            # The session encrypts the PIN, and shows that the TPM of the pinned storage root key made the key.
+            session = tpm.authorize(parent, b"", encrypts=True)
             with waiting(_SLOW):
                 private, public, *_ = tpm.esys.create(parent, secret, self._template(policy), session1=session)
         return TSS2Key(not self.has_pin, _OWNER, public.marshal(), private.marshal(), policy=policy)

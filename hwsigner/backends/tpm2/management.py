@@ -21,6 +21,7 @@ from hwsigner.backends.tpm2.uris import handle_name, named_handle, session_setti
 from hwsigner.errors import SigningKeyError
 from hwsigner.management import Confirm
 from hwsigner.pins import PinSource
+from hwsigner.system.files import delete_files
 from hwsigner.uri import KeyURI
 
 __all__ = ["delete_key", "describe_key", "generate_key", "install_certificate"]
@@ -63,13 +64,8 @@ def _delete_file(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, .
     doomed = {path: f"the key in {path}"}
     doomed |= {file: f"its certificates in {file}" for file in installed_files(path, public_key)}
     first, *others = doomed.values()
-    confirm((f"{first}, with all that is in the file; a copy of it would still sign with its TPM", *others))
-    for file, words in doomed.items():
-        try:
-            os.unlink(file)
-        except OSError as error:
-            problem = f"can't delete {words}: {error.strerror}"
-            raise SigningKeyError(problem, "Check who may change its folder") from error
+    shown = (f"{first}, with all that is in the file; a copy of it would still sign with its TPM", *others)
+    delete_files(doomed, lambda: confirm(shown))
     return tuple(doomed.values())
 
 

@@ -111,7 +111,10 @@ def _read(tpm: TPM, index: _Index) -> bytes:
     try:
         while len(data) < index.size:
             size = min(at_once, index.size - len(data))
-            data += bytes(tpm.esys.nv_read(index.handle, size, len(data), authority))
+            part = bytes(tpm.esys.nv_read(index.handle, size, len(data), authority))
+            if len(part) != size or not size:  # Otherwise a faulty TPM would keep this from ending.
+                raise index.error(f"gives {len(part)} bytes instead of {size}", "Check what is between hwsigner and it")
+            data += part
     except TSS2_Exception as error:
         if code(error) not in (AUTH_FAIL, BAD_AUTH):
             raise

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import struct
 from urllib.parse import unquote
@@ -17,6 +18,7 @@ from hwsigner.uri import KeyURI
 _VARIABLES = ("TPM2_TCTI", "TPM2TOOLS_TCTI")
 _DEVICE_VARIABLE = "TPM_DEVICE"
 _DEVICES = ("/dev/tpmrm0", "/dev/tpm0")
+_HARMLESS = re.compile(r"device(:/dev/tpm(rm)?[0-9]+)?|(tabrmd|swtpm|mssim)(:.*)?", re.DOTALL)
 _NAME_IT = "name it with --tcti, with tcti= in the key URI, or in TPM2_TCTI"
 _ELSEWHERE = f"If the TPM is elsewhere, {_NAME_IT}"
 _TCTI_NOT_SUPPORTED = 0xA0015
@@ -50,19 +52,19 @@ def tcti_of(uri: KeyURI) -> str:
 
 
 def check_tcti(uri: KeyURI) -> None:
-    """Refuse a URI whose TCTI is a path to a library, or runs a program.
+    """Refuse a URI whose TCTI may do more than talk to a TPM.
 
-    The loader reads a TCTI as a library's name or path, `:`, and the library's own configuration. That of `cmd` is a
-    command, and that of `pcap` is another TCTI.
+    The loader reads a TCTI as a library's name or path, `:`, and the library's own configuration. That may be a command
+    (`cmd`), another TCTI (`pcap`, and the loader itself as `libtss2-tctildr.so.0`), or a file to be written: `device`
+    writes into any file that it can open, and `libtpms` keeps its state in one.
 
     Raises:
-        UsageError: it is such a TCTI.
+        UsageError: it is not one of a few known ones.
     """
-    tcti = uri.text("tcti") or ""
-    library = tcti.partition(":")[0]
-    if "/" in library or library.removeprefix("libtss2-tcti-").partition(".")[0] in ("cmd", "pcap"):
+    tcti = uri.text("tcti")
+    if tcti and not _HARMLESS.fullmatch(tcti):
         raise UsageError(
-            f"TCTI {tcti} is not one of the system's ways to a TPM: it can load or run any file",
+            f"TCTI {tcti} is not one of the system's ways to a TPM: it can load, run or write any file",
             "Give allow_modules=True if the key URI may do that",
         )
 

@@ -95,7 +95,7 @@ def named_handle(uri: KeyURI) -> int | None:
     if "nv" in uri.path:
         raise UsageError(f"{uri.name} names a certificate, not a key", "Name its key with --private-key")
     uri.require_known(frozenset({"handle", "path"}), QUERY)
-    if len(uri.path) != 1:
+    if len(uri.path) != 1 or uri.path.get("path") == b"":
         raise UsageError(f"{uri.name} needs one of handle= and path=", "Write tpm2:handle=0x81000100 or tpm2:path=FILE")
     handle = uri.text("handle")
     if handle is not None and not _HANDLE.fullmatch(handle):

@@ -7,7 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_publ
 
 import certs
 from backends.file.keyfiles import openssl
+from hwsigner.backends import certificate_file
 from hwsigner.errors import CertificateError, HwsignerError, PinError, SigningKeyError, UsageError, WrongPinError
 from hwsigner.key import FoundCertificate, find_certificates, open_key
 from hwsigner.management import (
@@ -28,6 +29,7 @@ from hwsigner.management import (
 from hwsigner.pins import AskPin
 from hwsigner.pins import sources as pin_sources
 from hwsigner.public_key import kind_of, verify
+from hwsigner.system.files import edit_file
 
 KINDS: dict[KeyAlgorithm, str] = {
     "p256": "EC P-256",
@@ -227,6 +229,30 @@ class TestCertificate:
             install_certificate(str(path), chain)
         assert beside.read_bytes() == before
 
+    def test_pipe_in_the_certificate_s_place_is_an_error(self, tmp_path: Path, ca: certs.Authority) -> None:
+        path = tmp_path / "web.key"
+        generate_key(str(path))
+        chain = leaf_for(path, ca)
+        os.mkfifo(tmp_path / "web.crt")
+        with pytest.raises(SigningKeyError, match=r"web\.crt is not a regular file"):
+            install_certificate(str(path), chain)
+        assert delete_key(str(path), agree) == (f"the key in {path}",)
+
+    def test_file_that_appears_at_the_last_moment_is_not_replaced(
+        self, tmp_path: Path, ca: certs.Authority, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def edit(path: str, change: Callable[[bytes], bytes], **options: int) -> None:
+            Path(path).write_text("notes")
+            edit_file(path, change, **options)
+
+        path = tmp_path / "web.key"
+        generate_key(str(path))
+        chain = leaf_for(path, ca)
+        monkeypatch.setattr(certificate_file, "edit_file", edit)
+        with pytest.raises(CertificateError, match=r"web\.crt is there already"):
+            install_certificate(str(path), chain)
+        assert (tmp_path / "web.crt").read_text() == "notes"
+
     def test_old_certificate_stays_if_the_new_one_can_t_be_written(
         self, tmp_path: Path, ca: certs.Authority, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -288,6 +314,27 @@ class TestDeletion:
         with pytest.raises(SigningKeyError, match="no private key"):
             delete_key(str(tmp_path / "ca.pem"), agree)
         assert os.listdir(tmp_path) == ["ca.pem"]
+
+    def test_file_that_was_replaced_while_the_user_was_asked_stays(self, tmp_path: Path) -> None:
+        path, other = tmp_path / "web.key", tmp_path / "other.key"
+        generate_key(str(path))
+        generate_key(str(other))
+        with pytest.raises(SigningKeyError, match=r"web\.key was replaced meanwhile, so nothing was deleted"):
+            delete_key(str(path), lambda _: os.replace(other, path))
+        assert path.exists()
+
+    def test_file_of_another_folder_stays_when_a_link_took_its_folder_s_place(self, tmp_path: Path) -> None:
+        for folder in ("shared", "own"):
+            (tmp_path / folder).mkdir()
+            generate_key(str(tmp_path / folder / "web.key"))
+
+        def swap(_: object) -> None:
+            (tmp_path / "shared").rename(tmp_path / "moved")
+            (tmp_path / "shared").symlink_to("own")
+
+        with pytest.raises(SigningKeyError, match=r"web\.key was replaced meanwhile"):
+            delete_key(str(tmp_path / "shared" / "web.key"), swap)
+        assert (tmp_path / "own" / "web.key").exists()
 
     def test_file_that_can_t_be_deleted_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*_: object, **__: object) -> None:

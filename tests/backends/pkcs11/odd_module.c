@@ -3,6 +3,7 @@
  *   ODD_CHATTER     text that C_Initialize prints on stderr
  *   ODD_RAISE, ODD_CLEAR  flags of each token to set and to clear, as numbers
  *   ODD_UNREADABLE  objects whose labels start with this can't be read
+ *   ODD_LIE         a lie: "objects" (there are more and more), "slots" (there are too many), "lengths" (of attributes)
  *   ODD_LOGINS      a file that gets a line for each C_Login
  */
 #include <dlfcn.h>
@@ -21,7 +22,8 @@ typedef struct {
 	void *functions[68];
 } functions_t;
 
-enum { INITIALIZE = 0, GET_FUNCTION_LIST = 3, GET_TOKEN_INFO = 6, LOGIN = 18, GET_ATTRIBUTE_VALUE = 24 };
+enum { INITIALIZE = 0, GET_FUNCTION_LIST = 3, GET_SLOT_LIST = 4, GET_TOKEN_INFO = 6, LOGIN = 18 };
+enum { GET_ATTRIBUTE_VALUE = 24, FIND_OBJECTS = 27 };
 enum { FLAGS_OFFSET = 96, LABEL = 3, GENERAL_ERROR = 5 };
 
 static functions_t real, ours;
@@ -30,6 +32,11 @@ static ulong_t number(const char *name)
 {
 	const char *text = getenv(name);
 	return text ? strtoul(text, NULL, 0) : 0;
+}
+
+static int lies(const char *lie)
+{
+	return getenv("ODD_LIE") && strcmp(getenv("ODD_LIE"), lie) == 0;
 }
 
 static ulong_t initialize(void *arguments)
@@ -67,7 +74,27 @@ static ulong_t get_attribute_value(ulong_t session, ulong_t object, attribute_t 
 	attribute_t wanted = {LABEL, label, sizeof label - 1};
 	if (unreadable && get(session, object, &wanted, 1) == 0 && strncmp(label, unreadable, strlen(unreadable)) == 0)
 		return GENERAL_ERROR;
-	return get(session, object, attributes, count);
+	wanted.length = get(session, object, attributes, count);
+	if (lies("lengths"))
+		for (ulong_t i = 0; i < count; i++)
+			attributes[i].length = attributes[i].value ? attributes[i].length : 1UL << 62;
+	return wanted.length;
+}
+
+static ulong_t find_objects(ulong_t session, ulong_t *objects, ulong_t most, ulong_t *count)
+{
+	if (!lies("objects"))
+		return ((ulong_t(*)(ulong_t, ulong_t *, ulong_t, ulong_t *))real.functions[FIND_OBJECTS])(session, objects, most, count);
+	memset(objects, 0, most * sizeof *objects);
+	*count = most;
+	return 0;
+}
+
+static ulong_t get_slot_list(unsigned char present, ulong_t *slots, ulong_t *count)
+{
+	ulong_t answer = ((ulong_t(*)(unsigned char, ulong_t *, ulong_t *))real.functions[GET_SLOT_LIST])(present, slots, count);
+	*count = lies("slots") ? 1UL << 60 : *count;
+	return answer;
 }
 
 ulong_t C_GetFunctionList(functions_t **list)
@@ -83,6 +110,8 @@ ulong_t C_GetFunctionList(functions_t **list)
 	ours.functions[GET_TOKEN_INFO] = get_token_info;
 	ours.functions[LOGIN] = login;
 	ours.functions[GET_ATTRIBUTE_VALUE] = get_attribute_value;
+	ours.functions[FIND_OBJECTS] = find_objects;
+	ours.functions[GET_SLOT_LIST] = get_slot_list;
 	*list = &ours;
 	return 0;
 }

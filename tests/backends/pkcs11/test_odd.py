@@ -92,3 +92,19 @@ def test_list_shows_the_state_of_the_pin_and_sends_none(
     tokens = [line.split("\t") for line in listed.splitlines() if line.startswith("token\t")]
     assert {row[6] for row in tokens} == {state}
     assert not (tmp_path / "logins").exists()
+
+
+@pytest.mark.parametrize(
+    ("lie", "message"),
+    [
+        ("objects", "a PKCS #11 module lists more than 65536 objects"),
+        ("slots", "a PKCS #11 module lists more than 65536 slots"),
+        ("lengths", "no key is named by"),
+    ],
+)
+def test_module_that_lies_about_how_much_there_is_gets_an_error(
+    command: Callable[..., subprocess.CompletedProcess[str]], hsm: InProcessSoftHSM, lie: str, message: str
+) -> None:
+    failed = command("show", f"pkcs11:token={hsm.label};object=P-256?pin-value=1234", lie=lie)
+    assert (failed.returncode, failed.stdout) == (3, "")
+    assert message in failed.stderr

@@ -242,13 +242,28 @@ class TestFile:
         with pytest.raises(UsageError, match="does not apply to tpm2: keys"):
             generate_key(tools.tpm.uri(path), KeyRequest(**request_))  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize(
+        ("session", "message"),
+        [("", "authorization failure"), ("&session=plain", r"made another key for .* than was asked for")],
+    )
     def test_key_that_was_changed_on_the_way_is_thrown_away(
-        self, swtpm: SoftTPM, tools: Tools, path: Path, short_folder: Path
+        self, swtpm: SoftTPM, tools: Tools, path: Path, short_folder: Path, session: str, message: str
     ) -> None:
         with ChangingProxy(swtpm, short_folder) as proxy:
-            with pytest.raises(SigningKeyError, match=r"made another key for .* than was asked for"):
-                generate_key(uri_through(proxy, path))
+            with pytest.raises(SigningKeyError, match=message):
+                generate_key(uri_through(proxy, path) + session)
             assert CREATE in proxy.codes
+        assert not path.exists()
+
+    def test_key_of_another_tpm_that_takes_the_place_of_the_pinned_one_is_refused(
+        self, proxy: TPMProxy, tools: Tools, path: Path, short_folder: Path
+    ) -> None:
+        uri = uri_through(proxy, path)
+        generate_key(uri)
+        path.unlink()
+        (short_folder / "other").mkdir()
+        with SoftTPM(short_folder / "other") as proxy._tpm, pytest.raises(SigningKeyError, match="storage root key"):
+            generate_key(uri)
         assert not path.exists()
 
     def test_user_is_told_when_it_takes_long(
@@ -645,7 +660,7 @@ def test_life_of_a_key_behind_a_resource_manager(tools: Tools, path: Path, swtpm
 class TestDescription:
     def test_file_is_described_without_the_tpm(self, tools: Tools, path: Path) -> None:
         made = make(tools, path, PASSWORD, pcrs="sha256:7,16")
-        described = describe_key(f"tpm2:path={path}?tcti=device:/dev/none")
+        described = describe_key(f"tpm2:path={path}?tcti=device:/dev/tpm77")
         assert described.properties == made.properties
         assert described.properties["pcrs"] == ["sha256:7", "sha256:16"]
         assert described.properties["policy"] == ["PolicyPCR", "PolicyAuthValue"]

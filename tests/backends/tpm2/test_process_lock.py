@@ -41,7 +41,7 @@ class TestProcessLock:
                 thread.start()
                 time.sleep(0.1)
                 assert signatures == []
-            thread.join(10)
+            thread.join(60)
             assert len(signatures) == 1
 
     def test_process_that_keeps_the_tpm_too_long_is_an_error(

@@ -33,7 +33,7 @@ SIGNER = """
 import sys
 from hwsigner.key import open_key
 uri, pin, count = sys.argv[1:4]
-with open_key(uri, pin) as key:
+with open_key(uri, pin, allow_modules=True) as key:
     for _ in range(int(count)):
         print(key.sign(b"message").hex(), flush=True)
     for line in sys.stdin:
@@ -307,7 +307,7 @@ def test_tpm_in_the_process_is_shared_by_its_keys(tmp_path: Path, monkeypatch: p
     primary, public, private = (str(tmp_path / name) for name in ("primary", "public", "private"))
     key = str(tmp_path / "key.pem")
     with pytest.raises(Exception, match="no key at handle:0x81000001"):
-        open_key(f"handle:0x81000001?tcti={tcti}")  # It starts the TPM up.
+        open_key(f"handle:0x81000001?tcti={tcti}", allow_modules=True)  # It starts the TPM up.
     run(["tpm2_createprimary", "-Q", "-G", "ecc", "-c", primary], env)
     run(["tpm2_create", "-Q", "-C", primary, "-G", "ecc256", "-p", PASSWORD, "-u", public, "-r", private], env)
     run(["tpm2_encodeobject", "-C", primary, "-u", public, "-r", private, "-o", key], env)

@@ -164,14 +164,17 @@ def answering(path: str, answer: bytes) -> Iterator[None]:
         thread = threading.Thread(target=serve)
         thread.start()
         yield
-        thread.join(10)
+        thread.join(60)
 
 
-@pytest.mark.parametrize("start", ["cmd:", "libtss2-tcti-cmd.so.0:", "pcap:cmd:", "libtss2-tcti-pcap.so:cmd:"])
+@pytest.mark.parametrize(
+    "start",
+    ["cmd:", "libtss2-tcti-cmd.so.0:", "pcap:cmd:", "libtss2-tcti-pcap.so:cmd:", "libtss2-tctildr.so.0:cmd:", ":cmd:"],
+)
 def test_tcti_of_a_uri_runs_no_program_unless_it_is_allowed(start: str, tmp_path: Path) -> None:
     uri = f"tpm2:handle=0x81000001?tcti={quote(f'{start}touch {tmp_path}/ran')}"
     for use in (open_key, find_certificates):
-        with pytest.raises(UsageError, match=f"TCTI {start}.* can load or run any file") as caught:
+        with pytest.raises(UsageError, match=f"TCTI {start}.* can load, run or write any file") as caught:
             use(uri)
         assert "allow_modules=True" in caught.value.hint
     assert not (tmp_path / "ran").exists()
@@ -180,12 +183,29 @@ def test_tcti_of_a_uri_runs_no_program_unless_it_is_allowed(start: str, tmp_path
 @pytest.mark.parametrize("tcti", ["/tmp/x.so", "/tmp/x.so:path=/y", "./x.so:", "../../tmp/x:y"])
 def test_tcti_of_a_uri_is_no_path_to_a_library_unless_it_is_allowed(tcti: str) -> None:
     uri = f"tpm2:handle=0x81000001?tcti={quote(tcti)}"
-    with pytest.raises(UsageError, match="can load or run any file"):
+    with pytest.raises(UsageError, match="can load, run or write any file"):
         open_key(uri)
-    with pytest.raises(UsageError, match="can load or run any file"):
+    with pytest.raises(UsageError, match="can load, run or write any file"):
         list(list_tokens(f"tpm2:?tcti={quote(tcti)}"))
     with pytest.raises(BackendUnavailableError, match="can't be loaded"):
         open_key(uri, allow_modules=True)
+
+
+@pytest.mark.parametrize("start", ["device:", "device:/dev/../", "libtpms:", "libtss2-tcti-device.so.0:"])
+def test_tcti_of_a_uri_writes_no_file_unless_it_is_allowed(start: str, tmp_path: Path) -> None:
+    victim = tmp_path / "notes"
+    victim.write_text("what no command to a TPM may overwrite")
+    with pytest.raises(UsageError, match="can load, run or write any file"):
+        open_key(f"tpm2:handle=0x81000001?tcti={quote(f'{start}{victim}')}")
+    assert victim.read_text() == "what no command to a TPM may overwrite"
+
+
+@pytest.mark.parametrize(
+    "tcti", ["device", "device:/dev/tpmrm7", "device:/dev/tpm7", "tabrmd:bus_type=none", "mssim:port=1"]
+)
+def test_tcti_of_a_uri_may_be_a_known_one(tcti: str) -> None:
+    with pytest.raises(BackendUnavailableError):
+        open_key(f"tpm2:handle=0x81000001?tcti={quote(tcti)}")
 
 
 def test_tcti_of_the_environment_may_be_any(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -208,7 +228,7 @@ def test_tcti_of_the_environment_may_be_any(monkeypatch: pytest.MonkeyPatch, tmp
 def test_missing_tpm_is_an_error_that_names_it(ec_file: Path, tcti: str, message: str) -> None:
     for name in (f"path={ec_file}", "handle=0x81000001"):
         with pytest.raises(BackendUnavailableError, match=message):
-            open_key(f"tpm2:{name}?tcti={quote(tcti)}")
+            open_key(f"tpm2:{name}?tcti={quote(tcti)}", allow_modules=True)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +251,7 @@ def test_device_that_can_not_be_opened_is_an_error_that_says_why(
 
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(BackendUnavailableError, match=message):
-        open_key("tpm2:handle=0x81000001?tcti=device:/dev/null")
+        open_key("tpm2:handle=0x81000001?tcti=device:/dev/null", allow_modules=True)
 
 
 @pytest.mark.parametrize("name", ["TPM2_TCTI", "TPM2TOOLS_TCTI"])

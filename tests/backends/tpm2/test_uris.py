@@ -19,10 +19,12 @@ from hwsigner.key import find_certificates, open_key
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 from softhsm.command import run
+from tpm_proxy import TPMProxy
 
 pytestmark = pytest.mark.usefixtures("refused_auth")
 
 INDEX = "0x1c10000"
+NV_READ = 0x14E
 READABLE = "ownerwrite|ownerread|authread|no_da"
 NOWHERE = "tcti=swtpm:path=/hwsigner-none"
 
@@ -231,6 +233,24 @@ class TestAccess:
         index.write(der(leaf), attributes=f"{READABLE}|read_stclear")
         index.tools.run("tpm2_nvreadlock", "-C", "o", INDEX)
         assert "is locked against reading" in index.refusal().message
+
+
+class SilentProxy(TPMProxy):
+    """A proxy that answers TPM2_NV_Read with no data."""
+
+    def _forward(self, command: bytes) -> bytes:
+        if int.from_bytes(command[6:10]) != NV_READ:
+            return super()._forward(command)
+        return bytes.fromhex("8002 00000015 00000000 00000002 0000 0000 01 0000".replace(" ", ""))
+
+
+def test_reading_an_index_ends_when_the_tpm_gives_no_data(index: Index, leaf: Certificate, short_folder: Path) -> None:
+    index.write(der(leaf))
+    with (
+        SilentProxy(index.tools.tpm, short_folder) as proxy,
+        pytest.raises(CertificateError, match="gives 0 bytes instead of"),
+    ):
+        find_certificates(f"tpm2:nv={INDEX}?tcti={proxy.tcti}")
 
 
 def test_missing_index_is_an_error_that_lists_those_that_exist(tools: Tools) -> None:
