@@ -52,7 +52,10 @@ def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescri
         create_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
     except OSError as error:
         _check_free(path)
-        raise SigningKeyError(f"can't write {path}: {error.strerror}", "No key was written") from error
+        raise SigningKeyError(
+            f"can't write {path}: {error.strerror}",
+            "No key was written; name a folder that exists and that you may write",
+        ) from error
     made = describe_key(uri, pins)
     if made.public_key != key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
         raise SigningKeyError(f"{path} has another key than the one written", "Another program replaced it")
