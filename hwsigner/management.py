@@ -48,8 +48,7 @@ class KeyRequest:
         """
         for one in fields(self):
             if one.name not in ("algorithm", *names) and getattr(self, one.name) != one.default:
-                hint = "Leave it out: it is for another kind of key"
-                raise UsageError(f"--{one.name.replace('_', '-')} does not apply to {scheme}: keys", hint)
+                raise inapplicable(one.name.replace("_", "-"), scheme)
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,11 @@ class InstalledCertificate:
     certificate: str
     intermediates: str = ""
     notes: tuple[str, ...] = ()
+
+
+def inapplicable(flag: str, scheme: str) -> UsageError:
+    """Return the error for a flag that has no meaning for the keys of a scheme."""
+    return UsageError(f"--{flag} does not apply to {scheme}: keys", "Leave it out: it is for another kind of key")
 
 
 Confirm = Callable[[Sequence[str]], None]

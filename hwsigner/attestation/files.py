@@ -42,7 +42,7 @@ def create_file(path: str, document: Document) -> None:
     except FileExistsError as error:
         raise UsageError(f"{path} is there already, and is not overwritten", "Name another file") from error
     except OSError as error:
-        raise UsageError(f"can't make {path}: {error.strerror}", "Check the path") from error
+        raise UsageError(f"can't write {path}: {error.strerror}", "Check the path") from error
     try:
         with open(file, "w", encoding="ascii") as stream:
             stream.write(document.to_json())

@@ -148,7 +148,10 @@ def read_public(data: bytes, name: str) -> Public:
         raise reader.refusal("is of a kind that is not known here")
     algorithm = reader.number(2)
     cipher = (algorithm, 0, 0) if algorithm == NULL else (algorithm, reader.number(2), reader.number(2))
-    if reader.number(2) != NULL:
+    scheme = reader.number(2)
+    if scheme not in (NULL, RSASSA, RSAPSS, ECDSA):  # Others, such as ECDAA, have more than a hash.
+        raise reader.refusal("has a scheme that is not known here")
+    if scheme != NULL:
         reader.number(2)  # The hash of the scheme.
     key = _rsa_key(reader) if kind == RSA else _ecc_key(reader)
     reader.end()

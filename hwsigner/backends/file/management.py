@@ -20,9 +20,9 @@ from hwsigner.backends.certificate_file import is_certificate_file, write_certif
 from hwsigner.backends.file import open_key, private_key_block
 from hwsigner.backends.file.loading import encoded, passphrase_request
 from hwsigner.backends.pem import PKCS12, read_contents
-from hwsigner.errors import KeyNotFoundError, PinError, SigningKeyError, UsageError
+from hwsigner.errors import KeyNotFoundError, PinError, SigningKeyError
 from hwsigner.key import FoundCertificate
-from hwsigner.management import Confirm, InstalledCertificate, KeyAlgorithm, KeyDescription, KeyRequest
+from hwsigner.management import Confirm, InstalledCertificate, KeyAlgorithm, KeyDescription, KeyRequest, inapplicable
 from hwsigner.pins import PinSource
 from hwsigner.system.files import create_file, delete_files
 from hwsigner.system.notices import waiting
@@ -52,7 +52,10 @@ def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescri
         create_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
     except OSError as error:
         _check_free(path)
-        raise SigningKeyError(f"can't write {path}: {error.strerror}", "No key was written") from error
+        raise SigningKeyError(
+            f"can't write {path}: {error.strerror}",
+            "No key was written; name a folder that exists and that you may write",
+        ) from error
     made = describe_key(uri, pins)
     if made.public_key != key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
         raise SigningKeyError(f"{path} has another key than the one written", "Another program replaced it")
@@ -97,7 +100,7 @@ def install_certificate(
         PinError: as `open_key`.
     """
     if nv_index:
-        raise UsageError("a key in a file has no NV index", "Leave --nv-index out: it is for TPMs")
+        raise inapplicable("nv-index", "file")
     path = _certificate_path(uri)
     with open_key(uri, pins) as key:
         public_key = key.public_key()

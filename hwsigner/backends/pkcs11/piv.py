@@ -67,6 +67,7 @@ def install_certificate(
         if certificate_public_key(leaf) != before.public_key:
             raise KeyMismatchError(f"the certificate is not that of the key in {place}", "Name the key's own slot")
         notes = card.log_in(uri, pins)
+        _check_unchanged(card, before)
         intermediates = _keep_intermediates(chain[1:])
         try:
             card.session.create(_certificate_template(before.id, leaf))
@@ -98,6 +99,7 @@ def delete_key(token: FoundToken, uri: KeyURI, pins: PinSource, confirm: Confirm
         if doomed:
             confirm(doomed)
             card.log_in(uri, pins)
+            _check_unchanged(card, before)
             # It deletes the certificate, whichever object of the slot is named, and reports success for the key too.
             card.session.destroy(card.session.find(ObjectClass.PRIVATE_KEY, {Attribute.ID: before.id})[0])
             card.reopen()
@@ -105,6 +107,18 @@ def delete_key(token: FoundToken, uri: KeyURI, pins: PinSource, confirm: Confirm
     if can_delete and not after.content:
         return tuple(doomed)
     raise _undeleted(place, before, after, can_delete=can_delete)
+
+
+def _check_unchanged(card: ManagedCard, before: PIVSlot) -> None:
+    """Check that a slot is still what it was before the user was asked.
+
+    Raises:
+        SigningKeyError: it has another key or certificate.
+    """
+    now = PIVSlot.read(card.session, before.id)
+    if (now.public_key, now.certificate) != (before.public_key, before.certificate):
+        problem = f"{before.name} of {card.token.name} was changed meanwhile, so nothing was done"
+        raise SigningKeyError(problem, "Look at it with hwsigner show, then retry")
 
 
 def _certificate_template(key_id: bytes, der: bytes) -> dict[int, bytes]:

@@ -75,6 +75,9 @@ def generate_key(token: FoundToken, uri: KeyURI, pins: PinSource, request: KeyRe
     kind = _kind(request, token.info)
     with managing(token) as card:
         name = card.token.name
+        if not request.overwrite:
+            _check_empty(card, PIVSlot.read(card.session, key_id))
+        card.ask(uri, pins)
         before = PIVSlot.read(card.session, key_id)
         if not request.overwrite:
             _check_empty(card, before)

@@ -38,7 +38,7 @@ from hwsigner.errors import (
 from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.key import FoundCertificate, HashName, find_certificates, open_key
 from hwsigner.management import InstalledCertificate, KeyAlgorithm, KeyDescription, KeyRequest
-from hwsigner.pins import AskPin, PinSource
+from hwsigner.pins import AskPin, PinRequest, PinSource
 from hwsigner.uri import KeyURI
 from pkcs11_shim import Person
 from softhsm import apdu
@@ -288,6 +288,33 @@ def test_slot_that_holds_anything_is_overwritten_only_on_request(
     assert f"slot 9a had {what}: what was in it is gone" in made.notes
 
 
+def test_key_that_is_made_while_the_management_key_is_asked_for_is_not_overwritten(yubikey: YubiKey) -> None:
+    made = []
+
+    def make_another(_: PinRequest) -> str:
+        made.append(yubikey.generate(0x9A))
+        return DEFAULT_KEY
+
+    with pytest.raises(SigningKeyError, match=r"slot 9a of token 'YubiKey PIV #.*' has a key already"):
+        generate(yubikey, pin=make_another)
+    assert [yubikey.public_key(0x9A)] == made
+
+
+def test_certificate_of_a_key_that_is_made_while_the_user_is_asked_stays(yubikey: YubiKey) -> None:
+    yubikey.generate(0x9A)
+    yubikey.self_sign(0x9A, "former")
+    forget_cards()
+    token, uri = locate(yubikey.uri(0x9A, YKCS11))
+
+    def make_another(_: object) -> None:
+        yubikey.generate(0x9A)
+        yubikey.self_sign(0x9A, "new")
+
+    with pytest.raises(SigningKeyError, match=r"slot 9a of token .* was changed meanwhile, so nothing was done"):
+        piv.delete_key(token, uri, PinSource.of(DEFAULT_KEY), make_another)
+    assert b"new".hex() in yubikey.state.objects[0x5FC105]
+
+
 def test_slot_that_can_not_be_shown_to_be_empty_is_overwritten_only_on_request(
     new_card: Callable[..., YubiKey],
 ) -> None:
@@ -378,7 +405,7 @@ def test_card_that_was_exchanged_meanwhile_is_not_changed(
 def test_default_management_key_is_noted(yubikey: YubiKey) -> None:
     for answer in (DEFAULT_KEY, "", f" {DEFAULT_KEY}\n"):
         made = generate(yubikey, pin=Person(answer), request=KeyRequest(overwrite=True))
-        assert any("default management key, which everybody knows" in note for note in made.notes)
+        assert any("default management key, which is public" in note for note in made.notes)
 
 
 @pytest.mark.parametrize(("algorithm", "size"), [("TDES", 24), ("AES128", 16), ("AES192", 24), ("AES256", 32)])
