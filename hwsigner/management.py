@@ -48,8 +48,7 @@ class KeyRequest:
         """
         for one in fields(self):
             if one.name not in ("algorithm", *names) and getattr(self, one.name) != one.default:
-                hint = "Leave it out: it is for another kind of key"
-                raise UsageError(f"--{one.name.replace('_', '-')} does not apply to {kind}", hint)
+                raise inapplicable(one.name.replace("_", "-"), kind)
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,11 @@ class InstalledCertificate:
     certificate: str
     intermediates: str = ""
     notes: tuple[str, ...] = ()
+
+
+def inapplicable(flag: str, kind: str) -> UsageError:
+    """Return the error for a flag that has no meaning for some keys, such as `keys in files`."""
+    return UsageError(f"--{flag} does not apply to {kind}", "Leave it out: it is for another kind of key")
 
 
 Confirm = Callable[[Sequence[str]], None]

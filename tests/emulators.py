@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -103,8 +104,11 @@ def softhsm_folder(hardware: None) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def softhsm(softhsm_folder: Path, request: pytest.FixtureRequest) -> InProcessSoftHSM:
-    """The SoftHSM of this process, with a new token without keys for this test module."""
+    """The SoftHSM of this process, with only one token, which is new, for this test module."""
     hsm = InProcessSoftHSM(softhsm_folder)
+    # Those of other modules, and of this one: pytest-xdist may run a module's tests in several parts.
+    for token in (softhsm_folder / "tokens").iterdir():
+        shutil.rmtree(token)
     # No label may be a prefix of another: pkcs11-tool uses the first token whose label starts with the given one.
     hsm.add_token(Path(request.node.nodeid).stem.removeprefix("test_")[:28] + ".hsm")
     return hsm

@@ -222,6 +222,24 @@ class TestRefused:
         with pytest.raises(UsageError, match=f"no attribute '{name}'"):
             KeyURI.parse(text).require_known({"token"}, {"module-path"})
 
+    @pytest.mark.parametrize(
+        ("text", "hint"),
+        {
+            "pkcs11:token=alpha;module-path=x": "Write module-path=… after the question mark",
+            "pkcs11:?token=alpha": "Write token=… before the question mark",
+            "pkcs11:tokn=alpha": "Known here: token",
+        }.items(),
+    )
+    def test_hint_says_where_an_attribute_belongs(self, text: str, hint: str) -> None:
+        with pytest.raises(UsageError) as caught:
+            KeyURI.parse(text).require_known({"token"}, {"module-path"})
+        assert caught.value.hint == hint
+
+    def test_hint_shows_the_attributes_of_the_scheme(self) -> None:
+        with pytest.raises(UsageError, match="not name=value") as caught:
+            KeyURI.parse("tpm2:/etc/pki/web.tss2")
+        assert caught.value.hint.startswith("Write tpm2:path=/etc/pki/web.tss2,")
+
     def test_known_attributes_and_pins_are_accepted(self) -> None:
         uri = KeyURI.parse("pkcs11:token=alpha?module-path=x&pin-source=file:/pin&pin-value=1")
         uri.require_known({"token"}, {"module-path"})

@@ -46,7 +46,7 @@ def open_listener(address: Address, environ: MutableMapping[str, str]) -> Iterat
                 listener = stack.enter_context(_bound(address, folder))
             except OSError as error:
                 problem = f"can't listen in {address.folder}: {error.strerror or error}"
-                raise AgentError(problem, "XDG_RUNTIME_DIR says where it is") from error
+                raise AgentError(problem, "Set XDG_RUNTIME_DIR to a folder that exists and that you own") from error
         yield listener
 
 

@@ -128,7 +128,8 @@ def read(data: bytes, kind: Kind) -> Document:
     members = _parse(data, kind)
     given, version, hardware = (members.pop(name, None) for name in ("type", "version", "format"))
     if given != _PREFIX + kind:
-        raise _refusal(kind, f"has the type {str(given)[:60]!r}, not {_PREFIX + kind!r}")
+        problem = f"the {kind} has the type {str(given)[:60]!r}, not {_PREFIX + kind!r}"
+        raise AttestationError(problem, f"Name the file with the {kind}")
     if not isinstance(version, int) or isinstance(version, bool) or version != VERSION:
         raise AttestationError(f"the {kind} has version {str(version)[:20]!r}, not {VERSION}", "Update hwsigner")
     schema = _SCHEMAS.get((kind, hardware)) if isinstance(hardware, str) else None

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hwsigner.errors import AttestationError
 
 # TPM_ALG_ID (6.3).
-RSA, AES, NULL, ECDSA, ECC, CFB = 0x01, 0x06, 0x10, 0x18, 0x23, 0x43
+RSA, AES, NULL, RSASSA, RSAPSS, ECDSA, ECC, CFB = 0x01, 0x06, 0x10, 0x14, 0x16, 0x18, 0x23, 0x43
 HASHES: dict[int, type[HashAlgorithm]] = {0x0B: SHA256, 0x0C: SHA384, 0x0D: SHA512}
 HASH_NAMES = {0x0B: "sha256", 0x0C: "sha384", 0x0D: "sha512"}
 BANKS = {0x04: "sha1", **HASH_NAMES}
@@ -148,7 +148,10 @@ def read_public(data: bytes, name: str) -> Public:
         raise reader.refusal("is of a kind that is not known here")
     algorithm = reader.number(2)
     cipher = (algorithm, 0, 0) if algorithm == NULL else (algorithm, reader.number(2), reader.number(2))
-    if reader.number(2) != NULL:
+    scheme = reader.number(2)
+    if scheme not in (NULL, RSASSA, RSAPSS, ECDSA):  # Others, such as ECDAA, have more than a hash.
+        raise reader.refusal("has a scheme that is not known here")
+    if scheme != NULL:
         reader.number(2)  # The hash of the scheme.
     key = _rsa_key(reader) if kind == RSA else _ecc_key(reader)
     reader.end()

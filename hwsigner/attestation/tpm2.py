@@ -164,7 +164,7 @@ def _sentences(parts: _Parts) -> tuple[str, ...]:
     model = _chip_names(parts.certificate).get("tpm_model", "")
     chip = " ".join(filter(None, (_vendor(parts.certificate), model))) or "of an unnamed model"
     return (
-        f"The chip is a TPM ({chip}), as {parts.certificate.issuer} certified",
+        f"The chip is a TPM ({chip}), certified by {parts.certificate.issuer}",
         "The key was made in this TPM and can't leave it (fixedTPM, fixedParent, sensitiveDataOrigin)",
         *_guards(parts.key),
     )

@@ -41,6 +41,7 @@ _FLAGS = (
     switch("no-preflight", "install the certificate even if the service will refuse it"),
     switch("json", "print JSON"),
 )
+_ARNS = ("trust-anchor-arn", "profile-arn", "role-arn")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -142,6 +143,9 @@ def _print(arguments: argparse.Namespace, leaf: Certificate, flags: dict[str, st
     file = None
     if arguments.profile:
         file = _write_profile(arguments.profile, flags, text)
+        missing = ", ".join(arn for arn in _ARNS if arn not in profiles(os.environ)[arguments.profile].values)
+        if missing:
+            notes = [*notes, f"The profile has no {missing}: add what is missing to {file}"]
     done = f"the certificate is installed as {flags['certificate']}"
     if arguments.json:
         data = {

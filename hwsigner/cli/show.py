@@ -100,6 +100,9 @@ def _named(arguments: argparse.Namespace) -> tuple[KeyURI, KeyURI | None]:
     if arguments.private_key:
         return settings.key_uri(values, arguments.private_key), certificate
     if certificate is None:
+        if name := values.get("profile_name"):
+            hint = f"Run hwsigner install-certificate CERTIFICATE KEY-URI --profile {name}"
+            raise UsageError(f"profile {name!r} names no key and no certificate", hint)
         raise UsageError("no key is named", "Give its key URI, or --profile NAME")
     return certificate, certificate
 

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.challenge and arguments.answer:
         raise UsageError("--challenge and --answer are two steps", "Give one of them")
     if bool(arguments.state) != bool(arguments.challenge or arguments.answer):
-        raise UsageError("--state goes with --challenge or --answer, and is needed then", "Give both or neither")
+        raise UsageError("--challenge and --answer need --state, and --state needs one of them", "Add it")
     statement, trust = read_document(arguments.statement, "statement"), _read_trust(arguments.roots)
     if arguments.answer:
         state, answer = _read_state(arguments.state), read_document(arguments.answer, "answer")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import select
 import stat
 import time
@@ -134,13 +135,14 @@ def edit_file(path: str, edit: Callable[[bytes], bytes], *, mode: int = 0o600) -
 def create_file(path: str, data: bytes) -> None:
     """Write a new file of mode 0600. A failure leaves no file of that name, and a killed process all of it or none.
 
-    A killed process may also leave a hidden file of that mode beside it, `.NAME.XXXXXXXX.hwsigner-new`.
+    A killed process may leave `.NAME.RANDOM.hwsigner-new`, which the next `create_file` and `delete_files` remove.
 
     Raises:
         OSError: it can't be written, or there is one already, which is left alone (FileExistsError).
     """
     folder, name = os.path.split(path)
     with _opened(folder or ".", os.O_RDONLY | os.O_DIRECTORY) as directory:
+        _remove_unfinished(name, directory)
         temporary = f".{name}.{os.urandom(4).hex()}.hwsigner-new"
         try:
             with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, directory) as handle:
@@ -171,11 +173,22 @@ def delete_files(doomed: Mapping[str, str], confirm: Callable[[], None]) -> None
             f"{min(changed)} was replaced meanwhile, so nothing was deleted", "Look at it, then retry"
         )
     for path, words in doomed.items():
+        folder, name = os.path.split(path)
         try:
             os.unlink(path)
+            with _opened(folder or ".", os.O_RDONLY | os.O_DIRECTORY) as directory:
+                _remove_unfinished(name, directory)
         except OSError as error:
             problem = f"can't delete {words}: {error.strerror}"
             raise SigningKeyError(problem, "Check who may change its folder") from error
+
+
+def _remove_unfinished(name: str, directory: int) -> None:
+    """Remove what killed processes left of a new file: a copy of it, or of a part."""
+    unfinished = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{8}}\.hwsigner-new")
+    for entry in filter(unfinished.fullmatch, os.listdir(directory)):
+        with suppress(OSError):
+            os.unlink(entry, dir_fd=directory)
 
 
 def _stamps(paths: Iterable[str]) -> dict[str, str]:

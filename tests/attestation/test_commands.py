@@ -57,9 +57,9 @@ VERIFY = ("verify-attestation", "challenge", "--roots")
         ((*VERIFY, "roots"), 3, "the statement has the type 'hwsigner-attestation-challenge', not"),
         ((*VERIFY, "empty"), 3, "the statement has the type"),
         ((*VERIFY, "roots", "--challenge", "c", "--answer", "a"), 2, "--challenge and --answer are two steps"),
-        ((*VERIFY, "roots", "--challenge", "c"), 2, "--state goes with --challenge or --answer"),
-        ((*VERIFY, "roots", "--answer", "a"), 2, "--state goes with --challenge or --answer"),
-        ((*VERIFY, "roots", "--state", "s"), 2, "--state goes with --challenge or --answer"),
+        ((*VERIFY, "roots", "--challenge", "c"), 2, "--challenge and --answer need --state"),
+        ((*VERIFY, "roots", "--answer", "a"), 2, "--challenge and --answer need --state"),
+        ((*VERIFY, "roots", "--state", "s"), 2, "--challenge and --answer need --state"),
     ],
 )
 def test_command_is_refused_in_one_line(

@@ -140,3 +140,12 @@ def test_endorsement_key_without_aes_in_cfb_mode_is_refused(chip: Chip, cipher: 
     odd = Public(ek.data, ek.type, ek.name_hash, ek.attributes, ek.policy, cipher, ek.key)
     with pytest.raises(AttestationError, match="does not use AES in CFB mode"):
         make_credential(odd, b"name", SECRET)
+
+
+def test_public_area_with_an_unknown_scheme_is_refused(chip: Chip) -> None:
+    """ECDAA has a count after its hash: read as the curve, it would name another one than the TPM's."""
+    area = chip.statement().blob("keyPublic")
+    at = area.index(bytes.fromhex("0010 0010 0003 0010"))
+    odd = area[: at + 2] + bytes.fromhex("001a 000b 0003") + area[at + 4 :]
+    with pytest.raises(AttestationError, match="the key has a scheme that is not known here"):
+        read_public(odd, "the key")

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 import certs
 from emulators import InProcessSoftHSM
 from scene import Outcome, Scene
+from softhsm.command import run
 from softhsm.token import SoftHSM
 from softhsm.tpm import SoftTPM
 
@@ -37,10 +38,11 @@ def token(softhsm: InProcessSoftHSM, ca: certs.Authority) -> SoftHSM:
 
 
 @pytest.fixture(scope="module")
-def handle(swtpm: SoftTPM) -> int:
+def handle(swtpm: SoftTPM) -> Iterator[int]:
     """A persistent handle, with an auth value."""
     swtpm.persist(0x81000042, "ecc256", AUTH)
-    return 0x81000042
+    yield 0x81000042
+    run(["tpm2_evictcontrol", "-Q", "-C", "o", "-c", "0x81000042"], swtpm.env)
 
 
 def set_up_lockout(swtpm: SoftTPM, *, max_tries: int) -> None:

@@ -219,6 +219,8 @@ class TestProfile:
     def test_new_profile_has_the_flags(self, scene: Scene, issued: Path, installed: Path, user_file: Path) -> None:
         outcome = scene.call("install-certificate", issued, scene.key, "--profile", "web")
         assert f"{user_file}: [profile.web]" in outcome.out
+        missing = "trust-anchor-arn, profile-arn, role-arn"
+        assert f"Note       The profile has no {missing}: add what is missing to {user_file}\n" in outcome.out
         written = tomllib.loads(user_file.read_text())["profile"]["web"]
         assert written == {"certificate": str(installed), "private-key": str(scene.key)}
 
@@ -237,7 +239,8 @@ class TestProfile:
             "profile", "add", "web", *scene.flags(certificate="/old", private_key="/old.key"), "--intermediates=x"
         )
         user_file.write_text(user_file.read_text().replace("[profile.web]", "[profile.web]\n# mine"))
-        assert scene.call("install-certificate", issued, scene.key, "--profile", "web").status == 0
+        outcome = scene.call("install-certificate", issued, scene.key, "--profile", "web")
+        assert (outcome.status, "Note" in outcome.out) == (0, False)
         assert "# mine" in user_file.read_text()
         assert "intermediates" not in user_file.read_text()
         done = scene.call("credential-process", "--profile", "web")

@@ -92,6 +92,13 @@ class TestKey:
         assert (outcome.status, outcome.out) == (2, "")
         assert "no key is named" in outcome.err
 
+    def test_profile_without_a_key_is_a_usage_error(self, call: Call) -> None:
+        arns = ["--trust-anchor-arn=arn:t", "--profile-arn=arn:p", "--role-arn=arn:r"]
+        assert call("profile", "add", "web", *arns).status == 0
+        outcome = call("show", "--profile", "web")
+        assert (outcome.status, outcome.out) == (2, "")
+        assert "profile 'web' names no key and no certificate. Run hwsigner install-certificate" in outcome.err
+
     def test_control_characters_are_escaped(self, call: Call, scene: Scene, key: Path) -> None:
         odd = certs.Shape("evil\x1b]0;title\x07")
         path = scene.write("odd.pem", certs.pem(issue(certs.make_ca("CA\x1b[2J"), key, odd)))

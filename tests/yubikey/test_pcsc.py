@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("hardware")
 
 def pid_of(folder: Path) -> int:
     path = folder / "pcscd.pid"
-    while not (text := path.read_text().rstrip("\n\0")):  # pcscd writes it only after it is ready.
+    while not path.exists() or not (text := path.read_text().rstrip("\n\0")):  # pcscd writes it after it is ready.
         time.sleep(0.005)
     return int(text)
 

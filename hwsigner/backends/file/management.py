@@ -26,9 +26,9 @@ from hwsigner.backends.key_files import (
     write_new_key_file,
 )
 from hwsigner.backends.pem import PKCS12, read_contents
-from hwsigner.errors import KeyNotFoundError, PinError, SigningKeyError, UsageError
+from hwsigner.errors import KeyNotFoundError, PinError, SigningKeyError
 from hwsigner.key import FoundCertificate
-from hwsigner.management import Confirm, InstalledCertificate, KeyAlgorithm, KeyDescription, KeyRequest
+from hwsigner.management import Confirm, InstalledCertificate, KeyAlgorithm, KeyDescription, KeyRequest, inapplicable
 from hwsigner.pins import PinSource
 from hwsigner.system.files import delete_files
 from hwsigner.system.notices import waiting
@@ -99,7 +99,7 @@ def install_certificate(
         PinError: as `open_key`.
     """
     if nv_index:
-        raise UsageError("a key in a file has no NV index", "Leave --nv-index out: it is for TPMs")
+        raise inapplicable("nv-index", "keys in files")
     with open_key(uri, pins) as key:
         public_key = key.public_key()
     path, _ = certificate_files(uri.file)

@@ -14,7 +14,8 @@ from hwsigner.backends.pkcs11.functions import Attribute, Session
 from hwsigner.backends.pkcs11.objects import KeyObject, find_certificates
 from hwsigner.backends.pkcs11.search import choose_token, find_key, using
 from hwsigner.backends.pkcs11.token import OpenToken
-from hwsigner.errors import UnsupportedKeyError, UsageError
+from hwsigner.errors import UnsupportedKeyError, UsageError, printable
+from hwsigner.management import inapplicable
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 
@@ -66,7 +67,7 @@ def answer_challenge(uri: KeyURI, pins: PinSource, challenge: Mapping[str, Any],
         SigningKeyError, PinError: as `open_key` and `Key.sign`.
     """
     if pcrs:
-        raise UsageError("a PKCS #11 token has no PCRs", "Leave out --pcrs")
+        raise inapplicable("pcrs", "keys on a PKCS #11 token")
     with open_key(uri, pins) as key:
         return {"signature": key.sign(cast(bytes, challenge["message"]))}
 
@@ -82,7 +83,7 @@ def _slot_certificate(session: Session, key: KeyObject, public_key: bytes, uri: 
 
 def _description(token: OpenToken) -> str:
     info = token.info
-    return f"token {info.label!r} ({info.manufacturer}, {info.model}, serial number {info.serial})"
+    return printable(f"token {info.label!r} ({info.manufacturer}, {info.model}, serial number {info.serial})")
 
 
 def _claims(session: Session, key: KeyObject) -> dict[str, str]:

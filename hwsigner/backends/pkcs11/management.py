@@ -15,7 +15,7 @@ from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.backends.pkcs11.writing import WritingSession, writing
 from hwsigner.errors import KeyNotFoundError, UsageError
 from hwsigner.key import FoundCertificate
-from hwsigner.management import Confirm, InstalledCertificate, KeyDescription, KeyRequest
+from hwsigner.management import Confirm, InstalledCertificate, KeyDescription, KeyRequest, inapplicable
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 
@@ -50,7 +50,7 @@ def install_certificate(
     """Put a chain beside its key on a token; see `hwsigner.management.install_certificate`."""
     _require_private(uri)
     if nv_index:
-        raise UsageError("a certificate on a PKCS #11 token is not in an NV index", "Leave --nv-index out")
+        raise inapplicable("nv-index", "keys on a PKCS #11 token")
     found = choose_token(uri, certificate_public_key(chain[0].der))
     if piv.is_piv(found.info):
         return piv.install_certificate(found, uri, pins, chain)

@@ -67,6 +67,7 @@ def install_certificate(
         if certificate_public_key(leaf) != before.public_key:
             raise KeyMismatchError(f"the certificate is not that of the key in {place}", "Name the key's own slot")
         notes = card.log_in(uri, pins)
+        _check_unchanged(card, before)
         intermediates = _keep_intermediates(chain[1:])
         try:
             card.session.create(_certificate_template(before.id, leaf))
@@ -96,6 +97,18 @@ def delete_key(found: FoundToken, uri: KeyURI) -> NoReturn:
         problem += ", and YubiKeys before firmware 5.7 can't delete keys"
         hint = "Replace it with hwsigner keygen --overwrite, or reset the card's PIV application, with all its keys"
     raise SigningKeyError(problem, hint)
+
+
+def _check_unchanged(card: ManagedCard, before: PIVSlot) -> None:
+    """Check that a slot is still what it was before the user was asked.
+
+    Raises:
+        SigningKeyError: it has another key or certificate.
+    """
+    now = PIVSlot.read(card.session, before.id)
+    if (now.public_key, now.certificate) != (before.public_key, before.certificate):
+        problem = f"{before.name} of {card.token.name} was changed meanwhile, so nothing was done"
+        raise SigningKeyError(problem, "Look at it with hwsigner show, then retry")
 
 
 def _certificate_template(key_id: bytes, der: bytes) -> dict[int, bytes]:

@@ -36,7 +36,7 @@ class ManagedCard:
     def __init__(self, token: OpenToken) -> None:
         self.token = token
         self.session = self._open()
-        self._key = ""
+        self._asked = ""
 
     def reopen(self) -> None:
         """End the session and the login, so that libykcs11 reads the card again."""
@@ -48,30 +48,41 @@ class ManagedCard:
         with suppress(PKCS11Error):  # The card may be gone, and the session with it.
             self.session.close()
 
+    def ask(self, uri: KeyURI, pins: PinSource) -> None:
+        """Get the management key without sending it. The card is read again: it may have changed meanwhile.
+
+        Raises:
+            PinError: no place gives a key, or it is not a management key.
+        """
+        if not self._asked:
+            self._asked = _checked(self.token.name, pins.get(uri, _request(self.token.info)).strip())
+            self.reopen()
+
     def log_in(self, uri: KeyURI, pins: PinSource) -> tuple[str, ...]:
         """Prove the management key. It is asked for once, and sent again only after it was right.
 
         Returns:
-            A note for the card's owner if it is the default management key.
+            What the card's owner should know: whether it is the default, which is public.
 
         Raises:
             PinError: no place gives a key, or it is not a management key, so that it was not sent.
             WrongPinError: it is wrong. It was sent once.
         """
-        key = self._key or _checked(self.token.name, pins.get(uri, _request(self.token.info)).strip())
+        self.ask(uri, pins)
+        key = self._asked
         try:
             with waiting(f"touch {self.token.name} if it blinks"), quiet():
                 self.session.log_in_as_officer(key)
         except PKCS11Error as error:
+            self._asked = ""
             if error.code == PIN_INCORRECT:
                 hint = "It was sent once. A card does not lock after wrong management keys"
                 raise WrongPinError(f"wrong management key for {self.token.name}", hint) from error
             raise
-        self._key = key
         if key.lower() != DEFAULT_MANAGEMENT_KEY:
             return ()
         return (
-            "The card has the default management key, which is public: anyone with the card can replace its keys. "
+            "The card has the default management key, which is public: any user of the card can replace its keys. "
             "Change it with yubico-piv-tool -a set-mgm-key",
         )
 

@@ -56,6 +56,9 @@ def generate_key(found: FoundToken, uri: KeyURI, pins: PinSource, request: KeyRe
     kind = KeyKind.of(request.algorithm)
     with managing(found) as card:
         name = card.token.name
+        if not request.overwrite:
+            _check_empty(card, PIVSlot.read(card.session, key_id))
+        card.ask(uri, pins)
         before = PIVSlot.read(card.session, key_id)
         if not request.overwrite:
             _check_empty(card, before)

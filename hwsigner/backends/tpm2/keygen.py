@@ -70,7 +70,7 @@ def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescri
         UnsupportedKeyError: the TPM can't make such a key, or has no such PCRs.
         SigningKeyError: there is something at this place already, the TPM has no room, or it made another key.
         BackendUnavailableError: the TPM can't be reached.
-        PinError: the PIN is too long, or the owner's auth value is missing or wrong; it was sent once.
+        PinError: the PIN is empty or too long, or the owner's auth value is missing or wrong; it was sent once.
     """
     request.require_only("noda", "pcrs", kind="keys in a TPM")
     handle = named_handle(uri)
@@ -226,6 +226,8 @@ def _can_make(tpm: TPM, algorithm: KeyAlgorithm) -> bool:
 def _new_pin(uri: KeyURI, pins: PinSource, subject: str) -> bytes:
     """Return the PIN for a new key, or empty bytes if no place gives one."""
     pin = (pins.offered(uri, PinRequest("new TPM auth value", subject)) or "").encode("utf-8", "surrogateescape")
+    if not pin and ("pin-source" in uri.query or uri.pin_value is not None):
+        raise PinError(f"the PIN for {subject} is empty", "Put one there, or make a key without pin-source")
     if len(pin) > _MAX_PIN_BYTES:
         raise PinError(f"the PIN for {subject} has more than {_MAX_PIN_BYTES} bytes", "Choose a shorter one")
     if pin.endswith(b"\0"):

@@ -36,8 +36,8 @@ def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...
     With a persistent key, its certificates in NV indices go that `install_certificate` defined. With a key file, they
     stay: its TPM may be another one.
 
-    A link is followed: the file that it names goes, and the link stays. A copy of a key file
-    still works with this TPM.
+    If the path is a symbolic link, its target is deleted and the link stays. A copy of a key file can still be used
+    with its TPM.
 
     Args:
         uri: the key's URI.

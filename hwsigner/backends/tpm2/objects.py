@@ -171,11 +171,11 @@ class LoadableObject(KeyObject):
         except TSS2_Exception as error:
             if code(error) not in OTHER_PARENT:
                 raise
-            parent = hierarchy or f"{self._file.parent:#010x}"
+            parent = f"the {hierarchy} hierarchy's primary key" if hierarchy else f"{self._file.parent:#010x}"
             raise SigningKeyError(
                 f"the TPM does not accept key {self.name} under its parent, {parent}",
-                "The key belongs to another TPM, to this one before it was cleared, or to another parent; or the file "
-                "is damaged",
+                "The key belongs to another TPM, to this one before it was cleared, or to another parent, or the file "
+                "is damaged: use its own TPM, or make a new key",
             ) from error
 
     def _load_under_persistent(self, tpm: TPM) -> ESYS_TR:

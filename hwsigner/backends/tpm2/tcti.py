@@ -18,7 +18,9 @@ from hwsigner.uri import KeyURI
 _VARIABLES = ("TPM2_TCTI", "TPM2TOOLS_TCTI")
 _DEVICE_VARIABLE = "TPM_DEVICE"
 _DEVICES = ("/dev/tpmrm0", "/dev/tpm0")
-_HARMLESS = re.compile(r"device(:/dev/tpm(rm)?[0-9]+)?|(tabrmd|swtpm|mssim)(:.*)?", re.DOTALL)
+_HARMLESS = re.compile(
+    r"device(:/dev/tpm(rm)?[0-9]+)?|tabrmd(:.*)?|(swtpm|mssim)(:path=[^,]*|:port=[0-9]+)?", re.DOTALL
+)
 _NAME_IT = "name it with --tcti, with tcti= in the key URI, or in TPM2_TCTI"
 _ELSEWHERE = f"If the TPM is elsewhere, {_NAME_IT}"
 _TCTI_NOT_SUPPORTED = 0xA0015
@@ -56,7 +58,8 @@ def check_tcti(uri: KeyURI) -> None:
 
     The loader reads a TCTI as a library's name or path, `:`, and the library's own configuration. That may be a command
     (`cmd`), another TCTI (`pcap`, and the loader itself as `libtss2-tctildr.so.0`), or a file to be written: `device`
-    writes into any file that it can open, and `libtpms` keeps its state in one.
+    writes into any file that it can open, and `libtpms` keeps its state in one. `swtpm` and `mssim` may name another
+    host, which would get what `pin-source` names.
 
     Raises:
         UsageError: it is not one of a few known ones.
@@ -64,7 +67,7 @@ def check_tcti(uri: KeyURI) -> None:
     tcti = uri.text("tcti")
     if tcti and not _HARMLESS.fullmatch(tcti):
         raise UsageError(
-            f"TCTI {tcti} is not one of the system's ways to a TPM: it can load, run or write any file",
+            f"TCTI {tcti} is not one of the system's ways to a TPM: it can load, run, write or send any file",
             "Give allow_modules=True if the key URI may do that",
         )
 

@@ -152,6 +152,9 @@ def test_killed_process_leaves_all_of_the_key_or_none(tmp_path: Path, call: str)
         assert describe_key(str(path)).properties["mode"] == "0600"
     else:
         assert generate_key(str(path)).public_key == describe_key(str(path)).public_key
+        assert os.listdir(tmp_path) == ["web.key"]
+    delete_key(str(path), agree)
+    assert os.listdir(tmp_path) == []
 
 
 def test_missing_folder_is_named(tmp_path: Path) -> None:
@@ -273,7 +276,7 @@ class TestCertificate:
 
     def test_nv_index_is_refused(self, tmp_path: Path, ca: certs.Authority) -> None:
         generate_key(str(tmp_path / "web.key"))
-        with pytest.raises(UsageError, match="no NV index"):
+        with pytest.raises(UsageError, match="--nv-index does not apply to keys in files"):
             install_certificate(str(tmp_path / "web.key"), leaf_for(tmp_path / "web.key", ca), nv_index="0x01c20000")
 
 

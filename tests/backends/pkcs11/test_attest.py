@@ -27,6 +27,7 @@ from hwsigner.attestation import (
     verify_answer,
 )
 from hwsigner.attestation.documents import binding, new
+from hwsigner.backends.pkcs11.functions import Functions, TokenInfo
 from hwsigner.cli import main
 from hwsigner.errors import AttestationError, PinRequiredError, UnsupportedKeyError, UsageError, WrongPinError
 from hwsigner.pins import PinSource
@@ -194,7 +195,7 @@ def test_pcrs_are_refused(yubikey: YubiKey, roots: str) -> None:
     yubikey.generate(0x9A)
     uri = yubikey.uri(0x9A, YKCS11)
     asked, _ = challenge(make_statement(uri, yubikey.pin), read_trust(roots))
-    with pytest.raises(UsageError, match="a PKCS #11 token has no PCRs"):
+    with pytest.raises(UsageError, match="--pcrs does not apply to keys on a PKCS #11 token"):
         answer_challenge(uri, asked, yubikey.pin, pcrs="sha256:7")
 
 
@@ -270,6 +271,19 @@ def test_token_without_attestation_proves_possession_only(hsm: InProcessSoftHSM,
     assert "can be taken out" not in "".join(found.claimed)
     assert found.warnings[0].startswith("Nothing proves that the key is in hardware")
     assert found.chip == ""
+
+
+def test_statement_about_a_token_with_control_characters_can_be_read(
+    hsm: InProcessSoftHSM, any_roots: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Functions.token
+
+    def token(functions: Functions, slot: int) -> TokenInfo:
+        return real(functions, slot)._replace(manufacturer="A\x1b[31m")
+
+    monkeypatch.setattr(Functions, "token", token)
+    statement = travelled(make_statement(key_uri(hsm.module, "id=%01", token=hsm.label), hsm.pin))
+    assert "A\\x1b[31m" in examine(statement, read_trust(any_roots)).claimed[0]
 
 
 def test_opensc_has_no_attestation_so_that_a_yubikey_behind_it_only_claims(yubikey: YubiKey, any_roots: str) -> None:

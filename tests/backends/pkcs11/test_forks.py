@@ -18,6 +18,8 @@ def hsm(softhsm: InProcessSoftHSM) -> InProcessSoftHSM:
 FORK = """
 import os, signal, sys, threading
 from any_module import open_key
+from hwsigner.backends.pkcs11 import module
+module._FORK_SECONDS = 20  # A call under way may take long on a busy machine.
 uri = f"{os.environ['URI']};object=P-256?module-path={sys.argv[1]}"
 key = open_key(uri, "1234")
 def keep_signing():
@@ -48,8 +50,10 @@ def test_child_signs_after_a_fork_and_so_does_its_parent(hsm: InProcessSoftHSM) 
 
 FORKED_TOGETHER = """
 import os, sys
+from hwsigner.backends.pkcs11 import module
 from hwsigner.errors import SigningKeyError
 from any_module import open_key
+module._PAUSE_SECONDS = 0.1  # On a busy machine, a process that logs in may keep the token's file empty for long.
 uri = f"{os.environ['URI']};object=P-256?module-path={sys.argv[1]}"
 key = open_key(uri, "1234")
 key.sign(b"message")

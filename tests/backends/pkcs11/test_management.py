@@ -85,14 +85,17 @@ def counted(*arguments):
 setattr(WritingSession, method, counted)
 eval(action)
 """
-READ_SECRET = """
+READ_OR_COPY = """
 import sys, pkcs11
-with pkcs11.lib(sys.argv[1]).get_token(token_label=sys.argv[2]).open(user_pin="1234") as session:
+from pkcs11 import Attribute
+weaker = {Attribute.EXTRACTABLE: True}, {Attribute.SENSITIVE: False}, {Attribute.MODIFIABLE: True}
+with pkcs11.lib(sys.argv[1]).get_token(token_label=sys.argv[2]).open(rw=True, user_pin="1234") as session:
     key = session.get_key(pkcs11.ObjectClass.PRIVATE_KEY, label=sys.argv[3])
-    try:
-        print(key[pkcs11.Attribute.PRIVATE_EXPONENT])
-    except pkcs11.AttributeSensitive as error:
-        print(type(error).__name__)
+    for attempt in (lambda: key[Attribute.PRIVATE_EXPONENT], *(lambda one=one: key.copy(one) for one in weaker)):
+        try:
+            print(attempt())
+        except pkcs11.PKCS11Error as error:
+            print(type(error).__name__)
 """
 
 
@@ -204,7 +207,9 @@ def test_new_key_signs_and_cannot_leave(hsm: InProcessSoftHSM, kind: KeyAlgorith
     assert "Usage:      verify\n" in public
 
 
-def test_private_half_of_a_new_key_cannot_be_read_wrapped_or_changed(hsm: InProcessSoftHSM, tmp_path: Path) -> None:
+def test_private_half_of_a_new_key_cannot_be_read_wrapped_copied_or_changed(
+    hsm: InProcessSoftHSM, tmp_path: Path
+) -> None:
     made = generate_key(uri_of(hsm, "object=kept"), KeyRequest("rsa2048"), "1234")
     key_id = made.properties["id"]
     tool(hsm, hsm.label, "--keygen", "--key-type", "AES:32", "--id", "beef", "--label", "wrapping", "--usage-wrap")
@@ -226,7 +231,8 @@ def test_private_half_of_a_new_key_cannot_be_read_wrapped_or_changed(hsm: InProc
     for answer, attempt in attempts.items():
         assert answer in refused(hsm, *attempt, "--output-file", str(out))
         assert not out.exists() or not out.read_bytes()
-    assert run([sys.executable, "-c", READ_SECRET, hsm.module, hsm.label, "kept"], hsm) == "AttributeSensitive\n"
+    tried = run([sys.executable, "-c", READ_OR_COPY, hsm.module, hsm.label, "kept"], hsm)
+    assert tried.split() == ["AttributeSensitive", *["AttributeReadOnly"] * 3]
 
 
 def test_gnutls_finds_the_new_key_with_its_flags(hsm: InProcessSoftHSM) -> None:
@@ -590,7 +596,7 @@ def test_certificate_of_another_key_is_refused(hsm: InProcessSoftHSM) -> None:
 
 
 def test_nv_index_is_refused_for_a_token(hsm: InProcessSoftHSM) -> None:
-    with pytest.raises(UsageError, match="NV index"):
+    with pytest.raises(UsageError, match="--nv-index does not apply to keys on a PKCS #11 token"):
         install_certificate(uri_of(hsm, "object=x"), [], "1234", nv_index="0x1c10000")
 
 

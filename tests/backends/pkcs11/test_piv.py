@@ -38,7 +38,7 @@ from hwsigner.errors import (
 from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.key import FoundCertificate, HashName, find_certificates, open_key
 from hwsigner.management import InstalledCertificate, KeyAlgorithm, KeyDescription, KeyRequest
-from hwsigner.pins import AskPin, PinSource
+from hwsigner.pins import AskPin, PinRequest, PinSource
 from hwsigner.uri import KeyURI
 from pkcs11_shim import Person
 from softhsm import apdu
@@ -282,6 +282,33 @@ def test_slot_that_holds_anything_is_overwritten_only_on_request(
     assert made.public_key == yubikey.public_key(0x9A)
     assert yubikey.state.keys[0x9A].generated
     assert f"slot 9a had {what}: what was in it is gone" in made.notes
+
+
+def test_key_that_is_made_while_the_management_key_is_asked_for_is_not_overwritten(yubikey: YubiKey) -> None:
+    made = []
+
+    def make_another(_: PinRequest) -> str:
+        made.append(yubikey.generate(0x9A))
+        return DEFAULT_KEY
+
+    with pytest.raises(SigningKeyError, match=r"slot 9a of token 'YubiKey PIV #.*' has a key already"):
+        generate(yubikey, pin=make_another)
+    assert [yubikey.public_key(0x9A)] == made
+
+
+def test_certificate_of_a_key_that_is_made_while_the_user_is_asked_stays(yubikey: YubiKey, ca: Authority) -> None:
+    generate(yubikey)
+    chain = chain_of(yubikey, ca)
+    token, uri = locate(yubikey.uri(0x9A, YKCS11))
+
+    def make_another(_: PinRequest) -> str:
+        yubikey.generate(0x9A)
+        yubikey.self_sign(0x9A, "new")
+        return DEFAULT_KEY
+
+    with pytest.raises(SigningKeyError, match=r"slot 9a of token .* was changed meanwhile, so nothing was done"):
+        piv.install_certificate(token, uri, PinSource.of(make_another), chain)
+    assert b"new".hex() in yubikey.state.objects[0x5FC105]
 
 
 def test_slot_that_can_not_be_shown_to_be_empty_is_overwritten_only_on_request(

@@ -353,6 +353,15 @@ class TestPin:
         generate_key(tools.tpm.uri(path), pin=PinSource(prompts=[prompt]))
         assert read_file(path).empty_auth
 
+    @pytest.mark.parametrize("place", ["pin-value=", "pin-source=env:EMPTY"])
+    def test_empty_pin_in_its_place_makes_no_key_without_a_pin(
+        self, tools: Tools, path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("EMPTY", "")
+        with pytest.raises(PinError, match=r"the PIN for \S+ is empty"):
+            generate_key(f"{tools.tpm.uri(path)}&{place}")
+        assert not path.exists()
+
     @pytest.mark.parametrize(("pin", "fault"), [("x" * 33, "more than 32 bytes"), ("x\0", "ends in a NUL")])
     def test_pin_that_the_tpm_can_t_keep_is_refused(self, tools: Tools, path: Path, pin: str, fault: str) -> None:
         with pytest.raises(PinError, match=fault) as caught:

@@ -78,6 +78,7 @@ class TestTabrmd:
     ) -> Iterator[ResourceManager]:
         """A tabrmd on a bus in place of the system's, beside the kernel's resource manager."""
         devices["tpmrm0"].touch()
+        monkeypatch.setattr(tcti_module, "_SECONDS", 20.0)
         with ResourceManager(swtpm) as manager:
             monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", manager.env["DBUS_SESSION_BUS_ADDRESS"])
             yield manager
@@ -174,7 +175,7 @@ def answering(path: str, answer: bytes) -> Iterator[None]:
 def test_tcti_of_a_uri_runs_no_program_unless_it_is_allowed(start: str, tmp_path: Path) -> None:
     uri = f"tpm2:handle=0x81000001?tcti={quote(f'{start}touch {tmp_path}/ran')}"
     for use in (open_key, find_certificates):
-        with pytest.raises(UsageError, match=f"TCTI {start}.* can load, run or write any file") as caught:
+        with pytest.raises(UsageError, match=f"TCTI {start}.* can load, run, write or send any file") as caught:
             use(uri)
         assert "allow_modules=True" in caught.value.hint
     assert not (tmp_path / "ran").exists()
@@ -183,9 +184,9 @@ def test_tcti_of_a_uri_runs_no_program_unless_it_is_allowed(start: str, tmp_path
 @pytest.mark.parametrize("tcti", ["/tmp/x.so", "/tmp/x.so:path=/y", "./x.so:", "../../tmp/x:y"])
 def test_tcti_of_a_uri_is_no_path_to_a_library_unless_it_is_allowed(tcti: str) -> None:
     uri = f"tpm2:handle=0x81000001?tcti={quote(tcti)}"
-    with pytest.raises(UsageError, match="can load, run or write any file"):
+    with pytest.raises(UsageError, match="can load, run, write or send any file"):
         open_key(uri)
-    with pytest.raises(UsageError, match="can load, run or write any file"):
+    with pytest.raises(UsageError, match="can load, run, write or send any file"):
         list(list_tokens(f"tpm2:?tcti={quote(tcti)}"))
     with pytest.raises(BackendUnavailableError, match="can't be loaded"):
         open_key(uri, allow_modules=True)
@@ -195,9 +196,18 @@ def test_tcti_of_a_uri_is_no_path_to_a_library_unless_it_is_allowed(tcti: str) -
 def test_tcti_of_a_uri_writes_no_file_unless_it_is_allowed(start: str, tmp_path: Path) -> None:
     victim = tmp_path / "notes"
     victim.write_text("what no command to a TPM may overwrite")
-    with pytest.raises(UsageError, match="can load, run or write any file"):
+    with pytest.raises(UsageError, match="can load, run, write or send any file"):
         open_key(f"tpm2:handle=0x81000001?tcti={quote(f'{start}{victim}')}")
     assert victim.read_text() == "what no command to a TPM may overwrite"
+
+
+@pytest.mark.parametrize("tcti", ["swtpm:host=127.0.0.1,port=1", "mssim:port=1,host=127.0.0.1", "swtpm:path=a,host=b"])
+def test_tcti_of_a_uri_names_no_other_host_unless_it_is_allowed(tcti: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    uri = f"tpm2:handle=0x81000001?session=plain&tcti={quote(tcti)}&pin-source=file:{secret}"
+    with pytest.raises(UsageError, match="can load, run, write or send any file"):
+        open_key(uri)
 
 
 @pytest.mark.parametrize(
