@@ -68,10 +68,9 @@ def _read_trust(folder: str) -> attestation.Trust:
     Raises:
         UsageError: another user can. Or as `attestation.read_trust`.
     """
-    trust = attestation.read_trust(folder)
     for path in filter(os.path.exists, (folder, *glob.glob(os.path.join(glob.escape(folder), "*")))):
         check_not_writable_by_others(path, os.stat(path), UsageError)
-    return trust
+    return attestation.read_trust(folder)
 
 
 def _read_state(path: str) -> Document:

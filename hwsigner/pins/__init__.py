@@ -289,8 +289,8 @@ class PinSource:
         flag = f"give --{password_flag}, " if password_flag and self._is_for_key else ""
         unnamed = f"give the systemd credential {pin_sources.CREDENTIAL}, set {VARIABLE}, " if self._is_for_key else ""
         raise PinRequiredError(
-            f"{request.subject} wants its {request.kind} and no place gives it",
-            f"Add {pin_sources.KINDS} or pin-value= to the key URI, {flag}{unnamed}"
+            f"{request.subject} wants its {request.kind}, and none was given",
+            f"Add pin-value= or {pin_sources.KINDS} to the key URI, {flag}{unnamed}"
             "or run from a terminal or where a pinentry can ask",
         )
 

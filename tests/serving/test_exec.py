@@ -352,7 +352,7 @@ def test_no_pin_is_asked_for_on_the_terminal_of_a_running_command(stage: Stage, 
         clock.advance(4000)  # The session of an hour has expired.
         process.stdin.write(b"\n")
         process.stdin.flush()
-        assert b"no place gives it" in process.stdout.readline()
+        assert b"none was given" in process.stdout.readline()
         assert terminal.echoes()
         terminal.type(b"for the command\n")
         assert process.communicate(timeout=30)[0] == b"for the command\n\n"

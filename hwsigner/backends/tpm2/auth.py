@@ -444,7 +444,7 @@ class ParentAuth:
             found = self._pins.find(self._source(guarded), PinRequest(guarded.kind, guarded.subject, state))
         except PinRequiredError as error:
             raise PinRequiredError(
-                f"{guarded.subject} wants its {guarded.kind}, and no place gives one",
+                f"{guarded.subject} wants its {guarded.kind}, and none was given",
                 f"Add {guarded.hint}, or run from a terminal or where a pinentry can ask",
             ) from error
         self._keep(guarded, found)

@@ -51,7 +51,7 @@ class PCRSelection:
     def notes(self) -> Iterator[str]:
         """What the owner of a key with such a policy should know, a sentence each."""
         yield (
-            f"An update of firmware, shim or whatever else changes PCR {self} ends this key: "
+            f"An update of firmware, shim or anything else that changes PCR {self} ends this key: "
             "make a new one then, and get it a certificate"
         )
         for number in _RESETTABLE:
