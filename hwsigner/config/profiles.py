@@ -114,7 +114,8 @@ def change_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, s
         if before is None:
             raise ConfigError(f"{existing.file} has no profile {name!r} any more", "Run the command again")
         wanted = _merged(before.values, values)
-        edited = _with_values(text.decode(), name, values, wanted)
+        # tomlkit can't change some tables in their place: a value that becomes one of another type, or the reverse.
+        edited = _with_values(text.decode(), name, values, wanted) or _with_profile(text.decode(), name, wanted)
         if edited is None:
             raise _unchangeable(existing.file, name)
         return edited.encode()

@@ -401,6 +401,12 @@ class TestChanging:
             wanted = {key: one for key, one in {**before.get(name, {}), **values}.items() if key != "endpoint"}
             assert tomllib.loads(file.read_text())["profile"] == {**before, name: wanted}
 
+    def test_table_in_a_profile_becomes_a_value(self, file: Path, environ: dict[str, str]) -> None:
+        file.write_text("[profile.web]\n[profile.web.instance-property]\nk = 'v'\n")
+        values = {"region": "r", "instance-property": "p", "certificate": "c", "debug": "", "timeout": ""}
+        change_profile("web", values, environ)
+        assert tomllib.loads(file.read_text())["profile"]["web"] == values
+
     def test_comments_in_the_profile_stay(self, file: Path, environ: dict[str, str]) -> None:
         file.write_text(
             "[profile.web]\n# my role\nrole-arn = 'r'  # for tests\ncertificate = 'old'\n\n# the other\n[profile.b]\n"
