@@ -13,6 +13,7 @@ from hwsigner.serving.admission import Request, read_headers
 from hwsigner.serving.listener import hold_localhost, listen, names_of
 from hwsigner.serving.peer import Peer
 from hwsigner.serving.responses import Refusal
+from ports import reserve_port
 
 
 @pytest.mark.parametrize(
@@ -38,9 +39,9 @@ def test_error_names_a_port_in_use() -> None:
 
 @pytest.mark.parametrize(("address", "other"), [("127.0.0.1", "::1"), ("::1", "127.0.0.1")])
 def test_both_addresses_of_localhost_are_held(address: str, other: str) -> None:
-    listeners = [listen(address, 0, 64)]
+    port = reserve_port()
+    listeners = [listen(address, port, 64)]
     assert hold_localhost(listeners, 3) is True
-    port = listeners[0].getsockname()[1]
     assert [one.getsockname()[:2] for one in listeners] == [(address, port), (other, port)]
     assert hold_localhost(listeners, 3) is True  # As with both from systemd.
     assert len(listeners) == 2
@@ -49,8 +50,8 @@ def test_both_addresses_of_localhost_are_held(address: str, other: str) -> None:
 
 
 def test_other_address_in_use_is_a_warning_and_localhost_is_not_held() -> None:
-    with listen("::1", 0, 64) as other:
-        port = other.getsockname()[1]
+    port = reserve_port()
+    with listen("::1", port, 64):
         listeners = [listen("127.0.0.1", port, 64)]
         with listeners[0], pytest.warns(HwsignerWarning, match=rf"can't listen on \[::1\]:{port}: Address already in "):
             assert hold_localhost(listeners, 64) is False
