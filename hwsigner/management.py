@@ -204,6 +204,6 @@ def _function(uri: KeyURI, name: str, allow_modules: bool) -> Callable[..., Any]
     """Return a function of the backend's management module, which is imported for it."""
     found: Callable[..., Any] | None = getattr(uri.backend.load_management(), name, None)
     if found is None:
-        raise UsageError(f"hwsigner can't do this with {uri.scheme}: keys", "Use the tool that made the key")
+        raise UsageError(f"hwsigner can't do this with {uri.scheme}: keys", "Use the tool that comes with them")
     load_backend(uri, allow_modules)  # It may refuse the module that the URI names.
     return found

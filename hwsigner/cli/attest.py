@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+import warnings
 
 from hwsigner import attestation
 from hwsigner.attestation.documents import Document
@@ -12,7 +13,7 @@ from hwsigner.cli import options
 from hwsigner.cli.documents import create_document, read_bytes, read_document
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import KEY, Flag, switch
-from hwsigner.errors import UsageError
+from hwsigner.errors import HwsignerWarning, UsageError
 from hwsigner.key import find_certificates
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
@@ -71,7 +72,13 @@ def _statement(arguments: argparse.Namespace, uri: KeyURI, pins: PinSource) -> D
     csr = read_bytes(arguments.csr) if arguments.csr else b""
     path = arguments.vendor_certificates
     certificates = [found.der for found in find_certificates(path, allow_modules=True)] if path else []
-    return attestation.make_statement(uri, pins, csr=csr, certificates=certificates, allow_modules=True)
+    statement = attestation.make_statement(uri, pins, csr=csr, certificates=certificates, allow_modules=True)
+    if statement.format == "tpm2" and not statement.blobs("ekCertificates"):
+        problem = "the TPM holds no certificate of its endorsement key, and verify-attestation needs one"
+        warnings.warn(
+            HwsignerWarning(problem, "Get it from the TPM's vendor; --vendor-certificates adds it"), stacklevel=2
+        )
+    return statement
 
 
 def _answer(arguments: argparse.Namespace, uri: KeyURI, pins: PinSource) -> Document:

@@ -34,6 +34,7 @@ from hwsigner.key import open_key
 from hwsigner.management import KeyRequest, generate_key
 from softhsm.command import run
 from softhsm.tabrmd import ResourceManager
+from softhsm.tpm import SoftTPM
 
 ROOT = Path(attestation.__file__).parents[2]
 
@@ -448,6 +449,13 @@ class TestCommandLine:
         assert challenge.read_text() == "old"
         assert not (tmp_path / "state").exists()
         assert f"{challenge} is there already" in capfd.readouterr().err
+
+    def test_missing_certificate_of_the_endorsement_key_is_warned_of(
+        self, swtpm: SoftTPM, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        uri = swtpm.uri(tmp_path / "key.tss2")
+        assert [main([command, uri]) for command in ("keygen", "attest")] == [0, 0]
+        assert "warning: the TPM holds no certificate of its endorsement key" in capfd.readouterr().err
 
     def test_endorsement_key_s_hash_is_printed(self, chip: Chip, capfd: pytest.CaptureFixture[str]) -> None:
         assert main(["attest", "--ek", "--tcti", chip.tpm.tcti]) == 0

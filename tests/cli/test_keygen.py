@@ -119,7 +119,7 @@ def test_backend_without_management_is_named(call: Callable[..., Outcome], monke
     monkeypatch.setitem(BACKENDS, "shelf", Backend("shelf"))
     outcome = call("keygen", "shelf:name=x")
     assert (outcome.status, outcome.out) == (2, "")
-    assert outcome.err == "hwsigner: hwsigner can't do this with shelf: keys. Use the tool that made the key\n"
+    assert outcome.err == "hwsigner: hwsigner can't do this with shelf: keys. Use the tool that comes with them\n"
 
 
 @pytest.mark.parametrize(
