@@ -10,7 +10,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from hwsigner.errors import AttestationError
@@ -83,7 +83,7 @@ class Document:
 
     kind: Kind
     format: str
-    values: Mapping[str, Value]
+    values: Mapping[str, Value] = field(repr=False)  # A state's secret is among them.
 
     def blob(self, name: str) -> bytes:
         """Return a binary member; empty if it is absent."""

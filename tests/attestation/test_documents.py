@@ -38,6 +38,11 @@ def test_document_is_read_as_it_was_written() -> None:
     assert read(STATEMENT.to_json().encode(), "statement") == STATEMENT
 
 
+def test_secret_of_a_state_is_not_in_its_repr() -> None:
+    state = new("state", "tpm2", {"statement": b"s", "nonce": b"n", "secret": b"sesame", "created": "now"})
+    assert "sesame" not in repr(state)
+
+
 def test_absent_members_are_empty_and_empty_ones_are_left_out() -> None:
     statement = new("statement", "tpm2", {**VALUES, "certificateRequest": b""})
     assert statement == STATEMENT
