@@ -8,6 +8,7 @@ Public are the names in `__all__` and these modules; everything else is private 
 - `hwsigner.sigv4.access_key`: the same with an access key;
 - `hwsigner.attestation`: prove, or verify, that a key is in hardware;
 - `hwsigner.emulator`: a local service for tests;
+- `hwsigner.trust_policy`: who may assume a role, by its trust policy;
 - `hwsigner.backends`: `Backend` and `register`, for keys in places that hwsigner does not know;
 - `hwsigner.testing`: tests for such a backend.
 
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
     from hwsigner import errors as errors
     from hwsigner.aws.create_session import Service, SessionRequest, create_session, find_service
     from hwsigner.aws.credentials import Credentials
-    from hwsigner.certificate import Certificate, Chain
-    from hwsigner.certificate_request import CertificateRequest, sign_certificate_request
     from hwsigner.errors import HwsignerError, HwsignerWarning
     from hwsigner.http.address import Endpoint
     from hwsigner.http.proxy import Proxy
     from hwsigner.http.tls import TrustedCAs
     from hwsigner.http.transport import TransportOptions
     from hwsigner.identity import Identity, IdentitySource, open_identity
+    from hwsigner.identity.certificate import Certificate, Chain
+    from hwsigner.identity.certificate_request import CertificateRequest, sign_certificate_request
     from hwsigner.key import (
         Algorithm,
         FoundCertificate,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
         list_tokens,
         open_key,
     )
-    from hwsigner.management import (
+    from hwsigner.key.management import (
         Confirm,
         InstalledCertificate,
         KeyAlgorithm,
@@ -81,8 +82,8 @@ _MODULES = frozenset({"auth", "errors"})
 _NAMES_BY_MODULE = {
     "aws.create_session": "create_session find_service SessionRequest Service",
     "aws.credentials": "Credentials",
-    "certificate": "Certificate Chain",
-    "certificate_request": "sign_certificate_request CertificateRequest",
+    "identity.certificate": "Certificate Chain",
+    "identity.certificate_request": "sign_certificate_request CertificateRequest",
     "errors": "HwsignerError HwsignerWarning",
     "http.address": "Endpoint",
     "http.proxy": "Proxy",
@@ -90,7 +91,7 @@ _NAMES_BY_MODULE = {
     "http.transport": "TransportOptions",
     "identity": "open_identity Identity IdentitySource",
     "key": "open_key find_certificates list_tokens Key FoundCertificate ListedToken ListedObject Algorithm HashName",
-    "management": "generate_key describe_key install_certificate delete_key KeyRequest KeyDescription KeyAlgorithm "
+    "key.management": "generate_key describe_key install_certificate delete_key KeyRequest KeyDescription KeyAlgorithm "
     "InstalledCertificate Confirm",
     "pins": "PinSource PinRequest AskPin FoundPin",
     "refresh.background": "BackgroundProvider Status",

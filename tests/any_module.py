@@ -2,7 +2,8 @@
 
 from functools import partial
 
-from hwsigner import key, management
+from hwsigner import key
+from hwsigner.key import management
 
 open_key = partial(key.open_key, allow_modules=True)
 find_certificates = partial(key.find_certificates, allow_modules=True)

@@ -17,7 +17,17 @@ import hwsigner
 ROOT = Path(__file__).parents[1]
 MODULES = {
     f"hwsigner.{name}"
-    for name in ("attestation", "auth", "backends", "emulator", "errors", "sigv4", "sigv4.access_key", "testing")
+    for name in (
+        "attestation",
+        "auth",
+        "backends",
+        "emulator",
+        "errors",
+        "sigv4",
+        "sigv4.access_key",
+        "testing",
+        "trust_policy",
+    )
 }
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 _CALLED = {"__init__", "__call__", "__enter__"}

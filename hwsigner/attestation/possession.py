@@ -5,7 +5,7 @@ from __future__ import annotations
 from hwsigner.attestation.chain import UNREADABLE
 from hwsigner.attestation.documents import Document, binding
 from hwsigner.errors import AttestationError
-from hwsigner.public_key import verify
+from hwsigner.key.public_key import verify
 
 POSSESSION = "The key signed the challenge"
 

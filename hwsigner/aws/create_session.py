@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from hwsigner import defaults
 from hwsigner._version import __version__
 from hwsigner.aws.config_file import Setting, read_config
 from hwsigner.aws.credentials import Credentials, read_credentials
 from hwsigner.aws.endpoint import sessions_endpoint
 from hwsigner.aws.service_errors import is_from_service, service_error, unexpected_response
 from hwsigner.errors import ServiceError, ServiceUnreachableError, UsageError
+from hwsigner.http import defaults
 from hwsigner.http.address import Endpoint
 from hwsigner.http.connection import Deadline
 from hwsigner.http.proxy import find_proxy

@@ -43,7 +43,7 @@ class Backend:
         query_flags: by query attribute of a key URI, the flag that sets it.
         flags_win: whether these flags replace what the key URI itself says.
         management: the name of a module with any of `generate_key`, `describe_key`, `install_certificate` and
-            `delete_key`, which `hwsigner.management` calls. It is imported for these only.
+            `delete_key`, which `hwsigner.key.management` calls. It is imported for these only.
         attestation: the name of a module for `hwsigner.attestation`, which is imported for it only. It has
             `FORMATS`, the formats of its documents, `make_statement(uri, pins, *, certificates)`, which returns the
             format and the members of the statement, and `answer_challenge(uri, pins, challenge, *, pcrs)`, which

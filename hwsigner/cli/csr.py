@@ -7,13 +7,13 @@ import sys
 import warnings
 from functools import partial
 
-from hwsigner.certificate_request import check_names, sign_certificate_request
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import KEY, Flag
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
+from hwsigner.identity.certificate_request import check_names, sign_certificate_request
+from hwsigner.identity.session_tags import untaggable
 from hwsigner.key import open_key
-from hwsigner.session_tags import untaggable
 from hwsigner.system.files import edit_file
 
 HELP = "make a certificate request (PKCS #10) for a key"

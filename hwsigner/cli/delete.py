@@ -12,7 +12,7 @@ from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import KEY, switch
 from hwsigner.errors import HwsignerError, UsageError, printable
-from hwsigner.management import delete_key
+from hwsigner.key.management import delete_key
 
 HELP = "delete a key and what belongs to it"
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from hwsigner.certificate import Certificate, Chain, build_chain, leaves, load, preflight
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
@@ -26,8 +25,9 @@ from hwsigner.errors import (
     printable,
 )
 from hwsigner.identity import Identity
+from hwsigner.identity.certificate import Certificate, Chain, build_chain, leaves, load, preflight
 from hwsigner.key import FoundCertificate, find_certificates, open_key
-from hwsigner.management import describe_key, install_certificate
+from hwsigner.key.management import describe_key, install_certificate
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 

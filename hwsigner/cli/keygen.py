@@ -13,7 +13,7 @@ from hwsigner.cli.process import print_outcome
 from hwsigner.cli.show import key_data, key_rows
 from hwsigner.config.flags import KEY, Flag, boolean, one_of, switch
 from hwsigner.errors import printable
-from hwsigner.management import KeyAlgorithm, KeyRequest, generate_key
+from hwsigner.key.management import KeyAlgorithm, KeyRequest, generate_key
 from hwsigner.uri import KeyURI
 
 HELP = "make a key in a token, a TPM or a file"

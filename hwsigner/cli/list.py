@@ -12,7 +12,6 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from hwsigner.certificate import Certificate, load
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import abandon_stdout, report
@@ -26,8 +25,9 @@ from hwsigner.errors import (
     UsageError,
     printable,
 )
+from hwsigner.identity.certificate import Certificate, load
 from hwsigner.key import FoundCertificate, ListedObject, ListedToken, list_tokens
-from hwsigner.public_key import kind_of
+from hwsigner.key.public_key import kind_of
 from hwsigner.system import pcsc
 from hwsigner.uri import KeyURI
 

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from hwsigner.certificate import (
+from hwsigner.cli import options
+from hwsigner.cli.parser import Parser
+from hwsigner.config import settings
+from hwsigner.config.flags import IDENTITY, PROFILE, switch
+from hwsigner.errors import CertificateError, SigningKeyError, UsageError, printable
+from hwsigner.identity.certificate import (
     Certificate,
     build_chain,
     is_attestation,
@@ -21,16 +26,11 @@ from hwsigner.certificate import (
     load_readable,
     preflight,
 )
-from hwsigner.cli import options
-from hwsigner.cli.parser import Parser
-from hwsigner.config import settings
-from hwsigner.config.flags import IDENTITY, PROFILE, switch
-from hwsigner.errors import CertificateError, SigningKeyError, UsageError, printable
+from hwsigner.identity.session_tags import session_tags, untaggable
 from hwsigner.key import FoundCertificate, find_certificates, list_tokens
-from hwsigner.management import KeyDescription, describe_key
+from hwsigner.key.management import KeyDescription, describe_key
+from hwsigner.key.public_key import kind_of, to_pem
 from hwsigner.pins import PinSource
-from hwsigner.public_key import kind_of, to_pem
-from hwsigner.session_tags import session_tags, untaggable
 from hwsigner.uri import KeyURI
 
 HELP = "show a key, what guards it, and its certificate"

@@ -49,7 +49,7 @@ def _signature(arguments: argparse.Namespace) -> bytes:
     digest = _HASHES[arguments.digest]
     if arguments.certificate or arguments.cert_selector:
         from hwsigner.identity import open_identity
-        from hwsigner.public_key import plain_public_key
+        from hwsigner.key.public_key import plain_public_key
 
         with open_identity(options.identity_source(arguments, check=False)) as identity:
             return identity.sign(fixed_string(plain_public_key(identity.chain.leaf.public_key())), digest)
@@ -61,7 +61,7 @@ def _signature(arguments: argparse.Namespace) -> bytes:
 
 
 def _verified_signature(key: Key, digest: HashName) -> bytes:
-    from hwsigner.public_key import plain_public_key, verify
+    from hwsigner.key.public_key import plain_public_key, verify
 
     public_key = key.public_key()
     if public_key is None:

@@ -15,7 +15,7 @@ from hwsigner.cli.documents import create_document, read_document
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import Flag, switch
 from hwsigner.errors import AttestationError, KeyMismatchError, UsageError, printable
-from hwsigner.public_key import kind_of, to_pem
+from hwsigner.key.public_key import kind_of, to_pem
 from hwsigner.system.files import check_not_writable_by_others, open_trusted
 
 HELP = "verify on another machine that a key is in hardware"

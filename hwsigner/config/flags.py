@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hwsigner import defaults
 from hwsigner.errors import ConfigError, UsageError
+from hwsigner.http import defaults
 
 if TYPE_CHECKING:
     from hwsigner.config.profiles import Profile

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from hwsigner.certificate import Certificate, load_readable
 from hwsigner.errors import CertificateError, CertificateWarning, UsageError
+from hwsigner.identity.certificate import Certificate, load_readable
 from hwsigner.key import find_certificates
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hwsigner.aws.create_session import Service, SessionRequest
-    from hwsigner.certificate import Certificate
     from hwsigner.config.profiles import Profile
     from hwsigner.identity import IdentitySource
+    from hwsigner.identity.certificate import Certificate
 
 Values = Mapping[str, Any]
 
@@ -184,8 +184,8 @@ def _names(values: Values, ask: AskPin | None, prompts: Sequence[AskPin]) -> tup
 
 
 def _selected(values: Values, ask: AskPin | None, prompts: Sequence[AskPin]) -> Certificate:
-    from hwsigner.certificate import latest_expiring
     from hwsigner.config.selector import parse_selector, select
+    from hwsigner.identity.certificate import latest_expiring
 
     selector = parse_selector(values["cert_selector"])
     uri = key_uri(values, "pkcs11:")

@@ -5,22 +5,18 @@ specification and shares no code with the client. Two independent implementation
 """
 
 from hwsigner.emulator.faults import KINDS, Fault
-from hwsigner.emulator.policy import Decision, TrustPolicy, request_context
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.server import Emulator
 from hwsigner.emulator.world import Profile, Role, TrustAnchor, World, load_world
 
 __all__ = [
     "KINDS",
-    "Decision",
     "Emulator",
     "Fault",
     "Profile",
     "Record",
     "Role",
     "TrustAnchor",
-    "TrustPolicy",
     "World",
     "load_world",
-    "request_context",
 ]

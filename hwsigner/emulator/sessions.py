@@ -13,7 +13,6 @@ from hwsigner.emulator import tags
 from hwsigner.emulator.canonical import canonical_request
 from hwsigner.emulator.certificates import algorithm_of, check_leaf, check_path, read_certificate, read_chain, verifies
 from hwsigner.emulator.parameters import Parameters, read_parameters
-from hwsigner.emulator.policy import request_context
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import RefusalError, denied, invalid, invalid_signature, json_response
 from hwsigner.emulator.signature import (
@@ -27,6 +26,7 @@ from hwsigner.emulator.signature import (
 from hwsigner.emulator.vault import Vault
 from hwsigner.emulator.wire import Request, Response
 from hwsigner.emulator.world import Profile, Role, TrustAnchor, World
+from hwsigner.trust_policy import request_context
 
 ALGORITHMS = ("AWS4-X509-RSA-SHA256", "AWS4-X509-ECDSA-SHA256", "AWS4-X509-MLDSA")
 _SIGNED_HEADERS = {"host", "content-type", "x-amz-date", "x-amz-x509"}

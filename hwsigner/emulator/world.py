@@ -11,9 +11,9 @@ from typing import Any
 from cryptography import x509
 
 from hwsigner.emulator.arns import REGION, parse_arn, partition_of
-from hwsigner.emulator.policy import TrustPolicy
 from hwsigner.emulator.tags import DEFAULT_MAPPINGS, Mappings, parse_mappings
 from hwsigner.errors import CertificateError, ConfigError, UsageError
+from hwsigner.trust_policy import TrustPolicy
 
 ROLE_NAME = "hwsigner-demo"
 PROFILE_ID = "11111111-1111-4111-8111-111111111111"

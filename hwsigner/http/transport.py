@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from hwsigner import defaults
 from hwsigner.errors import ServiceUnreachableError
+from hwsigner.http import defaults
 from hwsigner.http.address import Endpoint, host_and_port
 from hwsigner.http.connection import RETRY_HINT, Deadline, Stream, StreamReader, connect
 from hwsigner.http.proxy import Proxy

@@ -52,7 +52,7 @@ class Request:
 
 
 class SigningCertificate(Protocol):
-    """What a signed request says about the leaf and its chain. `hwsigner.certificate.Chain` is one."""
+    """What a signed request says about the leaf and its chain. `hwsigner.identity.certificate.Chain` is one."""
 
     @property
     def algorithm(self) -> Algorithm:

@@ -31,7 +31,7 @@ from hwsigner.errors import (
     WrongPinError,
 )
 from hwsigner.key import open_key
-from hwsigner.management import KeyRequest, generate_key
+from hwsigner.key.management import KeyRequest, generate_key
 from softhsm.command import run
 from softhsm.tabrmd import ResourceManager
 from softhsm.tpm import SoftTPM

@@ -12,10 +12,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import certs
-from hwsigner import defaults
 from hwsigner.aws.create_session import Service, SessionRequest, build_request, create_session, find_service
 from hwsigner.emulator import Emulator, Fault, World
 from hwsigner.errors import ConfigError, ServiceError, ServiceUnreachableError, UsageError
+from hwsigner.http import defaults
 from hwsigner.http.tls import TrustedCAs
 from hwsigner.http.transport import TransportOptions
 from hwsigner.identity import Identity, IdentitySource, open_identity

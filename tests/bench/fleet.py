@@ -24,7 +24,7 @@ TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 from hwsigner.aws.create_session import _BACKOFF_BASE, _BACKOFF_CAP  # noqa: E402
-from hwsigner.defaults import MAX_ATTEMPTS  # noqa: E402
+from hwsigner.http.defaults import MAX_ATTEMPTS  # noqa: E402
 from hwsigner.refresh.schedule import POLICY, Lifetime, Policy, until_refresh  # noqa: E402
 
 MINUTE, HOUR = 60.0, 3600.0

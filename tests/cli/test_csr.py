@@ -13,9 +13,9 @@ import pytest
 import certs
 from backends.file.keyfiles import openssl
 from emulators import InProcessSoftHSM
-from hwsigner.certificate_request import CertificateRequest, sign_certificate_request
 from hwsigner.cli import csr
-from hwsigner.management import generate_key
+from hwsigner.identity.certificate_request import CertificateRequest, sign_certificate_request
+from hwsigner.key.management import generate_key
 from scene import Outcome, Scene
 from softhsm.tpm import SoftTPM
 

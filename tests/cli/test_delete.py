@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.management import generate_key
+from hwsigner.key.management import generate_key
 from scene import Outcome
 from terminals import Terminal
 

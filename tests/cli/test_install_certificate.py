@@ -22,7 +22,7 @@ from hwsigner.backends import BACKENDS, Backend, register
 from hwsigner.config import profiles
 from hwsigner.errors import HwsignerError, SigningKeyError
 from hwsigner.key import FoundCertificate, open_key
-from hwsigner.management import InstalledCertificate, KeyDescription
+from hwsigner.key.management import InstalledCertificate, KeyDescription
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 from scene import Outcome, Scene

@@ -14,7 +14,7 @@ import pytest
 from backends.file.keyfiles import openssl
 from hwsigner.backends import BACKENDS, Backend
 from hwsigner.errors import UsageError
-from hwsigner.management import KeyDescription, KeyRequest, generate_key
+from hwsigner.key.management import KeyDescription, KeyRequest, generate_key
 from hwsigner.pins import PinRequest, PinSource
 from hwsigner.pins import sources as pin_sources
 from hwsigner.uri import KeyURI

@@ -21,10 +21,10 @@ from certs import Authority, make_ca
 from emulator.client import Caller, Reply, Request, draft, read_reply, send
 from emulator.material import Form, certificate
 from emulator.test_callers import credentials_of, signed
-from hwsigner.certificate_request import parse_name
 from hwsigner.cli import main
 from hwsigner.emulator import Emulator, World
 from hwsigner.emulator.faults import KINDS
+from hwsigner.identity.certificate_request import parse_name
 from ports import reserve_port
 
 ROOT = Path(__file__).parents[2]

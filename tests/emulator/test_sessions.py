@@ -15,8 +15,9 @@ from certs import Authority, issue
 from emulator.client import Caller, create_session, draft, send
 from emulator.conftest import KEYS
 from emulator.material import DAY, Form, authority, certificate
-from hwsigner.certificate_request import parse_name
-from hwsigner.emulator import Emulator, Profile, Role, TrustPolicy, World
+from hwsigner.emulator import Emulator, Profile, Role, World
+from hwsigner.identity.certificate_request import parse_name
+from hwsigner.trust_policy import TrustPolicy
 
 
 @pytest.mark.parametrize("kind", KEYS)

@@ -12,8 +12,8 @@ import certs
 from hwsigner.errors import AmbiguousKeyError
 from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.key import ListedToken, find_certificates, list_tokens, open_key
+from hwsigner.key.public_key import verify
 from hwsigner.pins import PinRequest
-from hwsigner.public_key import verify
 from softhsm.pcsc import SoftPcsc
 from softhsm.yubikey import OPENSC, YKCS11, YubiKey, find_module
 from yubikeys import succeed

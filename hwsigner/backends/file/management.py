@@ -28,7 +28,14 @@ from hwsigner.backends.key_files import (
 from hwsigner.backends.pem import PKCS12, read_contents
 from hwsigner.errors import KeyNotFoundError, PinError, SigningKeyError
 from hwsigner.key import FoundCertificate
-from hwsigner.management import Confirm, InstalledCertificate, KeyAlgorithm, KeyDescription, KeyRequest, inapplicable
+from hwsigner.key.management import (
+    Confirm,
+    InstalledCertificate,
+    KeyAlgorithm,
+    KeyDescription,
+    KeyRequest,
+    inapplicable,
+)
 from hwsigner.pins import PinSource
 from hwsigner.system.files import delete_files
 from hwsigner.system.notices import waiting

@@ -15,7 +15,7 @@ from hwsigner.backends.pkcs11.objects import KeyObject, find_certificates
 from hwsigner.backends.pkcs11.search import choose_token, find_key, using
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.errors import UnsupportedKeyError, UsageError, printable
-from hwsigner.management import inapplicable
+from hwsigner.key.management import inapplicable
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 

@@ -11,7 +11,7 @@ from hwsigner.backends.pkcs11.module import token_uri
 from hwsigner.backends.pkcs11.objects import KeyObject, count_names, find_keys, object_uri, public_keys_of
 from hwsigner.backends.pkcs11.pins import has_keypad
 from hwsigner.backends.pkcs11.token import OpenToken
-from hwsigner.management import KeyDescription
+from hwsigner.key.management import KeyDescription
 from hwsigner.uri import KeyURI
 
 # By the names of properties.

@@ -25,7 +25,7 @@ from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.backends.pkcs11.writing import FALSE, TRUE, Template, WritingSession, writing
 from hwsigner.errors import HwsignerWarning, KeyMismatchError, SigningKeyError
 from hwsigner.key import FoundCertificate
-from hwsigner.management import InstalledCertificate
+from hwsigner.key.management import InstalledCertificate
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 

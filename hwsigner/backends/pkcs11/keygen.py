@@ -28,7 +28,7 @@ from hwsigner.backends.pkcs11.search import FoundToken
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.backends.pkcs11.writing import FALSE, TRUE, KeyPair, Template, WritingSession, writing
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError, UsageError
-from hwsigner.management import KeyAlgorithm, KeyDescription, KeyRequest
+from hwsigner.key.management import KeyAlgorithm, KeyDescription, KeyRequest
 from hwsigner.pins import PinSource
 from hwsigner.system import notices
 from hwsigner.system.stderr import quiet
@@ -105,7 +105,7 @@ class _Plan(NamedTuple):
 
 
 def generate_key(found: FoundToken, uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescription:
-    """Make a key pair on a token; see `hwsigner.management.generate_key`.
+    """Make a key pair on a token; see `hwsigner.key.management.generate_key`.
 
     If hwsigner is killed meanwhile, at most an unused key is left. The next attempt then names it, and makes no other.
     """

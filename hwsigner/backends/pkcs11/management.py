@@ -15,13 +15,13 @@ from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.backends.pkcs11.writing import WritingSession, writing
 from hwsigner.errors import KeyNotFoundError, UsageError
 from hwsigner.key import FoundCertificate
-from hwsigner.management import Confirm, InstalledCertificate, KeyDescription, KeyRequest, inapplicable
+from hwsigner.key.management import Confirm, InstalledCertificate, KeyDescription, KeyRequest, inapplicable
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 
 
 def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescription:
-    """Make a key pair on the one token that a URI names; see `hwsigner.management.generate_key`.
+    """Make a key pair on the one token that a URI names; see `hwsigner.key.management.generate_key`.
 
     The URI's `object` is the label. Its `id` is the CKA_ID; without one, that is the SHA-1 of the public key.
     """
@@ -33,7 +33,7 @@ def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescri
 
 
 def describe_key(uri: KeyURI, pins: PinSource) -> KeyDescription:
-    """Return what a token says of a key; see `hwsigner.management.describe_key`."""
+    """Return what a token says of a key; see `hwsigner.key.management.describe_key`."""
     check_uri(uri)
     found = choose_token(uri, None)
     if piv.is_piv(found.info):
@@ -47,7 +47,7 @@ def describe_key(uri: KeyURI, pins: PinSource) -> KeyDescription:
 def install_certificate(
     uri: KeyURI, pins: PinSource, chain: Sequence[FoundCertificate], *, nv_index: str = ""
 ) -> InstalledCertificate:
-    """Put a chain beside its key on a token; see `hwsigner.management.install_certificate`."""
+    """Put a chain beside its key on a token; see `hwsigner.key.management.install_certificate`."""
     _require_private(uri)
     if nv_index:
         raise inapplicable("nv-index", "keys on a PKCS #11 token")
@@ -58,7 +58,7 @@ def install_certificate(
 
 
 def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...]:
-    """Delete a key, its certificates and its public key object; see `hwsigner.management.delete_key`.
+    """Delete a key, its certificates and its public key object; see `hwsigner.key.management.delete_key`.
 
     The public key object goes last. If hwsigner is killed before that, the same URI deletes what is left.
     """

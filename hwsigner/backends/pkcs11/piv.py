@@ -21,7 +21,7 @@ from hwsigner.backends.pkcs11.writing import TRUE
 from hwsigner.backends.state import is_usable, state_folders
 from hwsigner.errors import HwsignerError, KeyMismatchError, SigningKeyError
 from hwsigner.key import FoundCertificate
-from hwsigner.management import InstalledCertificate, KeyDescription
+from hwsigner.key.management import InstalledCertificate, KeyDescription
 from hwsigner.pins import PinSource
 from hwsigner.system.files import edit_file
 from hwsigner.uri import KeyURI

@@ -19,7 +19,7 @@ from hwsigner.backends.pkcs11.piv_slots import (
 from hwsigner.backends.pkcs11.search import FoundToken
 from hwsigner.backends.pkcs11.writing import FALSE, TRUE
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError, UsageError
-from hwsigner.management import KeyAlgorithm, KeyDescription, KeyRequest
+from hwsigner.key.management import KeyAlgorithm, KeyDescription, KeyRequest
 from hwsigner.pins import PinSource
 from hwsigner.system.notices import waiting
 from hwsigner.uri import KeyURI

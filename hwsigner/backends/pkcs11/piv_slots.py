@@ -15,7 +15,7 @@ from hwsigner.backends.pkcs11.module import token_uri
 from hwsigner.backends.pkcs11.objects import AnyObject, KeyObject, find_certificates, find_keys
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.errors import AmbiguousKeyError, KeyNotFoundError, UsageError
-from hwsigner.management import KeyDescription
+from hwsigner.key.management import KeyDescription
 from hwsigner.uri import KeyURI
 
 # The key slots (NIST SP 800-73-4, part 1, 5.1, in hexadecimal) by CKA_ID.

@@ -20,7 +20,7 @@ from hwsigner.backends.tpm2.policy_commands import (
 from hwsigner.backends.tpm2.tcti import tcti_of
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
 from hwsigner.backends.tpm2.uris import named_key
-from hwsigner.management import KeyDescription
+from hwsigner.key.management import KeyDescription
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 

@@ -26,7 +26,7 @@ from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.backends.tpm2.uris import named_handle, named_nv_index, session_settings
 from hwsigner.errors import CertificateError, HwsignerError, SigningKeyError, UsageError
 from hwsigner.key import FoundCertificate
-from hwsigner.management import InstalledCertificate
+from hwsigner.key.management import InstalledCertificate
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 

@@ -37,7 +37,7 @@ from hwsigner.backends.tpm2.tcti import tcti_of
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
 from hwsigner.backends.tpm2.uris import handle_name, named_handle, session_settings
 from hwsigner.errors import BackendUnavailableError, PinError, SigningKeyError, UnsupportedKeyError, UsageError
-from hwsigner.management import KeyAlgorithm, KeyDescription, KeyRequest
+from hwsigner.key.management import KeyAlgorithm, KeyDescription, KeyRequest
 from hwsigner.pins import PinRequest, PinSource
 from hwsigner.system.notices import waiting
 from hwsigner.uri import KeyURI

@@ -1,4 +1,4 @@
-"""A key's life in a TPM: what `hwsigner.management` calls."""
+"""A key's life in a TPM: what `hwsigner.key.management` calls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hwsigner.backends.tpm2.tcti import tcti_of
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.backends.tpm2.uris import handle_name, named_handle, session_settings
 from hwsigner.errors import SigningKeyError
-from hwsigner.management import Confirm
+from hwsigner.key.management import Confirm
 from hwsigner.pins import PinSource
 from hwsigner.system.files import delete_files
 from hwsigner.uri import KeyURI

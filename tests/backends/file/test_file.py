@@ -24,7 +24,6 @@ from examples import scaled
 from hwsigner.backends.file import libcrypto as _libcrypto
 from hwsigner.backends.pem import elements
 from hwsigner.backends.pkcs11.der import encode
-from hwsigner.certificate import load
 from hwsigner.errors import (
     AmbiguousKeyError,
     CertificateError,
@@ -38,6 +37,7 @@ from hwsigner.errors import (
     UsageError,
     WrongPinError,
 )
+from hwsigner.identity.certificate import load
 from hwsigner.key import Key, find_certificates, open_key
 from hwsigner.pins import PinRequest, PinSource
 from hwsigner.uri import KeyURI

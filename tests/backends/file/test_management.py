@@ -18,7 +18,7 @@ from backends.file.keyfiles import openssl
 from hwsigner.backends import key_files
 from hwsigner.errors import CertificateError, HwsignerError, PinError, SigningKeyError, UsageError, WrongPinError
 from hwsigner.key import FoundCertificate, find_certificates, open_key
-from hwsigner.management import (
+from hwsigner.key.management import (
     KeyAlgorithm,
     KeyRequest,
     delete_key,
@@ -26,9 +26,9 @@ from hwsigner.management import (
     generate_key,
     install_certificate,
 )
+from hwsigner.key.public_key import kind_of, verify
 from hwsigner.pins import AskPin
 from hwsigner.pins import sources as pin_sources
-from hwsigner.public_key import kind_of, verify
 from hwsigner.system.files import edit_file
 
 KINDS: dict[KeyAlgorithm, str] = {

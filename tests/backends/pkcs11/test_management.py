@@ -49,7 +49,7 @@ from hwsigner.errors import (
 )
 from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.key import FoundCertificate
-from hwsigner.management import KeyAlgorithm, KeyDescription, KeyRequest
+from hwsigner.key.management import KeyAlgorithm, KeyDescription, KeyRequest
 from hwsigner.system import notices
 from hwsigner.system.files import lock_within
 from hwsigner.uri import KeyURI
@@ -73,7 +73,7 @@ KILLED = """
 import os, signal, sys
 from hwsigner.backends.pkcs11.writing import KeyPair, WritingSession
 from hwsigner.key import FoundCertificate
-from hwsigner.management import delete_key, generate_key, install_certificate
+from hwsigner.key.management import delete_key, generate_key, install_certificate
 uri, method, spared, action, *chain = sys.argv[1:]
 chain = [FoundCertificate(bytes.fromhex(one), "") for one in chain]
 call, calls = getattr(WritingSession, method), []

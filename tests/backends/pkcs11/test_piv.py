@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from backends.contract import openssl_verifies
 from certs import Authority, issue, make_ca
-from hwsigner import management
 from hwsigner.backends.pkcs11 import piv
 from hwsigner.backends.pkcs11.functions import Functions
 from hwsigner.backends.pkcs11.piv_slots import Attestation
@@ -36,8 +35,8 @@ from hwsigner.errors import (
     WrongPinError,
 )
 from hwsigner.identity import IdentitySource, open_identity
-from hwsigner.key import FoundCertificate, HashName, find_certificates, open_key
-from hwsigner.management import InstalledCertificate, KeyAlgorithm, KeyDescription, KeyRequest
+from hwsigner.key import FoundCertificate, HashName, find_certificates, management, open_key
+from hwsigner.key.management import InstalledCertificate, KeyAlgorithm, KeyDescription, KeyRequest
 from hwsigner.pins import AskPin, PinRequest, PinSource
 from hwsigner.uri import KeyURI
 from pkcs11_shim import Person
@@ -706,7 +705,7 @@ from hwsigner.backends.pkcs11 import piv
 from hwsigner.backends.pkcs11.piv_slots import Attestation
 from hwsigner.backends.pkcs11.search import choose_token
 from hwsigner.key import FoundCertificate
-from hwsigner.management import KeyRequest
+from hwsigner.key.management import KeyRequest
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 

@@ -15,8 +15,8 @@ import pytest
 from backends.contract import openssl_verifies
 from hwsigner.errors import PinLockedError, SigningKeyError, WrongPinError
 from hwsigner.key import list_tokens, open_key
+from hwsigner.key.public_key import verify
 from hwsigner.pins import PinSource
-from hwsigner.public_key import verify
 from pkcs11_shim import ROOT, Person, forget_refusals
 from softhsm.command import run
 from softhsm.tpm import SoftTPM

@@ -37,7 +37,7 @@ from hwsigner.errors import (
 )
 from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.key import FoundCertificate, HashName, find_certificates, open_key
-from hwsigner.management import (
+from hwsigner.key.management import (
     InstalledCertificate,
     KeyDescription,
     KeyRequest,
@@ -217,7 +217,7 @@ class TestFile:
 
     def test_process_that_is_killed_leaves_no_half_file(self, tools: Tools, path: Path) -> None:
         program = (
-            "import os, sys\nfrom hwsigner.management import generate_key\n"
+            "import os, sys\nfrom hwsigner.key.management import generate_key\n"
             "os.link = lambda *_, **__: os._exit(9)\ngenerate_key(sys.argv[1])\n"
         )
         assert start(program, tools.tpm.uri(path)).wait(60) == 9
@@ -647,7 +647,7 @@ class TestHandle:
 LIFE = """
 import sys
 from hwsigner.key import open_key
-from hwsigner.management import KeyRequest, delete_key, describe_key, generate_key
+from hwsigner.key.management import KeyRequest, delete_key, describe_key, generate_key
 for uri in sys.argv[1:]:
     made = generate_key(uri, KeyRequest(), "right-4711")
     assert describe_key(uri).properties["name"] == made.properties["name"]

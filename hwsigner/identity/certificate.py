@@ -29,7 +29,7 @@ from hwsigner.key import (
     HashName,
     is_rsa_exponent,
 )
-from hwsigner.public_key import HASHES, MLDSA_KEYS, verify
+from hwsigner.key.public_key import HASHES, MLDSA_KEYS, verify
 
 MAX_INTERMEDIATES = 5
 _CLOCK_TOLERANCE = timedelta(minutes=5)

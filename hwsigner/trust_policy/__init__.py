@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from hwsigner.emulator.conditions import Condition, Context, Finding
 from hwsigner.errors import ConfigError
+from hwsigner.trust_policy.conditions import Condition, Context, Finding
+
+__all__ = ["Context", "Decision", "TrustPolicy", "request_context"]
 
 SERVICE = "rolesanywhere.amazonaws.com"
 ACTIONS = ("sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity")

@@ -10,7 +10,14 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from hwsigner.certificate import (
+from hwsigner.errors import (
+    AmbiguousCertificateError,
+    CertificateError,
+    CertificateWarning,
+    KeyMismatchError,
+    SigningKeyError,
+)
+from hwsigner.identity.certificate import (
     Certificate,
     Chain,
     build_chain,
@@ -19,13 +26,6 @@ from hwsigner.certificate import (
     load,
     load_readable,
     preflight,
-)
-from hwsigner.errors import (
-    AmbiguousCertificateError,
-    CertificateError,
-    CertificateWarning,
-    KeyMismatchError,
-    SigningKeyError,
 )
 from hwsigner.key import FoundCertificate, HashName, Key, find_certificates, open_key
 from hwsigner.pins import AskPin, PinSource

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 import certs
 from backends.pkcs11.tokens import self_made
 from hwsigner.backends.pkcs11.der import encode
-from hwsigner.certificate import (
+from hwsigner.errors import CertificateError, CertificateWarning
+from hwsigner.identity.certificate import (
     MAX_INTERMEDIATES,
     Certificate,
     Chain,
@@ -34,9 +35,8 @@ from hwsigner.certificate import (
     load_readable,
     preflight,
 )
-from hwsigner.errors import CertificateError, CertificateWarning
 from hwsigner.key import ECDSA, MLDSA, RSA, FoundCertificate
-from hwsigner.public_key import verify
+from hwsigner.key.public_key import verify
 
 YUBICO_FIRMWARE = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.41482.3.3"), b"\x05\x04\x03")
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)

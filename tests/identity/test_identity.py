@@ -24,7 +24,6 @@ import certs
 from hwsigner import identity as identity_module
 from hwsigner.backends.pem import elements
 from hwsigner.backends.pkcs11.der import encode
-from hwsigner.certificate import Chain, load
 from hwsigner.errors import (
     AmbiguousCertificateError,
     CertificateError,
@@ -34,9 +33,10 @@ from hwsigner.errors import (
     PinRequiredError,
 )
 from hwsigner.identity import Identity, IdentitySource, open_identity
+from hwsigner.identity.certificate import Chain, load
 from hwsigner.key import ECDSA, Algorithm, FoundCertificate, HashName, Key, open_key
+from hwsigner.key.public_key import verify
 from hwsigner.pins import PinRequest, PinSource
-from hwsigner.public_key import verify
 
 ROOT = certs.make_ca("Root")
 MIDDLE = certs.make_ca("Middle", ROOT)

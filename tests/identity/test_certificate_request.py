@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 import certs
 from backends.file.keyfiles import openssl
-from hwsigner.certificate import load, preflight
-from hwsigner.certificate_request import CertificateRequest, check_names, parse_name, sign_certificate_request
 from hwsigner.errors import KeyMismatchError, UsageError
+from hwsigner.identity.certificate import load, preflight
+from hwsigner.identity.certificate_request import CertificateRequest, check_names, parse_name, sign_certificate_request
 from hwsigner.key import ECDSA, Algorithm, FoundCertificate, HashName, Key, open_key
-from hwsigner.management import KeyRequest, generate_key
+from hwsigner.key.management import KeyRequest, generate_key
 
 # Names that cryptography writes as dotted OIDs otherwise.
 OVERRIDES = {"emailAddress": NameOID.EMAIL_ADDRESS, "SERIALNUMBER": NameOID.SERIAL_NUMBER}

@@ -12,7 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hwsigner.errors import KeyMismatchError, UsageError
 from hwsigner.key import ECDSA, RSA, Key
-from hwsigner.public_key import verify
+from hwsigner.key.public_key import verify
 
 # By attribute type, its names in lower case: those of RFC 4514, section 3, and those that OpenSSL prints.
 _TYPES = {

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 import certs
-from hwsigner.certificate import Certificate
-from hwsigner.certificate_request import CertificateRequest, parse_name
-from hwsigner.session_tags import session_tags, untaggable
+from hwsigner.identity.certificate import Certificate
+from hwsigner.identity.certificate_request import CertificateRequest, parse_name
+from hwsigner.identity.session_tags import session_tags, untaggable
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hwsigner.errors import CertificateError
 from hwsigner.key import HashName
-from hwsigner.public_key import kind_of, plain_public_key, verify
+from hwsigner.key.public_key import kind_of, plain_public_key, verify
 
 KEYS: dict[str, Any] = {
     "P-256": ec.generate_private_key(ec.SECP256R1()),

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from hwsigner.certificate import Certificate
-from hwsigner.certificate_request import CertificateRequest
+from hwsigner.identity.certificate import Certificate
+from hwsigner.identity.certificate_request import CertificateRequest
 
 MAX_LENGTH = 256
 _PUNCTUATION = frozenset("_.:/=+-@")
