@@ -119,7 +119,7 @@ $(VENV)/.installed: pyproject.toml | packages
 	[ -n "$$python" ] || python="$$(.ci/find-python)" || { echo "Found no Python 3.11 or later with C headers; name one with PYTHON=" >&2; exit 1; }; \
 	echo "+ $$python -m venv $(VENV)"; \
 	"$$python" -m venv --clear $(VENV)
-	$(PIP) install --editable '.[pkcs11,tpm2,requests,serve,dev]' --config-settings=hwsigner.native=false
+	$(PIP) install --editable '.[pkcs11,tpm2,requests,aws,serve,dev]' --config-settings=hwsigner.native=false
 	@touch $@
 
 # Without the extension and what only tests need.

@@ -43,6 +43,7 @@ COMMANDS = {
     "delete": "hwsigner.cli.delete",
     "attest": "hwsigner.cli.attest",
     "verify-attestation": "hwsigner.cli.verify_attestation",
+    "aws principal-tags": "hwsigner.cli.aws.principal_tags",
     "profile": "hwsigner.cli.profile",
     "systemd": "hwsigner.cli.systemd",
     "emulator": "hwsigner.cli.emulator",
@@ -98,22 +99,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    name, rest = _split(arguments)
     if name in ("--help", "-h", "help"):
         try:
-            _print_help(rest[0] if name == "help" and rest else None)
+            _print_help(_split(rest)[0] if name == "help" and rest else None)
             sys.stdout.flush()
         except BrokenPipeError:  # The reader has seen enough.
             abandon_stdout()
         return 0
     if name == "--version":
         name = "version"
+    if name in _groups() and rest[:1] in ([], ["--help"], ["-h"]):
+        print(_help(name))
+        return 0
     from hwsigner.cli.parser import Parser, suggestion
 
     if name not in COMMANDS:
         # What follows `=` may be a password.
-        word = name.partition("=")[0]
-        raise UsageError(f"unknown command {word!r}", suggestion(word, COMMANDS, f"Use one of {', '.join(COMMANDS)}"))
+        group = name in _groups()
+        word = f"{name} {rest[0]}".partition("=")[0] if group else name.partition("=")[0]
+        known = [each for each in COMMANDS if each.startswith(f"{name} ")] if group else [*COMMANDS, *_groups()]
+        raise UsageError(f"unknown command {word!r}", suggestion(word, known, f"Use one of {', '.join(known)}"))
     command = importlib.import_module(COMMANDS[name])
     parser = Parser(name, command.HELP)
     command.add_arguments(parser)
@@ -131,6 +137,19 @@ def _run(arguments: Sequence[str]) -> int:
             return 0
         raise
     return _run_completed(command, completed)
+
+
+def _split(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Return the command's name, of one or two words, and the rest. Without any arguments, the command is --help."""
+    if not arguments:
+        return "--help", []
+    two = " ".join(arguments[:2])
+    return (two, arguments[2:]) if two in COMMANDS else (arguments[0], arguments[1:])
+
+
+def _groups() -> set[str]:
+    """Return the first words of commands that have two."""
+    return {name.partition(" ")[0] for name in COMMANDS if " " in name}
 
 
 def _run_completed(command: ModuleType, parsed: argparse.Namespace) -> int:
@@ -152,18 +171,22 @@ def _print_help(name: str | None) -> None:
     if name is None:
         print(_help())
         return
-    if name in COMMANDS:
-        _run([name, "--help"])
+    if name in COMMANDS or name in _groups():
+        _run([*name.split(), "--help"])
     elif name not in names():
         raise UsageError(f"no help about {name[:40]!r}", f"Use one of {', '.join(sorted({*COMMANDS, *names()}))}")
     if name in names():
         print(page(name))
 
 
-def _help() -> str:
+def _help(group: str = "") -> str:
+    """Return the list of all commands, or of a group's."""
     from hwsigner.cli.pages import names
 
-    rows = [f"  {name:<22} {importlib.import_module(module).HELP}" for name, module in COMMANDS.items()]
+    listed = {name: module for name, module in COMMANDS.items() if name.startswith(f"{group} " if group else "")}
+    rows = [f"  {name:<22} {importlib.import_module(module).HELP}" for name, module in listed.items()]
+    if group:
+        return "\n".join([f"usage: hwsigner {group} COMMAND [flags]", "", *rows])
     return "\n".join(
         [
             "usage: hwsigner COMMAND [flags]",

@@ -144,9 +144,23 @@ class TestCommands:
     @pytest.mark.parametrize("name", COMMANDS)
     @pytest.mark.parametrize("flag", ["--help", "-h"])
     def test_every_command_has_help(self, name: str, flag: str, call: Call) -> None:
-        outcome = call(name, flag)
+        outcome = call(*name.split(), flag)
         assert (outcome.status, outcome.err) == (0, "")
         assert outcome.out.startswith(f"usage: hwsigner {name}")
+
+    @pytest.mark.parametrize("arguments", [("aws",), ("aws", "--help"), ("help", "aws")])
+    def test_help_about_a_group_lists_its_commands(self, arguments: tuple[str, ...], call: Call) -> None:
+        outcome = call(*arguments)
+        assert (outcome.status, outcome.err) == (0, "")
+        assert outcome.out.startswith("usage: hwsigner aws COMMAND")
+        assert "\n  aws principal-tags " in outcome.out
+        assert "credential-process" not in outcome.out
+
+    def test_misspelt_command_of_a_group_is_corrected(self, call: Call) -> None:
+        outcome = call("aws", "principal-tag", "leaf.pem")
+        assert (outcome.status, outcome.out) == (2, "")
+        assert outcome.err.startswith("hwsigner: unknown command 'aws principal-tag'")
+        assert "Did you mean aws principal-tags?" in outcome.err
 
     def test_help_about_a_command_is_its_flags_and_its_page(self, call: Call) -> None:
         outcome = call("help", "agent")
@@ -195,7 +209,7 @@ class TestCommands:
     @pytest.mark.parametrize("name", COMMANDS)
     def test_every_command_refuses_unknown_flags_without_their_values(self, name: str, call: Call) -> None:
         for arguments in (("--no-such-flag", "hunter2"), ("--no-such-flag=hunter2",)):
-            outcome = call(name, *arguments)
+            outcome = call(*name.split(), *arguments)
             assert (outcome.status, outcome.out) == (2, "")
             assert "--no-such-flag" in outcome.err
             assert "hunter2" not in outcome.err

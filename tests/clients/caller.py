@@ -2,7 +2,7 @@
 
 import sys
 
-import boto3  # type: ignore[import-untyped]
+import boto3
 
 sts = boto3.client("sts")
 for _ in sys.stdin:

@@ -1,0 +1,1 @@
+"""The commands for the AWS side: trust anchor, role and profile."""
