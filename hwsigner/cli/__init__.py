@@ -44,6 +44,7 @@ COMMANDS = {
     "attest": "hwsigner.cli.attest",
     "verify-attestation": "hwsigner.cli.verify_attestation",
     "aws principal-tags": "hwsigner.cli.aws.principal_tags",
+    "aws trust-policy": "hwsigner.cli.aws.trust_policy",
     "profile": "hwsigner.cli.profile",
     "systemd": "hwsigner.cli.systemd",
     "emulator": "hwsigner.cli.emulator",
