@@ -46,7 +46,7 @@ RULES = {
     "refresh": f"{NOUNS} system identity aws config",
     "agent": "errors system pins aws config refresh _version",
     "serving": "errors system http aws refresh agent",
-    "cli": f"{CORE} attestation system http aws config refresh agent serving emulator control_plane",
+    "cli": f"{CORE} attestation system http aws config refresh agent serving trust_policy emulator control_plane",
     "__main__": "cli",
     "hwsigner": f"{CORE} backends http aws refresh auth",
 }
@@ -73,7 +73,7 @@ OWNERS = {
     **dict.fromkeys(("boto3", "botocore"), ("control_plane",)),
     "cryptography": (
         *("attestation", "backends", "identity", "key.public_key"),
-        *("config.selector", "emulator", "testing"),
+        *("config.selector", "control_plane", "emulator", "testing"),
     ),
     "pytest": ("testing",),
     "requests": ("auth",),

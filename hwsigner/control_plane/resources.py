@@ -122,6 +122,7 @@ def choose_anchor(anchors: Sequence[TrustAnchor], wanted: Wanted) -> TrustAnchor
         UsageError: several may be meant, or it has other CAs.
     """
     flag = "--trust-anchor-arn"
+    found: TrustAnchor | None
     if wanted.trust_anchor_arn:
         found = _named([each for each in anchors if each.arn == wanted.trust_anchor_arn], flag, wanted.trust_anchor_arn)
     else:
