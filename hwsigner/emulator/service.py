@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import datetime
 
 from hwsigner.emulator.access_key import AccessKeyService, Signed, describe, is_for_sts
+from hwsigner.emulator.control.plane import ControlPlane
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import Family, RefusalError, error_response, family_of
 from hwsigner.emulator.sessions import ALGORITHMS, SessionService
@@ -27,17 +29,19 @@ class Service:
 
     def __init__(self, world: World, clock: Callable[[], datetime]) -> None:
         self.vault = Vault()
+        self._lock = threading.Lock()
         self._world = world
         self._sessions = SessionService(world, self.vault, clock)
         self._access_keys = AccessKeyService(self.vault, clock)
         # By the service in the credential scope. Requests to other services are described.
-        self._handlers: dict[str, Handler] = {}
+        self._handlers: dict[str, Handler] = {"rolesanywhere": ControlPlane(world, clock).respond}
 
     def respond(self, record: Record) -> Response:
         """Respond to a record's request, and add the result to the record."""
         family, handle = self._route(record.request)
         try:
-            response = handle(record)
+            with self._lock:
+                response = handle(record)
             record.accepted = True
             record.answer_type = "Success"
         except RefusalError as refusal:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from cryptography import x509
 
 from hwsigner.emulator.arns import REGION, parse_arn, partition_of
-from hwsigner.emulator.resources import Profile, Role, TrustAnchor
+from hwsigner.emulator.resources import Crl, Profile, Role, Subject, TrustAnchor
 from hwsigner.errors import CertificateError, UsageError
 from hwsigner.trust_policy import TrustPolicy
 
@@ -19,9 +19,10 @@ CertificateSource = bytes | x509.Certificate
 
 @dataclass
 class World:
-    """The resources of the emulated account, by ARN. They may be changed while the emulator runs.
+    """The resources of the emulated accounts, by ARN. They may be changed while the emulator runs.
 
     Attributes:
+        private_cas: the certificates of AWS Private CAs, by their ARNs, for trust anchors that refer to them.
         session_path: the raw path of CreateSession. Change it to test how a client signs paths.
     """
 
@@ -29,6 +30,9 @@ class World:
     profiles: dict[str, Profile] = field(default_factory=dict)
     roles: dict[str, Role] = field(default_factory=dict)
     session_path: str = "/sessions"
+    crls: dict[str, Crl] = field(default_factory=dict)
+    subjects: dict[str, Subject] = field(default_factory=dict)
+    private_cas: dict[str, x509.Certificate] = field(default_factory=dict)
 
     @classmethod
     def simple(
