@@ -43,9 +43,10 @@ RULES = {
     "aws": "errors system http sigv4 identity _version",
     "config": f"{NOUNS} system http identity aws",
     "refresh": f"{NOUNS} system identity aws config",
+    "enrolment": "errors key identity http",
     "agent": "errors system pins aws config refresh _version",
     "serving": "errors system http aws refresh agent",
-    "cli": f"{CORE} attestation system http aws config refresh agent serving emulator",
+    "cli": f"{CORE} attestation system http aws config refresh enrolment agent serving emulator",
     "__main__": "cli",
     "hwsigner": f"{CORE} backends http aws refresh auth",
 }
@@ -70,7 +71,7 @@ OWNERS = {
     ),
     "tomlkit": ("config.profiles",),
     "cryptography": (
-        *("attestation", "backends", "identity", "key.public_key"),
+        *("attestation", "backends", "enrolment", "identity", "key.public_key"),
         *("config.selector", "emulator", "testing"),
     ),
     "pytest": ("testing",),
