@@ -18,6 +18,7 @@ from hwsigner.key.management import KeyAccess
 
 ISSUERS = {
     "command": "hwsigner.enrolment.issuers.command",
+    "vault": "hwsigner.enrolment.issuers.vault",
 }
 
 
