@@ -45,6 +45,7 @@ COMMANDS = {
     "verify-attestation": "hwsigner.cli.verify_attestation",
     "aws principal-tags": "hwsigner.cli.aws.principal_tags",
     "aws trust-policy": "hwsigner.cli.aws.trust_policy",
+    "aws template": "hwsigner.cli.aws.template",
     "profile": "hwsigner.cli.profile",
     "systemd": "hwsigner.cli.systemd",
     "emulator": "hwsigner.cli.emulator",
