@@ -73,7 +73,7 @@ OWNERS = {
     **dict.fromkeys(("boto3", "botocore"), ("control_plane",)),
     "cryptography": (
         *("attestation", "backends", "identity", "key.public_key"),
-        *("config.selector", "emulator", "testing"),
+        *("config.selector", "control_plane", "emulator", "testing"),
     ),
     "pytest": ("testing",),
     "requests": ("auth",),
