@@ -74,8 +74,3 @@ def for_trust_anchor(policy: Mapping[str, Any], reference: Any) -> dict[str, Any
     [statement] = policy["Statement"]
     condition = {**statement["Condition"], "ArnEquals": {"aws:SourceArn": reference}}
     return {**policy, "Statement": [{**statement, "Condition": condition}]}
-
-
-def max_session_duration(duration: int) -> int:
-    """Return the MaxSessionDuration of a role for a profile's duration, in seconds. IAM takes no less than an hour."""
-    return max(duration, 3600)

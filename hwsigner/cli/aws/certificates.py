@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import ssl
 import warnings
-from collections.abc import Iterable
 
 from hwsigner.cli import options
 from hwsigner.errors import AmbiguousCertificateError, HwsignerWarning
@@ -44,11 +42,6 @@ def read_all(arguments: argparse.Namespace, text: str) -> list[Certificate]:
     """
     uri = options.key_uri(arguments, text)
     return load(find_certificates(uri, options.pin_source(arguments, uri), allow_modules=True))
-
-
-def bundle(certificates: Iterable[Certificate]) -> str:
-    """Return certificates in PEM, one after another."""
-    return "".join(ssl.DER_cert_to_PEM_cert(each.der) for each in certificates)
 
 
 def warn_of_untaggable(leaf: Certificate) -> None:

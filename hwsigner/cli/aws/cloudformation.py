@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hwsigner.cli.aws.certificates import bundle
-from hwsigner.trust_policy.writing import for_trust_anchor, max_session_duration
-
-if TYPE_CHECKING:
-    from hwsigner.control_plane.wanted import Wanted
+from hwsigner.control_plane.resources import pem
+from hwsigner.control_plane.wanted import DEFAULT_DURATION, Wanted
+from hwsigner.trust_policy.writing import for_trust_anchor
 
 
 def template(wanted: Wanted, policy: Mapping[str, Any]) -> str:
     """Return the template. The policy's trust anchor becomes the template's own."""
     anchor = {"Fn::GetAtt": ["TrustAnchor", "TrustAnchorArn"]}
-    duration = wanted.duration or 3600
-    source = {"SourceType": "CERTIFICATE_BUNDLE", "SourceData": {"X509CertificateData": bundle(wanted.cas)}}
+    duration = wanted.duration or DEFAULT_DURATION
+    source = {
+        "SourceType": "CERTIFICATE_BUNDLE",
+        "SourceData": {"X509CertificateData": pem([each.x509 for each in wanted.cas])},
+    }
     resources = {
         "TrustAnchor": _resource("RolesAnywhere::TrustAnchor", Name=wanted.name, Enabled=True, Source=source),
         "Role": _resource(
             "IAM::Role",
             RoleName=wanted.role,
-            MaxSessionDuration=max_session_duration(duration),
+            MaxSessionDuration=max(duration, DEFAULT_DURATION),
             AssumeRolePolicyDocument=for_trust_anchor(policy, anchor),
         ),
         "Profile": _resource(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from datetime import UTC, datetime
 
+from hwsigner.cli.aws import cloudformation, terraform
 from hwsigner.cli.aws.certificates import CERTIFICATE, read_all, read_leaf, warn_of_untaggable
 from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, who_may_assume
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import report
-from hwsigner.config.flags import KEY, SESSION, Flag
+from hwsigner.config.flags import KEY, Flag, session_duration
 from hwsigner.control_plane.wanted import DEFAULT_DURATION, Wanted, check_ca
 from hwsigner.errors import UsageError
 
@@ -19,7 +20,7 @@ _FLAGS = (
     Flag("ca", "certificates of the CA for the trust anchor", "FILE"),
     Flag("role", "name of the role", "NAME"),
     Flag("name", "name of the trust anchor and the profile (default: the role's)", "NAME"),
-    *(flag for flag in SESSION if flag.name == "session-duration"),
+    Flag("duration", "longest session of the profile, 900 to 43200", "SECONDS", session_duration, DEFAULT_DURATION),
 )
 # As long as any trust anchor's ARN. The template refers to the ARN of its own.
 _PLACEHOLDER = (
@@ -43,15 +44,11 @@ def run(arguments: argparse.Namespace) -> int:
     check_ca(cas, datetime.now(UTC))
     certificates = [read_leaf(arguments, text) for text in arguments.certificates]
     tags = wanted_tags(arguments.match, certificates)
-    duration = arguments.session_duration or DEFAULT_DURATION
-    wanted = Wanted(arguments.name or arguments.role, arguments.role, tuple(cas), tags, duration)
+    wanted = Wanted(arguments.name or arguments.role, arguments.role, tuple(cas), tags, arguments.duration)
     policy = matching_policy(tags, certificates, _PLACEHOLDER)
     for each in certificates:
         warn_of_untaggable(each)
-    if arguments.format == "terraform":
-        from hwsigner.cli.aws.terraform import template
-    else:
-        from hwsigner.cli.aws.cloudformation import template
+    template = cloudformation.template if arguments.format == "cloudformation" else terraform.template
     print(template(wanted, policy))
     for sentence in who_may_assume(tags, _PLACEHOLDER):
         report(f"this role {sentence}")

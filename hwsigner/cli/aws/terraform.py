@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hwsigner.cli.aws.certificates import bundle
-from hwsigner.trust_policy.writing import for_trust_anchor, max_session_duration
-
-if TYPE_CHECKING:
-    from hwsigner.control_plane.wanted import Wanted
+from hwsigner.control_plane.resources import pem
+from hwsigner.control_plane.wanted import DEFAULT_DURATION, Wanted
+from hwsigner.trust_policy.writing import for_trust_anchor
 
 _TEMPLATE = """\
 terraform {{
@@ -74,15 +72,15 @@ def template(wanted: Wanted, policy: Mapping[str, Any]) -> str:
     """Return the configuration. The policy's trust anchor becomes the configuration's own."""
     label = "role_" + re.sub(r"\W", "_", wanted.role, flags=re.ASCII)
     anchor = _Expression(f"aws_rolesanywhere_trust_anchor.{label}.arn")
-    duration = wanted.duration or 3600
+    duration = wanted.duration or DEFAULT_DURATION
     return _TEMPLATE.format(
         label=label,
         name=_hcl(wanted.name),
         role=_hcl(wanted.role),
-        bundle="\n".join(f"        {line}" for line in bundle(wanted.cas).splitlines()),
+        bundle="\n".join(f"        {line}" for line in pem([each.x509 for each in wanted.cas]).splitlines()),
         policy=_hcl(for_trust_anchor(policy, anchor), "  "),
         duration=duration,
-        max_duration=max_session_duration(duration),
+        max_duration=max(duration, DEFAULT_DURATION),
     )
 
 

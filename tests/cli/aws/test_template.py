@@ -65,7 +65,7 @@ def test_cfn_lint_finds_nothing_in_the_cloudformation_template(
     template: Callable[..., Outcome], tmp_path: Path, duration: str
 ) -> None:
     path = tmp_path / "web.json"
-    outcome = template("cloudformation", f"--session-duration={duration}", "--match=CN=bamboo-*,OU=devops")
+    outcome = template("cloudformation", f"--duration={duration}", "--match=CN=bamboo-*,OU=devops")
     path.write_text(outcome.out)
     program = Path(sys.executable).with_name("cfn-lint")
     command = [str(program), "--include-checks=I", "--regions=eu-central-1", "--", str(path)]
@@ -75,7 +75,7 @@ def test_cfn_lint_finds_nothing_in_the_cloudformation_template(
 
 @pytest.mark.parametrize("duration", [900, 3600, 43200])
 def test_cloudformation_resources_are_what_the_apis_take(template: Callable[..., Outcome], duration: int) -> None:
-    made = resources(template("cloudformation", f"--session-duration={duration}", "--match=CN=web"))
+    made = resources(template("cloudformation", f"--duration={duration}", "--match=CN=web"))
     assert made["Role"]["MaxSessionDuration"] >= duration
     made["Role"]["AssumeRolePolicyDocument"] = json.dumps(made["Role"]["AssumeRolePolicyDocument"])
     made["Profile"]["RoleArns"] = ["arn:aws:iam::123456789012:role/web"]
@@ -112,7 +112,7 @@ def test_cloudformation_template_has_the_ca_the_policy_and_what_is_enabled(
 
 
 def test_terraform_configuration_has_the_same_resources(template: Callable[..., Outcome]) -> None:
-    arguments = ("--name=web servers", "--session-duration=7200", "--match=CN=bamboo-*,CN=wéb,OU=devops")
+    arguments = ("--name=web servers", "--duration=7200", "--match=CN=bamboo-*,CN=wéb,OU=devops")
     outcome, expected = template("terraform", *arguments), resources(template("cloudformation", *arguments))
     assert outcome.status == 0, outcome.err
     parsed = parse(outcome.out)
@@ -169,7 +169,7 @@ def test_stderr_says_who_may_assume_the_role_and_that_it_has_no_permissions(temp
         (["terraform", "--ca=CA", "--role=a b", "--match=CN=web"], "'a b' is not a role's name"),
         (["terraform", "--ca=CA", "--role=web", "--name=a/b", "--match=CN=web"], "'a/b' is not a name"),
         (["terraform", "--ca=CA", "--role=web"], "CN without a value, and there is no certificate"),
-        (["terraform", "--ca=CA", "--role=web", "--match=CN=web", "--session-duration=60"], "--session-duration is"),
+        (["terraform", "--ca=CA", "--role=web", "--match=CN=web", "--duration=60"], "--duration is"),
     ],
 )
 def test_missing_or_invalid_argument_is_a_usage_error(
