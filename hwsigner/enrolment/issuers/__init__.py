@@ -14,9 +14,11 @@ from typing import Protocol
 
 from hwsigner.errors import UsageError
 from hwsigner.identity.certificate_request import CertificateRequest
+from hwsigner.key.management import KeyAccess
 
 ISSUERS = {
     "command": "hwsigner.enrolment.issuers.command",
+    "vault": "hwsigner.enrolment.issuers.vault",
 }
 
 
@@ -69,6 +71,7 @@ class IssuerSettings:
         secret: returns the password, token or secret ID; called when it is needed. None if there is none.
         arn: the ARN of a private CA.
         timeout: the seconds for one request and its answer.
+        key: the request's key, for an issuer that wants more of it than the request's signature.
     """
 
     url: str = ""
@@ -78,6 +81,7 @@ class IssuerSettings:
     secret: Callable[[], str] | None = field(default=None, repr=False)
     arn: str = ""
     timeout: float = 60.0
+    key: KeyAccess | None = None
 
 
 def open_issuer(name: str, settings: IssuerSettings) -> Issuer:
