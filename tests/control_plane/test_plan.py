@@ -185,7 +185,7 @@ def test_profile_with_other_roles_is_an_error_unless_it_was_named() -> None:
 
 def test_arn_of_another_account_is_not_found() -> None:
     foreign = ANCHOR_ARN.replace("123456789012", "999999999999")
-    with pytest.raises(UsageError, match="do not find in this region.*its account and its region"):
+    with pytest.raises(UsageError, match=r"do not find in this region.*its account and its region"):
         choose_anchor([anchor()], wanted(trust_anchor_arn=foreign))
 
 
