@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from hwsigner.emulator.access_key import AccessKeyService, Signed, describe, is_for_sts
+from hwsigner.emulator.iam import IamService
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import Family, RefusalError, error_response, family_of
 from hwsigner.emulator.sessions import ALGORITHMS, SessionService
@@ -31,7 +32,7 @@ class Service:
         self._sessions = SessionService(world, self.vault, clock)
         self._access_keys = AccessKeyService(self.vault, clock)
         # By the service in the credential scope. Requests to other services are described.
-        self._handlers: dict[str, Handler] = {}
+        self._handlers: dict[str, Handler] = {"iam": IamService(world, clock).respond}
 
     def respond(self, record: Record) -> Response:
         """Respond to a record's request, and add the result to the record."""
