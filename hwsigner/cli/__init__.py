@@ -45,6 +45,7 @@ COMMANDS = {
     "verify-attestation": "hwsigner.cli.verify_attestation",
     "aws principal-tags": "hwsigner.cli.aws.principal_tags",
     "aws trust-policy": "hwsigner.cli.aws.trust_policy",
+    "aws template": "hwsigner.cli.aws.template",
     "aws setup": "hwsigner.cli.aws.setup",
     "profile": "hwsigner.cli.profile",
     "systemd": "hwsigner.cli.systemd",
