@@ -46,6 +46,7 @@ COMMANDS = {
     "aws principal-tags": "hwsigner.cli.aws.principal_tags",
     "aws trust-policy": "hwsigner.cli.aws.trust_policy",
     "aws setup": "hwsigner.cli.aws.setup",
+    "aws check": "hwsigner.cli.aws.check",
     "profile": "hwsigner.cli.profile",
     "systemd": "hwsigner.cli.systemd",
     "emulator": "hwsigner.cli.emulator",
