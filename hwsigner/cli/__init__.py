@@ -47,6 +47,7 @@ COMMANDS = {
     "aws trust-policy": "hwsigner.cli.aws.trust_policy",
     "aws template": "hwsigner.cli.aws.template",
     "aws setup": "hwsigner.cli.aws.setup",
+    "aws check": "hwsigner.cli.aws.check",
     "profile": "hwsigner.cli.profile",
     "systemd": "hwsigner.cli.systemd",
     "emulator": "hwsigner.cli.emulator",

@@ -14,7 +14,7 @@ from typing import Any
 
 from hwsigner.trust_policy import ACTIONS, SERVICE
 from hwsigner.trust_policy.conditions import KEYS, OPERATORS, Condition
-from hwsigner.trust_policy.mistakes import PolicyFinding, finding
+from hwsigner.trust_policy.mistakes import ReviewFinding, finding
 
 _ELEMENTS = ("Effect", "Principal", "Action", "Condition", "Sid")
 _OTHER_ACTIONS = ("sts:AssumeRoleWithSAML", "sts:AssumeRoleWithWebIdentity", "sts:SetContext")
@@ -51,7 +51,7 @@ class Reader:
     """Reads the statements of a policy. The findings are about what is written wrong."""
 
     def __init__(self, policy: Mapping[str, Any]) -> None:
-        self.findings: list[PolicyFinding] = []
+        self.findings: list[ReviewFinding] = []
         self._has_variables = policy.get("Version") == "2012-10-17"
         value = policy.get("Statement", [])
         entries = value if isinstance(value, list) else [value]
