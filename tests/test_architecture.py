@@ -44,9 +44,11 @@ RULES = {
     "aws": "errors system http sigv4 identity _version",
     "config": f"{NOUNS} system http identity aws",
     "refresh": f"{NOUNS} system identity aws config",
+    "enrolment": "errors key identity http",
     "agent": "errors system pins aws config refresh _version",
     "serving": "errors system http aws refresh agent",
-    "cli": f"{CORE} attestation system http aws config refresh agent serving emulator control_plane",
+    "cli": f"{CORE} attestation system http aws config refresh enrolment agent serving trust_policy emulator "
+    "control_plane",
     "__main__": "cli",
     "hwsigner": f"{CORE} backends http aws refresh auth",
 }
@@ -72,8 +74,8 @@ OWNERS = {
     "tomlkit": ("config.profiles",),
     **dict.fromkeys(("boto3", "botocore"), ("control_plane",)),
     "cryptography": (
-        *("attestation", "backends", "identity", "key.public_key"),
-        *("config.selector", "emulator", "testing"),
+        *("attestation", "backends", "enrolment", "identity", "key.public_key"),
+        *("config.selector", "control_plane", "emulator", "testing"),
     ),
     "pytest": ("testing",),
     "requests": ("auth",),

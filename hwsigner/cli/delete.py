@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 
 from hwsigner.cli import options
-from hwsigner.cli.confirm import confirm
+from hwsigner.cli.asking import ask
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import KEY, switch
@@ -38,4 +38,5 @@ def _agree(_: Sequence[str]) -> None:
 
 
 def _ask(doomed: Sequence[str]) -> None:
-    confirm("delete", "This would be deleted for good:", doomed)
+    lines = ["This would be deleted for good:", *(f"  {line}" for line in doomed)]
+    ask(lines, "Type yes to delete it", nothing="nothing was deleted")

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hwsigner.cli import options
+from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.certificates import read_leaf
 from hwsigner.cli.aws.revocation import EXISTING_SESSIONS, REVOCATION, prepare
-from hwsigner.cli.confirm import confirm
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import switch
@@ -43,7 +43,7 @@ class _Step:
     """A step that ends something for good.
 
     Attributes:
-        verb: what it does, as `confirm` takes it.
+        verb: what it does, as in `revoke` and `revoked`.
         lines: what is concerned, a line each.
         run: does it, and returns what was done, a line each.
     """
@@ -85,7 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
     print_outcome("nothing was changed", _lines(f"Retiring profile {found.name!r}:", *plan.done, *shown, *plan.notes))
     for step in plan.steps:
         if not arguments.yes:
-            confirm(step.verb, "Next step:", step.lines)
+            lines = ["Next step:", *(f"  {step.verb} {line}" for line in step.lines)]
+            ask(lines, f"Type yes to {step.verb} it", nothing=f"nothing was {step.verb}d")
         done = step.run()
         print_outcome(f"{done[0]}: done", _lines(*(f"done: {step.verb} {line}" for line in done)))
     return 0

@@ -65,5 +65,5 @@ def write_trust_policy(tags: Mapping[str, Sequence[str]], *, trust_anchor: str |
 
 
 def size(policy: Mapping[str, Any]) -> int:
-    """Return how many characters of a policy count against IAM's limit."""
-    return len(json.dumps(policy, ensure_ascii=False, separators=(",", ":")))
+    """Return how many characters of a policy, written in ASCII, count against IAM's limit."""
+    return len(json.dumps(policy, separators=(",", ":")))

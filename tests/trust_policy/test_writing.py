@@ -98,4 +98,4 @@ def test_policy_without_a_value_is_an_error(tags: dict[str, list[str]]) -> None:
 
 
 def test_size_counts_no_white_space_between_tokens() -> None:
-    assert size({"Version": "2012-10-17", "Id": "a ä"}) == len('{"Version":"2012-10-17","Id":"a ä"}')
+    assert size({"Version": "2012-10-17", "Id": "a ä"}) == len(r'{"Version":"2012-10-17","Id":"a \u00e4"}')

@@ -6,9 +6,9 @@ import argparse
 import json
 import os
 
+from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.certificates import CERTIFICATE, read_leaf
 from hwsigner.cli.aws.revocation import REVOCATION, Prepared, prepare
-from hwsigner.cli.confirm import confirm
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import Flag, switch
@@ -46,7 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
         _print_plan(arguments, prepared)
         return 0
     if prepared.steps and not arguments.yes:
-        confirm("revoke", "This would be done:", prepared.steps, subject="the certificate")
+        lines = ["This would be done:", *(f"  {step}" for step in prepared.steps)]
+        ask(lines, "Type yes to do it", nothing="nothing was revoked")
     outcome = dict(prepared.carry_out()) if prepared.steps else {"revoked": []}
     words = [*prepared.done, *(f"done: {step}" for step in prepared.steps), *prepared.notes]
     shown = {**outcome, "alreadyRevoked": list(prepared.done), "notes": list(prepared.notes)}
