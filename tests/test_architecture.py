@@ -25,6 +25,7 @@ RULES = {
     "errors": "",
     "_version": "",
     "trust_policy": "errors",
+    "control_plane": "errors trust_policy identity aws _version",
     "emulator": "errors trust_policy",
     "system": "errors",
     "http": "errors",
@@ -43,10 +44,11 @@ RULES = {
     "aws": "errors system http sigv4 identity _version",
     "config": f"{NOUNS} system http identity aws",
     "refresh": f"{NOUNS} system identity aws config",
-    "enrolment": "errors key identity http",
+    "enrolment": "errors key identity http control_plane",
     "agent": "errors system pins aws config refresh _version",
     "serving": "errors system http aws refresh agent",
-    "cli": f"{CORE} attestation system http aws config refresh enrolment agent serving emulator",
+    "cli": f"{CORE} attestation system http aws config refresh enrolment agent serving trust_policy emulator "
+    "control_plane",
     "__main__": "cli",
     "hwsigner": f"{CORE} backends http aws refresh auth",
 }
@@ -70,9 +72,10 @@ OWNERS = {
         "system.pcsc",
     ),
     "tomlkit": ("config.profiles",),
+    **dict.fromkeys(("boto3", "botocore"), ("control_plane",)),
     "cryptography": (
         *("attestation", "backends", "enrolment", "identity", "key.public_key"),
-        *("config.selector", "emulator", "testing"),
+        *("config.selector", "control_plane", "emulator", "testing"),
     ),
     "pytest": ("testing",),
     "requests": ("auth",),

@@ -44,6 +44,8 @@ COMMANDS = {
     "attest": "hwsigner.cli.attest",
     "verify-attestation": "hwsigner.cli.verify_attestation",
     "aws principal-tags": "hwsigner.cli.aws.principal_tags",
+    "aws trust-policy": "hwsigner.cli.aws.trust_policy",
+    "aws setup": "hwsigner.cli.aws.setup",
     "profile": "hwsigner.cli.profile",
     "systemd": "hwsigner.cli.systemd",
     "emulator": "hwsigner.cli.emulator",

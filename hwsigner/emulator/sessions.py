@@ -15,6 +15,7 @@ from hwsigner.emulator.certificates import algorithm_of, check_leaf, check_path,
 from hwsigner.emulator.parameters import Parameters, read_parameters
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import RefusalError, denied, invalid, invalid_signature, json_response
+from hwsigner.emulator.resources import Profile, Role, TrustAnchor
 from hwsigner.emulator.signature import (
     Authorization,
     SignatureError,
@@ -25,7 +26,7 @@ from hwsigner.emulator.signature import (
 )
 from hwsigner.emulator.vault import Vault
 from hwsigner.emulator.wire import Request, Response
-from hwsigner.emulator.world import Profile, Role, TrustAnchor, World
+from hwsigner.emulator.world import World
 from hwsigner.trust_policy import request_context
 
 ALGORITHMS = ("AWS4-X509-RSA-SHA256", "AWS4-X509-ECDSA-SHA256", "AWS4-X509-MLDSA")

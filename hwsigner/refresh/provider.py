@@ -21,6 +21,7 @@ from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import HwsignerError, HwsignerWarning, ServiceError, ServiceUnreachableError, UsageError
 from hwsigner.identity import IdentitySource
 from hwsigner.pins import AskPin
+from hwsigner.refresh.expiry import ExpiryWatch
 from hwsigner.refresh.outcome import Failure, Session
 from hwsigner.refresh.reopening import ReopeningIdentity
 from hwsigner.refresh.schedule import POLICY, Lifetime, until_refresh
@@ -244,6 +245,10 @@ class Provider:
 
     def _needs_person(self) -> bool:
         return self._identity.needs_person(self._clocks.now())
+
+    def _expiry_notice(self, watch: ExpiryWatch) -> str | None:
+        leaf = self._identity.leaf
+        return watch.notice(leaf, self._clocks.now()) if leaf else None
 
     # For all of the above:
 
