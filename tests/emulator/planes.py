@@ -31,11 +31,16 @@ def client(
 ) -> Any:
     """Return a boto3 client. Without checks, it sends what botocore would refuse to send."""
     emulator.add_credentials(*KEY)
+    return client_of(emulator.url, region, check=check, credentials=credentials)
+
+
+def client_of(url: str, region: str = REGION, *, check: bool = True, credentials: tuple[str, str, str | None]) -> Any:
+    """Return a boto3 client of an endpoint."""
     key_id, secret, token = credentials
     return _session().client(
         "rolesanywhere",
         region_name=region,
-        endpoint_url=emulator.url,
+        endpoint_url=url,
         aws_access_key_id=key_id,
         aws_secret_access_key=secret,
         aws_session_token=token,
