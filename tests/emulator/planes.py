@@ -26,19 +26,27 @@ def client(
     emulator: Emulator,
     region: str = REGION,
     *,
+    service: str = "rolesanywhere",
     check: bool = True,
     credentials: tuple[str, str, str | None] = (*KEY, None),
 ) -> Any:
     """Return a boto3 client. Without checks, it sends what botocore would refuse to send."""
     emulator.add_credentials(*KEY)
-    return client_of(emulator.url, region, check=check, credentials=credentials)
+    return client_of(emulator.url, region, service=service, check=check, credentials=credentials)
 
 
-def client_of(url: str, region: str = REGION, *, check: bool = True, credentials: tuple[str, str, str | None]) -> Any:
+def client_of(
+    url: str,
+    region: str = REGION,
+    *,
+    service: str = "rolesanywhere",
+    check: bool = True,
+    credentials: tuple[str, str, str | None],
+) -> Any:
     """Return a boto3 client of an endpoint."""
     key_id, secret, token = credentials
     return _session().client(
-        "rolesanywhere",
+        service,
         region_name=region,
         endpoint_url=url,
         aws_access_key_id=key_id,
