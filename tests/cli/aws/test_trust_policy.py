@@ -224,7 +224,7 @@ def test_name_of_the_subject_alternative_name_is_compared() -> None:
         ("CN=${aws:PrincipalTag/x}", "a session tag can't have '$' '{' '}'"),
         ("CN=" + "a" * 257, "has 257 characters, and a session tag has 256 at most"),
         ("OU", "--match has OU without a value, and there is no certificate"),
-        (",".join(f"CN={number:0100}" for number in range(40)), "characters, and IAM takes 4096 at most"),
+        (",".join(f"CN={number:0100}" for number in range(80)), "characters, and IAM takes 8192 at most"),
     ],
 )
 def test_invalid_match_is_a_usage_error(call: Call, match: str, words: str) -> None:
