@@ -30,6 +30,7 @@ KEYS = {
     "aws:principalservicename": "text",
     "sts:rolesessionname": "text",
     "sts:sourceidentity": "text",
+    **dict.fromkeys(("aws:originidentity/subject", "aws:originidentity/subjecttype"), "text"),
     "aws:principalisawsservice": "bool",
     "aws:currenttime": "date",
     "aws:epochtime": "date number",
@@ -293,7 +294,7 @@ def _parts(name: str) -> tuple[str | None, str, str | None]:
 def _kind(key: str) -> str | None:
     """Return what compares a key's values, or None if the key is unknown."""
     name, slash, tag = key.lower().partition("/")
-    return KEYS.get(name + slash) if not slash or tag else None
+    return KEYS.get(key.lower() if name == "aws:originidentity" else name + slash) if not slash or tag else None
 
 
 def _quoted(values: tuple[str, ...]) -> str:

@@ -14,11 +14,11 @@ OPEN, WRONG, UNCLEAR = "open", "wrong", "unclear"
 
 
 @dataclass(frozen=True)
-class PolicyFinding:
-    """One mistake in a trust policy.
+class ReviewFinding:
+    """One mistake in a trust policy, or in what belongs to it.
 
     Attributes:
-        id: the mistake's name in MISTAKES, such as "source-arn-none".
+        id: the name of the mistake, such as "source-arn-none".
         level: "open" if it lets in more than it should, "wrong" if it keeps out certificates or IAM refuses it,
             "unclear" if hwsigner can't tell.
         found: what the policy has, beginning with its statement: "statement 2 (OnlyDevops) has …".
@@ -41,7 +41,7 @@ class Mistake(NamedTuple):
     instead: str
 
 
-def finding(name: str, found: str, instead: str = "") -> PolicyFinding:
+def finding(name: str, found: str, instead: str = "") -> ReviewFinding:
     """Return a finding.
 
     Args:
@@ -50,7 +50,7 @@ def finding(name: str, found: str, instead: str = "") -> PolicyFinding:
         instead: what to write, if the table's sentence can be made more exact.
     """
     mistake = MISTAKES[name]
-    return PolicyFinding(name, mistake.level, found, mistake.why, instead or mistake.instead)
+    return ReviewFinding(name, mistake.level, found, mistake.why, instead or mistake.instead)
 
 
 _ANCHOR = "arn:aws:rolesanywhere:REGION:ACCOUNT:trust-anchor/UUID"

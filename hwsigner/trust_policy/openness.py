@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from hwsigner.trust_policy import ACTIONS, request_context
 from hwsigner.trust_policy.conditions import OPERATORS, Condition, Context
-from hwsigner.trust_policy.mistakes import PolicyFinding, finding
-from hwsigner.trust_policy.reading import Statement
+from hwsigner.trust_policy.mistakes import ReviewFinding, finding
+from hwsigner.trust_policy.reading import Reader, Statement
 
 ANCHOR_KEYS = ("aws:sourcearn", "aws:sourceaccount")
-CERTIFICATE_KEYS = ("aws:principaltag/", "aws:requesttag/", "aws:tagkeys", "sts:sourceidentity")
+_TAG_KEYS = ("aws:principaltag/", "aws:requesttag/")
+CERTIFICATE_KEYS = (*_TAG_KEYS, "aws:tagkeys", "sts:sourceidentity", "aws:originidentity/subject")
 _STRANGER = "qzxjv"  # A value that no condition names.
 _STRANGERS_ACCOUNT = "999988887777"
 _UUID = "7f3c9d1b-5e2a-4b86-9c0d-e4a1f86b2d57"
@@ -25,7 +27,7 @@ _ANCHOR = f"arn:aws:rolesanywhere:eu-west-1:{_STRANGERS_ACCOUNT}:trust-anchor/{_
 _MANY_TAGS = 6
 
 
-def open_statements(statements: Sequence[Statement], trust_anchor: str = "") -> Iterator[PolicyFinding]:
+def open_statements(statements: Sequence[Statement], trust_anchor: str = "") -> Iterator[ReviewFinding]:
     """Yield what lets strangers in.
 
     Args:
@@ -55,6 +57,19 @@ def is_about(condition_key: str, keys: Sequence[str]) -> bool:
     """Return whether a condition's key is one of some keys. One that ends with a slash stands for all its tags."""
     key = condition_key.lower()
     return any(key.startswith(each) if each.endswith("/") else key == each for each in keys)
+
+
+def named_anchors(policy: Mapping[str, Any]) -> list[str]:
+    """Return the ARNs in a policy's conditions on aws:SourceArn, without those that have wildcards or variables."""
+    conditions = (each for statement in Reader(policy).statements for each in statement.conditions)
+    values = (value for each in conditions if each.key.lower() == "aws:sourcearn" for value in each.values)
+    return [each for each in values if each.count(":") >= 5 and not re.search(r"[*?$]", each)]
+
+
+def named_tags(policy: Mapping[str, Any]) -> list[str]:
+    """Return the session tags that a policy compares, such as x509Subject/CN, each once."""
+    keys = (c.key for statement in Reader(policy).statements for c in statement.conditions)
+    return list(dict.fromkeys(key.partition("/")[2] for key in keys if is_about(key, _TAG_KEYS)))
 
 
 def operator_of(condition: Condition) -> tuple[bool, str, bool]:
@@ -106,13 +121,16 @@ def _admitting(statements: Sequence[Statement], keys: Sequence[str], strangers: 
     return set().union(*(admits(statements, keys, each) for each in strangers))
 
 
-def _context(anchor: str, tags: dict[str, str], source_identity: str = f"CN={_STRANGER}") -> Context:
+def _context(
+    anchor: str, tags: dict[str, str], source_identity: str = f"CN={_STRANGER}", origin: dict[str, str] | None = None
+) -> Context:
     return request_context(
         trust_anchor=anchor,
         tags=tags,
         session_name=_STRANGER,
         source_identity=source_identity,
         now=datetime(2026, 1, 1, tzinfo=UTC),
+        origin_identity=origin,
     )
 
 
@@ -143,21 +161,22 @@ def _strange_certificates(statements: Sequence[Statement]) -> Iterator[Context]:
     else:
         chosen = [set(), set(names), *({each} for each in names), *(set(names) - {each} for each in names)]
     for present in chosen:
-        for identity in (f"CN={_STRANGER}", "ID=0a1b"):
-            yield _context(_ANCHOR, dict.fromkeys(sorted(present), _STRANGER), identity)
+        tags = dict.fromkeys(sorted(present), _STRANGER)
+        for identity, origin in itertools.product((f"CN={_STRANGER}", "ID=0a1b"), ({}, {"Subject": _STRANGER})):
+            yield _context(_ANCHOR, tags, identity, origin)
 
 
 def _tags(statements: Sequence[Statement]) -> Iterator[str]:
     """Yield the names of the tags in conditions."""
     for condition in (each for statement in statements for each in statement.conditions):
         for key in (condition.key, *condition.variables):
-            if is_about(key, CERTIFICATE_KEYS[:2]):
+            if is_about(key, _TAG_KEYS):
                 yield key.partition("/")[2]
         if condition.key.lower() == "aws:tagkeys" and OPERATORS[operator_of(condition)[1]].kind == "text":
             yield from condition.values
 
 
-def _about_anchors(statement: Statement, *, is_open: bool) -> Iterator[PolicyFinding]:
+def _about_anchors(statement: Statement, *, is_open: bool) -> Iterator[ReviewFinding]:
     """Yield why a statement lets trust anchors in that it does not name."""
     conditions = _conditions(statement, ANCHOR_KEYS)
     arns = [each for each in conditions if each.key.lower() == "aws:sourcearn"]
@@ -169,7 +188,7 @@ def _about_anchors(statement: Statement, *, is_open: bool) -> Iterator[PolicyFin
         yield from _about_conditions(statement, arns or conditions, "source-arn-any", is_open=is_open)
 
 
-def _about_certificates(statement: Statement, *, is_open: bool) -> Iterator[PolicyFinding]:
+def _about_certificates(statement: Statement, *, is_open: bool) -> Iterator[ReviewFinding]:
     """Yield why a statement lets certificates in that it does not name, or that lack a name."""
     conditions = _conditions(statement, CERTIFICATE_KEYS)
     if is_open and not conditions:
@@ -179,7 +198,7 @@ def _about_certificates(statement: Statement, *, is_open: bool) -> Iterator[Poli
 
 def _about_conditions(
     statement: Statement, conditions: Sequence[Condition], otherwise: str, *, is_open: bool
-) -> Iterator[PolicyFinding]:
+) -> Iterator[ReviewFinding]:
     """Yield each condition by which strangers get in; of a statement that is not open, those that may be missing."""
     for condition in conditions:
         name = _name_of_looseness(condition) or otherwise

@@ -15,12 +15,12 @@ from typing import Any
 
 from hwsigner.errors import ConfigError
 from hwsigner.trust_policy import ACTIONS, SERVICE, TrustPolicy, request_context
-from hwsigner.trust_policy.conditions import KEYS, OPERATORS, Condition
-from hwsigner.trust_policy.mistakes import UNCLEAR, WRONG, PolicyFinding, finding
+from hwsigner.trust_policy.conditions import OPERATORS, Condition
+from hwsigner.trust_policy.mistakes import UNCLEAR, WRONG, ReviewFinding, finding
 from hwsigner.trust_policy.openness import ANCHOR_KEYS, admits, is_about, named_anchor, open_statements, operator_of
-from hwsigner.trust_policy.reading import Reader, Statement
+from hwsigner.trust_policy.reading import Reader, Statement, is_known
 
-__all__ = ["PolicyFinding", "review"]
+__all__ = ["ReviewFinding", "review"]
 
 _NAMES = "CN|O|OU|C|ST|L|SN|GN|DC|SERIALNUMBER|E|UID"
 _TAG = re.compile(f"x509(?:Subject|Issuer)/(?:{_NAMES})|x509SAN/(?:DNS|URI|Name/(?:{_NAMES}))", re.IGNORECASE)
@@ -31,7 +31,7 @@ _LONGEST_VALUE = 256
 _LEVELS = ("open", WRONG, UNCLEAR)
 
 
-def review(document: str | bytes | Mapping[str, Any], *, trust_anchor: str = "") -> list[PolicyFinding]:
+def review(document: str | bytes | Mapping[str, Any], *, trust_anchor: str = "") -> list[ReviewFinding]:
     """Return what is open or wrong in a trust policy: first what is open, then what is wrong, then what is unclear.
 
     Args:
@@ -53,7 +53,7 @@ def review(document: str | bytes | Mapping[str, Any], *, trust_anchor: str = "")
     return sorted(dict.fromkeys(found), key=lambda each: _LEVELS.index(each.level))
 
 
-def _about_refusal(document: str | bytes | Mapping[str, Any], found: list[PolicyFinding]) -> Iterator[PolicyFinding]:
+def _about_refusal(document: str | bytes | Mapping[str, Any], found: list[ReviewFinding]) -> Iterator[ReviewFinding]:
     """Yield what the evaluator refuses, unless other findings explain it."""
     try:
         TrustPolicy(document)
@@ -62,7 +62,7 @@ def _about_refusal(document: str | bytes | Mapping[str, Any], found: list[Policy
             yield finding("not-judged", error.message)
 
 
-def _about_statements(statements: list[Statement]) -> Iterator[PolicyFinding]:
+def _about_statements(statements: list[Statement]) -> Iterator[ReviewFinding]:
     allowing = [each for each in statements if each.allows and each.concerns_service]
     if not allowing:
         others = sorted({repr(other) for each in statements if each.allows for other in each.others})
@@ -81,24 +81,19 @@ def _about_statements(statements: list[Statement]) -> Iterator[PolicyFinding]:
             yield from _about_condition(statement, condition)
 
 
-def _about_condition(statement: Statement, condition: Condition) -> Iterator[PolicyFinding]:
+def _about_condition(statement: Statement, condition: Condition) -> Iterator[ReviewFinding]:
     """Yield what can't match in a condition."""
     where = f"{statement.name} has {condition.operator} {condition.key}"
     key, _, tag = condition.key.lower().partition("/")
     if tag and key in ("aws:principaltag", "aws:requesttag") and not _TAG.fullmatch(tag):
         yield finding("tag-impossible", where)
-    elif condition.judge({}).met is None and _is_known(condition.key):
+    elif condition.judge({}).met is None and is_known(condition.key):
         yield finding("not-judged", f"{statement.name}: {condition.judge({}).words}")
     base = operator_of(condition)[1]
     if OPERATORS[base].kind in ("text", "arn"):
         for value in condition.values:
             if name := _impossible(condition.key.lower(), base, value):
                 yield finding(name, f"{where} {value!r}")
-
-
-def _is_known(key: str) -> bool:
-    name, slash, _ = key.lower().partition("/")
-    return name + slash in KEYS
 
 
 def _impossible(key: str, base: str, value: str) -> str:
@@ -134,7 +129,7 @@ def _may_be_anchor(value: str, has_wildcards: bool) -> bool:
     return is_service and (start.startswith("trust-anchor/") or "trust-anchor/".startswith(start))
 
 
-def _about_anchor(statements: list[Statement], trust_anchor: str) -> Iterator[PolicyFinding]:
+def _about_anchor(statements: list[Statement], trust_anchor: str) -> Iterator[ReviewFinding]:
     """Yield the conditions that keep out the trust anchor that should be let in."""
     context = request_context(
         trust_anchor=trust_anchor, tags={}, session_name="any", source_identity="CN=any", now=datetime.now(UTC)

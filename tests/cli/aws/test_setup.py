@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,10 +18,13 @@ import certs
 from hwsigner.control_plane.clients import Client
 from hwsigner.emulator import Emulator, Fault, World
 from scene import Outcome
+from terminals import Terminal
 
 REGION = "us-east-1"
 MATCH = "CN=bamboo-01,OU=devops"
 READ_ONLY = "arn:aws:iam::aws:policy/ReadOnlyAccess"
+KEYS = {"AWS_ACCESS_KEY_ID": "AKIDADMIN", "AWS_SECRET_ACCESS_KEY": "an-admins-secret"}
+PROGRAM = [sys.executable, "-m", "hwsigner"]
 EC2 = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
 
 
@@ -37,8 +42,16 @@ class Place(NamedTuple):
 
     def setup(self, *flags: str | Path, match: str = MATCH, yes: bool = True) -> Outcome:
         """Run the command for a role "web"."""
-        given = ["--region", REGION, "--endpoint", self.emulator.url, *(["--yes"] if yes else []), *flags]
-        return self.call("aws", "setup", "--ca", self.folder / "ca.pem", "--role", "web", "--match", match, *given)
+        return self.call(*self.command(match), *(["--yes"] if yes else []), *flags)
+
+    def command(self, match: str = MATCH) -> list[str]:
+        """Return the command's name and the flags it needs."""
+        given = ["--region", REGION, "--endpoint", self.emulator.url]
+        return ["aws", "setup", f"--ca={self.folder / 'ca.pem'}", "--role=web", f"--match={match}", *given]
+
+    def environ(self) -> dict[str, str]:
+        """Return the variables for a process of its own."""
+        return {**KEYS, "XDG_CONFIG_HOME": str(self.folder), "HOME": str(self.folder)}
 
     def client(self, service: str) -> Any:
         return boto3.client(service, region_name=REGION, endpoint_url=self.emulator.url)
@@ -73,15 +86,22 @@ class Place(NamedTuple):
 
 
 @pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    found = Terminal(tmp_path)
+    yield found
+    found.close()
+
+
+@pytest.fixture
 def place(
     ca: certs.Authority, tmp_path: Path, call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Place]:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDADMIN")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "an-admins-secret")
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
     (tmp_path / "ca.pem").write_bytes(ca.pem)
     with Emulator(World()) as emulator:
-        emulator.add_credentials("AKIDADMIN", "an-admins-secret")
+        emulator.add_credentials(*KEYS.values())
         yield Place(emulator, ca, tmp_path, call)
 
 
@@ -133,10 +153,44 @@ def test_plan_changes_nothing(place: Place) -> None:
 
 
 def test_setup_needs_yes_when_there_is_no_terminal(place: Place) -> None:
-    refused = place.setup(yes=False)
-    assert refused.status == 2
-    assert "--yes" in refused.err
+    command = [*PROGRAM, *place.command()]
+    ran = subprocess.run(command, input=b"yes\n", capture_output=True, start_new_session=True, env=place.environ())
+    assert (ran.returncode, ran.stdout) == (2, b"")
+    assert b"there is no terminal to ask, so nothing was changed. Add --yes" in ran.stderr
     assert place.anchors() == []
+
+
+def test_typed_yes_carries_the_plan_out(place: Place, terminal: Terminal) -> None:
+    process = terminal.start(*PROGRAM, *place.command(), **place.environ())
+    shown = terminal.shown_until("Type yes to do this: ")
+    assert "trust anchor: create 'web'" in shown
+    assert place.anchors() == []
+    terminal.type(b"yes\n")
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.count(b"hwsigner: done: ")) == (0, 3)
+    assert len(place.anchors()) == 1
+
+
+def test_any_other_answer_changes_nothing(place: Place, terminal: Terminal) -> None:
+    process = terminal.start(*PROGRAM, *place.command(), **place.environ())
+    terminal.shown_until("Type yes to do this: ")
+    terminal.type(b"y\n")
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (1, b"hwsigner: nothing was changed. Type yes to do this\n")
+    assert (place.anchors(), place.profiles()) == ([], [])
+
+
+def test_nothing_is_done_when_something_changed_while_the_user_read_the_plan(place: Place, terminal: Terminal) -> None:
+    place.setup()
+    process = terminal.start(*PROGRAM, *place.command("CN=other"), **place.environ())
+    terminal.shown_until("Type yes to do this: ")
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [EC2]})
+    place.client("iam").update_assume_role_policy(RoleName="web", PolicyDocument=policy)
+    terminal.type(b"yes\n")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert b"changed meanwhile, so nothing was done" in err
+    assert place.role()["AssumeRolePolicyDocument"] == json.loads(policy)
 
 
 @pytest.mark.parametrize("last", range(1, 6))
@@ -222,7 +276,7 @@ def test_throttled_calls_are_repeated(place: Place) -> None:
     assert place.setup().status == 0
 
 
-def test_setup_says_what_was_done_before_the_service_failed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setup_says_what_was_done_before_the_service_failed(place: Place) -> None:
     policy = "arn:aws:iam::123456789012:nonsense"
     failed = place.setup("--policy", policy)
     assert failed.status == 5
@@ -241,6 +295,7 @@ def test_setup_says_what_was_done_before_the_service_failed(place: Place, monkey
         (["--duration", "5"], MATCH, "900 to 43200"),
         (["--trust-anchor-arn", "arn:nonsense"], MATCH, "not a trust anchor ARN"),
         (["--profile", "a b"], MATCH, "not a valid profile name"),
+        (["--region", "nonsense"], MATCH, "not a region"),
         (["--endpoint", "http://192.0.2.1"], MATCH, "http: is for this machine only"),
     ],
 )
