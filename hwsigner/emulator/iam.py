@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from threading import Lock
 from typing import Any, NamedTuple
 from urllib.parse import quote
 from xml.sax.saxutils import escape
@@ -45,7 +44,6 @@ class IamService:
     def __init__(self, world: World, clock: Callable[[], datetime]) -> None:
         self._world = world
         self._clock = clock
-        self._lock = Lock()
 
     def respond(self, record: Record, signed: Signed) -> Response:
         """Do what a verified request asks for, and respond in XML.
@@ -63,8 +61,7 @@ class IamService:
             raise RefusalError("InvalidAction", 400, message)
         action = _ACTIONS[form.action]
         form.check(action.required, action.optional)
-        with self._lock:
-            result = action.run(self, _Call(signed.caller.account, partition_of(region), form, self._clock()))
+        result = action.run(self, _Call(signed.caller.account, partition_of(region), form, self._clock()))
         return _response(form.action, result, record.request_id)
 
     def create_role(self, call: _Call) -> dict[str, Any]:

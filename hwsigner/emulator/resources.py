@@ -158,7 +158,7 @@ class Role:
     description: str = ""
     tags: dict[str, str] = field(default_factory=dict)
     policies: list[str] = field(default_factory=list)
-    created: datetime = field(default_factory=lambda: datetime.now(UTC))
+    created: datetime = field(default_factory=_now)
 
     @property
     def id(self) -> str:

@@ -530,6 +530,6 @@ def test_wildcards_equal_a_search_of_all_ways(pattern: str, value: str) -> None:
 
 
 def test_policy_keeps_its_document() -> None:
-    text = f"{policy(statement({}))}\n"
+    text = f"{json.dumps(policy(statement({})), indent=1)}\n"
     assert TrustPolicy(text).document == TrustPolicy(text.encode()).document == text
     assert json.loads(TrustPolicy(json.loads(text)).document) == json.loads(text)
