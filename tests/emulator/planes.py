@@ -22,7 +22,9 @@ def _session() -> boto3.Session:
     return boto3.Session()
 
 
-def client(emulator: Emulator, region: str = REGION, *, check: bool = True, service: str = "rolesanywhere") -> Any:
+def client(
+    emulator: Emulator, region: str = REGION, *, check: bool = True, service: str = "rolesanywhere", attempts: int = 1
+) -> Any:
     """Return a boto3 client. Without checks, it sends what botocore would refuse to send."""
     emulator.add_credentials(*KEY)
     return _session().client(
@@ -31,7 +33,7 @@ def client(emulator: Emulator, region: str = REGION, *, check: bool = True, serv
         endpoint_url=emulator.url,
         aws_access_key_id=KEY[0],
         aws_secret_access_key=KEY[1],
-        config=Config(parameter_validation=check, retries={"total_max_attempts": 1}),
+        config=Config(parameter_validation=check, retries={"mode": "standard", "total_max_attempts": attempts}),
     )
 
 
