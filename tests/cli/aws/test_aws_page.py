@@ -1,18 +1,18 @@
-"""docs/aws.md: its commands run against the emulator, and its table of mistakes has the words of the review."""
+"""docs/aws.md: its commands run against the emulator, and its table of mistakes has the words of `aws check`."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import certs
 from hwsigner.emulator import Emulator, World
-from hwsigner.trust_policy.review import review
 from pages import ROOT, run_shell, shell_blocks
+from scene import Outcome
 
 PAGE = "docs/aws.md"
 ANCHOR = "arn:aws:rolesanywhere:eu-central-1:123456789012:trust-anchor/0e5a7c1e-2b9d-4c3f-8a64-51d0f7b3c9aa"
@@ -50,6 +50,8 @@ def blocks(start: str, end: str) -> str:
 def test_commands_of_the_page_lead_to_credentials(environment: dict[str, str], tmp_path: Path) -> None:
     steps = run_shell(blocks("## The four steps", "## The trust policy"), tmp_path, environment)
     assert json.loads(steps.splitlines()[-1])["AccessKeyId"].startswith("ASIA")
+    assert "sts:AssumeRole is allowed" in steps
+    assert "Nothing is wrong" in steps
     printed = run_shell(blocks("## The trust policy", "### As a template"), tmp_path, environment)
     policy, tags = printed.split("\n}\n")
     assert json.loads(f"{policy}\n}}")["Statement"][0]["Condition"]["ArnEquals"] == {"aws:SourceArn": ANCHOR}
@@ -57,6 +59,8 @@ def test_commands_of_the_page_lead_to_credentials(environment: dict[str, str], t
     run_shell(blocks("### As a template", "## What each condition means"), tmp_path, environment)
     assert "AWS::RolesAnywhere::Profile" in (tmp_path / "web.json").read_text()
     assert "aws_rolesanywhere_profile" in (tmp_path / "web.tf").read_text()
+    checked = blocks("## Trust policies that people get wrong", "## What AWS documents")
+    assert "Nothing is wrong" in run_shell(checked, tmp_path, {**environment, "TRUST_ANCHOR_ARN": ANCHOR})
 
 
 def test_commands_of_readme_set_up_aws(environment: dict[str, str], tmp_path: Path) -> None:
@@ -71,14 +75,23 @@ def rows() -> list[tuple[str, str]]:
     return re.findall(r"^\| `(.+?)` \| (.+) \|$", table, re.MULTILINE)
 
 
-def said(part: str) -> str:
-    """Return what the review says of the good statement with another part."""
-    statement = json.dumps({**GOOD, **json.loads(f"{{{part}}}")}).replace("ANCHOR", ANCHOR)
-    found = review({"Version": "2012-10-17", "Statement": [json.loads(statement)]}, trust_anchor=ANCHOR)
-    return " ".join(dict.fromkeys(f"*{each.level.capitalize()}*: {each.found}. {each.why}." for each in found))
+@pytest.fixture
+def said(call: Callable[..., Outcome], tmp_path: Path) -> Callable[[str], str]:
+    """A function that returns what `aws check` says of the good statement with another part."""
+
+    def found(part: str) -> str:
+        statement = {**GOOD, **json.loads(f"{{{part}}}")}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]}).replace("ANCHOR", ANCHOR)
+        path = tmp_path / "policy.json"
+        path.write_text(policy)
+        report = json.loads(call("aws", "check", "--policy", path, "--trust-anchor-arn", ANCHOR, "--json").out)
+        findings = [f"*{each['level'].capitalize()}*: {each['found']}. {each['why']}." for each in report["findings"]]
+        return " ".join(findings)
+
+    return found
 
 
-def test_good_statement_has_no_mistake() -> None:
+def test_good_statement_has_no_mistake(said: Callable[[str], str]) -> None:
     assert said('"Effect": "Allow"') == ""
 
 
@@ -89,5 +102,5 @@ def test_page_has_a_row_for_each_well_known_mistake() -> None:
 
 
 @pytest.mark.parametrize(("part", "words"), rows(), ids=range(len(rows())))
-def test_row_of_the_page_has_the_words_of_the_review(part: str, words: str) -> None:
+def test_row_of_the_page_has_the_words_of_the_check(part: str, words: str, said: Callable[[str], str]) -> None:
     assert words == said(part)
