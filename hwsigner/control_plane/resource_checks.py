@@ -63,6 +63,22 @@ def is_mapped(tag: str, profile: Detail) -> bool:
     return False
 
 
+def origin_identity(tags: Mapping[str, str], profile: Detail) -> dict[str, str]:
+    """Return what trusted identity propagation says of a certificate, if the profile enables it."""
+    tip = profile.get("tipConfiguration") or {}
+    if tip.get("status") != "ENABLED":
+        return {}
+    kind = {"SubjectType": tip["subjectType"]} if tip.get("subjectType") else {}
+    subject = tags.get(origin_source(profile))
+    return {**kind, **({"Subject": subject} if subject else {})}
+
+
+def origin_source(profile: Detail) -> str:
+    """Return the tag that gives the subject of trusted identity propagation; empty if the profile has none."""
+    tip = profile.get("tipConfiguration") or {}
+    return str(tip.get("subjectSource") or "x509Subject/CN") if tip.get("status") == "ENABLED" else ""
+
+
 def _is_among(name: str, specifiers: Sequence[str]) -> bool:
     name = name.lower()
     every = {"name", "name/", "name/*"} if name.startswith("name/") else {"*"}

@@ -21,7 +21,7 @@ from hwsigner.control_plane.certificate_checks import (
 )
 from hwsigner.control_plane.mistakes import finding
 from hwsigner.control_plane.reading import Detail, Facts
-from hwsigner.control_plane.resource_checks import check_resources, duration_of, is_mapped, mapped_tags
+from hwsigner.control_plane.resource_checks import check_resources, duration_of, is_mapped, mapped_tags, origin_identity
 from hwsigner.errors import ConfigError
 from hwsigner.identity.certificate import Chain
 from hwsigner.identity.session_tags import session_tags
@@ -118,9 +118,11 @@ def _check_mappings(document: Detail, profile: Detail) -> Iterator[ReviewFinding
 
 def _context(chain: Chain, profile: Detail, trust_anchor: str, session_name: str | None, now: datetime) -> Context:
     """Return the keys and values of a request with a certificate, by the mappings of a profile."""
+    tags = mapped_tags(session_tags(chain.leaf), profile)
     return request_context(
         trust_anchor=trust_anchor,
-        tags=mapped_tags(session_tags(chain.leaf), profile),
+        tags=tags,
+        origin_identity=origin_identity(tags, profile),
         session_name=session_name or serial_name(chain),
         source_identity=source_identity(chain),
         now=now,

@@ -15,10 +15,10 @@ from typing import Any
 
 from hwsigner.errors import ConfigError
 from hwsigner.trust_policy import ACTIONS, SERVICE, TrustPolicy, request_context
-from hwsigner.trust_policy.conditions import KEYS, OPERATORS, Condition
+from hwsigner.trust_policy.conditions import OPERATORS, Condition
 from hwsigner.trust_policy.mistakes import UNCLEAR, WRONG, ReviewFinding, finding
 from hwsigner.trust_policy.openness import ANCHOR_KEYS, admits, is_about, named_anchor, open_statements, operator_of
-from hwsigner.trust_policy.reading import Reader, Statement
+from hwsigner.trust_policy.reading import Reader, Statement, is_known
 
 __all__ = ["ReviewFinding", "review"]
 
@@ -87,18 +87,13 @@ def _about_condition(statement: Statement, condition: Condition) -> Iterator[Rev
     key, _, tag = condition.key.lower().partition("/")
     if tag and key in ("aws:principaltag", "aws:requesttag") and not _TAG.fullmatch(tag):
         yield finding("tag-impossible", where)
-    elif condition.judge({}).met is None and _is_known(condition.key):
+    elif condition.judge({}).met is None and is_known(condition.key):
         yield finding("not-judged", f"{statement.name}: {condition.judge({}).words}")
     base = operator_of(condition)[1]
     if OPERATORS[base].kind in ("text", "arn"):
         for value in condition.values:
             if name := _impossible(condition.key.lower(), base, value):
                 yield finding(name, f"{where} {value!r}")
-
-
-def _is_known(key: str) -> bool:
-    name, slash, _ = key.lower().partition("/")
-    return name + slash in KEYS
 
 
 def _impossible(key: str, base: str, value: str) -> str:
