@@ -24,6 +24,7 @@ class World:
     Attributes:
         private_cas: the certificates of AWS Private CAs, by their ARNs, for trust anchors that refer to them.
         session_path: the raw path of CreateSession. Change it to test how a client signs paths.
+        denied: the actions that no caller may do, such as "iam:PassRole" or "iam:*".
     """
 
     trust_anchors: dict[str, TrustAnchor] = field(default_factory=dict)
@@ -33,6 +34,7 @@ class World:
     crls: dict[str, Crl] = field(default_factory=dict)
     subjects: dict[str, Subject] = field(default_factory=dict)
     private_cas: dict[str, x509.Certificate] = field(default_factory=dict)
+    denied: set[str] = field(default_factory=set)
 
     @classmethod
     def simple(
