@@ -263,7 +263,7 @@ def test_check_finds_nothing_wrong_in_a_good_set_up(account: Account) -> None:
     assert outcome.out.endswith("Nothing is wrong\n")
     for words in (
         "CA CN=Example CA",
-        "sts:TagSession is allowed: statement 1 allows it",
+        "may do sts:AssumeRole, sts:TagSession, sts:SetSourceIdentity",
         "x509Subject/CN is 'bamboo-01'",
         f"profile web ({_id(account.profile)})",
         "the service has not seen this subject",
@@ -290,10 +290,10 @@ def test_check_names_every_enabled_way_to_the_role(account: Account) -> None:
     for name, enabled in (("second", True), ("third", False)):
         plane.create_trust_anchor(name=name, source=source, enabled=enabled)
         plane.create_profile(name=f"{name}-profile", roleArns=[account.role], enabled=enabled)
-    ways = json.loads(account.check("--json").out)["facts"]["ways to it"]
+    ways = json.loads(account.check("--json").out)["facts"]["ways to the role"]
     assert [each.partition(" (")[0] for each in ways] == ["trust anchor web", "profile web", "profile second-profile"]
     _open_policy(account)
-    ways = json.loads(account.check("--json").out)["facts"]["ways to it"]
+    ways = json.loads(account.check("--json").out)["facts"]["ways to the role"]
     assert "trust anchor second" in {each.partition(" (")[0] for each in ways}
     assert not any("third" in each for each in ways)
 
@@ -394,7 +394,9 @@ def test_policy_file_is_judged_for_a_certificate(scene: Any) -> None:
     file = scene.write("policy.json", json.dumps(policy).encode())
     outcome = scene.call("aws", "check", "--policy", file, "--certificate", scene.leaf)
     assert outcome.status == 1
-    assert "sts:AssumeRole is refused: statement 1 requires" in " ".join(outcome.out.split())
+    assert "may not do sts:AssumeRole, sts:TagSession, sts:SetSourceIdentity: statement 1 requires" in " ".join(
+        outcome.out.split()
+    )
     assert "but it is 'bamboo-01'" in " ".join(outcome.out.split())
 
 
@@ -411,5 +413,5 @@ def test_long_lists_are_read_to_the_last_page(account: Account) -> None:
     plane = account.client("rolesanywhere")
     for number in range(30):
         plane.create_profile(name=f"many-{number}", roleArns=[account.role], enabled=True)
-    ways = json.loads(account.check("--json").out)["facts"]["ways to it"]
+    ways = json.loads(account.check("--json").out)["facts"]["ways to the role"]
     assert sum("many-" in each for each in ways) == 30
