@@ -16,7 +16,6 @@ from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import switch
 from hwsigner.config.profiles import Profile, profile, profiles, remove_profile
 from hwsigner.config.settings import values_of
-from hwsigner.control_plane.revocation import described_serial
 from hwsigner.errors import CertificateError, HwsignerError, KeyNotFoundError, UsageError, printable
 from hwsigner.identity.certificate import Certificate
 from hwsigner.key.management import delete_key
@@ -138,7 +137,6 @@ def _plan_revocation(
         plan.notes.append(f"The certificate can't be read: {error.message}. {hint}")
         return
     arn = own.trust_anchor_arn or ""
-    plan.notes.append(f"Its certificate is {leaf.subject}, serial number {described_serial(leaf.x509.serial_number)}")
     if not wanted:
         plan.notes.append(_for_an_administrator(leaf, arn))
         return

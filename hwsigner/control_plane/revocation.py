@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from cryptography.x509.oid import NameOID
+
 from hwsigner.control_plane.clients import Client
 from hwsigner.errors import CertificateError, HwsignerError, HwsignerWarning
 from hwsigner.identity.bundle import read_bundle
@@ -272,7 +274,8 @@ def _described(one: ImportedList) -> str:
 
 def _name(ca: Certificate) -> str:
     """Return a name for a CA's CRL, of the characters that the service takes."""
-    return _NOT_IN_NAMES.sub("-", f"CRL of {ca.subject}")[:_MAX_NAME]
+    names = [str(name.value) for name in ca.x509.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    return _NOT_IN_NAMES.sub("-", f"CRL of {names[0] if names else ca.subject}")[:_MAX_NAME]
 
 
 def described_serial(serial: int) -> str:

@@ -86,7 +86,7 @@ def prepare(
     """
     aws = clients(arguments, region=parse_arn(arn, "--trust-anchor-arn").region)
     anchor = read_trust_anchor(aws.rolesanywhere, arn)
-    numbers = [*(one.x509.serial_number for one in certificates), *serials]
+    named = _named(certificates, serials)
     if anchor.kind == PRIVATE_CA:
         if arguments.ca_key or arguments.ca:
             hint = "Omit --ca-key and --ca"
@@ -94,15 +94,24 @@ def prepare(
         if getattr(arguments, "renew", False):
             raise UsageError("AWS Private CA renews its CRLs by itself", "Omit --renew")
         private_ca.check_issued(aws.acm_pca, anchor.private_ca, certificates)
-        return _in_private_ca(aws.acm_pca, anchor, numbers, arguments.reason)
+        return _in_private_ca(aws.acm_pca, anchor, named, arguments.reason)
     ca = _read_ca(arguments)
     for one in certificates:
         if not ca.issued(one):
             problem = f"certificate {one.source} was issued by {one.x509.issuer.rfc4514_string()}, not by {ca.source}"
             raise CertificateError(problem, "Give the CA that issued it with --ca")
-    wanted = Revocation(numbers, arguments.reason, arguments.days, getattr(arguments, "renew", False))
+    wanted = Revocation(list(named), arguments.reason, arguments.days, getattr(arguments, "renew", False))
     plan = plan_revocation(aws.rolesanywhere, anchor, ca, wanted, datetime.now(UTC))
-    return _by_list(arguments, aws.rolesanywhere, plan)
+    return _by_list(arguments, aws.rolesanywhere, plan, named)
+
+
+def _named(certificates: Sequence[Certificate], serials: Sequence[int]) -> dict[int, str]:
+    """Return words for each certificate by its serial number."""
+    named = {serial: f"serial number {described_serial(serial)}" for serial in serials}
+    for one in certificates:
+        serial = one.x509.serial_number
+        named[serial] = f"{one.subject}, serial number {described_serial(serial)}"
+    return named
 
 
 def _read_ca(arguments: argparse.Namespace) -> Certificate:
@@ -117,8 +126,8 @@ def _read_ca(arguments: argparse.Namespace) -> Certificate:
     return found[0]
 
 
-def _by_list(arguments: argparse.Namespace, client: Client, plan: Plan) -> Prepared:
-    steps = _steps(plan)
+def _by_list(arguments: argparse.Namespace, client: Client, plan: Plan, named: Mapping[int, str]) -> Prepared:
+    steps = _steps(plan, named)
 
     def run() -> Outcome:
         signed = None
@@ -145,8 +154,8 @@ def _by_list(arguments: argparse.Namespace, client: Client, plan: Plan) -> Prepa
     return Prepared(steps, done, [*others, EXISTING_SESSIONS], run)
 
 
-def _steps(plan: Plan) -> list[str]:
-    steps = [f"revoke serial number {described_serial(serial)} of {plan.ca.subject}" for serial in plan.new]
+def _steps(plan: Plan, named: Mapping[int, str]) -> list[str]:
+    steps = [f"revoke {named[serial]}, issued by {plan.ca.subject}" for serial in plan.new]
     if plan.draft:
         made = plan.draft.preview
         old = f"replace {plan.current.contents.source}" if plan.current else "import the first CRL of this CA"
@@ -159,13 +168,13 @@ def _steps(plan: Plan) -> list[str]:
     return steps
 
 
-def _in_private_ca(client: Client, anchor: TrustAnchor, serials: Sequence[int], reason: str) -> Prepared:
-    steps = {serial: f"revoke serial number {described_serial(serial)} of {anchor.private_ca}" for serial in serials}
+def _in_private_ca(client: Client, anchor: TrustAnchor, named: Mapping[int, str], reason: str) -> Prepared:
+    steps = {serial: f"revoke {words}, issued by {anchor.private_ca}" for serial, words in named.items()}
 
     def run() -> Outcome:
         new = [serial for serial in steps if private_ca.revoke(client, anchor.private_ca, serial, reason)]
         lines = [
-            f"done: {step}" if serial in new else f"serial number {described_serial(serial)} was revoked already"
+            f"done: {step}" if serial in new else f"{named[serial]} was revoked already"
             for serial, step in steps.items()
         ]
         return Outcome(lines, {**_values(anchor, new), "certificateAuthorityArn": anchor.private_ca})

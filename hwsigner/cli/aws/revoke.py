@@ -69,6 +69,7 @@ def _trust_anchor(arguments: argparse.Namespace) -> str:
 
 def _print_plan(arguments: argparse.Namespace, prepared: Prepared) -> None:
     if arguments.json:
-        print(json.dumps({"steps": list(prepared.steps), "alreadyRevoked": list(prepared.done)}, indent=2))
+        shown = {"steps": prepared.steps, "alreadyRevoked": prepared.done, "notes": prepared.notes}
+        print(json.dumps(shown, indent=2))
     else:
-        print(*map(printable, [*prepared.done, *prepared.steps] or ["nothing to do"]), sep="\n")
+        print(*map(printable, [*prepared.done, *prepared.steps, *prepared.notes]), sep="\n")
