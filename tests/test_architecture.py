@@ -44,11 +44,13 @@ RULES = {
     "aws": "errors system http sigv4 identity _version",
     "config": f"{NOUNS} system http identity aws",
     "refresh": f"{NOUNS} system identity aws config",
-    "enrolment": "errors key identity http",
+    "enrolment": "errors key identity http control_plane",
     "agent": "errors system pins aws config refresh _version",
     "serving": "errors system http aws refresh agent",
     "cli": f"{CORE} attestation system http aws config refresh enrolment agent serving trust_policy emulator "
     "control_plane",
+    "botocore": "errors aws agent refresh",
+    "boto3": "botocore",
     "__main__": "cli",
     "hwsigner": f"{CORE} backends http aws refresh auth",
 }
@@ -72,7 +74,7 @@ OWNERS = {
         "system.pcsc",
     ),
     "tomlkit": ("config.profiles",),
-    **dict.fromkeys(("boto3", "botocore"), ("control_plane",)),
+    **dict.fromkeys(("boto3", "botocore"), ("boto3", "botocore", "control_plane")),
     "cryptography": (
         *("attestation", "backends", "enrolment", "identity", "key.public_key"),
         *("config.selector", "control_plane", "emulator", "testing"),

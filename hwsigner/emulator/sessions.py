@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -132,14 +130,12 @@ class SessionService:
 
     def _issue(self, parameters: Parameters, leaf: x509.Certificate, role: Role, duration: timedelta) -> Response:
         arn = parameters.role_parts
-        role_name = arn.resource.rpartition("/")[2]
-        role_id = "AROA" + base64.b32encode(hashlib.sha256(role.arn.encode()).digest()).decode()[:16]
         session_name = parameters.session_name or tags.default_session_name(leaf)
         expiration = self._clock().replace(microsecond=0) + duration
         issued = self._vault.issue(
             expiration=expiration,
-            arn=f"arn:{arn.partition}:sts::{arn.account}:assumed-role/{role_name}/{session_name}",
-            user_id=f"{role_id}:{session_name}",
+            arn=f"arn:{arn.partition}:sts::{arn.account}:assumed-role/{role.name}/{session_name}",
+            user_id=f"{role.id}:{session_name}",
             account=arn.account,
         )
         entry = {

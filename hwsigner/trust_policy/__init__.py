@@ -46,12 +46,17 @@ class TrustPolicy:
     Args:
         document: JSON, or the object that it contains.
 
+    Attributes:
+        document: the JSON as given, or made from the object.
+
     Raises:
         ConfigError: the document is not a trust policy, or has a part that is not known here.
     """
 
     def __init__(self, document: str | bytes | Mapping[str, Any]) -> None:
         parsed = _parsed(document) if isinstance(document, str | bytes) else document
+        text = json.dumps(document) if isinstance(document, Mapping) else document
+        self.document: str = text.decode("utf-8-sig", "replace") if isinstance(text, bytes) else text
         policy = _members(parsed, "the trust policy", required=("Statement",), optional=("Version", "Id"))
         version = policy.get("Version", _VERSIONS[0])
         if version not in _VERSIONS:

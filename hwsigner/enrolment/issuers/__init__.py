@@ -18,6 +18,7 @@ from hwsigner.key.management import KeyAccess
 
 ISSUERS = {
     "command": "hwsigner.enrolment.issuers.command",
+    "est": "hwsigner.enrolment.issuers.est",
     "vault": "hwsigner.enrolment.issuers.vault",
 }
 
