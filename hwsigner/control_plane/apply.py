@@ -29,17 +29,15 @@ def apply(clients: Clients, existing: Existing, wanted: Wanted, done: Callable[[
         done: is called after each step.
 
     Raises:
-        HwsignerError: as `Client.call`, with what was already done; or something changed since it was read.
+        HwsignerError: as `Client.call`, with what was already done.
     """
-    if read(clients, wanted) != existing:
-        raise HwsignerError("the trust anchor, role or profile changed meanwhile, so nothing was done", _AGAIN)
     made: list[str] = []
     for operation in [step.operation for step in plan(existing, wanted)]:
         step = next((each for each in plan(existing, wanted) if each.operation == operation), None)
         if step is None:  # With the ARNs that are known now, it is not needed.
             continue
         try:
-            response = getattr(clients, step.service).call(step.operation, **step.parameters)
+            response: Mapping[str, Any] = getattr(clients, step.service).call(step.operation, **step.parameters)
         except HwsignerError as error:
             raise _with_what_was_made(error, made) from error
         existing = _after(existing, step, response)
@@ -48,6 +46,16 @@ def apply(clients: Clients, existing: Existing, wanted: Wanted, done: Callable[[
     if plan(existing, wanted):
         raise HwsignerError("more is to be done than the plan said", _AGAIN)
     return existing
+
+
+def check_unchanged(clients: Clients, existing: Existing, wanted: Wanted) -> None:
+    """Check that everything is as it was when the plan was shown.
+
+    Raises:
+        HwsignerError: something changed, or as `read`.
+    """
+    if read(clients, wanted) != existing:
+        raise HwsignerError("the trust anchor, role or profile changed meanwhile, so nothing was done", _AGAIN)
 
 
 def _after(existing: Existing, step: Step, response: Mapping[str, Any]) -> Existing:

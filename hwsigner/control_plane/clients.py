@@ -6,7 +6,7 @@ that are throttled or fail on the way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -48,12 +48,20 @@ class Client:
         Raises:
             HwsignerError: as `call`.
         """
+        return self.call_unless(NOT_FOUND, operation, **parameters)
+
+    def call_unless(self, codes: Collection[str], operation: str, **parameters: Any) -> dict[str, Any] | None:
+        """Call an operation. Return None if the service refuses it with one of these codes.
+
+        Raises:
+            HwsignerError: as `call`.
+        """
         with translated(self._action(operation), _resource(parameters)):
             try:
                 response: dict[str, Any] = getattr(self._client, operation)(**parameters)
                 return response
             except self._client.exceptions.ClientError as error:
-                if error.response.get("Error", {}).get("Code") in NOT_FOUND:
+                if error.response.get("Error", {}).get("Code") in codes:
                     return None
                 raise
 

@@ -64,7 +64,7 @@ def translated(action: str, resource: str) -> Iterator[None]:
     except botocore.NoRegionError as error:
         raise UsageError("no region was given", "Give --region, such as eu-central-1, or set AWS_REGION") from error
     except botocore.BotoCoreError as error:
-        raise ConfigError(f"{what} can't be called: {_flat(error)}", "Check the settings of the AWS SDKs") from error
+        raise ConfigError(f"{what} failed: {_flat(error)}", "Check the settings of the AWS SDKs") from error
     except ValueError as error:
         if "Invalid endpoint" not in str(error):
             raise

@@ -44,7 +44,7 @@ def plan(existing: Existing, wanted: Wanted) -> list[Step]:
         UsageError: the trust policy would be too large.
     """
     anchor_arn = existing.anchor.arn if existing.anchor else NEW_ANCHOR
-    role_arn = existing.role.arn if existing.role else _NEW_ROLE
+    role_arn = existing.role.arn if existing.role else ""
     return [
         *_of_anchor(existing.anchor, wanted),
         *_of_role(existing.role, wanted, anchor_arn, _duration(existing.profile, wanted)),
@@ -125,13 +125,18 @@ def _of_profile(profile: Profile | None, wanted: Wanted, role_arn: str) -> Itera
     if profile is None:
         duration = wanted.duration or DEFAULT_DURATION
         words = f"create {wanted.name!r} with the role {wanted.role!r}, and sessions of at most {duration} seconds"
-        parameters = {"name": wanted.name, "roleArns": [role_arn], "durationSeconds": duration, "enabled": True}
+        parameters = {
+            "name": wanted.name,
+            "roleArns": [role_arn or _NEW_ROLE],
+            "durationSeconds": duration,
+            "enabled": True,
+        }
         yield Step("profile", words, "rolesanywhere", "create_profile", parameters)
         return
     changes: dict[str, Any] = {}
     changed: list[str] = []
-    if role_arn not in profile.roles:
-        changes["roleArns"] = [*profile.roles, role_arn]
+    if not profile.has(role_arn, wanted.role):
+        changes["roleArns"] = [*profile.roles, role_arn or _NEW_ROLE]
         changed.append(f"add the role {wanted.role!r}")
     if wanted.duration and profile.duration != wanted.duration:
         changes["durationSeconds"] = wanted.duration

@@ -91,6 +91,10 @@ class Profile:
         """The last part of the ARN."""
         return self.arn.rpartition("/")[2]
 
+    def has(self, role_arn: str, name: str) -> bool:
+        """Return whether the profile has a role; if its ARN is not known yet, one that will be its own."""
+        return role_arn in self.roles if role_arn else any(each.endswith(f":role/{name}") for each in self.roles)
+
 
 @dataclass(frozen=True)
 class Existing:
@@ -161,10 +165,10 @@ def choose_profile(profiles: Sequence[Profile], wanted: Wanted, role_arn: str) -
     if wanted.profile_arn:
         return _named([each for each in profiles if each.arn == wanted.profile_arn], flag, wanted.profile_arn)
     of_name = [each for each in profiles if each.name == wanted.name]
-    with_role = [each for each in profiles if role_arn in each.roles]
+    with_role = [each for each in profiles if each.has(role_arn, wanted.role)]
     both = [each for each in of_name if each in with_role]
     found = _only(both or of_name or with_role, f"profiles of the name {wanted.name!r} or with this role", flag)
-    if found and found.roles and role_arn not in found.roles:
+    if found and found.roles and not found.has(role_arn, wanted.role):
         raise UsageError(
             f"profile {found.arn} has other roles: {', '.join(found.roles)}",
             f"Give {flag} to add this role to it, or --name to make another profile",

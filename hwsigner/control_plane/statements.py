@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -29,11 +28,11 @@ def with_statement(
     Raises:
         UsageError: the new policy is larger than IAM accepts.
     """
+    others = _statements(policy) if policy else []
     new = write_trust_policy(tags, trust_anchor=trust_anchor)
-    statement = {"Sid": _sid(new["Statement"][0]), **new["Statement"][0]}
+    statement = {"Sid": _sid(others), **new["Statement"][0]}
     if policy is None:
         return _sized({**new, "Statement": [statement]}, SIZE_LIMIT)
-    others = _statements(policy)
     if any(_meaning(each) == _meaning(statement) for each in others) or _allows(policy, tags, trust_anchor):
         return dict(policy)
     # IAM accepted a larger one, so the account has a higher limit.
@@ -87,10 +86,10 @@ def _request(tags: Mapping[str, Sequence[str]], trust_anchor: str) -> Any:
     )
 
 
-def _sid(statement: Mapping[str, Any]) -> str:
-    """Return an ID that says who wrote a statement, and that no other statement of ours has."""
-    digest = hashlib.sha256(json.dumps(statement, sort_keys=True).encode()).hexdigest()
-    return f"Hwsigner{digest[:12]}"
+def _sid(others: Sequence[Any]) -> str:
+    """Return an ID that says who wrote a statement, and that no other statement has."""
+    used = {each.get("Sid") for each in others if isinstance(each, Mapping)}
+    return next(sid for number in range(1, len(used) + 2) if (sid := f"Hwsigner{number}") not in used)
 
 
 def _meaning(statement: object) -> object:

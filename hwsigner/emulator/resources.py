@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -9,6 +11,7 @@ from typing import TypeVar
 
 from cryptography import x509
 
+from hwsigner.emulator.iam_policies import UnknownPolicy
 from hwsigner.emulator.tags import DEFAULT_MAPPINGS, Mappings, parse_mappings
 from hwsigner.trust_policy import TrustPolicy
 
@@ -142,12 +145,30 @@ class Role:
     Attributes:
         principal_tags: tags that a session must have, named as in `aws:PrincipalTag/…`, such as "x509Subject/CN".
         trust_policy: must also allow the session, unless it is None.
+        description: IAM's description of it.
+        tags: its tags in IAM. They have no effect on sessions.
+        policies: the ARNs of the attached policies. They have no effect on sessions.
+        created: when it was made.
     """
 
     arn: str
     max_session_duration: int = 3600
     principal_tags: dict[str, str] = field(default_factory=dict)
-    trust_policy: TrustPolicy | None = None
+    trust_policy: TrustPolicy | UnknownPolicy | None = None
+    description: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+    policies: list[str] = field(default_factory=list)
+    created: datetime = field(default_factory=_now)
+
+    @property
+    def id(self) -> str:
+        """The unique ID, which begins with AROA."""
+        return "AROA" + base64.b32encode(hashlib.sha256(self.arn.encode()).digest()).decode()[:16]
+
+    @property
+    def name(self) -> str:
+        """The name, without the path."""
+        return self.arn.rpartition("/")[2]
 
 
 _Kind = TypeVar("_Kind", bound=Resource)

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from hwsigner.emulator.access_key import AccessKeyService, Signed, describe, is_for_sts
 from hwsigner.emulator.control.plane import ControlPlane
+from hwsigner.emulator.iam import IamService
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import Family, RefusalError, error_response, family_of
 from hwsigner.emulator.sessions import ALGORITHMS, SessionService
@@ -34,7 +35,10 @@ class Service:
         self._sessions = SessionService(world, self.vault, clock)
         self._access_keys = AccessKeyService(self.vault, clock)
         # By the service in the credential scope. Requests to other services are described.
-        self._handlers: dict[str, Handler] = {"rolesanywhere": ControlPlane(world, clock).respond}
+        self._handlers: dict[str, Handler] = {
+            "rolesanywhere": ControlPlane(world, clock).respond,
+            "iam": IamService(world, clock).respond,
+        }
 
     def respond(self, record: Record) -> Response:
         """Respond to a record's request, and add the result to the record."""

@@ -164,6 +164,12 @@ class Provider:
         finally:
             self._lock.release()
 
+    async def get(self) -> Credentials:
+        """Return live credentials, as a call does, without blocking the event loop of asyncio."""
+        import asyncio
+
+        return await asyncio.to_thread(self)
+
     def refresh(self, *, fixed: bool = False) -> Credentials:
         """Create a session now, whatever time the last has left, and however recently an attempt failed.
 

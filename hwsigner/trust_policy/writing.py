@@ -67,3 +67,10 @@ def write_trust_policy(tags: Mapping[str, Sequence[str]], *, trust_anchor: str |
 def size(policy: Mapping[str, Any]) -> int:
     """Return how many characters of a policy, written in ASCII, count against IAM's limit."""
     return len(json.dumps(policy, separators=(",", ":")))
+
+
+def for_trust_anchor(policy: Mapping[str, Any], reference: Any) -> dict[str, Any]:
+    """Return a written policy with another value for its trust anchor, such as a template's reference."""
+    [statement] = policy["Statement"]
+    condition = {**statement["Condition"], "ArnEquals": {"aws:SourceArn": reference}}
+    return {**policy, "Statement": [{**statement, "Condition": condition}]}

@@ -26,7 +26,7 @@ def client(emulator: Emulator, region: str = REGION, *, check: bool = True, serv
     """Return a boto3 client. Without checks, it sends what botocore would refuse to send."""
     emulator.add_credentials(*KEY)
     return _session().client(
-        service,  # type: ignore[call-overload]
+        service,
         region_name=region,
         endpoint_url=emulator.url,
         aws_access_key_id=KEY[0],

@@ -26,13 +26,22 @@ def read_leaf(arguments: argparse.Namespace, text: str) -> Certificate:
         CertificateError: there is no readable certificate.
         AmbiguousCertificateError: there are several leaves, and they are not one and its renewals.
     """
-    uri = options.key_uri(arguments, text)
-    found = leaves(load(find_certificates(uri, options.pin_source(arguments, uri), allow_modules=True)))
+    found = leaves(read_all(arguments, text))
     subjects = dict.fromkeys(each.subject for each in found)
     if len(subjects) > 1:
         problem = f"{found[0].source} has {len(subjects)} leaf certificates: {', '.join(subjects)}"
         raise AmbiguousCertificateError(problem, "Give one that has a single leaf")
     return latest_expiring(found)
+
+
+def read_all(arguments: argparse.Namespace, text: str) -> list[Certificate]:
+    """Return all certificates of a file, token or TPM, as `read_leaf` finds them.
+
+    Raises:
+        UsageError, CertificateError: as `read_leaf`.
+    """
+    uri = options.key_uri(arguments, text)
+    return load(find_certificates(uri, options.pin_source(arguments, uri), allow_modules=True))
 
 
 def warn_of_untaggable(leaf: Certificate) -> None:

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from hwsigner.aws.arn import check_region
 from hwsigner.config.flags import Flag
 from hwsigner.errors import UsageError
 from hwsigner.http.address import is_loopback
@@ -31,7 +32,7 @@ def clients(arguments: argparse.Namespace, *, region: str | None = None) -> Clie
 
     Raises:
         HwsignerError: boto3 is not installed, or as `Clients`.
-        UsageError: the endpoint is `http:` on another machine.
+        UsageError: the region is malformed, or the endpoint is `http:` on another machine.
     """
     from hwsigner.control_plane.clients import Clients
 
@@ -39,4 +40,6 @@ def clients(arguments: argparse.Namespace, *, region: str | None = None) -> Clie
     endpoint = given.get("endpoint")
     if endpoint and urlsplit(endpoint).scheme == "http" and not is_loopback(urlsplit(endpoint).hostname or ""):
         raise UsageError(f"--endpoint is {endpoint[:200]!r}, but http: is for this machine only", "Use https:")
+    if given.get("region"):
+        check_region(given["region"])
     return Clients(given.get("region") or region, profile=given.get("aws-profile"), endpoint=endpoint)

@@ -53,7 +53,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Show the plan, ask, carry it out, and write the profile."""
-    from hwsigner.control_plane.apply import apply
+    from hwsigner.control_plane.apply import apply, check_unchanged
     from hwsigner.control_plane.resources import read
 
     wanted = _wanted(arguments)
@@ -68,11 +68,12 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if not arguments.yes and shown.is_needed():
         ask(shown.lines(), "Type yes to do this", nothing="nothing was changed")
+        check_unchanged(found, existing, wanted)
     steps: list[Step] = []
 
     def done(step: Step) -> None:
         steps.append(step)
-        report(printable(f"{step.resource}: {step.words}"))
+        report(printable(f"done: {step.resource}: {step.words}"))
 
     existing = apply(found, existing, wanted, done)
     values = {**arns(existing), **_identity(arguments)}
@@ -99,7 +100,11 @@ class _Plan:
 
     def lines(self) -> list[str]:
         """Return the plan for people."""
-        lines = [f"{kind}: {arn} is there" for kind, arn in arns(self._existing).items() if arn]
+        lines = [
+            f"{kind.removesuffix('-arn').replace('-', ' ')}: {arn} exists"
+            for kind, arn in arns(self._existing).items()
+            if arn
+        ]
         for step in self.steps:
             lines += [f"{step.resource}: {step.words}", *(f"    {line}" for line in step.lines)]
         if any(step.lines for step in self.steps):

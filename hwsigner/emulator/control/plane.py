@@ -7,11 +7,11 @@ from datetime import datetime
 from typing import Any
 
 from hwsigner.emulator.access_key import Signed
-from hwsigner.emulator.control import anchors, profiles
+from hwsigner.emulator.control import anchors, crls, profiles, subjects, tagging
 from hwsigner.emulator.control.calls import Call
 from hwsigner.emulator.control.requests import find_operation, read_members
 from hwsigner.emulator.record import Record
-from hwsigner.emulator.refusals import RefusalError, json_response
+from hwsigner.emulator.refusals import json_response
 from hwsigner.emulator.wire import Response
 from hwsigner.emulator.world import World
 
@@ -34,6 +34,18 @@ HANDLERS: Mapping[str, Callable[[Call], dict[str, Any]]] = {
     "DisableProfile": profiles.disable,
     "PutAttributeMapping": profiles.put_mapping,
     "DeleteAttributeMapping": profiles.delete_mapping,
+    "ImportCrl": crls.import_crl,
+    "UpdateCrl": crls.update,
+    "ListCrls": crls.list_all,
+    "GetCrl": crls.get,
+    "DeleteCrl": crls.delete,
+    "EnableCrl": crls.enable,
+    "DisableCrl": crls.disable,
+    "ListSubjects": subjects.list_all,
+    "GetSubject": subjects.get,
+    "ListTagsForResource": tagging.list_tags,
+    "TagResource": tagging.tag,
+    "UntagResource": tagging.untag,
 }
 
 
@@ -52,8 +64,5 @@ class ControlPlane:
         """
         operation, in_path = find_operation(record.request)
         members = read_members(operation, record.request, in_path)
-        handler = HANDLERS.get(operation.name)
-        if handler is None:
-            raise RefusalError("UnknownOperationException", 404, f"The emulator does not implement {operation.name}")
         call = Call(self._world, signed.caller, signed.authorization.region, members, self._clock())
-        return json_response(operation.status, handler(call))
+        return json_response(operation.status, HANDLERS[operation.name](call))
