@@ -12,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from hwsigner.attestation.documents import Document
 from hwsigner.errors import UsageError
 from hwsigner.identity.certificate_request import CertificateRequest
 
 ISSUERS = {
     "command": "hwsigner.enrolment.issuers.command",
+    "registrar": "hwsigner.enrolment.issuers.registrar",
 }
 
 
@@ -58,6 +60,19 @@ class Issuer(Protocol):
 
 
 @dataclass(frozen=True)
+class Prover:
+    """The machine's side of an attestation of the request's key, for issuers that want one.
+
+    Attributes:
+        make_statement: makes the statement about the key; takes the DER of the request.
+        answer: answers the challenge to it.
+    """
+
+    make_statement: Callable[[bytes], Document]
+    answer: Callable[[Document], Document]
+
+
+@dataclass(frozen=True)
 class IssuerSettings:
     """How to reach an issuer. Each uses some of these.
 
@@ -69,6 +84,7 @@ class IssuerSettings:
         secret: returns the password, token or secret ID; called when it is needed. None if there is none.
         arn: the ARN of a private CA.
         timeout: the seconds for one request and its answer.
+        prover: attests the key; None if it can't be attested.
     """
 
     url: str = ""
@@ -78,6 +94,7 @@ class IssuerSettings:
     secret: Callable[[], str] | None = field(default=None, repr=False)
     arn: str = ""
     timeout: float = 60.0
+    prover: Prover | None = field(default=None, repr=False)
 
 
 def open_issuer(name: str, settings: IssuerSettings) -> Issuer:
