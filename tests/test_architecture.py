@@ -43,9 +43,10 @@ RULES = {
     "aws": "errors system http sigv4 identity _version",
     "config": f"{NOUNS} system http identity aws",
     "refresh": f"{NOUNS} system identity aws config",
+    "enrolment": "errors system key attestation identity http",
     "agent": "errors system pins aws config refresh _version",
     "serving": "errors system http aws refresh agent",
-    "cli": f"{CORE} attestation system http aws config refresh agent serving emulator",
+    "cli": f"{CORE} attestation system http aws config refresh enrolment agent serving emulator",
     "__main__": "cli",
     "hwsigner": f"{CORE} backends http aws refresh auth",
 }
@@ -68,9 +69,9 @@ OWNERS = {
         "serving.connections",
         "system.pcsc",
     ),
-    "tomlkit": ("config.profiles",),
+    "tomlkit": ("config.profiles", "enrolment.registrar"),
     "cryptography": (
-        *("attestation", "backends", "identity", "key.public_key"),
+        *("attestation", "backends", "enrolment", "identity", "key.public_key"),
         *("config.selector", "emulator", "testing"),
     ),
     "pytest": ("testing",),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from hwsigner.errors import UsageError
-from hwsigner.key import FoundCertificate, load_backend
+from hwsigner.key import FoundCertificate, Key, load_backend, open_key
 from hwsigner.pins import AskPin, PinSource
 from hwsigner.uri import KeyURI
 
@@ -91,6 +91,25 @@ class InstalledCertificate:
 def inapplicable(flag: str, kind: str) -> UsageError:
     """Return the error for a flag that has no meaning for some keys, such as `keys in files`."""
     return UsageError(f"--{flag} does not apply to {kind}", "Leave it out: it is for another kind of key")
+
+
+@dataclass(frozen=True)
+class KeyAccess:
+    """A key URI, and how its key is opened.
+
+    Attributes:
+        uri: the key URI.
+        pins: where its PIN comes from.
+        allow_modules: whether the URI may name any library to load, as for `open_key`.
+    """
+
+    uri: KeyURI
+    pins: PinSource
+    allow_modules: bool = False
+
+    def open(self) -> Key:
+        """Open the key; see `open_key`."""
+        return open_key(self.uri, self.pins, allow_modules=self.allow_modules)
 
 
 Confirm = Callable[[Sequence[str]], None]

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hwsigner.attestation.documents import Document
 from hwsigner.errors import UsageError
 from hwsigner.identity.certificate_request import CertificateRequest
+from hwsigner.key.management import KeyAccess
 
 ISSUERS = {
     "command": "hwsigner.enrolment.issuers.command",
@@ -60,19 +60,6 @@ class Issuer(Protocol):
 
 
 @dataclass(frozen=True)
-class Prover:
-    """The machine's side of an attestation of the request's key, for issuers that want one.
-
-    Attributes:
-        make_statement: makes the statement about the key; takes the DER of the request.
-        answer: answers the challenge to it.
-    """
-
-    make_statement: Callable[[bytes], Document]
-    answer: Callable[[Document], Document]
-
-
-@dataclass(frozen=True)
 class IssuerSettings:
     """How to reach an issuer. Each uses some of these.
 
@@ -84,7 +71,8 @@ class IssuerSettings:
         secret: returns the password, token or secret ID; called when it is needed. None if there is none.
         arn: the ARN of a private CA.
         timeout: the seconds for one request and its answer.
-        prover: attests the key; None if it can't be attested.
+        key: the request's key, for an issuer that wants more of it than the request's signature.
+        vendor_certificates: the DER of certificates that the key's chip does not hold, for an issuer that wants proof.
     """
 
     url: str = ""
@@ -94,7 +82,8 @@ class IssuerSettings:
     secret: Callable[[], str] | None = field(default=None, repr=False)
     arn: str = ""
     timeout: float = 60.0
-    prover: Prover | None = field(default=None, repr=False)
+    key: KeyAccess | None = None
+    vendor_certificates: tuple[bytes, ...] = ()
 
 
 def open_issuer(name: str, settings: IssuerSettings) -> Issuer:

@@ -1,4 +1,4 @@
-"""The issuer that is a registrar: it wants proof that the key is in hardware, and gets it from `settings.prover`."""
+"""The issuer that is a registrar: it wants proof that the key is in hardware, and gets it from `settings.key`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending, Prover
+from hwsigner import attestation
+from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending
 from hwsigner.enrolment.registrar import messages
 from hwsigner.errors import AttestationError, CertificateError, ServiceError, UsageError
 from hwsigner.http.address import DEFAULT_PORTS, Endpoint, is_loopback, parse_host
@@ -16,6 +17,7 @@ from hwsigner.http.proxy import find_proxy
 from hwsigner.http.tls import TrustedCAs, find_cas
 from hwsigner.http.transport import Response, TransportOptions, post
 from hwsigner.identity.certificate_request import CertificateRequest
+from hwsigner.key.management import KeyAccess
 
 # A challenge may be too old, or its sealing key removed: then another one helps.
 _ATTEMPTS = 2
@@ -29,9 +31,9 @@ def open_issuer(settings: IssuerSettings) -> RegistrarIssuer:
     Raises:
         UsageError: the URL is missing or invalid, or would be reached without TLS; or nothing proves where the key is.
     """
-    if settings.prover is None:
+    if settings.key is None:
         raise UsageError("the registrar needs proof of where the key is", "Use a key in a TPM or a YubiKey")
-    return RegistrarIssuer(_endpoint(settings.url), settings, settings.prover)
+    return RegistrarIssuer(_endpoint(settings.url), settings, settings.key)
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,12 @@ class RegistrarIssuer:
     Attributes:
         endpoint: its URL.
         settings: how to reach it.
-        prover: makes the statement about the key, and answers the challenge.
+        key: the request's key.
     """
 
     endpoint: Endpoint
     settings: IssuerSettings
-    prover: Prover
+    key: KeyAccess
 
     def issue(self, request: CertificateRequest) -> Issued | Pending:
         """Prove that the request's key is in hardware, and return the certificates.
@@ -71,14 +73,21 @@ class RegistrarIssuer:
 
     def _attested(self, request: CertificateRequest) -> Response:
         """Return the response to an answer, or to the statement if there is no challenge."""
-        statement = self.prover.make_statement(request.der)
+        key = self.key
+        statement = attestation.make_statement(
+            key.uri,
+            key.pins,
+            csr=request.der,
+            certificates=self.settings.vendor_certificates,
+            allow_modules=key.allow_modules,
+        )
         response = self._post(messages.CHALLENGE_PATH, {"statement": messages.members(statement)})
         given = self._members(response, "challenge", "state")
         try:
             challenge = messages.document(given["challenge"], "challenge")
         except AttestationError:
             raise self._unreadable() from None
-        answer = self.prover.answer(challenge)
+        answer = attestation.answer_challenge(key.uri, challenge, key.pins, allow_modules=key.allow_modules)
         documents = {"statement": messages.members(statement), "answer": messages.members(answer)}
         return self._post(messages.CERTIFICATE_PATH, documents | {"state": given["state"]})
 

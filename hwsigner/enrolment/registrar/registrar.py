@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
 from hwsigner import attestation
 from hwsigner.attestation import Document, Findings, Trust
+from hwsigner.enrolment.checking import check_issued
 from hwsigner.enrolment.issuers import Issuer, Pending
 from hwsigner.enrolment.registrar import messages
 from hwsigner.enrolment.registrar.policy import YUBIKEY, Machine, Policy
@@ -124,6 +126,8 @@ class Registrar:
             own |= {name: facts[name] for name in ("machine", "chip", "request")}
             try:
                 answer = self.issuer.issue(request)
+                if not isinstance(answer, Pending):
+                    check_issued(request, answer, datetime.fromtimestamp(self.clock(), UTC))
             except HwsignerError as error:
                 wait = getattr(error, "retry_after", 0.0) or RETRY_SECONDS
                 is_late = isinstance(error, ServiceUnreachableError | ServiceError)
