@@ -125,11 +125,12 @@ def _with_machine(text: str, machine: Machine, existing: Machine | None) -> str:
         table.update(machine.values())
         machines[machine.name] = table
         return tomlkit.dumps(document)
-    values = machine.values()
-    for key in existing.values().keys() - values.keys():
+    before, after = existing.values(), machine.values()
+    for key in before.keys() - after.keys():
         del machines[machine.name][key]
-    for key, value in values.items():
-        machines[machine.name][key] = value
+    for key, value in after.items():
+        if before.get(key) != value:
+            machines[machine.name][key] = value
     return tomlkit.dumps(document)
 
 
@@ -137,7 +138,7 @@ def _parse(data: bytes, path: str) -> Policy:
     try:
         document = tomllib.loads(data.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        place = re.search(r"at line \d+, column \d+", str(error))
+        place = re.search(r"at (line \d+, column \d+|end of document)", str(error))
         raise ConfigError(f"{path} is not TOML {place[0] if place else ''}".rstrip(), "Fix it there") from None
     tables = document.pop("machine", {})
     if document or not isinstance(tables, dict):

@@ -165,7 +165,8 @@ def _narrowed(trust: Trust, machine: Machine) -> Trust:
     """Return the trust in a machine's chip: for a YubiKey, in the root that the policy names and no other."""
     if machine.format != YUBIKEY:
         return trust
-    return replace(trust, roots=tuple(one for one in trust.roots if hashlib.sha256(one.der).hexdigest() == machine.root))
+    own = [root for root in trust.roots if hashlib.sha256(root.der).hexdigest() == machine.root]
+    return replace(trust, roots=tuple(own))
 
 
 def _refusal(error: Exception) -> Refusal:

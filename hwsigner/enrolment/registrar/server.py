@@ -75,7 +75,8 @@ class RegistrarServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         audit: Audit,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
+        # `finish_request` makes the handlers.
+        super().__init__(listener.getsockname()[:2], socketserver.BaseRequestHandler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
         self.registrar = registrar
@@ -151,7 +152,7 @@ class RegistrarServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
 class _Handler(BaseHTTPRequestHandler):
     """Reads one request and sends its answer."""
 
-    protocol_version = "HTTP/1.1"
+    protocol_version = default_request_version = "HTTP/1.1"
     server: RegistrarServer
 
     def __init__(self, limits: _Connection, stream: socket.socket, client: Any, server: RegistrarServer) -> None:
@@ -168,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.handle_one_request()
 
-    def do_POST(self) -> None:  # noqa: N802  the base class's name
+    def do_POST(self) -> None:
         """Answer a request."""
         address = self.client_address[0]
         try:
