@@ -123,7 +123,7 @@ def test_machine_starts_again_if_the_sealing_keys_were_replaced_meanwhile(
 ) -> None:
     calls = 0
 
-    def answer(uri: object, challenge: attestation.Document, pin: object, **_: object) -> attestation.Document:
+    def answer(uri: object, challenge: attestation.Document, pin: object, **others: object) -> attestation.Document:
         nonlocal calls
         calls += 1
         if calls == 1:
