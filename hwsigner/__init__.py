@@ -3,6 +3,8 @@
 Public are the names in `__all__` and these modules; everything else is private and may change:
 
 - `hwsigner.errors`: every error and warning;
+- `hwsigner.boto3`: sessions of boto3 with the credentials of a profile;
+- `hwsigner.botocore`: the same for a session of botocore;
 - `hwsigner.auth`: signatures for `requests`, with credentials or with a certificate's key;
 - `hwsigner.sigv4`: the stages of a signature, as pure functions;
 - `hwsigner.sigv4.access_key`: the same with an access key;

@@ -1,4 +1,4 @@
-"""`make demo`: AWS credentials from keys in a file, a PKCS #11 token and a TPM, and two refusals, all emulated."""
+"""`make demo`: AWS credentials from keys in a file, a PKCS #11 token and a TPM, and three refusals, all emulated."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from softhsm.command import ToolError
 from softhsm.demo_ca import DemoCA
+from softhsm.demo_service import TRUST_ANCHOR_ARN, DemoError, DemoKey, Service, read_service
 from softhsm.token import PIN, SoftHSM
 from softhsm.tpm import SoftTPM
 
@@ -26,50 +26,6 @@ REGION = "us-east-1"
 _EXIT_SERVICE_REFUSED = 5
 _SECONDS = 60
 _INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class DemoError(Exception):
-    """A step failed."""
-
-
-@dataclass(frozen=True)
-class DemoKey:
-    """A key of the demo.
-
-    Attributes:
-        profile: the name of its profile in the AWS config file.
-        title: where it is, to print.
-        uri: the key's path or URI.
-        certificate: its certificate's path or URI.
-    """
-
-    profile: str
-    title: str
-    uri: str
-    certificate: str
-
-
-@dataclass(frozen=True)
-class Service:
-    """The emulated service: what `hwsigner emulator` prints once it is ready."""
-
-    endpoint: str
-    ca_file: str
-    trust_anchor_arn: str
-    profile_arn: str
-    role_arn: str
-
-    def command(self, key: DemoKey) -> list[str]:
-        """Return the command that gets credentials from this service."""
-        flags = {
-            "--certificate": key.certificate,
-            "--private-key": key.uri,
-            "--trust-anchor-arn": self.trust_anchor_arn,
-            "--profile-arn": self.profile_arn,
-            "--role-arn": self.role_arn,
-            "--endpoint": self.endpoint,
-        }
-        return [HWSIGNER, "credential-process", *(word for flag in flags.items() for word in flag)]
 
 
 class Demo:
@@ -104,7 +60,7 @@ class Demo:
             self._make_key(ca, "token", "a PKCS #11 token (SoftHSM)", self._make_token()),
             self._make_key(ca, "tpm", "a TPM 2.0 (swtpm)", self._make_tpm()),
         ]
-        service = self._start_emulator(self._write("ca.pem", ca.pem))
+        service = self._start_emulator(self._write("ca.pem", ca.pem), self._write_trust_policy(keys))
         # The AWS CLI and the hwsigner that it starts both inherit it.
         self._env["AWS_CA_BUNDLE"] = service.ca_file
         self._write_config(keys, service)
@@ -113,6 +69,7 @@ class Demo:
             self._say(f"aws sts get-caller-identity, with the key in {key.title}", _assumed_role(done))
         self._refuse_changed_secret(keys[0], service)
         self._refuse_other_ca(service)
+        self._refuse_other_unit(ca, service)
 
     def _make_token(self) -> str:
         """Return the URI of a key that is to be made in a new token."""
@@ -129,26 +86,35 @@ class Demo:
         tpm.start()
         return tpm.uri(self._folder / "tpm-key.pem")
 
-    def _make_key(self, ca: DemoCA, profile: str, title: str, uri: str) -> DemoKey:
+    def _make_key(self, ca: DemoCA, profile: str, title: str, uri: str, *, unit: str = "devops") -> DemoKey:
         """Make a key, have the CA certify it, and put the certificate beside it."""
         self._hwsigner("keygen", uri)
         request = self._folder / f"{profile}.csr"
-        self._hwsigner("csr", uri, f"--subject=CN=bamboo-{profile},OU=devops", f"--out={request}")
+        self._hwsigner("csr", uri, f"--subject=CN=bamboo-{profile},OU={unit}", f"--out={request}")
         issued = self._write(f"{profile}.pem", ca.issue(request.read_bytes()))
         installed = json.loads(self._hwsigner("install-certificate", str(issued), uri, "--json"))
         self._say(f"A key made in {title}, and its certificate", uri)
         return DemoKey(profile, title, installed["privateKey"], installed["certificate"])
 
-    def _start_emulator(self, anchor: Path) -> Service:
+    def _write_trust_policy(self, keys: list[DemoKey]) -> Path:
+        """Write the role's trust policy, which lets in the certificates of the keys."""
+        certificates = [str(self._folder / f"{key.profile}.pem") for key in keys]
+        flags = ["--match=CN=bamboo-*,OU", f"--trust-anchor-arn={TRUST_ANCHOR_ARN}"]
+        policy = self._hwsigner("aws", "trust-policy", *certificates, *flags)
+        [statement] = json.loads(policy)["Statement"]
+        self._say("A trust policy for these certificates requires", json.dumps(statement["Condition"]))
+        return self._write("trust-policy.json", policy.encode())
+
+    def _start_emulator(self, anchor: Path, policy: Path) -> Service:
         ca_file, log = self._folder / "emulator-ca.pem", self._folder / "emulator.log"
         command = [HWSIGNER, "emulator", "--trust-anchor", str(anchor), "--port=0", "--tls", "--ca-file", str(ca_file)]
         errors = self._stack.enter_context(log.open("w"))
-        command += ["--region", REGION]
+        command += ["--region", REGION, "--trust-policy", str(policy)]
         process = self._stack.enter_context(
             subprocess.Popen(command, env=self._env, stdout=subprocess.PIPE, stderr=errors, text=True)
         )
         self._stack.callback(process.terminate)
-        service = _read_service(process)
+        service = read_service(process)
         if service is None:
             raise DemoError(f"hwsigner emulator did not start: {log.read_text().strip()}")
         self._say("hwsigner emulator, a local service that trusts the demo CA alone", service.endpoint)
@@ -157,13 +123,13 @@ class Demo:
     def _write_config(self, keys: list[DemoKey], service: Service) -> None:
         lines = []
         for key in keys:
-            command = shlex.join(service.command(key))
+            command = shlex.join(self._command(service, key))
             lines += [f"[profile {key.profile}]", f"region = {REGION}", f"credential_process = {command}", ""]
         path = self._write("config", "\n".join(lines).encode())
         self._say("An AWS config file with three profiles whose credential_process is hwsigner", str(path))
 
     def _refuse_changed_secret(self, key: DemoKey, service: Service) -> None:
-        done = self._run(service.command(key))
+        done = self._run(self._command(service, key))
         if done.returncode != 0:
             raise DemoError(f"hwsigner credential-process failed: {done.stderr.strip()}")
         credentials = json.loads(done.stdout)
@@ -182,9 +148,22 @@ class Demo:
 
     def _refuse_other_ca(self, service: Service) -> None:
         key = self._make_key(DemoCA("Another CA"), "other", "a file", str(self._folder / "other-key.pem"))
-        refused = self._run(service.command(key))
+        refused = self._run(self._command(service, key))
         _require_refusal(refused, "Untrusted Signing Certificate", status=_EXIT_SERVICE_REFUSED)
         self._say("CreateSession with its certificate, which is another CA's", f"refused: {_last_line(refused.stderr)}")
+
+    def _refuse_other_unit(self, ca: DemoCA, service: Service) -> None:
+        key = self._make_key(ca, "ops", "a file", str(self._folder / "ops-key.pem"), unit="ops")
+        refused = self._run(self._command(service, key))
+        _require_refusal(refused, "Unable to assume role", status=_EXIT_SERVICE_REFUSED)
+        reason = _last_line((self._folder / "emulator.log").read_text()).partition("the trust policy")[2]
+        if "x509Subject/OU" not in reason:
+            raise DemoError(f"the emulator refused {key.profile} for another reason: {reason}")
+        self._say("CreateSession with a certificate of the OU 'ops'", f"refused: the trust policy{reason}")
+
+    def _command(self, service: Service, key: DemoKey) -> list[str]:
+        """Return the command that gets credentials with a key."""
+        return [HWSIGNER, "credential-process", *service.flags(key)]
 
     def _hwsigner(self, *arguments: str) -> str:
         done = self._run([HWSIGNER, *arguments])
@@ -223,17 +202,6 @@ class Demo:
     def _say(self, step: str, result: str) -> None:
         self._step += 1
         print(f"{self._step:2}. {step}: {result}", flush=True)
-
-
-def _read_service(process: subprocess.Popen[str]) -> Service | None:
-    """Return the values that the emulator prints, or None if it exits first."""
-    values = {}
-    for line in process.stdout or ():
-        name, _, value = line.partition("=")
-        values[name.replace("-", "_")] = shlex.split(value)[0]
-        if name == "role-arn":
-            return Service(**values)
-    return None
 
 
 def _assumed_role(done: subprocess.CompletedProcess[str]) -> str:

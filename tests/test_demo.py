@@ -44,15 +44,17 @@ def assert_nothing_is_left(folder: Path) -> None:
     assert [command for command in commands if os.fsencode(folder) in command] == []
 
 
-def test_demo_shows_three_identities_and_two_refusals(demo: subprocess.Popen[str], short_folder: Path) -> None:
+def test_demo_shows_three_identities_and_three_refusals(demo: subprocess.Popen[str], short_folder: Path) -> None:
     out, errors = demo.communicate(timeout=120)
     assert demo.returncode == 0, errors
     arns = re.findall(r"arn:aws:sts::\d{12}:assumed-role/\S+", out)
     assert len(set(arns)) == 3
     refusals = [line for line in out.splitlines() if ": refused: " in line]
-    assert len(refusals) == 2
+    assert len(refusals) == 3
     assert "SignatureDoesNotMatch" in refusals[0]
     assert "Untrusted Signing Certificate" in refusals[1]
+    assert '"aws:PrincipalTag/x509Subject/OU": "devops"' in out
+    assert refusals[2].endswith("requires StringEquals aws:PrincipalTag/x509Subject/OU 'devops', but it is 'ops'")
     assert_nothing_is_left(short_folder)
 
 

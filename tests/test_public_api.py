@@ -26,7 +26,7 @@ MODULES = {
         "sigv4",
         "sigv4.access_key",
         "testing",
-        "trust_policy",
+        *("boto3", "botocore", "trust_policy"),
     )
 }
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]

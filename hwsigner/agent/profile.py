@@ -270,6 +270,9 @@ class AgentProfile:
             self._shared.log(
                 f"profile {self.name!r}: session created, credentials until {expiration:%Y-%m-%dT%H:%M:%SZ}"
             )
+            notice = self._provider and self._provider.expiry_notice()
+            if notice:
+                self._shared.log(f"{notice} (profile {self.name!r})")
 
     def _error(self, error: Exception) -> bytes:
         """Return the answer for an error. If a PIN is needed, it names the command that unlocks."""

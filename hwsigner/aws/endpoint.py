@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Mapping
 
 from hwsigner.aws.arn import check_region
 from hwsigner.aws.config_file import Setting
 from hwsigner.errors import UnsafeConnectionWarning, UsageError
-from hwsigner.http.address import DEFAULT_PORTS, Endpoint, is_loopback, parse_host
+from hwsigner.http.address import Endpoint, is_loopback, parse_url
 
 FIPS_REGIONS = ("us-east-1", "us-east-2", "us-gov-east-1", "us-gov-west-1", "us-west-1", "us-west-2")
 
@@ -23,7 +22,6 @@ _DOMAINS = (
     ("eu-isoe-", "cloud.adc-e.uk", "api.cloud-aws.adc-e.uk"),
     ("", "amazonaws.com", "api.aws"),
 )
-_PATH = re.compile(r"(/([A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*)*")
 
 
 def sessions_endpoint(
@@ -110,19 +108,13 @@ def _parse(source: str, url: str) -> Endpoint:
     # Do not show the URL, which may contain a password.
     if "@" in url:
         raise UsageError(f"{source} is a URL with a user name or an @", "Use https://host, without a user name")
-    scheme, _, rest = url.partition("://")
-    netloc, slash, path = rest.partition("/")
     try:
-        host, port = parse_host(netloc)
+        return parse_url(url)
     except ValueError:
-        host, port = "", None
-    scheme = scheme.lower()
-    if scheme not in DEFAULT_PORTS or not host or not _PATH.fullmatch(slash + path):
         raise UsageError(
             f"{source} is {url!r}, which is not an endpoint URL",
             "Use https://host, followed by :port and /path if needed, without a query",
-        )
-    return Endpoint(scheme, host, port or DEFAULT_PORTS[scheme], slash + path)
+        ) from None
 
 
 def _check_safety(source: str, endpoint: Endpoint, verify: bool) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import termios
 from collections.abc import Sequence
 
 from hwsigner.cli import options
+from hwsigner.cli.asking import ask
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import KEY, switch
-from hwsigner.errors import HwsignerError, UsageError, printable
+from hwsigner.errors import printable
 from hwsigner.key.management import delete_key
 
 HELP = "delete a key and what belongs to it"
@@ -38,20 +38,5 @@ def _agree(_: Sequence[str]) -> None:
 
 
 def _ask(doomed: Sequence[str]) -> None:
-    """Show what would go, and return if the user types yes.
-
-    Raises:
-        UsageError: there is no terminal.
-        HwsignerError: the user typed something else.
-    """
-    shown = "".join(f"  {printable(line)}\n" for line in doomed)
-    try:
-        with open("/dev/tty", "r+b", buffering=0) as terminal:
-            termios.tcflush(terminal, termios.TCIFLUSH)  # What was typed before the question does not answer it.
-            terminal.write(f"This would be deleted for good:\n{shown}Type yes to delete it: ".encode())
-            answer = terminal.readline()
-    except (OSError, termios.error) as error:
-        problem = f"there is no terminal to ask whether to delete {', '.join(doomed)}"
-        raise UsageError(problem, "Add --yes to delete it without a question") from error
-    if answer.strip().lower() != b"yes":
-        raise HwsignerError("nothing was deleted", "Type yes to delete it")
+    lines = ["This would be deleted for good:", *(f"  {line}" for line in doomed)]
+    ask(lines, "Type yes to delete it", nothing="nothing was deleted")

@@ -99,7 +99,7 @@ def _faults() -> str:
 
 def _world(arguments: argparse.Namespace) -> World:
     from hwsigner.emulator import World, load_world
-    from hwsigner.emulator.world import read_trust_policy
+    from hwsigner.emulator.world_file import read_trust_policy
 
     if arguments.config:
         if arguments.trust_anchor or arguments.region or arguments.account or arguments.trust_policy:

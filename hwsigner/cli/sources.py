@@ -131,8 +131,11 @@ def _provider(arguments: argparse.Namespace, name: str, log: Log) -> BackgroundP
     def note(outcome: Credentials | Failure) -> None:
         if isinstance(outcome, Credentials):
             log(f"{name}: created a session, good until {outcome.expiration:%Y-%m-%dT%H:%M:%SZ}")
+            if notice := made.expiry_notice():
+                log(f"{notice} ({name})")
         else:
             log(f"error: {name}: no session: {outcome.error}")
 
     attended = getattr(arguments, "attended", None)  # Only profiles have it.
-    return BackgroundProvider(options.provider(arguments), formats=FORMATS, attended=attended, on_try=note)
+    made = BackgroundProvider(options.provider(arguments), formats=FORMATS, attended=attended, on_try=note)
+    return made

@@ -160,6 +160,42 @@ def add_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str]
     return file
 
 
+def remove_profile(name: str, environ: Mapping[str, str]) -> Path | None:
+    """Take a profile out of its file, and return the file's path; None if there is no such profile.
+
+    The rest of the file does not change. Comments above and below the profile stay.
+
+    Raises:
+        ConfigError: the profile can't be taken out without changing something else.
+        HwsignerError, LockError: as `add_profile`.
+    """
+    existing = profiles(environ).get(name)
+    if existing is None:
+        return None
+
+    def edit(text: bytes) -> bytes:
+        edited = _without_profile(text.decode(), name)
+        if edited is None:
+            raise ConfigError(f"{existing.file} can't be changed without changing other lines", "Edit it by hand")
+        return edited.encode()
+
+    edit_file(str(existing.file), edit)
+    return existing.file
+
+
+def _without_profile(text: str, name: str) -> str | None:
+    """Return a file's text without a profile; None if that would change anything else."""
+    import tomllib
+
+    blocks = [_tail(block) if _is_of_profile(block, name) else block for block in _BLOCK.split(text)]
+    edited = "".join(blocks)
+    wanted = {other: values for other, values in tomllib.loads(text).get("profile", {}).items() if other != name}
+    try:
+        return edited if tomllib.loads(edited).get("profile", {}) == wanted else None
+    except tomllib.TOMLDecodeError:
+        return None
+
+
 def _with_profile(text: str, name: str, values: Mapping[str, Any]) -> str | None:
     """Return a file's text with a profile appended or replaced; None if that would change anything else."""
     import tomllib

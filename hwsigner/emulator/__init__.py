@@ -6,8 +6,10 @@ specification and shares no code with the client. Two independent implementation
 
 from hwsigner.emulator.faults import KINDS, Fault
 from hwsigner.emulator.record import Record
+from hwsigner.emulator.resources import Profile, Role, TrustAnchor
 from hwsigner.emulator.server import Emulator
-from hwsigner.emulator.world import Profile, Role, TrustAnchor, World, load_world
+from hwsigner.emulator.world import World
+from hwsigner.emulator.world_file import load_world
 
 __all__ = [
     "KINDS",

@@ -7,6 +7,7 @@ import hmac
 import re
 from collections.abc import Callable
 from datetime import datetime
+from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 from hwsigner.emulator.arns import REGION
@@ -35,6 +36,14 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 _SIGNED_IF_SENT = {"content-md5", "content-type"}
 
 
+class Signed(NamedTuple):
+    """A verified request: who signed it, and for which service and region."""
+
+    caller: Credentials
+    authorization: Authorization
+    payload: str
+
+
 def is_for_sts(request: Request) -> bool:
     """Return whether a request is for STS: POST /, and either signed for STS or asking for GetCallerIdentity."""
     if (request.method, request.target) != ("POST", "/"):
@@ -42,8 +51,26 @@ def is_for_sts(request: Request) -> bool:
     return claimed_service(request) == "sts" or _action(request) == _ACTION
 
 
+def describe(record: Record, signed: Signed) -> Response:
+    """Describe the signature of a verified request, in JSON."""
+    request, caller, authorization = record.request, signed.caller, signed.authorization
+    document = {
+        "arn": caller.arn,
+        "account": caller.account,
+        "accessKeyId": caller.access_key_id,
+        "service": authorization.service,
+        "region": authorization.region,
+        "method": request.method,
+        "path": request.path,
+        "presigned": authorization.presigned,
+        "payload": signed.payload,
+        "bodySha256": body_hash(request),
+    }
+    return json_response(200, document)
+
+
 class AccessKeyService:
-    """Verifies requests with the secret keys in a vault, and responds to them."""
+    """Verifies requests with the secret keys in a vault, and names the caller."""
 
     def __init__(self, vault: Vault, clock: Callable[[], datetime]) -> None:
         self._vault = vault
@@ -73,8 +100,8 @@ class AccessKeyService:
         )
         return Response(200, "text/xml", body.encode())
 
-    def describe(self, record: Record) -> Response:
-        """Verify a request to any service and describe its signature, in JSON.
+    def authenticate(self, record: Record) -> Signed:
+        """Verify a request to any service.
 
         Raises:
             RefusalError: the request is refused, with the error code of its service.
@@ -88,19 +115,7 @@ class AccessKeyService:
                 raise SignatureError(f"{_HASH} is not the SHA-256 of the body", Flaw.PAYLOAD)
         except SignatureError as error:
             raise refusal(error, family_of(claimed_service(request)), presigned=is_presigned(request)) from error
-        document = {
-            "arn": caller.arn,
-            "account": caller.account,
-            "accessKeyId": caller.access_key_id,
-            "service": authorization.service,
-            "region": authorization.region,
-            "method": request.method,
-            "path": request.path,
-            "presigned": authorization.presigned,
-            "payload": payload,
-            "bodySha256": body_hash(request),
-        }
-        return json_response(200, document)
+        return Signed(caller, authorization, payload)
 
     def _verify(self, record: Record, authorization: Authorization, payload: str | None = None) -> Credentials:
         """Verify a request, and return the credentials that signed it.

@@ -12,6 +12,11 @@ REGION = re.compile(r"[a-z]{2,4}(?:-[a-z]+)+-\d", re.ASCII)
 _ANYWHERE = re.compile(
     rf"arn:({_PARTITION}):rolesanywhere:({REGION.pattern}):({_ACCOUNT}):(trust-anchor|profile)/({_UUID})", re.ASCII
 )
+_ALIAS = re.compile(
+    rf"arn:({_PARTITION}):rolesanywhere:({REGION.pattern}):({_ACCOUNT}):alias/(trust-anchor|profile)"
+    r"/((?!.*//)[A-Za-z](?:[\w/-]{0,254}[\w-])?)",
+    re.ASCII,
+)
 _ROLE = re.compile(rf"arn:({_PARTITION}):iam:():({_ACCOUNT}):(role)/((?:[\x21-\x7e]+/)?[\w+=,.@-]{{1,64}})", re.ASCII)
 
 
@@ -28,6 +33,13 @@ class Arn(NamedTuple):
 def parse_arn(text: str, resource_type: str) -> Arn | None:
     """Parse the ARN of a trust-anchor, profile or role. Return None if it is not an ARN of that resource type."""
     match = (_ROLE if resource_type == "role" else _ANYWHERE).fullmatch(text)
+    arn = Arn(*match.groups()) if match else None
+    return arn if arn and arn.resource_type == resource_type else None
+
+
+def parse_alias_arn(text: str, resource_type: str) -> Arn | None:
+    """Parse the alias ARN of a trust-anchor or profile. The resource is the alias."""
+    match = _ALIAS.fullmatch(text)
     arn = Arn(*match.groups()) if match else None
     return arn if arn and arn.resource_type == resource_type else None
 

@@ -95,6 +95,11 @@ def check_path(
         raise _untrusted(problem)
 
 
+def anchor_problem(certificate: x509.Certificate) -> str:
+    """Return why a certificate can't be that of a trust anchor, or an empty string. It may have expired."""
+    return _issuer_problem(certificate, 0, certificate.not_valid_before_utc, is_anchor=True)
+
+
 def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     """Return whether the issuer's name matches and its key signed the certificate."""
     try:

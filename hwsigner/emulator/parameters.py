@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from hwsigner.emulator.arns import Arn, parse_arn
+from hwsigner.emulator.arns import Arn, parse_alias_arn, parse_arn
 from hwsigner.emulator.canonical import query_pairs
 from hwsigner.emulator.refusals import invalid
 from hwsigner.emulator.wire import Request
@@ -27,13 +27,14 @@ class Parameters:
     """What a CreateSession request asks for.
 
     Attributes:
-        trust_anchor: the ARN of the trust anchor.
-        profile: the ARN of the profile.
+        trust_anchor: the ARN or alias ARN of the trust anchor.
+        profile: the ARN or alias ARN of the profile.
         role: the ARN of the role.
         role_parts: the parts of that ARN.
         region: the region of both trust anchor and profile.
         duration: the duration in seconds, or None.
         session_name: the name of the session, or None.
+        instance_properties: what the client says about its instance.
     """
 
     trust_anchor: str
@@ -43,6 +44,7 @@ class Parameters:
     region: str
     duration: int | None
     session_name: str | None
+    instance_properties: dict[str, str]
 
 
 def read_parameters(request: Request) -> Parameters:
@@ -65,7 +67,6 @@ def read_parameters(request: Request) -> Parameters:
     name = body.get("roleSessionName")
     if "roleSessionName" in body and not (isinstance(name, str) and _SESSION_NAME.fullmatch(name)):
         raise invalid(f"roleSessionName does not match {_SESSION_NAME.pattern}")
-    _check_properties(body.get("instanceProperties", {}))
     return Parameters(
         trust_anchor=texts["trustAnchorArn"],
         profile=texts["profileArn"],
@@ -74,6 +75,7 @@ def read_parameters(request: Request) -> Parameters:
         region=anchor.region,
         duration=duration,
         session_name=name,
+        instance_properties=_read_properties(body.get("instanceProperties", {})),
     )
 
 
@@ -124,13 +126,13 @@ def _only_text(name: str, query: dict[str, str], body: dict[str, Any]) -> str:
 
 
 def _read_arn(name: str, text: str) -> Arn:
-    arn = parse_arn(text, _ARNS[name])
+    arn = parse_arn(text, _ARNS[name]) or parse_alias_arn(text, _ARNS[name])
     if arn is None:
         raise invalid(f"{name} is not the ARN of a {_ARNS[name]}")
     return arn
 
 
-def _check_properties(properties: object) -> None:
+def _read_properties(properties: object) -> dict[str, str]:
     if not isinstance(properties, dict):
         raise invalid("instanceProperties is not a map")
     if len(properties) > MAX_PROPERTIES:
@@ -138,3 +140,4 @@ def _check_properties(properties: object) -> None:
     for text in (*properties, *properties.values()):
         if not isinstance(text, str) or not 1 <= len(text) <= MAX_PROPERTY_LENGTH:
             raise invalid(f"instanceProperties has a name or value that is not 1 to {MAX_PROPERTY_LENGTH} characters")
+    return properties

@@ -13,6 +13,7 @@ from hwsigner.emulator.signature import Flaw, SignatureError
 from hwsigner.emulator.wire import Response
 
 STS_NAMESPACE = "https://sts.amazonaws.com/doc/2011-06-15/"
+IAM_NAMESPACE = "https://iam.amazonaws.com/doc/2010-05-08/"
 
 
 class RefusalError(Exception):
@@ -66,9 +67,10 @@ def json_error(error_type: str, status: int, message: str) -> Response:
 
 
 class Family(Enum):
-    """The families of services with the same form of errors: STS, S3, and services that speak JSON."""
+    """The families of services with the same form of errors: STS, IAM, S3, and services that speak JSON."""
 
     STS = auto()
+    IAM = auto()
     S3 = auto()
     JSON = auto()
 
@@ -137,18 +139,22 @@ _ERRORS: dict[Family, dict[Flaw, _Error]] = {
         Flaw.NOT_IMPLEMENTED: _Error("NotImplemented", 501),
     },
 }
+# IAM has STS's error codes.
+_ERRORS[Family.IAM] = _ERRORS[Family.STS]
 _DEFAULTS = {
     Family.STS: _MISMATCH,
+    Family.IAM: _MISMATCH,
     Family.JSON: _INVALID,
     Family.S3: _Error("AuthorizationHeaderMalformed", 400),
 }
+_NAMESPACES = {Family.STS: STS_NAMESPACE, Family.IAM: IAM_NAMESPACE}
 
 
 def family_of(service: str) -> Family:
     """Return the family of a service."""
     if service in S3_SERVICES:
         return Family.S3
-    return Family.STS if service == "sts" else Family.JSON
+    return {"sts": Family.STS, "iam": Family.IAM}.get(service, Family.JSON)
 
 
 def refusal(error: SignatureError, family: Family, *, presigned: bool = False) -> RefusalError:
@@ -166,10 +172,10 @@ def error_response(error: RefusalError, family: Family, request_id: str) -> Resp
         return json_error(error.error_type, error.status, error.message)
     details = f"<Code>{error.error_type}</Code><Message>{escape(error.message)}</Message>"
     request = f"<RequestId>{request_id}</RequestId>"
-    if family is Family.STS:
+    if family in _NAMESPACES:
         error_element = f"<Error><Type>Sender</Type>{details}</Error>"
         content_type = "text/xml"
-        body = f'<ErrorResponse xmlns="{STS_NAMESPACE}">{error_element}{request}</ErrorResponse>'
+        body = f'<ErrorResponse xmlns="{_NAMESPACES[family]}">{error_element}{request}</ErrorResponse>'
     else:
         content_type = "application/xml"
         body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{details}{request}</Error>'

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from cryptography import x509
 
@@ -15,6 +14,8 @@ from hwsigner.emulator.certificates import algorithm_of, check_leaf, check_path,
 from hwsigner.emulator.parameters import Parameters, read_parameters
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import RefusalError, denied, invalid, invalid_signature, json_response
+from hwsigner.emulator.resources import Profile, Role, TrustAnchor, by_arn
+from hwsigner.emulator.revocation import check_revocation
 from hwsigner.emulator.signature import (
     Authorization,
     SignatureError,
@@ -23,13 +24,22 @@ from hwsigner.emulator.signature import (
     parse_authorization,
     string_to_sign,
 )
+from hwsigner.emulator.subjects import record_attempt
 from hwsigner.emulator.vault import Vault
 from hwsigner.emulator.wire import Request, Response
-from hwsigner.emulator.world import Profile, Role, TrustAnchor, World
+from hwsigner.emulator.world import World
 from hwsigner.trust_policy import request_context
 
 ALGORITHMS = ("AWS4-X509-RSA-SHA256", "AWS4-X509-ECDSA-SHA256", "AWS4-X509-MLDSA")
 _SIGNED_HEADERS = {"host", "content-type", "x-amz-date", "x-amz-x509"}
+
+
+class _Target(NamedTuple):
+    """What a request names."""
+
+    anchor: TrustAnchor
+    profile: Profile
+    role: Role
 
 
 class SessionService:
@@ -54,18 +64,24 @@ class SessionService:
             record.findings.append("postEmptyBody")
         parameters = read_parameters(request)
         authorization = _read_authorization(request)
-        anchor, profile, role = self._resources(parameters)
-        leaf = self._verify_certificate(request, anchor)
+        target = self._find(parameters)
+        leaf = self._verify_certificate(request, target.anchor)
         self._verify_signature(request, authorization, leaf, record)
         _check_scope(authorization, leaf, parameters.region)
-        _check_permission(parameters, leaf, profile, role, self._clock())
-        return self._issue(parameters, leaf, role, _duration(parameters, profile, role))
+        try:
+            _check_permission(parameters, leaf, target, self._clock())
+            duration = _duration(parameters, target)
+        except RefusalError:
+            self._record(parameters, leaf, failed=True)
+            raise
+        self._record(parameters, leaf, failed=False)
+        return self._issue(parameters, leaf, target.role, duration)
 
-    def _resources(self, parameters: Parameters) -> tuple[TrustAnchor, Profile, Role]:
-        anchor = self._world.trust_anchors.get(parameters.trust_anchor)
+    def _find(self, parameters: Parameters) -> _Target:
+        anchor = by_arn(self._world.trust_anchors, parameters.trust_anchor)
         if anchor is None:
             raise RefusalError("ResourceNotFoundException", 404, f"Trust anchor {parameters.trust_anchor} not found")
-        profile = self._world.profiles.get(parameters.profile)
+        profile = by_arn(self._world.profiles, parameters.profile)
         if profile is None:
             raise RefusalError("ResourceNotFoundException", 404, f"Profile {parameters.profile} not found")
         if not anchor.enabled:
@@ -76,7 +92,7 @@ class SessionService:
         if parameters.role not in profile.roles or role is None:
             reason = "the role does not exist" if role is None else "the profile does not list the role"
             raise denied(f"Unable to assume role for {parameters.role}", reason)
-        return anchor, profile, role
+        return _Target(anchor, profile, role)
 
     def _verify_certificate(self, request: Request, anchor: TrustAnchor) -> x509.Certificate:
         text = request.value("x-amz-x509")
@@ -89,6 +105,7 @@ class SessionService:
         now = self._clock()
         check_leaf(leaf, now)
         check_path(leaf, chain, anchor.certificates, now)
+        check_revocation((leaf, *chain), anchor, self._world.crls.values())
         return leaf
 
     def _verify_signature(
@@ -113,14 +130,12 @@ class SessionService:
 
     def _issue(self, parameters: Parameters, leaf: x509.Certificate, role: Role, duration: timedelta) -> Response:
         arn = parameters.role_parts
-        role_name = arn.resource.rpartition("/")[2]
-        role_id = "AROA" + base64.b32encode(hashlib.sha256(role.arn.encode()).digest()).decode()[:16]
         session_name = parameters.session_name or tags.default_session_name(leaf)
         expiration = self._clock().replace(microsecond=0) + duration
         issued = self._vault.issue(
             expiration=expiration,
-            arn=f"arn:{arn.partition}:sts::{arn.account}:assumed-role/{role_name}/{session_name}",
-            user_id=f"{role_id}:{session_name}",
+            arn=f"arn:{arn.partition}:sts::{arn.account}:assumed-role/{role.name}/{session_name}",
+            user_id=f"{role.id}:{session_name}",
             account=arn.account,
         )
         entry = {
@@ -135,8 +150,11 @@ class SessionService:
             "roleArn": role.arn,
             "sourceIdentity": tags.source_identity(leaf, role.arn),
         }
-        subject = tags.subject_arn(leaf, partition=arn.partition, region=parameters.region, account=arn.account)
-        return json_response(201, {"credentialSet": [entry], "subjectArn": subject})
+        return json_response(201, {"credentialSet": [entry], "subjectArn": _subject_arn(parameters, leaf)})
+
+    def _record(self, parameters: Parameters, leaf: x509.Certificate, *, failed: bool) -> None:
+        arn, properties = _subject_arn(parameters, leaf), parameters.instance_properties
+        record_attempt(self._world, arn, leaf, properties, now=self._clock(), failed=failed)
 
 
 def _read_authorization(request: Request) -> Authorization:
@@ -160,9 +178,8 @@ def _check_scope(authorization: Authorization, leaf: x509.Certificate, region: s
         raise invalid_signature(f"the scope's region is {authorization.region}, that of the trust anchor {region}")
 
 
-def _check_permission(
-    parameters: Parameters, leaf: x509.Certificate, profile: Profile, role: Role, now: datetime
-) -> None:
+def _check_permission(parameters: Parameters, leaf: x509.Certificate, target: _Target, now: datetime) -> None:
+    role, profile = target.role, target.profile
     if parameters.session_name is not None and not profile.accept_role_session_name:
         raise denied("Not authorized to set roleSessionName")
     found = tags.principal_tags(leaf, role.arn, profile.attribute_mappings)
@@ -171,19 +188,38 @@ def _check_permission(
         reason = f"the role's trust policy requires other values of {', '.join(different)}"
         raise denied(f"Unable to assume role for {role.arn}", reason)
     context = request_context(
-        trust_anchor=parameters.trust_anchor,
+        trust_anchor=target.anchor.arn,
         tags=found,
         session_name=parameters.session_name or tags.default_session_name(leaf),
         source_identity=tags.source_identity(leaf, role.arn),
         now=now,
+        origin_identity=_origin_identity(profile, found, role),
     )
     reason = role.trust_policy.refusal(context) if role.trust_policy else ""
     if reason:
         raise denied(f"Unable to assume role for {role.arn}", reason)
 
 
-def _duration(parameters: Parameters, profile: Profile, role: Role) -> timedelta:
-    seconds = min(parameters.duration or profile.duration_seconds, profile.duration_seconds)
-    if seconds > role.max_session_duration:
+def _origin_identity(profile: Profile, found: Mapping[str, str], role: Role) -> dict[str, str]:
+    """Return what trusted identity propagation (TIP) says of the certificate, if the profile enables it."""
+    if profile.tip is None or profile.tip["status"] != "ENABLED":
+        return {}
+    source = profile.tip.get("subjectSource", "x509Subject/CN")
+    if source not in found:
+        reason = f"the subject of trusted identity propagation, {source}, is not in the certificate or not mapped"
+        raise denied(f"Unable to assume role for {role.arn}", reason)
+    kind = {"SubjectType": profile.tip["subjectType"]} if "subjectType" in profile.tip else {}
+    return {"Subject": found[source], **kind}
+
+
+def _subject_arn(parameters: Parameters, leaf: x509.Certificate) -> str:
+    arn = parameters.role_parts
+    return tags.subject_arn(leaf, partition=arn.partition, region=parameters.region, account=arn.account)
+
+
+def _duration(parameters: Parameters, target: _Target) -> timedelta:
+    longest = target.profile.duration_seconds
+    seconds = min(parameters.duration or longest, longest)
+    if seconds > target.role.max_session_duration:
         raise invalid("The requested DurationSeconds exceeds the MaxSessionDuration set for this role.")
     return timedelta(seconds=seconds)

@@ -74,8 +74,8 @@ def _leaf(request: CertificateRequest, found: list[Certificate]) -> Certificate:
 
 
 def _parts(name: x509.Name) -> Counter[str]:
-    # A CA may change the order of the parts, and how a value is encoded.
-    return Counter(part.rfc4514_string() for part in name.rdns)
+    # A CA may change the order of the attributes, how a value is encoded, and join values of a type in one part.
+    return Counter(attribute.rfc4514_string() for attribute in name)
 
 
 def _alternatives(extensions: x509.Extensions) -> Counter[str]:

@@ -10,6 +10,7 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _NETLOC = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:(?P<port>[0-9]{0,5}))?", re.ASCII)
 _NAME = re.compile(r"([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?")
+_PATH = re.compile(r"(/([A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*)*")
 
 
 class Endpoint(NamedTuple):
@@ -19,7 +20,7 @@ class Endpoint(NamedTuple):
         scheme: `http` or `https`.
         host: a name in lower case, or an IP address without brackets.
         port: the port, also if it is the scheme's default.
-        path: percent-encoded, without a query. Starts with `/`.
+        path: percent-encoded, without a query. Starts with `/`, or is empty.
     """
 
     scheme: str
@@ -67,6 +68,21 @@ def parse_host(netloc: str) -> tuple[str, int | None]:
     if port > 65535 or (match["port"] and not port):
         raise ValueError("port out of range")
     return host, port or None
+
+
+def parse_url(url: str) -> Endpoint:
+    """Parse an `http:` or `https:` URL without a user name, query and fragment. The path may be empty.
+
+    Raises:
+        ValueError: it is malformed. The message does not contain the text.
+    """
+    scheme, _, rest = url.partition("://")
+    netloc, slash, path = rest.partition("/")
+    host, port = parse_host(netloc)
+    scheme = scheme.lower()
+    if scheme not in DEFAULT_PORTS or not _PATH.fullmatch(slash + path):
+        raise ValueError("malformed scheme or path")
+    return Endpoint(scheme, host, port or DEFAULT_PORTS[scheme], slash + path)
 
 
 def ip_address(host: str) -> IPAddress | None:

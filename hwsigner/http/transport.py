@@ -1,4 +1,4 @@
-"""Send one POST request with http.client, directly or through a proxy, under one deadline.
+"""Send one request with http.client, directly or through a proxy, under one deadline.
 
 It follows no redirect, reads no `~/.netrc`, changes no header and does not retry: the caller must date and sign each
 attempt again.
@@ -97,21 +97,47 @@ def post(
         ConfigError: the CAs can't be read.
         ValueError: the target or a header contains a control or non-ASCII character.
     """
-    proxy = options.proxy
-    sent = [*headers, ("Content-Length", str(len(body))), ("Connection", "close")]
-    if proxy and endpoint.scheme == "http":
+    sent = [*headers, ("Content-Length", str(len(body)))]
+    request = _request("POST", endpoint, target, sent, options) + body
+    return _exchange("POST", endpoint, request, options, deadline)
+
+
+def get(
+    endpoint: Endpoint,
+    target: str,
+    headers: Sequence[tuple[str, str]],
+    *,
+    options: TransportOptions,
+    deadline: Deadline,
+) -> Response:
+    """Send a GET request and return its response; the rest is as for `post`."""
+    request = _request("GET", endpoint, target, headers, options)
+    return _exchange("GET", endpoint, request, options, deadline)
+
+
+def _request(
+    method: str, endpoint: Endpoint, target: str, headers: Sequence[tuple[str, str]], options: TransportOptions
+) -> bytes:
+    """Return the head of a request as it is sent to the server, or to the proxy."""
+    sent = [*headers, ("Connection", "close")]
+    if options.proxy and endpoint.scheme == "http":
         target = f"http://{endpoint.host_header}{target}"
-        sent += _authorization(proxy)
-    request = _head("POST", target, sent) + body
+        sent += _authorization(options.proxy)
+    return _head(method, target, sent)
+
+
+def _exchange(
+    method: str, endpoint: Endpoint, request: bytes, options: TransportOptions, deadline: Deadline
+) -> Response:
     stream = _open(endpoint, options, deadline.within(options.connect_timeout, "--connect-timeout"))
     try:
         limit = deadline.within(options.read_timeout, "--read-timeout")
         stream.send(request, limit)
-        response = _read_response(stream, endpoint.host_header, limit)
+        response = _read_response(method, stream, endpoint.host_header, limit)
     finally:
         stream.close()
-    if proxy and response.status == 407:
-        raise _proxy_error(proxy, response.status)
+    if options.proxy and response.status == 407:
+        raise _proxy_error(options.proxy, response.status)
     return response
 
 
@@ -184,8 +210,8 @@ def _begin_response(reader: StreamReader, method: str) -> http.client.HTTPRespon
     return response
 
 
-def _read_response(stream: Stream, peer: str, deadline: Deadline) -> Response:
-    with _http_errors(peer), _begin_response(StreamReader(stream, deadline), "POST") as response:
+def _read_response(method: str, stream: Stream, peer: str, deadline: Deadline) -> Response:
+    with _http_errors(peer), _begin_response(StreamReader(stream, deadline), method) as response:
         too_long = (response.length or 0) > MAX_BODY_BYTES
         # Without a Content-Length, one byte more than allowed shows that the body is too long.
         body = b"" if too_long else response.read(MAX_BODY_BYTES + 1)

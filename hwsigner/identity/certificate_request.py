@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hwsigner.errors import KeyMismatchError, UsageError
-from hwsigner.key import ECDSA, RSA, Key
+from hwsigner.key import ECDSA, RSA, Algorithm, Key
 from hwsigner.key.public_key import verify
 
 # By attribute type, its names in lower case: those of RFC 4514, section 3, and those that OpenSSL prints.
@@ -113,7 +114,7 @@ def sign_certificate_request(
     signature = key.sign(signed)
     if not verify(public_key, signed, signature=signature):
         raise KeyMismatchError("the signature does not match the key's public key", "The key may be damaged")
-    algorithm = _signature_algorithm(key, public_key)
+    algorithm = signature_algorithm(key.algorithm, public_key)
     request = CertificationRequest(
         {"certification_request_info": info, "signature_algorithm": algorithm, "signature": signature}
     )
@@ -230,11 +231,16 @@ def _as_asn1(extensions: list[x509.Extension[x509.ExtensionType]]) -> list[dict[
     ]
 
 
-def _signature_algorithm(key: Key, public_key: bytes) -> object:
-    """Return the AlgorithmIdentifier of the key's signatures. For ML-DSA it is that of the key (RFC 9881, 3 and 4)."""
+def signature_algorithm(algorithm: Algorithm, public_key: bytes) -> Any:
+    """Return the AlgorithmIdentifier of a key's signatures, for asn1crypto. For ML-DSA it is the key's (RFC 9881, 3).
+
+    Args:
+        algorithm: the key's algorithm.
+        public_key: its DER SubjectPublicKeyInfo.
+    """
     from asn1crypto.algos import SignedDigestAlgorithm
     from asn1crypto.core import Sequence as Elements
 
-    if key.algorithm in (RSA, ECDSA):
-        return {"algorithm": "sha256_rsa" if key.algorithm == RSA else "sha256_ecdsa"}
+    if algorithm in (RSA, ECDSA):
+        return SignedDigestAlgorithm({"algorithm": "sha256_rsa" if algorithm == RSA else "sha256_ecdsa"})
     return SignedDigestAlgorithm.load(Elements.load(public_key)[0].dump())

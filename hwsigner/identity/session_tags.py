@@ -8,11 +8,12 @@ characters in a value fail the request was seen.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from hwsigner.errors import CertificateError
 from hwsigner.identity.certificate import Certificate
 from hwsigner.identity.certificate_request import CertificateRequest
 
@@ -32,6 +33,11 @@ _TYPES = {
     NameOID.EMAIL_ADDRESS: "E",
     NameOID.USER_ID: "UID",
 }
+# Every tag that the default mapping can give.
+TAGS = (
+    *(f"{field}/{name}" for field in ("x509Subject", "x509Issuer", "x509SAN/Name") for name in _TYPES.values()),
+    *("x509SAN/DNS", "x509SAN/URI"),
+)
 
 
 def session_tags(certificate: Certificate | CertificateRequest) -> dict[str, str]:
@@ -46,6 +52,32 @@ def untaggable(certificate: Certificate | CertificateRequest) -> list[str]:
     """Return a sentence for each name that can't become a session tag, so that the service may refuse the session."""
     problems = (_problem(tag, value) for tag, value in _values(certificate).items())
     return [problem for problem in problems if problem is not None]
+
+
+def comparable_value(certificate: Certificate, tag: str) -> str:
+    """Return the value of a tag that a trust policy can compare: the only value of that name.
+
+    Raises:
+        CertificateError: the certificate lacks the name, has it more than once, or can't give it as a tag.
+    """
+    values = [value for name, value in _pairs(certificate.x509) if name == tag]
+    problem = None
+    if not values:
+        problem = f"{certificate.source} has no {tag}, so a trust policy can't compare it"
+    elif len(values) > 1:
+        problem = f"{certificate.source} has several values of {tag}, which AWS joins in one tag: {_listed(values)}"
+    elif not values[0]:
+        problem = f"{certificate.source} has an empty {tag}, which says nothing about the certificate"
+    elif bad := _problem(tag, values[0]):
+        problem = f"{certificate.source} can't be matched: {bad}"
+    if problem:
+        raise CertificateError(problem, f"Compare another name, or reissue the certificate with one plain {tag}")
+    return values[0]
+
+
+def bad_characters(text: str) -> list[str]:
+    """Return the characters of a text that a session tag can't have, each once."""
+    return list(dict.fromkeys(c for c in text if c not in _PUNCTUATION and unicodedata.category(c)[0] not in "LZN"))
 
 
 def _values(certificate: Certificate | CertificateRequest) -> dict[str, str]:
@@ -82,7 +114,10 @@ def _problem(tag: str, value: str) -> str | None:
     """Return why a value can't become a tag, or None."""
     if len(value) > MAX_LENGTH:
         return f"{tag} has {len(value)} characters, and a session tag has {MAX_LENGTH} at most"
-    bad = dict.fromkeys(c for c in value if c not in _PUNCTUATION and unicodedata.category(c)[0] not in "LZN")
-    if bad:
-        return f"{tag} is {value!r}, and a session tag can't have {' '.join(map(repr, bad))}"
+    if bad := bad_characters(value):
+        return f"{tag} is {value!r}, and a session tag can't have {_listed(bad)}"
     return None
+
+
+def _listed(values: Sequence[str]) -> str:
+    return " ".join(map(repr, values))

@@ -17,6 +17,7 @@ from weakref import WeakSet
 
 from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
+from hwsigner.refresh.expiry import ExpiryWatch
 from hwsigner.refresh.outcome import Failure, Session
 from hwsigner.refresh.provider import Provider
 from hwsigner.refresh.workers import start_work
@@ -86,6 +87,7 @@ class BackgroundProvider:
         self._formats = dict(formats or {})
         self._attended = attended
         self._on_try = on_try
+        self._expiry = ExpiryWatch()
         self._rendered: _Rendered | None = None  # Replaced whole, so it is read without a lock.
         self._is_started = self._is_closed = False
         self._is_wanted = False
@@ -149,6 +151,14 @@ class BackgroundProvider:
     def failure(self) -> HwsignerError | HwsignerWarning | None:
         """The error of the last attempt, or None if it succeeded or there was none."""
         return self._provider.failure
+
+    def expiry_notice(self) -> str | None:
+        """Return a line for the log if the certificate is near its end, or None.
+
+        The first is due once a quarter of its life is left, and the next ones each time that a tenth of what was left
+        has passed. Call it in `on_try`.
+        """
+        return self._provider._expiry_notice(self._expiry)
 
     def status(self) -> Status:
         """Return the state as it is now. Looks whether the key's files have changed."""

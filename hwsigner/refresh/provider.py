@@ -21,6 +21,7 @@ from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import HwsignerError, HwsignerWarning, ServiceError, ServiceUnreachableError, UsageError
 from hwsigner.identity import IdentitySource
 from hwsigner.pins import AskPin
+from hwsigner.refresh.expiry import ExpiryWatch
 from hwsigner.refresh.outcome import Failure, Session
 from hwsigner.refresh.reopening import ReopeningIdentity
 from hwsigner.refresh.schedule import POLICY, Lifetime, until_refresh
@@ -163,6 +164,12 @@ class Provider:
         finally:
             self._lock.release()
 
+    async def get(self) -> Credentials:
+        """Return live credentials, as a call does, without blocking the event loop of asyncio."""
+        import asyncio
+
+        return await asyncio.to_thread(self)
+
     def refresh(self, *, fixed: bool = False) -> Credentials:
         """Create a session now, whatever time the last has left, and however recently an attempt failed.
 
@@ -244,6 +251,10 @@ class Provider:
 
     def _needs_person(self) -> bool:
         return self._identity.needs_person(self._clocks.now())
+
+    def _expiry_notice(self, watch: ExpiryWatch) -> str | None:
+        leaf = self._identity.leaf
+        return watch.notice(leaf, self._clocks.now()) if leaf else None
 
     # For all of the above:
 

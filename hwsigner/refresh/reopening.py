@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 
 from hwsigner.identity import Identity, IdentitySource, open_identity
+from hwsigner.identity.certificate import Certificate
 from hwsigner.key import HashName
 from hwsigner.uri import KeyURI
 
@@ -45,6 +46,12 @@ class ReopeningIdentity:
             self._stamps = {path: _stamp(path) for path in _files(source)}
             self._identity = _TimedIdentity(open_identity(source, now), lambda: self._timed("sign"))
         return self._identity
+
+    @property
+    def leaf(self) -> Certificate | None:
+        """The certificate of the identity, if it is open."""
+        identity = self._identity  # Another thread may be closing it.
+        return identity.chain.leaf if identity else None
 
     def needs_person(self, now: datetime) -> bool:
         """Return whether the next signature will need a touch or a typed PIN, judged by how long the last one took.

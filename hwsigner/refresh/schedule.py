@@ -90,6 +90,16 @@ class Policy:
 
 
 POLICY = Policy()
+# For certificates: each is renewed at a moment between two thirds and three quarters of its life.
+RENEWAL = Policy(
+    margin=math.inf,
+    margin_share=1 / 4,
+    spread=1 / 9,
+    first_pause=300.0,
+    longest_pause=3600.0,
+    longest_asked=86400.0,
+    patience=0.0,
+)
 
 
 def until_refresh(lifetime: Lifetime | None, left: float, *, next_try: float, now: float) -> float:

@@ -46,12 +46,17 @@ class TrustPolicy:
     Args:
         document: JSON, or the object that it contains.
 
+    Attributes:
+        document: the JSON as given, or made from the object.
+
     Raises:
         ConfigError: the document is not a trust policy, or has a part that is not known here.
     """
 
     def __init__(self, document: str | bytes | Mapping[str, Any]) -> None:
         parsed = _parsed(document) if isinstance(document, str | bytes) else document
+        text = json.dumps(document) if isinstance(document, Mapping) else document
+        self.document: str = text.decode("utf-8-sig", "replace") if isinstance(text, bytes) else text
         policy = _members(parsed, "the trust policy", required=("Statement",), optional=("Version", "Id"))
         version = policy.get("Version", _VERSIONS[0])
         if version not in _VERSIONS:
@@ -109,7 +114,13 @@ class TrustPolicy:
 
 
 def request_context(
-    *, trust_anchor: str, tags: Mapping[str, str], session_name: str, source_identity: str, now: datetime
+    *,
+    trust_anchor: str,
+    tags: Mapping[str, str],
+    session_name: str,
+    source_identity: str,
+    now: datetime,
+    origin_identity: Mapping[str, str] | None = None,
 ) -> Context:
     """Return the keys and values of a request, as Roles Anywhere makes it to STS.
 
@@ -119,6 +130,7 @@ def request_context(
         session_name: the role session name.
         source_identity: the source identity, such as "CN=bamboo-01".
         now: the time, with a time zone.
+        origin_identity: Subject and, if the profile has it, SubjectType. None without trusted identity propagation.
     """
     values = {
         "aws:SourceArn": trust_anchor,
@@ -131,6 +143,7 @@ def request_context(
         "aws:EpochTime": f"{int(now.timestamp())}",
         **{f"aws:PrincipalTag/{name}": value for name, value in tags.items()},
         **{f"aws:RequestTag/{name}": value for name, value in tags.items()},
+        **{f"aws:OriginIdentity/{name}": value for name, value in (origin_identity or {}).items()},
     }
     return {"aws:tagkeys": tuple(tags), **{key.lower(): (value,) for key, value in values.items()}}
 

@@ -30,6 +30,7 @@ KEYS = {
     "aws:principalservicename": "text",
     "sts:rolesessionname": "text",
     "sts:sourceidentity": "text",
+    **dict.fromkeys(("aws:originidentity/subject", "aws:originidentity/subjecttype"), "text"),
     "aws:principalisawsservice": "bool",
     "aws:currenttime": "date",
     "aws:epochtime": "date number",
@@ -236,15 +237,15 @@ class Condition:
 
     def judge(self, context: Context) -> Finding:
         """Return whether a request meets the condition. An unknown key or variable makes that unknown."""
-        known = [_kind(key) for key in (self.key, *self._variables)]
-        for key, kind in zip((self.key, *self._variables), known, strict=True):
+        known = [_kind(key) for key in (self.key, *self.variables)]
+        for key, kind in zip((self.key, *self.variables), known, strict=True):
             if kind is None:
                 return Finding(None, f"unknown key {key}")
         quantifier, base, _ = _parts(self.operator)
         kind = OPERATORS[base].kind
         if kind not in ("null", *(known[0] or "").split()):
             return Finding(None, f"unknown use of {self.operator} with {self.key}")
-        several = [key for key in self._variables if key.lower() in _MULTIVALUED]
+        several = [key for key in self.variables if key.lower() in _MULTIVALUED]
         if several or (self.key.lower() in _MULTIVALUED and kind != "null" and not quantifier):
             where = f"in ${{{several[0]}}}" if several else f"with {self.operator}"
             return Finding(None, f"unknown meaning of a key with several values {where}")
@@ -252,7 +253,8 @@ class Condition:
         return Finding(True) if self._is_met(given, context) else Finding(False, self._requirement(given, context))
 
     @property
-    def _variables(self) -> tuple[str, ...]:
+    def variables(self) -> tuple[str, ...]:
+        """The keys of the policy variables in the values."""
         return tuple(key for each in self._tests for key in each.keys)
 
     def _is_met(self, given: tuple[str, ...], context: Context) -> bool:
@@ -274,8 +276,8 @@ class Condition:
 
     def _requirement(self, given: tuple[str, ...], context: Context) -> str:
         wanted = " or ".join(map(repr, self.values))
-        if self._variables:
-            shown = (f"${{{key}}} is {_quoted(context.get(key.lower(), ()))}" for key in self._variables)
+        if self.variables:
+            shown = (f"${{{key}}} is {_quoted(context.get(key.lower(), ()))}" for key in self.variables)
             wanted += f" ({', '.join(shown)})"
         elif not self._has_variables and "${" in wanted:
             wanted += " (only Version 2012-10-17 has variables)"
@@ -292,7 +294,7 @@ def _parts(name: str) -> tuple[str | None, str, str | None]:
 def _kind(key: str) -> str | None:
     """Return what compares a key's values, or None if the key is unknown."""
     name, slash, tag = key.lower().partition("/")
-    return KEYS.get(name + slash) if not slash or tag else None
+    return KEYS.get(key.lower() if name == "aws:originidentity" else name + slash) if not slash or tag else None
 
 
 def _quoted(values: tuple[str, ...]) -> str:

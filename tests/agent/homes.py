@@ -13,7 +13,12 @@ from typing import Any
 from urllib.parse import quote
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 import certs
 from hwsigner.agent import protocol
@@ -106,6 +111,11 @@ class Home:
         }
         lines = [f"{key} = {_toml(value)}" for key, value in table.items()]
         return "\n".join([f"[profile.{name}]", *lines, ""])
+
+    def write_leaf(self, name: str, shape: certs.Shape) -> None:
+        """Give the unencrypted key of a profile another certificate."""
+        key = load_pem_private_key((self.folder / f"{name}.key").read_bytes(), None)
+        (self.folder / f"{name}.pem").write_bytes(certs.pem(certs.issue(self.ca, key.public_key(), shape)))
 
     def _write_leaf(self, name: str, key: Any) -> None:
         (self.folder / f"{name}.pem").write_bytes(certs.pem(certs.issue(self.ca, key.public_key())))

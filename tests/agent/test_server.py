@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import certs
 from agent.homes import PASSPHRASE, Home, Running, read_all, read_end, read_exactly, run_agent
 from hwsigner.agent import listener, profile, protocol, server
 from hwsigner.emulator import Fault
@@ -79,6 +80,16 @@ class TestGet:
     def test_session_is_logged_without_a_secret(self, running: Running) -> None:
         found = credentials(running.get())
         assert running.log == [f"profile 'web': session created, credentials until {found['Expiration']}"]
+
+    @pytest.mark.parametrize(("end", "kind"), [(-0.5, "error"), (-3, "warning"), (-20, None)])
+    def test_certificate_near_its_end_is_logged(self, home: Home, end: float, kind: str | None) -> None:
+        home.write_profiles(web={})
+        home.write_leaf("web", certs.Shape(begin=certs.ago(15), end=certs.ago(end)))
+        with run_agent(home) as running:
+            credentials(running.get())
+            notices = running.log[1:]
+        assert [line.partition(": the certificate ")[0] for line in notices] == ([kind] if kind else [])
+        assert all(line.endswith("(profile 'web')") for line in notices)
 
     @pytest.mark.parametrize("key", ["certificate", "private-key"])
     def test_profile_with_a_missing_file_is_an_error(self, home: Home, key: str) -> None:

@@ -25,7 +25,7 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 from hwsigner.aws.create_session import _BACKOFF_BASE, _BACKOFF_CAP  # noqa: E402
 from hwsigner.http.defaults import MAX_ATTEMPTS  # noqa: E402
-from hwsigner.refresh.schedule import POLICY, Lifetime, Policy, until_refresh  # noqa: E402
+from hwsigner.refresh.schedule import POLICY, RENEWAL, Lifetime, Policy, until_refresh  # noqa: E402
 
 MINUTE, HOUR = 60.0, 3600.0
 BOOT_SECONDS = 10.0
@@ -193,6 +193,22 @@ def steady(fleet: Fleet, hours: float = 24) -> History:
     return simulation.run(hours * HOUR)
 
 
+def renewals(days: float, down_hours: float = 0, *, fleet: Fleet = Fleet()) -> tuple[History, float, float]:
+    """Return what happens to certificates that were all issued within an hour, and when their renewal begins and ends.
+
+    Args:
+        days: their life.
+        down_hours: for how long the issuer is down from the first renewal on.
+        fleet: the machines; the quota is what the issuer can do.
+    """
+    life = days * 24 * HOUR
+    begin = life * 2 / 3
+    certified = replace(fleet, policy=RENEWAL, life=life, first_requests=1)
+    simulation = Simulation(certified, outage=(begin, begin + down_hours * HOUR))
+    simulation.start_cold(HOUR)
+    return simulation.run(life * 0.99 + HOUR), begin, life
+
+
 CHOSEN = "**chosen**"
 BACKOFFS = {
     CHOSEN: Fleet(),
@@ -220,6 +236,10 @@ SPREADS = {
     "1": Fleet(policy=replace(POLICY, spread=1.0)),
 }
 
+# Days of life, and hours for which the issuer is down.
+RENEWALS = [(1, 0), (1, 1), (1, 6), (7, 24), (90, 0), (90, 72)]
+RENEWAL_HEADS = ["Worst minute, a second", "Requests of each", "Expired"]
+
 
 def drain(history: History, begin: float) -> list[str]:
     """Return how long providers without credentials at a moment take to get them, and the requests that they send."""
@@ -239,6 +259,13 @@ def waves(history: History) -> list[str]:
     """Return the worst minute of each of the first four refreshes of sessions that began together."""
     spells = [((22 + 44 * number) * MINUTE, (22 + 44 * (number + 1)) * MINUTE) for number in range(4)]
     return [f"{max(history.rates(history.requests, *spell)):.1f}" for spell in spells]
+
+
+def renewal_row(days: int, down_hours: int) -> list[str]:
+    history, begin, end = renewals(days, down_hours)
+    sent = history.rates(history.requests, begin, end)
+    expired = sum(when > end * 0.9 for when, _ in history.waits) + history.dry
+    return [f"{days} d", f"{down_hours} h", f"{max(sent):.1f}", f"{sum(sent) * MINUTE / 10_000:.1f}", f"{expired}"]
 
 
 def patience_row(fleet: Fleet) -> list[str]:
@@ -279,6 +306,7 @@ def report() -> str:
             table(["Outage of an hour", *drains], outages),
             table(["Patience", *lacks], ([name, *patience_row(f)] for name, f in PATIENCES.items())),
             table(["Spread", *spreads], ([name, *spread_row(f)] for name, f in SPREADS.items())),
+            table(["Life", "Issuer is down", *RENEWAL_HEADS], map(renewal_row, *zip(*RENEWALS, strict=True))),
         )
     )
 

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from agent.processes import Manager
 from hwsigner.config.profiles import add_profile
-from hwsigner.emulator.world import Role
+from hwsigner.emulator import Role
 from serving.stage import PROGRAM, Stage
 
 IMDS = "AWS_EC2_METADATA_SERVICE_ENDPOINT"

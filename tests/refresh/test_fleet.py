@@ -9,7 +9,18 @@ from datetime import timedelta
 import pytest
 
 from bench import fleet_plot
-from bench.fleet import HOUR, MINUTE, Fleet, History, SimulatedProvider, Simulation, cold_start, outage, steady
+from bench.fleet import (
+    HOUR,
+    MINUTE,
+    Fleet,
+    History,
+    SimulatedProvider,
+    Simulation,
+    cold_start,
+    outage,
+    renewals,
+    steady,
+)
 from hwsigner.aws.create_session import SessionRequest, find_service
 from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import ServiceError
@@ -69,6 +80,17 @@ def test_short_outage_leaves_no_provider_without_credentials() -> None:
 def test_pauses_without_jitter_make_a_cold_start_too_long() -> None:
     history = cold_start(replace(SMALL, policy=replace(POLICY, jitter=0.0)), 3)
     assert history.dry or last_wait(history) > 1.5 * LEAST
+
+
+@pytest.mark.parametrize(("days", "down_hours"), [(1, 0), (1, 5), (7, 24), (90, 48)])
+def test_certificates_that_were_issued_together_are_renewed_apart_and_none_expires(
+    days: float, down_hours: float
+) -> None:
+    history, begin, end = renewals(days, down_hours, fleet=SMALL)
+    assert not [when for when, _ in history.waits if when > HOUR + LEAST]
+    assert history.dry == 0
+    sent = history.rates(history.requests, begin + down_hours * HOUR, end)
+    assert max(sent) <= SMALL.quota
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.4, 0.9])

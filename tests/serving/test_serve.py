@@ -20,6 +20,7 @@ import pytest
 from botocore.credentials import ContainerProvider
 from botocore.exceptions import CredentialRetrievalError
 from botocore.utils import InstanceMetadataFetcher
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 import certs
 from hwsigner.cli import server_run
@@ -104,6 +105,14 @@ def test_aws_cli_gets_credentials_by_either_endpoint(served: tuple[Stage, Proces
     assert role in _aws(stage, variables)
     assert process.end(signal.SIGTERM) == 0
     assert stage.sessions == 1
+
+
+def test_certificate_near_its_end_is_logged(stage: Stage, ca: certs.Authority) -> None:
+    key = load_pem_private_key(stage.key.read_bytes(), None)
+    shape = certs.Shape(begin=certs.ago(15), end=certs.ago(-0.5))
+    stage.leaf.write_bytes(certs.pem(certs.issue(ca, key.public_key(), shape)))
+    with stage.start("serve", FREE, *stage.flags()) as process:
+        process.read_until("error: the certificate CN=bamboo-01,OU=devops,O=Example,C=DE expires in 11 hours, on ")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

@@ -527,3 +527,9 @@ def test_wildcards_equal_a_search_of_all_ways(pattern: str, value: str) -> None:
     document = policy(statement({"StringLike": {CN: pattern}}), Version="2008-10-17")
     reason = TrustPolicy(document).refusal(context(**{"x509Subject/CN": value}))
     assert (reason == "") == like(pattern, value)
+
+
+def test_policy_keeps_its_document() -> None:
+    text = f"{json.dumps(policy(statement({})), indent=1)}\n"
+    assert TrustPolicy(text).document == TrustPolicy(text.encode()).document == text
+    assert json.loads(TrustPolicy(json.loads(text)).document) == json.loads(text)

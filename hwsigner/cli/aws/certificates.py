@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 
 from hwsigner.cli import options
-from hwsigner.identity.certificate import Certificate, leaves, load
+from hwsigner.errors import AmbiguousCertificateError, HwsignerWarning
+from hwsigner.identity.certificate import Certificate, latest_expiring, leaves, load
+from hwsigner.identity.session_tags import untaggable
 from hwsigner.key import find_certificates
 
 CERTIFICATE = "certificate: a file, or a URI of a token or TPM"
@@ -21,6 +24,28 @@ def read_leaf(arguments: argparse.Namespace, text: str) -> Certificate:
     Raises:
         UsageError: the URI is malformed.
         CertificateError: there is no readable certificate.
+        AmbiguousCertificateError: there are several leaves, and they are not one and its renewals.
+    """
+    found = leaves(read_all(arguments, text))
+    subjects = dict.fromkeys(each.subject for each in found)
+    if len(subjects) > 1:
+        problem = f"{found[0].source} has {len(subjects)} leaf certificates: {', '.join(subjects)}"
+        raise AmbiguousCertificateError(problem, "Give one that has a single leaf")
+    return latest_expiring(found)
+
+
+def read_all(arguments: argparse.Namespace, text: str) -> list[Certificate]:
+    """Return all certificates of a file, token or TPM, as `read_leaf` finds them.
+
+    Raises:
+        UsageError, CertificateError: as `read_leaf`.
     """
     uri = options.key_uri(arguments, text)
-    return leaves(load(find_certificates(uri, options.pin_source(arguments, uri), allow_modules=True)))[0]
+    return load(find_certificates(uri, options.pin_source(arguments, uri), allow_modules=True))
+
+
+def warn_of_untaggable(leaf: Certificate) -> None:
+    """Warn of each name of a leaf that can't become a session tag."""
+    for problem in untaggable(leaf):
+        hint = "Reissue it without that name, or leave the name out of the profile's attribute mappings"
+        warnings.warn(HwsignerWarning(problem, hint), stacklevel=2)

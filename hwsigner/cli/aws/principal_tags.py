@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import warnings
 
-from hwsigner.cli.aws.certificates import CERTIFICATE, read_leaf
+from hwsigner.cli.aws.certificates import CERTIFICATE, read_leaf, warn_of_untaggable
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import KEY
-from hwsigner.errors import HwsignerWarning, printable
-from hwsigner.identity.session_tags import session_tags, untaggable
+from hwsigner.errors import printable
+from hwsigner.identity.session_tags import session_tags
 
 HELP = "show the principal tags that a certificate gives its sessions"
 
@@ -31,7 +30,5 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for name, value in tags.items():
             print(f"aws:PrincipalTag/{printable(name)} = {printable(value)}")
-    for problem in untaggable(leaf):
-        hint = "Reissue it without that name, or leave the name out of the profile's attribute mappings"
-        warnings.warn(HwsignerWarning(problem, hint), stacklevel=1)
+    warn_of_untaggable(leaf)
     return 0

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from hwsigner.cli.documents import read_trust
-from hwsigner.cli.issuer import ISSUER, issuer
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import report
 from hwsigner.cli.registrar import KEYS, POLICY
+from hwsigner.cli.registrar.issuing import ISSUER, issuer
 from hwsigner.config.flags import Flag, whole_number
 from hwsigner.errors import HwsignerError, UsageError
 from hwsigner.system.systemd import ERROR, INFO, WARNING, Notifier, is_journal

@@ -18,7 +18,9 @@ from hwsigner.key.management import KeyAccess
 
 ISSUERS = {
     "command": "hwsigner.enrolment.issuers.command",
+    "est": "hwsigner.enrolment.issuers.est",
     "registrar": "hwsigner.enrolment.issuers.registrar",
+    "vault": "hwsigner.enrolment.issuers.vault",
 }
 
 

@@ -1,0 +1,111 @@
+"""A credential provider for botocore, and so for boto3: `register(session, "web")`.
+
+The credentials are those of a profile of config.toml, from a running agent or a provider of this process, which all
+sessions share. botocore asks for new ones while the last still have 15 minutes.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+try:
+    from botocore.credentials import CredentialProvider, RefreshableCredentials
+    from botocore.exceptions import CredentialRetrievalError
+    from botocore.session import Session
+except ImportError as error:
+    raise ImportError("hwsigner.botocore needs botocore; install it with pip install 'hwsigner[aws]'") from error
+
+from hwsigner.agent.client import find_credentials
+from hwsigner.aws.credentials import Credentials, read_agent_credentials
+from hwsigner.errors import HwsignerError, HwsignerWarning
+from hwsigner.refresh.provider import Provider
+
+__all__ = ["CredentialsError", "register"]
+
+METHOD = "hwsigner"
+
+
+class CredentialsError(CredentialRetrievalError):  # type: ignore[misc]  # botocore has no types.
+    """There are no credentials. `__cause__` is hwsigner's error, whose exit status and hint say more."""
+
+
+def register(session: Session, profile: str) -> None:
+    """Make a botocore session use the credentials of a profile of config.toml.
+
+    They come before a `credential_process` and whatever botocore tries after it. Environment variables, an assumed role
+    and a static section of the SDKs' files still come first, as they do for every botocore session. Nothing is read or
+    opened before its first client is made.
+
+    Args:
+        session: the session, before its first client is made. For boto3, pass the session on:
+            `boto3.Session(botocore_session=session)`, or `boto3.setup_default_session(botocore_session=session)`.
+        profile: the name of the profile of config.toml.
+    """
+    insert(session, profile, before="custom-process")
+
+
+def insert(session: Session, profile: str, *, before: str) -> None:
+    """Put a profile's credentials before one of botocore's own providers, which is named as botocore names it."""
+    session.get_component("credential_provider").insert_before(before, _ProfileProvider(profile))
+
+
+class _ProfileProvider(CredentialProvider):  # type: ignore[misc]  # botocore has no types.
+    """A profile's credentials, as botocore loads them."""
+
+    METHOD = METHOD
+    CANONICAL_NAME = METHOD
+
+    def __init__(self, profile: str) -> None:
+        super().__init__()
+        self._profile = profile
+
+    def load(self) -> RefreshableCredentials:
+        source = _shared(self._profile)
+        return RefreshableCredentials.create_from_metadata(source.metadata(), source.metadata, METHOD)
+
+
+class _Source:
+    """A profile's credentials: an agent's, or a provider's of this process. Thread-safe."""
+
+    def __init__(self, profile: str) -> None:
+        self._profile = profile
+        self._last: Credentials | None = None
+
+    def metadata(self) -> dict[str, str]:
+        """Return live credentials in botocore's form.
+
+        Raises:
+            CredentialsError: there are none.
+        """
+        try:
+            self._last = found = self._from_agent() or self._from_provider()
+        except (HwsignerError, HwsignerWarning) as error:
+            # botocore would raise it in the last ten minutes of credentials that still work.
+            if self._last is None or self._last.expiration <= datetime.now(UTC):
+                raise CredentialsError(provider=METHOD, error_msg=str(error)) from error
+            found = self._last
+        return {
+            "access_key": found.access_key_id,
+            "secret_key": found.secret_access_key,
+            "token": found.session_token,
+            "expiry_time": found.expiration.isoformat(),
+        }
+
+    def _from_agent(self) -> Credentials | None:
+        body = find_credentials(self._profile)
+        return read_agent_credentials(body, role_arn="") if body else None
+
+    def _from_provider(self) -> Credentials:
+        name = self._profile
+        provider = _providers.get(name) or _providers.setdefault(name, Provider.from_profile(name))
+        return provider()
+
+
+# By profile. A dict's setdefault is atomic, and unlike a lock it can't be left locked in a child process.
+_providers: dict[str, Provider] = {}
+_sources: dict[str, _Source] = {}
+
+
+def _shared(profile: str) -> _Source:
+    """Return the source of a profile, one for all sessions of this process."""
+    return _sources.setdefault(profile, _Source(profile))

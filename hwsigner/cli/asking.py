@@ -1,0 +1,34 @@
+"""Asking on the terminal before something is changed."""
+
+from __future__ import annotations
+
+import termios
+from collections.abc import Sequence
+
+from hwsigner.errors import HwsignerError, UsageError, printable
+
+
+def ask(lines: Sequence[str], question: str, *, nothing: str) -> None:
+    """Show lines on the terminal device and ask; return if the user types yes.
+
+    Args:
+        lines: what would be done. Control characters are escaped.
+        question: what to ask, such as "Type yes to delete it".
+        nothing: what the error says if the user types something else, such as "nothing was deleted".
+
+    Raises:
+        UsageError: there is no terminal.
+        HwsignerError: the user typed something else.
+    """
+    shown = "".join(f"{printable(line)}\n" for line in lines)
+    try:
+        with open("/dev/tty", "r+b", buffering=0) as terminal:
+            termios.tcflush(terminal, termios.TCIFLUSH)  # What was typed before the question does not answer it.
+            terminal.write(f"{shown}{question}: ".encode())
+            answer = terminal.readline()
+    except (OSError, termios.error) as error:
+        raise UsageError(
+            f"there is no terminal to ask, so {nothing}", "Add --yes to do it without a question"
+        ) from error
+    if answer.strip().lower() != b"yes":
+        raise HwsignerError(nothing, question)

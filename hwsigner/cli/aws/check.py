@@ -1,0 +1,112 @@
+"""`hwsigner aws check`: whether a certificate may assume a role, who else may, and what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from hwsigner.aws.arn import check_arns, parse_arn
+from hwsigner.cli import options
+from hwsigner.cli.aws.clients import AWS, clients
+from hwsigner.cli.documents import read_bytes
+from hwsigner.cli.parser import Parser
+from hwsigner.config import settings
+from hwsigner.config.flags import IDENTITY, PROFILE, SESSION, Flag, switch
+from hwsigner.errors import printable
+from hwsigner.identity.certificate import Chain, build_chain, latest_expiring, leaves, load
+from hwsigner.key import find_certificates
+
+if TYPE_CHECKING:
+    from hwsigner.control_plane.review import Report
+
+HELP = "check trust anchor, profile, role and certificate, and say what is open"
+
+_FOUND = 1  # The exit status if there are findings.
+_WIDTH = 80
+_FLAGS = (
+    Flag("policy", "file with a trust policy to check, without AWS", "FILE"),
+    switch("json", "print JSON"),
+)
+_OF_SESSION = ("trust-anchor-arn", "profile-arn", "role-arn", "session-duration", "role-session-name")
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the flags."""
+    parser.add_flags(_FLAGS, PROFILE, AWS, [flag for flag in SESSION if flag.name in _OF_SESSION], IDENTITY)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the report. The status is 1 if anything is wrong, open or unclear."""
+    found = _of_policy(arguments) if arguments.policy else _of_account(arguments)
+    print(json.dumps(asdict(found), indent=2, default=str) if arguments.json else "\n".join(_lines(found)))
+    return _FOUND if found.findings else 0
+
+
+def _of_policy(arguments: argparse.Namespace) -> Report:
+    from hwsigner.control_plane.review import report_policy
+
+    anchor = arguments.trust_anchor_arn or ""
+    if anchor:
+        parse_arn(anchor, "--trust-anchor-arn")
+    document, chain = read_bytes(arguments.policy), _chain(arguments)
+    name = arguments.role_session_name
+    return report_policy(document, chain, datetime.now(UTC), trust_anchor=anchor, session_name=name)
+
+
+def _of_account(arguments: argparse.Namespace) -> Report:
+    from hwsigner.control_plane.reading import read_facts
+    from hwsigner.control_plane.review import report
+
+    anchor = arguments.trust_anchor_arn
+    region = check_arns(anchor, arguments.profile_arn, role=arguments.role_arn)
+    request = settings.session_request({"instance_property": [], **vars(arguments)})
+    chain = _chain(arguments)
+    facts = read_facts(clients(arguments, region=region), request, [chain.leaf.subject] if chain else [])
+    return report(facts, request, chain, datetime.now(UTC))
+
+
+def _chain(arguments: argparse.Namespace) -> Chain | None:
+    """Return the certificate with its intermediates, or None if none is named. No key is opened."""
+    if not arguments.certificate and not arguments.cert_selector:
+        return None
+    source = options.identity_source(arguments, check=False)
+    uri = (
+        options.key_uri(arguments, str(source.certificate))
+        if isinstance(source.certificate, str)
+        else source.certificate
+    )
+    found = load(find_certificates(uri, options.pin_source(arguments, uri), allow_modules=True))
+    extra = load(find_certificates(source.intermediates, allow_modules=True)) if source.intermediates else []
+    leaf = latest_expiring([each for each in found if each.der == source.selected] or leaves(found))
+    return build_chain(leaf, [*found, *extra])[0]
+
+
+def _lines(report: Report) -> Iterator[str]:
+    """Yield the report for people, 80 columns wide where names allow it."""
+    for title, sentences in report.facts.items():
+        yield title[:1].upper() + title[1:]
+        for sentence in sentences:
+            yield _indented(sentence)
+        if title == "certificate":
+            for each in report.decisions:
+                yield _indented(f"{each.action} is {'allowed' if each.allowed else 'refused'}: {each.reason}")
+    number = len(report.findings)
+    yield "Nothing is wrong" if not number else f"{number} finding{'s' if number > 1 else ''}"
+    for finding in report.findings:
+        yield ""
+        yield f"{finding.level}: {finding.id}"
+        yield _indented(finding.found)
+        yield _indented(f"Why: {finding.why}")
+        yield _indented(f"Instead: {finding.instead}")
+
+
+def _indented(text: str) -> str:
+    wrapper = textwrap.TextWrapper(
+        _WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
+    return wrapper.fill(printable(text))

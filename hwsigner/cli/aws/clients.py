@@ -1,0 +1,45 @@
+"""The flags of commands that call the AWS APIs, and the clients that these flags choose."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from hwsigner.aws.arn import check_region
+from hwsigner.config.flags import Flag
+from hwsigner.errors import UsageError
+from hwsigner.http.address import is_loopback
+
+if TYPE_CHECKING:
+    from hwsigner.control_plane.clients import Clients
+
+AWS = (
+    Flag("region", "AWS region (default: the one of the AWS SDKs)", "REGION"),
+    Flag("aws-profile", "profile of the AWS SDKs' files, with an administrator's credentials", "NAME"),
+    Flag("endpoint", "URL of the AWS APIs, such as an emulator's (default: those that the SDKs choose)", "URL"),
+)
+
+
+def clients(arguments: argparse.Namespace, *, region: str | None = None) -> Clients:
+    """Return the clients for a command's flags of `AWS`.
+
+    A profile of config.toml does not count: its endpoint and region are those of CreateSession.
+
+    Args:
+        arguments: the command's arguments.
+        region: the region if no flag gives one.
+
+    Raises:
+        HwsignerError: boto3 is not installed, or as `Clients`.
+        UsageError: the region is malformed, or the endpoint is `http:` on another machine.
+    """
+    from hwsigner.control_plane.clients import Clients
+
+    given = {flag.name: value for flag, value in arguments.given}
+    endpoint = given.get("endpoint")
+    if endpoint and urlsplit(endpoint).scheme == "http" and not is_loopback(urlsplit(endpoint).hostname or ""):
+        raise UsageError(f"--endpoint is {endpoint[:200]!r}, but http: is for this machine only", "Use https:")
+    if given.get("region"):
+        check_region(given["region"])
+    return Clients(given.get("region") or region, profile=given.get("aws-profile"), endpoint=endpoint)

@@ -1,0 +1,164 @@
+"""A revocation that is prepared and not carried out yet, for the commands that revoke certificates."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from hwsigner.aws.arn import parse_arn
+from hwsigner.cli import options
+from hwsigner.cli.aws.clients import AWS, clients
+from hwsigner.config.flags import KEY, Flag, one_of, whole_number
+from hwsigner.control_plane import private_ca
+from hwsigner.control_plane.clients import Client
+from hwsigner.control_plane.revocation import (
+    PRIVATE_CA,
+    Plan,
+    Revocation,
+    TrustAnchor,
+    carry_out,
+    described_serial,
+    plan_revocation,
+    read_trust_anchor,
+)
+from hwsigner.errors import AmbiguousCertificateError, CertificateError, UsageError
+from hwsigner.identity.certificate import Certificate, load
+from hwsigner.identity.revocation_list import REASONS
+from hwsigner.key import find_certificates, open_key
+
+_days = whole_number(1, 36500)
+REVOCATION = (
+    Flag("ca-key", "the CA's key, as a key URI or a path", "KEY-URI"),
+    Flag("ca", "the CA's certificate", "FILE"),
+    Flag("reason", f"why: {', '.join(REASONS)}", "REASON", one_of(*REASONS), "unspecified"),
+    Flag(
+        "days", "days until the new list expires (default: 365, or as before if longer)", "DAYS", whole_number(1, 36500)
+    ),
+    *(flag for flag in AWS if flag.name != "region"),  # It is the trust anchor's.
+    *KEY,
+)
+EXISTING_SESSIONS = "Credentials that were given out stay valid until they expire"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A revocation that is not carried out yet.
+
+    Attributes:
+        steps: what would be done, a line each; none if nothing has to be.
+        done: what is so already, a line each.
+        notes: what the user should know, a sentence each.
+        carry_out: does it, and returns what `--json` shows.
+    """
+
+    steps: Sequence[str]
+    done: Sequence[str]
+    notes: Sequence[str]
+    carry_out: Callable[[], Mapping[str, Any]]
+
+
+def prepare(
+    arguments: argparse.Namespace, arn: str, certificates: Sequence[Certificate], serials: Sequence[int] = ()
+) -> Prepared:
+    """Read what the service has, and find out what must change. Nothing is changed.
+
+    Args:
+        arguments: the command's arguments, which have the flags of `REVOCATION`, and perhaps `renew`.
+        arn: the trust anchor.
+        certificates: the certificates to revoke.
+        serials: serial numbers of more.
+
+    Raises:
+        UsageError: the ARN is malformed, or the CA's flags are missing or do not apply.
+        CertificateError: the CA did not issue a certificate, or as `plan_revocation`.
+        HwsignerError: the service refused or was not reached.
+    """
+    aws = clients(arguments, region=parse_arn(arn, "--trust-anchor-arn").region)
+    anchor = read_trust_anchor(aws.rolesanywhere, arn)
+    numbers = [*(one.x509.serial_number for one in certificates), *serials]
+    if anchor.kind == PRIVATE_CA:
+        if arguments.ca_key or arguments.ca:
+            hint = "Omit --ca-key and --ca"
+            raise UsageError(f"trust anchor {anchor.name!r} has a CA in AWS Private CA, which keeps its key", hint)
+        private_ca.check_issued(aws.acm_pca, anchor.private_ca, certificates)
+        return _in_private_ca(aws.acm_pca, anchor, numbers, arguments.reason)
+    ca = _read_ca(arguments)
+    for one in certificates:
+        if not ca.issued(one):
+            problem = f"certificate {one.source} was issued by {one.x509.issuer.rfc4514_string()}, not by {ca.source}"
+            raise CertificateError(problem, "Give the CA that issued it with --ca")
+    wanted = Revocation(numbers, arguments.reason, arguments.days, getattr(arguments, "renew", False))
+    plan = plan_revocation(aws.rolesanywhere, anchor, ca, wanted, datetime.now(UTC))
+    return _by_list(arguments, aws.rolesanywhere, plan)
+
+
+def _read_ca(arguments: argparse.Namespace) -> Certificate:
+    if not arguments.ca_key or not arguments.ca:
+        missing = "--ca" if arguments.ca_key else "--ca-key"
+        raise UsageError(f"{missing} is missing", "Give the CA's key with --ca-key and its certificate with --ca")
+    uri = options.key_uri(arguments, arguments.ca)
+    found = load(find_certificates(uri, options.pin_source(arguments, uri), allow_modules=True))
+    if len(found) > 1:
+        shown = ", ".join(one.subject for one in found)
+        raise AmbiguousCertificateError(f"{arguments.ca} has {len(found)} certificates: {shown}", "Give one alone")
+    return found[0]
+
+
+def _by_list(arguments: argparse.Namespace, client: Client, plan: Plan) -> Prepared:
+    def run() -> dict[str, Any]:
+        signed = None
+        if plan.draft:
+            uri = options.key_uri(arguments, arguments.ca_key)
+            pins = options.pin_source(arguments, uri)
+            with open_key(uri, pins, public_key=plan.ca.public_key(), allow_modules=True) as key:
+                signed = plan.draft.sign(key)
+        put = carry_out(client, plan, signed)
+        shown = {"crlId": put.id, "crlNumber": put.contents.number, "entries": len(put.contents.revoked)}
+        end = put.contents.x509.next_update_utc
+        return {**_outcome(plan.anchor, plan.new), **shown, "nextUpdate": f"{end:%Y-%m-%dT%H:%M:%SZ}" if end else None}
+
+    done = [
+        f"serial number {described_serial(s)} was revoked at {t:%Y-%m-%dT%H:%M:%SZ}" for s, t in plan.already.items()
+    ]
+    others = [f"The trust anchor also has {one}" for one in plan.other_lists]
+    return Prepared(_steps(plan), done, [*others, EXISTING_SESSIONS], run)
+
+
+def _steps(plan: Plan) -> list[str]:
+    steps = [f"revoke serial number {described_serial(serial)} of {plan.ca.subject}" for serial in plan.new]
+    if plan.draft:
+        made = plan.draft.preview
+        words = (
+            f"with number {made.number}, {len(made.revoked)} entries, good until {made.x509.next_update_utc:%Y-%m-%d}"
+        )
+        place = f"trust anchor {plan.anchor.name!r}"
+        old = plan.current.contents.source if plan.current else ""
+        steps.append(
+            f"replace {old} of {place} by one {words}" if old else f"import the first list into {place}, {words}"
+        )
+    if plan.enables:
+        steps.append(f"enable {plan.current.contents.source}" if plan.current else "enable it")
+    return steps
+
+
+def _in_private_ca(client: Client, anchor: TrustAnchor, serials: Sequence[int], reason: str) -> Prepared:
+    def run() -> dict[str, Any]:
+        new = [serial for serial in serials if private_ca.revoke(client, anchor.private_ca, serial, reason)]
+        return {**_outcome(anchor, new), "certificateAuthorityArn": anchor.private_ca}
+
+    steps = [f"revoke serial number {described_serial(serial)} of {anchor.private_ca}" for serial in serials]
+    if anchor.reads_distribution_points:
+        note = "The service obeys once AWS Private CA has written its next list, some 30 minutes later"
+    else:
+        note = (
+            f"Trust anchor {anchor.name!r} does not read the CA's lists: enable crlDpRevocationEnabled, or import each"
+            " new list with aws rolesanywhere import-crl and enable it"
+        )
+    return Prepared(steps, (), (note, EXISTING_SESSIONS), run)
+
+
+def _outcome(anchor: TrustAnchor, revoked: Sequence[int]) -> dict[str, Any]:
+    return {"trustAnchorArn": anchor.arn, "revoked": [f"{serial:x}" for serial in revoked]}

@@ -1,0 +1,74 @@
+"""`hwsigner aws revoke`: make the service refuse certificates."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+from hwsigner.cli.asking import ask
+from hwsigner.cli.aws.certificates import CERTIFICATE, read_leaf
+from hwsigner.cli.aws.revocation import REVOCATION, Prepared, prepare
+from hwsigner.cli.parser import Parser
+from hwsigner.cli.process import print_outcome
+from hwsigner.config.flags import Flag, switch
+from hwsigner.config.settings import read_profile
+from hwsigner.errors import UsageError, printable
+from hwsigner.identity.serial_numbers import parse_serial
+
+HELP = "revoke certificates: make the next CRL, sign it with the CA's key and put it in force"
+
+_FLAGS = (
+    Flag("serial", "serial number, in decimal or as openssl prints it; repeatable", "NUMBER", many=True),
+    Flag("trust-anchor-arn", "trust anchor", "ARN"),
+    Flag("profile", "profile of config.toml that has the trust anchor", "NAME"),
+    switch("renew", "make a new CRL even if no certificate is to be revoked"),
+    switch("yes", "do not ask first; needed without a terminal"),
+    switch("plan", "show what would be done, and change nothing"),
+    switch("json", "print JSON"),
+)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the certificates and the flags."""
+    parser.add_argument("certificate", metavar="CERTIFICATE", nargs="*", help=CERTIFICATE)
+    parser.add_flags(_FLAGS, REVOCATION)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show what would be done, ask, do it, and print what was done."""
+    serials = [parse_serial(text) for text in arguments.serial]
+    if not (serials or arguments.certificate or arguments.renew):
+        raise UsageError("nothing to revoke", "Give a certificate or --serial")
+    certificates = [read_leaf(arguments, text) for text in arguments.certificate]
+    prepared = prepare(arguments, _trust_anchor(arguments), certificates, serials)
+    if arguments.plan:
+        _print_plan(arguments, prepared)
+        return 0
+    if prepared.steps and not arguments.yes:
+        lines = ["This would be done:", *(f"  {step}" for step in prepared.steps)]
+        ask(lines, "Type yes to do it", nothing="nothing was revoked")
+    outcome = dict(prepared.carry_out()) if prepared.steps else {"revoked": []}
+    words = [*prepared.done, *(f"done: {step}" for step in prepared.steps), *prepared.notes]
+    shown = {**outcome, "alreadyRevoked": list(prepared.done), "notes": list(prepared.notes)}
+    text = json.dumps(shown, indent=2) if arguments.json else "\n".join(map(printable, words))
+    print_outcome("the certificate is revoked", text)
+    return 0
+
+
+def _trust_anchor(arguments: argparse.Namespace) -> str:
+    if arguments.profile and arguments.trust_anchor_arn:
+        raise UsageError("--profile and --trust-anchor-arn both name a trust anchor", "Give one of them")
+    if not arguments.profile:
+        return str(arguments.trust_anchor_arn or "")
+    arn = read_profile(arguments.profile, os.environ)["trust_anchor_arn"]
+    if not arn:
+        raise UsageError(f"profile {arguments.profile!r} has no trust-anchor-arn", "Give --trust-anchor-arn")
+    return str(arn)
+
+
+def _print_plan(arguments: argparse.Namespace, prepared: Prepared) -> None:
+    if arguments.json:
+        print(json.dumps({"steps": list(prepared.steps), "alreadyRevoked": list(prepared.done)}, indent=2))
+    else:
+        print(*map(printable, [*prepared.done, *prepared.steps] or ["nothing to do"]), sep="\n")

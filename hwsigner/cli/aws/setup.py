@@ -1,0 +1,201 @@
+"""`hwsigner aws setup`: make or complete the trust anchor, the role and the profile."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from hwsigner.aws.arn import parse_arn
+from hwsigner.cli.asking import ask
+from hwsigner.cli.aws.certificates import read_leaf, warn_of_untaggable
+from hwsigner.cli.aws.clients import AWS, clients
+from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, who_may_assume
+from hwsigner.cli.parser import Parser
+from hwsigner.cli.process import print_outcome, report
+from hwsigner.config.flags import IDENTITY, KEY, Flag, session_duration, switch
+from hwsigner.config.profiles import change_profile, check_name, profiles
+from hwsigner.errors import UsageError, printable
+from hwsigner.identity.certificate import load
+from hwsigner.key import find_certificates
+
+if TYPE_CHECKING:
+    from hwsigner.control_plane.plan import Step
+    from hwsigner.control_plane.resources import Existing
+    from hwsigner.control_plane.wanted import Wanted
+
+HELP = "make or complete the trust anchor, role and profile in AWS"
+
+_FLAGS = (
+    Flag("ca", "file with the CA's certificate, or several, for the trust anchor", "FILE"),
+    Flag("role", "name of the role", "NAME"),
+    Flag("name", "name of a new trust anchor and a new profile (default: the role's)", "NAME"),
+    Flag("duration", "longest session of the profile, 900 to 43200 (default: 3600)", "SECONDS", session_duration),
+    Flag("policy", "ARN of a policy to attach to the role; repeatable", "ARN", many=True),
+    Flag("trust-anchor-arn", "trust anchor to use, if several may be meant", "ARN"),
+    Flag("profile-arn", "Roles Anywhere profile to use, if several may be meant", "ARN"),
+    switch("add-ca", "add the CA to a trust anchor that has another one, for a rollover"),
+    Flag("profile", "profile of config.toml to write the ARNs into (default: the role's name)", "NAME"),
+    switch("plan", "show what would be done, and do nothing"),
+    switch("yes", "do not ask first; needed without a terminal"),
+    switch("json", "print JSON"),
+)
+_IDENTITY = tuple(flag for flag in IDENTITY if flag.name in ("certificate", "private-key"))
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the flags."""
+    parser.add_flags(_FLAGS, MATCH, _IDENTITY, AWS, KEY)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show the plan, ask, carry it out, and write the profile."""
+    from hwsigner.control_plane.apply import apply, check_unchanged
+    from hwsigner.control_plane.resources import read
+
+    wanted = _wanted(arguments)
+    name = arguments.profile or wanted.role
+    check_name(name)
+    profiles(os.environ)  # A config.toml that can't be read is an error before anything is changed.
+    found = clients(arguments, region=_region(arguments))
+    existing = read(found, wanted)
+    shown = _Plan(existing, wanted, name, _identity(arguments))
+    if arguments.plan:
+        print(json.dumps(shown.data(), indent=2) if arguments.json else "\n".join(map(printable, shown.lines())))
+        return 0
+    if not arguments.yes and shown.is_needed():
+        ask(shown.lines(), "Type yes to do this", nothing="nothing was changed")
+        check_unchanged(found, existing, wanted)
+    steps: list[Step] = []
+
+    def done(step: Step) -> None:
+        steps.append(step)
+        report(printable(f"done: {step.resource}: {step.words}"))
+
+    existing = apply(found, existing, wanted, done)
+    values = {**arns(existing), **_identity(arguments)}
+    file = change_profile(name, values, os.environ)
+    _print(arguments, name, str(file), values, steps)
+    return 0
+
+
+class _Plan:
+    """What would be done, in AWS and in config.toml."""
+
+    def __init__(self, existing: Existing, wanted: Wanted, name: str, identity: Mapping[str, str]) -> None:
+        from hwsigner.control_plane.plan import notes, plan
+
+        self._existing, self._wanted, self._name = existing, wanted, name
+        self.steps, self._notes = plan(existing, wanted), notes(existing, wanted)
+        known = profiles(os.environ)
+        self._before = known[name].values if name in known else {}
+        self._after = {**arns(existing), **identity}
+
+    def is_needed(self) -> bool:
+        """Return whether anything is to be done."""
+        return bool(self.steps) or any(self._before.get(key) != value for key, value in self._after.items())
+
+    def lines(self) -> list[str]:
+        """Return the plan for people."""
+        lines = [
+            f"{kind.removesuffix('-arn').replace('-', ' ')}: {arn} exists"
+            for kind, arn in arns(self._existing).items()
+            if arn
+        ]
+        for step in self.steps:
+            lines += [f"{step.resource}: {step.words}", *(f"    {line}" for line in step.lines)]
+        if any(step.lines for step in self.steps):
+            lines += [f"This {each}" for each in who_may_assume(self._wanted.tags, "the trust anchor")]
+        lines += [f"Note: {each}" for each in self._notes]
+        return [*lines, *self._of_config()]
+
+    def data(self) -> dict[str, Any]:
+        """Return the plan for programs."""
+        steps = [
+            {"resource": s.resource, "words": s.words, "call": s.operation, "difference": list(s.lines)}
+            for s in self.steps
+        ]
+        return {"steps": steps, "notes": self._notes, "config": self._of_config(), **arns(self._existing)}
+
+    def _of_config(self) -> list[str]:
+        if not self.is_needed():
+            return ["There is nothing to do"]
+        lines = []
+        for key, value in self._after.items():
+            before, after = self._before.get(key), value or "the new one's ARN"
+            if before != after:
+                lines.append(
+                    f"config.toml: [profile.{self._name}] {key} = {after}" + (f", not {before}" if before else "")
+                )
+        return lines
+
+
+def arns(existing: Existing) -> dict[str, str]:
+    """Return the ARNs as a profile of config.toml has them; those that are not known yet are empty."""
+    return {
+        "trust-anchor-arn": existing.anchor.arn if existing.anchor else "",
+        "role-arn": existing.role.arn if existing.role else "",
+        "profile-arn": existing.profile.arn if existing.profile else "",
+    }
+
+
+def _wanted(arguments: argparse.Namespace) -> Wanted:
+    from hwsigner.control_plane.wanted import Wanted, check_ca
+
+    for flag, example in (("ca", "ca.pem"), ("role", "web")):
+        if not getattr(arguments, flag):
+            raise UsageError(f"--{flag} is missing", f"Give it, such as --{flag} {example}")
+    for flag in ("trust-anchor-arn", "profile-arn"):
+        if text := getattr(arguments, flag.replace("-", "_")):
+            parse_arn(text, f"--{flag}")
+    cas = load(find_certificates(arguments.ca))
+    check_ca(cas, datetime.now(UTC))
+    leaves = [read_leaf(arguments, arguments.certificate)] if arguments.certificate else []
+    tags = wanted_tags(arguments.match, leaves)
+    matching_policy(tags, leaves, None)
+    for leaf in leaves:
+        warn_of_untaggable(leaf)
+    return Wanted(
+        name=arguments.name or arguments.role,
+        role=arguments.role,
+        cas=tuple(dict.fromkeys(cas)),
+        tags=tags,
+        duration=arguments.duration,
+        policies=tuple(arguments.policy),
+        add_ca=arguments.add_ca,
+        trust_anchor_arn=arguments.trust_anchor_arn or "",
+        profile_arn=arguments.profile_arn or "",
+    )
+
+
+def _region(arguments: argparse.Namespace) -> str | None:
+    given = arguments.trust_anchor_arn or arguments.profile_arn
+    return given.split(":")[3] if given else None
+
+
+def _identity(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return the certificate and the key for config.toml. A path that is there becomes an absolute one."""
+    found = {"certificate": arguments.certificate, "private-key": arguments.private_key}
+    return {key: os.path.abspath(text) if os.path.exists(text) else text for key, text in found.items() if text}
+
+
+def _print(
+    arguments: argparse.Namespace, name: str, file: str, values: Mapping[str, str], steps: Sequence[Step]
+) -> None:
+    following = f"hwsigner credential-process --profile {name}"
+    if "certificate" not in values:
+        following = f"hwsigner install-certificate CERTIFICATE KEY-URI --profile {name}"
+    if arguments.json:
+        done = [step.operation for step in steps]
+        text = json.dumps({**values, "done": done, "profile": name, "file": file, "next": following}, indent=2)
+    else:
+        rows = [
+            *(f"{key} = {value}" for key, value in values.items()),
+            f"{file}: [profile.{name}]",
+            f"Next: {following}",
+        ]
+        text = "\n".join(map(printable, rows))
+    print_outcome("the set-up is complete", text)

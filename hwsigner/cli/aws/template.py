@@ -1,0 +1,56 @@
+"""`hwsigner aws template cloudformation|terraform`: trust anchor, role and profile as a template."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+
+from hwsigner.cli.aws import cloudformation, terraform
+from hwsigner.cli.aws.certificates import CERTIFICATE, read_all, read_leaf, warn_of_untaggable
+from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, who_may_assume
+from hwsigner.cli.parser import Parser
+from hwsigner.cli.process import report
+from hwsigner.config.flags import KEY, Flag, session_duration
+from hwsigner.control_plane.wanted import DEFAULT_DURATION, Wanted, check_ca
+from hwsigner.errors import UsageError
+
+HELP = "print a trust anchor, a role and a profile as a CloudFormation or Terraform template"
+
+_FLAGS = (
+    Flag("ca", "certificates of the CA for the trust anchor", "FILE"),
+    Flag("role", "name of the role", "NAME"),
+    Flag("name", "name of the trust anchor and the profile (default: the role's)", "NAME"),
+    Flag("duration", "longest session of the profile, 900 to 43200", "SECONDS", session_duration, DEFAULT_DURATION),
+)
+# As long as any trust anchor's ARN. The template refers to the ARN of its own.
+_PLACEHOLDER = (
+    "arn:aws-us-gov:rolesanywhere:us-gov-west-1:000000000000:trust-anchor/00000000-0000-4000-8000-000000000000"
+)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the format, the certificates, and the flags."""
+    parser.add_argument("format", metavar="FORMAT", choices=("cloudformation", "terraform"), help="the template's kind")
+    parser.add_argument("certificates", metavar="CERTIFICATE", nargs="*", help=CERTIFICATE)
+    parser.add_flags(_FLAGS, MATCH, KEY)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the template, and on stderr which certificates may assume the role."""
+    for flag, example in (("ca", "ca.pem"), ("role", "web")):
+        if not getattr(arguments, flag):
+            raise UsageError(f"--{flag} is missing", f"Give it, such as --{flag} {example}")
+    cas = read_all(arguments, arguments.ca)
+    check_ca(cas, datetime.now(UTC))
+    certificates = [read_leaf(arguments, text) for text in arguments.certificates]
+    tags = wanted_tags(arguments.match, certificates)
+    wanted = Wanted(arguments.name or arguments.role, arguments.role, tuple(cas), tags, arguments.duration)
+    policy = matching_policy(tags, certificates, _PLACEHOLDER)
+    for each in certificates:
+        warn_of_untaggable(each)
+    template = cloudformation.template if arguments.format == "cloudformation" else terraform.template
+    print(template(wanted, policy))
+    for sentence in who_may_assume(tags, _PLACEHOLDER):
+        report(f"this role {sentence}")
+    report(f"the role {wanted.role} has no permissions yet: attach policies to it")
+    return 0

@@ -1,0 +1,176 @@
+"""`hwsigner retire NAME`: revoke the certificate of a profile, delete its key and take the profile out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from hwsigner.cli import options
+from hwsigner.cli.asking import ask
+from hwsigner.cli.aws.certificates import read_leaf
+from hwsigner.cli.aws.revocation import EXISTING_SESSIONS, REVOCATION, prepare
+from hwsigner.cli.parser import Parser
+from hwsigner.cli.process import print_outcome
+from hwsigner.config.flags import switch
+from hwsigner.config.profiles import Profile, profile, profiles, remove_profile
+from hwsigner.config.settings import values_of
+from hwsigner.control_plane.revocation import described_serial
+from hwsigner.errors import CertificateError, HwsignerError, KeyNotFoundError, UsageError, printable
+from hwsigner.identity.certificate import Certificate
+from hwsigner.key.management import delete_key
+
+HELP = "revoke the certificate of a profile, delete its key and take the profile out of config.toml"
+
+_FLAGS = (
+    switch("revoke", "also revoke a certificate of AWS Private CA; others need --ca-key and --ca"),
+    switch("yes", "do not ask before each step; needed without a terminal"),
+)
+_KEY_FLAGS = ("private_key", "certificate")
+
+
+class _SeenError(HwsignerError):
+    """Ends a deletion that is only asked what it would delete."""
+
+    def __init__(self, doomed: Sequence[str]) -> None:
+        super().__init__("nothing was deleted")
+        self.doomed = tuple(doomed)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step that ends something for good.
+
+    Attributes:
+        verb: what it does, as in `revoke` and `revoked`.
+        lines: what is concerned, a line each.
+        run: does it, and returns what was done, a line each.
+    """
+
+    verb: str
+    lines: Sequence[str]
+    run: Callable[[], Sequence[str]]
+
+
+@dataclass
+class _Retirement:
+    """What is to be done, what is so already, and what the user should know: sentences."""
+
+    steps: list[_Step] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the profile's name and the flags."""
+    parser.add_argument("name", metavar="NAME", help="profile of config.toml")
+    parser.add_flags(_FLAGS, REVOCATION)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show all that would be gone, then ask for each step and do it."""
+    found = profile(arguments.name, os.environ)
+    own = argparse.Namespace(**values_of(found))
+    uri = own.private_key or own.certificate
+    if not uri:
+        raise UsageError(f"profile {found.name!r} names no key", "Delete it with hwsigner delete KEY-URI")
+    plan = _Retirement()
+    delete = _plan_deletion(plan, own, uri)
+    _plan_revocation(plan, arguments, own, key_is_there=delete is not None)
+    plan.steps += [step for step in (delete, _removal(found)) if step]
+    plan.notes += _others_with(uri, found)
+    plan.notes.append(f"A running agent closes the profile by itself. {EXISTING_SESSIONS}")
+    shown = [f"{step.verb} {line}" for step in plan.steps for line in step.lines]
+    print_outcome("nothing was changed", _lines(f"Retiring profile {found.name!r}:", *plan.done, *shown, *plan.notes))
+    for step in plan.steps:
+        if not arguments.yes:
+            lines = ["Next step:", *(f"  {step.verb} {line}" for line in step.lines)]
+            ask(lines, f"Type yes to {step.verb} it", nothing=f"nothing was {step.verb}d")
+        done = step.run()
+        print_outcome(f"{done[0]}: done", _lines(*(f"done: {step.verb} {line}" for line in done)))
+    return 0
+
+
+def _lines(*lines: str) -> str:
+    return "\n".join(map(printable, lines))
+
+
+def _plan_deletion(plan: _Retirement, own: argparse.Namespace, text: str) -> _Step | None:
+    """Return the step that deletes the key, or None if it is gone."""
+    uri = options.key_uri(own, text)
+    pins = options.pin_source(own, uri)
+    try:
+        delete_key(uri, _only_look, pins, allow_modules=True)
+    except KeyNotFoundError as error:
+        plan.done.append(f"the key is gone already: {error.message}")
+        return None
+    except _SeenError as seen:
+        doomed = seen.doomed
+
+    def delete() -> Sequence[str]:
+        return delete_key(uri, lambda now: _check_named(now, doomed), pins, allow_modules=True)
+
+    return _Step("delete", doomed, delete)
+
+
+def _only_look(doomed: Sequence[str]) -> None:
+    raise _SeenError(doomed)
+
+
+def _check_named(now: Sequence[str], named: Sequence[str]) -> None:
+    if extra := [line for line in now if line not in named]:
+        raise HwsignerError(f"{extra[0]} would be deleted too, which was not there before", "Run the command again")
+
+
+def _plan_revocation(
+    plan: _Retirement, arguments: argparse.Namespace, own: argparse.Namespace, *, key_is_there: bool
+) -> None:
+    """Add the step that revokes the certificate, or a note about who can do it."""
+    wanted = bool(arguments.ca_key or arguments.ca or arguments.revoke)
+    try:
+        leaf = read_leaf(own, own.certificate or own.private_key)
+    except CertificateError as error:
+        if wanted and key_is_there:
+            raise
+        hint = "If it is not revoked yet, use hwsigner aws revoke --serial"
+        plan.notes.append(f"The certificate can't be read: {error.message}. {hint}")
+        return
+    arn = own.trust_anchor_arn or ""
+    if not wanted:
+        plan.notes.append(_for_an_administrator(leaf, arn))
+        return
+    prepared = prepare(arguments, arn, [leaf])
+    plan.done += prepared.done
+    plan.notes += [note for note in prepared.notes if note != EXISTING_SESSIONS]
+    if prepared.steps:
+        lines = [
+            f"certificate {leaf.subject}, serial number {described_serial(leaf.x509.serial_number)}: {step}"
+            for step in prepared.steps
+        ]
+        plan.steps.append(_Step("revoke", lines, lambda: (prepared.carry_out(), lines)[1]))
+
+
+def _for_an_administrator(leaf: Certificate, arn: str) -> str:
+    end = f"{leaf.x509.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+    command = f"hwsigner aws revoke --serial 0x{leaf.x509.serial_number:x} --trust-anchor-arn {arn or 'ARN'}"
+    flags = "--ca-key KEY-URI --ca CA.pem (both omitted for AWS Private CA)"
+    return f"The certificate {leaf.subject} stays valid until {end} unless an administrator runs {command} {flags}"
+
+
+def _removal(found: Profile) -> _Step:
+    def remove() -> Sequence[str]:
+        remove_profile(found.name, os.environ)
+        return [line]
+
+    line = f"[profile.{found.name}] of {found.file}"
+    return _Step("remove", [line], remove)
+
+
+def _others_with(uri: str, retired: Profile) -> list[str]:
+    """Return notes about the other profiles that name the same key."""
+    return [
+        f"Profile {name!r} names the same key, and will not work any more"
+        for name, other in sorted(profiles(os.environ).items())
+        if name != retired.name and uri in [other.values.get(flag.replace("_", "-")) for flag in _KEY_FLAGS]
+    ]

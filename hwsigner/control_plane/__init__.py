@@ -1,0 +1,1 @@
+"""The AWS side of IAM Roles Anywhere, through boto3: trust anchors, profiles, roles and their changes."""

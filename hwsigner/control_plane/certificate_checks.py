@@ -1,0 +1,144 @@
+"""What is wrong between a certificate, its trust anchor, the profile's mappings and the revocation lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from hwsigner.control_plane.mistakes import finding
+from hwsigner.control_plane.reading import Detail, Facts
+from hwsigner.control_plane.resource_checks import is_mapped
+from hwsigner.errors import CertificateError
+from hwsigner.identity.certificate import Certificate, Chain, preflight
+from hwsigner.identity.session_tags import untaggable
+from hwsigner.trust_policy.mistakes import ReviewFinding
+
+_LONGEST_PREFIXED = 61
+
+
+def check_certificate(chain: Chain, now: datetime) -> Iterator[ReviewFinding]:
+    """Yield why the service refuses a certificate, whatever AWS has."""
+    try:
+        preflight(chain.leaf, now)
+    except CertificateError as error:
+        yield finding("certificate-refused", error.message)
+
+
+def check_trust(chain: Chain, anchor: Detail, facts: Facts, now: datetime) -> Iterator[ReviewFinding]:
+    """Yield why a certificate does not chain to a trust anchor.
+
+    Args:
+        chain: the certificate and its intermediates.
+        anchor: the trust anchor.
+        facts: what AWS has.
+        now: the time, with its zone.
+    """
+    authorities = trusted(anchor, facts)
+    name = f"trust anchor {anchor.get('name', '')}"
+    if not authorities:
+        kind = anchor.get("source", {}).get("sourceType", "")
+        yield finding("anchor-not-judged", f"{name} has the source {kind}, whose certificates were not read")
+        return
+    issuers = [ca for ca in authorities for each in (chain.leaf, *chain.intermediates) if ca.issued(each)]
+    if not issuers:
+        highest = (chain.leaf, *chain.intermediates)[-1]
+        issuer = highest.x509.issuer.rfc4514_string()
+        subjects = " and ".join(each.subject for each in authorities)
+        found = f"certificate {chain.leaf.subject} was issued by {issuer}, and {name} has {subjects}"
+        yield finding("chain-untrusted", found)
+    elif all(each.x509.not_valid_after_utc < now for each in issuers):
+        expiry = f"{issuers[0].x509.not_valid_after_utc:%Y-%m-%d}"
+        yield finding("anchor-ca-expired", f"CA {issuers[0].subject} of {name} expired on {expiry}")
+
+
+def trusted(anchor: Detail, facts: Facts) -> list[Certificate]:
+    """Return the certificates of a trust anchor's bundle or private CA; empty if they could not be read."""
+    text = anchor.get("source", {}).get("sourceData", {}).get("x509CertificateData") or facts.private_ca or ""
+    try:
+        return [Certificate(each, anchor.get("name", "")) for each in x509.load_pem_x509_certificates(text.encode())]
+    except ValueError:
+        return []
+
+
+def check_tags(chain: Chain, profile: Detail) -> Iterator[ReviewFinding]:
+    """Yield the names of a certificate that a profile maps, and that can't become session tags."""
+    for problem in untaggable(chain.leaf):
+        if is_mapped(problem.split(" ")[0], profile):
+            yield finding("tag-refused", problem)
+
+
+def check_lists(chain: Chain | None, anchor: Detail, facts: Facts, now: datetime) -> Iterator[ReviewFinding]:
+    """Yield what is wrong with the revocation lists of a trust anchor, and whether they revoke the certificate."""
+    for crl in facts.crls or ():
+        if crl.get("trustAnchorArn") in (anchor.get("trustAnchorArn"), anchor.get("aliasArn")):
+            yield from _check_list(chain, crl, now)
+
+
+def _check_list(chain: Chain | None, crl: Detail, now: datetime) -> Iterator[ReviewFinding]:
+    name = f"revocation list {crl.get('name', '')} ({crl.get('crlId', '')})"
+    data = crl.get("crlData", b"")
+    try:
+        parsed = x509.load_pem_x509_crl(data) if data.lstrip().startswith(b"-----") else x509.load_der_x509_crl(data)
+        end = parsed.next_update_utc
+    except ValueError:
+        yield finding("crl-not-judged", f"{name} can't be read")
+        return
+    revoked = [each.subject for each in _all(chain) if _is_revoked(each, parsed)]
+    if not crl.get("enabled"):
+        also = f", and would revoke {' and '.join(revoked)}" if revoked else ""
+        yield finding("crl-disabled", f"{name} is not enabled{also}")
+        return
+    for subject in revoked:
+        yield finding("certificate-revoked", f"{name} revokes {subject}")
+    if end and end < now:
+        yield finding("crl-outdated", f"{name} should have been replaced by {end:%Y-%m-%dT%H:%M:%SZ} (nextUpdate)")
+
+
+def _all(chain: Chain | None) -> tuple[Certificate, ...]:
+    return (chain.leaf, *chain.intermediates) if chain else ()
+
+
+def _is_revoked(certificate: Certificate, crl: x509.CertificateRevocationList) -> bool:
+    serial = certificate.x509.serial_number
+    return crl.issuer == certificate.x509.issuer and crl.get_revoked_certificate_by_serial_number(serial) is not None
+
+
+def check_subject(chain: Chain, subject: Detail) -> Iterator[ReviewFinding]:
+    """Yield what the service says against a certificate that it has seen."""
+    if not subject:
+        return
+    if not subject.get("enabled", True):
+        yield finding("subject-disabled", f"the service's subject {subject.get('x509Subject', '')} is disabled")
+    seen = credential_of(chain, subject)
+    if seen.get("failed"):
+        yield finding("certificate-failed", f"the certificate's last request, at {seen.get('seenAt', '')}, failed")
+
+
+def credential_of(chain: Chain, subject: Detail) -> Detail:
+    """Return what the service has seen of a certificate, by its serial number; empty if nothing."""
+    number = chain.leaf.x509.serial_number
+    texts = {f"{number}", f"{number:x}", f"{number:02x}", f"0{number:x}"}
+    seen = [each for each in subject.get("credentials", ()) if _plain(each.get("serialNumber", "")) in texts]
+    return max(seen, key=lambda each: str(each.get("seenAt", "")), default={})
+
+
+def _plain(serial: str) -> str:
+    return serial.lower().replace(":", "").removeprefix("0x")
+
+
+def source_identity(chain: Chain) -> str:
+    """Return the source identity of a certificate's sessions, by the Roles Anywhere User Guide."""
+    names = [str(each.value) for each in chain.leaf.x509.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    name = "/".join(names)
+    if not name:
+        return f"ID={serial_name(chain)}"
+    return f"CN={name}" if len(name) <= _LONGEST_PREFIXED else name
+
+
+def serial_name(chain: Chain) -> str:
+    """Return the session name that the service gives by default: the serial number in hexadecimal."""
+    digits = f"{chain.leaf.x509.serial_number:x}"
+    return digits.zfill(len(digits) + len(digits) % 2)

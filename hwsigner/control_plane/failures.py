@@ -1,0 +1,143 @@
+"""botocore's errors in the words of hwsigner."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from hwsigner.errors import ConfigError, HwsignerError, ServiceError, ServiceUnreachableError, UsageError
+
+NOT_FOUND = frozenset({"NoSuchEntity", "NoSuchEntityException", "ResourceNotFoundException"})
+_DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"})
+_THROTTLED = frozenset({"Throttling", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded"})
+_OF_CLOCK = frozenset({"RequestExpired", "RequestTimeTooSkewed", "SignatureDoesNotMatch", "InvalidSignatureException"})
+_OF_CREDENTIALS = frozenset(
+    {
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidClientTokenId",
+        "UnrecognizedClientException",
+        "InvalidAccessKeyId",
+    }
+)
+# Calls that need a second permission, which the service does not always name.
+_ALSO = {"rolesanywhere:CreateProfile": "iam:PassRole", "rolesanywhere:UpdateProfile": "iam:PassRole"}
+# "User: ARN is not authorized to perform: iam:GetRole on resource: role web because no … policy allows it"
+_MISSING = re.compile(
+    r"(?:User: (?P<caller>\S+) )?is not authorized to perform: (?P<action>[\w-]+:\w+)"
+    r"(?: on resource: (?P<resource>.+?))?(?P<reason> because .*| with an explicit deny.*)?$"
+)
+_SHOWN_CHARACTERS = 500
+_CLOCK_TOLERANCE = 60
+
+
+@contextmanager
+def translated(action: str, resource: str) -> Iterator[None]:
+    """Turn the errors of botocore into those of hwsigner.
+
+    Args:
+        action: what is called, such as "iam:GetRole".
+        resource: what the call is about, or an empty string.
+
+    Raises:
+        ServiceError, ServiceUnreachableError, UsageError, ConfigError, HwsignerError: instead of botocore's errors.
+    """
+    from botocore import exceptions as botocore
+
+    what = f"{action} of {resource[:_SHOWN_CHARACTERS]!r}" if resource else action
+    try:
+        yield
+    except botocore.ClientError as error:
+        raise _refusal(what, action, error) from error
+    except (botocore.HTTPClientError, botocore.ConnectionError) as error:
+        hint = "Check the network, the region, --endpoint and the CA bundle (AWS_CA_BUNDLE)"
+        raise ServiceUnreachableError(f"{what} got no answer: {_flat(error)}", hint) from error
+    except _of_credentials() as error:
+        hint = "Run aws configure or aws sso login, or name a profile of the SDKs' files with --aws-profile"
+        raise ConfigError(f"no credentials for the AWS APIs: {_flat(error)}", hint) from error
+    except botocore.ParamValidationError as error:
+        raise UsageError(f"{what} was not sent: {_flat(error)}", "Correct that value") from error
+    except botocore.NoRegionError as error:
+        raise UsageError("no region was given", "Give --region, such as eu-central-1, or set AWS_REGION") from error
+    except botocore.BotoCoreError as error:
+        raise ConfigError(f"{what} failed: {_flat(error)}", "Check the settings of the AWS SDKs") from error
+    except ValueError as error:
+        if "Invalid endpoint" not in str(error):
+            raise
+        raise UsageError("the endpoint is not a URL", "Use https://host, such as http://127.0.0.1:4566") from error
+
+
+def _of_credentials() -> tuple[type[Exception], ...]:
+    from botocore import exceptions as botocore
+
+    return (
+        botocore.NoCredentialsError,
+        botocore.PartialCredentialsError,
+        botocore.CredentialRetrievalError,
+        botocore.TokenRetrievalError,
+        botocore.SSOError,
+    )
+
+
+def _refusal(what: str, action: str, error: Any) -> HwsignerError:
+    """Return the error for an answer that is not a success."""
+    answer = error.response.get("Error", {})
+    code, message = str(answer.get("Code", "")), _flat(answer.get("Message") or "no message")
+    metadata = error.response.get("ResponseMetadata", {})
+    status = metadata.get("HTTPStatusCode", 0)
+    if code in _DENIED:
+        problem, hint = _denial(what, action, message)
+    else:
+        problem, hint = f"{what} was refused: {code}: {message}", _hint(code, status, metadata)
+    retryable = code in _THROTTLED or status >= 500
+    return ServiceError(problem, hint, retryable=retryable)
+
+
+def _denial(what: str, action: str, message: str) -> tuple[str, str]:
+    parts = _MISSING.search(message)
+    if parts is None:
+        also = f" and {_ALSO[action]}" if action in _ALSO else ""
+        return f"{what} was refused: {message}", f"Ask for a policy that allows {action}{also}"
+    missing = parts["action"] + (f" on {parts['resource']}" if parts["resource"] else "")
+    problem = f"{what} was refused: {parts['caller'] or 'the caller'} lacks {missing}"
+    if "explicit deny" in message:
+        return (
+            f"{problem}{parts['reason'] or ''}",
+            f"Ask for an exception to the policy that denies {parts['action']}",
+        )
+    return problem, f"Ask for a policy that allows {parts['action']}"
+
+
+def _hint(code: str, status: int, metadata: dict[str, Any]) -> str:
+    if code in _OF_CLOCK:
+        return _clock_hint(metadata) or "Check the clock and the secret access key, and look for a proxy"
+    if code in _OF_CREDENTIALS:
+        return "Renew the credentials, for example with aws sso login, or name others with --aws-profile"
+    if code in _THROTTLED or status >= 500:
+        return "Retry later"
+    if code in NOT_FOUND:
+        return "Check the name or ARN, the account and the region"
+    if code in ("LimitExceeded", "LimitExceededException", "ServiceQuotaExceededException"):
+        return "Remove what is not needed, or ask AWS for a higher quota"
+    return "Correct what the message names"
+
+
+def _clock_hint(metadata: dict[str, Any]) -> str:
+    """Return by how much this machine's clock is off by the Date header, or an empty string."""
+    try:
+        theirs = parsedate_to_datetime(metadata.get("HTTPHeaders", {}).get("date", ""))
+    except ValueError:
+        return ""
+    off = (datetime.now(UTC) - theirs.astimezone(UTC)).total_seconds()
+    if abs(off) < _CLOCK_TOLERANCE:
+        return ""
+    return f"This machine's clock is {abs(off):.0f} seconds {'ahead of' if off > 0 else 'behind'} AWS's: fix the clock"
+
+
+def _flat(text: object) -> str:
+    """Return a message as one line without a full stop at its end."""
+    return " ".join(str(text).split())[:_SHOWN_CHARACTERS].rstrip(".")

@@ -1,0 +1,63 @@
+"""Revocation in AWS Private CA, which makes its own lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hwsigner.control_plane.clients import Client
+from hwsigner.errors import CertificateError
+from hwsigner.identity.bundle import read_bundle
+from hwsigner.identity.certificate import Certificate
+from hwsigner.identity.serial_numbers import serial_text
+
+_ALREADY = frozenset({"RequestAlreadyProcessedException"})
+# The API's names for those of RFC 5280.
+_REASONS = {
+    "unspecified": "UNSPECIFIED",
+    "keyCompromise": "KEY_COMPROMISE",
+    "cACompromise": "CERTIFICATE_AUTHORITY_COMPROMISE",
+    "affiliationChanged": "AFFILIATION_CHANGED",
+    "superseded": "SUPERSEDED",
+    "cessationOfOperation": "CESSATION_OF_OPERATION",
+    "privilegeWithdrawn": "PRIVILEGE_WITHDRAWN",
+    "aACompromise": "A_A_COMPROMISE",
+}
+
+
+def check_issued(client: Client, authority: str, certificates: Sequence[Certificate]) -> None:
+    """Check that a CA issued certificates. Without any, the CA is not asked.
+
+    Args:
+        client: the client of acm-pca.
+        authority: the CA's ARN.
+        certificates: the certificates.
+
+    Raises:
+        CertificateError: it did not issue one of them.
+        HwsignerError: as `Client.call`.
+    """
+    if not certificates:
+        return
+    found = client.call("get_certificate_authority_certificate", CertificateAuthorityArn=authority)
+    ca = read_bundle(found["Certificate"], authority)[0]
+    for one in certificates:
+        if not ca.issued(one):
+            problem = f"certificate {one.source} was issued by {one.x509.issuer.rfc4514_string()}, not by {authority}"
+            raise CertificateError(problem, "Name the trust anchor of its CA")
+
+
+def revoke(client: Client, authority: str, serial: int, reason: str) -> bool:
+    """Revoke a certificate; return whether it was not revoked already.
+
+    Args:
+        client: the client of acm-pca.
+        authority: the CA's ARN.
+        serial: the certificate's serial number.
+        reason: why, one of `hwsigner.identity.revocation_list.REASONS`.
+
+    Raises:
+        HwsignerError: as `Client.call`.
+    """
+    parameters = {"CertificateSerial": serial_text(serial), "RevocationReason": _REASONS[reason]}
+    done = client.call_unless(_ALREADY, "revoke_certificate", CertificateAuthorityArn=authority, **parameters)
+    return done is not None

@@ -1,0 +1,112 @@
+"""What is wrong with a trust anchor, a profile and a role, whatever the certificate is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from hwsigner.aws.create_session import SessionRequest
+from hwsigner.control_plane.mistakes import finding
+from hwsigner.control_plane.reading import Detail, Facts
+from hwsigner.trust_policy.mistakes import ReviewFinding
+
+DEFAULT_DURATION = 3600
+
+
+def check_resources(facts: Facts, request: SessionRequest) -> Iterator[ReviewFinding]:
+    """Yield what is wrong with what a session needs.
+
+    Args:
+        facts: what AWS has.
+        request: the session.
+    """
+    for error in facts.failures:
+        yield finding("call-failed", error.message, error.hint)
+    yield from _check_accounts(facts, request)
+    anchor, profile, role = (
+        facts.anchor(request.trust_anchor_arn),
+        facts.profile(request.profile_arn),
+        facts.role,
+    )
+    if anchor is not None:
+        yield from _check_state("anchor", f"trust anchor {request.trust_anchor_arn}", anchor)
+    if profile is not None:
+        yield from _check_state("profile", f"profile {request.profile_arn}", profile)
+    if profile:
+        yield from _check_profile(profile, request)
+    if role is not None and role.get("Arn") != request.role_arn and _account(request.role_arn) == facts.account:
+        there = f"; the role of that name is {role['Arn']}" if role else ""
+        yield finding("role-missing", f"there is no role {request.role_arn}{there}")
+    if role:
+        yield from _check_duration(profile or {}, role, request)
+
+
+def duration_of(profile: Detail) -> int:
+    """Return the longest session of a profile in seconds."""
+    return int(profile.get("durationSeconds") or DEFAULT_DURATION)
+
+
+def mapped_tags(tags: Mapping[str, str], profile: Detail) -> dict[str, str]:
+    """Return those session tags that a profile's attribute mappings keep."""
+    return {tag: value for tag, value in tags.items() if is_mapped(tag, profile)}
+
+
+def is_mapped(tag: str, profile: Detail) -> bool:
+    """Return whether a profile's attribute mappings make a session tag, such as x509Subject/CN."""
+    mappings = profile.get("attributeMappings")
+    if mappings is None:
+        return True
+    field, _, name = tag.partition("/")
+    for mapping in mappings:
+        specifiers = [rule["specifier"] for rule in mapping.get("mappingRules", ())]
+        if mapping["certificateField"].lower() == field.lower() and _is_among(name, specifiers):
+            return True
+    return False
+
+
+def _is_among(name: str, specifiers: Sequence[str]) -> bool:
+    name = name.lower()
+    every = {"name", "name/", "name/*"} if name.startswith("name/") else {"*"}
+    return any(each.lower() == name or each.lower() in every for each in specifiers)
+
+
+def _account(arn: str) -> str:
+    return arn.split(":")[4]
+
+
+def _check_accounts(facts: Facts, request: SessionRequest) -> Iterator[ReviewFinding]:
+    if facts.account is None:
+        return
+    for what, arn in (
+        ("the trust anchor", request.trust_anchor_arn),
+        ("the profile", request.profile_arn),
+        ("the role", request.role_arn),
+    ):
+        if _account(arn) != facts.account:
+            yield finding("account-other", f"{what} {arn} is not of account {facts.account}, as the credentials are")
+
+
+def _check_state(kind: str, name: str, detail: Detail) -> Iterator[ReviewFinding]:
+    if not detail:
+        yield finding(f"{kind}-missing", f"there is no {name} for these credentials")
+    elif not detail.get("enabled"):
+        yield finding(f"{kind}-disabled", f"{name} ({detail.get('name', '')}) is disabled")
+
+
+def _check_profile(profile: Detail, request: SessionRequest) -> Iterator[ReviewFinding]:
+    roles = profile.get("roleArns", ())
+    if request.role_arn not in roles:
+        listed = ", ".join(roles) or "none"
+        yield finding("profile-without-role", f"the profile does not list {request.role_arn}; its roles: {listed}")
+    if request.session_name and not profile.get("acceptRoleSessionName"):
+        found = f"role-session-name is {request.session_name!r}, and the profile does not accept session names"
+        yield finding("session-name-refused", found)
+    if request.duration > duration_of(profile):
+        found = f"session-duration is {request.duration} s, and the profile's is {duration_of(profile)} s"
+        yield finding("duration-shortened", found)
+
+
+def _check_duration(profile: Detail, role: Detail, request: SessionRequest) -> Iterator[ReviewFinding]:
+    longest = role.get("MaxSessionDuration", DEFAULT_DURATION)
+    duration = min(request.duration, duration_of(profile)) if profile else request.duration
+    if duration > longest:
+        yield finding("duration-over-role", f"sessions would last {duration} s, and the role allows {longest} s")

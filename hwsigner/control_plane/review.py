@@ -1,0 +1,213 @@
+"""Whether a session is possible, who else may have one, and what is wrong: from what AWS has, without any call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from hwsigner.aws.create_session import SessionRequest
+from hwsigner.control_plane.certificate_checks import (
+    check_certificate,
+    check_lists,
+    check_subject,
+    check_tags,
+    check_trust,
+    credential_of,
+    serial_name,
+    source_identity,
+    trusted,
+)
+from hwsigner.control_plane.mistakes import finding
+from hwsigner.control_plane.reading import Detail, Facts
+from hwsigner.control_plane.resource_checks import check_resources, duration_of, is_mapped, mapped_tags
+from hwsigner.errors import ConfigError
+from hwsigner.identity.certificate import Chain
+from hwsigner.identity.session_tags import session_tags
+from hwsigner.trust_policy import ACTIONS, Context, Decision, TrustPolicy, request_context
+from hwsigner.trust_policy.mistakes import ReviewFinding
+from hwsigner.trust_policy.openness import named_anchors, named_tags
+from hwsigner.trust_policy.review import review
+from hwsigner.trust_policy.words import admitted_anchors, who_may_assume
+
+_ANY_ANCHOR = "arn:aws:rolesanywhere:us-east-1:000000000000:trust-anchor/any"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found.
+
+    Attributes:
+        facts: sentences about what AWS has, by what they are about, such as "trust anchor".
+        decisions: whether the trust policy allows each action for this certificate; empty if that is not known.
+        findings: what is wrong, open or unclear.
+    """
+
+    facts: dict[str, list[str]] = field(default_factory=dict)
+    decisions: Sequence[Decision] = ()
+    findings: Sequence[ReviewFinding] = ()
+
+
+def report(facts: Facts, request: SessionRequest, chain: Chain | None, now: datetime) -> Report:
+    """Compare what AWS has with a session.
+
+    Args:
+        facts: what AWS has.
+        request: the session.
+        chain: the certificate and its intermediates; None if there is none to compare.
+        now: the time, with its zone.
+    """
+    anchor, profile = facts.anchor(request.trust_anchor_arn) or {}, facts.profile(request.profile_arn) or {}
+    role = facts.role or {}
+    role = role if role.get("Arn") == request.role_arn else {}
+    document = role.get("AssumeRolePolicyDocument", {})
+    findings = [*check_resources(facts, request), *check_lists(chain, anchor, facts, now)]
+    if chain:
+        findings += check_certificate(chain, now)
+        findings += check_trust(chain, anchor, facts, now) if anchor else ()
+        findings += check_tags(chain, profile) if profile else ()
+        findings += check_subject(chain, facts.subject or {})
+    decisions: list[Decision] = []
+    if role:
+        findings += review(document, trust_anchor=_canonical(anchor, request))
+        findings += _check_mappings(document, profile)
+        context = chain and _context(chain, profile, _canonical(anchor, request), request.session_name, now)
+        decisions = list(_decisions(document, context)) if context else []
+        findings += _refusals(decisions)
+    return Report(_facts(facts, request, chain, role), decisions, findings)
+
+
+def report_policy(
+    document: bytes, chain: Chain | None, now: datetime, *, trust_anchor: str = "", session_name: str | None = None
+) -> Report:
+    """Review a trust policy without AWS.
+
+    Args:
+        document: the policy in JSON, or what else the file has.
+        chain: a certificate and its intermediates; None to judge none.
+        now: the time, with its zone.
+        trust_anchor: the ARN of the trust anchor; an empty string for one that the policy names.
+        session_name: the role session name; None for the service's.
+    """
+    try:
+        policy = json.loads(document)
+    except (ValueError, RecursionError):
+        policy = None
+    findings, decisions, facts = review(document, trust_anchor=trust_anchor), [], {}
+    if isinstance(policy, Mapping):
+        if sentences := who_may_assume(policy):
+            facts["who may assume it"] = sentences
+        if chain:
+            facts["certificate"] = [chain.leaf.subject]
+            anchor = trust_anchor or next(iter(named_anchors(policy)), _ANY_ANCHOR)
+            decisions = list(_decisions(document, _context(chain, {}, anchor, session_name, now)))
+    return Report(facts, decisions, [*findings, *_refusals(decisions)])
+
+
+def _canonical(anchor: Detail, request: SessionRequest) -> str:
+    """Return a trust anchor's ARN, which is never an alias in a request to STS."""
+    return str(anchor.get("trustAnchorArn") or request.trust_anchor_arn)
+
+
+def _check_mappings(document: Detail, profile: Detail) -> Iterator[ReviewFinding]:
+    for tag in named_tags(document) if profile else ():
+        if tag.lower().startswith("x509") and not is_mapped(tag, profile):
+            yield finding("tag-unmapped", f"the trust policy compares {tag}, which the profile does not map")
+
+
+def _context(chain: Chain, profile: Detail, trust_anchor: str, session_name: str | None, now: datetime) -> Context:
+    """Return the keys and values of a request with a certificate, by the mappings of a profile."""
+    return request_context(
+        trust_anchor=trust_anchor,
+        tags=mapped_tags(session_tags(chain.leaf), profile),
+        session_name=session_name or serial_name(chain),
+        source_identity=source_identity(chain),
+        now=now,
+    )
+
+
+def _decisions(document: Detail | bytes, context: Context) -> Iterator[Decision]:
+    """Judge each action. Nothing is judged if the policy has a part that is not known: the review has that."""
+    try:
+        policy = TrustPolicy(document)
+    except ConfigError:
+        return
+    for action in ACTIONS:
+        yield policy.decide(action, context)
+
+
+def _refusals(decisions: Sequence[Decision]) -> Iterator[ReviewFinding]:
+    reasons: dict[str, list[str]] = {}
+    for each in decisions:
+        if not each.allowed:
+            reasons.setdefault(each.reason, []).append(each.action)
+    for reason, actions in reasons.items():
+        yield finding("role-refuses", f"this certificate may not do {', '.join(actions)}: {reason}")
+
+
+def _facts(facts: Facts, request: SessionRequest, chain: Chain | None, role: Detail) -> dict[str, list[str]]:
+    anchor, profile = facts.anchor(request.trust_anchor_arn) or {}, facts.profile(request.profile_arn) or {}
+    document = role.get("AssumeRolePolicyDocument", {})
+    sections = {
+        "trust anchor": list(_of_anchor(anchor, facts)) if anchor else [],
+        "profile": list(_of_profile(profile)) if profile else [],
+        "role": [f"{role['RoleName']}, sessions of up to {role.get('MaxSessionDuration', 3600)} s"] if role else [],
+        "who may assume it": who_may_assume(document),
+        "ways to it": list(_ways(facts, document, request.role_arn)) if role else [],
+        "certificate": list(_of_certificate(chain, facts)) if chain else ["none was given, so none was compared"],
+    }
+    return {name: sentences for name, sentences in sections.items() if sentences}
+
+
+def _state(detail: Detail) -> str:
+    return "enabled" if detail.get("enabled") else "disabled"
+
+
+def _of_anchor(anchor: Detail, facts: Facts) -> Iterator[str]:
+    yield f"{anchor.get('name', '')}, {_state(anchor)}"
+    for each in trusted(anchor, facts):
+        yield f"CA {each.subject}, until {each.x509.not_valid_after_utc:%Y-%m-%d}"
+    lists = [each for each in facts.crls or () if each.get("trustAnchorArn") == anchor.get("trustAnchorArn")]
+    for crl in lists:
+        yield f"revocation list {crl.get('name', '')}, {_state(crl)}"
+    if facts.crls is not None and not lists:
+        yield "no revocation list"
+    if anchor.get("crlDpRevocationEnabled"):
+        yield "the service also fetches the lists that certificates name (crlDpRevocationEnabled)"
+
+
+def _of_profile(profile: Detail) -> Iterator[str]:
+    names = "accepts" if profile.get("acceptRoleSessionName") else "does not accept"
+    yield f"{profile.get('name', '')}, {_state(profile)}, sessions of {duration_of(profile)} s, {names} session names"
+    mappings = profile.get("attributeMappings")
+    for each in mappings or ():
+        rules = ", ".join(rule["specifier"] for rule in each.get("mappingRules", ()))
+        yield f"maps {each['certificateField']}: {rules}"
+
+
+def _ways(facts: Facts, document: Detail, role_arn: str) -> Iterator[str]:
+    """Yield the enabled trust anchors and profiles of the region by which sessions of a role are possible."""
+    enabled = {each["trustAnchorArn"]: each for each in facts.anchors or () if each.get("enabled")}
+    for arn in admitted_anchors(document, list(enabled)):
+        yield f"trust anchor {enabled[arn].get('name', '')} ({arn.rpartition('/')[2]})"
+    for each in facts.profiles or ():
+        if each.get("enabled") and role_arn in each.get("roleArns", ()):
+            yield f"profile {each.get('name', '')} ({each['profileArn'].rpartition('/')[2]})"
+
+
+def _of_certificate(chain: Chain, facts: Facts) -> Iterator[str]:
+    leaf = chain.leaf.x509
+    yield f"{chain.leaf.subject}, serial number {leaf.serial_number:x}, until {leaf.not_valid_after_utc:%Y-%m-%d}"
+    if facts.subject is None:
+        return
+    if not facts.subject:
+        yield "the service has not seen this subject"
+        return
+    yield f"the service last saw this subject at {facts.subject.get('lastSeenAt', 'an unknown time')}"
+    seen = credential_of(chain, facts.subject)
+    yield (
+        f"it last saw this certificate at {seen['seenAt']}"
+        if seen.get("seenAt")
+        else "it has not seen this certificate"
+    )

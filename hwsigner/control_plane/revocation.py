@@ -1,0 +1,281 @@
+"""Revocation: the lists (CRLs) that a trust anchor has, the next one of a CA, and putting it in force."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from hwsigner.control_plane.clients import Client
+from hwsigner.errors import CertificateError, HwsignerError, HwsignerWarning
+from hwsigner.identity.bundle import read_bundle
+from hwsigner.identity.certificate import Certificate
+from hwsigner.identity.revocation_list import Draft, RevocationList, check_signer, draft_list
+from hwsigner.identity.serial_numbers import serial_text
+
+MAX_BYTES = 300_000  # Of crlData in ImportCrl and UpdateCrl.
+PRIVATE_CA = "AWS_ACM_PCA"
+_MANY_BYTES = MAX_BYTES * 8 // 10
+_MAX_NAME = 255
+_NOT_IN_NAMES = re.compile(r"[^ A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True)
+class TrustAnchor:
+    """A trust anchor, as far as revocation needs it.
+
+    Attributes:
+        arn: its ARN, not an alias's.
+        name: its name.
+        kind: where its CAs are from: `CERTIFICATE_BUNDLE`, `AWS_ACM_PCA` or `SELF_SIGNED_REPOSITORY`.
+        certificates: its CAs, if it has a bundle.
+        private_ca: the ARN of its CA in AWS Private CA, or an empty string.
+        reads_distribution_points: whether the service reads the lists that certificates name.
+    """
+
+    arn: str
+    name: str
+    kind: str
+    certificates: Sequence[Certificate] = ()
+    private_ca: str = ""
+    reads_distribution_points: bool = False
+
+
+@dataclass(frozen=True)
+class ImportedList:
+    """A list that the service has.
+
+    Attributes:
+        id: the list's ID.
+        name: its name.
+        is_enabled: whether the service obeys it.
+        contents: the list.
+    """
+
+    id: str
+    name: str
+    is_enabled: bool
+    contents: RevocationList
+
+
+@dataclass(frozen=True)
+class Revocation:
+    """What is to be revoked, and how.
+
+    Attributes:
+        serials: the serial numbers.
+        reason: why, one of `hwsigner.identity.revocation_list.REASONS`.
+        days: for how long the new list is good, or None for the default.
+        renews: whether a new list is made even if the old one has all the serial numbers.
+    """
+
+    serials: Sequence[int]
+    reason: str = "unspecified"
+    days: int | None = None
+    renews: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What revoking would do.
+
+    Attributes:
+        anchor: the trust anchor.
+        ca: the CA.
+        current: the CA's list that the service has, or None.
+        draft: the next list, or None if the current one need not change.
+        new: the serial numbers that it adds.
+        already: when the others were revoked, by serial number.
+        other_lists: what else the trust anchor has, a line each.
+    """
+
+    anchor: TrustAnchor
+    ca: Certificate
+    current: ImportedList | None
+    draft: Draft | None
+    new: Sequence[int]
+    already: dict[int, datetime] = field(default_factory=dict)
+    other_lists: Sequence[str] = ()
+
+    @property
+    def enables(self) -> bool:
+        """Whether the list must be enabled."""
+        return self.current is None or not self.current.is_enabled
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is anything to do."""
+        return self.draft is not None or self.enables
+
+
+def read_trust_anchor(client: Client, arn: str) -> TrustAnchor:
+    """Read a trust anchor.
+
+    Raises:
+        HwsignerError: as `Client.call`.
+        CertificateError: its bundle can't be read.
+    """
+    found = client.call("get_trust_anchor", trustAnchorId=arn)["trustAnchor"]
+    source = found.get("source", {})
+    data, name = source.get("sourceData", {}), f"trust anchor {found['name']!r}"
+    bundle = data.get("x509CertificateData", "")
+    return TrustAnchor(
+        found["trustAnchorArn"],
+        found["name"],
+        source.get("sourceType", ""),
+        tuple(read_bundle(bundle, name)) if bundle else (),
+        data.get("acmPcaArn", ""),
+        bool(found.get("crlDpRevocationEnabled")),
+    )
+
+
+def plan_revocation(client: Client, anchor: TrustAnchor, ca: Certificate, wanted: Revocation, now: datetime) -> Plan:
+    """Find out what must change so that the service refuses certificates of a CA. Nothing is changed.
+
+    Args:
+        client: the client of rolesanywhere.
+        anchor: the trust anchor.
+        ca: the CA.
+        wanted: what to revoke.
+        now: the time, with its zone.
+
+    Raises:
+        CertificateError: the CA may not sign lists or is not the trust anchor's, or its list can't be continued.
+        HwsignerError: the next list would be too large, or as `Client.call`.
+
+    Warns:
+        HwsignerWarning: the next list has 80 % of the largest size, or another list can't be read.
+    """
+    check_signer(ca)
+    if not any(_is_same_ca(ca, one) for one in anchor.certificates):
+        held = ", ".join(one.subject for one in anchor.certificates) or "none"
+        problem = f"the CA {ca.subject} of {ca.source} is not in trust anchor {anchor.name!r}, which has {held}"
+        raise CertificateError(problem, "Give the certificate of the CA that the trust anchor has")
+    lists = _imported_lists(client, anchor)
+    current = _list_of(lists, ca)
+    old = current.contents if current else None
+    already = {serial: old.revoked[serial] for serial in wanted.serials if serial in old.revoked} if old else {}
+    new = [serial for serial in dict.fromkeys(wanted.serials) if serial not in already]
+    draft = None
+    if new or wanted.renews:
+        draft = draft_list(ca, old, new, now=now, reason=wanted.reason, days=wanted.days)
+        _check_size(len(draft.preview.pem))
+    return Plan(anchor, ca, current, draft, new, already, [_described(one) for one in lists if one is not current])
+
+
+def carry_out(client: Client, plan: Plan, signed: RevocationList | None) -> ImportedList:
+    """Import or update the CA's list, enable it, and read it back.
+
+    Args:
+        client: the client of rolesanywhere.
+        plan: the plan.
+        signed: its draft, signed; None if it has none.
+
+    Returns:
+        The list as the service has it.
+
+    Raises:
+        HwsignerError: as `Client.call`, or the service has another list than it was given, or it has changed since
+            the plan was made.
+    """
+    wanted = signed or (plan.current.contents if plan.current else None)
+    list_id = _put(client, plan, signed)
+    if not _read(client, list_id)["enabled"]:
+        client.call("enable_crl", crlId=list_id)
+    found = _imported(_read(client, list_id))
+    if wanted is None or found.contents.x509 != wanted.x509 or not found.is_enabled:
+        problem = f"the service does not show list {list_id} enabled and as it was sent"
+        raise HwsignerError(problem, "Run the command again")
+    return found
+
+
+def _put(client: Client, plan: Plan, signed: RevocationList | None) -> str:
+    """Import or update the CA's list, if it changes, and return its ID."""
+    if plan.current is None:
+        pem = signed.pem if signed else b""
+        parameters = {"crlData": pem, "trustAnchorArn": plan.anchor.arn, "enabled": True}
+        return str(client.call("import_crl", name=_name(plan.ca), **parameters)["crl"]["crlId"])
+    _check_unchanged(_read(client, plan.current.id), plan.current)
+    if signed:
+        client.call("update_crl", crlId=plan.current.id, crlData=signed.pem)
+    return plan.current.id
+
+
+def _imported_lists(client: Client, anchor: TrustAnchor) -> list[ImportedList]:
+    found = []
+    for one in client.items("list_crls", "crls"):
+        if one.get("trustAnchorArn") != anchor.arn:
+            continue
+        try:
+            found.append(_imported(one if one.get("crlData") else _read(client, one["crlId"])))
+        except CertificateError as error:
+            hint = "Delete it with aws rolesanywhere delete-crl if no one needs it"
+            warnings.warn(HwsignerWarning(f"{error.message}, so it is left alone", hint), stacklevel=3)
+    return found
+
+
+def _read(client: Client, list_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = client.call("get_crl", crlId=list_id)["crl"]
+    return found
+
+
+def _imported(found: dict[str, Any]) -> ImportedList:
+    contents = RevocationList.read(bytes(found["crlData"]), f"list {found['name']!r} ({found['crlId']})")
+    return ImportedList(found["crlId"], found["name"], bool(found["enabled"]), contents)
+
+
+def _list_of(lists: Iterable[ImportedList], ca: Certificate) -> ImportedList | None:
+    """Return a CA's list. Of several, it is the one with the highest number.
+
+    Raises:
+        CertificateError: one has the CA's name, and another key signed it.
+    """
+    own = []
+    for one in lists:
+        if not one.contents.names_issuer(ca):
+            continue
+        if not one.contents.is_signed_by(ca):
+            hint = "Find out where it is from. If no one needs it, delete it with aws rolesanywhere delete-crl"
+            raise CertificateError(f"{one.contents.source} is of {ca.subject}, but its key did not sign it", hint)
+        own.append(one)
+    return max(own, key=lambda one: one.contents.number or 0, default=None)
+
+
+def _is_same_ca(one: Certificate, other: Certificate) -> bool:
+    return one.x509.subject == other.x509.subject and one.public_key() == other.public_key()
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_BYTES:
+        hint = "Use another CA for new certificates, and add it to the trust anchor"
+        raise HwsignerError(f"the new list would have {size} bytes, and the service takes {MAX_BYTES}", hint)
+    if size >= _MANY_BYTES:
+        problem = (
+            f"the new list has {size} bytes, {size * 100 // MAX_BYTES} % of the {MAX_BYTES} that the service takes"
+        )
+        hint = "Plan another CA for new certificates"
+        warnings.warn(HwsignerWarning(problem, hint), stacklevel=3)
+
+
+def _check_unchanged(found: dict[str, Any], planned: ImportedList) -> None:
+    if _imported(found).contents.x509 != planned.contents.x509:
+        raise HwsignerError(f"{planned.contents.source} has changed since it was read", "Run the command again")
+
+
+def _described(one: ImportedList) -> str:
+    issuer, number = one.contents.x509.issuer.rfc4514_string(), one.contents.number
+    state = "" if one.is_enabled else ", not enabled"
+    return f"{one.contents.source} of {issuer}, number {number}, {len(one.contents.revoked)} entries{state}"
+
+
+def _name(ca: Certificate) -> str:
+    """Return a name for a CA's list, of the characters that the service takes."""
+    return _NOT_IN_NAMES.sub("-", f"CRL of {ca.subject}")[:_MAX_NAME]
+
+
+def described_serial(serial: int) -> str:
+    """Return a serial number in hexadecimal and decimal."""
+    return f"{serial_text(serial)} (decimal {serial})"

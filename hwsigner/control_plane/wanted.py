@@ -1,0 +1,79 @@
+"""What a set-up should be: a CA, a role, and the certificates that may assume it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography import x509
+
+from hwsigner.errors import CertificateError, UsageError
+from hwsigner.identity.certificate import Certificate
+
+DEFAULT_DURATION = 3600
+_ROLE = re.compile(r"[A-Za-z0-9+=,.@_-]{1,64}")
+_NAME = re.compile(r"[ A-Za-z0-9_-]{1,255}")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a set-up should be.
+
+    Attributes:
+        name: the name of a new trust anchor and a new Roles Anywhere profile.
+        role: the name of the role.
+        cas: the certificates of the CA.
+        tags: what a certificate must have to assume the role: for each session tag one or more values, as
+            `write_trust_policy` takes them.
+        duration: the longest session in seconds; None for the existing profile's, or one hour.
+        policies: ARNs of policies that the role should have.
+        add_ca: whether to add the CA to a trust anchor that has others.
+        trust_anchor_arn: the trust anchor to use; an empty string to find or make one.
+        profile_arn: the Roles Anywhere profile to use; an empty string to find or make one.
+    """
+
+    name: str
+    role: str
+    cas: tuple[Certificate, ...]
+    tags: Mapping[str, Sequence[str]]
+    duration: int | None = None
+    policies: tuple[str, ...] = ()
+    add_ca: bool = False
+    trust_anchor_arn: str = ""
+    profile_arn: str = ""
+
+    def __post_init__(self) -> None:
+        if not _ROLE.fullmatch(self.role):
+            raise UsageError(f"{self.role[:100]!r} is not a role's name", "Use 1 to 64 letters, digits and +=,.@_-")
+        if not _NAME.fullmatch(self.name):
+            hint = "Give --name with letters, digits, spaces, _ and -"
+            raise UsageError(f"{self.name[:100]!r} is not a name for a trust anchor and a profile", hint)
+
+
+def check_ca(certificates: Sequence[Certificate], now: datetime) -> None:
+    """Check that the service would accept each certificate in a trust anchor.
+
+    Raises:
+        CertificateError: one is not a CA's, or not valid now.
+    """
+    for each in certificates:
+        where, hint = f"certificate {each.subject} of {each.source}", "Give the CA's certificate"
+        if not _is_ca(each.x509):
+            raise CertificateError(f"{where} is not a CA certificate that may sign others", hint)
+        if each.x509.not_valid_after_utc <= now:
+            raise CertificateError(f"{where} expired on {each.x509.not_valid_after_utc:%Y-%m-%d}", hint)
+        if each.x509.not_valid_before_utc > now:
+            begin = f"{each.x509.not_valid_before_utc:%Y-%m-%d}"
+            raise CertificateError(f"{where} is not valid before {begin}", "Wait, or check the clock")
+
+
+def _is_ca(certificate: x509.Certificate) -> bool:
+    try:
+        extensions = certificate.extensions
+        if not extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+            return False
+        return extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+    except x509.ExtensionNotFound as error:
+        return error.oid == x509.KeyUsage.oid

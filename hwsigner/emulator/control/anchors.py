@@ -1,0 +1,167 @@
+"""Trust anchors: their certificates, and what is done with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from hwsigner.emulator.certificates import anchor_problem
+from hwsigner.emulator.control.calls import Call, common, tags_of
+from hwsigner.emulator.control.notifications import merged_settings, setting_details
+from hwsigner.emulator.refusals import invalid
+from hwsigner.emulator.resources import TrustAnchor
+
+KIND = "trust-anchor"
+# AWS's quotas of a region.
+MAX_ANCHORS = 50
+MAX_CERTIFICATES = 2
+
+
+def create(call: Call) -> dict[str, Any]:
+    """CreateTrustAnchor."""
+    anchors = call.world.trust_anchors
+    certificates, acm_pca_arn = _read_source(call)
+    _refuse_distribution_points(call)
+    call.check_alias(anchors)
+    if len(call.own(anchors)) >= MAX_ANCHORS:
+        raise invalid(f"The account has {MAX_ANCHORS} trust anchors in this region, which is its quota")
+    anchor = TrustAnchor(
+        call.new_arn(KIND),
+        certificates,
+        call.members.get("enabled", False),
+        name=call.members["name"],
+        alias=call.members.get("aliasName", ""),
+        tags=tags_of(call),
+        created_at=call.now,
+        updated_at=call.now,
+        acm_pca_arn=acm_pca_arn,
+        notifications=merged_settings({}, call.members.get("notificationSettings", [])),
+    )
+    anchors[anchor.arn] = anchor
+    return document(anchor)
+
+
+def update(call: Call) -> dict[str, Any]:
+    """UpdateTrustAnchor."""
+    anchor = find(call)
+    source = _read_source(call) if "source" in call.members else (anchor.certificates, anchor.acm_pca_arn)
+    _refuse_distribution_points(call)
+    call.check_alias(call.world.trust_anchors, anchor)
+    previous = call.rename(anchor)
+    anchor.certificates, anchor.acm_pca_arn = source
+    return document(anchor, previous)
+
+
+def get(call: Call) -> dict[str, Any]:
+    """GetTrustAnchor."""
+    return document(find(call))
+
+
+def list_all(call: Call) -> dict[str, Any]:
+    """ListTrustAnchors."""
+    anchors, more = call.page(call.world.trust_anchors, KIND)
+    return {"trustAnchors": [_detail(each) for each in anchors], **more}
+
+
+def delete(call: Call) -> dict[str, Any]:
+    """DeleteTrustAnchor."""
+    anchor = find(call)
+    del call.world.trust_anchors[anchor.arn]
+    return document(anchor)
+
+
+def enable(call: Call) -> dict[str, Any]:
+    """EnableTrustAnchor."""
+    return _switch(call, enabled=True)
+
+
+def disable(call: Call) -> dict[str, Any]:
+    """DisableTrustAnchor."""
+    return _switch(call, enabled=False)
+
+
+def put_notifications(call: Call) -> dict[str, Any]:
+    """PutNotificationSettings."""
+    anchor = find(call)
+    anchor.notifications = merged_settings(anchor.notifications, call.members["notificationSettings"])
+    anchor.updated_at = call.now
+    return document(anchor)
+
+
+def reset_notifications(call: Call) -> dict[str, Any]:
+    """ResetNotificationSettings."""
+    anchor = find(call)
+    events = {key["event"] for key in call.members["notificationSettingKeys"]}
+    anchor.notifications = {event: each for event, each in anchor.notifications.items() if event not in events}
+    anchor.updated_at = call.now
+    return document(anchor)
+
+
+def find(call: Call) -> TrustAnchor:
+    """Return the trust anchor that a request names."""
+    return call.find(call.world.trust_anchors, KIND, call.members["trustAnchorId"])
+
+
+def document(anchor: TrustAnchor, more: dict[str, str] | None = None) -> dict[str, Any]:
+    """Return the response about one trust anchor."""
+    return {"trustAnchor": {**_detail(anchor), **(more or {})}}
+
+
+def _detail(anchor: TrustAnchor) -> dict[str, Any]:
+    if anchor.acm_pca_arn:
+        source = {"sourceType": "AWS_ACM_PCA", "sourceData": {"acmPcaArn": anchor.acm_pca_arn}}
+    else:
+        bundle = b"".join(each.public_bytes(Encoding.PEM) for each in anchor.certificates).decode()
+        source = {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": bundle}}
+    return {
+        "trustAnchorId": anchor.id,
+        "trustAnchorArn": anchor.arn,
+        "enabled": anchor.enabled,
+        "source": source,
+        "crlDpRevocationEnabled": False,
+        "notificationSettings": setting_details(anchor.notifications),
+        **common(anchor),
+    }
+
+
+def _switch(call: Call, *, enabled: bool) -> dict[str, Any]:
+    anchor = find(call)
+    anchor.enabled, anchor.updated_at = enabled, call.now
+    return document(anchor)
+
+
+def _refuse_distribution_points(call: Call) -> None:
+    if call.members.get("crlDpRevocationEnabled"):
+        raise invalid("The emulator does not fetch lists from CRL distribution points: crlDpRevocationEnabled is true")
+
+
+def _read_source(call: Call) -> tuple[list[x509.Certificate], str]:
+    """Return the certificates of a source, and the ARN of the private CA that they are from."""
+    source = call.members["source"]
+    kind, data = source.get("sourceType"), source.get("sourceData", {})
+    if kind == "AWS_ACM_PCA" and "acmPcaArn" in data:
+        arn = data["acmPcaArn"]
+        if arn not in call.world.private_cas:
+            raise invalid(f"The emulator does not know the private CA {arn}: add it to World.private_cas")
+        return [call.world.private_cas[arn]], arn
+    if kind == "CERTIFICATE_BUNDLE" and "x509CertificateData" in data:
+        return _read_bundle(data["x509CertificateData"]), ""
+    if kind == "SELF_SIGNED_REPOSITORY":
+        raise invalid("The emulator does not know what a SELF_SIGNED_REPOSITORY is: AWS does not document it")
+    raise invalid("source needs a sourceType, and sourceData of that type")
+
+
+def _read_bundle(text: str) -> list[x509.Certificate]:
+    try:
+        certificates = x509.load_pem_x509_certificates(text.encode())
+    except ValueError as error:
+        raise invalid("x509CertificateData is not one or more certificates in PEM") from error
+    if len(certificates) > MAX_CERTIFICATES:
+        raise invalid(f"A trust anchor may have at most {MAX_CERTIFICATES} certificates, not {len(certificates)}")
+    for certificate in certificates:
+        problem = anchor_problem(certificate)
+        if problem:
+            raise invalid(problem)
+    return certificates

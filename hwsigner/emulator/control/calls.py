@@ -1,0 +1,169 @@
+"""A call of the control plane: its members, and whose resources it may reach."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+from hwsigner.emulator.arns import partition_of
+from hwsigner.emulator.refusals import RefusalError, invalid
+from hwsigner.emulator.resources import Resource, by_arn
+from hwsigner.emulator.vault import Credentials
+from hwsigner.emulator.world import World
+
+PAGE_SIZE = 50
+_Kind = TypeVar("_Kind", bound=Resource)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call whose signature and members are checked.
+
+    Attributes:
+        world: the resources of all accounts and regions.
+        caller: who signed it. Its resources are those of the caller's account.
+        region: the region that it was signed for.
+        members: the members of the request, decoded.
+        now: the time.
+    """
+
+    world: World
+    caller: Credentials
+    region: str
+    members: Mapping[str, Any]
+    now: datetime
+
+    @property
+    def prefix(self) -> str:
+        """What the ARNs of all resources in the caller's account and region begin with."""
+        return f"arn:{partition_of(self.region)}:rolesanywhere:{self.region}:{self.caller.account}:"
+
+    def new_arn(self, kind: str) -> str:
+        """Return the ARN of a new resource of a kind, such as "trust-anchor"."""
+        return f"{self.prefix}{kind}/{uuid.uuid4()}"
+
+    def own(self, resources: Mapping[str, _Kind]) -> list[_Kind]:
+        """Return the resources in the caller's account and region, in the order of their ARNs."""
+        return [resources[arn] for arn in sorted(resources) if arn.startswith(self.prefix)]
+
+    def find(self, resources: Mapping[str, _Kind], kind: str, identifier: str) -> _Kind:
+        """Return a resource of the caller's account and region by its ID, ARN or alias ARN.
+
+        Raises:
+            RefusalError: ResourceNotFoundException.
+        """
+        arn = identifier if ":" in identifier else f"{self.prefix}{kind}/{identifier}"
+        found = by_arn(resources, arn) if arn.startswith(self.prefix) else None
+        if found is None:
+            raise not_found(kind, identifier)
+        return found
+
+    def check_alias(self, resources: Mapping[str, Resource], holder: Resource | None = None) -> None:
+        """Check the request's alias, before anything is changed.
+
+        Args:
+            resources: those of the type.
+            holder: the resource that gets the alias, or None if it does not exist yet.
+
+        Raises:
+            RefusalError: ValidationException: the alias is reserved, or another resource has it.
+        """
+        alias = self.members.get("aliasName", "")
+        if alias.lower().startswith("aws/"):
+            raise invalid(f"The alias {alias} is reserved")
+        if alias and any(each.alias == alias and each is not holder for each in self.own(resources)):
+            raise invalid(f"The alias {alias} is already in use")
+
+    def rename(self, resource: Resource) -> dict[str, str]:
+        """Set a resource's name and alias if the request has them, and the time of the update.
+
+        Returns:
+            previousAliasName, if an alias was changed or removed.
+        """
+        previous = resource.alias
+        resource.name = self.members.get("name", resource.name)
+        resource.alias = self.members.get("aliasName", resource.alias)
+        resource.updated_at = self.now
+        return {"previousAliasName": previous} if previous not in ("", resource.alias) else {}
+
+    def page(self, resources: Mapping[str, _Kind], kind: str) -> tuple[list[_Kind], dict[str, str]]:
+        """Return a page of the caller's resources, and nextToken if there are more.
+
+        The token names the last resource, so that resources which come and go shift no others.
+
+        Raises:
+            RefusalError: ValidationException: the token or the size is invalid.
+        """
+        size = self.members.get("pageSize", PAGE_SIZE)
+        if size < 1:
+            raise invalid("pageSize is less than 1")
+        last = _read_token(self.members["nextToken"], kind) if "nextToken" in self.members else ""
+        rest = [each for each in self.own(resources) if each.arn > last]
+        return rest[:size], {"nextToken": _make_token(rest[size - 1].arn, kind)} if len(rest) > size else {}
+
+
+def not_found(kind: str, identifier: str) -> RefusalError:
+    """Return the refusal of an ID or ARN that names no resource."""
+    name = {"trust-anchor": "Trust anchor", "crl": "CRL"}.get(kind, kind.capitalize())
+    return RefusalError("ResourceNotFoundException", 404, f"{name} {identifier} not found")
+
+
+def common(resource: Resource) -> dict[str, Any]:
+    """Return the members that the documents of all resources with aliases have."""
+    alias = {"aliasName": resource.alias, "aliasArn": resource.alias_arn} if resource.alias else {}
+    return {
+        "name": resource.name,
+        "createdAt": timestamp(resource.created_at),
+        "updatedAt": timestamp(resource.updated_at),
+        **alias,
+    }
+
+
+def timestamp(moment: datetime) -> str:
+    """Return a time as the service writes it, with microseconds."""
+    return moment.isoformat(timespec="microseconds")
+
+
+def tags_of(call: Call) -> dict[str, str]:
+    """Return the tags of a request that creates a resource.
+
+    Raises:
+        RefusalError: ValidationException or TooManyTagsException.
+    """
+    return merged_tags({}, call.members.get("tags", []))
+
+
+def merged_tags(tags: Mapping[str, str], more: list[dict[str, str]]) -> dict[str, str]:
+    """Return tags with more of them.
+
+    Raises:
+        RefusalError: ValidationException: a key is reserved or given twice. TooManyTagsException: more than 50.
+    """
+    added = {tag["key"]: tag["value"] for tag in more}
+    if len(added) < len(more):
+        raise invalid("A tag key is given twice")
+    if any(key.lower().startswith("aws:") for key in added):
+        raise invalid("Tag keys that begin with aws: are reserved")
+    merged = {**tags, **added}
+    if len(merged) > 50:
+        raise RefusalError("TooManyTagsException", 400, "A resource may have at most 50 tags")
+    return merged
+
+
+def _make_token(arn: str, kind: str) -> str:
+    return base64.urlsafe_b64encode(f"{kind} {arn}".encode()).decode()
+
+
+def _read_token(token: str, kind: str) -> str:
+    try:
+        found, _, arn = base64.b64decode(token, altchars=b"-_", validate=True).decode("ascii").partition(" ")
+    except (binascii.Error, ValueError):
+        found, arn = "", ""
+    if found != kind or not arn:
+        raise invalid("nextToken is not one that this operation returned")
+    return arn

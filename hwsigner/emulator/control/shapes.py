@@ -1,0 +1,157 @@
+"""Shapes of a request's members, with the constraints of the API reference, and the errors that break them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from hwsigner.emulator.refusals import RefusalError, invalid
+
+
+class Shape(Protocol):
+    """The form of a value in JSON."""
+
+    def read(self, value: Any, where: str) -> Any:
+        """Check a value and return it, decoded if JSON encodes it.
+
+        Raises:
+            RefusalError: ValidationException, or SerializationException if the value has another type. Both name
+                `where` the value is.
+        """
+
+
+@dataclass(frozen=True)
+class Text:
+    """A string. Lengths are in characters; the pattern must match all of it."""
+
+    least: int = 0
+    most: int | None = None
+    pattern: str = ""
+
+    def read(self, value: Any, where: str) -> str:
+        """Read a string."""
+        text: str = _typed(value, str, where)
+        _check_length(len(text), self, where)
+        if self.pattern and not re.fullmatch(self.pattern, text, re.ASCII):
+            raise _unsatisfied(where, f"satisfy regular expression pattern: {self.pattern}")
+        return text
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some strings."""
+
+    values: tuple[str, ...]
+
+    def read(self, value: Any, where: str) -> str:
+        """Read one of the strings."""
+        if _typed(value, str, where) not in self.values:
+            raise _unsatisfied(where, f"satisfy enum value set: [{', '.join(self.values)}]")
+        return str(value)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number."""
+
+    least: int | None = None
+    most: int | None = None
+
+    def read(self, value: Any, where: str) -> int:
+        """Read a whole number."""
+        number: int = _typed(value, int, where)
+        if self.least is not None and number < self.least:
+            raise _unsatisfied(where, f"have value greater than or equal to {self.least}")
+        if self.most is not None and number > self.most:
+            raise _unsatisfied(where, f"have value less than or equal to {self.most}")
+        return number
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A boolean."""
+
+    def read(self, value: Any, where: str) -> bool:
+        """Read a boolean."""
+        truth: bool = _typed(value, bool, where)
+        return truth
+
+
+@dataclass(frozen=True)
+class Binary:
+    """Bytes, in base64. Lengths are those of the bytes."""
+
+    least: int = 0
+    most: int | None = None
+
+    def read(self, value: Any, where: str) -> bytes:
+        """Read base64, and return the bytes."""
+        try:
+            data = base64.b64decode(_typed(value, str, where), validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise _serialization(where, "is not base64") from error
+        _check_length(len(data), self, where)
+        return data
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list."""
+
+    member: Shape
+    least: int = 0
+    most: int | None = None
+
+    def read(self, value: Any, where: str) -> list[Any]:
+        """Read a list."""
+        items = _typed(value, list, where)
+        _check_length(len(items), self, where)
+        return [self.member.read(item, f"{where}.{number}.member") for number, item in enumerate(items, 1)]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """An object. A union has exactly one member. A member that is null counts as missing."""
+
+    members: Mapping[str, Shape]
+    required: tuple[str, ...] = ()
+    is_union: bool = field(default=False, kw_only=True)
+
+    def read(self, value: Any, where: str) -> dict[str, Any]:
+        """Read an object."""
+        given = {name: each for name, each in _typed(value, dict, where).items() if each is not None}
+        prefix = f"{where}." if where else ""
+        for name in self.required:
+            if name not in given:
+                raise _unsatisfied(f"{prefix}{name}", "not be null")
+        for name in given:
+            if name not in self.members:
+                raise invalid(f"The emulator does not know the member {prefix}{name}")
+        if self.is_union and len(given) != 1:
+            raise _unsatisfied(where, f"have exactly one of: {', '.join(self.members)}")
+        return {name: self.members[name].read(each, f"{prefix}{name}") for name, each in given.items()}
+
+
+def _typed(value: Any, kind: type, where: str) -> Any:
+    if type(value) is not kind:
+        raise _serialization(where or "the body", f"is not a {kind.__name__}")
+    return value
+
+
+def _check_length(length: int, shape: Text | Binary | Items, where: str) -> None:
+    if length < shape.least:
+        raise _unsatisfied(where, f"have length greater than or equal to {shape.least}")
+    if shape.most is not None and length > shape.most:
+        raise _unsatisfied(where, f"have length less than or equal to {shape.most}")
+
+
+def _unsatisfied(where: str, what: str) -> RefusalError:
+    return invalid(f"1 validation error detected: Value at '{where}' failed to satisfy constraint: Member must {what}")
+
+
+def _serialization(where: str, problem: str) -> RefusalError:
+    return RefusalError("SerializationException", 400, f"{where} {problem}")

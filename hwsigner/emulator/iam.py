@@ -1,0 +1,249 @@
+"""IAM's actions for roles: trust policies, descriptions, durations, tags and attached policies, in a world's roles."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+from urllib.parse import quote
+from xml.sax.saxutils import escape
+
+from hwsigner.emulator.access_key import Signed
+from hwsigner.emulator.arns import parse_arn, partition_of
+from hwsigner.emulator.iam_parameters import MAX_TAGS, VERSION, Form
+from hwsigner.emulator.iam_policies import open_policy, read_policy
+from hwsigner.emulator.record import Record
+from hwsigner.emulator.refusals import IAM_NAMESPACE, RefusalError
+from hwsigner.emulator.resources import Role
+from hwsigner.emulator.wire import Response
+from hwsigner.emulator.world import World
+
+# IAM is one service per partition, in one of its regions.
+REGIONS = ("us-east-1", "cn-north-1", "us-gov-west-1", "eusc-de-east-1")
+_MAX_POLICIES = 10
+_POLICY_ARN = re.compile(
+    r"arn:(aws(?:-[a-z]+)*):iam::(aws|\d{12}):policy/(?:[\x21-\x7e]+/)?([\w+=,.@-]{1,128})", re.ASCII
+)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """An action's caller and parameters."""
+
+    account: str
+    partition: str
+    form: Form
+    now: datetime = field(compare=False)
+
+
+class IamService:
+    """Responds to IAM's query protocol. A caller sees the roles of its own account and partition."""
+
+    def __init__(self, world: World, clock: Callable[[], datetime]) -> None:
+        self._world = world
+        self._clock = clock
+
+    def respond(self, record: Record, signed: Signed) -> Response:
+        """Do what a verified request asks for, and respond in XML.
+
+        Raises:
+            RefusalError: the request is refused, with IAM's error code.
+        """
+        region = signed.authorization.region
+        if region not in REGIONS:
+            message = f"Credential should be scoped to a valid region, such as {REGIONS[0]}, and not {region}"
+            raise RefusalError("SignatureDoesNotMatch", 403, message)
+        form = Form(record.request)
+        if form.version != VERSION or form.action not in _ACTIONS:
+            message = f"Could not find operation {form.action} for version {form.version}"
+            raise RefusalError("InvalidAction", 400, message)
+        action = _ACTIONS[form.action]
+        form.check(action.required, action.optional)
+        result = action.run(self, _Call(signed.caller.account, partition_of(region), form, self._clock()))
+        return _response(form.action, result, record.request_id)
+
+    def create_role(self, call: _Call) -> dict[str, Any]:
+        """Make a role. Names differ in more than upper and lower case."""
+        name, path = call.form.text("RoleName"), call.form.text("Path", "/")
+        if any(role.name.lower() == name.lower() for role in self._roles(call)):
+            raise RefusalError("EntityAlreadyExists", 409, f"Role with name {name} already exists.")
+        role = Role(
+            f"arn:{call.partition}:iam::{call.account}:role{path}{name}",
+            max_session_duration=call.form.number("MaxSessionDuration", 3600),
+            trust_policy=read_policy(call.form.text("AssumeRolePolicyDocument")),
+            description=call.form.text("Description"),
+            tags=call.form.tags(),
+            created=call.now,
+        )
+        self._world.roles[role.arn] = role
+        return {"Role": {**_summary(role), **_tags(role)}}
+
+    def get_role(self, call: _Call) -> dict[str, Any]:
+        """Return all that is known of a role."""
+        role = self._role(call)
+        return {"Role": {**_listed(role), **_tags(role), "RoleLastUsed": {}}}
+
+    def list_roles(self, call: _Call) -> dict[str, Any]:
+        """Return a page of roles, without their tags."""
+        prefix = call.form.text("PathPrefix", "/")
+        roles = (role for role in self._roles(call) if _path(role).startswith(prefix))
+        return call.form.page(((role.name, _listed(role)) for role in roles), "Roles")
+
+    def update_assume_role_policy(self, call: _Call) -> None:
+        """Replace a role's trust policy, and with it the tags that a world's file may require."""
+        role = self._role(call)
+        role.trust_policy, role.principal_tags = read_policy(call.form.text("PolicyDocument")), {}
+
+    def update_role(self, call: _Call) -> dict[str, Any]:
+        """Change the description and the maximum session duration, if they are given."""
+        role = self._role(call)
+        role.description = call.form.text("Description", role.description)
+        role.max_session_duration = call.form.number("MaxSessionDuration", role.max_session_duration)
+        return {}
+
+    def delete_role(self, call: _Call) -> None:
+        """Delete a role without attached policies."""
+        role = self._role(call)
+        if role.policies:
+            raise RefusalError("DeleteConflict", 409, "Cannot delete entity, must detach all policies first.")
+        del self._world.roles[role.arn]
+
+    def tag_role(self, call: _Call) -> None:
+        """Add tags. They replace those with the same key in upper or lower case."""
+        role, added = self._role(call), call.form.tags()
+        replaced = {key.lower() for key in added}
+        tags = {key: value for key, value in role.tags.items() if key.lower() not in replaced} | added
+        if len(tags) > MAX_TAGS:
+            raise RefusalError("LimitExceeded", 409, f"Cannot exceed quota for TagsPerRole: {MAX_TAGS}")
+        role.tags = tags
+
+    def untag_role(self, call: _Call) -> None:
+        """Remove tags, if they are there."""
+        role, removed = self._role(call), {key.lower() for key in call.form.tag_keys()}
+        role.tags = {key: value for key, value in role.tags.items() if key.lower() not in removed}
+
+    def list_role_tags(self, call: _Call) -> dict[str, Any]:
+        """Return a page of tags."""
+        tags = self._role(call).tags
+        return call.form.page(((key, {"Key": key, "Value": value}) for key, value in tags.items()), "Tags")
+
+    def attach_role_policy(self, call: _Call) -> None:
+        """Attach a policy of AWS or of the caller's account. Whether it exists is not known here."""
+        role, arn = self._role(call), call.form.text("PolicyArn")
+        match = _POLICY_ARN.fullmatch(arn)
+        if not match or match[1] != call.partition or match[2] not in ("aws", call.account):
+            raise _missing(f"Policy {arn} does not exist or is not attachable.")
+        if arn not in role.policies and len(role.policies) == _MAX_POLICIES:
+            raise RefusalError("LimitExceeded", 409, f"Cannot exceed quota for PoliciesPerRole: {_MAX_POLICIES}")
+        role.policies = list(dict.fromkeys((*role.policies, arn)))
+
+    def detach_role_policy(self, call: _Call) -> None:
+        """Detach a policy."""
+        role, arn = self._role(call), call.form.text("PolicyArn")
+        if arn not in role.policies:
+            raise _missing(f"Policy {arn} was not found.")
+        role.policies.remove(arn)
+
+    def list_attached_role_policies(self, call: _Call) -> dict[str, Any]:
+        """Return a page of attached policies."""
+        found = ({"PolicyName": arn.rpartition("/")[2], "PolicyArn": arn} for arn in self._role(call).policies)
+        return call.form.page(((each["PolicyArn"], each) for each in found), "AttachedPolicies")
+
+    def list_role_policies(self, call: _Call) -> dict[str, Any]:
+        """Return no inline policies: there are none here."""
+        self._role(call)
+        return call.form.page((), "PolicyNames")
+
+    def _roles(self, call: _Call) -> Iterator[Role]:
+        for role in list(self._world.roles.values()):
+            arn = parse_arn(role.arn, "role")
+            if arn and (arn.partition, arn.account) == (call.partition, call.account):
+                yield role
+
+    def _role(self, call: _Call) -> Role:
+        name = call.form.text("RoleName")
+        for role in self._roles(call):
+            if role.name == name:
+                return role
+        raise _missing(f"The role with name {name} cannot be found.")
+
+
+class _Action(NamedTuple):
+    """An action. Its result is None if the response has no result element."""
+
+    run: Callable[[IamService, _Call], dict[str, Any] | None]
+    required: tuple[str, ...] = ("RoleName",)
+    optional: tuple[str, ...] = ()
+
+
+_PAGES = ("Marker", "MaxItems")
+_ACTIONS = {
+    "CreateRole": _Action(
+        IamService.create_role,
+        ("RoleName", "AssumeRolePolicyDocument"),
+        ("Path", "Description", "MaxSessionDuration", "Tags"),
+    ),
+    "GetRole": _Action(IamService.get_role),
+    "ListRoles": _Action(IamService.list_roles, (), ("PathPrefix", *_PAGES)),
+    "UpdateAssumeRolePolicy": _Action(IamService.update_assume_role_policy, ("RoleName", "PolicyDocument")),
+    "UpdateRole": _Action(IamService.update_role, optional=("Description", "MaxSessionDuration")),
+    "DeleteRole": _Action(IamService.delete_role),
+    "TagRole": _Action(IamService.tag_role, ("RoleName", "Tags")),
+    "UntagRole": _Action(IamService.untag_role, ("RoleName", "TagKeys")),
+    "ListRoleTags": _Action(IamService.list_role_tags, optional=_PAGES),
+    "AttachRolePolicy": _Action(IamService.attach_role_policy, ("RoleName", "PolicyArn")),
+    "DetachRolePolicy": _Action(IamService.detach_role_policy, ("RoleName", "PolicyArn")),
+    "ListAttachedRolePolicies": _Action(IamService.list_attached_role_policies, optional=_PAGES),
+    "ListRolePolicies": _Action(IamService.list_role_policies, optional=_PAGES),
+}
+
+
+def _path(role: Role) -> str:
+    return role.arn.partition(":role")[2].removesuffix(role.name)
+
+
+def _summary(role: Role) -> dict[str, Any]:
+    policy = role.trust_policy.document if role.trust_policy else open_policy(role.principal_tags)
+    return {
+        "Path": _path(role),
+        "RoleName": role.name,
+        "RoleId": role.id,
+        "Arn": role.arn,
+        "CreateDate": role.created,
+        "AssumeRolePolicyDocument": quote(policy, safe=""),
+    }
+
+
+def _listed(role: Role) -> dict[str, Any]:
+    description = {"Description": role.description} if role.description else {}
+    return {**_summary(role), **description, "MaxSessionDuration": role.max_session_duration}
+
+
+def _tags(role: Role) -> dict[str, Any]:
+    tags = [{"Key": key, "Value": value} for key, value in sorted(role.tags.items())]
+    return {"Tags": tags} if tags else {}
+
+
+def _missing(message: str) -> RefusalError:
+    return RefusalError("NoSuchEntity", 404, message)
+
+
+def _response(action: str, result: dict[str, Any] | None, request_id: str) -> Response:
+    body = "" if result is None else _element(f"{action}Result", result)
+    metadata = _element("ResponseMetadata", {"RequestId": request_id})
+    document = f'<{action}Response xmlns="{IAM_NAMESPACE}">{body}{metadata}</{action}Response>'
+    return Response(200, "text/xml", document.encode())
+
+
+def _element(name: str, value: object) -> str:
+    if isinstance(value, dict):
+        text = "".join(_element(key, each) for key, each in value.items())
+    elif isinstance(value, list):
+        text = "".join(_element("member", each) for each in value)
+    elif isinstance(value, datetime):
+        text = f"{value:%Y-%m-%dT%H:%M:%SZ}"
+    else:
+        text = escape(str(value).lower() if isinstance(value, bool) else str(value), {"\r": "&#13;"})
+    return f"<{name}>{text}</{name}>"

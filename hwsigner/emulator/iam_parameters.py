@@ -1,0 +1,202 @@
+"""The parameters of IAM's actions: forms, as in AWS's query protocol, and the limits of each value."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from hwsigner.emulator.canonical import query_pairs
+from hwsigner.emulator.refusals import RefusalError
+from hwsigner.emulator.wire import Request
+
+VERSION = "2010-05-08"
+MAX_TAGS = 50
+_PAGE = 100
+_MEMBER = re.compile(r"(Tags)\.member\.(\d{1,3})\.(Key|Value)|(TagKeys)\.member\.(\d{1,3})", re.ASCII)
+_TAG_KEY = re.compile(r"[\w\s.:/=+@-]{1,128}")
+_TAG_VALUE = re.compile(r"[\w\s.:/=+@-]{0,256}")
+
+
+class _Text(NamedTuple):
+    """The limits of a text: its length, its pattern, and what IAM says of a value that does not fit the pattern."""
+
+    least: int
+    most: int
+    pattern: str
+    words: str
+
+
+_DOCUMENT = _Text(1, 131072, r"[\t\n\r\x20-\xff]+", "It must contain only printable ASCII characters.")
+_TEXTS = {
+    "RoleName": _Text(
+        1, 64, r"[\w+=,.@-]+", "It must contain only alphanumeric characters and/or the following: +=,.@_-"
+    ),
+    "Path": _Text(
+        1,
+        512,
+        r"/|/[\x21-\x7e]+/",
+        "It must begin and end with / and contain only alphanumeric characters and/or / characters.",
+    ),
+    "PathPrefix": _Text(1, 512, r"/[\x21-\x7f]*", "It must begin with /"),
+    "Description": _Text(0, 1000, r"[\t\n\r\x20-\x7e\xa1-\xff]*", "It has a character that is not allowed."),
+    "AssumeRolePolicyDocument": _DOCUMENT,
+    "PolicyDocument": _DOCUMENT,
+    "PolicyArn": _Text(20, 2048, r"[\x21-\x7e]+", "It must be an ARN."),
+    "Marker": _Text(1, 320, r"[\x20-\xff]+", "It must be a marker of an earlier response."),
+}
+_NUMBERS = {"MaxSessionDuration": (3600, 43200), "MaxItems": (1, 1000)}
+
+
+class Form:
+    """The parameters of a request, checked.
+
+    Args:
+        request: a POST with a form.
+
+    Raises:
+        RefusalError: it is not a form, or has a parameter twice.
+    """
+
+    def __init__(self, request: Request) -> None:
+        content_type = (request.value("content-type") or "").partition(";")[0].strip().lower()
+        if (request.method, request.target) != ("POST", "/") or content_type != "application/x-www-form-urlencoded":
+            raise RefusalError("InvalidAction", 400, "Not a POST of application/x-www-form-urlencoded to /")
+        pairs = query_pairs(request.body.decode("latin-1"), plus_is_space=True)
+        self._values = {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in pairs}
+        if len(self._values) < len(pairs):
+            raise RefusalError("MalformedInput", 400, "A parameter is given twice")
+        self.action = self._values.pop("Action", "")
+        self.version = self._values.pop("Version", "")
+
+    def check(self, required: Sequence[str], optional: Sequence[str] = ()) -> None:
+        """Check that required parameters are given, and that all values are within their limits.
+
+        Raises:
+            RefusalError: ValidationError, which names the parameter.
+        """
+        lists = {(match[1] or match[4]) if (match := _MEMBER.fullmatch(name)) else name for name in self._values}
+        for name in required:
+            if name not in lists:
+                raise _unfit("null", name, "Member must not be null")
+        for name in sorted(lists):
+            if name not in (*required, *optional):
+                raise invalid(f"The parameter {name} is unknown or not implemented here")
+            if name in _TEXTS:
+                _check_text(name, self._values[name], _TEXTS[name])
+            if name in _NUMBERS:
+                _check_number(name, self._values[name], *_NUMBERS[name])
+
+    def text(self, name: str, default: str = "") -> str:
+        """Return a value, or the default if it is not given."""
+        return self._values.get(name, default)
+
+    def number(self, name: str, default: int) -> int:
+        """Return a value as a number, or the default if it is not given."""
+        return int(self._values.get(name, default))
+
+    def tags(self) -> dict[str, str]:
+        """Return the tags.
+
+        Raises:
+            RefusalError: a tag has no key or value, is malformed, or is given twice.
+        """
+        found: dict[str, dict[str, str]] = {}
+        for name, value in self._values.items():
+            match = _MEMBER.fullmatch(name)
+            if match and match[1]:
+                found.setdefault(match[2], {})[match[3]] = value
+        for number, tag in found.items():
+            if set(tag) != {"Key", "Value"}:
+                raise _unfit("null", f"Tags.{number}.member", "Member must have a key and a value")
+            _check_tag(tag["Key"], tag["Value"])
+        keys = [tag["Key"].lower() for tag in found.values()]
+        if len(set(keys)) < len(keys):
+            message = "Duplicate tag keys found. Please note that Tag keys are case insensitive."
+            raise RefusalError("InvalidInput", 400, message)
+        _check_count("tags", keys)
+        return {tag["Key"]: tag["Value"] for tag in found.values()}
+
+    def tag_keys(self) -> list[str]:
+        """Return the keys of tags to remove.
+
+        Raises:
+            RefusalError: a key is malformed, or there are too many.
+        """
+        keys = [value for name, value in self._values.items() if name.startswith("TagKeys.")]
+        for key in keys:
+            if not _TAG_KEY.fullmatch(key):
+                raise _unfit(f"'{key}'", "TagKeys", "Member must be a tag key")
+        _check_count("tagKeys", keys)
+        return keys
+
+    def page(self, items: Iterable[tuple[str, Any]], name: str) -> dict[str, Any]:
+        """Return one page of a list, with its marker if there are more pages.
+
+        Args:
+            items: each item, after the text that it is sorted by.
+            name: the list's name in the response.
+
+        Raises:
+            RefusalError: the marker is not one of an earlier response.
+        """
+        first = _decoded(self.text("Marker"))
+        waiting = sorted((each for each in items if each[0] >= first), key=lambda each: each[0])
+        count = self.number("MaxItems", _PAGE)
+        page: dict[str, Any] = {name: [item for _, item in waiting[:count]], "IsTruncated": len(waiting) > count}
+        if len(waiting) > count:
+            page["Marker"] = base64.b64encode(waiting[count][0].encode()).decode()
+        return page
+
+
+def invalid(message: str) -> RefusalError:
+    """Return the refusal of a parameter: ValidationError, 400."""
+    return RefusalError("ValidationError", 400, message)
+
+
+def _check_text(name: str, value: str, limits: _Text) -> None:
+    if len(value) < limits.least:
+        raise _unfit(f"'{value}'", name, f"Member must have length greater than or equal to {limits.least}")
+    if len(value) > limits.most:
+        raise _unfit(f"'{value}'", name, f"Member must have length less than or equal to {limits.most}")
+    if not re.fullmatch(limits.pattern, value, re.ASCII):
+        raise invalid(f"The specified value for {_member(name)} is invalid. {limits.words}")
+
+
+def _check_number(name: str, value: str, least: int, most: int) -> None:
+    if not re.fullmatch(r"-?\d{1,9}", value, re.ASCII):
+        raise RefusalError("MalformedInput", 400, f"{name} is not a whole number")
+    if int(value) < least:
+        raise _unfit(f"'{value}'", name, f"Member must have value greater than or equal to {least}")
+    if int(value) > most:
+        raise _unfit(f"'{value}'", name, f"Member must have value less than or equal to {most}")
+
+
+def _check_tag(key: str, value: str) -> None:
+    if key.lower().startswith("aws:"):
+        raise RefusalError("InvalidInput", 400, f"The tag key {key} begins with aws:, which is reserved")
+    for text, pattern, name in ((key, _TAG_KEY, "tags.1.member.key"), (value, _TAG_VALUE, "tags.1.member.value")):
+        if not pattern.fullmatch(text):
+            raise _unfit(f"'{text}'", name, f"Member must satisfy regular expression pattern: {pattern.pattern}")
+
+
+def _check_count(name: str, keys: list[str]) -> None:
+    if len(keys) > MAX_TAGS:
+        raise _unfit(f"'{keys}'", name, f"Member must have length less than or equal to {MAX_TAGS}")
+
+
+def _decoded(marker: str) -> str:
+    try:
+        return base64.b64decode(marker, validate=True).decode()
+    except ValueError as error:
+        raise invalid("Invalid Marker.") from error
+
+
+def _unfit(value: str, name: str, constraint: str) -> RefusalError:
+    message = f"1 validation error detected: Value {value} at '{_member(name)}' failed to satisfy constraint: "
+    return invalid(message + constraint)
+
+
+def _member(name: str) -> str:
+    return name[0].lower() + name[1:]

@@ -1,0 +1,97 @@
+"""EST (RFC 7030): `simpleenroll` with HTTP Basic, and `cacerts` for the chain.
+
+Authentication with a client certificate, and so `simplereenroll`, is left out: Python's TLS can't use a key that is in
+a token or TPM.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+
+from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending
+from hwsigner.enrolment.issuers.answers import from_pkcs7, issued
+from hwsigner.enrolment.issuers.web import Website, open_website, retry_after, secret
+from hwsigner.errors import CertificateError, UsageError
+from hwsigner.http.transport import Response
+from hwsigner.identity.certificate_request import CertificateRequest
+
+_PATH = "/.well-known/est"
+_HINTS = {
+    400: "The request must have the names that the server allows, and a kind of key that it accepts",
+    401: "Check --issuer-user and --issuer-secret; hwsigner sends HTTP Basic, and no client certificate",
+    403: "Check what the server allows this user",
+    404: "Write --issuer-url https://HOST/.well-known/est, with the CA's label after it if it has one",
+}
+
+
+def open_issuer(settings: IssuerSettings) -> Est:
+    """Return the issuer at `settings.url`: `https://HOST`, or with a path, such as `/.well-known/est/LABEL`.
+
+    With `settings.user`, each request has that user and the secret as the password (HTTP Basic).
+
+    Raises:
+        UsageError: the URL is missing or malformed, or the user has a colon or a control character.
+    """
+    if ":" in settings.user or not settings.user.isprintable():
+        raise UsageError("--issuer-user has a colon or a control character", "HTTP Basic can't send it")
+    return Est(open_website(settings, _PATH), settings)
+
+
+@dataclass(frozen=True)
+class Est:
+    """A CA label of a server.
+
+    Attributes:
+        site: the server, with the path before the operations.
+        settings: who asks.
+    """
+
+    site: Website
+    settings: IssuerSettings
+
+    def issue(self, request: CertificateRequest) -> Issued | Pending:
+        """Enrol, and fetch the CAs.
+
+        Raises:
+            UsageError: the password is missing.
+            PinError: its place can't be read.
+            CertificateError: the answer is not certificates.
+            ServiceError: the server refused.
+            ServiceUnreachableError: it gave no complete answer in time.
+        """
+        headers = [("Content-Type", "application/pkcs10"), ("Content-Transfer-Encoding", "base64")]
+        body = base64.encodebytes(request.der)
+        answer = self.site.post(f"{self.site.endpoint.path}/simpleenroll", [*headers, *self._login()], body)
+        if answer.status == 202:
+            return Pending(retry_after(answer))
+        leaves = self._certificates(answer, "simpleenroll")
+        return issued([*leaves, *self._authorities()], f"the answer of {self.site.endpoint.host_header}")
+
+    def _login(self) -> list[tuple[str, str]]:
+        if not self.settings.user:
+            return []
+        text = f"{self.settings.user}:{secret(self.settings, 'a password')}"
+        return [("Authorization", f"Basic {base64.b64encode(text.encode()).decode()}")]
+
+    def _authorities(self) -> list[bytes]:
+        """Return the CAs. The server need not have any for the chain to fit."""
+        answer = self.site.get(f"{self.site.endpoint.path}/cacerts")
+        return [] if answer.status in (204, 404) else self._certificates(answer, "cacerts")
+
+    def _certificates(self, answer: Response, operation: str) -> list[bytes]:
+        if answer.status != 200:
+            raise self.site.refusal(answer, _words(answer), _HINTS.get(answer.status, ""))
+        source = f"the answer of {self.site.endpoint.host_header} to {operation}"
+        try:
+            der = binascii.a2b_base64(b"".join(answer.body.split()), strict_mode=True)
+        except binascii.Error as error:
+            raise CertificateError(f"{source} is not base64", "Check the issuer's URL") from error
+        return from_pkcs7(der, source)
+
+
+def _words(answer: Response) -> str:
+    """Return the text of an error, if it is one: RFC 7030, section 4.2.3, allows plain text."""
+    text = " ".join(answer.body.decode("utf-8", "replace").split())
+    return "" if text.startswith("<") else text

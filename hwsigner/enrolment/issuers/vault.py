@@ -1,0 +1,103 @@
+"""The PKI of HashiCorp Vault and OpenBao: `POST /v1/pki/sign/ROLE`, with a token or an AppRole.
+
+The role decides on O, OU and the validity, and must allow the names. It must not add any: the request's names are
+checked against the certificate's.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from hwsigner.enrolment.issuers import Issued, IssuerSettings
+from hwsigner.enrolment.issuers.answers import from_pem
+from hwsigner.enrolment.issuers.web import Website, json_object, open_website, secret
+from hwsigner.errors import ServiceError, UsageError
+from hwsigner.http.transport import Response
+from hwsigner.identity.certificate_request import CertificateRequest
+
+_LOGIN = "/v1/auth/approle/login"
+_HINTS = {
+    400: "The role must exist, and allow the names of the request",
+    403: "The token needs the capability update for this path, and may have expired",
+    404: "Write --issuer-url https://HOST:8200/v1/pki/sign/ROLE, with the path of the PKI",
+    503: "It is sealed or in maintenance: unseal it, or retry later",
+}
+
+
+def open_issuer(settings: IssuerSettings) -> Vault:
+    """Return the issuer at `settings.url`, which names the role: `https://HOST:8200/v1/pki/sign/ROLE`.
+
+    With `settings.user`, that is the role ID of an AppRole, and the secret its secret ID. Without, the secret is a
+    token.
+
+    Raises:
+        UsageError: the URL is missing or does not name a role.
+    """
+    site = open_website(settings)
+    if not site.endpoint.path.startswith("/v1/") or "/sign" not in site.endpoint.path:
+        problem = f"--issuer-url is {site.endpoint.url}, which does not name a role of a PKI"
+        raise UsageError(problem, _HINTS[404])
+    return Vault(site, settings)
+
+
+@dataclass(frozen=True)
+class Vault:
+    """A role of a PKI.
+
+    Attributes:
+        site: the server, with the role's path.
+        settings: who asks.
+    """
+
+    site: Website
+    settings: IssuerSettings
+
+    def issue(self, request: CertificateRequest) -> Issued:
+        """Log in if there is an AppRole, and have the request signed.
+
+        Raises:
+            UsageError: the secret is missing.
+            PinError: its place can't be read.
+            CertificateError: the answer has no certificate.
+            ServiceError: the server refused.
+            ServiceUnreachableError: it gave no complete answer in time.
+        """
+        body = {"csr": request.pem.decode(), "format": "pem", "exclude_cn_from_sans": True}
+        data = self._call(self.site.endpoint.path, body, self._token()).get("data")
+        if not isinstance(data, dict):
+            data = {}
+        chain = data.get("ca_chain")
+        texts = [data.get("certificate"), *(chain if isinstance(chain, list) else [data.get("issuing_ca")])]
+        pem = "\n".join(text for text in texts if isinstance(text, str))
+        return from_pem(pem.encode("utf-8", "replace"), f"the answer of {self.site.endpoint.host_header}")
+
+    def _token(self) -> str:
+        if not self.settings.user:
+            return secret(self.settings, "a token")
+        login = {"role_id": self.settings.user, "secret_id": secret(self.settings, "a secret ID")}
+        auth = self._call(_LOGIN, login, None).get("auth")
+        token = auth.get("client_token") if isinstance(auth, dict) else None
+        if not isinstance(token, str) or not token.isascii() or not token.isprintable():
+            problem = f"the issuer {self.site.endpoint.host_header} logged the AppRole in without a token"
+            raise ServiceError(problem, "Look for a proxy in between")
+        return token
+
+    def _call(self, path: str, body: dict[str, Any], token: str | None) -> dict[str, Any]:
+        headers = [("Content-Type", "application/json"), ("X-Vault-Request", "true")]
+        if token is not None:
+            headers.append(("X-Vault-Token", token))
+        response = self.site.post(path, headers, json.dumps(body).encode())
+        if response.status != 200:
+            hint = _HINTS.get(response.status, "")
+            if path == _LOGIN:
+                hint = "The role ID or the secret ID is wrong, has expired or was used up"
+            raise self.site.refusal(response, _reasons(response), hint)
+        return json_object(response)
+
+
+def _reasons(response: Response) -> str:
+    """Return the server's errors, each without its line breaks."""
+    errors = json_object(response).get("errors")
+    return "; ".join(" ".join(str(one).split()) for one in errors) if isinstance(errors, list) else ""

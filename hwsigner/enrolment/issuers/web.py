@@ -1,0 +1,147 @@
+"""What issuers over HTTPS have in common: their URL, and one request under one deadline."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from hwsigner.enrolment.issuers import IssuerSettings
+from hwsigner.errors import ServiceError, UsageError
+from hwsigner.http.address import Endpoint, is_loopback, parse_url
+from hwsigner.http.connection import Deadline
+from hwsigner.http.proxy import find_proxy
+from hwsigner.http.tls import TrustedCAs, find_cas
+from hwsigner.http.transport import Response, TransportOptions, get, post
+
+_LONGEST_WAIT = 7 * 86400.0
+_SHOWN = 300
+
+
+@dataclass(frozen=True)
+class Website:
+    """An issuer's server.
+
+    Attributes:
+        endpoint: its URL.
+        options: how to reach it.
+        timeout: the seconds for each request and its response.
+    """
+
+    endpoint: Endpoint
+    options: TransportOptions
+    timeout: float
+
+    def post(self, path: str, headers: Sequence[tuple[str, str]], body: bytes) -> Response:
+        """Send a POST request.
+
+        Raises:
+            ServiceUnreachableError: no complete response came in time.
+            ConfigError: the CAs can't be read.
+        """
+        return post(
+            self.endpoint, path, self._all(headers), body, options=self.options, deadline=Deadline(self.timeout)
+        )
+
+    def get(self, path: str) -> Response:
+        """Send a GET request; raise as `post`."""
+        return get(self.endpoint, path, self._all([]), options=self.options, deadline=Deadline(self.timeout))
+
+    def _all(self, headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        return [("Host", self.endpoint.host_header), ("User-Agent", "hwsigner"), *headers]
+
+    def refusal(self, response: Response, reason: str = "", hint: str = "") -> ServiceError:
+        """Return the error for a response that is not what was asked for.
+
+        Args:
+            response: the response.
+            reason: what the server says; it is shortened.
+            hint: what to do.
+        """
+        status = response.status
+        if 300 <= status < 400:
+            reason, hint = "a redirect, which is not followed", "Give the URL of the server that it names"
+        words = f": {reason[:_SHOWN]}" if reason else ""
+        problem = f"the issuer {self.endpoint.host_header} answered with status {status}{words}"
+        return ServiceError(
+            problem.rstrip("."),
+            hint or "Check the issuer's URL and its log",
+            retryable=status == 429 or status >= 500,
+            retry_after=retry_after(response),
+        )
+
+
+def open_website(settings: IssuerSettings, default_path: str = "") -> Website:
+    """Return the server of `settings.url`.
+
+    Args:
+        settings: the settings.
+        default_path: the path if the URL has none.
+
+    Raises:
+        UsageError: there is no URL, or it is malformed, or `http:` on another machine.
+    """
+    if not settings.url:
+        raise UsageError("the issuer's URL is missing", "Add --issuer-url https://…")
+    try:
+        endpoint = parse_url(settings.url)
+    except ValueError:  # Do not show the URL, which may contain a password.
+        problem = "--issuer-url is not a URL, or it has a user name or a query"
+        raise UsageError(problem, "Write https://host:port/path") from None
+    if endpoint.scheme == "http" and not is_loopback(endpoint.host):
+        raise UsageError(f"--issuer-url is {endpoint.url}, but http: is for this machine only", "Use https:")
+    cas = TrustedCAs(f"--issuer-ca-file {settings.ca_file}", file=settings.ca_file) if settings.ca_file else None
+    options = TransportOptions(
+        connect_timeout=settings.timeout,
+        read_timeout=settings.timeout,
+        cas=cas or find_cas(os.environ),
+        proxy=find_proxy(endpoint, os.environ),
+    )
+    path = endpoint.path.rstrip("/") or default_path
+    return Website(endpoint._replace(path=path), options, settings.timeout)
+
+
+def secret(settings: IssuerSettings, what: str) -> str:
+    """Return the secret of an issuer, for a header.
+
+    Args:
+        settings: the settings.
+        what: what it is, for the message.
+
+    Raises:
+        UsageError: there is none, or it has a character that a header can't have. The message does not show it.
+        PinError: its place can't be read.
+    """
+    if settings.secret is None:
+        raise UsageError(f"the issuer wants {what}, and none is given", "Add --issuer-secret file:/path")
+    value = settings.secret()
+    if not re.fullmatch(r"[!-~]+(?: [!-~]+)*", value):
+        raise UsageError(f"{what} for the issuer is empty or has characters other than ASCII", "Check its file")
+    return value
+
+
+def retry_after(response: Response) -> float:
+    """Return the seconds that a response asks to wait (RFC 9110, section 10.2.3); 0.0 if it does not say."""
+    text = (response.headers.get("Retry-After") or "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        seconds = float(text)
+    else:
+        try:
+            seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            seconds = 0.0
+    return min(max(seconds, 0.0), _LONGEST_WAIT)
+
+
+def json_object(response: Response) -> dict[str, Any]:
+    """Return the JSON object in a response's body, or an empty one if there is none."""
+    try:
+        value = json.loads(response.body)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

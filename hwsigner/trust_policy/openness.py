@@ -1,0 +1,229 @@
+"""Whether a trust policy is open: it is shown requests of strangers, and the statements that let them in are found.
+
+Trust anchors and certificates are judged apart: a policy must keep out a stranger's trust anchor whatever the
+certificate is, and a stranger's certificate whatever the trust anchor is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from hwsigner.trust_policy import ACTIONS, request_context
+from hwsigner.trust_policy.conditions import OPERATORS, Condition, Context
+from hwsigner.trust_policy.mistakes import ReviewFinding, finding
+from hwsigner.trust_policy.reading import Reader, Statement
+
+ANCHOR_KEYS = ("aws:sourcearn", "aws:sourceaccount")
+CERTIFICATE_KEYS = ("aws:principaltag/", "aws:requesttag/", "aws:tagkeys", "sts:sourceidentity")
+_STRANGER = "qzxjv"  # A value that no condition names.
+_STRANGERS_ACCOUNT = "999988887777"
+_UUID = "7f3c9d1b-5e2a-4b86-9c0d-e4a1f86b2d57"
+_ANCHOR = f"arn:aws:rolesanywhere:eu-west-1:{_STRANGERS_ACCOUNT}:trust-anchor/{_UUID}"
+_MANY_TAGS = 6
+
+
+def open_statements(statements: Sequence[Statement], trust_anchor: str = "") -> Iterator[ReviewFinding]:
+    """Yield what lets strangers in.
+
+    Args:
+        statements: the policy's.
+        trust_anchor: the ARN of the trust anchor that should be let in, if known.
+    """
+    anchor_open = _admitting(statements, ANCHOR_KEYS, _strange_anchors(statements, trust_anchor))
+    certificate_open = _admitting(statements, CERTIFICATE_KEYS, _strange_certificates(statements))
+    for statement in statements:
+        if not statement.allows or not statement.concerns_service:
+            continue
+        if statement.everyone:
+            yield finding("principal-everyone", f"{statement.name} is for everyone: its Principal is *")
+        names = [
+            each
+            for each, admitting in (("anchor", anchor_open), ("tag", certificate_open))
+            if statement.name in admitting
+        ]
+        if len(names) == 2 and not statement.conditions:
+            yield finding("condition-none", f"{statement.name} has no Condition")
+            continue
+        yield from _about_anchors(statement, is_open="anchor" in names)
+        yield from _about_certificates(statement, is_open="tag" in names)
+
+
+def is_about(condition_key: str, keys: Sequence[str]) -> bool:
+    """Return whether a condition's key is one of some keys. One that ends with a slash stands for all its tags."""
+    key = condition_key.lower()
+    return any(key.startswith(each) if each.endswith("/") else key == each for each in keys)
+
+
+def named_anchors(policy: Mapping[str, Any]) -> list[str]:
+    """Return the ARNs in a policy's conditions on aws:SourceArn, without those that have wildcards or variables."""
+    conditions = (each for statement in Reader(policy).statements for each in statement.conditions)
+    values = (value for each in conditions if each.key.lower() == "aws:sourcearn" for value in each.values)
+    return [each for each in values if each.count(":") >= 5 and not re.search(r"[*?$]", each)]
+
+
+def named_tags(policy: Mapping[str, Any]) -> list[str]:
+    """Return the session tags that a policy compares, such as x509Subject/CN, each once."""
+    keys = (c.key for statement in Reader(policy).statements for c in statement.conditions)
+    return list(dict.fromkeys(key.partition("/")[2] for key in keys if is_about(key, CERTIFICATE_KEYS[:2])))
+
+
+def operator_of(condition: Condition) -> tuple[bool, str, bool]:
+    """Return whether an operator has ForAllValues, its bare name, and whether it has IfExists."""
+    base = condition.operator.rpartition(":")[2].removesuffix("IfExists")
+    return condition.operator.startswith("ForAllValues:"), base, condition.operator.endswith("IfExists")
+
+
+def named_anchor(statement: Statement, context: Context) -> Iterator[str]:
+    """Yield why a statement's conditions for trust anchors are not met, in words."""
+    for condition in statement.conditions:
+        found = condition.judge(context)
+        if is_about(condition.key, ANCHOR_KEYS) and found.met is False:
+            yield found.words
+
+
+def admits(statements: Sequence[Statement], keys: Sequence[str], context: Context) -> set[str]:
+    """Return the names of the statements that let a request in, if all actions are allowed.
+
+    Only conditions for some keys are judged; the others count as met.
+    """
+    meeting = {each.name: _meets(each, keys, context) for each in statements}
+    admitting: set[str] = set()
+    for action in ACTIONS:
+        having = [each for each in statements if each.concerns_service and action in each.actions]
+        allowing = {each.name for each in having if each.allows and meeting[each.name]}
+        denied = any(not each.allows and meeting[each.name] for each in having)
+        is_present = any(each.allows for each in having)
+        if is_present and (denied or not allowing):
+            return set()
+        admitting |= allowing
+    return admitting
+
+
+def _meets(statement: Statement, keys: Sequence[str], context: Context) -> bool:
+    """Return whether a request meets a statement's conditions for some keys.
+
+    A Deny with other conditions, or a condition that can't be read, does not count: it may not apply.
+    """
+    judged = [each for each in statement.conditions if is_about(each.key, keys)]
+    others = len(judged) < len(statement.conditions)
+    unread = [key for key in statement.unread if is_about(key, keys) or not statement.allows]
+    if unread or (others and not statement.allows):
+        return False
+    return all(each.judge(context).met for each in judged)
+
+
+def _admitting(statements: Sequence[Statement], keys: Sequence[str], strangers: Iterator[Context]) -> set[str]:
+    return set().union(*(admits(statements, keys, each) for each in strangers))
+
+
+def _context(anchor: str, tags: dict[str, str], source_identity: str = f"CN={_STRANGER}") -> Context:
+    return request_context(
+        trust_anchor=anchor,
+        tags=tags,
+        session_name=_STRANGER,
+        source_identity=source_identity,
+        now=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+
+
+def _strange_anchors(statements: Sequence[Statement], trust_anchor: str) -> Iterator[Context]:
+    """Yield requests by trust anchors that the policy does not name, of its accounts and of another one."""
+    values = [trust_anchor, _ANCHOR]
+    for condition in (each for statement in statements for each in statement.conditions):
+        values += condition.values if is_about(condition.key, ANCHOR_KEYS) else ()
+    anchors = {_ANCHOR: None}
+    for value in values:
+        parts = value.split(":", 5)
+        if re.fullmatch(r"\d{12}", value):
+            anchors[_ANCHOR.replace(_STRANGERS_ACCOUNT, value)] = None
+        elif len(parts) == 6:
+            partition, region, account = parts[1], parts[3], parts[4]
+            partition = partition if re.fullmatch(r"aws[a-z-]*", partition) else "aws"
+            region = region if re.fullmatch(r"[a-z0-9-]+", region) else "eu-west-1"
+            account = account if re.fullmatch(r"\d{12}", account) else _STRANGERS_ACCOUNT
+            anchors[f"arn:{partition}:rolesanywhere:{region}:{account}:trust-anchor/{_UUID}"] = None
+    return (_context(anchor, {}) for anchor in anchors)
+
+
+def _strange_certificates(statements: Sequence[Statement]) -> Iterator[Context]:
+    """Yield requests with certificates that lack the policy's names, or have other values for them."""
+    names = sorted({each.lower(): each for each in _tags(statements)}.values())
+    if len(names) <= _MANY_TAGS:
+        chosen = [set(each) for size in range(len(names) + 1) for each in itertools.combinations(names, size)]
+    else:
+        chosen = [set(), set(names), *({each} for each in names), *(set(names) - {each} for each in names)]
+    for present in chosen:
+        for identity in (f"CN={_STRANGER}", "ID=0a1b"):
+            yield _context(_ANCHOR, dict.fromkeys(sorted(present), _STRANGER), identity)
+
+
+def _tags(statements: Sequence[Statement]) -> Iterator[str]:
+    """Yield the names of the tags in conditions."""
+    for condition in (each for statement in statements for each in statement.conditions):
+        for key in (condition.key, *condition.variables):
+            if is_about(key, CERTIFICATE_KEYS[:2]):
+                yield key.partition("/")[2]
+        if condition.key.lower() == "aws:tagkeys" and OPERATORS[operator_of(condition)[1]].kind == "text":
+            yield from condition.values
+
+
+def _about_anchors(statement: Statement, *, is_open: bool) -> Iterator[ReviewFinding]:
+    """Yield why a statement lets trust anchors in that it does not name."""
+    conditions = _conditions(statement, ANCHOR_KEYS)
+    arns = [each for each in conditions if each.key.lower() == "aws:sourcearn"]
+    if is_open and not conditions:
+        yield finding("source-arn-none", f"{statement.name} has no condition on aws:SourceArn")
+    elif is_open and not arns and not any(map(_is_loose, conditions)):
+        yield finding("source-account-only", f"{statement.name} has aws:SourceAccount without aws:SourceArn")
+    else:
+        yield from _about_conditions(statement, arns or conditions, "source-arn-any", is_open=is_open)
+
+
+def _about_certificates(statement: Statement, *, is_open: bool) -> Iterator[ReviewFinding]:
+    """Yield why a statement lets certificates in that it does not name, or that lack a name."""
+    conditions = _conditions(statement, CERTIFICATE_KEYS)
+    if is_open and not conditions:
+        yield finding("tag-none", f"{statement.name} has no condition on the certificate's names")
+    yield from _about_conditions(statement, conditions, "any-value", is_open=is_open)
+
+
+def _about_conditions(
+    statement: Statement, conditions: Sequence[Condition], otherwise: str, *, is_open: bool
+) -> Iterator[ReviewFinding]:
+    """Yield each condition by which strangers get in; of a statement that is not open, those that may be missing."""
+    for condition in conditions:
+        name = _name_of_looseness(condition) or otherwise
+        lets_missing_in = name in ("for-all-values", "if-exists") and not _is_required(condition, conditions)
+        if is_open or lets_missing_in:
+            values = " or ".join(map(repr, condition.values))
+            yield finding(name, f"{statement.name} has {condition.operator} {condition.key} {values}")
+
+
+def _conditions(statement: Statement, keys: Sequence[str]) -> list[Condition]:
+    return [each for each in statement.conditions if is_about(each.key, keys)]
+
+
+def _is_required(condition: Condition, others: Sequence[Condition]) -> bool:
+    """Return whether another condition requires that the key of a condition is there."""
+    return any(each.judge({}).met is False for each in others if each.key.lower() == condition.key.lower())
+
+
+def _is_loose(condition: Condition) -> bool:
+    every, base, if_exists = operator_of(condition)
+    return every or if_exists or OPERATORS[base].negated or any(not each.strip("*?") for each in condition.values)
+
+
+def _name_of_looseness(condition: Condition) -> str:
+    """Return the mistake by which a condition lets strangers in, or an empty string if it is in the values."""
+    every, base, if_exists = operator_of(condition)
+    if every:
+        return "for-all-values"
+    if if_exists:
+        return "if-exists"
+    if OPERATORS[base].negated or (base == "Null" and "true" in condition.values):
+        return "negated"
+    return ""

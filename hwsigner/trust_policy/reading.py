@@ -1,0 +1,202 @@
+"""Reading a trust policy leniently: what is meant, and what is written wrong.
+
+`TrustPolicy` refuses a document with an unknown part. For a review, each such part becomes a finding, and the rest is
+read as if the part were right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hwsigner.trust_policy import ACTIONS, SERVICE
+from hwsigner.trust_policy.conditions import KEYS, OPERATORS, Condition
+from hwsigner.trust_policy.mistakes import ReviewFinding, finding
+
+_ELEMENTS = ("Effect", "Principal", "Action", "Condition", "Sid")
+_OTHER_ACTIONS = ("sts:AssumeRoleWithSAML", "sts:AssumeRoleWithWebIdentity", "sts:SetContext")
+_MALFORMED_VARIABLE = re.compile(r"\$[(\[<]|\$\{(?![^{}]*\})|\$\{\s*\}|\{\$|(?<!\$)\{aws:|\$aws:")
+_VARIABLE = re.compile(r"\$\{[^{}]*\}")
+
+
+@dataclass
+class Statement:
+    """What a statement means.
+
+    Attributes:
+        name: for messages, such as "statement 2 (OnlyDevops)".
+        allows: whether its Effect is Allow.
+        everyone: whether its Principal is everyone.
+        others: its principals that are not Roles Anywhere, as written.
+        concerns_service: whether it is for Roles Anywhere, misspelt or not.
+        actions: those of ACTIONS that it has, misspelt or not.
+        conditions: those that can be read.
+        unread: the keys of the others.
+    """
+
+    name: str
+    allows: bool = True
+    everyone: bool = False
+    others: list[str] = field(default_factory=list)
+    concerns_service: bool = False
+    actions: set[str] = field(default_factory=set)
+    conditions: list[Condition] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+
+class Reader:
+    """Reads the statements of a policy. The findings are about what is written wrong."""
+
+    def __init__(self, policy: Mapping[str, Any]) -> None:
+        self.findings: list[ReviewFinding] = []
+        self._has_variables = policy.get("Version") == "2012-10-17"
+        value = policy.get("Statement", [])
+        entries = value if isinstance(value, list) else [value]
+        read = [self._statement(entry, number) for number, entry in enumerate(entries, 1)]
+        self.statements = [each for each in read if each is not None]
+
+    def _add(self, name: str, found: str, instead: str = "") -> None:
+        self.findings.append(finding(name, found, instead))
+
+    def _statement(self, entry: object, number: int) -> Statement | None:
+        name = f"statement {number}"
+        if not isinstance(entry, Mapping):
+            self._add("not-a-policy", f"{name} is not a JSON object")
+            return None
+        sid = entry.get("Sid")
+        statement = Statement(f"{name} ({sid})" if isinstance(sid, str) and sid else name)
+        for element in entry:
+            if element not in _ELEMENTS:
+                self._add("element-unknown", f"{statement.name} has {element}")
+        for element in ("Effect", "Principal", "Action"):
+            if element not in entry and f"Not{element}" not in entry:
+                self._add("not-a-policy", f"{statement.name} has no {element}", f"Add {element}")
+        if entry.get("Effect", "Allow") not in ("Allow", "Deny"):
+            self._add("not-a-policy", f"{statement.name} has Effect {entry['Effect']!r}", "Write Allow or Deny")
+        statement.allows = entry.get("Effect") != "Deny"
+        self._read_principal(entry.get("Principal", {}), statement)
+        self._read_actions(entry.get("Action", []), statement)
+        self._read_conditions(entry.get("Condition", {}), statement)
+        return statement
+
+    def _read_principal(self, principal: object, statement: Statement) -> None:
+        if isinstance(principal, str):
+            principal = {"AWS": principal} if principal == "*" else {"Service": principal}
+            if principal.get("Service"):
+                self._add("principal-wrong", f"{statement.name} has the Principal {principal['Service']!r}")
+        for kind, value in principal.items() if isinstance(principal, Mapping) else ():
+            for text in _texts(value):
+                if kind == "AWS" and text == "*":
+                    statement.everyone = statement.concerns_service = True
+                elif (kind, text) == ("Service", SERVICE):
+                    statement.concerns_service = True
+                else:
+                    self._read_other_principal(kind, text, statement)
+
+    def _read_other_principal(self, kind: str, text: str, statement: Statement) -> None:
+        letters = re.sub(r"[^a-z]", "", text.lower())
+        if "rolesanywhere" in letters or (kind == "Service" and text.split(".")[0].lower() in ("sts", "iam")):
+            self._add("principal-wrong", f"{statement.name} has the principal {kind} {text!r}")
+            statement.concerns_service = True
+        else:
+            statement.others.append(text)
+
+    def _read_actions(self, value: object, statement: Statement) -> None:
+        for text in _texts(value):
+            pattern = re.escape(text).replace(r"\*", ".*").replace(r"\?", ".")
+            meant = {each for each in ACTIONS if re.fullmatch(pattern, each, re.IGNORECASE)}
+            other = any(re.fullmatch(pattern, each, re.IGNORECASE) for each in _OTHER_ACTIONS)
+            if not text.lower().startswith("sts:") or not (meant or other):
+                likely = _closest(text if ":" in text else f"sts:{text}", ACTIONS)
+                hint = f"Write {likely}" if likely else ""
+                self._add("action-unknown", f"{statement.name} has the action {text!r}", hint)
+                meant = {likely} if likely else set()
+            statement.actions |= meant
+
+    def _read_conditions(self, value: object, statement: Statement) -> None:
+        if not isinstance(value, Mapping) or not all(isinstance(keys, Mapping) for keys in value.values()):
+            self._add("not-a-policy", f"{statement.name} has a Condition that is not operators with their keys")
+            statement.unread.append("aws:SourceArn")
+            return
+        for operator, keys in value.items():
+            for key, wanted in keys.items():
+                self._read_condition(operator, key, tuple(_values(wanted)), statement)
+
+    def _read_condition(self, operator: str, key: str, values: tuple[str, ...], statement: Statement) -> None:
+        meant = self._operator(operator, f"{statement.name} has the operator {operator}")
+        bad = self._check_variables(f"{statement.name} has {operator} {key}", values)
+        known = self._key(key, f"{statement.name} has {operator} with the key {key!r}")
+        try:
+            if bad or meant is None:
+                raise ValueError("an unknown operator" if meant is None else "a malformed variable")
+            condition = Condition.parse(meant, known, values, has_variables=self._has_variables)
+        except ValueError as error:
+            if not bad and meant is not None:
+                self._add("value-wrong", f"{statement.name}: {error}")
+            statement.unread.append(known)
+        else:
+            statement.conditions.append(condition)
+
+    def _operator(self, operator: str, found: str) -> str | None:
+        """Return the operator that is meant, with its set form and IfExists, or None."""
+        match = re.fullmatch(r"(?:(?P<set>ForA(?:ll|ny)Values?):)?(?P<base>\w+?)(?P<if>IfExists)?", operator)
+        if match and match["base"] in OPERATORS and match["set"] != "ForAllValue":
+            return operator
+        base = match and _closest(match["base"], OPERATORS)
+        self._add("operator-unknown", found, f"Write {base}" if base else "")
+        return f"{base}{match['if'] or ''}" if match and base and base != "Null" else None
+
+    def _check_variables(self, found: str, values: tuple[str, ...]) -> bool:
+        """Report variables that are malformed, or not known in the policy's Version. Return if they are malformed."""
+        malformed = [each for each in values if _MALFORMED_VARIABLE.search(each)]
+        for value in malformed:
+            self._add("variable-malformed", f"{found} {value!r}")
+        if not self._has_variables:
+            for value in (each for each in values if _VARIABLE.search(each) and each not in malformed):
+                self._add("variable-version", f"{found} {value!r}, but not Version 2012-10-17")
+        return bool(malformed)
+
+    def _key(self, key: str, found: str) -> str:
+        """Return the key that is meant."""
+        name, slash, tag = key.lower().partition("/")
+        if name + slash in KEYS and bool(slash) == bool(tag):
+            return key
+        meant, prefix = None, re.fullmatch(r"(?:aws:)?(x509\w+/.+)", key, re.IGNORECASE)
+        if prefix:
+            meant = f"aws:PrincipalTag/{prefix[1]}"
+        elif close := difflib.get_close_matches(name + slash, KEYS, 1, 0.8):
+            meant = f"{_SPELLINGS[close[0]]}{key[len(name) + len(slash) :]}"
+        self._add("key-unknown", found, f"Write {meant}" if meant else "")
+        return meant or key
+
+
+_SPELLINGS = {
+    each.lower(): each
+    for each in (
+        *("aws:SourceArn", "aws:SourceAccount", "aws:PrincipalTag/", "aws:RequestTag/", "aws:TagKeys"),
+        *("aws:PrincipalServiceName", "aws:PrincipalIsAWSService", "aws:CurrentTime", "aws:EpochTime"),
+        *("sts:RoleSessionName", "sts:SourceIdentity"),
+    )
+}
+
+
+def _closest(text: str, known: Any) -> str | None:
+    """Return the known word that a misspelt one is closest to."""
+    by_lower = {each.lower(): each for each in known}
+    found = difflib.get_close_matches(text.lower(), by_lower, 1, 0.75)
+    return by_lower[found[0]] if found else None
+
+
+def _texts(value: object) -> Iterator[str]:
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, str):
+            yield each
+
+
+def _values(value: object) -> Iterator[str]:
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, str | int | float):
+            yield str(each).lower() if isinstance(each, bool) else str(each)

@@ -1,0 +1,160 @@
+"""What is open or wrong in a trust policy: `review` returns findings, each with what to write instead.
+
+It also explains documents that `TrustPolicy` refuses. A policy without findings names its trust anchors and
+certificates, and Roles Anywhere can use it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from hwsigner.errors import ConfigError
+from hwsigner.trust_policy import ACTIONS, SERVICE, TrustPolicy, request_context
+from hwsigner.trust_policy.conditions import KEYS, OPERATORS, Condition
+from hwsigner.trust_policy.mistakes import UNCLEAR, WRONG, ReviewFinding, finding
+from hwsigner.trust_policy.openness import ANCHOR_KEYS, admits, is_about, named_anchor, open_statements, operator_of
+from hwsigner.trust_policy.reading import Reader, Statement
+
+__all__ = ["ReviewFinding", "review"]
+
+_NAMES = "CN|O|OU|C|ST|L|SN|GN|DC|SERIALNUMBER|E|UID"
+_TAG = re.compile(f"x509(?:Subject|Issuer)/(?:{_NAMES})|x509SAN/(?:DNS|URI|Name/(?:{_NAMES}))", re.IGNORECASE)
+_ANCHOR = re.compile(
+    r"arn:aws[a-z-]*:rolesanywhere:[a-z0-9-]+:\d{12}:trust-anchor/[0-9A-Za-z]{8}(?:-[0-9A-Za-z]{4}){3}-[0-9A-Za-z]{12}"
+)
+_LONGEST_VALUE = 256
+_LEVELS = ("open", WRONG, UNCLEAR)
+
+
+def review(document: str | bytes | Mapping[str, Any], *, trust_anchor: str = "") -> list[ReviewFinding]:
+    """Return what is open or wrong in a trust policy: first what is open, then what is wrong, then what is unclear.
+
+    Args:
+        document: JSON, or the object that it contains. It need not be a policy.
+        trust_anchor: the ARN of the trust anchor that should be let in; an empty string for any.
+    """
+    try:
+        policy = json.loads(document, parse_int=str, parse_float=str) if isinstance(document, str | bytes) else document
+    except (ValueError, RecursionError) as error:
+        return [finding("not-a-policy", f"the document is not JSON: {error}")]
+    if not isinstance(policy, Mapping):
+        return [finding("not-a-policy", "the document is not a JSON object")]
+    reader = Reader(policy)
+    found = [*reader.findings, *open_statements(reader.statements, trust_anchor)]
+    found += _about_statements(reader.statements)
+    if trust_anchor and not any(each.id == "source-arn-kind" for each in found):
+        found += _about_anchor(reader.statements, trust_anchor)
+    found += _about_refusal(document, found)
+    return sorted(dict.fromkeys(found), key=lambda each: _LEVELS.index(each.level))
+
+
+def _about_refusal(document: str | bytes | Mapping[str, Any], found: list[ReviewFinding]) -> Iterator[ReviewFinding]:
+    """Yield what the evaluator refuses, unless other findings explain it."""
+    try:
+        TrustPolicy(document)
+    except ConfigError as error:
+        if all(each.level == "open" for each in found):
+            yield finding("not-judged", error.message)
+
+
+def _about_statements(statements: list[Statement]) -> Iterator[ReviewFinding]:
+    allowing = [each for each in statements if each.allows and each.concerns_service]
+    if not allowing:
+        others = sorted({repr(other) for each in statements if each.allows for other in each.others})
+        words = f"; the principals are {', '.join(others)}" if others else ""
+        yield finding("principal-wrong", f"no statement allows {SERVICE} anything{words}")
+    else:
+        missing = [each for each in ACTIONS if not any(each in statement.actions for statement in allowing)]
+        for action in missing:
+            names = " or ".join(each.name for each in allowing)
+            yield finding("action-missing", f"{names} does not have {action}", f"Add {action} to the Action")
+    for statement in statements:
+        denies = statement.actions if statement.concerns_service and not statement.allows else set()
+        if denies and not statement.conditions and not statement.unread:
+            yield finding("denied-always", f"{statement.name} denies {', '.join(sorted(denies))}")
+        for condition in statement.conditions:
+            yield from _about_condition(statement, condition)
+
+
+def _about_condition(statement: Statement, condition: Condition) -> Iterator[ReviewFinding]:
+    """Yield what can't match in a condition."""
+    where = f"{statement.name} has {condition.operator} {condition.key}"
+    key, _, tag = condition.key.lower().partition("/")
+    if tag and key in ("aws:principaltag", "aws:requesttag") and not _TAG.fullmatch(tag):
+        yield finding("tag-impossible", where)
+    elif condition.judge({}).met is None and _is_known(condition.key):
+        yield finding("not-judged", f"{statement.name}: {condition.judge({}).words}")
+    base = operator_of(condition)[1]
+    if OPERATORS[base].kind in ("text", "arn"):
+        for value in condition.values:
+            if name := _impossible(condition.key.lower(), base, value):
+                yield finding(name, f"{where} {value!r}")
+
+
+def _is_known(key: str) -> bool:
+    name, slash, _ = key.lower().partition("/")
+    return name + slash in KEYS
+
+
+def _impossible(key: str, base: str, value: str) -> str:
+    """Return the mistake that makes a value one that no request has, or an empty string."""
+    plain = re.sub(r"\$\{[^{}]*\}", "", value)
+    has_wildcards = re.search(r"[*?]", plain) is not None
+    is_equals = base.startswith(("StringEquals", "StringNotEquals"))
+    if is_equals and has_wildcards:
+        return "wildcard-literal"
+    if key == "aws:sourcearn":
+        return "" if plain != value or _may_be_anchor(value, has_wildcards) else "source-arn-kind"
+    if key == "sts:sourceidentity" and plain == value:
+        return "" if re.match(r"CN=|ID=|[*?]|C[*?]|CN[*?]|.{62}", value) else "source-identity-prefix"
+    if key.startswith(("aws:principaltag/", "aws:requesttag/")):
+        text = plain if is_equals else re.sub(r"[*?]", "", plain)
+        is_possible = len(text) <= _LONGEST_VALUE and all(map(_is_of_tags, text))
+        return "" if is_possible else "value-impossible"
+    return ""
+
+
+def _is_of_tags(character: str) -> bool:
+    return character in "_.:/=+-@" or unicodedata.category(character)[0] in "LZN"
+
+
+def _may_be_anchor(value: str, has_wildcards: bool) -> bool:
+    """Return whether a value of aws:SourceArn can be a trust anchor's ARN, as far as its parts show."""
+    if not has_wildcards:
+        return _ANCHOR.fullmatch(value) is not None
+    parts = value.split(":", 5)
+    start = re.split(r"[*?]", parts[5])[0] if len(parts) == 6 else ""
+    service = parts[2] if len(parts) > 2 else "*"
+    is_service = service == "rolesanywhere" or re.search(r"[*?]", service) is not None
+    return is_service and (start.startswith("trust-anchor/") or "trust-anchor/".startswith(start))
+
+
+def _about_anchor(statements: list[Statement], trust_anchor: str) -> Iterator[ReviewFinding]:
+    """Yield the conditions that keep out the trust anchor that should be let in."""
+    context = request_context(
+        trust_anchor=trust_anchor, tags={}, session_name="any", source_identity="CN=any", now=datetime.now(UTC)
+    )
+    allowing = [each for each in statements if each.allows and each.concerns_service]
+    if admits(statements, ANCHOR_KEYS, context):
+        return
+    for statement in allowing:
+        named = [value for each in statement.conditions if is_about(each.key, ANCHOR_KEYS) for value in each.values]
+        for words in named_anchor(statement, context):
+            yield finding("source-arn-other", f"{statement.name} requires {words}{_difference(named, trust_anchor)}")
+
+
+def _difference(named: list[str], trust_anchor: str) -> str:
+    """Return how the ARN of a policy differs from the trust anchor's, in words."""
+    given = trust_anchor.split(":", 5)
+    for value in named:
+        parts = value.split(":", 5)
+        if len(parts) == 6:
+            kinds = {"partition": 1, "region": 3, "account": 4}
+            other = [kind for kind, place in kinds.items() if parts[place] != given[place]]
+            return f" (another {' and '.join(other)})" if other else ""
+    return ""

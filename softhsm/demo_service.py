@@ -1,0 +1,65 @@
+"""The demo's service: `hwsigner emulator`, and the keys that use it."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from dataclasses import dataclass
+
+# The emulator's resources have the same ARNs in every run.
+TRUST_ANCHOR_ARN = "arn:aws:rolesanywhere:us-east-1:123456789012:trust-anchor/00000000-0000-4000-8000-000000000000"
+
+
+class DemoError(Exception):
+    """A step failed."""
+
+
+@dataclass(frozen=True)
+class DemoKey:
+    """A key of the demo.
+
+    Attributes:
+        profile: the name of its profile in the AWS config file.
+        title: where it is, to print.
+        uri: the key's path or URI.
+        certificate: its certificate's path or URI.
+    """
+
+    profile: str
+    title: str
+    uri: str
+    certificate: str
+
+
+@dataclass(frozen=True)
+class Service:
+    """The emulated service: what `hwsigner emulator` prints once it is ready."""
+
+    endpoint: str
+    ca_file: str
+    trust_anchor_arn: str
+    profile_arn: str
+    role_arn: str
+
+    def flags(self, key: DemoKey) -> list[str]:
+        """Return the flags that credential-process needs to use this service."""
+        flags = {
+            "--certificate": key.certificate,
+            "--private-key": key.uri,
+            "--trust-anchor-arn": self.trust_anchor_arn,
+            "--profile-arn": self.profile_arn,
+            "--role-arn": self.role_arn,
+            "--endpoint": self.endpoint,
+        }
+        return [word for flag in flags.items() for word in flag]
+
+
+def read_service(process: subprocess.Popen[str]) -> Service | None:
+    """Return the values that the emulator prints, or None if it exits first."""
+    values = {}
+    for line in process.stdout or ():
+        name, _, value = line.partition("=")
+        values[name.replace("-", "_")] = shlex.split(value)[0]
+        if name == "role-arn":
+            return Service(**values)
+    return None

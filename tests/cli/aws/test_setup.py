@@ -1,0 +1,319 @@
+"""`hwsigner aws setup` against the emulator's control plane; plain boto3 reads back what it made."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import boto3
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+import certs
+from hwsigner.control_plane.clients import Client
+from hwsigner.emulator import Emulator, Fault, World
+from scene import Outcome
+from terminals import Terminal
+
+REGION = "us-east-1"
+MATCH = "CN=bamboo-01,OU=devops"
+READ_ONLY = "arn:aws:iam::aws:policy/ReadOnlyAccess"
+KEYS = {"AWS_ACCESS_KEY_ID": "AKIDADMIN", "AWS_SECRET_ACCESS_KEY": "an-admins-secret"}
+PROGRAM = [sys.executable, "-m", "hwsigner"]
+EC2 = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
+
+
+class Killed(BaseException):
+    """The process is killed."""
+
+
+class Place(NamedTuple):
+    """An empty account, a CA and a folder."""
+
+    emulator: Emulator
+    ca: certs.Authority
+    folder: Path
+    call: Callable[..., Outcome]
+
+    def setup(self, *flags: str | Path, match: str = MATCH, yes: bool = True) -> Outcome:
+        """Run the command for a role "web"."""
+        return self.call(*self.command(match), *(["--yes"] if yes else []), *flags)
+
+    def command(self, match: str = MATCH) -> list[str]:
+        """Return the command's name and the flags it needs."""
+        given = ["--region", REGION, "--endpoint", self.emulator.url]
+        return ["aws", "setup", f"--ca={self.folder / 'ca.pem'}", "--role=web", f"--match={match}", *given]
+
+    def environ(self) -> dict[str, str]:
+        """Return the variables for a process of its own."""
+        return {**KEYS, "XDG_CONFIG_HOME": str(self.folder), "HOME": str(self.folder)}
+
+    def client(self, service: str) -> Any:
+        return boto3.client(service, region_name=REGION, endpoint_url=self.emulator.url)
+
+    def anchors(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.client("rolesanywhere").list_trust_anchors()["trustAnchors"]
+        return found
+
+    def profiles(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.client("rolesanywhere").list_profiles()["profiles"]
+        return found
+
+    def role(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.client("iam").get_role(RoleName="web")["Role"]
+        return found
+
+    def config(self) -> dict[str, Any]:
+        found: dict[str, Any] = tomllib.loads((self.folder / "hwsigner" / "config.toml").read_text())["profile"]
+        return found
+
+    def identity(self, name: str, ca: certs.Authority | None = None) -> list[str | Path]:
+        """Return the flags of a new key with a certificate."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        leaf = self.folder / f"{name}.pem"
+        leaf.write_bytes(certs.pem(certs.issue(ca or self.ca, key.public_key(), certs.Shape(name))))
+        return ["--certificate", leaf, "--private-key", certs.write_key(self.folder / f"{name}.key", key)]
+
+    def credentials(self, name: str, ca: certs.Authority | None = None) -> Outcome:
+        """Get credentials with the profile that was written, and a certificate of this name."""
+        flags = ["--profile", "web", "--endpoint", self.emulator.url, *self.identity(name, ca)]
+        return self.call("credential-process", *flags)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    found = Terminal(tmp_path)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def place(
+    ca: certs.Authority, tmp_path: Path, call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Place]:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "ca.pem").write_bytes(ca.pem)
+    with Emulator(World()) as emulator:
+        emulator.add_credentials(*KEYS.values())
+        yield Place(emulator, ca, tmp_path, call)
+
+
+def test_setup_makes_what_a_matching_certificate_needs(place: Place) -> None:
+    done = place.setup("--policy", READ_ONLY)
+    assert (done.status, done.err.count("hwsigner:")) == (0, done.err.count("\n"))
+    [anchor], [profile], role = place.anchors(), place.profiles(), place.role()
+    assert (anchor["name"], anchor["enabled"]) == ("web", True)
+    assert anchor["source"]["sourceData"]["x509CertificateData"] == place.ca.pem.decode()
+    assert (profile["roleArns"], profile["durationSeconds"], profile["enabled"]) == ([role["Arn"]], 3600, True)
+    attached = place.client("iam").list_attached_role_policies(RoleName="web")["AttachedPolicies"]
+    assert [each["PolicyArn"] for each in attached] == [READ_ONLY]
+    expected = {
+        "trust-anchor-arn": anchor["trustAnchorArn"],
+        "role-arn": role["Arn"],
+        "profile-arn": profile["profileArn"],
+    }
+    assert place.config() == {"web": expected}
+    assert "Next: hwsigner install-certificate CERTIFICATE KEY-URI --profile web" in done.out
+    assert place.credentials("bamboo-01").status == 0
+    refused = place.credentials("bamboo-02")
+    assert (refused.status, refused.out) == (5, "")
+
+
+def test_certificate_of_the_flags_goes_into_the_profile(place: Place) -> None:
+    done = place.setup(*place.identity("bamboo-01"), match="CN,OU")
+    assert "Next: hwsigner credential-process --profile web" in done.out
+    assert place.config()["web"]["certificate"] == str(place.folder / "bamboo-01.pem")
+    assert place.call("credential-process", "--profile", "web", "--endpoint", place.emulator.url).status == 0
+
+
+def test_second_run_has_nothing_to_do(place: Place) -> None:
+    place.setup()
+    before = len(place.emulator.requests), place.anchors(), place.profiles(), place.role(), place.config()
+    again = place.setup(yes=False)  # It does not ask, as nothing is to be done.
+    assert (again.status, again.err) == (0, "")
+    assert (place.anchors(), place.profiles(), place.role(), place.config()) == before[1:]
+    assert "There is nothing to do" in place.setup("--plan").out
+
+
+def test_plan_changes_nothing(place: Place) -> None:
+    shown = place.setup("--plan")
+    assert shown.status == 0
+    assert "trust anchor: create 'web', which trusts CN=Example CA" in shown.out
+    assert '"Sid": "Hwsigner1"' in shown.out
+    assert (place.anchors(), place.profiles()) == ([], [])
+    data = json.loads(place.setup("--plan", "--json").out)
+    assert [step["call"] for step in data["steps"]] == ["create_trust_anchor", "create_role", "create_profile"]
+
+
+def test_setup_needs_yes_when_there_is_no_terminal(place: Place) -> None:
+    command = [*PROGRAM, *place.command()]
+    ran = subprocess.run(command, input=b"yes\n", capture_output=True, start_new_session=True, env=place.environ())
+    assert (ran.returncode, ran.stdout) == (2, b"")
+    assert b"there is no terminal to ask, so nothing was changed. Add --yes" in ran.stderr
+    assert place.anchors() == []
+
+
+def test_typed_yes_carries_the_plan_out(place: Place, terminal: Terminal) -> None:
+    process = terminal.start(*PROGRAM, *place.command(), **place.environ())
+    shown = terminal.shown_until("Type yes to do this: ")
+    assert "trust anchor: create 'web'" in shown
+    assert place.anchors() == []
+    terminal.type(b"yes\n")
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.count(b"hwsigner: done: ")) == (0, 3)
+    assert len(place.anchors()) == 1
+
+
+def test_any_other_answer_changes_nothing(place: Place, terminal: Terminal) -> None:
+    process = terminal.start(*PROGRAM, *place.command(), **place.environ())
+    terminal.shown_until("Type yes to do this: ")
+    terminal.type(b"y\n")
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (1, b"hwsigner: nothing was changed. Type yes to do this\n")
+    assert (place.anchors(), place.profiles()) == ([], [])
+
+
+def test_nothing_is_done_when_something_changed_while_the_user_read_the_plan(place: Place, terminal: Terminal) -> None:
+    place.setup()
+    process = terminal.start(*PROGRAM, *place.command("CN=other"), **place.environ())
+    terminal.shown_until("Type yes to do this: ")
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [EC2]})
+    place.client("iam").update_assume_role_policy(RoleName="web", PolicyDocument=policy)
+    terminal.type(b"yes\n")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert b"changed meanwhile, so nothing was done" in err
+    assert place.role()["AssumeRolePolicyDocument"] == json.loads(policy)
+
+
+@pytest.mark.parametrize("last", range(1, 6))
+def test_next_run_completes_what_a_killed_one_left(place: Place, last: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+    original = Client.call
+
+    def counted(client: Client, operation: str, **parameters: Any) -> dict[str, Any]:
+        nonlocal calls
+        response = original(client, operation, **parameters)
+        calls += 1
+        if calls == last:
+            raise Killed
+        return response
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Client, "call", counted)
+        if last <= 4:
+            with pytest.raises(Killed):
+                place.setup("--policy", READ_ONLY)
+        else:
+            assert place.setup("--policy", READ_ONLY).status == 0
+    assert place.setup("--policy", READ_ONLY).status == 0
+    assert (len(place.anchors()), len(place.profiles())) == (1, 1)
+    assert place.setup("--policy", READ_ONLY, yes=False).status == 0
+    assert place.credentials("bamboo-01").status == 0
+
+
+def test_disabled_resources_are_enabled(place: Place) -> None:
+    place.setup()
+    client = place.client("rolesanywhere")
+    client.disable_trust_anchor(trustAnchorId=place.anchors()[0]["trustAnchorId"])
+    client.disable_profile(profileId=place.profiles()[0]["profileId"])
+    shown = place.setup("--plan").out
+    assert shown.count("which is disabled") == 2
+    assert place.setup().status == 0
+    assert place.credentials("bamboo-01").status == 0
+
+
+def test_statements_of_others_stay_to_the_letter(place: Place) -> None:
+    policy = {"Version": "2012-10-17", "Statement": [{"Sid": "Theirs", **EC2}]}
+    place.client("iam").create_role(RoleName="web", AssumeRolePolicyDocument=json.dumps(policy))
+    assert "widen the trust policy of 'web'" in place.setup("--plan").out
+    assert place.setup().status == 0
+    first, second = place.role()["AssumeRolePolicyDocument"]["Statement"]
+    assert json.dumps(first) == json.dumps(policy["Statement"][0])
+    assert second["Sid"].startswith("Hwsigner")
+    assert place.setup(match="CN=bamboo-02").status == 0
+    assert place.role()["AssumeRolePolicyDocument"]["Statement"][:2] == [first, second]
+    assert (place.credentials("bamboo-01").status, place.credentials("bamboo-02").status) == (0, 0)
+
+
+def test_second_ca_is_added_for_a_rollover(place: Place) -> None:
+    place.setup()
+    new = certs.make_ca("New CA")
+    assert place.credentials("bamboo-01", new).status == 5
+    (place.folder / "ca.pem").write_bytes(new.pem)
+    refused = place.setup()
+    assert (refused.status, "--add-ca" in refused.err) == (2, True)
+    assert place.setup("--add-ca").status == 0
+    assert len(place.anchors()) == 1
+    assert (place.credentials("bamboo-01", new).status, place.credentials("bamboo-01").status) == (0, 0)
+
+
+def test_role_gets_the_duration_of_the_profile(place: Place) -> None:
+    place.setup("--duration", "7200")
+    assert (place.role()["MaxSessionDuration"], place.profiles()[0]["durationSeconds"]) == (7200, 7200)
+    place.setup("--duration", "14400")
+    assert (place.role()["MaxSessionDuration"], place.profiles()[0]["durationSeconds"]) == (14400, 14400)
+
+
+def test_other_profile_of_config_toml_stays_and_a_change_is_shown(place: Place) -> None:
+    place.call("profile", "add", "web", "--role-arn", "arn:aws:iam::123456789012:role/old")
+    place.call("profile", "add", "other", "--region", REGION)
+    assert "role-arn = the new one's ARN, not arn:aws:iam::123456789012:role/old" in place.setup("--plan").out
+    place.setup()
+    assert place.config()["other"] == {"region": REGION}
+    assert place.config()["web"]["role-arn"] == place.role()["Arn"]
+
+
+def test_throttled_calls_are_repeated(place: Place) -> None:
+    place.emulator.misbehave(Fault("throttle", 2))
+    assert place.setup().status == 0
+
+
+def test_setup_says_what_was_done_before_the_service_failed(place: Place) -> None:
+    policy = "arn:aws:iam::123456789012:nonsense"
+    failed = place.setup("--policy", policy)
+    assert failed.status == 5
+    assert "iam:AttachRolePolicy" in failed.err
+    assert "Already done: trust anchor: create 'web', which trusts" in failed.err
+    assert not (place.folder / "hwsigner").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "match", "words"),
+    [
+        ([], "CN=a&b", "can't have '&'"),
+        ([], "CN=", "empty"),
+        ([], "CN", "no certificate"),
+        (["--name", "a/b"], MATCH, "not a name"),
+        (["--duration", "5"], MATCH, "900 to 43200"),
+        (["--trust-anchor-arn", "arn:nonsense"], MATCH, "not a trust anchor ARN"),
+        (["--profile", "a b"], MATCH, "not a valid profile name"),
+        (["--region", "nonsense"], MATCH, "not a region"),
+        (["--endpoint", "http://192.0.2.1"], MATCH, "http: is for this machine only"),
+    ],
+)
+def test_invalid_arguments_exit_with_status_2(place: Place, flags: list[str], match: str, words: str) -> None:
+    refused = place.setup(*flags, match=match)
+    assert (refused.status, refused.out) == (2, "")
+    assert words in refused.err
+    assert place.anchors() == []
+
+
+def test_leaf_is_not_a_ca(place: Place) -> None:
+    place.identity("leaf")
+    refused = place.setup("--ca", place.folder / "leaf.pem")
+    assert refused.status == 4
+    assert "is not a CA certificate" in refused.err
+
+
+def test_certificate_that_would_be_refused_is_an_error(place: Place) -> None:
+    refused = place.setup(*place.identity("bamboo-09"))
+    assert (refused.status, "would be refused" in refused.err) == (4, True)
+    assert place.anchors() == []

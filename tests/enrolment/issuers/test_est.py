@@ -1,0 +1,140 @@
+"""EST against libest's server, and against a server that misbehaves."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+
+import certs
+from enrolment.authority import Requested
+from enrolment.est_servers import EstServer
+from hwsigner.enrolment.checking import check_issued
+from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending, open_issuer
+from hwsigner.errors import HwsignerError, ServiceError, ServiceUnreachableError, UsageError
+from hwsigner.identity.certificate_request import CertificateRequest
+
+
+def server_certificate(ca: certs.Authority, public_key: Any) -> x509.Certificate:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(certs.subject("est"))
+        .issuer_name(ca.certificate.subject)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - certs.DAY)
+        .not_valid_after(now + certs.DAY)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .sign(ca.key, SHA256())
+    )
+
+
+@pytest.fixture(scope="module")
+def serve(ca: certs.Authority) -> Iterator[Callable[..., EstServer]]:
+    """A function that starts a server with flags."""
+    running = []
+    folders = []
+
+    def start(*flags: str) -> EstServer:
+        folder = Path(tempfile.mkdtemp(prefix="est-"))  # A socket's path is short.
+        folders.append(folder)
+        key = ec.generate_private_key(ec.SECP256R1())
+        certs.write_key(folder / "server.key", key)
+        certs.write_key(folder / "ca.key", ca.key)
+        (folder / "ca.pem").write_bytes(ca.pem)
+        (folder / "server.pem").write_bytes(certs.pem(server_certificate(ca, key.public_key())))
+        running.append(EstServer(folder, *flags))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.stop()
+    for folder in folders:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def server(serve: Callable[..., EstServer]) -> EstServer:
+    return serve()
+
+
+@pytest.fixture
+def settings(server: EstServer, ca: certs.Authority, tmp_path: Path) -> Callable[..., IssuerSettings]:
+    """A function that returns settings that work, or others."""
+    ca_file = tmp_path / "est-ca.pem"
+    ca_file.write_bytes(ca.pem)
+
+    def make(**values: Any) -> IssuerSettings:
+        password = values.pop("password", "estpwd")
+        defaults = {"url": server.url, "ca_file": str(ca_file), "user": "estuser", "secret": lambda: password}
+        return IssuerSettings(**{**defaults, **values})
+
+    return make
+
+
+def issue(asked: Requested, settings: IssuerSettings) -> Issued | Pending:
+    return open_issuer("est", settings).issue(asked.request)
+
+
+@pytest.mark.parametrize("path", ["", "/", "/.well-known/est", "/.well-known/est/"])
+def test_user_gets_what_was_asked(
+    asked: Requested, server: EstServer, settings: Callable[..., IssuerSettings], path: str
+) -> None:
+    answer = issue(asked, settings(url=server.url + path))
+    assert isinstance(answer, Issued)
+    assert len(answer.certificates) == 2  # With the CA, of cacerts. The server changes the subject's order.
+    assert check_issued(asked.request, answer, datetime.now(UTC)).leaf.subject == "OU=devops,CN=bamboo-01"
+
+
+def test_answer_202_says_how_long_to_wait(
+    asked: Requested, serve: Callable[..., EstServer], settings: Callable[..., IssuerSettings]
+) -> None:
+    url = serve("-m", "2").url
+    assert issue(asked, settings(url=url)) == Pending(3600.0)
+    assert isinstance(issue(asked, settings(url=url)), Issued)
+
+
+def test_tampered_request_is_refused(asked: Requested, settings: Callable[..., IssuerSettings]) -> None:
+    der = asked.request.der.replace(b"bamboo-01.", b"bamboo-02.")
+    with pytest.raises(ServiceError, match="status 400"):
+        issue(Requested(CertificateRequest(der), asked.key), settings())
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"password": "hunter2"}, ServiceError, r"status 401.*Check --issuer-user"),
+        ({"user": ""}, ServiceError, r"status 401.*Check --issuer-user"),
+        ({"user": "a:b"}, UsageError, "--issuer-user has a colon"),
+        ({"secret": None}, UsageError, "wants a password, and none is given"),
+        ({"ca_file": ""}, ServiceUnreachableError, "certificate"),
+    ],
+)
+def test_refusal_is_explained(
+    asked: Requested,
+    settings: Callable[..., IssuerSettings],
+    changed: dict[str, Any],
+    error: type[HwsignerError],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        issue(asked, settings(**changed))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_unknown_path_is_explained(
+    asked: Requested, server: EstServer, settings: Callable[..., IssuerSettings]
+) -> None:
+    with pytest.raises(ServiceError, match=re.escape("/.well-known/est, with the CA's label")):
+        issue(asked, settings(url=f"{server.url}/est"))

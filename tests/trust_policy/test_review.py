@@ -1,0 +1,560 @@
+"""The review of trust policies: a table of policies with their mistakes, and laws that all policies obey.
+
+The right answers follow from the IAM User Guide and the Roles Anywhere User Guide, not from the code.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwsigner.errors import ConfigError
+from hwsigner.trust_policy import ACTIONS, TrustPolicy, request_context
+from hwsigner.trust_policy.conditions import OPERATORS
+from hwsigner.trust_policy.mistakes import MISTAKES
+from hwsigner.trust_policy.review import review
+
+UUID = "0e5a7c1e-2b9d-4c3f-8a64-51d0f7b3c9aa"
+ANCHOR = f"arn:aws:rolesanywhere:eu-central-1:123456789012:trust-anchor/{UUID}"
+SERVICE = {"Service": "rolesanywhere.amazonaws.com"}
+CN, OU = "aws:PrincipalTag/x509Subject/CN", "aws:PrincipalTag/x509Subject/OU"
+PINNED = {"ArnEquals": {"aws:SourceArn": ANCHOR}}
+NAMED = {"StringEquals": {CN: "bamboo-01"}}
+
+
+def policy(*statements: dict[str, Any], **elements: Any) -> dict[str, Any]:
+    return {"Version": "2012-10-17", "Statement": list(statements), **elements}
+
+
+def allow(*conditions: dict[str, Any], **elements: Any) -> dict[str, Any]:
+    """Return an Allow statement whose Condition has all members of some conditions."""
+    made = {"Effect": "Allow", "Principal": SERVICE, "Action": list(ACTIONS), **elements}
+    merged: dict[str, dict[str, Any]] = {}
+    for condition in conditions:
+        for operator, keys in condition.items():
+            merged.setdefault(operator, {}).update(keys)
+    return {**made, "Condition": merged} if merged else made
+
+
+def deny(*conditions: dict[str, Any], **elements: Any) -> dict[str, Any]:
+    return allow(*conditions, Effect="Deny", **elements)
+
+
+def anchor(**parts: str) -> dict[str, Any]:
+    """Return a condition for the trust anchor's ARN with some text replaced."""
+    value = ANCHOR
+    for old, new in parts.items():
+        value = value.replace({"region": "eu-central-1", "account": "123456789012", "id": UUID}[old], new)
+    return {"ArnEquals": {"aws:SourceArn": value}}
+
+
+def ids(document: Any, trust_anchor: str = ANCHOR) -> set[str]:
+    return {each.id for each in review(document, trust_anchor=trust_anchor)}
+
+
+# Policies, and the mistakes that the review must name: all of them, and no others.
+TABLE: list[tuple[str, Any, set[str]]] = [
+    # Good ones.
+    ("the example of the user guide", policy(allow(PINNED, NAMED)), set()),
+    ("a pattern", policy(allow(PINNED, {"StringLike": {CN: "bamboo-*"}})), set()),
+    ("ignoring case", policy(allow(PINNED, {"StringEqualsIgnoreCase": {CN: "Bamboo-01"}})), set()),
+    ("two names", policy(allow(PINNED, {"StringEquals": {CN: "bamboo-01", OU: "devops"}})), set()),
+    (
+        "names of the issuer and a SAN",
+        policy(
+            allow(
+                PINNED,
+                {
+                    "StringEquals": {
+                        "aws:PrincipalTag/x509Issuer/CN": "CA",
+                        "aws:PrincipalTag/x509SAN/URI": "spiffe://a/b",
+                    }
+                },
+            )
+        ),
+        set(),
+    ),
+    ("a name inside a SAN", policy(allow(PINNED, {"StringEquals": {"aws:PrincipalTag/x509SAN/Name/CN": "a"}})), set()),
+    (
+        "two trust anchors",
+        policy(allow(NAMED, {"ArnEquals": {"aws:SourceArn": [ANCHOR, ANCHOR.replace("aa", "bb")]}})),
+        set(),
+    ),
+    ("a trust anchor as text", policy(allow(NAMED, {"StringEquals": {"aws:SourceArn": ANCHOR}})), set()),
+    ("the source identity", policy(allow(PINNED, {"StringEquals": {"sts:SourceIdentity": "CN=bamboo-01"}})), set()),
+    ("the tag of the request", policy(allow(PINNED, {"StringEquals": {"aws:RequestTag/x509Subject/CN": "a"}})), set()),
+    ("keys in lower case", policy(allow(PINNED, {"StringEquals": {"aws:principaltag/x509subject/cn": "a"}})), set()),
+    (
+        "a session name that is the CN",
+        policy(
+            allow(
+                PINNED,
+                NAMED,
+                {"StringEquals": {CN: "bamboo-01", "sts:RoleSessionName": "${aws:PrincipalTag/x509Subject/CN}"}},
+            )
+        ),
+        set(),
+    ),
+    ("a negated operator beside a positive one", policy(allow(PINNED, NAMED, {"StringNotEquals": {OU: "ops"}})), set()),
+    ("a wildcard beside a value", policy(allow(PINNED, NAMED, {"StringLike": {OU: "*"}})), set()),
+    (
+        "ForAllValues with a check for presence",
+        policy(allow(PINNED, {"ForAllValues:StringEquals": {CN: "bamboo-01"}, "Null": {CN: "false"}})),
+        set(),
+    ),
+    ("a Deny for all but one OU", policy(allow(PINNED), deny({"StringNotEquals": {OU: "devops"}})), set()),
+    ("a Deny for other trust anchors", policy(allow(NAMED), deny({"ArnNotEquals": {"aws:SourceArn": ANCHOR}})), set()),
+    (
+        "another service beside it",
+        policy(allow(PINNED, NAMED), allow(Principal={"Service": "ec2.amazonaws.com"}, Action="sts:AssumeRole")),
+        set(),
+    ),
+    (
+        "an account beside it",
+        policy(
+            allow(PINNED, NAMED), allow(Principal={"AWS": "arn:aws:iam::123456789012:root"}, Action="sts:AssumeRole")
+        ),
+        set(),
+    ),
+    (
+        "AssumeRole alone has the conditions",
+        policy(
+            allow(PINNED, NAMED, Action="sts:AssumeRole"), allow(Action=["sts:TagSession", "sts:SetSourceIdentity"])
+        ),
+        set(),
+    ),
+    (
+        "two statements for two trust anchors",
+        policy(allow(PINNED, NAMED), allow(anchor(region="us-east-1"), NAMED)),
+        set(),
+    ),
+    ("a time limit", policy(allow(PINNED, NAMED, {"DateLessThan": {"aws:CurrentTime": "2030-01-01"}})), set()),
+    ("actions with a wildcard", policy(allow(PINNED, NAMED, Action="sts:*")), set()),
+    # Open ones.
+    ("no condition", policy(allow()), {"condition-none"}),
+    ("an empty condition", policy({**allow(), "Condition": {}}), {"condition-none"}),
+    ("a name alone", policy(allow(NAMED)), {"source-arn-none"}),
+    ("a trust anchor alone", policy(allow(PINNED)), {"tag-none"}),
+    (
+        "the account alone",
+        policy(allow({"StringEquals": {"aws:SourceAccount": "123456789012"}})),
+        {"source-account-only", "tag-none"},
+    ),
+    (
+        "the account and a name",
+        policy(allow({"StringEquals": {"aws:SourceAccount": "123456789012", CN: "a"}})),
+        {"source-account-only"},
+    ),
+    ("a session name alone", policy(allow(PINNED, {"StringLike": {"sts:RoleSessionName": "bamboo-*"}})), {"tag-none"}),
+    ("any trust anchor of the account", policy(allow(NAMED, anchor(id="*"))), {"source-arn-any"}),
+    (
+        "any trust anchor at all",
+        policy(allow(NAMED, {"ArnLike": {"aws:SourceArn": "arn:aws:rolesanywhere:*:*:*"}})),
+        {"source-arn-any"},
+    ),
+    (
+        "a trust anchor of any account by a variable",
+        policy(
+            allow(
+                NAMED,
+                {
+                    "ArnLike": {
+                        "aws:SourceArn": "arn:aws:rolesanywhere:eu-central-1:${aws:SourceAccount}:trust-anchor/*"
+                    }
+                },
+            )
+        ),
+        {"source-arn-any"},
+    ),
+    (
+        "all trust anchors but one",
+        policy(allow(NAMED, {"ArnNotEquals": {"aws:SourceArn": ANCHOR.replace("aa", "bb")}})),
+        {"negated"},
+    ),
+    (
+        "the trust anchor if it exists",
+        policy(allow(NAMED, {"ArnEqualsIfExists": {"aws:SourceArn": ANCHOR}})),
+        {"if-exists"},
+    ),
+    ("ForAllValues", policy(allow(PINNED, {"ForAllValues:StringEquals": {CN: "bamboo-01"}})), {"for-all-values"}),
+    (
+        "ForAllValues beside another name",
+        policy(allow(PINNED, NAMED, {"ForAllValues:StringLike": {OU: "dev*"}})),
+        {"for-all-values"},
+    ),
+    ("IfExists", policy(allow(PINNED, {"StringEqualsIfExists": {CN: "bamboo-01"}})), {"if-exists"}),
+    (
+        "IfExists beside another name",
+        policy(allow(PINNED, NAMED, {"StringEqualsIfExists": {OU: "devops"}})),
+        {"if-exists"},
+    ),
+    (
+        "two optional names",
+        policy(allow(PINNED, {"StringEqualsIfExists": {CN: "a"}, "StringNotEquals": {OU: "b"}})),
+        {"if-exists", "negated"},
+    ),
+    ("a negated operator", policy(allow(PINNED, {"StringNotEquals": {OU: "ops"}})), {"negated"}),
+    ("a negated pattern", policy(allow(PINNED, {"StringNotLike": {CN: ["web-*", "db-*"]}})), {"negated"}),
+    ("any CN", policy(allow(PINNED, {"StringLike": {CN: "*"}})), {"any-value"}),
+    ("any CN among others", policy(allow(PINNED, {"StringLike": {CN: ["bamboo-*", "?*"]}})), {"any-value"}),
+    ("a CN is there", policy(allow(PINNED, {"Null": {CN: "false"}})), {"any-value"}),
+    ("a CN is not there", policy(allow(PINNED, {"Null": {CN: "true"}})), {"negated"}),
+    (
+        "a CN that the session name repeats",
+        policy(allow(PINNED, {"StringEquals": {CN: "${sts:RoleSessionName}"}})),
+        {"any-value"},
+    ),
+    (
+        "the name of a tag",
+        policy(allow(PINNED, {"ForAnyValue:StringEquals": {"aws:TagKeys": "x509Subject/CN"}})),
+        {"any-value"},
+    ),
+    ("everyone", policy(allow(PINNED, NAMED, Principal="*")), {"principal-everyone"}),
+    ("everyone of AWS", policy(allow(PINNED, NAMED, Principal={"AWS": "*", **SERVICE})), {"principal-everyone"}),
+    ("a second statement is open", policy(allow(PINNED, NAMED), allow(PINNED)), {"tag-none"}),
+    ("a Deny for one name only", policy(allow(PINNED), deny({"StringEquals": {CN: "evil"}})), {"tag-none"}),
+    (
+        "a Deny that needs two things",
+        policy(
+            allow(PINNED),
+            deny({"StringNotEquals": {OU: "devops"}, "ArnEquals": {"aws:SourceArn": ANCHOR.replace("aa", "bb")}}),
+        ),
+        {"tag-none"},
+    ),
+    # Wrong ones.
+    (
+        "TagSessions",
+        policy(allow(PINNED, NAMED, Action=["sts:AssumeRole", "sts:TagSessions", "sts:SetSourceIdentity"])),
+        {"action-unknown"},
+    ),
+    (
+        "an action without its service",
+        policy(allow(PINNED, NAMED, Action=["AssumeRole", *ACTIONS[1:]])),
+        {"action-unknown"},
+    ),
+    ("a foreign action", policy(allow(PINNED, NAMED, Action=[*ACTIONS, "s3:GetObject"])), {"action-unknown"}),
+    ("AssumeRole only", policy(allow(PINNED, NAMED, Action="sts:AssumeRole")), {"action-missing"}),
+    ("no TagSession", policy(allow(PINNED, NAMED, Action=[ACTIONS[0], ACTIONS[2]])), {"action-missing"}),
+    (
+        "TagSession by another service",
+        policy(
+            allow(PINNED, NAMED, Action=[ACTIONS[0], ACTIONS[2]]),
+            allow(Principal={"Service": "ec2.amazonaws.com"}, Action=ACTIONS[1]),
+        ),
+        {"action-missing"},
+    ),
+    (
+        "TagSessions and no condition",
+        policy(allow(Action=["sts:AssumeRole", "sts:TagSessions", "sts:SetSourceIdentity"])),
+        {"action-unknown", "condition-none"},
+    ),
+    ("no .com", policy(allow(PINNED, NAMED, Principal={"Service": "rolesanywhere.amazonaws"})), {"principal-wrong"}),
+    ("no domain", policy(allow(PINNED, NAMED, Principal={"Service": "rolesanywhere"})), {"principal-wrong"}),
+    (
+        "the domain of China",
+        policy(allow(PINNED, NAMED, Principal={"Service": "rolesanywhere.amazonaws.com.cn"})),
+        {"principal-wrong"},
+    ),
+    (
+        "a hyphen",
+        policy(allow(PINNED, Principal={"Service": "roles-anywhere.amazonaws.com"})),
+        {"principal-wrong", "tag-none"},
+    ),
+    ("STS", policy(allow(PINNED, NAMED, Principal={"Service": "sts.amazonaws.com"})), {"principal-wrong"}),
+    (
+        "EC2 only",
+        policy(allow(Principal={"Service": "ec2.amazonaws.com"}, Action="sts:AssumeRole")),
+        {"principal-wrong"},
+    ),
+    (
+        "a service as AWS",
+        policy(allow(PINNED, NAMED, Principal={"AWS": "rolesanywhere.amazonaws.com"})),
+        {"principal-wrong"},
+    ),
+    (
+        "a service without its kind",
+        policy(allow(PINNED, NAMED, Principal="rolesanywhere.amazonaws.com")),
+        {"principal-wrong"},
+    ),
+    (
+        "a parenthesis",
+        policy(
+            allow(
+                PINNED, NAMED, {"StringEquals": {CN: "a", "sts:RoleSessionName": "$(aws:PrincipalTag/x509Subject/CN}"}}
+            )
+        ),
+        {"variable-malformed"},
+    ),
+    ("an open brace", policy(allow(PINNED, {"StringEquals": {CN: "${sts:RoleSessionName"}})), {"variable-malformed"}),
+    (
+        "no dollar sign",
+        policy(allow(PINNED, {"StringEquals": {CN: "{aws:PrincipalTag/x509Subject/OU}"}})),
+        {"variable-malformed"},
+    ),
+    (
+        "variables without a version",
+        {
+            "Statement": [
+                allow(
+                    PINNED,
+                    NAMED,
+                    {"StringEquals": {CN: "a", "sts:RoleSessionName": "${aws:PrincipalTag/x509Subject/CN}"}},
+                )
+            ]
+        },
+        {"variable-version"},
+    ),
+    ("an asterisk in StringEquals", policy(allow(PINNED, {"StringEquals": {CN: "bamboo-*"}})), {"wildcard-literal"}),
+    (
+        "an asterisk in an ARN as text",
+        policy(
+            allow(
+                NAMED,
+                {"StringEquals": {CN: "a", "aws:SourceArn": "arn:aws:rolesanywhere:*:123456789012:trust-anchor/*"}},
+            )
+        ),
+        {"wildcard-literal", "source-arn-other"},
+    ),
+    (
+        "a tag that is not from a certificate",
+        policy(allow(PINNED, {"StringEquals": {"aws:PrincipalTag/Team": "a"}})),
+        {"tag-impossible"},
+    ),
+    (
+        "a tag without its field",
+        policy(allow(PINNED, {"StringEquals": {"aws:PrincipalTag/CN": "a"}})),
+        {"tag-impossible"},
+    ),
+    (
+        "a long name",
+        policy(allow(PINNED, {"StringEquals": {"aws:PrincipalTag/x509Subject/commonName": "a"}})),
+        {"tag-impossible"},
+    ),
+    (
+        "an IP address as SAN",
+        policy(allow(PINNED, {"StringEquals": {"aws:PrincipalTag/x509SAN/IP": "10.0.0.1"}})),
+        {"tag-impossible"},
+    ),
+    ("an ampersand", policy(allow(PINNED, {"StringEquals": {CN: "R&D"}})), {"value-impossible"}),
+    ("a long value", policy(allow(PINNED, {"StringEquals": {CN: "a" * 257}})), {"value-impossible"}),
+    (
+        "a source identity without CN=",
+        policy(allow(PINNED, {"StringEquals": {"sts:SourceIdentity": "bamboo-01"}})),
+        {"source-identity-prefix"},
+    ),
+    (
+        "a profile as source",
+        policy(allow(NAMED, {"ArnEquals": {"aws:SourceArn": ANCHOR.replace("trust-anchor", "profile")}})),
+        {"source-arn-kind"},
+    ),
+    (
+        "an alias as source",
+        policy(allow(NAMED, {"ArnEquals": {"aws:SourceArn": ANCHOR.replace(UUID, "my-anchor")}})),
+        {"source-arn-kind"},
+    ),
+    ("another region", policy(allow(NAMED, anchor(region="us-east-1"))), {"source-arn-other"}),
+    ("another account", policy(allow(NAMED, anchor(account="210987654321"))), {"source-arn-other"}),
+    ("another trust anchor", policy(allow(NAMED, anchor(id=UUID.replace("aa", "bb")))), {"source-arn-other"}),
+    (
+        "another account by number",
+        policy(allow(PINNED, {"StringEquals": {"aws:SourceAccount": "210987654321", CN: "a"}})),
+        {"source-arn-other"},
+    ),
+    ("text that is not an ARN", policy(allow(NAMED, {"ArnEquals": {"aws:SourceArn": UUID}})), {"value-wrong"}),
+    ("a misspelt operator", policy(allow(PINNED, {"StringEqual": {CN: "a"}})), {"operator-unknown"}),
+    ("an unknown operator", policy(allow(PINNED, {"Regex": {CN: "a"}})), {"operator-unknown"}),
+    ("a key without its prefix", policy(allow(PINNED, {"StringEquals": {"x509Subject/CN": "a"}})), {"key-unknown"}),
+    ("a misspelt key", policy(allow(NAMED, {"ArnEquals": {"aws:SourceARNs": ANCHOR}})), {"key-unknown"}),
+    (
+        "a key of other requests",
+        policy(allow(PINNED, NAMED, {"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}})),
+        {"operator-unknown", "key-unknown"},
+    ),
+    ("MFA", policy(allow(PINNED, NAMED, {"Bool": {"aws:MultiFactorAuthPresent": "true"}})), {"key-unknown"}),
+    ("a resource", policy(allow(PINNED, NAMED, Resource="*")), {"element-unknown"}),
+    ("a Deny for all", policy(allow(PINNED, NAMED), deny()), {"denied-always"}),
+    (
+        "tags in no operator's sense",
+        policy(allow(PINNED, NAMED, {"StringEquals": {CN: "a", "aws:TagKeys": "b"}})),
+        {"not-judged"},
+    ),
+    ("not JSON", "{", {"not-a-policy"}),
+    ("a list", "[]", {"not-a-policy"}),
+    (
+        "a member twice",
+        json.dumps(policy(allow(PINNED, NAMED))).replace("{", '{"Version": "2012-10-17", ', 1),
+        {"not-judged"},
+    ),
+    ("an unknown version", policy(allow(PINNED, NAMED), Version="2026-01-01"), {"not-judged"}),
+    ("an effect in lower case", policy(allow(PINNED, NAMED, Effect="allow")), {"not-a-policy"}),
+    ("no statement", policy(), {"principal-wrong"}),
+    ("no principal", policy({"Effect": "Allow", "Action": list(ACTIONS)}), {"not-a-policy", "principal-wrong"}),
+    (
+        "all but one principal",
+        policy({"Effect": "Allow", "NotPrincipal": SERVICE, "Action": list(ACTIONS)}),
+        {"element-unknown", "principal-wrong"},
+    ),
+    (
+        "two mistakes of one kind",
+        policy(allow(PINNED, {"StringLike": {CN: "*"}, "StringNotEquals": {OU: "a"}})),
+        {"any-value", "negated"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("document", "expected"), [each[1:] for each in TABLE], ids=[each[0] for each in TABLE])
+def test_review_names_all_mistakes_and_no_others(document: Any, expected: set[str]) -> None:
+    assert ids(document) == expected
+
+
+def test_table_has_every_mistake() -> None:
+    assert {name for _, _, expected in TABLE for name in expected} == set(MISTAKES)
+
+
+@pytest.mark.parametrize("document", [each[1] for each in TABLE if not each[2]])
+def test_policy_without_findings_is_accepted_by_the_evaluator(document: Any) -> None:
+    TrustPolicy(document)
+
+
+def test_finding_names_the_statement_and_says_what_to_write() -> None:
+    misspelt = allow(PINNED, NAMED, Sid="Rest", Action=[*ACTIONS[:2], "sts:SetSourceId"])
+    (found,) = review(policy(allow(PINNED, NAMED), misspelt))
+    assert found.level == "wrong"
+    assert found.found == "statement 2 (Rest) has the action 'sts:SetSourceId'"
+    assert found.instead == "Write sts:SetSourceIdentity"
+
+
+def test_finding_says_that_the_source_arn_is_of_another_region() -> None:
+    (found,) = review(policy(allow(NAMED, anchor(region="us-east-1"))), trust_anchor=ANCHOR)
+    assert found.found.endswith("(another region)")
+
+
+def test_source_arn_of_any_trust_anchor_is_right_when_none_is_given() -> None:
+    assert ids(policy(allow(NAMED, anchor(region="us-east-1"))), trust_anchor="") == set()
+
+
+def test_open_findings_come_first() -> None:
+    levels = [each.level for each in review(policy(allow(Action=["sts:AssumeRole", "sts:TagSession"])))]
+    assert levels == ["open", "wrong"]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_is_explained_in_short_sentences(mistake: str) -> None:
+    _, why, instead = MISTAKES[mistake]
+    assert not why.endswith(".")
+    assert not instead.endswith(".")
+    assert max(len(sentence.split()) for text in (why, instead) for sentence in text.split(". ")) <= 25
+
+
+_KEYS = [
+    CN,
+    OU,
+    "aws:RequestTag/x509Subject/CN",
+    "sts:SourceIdentity",
+    "sts:RoleSessionName",
+    "aws:TagKeys",
+    "aws:SourceArn",
+    "aws:SourceAccount",
+    "aws:CurrentTime",
+    "aws:PrincipalIsAWSService",
+]
+_VALUES = [
+    "bamboo-01",
+    "*",
+    "?*",
+    "b*",
+    "true",
+    "false",
+    ANCHOR,
+    "arn:aws:rolesanywhere:*:*:*",
+    "123456789012",
+    "2026-01-01",
+    "CN=bamboo-01",
+    "${sts:RoleSessionName}",
+    "${aws:PrincipalTag/x509Subject/CN}",
+    "x509Subject/CN",
+]
+_operators = st.builds(
+    lambda quantifier, base, suffix: quantifier + base + suffix,
+    st.sampled_from(["", "", "", "ForAllValues:", "ForAnyValue:"]),
+    st.sampled_from(sorted(OPERATORS)),
+    st.sampled_from(["", "", "IfExists"]),
+)
+_values = st.lists(st.sampled_from(_VALUES), min_size=1, max_size=2)
+_condition = st.dictionaries(
+    _operators, st.dictionaries(st.sampled_from(_KEYS), _values, min_size=1, max_size=2), max_size=3
+)
+_statement = st.builds(
+    lambda effect, condition, actions, principal: {
+        "Effect": effect,
+        "Principal": principal,
+        "Action": actions,
+        "Condition": condition,
+    },
+    st.sampled_from(["Allow", "Allow", "Allow", "Deny"]),
+    _condition,
+    st.sampled_from([list(ACTIONS), "sts:*", [ACTIONS[0]], list(ACTIONS[1:])]),
+    st.sampled_from([SERVICE, "*"]),
+)
+_policies = st.lists(_statement, min_size=1, max_size=3).map(lambda statements: policy(*statements))
+
+
+@given(
+    _policies,
+    st.dictionaries(
+        st.sampled_from(["x509Subject/CN", "x509Subject/OU", "x509Subject/L"]), st.just("zurich"), max_size=3
+    ),
+    st.sampled_from(["bamboo-01", "zurich"]),
+)
+def test_policy_that_lets_an_unnamed_certificate_in_is_open(document: Any, tags: dict[str, str], name: str) -> None:
+    context = request_context(
+        trust_anchor=ANCHOR,
+        tags=tags,
+        session_name=name,
+        source_identity="CN=zurich",
+        now=datetime(2026, 1, 31, tzinfo=UTC),
+    )
+    try:
+        if TrustPolicy(document).refusal(context):
+            return
+    except ConfigError:
+        return
+    assert "open" in {each.level for each in review(document)}
+
+
+_json = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=5)
+    | st.sampled_from(["*", "Allow", "sts:*", *_VALUES]),
+    lambda children: (
+        st.lists(children, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["Version", "Statement", "Effect", "Principal", "Action", "Condition", "Service", "StringLike", CN]
+            ),
+            children,
+            max_size=4,
+        )
+    ),
+)
+
+
+@given(_json | _policies)
+def test_review_explains_every_document_that_the_evaluator_refuses(document: Any) -> None:
+    found = review(json.dumps(document))
+    try:
+        TrustPolicy(json.dumps(document))
+    except ConfigError:
+        assert found
+
+
+@given(_policies)
+def test_review_says_the_same_of_a_document_and_its_json(document: Any) -> None:
+    assert review(document) == review(json.dumps(document))
