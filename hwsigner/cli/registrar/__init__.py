@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from hwsigner.config.flags import Flag
 
-POLICY = Flag(
-    "policy", "policy: which chip may have which names (TOML)", "FILE", default="/etc/hwsigner/registrar.toml"
-)
-KEYS = Flag("keys", "sealing keys, shared by all registrars; secret", "FILE", default="/etc/hwsigner/registrar.keys")
+POLICY_FILE, KEYS_FILE = "/etc/hwsigner/registrar.toml", "/var/lib/hwsigner-registrar/keys"
+POLICY = Flag("policy", "policy: which chip may have which names (TOML)", "FILE", default=POLICY_FILE)
+KEYS = Flag("keys", "sealing keys, shared by all registrars; secret", "FILE", default=KEYS_FILE)

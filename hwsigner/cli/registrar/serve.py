@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from hwsigner.cli.documents import read_trust
+from hwsigner.cli.log import Log
 from hwsigner.cli.parser import Parser
-from hwsigner.cli.process import report
+from hwsigner.cli.process import report_thread_failures
 from hwsigner.cli.registrar import KEYS, POLICY
 from hwsigner.cli.registrar.issuing import ISSUER, issuer
 from hwsigner.config.flags import Flag, whole_number
@@ -62,14 +63,17 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         HwsignerError: a flag, a file or the address can't be used.
     """
+    from hwsigner.http.address import host_and_port
+
     gc.enable()  # Unlike most commands, this one keeps running.
+    report_thread_failures()
     tls = _tls(arguments)
     server = _server(arguments, tls)
     for number in (signal.SIGINT, signal.SIGTERM):
         # `shutdown` waits for the loop, which is in this thread.
         signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
     host, port = server.socket.getsockname()[:2]
-    report(f"info: registrar on {'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}")
+    Log().note(f"registrar on {'https' if tls else 'http'}://{host_and_port(host, port)}")
     notifier = Notifier(os.environ)
     notifier.ready("answering")
     server.run()

@@ -46,8 +46,12 @@ def document(value: Any, kind: Kind) -> Document:
 
     Raises:
         AttestationError: it is not one.
+        ValueError: it is nested too deeply.
     """
-    return read(json.dumps(value).encode("ascii"), kind)
+    try:
+        return read(json.dumps(value).encode("ascii"), kind)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def members(document: Document) -> dict[str, Any]:

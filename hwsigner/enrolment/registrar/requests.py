@@ -22,6 +22,10 @@ _NO_USAGE = dict.fromkeys(
     ),
     False,
 )
+_UNREADABLE = (
+    *(ValueError, TypeError, UnsupportedAlgorithm),
+    *(x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType),
+)
 # What a request may ask for besides the names.
 _HARMLESS: tuple[x509.ExtensionType, ...] = (
     x509.BasicConstraints(ca=False, path_length=None),
@@ -40,7 +44,7 @@ def problem_with(request: CertificateRequest, machine: Machine) -> str:
         attributes = [attribute.oid for attribute in parsed.attributes]
         extensions = {extension.oid: extension.value for extension in parsed.extensions}
         subject = parsed.subject.public_bytes()
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except _UNREADABLE:
         return "the request can't be read"
     if attributes not in ([], [_EXTENSION_REQUEST]):
         return "the request has another attribute than its extensions"

@@ -32,6 +32,7 @@ _ID_BYTES, _NONCE_BYTES, _KEY_BYTES = 8, 12, 32
 _HEAD_BYTES = len(_VERSION) + _ID_BYTES + _NONCE_BYTES
 _MOST_KEYS = 2
 _LINE = re.compile(rf"([0-9a-f]{{{2 * _ID_BYTES}}}) ([0-9a-f]{{{2 * _KEY_BYTES}}})")
+_MAKE = "Make it with hwsigner registrar rotate-keys --keys {}, as the registrar's user"
 _HEADER = "# Sealing keys of hwsigner registrar, the newest first. Secret: change them with rotate-keys only.\n"
 
 
@@ -83,7 +84,7 @@ def read_keys(path: str) -> SealingKeys:
     Raises:
         ConfigError: it can't be read, is something else, or other users can read or write it.
     """
-    return _parse(read_file(path, private=True), path)
+    return _parse(read_file(path, private=True, hint=_MAKE.format(path)), path)
 
 
 def rotate_keys(path: str) -> SealingKeys:
@@ -111,5 +112,5 @@ def _parse(data: bytes, path: str) -> SealingKeys:
     keys = [(bytes.fromhex(match[1]), bytes.fromhex(match[2])) for match in found if match]
     if not 1 <= len(keys) <= _MOST_KEYS or len(keys) != len(found) or len(dict(keys)) != len(keys):
         problem = f"{path} does not have one or two lines of key ID and key"
-        raise ConfigError(problem, f"Make a new file with hwsigner registrar rotate-keys --keys {path}")
+        raise ConfigError(problem, _MAKE.format(path))
     return SealingKeys(tuple(keys))

@@ -106,13 +106,16 @@ class RegistrarServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Return whether there is room for a connection. If not, it is closed, without a TLS handshake."""
-        one = _Connection(request, client_address[0])
-        with self._lock:
-            self._connections[id(request)] = one
-            of_address = sum(other.network == one.network for other in self._connections.values())
-            is_ok = len(self._connections) <= MAX_CONNECTIONS and of_address <= MAX_CONNECTIONS_OF_ADDRESS
-        if not is_ok:
-            self.note_flood(client_address[0])
+        try:
+            one = _Connection(request, client_address[0])
+            with self._lock:
+                self._connections[id(request)] = one
+                of_address = sum(other.network == one.network for other in self._connections.values())
+                is_ok = len(self._connections) <= MAX_CONNECTIONS and of_address <= MAX_CONNECTIONS_OF_ADDRESS
+            if not is_ok:
+                self.note_flood(client_address[0])
+        except OSError:  # No descriptor is free, or the audit line can't be written.
+            return False
         return is_ok
 
     def finish_request(self, request: Any, client_address: Any) -> None:

@@ -16,12 +16,13 @@ MAX_FILE_BYTES = 16 << 20
 _T = TypeVar("_T")
 
 
-def read_file(path: str, *, private: bool = False) -> bytes:
+def read_file(path: str, *, private: bool = False, hint: str = "Check the path and who may read it") -> bytes:
     """Read a file that only this user and root can write.
 
     Args:
         path: its path.
         private: whether other users must not be able to read it either.
+        hint: what to do if it can't be opened.
 
     Raises:
         ConfigError: it can't be read, is too long, or other users can write it, or read it if it is private.
@@ -33,7 +34,7 @@ def read_file(path: str, *, private: bool = False) -> bytes:
                 raise ConfigError(f"{path} has mode {mode:04o}: other users can read it", f"Run chmod 600 {path}")
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"can't read {path}: {error.strerror}", "Check the path and who may read it") from error
+        raise ConfigError(f"can't read {path}: {error.strerror}", hint) from error
     if len(data) > MAX_FILE_BYTES:
         raise ConfigError(f"{path} has more than {MAX_FILE_BYTES} bytes", "Check the path")
     return data

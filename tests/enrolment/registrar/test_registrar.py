@@ -306,6 +306,31 @@ def test_no_damage_yields_a_certificate(how: str, whole: tuple[Site, Registrar, 
     check()
 
 
+@pytest.mark.parametrize("name", ["slotCertificate", "attestationCertificate", "certificateRequest"])
+def test_no_damage_to_a_structure_is_a_fault_of_our_own(
+    name: str, whole: tuple[Site, Registrar, bytes], chain: Chain
+) -> None:
+    site, registrar, _ = whole
+    given_statement = statement(chain)
+    good = given_statement.blob(name)
+
+    @settings(max_examples=scaled(150))
+    @given(st.integers(0, len(good) - 1), st.binary(max_size=3), st.integers(0, 3))
+    def check(position: int, new_bytes: bytes, removed: int) -> None:
+        bad = good[:position] + new_bytes + good[position + removed :]
+        if bad != good:
+            refused(challenge(registrar, changed(given_statement, **{name: bad})), site)
+
+    check()
+
+
+@pytest.mark.parametrize("depth", [100, 900, 990, 1000, 2000, 20_000])
+def test_deep_nesting_is_refused(depth: int, site: Site) -> None:
+    data = b'{"statement": ' + b"[" * depth + b"]" * depth + b"}"
+    status = refused(lambda: site.registrar().challenge(data, CLIENT), site).status
+    assert status in (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN)
+
+
 def _same(one: bytes, other: bytes) -> bool:
     try:
         return bool(json.loads(one) == json.loads(other))
