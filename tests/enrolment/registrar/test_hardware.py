@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import certs
 from attestation.chips import Chip, changed
 from enrolment.registrar.sites import SUBJECT, Issuer, Site, body, tpm
+from examples import scaled
 from hwsigner import attestation
 from hwsigner.attestation import Document
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, open_issuer
@@ -138,3 +141,29 @@ def test_yubikey_gets_its_certificate(yubikey: YubiKey, ca: certs.Authority, tmp
         leaf = x509.load_der_x509_certificate(enrolled(url, key, request, yubikey.pin).certificates[0])
     assert leaf.public_key() == request.x509.public_key()
     assert site.decisions == ["challenged", "proven", "issued"]
+
+
+@pytest.mark.parametrize("name", ["keyPublic", "akPublic", "ekPublic", "ekCertificates"])
+def test_no_damage_to_a_tpms_structure_is_a_fault_of_our_own(
+    name: str, chip: Chip, ca: certs.Authority, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    site = Site(tmp_path_factory.mktemp("site"), chip.trust, Issuer(ca))
+    site.allow(tpm(ek(chip)))
+    registrar, given_statement = site.registrar(), statement(chip, asked(chip.key))
+    value = given_statement.values[name]
+    good = value[0] if isinstance(value, tuple) else value
+    assert isinstance(good, bytes)
+
+    @settings(max_examples=scaled(100))
+    @given(st.integers(0, len(good) - 1), st.binary(max_size=3), st.integers(0, 3))
+    def check(position: int, new_bytes: bytes, removed: int) -> None:
+        bad = good[:position] + new_bytes + good[position + removed :]
+        if bad == good:
+            return
+        forged = changed(given_statement, **{name: (bad, *value[1:]) if isinstance(value, tuple) else bad})
+        try:
+            challenge(registrar, forged)  # It may be given: a key with another name has no answer.
+        except Refusal:
+            assert site.decisions[-1] == "refused"
+
+    check()

@@ -51,6 +51,12 @@ def test_policy_has_machines_by_chip(path: Path) -> None:
     assert policy.machine("pkcs11", "") is None
 
 
+def test_policy_on_the_page_is_valid(path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "registrar.md").read_text()
+    path.write_text(page.split("```toml\n")[1].split("```")[0])
+    assert set(read_policy(str(path)).machines) == {"web-01", "alice"}
+
+
 def test_empty_policy_allows_nothing(path: Path) -> None:
     path.write_text("# nothing yet\n")
     assert read_policy(str(path)).machines == {}
