@@ -39,6 +39,7 @@ COMMANDS = {
     "keygen": "hwsigner.cli.keygen",
     "csr": "hwsigner.cli.csr",
     "install-certificate": "hwsigner.cli.install_certificate",
+    "enroll": "hwsigner.cli.enroll",
     "show": "hwsigner.cli.show",
     "delete": "hwsigner.cli.delete",
     "attest": "hwsigner.cli.attest",

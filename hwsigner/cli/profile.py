@@ -7,7 +7,7 @@ import os
 import warnings
 
 from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import AGENT, IDENTITY, SESSION
+from hwsigner.config.flags import AGENT, ENROLMENT, IDENTITY, SESSION
 from hwsigner.config.profiles import add_profile, check_name, profiles
 from hwsigner.errors import UnsafeKeyWarning, UsageError, printable
 
@@ -19,7 +19,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("action", metavar="add|list", help="add NAME with these flags, or list all profiles")
     parser.add_argument("name", nargs="?", help="name of the profile")
     parser.add_argument("--replace", action="store_true", help="replace a profile of that name")
-    parser.add_flags(IDENTITY, SESSION, AGENT)
+    parser.add_flags(IDENTITY, SESSION, AGENT, ENROLMENT)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -14,12 +14,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from hwsigner.cli.documents import read_trust
+from hwsigner.cli.issuer import issuer
 from hwsigner.cli.log import Log
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import report_thread_failures
 from hwsigner.cli.registrar import KEYS, POLICY
-from hwsigner.cli.registrar.issuing import ISSUER, issuer
-from hwsigner.config.flags import Flag, whole_number
+from hwsigner.config.flags import ISSUER, Flag, whole_number
 from hwsigner.errors import HwsignerError, UsageError
 from hwsigner.system.systemd import ERROR, INFO, WARNING, Notifier, is_journal
 
@@ -112,7 +112,7 @@ def _server(arguments: argparse.Namespace, tls: ssl.SSLContext | None) -> Regist
         Watched(arguments.policy, read_policy, _reporter("policy")).content,
         Watched(arguments.keys, read_keys, _reporter("sealing keys")).content,
         trust=read_trust(arguments.roots),
-        issuer=issuer(arguments),
+        issuer=issuer(vars(arguments)),
         audit=write_audit,
     )
     limit = RateLimit(arguments.per_address, arguments.per_minute)
