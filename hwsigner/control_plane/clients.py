@@ -15,6 +15,8 @@ from hwsigner.errors import HwsignerError
 
 _CONNECT_TIMEOUT = 5
 _READ_TIMEOUT = 30
+# By partition. Elsewhere, botocore knows the region.
+_IAM_REGIONS = {"aws": "us-east-1", "aws-cn": "cn-north-1", "aws-us-gov": "us-gov-west-1", "aws-eusc": "eusc-de-east-1"}
 
 
 class Client:
@@ -22,7 +24,7 @@ class Client:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        # The region of its requests; for IAM, which is global, one such as "aws-global".
+        # The region of its requests. IAM has one per partition, such as us-east-1.
         self.region: str = client.meta.region_name
 
     def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
@@ -151,7 +153,14 @@ class Clients:
             user_agent_extra=f"hwsigner/{__version__}",
         )
         with translated("boto3", ""):
-            return Client(self._session.client(service, endpoint_url=self._endpoint, config=config))
+            region = self._iam_region() if service == "iam" else None
+            made = self._session.client(service, region_name=region, endpoint_url=self._endpoint, config=config)
+            return Client(made)
+
+    def _iam_region(self) -> str | None:
+        """Return the region that IAM is in. With an endpoint of its own, botocore would sign for the session's."""
+        region = self._session.region_name
+        return _IAM_REGIONS.get(self._session.get_partition_for_region(region)) if region else None
 
 
 def _resource(parameters: dict[str, Any]) -> str:
