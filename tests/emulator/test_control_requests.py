@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from certs import Authority
 from emulator.client import send
 from emulator.planes import ACCOUNT, REGION, client, refused
 from emulator.signing import USER, Plan, add_credentials, ask, error_code
@@ -171,7 +170,12 @@ def test_any_json_gets_an_answer_of_the_model(crowded: Emulator, body: Any) -> N
     assert crowded.requests[-1].answer_type in ("Success", "ValidationException", "SerializationException")
 
 
-def test_unsigned_request_is_refused(emulator: Emulator, ca: Authority) -> None:
+def test_presigned_url_is_accepted(emulator: Emulator) -> None:
+    reply = ask(add_credentials(emulator), replace(PLAN, method="GET", headers=(), presigned=True, region=REGION))
+    assert [each["profileArn"] for each in reply.json["profiles"]] == [emulator.profile_arn]
+
+
+def test_unsigned_request_is_refused(emulator: Emulator) -> None:
     plan = replace(PLAN, method="GET", target="/profiles", headers=())
     assert ask(add_credentials(emulator), plan).status == 200
     assert send(emulator, plan.signed(emulator).without("Authorization")).status == 404
