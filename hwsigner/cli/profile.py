@@ -8,7 +8,7 @@ import warnings
 
 from hwsigner.aws.arn import check_known_arns
 from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import AGENT, IDENTITY, SESSION
+from hwsigner.config.flags import AGENT, ENROLMENT, IDENTITY, SESSION
 from hwsigner.config.profiles import add_profile, check_name, profiles
 from hwsigner.errors import UnsafeKeyWarning, UsageError, printable
 
@@ -20,7 +20,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("action", metavar="add|list", help="add NAME with these flags, or list all profiles")
     parser.add_argument("name", nargs="?", help="name of the profile")
     parser.add_argument("--replace", action="store_true", help="replace a profile of that name")
-    parser.add_flags(IDENTITY, SESSION, AGENT)
+    parser.add_flags(IDENTITY, SESSION, AGENT, ENROLMENT)
 
 
 def run(arguments: argparse.Namespace) -> int:
