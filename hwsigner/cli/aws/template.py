@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from hwsigner.cli.aws import cloudformation, terraform
@@ -30,7 +31,9 @@ _PLACEHOLDER = (
 
 def add_arguments(parser: Parser) -> None:
     """Add the format, the certificates, and the flags."""
-    parser.add_argument("format", metavar="FORMAT", choices=("cloudformation", "terraform"), help="the template's kind")
+    parser.add_argument(
+        "format", metavar="FORMAT", choices=("cloudformation", "terraform"), help="cloudformation or terraform"
+    )
     parser.add_argument("certificates", metavar="CERTIFICATE", nargs="*", help=CERTIFICATE)
     parser.add_flags(_FLAGS, MATCH, KEY)
 
@@ -44,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_ca(cas, datetime.now(UTC))
     certificates = [read_leaf(arguments, text) for text in arguments.certificates]
     tags = wanted_tags(arguments.match, certificates)
+    _check_characters(tags)
     wanted = Wanted(arguments.name or arguments.role, arguments.role, tuple(cas), tags, arguments.duration)
     policy = matching_policy(tags, certificates, _PLACEHOLDER)
     for each in certificates:
@@ -55,3 +59,12 @@ def run(arguments: argparse.Namespace) -> int:
         report(f"this role {sentence}")
     report(f"the role {wanted.role} has no permissions yet: attach policies to it")
     return 0
+
+
+def _check_characters(tags: Mapping[str, Sequence[str]]) -> None:
+    """Check that IAM accepts the values as they are: a template can't escape them in the policy's JSON."""
+    for tag, values in tags.items():
+        for character in "".join(values):
+            if character > "\xff":
+                problem = f"{tag} has {character!r}, and a policy of IAM has no characters above U+00FF"
+                raise UsageError(problem, "Compare another name, or write ? for this character in --match")
