@@ -17,6 +17,7 @@ from hwsigner.errors import UsageError
 
 HELP = "print a trust anchor, a role and a profile as a CloudFormation or Terraform template"
 
+_FORMATS = {"cloudformation": cloudformation.template, "terraform": terraform.template}
 _FLAGS = (
     Flag("ca", "certificates of the CA for the trust anchor", "FILE"),
     Flag("role", "name of the role", "NAME"),
@@ -53,8 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     for each in certificates:
         warn_of_refused(each)
         warn_of_untaggable(each)
-    template = cloudformation.template if arguments.format == "cloudformation" else terraform.template
-    print(template(wanted, policy))
+    print(_FORMATS[arguments.format](wanted, policy))
     for sentence in who_may_assume(tags, _PLACEHOLDER):
         report(f"this role {sentence}")
     report(f"the role {wanted.role} has no permissions yet: attach policies to it")
