@@ -92,7 +92,8 @@ def _check_list(chain: Chain | None, crl: Detail, now: datetime) -> Iterator[Rev
     revoked = [each.subject for each in _all(chain) if _is_revoked(each, parsed)]
     if not crl.get("enabled"):
         also = f", and would revoke {' and '.join(revoked)}" if revoked else ""
-        yield finding("crl-disabled", f"{name} is not enabled{also}")
+        hint = f"If it is the CA's: aws rolesanywhere enable-crl --crl-id {crl.get('crlId', 'ID')}"
+        yield finding("crl-disabled", f"{name} is not enabled{also}", hint)
         return
     for subject in revoked:
         yield finding("certificate-revoked", f"{name} revokes {subject}")

@@ -105,7 +105,10 @@ def _check_state(kind: str, name: str, detail: Detail) -> Iterator[ReviewFinding
     if not detail:
         yield finding(f"{kind}-missing", f"there is no {name} for these credentials")
     elif not detail.get("enabled"):
-        yield finding(f"{kind}-disabled", f"{name} ({detail.get('name', '')}) is disabled")
+        member = "trustAnchorId" if kind == "anchor" else "profileId"
+        command = "trust-anchor" if kind == "anchor" else "profile"
+        hint = f"If it should be in use: aws rolesanywhere enable-{command} --{command}-id {detail.get(member, 'ID')}"
+        yield finding(f"{kind}-disabled", f"{name} ({detail.get('name', '')}) is disabled", hint)
 
 
 def _check_profile(profile: Detail, request: SessionRequest) -> Iterator[ReviewFinding]:

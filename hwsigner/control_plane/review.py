@@ -26,7 +26,7 @@ from hwsigner.errors import ConfigError
 from hwsigner.identity.certificate import Chain
 from hwsigner.identity.session_tags import session_tags
 from hwsigner.trust_policy import ACTIONS, Context, Decision, TrustPolicy, request_context
-from hwsigner.trust_policy.mistakes import ReviewFinding
+from hwsigner.trust_policy.mistakes import LEVELS, ReviewFinding
 from hwsigner.trust_policy.openness import named_anchors, named_tags
 from hwsigner.trust_policy.review import review
 from hwsigner.trust_policy.words import admitted_anchors, who_may_assume
@@ -75,6 +75,7 @@ def report(facts: Facts, request: SessionRequest, chain: Chain | None, now: date
         context = chain and _context(chain, profile, _canonical(anchor, request), request.session_name, now)
         decisions = list(_decisions(document, context)) if context else []
         findings += _refusals(decisions)
+    findings.sort(key=lambda each: LEVELS.index(each.level))
     return Report(_facts(facts, request, chain, role), decisions, findings)
 
 
@@ -156,7 +157,7 @@ def _facts(facts: Facts, request: SessionRequest, chain: Chain | None, role: Det
         "profile": list(_of_profile(profile)) if profile else [],
         "role": [f"{role['RoleName']}, sessions of up to {role.get('MaxSessionDuration', 3600)} s"] if role else [],
         "who may assume it": who_may_assume(document),
-        "ways to it": list(_ways(facts, document, request.role_arn)) if role else [],
+        "ways to the role": list(_ways(facts, document, request.role_arn)) if role else [],
         "certificate": list(_of_certificate(chain, facts)) if chain else ["none was given, so none was compared"],
     }
     return {name: sentences for name, sentences in sections.items() if sentences}
@@ -191,7 +192,10 @@ def _of_profile(profile: Detail) -> Iterator[str]:
 def _ways(facts: Facts, document: Detail, role_arn: str) -> Iterator[str]:
     """Yield the enabled trust anchors and profiles of the region by which sessions of a role are possible."""
     enabled = {each["trustAnchorArn"]: each for each in facts.anchors or () if each.get("enabled")}
-    for arn in admitted_anchors(document, list(enabled)):
+    admitted = admitted_anchors(document, list(enabled))
+    if facts.anchors is not None and not admitted:
+        yield "no enabled trust anchor of the region"
+    for arn in admitted:
         yield f"trust anchor {enabled[arn].get('name', '')} ({arn.rpartition('/')[2]})"
     for each in facts.profiles or ():
         if each.get("enabled") and role_arn in each.get("roleArns", ()):

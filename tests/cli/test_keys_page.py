@@ -27,10 +27,18 @@ openssl x509 -req -in web.csr -CA ca.pem -CAkey ca.key -copy_extensions copy -ou
 
 def commands(page: str, start: str, end: str) -> str:
     """Return the shell commands of a page between two texts. A CA issues what is installed, if no command does."""
-    found = shell_blocks(page, start, end)
+    found = with_arns(shell_blocks(page, start, end))
     return (
         found if "openssl x509" in found else re.sub(r"^hwsigner install-certificate", f"{CA}\\g<0>", found, flags=re.M)
     )
+
+
+def with_arns(text: str) -> str:
+    """Return a page with ARNs where its readers put their own."""
+    for kind in ("trust-anchor", "profile"):
+        arn = f"arn:aws:rolesanywhere:eu-central-1:123456789012:{kind}/3f6c1a52-9d7e-4c1b-8a90-0f4b7d2c6e11"
+        text = re.sub(rf"(--{kind}-arn) (?:ARN|arn:\S+/UUID)", rf"\1 {arn}", text)
+    return text.replace("--role-arn ARN", "--role-arn arn:aws:iam::123456789012:role/web")
 
 
 @pytest.fixture

@@ -334,11 +334,13 @@ COMPLETING = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", MAKING)
 def test_missing_permission_is_named_when_all_is_to_be_made(place: Place, action: str) -> None:
     check_denied(place, action, "--policy", READ_ONLY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", COMPLETING)
 def test_missing_permission_is_named_when_a_set_up_is_completed(place: Place, action: str) -> None:
     client, other = place.client("rolesanywhere"), certs.make_ca("Other CA")
@@ -350,6 +352,7 @@ def test_missing_permission_is_named_when_a_set_up_is_completed(place: Place, ac
     check_denied(place, action, "--policy", READ_ONLY, "--add-ca", "--duration", "7200")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", MAKING[:-1])
 def test_each_throttled_call_is_repeated(place: Place, action: str) -> None:
     place.emulator.misbehave(Fault("throttle", 2), action=action)
