@@ -23,7 +23,7 @@ from hwsigner.trust_policy.review import review
 from hwsigner.trust_policy.writing import (
     HIGHEST_SIZE_LIMIT,
     SIZE_LIMIT,
-    has_wildcard,
+    in_words,
     literal,
     size,
     write_trust_policy,
@@ -106,19 +106,14 @@ def matching_policy(
     return policy
 
 
-def who_may_assume(tags: Mapping[str, Sequence[str]], trust_anchor: str | None) -> Iterator[str]:
+def what_it_lets_in(tags: Mapping[str, Sequence[str]], trust_anchor: str | None) -> Iterator[str]:
     """Yield sentences that say which certificates a policy of these tags lets in."""
     where = "the trust anchor" if trust_anchor else "any trust anchor of the account"
-    yield f"lets in every certificate of {where} with {' and '.join(_worded(tag, tags[tag]) for tag in tags)}"
+    yield f"lets in every certificate of {where} with {in_words(tags)}"
     issuer = "" if any(tag.startswith("x509Issuer/") for tag in tags) else ", and of any CA below the anchor"
     yield f"does not compare anything else: such a certificate may be of another key, with other names{issuer}"
     if sum(len(values) > 1 for values in tags.values()) > 1:
         yield "does not pair the values: a certificate may have one of each, in any combination"
-
-
-def _worded(tag: str, values: Sequence[str]) -> str:
-    shown = [f"like {value!r}" if has_wildcard(value) else repr(value) for value in values]
-    return f"{tag} {' or '.join(shown)}"
 
 
 def _request(certificate: Certificate, trust_anchor: str) -> Any:

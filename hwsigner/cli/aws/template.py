@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from hwsigner.cli.aws import cloudformation, terraform
 from hwsigner.cli.aws.certificates import CERTIFICATE, read_all, read_leaf, warn_of_refused, warn_of_untaggable
-from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, who_may_assume
+from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, what_it_lets_in
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import report
 from hwsigner.config.flags import KEY, Flag, session_duration
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         warn_of_refused(each)
         warn_of_untaggable(each)
     print(_FORMATS[arguments.format](wanted, policy))
-    for sentence in who_may_assume(tags, _PLACEHOLDER):
+    for sentence in what_it_lets_in(tags, _PLACEHOLDER):
         report(f"this role {sentence}")
     report(f"the role {wanted.role} has no permissions yet: attach policies to it")
     return 0
