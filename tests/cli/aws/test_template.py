@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import botocore.session
-import hcl2
 import pytest
 from botocore.validate import validate_parameters
+from hcl2.api import loads
 
 import certs
 from hwsigner.trust_policy import TrustPolicy, request_context
@@ -42,7 +42,7 @@ def resources(outcome: Outcome) -> dict[str, Any]:
 
 def parse(text: str) -> dict[str, Any]:
     """Parse HCL."""
-    parsed: dict[str, Any] = hcl2.loads(f"{text}\n")
+    parsed: dict[str, Any] = loads(f"{text}\n")
     return parsed
 
 
