@@ -97,13 +97,19 @@ def matching_policy(
     for found in review(policy, trust_anchor=trust_anchor or ""):
         if found.id != "source-arn-none":  # The caller knows.
             warnings.warn(HwsignerWarning(f"{found.found}. {found.why}", found.instead), stacklevel=2)
-    problem = f"the trust policy has {size(policy)} characters"
-    if size(policy) > HIGHEST_SIZE_LIMIT:
-        raise UsageError(f"{problem}, and IAM takes {HIGHEST_SIZE_LIMIT} at most", "Match a pattern or a shared name")
-    if size(policy) > SIZE_LIMIT:
-        hint = f"Ask AWS to raise this quota (to {HIGHEST_SIZE_LIMIT} at most), or match a pattern or a shared name"
-        warnings.warn(HwsignerWarning(f"{problem}, and IAM's default limit is {SIZE_LIMIT}", hint), stacklevel=2)
+    _check_size(size(policy))
     return policy
+
+
+def _check_size(characters: int) -> None:
+    problem = f"the trust policy has {characters} characters"
+    instead = "compare a pattern such as CN=web-*, or a name that the certificates share"
+    if characters > HIGHEST_SIZE_LIMIT:
+        hint = f"{instead[0].upper()}{instead[1:]}"
+        raise UsageError(f"{problem}, and IAM takes {HIGHEST_SIZE_LIMIT} at most", hint)
+    if characters > SIZE_LIMIT:
+        hint = f"Ask AWS to raise this quota (to {HIGHEST_SIZE_LIMIT} at most), or {instead}"
+        warnings.warn(HwsignerWarning(f"{problem}, and IAM's default limit is {SIZE_LIMIT}", hint), stacklevel=3)
 
 
 def what_it_lets_in(tags: Mapping[str, Sequence[str]], trust_anchor: str | None) -> Iterator[str]:
