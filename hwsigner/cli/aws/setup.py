@@ -13,7 +13,7 @@ from hwsigner.aws.arn import parse_canonical_arn
 from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.certificates import read_leaf, warn_of_untaggable
 from hwsigner.cli.aws.clients import AWS, clients
-from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, who_may_assume
+from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, what_it_lets_in
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome, report
 from hwsigner.config.flags import IDENTITY, KEY, Flag, session_duration, switch
@@ -106,7 +106,7 @@ class _Plan:
         for step in self.steps:
             lines += [f"{step.resource}: {step.words}", *(f"    {line}" for line in step.lines)]
         if any(step.lines for step in self.steps):
-            lines += [f"This {each}" for each in who_may_assume(self._wanted.tags, "the trust anchor")]
+            lines += [f"This {each}" for each in what_it_lets_in(self._wanted.tags, "the trust anchor")]
         lines += [f"Note: {each}" for each in self._notes]
         return [*lines, *self._of_config()]
 
