@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from functools import cached_property
 from typing import Any
 
-from hwsigner.control_plane.failures import NOT_FOUND, translated
+from hwsigner.control_plane.failures import NOT_FOUND, check_json, not_from_aws, translated
 from hwsigner.errors import HwsignerError
 
 _CONNECT_TIMEOUT = 5
@@ -39,8 +39,7 @@ class Client:
             UsageError: a parameter is not valid, or a setting of the SDKs' files.
         """
         with translated(self._action(operation), _resource(parameters)):
-            response: dict[str, Any] = getattr(self._client, operation)(**parameters)
-            return response
+            return self._answer(operation, parameters)
 
     def find(self, operation: str, **parameters: Any) -> dict[str, Any] | None:
         """Call an operation that reads a resource. Return None if the service has no such resource.
@@ -58,8 +57,7 @@ class Client:
         """
         with translated(self._action(operation), _resource(parameters)):
             try:
-                response: dict[str, Any] = getattr(self._client, operation)(**parameters)
-                return response
+                return self._answer(operation, parameters)
             except self._client.exceptions.ClientError as error:
                 if error.response.get("Error", {}).get("Code") in codes:
                     return None
@@ -78,6 +76,14 @@ class Client:
         """
         with translated(self._action(operation), _resource(parameters)):
             return list(self._pages(operation, member, parameters))
+
+    def _answer(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = getattr(self._client, operation)(**parameters)
+        name = self._client.meta.method_to_api_mapping[operation]
+        shape = self._client.meta.service_model.operation_model(name).output_shape
+        if shape is not None and shape.members and not shape.members.keys() & answer.keys():
+            raise not_from_aws(self._action(operation))
+        return answer
 
     def _pages(self, operation: str, member: str, parameters: dict[str, Any]) -> Iterator[Any]:
         if self._client.can_paginate(operation):
@@ -151,7 +157,10 @@ class Clients:
             user_agent_extra=f"hwsigner/{__version__}",
         )
         with translated("boto3", ""):
-            return Client(self._session.client(service, endpoint_url=self._endpoint, config=config))
+            client = self._session.client(service, endpoint_url=self._endpoint, config=config)
+        if "json" in client.meta.service_model.metadata["protocol"]:
+            client.meta.events.register("response-received", check_json)
+        return Client(client)
 
 
 def _resource(parameters: dict[str, Any]) -> str:
