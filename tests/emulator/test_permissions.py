@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import boto3
 import pytest
+from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError
 
 from certs import Authority
@@ -147,7 +149,9 @@ def test_fault_has_the_form_of_the_service_and_nothing_changes(program: Program,
 
 @pytest.mark.parametrize("service", ["iam", "rolesanywhere"])
 def test_boto3_retries_when_it_is_throttled(emulator: Emulator, service: str) -> None:
-    patient = client(emulator, service=service, attempts=3)
+    emulator.add_credentials(*KEY)
+    config = Config(retries={"mode": "standard"})
+    patient = boto3.Session(*KEY, region_name=REGION).client(service, endpoint_url=emulator.url, config=config)
     emulator.misbehave(Fault("throttle", 2), action=f"{service}:*")
     calls = {"iam": "list_roles", "rolesanywhere": "list_profiles"}
     answer = getattr(patient, calls[service])()

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from hwsigner.aws.arn import parse_arn
+from hwsigner.aws.arn import parse_canonical_arn
 from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.certificates import read_leaf, warn_of_untaggable
 from hwsigner.cli.aws.clients import AWS, clients
@@ -151,7 +151,7 @@ def _wanted(arguments: argparse.Namespace) -> Wanted:
             raise UsageError(f"--{flag} is missing", f"Give it, such as --{flag} {example}")
     for flag in ("trust-anchor-arn", "profile-arn"):
         if text := getattr(arguments, flag.replace("-", "_")):
-            parse_arn(text, f"--{flag}")
+            parse_canonical_arn(text, f"--{flag}")
     cas = load(find_certificates(arguments.ca))
     check_ca(cas, datetime.now(UTC))
     leaves = [read_leaf(arguments, arguments.certificate)] if arguments.certificate else []
