@@ -37,6 +37,11 @@ class Step:
     parameters: dict[str, Any] = field(repr=False)
     lines: tuple[str, ...] = ()
 
+    @property
+    def short(self) -> str:
+        """The first of the words, such as "create 'web'"."""
+        return self.words.partition(":")[0].partition(",")[0]
+
 
 def plan(existing: Existing, wanted: Wanted) -> list[Step]:
     """Return the calls that are to be made, in order. The ARNs of new resources are made up.

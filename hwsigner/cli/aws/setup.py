@@ -66,14 +66,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plan:
         print(json.dumps(shown.data(), indent=2) if arguments.json else "\n".join(map(printable, shown.lines())))
         return 0
-    if not arguments.yes and shown.is_needed():
+    if arguments.yes:
+        for line in shown.lines() if shown.is_needed() else ():
+            report(printable(line))
+    elif shown.is_needed():
         ask(shown.lines(), "Type yes to do this", nothing="nothing was changed")
         check_unchanged(found, existing, wanted)
     steps: list[Step] = []
 
     def done(step: Step) -> None:
         steps.append(step)
-        report(printable(f"done: {step.resource}: {step.words}"))
+        report(printable(f"done: {step.resource}: {step.short}"))
 
     values = {**arns(apply(found, existing, wanted, done)), **_identity(arguments)}
     _print(arguments, name, _write_profile(name, values), values, steps)
