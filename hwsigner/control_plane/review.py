@@ -30,6 +30,7 @@ from hwsigner.trust_policy.mistakes import LEVELS, ReviewFinding
 from hwsigner.trust_policy.openness import named_anchors, named_tags
 from hwsigner.trust_policy.review import review
 from hwsigner.trust_policy.words import admitted_anchors, who_may_assume
+from hwsigner.trust_policy.writing import SIZE_LIMIT, size
 
 _ANY_ANCHOR = "arn:aws:rolesanywhere:us-east-1:000000000000:trust-anchor/any"
 
@@ -97,6 +98,8 @@ def report_policy(
         policy = None
     findings, decisions, facts = review(document, trust_anchor=trust_anchor), [], {}
     if isinstance(policy, Mapping):
+        if size(policy) > SIZE_LIMIT:
+            findings.append(finding("policy-too-large", f"the trust policy has {size(policy)} characters"))
         if sentences := who_may_assume(policy):
             facts["who may assume it"] = sentences
         if chain:
@@ -195,9 +198,9 @@ def _ways(facts: Facts, document: Detail, role_arn: str) -> Iterator[str]:
     admitted = admitted_anchors(document, list(enabled))
     if facts.anchors is not None and not admitted:
         yield "no enabled trust anchor of the region"
-    for arn in admitted:
+    for arn in sorted(admitted, key=lambda arn: (enabled[arn].get("name", ""), arn)):
         yield f"trust anchor {enabled[arn].get('name', '')} ({arn.rpartition('/')[2]})"
-    for each in facts.profiles or ():
+    for each in sorted(facts.profiles or (), key=lambda each: (each.get("name", ""), each["profileArn"])):
         if each.get("enabled") and role_arn in each.get("roleArns", ()):
             yield f"profile {each.get('name', '')} ({each['profileArn'].rpartition('/')[2]})"
 

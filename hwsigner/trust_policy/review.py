@@ -27,6 +27,7 @@ _TAG = re.compile(f"x509(?:Subject|Issuer)/(?:{_NAMES})|x509SAN/(?:DNS|URI|Name/
 _ANCHOR = re.compile(
     r"arn:aws[a-z-]*:rolesanywhere:[a-z0-9-]+:\d{12}:trust-anchor/[0-9A-Za-z]{8}(?:-[0-9A-Za-z]{4}){3}-[0-9A-Za-z]{12}"
 )
+_LITERAL = re.compile(r"\$\{[*?$]\}")  # No tag has one of these characters.
 _LONGEST_VALUE = 256
 
 
@@ -108,7 +109,7 @@ def _impossible(key: str, base: str, value: str) -> str:
         return "" if re.match(r"CN=|ID=|[*?]|C[*?]|CN[*?]|.{62}", value) else "source-identity-prefix"
     if key.startswith(("aws:principaltag/", "aws:requesttag/")):
         text = plain if is_equals else re.sub(r"[*?]", "", plain)
-        is_possible = len(text) <= _LONGEST_VALUE and all(map(_is_of_tags, text))
+        is_possible = len(text) <= _LONGEST_VALUE and all(map(_is_of_tags, text)) and not _LITERAL.search(value)
         return "" if is_possible else "value-impossible"
     return ""
 

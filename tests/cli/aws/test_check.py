@@ -291,7 +291,7 @@ def test_check_names_every_enabled_way_to_the_role(account: Account) -> None:
         plane.create_trust_anchor(name=name, source=source, enabled=enabled)
         plane.create_profile(name=f"{name}-profile", roleArns=[account.role], enabled=enabled)
     ways = json.loads(account.check("--json").out)["facts"]["ways to the role"]
-    assert [each.partition(" (")[0] for each in ways] == ["trust anchor web", "profile web", "profile second-profile"]
+    assert [each.partition(" (")[0] for each in ways] == ["trust anchor web", "profile second-profile", "profile web"]
     _open_policy(account)
     ways = json.loads(account.check("--json").out)["facts"]["ways to the role"]
     assert "trust anchor second" in {each.partition(" (")[0] for each in ways}
@@ -364,7 +364,9 @@ def test_error_of_the_first_call_is_reported_when_none_succeeds(
     assert outcome.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("flags", [["--role-arn=web"], ["--trust-anchor-arn="], ["--policy=missing.json"]])
+@pytest.mark.parametrize(
+    "flags", [["--role-arn=web"], ["--region=eu-west-1"], ["--trust-anchor-arn="], ["--policy=missing.json"]]
+)
 def test_invalid_arguments_exit_with_status_2(account: Account, flags: list[str]) -> None:
     outcome = account.check(*flags)
     assert (outcome.status, outcome.out, outcome.err.count("\n")) == (2, "", 1)
@@ -398,6 +400,14 @@ def test_policy_file_is_judged_for_a_certificate(scene: Any) -> None:
         outcome.out.split()
     )
     assert "but it is 'bamboo-01'" in " ".join(outcome.out.split())
+
+
+def test_policy_file_over_the_limit_of_iam_is_named(tmp_path: Path, call: Callable[..., Outcome]) -> None:
+    file = tmp_path / "policy.json"
+    names = [f"bamboo-{number:04}" for number in range(200)]
+    file.write_text(json.dumps(write_trust_policy({"x509Subject/CN": names}, trust_anchor=ANCHOR)))
+    outcome = call("aws", "check", "--policy", file, "--json")
+    assert [each["id"] for each in json.loads(outcome.out)["findings"]] == ["policy-too-large"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"Statement": 1}', "\x00", "[" * 100_000])
