@@ -100,11 +100,6 @@ MISTAKES = {
     "role-missing": Mistake(
         WRONG, "Every session is refused", "Correct the role's ARN, or make one with hwsigner aws setup"
     ),
-    "policy-too-large": Mistake(
-        WRONG,
-        "IAM accepts 2,048 characters, or up to 4,096 if AWS raised the account's quota",
-        "Match a pattern such as web-*, or a name that the certificates share",
-    ),
     "role-refuses": Mistake(
         WRONG,
         "All three actions must be allowed, or the service refuses the session",

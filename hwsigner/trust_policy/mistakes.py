@@ -115,6 +115,11 @@ MISTAKES = {
         "IAM refuses such a document",
         "Write a JSON object with Version 2012-10-17 and a list of statements",
     ),
+    "policy-too-large": Mistake(
+        WRONG,
+        "IAM accepts 2,048 characters, or up to 4,096 if AWS raised the account's quota",
+        "Match a pattern such as web-*, or a name that the certificates share",
+    ),
     "element-unknown": Mistake(
         WRONG,
         "IAM refuses a trust policy with it: the role itself is the resource, and the principal must be named",

@@ -18,6 +18,7 @@ from hwsigner.trust_policy import ACTIONS, TrustPolicy, request_context
 from hwsigner.trust_policy.conditions import OPERATORS
 from hwsigner.trust_policy.mistakes import MISTAKES
 from hwsigner.trust_policy.review import review
+from hwsigner.trust_policy.writing import write_trust_policy
 
 UUID = "0e5a7c1e-2b9d-4c3f-8a64-51d0f7b3c9aa"
 ANCHOR = f"arn:aws:rolesanywhere:eu-central-1:123456789012:trust-anchor/{UUID}"
@@ -399,6 +400,7 @@ TABLE: list[tuple[str, Any, set[str]]] = [
         policy({"Effect": "Allow", "NotPrincipal": SERVICE, "Action": list(ACTIONS)}),
         {"element-unknown", "principal-wrong"},
     ),
+    ("ten thousand names", policy(allow(PINNED, {"StringEquals": {CN: ["bamboo-01"] * 10_000}})), {"policy-too-large"}),
     ("a dollar sign", policy(allow(PINNED, {"StringEquals": {CN: "a${$}b"}})), {"value-impossible"}),
     ("a literal asterisk", policy(allow(PINNED, {"StringLike": {CN: "a${*}b"}})), {"value-impossible"}),
     (
@@ -608,6 +610,22 @@ def test_policy_that_lets_an_unnamed_trust_anchor_in_is_open(
     except ConfigError:
         return
     assert "open" in {each.level for each in review(document)}
+
+
+_tag_values = st.text(st.sampled_from("aZ9 _.:/=+-@äλ*?"), min_size=1, max_size=12).filter(
+    lambda text: text.strip("*?qzxjv")
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["x509Subject/CN", "x509Issuer/OU", "x509SAN/URI"]),
+        st.lists(_tag_values, min_size=1, max_size=3),
+        min_size=1,
+    )
+)
+def test_policy_that_hwsigner_writes_has_no_findings(tags: dict[str, list[str]]) -> None:
+    assert review(write_trust_policy(tags, trust_anchor=ANCHOR), trust_anchor=ANCHOR) == []
 
 
 _json = st.recursive(
