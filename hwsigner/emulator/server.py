@@ -36,7 +36,7 @@ def utc_now() -> datetime:
 
 
 class Emulator:
-    """A local CreateSession and sts:GetCallerIdentity, over HTTP or HTTPS, that verifies requests to any service.
+    """A local IAM Roles Anywhere and sts:GetCallerIdentity, over HTTP or HTTPS, that verifies requests to any service.
 
     Use it in a `with` statement, or call start() and stop().
 
@@ -138,18 +138,27 @@ class Emulator:
         """Allow all actions again."""
         self.world.denied.clear()
 
-    def add_credentials(self, access_key_id: str, secret_access_key: str, session_token: str | None = None) -> None:
+    def add_credentials(
+        self,
+        access_key_id: str,
+        secret_access_key: str,
+        session_token: str | None = None,
+        *,
+        account: str | None = None,
+    ) -> None:
         """Accept requests signed with these credentials, besides those that CreateSession issues.
 
         Args:
             access_key_id: 1 to 128 letters and digits. It replaces credentials that were added with the same ID.
             secret_access_key: the secret.
             session_token: must be sent with each request; None if the credentials have none.
+            account: whose resources the control plane shows them: twelve digits. Default: the world's account.
 
         Raises:
             UsageError: a value is malformed.
         """
-        self._service.vault.add(access_key_id, secret_access_key, session_token)
+        account = self.world.account if account is None else account
+        self._service.vault.add(access_key_id, secret_access_key, session_token, account)
 
     @property
     def url(self) -> str:

@@ -12,6 +12,7 @@ from hwsigner.emulator.resources import Crl, Profile, Role, Subject, TrustAnchor
 from hwsigner.errors import CertificateError, UsageError
 from hwsigner.trust_policy import TrustPolicy
 
+ACCOUNT = "123456789012"
 ROLE_NAME = "hwsigner-demo"
 PROFILE_ID = "11111111-1111-4111-8111-111111111111"
 CertificateSource = bytes | x509.Certificate
@@ -36,13 +37,19 @@ class World:
     private_cas: dict[str, x509.Certificate] = field(default_factory=dict)
     denied: set[str] = field(default_factory=set)
 
+    @property
+    def account(self) -> str:
+        """The account of the first resource, or 123456789012 if there are none."""
+        arns = (*self.trust_anchors, *self.profiles, *self.roles)
+        return next((arn.split(":")[4] for arn in arns), ACCOUNT)
+
     @classmethod
     def simple(
         cls,
         trust_anchor: CertificateSource | Iterable[CertificateSource],
         *,
         region: str = "us-east-1",
-        account: str = "123456789012",
+        account: str = ACCOUNT,
         accept_role_session_name: bool = False,
         trust_policy: TrustPolicy | None = None,
     ) -> World:

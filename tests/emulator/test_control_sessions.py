@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from certs import Authority, issue, make_ca, pem
 from emulator.client import Caller, create_session, draft, send
 from emulator.material import Form, certificate
 from emulator.planes import ACCOUNT, bundle, client, refused
+from emulator.test_control_crls import crl_of
 from hwsigner.emulator import Emulator, Role, World
 from hwsigner.trust_policy import TrustPolicy
 
@@ -214,3 +217,22 @@ def test_key_of_origin_identity_is_refused_aloud_when_its_value_is_not_documente
     emulator.world.roles[emulator.role_arn].trust_policy = trust({"StringLike": {key: "*"}})
     assert outcome(emulator, caller)[0] == 403
     assert f"refused: unknown key {key}" in emulator.requests[-1].reason
+
+
+def test_example_of_the_documentation_runs(
+    ca: Authority, caller: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text()
+    (example,) = re.findall(r"```python\n(from pathlib import Path\n\nimport boto3\n.*?)```", page, re.DOTALL)
+    (tmp_path / "ca.pem").write_bytes(ca.pem)
+    (tmp_path / "crl.pem").write_bytes(crl_of(ca))
+    monkeypatch.chdir(tmp_path)
+    emulators: dict[str, Any] = {}
+
+    def call_your_client(url: str, anchor: str, profile: str, role: str) -> None:
+        arns = {"trustAnchorArn": anchor, "profileArn": profile, "roleArn": role}
+        assert outcome(emulators["emulator"], caller, arns)[0] == 201
+
+    emulators["call_your_client"] = call_your_client
+    exec(example, emulators)
+    assert caller.certificate.subject.rfc4514_string() in capsys.readouterr().out
