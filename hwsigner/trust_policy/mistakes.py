@@ -71,7 +71,7 @@ MISTAKES = {
     ),
     "source-account-only": Mistake(
         OPEN,
-        "Every trust anchor of the account is accepted. Whoever may create one can make certificates with any name",
+        "Every trust anchor of the account is accepted. A user who may create one can make certificates with any name",
         f"Add {_SOURCE_ARN}",
     ),
     "source-arn-any": Mistake(

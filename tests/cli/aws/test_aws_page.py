@@ -50,7 +50,7 @@ def blocks(start: str, end: str) -> str:
 def test_commands_of_the_page_lead_to_credentials(environment: dict[str, str], tmp_path: Path) -> None:
     steps = run_shell(blocks("## The four steps", "## The trust policy"), tmp_path, environment)
     assert json.loads(steps.splitlines()[-1])["AccessKeyId"].startswith("ASIA")
-    assert "sts:AssumeRole is allowed" in steps
+    assert "may do sts:AssumeRole, sts:TagSession, sts:SetSourceIdentity" in steps
     assert "Nothing is wrong" in steps
     printed = run_shell(blocks("## The trust policy", "### As a template"), tmp_path, environment)
     policy, tags = printed.split("\n}\n")
