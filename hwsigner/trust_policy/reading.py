@@ -83,7 +83,8 @@ class Reader:
             self._add("not-judged", f"{statement.name} has NotAction", "Name the three actions in Action")
             excluded = list(_texts(entry["NotAction"]))
             statement.actions |= {each for each in ACTIONS if not any(_fits(text, each) for text in excluded)}
-        self._read_conditions(entry.get("Condition", {}), statement)
+        if statement.concerns_service:  # The keys and tags of other principals are other ones.
+            self._read_conditions(entry.get("Condition", {}), statement)
         return statement
 
     def _read_principal(self, principal: object, statement: Statement) -> None:

@@ -123,6 +123,47 @@ TABLE: list[tuple[str, Any, set[str]]] = [
         set(),
     ),
     (
+        "an account with tags and keys of its own beside it",
+        policy(
+            allow(PINNED, NAMED),
+            allow(
+                {"StringEquals": {"aws:PrincipalTag/Team": "web", "sts:ExternalId": "1", "aws:PrincipalOrgID": "o-1"}},
+                Principal={"AWS": "123456789012"},
+                Action="sts:AssumeRole",
+            ),
+        ),
+        set(),
+    ),
+    (
+        "an identity provider beside it",
+        policy(
+            allow(PINNED, NAMED),
+            allow(
+                {"StringLike": {"app.terraform.io:sub": "organization:a:*"}},
+                Principal={"Federated": "arn:aws:iam::123456789012:oidc-provider/app.terraform.io"},
+                Action="sts:AssumeRoleWithWebIdentity",
+            ),
+        ),
+        set(),
+    ),
+    (
+        "placeholders",
+        policy(
+            allow(
+                {
+                    "StringEquals": {CN: "<EXPECTED_CN>"},
+                    "ArnEquals": {"aws:SourceArn": "arn:aws:rolesanywhere:<REGION>:<ACCOUNT>:trust-anchor/<ID>"},
+                }
+            )
+        ),
+        {"source-arn-kind", "value-impossible"},
+    ),
+    (
+        "the account and its trust anchor",
+        policy(allow(PINNED, {"StringEquals": {"aws:SourceAccount": "123456789012", CN: "bamboo-01"}})),
+        set(),
+    ),
+    (
         "AssumeRole alone has the conditions",
         policy(
             allow(PINNED, NAMED, Action="sts:AssumeRole"), allow(Action=["sts:TagSession", "sts:SetSourceIdentity"])
