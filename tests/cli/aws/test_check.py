@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import certs
 from hwsigner.control_plane.mistakes import MISTAKES
 from hwsigner.emulator import Emulator, World
 from hwsigner.trust_policy.writing import write_trust_policy
+from ports import reserve_port
 from scene import Outcome
 
 REGION, ACCOUNT = "us-east-1", "123456789012"
@@ -355,6 +357,12 @@ def test_check_fails_when_every_call_is_denied(account: Account) -> None:
     assert (outcome.status, outcome.out, outcome.err.count("\n")) == (5, "", 1)
 
 
+def test_unreachable_service_exits_with_status_6(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    outcome = account.check("--endpoint", f"http://127.0.0.1:{reserve_port()}")
+    assert (outcome.status, outcome.out, outcome.err.count("\n")) == (6, "", 1)
+
+
 def test_error_of_the_first_call_is_reported_when_none_succeeds(
     account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -389,6 +397,16 @@ def test_policy_file_is_reviewed_without_aws(tmp_path: Path, call: Callable[...,
     assert "if x509Subject/CN is 'bamboo-01' and the trust anchor is" in " ".join(outcome.out.split())
     other = call("aws", "check", "--policy", file, f"--trust-anchor-arn={ANCHOR.replace('us-', 'eu-')}", "--json")
     assert [each["id"] for each in json.loads(other.out)["findings"]] == ["source-arn-other"]
+
+
+def test_policy_file_is_reviewed_without_boto3(
+    tmp_path: Path, call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for library in ("boto3", "botocore"):
+        monkeypatch.setitem(sys.modules, library, None)
+    file = tmp_path / "policy.json"
+    file.write_text(json.dumps(write_trust_policy({"x509Subject/CN": ["bamboo-01"]}, trust_anchor=ANCHOR)))
+    assert call("aws", "check", "--policy", file).status == 0
 
 
 def test_policy_file_is_judged_for_a_certificate(scene: Any) -> None:
