@@ -51,6 +51,7 @@ def test_commands_of_the_page_lead_to_credentials(tmp_path: Path) -> None:
     environment = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "xdg")}
     steps = run_shell(blocks("## The four steps", "## The trust policy"), tmp_path, environment)
     assert json.loads(steps.splitlines()[-1])["AccessKeyId"].startswith("ASIA")
+    assert "may do sts:AssumeRole, sts:TagSession, sts:SetSourceIdentity" in steps
     assert "Nothing is wrong" in steps
     printed = run_shell(blocks("## The trust policy", "### As a template"), tmp_path, environment)
     policy, tags = printed.split("\n}\n")
