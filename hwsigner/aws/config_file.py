@@ -40,6 +40,13 @@ class Setting(NamedTuple):
         return self.value
 
 
+def config_path(environ: Mapping[str, str]) -> str:
+    """Return the path of the config file, which need not exist: AWS_CONFIG_FILE, or else `~/.aws/config`."""
+    home = environ.get("HOME") or os.path.expanduser("~")
+    path = environ.get("AWS_CONFIG_FILE") or os.path.join(home, ".aws", "config")
+    return os.path.expanduser(os.path.expandvars(path))
+
+
 def read_config(environ: Mapping[str, str]) -> dict[str, Setting]:
     """Return the settings by name.
 
@@ -50,9 +57,7 @@ def read_config(environ: Mapping[str, str]) -> dict[str, Setting]:
     Args:
         environ: the environment variables. AWS_CONFIG_FILE is the file's path; the default is `~/.aws/config`.
     """
-    home = environ.get("HOME") or os.path.expanduser("~")
-    path = environ.get("AWS_CONFIG_FILE") or os.path.join(home, ".aws", "config")
-    path = os.path.expanduser(os.path.expandvars(path))
+    path = config_path(environ)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:

@@ -9,7 +9,7 @@ from functools import partial
 
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import KEY, Flag
+from hwsigner.config.flags import KEY, NAMES, Flag
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
 from hwsigner.identity.certificate_request import check_names, sign_certificate_request
 from hwsigner.identity.session_tags import untaggable
@@ -18,12 +18,7 @@ from hwsigner.system.files import edit_file
 
 HELP = "make a certificate request (PKCS #10) for a key"
 
-_FLAGS = (
-    Flag("subject", "subject, as RFC 4514 has it: CN=bamboo-01,OU=devops", "NAME"),
-    Flag("dns", "DNS name for the subjectAltName; repeatable", "NAME", many=True),
-    Flag("uri", "URI for the subjectAltName; repeatable", "URI", many=True),
-    Flag("out", "file for the request (default: stdout)", "FILE"),
-)
+_FLAGS = (*NAMES, Flag("out", "file for the request (default: stdout)", "FILE"))
 _STARTS = (b"-----BEGIN CERTIFICATE REQUEST-----", b"-----BEGIN NEW CERTIFICATE REQUEST-----")
 
 

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from hwsigner.aws.arn import check_known_arns
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
-from hwsigner.config.flags import KEY, Flag, switch
+from hwsigner.config.flags import KEY, PLACE, Flag, switch
 from hwsigner.config.profiles import change_profile, check_name, profiles
 from hwsigner.errors import (
     AmbiguousCertificateError,
@@ -22,6 +23,7 @@ from hwsigner.errors import (
     CertificateWarning,
     HwsignerError,
     KeyMismatchError,
+    UsageError,
     printable,
 )
 from hwsigner.identity import Identity
@@ -36,12 +38,12 @@ HELP = "put a certificate beside its key, and print the flags that name both"
 _MOST = 64
 _FLAGS = (
     Flag("intermediates", "file of more certificates of the chain", "FILE"),
-    Flag("nv-index", "TPM: put the leaf into this NV index, such as 0x01c20000, and not into a file", "INDEX"),
+    *PLACE,
     Flag("profile", "profile of config.toml to write the flags into; its other values stay", "NAME"),
     switch("no-preflight", "install the certificate even if the service will refuse it"),
     switch("json", "print JSON"),
 )
-_ARNS = ("trust-anchor-arn", "profile-arn", "role-arn")
+ARNS = ("trust-anchor-arn", "profile-arn", "role-arn")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -55,10 +57,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check the certificate, install it, and print the flags for credential-process."""
-    name = arguments.profile
-    if name:
-        check_name(name)
-        profiles(os.environ)  # A config.toml that can't be read is an error before anything is changed.
+    if arguments.profile:
+        _check_profile(arguments.profile)
     uri = options.key_uri(arguments, arguments.key)
     pins = options.pin_source(arguments, uri)
     certificates = _certificates(arguments)
@@ -73,11 +73,27 @@ def run(arguments: argparse.Namespace) -> int:
     installed = install_certificate(uri, found, pins, nv_index=arguments.nv_index or "", allow_modules=True)
     if "pivSlot" in key.properties:  # A slot is written with the management key, which can't sign.
         uri = replace(uri, query={name: value for name, value in uri.query.items() if name != "pin-source"})
-    flags = {"certificate": _for_any_folder(installed.certificate), "private-key": _for_any_folder(uri)}
+    flags = {"certificate": for_any_folder(installed.certificate), "private-key": for_any_folder(uri)}
     if installed.intermediates:
-        flags["intermediates"] = _for_any_folder(installed.intermediates)
+        flags["intermediates"] = for_any_folder(installed.intermediates)
     _print(arguments, chain.leaf, flags, installed.notes)
     return 0
+
+
+def _check_profile(name: str) -> None:
+    """Check the profile to be written, before anything is changed.
+
+    Raises:
+        UsageError: the name is invalid, or the profile has an ARN that is malformed.
+        ConfigError: a config.toml can't be read.
+    """
+    check_name(name)
+    existing = profiles(os.environ).get(name)
+    if existing is not None:
+        try:
+            check_known_arns(existing.values)
+        except UsageError as error:
+            raise UsageError(f"profile {name!r} in {existing.file}: {error.message}", error.hint) from error
 
 
 def _certificates(arguments: argparse.Namespace) -> list[Certificate]:
@@ -127,7 +143,7 @@ def _chain_of(uri: KeyURI, public_key: bytes | None, certificates: Sequence[Cert
     return chain
 
 
-def _for_any_folder(place: str | KeyURI) -> str:
+def for_any_folder(place: str | KeyURI) -> str:
     """Return a path or key URI that means the same in every folder. It has no PIN."""
     uri = KeyURI.of(place)
     if "path" in uri.path:
@@ -142,8 +158,10 @@ def _print(arguments: argparse.Namespace, leaf: Certificate, flags: dict[str, st
     end = leaf.x509.not_valid_after_utc
     file = None
     if arguments.profile:
+        if arguments.profile not in profiles(os.environ):
+            notes = [*notes, f"There was no profile {arguments.profile}: it is new"]
         file = _write_profile(arguments.profile, flags, text)
-        missing = ", ".join(arn for arn in _ARNS if arn not in profiles(os.environ)[arguments.profile].values)
+        missing = ", ".join(arn for arn in ARNS if arn not in profiles(os.environ)[arguments.profile].values)
         if missing:
             notes = [*notes, f"The profile has no {missing}: add what is missing to {file}"]
     done = f"the certificate is installed as {flags['certificate']}"

@@ -18,7 +18,7 @@ from hwsigner.uri import KeyURI
 
 HELP = "make a key in a token, a TPM or a file"
 
-_FLAGS = (
+NEW_KEY = (
     Flag("algorithm", "p256, p384, p521, rsa2048, rsa3072 or rsa4096", "NAME", one_of(*get_args(KeyAlgorithm)), "p256"),
     switch("always-authenticate", "PKCS #11: require the PIN for each signature"),
     Flag(
@@ -37,21 +37,29 @@ _FLAGS = (
     ),
     Flag("pcrs", "TPM: refuse to sign once these PCRs change, such as sha256:7,14", "PCRS"),
     switch("overwrite", "PIV: replace the key and certificate in the slot"),
-    switch("json", "print JSON"),
 )
 
 
 def add_arguments(parser: Parser) -> None:
     """Add the key URI and the flags."""
     parser.add_argument("key", metavar="KEY-URI", help="key URI of the new key, or a path for a key file")
-    parser.add_flags(_FLAGS, KEY)
+    parser.add_flags(NEW_KEY, [switch("json", "print JSON")], KEY)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the key and print what is known of it."""
     KeyURI.of_new(arguments.key)
     uri = options.key_uri(arguments, arguments.key)
-    request = KeyRequest(
+    made = generate_key(uri, key_request(arguments), options.pin_source(arguments, uri), allow_modules=True)
+    rows = *key_rows(made), ("Next", f"hwsigner csr {shlex.quote(made.uri)} --subject CN=NAME")
+    lines = "\n".join(printable(f"{name:<9}  {value}") for name, value in rows)
+    print_outcome(f"{made.uri} was made", json.dumps(key_data(made), indent=2) if arguments.json else lines)
+    return 0
+
+
+def key_request(arguments: argparse.Namespace) -> KeyRequest:
+    """Return what a new key must be like, by the flags of NEW_KEY."""
+    return KeyRequest(
         algorithm=arguments.algorithm,
         always_authenticate=arguments.always_authenticate,
         pin_policy=arguments.pin_policy or "",
@@ -60,8 +68,3 @@ def run(arguments: argparse.Namespace) -> int:
         pcrs=arguments.pcrs or "",
         overwrite=arguments.overwrite,
     )
-    made = generate_key(uri, request, options.pin_source(arguments, uri), allow_modules=True)
-    rows = *key_rows(made), ("Next", f"hwsigner csr {shlex.quote(made.uri)} --subject CN=NAME")
-    lines = "\n".join(printable(f"{name:<9}  {value}") for name, value in rows)
-    print_outcome(f"{made.uri} was made", json.dumps(key_data(made), indent=2) if arguments.json else lines)
-    return 0

@@ -6,8 +6,9 @@ import argparse
 import os
 import warnings
 
+from hwsigner.aws.arn import check_known_arns
 from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import AGENT, IDENTITY, SESSION
+from hwsigner.config.flags import AGENT, ENROLMENT, IDENTITY, SESSION
 from hwsigner.config.profiles import add_profile, check_name, profiles
 from hwsigner.errors import UnsafeKeyWarning, UsageError, printable
 
@@ -19,7 +20,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("action", metavar="add|list", help="add NAME with these flags, or list all profiles")
     parser.add_argument("name", nargs="?", help="name of the profile")
     parser.add_argument("--replace", action="store_true", help="replace a profile of that name")
-    parser.add_flags(IDENTITY, SESSION, AGENT)
+    parser.add_flags(IDENTITY, SESSION, AGENT, ENROLMENT)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,6 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     values = {flag.name: flag.toml(value) for flag, value in arguments.given if value is not None}
     if not values:
         raise UsageError(f"profile {name!r} would be empty", "Add its flags")
+    check_known_arns(values)
     try:
         file = add_profile(name, values, os.environ, replace=arguments.replace)
     except UnicodeEncodeError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,19 +14,18 @@ from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, PROFILE, switch
-from hwsigner.errors import CertificateError, SigningKeyError, UsageError, printable
+from hwsigner.errors import CertificateError, UsageError, printable
+from hwsigner.identity.beside import certificates_beside
 from hwsigner.identity.certificate import (
     Certificate,
     build_chain,
-    is_attestation,
     latest_expiring,
     leaves,
     load,
-    load_readable,
     preflight,
 )
 from hwsigner.identity.session_tags import session_tags, untaggable
-from hwsigner.key import FoundCertificate, find_certificates, list_tokens
+from hwsigner.key import find_certificates
 from hwsigner.key.management import KeyDescription, describe_key
 from hwsigner.key.public_key import kind_of, to_pem
 from hwsigner.pins import PinSource
@@ -37,8 +35,6 @@ HELP = "show a key, what guards it, and its certificate"
 
 _WIDTH = 80
 _NAME_WIDTH = 13
-# What may follow the name of a key file, or replace its suffix, in the name of its certificate's file.
-_SUFFIXES = (".crt", ".chain.crt", ".cer", ".pem")
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     pins = options.pin_source(arguments, uri)
     key = describe_key(uri, pins, allow_modules=True)
     if certificate is None:
-        found = _beside(uri, key)
+        found = certificates_beside(uri, key.public_key, allow_modules=True)
     else:
         is_same_file = certificate.place == uri.place and not certificate.backend.shares_store
         certificate_pins = pins if is_same_file else PinSource().without_pin()
@@ -105,49 +101,6 @@ def _named(arguments: argparse.Namespace) -> tuple[KeyURI, KeyURI | None]:
             raise UsageError(f"profile {name!r} names no key and no certificate", hint)
         raise UsageError("no key is named", "Give its key URI, or --profile NAME")
     return certificate, certificate
-
-
-def _beside(uri: KeyURI, key: KeyDescription) -> list[Certificate]:
-    """Return the certificates found beside a key, or nothing if none can be its own. No PIN is sent for them."""
-    uri = uri.resolved()
-    if uri.backend.shares_store:
-        named, others = _readable(uri), _readable(uri.token)
-        if _has_own(named, key):  # Its other certificates have other names.
-            others = [one for one in others if one.public_key() != key.public_key]
-        return [*named, *others] if named or _has_own(others, key) else []
-    found = []
-    if "path" in uri.path:
-        file = os.path.realpath(uri.file)
-        stems = file, os.path.splitext(file)[0]
-        files = dict.fromkeys([file, *(stem + suffix for suffix in _SUFFIXES for stem in stems)])
-        uris = [KeyURI("file", {"path": os.fsencode(one)}) for one in files if os.path.isfile(one)]
-        found = [certificate for one in uris for certificate in _readable(one)]
-    if uri.scheme == "tpm2" and not _has_own(found, key):
-        found += _in_tpm(uri)
-    return found if _has_own(found, key) else []
-
-
-def _has_own(found: Sequence[Certificate], key: KeyDescription) -> bool:
-    return any(one.public_key() == key.public_key for one in found)
-
-
-def _readable(uri: KeyURI) -> list[Certificate]:
-    """Return the certificates at a place, but for those that a token made to attest its keys."""
-    try:
-        found = load_readable(find_certificates(uri, PinSource().without_pin(), allow_modules=True))[0]
-    except (CertificateError, SigningKeyError):
-        return []
-    return [one for one in found if not is_attestation(one.x509)]
-
-
-def _in_tpm(uri: KeyURI) -> list[Certificate]:
-    """Return the certificates in the TPM's NV indices. A key file can be shown without its TPM."""
-    query = {name: value for name, value in uri.query.items() if name == "tcti"}
-    try:
-        (tpm,) = list_tokens(KeyURI("tpm2", {}, query), allow_modules=True)
-    except SigningKeyError:
-        return []
-    return load_readable([FoundCertificate(one.certificate, one.uri) for one in tpm.objects if one.certificate])[0]
 
 
 def _certified(key: KeyDescription, found: Sequence[Certificate]) -> _Certified:

@@ -203,6 +203,28 @@ AGENT = (
     Flag("allow-users", "user, by name or number, that the system agent serves; repeatable", "USER", many=True),
 )
 
+# What a certificate is asked for, and of which issuer. In profiles, for `enroll` and the renewals after it.
+NAMES = (
+    Flag("subject", "subject, as RFC 4514 has it: CN=bamboo-01,OU=devops", "NAME"),
+    Flag("dns", "DNS name for the subjectAltName; repeatable", "NAME", many=True),
+    Flag("uri", "URI for the subjectAltName; repeatable", "URI", many=True),
+)
+ISSUER = (
+    Flag("issuer", "issuer of the certificates (default: command, if there is an --issuer-command)", "NAME"),
+    Flag("issuer-url", "URL of the issuer", "URL"),
+    Flag("issuer-command", "program that reads the request and prints the certificates, both in PEM", "COMMAND"),
+    Flag("issuer-ca-file", "CAs of the issuer's TLS certificate, in PEM (default: the system's)", "FILE"),
+    Flag("issuer-user", "user at the issuer, or the role ID of an AppRole", "NAME"),
+    Flag(
+        "issuer-secret",
+        "place of the password or token for the issuer: file:/path, env:NAME, credential:NAME or cmd:PROGRAM",
+        "PLACE",
+    ),
+    Flag("issuer-arn", "ARN of the private CA", "ARN"),
+)
+PLACE = (Flag("nv-index", "TPM: put the leaf into this NV index, such as 0x01c20000, and not into a file", "INDEX"),)
+ENROLMENT = NAMES + ISSUER + PLACE
+
 EXCLUSIVE = (
     ("certificate", "cert-selector"),
     ("private-key", "cert-selector"),
@@ -211,7 +233,7 @@ EXCLUSIVE = (
     ("pkcs8-password", "tpm-key-password"),
 )
 
-_IN_PROFILES = {flag.name: flag for flag in IDENTITY + SESSION + AGENT}
+_IN_PROFILES = {flag.name: flag for flag in IDENTITY + SESSION + AGENT + ENROLMENT}
 
 
 def default_values(flags: Iterable[Flag]) -> dict[str, Any]:
@@ -259,7 +281,7 @@ def converted(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: one is not for a flag or is invalid, or two exclude each other.
     """
-    flags = {flag.attribute: flag for flag in _IN_PROFILES.values()}
+    flags = {flag.attribute: flag for flag in IDENTITY + SESSION + AGENT}
     for name in given.keys() - flags.keys():
         raise UsageError(f"there is no flag for {name!r}", "Write the flag's name with _ for -: role_arn")
     values = {name: _from_toml(flags[name], value, "the call") for name, value in given.items()}

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hwsigner.enrolment.issuers import Issued
 from hwsigner.errors import AmbiguousCertificateError, CertificateError
@@ -62,7 +61,7 @@ def check_names(request: x509.CertificateSigningRequest, certificate: x509.Certi
 
 
 def _leaf(request: CertificateRequest, found: list[Certificate]) -> Certificate:
-    wanted = request.x509.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    wanted = request.public_key()
     leaves = list({one.der: one for one in found if one.public_key() == wanted}.values())
     if not leaves:
         problem = f"the certificate from the issuer is for another key: {found[0].subject}"

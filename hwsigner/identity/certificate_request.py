@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hwsigner.errors import KeyMismatchError, UsageError
@@ -73,6 +73,10 @@ class CertificateRequest:
     def pem(self) -> bytes:
         """The request as PEM (RFC 7468, 7)."""
         return self.x509.public_bytes(Encoding.PEM)
+
+    def public_key(self) -> bytes:
+        """Return the DER SubjectPublicKeyInfo."""
+        return self.x509.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def sign_certificate_request(

@@ -1,0 +1,119 @@
+"""The text of the AWS SDKs' config file. One section gets a `credential_process`; every other byte stays."""
+
+from __future__ import annotations
+
+import codecs
+import configparser
+import re
+import shlex
+
+from hwsigner.errors import ConfigError
+
+_OPTION = "credential_process"
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+_HEADER = re.compile(r"\[(?P<name>[^\]]+)\]")
+_VALUE = re.compile(rf"(?P<name>{_OPTION}[ \t]*[=:][ \t]*)(?P<value>[^\r\n]*)", re.IGNORECASE)
+# With one of these, the SDKs don't come to the credential_process, or ask the user.
+_OTHERS = frozenset(
+    {
+        *("aws_access_key_id", "role_arn", "web_identity_token_file", "login_session"),
+        *("sso_session", "sso_start_url"),
+    }
+)
+_BY_HAND = "Edit it by hand, or name another profile"
+
+
+def with_credential_process(data: bytes, profile: str, command: str, *, path: str) -> bytes:
+    """Return the content of a config file in which a profile gets its credentials from a command.
+
+    If there is no section `[profile NAME]` (`[default]` for that name), one is appended. Of a section without the
+    setting, it becomes the first line. A setting that runs `credential-process --profile NAME` already, of this program
+    or of another installation, gets the new command. A file that has the command does not change.
+
+    Args:
+        data: the old content, in any encoding that extends ASCII, with any line endings.
+        profile: the profile's name, of letters, digits and `._@-`.
+        command: the command, quoted as for a shell, in one line.
+        path: the file's path, for messages.
+
+    Raises:
+        ConfigError: the section has another source of credentials, there are two such sections, or the file can't be
+            read as the SDKs do. The message says which.
+    """
+    mark = codecs.BOM_UTF8 if data.startswith(codecs.BOM_UTF8) else b""
+    text = data[len(mark) :].decode("utf-8", "surrogateescape")
+    before = _read(text, path)
+    lines = _LINE.findall(text)
+    headers = [number for number, line in enumerate(lines) if _is_header_of(line, profile)]
+    if len(headers) > 1:
+        raise ConfigError(f"{path} has two sections for the profile {profile}", _BY_HAND)
+    section = "default" if profile == "default" else f"profile {profile}"
+    if headers:
+        section = _HEADER.match(lines[headers[0]])["name"]  # type: ignore[index]
+        _check(before.get(section, {}), profile, section, path)
+        edited = _changed(lines, headers[0], command)
+    else:
+        newline = _end(lines[0]) if lines else "\n"
+        gap = ("" if _end(lines[-1]) else newline) + newline if lines else ""
+        edited = f"{text}{gap}[{section}]{newline}{_OPTION} = {command}{newline}"
+    wanted = {**before, section: {**before.get(section, {}), _OPTION: command}}
+    if _read(edited, path) != wanted:
+        problem = f"[{section}] of {path} can't get a {_OPTION} without changing other settings"
+        raise ConfigError(problem, "Remove the spaces at the start of its lines")
+    return mark + edited.encode("utf-8", "surrogateescape")
+
+
+def _read(text: str, path: str) -> dict[str, dict[str, str]]:
+    """Return the settings by section, as botocore reads them."""
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read_string(text)
+    except configparser.Error:  # Not chained: it quotes the file.
+        raise ConfigError(f"{path} can't be read as the AWS SDKs do", "Fix it, then run the command again") from None
+    return {name: dict(parser.items(name)) for name in parser.sections()}
+
+
+def _is_header_of(line: str, profile: str) -> bool:
+    header = _HEADER.match(line)
+    if header is None:
+        return False
+    try:
+        words = shlex.split(header["name"])
+    except ValueError:
+        return False
+    return words == ["profile", profile] or (profile == "default" and header["name"] == "default")
+
+
+def _check(settings: dict[str, str], profile: str, section: str, path: str) -> None:
+    """Check that a section has no other source of credentials."""
+    if others := sorted(_OTHERS & settings.keys()):
+        raise ConfigError(f"[{section}] of {path} has {others[0]}, another source of credentials", _BY_HAND)
+    value = settings.get(_OPTION)
+    if value is not None and not _is_ours(value, profile):
+        raise ConfigError(f"[{section}] of {path} has another {_OPTION}", _BY_HAND)
+
+
+def _is_ours(command: str, profile: str) -> bool:
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return False
+    return words[-3:] == ["credential-process", "--profile", profile] and "hwsigner" in command
+
+
+def _changed(lines: list[str], header: int, command: str) -> str:
+    """Return the text with the command in the section that starts at a line."""
+    for number in range(header + 1, len(lines)):
+        if _HEADER.match(lines[number]):
+            break
+        if found := _VALUE.match(lines[number]):
+            lines[number] = f"{found['name']}{command}{_end(lines[number])}"
+            return "".join(lines)
+    newline = _end(lines[header]) or "\n"
+    if not _end(lines[header]):
+        lines[header] += newline
+    return "".join([*lines[: header + 1], f"{_OPTION} = {command}{newline}", *lines[header + 1 :]])
+
+
+def _end(line: str) -> str:
+    return line[len(line.rstrip("\r\n")) :]

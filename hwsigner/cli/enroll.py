@@ -1,0 +1,155 @@
+"""`hwsigner enroll`: from a machine without a key to credentials for the SDKs, in one command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from hwsigner.aws.config_file import config_path
+from hwsigner.aws.config_lines import with_credential_process
+from hwsigner.cli.enrolling import kept_settings, names_certificate, only_one, settings_of, wanted, write_profile
+from hwsigner.cli.install_certificate import ARNS
+from hwsigner.cli.issuer import issuer
+from hwsigner.cli.keygen import NEW_KEY
+from hwsigner.cli.parser import Parser
+from hwsigner.cli.process import print_outcome
+from hwsigner.config.flags import IDENTITY, ISSUER, KEY, NAMES, PLACE, SESSION, switch
+from hwsigner.config.profiles import Profile, change_profile, check_name, profiles
+from hwsigner.enrolment.enroll import ensure_key, install, installed_chain, obtain, sign_request
+from hwsigner.errors import ConfigError, UsageError, printable
+from hwsigner.identity.certificate import Chain
+from hwsigner.key.management import InstalledCertificate, KeyAccess, KeyDescription
+from hwsigner.system.files import edit_file
+
+HELP = "make a key, have it certified, and write the profiles that use it"
+
+_FLAGS = (
+    *(flag for flag in IDENTITY if flag.name == "private-key"),
+    switch("no-aws-config", "do not write credential_process into ~/.aws/config"),
+)
+
+
+@dataclass(frozen=True)
+class _Enrolled:
+    """What there is after an enrolment.
+
+    Attributes:
+        key: the key.
+        chain: the certificate and its CAs.
+        made: whether the key was made now.
+        issued: whether the certificate was issued now.
+        installed: where the certificate was put; None if the profile names it already.
+    """
+
+    key: KeyDescription
+    chain: Chain
+    made: bool
+    issued: bool
+    installed: InstalledCertificate | None
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the profile's name and the flags."""
+    parser.add_argument("name", metavar="NAME", help="name of the profile, in config.toml and in ~/.aws/config")
+    parser.add_flags(_FLAGS, NAMES, ISSUER, PLACE, NEW_KEY, KEY, SESSION)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what is left to do of an enrolment, and print what there is then."""
+    name = arguments.name
+    check_name(name)
+    with only_one(name):
+        found = profiles(os.environ).get(name)
+        values = settings_of(found, {flag.attribute: value for flag, value in arguments.given})
+        if not arguments.no_aws_config:
+            _aws_config(name)  # What can't be written is an error before anything is changed.
+        kept = kept_settings(arguments)
+        enrolled = _enroll(name, found, values, kept)
+        rows = [("Profile", f"{write_profile(name, kept, enrolled.installed)}: [profile.{name}]")]
+        if not arguments.no_aws_config:
+            section = name if name == "default" else f"profile {name}"
+            rows.append(("SDKs", f"{_aws_config(name, write=True)}: [{section}]"))
+        lines = [*_rows(enrolled), *rows, _next(name)]
+    text = "\n".join(printable(f"{title:<9}  {value}") for title, value in lines)
+    print_outcome(f"{name} is enrolled", text)
+    return 0
+
+
+def _enroll(name: str, found: Profile | None, values: Mapping[str, Any], kept: Mapping[str, Any]) -> _Enrolled:
+    asked = wanted(values)
+    opened = issuer(values, asked.access)
+    if found is None or "certificate" not in found.values:
+        # If this run does not come to its end, the next one needs no flags. A profile in use changes at the end.
+        change_profile(name, kept, os.environ)
+    key, made = ensure_key(asked)
+    _check_pin(asked.access, key)
+    request = sign_request(asked)
+    there = installed_chain(asked, request, datetime.now(UTC))
+    chain = there or obtain(request, opened, lambda: datetime.now(UTC), wait=values["timeout"])
+    is_named = there is not None and names_certificate(found, asked.access, there)
+    return _Enrolled(key, chain, made, there is None, None if is_named else install(asked, chain))
+
+
+def _check_pin(access: KeyAccess, key: KeyDescription) -> None:
+    """Check that the management key of a PIV card would not be sent as its PIN."""
+    if "pivSlot" in key.properties and (access.uri.pin_value is not None or "pin-source" in access.uri.query):
+        problem = "a PIV slot is written with the management key and used with the PIN, and the key URI has one of them"
+        raise UsageError(problem, "Leave it out and run from a terminal, or use keygen, csr and install-certificate")
+
+
+def _aws_config(name: str, *, write: bool = False) -> str:
+    """Check that the SDKs' config file can get the profile's line, or write it; return the file's path."""
+    path = config_path(os.environ)
+    command = _command(name)
+
+    def edit(data: bytes) -> bytes:
+        return with_credential_process(data, name, command, path=path)
+
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except FileNotFoundError:
+        data = b""
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {error.strerror}", "Fix that, or add --no-aws-config") from error
+    if edit(data) != data and write:
+        edit_file(path, edit)
+    return path
+
+
+def _command(name: str) -> str:
+    """Return the command that gives the SDKs a profile's credentials."""
+    program = os.path.abspath(sys.argv[0])
+    is_ours = os.path.basename(program) == "hwsigner" and os.access(program, os.X_OK)
+    words = [program] if is_ours else [sys.executable, "-m", "hwsigner"]
+    command = shlex.join([*words, "credential-process", "--profile", name])
+    if not command.isprintable():
+        raise UsageError(f"the path {program!r} can't be written into a file", "Install hwsigner into another folder")
+    return command
+
+
+def _rows(enrolled: _Enrolled) -> list[tuple[str, str]]:
+    leaf = enrolled.chain.leaf
+    end = leaf.x509.not_valid_after_utc
+    notes = (*enrolled.key.notes, *(enrolled.installed.notes if enrolled.installed else ()))
+    return [
+        ("Key", f"{enrolled.key.uri}, {'made now' if enrolled.made else 'which was there'}"),
+        (
+            "Certified",
+            f"{leaf.subject}, expires {end:%Y-%m-%d}, {'issued now' if enrolled.issued else 'which was there'}",
+        ),
+        *(("Note", note) for note in notes),
+    ]
+
+
+def _next(name: str) -> tuple[str, str]:
+    missing = ", ".join(f"--{arn}" for arn in ARNS if arn not in profiles(os.environ)[name].values)
+    if missing:
+        return "Missing", f"Run hwsigner enroll {name} again with {missing}"
+    return "Next", f"aws sts get-caller-identity --profile {name}"

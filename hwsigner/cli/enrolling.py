@@ -1,0 +1,136 @@
+"""What `enroll` and the renewals after it share: a profile's settings, its lock, and what is written back."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from hwsigner.cli import options
+from hwsigner.cli.install_certificate import for_any_folder
+from hwsigner.cli.keygen import NEW_KEY, key_request
+from hwsigner.config.flags import ENROLMENT, IDENTITY, SESSION, default_values, profile_values
+from hwsigner.config.profiles import Profile, change_profile, user_file
+from hwsigner.enrolment.enroll import Wanted
+from hwsigner.errors import HwsignerError, LockError, UsageError
+from hwsigner.identity.certificate import Chain
+from hwsigner.identity.certificate_request import check_names
+from hwsigner.key import find_certificates
+from hwsigner.key.management import InstalledCertificate, KeyAccess
+from hwsigner.pins import PinSource
+from hwsigner.system.files import LOCK_TIMEOUT, lock_within
+from hwsigner.uri import KeyURI
+
+# Of the flags, what a profile keeps. A PIN is not among them: its place may be, in the key URI.
+_PASSING = ("debug", "strict", "accept-new-srk", "allow-final-pin-try", "overwrite")
+_KEPT = {flag.name for flag in (*IDENTITY, *SESSION, *ENROLMENT) if not flag.secret and flag.name not in _PASSING}
+
+
+@contextmanager
+def only_one(name: str) -> Iterator[None]:
+    """Let one process at a time enrol a profile.
+
+    Raises:
+        LockError: another one has been doing it for ten seconds.
+        HwsignerError: the folder of config.toml can't be written.
+    """
+    path = user_file(os.environ).parent / f".{name}.hwsigner-enroll"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise HwsignerError(f"can't lock {path}: {error.strerror}", "Check who may write its folder") from error
+    try:
+        if not lock_within(lock, LOCK_TIMEOUT):
+            raise LockError(f"another hwsigner enroll {name} is running", "Wait until it ends, then run this again")
+        yield
+    finally:
+        os.close(lock)
+
+
+def settings_of(found: Profile | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of all flags by attribute: those given, else the profile's, else the defaults.
+
+    Raises:
+        ConfigError: the profile is invalid.
+    """
+    own = profile_values(found, given) if found else {}
+    return {**default_values([*IDENTITY, *SESSION, *ENROLMENT, *NEW_KEY]), **own, **given}
+
+
+def kept_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what a profile is to keep of the flags of a command line. Paths mean the same in every folder."""
+    given = [(flag, value) for flag, value in arguments.given if flag.name in _KEPT and value is not None]
+    kept = {flag.name: flag.toml(value) for flag, value in given}
+    if "private-key" in kept:
+        kept["private-key"] = for_any_folder(kept["private-key"])
+    if "issuer-ca-file" in kept:
+        kept["issuer-ca-file"] = os.path.abspath(kept["issuer-ca-file"])
+    if os.path.isfile(kept.get("issuer-command", "")):  # Without arguments.
+        kept["issuer-command"] = shlex.quote(os.path.abspath(kept["issuer-command"]))
+    return kept
+
+
+def wanted(values: Mapping[str, Any]) -> Wanted:
+    """Return what the values of the flags ask for.
+
+    Raises:
+        UsageError: no key or no subject is named, or a name is invalid.
+    """
+    if not values["private_key"]:
+        raise UsageError("no key is named", "Add --private-key KEY-URI: where the key is, or is to be made")
+    if not values["subject"]:
+        raise UsageError("no subject given", "Add --subject CN=bamboo-01")
+    check_names(values["subject"], dns_names=values["dns"], uris=values["uri"])
+    KeyURI.of_new(values["private_key"])
+    arguments = argparse.Namespace(**values)
+    uri = options.key_uri(arguments, values["private_key"])
+    return Wanted(
+        KeyAccess(uri, options.pin_source(arguments, uri), allow_modules=True),
+        values["subject"],
+        tuple(values["dns"]),
+        tuple(values["uri"]),
+        key_request(arguments),
+        values["nv_index"] or "",
+    )
+
+
+def names_certificate(found: Profile | None, access: KeyAccess, chain: Chain) -> bool:
+    """Return whether a profile names a key and its certificate."""
+    values = found.values if found else {}
+    certificate, private_key = values.get("certificate"), values.get("private-key")
+    if not (isinstance(certificate, str) and isinstance(private_key, str)):
+        return False
+    try:
+        if KeyURI.of(private_key).place != access.uri.place:
+            return False
+        there = find_certificates(certificate, PinSource().without_pin(), allow_modules=True)
+    except HwsignerError:
+        return False
+    return chain.leaf.der in {one.der for one in there}
+
+
+def write_profile(name: str, kept: Mapping[str, Any], installed: InstalledCertificate | None) -> str:
+    """Write settings and the certificate's place into a profile, without what excludes them.
+
+    Args:
+        name: the profile's name.
+        kept: the settings, as TOML holds them.
+        installed: where the certificate was put; None if the profile names it already.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        ConfigError, HwsignerError, LockError: as `change_profile`.
+    """
+    values: dict[str, Any] = {}
+    if installed:
+        values = dict.fromkeys(("intermediates", "cert-selector", "use-latest-expiring-certificate"))
+        values["certificate"] = for_any_folder(installed.certificate)
+        if installed.intermediates:
+            values["intermediates"] = for_any_folder(installed.intermediates)
+    return str(change_profile(name, {**kept, **values}, os.environ))

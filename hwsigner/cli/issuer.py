@@ -1,0 +1,42 @@
+"""The issuer that flags and profiles choose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hwsigner.enrolment.issuers import Issuer, IssuerSettings, open_issuer
+from hwsigner.errors import UsageError
+from hwsigner.key.management import KeyAccess
+from hwsigner.pins.sources import read_pin_source
+
+
+def issuer(values: Mapping[str, Any], key: KeyAccess | None = None) -> Issuer:
+    """Return the issuer that the flags of `ISSUER` choose. Nothing is sent, and no secret is read yet.
+
+    Args:
+        values: the values of the flags by attribute.
+        key: the key of the requests, for an issuer that wants more of it than their signatures.
+
+    Raises:
+        UsageError: they choose none, or a setting is missing or invalid.
+    """
+    name = values["issuer"] or ("command" if values["issuer_command"] else None)
+    if name is None:
+        raise UsageError("no issuer given", "Add --issuer NAME, or --issuer-command PROGRAM")
+    source = values["issuer_secret"]
+    settings = IssuerSettings(
+        url=values["issuer_url"] or "",
+        command=values["issuer_command"] or "",
+        ca_file=values["issuer_ca_file"] or "",
+        user=values["issuer_user"] or "",
+        secret=(lambda: _secret(source)) if source else None,
+        arn=values["issuer_arn"] or "",
+        timeout=values.get("timeout") or IssuerSettings.timeout,
+        key=key,
+    )
+    return open_issuer(name, settings)
+
+
+def _secret(source: str) -> str:
+    return read_pin_source(source, allow_commands=True)

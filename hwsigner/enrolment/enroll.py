@@ -1,0 +1,151 @@
+"""The steps of an enrolment. Each looks at what there is, so that all can be run again.
+
+There is no state but the key at its URI and the certificate beside it. A request is made again if need be. What stops
+in the middle goes on with the next run: a key is made once, and a certificate that is in place is not asked for again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from hwsigner.enrolment.checking import check_issued, check_names
+from hwsigner.enrolment.issuers import Issuer, Pending
+from hwsigner.errors import CertificateError, KeyNotFoundError, ServiceError
+from hwsigner.identity.beside import certificates_beside
+from hwsigner.identity.certificate import Chain, build_chain, latest_expiring, preflight
+from hwsigner.identity.certificate_request import CertificateRequest, sign_certificate_request
+from hwsigner.key import FoundCertificate
+from hwsigner.key.management import (
+    InstalledCertificate,
+    KeyAccess,
+    KeyDescription,
+    KeyRequest,
+    describe_key,
+    generate_key,
+    install_certificate,
+)
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 15.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an enrolment is to bring about.
+
+    Attributes:
+        access: the key.
+        subject: the certificate's subject, as RFC 4514 writes it.
+        dns_names: its DNS names.
+        uris: its URIs.
+        new_key: what the key must be like if there is none yet.
+        nv_index: TPM: the NV index for the leaf; empty for a file beside the key.
+    """
+
+    access: KeyAccess
+    subject: str
+    dns_names: tuple[str, ...] = ()
+    uris: tuple[str, ...] = ()
+    new_key: KeyRequest = field(default_factory=KeyRequest)
+    nv_index: str = ""
+
+
+def ensure_key(wanted: Wanted) -> tuple[KeyDescription, bool]:
+    """Return the key, and whether it was made now. A key that is there is never replaced.
+
+    Raises:
+        UsageError, SigningKeyError, PinError: as `describe_key` and `generate_key`.
+    """
+    access = wanted.access
+    try:
+        return describe_key(access.uri, access.pins, allow_modules=access.allow_modules), False
+    except KeyNotFoundError:
+        made = generate_key(access.uri, wanted.new_key, access.pins, allow_modules=access.allow_modules)
+        return made, True
+
+
+def sign_request(wanted: Wanted) -> CertificateRequest:
+    """Return a request for the wanted names, signed by the key.
+
+    Raises:
+        UsageError: a name is invalid.
+        SigningKeyError, PinError: as `open_key` and `Key.sign`.
+    """
+    with wanted.access.open() as key:
+        return sign_certificate_request(key, wanted.subject, dns_names=wanted.dns_names, uris=wanted.uris)
+
+
+def installed_chain(wanted: Wanted, request: CertificateRequest, now: datetime) -> Chain | None:
+    """Return the chain of the certificate beside the key, if it is as wanted and valid now; otherwise None.
+
+    Args:
+        wanted: what is wanted.
+        request: the request of its key.
+        now: the time, with its zone.
+    """
+    public_key = request.public_key()
+    access = wanted.access
+    found = certificates_beside(access.uri, public_key, allow_modules=access.allow_modules)
+    fitting = []
+    for one in found:
+        try:
+            if one.public_key() == public_key:
+                check_names(request.x509, one.x509)
+                preflight(one, now)
+                fitting.append(one)
+        except CertificateError:
+            continue
+    return build_chain(latest_expiring(fitting), found)[0] if fitting else None
+
+
+def obtain(
+    request: CertificateRequest,
+    issuer: Issuer,
+    now: Callable[[], datetime],
+    *,
+    wait: float,
+    pause: Callable[[float], None] = time.sleep,
+) -> Chain:
+    """Have a request answered, and check the answer. Nothing is installed.
+
+    Args:
+        request: the request.
+        issuer: the issuer.
+        now: returns the time, with its zone.
+        wait: how long to wait, in seconds, for an issuer that has no certificate yet.
+        pause: sleeps some seconds.
+
+    Raises:
+        CertificateError: the answer does not fit the request.
+        ServiceError: the issuer refused, or has no certificate yet.
+        ServiceUnreachableError: it gave no complete answer in time.
+        HwsignerError: as `Issuer.issue`.
+    """
+    step = _FIRST_PAUSE
+    while isinstance(answer := issuer.issue(request), Pending):
+        seconds = answer.retry_after or step
+        if seconds > wait:
+            again = f" in {seconds:.0f} s" if answer.retry_after else ""
+            problem = "the issuer took the request and has no certificate yet"
+            raise ServiceError(
+                problem, f"Run the same command again{again}", retryable=True, retry_after=answer.retry_after
+            )
+        pause(seconds)
+        wait -= seconds
+        step = min(2 * step, _LONGEST_PAUSE)
+    return check_issued(request, answer, now())
+
+
+def install(wanted: Wanted, chain: Chain) -> InstalledCertificate:
+    """Put a chain beside the key. The old certificate stays until the new one is in.
+
+    Raises:
+        UsageError, SigningKeyError, PinError, CertificateError: as `install_certificate`.
+    """
+    access = wanted.access
+    found = [FoundCertificate(one.der, one.source) for one in (chain.leaf, *chain.intermediates)]
+    return install_certificate(
+        access.uri, found, access.pins, nv_index=wanted.nv_index, allow_modules=access.allow_modules
+    )

@@ -1,0 +1,122 @@
+"""The SDKs' config file: botocore finds the new line, and every other byte is kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.configloader import raw_config_parse
+from botocore.exceptions import ConfigParseError
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from hwsigner.aws.config_lines import with_credential_process
+from hwsigner.errors import ConfigError
+
+COMMAND = "/opt/hwsigner/bin/hwsigner credential-process --profile web"
+ELSEWHERE = "'/home/a b/bin/hwsigner' credential-process --profile web"
+
+_LINES = st.sampled_from(
+    [
+        *("[default]", "[profile web]", '[profile "web"]', "[profile website]", "[services web]", "[web]"),
+        *("region = eu-central-1", "region=eu-west-1 # near", "s3 =", "  max_concurrent_requests = 20", "# text", ""),
+        *(
+            "; old",
+            f"credential_process = {ELSEWHERE}",
+            f"credential_process={COMMAND}",
+            "output: json",
+            "ca_bundle =x",
+        ),
+    ]
+)
+_TEXTS = st.tuples(st.lists(_LINES, max_size=12), st.sampled_from(["\n", "\r\n"]), st.booleans()).map(
+    lambda parts: parts[1].join(parts[0]) + (parts[1] if parts[2] and parts[0] else "")
+)
+
+
+def changed(data: bytes, profile: str = "web") -> bytes:
+    return with_credential_process(data, profile, COMMAND, path="config")
+
+
+def parsed(folder: Path, data: bytes) -> dict[str, Any]:
+    path = folder / "config"
+    path.write_bytes(data)
+    return dict(raw_config_parse(str(path)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("aws")
+
+
+@given(text=_TEXTS)
+def test_botocore_finds_the_command_and_everything_else_is_kept(folder: Path, text: str) -> None:
+    data = text.encode()
+    try:
+        before = parsed(folder, data)
+        new = changed(data)
+    except (ConfigError, ConfigParseError):
+        assume(False)
+    after = parsed(folder, new)
+    section = next((name for name in after if name in ("profile web", 'profile "web"')), "")
+    assert after[section].pop("credential_process") == COMMAND
+    before.setdefault(section, {}).pop("credential_process", None)
+    assert before == after
+    own = (b"credential_process", b"[profile web]")
+    kept = [[line for line in one.splitlines() if line and not line.startswith(own)] for one in (data, new)]
+    assert kept[0] == kept[1]
+    assert changed(new) == new
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("", "[profile web]\n{}\n"),
+        ("[default]\nregion = a", "[default]\nregion = a\n\n[profile web]\n{}\n"),
+        ("[default]\r\nregion = a\r\n", "[default]\r\nregion = a\r\n\r\n[profile web]\r\n{}\r\n"),
+        ("[profile web]\nregion = a\n", "[profile web]\n{}\nregion = a\n"),
+        ("[profile web]", "[profile web]\n{}\n"),
+        (f"[profile web]\ncredential_process = {ELSEWHERE}\nregion = a\n", "[profile web]\n{}\nregion = a\n"),
+        ("\ufeff[profile web] # mine\n# text \xe4\n", "\ufeff[profile web] # mine\n{}\n# text \xe4\n"),
+    ],
+)
+def test_line_is_added_or_replaced_in_its_place(old: str, new: str) -> None:
+    assert changed(old.encode()).decode() == new.replace("{}", f"credential_process = {COMMAND}")
+
+
+def test_default_profile_is_the_default_section() -> None:
+    assert changed(b"", "default").decode() == f"[default]\ncredential_process = {COMMAND}\n"
+
+
+def test_boto3_runs_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "it's.sh"
+    script.write_text('#!/bin/sh\necho \'{"Version":1,"AccessKeyId":"ASIA1","SecretAccessKey":"s"}\'\n')
+    script.chmod(0o755)
+    command = f"'{tmp_path}/it'\"'\"'s.sh' credential-process --profile web"
+    config = tmp_path / "config"
+    config.write_bytes(with_credential_process(b"[default]\n", "web", command, path="config"))
+    monkeypatch.setitem(os.environ, "AWS_CONFIG_FILE", str(config))
+    found = boto3.Session(profile_name="web").get_credentials()
+    assert found is not None
+    assert found.access_key == "ASIA1"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[profile web]\ncredential_process = /usr/bin/other\n", "has another credential_process"),
+        ("[profile web]\nrole_arn = arn\n", "has role_arn, another source of credentials"),
+        ("[profile web]\nsso_session = a\n", "has sso_session, another source"),
+        ('[profile web]\n[profile "web"]\n', "has two sections for the profile web"),
+        ("[profile web]\n[profile web]\n", "can't be read as the AWS SDKs do"),
+        ("no section = secret\n", "can't be read as the AWS SDKs do"),
+        ("[profile web]\n  s3 = a\n", "can't get a credential_process without changing other settings"),
+    ],
+)
+def test_file_that_can_t_be_changed_safely_is_an_error(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        changed(text.encode())
+    assert "secret" not in str(caught.value)

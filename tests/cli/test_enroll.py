@@ -1,0 +1,371 @@
+"""`hwsigner enroll`: from nothing to a role, run again, killed anywhere, and with an issuer that misbehaves.
+
+The CA is openssl, the service is the emulator, and boto3 reads what was written for the SDKs.
+"""
+
+from __future__ import annotations
+
+import random
+import shlex
+import subprocess
+import sys
+import tomllib
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from cryptography import x509
+
+import certs
+from emulators import InProcessSoftHSM
+from hwsigner.cli import enroll, enrolling
+from hwsigner.config import profiles
+from hwsigner.enrolment import enroll as steps
+from scene import Outcome, Scene
+from softhsm.tpm import SoftTPM
+
+SUBJECT = "CN=bamboo-01,OU=devops"
+
+
+@dataclass
+class Enrolment:
+    """The command, its issuer and its files."""
+
+    scene: Scene
+    home: Path
+    key: str = ""
+    flags: list[str] = field(default_factory=list)
+
+    @property
+    def config(self) -> Path:
+        return self.home / "xdg" / "hwsigner" / "config.toml"
+
+    @property
+    def aws_config(self) -> Path:
+        return self.home / "aws" / "config"
+
+    @property
+    def certificate(self) -> Path:
+        return Path(self.key).with_suffix(".crt")
+
+    @property
+    def issued(self) -> int:
+        """How many certificates the issuer has issued."""
+        log = self.home / "issued"
+        return len(log.read_text()) if log.exists() else 0
+
+    def issuer(self, *changes: str, before: str = "", days: str = "2") -> str:
+        """Return a command that issues by openssl, and writes that down. `changes` are more flags for openssl."""
+        flags = ["-CA", str(self.home / "ca.pem"), "-CAkey", str(self.home / "ca.key"), "-copy_extensions", "copy"]
+        sign = shlex.join(["openssl", "x509", "-req", *flags, "-days", days, *changes])
+        text = f"{before}\n{sign} && printf x >> {shlex.quote(str(self.home / 'issued'))}"
+        return shlex.join(["sh", "-c", text])
+
+    def arguments(self, *more: str) -> list[str]:
+        """Return the arguments of a first run. More flags take precedence."""
+        arns = self.scene.flags(certificate=None, private_key=None)
+        first = [f"--private-key={self.key}", f"--subject={SUBJECT}", f"--issuer-command={self.issuer()}"]
+        return ["enroll", "web", *first, *arns, *self.flags, *more]
+
+    def run(self, *more: str) -> Outcome:
+        """Run the command as for the first time."""
+        return self.scene.call(*self.arguments(*more))
+
+    def again(self, *more: str) -> Outcome:
+        """Run the command without its flags."""
+        return self.scene.call("enroll", "web", *more)
+
+    def gets_credentials(self) -> bool:
+        """Return whether boto3 gets credentials of the profile, by the line in its config file."""
+        session = boto3.Session(profile_name="web")
+        found = session.get_credentials()
+        assert found is not None
+        return str(found.access_key).startswith("ASIA")
+
+    def profile(self) -> dict[str, Any]:
+        found: dict[str, Any] = tomllib.loads(self.config.read_text())["profile"]["web"]
+        return found
+
+
+@pytest.fixture
+def enrolment(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Enrolment:
+    home = tmp_path / "home"
+    (home / "keys").mkdir(parents=True)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "xdg"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(home / "aws" / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(home / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(profiles, "SYSTEM_FILE", tmp_path / "etc" / "config.toml")
+    (home / "ca.pem").write_bytes(scene.ca.pem)
+    certs.write_key(home / "ca.key", scene.ca.key)
+    return Enrolment(scene, home, str(home / "keys" / "web.key"))
+
+
+def succeeds(outcome: Outcome) -> dict[str, str]:
+    """Return the rows that were printed."""
+    assert (outcome.status, outcome.err) == (0, "")
+    return dict(line.split(maxsplit=1) for line in outcome.out.splitlines())
+
+
+def refused(outcome: Outcome, status: int, *parts: str) -> None:
+    assert (outcome.status, outcome.out, outcome.err.count("\n")) == (status, "", 1), outcome
+    for part in parts:
+        assert part in outcome.err
+
+
+class TestWay:
+    def test_one_command_goes_from_nothing_to_a_role(self, enrolment: Enrolment) -> None:
+        rows = succeeds(enrolment.run("--dns", "bamboo-01.example.com"))
+        assert "made now" in rows["Key"]
+        assert "issued now" in rows["Certified"]
+        assert rows["Next"] == "aws sts get-caller-identity --profile web"
+        assert enrolment.gets_credentials()
+        assert (enrolment.config.stat().st_mode, enrolment.aws_config.stat().st_mode) == (0o100600, 0o100600)
+
+    def test_second_run_changes_nothing_and_needs_no_flags(self, enrolment: Enrolment) -> None:
+        succeeds(enrolment.run())
+        files = [Path(enrolment.key), enrolment.certificate, enrolment.config, enrolment.aws_config]
+        before = [(file.read_bytes(), file.stat().st_mtime_ns) for file in files]
+        for rows in (succeeds(enrolment.run()), succeeds(enrolment.again())):
+            assert "which was there" in rows["Key"]
+            assert "which was there" in rows["Certified"]
+        assert [(file.read_bytes(), file.stat().st_mtime_ns) for file in files] == before
+        assert enrolment.issued == 1
+
+    def test_token_key_gets_a_role(
+        self, enrolment: Enrolment, softhsm: InProcessSoftHSM, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pin = enrolment.scene.write("pin", softhsm.pin.encode())
+        query = f"module-path={softhsm.module}&pin-source=file:{pin}"
+        enrolment.key = f"pkcs11:token={softhsm.label};object=enroll?{query}"
+        assert succeeds(enrolment.run())["Key"].endswith(", made now")
+        assert enrolment.gets_credentials()
+        assert "which was there" in succeeds(enrolment.again())["Certified"]
+        assert enrolment.issued == 1
+
+    def test_tpm_key_gets_a_role(self, enrolment: Enrolment, swtpm: SoftTPM) -> None:
+        enrolment.key = str(enrolment.home / "keys" / "web.pem")
+        succeeds(enrolment.run(f"--private-key=tpm2:path={enrolment.key}", f"--tcti={swtpm.tcti}"))
+        assert enrolment.gets_credentials()
+        assert "which was there" in succeeds(enrolment.again())["Certified"]
+
+    def test_tpm_key_at_a_handle_has_its_certificate_in_the_tpm(self, enrolment: Enrolment, swtpm: SoftTPM) -> None:
+        enrolment.key = "handle:0x81000def"
+        succeeds(enrolment.run(f"--tcti={swtpm.tcti}", "--nv-index=0x01500def"))
+        assert enrolment.profile()["certificate"].startswith("tpm2:nv=0x01500def")
+        assert enrolment.gets_credentials()
+        assert "which was there" in succeeds(enrolment.again())["Certified"]
+        assert enrolment.issued == 1
+
+    def test_expired_certificate_is_replaced(self, enrolment: Enrolment) -> None:
+        succeeds(enrolment.run())
+        key = Path(enrolment.key).read_bytes()
+        old = x509.load_pem_x509_certificate(enrolment.certificate.read_bytes())
+        expired = certs.issue(enrolment.scene.ca, old.public_key(), certs.Shape(end=certs.ago(0.5)))
+        enrolment.certificate.write_bytes(certs.pem(expired))
+        assert "issued now" in succeeds(enrolment.again())["Certified"]
+        assert Path(enrolment.key).read_bytes() == key
+        assert enrolment.gets_credentials()
+
+    def test_other_name_gets_another_certificate_for_the_same_key(self, enrolment: Enrolment) -> None:
+        succeeds(enrolment.run())
+        rows = succeeds(enrolment.again("--subject", "CN=bamboo-02"))
+        assert "which was there" in rows["Key"]
+        assert rows["Certified"].startswith("CN=bamboo-02, ")
+        assert enrolment.profile()["subject"] == "CN=bamboo-02"
+
+    def test_rest_of_the_config_files_is_kept(self, enrolment: Enrolment) -> None:
+        enrolment.config.parent.mkdir(parents=True, mode=0o700)
+        enrolment.config.write_text('# mine\n[profile.other]\nrole-arn = "a"  # text\n')
+        enrolment.aws_config.parent.mkdir()
+        enrolment.aws_config.write_text("[default]\nregion=eu-central-1\n[profile web]\n  # text\noutput = json\n")
+        succeeds(enrolment.run())
+        assert enrolment.config.read_text().startswith('# mine\n[profile.other]\nrole-arn = "a"  # text\n')
+        lines = enrolment.aws_config.read_text().splitlines()
+        assert lines[:3] + lines[4:] == [
+            *("[default]", "region=eu-central-1", "[profile web]", "  # text", "output = json")
+        ]
+
+    def test_aws_config_is_left_alone_on_request(self, enrolment: Enrolment) -> None:
+        assert "SDKs" not in succeeds(enrolment.run("--no-aws-config"))
+        assert not enrolment.aws_config.exists()
+
+
+# What changes something, and so what a kill can come before or after.
+STEPS = [
+    (enroll, "change_profile"),
+    (enroll, "ensure_key"),
+    (enroll, "sign_request"),
+    (enroll, "obtain"),
+    (enroll, "install"),
+    (enrolling, "change_profile"),
+    (enroll, "edit_file"),
+]
+
+
+class TestKilled:
+    @pytest.mark.parametrize("is_done", [False, True], ids=["before", "after"])
+    @pytest.mark.parametrize(("module", "step"), STEPS, ids=[f"{module.__name__}.{step}" for module, step in STEPS])
+    def test_next_run_goes_on_where_the_last_one_was_killed(
+        self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch, module: Any, step: str, is_done: bool
+    ) -> None:
+        original = getattr(module, step)
+
+        def killed(*arguments: Any, **more: Any) -> None:
+            if is_done:
+                original(*arguments, **more)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, step, killed)
+            assert enrolment.run().status == 130
+        key = Path(enrolment.key)
+        before = [file.read_bytes() for file in (key, enrolment.certificate) if file.exists()]
+        succeeds(enrolment.run())
+        after = [file.read_bytes() for file in (key, enrolment.certificate)]
+        assert after[: len(before)] == before
+        assert enrolment.gets_credentials()
+        # Only a certificate that was not put in place yet is issued again.
+        assert enrolment.issued == (2 if (step, is_done) in (("obtain", True), ("install", False)) else 1)
+
+    @pytest.mark.slow
+    def test_processes_killed_at_random_leave_one_key_and_one_certificate(self, enrolment: Enrolment) -> None:
+        command = [sys.executable, "-m", "hwsigner", *enrolment.arguments()]
+        key = None
+        for _ in range(12):
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(random.uniform(0.1, 0.8))
+            process.kill()
+            process.wait()
+            if key is None and Path(enrolment.key).exists():
+                key = Path(enrolment.key).read_bytes()
+        succeeds(enrolment.run())
+        assert key in (None, Path(enrolment.key).read_bytes())
+        assert enrolment.gets_credentials()
+        assert sorted(path.name for path in Path(enrolment.key).parent.iterdir() if path.name[0] != ".") == [
+            *("web.crt", "web.key")
+        ]
+
+    def test_two_at_once_make_one_key_and_one_certificate(self, enrolment: Enrolment) -> None:
+        command = [sys.executable, "-m", "hwsigner", *enrolment.arguments()]
+        both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"]
+        outputs = [process.communicate() for process in both]
+        assert [process.returncode for process in both] == [0, 0], outputs
+        assert sorted("made now" in output for output, _ in outputs) == [False, True]
+        assert enrolment.issued == 1
+
+    def test_enrolment_that_another_one_keeps_from_running_exits_with_status_7(
+        self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(enrolling, "LOCK_TIMEOUT", 0.0)
+        with enrolling.only_one("web"):
+            refused(enrolment.run(), 7, "another hwsigner enroll web is running")
+
+
+class TestIssuer:
+    def test_issuer_that_has_no_certificate_yet_is_asked_again(
+        self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(steps, "_FIRST_PAUSE", 1000.0)
+        waits = f"test -e {enrolment.home}/ready || exit 75"
+        refused(
+            enrolment.run(f"--issuer-command={enrolment.issuer(before=waits)}"),
+            5,
+            "has no certificate yet. Run the same command again",
+        )
+        key = Path(enrolment.key).read_bytes()
+        (enrolment.home / "ready").touch()
+        succeeds(enrolment.again())
+        assert Path(enrolment.key).read_bytes() == key
+
+    def test_issuer_is_waited_for(self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(steps, "_FIRST_PAUSE", 0.01)
+        waits = f"test -e {enrolment.home}/asked || {{ touch {enrolment.home}/asked; exit 75; }}"
+        succeeds(enrolment.run(f"--issuer-command={enrolment.issuer(before=waits)}"))
+
+    @pytest.mark.parametrize(
+        ("text", "status", "message"),
+        [
+            ("echo no such machine >&2; exit 1", 5, "exited with status 1: no such machine"),
+            ("kill -9 $$", 5, "was killed by signal 9"),
+            ("true", 4, "has no certificate"),
+            ("cat {ca}", 4, "is for another key"),
+            ("openssl x509 -req -CA {ca} -CAkey {key} -subj /CN=other -days 2", 4, "has another subject"),
+            (
+                "openssl x509 -req -CA {ca} -CAkey {key} -not_before 20990101000000Z -not_after 20990102000000Z",
+                4,
+                "is not valid before",
+            ),
+        ],
+    )
+    def test_old_certificate_stays_in_use_when_the_issuer_fails(
+        self, enrolment: Enrolment, text: str, status: int, message: str
+    ) -> None:
+        succeeds(enrolment.run())
+        files = [Path(enrolment.key), enrolment.certificate, enrolment.config]
+        before = [file.read_bytes() for file in files]
+        command = shlex.join(["sh", "-c", text.format(ca=enrolment.home / "ca.pem", key=enrolment.home / "ca.key")])
+        refused(enrolment.again("--subject=CN=bamboo-02", f"--issuer-command={command}"), status, message)
+        assert [file.read_bytes() for file in files] == before
+        assert enrolment.gets_credentials()
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("flag", "message"),
+        [
+            ("--private-key=", "no key is named"),
+            ("--subject=", "no subject given"),
+            ("--subject=bamboo", "the subject 'bamboo' is invalid"),
+            ("--issuer=acme", "there is no issuer 'acme'"),
+            ("--issuer=est", "the issuer's URL is missing"),
+            ("--algorithm=dsa", "--algorithm is 'dsa'"),
+        ],
+    )
+    def test_wrong_flags_change_nothing(self, enrolment: Enrolment, flag: str, message: str) -> None:
+        refused(enrolment.run(flag), 2, message)
+        assert not Path(enrolment.key).exists()
+        assert not enrolment.config.exists()
+
+    def test_other_credential_process_is_an_error_before_a_key_is_made(self, enrolment: Enrolment) -> None:
+        enrolment.aws_config.parent.mkdir()
+        enrolment.aws_config.write_text("[profile web]\ncredential_process = /usr/bin/other\n")
+        refused(enrolment.run(), 2, "has another credential_process")
+        assert not Path(enrolment.key).exists()
+
+    def test_missing_issuer_is_an_error(self, enrolment: Enrolment) -> None:
+        refused(enrolment.run("--issuer-command="), 2, "no issuer given")
+
+    def test_secret_of_the_issuer_is_kept_as_its_place_alone(
+        self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TOKEN", "hunter2")
+        flags = ("--issuer=vault", "--issuer-url=http://127.0.0.1:1/v1/pki/sign/web", "--issuer-secret=env:TOKEN")
+        refused(enrolment.run(*flags), 6, "127.0.0.1:1")
+        assert enrolment.profile()["issuer-secret"] == "env:TOKEN"
+        assert "hunter2" not in enrolment.config.read_text()
+
+    def test_pin_on_the_command_line_is_not_kept(self, enrolment: Enrolment) -> None:
+        outcome = enrolment.run("--pkcs8-password=hunter2")
+        assert outcome.status == 0
+        assert "hunter2" not in enrolment.config.read_text()
+        assert b"ENCRYPTED" in Path(enrolment.key).read_bytes()
+
+
+def test_missing_arns_are_named(enrolment: Enrolment) -> None:
+    rows = succeeds(
+        enrolment.scene.call(
+            "enroll",
+            "web",
+            f"--private-key={enrolment.key}",
+            f"--subject={SUBJECT}",
+            f"--issuer-command={enrolment.issuer()}",
+        )
+    )
+    assert rows["Missing"].endswith("with --trust-anchor-arn, --profile-arn, --role-arn")
+    succeeds(enrolment.again(*enrolment.scene.flags(certificate=None, private_key=None)))
+    assert enrolment.gets_credentials()
