@@ -14,12 +14,12 @@ from cryptography import x509
 
 import certs
 from agent.homes import Home, run_agent
-from cli.aws.revocations import Account, Machine, account, denied, interrupted
 from emulator import planes
 from emulators import InProcessSoftHSM
 from hwsigner.cli import retire
 from hwsigner.config import profiles as config
 from hwsigner.key.management import delete_key
+from revocations import Account, Machine, account, denied, interrupted
 from softhsm.tpm import SoftTPM
 from terminals import Terminal
 

@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 import certs
-from cli.aws.revocations import Account, account, denied, interrupted, number_of
 from emulator import planes
 from emulators import InProcessSoftHSM
 from hwsigner.control_plane import revocation
 from hwsigner.identity.next_revocation_list import draft_list
+from revocations import Account, account, denied, interrupted, number_of
 from scene import Outcome
 from softhsm.tpm import SoftTPM
 from terminals import Terminal

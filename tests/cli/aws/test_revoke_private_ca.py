@@ -19,8 +19,8 @@ from moto import mock_aws
 from moto.acmpca.models import acmpca_backends
 
 import certs
-from cli.aws.revocations import Account, account, interrupted
 from emulator import planes
+from revocations import Account, account, interrupted
 from scene import Outcome
 
 __all__ = ["account"]
