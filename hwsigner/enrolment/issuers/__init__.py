@@ -20,6 +20,7 @@ ISSUERS = {
     "command": "hwsigner.enrolment.issuers.command",
     "est": "hwsigner.enrolment.issuers.est",
     "vault": "hwsigner.enrolment.issuers.vault",
+    "private-ca": "hwsigner.enrolment.issuers.private_ca",
 }
 
 
