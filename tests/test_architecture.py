@@ -44,7 +44,7 @@ RULES = {
     "aws": "errors system http sigv4 identity _version",
     "config": f"{NOUNS} system http identity aws",
     "refresh": f"{NOUNS} system identity aws config",
-    "enrolment": "errors key identity http control_plane",
+    "enrolment": "errors system key attestation identity http control_plane",
     "agent": "errors system pins aws config refresh _version",
     "serving": "errors system http aws refresh agent",
     "cli": f"{CORE} attestation system http aws config refresh enrolment agent serving trust_policy emulator "
@@ -73,7 +73,7 @@ OWNERS = {
         "serving.connections",
         "system.pcsc",
     ),
-    "tomlkit": ("config.profiles",),
+    "tomlkit": ("config.profiles", "enrolment.registrar"),
     **dict.fromkeys(("boto3", "botocore"), ("boto3", "botocore", "control_plane")),
     "cryptography": (
         *("attestation", "backends", "enrolment", "identity", "key.public_key"),

@@ -44,6 +44,9 @@ COMMANDS = {
     "delete": "hwsigner.cli.delete",
     "attest": "hwsigner.cli.attest",
     "verify-attestation": "hwsigner.cli.verify_attestation",
+    "registrar": "hwsigner.cli.registrar.serve",
+    "registrar allow": "hwsigner.cli.registrar.allow",
+    "registrar rotate-keys": "hwsigner.cli.registrar.rotate_keys",
     "aws principal-tags": "hwsigner.cli.aws.principal_tags",
     "aws trust-policy": "hwsigner.cli.aws.trust_policy",
     "aws template": "hwsigner.cli.aws.template",
@@ -116,7 +119,7 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     if name == "--version":
         name = "version"
-    if name in _groups() and rest[:1] in ([], ["--help"], ["-h"]):
+    if name in _groups() - COMMANDS.keys() and rest[:1] in ([], ["--help"], ["-h"]):
         print(_help(name))
         return 0
     from hwsigner.cli.parser import Parser, suggestion

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import glob
+import os
+
+from hwsigner import attestation
 from hwsigner.attestation.documents import MAX_BYTES, Document, Kind, read
 from hwsigner.errors import UsageError
-from hwsigner.system.files import create_file
+from hwsigner.system.files import check_not_writable_by_others, create_file
 
 
 def read_document(path: str, kind: Kind) -> Document:
@@ -42,3 +46,14 @@ def create_document(path: str, document: Document) -> None:
         raise UsageError(f"{path} is there already, and is not overwritten", "Name another file") from error
     except OSError as error:
         raise UsageError(f"can't write {path}: {error.strerror}", "Check the path, or name another file") from error
+
+
+def read_trust(folder: str) -> attestation.Trust:
+    """Read the roots. Another user who can write to them could make up chips.
+
+    Raises:
+        UsageError: another user can. Or as `attestation.read_trust`.
+    """
+    for path in filter(os.path.exists, (folder, *glob.glob(os.path.join(glob.escape(folder), "*")))):
+        check_not_writable_by_others(path, os.stat(path), UsageError)
+    return attestation.read_trust(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import json
 import os
 from collections.abc import Iterator
@@ -11,12 +10,12 @@ from collections.abc import Iterator
 from hwsigner import attestation
 from hwsigner.attestation.documents import MAX_BYTES, Document
 from hwsigner.attestation.findings import Findings
-from hwsigner.cli.documents import create_document, read_document
+from hwsigner.cli.documents import create_document, read_document, read_trust
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import Flag, switch
 from hwsigner.errors import AttestationError, KeyMismatchError, UsageError, printable
 from hwsigner.key.public_key import kind_of, to_pem
-from hwsigner.system.files import check_not_writable_by_others, open_trusted
+from hwsigner.system.files import open_trusted
 
 HELP = "verify on another machine that a key is in hardware"
 
@@ -44,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--challenge and --answer are two steps", "Give one of them")
     if bool(arguments.state) != bool(arguments.challenge or arguments.answer):
         raise UsageError("--challenge and --answer need --state, and --state needs one of them", "Add it")
-    statement, trust = read_document(arguments.statement, "statement"), _read_trust(arguments.roots)
+    statement, trust = read_document(arguments.statement, "statement"), read_trust(arguments.roots)
     if arguments.answer:
         state, answer = _read_state(arguments.state), read_document(arguments.answer, "answer")
         findings = attestation.verify_answer(statement, state, answer, trust)
@@ -60,17 +59,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.challenge:
         _write(*attestation.challenge(statement, trust), arguments)
     return 0
-
-
-def _read_trust(folder: str) -> attestation.Trust:
-    """Read the roots. Another user who can write to them could make up chips.
-
-    Raises:
-        UsageError: another user can. Or as `attestation.read_trust`.
-    """
-    for path in filter(os.path.exists, (folder, *glob.glob(os.path.join(glob.escape(folder), "*")))):
-        check_not_writable_by_others(path, os.stat(path), UsageError)
-    return attestation.read_trust(folder)
 
 
 def _read_state(path: str) -> Document:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -110,3 +114,29 @@ def issue(
     for extension in extensions:
         builder = builder.add_extension(extension, critical=critical)
     return builder.sign(issuer[1] if issuer else key, SHA256(), rsa_padding=padding), key
+
+
+@pytest.fixture(scope="session")
+def vendors(hardware: None) -> Iterator[tuple[Vendor, Vendor]]:
+    """Two vendors of TPMs."""
+    with tempfile.TemporaryDirectory(prefix="hwsigner-vendor-") as one, tempfile.TemporaryDirectory() as other:
+        yield Vendor(Path(one)), Vendor(Path(other))
+
+
+@pytest.fixture(scope="session")
+def chips(vendors: tuple[Vendor, Vendor]) -> Iterator[tuple[Chip, Chip, Chip]]:
+    """Two TPMs of one vendor, and one of another."""
+    with ExitStack() as stack:
+        made = []
+        for vendor in (vendors[0], vendors[0], vendors[1]):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsigner-chip-")))
+            tpm = stack.enter_context(vendor.make(folder))
+            tpm.create_key_file(folder / "key.pem", "EC:P-256")
+            made.append(Chip(tpm, tpm.uri(folder / "key.pem"), vendor.trust()))
+        yield made[0], made[1], made[2]
+
+
+@pytest.fixture(scope="session")
+def chip(chips: tuple[Chip, Chip, Chip]) -> Chip:
+    """A TPM."""
+    return chips[0]

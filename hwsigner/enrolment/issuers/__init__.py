@@ -19,6 +19,7 @@ from hwsigner.key.management import KeyAccess
 ISSUERS = {
     "command": "hwsigner.enrolment.issuers.command",
     "est": "hwsigner.enrolment.issuers.est",
+    "registrar": "hwsigner.enrolment.issuers.registrar",
     "vault": "hwsigner.enrolment.issuers.vault",
     "private-ca": "hwsigner.enrolment.issuers.private_ca",
 }
@@ -74,6 +75,7 @@ class IssuerSettings:
         arn: the ARN of a private CA.
         timeout: the seconds for one request and its answer.
         key: the request's key, for an issuer that wants more of it than the request's signature.
+        vendor_certificates: the DER of certificates that the key's chip does not hold, for an issuer that wants proof.
     """
 
     url: str = ""
@@ -84,6 +86,7 @@ class IssuerSettings:
     arn: str = ""
     timeout: float = 60.0
     key: KeyAccess | None = None
+    vendor_certificates: tuple[bytes, ...] = ()
 
 
 def open_issuer(name: str, settings: IssuerSettings) -> Issuer:

@@ -44,7 +44,7 @@ def test_install_writes_units_that_systemd_understands(machine: Machine) -> None
     first = done(HWSIGNER, "systemd", "install", "--system")
     again = done(HWSIGNER, "systemd", "install", "--system")
     units = re.findall(r"wrote (/etc/systemd/system/\S+)", first)
-    assert len(units) == 5
+    assert len(units) == 6
     assert "wrote" not in again
     assert "SupplementaryGroups=tss" in Path("/etc/systemd/system/hwsigner-agent.service").read_text()
     verified = run("systemd-analyze", "verify", *(unit.replace("@.", "@web.") for unit in units))

@@ -1,0 +1,99 @@
+"""`hwsigner registrar allow`: add a machine to the policy."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+
+from hwsigner import attestation
+from hwsigner.attestation import Document, Trust
+from hwsigner.cli.documents import read_bytes, read_trust
+from hwsigner.cli.parser import Parser
+from hwsigner.cli.process import print_outcome
+from hwsigner.cli.registrar import POLICY
+from hwsigner.config.flags import Flag, switch
+from hwsigner.enrolment.registrar.policy import HASH, TPM, YUBIKEY, Machine, add_machine
+from hwsigner.errors import AttestationError, UsageError
+from hwsigner.identity.certificate_request import check_names, parse_name
+
+HELP = "allow a chip's keys a certificate with these names"
+
+_FLAGS = (
+    POLICY,
+    Flag("subject", "subject of its certificates, such as CN=web-01,OU=web", "NAME"),
+    Flag("dns", "DNS name of its certificates; repeatable", "NAME", many=True),
+    Flag("uri", "URI of its certificates; repeatable", "URI", many=True),
+    Flag("name", "name of the machine in the policy (default: the CN of the subject)", "NAME"),
+    Flag("roots", "with a statement: folder with the vendors' certificates", "DIR"),
+    switch("replace", "replace the machine with this name, as after a swap of its mainboard"),
+)
+_HINT = "Give the 64 digits of hwsigner attest --ek, a file with them, or a statement"
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the chip and the flags."""
+    parser.add_argument(
+        "statement",
+        metavar="STATEMENT",
+        help="file with what hwsigner attest --ek printed on the machine, or with a statement; or the 64 digits",
+    )
+    parser.add_flags(_FLAGS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Add the machine and print its chip."""
+    if not arguments.subject:
+        raise UsageError("no subject given", "Add --subject CN=web-01,OU=web")
+    check_names(arguments.subject, dns_names=arguments.dns, uris=arguments.uri)
+    kind, chip, root = _chip(arguments)
+    machine = Machine(
+        arguments.name or _common_name(arguments.subject),
+        kind,
+        chip,
+        root,
+        arguments.subject,
+        tuple(arguments.dns),
+        tuple(arguments.uri),
+    )
+    changed = add_machine(arguments.policy, machine, replace=arguments.replace)
+    done = "added to" if changed else "is in"
+    print_outcome("the policy was changed", f"{machine.name} {done} {arguments.policy} with the chip {chip}")
+    return 0
+
+
+def _chip(arguments: argparse.Namespace) -> tuple[str, str, str]:
+    """Return the format of a chip's statements, the chip, and the SHA-256 of its root if it is a YubiKey's."""
+    given = arguments.statement
+    if HASH.fullmatch(given):
+        return TPM, given, ""
+    data = read_bytes(given)
+    text = data.decode("ascii", "replace").strip()
+    if HASH.fullmatch(text):
+        return TPM, text, ""
+    if not text.startswith("{"):
+        raise UsageError(f"{given} has neither the hash of an endorsement key nor a statement", _HINT)
+    if not arguments.roots:
+        raise UsageError("a statement counts only under the vendor's roots", "Add --roots DIR")
+    statement, trust = attestation.read(data, "statement"), read_trust(arguments.roots)
+    found = attestation.examine(statement, trust)
+    if statement.format not in (TPM, YUBIKEY):
+        raise AttestationError("nothing proves where the statement's key is", "Use a key in a TPM or a YubiKey")
+    return statement.format, found.chip, _root(statement, trust) if statement.format == YUBIKEY else ""
+
+
+def _root(statement: Document, trust: Trust) -> str:
+    """Return the SHA-256 of the first root that alone is enough for a statement."""
+    for root in trust.roots:
+        try:
+            attestation.examine(statement, Trust((root,), trust.now))
+        except AttestationError:
+            continue
+        return hashlib.sha256(root.der).hexdigest()
+    raise AttestationError("the statement needs more than one root", "Give the root alone, without intermediates")
+
+
+def _common_name(subject: str) -> str:
+    for attribute in parse_name(subject):
+        if attribute.rfc4514_attribute_name == "CN":
+            return str(attribute.value)
+    raise UsageError("the subject has no CN to name the machine by", "Add --name NAME")

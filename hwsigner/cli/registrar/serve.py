@@ -1,0 +1,147 @@
+"""`hwsigner registrar`: certificates for keys that are proven to be in chips that the policy names."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from hwsigner.cli.documents import read_trust
+from hwsigner.cli.issuer import issuer
+from hwsigner.cli.log import Log
+from hwsigner.cli.parser import Parser
+from hwsigner.cli.process import report_thread_failures
+from hwsigner.cli.registrar import KEYS, POLICY
+from hwsigner.config.flags import ISSUER, Flag, whole_number
+from hwsigner.errors import HwsignerError, UsageError
+from hwsigner.system.systemd import ERROR, INFO, WARNING, Notifier, is_journal
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+
+    from hwsigner.enrolment.registrar.server import RegistrarServer
+
+HELP = "certify keys that are proven to be in known chips; or allow, rotate-keys"
+
+_FLAGS = (
+    POLICY,
+    KEYS,
+    Flag("roots", "folder with the vendors' root and intermediate certificates", "DIR", default="/etc/hwsigner/roots"),
+    Flag("address", "IP address to listen on; any other than loopback needs TLS", "IP", default="127.0.0.1"),
+    Flag("port", "port to listen on; 0 for any free one", "PORT", whole_number(0, 65535), 8443),
+    Flag("tls-certificate", "serve HTTPS with this certificate and its chain (PEM)", "FILE"),
+    Flag("tls-key", "private key of the certificate (PEM); default: in the same file", "FILE"),
+    Flag(
+        "per-address", "requests of one address in a minute; a certificate takes two", "N", whole_number(1, 10**6), 60
+    ),
+    Flag("per-minute", "requests of all in a minute", "N", whole_number(1, 10**6), 600),
+)
+_HOP_LIMIT = 64
+_PRIORITIES = {"refused": WARNING, "limited": WARNING, "failed": ERROR, "kept": ERROR}
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the flags, and name the other commands below them."""
+    parser.epilog = "hwsigner registrar allow adds a machine to the policy; rotate-keys makes a new sealing key."
+    parser.add_flags(_FLAGS, ISSUER)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until SIGINT or SIGTERM.
+
+    Returns:
+        0, once stopped.
+
+    Raises:
+        HwsignerError: a flag, a file or the address can't be used.
+    """
+    from hwsigner.http.address import host_and_port
+
+    gc.enable()  # Unlike most commands, this one keeps running.
+    report_thread_failures()
+    tls = _tls(arguments)
+    server = _server(arguments, tls)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # `shutdown` waits for the loop, which is in this thread.
+        signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
+    host, port = server.socket.getsockname()[:2]
+    Log().note(f"registrar on {'https' if tls else 'http'}://{host_and_port(host, port)}")
+    notifier = Notifier(os.environ)
+    notifier.ready("answering")
+    server.run()
+    notifier.stopping()
+    return 0
+
+
+def write_audit(facts: Mapping[str, object]) -> None:
+    """Write the facts of a decision to stderr, as a line of JSON in ASCII.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    descriptor = sys.__stderr__.fileno() if sys.__stderr__ else 2
+    decision = str(facts.get("decision"))
+    line = json.dumps({"time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "decision": decision, **facts})
+    begin = f"<{_PRIORITIES.get(decision, INFO)}>" if is_journal(descriptor) else ""
+    rest = f"{begin}{line}\n".encode("ascii")
+    with _writing:
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+
+
+_writing = threading.Lock()
+
+
+def _server(arguments: argparse.Namespace, tls: ssl.SSLContext | None) -> RegistrarServer:
+    from hwsigner.enrolment.registrar.limits import RateLimit
+    from hwsigner.enrolment.registrar.policy import read_policy
+    from hwsigner.enrolment.registrar.registrar import Registrar
+    from hwsigner.enrolment.registrar.sealing import read_keys
+    from hwsigner.enrolment.registrar.server import RegistrarServer
+    from hwsigner.enrolment.registrar.watched import Watched
+
+    registrar = Registrar(
+        Watched(arguments.policy, read_policy, _reporter("policy")).content,
+        Watched(arguments.keys, read_keys, _reporter("sealing keys")).content,
+        trust=read_trust(arguments.roots),
+        issuer=issuer(vars(arguments)),
+        audit=write_audit,
+    )
+    limit = RateLimit(arguments.per_address, arguments.per_minute)
+    return RegistrarServer(registrar, _listener(arguments), limit=limit, audit=write_audit, tls=tls)
+
+
+def _reporter(what: str) -> Callable[[HwsignerError], None]:
+    """Return a function that says loudly that a file is bad, and that the old one stays in use."""
+
+    def tell(error: HwsignerError) -> None:
+        write_audit({"decision": "kept", "reason": f"the old {what} stay in use, as the new file is bad: {error}"})
+
+    return tell
+
+
+def _tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:
+    from hwsigner.http.address import is_loopback
+    from hwsigner.serving.listener import tls_context
+
+    if arguments.tls_certificate:
+        return tls_context(arguments.tls_certificate, arguments.tls_key)
+    if arguments.tls_key:
+        raise UsageError("--tls-key is given without --tls-certificate", "Give both")
+    if not is_loopback(arguments.address):
+        raise UsageError("other machines can reach the address, and there is no TLS", "Give --tls-certificate")
+    return None
+
+
+def _listener(arguments: argparse.Namespace) -> socket.socket:
+    from hwsigner.serving.listener import listen
+
+    return listen(arguments.address, arguments.port, _HOP_LIMIT)

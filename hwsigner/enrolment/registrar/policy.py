@@ -1,0 +1,194 @@
+"""The policy: which chip may have which names. A chip that it does not name gets no certificate, whoever made it.
+
+It is TOML, a table for each machine:
+
+    [machine.web-01]
+    tpm = "9f86…"               # SHA-256 of the endorsement key, as hwsigner attest --ek prints it
+    subject = "CN=web-01,OU=web"
+    dns = ["web-01.example.com"]
+
+A YubiKey has `yubikey`, its serial number, and `root`, the SHA-256 of the DER of Yubico's root certificate: serial
+numbers mean something only under the root that they were certified by.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hwsigner.enrolment.registrar.watched import read_file
+from hwsigner.errors import ConfigError, UsageError
+from hwsigner.identity.certificate_request import check_names
+from hwsigner.system.files import edit_file
+
+TPM, YUBIKEY = "tpm2", "piv"  # The formats of statements.
+HASH = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_MAX_SERIAL = 0xFFFFFFFF
+_TYPES: Mapping[str, type] = {"tpm": str, "yubikey": int, "root": str, "subject": str, "dns": list, "uris": list}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A chip and the names that its keys may have.
+
+    Attributes:
+        name: its name in the policy.
+        format: the format of its statements, `tpm2` or `piv`.
+        chip: the SHA-256 of a TPM's endorsement key in hexadecimal, or a YubiKey's serial number.
+        root: the SHA-256 of the root certificate of a YubiKey; empty for a TPM.
+        subject: the subject, as RFC 4514 writes it.
+        dns: the DNS names of the subjectAltName, in order.
+        uris: the URIs after them.
+    """
+
+    name: str
+    format: str
+    chip: str
+    root: str
+    subject: str
+    dns: tuple[str, ...] = ()
+    uris: tuple[str, ...] = ()
+
+    def values(self) -> dict[str, Any]:
+        """Return the keys of its table."""
+        chip = {"yubikey": int(self.chip), "root": self.root} if self.format == YUBIKEY else {"tpm": self.chip}
+        names = {name: list(value) for name, value in (("dns", self.dns), ("uris", self.uris)) if value}
+        return {**chip, "subject": self.subject, **names}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The machines, by name."""
+
+    machines: Mapping[str, Machine]
+
+    def machine(self, format: str, chip: str) -> Machine | None:
+        """Return the machine with a chip."""
+        return next((one for one in self.machines.values() if (one.format, one.chip) == (format, chip)), None)
+
+
+def read_policy(path: str) -> Policy:
+    """Read a policy.
+
+    Raises:
+        ConfigError: it can't be read, is invalid, or other users can write it.
+    """
+    return _parse(read_file(path), path)
+
+
+def add_machine(path: str, machine: Machine, *, replace: bool = False) -> bool:
+    """Add a machine to a policy. Comments and the other machines stay as they are. A new file gets mode 0644.
+
+    Args:
+        path: the policy's path.
+        machine: the machine.
+        replace: whether it may replace another one of its name, as after a swap of the mainboard.
+
+    Returns:
+        Whether the policy was changed: it may have had this very machine.
+
+    Raises:
+        ConfigError: the policy is invalid, has another machine of this name, or another name for this chip.
+        HwsignerError: it can't be written.
+        LockError: another process has been writing it for too long.
+    """
+    changed = False
+
+    def edit(data: bytes) -> bytes:
+        nonlocal changed
+        existing = _parse(data, path).machines.get(machine.name)
+        if existing == machine:
+            return data
+        if existing and not replace:
+            problem = f"{path} has {machine.name} already, with another chip or other names"
+            raise ConfigError(problem, "Name the machine with --name, or replace it with --replace")
+        edited = _with_machine(data.decode(), machine, existing).encode()
+        _parse(edited, path)  # Not written if another machine has this chip.
+        changed = True
+        return edited
+
+    edit_file(path, edit, mode=0o644)
+    return changed
+
+
+def _with_machine(text: str, machine: Machine, existing: Machine | None) -> str:
+    import tomlkit
+
+    document = tomlkit.parse(text)
+    machines: Any = document.setdefault("machine", tomlkit.table(is_super_table=True))
+    if existing is None:
+        table = tomlkit.table()
+        table.update(machine.values())
+        machines[machine.name] = table
+        return tomlkit.dumps(document)
+    before, after = existing.values(), machine.values()
+    for key in before.keys() - after.keys():
+        del machines[machine.name][key]
+    for key, value in after.items():
+        if before.get(key) != value:
+            machines[machine.name][key] = value
+    return tomlkit.dumps(document)
+
+
+def _parse(data: bytes, path: str) -> Policy:
+    try:
+        document = tomllib.loads(data.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        place = re.search(r"at (line \d+, column \d+|end of document)", str(error))
+        raise ConfigError(f"{path} is not TOML {place[0] if place else ''}".rstrip(), "Fix it there") from None
+    tables = document.pop("machine", {})
+    if document or not isinstance(tables, dict):
+        raise ConfigError(f"{path} has more than tables [machine.NAME]", "Remove it, or fix its name")
+    machines = {name: _machine(name, table, path) for name, table in tables.items()}
+    chips: dict[tuple[str, str], str] = {}
+    for name, machine in machines.items():
+        other = chips.setdefault((machine.format, machine.chip), name)
+        if other != name:
+            raise ConfigError(f"{path} has one chip twice, as {other} and {name}", "Remove one: a chip has one name")
+    return Policy(machines)
+
+
+def _machine(name: str, table: Any, path: str) -> Machine:
+    try:
+        if not _NAME.fullmatch(name):
+            raise UsageError("the name must have at most 64 letters, digits and ._@-")
+        for problem in _problems(table):
+            raise UsageError(problem)
+        check_names(table["subject"], dns_names=table.get("dns", ()), uris=table.get("uris", ()))
+    except UsageError as error:
+        raise ConfigError(f"{path} has [machine.{name[:64]}] that is invalid: {error.message}", error.hint) from None
+    is_yubikey = "yubikey" in table
+    return Machine(
+        name,
+        YUBIKEY if is_yubikey else TPM,
+        str(table["yubikey"]) if is_yubikey else table["tpm"],
+        table.get("root", ""),
+        table["subject"],
+        tuple(table.get("dns", ())),
+        tuple(table.get("uris", ())),
+    )
+
+
+def _problems(table: Any) -> Iterator[str]:
+    """Yield what is wrong with a machine's table; the first is enough."""
+    if not isinstance(table, dict):
+        yield "it is not a table"
+    for key, value in table.items():
+        if key not in _TYPES:
+            yield f"the key {key[:40]!r} is unknown"
+        if type(value) is not _TYPES[key]:
+            yield f"{key} has the wrong type"
+        if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+            yield f"{key} has a value that is not text"
+    if "subject" not in table:
+        yield "it has no subject"
+    if ("tpm" in table) == ("yubikey" in table) or ("root" in table) != ("yubikey" in table):
+        yield "it needs either tpm, or yubikey and root"
+    if not all(HASH.fullmatch(table[key]) for key in ("tpm", "root") if key in table):
+        yield "tpm or root is not a SHA-256 in 64 hexadecimal digits, in lower case"
+    if not 0 <= table.get("yubikey", 0) <= _MAX_SERIAL:
+        yield "yubikey is not a serial number"

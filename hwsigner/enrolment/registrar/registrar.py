@@ -1,0 +1,185 @@
+"""The registrar's decisions. They need no network and keep no state."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+from hwsigner import attestation
+from hwsigner.attestation import Document, Findings, Trust
+from hwsigner.enrolment.checking import check_issued
+from hwsigner.enrolment.issuers import Issuer, Pending
+from hwsigner.enrolment.registrar import messages
+from hwsigner.enrolment.registrar.policy import YUBIKEY, Machine, Policy
+from hwsigner.enrolment.registrar.refusals import AGAIN, Refusal
+from hwsigner.enrolment.registrar.requests import problem_with
+from hwsigner.enrolment.registrar.sealing import SealError, SealingKeys
+from hwsigner.errors import AttestationError, HwsignerError, ServiceError, ServiceUnreachableError
+from hwsigner.identity.certificate_request import CertificateRequest
+
+# For an issuer that does not say when to ask again, in seconds.
+RETRY_SECONDS = 10.0
+_NOT_ALLOWED = "the registrar's policy does not give this chip a certificate with this subject and these names"
+
+# Takes the facts of one decision.
+Audit = Callable[[Mapping[str, object]], None]
+
+
+@dataclass(frozen=True)
+class Registrar:
+    """A registrar.
+
+    Attributes:
+        policy: returns the policy that is valid now.
+        keys: returns the sealing keys that are valid now.
+        trust: the roots of the chips' vendors.
+        issuer: gets the requests that are allowed.
+        audit: takes the facts of each decision. If it raises an error, nothing is issued.
+        clock: returns the time in seconds since 1970.
+    """
+
+    policy: Callable[[], Policy]
+    keys: Callable[[], SealingKeys]
+    trust: Trust
+    issuer: Issuer
+    audit: Audit
+    clock: Callable[[], float] = time.time
+
+    def challenge(self, body: bytes, client: str) -> dict[str, Any]:
+        """Answer a statement with the challenge to it and the sealed state.
+
+        Args:
+            body: the request's body.
+            client: the client's address, for the audit line.
+
+        Raises:
+            Refusal: the statement can't be true, or the policy does not allow its request.
+        """
+        with self._decision(client) as facts:
+            given = messages.read_object(body, "statement")
+            statement = messages.document(given["statement"], "statement")
+            _, trust = self._allowed(statement, facts)
+            challenge, state = attestation.challenge(statement, trust)
+            facts["decision"] = "challenged"
+        sealed = self.keys().seal(state.to_json().encode("ascii"), self.clock())
+        return {"challenge": messages.members(challenge), "state": messages.encode(sealed)}
+
+    def certify(self, body: bytes, client: str) -> dict[str, Any]:
+        """Verify an answer and return the certificates for the statement's request.
+
+        Args:
+            body: the request's body.
+            client: the client's address, for the audit line.
+
+        Raises:
+            Refusal: the answer proves nothing, the policy does not allow the request, or the issuer has no certificate.
+        """
+        with self._decision(client) as facts:
+            given = messages.read_object(body, "statement", "state", "answer")
+            statement = messages.document(given["statement"], "statement")
+            answer = messages.document(given["answer"], "answer")
+            state = self._opened(messages.decode(given["state"]))
+            request, trust = self._allowed(statement, facts)  # Once more: the policy may have changed.
+            found = attestation.verify_answer(statement, state, answer, trust)
+            if not (found.in_hardware and found.matches_csr):
+                raise _forbidden("it is not proven that the request's key is in hardware", "Make a new key")
+            facts |= {"decision": "proven", "warnings": list(found.warnings)}
+        return self._issued(request, client, facts)
+
+    def _opened(self, sealed: bytes) -> Document:
+        try:
+            return attestation.read(self.keys().open(sealed, self.clock()), "state")
+        except SealError as error:
+            raise Refusal(HTTPStatus.CONFLICT, str(error), AGAIN) from None
+
+    def _allowed(self, statement: Document, facts: dict[str, object]) -> tuple[CertificateRequest, Trust]:
+        """Return a statement's request, which the policy allows the chip of the statement, and the trust in that chip.
+
+        Raises:
+            AttestationError: the statement can't be true.
+            Refusal: the policy does not allow it.
+        """
+        request = CertificateRequest(statement.blob("certificateRequest"))
+        found = attestation.examine(statement, self.trust)
+        facts |= {"chip": found.chip, "request": hashlib.sha256(request.der).hexdigest()}
+        machine = self.policy().machine(statement.format, found.chip)
+        if machine is None:
+            raise _forbidden(_NOT_ALLOWED, _hint(found), detail="the policy does not name this chip")
+        facts["machine"] = machine.name
+        trust = _narrowed(self.trust, machine)
+        attestation.examine(statement, trust)
+        if not found.matches_csr:
+            raise _forbidden("the statement has no request that is signed by its key", "Make it with the key's request")
+        if problem := problem_with(request, machine):
+            raise _forbidden(_NOT_ALLOWED, _hint(found), detail=problem)
+        facts["subject"] = machine.subject
+        return request, trust
+
+    def _issued(self, request: CertificateRequest, client: str, facts: Mapping[str, object]) -> dict[str, Any]:
+        with self._decision(client) as own:
+            own |= {name: facts[name] for name in ("machine", "chip", "request")}
+            try:
+                answer = self.issuer.issue(request)
+                if not isinstance(answer, Pending):
+                    check_issued(request, answer, datetime.fromtimestamp(self.clock(), UTC))
+            except HwsignerError as error:
+                wait = getattr(error, "retry_after", 0.0) or RETRY_SECONDS
+                is_late = isinstance(error, ServiceUnreachableError | ServiceError)
+                problem, hint = "the registrar's issuer gave no certificate", "The registrar's log has the reason"
+                retry_after = wait if is_late else 0.0
+                raise Refusal(
+                    HTTPStatus.BAD_GATEWAY, problem, hint, detail=str(error), retry_after=retry_after
+                ) from error
+            if isinstance(answer, Pending):
+                problem, wait = "the issuer has no certificate yet", answer.retry_after or RETRY_SECONDS
+                raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, problem, "Retry later", retry_after=wait)
+            hashes = [hashlib.sha256(one).hexdigest() for one in answer.certificates]
+            own |= {"decision": "issued", "certificates": hashes}
+        return {"certificates": [messages.encode(one) for one in answer.certificates]}
+
+    @contextmanager
+    def _decision(self, client: str) -> Iterator[dict[str, object]]:
+        """Write the audit line of a decision, whose facts the body of the `with` statement collects.
+
+        Raises:
+            Refusal: the body raised it, an AttestationError or a ValueError.
+        """
+        facts: dict[str, object] = {"client": client}
+        try:
+            yield facts
+        except (Refusal, AttestationError, ValueError) as error:
+            refusal = _refusal(error)
+            reasons = (refusal.message, refusal.detail)
+            self.audit(facts | {"decision": "refused", "reason": ": ".join(filter(None, reasons))})
+            raise refusal from error
+        self.audit(facts)
+
+
+def _narrowed(trust: Trust, machine: Machine) -> Trust:
+    """Return the trust in a machine's chip: for a YubiKey, in the root that the policy names and no other."""
+    if machine.format != YUBIKEY:
+        return trust
+    own = [root for root in trust.roots if hashlib.sha256(root.der).hexdigest() == machine.root]
+    return replace(trust, roots=tuple(own))
+
+
+def _refusal(error: Exception) -> Refusal:
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, AttestationError):
+        return _forbidden(error.message, error.hint)
+    return Refusal(HTTPStatus.BAD_REQUEST, f"the request can't be read: {error}", "Update hwsigner")
+
+
+def _forbidden(message: str, hint: str, *, detail: str = "") -> Refusal:
+    return Refusal(HTTPStatus.FORBIDDEN, message, hint, detail=detail)
+
+
+def _hint(found: Findings) -> str:
+    return f"Ask the registrar's administrator; the chip is {found.chip}" if found.chip else "Use a TPM or a YubiKey"

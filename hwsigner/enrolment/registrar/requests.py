@@ -1,0 +1,63 @@
+"""A certificate request against the policy: exactly the names that the machine has there, and nothing else.
+
+The issuer may put into the certificate whatever a request asks for, so all of it is checked: the subject, byte by byte,
+the extensions with their values, and that there is no other attribute. The order of the names counts: of several
+alternative names of a kind, AWS takes the first.
+"""
+
+from __future__ import annotations
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from hwsigner.enrolment.registrar.policy import Machine
+from hwsigner.identity.certificate_request import CertificateRequest, parse_name
+
+_EXTENSION_REQUEST = x509.ObjectIdentifier("1.2.840.113549.1.9.14")  # RFC 2985, 5.4.2.
+_NO_USAGE = dict.fromkeys(
+    (
+        *("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign", "crl_sign"),
+        *("encipher_only", "decipher_only"),
+    ),
+    False,
+)
+_UNREADABLE = (
+    *(ValueError, TypeError, UnsupportedAlgorithm),
+    *(x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType),
+)
+# What a request may ask for besides the names.
+_HARMLESS: tuple[x509.ExtensionType, ...] = (
+    x509.BasicConstraints(ca=False, path_length=None),
+    x509.KeyUsage(digital_signature=True, **_NO_USAGE),
+    x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]),
+)
+
+
+def problem_with(request: CertificateRequest, machine: Machine) -> str:
+    """Return why the policy does not allow a request, for the audit line; empty if it does.
+
+    The request's signature is not verified: the attestation does that.
+    """
+    try:
+        parsed = request.x509
+        attributes = [attribute.oid for attribute in parsed.attributes]
+        extensions = {extension.oid: extension.value for extension in parsed.extensions}
+        subject = parsed.subject.public_bytes()
+    except _UNREADABLE:
+        return "the request can't be read"
+    if attributes not in ([], [_EXTENSION_REQUEST]):
+        return "the request has another attribute than its extensions"
+    if subject != parse_name(machine.subject).public_bytes():
+        return "the request has another subject than the policy"
+    allowed = {value.oid: value for value in _HARMLESS}
+    names = [*map(x509.DNSName, machine.dns), *map(x509.UniformResourceIdentifier, machine.uris)]
+    san = x509.SubjectAlternativeName.oid
+    if names:
+        allowed[san] = x509.SubjectAlternativeName(names)
+    if extensions.get(san) != allowed.get(san):
+        return "the request has other alternative names than the policy"
+    for oid, value in extensions.items():
+        if allowed.get(oid) != value:
+            return f"the request asks for the extension {oid.dotted_string} with a value that is not allowed"
+    return ""

@@ -1,0 +1,80 @@
+"""Files that are read again when they change. If the new content is bad, the old one stays in use."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from hwsigner.errors import ConfigError, HwsignerError
+from hwsigner.system.files import change_stamp, open_trusted
+
+MAX_FILE_BYTES = 16 << 20
+
+_T = TypeVar("_T")
+
+
+def read_file(path: str, *, private: bool = False, hint: str = "Check the path and who may read it") -> bytes:
+    """Read a file that only this user and root can write.
+
+    Args:
+        path: its path.
+        private: whether other users must not be able to read it either.
+        hint: what to do if it can't be opened.
+
+    Raises:
+        ConfigError: it can't be read, is too long, or other users can write it, or read it if it is private.
+    """
+    try:
+        with open_trusted(path, ConfigError) as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if private and mode & 0o077:
+                raise ConfigError(f"{path} has mode {mode:04o}: other users can read it", f"Run chmod 600 {path}")
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {error.strerror}", hint) from error
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(f"{path} has more than {MAX_FILE_BYTES} bytes", "Check the path")
+    return data
+
+
+class Watched(Generic[_T]):
+    """A file's content. Thread-safe.
+
+    Args:
+        path: the file's path.
+        load: reads the file. A HwsignerError of it is reported, and the old content stays in use.
+        report: takes such an error, once for each change of the file.
+
+    Raises:
+        HwsignerError: the file is bad now, so that there is no old content.
+    """
+
+    def __init__(self, path: str, load: Callable[[str], _T], report: Callable[[HwsignerError], None]) -> None:
+        self._path = path
+        self._load = load
+        self._report = report
+        self._lock = threading.Lock()
+        self._stamp = self._look()
+        self._content = load(path)
+
+    def content(self) -> _T:
+        """Return the content, after reading the file again if it has changed."""
+        with self._lock:
+            stamp = self._look()
+            if stamp != self._stamp:
+                self._stamp = stamp  # Taken before it is read: a change meanwhile is seen the next time.
+                try:
+                    self._content = self._load(self._path)
+                except HwsignerError as error:
+                    self._report(error)
+            return self._content
+
+    def _look(self) -> str:
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            return ""
+        return f"{change_stamp(self._path, status)} {status.st_ctime_ns}"

@@ -1,0 +1,270 @@
+"""`hwsigner registrar` and its commands: the policy, the sealing keys, and the whole way with a TPM."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+import certs
+from attestation.chips import Chip, chip, chips, vendors
+from attestation.piv_chains import old_chain
+from hwsigner.enrolment.issuers import Issued, IssuerSettings, open_issuer
+from hwsigner.enrolment.registrar.policy import TPM, YUBIKEY, Machine, read_policy
+from hwsigner.enrolment.registrar.sealing import read_keys
+from hwsigner.errors import ServiceError
+from hwsigner.identity.certificate_request import sign_certificate_request
+from hwsigner.key import open_key
+from hwsigner.key.management import KeyAccess
+from hwsigner.pins import PinSource
+from hwsigner.uri import KeyURI
+from loopback import ServerCA
+from scene import Outcome
+
+__all__ = ["chip", "chips", "vendors"]
+
+ONE, TWO = "1" * 64, "2" * 64
+SUBJECT, DNS = "CN=web-01,OU=web", "web-01.example.com"
+Call = Callable[..., Outcome]
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    return tmp_path / "registrar.toml"
+
+
+@pytest.fixture
+def allow(call: Call, policy: Path) -> Call:
+    """A function that runs `registrar allow` on the policy."""
+    return lambda *arguments: call("registrar", "allow", *arguments, "--policy", policy)
+
+
+# allow
+
+
+def test_allow_adds_a_machine_by_the_digits_of_its_chip(allow: Call, policy: Path) -> None:
+    done = allow(ONE, "--subject", SUBJECT, "--dns", DNS, "--uri", "spiffe://x/1")
+    assert (done.status, done.out) == (0, f"web-01 added to {policy} with the chip {ONE}\n")
+    machine = Machine("web-01", TPM, ONE, "", SUBJECT, (DNS,), ("spiffe://x/1",))
+    assert read_policy(str(policy)).machines == {"web-01": machine}
+
+
+def test_allow_again_changes_nothing(allow: Call, policy: Path) -> None:
+    allow(ONE, "--subject", SUBJECT)
+    before = policy.read_bytes()
+    done = allow(ONE, "--subject", SUBJECT)
+    assert (done.status, done.out) == (0, f"web-01 is in {policy} with the chip {ONE}\n")
+    assert policy.read_bytes() == before
+
+
+def test_allow_reads_what_attest_ek_printed(allow: Call, policy: Path, tmp_path: Path) -> None:
+    (tmp_path / "ek").write_text(f"{TWO}\n")
+    assert allow(tmp_path / "ek", "--subject", SUBJECT, "--name", "first").status == 0
+    assert read_policy(str(policy)).machines["first"].chip == TWO
+
+
+def test_allow_replaces_a_swapped_board_only_if_asked(allow: Call, policy: Path) -> None:
+    allow(ONE, "--subject", SUBJECT)
+    refused = allow(TWO, "--subject", SUBJECT)
+    assert (refused.status, refused.out) == (2, "")
+    assert "--replace" in refused.err
+    assert allow(TWO, "--subject", SUBJECT, "--replace").status == 0
+    assert read_policy(str(policy)).machines["web-01"].chip == TWO
+
+
+def test_allow_takes_serial_number_and_root_of_a_yubikeys_statement(
+    allow: Call, policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from enrolment.registrar.sites import SERIAL, sha256
+
+    chain = old_chain()
+    monkeypatch.setattr("hwsigner.attestation.chain.Trust.time", lambda self: chain.trust.now)
+    roots = tmp_path / "roots"
+    roots.mkdir()
+    for name, one in (("a.der", old_chain().root), ("b.der", chain.root)):
+        (roots / name).write_bytes(one.der)
+    (tmp_path / "statement.json").write_text(chain.statement.to_json())
+    done = allow(tmp_path / "statement.json", "--subject", SUBJECT, "--roots", roots)
+    assert done.status == 0, done.err
+    machine = Machine("web-01", YUBIKEY, SERIAL, sha256(chain.root.der), SUBJECT)
+    assert read_policy(str(policy)).machines == {"web-01": machine}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((ONE,), "no subject given"),
+        ((ONE, "--subject", "web-01"), "the subject 'web-01' is invalid"),
+        ((ONE, "--subject", "OU=web"), "the subject has no CN to name the machine by"),
+        ((ONE, "--subject", SUBJECT, "--dns", "a b"), "'a b' is not a DNS name"),
+        ((ONE, "--subject", SUBJECT, "--name", "a b"), "has [machine.a b] that is invalid"),
+        (("absent", "--subject", SUBJECT), "can't read absent"),
+        (("garbage", "--subject", SUBJECT), "garbage has neither the hash"),
+        (("object", "--subject", SUBJECT), "a statement counts only under the vendor's roots"),
+    ],
+)
+def test_allow_refuses_what_is_not_in_order_and_writes_nothing(
+    arguments: tuple[str, ...],
+    message: str,
+    allow: Call,
+    policy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "garbage").write_text(ONE[:-1])
+    (tmp_path / "object").write_text("{}")
+    done = allow(*arguments)
+    assert (done.status, done.out) == (2, "")
+    assert message in done.err
+    assert done.err.count("\n") == 1
+    assert not policy.exists()
+
+
+# rotate-keys
+
+
+def test_rotate_keys_prints_the_ids_and_no_key(call: Call, tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    outputs = [call("registrar", "rotate-keys", "--keys", path).out for _ in range(3)]
+    keys = read_keys(str(path)).keys
+    assert outputs[2] == f"valid sealing keys in {path}: {keys[0][0].hex()} {keys[1][0].hex()}\n"
+    assert not any(key.hex() in output for output in outputs for _, key in keys)
+
+
+# The service
+
+
+def test_registrar_has_a_help_and_names_its_commands(call: Call) -> None:
+    shown = call("registrar", "--help").out
+    assert "--policy" in shown
+    assert "rotate-keys makes a new sealing key" in " ".join(shown.split())
+    assert "registrar allow" in call("--help").out
+
+
+@pytest.fixture
+def flags(tmp_path: Path, call: Call, allow: Call, ca: certs.Authority) -> list[str]:
+    """Flags of a registrar whose issuer is a program, and its files."""
+    roots = tmp_path / "roots"
+    roots.mkdir()
+    (roots / "root.der").write_bytes(old_chain().root.der)
+    call("registrar", "rotate-keys", "--keys", tmp_path / "keys")
+    allow(ONE, "--subject", SUBJECT)
+    values = {
+        "policy": tmp_path / "registrar.toml",
+        "keys": tmp_path / "keys",
+        "roots": roots,
+        "port": 0,
+        "issuer-command": issuing_program(tmp_path, ca),
+    }
+    return [f"--{name}={value}" for name, value in values.items()]
+
+
+def issuing_program(folder: Path, ca: certs.Authority) -> str:
+    """Write a CA that is a program into a folder, and return its command."""
+    folder = folder / "issuer"
+    folder.mkdir()
+    (folder / "ca.pem").write_bytes(ca.pem)
+    key = certs.write_key(folder / "ca.key", ca.key)
+    program = folder / "issue"
+    program.write_text(
+        f"#!/bin/sh\nexec openssl x509 -req -CA {folder}/ca.pem -CAkey {key} -days 2 -copy_extensions copy\n"
+    )
+    program.chmod(0o755)
+    return shlex.quote(str(program))
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--policy=absent", "can't read absent"),
+        ("--keys=absent", "can't read absent: No such file or directory. Make it with hwsigner registrar rotate-keys"),
+        ("--roots=absent", "can't read the folder absent"),
+        ("--issuer-command=", "no issuer given"),
+        ("--issuer=postman", "there is no issuer 'postman'"),
+        ("--address=0.0.0.0", "other machines can reach the address, and there is no TLS"),
+        ("--address=example.com", "other machines can reach the address, and there is no TLS"),
+        ("--tls-key=x", "--tls-key is given without --tls-certificate"),
+        ("--tls-certificate=absent", "--tls-certificate absent and its key can't be used"),
+        ("--per-address=0", "--per-address is '0'"),
+    ],
+)
+def test_registrar_does_not_start_with_a_flag_that_is_wrong(
+    flag: str, message: str, flags: list[str], call: Call
+) -> None:
+    done = call("registrar", *flags, flag)
+    assert (done.status, done.out) == (2, "")
+    assert message in done.err
+
+
+@contextmanager
+def running(flags: list[str], errors: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run a registrar, and yield it with its URL. `errors` gets its lines."""
+    command = [sys.executable, "-m", "hwsigner", "registrar", *flags]
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        found = re.fullmatch(r"hwsigner: registrar on (\S+)\n", first)
+        assert found, first + process.stderr.read()
+        reader = threading.Thread(target=lambda: errors.extend(process.stderr or ()))
+        reader.start()
+        try:
+            yield process, found[1]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+            reader.join(60)
+
+
+def enrolled(url: str, key: str, ca_file: Path) -> x509.Certificate:
+    with open_key(key) as opened:
+        request = sign_certificate_request(opened, SUBJECT, dns_names=[DNS])
+    access = KeyAccess(KeyURI.of(key).resolved(), PinSource())
+    found = open_issuer("registrar", IssuerSettings(url=url, ca_file=str(ca_file), key=access)).issue(request)
+    assert isinstance(found, Issued)
+    return x509.load_der_x509_certificate(found.certificates[0])
+
+
+def test_tpm_is_enrolled_over_tls_and_refused_once_it_is_taken_out(
+    chip: Chip, vendors: tuple[object, ...], call: Call, allow: Call, flags: list[str], policy: Path, tmp_path: Path
+) -> None:
+    server_ca = ServerCA(tmp_path)
+    server_ca.context("127.0.0.1")
+    ek = call("attest", "--ek", chip.key).out.strip()
+    (tmp_path / "ek").write_text(ek)
+    allow(tmp_path / "ek", "--subject", SUBJECT, "--dns", DNS, "--replace")
+    tls = next(tmp_path.glob("127.0.0.1*.pem"))
+    tls.chmod(0o600)
+    own = [f"--roots={vendors[0].roots}", f"--tls-certificate={tls}"]  # type: ignore[attr-defined]
+    lines: list[str] = []
+    with running([*flags, *own], lines) as (process, url):
+        assert url.startswith("https://")
+        leaf = enrolled(url, chip.key, server_ca.path)
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert names.get_values_for_type(x509.DNSName) == [DNS]
+        policy.write_text("[machine")
+        assert enrolled(url, chip.key, server_ca.path).subject == leaf.subject
+        policy.write_text("")
+        with pytest.raises(ServiceError, match="policy does not give this chip"):
+            enrolled(url, chip.key, server_ca.path)
+    assert process.returncode == 0
+    audit = [json.loads(line) for line in lines]
+    one = ["challenged", "proven", "issued"]
+    assert [facts["decision"] for facts in audit] == [*one, "kept", *one, "refused"]
+    assert audit[2]["machine"] == "web-01"
+    assert audit[2]["chip"] == ek
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", audit[0]["time"])
+    assert "registrar.toml is not TOML" in audit[3]["reason"]

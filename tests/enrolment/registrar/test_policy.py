@@ -1,0 +1,179 @@
+"""The policy file: read strictly, and added to without a change to anything else in it."""
+
+from __future__ import annotations
+
+import tempfile
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enrolment.registrar.sites import table, tpm
+from hwsigner.enrolment.registrar.policy import TPM, YUBIKEY, Machine, add_machine, read_policy
+from hwsigner.errors import ConfigError
+
+ONE, TWO = "1" * 64, "2" * 64
+POLICY = f"""\
+# The machines of the web team.
+
+[machine.web-01]  # in rack 7
+tpm = "{ONE}"     # from attest --ek
+subject = "CN=web-01,OU=web"
+dns = [
+    "web-01.example.com",  # the first counts
+]
+
+[machine."admin.laptop"]
+yubikey = 12345678
+root = "{TWO}"
+subject = "CN=admin"
+uris = ["spiffe://example.com/admin"]
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "policy.toml"
+    path.write_text(POLICY)
+    return path
+
+
+def test_policy_has_machines_by_chip(path: Path) -> None:
+    policy = read_policy(str(path))
+    web = Machine("web-01", TPM, ONE, "", "CN=web-01,OU=web", ("web-01.example.com",))
+    admin = Machine("admin.laptop", YUBIKEY, "12345678", TWO, "CN=admin", (), ("spiffe://example.com/admin",))
+    assert policy.machine(TPM, ONE) == web
+    assert policy.machine(YUBIKEY, "12345678") == admin
+    assert policy.machine(YUBIKEY, ONE) is None
+    assert policy.machine(TPM, TWO) is None
+    assert policy.machine("pkcs11", "") is None
+
+
+def test_policy_on_the_page_is_valid(path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "registrar.md").read_text()
+    path.write_text(page.split("```toml\n")[1].split("```")[0])
+    assert set(read_policy(str(path)).machines) == {"web-01", "alice"}
+
+
+def test_empty_policy_allows_nothing(path: Path) -> None:
+    path.write_text("# nothing yet\n")
+    assert read_policy(str(path)).machines == {}
+
+
+def machine(text: str) -> str:
+    return f"[machine.x]\n{text}\n"
+
+
+TPM_LINE = f'tpm = "{ONE}"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[machine", "is not TOML at end of document"),
+        ("a b", "is not TOML at line 1, column 3"),
+        ("more = 1", "has more than tables"),
+        ("machine = 1", "has more than tables"),
+        ("[machine]\nx = 1", "it is not a table"),
+        (machine(f"{TPM_LINE}subject = 'CN=x'\nsubjekt = 'CN=y'"), "the key 'subjekt' is unknown"),
+        (machine(f"{TPM_LINE}"), "it has no subject"),
+        (machine("subject = 'CN=x'"), "either tpm, or yubikey and root"),
+        (machine(f"{TPM_LINE}yubikey = 1\nroot = '{TWO}'\nsubject = 'CN=x'"), "either tpm, or yubikey and root"),
+        (machine("yubikey = 1\nsubject = 'CN=x'"), "either tpm, or yubikey and root"),
+        (machine(f"{TPM_LINE}root = '{TWO}'\nsubject = 'CN=x'"), "either tpm, or yubikey and root"),
+        (machine(f"tpm = '{'A' * 64}'\nsubject = 'CN=x'"), "not a SHA-256"),
+        (machine("tpm = '11'\nsubject = 'CN=x'"), "not a SHA-256"),
+        (machine(f"yubikey = -1\nroot = '{TWO}'\nsubject = 'CN=x'"), "not a serial number"),
+        (machine(f"yubikey = true\nroot = '{TWO}'\nsubject = 'CN=x'"), "yubikey has the wrong type"),
+        (machine(f"{TPM_LINE}subject = 'web'"), "the subject 'web' is invalid"),
+        (machine(f"{TPM_LINE}subject = ''"), "the subject '' is invalid"),
+        (machine(f"{TPM_LINE}subject = 'CN=x'\ndns = 'x'"), "dns has the wrong type"),
+        (machine(f"{TPM_LINE}subject = 'CN=x'\ndns = [1]"), "dns has a value that is not text"),
+        (machine(f"{TPM_LINE}subject = 'CN=x'\ndns = ['a b']"), "'a b' is not a DNS name"),
+        (machine(f"{TPM_LINE}subject = 'CN=x'\nuris = ['x']"), "'x' is not a URI"),
+        (f"[machine.'a b']\n{TPM_LINE}subject = 'CN=x'", "the name must have"),
+        (table(tpm(ONE, "a")) + table(tpm(ONE, "b")), "has one chip twice, as a and b"),
+        ("\xff", "is not TOML"),
+    ],
+)
+def test_invalid_policy_is_refused(text: str, message: str, path: Path) -> None:
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_policy(str(path))
+    assert str(path) in caught.value.message
+
+
+def test_policy_that_other_users_can_write_is_refused(path: Path) -> None:
+    path.chmod(0o664)
+    with pytest.raises(ConfigError, match="other users can write it"):
+        read_policy(str(path))
+
+
+def test_adding_a_machine_keeps_comments_and_all_else(path: Path) -> None:
+    assert add_machine(str(path), tpm(TWO, "web-02", "CN=web-02,OU=web", ("web-02.example.com",)))
+    text = path.read_text()
+    assert text.startswith(POLICY)
+    assert set(read_policy(str(path)).machines) == {"web-01", "admin.laptop", "web-02"}
+
+
+def test_adding_a_machine_again_changes_nothing(path: Path) -> None:
+    before = path.read_bytes(), path.stat().st_mode
+    same = read_policy(str(path)).machines["web-01"]
+    assert not add_machine(str(path), same)
+    assert (path.read_bytes(), path.stat().st_mode) == before
+
+
+def test_first_machine_makes_a_readable_file(tmp_path: Path) -> None:
+    path = tmp_path / "new.toml"
+    assert add_machine(str(path), tpm(ONE))
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert read_policy(str(path)).machines == {"web-01": tpm(ONE)}
+
+
+def test_swapped_board_is_one_line(path: Path) -> None:
+    swapped = tpm(TWO, "web-01", "CN=web-01,OU=web", ("web-01.example.com",))
+    with pytest.raises(ConfigError, match="has web-01 already") as caught:
+        add_machine(str(path), swapped)
+    assert "--replace" in caught.value.hint
+    assert path.read_text() == POLICY
+    assert add_machine(str(path), swapped, replace=True)
+    lines = [(one, other) for one, other in zip(POLICY.split("\n"), path.read_text().split("\n"), strict=True)]
+    assert [other.split("#")[0].strip() for one, other in lines if one != other] == [f'tpm = "{TWO}"']
+
+
+def test_chip_of_another_machine_is_refused(path: Path) -> None:
+    with pytest.raises(ConfigError, match="has one chip twice, as web-01 and web-02"):
+        add_machine(str(path), tpm(ONE, "web-02"))
+    assert path.read_text() == POLICY
+
+
+def test_machine_can_change_from_a_tpm_to_a_yubikey(path: Path) -> None:
+    other = Machine("web-01", YUBIKEY, "7", TWO, "CN=web-01")
+    assert add_machine(str(path), other, replace=True)
+    assert read_policy(str(path)).machines["web-01"] == other
+
+
+HASHES = st.text("0123456789abcdef", min_size=64, max_size=64)
+LABELS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,20}", fullmatch=True)
+HOSTS = st.from_regex(r"[a-z0-9]{1,10}(\.[a-z]{1,5}){0,2}", fullmatch=True)
+MACHINES = st.builds(
+    lambda name, chip, dns, uris: Machine(name, TPM, chip, "", f"CN={name}", tuple(dns), tuple(uris)),
+    LABELS,
+    HASHES,
+    st.lists(HOSTS, max_size=3),
+    st.lists(HOSTS.map(lambda host: f"spiffe://{host}/x"), max_size=3),
+)
+
+
+@given(st.lists(MACHINES, max_size=5, unique_by=(lambda one: one.name, lambda one: one.chip)))
+def test_policy_has_exactly_the_machines_that_were_added(machines: list[Machine]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "policy.toml"
+        path.write_text("# top\n")
+        for one in machines:
+            assert add_machine(str(path), one)
+        assert list(read_policy(str(path)).machines.values()) == machines
+        assert path.read_text().startswith("# top\n")
+        tomllib.loads(path.read_text())

@@ -1,0 +1,315 @@
+"""The registrar over HTTP, with its own client and with hostile ones: oversize, slow, flooding."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import certs
+from attestation.piv_chains import Chain, answered
+from enrolment.registrar.sites import SERIAL, Site, body, certificate_body, request, statement, yubikey
+from hwsigner import attestation
+from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending, open_issuer
+from hwsigner.enrolment.registrar import server as server_module
+from hwsigner.enrolment.registrar.limits import RateLimit
+from hwsigner.enrolment.registrar.messages import CERTIFICATE_PATH, CHALLENGE_PATH, MAX_BODY_BYTES
+from hwsigner.enrolment.registrar.sealing import rotate_keys
+from hwsigner.enrolment.registrar.server import RegistrarServer
+from hwsigner.errors import CertificateError, ServiceError, ServiceUnreachableError, UsageError
+from hwsigner.identity.certificate_request import CertificateRequest
+from hwsigner.key.management import KeyAccess
+from hwsigner.pins import PinSource
+from hwsigner.uri import KeyURI
+from loopback import Server, ServerCA, answering
+
+KEY = KeyAccess(KeyURI.of("pkcs11:token=YubiKey;id=%01"), PinSource())
+
+
+@pytest.fixture
+def asked(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> CertificateRequest:
+    """The YubiKey's request. Its statements and answers are made here, without the hardware."""
+    monkeypatch.setattr(attestation, "make_statement", lambda uri, pin, *, csr, **_: statement(chain, csr))
+    monkeypatch.setattr(
+        attestation, "answer_challenge", lambda uri, challenge, pin, **_: answered(challenge, chain.slot.key)
+    )
+    return CertificateRequest(request(chain.slot.key))
+
+
+def url(server: RegistrarServer, scheme: str = "http") -> str:
+    return f"{scheme}://127.0.0.1:{server.socket.getsockname()[1]}"
+
+
+def issued(server_url: str, asked: CertificateRequest, ca_file: str = "") -> Issued | Pending:
+    return open_issuer("registrar", IssuerSettings(url=server_url, ca_file=ca_file, key=KEY)).issue(asked)
+
+
+def post(server: RegistrarServer, path: str, data: bytes) -> tuple[int, dict[str, Any]]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.socket.getsockname()[1], timeout=30)
+    connection.request("POST", path, data)
+    response = connection.getresponse()
+    with response:
+        return response.status, json.loads(response.read())
+
+
+def connect(server: RegistrarServer) -> socket.socket:
+    return socket.create_connection(server.socket.getsockname()[:2], timeout=30)
+
+
+def exchange(server: RegistrarServer, data: bytes) -> bytes:
+    """Send bytes and return the response, or nothing if the connection is closed without one."""
+    with connect(server) as sock:
+        received = b""
+        with suppress(ConnectionError):
+            sock.sendall(data)
+            while part := sock.recv(65536):
+                received += part
+        return received
+
+
+# The client
+
+
+def test_machine_gets_its_certificate(site: Site, asked: CertificateRequest) -> None:
+    with site.serving() as server:
+        answer = issued(url(server), asked)
+    assert isinstance(answer, Issued)
+    assert len(answer.certificates) == 2
+    assert site.issuer.requests == [asked.der]
+
+
+def test_machine_gets_its_certificate_over_tls(site: Site, asked: CertificateRequest, tmp_path: Path) -> None:
+    ca = ServerCA(tmp_path)
+    with site.serving(tls=ca.context("127.0.0.1")) as server:
+        assert isinstance(issued(url(server, "https"), asked, str(ca.path)), Issued)
+
+
+def test_machine_sends_nothing_to_a_registrar_with_another_certificate(
+    site: Site, asked: CertificateRequest, tmp_path: Path
+) -> None:
+    ca, other = ServerCA(tmp_path), tmp_path / "other"
+    other.mkdir()
+    with site.serving(tls=ca.context("127.0.0.1")) as server, pytest.raises(ServiceUnreachableError):
+        issued(url(server, "https"), asked, str(ServerCA(other).path))
+    assert site.audit == []
+
+
+def test_machine_that_is_not_allowed_is_told_what_to_do(site: Site, chain: Chain, asked: CertificateRequest) -> None:
+    site.allow(yubikey(chain, "1"))
+    with site.serving() as server, pytest.raises(ServiceError) as caught:
+        issued(url(server), asked)
+    assert caught.value.message.startswith("the registrar refused: the registrar's policy does not give this chip")
+    assert caught.value.hint == f"Ask the registrar's administrator; the chip is {SERIAL}"
+    assert not caught.value.retryable
+
+
+def test_machine_waits_for_an_issuer_that_is_not_done(site: Site, asked: CertificateRequest) -> None:
+    site.issuer.instead = Pending(17)
+    with site.serving() as server:
+        assert issued(url(server), asked) == Pending(17)
+
+
+def test_machine_starts_again_if_the_sealing_keys_were_replaced_meanwhile(
+    site: Site, chain: Chain, asked: CertificateRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def answer(uri: object, challenge: attestation.Document, pin: object, **others: object) -> attestation.Document:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            for _ in range(2):
+                rotate_keys(str(site.keys))
+        return answered(challenge, chain.slot.key)
+
+    monkeypatch.setattr(attestation, "answer_challenge", answer)
+    with site.serving() as server:
+        assert isinstance(issued(url(server), asked), Issued)
+    assert site.decisions == ["challenged", "refused", "challenged", "proven", "issued"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{}", b"x", b'{"challenge": {}, "state": "eA=="}', b'{"error": 1, "hint": 2}', b"[" * 50_000],
+)
+def test_answer_that_is_not_a_registrars_is_one_error(body: bytes, asked: CertificateRequest) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with Server(answering(head + body)) as server, pytest.raises(CertificateError, match="answer can't be read"):
+        issued(f"http://127.0.0.1:{server.port}", asked)
+
+
+@pytest.mark.parametrize(
+    "bad", ["", "registrar", "ftp://x", "https://", "https://a b/", "https://x/?q", "https://u:p@x"]
+)
+def test_url_that_is_not_one_is_refused(bad: str) -> None:
+    with pytest.raises(UsageError):
+        open_issuer("registrar", IssuerSettings(url=bad, key=KEY))
+
+
+def test_url_without_tls_is_for_this_machine_only() -> None:
+    with pytest.raises(UsageError, match=r"TLS|http:"):
+        open_issuer("registrar", IssuerSettings(url="http://registrar.example.com", key=KEY))
+
+
+# Two registrars behind one address
+
+
+def test_two_registrars_share_the_files_and_nothing_else(site: Site, chain: Chain, ca: certs.Authority) -> None:
+    other = Site(site.folder, site.trust, site.issuer)
+    with site.serving() as one, other.serving() as two:
+        given = statement(chain)
+        for first, second in ((one, two), (two, one)):
+            status, reply = post(first, CHALLENGE_PATH, body(statement=given))
+            assert status == 200
+            rotate_keys(str(site.keys))  # In the middle.
+            challenge = attestation.read(json.dumps(reply["challenge"]).encode(), "challenge")
+            answer = answered(challenge, chain.slot.key)
+            status, _ = post(second, CERTIFICATE_PATH, body(statement=given, state=reply["state"], answer=answer))
+            assert status == 200
+
+
+# Hostile clients
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}", 404),
+        (b"POST /v1/challenge HTTP/1.1\r\n\r\n", 411),
+        (b"POST /v1/challenge HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 411),
+        (b"POST /v1/challenge HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}", 411),
+        (b"POST /v1/challenge HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}", 411),
+        (b"POST /v1/challenge HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1), 413),
+        (b"POST /v1/challenge HTTP/1.1\r\nContent-Length: 999999999999999999999\r\n\r\n", 411),
+        (b"POST /v1/challenge HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}", 400),
+        (b"POST /v1/challenge HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n", 431),
+        (b"nonsense\r\n\r\n", 400),
+        (b"POST " + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n", 414),
+        (b"POST /v1/challenge HTTP/9.9\r\n\r\n", 505),
+    ],
+)
+def test_request_that_is_not_in_order_is_refused_in_json(data: bytes, status: int, site: Site) -> None:
+    with site.serving() as server:
+        head, _, answer = exchange(server, data).partition(b"\r\n\r\n")
+    assert int(head.split()[1]) == status
+    assert json.loads(answer).keys() == {"error", "hint"}
+    assert b"Python" not in head
+    assert site.issuer.requests == []
+
+
+def test_request_without_an_end_is_cut_off(site: Site) -> None:
+    lines = b"a: " + b"b" * 60_000 + b"\r\n"  # Neither too long nor too many.
+    with site.serving() as server:
+        assert exchange(server, b"POST /v1/challenge HTTP/1.1\r\n" + lines * 90) == b""
+    assert site.audit == []
+
+
+@pytest.mark.parametrize("has_tls", [False, True])
+@pytest.mark.parametrize("data", [b"", b"P", b"POST /v1/challenge HTTP/1.1\r\nContent-Length: 50\r\n\r\n{"])
+def test_slow_client_does_not_delay_others_and_is_cut_off(
+    data: bytes, has_tls: bool, site: Site, asked: CertificateRequest, tmp_path: Path
+) -> None:
+    ca = ServerCA(tmp_path)
+    with site.serving(tls=ca.context("127.0.0.1") if has_tls else None) as server, connect(server) as slow:
+        slow.sendall(data)
+        quick = issued(url(server, "https" if has_tls else "http"), asked, str(ca.path) if has_tls else "")
+        assert isinstance(quick, Issued)
+        for one in list(server._connections.values()):
+            one.end = 0.0
+        with suppress(ConnectionError):
+            assert slow.recv(1) == b""
+        _wait_until(lambda: not server._connections)
+
+
+def _wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_flood_of_connections_of_one_address_leaves_room_for_others(site: Site) -> None:
+    with site.serving() as server:
+        flood = [connect(server) for _ in range(100)]
+        _wait_until(lambda: "limited" in site.decisions)
+        assert len(server._connections) <= server_module.MAX_CONNECTIONS_OF_ADDRESS + 1
+        with socket.socket() as other:
+            other.bind(("127.0.0.2", 0))
+            other.settimeout(30)
+            other.connect(server.socket.getsockname()[:2])
+            other.sendall(b"POST /v1/challenge HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}")
+            assert other.recv(100).startswith(b"HTTP/1.1 400")
+        for sock in flood:
+            sock.close()
+    assert site.decisions.count("limited") == 1
+
+
+def test_flood_of_requests_is_answered_with_when_to_retry(site: Site, asked: CertificateRequest) -> None:
+    with site.serving(limit=RateLimit(4, 10**6, lambda: 0.0)) as server:
+        for _ in range(2):
+            assert isinstance(issued(url(server), asked), Issued)
+        with pytest.raises(ServiceError, match="too many requests") as caught:
+            issued(url(server), asked)
+    assert (caught.value.retryable, caught.value.retry_after) == (True, 15.0)
+    assert site.decisions[-1] == "limited"
+
+
+def test_clients_that_leave_or_speak_no_tls_are_no_failures(site: Site, tmp_path: Path) -> None:
+    with site.serving(tls=ServerCA(tmp_path).context("127.0.0.1")) as server:
+        exchange(server, b"POST / HTTP/1.1\r\n\r\n")
+        connect(server).close()
+        _wait_until(lambda: not server._connections)
+    assert site.audit == []
+
+
+@dataclass
+class _Broken:
+    """A registrar with a fault of its own."""
+
+    def challenge(self, body: bytes, client: str) -> dict[str, Any]:
+        raise KeyError("secret")
+
+
+def test_fault_of_our_own_shows_its_class_alone(site: Site) -> None:
+    with site.serving(registrar=_Broken()) as server:  # type: ignore[arg-type]
+        status, reply = post(server, CHALLENGE_PATH, b"{}")
+    assert (status, reply["error"]) == (500, "the registrar failed")
+    assert site.audit[-1] == {"client": "127.0.0.1", "decision": "failed", "reason": "internal error: KeyError"}
+
+
+def test_stopped_server_finishes_the_answer_that_is_due(site: Site, chain: Chain, asked: CertificateRequest) -> None:
+    registrar, has_begun, may_end = site.registrar(), threading.Event(), threading.Event()
+    issue = site.issuer.issue
+
+    def slowly(request: CertificateRequest) -> Issued | Pending:
+        has_begun.set()
+        assert may_end.wait(30)
+        return issue(request)
+
+    site.issuer.issue = slowly  # type: ignore[method-assign]
+    found: list[object] = []
+    with site.serving(registrar=registrar) as server:
+        client = threading.Thread(target=lambda: found.append(issued(url(server), asked)))
+        client.start()
+        assert has_begun.wait(30)
+        stop = threading.Thread(target=server.shutdown)
+        stop.start()
+        stop.join(30)
+        may_end.set()
+        client.join(30)
+    assert isinstance(found[0], Issued)
+
+
+def test_members_of_a_request_are_those_of_the_page(site: Site, chain: Chain) -> None:
+    registrar = site.registrar()
+    assert certificate_body(registrar, chain, statement(chain)).keys() == {"statement", "state", "answer"}
