@@ -337,6 +337,16 @@ class TestRefused:
         refused(enrolment.run(), 2, "has another credential_process")
         assert not Path(enrolment.key).exists()
 
+    def test_access_key_that_would_be_preferred_is_an_error(self, enrolment: Enrolment) -> None:
+        (enrolment.home / "none").write_text("[web]\naws_access_key_id = AKIAEXAMPLE\n")
+        refused(enrolment.run(), 2, "[web] of", "has an access key")
+        assert not Path(enrolment.key).exists()
+        succeeds(enrolment.run("--no-aws-config"))
+
+    def test_profile_whose_enrolment_was_not_finished_says_how_to_go_on(self, enrolment: Enrolment) -> None:
+        refused(enrolment.run("--issuer-command=false"), 5, "exited with status 1")
+        refused(enrolment.scene.call("credential-process", "--profile", "web"), 2, "Run hwsigner enroll web")
+
     def test_missing_issuer_is_an_error(self, enrolment: Enrolment) -> None:
         refused(enrolment.run("--issuer-command="), 2, "no issuer given")
 
