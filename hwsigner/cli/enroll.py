@@ -134,7 +134,7 @@ def _command(name: str) -> str:
     """Return the command that gives the SDKs a profile's credentials."""
     program = os.path.abspath(sys.argv[0])
     is_ours = os.path.basename(program) == "hwsigner" and os.access(program, os.X_OK)
-    words = [program] if is_ours else [sys.executable, "-m", "hwsigner"]
+    words = [program] if is_ours else [sys.executable, "-P", "-m", "hwsigner"]
     command = shlex.join([*words, "credential-process", "--profile", name])
     if not command.isprintable():
         raise UsageError(f"the path {program!r} can't be written into a file", "Install hwsigner into another folder")
