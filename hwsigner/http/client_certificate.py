@@ -13,7 +13,6 @@ import os
 import ssl
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPMessage
@@ -95,10 +94,10 @@ def post_with_certificate(
 
 
 def _run_child(client: ClientCertificate, request: str, seconds: float, peer: str) -> dict[str, Any]:
-    with tempfile.NamedTemporaryFile("w", prefix="hwsigner-openssl-") as config:
-        config.write(_CONFIG)
+    with open(os.memfd_create("openssl.cnf"), "wb") as config:
+        config.write(_CONFIG.encode())
         config.flush()
-        variables = {"OPENSSL_CONF": config.name, "TSS2_LOG": "all+NONE"}
+        variables = {"OPENSSL_CONF": f"/proc/self/fd/{config.fileno()}", "TSS2_LOG": "all+NONE"}
         if client.tcti:
             variables["TPM2OPENSSL_TCTI"] = client.tcti
         try:
@@ -109,6 +108,7 @@ def _run_child(client: ClientCertificate, request: str, seconds: float, peer: st
                 stderr=subprocess.DEVNULL,
                 env={**os.environ, **variables},
                 timeout=seconds,
+                pass_fds=[config.fileno()],
             )
             answer: dict[str, Any] = json.loads(ran.stdout)
         except subprocess.TimeoutExpired:
