@@ -2,6 +2,7 @@
 
     arn:aws:rolesanywhere:eu-west-1:123456789012:trust-anchor/UUID
     arn:aws:rolesanywhere:eu-west-1:123456789012:profile/UUID
+    arn:aws:rolesanywhere:eu-west-1:123456789012:alias/trust-anchor/NAME      and alias/profile/NAME
     arn:aws:iam::123456789012:role/path/name              IAM is global: no region
 
 Whether the account, trust anchor, profile and role exist and fit is for the service to say.
@@ -10,6 +11,7 @@ Whether the account, trust anchor, profile and role exist and fit is for the ser
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from hwsigner.errors import UsageError
@@ -23,10 +25,12 @@ _PARTITION = re.compile(r"aws(-[a-z]{1,12}){0,3}")
 _ACCOUNT = re.compile(r"[0-9]{12}")
 # Shaped like a UUID. As in the service's own pattern, the characters need not be hexadecimal.
 _UUID = r"[0-9A-Za-z]{8}(-[0-9A-Za-z]{4}){3}-[0-9A-Za-z]{12}"
+# An alias's name, as in the service's own pattern.
+_ALIAS = r"(?!.*//)[A-Za-z]([A-Za-z0-9_/-]{0,254}[A-Za-z0-9_-])?"
 
 
 class Arn(NamedTuple):
-    """A parsed ARN. `region` is empty for a role; `resource` is, for example, `profile/UUID`."""
+    """A parsed ARN. `region` is empty for a role; `resource` is, for example, `profile/UUID` or `alias/profile/web`."""
 
     partition: str
     service: str
@@ -42,10 +46,14 @@ class _Kind(NamedTuple):
     example: str
 
 
+def _resource(kind: str) -> str:
+    return f"{kind}/{_UUID}|alias/{kind}/{_ALIAS}"
+
+
 _ARN = "arn:aws:rolesanywhere:REGION:ACCOUNT:"
 _KINDS = {
-    "--trust-anchor-arn": _Kind("trust anchor", "rolesanywhere", f"trust-anchor/{_UUID}", f"{_ARN}trust-anchor/UUID"),
-    "--profile-arn": _Kind("profile", "rolesanywhere", f"profile/{_UUID}", f"{_ARN}profile/UUID"),
+    "--trust-anchor-arn": _Kind("trust anchor", "rolesanywhere", _resource("trust-anchor"), f"{_ARN}trust-anchor/UUID"),
+    "--profile-arn": _Kind("profile", "rolesanywhere", _resource("profile"), f"{_ARN}profile/UUID"),
     "--role-arn": _Kind(
         "role", "iam", r"role/([\x21-\x7e]*/)?[A-Za-z0-9_+=,.@-]{1,64}", "arn:aws:iam::ACCOUNT:role/NAME"
     ),
@@ -70,6 +78,22 @@ def parse_arn(text: str | None, flag: str) -> Arn:
         raise _wrong_arn(text, flag)
     if arn.service != "iam":
         check_region(arn.region, f"the region of {flag}")
+    return arn
+
+
+def parse_canonical_arn(text: str | None, flag: str) -> Arn:
+    """Parse the value of an ARN flag that must not be the ARN of an alias, as in IAM policies.
+
+    Args:
+        text: the ARN; None or an empty string if the flag was not given.
+        flag: `--trust-anchor-arn`, `--profile-arn` or `--role-arn`.
+
+    Raises:
+        UsageError: as `parse_arn`, or it is the ARN of an alias.
+    """
+    arn = parse_arn(text, flag)
+    if arn.resource.startswith("alias/"):
+        raise UsageError(f"{flag} is {_shown(text or '')}, which is an alias", f"Use {_KINDS[flag].example}")
     return arn
 
 
@@ -119,6 +143,23 @@ def check_arns(trust_anchor: str | None, profile: str | None, *, role: str | Non
             "Omit --region, or use the trust anchor's region",
         )
     return anchor_arn.region
+
+
+def check_known_arns(values: Mapping[str, object]) -> None:
+    """Check the ARNs that a profile of config.toml has, which may be some of the three.
+
+    Args:
+        values: the profile's values, by the flags' names without their hyphens, such as "role-arn". Empty ones are
+            skipped.
+
+    Raises:
+        UsageError: one is malformed, or all three are there and do not belong together.
+    """
+    known = {flag: str(values[name]) for flag in _KINDS if values.get(name := flag.removeprefix("--"))}
+    for flag, text in known.items():
+        parse_arn(text, flag)
+    if len(known) == len(_KINDS):
+        check_arns(known["--trust-anchor-arn"], known["--profile-arn"], role=known["--role-arn"])
 
 
 def _match(text: str, kind: _Kind) -> Arn | None:

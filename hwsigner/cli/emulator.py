@@ -1,4 +1,4 @@
-"""`hwsigner emulator`: serve a local CreateSession and sts:GetCallerIdentity until stopped."""
+"""`hwsigner emulator`: serve a local IAM Roles Anywhere and sts:GetCallerIdentity until stopped."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import gc
 import json
 import os
+import secrets
 import shlex
 import signal
 import threading
@@ -22,17 +23,19 @@ from hwsigner.errors import CertificateError, HwsignerError, UsageError
 if TYPE_CHECKING:
     from hwsigner.emulator import Emulator, Record, World
 
-HELP = "run a strict local CreateSession service for tests and demos"
+HELP = "run a strict local IAM Roles Anywhere for tests and demos"
 REGION = "us-east-1"
 ACCOUNT = "123456789012"
+ACCESS_KEY_ID = "AKIAHWSIGNEREMULATOR"
 LOOPBACK = "127.0.0.1"
 
 
 _FLAGS = (
     Flag("trust-anchor", "certificates of a trust anchor (PEM or DER); repeatable", "FILE", many=True),
     Flag("config", "TOML file of trust anchors, profiles and roles", "FILE"),
+    switch("empty", "start without trust anchors, profiles and roles"),
     Flag("region", f"with --trust-anchor: its region (default {REGION})", "REGION"),
-    Flag("account", f"with --trust-anchor: its account (default {ACCOUNT})", "ACCOUNT"),
+    Flag("account", f"account of the resources and of the access key (default {ACCOUNT})", "ACCOUNT"),
     Flag("trust-policy", "with --trust-anchor: the role's trust policy (JSON; default: all may assume it)", "FILE"),
     Flag("port", "port to listen on; 0 for any free one", "PORT", whole_number(0, 65535), 0),
     Flag("host", "loopback address to listen on", "HOST", default=LOOPBACK),
@@ -77,12 +80,14 @@ def run(arguments: argparse.Namespace) -> int:
         address=(arguments.host or LOOPBACK, arguments.port),
     )
     emulator.misbehave(*map(Fault.parse, arguments.fault))
+    secret = secrets.token_urlsafe(30)
+    emulator.add_credentials(ACCESS_KEY_ID, secret, account=arguments.account)
     with contextlib.ExitStack() as stack:
         stop_signals = stack.enter_context(_stop_signals_blocked())
         log = stack.enter_context(_open_log(arguments.log)) if arguments.log else None
         emulator.on_record = _reporter(emulator.requests, log)
         stack.enter_context(emulator)
-        _announce(emulator, arguments.ca_file)
+        _announce(emulator, arguments.ca_file, secret)
         signal.sigwait(stop_signals)
     return 0
 
@@ -101,6 +106,11 @@ def _world(arguments: argparse.Namespace) -> World:
     from hwsigner.emulator import World, load_world
     from hwsigner.emulator.world_file import read_trust_policy
 
+    if arguments.empty:
+        if arguments.trust_anchor or arguments.config or arguments.region or arguments.trust_policy:
+            problem = "--empty can't be combined with --trust-anchor, --config, --region or --trust-policy"
+            raise UsageError(problem, "Leave --empty out, or make the resources with the AWS CLI")
+        return World()
     if arguments.config:
         if arguments.trust_anchor or arguments.region or arguments.account or arguments.trust_policy:
             raise UsageError(
@@ -109,7 +119,7 @@ def _world(arguments: argparse.Namespace) -> World:
             )
         return load_world(Path(arguments.config))
     if not arguments.trust_anchor:
-        raise UsageError("the emulator has no trust anchor", "Give --trust-anchor FILE or --config FILE")
+        raise UsageError("the emulator has no trust anchor", "Give --trust-anchor FILE, --config FILE or --empty")
     sources = [_read(path) for path in arguments.trust_anchor]
     policy = read_trust_policy(Path(arguments.trust_policy)) if arguments.trust_policy else None
     region, account = arguments.region or REGION, arguments.account or ACCOUNT
@@ -131,11 +141,12 @@ def _read(path: str) -> bytes:
     return data
 
 
-def _announce(emulator: Emulator, ca_copy: str | None) -> None:
-    """Print what a client needs, one NAME=VALUE per line."""
+def _announce(emulator: Emulator, ca_copy: str | None, secret: str) -> None:
+    """Print what a client needs, one NAME=VALUE per line. The secret is worth nothing outside of this emulator."""
     lines = [f"endpoint={emulator.url}"]
     if emulator.ca_file:
         lines.append(f"ca-file={shlex.quote(str(_copy_ca(emulator.ca_file, ca_copy)))}")
+    lines += [f"access-key-id={ACCESS_KEY_ID}", f"secret-access-key={secret}"]
     lines += [f"trust-anchor-arn={arn}" for arn in emulator.world.trust_anchors]
     lines += [f"profile-arn={arn}" for arn in emulator.world.profiles]
     lines += [f"role-arn={arn}" for arn in emulator.world.roles]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from hwsigner.aws.arn import check_known_arns
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
@@ -22,6 +23,7 @@ from hwsigner.errors import (
     CertificateWarning,
     HwsignerError,
     KeyMismatchError,
+    UsageError,
     printable,
 )
 from hwsigner.identity import Identity
@@ -55,10 +57,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check the certificate, install it, and print the flags for credential-process."""
-    name = arguments.profile
-    if name:
-        check_name(name)
-        profiles(os.environ)  # A config.toml that can't be read is an error before anything is changed.
+    if arguments.profile:
+        _check_profile(arguments.profile)
     uri = options.key_uri(arguments, arguments.key)
     pins = options.pin_source(arguments, uri)
     certificates = _certificates(arguments)
@@ -78,6 +78,22 @@ def run(arguments: argparse.Namespace) -> int:
         flags["intermediates"] = for_any_folder(installed.intermediates)
     _print(arguments, chain.leaf, flags, installed.notes)
     return 0
+
+
+def _check_profile(name: str) -> None:
+    """Check the profile to be written, before anything is changed.
+
+    Raises:
+        UsageError: the name is invalid, or the profile has an ARN that is malformed.
+        ConfigError: a config.toml can't be read.
+    """
+    check_name(name)
+    existing = profiles(os.environ).get(name)
+    if existing is not None:
+        try:
+            check_known_arns(existing.values)
+        except UsageError as error:
+            raise UsageError(f"profile {name!r} in {existing.file}: {error.message}", error.hint) from error
 
 
 def _certificates(arguments: argparse.Namespace) -> list[Certificate]:
@@ -142,6 +158,8 @@ def _print(arguments: argparse.Namespace, leaf: Certificate, flags: dict[str, st
     end = leaf.x509.not_valid_after_utc
     file = None
     if arguments.profile:
+        if arguments.profile not in profiles(os.environ):
+            notes = [*notes, f"There was no profile {arguments.profile}: it is new"]
         file = _write_profile(arguments.profile, flags, text)
         missing = ", ".join(arn for arn in ARNS if arn not in profiles(os.environ)[arguments.profile].values)
         if missing:

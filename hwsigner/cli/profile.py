@@ -6,6 +6,7 @@ import argparse
 import os
 import warnings
 
+from hwsigner.aws.arn import check_known_arns
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import AGENT, ENROLMENT, IDENTITY, SESSION
 from hwsigner.config.profiles import add_profile, check_name, profiles
@@ -36,6 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     values = {flag.name: flag.toml(value) for flag, value in arguments.given if value is not None}
     if not values:
         raise UsageError(f"profile {name!r} would be empty", "Add its flags")
+    check_known_arns(values)
     try:
         file = add_profile(name, values, os.environ, replace=arguments.replace)
     except UnicodeEncodeError:

@@ -16,7 +16,6 @@ from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import switch
 from hwsigner.config.profiles import Profile, profile, profiles, remove_profile
 from hwsigner.config.settings import values_of
-from hwsigner.control_plane.revocation import described_serial
 from hwsigner.errors import CertificateError, HwsignerError, KeyNotFoundError, UsageError, printable
 from hwsigner.identity.certificate import Certificate
 from hwsigner.key.management import delete_key
@@ -44,7 +43,7 @@ class _Step:
 
     Attributes:
         verb: what it does, as in `revoke` and `revoked`.
-        lines: what is concerned, a line each.
+        lines: what it would do, a line each.
         run: does it, and returns what was done, a line each.
     """
 
@@ -81,14 +80,14 @@ def run(arguments: argparse.Namespace) -> int:
     plan.steps += [step for step in (delete, _removal(found)) if step]
     plan.notes += _others_with(uri, found)
     plan.notes.append(f"A running agent closes the profile by itself. {EXISTING_SESSIONS}")
-    shown = [f"{step.verb} {line}" for step in plan.steps for line in step.lines]
-    print_outcome("nothing was changed", _lines(f"Retiring profile {found.name!r}:", *plan.done, *shown, *plan.notes))
+    shown = [f"  {line}" for step in plan.steps for line in step.lines]
+    print_outcome("nothing was changed", _lines(f"Profile {found.name!r}:", *plan.done, *shown, *plan.notes))
     for step in plan.steps:
         if not arguments.yes:
-            lines = ["Next step:", *(f"  {step.verb} {line}" for line in step.lines)]
+            lines = ["Next step:", *(f"  {line}" for line in step.lines)]
             ask(lines, f"Type yes to {step.verb} it", nothing=f"nothing was {step.verb}d")
         done = step.run()
-        print_outcome(f"{done[0]}: done", _lines(*(f"done: {step.verb} {line}" for line in done)))
+        print_outcome(done[0], _lines(*done))
     return 0
 
 
@@ -109,9 +108,10 @@ def _plan_deletion(plan: _Retirement, own: argparse.Namespace, text: str) -> _St
         doomed = seen.doomed
 
     def delete() -> Sequence[str]:
-        return delete_key(uri, lambda now: _check_named(now, doomed), pins, allow_modules=True)
+        gone = delete_key(uri, lambda now: _check_named(now, doomed), pins, allow_modules=True)
+        return [f"done: delete {line}" for line in gone]
 
-    return _Step("delete", doomed, delete)
+    return _Step("delete", [f"delete {line}" for line in doomed], delete)
 
 
 def _only_look(doomed: Sequence[str]) -> None:
@@ -144,11 +144,7 @@ def _plan_revocation(
     plan.done += prepared.done
     plan.notes += [note for note in prepared.notes if note != EXISTING_SESSIONS]
     if prepared.steps:
-        lines = [
-            f"certificate {leaf.subject}, serial number {described_serial(leaf.x509.serial_number)}: {step}"
-            for step in prepared.steps
-        ]
-        plan.steps.append(_Step("revoke", lines, lambda: (prepared.carry_out(), lines)[1]))
+        plan.steps.append(_Step("revoke", prepared.steps, lambda: prepared.carry_out().lines))
 
 
 def _for_an_administrator(leaf: Certificate, arn: str) -> str:
@@ -161,9 +157,9 @@ def _for_an_administrator(leaf: Certificate, arn: str) -> str:
 def _removal(found: Profile) -> _Step:
     def remove() -> Sequence[str]:
         remove_profile(found.name, os.environ)
-        return [line]
+        return [f"done: {line}"]
 
-    line = f"[profile.{found.name}] of {found.file}"
+    line = f"remove [profile.{found.name}] from {found.file}"
     return _Step("remove", [line], remove)
 
 

@@ -10,10 +10,10 @@ from cryptography.x509.oid import NameOID
 
 from hwsigner.control_plane.mistakes import finding
 from hwsigner.control_plane.reading import Detail, Facts
-from hwsigner.control_plane.resource_checks import is_mapped
+from hwsigner.control_plane.resource_checks import is_mapped, mapped_tags, origin_source
 from hwsigner.errors import CertificateError
 from hwsigner.identity.certificate import Certificate, Chain, preflight
-from hwsigner.identity.session_tags import untaggable
+from hwsigner.identity.session_tags import session_tags, untaggable
 from hwsigner.trust_policy.mistakes import ReviewFinding
 
 _LONGEST_PREFIXED = 61
@@ -68,6 +68,9 @@ def check_tags(chain: Chain, profile: Detail) -> Iterator[ReviewFinding]:
     for problem in untaggable(chain.leaf):
         if is_mapped(problem.split(" ")[0], profile):
             yield finding("tag-refused", problem)
+    source = origin_source(profile)
+    if source and source not in mapped_tags(session_tags(chain.leaf), profile):
+        yield finding("origin-missing", f"{source} is not in the certificate, or the profile does not map it")
 
 
 def check_lists(chain: Chain | None, anchor: Detail, facts: Facts, now: datetime) -> Iterator[ReviewFinding]:
@@ -89,7 +92,8 @@ def _check_list(chain: Chain | None, crl: Detail, now: datetime) -> Iterator[Rev
     revoked = [each.subject for each in _all(chain) if _is_revoked(each, parsed)]
     if not crl.get("enabled"):
         also = f", and would revoke {' and '.join(revoked)}" if revoked else ""
-        yield finding("crl-disabled", f"{name} is not enabled{also}")
+        hint = f"If it is the CA's: aws rolesanywhere enable-crl --crl-id {crl.get('crlId', 'ID')}"
+        yield finding("crl-disabled", f"{name} is not enabled{also}", hint)
         return
     for subject in revoked:
         yield finding("certificate-revoked", f"{name} revokes {subject}")

@@ -53,34 +53,36 @@ def translated(action: str, resource: str) -> Iterator[None]:
         yield
     except botocore.ClientError as error:
         raise _refusal(what, action, error) from error
-    except (botocore.HTTPClientError, botocore.ConnectionError) as error:
-        hint = "Check the network, the region, --endpoint and the CA bundle (AWS_CA_BUNDLE)"
-        raise ServiceUnreachableError(f"{what} got no answer: {_flat(error)}", hint) from error
-    except _of_credentials() as error:
-        hint = "Run aws configure or aws sso login, or name a profile of the SDKs' files with --aws-profile"
-        raise ConfigError(f"no credentials for the AWS APIs: {_flat(error)}", hint) from error
-    except botocore.ParamValidationError as error:
-        raise UsageError(f"{what} was not sent: {_flat(error)}", "Correct that value") from error
-    except botocore.NoRegionError as error:
-        raise UsageError("no region was given", "Give --region, such as eu-central-1, or set AWS_REGION") from error
     except botocore.BotoCoreError as error:
-        raise ConfigError(f"{what} failed: {_flat(error)}", "Check the settings of the AWS SDKs") from error
+        raise _failure(what, error) from error
     except ValueError as error:
         if "Invalid endpoint" not in str(error):
             raise
         raise UsageError("the endpoint is not a URL", "Use https://host, such as http://127.0.0.1:4566") from error
 
 
-def _of_credentials() -> tuple[type[Exception], ...]:
+def _failure(what: str, error: Exception) -> HwsignerError:
+    """Return the error for a call that got no answer, or was not sent."""
     from botocore import exceptions as botocore
 
-    return (
+    if isinstance(error, botocore.HTTPClientError | botocore.ConnectionError):
+        hint = "Check the network, the region, --endpoint and the CA bundle (AWS_CA_BUNDLE)"
+        return ServiceUnreachableError(f"{what} got no answer: {_flat(error)}", hint)
+    if isinstance(error, botocore.ParamValidationError):
+        return UsageError(f"{what} was not sent: {_flat(error)}", "Correct that value")
+    if isinstance(error, botocore.NoRegionError):
+        return UsageError("no region was given", "Give --region, such as eu-central-1, or set AWS_REGION")
+    of_credentials = (
         botocore.NoCredentialsError,
         botocore.PartialCredentialsError,
         botocore.CredentialRetrievalError,
         botocore.TokenRetrievalError,
         botocore.SSOError,
     )
+    if isinstance(error, of_credentials):
+        hint = "Run aws configure or aws sso login, or name a profile of the SDKs' files with --aws-profile"
+        return ConfigError(f"no credentials for the AWS APIs: {_flat(error)}", hint)
+    return ConfigError(f"{what} failed: {_flat(error)}", "Check the settings of the AWS SDKs")
 
 
 def _refusal(what: str, action: str, error: Any) -> HwsignerError:

@@ -71,6 +71,11 @@ MISTAKES = {
         "The service refuses a session if a mapped name can't become a session tag",
         "Reissue the certificate without that name, or remove it from the profile's attribute mappings",
     ),
+    "origin-missing": Mistake(
+        WRONG,
+        "The profile has trusted identity propagation, and the service refuses a session without its subject",
+        "Reissue the certificate with that name, map it, or set another subjectSource in the profile",
+    ),
     "certificate-refused": Mistake(WRONG, "The service refuses such a certificate", "Renew or reissue it"),
     "certificate-revoked": Mistake(
         WRONG,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hwsigner.control_plane.resources import Existing, Profile, Role, TrustAnchor, pem, subjects
-from hwsigner.control_plane.statements import difference, refusal, sentences, with_statement
+from hwsigner.control_plane.statements import difference, lets_in_otherwise, refusal, sentences, with_statement
 from hwsigner.control_plane.wanted import DEFAULT_DURATION, Wanted
 
 # The ARNs of what is not made yet, in a plan that is shown.
@@ -58,7 +58,10 @@ def notes(existing: Existing, wanted: Wanted) -> list[str]:
     anchor_arn = existing.anchor.arn if existing.anchor else NEW_ANCHOR
     if existing.role is None and not wanted.policies:
         found.append("the new role has no permissions: give some with --policy, or with aws iam attach-role-policy")
-    policy = with_statement(existing.role.trust_policy if existing.role else None, wanted.tags, anchor_arn)
+    before = existing.role.trust_policy if existing.role else None
+    if before is not None and lets_in_otherwise(before, wanted.tags, anchor_arn):
+        found.append("the role's trust policy lets these certificates in already, and maybe others: it stays as it is")
+    policy = with_statement(before, wanted.tags, anchor_arn)
     if reason := refusal(policy, wanted.tags, anchor_arn):
         found.append(f"the role will still refuse these certificates: {reason}")
     if existing.anchor and existing.anchor.bundle and not existing.anchor.lacks(wanted):
@@ -99,26 +102,22 @@ def _of_role(role: Role | None, wanted: Wanted, anchor_arn: str, duration: int) 
     after = with_statement(before, wanted.tags, anchor_arn)
     who = f"certificates of the trust anchor with {' and '.join(sentences(wanted.tags))}"
     lines = tuple(difference(before, after))
+    named: dict[str, Any] = {"RoleName": wanted.role}
     if role is None:
-        words = f"create {wanted.role!r}, which {who} may assume"
-        parameters = {
-            "RoleName": wanted.role,
-            "AssumeRolePolicyDocument": json.dumps(after),
-            "MaxSessionDuration": max(duration, DEFAULT_DURATION),
-        }
-        yield Step("role", words, "iam", "create_role", parameters, lines)
-    else:
-        if after != before:
-            words = f"widen the trust policy of {role.name!r}: {who} may assume it, too"
-            parameters = {"RoleName": role.name, "PolicyDocument": json.dumps(after)}
-            yield Step("role", words, "iam", "update_assume_role_policy", parameters, lines)
-        if role.max_session_duration < duration:
-            words = f"raise MaxSessionDuration of {role.name!r} from {role.max_session_duration} to {duration} seconds"
-            yield Step("role", words, "iam", "update_role", {"RoleName": role.name, "MaxSessionDuration": duration})
+        longest = {"MaxSessionDuration": max(duration, DEFAULT_DURATION)}
+        parameters = {**named, "AssumeRolePolicyDocument": json.dumps(after), **longest}
+        yield Step("role", f"create {wanted.role!r}, which {who} may assume", "iam", "create_role", parameters, lines)
+    elif after != before:
+        words = f"widen the trust policy of {wanted.role!r}: {who} may assume it, too"
+        parameters = {**named, "PolicyDocument": json.dumps(after)}
+        yield Step("role", words, "iam", "update_assume_role_policy", parameters, lines)
+    if role and role.max_session_duration < duration:
+        words = f"raise MaxSessionDuration of {wanted.role!r} from {role.max_session_duration} to {duration} seconds"
+        yield Step("role", words, "iam", "update_role", {**named, "MaxSessionDuration": duration})
     for arn in dict.fromkeys(wanted.policies):
         if role is None or arn not in role.policies:
-            parameters = {"RoleName": wanted.role, "PolicyArn": arn}
-            yield Step("role", f"attach {arn} to {wanted.role!r}", "iam", "attach_role_policy", parameters)
+            words = f"attach {arn} to {wanted.role!r}"
+            yield Step("role", words, "iam", "attach_role_policy", {**named, "PolicyArn": arn})
 
 
 def _of_profile(profile: Profile | None, wanted: Wanted, role_arn: str) -> Iterator[Step]:

@@ -1,4 +1,4 @@
-"""Revocation in AWS Private CA, which makes its own lists."""
+"""Revocation in AWS Private CA, which makes its own CRLs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def revoke(client: Client, authority: str, serial: int, reason: str) -> bool:
         client: the client of acm-pca.
         authority: the CA's ARN.
         serial: the certificate's serial number.
-        reason: why, one of `hwsigner.identity.revocation_list.REASONS`.
+        reason: why, one of `hwsigner.identity.next_revocation_list.REASONS`.
 
     Raises:
         HwsignerError: as `Client.call`.

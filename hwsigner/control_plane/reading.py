@@ -136,4 +136,4 @@ def _private_ca(clients: Clients, anchor: Detail) -> str:
     if not arn:
         return ""
     found = clients.acm_pca.call("get_certificate_authority_certificate", CertificateAuthorityArn=arn)
-    return f"{found['Certificate']}\n{found.get('CertificateChain', '')}"
+    return f"{found.get('Certificate', '')}\n{found.get('CertificateChain', '')}"

@@ -63,6 +63,22 @@ def is_mapped(tag: str, profile: Detail) -> bool:
     return False
 
 
+def origin_identity(tags: Mapping[str, str], profile: Detail) -> dict[str, str]:
+    """Return what trusted identity propagation says of a certificate, if the profile enables it."""
+    tip = profile.get("tipConfiguration") or {}
+    if tip.get("status") != "ENABLED":
+        return {}
+    kind = {"SubjectType": tip["subjectType"]} if tip.get("subjectType") else {}
+    subject = tags.get(origin_source(profile))
+    return {**kind, **({"Subject": subject} if subject else {})}
+
+
+def origin_source(profile: Detail) -> str:
+    """Return the tag that gives the subject of trusted identity propagation; empty if the profile has none."""
+    tip = profile.get("tipConfiguration") or {}
+    return str(tip.get("subjectSource") or "x509Subject/CN") if tip.get("status") == "ENABLED" else ""
+
+
 def _is_among(name: str, specifiers: Sequence[str]) -> bool:
     name = name.lower()
     every = {"name", "name/", "name/*"} if name.startswith("name/") else {"*"}
@@ -89,7 +105,10 @@ def _check_state(kind: str, name: str, detail: Detail) -> Iterator[ReviewFinding
     if not detail:
         yield finding(f"{kind}-missing", f"there is no {name} for these credentials")
     elif not detail.get("enabled"):
-        yield finding(f"{kind}-disabled", f"{name} ({detail.get('name', '')}) is disabled")
+        member = "trustAnchorId" if kind == "anchor" else "profileId"
+        command = "trust-anchor" if kind == "anchor" else "profile"
+        hint = f"If it should be in use: aws rolesanywhere enable-{command} --{command}-id {detail.get(member, 'ID')}"
+        yield finding(f"{kind}-disabled", f"{name} ({detail.get('name', '')}) is disabled", hint)
 
 
 def _check_profile(profile: Detail, request: SessionRequest) -> Iterator[ReviewFinding]:

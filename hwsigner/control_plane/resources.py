@@ -134,19 +134,11 @@ def choose_anchor(anchors: Sequence[TrustAnchor], wanted: Wanted) -> TrustAnchor
         with_ca = [each for each in anchors if each.bundle is not None and not each.lacks(wanted)]
         both = [each for each in of_name if each in with_ca]
         found = _only(both or of_name or with_ca, f"trust anchors of the name {wanted.name!r} or with this CA", flag)
-    if found is None:
-        if wanted.add_ca:
-            hint = f"Give {flag}, or --name with the name of the trust anchor"
-            raise UsageError(f"there is no trust anchor {wanted.name!r} to add the CA to", hint)
-        return None
-    if found.bundle is None:
-        hint = "Give --name to make another one"
-        raise UsageError(f"trust anchor {found.arn} has no certificate bundle, but another kind of source", hint)
-    if found.lacks(wanted) and not wanted.add_ca:
-        raise UsageError(
-            f"trust anchor {found.arn} has other CAs: {subjects(found.bundle)}",
-            "Add this one with --add-ca, or give --name to make another trust anchor",
-        )
+    if found is not None:
+        _check_anchor(found, wanted)
+    elif wanted.add_ca:
+        hint = f"Give {flag}, or --name with the name of the trust anchor"
+        raise UsageError(f"there is no trust anchor {wanted.name!r} to add the CA to", hint)
     return found
 
 
@@ -194,6 +186,17 @@ def _read_role(clients: Clients, wanted: Wanted) -> Role | None:
     if wanted.policies:
         attached = clients.iam.items("list_attached_role_policies", "AttachedPolicies", RoleName=wanted.role)
     return Role.of(found["Role"], [each["PolicyArn"] for each in attached])
+
+
+def _check_anchor(found: TrustAnchor, wanted: Wanted) -> None:
+    if found.bundle is None:
+        hint = "Give --name to make another one"
+        raise UsageError(f"trust anchor {found.arn} has no certificate bundle, but another kind of source", hint)
+    if found.lacks(wanted) and not wanted.add_ca:
+        raise UsageError(
+            f"trust anchor {found.arn} has other CAs: {subjects(found.bundle)}",
+            "Add this one with --add-ca, or give --name to make another trust anchor",
+        )
 
 
 _Resource = TypeVar("_Resource", TrustAnchor, Profile)

@@ -21,12 +21,12 @@ from hwsigner.control_plane.certificate_checks import (
 )
 from hwsigner.control_plane.mistakes import finding
 from hwsigner.control_plane.reading import Detail, Facts
-from hwsigner.control_plane.resource_checks import check_resources, duration_of, is_mapped, mapped_tags
+from hwsigner.control_plane.resource_checks import check_resources, duration_of, is_mapped, mapped_tags, origin_identity
 from hwsigner.errors import ConfigError
 from hwsigner.identity.certificate import Chain
 from hwsigner.identity.session_tags import session_tags
 from hwsigner.trust_policy import ACTIONS, Context, Decision, TrustPolicy, request_context
-from hwsigner.trust_policy.mistakes import ReviewFinding
+from hwsigner.trust_policy.mistakes import LEVELS, ReviewFinding
 from hwsigner.trust_policy.openness import named_anchors, named_tags
 from hwsigner.trust_policy.review import review
 from hwsigner.trust_policy.words import admitted_anchors, who_may_assume
@@ -75,6 +75,7 @@ def report(facts: Facts, request: SessionRequest, chain: Chain | None, now: date
         context = chain and _context(chain, profile, _canonical(anchor, request), request.session_name, now)
         decisions = list(_decisions(document, context)) if context else []
         findings += _refusals(decisions)
+    findings.sort(key=lambda each: LEVELS.index(each.level))
     return Report(_facts(facts, request, chain, role), decisions, findings)
 
 
@@ -118,9 +119,11 @@ def _check_mappings(document: Detail, profile: Detail) -> Iterator[ReviewFinding
 
 def _context(chain: Chain, profile: Detail, trust_anchor: str, session_name: str | None, now: datetime) -> Context:
     """Return the keys and values of a request with a certificate, by the mappings of a profile."""
+    tags = mapped_tags(session_tags(chain.leaf), profile)
     return request_context(
         trust_anchor=trust_anchor,
-        tags=mapped_tags(session_tags(chain.leaf), profile),
+        tags=tags,
+        origin_identity=origin_identity(tags, profile),
         session_name=session_name or serial_name(chain),
         source_identity=source_identity(chain),
         now=now,
@@ -154,7 +157,7 @@ def _facts(facts: Facts, request: SessionRequest, chain: Chain | None, role: Det
         "profile": list(_of_profile(profile)) if profile else [],
         "role": [f"{role['RoleName']}, sessions of up to {role.get('MaxSessionDuration', 3600)} s"] if role else [],
         "who may assume it": who_may_assume(document),
-        "ways to it": list(_ways(facts, document, request.role_arn)) if role else [],
+        "ways to the role": list(_ways(facts, document, request.role_arn)) if role else [],
         "certificate": list(_of_certificate(chain, facts)) if chain else ["none was given, so none was compared"],
     }
     return {name: sentences for name, sentences in sections.items() if sentences}
@@ -189,7 +192,10 @@ def _of_profile(profile: Detail) -> Iterator[str]:
 def _ways(facts: Facts, document: Detail, role_arn: str) -> Iterator[str]:
     """Yield the enabled trust anchors and profiles of the region by which sessions of a role are possible."""
     enabled = {each["trustAnchorArn"]: each for each in facts.anchors or () if each.get("enabled")}
-    for arn in admitted_anchors(document, list(enabled)):
+    admitted = admitted_anchors(document, list(enabled))
+    if facts.anchors is not None and not admitted:
+        yield "no enabled trust anchor of the region"
+    for arn in admitted:
         yield f"trust anchor {enabled[arn].get('name', '')} ({arn.rpartition('/')[2]})"
     for each in facts.profiles or ():
         if each.get("enabled") and role_arn in each.get("roleArns", ()):

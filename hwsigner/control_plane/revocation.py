@@ -1,4 +1,4 @@
-"""Revocation: the lists (CRLs) that a trust anchor has, the next one of a CA, and putting it in force."""
+"""Revocation: the CRLs that a trust anchor has, the next one of a CA, and putting it in force."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from cryptography.x509.oid import NameOID
+
 from hwsigner.control_plane.clients import Client
 from hwsigner.errors import CertificateError, HwsignerError, HwsignerWarning
 from hwsigner.identity.bundle import read_bundle
 from hwsigner.identity.certificate import Certificate
-from hwsigner.identity.revocation_list import Draft, RevocationList, check_signer, draft_list
+from hwsigner.identity.next_revocation_list import Draft, check_signer, draft_list
+from hwsigner.identity.revocation_list import RevocationList
 from hwsigner.identity.serial_numbers import serial_text
 
 MAX_BYTES = 300_000  # Of crlData in ImportCrl and UpdateCrl.
@@ -46,7 +49,7 @@ class TrustAnchor:
 
 @dataclass(frozen=True)
 class ImportedList:
-    """A list that the service has.
+    """A CRL that the service has.
 
     Attributes:
         id: the list's ID.
@@ -67,7 +70,7 @@ class Revocation:
 
     Attributes:
         serials: the serial numbers.
-        reason: why, one of `hwsigner.identity.revocation_list.REASONS`.
+        reason: why, one of `hwsigner.identity.next_revocation_list.REASONS`.
         days: for how long the new list is good, or None for the default.
         renews: whether a new list is made even if the old one has all the serial numbers.
     """
@@ -102,7 +105,7 @@ class Plan:
 
     @property
     def enables(self) -> bool:
-        """Whether the list must be enabled."""
+        """Whether the CRL must be enabled."""
         return self.current is None or not self.current.is_enabled
 
     @property
@@ -167,7 +170,7 @@ def plan_revocation(client: Client, anchor: TrustAnchor, ca: Certificate, wanted
 
 
 def carry_out(client: Client, plan: Plan, signed: RevocationList | None) -> ImportedList:
-    """Import or update the CA's list, enable it, and read it back.
+    """Import or update the CA's CRL, enable it, and read it back.
 
     Args:
         client: the client of rolesanywhere.
@@ -187,13 +190,13 @@ def carry_out(client: Client, plan: Plan, signed: RevocationList | None) -> Impo
         client.call("enable_crl", crlId=list_id)
     found = _imported(_read(client, list_id))
     if wanted is None or found.contents.x509 != wanted.x509 or not found.is_enabled:
-        problem = f"the service does not show list {list_id} enabled and as it was sent"
+        problem = f"the service does not show CRL {list_id} enabled and as it was sent"
         raise HwsignerError(problem, "Run the command again")
     return found
 
 
 def _put(client: Client, plan: Plan, signed: RevocationList | None) -> str:
-    """Import or update the CA's list, if it changes, and return its ID."""
+    """Import or update the CA's CRL, if it changes, and return its ID."""
     if plan.current is None:
         pem = signed.pem if signed else b""
         parameters = {"crlData": pem, "trustAnchorArn": plan.anchor.arn, "enabled": True}
@@ -223,12 +226,12 @@ def _read(client: Client, list_id: str) -> dict[str, Any]:
 
 
 def _imported(found: dict[str, Any]) -> ImportedList:
-    contents = RevocationList.read(bytes(found["crlData"]), f"list {found['name']!r} ({found['crlId']})")
+    contents = RevocationList.read(bytes(found["crlData"]), f"CRL {found['name']!r} ({found['crlId']})")
     return ImportedList(found["crlId"], found["name"], bool(found["enabled"]), contents)
 
 
 def _list_of(lists: Iterable[ImportedList], ca: Certificate) -> ImportedList | None:
-    """Return a CA's list. Of several, it is the one with the highest number.
+    """Return a CA's CRL. Of several, it is the one with the highest number.
 
     Raises:
         CertificateError: one has the CA's name, and another key signed it.
@@ -251,11 +254,9 @@ def _is_same_ca(one: Certificate, other: Certificate) -> bool:
 def _check_size(size: int) -> None:
     if size > MAX_BYTES:
         hint = "Use another CA for new certificates, and add it to the trust anchor"
-        raise HwsignerError(f"the new list would have {size} bytes, and the service takes {MAX_BYTES}", hint)
+        raise HwsignerError(f"the new CRL would have {size} bytes, and the service takes {MAX_BYTES}", hint)
     if size >= _MANY_BYTES:
-        problem = (
-            f"the new list has {size} bytes, {size * 100 // MAX_BYTES} % of the {MAX_BYTES} that the service takes"
-        )
+        problem = f"the new CRL has {size} bytes, {size * 100 // MAX_BYTES} % of the {MAX_BYTES} that the service takes"
         hint = "Plan another CA for new certificates"
         warnings.warn(HwsignerWarning(problem, hint), stacklevel=3)
 
@@ -268,12 +269,13 @@ def _check_unchanged(found: dict[str, Any], planned: ImportedList) -> None:
 def _described(one: ImportedList) -> str:
     issuer, number = one.contents.x509.issuer.rfc4514_string(), one.contents.number
     state = "" if one.is_enabled else ", not enabled"
-    return f"{one.contents.source} of {issuer}, number {number}, {len(one.contents.revoked)} entries{state}"
+    return f"{one.contents.source} of {issuer}, number {number}, entries: {len(one.contents.revoked)}{state}"
 
 
 def _name(ca: Certificate) -> str:
-    """Return a name for a CA's list, of the characters that the service takes."""
-    return _NOT_IN_NAMES.sub("-", f"CRL of {ca.subject}")[:_MAX_NAME]
+    """Return a name for a CA's CRL, of the characters that the service takes."""
+    names = [str(name.value) for name in ca.x509.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    return _NOT_IN_NAMES.sub("-", f"CRL of {names[0] if names else ca.subject}")[:_MAX_NAME]
 
 
 def described_serial(serial: int) -> str:

@@ -28,16 +28,22 @@ def with_statement(
     Raises:
         UsageError: the new policy is larger than IAM accepts.
     """
-    others = _statements(policy) if policy else []
+    others = _statements(policy) if policy is not None else []
     new = write_trust_policy(tags, trust_anchor=trust_anchor)
     statement = {"Sid": _sid(others), **new["Statement"][0]}
     if policy is None:
         return _sized({**new, "Statement": [statement]}, SIZE_LIMIT)
-    if any(_meaning(each) == _meaning(statement) for each in others) or _allows(policy, tags, trust_anchor):
+    if _has(others, statement) or _allows(policy, tags, trust_anchor):
         return dict(policy)
     # IAM accepted a larger one, so the account has a higher limit.
     limit = HIGHEST_SIZE_LIMIT if size(policy) > SIZE_LIMIT else SIZE_LIMIT
     return _sized({**policy, "Statement": [*others, statement]}, limit)
+
+
+def lets_in_otherwise(policy: Mapping[str, Any], tags: Mapping[str, Sequence[str]], trust_anchor: str) -> bool:
+    """Return whether a policy lets in certificates with these tags, though no statement says just that."""
+    [statement] = write_trust_policy(tags, trust_anchor=trust_anchor)["Statement"]
+    return not _has(_statements(policy), statement) and _allows(policy, tags, trust_anchor)
 
 
 def refusal(policy: Mapping[str, Any], tags: Mapping[str, Sequence[str]], trust_anchor: str) -> str:
@@ -63,6 +69,10 @@ def difference(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> li
 def _statements(policy: Mapping[str, Any]) -> list[Any]:
     found = policy.get("Statement", [])
     return list(found) if isinstance(found, list) else [found]
+
+
+def _has(statements: Sequence[Any], wanted: Mapping[str, Any]) -> bool:
+    return any(_meaning(each) == _meaning(wanted) for each in statements)
 
 
 def _allows(policy: Mapping[str, Any], tags: Mapping[str, Sequence[str]], trust_anchor: str) -> bool:

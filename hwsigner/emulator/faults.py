@@ -16,7 +16,8 @@ from datetime import datetime, timedelta
 from threading import Event, Lock
 from typing import Any
 
-from hwsigner.emulator.refusals import json_error
+from hwsigner.emulator.permissions import matches
+from hwsigner.emulator.refusals import RefusalError, denied, invalid_signature
 from hwsigner.emulator.wire import Response, http_date
 from hwsigner.errors import UsageError
 
@@ -50,24 +51,30 @@ class Kind:
     Attributes:
         summary: what the fault does, for the command's help.
         parameters: names and defaults. The type of a default is the type of the parameter.
-        replace: returns the response to send instead of the true one. `now` is the emulator's time.
+        error: returns the error to respond with. Each service has its own form of it.
+        replace: returns the response to send instead of the true one, or of the error. `now` is the emulator's time.
         deliver: sends the response, if it is not sent as usual.
         responds: whether the client gets at least the beginning of a response.
         has_length: whether the response has a Content-Length.
         before_request: whether the fault applies to a new connection, before TLS and before a request is read.
+        acts: whether IAM and the control plane do what the request asks for, although the client does not learn of it.
+        sessions_only: whether the fault is for CreateSession only.
     """
 
     summary: str
     parameters: Values = field(default_factory=dict)
+    error: Callable[[Values], RefusalError] | None = None
     replace: Callable[[Response, Values, datetime], Response] | None = None
     deliver: Callable[[Delivery], None] | None = None
     responds: bool = True
     has_length: bool = True
     before_request: bool = False
+    acts: bool = True
+    sessions_only: bool = False
 
 
 class Fault:
-    """A fault to apply to the next CreateSession requests.
+    """A fault to apply to the next requests.
 
     Args:
         name: a name in KINDS.
@@ -113,50 +120,50 @@ class Fault:
 
 
 class FaultQueue:
-    """The faults that are still to occur, in order. Thread-safe."""
+    """The faults that are still to occur, in order, for each pattern of actions. Thread-safe."""
 
     def __init__(self) -> None:
-        self._faults: deque[tuple[Fault, int | None]] = deque()
+        self._queues: dict[str, deque[tuple[Fault, int | None]]] = {}
         self._lock = Lock()
 
-    def add(self, *faults: Fault) -> None:
-        """Append faults."""
+    def add(self, *faults: Fault, action: str) -> None:
+        """Append faults for the requests of an action, which may have wildcards."""
         with self._lock:
-            self._faults.extend((fault, fault.times) for fault in faults)
+            self._queues.setdefault(action, deque()).extend((fault, fault.times) for fault in faults)
 
     def clear(self) -> None:
         """Drop all faults."""
         with self._lock:
-            self._faults.clear()
+            self._queues.clear()
 
-    def take(self, *, before_request: bool) -> Fault | None:
-        """Take one occurrence of the first fault, if it applies at this point."""
+    def take(self, action: str | None) -> Fault | None:
+        """Take one occurrence of the first fault for a request's action, or, if that is None, for a new connection."""
         with self._lock:
-            if not self._faults or self._faults[0][0].kind.before_request != before_request:
-                return None
-            fault, left = self._faults[0]
-            if left == 1:
-                self._faults.popleft()
-            elif left is not None:
-                self._faults[0] = fault, left - 1
-            return fault
+            for pattern, queue in self._queues.items():
+                fits = action is None or matches(action, pattern)
+                if fits and queue and queue[0][0].kind.before_request == (action is None):
+                    fault, left = queue.popleft()
+                    if left != 1:
+                        queue.appendleft((fault, None if left is None else left - 1))
+                    return fault
+            return None
 
 
-def _with_retry_after(response: Response, values: Values) -> Response:
+def _with_retry_after(response: Response, values: Values, now: datetime) -> Response:
     return response.with_header("Retry-After", values["retry_after"]) if values["retry_after"] else response
 
 
-def _throttle(response: Response, values: Values, now: datetime) -> Response:
-    return _with_retry_after(json_error("ThrottlingException", 429, "Rate exceeded"), values)
+def _throttle(values: Values) -> RefusalError:
+    return RefusalError("ThrottlingException", 429, "Rate exceeded")
 
 
-def _fail(response: Response, values: Values, now: datetime) -> Response:
+def _fail(values: Values) -> RefusalError:
     name = "ServiceUnavailableException" if values["status"] == 503 else "InternalServerException"
-    return _with_retry_after(json_error(name, values["status"], "The service is not able to answer"), values)
+    return RefusalError(name, values["status"], "The service is not able to answer")
 
 
-def _deny(response: Response, values: Values, now: datetime) -> Response:
-    return json_error("AccessDeniedException", 403, values["message"])
+def _deny(values: Values) -> RefusalError:
+    return denied(values["message"])
 
 
 def _html(response: Response, values: Values, now: datetime) -> Response:
@@ -172,9 +179,8 @@ def _redirect(response: Response, values: Values, now: datetime) -> Response:
     return Response(values["status"], "text/plain", b"").with_header("Location", values["location"])
 
 
-def _wrong_clock(response: Response, values: Values, now: datetime) -> Response:
-    error = json_error("AccessDeniedException", 403, "Invalid signature")
-    return error.with_header("Date", http_date(now + timedelta(seconds=values["seconds"])))
+def _with_wrong_clock(response: Response, values: Values, now: datetime) -> Response:
+    return response.with_header("Date", http_date(now + timedelta(seconds=values["seconds"])))
 
 
 def _edited(response: Response, edit: Callable[[dict[str, Any]], None]) -> Response:
@@ -216,6 +222,10 @@ def _other_role(response: Response, values: Values, now: datetime) -> Response:
     return _edited(response, lambda document: document["credentialSet"][0].update(roleArn=values["arn"]))
 
 
+def _edit(summary: str, parameters: Values, replace: Callable[[Response, Values, datetime], Response]) -> Kind:
+    return Kind(summary, parameters, replace=replace, sessions_only=True)
+
+
 def _stall(delivery: Delivery) -> None:
     delivery.stopping.wait()
 
@@ -247,18 +257,29 @@ def _huge(delivery: Delivery) -> None:
 
 
 KINDS: dict[str, Kind] = {
-    "throttle": Kind("429 ThrottlingException", {"retry_after": ""}, _throttle),
-    "fail": Kind("500, or another status", {"status": 500, "retry_after": ""}, _fail),
-    "deny": Kind("403 AccessDeniedException", {"message": "Access denied"}, _deny),
-    "html": Kind("an HTML page, as from a proxy", {"status": 200}, _html),
-    "not-json": Kind("201 with a body that is not JSON", {"body": '{"credentialSet": ['}, _not_json),
-    "redirect": Kind("a redirect", {"status": 307, "location": "https://elsewhere.invalid/sessions"}, _redirect),
-    "wrong-clock": Kind("403 Invalid signature, with a Date header that is off", {"seconds": 600}, _wrong_clock),
-    "missing-field": Kind("credentials without a field", {"field": "sessionToken"}, _missing_field),
-    "no-credentials": Kind("an empty credentialSet", {}, _no_credentials),
-    "past-expiration": Kind("credentials that have expired", {"seconds": 3600}, _past_expiration),
-    "bad-expiration": Kind("an expiration that is not a time", {"value": "tomorrow"}, _bad_expiration),
-    "other-role": Kind("credentials for another role", {"arn": "arn:aws:iam::123456789012:role/other"}, _other_role),
+    "throttle": Kind("429 ThrottlingException", {"retry_after": ""}, _throttle, _with_retry_after, acts=False),
+    "fail": Kind("500, or another status", {"status": 500, "retry_after": ""}, _fail, _with_retry_after, acts=False),
+    "deny": Kind("403 AccessDeniedException", {"message": "Access denied"}, _deny, acts=False),
+    "html": Kind("an HTML page, as from a proxy", {"status": 200}, replace=_html, acts=False),
+    "not-json": Kind("201 with a body that is not JSON", {"body": '{"credentialSet": ['}, replace=_not_json),
+    "redirect": Kind(
+        "a redirect",
+        {"status": 307, "location": "https://elsewhere.invalid/sessions"},
+        replace=_redirect,
+        acts=False,
+    ),
+    "wrong-clock": Kind(
+        "403 Invalid signature, with a Date header that is off",
+        {"seconds": 600},
+        lambda values: invalid_signature("the fault wrong-clock"),
+        _with_wrong_clock,
+        sessions_only=True,
+    ),
+    "missing-field": _edit("credentials without a field", {"field": "sessionToken"}, _missing_field),
+    "no-credentials": _edit("an empty credentialSet", {}, _no_credentials),
+    "past-expiration": _edit("credentials that have expired", {"seconds": 3600}, _past_expiration),
+    "bad-expiration": _edit("an expiration that is not a time", {"value": "tomorrow"}, _bad_expiration),
+    "other-role": _edit("credentials for another role", {"arn": "arn:aws:iam::123456789012:role/other"}, _other_role),
     "stall": Kind("reads the request, then never responds", deliver=_stall, responds=False),
     "drip": Kind("responds one byte at a time", {"interval": 0.2}, deliver=_drip),
     "cut-off": Kind("closes the connection after half of the body", deliver=_cut_off),

@@ -12,12 +12,14 @@ from xml.sax.saxutils import escape
 
 from hwsigner.emulator.access_key import Signed
 from hwsigner.emulator.arns import parse_arn, partition_of
+from hwsigner.emulator.canonical import query_pairs
 from hwsigner.emulator.iam_parameters import MAX_TAGS, VERSION, Form
 from hwsigner.emulator.iam_policies import open_policy, read_policy
+from hwsigner.emulator.permissions import require
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import IAM_NAMESPACE, RefusalError
 from hwsigner.emulator.resources import Role
-from hwsigner.emulator.wire import Response
+from hwsigner.emulator.wire import Request, Response
 from hwsigner.emulator.world import World
 
 # IAM is one service per partition, in one of its regions.
@@ -45,6 +47,11 @@ class IamService:
         self._world = world
         self._clock = clock
 
+    def action(self, request: Request) -> str:
+        """Return the name of a request's action, or an empty string if it is not known here."""
+        name = dict(query_pairs(request.body.decode("latin-1"))).get(b"Action", b"").decode("latin-1")
+        return f"iam:{name}" if name in _ACTIONS else ""
+
     def respond(self, record: Record, signed: Signed) -> Response:
         """Do what a verified request asks for, and respond in XML.
 
@@ -61,7 +68,9 @@ class IamService:
             raise RefusalError("InvalidAction", 400, message)
         action = _ACTIONS[form.action]
         form.check(action.required, action.optional)
-        result = action.run(self, _Call(signed.caller.account, partition_of(region), form, self._clock()))
+        call = _Call(signed.caller.account, partition_of(region), form, self._clock())
+        require(self._world.denied, signed.caller, f"iam:{form.action}", self._resource(call))
+        result = action.run(self, call)
         return _response(form.action, result, record.request_id)
 
     def create_role(self, call: _Call) -> dict[str, Any]:
@@ -161,6 +170,12 @@ class IamService:
             arn = parse_arn(role.arn, "role")
             if arn and (arn.partition, arn.account) == (call.partition, call.account):
                 yield role
+
+    def _resource(self, call: _Call) -> str:
+        """Return the ARN of the role that a call is about, even if there is no such role."""
+        name = call.form.text("RoleName")
+        found = next((role.arn for role in self._roles(call) if name and role.name == name), "")
+        return found or f"arn:{call.partition}:iam::{call.account}:role{call.form.text('Path', '/')}{name}"
 
     def _role(self, call: _Call) -> Role:
         name = call.form.text("RoleName")

@@ -24,6 +24,8 @@ class Record:
         time: when the request had arrived.
         request: the raw request.
         request_id: the value of x-amzn-RequestId.
+        action: what the request asks for, such as "rolesanywhere:CreateSession" or "iam:GetRole", or an empty string if
+            it is an action that the emulator does not know.
         status: the status of the response, or None if a fault suppressed the response.
         answer_type: the type of the error, "Success", or an empty string for a response that a fault made up.
         message: the error message that the client got.
@@ -39,6 +41,7 @@ class Record:
     time: datetime
     request: Request
     request_id: str
+    action: str = ""
     status: int | None = None
     answer_type: str = ""
     message: str = ""
@@ -78,6 +81,7 @@ class Record:
             "target": _without_token(self.target),
             "headers": [(name, "***" if name.lower() in _SECRET_HEADERS else value) for name, value in self.headers],
             "bodyLength": len(self.body),
+            "action": self.action,
             "status": self.status,
             "type": self.answer_type,
             "message": self.message,

@@ -150,6 +150,15 @@ _DEFAULTS = {
 _NAMESPACES = {Family.STS: STS_NAMESPACE, Family.IAM: IAM_NAMESPACE}
 
 
+# The error codes of services with query protocols, if they differ from the JSON services' codes.
+_QUERY_ERRORS = {
+    "ThrottlingException": ("Throttling", 400),
+    "AccessDeniedException": ("AccessDenied", 403),
+    "InternalServerException": ("InternalFailure", 500),
+    "ServiceUnavailableException": ("ServiceUnavailable", 503),
+}
+
+
 def family_of(service: str) -> Family:
     """Return the family of a service."""
     if service in S3_SERVICES:
@@ -170,7 +179,8 @@ def error_response(error: RefusalError, family: Family, request_id: str) -> Resp
     """Return the response to a refused request: JSON or XML, as the family sends it."""
     if family is Family.JSON:
         return json_error(error.error_type, error.status, error.message)
-    details = f"<Code>{error.error_type}</Code><Message>{escape(error.message)}</Message>"
+    code, status = _QUERY_ERRORS.get(error.error_type, (error.error_type, error.status))
+    details = f"<Code>{code}</Code><Message>{escape(error.message)}</Message>"
     request = f"<RequestId>{request_id}</RequestId>"
     if family in _NAMESPACES:
         error_element = f"<Error><Type>Sender</Type>{details}</Error>"
@@ -179,4 +189,4 @@ def error_response(error: RefusalError, family: Family, request_id: str) -> Resp
     else:
         content_type = "application/xml"
         body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{details}{request}</Error>'
-    return Response(error.status, content_type, body.encode(), error_type=error.error_type)
+    return Response(status, content_type, body.encode(), error_type=code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import shutil
 import socket
@@ -17,9 +16,11 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from hwsigner.emulator.faults import Delivery, Fault, FaultQueue
+from hwsigner.emulator.listener import Listener
+from hwsigner.emulator.permissions import check_action
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import json_error
-from hwsigner.emulator.service import Service
+from hwsigner.emulator.service import CREATE_SESSION, Service
 from hwsigner.emulator.tls import make_tls
 from hwsigner.emulator.wire import MalformedRequestError, Response, read_request
 from hwsigner.emulator.world import World
@@ -27,9 +28,6 @@ from hwsigner.errors import HwsignerError, UsageError
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _IDLE_SECONDS = 120.0
-_JOIN_SECONDS = 2.0
-_PAUSE_SECONDS = 0.05
-_BACKLOG = 128
 
 
 def utc_now() -> datetime:
@@ -38,7 +36,7 @@ def utc_now() -> datetime:
 
 
 class Emulator:
-    """A local CreateSession and sts:GetCallerIdentity, over HTTP or HTTPS, that verifies requests to any service.
+    """A local IAM Roles Anywhere and sts:GetCallerIdentity, over HTTP or HTTPS, that verifies requests to any service.
 
     Use it in a `with` statement, or call start() and stop().
 
@@ -76,7 +74,7 @@ class Emulator:
         self._address = address
         self._service = Service(world, clock)
         self._faults = FaultQueue()
-        self._listener: _Listener | None = None
+        self._listener: Listener | None = None
         self._context: ssl.SSLContext | None = None
         self._folder: Path | None = None
 
@@ -90,7 +88,7 @@ class Emulator:
             self._folder = Path(tempfile.mkdtemp(prefix="hwsigner-emulator-"))
             self._context, self.ca_file = make_tls(self._folder, self._host_names)
         try:
-            self._listener = _Listener(self._address, self._serve)
+            self._listener = Listener(self._address, self._serve)
         except OSError as error:
             self.stop()
             host, port = self._address
@@ -105,26 +103,62 @@ class Emulator:
             shutil.rmtree(self._folder)
         self._listener = self._folder = None
 
-    def misbehave(self, *faults: Fault) -> None:
-        """Queue faults. Each applies to the next CreateSession requests, then the next one does."""
-        self._faults.add(*faults)
+    def misbehave(self, *faults: Fault, action: str = CREATE_SESSION) -> None:
+        """Queue faults. Each applies to the next requests of an action, then the next one does.
+
+        Args:
+            faults: the faults, in order.
+            action: what the requests ask for, such as "iam:CreateRole", "rolesanywhere:*" or "*".
+
+        Raises:
+            UsageError: the action is malformed, or a fault is for CreateSession only.
+        """
+        for fault in faults:
+            if fault.kind.sessions_only and action != CREATE_SESSION:
+                raise UsageError(f"the fault {fault.name} is for CreateSession only", "Leave the action out")
+        self._faults.add(*faults, action=check_action(action))
 
     def behave(self) -> None:
         """Drop all queued faults."""
         self._faults.clear()
 
-    def add_credentials(self, access_key_id: str, secret_access_key: str, session_token: str | None = None) -> None:
+    def deny(self, *actions: str) -> None:
+        """Refuse actions of IAM and of the control plane, as AWS does if no policy of the caller allows them.
+
+        Args:
+            actions: such as "iam:CreateRole", "iam:PassRole" (for CreateProfile and UpdateProfile) or
+                "rolesanywhere:*".
+
+        Raises:
+            UsageError: one is malformed.
+        """
+        self.world.denied.update(map(check_action, actions))
+
+    def allow(self) -> None:
+        """Allow all actions again."""
+        self.world.denied.clear()
+
+    def add_credentials(
+        self,
+        access_key_id: str,
+        secret_access_key: str,
+        session_token: str | None = None,
+        *,
+        account: str | None = None,
+    ) -> None:
         """Accept requests signed with these credentials, besides those that CreateSession issues.
 
         Args:
             access_key_id: 1 to 128 letters and digits. It replaces credentials that were added with the same ID.
             secret_access_key: the secret.
             session_token: must be sent with each request; None if the credentials have none.
+            account: whose resources the control plane shows them: twelve digits. Default: the world's account.
 
         Raises:
             UsageError: a value is malformed.
         """
-        self._service.vault.add(access_key_id, secret_access_key, session_token)
+        account = self.world.account if account is None else account
+        self._service.vault.add(access_key_id, secret_access_key, session_token, account)
 
     @property
     def url(self) -> str:
@@ -167,7 +201,7 @@ class Emulator:
         """Serve a connection until the client, a fault or stop() ends it, then close it."""
         connection.settimeout(_IDLE_SECONDS)
         try:
-            fault = self._faults.take(before_request=True)
+            fault = self._faults.take(None)
             if fault and fault.kind.deliver:
                 fault.kind.deliver(Delivery(connection, b"", b"", fault.values, stopping))
                 return
@@ -196,9 +230,9 @@ class Emulator:
             return False
         if request is None:
             return False
-        record = Record(self._clock(), request, request_id)
-        response = self._service.respond(record)
-        fault = self._faults.take(before_request=False) if request.path == self.world.session_path else None
+        record = Record(self._clock(), request, request_id, self._service.action(request))
+        fault = self._faults.take(record.action)
+        response = self._service.respond(record, act=fault is None or fault.kind.acts)
         if fault:
             self._misbehave(connection, response, fault, record, stopping)
             return False
@@ -213,8 +247,11 @@ class Emulator:
     ) -> None:
         """Respond to one request as the fault demands."""
         kind, now = fault.kind, self._clock()
+        if kind.error:
+            response = self._service.refuse(record, kind.error(fault.values))
         if kind.replace:
             response = kind.replace(response, fault.values, now)
+        if kind.error or kind.replace:
             record.answer_type = response.error_type or record.answer_type
         record.fault = fault.name
         record.status = response.status if kind.responds else None
@@ -230,51 +267,6 @@ class Emulator:
         self.requests.append(record)
         if self.on_record:
             self.on_record(record)
-
-
-class _Listener:
-    """Accepts connections, and tracks them so that stop() can close them at once.
-
-    The serve_forever() of socketserver only polls whether to stop.
-    """
-
-    def __init__(self, address: tuple[str, int], serve: Callable[[socket.socket, threading.Event], None]) -> None:
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self.socket = socket.create_server(address, family=family, backlog=_BACKLOG)
-        self._serve_connection = serve
-        self._stopping = threading.Event()
-        self._open: dict[threading.Thread, socket.socket] = {}
-        self._accepting = threading.Thread(target=self._accept, daemon=True)
-        self._accepting.start()
-
-    def stop(self) -> None:
-        """Stop accepting, shut down every open connection, and wait for their threads."""
-        self._stopping.set()
-        self.socket.shutdown(socket.SHUT_RDWR)
-        self._accepting.join()
-        self.socket.close()
-        for thread, connection in self._open.items():
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            thread.join(_JOIN_SECONDS)
-
-    def _accept(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                connection, _ = self.socket.accept()
-            except OSError:
-                # Stopped, or out of file descriptors. In the latter case, others may be closed soon.
-                self._stopping.wait(_PAUSE_SECONDS)
-                continue
-            # TLS takes over the first descriptor. Shutting down this duplicate ends both.
-            duplicate = connection.dup()
-            thread = threading.Thread(target=self._serve, args=(connection, duplicate), daemon=True)
-            self._open = {each: opened for each, opened in self._open.items() if each.is_alive()} | {thread: duplicate}
-            thread.start()
-
-    def _serve(self, connection: socket.socket, duplicate: socket.socket) -> None:
-        with duplicate:
-            self._serve_connection(connection, self._stopping)
 
 
 def _is_loopback(host: str) -> bool:

@@ -5,20 +5,30 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import datetime
+from typing import Protocol
 
 from hwsigner.emulator.access_key import AccessKeyService, Signed, describe, is_for_sts
 from hwsigner.emulator.control.plane import ControlPlane
 from hwsigner.emulator.iam import IamService
 from hwsigner.emulator.record import Record
-from hwsigner.emulator.refusals import Family, RefusalError, error_response, family_of
+from hwsigner.emulator.refusals import Family, RefusalError, error_response, family_of, json_response
 from hwsigner.emulator.sessions import ALGORITHMS, SessionService
 from hwsigner.emulator.signature import claimed_service, is_presigned
 from hwsigner.emulator.vault import Vault
 from hwsigner.emulator.wire import Request, Response
 from hwsigner.emulator.world import World
 
-# Responds to a request whose signature is verified, or raises a RefusalError.
-Handler = Callable[[Record, Signed], Response]
+CREATE_SESSION = "rolesanywhere:CreateSession"
+
+
+class Handler(Protocol):
+    """A service with several actions, for requests that are signed with an access key."""
+
+    def action(self, request: Request) -> str:
+        """Return the name of a request's action, such as "iam:GetRole", or an empty string if it has none."""
+
+    def respond(self, record: Record, signed: Signed) -> Response:
+        """Respond to a request whose signature is verified, or raise a RefusalError."""
 
 
 class Service:
@@ -36,38 +46,63 @@ class Service:
         self._access_keys = AccessKeyService(self.vault, clock)
         # By the service in the credential scope. Requests to other services are described.
         self._handlers: dict[str, Handler] = {
-            "rolesanywhere": ControlPlane(world, clock).respond,
-            "iam": IamService(world, clock).respond,
+            "rolesanywhere": ControlPlane(world, clock),
+            "iam": IamService(world, clock),
         }
 
-    def respond(self, record: Record) -> Response:
-        """Respond to a record's request, and add the result to the record."""
+    def action(self, request: Request) -> str:
+        """Return what a request asks for, such as "iam:GetRole", or an empty string if that is not known here."""
+        if self._is_for_session(request):
+            return CREATE_SESSION
+        if is_for_sts(request):
+            return "sts:GetCallerIdentity"
+        handler = self._handlers.get(claimed_service(request))
+        return handler.action(request) if handler else ""
+
+    def respond(self, record: Record, *, act: bool = True) -> Response:
+        """Respond to a record's request, and add the result to the record.
+
+        Args:
+            record: the record, with a request and nothing else.
+            act: whether to do what a request asks for. If not, requests to IAM and the control plane are verified only.
+        """
         family, handle = self._route(record.request)
         try:
             with self._lock:
-                response = handle(record)
+                response = handle(record) if handle else self._handle_signed(record, act=act)
             record.accepted = True
             record.answer_type = "Success"
         except RefusalError as refusal:
-            record.answer_type, record.message, record.reason = refusal.error_type, refusal.message, refusal.reason
             response = error_response(refusal, family, record.request_id)
+            record.answer_type, record.message, record.reason = response.error_type, refusal.message, refusal.reason
         record.status = response.status
         return response
 
-    def _route(self, request: Request) -> tuple[Family, Callable[[Record], Response]]:
-        if (request.method, request.path) == ("POST", self._world.session_path):
+    def refuse(self, record: Record, refusal: RefusalError) -> Response:
+        """Return the response to a refused request, in the form of the service that it is for."""
+        return error_response(refusal, self._route(record.request)[0], record.request_id)
+
+    def _is_for_session(self, request: Request) -> bool:
+        return (request.method, request.path) == ("POST", self._world.session_path)
+
+    def _route(self, request: Request) -> tuple[Family, Callable[[Record], Response] | None]:
+        """Return the family of errors, and what handles the request: None for the table of handlers."""
+        if self._is_for_session(request):
             return Family.JSON, self._sessions.create_session
         if is_for_sts(request):
             return Family.STS, self._access_keys.get_caller_identity
         # Signed, but not for Roles Anywhere.
         authorizations = request.values("authorization")
         if is_presigned(request) or any(not each.startswith(ALGORITHMS) for each in authorizations):
-            return family_of(claimed_service(request)), self._handle_signed
+            return family_of(claimed_service(request)), None
         return Family.JSON, _refuse_unknown
 
-    def _handle_signed(self, record: Record) -> Response:
+    def _handle_signed(self, record: Record, *, act: bool) -> Response:
         signed = self._access_keys.authenticate(record)
-        return self._handlers.get(signed.authorization.service, describe)(record, signed)
+        handler = self._handlers.get(signed.authorization.service)
+        if handler is None:
+            return describe(record, signed)
+        return handler.respond(record, signed) if act else json_response(200, {})
 
 
 def _refuse_unknown(record: Record) -> Response:

@@ -13,7 +13,6 @@ from hwsigner.errors import UsageError
 _KEY_ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _ACCESS_KEY_ID = re.compile(r"\w{1,128}", re.ASCII)
 _TEXT = re.compile(r"[\x21-\x7e]+")
-_ACCOUNT = "123456789012"
 # Older credentials are dropped, so that an emulator that runs for days does not grow without limit.
 _MAX_CREDENTIALS = 10_000
 
@@ -57,21 +56,23 @@ class Vault:
         _store(self._issued, issued)
         return issued
 
-    def add(self, access_key_id: str, secret_access_key: str, session_token: str | None) -> None:
-        """Add credentials that never expire. They replace added ones with the same access key ID.
+    def add(self, access_key_id: str, secret_access_key: str, session_token: str | None, account: str) -> None:
+        """Add credentials of an account's user that never expire. They replace added ones with the same access key ID.
 
         Raises:
-            UsageError: the access key ID is not 1 to 128 letters and digits, or the secret or session token is empty
-                or not visible ASCII.
+            UsageError: the access key ID is not 1 to 128 letters and digits, the account is not twelve digits, or the
+                secret or session token is empty or not visible ASCII.
         """
         if not _ACCESS_KEY_ID.fullmatch(access_key_id):
             raise UsageError("not an access key ID", "Give 1 to 128 letters and digits")
+        if not re.fullmatch(r"[0-9]{12}", account):
+            raise UsageError(f"{account!r} is not an account", "Give twelve digits")
         texts = (secret_access_key,) if session_token is None else (secret_access_key, session_token)
         if not all(map(_TEXT.fullmatch, texts)):
             problem = f"the secret or session token of {access_key_id} is empty or not visible ASCII"
             raise UsageError(problem, "Give visible ASCII characters")
-        arn, token = f"arn:aws:iam::{_ACCOUNT}:user/{access_key_id}", session_token or ""
-        added = Credentials(access_key_id, secret_access_key, token, None, arn, access_key_id, _ACCOUNT)
+        arn, token = f"arn:aws:iam::{account}:user/{access_key_id}", session_token or ""
+        added = Credentials(access_key_id, secret_access_key, token, None, arn, access_key_id, account)
         _store(self._added, added)
 
     def find(self, access_key_id: str) -> Credentials | None:

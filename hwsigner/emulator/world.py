@@ -12,6 +12,7 @@ from hwsigner.emulator.resources import Crl, Profile, Role, Subject, TrustAnchor
 from hwsigner.errors import CertificateError, UsageError
 from hwsigner.trust_policy import TrustPolicy
 
+ACCOUNT = "123456789012"
 ROLE_NAME = "hwsigner-demo"
 PROFILE_ID = "11111111-1111-4111-8111-111111111111"
 CertificateSource = bytes | x509.Certificate
@@ -24,6 +25,7 @@ class World:
     Attributes:
         private_cas: the certificates of AWS Private CAs, by their ARNs, for trust anchors that refer to them.
         session_path: the raw path of CreateSession. Change it to test how a client signs paths.
+        denied: the actions that no caller may do, such as "iam:PassRole" or "iam:*".
     """
 
     trust_anchors: dict[str, TrustAnchor] = field(default_factory=dict)
@@ -33,6 +35,13 @@ class World:
     crls: dict[str, Crl] = field(default_factory=dict)
     subjects: dict[str, Subject] = field(default_factory=dict)
     private_cas: dict[str, x509.Certificate] = field(default_factory=dict)
+    denied: set[str] = field(default_factory=set)
+
+    @property
+    def account(self) -> str:
+        """The account of the first resource, or 123456789012 if there are none."""
+        arns = (*self.trust_anchors, *self.profiles, *self.roles)
+        return next((arn.split(":")[4] for arn in arns), ACCOUNT)
 
     @classmethod
     def simple(
@@ -40,7 +49,7 @@ class World:
         trust_anchor: CertificateSource | Iterable[CertificateSource],
         *,
         region: str = "us-east-1",
-        account: str = "123456789012",
+        account: str = ACCOUNT,
         accept_role_session_name: bool = False,
         trust_policy: TrustPolicy | None = None,
     ) -> World:

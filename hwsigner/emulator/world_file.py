@@ -6,14 +6,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from hwsigner.emulator.arns import parse_arn
+from hwsigner.emulator.arns import parse_alias_arn, parse_arn
 from hwsigner.emulator.resources import Profile, Role, TrustAnchor
 from hwsigner.emulator.world import World, read_certificates
 from hwsigner.errors import CertificateError, ConfigError
 from hwsigner.trust_policy import TrustPolicy
 
 _KEYS: dict[str, dict[str, type]] = {
-    "trust_anchor": {"arn": str, "certificates": list, "enabled": bool},
+    "trust_anchor": {"arn": str, "certificates": list, "enabled": bool, "name": str, "alias": str},
     "profile": {
         "arn": str,
         "roles": list,
@@ -21,6 +21,8 @@ _KEYS: dict[str, dict[str, type]] = {
         "accept_role_session_name": bool,
         "enabled": bool,
         "attribute_mappings": dict,
+        "name": str,
+        "alias": str,
     },
     "role": {"arn": str, "max_session_duration": int, "principal_tags": dict, "trust_policy": str},
 }
@@ -85,7 +87,13 @@ def _tables(path: Path, document: dict[str, Any], kind: str) -> list[dict[str, A
             raise _bad(path, f"a [[{kind}]] without {key}")
         if not parse_arn(table["arn"], kind.replace("_", "-")):
             raise _bad(path, f"an invalid {kind}.arn: {table['arn']}")
+        if "alias" in table and not _is_alias(table["alias"], kind.replace("_", "-"), table["arn"]):
+            raise _bad(path, f"an invalid {kind}.alias: {table['alias']}")
     return tables
+
+
+def _is_alias(alias: str, kind: str, arn: str) -> bool:
+    return parse_alias_arn(f"{arn.rpartition(':')[0]}:alias/{kind}/{alias}", kind) is not None
 
 
 def _contains_text(value: object) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 # What a mistake does: lets in more than it names, keeps out what it should let in, or can't be judged.
-OPEN, WRONG, UNCLEAR = "open", "wrong", "unclear"
+LEVELS = OPEN, WRONG, UNCLEAR = "open", "wrong", "unclear"
 
 
 @dataclass(frozen=True)

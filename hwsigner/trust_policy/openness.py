@@ -18,7 +18,8 @@ from hwsigner.trust_policy.mistakes import ReviewFinding, finding
 from hwsigner.trust_policy.reading import Reader, Statement
 
 ANCHOR_KEYS = ("aws:sourcearn", "aws:sourceaccount")
-CERTIFICATE_KEYS = ("aws:principaltag/", "aws:requesttag/", "aws:tagkeys", "sts:sourceidentity")
+_TAG_KEYS = ("aws:principaltag/", "aws:requesttag/")
+CERTIFICATE_KEYS = (*_TAG_KEYS, "aws:tagkeys", "sts:sourceidentity", "aws:originidentity/subject")
 _STRANGER = "qzxjv"  # A value that no condition names.
 _STRANGERS_ACCOUNT = "999988887777"
 _UUID = "7f3c9d1b-5e2a-4b86-9c0d-e4a1f86b2d57"
@@ -68,7 +69,7 @@ def named_anchors(policy: Mapping[str, Any]) -> list[str]:
 def named_tags(policy: Mapping[str, Any]) -> list[str]:
     """Return the session tags that a policy compares, such as x509Subject/CN, each once."""
     keys = (c.key for statement in Reader(policy).statements for c in statement.conditions)
-    return list(dict.fromkeys(key.partition("/")[2] for key in keys if is_about(key, CERTIFICATE_KEYS[:2])))
+    return list(dict.fromkeys(key.partition("/")[2] for key in keys if is_about(key, _TAG_KEYS)))
 
 
 def operator_of(condition: Condition) -> tuple[bool, str, bool]:
@@ -120,13 +121,16 @@ def _admitting(statements: Sequence[Statement], keys: Sequence[str], strangers: 
     return set().union(*(admits(statements, keys, each) for each in strangers))
 
 
-def _context(anchor: str, tags: dict[str, str], source_identity: str = f"CN={_STRANGER}") -> Context:
+def _context(
+    anchor: str, tags: dict[str, str], source_identity: str = f"CN={_STRANGER}", origin: dict[str, str] | None = None
+) -> Context:
     return request_context(
         trust_anchor=anchor,
         tags=tags,
         session_name=_STRANGER,
         source_identity=source_identity,
         now=datetime(2026, 1, 1, tzinfo=UTC),
+        origin_identity=origin,
     )
 
 
@@ -157,15 +161,16 @@ def _strange_certificates(statements: Sequence[Statement]) -> Iterator[Context]:
     else:
         chosen = [set(), set(names), *({each} for each in names), *(set(names) - {each} for each in names)]
     for present in chosen:
-        for identity in (f"CN={_STRANGER}", "ID=0a1b"):
-            yield _context(_ANCHOR, dict.fromkeys(sorted(present), _STRANGER), identity)
+        tags = dict.fromkeys(sorted(present), _STRANGER)
+        for identity, origin in itertools.product((f"CN={_STRANGER}", "ID=0a1b"), ({}, {"Subject": _STRANGER})):
+            yield _context(_ANCHOR, tags, identity, origin)
 
 
 def _tags(statements: Sequence[Statement]) -> Iterator[str]:
     """Yield the names of the tags in conditions."""
     for condition in (each for statement in statements for each in statement.conditions):
         for key in (condition.key, *condition.variables):
-            if is_about(key, CERTIFICATE_KEYS[:2]):
+            if is_about(key, _TAG_KEYS):
                 yield key.partition("/")[2]
         if condition.key.lower() == "aws:tagkeys" and OPERATORS[operator_of(condition)[1]].kind == "text":
             yield from condition.values

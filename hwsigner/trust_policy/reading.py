@@ -161,14 +161,14 @@ class Reader:
 
     def _key(self, key: str, found: str) -> str:
         """Return the key that is meant."""
-        name, slash, tag = key.lower().partition("/")
-        if name + slash in KEYS and bool(slash) == bool(tag):
+        if is_known(key):
             return key
+        name, slash, _ = key.lower().partition("/")
         meant, prefix = None, re.fullmatch(r"(?:aws:)?(x509\w+/.+)", key, re.IGNORECASE)
         if prefix:
             meant = f"aws:PrincipalTag/{prefix[1]}"
-        elif close := difflib.get_close_matches(name + slash, KEYS, 1, 0.8):
-            meant = f"{_SPELLINGS[close[0]]}{key[len(name) + len(slash) :]}"
+        elif close := difflib.get_close_matches(name + slash, _SPELLINGS, 1, 0.8):
+            meant = f"{_SPELLINGS[close[0]]}{key[len(name) + len(slash) :] if close[0].endswith('/') else ''}"
         self._add("key-unknown", found, f"Write {meant}" if meant else "")
         return meant or key
 
@@ -178,9 +178,15 @@ _SPELLINGS = {
     for each in (
         *("aws:SourceArn", "aws:SourceAccount", "aws:PrincipalTag/", "aws:RequestTag/", "aws:TagKeys"),
         *("aws:PrincipalServiceName", "aws:PrincipalIsAWSService", "aws:CurrentTime", "aws:EpochTime"),
-        *("sts:RoleSessionName", "sts:SourceIdentity"),
+        *("sts:RoleSessionName", "sts:SourceIdentity", "aws:OriginIdentity/Subject", "aws:OriginIdentity/SubjectType"),
     )
 }
+
+
+def is_known(key: str) -> bool:
+    """Return whether requests of Roles Anywhere are documented to have a key."""
+    name, slash, tag = key.lower().partition("/")
+    return key.lower() in KEYS or bool(slash and tag and name + slash in KEYS)
 
 
 def _closest(text: str, known: Any) -> str | None:

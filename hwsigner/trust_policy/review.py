@@ -15,10 +15,10 @@ from typing import Any
 
 from hwsigner.errors import ConfigError
 from hwsigner.trust_policy import ACTIONS, SERVICE, TrustPolicy, request_context
-from hwsigner.trust_policy.conditions import KEYS, OPERATORS, Condition
-from hwsigner.trust_policy.mistakes import UNCLEAR, WRONG, ReviewFinding, finding
+from hwsigner.trust_policy.conditions import OPERATORS, Condition
+from hwsigner.trust_policy.mistakes import LEVELS, OPEN, ReviewFinding, finding
 from hwsigner.trust_policy.openness import ANCHOR_KEYS, admits, is_about, named_anchor, open_statements, operator_of
-from hwsigner.trust_policy.reading import Reader, Statement
+from hwsigner.trust_policy.reading import Reader, Statement, is_known
 
 __all__ = ["ReviewFinding", "review"]
 
@@ -28,7 +28,6 @@ _ANCHOR = re.compile(
     r"arn:aws[a-z-]*:rolesanywhere:[a-z0-9-]+:\d{12}:trust-anchor/[0-9A-Za-z]{8}(?:-[0-9A-Za-z]{4}){3}-[0-9A-Za-z]{12}"
 )
 _LONGEST_VALUE = 256
-_LEVELS = ("open", WRONG, UNCLEAR)
 
 
 def review(document: str | bytes | Mapping[str, Any], *, trust_anchor: str = "") -> list[ReviewFinding]:
@@ -50,7 +49,7 @@ def review(document: str | bytes | Mapping[str, Any], *, trust_anchor: str = "")
     if trust_anchor and not any(each.id == "source-arn-kind" for each in found):
         found += _about_anchor(reader.statements, trust_anchor)
     found += _about_refusal(document, found)
-    return sorted(dict.fromkeys(found), key=lambda each: _LEVELS.index(each.level))
+    return sorted(dict.fromkeys(found), key=lambda each: LEVELS.index(each.level))
 
 
 def _about_refusal(document: str | bytes | Mapping[str, Any], found: list[ReviewFinding]) -> Iterator[ReviewFinding]:
@@ -58,7 +57,7 @@ def _about_refusal(document: str | bytes | Mapping[str, Any], found: list[Review
     try:
         TrustPolicy(document)
     except ConfigError as error:
-        if all(each.level == "open" for each in found):
+        if all(each.level == OPEN for each in found):
             yield finding("not-judged", error.message)
 
 
@@ -87,18 +86,13 @@ def _about_condition(statement: Statement, condition: Condition) -> Iterator[Rev
     key, _, tag = condition.key.lower().partition("/")
     if tag and key in ("aws:principaltag", "aws:requesttag") and not _TAG.fullmatch(tag):
         yield finding("tag-impossible", where)
-    elif condition.judge({}).met is None and _is_known(condition.key):
+    elif condition.judge({}).met is None and is_known(condition.key):
         yield finding("not-judged", f"{statement.name}: {condition.judge({}).words}")
     base = operator_of(condition)[1]
     if OPERATORS[base].kind in ("text", "arn"):
         for value in condition.values:
             if name := _impossible(condition.key.lower(), base, value):
                 yield finding(name, f"{where} {value!r}")
-
-
-def _is_known(key: str) -> bool:
-    name, slash, _ = key.lower().partition("/")
-    return name + slash in KEYS
 
 
 def _impossible(key: str, base: str, value: str) -> str:

@@ -16,7 +16,7 @@ from hwsigner.trust_policy import ACTIONS, SERVICE
 # How many characters of a trust policy IAM accepts by default, and at most after a quota increase. White space between
 # JSON's tokens does not count.
 SIZE_LIMIT = 2048
-HIGHEST_SIZE_LIMIT = 4096
+HIGHEST_SIZE_LIMIT = 8192
 _SPECIAL = re.compile(r"[*?$]")
 _VARIABLE = re.compile(r"\$\{.*?\}")
 

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import functools
+import re
+from typing import Any
+
 import pytest
+from botocore.session import Session
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.aws.arn import Arn, check_arns, check_region, parse_arn
+from hwsigner.aws.arn import Arn, check_arns, check_region, parse_arn, parse_canonical_arn
 from hwsigner.errors import UsageError
 
 UUID = "3f6c1a52-9d7e-4c1b-8a90-0f4b7d2c6e11"
 ANCHOR = f"arn:aws:rolesanywhere:eu-west-1:123456789012:trust-anchor/{UUID}"
 PROFILE = f"arn:aws:rolesanywhere:eu-west-1:123456789012:profile/{UUID}"
+ANCHOR_ALIAS = "arn:aws:rolesanywhere:eu-west-1:123456789012:alias/trust-anchor/production-ca"
+PROFILE_ALIAS = "arn:aws:rolesanywhere:eu-west-1:123456789012:alias/profile/Web_1/blue"
 ROLE = "arn:aws:iam::123456789012:role/path/to/Example+=,.@-_role"
 FLAGS = ("--trust-anchor-arn", "--profile-arn", "--role-arn")
 
@@ -22,7 +29,14 @@ def test_arn_is_parsed_into_its_fields() -> None:
     assert parse_arn(ROLE, "--role-arn") == Arn("aws", "iam", "", "123456789012", "role/path/to/Example+=,.@-_role")
 
 
+def test_alias_arn_is_parsed_into_its_fields() -> None:
+    assert parse_arn(ANCHOR_ALIAS, "--trust-anchor-arn").resource == "alias/trust-anchor/production-ca"
+    assert parse_arn(PROFILE_ALIAS, "--profile-arn").resource == "alias/profile/Web_1/blue"
+
+
 def test_region_is_the_trust_anchors() -> None:
+    assert check_arns(ANCHOR_ALIAS, PROFILE_ALIAS, role=ROLE) == "eu-west-1"
+    assert check_arns(ANCHOR, PROFILE_ALIAS, role=ROLE) == "eu-west-1"
     assert check_arns(ANCHOR, PROFILE, role=ROLE) == "eu-west-1"
     assert check_arns(ANCHOR, PROFILE, role=ROLE, region="") == "eu-west-1"
     assert check_arns(ANCHOR, PROFILE, role=ROLE, region="eu-west-1") == "eu-west-1"
@@ -43,6 +57,9 @@ def test_missing_arn_is_an_error_with_an_example(flag: str, text: str | None) ->
         ("--trust-anchor-arn", ROLE, "--role-arn"),
         ("--profile-arn", ANCHOR, "--trust-anchor-arn"),
         ("--role-arn", PROFILE, "--profile-arn"),
+        ("--trust-anchor-arn", PROFILE_ALIAS, "--profile-arn"),
+        ("--profile-arn", ANCHOR_ALIAS, "--trust-anchor-arn"),
+        ("--role-arn", ANCHOR_ALIAS, "--trust-anchor-arn"),
     ],
 )
 def test_swapped_arn_names_the_right_flag(flag: str, text: str, owner: str) -> None:
@@ -67,6 +84,13 @@ def test_swapped_arn_names_the_right_flag(flag: str, text: str, owner: str) -> N
         ("--trust-anchor-arn", " " + ANCHOR),
         ("--trust-anchor-arn", UUID),
         ("--profile-arn", PROFILE.replace("profile/", "profiles/")),
+        ("--trust-anchor-arn", ANCHOR_ALIAS + "/"),
+        ("--trust-anchor-arn", ANCHOR_ALIAS.replace("production-ca", "")),
+        ("--trust-anchor-arn", ANCHOR_ALIAS.replace("alias/", "alias:")),
+        ("--trust-anchor-arn", ANCHOR_ALIAS.replace("trust-anchor/", "crl/")),
+        ("--trust-anchor-arn", ANCHOR_ALIAS.replace("trust-anchor/", "")),
+        ("--profile-arn", PROFILE_ALIAS + "\n"),
+        ("--role-arn", ROLE.replace("role/", "alias/role/")),
         ("--role-arn", ROLE.replace("::", ":eu-west-1:")),
         ("--role-arn", "arn:aws:iam::123456789012:user/me"),
         ("--role-arn", "arn:aws:iam::123456789012:role/"),
@@ -84,6 +108,38 @@ def test_malformed_arn_is_an_error_with_flag_and_value(flag: str, text: str) -> 
     assert caught.value.message.isprintable()
     assert text.strip()[:40] in caught.value.message
     assert len(caught.value.message) < 500
+
+
+@functools.cache
+def alias_shape() -> Any:
+    return Session().get_service_model("rolesanywhere").shape_for("AliasName")
+
+
+def service_accepts(name: str) -> bool:
+    """Return whether an alias's name fits the pattern and length in botocore's model of the service."""
+    limits = alias_shape().metadata
+    return 1 <= len(name) <= limits["max"] and re.fullmatch(limits["pattern"], name) is not None
+
+
+_LETTERS = st.text("aZ0_-/.é \n", min_size=1, max_size=6)
+
+
+@given(st.one_of(_LETTERS, st.sampled_from(["a" * 256, "a" * 257, "aws/x", "a/b-c_d/E9", "a//b", "/a", "a/", "1a"])))
+def test_alias_is_accepted_exactly_when_the_service_accepts_it(name: str) -> None:
+    for flag, kind in (("--trust-anchor-arn", "trust-anchor"), ("--profile-arn", "profile")):
+        text = f"arn:aws:rolesanywhere:eu-west-1:123456789012:alias/{kind}/{name}"
+        if service_accepts(name):
+            assert parse_arn(text, flag).resource == f"alias/{kind}/{name}"
+        else:
+            with pytest.raises(UsageError, match=f"^{flag} is "):
+                parse_arn(text, flag)
+
+
+def test_alias_is_an_error_where_only_the_canonical_arn_counts() -> None:
+    assert parse_canonical_arn(ANCHOR, "--trust-anchor-arn") == parse_arn(ANCHOR, "--trust-anchor-arn")
+    with pytest.raises(UsageError, match=r"^--trust-anchor-arn is .*, which is an alias") as caught:
+        parse_canonical_arn(ANCHOR_ALIAS, "--trust-anchor-arn")
+    assert "trust-anchor/UUID" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,17 @@ class TestPasswordFlags:
 
 
 class TestSessionFlags:
+    def test_aliases_name_the_trust_anchor_and_the_profile(self, scene: Scene) -> None:
+        world = scene.emulator.world
+        (anchor,), (profile,) = world.trust_anchors.values(), world.profiles.values()
+        anchor.alias, profile.alias = "production-ca", "edge/web_1"
+        arns = {"trust_anchor_arn": anchor.alias_arn, "profile_arn": profile.alias_arn}
+        assert scene.credentials(**arns).status == 0
+        profile.alias = "edge/web_2"
+        outcome = scene.credentials(**arns)
+        assert (outcome.status, outcome.out) == (5, "")
+        assert f"Profile {arns['profile_arn']} not found" in outcome.err
+
     def test_duration_and_session_name_are_sent(self, scene: Scene) -> None:
         scene.emulator.world.profiles[scene.emulator.profile_arn].accept_role_session_name = True
         flags = ("--session-duration=1800", "--role-session-name", "build-7")

@@ -234,6 +234,33 @@ class TestProfile:
         assert f"--private-key {flags['private-key']}" in outcome.out
         assert open_key(flags["private-key"]).public_key()
 
+    def test_new_profile_is_said_to_be_new(self, scene: Scene, issued: Path, user_file: Path) -> None:
+        said = "There was no profile web: it is new"
+        flags = (issued, scene.key, "--profile", "web", "--json")
+        assert [said in json.loads(scene.call("install-certificate", *flags).out)["notes"] for _ in range(2)] == [
+            True,
+            False,
+        ]
+
+    @pytest.mark.parametrize(
+        ("line", "flag"),
+        [
+            ('role-arn = "arn:aws:iam::123456789012:user/web"', "--role-arn"),
+            ('trust-anchor-arn = "ARN"', "--trust-anchor-arn"),
+            ("profile-arn = 5", "--profile-arn"),
+        ],
+    )
+    def test_malformed_arn_of_the_profile_is_an_error_before_anything_is_written(
+        self, scene: Scene, issued: Path, user_file: Path, line: str, flag: str
+    ) -> None:
+        user_file.parent.mkdir(parents=True)
+        user_file.write_text(f"[profile.web]\n{line}\n")
+        before = sorted(scene.folder.rglob("*"))
+        outcome = scene.call("install-certificate", issued, scene.key, "--profile", "web")
+        refused(outcome, 2, f"profile 'web' in {user_file}: {flag} is ", "Use arn:aws:")
+        assert user_file.read_text() == f"[profile.web]\n{line}\n"
+        assert sorted(scene.folder.rglob("*")) == before
+
     def test_other_values_and_comments_of_the_profile_stay(self, scene: Scene, issued: Path, user_file: Path) -> None:
         scene.call(
             "profile", "add", "web", *scene.flags(certificate="/old", private_key="/old.key"), "--intermediates=x"

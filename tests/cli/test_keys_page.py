@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,12 +11,12 @@ import pytest
 
 from backends.pkcs11.tokens import remove_tokens
 from emulators import InProcessSoftHSM
+from pages import run_shell, shell_blocks
 from softhsm.command import ToolError
 from softhsm.command import run as run_tool
 from softhsm.tpm import SoftTPM
 from softhsm.yubikey import YKCS11, YubiKey
 
-ROOT = Path(__file__).parents[2]
 MANAGEMENT_KEY = "0102030405060708" * 3
 CA = """
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -keyout ca.key -out ca.pem -subj '/CN=Demo CA' \\
@@ -30,12 +27,18 @@ openssl x509 -req -in web.csr -CA ca.pem -CAkey ca.key -copy_extensions copy -ou
 
 def commands(page: str, start: str, end: str) -> str:
     """Return the shell commands of a page between two texts. A CA issues what is installed, if no command does."""
-    text = (ROOT / page).read_text()
-    blocks = re.findall(r"```sh\n(.*?)```", text[text.index(start) : text.index(end)], re.DOTALL)
-    found = "".join(blocks)
+    found = with_arns(shell_blocks(page, start, end))
     return (
         found if "openssl x509" in found else re.sub(r"^hwsigner install-certificate", f"{CA}\\g<0>", found, flags=re.M)
     )
+
+
+def with_arns(text: str) -> str:
+    """Return a page with ARNs where its readers put their own."""
+    for kind in ("trust-anchor", "profile"):
+        arn = f"arn:aws:rolesanywhere:eu-central-1:123456789012:{kind}/3f6c1a52-9d7e-4c1b-8a90-0f4b7d2c6e11"
+        text = re.sub(rf"(--{kind}-arn) (?:ARN|arn:\S+/UUID)", rf"\1 {arn}", text)
+    return text.replace("--role-arn ARN", "--role-arn arn:aws:iam::123456789012:role/web")
 
 
 @pytest.fixture
@@ -48,13 +51,8 @@ def run(tmp_path: Path) -> Callable[..., str]:
         (folder / name).chmod(0o600)
 
     def run_all(script: str, **environment: str) -> str:
-        script = f'set -e\nhwsigner() {{ {sys.executable} -m hwsigner "$@"; }}\n{script}'.replace(
-            "/etc/pki", str(folder)
-        )
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": str(tmp_path / "xdg"), **environment}
-        done = subprocess.run(["bash", "-c", script], cwd=folder, env=env, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
-        return done.stdout
+        environment = {"XDG_CONFIG_HOME": str(tmp_path / "xdg"), **environment}
+        return run_shell(script.replace("/etc/pki", str(folder)), folder, environment)
 
     return run_all
 

@@ -154,7 +154,7 @@ class TestCommands:
         assert (outcome.status, outcome.err) == (0, "")
         assert outcome.out.startswith("usage: hwsigner aws COMMAND")
         assert "\n  aws principal-tags " in outcome.out
-        assert "credential-process" not in outcome.out
+        assert "\n  credential-process " not in outcome.out
 
     def test_misspelt_command_of_a_group_is_corrected(self, call: Call) -> None:
         outcome = call("aws", "principal-tag", "leaf.pem")

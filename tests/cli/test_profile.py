@@ -14,6 +14,11 @@ from hwsigner.config import profiles
 from scene import Outcome, Scene
 
 Call = Callable[..., Outcome]
+ARNS = {
+    "--trust-anchor-arn": "arn:aws:rolesanywhere:eu-west-1:123456789012:alias/trust-anchor/production-ca",
+    "--profile-arn": "arn:aws:rolesanywhere:eu-west-1:123456789012:profile/3f6c1a52-9d7e-4c1b-8a90-0f4b7d2c6e11",
+    "--role-arn": "arn:aws:iam::123456789012:role/web",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +50,32 @@ class TestAdd:
             "timeout": 7.5,
             "instance-property": ["a=b", "c=d"],
         }
+
+    def test_arns_are_saved(self, call: Call, user_file: Path) -> None:
+        assert call("profile", "add", "web", *(f"{flag}={arn}" for flag, arn in ARNS.items())).status == 0
+        saved = tomllib.loads(user_file.read_text())["profile"]["web"]
+        assert saved == {flag.removeprefix("--"): arn for flag, arn in ARNS.items()}
+
+    @pytest.mark.parametrize(
+        ("flag", "text"),
+        [
+            ("--trust-anchor-arn", "ARN"),
+            ("--profile-arn", ARNS["--trust-anchor-arn"]),
+            ("--role-arn", "arn:aws:iam::123456789012:user/web"),
+        ],
+    )
+    def test_malformed_or_swapped_arn_is_an_error_and_nothing_is_written(
+        self, call: Call, user_file: Path, flag: str, text: str
+    ) -> None:
+        refused(call("profile", "add", "web", "--debug", f"{flag}={text}"), f"{flag} is {text!r}, which is ")
+        assert not user_file.parent.exists()
+
+    def test_arns_that_do_not_belong_together_are_an_error_and_nothing_is_written(
+        self, call: Call, user_file: Path
+    ) -> None:
+        elsewhere = {**ARNS, "--profile-arn": ARNS["--profile-arn"].replace("eu-west-1", "eu-west-2")}
+        refused(call("profile", "add", "web", *(f"{flag}={arn}" for flag, arn in elsewhere.items())), "eu-west-2")
+        assert not user_file.parent.exists()
 
     def test_flags_may_stand_before_the_name(self, call: Call, user_file: Path) -> None:
         assert call("profile", "--region", "x", "add", "--debug", "web").status == 0

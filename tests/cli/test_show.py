@@ -93,8 +93,7 @@ class TestKey:
         assert "no key is named" in outcome.err
 
     def test_profile_without_a_key_is_a_usage_error(self, call: Call) -> None:
-        arns = ["--trust-anchor-arn=arn:t", "--profile-arn=arn:p", "--role-arn=arn:r"]
-        assert call("profile", "add", "web", *arns).status == 0
+        assert call("profile", "add", "web", "--role-arn=arn:aws:iam::123456789012:role/web").status == 0
         outcome = call("show", "--profile", "web")
         assert (outcome.status, outcome.out) == (2, "")
         assert "profile 'web' names no key and no certificate. Run hwsigner install-certificate" in outcome.err

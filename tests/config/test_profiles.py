@@ -20,7 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsigner.config import profiles as config
-from hwsigner.config.profiles import add_profile, change_profile, check_name, profile, profiles, user_file
+from hwsigner.config.profiles import (
+    add_profile,
+    change_profile,
+    check_name,
+    profile,
+    profiles,
+    remove_profile,
+    user_file,
+)
 from hwsigner.errors import ConfigError, HwsignerError, LockError, UsageError
 from hwsigner.system import files as atomic_file
 
@@ -457,3 +465,52 @@ def test_invalid_name_of_a_profile_is_a_usage_error() -> None:
     check_name("web-1")
     with pytest.raises(UsageError, match="at most 64"):
         check_name("a b")
+
+
+class TestRemoving:
+    BEFORE = "# First\r\n[profile.a]\nregion = 'x'  # keep\n\n  # About web\n"
+    WEB = "[profile.web]\nregion = 'y'\n[profile.web.instance-property]\nk = 'v'\n"
+    AFTER = "\n# About b\n\n[profile.b]\nregion = 'z'"
+
+    def test_rest_of_the_file_stays_byte_for_byte(self, file: Path, environ: dict[str, str]) -> None:
+        file.write_bytes((self.BEFORE + self.WEB + self.AFTER).encode())
+        file.chmod(0o640)
+        assert remove_profile("web", environ) == file
+        assert file.read_bytes() == (self.BEFORE + self.AFTER).encode()
+        assert stat.S_IMODE(file.stat().st_mode) == 0o640
+        assert profiles(environ).keys() == {"a", "b"}
+
+    def test_only_profile_leaves_an_empty_file(self, file: Path, environ: dict[str, str]) -> None:
+        add_profile("web", {"region": "x"}, environ)
+        assert remove_profile("web", environ) == file
+        assert (file.read_bytes(), profiles(environ)) == (b"", {})
+
+    def test_missing_profile_is_not_an_error(self, environ: dict[str, str]) -> None:
+        assert remove_profile("web", environ) is None
+        assert not user_file(environ).exists()
+
+    def test_profile_of_the_systems_file_is_removed_there(self, system_file: Path, environ: dict[str, str]) -> None:
+        system_file.write_text(self.WEB)
+        assert remove_profile("web", environ) == system_file
+        assert system_file.read_text() == ""
+
+    @pytest.mark.parametrize(
+        "text", ["profile.web.region = 'x'\nprofile.b.region = 'y'\n", "[profile]\nweb = {region = 'x'}\n"]
+    )
+    def test_profile_that_has_no_table_is_an_error_that_changes_nothing(
+        self, file: Path, environ: dict[str, str], text: str
+    ) -> None:
+        file.write_text(text)
+        with pytest.raises(ConfigError, match="without changing other lines"):
+            remove_profile("web", environ)
+        assert file.read_text() == text
+
+    @given(names=st.lists(st.from_regex(r"[a-z][a-z0-9.]{0,9}", fullmatch=True), min_size=1, unique=True))
+    def test_profiles_that_were_added_are_removed_in_any_order(self, names: list[str]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            environ = {"XDG_CONFIG_HOME": folder}
+            for name in names:
+                add_profile(name, {"region": name}, environ)
+            for number, name in enumerate(sorted(names), 1):
+                remove_profile(name, environ)
+                assert profiles(environ).keys() == set(sorted(names)[number:])

@@ -133,6 +133,13 @@ def test_notes_name_a_deny_that_stays() -> None:
     assert any("will still refuse" in note and "NotThisOne" in note for note in notes(existing, wanted()))
 
 
+def test_note_says_that_a_broader_policy_stays() -> None:
+    broader = role(write_trust_policy({"x509Subject/OU": ["devops"]}))
+    assert operations(replace(complete(), role=broader)) == []
+    assert "lets these certificates in already" in " ".join(notes(replace(complete(), role=broader), wanted()))
+    assert notes(complete(), wanted()) == []
+
+
 def test_notes_name_other_cas_and_other_roles() -> None:
     existing = Existing(anchor(CA, OTHER_CA), role(), profile(ROLE_ARN, OTHER_ROLE))
     found = " ".join(notes(existing, wanted()))

@@ -22,15 +22,36 @@ def _session() -> boto3.Session:
     return boto3.Session()
 
 
-def client(emulator: Emulator, region: str = REGION, *, check: bool = True, service: str = "rolesanywhere") -> Any:
+def client(
+    emulator: Emulator,
+    region: str = REGION,
+    *,
+    service: str = "rolesanywhere",
+    check: bool = True,
+    credentials: tuple[str, str, str | None] = (*KEY, None),
+) -> Any:
     """Return a boto3 client. Without checks, it sends what botocore would refuse to send."""
     emulator.add_credentials(*KEY)
+    return client_of(emulator.url, region, service=service, check=check, credentials=credentials)
+
+
+def client_of(
+    url: str,
+    region: str = REGION,
+    *,
+    service: str = "rolesanywhere",
+    check: bool = True,
+    credentials: tuple[str, str, str | None],
+) -> Any:
+    """Return a boto3 client of an endpoint."""
+    key_id, secret, token = credentials
     return _session().client(
         service,
         region_name=region,
-        endpoint_url=emulator.url,
-        aws_access_key_id=KEY[0],
-        aws_secret_access_key=KEY[1],
+        endpoint_url=url,
+        aws_access_key_id=key_id,
+        aws_secret_access_key=secret,
+        aws_session_token=token,
         config=Config(parameter_validation=check, retries={"total_max_attempts": 1}),
     )
 

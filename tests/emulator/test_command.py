@@ -20,6 +20,7 @@ import pytest
 from certs import Authority, make_ca
 from emulator.client import Caller, Reply, Request, draft, read_reply, send
 from emulator.material import Form, certificate
+from emulator.planes import client_of
 from emulator.test_callers import credentials_of, signed
 from hwsigner.cli import main
 from hwsigner.emulator import Emulator, World
@@ -28,6 +29,7 @@ from hwsigner.identity.certificate_request import parse_name
 from ports import reserve_port
 
 ROOT = Path(__file__).parents[2]
+KEYS = ["endpoint", "access-key-id", "secret-access-key"]
 Start = Callable[..., tuple[subprocess.Popen[str], dict[str, str]]]
 
 
@@ -52,7 +54,7 @@ def start() -> Iterator[Start]:
         running.append(process)
         assert process.stdout is not None
         lines: dict[str, str] = {}
-        while "role-arn" not in lines:
+        while ("secret-access-key" if "--empty" in arguments else "role-arn") not in lines:
             name, equals, value = process.stdout.readline().rstrip("\n").partition("=")
             assert equals, process.communicate(timeout=60)
             lines[name] = value
@@ -87,10 +89,19 @@ def test_command_serves_until_interrupted(
     start: Start, ca_file: str, ca: Authority, caller: Caller, number: int
 ) -> None:
     process, lines = start("--trust-anchor", ca_file)
-    assert list(lines) == ["endpoint", "trust-anchor-arn", "profile-arn", "role-arn"]
+    assert list(lines) == [*KEYS, "trust-anchor-arn", "profile-arn", "role-arn"]
     assert lines["trust-anchor-arn"] == next(iter(World.simple(ca.pem).trust_anchors))
     assert send(emulated(lines), draft(emulated(lines), caller).signed()).status == 201
     assert stopped(process, number) == (0, "hwsigner: POST /sessions 201\n")
+
+
+def test_printed_access_key_is_for_the_control_plane_of_the_account(start: Start) -> None:
+    process, lines = start("--empty", "--account", "210987654321")
+    assert list(lines) == KEYS
+    plane = client_of(lines["endpoint"], credentials=(lines["access-key-id"], lines["secret-access-key"], None))
+    made = plane.create_profile(name="p", roleArns=[])["profile"]
+    assert made["profileArn"].startswith("arn:aws:rolesanywhere:us-east-1:210987654321:profile/")
+    assert stopped(process) == (0, "hwsigner: POST /profiles 201\n")
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -181,6 +192,9 @@ def test_session_token_in_the_query_is_not_logged(emulator: Emulator) -> None:
         (["--trust-anchor", "none.pem"], 2, "none.pem can't be read"),
         (["--trust-anchor", "CA", "--config", "x"], 2, "--config can't be combined"),
         (["--trust-policy", "x", "--config", "x"], 2, "--config can't be combined"),
+        (["--trust-anchor", "CA", "--empty"], 2, "--empty can't be combined"),
+        (["--config", "x", "--empty"], 2, "--empty can't be combined"),
+        (["--empty", "--account", "1"], 2, "'1' is not an account"),
         (["--trust-anchor", "CA", "--trust-policy", "none.json"], 2, "none.json can't be read"),
         (["--trust-anchor", "CA", "--trust-policy", __file__], 2, f"{__file__}: the trust policy is not JSON"),
         (["--config", "none.toml"], 2, "none.toml"),

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
+import boto3
 import pytest
+from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from certs import Authority
-from emulator.aws_clients import ACCOUNT, client, made, refused, shape
 from emulator.client import Caller, create_session, draft, send
+from emulator.planes import ACCOUNT, KEY, REGION, client
 from hwsigner.emulator import Emulator, Role, World
 
 ACTIONS = ["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity"]
@@ -37,7 +39,24 @@ OPEN = document()
 
 @pytest.fixture
 def iam(emulator: Emulator) -> Any:
-    return client(emulator, "iam")
+    return client(emulator, service="iam", check=False)
+
+
+def refused(call: Callable[[], object]) -> tuple[int, str, str]:
+    """Return the status, code and message of the error that a call must raise."""
+    with pytest.raises(ClientError) as caught:
+        call()
+    response = caught.value.response
+    return response["ResponseMetadata"]["HTTPStatusCode"], response["Error"]["Code"], response["Error"]["Message"]
+
+
+def shape(value: object) -> object:
+    """Return a response with types instead of values, without what is different in each one."""
+    if isinstance(value, dict):
+        return {key: shape(each) for key, each in value.items() if key != "ResponseMetadata"}
+    if isinstance(value, list):
+        return [shape(each) for each in value[:1]]
+    return type(value).__name__
 
 
 def test_role_has_what_it_was_made_with(iam: Any) -> None:
@@ -102,7 +121,9 @@ def missing(call: Callable[..., object], parameters: dict[str, Any]) -> tuple[in
 def test_program_sees_the_same_as_with_moto(emulator: Emulator, iam: Any) -> None:
     ours = [call() for call in program(iam)]
     with mock_aws(config={"iam": {"load_aws_managed_policies": True}}):
-        theirs = [call() for call in program(made("iam"))]
+        theirs = [
+            call() for call in program(boto3.client("iam", REGION, aws_access_key_id="a", aws_secret_access_key="b"))
+        ]
     for number, (our, their) in enumerate(zip(ours, theirs, strict=True)):
         if isinstance(our, tuple | bool):
             assert our == their, number
@@ -141,7 +162,7 @@ def test_role_of_the_world_has_a_trust_policy_that_says_what_is_required(ca: Aut
     foreign = Role("arn:aws:iam::111122223333:role/foreign")
     world.roles |= {role.arn: role for role in (tagged, foreign)}
     with Emulator(world) as emulator:
-        iam = client(emulator, "iam")
+        iam = client(emulator, service="iam")
         assert [role["RoleName"] for role in iam.list_roles()["Roles"]] == ["hwsigner-demo", "tagged"]
         (statement,) = iam.get_role(RoleName="tagged")["Role"]["AssumeRolePolicyDocument"]["Statement"]
         assert statement["Condition"] == {"StringEquals": {"aws:PrincipalTag/x509Subject/CN": "bamboo-01"}}
@@ -332,22 +353,26 @@ def test_tag_replaces_the_one_that_differs_in_case(iam: Any) -> None:
 
 
 def test_iam_is_in_one_region_only(emulator: Emulator) -> None:
-    error = refused(client(emulator, "iam", region="eu-central-1").list_roles)
+    error = refused(client(emulator, "eu-central-1", service="iam").list_roles)
     assert error[:2] == (403, "SignatureDoesNotMatch")
     assert "us-east-1" in error[2]
 
 
 def test_iam_of_another_partition_has_its_own_roles(ca: Authority) -> None:
     with Emulator(World.simple(ca.pem, region="cn-north-1")) as emulator:
-        assert client(emulator, "iam").list_roles()["Roles"] == []
-        (role,) = client(emulator, "iam", region="cn-north-1").list_roles()["Roles"]
+        assert client(emulator, service="iam").list_roles()["Roles"] == []
+        (role,) = client(emulator, "cn-north-1", service="iam").list_roles()["Roles"]
         assert role["Arn"].startswith("arn:aws-cn:iam::")
 
 
 def test_wrong_secret_and_unknown_key_are_refused_with_iam_errors(emulator: Emulator, iam: Any) -> None:
-    unknown = made("iam", endpoint_url=emulator.url)
-    emulator.add_credentials("AKIAADMIN", "another-secret")
-    assert refused(unknown.list_roles)[:2] == (403, "SignatureDoesNotMatch")
-    with Emulator(emulator.world) as other:
-        error = refused(made("iam", endpoint_url=other.url).list_roles)
-    assert error[:2] == (403, "InvalidClientTokenId")
+    emulator.add_credentials(KEY[0], "another-secret")
+    assert refused(iam.list_roles)[:2] == (403, "SignatureDoesNotMatch")
+    other = client(emulator, service="iam")
+    other.meta.events.register("before-send.iam", with_another_key)
+    assert refused(other.list_roles)[:2] == (403, "InvalidClientTokenId")
+
+
+def with_another_key(request: Any, **_: object) -> None:
+    signed = request.headers["Authorization"]
+    request.headers["Authorization"] = signed.replace(KEY[0].encode(), b"AKIAUNKNOWN")

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certs import Authority, make_ca
-from emulator.client import Caller, create_session
+from emulator.client import Caller, create_session, draft, send
 from hwsigner.emulator import KINDS, Emulator, Role, TrustAnchor, World, load_world
 from hwsigner.errors import CertificateError, ConfigError, UsageError
 
@@ -68,6 +68,25 @@ def test_config_file_can_disable_a_resource(config: Path, caller: Caller, kind: 
     config.write_text(TOML.replace(f"[[{kind}]]", f"[[{kind}]]\nenabled = false"))
     with Emulator(load_world(config)) as emulator:
         assert create_session(emulator, caller, region="eu-central-1").status == 403
+
+
+@pytest.mark.parametrize(("kind", "name"), [("trust_anchor", "trust-anchor"), ("profile", "profile")])
+def test_config_file_can_give_a_name_and_an_alias(config: Path, caller: Caller, kind: str, name: str) -> None:
+    config.write_text(TOML.replace(f"[[{kind}]]", f'[[{kind}]]\nname = "Office"\nalias = "office"'))
+    with Emulator(load_world(config)) as emulator:
+        named = [*emulator.world.trust_anchors.values(), *emulator.world.profiles.values()]
+        assert "Office" in [each.name for each in named]
+        made = draft(emulator, caller, region="eu-central-1")
+        parameter = {"trust_anchor": "trustAnchorArn", "profile": "profileArn"}[kind]
+        made.arns[parameter] = f"{PREFIX}:alias/{name}/office"
+        assert send(emulator, made.signed()).status == 201
+
+
+@pytest.mark.parametrize("alias", ["", "1", "a/"])
+def test_config_file_is_refused_when_an_alias_is_malformed(config: Path, alias: str) -> None:
+    config.write_text(TOML.replace("[[profile]]", f'[[profile]]\nalias = "{alias}"'))
+    with pytest.raises(ConfigError, match=r"an invalid profile\.alias"):
+        load_world(config)
 
 
 def test_config_file_can_set_the_path(config: Path, caller: Caller) -> None:

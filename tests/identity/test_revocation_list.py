@@ -22,7 +22,8 @@ import certs
 from emulators import InProcessSoftHSM
 from hwsigner.errors import CertificateError, KeyMismatchError
 from hwsigner.identity.certificate import Certificate
-from hwsigner.identity.revocation_list import REASONS, RevocationList, check_signer, draft_list
+from hwsigner.identity.next_revocation_list import REASONS, check_signer, draft_list
+from hwsigner.identity.revocation_list import RevocationList
 from hwsigner.key import open_key
 from softhsm.tpm import SoftTPM
 

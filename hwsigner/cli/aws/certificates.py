@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from datetime import UTC, datetime
 
 from hwsigner.cli import options
-from hwsigner.errors import AmbiguousCertificateError, HwsignerWarning
-from hwsigner.identity.certificate import Certificate, latest_expiring, leaves, load
+from hwsigner.errors import AmbiguousCertificateError, CertificateError, CertificateWarning, HwsignerWarning
+from hwsigner.identity.certificate import Certificate, latest_expiring, leaves, load, preflight
 from hwsigner.identity.session_tags import untaggable
 from hwsigner.key import find_certificates
 
@@ -42,6 +43,14 @@ def read_all(arguments: argparse.Namespace, text: str) -> list[Certificate]:
     """
     uri = options.key_uri(arguments, text)
     return load(find_certificates(uri, options.pin_source(arguments, uri), allow_modules=True))
+
+
+def warn_of_refused(leaf: Certificate) -> None:
+    """Warn of a leaf that the service would refuse, such as a CA's certificate or one that has expired."""
+    try:
+        preflight(leaf, datetime.now(UTC))
+    except CertificateError as error:
+        warnings.warn(CertificateWarning(error.message, "The service refuses such a certificate"), stacklevel=2)
 
 
 def warn_of_untaggable(leaf: Certificate) -> None:

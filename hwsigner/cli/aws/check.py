@@ -93,8 +93,7 @@ def _lines(report: Report) -> Iterator[str]:
         for sentence in sentences:
             yield _indented(sentence)
         if title == "certificate":
-            for each in report.decisions:
-                yield _indented(f"{each.action} is {'allowed' if each.allowed else 'refused'}: {each.reason}")
+            yield from map(_indented, _decided(report))
     number = len(report.findings)
     yield "Nothing is wrong" if not number else f"{number} finding{'s' if number > 1 else ''}"
     for finding in report.findings:
@@ -103,6 +102,17 @@ def _lines(report: Report) -> Iterator[str]:
         yield _indented(finding.found)
         yield _indented(f"Why: {finding.why}")
         yield _indented(f"Instead: {finding.instead}")
+
+
+def _decided(report: Report) -> Iterator[str]:
+    """Yield which actions are allowed, and by what. Why the others are refused is among the findings."""
+    reasons = dict.fromkeys(each.reason for each in report.decisions if each.allowed)
+    for reason in reasons:
+        actions = ", ".join(each.action for each in report.decisions if each.allowed and each.reason == reason)
+        yield f"may do {actions}: {reason}"
+    refused = ", ".join(each.action for each in report.decisions if not each.allowed)
+    if refused:
+        yield f"may not do {refused}: see role-refuses"
 
 
 def _indented(text: str) -> str:

@@ -19,6 +19,7 @@ from hwsigner.errors import CertificateError, HwsignerWarning, UsageError
 from hwsigner.identity.certificate import Certificate
 from hwsigner.identity.session_tags import MAX_LENGTH, TAGS, bad_characters, comparable_value, session_tags
 from hwsigner.trust_policy import TrustPolicy, request_context
+from hwsigner.trust_policy.review import review
 from hwsigner.trust_policy.writing import (
     HIGHEST_SIZE_LIMIT,
     SIZE_LIMIT,
@@ -87,12 +88,15 @@ def matching_policy(
         UsageError: the policy is too large.
 
     Warns:
-        HwsignerWarning: the policy is larger than IAM's usual limit.
+        HwsignerWarning: the policy is larger than IAM's usual limit, or lets in more than it names.
     """
     policy = write_trust_policy(tags, trust_anchor=trust_anchor)
     for each in certificates:
         if reason := TrustPolicy(policy).refusal(_request(each, trust_anchor or _ANY_TRUST_ANCHOR)):
             raise CertificateError(f"{each.source} would be refused: {reason}", "Leave it out, or change --match")
+    for found in review(policy, trust_anchor=trust_anchor or ""):
+        if found.id != "source-arn-none":  # The caller knows.
+            warnings.warn(HwsignerWarning(f"{found.found}. {found.why}", found.instead), stacklevel=2)
     problem = f"the trust policy has {size(policy)} characters"
     if size(policy) > HIGHEST_SIZE_LIMIT:
         raise UsageError(f"{problem}, and IAM takes {HIGHEST_SIZE_LIMIT} at most", "Match a pattern or a shared name")
@@ -106,11 +110,8 @@ def who_may_assume(tags: Mapping[str, Sequence[str]], trust_anchor: str | None) 
     """Yield sentences that say which certificates a policy of these tags lets in."""
     where = "the trust anchor" if trust_anchor else "any trust anchor of the account"
     yield f"lets in every certificate of {where} with {' and '.join(_worded(tag, tags[tag]) for tag in tags)}"
-    others = " and other names" if len(tags) < len(TAGS) else ""
-    if any(tag.startswith("x509Issuer/") for tag in tags):
-        yield f"also lets in one for another key{others}, now or later"
-    else:
-        yield f"also lets in one for another key{others}, from any CA below the anchor (Issuer/CN compares the CA)"
+    issuer = "" if any(tag.startswith("x509Issuer/") for tag in tags) else ", and of any CA below the anchor"
+    yield f"does not compare anything else: such a certificate may be of another key, with other names{issuer}"
     if sum(len(values) > 1 for values in tags.values()) > 1:
         yield "does not pair the values: a certificate may have one of each, in any combination"
 

@@ -26,7 +26,7 @@ from hwsigner.control_plane.revocation import (
 )
 from hwsigner.errors import AmbiguousCertificateError, CertificateError, UsageError
 from hwsigner.identity.certificate import Certificate, load
-from hwsigner.identity.revocation_list import REASONS
+from hwsigner.identity.next_revocation_list import REASONS
 from hwsigner.key import find_certificates, open_key
 
 _days = whole_number(1, 36500)
@@ -35,12 +35,20 @@ REVOCATION = (
     Flag("ca", "the CA's certificate", "FILE"),
     Flag("reason", f"why: {', '.join(REASONS)}", "REASON", one_of(*REASONS), "unspecified"),
     Flag(
-        "days", "days until the new list expires (default: 365, or as before if longer)", "DAYS", whole_number(1, 36500)
+        "days", "days until the new CRL expires (default: 365, or as before if longer)", "DAYS", whole_number(1, 36500)
     ),
     *(flag for flag in AWS if flag.name != "region"),  # It is the trust anchor's.
     *KEY,
 )
 EXISTING_SESSIONS = "Credentials that were given out stay valid until they expire"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done: a line for each step, and the same for `--json`."""
+
+    lines: Sequence[str]
+    values: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -51,13 +59,13 @@ class Prepared:
         steps: what would be done, a line each; none if nothing has to be.
         done: what is so already, a line each.
         notes: what the user should know, a sentence each.
-        carry_out: does it, and returns what `--json` shows.
+        carry_out: does it.
     """
 
     steps: Sequence[str]
     done: Sequence[str]
     notes: Sequence[str]
-    carry_out: Callable[[], Mapping[str, Any]]
+    carry_out: Callable[[], Outcome]
 
 
 def prepare(
@@ -78,21 +86,32 @@ def prepare(
     """
     aws = clients(arguments, region=parse_arn(arn, "--trust-anchor-arn").region)
     anchor = read_trust_anchor(aws.rolesanywhere, arn)
-    numbers = [*(one.x509.serial_number for one in certificates), *serials]
+    named = _named(certificates, serials)
     if anchor.kind == PRIVATE_CA:
         if arguments.ca_key or arguments.ca:
             hint = "Omit --ca-key and --ca"
             raise UsageError(f"trust anchor {anchor.name!r} has a CA in AWS Private CA, which keeps its key", hint)
+        if getattr(arguments, "renew", False):
+            raise UsageError("AWS Private CA renews its CRLs by itself", "Omit --renew")
         private_ca.check_issued(aws.acm_pca, anchor.private_ca, certificates)
-        return _in_private_ca(aws.acm_pca, anchor, numbers, arguments.reason)
+        return _in_private_ca(aws.acm_pca, anchor, named, arguments.reason)
     ca = _read_ca(arguments)
     for one in certificates:
         if not ca.issued(one):
             problem = f"certificate {one.source} was issued by {one.x509.issuer.rfc4514_string()}, not by {ca.source}"
             raise CertificateError(problem, "Give the CA that issued it with --ca")
-    wanted = Revocation(numbers, arguments.reason, arguments.days, getattr(arguments, "renew", False))
+    wanted = Revocation(list(named), arguments.reason, arguments.days, getattr(arguments, "renew", False))
     plan = plan_revocation(aws.rolesanywhere, anchor, ca, wanted, datetime.now(UTC))
-    return _by_list(arguments, aws.rolesanywhere, plan)
+    return _by_list(arguments, aws.rolesanywhere, plan, named)
+
+
+def _named(certificates: Sequence[Certificate], serials: Sequence[int]) -> dict[int, str]:
+    """Return words for each certificate by its serial number."""
+    named = {serial: f"serial number {described_serial(serial)}" for serial in serials}
+    for one in certificates:
+        serial = one.x509.serial_number
+        named[serial] = f"{one.subject}, serial number {described_serial(serial)}"
+    return named
 
 
 def _read_ca(arguments: argparse.Namespace) -> Certificate:
@@ -107,8 +126,10 @@ def _read_ca(arguments: argparse.Namespace) -> Certificate:
     return found[0]
 
 
-def _by_list(arguments: argparse.Namespace, client: Client, plan: Plan) -> Prepared:
-    def run() -> dict[str, Any]:
+def _by_list(arguments: argparse.Namespace, client: Client, plan: Plan, named: Mapping[int, str]) -> Prepared:
+    steps = _steps(plan, named)
+
+    def run() -> Outcome:
         signed = None
         if plan.draft:
             uri = options.key_uri(arguments, arguments.ca_key)
@@ -116,49 +137,57 @@ def _by_list(arguments: argparse.Namespace, client: Client, plan: Plan) -> Prepa
             with open_key(uri, pins, public_key=plan.ca.public_key(), allow_modules=True) as key:
                 signed = plan.draft.sign(key)
         put = carry_out(client, plan, signed)
-        shown = {"crlId": put.id, "crlNumber": put.contents.number, "entries": len(put.contents.revoked)}
         end = put.contents.x509.next_update_utc
-        return {**_outcome(plan.anchor, plan.new), **shown, "nextUpdate": f"{end:%Y-%m-%dT%H:%M:%SZ}" if end else None}
+        values = {
+            **_values(plan.anchor, plan.new),
+            "crlId": put.id,
+            "crlNumber": put.contents.number,
+            "entries": len(put.contents.revoked),
+            "nextUpdate": f"{end:%Y-%m-%dT%H:%M:%SZ}" if end else None,
+        }
+        return Outcome([f"done: {step}" for step in steps], values)
 
     done = [
         f"serial number {described_serial(s)} was revoked at {t:%Y-%m-%dT%H:%M:%SZ}" for s, t in plan.already.items()
     ]
     others = [f"The trust anchor also has {one}" for one in plan.other_lists]
-    return Prepared(_steps(plan), done, [*others, EXISTING_SESSIONS], run)
+    return Prepared(steps, done, [*others, EXISTING_SESSIONS], run)
 
 
-def _steps(plan: Plan) -> list[str]:
-    steps = [f"revoke serial number {described_serial(serial)} of {plan.ca.subject}" for serial in plan.new]
+def _steps(plan: Plan, named: Mapping[int, str]) -> list[str]:
+    steps = [f"revoke {named[serial]}, issued by {plan.ca.subject}" for serial in plan.new]
     if plan.draft:
         made = plan.draft.preview
-        words = (
-            f"with number {made.number}, {len(made.revoked)} entries, good until {made.x509.next_update_utc:%Y-%m-%d}"
+        old = f"replace {plan.current.contents.source}" if plan.current else "import the first CRL of this CA"
+        contents = (
+            f"number {made.number}, entries: {len(made.revoked)}, good until {made.x509.next_update_utc:%Y-%m-%d}"
         )
-        place = f"trust anchor {plan.anchor.name!r}"
-        old = plan.current.contents.source if plan.current else ""
-        steps.append(
-            f"replace {old} of {place} by one {words}" if old else f"import the first list into {place}, {words}"
-        )
+        steps.append(f"{old} on trust anchor {plan.anchor.name!r} ({contents})")
     if plan.enables:
-        steps.append(f"enable {plan.current.contents.source}" if plan.current else "enable it")
+        steps.append(f"enable {plan.current.contents.source if plan.current else 'it'}")
     return steps
 
 
-def _in_private_ca(client: Client, anchor: TrustAnchor, serials: Sequence[int], reason: str) -> Prepared:
-    def run() -> dict[str, Any]:
-        new = [serial for serial in serials if private_ca.revoke(client, anchor.private_ca, serial, reason)]
-        return {**_outcome(anchor, new), "certificateAuthorityArn": anchor.private_ca}
+def _in_private_ca(client: Client, anchor: TrustAnchor, named: Mapping[int, str], reason: str) -> Prepared:
+    steps = {serial: f"revoke {words}, issued by {anchor.private_ca}" for serial, words in named.items()}
 
-    steps = [f"revoke serial number {described_serial(serial)} of {anchor.private_ca}" for serial in serials]
+    def run() -> Outcome:
+        new = [serial for serial in steps if private_ca.revoke(client, anchor.private_ca, serial, reason)]
+        lines = [
+            f"done: {step}" if serial in new else f"{named[serial]} was revoked already"
+            for serial, step in steps.items()
+        ]
+        return Outcome(lines, {**_values(anchor, new), "certificateAuthorityArn": anchor.private_ca})
+
     if anchor.reads_distribution_points:
-        note = "The service obeys once AWS Private CA has written its next list, some 30 minutes later"
+        note = "The service obeys once AWS Private CA has written its next CRL, some 30 minutes later"
     else:
         note = (
-            f"Trust anchor {anchor.name!r} does not read the CA's lists: enable crlDpRevocationEnabled, or import each"
-            " new list with aws rolesanywhere import-crl and enable it"
+            f"Trust anchor {anchor.name!r} does not read the CA's CRLs: enable crlDpRevocationEnabled, or import each"
+            " new CRL with aws rolesanywhere import-crl and enable it"
         )
-    return Prepared(steps, (), (note, EXISTING_SESSIONS), run)
+    return Prepared(list(steps.values()), (), (note, EXISTING_SESSIONS), run)
 
 
-def _outcome(anchor: TrustAnchor, revoked: Sequence[int]) -> dict[str, Any]:
+def _values(anchor: TrustAnchor, revoked: Sequence[int]) -> dict[str, Any]:
     return {"trustAnchorArn": anchor.arn, "revoked": [f"{serial:x}" for serial in revoked]}

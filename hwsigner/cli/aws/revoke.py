@@ -8,7 +8,7 @@ import os
 
 from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.certificates import CERTIFICATE, read_leaf
-from hwsigner.cli.aws.revocation import REVOCATION, Prepared, prepare
+from hwsigner.cli.aws.revocation import REVOCATION, Outcome, Prepared, prepare
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import Flag, switch
@@ -48,9 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
     if prepared.steps and not arguments.yes:
         lines = ["This would be done:", *(f"  {step}" for step in prepared.steps)]
         ask(lines, "Type yes to do it", nothing="nothing was revoked")
-    outcome = dict(prepared.carry_out()) if prepared.steps else {"revoked": []}
-    words = [*prepared.done, *(f"done: {step}" for step in prepared.steps), *prepared.notes]
-    shown = {**outcome, "alreadyRevoked": list(prepared.done), "notes": list(prepared.notes)}
+    outcome = prepared.carry_out() if prepared.steps else Outcome((), {"revoked": []})
+    words = [*prepared.done, *outcome.lines, *prepared.notes]
+    shown = {**outcome.values, "alreadyRevoked": list(prepared.done), "notes": list(prepared.notes)}
     text = json.dumps(shown, indent=2) if arguments.json else "\n".join(map(printable, words))
     print_outcome("the certificate is revoked", text)
     return 0
@@ -69,6 +69,7 @@ def _trust_anchor(arguments: argparse.Namespace) -> str:
 
 def _print_plan(arguments: argparse.Namespace, prepared: Prepared) -> None:
     if arguments.json:
-        print(json.dumps({"steps": list(prepared.steps), "alreadyRevoked": list(prepared.done)}, indent=2))
+        shown = {"steps": prepared.steps, "alreadyRevoked": prepared.done, "notes": prepared.notes}
+        print(json.dumps(shown, indent=2))
     else:
-        print(*map(printable, [*prepared.done, *prepared.steps] or ["nothing to do"]), sep="\n")
+        print(*map(printable, [*prepared.done, *prepared.steps, *prepared.notes]), sep="\n")

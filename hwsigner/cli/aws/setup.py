@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from hwsigner.aws.arn import parse_arn
+from hwsigner.aws.arn import parse_canonical_arn
 from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.certificates import read_leaf, warn_of_untaggable
 from hwsigner.cli.aws.clients import AWS, clients
@@ -18,7 +18,7 @@ from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome, report
 from hwsigner.config.flags import IDENTITY, KEY, Flag, session_duration, switch
 from hwsigner.config.profiles import change_profile, check_name, profiles
-from hwsigner.errors import UsageError, printable
+from hwsigner.errors import HwsignerError, UsageError, printable
 from hwsigner.identity.certificate import load
 from hwsigner.key import find_certificates
 
@@ -75,17 +75,15 @@ def run(arguments: argparse.Namespace) -> int:
         steps.append(step)
         report(printable(f"done: {step.resource}: {step.words}"))
 
-    existing = apply(found, existing, wanted, done)
-    values = {**arns(existing), **_identity(arguments)}
-    file = change_profile(name, values, os.environ)
-    _print(arguments, name, str(file), values, steps)
+    values = {**arns(apply(found, existing, wanted, done)), **_identity(arguments)}
+    _print(arguments, name, _write_profile(name, values), values, steps)
     return 0
 
 
 class _Plan:
     """What would be done, in AWS and in config.toml."""
 
-    def __init__(self, existing: Existing, wanted: Wanted, name: str, identity: Mapping[str, str]) -> None:
+    def __init__(self, existing: Existing, wanted: Wanted, name: str, identity: Mapping[str, str | None]) -> None:
         from hwsigner.control_plane.plan import notes, plan
 
         self._existing, self._wanted, self._name = existing, wanted, name
@@ -125,8 +123,8 @@ class _Plan:
             return ["There is nothing to do"]
         lines = []
         for key, value in self._after.items():
-            before, after = self._before.get(key), value or "the new one's ARN"
-            if before != after:
+            before, after = self._before.get(key), "nothing" if value is None else value or "the new one's ARN"
+            if before != value:
                 lines.append(
                     f"config.toml: [profile.{self._name}] {key} = {after}" + (f", not {before}" if before else "")
                 )
@@ -150,7 +148,7 @@ def _wanted(arguments: argparse.Namespace) -> Wanted:
             raise UsageError(f"--{flag} is missing", f"Give it, such as --{flag} {example}")
     for flag in ("trust-anchor-arn", "profile-arn"):
         if text := getattr(arguments, flag.replace("-", "_")):
-            parse_arn(text, f"--{flag}")
+            parse_canonical_arn(text, f"--{flag}")
     cas = load(find_certificates(arguments.ca))
     check_ca(cas, datetime.now(UTC))
     leaves = [read_leaf(arguments, arguments.certificate)] if arguments.certificate else []
@@ -176,15 +174,26 @@ def _region(arguments: argparse.Namespace) -> str | None:
     return given.split(":")[3] if given else None
 
 
-def _identity(arguments: argparse.Namespace) -> dict[str, str]:
-    """Return the certificate and the key for config.toml. A path that is there becomes an absolute one."""
-    found = {"certificate": arguments.certificate, "private-key": arguments.private_key}
-    return {key: os.path.abspath(text) if os.path.exists(text) else text for key, text in found.items() if text}
+def _identity(arguments: argparse.Namespace) -> dict[str, str | None]:
+    """Return the certificate and the key for config.toml, and None for what they exclude. Paths become absolute."""
+    given = {"certificate": arguments.certificate, "private-key": arguments.private_key}
+    found = {key: os.path.abspath(text) if os.path.exists(text) else text for key, text in given.items() if text}
+    return {**(dict.fromkeys(("cert-selector", "use-latest-expiring-certificate")) if found else {}), **found}
+
+
+def _write_profile(name: str, values: Mapping[str, str | None]) -> str:
+    """Write the values into a profile of config.toml, and return the file."""
+    try:
+        return str(change_profile(name, values, os.environ))
+    except HwsignerError as error:
+        hint = f"{error.hint}. Then run the same command again" if error.hint else "Run the same command again"
+        raise type(error)(f"the set-up in AWS is complete, but {error.message}", hint) from error
 
 
 def _print(
-    arguments: argparse.Namespace, name: str, file: str, values: Mapping[str, str], steps: Sequence[Step]
+    arguments: argparse.Namespace, name: str, file: str, values: Mapping[str, str | None], steps: Sequence[Step]
 ) -> None:
+    values = {key: value for key, value in values.items() if value}
     following = f"hwsigner credential-process --profile {name}"
     if "certificate" not in values:
         following = f"hwsigner install-certificate CERTIFICATE KEY-URI --profile {name}"

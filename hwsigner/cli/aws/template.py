@@ -6,7 +6,7 @@ import argparse
 from datetime import UTC, datetime
 
 from hwsigner.cli.aws import cloudformation, terraform
-from hwsigner.cli.aws.certificates import CERTIFICATE, read_all, read_leaf, warn_of_untaggable
+from hwsigner.cli.aws.certificates import CERTIFICATE, read_all, read_leaf, warn_of_refused, warn_of_untaggable
 from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, who_may_assume
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import report
@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = Wanted(arguments.name or arguments.role, arguments.role, tuple(cas), tags, arguments.duration)
     policy = matching_policy(tags, certificates, _PLACEHOLDER)
     for each in certificates:
+        warn_of_refused(each)
         warn_of_untaggable(each)
     template = cloudformation.template if arguments.format == "cloudformation" else terraform.template
     print(template(wanted, policy))

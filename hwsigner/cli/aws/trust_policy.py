@@ -7,8 +7,8 @@ import json
 import warnings
 from collections.abc import Collection, Sequence
 
-from hwsigner.aws.arn import parse_arn
-from hwsigner.cli.aws.certificates import CERTIFICATE, read_leaf, warn_of_untaggable
+from hwsigner.aws.arn import parse_canonical_arn
+from hwsigner.cli.aws.certificates import CERTIFICATE, read_leaf, warn_of_refused, warn_of_untaggable
 from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, who_may_assume
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import report
@@ -32,11 +32,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the policy, and on stderr which certificates it lets in."""
     anchor = arguments.trust_anchor_arn
     if anchor is not None:
-        parse_arn(anchor, "--trust-anchor-arn")
+        parse_canonical_arn(anchor, "--trust-anchor-arn")
     certificates = [read_leaf(arguments, text) for text in arguments.certificates]
     tags = wanted_tags(arguments.match, certificates)
     policy = matching_policy(tags, certificates, anchor)
     for each in certificates:
+        warn_of_refused(each)
         warn_of_untaggable(each)
     if anchor is None:
         problem = "any trust anchor of the account can reach this role, whatever CA it trusts"

@@ -17,6 +17,13 @@ from hwsigner.emulator.vault import Credentials
 from hwsigner.emulator.world import World
 
 PAGE_SIZE = 50
+_IDENTIFIERS = {
+    "trustAnchorId": "trust-anchor",
+    "profileId": "profile",
+    "crlId": "crl",
+    "subjectId": "subject",
+    "resourceArn": "",
+}
 _Kind = TypeVar("_Kind", bound=Resource)
 
 
@@ -42,6 +49,15 @@ class Call:
     def prefix(self) -> str:
         """What the ARNs of all resources in the caller's account and region begin with."""
         return f"arn:{partition_of(self.region)}:rolesanywhere:{self.region}:{self.caller.account}:"
+
+    @property
+    def resource(self) -> str:
+        """The ARN of the resource that the request names, or "*" if it names none."""
+        for member, kind in _IDENTIFIERS.items():
+            if member in self.members:
+                identifier: str = self.members[member]
+                return identifier if ":" in identifier else f"{self.prefix}{kind}/{identifier}"
+        return "*"
 
     def new_arn(self, kind: str) -> str:
         """Return the ARN of a new resource of a kind, such as "trust-anchor"."""

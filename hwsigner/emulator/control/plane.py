@@ -10,9 +10,10 @@ from hwsigner.emulator.access_key import Signed
 from hwsigner.emulator.control import anchors, crls, profiles, subjects, tagging
 from hwsigner.emulator.control.calls import Call
 from hwsigner.emulator.control.requests import find_operation, read_members
+from hwsigner.emulator.permissions import require
 from hwsigner.emulator.record import Record
-from hwsigner.emulator.refusals import json_response
-from hwsigner.emulator.wire import Response
+from hwsigner.emulator.refusals import RefusalError, json_response
+from hwsigner.emulator.wire import Request, Response
 from hwsigner.emulator.world import World
 
 HANDLERS: Mapping[str, Callable[[Call], dict[str, Any]]] = {
@@ -56,6 +57,13 @@ class ControlPlane:
         self._world = world
         self._clock = clock
 
+    def action(self, request: Request) -> str:
+        """Return the name of a request's operation, or an empty string if there is no such operation."""
+        try:
+            return f"rolesanywhere:{find_operation(request)[0].name}"
+        except RefusalError:
+            return ""
+
     def respond(self, record: Record, signed: Signed) -> Response:
         """Run the operation of a verified request.
 
@@ -65,4 +73,5 @@ class ControlPlane:
         operation, in_path = find_operation(record.request)
         members = read_members(operation, record.request, in_path)
         call = Call(self._world, signed.caller, signed.authorization.region, members, self._clock())
+        require(self._world.denied, signed.caller, f"rolesanywhere:{operation.name}", call.resource)
         return json_response(operation.status, HANDLERS[operation.name](call))

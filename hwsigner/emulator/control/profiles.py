@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from hwsigner.emulator.control.calls import Call, common, tags_of
+from hwsigner.emulator.permissions import require
 from hwsigner.emulator.refusals import denied, invalid
 from hwsigner.emulator.resources import Profile
 from hwsigner.emulator.tags import Mappings, parse_mappings
@@ -158,6 +159,7 @@ def _check(call: Call) -> None:
     for role in call.members.get("roleArns", ()):
         if role.split(":")[4] != call.caller.account:
             raise denied("Cross-account pass role is not allowed.", f"{role} is of another account than the caller")
+        require(call.world.denied, call.caller, "iam:PassRole", role)
     policy = call.members.get("sessionPolicy")
     if policy is not None and not _is_json_object(policy):
         raise invalid("sessionPolicy is not a JSON object")

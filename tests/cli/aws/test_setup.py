@@ -271,11 +271,6 @@ def test_other_profile_of_config_toml_stays_and_a_change_is_shown(place: Place) 
     assert place.config()["web"]["role-arn"] == place.role()["Arn"]
 
 
-def test_throttled_calls_are_repeated(place: Place) -> None:
-    place.emulator.misbehave(Fault("throttle", 2))
-    assert place.setup().status == 0
-
-
 def test_setup_says_what_was_done_before_the_service_failed(place: Place) -> None:
     policy = "arn:aws:iam::123456789012:nonsense"
     failed = place.setup("--policy", policy)
@@ -283,6 +278,86 @@ def test_setup_says_what_was_done_before_the_service_failed(place: Place) -> Non
     assert "iam:AttachRolePolicy" in failed.err
     assert "Already done: trust anchor: create 'web', which trusts" in failed.err
     assert not (place.folder / "hwsigner").exists()
+
+
+def test_key_beside_the_ca_is_not_sent(place: Place) -> None:
+    key = certs.write_key(place.folder / "ca.key", place.ca.key).read_bytes()
+    (place.folder / "ca.pem").write_bytes(key + place.ca.pem)
+    assert place.setup().status == 0
+    assert not [record for record in place.emulator.requests if b"PRIVATE" in record.body]
+
+
+def test_certificate_takes_the_place_of_what_it_excludes(place: Place) -> None:
+    place.call(
+        "profile", "add", "web", "--cert-selector", "Key=x509Subject,Value=CN=a", "--use-latest-expiring-certificate"
+    )
+    identity = place.identity("bamboo-01")
+    assert "cert-selector = nothing, not Key=x509Subject" in place.setup("--plan", *identity).out
+    assert place.setup(*identity).status == 0
+    assert not {"cert-selector", "use-latest-expiring-certificate"} & place.config()["web"].keys()
+    assert place.call("credential-process", "--profile", "web", "--endpoint", place.emulator.url).status == 0
+
+
+def test_config_toml_that_cannot_be_written_is_an_error_after_which_the_next_run_completes(place: Place) -> None:
+    folder = place.folder / "hwsigner"
+    folder.write_text("in the way")
+    failed = place.setup()
+    assert failed.status in (1, 2)
+    folder.unlink()
+    assert place.setup().status == 0
+    assert (len(place.anchors()), len(place.profiles())) == (1, 1)
+
+
+def check_denied(place: Place, action: str, *flags: str) -> None:
+    """Run the command without a permission, which must be named, and then with it, which must complete the set-up."""
+    place.emulator.deny(action)
+    refused = place.setup(*flags)
+    assert (refused.status, refused.out) == (5, "")
+    assert f"lacks {action}" in refused.err
+    assert f"Ask for a policy that allows {action}" in refused.err
+    place.emulator.allow()
+    assert place.setup(*flags).status == 0
+    assert (len(place.anchors()), len(place.profiles())) == (1, 1)
+    assert place.setup(*flags, yes=False).status == 0
+    assert place.credentials("bamboo-01").status == 0
+
+
+MAKING = (
+    *("rolesanywhere:ListTrustAnchors", "rolesanywhere:CreateTrustAnchor"),
+    *("rolesanywhere:ListProfiles", "rolesanywhere:CreateProfile"),
+    *("iam:GetRole", "iam:CreateRole", "iam:AttachRolePolicy", "iam:PassRole"),
+)
+COMPLETING = (
+    *("rolesanywhere:UpdateTrustAnchor", "rolesanywhere:EnableTrustAnchor"),
+    *("rolesanywhere:UpdateProfile", "rolesanywhere:EnableProfile", "iam:ListAttachedRolePolicies"),
+    *("iam:UpdateAssumeRolePolicy", "iam:UpdateRole", "iam:PassRole"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("action", MAKING)
+def test_missing_permission_is_named_when_all_is_to_be_made(place: Place, action: str) -> None:
+    check_denied(place, action, "--policy", READ_ONLY)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("action", COMPLETING)
+def test_missing_permission_is_named_when_a_set_up_is_completed(place: Place, action: str) -> None:
+    client, other = place.client("rolesanywhere"), certs.make_ca("Other CA")
+    policy = json.dumps({"Version": "2012-10-17", "Statement": EC2})
+    place.client("iam").create_role(RoleName="web", AssumeRolePolicyDocument=policy)
+    source = {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": other.pem.decode()}}
+    client.create_trust_anchor(name="web", source=source, enabled=False)
+    client.create_profile(name="web", roleArns=[], enabled=False)
+    check_denied(place, action, "--policy", READ_ONLY, "--add-ca", "--duration", "7200")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("action", MAKING[:-1])
+def test_each_throttled_call_is_repeated(place: Place, action: str) -> None:
+    place.emulator.misbehave(Fault("throttle", 2), action=action)
+    assert place.setup("--policy", READ_ONLY).status == 0
+    assert (len(place.anchors()), len(place.profiles())) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from hwsigner.emulator.tags import principal_tags
 from hwsigner.errors import CertificateError
 from hwsigner.identity.certificate import Certificate
 from hwsigner.trust_policy import TrustPolicy, request_context
+from hwsigner.trust_policy.review import review
 from scene import Outcome, Scene
 
 Call = Callable[..., Outcome]
@@ -92,6 +93,7 @@ def test_policy_lets_in_its_certificate_and_refuses_one_that_differs_in_a_compar
     one = certificate(*subject.items(), issuer=issuer)
     policy = matching_policy(wanted_tags(",".join([*names, "Issuer/CN"]), [one]), [one], ANCHOR)
     assert refusal(policy, one) == ""
+    assert review(policy, trust_anchor=ANCHOR) == []
     differing = certificate(*{**subject, name: value}.items(), issuer=issuer)
     assert f"aws:PrincipalTag/x509Subject/{name}" in refusal(policy, differing)
     assert "x509Issuer/CN" in refusal(policy, certificate(*subject.items(), issuer=f"{issuer}x"))
@@ -120,8 +122,8 @@ def test_default_compares_the_cn_of_the_only_trust_anchor(scene: Scene) -> None:
     }
     assert outcome.err.splitlines() == [
         "hwsigner: this policy lets in every certificate of the trust anchor with x509Subject/CN 'bamboo-01'",
-        "hwsigner: this policy also lets in one for another key and other names, from any CA below the anchor "
-        "(Issuer/CN compares the CA)",
+        "hwsigner: this policy does not compare anything else: such a certificate may be of another key, with other "
+        "names, and of any CA below the anchor",
     ]
 
 
@@ -224,7 +226,7 @@ def test_name_of_the_subject_alternative_name_is_compared() -> None:
         ("CN=${aws:PrincipalTag/x}", "a session tag can't have '$' '{' '}'"),
         ("CN=" + "a" * 257, "has 257 characters, and a session tag has 256 at most"),
         ("OU", "--match has OU without a value, and there is no certificate"),
-        (",".join(f"CN={number:0100}" for number in range(40)), "characters, and IAM takes 4096 at most"),
+        (",".join(f"CN={number:0100}" for number in range(80)), "characters, and IAM takes 8192 at most"),
     ],
 )
 def test_invalid_match_is_a_usage_error(call: Call, match: str, words: str) -> None:
@@ -255,6 +257,12 @@ def test_invalid_trust_anchor_is_a_usage_error(scene: Scene, arn: str) -> None:
     assert "--trust-anchor-arn" in outcome.err
 
 
+def test_pattern_that_every_name_meets_is_a_warning(call: Call) -> None:
+    outcome = call("aws", "trust-policy", "--match=CN=*", "--trust-anchor-arn", ANCHOR)
+    assert outcome.status == 0
+    assert outcome.err.startswith("hwsigner: warning: statement 1 has StringLike aws:PrincipalTag/x509Subject/CN '*'.")
+
+
 def test_file_with_two_leaves_is_an_error(scene: Scene, tmp_path: Path) -> None:
     two = tmp_path / "two.pem"
     other = certs.issue(scene.ca, KEY.public_key(), replace(certs.LEAF, common_name="bamboo-02"))
@@ -262,3 +270,18 @@ def test_file_with_two_leaves_is_an_error(scene: Scene, tmp_path: Path) -> None:
     outcome = scene.call("aws", "trust-policy", str(two), "--trust-anchor-arn", ANCHOR)
     assert (outcome.status, outcome.out) == (4, "")
     assert "has 2 leaf certificates" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        (certs.Shape(is_ca=True), "is a CA certificate"),
+        (certs.Shape(begin=certs.ago(3), end=certs.ago(1)), "expired at"),
+    ],
+)
+def test_certificate_that_the_service_refuses_is_a_warning(scene: Scene, shape: certs.Shape, words: str) -> None:
+    path = scene.issue(KEY.public_key(), shape)
+    outcome = scene.call("aws", "trust-policy", path, "--trust-anchor-arn", ANCHOR)
+    assert outcome.status == 0
+    assert outcome.err.startswith(f"hwsigner: warning: certificate {path} {words}")
+    assert "--no-preflight" not in outcome.err

@@ -1,0 +1,106 @@
+"""docs/aws.md: its commands run against the emulator, and its table of mistakes has the words of `aws check`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import certs
+from hwsigner.emulator import Emulator, World
+from pages import ROOT, run_shell, shell_blocks
+from scene import Outcome
+
+PAGE = "docs/aws.md"
+ANCHOR = "arn:aws:rolesanywhere:eu-central-1:123456789012:trust-anchor/0e5a7c1e-2b9d-4c3f-8a64-51d0f7b3c9aa"
+GOOD = {
+    "Effect": "Allow",
+    "Principal": {"Service": "rolesanywhere.amazonaws.com"},
+    "Action": ["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity"],
+    "Condition": {
+        "StringEquals": {"aws:PrincipalTag/x509Subject/CN": "bamboo-01"},
+        "ArnEquals": {"aws:SourceArn": "ANCHOR"},
+    },
+}
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of an administrator of an emulated account, whose trust anchor is for another CA."""
+    with Emulator(World.simple(certs.make_ca("Another CA").certificate)) as emulator:
+        emulator.add_credentials("AKIAIOSFODNN7EXAMPLE", "secret")
+        yield {
+            "AWS_ENDPOINT_URL": emulator.url,
+            "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "HOME": str(tmp_path),
+            "XDG_CONFIG_HOME": str(tmp_path / "xdg"),
+        }
+
+
+def blocks(start: str, end: str) -> str:
+    """Return the page's commands; instead of asking, they go ahead."""
+    return shell_blocks(PAGE, start, end).replace("# asks", "--yes")
+
+
+def test_commands_of_the_page_lead_to_credentials(environment: dict[str, str], tmp_path: Path) -> None:
+    steps = run_shell(blocks("## The four steps", "## The trust policy"), tmp_path, environment)
+    assert json.loads(steps.splitlines()[-1])["AccessKeyId"].startswith("ASIA")
+    assert "sts:AssumeRole is allowed" in steps
+    assert "Nothing is wrong" in steps
+    printed = run_shell(blocks("## The trust policy", "### As a template"), tmp_path, environment)
+    policy, tags = printed.split("\n}\n")
+    assert json.loads(f"{policy}\n}}")["Statement"][0]["Condition"]["ArnEquals"] == {"aws:SourceArn": ANCHOR}
+    assert "aws:PrincipalTag/x509Subject/OU = devops" in tags
+    run_shell(blocks("### As a template", "## What each condition means"), tmp_path, environment)
+    assert "AWS::RolesAnywhere::Profile" in (tmp_path / "web.json").read_text()
+    assert "aws_rolesanywhere_profile" in (tmp_path / "web.tf").read_text()
+    checked = blocks("## Trust policies that people get wrong", "## What AWS documents")
+    assert "Nothing is wrong" in run_shell(checked, tmp_path, {**environment, "TRUST_ANCHOR_ARN": ANCHOR})
+
+
+def test_commands_of_readme_set_up_aws(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_bytes(certs.make_ca("Example CA").pem)
+    script = shell_blocks("README.md", "## Set up AWS, once", "## Use it as a library").replace("# asks", "--yes")
+    assert "role-arn = arn:aws:iam::123456789012:role/web" in run_shell(script, tmp_path, environment)
+
+
+def rows() -> list[tuple[str, str]]:
+    """Return the table of mistakes: a part of a statement, and what is said of it."""
+    table = (ROOT / PAGE).read_text().split("## Trust policies that people get wrong")[1].split("\n## ")[0]
+    return re.findall(r"^\| `(.+?)` \| (.+) \|$", table, re.MULTILINE)
+
+
+@pytest.fixture
+def said(call: Callable[..., Outcome], tmp_path: Path) -> Callable[[str], str]:
+    """A function that returns what `aws check` says of the good statement with another part."""
+
+    def found(part: str) -> str:
+        statement = {**GOOD, **json.loads(f"{{{part}}}")}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]}).replace("ANCHOR", ANCHOR)
+        path = tmp_path / "policy.json"
+        path.write_text(policy)
+        report = json.loads(call("aws", "check", "--policy", path, "--trust-anchor-arn", ANCHOR, "--json").out)
+        findings = [f"*{each['level'].capitalize()}*: {each['found']}. {each['why']}." for each in report["findings"]]
+        return " ".join(findings)
+
+    return found
+
+
+def test_good_statement_has_no_mistake(said: Callable[[str], str]) -> None:
+    assert said('"Effect": "Allow"') == ""
+
+
+def test_page_has_a_row_for_each_well_known_mistake() -> None:
+    text = " ".join(part for part, _ in rows())
+    for word in ("sts:TagSessions", "$(aws:", "ForAllValues:", "IfExists", "StringNotEquals", "aws:SourceAccount"):
+        assert word in text
+
+
+@pytest.mark.parametrize(("part", "words"), rows(), ids=range(len(rows())))
+def test_row_of_the_page_has_the_words_of_the_check(part: str, words: str, said: Callable[[str], str]) -> None:
+    assert words == said(part)

@@ -1,0 +1,362 @@
+"""Trust anchors and profiles, made and changed by boto3."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from certs import Authority, issue, make_ca, pem
+from emulator.client import Caller, create_session
+from emulator.material import DAY, Form, authority
+from emulator.planes import ACCOUNT, KEY, REGION, bundle, client, refused
+from hwsigner.emulator import Emulator, World
+from hwsigner.emulator.control.anchors import MAX_ANCHORS
+from hwsigner.emulator.control.profiles import MAX_PROFILES
+
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/web"
+PCA = f"arn:aws:acm-pca:{REGION}:{ACCOUNT}:certificate-authority/3f6a2f7e-4c55-4cbf-9d2c-5a1c2f9c0b11"
+ENABLED_FOR = {"CA_CERTIFICATE_EXPIRY": 45, "END_ENTITY_CERTIFICATE_EXPIRY": 45}
+
+
+@pytest.fixture
+def plane(emulator: Emulator) -> Any:
+    return client(emulator)
+
+
+def anchor_of(plane: Any, ca: Authority, **members: Any) -> dict[str, Any]:
+    made: dict[str, Any] = plane.create_trust_anchor(**{"name": "a", "source": bundle(ca.pem), **members})[
+        "trustAnchor"
+    ]
+    return made
+
+
+def profile_of(plane: Any, **members: Any) -> dict[str, Any]:
+    made: dict[str, Any] = plane.create_profile(**{"name": "p", "roleArns": [ROLE], **members})["profile"]
+    return made
+
+
+def test_trust_anchor_is_disabled_unless_the_request_enables_it(plane: Any, ca: Authority) -> None:
+    assert anchor_of(plane, ca)["enabled"] is False
+    assert anchor_of(plane, ca, enabled=True)["enabled"] is True
+
+
+def test_trust_anchor_is_the_same_by_id_arn_and_alias(plane: Any, ca: Authority) -> None:
+    made = anchor_of(plane, ca, aliasName="web/one")
+    assert made["aliasArn"] == f"arn:aws:rolesanywhere:{REGION}:{ACCOUNT}:alias/trust-anchor/web/one"
+    for identifier in (made["trustAnchorId"], made["trustAnchorArn"], made["aliasArn"]):
+        assert plane.get_trust_anchor(trustAnchorId=identifier)["trustAnchor"] == made
+
+
+def test_trust_anchor_returns_the_certificates_that_it_got(plane: Any, ca: Authority) -> None:
+    second = make_ca("Second CA")
+    data = anchor_of(plane, ca, source=bundle(ca.pem, second.pem))["source"]["sourceData"]["x509CertificateData"]
+    assert x509.load_pem_x509_certificates(data.encode()) == [ca.certificate, second.certificate]
+
+
+def test_update_changes_only_what_it_names(plane: Any, ca: Authority, emulator: Emulator) -> None:
+    made = anchor_of(plane, ca, aliasName="first", enabled=True)
+    renamed = plane.update_trust_anchor(trustAnchorId=made["trustAnchorId"], name="b")["trustAnchor"]
+    assert renamed["updatedAt"] > made["updatedAt"]
+    assert renamed == {**made, "name": "b", "updatedAt": renamed["updatedAt"]}
+    second = make_ca("Second CA")
+    plane.update_trust_anchor(trustAnchorId=made["trustAnchorId"], source=bundle(ca.pem, second.pem))
+    known = emulator.world.trust_anchors[made["trustAnchorArn"]].certificates
+    assert known == [ca.certificate, second.certificate]
+
+
+def test_enable_disable_and_delete_return_the_new_state(plane: Any, ca: Authority) -> None:
+    identifier = {"trustAnchorId": anchor_of(plane, ca)["trustAnchorId"]}
+    assert plane.enable_trust_anchor(**identifier)["trustAnchor"]["enabled"] is True
+    assert plane.disable_trust_anchor(**identifier)["trustAnchor"]["enabled"] is False
+    assert plane.delete_trust_anchor(**identifier)["trustAnchor"]["enabled"] is False
+    assert refused(plane.get_trust_anchor, **identifier)[0] == "ResourceNotFoundException"
+    profile = {"profileId": profile_of(plane)["profileId"]}
+    assert plane.enable_profile(**profile)["profile"]["enabled"] is True
+    assert plane.disable_profile(**profile)["profile"]["enabled"] is False
+    plane.delete_profile(**profile)
+    assert refused(plane.enable_profile, **profile)[0] == "ResourceNotFoundException"
+
+
+def test_alias_is_unique_among_resources_of_a_type(plane: Any, ca: Authority) -> None:
+    first, second = anchor_of(plane, ca, aliasName="web"), anchor_of(plane, ca)
+    assert profile_of(plane, aliasName="web")["aliasArn"].endswith(":alias/profile/web")
+    call = {"name": "c", "source": bundle(ca.pem), "aliasName": "web"}
+    assert refused(plane.create_trust_anchor, **call) == ("ValidationException", "The alias web is already in use")
+    update = {"trustAnchorId": second["trustAnchorId"], "aliasName": "web", "name": "taken"}
+    assert refused(plane.update_trust_anchor, **update)[0] == "ValidationException"
+    assert plane.get_trust_anchor(trustAnchorId=second["trustAnchorId"])["trustAnchor"] == second  # Nothing is changed.
+    assert "previousAliasName" not in plane.update_trust_anchor(trustAnchorId=first["aliasArn"], aliasName="web")
+    anchor_of(plane, ca, aliasName="WEB")  # Aliases are case-sensitive.
+
+
+def test_previous_alias_is_free_and_named_only_when_an_update_changed_it(plane: Any, ca: Authority) -> None:
+    made = anchor_of(plane, ca, aliasName="old")
+    identifier = {"trustAnchorId": made["trustAnchorId"]}
+    changed = plane.update_trust_anchor(**identifier, aliasName="new")["trustAnchor"]
+    assert (changed["aliasName"], changed["previousAliasName"]) == ("new", "old")
+    assert refused(plane.get_trust_anchor, trustAnchorId=made["aliasArn"])[0] == "ResourceNotFoundException"
+    removed = plane.update_trust_anchor(**identifier, aliasName="")["trustAnchor"]
+    assert removed["previousAliasName"] == "new"
+    assert not {"aliasName", "aliasArn"} & set(removed)
+    assert "previousAliasName" not in plane.get_trust_anchor(**identifier)["trustAnchor"]
+    assert anchor_of(plane, ca, aliasName="old")["aliasName"] == "old"
+
+
+@pytest.mark.parametrize("alias", ["1a", "a/", "a//b", "a b", "aws/a", "AWS/a", "a" * 257, "-a"])
+def test_alias_is_refused_when_it_is_malformed_or_reserved(plane: Any, ca: Authority, alias: str) -> None:
+    call = {"name": "a", "source": bundle(ca.pem), "aliasName": alias}
+    assert refused(plane.create_trust_anchor, **call)[0] == "ValidationException"
+
+
+@pytest.mark.parametrize("identifier", ["0" * 36, "11111111-1111-4111-8111-11111111111G"])
+def test_malformed_identifier_is_refused(plane: Any, identifier: str) -> None:
+    assert refused(plane.get_trust_anchor, trustAnchorId=identifier)[0] == "ValidationException"
+
+
+def test_identifier_of_another_account_region_or_type_is_not_found(plane: Any, emulator: Emulator) -> None:
+    arn = emulator.trust_anchor_arn
+    others = (arn.replace(ACCOUNT, "210987654321"), arn.replace(REGION, "eu-central-1"))
+    for other in others:
+        assert refused(plane.get_trust_anchor, trustAnchorId=other)[0] == "ResourceNotFoundException"
+    assert refused(plane.get_profile, profileId=arn)[0] == "ValidationException"
+    elsewhere = client(emulator, "eu-central-1")
+    assert elsewhere.list_trust_anchors()["trustAnchors"] == []
+    assert refused(elsewhere.get_trust_anchor, trustAnchorId=arn)[0] == "ResourceNotFoundException"
+
+
+def test_resources_are_made_in_the_region_and_account_of_the_request(emulator: Emulator, ca: Authority) -> None:
+    made = anchor_of(client(emulator, "eu-central-1"), ca)
+    assert made["trustAnchorArn"].startswith(f"arn:aws:rolesanywhere:eu-central-1:{ACCOUNT}:trust-anchor/")
+    chinese = anchor_of(client(emulator, "cn-north-1"), ca)
+    assert chinese["trustAnchorArn"].startswith(f"arn:aws-cn:rolesanywhere:cn-north-1:{ACCOUNT}:trust-anchor/")
+
+
+def test_bundle_is_refused_when_a_certificate_is_not_of_a_ca(plane: Any, ca: Authority, caller: Caller) -> None:
+    source = bundle(ca.pem, pem(caller.certificate))
+    code, message = refused(plane.create_trust_anchor, name="a", source=source)
+    assert code == "ValidationException"
+    assert "is not CA:TRUE" in message
+
+
+@pytest.mark.parametrize("text", ["x", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_bundle_is_refused_when_it_is_not_pem(plane: Any, text: str) -> None:
+    source = {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": text}}
+    assert refused(plane.create_trust_anchor, name="a", source=source)[0] == "ValidationException"
+
+
+def test_bundle_has_at_most_two_certificates(plane: Any, ca: Authority) -> None:
+    source = bundle(*(make_ca(f"CA {number}").pem for number in range(3)))
+    code, message = refused(plane.create_trust_anchor, name="a", source=source)
+    assert (code, "at most 2 certificates, not 3" in message) == ("ValidationException", True)
+    made = anchor_of(plane, ca)
+    assert refused(plane.update_trust_anchor, trustAnchorId=made["trustAnchorId"], source=source)[0] == code
+
+
+def test_bundle_may_have_an_expired_certificate(plane: Any) -> None:
+    expired = authority(Form("Old CA", ca=True, usages=("key_cert_sign",), begin=-3 * DAY, end=-2 * DAY))
+    assert anchor_of(plane, expired)["source"]["sourceType"] == "CERTIFICATE_BUNDLE"
+
+
+def test_private_ca_is_looked_up_in_the_world(plane: Any, emulator: Emulator, ca: Authority, caller: Caller) -> None:
+    source = {"sourceType": "AWS_ACM_PCA", "sourceData": {"acmPcaArn": PCA}}
+    code, message = refused(plane.create_trust_anchor, name="a", source=source)
+    assert (code, "World.private_cas" in message) == ("ValidationException", True)
+    emulator.world.private_cas[PCA] = ca.certificate
+    made = anchor_of(plane, ca, source=source, enabled=True)
+    assert made["source"] == source
+    emulator.world.trust_anchors.pop(emulator.trust_anchor_arn)
+    assert create_session(emulator, caller).status == 201
+
+
+SOURCES: list[dict[str, Any]] = [
+    {},
+    {"sourceType": "CERTIFICATE_BUNDLE"},
+    {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"acmPcaArn": PCA}},
+    {"sourceType": "AWS_ACM_PCA", "sourceData": {"x509CertificateData": "x"}},
+    {"sourceType": "SELF_SIGNED_REPOSITORY", "sourceData": {"x509CertificateData": "x"}},
+    {"sourceType": "OTHER", "sourceData": {"x509CertificateData": "x"}},
+    {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": "x", "acmPcaArn": PCA}},
+    {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {}},
+    {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": ""}},
+    {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": "x" * 204801}},
+]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_source_is_refused_when_type_and_data_do_not_fit(emulator: Emulator, source: dict[str, Any]) -> None:
+    plane = client(emulator, check=False)
+    assert refused(plane.create_trust_anchor, name="a", source=source)[0] == "ValidationException"
+
+
+def test_distribution_points_are_refused_aloud(plane: Any, ca: Authority) -> None:
+    assert anchor_of(plane, ca, crlDpRevocationEnabled=False)["crlDpRevocationEnabled"] is False
+    call = {"name": "a", "source": bundle(ca.pem), "crlDpRevocationEnabled": True}
+    code, message = refused(plane.create_trust_anchor, **call)
+    assert (code, "CRL distribution points" in message) == ("ValidationException", True)
+
+
+def test_notifications_are_on_with_a_threshold_of_45_days_until_they_are_set(plane: Any, ca: Authority) -> None:
+    made = anchor_of(plane, ca)
+    assert {each["event"]: each["threshold"] for each in made["notificationSettings"]} == ENABLED_FOR
+    setting = {"enabled": False, "event": "CA_CERTIFICATE_EXPIRY", "threshold": 90}
+    changed = plane.put_notification_settings(trustAnchorId=made["trustAnchorId"], notificationSettings=[setting])
+    assert changed["trustAnchor"]["notificationSettings"][0] == {**setting, "channel": "ALL"}
+    assert changed["trustAnchor"]["notificationSettings"][1] == made["notificationSettings"][1]
+    keys = [{"event": "CA_CERTIFICATE_EXPIRY"}]
+    reset = plane.reset_notification_settings(trustAnchorId=made["trustAnchorId"], notificationSettingKeys=keys)
+    assert reset["trustAnchor"]["notificationSettings"] == made["notificationSettings"]
+
+
+@pytest.mark.parametrize("settings", [[{"event": "CA_CERTIFICATE_EXPIRY", "enabled": True}] * 2, [{"enabled": True}]])
+def test_notification_settings_are_refused_when_unclear(emulator: Emulator, ca: Authority, settings: Any) -> None:
+    call = {"name": "a", "source": bundle(ca.pem), "notificationSettings": settings}
+    assert refused(client(emulator, check=False).create_trust_anchor, **call)[0] == "ValidationException"
+
+
+def test_profile_keeps_everything_that_it_is_given(plane: Any) -> None:
+    given = {
+        "name": "p q-r_S",
+        "requireInstanceProperties": True,
+        "sessionPolicy": '{"Version": "2012-10-17", "Statement": []}',
+        "roleArns": [ROLE, f"arn:aws:iam::{ACCOUNT}:role/path/other"],
+        "managedPolicyArns": ["arn:aws:iam::aws:policy/ReadOnlyAccess"],
+        "durationSeconds": 43200,
+        "enabled": True,
+        "acceptRoleSessionName": True,
+        "aliasName": "p",
+        "tipConfiguration": {"status": "ENABLED", "subjectType": "workload", "subjectSource": "x509SAN/URI"},
+    }
+    made = profile_of(plane, **given)
+    assert {name: made[name] for name in given} == given
+    assert made["createdBy"] == ACCOUNT
+    assert plane.get_profile(profileId=made["aliasArn"])["profile"] == made
+
+
+def test_profile_has_the_documented_defaults(plane: Any) -> None:
+    made = profile_of(plane)
+    assert (made["durationSeconds"], made["enabled"], made["acceptRoleSessionName"]) == (3600, False, False)
+    assert (made["requireInstanceProperties"], made["managedPolicyArns"]) == (False, [])
+    assert not {"sessionPolicy", "tipConfiguration", "aliasName", "aliasArn"} & set(made)
+    assert {each["certificateField"]: each["mappingRules"] for each in made["attributeMappings"]} == {
+        "x509Subject": [{"specifier": "*"}],
+        "x509Issuer": [{"specifier": "*"}],
+        "x509SAN": [{"specifier": "DNS"}, {"specifier": "URI"}, {"specifier": "Name/*"}],
+    }
+
+
+def test_profile_update_changes_only_what_it_names(plane: Any) -> None:
+    made = profile_of(plane, aliasName="p", acceptRoleSessionName=True, durationSeconds=900)
+    changes = {"roleArns": [], "sessionPolicy": "{}", "tipConfiguration": {"status": "DISABLED"}, "name": "q"}
+    updated = plane.update_profile(profileId=made["profileId"], **changes)["profile"]
+    assert updated == {**made, **changes, "updatedAt": updated["updatedAt"]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": ""},
+        {"name": "a.b"},
+        {"name": "a" * 256},
+        {"durationSeconds": 899},
+        {"durationSeconds": 43201},
+        {"sessionPolicy": "not JSON"},
+        {"sessionPolicy": "[]"},
+        {"sessionPolicy": "[" * 20000},
+        {"roleArns": ["arn:aws:iam::123456789012:user/a"]},
+        {"roleArns": [ROLE] * 251},
+        {"managedPolicyArns": ["a"] * 51},
+        {"managedPolicyArns": [""]},
+        {"tipConfiguration": {"subjectType": "user"}},
+        {"tipConfiguration": {"status": "ON"}},
+    ],
+)
+def test_profile_is_refused_when_a_member_breaks_its_constraint(emulator: Emulator, change: dict[str, Any]) -> None:
+    plane = client(emulator, check=False)
+    made = profile_of(plane)
+    assert refused(plane.create_profile, **{"name": "p", "roleArns": [ROLE], **change})[0] == "ValidationException"
+    assert refused(plane.update_profile, profileId=made["profileId"], **change)[0] == "ValidationException"
+    assert plane.get_profile(profileId=made["profileId"])["profile"] == made
+
+
+@pytest.mark.parametrize("missing", ["name", "roleArns"])
+def test_profile_is_refused_when_a_required_member_is_missing(emulator: Emulator, missing: str) -> None:
+    given = {name: value for name, value in {"name": "p", "roleArns": [ROLE]}.items() if name != missing}
+    code, message = refused(client(emulator, check=False).create_profile, **given)
+    assert code == "ValidationException"
+    assert message == (
+        f"1 validation error detected: Value at '{missing}' failed to satisfy constraint: Member must not be null"
+    )
+
+
+def test_profile_takes_no_role_of_another_account(plane: Any) -> None:
+    call = {"name": "p", "roleArns": [ROLE.replace(ACCOUNT, "210987654321")]}
+    error = ("AccessDeniedException", "Cross-account pass role is not allowed.")
+    assert refused(plane.create_profile, **call) == error
+    assert refused(plane.update_profile, profileId=profile_of(plane)["profileId"], roleArns=call["roleArns"]) == error
+
+
+def mappings(response: dict[str, Any]) -> dict[str, list[str]]:
+    return {
+        each["certificateField"]: [rule["specifier"] for rule in each["mappingRules"]]
+        for each in response["profile"]["attributeMappings"]
+    }
+
+
+def test_mappings_are_put_and_deleted_field_by_field(plane: Any) -> None:
+    identifier = {"profileId": profile_of(plane)["profileId"]}
+    rules = [{"specifier": "CN"}, {"specifier": "OU"}]
+    put = plane.put_attribute_mapping(**identifier, certificateField="x509Subject", mappingRules=rules)
+    assert mappings(put)["x509Subject"] == ["CN", "OU"]
+    one = plane.delete_attribute_mapping(**identifier, certificateField="x509Subject", specifiers=["OU"])
+    assert mappings(one)["x509Subject"] == ["CN"]
+    two = plane.delete_attribute_mapping(**identifier, certificateField="x509SAN", specifiers=["DNS", "Name/*"])
+    assert mappings(two)["x509SAN"] == ["URI"]
+    field = plane.delete_attribute_mapping(**identifier, certificateField="x509Issuer")
+    assert mappings(field) == {"x509Subject": ["CN"], "x509SAN": ["URI"]}
+
+
+@pytest.mark.parametrize("rules", [[], [{"specifier": "cn"}], [{"specifier": "x" * 61}], [{}]])
+def test_mapping_is_refused_when_a_specifier_is_unknown(emulator: Emulator, rules: list[dict[str, str]]) -> None:
+    plane = client(emulator, check=False)
+    made = profile_of(plane)
+    call = {"profileId": made["profileId"], "certificateField": "x509Subject", "mappingRules": rules}
+    assert refused(plane.put_attribute_mapping, **call)[0] == "ValidationException"
+    assert plane.get_profile(profileId=made["profileId"])["profile"] == made
+
+
+def test_region_has_as_many_resources_as_the_quotas_allow(emulator: Emulator, ca: Authority) -> None:
+    plane = client(emulator)
+    for _ in range(MAX_ANCHORS - 1):
+        anchor_of(plane, ca)
+    message = refused(plane.create_trust_anchor, name="a", source=bundle(ca.pem))[1]
+    assert message == "The account has 50 trust anchors in this region, which is its quota"
+    anchor_of(client(emulator, "eu-central-1"), ca)
+    for _ in range(MAX_PROFILES - 1):
+        profile_of(plane)
+    assert "250 profiles" in refused(plane.create_profile, name="p", roleArns=[])[1]
+
+
+def test_control_plane_uses_the_emulators_clock(ca: Authority) -> None:
+    now = datetime.now(UTC) - timedelta(minutes=3)
+    with Emulator(World.simple(ca.pem), clock=lambda: now) as emulator:
+        made = anchor_of(client(emulator), ca)
+    assert made["createdAt"] == made["updatedAt"] == now
+
+
+def test_request_is_refused_when_its_secret_is_wrong(emulator: Emulator) -> None:
+    plane = client(emulator)
+    emulator.add_credentials(KEY[0], "another")
+    assert refused(plane.list_trust_anchors)[0] == "InvalidSignatureException"
+
+
+def test_credentials_of_a_session_may_call_the_control_plane(emulator: Emulator, ca: Authority) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    issued = create_session(emulator, Caller(key, issue(ca, key.public_key()))).credentials
+    plane = client(emulator, credentials=(issued["accessKeyId"], issued["secretAccessKey"], issued["sessionToken"]))
+    assert [each["trustAnchorArn"] for each in plane.list_trust_anchors()["trustAnchors"]] == [
+        emulator.trust_anchor_arn
+    ]

@@ -1,0 +1,238 @@
+"""CreateSession obeys what the control plane was told, and the control plane shows who asked."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from certs import Authority, issue, make_ca, pem
+from emulator.client import Caller, create_session, draft, send
+from emulator.material import Form, certificate
+from emulator.planes import ACCOUNT, bundle, client, refused
+from emulator.test_control_crls import crl_of
+from hwsigner.emulator import Emulator, Role, World
+from hwsigner.trust_policy import TrustPolicy
+
+DENIED = "Unable to assume role for "
+URI = x509.SubjectAlternativeName([x509.UniformResourceIdentifier("spiffe://example/web")])
+
+
+@pytest.fixture
+def plane(emulator: Emulator) -> Any:
+    return client(emulator)
+
+
+def caller_of(ca: Authority, form: Form) -> Caller:
+    key = ec.generate_private_key(ec.SECP256R1())
+    return Caller(key, certificate(form, key.public_key(), ca))
+
+
+def outcome(emulator: Emulator, caller: Caller, arns: dict[str, str] | None = None, **body: Any) -> tuple[int, str]:
+    """Ask for a session, and return the status and the message."""
+    made = draft(emulator, caller, body=json.dumps(body).encode())
+    made.arns.update(arns or {})
+    reply = send(emulator, made.signed())
+    return reply.status, reply.json.get("message", "")
+
+
+def trust(condition: dict[str, Any]) -> TrustPolicy:
+    """Return a trust policy for Roles Anywhere with a condition."""
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"Service": "rolesanywhere.amazonaws.com"},
+        "Action": ["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity"],
+        "Condition": condition,
+    }
+    return TrustPolicy({"Version": "2012-10-17", "Statement": [statement]})
+
+
+def test_anchor_profile_and_session_are_made_in_an_empty_world(ca: Authority, caller: Caller) -> None:
+    role = Role(f"arn:aws:iam::{ACCOUNT}:role/web")
+    with Emulator(World(roles={role.arn: role})) as emulator:
+        plane = client(emulator)
+        anchor = plane.create_trust_anchor(name="a", source=bundle(ca.pem))["trustAnchor"]
+        profile = plane.create_profile(name="p", roleArns=[role.arn], enabled=True)["profile"]
+        assert outcome(emulator, caller) == (403, "Untrusted Signing Certificate")
+        plane.enable_trust_anchor(trustAnchorId=anchor["trustAnchorId"])
+        assert outcome(emulator, caller)[0] == 201
+        plane.disable_profile(profileId=profile["profileId"])
+        assert outcome(emulator, caller) == (403, "Profile is disabled")
+        plane.enable_profile(profileId=profile["profileId"])
+        plane.update_profile(profileId=profile["profileId"], roleArns=[])
+        assert emulator.world.profiles[profile["profileArn"]].roles == []
+
+
+def test_update_of_a_profile_governs_the_next_session(plane: Any, emulator: Emulator, caller: Caller) -> None:
+    identifier = {"profileId": emulator.profile_arn}
+    assert outcome(emulator, caller, roleSessionName="mine") == (403, "Not authorized to set roleSessionName")
+    plane.update_profile(**identifier, acceptRoleSessionName=True, durationSeconds=900)
+    reply = create_session(emulator, caller, body=b'{"roleSessionName":"mine"}')
+    assert reply.json["credentialSet"][0]["assumedRoleUser"]["arn"].endswith("/mine")
+    expiration = reply.credentials["expiration"]
+    now = emulator.requests[-1].time.replace(microsecond=0)
+    assert expiration <= f"{now + timedelta(seconds=901):%Y-%m-%dT%H:%M:%SZ}"
+    plane.update_profile(**identifier, durationSeconds=7200)
+    assert "MaxSessionDuration" in outcome(emulator, caller)[1]
+
+
+def test_mapping_governs_the_tags_of_the_next_session(plane: Any, emulator: Emulator, caller: Caller) -> None:
+    emulator.world.roles[emulator.role_arn].trust_policy = trust(
+        {"StringEquals": {"aws:PrincipalTag/x509Subject/OU": "devops"}}
+    )
+    call = {"profileId": emulator.profile_arn, "certificateField": "x509Subject"}
+    assert outcome(emulator, caller)[0] == 201
+    plane.delete_attribute_mapping(**call)
+    assert outcome(emulator, caller)[0] == 403
+    plane.put_attribute_mapping(**call, mappingRules=[{"specifier": "OU"}])
+    assert outcome(emulator, caller)[0] == 201
+
+
+def test_second_ca_of_a_rollover_is_trusted_at_once(plane: Any, emulator: Emulator, ca: Authority) -> None:
+    second = make_ca("Second CA")
+    key = ec.generate_private_key(ec.SECP256R1())
+    late = Caller(key, issue(second, key.public_key()))
+    assert outcome(emulator, late)[0] == 403
+    plane.update_trust_anchor(trustAnchorId=emulator.trust_anchor_arn, source=bundle(ca.pem, second.pem))
+    assert outcome(emulator, late)[0] == 201
+
+
+def test_session_is_made_by_alias_arns_and_judged_by_the_arn_with_the_id(
+    plane: Any, emulator: Emulator, caller: Caller
+) -> None:
+    anchor = plane.update_trust_anchor(trustAnchorId=emulator.trust_anchor_arn, aliasName="a/b")["trustAnchor"]
+    profile = plane.update_profile(profileId=emulator.profile_arn, aliasName="p")["profile"]
+    aliases = {"trustAnchorArn": anchor["aliasArn"], "profileArn": profile["aliasArn"]}
+    role = emulator.world.roles[emulator.role_arn]
+    role.trust_policy = trust({"ArnEquals": {"aws:SourceArn": emulator.trust_anchor_arn}})
+    assert outcome(emulator, caller, aliases)[0] == 201
+    role.trust_policy = trust({"ArnEquals": {"aws:SourceArn": anchor["aliasArn"]}})
+    assert outcome(emulator, caller, aliases) == (403, f"{DENIED}{role.arn}")
+    plane.update_trust_anchor(trustAnchorId=emulator.trust_anchor_arn, aliasName="")
+    assert outcome(emulator, caller, aliases) == (404, f"Trust anchor {anchor['aliasArn']} not found")
+
+
+@pytest.mark.parametrize("alias", ["1a", "a/", "a//b", "", "a" * 257])
+def test_session_is_refused_when_an_alias_arn_is_malformed(emulator: Emulator, caller: Caller, alias: str) -> None:
+    arn = emulator.trust_anchor_arn.rpartition(":")[0] + f":alias/trust-anchor/{alias}"
+    assert outcome(emulator, caller, {"trustAnchorArn": arn})[0] == 400
+
+
+def test_subject_shows_each_certificate_and_its_last_attempt(
+    plane: Any, emulator: Emulator, ca: Authority, caller: Caller
+) -> None:
+    assert plane.list_subjects()["subjects"] == []
+    arn = create_session(emulator, caller).json["subjectArn"]
+    (summary,) = plane.list_subjects()["subjects"]
+    assert summary["subjectArn"] == arn
+    assert summary["x509Subject"] == caller.certificate.subject.rfc4514_string()
+    key = ec.generate_private_key(ec.SECP256R1())
+    renewed = Caller(key, issue(ca, key.public_key()))
+    assert renewed.certificate.subject == caller.certificate.subject
+    assert outcome(emulator, renewed, roleSessionName="mine")[0] == 403
+    subject = plane.get_subject(subjectId=summary["subjectId"])["subject"]
+    assert subject["createdAt"] == summary["createdAt"] <= summary["lastSeenAt"] < subject["lastSeenAt"]
+    assert [(each["serialNumber"], each["failed"]) for each in subject["credentials"]] == [
+        (str(caller.certificate.serial_number), False),
+        (str(renewed.certificate.serial_number), True),
+    ]
+    assert subject["credentials"][0]["x509CertificateData"] == pem(caller.certificate).decode()
+    assert subject["credentials"][0]["issuer"] == ca.certificate.subject.rfc4514_string()
+
+
+def test_subject_shows_the_instance_properties_of_the_last_request(
+    plane: Any, emulator: Emulator, caller: Caller
+) -> None:
+    for rack in ("1", "2"):
+        assert outcome(emulator, caller, instanceProperties={"rack": rack})[0] == 201
+    identifier = plane.list_subjects()["subjects"][0]["subjectId"]
+    (entry,) = plane.get_subject(subjectId=identifier)["subject"]["instanceProperties"]
+    assert (entry["properties"], entry["failed"]) == ({"rack": "2"}, False)
+
+
+def test_certificate_that_is_not_trusted_leaves_no_subject(plane: Any, emulator: Emulator) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    assert outcome(emulator, Caller(key, issue(make_ca("Other"), key.public_key())))[0] == 403
+    assert plane.list_subjects()["subjects"] == []
+    assert refused(plane.get_subject, subjectId=emulator.profile_arn[-36:])[0] == "ResourceNotFoundException"
+
+
+def enable_tip(plane: Any, emulator: Emulator, **more: str) -> None:
+    plane.update_profile(profileId=emulator.profile_arn, tipConfiguration={"status": "ENABLED", **more})
+
+
+@pytest.mark.parametrize(
+    ("settings", "subject"),
+    [({}, "bamboo-01"), ({"subjectSource": "x509SAN/URI"}, "spiffe://example/web")],
+)
+def test_origin_identity_is_the_field_that_the_profile_names(
+    plane: Any, emulator: Emulator, ca: Authority, settings: dict[str, str], subject: str
+) -> None:
+    caller = caller_of(ca, Form("bamboo-01", extensions=((URI, False),)))
+    role = emulator.world.roles[emulator.role_arn]
+    role.trust_policy = trust({"StringEquals": {"aws:OriginIdentity/Subject": subject}})
+    assert outcome(emulator, caller) == (403, f"{DENIED}{role.arn}")
+    assert "aws:OriginIdentity/Subject" in emulator.requests[-1].reason
+    enable_tip(plane, emulator, **settings)
+    assert outcome(emulator, caller)[0] == 201
+    role.trust_policy = trust({"StringEquals": {"aws:OriginIdentity/SubjectType": "workload"}})
+    assert outcome(emulator, caller)[0] == 403
+    enable_tip(plane, emulator, subjectType="workload", **settings)
+    assert outcome(emulator, caller)[0] == 201
+    plane.update_profile(profileId=emulator.profile_arn, tipConfiguration={"status": "DISABLED"})
+    assert outcome(emulator, caller)[0] == 403
+
+
+def test_session_is_denied_when_the_certificate_lacks_the_field_of_its_origin_identity(
+    plane: Any, emulator: Emulator, ca: Authority
+) -> None:
+    nameless = x509.Name([x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, "devops")])
+    for form, settings in ((Form(nameless), {}), (Form(), {"subjectSource": "x509SAN/URI"})):
+        caller = caller_of(ca, form)
+        enable_tip(plane, emulator, **settings)
+        assert outcome(emulator, caller) == (403, f"{DENIED}{emulator.role_arn}")
+        assert "is not in the certificate or not mapped" in emulator.requests[-1].reason
+
+
+def test_session_is_denied_when_the_field_of_its_origin_identity_is_not_mapped(
+    plane: Any, emulator: Emulator, caller: Caller
+) -> None:
+    enable_tip(plane, emulator)
+    plane.delete_attribute_mapping(profileId=emulator.profile_arn, certificateField="x509Subject")
+    assert outcome(emulator, caller)[0] == 403
+
+
+@pytest.mark.parametrize("key", ["aws:OriginIdentity/Issuer", "aws:OriginIdentity/FederatedProviderArn"])
+def test_key_of_origin_identity_is_refused_aloud_when_its_value_is_not_documented(
+    plane: Any, emulator: Emulator, caller: Caller, key: str
+) -> None:
+    enable_tip(plane, emulator)
+    emulator.world.roles[emulator.role_arn].trust_policy = trust({"StringLike": {key: "*"}})
+    assert outcome(emulator, caller)[0] == 403
+    assert f"refused: unknown key {key}" in emulator.requests[-1].reason
+
+
+def test_example_of_the_documentation_runs(
+    ca: Authority, caller: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text()
+    (example,) = re.findall(r"```python\n(from pathlib import Path\n\nimport boto3\n.*?)```", page, re.DOTALL)
+    (tmp_path / "ca.pem").write_bytes(ca.pem)
+    (tmp_path / "crl.pem").write_bytes(crl_of(ca))
+    monkeypatch.chdir(tmp_path)
+    emulators: dict[str, Any] = {}
+
+    def call_your_client(url: str, anchor: str, profile: str, role: str) -> None:
+        arns = {"trustAnchorArn": anchor, "profileArn": profile, "roleArn": role}
+        assert outcome(emulators["emulator"], caller, arns)[0] == 201
+
+    emulators["call_your_client"] = call_your_client
+    exec(example, emulators)
+    assert caller.certificate.subject.rfc4514_string() in capsys.readouterr().out

@@ -1,0 +1,27 @@
+"""The shell commands of the docs, and a way to run them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def shell_blocks(page: str, start: str, end: str) -> str:
+    """Return the shell commands of a page between two texts."""
+    text = (ROOT / page).read_text()
+    return "".join(re.findall(r"```sh\n(.*?)```", text[text.index(start) : text.index(end)], re.DOTALL))
+
+
+def run_shell(script: str, folder: Path, environment: Mapping[str, str]) -> str:
+    """Run commands in a folder, with `hwsigner` as the program of this clone, and return what they print."""
+    script = f'set -e\nhwsigner() {{ {sys.executable} -m hwsigner "$@"; }}\n{script}'
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run(["bash", "-c", script], cwd=folder, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
+    return done.stdout
