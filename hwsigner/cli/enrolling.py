@@ -67,8 +67,9 @@ def kept_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     kept = {flag.name: flag.toml(value) for flag, value in given}
     if "private-key" in kept:
         kept["private-key"] = for_any_folder(kept["private-key"])
-    if "issuer-ca-file" in kept:
-        kept["issuer-ca-file"] = os.path.abspath(kept["issuer-ca-file"])
+    for name in ("issuer-ca-file", "vendor-certificates"):
+        if name in kept:
+            kept[name] = os.path.abspath(kept[name])
     if os.path.isfile(kept.get("issuer-command", "")):  # Without arguments.
         kept["issuer-command"] = shlex.quote(os.path.abspath(kept["issuer-command"]))
     return kept
