@@ -69,7 +69,7 @@ class TestWay:
         age(enrolled, 2, -1)
         before, other = enrolled.profile(), enrolled.home / "keys" / "next.key"
         rows = succeeds(run(enrolled, "--new-key", str(other)))
-        assert rows["Old"].startswith(f"key {enrolled.key} is no longer used")
+        assert rows["Old"].startswith(f"key  {enrolled.key} is no longer used")
         after = enrolled.profile()
         assert (after["private-key"], after["certificate"]) == (str(other), str(other.with_suffix(".crt")))
         key = load_pem_private_key(other.read_bytes(), None)
@@ -97,6 +97,7 @@ class TestWay:
         pin = enrolment.scene.write("pin", softhsm.pin.encode())
         enrolment.key = f"pkcs11:token={softhsm.label};object=renew?module-path={softhsm.module}&pin-source=file:{pin}"
         succeeds(enrolment.run())
+        enrolment.config.write_text(enrolment.config.read_text().replace("-days 2", "-days 3"))
         succeeds(run(enrolment, f"--new-key={enrolment.key.replace('object=renew', 'object=renewed')}"))
         assert "object=renewed" in enrolment.profile()["private-key"]
         assert enrolment.gets_credentials()
