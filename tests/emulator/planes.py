@@ -13,10 +13,12 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from botocore.model import OperationModel
 
+from certs import Authority
 from hwsigner.emulator import Emulator
 
 REGION = "us-east-1"
 ACCOUNT = "123456789012"
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/web"
 KEY = ("AKIDPLANE", "a-secret-of-the-plane")
 
 
@@ -94,3 +96,17 @@ def refused(call: Any, **members: Any) -> tuple[str, str]:
 def bundle(*certificates: bytes) -> dict[str, Any]:
     """Return the source of a trust anchor with certificates in PEM."""
     return {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": b"".join(certificates).decode()}}
+
+
+def anchor_of(plane: Any, ca: Authority, **members: Any) -> dict[str, Any]:
+    """Create a trust anchor."""
+    made: dict[str, Any] = plane.create_trust_anchor(**{"name": "a", "source": bundle(ca.pem), **members})[
+        "trustAnchor"
+    ]
+    return made
+
+
+def profile_of(plane: Any, **members: Any) -> dict[str, Any]:
+    """Create a profile."""
+    made: dict[str, Any] = plane.create_profile(**{"name": "p", "roleArns": [ROLE], **members})["profile"]
+    return made

@@ -140,6 +140,13 @@ def test_missing_permission_is_named(account: Account, private_ca: PrivateCA) ->
     assert "acm-pca:RevokeCertificate" in outcome.err
 
 
+def test_failure_says_what_was_revoked_before(account: Account, private_ca: PrivateCA) -> None:
+    with interrupted("RevokeCertificate", refusal("AccessDeniedException"), skip=1):
+        outcome = revoke(account, "--serial=1000", "--serial=1001")
+    assert (outcome.status, outcome.out) == (5, "")
+    assert "Revoked before that: 03:E8 (decimal 1000)" in outcome.err
+
+
 def refusal(code: str) -> ClientError:
     return ClientError({"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {}}, "RevokeCertificate")
 
