@@ -220,7 +220,7 @@ PLANTS: dict[str, tuple[Callable[[Account], list[str]], set[str]]] = {
         _nothing(f"--trust-anchor-arn=arn:aws:rolesanywhere:{REGION}:{ACCOUNT}:trust-anchor/{OTHER_ID}"),
         {"anchor-missing", "source-arn-other", "role-refuses"},
     ),
-    "the trust anchor is a private CA that can't be read": (_private_ca, {"anchor-not-judged"}),
+    "the trust anchor is a private CA that can't be read": (_private_ca, {"anchor-not-judged", "call-failed"}),
     "the profile is disabled": (_disable_profile, {"profile-disabled"}),
     "there is no such profile": (
         _nothing(f"--profile-arn=arn:aws:rolesanywhere:{REGION}:{ACCOUNT}:profile/{OTHER_ID}"),
