@@ -192,6 +192,16 @@ MISTAKES = {
         "aws:SourceArn is the ARN of the trust anchor that is used, so every session with it is refused",
         "Name this trust anchor, or use the one that the policy names",
     ),
+    "contradiction": Mistake(
+        WRONG,
+        "All conditions of a statement must be met at once, so this statement lets no certificate in",
+        "Write alternatives as several values of one condition, or as several statements",
+    ),
+    "date-passed": Mistake(
+        WRONG,
+        "The statement has let no certificate in since then",
+        "Remove the statement, or write a later date",
+    ),
     "denied-always": Mistake(
         WRONG,
         "A Deny outweighs every Allow, so no certificate can assume the role",
