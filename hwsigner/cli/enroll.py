@@ -21,7 +21,7 @@ from hwsigner.cli.issuer import issuer
 from hwsigner.cli.keygen import NEW_KEY
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
-from hwsigner.config.flags import IDENTITY, ISSUER, KEY, NAMES, PLACE, SESSION, attribute_of, switch
+from hwsigner.config.flags import IDENTITY, ISSUER, KEY, NAMES, PLACE, PROOF, SESSION, attribute_of, switch
 from hwsigner.config.profiles import Profile, change_profile, check_name, profiles
 from hwsigner.enrolment.enroll import ensure_key, install, installed_chain, obtain, sign_request
 from hwsigner.errors import ConfigError, UsageError, printable
@@ -59,7 +59,7 @@ class _Enrolled:
 def add_arguments(parser: Parser) -> None:
     """Add the profile's name and the flags."""
     parser.add_argument("name", metavar="NAME", help="name of the profile, in config.toml and in ~/.aws/config")
-    parser.add_flags(_FLAGS, NAMES, ISSUER, PLACE, NEW_KEY, KEY, SESSION)
+    parser.add_flags(_FLAGS, NAMES, ISSUER, PLACE, PROOF, NEW_KEY, KEY, SESSION)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -224,7 +224,10 @@ ISSUER = (
     Flag("issuer-arn", "ARN of the private CA", "ARN"),
 )
 PLACE = (Flag("nv-index", "TPM: put the leaf into this NV index, such as 0x01c20000, and not into a file", "INDEX"),)
-ENROLMENT = NAMES + ISSUER + PLACE
+PROOF = (
+    Flag("vendor-certificates", "for a registrar: certificates up to the vendor's root that the chip lacks", "FILE"),
+)
+ENROLMENT = NAMES + ISSUER + PLACE + PROOF
 
 EXCLUSIVE = (
     ("certificate", "cert-selector"),
