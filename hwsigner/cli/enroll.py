@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from hwsigner.aws.arn import check_arns, check_known_arns
 from hwsigner.aws.config_file import config_path
 from hwsigner.aws.config_lines import check_no_keys, with_credential_process
 from hwsigner.aws.credentials_file import credentials_path
@@ -20,7 +21,7 @@ from hwsigner.cli.issuer import issuer
 from hwsigner.cli.keygen import NEW_KEY
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
-from hwsigner.config.flags import IDENTITY, ISSUER, KEY, NAMES, PLACE, PROOF, SESSION, switch
+from hwsigner.config.flags import IDENTITY, ISSUER, KEY, NAMES, PLACE, PROOF, SESSION, attribute_of, switch
 from hwsigner.config.profiles import Profile, change_profile, check_name, profiles
 from hwsigner.enrolment.enroll import ensure_key, install, installed_chain, obtain, sign_request
 from hwsigner.errors import ConfigError, UsageError, printable
@@ -68,14 +69,15 @@ def run(arguments: argparse.Namespace) -> int:
     with only_one(name):
         found = profiles(os.environ).get(name)
         values = settings_of(found, {flag.attribute: value for flag, value in arguments.given})
+        region = _region(values)
         if not arguments.no_aws_config:
-            _aws_config(name)  # What can't be written is an error before anything is changed.
+            _aws_config(name, region)  # What can't be written is an error before anything is changed.
         kept = kept_settings(arguments)
         enrolled = _enroll(name, found, values, kept)
         rows = [("Profile", f"{write_profile(name, kept, enrolled.installed)}: [profile.{name}]")]
         if not arguments.no_aws_config:
             section = name if name == "default" else f"profile {name}"
-            rows.append(("SDKs", f"{_aws_config(name, write=True)}: [{section}]"))
+            rows.append(("SDKs", f"{_aws_config(name, region, write=True)}: [{section}]"))
         lines = [*_rows(enrolled), *rows, _next(name)]
     text = "\n".join(printable(f"{title:<9}  {value}") for title, value in lines)
     print_outcome(f"{name} is enrolled", text)
@@ -104,13 +106,27 @@ def _check_pin(access: KeyAccess, key: KeyDescription) -> None:
         raise UsageError(problem, "Leave it out and run from a terminal, or use keygen, csr and install-certificate")
 
 
-def _aws_config(name: str, *, write: bool = False) -> str:
+def _region(values: Mapping[str, Any]) -> str:
+    """Check the ARNs that are known, and return the region; an empty string if it is not known.
+
+    Raises:
+        UsageError: an ARN is malformed, or their regions differ.
+    """
+    known = {name: value for name in ARNS if (value := values[attribute_of(name)])}
+    check_known_arns(known)
+    if len(known) < len(ARNS):
+        return values["region"] or ""
+    anchor, profile, role = known.values()
+    return check_arns(anchor, profile, role=role, region=values["region"])
+
+
+def _aws_config(name: str, region: str, *, write: bool = False) -> str:
     """Check that the SDKs' config file can get the profile's line, or write it; return the file's path."""
     path, keys = config_path(os.environ), credentials_path(os.environ)
     command = _command(name)
 
     def edit(data: bytes) -> bytes:
-        return with_credential_process(data, name, command, path=path)
+        return with_credential_process(data, name, command, path=path, region=region)
 
     check_no_keys(_content(keys), name, path=keys)
     data = _content(path)

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from cryptography import x509
 
@@ -38,6 +39,7 @@ class TestWay:
         assert "issued now" in rows["Certified"]
         assert rows["Next"] == "aws sts get-caller-identity --profile web"
         assert enrolment.gets_credentials()
+        assert boto3.Session(profile_name="web").region_name == "us-east-1"
         assert (enrolment.config.stat().st_mode, enrolment.aws_config.stat().st_mode) == (0o100600, 0o100600)
 
     def test_second_run_changes_nothing_and_needs_no_flags(self, enrolment: Enrolment) -> None:
@@ -178,7 +180,7 @@ class TestKilled:
     ) -> None:
         monkeypatch.setattr(enrolling, "LOCK_TIMEOUT", 0.0)
         with enrolling.only_one("web"):
-            refused(enrolment.run(), 7, "another hwsigner enroll web is running")
+            refused(enrolment.run(), 7, "another hwsigner enroll or renew of web is running")
 
 
 class TestIssuer:
@@ -274,6 +276,8 @@ class TestRefused:
             ("--subject=bamboo", "the subject 'bamboo' is invalid"),
             ("--issuer=acme", "there is no issuer 'acme'"),
             ("--issuer=est", "the issuer's URL is missing"),
+            ("--role-arn=web", "--role-arn is 'web', which is not a role ARN"),
+            ("--region=eu-west-1", "but the trust anchor is in us-east-1"),
             ("--algorithm=dsa", "--algorithm is 'dsa'"),
         ],
     )
