@@ -63,6 +63,23 @@ def with_credential_process(data: bytes, profile: str, command: str, *, path: st
     return mark + edited.encode("utf-8", "surrogateescape")
 
 
+def check_no_keys(data: bytes, profile: str, *, path: str) -> None:
+    """Check that a credentials file has no access key of a profile: the SDKs prefer it to a `credential_process`.
+
+    Args:
+        data: the file's content.
+        profile: the profile's name.
+        path: the file's path, for messages.
+
+    Raises:
+        ConfigError: it has one, or can't be read as the SDKs do.
+    """
+    text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+    if "aws_access_key_id" in _read(text, path).get(profile, {}):
+        problem = f"[{profile}] of {path} has an access key, which the AWS SDKs prefer to a {_OPTION}"
+        raise ConfigError(problem, "Remove it there, or name another profile")
+
+
 def _read(text: str, path: str) -> dict[str, dict[str, str]]:
     """Return the settings by section, as botocore reads them."""
     parser = configparser.RawConfigParser()

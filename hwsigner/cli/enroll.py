@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hwsigner.aws.config_file import config_path
-from hwsigner.aws.config_lines import with_credential_process
+from hwsigner.aws.config_lines import check_no_keys, with_credential_process
+from hwsigner.aws.credentials_file import credentials_path
 from hwsigner.cli.enrolling import kept_settings, names_certificate, only_one, settings_of, wanted, write_profile
 from hwsigner.cli.install_certificate import ARNS
 from hwsigner.cli.issuer import issuer
@@ -105,29 +106,35 @@ def _check_pin(access: KeyAccess, key: KeyDescription) -> None:
 
 def _aws_config(name: str, *, write: bool = False) -> str:
     """Check that the SDKs' config file can get the profile's line, or write it; return the file's path."""
-    path = config_path(os.environ)
+    path, keys = config_path(os.environ), credentials_path(os.environ)
     command = _command(name)
 
     def edit(data: bytes) -> bytes:
         return with_credential_process(data, name, command, path=path)
 
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except FileNotFoundError:
-        data = b""
-    except OSError as error:
-        raise ConfigError(f"can't read {path}: {error.strerror}", "Fix that, or add --no-aws-config") from error
+    check_no_keys(_content(keys), name, path=keys)
+    data = _content(path)
     if edit(data) != data and write:
         edit_file(path, edit)
     return path
+
+
+def _content(path: str) -> bytes:
+    """Return a file's content, empty if there is none."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {error.strerror}", "Fix that, or add --no-aws-config") from error
 
 
 def _command(name: str) -> str:
     """Return the command that gives the SDKs a profile's credentials."""
     program = os.path.abspath(sys.argv[0])
     is_ours = os.path.basename(program) == "hwsigner" and os.access(program, os.X_OK)
-    words = [program] if is_ours else [sys.executable, "-m", "hwsigner"]
+    words = [program] if is_ours else [sys.executable, "-P", "-m", "hwsigner"]
     command = shlex.join([*words, "credential-process", "--profile", name])
     if not command.isprintable():
         raise UsageError(f"the path {program!r} can't be written into a file", "Install hwsigner into another folder")

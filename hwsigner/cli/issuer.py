@@ -34,6 +34,7 @@ def issuer(values: Mapping[str, Any], key: KeyAccess | None = None) -> Issuer:
         user=values["issuer_user"] or "",
         secret=(lambda: _secret(source)) if source else None,
         arn=values["issuer_arn"] or "",
+        certificate=(values["issuer_certificate"] and values.get("certificate")) or "",
         timeout=values.get("timeout") or IssuerSettings.timeout,
         key=key,
         vendor_certificates=_certificates(values.get("vendor_certificates")),

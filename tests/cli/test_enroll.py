@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import random
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,9 +27,13 @@ from hwsigner.cli import enroll, enrolling
 from hwsigner.config import profiles
 from hwsigner.enrolment import enroll as steps
 from scene import Outcome, Scene
+from softhsm.pcsc import SoftPcsc
 from softhsm.tpm import SoftTPM
+from softhsm.yubikey import FIRMWARE_5_7, YKCS11, YubiKey
+from yubikeys import forget_cards
 
 SUBJECT = "CN=bamboo-01,OU=devops"
+MANAGEMENT_KEY = "0102030405060708" * 3
 
 
 @dataclass
@@ -314,7 +320,43 @@ class TestIssuer:
         assert enrolment.gets_credentials()
 
 
+FULL = """
+set -e
+keys=$1 old=$2; shift 2
+mount -t tmpfs -o size=16k tmpfs "$keys"
+cp "$old"/* "$keys"
+dd if=/dev/zero of="$keys/full" 2> "$keys/../dd" || true
+status=0; "$@" || status=$?
+cmp "$old/web.key" "$keys/web.key"
+cmp "$old/web.crt" "$keys/web.crt"
+exit $status
+"""
+
+
+def test_old_certificate_stays_when_the_disk_is_full(enrolment: Enrolment) -> None:
+    succeeds(enrolment.run())
+    keys, old = Path(enrolment.key).parent, enrolment.home / "old"
+    shutil.copytree(keys, old)
+    command = [sys.executable, "-m", "hwsigner", "enroll", "web", "--subject=CN=bamboo-02"]
+    unshare = ["unshare", "--mount", "--map-root-user", "sh", "-c", FULL, "sh", str(keys), str(old)]
+    ran = subprocess.run([*unshare, *command], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (3, "")
+    assert ran.stderr == f"hwsigner: can't write {keys}/web.crt: No space left on device. The file was not changed\n"
+    assert enrolment.profile()["subject"] == SUBJECT
+
+
 class TestRefused:
+    def test_management_key_of_a_yubikey_is_not_sent_as_its_pin(
+        self, enrolment: Enrolment, pcsc: SoftPcsc, new_yubikey: Callable[..., YubiKey]
+    ) -> None:
+        yubikey = new_yubikey(FIRMWARE_5_7)
+        yubikey.insert(pcsc)
+        forget_cards()
+        management = enrolment.scene.write("management", MANAGEMENT_KEY.encode())
+        enrolment.key = f"{yubikey.uri(0x82, YKCS11)}&pin-source=file:{management}"
+        refused(enrolment.run(), 2, "a PIV slot is written with the management key and used with the PIN")
+        assert not yubikey.pin_tries
+
     @pytest.mark.parametrize(
         ("flag", "message"),
         [
@@ -336,6 +378,16 @@ class TestRefused:
         enrolment.aws_config.write_text("[profile web]\ncredential_process = /usr/bin/other\n")
         refused(enrolment.run(), 2, "has another credential_process")
         assert not Path(enrolment.key).exists()
+
+    def test_access_key_that_would_be_preferred_is_an_error(self, enrolment: Enrolment) -> None:
+        (enrolment.home / "none").write_text("[web]\naws_access_key_id = AKIAEXAMPLE\n")
+        refused(enrolment.run(), 2, "[web] of", "has an access key")
+        assert not Path(enrolment.key).exists()
+        succeeds(enrolment.run("--no-aws-config"))
+
+    def test_profile_whose_enrolment_was_not_finished_says_how_to_go_on(self, enrolment: Enrolment) -> None:
+        refused(enrolment.run("--issuer-command=false"), 5, "exited with status 1")
+        refused(enrolment.scene.call("credential-process", "--profile", "web"), 2, "Run hwsigner enroll web")
 
     def test_missing_issuer_is_an_error(self, enrolment: Enrolment) -> None:
         refused(enrolment.run("--issuer-command="), 2, "no issuer given")
