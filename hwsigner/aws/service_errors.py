@@ -27,6 +27,7 @@ _CAUSES = (
         "untrusted signing certificate",
         "The chain does not reach the trust anchor: check for missing intermediates, another anchor, or a disabled one",
     ),
+    ("certificate revoked", "A CRL of the trust anchor revokes the certificate, or one of its chain: get a new one"),
     ("invalid signature", "Check the clock, and look for a proxy that changes headers"),
     (
         "failed to be mapped",

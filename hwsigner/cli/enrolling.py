@@ -30,8 +30,8 @@ _KEPT = {flag.name for flag in (*IDENTITY, *SESSION, *ENROLMENT) if not flag.sec
 
 
 @contextmanager
-def only_one(name: str) -> Iterator[None]:
-    """Let one process at a time enrol a profile.
+def only_one(name: str) -> Iterator[int]:
+    """Let one process at a time enrol or renew a profile. Give a descriptor of its lock file, for `Failures`.
 
     Raises:
         LockError: another one has been doing it for ten seconds.
@@ -45,8 +45,10 @@ def only_one(name: str) -> Iterator[None]:
         raise HwsignerError(f"can't lock {path}: {error.strerror}", "Check who may write its folder") from error
     try:
         if not lock_within(lock, LOCK_TIMEOUT):
-            raise LockError(f"another hwsigner enroll {name} is running", "Wait until it ends, then run this again")
-        yield
+            raise LockError(
+                f"another hwsigner enroll or renew of {name} is running", "Wait until it ends, then run this again"
+            )
+        yield lock
     finally:
         os.close(lock)
 

@@ -10,11 +10,13 @@ from collections.abc import Collection, Iterator
 from functools import cached_property
 from typing import Any
 
-from hwsigner.control_plane.failures import NOT_FOUND, translated
+from hwsigner.control_plane.failures import NOT_FOUND, check_json, not_from_aws, translated
 from hwsigner.errors import HwsignerError
 
 _CONNECT_TIMEOUT = 5
 _READ_TIMEOUT = 30
+# By partition. Elsewhere, botocore knows the region.
+_IAM_REGIONS = {"aws": "us-east-1", "aws-cn": "cn-north-1", "aws-us-gov": "us-gov-west-1", "aws-eusc": "eusc-de-east-1"}
 
 
 class Client:
@@ -22,7 +24,7 @@ class Client:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        # The region of its requests; for IAM, which is global, one such as "aws-global".
+        # The region of its requests. IAM has one per partition, such as us-east-1.
         self.region: str = client.meta.region_name
 
     def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
@@ -39,8 +41,7 @@ class Client:
             UsageError: a parameter is not valid, or a setting of the SDKs' files.
         """
         with translated(self._action(operation), _resource(parameters)):
-            response: dict[str, Any] = getattr(self._client, operation)(**parameters)
-            return response
+            return self._answer(operation, parameters)
 
     def find(self, operation: str, **parameters: Any) -> dict[str, Any] | None:
         """Call an operation that reads a resource. Return None if the service has no such resource.
@@ -58,8 +59,7 @@ class Client:
         """
         with translated(self._action(operation), _resource(parameters)):
             try:
-                response: dict[str, Any] = getattr(self._client, operation)(**parameters)
-                return response
+                return self._answer(operation, parameters)
             except self._client.exceptions.ClientError as error:
                 if error.response.get("Error", {}).get("Code") in codes:
                     return None
@@ -78,6 +78,14 @@ class Client:
         """
         with translated(self._action(operation), _resource(parameters)):
             return list(self._pages(operation, member, parameters))
+
+    def _answer(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = getattr(self._client, operation)(**parameters)
+        name = self._client.meta.method_to_api_mapping[operation]
+        shape = self._client.meta.service_model.operation_model(name).output_shape
+        if shape is not None and shape.members and not shape.members.keys() & answer.keys():
+            raise not_from_aws(self._action(operation))
+        return answer
 
     def _pages(self, operation: str, member: str, parameters: dict[str, Any]) -> Iterator[Any]:
         if self._client.can_paginate(operation):
@@ -151,7 +159,16 @@ class Clients:
             user_agent_extra=f"hwsigner/{__version__}",
         )
         with translated("boto3", ""):
-            return Client(self._session.client(service, endpoint_url=self._endpoint, config=config))
+            region = self._iam_region() if service == "iam" else None
+            client = self._session.client(service, region_name=region, endpoint_url=self._endpoint, config=config)
+        if "json" in client.meta.service_model.metadata["protocol"]:
+            client.meta.events.register("response-received", check_json)
+        return Client(client)
+
+    def _iam_region(self) -> str | None:
+        """Return the region that IAM is in. With an endpoint of its own, botocore would sign for the session's."""
+        region = self._session.region_name
+        return _IAM_REGIONS.get(self._session.get_partition_for_region(region)) if region else None
 
 
 def _resource(parameters: dict[str, Any]) -> str:

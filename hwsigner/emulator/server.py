@@ -9,7 +9,7 @@ import ssl
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -175,18 +175,18 @@ class Emulator:
 
     @property
     def trust_anchor_arn(self) -> str:
-        """The ARN of the first trust anchor."""
-        return next(iter(self.world.trust_anchors))
+        """The ARN of the first trust anchor. A HwsignerError says that there is none."""
+        return _first("trust anchor", self.world.trust_anchors)
 
     @property
     def profile_arn(self) -> str:
-        """The ARN of the first profile."""
-        return next(iter(self.world.profiles))
+        """The ARN of the first profile. A HwsignerError says that there is none."""
+        return _first("profile", self.world.profiles)
 
     @property
     def role_arn(self) -> str:
-        """The ARN of the first role."""
-        return next(iter(self.world.roles))
+        """The ARN of the first role. A HwsignerError says that there is none."""
+        return _first("role", self.world.roles)
 
     def __enter__(self) -> Self:
         self.start()
@@ -274,3 +274,9 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _first(kind: str, resources: Mapping[str, object]) -> str:
+    if not resources:
+        raise HwsignerError(f"the emulator has no {kind}", "Add one to its world")
+    return next(iter(resources))

@@ -36,6 +36,7 @@ class TestCauses:
         [
             ("Untrusted certificate. Insufficient certificate", "digitalSignature"),
             ("Untrusted Signing Certificate", "intermediates"),
+            ("Certificate revoked", "CRL"),
             ("Invalid signature", "clock"),
             ("Not authorized to set roleSessionName", "acceptRoleSessionName"),
             ("UNTRUSTED SIGNING CERTIFICATE.", "intermediates"),

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from botocore.stub import Stubber
 
+from certs import Authority
 from hwsigner.control_plane.clients import Client, Clients
+from hwsigner.emulator import Emulator, World
 from hwsigner.errors import ConfigError, HwsignerError, ServiceError, ServiceUnreachableError, UsageError
 from ports import reserve_port
 
@@ -147,3 +149,16 @@ def test_missing_boto3_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_clients_retry_in_standard_mode() -> None:
     assert Clients(REGION).iam._client.meta.config.retries["mode"] == "standard"
+
+
+@pytest.mark.parametrize(
+    ("region", "signed_for"),
+    [("eu-central-1", "us-east-1"), ("cn-northwest-1", "cn-north-1"), ("us-gov-east-1", "us-gov-west-1")],
+)
+def test_iam_is_called_in_its_own_region_when_there_is_an_endpoint(ca: Authority, region: str, signed_for: str) -> None:
+    with Emulator(World.simple(ca.pem, region=region)) as emulator:
+        emulator.add_credentials("AKIDEXAMPLE", "example-secret")
+        clients = Clients(region, endpoint=emulator.url)
+        (role,) = clients.iam.items("list_roles", "Roles")
+        assert role["Arn"] == emulator.role_arn
+        assert f"/{signed_for}/iam/" in dict(emulator.requests[-1].headers)["Authorization"]

@@ -5,28 +5,28 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from certs import Authority
 from emulator.client import send
 from emulator.planes import ACCOUNT, REGION, client, refused
 from emulator.signing import USER, Plan, add_credentials, ask, error_code
 from hwsigner.emulator import Emulator, Profile, World
+from hwsigner.emulator.control.operations import OPERATIONS, Operation
 
 PLAN = Plan("rolesanywhere", "POST", "/profiles", (("Content-Type", "application/json"),), credentials=USER)
 BODY = {"name": "p", "roleArns": []}
+ROOT = f"arn:aws:rolesanywhere:{REGION}:{ACCOUNT}"
 NUMBERS = st.sets(st.integers(0, 15))
-NAMES = st.sampled_from(["name", "roleArns", "tags", "key", "value", "tipConfiguration", "enabled"])
+NAMES = st.sampled_from(["key", "value", "event", "enabled", "sourceType", "sourceData", "acmPcaArn", "specifier"])
+KNOWN = st.sampled_from(["x509Subject", "CN", "aws/a", "CERTIFICATE_BUNDLE", "LS0tLS0=", f"{ROOT}:profile/x", "a" * 36])
 
 
 def containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.lists(inner) | st.dictionaries(NAMES, inner)
-
-
-ROOT = f"arn:aws:rolesanywhere:{REGION}:{ACCOUNT}"
 
 
 def profile_arn(number: int) -> str:
@@ -163,15 +163,26 @@ def test_member_that_the_emulator_does_not_know_is_named(emulator: Emulator) -> 
     assert reply.json["message"] == "The emulator does not know the member tipConfiguration.new"
 
 
-@settings(deadline=None, max_examples=60)
-@given(body=st.recursive(st.none() | st.booleans() | st.integers() | st.text(), containers))
-def test_any_json_gets_an_answer_of_the_model(crowded: Emulator, body: Any) -> None:
-    reply = ask(add_credentials(crowded), replace(PLAN, body=json.dumps(body).encode()))
-    assert reply.status in (201, 400)
-    assert crowded.requests[-1].answer_type in ("Success", "ValidationException", "SerializationException")
+@settings(deadline=None, max_examples=150)
+@given(operation=st.sampled_from(list(OPERATIONS.values())), data=st.data())
+def test_any_request_gets_a_response_of_the_api(crowded: Emulator, operation: Operation, data: st.DataObject) -> None:
+    values = st.recursive(st.none() | st.booleans() | st.integers() | st.text() | KNOWN, containers, max_leaves=8)
+    body = data.draw(values | st.dictionaries(st.sampled_from(sorted(operation.input.members)), values))
+    texts = {name: quote(data.draw(KNOWN | st.text(min_size=1)), safe="") for name in operation.input.members}
+    query = "&".join(f"{name}={texts[name]}" for name in operation.query if data.draw(st.booleans()))
+    target = "?".join(filter(None, (operation.path.format(**texts), query)))
+    sent = replace(PLAN, method=operation.method, target=target, body=json.dumps(body).encode())
+    reply = ask(add_credentials(crowded), sent)
+    assert reply.status in (200, 201, 400, 403, 404), reply.body
+    assert reply.status < 300 or set(reply.json) == {"message"}
 
 
-def test_unsigned_request_is_refused(emulator: Emulator, ca: Authority) -> None:
+def test_presigned_url_is_accepted(emulator: Emulator) -> None:
+    reply = ask(add_credentials(emulator), replace(PLAN, method="GET", headers=(), presigned=True, region=REGION))
+    assert [each["profileArn"] for each in reply.json["profiles"]] == [emulator.profile_arn]
+
+
+def test_unsigned_request_is_refused(emulator: Emulator) -> None:
     plan = replace(PLAN, method="GET", target="/profiles", headers=())
     assert ask(add_credentials(emulator), plan).status == 200
     assert send(emulator, plan.signed(emulator).without("Authorization")).status == 404

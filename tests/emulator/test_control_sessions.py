@@ -157,6 +157,17 @@ def test_subject_shows_the_instance_properties_of_the_last_request(
     assert (entry["properties"], entry["failed"]) == ({"rack": "2"}, False)
 
 
+def test_emulator_keeps_a_bounded_number_of_subjects_and_certificates(
+    emulator: Emulator, ca: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hwsigner.emulator.subjects.MAX_SUBJECTS", 2)
+    monkeypatch.setattr("hwsigner.emulator.subjects.MAX_CERTIFICATES", 2)
+    for name in ("a", "b", "c", "c", "c"):
+        assert outcome(emulator, caller_of(ca, Form(name)))[0] == 201
+    known = {each.x509_subject[:4]: len(each.credentials) for each in emulator.world.subjects.values()}
+    assert known == {"CN=b": 1, "CN=c": 2}
+
+
 def test_certificate_that_is_not_trusted_leaves_no_subject(plane: Any, emulator: Emulator) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     assert outcome(emulator, Caller(key, issue(make_ca("Other"), key.public_key())))[0] == 403

@@ -48,6 +48,8 @@ def _read_query(operation: Operation, request: Request) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for raw_name, raw_value in query_pairs(request.query):
         name, value = raw_name.decode("utf-8", "replace"), raw_value.decode("utf-8", "replace")
+        if name.startswith("X-Amz-"):
+            continue  # Part of the signature of a presigned URL.
         if name not in operation.query:
             raise invalid(f"The emulator does not know the query parameter {name}")
         shape = operation.input.members[name]

@@ -1,4 +1,4 @@
-"""Trust anchors and profiles, made and changed by boto3."""
+"""Trust anchors, made and changed by boto3, and what all resources have in common."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from certs import Authority, issue, make_ca, pem
 from emulator.client import Caller, create_session
 from emulator.material import DAY, Form, authority
-from emulator.planes import ACCOUNT, KEY, REGION, bundle, client, refused
+from emulator.planes import ACCOUNT, KEY, REGION, anchor_of, bundle, client, profile_of, refused
 from hwsigner.emulator import Emulator, World
 from hwsigner.emulator.control.anchors import MAX_ANCHORS
 from hwsigner.emulator.control.profiles import MAX_PROFILES
 
-ROLE = f"arn:aws:iam::{ACCOUNT}:role/web"
 PCA = f"arn:aws:acm-pca:{REGION}:{ACCOUNT}:certificate-authority/3f6a2f7e-4c55-4cbf-9d2c-5a1c2f9c0b11"
 ENABLED_FOR = {"CA_CERTIFICATE_EXPIRY": 45, "END_ENTITY_CERTIFICATE_EXPIRY": 45}
 
@@ -25,18 +24,6 @@ ENABLED_FOR = {"CA_CERTIFICATE_EXPIRY": 45, "END_ENTITY_CERTIFICATE_EXPIRY": 45}
 @pytest.fixture
 def plane(emulator: Emulator) -> Any:
     return client(emulator)
-
-
-def anchor_of(plane: Any, ca: Authority, **members: Any) -> dict[str, Any]:
-    made: dict[str, Any] = plane.create_trust_anchor(**{"name": "a", "source": bundle(ca.pem), **members})[
-        "trustAnchor"
-    ]
-    return made
-
-
-def profile_of(plane: Any, **members: Any) -> dict[str, Any]:
-    made: dict[str, Any] = plane.create_profile(**{"name": "p", "roleArns": [ROLE], **members})["profile"]
-    return made
 
 
 def test_trust_anchor_is_disabled_unless_the_request_enables_it(plane: Any, ca: Authority) -> None:
@@ -215,117 +202,6 @@ def test_notifications_are_on_with_a_threshold_of_45_days_until_they_are_set(pla
 def test_notification_settings_are_refused_when_unclear(emulator: Emulator, ca: Authority, settings: Any) -> None:
     call = {"name": "a", "source": bundle(ca.pem), "notificationSettings": settings}
     assert refused(client(emulator, check=False).create_trust_anchor, **call)[0] == "ValidationException"
-
-
-def test_profile_keeps_everything_that_it_is_given(plane: Any) -> None:
-    given = {
-        "name": "p q-r_S",
-        "requireInstanceProperties": True,
-        "sessionPolicy": '{"Version": "2012-10-17", "Statement": []}',
-        "roleArns": [ROLE, f"arn:aws:iam::{ACCOUNT}:role/path/other"],
-        "managedPolicyArns": ["arn:aws:iam::aws:policy/ReadOnlyAccess"],
-        "durationSeconds": 43200,
-        "enabled": True,
-        "acceptRoleSessionName": True,
-        "aliasName": "p",
-        "tipConfiguration": {"status": "ENABLED", "subjectType": "workload", "subjectSource": "x509SAN/URI"},
-    }
-    made = profile_of(plane, **given)
-    assert {name: made[name] for name in given} == given
-    assert made["createdBy"] == ACCOUNT
-    assert plane.get_profile(profileId=made["aliasArn"])["profile"] == made
-
-
-def test_profile_has_the_documented_defaults(plane: Any) -> None:
-    made = profile_of(plane)
-    assert (made["durationSeconds"], made["enabled"], made["acceptRoleSessionName"]) == (3600, False, False)
-    assert (made["requireInstanceProperties"], made["managedPolicyArns"]) == (False, [])
-    assert not {"sessionPolicy", "tipConfiguration", "aliasName", "aliasArn"} & set(made)
-    assert {each["certificateField"]: each["mappingRules"] for each in made["attributeMappings"]} == {
-        "x509Subject": [{"specifier": "*"}],
-        "x509Issuer": [{"specifier": "*"}],
-        "x509SAN": [{"specifier": "DNS"}, {"specifier": "URI"}, {"specifier": "Name/*"}],
-    }
-
-
-def test_profile_update_changes_only_what_it_names(plane: Any) -> None:
-    made = profile_of(plane, aliasName="p", acceptRoleSessionName=True, durationSeconds=900)
-    changes = {"roleArns": [], "sessionPolicy": "{}", "tipConfiguration": {"status": "DISABLED"}, "name": "q"}
-    updated = plane.update_profile(profileId=made["profileId"], **changes)["profile"]
-    assert updated == {**made, **changes, "updatedAt": updated["updatedAt"]}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"name": ""},
-        {"name": "a.b"},
-        {"name": "a" * 256},
-        {"durationSeconds": 899},
-        {"durationSeconds": 43201},
-        {"sessionPolicy": "not JSON"},
-        {"sessionPolicy": "[]"},
-        {"sessionPolicy": "[" * 20000},
-        {"roleArns": ["arn:aws:iam::123456789012:user/a"]},
-        {"roleArns": [ROLE] * 251},
-        {"managedPolicyArns": ["a"] * 51},
-        {"managedPolicyArns": [""]},
-        {"tipConfiguration": {"subjectType": "user"}},
-        {"tipConfiguration": {"status": "ON"}},
-    ],
-)
-def test_profile_is_refused_when_a_member_breaks_its_constraint(emulator: Emulator, change: dict[str, Any]) -> None:
-    plane = client(emulator, check=False)
-    made = profile_of(plane)
-    assert refused(plane.create_profile, **{"name": "p", "roleArns": [ROLE], **change})[0] == "ValidationException"
-    assert refused(plane.update_profile, profileId=made["profileId"], **change)[0] == "ValidationException"
-    assert plane.get_profile(profileId=made["profileId"])["profile"] == made
-
-
-@pytest.mark.parametrize("missing", ["name", "roleArns"])
-def test_profile_is_refused_when_a_required_member_is_missing(emulator: Emulator, missing: str) -> None:
-    given = {name: value for name, value in {"name": "p", "roleArns": [ROLE]}.items() if name != missing}
-    code, message = refused(client(emulator, check=False).create_profile, **given)
-    assert code == "ValidationException"
-    assert message == (
-        f"1 validation error detected: Value at '{missing}' failed to satisfy constraint: Member must not be null"
-    )
-
-
-def test_profile_takes_no_role_of_another_account(plane: Any) -> None:
-    call = {"name": "p", "roleArns": [ROLE.replace(ACCOUNT, "210987654321")]}
-    error = ("AccessDeniedException", "Cross-account pass role is not allowed.")
-    assert refused(plane.create_profile, **call) == error
-    assert refused(plane.update_profile, profileId=profile_of(plane)["profileId"], roleArns=call["roleArns"]) == error
-
-
-def mappings(response: dict[str, Any]) -> dict[str, list[str]]:
-    return {
-        each["certificateField"]: [rule["specifier"] for rule in each["mappingRules"]]
-        for each in response["profile"]["attributeMappings"]
-    }
-
-
-def test_mappings_are_put_and_deleted_field_by_field(plane: Any) -> None:
-    identifier = {"profileId": profile_of(plane)["profileId"]}
-    rules = [{"specifier": "CN"}, {"specifier": "OU"}]
-    put = plane.put_attribute_mapping(**identifier, certificateField="x509Subject", mappingRules=rules)
-    assert mappings(put)["x509Subject"] == ["CN", "OU"]
-    one = plane.delete_attribute_mapping(**identifier, certificateField="x509Subject", specifiers=["OU"])
-    assert mappings(one)["x509Subject"] == ["CN"]
-    two = plane.delete_attribute_mapping(**identifier, certificateField="x509SAN", specifiers=["DNS", "Name/*"])
-    assert mappings(two)["x509SAN"] == ["URI"]
-    field = plane.delete_attribute_mapping(**identifier, certificateField="x509Issuer")
-    assert mappings(field) == {"x509Subject": ["CN"], "x509SAN": ["URI"]}
-
-
-@pytest.mark.parametrize("rules", [[], [{"specifier": "cn"}], [{"specifier": "x" * 61}], [{}]])
-def test_mapping_is_refused_when_a_specifier_is_unknown(emulator: Emulator, rules: list[dict[str, str]]) -> None:
-    plane = client(emulator, check=False)
-    made = profile_of(plane)
-    call = {"profileId": made["profileId"], "certificateField": "x509Subject", "mappingRules": rules}
-    assert refused(plane.put_attribute_mapping, **call)[0] == "ValidationException"
-    assert plane.get_profile(profileId=made["profileId"])["profile"] == made
 
 
 def test_region_has_as_many_resources_as_the_quotas_allow(emulator: Emulator, ca: Authority) -> None:
