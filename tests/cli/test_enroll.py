@@ -178,7 +178,7 @@ class TestKilled:
     ) -> None:
         monkeypatch.setattr(enrolling, "LOCK_TIMEOUT", 0.0)
         with enrolling.only_one("web"):
-            refused(enrolment.run(), 7, "another hwsigner enroll web is running")
+            refused(enrolment.run(), 7, "another hwsigner enroll or renew of web is running")
 
 
 class TestIssuer:
