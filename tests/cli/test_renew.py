@@ -179,6 +179,30 @@ class TestRefusals:
         refused(run(enrolled), 6, "the old one stays in use")
         assert leaf(enrolled) == old
 
+    @pytest.mark.parametrize("end", [-1 / 24, 1])
+    @pytest.mark.parametrize("fault", ["unavailable", "unreachable"])
+    def test_certificate_without_a_trial_is_better_than_one_that_expires(
+        self, enrolled: Enrolment, end: float, fault: str
+    ) -> None:
+        old, text = age(enrolled, 10, end), enrolled.config.read_text()
+        if fault == "unreachable":
+            enrolled.config.write_text(text.replace(enrolled.scene.emulator.url, "http://127.0.0.1:9"))
+        else:
+            enrolled.scene.emulator.misbehave(Fault.parse("fail*always:status=503"))
+        done = run(enrolled, "--if-due")
+        assert (done.status, done.err.count("\n")) == (0, 1)
+        assert "warning: the new certificate is in use without a trial" in done.err
+        assert leaf(enrolled).serial_number != old.serial_number
+        enrolled.config.write_text(text)
+        enrolled.scene.emulator.behave()
+        assert enrolled.gets_credentials()
+
+    def test_refused_certificate_is_not_put_in_place_even_at_the_end(self, enrolled: Enrolment) -> None:
+        old = age(enrolled, 10, 1)
+        enrolled.scene.emulator.misbehave(Fault.parse("deny"))
+        refused(run(enrolled), 5, "tried and not put in place", "Access denied")
+        assert leaf(enrolled) == old
+
     def test_profile_without_an_issuer_or_a_certificate_is_an_error(self, enrolled: Enrolment) -> None:
         flags = [flag for flag in _flags(enrolled, "") if not flag.startswith("--issuer")]
         succeeds(enrolled.scene.call("profile", "add", "web", "--replace", *flags))
