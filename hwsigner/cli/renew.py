@@ -24,6 +24,7 @@ from hwsigner.config.profiles import Profile, check_name, profile
 from hwsigner.enrolment.enroll import Wanted, ensure_key, install, obtain, sign_request
 from hwsigner.enrolment.renewal import Failures, alternative_names, check_later, due_at, ends_soon, seconds_left
 from hwsigner.errors import (
+    AmbiguousCertificateError,
     ConfigError,
     HwsignerError,
     HwsignerWarning,
@@ -33,7 +34,7 @@ from hwsigner.errors import (
     printable,
 )
 from hwsigner.identity import Identity
-from hwsigner.identity.certificate import Certificate, Chain, leaves, load
+from hwsigner.identity.certificate import Certificate, Chain, latest_expiring, leaves, load
 from hwsigner.key import find_certificates
 from hwsigner.pins import PinSource
 from hwsigner.system.files import lock_within
@@ -92,12 +93,17 @@ def _one_renewal() -> Iterator[None]:
 
 
 def _current(found: Profile) -> Certificate:
-    """Return the certificate that a profile names."""
+    """Return the certificate that a profile names: of several, the one that expires last, as the providers do."""
     place = found.values.get("certificate")
     if not isinstance(place, str) or "private-key" not in found.values:
         problem = f"profile {found.name!r} names no certificate with its key, so there is nothing to renew"
         raise ConfigError(problem, f"Run hwsigner enroll {found.name}")
-    return leaves(load(find_certificates(place, PinSource().without_pin(), allow_modules=True)))[0]
+    certificates = leaves(load(find_certificates(place, PinSource().without_pin(), allow_modules=True)))
+    keys = len({one.public_key() for one in certificates})
+    if keys > 1:  # The names of another key must not be asked for.
+        problem = f"{place} has certificates of {keys} keys"
+        raise AmbiguousCertificateError(problem, f"In profile {found.name!r}, name one alone")
+    return latest_expiring(certificates)
 
 
 def _renew(found: Profile, old: Certificate, new_key: str | None) -> tuple[Certificate, str]:

@@ -128,6 +128,13 @@ class TestDue:
         assert "no later than the one in use" in done.err if is_due else not done.err
         assert leaf(enrolled) == old
 
+    def test_certificate_that_expires_last_counts_if_there_are_several(self, enrolled: Enrolment) -> None:
+        new = enrolled.certificate.read_bytes()
+        age(enrolled, 10, 1)
+        enrolled.certificate.write_bytes(enrolled.certificate.read_bytes() + new)
+        assert run(enrolled, "--if-due") == Outcome(0, "", "")
+        assert enrolled.issued == 1
+
     def test_expired_certificate_is_renewed(self, enrolled: Enrolment) -> None:
         old = age(enrolled, 10, 1)
         succeeds(run(enrolled, "--if-due"))
@@ -202,6 +209,12 @@ class TestRefusals:
         enrolled.scene.emulator.misbehave(Fault.parse("deny"))
         refused(run(enrolled), 5, "tried and not put in place", "Access denied")
         assert leaf(enrolled) == old
+
+    def test_certificates_of_several_keys_are_an_error(self, enrolled: Enrolment) -> None:
+        other = certs.issue(enrolled.scene.ca, certs.make_ca().key.public_key(), certs.Shape("other"))
+        enrolled.certificate.write_bytes(certs.pem(other) + enrolled.certificate.read_bytes())
+        refused(run(enrolled), 4, "certificates of 2 keys", "name one alone")
+        assert enrolled.issued == 1
 
     def test_profile_without_an_issuer_or_a_certificate_is_an_error(self, enrolled: Enrolment) -> None:
         flags = [flag for flag in _flags(enrolled, "") if not flag.startswith("--issuer")]
