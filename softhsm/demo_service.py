@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 # The emulator's resources have the same ARNs in every run.
 TRUST_ANCHOR_ARN = "arn:aws:rolesanywhere:us-east-1:123456789012:trust-anchor/00000000-0000-4000-8000-000000000000"
@@ -61,5 +61,5 @@ def read_service(process: subprocess.Popen[str]) -> Service | None:
         name, _, value = line.partition("=")
         values[name.replace("-", "_")] = shlex.split(value)[0]
         if name == "role-arn":
-            return Service(**values)
+            return Service(**{each.name: values[each.name] for each in fields(Service)})
     return None

@@ -19,9 +19,10 @@ def shell_blocks(page: str, start: str, end: str) -> str:
 
 
 def run_shell(script: str, folder: Path, environment: Mapping[str, str]) -> str:
-    """Run commands in a folder, with `hwsigner` as the program of this clone, and return what they print."""
-    script = f'set -e\nhwsigner() {{ {sys.executable} -m hwsigner "$@"; }}\n{script}'
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    """Run commands in a folder, and return what they print. What they leave running is ended."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, **environment}
+    script = f"set -e; trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}"
     done = subprocess.run(["bash", "-c", script], cwd=folder, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
     return done.stdout

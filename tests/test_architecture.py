@@ -44,10 +44,10 @@ RULES = {
     "aws": "errors system http sigv4 identity _version",
     "config": f"{NOUNS} system http identity aws",
     "refresh": f"{NOUNS} system identity aws config",
-    "enrolment": "errors system key attestation identity http control_plane",
+    "enrolment": "errors system key attestation identity http control_plane refresh",
     "agent": "errors system pins aws config refresh _version",
     "serving": "errors system http aws refresh agent",
-    "cli": f"{CORE} attestation system http aws config refresh enrolment agent serving trust_policy emulator "
+    "cli": f"{CORE} attestation backends system http aws config refresh enrolment agent serving trust_policy emulator "
     "control_plane",
     "botocore": "errors aws agent refresh",
     "boto3": "botocore",

@@ -40,6 +40,7 @@ COMMANDS = {
     "csr": "hwsigner.cli.csr",
     "install-certificate": "hwsigner.cli.install_certificate",
     "enroll": "hwsigner.cli.enroll",
+    "renew": "hwsigner.cli.renew",
     "show": "hwsigner.cli.show",
     "delete": "hwsigner.cli.delete",
     "attest": "hwsigner.cli.attest",

@@ -7,6 +7,7 @@ from typing import Any
 
 from hwsigner.enrolment.issuers import Issuer, IssuerSettings, open_issuer
 from hwsigner.errors import UsageError
+from hwsigner.key import find_certificates
 from hwsigner.key.management import KeyAccess
 from hwsigner.pins.sources import read_pin_source
 
@@ -20,6 +21,7 @@ def issuer(values: Mapping[str, Any], key: KeyAccess | None = None) -> Issuer:
 
     Raises:
         UsageError: they choose none, or a setting is missing or invalid.
+        CertificateError: the vendor's certificates can't be read.
     """
     name = values["issuer"] or ("command" if values["issuer_command"] else None)
     if name is None:
@@ -32,11 +34,17 @@ def issuer(values: Mapping[str, Any], key: KeyAccess | None = None) -> Issuer:
         user=values["issuer_user"] or "",
         secret=(lambda: _secret(source)) if source else None,
         arn=values["issuer_arn"] or "",
+        certificate=(values["issuer_certificate"] and values.get("certificate")) or "",
         timeout=values.get("timeout") or IssuerSettings.timeout,
         key=key,
+        vendor_certificates=_certificates(values.get("vendor_certificates")),
     )
     return open_issuer(name, settings)
 
 
 def _secret(source: str) -> str:
     return read_pin_source(source, allow_commands=True)
+
+
+def _certificates(path: str | None) -> tuple[bytes, ...]:
+    return tuple(found.der for found in find_certificates(path, allow_modules=True)) if path else ()

@@ -16,14 +16,23 @@ from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import switch
 from hwsigner.config.profiles import Profile, profile, profiles, remove_profile
 from hwsigner.config.settings import values_of
-from hwsigner.errors import CertificateError, HwsignerError, KeyNotFoundError, UsageError, printable
+from hwsigner.errors import (
+    CertificateError,
+    HwsignerError,
+    KeyNotFoundError,
+    SigningKeyError,
+    UsageError,
+    printable,
+)
 from hwsigner.identity.certificate import Certificate
 from hwsigner.key.management import delete_key
+from hwsigner.uri import KeyURI
 
 HELP = "revoke the certificate of a profile, delete its key and take the profile out of config.toml"
 
 _FLAGS = (
     switch("revoke", "also revoke a certificate of AWS Private CA; others need --ca-key and --ca"),
+    switch("keep-key", "do not delete the key, such as one that hwsigner can't delete"),
     switch("yes", "do not ask before each step; needed without a terminal"),
 )
 _KEY_FLAGS = ("private_key", "certificate")
@@ -70,16 +79,9 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Show all that would be gone, then ask for each step and do it."""
     found = profile(arguments.name, os.environ)
-    own = argparse.Namespace(**values_of(found))
-    uri = own.private_key or own.certificate
-    if not uri:
-        raise UsageError(f"profile {found.name!r} names no key", "Delete it with hwsigner delete KEY-URI")
-    plan = _Retirement()
-    delete = _plan_deletion(plan, own, uri)
-    _plan_revocation(plan, arguments, own, key_is_there=delete is not None)
-    plan.steps += [step for step in (delete, _removal(found)) if step]
-    plan.notes += _others_with(uri, found)
-    plan.notes.append(f"A running agent closes the profile by itself. {EXISTING_SESSIONS}")
+    if not os.access(found.file.parent, os.W_OK):
+        raise HwsignerError(f"you can't change {found.file}, which has profile {found.name!r}", "Run it as the owner")
+    plan = _plan(arguments, found)
     shown = [f"  {line}" for step in plan.steps for line in step.lines]
     print_outcome("nothing was changed", _lines(f"Profile {found.name!r}:", *plan.done, *shown, *plan.notes))
     for step in plan.steps:
@@ -89,6 +91,22 @@ def run(arguments: argparse.Namespace) -> int:
         done = step.run()
         print_outcome(done[0], _lines(*done))
     return 0
+
+
+def _plan(arguments: argparse.Namespace, found: Profile) -> _Retirement:
+    own, plan = argparse.Namespace(**values_of(found)), _Retirement()
+    uri = own.private_key or own.certificate
+    if not uri:
+        raise UsageError(f"profile {found.name!r} names no key", "Delete it with hwsigner delete KEY-URI")
+    delete = None if arguments.keep_key else _plan_deletion(plan, own, uri)
+    _plan_revocation(plan, arguments, own, key_is_there=bool(delete or arguments.keep_key))
+    plan.steps += [step for step in (delete, _removal(found)) if step]
+    if arguments.keep_key:
+        plan.notes.append(f"The key {options.key_uri(own, uri).name} stays")
+    else:
+        plan.notes += _others_with(uri, found)
+    plan.notes.append(f"A running agent closes the profile by itself. {EXISTING_SESSIONS}")
+    return plan
 
 
 def _lines(*lines: str) -> str:
@@ -101,17 +119,33 @@ def _plan_deletion(plan: _Retirement, own: argparse.Namespace, text: str) -> _St
     pins = options.pin_source(own, uri)
     try:
         delete_key(uri, _only_look, pins, allow_modules=True)
-    except KeyNotFoundError as error:
-        plan.done.append(f"the key is gone already: {error.message}")
-        return None
     except _SeenError as seen:
         doomed = seen.doomed
+    except SigningKeyError as error:
+        if isinstance(error, KeyNotFoundError) and not _may_be_there(uri):
+            plan.done.append(f"the key is gone already: {error.message}")
+            return None
+        error.hint = f"{error.hint}. Or keep the key with --keep-key"
+        raise
 
     def delete() -> Sequence[str]:
         gone = delete_key(uri, lambda now: _check_named(now, doomed), pins, allow_modules=True)
         return [f"done: delete {line}" for line in gone]
 
     return _Step("delete", [f"delete {line}" for line in doomed], delete)
+
+
+def _may_be_there(uri: KeyURI) -> bool:
+    """Return whether a key that was not found may be in a file that is there, or in a folder that can't be read."""
+    if "path" not in uri.path:
+        return False
+    try:
+        os.lstat(uri.file)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _only_look(doomed: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""`hwsigner systemd install` and `uninstall`: write the units of the agent, `serve` and `update`, or remove them."""
+"""`hwsigner systemd install` and `uninstall`: write the units of hwsigner's services and timers, or remove them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import switch
 from hwsigner.errors import HwsignerError, UsageError
 
-HELP = "write systemd units for the agent, serve and update"
+HELP = "write systemd units for the agent, serve, update and renew"
 
 _TPM = Path("/dev/tpmrm0")
 _MARK = "Written by `hwsigner systemd install`. Change it with `systemctl edit`: the next install overwrites this file."
@@ -66,7 +66,7 @@ def _uninstall(*, system: bool) -> None:
     paths = [path for _, path in _installed(system=system) if path.exists()]
     for path in paths:
         _check_ours(path)
-    units = [path.name for path in paths if path.suffix in (".service", ".socket")]
+    units = [path.name for path in paths if path.suffix in (".service", ".socket", ".timer")]
     if units:
         _call("systemctl", *scope, "disable", "--quiet", *units)
         _call("systemctl", *scope, "stop", *(unit.replace("@.", "@*.") for unit in units))

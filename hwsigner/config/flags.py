@@ -220,10 +220,14 @@ ISSUER = (
         "place of the password or token for the issuer: file:/path, env:NAME, credential:NAME or cmd:PROGRAM",
         "PLACE",
     ),
+    switch("issuer-certificate", "log in with the certificate in use, once there is one; its key is a TSS2 key file"),
     Flag("issuer-arn", "ARN of the private CA", "ARN"),
 )
 PLACE = (Flag("nv-index", "TPM: put the leaf into this NV index, such as 0x01c20000, and not into a file", "INDEX"),)
-ENROLMENT = NAMES + ISSUER + PLACE
+PROOF = (
+    Flag("vendor-certificates", "for a registrar: certificates up to the vendor's root that the chip lacks", "FILE"),
+)
+ENROLMENT = NAMES + ISSUER + PLACE + PROOF
 
 EXCLUSIVE = (
     ("certificate", "cert-selector"),

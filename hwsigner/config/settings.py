@@ -178,7 +178,10 @@ def _names(values: Values, ask: AskPin | None, prompts: Sequence[AskPin]) -> tup
         chosen = _selected(values, ask, prompts)
         return key_uri(values, chosen.source), None, chosen.der
     if not values["certificate"]:
-        raise UsageError("no certificate is named", "Give --certificate, or --cert-selector for one on a token")
+        hint = "Give --certificate, or --cert-selector for one on a token"
+        if values.get("subject"):
+            hint = f"Run hwsigner enroll {values.get('profile_name', '')} again: it did not come to its end"
+        raise UsageError("no certificate is named", hint)
     certificate = key_uri(values, values["certificate"])
     return certificate, key_uri(values, values["private_key"]) if values["private_key"] else None, None
 

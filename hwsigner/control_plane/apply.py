@@ -41,7 +41,7 @@ def apply(clients: Clients, existing: Existing, wanted: Wanted, done: Callable[[
         except HwsignerError as error:
             raise _with_what_was_made(error, made) from error
         existing = _after(existing, step, response)
-        made.append(f"{step.resource}: {step.words.partition(':')[0]}")
+        made.append(f"{step.resource}: {step.short}")
         done(step)
     if plan(existing, wanted):
         raise HwsignerError("more is to be done than the plan said", _AGAIN)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from cryptography import x509
@@ -12,6 +12,7 @@ from hwsigner.control_plane.mistakes import finding
 from hwsigner.control_plane.reading import Detail, Facts
 from hwsigner.control_plane.resource_checks import is_mapped, mapped_tags, origin_source
 from hwsigner.errors import CertificateError
+from hwsigner.identity.bundle import read_bundle
 from hwsigner.identity.certificate import Certificate, Chain, preflight
 from hwsigner.identity.session_tags import session_tags, untaggable
 from hwsigner.trust_policy.mistakes import ReviewFinding
@@ -27,16 +28,17 @@ def check_certificate(chain: Chain, now: datetime) -> Iterator[ReviewFinding]:
         yield finding("certificate-refused", error.message)
 
 
-def check_trust(chain: Chain, anchor: Detail, facts: Facts, now: datetime) -> Iterator[ReviewFinding]:
+def check_trust(
+    chain: Chain, anchor: Detail, authorities: Sequence[Certificate], now: datetime
+) -> Iterator[ReviewFinding]:
     """Yield why a certificate does not chain to a trust anchor.
 
     Args:
         chain: the certificate and its intermediates.
         anchor: the trust anchor.
-        facts: what AWS has.
+        authorities: its certificates.
         now: the time, with its zone.
     """
-    authorities = trusted(anchor, facts)
     name = f"trust anchor {anchor.get('name', '')}"
     if not authorities:
         kind = anchor.get("source", {}).get("sourceType", "")
@@ -58,8 +60,8 @@ def trusted(anchor: Detail, facts: Facts) -> list[Certificate]:
     """Return the certificates of a trust anchor's bundle or private CA; empty if they could not be read."""
     text = anchor.get("source", {}).get("sourceData", {}).get("x509CertificateData") or facts.private_ca or ""
     try:
-        return [Certificate(each, anchor.get("name", "")) for each in x509.load_pem_x509_certificates(text.encode())]
-    except ValueError:
+        return read_bundle(text, f"trust anchor {anchor.get('name', '')}") if text else []
+    except CertificateError:
         return []
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from functools import cached_property
 from typing import Any
 
-from hwsigner.control_plane.failures import NOT_FOUND, translated
+from hwsigner.control_plane.failures import NOT_FOUND, check_json, not_from_aws, translated
 from hwsigner.errors import HwsignerError
 
 _CONNECT_TIMEOUT = 5
@@ -41,8 +41,7 @@ class Client:
             UsageError: a parameter is not valid, or a setting of the SDKs' files.
         """
         with translated(self._action(operation), _resource(parameters)):
-            response: dict[str, Any] = getattr(self._client, operation)(**parameters)
-            return response
+            return self._answer(operation, parameters)
 
     def find(self, operation: str, **parameters: Any) -> dict[str, Any] | None:
         """Call an operation that reads a resource. Return None if the service has no such resource.
@@ -60,8 +59,7 @@ class Client:
         """
         with translated(self._action(operation), _resource(parameters)):
             try:
-                response: dict[str, Any] = getattr(self._client, operation)(**parameters)
-                return response
+                return self._answer(operation, parameters)
             except self._client.exceptions.ClientError as error:
                 if error.response.get("Error", {}).get("Code") in codes:
                     return None
@@ -80,6 +78,14 @@ class Client:
         """
         with translated(self._action(operation), _resource(parameters)):
             return list(self._pages(operation, member, parameters))
+
+    def _answer(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = getattr(self._client, operation)(**parameters)
+        name = self._client.meta.method_to_api_mapping[operation]
+        shape = self._client.meta.service_model.operation_model(name).output_shape
+        if shape is not None and shape.members and not shape.members.keys() & answer.keys():
+            raise not_from_aws(self._action(operation))
+        return answer
 
     def _pages(self, operation: str, member: str, parameters: dict[str, Any]) -> Iterator[Any]:
         if self._client.can_paginate(operation):
@@ -154,8 +160,10 @@ class Clients:
         )
         with translated("boto3", ""):
             region = self._iam_region() if service == "iam" else None
-            made = self._session.client(service, region_name=region, endpoint_url=self._endpoint, config=config)
-            return Client(made)
+            client = self._session.client(service, region_name=region, endpoint_url=self._endpoint, config=config)
+        if "json" in client.meta.service_model.metadata["protocol"]:
+            client.meta.events.register("response-received", check_json)
+        return Client(client)
 
     def _iam_region(self) -> str | None:
         """Return the region that IAM is in. With an endpoint of its own, botocore would sign for the session's."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -35,6 +36,30 @@ _SHOWN_CHARACTERS = 500
 _CLOCK_TOLERANCE = 60
 
 
+def not_from_aws(what: str) -> ServiceError:
+    """Return the error for an answer that is not what the service's model says."""
+    return ServiceError(f"the answer to {what} is not from AWS", "Check --endpoint and look for a proxy")
+
+
+def check_json(response_dict: Mapping[str, Any] | None, **_: Any) -> None:
+    """Check that a successful answer is a JSON object, as botocore takes anything else for an empty one.
+
+    For botocore's event "response-received".
+
+    Raises:
+        ResponseParserError: it is not. `translated` names the call.
+    """
+    from botocore.parsers import ResponseParserError
+
+    if response_dict and 200 <= response_dict["status_code"] < 300:  # None if there was no answer.
+        try:
+            is_object = isinstance(json.loads(response_dict["body"] or b"{}"), dict)
+        except (ValueError, RecursionError):
+            is_object = False
+        if not is_object:
+            raise ResponseParserError("not a JSON object")
+
+
 @contextmanager
 def translated(action: str, resource: str) -> Iterator[None]:
     """Turn the errors of botocore into those of hwsigner.
@@ -47,12 +72,15 @@ def translated(action: str, resource: str) -> Iterator[None]:
         ServiceError, ServiceUnreachableError, UsageError, ConfigError, HwsignerError: instead of botocore's errors.
     """
     from botocore import exceptions as botocore
+    from botocore.parsers import ResponseParserError
 
     what = f"{action} of {resource[:_SHOWN_CHARACTERS]!r}" if resource else action
     try:
         yield
     except botocore.ClientError as error:
         raise _refusal(what, action, error) from error
+    except (ResponseParserError, KeyError) as error:  # A KeyError comes from botocore's parsers.
+        raise not_from_aws(what) from error
     except botocore.BotoCoreError as error:
         raise _failure(what, error) from error
     except ValueError as error:
@@ -115,6 +143,8 @@ def _denial(what: str, action: str, message: str) -> tuple[str, str]:
 
 
 def _hint(code: str, status: int, metadata: dict[str, Any]) -> str:
+    if 300 <= status < 400:
+        return "AWS redirects nothing here: check --endpoint and look for a proxy"
     if code in _OF_CLOCK:
         return _clock_hint(metadata) or "Check the clock and the secret access key, and look for a proxy"
     if code in _OF_CREDENTIALS:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hwsigner.control_plane.resources import Existing, Profile, Role, TrustAnchor, pem, subjects
-from hwsigner.control_plane.statements import difference, lets_in_otherwise, refusal, sentences, with_statement
+from hwsigner.control_plane.statements import difference, lets_in_otherwise, refusal, with_statement
 from hwsigner.control_plane.wanted import DEFAULT_DURATION, Wanted
+from hwsigner.trust_policy.writing import in_words
 
 # The ARNs of what is not made yet, in a plan that is shown.
 NEW_ANCHOR = "arn:aws:rolesanywhere:REGION:ACCOUNT:trust-anchor/NEW"
@@ -35,6 +36,11 @@ class Step:
     operation: str
     parameters: dict[str, Any] = field(repr=False)
     lines: tuple[str, ...] = ()
+
+    @property
+    def short(self) -> str:
+        """The first of the words, such as "create 'web'"."""
+        return self.words.partition(":")[0].partition(",")[0]
 
 
 def plan(existing: Existing, wanted: Wanted) -> list[Step]:
@@ -100,7 +106,7 @@ def _of_anchor(anchor: TrustAnchor | None, wanted: Wanted) -> Iterator[Step]:
 def _of_role(role: Role | None, wanted: Wanted, anchor_arn: str, duration: int) -> Iterator[Step]:
     before = role.trust_policy if role else None
     after = with_statement(before, wanted.tags, anchor_arn)
-    who = f"certificates of the trust anchor with {' and '.join(sentences(wanted.tags))}"
+    who = f"certificates of the trust anchor with {in_words(wanted.tags)}"
     lines = tuple(difference(before, after))
     named: dict[str, Any] = {"RoleName": wanted.role}
     if role is None:

@@ -98,7 +98,7 @@ def _check_accounts(facts: Facts, request: SessionRequest) -> Iterator[ReviewFin
         ("the role", request.role_arn),
     ):
         if _account(arn) != facts.account:
-            yield finding("account-other", f"{what} {arn} is not of account {facts.account}, as the credentials are")
+            yield finding("account-other", f"{what} is {arn}, and the credentials are for account {facts.account}")
 
 
 def _check_state(kind: str, name: str, detail: Detail) -> Iterator[ReviewFinding]:

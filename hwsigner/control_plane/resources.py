@@ -110,8 +110,13 @@ def read(clients: Clients, wanted: Wanted) -> Existing:
 
     Raises:
         HwsignerError: as `Client.call`.
-        UsageError: more than one trust anchor or profile may be meant, or one of that name is for something else.
+        UsageError: an ARN is of another account, more than one trust anchor or profile may be meant, or one of that
+            name is for something else.
     """
+    for arn, account in wanted.accounts.items():
+        if account != clients.account:
+            hint = "Use credentials of that account, for example with --aws-profile"
+            raise UsageError(f"{arn} is of another account than the credentials, which are of {clients.account}", hint)
     anchors = [TrustAnchor.of(each) for each in clients.rolesanywhere.items("list_trust_anchors", "trustAnchors")]
     anchor = choose_anchor(anchors, wanted)
     role = _read_role(clients, wanted)

@@ -23,13 +23,14 @@ from hwsigner.control_plane.mistakes import finding
 from hwsigner.control_plane.reading import Detail, Facts
 from hwsigner.control_plane.resource_checks import check_resources, duration_of, is_mapped, mapped_tags, origin_identity
 from hwsigner.errors import ConfigError
-from hwsigner.identity.certificate import Chain
+from hwsigner.identity.certificate import Certificate, Chain
 from hwsigner.identity.session_tags import session_tags
 from hwsigner.trust_policy import ACTIONS, Context, Decision, TrustPolicy, request_context
 from hwsigner.trust_policy.mistakes import LEVELS, ReviewFinding
 from hwsigner.trust_policy.openness import named_anchors, named_tags
-from hwsigner.trust_policy.review import review
+from hwsigner.trust_policy.review import review, too_large
 from hwsigner.trust_policy.words import admitted_anchors, who_may_assume
+from hwsigner.trust_policy.writing import HIGHEST_SIZE_LIMIT, SIZE_LIMIT, size
 
 _ANY_ANCHOR = "arn:aws:rolesanywhere:us-east-1:000000000000:trust-anchor/any"
 
@@ -59,24 +60,24 @@ def report(facts: Facts, request: SessionRequest, chain: Chain | None, now: date
         now: the time, with its zone.
     """
     anchor, profile = facts.anchor(request.trust_anchor_arn) or {}, facts.profile(request.profile_arn) or {}
-    role = facts.role or {}
+    authorities, role = trusted(anchor, facts), facts.role or {}
     role = role if role.get("Arn") == request.role_arn else {}
     document = role.get("AssumeRolePolicyDocument", {})
     findings = [*check_resources(facts, request), *check_lists(chain, anchor, facts, now)]
     if chain:
         findings += check_certificate(chain, now)
-        findings += check_trust(chain, anchor, facts, now) if anchor else ()
+        findings += check_trust(chain, anchor, authorities, now) if anchor else ()
         findings += check_tags(chain, profile) if profile else ()
         findings += check_subject(chain, facts.subject or {})
     decisions: list[Decision] = []
     if role:
-        findings += review(document, trust_anchor=_canonical(anchor, request))
+        findings += review(document, trust_anchor=_canonical(anchor, request), now=now)
         findings += _check_mappings(document, profile)
         context = chain and _context(chain, profile, _canonical(anchor, request), request.session_name, now)
         decisions = list(_decisions(document, context)) if context else []
         findings += _refusals(decisions)
     findings.sort(key=lambda each: LEVELS.index(each.level))
-    return Report(_facts(facts, request, chain, role), decisions, findings)
+    return Report(_facts(facts, request, chain, role, authorities), decisions, findings)
 
 
 def report_policy(
@@ -95,8 +96,10 @@ def report_policy(
         policy = json.loads(document)
     except (ValueError, RecursionError):
         policy = None
-    findings, decisions, facts = review(document, trust_anchor=trust_anchor), [], {}
+    findings, decisions, facts = review(document, trust_anchor=trust_anchor, now=now), [], {}
     if isinstance(policy, Mapping):
+        if SIZE_LIMIT < size(policy) <= HIGHEST_SIZE_LIMIT:
+            findings.append(too_large(size(policy)))
         if sentences := who_may_assume(policy):
             facts["who may assume it"] = sentences
         if chain:
@@ -149,11 +152,13 @@ def _refusals(decisions: Sequence[Decision]) -> Iterator[ReviewFinding]:
         yield finding("role-refuses", f"this certificate may not do {', '.join(actions)}: {reason}")
 
 
-def _facts(facts: Facts, request: SessionRequest, chain: Chain | None, role: Detail) -> dict[str, list[str]]:
+def _facts(
+    facts: Facts, request: SessionRequest, chain: Chain | None, role: Detail, authorities: Sequence[Certificate]
+) -> dict[str, list[str]]:
     anchor, profile = facts.anchor(request.trust_anchor_arn) or {}, facts.profile(request.profile_arn) or {}
     document = role.get("AssumeRolePolicyDocument", {})
     sections = {
-        "trust anchor": list(_of_anchor(anchor, facts)) if anchor else [],
+        "trust anchor": list(_of_anchor(anchor, facts, authorities)) if anchor else [],
         "profile": list(_of_profile(profile)) if profile else [],
         "role": [f"{role['RoleName']}, sessions of up to {role.get('MaxSessionDuration', 3600)} s"] if role else [],
         "who may assume it": who_may_assume(document),
@@ -167,9 +172,9 @@ def _state(detail: Detail) -> str:
     return "enabled" if detail.get("enabled") else "disabled"
 
 
-def _of_anchor(anchor: Detail, facts: Facts) -> Iterator[str]:
+def _of_anchor(anchor: Detail, facts: Facts, authorities: Sequence[Certificate]) -> Iterator[str]:
     yield f"{anchor.get('name', '')}, {_state(anchor)}"
-    for each in trusted(anchor, facts):
+    for each in authorities:
         yield f"CA {each.subject}, until {each.x509.not_valid_after_utc:%Y-%m-%d}"
     lists = [each for each in facts.crls or () if each.get("trustAnchorArn") == anchor.get("trustAnchorArn")]
     for crl in lists:
@@ -195,9 +200,9 @@ def _ways(facts: Facts, document: Detail, role_arn: str) -> Iterator[str]:
     admitted = admitted_anchors(document, list(enabled))
     if facts.anchors is not None and not admitted:
         yield "no enabled trust anchor of the region"
-    for arn in admitted:
+    for arn in sorted(admitted, key=lambda arn: (enabled[arn].get("name", ""), arn)):
         yield f"trust anchor {enabled[arn].get('name', '')} ({arn.rpartition('/')[2]})"
-    for each in facts.profiles or ():
+    for each in sorted(facts.profiles or (), key=lambda each: (each.get("name", ""), each["profileArn"])):
         if each.get("enabled") and role_arn in each.get("roleArns", ()):
             yield f"profile {each.get('name', '')} ({each['profileArn'].rpartition('/')[2]})"
 

@@ -186,9 +186,13 @@ def carry_out(client: Client, plan: Plan, signed: RevocationList | None) -> Impo
     """
     wanted = signed or (plan.current.contents if plan.current else None)
     list_id = _put(client, plan, signed)
-    if not _read(client, list_id)["enabled"]:
-        client.call("enable_crl", crlId=list_id)
-    found = _imported(_read(client, list_id))
+    try:
+        if not _read(client, list_id)["enabled"]:
+            client.call("enable_crl", crlId=list_id)
+        found = _imported(_read(client, list_id))
+    except HwsignerError as error:
+        error.hint = f"{error.hint}. CRL {list_id} is there, but perhaps not enabled: then run the command again"
+        raise
     if wanted is None or found.contents.x509 != wanted.x509 or not found.is_enabled:
         problem = f"the service does not show CRL {list_id} enabled and as it was sent"
         raise HwsignerError(problem, "Run the command again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -119,9 +119,3 @@ def _sized(policy: dict[str, Any], limit: int) -> dict[str, Any]:
             "Use a pattern such as CN=web-*, a name that the certificates share, or a role of its own",
         )
     return policy
-
-
-def sentences(tags: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield what a certificate must have, a name at a time."""
-    for name, values in tags.items():
-        yield f"{name} {' or '.join(map(repr, values))}"

@@ -14,6 +14,7 @@ from hwsigner.identity.certificate import Certificate
 
 DEFAULT_DURATION = 3600
 _ROLE = re.compile(r"[A-Za-z0-9+=,.@_-]{1,64}")
+_POLICY = re.compile(r"arn:aws[a-z-]*:iam::(?:aws|[0-9]{12}):policy/[!-~]{1,512}")
 _NAME = re.compile(r"[ A-Za-z0-9_-]{1,255}")
 
 
@@ -50,6 +51,16 @@ class Wanted:
         if not _NAME.fullmatch(self.name):
             hint = "Give --name with letters, digits, spaces, _ and -"
             raise UsageError(f"{self.name[:100]!r} is not a name for a trust anchor and a profile", hint)
+        for arn in self.policies:
+            if not _POLICY.fullmatch(arn):
+                hint = "Use an ARN such as arn:aws:iam::aws:policy/ReadOnlyAccess"
+                raise UsageError(f"--policy is {arn[:200]!r}, which is not a policy's ARN", hint)
+
+    @property
+    def accounts(self) -> dict[str, str]:
+        """The account of each ARN that was given. AWS's own policies are in none."""
+        given = (self.trust_anchor_arn, self.profile_arn, *self.policies)
+        return {arn: account for arn in given if arn and (account := arn.split(":")[4]) != "aws"}
 
 
 def check_ca(certificates: Sequence[Certificate], now: datetime) -> None:

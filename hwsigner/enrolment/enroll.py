@@ -23,7 +23,6 @@ from hwsigner.key.management import (
     KeyAccess,
     KeyDescription,
     KeyRequest,
-    describe_key,
     generate_key,
     install_certificate,
 )
@@ -60,7 +59,7 @@ def ensure_key(wanted: Wanted) -> tuple[KeyDescription, bool]:
     """
     access = wanted.access
     try:
-        return describe_key(access.uri, access.pins, allow_modules=access.allow_modules), False
+        return access.describe(), False
     except KeyNotFoundError:
         made = generate_key(access.uri, wanted.new_key, access.pins, allow_modules=access.allow_modules)
         return made, True

@@ -72,6 +72,19 @@ class TransportOptions:
         """
         _ = self._tls
 
+    def present_certificate(self, certificate: str, key: str) -> None:
+        """Present a client certificate to all servers, in this whole process.
+
+        Args:
+            certificate: the path of the leaf and its intermediates, in PEM.
+            key: the path of its key.
+
+        Raises:
+            ConfigError: the CAs can't be read.
+            OSError: a file can't be read, or the key can't be used (`ssl.SSLError`).
+        """
+        self._tls.context.load_cert_chain(certificate, key)
+
 
 def post(
     endpoint: Endpoint,

@@ -111,6 +111,10 @@ class KeyAccess:
         """Open the key; see `open_key`."""
         return open_key(self.uri, self.pins, allow_modules=self.allow_modules)
 
+    def describe(self) -> KeyDescription:
+        """Return what is known of the key; see `describe_key`."""
+        return describe_key(self.uri, self.pins, allow_modules=self.allow_modules)
+
 
 Confirm = Callable[[Sequence[str]], None]
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import grp
+import os
 import pwd
 import socket
+import stat
 import struct
+from pathlib import Path
 
 _CREDENTIALS = struct.Struct("iII")
 
@@ -15,6 +19,40 @@ def find_uid(user: str) -> int | None:
         return int(user) if user.isascii() and user.isdigit() else pwd.getpwnam(user).pw_uid
     except (KeyError, ValueError):  # ValueError: a zero byte in the name, or a number of thousands of digits.
         return None
+
+
+def agent_group() -> int | None:
+    """Return the group of the system's agent, or None if there is none, as before `hwsigner systemd install`."""
+    try:
+        return grp.getgrnam("hwsigner").gr_gid
+    except KeyError:
+        return None
+
+
+def reading_group(path: str) -> str | None:
+    """Return the group whose members may read a file, folder or device that this user may not read.
+
+    Args:
+        path: its path. If a folder above it can't be entered, the group is that of the folder.
+
+    Returns:
+        The group's name; None if this user may read it, it does not exist, or no group but root may read it.
+    """
+    for place in (path, *map(str, Path(path).absolute().parents)):
+        try:
+            status = os.stat(place)
+        except PermissionError:
+            continue
+        except OSError:
+            return None
+        wanted = os.R_OK | (os.X_OK if stat.S_ISDIR(status.st_mode) else 0)
+        if os.access(place, wanted) or not status.st_mode & stat.S_IRGRP or not status.st_gid:
+            return None
+        try:
+            return grp.getgrgid(status.st_gid).gr_name
+        except KeyError:
+            return None
+    return None
 
 
 def peer_uid(sock: socket.socket) -> int:

@@ -19,8 +19,7 @@ Context = Mapping[str, tuple[str, ...]]
 # Whether a value of the request matches one value of a condition.
 Test = Callable[[str, Context], bool]
 
-# The keys whose presence and value are known for a request of Roles Anywhere, and what compares them. Names with a
-# slash at the end are those of tags.
+# The keys that requests are known to have, and what compares them. Names with a slash at the end are those of tags.
 KEYS = {
     "aws:sourcearn": "text arn",
     "aws:sourceaccount": "text",

@@ -71,7 +71,7 @@ MISTAKES = {
     ),
     "source-account-only": Mistake(
         OPEN,
-        "Every trust anchor of the account is accepted. Whoever may create one can make certificates with any name",
+        "Every trust anchor of the account is accepted. A user who may create one can make certificates with any name",
         f"Add {_SOURCE_ARN}",
     ),
     "source-arn-any": Mistake(
@@ -114,6 +114,11 @@ MISTAKES = {
         WRONG,
         "IAM refuses such a document",
         "Write a JSON object with Version 2012-10-17 and a list of statements",
+    ),
+    "policy-too-large": Mistake(
+        WRONG,
+        "IAM accepts 2,048 characters, or up to 8,192 if AWS raised the account's quota",
+        "Match a pattern such as web-*, or a name that the certificates share",
     ),
     "element-unknown": Mistake(
         WRONG,
@@ -186,6 +191,16 @@ MISTAKES = {
         WRONG,
         "aws:SourceArn is the ARN of the trust anchor that is used, so every session with it is refused",
         "Name this trust anchor, or use the one that the policy names",
+    ),
+    "contradiction": Mistake(
+        WRONG,
+        "All conditions of a statement must be met at once, so this statement lets no certificate in",
+        "Write alternatives as several values of one condition, or as several statements",
+    ),
+    "date-passed": Mistake(
+        WRONG,
+        "The statement has let no certificate in since then",
+        "Remove the statement, or write a later date",
     ),
     "denied-always": Mistake(
         WRONG,

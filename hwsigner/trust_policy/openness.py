@@ -135,22 +135,24 @@ def _context(
 
 
 def _strange_anchors(statements: Sequence[Statement], trust_anchor: str) -> Iterator[Context]:
-    """Yield requests by trust anchors that the policy does not name, of its accounts and of another one."""
-    values = [trust_anchor, _ANCHOR]
-    for condition in (each for statement in statements for each in statement.conditions):
-        values += condition.values if is_about(condition.key, ANCHOR_KEYS) else ()
-    anchors = {_ANCHOR: None}
-    for value in values:
-        parts = value.split(":", 5)
-        if re.fullmatch(r"\d{12}", value):
-            anchors[_ANCHOR.replace(_STRANGERS_ACCOUNT, value)] = None
-        elif len(parts) == 6:
-            partition, region, account = parts[1], parts[3], parts[4]
-            partition = partition if re.fullmatch(r"aws[a-z-]*", partition) else "aws"
-            region = region if re.fullmatch(r"[a-z0-9-]+", region) else "eu-west-1"
-            account = account if re.fullmatch(r"\d{12}", account) else _STRANGERS_ACCOUNT
-            anchors[f"arn:{partition}:rolesanywhere:{region}:{account}:trust-anchor/{_UUID}"] = None
-    return (_context(anchor, {}) for anchor in anchors)
+    """Yield requests by trust anchors that the policy does not name, of its accounts and regions and of others."""
+    conditions = (each for statement in statements for each in statement.conditions if is_about(each.key, ANCHOR_KEYS))
+    texts = [_ANCHOR, trust_anchor, *(value for each in conditions for value in each.values)]
+    # Wildcards may be a part of a region, so each is also replaced.
+    texts += [each.replace("*", "qz").replace("?", "0") for each in texts]
+    texts += [_filled(part) for text in texts for part in text.split(":")]
+    named = [each.split(":", 5) for each in texts if each.count(":") >= 5]
+    partitions = {parts[1] for parts in named if re.fullmatch(r"aws[a-z-]*", parts[1])}
+    regions = {parts[3] for parts in named if re.fullmatch(r"[a-z0-9-]+", parts[3])}
+    accounts = {account for text in texts for account in re.findall(r"(?<!\d)\d{12}(?!\d)", text)}
+    for partition, region, account in itertools.product(*map(sorted, (partitions, regions, accounts))):
+        yield _context(f"arn:{partition}:rolesanywhere:{region}:{account}:trust-anchor/{_UUID}", {})
+
+
+def _filled(pattern: str) -> str:
+    """Return an account's number with its wildcards replaced by zeros; other text as it is."""
+    missing = 12 - len(pattern.replace("*", ""))
+    return pattern.replace("?", "0").replace("*", "0" * missing, 1).replace("*", "")
 
 
 def _strange_certificates(statements: Sequence[Statement]) -> Iterator[Context]:

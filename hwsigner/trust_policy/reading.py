@@ -16,9 +16,9 @@ from hwsigner.trust_policy import ACTIONS, SERVICE
 from hwsigner.trust_policy.conditions import KEYS, OPERATORS, Condition
 from hwsigner.trust_policy.mistakes import ReviewFinding, finding
 
-_ELEMENTS = ("Effect", "Principal", "Action", "Condition", "Sid")
+_ELEMENTS = ("Effect", "Principal", "Action", "NotAction", "Condition", "Sid")
 _OTHER_ACTIONS = ("sts:AssumeRoleWithSAML", "sts:AssumeRoleWithWebIdentity", "sts:SetContext")
-_MALFORMED_VARIABLE = re.compile(r"\$[(\[<]|\$\{(?![^{}]*\})|\$\{\s*\}|\{\$|(?<!\$)\{aws:|\$aws:")
+_MALFORMED_VARIABLE = re.compile(r"\$[(\[<]|\$\{(?![^{}]*\})|\$\{\s*\}|(?<!\$)\{\$|(?<!\$)\{aws:|\$aws:")
 _VARIABLE = re.compile(r"\$\{[^{}]*\}")
 
 
@@ -79,7 +79,12 @@ class Reader:
         statement.allows = entry.get("Effect") != "Deny"
         self._read_principal(entry.get("Principal", {}), statement)
         self._read_actions(entry.get("Action", []), statement)
-        self._read_conditions(entry.get("Condition", {}), statement)
+        if "NotAction" in entry:
+            self._add("not-judged", f"{statement.name} has NotAction", "Name the three actions in Action")
+            excluded = list(_texts(entry["NotAction"]))
+            statement.actions |= {each for each in ACTIONS if not any(_fits(text, each) for text in excluded)}
+        if statement.concerns_service:  # The keys and tags of other principals are other ones.
+            self._read_conditions(entry.get("Condition", {}), statement)
         return statement
 
     def _read_principal(self, principal: object, statement: Statement) -> None:
@@ -106,9 +111,8 @@ class Reader:
 
     def _read_actions(self, value: object, statement: Statement) -> None:
         for text in _texts(value):
-            pattern = re.escape(text).replace(r"\*", ".*").replace(r"\?", ".")
-            meant = {each for each in ACTIONS if re.fullmatch(pattern, each, re.IGNORECASE)}
-            other = any(re.fullmatch(pattern, each, re.IGNORECASE) for each in _OTHER_ACTIONS)
+            meant = {each for each in ACTIONS if _fits(text, each)}
+            other = any(_fits(text, each) for each in _OTHER_ACTIONS)
             if not text.lower().startswith("sts:") or not (meant or other):
                 likely = _closest(text if ":" in text else f"sts:{text}", ACTIONS)
                 hint = f"Write {likely}" if likely else ""
@@ -181,6 +185,12 @@ _SPELLINGS = {
         *("sts:RoleSessionName", "sts:SourceIdentity", "aws:OriginIdentity/Subject", "aws:OriginIdentity/SubjectType"),
     )
 }
+
+
+def _fits(pattern: str, action: str) -> bool:
+    """Return whether an action is one of those that a text with wildcards names."""
+    regex = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
+    return re.fullmatch(regex, action, re.IGNORECASE) is not None
 
 
 def is_known(key: str) -> bool:

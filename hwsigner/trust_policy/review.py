@@ -16,26 +16,32 @@ from typing import Any
 from hwsigner.errors import ConfigError
 from hwsigner.trust_policy import ACTIONS, SERVICE, TrustPolicy, request_context
 from hwsigner.trust_policy.conditions import OPERATORS, Condition
+from hwsigner.trust_policy.contradictions import never_met
 from hwsigner.trust_policy.mistakes import LEVELS, OPEN, ReviewFinding, finding
 from hwsigner.trust_policy.openness import ANCHOR_KEYS, admits, is_about, named_anchor, open_statements, operator_of
 from hwsigner.trust_policy.reading import Reader, Statement, is_known
+from hwsigner.trust_policy.writing import HIGHEST_SIZE_LIMIT, size
 
-__all__ = ["ReviewFinding", "review"]
+__all__ = ["ReviewFinding", "review", "too_large"]
 
 _NAMES = "CN|O|OU|C|ST|L|SN|GN|DC|SERIALNUMBER|E|UID"
 _TAG = re.compile(f"x509(?:Subject|Issuer)/(?:{_NAMES})|x509SAN/(?:DNS|URI|Name/(?:{_NAMES}))", re.IGNORECASE)
 _ANCHOR = re.compile(
     r"arn:aws[a-z-]*:rolesanywhere:[a-z0-9-]+:\d{12}:trust-anchor/[0-9A-Za-z]{8}(?:-[0-9A-Za-z]{4}){3}-[0-9A-Za-z]{12}"
 )
+_LITERAL = re.compile(r"\$\{[*?$]\}")  # No tag has one of these characters.
 _LONGEST_VALUE = 256
 
 
-def review(document: str | bytes | Mapping[str, Any], *, trust_anchor: str = "") -> list[ReviewFinding]:
+def review(
+    document: str | bytes | Mapping[str, Any], *, trust_anchor: str = "", now: datetime | None = None
+) -> list[ReviewFinding]:
     """Return what is open or wrong in a trust policy: first what is open, then what is wrong, then what is unclear.
 
     Args:
         document: JSON, or the object that it contains. It need not be a policy.
         trust_anchor: the ARN of the trust anchor that should be let in; an empty string for any.
+        now: the time, with its zone; the clock's if None.
     """
     try:
         policy = json.loads(document, parse_int=str, parse_float=str) if isinstance(document, str | bytes) else document
@@ -43,13 +49,21 @@ def review(document: str | bytes | Mapping[str, Any], *, trust_anchor: str = "")
         return [finding("not-a-policy", f"the document is not JSON: {error}")]
     if not isinstance(policy, Mapping):
         return [finding("not-a-policy", "the document is not a JSON object")]
+    if size(policy) > HIGHEST_SIZE_LIMIT:  # Nor would it be judged in time.
+        return [too_large(size(policy))]
     reader = Reader(policy)
     found = [*reader.findings, *open_statements(reader.statements, trust_anchor)]
     found += _about_statements(reader.statements)
+    found += never_met(reader.statements, now or datetime.now(UTC))
     if trust_anchor and not any(each.id == "source-arn-kind" for each in found):
         found += _about_anchor(reader.statements, trust_anchor)
     found += _about_refusal(document, found)
     return sorted(dict.fromkeys(found), key=lambda each: LEVELS.index(each.level))
+
+
+def too_large(length: int) -> ReviewFinding:
+    """Return the finding about a policy of some length in characters."""
+    return finding("policy-too-large", f"the trust policy has {length} characters")
 
 
 def _about_refusal(document: str | bytes | Mapping[str, Any], found: list[ReviewFinding]) -> Iterator[ReviewFinding]:
@@ -108,7 +122,7 @@ def _impossible(key: str, base: str, value: str) -> str:
         return "" if re.match(r"CN=|ID=|[*?]|C[*?]|CN[*?]|.{62}", value) else "source-identity-prefix"
     if key.startswith(("aws:principaltag/", "aws:requesttag/")):
         text = plain if is_equals else re.sub(r"[*?]", "", plain)
-        is_possible = len(text) <= _LONGEST_VALUE and all(map(_is_of_tags, text))
+        is_possible = len(text) <= _LONGEST_VALUE and all(map(_is_of_tags, text)) and not _LITERAL.search(value)
         return "" if is_possible else "value-impossible"
     return ""
 

@@ -31,6 +31,15 @@ def has_wildcard(value: str) -> bool:
     return re.search(r"[*?]", _VARIABLE.sub("", value)) is not None
 
 
+def in_words(tags: Mapping[str, Sequence[str]]) -> str:
+    """Return what tags require, as `write_trust_policy` takes them: "x509Subject/CN like 'web-*' and …"."""
+    shown = {
+        tag: [f"like {value!r}" if has_wildcard(value) else repr(value) for value in values]
+        for tag, values in tags.items()
+    }
+    return " and ".join(f"{tag} {' or '.join(values)}" for tag, values in shown.items())
+
+
 def write_trust_policy(tags: Mapping[str, Sequence[str]], *, trust_anchor: str | None = None) -> dict[str, Any]:
     """Return a trust policy (AssumeRolePolicyDocument) that requires every tag to have one of its values.
 

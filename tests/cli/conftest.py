@@ -9,7 +9,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import certs
+from enrolments import Enrolment
 from hwsigner.cli import main
+from hwsigner.config import profiles
 from hwsigner.emulator import Emulator
 from scene import Outcome, Scene
 
@@ -40,3 +42,17 @@ def scene(
     leaf.write_bytes(certs.pem(certs.issue(ca, key.public_key())))
     yield Scene(ca, shared_emulator, tmp_path, leaf, certs.write_key(tmp_path / "leaf.key", key), call)
     shared_emulator.behave()
+
+
+@pytest.fixture
+def enrolment(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Enrolment:
+    home = tmp_path / "home"
+    (home / "keys").mkdir(parents=True)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "xdg"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(home / "aws" / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(home / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(profiles, "SYSTEM_FILE", tmp_path / "etc" / "config.toml")
+    (home / "ca.pem").write_bytes(scene.ca.pem)
+    certs.write_key(home / "ca.key", scene.ca.key)
+    return Enrolment(scene, home, str(home / "keys" / "web.key"))

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import random
 import shlex
+import shutil
 import subprocess
 import sys
-import tomllib
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,99 +21,16 @@ from cryptography import x509
 
 import certs
 from emulators import InProcessSoftHSM
+from enrolments import SUBJECT, Enrolment, refused, succeeds
 from hwsigner.cli import enroll, enrolling
 from hwsigner.config import profiles
 from hwsigner.enrolment import enroll as steps
-from scene import Outcome, Scene
+from softhsm.pcsc import SoftPcsc
 from softhsm.tpm import SoftTPM
+from softhsm.yubikey import FIRMWARE_5_7, YKCS11, YubiKey
+from yubikeys import forget_cards
 
-SUBJECT = "CN=bamboo-01,OU=devops"
-
-
-@dataclass
-class Enrolment:
-    """The command, its issuer and its files."""
-
-    scene: Scene
-    home: Path
-    key: str = ""
-    flags: list[str] = field(default_factory=list)
-
-    @property
-    def config(self) -> Path:
-        return self.home / "xdg" / "hwsigner" / "config.toml"
-
-    @property
-    def aws_config(self) -> Path:
-        return self.home / "aws" / "config"
-
-    @property
-    def certificate(self) -> Path:
-        return Path(self.key).with_suffix(".crt")
-
-    @property
-    def issued(self) -> int:
-        """How many certificates the issuer has issued."""
-        log = self.home / "issued"
-        return len(log.read_text()) if log.exists() else 0
-
-    def issuer(self, *changes: str, before: str = "", days: str = "2") -> str:
-        """Return a command that issues by openssl, and writes that down. `changes` are more flags for openssl."""
-        flags = ["-CA", str(self.home / "ca.pem"), "-CAkey", str(self.home / "ca.key"), "-copy_extensions", "copy"]
-        sign = shlex.join(["openssl", "x509", "-req", *flags, "-days", days, *changes])
-        text = f"{before}\n{sign} && printf x >> {shlex.quote(str(self.home / 'issued'))}"
-        return shlex.join(["sh", "-c", text])
-
-    def arguments(self, *more: str) -> list[str]:
-        """Return the arguments of a first run. More flags take precedence."""
-        arns = self.scene.flags(certificate=None, private_key=None)
-        first = [f"--private-key={self.key}", f"--subject={SUBJECT}", f"--issuer-command={self.issuer()}"]
-        return ["enroll", "web", *first, *arns, *self.flags, *more]
-
-    def run(self, *more: str) -> Outcome:
-        """Run the command as for the first time."""
-        return self.scene.call(*self.arguments(*more))
-
-    def again(self, *more: str) -> Outcome:
-        """Run the command without its flags."""
-        return self.scene.call("enroll", "web", *more)
-
-    def gets_credentials(self) -> bool:
-        """Return whether boto3 gets credentials of the profile, by the line in its config file."""
-        session = boto3.Session(profile_name="web")
-        found = session.get_credentials()
-        assert found is not None
-        return str(found.access_key).startswith("ASIA")
-
-    def profile(self) -> dict[str, Any]:
-        found: dict[str, Any] = tomllib.loads(self.config.read_text())["profile"]["web"]
-        return found
-
-
-@pytest.fixture
-def enrolment(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Enrolment:
-    home = tmp_path / "home"
-    (home / "keys").mkdir(parents=True)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "xdg"))
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(home / "aws" / "config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(home / "none"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(profiles, "SYSTEM_FILE", tmp_path / "etc" / "config.toml")
-    (home / "ca.pem").write_bytes(scene.ca.pem)
-    certs.write_key(home / "ca.key", scene.ca.key)
-    return Enrolment(scene, home, str(home / "keys" / "web.key"))
-
-
-def succeeds(outcome: Outcome) -> dict[str, str]:
-    """Return the rows that were printed."""
-    assert (outcome.status, outcome.err) == (0, "")
-    return dict(line.split(maxsplit=1) for line in outcome.out.splitlines())
-
-
-def refused(outcome: Outcome, status: int, *parts: str) -> None:
-    assert (outcome.status, outcome.out, outcome.err.count("\n")) == (status, "", 1), outcome
-    for part in parts:
-        assert part in outcome.err
+MANAGEMENT_KEY = "0102030405060708" * 3
 
 
 class TestWay:
@@ -123,6 +40,7 @@ class TestWay:
         assert "issued now" in rows["Certified"]
         assert rows["Next"] == "aws sts get-caller-identity --profile web"
         assert enrolment.gets_credentials()
+        assert boto3.Session(profile_name="web").region_name == "us-east-1"
         assert (enrolment.config.stat().st_mode, enrolment.aws_config.stat().st_mode) == (0o100600, 0o100600)
 
     def test_second_run_changes_nothing_and_needs_no_flags(self, enrolment: Enrolment) -> None:
@@ -263,7 +181,7 @@ class TestKilled:
     ) -> None:
         monkeypatch.setattr(enrolling, "LOCK_TIMEOUT", 0.0)
         with enrolling.only_one("web"):
-            refused(enrolment.run(), 7, "another hwsigner enroll web is running")
+            refused(enrolment.run(), 7, "another hwsigner enroll or renew of web is running")
 
 
 class TestIssuer:
@@ -314,7 +232,43 @@ class TestIssuer:
         assert enrolment.gets_credentials()
 
 
+FULL = """
+set -e
+keys=$1 old=$2; shift 2
+mount -t tmpfs -o size=16k tmpfs "$keys"
+cp "$old"/* "$keys"
+dd if=/dev/zero of="$keys/full" 2> "$keys/../dd" || true
+status=0; "$@" || status=$?
+cmp "$old/web.key" "$keys/web.key"
+cmp "$old/web.crt" "$keys/web.crt"
+exit $status
+"""
+
+
+def test_old_certificate_stays_when_the_disk_is_full(enrolment: Enrolment) -> None:
+    succeeds(enrolment.run())
+    keys, old = Path(enrolment.key).parent, enrolment.home / "old"
+    shutil.copytree(keys, old)
+    command = [sys.executable, "-m", "hwsigner", "enroll", "web", "--subject=CN=bamboo-02"]
+    unshare = ["unshare", "--mount", "--map-root-user", "sh", "-c", FULL, "sh", str(keys), str(old)]
+    ran = subprocess.run([*unshare, *command], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (3, "")
+    assert ran.stderr == f"hwsigner: can't write {keys}/web.crt: No space left on device. The file was not changed\n"
+    assert enrolment.profile()["subject"] == SUBJECT
+
+
 class TestRefused:
+    def test_management_key_of_a_yubikey_is_not_sent_as_its_pin(
+        self, enrolment: Enrolment, pcsc: SoftPcsc, new_yubikey: Callable[..., YubiKey]
+    ) -> None:
+        yubikey = new_yubikey(FIRMWARE_5_7)
+        yubikey.insert(pcsc)
+        forget_cards()
+        management = enrolment.scene.write("management", MANAGEMENT_KEY.encode())
+        enrolment.key = f"{yubikey.uri(0x82, YKCS11)}&pin-source=file:{management}"
+        refused(enrolment.run(), 2, "a PIV slot is written with the management key and used with the PIN")
+        assert not yubikey.pin_tries
+
     @pytest.mark.parametrize(
         ("flag", "message"),
         [
@@ -323,6 +277,8 @@ class TestRefused:
             ("--subject=bamboo", "the subject 'bamboo' is invalid"),
             ("--issuer=acme", "there is no issuer 'acme'"),
             ("--issuer=est", "the issuer's URL is missing"),
+            ("--role-arn=web", "--role-arn is 'web', which is not a role ARN"),
+            ("--region=eu-west-1", "but the trust anchor is in us-east-1"),
             ("--algorithm=dsa", "--algorithm is 'dsa'"),
         ],
     )
@@ -336,6 +292,16 @@ class TestRefused:
         enrolment.aws_config.write_text("[profile web]\ncredential_process = /usr/bin/other\n")
         refused(enrolment.run(), 2, "has another credential_process")
         assert not Path(enrolment.key).exists()
+
+    def test_access_key_that_would_be_preferred_is_an_error(self, enrolment: Enrolment) -> None:
+        (enrolment.home / "none").write_text("[web]\naws_access_key_id = AKIAEXAMPLE\n")
+        refused(enrolment.run(), 2, "[web] of", "has an access key")
+        assert not Path(enrolment.key).exists()
+        succeeds(enrolment.run("--no-aws-config"))
+
+    def test_profile_whose_enrolment_was_not_finished_says_how_to_go_on(self, enrolment: Enrolment) -> None:
+        refused(enrolment.run("--issuer-command=false"), 5, "exited with status 1")
+        refused(enrolment.scene.call("credential-process", "--profile", "web"), 2, "Run hwsigner enroll web")
 
     def test_missing_issuer_is_an_error(self, enrolment: Enrolment) -> None:
         refused(enrolment.run("--issuer-command="), 2, "no issuer given")
@@ -369,3 +335,35 @@ def test_missing_arns_are_named(enrolment: Enrolment) -> None:
     assert rows["Missing"].endswith("with --trust-anchor-arn, --profile-arn, --role-arn")
     succeeds(enrolment.again(*enrolment.scene.flags(certificate=None, private_key=None)))
     assert enrolment.gets_credentials()
+
+
+class TestSystem:
+    def test_profile_goes_into_the_system_s_file_and_no_user_s_files_are_written(self, enrolment: Enrolment) -> None:
+        rows = succeeds(enrolment.run("--system"))
+        file = profiles.SYSTEM_FILE
+        assert rows["Profile"] == f"{file}: [profile.web]"
+        assert "SDKs" not in rows
+        assert not enrolment.config.exists()
+        assert not enrolment.aws_config.exists()
+        assert (file.parent.stat().st_mode & 0o777, file.stat().st_mode & 0o007) == (0o755, 0)
+        assert "which was there" in succeeds(enrolment.again())["Certified"]
+        assert enrolment.scene.call("credential-process", "--profile", "web").status == 0
+
+    def test_agent_s_group_may_read_a_new_file(self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(profiles, "agent_group", lambda: 12345)
+        succeeds(enrolment.run("--system"))
+        status = profiles.SYSTEM_FILE.stat()
+        assert (status.st_gid, status.st_mode & 0o777) == (12345, 0o640)
+
+    def test_profile_of_the_user_is_not_moved(self, enrolment: Enrolment) -> None:
+        succeeds(enrolment.run())
+        refused(enrolment.again("--system"), 2, "is in", "Leave out --system")
+
+    def test_renewal_changes_the_system_s_file(self, enrolment: Enrolment) -> None:
+        succeeds(enrolment.run("--system"))
+        enrolment.config.parent.mkdir(parents=True)
+        text = profiles.SYSTEM_FILE.read_text()
+        profiles.SYSTEM_FILE.write_text(text.replace("-days 2", "-days 3"))
+        rows = succeeds(enrolment.scene.call("renew", "web"))
+        assert rows["Profile"].startswith(str(profiles.SYSTEM_FILE))
+        assert not list(enrolment.config.parent.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,12 +14,12 @@ from cryptography import x509
 
 import certs
 from agent.homes import Home, run_agent
-from cli.aws.revocations import Account, Machine, account, denied, interrupted
 from emulator import planes
 from emulators import InProcessSoftHSM
 from hwsigner.cli import retire
 from hwsigner.config import profiles as config
 from hwsigner.key.management import delete_key
+from revocations import Account, Machine, account, denied, interrupted
 from softhsm.tpm import SoftTPM
 from terminals import Terminal
 
@@ -162,6 +163,41 @@ def test_running_agent_closes_the_profile(account: Account, monkeypatch: pytest.
         assert account.call("retire", "web", "--yes").status == 0
         assert b'"Version"' not in running.get("web")
         assert b'"Version"' in running.get("other")
+
+
+def test_profile_in_a_file_that_can_t_be_changed_keeps_everything(
+    account: Account, machine: Machine, config_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, access = config_home / "hwsigner", os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and (path, mode) != (folder, os.W_OK))
+    outcome = account.call("retire", "web", "--yes", *with_ca(account))
+    assert (outcome.status, outcome.out, machine.key.exists(), account.lists()) == (1, "", True, [])
+    assert f"you can't change {folder / 'config.toml'}" in outcome.err
+
+
+@pytest.mark.parametrize("data", [b"", b"damaged", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
+def test_key_that_can_t_be_read_is_not_taken_for_gone(account: Account, machine: Machine, data: bytes) -> None:
+    machine.key.write_bytes(data)
+    outcome = account.call("retire", "web", "--yes", *with_ca(account))
+    assert (outcome.status, outcome.out, machine.key.exists(), account.lists()) == (3, "", True, [])
+    assert "keep the key with --keep-key" in outcome.err
+
+
+def test_key_stays_if_asked(account: Account, machine: Machine, config_home: Path) -> None:
+    outcome = account.call("retire", "web", "--yes", "--keep-key", *with_ca(account))
+    assert (outcome.status, outcome.err, machine.key.exists()) == (0, "", True)
+    assert f"The key {machine.key} stays" in outcome.out
+    assert account.revoked() == {machine.serial}
+    assert (config_home / "hwsigner" / "config.toml").read_text() == COMMENTED + REST
+
+
+def test_pin_in_the_profile_is_not_shown(account: Account, machine: Machine) -> None:
+    uri = f"file:{machine.key}?pin-value=secret-pin"
+    for flags in (["--keep-key"], []):
+        account.call("profile", "add", "pin", f"--certificate={machine.path}", f"--private-key={uri}")
+        outcome = account.call("retire", "pin", "--yes", *flags)
+        assert str(machine.key) in outcome.out
+        assert "secret-pin" not in outcome.out + outcome.err
 
 
 def test_unknown_profile_is_an_error(account: Account) -> None:

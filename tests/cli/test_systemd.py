@@ -20,6 +20,8 @@ UNITS = Path(hwsigner.__file__).parent / "units"
 PROGRAM = Path(sys.executable).with_name("hwsigner")
 # systemd-analyze rates a system service from 0.0 (closed) to 10.0.
 MOST_EXPOSED = 2.0
+# A renewal writes files that only root may write, and the agent only read.
+EXPOSED_AS_ROOT = 2.4
 IPV6_FREEBIND = 78  # As in <linux/in6.h>.
 
 
@@ -61,7 +63,7 @@ def test_systemd_accepts_all_units(units: Path, tmp_path: Path) -> None:
 def test_system_service_is_sandboxed(service: Path, tmp_path: Path) -> None:
     path = tmp_path / service.name.replace("@.", "@web.")
     path.write_text(systemd._filled(service, PROGRAM))
-    assert exposure(path) <= MOST_EXPOSED
+    assert exposure(path) <= (EXPOSED_AS_ROOT if service.name == "hwsigner-renew@.service" else MOST_EXPOSED)
 
 
 def test_service_stays_sandboxed_with_each_change_that_the_docs_suggest(tmp_path: Path) -> None:

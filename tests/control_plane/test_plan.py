@@ -194,9 +194,3 @@ def test_arn_of_another_account_is_not_found() -> None:
     foreign = ANCHOR_ARN.replace("123456789012", "999999999999")
     with pytest.raises(UsageError, match=r"do not find in this region.*its account and its region"):
         choose_anchor([anchor()], wanted(trust_anchor_arn=foreign))
-
-
-@pytest.mark.parametrize("more", [{"role": "a b"}, {"role": ""}, {"name": "a/b"}, {"name": "x" * 256}])
-def test_invalid_names_are_usage_errors(more: dict[str, str]) -> None:
-    with pytest.raises(UsageError):
-        wanted(**more)

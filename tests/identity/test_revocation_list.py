@@ -173,6 +173,38 @@ def parsed(made: x509.CertificateRevocationList) -> Any:
     return CertificateList.load(made.public_bytes(Encoding.DER))["tbs_cert_list"]["revoked_certificates"] or ()
 
 
+OPENSSL_CA = """
+[ca]
+default_ca = own
+[own]
+database = index.txt
+default_md = sha256
+default_crl_days = 30
+certificate = ca.pem
+private_key = ca.key
+"""
+
+
+@pytest.mark.parametrize("settings", ["", "crlnumber = crlnumber\n"])
+def test_list_of_openssl_is_continued(tmp_path: Path, settings: str) -> None:
+    (tmp_path / "ca.pem").write_bytes(CA.pem)
+    certs.write_key(tmp_path / "ca.key", CA.key)
+    (tmp_path / "openssl.cnf").write_text(OPENSSL_CA + settings)
+    (tmp_path / "crlnumber").write_text("00FF\n")
+    (tmp_path / "index.txt").write_text("R\t351231235959Z\t260101000000Z,keyCompromise\t03E8\tunknown\t/CN=old\n")
+    command = ["openssl", "ca", "-config", "openssl.cnf", "-gencrl", "-out", "old.pem"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    old = RevocationList.read((tmp_path / "old.pem").read_bytes(), "openssl's")
+    assert old.is_signed_by(as_ca(CA))
+    draft = draft_list(as_ca(CA), old, [1001], now=datetime.now(UTC))
+    with open_key(str(tmp_path / "ca.key")) as key:
+        made = draft.sign(key)
+    assert made.number == (0x100 if settings else 1)
+    assert made.revoked.keys() == {1000, 1001}
+    bad = certs.issue(CA, CA.key.public_key(), certs.Shape(serial=1000))
+    assert "certificate revoked" in openssl_refuses(tmp_path, CA, made, bad)
+
+
 def test_extensions_of_the_old_list_are_kept(tmp_path: Path) -> None:
     place = x509.UniformResourceIdentifier("http://example.com/ca.crl")
     point = x509.IssuingDistributionPoint(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from hwsigner.system.users import find_uid
+from hwsigner.system.users import find_uid, reading_group
 
 
 @pytest.mark.parametrize(("user", "uid"), [("root", 0), ("0", 0), ("4711", 4711), ("0012", 12)])
@@ -15,3 +17,9 @@ def test_user_is_found_by_name_or_number(user: str, uid: int) -> None:
 @pytest.mark.parametrize("user", ["", "no-such-user", "²", "٣", "-1", " 0", "a\0b", "\ud800", "9" * 5000])
 def test_unknown_user_is_none(user: str) -> None:
     assert find_uid(user) is None
+
+
+def test_no_group_helps_when_the_file_can_be_read_or_does_not_exist(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file", tmp_path / "none", tmp_path / "file" / "none"):
+        assert reading_group(str(path)) is None

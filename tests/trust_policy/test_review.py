@@ -18,10 +18,12 @@ from hwsigner.trust_policy import ACTIONS, TrustPolicy, request_context
 from hwsigner.trust_policy.conditions import OPERATORS
 from hwsigner.trust_policy.mistakes import MISTAKES
 from hwsigner.trust_policy.review import review
+from hwsigner.trust_policy.writing import write_trust_policy
 
 UUID = "0e5a7c1e-2b9d-4c3f-8a64-51d0f7b3c9aa"
 ANCHOR = f"arn:aws:rolesanywhere:eu-central-1:123456789012:trust-anchor/{UUID}"
 SERVICE = {"Service": "rolesanywhere.amazonaws.com"}
+NOW = datetime(2026, 1, 31, tzinfo=UTC)
 CN, OU = "aws:PrincipalTag/x509Subject/CN", "aws:PrincipalTag/x509Subject/OU"
 PINNED = {"ArnEquals": {"aws:SourceArn": ANCHOR}}
 NAMED = {"StringEquals": {CN: "bamboo-01"}}
@@ -54,7 +56,7 @@ def anchor(**parts: str) -> dict[str, Any]:
 
 
 def ids(document: Any, trust_anchor: str = ANCHOR) -> set[str]:
-    return {each.id for each in review(document, trust_anchor=trust_anchor)}
+    return {each.id for each in review(document, trust_anchor=trust_anchor, now=NOW)}
 
 
 # Policies, and the mistakes that the review must name: all of them, and no others.
@@ -119,6 +121,80 @@ TABLE: list[tuple[str, Any, set[str]]] = [
         policy(
             allow(PINNED, NAMED), allow(Principal={"AWS": "arn:aws:iam::123456789012:root"}, Action="sts:AssumeRole")
         ),
+        set(),
+    ),
+    (
+        "an account with tags and keys of its own beside it",
+        policy(
+            allow(PINNED, NAMED),
+            allow(
+                {"StringEquals": {"aws:PrincipalTag/Team": "web", "sts:ExternalId": "1", "aws:PrincipalOrgID": "o-1"}},
+                Principal={"AWS": "123456789012"},
+                Action="sts:AssumeRole",
+            ),
+        ),
+        set(),
+    ),
+    (
+        "an identity provider beside it",
+        policy(
+            allow(PINNED, NAMED),
+            allow(
+                {"StringLike": {"app.terraform.io:sub": "organization:a:*"}},
+                Principal={"Federated": "arn:aws:iam::123456789012:oidc-provider/app.terraform.io"},
+                Action="sts:AssumeRoleWithWebIdentity",
+            ),
+        ),
+        set(),
+    ),
+    (
+        "a pattern of accounts",
+        policy(allow({"StringLike": {"aws:SourceAccount": "1234*12", CN: "a"}})),
+        {"source-account-only"},
+    ),
+    (
+        "two names that exclude each other",
+        policy(allow(PINNED, NAMED, {"StringLike": {CN: "web-*"}})),
+        {"contradiction"},
+    ),
+    (
+        "a name and not the name",
+        policy(allow(PINNED, NAMED, {"StringNotEquals": {CN: "bamboo-01"}})),
+        {"contradiction"},
+    ),
+    ("a name in two conditions", policy(allow(PINNED, NAMED, {"StringLike": {CN: "bamboo-*"}})), set()),
+    (
+        "one of two names",
+        policy(allow(PINNED, {"StringEquals": {CN: ["a", "b"]}, "StringNotEquals": {CN: "a"}})),
+        set(),
+    ),
+    ("a name that must be missing", policy(allow(PINNED, NAMED, {"Null": {CN: "true"}})), {"contradiction"}),
+    ("a Deny for two conditions", policy(allow(PINNED, NAMED), deny(NAMED, {"StringLike": {CN: "web-*"}})), set()),
+    (
+        "a time limit that passed",
+        policy(allow(PINNED, NAMED, {"DateLessThan": {"aws:CurrentTime": "2020-01-01"}})),
+        {"date-passed"},
+    ),
+    (
+        "a time limit in seconds that passed",
+        policy(allow(PINNED, NAMED, {"DateLessThanEquals": {"aws:EpochTime": 1500000000}})),
+        {"date-passed"},
+    ),
+    (
+        "placeholders",
+        policy(
+            allow(
+                {
+                    "StringEquals": {CN: "<EXPECTED_CN>"},
+                    "ArnEquals": {"aws:SourceArn": "arn:aws:rolesanywhere:<REGION>:<ACCOUNT>:trust-anchor/<ID>"},
+                }
+            )
+        ),
+        {"source-arn-kind", "value-impossible"},
+    ),
+    (
+        "the account and its trust anchor",
+        policy(allow(PINNED, {"StringEquals": {"aws:SourceAccount": "123456789012", CN: "bamboo-01"}})),
         set(),
     ),
     (
@@ -399,6 +475,43 @@ TABLE: list[tuple[str, Any, set[str]]] = [
         policy({"Effect": "Allow", "NotPrincipal": SERVICE, "Action": list(ACTIONS)}),
         {"element-unknown", "principal-wrong"},
     ),
+    ("ten thousand names", policy(allow(PINNED, {"StringEquals": {CN: ["bamboo-01"] * 10_000}})), {"policy-too-large"}),
+    ("a dollar sign", policy(allow(PINNED, {"StringEquals": {CN: "a${$}b"}})), {"value-impossible"}),
+    ("a literal asterisk", policy(allow(PINNED, {"StringLike": {CN: "a${*}b"}})), {"value-impossible"}),
+    (
+        "a variable with a default",
+        policy(allow(PINNED, {"StringEquals": {CN: "a", OU: "${aws:PrincipalTag/x509Issuer/OU, 'devops'}"}})),
+        set(),
+    ),
+    ("all actions but one", policy({**allow(PINNED, NAMED), "NotAction": "sts:AssumeRoleWithSAML"}), {"not-judged"}),
+    (
+        "all actions but one, for everyone",
+        policy({"Effect": "Allow", "Principal": SERVICE, "NotAction": "sts:AssumeRoleWithSAML"}),
+        {"not-judged", "condition-none"},
+    ),
+    (
+        "any trust anchor of an account and a region, in two conditions",
+        policy(
+            allow(
+                NAMED,
+                {
+                    "ArnLike": {"aws:SourceArn": "arn:aws:rolesanywhere:eu-central-1:*:trust-anchor/*"},
+                    "StringEquals": {CN: "a", "aws:SourceAccount": "123456789012"},
+                },
+            )
+        ),
+        {"source-arn-any"},
+    ),
+    (
+        "any trust anchor of some regions",
+        policy(allow(NAMED, {"StringLike": {"aws:SourceArn": "arn:aws:rolesanywhere:eu-central-?:123456789012:*"}})),
+        {"source-arn-any"},
+    ),
+    (
+        "any trust anchor of the account as text",
+        policy(allow(NAMED, {"StringLike": {"aws:SourceArn": "*:123456789012:*"}})),
+        {"source-arn-any"},
+    ),
     (
         "two mistakes of one kind",
         policy(allow(PINNED, {"StringLike": {CN: "*"}, "StringNotEquals": {OU: "a"}})),
@@ -525,6 +638,86 @@ def test_policy_that_lets_an_unnamed_certificate_in_is_open(document: Any, tags:
     except ConfigError:
         return
     assert "open" in {each.level for each in review(document)}
+
+
+@given(_statement, st.sampled_from(["bamboo-01", "zurich", "*"]), st.sampled_from(["CN=bamboo-01", "ID=1f"]))
+def test_statement_that_lets_a_certificate_in_is_not_called_impossible(
+    statement: dict[str, Any], name: str, identity: str
+) -> None:
+    document = policy(statement)
+    context = request_context(
+        trust_anchor=ANCHOR, tags={"x509Subject/CN": name}, session_name=name, source_identity=identity, now=NOW
+    )
+    try:
+        if TrustPolicy(document).refusal(context):
+            return
+    except ConfigError:
+        return
+    found = {each.id for each in review(document, trust_anchor=ANCHOR, now=NOW)}
+    assert not found & {"contradiction", "date-passed", "denied-always", "source-arn-other", "action-missing"}
+
+
+_PATTERNS = [
+    *(
+        ANCHOR,
+        "*",
+        "arn:aws:rolesanywhere:*:*:trust-anchor/*",
+        "arn:aws:rolesanywhere:eu-*:123456789012:trust-anchor/*",
+    ),
+    *("123456789012", "1234*", "arn:aws:rolesanywhere:eu-central-1:${aws:SourceAccount}:*", "*:123456789012:*"),
+]
+_about_anchors = st.dictionaries(
+    _operators,
+    st.dictionaries(
+        st.sampled_from(["aws:SourceArn", "aws:SourceAccount"]),
+        st.lists(st.sampled_from(_PATTERNS), min_size=1, max_size=2),
+        min_size=1,
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@given(
+    st.lists(st.builds(lambda conditions: allow(conditions, NAMED), _about_anchors), min_size=1, max_size=2),
+    st.lists(st.builds(deny, _about_anchors), max_size=1),
+    st.sampled_from(["123456789012", "210987654321"]),
+    st.sampled_from(["eu-central-1", "eu-west-3"]),
+)
+def test_policy_that_lets_an_unnamed_trust_anchor_in_is_open(
+    allowing: list[Any], denying: list[Any], account: str, region: str
+) -> None:
+    document = policy(*allowing, *denying)
+    stranger = f"arn:aws:rolesanywhere:{region}:{account}:trust-anchor/{UUID.replace('aa', 'bb')}"
+    context = request_context(
+        trust_anchor=stranger,
+        tags={"x509Subject/CN": "bamboo-01"},
+        session_name="1f",
+        source_identity="CN=bamboo-01",
+        now=datetime(2026, 1, 31, tzinfo=UTC),
+    )
+    try:
+        if TrustPolicy(document).refusal(context):
+            return
+    except ConfigError:
+        return
+    assert "open" in {each.level for each in review(document)}
+
+
+_tag_values = st.text(st.sampled_from("aZ9 _.:/=+-@äλ*?"), min_size=1, max_size=12).filter(
+    lambda text: text.strip("*?qzxjv")
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["x509Subject/CN", "x509Issuer/OU", "x509SAN/URI"]),
+        st.lists(_tag_values, min_size=1, max_size=3),
+        min_size=1,
+    )
+)
+def test_policy_that_hwsigner_writes_has_no_findings(tags: dict[str, list[str]]) -> None:
+    assert review(write_trust_policy(tags, trust_anchor=ANCHOR), trust_anchor=ANCHOR) == []
 
 
 _json = st.recursive(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
@@ -52,6 +53,12 @@ def test_values_of_a_tag_are_alternatives(values: list[str], other: str) -> None
     policy = write_trust_policy({"x509Subject/CN": list(map(literal, values))})
     assert all(refusal(policy, {"x509Subject/CN": value}) == "" for value in values)
     assert (refusal(policy, {"x509Subject/CN": other}) == "") == (other in values)
+
+
+@given(st.text(st.sampled_from("ab*?"), min_size=1, max_size=8), st.text(st.sampled_from("ab"), max_size=8))
+def test_wildcards_match_as_those_of_file_names(pattern: str, value: str) -> None:
+    policy = write_trust_policy({"x509Subject/CN": [pattern]})
+    assert (refusal(policy, {"x509Subject/CN": value}) == "") == fnmatchcase(value, pattern)
 
 
 @given(TEXTS)

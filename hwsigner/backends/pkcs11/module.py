@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from typing import TypeVar
 
+from hwsigner.backends.pkcs11 import access
 from hwsigner.backends.pkcs11.errors import GENERAL_ERROR, TOKEN_NOT_PRESENT, TOKEN_NOT_RECOGNIZED, PKCS11Error
 from hwsigner.backends.pkcs11.functions import Functions, Session, TokenFlag, TokenInfo
 from hwsigner.backends.pkcs11.paths import FLAG_HINT
@@ -112,7 +113,9 @@ class Module:
                 why = str(error).removeprefix(f"{self.path}: ")
                 if isinstance(error, AttributeError):
                     why = "it is not a PKCS #11 module: it has no C_GetFunctionList"
-                hint = error.hint if isinstance(error, PKCS11Error) and error.code == GENERAL_ERROR else FLAG_HINT
+                hint = FLAG_HINT
+                if isinstance(error, PKCS11Error) and error.code == GENERAL_ERROR:
+                    hint = access.hint(self.path, error.hint)
                 raise BackendUnavailableError(f"PKCS #11 module {self.path} can't be used: {why}", hint) from error
 
     def insist(self, call: Callable[[], T]) -> T:

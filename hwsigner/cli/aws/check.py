@@ -63,7 +63,7 @@ def _of_account(arguments: argparse.Namespace) -> Report:
     from hwsigner.control_plane.review import report
 
     anchor = arguments.trust_anchor_arn
-    region = check_arns(anchor, arguments.profile_arn, role=arguments.role_arn)
+    region = check_arns(anchor, arguments.profile_arn, role=arguments.role_arn, region=arguments.region)
     request = settings.session_request({"instance_property": [], **vars(arguments)})
     chain = _chain(arguments)
     facts = read_facts(clients(arguments, region=region), request, [chain.leaf.subject] if chain else [])

@@ -23,7 +23,7 @@ from hwsigner.trust_policy.review import review
 from hwsigner.trust_policy.writing import (
     HIGHEST_SIZE_LIMIT,
     SIZE_LIMIT,
-    has_wildcard,
+    in_words,
     literal,
     size,
     write_trust_policy,
@@ -91,34 +91,35 @@ def matching_policy(
         HwsignerWarning: the policy is larger than IAM's usual limit, or lets in more than it names.
     """
     policy = write_trust_policy(tags, trust_anchor=trust_anchor)
+    _check_size(size(policy))
     for each in certificates:
         if reason := TrustPolicy(policy).refusal(_request(each, trust_anchor or _ANY_TRUST_ANCHOR)):
             raise CertificateError(f"{each.source} would be refused: {reason}", "Leave it out, or change --match")
     for found in review(policy, trust_anchor=trust_anchor or ""):
         if found.id != "source-arn-none":  # The caller knows.
             warnings.warn(HwsignerWarning(f"{found.found}. {found.why}", found.instead), stacklevel=2)
-    problem = f"the trust policy has {size(policy)} characters"
-    if size(policy) > HIGHEST_SIZE_LIMIT:
-        raise UsageError(f"{problem}, and IAM takes {HIGHEST_SIZE_LIMIT} at most", "Match a pattern or a shared name")
-    if size(policy) > SIZE_LIMIT:
-        hint = f"Ask AWS to raise this quota (to {HIGHEST_SIZE_LIMIT} at most), or match a pattern or a shared name"
-        warnings.warn(HwsignerWarning(f"{problem}, and IAM's default limit is {SIZE_LIMIT}", hint), stacklevel=2)
     return policy
 
 
-def who_may_assume(tags: Mapping[str, Sequence[str]], trust_anchor: str | None) -> Iterator[str]:
+def _check_size(characters: int) -> None:
+    problem = f"the trust policy has {characters} characters"
+    instead = "compare a pattern such as CN=web-*, or a name that the certificates share"
+    if characters > HIGHEST_SIZE_LIMIT:
+        hint = f"{instead[0].upper()}{instead[1:]}"
+        raise UsageError(f"{problem}, and IAM takes {HIGHEST_SIZE_LIMIT} at most", hint)
+    if characters > SIZE_LIMIT:
+        hint = f"Ask AWS to raise this quota (to {HIGHEST_SIZE_LIMIT} at most), or {instead}"
+        warnings.warn(HwsignerWarning(f"{problem}, and IAM's default limit is {SIZE_LIMIT}", hint), stacklevel=3)
+
+
+def what_it_lets_in(tags: Mapping[str, Sequence[str]], trust_anchor: str | None) -> Iterator[str]:
     """Yield sentences that say which certificates a policy of these tags lets in."""
     where = "the trust anchor" if trust_anchor else "any trust anchor of the account"
-    yield f"lets in every certificate of {where} with {' and '.join(_worded(tag, tags[tag]) for tag in tags)}"
+    yield f"lets in every certificate of {where} with {in_words(tags)}"
     issuer = "" if any(tag.startswith("x509Issuer/") for tag in tags) else ", and of any CA below the anchor"
     yield f"does not compare anything else: such a certificate may be of another key, with other names{issuer}"
     if sum(len(values) > 1 for values in tags.values()) > 1:
         yield "does not pair the values: a certificate may have one of each, in any combination"
-
-
-def _worded(tag: str, values: Sequence[str]) -> str:
-    shown = [f"like {value!r}" if has_wildcard(value) else repr(value) for value in values]
-    return f"{tag} {' or '.join(shown)}"
 
 
 def _request(certificate: Certificate, trust_anchor: str) -> Any:

@@ -24,7 +24,7 @@ from hwsigner.control_plane.revocation import (
     plan_revocation,
     read_trust_anchor,
 )
-from hwsigner.errors import AmbiguousCertificateError, CertificateError, UsageError
+from hwsigner.errors import AmbiguousCertificateError, CertificateError, HwsignerError, UsageError
 from hwsigner.identity.certificate import Certificate, load
 from hwsigner.identity.next_revocation_list import REASONS
 from hwsigner.key import find_certificates, open_key
@@ -147,9 +147,7 @@ def _by_list(arguments: argparse.Namespace, client: Client, plan: Plan, named: M
         }
         return Outcome([f"done: {step}" for step in steps], values)
 
-    done = [
-        f"serial number {described_serial(s)} was revoked at {t:%Y-%m-%dT%H:%M:%SZ}" for s, t in plan.already.items()
-    ]
+    done = [f"{named[serial]} was revoked at {time:%Y-%m-%dT%H:%M:%SZ}" for serial, time in plan.already.items()]
     others = [f"The trust anchor also has {one}" for one in plan.other_lists]
     return Prepared(steps, done, [*others, EXISTING_SESSIONS], run)
 
@@ -172,7 +170,7 @@ def _in_private_ca(client: Client, anchor: TrustAnchor, named: Mapping[int, str]
     steps = {serial: f"revoke {words}, issued by {anchor.private_ca}" for serial, words in named.items()}
 
     def run() -> Outcome:
-        new = [serial for serial in steps if private_ca.revoke(client, anchor.private_ca, serial, reason)]
+        new = _revoke_each(client, anchor.private_ca, list(steps), reason)
         lines = [
             f"done: {step}" if serial in new else f"{named[serial]} was revoked already"
             for serial, step in steps.items()
@@ -187,6 +185,20 @@ def _in_private_ca(client: Client, anchor: TrustAnchor, named: Mapping[int, str]
             " new CRL with aws rolesanywhere import-crl and enable it"
         )
     return Prepared(list(steps.values()), (), (note, EXISTING_SESSIONS), run)
+
+
+def _revoke_each(client: Client, authority: str, serials: Sequence[int], reason: str) -> list[int]:
+    """Revoke certificates of AWS Private CA, and return those that were not revoked already."""
+    new: list[int] = []
+    for number, serial in enumerate(serials):
+        try:
+            new += [serial] if private_ca.revoke(client, authority, serial, reason) else []
+        except HwsignerError as error:
+            if number:
+                before = ", ".join(map(described_serial, serials[:number]))
+                error.hint = f"{error.hint}. Revoked before that: {before}"
+            raise
+    return new
 
 
 def _values(anchor: TrustAnchor, revoked: Sequence[int]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from hwsigner.aws.arn import parse_canonical_arn
 from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.certificates import read_leaf, warn_of_untaggable
 from hwsigner.cli.aws.clients import AWS, clients
-from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, who_may_assume
+from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, what_it_lets_in
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome, report
 from hwsigner.config.flags import IDENTITY, KEY, Flag, session_duration, switch
@@ -66,14 +66,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plan:
         print(json.dumps(shown.data(), indent=2) if arguments.json else "\n".join(map(printable, shown.lines())))
         return 0
-    if not arguments.yes and shown.is_needed():
+    if arguments.yes:
+        for line in shown.lines() if shown.is_needed() else ():
+            report(printable(line))
+    elif shown.is_needed():
         ask(shown.lines(), "Type yes to do this", nothing="nothing was changed")
         check_unchanged(found, existing, wanted)
     steps: list[Step] = []
 
     def done(step: Step) -> None:
         steps.append(step)
-        report(printable(f"done: {step.resource}: {step.words}"))
+        report(printable(f"done: {step.resource}: {step.short}"))
 
     values = {**arns(apply(found, existing, wanted, done)), **_identity(arguments)}
     _print(arguments, name, _write_profile(name, values), values, steps)
@@ -106,7 +109,7 @@ class _Plan:
         for step in self.steps:
             lines += [f"{step.resource}: {step.words}", *(f"    {line}" for line in step.lines)]
         if any(step.lines for step in self.steps):
-            lines += [f"This {each}" for each in who_may_assume(self._wanted.tags, "the trust anchor")]
+            lines += [f"This {each}" for each in what_it_lets_in(self._wanted.tags, "the trust anchor")]
         lines += [f"Note: {each}" for each in self._notes]
         return [*lines, *self._of_config()]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from hwsigner.cli.aws import cloudformation, terraform
 from hwsigner.cli.aws.certificates import CERTIFICATE, read_all, read_leaf, warn_of_refused, warn_of_untaggable
-from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, who_may_assume
+from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, what_it_lets_in
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import report
 from hwsigner.config.flags import KEY, Flag, session_duration
@@ -16,6 +17,7 @@ from hwsigner.errors import UsageError
 
 HELP = "print a trust anchor, a role and a profile as a CloudFormation or Terraform template"
 
+_FORMATS = {"cloudformation": cloudformation.template, "terraform": terraform.template}
 _FLAGS = (
     Flag("ca", "certificates of the CA for the trust anchor", "FILE"),
     Flag("role", "name of the role", "NAME"),
@@ -30,7 +32,9 @@ _PLACEHOLDER = (
 
 def add_arguments(parser: Parser) -> None:
     """Add the format, the certificates, and the flags."""
-    parser.add_argument("format", metavar="FORMAT", choices=("cloudformation", "terraform"), help="the template's kind")
+    parser.add_argument(
+        "format", metavar="FORMAT", choices=("cloudformation", "terraform"), help="cloudformation or terraform"
+    )
     parser.add_argument("certificates", metavar="CERTIFICATE", nargs="*", help=CERTIFICATE)
     parser.add_flags(_FLAGS, MATCH, KEY)
 
@@ -44,14 +48,23 @@ def run(arguments: argparse.Namespace) -> int:
     check_ca(cas, datetime.now(UTC))
     certificates = [read_leaf(arguments, text) for text in arguments.certificates]
     tags = wanted_tags(arguments.match, certificates)
+    _check_characters(tags)
     wanted = Wanted(arguments.name or arguments.role, arguments.role, tuple(cas), tags, arguments.duration)
     policy = matching_policy(tags, certificates, _PLACEHOLDER)
     for each in certificates:
         warn_of_refused(each)
         warn_of_untaggable(each)
-    template = cloudformation.template if arguments.format == "cloudformation" else terraform.template
-    print(template(wanted, policy))
-    for sentence in who_may_assume(tags, _PLACEHOLDER):
+    print(_FORMATS[arguments.format](wanted, policy))
+    for sentence in what_it_lets_in(tags, _PLACEHOLDER):
         report(f"this role {sentence}")
     report(f"the role {wanted.role} has no permissions yet: attach policies to it")
     return 0
+
+
+def _check_characters(tags: Mapping[str, Sequence[str]]) -> None:
+    """Check that IAM accepts the values as they are: a template can't escape them in the policy's JSON."""
+    for tag, values in tags.items():
+        for character in "".join(values):
+            if character > "\xff":
+                problem = f"{tag} has {character!r}, and a policy of IAM has no characters above U+00FF"
+                raise UsageError(problem, "Compare another name, or write ? for this character in --match")

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 
 from hwsigner.aws.arn import parse_canonical_arn
 from hwsigner.cli.aws.certificates import CERTIFICATE, read_leaf, warn_of_refused, warn_of_untaggable
-from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, who_may_assume
+from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, what_it_lets_in
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import report
 from hwsigner.config.flags import KEY, Flag
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         hint = "Give --trust-anchor-arn; a condition on aws:SourceAccount alone would not name one"
         warnings.warn(HwsignerWarning(problem, hint), stacklevel=1)
     print(json.dumps(policy, indent=2))
-    for sentence in who_may_assume(tags, anchor):
+    for sentence in what_it_lets_in(tags, anchor):
         report(f"this policy {sentence}")
     if shared := _also_shared(certificates, tags):
         report(f"the certificates also share {', '.join(shared)}; --match can compare these, too")

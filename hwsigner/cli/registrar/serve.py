@@ -45,7 +45,7 @@ _FLAGS = (
     Flag("per-minute", "requests of all in a minute", "N", whole_number(1, 10**6), 600),
 )
 _HOP_LIMIT = 64
-_PRIORITIES = {"refused": WARNING, "limited": WARNING, "failed": ERROR, "kept": ERROR}
+_PRIORITIES = {"refused": WARNING, "limited": WARNING, "not issued": ERROR, "failed": ERROR, "kept": ERROR}
 
 
 def add_arguments(parser: Parser) -> None:

@@ -21,6 +21,7 @@ ISSUERS = {
     "est": "hwsigner.enrolment.issuers.est",
     "registrar": "hwsigner.enrolment.issuers.registrar",
     "vault": "hwsigner.enrolment.issuers.vault",
+    "private-ca": "hwsigner.enrolment.issuers.private_ca",
 }
 
 
@@ -73,6 +74,7 @@ class IssuerSettings:
         secret: returns the password, token or secret ID; called when it is needed. None if there is none.
         arn: the ARN of a private CA.
         timeout: the seconds for one request and its answer.
+        certificate: the path of the certificate in use, in PEM, to log in with; empty to log in otherwise.
         key: the request's key, for an issuer that wants more of it than the request's signature.
         vendor_certificates: the DER of certificates that the key's chip does not hold, for an issuer that wants proof.
     """
@@ -84,6 +86,7 @@ class IssuerSettings:
     secret: Callable[[], str] | None = field(default=None, repr=False)
     arn: str = ""
     timeout: float = 60.0
+    certificate: str = ""
     key: KeyAccess | None = None
     vendor_certificates: tuple[bytes, ...] = ()
 

@@ -1,8 +1,4 @@
-"""EST (RFC 7030): `simpleenroll` with HTTP Basic, and `cacerts` for the chain.
-
-Authentication with a client certificate, and so `simplereenroll`, is left out: Python's TLS can't use a key that is in
-a token or TPM.
-"""
+"""EST (RFC 7030): `simpleenroll` with HTTP Basic, `simplereenroll` with a certificate, and `cacerts` for the chain."""
 
 from __future__ import annotations
 
@@ -20,7 +16,7 @@ from hwsigner.identity.certificate_request import CertificateRequest
 _PATH = "/.well-known/est"
 _HINTS = {
     400: "The request must have the names that the server allows, and a kind of key that it accepts",
-    401: "Check --issuer-user and --issuer-secret; hwsigner sends HTTP Basic, and no client certificate",
+    401: "Check --issuer-user and --issuer-secret, which hwsigner sends as HTTP Basic, or --issuer-certificate",
     403: "Check what the server allows this user",
     404: "Write --issuer-url https://HOST/.well-known/est, with the CA's label after it if it has one",
 }
@@ -29,7 +25,8 @@ _HINTS = {
 def open_issuer(settings: IssuerSettings) -> Est:
     """Return the issuer at `settings.url`: `https://HOST`, or with a path, such as `/.well-known/est/LABEL`.
 
-    With `settings.user`, each request has that user and the secret as the password (HTTP Basic).
+    With `settings.user`, each request has that user and the secret as the password (HTTP Basic). With
+    `settings.certificate`, that certificate is renewed, and logs in.
 
     Raises:
         UsageError: the URL is missing or malformed, or the user has a colon or a control character.
@@ -63,14 +60,15 @@ class Est:
         """
         headers = [("Content-Type", "application/pkcs10"), ("Content-Transfer-Encoding", "base64")]
         body = base64.encodebytes(request.der)
-        answer = self.site.post(f"{self.site.endpoint.path}/simpleenroll", [*headers, *self._login()], body)
+        operation = "simplereenroll" if self.site.client else "simpleenroll"
+        answer = self.site.post(f"{self.site.endpoint.path}/{operation}", [*headers, *self._login()], body)
         if answer.status == 202:
             return Pending(retry_after(answer))
-        leaves = self._certificates(answer, "simpleenroll")
+        leaves = self._certificates(answer, operation)
         return issued([*leaves, *self._authorities()], f"the answer of {self.site.endpoint.host_header}")
 
     def _login(self) -> list[tuple[str, str]]:
-        if not self.settings.user:
+        if self.site.client or not self.settings.user:
             return []
         text = f"{self.settings.user}:{secret(self.settings, 'a password')}"
         return [("Authorization", f"Basic {base64.b64encode(text.encode()).decode()}")]

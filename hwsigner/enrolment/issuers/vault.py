@@ -17,20 +17,24 @@ from hwsigner.errors import ServiceError, UsageError
 from hwsigner.http.transport import Response
 from hwsigner.identity.certificate_request import CertificateRequest
 
-_LOGIN = "/v1/auth/approle/login"
+_LOGIN, _CERTIFICATE_LOGIN = "/v1/auth/approle/login", "/v1/auth/cert/login"
 _HINTS = {
     400: "The role must exist, and allow the names of the request",
     403: "The token needs the capability update for this path, and may have expired",
     404: "Write --issuer-url https://HOST:8200/v1/pki/sign/ROLE, with the path of the PKI",
     503: "It is sealed or in maintenance: unseal it, or retry later",
 }
+_LOGIN_HINTS = {
+    _LOGIN: "The role ID or the secret ID is wrong, has expired or was used up",
+    _CERTIFICATE_LOGIN: "No role of the method cert trusts the CA of this certificate, or it has expired",
+}
 
 
 def open_issuer(settings: IssuerSettings) -> Vault:
     """Return the issuer at `settings.url`, which names the role: `https://HOST:8200/v1/pki/sign/ROLE`.
 
-    With `settings.user`, that is the role ID of an AppRole, and the secret its secret ID. Without, the secret is a
-    token.
+    With `settings.certificate`, that certificate logs in. With `settings.user`, that is the role ID of an AppRole, and
+    the secret its secret ID. Without both, the secret is a token.
 
     Raises:
         UsageError: the URL is missing or does not name a role.
@@ -55,7 +59,7 @@ class Vault:
     settings: IssuerSettings
 
     def issue(self, request: CertificateRequest) -> Issued:
-        """Log in if there is an AppRole, and have the request signed.
+        """Log in if need be, and have the request signed.
 
         Raises:
             UsageError: the secret is missing.
@@ -74,13 +78,16 @@ class Vault:
         return from_pem(pem.encode("utf-8", "replace"), f"the answer of {self.site.endpoint.host_header}")
 
     def _token(self) -> str:
-        if not self.settings.user:
+        if self.site.client:
+            auth = self._call(_CERTIFICATE_LOGIN, {}, None).get("auth")
+        elif self.settings.user:
+            login = {"role_id": self.settings.user, "secret_id": secret(self.settings, "a secret ID")}
+            auth = self._call(_LOGIN, login, None).get("auth")
+        else:
             return secret(self.settings, "a token")
-        login = {"role_id": self.settings.user, "secret_id": secret(self.settings, "a secret ID")}
-        auth = self._call(_LOGIN, login, None).get("auth")
         token = auth.get("client_token") if isinstance(auth, dict) else None
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
-            problem = f"the issuer {self.site.endpoint.host_header} logged the AppRole in without a token"
+            problem = f"the issuer {self.site.endpoint.host_header} logged this machine in without a token"
             raise ServiceError(problem, "Look for a proxy in between")
         return token
 
@@ -91,8 +98,7 @@ class Vault:
         response = self.site.post(path, headers, json.dumps(body).encode())
         if response.status != 200:
             hint = _HINTS.get(response.status, "")
-            if path == _LOGIN:
-                hint = "The role ID or the secret ID is wrong, has expired or was used up"
+            hint = _LOGIN_HINTS.get(path, hint)
             raise self.site.refusal(response, _reasons(response), hint)
         return json_object(response)
 

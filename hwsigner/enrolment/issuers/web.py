@@ -14,6 +14,7 @@ from typing import Any
 from hwsigner.enrolment.issuers import IssuerSettings
 from hwsigner.errors import ServiceError, UsageError
 from hwsigner.http.address import Endpoint, is_loopback, parse_url
+from hwsigner.http.client_certificate import ClientCertificate, post_with_certificate
 from hwsigner.http.connection import Deadline
 from hwsigner.http.proxy import find_proxy
 from hwsigner.http.tls import TrustedCAs, find_cas
@@ -31,21 +32,26 @@ class Website:
         endpoint: its URL.
         options: how to reach it.
         timeout: the seconds for each request and its response.
+        client: the certificate to log in with, if there is one.
     """
 
     endpoint: Endpoint
     options: TransportOptions
     timeout: float
+    client: ClientCertificate | None = None
 
     def post(self, path: str, headers: Sequence[tuple[str, str]], body: bytes) -> Response:
-        """Send a POST request.
+        """Send a POST request, with the client certificate if there is one.
 
         Raises:
             ServiceUnreachableError: no complete response came in time.
             ConfigError: the CAs can't be read.
         """
-        return post(
-            self.endpoint, path, self._all(headers), body, options=self.options, deadline=Deadline(self.timeout)
+        sent, deadline = self._all(headers), Deadline(self.timeout)
+        if self.client is None:
+            return post(self.endpoint, path, sent, body, options=self.options, deadline=deadline)
+        return post_with_certificate(
+            self.client, self.endpoint, path, sent, body, options=self.options, deadline=deadline
         )
 
     def get(self, path: str) -> Response:
@@ -103,7 +109,25 @@ def open_website(settings: IssuerSettings, default_path: str = "") -> Website:
         proxy=find_proxy(endpoint, os.environ),
     )
     path = endpoint.path.rstrip("/") or default_path
-    return Website(endpoint._replace(path=path), options, settings.timeout)
+    return Website(endpoint._replace(path=path), options, settings.timeout, _client(settings))
+
+
+def _client(settings: IssuerSettings) -> ClientCertificate | None:
+    """Return the certificate to log in with.
+
+    Raises:
+        UsageError: its key is not one that TLS can use.
+    """
+    if not settings.certificate:
+        return None
+    uri = settings.key.uri.resolved() if settings.key else None
+    if uri is None or uri.scheme != "tpm2" or "path" not in uri.path or not os.path.isfile(settings.certificate):
+        problem = "only a TSS2 key file, with its certificate in a file, can log in to an issuer"
+        raise UsageError(problem, "Log in with --issuer-user and --issuer-secret instead of --issuer-certificate")
+    if settings.key and settings.key.describe().properties.get("pin"):
+        problem = f"{uri.file} has an auth value, so it can't log in to an issuer"
+        raise UsageError(problem, "Log in with --issuer-user and --issuer-secret instead of --issuer-certificate")
+    return ClientCertificate(settings.certificate, uri.file, uri.text("tcti") or os.environ.get("TPM2_TCTI", ""))
 
 
 def secret(settings: IssuerSettings, what: str) -> str:

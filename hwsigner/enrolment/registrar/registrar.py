@@ -14,7 +14,7 @@ from typing import Any
 from hwsigner import attestation
 from hwsigner.attestation import Document, Findings, Trust
 from hwsigner.enrolment.checking import check_issued
-from hwsigner.enrolment.issuers import Issuer, Pending
+from hwsigner.enrolment.issuers import Issued, Issuer
 from hwsigner.enrolment.registrar import messages
 from hwsigner.enrolment.registrar.policy import YUBIKEY, Machine, Policy
 from hwsigner.enrolment.registrar.refusals import AGAIN, Refusal
@@ -108,44 +108,48 @@ class Registrar:
         request = CertificateRequest(statement.blob("certificateRequest"))
         found = attestation.examine(statement, self.trust)
         facts |= {"chip": found.chip, "request": hashlib.sha256(request.der).hexdigest()}
+        if not found.matches_csr:
+            raise _forbidden("the statement has no request that is signed by its key", "Make it with the key's request")
         machine = self.policy().machine(statement.format, found.chip)
         if machine is None:
             raise _forbidden(_NOT_ALLOWED, _hint(found), detail="the policy does not name this chip")
         facts["machine"] = machine.name
         trust = _narrowed(self.trust, machine)
-        attestation.examine(statement, trust)
-        if not found.matches_csr:
-            raise _forbidden("the statement has no request that is signed by its key", "Make it with the key's request")
-        if problem := problem_with(request, machine):
+        if problem := _problem_of_root(statement, trust) or problem_with(request, machine):
             raise _forbidden(_NOT_ALLOWED, _hint(found), detail=problem)
         facts["subject"] = machine.subject
         return request, trust
 
     def _issued(self, request: CertificateRequest, client: str, facts: Mapping[str, object]) -> dict[str, Any]:
-        with self._decision(client) as own:
+        with self._decision(client, otherwise="not issued") as own:
             own |= {name: facts[name] for name in ("machine", "chip", "request")}
-            try:
-                answer = self.issuer.issue(request)
-                if not isinstance(answer, Pending):
-                    check_issued(request, answer, datetime.fromtimestamp(self.clock(), UTC))
-            except HwsignerError as error:
-                wait = getattr(error, "retry_after", 0.0) or RETRY_SECONDS
-                is_late = isinstance(error, ServiceUnreachableError | ServiceError)
-                problem, hint = "the registrar's issuer gave no certificate", "The registrar's log has the reason"
-                retry_after = wait if is_late else 0.0
-                raise Refusal(
-                    HTTPStatus.BAD_GATEWAY, problem, hint, detail=str(error), retry_after=retry_after
-                ) from error
-            if isinstance(answer, Pending):
-                problem, wait = "the issuer has no certificate yet", answer.retry_after or RETRY_SECONDS
-                raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, problem, "Retry later", retry_after=wait)
-            hashes = [hashlib.sha256(one).hexdigest() for one in answer.certificates]
-            own |= {"decision": "issued", "certificates": hashes}
-        return {"certificates": [messages.encode(one) for one in answer.certificates]}
+            certificates = self._ask_issuer(request).certificates
+            own |= {"decision": "issued", "certificates": [hashlib.sha256(one).hexdigest() for one in certificates]}
+        return {"certificates": [messages.encode(one) for one in certificates]}
+
+    def _ask_issuer(self, request: CertificateRequest) -> Issued:
+        try:
+            answer = self.issuer.issue(request)
+            if isinstance(answer, Issued):
+                check_issued(request, answer, datetime.fromtimestamp(self.clock(), UTC))
+                return answer
+        except HwsignerError as error:
+            may_pass = isinstance(error, ServiceError | ServiceUnreachableError)
+            wait = (getattr(error, "retry_after", 0.0) or RETRY_SECONDS) if may_pass else 0.0
+            problem, hint = "the registrar's issuer gave no certificate", "The registrar's log has the reason"
+            raise Refusal(HTTPStatus.BAD_GATEWAY, problem, hint, detail=str(error), retry_after=wait) from error
+        wait = answer.retry_after or RETRY_SECONDS
+        raise Refusal(
+            HTTPStatus.SERVICE_UNAVAILABLE, "the issuer has no certificate yet", "Retry later", retry_after=wait
+        )
 
     @contextmanager
-    def _decision(self, client: str) -> Iterator[dict[str, object]]:
+    def _decision(self, client: str, *, otherwise: str = "refused") -> Iterator[dict[str, object]]:
         """Write the audit line of a decision, whose facts the body of the `with` statement collects.
+
+        Args:
+            client: the client's address.
+            otherwise: the decision if the body raises a refusal.
 
         Raises:
             Refusal: the body raised it, an AttestationError or a ValueError.
@@ -156,7 +160,7 @@ class Registrar:
         except (Refusal, AttestationError, ValueError) as error:
             refusal = _refusal(error)
             reasons = (refusal.message, refusal.detail)
-            self.audit(facts | {"decision": "refused", "reason": ": ".join(filter(None, reasons))})
+            self.audit(facts | {"decision": otherwise, "reason": ": ".join(filter(None, reasons))})
             raise refusal from error
         self.audit(facts)
 
@@ -167,6 +171,14 @@ def _narrowed(trust: Trust, machine: Machine) -> Trust:
         return trust
     own = [root for root in trust.roots if hashlib.sha256(root.der).hexdigest() == machine.root]
     return replace(trust, roots=tuple(own))
+
+
+def _problem_of_root(statement: Document, trust: Trust) -> str:
+    try:
+        attestation.examine(statement, trust)
+    except AttestationError as error:
+        return error.message
+    return ""
 
 
 def _refusal(error: Exception) -> Refusal:

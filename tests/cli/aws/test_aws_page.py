@@ -28,7 +28,7 @@ GOOD = {
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+def administrator(tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment of an administrator of an emulated account, whose trust anchor is for another CA."""
     with Emulator(World.simple(certs.make_ca("Another CA").certificate)) as emulator:
         emulator.add_credentials("AKIAIOSFODNN7EXAMPLE", "secret")
@@ -47,10 +47,11 @@ def blocks(start: str, end: str) -> str:
     return shell_blocks(PAGE, start, end).replace("# asks", "--yes")
 
 
-def test_commands_of_the_page_lead_to_credentials(environment: dict[str, str], tmp_path: Path) -> None:
+def test_commands_of_the_page_lead_to_credentials(tmp_path: Path) -> None:
+    environment = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "xdg")}
     steps = run_shell(blocks("## The four steps", "## The trust policy"), tmp_path, environment)
     assert json.loads(steps.splitlines()[-1])["AccessKeyId"].startswith("ASIA")
-    assert "sts:AssumeRole is allowed" in steps
+    assert "may do sts:AssumeRole, sts:TagSession, sts:SetSourceIdentity" in steps
     assert "Nothing is wrong" in steps
     printed = run_shell(blocks("## The trust policy", "### As a template"), tmp_path, environment)
     policy, tags = printed.split("\n}\n")
@@ -63,10 +64,10 @@ def test_commands_of_the_page_lead_to_credentials(environment: dict[str, str], t
     assert "Nothing is wrong" in run_shell(checked, tmp_path, {**environment, "TRUST_ANCHOR_ARN": ANCHOR})
 
 
-def test_commands_of_readme_set_up_aws(environment: dict[str, str], tmp_path: Path) -> None:
+def test_commands_of_readme_set_up_aws(administrator: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_bytes(certs.make_ca("Example CA").pem)
     script = shell_blocks("README.md", "## Set up AWS, once", "## Use it as a library").replace("# asks", "--yes")
-    assert "role-arn = arn:aws:iam::123456789012:role/web" in run_shell(script, tmp_path, environment)
+    assert "role-arn = arn:aws:iam::123456789012:role/web" in run_shell(script, tmp_path, administrator)
 
 
 def rows() -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import certs
 from hwsigner.control_plane.mistakes import MISTAKES
 from hwsigner.emulator import Emulator, World
 from hwsigner.trust_policy.writing import write_trust_policy
+from ports import reserve_port
 from scene import Outcome
 
 REGION, ACCOUNT = "us-east-1", "123456789012"
@@ -218,7 +220,7 @@ PLANTS: dict[str, tuple[Callable[[Account], list[str]], set[str]]] = {
         _nothing(f"--trust-anchor-arn=arn:aws:rolesanywhere:{REGION}:{ACCOUNT}:trust-anchor/{OTHER_ID}"),
         {"anchor-missing", "source-arn-other", "role-refuses"},
     ),
-    "the trust anchor is a private CA that can't be read": (_private_ca, {"anchor-not-judged"}),
+    "the trust anchor is a private CA that can't be read": (_private_ca, {"anchor-not-judged", "call-failed"}),
     "the profile is disabled": (_disable_profile, {"profile-disabled"}),
     "there is no such profile": (
         _nothing(f"--profile-arn=arn:aws:rolesanywhere:{REGION}:{ACCOUNT}:profile/{OTHER_ID}"),
@@ -291,7 +293,7 @@ def test_check_names_every_enabled_way_to_the_role(account: Account) -> None:
         plane.create_trust_anchor(name=name, source=source, enabled=enabled)
         plane.create_profile(name=f"{name}-profile", roleArns=[account.role], enabled=enabled)
     ways = json.loads(account.check("--json").out)["facts"]["ways to the role"]
-    assert [each.partition(" (")[0] for each in ways] == ["trust anchor web", "profile web", "profile second-profile"]
+    assert [each.partition(" (")[0] for each in ways] == ["trust anchor web", "profile second-profile", "profile web"]
     _open_policy(account)
     ways = json.loads(account.check("--json").out)["facts"]["ways to the role"]
     assert "trust anchor second" in {each.partition(" (")[0] for each in ways}
@@ -355,6 +357,12 @@ def test_check_fails_when_every_call_is_denied(account: Account) -> None:
     assert (outcome.status, outcome.out, outcome.err.count("\n")) == (5, "", 1)
 
 
+def test_unreachable_service_exits_with_status_6(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    outcome = account.check("--endpoint", f"http://127.0.0.1:{reserve_port()}")
+    assert (outcome.status, outcome.out, outcome.err.count("\n")) == (6, "", 1)
+
+
 def test_error_of_the_first_call_is_reported_when_none_succeeds(
     account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,7 +372,9 @@ def test_error_of_the_first_call_is_reported_when_none_succeeds(
     assert outcome.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("flags", [["--role-arn=web"], ["--trust-anchor-arn="], ["--policy=missing.json"]])
+@pytest.mark.parametrize(
+    "flags", [["--role-arn=web"], ["--region=eu-west-1"], ["--trust-anchor-arn="], ["--policy=missing.json"]]
+)
 def test_invalid_arguments_exit_with_status_2(account: Account, flags: list[str]) -> None:
     outcome = account.check(*flags)
     assert (outcome.status, outcome.out, outcome.err.count("\n")) == (2, "", 1)
@@ -389,6 +399,16 @@ def test_policy_file_is_reviewed_without_aws(tmp_path: Path, call: Callable[...,
     assert [each["id"] for each in json.loads(other.out)["findings"]] == ["source-arn-other"]
 
 
+def test_policy_file_is_reviewed_without_boto3(
+    tmp_path: Path, call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for library in ("boto3", "botocore"):
+        monkeypatch.setitem(sys.modules, library, None)
+    file = tmp_path / "policy.json"
+    file.write_text(json.dumps(write_trust_policy({"x509Subject/CN": ["bamboo-01"]}, trust_anchor=ANCHOR)))
+    assert call("aws", "check", "--policy", file).status == 0
+
+
 def test_policy_file_is_judged_for_a_certificate(scene: Any) -> None:
     policy = write_trust_policy({"x509Subject/CN": ["bamboo-02"]}, trust_anchor=ANCHOR)
     file = scene.write("policy.json", json.dumps(policy).encode())
@@ -398,6 +418,14 @@ def test_policy_file_is_judged_for_a_certificate(scene: Any) -> None:
         outcome.out.split()
     )
     assert "but it is 'bamboo-01'" in " ".join(outcome.out.split())
+
+
+def test_policy_file_over_the_limit_of_iam_is_named(tmp_path: Path, call: Callable[..., Outcome]) -> None:
+    file = tmp_path / "policy.json"
+    names = [f"bamboo-{number:04}" for number in range(200)]
+    file.write_text(json.dumps(write_trust_policy({"x509Subject/CN": names}, trust_anchor=ANCHOR)))
+    outcome = call("aws", "check", "--policy", file, "--json")
+    assert [each["id"] for each in json.loads(outcome.out)["findings"]] == ["policy-too-large"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"Statement": 1}', "\x00", "[" * 100_000])

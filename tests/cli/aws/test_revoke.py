@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 import certs
-from cli.aws.revocations import Account, account, denied, interrupted, number_of
 from emulator import planes
 from emulators import InProcessSoftHSM
 from hwsigner.control_plane import revocation
 from hwsigner.identity.next_revocation_list import draft_list
+from revocations import Account, account, denied, interrupted, number_of
 from scene import Outcome
 from softhsm.tpm import SoftTPM
 from terminals import Terminal
@@ -261,6 +261,7 @@ def test_call_without_permission_is_named_and_the_next_run_completes(account: Ac
     with interrupted(operation, denied(operation)):
         error = one_line(account.revoke(machine.path), 5)
     assert f"lacks rolesanywhere:{operation}" in error
+    assert ("is there, but perhaps not enabled" in error) == (operation in ("GetCrl", "EnableCrl"))
     assert account.revoke(machine.path).status == 0
     assert account.credentials(machine).status == 5
     assert machine.serial in account.revoked()

@@ -19,8 +19,8 @@ from moto import mock_aws
 from moto.acmpca.models import acmpca_backends
 
 import certs
-from cli.aws.revocations import Account, account, interrupted
 from emulator import planes
+from revocations import Account, account, interrupted
 from scene import Outcome
 
 __all__ = ["account"]
@@ -138,6 +138,13 @@ def test_missing_permission_is_named(account: Account, private_ca: PrivateCA) ->
         outcome = revoke(account, private_ca.leaf)
     assert (outcome.status, outcome.out) == (5, "")
     assert "acm-pca:RevokeCertificate" in outcome.err
+
+
+def test_failure_says_what_was_revoked_before(account: Account, private_ca: PrivateCA) -> None:
+    with interrupted("RevokeCertificate", refusal("AccessDeniedException"), skip=1):
+        outcome = revoke(account, "--serial=1000", "--serial=1001")
+    assert (outcome.status, outcome.out) == (5, "")
+    assert "Revoked before that: 03:E8 (decimal 1000)" in outcome.err
 
 
 def refusal(code: str) -> ClientError:

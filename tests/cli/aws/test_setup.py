@@ -28,6 +28,9 @@ PROGRAM = [sys.executable, "-m", "hwsigner"]
 EC2 = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
 
 
+FOREIGN = f"arn:aws:rolesanywhere:{REGION}:999999999999:trust-anchor/a1a1a1a1-0000-4000-8000-000000000001"
+
+
 class Killed(BaseException):
     """The process is killed."""
 
@@ -272,11 +275,11 @@ def test_other_profile_of_config_toml_stays_and_a_change_is_shown(place: Place) 
 
 
 def test_setup_says_what_was_done_before_the_service_failed(place: Place) -> None:
-    policy = "arn:aws:iam::123456789012:nonsense"
-    failed = place.setup("--policy", policy)
+    place.emulator.deny("iam:AttachRolePolicy")
+    failed = place.setup("--policy", READ_ONLY)
     assert failed.status == 5
     assert "iam:AttachRolePolicy" in failed.err
-    assert "Already done: trust anchor: create 'web', which trusts" in failed.err
+    assert "Already done: trust anchor: create 'web'; role: create 'web'. Run the same command again" in failed.err
     assert not (place.folder / "hwsigner").exists()
 
 
@@ -360,6 +363,24 @@ def test_each_throttled_call_is_repeated(place: Place, action: str) -> None:
     assert (len(place.anchors()), len(place.profiles())) == (1, 1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["html", "not-json", "redirect", "cut-off", "close", "fail"])
+@pytest.mark.parametrize("action", ["rolesanywhere:ListTrustAnchors", "rolesanywhere:CreateProfile", "iam:CreateRole"])
+def test_answer_that_is_not_from_aws_is_never_taken_for_an_empty_one(
+    place: Place, fault: str, action: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.setup()
+    place.client("iam").delete_role(RoleName="web")
+    place.client("rolesanywhere").delete_profile(profileId=place.profiles()[0]["profileId"])
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    place.emulator.misbehave(Fault(fault), action=action)
+    failed = place.setup()
+    assert (failed.status, failed.out) == (6 if fault == "close" else 5, "")
+    assert action in failed.err
+    assert place.setup().status == 0
+    assert (len(place.anchors()), len(place.profiles())) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("flags", "match", "words"),
     [
@@ -370,6 +391,11 @@ def test_each_throttled_call_is_repeated(place: Place, action: str) -> None:
         (["--duration", "5"], MATCH, "900 to 43200"),
         (["--trust-anchor-arn", "arn:nonsense"], MATCH, "not a trust anchor ARN"),
         (["--profile", "a b"], MATCH, "not a valid profile name"),
+        (["--policy", "ReadOnlyAccess"], MATCH, "not a policy's ARN"),
+        (["--policy", "arn:aws:iam::999999999999:policy/x"], MATCH, "of another account than the credentials"),
+        (["--trust-anchor-arn", FOREIGN], MATCH, "of another account than the credentials"),
+        (["--endpoint", "http://[::1"], MATCH, "not an endpoint URL"),
+        (["--endpoint", "https://me:secret@example.com"], MATCH, "a user name"),
         (["--region", "nonsense"], MATCH, "not a region"),
         (["--endpoint", "http://192.0.2.1"], MATCH, "http: is for this machine only"),
     ],

@@ -250,7 +250,13 @@ def test_certificate_that_the_values_exclude_is_an_error(scene: Scene) -> None:
     assert "'web-*', but it is 'bamboo-01'" in outcome.err
 
 
-@pytest.mark.parametrize("arn", [ANCHOR.replace("trust-anchor", "profile"), "web", ANCHOR[:-1] + "*"])
+@pytest.mark.parametrize(
+    "arn",
+    [
+        *(ANCHOR.replace("trust-anchor", "profile"), "web", ANCHOR[:-1] + "*"),
+        "arn:aws:rolesanywhere:eu-central-1:123456789012:alias/trust-anchor/web",
+    ],
+)
 def test_invalid_trust_anchor_is_a_usage_error(scene: Scene, arn: str) -> None:
     outcome = scene.call("aws", "trust-policy", str(scene.leaf), "--trust-anchor-arn", arn)
     assert (outcome.status, outcome.out) == (2, "")

@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import pytest
 from cryptography import x509
 
 import certs
-from attestation.chips import Chip, chip, chips, vendors
+from attestation.chips import Chip, Vendor, chip, chips, vendors
 from attestation.piv_chains import old_chain
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, open_issuer
 from hwsigner.enrolment.registrar.policy import TPM, YUBIKEY, Machine, read_policy
@@ -30,7 +31,7 @@ from hwsigner.key.management import KeyAccess
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 from loopback import ServerCA
-from scene import Outcome
+from scene import Outcome, Scene
 
 __all__ = ["chip", "chips", "vendors"]
 
@@ -239,7 +240,7 @@ def enrolled(url: str, key: str, ca_file: Path) -> x509.Certificate:
 
 
 def test_tpm_is_enrolled_over_tls_and_refused_once_it_is_taken_out(
-    chip: Chip, vendors: tuple[object, ...], call: Call, allow: Call, flags: list[str], policy: Path, tmp_path: Path
+    chip: Chip, vendors: tuple[Vendor, Vendor], call: Call, allow: Call, flags: list[str], policy: Path, tmp_path: Path
 ) -> None:
     server_ca = ServerCA(tmp_path)
     server_ca.context("127.0.0.1")
@@ -248,7 +249,7 @@ def test_tpm_is_enrolled_over_tls_and_refused_once_it_is_taken_out(
     allow(tmp_path / "ek", "--subject", SUBJECT, "--dns", DNS, "--replace")
     tls = next(tmp_path.glob("127.0.0.1*.pem"))
     tls.chmod(0o600)
-    own = [f"--roots={vendors[0].roots}", f"--tls-certificate={tls}"]  # type: ignore[attr-defined]
+    own = [f"--roots={vendors[0].roots}", f"--tls-certificate={tls}"]
     lines: list[str] = []
     with running([*flags, *own], lines) as (process, url):
         assert url.startswith("https://")
@@ -268,3 +269,31 @@ def test_tpm_is_enrolled_over_tls_and_refused_once_it_is_taken_out(
     assert audit[2]["chip"] == ek
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", audit[0]["time"])
     assert "registrar.toml is not TOML" in audit[3]["reason"]
+
+
+def test_enroll_takes_a_tpm_from_nothing_to_its_role_through_a_registrar(
+    vendors: tuple[Vendor, Vendor],
+    scene: Scene,
+    call: Call,
+    allow: Call,
+    flags: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws" / "config"))
+    arns = scene.flags(certificate=None, private_key=None)
+    lines: list[str] = []
+    with tempfile.TemporaryDirectory() as folder, vendors[0].make(Path(folder)) as tpm:
+        allow(call("attest", "--ek", f"--tcti={tpm.tcti}").out.strip(), "--subject", SUBJECT, "--replace")
+        key = ["--private-key", f"tpm2:path={folder}/web.tss2", "--tcti", tpm.tcti, "--subject", SUBJECT]
+        with running([*flags, f"--roots={vendors[0].roots}"], lines) as (_, url):
+            enrol = ("enroll", "web", *key, "--issuer", "registrar", "--issuer-url", url, *arns)
+            other = call(*enrol, "--subject", "CN=web-02")
+            assert other.status == 5
+            assert "the registrar refused" in other.err
+            done = call(*enrol)
+            assert done.status == 0, done.err
+        credentials = call("credential-process", "--profile", "web")
+    assert json.loads(credentials.out)["AccessKeyId"].startswith("ASIA")
+    assert [json.loads(line)["decision"] for line in lines] == ["refused", "challenged", "proven", "issued"]

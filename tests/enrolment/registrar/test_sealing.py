@@ -85,6 +85,14 @@ def test_same_key_under_another_id_is_refused() -> None:
         other.open(KEYS.seal(b"state", NOW), NOW)
 
 
+def test_key_id_is_authenticated() -> None:
+    key = KEYS.keys[0][1]
+    same = SealingKeys(((b"newest-1", key), (b"newest-2", key)))
+    sealed = same.seal(b"state", NOW)
+    with pytest.raises(SealError, match="was changed"):
+        same.open(sealed.replace(b"newest-1", b"newest-2"), NOW)
+
+
 def test_keys_do_not_show_in_their_repr() -> None:
     assert "newest" not in repr(KEYS)
 

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -123,15 +124,16 @@ def account(tmp_path: Path, call: Callable[..., Outcome], monkeypatch: pytest.Mo
 
 
 @contextmanager
-def interrupted(operation: str, error: BaseException, *, after: bool = False) -> Iterator[None]:
-    """Raise an error instead of an API call, such as `ImportCrl`, or after it."""
-    original = BaseClient._make_api_call
+def interrupted(operation: str, error: BaseException, *, after: bool = False, skip: int = 0) -> Iterator[None]:
+    """Raise an error instead of an API call, such as `ImportCrl`, or after it; but skip the first such calls."""
+    original, calls = BaseClient._make_api_call, count()
 
     def make(self: Any, name: str, parameters: Any) -> Any:
-        if name == operation and not after:
+        fails = name == operation and next(calls) >= skip
+        if fails and not after:
             raise error
         answer = original(self, name, parameters)
-        if name == operation:
+        if fails:
             raise error
         return answer
 

@@ -1,0 +1,137 @@
+"""`hwsigner renew`: another certificate for a profile, in place only once the service accepts it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from hwsigner.aws.create_session import create_session
+from hwsigner.backends.state import open_lock_file
+from hwsigner.cli.enrolling import only_one, settings_of, wanted, write_profile
+from hwsigner.cli.install_certificate import ARNS, for_any_folder
+from hwsigner.cli.issuer import issuer
+from hwsigner.cli.parser import Parser
+from hwsigner.cli.process import print_outcome
+from hwsigner.config import settings
+from hwsigner.config.flags import Flag, switch
+from hwsigner.config.profiles import Profile, check_name, profile
+from hwsigner.enrolment.enroll import Wanted, ensure_key, install, obtain, sign_request
+from hwsigner.enrolment.renewal import Failures, alternative_names, check_later, due_at
+from hwsigner.errors import (
+    ConfigError,
+    HwsignerError,
+    HwsignerWarning,
+    LockError,
+    ServiceError,
+    ServiceUnreachableError,
+    printable,
+)
+from hwsigner.identity import Identity
+from hwsigner.identity.certificate import Certificate, Chain, leaves, load
+from hwsigner.key import find_certificates
+from hwsigner.pins import PinSource
+from hwsigner.system.files import lock_within
+
+HELP = "have a profile's certificate renewed"
+
+# Seconds that a renewal waits for the one of another profile.
+_LOCK_SECONDS = 120.0
+_NOT_IN_PLACE = "the new certificate was tried and not put in place, and the old one stays in use"
+_FLAGS = (
+    Flag("new-key", "make this key, and renew for it instead of the old one", "KEY-URI"),
+    switch("if-due", "for timers: do nothing while it is too early, or too soon after a failure"),
+)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the profile's name and the flags."""
+    parser.add_argument("name", metavar="NAME", help="name of the profile")
+    parser.add_flags(_FLAGS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Renew the certificate, or do nothing if it is too early; the old one stays in use until the new one is in."""
+    name = arguments.name
+    check_name(name)
+    with _one_renewal(), only_one(name) as file:
+        found, failures = profile(name, os.environ), Failures(file)
+        old = _current(found)
+        if arguments.if_due and (datetime.now(UTC) < due_at(old) or failures.pause_left(time.time()) > 0):
+            return 0
+        try:
+            new, path = _renew(found, old, arguments.new_key)
+        except (HwsignerError, HwsignerWarning) as error:
+            failures.add(error, time.time())
+            raise
+        failures.forget()
+    end = new.x509.not_valid_after_utc
+    rows = [("Renewed", f"{new.subject}, expires {end:%Y-%m-%dT%H:%MZ}"), ("Profile", f"{path}: [profile.{name}]")]
+    if arguments.new_key:
+        rows.append(("Old key", f"{found.values['private-key']} is no longer used: hwsigner delete deletes it"))
+    print_outcome(f"{name} is renewed", "\n".join(printable(f"{title:<7}  {value}") for title, value in rows))
+    return 0
+
+
+@contextmanager
+def _one_renewal() -> Iterator[None]:
+    """Let one renewal at a time run on this machine, for this user: other users can't hold it up."""
+    lock = open_lock_file("renew", "")
+    try:
+        if lock is not None and not lock_within(lock, _LOCK_SECONDS):
+            raise LockError("another hwsigner renew is running", "Wait until it ends, then run this again")
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _current(found: Profile) -> Certificate:
+    """Return the certificate that a profile names."""
+    place = found.values.get("certificate")
+    if not isinstance(place, str) or "private-key" not in found.values:
+        problem = f"profile {found.name!r} names no certificate with its key, so there is nothing to renew"
+        raise ConfigError(problem, f"Run hwsigner enroll {found.name}")
+    return leaves(load(find_certificates(place, PinSource().without_pin(), allow_modules=True)))[0]
+
+
+def _renew(found: Profile, old: Certificate, new_key: str | None) -> tuple[Certificate, str]:
+    """Have a certificate issued, try it and put it in place. Return it, and the path of the profile's file."""
+    given = {"private_key": new_key} if new_key else {}
+    values = settings_of(found, given)
+    if not values["subject"]:  # It was not enrolled, but set up by hand.
+        values |= {"subject": old.subject, **alternative_names(old)}
+    asked = wanted(values)
+    opened = issuer(values, asked.access)
+    if new_key:
+        ensure_key(asked)
+    chain = obtain(sign_request(asked), opened, lambda: datetime.now(UTC), wait=values["timeout"])
+    check_later(chain.leaf, old)
+    _try(values, asked, chain)
+    installed = install(asked, chain)
+    kept = {"private-key": for_any_folder(asked.access.uri)} if new_key else {}
+    return chain.leaf, write_profile(found.name, kept, installed)
+
+
+def _try(values: Mapping[str, Any], asked: Wanted, chain: Chain) -> None:
+    """Get credentials with a new certificate, if the profile has its ARNs.
+
+    Raises:
+        ServiceError: the service refused it.
+        ServiceUnreachableError: the service was not reached.
+    """
+    if not all(values[arn.replace("-", "_")] for arn in ARNS):
+        return
+    request, service = settings.session_request(values), settings.service_for_daemon(values)
+    try:
+        with Identity(asked.access.open(), chain) as identity:
+            create_session(identity, request, service)
+    except ServiceError as error:
+        problem = f"{_NOT_IN_PLACE}: {error.message}"
+        raise ServiceError(problem, error.hint, retryable=error.retryable, retry_after=error.retry_after) from error
+    except ServiceUnreachableError as error:
+        raise ServiceUnreachableError(f"{_NOT_IN_PLACE}: {error.message}", error.hint) from error

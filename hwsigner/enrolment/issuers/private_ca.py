@@ -1,0 +1,118 @@
+"""AWS Private CA, for a registrar or an administrator's machine alone.
+
+Its templates take the subject and the subjectAltNames from the request. So whoever may call `acm-pca:IssueCertificate`
+can have any machine's name certified: never give that permission to a server's own role.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending
+from hwsigner.enrolment.issuers.answers import from_pem
+from hwsigner.enrolment.issuers.web import open_website
+from hwsigner.errors import ServiceError, UsageError
+from hwsigner.identity.certificate_request import CertificateRequest
+
+if TYPE_CHECKING:
+    from hwsigner.control_plane.clients import Client
+
+_DAYS, _SHORT_DAYS = 30, 7  # A CA for short-lived certificates issues them for a week at most.
+_ARN = re.compile(
+    r"arn:(?P<partition>aws[a-z-]*):acm-pca:(?P<region>[a-z0-9-]{1,32}):[0-9]{12}:certificate-authority/[0-9a-f-]{1,64}"
+)
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 4.0
+
+
+def open_issuer(settings: IssuerSettings) -> PrivateCA:
+    """Return the issuer that is the private CA `settings.arn`. `settings.url` replaces the service's URL, for tests.
+
+    Raises:
+        UsageError: the ARN is missing or malformed.
+    """
+    found = _ARN.fullmatch(settings.arn)
+    if found is None:
+        problem = f"--issuer-arn is {settings.arn[:100]!r}" if settings.arn else "the ARN of the private CA is missing"
+        raise UsageError(problem, "Use arn:aws:acm-pca:REGION:ACCOUNT:certificate-authority/ID")
+    if settings.url:
+        open_website(settings)  # Only to check the URL.
+    template = f"arn:{found['partition']}:acm-pca:::template/EndEntityClientAuthCertificate/V1"
+    return PrivateCA(settings, found["region"], template)
+
+
+@dataclass(frozen=True)
+class PrivateCA:
+    """A private CA, with the credentials that boto3 finds.
+
+    Attributes:
+        settings: its ARN, and how long to wait.
+        region: its region.
+        template: the ARN of the template, for client authentication.
+        sleep: sleeps some seconds.
+        clock: returns monotonic seconds.
+    """
+
+    settings: IssuerSettings
+    region: str
+    template: str
+    sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
+    clock: Callable[[], float] = field(default=time.monotonic, repr=False)
+
+    @cached_property
+    def _client(self) -> Client:
+        from hwsigner.control_plane.clients import Clients
+
+        return Clients(self.region, endpoint=self.settings.url).acm_pca
+
+    def issue(self, request: CertificateRequest) -> Issued | Pending:
+        """Have the request signed, and wait for the certificate.
+
+        Requests of one key for the same names get the same certificate within five minutes.
+
+        Raises:
+            CertificateError: the answer has no certificate.
+            ServiceError: the service refused.
+            ServiceUnreachableError: it was not reached.
+            ConfigError: there are no credentials.
+        """
+        end = self.clock() + self.settings.timeout
+        found = self._client.call("describe_certificate_authority", CertificateAuthorityArn=self.settings.arn)
+        authority = found["CertificateAuthority"]
+        days = _SHORT_DAYS if authority.get("UsageMode") == "SHORT_LIVED_CERTIFICATE" else _DAYS
+        arn = self._client.call(
+            "issue_certificate",
+            CertificateAuthorityArn=self.settings.arn,
+            Csr=request.pem,
+            SigningAlgorithm=authority["CertificateAuthorityConfiguration"]["SigningAlgorithm"],
+            TemplateArn=self.template,
+            Validity={"Value": days, "Type": "DAYS"},
+            IdempotencyToken=_token(request),
+        )["CertificateArn"]
+        pause = _FIRST_PAUSE
+        while (pem := self._certificate(arn)) is None:
+            if self.clock() + pause > end:
+                return Pending()
+            self.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        return from_pem(pem.encode(), "the answer of acm-pca:GetCertificate")
+
+    def _certificate(self, arn: str) -> str | None:
+        """Return the certificate and its chain, or None if it is not issued yet."""
+        try:
+            found = self._client.call("get_certificate", CertificateArn=arn, CertificateAuthorityArn=self.settings.arn)
+        except ServiceError as error:
+            if "RequestInProgressException" in error.message:
+                return None
+            raise
+        return f"{found['Certificate']}\n{found.get('CertificateChain', '')}"
+
+
+def _token(request: CertificateRequest) -> str:
+    """Return the token of idempotency: of what is signed, as a new signature is another one for most keys."""
+    return hashlib.sha256(request.x509.tbs_certrequest_bytes).hexdigest()[:36]

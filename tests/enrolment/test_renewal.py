@@ -1,0 +1,85 @@
+"""When certificates are renewed, and how failures are remembered."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given
+from hypothesis import strategies as st
+
+import certs
+from hwsigner.enrolment.renewal import Failures, due_at
+from hwsigner.errors import ServiceError, ServiceUnreachableError
+from hwsigner.identity.certificate import Certificate, load
+from hwsigner.key import FoundCertificate
+
+CA = certs.make_ca()
+KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def leaf(life: timedelta) -> Certificate:
+    issued = certs.issue(CA, KEY, certs.Shape(begin=BEGIN, end=BEGIN + life))
+    return load([FoundCertificate(issued.public_bytes(Encoding.DER), "leaf.pem")])[0]
+
+
+@given(st.integers(3600, 10 * 365 * 86400))
+def test_certificate_is_due_between_two_thirds_and_three_quarters_of_its_life(seconds: int) -> None:
+    life = timedelta(seconds=seconds)
+    certificate = leaf(life)
+    assert life * 2 / 3 <= due_at(certificate) - BEGIN + timedelta(seconds=1)
+    assert due_at(certificate) - BEGIN <= life * 3 / 4
+    assert due_at(certificate) == due_at(certificate)
+
+
+def test_certificates_that_begin_together_are_due_apart() -> None:
+    due = sorted(due_at(leaf(timedelta(days=12))) for _ in range(200))
+    assert due[-1] - due[0] > timedelta(hours=18)  # Of 24.
+    assert max(later - earlier for earlier, later in itertools.pairwise(due)) < timedelta(hours=4)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[int]:
+    opened = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    yield opened
+    os.close(opened)
+
+
+def test_pause_doubles_with_each_failure_up_to_an_hour(file: int) -> None:
+    pauses = []
+    for _ in range(8):
+        Failures(file).add(ServiceUnreachableError("down"), 1000.0)
+        pauses.append(Failures(file).pause_left(1000.0))
+    for number, pause in enumerate(pauses):
+        longest = min(3600, 300 * 2**number)
+        assert longest / 2 - 1 <= pause <= longest + 1
+    assert Failures(file).pause_left(1000.0 + 3601) == 0
+
+
+def test_issuer_s_own_time_is_added(file: int) -> None:
+    Failures(file).add(ServiceError("busy", retry_after=7200.0), 0.0)
+    assert 7200 + 149 <= Failures(file).pause_left(0.0) <= 7200 + 301
+
+
+def test_success_is_the_end_of_the_pause(file: int) -> None:
+    Failures(file).add(ServiceUnreachableError("down"), 0.0)
+    Failures(file).forget()
+    assert Failures(file).pause_left(0.0) == 0
+
+
+@given(st.binary(max_size=40))
+def test_damaged_file_holds_nothing_up_for_long(data: bytes) -> None:
+    opened = os.memfd_create("lock")
+    try:
+        os.write(opened, data)
+        assert 0 <= Failures(opened).pause_left(1.8e9) <= 3600 + 86400
+        Failures(opened).add(ServiceUnreachableError("down"), 1.8e9)
+    finally:
+        os.close(opened)
