@@ -28,9 +28,9 @@ from hwsigner.identity.session_tags import session_tags
 from hwsigner.trust_policy import ACTIONS, Context, Decision, TrustPolicy, request_context
 from hwsigner.trust_policy.mistakes import LEVELS, ReviewFinding
 from hwsigner.trust_policy.openness import named_anchors, named_tags
-from hwsigner.trust_policy.review import review, too_large
+from hwsigner.trust_policy.review import review
 from hwsigner.trust_policy.words import admitted_anchors, who_may_assume
-from hwsigner.trust_policy.writing import HIGHEST_SIZE_LIMIT, SIZE_LIMIT, size
+from hwsigner.trust_policy.writing import SIZE_LIMIT
 
 _ANY_ANCHOR = "arn:aws:rolesanywhere:us-east-1:000000000000:trust-anchor/any"
 
@@ -96,10 +96,9 @@ def report_policy(
         policy = json.loads(document)
     except (ValueError, RecursionError):
         policy = None
-    findings, decisions, facts = review(document, trust_anchor=trust_anchor), [], {}
+    findings = review(document, trust_anchor=trust_anchor, size_limit=SIZE_LIMIT)
+    decisions, facts = [], {}
     if isinstance(policy, Mapping):
-        if SIZE_LIMIT < size(policy) <= HIGHEST_SIZE_LIMIT:
-            findings.append(too_large(size(policy)))
         if sentences := who_may_assume(policy):
             facts["who may assume it"] = sentences
         if chain:

@@ -8,9 +8,16 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from hwsigner.errors import ConfigError, UsageError
+from hwsigner.errors import ConfigError
 from hwsigner.trust_policy import TrustPolicy, request_context
-from hwsigner.trust_policy.writing import HIGHEST_SIZE_LIMIT, SIZE_LIMIT, has_wildcard, size, write_trust_policy
+from hwsigner.trust_policy.writing import (
+    HIGHEST_SIZE_LIMIT,
+    SIZE_LIMIT,
+    check_size,
+    has_wildcard,
+    size,
+    write_trust_policy,
+)
 
 
 def with_statement(
@@ -31,13 +38,13 @@ def with_statement(
     others = _statements(policy) if policy is not None else []
     new = write_trust_policy(tags, trust_anchor=trust_anchor)
     statement = {"Sid": _sid(others), **new["Statement"][0]}
-    if policy is None:
-        return _sized({**new, "Statement": [statement]}, SIZE_LIMIT)
-    if _has(others, statement) or _allows(policy, tags, trust_anchor):
+    if policy is not None and (_has(others, statement) or _allows(policy, tags, trust_anchor)):
         return dict(policy)
-    # IAM accepted a larger one, so the account has a higher limit.
-    limit = HIGHEST_SIZE_LIMIT if size(policy) > SIZE_LIMIT else SIZE_LIMIT
-    return _sized({**policy, "Statement": [*others, statement]}, limit)
+    longer = {**(new if policy is None else policy), "Statement": [*others, statement]}
+    # If IAM accepted a larger one, the account has a higher limit.
+    is_raised = policy is not None and size(policy) > SIZE_LIMIT
+    check_size(longer, HIGHEST_SIZE_LIMIT if is_raised else SIZE_LIMIT)
+    return longer
 
 
 def lets_in_otherwise(policy: Mapping[str, Any], tags: Mapping[str, Sequence[str]], trust_anchor: str) -> bool:
@@ -110,12 +117,3 @@ def _meaning(statement: object) -> object:
         items = frozenset(map(_meaning, statement))
         return next(iter(items)) if len(items) == 1 else items
     return statement
-
-
-def _sized(policy: dict[str, Any], limit: int) -> dict[str, Any]:
-    if size(policy) > limit:
-        raise UsageError(
-            f"the role's trust policy would have {size(policy)} characters, and IAM accepts {limit}",
-            "Use a pattern such as CN=web-*, a name that the certificates share, or a role of its own",
-        )
-    return policy

@@ -21,19 +21,21 @@ Test = Callable[[str, Context], bool]
 
 # The keys that requests are known to have, and what compares them. Names with a slash at the end are those of tags.
 KEYS = {
-    "aws:sourcearn": "text arn",
-    "aws:sourceaccount": "text",
-    "aws:principaltag/": "text",
-    "aws:requesttag/": "text",
-    "aws:tagkeys": "text",
-    "aws:principalservicename": "text",
-    "sts:rolesessionname": "text",
-    "sts:sourceidentity": "text",
-    **dict.fromkeys(("aws:originidentity/subject", "aws:originidentity/subjecttype"), "text"),
-    "aws:principalisawsservice": "bool",
-    "aws:currenttime": "date",
-    "aws:epochtime": "date number",
+    "aws:SourceArn": "text arn",
+    "aws:SourceAccount": "text",
+    "aws:PrincipalTag/": "text",
+    "aws:RequestTag/": "text",
+    "aws:TagKeys": "text",
+    "aws:PrincipalServiceName": "text",
+    "sts:RoleSessionName": "text",
+    "sts:SourceIdentity": "text",
+    "aws:OriginIdentity/Subject": "text",
+    "aws:OriginIdentity/SubjectType": "text",
+    "aws:PrincipalIsAWSService": "bool",
+    "aws:CurrentTime": "date",
+    "aws:EpochTime": "date number",
 }
+_KINDS = {key.lower(): kind for key, kind in KEYS.items()}
 _MULTIVALUED = {"aws:tagkeys"}
 _TOKEN = re.compile(
     r"\$\{(?P<literal>[*?$])\}|\$\{(?P<key>[\w:.+=@/ -]+)(?:, '(?P<default>[^']*)')?\}|(?P<wildcard>[*?])"
@@ -191,7 +193,15 @@ OPERATORS = {
 }
 
 
-class Finding(NamedTuple):
+class OperatorParts(NamedTuple):
+    """An operator's name, split: ForAllValues, ForAnyValue or nothing; the bare operator; whether it has IfExists."""
+
+    quantifier: str
+    base: str
+    if_exists: bool
+
+
+class Judgement(NamedTuple):
     """Whether a condition is met, or None if that is not known. If it is not met, the words say why."""
 
     met: bool | None
@@ -221,35 +231,39 @@ class Condition:
         Raises:
             ValueError: the operator is unknown, or a value is not of its type. The text completes "…: ".
         """
-        every, base, if_exists = _parts(name)
-        if base not in OPERATORS or (base == "Null" and (every or if_exists)):
+        parts = _parts(name)
+        if parts.base not in OPERATORS or (parts.base == "Null" and (parts.quantifier or parts.if_exists)):
             raise ValueError(f"unknown operator {name}")
         if not values:
             raise ValueError(f"{name} {key} has no value")
         tests = []
         for value in values:
             try:
-                tests.append(OPERATORS[base].compile(value, has_variables))
+                tests.append(OPERATORS[parts.base].compile(value, has_variables))
             except ValueError as error:
                 raise ValueError(f"{name} {key} has the value {value!r}, {error}") from error
         return cls(name, key, values, tuple(tests), has_variables)
 
-    def judge(self, context: Context) -> Finding:
+    def judge(self, context: Context) -> Judgement:
         """Return whether a request meets the condition. An unknown key or variable makes that unknown."""
-        known = [_kind(key) for key in (self.key, *self.variables)]
+        known = [kind_of(key) for key in (self.key, *self.variables)]
         for key, kind in zip((self.key, *self.variables), known, strict=True):
             if kind is None:
-                return Finding(None, f"unknown key {key}")
-        quantifier, base, _ = _parts(self.operator)
-        kind = OPERATORS[base].kind
+                return Judgement(None, f"unknown key {key}")
+        kind = OPERATORS[self.parts.base].kind
         if kind not in ("null", *(known[0] or "").split()):
-            return Finding(None, f"unknown use of {self.operator} with {self.key}")
+            return Judgement(None, f"unknown use of {self.operator} with {self.key}")
         several = [key for key in self.variables if key.lower() in _MULTIVALUED]
-        if several or (self.key.lower() in _MULTIVALUED and kind != "null" and not quantifier):
+        if several or (self.key.lower() in _MULTIVALUED and kind != "null" and not self.parts.quantifier):
             where = f"in ${{{several[0]}}}" if several else f"with {self.operator}"
-            return Finding(None, f"unknown meaning of a key with several values {where}")
+            return Judgement(None, f"unknown meaning of a key with several values {where}")
         given = context.get(self.key.lower(), ())
-        return Finding(True) if self._is_met(given, context) else Finding(False, self._requirement(given, context))
+        return Judgement(True) if self._is_met(given, context) else Judgement(False, self._requirement(given, context))
+
+    @property
+    def parts(self) -> OperatorParts:
+        """The operator, split."""
+        return _parts(self.operator)
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -257,7 +271,7 @@ class Condition:
         return tuple(key for each in self._tests for key in each.keys)
 
     def _is_met(self, given: tuple[str, ...], context: Context) -> bool:
-        quantifier, base, if_exists = _parts(self.operator)
+        quantifier, base, if_exists = self.parts
         negated = OPERATORS[base].negated
         if base == "Null":
             return any(each.test("false" if given else "true", context) for each in self._tests)
@@ -284,16 +298,15 @@ class Condition:
         return f"{self.operator} {self.key} {wanted}, but {actual}"
 
 
-def _parts(name: str) -> tuple[str | None, str, str | None]:
-    """Split an operator's name into its set operator, the bare operator and IfExists."""
+def _parts(name: str) -> OperatorParts:
     match = _QUALIFIED.fullmatch(name)
-    return (match[1], match[2], match[3]) if match else (None, "", None)
+    return OperatorParts(match[1] or "", match[2], bool(match[3])) if match else OperatorParts("", "", False)
 
 
-def _kind(key: str) -> str | None:
+def kind_of(key: str) -> str | None:
     """Return what compares a key's values, or None if the key is unknown."""
     name, slash, tag = key.lower().partition("/")
-    return KEYS.get(key.lower() if name == "aws:originidentity" else name + slash) if not slash or tag else None
+    return _KINDS.get(key.lower() if name == "aws:originidentity" else name + slash) if not slash or tag else None
 
 
 def _quoted(values: tuple[str, ...]) -> str:

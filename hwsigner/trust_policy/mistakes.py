@@ -117,7 +117,7 @@ MISTAKES = {
     ),
     "policy-too-large": Mistake(
         WRONG,
-        "IAM accepts 2,048 characters, or up to 4,096 if AWS raised the account's quota",
+        "IAM accepts 2,048 characters, or up to 8,192 if AWS raised the account's quota",
         "Match a pattern such as web-*, or a name that the certificates share",
     ),
     "element-unknown": Mistake(

@@ -72,12 +72,6 @@ def named_tags(policy: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(key.partition("/")[2] for key in keys if is_about(key, _TAG_KEYS)))
 
 
-def operator_of(condition: Condition) -> tuple[bool, str, bool]:
-    """Return whether an operator has ForAllValues, its bare name, and whether it has IfExists."""
-    base = condition.operator.rpartition(":")[2].removesuffix("IfExists")
-    return condition.operator.startswith("ForAllValues:"), base, condition.operator.endswith("IfExists")
-
-
 def named_anchor(statement: Statement, context: Context) -> Iterator[str]:
     """Yield why a statement's conditions for trust anchors are not met, in words."""
     for condition in statement.conditions:
@@ -121,12 +115,16 @@ def _admitting(statements: Sequence[Statement], keys: Sequence[str], strangers: 
     return set().union(*(admits(statements, keys, each) for each in strangers))
 
 
-def _context(
-    anchor: str, tags: dict[str, str], source_identity: str = f"CN={_STRANGER}", origin: dict[str, str] | None = None
+def request_by(
+    trust_anchor: str,
+    tags: Mapping[str, str] | None = None,
+    source_identity: str = f"CN={_STRANGER}",
+    origin: Mapping[str, str] | None = None,
 ) -> Context:
+    """Return a stranger's request by a trust anchor, such as for `admits` with ANCHOR_KEYS."""
     return request_context(
-        trust_anchor=anchor,
-        tags=tags,
+        trust_anchor=trust_anchor,
+        tags=tags or {},
         session_name=_STRANGER,
         source_identity=source_identity,
         now=datetime(2026, 1, 1, tzinfo=UTC),
@@ -145,7 +143,7 @@ def _strange_anchors(statements: Sequence[Statement], trust_anchor: str) -> Iter
     regions = {parts[3] for parts in named if re.fullmatch(r"[a-z0-9-]+", parts[3])}
     accounts = {account for text in texts for account in re.findall(r"(?<!\d)\d{12}(?!\d)", text)}
     for partition, region, account in itertools.product(*map(sorted, (partitions, regions, accounts))):
-        yield _context(f"arn:{partition}:rolesanywhere:{region}:{account}:trust-anchor/{_UUID}", {})
+        yield request_by(f"arn:{partition}:rolesanywhere:{region}:{account}:trust-anchor/{_UUID}")
 
 
 def _strange_certificates(statements: Sequence[Statement]) -> Iterator[Context]:
@@ -158,7 +156,7 @@ def _strange_certificates(statements: Sequence[Statement]) -> Iterator[Context]:
     for present in chosen:
         tags = dict.fromkeys(sorted(present), _STRANGER)
         for identity, origin in itertools.product((f"CN={_STRANGER}", "ID=0a1b"), ({}, {"Subject": _STRANGER})):
-            yield _context(_ANCHOR, tags, identity, origin)
+            yield request_by(_ANCHOR, tags, identity, origin)
 
 
 def _tags(statements: Sequence[Statement]) -> Iterator[str]:
@@ -167,7 +165,7 @@ def _tags(statements: Sequence[Statement]) -> Iterator[str]:
         for key in (condition.key, *condition.variables):
             if is_about(key, _TAG_KEYS):
                 yield key.partition("/")[2]
-        if condition.key.lower() == "aws:tagkeys" and OPERATORS[operator_of(condition)[1]].kind == "text":
+        if condition.key.lower() == "aws:tagkeys" and OPERATORS[condition.parts.base].kind == "text":
             yield from condition.values
 
 
@@ -213,14 +211,13 @@ def _is_required(condition: Condition, others: Sequence[Condition]) -> bool:
 
 
 def _is_loose(condition: Condition) -> bool:
-    every, base, if_exists = operator_of(condition)
-    return every or if_exists or OPERATORS[base].negated or any(not each.strip("*?") for each in condition.values)
+    return bool(_name_of_looseness(condition)) or any(not each.strip("*?") for each in condition.values)
 
 
 def _name_of_looseness(condition: Condition) -> str:
     """Return the mistake by which a condition lets strangers in, or an empty string if it is in the values."""
-    every, base, if_exists = operator_of(condition)
-    if every:
+    quantifier, base, if_exists = condition.parts
+    if quantifier == "ForAllValues":
         return "for-all-values"
     if if_exists:
         return "if-exists"

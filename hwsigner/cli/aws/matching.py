@@ -21,11 +21,10 @@ from hwsigner.identity.session_tags import MAX_LENGTH, TAGS, bad_characters, com
 from hwsigner.trust_policy import TrustPolicy, request_context
 from hwsigner.trust_policy.review import review
 from hwsigner.trust_policy.writing import (
-    HIGHEST_SIZE_LIMIT,
     SIZE_LIMIT,
+    check_size,
     in_words,
     literal,
-    size,
     write_trust_policy,
 )
 
@@ -91,25 +90,14 @@ def matching_policy(
         HwsignerWarning: the policy is larger than IAM's usual limit, or lets in more than it names.
     """
     policy = write_trust_policy(tags, trust_anchor=trust_anchor)
+    check_size(policy)
     for each in certificates:
         if reason := TrustPolicy(policy).refusal(_request(each, trust_anchor or _ANY_TRUST_ANCHOR)):
             raise CertificateError(f"{each.source} would be refused: {reason}", "Leave it out, or change --match")
-    for found in review(policy, trust_anchor=trust_anchor or ""):
+    for found in review(policy, trust_anchor=trust_anchor or "", size_limit=SIZE_LIMIT):
         if found.id != "source-arn-none":  # The caller knows.
             warnings.warn(HwsignerWarning(f"{found.found}. {found.why}", found.instead), stacklevel=2)
-    _check_size(size(policy))
     return policy
-
-
-def _check_size(characters: int) -> None:
-    problem = f"the trust policy has {characters} characters"
-    instead = "compare a pattern such as CN=web-*, or a name that the certificates share"
-    if characters > HIGHEST_SIZE_LIMIT:
-        hint = f"{instead[0].upper()}{instead[1:]}"
-        raise UsageError(f"{problem}, and IAM takes {HIGHEST_SIZE_LIMIT} at most", hint)
-    if characters > SIZE_LIMIT:
-        hint = f"Ask AWS to raise this quota (to {HIGHEST_SIZE_LIMIT} at most), or {instead}"
-        warnings.warn(HwsignerWarning(f"{problem}, and IAM's default limit is {SIZE_LIMIT}", hint), stacklevel=3)
 
 
 def what_it_lets_in(tags: Mapping[str, Sequence[str]], trust_anchor: str | None) -> Iterator[str]:
