@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hwsigner.cli import options
 from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.certificates import read_leaf
-from hwsigner.cli.aws.revocation import EXISTING_SESSIONS, REVOCATION, prepare
+from hwsigner.cli.aws.revoking import CA, EXISTING_SESSIONS, REVOCATION, prepare
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import switch
@@ -73,7 +73,7 @@ class _Retirement:
 def add_arguments(parser: Parser) -> None:
     """Add the profile's name and the flags."""
     parser.add_argument("name", metavar="NAME", help="profile of config.toml")
-    parser.add_flags(_FLAGS, REVOCATION)
+    parser.add_flags(CA, _FLAGS, REVOCATION)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -19,9 +19,10 @@ from hwsigner.control_plane.certificate_checks import (
     source_identity,
     trusted,
 )
+from hwsigner.control_plane.facts import Detail, Facts
 from hwsigner.control_plane.mistakes import finding
-from hwsigner.control_plane.reading import Detail, Facts
 from hwsigner.control_plane.resource_checks import check_resources, duration_of, is_mapped, mapped_tags, origin_identity
+from hwsigner.control_plane.wanted import DEFAULT_DURATION
 from hwsigner.errors import ConfigError
 from hwsigner.identity.certificate import Certificate, Chain
 from hwsigner.identity.session_tags import session_tags
@@ -29,7 +30,7 @@ from hwsigner.trust_policy import ACTIONS, Context, Decision, TrustPolicy, reque
 from hwsigner.trust_policy.mistakes import LEVELS, ReviewFinding
 from hwsigner.trust_policy.openness import named_anchors, named_tags
 from hwsigner.trust_policy.review import review
-from hwsigner.trust_policy.words import admitted_anchors, who_may_assume
+from hwsigner.trust_policy.sentences import admitted_anchors, who_may_assume
 from hwsigner.trust_policy.writing import SIZE_LIMIT
 
 _ANY_ANCHOR = "arn:aws:rolesanywhere:us-east-1:000000000000:trust-anchor/any"
@@ -159,7 +160,9 @@ def _facts(
     sections = {
         "trust anchor": list(_of_anchor(anchor, facts, authorities)) if anchor else [],
         "profile": list(_of_profile(profile)) if profile else [],
-        "role": [f"{role['RoleName']}, sessions of up to {role.get('MaxSessionDuration', 3600)} s"] if role else [],
+        "role": [f"{role['RoleName']}, sessions of up to {role.get('MaxSessionDuration', DEFAULT_DURATION)} s"]
+        if role
+        else [],
         "who may assume it": who_may_assume(document),
         "ways to the role": list(_ways(facts, document, request.role_arn)) if role else [],
         "certificate": list(_of_certificate(chain, facts)) if chain else ["none was given, so none was compared"],
