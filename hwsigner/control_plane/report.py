@@ -28,12 +28,10 @@ from hwsigner.identity.certificate import Certificate, Chain
 from hwsigner.identity.session_tags import session_tags
 from hwsigner.trust_policy import ACTIONS, Context, Decision, TrustPolicy, request_context
 from hwsigner.trust_policy.mistakes import LEVELS, ReviewFinding
-from hwsigner.trust_policy.openness import named_anchors, named_tags
+from hwsigner.trust_policy.openness import ANY_ANCHOR, named_anchors, named_tags
 from hwsigner.trust_policy.review import review
 from hwsigner.trust_policy.sentences import admitted_anchors, who_may_assume
 from hwsigner.trust_policy.writing import SIZE_LIMIT
-
-_ANY_ANCHOR = "arn:aws:rolesanywhere:us-east-1:000000000000:trust-anchor/any"
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def report(facts: Facts, request: SessionRequest, chain: Chain | None, now: date
         findings += check_subject(chain, facts.subject or {})
     decisions: list[Decision] = []
     if role:
-        findings += review(document, trust_anchor=_canonical(anchor, request))
+        findings += review(document, trust_anchor=_canonical(anchor, request), now=now)
         findings += _check_mappings(document, profile)
         context = chain and _context(chain, profile, _canonical(anchor, request), request.session_name, now)
         decisions = list(_decisions(document, context)) if context else []
@@ -97,14 +95,14 @@ def report_policy(
         policy = json.loads(document)
     except (ValueError, RecursionError):
         policy = None
-    findings = review(document, trust_anchor=trust_anchor, size_limit=SIZE_LIMIT)
+    findings = review(document, trust_anchor=trust_anchor, now=now, size_limit=SIZE_LIMIT)
     decisions, facts = [], {}
     if isinstance(policy, Mapping):
         if sentences := who_may_assume(policy):
             facts["who may assume it"] = sentences
         if chain:
             facts["certificate"] = [chain.leaf.subject]
-            anchor = trust_anchor or next(iter(named_anchors(policy)), _ANY_ANCHOR)
+            anchor = trust_anchor or next(iter(named_anchors(policy)), ANY_ANCHOR)
             decisions = list(_decisions(document, _context(chain, {}, anchor, session_name, now)))
     return Report(facts, decisions, [*findings, *_refusals(decisions)])
 

@@ -23,7 +23,7 @@ CERTIFICATE_KEYS = (*_TAG_KEYS, "aws:tagkeys", "sts:sourceidentity", "aws:origin
 _STRANGER = "qzxjv"  # A value that no condition names.
 _STRANGERS_ACCOUNT = "999988887777"
 _UUID = "7f3c9d1b-5e2a-4b86-9c0d-e4a1f86b2d57"
-_ANCHOR = f"arn:aws:rolesanywhere:eu-west-1:{_STRANGERS_ACCOUNT}:trust-anchor/{_UUID}"
+ANY_ANCHOR = f"arn:aws:rolesanywhere:eu-west-1:{_STRANGERS_ACCOUNT}:trust-anchor/{_UUID}"
 _MANY_TAGS = 6
 
 
@@ -135,15 +135,22 @@ def request_by(
 def _strange_anchors(statements: Sequence[Statement], trust_anchor: str) -> Iterator[Context]:
     """Yield requests by trust anchors that the policy does not name, of its accounts and regions and of others."""
     conditions = (each for statement in statements for each in statement.conditions if is_about(each.key, ANCHOR_KEYS))
-    texts = [_ANCHOR, trust_anchor, *(value for each in conditions for value in each.values)]
-    # Wildcards may be a part of a region or account, so each is also replaced.
+    texts = [ANY_ANCHOR, trust_anchor, *(value for each in conditions for value in each.values)]
+    # Wildcards may be a part of a region, so each is also replaced.
     texts += [each.replace("*", "qz").replace("?", "0") for each in texts]
+    texts += [_filled(part) for text in texts for part in text.split(":")]
     named = [each.split(":", 5) for each in texts if each.count(":") >= 5]
     partitions = {parts[1] for parts in named if re.fullmatch(r"aws[a-z-]*", parts[1])}
     regions = {parts[3] for parts in named if re.fullmatch(r"[a-z0-9-]+", parts[3])}
     accounts = {account for text in texts for account in re.findall(r"(?<!\d)\d{12}(?!\d)", text)}
     for partition, region, account in itertools.product(*map(sorted, (partitions, regions, accounts))):
         yield request_by(f"arn:{partition}:rolesanywhere:{region}:{account}:trust-anchor/{_UUID}")
+
+
+def _filled(pattern: str) -> str:
+    """Return an account's number with its wildcards replaced by zeros; other text as it is."""
+    missing = 12 - len(pattern.replace("*", ""))
+    return pattern.replace("?", "0").replace("*", "0" * missing, 1).replace("*", "")
 
 
 def _strange_certificates(statements: Sequence[Statement]) -> Iterator[Context]:
@@ -156,7 +163,7 @@ def _strange_certificates(statements: Sequence[Statement]) -> Iterator[Context]:
     for present in chosen:
         tags = dict.fromkeys(sorted(present), _STRANGER)
         for identity, origin in itertools.product((f"CN={_STRANGER}", "ID=0a1b"), ({}, {"Subject": _STRANGER})):
-            yield request_by(_ANCHOR, tags, identity, origin)
+            yield request_by(ANY_ANCHOR, tags, identity, origin)
 
 
 def _tags(statements: Sequence[Statement]) -> Iterator[str]:

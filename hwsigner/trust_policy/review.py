@@ -10,11 +10,13 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from hwsigner.errors import ConfigError
 from hwsigner.trust_policy import ACTIONS, SERVICE, TrustPolicy
 from hwsigner.trust_policy.conditions import OPERATORS, Condition, kind_of
+from hwsigner.trust_policy.contradictions import never_met
 from hwsigner.trust_policy.mistakes import LEVELS, OPEN, ReviewFinding, finding
 from hwsigner.trust_policy.openness import ANCHOR_KEYS, admits, is_about, named_anchor, open_statements, request_by
 from hwsigner.trust_policy.reading import Reader, Statement
@@ -32,13 +34,18 @@ _LONGEST_VALUE = 256
 
 
 def review(
-    document: str | bytes | Mapping[str, Any], *, trust_anchor: str = "", size_limit: int = HIGHEST_SIZE_LIMIT
+    document: str | bytes | Mapping[str, Any],
+    *,
+    trust_anchor: str = "",
+    now: datetime | None = None,
+    size_limit: int = HIGHEST_SIZE_LIMIT,
 ) -> list[ReviewFinding]:
     """Return what is open or wrong in a trust policy: first what is open, then what is wrong, then what is unclear.
 
     Args:
         document: JSON, or the object that it contains. It need not be a policy.
         trust_anchor: the ARN of the trust anchor that should be let in; an empty string for any.
+        now: the time, with its zone; the clock's if None.
         size_limit: how many characters the account's trust policies may have.
     """
     try:
@@ -53,6 +60,7 @@ def review(
     reader = Reader(policy)
     found = [*reader.findings, *open_statements(reader.statements, trust_anchor)]
     found += _about_statements(reader.statements)
+    found += never_met(reader.statements, now or datetime.now(UTC))
     if trust_anchor and not any(each.id == "source-arn-kind" for each in found):
         found += _about_anchor(reader.statements, trust_anchor)
     found += _about_refusal(document, found)

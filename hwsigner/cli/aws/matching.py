@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from hwsigner.cli.parser import suggestion
@@ -18,7 +17,8 @@ from hwsigner.config.flags import Flag
 from hwsigner.errors import CertificateError, HwsignerWarning, UsageError
 from hwsigner.identity.certificate import Certificate
 from hwsigner.identity.session_tags import MAX_LENGTH, TAGS, bad_characters, comparable_value, session_tags
-from hwsigner.trust_policy import TrustPolicy, request_context
+from hwsigner.trust_policy import TrustPolicy
+from hwsigner.trust_policy.openness import ANY_ANCHOR, request_by
 from hwsigner.trust_policy.review import review
 from hwsigner.trust_policy.writing import (
     SIZE_LIMIT,
@@ -41,7 +41,6 @@ _SHORT = {
     **{tag.removeprefix("x509").lower(): tag for tag in TAGS},
     **{tag.lower(): tag for tag in TAGS},
 }
-_ANY_TRUST_ANCHOR = "arn:aws:rolesanywhere:us-east-1:000000000000:trust-anchor/any"
 
 
 def wanted_tags(match: str | None, certificates: Sequence[Certificate]) -> dict[str, list[str]]:
@@ -92,7 +91,7 @@ def matching_policy(
     policy = write_trust_policy(tags, trust_anchor=trust_anchor)
     check_size(policy)
     for each in certificates:
-        if reason := TrustPolicy(policy).refusal(_request(each, trust_anchor or _ANY_TRUST_ANCHOR)):
+        if reason := TrustPolicy(policy).refusal(request_by(trust_anchor or ANY_ANCHOR, session_tags(each))):
             raise CertificateError(f"{each.source} would be refused: {reason}", "Leave it out, or change --match")
     for found in review(policy, trust_anchor=trust_anchor or "", size_limit=SIZE_LIMIT):
         if found.id != "source-arn-none":  # The caller knows.
@@ -108,13 +107,6 @@ def what_it_lets_in(tags: Mapping[str, Sequence[str]], trust_anchor: str | None)
     yield f"does not compare anything else: such a certificate may be of another key, with other names{issuer}"
     if sum(len(values) > 1 for values in tags.values()) > 1:
         yield "does not pair the values: a certificate may have one of each, in any combination"
-
-
-def _request(certificate: Certificate, trust_anchor: str) -> Any:
-    tags = session_tags(certificate)
-    return request_context(
-        trust_anchor=trust_anchor, tags=tags, session_name="", source_identity="", now=datetime.now(UTC)
-    )
 
 
 def _checked(name: str, value: str) -> str:
