@@ -101,7 +101,7 @@ MISTAKES = {
     ),
     "any-value": Mistake(
         OPEN,
-        "A condition that every value meets only requires that the certificate has that name",
+        "A condition that every value or nearly every value meets only requires that the certificate has that name",
         "Write the value, or a pattern that others can't meet, such as bamboo-*",
     ),
     "principal-everyone": Mistake(
@@ -117,7 +117,7 @@ MISTAKES = {
     ),
     "policy-too-large": Mistake(
         WRONG,
-        "IAM accepts 2,048 characters, or up to 4,096 if AWS raised the account's quota",
+        "IAM accepts 2,048 characters, or up to 8,192 if AWS raised the account's quota",
         "Match a pattern such as web-*, or a name that the certificates share",
     ),
     "element-unknown": Mistake(
