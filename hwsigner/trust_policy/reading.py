@@ -98,6 +98,9 @@ class Reader:
                     statement.everyone = statement.concerns_service = True
                 elif (kind, text) == ("Service", SERVICE):
                     statement.concerns_service = True
+                elif (kind, text) == ("Service", "*"):
+                    self._add("not-judged", f"{statement.name} has the principal Service '*'", f"Write {SERVICE}")
+                    statement.concerns_service = True
                 else:
                     self._read_other_principal(kind, text, statement)
 
@@ -140,7 +143,8 @@ class Reader:
         except ValueError as error:
             if not bad and meant is not None:
                 self._add("value-wrong", f"{statement.name}: {error}")
-            statement.unread.append(known)
+            if not _is_met_by_others(operator) or not statement.allows:
+                statement.unread.append(known)
         else:
             statement.conditions.append(condition)
 
@@ -175,6 +179,11 @@ class Reader:
             meant = f"{_SPELLINGS[close[0]]}{key[len(name) + len(slash) :] if close[0].endswith('/') else ''}"
         self._add("key-unknown", found, f"Write {meant}" if meant else "")
         return meant or key
+
+
+def _is_met_by_others(operator: str) -> bool:
+    """Return whether an operator is met by requests that a condition does not name, whatever its value is."""
+    return "Not" in operator or operator.startswith("ForAllValues:") or operator.endswith("IfExists")
 
 
 def _closest(text: str, known: Any) -> str | None:
