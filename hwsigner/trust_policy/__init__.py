@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hwsigner.errors import ConfigError
-from hwsigner.trust_policy.conditions import Condition, Context, Judgement
+from hwsigner.trust_policy.conditions import Condition, Judgement
+from hwsigner.trust_policy.operators import Context
 
 __all__ = ["Context", "Decision", "TrustPolicy", "request_context"]
 

@@ -1,23 +1,16 @@
-"""The conditions of a trust policy: their operators, the keys of a request, and policy variables.
+"""The conditions of a trust policy, and the keys of a request.
 
-The meaning is that of "Condition operators", "Conditions with multiple context keys or values" and "Variables and tags"
-in AWS's IAM User Guide. What these pages leave open is refused, never guessed.
+The meaning is that of "Condition operators" and "Conditions with multiple context keys or values" in AWS's IAM User
+Guide. What these pages leave open is refused, never guessed.
 """
 
 from __future__ import annotations
 
-import operator
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from decimal import Decimal
 from typing import NamedTuple
 
-# The values of a request's keys, by the key's name in lower case. A key that the request lacks has no values.
-Context = Mapping[str, tuple[str, ...]]
-# Whether a value of the request matches one value of a condition.
-Test = Callable[[str, Context], bool]
+from hwsigner.trust_policy.operators import OPERATORS, Compiled, Context
 
 # The keys that requests are known to have, and what compares them. Names with a slash at the end are those of tags.
 KEYS = {
@@ -37,157 +30,7 @@ KEYS = {
 }
 _KINDS = {key.lower(): kind for key, kind in KEYS.items()}
 _MULTIVALUED = {"aws:tagkeys"}
-_TOKEN = re.compile(
-    r"\$\{(?P<literal>[*?$])\}|\$\{(?P<key>[\w:.+=@/ -]+)(?:, '(?P<default>[^']*)')?\}|(?P<wildcard>[*?])"
-    r"|(?P<text>[^$*?]+|\$(?!\{))"
-)
-_TOKEN_WITHOUT_VARIABLES = re.compile(r"(?P<wildcard>[*?])|(?P<text>[^*?]+)")
-_DATE = re.compile(r"\d{4}-\d\d-\d\d(?:T\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:\d\d))?", re.ASCII)
-_SECONDS = re.compile(r"\d{5,12}(?:\.\d+)?", re.ASCII)
-_NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _QUALIFIED = re.compile(r"(?:(ForAllValues|ForAnyValue):)?(\w+?)(IfExists)?", re.ASCII)
-
-
-class _Pattern:
-    """A value with wildcards and policy variables, which are not yet replaced.
-
-    Raises:
-        ValueError: a policy variable is malformed.
-    """
-
-    def __init__(self, text: str, *, has_variables: bool) -> None:
-        token = _TOKEN if has_variables else _TOKEN_WITHOUT_VARIABLES
-        self._tokens = list(token.finditer(text))
-        if sum(len(each[0]) for each in self._tokens) < len(text):
-            raise ValueError("a malformed policy variable")
-        self.keys = [each["key"] for each in self._tokens if each.groupdict().get("key")]
-
-    def regex(self, context: Context, *, wildcards: bool) -> str | None:
-        """Return a regular expression, or None if a variable has neither a value nor a default."""
-        parts = [""]  # Those between asterisks.
-        for token in self._tokens:
-            found = token.groupdict()
-            if wildcards and found["wildcard"] == "*":
-                parts.append("")
-            elif wildcards and found["wildcard"] == "?":
-                parts[-1] += "."
-            elif found.get("key"):
-                value = next(iter(context.get(found["key"].lower(), ())), found["default"])
-                if value is None:
-                    return None
-                parts[-1] += re.escape(value)
-            else:
-                parts[-1] += re.escape(found.get("literal") or token[0])
-        first, *rest = parts
-        if not rest:
-            return first
-        # Atomic groups, as in fnmatch: time stays linear with many asterisks.
-        return first + "".join(f"(?>.*?{part})" for part in rest[:-1]) + f".*{rest[-1]}"
-
-
-class _Compiled(NamedTuple):
-    """A condition's value: its test, and the keys of its policy variables."""
-
-    test: Test
-    keys: list[str]
-
-
-class _Operator(NamedTuple):
-    kind: str
-    compile: Callable[[str, bool], _Compiled]
-    negated: bool = False
-
-
-def _text(*, wildcards: bool = False, ignore_case: bool = False) -> Callable[[str, bool], _Compiled]:
-    flags = re.DOTALL | (re.IGNORECASE if ignore_case else 0)
-
-    def compiled(text: str, has_variables: bool) -> _Compiled:
-        pattern = _Pattern(text, has_variables=has_variables)
-
-        def test(value: str, context: Context) -> bool:
-            regex = pattern.regex(context, wildcards=wildcards)
-            return regex is not None and re.fullmatch(regex, value, flags) is not None
-
-        return _Compiled(test, pattern.keys)
-
-    return compiled
-
-
-def _arn(text: str, has_variables: bool) -> _Compiled:
-    """Compile an ARN. Its six parts are compared one by one, and each may have wildcards."""
-    parts = re.split(r":(?![^{}]*\})" if has_variables else ":", text, maxsplit=5)
-    if len(parts) < 6:
-        raise ValueError("not an ARN, which has six parts between colons")
-    compiled = [_text(wildcards=True)(part, has_variables) for part in parts]
-
-    def test(value: str, context: Context) -> bool:
-        given = value.split(":", 5)
-        return len(given) == 6 and all(each.test(part, context) for each, part in zip(compiled, given, strict=True))
-
-    return _Compiled(test, [key for each in compiled for key in each.keys])
-
-
-def _compared(
-    parse: Callable[[str], datetime] | Callable[[str], Decimal], compare: Callable[..., bool]
-) -> Callable[[str, bool], _Compiled]:
-    def compiled(text: str, has_variables: bool) -> _Compiled:
-        limit = parse(text)
-        return _Compiled(lambda value, context: compare(parse(value), limit), [])
-
-    return compiled
-
-
-def _bool(text: str, has_variables: bool) -> _Compiled:
-    wanted = text.lower()
-    if wanted not in ("true", "false"):
-        raise ValueError("neither true nor false")
-    return _Compiled(lambda value, context: value == wanted, [])
-
-
-def _date(text: str) -> datetime:
-    """Parse a date of ISO 8601 in the forms of W3C's note, or seconds since 1970."""
-    try:
-        if _SECONDS.fullmatch(text):
-            return datetime.fromtimestamp(float(text), UTC)
-        text = f"{text}-01" if re.fullmatch(r"\d{4}-\d\d", text, re.ASCII) else text
-        parsed = datetime.fromisoformat(text) if _DATE.fullmatch(text) else None
-    except (ValueError, OverflowError, OSError):
-        parsed = None
-    if parsed is None:
-        raise ValueError("not a date such as 2026-01-31T00:00:00Z")
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-
-
-def _number(text: str) -> Decimal:
-    if not _NUMBER.fullmatch(text):
-        raise ValueError("not a number")
-    return Decimal(text)
-
-
-_ORDERS = {
-    "LessThan": operator.lt,
-    "LessThanEquals": operator.le,
-    "GreaterThan": operator.gt,
-    "GreaterThanEquals": operator.ge,
-}
-OPERATORS = {
-    "StringEquals": _Operator("text", _text()),
-    "StringNotEquals": _Operator("text", _text(), negated=True),
-    "StringEqualsIgnoreCase": _Operator("text", _text(ignore_case=True)),
-    "StringNotEqualsIgnoreCase": _Operator("text", _text(ignore_case=True), negated=True),
-    "StringLike": _Operator("text", _text(wildcards=True)),
-    "StringNotLike": _Operator("text", _text(wildcards=True), negated=True),
-    **{f"Arn{name}": _Operator("arn", _arn) for name in ("Equals", "Like")},
-    **{f"ArnNot{name}": _Operator("arn", _arn, negated=True) for name in ("Equals", "Like")},
-    "DateEquals": _Operator("date", _compared(_date, operator.eq)),
-    "DateNotEquals": _Operator("date", _compared(_date, operator.eq), negated=True),
-    **{f"Date{name}": _Operator("date", _compared(_date, order)) for name, order in _ORDERS.items()},
-    "NumericEquals": _Operator("number", _compared(_number, operator.eq)),
-    "NumericNotEquals": _Operator("number", _compared(_number, operator.eq), negated=True),
-    **{f"Numeric{name}": _Operator("number", _compared(_number, order)) for name, order in _ORDERS.items()},
-    "Bool": _Operator("bool", _bool),
-    "Null": _Operator("null", _bool),
-}
 
 
 class OperatorParts(NamedTuple):
@@ -212,7 +55,7 @@ class Condition:
     operator: str
     key: str
     values: tuple[str, ...]
-    _tests: tuple[_Compiled, ...]
+    _tests: tuple[Compiled, ...]
     _has_variables: bool
 
     @classmethod

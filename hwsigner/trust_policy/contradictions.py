@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from hwsigner.trust_policy.conditions import Condition, Context
+from hwsigner.trust_policy.conditions import Condition
 from hwsigner.trust_policy.mistakes import ReviewFinding, finding
+from hwsigner.trust_policy.operators import Context
 from hwsigner.trust_policy.reading import Statement
 
 _UNTIL = ("DateLessThan", "DateLessThanEquals")

@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hwsigner.trust_policy import ACTIONS, request_context
-from hwsigner.trust_policy.conditions import OPERATORS, Condition, Context
+from hwsigner.trust_policy.conditions import Condition
 from hwsigner.trust_policy.mistakes import ReviewFinding, finding
+from hwsigner.trust_policy.operators import OPERATORS, Context
 from hwsigner.trust_policy.reading import Reader, Statement
 
 ANCHOR_KEYS = ("aws:sourcearn", "aws:sourceaccount")

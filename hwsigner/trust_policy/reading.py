@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hwsigner.trust_policy import ACTIONS, OTHER_ACTIONS, SERVICE, names_action
-from hwsigner.trust_policy.conditions import KEYS, OPERATORS, Condition, kind_of
+from hwsigner.trust_policy.conditions import KEYS, Condition, kind_of
 from hwsigner.trust_policy.mistakes import ReviewFinding, finding
+from hwsigner.trust_policy.operators import OPERATORS
 
 _ELEMENTS = ("Effect", "Principal", "Action", "NotAction", "Condition", "Sid")
 _MALFORMED_VARIABLE = re.compile(r"\$[(\[<]|\$\{(?![^{}]*\})|\$\{\s*\}|(?<!\$)\{\$|(?<!\$)\{aws:|\$aws:")

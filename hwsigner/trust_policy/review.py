@@ -15,10 +15,11 @@ from typing import Any
 
 from hwsigner.errors import ConfigError
 from hwsigner.trust_policy import ACTIONS, SERVICE, TrustPolicy
-from hwsigner.trust_policy.conditions import OPERATORS, Condition, kind_of
+from hwsigner.trust_policy.conditions import Condition, kind_of
 from hwsigner.trust_policy.contradictions import never_met
 from hwsigner.trust_policy.mistakes import LEVELS, OPEN, ReviewFinding, finding
 from hwsigner.trust_policy.openness import ANCHOR_KEYS, admits, is_about, named_anchor, open_statements, request_by
+from hwsigner.trust_policy.operators import OPERATORS
 from hwsigner.trust_policy.reading import Reader, Statement
 from hwsigner.trust_policy.writing import HIGHEST_SIZE_LIMIT, size
 
