@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from hwsigner.control_plane.clients import Clients
+from hwsigner.control_plane.failures import not_from_aws
 from hwsigner.control_plane.wanted import DEFAULT_DURATION, Wanted
-from hwsigner.errors import UsageError
+from hwsigner.errors import ServiceError, UsageError
 from hwsigner.identity.bundle import read_bundle, subjects
 from hwsigner.identity.certificate import Certificate
 
@@ -41,20 +42,16 @@ class TrustAnchor:
 
         Raises:
             CertificateError: one of its certificates can't be read.
+            ServiceError: the description has no ARN or name.
         """
+        arn, name = _texts(detail, "trustAnchorArn", "name")
         source = detail.get("source", {})
         data = source.get("sourceData", {})
         bundle = None
         if source.get("sourceType") == _BUNDLE:
-            bundle = tuple(read_bundle(data.get("x509CertificateData", ""), f"trust anchor {detail['trustAnchorArn']}"))
-        return cls(
-            detail["trustAnchorArn"],
-            detail["name"],
-            bool(detail.get("enabled")),
-            bundle,
-            data.get("acmPcaArn", ""),
-            bool(detail.get("crlDpRevocationEnabled")),
-        )
+            bundle = tuple(read_bundle(data.get("x509CertificateData", ""), f"trust anchor {arn}"))
+        private_ca, reads = data.get("acmPcaArn", ""), bool(detail.get("crlDpRevocationEnabled"))
+        return cls(arn, name, bool(detail.get("enabled")), bundle, private_ca, reads)
 
     @property
     def id(self) -> str:
@@ -78,9 +75,16 @@ class Role:
 
     @classmethod
     def of(cls, detail: Mapping[str, Any], policies: Sequence[str] = ()) -> Role:
-        """Read the service's description."""
-        document, longest = detail["AssumeRolePolicyDocument"], detail.get("MaxSessionDuration", DEFAULT_DURATION)
-        return cls(detail["Arn"], detail["RoleName"], document, longest, tuple(policies))
+        """Read the service's description.
+
+        Raises:
+            ServiceError: it has no ARN or name, or its trust policy can't be read.
+        """
+        arn, name = _texts(detail, "Arn", "RoleName")
+        document = detail.get("AssumeRolePolicyDocument")
+        if not isinstance(document, Mapping):
+            raise ServiceError(f"role {arn} has a trust policy that can't be read", "Look at it with aws iam get-role")
+        return cls(arn, name, document, detail.get("MaxSessionDuration", DEFAULT_DURATION), tuple(policies))
 
 
 @dataclass(frozen=True)
@@ -95,9 +99,14 @@ class Profile:
 
     @classmethod
     def of(cls, detail: Mapping[str, Any]) -> Profile:
-        """Read the service's description."""
+        """Read the service's description.
+
+        Raises:
+            ServiceError: it has no ARN or name.
+        """
+        arn, name = _texts(detail, "profileArn", "name")
         roles, duration = tuple(detail.get("roleArns", ())), detail.get("durationSeconds") or DEFAULT_DURATION
-        return cls(detail["profileArn"], detail["name"], detail.get("enabled", False), roles, duration)
+        return cls(arn, name, detail.get("enabled", False), roles, duration)
 
     @property
     def id(self) -> str:
@@ -191,6 +200,15 @@ def without(certificates: Sequence[Certificate], others: Sequence[Certificate]) 
     """Return those certificates that are not among others, wherever they are from."""
     known = {each.der for each in others}
     return [each for each in certificates if each.der not in known]
+
+
+def _texts(detail: Mapping[str, Any], *members: str) -> list[str]:
+    """Return members that every description has, though botocore's model does not say so."""
+    found = [detail.get(member) for member in members]
+    texts = [each for each in found if isinstance(each, str)]
+    if len(texts) < len(members):
+        raise not_from_aws(f"a call that describes {' and '.join(members)}")
+    return texts
 
 
 def _read_role(clients: Clients, wanted: Wanted) -> Role | None:

@@ -114,7 +114,7 @@ def _request(
 
 def _sid(others: Sequence[Any]) -> str:
     """Return an ID that says who wrote a statement, and that no other statement has."""
-    used = {each.get("Sid") for each in others if isinstance(each, Mapping)}
+    used = [each.get("Sid") for each in others if isinstance(each, Mapping)]
     return next(sid for number in range(1, len(used) + 2) if (sid := f"Hwsigner{number}") not in used)
 
 
