@@ -23,18 +23,19 @@ _OTHERS = frozenset(
 _BY_HAND = "Edit it by hand, or name another profile"
 
 
-def with_credential_process(data: bytes, profile: str, command: str, *, path: str) -> bytes:
+def with_credential_process(data: bytes, profile: str, command: str, *, path: str, region: str = "") -> bytes:
     """Return the content of a config file in which a profile gets its credentials from a command.
 
-    If there is no section `[profile NAME]` (`[default]` for that name), one is appended. Of a section without the
-    setting, it becomes the first line. A setting that runs `credential-process --profile NAME` already, of this program
-    or of another installation, gets the new command. A file that has the command does not change.
+    If there is no section `[profile NAME]` (`[default]` for that name), one is appended, with the region. In a section
+    without the setting, it becomes the first line. A setting that runs `credential-process --profile NAME` already, of
+    this program or of another installation, gets the new command. A file that has the command does not change.
 
     Args:
         data: the old content, in any encoding that extends ASCII, with any line endings.
         profile: the profile's name, of letters, digits and `._@-`.
         command: the command, quoted as for a shell, in one line.
         path: the file's path, for messages.
+        region: the region for a new section; empty for none.
 
     Raises:
         ConfigError: the section has another source of credentials, there are two such sections, or the file can't be
@@ -48,6 +49,7 @@ def with_credential_process(data: bytes, profile: str, command: str, *, path: st
     if len(headers) > 1:
         raise ConfigError(f"{path} has two sections for the profile {profile}", _BY_HAND)
     section = "default" if profile == "default" else f"profile {profile}"
+    settings = {_OPTION: command}
     if headers:
         section = _HEADER.match(lines[headers[0]])["name"]  # type: ignore[index]
         _check(before.get(section, {}), profile, section, path)
@@ -55,8 +57,10 @@ def with_credential_process(data: bytes, profile: str, command: str, *, path: st
     else:
         newline = _end(lines[0]) if lines else "\n"
         gap = ("" if _end(lines[-1]) else newline) + newline if lines else ""
-        edited = f"{text}{gap}[{section}]{newline}{_OPTION} = {command}{newline}"
-    wanted = {**before, section: {**before.get(section, {}), _OPTION: command}}
+        settings |= {"region": region} if region else {}
+        added = "".join(f"{name} = {value}{newline}" for name, value in settings.items())
+        edited = f"{text}{gap}[{section}]{newline}{added}"
+    wanted = {**before, section: {**before.get(section, {}), **settings}}
     if _read(edited, path) != wanted:
         problem = f"[{section}] of {path} can't get a {_OPTION} without changing other settings"
         raise ConfigError(problem, "Remove the spaces at the start of its lines")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from hwsigner.aws.arn import check_arns, check_known_arns
 from hwsigner.aws.config_file import config_path
 from hwsigner.aws.config_lines import check_no_keys, with_credential_process
 from hwsigner.aws.credentials_file import credentials_path
@@ -20,8 +21,8 @@ from hwsigner.cli.issuer import issuer
 from hwsigner.cli.keygen import NEW_KEY
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
-from hwsigner.config.flags import IDENTITY, ISSUER, KEY, NAMES, PLACE, PROOF, SESSION, switch
-from hwsigner.config.profiles import Profile, change_profile, check_name, profiles
+from hwsigner.config.flags import IDENTITY, ISSUER, KEY, NAMES, PLACE, PROOF, SESSION, attribute_of, switch
+from hwsigner.config.profiles import Profile, change_profile, check_name, file_of_new, profiles
 from hwsigner.enrolment.enroll import ensure_key, install, installed_chain, obtain, sign_request
 from hwsigner.errors import ConfigError, UsageError, printable
 from hwsigner.identity.certificate import Chain
@@ -33,6 +34,7 @@ HELP = "make a key, have it certified, and write the profiles that use it"
 _FLAGS = (
     *(flag for flag in IDENTITY if flag.name == "private-key"),
     switch("no-aws-config", "do not write credential_process into ~/.aws/config"),
+    switch("system", "for the system's agent: write the profile into /etc/hwsigner/config.toml, and no ~/.aws/config"),
 )
 
 
@@ -65,29 +67,35 @@ def run(arguments: argparse.Namespace) -> int:
     """Do what is left to do of an enrolment, and print what there is then."""
     name = arguments.name
     check_name(name)
-    with only_one(name):
+    writes_line = not (arguments.no_aws_config or arguments.system)
+    with only_one(name, system=arguments.system):
         found = profiles(os.environ).get(name)
+        if arguments.system:
+            _check_system(found)
         values = settings_of(found, {flag.attribute: value for flag, value in arguments.given})
-        if not arguments.no_aws_config:
-            _aws_config(name)  # What can't be written is an error before anything is changed.
+        region = _region(values)
+        if writes_line:
+            _aws_config(name, region)  # What can't be written is an error before anything is changed.
         kept = kept_settings(arguments)
-        enrolled = _enroll(name, found, values, kept)
+        enrolled = _enroll(name, found, values, kept, system=arguments.system)
         rows = [("Profile", f"{write_profile(name, kept, enrolled.installed)}: [profile.{name}]")]
-        if not arguments.no_aws_config:
+        if writes_line:
             section = name if name == "default" else f"profile {name}"
-            rows.append(("SDKs", f"{_aws_config(name, write=True)}: [{section}]"))
+            rows.append(("SDKs", f"{_aws_config(name, region, write=True)}: [{section}]"))
         lines = [*_rows(enrolled), *rows, _next(name)]
     text = "\n".join(printable(f"{title:<9}  {value}") for title, value in lines)
     print_outcome(f"{name} is enrolled", text)
     return 0
 
 
-def _enroll(name: str, found: Profile | None, values: Mapping[str, Any], kept: Mapping[str, Any]) -> _Enrolled:
+def _enroll(
+    name: str, found: Profile | None, values: Mapping[str, Any], kept: Mapping[str, Any], *, system: bool
+) -> _Enrolled:
     asked = wanted(values)
     opened = issuer(values, asked.access)
     if found is None or "certificate" not in found.values:
         # If this run does not come to its end, the next one needs no flags. A profile in use changes at the end.
-        change_profile(name, kept, os.environ)
+        change_profile(name, kept, os.environ, system=system)
     key, made = ensure_key(asked)
     _check_pin(asked.access, key)
     request = sign_request(asked)
@@ -97,6 +105,14 @@ def _enroll(name: str, found: Profile | None, values: Mapping[str, Any], kept: M
     return _Enrolled(key, chain, made, there is None, None if is_named else install(asked, chain))
 
 
+def _check_system(found: Profile | None) -> None:
+    """Check that a profile is not one of this user's."""
+    file = file_of_new(os.environ, system=True)
+    if found and found.file != file:
+        problem = f"profile {found.name!r} is in {found.file}, not in {file}"
+        raise ConfigError(problem, "Leave out --system, or take another name")
+
+
 def _check_pin(access: KeyAccess, key: KeyDescription) -> None:
     """Check that the management key of a PIV card would not be sent as its PIN."""
     if "pivSlot" in key.properties and (access.uri.pin_value is not None or "pin-source" in access.uri.query):
@@ -104,13 +120,27 @@ def _check_pin(access: KeyAccess, key: KeyDescription) -> None:
         raise UsageError(problem, "Leave it out and run from a terminal, or use keygen, csr and install-certificate")
 
 
-def _aws_config(name: str, *, write: bool = False) -> str:
+def _region(values: Mapping[str, Any]) -> str:
+    """Check the ARNs that are known, and return the region; an empty string if it is not known.
+
+    Raises:
+        UsageError: an ARN is malformed, or their regions differ.
+    """
+    known = {name: value for name in ARNS if (value := values[attribute_of(name)])}
+    check_known_arns(known)
+    if len(known) < len(ARNS):
+        return values["region"] or ""
+    anchor, profile, role = known.values()
+    return check_arns(anchor, profile, role=role, region=values["region"])
+
+
+def _aws_config(name: str, region: str, *, write: bool = False) -> str:
     """Check that the SDKs' config file can get the profile's line, or write it; return the file's path."""
     path, keys = config_path(os.environ), credentials_path(os.environ)
     command = _command(name)
 
     def edit(data: bytes) -> bytes:
-        return with_credential_process(data, name, command, path=path)
+        return with_credential_process(data, name, command, path=path, region=region)
 
     check_no_keys(_content(keys), name, path=keys)
     data = _content(path)

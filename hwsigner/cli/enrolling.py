@@ -13,7 +13,7 @@ from hwsigner.cli import options
 from hwsigner.cli.install_certificate import for_any_folder
 from hwsigner.cli.keygen import NEW_KEY, key_request
 from hwsigner.config.flags import ENROLMENT, IDENTITY, SESSION, default_values, profile_values
-from hwsigner.config.profiles import Profile, change_profile, user_file
+from hwsigner.config.profiles import Profile, change_profile, file_of_new, profiles
 from hwsigner.enrolment.enroll import Wanted
 from hwsigner.errors import HwsignerError, LockError, UsageError
 from hwsigner.identity.certificate import Chain
@@ -30,16 +30,18 @@ _KEPT = {flag.name for flag in (*IDENTITY, *SESSION, *ENROLMENT) if not flag.sec
 
 
 @contextmanager
-def only_one(name: str) -> Iterator[int]:
+def only_one(name: str, *, system: bool = False) -> Iterator[int]:
     """Let one process at a time enrol or renew a profile. Give a descriptor of its lock file, for `Failures`.
 
     Raises:
         LockError: another one has been doing it for ten seconds.
         HwsignerError: the folder of config.toml can't be written.
     """
-    path = user_file(os.environ).parent / f".{name}.hwsigner-enroll"
+    found = profiles(os.environ).get(name)
+    file = found.file if found else file_of_new(os.environ, system=system)
+    path = file.parent / f".{name}.hwsigner-enroll"
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o755 if system else 0o700, parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise HwsignerError(f"can't lock {path}: {error.strerror}", "Check who may write its folder") from error

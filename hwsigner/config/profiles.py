@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from hwsigner.errors import ConfigError, NoProfileError, UsageError
-from hwsigner.system.files import edit_file, open_trusted
+from hwsigner.system.files import create_file, edit_file, open_trusted
+from hwsigner.system.users import agent_group
 
 SYSTEM_FILE = Path("/etc/hwsigner/config.toml")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
@@ -92,22 +93,23 @@ def check_name(name: str) -> None:
         raise UsageError(f"{name[:100]!r} is not a valid profile name", hint)
 
 
-def change_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str]) -> Path:
+def change_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str], *, system: bool = False) -> Path:
     """Set some values of a profile, which is made if there is none; return its file's path.
 
-    The file is the one that has the profile, or the user's. Its other values and comments do not change.
+    Its other values and comments do not change.
 
     Args:
         name: the profile's name.
         values: the new values. None removes one.
         environ: the environment, which says where the user's file is.
+        system: whether a new profile is for the system's file, not the user's.
 
     Raises:
         ConfigError, HwsignerError, LockError: as `add_profile`.
     """
     existing = profiles(environ).get(name)
     if existing is None:
-        return add_profile(name, _merged({}, values), environ)
+        return add_profile(name, _merged({}, values), environ, system=system)
 
     def edit(text: bytes) -> bytes:
         before = _read(existing.file).get(name)
@@ -129,11 +131,18 @@ def _merged(before: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, A
     return {key: value for key, value in {**before, **values}.items() if value is not None}
 
 
-def add_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str], *, replace: bool = False) -> Path:
-    """Write a profile into the user's file and return its path. The rest of the file does not change.
+def add_profile(
+    name: str,
+    values: Mapping[str, Any],
+    environ: Mapping[str, str],
+    *,
+    replace: bool = False,
+    system: bool = False,
+) -> Path:
+    """Write a profile into the user's file, or the system's, and return its path. The rest of it does not change.
 
-    A new file gets mode 0600, in a folder of mode 0700. A second writer waits for the first, and a writer that is
-    killed leaves the file unchanged.
+    A new file of a user gets mode 0600, in a folder of mode 0700. One of the system can also be read by the group of
+    its agent. A second writer waits for the first, and a writer that is killed leaves the file unchanged.
 
     Raises:
         ConfigError: there is a different profile with that name and `replace` is false, or adding to the file would
@@ -141,7 +150,7 @@ def add_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str]
         HwsignerError: the file can't be written.
         LockError: another process has been writing it for too long.
     """
-    file = user_file(environ)
+    file = file_of_new(environ, system=system)
 
     def edit(text: bytes) -> bytes:
         existing = _read(file).get(name)
@@ -156,8 +165,25 @@ def add_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str]
 
     written = _read(file).get(name)
     if written is None or written.values != values:
+        if system and not file.exists():
+            _make_system_file()
         edit_file(str(file), edit)
     return file
+
+
+def file_of_new(environ: Mapping[str, str], *, system: bool) -> Path:
+    """Return the path of the file for a new profile."""
+    return SYSTEM_FILE if system else user_file(environ)
+
+
+def _make_system_file() -> None:
+    """Make the system's file, empty. `edit_file` keeps its mode and group."""
+    SYSTEM_FILE.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    create_file(str(SYSTEM_FILE), b"")
+    group = agent_group()
+    if group is not None:
+        os.chown(SYSTEM_FILE, -1, group)
+        SYSTEM_FILE.chmod(0o640)
 
 
 def remove_profile(name: str, environ: Mapping[str, str]) -> Path | None:

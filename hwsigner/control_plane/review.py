@@ -71,7 +71,7 @@ def report(facts: Facts, request: SessionRequest, chain: Chain | None, now: date
         findings += check_subject(chain, facts.subject or {})
     decisions: list[Decision] = []
     if role:
-        findings += review(document, trust_anchor=_canonical(anchor, request))
+        findings += review(document, trust_anchor=_canonical(anchor, request), now=now)
         findings += _check_mappings(document, profile)
         context = chain and _context(chain, profile, _canonical(anchor, request), request.session_name, now)
         decisions = list(_decisions(document, context)) if context else []
@@ -96,7 +96,7 @@ def report_policy(
         policy = json.loads(document)
     except (ValueError, RecursionError):
         policy = None
-    findings, decisions, facts = review(document, trust_anchor=trust_anchor), [], {}
+    findings, decisions, facts = review(document, trust_anchor=trust_anchor, now=now), [], {}
     if isinstance(policy, Mapping):
         if SIZE_LIMIT < size(policy) <= HIGHEST_SIZE_LIMIT:
             findings.append(too_large(size(policy)))

@@ -21,6 +21,14 @@ def find_uid(user: str) -> int | None:
         return None
 
 
+def agent_group() -> int | None:
+    """Return the group of the system's agent, or None if there is none, as before `hwsigner systemd install`."""
+    try:
+        return grp.getgrnam("hwsigner").gr_gid
+    except KeyError:
+        return None
+
+
 def reading_group(path: str) -> str | None:
     """Return the group whose members may read a file, folder or device that this user may not read.
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from hwsigner.trust_policy.writing import HIGHEST_SIZE_LIMIT, SIZE_LIMIT
+
 # What a mistake does: lets in more than it names, keeps out what it should let in, or can't be judged.
 LEVELS = OPEN, WRONG, UNCLEAR = "open", "wrong", "unclear"
 
@@ -117,7 +119,7 @@ MISTAKES = {
     ),
     "policy-too-large": Mistake(
         WRONG,
-        "IAM accepts 2,048 characters, or up to 8,192 if AWS raised the account's quota",
+        f"IAM accepts {SIZE_LIMIT:,} characters, or up to {HIGHEST_SIZE_LIMIT:,} if AWS raised the account's quota",
         "Match a pattern such as web-*, or a name that the certificates share",
     ),
     "element-unknown": Mistake(
@@ -191,6 +193,16 @@ MISTAKES = {
         WRONG,
         "aws:SourceArn is the ARN of the trust anchor that is used, so every session with it is refused",
         "Name this trust anchor, or use the one that the policy names",
+    ),
+    "contradiction": Mistake(
+        WRONG,
+        "All conditions of a statement must be met at once, so this statement lets no certificate in",
+        "Write alternatives as several values of one condition, or as several statements",
+    ),
+    "date-passed": Mistake(
+        WRONG,
+        "The statement has let no certificate in since then",
+        "Remove the statement, or write a later date",
     ),
     "denied-always": Mistake(
         WRONG,

@@ -142,8 +142,9 @@ def _strange_anchors(statements: Sequence[Statement], trust_anchor: str) -> Iter
     """Yield requests by trust anchors that the policy does not name, of its accounts and regions and of others."""
     conditions = (each for statement in statements for each in statement.conditions if is_about(each.key, ANCHOR_KEYS))
     texts = [_ANCHOR, trust_anchor, *(value for each in conditions for value in each.values)]
-    # Wildcards may be a part of a region or account, so each is also replaced.
+    # Wildcards may be a part of a region, so each is also replaced.
     texts += [_example(each) for each in texts]
+    texts += [_filled(part) for text in texts for part in text.split(":")]
     named = [each.split(":", 5) for each in texts if each.count(":") >= 5]
     partitions = {parts[1] for parts in named if re.fullmatch(r"aws[a-z-]*", parts[1])}
     regions = {parts[3] for parts in named if re.fullmatch(r"[a-z0-9-]+", parts[3])}
@@ -186,6 +187,12 @@ def _example_anchor(text: str, account: str) -> str:
 def _example(pattern: str) -> str:
     """Return a text that fits a pattern."""
     return pattern.replace("*", "qz").replace("?", "0")
+
+
+def _filled(pattern: str) -> str:
+    """Return an account's number with its wildcards replaced by zeros; other text as it is."""
+    missing = 12 - len(pattern.replace("*", ""))
+    return pattern.replace("?", "0").replace("*", "0" * missing, 1).replace("*", "")
 
 
 def _strange_certificates(statements: Sequence[Statement]) -> Iterator[Context]:

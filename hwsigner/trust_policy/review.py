@@ -16,6 +16,7 @@ from typing import Any
 from hwsigner.errors import ConfigError
 from hwsigner.trust_policy import ACTIONS, SERVICE, TrustPolicy, request_context
 from hwsigner.trust_policy.conditions import OPERATORS, Condition
+from hwsigner.trust_policy.contradictions import never_met
 from hwsigner.trust_policy.mistakes import LEVELS, OPEN, ReviewFinding, finding
 from hwsigner.trust_policy.openness import ANCHOR_KEYS, admits, is_about, named_anchor, open_statements, operator_of
 from hwsigner.trust_policy.reading import Reader, Statement, is_known
@@ -32,12 +33,15 @@ _LITERAL = re.compile(r"\$\{[*?$]\}")  # No tag has one of these characters.
 _LONGEST_VALUE = 256
 
 
-def review(document: str | bytes | Mapping[str, Any], *, trust_anchor: str = "") -> list[ReviewFinding]:
+def review(
+    document: str | bytes | Mapping[str, Any], *, trust_anchor: str = "", now: datetime | None = None
+) -> list[ReviewFinding]:
     """Return what is open or wrong in a trust policy: first what is open, then what is wrong, then what is unclear.
 
     Args:
         document: JSON, or the object that it contains. It need not be a policy.
         trust_anchor: the ARN of the trust anchor that should be let in; an empty string for any.
+        now: the time, with its zone; the clock's if None.
     """
     try:
         policy = json.loads(document, parse_int=str, parse_float=str) if isinstance(document, str | bytes) else document
@@ -50,6 +54,7 @@ def review(document: str | bytes | Mapping[str, Any], *, trust_anchor: str = "")
     reader = Reader(policy)
     found = [*reader.findings, *open_statements(reader.statements, trust_anchor)]
     found += _about_statements(reader.statements)
+    found += never_met(reader.statements, now or datetime.now(UTC))
     if trust_anchor and not any(each.id == "source-arn-kind" for each in found):
         found += _about_anchor(reader.statements, trust_anchor)
     found += _about_refusal(document, found)

@@ -91,6 +91,14 @@ def test_default_profile_is_the_default_section() -> None:
     assert changed(b"", "default").decode() == f"[default]\ncredential_process = {COMMAND}\n"
 
 
+def test_region_is_for_a_new_section_alone() -> None:
+    new = with_credential_process(b"", "web", COMMAND, path="config", region="eu-west-1")
+    assert new.decode() == f"[profile web]\ncredential_process = {COMMAND}\nregion = eu-west-1\n"
+    assert with_credential_process(new, "web", COMMAND, path="config", region="us-east-1") == new
+    old = b"[profile web]\noutput = json\n"
+    assert b"region" not in with_credential_process(old, "web", COMMAND, path="config", region="eu-west-1")
+
+
 def test_boto3_runs_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "it's.sh"
     script.write_text('#!/bin/sh\necho \'{"Version":1,"AccessKeyId":"ASIA1","SecretAccessKey":"s"}\'\n')

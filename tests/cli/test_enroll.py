@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from cryptography import x509
 
@@ -22,6 +23,7 @@ import certs
 from emulators import InProcessSoftHSM
 from enrolments import SUBJECT, Enrolment, refused, succeeds
 from hwsigner.cli import enroll, enrolling
+from hwsigner.config import profiles
 from hwsigner.enrolment import enroll as steps
 from softhsm.pcsc import SoftPcsc
 from softhsm.tpm import SoftTPM
@@ -38,6 +40,7 @@ class TestWay:
         assert "issued now" in rows["Certified"]
         assert rows["Next"] == "aws sts get-caller-identity --profile web"
         assert enrolment.gets_credentials()
+        assert boto3.Session(profile_name="web").region_name == "us-east-1"
         assert (enrolment.config.stat().st_mode, enrolment.aws_config.stat().st_mode) == (0o100600, 0o100600)
 
     def test_second_run_changes_nothing_and_needs_no_flags(self, enrolment: Enrolment) -> None:
@@ -178,7 +181,7 @@ class TestKilled:
     ) -> None:
         monkeypatch.setattr(enrolling, "LOCK_TIMEOUT", 0.0)
         with enrolling.only_one("web"):
-            refused(enrolment.run(), 7, "another hwsigner enroll web is running")
+            refused(enrolment.run(), 7, "another hwsigner enroll or renew of web is running")
 
 
 class TestIssuer:
@@ -274,6 +277,8 @@ class TestRefused:
             ("--subject=bamboo", "the subject 'bamboo' is invalid"),
             ("--issuer=acme", "there is no issuer 'acme'"),
             ("--issuer=est", "the issuer's URL is missing"),
+            ("--role-arn=web", "--role-arn is 'web', which is not a role ARN"),
+            ("--region=eu-west-1", "but the trust anchor is in us-east-1"),
             ("--algorithm=dsa", "--algorithm is 'dsa'"),
         ],
     )
@@ -330,3 +335,35 @@ def test_missing_arns_are_named(enrolment: Enrolment) -> None:
     assert rows["Missing"].endswith("with --trust-anchor-arn, --profile-arn, --role-arn")
     succeeds(enrolment.again(*enrolment.scene.flags(certificate=None, private_key=None)))
     assert enrolment.gets_credentials()
+
+
+class TestSystem:
+    def test_profile_goes_into_the_system_s_file_and_no_user_s_files_are_written(self, enrolment: Enrolment) -> None:
+        rows = succeeds(enrolment.run("--system"))
+        file = profiles.SYSTEM_FILE
+        assert rows["Profile"] == f"{file}: [profile.web]"
+        assert "SDKs" not in rows
+        assert not enrolment.config.exists()
+        assert not enrolment.aws_config.exists()
+        assert (file.parent.stat().st_mode & 0o777, file.stat().st_mode & 0o007) == (0o755, 0)
+        assert "which was there" in succeeds(enrolment.again())["Certified"]
+        assert enrolment.scene.call("credential-process", "--profile", "web").status == 0
+
+    def test_agent_s_group_may_read_a_new_file(self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(profiles, "agent_group", lambda: 12345)
+        succeeds(enrolment.run("--system"))
+        status = profiles.SYSTEM_FILE.stat()
+        assert (status.st_gid, status.st_mode & 0o777) == (12345, 0o640)
+
+    def test_profile_of_the_user_is_not_moved(self, enrolment: Enrolment) -> None:
+        succeeds(enrolment.run())
+        refused(enrolment.again("--system"), 2, "is in", "Leave out --system")
+
+    def test_renewal_changes_the_system_s_file(self, enrolment: Enrolment) -> None:
+        succeeds(enrolment.run("--system"))
+        enrolment.config.parent.mkdir(parents=True)
+        text = profiles.SYSTEM_FILE.read_text()
+        profiles.SYSTEM_FILE.write_text(text.replace("-days 2", "-days 3"))
+        rows = succeeds(enrolment.scene.call("renew", "web"))
+        assert rows["Profile"].startswith(str(profiles.SYSTEM_FILE))
+        assert not list(enrolment.config.parent.iterdir())

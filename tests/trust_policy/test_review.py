@@ -23,6 +23,7 @@ from hwsigner.trust_policy.writing import write_trust_policy
 UUID = "0e5a7c1e-2b9d-4c3f-8a64-51d0f7b3c9aa"
 ANCHOR = f"arn:aws:rolesanywhere:eu-central-1:123456789012:trust-anchor/{UUID}"
 SERVICE = {"Service": "rolesanywhere.amazonaws.com"}
+NOW = datetime(2026, 1, 31, tzinfo=UTC)
 CN, OU = "aws:PrincipalTag/x509Subject/CN", "aws:PrincipalTag/x509Subject/OU"
 PINNED = {"ArnEquals": {"aws:SourceArn": ANCHOR}}
 NAMED = {"StringEquals": {CN: "bamboo-01"}}
@@ -55,7 +56,7 @@ def anchor(**parts: str) -> dict[str, Any]:
 
 
 def ids(document: Any, trust_anchor: str = ANCHOR) -> set[str]:
-    return {each.id for each in review(document, trust_anchor=trust_anchor)}
+    return {each.id for each in review(document, trust_anchor=trust_anchor, now=NOW)}
 
 
 # In so many regions and accounts that not every combination of them can be tried.
@@ -148,6 +149,39 @@ TABLE: list[tuple[str, Any, set[str]]] = [
             ),
         ),
         set(),
+    ),
+    (
+        "a pattern of accounts",
+        policy(allow({"StringLike": {"aws:SourceAccount": "1234*12", CN: "a"}})),
+        {"source-account-only"},
+    ),
+    (
+        "two names that exclude each other",
+        policy(allow(PINNED, NAMED, {"StringLike": {CN: "web-*"}})),
+        {"contradiction"},
+    ),
+    (
+        "a name and not the name",
+        policy(allow(PINNED, NAMED, {"StringNotEquals": {CN: "bamboo-01"}})),
+        {"contradiction"},
+    ),
+    ("a name in two conditions", policy(allow(PINNED, NAMED, {"StringLike": {CN: "bamboo-*"}})), set()),
+    (
+        "one of two names",
+        policy(allow(PINNED, {"StringEquals": {CN: ["a", "b"]}, "StringNotEquals": {CN: "a"}})),
+        set(),
+    ),
+    ("a name that must be missing", policy(allow(PINNED, NAMED, {"Null": {CN: "true"}})), {"contradiction"}),
+    ("a Deny for two conditions", policy(allow(PINNED, NAMED), deny(NAMED, {"StringLike": {CN: "web-*"}})), set()),
+    (
+        "a time limit that passed",
+        policy(allow(PINNED, NAMED, {"DateLessThan": {"aws:CurrentTime": "2020-01-01"}})),
+        {"date-passed"},
+    ),
+    (
+        "a time limit in seconds that passed",
+        policy(allow(PINNED, NAMED, {"DateLessThanEquals": {"aws:EpochTime": 1500000000}})),
+        {"date-passed"},
     ),
     (
         "placeholders",
@@ -638,6 +672,23 @@ def test_policy_that_lets_an_unnamed_certificate_in_is_open(document: Any, tags:
     except ConfigError:
         return
     assert "open" in {each.level for each in review(document)}
+
+
+@given(_statement, st.sampled_from(["bamboo-01", "zurich", "*"]), st.sampled_from(["CN=bamboo-01", "ID=1f"]))
+def test_statement_that_lets_a_certificate_in_is_not_called_impossible(
+    statement: dict[str, Any], name: str, identity: str
+) -> None:
+    document = policy(statement)
+    context = request_context(
+        trust_anchor=ANCHOR, tags={"x509Subject/CN": name}, session_name=name, source_identity=identity, now=NOW
+    )
+    try:
+        if TrustPolicy(document).refusal(context):
+            return
+    except ConfigError:
+        return
+    found = {each.id for each in review(document, trust_anchor=ANCHOR, now=NOW)}
+    assert not found & {"contradiction", "date-passed", "denied-always", "source-arn-other", "action-missing"}
 
 
 _PATTERNS = [

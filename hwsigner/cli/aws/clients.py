@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -42,7 +43,9 @@ def clients(arguments: argparse.Namespace, *, region: str | None = None) -> Clie
         _check_endpoint(endpoint)
     if given.get("region"):
         check_region(given["region"])
-    return Clients(given.get("region") or region, profile=given.get("aws-profile"), endpoint=endpoint)
+    # boto3 itself reads only AWS_DEFAULT_REGION; the other SDKs, and people, set AWS_REGION.
+    chosen = given.get("region") or region or os.environ.get("AWS_REGION")
+    return Clients(chosen, profile=given.get("aws-profile"), endpoint=endpoint)
 
 
 def _check_endpoint(url: str) -> None:

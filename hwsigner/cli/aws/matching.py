@@ -91,10 +91,10 @@ def matching_policy(
         HwsignerWarning: the policy is larger than IAM's usual limit, or lets in more than it names.
     """
     policy = write_trust_policy(tags, trust_anchor=trust_anchor)
+    _check_size(size(policy))
     for each in certificates:
         if reason := TrustPolicy(policy).refusal(_request(each, trust_anchor or _ANY_TRUST_ANCHOR)):
             raise CertificateError(f"{each.source} would be refused: {reason}", "Leave it out, or change --match")
-    _check_size(size(policy))
     for found in review(policy, trust_anchor=trust_anchor or ""):
         if found.id != "source-arn-none":  # The caller knows.
             warnings.warn(HwsignerWarning(f"{found.found}. {found.why}", found.instead), stacklevel=2)

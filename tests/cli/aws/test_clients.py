@@ -44,6 +44,12 @@ def test_flags_choose_endpoint_and_region() -> None:
     assert url("--region=us-east-2") == "https://rolesanywhere.us-east-2.amazonaws.com"
 
 
+def test_region_is_the_one_of_aws_region_when_nothing_else_gives_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "eu-west-3")
+    assert clients(completed()).rolesanywhere.region == "eu-west-3"
+    assert url() == f"https://rolesanywhere.{REGION}.amazonaws.com"
+
+
 def test_endpoints_are_those_of_the_sdks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:4566")
     assert url() == "http://127.0.0.1:4566"
