@@ -24,8 +24,11 @@ CERTIFICATE_KEYS = (*_TAG_KEYS, "aws:tagkeys", "sts:sourceidentity", "aws:origin
 _STRANGER = "qzxjv"  # A value that no condition names.
 _STRANGERS_ACCOUNT = "999988887777"
 _UUID = "7f3c9d1b-5e2a-4b86-9c0d-e4a1f86b2d57"
-ANY_ANCHOR = f"arn:aws:rolesanywhere:eu-west-1:{_STRANGERS_ACCOUNT}:trust-anchor/{_UUID}"
+_STRANGERS_REGION = "eu-west-1"
+ANY_ANCHOR = f"arn:aws:rolesanywhere:{_STRANGERS_REGION}:{_STRANGERS_ACCOUNT}:trust-anchor/{_UUID}"
 _MANY_TAGS = 6
+_MANY_PLACES = 400
+_MANY_ACCOUNTS = 8
 _FEW_LETTERS = 2  # A pattern with fewer letters and digits names no one.
 
 
@@ -144,11 +147,22 @@ def _strange_anchors(statements: Sequence[Statement], trust_anchor: str) -> Iter
     named = [each.split(":", 5) for each in texts if each.count(":") >= 5]
     partitions = {parts[1] for parts in named if re.fullmatch(r"aws[a-z-]*", parts[1])}
     regions = {parts[3] for parts in named if re.fullmatch(r"[a-z0-9-]+", parts[3])}
-    accounts = {account for text in texts for account in re.findall(r"(?<!\d)\d{12}(?!\d)", text)}
-    for partition, region, account in itertools.product(*map(sorted, (partitions, regions, accounts))):
+    accounts = {account for text in texts for account in _accounts(text)}
+    places = set(itertools.product(partitions, regions, accounts))
+    if len(places) > _MANY_PLACES:  # Else it would take minutes.
+        strange = {*itertools.product(partitions, regions, [_STRANGERS_ACCOUNT])}
+        strange |= {*itertools.product(partitions, [_STRANGERS_REGION], accounts)}
+        places &= strange | {(parts[1], parts[3], parts[4]) for parts in named}
+    for partition, region, account in sorted(places):
         yield request_by(f"arn:{partition}:rolesanywhere:{region}:{account}:trust-anchor/{_UUID}")
-    for text, account in itertools.product(filter(_names_several, dict.fromkeys(texts)), sorted(accounts)):
-        yield request_by(_example_anchor(text, account))
+    for text in filter(_names_several, dict.fromkeys(texts)):
+        own = {_STRANGERS_ACCOUNT, *_accounts(text)} if len(accounts) > _MANY_ACCOUNTS else accounts
+        for account in sorted(own):
+            yield request_by(_example_anchor(text, account))
+
+
+def _accounts(text: str) -> list[str]:
+    return re.findall(r"(?<!\d)\d{12}(?!\d)", text)
 
 
 def _names_several(text: str) -> bool:
@@ -165,7 +179,7 @@ def _example_anchor(text: str, account: str) -> str:
     """Return the ARN of a trust anchor that a value of aws:SourceArn with wildcards fits."""
     parts = _example(text).split(":", 5)
     if len(parts) < 6:
-        return f"arn:aws:rolesanywhere:eu-west-1:{account}:trust-anchor/{_example(_anchor_id(text))}"
+        return f"arn:aws:rolesanywhere:{_STRANGERS_REGION}:{account}:trust-anchor/{_example(_anchor_id(text))}"
     return ":".join([*parts[:4], account, parts[5]])
 
 

@@ -59,6 +59,9 @@ def ids(document: Any, trust_anchor: str = ANCHOR) -> set[str]:
     return {each.id for each in review(document, trust_anchor=trust_anchor, now=NOW)}
 
 
+# In so many regions and accounts that not every combination of them can be tried.
+MANY_ANCHORS = [f"arn:aws:rolesanywhere:r{i}:{100000000000 + i}:trust-anchor/{UUID}" for i in range(40)]
+
 # Policies, and the mistakes that the review must name: all of them, and no others.
 TABLE: list[tuple[str, Any, set[str]]] = [
     # Good ones.
@@ -294,6 +297,12 @@ TABLE: list[tuple[str, Any, set[str]]] = [
     (
         "a part of the trust anchor as text",
         policy(allow(NAMED, {"StringLike": {"aws:SourceArn": "*:trust-anchor/0*"}})),
+        {"source-arn-any"},
+    ),
+    ("many trust anchors", policy(allow({"ArnEquals": {"aws:SourceArn": [ANCHOR, *MANY_ANCHORS]}}, NAMED)), set()),
+    (
+        "many trust anchors and a part of another's UUID",
+        policy(allow({"ArnLike": {"aws:SourceArn": [ANCHOR, *MANY_ANCHORS, MANY_ANCHORS[7][:-9] + "*"]}}, NAMED)),
         {"source-arn-any"},
     ),
     ("a trust anchor and a wildcard after it", policy(allow(anchor(id=f"{UUID}*"), NAMED)), set()),
