@@ -190,6 +190,9 @@ def _for_an_administrator(leaf: Certificate, arn: str) -> str:
 
 def _removal(found: Profile) -> _Step:
     def remove() -> Sequence[str]:
+        now = profiles(os.environ).get(found.name)
+        if now and (now.file, now.values) != (found.file, found.values):
+            raise HwsignerError(f"profile {found.name!r} has changed since it was shown", "Run the command again")
         remove_profile(found.name, os.environ)
         return [f"done: {line}"]
 
@@ -202,5 +205,14 @@ def _others_with(uri: str, retired: Profile) -> list[str]:
     return [
         f"Profile {name!r} names the same key, and will not work any more"
         for name, other in sorted(profiles(os.environ).items())
-        if name != retired.name and uri in [other.values.get(flag.replace("_", "-")) for flag in _KEY_FLAGS]
+        if name != retired.name
+        and any(_is_same_key(uri, other.values.get(flag.replace("_", "-"))) for flag in _KEY_FLAGS)
     ]
+
+
+def _is_same_key(text: str, other: object) -> bool:
+    """Return whether two values of a profile are the same, or paths of the same file."""
+    try:
+        return text == other or (isinstance(other, str) and os.path.samefile(text, other))
+    except (OSError, ValueError):
+        return False

@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hwsigner.control_plane.clients import Clients
+from hwsigner.control_plane.failures import not_from_aws
 from hwsigner.control_plane.wanted import Wanted
 from hwsigner.errors import ServiceError, UsageError
 
@@ -30,8 +31,9 @@ class TrustAnchor:
         """Read the service's description.
 
         Raises:
-            ServiceError: its certificates can't be read.
+            ServiceError: its certificates can't be read, or the description has no ARN or name.
         """
+        arn, name = _texts(detail, "trustAnchorArn", "name")
         source = detail.get("source", {})
         bundle = None
         if source.get("sourceType") == _BUNDLE:
@@ -39,9 +41,9 @@ class TrustAnchor:
             try:
                 bundle = tuple(x509.load_pem_x509_certificates(text.encode()))
             except ValueError as error:
-                problem = f"trust anchor {detail['trustAnchorArn']} has a certificate that can't be read"
+                problem = f"trust anchor {arn} has a certificate that can't be read"
                 raise ServiceError(problem, "Look at it with aws rolesanywhere get-trust-anchor") from error
-        return cls(detail["trustAnchorArn"], detail["name"], detail.get("enabled", False), bundle)
+        return cls(arn, name, detail.get("enabled", False), bundle)
 
     @property
     def id(self) -> str:
@@ -65,9 +67,16 @@ class Role:
 
     @classmethod
     def of(cls, detail: Mapping[str, Any], policies: Sequence[str] = ()) -> Role:
-        """Read the service's description."""
-        document, longest = detail["AssumeRolePolicyDocument"], detail.get("MaxSessionDuration", 3600)
-        return cls(detail["Arn"], detail["RoleName"], document, longest, tuple(policies))
+        """Read the service's description.
+
+        Raises:
+            ServiceError: it has no ARN or name, or its trust policy can't be read.
+        """
+        arn, name = _texts(detail, "Arn", "RoleName")
+        document = detail.get("AssumeRolePolicyDocument")
+        if not isinstance(document, Mapping):
+            raise ServiceError(f"role {arn} has a trust policy that can't be read", "Look at it with aws iam get-role")
+        return cls(arn, name, document, detail.get("MaxSessionDuration", 3600), tuple(policies))
 
 
 @dataclass(frozen=True)
@@ -82,9 +91,14 @@ class Profile:
 
     @classmethod
     def of(cls, detail: Mapping[str, Any]) -> Profile:
-        """Read the service's description."""
+        """Read the service's description.
+
+        Raises:
+            ServiceError: it has no ARN or name.
+        """
+        arn, name = _texts(detail, "profileArn", "name")
         roles, duration = tuple(detail.get("roleArns", ())), detail.get("durationSeconds") or 3600
-        return cls(detail["profileArn"], detail["name"], detail.get("enabled", False), roles, duration)
+        return cls(arn, name, detail.get("enabled", False), roles, duration)
 
     @property
     def id(self) -> str:
@@ -181,6 +195,15 @@ def subjects(certificates: Sequence[x509.Certificate]) -> str:
 def pem(certificates: Sequence[x509.Certificate]) -> str:
     """Return certificates as a trust anchor's bundle."""
     return "".join(each.public_bytes(Encoding.PEM).decode() for each in certificates)
+
+
+def _texts(detail: Mapping[str, Any], *members: str) -> list[str]:
+    """Return members that every description has, though botocore's model does not say so."""
+    found = [detail.get(member) for member in members]
+    texts = [each for each in found if isinstance(each, str)]
+    if len(texts) < len(members):
+        raise not_from_aws(f"a call that describes {' and '.join(members)}")
+    return texts
 
 
 def _read_role(clients: Clients, wanted: Wanted) -> Role | None:

@@ -62,7 +62,7 @@ def report(facts: Facts, request: SessionRequest, chain: Chain | None, now: date
     anchor, profile = facts.anchor(request.trust_anchor_arn) or {}, facts.profile(request.profile_arn) or {}
     authorities, role = trusted(anchor, facts), facts.role or {}
     role = role if role.get("Arn") == request.role_arn else {}
-    document = role.get("AssumeRolePolicyDocument", {})
+    document = _document(role)
     findings = [*check_resources(facts, request), *check_lists(chain, anchor, facts, now)]
     if chain:
         findings += check_certificate(chain, now)
@@ -107,6 +107,12 @@ def report_policy(
             anchor = trust_anchor or next(iter(named_anchors(policy)), _ANY_ANCHOR)
             decisions = list(_decisions(document, _context(chain, {}, anchor, session_name, now)))
     return Report(facts, decisions, [*findings, *_refusals(decisions)])
+
+
+def _document(role: Detail) -> Detail:
+    """Return a role's trust policy; empty if it is not an object."""
+    document = role.get("AssumeRolePolicyDocument")
+    return document if isinstance(document, Mapping) else {}
 
 
 def _canonical(anchor: Detail, request: SessionRequest) -> str:
@@ -156,7 +162,7 @@ def _facts(
     facts: Facts, request: SessionRequest, chain: Chain | None, role: Detail, authorities: Sequence[Certificate]
 ) -> dict[str, list[str]]:
     anchor, profile = facts.anchor(request.trust_anchor_arn) or {}, facts.profile(request.profile_arn) or {}
-    document = role.get("AssumeRolePolicyDocument", {})
+    document = _document(role)
     sections = {
         "trust anchor": list(_of_anchor(anchor, facts, authorities)) if anchor else [],
         "profile": list(_of_profile(profile)) if profile else [],

@@ -5,12 +5,15 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from hwsigner.errors import ConfigError, UsageError
+from hwsigner.identity.session_tags import TAGS
 from hwsigner.trust_policy import TrustPolicy, request_context
 from hwsigner.trust_policy.writing import HIGHEST_SIZE_LIMIT, SIZE_LIMIT, has_wildcard, size, write_trust_policy
+
+_MUCH_LATER = timedelta(days=3650)  # A statement that ends before lets no one in for good.
 
 
 def with_statement(
@@ -54,7 +57,7 @@ def refusal(policy: Mapping[str, Any], tags: Mapping[str, Sequence[str]], trust_
     if any(map(has_wildcard, (value for values in tags.values() for value in values))):
         return ""
     try:
-        return TrustPolicy(policy).refusal(_request(tags, trust_anchor))
+        return TrustPolicy(policy).refusal(_request(tags, trust_anchor, datetime.now(UTC)))
     except ConfigError:
         return ""
 
@@ -80,25 +83,31 @@ def _allows(policy: Mapping[str, Any], tags: Mapping[str, Sequence[str]], trust_
     # With wildcards or several values, one request says nothing about the others.
     if len(values) > len(tags) or any(map(has_wildcard, values)):
         return False
+    now = datetime.now(UTC)
+    others = dict.fromkeys(TAGS, "any")
+    requests = (_request(tags, trust_anchor, now), _request(tags, trust_anchor, now + _MUCH_LATER, others))
     try:
-        return not TrustPolicy(policy).refusal(_request(tags, trust_anchor))
+        return not any(TrustPolicy(policy).refusal(each) for each in requests)
     except ConfigError:
         return False
 
 
-def _request(tags: Mapping[str, Sequence[str]], trust_anchor: str) -> Any:
+def _request(
+    tags: Mapping[str, Sequence[str]], trust_anchor: str, now: datetime, others: Mapping[str, str] | None = None
+) -> Any:
+    """Return a request by a certificate with these names, and with others that the user did not name."""
     return request_context(
         trust_anchor=trust_anchor,
-        tags={name: values[0] for name, values in tags.items()},
-        session_name="0",
-        source_identity="CN=" + next(iter(tags.get("x509Subject/CN", ())), ""),
-        now=datetime.now(UTC),
+        tags={**(others or {}), **{name: values[0] for name, values in tags.items()}},
+        session_name="1" if others else "0",
+        source_identity="CN=" + next(iter(tags.get("x509Subject/CN", ())), "any" if others else ""),
+        now=now,
     )
 
 
 def _sid(others: Sequence[Any]) -> str:
     """Return an ID that says who wrote a statement, and that no other statement has."""
-    used = {each.get("Sid") for each in others if isinstance(each, Mapping)}
+    used = [each.get("Sid") for each in others if isinstance(each, Mapping)]
     return next(sid for number in range(1, len(used) + 2) if (sid := f"Hwsigner{number}") not in used)
 
 

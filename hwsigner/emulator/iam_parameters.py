@@ -15,8 +15,9 @@ VERSION = "2010-05-08"
 MAX_TAGS = 50
 _PAGE = 100
 _MEMBER = re.compile(r"(Tags)\.member\.(\d{1,3})\.(Key|Value)|(TagKeys)\.member\.(\d{1,3})", re.ASCII)
-_TAG_KEY = re.compile(r"[\w\s.:/=+@-]{1,128}")
-_TAG_VALUE = re.compile(r"[\w\s.:/=+@-]{0,256}")
+_TAG_CHARACTER = r"(?:(?![\x00-\x1f\x7f-\x9f])[\w\s.:/=+@-])"
+_TAG_KEY = re.compile(_TAG_CHARACTER + "{1,128}")
+_TAG_VALUE = re.compile(_TAG_CHARACTER + "{0,256}")
 
 
 class _Text(NamedTuple):

@@ -186,9 +186,15 @@ class _Statement:
 def _parsed(text: str | bytes) -> Any:
     try:
         # Numbers stay as written.
-        return json.loads(text, object_pairs_hook=_without_repeats, parse_int=str, parse_float=str)
+        return json.loads(
+            text, object_pairs_hook=_without_repeats, parse_int=str, parse_float=str, parse_constant=_refuse_constant
+        )
     except (ValueError, RecursionError) as error:
         raise _bad(f"the trust policy is not JSON, or names a member twice: {error}") from error
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -23,8 +23,12 @@ CERTIFICATE_KEYS = (*_TAG_KEYS, "aws:tagkeys", "sts:sourceidentity", "aws:origin
 _STRANGER = "qzxjv"  # A value that no condition names.
 _STRANGERS_ACCOUNT = "999988887777"
 _UUID = "7f3c9d1b-5e2a-4b86-9c0d-e4a1f86b2d57"
-_ANCHOR = f"arn:aws:rolesanywhere:eu-west-1:{_STRANGERS_ACCOUNT}:trust-anchor/{_UUID}"
+_STRANGERS_REGION = "eu-west-1"
+_ANCHOR = f"arn:aws:rolesanywhere:{_STRANGERS_REGION}:{_STRANGERS_ACCOUNT}:trust-anchor/{_UUID}"
 _MANY_TAGS = 6
+_MANY_PLACES = 400
+_MANY_ACCOUNTS = 8
+_FEW_LETTERS = 2  # A pattern with fewer letters and digits names no one.
 
 
 def open_statements(statements: Sequence[Statement], trust_anchor: str = "") -> Iterator[ReviewFinding]:
@@ -139,14 +143,50 @@ def _strange_anchors(statements: Sequence[Statement], trust_anchor: str) -> Iter
     conditions = (each for statement in statements for each in statement.conditions if is_about(each.key, ANCHOR_KEYS))
     texts = [_ANCHOR, trust_anchor, *(value for each in conditions for value in each.values)]
     # Wildcards may be a part of a region, so each is also replaced.
-    texts += [each.replace("*", "qz").replace("?", "0") for each in texts]
+    texts += [_example(each) for each in texts]
     texts += [_filled(part) for text in texts for part in text.split(":")]
     named = [each.split(":", 5) for each in texts if each.count(":") >= 5]
     partitions = {parts[1] for parts in named if re.fullmatch(r"aws[a-z-]*", parts[1])}
     regions = {parts[3] for parts in named if re.fullmatch(r"[a-z0-9-]+", parts[3])}
-    accounts = {account for text in texts for account in re.findall(r"(?<!\d)\d{12}(?!\d)", text)}
-    for partition, region, account in itertools.product(*map(sorted, (partitions, regions, accounts))):
+    accounts = {account for text in texts for account in _accounts(text)}
+    places = set(itertools.product(partitions, regions, accounts))
+    if len(places) > _MANY_PLACES:  # Else it would take minutes.
+        strange = {*itertools.product(partitions, regions, [_STRANGERS_ACCOUNT])}
+        strange |= {*itertools.product(partitions, [_STRANGERS_REGION], accounts)}
+        places &= strange | {(parts[1], parts[3], parts[4]) for parts in named}
+    for partition, region, account in sorted(places):
         yield _context(f"arn:{partition}:rolesanywhere:{region}:{account}:trust-anchor/{_UUID}", {})
+    for text in filter(_names_several, dict.fromkeys(texts)):
+        own = {_STRANGERS_ACCOUNT, *_accounts(text)} if len(accounts) > _MANY_ACCOUNTS else accounts
+        for account in sorted(own):
+            yield _context(_example_anchor(text, account), {})
+
+
+def _accounts(text: str) -> list[str]:
+    return re.findall(r"(?<!\d)\d{12}(?!\d)", text)
+
+
+def _names_several(text: str) -> bool:
+    """Return whether a value of aws:SourceArn has wildcards in the trust anchor's UUID, and fits others."""
+    letters, wildcards = re.subn(r"[*?]", "", _anchor_id(text))
+    return wildcards > 0 and "$" not in text and len(letters) < len(_UUID)
+
+
+def _anchor_id(text: str) -> str:
+    return text.rpartition(":")[2].rpartition("/")[2]
+
+
+def _example_anchor(text: str, account: str) -> str:
+    """Return the ARN of a trust anchor that a value of aws:SourceArn with wildcards fits."""
+    parts = _example(text).split(":", 5)
+    if len(parts) < 6:
+        return f"arn:aws:rolesanywhere:{_STRANGERS_REGION}:{account}:trust-anchor/{_example(_anchor_id(text))}"
+    return ":".join([*parts[:4], account, parts[5]])
+
+
+def _example(pattern: str) -> str:
+    """Return a text that fits a pattern."""
+    return pattern.replace("*", "qz").replace("?", "0")
 
 
 def _filled(pattern: str) -> str:
@@ -162,10 +202,23 @@ def _strange_certificates(statements: Sequence[Statement]) -> Iterator[Context]:
         chosen = [set(each) for size in range(len(names) + 1) for each in itertools.combinations(names, size)]
     else:
         chosen = [set(), set(names), *({each} for each in names), *(set(names) - {each} for each in names)]
-    for present in chosen:
-        tags = dict.fromkeys(sorted(present), _STRANGER)
-        for identity, origin in itertools.product((f"CN={_STRANGER}", "ID=0a1b"), ({}, {"Subject": _STRANGER})):
+    examples = dict(_examples(statements))
+    identities = dict.fromkeys((f"CN={_STRANGER}", "ID=0a1b", examples.get("sts:sourceidentity", "ID=0a1b")))
+    origins: list[dict[str, str]] = [{}, {"Subject": _STRANGER}, {"Subject": examples.get("subject", _STRANGER)}]
+    for present, fitting in itertools.product(chosen, ({}, examples) if examples else ({},)):
+        tags = {name: fitting.get(name.lower(), _STRANGER) for name in sorted(present)}
+        for identity, origin in itertools.product(identities, origins):
             yield _context(_ANCHOR, tags, identity, origin)
+
+
+def _examples(statements: Sequence[Statement]) -> Iterator[tuple[str, str]]:
+    """Yield values that fit patterns with hardly any letters, such as *-*, each with its tag or key in lower case."""
+    for condition in (each for statement in statements for each in statement.conditions):
+        key = condition.key.lower().partition("/")[2] or condition.key.lower()
+        for value in condition.values:
+            letters = re.sub(r"[\W_]", "", re.sub(r"^(?:CN|ID)=", "", value))
+            if re.search(r"[*?]", value) and "$" not in value and len(letters) < _FEW_LETTERS:
+                yield key, _example(value)
 
 
 def _tags(statements: Sequence[Statement]) -> Iterator[str]:

@@ -98,6 +98,9 @@ class Reader:
                     statement.everyone = statement.concerns_service = True
                 elif (kind, text) == ("Service", SERVICE):
                     statement.concerns_service = True
+                elif (kind, text) == ("Service", "*"):
+                    self._add("not-judged", f"{statement.name} has the principal Service '*'", f"Write {SERVICE}")
+                    statement.concerns_service = True
                 else:
                     self._read_other_principal(kind, text, statement)
 
@@ -140,7 +143,8 @@ class Reader:
         except ValueError as error:
             if not bad and meant is not None:
                 self._add("value-wrong", f"{statement.name}: {error}")
-            statement.unread.append(known)
+            if not _is_met_by_others(operator) or not statement.allows:
+                statement.unread.append(known)
         else:
             statement.conditions.append(condition)
 
@@ -191,6 +195,11 @@ def _fits(pattern: str, action: str) -> bool:
     """Return whether an action is one of those that a text with wildcards names."""
     regex = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
     return re.fullmatch(regex, action, re.IGNORECASE) is not None
+
+
+def _is_met_by_others(operator: str) -> bool:
+    """Return whether an operator is met by requests that a condition does not name, whatever its value is."""
+    return "Not" in operator or operator.startswith("ForAllValues:") or operator.endswith("IfExists")
 
 
 def is_known(key: str) -> bool:

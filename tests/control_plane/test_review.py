@@ -139,6 +139,12 @@ def test_nothing_is_said_of_what_could_not_be_read() -> None:
     assert found(unread).decisions == []
 
 
+@pytest.mark.parametrize("document", ["not JSON", [], None])
+def test_trust_policy_that_is_not_an_object_lets_no_one_in(document: Any) -> None:
+    role = {"Arn": ROLE, "RoleName": "web", "AssumeRolePolicyDocument": document}
+    assert "principal-wrong" in ids(facts(role=role))
+
+
 def test_role_of_the_same_name_under_another_path_is_not_the_role() -> None:
     role = {**(facts().role or {}), "Arn": ROLE.replace("team/", "")}
     [missing] = found(facts(role=role)).findings

@@ -533,3 +533,18 @@ def test_policy_keeps_its_document() -> None:
     text = f"{json.dumps(policy(statement({})), indent=1)}\n"
     assert TrustPolicy(text).document == TrustPolicy(text.encode()).document == text
     assert json.loads(TrustPolicy(json.loads(text)).document) == json.loads(text)
+
+
+@pytest.mark.parametrize("value", ['"1_000"', '"\u0661"', '" 1"', "NaN", "Infinity", '"1e9999"'])
+def test_number_that_iam_does_not_know_is_refused(value: str) -> None:
+    condition = f'{{"NumericLessThan": {{"aws:EpochTime": {value}}}}}'
+    statement = f'{{"Effect": "Allow", "Principal": "*", "Action": "sts:*", "Condition": {condition}}}'
+    with pytest.raises(ConfigError):
+        TrustPolicy(f'{{"Version": "2012-10-17", "Statement": [{statement}]}}')
+
+
+def test_constant_that_json_does_not_have_is_refused() -> None:
+    condition = '{"StringEquals": {"aws:PrincipalTag/x509Subject/CN": NaN}}'
+    statement = f'{{"Effect": "Allow", "Principal": "*", "Action": "sts:*", "Condition": {condition}}}'
+    with pytest.raises(ConfigError, match="NaN"):
+        TrustPolicy(f'{{"Statement": [{statement}]}}')

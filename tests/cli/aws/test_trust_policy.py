@@ -243,6 +243,25 @@ def test_policy_over_the_default_limit_is_a_warning(call: Call) -> None:
     assert "IAM's default limit is 2048" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("match", "joined"), [("CN=web-*", "web-1/admin"), ("CN=*.example.org", "admin/a.example.org")]
+)
+def test_pattern_says_that_it_fits_a_name_with_several_values(
+    call: Callable[..., Outcome], match: str, joined: str
+) -> None:
+    outcome = call("aws", "trust-policy", f"--match={match}", "--trust-anchor-arn", ANCHOR)
+    context = request_context(
+        trust_anchor=ANCHOR,
+        tags={"x509Subject/CN": joined},
+        session_name="0",
+        source_identity="CN=any",
+        now=datetime.now(UTC),
+    )
+    assert TrustPolicy(outcome.out).refusal(context) == ""
+    assert "also fits names with several values, which AWS joins with slashes" in outcome.err
+    assert "several values" not in call("aws", "trust-policy", "--match=CN=web-1", "--trust-anchor-arn", ANCHOR).err
+
+
 def test_certificate_that_the_values_exclude_is_an_error(scene: Scene) -> None:
     outcome = scene.call("aws", "trust-policy", str(scene.leaf), "--match=CN=web-*", "--trust-anchor-arn", ANCHOR)
     assert (outcome.status, outcome.out) == (4, "")
