@@ -12,7 +12,7 @@ from typing import Any
 from hwsigner.cli import options
 from hwsigner.cli.install_certificate import for_any_folder
 from hwsigner.cli.keygen import NEW_KEY, key_request
-from hwsigner.config.flags import ENROLMENT, IDENTITY, SESSION, default_values, profile_values
+from hwsigner.config.flags import ENROLMENT, IDENTITY, SESSION, default_values, profile_values, secret_place
 from hwsigner.config.profiles import Profile, change_profile, file_of_new, profiles
 from hwsigner.enrolment.enroll import Wanted
 from hwsigner.errors import HwsignerError, LockError, UsageError
@@ -74,8 +74,9 @@ def kept_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     for name in ("issuer-ca-file", "vendor-certificates"):
         if name in kept:
             kept[name] = os.path.abspath(kept[name])
-    if os.path.isfile(kept.get("issuer-command", "")):  # Without arguments.
-        kept["issuer-command"] = shlex.quote(os.path.abspath(kept["issuer-command"]))
+    command = kept.get("issuer-command", "")
+    if "/" in command and os.path.isfile(command):  # Without arguments. A bare name is looked up on the PATH alone.
+        kept["issuer-command"] = shlex.quote(os.path.abspath(command))
     return kept
 
 
@@ -93,6 +94,7 @@ def wanted(values: Mapping[str, Any]) -> Wanted:
     KeyURI.of_new(values["private_key"])
     arguments = argparse.Namespace(**values)
     uri = options.key_uri(arguments, values["private_key"])
+    secret_place(uri.text("pin-source") or "")
     return Wanted(
         KeyAccess(uri, options.pin_source(arguments, uri), allow_modules=True),
         values["subject"],

@@ -305,6 +305,14 @@ class TestRefused:
         refused(enrolment.run("--issuer-command=false"), 5, "exited with status 1")
         refused(enrolment.scene.call("credential-process", "--profile", "web"), 2, "Run hwsigner enroll web")
 
+    def test_program_on_the_path_is_not_taken_for_a_file_here(
+        self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "false").write_text("#!/bin/sh\n")  # Another user's, as in /tmp.
+        monkeypatch.chdir(tmp_path)
+        refused(enrolment.run("--issuer-command=false"), 5, "exited with status 1")
+        assert enrolment.profile()["issuer-command"] == "false"
+
     def test_missing_issuer_is_an_error(self, enrolment: Enrolment) -> None:
         refused(enrolment.run("--issuer-command="), 2, "no issuer given")
 
@@ -316,6 +324,22 @@ class TestRefused:
         refused(enrolment.run(*flags), 6, "127.0.0.1:1")
         assert enrolment.profile()["issuer-secret"] == "env:TOKEN"
         assert "hunter2" not in enrolment.config.read_text()
+
+    @pytest.mark.parametrize(
+        "flag", ["--issuer-secret=hunter2", "--issuer-url=https://admin:hunter2@127.0.0.1:1/v1/pki/sign/web"]
+    )
+    def test_secret_that_is_no_place_of_one_is_neither_kept_nor_shown(self, enrolment: Enrolment, flag: str) -> None:
+        outcome = enrolment.run("--issuer=vault", "--issuer-url=http://127.0.0.1:1/v1/pki/sign/web", flag)
+        refused(outcome, 2)
+        assert "hunter2" not in outcome.err
+        assert not enrolment.config.exists()
+
+    def test_pin_source_that_is_a_pin_is_not_kept(self, enrolment: Enrolment) -> None:
+        enrolment.key = f"file:{enrolment.key}?pin-source=hunter2"
+        outcome = enrolment.run()
+        assert outcome.status != 0
+        assert "hunter2" not in outcome.err
+        assert not enrolment.config.exists()
 
     def test_pin_on_the_command_line_is_not_kept(self, enrolment: Enrolment) -> None:
         outcome = enrolment.run("--pkcs8-password=hunter2")
