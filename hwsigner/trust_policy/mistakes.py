@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from hwsigner.trust_policy.writing import HIGHEST_SIZE_LIMIT, SIZE_LIMIT
+
 # What a mistake does: lets in more than it names, keeps out what it should let in, or can't be judged.
 LEVELS = OPEN, WRONG, UNCLEAR = "open", "wrong", "unclear"
 
@@ -117,7 +119,7 @@ MISTAKES = {
     ),
     "policy-too-large": Mistake(
         WRONG,
-        "IAM accepts 2,048 characters, or up to 8,192 if AWS raised the account's quota",
+        f"IAM accepts {SIZE_LIMIT:,} characters, or up to {HIGHEST_SIZE_LIMIT:,} if AWS raised the account's quota",
         "Match a pattern such as web-*, or a name that the certificates share",
     ),
     "element-unknown": Mistake(
