@@ -47,7 +47,8 @@ def test_install_writes_units_that_systemd_understands(machine: Machine) -> None
                 r"exposure level for \S+: ([0-9.]+)", done("systemd-analyze", "security", "--offline=true", unit)
             )
             assert level, unit
-            assert float(level[1]) <= 2.0, unit
+            # The renewal writes files as root.
+            assert float(level[1]) <= (2.4 if "hwsigner-renew@" in unit else 2.0), unit
 
 
 def test_system_agent_starts_with_its_first_client(machine: Machine) -> None:
