@@ -13,14 +13,14 @@ from typing import Any
 
 from hwsigner.aws.create_session import create_session
 from hwsigner.backends.state import open_lock_file
-from hwsigner.cli.enrolling import only_one, settings_of, wanted, write_profile
+from hwsigner.cli.enrolling import only_one, settings_of, share_key, wanted, write_profile
 from hwsigner.cli.install_certificate import ARNS, for_any_folder
 from hwsigner.cli.issuer import issuer
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config import settings
 from hwsigner.config.flags import Flag, switch
-from hwsigner.config.profiles import Profile, check_name, profile
+from hwsigner.config.profiles import Profile, check_name, file_of_new, profile
 from hwsigner.enrolment.enroll import Wanted, ensure_key, install, obtain, sign_request
 from hwsigner.enrolment.renewal import Failures, alternative_names, check_later, due_at, ends_soon, seconds_left
 from hwsigner.errors import (
@@ -116,6 +116,8 @@ def _renew(found: Profile, old: Certificate, new_key: str | None) -> tuple[Certi
     opened = issuer(values, asked.access)
     if new_key:
         ensure_key(asked)
+        if found.file == file_of_new(os.environ, system=True):
+            share_key(asked.access)
     chain = obtain(sign_request(asked), opened, lambda: datetime.now(UTC), wait=values["timeout"])
     if not new_key:  # The old key may have to go before its certificate ends.
         check_later(chain.leaf, old)
