@@ -91,7 +91,7 @@ def _beyond(subject: Subject, arguments: argparse.Namespace, *, has_arns: bool) 
         from hwsigner.cli.doctor import trust_policy
 
         yield from trust_policy.check(subject, arguments)
-    if arguments.online and has_arns and subject.values:
+    if arguments.online and has_arns and subject.leaf:
         from hwsigner.cli.doctor import online
 
         yield from online.check(subject)

@@ -19,6 +19,7 @@ _PLAIN = ("default", "plugins", "preview")
 _KINDS = ("profile ", "sso-session ", "services ")
 _SHIMS = ("/shims/", "/.pyenv/bin/", "/.rbenv/bin/")
 _OTHERS = ("aws_access_key_id", "web_identity_token_file", "sso_session", "sso_start_url", "login_session", "role_arn")
+_SETTINGS = (_PROCESS, *_OTHERS, "region", "output", "source_profile")
 _SECONDS = 20
 
 Sections = Mapping[str, Mapping[str, str]]
@@ -63,7 +64,7 @@ def _profile(section: str) -> str:
 
 def _check_section(section: str, values: Mapping[str, str], path: str) -> Iterator[Finding]:
     where = f"[{section}] of {path}"
-    if section not in _PLAIN and not section.startswith(_KINDS):
+    if section not in _PLAIN and not section.startswith(_KINDS) and any(name in values for name in _SETTINGS):
         yield finding("config-prefix", f"{where} lacks the word profile", f"Write [profile {section}]")
     if _PROCESS not in values:
         return

@@ -41,7 +41,7 @@ def _check_chain(leaf: Certificate, certificates: Sequence[Certificate]) -> Iter
         yield of_error("chain-too-long", error)
         return
     is_one_file = {each.source for each in certificates} == {leaf.source}
-    if strangers and (is_one_file or not leaf.source.startswith("pkcs11:")):
+    if strangers and not leaf.source.startswith("pkcs11:"):  # A token may have others of other keys.
         last = (leaf, *chain.intermediates)[-1]
         issuer = last.x509.issuer.rfc4514_string()
         yield finding(

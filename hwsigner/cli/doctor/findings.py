@@ -80,7 +80,7 @@ MISTAKES = {
     ),
     "certificate-hash": Mistake("The service requires SHA-256 or better", "Have it issued again by a CA that uses it"),
     "certificate-attestation": Mistake(
-        "It proves where the key is, and no trust anchor accepts it",
+        "It proves where the key is. It is not issued by a CA of yours, so no trust anchor accepts it",
         "Run hwsigner csr for a request, and install what the CA returns",
     ),
     "chain-gap": Mistake(
@@ -107,7 +107,9 @@ MISTAKES = {
         "The service refuses the signature", "Run hwsigner profile edit NAME --private-key KEY with the certificate's"
     ),
     "key-unusable": Mistake("Without its key, the certificate is useless", "Run hwsigner show --profile NAME"),
-    "pin-locked": Mistake("A locked token or TPM signs nothing", "Unlock it with its own tools, or wait for the TPM"),
+    "pin-locked": Mistake(
+        "While it is locked, it refuses every key with a PIN", "Unlock it with its own tools, or wait for the TPM"
+    ),
     "pin-nearly-locked": Mistake("One more wrong PIN locks it", "Log in once with the right PIN in another program"),
     "pcscd-refuses": Mistake(
         "Tokens behind pcscd are not seen by services, ssh sessions and cron jobs",
@@ -120,17 +122,18 @@ MISTAKES = {
     "config-static-keys": Mistake(
         "The SDKs prefer an access key to a credential_process", "Remove the access key from that section"
     ),
-    "config-other-source": Mistake(
-        "The SDKs use the first source they know, which may not be the credential_process", "Leave one of them"
+    "config-other-source": Mistake("An SDK uses the source that comes first in its own order", "Leave one of them"),
+    "config-recursion": Mistake(
+        "Each call starts another one, until the machine has no memory left", "Name the other profile"
     ),
-    "config-recursion": Mistake("The SDK starts itself until the machine has enough of it", "Name the other profile"),
     "config-plugin": Mistake("Version 1 of the AWS CLI ends at this line", "Remove the line, or install version 2"),
     "process-tilde": Mistake("No shell reads the line, so ~ stays ~", "Write the whole path"),
     "process-variable": Mistake("No shell reads the line, so variables are not replaced", "Write the value"),
     "process-backslash": Mistake("The SDKs drop backslashes, or refuse the line", "Quote with double quotes instead"),
     "process-missing": Mistake("The SDKs can't get credentials from it", "Write the full path of hwsigner"),
     "process-shim": Mistake(
-        "A version manager's shim works in its own folders or shells alone", "Write the path of the program itself"
+        "A version manager's shim may run another version, or none",
+        "Write the path of the program itself",
     ),
     # The environment.
     "environment-keys": Mistake("The SDKs prefer it to every profile", "Run unset"),

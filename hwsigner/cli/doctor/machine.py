@@ -68,12 +68,13 @@ def _check_pin(key: KeyURI) -> Iterator[Finding]:
         tokens = list(list_tokens(uri, PinSource().without_pin(), allow_modules=True))
     except HwsignerError:
         return  # That the key can't be used is a finding of its own.
+    fix = "Run tpm2_dictionarylockout --clear-lockout, or wait" if key.scheme == "tpm2" else ""
     for token in tokens:
         name = f"{token.label} ({token.manufacturer} {token.model})"
         if token.pin_state == "locked":
-            yield finding("pin-locked", f"{name} is locked after too many wrong PINs")
+            yield finding("pin-locked", f"{name} is locked after too many wrong PINs", fix)
         elif token.pin_state == "one try is left":
-            yield finding("pin-nearly-locked", f"{name} allows one more attempt")
+            yield finding("pin-nearly-locked", f"{name} allows one more attempt", fix)
 
 
 def check_agent(served: Mapping[str, Served]) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from hwsigner.aws.arn import Arn, parse_arn
-from hwsigner.cli.doctor.findings import Finding, finding, of_error
+from hwsigner.cli.doctor.findings import Finding, finding
 from hwsigner.config import settings
 from hwsigner.errors import UsageError
 
@@ -24,7 +24,8 @@ def check(subject: Subject) -> Iterator[Finding]:
         try:
             arns[flag] = parse_arn(text, flag)
         except UsageError as error:
-            yield of_error("arn-swapped" if _is_other_kind(text, flag) else "arn-invalid", error)
+            name = "arn-swapped" if _is_other_kind(text, flag) else "arn-invalid"
+            yield finding(name, error.message, f"Run hwsigner profile edit NAME {flag} ARN")
     yield from _check_together(arns, str(subject.profile.values.get("region") or ""))
     try:
         if subject.values:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hwsigner.cli.doctor.findings import Finding, finding, of_error, warnings_into
 from hwsigner.config import settings
 from hwsigner.config.flags import session_duration
-from hwsigner.errors import CertificateError, ConfigError, SigningKeyError, UsageError
+from hwsigner.errors import CertificateError, SigningKeyError, UsageError
 from hwsigner.key import find_certificates
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
@@ -53,9 +53,9 @@ def read(profile: Profile, environ: Mapping[str, str], now: datetime) -> tuple[S
         try:
             subject = _with_values(subject, findings)
             subject = _with_certificates(subject)
-        except ConfigError as error:
+        except UsageError as error:
             findings.append(of_error("profile-invalid", error))
-        except (CertificateError, SigningKeyError, UsageError) as error:
+        except (CertificateError, SigningKeyError) as error:
             findings.append(of_error("certificate-unreadable", error))
     return subject, findings
 

@@ -230,6 +230,16 @@ def test_nothing_is_asked_of_the_service_without_online(patient: Patient) -> Non
     assert not patient.emulator.requests
 
 
+def test_no_pin_is_used_without_online(patient: Patient) -> None:
+    used = patient.folder / "used"
+    patient.openssl("pkcs8", "-topk8", "-in", "web.key", "-passout", "pass:right", "-out", "locked.key")
+    (patient.folder / "locked.key").chmod(0o600)
+    program = patient.program("pin", f"touch {used}\necho right")
+    patient.change({"private-key": f"file:{patient.folder}/locked.key?pin-source=cmd:{program}"})
+    assert (patient.findings(), used.exists()) == ([], False)
+    assert (patient.findings("--online"), used.exists()) == ([], True)
+
+
 def test_no_secret_is_shown(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDSECRET")
     monkeypatch.setenv("HTTPS_PROXY", "ftp://user:hunter2@proxy")
