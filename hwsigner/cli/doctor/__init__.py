@@ -8,19 +8,16 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from hwsigner.cli.doctor.findings import Finding, finding
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import Flag, switch
 from hwsigner.config.profiles import Profile, profile, profiles
 
-if TYPE_CHECKING:
-    from hwsigner.cli.doctor.subject import Subject
-
 HELP = "find what is wrong, and say how to fix it"
 
 _FOUND = 1  # The exit status if there are findings.
+_HARMLESS = ("setting-unsafe", "chain-order", "chain-gap", "name-empty")  # A session may be possible all the same.
 _FLAGS = (
     Flag("profile", "profile of config.toml to check (default: all)", "NAME"),
     switch("online", "also use the key, with its PIN, and ask for a session"),
@@ -76,22 +73,15 @@ def _of_profile(checked: Profile, arguments: argparse.Namespace) -> Iterator[Fin
     from hwsigner.cli.doctor.subject import read
 
     subject, findings = read(checked, os.environ, datetime.now(UTC))
-    yield from findings
     of_session = list(session.check(subject))
-    yield from of_session
-    yield from certificate.check(subject)
-    yield from environment.check(subject)
-    yield from machine.check(subject)
-    yield from _beyond(subject, arguments, has_arns=not of_session)
-
-
-def _beyond(subject: Subject, arguments: argparse.Namespace, *, has_arns: bool) -> Iterator[Finding]:
-    """Yield what only a policy, AWS or the service itself shows."""
-    if arguments.policy or (arguments.aws and has_arns):
+    findings += [*of_session, *certificate.check(subject), *environment.check(subject), *machine.check(subject)]
+    yield from findings
+    if arguments.policy or (arguments.aws and not of_session):
         from hwsigner.cli.doctor import trust_policy
 
         yield from trust_policy.check(subject, arguments)
-    if arguments.online and has_arns and subject.leaf:
+    # A PIN or a session is not spent on what can't succeed.
+    if arguments.online and all(one.id in _HARMLESS for one in findings):
         from hwsigner.cli.doctor import online
 
         yield from online.check(subject)

@@ -69,8 +69,7 @@ def _check_section(section: str, values: Mapping[str, str], path: str) -> Iterat
     if _PROCESS not in values:
         return
     if others := [name for name in _OTHERS if name in values]:
-        name = "config-static-keys" if others[0] == "aws_access_key_id" else "config-other-source"
-        yield finding(name, f"{where} has {_PROCESS} and {others[0]}")
+        yield finding("config-other-source", f"{where} has {_PROCESS} and {others[0]}")
     yield from _check_process(values[_PROCESS], where)
 
 

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwsigner.cli.doctor.findings import Finding, finding, of_error, warnings_into
+from hwsigner.cli.doctor.subject import Subject, no_pins
 from hwsigner.errors import HwsignerError, PinError
 from hwsigner.key import list_tokens
 from hwsigner.key.management import describe_key
-from hwsigner.pins import PinSource
 from hwsigner.system import pcsc
 from hwsigner.system.users import reading_group
 
 if TYPE_CHECKING:
-    from hwsigner.cli.doctor.subject import Subject
     from hwsigner.cli.status import Served
     from hwsigner.identity.certificate import Certificate
     from hwsigner.uri import KeyURI
@@ -48,7 +47,7 @@ def check(subject: Subject) -> list[Finding]:
 
 def _check_key(key: KeyURI, leaf: Certificate | None) -> Iterator[Finding]:
     try:
-        public_key = describe_key(key, PinSource().without_pin(), allow_modules=True).public_key
+        public_key = describe_key(key, no_pins(), allow_modules=True).public_key
     except PinError:
         return  # The key is hidden behind its PIN.
     except HwsignerError as error:
@@ -65,7 +64,7 @@ def _check_pin(key: KeyURI) -> Iterator[Finding]:
     tpm = {name: value for name, value in key.query.items() if name == "tcti"}
     uri = key.token if key.scheme == "pkcs11" else type(key)("tpm2", {}, tpm)
     try:
-        tokens = list(list_tokens(uri, PinSource().without_pin(), allow_modules=True))
+        tokens = list(list_tokens(uri, no_pins(), allow_modules=True))
     except HwsignerError:
         return  # That the key can't be used is a finding of its own.
     fix = "Run tpm2_dictionarylockout --clear-lockout, or wait" if key.scheme == "tpm2" else ""

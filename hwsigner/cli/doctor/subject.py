@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from hwsigner.cli.doctor.findings import Finding, finding, of_error, warnings_into
 from hwsigner.config import settings
 from hwsigner.config.flags import session_duration
-from hwsigner.errors import CertificateError, SigningKeyError, UsageError
+from hwsigner.errors import CertificateError, PinError, PinRequiredError, SigningKeyError, UsageError
 from hwsigner.key import find_certificates
-from hwsigner.pins import PinSource
+from hwsigner.pins import PinRequest, PinSource
 from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
@@ -52,9 +52,12 @@ def read(profile: Profile, environ: Mapping[str, str], now: datetime) -> tuple[S
     with warnings_into(findings):
         try:
             subject = _with_values(subject, findings)
+            subject = _with_key(subject)
             subject = _with_certificates(subject)
         except UsageError as error:
             findings.append(of_error("profile-invalid", error))
+        except PinError:
+            pass  # What is behind a PIN is left to --online.
         except (CertificateError, SigningKeyError) as error:
             findings.append(of_error("certificate-unreadable", error))
     return subject, findings
@@ -72,30 +75,53 @@ def _with_values(subject: Subject, findings: list[Finding]) -> Subject:
     return replace(subject, values=values)
 
 
+def _with_key(subject: Subject) -> Subject:
+    """Add the key. A selector finds the certificates too."""
+    values = subject.values
+    if values["cert_selector"] is not None:
+        found = _selected(values)
+        return replace(subject, key=KeyURI.of(found[0].source), certificates=found)
+    if not (values["private_key"] or values["certificate"]):
+        raise CertificateError("the profile names no key and no certificate")
+    key = settings.key_uri(values, values["private_key"] or values["certificate"])
+    return replace(subject, key=without_pin(key.resolved()))
+
+
 def _with_certificates(subject: Subject) -> Subject:
     from hwsigner.identity.certificate import latest_expiring, leaves, load
 
-    values, no_pin = subject.values, PinSource().without_pin()
-    if values["cert_selector"] is not None:
-        found = _selected(values, no_pin)
-        subject = replace(subject, key=KeyURI.of(found[0].source))
-    elif values["certificate"]:
-        certificate = settings.key_uri(values, values["certificate"])
-        key = settings.key_uri(values, values["private_key"]) if values["private_key"] else certificate
-        subject = replace(subject, key=key.resolved())
-        found = load(find_certificates(certificate, no_pin, allow_modules=True))
-    else:
-        raise CertificateError("the profile names no certificate")
+    values, found = subject.values, subject.certificates
+    if not found:
+        if not values["certificate"]:
+            raise CertificateError("the profile names no certificate", f"Run hwsigner enroll {subject.profile.name}")
+        uri = without_pin(settings.key_uri(values, values["certificate"]))
+        found = load(find_certificates(uri, no_pins(), allow_modules=True))
     leaf = latest_expiring(leaves(found))
     if values["intermediates"]:
-        found = [*found, *load(find_certificates(values["intermediates"], no_pin, allow_modules=True))]
+        found = [*found, *load(find_certificates(values["intermediates"], no_pins(), allow_modules=True))]
     return replace(subject, certificates=found, leaf=leaf)
 
 
-def _selected(values: settings.Values, no_pin: PinSource) -> list[Certificate]:
+def without_pin(uri: KeyURI) -> KeyURI:
+    """Return a key URI without its PIN."""
+    return replace(
+        uri, query={name: value for name, value in uri.query.items() if name != "pin-source"}, pin_value=None
+    )
+
+
+def no_pins() -> PinSource:
+    """Return a source that refuses to give a PIN, and reads none."""
+
+    def refuse(request: PinRequest) -> str:
+        raise PinRequiredError(f"no PIN is used for {request.subject}", "Add --online")
+
+    return PinSource(ask=refuse).without_pin()
+
+
+def _selected(values: settings.Values) -> list[Certificate]:
     from hwsigner.config.selector import parse_selector, select
 
-    found = select(parse_selector(values["cert_selector"]), settings.key_uri(values, "pkcs11:"), no_pin)
+    found = select(parse_selector(values["cert_selector"]), settings.key_uri(values, "pkcs11:"), no_pins())
     if not found:
         raise CertificateError("cert-selector matches no certificate on any token")
     return found

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 import certs
 from agent.homes import Home, run_agent
+from emulators import InProcessSoftHSM
 from hwsigner.cli.doctor import machine
 from hwsigner.emulator import Emulator, Fault, World
 from hwsigner.system import pcsc
@@ -185,6 +186,18 @@ def test_pcscd_that_refuses_is_named(patient: Patient, monkeypatch: pytest.Monke
     monkeypatch.setattr(pcsc, "is_refused", lambda: True)
     patient.change({"private-key": "pkcs11:token=absent?module-path=/absent.so"})
     assert patient.names() == {"pcscd-refuses", "key-unusable"}
+
+
+def test_token_gets_no_pin_without_online(patient: Patient, softhsm: InProcessSoftHSM) -> None:
+    softhsm.generate("web", b"\x01", "EC:prime256v1")
+    patient.leaf.write_bytes(certs.pem(certs.issue(patient.ca, softhsm.public_key(b"\x01"))))
+    softhsm.reload()
+    uri = f"pkcs11:token={softhsm.label};object=web;type=private?module-path={softhsm.module}"
+    patient.change({"private-key": f"{uri}&pin-value=wrong"})
+    assert patient.names() <= {"setting-unsafe"}
+    assert patient.call("list", uri, "--json").out.count("an earlier try failed") == 0
+    patient.change({"private-key": f"{uri}&pin-value={softhsm.pin}"})
+    assert patient.names("--online") <= {"setting-unsafe"}
 
 
 class TestUnits:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import botocore.session
 import pytest
+from botocore.exceptions import BotoCoreError
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -122,7 +124,7 @@ AWS_FILES: dict[str, tuple[Plant, set[str]]] = {
     ),
     "static keys beside it": (
         lambda p: p.process_line(f"{p.process}\naws_access_key_id = AKID"),
-        {"config-static-keys"},
+        {"config-other-source"},
     ),
     "another source": (
         lambda p: p.process_line(f"{p.process}\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = base"),
@@ -162,6 +164,28 @@ def test_planted_mistake_is_named_alone(plant: Plant, expected: set[str], patien
     findings = patient.findings()
     assert {each["id"] for each in findings} == expected
     assert all(each["found"] and each["why"] and each["fix"] for each in findings)
+
+
+_CREDENTIALS = {
+    "Version": 1,
+    "AccessKeyId": "AKIDPROCESS",
+    "SecretAccessKey": "s",
+    "SessionToken": "t",
+    "Expiration": "2099-01-01T00:00:00Z",
+}
+
+
+@pytest.mark.parametrize("name", ["", "~", "$", "backslash", "no word profile", "static section", "program missing"])
+def test_botocore_gets_credentials_of_the_process_only_without_the_mistake(name: str, patient: Patient) -> None:
+    patient.program("hwsigner", f"echo '{json.dumps(_CREDENTIALS)}'")
+    if name:
+        AWS_FILES[name][0](patient)
+    try:
+        credentials = botocore.session.Session(profile="web").get_credentials()
+        access_key = credentials.access_key if credentials else ""
+    except (BotoCoreError, OSError):
+        access_key = ""
+    assert (access_key == "AKIDPROCESS") == (not name)
 
 
 @pytest.mark.parametrize(
@@ -232,10 +256,10 @@ def test_nothing_is_asked_of_the_service_without_online(patient: Patient) -> Non
 
 def test_no_pin_is_used_without_online(patient: Patient) -> None:
     used = patient.folder / "used"
+    patient.program("pin", f"touch {used}\necho right")
     patient.openssl("pkcs8", "-topk8", "-in", "web.key", "-passout", "pass:right", "-out", "locked.key")
     (patient.folder / "locked.key").chmod(0o600)
-    program = patient.program("pin", f"touch {used}\necho right")
-    patient.change({"private-key": f"file:{patient.folder}/locked.key?pin-source=cmd:{program}"})
+    patient.change({"private-key": f"file:{patient.folder}/locked.key?pin-source=cmd:{patient.folder}/bin/pin"})
     assert (patient.findings(), used.exists()) == ([], False)
     assert (patient.findings("--online"), used.exists()) == ([], True)
 
