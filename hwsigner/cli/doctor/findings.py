@@ -136,7 +136,7 @@ MISTAKES = {
         "Write the path of the program itself",
     ),
     # The environment.
-    "environment-keys": Mistake("The SDKs prefer it to every profile", "Run unset"),
+    "environment-keys": Mistake("The SDKs prefer it to the default profile and to AWS_PROFILE", "Run unset"),
     "endpoint-invalid": Mistake(_ENDPOINT, "Correct or unset it"),
     "proxy-invalid": Mistake(_ENDPOINT, "Set it to http://host:port"),
     "ca-unreadable": Mistake("No server can be verified", "Correct or unset it"),

@@ -34,7 +34,7 @@ def check(subject: Subject) -> list[Finding]:
     if subject.key is None:
         return findings
     if subject.key.scheme == "pkcs11" and pcsc.is_refused():
-        findings.append(finding("pcscd-refuses", "pcscd refuses this user, as polkit allows others alone"))
+        findings.append(finding("pcscd-refuses", "polkit does not let this user use pcscd"))
     is_elsewhere = "tcti" in subject.key.query or any(subject.environ.get(name) for name in _TCTI_VARIABLES)
     group = reading_group(TPM_DEVICE) if subject.key.scheme == "tpm2" and not is_elsewhere else None
     if group:
