@@ -254,14 +254,19 @@ def test_nothing_is_asked_of_the_service_without_online(patient: Patient) -> Non
     assert not patient.emulator.requests
 
 
-def test_no_pin_is_used_without_online(patient: Patient) -> None:
-    used = patient.folder / "used"
-    patient.program("pin", f"touch {used}\necho right")
+@pytest.mark.parametrize("pin", ["pin-value=right", "pin-source=file:{}/pin", "pin-source=cmd:{}/bin/pin", ""])
+def test_no_pin_is_used_without_online(pin: str, patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    patient.write("pin", "right").chmod(0o600)
+    patient.program("pin", "echo right")
     patient.openssl("pkcs8", "-topk8", "-in", "web.key", "-passout", "pass:right", "-out", "locked.key")
     (patient.folder / "locked.key").chmod(0o600)
-    patient.change({"private-key": f"file:{patient.folder}/locked.key?pin-source=cmd:{patient.folder}/bin/pin"})
-    assert (patient.findings(), used.exists()) == ([], False)
-    assert (patient.findings("--online"), used.exists()) == ([], True)
+    patient.change({"private-key": f"file:{patient.folder}/locked.key?{pin.format(patient.folder)}".rstrip("?")})
+    # An opened key would show that it is not the certificate's.
+    patient.issue(public_key=ec.generate_private_key(ec.SECP256R1()).public_key())
+    for flags in ([], ["--online"]):
+        if not pin:
+            monkeypatch.setenv("HWSIGNER_PIN", "right")  # A command removes it.
+        assert ("key-mismatch" in patient.names(*flags)) == bool(flags)
 
 
 def test_no_secret_is_shown(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
