@@ -29,7 +29,7 @@ from hwsigner.identity.certificate import Chain
 from hwsigner.key.management import InstalledCertificate, KeyAccess, KeyDescription
 from hwsigner.system.files import edit_file
 
-HELP = "make a key, have it certified, and write the profiles that use it"
+HELP = "make a key, have it certified, and write its profile"
 
 _FLAGS = (
     *(flag for flag in IDENTITY if flag.name == "private-key"),
