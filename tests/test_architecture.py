@@ -48,7 +48,7 @@ RULES = {
     "agent": "errors system pins aws config refresh _version",
     "serving": "errors system http aws refresh agent",
     "cli": f"{CORE} attestation backends system http aws config refresh enrolment agent serving trust_policy emulator "
-    "control_plane",
+    "control_plane boto3 botocore",
     "botocore": "errors aws agent refresh",
     "boto3": "botocore",
     "__main__": "cli",
@@ -82,7 +82,7 @@ OWNERS = {
     "pytest": ("testing",),
     "requests": ("auth",),
     **dict.fromkeys(("httptools", "uvloop"), ("serving",)),
-    "rich": ("cli.list",),
+    "rich": ("cli.list", "cli.status"),
     "logging": (),
     "urllib.request": (),
 }

@@ -47,6 +47,12 @@ _WITH_NAME = {Verb.GET, Verb.UNLOCK, Verb.REFRESH}
 _WITHOUT_NAME = {Verb.STATUS, Verb.STOP}
 
 
+def read_status(answer: str) -> list[tuple[str, ...]]:
+    """Return the fields of each line of an answer to `status`: two for the agent, then four for each profile."""
+    first, *rest = ([*line.split("\t"), "", "", "", ""] for line in answer.splitlines())
+    return [tuple(first[:2]), *(tuple(fields[:4]) for fields in rest)]
+
+
 class Request(NamedTuple):
     """A request: a verb and a profile's name, which may be empty."""
 

@@ -36,6 +36,8 @@ COMMANDS = {
     "sign-string": "hwsigner.cli.sign_string",
     "read-certificate-data": "hwsigner.cli.read_certificate_data",
     "list": "hwsigner.cli.list",
+    "status": "hwsigner.cli.status",
+    "whoami": "hwsigner.cli.whoami",
     "keygen": "hwsigner.cli.keygen",
     "csr": "hwsigner.cli.csr",
     "install-certificate": "hwsigner.cli.install_certificate",

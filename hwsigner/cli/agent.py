@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
 import signal
 import socket
@@ -31,6 +32,7 @@ HELP = "run the agent, which keeps credentials ready"
 _ACTIONS = ("status", "lock", "unlock", "refresh", "stop")
 _FLAGS = (
     switch("system", "the system's agent, in /run/hwsigner, instead of the user's"),
+    switch("json", "print the answer to status as JSON"),
     Flag("pinentry", "the program that asks for the PIN in unlock, or none", "PROGRAM"),
 )
 
@@ -70,7 +72,20 @@ def _command(arguments: argparse.Namespace, address: Address) -> None:
     if parse_request(request.line().removesuffix(b"\n")) is None:
         hint = f"Write hwsigner agent {action}{'' if name else ' NAME'}"
         raise UsageError(f"agent {action} takes {'no profile' if name else 'the name of a profile'}", hint)
-    print(*map(_shown, command(address, request, _asker(arguments.pinentry)).splitlines()), sep="\n")
+    if arguments.json and action != "status":
+        raise UsageError(f"agent {action} prints no JSON", "Leave --json out")
+    answer = command(address, request, _asker(arguments.pinentry))
+    print(_status_json(answer) if arguments.json else "\n".join(map(_shown, answer.splitlines())))
+
+
+def _status_json(answer: str) -> str:
+    from hwsigner.agent.protocol import read_status
+
+    version, *rows = read_status(answer)
+    data = {"agent": version[0], "process": version[1].removeprefix("process ")}
+    names = ("name", "state", "expiration", "failure")
+    profiles = [{name: text or None for name, text in zip(names, row, strict=True)} for row in rows]
+    return json.dumps({**data, "profiles": profiles}, indent=2)
 
 
 def _shown(line: str) -> str:

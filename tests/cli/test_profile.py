@@ -108,7 +108,7 @@ class TestAdd:
     @pytest.mark.parametrize(
         ("arguments", "part"),
         [
-            ((), "add|list"),
+            ((), "add|edit|show|remove|list"),
             (("add",), "no profile name given"),
             (("add", "web"), "would be empty"),
             (("add", "web", "--replace"), "would be empty"),
@@ -117,7 +117,7 @@ class TestAdd:
             (("add", "web", "--session-duration=1"), "--session-duration"),
             (("add", "web", "--certificate=a", "--cert-selector=b"), "exclude"),
             (("add", "web", "other", "--region=x"), "unexpected argument"),
-            (("remove", "web"), "no action 'remove'"),
+            (("delete", "web"), "no action 'delete'"),
         ],
     )
     def test_invalid_arguments_exit_with_status_2(
@@ -134,6 +134,70 @@ class TestAdd:
         outcome = call("profile", *arguments)
         refused(outcome)
         assert "hunter2" not in outcome.err
+
+
+class TestEdit:
+    def test_values_are_set_and_taken_out_and_the_rest_stays(self, call: Call, user_file: Path) -> None:
+        call("profile", "add", "web", "--certificate=c", "--region=eu-west-1", "--timeout=7")
+        user_file.write_text(f"# mine\n{user_file.read_text()}")
+        outcome = call("profile", "edit", "web", "--timeout=9", "--private-key=k", "--unset", "region")
+        assert (outcome.status, outcome.out, outcome.err) == (0, f"{user_file}: [profile.web]\n", "")
+        saved = {"certificate": "c", "timeout": 9.0, "private-key": "k"}
+        assert tomllib.loads(user_file.read_text())["profile"]["web"] == saved
+        assert user_file.read_text().startswith("# mine\n")
+
+    @pytest.mark.parametrize(
+        ("arguments", "text"),
+        [
+            ([], "no change given"),
+            (["--unset=region"], "has no region"),
+            (["--unset=certificate", "--certificate=d"], "set and unset"),
+            (["--role-arn=arn:aws:iam::1:role/x"], "--role-arn is"),
+        ],
+    )
+    def test_invalid_changes_are_refused(self, call: Call, user_file: Path, arguments: list[str], text: str) -> None:
+        call("profile", "add", "web", "--certificate=c")
+        before = user_file.read_bytes()
+        refused(call("profile", "edit", "web", *arguments), text)
+        assert user_file.read_bytes() == before
+
+    def test_missing_profile_is_not_made(self, call: Call, user_file: Path) -> None:
+        refused(call("profile", "edit", "web", "--certificate=c"), "no profile 'web'")
+        assert not user_file.exists()
+
+
+class TestShow:
+    def test_values_are_shown_without_secrets(self, call: Call, user_file: Path) -> None:
+        call(
+            "profile",
+            "add",
+            "web",
+            "--certificate=c",
+            "--tpm-key-password=hunter2",
+            "--private-key=pkcs11:token=a?pin-value=hunter2",
+        )
+        outcome = call("profile", "show", "web")
+        assert outcome.status == 0
+        assert outcome.out.splitlines()[0] == f"# {user_file}"
+        assert 'certificate = "c"' in outcome.out
+        assert "pkcs11:token=a" in outcome.out
+        assert "hunter2" not in outcome.out + outcome.err
+
+    def test_missing_profile_is_an_error(self, call: Call) -> None:
+        refused(call("profile", "show", "web"), "no profile 'web'")
+
+
+class TestRemove:
+    def test_profile_goes_and_the_others_stay(self, call: Call, user_file: Path) -> None:
+        call("profile", "add", "web", "--certificate=c")
+        call("profile", "add", "other", "--certificate=d")
+        outcome = call("profile", "remove", "web")
+        assert (outcome.status, outcome.err) == (0, "")
+        assert "Its key and certificate stay" in outcome.out
+        assert list(tomllib.loads(user_file.read_text())["profile"]) == ["other"]
+
+    def test_missing_profile_is_an_error(self, call: Call) -> None:
+        refused(call("profile", "remove", "web"), "no profile 'web'")
 
 
 class TestList:

@@ -1,0 +1,157 @@
+"""`hwsigner status`: each profile with its key, its certificate, and what a running agent says of its session."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from hwsigner.agent.address import Address, system_address, user_address
+from hwsigner.agent.client import command
+from hwsigner.agent.protocol import Request, Verb, read_status
+from hwsigner.cli.parser import Parser
+from hwsigner.cli.process import report
+from hwsigner.config import settings
+from hwsigner.config.flags import switch
+from hwsigner.config.profiles import Profile, profiles
+from hwsigner.errors import AgentError, HwsignerError, printable
+from hwsigner.identity.certificate import Certificate, leaves, load
+from hwsigner.key import find_certificates
+from hwsigner.pins import PinSource
+from hwsigner.uri import KeyURI
+
+HELP = "show all profiles: key, certificate, session, agent"
+
+_COLUMNS = ("PROFILE", "KEY", "CERTIFICATE", "SESSION", "STATE", "PROBLEM")
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+
+@dataclass(frozen=True)
+class _Served:
+    """What an agent says of a profile: its state, when its credentials expire, and its last failure; maybe empty."""
+
+    agent: str
+    state: str
+    expiration: str
+    failure: str
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What is known of a profile. `problem` is why its certificate can't be read, or the agent's last failure."""
+
+    profile: Profile
+    key: KeyURI | None
+    certificate: Certificate | None
+    served: _Served | None
+    problem: str
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the flags."""
+    parser.add_flags([switch("json", "print JSON")])
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print JSON, a table on a terminal, or otherwise lines of fields separated by tabs. No PIN is sent."""
+    served = {**_of_agent(system_address(), "system"), **_of_agent(user_address(os.environ), "user")}
+    rows = [_row(found, served.get(name)) for name, found in sorted(profiles(os.environ).items())]
+    if arguments.json:
+        print(json.dumps({"profiles": [_data(row) for row in rows]}, indent=2))
+    elif not rows:
+        report("there are no profiles. Make one with hwsigner enroll or hwsigner profile add")
+    elif sys.stdout.isatty():
+        _print_table(rows)
+    else:
+        for fields in (_COLUMNS, *map(_fields, rows)):
+            print("\t".join(map(printable, fields)))
+    return 0
+
+
+def _of_agent(address: Address, name: str) -> dict[str, _Served]:
+    """Return what a running agent says, by profile; nothing if none runs, or it refuses this user."""
+    try:
+        _, *rows = read_status(command(address, Request(Verb.STATUS, "")))
+    except AgentError:
+        return {}
+    return {profile: _Served(name, *words) for profile, *words in rows}
+
+
+def _row(found: Profile, served: _Served | None) -> _Row:
+    key = certificate = None
+    problem = served.failure if served else ""
+    try:
+        values = settings.values_of(found)
+        if values["private_key"]:
+            key = settings.key_uri(values, values["private_key"]).resolved()
+        if values["certificate"]:
+            uri = settings.key_uri(values, values["certificate"])
+            certificate = leaves(load(find_certificates(uri, PinSource().without_pin(), allow_modules=True)))[0]
+    except HwsignerError as error:
+        problem = error.message
+    return _Row(found, key, certificate, served, problem)
+
+
+def _place(key: KeyURI | None) -> str:
+    if key is None:
+        return ""
+    if key.scheme == "pkcs11":
+        return f"token {key.path.get('token', b'').decode('utf-8', 'replace')}".strip()
+    return {"tpm2": "TPM"}.get(key.scheme, key.scheme)
+
+
+def _fields(row: _Row) -> tuple[str, ...]:
+    end, served = row.certificate and row.certificate.x509.not_valid_after_utc, row.served
+    left = (end - datetime.now(UTC)).days if end else 0
+    return (
+        row.profile.name,
+        _place(row.key),
+        f"{end:%Y-%m-%d} ({left} d)" if end else "",
+        served.expiration if served else "",
+        f"{served.state}, {served.agent}'s agent" if served else "no agent",
+        row.problem,
+    )
+
+
+def _data(row: _Row) -> dict[str, Any]:
+    leaf, served = row.certificate, row.served
+    return {
+        "name": row.profile.name,
+        "file": str(row.profile.file),
+        "key": row.key and {"uri": row.key.name, "place": _place(row.key)},
+        "certificate": leaf
+        and {
+            "subject": leaf.subject,
+            "serialNumber": str(leaf.x509.serial_number),
+            "notAfter": f"{leaf.x509.not_valid_after_utc:{_TIME}}",
+        },
+        "agent": served
+        and {
+            "name": served.agent,
+            "state": served.state,
+            "expiration": served.expiration or None,
+            "failure": served.failure or None,
+        },
+        "problem": row.problem or None,
+    }
+
+
+def _print_table(rows: Sequence[_Row]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*(name.capitalize() for name in _COLUMNS[:-1]), box=None, padding=(0, 2, 0, 0))
+    for row in rows:
+        # Text and not str: square brackets are not markup.
+        table.add_row(*(Text(printable(field), overflow="fold") for field in _fields(row)[:-1]))
+    console = Console(highlight=False)
+    console.print(table)
+    for row in rows:
+        if row.problem:
+            console.print(Text(printable(f"{row.profile.name}: {row.problem}")), soft_wrap=True)

@@ -1,0 +1,56 @@
+"""`hwsigner whoami`: who AWS says that a profile's credentials are."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+from hwsigner.cli.parser import Parser
+from hwsigner.config.flags import Flag, switch
+from hwsigner.config.profiles import profiles
+from hwsigner.control_plane.failures import translated
+from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError, printable
+
+HELP = "ask AWS STS who a profile's credentials are"
+
+_FIELDS = ("Arn", "Account", "UserId")
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the profile and the flags."""
+    parser.add_flags([Flag("profile", "profile of config.toml", "NAME"), switch("json", "print JSON")])
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the caller's ARN, account and user ID, as sts:GetCallerIdentity returns them."""
+    name = arguments.profile
+    if not name:
+        raise UsageError("no profile given", "Add --profile NAME")
+    try:
+        from hwsigner import boto3
+    except ImportError as error:
+        raise HwsignerError(f"hwsigner whoami needs {error.name}", "Run pip install 'hwsigner[aws]'") from error
+    from hwsigner.botocore import CredentialsError
+
+    try:
+        with translated("sts:GetCallerIdentity", ""):
+            found = boto3.session(name, region_name=_region(name)).client("sts").get_caller_identity()
+    except HwsignerError as error:
+        # botocore's error holds ours, which has the exit status.
+        inner = error.__cause__.__cause__ if isinstance(error.__cause__, CredentialsError) else None
+        if isinstance(inner, HwsignerError | HwsignerWarning):
+            raise inner.with_traceback(None) from None
+        raise
+    if arguments.json:
+        print(json.dumps({field: found[field] for field in _FIELDS}, indent=2))
+    else:
+        print("\n".join(printable(f"{field:<8} {found[field]}") for field in _FIELDS))
+    return 0
+
+
+def _region(name: str) -> str | None:
+    """Return the region of a profile's trust anchor; None if this user can't read the profile, or it names none."""
+    found = profiles(os.environ).get(name)
+    parts = str(found.values.get("trust-anchor-arn", "")).split(":") if found else []
+    return parts[3] if len(parts) > 3 else None

@@ -1,0 +1,141 @@
+"""`hwsigner status` and `whoami`: what there is, and who AWS says it is, without a PIN."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import certs
+from agent.homes import Home, run_agent
+from emulators import InProcessSoftHSM
+from hwsigner.agent import address
+from hwsigner.config import profiles
+from hwsigner.emulator import Emulator, Fault
+from scene import Outcome
+
+Call = Callable[..., Outcome]
+
+
+@pytest.fixture
+def home(
+    ca: certs.Authority, shared_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Home]:
+    """A home folder with the profile `web`, which this process uses."""
+    shared_emulator.behave()
+    made = Home(tmp_path, ca, shared_emulator)
+    made.write_profiles(web={})
+    variables = {**made.environ, "AWS_ENDPOINT_URL": shared_emulator.url, "AWS_EC2_METADATA_DISABLED": "true"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(profiles, "SYSTEM_FILE", tmp_path / "etc" / "config.toml")
+    monkeypatch.setattr(address, "SYSTEM_FOLDER", str(tmp_path / "system"))
+    yield made
+    shared_emulator.behave()
+
+
+def status(call: Call) -> dict[str, Any]:
+    outcome = call("status", "--json")
+    assert (outcome.status, outcome.err) == (0, "")
+    return {one["name"]: one for one in json.loads(outcome.out)["profiles"]}
+
+
+class TestStatus:
+    def test_key_and_certificate_are_shown_without_an_agent(self, home: Home, call: Call) -> None:
+        found = status(call)["web"]
+        assert found["key"] == {"uri": str(home.folder / "web.key"), "place": "file"}
+        assert found["certificate"]["subject"] == "CN=bamboo-01,OU=devops,O=Example,C=DE"
+        assert found["certificate"]["notAfter"].endswith("Z")
+        assert (found["agent"], found["problem"]) == (None, None)
+
+    def test_agent_s_session_and_last_failure_are_shown(self, home: Home, call: Call) -> None:
+        home.write_profiles(web={}, bad={})
+        with run_agent(home) as running:
+            expiration = json.loads(running.get().partition(b"\n")[2])["Expiration"]
+            home.emulator.misbehave(Fault.parse("deny*9"))
+            running.get("bad")
+            found = status(call)
+            lines = call("status").out.splitlines()
+        assert found["web"]["agent"] == {
+            "name": "user",
+            "state": "ready",
+            "expiration": expiration,
+            "failure": None,
+        }
+        assert "Access denied" in found["bad"]["problem"]
+        assert [line.split("\t")[0] for line in lines] == ["PROFILE", "bad", "web"]
+        assert lines[2].split("\t")[3:5] == [expiration, "ready, user's agent"]
+
+    def test_certificate_that_cannot_be_read_is_a_problem_of_its_profile_alone(self, home: Home, call: Call) -> None:
+        home.write_profiles(web={}, other={"certificate": "/absent.pem"}, wrong={"no-such-flag": "x"})
+        found = status(call)
+        assert found["web"]["problem"] is None
+        assert "/absent.pem" in found["other"]["problem"]
+        assert "no-such-flag" in found["wrong"]["problem"]
+
+    def test_token_s_key_is_named_and_no_pin_is_sent(
+        self, home: Home, call: Call, softhsm: InProcessSoftHSM, tmp_path: Path
+    ) -> None:
+        uri = f"pkcs11:token={softhsm.label};object=status?module-path={softhsm.module}&pin-value=wrong"
+        home.write_profiles(web={"private-key": uri})
+        found = json.loads(call("status", "--json").out)["profiles"][0]
+        assert found["key"]["place"] == f"token {softhsm.label}"
+        assert "wrong" not in json.dumps(found)
+
+    def test_no_profiles_is_said(self, home: Home, call: Call) -> None:
+        Path(home.environ["XDG_CONFIG_HOME"], "hwsigner", "config.toml").unlink()
+        outcome = call("status")
+        assert (outcome.status, outcome.out) == (0, "")
+        assert "hwsigner enroll" in outcome.err
+
+    def test_table_fits_80_columns(self, home: Home, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+        home.write_profiles(web={}, **{"a-rather-long-name-of-a-profile": {}})
+        monkeypatch.setenv("COLUMNS", "80")
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+        lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in call("status").out.splitlines()]
+        assert lines[0].split()[0] == "Profile"
+        assert max(map(len, lines)) <= 80
+
+
+class TestAgentStatus:
+    def test_json_has_each_profile(self, home: Home, call: Call) -> None:
+        with run_agent(home) as running:
+            running.get()
+            data = json.loads(call("agent", "status", "--json").out)
+        assert data["agent"].startswith("hwsigner ")
+        (found,) = data["profiles"]
+        assert (found["name"], found["state"], found["failure"]) == ("web", "ready", None)
+
+    def test_other_commands_print_no_json(self, home: Home, call: Call) -> None:
+        outcome = call("agent", "lock", "--json")
+        assert (outcome.status, outcome.out) == (2, "")
+
+
+class TestWhoami:
+    def test_arn_is_the_one_that_sts_returns(self, home: Home, call: Call) -> None:
+        outcome = call("whoami", "--profile", "web", "--json")
+        assert (outcome.status, outcome.err) == (0, "")
+        found = json.loads(outcome.out)
+        assert ":assumed-role/hwsigner-demo/" in found["Arn"]
+        assert found["Account"] == "123456789012"
+        assert call("whoami", "--profile=web").out.startswith(f"Arn      {found['Arn']}\n")
+
+    @pytest.mark.parametrize(("fault", "expected"), [("deny*9", 5), ("reset*9", 6)])
+    def test_error_of_the_session_has_its_status_and_hint(
+        self, home: Home, call: Call, fault: str, expected: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("hwsigner.botocore._sources", {})
+        monkeypatch.setattr("hwsigner.botocore._providers", {})
+        home.emulator.misbehave(Fault.parse(fault))
+        outcome = call("whoami", "--profile=web")
+        assert (outcome.status, outcome.out, outcome.err.count("\n")) == (expected, "", 1)
+
+    def test_missing_profile_is_an_error(self, home: Home, call: Call) -> None:
+        outcome = call("whoami")
+        assert (outcome.status, outcome.out) == (2, "")
+        assert "--profile NAME" in outcome.err
+        assert "no profile 'absent'" in call("whoami", "--profile=absent").err
