@@ -77,12 +77,14 @@ def run(arguments: argparse.Namespace) -> int:
         if writes_line:
             _aws_config(name, region)  # What can't be written is an error before anything is changed.
         kept = kept_settings(arguments)
+        if "issuer-command" in kept and "issuer" not in kept and values["issuer"]:
+            values["issuer"] = kept["issuer"] = "command"  # Not the issuer that the profile had.
         enrolled = _enroll(name, found, values, kept, system=arguments.system)
         rows = [("Profile", f"{write_profile(name, kept, enrolled.installed)}: [profile.{name}]")]
         if writes_line:
             section = name if name == "default" else f"profile {name}"
             rows.append(("SDKs", f"{_aws_config(name, region, write=True)}: [{section}]"))
-        lines = [*_rows(enrolled), *rows, _next(name)]
+        lines = [*_rows(enrolled), *rows, _next(name, sdks=writes_line)]
     text = "\n".join(printable(f"{title:<9}  {value}") for title, value in lines)
     print_outcome(f"{name} is enrolled", text)
     return 0
@@ -185,8 +187,8 @@ def _rows(enrolled: _Enrolled) -> list[tuple[str, str]]:
     ]
 
 
-def _next(name: str) -> tuple[str, str]:
+def _next(name: str, *, sdks: bool) -> tuple[str, str]:
     missing = ", ".join(f"--{arn}" for arn in ARNS if arn not in profiles(os.environ)[name].values)
     if missing:
         return "Missing", f"Run hwsigner enroll {name} again with {missing}"
-    return "Next", f"aws sts get-caller-identity --profile {name}"
+    return "Next", f"{'aws sts get-caller-identity' if sdks else 'hwsigner credential-process'} --profile {name}"
