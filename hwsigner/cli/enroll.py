@@ -37,7 +37,7 @@ from hwsigner.identity.certificate import Chain
 from hwsigner.key.management import InstalledCertificate, KeyAccess, KeyDescription
 from hwsigner.system.files import edit_file
 
-HELP = "make a key, have it certified, and write the profiles that use it"
+HELP = "make a key, have it certified, and write its profile"
 
 _FLAGS = (
     *(flag for flag in IDENTITY if flag.name == "private-key"),
@@ -85,6 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
         if writes_line:
             _aws_config(name, region)  # What can't be written is an error before anything is changed.
         kept = kept_settings(arguments)
+        if "issuer-command" in kept and "issuer" not in kept and values["issuer"]:
+            values["issuer"] = kept["issuer"] = "command"  # Not the issuer that the profile had.
         enrolled = _enroll(name, found, values, kept, system=arguments.system)
         rows = [("Profile", f"{write_profile(name, kept, enrolled.installed)}: [profile.{name}]")]
         if writes_line:

@@ -17,6 +17,7 @@ from hwsigner.control_plane.certificate_checks import (
     credential_of,
     serial_name,
     source_identity,
+    time_of,
     trusted,
 )
 from hwsigner.control_plane.facts import Detail, Facts
@@ -221,10 +222,10 @@ def _of_certificate(chain: Chain, facts: Facts) -> Iterator[str]:
     if not facts.subject:
         yield "the service has not seen this subject"
         return
-    yield f"the service last saw this subject at {facts.subject.get('lastSeenAt', 'an unknown time')}"
+    yield f"the service last saw this subject at {time_of(facts.subject.get('lastSeenAt'))}"
     seen = credential_of(chain, facts.subject)
     yield (
-        f"it last saw this certificate at {seen['seenAt']}"
+        f"it last saw this certificate at {time_of(seen['seenAt'])}"
         if seen.get("seenAt")
         else "it has not seen this certificate"
     )

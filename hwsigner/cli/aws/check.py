@@ -22,7 +22,7 @@ from hwsigner.errors import printable
 from hwsigner.identity.certificate import Chain, build_chain, latest_expiring, leaves, load
 from hwsigner.key import find_certificates
 
-HELP = "check trust anchor, profile, role and certificate, and say what is open"
+HELP = "check the AWS side of a profile: what is wrong or open"
 
 _FOUND = 1  # The exit status if there are findings.
 _WIDTH = 80

@@ -24,7 +24,7 @@ from hwsigner.control_plane.resources import Existing, read
 from hwsigner.control_plane.wanted import Wanted
 from hwsigner.errors import HwsignerError, printable
 
-HELP = "make or complete the trust anchor, role and profile in AWS"
+HELP = "make or complete trust anchor, role and profile in AWS"
 
 _COMMON = (
     switch("plan", "show what would be done, and change nothing"),
@@ -184,7 +184,7 @@ def _print(
 ) -> None:
     values = {key: value for key, value in values.items() if value}
     following = f"hwsigner credential-process --profile {name}"
-    if "certificate" not in values:
+    if not {"certificate", "cert-selector"} & profiles(os.environ)[name].values.keys():
         following = f"hwsigner install-certificate CERTIFICATE KEY-URI --profile {name}"
     if arguments.json:
         done = [step.operation for step in steps]

@@ -8,7 +8,7 @@ from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.cli.registrar import KEYS
 
-HELP = "make a new sealing key for registrars, which keep the last one too"
+HELP = "make a new sealing key, and keep the last one too"
 
 
 def add_arguments(parser: Parser) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from hwsigner.enrolment.registrar.server import RegistrarServer
 
-HELP = "certify keys that are proven to be in known chips; or allow, rotate-keys"
+HELP = "certify keys that are proven to be in known chips"
 
 _FLAGS = (
     POLICY,
