@@ -74,6 +74,12 @@ def test_success_is_the_end_of_the_pause(file: int) -> None:
     assert Failures(file).pause_left(0.0) == 0
 
 
+def test_failure_that_can_t_be_noted_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    with open(tmp_path / "lock", "rb") as unwritable:
+        Failures(unwritable.fileno()).add(ServiceUnreachableError("down"), 0.0)
+
+
 @given(st.binary(max_size=40))
 def test_damaged_file_holds_nothing_up_for_long(data: bytes) -> None:
     opened = os.memfd_create("lock")
