@@ -15,7 +15,15 @@ from hwsigner.aws.arn import check_arns, check_known_arns
 from hwsigner.aws.config_file import config_path
 from hwsigner.aws.config_lines import check_no_keys, with_credential_process
 from hwsigner.aws.credentials_file import credentials_path
-from hwsigner.cli.enrolling import kept_settings, names_certificate, only_one, settings_of, wanted, write_profile
+from hwsigner.cli.enrolling import (
+    kept_settings,
+    names_certificate,
+    only_one,
+    settings_of,
+    share_key,
+    wanted,
+    write_profile,
+)
 from hwsigner.cli.install_certificate import ARNS
 from hwsigner.cli.issuer import issuer
 from hwsigner.cli.keygen import NEW_KEY
@@ -82,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         if writes_line:
             section = name if name == "default" else f"profile {name}"
             rows.append(("SDKs", f"{_aws_config(name, region, write=True)}: [{section}]"))
-        lines = [*_rows(enrolled), *rows, _next(name)]
+        lines = [*_rows(enrolled), *rows, _next(name, system=arguments.system)]
     text = "\n".join(printable(f"{title:<9}  {value}") for title, value in lines)
     print_outcome(f"{name} is enrolled", text)
     return 0
@@ -97,6 +105,8 @@ def _enroll(
         # If this run does not come to its end, the next one needs no flags. A profile in use changes at the end.
         change_profile(name, kept, os.environ, system=system)
     key, made = ensure_key(asked)
+    if system:
+        share_key(asked.access)
     _check_pin(asked.access, key)
     request = sign_request(asked)
     there = installed_chain(asked, request, datetime.now(UTC))
@@ -185,8 +195,10 @@ def _rows(enrolled: _Enrolled) -> list[tuple[str, str]]:
     ]
 
 
-def _next(name: str) -> tuple[str, str]:
+def _next(name: str, *, system: bool) -> tuple[str, str]:
     missing = ", ".join(f"--{arn}" for arn in ARNS if arn not in profiles(os.environ)[name].values)
     if missing:
         return "Missing", f"Run hwsigner enroll {name} again with {missing}"
+    if system:  # Renewing is root's work, and asking the agent is that of other users.
+        return "Next", f"systemctl enable --now hwsigner-renew@{name}.timer"
     return "Next", f"aws sts get-caller-identity --profile {name}"

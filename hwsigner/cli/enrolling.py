@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from hwsigner.cli import options
 from hwsigner.cli.install_certificate import for_any_folder
 from hwsigner.cli.keygen import NEW_KEY, key_request
-from hwsigner.config.flags import ENROLMENT, IDENTITY, SESSION, default_values, profile_values
+from hwsigner.config.flags import ENROLMENT, IDENTITY, SESSION, default_values, profile_values, secret_place
 from hwsigner.config.profiles import Profile, change_profile, file_of_new, profiles
 from hwsigner.enrolment.enroll import Wanted
 from hwsigner.errors import HwsignerError, LockError, UsageError
@@ -22,6 +23,7 @@ from hwsigner.key import find_certificates
 from hwsigner.key.management import InstalledCertificate, KeyAccess
 from hwsigner.pins import PinSource
 from hwsigner.system.files import LOCK_TIMEOUT, lock_within
+from hwsigner.system.users import share_with_agent
 from hwsigner.uri import KeyURI
 
 # Of the flags, what a profile keeps. A PIN is not among them: its place may be, in the key URI.
@@ -74,8 +76,9 @@ def kept_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     for name in ("issuer-ca-file", "vendor-certificates"):
         if name in kept:
             kept[name] = os.path.abspath(kept[name])
-    if os.path.isfile(kept.get("issuer-command", "")):  # Without arguments.
-        kept["issuer-command"] = shlex.quote(os.path.abspath(kept["issuer-command"]))
+    command = kept.get("issuer-command", "")
+    if "/" in command and os.path.isfile(command):  # Without arguments. A bare name is looked up on the PATH alone.
+        kept["issuer-command"] = shlex.quote(os.path.abspath(command))
     return kept
 
 
@@ -93,6 +96,7 @@ def wanted(values: Mapping[str, Any]) -> Wanted:
     KeyURI.of_new(values["private_key"])
     arguments = argparse.Namespace(**values)
     uri = options.key_uri(arguments, values["private_key"])
+    secret_place(uri.text("pin-source") or "")
     return Wanted(
         KeyAccess(uri, options.pin_source(arguments, uri), allow_modules=True),
         values["subject"],
@@ -101,6 +105,26 @@ def wanted(values: Mapping[str, Any]) -> Wanted:
         key_request(arguments),
         values["nv_index"] or "",
     )
+
+
+def share_key(access: KeyAccess) -> None:
+    """Let the system's agent read the key file of a new TPM key, which is of no use without the TPM.
+
+    A file whose group or mode was changed since, or that belongs to another user, stays as it is.
+
+    Raises:
+        HwsignerError: the file's group or mode can't be changed.
+    """
+    if access.uri.scheme != "tpm2" or "path" not in access.uri.path:
+        return
+    path = access.uri.file
+    try:
+        status = os.stat(path)
+        if (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (os.geteuid(), os.getegid(), 0o600):
+            share_with_agent(path)
+    except OSError as error:
+        problem = f"the system's agent was not allowed to read {path}: {error.strerror}"
+        raise HwsignerError(problem, f"Run chgrp hwsigner {path}; chmod 640 {path}") from error
 
 
 def names_certificate(found: Profile | None, access: KeyAccess, chain: Chain) -> bool:

@@ -75,6 +75,17 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return choice
 
 
+def secret_place(text: str) -> str:
+    """Return the place of a secret, as `pin-source` names it, before it is kept: it may be the secret itself.
+
+    Raises:
+        UsageError: it is none. The message does not quote it.
+    """
+    if text and not text.startswith(("/", "file:", "env:", "credential:", "cmd:")):
+        raise UsageError("a secret is given where its place is wanted", "Write file:/path, env:NAME or cmd:PROGRAM")
+    return text
+
+
 @dataclass(frozen=True)
 class Flag:
     """A flag.
@@ -219,6 +230,7 @@ ISSUER = (
         "issuer-secret",
         "place of the password or token for the issuer: file:/path, env:NAME, credential:NAME or cmd:PROGRAM",
         "PLACE",
+        secret_place,
     ),
     switch("issuer-certificate", "log in with the certificate in use, once there is one; its key is a TSS2 key file"),
     Flag("issuer-arn", "ARN of the private CA", "ARN"),

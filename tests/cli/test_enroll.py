@@ -5,6 +5,7 @@ The CA is openssl, the service is the emulator, and boto3 reads what was written
 
 from __future__ import annotations
 
+import os
 import random
 import shlex
 import shutil
@@ -25,6 +26,7 @@ from enrolments import SUBJECT, Enrolment, refused, succeeds
 from hwsigner.cli import enroll, enrolling
 from hwsigner.config import profiles
 from hwsigner.enrolment import enroll as steps
+from hwsigner.system import users
 from softhsm.pcsc import SoftPcsc
 from softhsm.tpm import SoftTPM
 from softhsm.yubikey import FIRMWARE_5_7, YKCS11, YubiKey
@@ -70,9 +72,11 @@ class TestWay:
         assert enrolment.gets_credentials()
         assert "which was there" in succeeds(enrolment.again())["Certified"]
 
-    def test_tpm_key_at_a_handle_has_its_certificate_in_the_tpm(self, enrolment: Enrolment, swtpm: SoftTPM) -> None:
+    def test_tpm_key_at_a_handle_has_its_certificate_in_the_tpm(
+        self, enrolment: Enrolment, cleaned_tpm: SoftTPM
+    ) -> None:
         enrolment.key = "handle:0x81000def"
-        succeeds(enrolment.run(f"--tcti={swtpm.tcti}", "--nv-index=0x01500def"))
+        succeeds(enrolment.run(f"--tcti={cleaned_tpm.tcti}", "--nv-index=0x01500def"))
         assert enrolment.profile()["certificate"].startswith("tpm2:nv=0x01500def")
         assert enrolment.gets_credentials()
         assert "which was there" in succeeds(enrolment.again())["Certified"]
@@ -303,6 +307,14 @@ class TestRefused:
         refused(enrolment.run("--issuer-command=false"), 5, "exited with status 1")
         refused(enrolment.scene.call("credential-process", "--profile", "web"), 2, "Run hwsigner enroll web")
 
+    def test_program_on_the_path_is_not_taken_for_a_file_here(
+        self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "false").write_text("#!/bin/sh\n")  # Another user's, as in /tmp.
+        monkeypatch.chdir(tmp_path)
+        refused(enrolment.run("--issuer-command=false"), 5, "exited with status 1")
+        assert enrolment.profile()["issuer-command"] == "false"
+
     def test_missing_issuer_is_an_error(self, enrolment: Enrolment) -> None:
         refused(enrolment.run("--issuer-command="), 2, "no issuer given")
 
@@ -314,6 +326,22 @@ class TestRefused:
         refused(enrolment.run(*flags), 6, "127.0.0.1:1")
         assert enrolment.profile()["issuer-secret"] == "env:TOKEN"
         assert "hunter2" not in enrolment.config.read_text()
+
+    @pytest.mark.parametrize(
+        "flag", ["--issuer-secret=hunter2", "--issuer-url=https://admin:hunter2@127.0.0.1:1/v1/pki/sign/web"]
+    )
+    def test_secret_that_is_no_place_of_one_is_neither_kept_nor_shown(self, enrolment: Enrolment, flag: str) -> None:
+        outcome = enrolment.run("--issuer=vault", "--issuer-url=http://127.0.0.1:1/v1/pki/sign/web", flag)
+        refused(outcome, 2)
+        assert "hunter2" not in outcome.err
+        assert not enrolment.config.exists()
+
+    def test_pin_source_that_is_a_pin_is_not_kept(self, enrolment: Enrolment) -> None:
+        enrolment.key = f"file:{enrolment.key}?pin-source=hunter2"
+        outcome = enrolment.run()
+        assert outcome.status != 0
+        assert "hunter2" not in outcome.err
+        assert not enrolment.config.exists()
 
     def test_pin_on_the_command_line_is_not_kept(self, enrolment: Enrolment) -> None:
         outcome = enrolment.run("--pkcs8-password=hunter2")
@@ -342,6 +370,7 @@ class TestSystem:
         rows = succeeds(enrolment.run("--system"))
         file = profiles.SYSTEM_FILE
         assert rows["Profile"] == f"{file}: [profile.web]"
+        assert rows["Next"] == "systemctl enable --now hwsigner-renew@web.timer"
         assert "SDKs" not in rows
         assert not enrolment.config.exists()
         assert not enrolment.aws_config.exists()
@@ -349,11 +378,29 @@ class TestSystem:
         assert "which was there" in succeeds(enrolment.again())["Certified"]
         assert enrolment.scene.call("credential-process", "--profile", "web").status == 0
 
-    def test_agent_s_group_may_read_a_new_file(self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(profiles, "agent_group", lambda: 12345)
+    def test_agent_s_group_may_read_a_new_file_and_no_new_key(
+        self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(users, "agent_group", lambda: 12345)
         succeeds(enrolment.run("--system"))
         status = profiles.SYSTEM_FILE.stat()
         assert (status.st_gid, status.st_mode & 0o777) == (12345, 0o640)
+        assert os.stat(enrolment.key).st_mode & 0o777 == 0o600
+
+    def test_agent_s_group_may_read_a_new_tpm_key_and_a_changed_mode_stays(
+        self, enrolment: Enrolment, swtpm: SoftTPM, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(users, "agent_group", lambda: 12345)
+        first, second = (str(Path(enrolment.key).with_name(name)) for name in ("first.tss2", "second.tss2"))
+        enrolment.key, enrolment.flags = f"tpm2:path={first}", ["--tcti", swtpm.tcti]
+        succeeds(enrolment.run("--system"))
+        profiles.SYSTEM_FILE.write_text(profiles.SYSTEM_FILE.read_text().replace("-days 2", "-days 3"))
+        succeeds(enrolment.scene.call("renew", "web", "--new-key", f"tpm2:path={second}"))
+        for status in map(os.stat, (first, second)):
+            assert (status.st_gid, status.st_mode & 0o777) == (12345, 0o640)
+        os.chmod(second, 0o400)
+        succeeds(enrolment.again("--system"))
+        assert os.stat(second).st_mode & 0o777 == 0o400
 
     def test_profile_of_the_user_is_not_moved(self, enrolment: Enrolment) -> None:
         succeeds(enrolment.run())

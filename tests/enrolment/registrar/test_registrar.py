@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
 from collections.abc import Callable
 from http import HTTPStatus
 from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
+from asn1crypto.csr import CertificationRequest
+from asn1crypto.keys import PublicKeyInfo
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -74,6 +78,18 @@ def test_key_in_a_known_chip_gets_the_certificate_that_it_asks_for(site: Site, c
     assert leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == "web-01"
     assert site.issuer.requests == [given.blob("certificateRequest")]
     assert site.decisions == ["challenged", "proven", "issued"]
+
+
+def test_line_is_short_whatever_a_statement_has(site: Site, chain: Chain) -> None:
+    """The journal splits lines of more than 48 KiB, so that a client could make up the begin of one."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "\x1b" * 60)] * 100)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, certs.ago(1), certs.ago(-1))
+    der = builder.sign(key, SHA256()).public_bytes(Encoding.DER)
+    given = changed(statement(chain), slotCertificate=der, attestationCertificate=der)
+    refusal = refused(challenge(site.registrar(), given), site)
+    assert "the certificate of Common Name" in refusal.message
+    assert len(json.dumps(site.audit[-1])) < 4096
 
 
 def test_audit_lines_name_the_machine_and_no_more_of_its_chip(site: Site, chain: Chain) -> None:
@@ -169,6 +185,24 @@ def test_request_for_harmless_extensions_is_allowed(site: Site, chain: Chain) ->
     client = x509.ExtendedKeyUsage([x509.OID_CLIENT_AUTH])
     given = statement(chain, request(chain.slot.key, SUBJECT, *usages, client, names()))
     assert site.registrar().challenge(body(statement=given), CLIENT)
+
+
+@pytest.mark.parametrize("how", ["compressed", "explicit"])
+def test_request_with_its_key_in_another_form_is_refused(how: str, site: Site, chain: Chain) -> None:
+    """The issuer would put that form into the certificate, and others may read another key from it."""
+    key = chain.slot.key
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    flags = {"compressed": ["-ec_conv_form", "compressed"], "explicit": ["-ec_param_enc", "explicit"]}[how]
+    form = subprocess.run(
+        ["openssl", "pkey", "-pubout", "-outform", "DER", *flags], input=pem, check=True, stdout=subprocess.PIPE
+    ).stdout
+    parsed = CertificationRequest.load(request(key))
+    info = parsed["certification_request_info"]
+    info["subject_pk_info"] = PublicKeyInfo.load(form)
+    parsed["signature"] = key.sign(info.dump(), ec.ECDSA(SHA256()))
+    assert x509.load_der_x509_csr(parsed.dump()).is_signature_valid
+    refused(challenge(site.registrar(), statement(chain, parsed.dump())), site)
+    assert "key in another form" in str(site.audit[-1]["reason"])
 
 
 def test_request_of_another_key_is_refused(site: Site, chain: Chain) -> None:

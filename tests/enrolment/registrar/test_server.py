@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,15 @@ def test_answer_that_is_not_a_registrars_is_one_error(body: bytes, asked: Certif
         issued(f"http://127.0.0.1:{server.port}", asked)
 
 
+def test_refusal_is_one_short_line_whatever_the_registrar_says(asked: CertificateRequest) -> None:
+    body = json.dumps({"error": "no\nhwsigner: all is well. " * 999, "hint": ["Look\n"] * 999}).encode()
+    head = b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with Server(answering(head + body)) as server, pytest.raises(ServiceError) as caught:
+        issued(f"http://127.0.0.1:{server.port}", asked)
+    assert len(str(caught.value)) < 1000
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "bad", ["", "registrar", "ftp://x", "https://", "https://a b/", "https://x/?q", "https://u:p@x"]
 )
@@ -254,6 +264,16 @@ def test_flood_of_connections_of_one_address_leaves_room_for_others(site: Site) 
     assert site.decisions.count("limited") == 1
 
 
+def test_slow_clients_of_many_addresses_make_room_for_others(site: Site, asked: CertificateRequest) -> None:
+    with site.serving() as server, ExitStack() as stack:
+        target = server.socket.getsockname()[:2]
+        for number in range(server_module.MAX_CONNECTIONS + 8):
+            source = (f"127.0.0.{10 + number // server_module.MAX_CONNECTIONS_OF_ADDRESS}", 0)
+            stack.enter_context(socket.create_connection(target, 30, source))
+        assert isinstance(issued(url(server), asked), Issued)
+    assert "limited" in site.decisions
+
+
 def test_flood_of_requests_is_answered_with_when_to_retry(site: Site, asked: CertificateRequest) -> None:
     with site.serving(limit=RateLimit(4, 10**6, lambda: 0.0)) as server:
         for _ in range(2):
@@ -278,6 +298,20 @@ class _Broken:
 
     def challenge(self, body: bytes, client: str) -> dict[str, Any]:
         raise KeyError("secret")
+
+
+def test_server_outlives_a_thread_that_can_not_start_and_a_log_that_is_full(
+    site: Site, asked: CertificateRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    with site.serving() as server:
+        with monkeypatch.context() as patched:
+            patched.setattr(server, "process_request", lambda *_: fail(RuntimeError("can't start new thread")))
+            patched.setattr(server, "audit", lambda _: fail(OSError(errno.ENOSPC, "full")))
+            assert exchange(server, b"") == b""
+        assert isinstance(issued(url(server), asked), Issued)
 
 
 def test_fault_of_our_own_shows_its_class_alone(site: Site) -> None:
