@@ -18,6 +18,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from softhsm.command import run
 from softhsm.tpm import SoftTPM
 
 PROFILE = "web"
@@ -104,9 +105,12 @@ class Machine:
             if self._process is None or self._process.poll() is not None:
                 return
             self._process.kill()
+            self._process.wait()
             if chance.random() < 0.3:
                 self.power_cuts += 1
                 self.tpm.cut_power()
+            for kind in ("-t", "-l"):  # As the kernel's resource manager does for a process that has ended.
+                run(["tpm2_flushcontext", kind], self.tpm.env)
 
     def credentials(self) -> dict[str, Any]:
         """Return what the SDKs get by the profile."""
