@@ -74,8 +74,9 @@ def kept_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     for name in ("issuer-ca-file", "vendor-certificates"):
         if name in kept:
             kept[name] = os.path.abspath(kept[name])
-    if os.path.isfile(kept.get("issuer-command", "")):  # Without arguments.
-        kept["issuer-command"] = shlex.quote(os.path.abspath(kept["issuer-command"]))
+    command = kept.get("issuer-command", "")
+    if "/" in command and os.path.isfile(command):  # Without arguments. A bare name is looked up on the PATH alone.
+        kept["issuer-command"] = shlex.quote(os.path.abspath(command))
     return kept
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,8 +22,9 @@ from hwsigner.config import settings
 from hwsigner.config.flags import Flag, switch
 from hwsigner.config.profiles import Profile, check_name, profile
 from hwsigner.enrolment.enroll import Wanted, ensure_key, install, obtain, sign_request
-from hwsigner.enrolment.renewal import Failures, alternative_names, check_later, due_at
+from hwsigner.enrolment.renewal import Failures, alternative_names, check_later, due_at, ends_soon, seconds_left
 from hwsigner.errors import (
+    AmbiguousCertificateError,
     ConfigError,
     HwsignerError,
     HwsignerWarning,
@@ -32,7 +34,7 @@ from hwsigner.errors import (
     printable,
 )
 from hwsigner.identity import Identity
-from hwsigner.identity.certificate import Certificate, Chain, leaves, load
+from hwsigner.identity.certificate import Certificate, Chain, latest_expiring, leaves, load
 from hwsigner.key import find_certificates
 from hwsigner.pins import PinSource
 from hwsigner.system.files import lock_within
@@ -66,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             new, path = _renew(found, old, arguments.new_key)
         except (HwsignerError, HwsignerWarning) as error:
-            failures.add(error, time.time())
+            failures.add(error, time.time(), seconds_left(old, datetime.now(UTC)))
             raise
         failures.forget()
     end = new.x509.not_valid_after_utc
@@ -91,12 +93,17 @@ def _one_renewal() -> Iterator[None]:
 
 
 def _current(found: Profile) -> Certificate:
-    """Return the certificate that a profile names."""
+    """Return the certificate that a profile names: of several, the one that expires last, as the providers do."""
     place = found.values.get("certificate")
     if not isinstance(place, str) or "private-key" not in found.values:
         problem = f"profile {found.name!r} names no certificate with its key, so there is nothing to renew"
         raise ConfigError(problem, f"Run hwsigner enroll {found.name}")
-    return leaves(load(find_certificates(place, PinSource().without_pin(), allow_modules=True)))[0]
+    certificates = leaves(load(find_certificates(place, PinSource().without_pin(), allow_modules=True)))
+    keys = len({one.public_key() for one in certificates})
+    if keys > 1:  # The names of another key must not be asked for.
+        problem = f"{place} has certificates of {keys} keys"
+        raise AmbiguousCertificateError(problem, f"In profile {found.name!r}, name one alone")
+    return latest_expiring(certificates)
 
 
 def _renew(found: Profile, old: Certificate, new_key: str | None) -> tuple[Certificate, str]:
@@ -111,27 +118,44 @@ def _renew(found: Profile, old: Certificate, new_key: str | None) -> tuple[Certi
         ensure_key(asked)
     chain = obtain(sign_request(asked), opened, lambda: datetime.now(UTC), wait=values["timeout"])
     check_later(chain.leaf, old)
-    _try(values, asked, chain)
+    untried = _try(values, asked, chain, may_skip=ends_soon(old, datetime.now(UTC)))
     installed = install(asked, chain)
+    if untried:
+        problem = f"the new certificate is in use without a trial, as the old one ends: {untried.message}"
+        warnings.warn(HwsignerWarning(problem, untried.hint), stacklevel=2)
     kept = {"private-key": for_any_folder(asked.access.uri)} if new_key else {}
     return chain.leaf, write_profile(found.name, kept, installed)
 
 
-def _try(values: Mapping[str, Any], asked: Wanted, chain: Chain) -> None:
+def _try(values: Mapping[str, Any], asked: Wanted, chain: Chain, *, may_skip: bool) -> HwsignerError | None:
     """Get credentials with a new certificate, if the profile has its ARNs.
+
+    Args:
+        values: the profile's settings.
+        asked: the key.
+        chain: the certificate.
+        may_skip: whether a service that can't say yes or no now is no error.
+
+    Returns:
+        Why the service has not said yes or no.
 
     Raises:
         ServiceError: the service refused it.
         ServiceUnreachableError: the service was not reached.
     """
     if not all(values[arn.replace("-", "_")] for arn in ARNS):
-        return
+        return None
     request, service = settings.session_request(values), settings.service_for_daemon(values)
     try:
         with Identity(asked.access.open(), chain) as identity:
             create_session(identity, request, service)
     except ServiceError as error:
+        if may_skip and error.retryable:
+            return error
         problem = f"{_NOT_IN_PLACE}: {error.message}"
         raise ServiceError(problem, error.hint, retryable=error.retryable, retry_after=error.retry_after) from error
     except ServiceUnreachableError as error:
+        if may_skip:
+            return error
         raise ServiceUnreachableError(f"{_NOT_IN_PLACE}: {error.message}", error.hint) from error
+    return None

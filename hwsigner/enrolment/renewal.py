@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from cryptography import x509
@@ -12,6 +13,8 @@ from cryptography import x509
 from hwsigner.errors import CertificateError, ServiceError
 from hwsigner.identity.certificate import Certificate
 from hwsigner.refresh.schedule import RENEWAL
+
+_SOON = 2 * RENEWAL.longest_pause  # The timer may be late.
 
 
 def due_at(leaf: Certificate) -> datetime:
@@ -23,6 +26,16 @@ def due_at(leaf: Certificate) -> datetime:
     chance = int.from_bytes(hashlib.sha256(leaf.der).digest()[:8]) / 2**64
     lifetime = RENEWAL.lifetime(0.0, (end - begin).total_seconds(), lambda: chance)
     return end - timedelta(seconds=lifetime.ahead)
+
+
+def ends_soon(leaf: Certificate, now: datetime) -> bool:
+    """Return whether a certificate may expire before another attempt at its renewal, or has expired."""
+    return seconds_left(leaf, now) < _SOON
+
+
+def seconds_left(leaf: Certificate, now: datetime) -> float:
+    """Return the seconds until a certificate expires; negative if it has."""
+    return (leaf.x509.not_valid_after_utc - now).total_seconds()
 
 
 def check_later(new: Certificate, old: Certificate) -> None:
@@ -58,8 +71,8 @@ class Failures:
     """The failures of a profile's renewals since the last success: in a file, for the next process.
 
     Args:
-        file: a descriptor of the file, which this process has locked. It holds their number and when the next attempt
-            is allowed, in seconds since 1970; or nothing.
+        file: a descriptor of the file, which this process has locked. It holds their number, the time of the last one
+            and when the next attempt is allowed, in seconds since 1970; or nothing.
     """
 
     def __init__(self, file: int) -> None:
@@ -67,26 +80,35 @@ class Failures:
 
     def pause_left(self, now: float) -> float:
         """Return the seconds until the next attempt is allowed; 0 for at once."""
-        next_try = self._read()[1]
-        # A clock that was wrong may have left any time.
+        _, last, next_try = self._read()
+        if now < last:  # The clock was wrong then, or is now.
+            return 0.0
         return max(0.0, min(next_try - now, RENEWAL.longest_pause + RENEWAL.longest_asked))
 
-    def add(self, error: Exception, now: float) -> None:
-        """Note a failure."""
+    def add(self, error: Exception, now: float, left: float) -> None:
+        """Note a failure.
+
+        Args:
+            error: the failure. The issuer's wish to wait counts, but for no more than half of the certificate's rest.
+            now: the time, in seconds since 1970.
+            left: the seconds until the certificate in use expires; negative if it has.
+        """
         count = self._read()[0] + 1
         asked = error.retry_after if isinstance(error, ServiceError) else 0.0
-        self._write(f"{count} {now + RENEWAL.pause(count, random.random, asked=asked):.0f}\n")
+        pause = RENEWAL.pause(count, random.random, asked=min(asked, max(left / 2, RENEWAL.longest_pause)))
+        with suppress(OSError):  # The disk is full, and the failure itself is to be reported.
+            self._write(f"{count} {int(now)} {now + pause:.0f}\n")
 
     def forget(self) -> None:
         """Note a success."""
         self._write("")
 
-    def _read(self) -> tuple[int, float]:
+    def _read(self) -> tuple[int, float, float]:
         try:
-            count, next_try = os.pread(self._file, 100, 0).split()
-            return int(count), float(next_try)
+            count, last, next_try = os.pread(self._file, 100, 0).split()
+            return int(count), float(last), float(next_try)
         except ValueError:  # It is empty, or was cut off.
-            return 0, 0.0
+            return 0, 0.0, 0.0
 
     def _write(self, text: str) -> None:
         os.ftruncate(self._file, 0)

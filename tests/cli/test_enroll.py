@@ -303,6 +303,14 @@ class TestRefused:
         refused(enrolment.run("--issuer-command=false"), 5, "exited with status 1")
         refused(enrolment.scene.call("credential-process", "--profile", "web"), 2, "Run hwsigner enroll web")
 
+    def test_program_on_the_path_is_not_taken_for_a_file_here(
+        self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "false").write_text("#!/bin/sh\n")  # Another user's, as in /tmp.
+        monkeypatch.chdir(tmp_path)
+        refused(enrolment.run("--issuer-command=false"), 5, "exited with status 1")
+        assert enrolment.profile()["issuer-command"] == "false"
+
     def test_missing_issuer_is_an_error(self, enrolment: Enrolment) -> None:
         refused(enrolment.run("--issuer-command="), 2, "no issuer given")
 

@@ -128,6 +128,13 @@ class TestDue:
         assert "no later than the one in use" in done.err if is_due else not done.err
         assert leaf(enrolled) == old
 
+    def test_certificate_that_expires_last_counts_if_there_are_several(self, enrolled: Enrolment) -> None:
+        new = enrolled.certificate.read_bytes()
+        age(enrolled, 10, 1)
+        enrolled.certificate.write_bytes(enrolled.certificate.read_bytes() + new)
+        assert run(enrolled, "--if-due") == Outcome(0, "", "")
+        assert enrolled.issued == 1
+
     def test_expired_certificate_is_renewed(self, enrolled: Enrolment) -> None:
         old = age(enrolled, 10, 1)
         succeeds(run(enrolled, "--if-due"))
@@ -178,6 +185,36 @@ class TestRefusals:
         enrolled.config.write_text(text.replace(enrolled.scene.emulator.url, "http://127.0.0.1:9"))
         refused(run(enrolled), 6, "the old one stays in use")
         assert leaf(enrolled) == old
+
+    @pytest.mark.parametrize("end", [-1 / 24, 1])
+    @pytest.mark.parametrize("fault", ["unavailable", "unreachable"])
+    def test_certificate_without_a_trial_is_better_than_one_that_expires(
+        self, enrolled: Enrolment, end: float, fault: str
+    ) -> None:
+        old, text = age(enrolled, 10, end), enrolled.config.read_text()
+        if fault == "unreachable":
+            enrolled.config.write_text(text.replace(enrolled.scene.emulator.url, "http://127.0.0.1:9"))
+        else:
+            enrolled.scene.emulator.misbehave(Fault.parse("fail*always:status=503"))
+        done = run(enrolled, "--if-due")
+        assert (done.status, done.err.count("\n")) == (0, 1)
+        assert "warning: the new certificate is in use without a trial" in done.err
+        assert leaf(enrolled).serial_number != old.serial_number
+        enrolled.config.write_text(text)
+        enrolled.scene.emulator.behave()
+        assert enrolled.gets_credentials()
+
+    def test_refused_certificate_is_not_put_in_place_even_at_the_end(self, enrolled: Enrolment) -> None:
+        old = age(enrolled, 10, 1)
+        enrolled.scene.emulator.misbehave(Fault.parse("deny"))
+        refused(run(enrolled), 5, "tried and not put in place", "Access denied")
+        assert leaf(enrolled) == old
+
+    def test_certificates_of_several_keys_are_an_error(self, enrolled: Enrolment) -> None:
+        other = certs.issue(enrolled.scene.ca, certs.make_ca().key.public_key(), certs.Shape("other"))
+        enrolled.certificate.write_bytes(certs.pem(other) + enrolled.certificate.read_bytes())
+        refused(run(enrolled), 4, "certificates of 2 keys", "name one alone")
+        assert enrolled.issued == 1
 
     def test_profile_without_an_issuer_or_a_certificate_is_an_error(self, enrolled: Enrolment) -> None:
         flags = [flag for flag in _flags(enrolled, "") if not flag.startswith("--issuer")]

@@ -23,6 +23,7 @@ from hwsigner.key import FoundCertificate
 CA = certs.make_ca()
 KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+LONG = 30 * 86400.0
 
 
 def leaf(life: timedelta) -> Certificate:
@@ -55,7 +56,7 @@ def file(tmp_path: Path) -> Iterator[int]:
 def test_pause_doubles_with_each_failure_up_to_an_hour(file: int) -> None:
     pauses = []
     for _ in range(8):
-        Failures(file).add(ServiceUnreachableError("down"), 1000.0)
+        Failures(file).add(ServiceUnreachableError("down"), 1000.0, LONG)
         pauses.append(Failures(file).pause_left(1000.0))
     for number, pause in enumerate(pauses):
         longest = min(3600, 300 * 2**number)
@@ -64,14 +65,34 @@ def test_pause_doubles_with_each_failure_up_to_an_hour(file: int) -> None:
 
 
 def test_issuer_s_own_time_is_added(file: int) -> None:
-    Failures(file).add(ServiceError("busy", retry_after=7200.0), 0.0)
+    Failures(file).add(ServiceError("busy", retry_after=7200.0), 0.0, LONG)
     assert 7200 + 149 <= Failures(file).pause_left(0.0) <= 7200 + 301
 
 
 def test_success_is_the_end_of_the_pause(file: int) -> None:
-    Failures(file).add(ServiceUnreachableError("down"), 0.0)
+    Failures(file).add(ServiceUnreachableError("down"), 0.0, LONG)
     Failures(file).forget()
     assert Failures(file).pause_left(0.0) == 0
+
+
+@pytest.mark.parametrize("jump", [3600.0, 10 * 365 * 86400.0])
+def test_clock_that_was_ahead_at_a_failure_holds_nothing_up(jump: float, file: int) -> None:
+    Failures(file).add(ServiceError("busy", retry_after=7200.0), 1.8e9 + jump, LONG)
+    assert Failures(file).pause_left(1.8e9) == 0
+
+
+@pytest.mark.parametrize("left", [8 * 3600.0, 600.0, -86400.0])
+def test_issuer_s_own_time_does_not_outlast_the_certificate(left: float, file: int) -> None:
+    Failures(file).add(ServiceError("busy", retry_after=7 * 86400.0), 0.0, left)
+    assert Failures(file).pause_left(0.0) <= max(left / 2, 3600) + 3600
+
+
+def test_failure_that_can_not_be_noted_is_no_failure_of_its_own() -> None:
+    full = os.open("/dev/full", os.O_RDWR)
+    try:
+        Failures(full).add(ServiceUnreachableError("down"), 0.0, LONG)
+    finally:
+        os.close(full)
 
 
 @given(st.binary(max_size=40))
@@ -80,6 +101,6 @@ def test_damaged_file_holds_nothing_up_for_long(data: bytes) -> None:
     try:
         os.write(opened, data)
         assert 0 <= Failures(opened).pause_left(1.8e9) <= 3600 + 86400
-        Failures(opened).add(ServiceUnreachableError("down"), 1.8e9)
+        Failures(opened).add(ServiceUnreachableError("down"), 1.8e9, LONG)
     finally:
         os.close(opened)

@@ -18,6 +18,7 @@ from hwsigner.key.management import KeyAccess
 # A challenge may be too old, or its sealing key removed: then another one helps.
 _ATTEMPTS = 2
 _CONFLICT, _UNAVAILABLE = 409, 503
+_SHOWN = 300
 _MAY_PASS = frozenset({409, 429, 500, 502, 503, 504})
 
 
@@ -105,8 +106,8 @@ class RegistrarIssuer:
         except ValueError:
             raise (self._unreadable() if response.status == 200 else self.website.refusal(response)) from None
         raise ServiceError(
-            f"the registrar refused: {refusal['error']}",
-            str(refusal["hint"]),
+            f"the registrar refused: {_words(refusal['error'])}",
+            _words(refusal["hint"]),
             retryable=response.status in _MAY_PASS,
             retry_after=retry_after(response),
         )
@@ -115,3 +116,8 @@ class RegistrarIssuer:
         return CertificateError(
             "the registrar's answer can't be read", f"Check that {self.website.endpoint.url} is one"
         )
+
+
+def _words(value: object) -> str:
+    """Return what a registrar says, in one line that is not too long."""
+    return " ".join(str(value).split())[:_SHOWN]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
@@ -74,6 +75,18 @@ def test_key_in_a_known_chip_gets_the_certificate_that_it_asks_for(site: Site, c
     assert leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == "web-01"
     assert site.issuer.requests == [given.blob("certificateRequest")]
     assert site.decisions == ["challenged", "proven", "issued"]
+
+
+def test_line_is_short_whatever_a_statement_has(site: Site, chain: Chain) -> None:
+    """The journal splits lines of more than 48 KiB, so that a client could make up the begin of one."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "\x1b" * 60)] * 100)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, certs.ago(1), certs.ago(-1))
+    der = builder.sign(key, SHA256()).public_bytes(Encoding.DER)
+    given = changed(statement(chain), slotCertificate=der, attestationCertificate=der)
+    refusal = refused(challenge(site.registrar(), given), site)
+    assert "the certificate of Common Name" in refusal.message
+    assert len(json.dumps(site.audit[-1])) < 4096
 
 
 def test_audit_lines_name_the_machine_and_no_more_of_its_chip(site: Site, chain: Chain) -> None:

@@ -147,6 +147,15 @@ def test_answer_that_is_not_a_registrars_is_one_error(body: bytes, asked: Certif
         issued(f"http://127.0.0.1:{server.port}", asked)
 
 
+def test_refusal_is_one_short_line_whatever_the_registrar_says(asked: CertificateRequest) -> None:
+    body = json.dumps({"error": "no\nhwsigner: all is well. " * 999, "hint": ["Look\n"] * 999}).encode()
+    head = b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with Server(answering(head + body)) as server, pytest.raises(ServiceError) as caught:
+        issued(f"http://127.0.0.1:{server.port}", asked)
+    assert len(str(caught.value)) < 1000
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "bad", ["", "registrar", "ftp://x", "https://", "https://a b/", "https://x/?q", "https://u:p@x"]
 )
