@@ -17,7 +17,7 @@ from hwsigner.cli.enrolling import only_one, settings_of, wanted, write_profile
 from hwsigner.cli.install_certificate import ARNS, for_any_folder
 from hwsigner.cli.issuer import issuer
 from hwsigner.cli.parser import Parser
-from hwsigner.cli.process import print_outcome
+from hwsigner.cli.process import print_rows
 from hwsigner.config import settings
 from hwsigner.config.flags import Flag, switch
 from hwsigner.config.profiles import Profile, check_name, profile
@@ -31,7 +31,6 @@ from hwsigner.errors import (
     LockError,
     ServiceError,
     ServiceUnreachableError,
-    printable,
 )
 from hwsigner.identity import Identity
 from hwsigner.identity.certificate import Certificate, Chain, latest_expiring, leaves, load
@@ -39,14 +38,14 @@ from hwsigner.key import find_certificates
 from hwsigner.pins import PinSource
 from hwsigner.system.files import lock_within
 
-HELP = "have a profile's certificate renewed"
+HELP = "renew the certificate of a profile"
 
 # Seconds that a renewal waits for the one of another profile.
 _LOCK_SECONDS = 120.0
 _NOT_IN_PLACE = "the new certificate was tried and not put in place, and the old one stays in use"
 _FLAGS = (
-    Flag("new-key", "make this key, and renew for it instead of the old one", "KEY-URI"),
-    switch("if-due", "for timers: do nothing while it is too early, or too soon after a failure"),
+    Flag("new-key", "make this key, and have the certificate issued for it instead of the old one", "KEY-URI"),
+    switch("if-due", "for timers: do nothing if it is too early, or too soon after a failure"),
 )
 
 
@@ -75,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows = [("Renewed", f"{new.subject}, expires {end:%Y-%m-%dT%H:%MZ}"), ("Profile", f"{path}: [profile.{name}]")]
     if arguments.new_key:
         rows.append(("Old key", f"{found.values['private-key']} is no longer used: hwsigner delete deletes it"))
-    print_outcome(f"{name} is renewed", "\n".join(printable(f"{title:<7}  {value}") for title, value in rows))
+    print_rows(f"{name} is renewed", rows)
     return 0
 
 

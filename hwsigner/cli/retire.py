@@ -1,4 +1,4 @@
-"""`hwsigner retire NAME`: revoke the certificate of a profile, delete its key and take the profile out."""
+"""`hwsigner retire NAME`: revoke the certificate of a profile, delete its key and remove the profile."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from hwsigner.identity.certificate import Certificate
 from hwsigner.key.management import delete_key
 from hwsigner.uri import KeyURI
 
-HELP = "revoke the certificate of a profile, delete its key and take the profile out of config.toml"
+HELP = "revoke the certificate of a profile, delete its key and remove the profile"
 
 _FLAGS = (
     switch("revoke", "also revoke a certificate of AWS Private CA; others need --ca-key and --ca"),
-    switch("keep-key", "do not delete the key, such as one that hwsigner can't delete"),
+    switch("keep-key", "keep the key, such as one that hwsigner can't delete"),
     switch("yes", "do not ask before each step; needed without a terminal"),
 )
 _KEY_FLAGS = ("private_key", "certificate")

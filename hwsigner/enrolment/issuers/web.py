@@ -13,7 +13,7 @@ from typing import Any
 
 from hwsigner.enrolment.issuers import IssuerSettings
 from hwsigner.errors import ServiceError, UsageError
-from hwsigner.http.address import Endpoint, is_loopback, parse_url
+from hwsigner.http.address import Endpoint, check_protected, read_url
 from hwsigner.http.client_certificate import ClientCertificate, post_with_certificate
 from hwsigner.http.connection import Deadline
 from hwsigner.http.proxy import find_proxy
@@ -94,13 +94,8 @@ def open_website(settings: IssuerSettings, default_path: str = "") -> Website:
     """
     if not settings.url:
         raise UsageError("the issuer's URL is missing", "Add --issuer-url https://…")
-    try:
-        endpoint = parse_url(settings.url)
-    except ValueError:  # Do not show the URL, which may contain a password.
-        problem = "--issuer-url is not a URL, or it has a user name or a query"
-        raise UsageError(problem, "Write https://host:port/path") from None
-    if endpoint.scheme == "http" and not is_loopback(endpoint.host):
-        raise UsageError(f"--issuer-url is {endpoint.url}, but http: is for this machine only", "Use https:")
+    endpoint = read_url("--issuer-url", settings.url)
+    check_protected("--issuer-url", endpoint)
     cas = TrustedCAs(f"--issuer-ca-file {settings.ca_file}", file=settings.ca_file) if settings.ca_file else None
     options = TransportOptions(
         connect_timeout=settings.timeout,

@@ -127,6 +127,10 @@ class Site:
         return [facts["decision"] for facts in self.audit]
 
 
+def url(server: RegistrarServer, scheme: str = "http") -> str:
+    return f"{scheme}://127.0.0.1:{server.socket.getsockname()[1]}"
+
+
 def table(machine: Machine) -> str:
     """Return a machine's table in TOML; what JSON writes for these values is TOML too."""
     values = "".join(f"{key} = {json.dumps(value)}\n" for key, value in machine.values().items())
