@@ -116,7 +116,8 @@ def _renew(found: Profile, old: Certificate, new_key: str | None) -> tuple[Certi
     if new_key:
         ensure_key(asked)
     chain = obtain(sign_request(asked), opened, lambda: datetime.now(UTC), wait=values["timeout"])
-    check_later(chain.leaf, old)
+    if not new_key:  # The old key may have to go before its certificate ends.
+        check_later(chain.leaf, old)
     untried = _try(values, asked, chain, may_skip=ends_soon(old, datetime.now(UTC)))
     installed = install(asked, chain)
     if untried:

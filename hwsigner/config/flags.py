@@ -75,6 +75,17 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return choice
 
 
+def secret_place(text: str) -> str:
+    """Return the place of a secret, as `pin-source` names it, before it is kept: it may be the secret itself.
+
+    Raises:
+        UsageError: it is none. The message does not quote it.
+    """
+    if not text.startswith(("/", "file:", "env:", "credential:", "cmd:")):
+        raise UsageError("a secret is given where its place is wanted", "Write file:/path, env:NAME or cmd:PROGRAM")
+    return text
+
+
 @dataclass(frozen=True)
 class Flag:
     """A flag.
@@ -225,6 +236,7 @@ ISSUER = (
         "issuer-secret",
         "where the password or token for the issuer is: file:/path, env:NAME, credential:NAME or cmd:PROGRAM",
         "PLACE",
+        secret_place,
     ),
     switch(
         "issuer-certificate",

@@ -323,6 +323,15 @@ class TestRefused:
         assert enrolment.profile()["issuer-secret"] == "env:TOKEN"
         assert "hunter2" not in enrolment.config.read_text()
 
+    @pytest.mark.parametrize(
+        "flag", ["--issuer-secret=hunter2", "--issuer-url=https://admin:hunter2@127.0.0.1:1/v1/pki/sign/web"]
+    )
+    def test_secret_that_is_no_place_of_one_is_neither_kept_nor_shown(self, enrolment: Enrolment, flag: str) -> None:
+        outcome = enrolment.run("--issuer=vault", "--issuer-url=http://127.0.0.1:1/v1/pki/sign/web", flag)
+        refused(outcome, 2)
+        assert "hunter2" not in outcome.err
+        assert not enrolment.config.exists()
+
     def test_pin_on_the_command_line_is_not_kept(self, enrolment: Enrolment) -> None:
         outcome = enrolment.run("--pkcs8-password=hunter2")
         assert outcome.status == 0

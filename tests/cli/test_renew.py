@@ -77,6 +77,11 @@ class TestWay:
         assert Path(before["private-key"]).exists()
         assert enrolled.gets_credentials()
 
+    def test_new_key_may_get_a_certificate_that_ends_earlier(self, enrolled: Enrolment) -> None:
+        age(enrolled, 2, -3000)  # Its key may have been copied: that must not go on for years.
+        succeeds(run(enrolled, f"--new-key={enrolled.home / 'keys' / 'next.key'}"))
+        assert enrolled.gets_credentials()
+
     def test_profile_set_up_by_hand_keeps_the_names_of_its_certificate(self, enrolled: Enrolment) -> None:
         succeeds(enrolled.again("--dns", "a.example", "--uri", "spiffe://a/b"))
         old = age(enrolled, 1, -1)

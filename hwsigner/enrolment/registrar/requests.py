@@ -1,8 +1,8 @@
 """A certificate request against the policy: exactly the names that the machine has there, and nothing else.
 
-The issuer may put into the certificate whatever a request asks for, so all of it is checked: the subject, byte by byte,
-the extensions with their values, and that there is no other attribute. The order of the names counts: of several
-alternative names of a kind, AWS takes the first.
+The issuer may put into the certificate whatever a request asks for, so all of it is checked: the subject and the form
+of the key, byte by byte, the extensions with their values, and that there is no other attribute. The order of the names
+counts: of several alternative names of a kind, AWS takes the first.
 """
 
 from __future__ import annotations
@@ -44,8 +44,11 @@ def problem_with(request: CertificateRequest, machine: Machine) -> str:
         attributes = [attribute.oid for attribute in parsed.attributes]
         extensions = {extension.oid: extension.value for extension in parsed.extensions}
         subject = parsed.subject.public_bytes()
+        has_usual_key = request.public_key() in parsed.tbs_certrequest_bytes
     except _UNREADABLE:
         return "the request can't be read"
+    if not has_usual_key:
+        return "the request has its key in another form than the usual one"
     if attributes not in ([], [_EXTENSION_REQUEST]):
         return "the request has another attribute than its extensions"
     if subject != parse_name(machine.subject).public_bytes():

@@ -44,12 +44,24 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 class _Connection:
-    """An open connection: whose it is, and when it is shut down."""
+    """An open connection: whose it is, whether its request has come, and when it is shut down."""
 
     def __init__(self, sock: socket.socket, address: str) -> None:
         self.network = network(address)
         self.sock = sock.dup()  # TLS takes the other one over.
+        self.has_request = False
         self.end = time.monotonic() + RECEIVE_SECONDS
+
+    def answer(self) -> None:
+        """Note that the request has come."""
+        self.has_request = True
+        self.end = time.monotonic() + ANSWER_SECONDS
+
+    def shut(self) -> None:
+        """Shut it down, which ends what its thread waits for."""
+        self.end = 0.0
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
 
 
 class RegistrarServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
@@ -111,12 +123,20 @@ class RegistrarServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
             with self._lock:
                 self._connections[id(request)] = one
                 of_address = sum(other.network == one.network for other in self._connections.values())
-                is_ok = len(self._connections) <= MAX_CONNECTIONS and of_address <= MAX_CONNECTIONS_OF_ADDRESS
-            if not is_ok:
+                is_full = len(self._connections) > MAX_CONNECTIONS
+                is_ok = of_address <= MAX_CONNECTIONS_OF_ADDRESS and (not is_full or self._make_room(one))
+            if is_full or not is_ok:
                 self.note_flood(client_address[0])
         except OSError:  # No descriptor is free, or the audit line can't be written.
             return False
         return is_ok
+
+    def _make_room(self, newest: _Connection) -> bool:
+        """Shut down the connection whose request takes longest to come, and return whether there is one."""
+        waiting = [one for one in self._connections.values() if one.end and not one.has_request and one is not newest]
+        if waiting:
+            min(waiting, key=lambda one: one.end).shut()
+        return bool(waiting)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Answer a connection's request, in its own thread."""
@@ -137,8 +157,7 @@ class RegistrarServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         with self._lock:
             for one in self._connections.values():
                 if one.end < now:
-                    with suppress(OSError):
-                        one.sock.shutdown(socket.SHUT_RDWR)
+                    one.shut()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore clients that have left or speak no TLS. Of a fault of our own, write a line without a traceback."""
@@ -192,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
         if wait:
             problem = "the registrar gets too many requests"
             raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, problem, "Retry later", retry_after=wait)
-        self._limits.end = time.monotonic() + ANSWER_SECONDS
+        self._limits.answer()
         if self.path == CHALLENGE_PATH:
             return self.server.registrar.challenge(body, address)
         if self.path == CERTIFICATE_PATH:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
 from collections.abc import Callable
 from http import HTTPStatus
 from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
+from asn1crypto.csr import CertificationRequest
+from asn1crypto.keys import PublicKeyInfo
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -182,6 +185,24 @@ def test_request_for_harmless_extensions_is_allowed(site: Site, chain: Chain) ->
     client = x509.ExtendedKeyUsage([x509.OID_CLIENT_AUTH])
     given = statement(chain, request(chain.slot.key, SUBJECT, *usages, client, names()))
     assert site.registrar().challenge(body(statement=given), CLIENT)
+
+
+@pytest.mark.parametrize("how", ["compressed", "explicit"])
+def test_request_with_its_key_in_another_form_is_refused(how: str, site: Site, chain: Chain) -> None:
+    """The issuer would put that form into the certificate, and others may read another key from it."""
+    key = chain.slot.key
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    flags = {"compressed": ["-ec_conv_form", "compressed"], "explicit": ["-ec_param_enc", "explicit"]}[how]
+    form = subprocess.run(
+        ["openssl", "pkey", "-pubout", "-outform", "DER", *flags], input=pem, check=True, stdout=subprocess.PIPE
+    ).stdout
+    parsed = CertificationRequest.load(request(key))
+    info = parsed["certification_request_info"]
+    info["subject_pk_info"] = PublicKeyInfo.load(form)
+    parsed["signature"] = key.sign(info.dump(), ec.ECDSA(SHA256()))
+    assert x509.load_der_x509_csr(parsed.dump()).is_signature_valid
+    refused(challenge(site.registrar(), statement(chain, parsed.dump())), site)
+    assert "key in another form" in str(site.audit[-1]["reason"])
 
 
 def test_request_of_another_key_is_refused(site: Site, chain: Chain) -> None:

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -244,6 +244,16 @@ def test_flood_of_connections_of_one_address_leaves_room_for_others(site: Site) 
         for sock in flood:
             sock.close()
     assert site.decisions.count("limited") == 1
+
+
+def test_slow_clients_of_many_addresses_make_room_for_others(site: Site, asked: CertificateRequest) -> None:
+    with site.serving() as server, ExitStack() as stack:
+        target = server.socket.getsockname()[:2]
+        for number in range(server_module.MAX_CONNECTIONS + 8):
+            source = (f"127.0.0.{10 + number // server_module.MAX_CONNECTIONS_OF_ADDRESS}", 0)
+            stack.enter_context(socket.create_connection(target, 30, source))
+        assert isinstance(issued(url(server), asked), Issued)
+    assert "limited" in site.decisions
 
 
 def test_flood_of_requests_is_answered_with_when_to_retry(site: Site, asked: CertificateRequest) -> None:
