@@ -6,12 +6,19 @@ service), so control characters are escaped here, once for all output.
 
 from __future__ import annotations
 
+import sys
+
 
 def printable(text: str) -> str:
     """Return text with each unprintable character (controls, bidirectional marks, surrogates) escaped."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra for the Python that runs this program."""
+    return f"{sys.executable or 'python3'} -m pip install 'hwsigner[{extra}]'"
 
 
 class _Message(Exception):  # noqa: N818  also the base of warnings

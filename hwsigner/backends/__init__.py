@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 
-from hwsigner.errors import BackendUnavailableError, UsageError
+from hwsigner.errors import BackendUnavailableError, UsageError, install_command
 
 ENTRY_POINTS = "hwsigner.backends"
 # The dynamic linker's message.
@@ -155,7 +155,7 @@ BACKENDS = {
     ),
     "pkcs11": Backend(
         "hwsigner.backends.pkcs11",
-        install="pip install 'hwsigner[pkcs11]'",
+        install=install_command("pkcs11"),
         object_attributes=frozenset({"object", "id", "type"}),
         shares_store=True,
         query_flags={"module-path": "pkcs11-lib"},
@@ -165,7 +165,7 @@ BACKENDS = {
     ),
     "tpm2": Backend(
         "hwsigner.backends.tpm2",
-        install="pip install 'hwsigner[tpm2]'",
+        install=install_command("tpm2"),
         password_flag="tpm-key-password",  # noqa: S106
         query_flags={name: name for name in ("tcti", "srk-name", "accept-new-srk")},
         management="hwsigner.backends.tpm2.management",

@@ -181,7 +181,7 @@ def _print_help(name: str | None) -> None:
     """Print a command's flags, and then the page of the docs with this name, if there is one; or the commands."""
     from hwsigner.cli.pages import names, page
 
-    if name is None:
+    if name in (None, "--help", "-h"):
         print(_help())
         return
     if name in COMMANDS or name in _groups():
@@ -194,6 +194,8 @@ def _print_help(name: str | None) -> None:
 
 def _help(group: str = "") -> str:
     """Return the list of all commands, or of a group's."""
+    import textwrap
+
     from hwsigner.cli.pages import names
 
     listed = {name: module for name, module in COMMANDS.items() if name.startswith(f"{group} " if group else "")}
@@ -204,12 +206,13 @@ def _help(group: str = "") -> str:
         [
             "usage: hwsigner COMMAND [flags]",
             "",
-            "Temporary AWS credentials from a private key in a TPM, HSM, smart card, YubiKey or file.",
+            "Temporary AWS credentials from a private key in a TPM, HSM, smart card,",
+            "YubiKey or file.",
             "",
             *rows,
             "",
-            "hwsigner COMMAND --help lists a command's flags. hwsigner help agent prints the page about the agent.",
-            f"Other pages: {', '.join(name for name in names() if name != 'agent')}",
+            "hwsigner COMMAND --help lists a command's flags.",
+            *textwrap.wrap(f"hwsigner help PAGE prints a page: {', '.join(names())}", 80, break_on_hyphens=False),
         ]
     )
 

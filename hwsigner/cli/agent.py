@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hwsigner.agent.address import Address
     from hwsigner.agent.server import AgentServer
 
-HELP = "keep credentials ready for hwsigner-credentials; or status, lock, unlock, refresh, stop"
+HELP = "run the agent, which keeps credentials ready"
 
 _ACTIONS = ("status", "lock", "unlock", "refresh", "stop")
 _FLAGS = (

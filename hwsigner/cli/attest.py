@@ -18,7 +18,7 @@ from hwsigner.key import find_certificates
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 
-HELP = "prove that a key is in hardware: make a statement, or answer the challenge to it"
+HELP = "prove that a key is in hardware"
 
 _FLAGS = (
     Flag("challenge", "challenge to answer (default: make a statement)", "FILE"),

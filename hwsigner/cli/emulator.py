@@ -10,6 +10,7 @@ import os
 import secrets
 import shlex
 import signal
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from hwsigner.errors import CertificateError, HwsignerError, UsageError
 if TYPE_CHECKING:
     from hwsigner.emulator import Emulator, Record, World
 
-HELP = "run a strict local IAM Roles Anywhere for tests and demos"
+HELP = "run a strict local IAM Roles Anywhere for tests"
 REGION = "us-east-1"
 ACCOUNT = "123456789012"
 ACCESS_KEY_ID = "AKIAHWSIGNEREMULATOR"
@@ -96,9 +97,11 @@ def _faults() -> str:
     from hwsigner.emulator.faults import KINDS
 
     rows = ["faults, each with its keys and their defaults:", ""]
+    indent = " " * 19
     for name, kind in KINDS.items():
         keys = ", ".join(f"{key.replace('_', '-')}={value}" for key, value in kind.parameters.items())
-        rows.append(f"  {name:<16} {kind.summary}{f' ({keys})' if keys else ''}")
+        row = f"  {name:<16} {kind.summary}{f' ({keys})' if keys else ''}"
+        rows += textwrap.wrap(row, 80, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
     return "\n".join(rows)
 
 

@@ -28,7 +28,7 @@ from hwsigner.identity.certificate import Certificate
 from hwsigner.key.management import InstalledCertificate, KeyAccess, KeyDescription
 from hwsigner.system.files import edit_file
 
-HELP = "make a key, get a certificate for it, and write the profiles that use both"
+HELP = "make a key, have it certified, and write its profile"
 
 _KEY = Flag("private-key", "where the key is, or is to be made: a path or a key URI", "KEY")
 _FLAGS = (
@@ -57,12 +57,14 @@ def run(arguments: argparse.Namespace) -> int:
         if writes_line:
             _aws_config(name, region)  # What can't be written is an error before anything is changed.
         kept = kept_settings(arguments)
+        if "issuer-command" in kept and "issuer" not in kept and values["issuer"]:
+            values["issuer"] = kept["issuer"] = "command"  # Not the issuer that the profile had.
         rows, installed = _enroll(name, found, values, kept, system=arguments.system)
         rows.append(("Profile", f"{write_profile(name, kept, installed)}: [profile.{name}]"))
         if writes_line:
             section = name if name == "default" else f"profile {name}"
             rows.append(("SDKs", f"{_aws_config(name, region, write=True)}: [{section}]"))
-        rows.append(_next(name))
+        rows.append(_next(name, sdks=writes_line))
     print_rows(f"{name} is enrolled", rows)
     return 0
 
@@ -164,8 +166,8 @@ def _rows(
     ]
 
 
-def _next(name: str) -> tuple[str, str]:
+def _next(name: str, *, sdks: bool) -> tuple[str, str]:
     missing = ", ".join(f"--{arn}" for arn in ARNS if arn not in profiles(os.environ)[name].values)
     if missing:
         return "Missing", f"Run hwsigner enroll {name} again with {missing}"
-    return "Next", f"aws sts get-caller-identity --profile {name}"
+    return "Next", f"{'aws sts get-caller-identity' if sdks else 'hwsigner credential-process'} --profile {name}"

@@ -33,7 +33,7 @@ from hwsigner.key.management import InstalledCertificate, describe_key, install_
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 
-HELP = "put a certificate beside its key, and print the flags that name both"
+HELP = "check a certificate, and put it beside its key"
 
 _MOST = 64
 _FLAGS = (

@@ -16,7 +16,7 @@ from hwsigner.config.profiles import Profile, add_profile, change_profile, check
 from hwsigner.errors import UnsafeKeyWarning, UsageError, printable
 from hwsigner.uri import KeyURI
 
-HELP = "add, edit, show, remove and list profiles of config.toml"
+HELP = "add, edit, show, remove and list profiles"
 
 _ACTIONS = ("add", "edit", "show", "remove", "list")
 _SECRET = {flag.name for flag in IDENTITY if flag.secret}

@@ -112,6 +112,9 @@ def _renew(found: Profile, old: Certificate, new_key: str | None) -> tuple[Certi
     if not values["subject"]:  # It was not enrolled, but set up by hand.
         values |= {"subject": old.subject, **alternative_names(old)}
     asked = wanted(values)
+    if not (values["issuer"] or values["issuer_command"]):
+        hint = f"Add one with hwsigner enroll {found.name} and --issuer NAME or --issuer-command PROGRAM"
+        raise ConfigError(f"profile {found.name!r} names no issuer", hint)
     opened = issuer(values, asked.access)
     if new_key:
         ensure_key(asked)

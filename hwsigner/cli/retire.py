@@ -28,7 +28,7 @@ from hwsigner.identity.certificate import Certificate
 from hwsigner.key.management import delete_key
 from hwsigner.uri import KeyURI
 
-HELP = "revoke the certificate of a profile, delete its key and remove the profile"
+HELP = "revoke a certificate, delete its key and its profile"
 
 _FLAGS = (
     switch("revoke", "also revoke a certificate of AWS Private CA; others need --ca-key and --ca"),
@@ -185,7 +185,7 @@ def _for_an_administrator(leaf: Certificate, arn: str) -> str:
     end = f"{leaf.x509.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
     command = f"hwsigner aws revoke --serial 0x{leaf.x509.serial_number:x} --trust-anchor-arn {arn or 'ARN'}"
     flags = "--ca-key KEY-URI --ca CA.pem (both omitted for AWS Private CA)"
-    return f"The certificate {leaf.subject} stays valid until {end} unless an administrator runs {command} {flags}"
+    return f"This does not revoke {leaf.subject}, which ends on {end}. An administrator can: {command} {flags}"
 
 
 def _removal(found: Profile) -> _Step:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from hwsigner.cli.sources import ServedProfile
 
-HELP = "serve credentials over HTTP, as containers and EC2 instances have them"
+HELP = "serve credentials over HTTP, as ECS and EC2 do"
 
 _FLAGS = (
     Flag("port", "port to listen on; 0 for any free one", "PORT", whole_number(0, 65535), 9911),

@@ -16,7 +16,7 @@ from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import switch
 from hwsigner.errors import HwsignerError, UsageError
 
-HELP = "write systemd units for the agent, serve, update and renew"
+HELP = "write or remove systemd units that run this program"
 
 _TPM = Path("/dev/tpmrm0")
 _MARK = "Written by `hwsigner systemd install`. Change it with `systemctl edit`: the next install overwrites this file."

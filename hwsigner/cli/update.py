@@ -32,7 +32,7 @@ from hwsigner.errors import (
 if TYPE_CHECKING:
     from hwsigner.aws.credentials import Credentials
 
-HELP = "write credentials into the shared credentials file, and keep them fresh"
+HELP = "keep the SDKs' shared credentials file fresh"
 
 _FLAGS = (
     Flag("profile", "section of the credentials file to write", "NAME", default="default"),

@@ -181,6 +181,8 @@ def _names(values: Values, ask: AskPin | None, prompts: Sequence[AskPin]) -> tup
         hint = "Give --certificate, or --cert-selector for one on a token"
         if values.get("subject"):
             hint = f"Run hwsigner enroll {values.get('profile_name', '')} again: it did not come to its end"
+        elif name := values.get("profile_name"):
+            hint = f"Run hwsigner install-certificate CERTIFICATE KEY-URI --profile {name}, or hwsigner enroll {name}"
         raise UsageError("no certificate is named", hint)
     certificate = key_uri(values, values["certificate"])
     return certificate, key_uri(values, values["private_key"]) if values["private_key"] else None, None

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from hwsigner.control_plane.failures import NOT_FOUND, check_json, not_from_aws, translated
-from hwsigner.errors import HwsignerError
+from hwsigner.errors import HwsignerError, install_command
 
 _CONNECT_TIMEOUT = 5
 _READ_TIMEOUT = 30
@@ -118,7 +118,7 @@ class Clients:
         try:
             import boto3
         except ImportError as error:
-            raise HwsignerError(f"hwsigner aws needs {error.name}", "Run pip install 'hwsigner[aws]'") from error
+            raise HwsignerError(f"hwsigner aws needs {error.name}", f"Run {install_command('aws')}") from error
         self._endpoint = endpoint or None
         with translated("boto3", ""):
             self._session = boto3.Session(profile_name=profile or None, region_name=region or None)

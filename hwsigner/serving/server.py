@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from hwsigner.errors import HwsignerError
+from hwsigner.errors import HwsignerError, install_command
 
 try:
     import uvloop
 
     from hwsigner.serving.protocol import ClientConnection
 except ImportError as error:
-    raise HwsignerError(f"serving HTTP needs {error.name}", "Run pip install 'hwsigner[serve]'") from error
+    raise HwsignerError(f"serving HTTP needs {error.name}", f"Run {install_command('serve')}") from error
 
 from hwsigner.serving.application import Application
 from hwsigner.serving.connections import Connections, most_connections

@@ -104,8 +104,8 @@ def edit_file(path: str, edit: Callable[[bytes], bytes], *, mode: int = 0o600) -
     """Replace a file's content. Concurrent writers wait for each other.
 
     A failure, or a killed process, leaves the old file or the new one; the next write removes what else is left. Mode,
-    group and access control list are kept, other extended attributes are not. A new folder gets mode 0700. If the path
-    is a symbolic link, its target is replaced.
+    group and access control list are kept, other extended attributes are not. A new folder gets mode 0700, or 0755
+    if all users may read the file. If the path is a symbolic link, its target is replaced.
 
     Args:
         path: the file's path.
@@ -121,7 +121,7 @@ def edit_file(path: str, edit: Callable[[bytes], bytes], *, mode: int = 0o600) -
         target = _resolved(path)
         folder, name = os.path.split(target)
         if not os.path.exists(folder):
-            os.makedirs(folder, mode=0o700, exist_ok=True)
+            os.makedirs(folder, mode=0o755 if mode & 0o004 else 0o700, exist_ok=True)
         with _opened(folder, os.O_RDONLY | os.O_DIRECTORY) as directory:
             file = _File(target, name, directory)
             file.check()

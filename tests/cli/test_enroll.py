@@ -311,6 +311,11 @@ class TestRefused:
         refused(enrolment.run("--issuer-command=false"), 5, "exited with status 1")
         assert enrolment.profile()["issuer-command"] == "false"
 
+    def test_issuer_command_replaces_the_issuer_that_an_earlier_run_named(self, enrolment: Enrolment) -> None:
+        refused(enrolment.run("--issuer=vault", "--issuer-url=https://ca.example.com/v1/pki/sign/web"), 2, "secret")
+        succeeds(enrolment.again(f"--issuer-command={enrolment.issuer()}"))
+        assert enrolment.profile()["issuer"] == "command"
+
     def test_missing_issuer_is_an_error(self, enrolment: Enrolment) -> None:
         refused(enrolment.run("--issuer-command="), 2, "no issuer given")
 
@@ -360,6 +365,7 @@ class TestSystem:
         file = profiles.SYSTEM_FILE
         assert rows["Profile"] == f"{file}: [profile.web]"
         assert "SDKs" not in rows
+        assert rows["Next"] == "hwsigner credential-process --profile web"
         assert not enrolment.config.exists()
         assert not enrolment.aws_config.exists()
         assert (file.parent.stat().st_mode & 0o777, file.stat().st_mode & 0o007) == (0o755, 0)

@@ -134,7 +134,7 @@ class TestWarnings:
 
 
 class TestCommands:
-    @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), ("help",)])
+    @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), ("help",), ("help", "--help")])
     def test_help_lists_every_command(self, arguments: tuple[str, ...], call: Call) -> None:
         outcome = call(*arguments)
         assert (outcome.status, outcome.err) == (0, "")
@@ -147,6 +147,12 @@ class TestCommands:
         outcome = call(*name.split(), flag)
         assert (outcome.status, outcome.err) == (0, "")
         assert outcome.out.startswith(f"usage: hwsigner {name}")
+
+    @pytest.mark.parametrize("name", ["", "aws", *COMMANDS])
+    def test_help_fits_80_columns(self, name: str, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        outcome = call(*name.split(), "--help")
+        assert [line for line in outcome.out.splitlines() if len(line) > 80] == []
 
     @pytest.mark.parametrize("arguments", [("aws",), ("aws", "--help"), ("help", "aws")])
     def test_help_about_a_group_lists_its_commands(self, arguments: tuple[str, ...], call: Call) -> None:

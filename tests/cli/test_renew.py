@@ -224,7 +224,7 @@ class TestRefusals:
     def test_profile_without_an_issuer_or_a_certificate_is_an_error(self, enrolled: Enrolment) -> None:
         flags = [flag for flag in _flags(enrolled, "") if not flag.startswith("--issuer")]
         succeeds(enrolled.scene.call("profile", "add", "web", "--replace", *flags))
-        refused(run(enrolled), 2, "no issuer")
+        refused(run(enrolled), 2, "no issuer", "hwsigner enroll web and --issuer NAME")
         enrolled.config.write_text('[profile.web]\nsubject = "CN=a"\n')
         refused(run(enrolled), 2, "nothing to renew", "hwsigner enroll web")
         refused(enrolled.scene.call("renew", "absent"), 2, "no profile 'absent'")

@@ -159,6 +159,10 @@ class TestIdentitySource:
         with pytest.raises(UsageError, match="no certificate is named"):
             settings.identity_source(values(private_key="/k"), None)
 
+    def test_missing_certificate_of_a_profile_is_an_error_that_names_the_commands(self) -> None:
+        with pytest.raises(UsageError, match=r"install-certificate .* --profile web, or hwsigner enroll web"):
+            settings.identity_source({**values(private_key="/k"), "profile_name": "web"}, None)
+
 
 class TestSession:
     def test_session_request_has_the_flags_values(self) -> None:

@@ -660,5 +660,6 @@ def test_error_names_a_missing_library_and_the_extra(stage: Stage, command: list
         [sys.executable, "-c", code, *command], env=stage.environ(), capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
-    assert done.stderr == f"hwsigner: serving HTTP needs {library}. Run pip install 'hwsigner[serve]'\n"
+    hint = f"Run {sys.executable} -m pip install 'hwsigner[serve]'"
+    assert done.stderr == f"hwsigner: serving HTTP needs {library}. {hint}\n"
     assert stage.sessions == 0

@@ -24,7 +24,7 @@ from hwsigner.key import find_certificates
 if TYPE_CHECKING:
     from hwsigner.control_plane.review import Report
 
-HELP = "check trust anchor, profile, role and certificate, and say what is open"
+HELP = "check the AWS side of a profile: what is wrong or open"
 
 _FOUND = 1  # The exit status if there are findings.
 _WIDTH = 80

@@ -67,8 +67,10 @@ def wanted_tags(match: str | None, certificates: Sequence[Certificate]) -> dict[
         elif certificates:
             values = [literal(comparable_value(each, tag)) for each in certificates]
         else:
-            hint = f"Give a certificate, or write {name}=VALUE"
-            raise UsageError(f"--match has {name} without a value, and there is no certificate to take it from", hint)
+            problem = (
+                f"--match is {match or _DEFAULT}: {name} has no value, and there is no certificate to take it from"
+            )
+            raise UsageError(problem, f"Write --match {name}=VALUE, or give a certificate")
         tags[tag] = list(dict.fromkeys([*tags.get(tag, []), *values]))
     return tags
 

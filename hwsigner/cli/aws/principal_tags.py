@@ -11,7 +11,7 @@ from hwsigner.config.flags import KEY
 from hwsigner.errors import printable
 from hwsigner.identity.session_tags import session_tags
 
-HELP = "show the principal tags that a certificate gives its sessions"
+HELP = "show the session tags that a certificate gives"
 
 
 def add_arguments(parser: Parser) -> None:

@@ -16,7 +16,7 @@ from hwsigner.config.settings import read_profile
 from hwsigner.errors import UsageError, printable
 from hwsigner.identity.serial_numbers import parse_serial
 
-HELP = "revoke certificates: make the next CRL, sign it with the CA's key and put it in force"
+HELP = "make the service refuse certificates, by a new CRL"
 
 _FLAGS = (
     Flag("serial", "serial number, in decimal or as openssl prints it; repeatable", "NUMBER", many=True),

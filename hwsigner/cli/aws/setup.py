@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hwsigner.control_plane.resources import Existing
     from hwsigner.control_plane.wanted import Wanted
 
-HELP = "make or complete the trust anchor, role and profile in AWS"
+HELP = "make or complete trust anchor, role and profile in AWS"
 
 _FLAGS = (
     Flag("ca", "file with the CA's certificate, or several, for the trust anchor", "FILE"),
@@ -198,7 +198,7 @@ def _print(
 ) -> None:
     values = {key: value for key, value in values.items() if value}
     following = f"hwsigner credential-process --profile {name}"
-    if "certificate" not in values:
+    if not {"certificate", "cert-selector"} & profiles(os.environ)[name].values.keys():
         following = f"hwsigner install-certificate CERTIFICATE KEY-URI --profile {name}"
     if arguments.json:
         done = [step.operation for step in steps]

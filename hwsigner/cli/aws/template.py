@@ -15,7 +15,7 @@ from hwsigner.config.flags import KEY, Flag, session_duration
 from hwsigner.control_plane.wanted import DEFAULT_DURATION, Wanted, check_ca
 from hwsigner.errors import UsageError
 
-HELP = "print a trust anchor, a role and a profile as a CloudFormation or Terraform template"
+HELP = "print a template for CloudFormation or Terraform"
 
 _FORMATS = {"cloudformation": cloudformation.template, "terraform": terraform.template}
 _FLAGS = (

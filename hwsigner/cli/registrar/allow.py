@@ -16,7 +16,7 @@ from hwsigner.enrolment.registrar.policy import HASH, TPM, YUBIKEY, Machine, add
 from hwsigner.errors import AttestationError, UsageError
 from hwsigner.identity.certificate_request import check_names, parse_name
 
-HELP = "add a machine to a registrar's policy: a chip and the names that it may have"
+HELP = "add a chip, and the names it may have, to the policy"
 
 _FLAGS = (
     POLICY,

@@ -9,7 +9,7 @@ from hwsigner.cli.process import print_outcome
 from hwsigner.cli.registrar import KEYS
 from hwsigner.enrolment.registrar.sealing import rotate_keys
 
-HELP = "make a new sealing key for the registrars; the last one stays valid"
+HELP = "make a new sealing key, and keep the last one too"
 
 
 def add_arguments(parser: Parser) -> None:

@@ -31,7 +31,7 @@ from hwsigner.http.address import host_and_port, is_loopback
 from hwsigner.serving.listener import listen, tls_context
 from hwsigner.system.systemd import ERROR, INFO, WARNING, Notifier, is_journal
 
-HELP = "run a registrar, which gives certificates to keys in known TPMs and YubiKeys"
+HELP = "certify keys that are proven to be in known chips"
 
 _COUNT = whole_number(1, 10**6)
 _FLAGS = (

@@ -133,6 +133,7 @@ def test_certificate_of_the_flags_goes_into_the_profile(place: Place) -> None:
     done = place.setup(*place.identity("bamboo-01"), match="CN,OU")
     assert "Next: hwsigner credential-process --profile web" in done.out
     assert place.config()["web"]["certificate"] == str(place.folder / "bamboo-01.pem")
+    assert "Next: hwsigner credential-process --profile web" in place.setup(match="CN=bamboo-01,OU=devops").out
     assert place.call("credential-process", "--profile", "web", "--endpoint", place.emulator.url).status == 0
 
 

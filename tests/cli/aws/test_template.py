@@ -167,7 +167,7 @@ def test_stderr_says_who_may_assume_the_role_and_that_it_has_no_permissions(temp
         (["terraform", "--ca=CA", "--role=a b", "--match=CN=web"], "'a b' is not a role's name"),
         (["terraform", "--ca=CA", "--role=web", "--name=a/b", "--match=CN=web"], "'a/b' is not a name"),
         (["terraform", "--ca=CA", "--role=web", "--match=CN=λ"], "x509Subject/CN has 'λ', and a policy of IAM has no"),
-        (["terraform", "--ca=CA", "--role=web"], "CN without a value, and there is no certificate"),
+        (["terraform", "--ca=CA", "--role=web"], "CN has no value, and there is no certificate"),
         (["terraform", "--ca=CA", "--role=web", "--match=CN=web", "--duration=60"], "--duration is"),
     ],
 )

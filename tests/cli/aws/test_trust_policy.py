@@ -219,13 +219,13 @@ def test_name_of_the_subject_alternative_name_is_compared() -> None:
     ("match", "words"),
     [
         ("CNN", "--match has 'CNN', which is not a name of a certificate"),
-        ("", "CN without a value, and there is no certificate"),
+        ("", "--match is CN: CN has no value, and there is no certificate"),
         ("CN=web,", "--match has ''"),
         ("CN=", "CN of --match is empty"),
         ("CN=R&D", "CN of --match is 'R&D', and a session tag can't have '&'"),
         ("CN=${aws:PrincipalTag/x}", "a session tag can't have '$' '{' '}'"),
         ("CN=" + "a" * 257, "has 257 characters, and a session tag has 256 at most"),
-        ("OU", "--match has OU without a value, and there is no certificate"),
+        ("OU", "--match is OU: OU has no value, and there is no certificate"),
         (",".join(f"CN={number:0100}" for number in range(80)), "characters, and IAM takes 8192 at most"),
     ],
 )

@@ -126,9 +126,9 @@ def test_adding_a_machine_again_changes_nothing(path: Path) -> None:
 
 
 def test_first_machine_makes_a_readable_file(tmp_path: Path) -> None:
-    path = tmp_path / "new.toml"
+    path = tmp_path / "new" / "new.toml"
     assert add_machine(str(path), tpm(ONE))
-    assert path.stat().st_mode & 0o777 == 0o644
+    assert (path.parent.stat().st_mode & 0o777, path.stat().st_mode & 0o777) == (0o755, 0o644)
     assert read_policy(str(path)).machines == {"web-01": tpm(ONE)}
 
 
