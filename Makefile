@@ -16,10 +16,10 @@ JOBS = $(shell expr 1 + $$(nproc))
 SECONDS = 600
 
 DEMO_PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev pkg-config libtss2-dev \
-	softhsm2 swtpm awscli
-PACKAGES = $(DEMO_PACKAGES) opensc openssl tpm2-openssl cmake ninja-build libssl-dev opensc-pkcs11 gnutls-bin p11-kit p11-kit-modules openssh-client \
+	softhsm2 swtpm swtpm-tools openssl awscli
+PACKAGES = $(DEMO_PACKAGES) opensc tpm2-openssl cmake ninja-build libssl-dev opensc-pkcs11 gnutls-bin p11-kit p11-kit-modules openssh-client \
 	pcscd vsmartcard-vpcd ykcs11 yubico-piv-tool libtpm2-pkcs11-1 \
-	swtpm-tools tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon dbus-bin \
+	tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon dbus-bin \
 	strace systemd wrk pinentry-curses pinentry-tty iproute2 libest-utils
 MACHINE_PACKAGES = mmdebstrap qemu-system-x86 swtpm swtpm-tools e2fsprogs
 CLIENT_PACKAGES = awscli golang-go golang-github-aws-aws-sdk-go-v2-dev libfaketime nodejs npm rclone ruby ruby-aws-sdk-core
@@ -39,7 +39,7 @@ ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
 
-demo: $(DEMO_VENV)/.installed ## AWS credentials from keys in a file, a PKCS #11 token and a TPM, all emulated
+demo: $(DEMO_VENV)/.installed ## AWS credentials from keys in a file, a PKCS #11 token and a server's TPM, all emulated
 	@$(CLEAN) $(DEMO_VENV)/bin/python -m softhsm.demo
 
 check: setup ## Run the tests that need no emulated hardware: a minute on two cores

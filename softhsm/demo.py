@@ -1,4 +1,4 @@
-"""`make demo`: AWS credentials from keys in a file, a PKCS #11 token and a TPM, and three refusals, all emulated."""
+"""`make demo`: AWS credentials from keys in a file, a token and a server's TPM, and four refusals, all emulated."""
 
 from __future__ import annotations
 
@@ -7,220 +7,131 @@ import json
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
 from softhsm.command import ToolError
 from softhsm.demo_ca import DemoCA
-from softhsm.demo_service import TRUST_ANCHOR_ARN, DemoError, DemoKey, Service, read_service
+from softhsm.demo_server import enroll_servers
+from softhsm.demo_service import TRUST_ANCHOR_ARN, DemoKey, Service, read_service
+from softhsm.demo_stage import HWSIGNER, REGION, DemoError, Stage, assumed_role, last_line, require_refusal
 from softhsm.token import PIN, SoftHSM
-from softhsm.tpm import SoftTPM
 
-HWSIGNER = str(Path(sys.executable).with_name("hwsigner"))
-AWS = "/usr/bin/aws"
-REGION = "us-east-1"
-_EXIT_SERVICE_REFUSED = 5
-_SECONDS = 60
+_AWS_CLI_REFUSED = 254
 _INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Demo:
-    """The steps of the demo. Their files are in one folder."""
+def run(stage: Stage) -> None:
+    """Run every step.
 
-    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
-        self._folder = folder
-        self._stack = stack
-        self._env = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(folder),
-            "LANG": "C.UTF-8",
-            "XDG_RUNTIME_DIR": str(folder),
-            "XDG_STATE_HOME": str(folder),
-            "AWS_CONFIG_FILE": str(folder / "config"),
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_PAGER": "",
-        }
-        self._step = 0
-
-    def run(self) -> None:
-        """Run every step.
-
-        Raises:
-            DemoError: a call failed, or was not refused for the expected reason.
-            ToolError: a program is missing or failed.
-        """
-        print("AWS credentials from a key in a file, in a PKCS #11 token and in a TPM, all emulated on this machine\n")
-        ca = DemoCA("Demo CA")
-        keys = [
-            self._make_key(ca, "file", "a file", str(self._folder / "key.pem")),
-            self._make_key(ca, "token", "a PKCS #11 token (SoftHSM)", self._make_token()),
-            self._make_key(ca, "tpm", "a TPM 2.0 (swtpm)", self._make_tpm()),
-        ]
-        service = self._start_emulator(self._write("ca.pem", ca.pem), self._write_trust_policy(keys))
-        # The AWS CLI and the hwsigner that it starts both inherit it.
-        self._env["AWS_CA_BUNDLE"] = service.ca_file
-        self._write_config(keys, service)
-        for key in keys:
-            done = self._get_caller_identity(service, f"--profile={key.profile}")
-            self._say(f"aws sts get-caller-identity, with the key in {key.title}", _assumed_role(done))
-        self._refuse_changed_secret(keys[0], service)
-        self._refuse_other_ca(service)
-        self._refuse_other_unit(ca, service)
-
-    def _make_token(self) -> str:
-        """Return the URI of a key that is to be made in a new token."""
-        token = SoftHSM(self._folder / "token")
-        token.make()
-        token.add_token("demo")
-        self._env |= token.env
-        return token.uri("bamboo", self._write("pin", f"{PIN}\n".encode()))
-
-    def _make_tpm(self) -> str:
-        """Return the URI of a key that is to be made in a new TPM."""
-        tpm = SoftTPM(self._folder / "tpm")
-        self._stack.callback(tpm.stop)
-        tpm.start()
-        return tpm.uri(self._folder / "tpm-key.pem")
-
-    def _make_key(self, ca: DemoCA, profile: str, title: str, uri: str, *, unit: str = "devops") -> DemoKey:
-        """Make a key, have the CA certify it, and put the certificate beside it."""
-        self._hwsigner("keygen", uri)
-        request = self._folder / f"{profile}.csr"
-        self._hwsigner("csr", uri, f"--subject=CN=bamboo-{profile},OU={unit}", f"--out={request}")
-        issued = self._write(f"{profile}.pem", ca.issue(request.read_bytes()))
-        installed = json.loads(self._hwsigner("install-certificate", str(issued), uri, "--json"))
-        self._say(f"A key made in {title}, and its certificate", uri)
-        return DemoKey(profile, title, installed["privateKey"], installed["certificate"])
-
-    def _write_trust_policy(self, keys: list[DemoKey]) -> Path:
-        """Write the role's trust policy, which lets in the certificates of the keys."""
-        certificates = [str(self._folder / f"{key.profile}.pem") for key in keys]
-        flags = ["--match=CN=bamboo-*,OU", f"--trust-anchor-arn={TRUST_ANCHOR_ARN}"]
-        policy = self._hwsigner("aws", "trust-policy", *certificates, *flags)
-        [statement] = json.loads(policy)["Statement"]
-        self._say("A trust policy for these certificates requires", json.dumps(statement["Condition"]))
-        return self._write("trust-policy.json", policy.encode())
-
-    def _start_emulator(self, anchor: Path, policy: Path) -> Service:
-        ca_file, log = self._folder / "emulator-ca.pem", self._folder / "emulator.log"
-        command = [HWSIGNER, "emulator", "--trust-anchor", str(anchor), "--port=0", "--tls", "--ca-file", str(ca_file)]
-        errors = self._stack.enter_context(log.open("w"))
-        command += ["--region", REGION, "--trust-policy", str(policy)]
-        process = self._stack.enter_context(
-            subprocess.Popen(command, env=self._env, stdout=subprocess.PIPE, stderr=errors, text=True)
-        )
-        self._stack.callback(process.terminate)
-        service = read_service(process)
-        if service is None:
-            raise DemoError(f"hwsigner emulator did not start: {log.read_text().strip()}")
-        self._say("hwsigner emulator, a local service that trusts the demo CA alone", service.endpoint)
-        return service
-
-    def _write_config(self, keys: list[DemoKey], service: Service) -> None:
-        lines = []
-        for key in keys:
-            command = shlex.join(self._command(service, key))
-            lines += [f"[profile {key.profile}]", f"region = {REGION}", f"credential_process = {command}", ""]
-        path = self._write("config", "\n".join(lines).encode())
-        self._say("An AWS config file with three profiles whose credential_process is hwsigner", str(path))
-
-    def _refuse_changed_secret(self, key: DemoKey, service: Service) -> None:
-        done = self._run(self._command(service, key))
-        if done.returncode != 0:
-            raise DemoError(f"hwsigner credential-process failed: {done.stderr.strip()}")
-        credentials = json.loads(done.stdout)
-        env = {
-            "AWS_ACCESS_KEY_ID": credentials["AccessKeyId"],
-            "AWS_SECRET_ACCESS_KEY": credentials["SecretAccessKey"],
-            "AWS_SESSION_TOKEN": credentials["SessionToken"],
-            "AWS_REGION": REGION,
-        }
-        _assumed_role(self._get_caller_identity(service, env=env))
-        secret = env["AWS_SECRET_ACCESS_KEY"]
-        env["AWS_SECRET_ACCESS_KEY"] = ("B" if secret[0] == "A" else "A") + secret[1:]
-        refused = self._get_caller_identity(service, env=env)
-        _require_refusal(refused, "SignatureDoesNotMatch")
-        self._say("The same call with one byte of the vended secret changed", f"refused: {_last_line(refused.stderr)}")
-
-    def _refuse_other_ca(self, service: Service) -> None:
-        key = self._make_key(DemoCA("Another CA"), "other", "a file", str(self._folder / "other-key.pem"))
-        refused = self._run(self._command(service, key))
-        _require_refusal(refused, "Untrusted Signing Certificate", status=_EXIT_SERVICE_REFUSED)
-        self._say("CreateSession with its certificate, which is another CA's", f"refused: {_last_line(refused.stderr)}")
-
-    def _refuse_other_unit(self, ca: DemoCA, service: Service) -> None:
-        key = self._make_key(ca, "ops", "a file", str(self._folder / "ops-key.pem"), unit="ops")
-        refused = self._run(self._command(service, key))
-        _require_refusal(refused, "Unable to assume role", status=_EXIT_SERVICE_REFUSED)
-        reason = _last_line((self._folder / "emulator.log").read_text()).partition("the trust policy")[2]
-        if "x509Subject/OU" not in reason:
-            raise DemoError(f"the emulator refused {key.profile} for another reason: {reason}")
-        self._say("CreateSession with a certificate of the OU 'ops'", f"refused: the trust policy{reason}")
-
-    def _command(self, service: Service, key: DemoKey) -> list[str]:
-        """Return the command that gets credentials with a key."""
-        return [HWSIGNER, "credential-process", *service.flags(key)]
-
-    def _hwsigner(self, *arguments: str) -> str:
-        done = self._run([HWSIGNER, *arguments])
-        if done.returncode != 0:
-            raise DemoError(f"hwsigner {arguments[0]} failed: {done.stderr.strip()}")
-        return done.stdout
-
-    def _get_caller_identity(
-        self, service: Service, *arguments: str, env: Mapping[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        endpoint = f"--endpoint-url={service.endpoint}"
-        return self._run([AWS, "sts", "get-caller-identity", "--output=json", endpoint, *arguments], env or {})
-
-    def _run(self, command: list[str], env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        try:
-            return subprocess.run(
-                command,
-                env={**self._env, **(env or {})},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=_SECONDS,
-                check=False,
-            )
-        except FileNotFoundError:
-            raise DemoError(f"{command[0]} is not installed; `make setup` installs what is needed") from None
-        except subprocess.TimeoutExpired:
-            raise DemoError(f"{' '.join(command[:3])} did not exit within {_SECONDS:g} seconds") from None
-
-    def _write(self, name: str, data: bytes) -> Path:
-        path = self._folder / name
-        path.touch(mode=0o600)
-        path.write_bytes(data)
-        return path
-
-    def _say(self, step: str, result: str) -> None:
-        self._step += 1
-        print(f"{self._step:2}. {step}: {result}", flush=True)
+    Raises:
+        DemoError: a call failed, or was not refused for the expected reason.
+        ToolError: a program is missing or failed.
+    """
+    print("AWS credentials from a key in a file, in a PKCS #11 token and in a server's TPM, all emulated here\n")
+    ca = DemoCA("Demo CA")
+    keys = [
+        _make_key(stage, ca, "file", "a file", str(stage.folder / "key.pem")),
+        _make_key(stage, ca, "token", "a PKCS #11 token (SoftHSM)", _make_token(stage)),
+    ]
+    service = _start_emulator(stage, stage.write("ca.pem", ca.pem), _write_trust_policy(stage, keys))
+    # The AWS CLI and the hwsigner that it starts both inherit it.
+    stage.env["AWS_CA_BUNDLE"] = service.ca_file
+    _write_config(stage, keys, service)
+    for key in keys:
+        done = stage.get_caller_identity(service.endpoint, f"--profile={key.profile}")
+        stage.say(f"aws sts get-caller-identity, with the key in {key.title}", assumed_role(done))
+    enroll_servers(stage, ca, service)
+    _refuse_changed_secret(stage, keys[0], service)
+    _refuse_other_ca(stage, service)
+    _refuse_other_unit(stage, ca, service)
 
 
-def _assumed_role(done: subprocess.CompletedProcess[str]) -> str:
-    if done.returncode != 0:
-        raise DemoError(f"{AWS} sts get-caller-identity failed: {done.stderr.strip()}")
-    arn = str(json.loads(done.stdout)["Arn"])
-    if ":assumed-role/" not in arn:
-        raise DemoError(f"the caller is {arn}, which is not an assumed role")
-    return arn
+def _make_token(stage: Stage) -> str:
+    """Return the URI of a key that is to be made in a new token."""
+    token = SoftHSM(stage.folder / "token")
+    token.make()
+    token.add_token("demo")
+    stage.env |= token.env
+    return token.uri("bamboo", stage.write("pin", f"{PIN}\n".encode()))
 
 
-def _require_refusal(done: subprocess.CompletedProcess[str], reason: str, status: int | None = None) -> None:
-    if done.returncode == 0 or (status is not None and done.returncode != status) or reason not in done.stderr:
-        result = f"exited with status {done.returncode}: {done.stderr.strip()}"
-        raise DemoError(f"a call that should be refused ({reason}) {result}")
+def _make_key(stage: Stage, ca: DemoCA, profile: str, title: str, uri: str, *, unit: str = "devops") -> DemoKey:
+    """Make a key, have the CA certify it, and put the certificate beside it."""
+    stage.hwsigner("keygen", uri)
+    request = stage.folder / f"{profile}.csr"
+    stage.hwsigner("csr", uri, f"--subject=CN=bamboo-{profile},OU={unit}", f"--out={request}")
+    issued = stage.write(f"{profile}.pem", ca.issue(request.read_bytes()))
+    installed = json.loads(stage.hwsigner("install-certificate", str(issued), uri, "--json"))
+    stage.say(f"A key made in {title}, and its certificate", uri)
+    return DemoKey(profile, title, installed["privateKey"], installed["certificate"])
 
 
-def _last_line(text: str) -> str:
-    return text.strip().splitlines()[-1]
+def _write_trust_policy(stage: Stage, keys: list[DemoKey]) -> Path:
+    """Write the role's trust policy, which lets in the certificates of the keys, and others of their OU."""
+    certificates = [str(stage.folder / f"{key.profile}.pem") for key in keys]
+    flags = ["--match=CN=bamboo-*,OU", f"--trust-anchor-arn={TRUST_ANCHOR_ARN}"]
+    policy = stage.hwsigner("aws", "trust-policy", *certificates, *flags)
+    [statement] = json.loads(policy)["Statement"]
+    stage.say("A trust policy for such certificates requires", json.dumps(statement["Condition"]))
+    return stage.write("trust-policy.json", policy.encode())
+
+
+def _start_emulator(stage: Stage, anchor: Path, policy: Path) -> Service:
+    flags = ["--trust-anchor", str(anchor), "--port=0", "--tls", "--ca-file", str(stage.folder / "emulator-ca.pem")]
+    process, log = stage.start("emulator", *flags, "--region", REGION, "--trust-policy", str(policy))
+    service = read_service(process)
+    if service is None:
+        raise DemoError(f"hwsigner emulator did not start: {log.read_text().strip()}")
+    stage.say("hwsigner emulator, a local service that trusts the demo CA alone", service.endpoint)
+    return service
+
+
+def _write_config(stage: Stage, keys: list[DemoKey], service: Service) -> None:
+    lines = []
+    for key in keys:
+        command = shlex.join(_command(key, service))
+        lines += [f"[profile {key.profile}]", f"region = {REGION}", f"credential_process = {command}", ""]
+    path = stage.write("config", "\n".join(lines).encode())
+    stage.say("An AWS config file with two profiles whose credential_process is hwsigner", str(path))
+
+
+def _refuse_changed_secret(stage: Stage, key: DemoKey, service: Service) -> None:
+    credentials = json.loads(stage.hwsigner("credential-process", *key.flags, *service.flags))
+    env = {
+        "AWS_ACCESS_KEY_ID": credentials["AccessKeyId"],
+        "AWS_SECRET_ACCESS_KEY": credentials["SecretAccessKey"],
+        "AWS_SESSION_TOKEN": credentials["SessionToken"],
+        "AWS_REGION": REGION,
+    }
+    assumed_role(stage.get_caller_identity(service.endpoint, env=env))
+    secret = env["AWS_SECRET_ACCESS_KEY"]
+    env["AWS_SECRET_ACCESS_KEY"] = ("B" if secret[0] == "A" else "A") + secret[1:]
+    done = stage.get_caller_identity(service.endpoint, env=env)
+    refused = require_refusal(done, "SignatureDoesNotMatch", status=_AWS_CLI_REFUSED)
+    stage.say("The same call with one byte of the vended secret changed", f"refused: {refused}")
+
+
+def _refuse_other_ca(stage: Stage, service: Service) -> None:
+    key = _make_key(stage, DemoCA("Another CA"), "other", "a file", str(stage.folder / "other-key.pem"))
+    refused = require_refusal(stage.run(_command(key, service)), "Untrusted Signing Certificate")
+    stage.say("CreateSession with its certificate, which is another CA's", f"refused: {refused}")
+
+
+def _refuse_other_unit(stage: Stage, ca: DemoCA, service: Service) -> None:
+    key = _make_key(stage, ca, "ops", "a file", str(stage.folder / "ops-key.pem"), unit="ops")
+    require_refusal(stage.run(_command(key, service)), "Unable to assume role")
+    reason = last_line((stage.folder / "emulator.log").read_text()).partition("the trust policy")[2]
+    if "x509Subject/OU" not in reason:
+        raise DemoError(f"the emulator refused {key.profile} for another reason: {reason}")
+    stage.say("CreateSession with a certificate of the OU 'ops'", f"refused: the trust policy{reason}")
+
+
+def _command(key: DemoKey, service: Service) -> list[str]:
+    """Return the command that gets credentials with a key."""
+    return [HWSIGNER, "credential-process", *key.flags, *service.flags]
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -235,7 +146,7 @@ def main() -> int:
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsigner-demo-"))
             try:
-                Demo(Path(folder), stack).run()
+                run(Stage(Path(folder), stack))
             finally:
                 # A second Ctrl-C during the cleanup would leave files behind.
                 for number in _INTERRUPTIONS:

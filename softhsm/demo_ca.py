@@ -9,20 +9,26 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes, PublicKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
 _DAY = timedelta(days=1)
 
 
 class DemoCA:
-    """A root CA with an EC P-256 key in memory."""
+    """A root CA with an EC P-256 key.
+
+    Attributes:
+        pem: its certificate.
+        key_pem: its private key (PKCS #8), for programs that issue certificates too.
+    """
 
     def __init__(self, name: str) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = _builder(self._subject, self._key.public_key()).add_extension(x509.BasicConstraints(True, 0), True)
         self.pem = self._sign(builder.add_extension(_usage(ca=True), True))
+        self.key_pem = self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
     def issue(self, request: bytes) -> bytes:
         """Return a leaf in PEM for a certificate request in PEM (RFC 2986), whose signature must be valid."""

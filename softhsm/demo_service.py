@@ -10,10 +10,6 @@ from dataclasses import dataclass, fields
 TRUST_ANCHOR_ARN = "arn:aws:rolesanywhere:us-east-1:123456789012:trust-anchor/00000000-0000-4000-8000-000000000000"
 
 
-class DemoError(Exception):
-    """A step failed."""
-
-
 @dataclass(frozen=True)
 class DemoKey:
     """A key of the demo.
@@ -30,6 +26,11 @@ class DemoKey:
     uri: str
     certificate: str
 
+    @property
+    def flags(self) -> list[str]:
+        """The flags that name the key."""
+        return ["--certificate", self.certificate, "--private-key", self.uri]
+
 
 @dataclass(frozen=True)
 class Service:
@@ -41,11 +42,10 @@ class Service:
     profile_arn: str
     role_arn: str
 
-    def flags(self, key: DemoKey) -> list[str]:
-        """Return the flags that credential-process needs to use this service."""
+    @property
+    def flags(self) -> list[str]:
+        """The flags of a session with this service."""
         flags = {
-            "--certificate": key.certificate,
-            "--private-key": key.uri,
             "--trust-anchor-arn": self.trust_anchor_arn,
             "--profile-arn": self.profile_arn,
             "--role-arn": self.role_arn,

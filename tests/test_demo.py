@@ -13,12 +13,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-PROGRAM = "import sys; import softhsm.demo as demo; {}; sys.exit(demo.main())"
+PROGRAM = "import sys; from softhsm import demo, demo_stage; {}; sys.exit(demo.main())"
 
 
 @pytest.fixture
 def changed() -> str:
-    """Python code that changes the demo's module before it runs."""
+    """Python code that changes the demo's modules before it runs."""
     return "pass"
 
 
@@ -44,26 +44,30 @@ def assert_nothing_is_left(folder: Path) -> None:
     assert [command for command in commands if os.fsencode(folder) in command] == []
 
 
-def test_demo_shows_three_identities_and_three_refusals(demo: subprocess.Popen[str], short_folder: Path) -> None:
+def test_demo_shows_three_identities_and_four_refusals(demo: subprocess.Popen[str], short_folder: Path) -> None:
     out, errors = demo.communicate(timeout=120)
     assert demo.returncode == 0, errors
     arns = re.findall(r"arn:aws:sts::\d{12}:assumed-role/\S+", out)
     assert len(set(arns)) == 3
-    refusals = [line for line in out.splitlines() if ": refused: " in line]
-    assert len(refusals) == 3
-    assert "SignatureDoesNotMatch" in refusals[0]
-    assert "Untrusted Signing Certificate" in refusals[1]
     assert '"aws:PrincipalTag/x509Subject/OU": "devops"' in out
-    assert refusals[2].endswith("requires StringEquals aws:PrincipalTag/x509Subject/OU 'devops', but it is 'ops'")
+    [chip] = re.findall(r"([0-9a-f]{64}) may have CN=bamboo-server,OU=devops", out)
+    unknown, changed, untrusted, other_unit = [line for line in out.splitlines() if ": refused: " in line]
+    assert "hwsigner enroll on another server" in unknown
+    assert "the registrar's policy does not give this chip" in unknown
+    assert chip not in unknown
+    assert "SignatureDoesNotMatch" in changed
+    assert "Untrusted Signing Certificate" in untrusted
+    assert other_unit.endswith("requires StringEquals aws:PrincipalTag/x509Subject/OU 'devops', but it is 'ops'")
     assert_nothing_is_left(short_folder)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("step", ["hwsigner emulator", "hwsigner registrar"])
 def test_demo_leaves_nothing_when_interrupted(
-    demo: subprocess.Popen[str], short_folder: Path, number: signal.Signals
+    demo: subprocess.Popen[str], short_folder: Path, number: signal.Signals, step: str
 ) -> None:
     assert demo.stdout
-    while "hwsigner emulator" not in demo.stdout.readline():
+    while step not in demo.stdout.readline():
         assert demo.poll() is None
     demo.send_signal(number)
     _, errors = demo.communicate(timeout=60)
@@ -75,9 +79,9 @@ def test_demo_leaves_nothing_when_interrupted(
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ("demo.AWS = '/nowhere/aws'", "/nowhere/aws is not installed"),
-        ("demo._SECONDS = 0.01", "did not exit within 0.01 seconds"),
-        ("demo.HWSIGNER = '/nowhere/hwsigner'", "/nowhere/hwsigner is not installed"),
+        ("demo_stage.AWS = '/nowhere/aws'", "/nowhere/aws is not installed"),
+        ("demo_stage._SECONDS = 0.01", "did not exit within 0.01 seconds"),
+        ("demo_stage.HWSIGNER = '/nowhere/hwsigner'", "/nowhere/hwsigner is not installed"),
     ],
 )
 def test_demo_prints_one_line_when_a_program_is_missing_or_too_slow(
@@ -104,5 +108,5 @@ def test_demo_prints_one_line_when_its_reader_goes_away(demo: subprocess.Popen[s
 def test_demo_installs_no_service_of_the_machine() -> None:
     done = subprocess.run(["make", "--dry-run", "--always-make", "demo"], cwd=ROOT, capture_output=True, text=True)
     [packages] = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith(".ci/packages ")]
-    assert {"softhsm2", "swtpm", "awscli"} <= set(packages)
-    assert not {"pcscd", "tpm2-abrmd", "vsmartcard-vpcd", "dbus-daemon"} & set(packages)
+    assert {"softhsm2", "swtpm", "swtpm-tools", "openssl", "awscli"} <= set(packages)
+    assert not {"pcscd", "tpm2-tools", "tpm2-abrmd", "vsmartcard-vpcd", "dbus-daemon"} & set(packages)

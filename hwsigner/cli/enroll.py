@@ -14,7 +14,15 @@ from hwsigner.aws.arn import check_arns, check_known_arns
 from hwsigner.aws.config_file import config_path
 from hwsigner.aws.config_lines import check_no_keys, with_credential_process
 from hwsigner.aws.credentials_file import credentials_path
-from hwsigner.cli.enrolling import kept_settings, names_certificate, only_one, settings_of, wanted, write_profile
+from hwsigner.cli.enrolling import (
+    kept_settings,
+    names_certificate,
+    only_one,
+    settings_of,
+    share_key,
+    wanted,
+    write_profile,
+)
 from hwsigner.cli.install_certificate import ARNS
 from hwsigner.cli.issuer import issuer
 from hwsigner.cli.keygen import NEW_KEY
@@ -64,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         if writes_line:
             section = name if name == "default" else f"profile {name}"
             rows.append(("SDKs", f"{_aws_config(name, region, write=True)}: [{section}]"))
-        rows.append(_next(name, sdks=writes_line))
+        rows.append(_next(arguments))
     print_rows(f"{name} is enrolled", rows)
     return 0
 
@@ -79,6 +87,8 @@ def _enroll(
         # If this run does not come to its end, the next one needs no flags. A profile in use changes at the end.
         change_profile(name, kept, os.environ, system=system)
     key, made = ensure_key(asked)
+    if system:
+        share_key(asked.access)
     _check_pin(asked.access, key)
     request = sign_request(asked)
     there = installed_chain(asked, request, datetime.now(UTC))
@@ -166,8 +176,12 @@ def _rows(
     ]
 
 
-def _next(name: str, *, sdks: bool) -> tuple[str, str]:
+def _next(arguments: argparse.Namespace) -> tuple[str, str]:
+    name = arguments.name
     missing = ", ".join(f"--{arn}" for arn in ARNS if arn not in profiles(os.environ)[name].values)
     if missing:
         return "Missing", f"Run hwsigner enroll {name} again with {missing}"
-    return "Next", f"{'aws sts get-caller-identity' if sdks else 'hwsigner credential-process'} --profile {name}"
+    if arguments.system:  # Renewing is root's work, and asking the agent is that of other users.
+        return "Next", f"systemctl enable --now hwsigner-renew@{name}.timer"
+    command = "hwsigner credential-process" if arguments.no_aws_config else "aws sts get-caller-identity"
+    return "Next", f"{command} --profile {name}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,7 @@ from hwsigner.key import find_certificates
 from hwsigner.key.management import InstalledCertificate, KeyAccess
 from hwsigner.pins import PinSource
 from hwsigner.system.files import LOCK_TIMEOUT, lock_within
+from hwsigner.system.users import share_with_agent
 from hwsigner.uri import KeyURI
 
 # Of the flags, what a profile keeps. A PIN is not among them: its place may be, in the key URI.
@@ -102,6 +104,26 @@ def wanted(values: Mapping[str, Any]) -> Wanted:
         key_request(arguments),
         values["nv_index"] or "",
     )
+
+
+def share_key(access: KeyAccess) -> None:
+    """Let the system's agent read the key file of a new TPM key, which is of no use without the TPM.
+
+    A file whose group or mode was changed since, or that belongs to another user, stays as it is.
+
+    Raises:
+        HwsignerError: the file's group or mode can't be changed.
+    """
+    if access.uri.scheme != "tpm2" or "path" not in access.uri.path:
+        return
+    path = access.uri.file
+    try:
+        status = os.stat(path)
+        if (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (os.geteuid(), os.getegid(), 0o600):
+            share_with_agent(path)
+    except OSError as error:
+        problem = f"the system's agent was not allowed to read {path}: {error.strerror}"
+        raise HwsignerError(problem, f"Run chgrp hwsigner {path}; chmod 640 {path}") from error
 
 
 def names_certificate(found: Profile | None, access: KeyAccess, chain: Chain) -> bool:

@@ -13,14 +13,14 @@ from typing import Any
 
 from hwsigner.aws.create_session import create_session
 from hwsigner.backends.state import open_lock_file
-from hwsigner.cli.enrolling import only_one, settings_of, wanted, write_profile
+from hwsigner.cli.enrolling import only_one, settings_of, share_key, wanted, write_profile
 from hwsigner.cli.install_certificate import ARNS, for_any_folder
 from hwsigner.cli.issuer import issuer
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_rows
 from hwsigner.config import settings
-from hwsigner.config.flags import Flag, switch
-from hwsigner.config.profiles import Profile, check_name, profile
+from hwsigner.config.flags import Flag, attribute_of, switch
+from hwsigner.config.profiles import Profile, check_name, file_of_new, profile
 from hwsigner.enrolment.enroll import Wanted, ensure_key, install, obtain, sign_request
 from hwsigner.enrolment.renewal import Failures, alternative_names, check_later, due_at, ends_soon, seconds_left
 from hwsigner.errors import (
@@ -118,6 +118,8 @@ def _renew(found: Profile, old: Certificate, new_key: str | None) -> tuple[Certi
     opened = issuer(values, asked.access)
     if new_key:
         ensure_key(asked)
+        if found.file == file_of_new(os.environ, system=True):
+            share_key(asked.access)
     chain = obtain(sign_request(asked), opened, lambda: datetime.now(UTC), wait=values["timeout"])
     if not new_key:  # The old key may have to go before its certificate ends.
         check_later(chain.leaf, old)
@@ -146,19 +148,16 @@ def _try(values: Mapping[str, Any], asked: Wanted, chain: Chain, *, may_skip: bo
         ServiceError: the service refused it.
         ServiceUnreachableError: the service was not reached.
     """
-    if not all(values[arn.replace("-", "_")] for arn in ARNS):
+    if not all(values[attribute_of(arn)] for arn in ARNS):
         return None
     request, service = settings.session_request(values), settings.service_for_daemon(values)
     try:
         with Identity(asked.access.open(), chain) as identity:
             create_session(identity, request, service)
-    except ServiceError as error:
-        if may_skip and error.retryable:
+    except (ServiceError, ServiceUnreachableError) as error:
+        is_answer = isinstance(error, ServiceError) and not error.retryable
+        if may_skip and not is_answer:
             return error
-        problem = f"{_NOT_IN_PLACE}: {error.message}"
-        raise ServiceError(problem, error.hint, retryable=error.retryable, retry_after=error.retry_after) from error
-    except ServiceUnreachableError as error:
-        if may_skip:
-            return error
-        raise ServiceUnreachableError(f"{_NOT_IN_PLACE}: {error.message}", error.hint) from error
+        error.message = f"{_NOT_IN_PLACE}: {error.message}"
+        raise
     return None

@@ -58,7 +58,9 @@ def _install(*, system: bool) -> None:
         _call("systemd-sysusers", "/etc/sysusers.d/hwsigner.conf")
     scope = [] if system else ["--user"]
     _call("systemctl", *scope, "daemon-reload")
-    print(f"Start the agent with: {shlex.join(['systemctl', *scope, 'enable', '--now', 'hwsigner-agent.socket'])}")
+    enable = shlex.join(["systemctl", *scope, "enable", "--now"])
+    print(f"Start the agent with: {enable} hwsigner-agent.socket")
+    print(f"Have a profile's certificate renewed with: {enable} hwsigner-renew@PROFILE.timer")
 
 
 def _uninstall(*, system: bool) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from hwsigner.errors import ConfigError, NoProfileError, UsageError
 from hwsigner.system.files import create_file, edit_file, open_trusted
-from hwsigner.system.users import agent_group
+from hwsigner.system.users import share_with_agent
 
 SYSTEM_FILE = Path("/etc/hwsigner/config.toml")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
@@ -180,10 +180,7 @@ def _make_system_file() -> None:
     """Make the system's file, empty. `edit_file` keeps its mode and group."""
     SYSTEM_FILE.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     create_file(str(SYSTEM_FILE), b"")
-    group = agent_group()
-    if group is not None:
-        os.chown(SYSTEM_FILE, -1, group)
-        SYSTEM_FILE.chmod(0o640)
+    share_with_agent(str(SYSTEM_FILE))
 
 
 def remove_profile(name: str, environ: Mapping[str, str]) -> Path | None:

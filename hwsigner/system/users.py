@@ -29,6 +29,18 @@ def agent_group() -> int | None:
         return None
 
 
+def share_with_agent(path: str) -> None:
+    """Let the system's agent read a file: its group gets the file, of mode 0640. Without that group, nothing changes.
+
+    Raises:
+        OSError: the file's group or mode can't be changed.
+    """
+    group = agent_group()
+    if group is not None:
+        os.chown(path, -1, group)
+        os.chmod(path, 0o640)
+
+
 def reading_group(path: str) -> str | None:
     """Return the group whose members may read a file, folder or device that this user may not read.
 

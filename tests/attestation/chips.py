@@ -17,44 +17,14 @@ from cryptography.x509.oid import NameOID
 
 from hwsigner import attestation
 from hwsigner.attestation import Document, Trust
-from softhsm.command import run
 from softhsm.tpm import SoftTPM
+from softhsm.vendor import TPMVendor
 
 EK_USAGE = x509.ExtendedKeyUsage([x509.ObjectIdentifier("2.23.133.8.1")])
-_CA_FILES = {"signingkey": "signkey.pem", "issuercert": "issuercert.pem", "certserial": "certserial"}
 
 
-class Vendor:
-    """A vendor of TPMs: a CA of swtpm_localca, in a folder.
-
-    Attributes:
-        roots: the folder with its certificates.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.roots = folder / "roots"
-        self._ca = folder / "ca"
-        self._setup = folder / "setup.conf"
-        self.roots.mkdir()
-        self._ca.mkdir()
-        ca = folder / "localca.conf"
-        files = "".join(f"{name} = {self._ca / file}\n" for name, file in _CA_FILES.items())
-        ca.write_text(f"statedir = {self._ca}\n{files}")
-        options = folder / "options"
-        options.write_text("")
-        self._setup.write_text(
-            "create_certs_tool = /usr/bin/swtpm_localca\n"
-            f"create_certs_tool_config = {ca}\ncreate_certs_tool_options = {options}\nactive_pcr_banks = sha256\n"
-        )
-
-    def make(self, folder: Path) -> SoftTPM:
-        """Make a TPM with certificates for its endorsement keys."""
-        state = folder / "state"
-        state.mkdir()
-        run(["swtpm_setup", "--tpm2", "--create-ek-cert", "--tpmstate", str(state), "--config", str(self._setup)], {})
-        for name in ("issuercert.pem", "swtpm-localca-rootca-cert.pem"):
-            (self.roots / name).write_bytes((self._ca / name).read_bytes())
-        return SoftTPM(folder)
+class Vendor(TPMVendor):
+    """A vendor of TPMs, and the trust in it."""
 
     def trust(self, now: datetime | None = None) -> Trust:
         """Return the trust in this vendor."""

@@ -5,6 +5,7 @@ The CA is openssl, the service is the emulator, and boto3 reads what was written
 
 from __future__ import annotations
 
+import os
 import random
 import shlex
 import shutil
@@ -25,6 +26,7 @@ from enrolments import SUBJECT, Enrolment, refused, succeeds
 from hwsigner.cli import enroll, enrolling
 from hwsigner.config import profiles
 from hwsigner.enrolment import enroll as steps
+from hwsigner.system import users
 from softhsm.pcsc import SoftPcsc
 from softhsm.tpm import SoftTPM
 from softhsm.yubikey import FIRMWARE_5_7, YKCS11, YubiKey
@@ -364,6 +366,7 @@ class TestSystem:
         rows = succeeds(enrolment.run("--system"))
         file = profiles.SYSTEM_FILE
         assert rows["Profile"] == f"{file}: [profile.web]"
+        assert rows["Next"] == "systemctl enable --now hwsigner-renew@web.timer"
         assert "SDKs" not in rows
         assert rows["Next"] == "hwsigner credential-process --profile web"
         assert not enrolment.config.exists()
@@ -372,11 +375,29 @@ class TestSystem:
         assert "which was there" in succeeds(enrolment.again())["Certified"]
         assert enrolment.scene.call("credential-process", "--profile", "web").status == 0
 
-    def test_agent_s_group_may_read_a_new_file(self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(profiles, "agent_group", lambda: 12345)
+    def test_agent_s_group_may_read_a_new_file_and_no_new_key(
+        self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(users, "agent_group", lambda: 12345)
         succeeds(enrolment.run("--system"))
         status = profiles.SYSTEM_FILE.stat()
         assert (status.st_gid, status.st_mode & 0o777) == (12345, 0o640)
+        assert os.stat(enrolment.key).st_mode & 0o777 == 0o600
+
+    def test_agent_s_group_may_read_a_new_tpm_key_and_a_changed_mode_stays(
+        self, enrolment: Enrolment, swtpm: SoftTPM, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(users, "agent_group", lambda: 12345)
+        first, second = (str(Path(enrolment.key).with_name(name)) for name in ("first.tss2", "second.tss2"))
+        enrolment.key, enrolment.flags = f"tpm2:path={first}", ["--tcti", swtpm.tcti]
+        succeeds(enrolment.run("--system"))
+        profiles.SYSTEM_FILE.write_text(profiles.SYSTEM_FILE.read_text().replace("-days 2", "-days 3"))
+        succeeds(enrolment.scene.call("renew", "web", "--new-key", f"tpm2:path={second}"))
+        for status in map(os.stat, (first, second)):
+            assert (status.st_gid, status.st_mode & 0o777) == (12345, 0o640)
+        os.chmod(second, 0o400)
+        succeeds(enrolment.again("--system"))
+        assert os.stat(second).st_mode & 0o777 == 0o400
 
     def test_profile_of_the_user_is_not_moved(self, enrolment: Enrolment) -> None:
         succeeds(enrolment.run())

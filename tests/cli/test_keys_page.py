@@ -9,13 +9,18 @@ from pathlib import Path
 
 import pytest
 
+import certs
+from attestation.chips import Chip, chip, chips, vendors
 from backends.pkcs11.tokens import remove_tokens
 from emulators import InProcessSoftHSM
+from enrolment.registrar.sites import Issuer, Site
 from pages import run_shell, shell_blocks
 from softhsm.command import ToolError
 from softhsm.command import run as run_tool
 from softhsm.tpm import SoftTPM
 from softhsm.yubikey import YKCS11, YubiKey
+
+__all__ = ["chip", "chips", "vendors"]
 
 MANAGEMENT_KEY = "0102030405060708" * 3
 CA = """
@@ -110,11 +115,23 @@ def test_key_of_a_yubikey(run: Callable[..., str], yubikey: YubiKey) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "end"), [("## Use it", "**A YubiKey**"), ("**A build agent**", "`hwsigner show --profile web`")]
+    ("start", "end"), [("## Use it", "**Servers with TPMs"), ("**A build agent**", "`hwsigner show --profile web`")]
 )
 def test_quick_start_with_a_tpm(run: Callable[..., str], tpm: dict[str, str], start: str, end: str) -> None:
     script = commands("README.md", start, end).replace("hwsigner exec web -- aws s3 ls", "hwsigner show --profile web")
     assert "Installed  CN=" in run(script, **tpm)
+
+
+def test_quick_start_with_a_registrar(run: Callable[..., str], chip: Chip, ca: certs.Authority, tmp_path: Path) -> None:
+    site = Site(tmp_path, chip.trust, Issuer(ca))
+    site.allow()
+    script = commands("README.md", "**Servers with TPMs", "**A YubiKey**")
+    script = script.replace("9f86…", f"$(hwsigner attest --ek) --policy {site.policy}")
+    with site.serving() as server:
+        url = f"http://127.0.0.1:{server.socket.getsockname()[1]}"
+        script = script.replace("https://registrar.example.com:8443", url).replace("aws sts get-caller-identity", ":")
+        assert "Certified  CN=web-01,OU=devops" in run(script, TPM2_TCTI=chip.tpm.tcti)
+    assert site.decisions == ["challenged", "proven", "issued"]
 
 
 def test_quick_start_of_a_yubikey(run: Callable[..., str], yubikey: YubiKey) -> None:

@@ -57,6 +57,8 @@ PACKAGES = [
     "awscli",
 ]
 EXTRAS = ("pkcs11", "tpm2", "serve")
+# Where swtpm_setup keeps the CA that certifies the TPM's endorsement key.
+TPM_VENDOR = Path("/var/lib/swtpm-localca")
 PASSED = "The machine's tests passed."
 SECONDS = 900
 
@@ -69,8 +71,8 @@ def main(wheel: str, folder: str) -> int:
     wheels = _wheels(kept, Path(wheel))
     with tempfile.TemporaryDirectory(prefix="hwsigner-machine-") as temporary:
         work = Path(temporary)
-        disk = _disk(base, wheels, Path(wheel), work)
         with _tpm(work) as tpm:
+            disk = _disk(base, wheels, Path(wheel), work)
             log = _boot(disk, tpm, work)
     if PASSED in log:
         print(PASSED)
@@ -118,6 +120,9 @@ def _disk(base: Path, wheels: Path, wheel: Path, work: Path) -> Path:
     shutil.copy(wheel, root / "wheels")
     shutil.copytree(HERE / "guest", root / "tests" / "machine" / "guest")
     shutil.copytree(ROOT / "softhsm", root / "tests" / "softhsm", ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "tests" / "roots").mkdir()
+    for name in ("issuercert.pem", "swtpm-localca-rootca-cert.pem"):
+        shutil.copy(TPM_VENDOR / name, root / "tests" / "roots")
     # As README's Install has it. The wheels are here because the machine has no network.
     _chroot(root, "python3", "-m", "venv", "/opt/hwsigner")
     install = ("/bin/python", "-m", "pip", "--quiet", "install", "--no-index", "--find-links=/wheels")

@@ -10,9 +10,10 @@ from softhsm.demo_ca import DemoCA
 HWSIGNER = BIN / "hwsigner"
 PASSWORD = "the key's own secret"
 PKI = Path("/etc/hwsigner")
+REQUESTS = Path("/run/requests")
 EMULATOR = f"""\
 [Service]
-ExecStart=/opt/hwsigner/bin/hwsigner emulator --trust-anchor {PKI}/ca.pem --port 8000
+ExecStart=/opt/hwsigner/bin/hwsigner emulator --trust-anchor {PKI}/ca.pem --port 8000 --log {REQUESTS}
 [Install]
 WantedBy=multi-user.target
 """
@@ -43,6 +44,11 @@ class Machine:
         wait_until(lambda: "role-arn=" in printed())
         values = dict(line.split("=", 1) for line in printed().splitlines() if "-arn=" in line)
         return "".join(f'{name} = "{value}"\n' for name, value in values.items())
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags of a session."""
+        return [f"--{line.replace(' = ', '=')}" for line in self.arns.replace('"', "").splitlines()]
 
     def profile(
         self, name: str, key: str, *more: str, file: Path = CONFIG, user: str = "root", pin: str | None = None

@@ -8,8 +8,6 @@ import re
 import signal
 from pathlib import Path
 
-import pytest
-
 from machine.guest.commands import (
     BIN,
     CONFIG,
@@ -34,17 +32,11 @@ print(urllib.request.urlopen(urllib.request.Request(url, headers={"Authorization
 """
 
 
-@pytest.fixture(scope="module")
-def machine() -> Machine:
-    done("useradd", "--create-home", "alice")
-    return Machine()
-
-
 def test_install_writes_units_that_systemd_understands(machine: Machine) -> None:
     first = done(HWSIGNER, "systemd", "install", "--system")
     again = done(HWSIGNER, "systemd", "install", "--system")
     units = re.findall(r"wrote (/etc/systemd/system/\S+)", first)
-    assert len(units) == 6
+    assert len(units) == 8
     assert "wrote" not in again
     assert "SupplementaryGroups=tss" in Path("/etc/systemd/system/hwsigner-agent.service").read_text()
     verified = run("systemd-analyze", "verify", *(unit.replace("@.", "@web.") for unit in units))
@@ -55,13 +47,14 @@ def test_install_writes_units_that_systemd_understands(machine: Machine) -> None
                 r"exposure level for \S+: ([0-9.]+)", done("systemd-analyze", "security", "--offline=true", unit)
             )
             assert level, unit
-            assert float(level[1]) <= 2.0, unit
+            # The renewal writes files as root.
+            assert float(level[1]) <= (2.4 if "hwsigner-renew@" in unit else 2.0), unit
 
 
 def test_system_agent_starts_with_its_first_client(machine: Machine) -> None:
     machine.profile("web", "handle:0x81000110", 'allow-users = ["www-data"]')
-    done("chown", "hwsigner", CONFIG)
-    CONFIG.chmod(0o600)
+    done("chgrp", "hwsigner", CONFIG)
+    CONFIG.chmod(0o640)
     done("systemctl", "enable", "--now", "hwsigner-agent.socket")
     assert agent_pid() == 0
     assert "SessionToken" in credentials("web", "www-data")
@@ -119,8 +112,7 @@ def test_key_goes_from_an_empty_handle_to_a_role_and_away_again(machine: Machine
     leaf.write_bytes(machine.certify("life", key))
     installed = json.loads(done(HWSIGNER, "install-certificate", leaf, key, "--nv-index=0x01c20000", "--json"))
     assert json.loads(done(HWSIGNER, "show", key, "--json"))["properties"]["fixedTPM"] is True
-    flags = [f"--{line.replace(' = ', '=')}" for line in machine.arns.replace('"', "").splitlines()]
-    flags += [f"--certificate={installed['certificate']}", f"--private-key={installed['privateKey']}"]
+    flags = [*machine.flags, f"--certificate={installed['certificate']}", f"--private-key={installed['privateKey']}"]
     session = done(HWSIGNER, "credential-process", f"--endpoint={ENDPOINT}", *flags)
     assert "SessionToken" in session
     done(HWSIGNER, "delete", key, "--yes")
@@ -186,7 +178,6 @@ def test_user_agent_runs_with_linger(machine: Machine) -> None:
 
 def test_serve_gives_credentials_at_a_port_that_systemd_holds(machine: Machine) -> None:
     done("systemctl", "enable", "--now", "hwsigner-serve@web.socket")
-    done("chgrp", "hwsigner", CONFIG)
     done("systemctl", "enable", "--now", "hwsigner-serve@web.service")
     token = Path("/var/lib/hwsigner-serve/web").rglob("*token*")
     found = next(path for path in token if path.is_file()).read_text()

@@ -1,0 +1,14 @@
+"""The machine that the tests of the first boot share."""
+
+from __future__ import annotations
+
+import pytest
+
+from machine.guest.commands import done
+from machine.guest.first_boot.setting_up import Machine
+
+
+@pytest.fixture(scope="session")
+def machine() -> Machine:
+    done("useradd", "--create-home", "alice")
+    return Machine()
