@@ -13,7 +13,7 @@ from typing import Any
 from hwsigner.cli import options
 from hwsigner.cli.install_certificate import certificate_flags, change_flags, for_any_folder
 from hwsigner.cli.keygen import NEW_KEY, key_request
-from hwsigner.config.flags import ENROLMENT, IDENTITY, SESSION, default_values, profile_values
+from hwsigner.config.flags import ENROLMENT, IDENTITY, SESSION, default_values, profile_values, secret_place
 from hwsigner.config.profiles import Profile, change_profile, file_of_new, profiles
 from hwsigner.enrolment.enroll import Wanted
 from hwsigner.errors import HwsignerError, LockError, UsageError
@@ -96,6 +96,7 @@ def wanted(values: Mapping[str, Any]) -> Wanted:
     KeyURI.of_new(values["private_key"])
     arguments = argparse.Namespace(**values)
     uri = options.key_uri(arguments, values["private_key"])
+    secret_place(uri.text("pin-source") or "")
     return Wanted(
         KeyAccess(uri, options.pin_source(arguments, uri), allow_modules=True),
         values["subject"],

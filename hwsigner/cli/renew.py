@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
         try:
             new, path = _renew(found, old, arguments.new_key)
-        except (HwsignerError, HwsignerWarning) as error:
+        except Exception as error:
             failures.add(error, time.time(), seconds_left(old, datetime.now(UTC)))
             raise
         failures.forget()

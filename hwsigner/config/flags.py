@@ -81,7 +81,7 @@ def secret_place(text: str) -> str:
     Raises:
         UsageError: it is none. The message does not quote it.
     """
-    if not text.startswith(("/", "file:", "env:", "credential:", "cmd:")):
+    if text and not text.startswith(("/", "file:", "env:", "credential:", "cmd:")):
         raise UsageError("a secret is given where its place is wanted", "Write file:/path, env:NAME or cmd:PROGRAM")
     return text
 

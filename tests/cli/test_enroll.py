@@ -339,6 +339,13 @@ class TestRefused:
         assert "hunter2" not in outcome.err
         assert not enrolment.config.exists()
 
+    def test_pin_source_that_is_a_pin_is_not_kept(self, enrolment: Enrolment) -> None:
+        enrolment.key = f"file:{enrolment.key}?pin-source=hunter2"
+        outcome = enrolment.run()
+        assert outcome.status != 0
+        assert "hunter2" not in outcome.err
+        assert not enrolment.config.exists()
+
     def test_pin_on_the_command_line_is_not_kept(self, enrolment: Enrolment) -> None:
         outcome = enrolment.run("--pkcs8-password=hunter2")
         assert outcome.status == 0

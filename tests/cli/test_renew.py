@@ -155,6 +155,16 @@ class TestDue:
         succeeds(run(enrolled))
         assert run(enrolled, "--if-due") == Outcome(0, "", "")
 
+    def test_timer_waits_after_a_fault_of_our_own_too(
+        self, enrolled: Enrolment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        old = age(enrolled, 10, -1)
+        with monkeypatch.context() as patched:
+            patched.setattr(renew, "check_later", lambda *_: 1 // 0)
+            refused(run(enrolled, "--if-due"), 1, "internal error: ZeroDivisionError")
+        assert run(enrolled, "--if-due") == Outcome(0, "", "")
+        assert leaf(enrolled) == old
+
 
 class TestRefusals:
     def test_certificate_that_the_service_refuses_is_not_put_in_place(self, enrolled: Enrolment) -> None:

@@ -39,10 +39,11 @@ def from_pkcs7(answer: bytes, source: str) -> list[bytes]:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding
     from cryptography.hazmat.primitives.serialization.pkcs7 import load_der_pkcs7_certificates
+    from cryptography.x509 import InvalidVersion
 
     try:
         return [one.public_bytes(Encoding.DER) for one in load_der_pkcs7_certificates(answer)]
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, InvalidVersion) as error:
         raise CertificateError(f"{source} is not PKCS #7", "Check the issuer's URL") from error
 
 

@@ -152,7 +152,7 @@ def retry_after(response: Response) -> float:
     else:
         try:
             seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             seconds = 0.0
     return min(max(seconds, 0.0), _LONGEST_WAIT)
 

@@ -163,7 +163,8 @@ class RegistrarServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         """Ignore clients that have left or speak no TLS. Of a fault of our own, write a line without a traceback."""
         error = sys.exception()
         if not isinstance(error, OSError):
-            self.note_failure(client_address[0], error)
+            with suppress(OSError):  # An error here would end the server.
+                self.note_failure(client_address[0], error)
 
     def note_failure(self, address: str, error: BaseException | None) -> None:
         """Write an audit line about a fault of our own. Its text could have a secret."""

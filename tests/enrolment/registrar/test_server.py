@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import socket
@@ -280,6 +281,20 @@ class _Broken:
 
     def challenge(self, body: bytes, client: str) -> dict[str, Any]:
         raise KeyError("secret")
+
+
+def test_server_outlives_a_thread_that_can_not_start_and_a_log_that_is_full(
+    site: Site, asked: CertificateRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    with site.serving() as server:
+        with monkeypatch.context() as patched:
+            patched.setattr(server, "process_request", lambda *_: fail(RuntimeError("can't start new thread")))
+            patched.setattr(server, "audit", lambda _: fail(OSError(errno.ENOSPC, "full")))
+            assert exchange(server, b"") == b""
+        assert isinstance(issued(url(server), asked), Issued)
 
 
 def test_fault_of_our_own_shows_its_class_alone(site: Site) -> None:

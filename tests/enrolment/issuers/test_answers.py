@@ -1,0 +1,29 @@
+"""Certificates in the answers of issuers."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization.pkcs7 import serialize_certificates
+from hypothesis import given
+from hypothesis import strategies as st
+
+import certs
+from hwsigner.enrolment.issuers.answers import from_pkcs7
+from hwsigner.errors import CertificateError
+
+WHOLE = serialize_certificates([certs.make_ca().certificate], Encoding.DER)
+
+
+def test_certificate_of_a_version_that_there_is_not_is_an_error() -> None:
+    version = WHOLE.index(b"\xa0\x03\x02\x01\x02")  # Version 3, as 2.
+    with pytest.raises(CertificateError, match="not PKCS #7"):
+        from_pkcs7(WHOLE[: version + 4] + b"\x07" + WHOLE[version + 5 :], "the answer")
+
+
+@given(st.integers(0, len(WHOLE) - 1), st.integers(0, 255))
+def test_no_changed_byte_is_a_fault_of_our_own(place: int, byte: int) -> None:
+    with suppress(CertificateError):
+        from_pkcs7(WHOLE[:place] + bytes([byte]) + WHOLE[place + 1 :], "the answer")
