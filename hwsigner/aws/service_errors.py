@@ -37,7 +37,8 @@ _CAUSES = (
     ("set rolesessionname", "Set acceptRoleSessionName in the Roles Anywhere profile, or omit --role-session-name"),
 )
 _CAUSES_BY_TYPE = {
-    "AccessDeniedException": "Check the role's trust policy, the profile's roles, and that the profile is enabled",
+    "AccessDeniedException": "Check the role's trust policy, the profile's roles, and that the profile is enabled: "
+    "an administrator can run hwsigner aws check",
     "ResourceNotFoundException": "Check the ARNs, the account and the region",
     "ValidationException": "Check the value that the message names",
     "ThrottlingException": "AWS allows an account ten CreateSession calls a second: call less often",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -120,7 +120,7 @@ def check_subject(chain: Chain, subject: Detail) -> Iterator[ReviewFinding]:
         yield finding("subject-disabled", f"the service's subject {subject.get('x509Subject', '')} is disabled")
     seen = credential_of(chain, subject)
     if seen.get("failed"):
-        yield finding("certificate-failed", f"the certificate's last request, at {seen.get('seenAt', '')}, failed")
+        yield finding("certificate-failed", f"the certificate's last request, at {time_of(seen.get('seenAt'))}, failed")
 
 
 def credential_of(chain: Chain, subject: Detail) -> Detail:
@@ -148,3 +148,10 @@ def serial_name(chain: Chain) -> str:
     """Return the session name that the service gives by default: the serial number in hexadecimal."""
     digits = f"{chain.leaf.x509.serial_number:x}"
     return digits.zfill(len(digits) + len(digits) % 2)
+
+
+def time_of(seen: object) -> str:
+    """Return a time of boto3's as text."""
+    return (
+        f"{seen.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" if isinstance(seen, datetime) else str(seen or "an unknown time")
+    )

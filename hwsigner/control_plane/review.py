@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 from hwsigner.aws.create_session import SessionRequest
 from hwsigner.control_plane.certificate_checks import (
@@ -17,6 +17,7 @@ from hwsigner.control_plane.certificate_checks import (
     credential_of,
     serial_name,
     source_identity,
+    time_of,
     trusted,
 )
 from hwsigner.control_plane.mistakes import finding
@@ -215,17 +216,10 @@ def _of_certificate(chain: Chain, facts: Facts) -> Iterator[str]:
     if not facts.subject:
         yield "the service has not seen this subject"
         return
-    yield f"the service last saw this subject at {_time(facts.subject.get('lastSeenAt'))}"
+    yield f"the service last saw this subject at {time_of(facts.subject.get('lastSeenAt'))}"
     seen = credential_of(chain, facts.subject)
     yield (
-        f"it last saw this certificate at {_time(seen['seenAt'])}"
+        f"it last saw this certificate at {time_of(seen['seenAt'])}"
         if seen.get("seenAt")
         else "it has not seen this certificate"
-    )
-
-
-def _time(seen: object) -> str:
-    """Return a time of boto3's as text."""
-    return (
-        f"{seen.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" if isinstance(seen, datetime) else str(seen or "an unknown time")
     )

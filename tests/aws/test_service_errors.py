@@ -81,6 +81,7 @@ class TestCauses:
     def test_header_names_match_in_any_case(self) -> None:
         error = error_for(403, {"message": "m"}, X_AMZN_errortype="AccessDeniedException", X_Amzn_Requestid="id-1")
         assert "AccessDeniedException" in error.message
+        assert "hwsigner aws check" in error.hint
         assert "id-1" in error.message
 
     def test_message_may_be_capitalized_or_missing(self) -> None:

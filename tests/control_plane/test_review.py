@@ -115,7 +115,9 @@ def test_list_revokes_certificates_of_its_issuer_only(encoding: Encoding) -> Non
 @pytest.mark.parametrize("form", ["{}", "{:x}", "{:X}", "0{:x}", "0x{:x}"])
 def test_failed_request_is_found_by_the_serial_number(form: str) -> None:
     seen = [{"serialNumber": form.format(LEAF.serial_number), "seenAt": NOW, "failed": True}]
-    assert ids(facts(subject={"enabled": True, "lastSeenAt": NOW, "credentials": seen})) == {"certificate-failed"}
+    report = found(facts(subject={"enabled": True, "lastSeenAt": NOW, "credentials": seen}))
+    assert [each.id for each in report.findings] == ["certificate-failed"]
+    assert f"at {NOW:%Y-%m-%dT%H:%M:%SZ}, failed" in report.findings[0].found
 
 
 def test_last_request_counts_when_an_earlier_one_failed() -> None:

@@ -50,7 +50,10 @@ def blocks(start: str, end: str) -> str:
 def test_commands_of_the_page_lead_to_credentials(tmp_path: Path) -> None:
     environment = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "xdg")}
     steps = run_shell(blocks("## The four steps", "## The trust policy"), tmp_path, environment)
-    assert json.loads(steps.splitlines()[-1])["AccessKeyId"].startswith("ASIA")
+    credentials = next(line for line in steps.splitlines() if line.startswith('{"Version"'))
+    assert json.loads(credentials)["AccessKeyId"].startswith("ASIA")
+    assert "done: revoke CN=bamboo-01,OU=devops" in steps
+    assert "done: remove [profile.web]" in steps
     assert "may do sts:AssumeRole, sts:TagSession, sts:SetSourceIdentity" in steps
     assert "Nothing is wrong" in steps
     printed = run_shell(blocks("## The trust policy", "### As a template"), tmp_path, environment)
