@@ -106,6 +106,13 @@ class SoftTPM:
         self.stop()
         self.start()
 
+    def cut_power(self) -> None:
+        """End the process at once, wherever it is, and start it again. It must be one that this object started."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self.restart()
+
     def create_key_file(self, path: Path, kind: str, password: str = "") -> None:
         """Create a key in the TPM, under the owner's storage key, and write it as a TSS2 PRIVATE KEY file.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from cryptography import x509
 
 from scene import Outcome, Scene
 
@@ -62,6 +63,17 @@ class Enrolment:
     def again(self, *more: str) -> Outcome:
         """Run the command without its flags."""
         return self.scene.call("enroll", "web", *more)
+
+    def renewal_by(self, issuer: str) -> Outcome:
+        """Give the profile another command as its issuer, and renew."""
+        values = {**self.profile(), "issuer-command": issuer}
+        flags = [f"--{name}={value}" for name, value in values.items() if isinstance(value, str)]
+        succeeds(self.scene.call("profile", "add", "web", "--replace", *flags))
+        return self.scene.call("renew", "web")
+
+    def leaf(self) -> x509.Certificate:
+        """Return the first certificate of the file that the profile names."""
+        return x509.load_pem_x509_certificate(Path(self.profile()["certificate"]).read_bytes())
 
     def gets_credentials(self) -> bool:
         """Return whether boto3 gets credentials of the profile, by the line in its config file."""

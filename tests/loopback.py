@@ -156,15 +156,16 @@ def connect_proxy(heads: list[bytes], ports: Mapping[str, int], authorization: s
         else:
             with socket.create_connection(("127.0.0.1", port)) as other:
                 connection.sock.sendall(b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\n")
-                back = threading.Thread(target=_pump, args=(other, connection.sock))
+                back = threading.Thread(target=pump, args=(other, connection.sock))
                 back.start()
-                _pump(connection.sock, other)
+                pump(connection.sock, other)
                 back.join(10)
 
     return serve
 
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
+def pump(source: socket.socket, sink: socket.socket) -> None:
+    """Pass on all bytes of one socket to another until either ends, and shut both down."""
     with suppress(OSError):
         while data := source.recv(65536):
             sink.sendall(data)
