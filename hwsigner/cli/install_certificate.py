@@ -27,10 +27,9 @@ from hwsigner.errors import (
     UsageError,
 )
 from hwsigner.identity import Identity
-from hwsigner.identity.certificate import Certificate, Chain, build_chain, leaves, load, preflight
-from hwsigner.key import FoundCertificate, find_certificates, open_key
+from hwsigner.identity.certificate import Certificate, Chain, build_chain, leaves, preflight
+from hwsigner.key import FoundCertificate, open_key
 from hwsigner.key.management import InstalledCertificate, describe_key, install_certificate
-from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 
 HELP = "check a certificate, and put it beside its key"
@@ -103,8 +102,7 @@ def _certificates(arguments: argparse.Namespace) -> list[Certificate]:
         CertificateError: there are too many.
     """
     places = filter(None, (arguments.certificate, arguments.intermediates))
-    pins = PinSource().without_pin()
-    found = [one for place in places for one in load(find_certificates(place, pins, allow_modules=True))]
+    found = [one for place in places for one in options.certificates_at(place)]
     if len(found) > _MOST:  # More would make looking for the chain slow.
         problem = f"{arguments.certificate} has {len(found)} certificates, more than {_MOST}"
         raise CertificateError(problem, "Give the certificate and its chain alone")

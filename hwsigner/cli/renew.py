@@ -13,6 +13,7 @@ from typing import Any
 
 from hwsigner.aws.create_session import create_session
 from hwsigner.backends.state import open_lock_file
+from hwsigner.cli import options
 from hwsigner.cli.enrolling import only_one, settings_of, share_key, wanted, write_profile
 from hwsigner.cli.install_certificate import ARNS, for_any_folder
 from hwsigner.cli.issuer import issuer
@@ -33,9 +34,7 @@ from hwsigner.errors import (
     ServiceUnreachableError,
 )
 from hwsigner.identity import Identity
-from hwsigner.identity.certificate import Certificate, Chain, latest_expiring, leaves, load
-from hwsigner.key import find_certificates
-from hwsigner.pins import PinSource
+from hwsigner.identity.certificate import Certificate, Chain, latest_expiring, leaves
 from hwsigner.system.files import lock_within
 
 HELP = "renew the certificate of a profile"
@@ -97,7 +96,7 @@ def _current(found: Profile) -> Certificate:
     if not isinstance(place, str) or "private-key" not in found.values:
         problem = f"profile {found.name!r} names no certificate with its key, so there is nothing to renew"
         raise ConfigError(problem, f"Run hwsigner enroll {found.name}")
-    certificates = leaves(load(find_certificates(place, PinSource().without_pin(), allow_modules=True)))
+    certificates = leaves(options.certificates_at(place))
     keys = len({one.public_key() for one in certificates})
     if keys > 1:  # The names of another key must not be asked for.
         problem = f"{place} has certificates of {keys} keys"
