@@ -121,7 +121,7 @@ STEPS = [
     (enroll, "sign_request"),
     (enroll, "obtain"),
     (enroll, "install"),
-    (enrolling, "change_profile"),
+    (enrolling, "change_flags"),
     (enroll, "edit_file"),
 ]
 
@@ -375,7 +375,6 @@ class TestSystem:
         assert rows["Profile"] == f"{file}: [profile.web]"
         assert rows["Next"] == "systemctl enable --now hwsigner-renew@web.timer"
         assert "SDKs" not in rows
-        assert rows["Next"] == "hwsigner credential-process --profile web"
         assert not enrolment.config.exists()
         assert not enrolment.aws_config.exists()
         assert (file.parent.stat().st_mode & 0o777, file.stat().st_mode & 0o007) == (0o755, 0)
