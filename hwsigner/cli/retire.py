@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hwsigner.cli import options
 from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.certificates import read_leaf
-from hwsigner.cli.aws.revocation import EXISTING_SESSIONS, REVOCATION, prepare
+from hwsigner.cli.aws.revoking import CA, EXISTING_SESSIONS, REVOCATION, prepare
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import switch
@@ -73,7 +73,7 @@ class _Retirement:
 def add_arguments(parser: Parser) -> None:
     """Add the profile's name and the flags."""
     parser.add_argument("name", metavar="NAME", help="profile of config.toml")
-    parser.add_flags(_FLAGS, REVOCATION)
+    parser.add_flags(CA, _FLAGS, REVOCATION)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -190,6 +190,9 @@ def _for_an_administrator(leaf: Certificate, arn: str) -> str:
 
 def _removal(found: Profile) -> _Step:
     def remove() -> Sequence[str]:
+        now = profiles(os.environ).get(found.name)
+        if now and (now.file, now.values) != (found.file, found.values):
+            raise HwsignerError(f"profile {found.name!r} has changed since it was shown", "Run the command again")
         remove_profile(found.name, os.environ)
         return [f"done: {line}"]
 
@@ -202,5 +205,14 @@ def _others_with(uri: str, retired: Profile) -> list[str]:
     return [
         f"Profile {name!r} names the same key, and will not work any more"
         for name, other in sorted(profiles(os.environ).items())
-        if name != retired.name and uri in [other.values.get(flag.replace("_", "-")) for flag in _KEY_FLAGS]
+        if name != retired.name
+        and any(_is_same_key(uri, other.values.get(flag.replace("_", "-"))) for flag in _KEY_FLAGS)
     ]
+
+
+def _is_same_key(text: str, other: object) -> bool:
+    """Return whether two values of a profile are the same, or paths of the same file."""
+    try:
+        return text == other or (isinstance(other, str) and os.path.samefile(text, other))
+    except (OSError, ValueError):
+        return False

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from hwsigner.control_plane.facts import Detail, Facts
 from hwsigner.control_plane.mistakes import finding
-from hwsigner.control_plane.reading import Detail, Facts
 from hwsigner.control_plane.resource_checks import is_mapped, mapped_tags, origin_source
 from hwsigner.errors import CertificateError
-from hwsigner.identity.bundle import read_bundle
+from hwsigner.identity.bundle import read_bundle, subjects
 from hwsigner.identity.certificate import Certificate, Chain, preflight
+from hwsigner.identity.revocation_list import RevocationList
+from hwsigner.identity.serial_numbers import serial_text
 from hwsigner.identity.session_tags import session_tags, untaggable
 from hwsigner.trust_policy.mistakes import ReviewFinding
 
@@ -48,8 +49,7 @@ def check_trust(
     if not issuers:
         highest = (chain.leaf, *chain.intermediates)[-1]
         issuer = highest.x509.issuer.rfc4514_string()
-        subjects = " and ".join(each.subject for each in authorities)
-        found = f"certificate {chain.leaf.subject} was issued by {issuer}, and {name} has {subjects}"
+        found = f"certificate {chain.leaf.subject} was issued by {issuer}, and {name} has {subjects(authorities)}"
         yield finding("chain-untrusted", found)
     elif all(each.x509.not_valid_after_utc < now for each in issuers):
         expiry = f"{issuers[0].x509.not_valid_after_utc:%Y-%m-%d}"
@@ -84,14 +84,12 @@ def check_lists(chain: Chain | None, anchor: Detail, facts: Facts, now: datetime
 
 def _check_list(chain: Chain | None, crl: Detail, now: datetime) -> Iterator[ReviewFinding]:
     name = f"revocation list {crl.get('name', '')} ({crl.get('crlId', '')})"
-    data = crl.get("crlData", b"")
     try:
-        parsed = x509.load_pem_x509_crl(data) if data.lstrip().startswith(b"-----") else x509.load_der_x509_crl(data)
-        end = parsed.next_update_utc
-    except ValueError:
-        yield finding("crl-not-judged", f"{name} can't be read")
+        contents = RevocationList.read(crl.get("crlData", b""), name)
+    except CertificateError as error:
+        yield finding("crl-not-judged", error.message)
         return
-    revoked = [each.subject for each in _all(chain) if _is_revoked(each, parsed)]
+    revoked = [each.subject for each in _all(chain) if _is_revoked(each, contents)]
     if not crl.get("enabled"):
         also = f", and would revoke {' and '.join(revoked)}" if revoked else ""
         hint = f"If it is the CA's: aws rolesanywhere enable-crl --crl-id {crl.get('crlId', 'ID')}"
@@ -99,6 +97,7 @@ def _check_list(chain: Chain | None, crl: Detail, now: datetime) -> Iterator[Rev
         return
     for subject in revoked:
         yield finding("certificate-revoked", f"{name} revokes {subject}")
+    end = contents.x509.next_update_utc
     if end and end < now:
         yield finding("crl-outdated", f"{name} should have been replaced by {end:%Y-%m-%dT%H:%M:%SZ} (nextUpdate)")
 
@@ -107,9 +106,8 @@ def _all(chain: Chain | None) -> tuple[Certificate, ...]:
     return (chain.leaf, *chain.intermediates) if chain else ()
 
 
-def _is_revoked(certificate: Certificate, crl: x509.CertificateRevocationList) -> bool:
-    serial = certificate.x509.serial_number
-    return crl.issuer == certificate.x509.issuer and crl.get_revoked_certificate_by_serial_number(serial) is not None
+def _is_revoked(certificate: Certificate, crl: RevocationList) -> bool:
+    return crl.x509.issuer == certificate.x509.issuer and certificate.x509.serial_number in crl.revoked
 
 
 def check_subject(chain: Chain, subject: Detail) -> Iterator[ReviewFinding]:
@@ -146,8 +144,7 @@ def source_identity(chain: Chain) -> str:
 
 def serial_name(chain: Chain) -> str:
     """Return the session name that the service gives by default: the serial number in hexadecimal."""
-    digits = f"{chain.leaf.x509.serial_number:x}"
-    return digits.zfill(len(digits) + len(digits) % 2)
+    return serial_text(chain.leaf.x509.serial_number).replace(":", "").lower()
 
 
 def time_of(seen: object) -> str:

@@ -145,7 +145,10 @@ class Clients:
         Raises:
             HwsignerError: as `Client.call`.
         """
-        return str(self._client("sts").call("get_caller_identity")["Account"])
+        found = self._client("sts").call("get_caller_identity")
+        if "Account" not in found:
+            raise not_from_aws("sts:GetCallerIdentity")
+        return str(found["Account"])
 
     def _client(self, service: str) -> Client:
         from botocore.config import Config

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hwsigner.control_plane.resources import Existing, Profile, Role, TrustAnchor, pem, subjects
+from hwsigner.control_plane.resources import Existing, Profile, Role, TrustAnchor, without
 from hwsigner.control_plane.statements import difference, lets_in_otherwise, refusal, with_statement
 from hwsigner.control_plane.wanted import DEFAULT_DURATION, Wanted
+from hwsigner.identity.bundle import subjects, write_bundle
+from hwsigner.identity.certificate import Certificate
 from hwsigner.trust_policy.writing import in_words
 
 # The ARNs of what is not made yet, in a plan that is shown.
@@ -70,10 +72,9 @@ def notes(existing: Existing, wanted: Wanted) -> list[str]:
     policy = with_statement(before, wanted.tags, anchor_arn)
     if reason := refusal(policy, wanted.tags, anchor_arn):
         found.append(f"the role will still refuse these certificates: {reason}")
-    if existing.anchor and existing.anchor.bundle and not existing.anchor.lacks(wanted):
-        others = [each for each in existing.anchor.bundle if each not in {ca.x509 for ca in wanted.cas}]
-        if others:
-            found.append(f"the trust anchor also trusts {subjects(others)}")
+    anchor = existing.anchor
+    if anchor and not anchor.missing(wanted) and (others := without(anchor.bundle or (), wanted.cas)):
+        found.append(f"the trust anchor also trusts {subjects(others)}")
     if existing.profile and (rest := len({*existing.profile.roles} - {existing.role.arn if existing.role else ""})):
         found.append(f"the profile also has {rest} other role{'s' if rest > 1 else ''}")
     return found
@@ -84,19 +85,17 @@ def _duration(profile: Profile | None, wanted: Wanted) -> int:
 
 
 def _of_anchor(anchor: TrustAnchor | None, wanted: Wanted) -> Iterator[Step]:
-    cas = [each.x509 for each in wanted.cas]
     if anchor is None:
-        words = f"create {wanted.name!r}, which trusts {subjects(cas)}"
-        parameters = {"name": wanted.name, "source": _source(pem(cas)), "enabled": True}
+        words = f"create {wanted.name!r}, which trusts {subjects(wanted.cas)}"
+        parameters = {"name": wanted.name, "source": _source(wanted.cas), "enabled": True}
         yield Step("trust anchor", words, "rolesanywhere", "create_trust_anchor", parameters)
         return
-    if anchor.lacks(wanted):
-        new = [each for each in cas if each not in (anchor.bundle or ())]
+    if new := anchor.missing(wanted):
         words = (
             f"add {subjects(new)} to {anchor.name!r}, beside {subjects(anchor.bundle or ())}:"
             " every role that trusts this trust anchor trusts certificates of both"
         )
-        parameters = {"trustAnchorId": anchor.id, "source": _source(pem([*(anchor.bundle or ()), *new]))}
+        parameters = {"trustAnchorId": anchor.id, "source": _source([*(anchor.bundle or ()), *new])}
         yield Step("trust anchor", words, "rolesanywhere", "update_trust_anchor", parameters)
     if not anchor.enabled:
         words = f"enable {anchor.name!r}, which is disabled: every role that trusts it can be assumed again"
@@ -154,5 +153,5 @@ def _of_profile(profile: Profile | None, wanted: Wanted, role_arn: str) -> Itera
         yield Step("profile", words, "rolesanywhere", "enable_profile", {"profileId": profile.id})
 
 
-def _source(bundle: str) -> dict[str, Any]:
-    return {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": bundle}}
+def _source(cas: Sequence[Certificate]) -> dict[str, Any]:
+    return {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": write_bundle(cas)}}

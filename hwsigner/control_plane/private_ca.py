@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from hwsigner.control_plane.clients import Client
-from hwsigner.errors import CertificateError
 from hwsigner.identity.bundle import read_bundle
 from hwsigner.identity.certificate import Certificate
 from hwsigner.identity.serial_numbers import serial_text
@@ -24,26 +21,18 @@ _REASONS = {
 }
 
 
-def check_issued(client: Client, authority: str, certificates: Sequence[Certificate]) -> None:
-    """Check that a CA issued certificates. Without any, the CA is not asked.
+def read_ca(client: Client, authority: str) -> Certificate:
+    """Return a CA's certificate.
 
     Args:
         client: the client of acm-pca.
         authority: the CA's ARN.
-        certificates: the certificates.
 
     Raises:
-        CertificateError: it did not issue one of them.
-        HwsignerError: as `Client.call`.
+        HwsignerError: as `Client.call`, or the certificate can't be read.
     """
-    if not certificates:
-        return
     found = client.call("get_certificate_authority_certificate", CertificateAuthorityArn=authority)
-    ca = read_bundle(found["Certificate"], authority)[0]
-    for one in certificates:
-        if not ca.issued(one):
-            problem = f"certificate {one.source} was issued by {one.x509.issuer.rfc4514_string()}, not by {authority}"
-            raise CertificateError(problem, "Name the trust anchor of its CA")
+    return read_bundle(found["Certificate"], authority)[0]
 
 
 def revoke(client: Client, authority: str, serial: int, reason: str) -> bool:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from hwsigner.aws.create_session import SessionRequest
+from hwsigner.control_plane.facts import Detail, Facts
 from hwsigner.control_plane.mistakes import finding
-from hwsigner.control_plane.reading import Detail, Facts
+from hwsigner.control_plane.wanted import DEFAULT_DURATION
 from hwsigner.trust_policy.mistakes import ReviewFinding
-
-DEFAULT_DURATION = 3600
 
 
 def check_resources(facts: Facts, request: SessionRequest) -> Iterator[ReviewFinding]:

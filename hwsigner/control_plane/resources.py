@@ -1,4 +1,4 @@
-"""Reading the trust anchor, role and Roles Anywhere profile that a set-up has already."""
+"""Trust anchors, roles and Roles Anywhere profiles, and which of them a set-up has already."""
 
 from __future__ import annotations
 
@@ -6,51 +6,61 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from hwsigner.control_plane.clients import Clients
-from hwsigner.control_plane.wanted import Wanted
+from hwsigner.control_plane.failures import not_from_aws
+from hwsigner.control_plane.wanted import DEFAULT_DURATION, Wanted
 from hwsigner.errors import ServiceError, UsageError
+from hwsigner.identity.bundle import read_bundle, subjects
+from hwsigner.identity.certificate import Certificate
 
 _BUNDLE = "CERTIFICATE_BUNDLE"
 
 
 @dataclass(frozen=True)
 class TrustAnchor:
-    """A trust anchor. `bundle` has its certificates; it is None if they come from elsewhere, such as AWS Private CA."""
+    """A trust anchor.
+
+    Attributes:
+        arn: its ARN, not an alias's.
+        name: its name.
+        enabled: whether it is in use.
+        bundle: its certificates; None if they come from elsewhere, such as AWS Private CA.
+        private_ca: the ARN of its CA in AWS Private CA, or an empty string.
+        reads_distribution_points: whether the service also reads the CRLs that certificates name.
+    """
 
     arn: str
     name: str
     enabled: bool
-    bundle: tuple[x509.Certificate, ...] | None
+    bundle: tuple[Certificate, ...] | None
+    private_ca: str = ""
+    reads_distribution_points: bool = False
 
     @classmethod
     def of(cls, detail: Mapping[str, Any]) -> TrustAnchor:
         """Read the service's description.
 
         Raises:
-            ServiceError: its certificates can't be read.
+            CertificateError: one of its certificates can't be read.
+            ServiceError: the description has no ARN or name.
         """
+        arn, name = _texts(detail, "trustAnchorArn", "name")
         source = detail.get("source", {})
+        data = source.get("sourceData", {})
         bundle = None
         if source.get("sourceType") == _BUNDLE:
-            text = source.get("sourceData", {}).get("x509CertificateData", "")
-            try:
-                bundle = tuple(x509.load_pem_x509_certificates(text.encode()))
-            except ValueError as error:
-                problem = f"trust anchor {detail['trustAnchorArn']} has a certificate that can't be read"
-                raise ServiceError(problem, "Look at it with aws rolesanywhere get-trust-anchor") from error
-        return cls(detail["trustAnchorArn"], detail["name"], detail.get("enabled", False), bundle)
+            bundle = tuple(read_bundle(data.get("x509CertificateData", ""), f"trust anchor {arn}"))
+        private_ca, reads = data.get("acmPcaArn", ""), bool(detail.get("crlDpRevocationEnabled"))
+        return cls(arn, name, bool(detail.get("enabled")), bundle, private_ca, reads)
 
     @property
     def id(self) -> str:
         """The last part of the ARN."""
         return self.arn.rpartition("/")[2]
 
-    def lacks(self, wanted: Wanted) -> bool:
-        """Return whether a certificate of the CA is missing."""
-        return not {each.x509 for each in wanted.cas} <= {*(self.bundle or ())}
+    def missing(self, wanted: Wanted) -> list[Certificate]:
+        """Return the certificates of the CA that it does not have."""
+        return without(wanted.cas, self.bundle or ())
 
 
 @dataclass(frozen=True)
@@ -65,9 +75,16 @@ class Role:
 
     @classmethod
     def of(cls, detail: Mapping[str, Any], policies: Sequence[str] = ()) -> Role:
-        """Read the service's description."""
-        document, longest = detail["AssumeRolePolicyDocument"], detail.get("MaxSessionDuration", 3600)
-        return cls(detail["Arn"], detail["RoleName"], document, longest, tuple(policies))
+        """Read the service's description.
+
+        Raises:
+            ServiceError: it has no ARN or name, or its trust policy can't be read.
+        """
+        arn, name = _texts(detail, "Arn", "RoleName")
+        document = detail.get("AssumeRolePolicyDocument")
+        if not isinstance(document, Mapping):
+            raise ServiceError(f"role {arn} has a trust policy that can't be read", "Look at it with aws iam get-role")
+        return cls(arn, name, document, detail.get("MaxSessionDuration", DEFAULT_DURATION), tuple(policies))
 
 
 @dataclass(frozen=True)
@@ -82,9 +99,14 @@ class Profile:
 
     @classmethod
     def of(cls, detail: Mapping[str, Any]) -> Profile:
-        """Read the service's description."""
-        roles, duration = tuple(detail.get("roleArns", ())), detail.get("durationSeconds") or 3600
-        return cls(detail["profileArn"], detail["name"], detail.get("enabled", False), roles, duration)
+        """Read the service's description.
+
+        Raises:
+            ServiceError: it has no ARN or name.
+        """
+        arn, name = _texts(detail, "profileArn", "name")
+        roles, duration = tuple(detail.get("roleArns", ())), detail.get("durationSeconds") or DEFAULT_DURATION
+        return cls(arn, name, detail.get("enabled", False), roles, duration)
 
     @property
     def id(self) -> str:
@@ -110,6 +132,7 @@ def read(clients: Clients, wanted: Wanted) -> Existing:
 
     Raises:
         HwsignerError: as `Client.call`.
+        CertificateError: a trust anchor has a certificate that can't be read.
         UsageError: an ARN is of another account, more than one trust anchor or profile may be meant, or one of that
             name is for something else.
     """
@@ -136,7 +159,7 @@ def choose_anchor(anchors: Sequence[TrustAnchor], wanted: Wanted) -> TrustAnchor
         found = _named([each for each in anchors if each.arn == wanted.trust_anchor_arn], flag, wanted.trust_anchor_arn)
     else:
         of_name = [each for each in anchors if each.name == wanted.name]
-        with_ca = [each for each in anchors if each.bundle is not None and not each.lacks(wanted)]
+        with_ca = [each for each in anchors if each.bundle is not None and not each.missing(wanted)]
         both = [each for each in of_name if each in with_ca]
         found = _only(both or of_name or with_ca, f"trust anchors of the name {wanted.name!r} or with this CA", flag)
     if found is not None:
@@ -173,14 +196,19 @@ def choose_profile(profiles: Sequence[Profile], wanted: Wanted, role_arn: str) -
     return found
 
 
-def subjects(certificates: Sequence[x509.Certificate]) -> str:
-    """Return the subjects of certificates, for messages."""
-    return " and ".join(each.subject.rfc4514_string() or "an empty name" for each in certificates)
+def without(certificates: Sequence[Certificate], others: Sequence[Certificate]) -> list[Certificate]:
+    """Return those certificates that are not among others, wherever they are from."""
+    known = {each.der for each in others}
+    return [each for each in certificates if each.der not in known]
 
 
-def pem(certificates: Sequence[x509.Certificate]) -> str:
-    """Return certificates as a trust anchor's bundle."""
-    return "".join(each.public_bytes(Encoding.PEM).decode() for each in certificates)
+def _texts(detail: Mapping[str, Any], *members: str) -> list[str]:
+    """Return members that every description has, though botocore's model does not say so."""
+    found = [detail.get(member) for member in members]
+    texts = [each for each in found if isinstance(each, str)]
+    if len(texts) < len(members):
+        raise not_from_aws(f"a call that describes {' and '.join(members)}")
+    return texts
 
 
 def _read_role(clients: Clients, wanted: Wanted) -> Role | None:
@@ -197,7 +225,7 @@ def _check_anchor(found: TrustAnchor, wanted: Wanted) -> None:
     if found.bundle is None:
         hint = "Give --name to make another one"
         raise UsageError(f"trust anchor {found.arn} has no certificate bundle, but another kind of source", hint)
-    if found.lacks(wanted) and not wanted.add_ca:
+    if found.missing(wanted) and not wanted.add_ca:
         raise UsageError(
             f"trust anchor {found.arn} has other CAs: {subjects(found.bundle)}",
             "Add this one with --add-ca, or give --name to make another trust anchor",

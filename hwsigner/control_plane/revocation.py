@@ -12,39 +12,17 @@ from typing import Any
 from cryptography.x509.oid import NameOID
 
 from hwsigner.control_plane.clients import Client
+from hwsigner.control_plane.resources import TrustAnchor
 from hwsigner.errors import CertificateError, HwsignerError, HwsignerWarning
-from hwsigner.identity.bundle import read_bundle
+from hwsigner.identity.bundle import subjects
 from hwsigner.identity.certificate import Certificate
 from hwsigner.identity.next_revocation_list import Draft, check_signer, draft_list
 from hwsigner.identity.revocation_list import RevocationList
-from hwsigner.identity.serial_numbers import serial_text
 
 MAX_BYTES = 300_000  # Of crlData in ImportCrl and UpdateCrl.
-PRIVATE_CA = "AWS_ACM_PCA"
 _MANY_BYTES = MAX_BYTES * 8 // 10
 _MAX_NAME = 255
 _NOT_IN_NAMES = re.compile(r"[^ A-Za-z0-9_-]+")
-
-
-@dataclass(frozen=True)
-class TrustAnchor:
-    """A trust anchor, as far as revocation needs it.
-
-    Attributes:
-        arn: its ARN, not an alias's.
-        name: its name.
-        kind: where its CAs are from: `CERTIFICATE_BUNDLE`, `AWS_ACM_PCA` or `SELF_SIGNED_REPOSITORY`.
-        certificates: its CAs, if it has a bundle.
-        private_ca: the ARN of its CA in AWS Private CA, or an empty string.
-        reads_distribution_points: whether the service reads the lists that certificates name.
-    """
-
-    arn: str
-    name: str
-    kind: str
-    certificates: Sequence[Certificate] = ()
-    private_ca: str = ""
-    reads_distribution_points: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,27 +92,6 @@ class Plan:
         return self.draft is not None or self.enables
 
 
-def read_trust_anchor(client: Client, arn: str) -> TrustAnchor:
-    """Read a trust anchor.
-
-    Raises:
-        HwsignerError: as `Client.call`.
-        CertificateError: its bundle can't be read.
-    """
-    found = client.call("get_trust_anchor", trustAnchorId=arn)["trustAnchor"]
-    source = found.get("source", {})
-    data, name = source.get("sourceData", {}), f"trust anchor {found['name']!r}"
-    bundle = data.get("x509CertificateData", "")
-    return TrustAnchor(
-        found["trustAnchorArn"],
-        found["name"],
-        source.get("sourceType", ""),
-        tuple(read_bundle(bundle, name)) if bundle else (),
-        data.get("acmPcaArn", ""),
-        bool(found.get("crlDpRevocationEnabled")),
-    )
-
-
 def plan_revocation(client: Client, anchor: TrustAnchor, ca: Certificate, wanted: Revocation, now: datetime) -> Plan:
     """Find out what must change so that the service refuses certificates of a CA. Nothing is changed.
 
@@ -153,8 +110,8 @@ def plan_revocation(client: Client, anchor: TrustAnchor, ca: Certificate, wanted
         HwsignerWarning: the next list has 80 % of the largest size, or another list can't be read.
     """
     check_signer(ca)
-    if not any(_is_same_ca(ca, one) for one in anchor.certificates):
-        held = ", ".join(one.subject for one in anchor.certificates) or "none"
+    if not any(_is_same_ca(ca, one) for one in anchor.bundle or ()):
+        held = subjects(anchor.bundle or ()) or "no certificates"
         problem = f"the CA {ca.subject} of {ca.source} is not in trust anchor {anchor.name!r}, which has {held}"
         raise CertificateError(problem, "Give the certificate of the CA that the trust anchor has")
     lists = _imported_lists(client, anchor)
@@ -280,8 +237,3 @@ def _name(ca: Certificate) -> str:
     """Return a name for a CA's CRL, of the characters that the service takes."""
     names = [str(name.value) for name in ca.x509.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     return _NOT_IN_NAMES.sub("-", f"CRL of {names[0] if names else ca.subject}")[:_MAX_NAME]
-
-
-def described_serial(serial: int) -> str:
-    """Return a serial number in hexadecimal and decimal."""
-    return f"{serial_text(serial)} (decimal {serial})"

@@ -5,12 +5,22 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from hwsigner.errors import ConfigError, UsageError
+from hwsigner.errors import ConfigError
+from hwsigner.identity.session_tags import TAGS
 from hwsigner.trust_policy import TrustPolicy, request_context
-from hwsigner.trust_policy.writing import HIGHEST_SIZE_LIMIT, SIZE_LIMIT, has_wildcard, size, write_trust_policy
+from hwsigner.trust_policy.writing import (
+    HIGHEST_SIZE_LIMIT,
+    SIZE_LIMIT,
+    check_size,
+    has_wildcard,
+    size,
+    write_trust_policy,
+)
+
+_MUCH_LATER = timedelta(days=3650)  # A statement that ends before lets no one in for good.
 
 
 def with_statement(
@@ -31,13 +41,13 @@ def with_statement(
     others = _statements(policy) if policy is not None else []
     new = write_trust_policy(tags, trust_anchor=trust_anchor)
     statement = {"Sid": _sid(others), **new["Statement"][0]}
-    if policy is None:
-        return _sized({**new, "Statement": [statement]}, SIZE_LIMIT)
-    if _has(others, statement) or _allows(policy, tags, trust_anchor):
+    if policy is not None and (_has(others, statement) or _allows(policy, tags, trust_anchor)):
         return dict(policy)
-    # IAM accepted a larger one, so the account has a higher limit.
-    limit = HIGHEST_SIZE_LIMIT if size(policy) > SIZE_LIMIT else SIZE_LIMIT
-    return _sized({**policy, "Statement": [*others, statement]}, limit)
+    longer = {**(new if policy is None else policy), "Statement": [*others, statement]}
+    # If IAM accepted a larger one, the account has a higher limit.
+    is_raised = policy is not None and size(policy) > SIZE_LIMIT
+    check_size(longer, HIGHEST_SIZE_LIMIT if is_raised else SIZE_LIMIT)
+    return longer
 
 
 def lets_in_otherwise(policy: Mapping[str, Any], tags: Mapping[str, Sequence[str]], trust_anchor: str) -> bool:
@@ -54,7 +64,7 @@ def refusal(policy: Mapping[str, Any], tags: Mapping[str, Sequence[str]], trust_
     if any(map(has_wildcard, (value for values in tags.values() for value in values))):
         return ""
     try:
-        return TrustPolicy(policy).refusal(_request(tags, trust_anchor))
+        return TrustPolicy(policy).refusal(_request(tags, trust_anchor, datetime.now(UTC)))
     except ConfigError:
         return ""
 
@@ -80,25 +90,31 @@ def _allows(policy: Mapping[str, Any], tags: Mapping[str, Sequence[str]], trust_
     # With wildcards or several values, one request says nothing about the others.
     if len(values) > len(tags) or any(map(has_wildcard, values)):
         return False
+    now = datetime.now(UTC)
+    others = dict.fromkeys(TAGS, "any")
+    requests = (_request(tags, trust_anchor, now), _request(tags, trust_anchor, now + _MUCH_LATER, others))
     try:
-        return not TrustPolicy(policy).refusal(_request(tags, trust_anchor))
+        return not any(TrustPolicy(policy).refusal(each) for each in requests)
     except ConfigError:
         return False
 
 
-def _request(tags: Mapping[str, Sequence[str]], trust_anchor: str) -> Any:
+def _request(
+    tags: Mapping[str, Sequence[str]], trust_anchor: str, now: datetime, others: Mapping[str, str] | None = None
+) -> Any:
+    """Return a request by a certificate with these names, and with others that the user did not name."""
     return request_context(
         trust_anchor=trust_anchor,
-        tags={name: values[0] for name, values in tags.items()},
-        session_name="0",
-        source_identity="CN=" + next(iter(tags.get("x509Subject/CN", ())), ""),
-        now=datetime.now(UTC),
+        tags={**(others or {}), **{name: values[0] for name, values in tags.items()}},
+        session_name="1" if others else "0",
+        source_identity="CN=" + next(iter(tags.get("x509Subject/CN", ())), "any" if others else ""),
+        now=now,
     )
 
 
 def _sid(others: Sequence[Any]) -> str:
     """Return an ID that says who wrote a statement, and that no other statement has."""
-    used = {each.get("Sid") for each in others if isinstance(each, Mapping)}
+    used = [each.get("Sid") for each in others if isinstance(each, Mapping)]
     return next(sid for number in range(1, len(used) + 2) if (sid := f"Hwsigner{number}") not in used)
 
 
@@ -110,12 +126,3 @@ def _meaning(statement: object) -> object:
         items = frozenset(map(_meaning, statement))
         return next(iter(items)) if len(items) == 1 else items
     return statement
-
-
-def _sized(policy: dict[str, Any], limit: int) -> dict[str, Any]:
-    if size(policy) > limit:
-        raise UsageError(
-            f"the role's trust policy would have {size(policy)} characters, and IAM accepts {limit}",
-            "Use a pattern such as CN=web-*, a name that the certificates share, or a role of its own",
-        )
-    return policy

@@ -12,7 +12,7 @@ from cryptography import x509
 from hwsigner.errors import CertificateError, UsageError
 from hwsigner.identity.certificate import Certificate
 
-DEFAULT_DURATION = 3600
+DEFAULT_DURATION = 3600  # Seconds, of profiles and roles that do not say another one.
 _ROLE = re.compile(r"[A-Za-z0-9+=,.@_-]{1,64}")
 _POLICY = re.compile(r"arn:aws[a-z-]*:iam::(?:aws|[0-9]{12}):policy/[!-~]{1,512}")
 _NAME = re.compile(r"[ A-Za-z0-9_-]{1,255}")

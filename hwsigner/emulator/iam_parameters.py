@@ -15,8 +15,9 @@ VERSION = "2010-05-08"
 MAX_TAGS = 50
 _PAGE = 100
 _MEMBER = re.compile(r"(Tags)\.member\.(\d{1,3})\.(Key|Value)|(TagKeys)\.member\.(\d{1,3})", re.ASCII)
-_TAG_KEY = re.compile(r"[\w\s.:/=+@-]{1,128}")
-_TAG_VALUE = re.compile(r"[\w\s.:/=+@-]{0,256}")
+_TAG_CHARACTER = r"(?:(?![\x00-\x1f\x7f-\x9f])[\w\s.:/=+@-])"
+_TAG_KEY = re.compile(_TAG_CHARACTER + "{1,128}")
+_TAG_VALUE = re.compile(_TAG_CHARACTER + "{0,256}")
 
 
 class _Text(NamedTuple):
@@ -82,7 +83,7 @@ class Form:
                 raise _unfit("null", name, "Member must not be null")
         for name in sorted(lists):
             if name not in (*required, *optional):
-                raise invalid(f"The parameter {name} is unknown or not implemented here")
+                raise _invalid(f"The parameter {name} is unknown or not implemented here")
             if name in _TEXTS:
                 _check_text(name, self._values[name], _TEXTS[name])
             if name in _NUMBERS:
@@ -150,7 +151,7 @@ class Form:
         return page
 
 
-def invalid(message: str) -> RefusalError:
+def _invalid(message: str) -> RefusalError:
     """Return the refusal of a parameter: ValidationError, 400."""
     return RefusalError("ValidationError", 400, message)
 
@@ -161,7 +162,7 @@ def _check_text(name: str, value: str, limits: _Text) -> None:
     if len(value) > limits.most:
         raise _unfit(f"'{value}'", name, f"Member must have length less than or equal to {limits.most}")
     if not re.fullmatch(limits.pattern, value, re.ASCII):
-        raise invalid(f"The specified value for {_member(name)} is invalid. {limits.words}")
+        raise _invalid(f"The specified value for {_member(name)} is invalid. {limits.words}")
 
 
 def _check_number(name: str, value: str, least: int, most: int) -> None:
@@ -190,12 +191,12 @@ def _decoded(marker: str) -> str:
     try:
         return base64.b64decode(marker, validate=True).decode()
     except ValueError as error:
-        raise invalid("Invalid Marker.") from error
+        raise _invalid("Invalid Marker.") from error
 
 
 def _unfit(value: str, name: str, constraint: str) -> RefusalError:
     message = f"1 validation error detected: Value {value} at '{_member(name)}' failed to satisfy constraint: "
-    return invalid(message + constraint)
+    return _invalid(message + constraint)
 
 
 def _member(name: str) -> str:

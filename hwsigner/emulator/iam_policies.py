@@ -72,7 +72,7 @@ def read_policy(document: str) -> TrustPolicy | UnknownPolicy:
 
 def _check_form(document: str) -> None:
     try:
-        policy = json.loads(document)
+        policy = json.loads(document, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise _malformed("This policy contains invalid Json") from error
     _check_members(policy, _POLICY, required=("Statement",))
@@ -86,6 +86,10 @@ def _check_form(document: str) -> None:
     sids = [statement["Sid"] for statement in statements if statement.get("Sid")]
     if any(sids.count(sid) > 1 for sid in sids):
         raise _malformed("Statement IDs (SID) in a single policy must be unique.")
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _check_statement(statement: object) -> None:

@@ -113,7 +113,7 @@ def obtain(
         request: the request.
         issuer: the issuer.
         now: returns the time, with its zone.
-        wait: how long to wait, in seconds, for an issuer that has no certificate yet.
+        wait: how long to wait, in seconds, for an issuer that has no certificate yet. Its answers take part of that.
         pause: sleeps some seconds.
 
     Raises:
@@ -122,8 +122,9 @@ def obtain(
         ServiceUnreachableError: it gave no complete answer in time.
         HwsignerError: as `Issuer.issue`.
     """
-    step = _FIRST_PAUSE
+    step, begin = _FIRST_PAUSE, now()
     while isinstance(answer := issuer.issue(request), Pending):
+        wait -= max(0.0, (now() - begin).total_seconds())
         seconds = answer.retry_after or step
         if seconds > wait:
             again = f" in {seconds:.0f} s" if answer.retry_after else ""
@@ -133,7 +134,7 @@ def obtain(
             )
         pause(seconds)
         wait -= seconds
-        step = min(2 * step, _LONGEST_PAUSE)
+        step, begin = min(2 * step, _LONGEST_PAUSE), now()
     return check_issued(request, answer, now())
 
 

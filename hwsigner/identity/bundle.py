@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hwsigner.errors import CertificateError
-from hwsigner.identity.certificate import Certificate, load
+from hwsigner.identity.certificate import Certificate, load_readable
 from hwsigner.key import FoundCertificate
 
 
@@ -15,10 +17,7 @@ def read_bundle(pem: str | bytes, source: str) -> list[Certificate]:
         source: where it is from, for messages.
 
     Raises:
-        CertificateError: it has no readable certificate.
-
-    Warns:
-        CertificateWarning: one can't be read. The others are returned.
+        CertificateError: it has no certificate, or one that can't be read.
     """
     from asn1crypto.pem import unarmor
 
@@ -29,4 +28,19 @@ def read_bundle(pem: str | bytes, source: str) -> list[Certificate]:
         raise CertificateError(f"{source} has no certificates in PEM", "It may be damaged") from error
     if not blocks:
         raise CertificateError(f"{source} has no certificates in PEM", "It may be damaged")
-    return load([FoundCertificate(der, source) for der in blocks])
+    certificates, errors = load_readable([FoundCertificate(der, source) for der in blocks])
+    if errors:
+        raise errors[0]
+    return certificates
+
+
+def write_bundle(certificates: Sequence[Certificate]) -> str:
+    """Return a bundle with these certificates."""
+    from asn1crypto.pem import armor
+
+    return b"".join(armor("CERTIFICATE", each.der) for each in certificates).decode()
+
+
+def subjects(certificates: Sequence[Certificate]) -> str:
+    """Return the subjects of certificates, for messages."""
+    return " and ".join(each.subject or "an empty name" for each in certificates)

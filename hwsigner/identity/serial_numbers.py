@@ -49,3 +49,8 @@ def serial_text(serial: int) -> str:
     """Return a serial number in hexadecimal, with colons between the bytes: `03:E8`."""
     digits = f"{serial:X}"
     return ":".join(re.findall("..", digits.zfill(len(digits) + len(digits) % 2)))
+
+
+def described_serial(serial: int) -> str:
+    """Return a serial number in hexadecimal and decimal."""
+    return f"{serial_text(serial)} (decimal {serial})"

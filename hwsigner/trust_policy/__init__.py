@@ -15,13 +15,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hwsigner.errors import ConfigError
-from hwsigner.trust_policy.conditions import Condition, Context, Finding
+from hwsigner.trust_policy.conditions import Condition, Judgement
+from hwsigner.trust_policy.operators import Context
 
 __all__ = ["Context", "Decision", "TrustPolicy", "request_context"]
 
 SERVICE = "rolesanywhere.amazonaws.com"
 ACTIONS = ("sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity")
-_OTHER_ACTIONS = ("sts:AssumeRoleWithSAML", "sts:AssumeRoleWithWebIdentity", "sts:SetContext")
+OTHER_ACTIONS = ("sts:AssumeRoleWithSAML", "sts:AssumeRoleWithWebIdentity", "sts:SetContext")
 _VERSIONS = ("2008-10-17", "2012-10-17")
 # Values of Principal, by its type. IAM accepts the unique ID of a user or role for its ARN.
 _PRINCIPALS = {
@@ -148,6 +149,12 @@ def request_context(
     return {"aws:tagkeys": tuple(tags), **{key.lower(): (value,) for key, value in values.items()}}
 
 
+def names_action(text: str, action: str) -> bool:
+    """Return whether an action is one of those that a policy's text with wildcards names."""
+    pattern = re.escape(text).replace(r"\*", ".*").replace(r"\?", ".")
+    return re.fullmatch(pattern, action, re.IGNORECASE) is not None
+
+
 class _Statement:
     """A statement. Its name is for messages: "statement 2 (OnlyDevops)"."""
 
@@ -169,26 +176,32 @@ class _Statement:
         """Return why the statement does not concern an action, or None if it does."""
         if not self._is_for_service:
             return f"is not for {SERVICE}"
-        if not any(re.fullmatch(pattern, action, re.IGNORECASE) for pattern in self._actions):
+        if not any(names_action(text, action) for text in self._actions):
             return "does not have this action"
         return None
 
-    def judge(self, context: Context) -> Finding:
+    def judge(self, context: Context) -> Judgement:
         """Return whether a request meets all conditions. One that is not met outweighs unknown ones."""
         findings = [condition.judge(context) for condition in self._conditions]
         for met in (False, None):
             words = [each.words for each in findings if each.met is met]
             if words:
-                return Finding(met, " and ".join(words))
-        return Finding(True)
+                return Judgement(met, " and ".join(words))
+        return Judgement(True)
 
 
 def _parsed(text: str | bytes) -> Any:
     try:
         # Numbers stay as written.
-        return json.loads(text, object_pairs_hook=_without_repeats, parse_int=str, parse_float=str)
+        return json.loads(
+            text, object_pairs_hook=_without_repeats, parse_int=str, parse_float=str, parse_constant=_refuse_constant
+        )
     except (ValueError, RecursionError) as error:
         raise _bad(f"the trust policy is not JSON, or names a member twice: {error}") from error
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -238,15 +251,13 @@ def _is_for_service(principal: object, where: str) -> bool:
 
 
 def _actions(value: object, where: str) -> list[str]:
-    """Return the regular expressions of a statement's actions. Each must fit an action of trust policies."""
-    patterns = []
-    for text in _texts(value, f"the Action of {where}"):
-        pattern = re.escape(text).replace(r"\*", ".*").replace(r"\?", ".")
-        known = any(re.fullmatch(pattern, action, re.IGNORECASE) for action in (*ACTIONS, *_OTHER_ACTIONS))
+    """Return a statement's actions. Each must name an action of trust policies."""
+    texts = _texts(value, f"the Action of {where}")
+    for text in texts:
+        known = any(names_action(text, action) for action in (*ACTIONS, *OTHER_ACTIONS))
         if not text.lower().startswith("sts:") or not known:
-            raise _bad(f"{where} has the action {text!r}, which is not one of {', '.join((*ACTIONS, *_OTHER_ACTIONS))}")
-        patterns.append(pattern)
-    return patterns
+            raise _bad(f"{where} has the action {text!r}, which is not one of {', '.join((*ACTIONS, *OTHER_ACTIONS))}")
+    return texts
 
 
 def _conditions(value: object, where: str, has_variables: bool) -> Iterator[Condition]:

@@ -1,197 +1,47 @@
-"""The conditions of a trust policy: their operators, the keys of a request, and policy variables.
+"""The conditions of a trust policy, and the keys of a request.
 
-The meaning is that of "Condition operators", "Conditions with multiple context keys or values" and "Variables and tags"
-in AWS's IAM User Guide. What these pages leave open is refused, never guessed.
+The meaning is that of "Condition operators" and "Conditions with multiple context keys or values" in AWS's IAM User
+Guide. What these pages leave open is refused, never guessed.
 """
 
 from __future__ import annotations
 
-import operator
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
 from typing import NamedTuple
 
-# The values of a request's keys, by the key's name in lower case. A key that the request lacks has no values.
-Context = Mapping[str, tuple[str, ...]]
-# Whether a value of the request matches one value of a condition.
-Test = Callable[[str, Context], bool]
+from hwsigner.trust_policy.operators import OPERATORS, Compiled, Context
 
 # The keys that requests are known to have, and what compares them. Names with a slash at the end are those of tags.
 KEYS = {
-    "aws:sourcearn": "text arn",
-    "aws:sourceaccount": "text",
-    "aws:principaltag/": "text",
-    "aws:requesttag/": "text",
-    "aws:tagkeys": "text",
-    "aws:principalservicename": "text",
-    "sts:rolesessionname": "text",
-    "sts:sourceidentity": "text",
-    **dict.fromkeys(("aws:originidentity/subject", "aws:originidentity/subjecttype"), "text"),
-    "aws:principalisawsservice": "bool",
-    "aws:currenttime": "date",
-    "aws:epochtime": "date number",
+    "aws:SourceArn": "text arn",
+    "aws:SourceAccount": "text",
+    "aws:PrincipalTag/": "text",
+    "aws:RequestTag/": "text",
+    "aws:TagKeys": "text",
+    "aws:PrincipalServiceName": "text",
+    "sts:RoleSessionName": "text",
+    "sts:SourceIdentity": "text",
+    "aws:OriginIdentity/Subject": "text",
+    "aws:OriginIdentity/SubjectType": "text",
+    "aws:PrincipalIsAWSService": "bool",
+    "aws:CurrentTime": "date",
+    "aws:EpochTime": "date number",
 }
+_KINDS = {key.lower(): kind for key, kind in KEYS.items()}
 _MULTIVALUED = {"aws:tagkeys"}
-_TOKEN = re.compile(
-    r"\$\{(?P<literal>[*?$])\}|\$\{(?P<key>[\w:.+=@/ -]+)(?:, '(?P<default>[^']*)')?\}|(?P<wildcard>[*?])"
-    r"|(?P<text>[^$*?]+|\$(?!\{))"
-)
-_TOKEN_WITHOUT_VARIABLES = re.compile(r"(?P<wildcard>[*?])|(?P<text>[^*?]+)")
-_DATE = re.compile(r"\d{4}-\d\d-\d\d(?:T\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:\d\d))?", re.ASCII)
-_SECONDS = re.compile(r"\d{5,12}(?:\.\d+)?", re.ASCII)
 _QUALIFIED = re.compile(r"(?:(ForAllValues|ForAnyValue):)?(\w+?)(IfExists)?", re.ASCII)
 
 
-class _Pattern:
-    """A value with wildcards and policy variables, which are not yet replaced.
+class OperatorParts(NamedTuple):
+    """An operator's name, split: ForAllValues, ForAnyValue or nothing; the bare operator; whether it has IfExists."""
 
-    Raises:
-        ValueError: a policy variable is malformed.
-    """
-
-    def __init__(self, text: str, *, has_variables: bool) -> None:
-        token = _TOKEN if has_variables else _TOKEN_WITHOUT_VARIABLES
-        self._tokens = list(token.finditer(text))
-        if sum(len(each[0]) for each in self._tokens) < len(text):
-            raise ValueError("a malformed policy variable")
-        self.keys = [each["key"] for each in self._tokens if each.groupdict().get("key")]
-
-    def regex(self, context: Context, *, wildcards: bool) -> str | None:
-        """Return a regular expression, or None if a variable has neither a value nor a default."""
-        parts = [""]  # Those between asterisks.
-        for token in self._tokens:
-            found = token.groupdict()
-            if wildcards and found["wildcard"] == "*":
-                parts.append("")
-            elif wildcards and found["wildcard"] == "?":
-                parts[-1] += "."
-            elif found.get("key"):
-                value = next(iter(context.get(found["key"].lower(), ())), found["default"])
-                if value is None:
-                    return None
-                parts[-1] += re.escape(value)
-            else:
-                parts[-1] += re.escape(found.get("literal") or token[0])
-        first, *rest = parts
-        if not rest:
-            return first
-        # Atomic groups, as in fnmatch: time stays linear with many asterisks.
-        return first + "".join(f"(?>.*?{part})" for part in rest[:-1]) + f".*{rest[-1]}"
+    quantifier: str
+    base: str
+    if_exists: bool
 
 
-class _Compiled(NamedTuple):
-    """A condition's value: its test, and the keys of its policy variables."""
-
-    test: Test
-    keys: list[str]
-
-
-class _Operator(NamedTuple):
-    kind: str
-    compile: Callable[[str, bool], _Compiled]
-    negated: bool = False
-
-
-def _text(*, wildcards: bool = False, ignore_case: bool = False) -> Callable[[str, bool], _Compiled]:
-    flags = re.DOTALL | (re.IGNORECASE if ignore_case else 0)
-
-    def compiled(text: str, has_variables: bool) -> _Compiled:
-        pattern = _Pattern(text, has_variables=has_variables)
-
-        def test(value: str, context: Context) -> bool:
-            regex = pattern.regex(context, wildcards=wildcards)
-            return regex is not None and re.fullmatch(regex, value, flags) is not None
-
-        return _Compiled(test, pattern.keys)
-
-    return compiled
-
-
-def _arn(text: str, has_variables: bool) -> _Compiled:
-    """Compile an ARN. Its six parts are compared one by one, and each may have wildcards."""
-    parts = re.split(r":(?![^{}]*\})" if has_variables else ":", text, maxsplit=5)
-    if len(parts) < 6:
-        raise ValueError("not an ARN, which has six parts between colons")
-    compiled = [_text(wildcards=True)(part, has_variables) for part in parts]
-
-    def test(value: str, context: Context) -> bool:
-        given = value.split(":", 5)
-        return len(given) == 6 and all(each.test(part, context) for each, part in zip(compiled, given, strict=True))
-
-    return _Compiled(test, [key for each in compiled for key in each.keys])
-
-
-def _compared(
-    parse: Callable[[str], datetime] | Callable[[str], Decimal], compare: Callable[..., bool]
-) -> Callable[[str, bool], _Compiled]:
-    def compiled(text: str, has_variables: bool) -> _Compiled:
-        limit = parse(text)
-        return _Compiled(lambda value, context: compare(parse(value), limit), [])
-
-    return compiled
-
-
-def _bool(text: str, has_variables: bool) -> _Compiled:
-    wanted = text.lower()
-    if wanted not in ("true", "false"):
-        raise ValueError("neither true nor false")
-    return _Compiled(lambda value, context: value == wanted, [])
-
-
-def _date(text: str) -> datetime:
-    """Parse a date of ISO 8601 in the forms of W3C's note, or seconds since 1970."""
-    try:
-        if _SECONDS.fullmatch(text):
-            return datetime.fromtimestamp(float(text), UTC)
-        text = f"{text}-01" if re.fullmatch(r"\d{4}-\d\d", text, re.ASCII) else text
-        parsed = datetime.fromisoformat(text) if _DATE.fullmatch(text) else None
-    except (ValueError, OverflowError, OSError):
-        parsed = None
-    if parsed is None:
-        raise ValueError("not a date such as 2026-01-31T00:00:00Z")
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-
-
-def _number(text: str) -> Decimal:
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        number = Decimal("NaN")
-    if not number.is_finite():
-        raise ValueError("not a number")
-    return number
-
-
-_ORDERS = {
-    "LessThan": operator.lt,
-    "LessThanEquals": operator.le,
-    "GreaterThan": operator.gt,
-    "GreaterThanEquals": operator.ge,
-}
-OPERATORS = {
-    "StringEquals": _Operator("text", _text()),
-    "StringNotEquals": _Operator("text", _text(), negated=True),
-    "StringEqualsIgnoreCase": _Operator("text", _text(ignore_case=True)),
-    "StringNotEqualsIgnoreCase": _Operator("text", _text(ignore_case=True), negated=True),
-    "StringLike": _Operator("text", _text(wildcards=True)),
-    "StringNotLike": _Operator("text", _text(wildcards=True), negated=True),
-    **{f"Arn{name}": _Operator("arn", _arn) for name in ("Equals", "Like")},
-    **{f"ArnNot{name}": _Operator("arn", _arn, negated=True) for name in ("Equals", "Like")},
-    "DateEquals": _Operator("date", _compared(_date, operator.eq)),
-    "DateNotEquals": _Operator("date", _compared(_date, operator.eq), negated=True),
-    **{f"Date{name}": _Operator("date", _compared(_date, order)) for name, order in _ORDERS.items()},
-    "NumericEquals": _Operator("number", _compared(_number, operator.eq)),
-    "NumericNotEquals": _Operator("number", _compared(_number, operator.eq), negated=True),
-    **{f"Numeric{name}": _Operator("number", _compared(_number, order)) for name, order in _ORDERS.items()},
-    "Bool": _Operator("bool", _bool),
-    "Null": _Operator("null", _bool),
-}
-
-
-class Finding(NamedTuple):
+class Judgement(NamedTuple):
     """Whether a condition is met, or None if that is not known. If it is not met, the words say why."""
 
     met: bool | None
@@ -205,7 +55,7 @@ class Condition:
     operator: str
     key: str
     values: tuple[str, ...]
-    _tests: tuple[_Compiled, ...]
+    _tests: tuple[Compiled, ...]
     _has_variables: bool
 
     @classmethod
@@ -221,35 +71,39 @@ class Condition:
         Raises:
             ValueError: the operator is unknown, or a value is not of its type. The text completes "…: ".
         """
-        every, base, if_exists = _parts(name)
-        if base not in OPERATORS or (base == "Null" and (every or if_exists)):
+        parts = _parts(name)
+        if parts.base not in OPERATORS or (parts.base == "Null" and (parts.quantifier or parts.if_exists)):
             raise ValueError(f"unknown operator {name}")
         if not values:
             raise ValueError(f"{name} {key} has no value")
         tests = []
         for value in values:
             try:
-                tests.append(OPERATORS[base].compile(value, has_variables))
+                tests.append(OPERATORS[parts.base].compile(value, has_variables))
             except ValueError as error:
                 raise ValueError(f"{name} {key} has the value {value!r}, {error}") from error
         return cls(name, key, values, tuple(tests), has_variables)
 
-    def judge(self, context: Context) -> Finding:
+    def judge(self, context: Context) -> Judgement:
         """Return whether a request meets the condition. An unknown key or variable makes that unknown."""
-        known = [_kind(key) for key in (self.key, *self.variables)]
+        known = [kind_of(key) for key in (self.key, *self.variables)]
         for key, kind in zip((self.key, *self.variables), known, strict=True):
             if kind is None:
-                return Finding(None, f"unknown key {key}")
-        quantifier, base, _ = _parts(self.operator)
-        kind = OPERATORS[base].kind
+                return Judgement(None, f"unknown key {key}")
+        kind = OPERATORS[self.parts.base].kind
         if kind not in ("null", *(known[0] or "").split()):
-            return Finding(None, f"unknown use of {self.operator} with {self.key}")
+            return Judgement(None, f"unknown use of {self.operator} with {self.key}")
         several = [key for key in self.variables if key.lower() in _MULTIVALUED]
-        if several or (self.key.lower() in _MULTIVALUED and kind != "null" and not quantifier):
+        if several or (self.key.lower() in _MULTIVALUED and kind != "null" and not self.parts.quantifier):
             where = f"in ${{{several[0]}}}" if several else f"with {self.operator}"
-            return Finding(None, f"unknown meaning of a key with several values {where}")
+            return Judgement(None, f"unknown meaning of a key with several values {where}")
         given = context.get(self.key.lower(), ())
-        return Finding(True) if self._is_met(given, context) else Finding(False, self._requirement(given, context))
+        return Judgement(True) if self._is_met(given, context) else Judgement(False, self._requirement(given, context))
+
+    @property
+    def parts(self) -> OperatorParts:
+        """The operator, split."""
+        return _parts(self.operator)
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -257,7 +111,7 @@ class Condition:
         return tuple(key for each in self._tests for key in each.keys)
 
     def _is_met(self, given: tuple[str, ...], context: Context) -> bool:
-        quantifier, base, if_exists = _parts(self.operator)
+        quantifier, base, if_exists = self.parts
         negated = OPERATORS[base].negated
         if base == "Null":
             return any(each.test("false" if given else "true", context) for each in self._tests)
@@ -284,16 +138,15 @@ class Condition:
         return f"{self.operator} {self.key} {wanted}, but {actual}"
 
 
-def _parts(name: str) -> tuple[str | None, str, str | None]:
-    """Split an operator's name into its set operator, the bare operator and IfExists."""
+def _parts(name: str) -> OperatorParts:
     match = _QUALIFIED.fullmatch(name)
-    return (match[1], match[2], match[3]) if match else (None, "", None)
+    return OperatorParts(match[1] or "", match[2], bool(match[3])) if match else OperatorParts("", "", False)
 
 
-def _kind(key: str) -> str | None:
+def kind_of(key: str) -> str | None:
     """Return what compares a key's values, or None if the key is unknown."""
     name, slash, tag = key.lower().partition("/")
-    return KEYS.get(key.lower() if name == "aws:originidentity" else name + slash) if not slash or tag else None
+    return _KINDS.get(key.lower() if name == "aws:originidentity" else name + slash) if not slash or tag else None
 
 
 def _quoted(values: tuple[str, ...]) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from hwsigner.trust_policy.conditions import Condition, Context
+from hwsigner.trust_policy.conditions import Condition
 from hwsigner.trust_policy.mistakes import ReviewFinding, finding
-from hwsigner.trust_policy.openness import operator_of
+from hwsigner.trust_policy.operators import Context
 from hwsigner.trust_policy.reading import Statement
 
 _UNTIL = ("DateLessThan", "DateLessThanEquals")
@@ -48,7 +48,7 @@ def _about_dates(statement: Statement, now: datetime) -> Iterator[ReviewFinding]
         "aws:epochtime": (f"{int(now.timestamp())}",),
     }
     for condition in statement.conditions:
-        key, base = condition.key.lower(), operator_of(condition)[1]
+        key, base = condition.key.lower(), condition.parts.base
         if key in context and base in _UNTIL and condition.judge(context).met is False:
             yield finding(
                 "date-passed", f"{statement.name} has {condition.operator} {condition.key} {condition.values[0]!r}"

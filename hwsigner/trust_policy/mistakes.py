@@ -103,7 +103,7 @@ MISTAKES = {
     ),
     "any-value": Mistake(
         OPEN,
-        "A condition that every value meets only requires that the certificate has that name",
+        "A condition that every value or nearly every value meets only requires that the certificate has that name",
         "Write the value, or a pattern that others can't meet, such as bamboo-*",
     ),
     "principal-everyone": Mistake(

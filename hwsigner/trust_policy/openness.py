@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hwsigner.trust_policy import ACTIONS, request_context
-from hwsigner.trust_policy.conditions import OPERATORS, Condition, Context
+from hwsigner.trust_policy.conditions import Condition
 from hwsigner.trust_policy.mistakes import ReviewFinding, finding
+from hwsigner.trust_policy.operators import OPERATORS, Context
 from hwsigner.trust_policy.reading import Reader, Statement
 
 ANCHOR_KEYS = ("aws:sourcearn", "aws:sourceaccount")
@@ -23,8 +24,12 @@ CERTIFICATE_KEYS = (*_TAG_KEYS, "aws:tagkeys", "sts:sourceidentity", "aws:origin
 _STRANGER = "qzxjv"  # A value that no condition names.
 _STRANGERS_ACCOUNT = "999988887777"
 _UUID = "7f3c9d1b-5e2a-4b86-9c0d-e4a1f86b2d57"
-_ANCHOR = f"arn:aws:rolesanywhere:eu-west-1:{_STRANGERS_ACCOUNT}:trust-anchor/{_UUID}"
+_STRANGERS_REGION = "eu-west-1"
+ANY_ANCHOR = f"arn:aws:rolesanywhere:{_STRANGERS_REGION}:{_STRANGERS_ACCOUNT}:trust-anchor/{_UUID}"
 _MANY_TAGS = 6
+_MANY_PLACES = 400
+_MANY_ACCOUNTS = 8
+_FEW_LETTERS = 2  # A pattern with fewer letters and digits names no one.
 
 
 def open_statements(statements: Sequence[Statement], trust_anchor: str = "") -> Iterator[ReviewFinding]:
@@ -72,12 +77,6 @@ def named_tags(policy: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(key.partition("/")[2] for key in keys if is_about(key, _TAG_KEYS)))
 
 
-def operator_of(condition: Condition) -> tuple[bool, str, bool]:
-    """Return whether an operator has ForAllValues, its bare name, and whether it has IfExists."""
-    base = condition.operator.rpartition(":")[2].removesuffix("IfExists")
-    return condition.operator.startswith("ForAllValues:"), base, condition.operator.endswith("IfExists")
-
-
 def named_anchor(statement: Statement, context: Context) -> Iterator[str]:
     """Yield why a statement's conditions for trust anchors are not met, in words."""
     for condition in statement.conditions:
@@ -121,12 +120,16 @@ def _admitting(statements: Sequence[Statement], keys: Sequence[str], strangers: 
     return set().union(*(admits(statements, keys, each) for each in strangers))
 
 
-def _context(
-    anchor: str, tags: dict[str, str], source_identity: str = f"CN={_STRANGER}", origin: dict[str, str] | None = None
+def request_by(
+    trust_anchor: str,
+    tags: Mapping[str, str] | None = None,
+    source_identity: str = f"CN={_STRANGER}",
+    origin: Mapping[str, str] | None = None,
 ) -> Context:
+    """Return a stranger's request by a trust anchor, such as for `admits` with ANCHOR_KEYS."""
     return request_context(
-        trust_anchor=anchor,
-        tags=tags,
+        trust_anchor=trust_anchor,
+        tags=tags or {},
         session_name=_STRANGER,
         source_identity=source_identity,
         now=datetime(2026, 1, 1, tzinfo=UTC),
@@ -137,16 +140,52 @@ def _context(
 def _strange_anchors(statements: Sequence[Statement], trust_anchor: str) -> Iterator[Context]:
     """Yield requests by trust anchors that the policy does not name, of its accounts and regions and of others."""
     conditions = (each for statement in statements for each in statement.conditions if is_about(each.key, ANCHOR_KEYS))
-    texts = [_ANCHOR, trust_anchor, *(value for each in conditions for value in each.values)]
+    texts = [ANY_ANCHOR, trust_anchor, *(value for each in conditions for value in each.values)]
     # Wildcards may be a part of a region, so each is also replaced.
-    texts += [each.replace("*", "qz").replace("?", "0") for each in texts]
+    texts += [_example(each) for each in texts]
     texts += [_filled(part) for text in texts for part in text.split(":")]
     named = [each.split(":", 5) for each in texts if each.count(":") >= 5]
     partitions = {parts[1] for parts in named if re.fullmatch(r"aws[a-z-]*", parts[1])}
     regions = {parts[3] for parts in named if re.fullmatch(r"[a-z0-9-]+", parts[3])}
-    accounts = {account for text in texts for account in re.findall(r"(?<!\d)\d{12}(?!\d)", text)}
-    for partition, region, account in itertools.product(*map(sorted, (partitions, regions, accounts))):
-        yield _context(f"arn:{partition}:rolesanywhere:{region}:{account}:trust-anchor/{_UUID}", {})
+    accounts = {account for text in texts for account in _accounts(text)}
+    places = set(itertools.product(partitions, regions, accounts))
+    if len(places) > _MANY_PLACES:  # Else it would take minutes.
+        strange = {*itertools.product(partitions, regions, [_STRANGERS_ACCOUNT])}
+        strange |= {*itertools.product(partitions, [_STRANGERS_REGION], accounts)}
+        places &= strange | {(parts[1], parts[3], parts[4]) for parts in named}
+    for partition, region, account in sorted(places):
+        yield request_by(f"arn:{partition}:rolesanywhere:{region}:{account}:trust-anchor/{_UUID}")
+    for text in filter(_names_several, dict.fromkeys(texts)):
+        own = {_STRANGERS_ACCOUNT, *_accounts(text)} if len(accounts) > _MANY_ACCOUNTS else accounts
+        for account in sorted(own):
+            yield request_by(_example_anchor(text, account))
+
+
+def _accounts(text: str) -> list[str]:
+    return re.findall(r"(?<!\d)\d{12}(?!\d)", text)
+
+
+def _names_several(text: str) -> bool:
+    """Return whether a value of aws:SourceArn has wildcards in the trust anchor's UUID, and fits others."""
+    letters, wildcards = re.subn(r"[*?]", "", _anchor_id(text))
+    return wildcards > 0 and "$" not in text and len(letters) < len(_UUID)
+
+
+def _anchor_id(text: str) -> str:
+    return text.rpartition(":")[2].rpartition("/")[2]
+
+
+def _example_anchor(text: str, account: str) -> str:
+    """Return the ARN of a trust anchor that a value of aws:SourceArn with wildcards fits."""
+    parts = _example(text).split(":", 5)
+    if len(parts) < 6:
+        return f"arn:aws:rolesanywhere:{_STRANGERS_REGION}:{account}:trust-anchor/{_example(_anchor_id(text))}"
+    return ":".join([*parts[:4], account, parts[5]])
+
+
+def _example(pattern: str) -> str:
+    """Return a text that fits a pattern."""
+    return pattern.replace("*", "qz").replace("?", "0")
 
 
 def _filled(pattern: str) -> str:
@@ -162,10 +201,23 @@ def _strange_certificates(statements: Sequence[Statement]) -> Iterator[Context]:
         chosen = [set(each) for size in range(len(names) + 1) for each in itertools.combinations(names, size)]
     else:
         chosen = [set(), set(names), *({each} for each in names), *(set(names) - {each} for each in names)]
-    for present in chosen:
-        tags = dict.fromkeys(sorted(present), _STRANGER)
-        for identity, origin in itertools.product((f"CN={_STRANGER}", "ID=0a1b"), ({}, {"Subject": _STRANGER})):
-            yield _context(_ANCHOR, tags, identity, origin)
+    examples = dict(_examples(statements))
+    identities = dict.fromkeys((f"CN={_STRANGER}", "ID=0a1b", examples.get("sts:sourceidentity", "ID=0a1b")))
+    origins: list[dict[str, str]] = [{}, {"Subject": _STRANGER}, {"Subject": examples.get("subject", _STRANGER)}]
+    for present, fitting in itertools.product(chosen, ({}, examples) if examples else ({},)):
+        tags = {name: fitting.get(name.lower(), _STRANGER) for name in sorted(present)}
+        for identity, origin in itertools.product(identities, origins):
+            yield request_by(ANY_ANCHOR, tags, identity, origin)
+
+
+def _examples(statements: Sequence[Statement]) -> Iterator[tuple[str, str]]:
+    """Yield values that fit patterns with hardly any letters, such as *-*, each with its tag or key in lower case."""
+    for condition in (each for statement in statements for each in statement.conditions):
+        key = condition.key.lower().partition("/")[2] or condition.key.lower()
+        for value in condition.values:
+            letters = re.sub(r"[\W_]", "", re.sub(r"^(?:CN|ID)=", "", value))
+            if re.search(r"[*?]", value) and "$" not in value and len(letters) < _FEW_LETTERS:
+                yield key, _example(value)
 
 
 def _tags(statements: Sequence[Statement]) -> Iterator[str]:
@@ -174,7 +226,7 @@ def _tags(statements: Sequence[Statement]) -> Iterator[str]:
         for key in (condition.key, *condition.variables):
             if is_about(key, _TAG_KEYS):
                 yield key.partition("/")[2]
-        if condition.key.lower() == "aws:tagkeys" and OPERATORS[operator_of(condition)[1]].kind == "text":
+        if condition.key.lower() == "aws:tagkeys" and OPERATORS[condition.parts.base].kind == "text":
             yield from condition.values
 
 
@@ -220,14 +272,13 @@ def _is_required(condition: Condition, others: Sequence[Condition]) -> bool:
 
 
 def _is_loose(condition: Condition) -> bool:
-    every, base, if_exists = operator_of(condition)
-    return every or if_exists or OPERATORS[base].negated or any(not each.strip("*?") for each in condition.values)
+    return bool(_name_of_looseness(condition)) or any(not each.strip("*?") for each in condition.values)
 
 
 def _name_of_looseness(condition: Condition) -> str:
     """Return the mistake by which a condition lets strangers in, or an empty string if it is in the values."""
-    every, base, if_exists = operator_of(condition)
-    if every:
+    quantifier, base, if_exists = condition.parts
+    if quantifier == "ForAllValues":
         return "for-all-values"
     if if_exists:
         return "if-exists"

@@ -12,14 +12,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hwsigner.trust_policy import ACTIONS, SERVICE
-from hwsigner.trust_policy.conditions import KEYS, OPERATORS, Condition
+from hwsigner.trust_policy import ACTIONS, OTHER_ACTIONS, SERVICE, names_action
+from hwsigner.trust_policy.conditions import KEYS, Condition, kind_of
 from hwsigner.trust_policy.mistakes import ReviewFinding, finding
+from hwsigner.trust_policy.operators import OPERATORS
 
 _ELEMENTS = ("Effect", "Principal", "Action", "NotAction", "Condition", "Sid")
-_OTHER_ACTIONS = ("sts:AssumeRoleWithSAML", "sts:AssumeRoleWithWebIdentity", "sts:SetContext")
 _MALFORMED_VARIABLE = re.compile(r"\$[(\[<]|\$\{(?![^{}]*\})|\$\{\s*\}|(?<!\$)\{\$|(?<!\$)\{aws:|\$aws:")
 _VARIABLE = re.compile(r"\$\{[^{}]*\}")
+_SPELLINGS = {each.lower(): each for each in KEYS}
 
 
 @dataclass
@@ -82,7 +83,7 @@ class Reader:
         if "NotAction" in entry:
             self._add("not-judged", f"{statement.name} has NotAction", "Name the three actions in Action")
             excluded = list(_texts(entry["NotAction"]))
-            statement.actions |= {each for each in ACTIONS if not any(_fits(text, each) for text in excluded)}
+            statement.actions |= {each for each in ACTIONS if not any(names_action(text, each) for text in excluded)}
         if statement.concerns_service:  # The keys and tags of other principals are other ones.
             self._read_conditions(entry.get("Condition", {}), statement)
         return statement
@@ -98,6 +99,9 @@ class Reader:
                     statement.everyone = statement.concerns_service = True
                 elif (kind, text) == ("Service", SERVICE):
                     statement.concerns_service = True
+                elif (kind, text) == ("Service", "*"):
+                    self._add("not-judged", f"{statement.name} has the principal Service '*'", f"Write {SERVICE}")
+                    statement.concerns_service = True
                 else:
                     self._read_other_principal(kind, text, statement)
 
@@ -111,8 +115,8 @@ class Reader:
 
     def _read_actions(self, value: object, statement: Statement) -> None:
         for text in _texts(value):
-            meant = {each for each in ACTIONS if _fits(text, each)}
-            other = any(_fits(text, each) for each in _OTHER_ACTIONS)
+            meant = {each for each in ACTIONS if names_action(text, each)}
+            other = any(names_action(text, each) for each in OTHER_ACTIONS)
             if not text.lower().startswith("sts:") or not (meant or other):
                 likely = _closest(text if ":" in text else f"sts:{text}", ACTIONS)
                 hint = f"Write {likely}" if likely else ""
@@ -140,7 +144,8 @@ class Reader:
         except ValueError as error:
             if not bad and meant is not None:
                 self._add("value-wrong", f"{statement.name}: {error}")
-            statement.unread.append(known)
+            if not _is_met_by_others(operator) or not statement.allows:
+                statement.unread.append(known)
         else:
             statement.conditions.append(condition)
 
@@ -165,7 +170,7 @@ class Reader:
 
     def _key(self, key: str, found: str) -> str:
         """Return the key that is meant."""
-        if is_known(key):
+        if kind_of(key):
             return key
         name, slash, _ = key.lower().partition("/")
         meant, prefix = None, re.fullmatch(r"(?:aws:)?(x509\w+/.+)", key, re.IGNORECASE)
@@ -177,26 +182,9 @@ class Reader:
         return meant or key
 
 
-_SPELLINGS = {
-    each.lower(): each
-    for each in (
-        *("aws:SourceArn", "aws:SourceAccount", "aws:PrincipalTag/", "aws:RequestTag/", "aws:TagKeys"),
-        *("aws:PrincipalServiceName", "aws:PrincipalIsAWSService", "aws:CurrentTime", "aws:EpochTime"),
-        *("sts:RoleSessionName", "sts:SourceIdentity", "aws:OriginIdentity/Subject", "aws:OriginIdentity/SubjectType"),
-    )
-}
-
-
-def _fits(pattern: str, action: str) -> bool:
-    """Return whether an action is one of those that a text with wildcards names."""
-    regex = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
-    return re.fullmatch(regex, action, re.IGNORECASE) is not None
-
-
-def is_known(key: str) -> bool:
-    """Return whether requests of Roles Anywhere are documented to have a key."""
-    name, slash, tag = key.lower().partition("/")
-    return key.lower() in KEYS or bool(slash and tag and name + slash in KEYS)
+def _is_met_by_others(operator: str) -> bool:
+    """Return whether an operator is met by requests that a condition does not name, whatever its value is."""
+    return "Not" in operator or operator.startswith("ForAllValues:") or operator.endswith("IfExists")
 
 
 def _closest(text: str, known: Any) -> str | None:

@@ -14,15 +14,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hwsigner.errors import ConfigError
-from hwsigner.trust_policy import ACTIONS, SERVICE, TrustPolicy, request_context
-from hwsigner.trust_policy.conditions import OPERATORS, Condition
+from hwsigner.trust_policy import ACTIONS, SERVICE, TrustPolicy
+from hwsigner.trust_policy.conditions import Condition, kind_of
 from hwsigner.trust_policy.contradictions import never_met
 from hwsigner.trust_policy.mistakes import LEVELS, OPEN, ReviewFinding, finding
-from hwsigner.trust_policy.openness import ANCHOR_KEYS, admits, is_about, named_anchor, open_statements, operator_of
-from hwsigner.trust_policy.reading import Reader, Statement, is_known
+from hwsigner.trust_policy.openness import ANCHOR_KEYS, admits, is_about, named_anchor, open_statements, request_by
+from hwsigner.trust_policy.operators import OPERATORS
+from hwsigner.trust_policy.reading import Reader, Statement
 from hwsigner.trust_policy.writing import HIGHEST_SIZE_LIMIT, size
 
-__all__ = ["ReviewFinding", "review", "too_large"]
+__all__ = ["ReviewFinding", "review"]
 
 _NAMES = "CN|O|OU|C|ST|L|SN|GN|DC|SERIALNUMBER|E|UID"
 _TAG = re.compile(f"x509(?:Subject|Issuer)/(?:{_NAMES})|x509SAN/(?:DNS|URI|Name/(?:{_NAMES}))", re.IGNORECASE)
@@ -34,7 +35,11 @@ _LONGEST_VALUE = 256
 
 
 def review(
-    document: str | bytes | Mapping[str, Any], *, trust_anchor: str = "", now: datetime | None = None
+    document: str | bytes | Mapping[str, Any],
+    *,
+    trust_anchor: str = "",
+    now: datetime | None = None,
+    size_limit: int = HIGHEST_SIZE_LIMIT,
 ) -> list[ReviewFinding]:
     """Return what is open or wrong in a trust policy: first what is open, then what is wrong, then what is unclear.
 
@@ -42,6 +47,7 @@ def review(
         document: JSON, or the object that it contains. It need not be a policy.
         trust_anchor: the ARN of the trust anchor that should be let in; an empty string for any.
         now: the time, with its zone; the clock's if None.
+        size_limit: how many characters the account's trust policies may have.
     """
     try:
         policy = json.loads(document, parse_int=str, parse_float=str) if isinstance(document, str | bytes) else document
@@ -49,8 +55,9 @@ def review(
         return [finding("not-a-policy", f"the document is not JSON: {error}")]
     if not isinstance(policy, Mapping):
         return [finding("not-a-policy", "the document is not a JSON object")]
+    too_large = [finding("policy-too-large", f"the trust policy has {size(policy)} characters")]
     if size(policy) > HIGHEST_SIZE_LIMIT:  # Nor would it be judged in time.
-        return [too_large(size(policy))]
+        return too_large
     reader = Reader(policy)
     found = [*reader.findings, *open_statements(reader.statements, trust_anchor)]
     found += _about_statements(reader.statements)
@@ -58,12 +65,8 @@ def review(
     if trust_anchor and not any(each.id == "source-arn-kind" for each in found):
         found += _about_anchor(reader.statements, trust_anchor)
     found += _about_refusal(document, found)
+    found += too_large if size(policy) > size_limit else []
     return sorted(dict.fromkeys(found), key=lambda each: LEVELS.index(each.level))
-
-
-def too_large(length: int) -> ReviewFinding:
-    """Return the finding about a policy of some length in characters."""
-    return finding("policy-too-large", f"the trust policy has {length} characters")
 
 
 def _about_refusal(document: str | bytes | Mapping[str, Any], found: list[ReviewFinding]) -> Iterator[ReviewFinding]:
@@ -100,9 +103,9 @@ def _about_condition(statement: Statement, condition: Condition) -> Iterator[Rev
     key, _, tag = condition.key.lower().partition("/")
     if tag and key in ("aws:principaltag", "aws:requesttag") and not _TAG.fullmatch(tag):
         yield finding("tag-impossible", where)
-    elif condition.judge({}).met is None and is_known(condition.key):
+    elif condition.judge({}).met is None and kind_of(condition.key):
         yield finding("not-judged", f"{statement.name}: {condition.judge({}).words}")
-    base = operator_of(condition)[1]
+    base = condition.parts.base
     if OPERATORS[base].kind in ("text", "arn"):
         for value in condition.values:
             if name := _impossible(condition.key.lower(), base, value):
@@ -144,9 +147,7 @@ def _may_be_anchor(value: str, has_wildcards: bool) -> bool:
 
 def _about_anchor(statements: list[Statement], trust_anchor: str) -> Iterator[ReviewFinding]:
     """Yield the conditions that keep out the trust anchor that should be let in."""
-    context = request_context(
-        trust_anchor=trust_anchor, tags={}, session_name="any", source_identity="CN=any", now=datetime.now(UTC)
-    )
+    context = request_by(trust_anchor)
     allowing = [each for each in statements if each.allows and each.concerns_service]
     if admits(statements, ANCHOR_KEYS, context):
         return

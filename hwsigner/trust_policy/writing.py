@@ -78,6 +78,21 @@ def size(policy: Mapping[str, Any]) -> int:
     return len(json.dumps(policy, separators=(",", ":")))
 
 
+def check_size(policy: Mapping[str, Any], limit: int = HIGHEST_SIZE_LIMIT) -> None:
+    """Check that IAM accepts a policy of this size.
+
+    Args:
+        policy: the policy.
+        limit: the account's limit in characters.
+
+    Raises:
+        UsageError: the policy is larger.
+    """
+    if size(policy) > limit:
+        hint = "Use a pattern such as CN=web-*, a name that the certificates share, or another role"
+        raise UsageError(f"the trust policy would have {size(policy)} characters, and IAM accepts {limit}", hint)
+
+
 def for_trust_anchor(policy: Mapping[str, Any], reference: Any) -> dict[str, Any]:
     """Return a written policy with another value for its trust anchor, such as a template's reference."""
     [statement] = policy["Statement"]

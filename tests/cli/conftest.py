@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from hwsigner.cli import main
 from hwsigner.config import profiles
 from hwsigner.emulator import Emulator
 from scene import Outcome, Scene
+from softhsm.command import run as run_tool
+from softhsm.tpm import SoftTPM
 
 
 @pytest.fixture
@@ -42,6 +45,22 @@ def scene(
     leaf.write_bytes(certs.pem(certs.issue(ca, key.public_key())))
     yield Scene(ca, shared_emulator, tmp_path, leaf, certs.write_key(tmp_path / "leaf.key", key), call)
     shared_emulator.behave()
+
+
+@pytest.fixture
+def cleaned_tpm(swtpm: SoftTPM) -> Iterator[SoftTPM]:
+    """A TPM from which all persistent keys and NV indices of the owner that a test has left are removed."""
+    before = _left(swtpm)
+    yield swtpm
+    for command, place in _left(swtpm) - before:
+        run_tool([command, "-Q", "-C", "o", *(["-c"] if command == "tpm2_evictcontrol" else []), place], swtpm.env)
+
+
+def _left(swtpm: SoftTPM) -> set[tuple[str, str]]:
+    """Return the handles of a TPM's persistent keys and NV indices, each with the command that removes it."""
+    kinds = {"tpm2_evictcontrol": "handles-persistent", "tpm2_nvundefine": "handles-nv-index"}
+    listed = {command: run_tool(["tpm2_getcap", kind], swtpm.env).decode() for command, kind in kinds.items()}
+    return {(command, handle) for command, text in listed.items() for handle in re.findall(r"0x[0-9A-Fa-f]+", text)}
 
 
 @pytest.fixture

@@ -72,9 +72,11 @@ class TestWay:
         assert enrolment.gets_credentials()
         assert "which was there" in succeeds(enrolment.again())["Certified"]
 
-    def test_tpm_key_at_a_handle_has_its_certificate_in_the_tpm(self, enrolment: Enrolment, swtpm: SoftTPM) -> None:
+    def test_tpm_key_at_a_handle_has_its_certificate_in_the_tpm(
+        self, enrolment: Enrolment, cleaned_tpm: SoftTPM
+    ) -> None:
         enrolment.key = "handle:0x81000def"
-        succeeds(enrolment.run(f"--tcti={swtpm.tcti}", "--nv-index=0x01500def"))
+        succeeds(enrolment.run(f"--tcti={cleaned_tpm.tcti}", "--nv-index=0x01500def"))
         assert enrolment.profile()["certificate"].startswith("tpm2:nv=0x01500def")
         assert enrolment.gets_credentials()
         assert "which was there" in succeeds(enrolment.again())["Certified"]

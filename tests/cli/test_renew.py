@@ -107,11 +107,11 @@ class TestWay:
         assert "object=renewed" in enrolment.profile()["private-key"]
         assert enrolment.gets_credentials()
 
-    def test_certificate_in_a_tpm_is_renewed(self, enrolment: Enrolment, swtpm: SoftTPM) -> None:
+    def test_certificate_in_a_tpm_is_renewed(self, enrolment: Enrolment, cleaned_tpm: SoftTPM) -> None:
         enrolment.key = "handle:0x81000dee"
         succeeds(
             enrolment.run(
-                f"--tcti={swtpm.tcti}", "--nv-index=0x01500dee", f"--issuer-command={enrolment.issuer(days='1')}"
+                f"--tcti={cleaned_tpm.tcti}", "--nv-index=0x01500dee", f"--issuer-command={enrolment.issuer(days='1')}"
             )
         )
         text = enrolment.config.read_text()

@@ -111,6 +111,28 @@ def test_profile_that_shares_the_key_is_named(account: Account, machine: Machine
     assert "Profile 'twin' names the same key" in account.call("retire", "web", "--yes").out
 
 
+def test_profile_that_names_the_key_by_another_path_is_named(account: Account, machine: Machine) -> None:
+    link = account.folder / "link.key"
+    link.symlink_to(machine.key)
+    account.call("profile", "add", "twin", *account.flags(Machine(machine.certificate, machine.path, link)))
+    assert "Profile 'twin' names the same key" in account.call("retire", "web", "--yes").out
+
+
+def test_profile_that_was_changed_after_it_was_shown_stays(
+    account: Account, machine: Machine, config_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = config_home / "hwsigner" / "config.toml"
+    changed = file.read_text().replace(str(machine.key), str(account.folder / "renewed.key"))
+
+    def print_outcome(*_: str) -> None:
+        file.write_text(changed)
+
+    monkeypatch.setattr(retire, "print_outcome", print_outcome)
+    outcome = account.call("retire", "web", "--yes")
+    assert (outcome.status, "'web' has changed since it was shown" in outcome.err) == (1, True)
+    assert file.read_text() == changed
+
+
 @pytest.mark.parametrize("operation", ["GetTrustAnchor", "ListCrls", "ImportCrl", "GetCrl"])
 def test_nothing_is_deleted_when_the_certificate_can_t_be_revoked(
     account: Account, machine: Machine, operation: str

@@ -152,6 +152,13 @@ def test_install_changes_nothing_when_it_runs_again(user_install: Path, call: Ca
     assert {path: path.stat().st_ino for path in user_install.iterdir()} == before
 
 
+def test_install_says_how_to_enable_the_units(user_install: Path, call: Callable[..., Outcome]) -> None:
+    named = re.findall(r"systemctl --user enable --now (\S+)", call("systemd", "install", "--user").out)
+    assert named == ["hwsigner-agent.socket", "hwsigner-renew@PROFILE.timer"]
+    for unit in named:
+        assert "[Install]" in (user_install / unit.replace("PROFILE", "")).read_text()
+
+
 def test_uninstall_removes_what_install_wrote(user_install: Path, call: Callable[..., Outcome]) -> None:
     call("systemd", "install", "--user")
     (user_install / "mine.service").touch()

@@ -23,7 +23,8 @@ def wanted(*cas: certs.Authority, **more: Any) -> Wanted:
 
 
 def anchor(*cas: certs.Authority, arn: str = ANCHOR_ARN, name: str = "web", enabled: bool = True) -> TrustAnchor:
-    return TrustAnchor(arn, name, enabled, tuple(each.certificate for each in cas or (CA,)))
+    bundle = tuple(Certificate(each.certificate, f"trust anchor {name!r}") for each in cas or (CA,))
+    return TrustAnchor(arn, name, enabled, bundle)
 
 
 def role(policy: dict[str, Any] | None = None, longest: int = 3600, policies: tuple[str, ...] = ()) -> Role:

@@ -101,6 +101,23 @@ def test_policy_is_not_widened_when_another_statement_says_the_same_in_another_w
     assert with_statement(broader, TAGS, ANCHOR_ARN) == broader
 
 
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"DateLessThan": {"aws:CurrentTime": "2035-01-01T00:00:00Z"}},
+        {"StringEqualsIfExists": {"aws:PrincipalTag/x509Issuer/CN": "Another CA"}},
+        {"StringEquals": {"sts:RoleSessionName": "0"}},
+    ],
+)
+def test_policy_that_lets_in_some_requests_only_gets_a_statement(condition: dict[str, Any]) -> None:
+    narrow = write_trust_policy(TAGS, trust_anchor=ANCHOR_ARN)
+    for operator, keys in condition.items():
+        narrow["Statement"][0]["Condition"].setdefault(operator, {}).update(keys)
+    after = with_statement(narrow, TAGS, ANCHOR_ARN)
+    assert after["Statement"][0] == narrow["Statement"][0]
+    assert len(after["Statement"]) == 2
+
+
 def test_each_set_of_names_gets_a_statement_of_its_own() -> None:
     first = with_statement(None, {"x509Subject/CN": ["a"]}, ANCHOR_ARN)
     second = with_statement(first, {"x509Subject/CN": ["b"]}, ANCHOR_ARN)

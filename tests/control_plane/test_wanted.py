@@ -11,7 +11,7 @@ import certs
 from control_plane.setups import ANCHOR_ARN, CA, wanted
 from hwsigner.control_plane.resources import TrustAnchor
 from hwsigner.control_plane.wanted import check_ca
-from hwsigner.errors import CertificateError, ServiceError, UsageError
+from hwsigner.errors import CertificateError, UsageError
 from hwsigner.identity.certificate import Certificate
 
 
@@ -52,5 +52,5 @@ def test_accounts_are_those_of_given_arns_without_policies_of_aws() -> None:
 
 def test_trust_anchor_with_a_broken_bundle_is_named() -> None:
     source = {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": "nonsense"}}
-    with pytest.raises(ServiceError, match=ANCHOR_ARN):
+    with pytest.raises(CertificateError, match=ANCHOR_ARN):
         TrustAnchor.of({"trustAnchorArn": ANCHOR_ARN, "name": "web", "source": source, "enabled": True})

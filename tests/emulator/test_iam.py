@@ -376,3 +376,17 @@ def test_wrong_secret_and_unknown_key_are_refused_with_iam_errors(emulator: Emul
 def with_another_key(request: Any, **_: object) -> None:
     signed = request.headers["Authorization"]
     request.headers["Authorization"] = signed.replace(KEY[0].encode(), b"AKIAUNKNOWN")
+
+
+def test_constant_that_json_does_not_have_is_refused(iam: Any) -> None:
+    made = {"RoleName": "nan", "AssumeRolePolicyDocument": document(Condition={"StringEquals": {"a:b": float("nan")}})}
+    assert refused(lambda: iam.create_role(**made))[:2] == (400, "MalformedPolicyDocument")
+
+
+@pytest.mark.parametrize("character", ["\f", "\x1c", "\x85"])
+def test_tag_with_a_control_character_is_refused(iam: Any, character: str) -> None:
+    iam.create_role(RoleName="tagged", AssumeRolePolicyDocument=OPEN)
+    for tag in ({"Key": f"a{character}", "Value": ""}, {"Key": "a", "Value": character}):
+        with pytest.raises(ClientError, match="ValidationError"):
+            iam.tag_role(RoleName="tagged", Tags=[tag])
+    assert "Tags" not in iam.get_role(RoleName="tagged")["Role"]

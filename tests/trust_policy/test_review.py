@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from hwsigner.errors import ConfigError
 from hwsigner.trust_policy import ACTIONS, TrustPolicy, request_context
-from hwsigner.trust_policy.conditions import OPERATORS
 from hwsigner.trust_policy.mistakes import MISTAKES
+from hwsigner.trust_policy.operators import OPERATORS
 from hwsigner.trust_policy.review import review
 from hwsigner.trust_policy.writing import write_trust_policy
 
@@ -58,6 +58,9 @@ def anchor(**parts: str) -> dict[str, Any]:
 def ids(document: Any, trust_anchor: str = ANCHOR) -> set[str]:
     return {each.id for each in review(document, trust_anchor=trust_anchor, now=NOW)}
 
+
+# In so many regions and accounts that not every combination of them can be tried.
+MANY_ANCHORS = [f"arn:aws:rolesanywhere:r{i}:{100000000000 + i}:trust-anchor/{UUID}" for i in range(40)]
 
 # Policies, and the mistakes that the review must name: all of them, and no others.
 TABLE: list[tuple[str, Any, set[str]]] = [
@@ -278,6 +281,37 @@ TABLE: list[tuple[str, Any, set[str]]] = [
     ("a negated pattern", policy(allow(PINNED, {"StringNotLike": {CN: ["web-*", "db-*"]}})), {"negated"}),
     ("any CN", policy(allow(PINNED, {"StringLike": {CN: "*"}})), {"any-value"}),
     ("any CN among others", policy(allow(PINNED, {"StringLike": {CN: ["bamboo-*", "?*"]}})), {"any-value"}),
+    *(
+        (f"nearly any CN: {value}", policy(allow(PINNED, {"StringLike": {CN: value}})), {"any-value"})
+        for value in ("????", "??????*", "*-*", "*.*", "*a*")
+    ),
+    (
+        "nearly any source identity",
+        policy(allow(PINNED, {"StringLike": {"sts:SourceIdentity": ["CN=??????*", "ID=????????*"]}})),
+        {"any-value"},
+    ),
+    *(
+        (f"a part of the trust anchor's UUID: {value}", policy(allow(anchor(id=value), NAMED)), {"source-arn-any"})
+        for value in ("0*", "0e5a7c1e-*", "0???????-????-????-????-????????????")
+    ),
+    (
+        "a part of the trust anchor as text",
+        policy(allow(NAMED, {"StringLike": {"aws:SourceArn": "*:trust-anchor/0*"}})),
+        {"source-arn-any"},
+    ),
+    ("many trust anchors", policy(allow({"ArnEquals": {"aws:SourceArn": [ANCHOR, *MANY_ANCHORS]}}, NAMED)), set()),
+    (
+        "many trust anchors and a part of another's UUID",
+        policy(allow({"ArnLike": {"aws:SourceArn": [ANCHOR, *MANY_ANCHORS, MANY_ANCHORS[7][:-9] + "*"]}}, NAMED)),
+        {"source-arn-any"},
+    ),
+    ("a trust anchor and a wildcard after it", policy(allow(anchor(id=f"{UUID}*"), NAMED)), set()),
+    (
+        "a negated operator whose variable is malformed",
+        policy(allow(PINNED, {"StringNotEquals": {CN: "$(x)"}})),
+        {"tag-none", "variable-malformed"},
+    ),
+    ("every service", policy(allow(PINNED, Principal={"Service": "*"})), {"tag-none", "not-judged"}),
     ("a CN is there", policy(allow(PINNED, {"Null": {CN: "false"}})), {"any-value"}),
     ("a CN is not there", policy(allow(PINNED, {"Null": {CN: "true"}})), {"negated"}),
     (
@@ -705,7 +739,7 @@ def test_policy_that_lets_an_unnamed_trust_anchor_in_is_open(
 
 
 _tag_values = st.text(st.sampled_from("aZ9 _.:/=+-@äλ*?"), min_size=1, max_size=12).filter(
-    lambda text: text.strip("*?qzxjv")
+    lambda text: not set("*?").intersection(text) or sum(map(str.isalnum, text)) > 1
 )
 
 

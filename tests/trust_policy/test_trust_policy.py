@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from hwsigner.errors import ConfigError
 from hwsigner.trust_policy import ACTIONS, TrustPolicy, request_context
-from hwsigner.trust_policy.conditions import KEYS, OPERATORS
+from hwsigner.trust_policy.conditions import KEYS
+from hwsigner.trust_policy.operators import OPERATORS
 
 ANCHOR = "arn:aws:rolesanywhere:eu-central-1:123456789012:trust-anchor/0e5a7c1e-2b9d-4c3f-8a64-51d0f7b3c9aa"
 TAGS = {
@@ -454,7 +455,7 @@ def test_documentation_lists_every_operator_and_key() -> None:
     page = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text()
     rows = "".join(line for line in page.splitlines() if line.startswith("| `"))
     assert not [operator for operator in OPERATORS if f"`{operator}`" not in rows]
-    assert not [key for key in KEYS if f"`{key}" not in rows.lower()]
+    assert not [key for key in KEYS if f"`{key}" not in rows]
 
 
 conditions = st.sampled_from([condition for condition, _ in CONDITIONS])
@@ -533,3 +534,18 @@ def test_policy_keeps_its_document() -> None:
     text = f"{json.dumps(policy(statement({})), indent=1)}\n"
     assert TrustPolicy(text).document == TrustPolicy(text.encode()).document == text
     assert json.loads(TrustPolicy(json.loads(text)).document) == json.loads(text)
+
+
+@pytest.mark.parametrize("value", ['"1_000"', '"\u0661"', '" 1"', "NaN", "Infinity", '"1e9999"'])
+def test_number_that_iam_does_not_know_is_refused(value: str) -> None:
+    condition = f'{{"NumericLessThan": {{"aws:EpochTime": {value}}}}}'
+    statement = f'{{"Effect": "Allow", "Principal": "*", "Action": "sts:*", "Condition": {condition}}}'
+    with pytest.raises(ConfigError):
+        TrustPolicy(f'{{"Version": "2012-10-17", "Statement": [{statement}]}}')
+
+
+def test_constant_that_json_does_not_have_is_refused() -> None:
+    condition = '{"StringEquals": {"aws:PrincipalTag/x509Subject/CN": NaN}}'
+    statement = f'{{"Effect": "Allow", "Principal": "*", "Action": "sts:*", "Condition": {condition}}}'
+    with pytest.raises(ConfigError, match="NaN"):
+        TrustPolicy(f'{{"Statement": [{statement}]}}')

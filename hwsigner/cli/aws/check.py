@@ -8,7 +8,6 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from hwsigner.aws.arn import check_arns, parse_arn
 from hwsigner.cli import options
@@ -17,12 +16,11 @@ from hwsigner.cli.documents import read_bytes
 from hwsigner.cli.parser import Parser
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION, Flag, switch
+from hwsigner.control_plane.facts import read_facts
+from hwsigner.control_plane.report import Report, report, report_policy
 from hwsigner.errors import printable
 from hwsigner.identity.certificate import Chain, build_chain, latest_expiring, leaves, load
 from hwsigner.key import find_certificates
-
-if TYPE_CHECKING:
-    from hwsigner.control_plane.review import Report
 
 HELP = "check the AWS side of a profile: what is wrong or open"
 
@@ -37,7 +35,7 @@ _OF_SESSION = ("trust-anchor-arn", "profile-arn", "role-arn", "session-duration"
 
 def add_arguments(parser: Parser) -> None:
     """Add the flags."""
-    parser.add_flags(_FLAGS, PROFILE, AWS, [flag for flag in SESSION if flag.name in _OF_SESSION], IDENTITY)
+    parser.add_flags(PROFILE, _FLAGS, AWS, [flag for flag in SESSION if flag.name in _OF_SESSION], IDENTITY)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -48,8 +46,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _of_policy(arguments: argparse.Namespace) -> Report:
-    from hwsigner.control_plane.review import report_policy
-
     anchor = arguments.trust_anchor_arn or ""
     if anchor:
         parse_arn(anchor, "--trust-anchor-arn")
@@ -59,9 +55,6 @@ def _of_policy(arguments: argparse.Namespace) -> Report:
 
 
 def _of_account(arguments: argparse.Namespace) -> Report:
-    from hwsigner.control_plane.reading import read_facts
-    from hwsigner.control_plane.review import report
-
     anchor = arguments.trust_anchor_arn
     region = check_arns(anchor, arguments.profile_arn, role=arguments.role_arn, region=arguments.region)
     request = settings.session_request({"instance_property": [], **vars(arguments)})

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING
 
 from hwsigner.aws.arn import check_region
 from hwsigner.config.flags import Flag
+from hwsigner.control_plane.clients import Clients
 from hwsigner.http.address import check_protected, read_url
-
-if TYPE_CHECKING:
-    from hwsigner.control_plane.clients import Clients
 
 AWS = (
     Flag("region", "AWS region (default: the one of the AWS SDKs)", "REGION"),
@@ -33,8 +30,6 @@ def clients(arguments: argparse.Namespace, *, region: str | None = None) -> Clie
         HwsignerError: boto3 is not installed, or as `Clients`.
         UsageError: the region or the endpoint is malformed, or the endpoint is `http:` on another machine.
     """
-    from hwsigner.control_plane.clients import Clients
-
     given = {flag.name: value for flag, value in arguments.given}
     endpoint = given.get("endpoint")
     if endpoint:

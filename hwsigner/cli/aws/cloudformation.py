@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from hwsigner.control_plane.resources import pem
 from hwsigner.control_plane.wanted import DEFAULT_DURATION, Wanted
+from hwsigner.identity.bundle import write_bundle
 from hwsigner.trust_policy.writing import for_trust_anchor
 
 
@@ -17,7 +17,7 @@ def template(wanted: Wanted, policy: Mapping[str, Any]) -> str:
     duration = wanted.duration or DEFAULT_DURATION
     source = {
         "SourceType": "CERTIFICATE_BUNDLE",
-        "SourceData": {"X509CertificateData": pem([each.x509 for each in wanted.cas])},
+        "SourceData": {"X509CertificateData": write_bundle(wanted.cas)},
     }
     resources = {
         "TrustAnchor": _resource("RolesAnywhere::TrustAnchor", Name=wanted.name, Enabled=True, Source=source),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from hwsigner.cli.parser import suggestion
@@ -18,14 +17,14 @@ from hwsigner.config.flags import Flag
 from hwsigner.errors import CertificateError, HwsignerWarning, UsageError
 from hwsigner.identity.certificate import Certificate
 from hwsigner.identity.session_tags import MAX_LENGTH, TAGS, bad_characters, comparable_value, session_tags
-from hwsigner.trust_policy import TrustPolicy, request_context
+from hwsigner.trust_policy import TrustPolicy
+from hwsigner.trust_policy.openness import ANY_ANCHOR, request_by
 from hwsigner.trust_policy.review import review
 from hwsigner.trust_policy.writing import (
-    HIGHEST_SIZE_LIMIT,
     SIZE_LIMIT,
+    check_size,
     in_words,
     literal,
-    size,
     write_trust_policy,
 )
 
@@ -42,7 +41,6 @@ _SHORT = {
     **{tag.removeprefix("x509").lower(): tag for tag in TAGS},
     **{tag.lower(): tag for tag in TAGS},
 }
-_ANY_TRUST_ANCHOR = "arn:aws:rolesanywhere:us-east-1:000000000000:trust-anchor/any"
 
 
 def wanted_tags(match: str | None, certificates: Sequence[Certificate]) -> dict[str, list[str]]:
@@ -93,25 +91,14 @@ def matching_policy(
         HwsignerWarning: the policy is larger than IAM's usual limit, or lets in more than it names.
     """
     policy = write_trust_policy(tags, trust_anchor=trust_anchor)
-    _check_size(size(policy))
+    check_size(policy)
     for each in certificates:
-        if reason := TrustPolicy(policy).refusal(_request(each, trust_anchor or _ANY_TRUST_ANCHOR)):
+        if reason := TrustPolicy(policy).refusal(request_by(trust_anchor or ANY_ANCHOR, session_tags(each))):
             raise CertificateError(f"{each.source} would be refused: {reason}", "Leave it out, or change --match")
-    for found in review(policy, trust_anchor=trust_anchor or ""):
+    for found in review(policy, trust_anchor=trust_anchor or "", size_limit=SIZE_LIMIT):
         if found.id != "source-arn-none":  # The caller knows.
             warnings.warn(HwsignerWarning(f"{found.found}. {found.why}", found.instead), stacklevel=2)
     return policy
-
-
-def _check_size(characters: int) -> None:
-    problem = f"the trust policy has {characters} characters"
-    instead = "compare a pattern such as CN=web-*, or a name that the certificates share"
-    if characters > HIGHEST_SIZE_LIMIT:
-        hint = f"{instead[0].upper()}{instead[1:]}"
-        raise UsageError(f"{problem}, and IAM takes {HIGHEST_SIZE_LIMIT} at most", hint)
-    if characters > SIZE_LIMIT:
-        hint = f"Ask AWS to raise this quota (to {HIGHEST_SIZE_LIMIT} at most), or {instead}"
-        warnings.warn(HwsignerWarning(f"{problem}, and IAM's default limit is {SIZE_LIMIT}", hint), stacklevel=3)
 
 
 def what_it_lets_in(tags: Mapping[str, Sequence[str]], trust_anchor: str | None) -> Iterator[str]:
@@ -120,15 +107,10 @@ def what_it_lets_in(tags: Mapping[str, Sequence[str]], trust_anchor: str | None)
     yield f"lets in every certificate of {where} with {in_words(tags)}"
     issuer = "" if any(tag.startswith("x509Issuer/") for tag in tags) else ", and of any CA below the anchor"
     yield f"does not compare anything else: such a certificate may be of another key, with other names{issuer}"
+    if any(value.endswith("*") or value.startswith("*") for values in tags.values() for value in values):
+        yield "also fits names with several values, which AWS joins with slashes, such as one that fits and any other"
     if sum(len(values) > 1 for values in tags.values()) > 1:
         yield "does not pair the values: a certificate may have one of each, in any combination"
-
-
-def _request(certificate: Certificate, trust_anchor: str) -> Any:
-    tags = session_tags(certificate)
-    return request_context(
-        trust_anchor=trust_anchor, tags=tags, session_name="", source_identity="", now=datetime.now(UTC)
-    )
 
 
 def _checked(name: str, value: str) -> str:

@@ -8,7 +8,7 @@ import os
 
 from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.certificates import CERTIFICATE, read_leaf
-from hwsigner.cli.aws.revocation import REVOCATION, Outcome, Prepared, prepare
+from hwsigner.cli.aws.revoking import CA, REVOCATION, Outcome, Prepared, prepare
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import Flag, switch
@@ -18,21 +18,21 @@ from hwsigner.identity.serial_numbers import parse_serial
 
 HELP = "make the service refuse certificates, by a new CRL"
 
+_SERIAL = Flag("serial", "serial number, in decimal or as openssl prints it; repeatable", "NUMBER", many=True)
 _FLAGS = (
-    Flag("serial", "serial number, in decimal or as openssl prints it; repeatable", "NUMBER", many=True),
-    Flag("trust-anchor-arn", "trust anchor", "ARN"),
     Flag("profile", "profile of config.toml that has the trust anchor", "NAME"),
-    switch("renew", "make a new CRL even if no certificate is to be revoked"),
-    switch("yes", "do not ask first; needed without a terminal"),
     switch("plan", "show what would be done, and change nothing"),
+    switch("yes", "do not ask first; needed without a terminal"),
     switch("json", "print JSON"),
+    Flag("trust-anchor-arn", "trust anchor, if no profile has it", "ARN"),
+    switch("renew", "make a new CRL even if no certificate is to be revoked"),
 )
 
 
 def add_arguments(parser: Parser) -> None:
     """Add the certificates and the flags."""
     parser.add_argument("certificate", metavar="CERTIFICATE", nargs="*", help=CERTIFICATE)
-    parser.add_flags(_FLAGS, REVOCATION)
+    parser.add_flags([_SERIAL], CA, _FLAGS, REVOCATION)
 
 
 def run(arguments: argparse.Namespace) -> int:

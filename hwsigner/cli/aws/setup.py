@@ -6,56 +6,50 @@ import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hwsigner.aws.arn import parse_canonical_arn
 from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.certificates import read_leaf, warn_of_untaggable
 from hwsigner.cli.aws.clients import AWS, clients
 from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, what_it_lets_in
+from hwsigner.cli.aws.wanted import CA_AND_ROLE, NAME, read_ca
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome, report
 from hwsigner.config.flags import IDENTITY, KEY, Flag, session_duration, switch
 from hwsigner.config.profiles import change_profile, check_name, profiles
-from hwsigner.errors import HwsignerError, UsageError, printable
-from hwsigner.identity.certificate import load
-from hwsigner.key import find_certificates
-
-if TYPE_CHECKING:
-    from hwsigner.control_plane.plan import Step
-    from hwsigner.control_plane.resources import Existing
-    from hwsigner.control_plane.wanted import Wanted
+from hwsigner.control_plane.apply import apply, check_unchanged
+from hwsigner.control_plane.plan import Step, notes, plan
+from hwsigner.control_plane.resources import Existing, read
+from hwsigner.control_plane.wanted import Wanted
+from hwsigner.errors import HwsignerError, printable
 
 HELP = "make or complete trust anchor, role and profile in AWS"
 
+_COMMON = (
+    switch("plan", "show what would be done, and change nothing"),
+    Flag("profile", "profile of config.toml to write the ARNs into (default: the role's name)", "NAME"),
+)
 _FLAGS = (
-    Flag("ca", "file with the CA's certificate, or several, for the trust anchor", "FILE"),
-    Flag("role", "name of the role", "NAME"),
-    Flag("name", "name of a new trust anchor and a new profile (default: the role's)", "NAME"),
+    switch("yes", "do not ask first; needed without a terminal"),
+    switch("json", "print JSON"),
+    NAME,
     Flag("duration", "longest session of the profile, 900 to 43200 (default: 3600)", "SECONDS", session_duration),
     Flag("policy", "ARN of a policy to attach to the role; repeatable", "ARN", many=True),
     Flag("trust-anchor-arn", "trust anchor to use, if several may be meant", "ARN"),
     Flag("profile-arn", "Roles Anywhere profile to use, if several may be meant", "ARN"),
     switch("add-ca", "add the CA to a trust anchor that has another one, for a rollover"),
-    Flag("profile", "profile of config.toml to write the ARNs into (default: the role's name)", "NAME"),
-    switch("plan", "show what would be done, and do nothing"),
-    switch("yes", "do not ask first; needed without a terminal"),
-    switch("json", "print JSON"),
 )
 _IDENTITY = tuple(flag for flag in IDENTITY if flag.name in ("certificate", "private-key"))
 
 
 def add_arguments(parser: Parser) -> None:
     """Add the flags."""
-    parser.add_flags(_FLAGS, MATCH, _IDENTITY, AWS, KEY)
+    parser.add_flags(CA_AND_ROLE, MATCH, _COMMON, _FLAGS, AWS, _IDENTITY, KEY)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Show the plan, ask, carry it out, and write the profile."""
-    from hwsigner.control_plane.apply import apply, check_unchanged
-    from hwsigner.control_plane.resources import read
-
     wanted = _wanted(arguments)
     name = arguments.profile or wanted.role
     check_name(name)
@@ -87,8 +81,6 @@ class _Plan:
     """What would be done, in AWS and in config.toml."""
 
     def __init__(self, existing: Existing, wanted: Wanted, name: str, identity: Mapping[str, str | None]) -> None:
-        from hwsigner.control_plane.plan import notes, plan
-
         self._existing, self._wanted, self._name = existing, wanted, name
         self.steps, self._notes = plan(existing, wanted), notes(existing, wanted)
         known = profiles(os.environ)
@@ -144,16 +136,10 @@ def arns(existing: Existing) -> dict[str, str]:
 
 
 def _wanted(arguments: argparse.Namespace) -> Wanted:
-    from hwsigner.control_plane.wanted import Wanted, check_ca
-
-    for flag, example in (("ca", "ca.pem"), ("role", "web")):
-        if not getattr(arguments, flag):
-            raise UsageError(f"--{flag} is missing", f"Give it, such as --{flag} {example}")
     for flag in ("trust-anchor-arn", "profile-arn"):
         if text := getattr(arguments, flag.replace("-", "_")):
             parse_canonical_arn(text, f"--{flag}")
-    cas = load(find_certificates(arguments.ca))
-    check_ca(cas, datetime.now(UTC))
+    cas = read_ca(arguments)
     leaves = [read_leaf(arguments, arguments.certificate)] if arguments.certificate else []
     tags = wanted_tags(arguments.match, leaves)
     matching_policy(tags, leaves, None)
@@ -162,7 +148,7 @@ def _wanted(arguments: argparse.Namespace) -> Wanted:
     return Wanted(
         name=arguments.name or arguments.role,
         role=arguments.role,
-        cas=tuple(dict.fromkeys(cas)),
+        cas=cas,
         tags=tags,
         duration=arguments.duration,
         policies=tuple(arguments.policy),

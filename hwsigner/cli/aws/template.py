@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 
 from hwsigner.cli.aws import cloudformation, terraform
-from hwsigner.cli.aws.certificates import CERTIFICATE, read_all, read_leaf, warn_of_refused, warn_of_untaggable
+from hwsigner.cli.aws.certificates import CERTIFICATE, read_leaf, warn_of_refused, warn_of_untaggable
 from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, what_it_lets_in
+from hwsigner.cli.aws.wanted import CA_AND_ROLE, NAME, read_ca
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import report
 from hwsigner.config.flags import KEY, Flag, session_duration
-from hwsigner.control_plane.wanted import DEFAULT_DURATION, Wanted, check_ca
+from hwsigner.control_plane.wanted import DEFAULT_DURATION, Wanted
 from hwsigner.errors import UsageError
 
 HELP = "print a template for CloudFormation or Terraform"
 
 _FORMATS = {"cloudformation": cloudformation.template, "terraform": terraform.template}
-_FLAGS = (
-    Flag("ca", "certificates of the CA for the trust anchor", "FILE"),
-    Flag("role", "name of the role", "NAME"),
-    Flag("name", "name of the trust anchor and the profile (default: the role's)", "NAME"),
-    Flag("duration", "longest session of the profile, 900 to 43200", "SECONDS", session_duration, DEFAULT_DURATION),
+_DURATION = Flag(
+    "duration", "longest session of the profile, 900 to 43200", "SECONDS", session_duration, DEFAULT_DURATION
 )
 # As long as any trust anchor's ARN. The template refers to the ARN of its own.
 _PLACEHOLDER = (
@@ -36,20 +33,16 @@ def add_arguments(parser: Parser) -> None:
         "format", metavar="FORMAT", choices=("cloudformation", "terraform"), help="cloudformation or terraform"
     )
     parser.add_argument("certificates", metavar="CERTIFICATE", nargs="*", help=CERTIFICATE)
-    parser.add_flags(_FLAGS, MATCH, KEY)
+    parser.add_flags(CA_AND_ROLE, MATCH, (NAME, _DURATION), KEY)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the template, and on stderr which certificates may assume the role."""
-    for flag, example in (("ca", "ca.pem"), ("role", "web")):
-        if not getattr(arguments, flag):
-            raise UsageError(f"--{flag} is missing", f"Give it, such as --{flag} {example}")
-    cas = read_all(arguments, arguments.ca)
-    check_ca(cas, datetime.now(UTC))
+    cas = read_ca(arguments)
     certificates = [read_leaf(arguments, text) for text in arguments.certificates]
     tags = wanted_tags(arguments.match, certificates)
     _check_characters(tags)
-    wanted = Wanted(arguments.name or arguments.role, arguments.role, tuple(cas), tags, arguments.duration)
+    wanted = Wanted(arguments.name or arguments.role, arguments.role, cas, tags, arguments.duration)
     policy = matching_policy(tags, certificates, _PLACEHOLDER)
     for each in certificates:
         warn_of_refused(each)

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from hwsigner.control_plane.resources import pem
 from hwsigner.control_plane.wanted import DEFAULT_DURATION, Wanted
+from hwsigner.identity.bundle import write_bundle
 from hwsigner.trust_policy.writing import for_trust_anchor
 
 _TEMPLATE = """\
@@ -77,7 +77,7 @@ def template(wanted: Wanted, policy: Mapping[str, Any]) -> str:
         label=label,
         name=_hcl(wanted.name),
         role=_hcl(wanted.role),
-        bundle="\n".join(f"        {line}" for line in pem([each.x509 for each in wanted.cas]).splitlines()),
+        bundle="\n".join(f"        {line}" for line in write_bundle(wanted.cas).splitlines()),
         policy=_hcl(for_trust_anchor(policy, anchor), "  "),
         duration=duration,
         max_duration=max(duration, DEFAULT_DURATION),

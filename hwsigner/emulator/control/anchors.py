@@ -8,105 +8,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hwsigner.emulator.certificates import anchor_problem
-from hwsigner.emulator.control.calls import Call, common, tags_of
+from hwsigner.emulator.control.calls import Call, base_detail
+from hwsigner.emulator.control.kinds import Kind
 from hwsigner.emulator.control.notifications import merged_settings, setting_details
 from hwsigner.emulator.refusals import invalid
 from hwsigner.emulator.resources import TrustAnchor
 
-KIND = "trust-anchor"
 # AWS's quotas of a region.
 MAX_ANCHORS = 50
 MAX_CERTIFICATES = 2
-
-
-def create(call: Call) -> dict[str, Any]:
-    """CreateTrustAnchor."""
-    anchors = call.world.trust_anchors
-    certificates, acm_pca_arn = _read_source(call)
-    _refuse_distribution_points(call)
-    call.check_alias(anchors)
-    if len(call.own(anchors)) >= MAX_ANCHORS:
-        raise invalid(f"The account has {MAX_ANCHORS} trust anchors in this region, which is its quota")
-    anchor = TrustAnchor(
-        call.new_arn(KIND),
-        certificates,
-        call.members.get("enabled", False),
-        name=call.members["name"],
-        alias=call.members.get("aliasName", ""),
-        tags=tags_of(call),
-        created_at=call.now,
-        updated_at=call.now,
-        acm_pca_arn=acm_pca_arn,
-        notifications=merged_settings({}, call.members.get("notificationSettings", [])),
-    )
-    anchors[anchor.arn] = anchor
-    return document(anchor)
-
-
-def update(call: Call) -> dict[str, Any]:
-    """UpdateTrustAnchor."""
-    anchor = find(call)
-    source = _read_source(call) if "source" in call.members else (anchor.certificates, anchor.acm_pca_arn)
-    _refuse_distribution_points(call)
-    call.check_alias(call.world.trust_anchors, anchor)
-    previous = call.rename(anchor)
-    anchor.certificates, anchor.acm_pca_arn = source
-    return document(anchor, previous)
-
-
-def get(call: Call) -> dict[str, Any]:
-    """GetTrustAnchor."""
-    return document(find(call))
-
-
-def list_all(call: Call) -> dict[str, Any]:
-    """ListTrustAnchors."""
-    anchors, more = call.page(call.world.trust_anchors, KIND)
-    return {"trustAnchors": [_detail(each) for each in anchors], **more}
-
-
-def delete(call: Call) -> dict[str, Any]:
-    """DeleteTrustAnchor."""
-    anchor = find(call)
-    del call.world.trust_anchors[anchor.arn]
-    return document(anchor)
-
-
-def enable(call: Call) -> dict[str, Any]:
-    """EnableTrustAnchor."""
-    return _switch(call, enabled=True)
-
-
-def disable(call: Call) -> dict[str, Any]:
-    """DisableTrustAnchor."""
-    return _switch(call, enabled=False)
-
-
-def put_notifications(call: Call) -> dict[str, Any]:
-    """PutNotificationSettings."""
-    anchor = find(call)
-    anchor.notifications = merged_settings(anchor.notifications, call.members["notificationSettings"])
-    anchor.updated_at = call.now
-    return document(anchor)
-
-
-def reset_notifications(call: Call) -> dict[str, Any]:
-    """ResetNotificationSettings."""
-    anchor = find(call)
-    events = {key["event"] for key in call.members["notificationSettingKeys"]}
-    anchor.notifications = {event: each for event, each in anchor.notifications.items() if event not in events}
-    anchor.updated_at = call.now
-    return document(anchor)
-
-
-def find(call: Call) -> TrustAnchor:
-    """Return the trust anchor that a request names."""
-    return call.find(call.world.trust_anchors, KIND, call.members["trustAnchorId"])
-
-
-def document(anchor: TrustAnchor, more: dict[str, str] | None = None) -> dict[str, Any]:
-    """Return the response about one trust anchor."""
-    return {"trustAnchor": {**_detail(anchor), **(more or {})}}
 
 
 def _detail(anchor: TrustAnchor) -> dict[str, Any]:
@@ -122,14 +32,58 @@ def _detail(anchor: TrustAnchor) -> dict[str, Any]:
         "source": source,
         "crlDpRevocationEnabled": False,
         "notificationSettings": setting_details(anchor.notifications),
-        **common(anchor),
+        **base_detail(anchor),
     }
 
 
-def _switch(call: Call, *, enabled: bool) -> dict[str, Any]:
-    anchor = find(call)
-    anchor.enabled, anchor.updated_at = enabled, call.now
-    return document(anchor)
+KIND = Kind("trust-anchor", "trustAnchor", lambda world: world.trust_anchors, _detail)
+
+
+def create(call: Call) -> dict[str, Any]:
+    """CreateTrustAnchor."""
+    anchors = call.world.trust_anchors
+    certificates, acm_pca_arn = _read_source(call)
+    _refuse_distribution_points(call)
+    call.check_alias(anchors)
+    if len(call.own(anchors)) >= MAX_ANCHORS:
+        raise invalid(f"The account has {MAX_ANCHORS} trust anchors in this region, which is its quota")
+    anchor = TrustAnchor(
+        call.new_arn(KIND.name),
+        certificates,
+        call.members.get("enabled", False),
+        **call.base_fields(),
+        acm_pca_arn=acm_pca_arn,
+        notifications=merged_settings({}, call.members.get("notificationSettings", [])),
+    )
+    return KIND.add(call, anchor)
+
+
+def update(call: Call) -> dict[str, Any]:
+    """UpdateTrustAnchor."""
+    anchor = KIND.find(call)
+    source = _read_source(call) if "source" in call.members else (anchor.certificates, anchor.acm_pca_arn)
+    _refuse_distribution_points(call)
+    call.check_alias(call.world.trust_anchors, anchor)
+    previous = call.rename(anchor)
+    anchor.certificates, anchor.acm_pca_arn = source
+    return KIND.document(anchor, previous)
+
+
+def put_notifications(call: Call) -> dict[str, Any]:
+    """PutNotificationSettings."""
+    anchor = KIND.find(call)
+    anchor.notifications = merged_settings(anchor.notifications, call.members["notificationSettings"])
+    anchor.updated_at = call.now
+    return KIND.document(anchor)
+
+
+def reset_notifications(call: Call) -> dict[str, Any]:
+    """ResetNotificationSettings."""
+    anchor = KIND.find(call)
+    events = {key["event"] for key in call.members["notificationSettingKeys"]}
+    anchor.notifications = {event: each for event, each in anchor.notifications.items() if event not in events}
+    anchor.updated_at = call.now
+    return KIND.document(anchor)
 
 
 def _refuse_distribution_points(call: Call) -> None:

@@ -63,6 +63,20 @@ class Call:
         """Return the ARN of a new resource of a kind, such as "trust-anchor"."""
         return f"{self.prefix}{kind}/{uuid.uuid4()}"
 
+    def base_fields(self) -> dict[str, Any]:
+        """Return the name, alias, tags and times of a resource that the request creates.
+
+        Raises:
+            RefusalError: ValidationException or TooManyTagsException: the tags are invalid.
+        """
+        return {
+            "name": self.members["name"],
+            "alias": self.members.get("aliasName", ""),
+            "tags": merged_tags({}, self.members.get("tags", [])),
+            "created_at": self.now,
+            "updated_at": self.now,
+        }
+
     def own(self, resources: Mapping[str, _Kind]) -> list[_Kind]:
         """Return the resources in the caller's account and region, in the order of their ARNs."""
         return [resources[arn] for arn in sorted(resources) if arn.startswith(self.prefix)]
@@ -129,7 +143,7 @@ def not_found(kind: str, identifier: str) -> RefusalError:
     return RefusalError("ResourceNotFoundException", 404, f"{name} {identifier} not found")
 
 
-def common(resource: Resource) -> dict[str, Any]:
+def base_detail(resource: Resource) -> dict[str, Any]:
     """Return the members that the documents of all resources with aliases have."""
     alias = {"aliasName": resource.alias, "aliasArn": resource.alias_arn} if resource.alias else {}
     return {
@@ -143,15 +157,6 @@ def common(resource: Resource) -> dict[str, Any]:
 def timestamp(moment: datetime) -> str:
     """Return a time as the service writes it, with microseconds."""
     return moment.isoformat(timespec="microseconds")
-
-
-def tags_of(call: Call) -> dict[str, str]:
-    """Return the tags of a request that creates a resource.
-
-    Raises:
-        RefusalError: ValidationException or TooManyTagsException.
-    """
-    return merged_tags({}, call.members.get("tags", []))
 
 
 def merged_tags(tags: Mapping[str, str], more: list[dict[str, str]]) -> dict[str, str]:

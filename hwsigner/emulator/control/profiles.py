@@ -5,114 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hwsigner.emulator.control.calls import Call, common, tags_of
+from hwsigner.emulator.control.calls import Call, base_detail
+from hwsigner.emulator.control.kinds import Kind
 from hwsigner.emulator.permissions import require
 from hwsigner.emulator.refusals import denied, invalid
 from hwsigner.emulator.resources import Profile
 from hwsigner.emulator.tags import Mappings, parse_mappings
 from hwsigner.errors import ConfigError
 
-KIND = "profile"
 MAX_PROFILES = 250
-
-
-def create(call: Call) -> dict[str, Any]:
-    """CreateProfile."""
-    profiles, members = call.world.profiles, call.members
-    _check(call)
-    call.check_alias(profiles)
-    if len(call.own(profiles)) >= MAX_PROFILES:
-        raise invalid(f"The account has {MAX_PROFILES} profiles in this region, which is its quota")
-    profile = Profile(
-        call.new_arn(KIND),
-        list(members["roleArns"]),
-        members.get("durationSeconds", 3600),
-        members.get("acceptRoleSessionName", False),
-        members.get("enabled", False),
-        name=members["name"],
-        alias=members.get("aliasName", ""),
-        tags=tags_of(call),
-        created_at=call.now,
-        updated_at=call.now,
-        session_policy=members.get("sessionPolicy", ""),
-        managed_policies=members.get("managedPolicyArns", []),
-        require_instance_properties=members.get("requireInstanceProperties", False),
-        tip=members.get("tipConfiguration"),
-        created_by=call.caller.account,
-    )
-    profiles[profile.arn] = profile
-    return document(profile)
-
-
-def update(call: Call) -> dict[str, Any]:
-    """UpdateProfile."""
-    profile, members = find(call), call.members
-    _check(call)
-    call.check_alias(call.world.profiles, profile)
-    previous = call.rename(profile)
-    profile.roles = list(members.get("roleArns", profile.roles))
-    profile.duration_seconds = members.get("durationSeconds", profile.duration_seconds)
-    profile.accept_role_session_name = members.get("acceptRoleSessionName", profile.accept_role_session_name)
-    profile.session_policy = members.get("sessionPolicy", profile.session_policy)
-    profile.managed_policies = members.get("managedPolicyArns", profile.managed_policies)
-    profile.tip = members.get("tipConfiguration", profile.tip)
-    return document(profile, previous)
-
-
-def get(call: Call) -> dict[str, Any]:
-    """GetProfile."""
-    return document(find(call))
-
-
-def list_all(call: Call) -> dict[str, Any]:
-    """ListProfiles."""
-    profiles, more = call.page(call.world.profiles, KIND)
-    return {"profiles": [_detail(each) for each in profiles], **more}
-
-
-def delete(call: Call) -> dict[str, Any]:
-    """DeleteProfile."""
-    profile = find(call)
-    del call.world.profiles[profile.arn]
-    return document(profile)
-
-
-def enable(call: Call) -> dict[str, Any]:
-    """EnableProfile."""
-    return _switch(call, enabled=True)
-
-
-def disable(call: Call) -> dict[str, Any]:
-    """DisableProfile."""
-    return _switch(call, enabled=False)
-
-
-def put_mapping(call: Call) -> dict[str, Any]:
-    """PutAttributeMapping: replace the rules of one field."""
-    profile = find(call)
-    rules = tuple(rule["specifier"] for rule in call.members["mappingRules"])
-    if not rules:
-        raise invalid("mappingRules is empty")
-    return _set_mappings(call, profile, {**profile.attribute_mappings, call.members["certificateField"]: rules})
-
-
-def delete_mapping(call: Call) -> dict[str, Any]:
-    """DeleteAttributeMapping: delete some rules of a field, or all."""
-    profile, name = find(call), call.members["certificateField"]
-    unwanted = call.members.get("specifiers") or profile.attribute_mappings.get(name, ())
-    kept = tuple(each for each in profile.attribute_mappings.get(name, ()) if each not in unwanted)
-    others = {each: rules for each, rules in profile.attribute_mappings.items() if each != name}
-    return _set_mappings(call, profile, {**others, name: kept} if kept else others)
-
-
-def find(call: Call) -> Profile:
-    """Return the profile that a request names."""
-    return call.find(call.world.profiles, KIND, call.members["profileId"])
-
-
-def document(profile: Profile, more: dict[str, str] | None = None) -> dict[str, Any]:
-    """Return the response about one profile."""
-    return {"profile": {**_detail(profile), **(more or {})}}
 
 
 def _detail(profile: Profile) -> dict[str, Any]:
@@ -135,14 +36,67 @@ def _detail(profile: Profile) -> dict[str, Any]:
             for name, rules in profile.attribute_mappings.items()
         ],
         **{name: value for name, value in optional.items() if value},
-        **common(profile),
+        **base_detail(profile),
     }
 
 
-def _switch(call: Call, *, enabled: bool) -> dict[str, Any]:
-    profile = find(call)
-    profile.enabled, profile.updated_at = enabled, call.now
-    return document(profile)
+KIND = Kind("profile", "profile", lambda world: world.profiles, _detail)
+
+
+def create(call: Call) -> dict[str, Any]:
+    """CreateProfile."""
+    profiles, members = call.world.profiles, call.members
+    _check(call)
+    call.check_alias(profiles)
+    if len(call.own(profiles)) >= MAX_PROFILES:
+        raise invalid(f"The account has {MAX_PROFILES} profiles in this region, which is its quota")
+    profile = Profile(
+        call.new_arn(KIND.name),
+        list(members["roleArns"]),
+        members.get("durationSeconds", 3600),
+        members.get("acceptRoleSessionName", False),
+        members.get("enabled", False),
+        **call.base_fields(),
+        session_policy=members.get("sessionPolicy", ""),
+        managed_policies=members.get("managedPolicyArns", []),
+        require_instance_properties=members.get("requireInstanceProperties", False),
+        tip=members.get("tipConfiguration"),
+        created_by=call.caller.account,
+    )
+    return KIND.add(call, profile)
+
+
+def update(call: Call) -> dict[str, Any]:
+    """UpdateProfile."""
+    profile, members = KIND.find(call), call.members
+    _check(call)
+    call.check_alias(call.world.profiles, profile)
+    previous = call.rename(profile)
+    profile.roles = list(members.get("roleArns", profile.roles))
+    profile.duration_seconds = members.get("durationSeconds", profile.duration_seconds)
+    profile.accept_role_session_name = members.get("acceptRoleSessionName", profile.accept_role_session_name)
+    profile.session_policy = members.get("sessionPolicy", profile.session_policy)
+    profile.managed_policies = members.get("managedPolicyArns", profile.managed_policies)
+    profile.tip = members.get("tipConfiguration", profile.tip)
+    return KIND.document(profile, previous)
+
+
+def put_mapping(call: Call) -> dict[str, Any]:
+    """PutAttributeMapping: replace the rules of one field."""
+    profile = KIND.find(call)
+    rules = tuple(rule["specifier"] for rule in call.members["mappingRules"])
+    if not rules:
+        raise invalid("mappingRules is empty")
+    return _set_mappings(call, profile, {**profile.attribute_mappings, call.members["certificateField"]: rules})
+
+
+def delete_mapping(call: Call) -> dict[str, Any]:
+    """DeleteAttributeMapping: delete some rules of a field, or all."""
+    profile, name = KIND.find(call), call.members["certificateField"]
+    unwanted = call.members.get("specifiers") or profile.attribute_mappings.get(name, ())
+    kept = tuple(each for each in profile.attribute_mappings.get(name, ()) if each not in unwanted)
+    others = {each: rules for each, rules in profile.attribute_mappings.items() if each != name}
+    return _set_mappings(call, profile, {**others, name: kept} if kept else others)
 
 
 def _set_mappings(call: Call, profile: Profile, mappings: Mappings) -> dict[str, Any]:
@@ -151,7 +105,7 @@ def _set_mappings(call: Call, profile: Profile, mappings: Mappings) -> dict[str,
     except ConfigError as error:
         raise invalid(f"{error.message}. {error.hint}") from error
     profile.updated_at = call.now
-    return document(profile)
+    return KIND.document(profile)
 
 
 def _check(call: Call) -> None:

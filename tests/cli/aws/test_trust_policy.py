@@ -226,7 +226,7 @@ def test_name_of_the_subject_alternative_name_is_compared() -> None:
         ("CN=${aws:PrincipalTag/x}", "a session tag can't have '$' '{' '}'"),
         ("CN=" + "a" * 257, "has 257 characters, and a session tag has 256 at most"),
         ("OU", "--match is OU: OU has no value, and there is no certificate"),
-        (",".join(f"CN={number:0100}" for number in range(80)), "characters, and IAM takes 8192 at most"),
+        (",".join(f"CN={number:0100}" for number in range(80)), "characters, and IAM accepts 8192"),
     ],
 )
 def test_invalid_match_is_a_usage_error(call: Call, match: str, words: str) -> None:
@@ -240,7 +240,26 @@ def test_policy_over_the_default_limit_is_a_warning(call: Call) -> None:
     match = ",".join(f"CN={number:0100}" for number in range(20))
     outcome = call("aws", "trust-policy", f"--match={match}", "--trust-anchor-arn", ANCHOR)
     assert outcome.status == 0
-    assert "IAM's default limit is 2048" in outcome.err
+    assert "IAM accepts 2,048 characters, or up to 8,192" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("match", "joined"), [("CN=web-*", "web-1/admin"), ("CN=*.example.org", "admin/a.example.org")]
+)
+def test_pattern_says_that_it_fits_a_name_with_several_values(
+    call: Callable[..., Outcome], match: str, joined: str
+) -> None:
+    outcome = call("aws", "trust-policy", f"--match={match}", "--trust-anchor-arn", ANCHOR)
+    context = request_context(
+        trust_anchor=ANCHOR,
+        tags={"x509Subject/CN": joined},
+        session_name="0",
+        source_identity="CN=any",
+        now=datetime.now(UTC),
+    )
+    assert TrustPolicy(outcome.out).refusal(context) == ""
+    assert "also fits names with several values, which AWS joins with slashes" in outcome.err
+    assert "several values" not in call("aws", "trust-policy", "--match=CN=web-1", "--trust-anchor-arn", ANCHOR).err
 
 
 def test_certificate_that_the_values_exclude_is_an_error(scene: Scene) -> None:

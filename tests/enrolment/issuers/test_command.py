@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 import certs
-from enrolment.authority import NOW, Requested
+from enrolment.authority import Requested
 from hwsigner.enrolment.checking import check_issued
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending, open_issuer
 from hwsigner.errors import CertificateError, HwsignerError, ServiceError, ServiceUnreachableError, UsageError
@@ -31,7 +32,7 @@ def test_openssl_issues_what_was_asked(asked: Requested, ca: certs.Authority, tm
     flags = ("-CA", str(tmp_path / "ca.pem"), "-CAkey", str(signer), "-copy_extensions", "copy", "-days", "2", "-text")
     answer = run(asked, "openssl", "x509", "-req", *flags)
     assert isinstance(answer, Issued)
-    assert check_issued(asked.request, answer, NOW).leaf.subject == "CN=bamboo-01,OU=devops"
+    assert check_issued(asked.request, answer, datetime.now(UTC)).leaf.subject == "CN=bamboo-01,OU=devops"
 
 
 def test_status_75_means_not_yet(asked: Requested) -> None:

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 import certs
 from hwsigner.aws.create_session import SessionRequest
-from hwsigner.control_plane.reading import Facts
+from hwsigner.control_plane.facts import Facts
+from hwsigner.control_plane.report import Report, report
 from hwsigner.control_plane.resource_checks import is_mapped
-from hwsigner.control_plane.review import Report, report
 from hwsigner.emulator.tags import parse_mappings, principal_tags
 from hwsigner.identity.certificate import Certificate, Chain
 from hwsigner.identity.session_tags import session_tags
@@ -139,6 +139,12 @@ def test_nothing_is_said_of_what_could_not_be_read() -> None:
     unread = facts(account=None, anchors=None, profiles=None, crls=None, role=None, subject=None, private_ca=None)
     assert found(unread).findings == []
     assert found(unread).decisions == []
+
+
+@pytest.mark.parametrize("document", ["not JSON", [], None])
+def test_trust_policy_that_is_not_an_object_lets_no_one_in(document: Any) -> None:
+    role = {"Arn": ROLE, "RoleName": "web", "AssumeRolePolicyDocument": document}
+    assert "principal-wrong" in ids(facts(role=role))
 
 
 def test_role_of_the_same_name_under_another_path_is_not_the_role() -> None:

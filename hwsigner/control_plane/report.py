@@ -20,20 +20,19 @@ from hwsigner.control_plane.certificate_checks import (
     time_of,
     trusted,
 )
+from hwsigner.control_plane.facts import Detail, Facts
 from hwsigner.control_plane.mistakes import finding
-from hwsigner.control_plane.reading import Detail, Facts
 from hwsigner.control_plane.resource_checks import check_resources, duration_of, is_mapped, mapped_tags, origin_identity
+from hwsigner.control_plane.wanted import DEFAULT_DURATION
 from hwsigner.errors import ConfigError
 from hwsigner.identity.certificate import Certificate, Chain
 from hwsigner.identity.session_tags import session_tags
 from hwsigner.trust_policy import ACTIONS, Context, Decision, TrustPolicy, request_context
 from hwsigner.trust_policy.mistakes import LEVELS, ReviewFinding
-from hwsigner.trust_policy.openness import named_anchors, named_tags
-from hwsigner.trust_policy.review import review, too_large
-from hwsigner.trust_policy.words import admitted_anchors, who_may_assume
-from hwsigner.trust_policy.writing import HIGHEST_SIZE_LIMIT, SIZE_LIMIT, size
-
-_ANY_ANCHOR = "arn:aws:rolesanywhere:us-east-1:000000000000:trust-anchor/any"
+from hwsigner.trust_policy.openness import ANY_ANCHOR, named_anchors, named_tags
+from hwsigner.trust_policy.review import review
+from hwsigner.trust_policy.sentences import admitted_anchors, who_may_assume
+from hwsigner.trust_policy.writing import SIZE_LIMIT
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def report(facts: Facts, request: SessionRequest, chain: Chain | None, now: date
     anchor, profile = facts.anchor(request.trust_anchor_arn) or {}, facts.profile(request.profile_arn) or {}
     authorities, role = trusted(anchor, facts), facts.role or {}
     role = role if role.get("Arn") == request.role_arn else {}
-    document = role.get("AssumeRolePolicyDocument", {})
+    document = _document(role)
     findings = [*check_resources(facts, request), *check_lists(chain, anchor, facts, now)]
     if chain:
         findings += check_certificate(chain, now)
@@ -97,17 +96,22 @@ def report_policy(
         policy = json.loads(document)
     except (ValueError, RecursionError):
         policy = None
-    findings, decisions, facts = review(document, trust_anchor=trust_anchor, now=now), [], {}
+    findings = review(document, trust_anchor=trust_anchor, now=now, size_limit=SIZE_LIMIT)
+    decisions, facts = [], {}
     if isinstance(policy, Mapping):
-        if SIZE_LIMIT < size(policy) <= HIGHEST_SIZE_LIMIT:
-            findings.append(too_large(size(policy)))
         if sentences := who_may_assume(policy):
             facts["who may assume it"] = sentences
         if chain:
             facts["certificate"] = [chain.leaf.subject]
-            anchor = trust_anchor or next(iter(named_anchors(policy)), _ANY_ANCHOR)
+            anchor = trust_anchor or next(iter(named_anchors(policy)), ANY_ANCHOR)
             decisions = list(_decisions(document, _context(chain, {}, anchor, session_name, now)))
     return Report(facts, decisions, [*findings, *_refusals(decisions)])
+
+
+def _document(role: Detail) -> Detail:
+    """Return a role's trust policy; empty if it is not an object."""
+    document = role.get("AssumeRolePolicyDocument")
+    return document if isinstance(document, Mapping) else {}
 
 
 def _canonical(anchor: Detail, request: SessionRequest) -> str:
@@ -157,11 +161,13 @@ def _facts(
     facts: Facts, request: SessionRequest, chain: Chain | None, role: Detail, authorities: Sequence[Certificate]
 ) -> dict[str, list[str]]:
     anchor, profile = facts.anchor(request.trust_anchor_arn) or {}, facts.profile(request.profile_arn) or {}
-    document = role.get("AssumeRolePolicyDocument", {})
+    document = _document(role)
     sections = {
         "trust anchor": list(_of_anchor(anchor, facts, authorities)) if anchor else [],
         "profile": list(_of_profile(profile)) if profile else [],
-        "role": [f"{role['RoleName']}, sessions of up to {role.get('MaxSessionDuration', 3600)} s"] if role else [],
+        "role": [f"{role['RoleName']}, sessions of up to {role.get('MaxSessionDuration', DEFAULT_DURATION)} s"]
+        if role
+        else [],
         "who may assume it": who_may_assume(document),
         "ways to the role": list(_ways(facts, document, request.role_arn)) if role else [],
         "certificate": list(_of_certificate(chain, facts)) if chain else ["none was given, so none was compared"],

@@ -10,29 +10,29 @@ from typing import Any
 
 from hwsigner.aws.arn import parse_arn
 from hwsigner.cli import options
+from hwsigner.cli.aws.certificates import read_all
 from hwsigner.cli.aws.clients import AWS, clients
 from hwsigner.config.flags import KEY, Flag, one_of, whole_number
 from hwsigner.control_plane import private_ca
 from hwsigner.control_plane.clients import Client
+from hwsigner.control_plane.resources import TrustAnchor
 from hwsigner.control_plane.revocation import (
-    PRIVATE_CA,
     Plan,
     Revocation,
-    TrustAnchor,
     carry_out,
-    described_serial,
     plan_revocation,
-    read_trust_anchor,
 )
 from hwsigner.errors import AmbiguousCertificateError, CertificateError, HwsignerError, UsageError
-from hwsigner.identity.certificate import Certificate, load
+from hwsigner.identity.certificate import Certificate
 from hwsigner.identity.next_revocation_list import REASONS
-from hwsigner.key import find_certificates, open_key
+from hwsigner.identity.serial_numbers import described_serial
+from hwsigner.key import open_key
 
-_days = whole_number(1, 36500)
-REVOCATION = (
+CA = (
     Flag("ca-key", "the CA's key, as a key URI or a path", "KEY-URI"),
     Flag("ca", "the CA's certificate", "FILE"),
+)
+REVOCATION = (
     Flag("reason", f"why: {', '.join(REASONS)}", "REASON", one_of(*REASONS), "unspecified"),
     Flag(
         "days", "days until the new CRL expires (default: 365, or as before if longer)", "DAYS", whole_number(1, 36500)
@@ -74,7 +74,7 @@ def prepare(
     """Read what the service has, and find out what must change. Nothing is changed.
 
     Args:
-        arguments: the command's arguments, which have the flags of `REVOCATION`, and perhaps `renew`.
+        arguments: the command's arguments, which have the flags of `CA` and `REVOCATION`, and perhaps `renew`.
         arn: the trust anchor.
         certificates: the certificates to revoke.
         serials: serial numbers of more.
@@ -85,24 +85,30 @@ def prepare(
         HwsignerError: the service refused or was not reached.
     """
     aws = clients(arguments, region=parse_arn(arn, "--trust-anchor-arn").region)
-    anchor = read_trust_anchor(aws.rolesanywhere, arn)
+    anchor = TrustAnchor.of(aws.rolesanywhere.call("get_trust_anchor", trustAnchorId=arn)["trustAnchor"])
     named = _named(certificates, serials)
-    if anchor.kind == PRIVATE_CA:
+    if anchor.private_ca:
         if arguments.ca_key or arguments.ca:
             hint = "Omit --ca-key and --ca"
             raise UsageError(f"trust anchor {anchor.name!r} has a CA in AWS Private CA, which keeps its key", hint)
         if getattr(arguments, "renew", False):
             raise UsageError("AWS Private CA renews its CRLs by itself", "Omit --renew")
-        private_ca.check_issued(aws.acm_pca, anchor.private_ca, certificates)
+        if certificates:
+            issuer = private_ca.read_ca(aws.acm_pca, anchor.private_ca)
+            _check_issued(issuer, certificates, "Name the trust anchor of its CA")
         return _in_private_ca(aws.acm_pca, anchor, named, arguments.reason)
     ca = _read_ca(arguments)
-    for one in certificates:
-        if not ca.issued(one):
-            problem = f"certificate {one.source} was issued by {one.x509.issuer.rfc4514_string()}, not by {ca.source}"
-            raise CertificateError(problem, "Give the CA that issued it with --ca")
+    _check_issued(ca, certificates, "Give the CA that issued it with --ca")
     wanted = Revocation(list(named), arguments.reason, arguments.days, getattr(arguments, "renew", False))
     plan = plan_revocation(aws.rolesanywhere, anchor, ca, wanted, datetime.now(UTC))
     return _by_list(arguments, aws.rolesanywhere, plan, named)
+
+
+def _check_issued(ca: Certificate, certificates: Sequence[Certificate], hint: str) -> None:
+    for one in certificates:
+        if not ca.issued(one):
+            problem = f"certificate {one.source} was issued by {one.x509.issuer.rfc4514_string()}, not by {ca.source}"
+            raise CertificateError(problem, hint)
 
 
 def _named(certificates: Sequence[Certificate], serials: Sequence[int]) -> dict[int, str]:
@@ -118,8 +124,7 @@ def _read_ca(arguments: argparse.Namespace) -> Certificate:
     if not arguments.ca_key or not arguments.ca:
         missing = "--ca" if arguments.ca_key else "--ca-key"
         raise UsageError(f"{missing} is missing", "Give the CA's key with --ca-key and its certificate with --ca")
-    uri = options.key_uri(arguments, arguments.ca)
-    found = load(find_certificates(uri, options.pin_source(arguments, uri), allow_modules=True))
+    found = read_all(arguments, arguments.ca)
     if len(found) > 1:
         shown = ", ".join(one.subject for one in found)
         raise AmbiguousCertificateError(f"{arguments.ca} has {len(found)} certificates: {shown}", "Give one alone")

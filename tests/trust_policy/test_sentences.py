@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hwsigner.trust_policy import ACTIONS
-from hwsigner.trust_policy.words import admitted_anchors, who_may_assume
+from hwsigner.trust_policy.sentences import admitted_anchors, who_may_assume
 
 ANCHOR = "arn:aws:rolesanywhere:eu-central-1:123456789012:trust-anchor/0e5a7c1e-2b9d-4c3f-8a64-51d0f7b3c9aa"
 OTHER = ANCHOR.replace("0e5a", "1e5a")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from hwsigner.aws.create_session import SessionRequest
-from hwsigner.control_plane.clients import Clients
+from hwsigner.control_plane.clients import Client, Clients
 from hwsigner.errors import HwsignerError, ServiceError
 
 Detail = Mapping[str, Any]  # A resource, as the API describes it.
@@ -64,16 +64,8 @@ def read_facts(clients: Clients, request: SessionRequest, subjects: Sequence[str
     calls = _Calls()
     region = clients.rolesanywhere
     account = calls.attempt(lambda: clients.account)
-    anchors = calls.attempt(lambda: region.items("list_trust_anchors", "trustAnchors"))
-    if anchors is None:
-        found = calls.attempt(
-            lambda: region.find("get_trust_anchor", trustAnchorId=_id(request.trust_anchor_arn)) or {}
-        )
-        anchors = None if found is None else [each for each in [found.get("trustAnchor")] if each]
-    profiles = calls.attempt(lambda: region.items("list_profiles", "profiles"))
-    if profiles is None:
-        found = calls.attempt(lambda: region.find("get_profile", profileId=_id(request.profile_arn)) or {})
-        profiles = None if found is None else [each for each in [found.get("profile")] if each]
+    anchors = _resources(calls, region, ("trust_anchor", "trustAnchor"), request.trust_anchor_arn)
+    profiles = _resources(calls, region, ("profile", "profile"), request.profile_arn)
     crls = calls.attempt(lambda: [_complete(clients, each) for each in region.items("list_crls", "crls")])
     name = _id(request.role_arn)
     role = calls.attempt(lambda: (clients.iam.find("get_role", RoleName=name) or {}).get("Role", {}))
@@ -97,6 +89,23 @@ class _Calls:
         except ServiceError as error:
             self.failures.append(error)
             return None
+
+
+def _resources(calls: _Calls, region: Client, names: tuple[str, str], arn: str) -> list[Detail] | None:
+    """Return the resources of a kind; if the credentials may not list them, only the one with an ARN.
+
+    Args:
+        calls: makes the calls.
+        region: the client.
+        names: the kind's name in boto3's operations, and in their members.
+        arn: the ARN.
+    """
+    kind, member = names
+    found = calls.attempt(lambda: region.items(f"list_{kind}s", f"{member}s"))
+    if found is not None:
+        return found
+    one = calls.attempt(lambda: region.find(f"get_{kind}", **{f"{member}Id": _id(arn)}) or {})
+    return None if one is None else [each for each in [one.get(member)] if each]
 
 
 def _id(arn: str) -> str:

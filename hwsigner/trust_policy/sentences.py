@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
-from hwsigner.trust_policy import request_context
 from hwsigner.trust_policy.conditions import Condition
-from hwsigner.trust_policy.openness import ANCHOR_KEYS, admits, operator_of
+from hwsigner.trust_policy.openness import ANCHOR_KEYS, admits, request_by
 from hwsigner.trust_policy.reading import Reader, Statement
 
 _VERBS = {
@@ -54,13 +52,7 @@ def admitted_anchors(policy: Mapping[str, Any], trust_anchors: Sequence[str]) ->
         trust_anchors: their ARNs.
     """
     statements = Reader(policy).statements
-    return [each for each in trust_anchors if admits(statements, ANCHOR_KEYS, _by(each))]
-
-
-def _by(trust_anchor: str) -> Any:
-    return request_context(
-        trust_anchor=trust_anchor, tags={}, session_name="any", source_identity="CN=any", now=datetime.now(UTC)
-    )
+    return [each for each in trust_anchors if admits(statements, ANCHOR_KEYS, request_by(each))]
 
 
 def _sentences(statement: Statement) -> Iterator[str]:
@@ -76,12 +68,12 @@ def _sentences(statement: Statement) -> Iterator[str]:
 
 
 def _condition(condition: Condition) -> str:
-    every, base, if_exists = operator_of(condition)
+    quantifier, base, if_exists = condition.parts
     key, _, tag = condition.key.partition("/")
     is_tag = key.lower() in ("aws:principaltag", "aws:requesttag")
     name = tag if is_tag else _SHORT.get(condition.key.lower(), condition.key)
     if base == "Null":
         return f"{name} is {'missing' if 'true' in condition.values else 'there'}"
     values = " or ".join(map(repr, condition.values))
-    or_missing = " or is missing" if every or if_exists else ""
+    or_missing = " or is missing" if quantifier == "ForAllValues" or if_exists else ""
     return f"{name} {_VERBS.get(base, base)} {values}{or_missing}"
