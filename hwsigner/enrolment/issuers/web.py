@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Any
 
 from hwsigner.enrolment.issuers import IssuerSettings
 from hwsigner.errors import ServiceError, UsageError
@@ -145,22 +142,5 @@ def secret(settings: IssuerSettings, what: str) -> str:
 
 
 def retry_after(response: Response) -> float:
-    """Return the seconds that a response asks to wait (RFC 9110, section 10.2.3); 0.0 if it does not say."""
-    text = (response.headers.get("Retry-After") or "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", text):
-        seconds = float(text)
-    else:
-        try:
-            seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError, OverflowError):
-            seconds = 0.0
-    return min(max(seconds, 0.0), _LONGEST_WAIT)
-
-
-def json_object(response: Response) -> dict[str, Any]:
-    """Return the JSON object in a response's body, or an empty one if there is none."""
-    try:
-        value = json.loads(response.body)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    """Return the seconds that an issuer asks to wait, a week at most; 0.0 if it does not ask."""
+    return min(response.retry_after(datetime.now(UTC)), _LONGEST_WAIT)
