@@ -110,7 +110,7 @@ def wanted(values: Mapping[str, Any]) -> Wanted:
 def share_key(access: KeyAccess) -> None:
     """Let the system's agent read the key file of a new TPM key, which is of no use without the TPM.
 
-    A file whose group or mode was changed since, or that belongs to another user, stays as it is.
+    A file whose group or mode was changed since, a link, and what belongs to another user stay as they are.
 
     Raises:
         HwsignerError: the file's group or mode can't be changed.
@@ -118,10 +118,16 @@ def share_key(access: KeyAccess) -> None:
     if access.uri.scheme != "tpm2" or "path" not in access.uri.path:
         return
     path = access.uri.file
+    if os.path.islink(path):  # Not a new one.
+        return
     try:
-        status = os.stat(path)
-        if (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (os.geteuid(), os.getegid(), 0o600):
-            share_with_agent(path)
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # Not by its path: it may be replaced.
+        try:
+            status = os.fstat(file)
+            if (status.st_uid, status.st_gid, status.st_mode) == (os.geteuid(), os.getegid(), stat.S_IFREG | 0o600):
+                share_with_agent(file)
+        finally:
+            os.close(file)
     except OSError as error:
         problem = f"the system's agent was not allowed to read {path}: {error.strerror}"
         raise HwsignerError(problem, f"Run chgrp hwsigner {path}; chmod 640 {path}") from error

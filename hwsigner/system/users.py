@@ -29,16 +29,19 @@ def agent_group() -> int | None:
         return None
 
 
-def share_with_agent(path: str) -> None:
+def share_with_agent(file: str | int) -> None:
     """Let the system's agent read a file: its group gets the file, of mode 0640. Without that group, nothing changes.
+
+    Args:
+        file: its path, or a descriptor.
 
     Raises:
         OSError: the file's group or mode can't be changed.
     """
     group = agent_group()
     if group is not None:
-        os.chown(path, -1, group)
-        os.chmod(path, 0o640)
+        os.chown(file, -1, group)
+        os.chmod(file, 0o640)
 
 
 def reading_group(path: str) -> str | None:

@@ -9,6 +9,7 @@ import os
 import random
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,7 +27,11 @@ from enrolments import SUBJECT, Enrolment, refused, succeeds
 from hwsigner.cli import enroll, enrolling
 from hwsigner.config import profiles
 from hwsigner.enrolment import enroll as steps
+from hwsigner.key.management import KeyAccess
+from hwsigner.pins import PinSource
 from hwsigner.system import users
+from hwsigner.system.files import create_file
+from hwsigner.uri import KeyURI
 from softhsm.pcsc import SoftPcsc
 from softhsm.tpm import SoftTPM
 from softhsm.yubikey import FIRMWARE_5_7, YKCS11, YubiKey
@@ -371,6 +376,17 @@ def test_missing_arns_are_named(enrolment: Enrolment) -> None:
 
 
 class TestSystem:
+    def test_agent_gets_a_new_key_file_and_no_file_that_a_link_names(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(users, "agent_group", os.getegid)
+        key, link = tmp_path / "web.tss2", tmp_path / "link.tss2"
+        create_file(str(key), b"")
+        link.symlink_to(key)
+        for path, mode in ((link, 0o600), (key, 0o640)):
+            enrolling.share_key(KeyAccess(KeyURI.of(f"tpm2:path={path}"), PinSource()))
+            assert stat.S_IMODE(key.stat().st_mode) == mode
+
     def test_profile_goes_into_the_system_s_file_and_no_user_s_files_are_written(self, enrolment: Enrolment) -> None:
         rows = succeeds(enrolment.run("--system"))
         file = profiles.SYSTEM_FILE
