@@ -187,7 +187,10 @@ def _print_help(name: str | None) -> None:
     if name in COMMANDS or name in _groups():
         _run([*name.split(), "--help"])
     elif name not in names():
-        raise UsageError(f"no help about {name[:40]!r}", f"Use one of {', '.join(sorted({*COMMANDS, *names()}))}")
+        from hwsigner.cli.parser import suggestion
+
+        known = sorted({*COMMANDS, *names()})
+        raise UsageError(f"no help about {name[:40]!r}", suggestion(name, known, f"Use one of {', '.join(known)}"))
     if name in names():
         print(page(name))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hwsigner.aws.arn import check_known_arns
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Parser, suggestion
 from hwsigner.config.flags import AGENT, ENROLMENT, IDENTITY, SESSION
 from hwsigner.config.profiles import Profile, add_profile, change_profile, check_name, profile, profiles, remove_profile
 from hwsigner.errors import UnsafeKeyWarning, UsageError, printable
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Add, change, show or remove a profile, or list all."""
     action, name = arguments.action, arguments.name
     if action not in _ACTIONS:
-        hint = "Write hwsigner profile add NAME <flags>, or hwsigner profile list"
+        hint = suggestion(action, _ACTIONS, f"Use one of {', '.join(_ACTIONS)}")
         raise UsageError(f"profile has no action {action[:40]!r}", hint)
     takes_flags = action in ("add", "edit")
     if (arguments.given and not takes_flags) or (arguments.unset and action != "edit"):

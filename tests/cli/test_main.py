@@ -192,6 +192,7 @@ class TestCommands:
         outcome = call("help", "../pins")
         assert (outcome.status, outcome.out) == (2, "")
         assert "agent, architecture, " in outcome.err
+        assert call("help", "agnet") == Outcome(2, "", "hwsigner: no help about 'agnet'. Did you mean agent?\n")
 
     @pytest.mark.parametrize("arguments", [("version",), ("--version",)])
     def test_version_is_printed(self, arguments: tuple[str, ...], call: Call) -> None:

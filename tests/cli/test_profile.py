@@ -117,7 +117,8 @@ class TestAdd:
             (("add", "web", "--session-duration=1"), "--session-duration"),
             (("add", "web", "--certificate=a", "--cert-selector=b"), "exclude"),
             (("add", "web", "other", "--region=x"), "unexpected argument"),
-            (("delete", "web"), "no action 'delete'"),
+            (("delete", "web"), "no action 'delete'. Use one of add, edit, show, remove, list"),
+            (("remov", "web"), "no action 'remov'. Did you mean remove?"),
         ],
     )
     def test_invalid_arguments_exit_with_status_2(

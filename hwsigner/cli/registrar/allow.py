@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
+import re
 
 from hwsigner import attestation
 from hwsigner.attestation import Document, Trust
@@ -27,6 +29,7 @@ _FLAGS = (
     Flag("roots", "for a statement: folder of the chip vendors' certificates", "DIR"),
     switch("replace", "replace the machine of this name, such as after its mainboard was swapped"),
 )
+_DIGITS = re.compile("[0-9A-Fa-f]+")
 _HINT = "Give the 64 digits of hwsigner attest --ek, a file with them, or a statement"
 
 
@@ -64,8 +67,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _chip(arguments: argparse.Namespace) -> tuple[str, str, str]:
     """Return the format of a chip's statements, the chip, and the SHA-256 of its root if it is a YubiKey's."""
     given = arguments.statement
-    if HASH.fullmatch(given):
-        return TPM, given, ""
+    if HASH.fullmatch(given.lower()):
+        return TPM, given.lower(), ""
+    if _DIGITS.fullmatch(given) and not os.path.exists(given):
+        raise UsageError(f"{given[:70]} has {len(given)} digits, and the hash of an endorsement key has 64", _HINT)
     data = read_bytes(given)
     text = data.decode("ascii", "replace").strip()
     if HASH.fullmatch(text):

@@ -60,7 +60,7 @@ def test_allow_adds_a_machine_by_the_digits_of_its_chip(allow: Call, policy: Pat
 
 
 def test_allow_again_changes_nothing(allow: Call, policy: Path) -> None:
-    allow(ONE, "--subject", SUBJECT)
+    allow(ONE.upper(), "--subject", SUBJECT)
     before = policy.read_bytes()
     done = allow(ONE, "--subject", SUBJECT)
     assert (done.status, done.out) == (0, f"web-01 is in {policy} with the chip {ONE}\n")
@@ -107,6 +107,7 @@ def test_allow_takes_serial_number_and_root_of_a_yubikeys_statement(
         ((ONE, "--subject", SUBJECT, "--dns", "a b"), "'a b' is not a DNS name"),
         ((ONE, "--subject", SUBJECT, "--name", "a b"), "has [machine.a b] that is invalid"),
         (("absent", "--subject", SUBJECT), "can't read absent"),
+        ((ONE[:-1], "--subject", SUBJECT), "has 63 digits, and the hash of an endorsement key has 64"),
         (("garbage", "--subject", SUBJECT), "garbage has neither the hash"),
         (("object", "--subject", SUBJECT), "a statement counts only under the vendor's roots"),
     ],
