@@ -17,7 +17,7 @@ from hwsigner.config.flags import ENROLMENT, IDENTITY, SESSION, default_values, 
 from hwsigner.config.profiles import Profile, change_profile, file_of_new, profiles
 from hwsigner.enrolment.enroll import Wanted
 from hwsigner.errors import HwsignerError, LockError, UsageError
-from hwsigner.identity.certificate import Chain
+from hwsigner.identity.certificate import Chain, load
 from hwsigner.identity.certificate_request import check_names
 from hwsigner.key import find_certificates
 from hwsigner.key.management import InstalledCertificate, KeyAccess
@@ -134,7 +134,7 @@ def share_key(access: KeyAccess) -> None:
 
 
 def names_certificate(found: Profile | None, access: KeyAccess, chain: Chain) -> bool:
-    """Return whether a profile names a key and its certificate."""
+    """Return whether a profile names a key and its certificate, and a kill left no other one of the key there."""
     values = found.values if found else {}
     certificate, private_key = values.get("certificate"), values.get("private-key")
     if not (isinstance(certificate, str) and isinstance(private_key, str)):
@@ -142,10 +142,10 @@ def names_certificate(found: Profile | None, access: KeyAccess, chain: Chain) ->
     try:
         if KeyURI.of(private_key).place != access.uri.place:
             return False
-        there = find_certificates(certificate, PinSource().without_pin(), allow_modules=True)
+        there = load(find_certificates(certificate, PinSource().without_pin(), allow_modules=True))
     except HwsignerError:
         return False
-    return chain.leaf.der in {one.der for one in there}
+    return {one.der for one in there if one.public_key() == chain.leaf.public_key()} == {chain.leaf.der}
 
 
 def write_profile(name: str, kept: Mapping[str, Any], installed: InstalledCertificate | None) -> str:

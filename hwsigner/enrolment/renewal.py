@@ -110,6 +110,5 @@ class Failures:
             return 0, 0.0, 0.0
 
     def _write(self, text: str) -> None:
-        with suppress(OSError):  # A full disk must not hide the failure itself.
-            os.ftruncate(self._file, 0)
-            os.pwrite(self._file, text.encode(), 0)
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, text.encode(), 0)

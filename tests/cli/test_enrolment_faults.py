@@ -14,6 +14,7 @@ import pytest
 import certs
 from enrolments import Enrolment, refused, succeeds
 from hwsigner.emulator import Fault
+from hwsigner.key import find_certificates
 from pkcs11_shim import CREATE_OBJECT, Shim, loaded_shim, shim, shim_library
 from scene import Outcome
 from softhsm.command import ToolError, run
@@ -112,6 +113,25 @@ def test_wrong_clock_is_named_and_changes_nothing(enrolled: Enrolment, seconds: 
     refused(enrolled.renewal_by(enrolled.issuer()), 5, "the old one stays in use", words, "fix the clock")
     assert enrolled.leaf() == old
     assert enrolled.gets_credentials()
+
+
+@pytest.mark.parametrize("command", [("enroll", "web"), ("renew", "web")], ids=["enroll", "renew"])
+def test_next_run_deletes_the_former_certificate_that_a_kill_left_on_a_token(
+    enrolled: Enrolment, shim: Shim, command: tuple[str, ...]
+) -> None:
+    pin = enrolled.scene.write("pin", shim.hsm.pin.encode())
+    label, number = f"twice-{command[0]}", command[0][:1].encode()
+    enrolled.key = f"{shim.uri(f'{label};id={number.decode()}')}&pin-source=file:{pin}"
+    succeeds(enrolled.run(f"--issuer-command={enrolled.issuer(days='2')}"))
+    (old,) = find_certificates(enrolled.profile()["certificate"], allow_modules=True)
+    succeeds(enrolled.renewal_by(enrolled.issuer(days="3")))
+    (new,) = find_certificates(enrolled.profile()["certificate"], allow_modules=True)
+    shim.hsm.write_certificate(old.der, label, number, "one")
+    enrolled.config.write_text(enrolled.config.read_text().replace("-days 3", "-days 4"))
+    succeeds(enrolled.scene.call(*command))
+    assert enrolled.gets_credentials()
+    (left,) = find_certificates(enrolled.profile()["certificate"], allow_modules=True)
+    assert (left.der == new.der) == (command[0] == "enroll")
 
 
 class TestFull:

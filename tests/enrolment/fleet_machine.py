@@ -80,9 +80,9 @@ class Machine:
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.home), "LANG": "C.UTF-8"}
         command = [sys.executable, "-m", "hwsigner", *arguments]
         pipe = subprocess.PIPE
-        with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
-            with self._lock:
-                self._process = process
+        with self._lock:  # Not while the power is off.
+            process = self._process = subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
+        with process:
             out, err = process.communicate()
         self.statuses[process.returncode] += 1
         return process.returncode, out, err
@@ -104,9 +104,9 @@ class Machine:
             if self._process is None or self._process.poll() is not None:
                 return
             self._process.kill()
-        if chance.random() < 0.3:
-            self.power_cuts += 1
-            self.tpm.cut_power()
+            if chance.random() < 0.3:
+                self.power_cuts += 1
+                self.tpm.cut_power()
 
     def credentials(self) -> dict[str, Any]:
         """Return what the SDKs get by the profile."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -70,6 +72,7 @@ def serve(folder: Path, port: int) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = answer(ca, self.rfile.read(int(self.headers["Content-Length"])))
+            time.sleep(random.uniform(0.0, 1.0))  # Kills shall come in between too.
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
