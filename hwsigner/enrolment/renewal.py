@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from contextlib import suppress
 from datetime import datetime, timedelta
 
 from cryptography import x509
