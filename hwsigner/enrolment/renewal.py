@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from cryptography import x509
@@ -95,7 +96,8 @@ class Failures:
         count = self._read()[0] + 1
         asked = error.retry_after if isinstance(error, ServiceError) else 0.0
         pause = RENEWAL.pause(count, random.random, asked=min(asked, max(left / 2, RENEWAL.longest_pause)))
-        self._write(f"{count} {int(now)} {now + pause:.0f}\n")
+        with suppress(OSError):  # The disk is full, and the failure itself is to be reported.
+            self._write(f"{count} {int(now)} {now + pause:.0f}\n")
 
     def forget(self) -> None:
         """Note a success."""
