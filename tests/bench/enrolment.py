@@ -30,7 +30,7 @@ from enrolment.fleet_checks import (  # noqa: E402
 from enrolment.fleet_machine import KILLED, Machine  # noqa: E402
 from enrolment.fleets import Fleet, Kills, running  # noqa: E402
 
-KILLS = Kills(of_machine=4, of_server=12, pause=4.0)
+KILLS = Kills(of_machine=4, machine_pause=24.0, of_server=30, server_pause=4.0)
 SECONDS = 900.0
 
 

@@ -35,13 +35,16 @@ class Kills:
 
     Attributes:
         of_machine: the most kills of each machine's commands.
+        machine_pause: the longest time between two of them, in seconds. If it is shorter than a run takes, few runs get
+            far enough to be killed near their end.
         of_server: the most kills of each registrar and of the CA.
-        pause: the longest time between two kills of one victim, in seconds.
+        server_pause: the longest time between two of them.
     """
 
     of_machine: int
+    machine_pause: float
     of_server: int
-    pause: float = 4.0
+    server_pause: float
 
 
 @dataclass
@@ -89,14 +92,14 @@ class Fleet:
 
     def wave(self, command: Callable[[Machine], list[str]], kills: Kills, chance: random.Random, limit: float) -> float:
         """Let all machines run a command side by side until each has succeeded. Return the seconds that it took."""
-        victims: list[tuple[Callable[[random.Random], None], int]] = [
-            *((machine.strike, kills.of_machine) for machine in self.machines),
-            *((program.strike, kills.of_server) for program in (*self.registrars, self.ca)),
+        victims: list[tuple[Callable[[random.Random], None], int, float]] = [
+            *((machine.strike, kills.of_machine, kills.machine_pause) for machine in self.machines),
+            *((one.strike, kills.of_server, kills.server_pause) for one in (*self.registrars, self.ca)),
         ]
         began = time.monotonic()
         with ExitStack() as stack, ThreadPoolExecutor(len(self.machines)) as pool:
-            for strike, most in victims:
-                stack.enter_context(Killer(strike, random.Random(chance.random()), pause=kills.pause, most=most))
+            for strike, most, pause in victims:
+                stack.enter_context(Killer(strike, random.Random(chance.random()), pause=pause, most=most))
             tasks = [pool.submit(one.keep_trying, began + limit, *command(one)) for one in self.machines]
             for task in tasks:
                 task.result()

@@ -13,7 +13,7 @@ from enrolment.fleet_checks import check_files, check_issued, check_machine, che
 from enrolment.fleets import Fleet, Kills, running
 
 SECONDS = 120.0
-KILLS = Kills(of_machine=2, of_server=3, pause=3.0)
+KILLS = Kills(of_machine=2, machine_pause=6.0, of_server=5, server_pause=2.0)
 
 
 @pytest.fixture(scope="module")
