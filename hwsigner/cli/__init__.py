@@ -38,6 +38,7 @@ COMMANDS = {
     "list": "hwsigner.cli.list",
     "status": "hwsigner.cli.status",
     "whoami": "hwsigner.cli.whoami",
+    "doctor": "hwsigner.cli.doctor",
     "keygen": "hwsigner.cli.keygen",
     "csr": "hwsigner.cli.csr",
     "install-certificate": "hwsigner.cli.install_certificate",

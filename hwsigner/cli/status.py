@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -31,7 +31,7 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True)
-class _Served:
+class Served:
     """What an agent says of a profile: its state, when its credentials expire, and its last failure; maybe empty."""
 
     agent: str
@@ -47,7 +47,7 @@ class _Row:
     profile: Profile
     key: KeyURI | None
     certificate: Certificate | None
-    served: _Served | None
+    served: Served | None
     problem: str
 
 
@@ -58,8 +58,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print JSON, a table on a terminal, or otherwise lines of fields separated by tabs. No PIN is sent."""
-    served = {**_of_agent(system_address(), "system"), **_of_agent(user_address(os.environ), "user")}
-    rows = [_row(found, served.get(name)) for name, found in sorted(profiles(os.environ).items())]
+    known = served_profiles(os.environ)
+    rows = [_row(found, known.get(name)) for name, found in sorted(profiles(os.environ).items())]
     if arguments.json:
         print(json.dumps({"profiles": [_data(row) for row in rows]}, indent=2))
     elif not rows:
@@ -72,16 +72,21 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _of_agent(address: Address, name: str) -> dict[str, _Served]:
+def served_profiles(environ: Mapping[str, str]) -> dict[str, Served]:
+    """Return what the running agents say, by profile. The user's agent takes precedence over the system's."""
+    return {**_of_agent(system_address(), "system"), **_of_agent(user_address(environ), "user")}
+
+
+def _of_agent(address: Address, name: str) -> dict[str, Served]:
     """Return what a running agent says, by profile; nothing if none runs, or it refuses this user."""
     try:
         _, *rows = read_status(command(address, Request(Verb.STATUS, "")))
     except AgentError:
         return {}
-    return {profile: _Served(name, *words) for profile, *words in rows}
+    return {profile: Served(name, *words) for profile, *words in rows}
 
 
-def _row(found: Profile, served: _Served | None) -> _Row:
+def _row(found: Profile, served: Served | None) -> _Row:
     key = certificate = None
     problem = served.failure if served else ""
     try:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import base64
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -248,22 +249,39 @@ def preflight(leaf: Certificate, now: datetime) -> None:
     Raises:
         CertificateError: the leaf breaks a rule, which the message names.
     """
+    for refusal in refusals(leaf, now):
+        raise CertificateError(
+            f"certificate {leaf.source} {refusal.problem}", f"{refusal.hint}, or skip this check with --no-preflight"
+        )
+    _ = leaf.algorithm
+
+
+class Refusal(NamedTuple):
+    """A rule that a leaf breaks: the rule's name, such as `expired`, what is wrong with the leaf, and what to do."""
+
+    rule: str
+    problem: str
+    hint: str
+
+
+def refusals(leaf: Certificate, now: datetime) -> Iterator[Refusal]:
+    """Yield each rule that a leaf breaks, but for the kind of its key; the arguments are those of `preflight`."""
     certificate = leaf.x509
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now > end:
-        raise _refusal(leaf, f"expired at {_iso(end)} (now {_iso(now)})", "Renew it, or fix the clock if it is wrong")
+        hint = "Renew it, or fix the clock if it is wrong"
+        yield Refusal("expired", f"expired at {_iso(end)} (now {_iso(now)})", hint)
     if now + _CLOCK_TOLERANCE < begin:
-        raise _refusal(leaf, f"is not valid before {_iso(begin)} (now {_iso(now)})", "Wait, or fix the clock")
+        yield Refusal("not-yet-valid", f"is not valid before {_iso(begin)} (now {_iso(now)})", "Wait, or fix the clock")
     if certificate.version is not x509.Version.v3:
-        raise _refusal(leaf, "is not an X.509 version 3 certificate", "Reissue it with extensions")
+        yield Refusal("version", "is not an X.509 version 3 certificate", "Reissue it with extensions")
     if _is_ca(certificate):
-        raise _refusal(leaf, "is a CA certificate (CA:TRUE)", "Use an end-entity certificate")
+        yield Refusal("ca", "is a CA certificate (CA:TRUE)", "Use an end-entity certificate")
     if not _may_sign(certificate):
-        raise _refusal(leaf, "has no keyUsage digitalSignature", "Reissue it with that key usage")
+        yield Refusal("key-usage", "has no keyUsage digitalSignature", "Reissue it with that key usage")
     hash_name = _signature_hash(certificate)
     if hash_name in _WEAK_HASHES:
-        raise _refusal(leaf, f"is signed with {hash_name.upper()}", "Reissue it with SHA-256 or better")
-    _ = leaf.algorithm
+        yield Refusal("hash", f"is signed with {hash_name.upper()}", "Reissue it with SHA-256 or better")
 
 
 def _parse(found: FoundCertificate) -> Certificate:
@@ -354,10 +372,6 @@ def _signature_hash(certificate: x509.Certificate) -> str:
     except UnsupportedAlgorithm:
         return ""
     return algorithm.name if algorithm else ""
-
-
-def _refusal(leaf: Certificate, reason: str, hint: str) -> CertificateError:
-    return CertificateError(f"certificate {leaf.source} {reason}", f"{hint}, or skip this check with --no-preflight")
 
 
 def _base64(certificate: Certificate) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -75,6 +76,27 @@ def comparable_value(certificate: Certificate, tag: str) -> str:
     return values[0]
 
 
+def alternative_names(certificate: Certificate) -> dict[str, list[str]]:
+    """Return all DNS names and URIs of the subjectAltName, by the tag that the first one of each kind becomes."""
+    found = _alternatives(certificate.x509)
+    if found is None:
+        return {}
+    uris = found.get_values_for_type(x509.UniformResourceIdentifier)
+    return {"x509SAN/DNS": found.get_values_for_type(x509.DNSName), "x509SAN/URI": uris}
+
+
+def other_names(certificate: Certificate) -> set[str]:
+    """Return the texts of the otherNames of the subjectAltName, none of which becomes a tag."""
+    from asn1crypto.core import load
+
+    found: set[str] = set()
+    alternatives = _alternatives(certificate.x509)
+    for name in alternatives.get_values_for_type(x509.OtherName) if alternatives else ():
+        with suppress(ValueError):
+            found.add(str(load(name.value).native))
+    return found
+
+
 def bad_characters(text: str) -> list[str]:
     """Return the characters of a text that a session tag can't have, each once."""
     return list(dict.fromkeys(c for c in text if c not in _PUNCTUATION and unicodedata.category(c)[0] not in "LZN"))
@@ -92,9 +114,8 @@ def _pairs(parsed: x509.Certificate | x509.CertificateSigningRequest) -> Iterato
     yield from _of_name("x509Subject", parsed.subject)
     if isinstance(parsed, x509.Certificate):
         yield from _of_name("x509Issuer", parsed.issuer)
-    try:
-        alternatives = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
+    alternatives = _alternatives(parsed)
+    if alternatives is None:
         return
     for value in alternatives.get_values_for_type(x509.DNSName)[:1]:
         yield "x509SAN/DNS", value
@@ -102,6 +123,13 @@ def _pairs(parsed: x509.Certificate | x509.CertificateSigningRequest) -> Iterato
         yield "x509SAN/URI", value
     for name in alternatives.get_values_for_type(x509.DirectoryName)[:1]:
         yield from _of_name("x509SAN/Name", name)
+
+
+def _alternatives(parsed: x509.Certificate | x509.CertificateSigningRequest) -> x509.SubjectAlternativeName | None:
+    try:
+        return parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return None
 
 
 def _of_name(prefix: str, name: x509.Name) -> Iterator[tuple[str, str]]:

@@ -40,25 +40,27 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the report. The status is 1 if anything is wrong, open or unclear."""
-    found = _of_policy(arguments) if arguments.policy else _of_account(arguments)
+    ask = of_policy if arguments.policy else of_account
+    found = ask(arguments, _chain(arguments))
     print(json.dumps(asdict(found), indent=2, default=str) if arguments.json else "\n".join(_lines(found)))
     return _FOUND if found.findings else 0
 
 
-def _of_policy(arguments: argparse.Namespace) -> Report:
+def of_policy(arguments: argparse.Namespace, chain: Chain | None) -> Report:
+    """Review the trust policy in the file of --policy. AWS is not called."""
     anchor = arguments.trust_anchor_arn or ""
     if anchor:
         parse_arn(anchor, "--trust-anchor-arn")
-    document, chain = read_bytes(arguments.policy), _chain(arguments)
+    document = read_bytes(arguments.policy)
     name = arguments.role_session_name
     return report_policy(document, chain, datetime.now(UTC), trust_anchor=anchor, session_name=name)
 
 
-def _of_account(arguments: argparse.Namespace) -> Report:
+def of_account(arguments: argparse.Namespace, chain: Chain | None) -> Report:
+    """Compare the certificate with what AWS has, by read-only calls."""
     anchor = arguments.trust_anchor_arn
     region = check_arns(anchor, arguments.profile_arn, role=arguments.role_arn, region=arguments.region)
     request = settings.session_request({"instance_property": [], **vars(arguments)})
-    chain = _chain(arguments)
     facts = read_facts(clients(arguments, region=region), request, [chain.leaf.subject] if chain else [])
     return report(facts, request, chain, datetime.now(UTC))
 
@@ -84,17 +86,17 @@ def _lines(report: Report) -> Iterator[str]:
     for title, sentences in report.facts.items():
         yield title[:1].upper() + title[1:]
         for sentence in sentences:
-            yield _indented(sentence)
+            yield indented(sentence)
         if title == "certificate":
-            yield from map(_indented, _decided(report))
+            yield from map(indented, _decided(report))
     number = len(report.findings)
     yield "Nothing is wrong" if not number else f"{number} finding{'s' if number > 1 else ''}"
     for finding in report.findings:
         yield ""
         yield f"{finding.level}: {finding.id}"
-        yield _indented(finding.found)
-        yield _indented(f"Why: {finding.why}")
-        yield _indented(f"Instead: {finding.instead}")
+        yield indented(finding.found)
+        yield indented(f"Why: {finding.why}")
+        yield indented(f"Instead: {finding.instead}")
 
 
 def _decided(report: Report) -> Iterator[str]:
@@ -108,7 +110,8 @@ def _decided(report: Report) -> Iterator[str]:
         yield f"may not do {refused}: see role-refuses"
 
 
-def _indented(text: str) -> str:
+def indented(text: str) -> str:
+    """Return a paragraph of a report, indented, in lines of 80 columns where words allow it."""
     wrapper = textwrap.TextWrapper(
         _WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
     )

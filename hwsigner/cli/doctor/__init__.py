@@ -1,0 +1,101 @@
+"""`hwsigner doctor`: what is wrong with profiles, certificates, keys, the SDKs' files and the machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from hwsigner.cli.doctor.findings import Finding, finding
+from hwsigner.cli.parser import Parser
+from hwsigner.config.flags import Flag, switch
+from hwsigner.config.profiles import Profile, profile, profiles
+
+HELP = "find what is wrong, and say how to fix it"
+
+_FOUND = 1  # The exit status if there are findings.
+_HARMLESS = ("setting-unsafe", "chain-order", "chain-gap", "name-empty")  # A session may be possible all the same.
+_FLAGS = (
+    Flag("profile", "profile of config.toml to check (default: all)", "NAME"),
+    switch("online", "also use the key, with its PIN, and ask for a session"),
+    Flag("policy", "also check the trust policy in a file", "FILE"),
+    switch("aws", "also check trust anchor, profile and role in AWS, as aws check does"),
+    Flag("aws-profile", "profile of the AWS SDKs' files for --aws, with an administrator's credentials", "NAME"),
+    Flag("endpoint", "URL of the AWS APIs for --aws (default: those that the SDKs choose)", "URL"),
+    switch("json", "print JSON"),
+)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the flags."""
+    parser.add_flags(_FLAGS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the findings. The status is 1 if there are any."""
+    name, environ = arguments.profile, os.environ
+    checked = [profile(name, environ)] if name else list(profiles(environ).values())
+    findings = list(_of_machine(checked))
+    for each in checked:
+        findings += [one.about(each.name) for one in _of_profile(each, arguments)]
+    if not checked and arguments.policy:
+        from hwsigner.cli.doctor import trust_policy
+
+        findings += trust_policy.check(None, arguments)
+    findings = list(dict.fromkeys(findings))
+    if arguments.json:
+        print(json.dumps({"findings": [asdict(one) for one in findings]}, indent=2))
+    else:
+        print("\n".join(_lines(findings, [each.name for each in checked])))
+    return _FOUND if findings else 0
+
+
+def _of_machine(checked: Sequence[Profile]) -> Iterator[Finding]:
+    """Yield what does not belong to one profile."""
+    from hwsigner.cli.doctor import aws_config, environment, machine
+    from hwsigner.cli.status import served_profiles
+
+    environ = os.environ
+    if not checked:
+        yield finding("profile-none", "there are no profiles in config.toml")
+    yield from environment.check_variables(environ)
+    yield from aws_config.check(environ)
+    names = {each.name for each in checked}
+    yield from machine.check_agent({name: one for name, one in served_profiles(environ).items() if name in names})
+    yield from machine.check_units(environ)
+
+
+def _of_profile(checked: Profile, arguments: argparse.Namespace) -> Iterator[Finding]:
+    from hwsigner.cli.doctor import certificate, environment, machine, session
+    from hwsigner.cli.doctor.subject import read
+
+    subject, findings = read(checked, os.environ, datetime.now(UTC))
+    of_session = list(session.check(subject))
+    findings += [*of_session, *certificate.check(subject), *environment.check(subject), *machine.check(subject)]
+    yield from findings
+    if arguments.policy or (arguments.aws and not of_session):
+        from hwsigner.cli.doctor import trust_policy
+
+        yield from trust_policy.check(subject, arguments)
+    # A PIN or a session is not spent on what can't succeed.
+    if arguments.online and all(one.id in _HARMLESS for one in findings):
+        from hwsigner.cli.doctor import online
+
+        yield from online.check(subject)
+
+
+def _lines(findings: Sequence[Finding], names: Sequence[str]) -> Iterator[str]:
+    """Yield the findings for people, 80 columns wide where words allow it."""
+    from hwsigner.cli.aws.check import indented
+
+    number, of = len(findings), f"profile{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else "no profile"
+    yield f"Nothing is wrong: {of}" if not number else f"{number} finding{'s' if number > 1 else ''}: {of}"
+    for one in findings:
+        yield ""
+        yield f"{one.profile}: {one.id}" if one.profile else one.id
+        yield indented(one.found)
+        yield indented(f"Why: {one.why}")
+        yield indented(f"Fix: {one.fix}")

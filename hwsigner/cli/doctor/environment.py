@@ -1,0 +1,53 @@
+"""Mistakes of the environment: credentials, endpoint, proxy and CAs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from hwsigner.aws.config_file import read_config
+from hwsigner.aws.create_session import find_service
+from hwsigner.aws.endpoint import sessions_endpoint
+from hwsigner.cli.doctor.findings import Finding, finding, of_error
+from hwsigner.errors import ConfigError, HwsignerWarning, UsageError
+from hwsigner.http.proxy import find_proxy
+
+if TYPE_CHECKING:
+    from hwsigner.cli.doctor.subject import Subject
+
+
+def check_variables(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield the variables whose credentials the SDKs prefer to those of a profile."""
+    named = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN") if environ.get(name)]
+    if "AWS_ACCESS_KEY_ID" in named:
+        yield finding("environment-keys", f"{named[0]} is set", f"Run unset {' '.join(named)}")
+
+
+def check(subject: Subject) -> list[Finding]:
+    """Return what keeps CreateSession's server from being found. Nothing is sent."""
+    parts = str(subject.values.get("trust_anchor_arn") or "").split(":")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HwsignerWarning)  # That a flag is unsafe, the commands say.
+        return list(_check_region(subject, parts[3])) if len(parts) == 6 else []
+
+
+def _check_region(subject: Subject, region: str) -> Iterator[Finding]:
+    environ, given, verify = subject.environ, subject.values["endpoint"], not subject.values["no_verify_ssl"]
+    try:
+        config = read_config(environ)
+        endpoint = sessions_endpoint(region, environ=environ, endpoint=given, verify=verify, config=config)
+    except UsageError as error:
+        yield of_error("endpoint-invalid", error)
+        return
+    try:
+        find_proxy(endpoint, environ)
+    except UsageError as error:
+        yield of_error("proxy-invalid", error)
+        return
+    try:
+        find_service(region, endpoint=given, verify=verify, environ=environ).transport.read_cas()
+    except ConfigError as error:
+        yield of_error("ca-unreadable", error)
+    except UsageError as error:
+        yield of_error("connection-setting", error)

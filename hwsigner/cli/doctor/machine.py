@@ -1,0 +1,115 @@
+"""Mistakes of the machine: the key and its hardware, pcscd, the agent and the units. No PIN is sent."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hwsigner.cli.doctor.findings import Finding, finding, of_error, warnings_into
+from hwsigner.cli.doctor.subject import Subject, no_pins
+from hwsigner.errors import HwsignerError, PinError
+from hwsigner.key import list_tokens
+from hwsigner.key.management import describe_key
+from hwsigner.system import pcsc
+from hwsigner.system.users import reading_group
+
+if TYPE_CHECKING:
+    from hwsigner.cli.status import Served
+    from hwsigner.identity.certificate import Certificate
+    from hwsigner.uri import KeyURI
+
+TPM_DEVICE = "/dev/tpmrm0"
+_TCTI_VARIABLES = ("TPM2_TCTI", "TPM2TOOLS_TCTI", "TPM_DEVICE")
+UNIT_FOLDERS = ("/etc/systemd/system", "~/.config/systemd/user")
+_SECONDS = 10
+
+
+def check(subject: Subject) -> list[Finding]:
+    """Return why the key can't be used, or is not the certificate's."""
+    findings: list[Finding] = []
+    if subject.key is None:
+        return findings
+    if subject.key.scheme == "pkcs11" and pcsc.is_refused():
+        findings.append(finding("pcscd-refuses", "polkit does not let this user use pcscd"))
+    is_elsewhere = "tcti" in subject.key.query or any(subject.environ.get(name) for name in _TCTI_VARIABLES)
+    group = reading_group(TPM_DEVICE) if subject.key.scheme == "tpm2" and not is_elsewhere else None
+    if group:
+        found = f"{TPM_DEVICE} is for the group {group}, and this user is not in it"
+        return [finding("tpm-group", found, f"Run usermod -aG {group} USER, and log in again")]
+    with warnings_into(findings):
+        findings += [*_check_pin(subject.key), *_check_key(subject.key, subject.leaf)]
+    return findings
+
+
+def _check_key(key: KeyURI, leaf: Certificate | None) -> Iterator[Finding]:
+    try:
+        public_key = describe_key(key, no_pins(), allow_modules=True).public_key
+    except PinError:
+        return  # The key is hidden behind its PIN.
+    except HwsignerError as error:
+        yield of_error("key-unusable", error)
+        return
+    if public_key and leaf and public_key != leaf.public_key():
+        yield finding("key-mismatch", f"the key {key.name} is not that of certificate {leaf.source}")
+
+
+def _check_pin(key: KeyURI) -> Iterator[Finding]:
+    """Yield whether the key's token or TPM is locked, or will be after one more wrong PIN."""
+    if key.scheme not in ("pkcs11", "tpm2"):
+        return
+    tpm = {name: value for name, value in key.query.items() if name == "tcti"}
+    uri = key.token if key.scheme == "pkcs11" else type(key)("tpm2", {}, tpm)
+    try:
+        tokens = list(list_tokens(uri, no_pins(), allow_modules=True))
+    except HwsignerError:
+        return  # That the key can't be used is a finding of its own.
+    fix = "Run tpm2_dictionarylockout --clear-lockout, or wait" if key.scheme == "tpm2" else ""
+    for token in tokens:
+        name = f"{token.label} ({token.manufacturer} {token.model})"
+        if token.pin_state == "locked":
+            yield finding("pin-locked", f"{name} is locked after too many wrong PINs", fix)
+        elif token.pin_state == "one try is left":
+            yield finding("pin-nearly-locked", f"{name} allows one more attempt", fix)
+
+
+def check_agent(served: Mapping[str, Served]) -> Iterator[Finding]:
+    """Yield the last failure of each profile that an agent serves."""
+    for name, state in served.items():
+        if state.failure:
+            yield finding("agent-failure", f"the {state.agent}'s agent failed: {state.failure}").about(name)
+
+
+def check_units(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield the units of hwsigner whose program is missing, and those that failed."""
+    for folder in UNIT_FOLDERS:
+        for path in sorted(Path(os.path.expanduser(folder)).glob("hwsigner-*.service")):
+            program = _program(path)
+            if program and not os.access(program, os.X_OK):
+                yield finding("unit-program", f"{path} runs {program}, which is not there or not executable")
+    for scope in ([], ["--user"]):
+        for name in _failed(scope, environ):
+            unit = shlex.join(["journalctl", *scope, "-u", name])
+            yield finding("unit-failed", f"{name} failed", f"Run {unit} for the reason")
+
+
+def _program(path: Path) -> str:
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    command = next((line.partition("=")[2] for line in lines if line.startswith("ExecStart=")), "")
+    return command.lstrip("-@:+!").partition(" ")[0]
+
+
+def _failed(scope: list[str], environ: Mapping[str, str]) -> list[str]:
+    """Return the names of failed units of the system, or of this user; nothing without systemd."""
+    command = ["systemctl", *scope, "list-units", "--state=failed", "--no-legend", "--plain", "hwsigner*"]
+    try:
+        done = subprocess.run(command, env=dict(environ), capture_output=True, text=True, timeout=_SECONDS)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.split()[0] for line in done.stdout.splitlines() if line.split()]

@@ -1,0 +1,81 @@
+"""What only shows when a session is asked for: the clock, the way to the service, and whether it refuses."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+from hwsigner.aws.create_session import USER_AGENT, Service, create_session
+from hwsigner.cli import options
+from hwsigner.cli.doctor.findings import Finding, finding, of_error
+from hwsigner.config import settings
+from hwsigner.errors import (
+    CertificateError,
+    HwsignerError,
+    HwsignerWarning,
+    KeyMismatchError,
+    PinLockedError,
+    ServiceError,
+    ServiceUnreachableError,
+    SigningKeyError,
+    UsageError,
+)
+from hwsigner.http.connection import Deadline
+from hwsigner.http.transport import get
+
+if TYPE_CHECKING:
+    from hwsigner.cli.doctor.subject import Subject
+
+_TOLERANCE = 60  # Seconds. The service takes five minutes; a clock that is off by one will be off by five.
+# In this order: the first class that fits names the mistake.
+_NAMES: tuple[tuple[type[HwsignerError], str], ...] = (
+    (ServiceUnreachableError, "service-unreachable"),
+    (ServiceError, "session-refused"),
+    (KeyMismatchError, "key-mismatch"),
+    (PinLockedError, "pin-locked"),
+    (SigningKeyError, "key-unusable"),
+    (CertificateError, "certificate-unreadable"),
+    (UsageError, "profile-invalid"),
+)
+
+
+def check(subject: Subject) -> list[Finding]:
+    """Open the key, with its PIN, and ask for a session; return what fails. The credentials are not kept."""
+    findings: list[Finding] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HwsignerWarning)  # Those that matter were found without a session.
+        try:
+            service = settings.service(subject.values, subject.environ)
+            findings += _check_clock(service)
+            _ask(subject, service)
+        except HwsignerError as error:
+            name = next((name for kind, name in _NAMES if isinstance(error, kind)), "session-refused")
+            findings.append(of_error(name, error))
+    return findings
+
+
+def _check_clock(service: Service) -> Iterator[Finding]:
+    """Compare the clock with the Date header of the service's answer to an unsigned request."""
+    headers = [("Host", service.endpoint.host_header), ("User-Agent", USER_AGENT)]
+    answer = get(service.endpoint, "/", headers, options=service.transport, deadline=Deadline(service.timeout))
+    try:
+        theirs = parsedate_to_datetime(answer.headers.get("Date", "")).astimezone(UTC)
+    except ValueError:
+        return
+    off = (datetime.now(UTC) - theirs).total_seconds()
+    if abs(off) > _TOLERANCE:
+        yield finding(
+            "clock-wrong", f"the clock is {abs(off):.0f} s {'ahead of' if off > 0 else 'behind'} the service's"
+        )
+
+
+def _ask(subject: Subject, service: Service) -> None:
+    from hwsigner.identity import open_identity
+
+    source = options.identity_source(argparse.Namespace(**subject.values))
+    with open_identity(source) as identity:
+        create_session(identity, settings.session_request(subject.values), service)

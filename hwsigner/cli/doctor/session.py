@@ -1,0 +1,54 @@
+"""Mistakes of what a profile asks the service for: ARNs, duration and session name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from hwsigner.aws.arn import Arn, parse_arn
+from hwsigner.cli.doctor.findings import Finding, finding
+from hwsigner.config import settings
+from hwsigner.errors import UsageError
+
+if TYPE_CHECKING:
+    from hwsigner.cli.doctor.subject import Subject
+
+_FLAGS = ("--trust-anchor-arn", "--profile-arn", "--role-arn")
+
+
+def check(subject: Subject) -> Iterator[Finding]:
+    """Yield what is wrong with the ARNs and the session's name."""
+    arns: dict[str, Arn] = {}
+    for flag in _FLAGS:
+        text = str(subject.profile.values.get(flag.removeprefix("--"), ""))
+        try:
+            arns[flag] = parse_arn(text, flag)
+        except UsageError as error:
+            name = "arn-swapped" if _is_other_kind(text, flag) else "arn-invalid"
+            yield finding(name, error.message, f"Run hwsigner profile edit NAME {flag} ARN")
+    yield from _check_together(arns, str(subject.profile.values.get("region") or ""))
+    try:
+        if subject.values:
+            settings.session_request(subject.values)
+    except UsageError as error:
+        yield finding("session-name-invalid", error.message)
+
+
+def _is_other_kind(text: str, flag: str) -> bool:
+    for other in _FLAGS:
+        try:
+            parse_arn(text, other)
+        except UsageError:
+            continue
+        return other != flag
+    return False
+
+
+def _check_together(arns: dict[str, Arn], region: str) -> Iterator[Finding]:
+    for name in ("partition", "account", "region"):
+        values = {flag: getattr(arn, name) for flag, arn in arns.items() if getattr(arn, name)}
+        if name == "region" and region:
+            values["--region"] = region
+        if len(set(values.values())) > 1:
+            listed = ", ".join(f"{flag} is in {value}" for flag, value in values.items())
+            yield finding(f"arn-{name}", f"{name}s differ: {listed}")

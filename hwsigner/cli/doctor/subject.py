@@ -1,0 +1,127 @@
+"""What is checked: a profile, with what could be read of its settings and certificates. No PIN is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from hwsigner.cli.doctor.findings import Finding, finding, of_error, warnings_into
+from hwsigner.config import settings
+from hwsigner.config.flags import session_duration
+from hwsigner.errors import CertificateError, PinError, PinRequiredError, SigningKeyError, UsageError
+from hwsigner.key import find_certificates
+from hwsigner.pins import PinRequest, PinSource
+from hwsigner.uri import KeyURI
+
+if TYPE_CHECKING:
+    from hwsigner.config.profiles import Profile
+    from hwsigner.identity.certificate import Certificate
+
+_DURATION = "session-duration"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A profile of config.toml.
+
+    Attributes:
+        profile: the profile.
+        environ: the environment.
+        now: the time, with its zone.
+        values: its values by attribute; empty if it is invalid.
+        key: the key URI; None if it names none.
+        certificates: those at the places that it names, in their order.
+        leaf: the one to send, or None.
+    """
+
+    profile: Profile
+    environ: Mapping[str, str]
+    now: datetime
+    values: Mapping[str, Any] = field(default_factory=dict)
+    key: KeyURI | None = None
+    certificates: Sequence[Certificate] = ()
+    leaf: Certificate | None = None
+
+
+def read(profile: Profile, environ: Mapping[str, str], now: datetime) -> tuple[Subject, list[Finding]]:
+    """Return the subject, and what is wrong if a part of it can't be read."""
+    subject = Subject(profile, environ, now)
+    findings: list[Finding] = []
+    with warnings_into(findings):
+        try:
+            subject = _with_values(subject, findings)
+            subject = _with_key(subject)
+            subject = _with_certificates(subject)
+        except UsageError as error:
+            findings.append(of_error("profile-invalid", error))
+        except PinError:
+            pass  # What is behind a PIN is left to --online.
+        except (CertificateError, SigningKeyError) as error:
+            findings.append(of_error("certificate-unreadable", error))
+    return subject, findings
+
+
+def _with_values(subject: Subject, findings: list[Finding]) -> Subject:
+    raw = dict(subject.profile.values)
+    duration = str(raw.pop(_DURATION, 3600))
+    try:
+        session_duration(duration)
+        raw[_DURATION] = duration
+    except ValueError as error:
+        findings.append(finding("duration-invalid", f"{_DURATION} is {duration[:100]!r}: {error}"))
+    values = settings.values_of(replace(subject.profile, values=raw))
+    return replace(subject, values=values)
+
+
+def _with_key(subject: Subject) -> Subject:
+    """Add the key. A selector finds the certificates too."""
+    values = subject.values
+    if values["cert_selector"] is not None:
+        found = _selected(values)
+        return replace(subject, key=KeyURI.of(found[0].source), certificates=found)
+    if not (values["private_key"] or values["certificate"]):
+        raise CertificateError("the profile names no key and no certificate")
+    key = settings.key_uri(values, values["private_key"] or values["certificate"])
+    return replace(subject, key=without_pin(key.resolved()))
+
+
+def _with_certificates(subject: Subject) -> Subject:
+    from hwsigner.identity.certificate import latest_expiring, leaves, load
+
+    values, found = subject.values, subject.certificates
+    if not found:
+        if not values["certificate"]:
+            raise CertificateError("the profile names no certificate", f"Run hwsigner enroll {subject.profile.name}")
+        uri = without_pin(settings.key_uri(values, values["certificate"]))
+        found = load(find_certificates(uri, no_pins(), allow_modules=True))
+    leaf = latest_expiring(leaves(found))
+    if values["intermediates"]:
+        found = [*found, *load(find_certificates(values["intermediates"], no_pins(), allow_modules=True))]
+    return replace(subject, certificates=found, leaf=leaf)
+
+
+def without_pin(uri: KeyURI) -> KeyURI:
+    """Return a key URI without its PIN."""
+    return replace(
+        uri, query={name: value for name, value in uri.query.items() if name != "pin-source"}, pin_value=None
+    )
+
+
+def no_pins() -> PinSource:
+    """Return a source that refuses to give a PIN, and reads none."""
+
+    def refuse(request: PinRequest) -> str:
+        raise PinRequiredError(f"no PIN is used for {request.subject}", "Add --online")
+
+    return PinSource(ask=refuse).without_pin()
+
+
+def _selected(values: settings.Values) -> list[Certificate]:
+    from hwsigner.config.selector import parse_selector, select
+
+    found = select(parse_selector(values["cert_selector"]), settings.key_uri(values, "pkcs11:"), no_pins())
+    if not found:
+        raise CertificateError("cert-selector matches no certificate on any token")
+    return found

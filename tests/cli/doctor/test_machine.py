@@ -1,0 +1,236 @@
+"""Mistakes of the machine and of the service: a TPM, pcscd, an agent, units, the clock, proxies, CAs, and AWS."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+import certs
+from agent.homes import Home, run_agent
+from emulators import InProcessSoftHSM
+from hwsigner.cli.doctor import machine
+from hwsigner.emulator import Emulator, Fault, World
+from hwsigner.system import pcsc
+from hwsigner.system.clocks import utc_now
+from patients import Patient
+from ports import reserve_port
+from softhsm.command import ToolError, run
+from softhsm.tpm import SoftTPM
+
+SRK, HANDLE = "0x81000001", 0x81000043
+OTHER_CA = certs.make_ca("Other CA")
+
+
+@contextmanager
+def another_service(patient: Patient, **options: object) -> Iterator[Emulator]:
+    """Run another emulator that trusts the same CA, and name it in the profile."""
+    with Emulator(World.simple(patient.ca.certificate), **options) as emulator:  # type: ignore[arg-type]
+        patient.change({"endpoint": emulator.url})
+        yield emulator
+
+
+def _as_admin(patient: Patient, emulator: Emulator) -> list[str]:
+    """Give the home an administrator's credentials, and return the flags that use them."""
+    emulator.add_credentials("AKIDADMIN", "an-admins-secret")
+    keys = "aws_access_key_id = AKIDADMIN\naws_secret_access_key = an-admins-secret\n"
+    patient.write(".aws/credentials", f"[admin]\n{keys}")
+    return ["--aws", "--aws-profile=admin", f"--endpoint={emulator.url}"]
+
+
+class TestOnline:
+    @pytest.mark.parametrize(("minutes", "side"), [(10, "behind"), (-10, "ahead of")])
+    def test_wrong_clock_is_named(self, patient: Patient, minutes: int, side: str) -> None:
+        with another_service(patient, clock=lambda: utc_now() + timedelta(minutes=minutes)):
+            found = {each["id"]: each for each in patient.findings("--online")}
+        assert side in found["clock-wrong"]["found"]
+        assert "timedatectl" in found["clock-wrong"]["fix"]
+
+    def test_server_that_the_cas_do_not_vouch_for_is_named(self, patient: Patient) -> None:
+        with another_service(patient, tls=True):
+            (found,) = patient.findings("--online")
+        assert found["id"] == "service-unreachable"
+        assert "AWS_CA_BUNDLE" in found["fix"]
+
+    def test_proxy_that_does_not_answer_is_named(self, patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{reserve_port()}")
+        patient.change({"endpoint": "https://rolesanywhere.example.com", "timeout": 1})
+        (found,) = patient.findings("--online")
+        assert found["id"] == "service-unreachable"
+        assert "HTTPS_PROXY" in found["found"]
+
+    def test_other_trust_anchor_is_named(self, patient: Patient) -> None:
+        patient.issue(certs.LEAF, OTHER_CA)
+        patient.leaf.write_bytes(patient.leaf.read_bytes().replace(OTHER_CA.pem, b""))
+        (found,) = patient.findings("--online")
+        assert found["id"] == "session-refused"
+        assert "trust anchor" in found["fix"]
+
+    def test_session_name_that_the_profile_does_not_accept_is_named(self, patient: Patient) -> None:
+        patient.change({"role-session-name": "web"})
+        (found,) = patient.findings("--online")
+        assert found["id"] == "session-refused"
+        assert "acceptRoleSessionName" in found["fix"]
+
+    def test_refusal_is_shown_with_its_usual_cause(self, patient: Patient) -> None:
+        patient.emulator.misbehave(Fault.parse("deny"))
+        (found,) = patient.findings("--online")
+        assert (found["id"], found["profile"]) == ("session-refused", "web")
+        assert "Access denied" in found["found"]
+
+
+class TestAws:
+    """With an administrator's credentials, what AWS has is compared, by the code of `aws check`."""
+
+    @pytest.fixture
+    def admin(self, patient: Patient) -> Iterator[list[str]]:
+        with another_service(patient) as emulator:
+            yield _as_admin(patient, emulator)
+
+    def test_open_trust_policy_of_the_account_is_named(self, patient: Patient, admin: list[str]) -> None:
+        assert patient.names(*admin) == {"condition-none"}
+
+    @pytest.mark.parametrize(
+        ("values", "expected"),
+        [
+            ({"session-duration": 43200}, "duration-shortened"),
+            ({"role-session-name": "web"}, "session-name-refused"),
+        ],
+    )
+    def test_planted_value_is_named(
+        self, patient: Patient, admin: list[str], values: dict[str, object], expected: str
+    ) -> None:
+        patient.change(values)
+        assert patient.names(*admin) == {"condition-none", expected}
+
+    def test_duration_over_the_role_s_is_named(self, patient: Patient) -> None:
+        with another_service(patient) as emulator:
+            emulator.world.profiles[emulator.profile_arn].duration_seconds = 43200
+            patient.change({"session-duration": 7200})
+            assert patient.names(*_as_admin(patient, emulator)) == {"condition-none", "duration-over-role"}
+
+    def test_other_trust_anchor_is_named(self, patient: Patient, admin: list[str]) -> None:
+        leaf = certs.issue(OTHER_CA, patient.public_key())
+        patient.leaf.write_bytes(certs.pem(leaf))
+        assert "chain-untrusted" in patient.names(*admin)
+
+
+class TestTpm:
+    @pytest.fixture
+    def key(self, patient: Patient, swtpm: SoftTPM, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A key of the TPM without an auth value, in the place of the file key."""
+        monkeypatch.setenv("TPM2_TCTI", swtpm.tcti)
+        patient.key.unlink()
+        swtpm.create_key_file(patient.key, "EC:P-256")
+        leaf = certs.issue(patient.ca, swtpm.public_key(patient.key))
+        patient.leaf.write_bytes(certs.pem(leaf))
+        return patient.key
+
+    def test_sound_tpm_has_no_findings(self, patient: Patient, key: Path) -> None:
+        assert patient.findings("--online") == []
+
+    def test_lockout_is_named(self, patient: Patient, key: Path, swtpm: SoftTPM) -> None:
+        def limit(number: int) -> None:
+            run(["tpm2_dictionarylockout", "--setup-parameters", f"--max-tries={number}"], swtpm.env)
+
+        swtpm.persist(HANDLE, "ecc256", "right")
+        limit(1)
+        try:
+            assert patient.names() == {"pin-nearly-locked"}
+            message, signature = patient.write("message", "x"), patient.folder / "signature"
+            with pytest.raises(ToolError):
+                run(["tpm2_sign", "-c", hex(HANDLE), "-p", "wrong", "-o", str(signature), str(message)], swtpm.env)
+            (found,) = patient.findings()
+        finally:
+            run(["tpm2_dictionarylockout", "--clear-lockout"], swtpm.env)
+            limit(32)
+            run(["tpm2_evictcontrol", "-Q", "-C", "o", "-c", hex(HANDLE)], swtpm.env)
+        assert found["id"] == "pin-locked"
+        assert "--clear-lockout" in found["fix"]
+
+    def test_changed_storage_root_key_is_named(self, patient: Patient, key: Path, swtpm: SoftTPM) -> None:
+        key.unlink()
+        swtpm.create_key_file(key, "EC:P-256", "right")
+        patient.leaf.write_bytes(certs.pem(certs.issue(patient.ca, swtpm.public_key(key, "right"))))
+        patient.write("pin", "right").chmod(0o600)
+        patient.change({"private-key": f"tpm2:path={key}?pin-source=file:{patient.folder}/pin"})
+        assert patient.findings("--online") == []  # It is pinned now.
+        primary = str(patient.folder / "srk")
+        run(["tpm2_createprimary", "-Q", "-G", "rsa", "-c", primary], swtpm.env)
+        run(["tpm2_evictcontrol", "-Q", "-C", "o", "-c", primary, SRK], swtpm.env)
+        run(["tpm2_flushcontext", "-t"], swtpm.env)
+        try:
+            (found,) = patient.findings("--online")
+        finally:
+            run(["tpm2_evictcontrol", "-Q", "-C", "o", "-c", SRK], swtpm.env)
+        assert found["id"] == "key-unusable"
+        assert "storage root key" in found["found"]
+        assert "--accept-new-srk" in found["fix"]
+
+    def test_changed_pcr_is_named(self, patient: Patient, key: Path, swtpm: SoftTPM) -> None:
+        key.unlink()
+        assert patient.call("keygen", f"tpm2:path={key}", "--pcrs", "sha256:23").status == 0
+        shown = json.loads(patient.call("show", key, "--json").out)["publicKey"]
+        patient.issue(public_key=load_pem_public_key(shown.encode()))
+        assert patient.findings("--online") == []
+        run(["tpm2_pcrextend", f"23:sha256={'11' * 32}"], swtpm.env)
+        (found,) = patient.findings("--online")
+        assert found["id"] == "key-unusable"
+        assert "PCR sha256:23" in found["found"]
+
+    def test_group_of_the_device_is_named(self, patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+        # A test that runs as root has no device that it may not read.
+        monkeypatch.setattr(machine, "reading_group", {machine.TPM_DEVICE: "tss"}.get)
+        patient.change({"private-key": "tpm2:handle=0x81000042"})
+        (found,) = patient.findings()
+        assert found["id"] == "tpm-group"
+        assert "usermod -aG tss" in found["fix"]
+
+
+def test_pcscd_that_refuses_is_named(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    # polkit's own refusal is a test of tests/machine.
+    monkeypatch.setattr(pcsc, "is_refused", lambda: True)
+    patient.change({"private-key": "pkcs11:token=absent?module-path=/absent.so"})
+    assert patient.names() == {"pcscd-refuses", "key-unusable"}
+
+
+def test_token_gets_no_pin_without_online(patient: Patient, softhsm: InProcessSoftHSM) -> None:
+    softhsm.generate("web", b"\x01", "EC:prime256v1")
+    patient.leaf.write_bytes(certs.pem(certs.issue(patient.ca, softhsm.public_key(b"\x01"))))
+    softhsm.reload()
+    uri = f"pkcs11:token={softhsm.label};object=web;type=private?module-path={softhsm.module}"
+    patient.change({"private-key": f"{uri}&pin-value=wrong"})
+    assert patient.names() <= {"setting-unsafe"}
+    assert patient.call("list", uri, "--json").out.count("an earlier try failed") == 0
+    patient.change({"private-key": f"{uri}&pin-value={softhsm.pin}"})
+    assert patient.names("--online") <= {"setting-unsafe"}
+
+
+class TestUnits:
+    def test_missing_program_is_named(self, patient: Patient) -> None:
+        patient.write("units/hwsigner-agent.service", "[Service]\nExecStart=/opt/absent/hwsigner agent\n")
+        (found,) = patient.findings()
+        assert (found["id"], found["profile"]) == ("unit-program", "")
+        assert "/opt/absent/hwsigner" in found["found"]
+
+    def test_failed_unit_is_named(self, patient: Patient) -> None:
+        line = "hwsigner-renew@web.service loaded failed failed Renew"
+        patient.program("systemctl", f'[ "$1" = --user ] || echo {line}')
+        (found,) = patient.findings()
+        assert found["id"] == "unit-failed"
+        assert "journalctl -u hwsigner-renew@web.service" in found["fix"]
+
+
+def test_agent_s_last_failure_is_named(patient: Patient) -> None:
+    home = Home(patient.folder, patient.ca, patient.emulator)
+    with run_agent(home) as running:
+        patient.emulator.misbehave(Fault.parse("deny*9"))
+        running.get()
+        (found,) = patient.findings()
+    assert (found["id"], found["profile"]) == ("agent-failure", "web")
+    assert "Access denied" in found["found"]

@@ -1,0 +1,301 @@
+"""Each mistake that users make is planted in a sound set-up. `hwsigner doctor` must name it, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import botocore.session
+import pytest
+from botocore.exceptions import BotoCoreError
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+import certs
+from patients import Patient
+
+Plant = Callable[[Patient], object]
+
+_OTHER_REGION = "arn:aws:rolesanywhere:eu-west-1:123456789012:profile/11111111-2222-4333-8444-555555555555"
+_CN_PARTITION = "arn:aws-cn:iam::123456789012:role/web"
+_ATTESTATION = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.41482.3.3"), b"\x05\x04\x03")
+_CHAIN = [certs.make_ca("CA 0")]
+for _number in range(1, 8):
+    _CHAIN.append(certs.make_ca(f"CA {_number}", _CHAIN[-1]))
+
+
+def _named(common_name: str | None, organization: str = "Example") -> x509.Name:
+    attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization, _validate=False)]
+    if common_name is not None:
+        attributes.append(x509.NameAttribute(NameOID.COMMON_NAME, common_name, _validate=False))
+    return x509.Name(attributes)
+
+
+def _alternatives(*names: x509.GeneralName) -> x509.SubjectAlternativeName:
+    return x509.SubjectAlternativeName(names)
+
+
+def _sign_with_sha1(patient: Patient) -> None:
+    patient.write("extensions", "keyUsage=digitalSignature")
+    patient.openssl("req", "-new", "-key", "web.key", "-subj", "/CN=bamboo-01", "-out", "request.pem")
+    signed = ["-extfile", "extensions", "-sha1", "-out", "web.pem"]
+    patient.openssl("x509", "-req", "-in", "request.pem", "-signkey", "web.key", *signed)
+
+
+def _make_version_1(patient: Patient) -> None:
+    patient.write("empty", "[req]\ndistinguished_name = dn\n[dn]\n")
+    names = ["-config", "empty", "-subj", "/CN=bamboo-01"]
+    patient.openssl("req", "-x509v1", *names, "-key", "web.key", "-out", "web.pem")
+
+
+def _reverse_chain(patient: Patient) -> None:
+    leaf = certs.issue(_CHAIN[2], patient.public_key())
+    patient.leaf.write_bytes(certs.pem(_CHAIN[1].certificate, _CHAIN[2].certificate, leaf))
+
+
+def _put_chain_into_two_files(patient: Patient) -> None:
+    patient.issue(certs.LEAF, _CHAIN[3])
+    path = patient.write("intermediates.pem", certs.pem(_CHAIN[1].certificate))
+    patient.change({"intermediates": str(path)})
+
+
+def _install_version_1(patient: Patient) -> None:
+    # Version 1 ends at the line, so it must not see it.
+    patient.program("aws", "[ $AWS_CONFIG_FILE = /dev/null ] && echo aws-cli/1.42.0 Python/3.13")
+    patient.aws_config("[plugins]\ncli_legacy_plugin_path = /opt/plugins\n")
+
+
+CERTIFICATE: dict[str, tuple[Plant, set[str]]] = {
+    "no digitalSignature": (lambda p: p.issue(certs.Shape(digital_signature=False)), {"certificate-key-usage"}),
+    "CA leaf": (lambda p: p.issue(certs.Shape(is_ca=True)), {"certificate-ca"}),
+    "version 1": (_make_version_1, {"certificate-version", "certificate-key-usage"}),
+    "SHA-1": (_sign_with_sha1, {"certificate-hash"}),
+    "expired": (
+        lambda p: p.issue(certs.Shape(begin=certs.ago(3), end=certs.ago(1))),
+        {"certificate-expired"},
+    ),
+    "not yet valid": (lambda p: p.issue(certs.Shape(begin=certs.ago(-1))), {"certificate-not-yet-valid"}),
+    "key mismatch": (
+        lambda p: p.issue(public_key=ec.generate_private_key(ec.SECP256R1()).public_key()),
+        {"key-mismatch"},
+    ),
+    "gap in the chain": (lambda p: p.issue(certs.LEAF, _CHAIN[3], _CHAIN[1]), {"chain-gap"}),
+    "gap in the chain, in two files": (_put_chain_into_two_files, {"chain-gap"}),
+    "chain out of order": (_reverse_chain, {"chain-order"}),
+    "more than five intermediates": (lambda p: p.issue(certs.LEAF, *_CHAIN[6:0:-1]), {"chain-too-long"}),
+    "no CN": (lambda p: p.issue_named(_named(None)), {"name-empty"}),
+    "& in a name": (lambda p: p.issue_named(_named("bamboo-01", "Smith & Sons")), {"name-untaggable"}),
+    "tag too large": (lambda p: p.issue_named(_named("bamboo-01", "x" * 257)), {"name-untaggable"}),
+    "attestation certificate": (
+        lambda p: p.issue_named(_named("bamboo-01"), _ATTESTATION),
+        {"certificate-attestation"},
+    ),
+    "certificate is garbage": (lambda p: p.leaf.write_text("garbage"), {"certificate-unreadable"}),
+    "certificate is missing": (lambda p: p.leaf.unlink(), {"certificate-unreadable"}),
+    "key is missing": (lambda p: p.key.unlink(), {"key-unusable"}),
+    "key that others can read": (lambda p: p.key.chmod(0o644), {"setting-unsafe"}),
+}
+
+PROFILE: dict[str, tuple[Plant, set[str]]] = {
+    "region": (lambda p: p.change({"profile-arn": _OTHER_REGION}), {"arn-region"}),
+    "region of the flag": (lambda p: p.change({"region": "eu-west-1"}), {"arn-region"}),
+    "account": (lambda p: p.change({"role-arn": "arn:aws:iam::999999999999:role/web"}), {"arn-account"}),
+    "partition": (lambda p: p.change({"role-arn": _CN_PARTITION}), {"arn-partition"}),
+    "ARNs swapped": (
+        lambda p: p.change({"trust-anchor-arn": p.values["profile-arn"], "profile-arn": p.values["trust-anchor-arn"]}),
+        {"arn-swapped"},
+    ),
+    "ARN missing": (lambda p: p.change({"role-arn": None}), {"arn-invalid"}),
+    "duration too short": (lambda p: p.change({"session-duration": 600}), {"duration-invalid"}),
+    "session name": (lambda p: p.change({"role-session-name": "a b"}), {"session-name-invalid"}),
+    "unknown flag": (lambda p: p.change({"role": "x"}), {"profile-invalid"}),
+    "endpoint": (lambda p: p.change({"endpoint": "http://example.com"}), {"endpoint-invalid"}),
+}
+
+AWS_FILES: dict[str, tuple[Plant, set[str]]] = {
+    "~": (lambda p: p.process_line("~/bin/hwsigner credential-process --profile web"), {"process-tilde"}),
+    "$": (lambda p: p.process_line("$HOME/bin/hwsigner credential-process --profile web"), {"process-variable"}),
+    "backslash": (lambda p: p.process_line(r"C:\hwsigner credential-process"), {"process-backslash"}),
+    "no word profile": (lambda p: p.aws_config(f"[web]\ncredential_process = {p.process}\n"), {"config-prefix"}),
+    "static section": (
+        lambda p: p.write(".aws/credentials", "[web]\naws_access_key_id = AKID\naws_secret_access_key = s\n"),
+        {"config-static-keys"},
+    ),
+    "static keys beside it": (
+        lambda p: p.process_line(f"{p.process}\naws_access_key_id = AKID"),
+        {"config-other-source"},
+    ),
+    "another source": (
+        lambda p: p.process_line(f"{p.process}\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = base"),
+        {"config-other-source"},
+    ),
+    "recursion by a command": (
+        lambda p: p.process_line(f"{p.program('aws', '')} configure export-credentials --profile web"),
+        {"config-recursion"},
+    ),
+    "recursion by a chain": (
+        lambda p: p.aws_config("[profile a]\nsource_profile = b\n[profile b]\nsource_profile = a\n"),
+        {"config-recursion"},
+    ),
+    "plugin line with version 1": (
+        _install_version_1,
+        {"config-plugin"},
+    ),
+    "program missing": (lambda p: p.process_line("/opt/absent credential-process"), {"process-missing"}),
+    "shim": (
+        lambda p: p.process_line(str(p.program("../.pyenv/shims/hwsigner", ""))),
+        {"process-shim"},
+    ),
+    "file is no INI": (lambda p: p.aws_config("credential_process\n"), {"config-unreadable"}),
+}
+
+
+ALL = [
+    pytest.param(plant, expected, id=name)
+    for table in (CERTIFICATE, PROFILE, AWS_FILES)
+    for name, (plant, expected) in table.items()
+]
+
+
+@pytest.mark.parametrize(("plant", "expected"), ALL)
+def test_planted_mistake_is_named_alone(plant: Plant, expected: set[str], patient: Patient) -> None:
+    plant(patient)
+    findings = patient.findings()
+    assert {each["id"] for each in findings} == expected
+    assert all(each["found"] and each["why"] and each["fix"] for each in findings)
+
+
+_CREDENTIALS = {
+    "Version": 1,
+    "AccessKeyId": "AKIDPROCESS",
+    "SecretAccessKey": "s",
+    "SessionToken": "t",
+    "Expiration": "2099-01-01T00:00:00Z",
+}
+
+
+@pytest.mark.parametrize("name", ["", "~", "$", "backslash", "no word profile", "static section", "program missing"])
+def test_botocore_gets_credentials_of_the_process_only_without_the_mistake(name: str, patient: Patient) -> None:
+    patient.program("hwsigner", f"echo '{json.dumps(_CREDENTIALS)}'")
+    if name:
+        AWS_FILES[name][0](patient)
+    try:
+        credentials = botocore.session.Session(profile="web").get_credentials()
+        access_key = credentials.access_key if credentials else ""
+    except (BotoCoreError, OSError):
+        access_key = ""
+    assert (access_key == "AKIDPROCESS") == (not name)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "secret"}, "environment-keys"),
+        ({"HTTPS_PROXY": "socks5://proxy.example:1080"}, "proxy-invalid"),
+        ({"AWS_CA_BUNDLE": "/absent.pem"}, "ca-unreadable"),
+        ({"AWS_MAX_ATTEMPTS": "many"}, "connection-setting"),
+    ],
+)
+def test_planted_variable_is_named(
+    variables: dict[str, str], expected: str, patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient.change({"endpoint": "https://rolesanywhere.example.com"})
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert patient.names() == {expected}
+
+
+class TestTrustPolicy:
+    @pytest.mark.parametrize(
+        ("change", "expected"),
+        [
+            ({"Action": ["sts:AssumeRole", "sts:SetSourceIdentity"]}, "action-missing"),
+            ({"Action": ["sts:AssumeRole", "sts:TagSessions", "sts:SetSourceIdentity"]}, "action-unknown"),
+            (
+                {"Condition": {"StringEquals": {"aws:PrincipalTag/x509Subject/CN": "$(aws:SourceIdentity}"}}},
+                "variable-malformed",
+            ),
+            ({"Condition": {"StringEquals": {"aws:PrincipalTag/x509Subject/CN": "bamboo-01"}}}, "source-arn-none"),
+            ({"Condition": {}}, "condition-none"),
+            ({"Principal": {"Service": "ec2.amazonaws.com"}}, "principal-wrong"),
+        ],
+    )
+    def test_planted_mistake_is_named(self, change: dict[str, object], expected: str, patient: Patient) -> None:
+        assert expected in patient.names("--policy", patient.policy(**change))
+
+    def test_sound_policy_has_no_findings(self, patient: Patient) -> None:
+        assert patient.findings("--policy", patient.policy()) == []
+
+    def test_second_dns_name_is_named(self, patient: Patient) -> None:
+        names = _alternatives(x509.DNSName("one.example"), x509.DNSName("two.example"))
+        patient.issue_named(_named("bamboo-01"), names)
+        condition = {"StringLike": {"aws:PrincipalTag/x509SAN/DNS": "two.*"}}
+        found = patient.findings("--policy", patient.policy(Condition=condition))
+        assert "one.example first" in next(each["found"] for each in found if each["id"] == "policy-second-name")
+
+    def test_other_name_is_named(self, patient: Patient) -> None:
+        name = "web@example.com"
+        value = b"\x0c" + bytes([len(name)]) + name.encode()
+        upn = x509.OtherName(x509.ObjectIdentifier("1.3.6.1.4.1.311.20.2.3"), value)
+        patient.issue_named(_named("bamboo-01"), _alternatives(upn))
+        condition = {"StringEquals": {"aws:PrincipalTag/x509SAN/URI": name}}
+        assert "policy-other-name" in patient.names("--policy", patient.policy(Condition=condition))
+
+
+def test_sound_set_up_has_no_findings(patient: Patient) -> None:
+    assert patient.findings() == []
+    assert patient.findings("--online") == []
+
+
+def test_nothing_is_asked_of_the_service_without_online(patient: Patient) -> None:
+    patient.emulator.requests.clear()
+    patient.findings("--policy", patient.policy())
+    assert not patient.emulator.requests
+
+
+@pytest.mark.parametrize("pin", ["pin-value=right", "pin-source=file:{}/pin", "pin-source=cmd:{}/bin/pin", ""])
+def test_no_pin_is_used_without_online(pin: str, patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    patient.write("pin", "right").chmod(0o600)
+    patient.program("pin", "echo right")
+    patient.openssl("pkcs8", "-topk8", "-in", "web.key", "-passout", "pass:right", "-out", "locked.key")
+    (patient.folder / "locked.key").chmod(0o600)
+    patient.change({"private-key": f"file:{patient.folder}/locked.key?{pin.format(patient.folder)}".rstrip("?")})
+    # An opened key would show that it is not the certificate's.
+    patient.issue(public_key=ec.generate_private_key(ec.SECP256R1()).public_key())
+    for flags in ([], ["--online"]):
+        if not pin:
+            monkeypatch.setenv("HWSIGNER_PIN", "right")  # A command removes it.
+        assert ("key-mismatch" in patient.names(*flags)) == bool(flags)
+
+
+def test_no_secret_is_shown(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDSECRET")
+    monkeypatch.setenv("HTTPS_PROXY", "ftp://user:hunter2@proxy")
+    uri = f"file:{patient.key}?pin-value=hunter2"
+    patient.change({"private-key": uri, "pkcs8-password": "hunter2", "endpoint": None})
+    outcome = patient.call("doctor")
+    assert outcome.status == 1
+    assert not [word for word in ("AKIDSECRET", "hunter2") if word in outcome.out + outcome.err]
+
+
+def test_text_fits_80_columns_and_names_the_command(patient: Patient) -> None:
+    patient.change({"session-duration": 600})
+    patient.issue(certs.Shape(digital_signature=False))
+    outcome = patient.call("doctor")
+    lines = outcome.out.splitlines()
+    assert lines[0] == "2 findings: profile web"
+    assert "web: duration-invalid" in lines
+    assert "  Fix: Run hwsigner profile edit web --session-duration 3600" in lines
+    assert not [line for line in lines if len(line) > 80 and " " in line.strip() and str(patient.folder) not in line]
+
+
+def test_no_profile_is_a_finding(patient: Patient) -> None:
+    (patient.folder / "config/hwsigner/config.toml").unlink()
+    outcome = patient.call("doctor", "--json")
+    assert (outcome.status, [each["id"] for each in json.loads(outcome.out)["findings"]]) == (1, ["profile-none"])
+
+
+def test_unknown_profile_is_an_error(patient: Patient) -> None:
+    outcome = patient.call("doctor", "--profile", "wbe")
+    assert (outcome.status, outcome.out) == (2, "")
