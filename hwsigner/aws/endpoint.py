@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from hwsigner.aws.arn import check_region
 from hwsigner.aws.config_file import Setting
 from hwsigner.errors import UnsafeConnectionWarning, UsageError
-from hwsigner.http.address import Endpoint, is_loopback, parse_url
+from hwsigner.http.address import Endpoint, check_protected, read_url
 
 FIPS_REGIONS = ("us-east-1", "us-east-2", "us-gov-east-1", "us-gov-west-1", "us-west-1", "us-west-2")
 
@@ -57,7 +57,7 @@ def sessions_endpoint(
     fips, dual_stack = _is_true(environ, "AWS_USE_FIPS_ENDPOINT"), _is_true(environ, "AWS_USE_DUALSTACK_ENDPOINT")
     source, url = _configured_url(environ, endpoint, config or {})
     if url:
-        base = _parse(source, url)
+        base = read_url(source, url)
     else:
         base = Endpoint("https", service_host(region, fips=fips, dual_stack=dual_stack), 443, "")
     _check_safety(source, base, verify)
@@ -104,27 +104,11 @@ def _is_true(environ: Mapping[str, str], name: str) -> bool:
     return value == "true"
 
 
-def _parse(source: str, url: str) -> Endpoint:
-    # Do not show the URL, which may contain a password.
-    if "@" in url:
-        raise UsageError(f"{source} is a URL with a user name or an @", "Use https://host, without a user name")
-    try:
-        return parse_url(url)
-    except ValueError:
-        raise UsageError(
-            f"{source} is {url!r}, which is not an endpoint URL",
-            "Use https://host, followed by :port and /path if needed, without a query",
-        ) from None
-
-
 def _check_safety(source: str, endpoint: Endpoint, verify: bool) -> None:
     if not verify:
         warnings.warn(
             UnsafeConnectionWarning(f"--no-verify-ssl: nothing proves that {endpoint.host_header} is the service"),
             stacklevel=3,
         )
-    elif endpoint.scheme == "http" and not is_loopback(endpoint.host):
-        raise UsageError(
-            f"{source} is {endpoint.url}, but http: is for this machine only",
-            "Use https:, or accept an unprotected connection with --no-verify-ssl",
-        )
+    else:
+        check_protected(source, endpoint, "Use https:, or accept an unprotected connection with --no-verify-ssl")

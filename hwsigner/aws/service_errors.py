@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 
 from hwsigner.errors import ServiceError, printable
-from hwsigner.http.transport import Response
+from hwsigner.http.transport import Response, parse_date
 
 _RETRYABLE_STATUSES = frozenset({429, 500, 502, 503, 504})
 _RETRYABLE_TYPES = frozenset({"ThrottlingException", "TooManyRequestsException", "ServiceUnavailableException"})
@@ -52,11 +50,11 @@ def service_error(response: Response, now: datetime) -> ServiceError:
         response: the response.
         now: this machine's time when it came, with a time zone.
     """
-    body = _json(response)
+    body = response.json_object()
     kind = _type(response, body)
     error = _explained(response, body, kind, now)
     error.retryable = response.status in _RETRYABLE_STATUSES or kind in _RETRYABLE_TYPES
-    error.retry_after = _retry_after(response, now)
+    error.retry_after = response.retry_after(now)
     return error
 
 
@@ -103,7 +101,7 @@ def _cause(status: int, kind: str, message: str) -> str:
 
 def _clock_hint(response: Response, message: str, now: datetime) -> str:
     """Return a hint to fix this machine's clock, or an empty string if it agrees with the service's."""
-    theirs = _parsed_date(response.headers.get("Date", ""))
+    theirs = parse_date(response.headers.get("Date", ""))
     is_of_signature = "signature" in message.lower()
     if theirs is None or not (response.status == 403 or (response.status == 400 and is_of_signature)):
         return ""
@@ -114,35 +112,10 @@ def _clock_hint(response: Response, message: str, now: datetime) -> str:
     return f"This machine's clock is {size} {'ahead of' if off > 0 else 'behind'} the service's: fix the clock"
 
 
-def _retry_after(response: Response, now: datetime) -> float:
-    """Return the seconds that the service asks to wait (RFC 9110, section 10.2.3), or 0.0."""
-    text = response.headers.get("Retry-After", "")
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    until = _parsed_date(text)
-    return max(0.0, (until - now).total_seconds()) if until else 0.0
-
-
 def _first_byte(response: Response) -> bytes:
     return response.body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-
-
-def _json(response: Response) -> dict[str, object]:
-    try:
-        body = json.loads(response.body)
-    except (ValueError, RecursionError):
-        return {}
-    return body if isinstance(body, dict) else {}
 
 
 def _type(response: Response, body: dict[str, object]) -> str:
     text = str(response.headers.get("x-amzn-ErrorType") or body.get("__type") or body.get("code") or "")
     return text.partition(":")[0].rpartition("#")[2][:_SHOWN_CHARACTERS]
-
-
-def _parsed_date(text: str) -> datetime | None:
-    try:
-        date = parsedate_to_datetime(text)
-        return date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None

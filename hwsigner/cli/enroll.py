@@ -6,8 +6,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,47 +27,28 @@ from hwsigner.cli.install_certificate import ARNS
 from hwsigner.cli.issuer import issuer
 from hwsigner.cli.keygen import NEW_KEY
 from hwsigner.cli.parser import Parser
-from hwsigner.cli.process import print_outcome
-from hwsigner.config.flags import IDENTITY, ISSUER, KEY, NAMES, PLACE, PROOF, SESSION, attribute_of, switch
+from hwsigner.cli.process import print_rows
+from hwsigner.config.flags import ISSUER, KEY, NAMES, PLACE, PROOF, SESSION, Flag, attribute_of, switch
 from hwsigner.config.profiles import Profile, change_profile, check_name, file_of_new, profiles
 from hwsigner.enrolment.enroll import ensure_key, install, installed_chain, obtain, sign_request
-from hwsigner.errors import ConfigError, UsageError, printable
-from hwsigner.identity.certificate import Chain
+from hwsigner.errors import ConfigError, UsageError
+from hwsigner.identity.certificate import Certificate
 from hwsigner.key.management import InstalledCertificate, KeyAccess, KeyDescription
 from hwsigner.system.files import edit_file
 
 HELP = "make a key, have it certified, and write its profile"
 
+_KEY = Flag("private-key", "where the key is, or is to be made: a path or a key URI", "KEY")
 _FLAGS = (
-    *(flag for flag in IDENTITY if flag.name == "private-key"),
     switch("no-aws-config", "do not write credential_process into ~/.aws/config"),
     switch("system", "for the system's agent: write the profile into /etc/hwsigner/config.toml, and no ~/.aws/config"),
 )
 
 
-@dataclass(frozen=True)
-class _Enrolled:
-    """What there is after an enrolment.
-
-    Attributes:
-        key: the key.
-        chain: the certificate and its CAs.
-        made: whether the key was made now.
-        issued: whether the certificate was issued now.
-        installed: where the certificate was put; None if the profile names it already.
-    """
-
-    key: KeyDescription
-    chain: Chain
-    made: bool
-    issued: bool
-    installed: InstalledCertificate | None
-
-
 def add_arguments(parser: Parser) -> None:
     """Add the profile's name and the flags."""
     parser.add_argument("name", metavar="NAME", help="name of the profile, in config.toml and in ~/.aws/config")
-    parser.add_flags(_FLAGS, NAMES, ISSUER, PLACE, PROOF, NEW_KEY, KEY, SESSION)
+    parser.add_flags([_KEY], NAMES, ISSUER, _FLAGS, NEW_KEY, PLACE, PROOF, KEY, SESSION)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -87,20 +67,20 @@ def run(arguments: argparse.Namespace) -> int:
         kept = kept_settings(arguments)
         if "issuer-command" in kept and "issuer" not in kept and values["issuer"]:
             values["issuer"] = kept["issuer"] = "command"  # Not the issuer that the profile had.
-        enrolled = _enroll(name, found, values, kept, system=arguments.system)
-        rows = [("Profile", f"{write_profile(name, kept, enrolled.installed)}: [profile.{name}]")]
+        rows, installed = _enroll(name, found, values, kept, system=arguments.system)
+        rows.append(("Profile", f"{write_profile(name, kept, installed)}: [profile.{name}]"))
         if writes_line:
             section = name if name == "default" else f"profile {name}"
             rows.append(("SDKs", f"{_aws_config(name, region, write=True)}: [{section}]"))
-        lines = [*_rows(enrolled), *rows, _next(name, system=arguments.system)]
-    text = "\n".join(printable(f"{title:<9}  {value}") for title, value in lines)
-    print_outcome(f"{name} is enrolled", text)
+        rows.append(_next(arguments))
+    print_rows(f"{name} is enrolled", rows)
     return 0
 
 
 def _enroll(
     name: str, found: Profile | None, values: Mapping[str, Any], kept: Mapping[str, Any], *, system: bool
-) -> _Enrolled:
+) -> tuple[list[tuple[str, str]], InstalledCertificate | None]:
+    """Return what there is now, in rows, and where the certificate was put; None if the profile names it already."""
     asked = wanted(values)
     opened = issuer(values, asked.access)
     if found is None or "certificate" not in found.values:
@@ -114,7 +94,9 @@ def _enroll(
     there = installed_chain(asked, request, datetime.now(UTC))
     chain = there or obtain(request, opened, lambda: datetime.now(UTC), wait=values["timeout"])
     is_named = there is not None and names_certificate(found, asked.access, there)
-    return _Enrolled(key, chain, made, there is None, None if is_named else install(asked, chain))
+    installed = None if is_named else install(asked, chain)
+    notes = (*key.notes, *(installed.notes if installed else ()))
+    return _rows(key, chain.leaf, notes, made=made, issued=there is None), installed
 
 
 def _check_system(found: Profile | None) -> None:
@@ -183,24 +165,23 @@ def _command(name: str) -> str:
     return command
 
 
-def _rows(enrolled: _Enrolled) -> list[tuple[str, str]]:
-    leaf = enrolled.chain.leaf
+def _rows(
+    key: KeyDescription, leaf: Certificate, notes: Iterable[str], *, made: bool, issued: bool
+) -> list[tuple[str, str]]:
     end = leaf.x509.not_valid_after_utc
-    notes = (*enrolled.key.notes, *(enrolled.installed.notes if enrolled.installed else ()))
     return [
-        ("Key", f"{enrolled.key.uri}, {'made now' if enrolled.made else 'which was there'}"),
-        (
-            "Certified",
-            f"{leaf.subject}, expires {end:%Y-%m-%d}, {'issued now' if enrolled.issued else 'which was there'}",
-        ),
+        ("Key", f"{key.uri}, {'made now' if made else 'which was there'}"),
+        ("Certified", f"{leaf.subject}, expires {end:%Y-%m-%d}, {'issued now' if issued else 'which was there'}"),
         *(("Note", note) for note in notes),
     ]
 
 
-def _next(name: str, *, system: bool) -> tuple[str, str]:
+def _next(arguments: argparse.Namespace) -> tuple[str, str]:
+    name = arguments.name
     missing = ", ".join(f"--{arn}" for arn in ARNS if arn not in profiles(os.environ)[name].values)
     if missing:
         return "Missing", f"Run hwsigner enroll {name} again with {missing}"
-    if system:  # Renewing is root's work, and asking the agent is that of other users.
+    if arguments.system:  # Renewing is root's work, and asking the agent is that of other users.
         return "Next", f"systemctl enable --now hwsigner-renew@{name}.timer"
-    return "Next", f"aws sts get-caller-identity --profile {name}"
+    command = "hwsigner credential-process" if arguments.no_aws_config else "aws sts get-caller-identity"
+    return "Next", f"{command} --profile {name}"

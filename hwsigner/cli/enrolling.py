@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hwsigner.cli import options
-from hwsigner.cli.install_certificate import for_any_folder
+from hwsigner.cli.install_certificate import certificate_flags, change_flags, for_any_folder
 from hwsigner.cli.keygen import NEW_KEY, key_request
 from hwsigner.config.flags import ENROLMENT, IDENTITY, SESSION, default_values, profile_values, secret_place
 from hwsigner.config.profiles import Profile, change_profile, file_of_new, profiles
@@ -162,10 +162,6 @@ def write_profile(name: str, kept: Mapping[str, Any], installed: InstalledCertif
     Raises:
         ConfigError, HwsignerError, LockError: as `change_profile`.
     """
-    values: dict[str, Any] = {}
-    if installed:
-        values = dict.fromkeys(("intermediates", "cert-selector", "use-latest-expiring-certificate"))
-        values["certificate"] = for_any_folder(installed.certificate)
-        if installed.intermediates:
-            values["intermediates"] = for_any_folder(installed.intermediates)
-    return str(change_profile(name, {**kept, **values}, os.environ))
+    if installed is None:
+        return str(change_profile(name, kept, os.environ))
+    return change_flags(name, {**kept, **certificate_flags(installed)})

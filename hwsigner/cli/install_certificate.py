@@ -7,14 +7,15 @@ import json
 import os
 import shlex
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 from hwsigner.aws.arn import check_known_arns
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
-from hwsigner.cli.process import print_outcome
+from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.config.flags import KEY, PLACE, Flag, switch
 from hwsigner.config.profiles import change_profile, check_name, profiles
 from hwsigner.errors import (
@@ -24,13 +25,11 @@ from hwsigner.errors import (
     HwsignerError,
     KeyMismatchError,
     UsageError,
-    printable,
 )
 from hwsigner.identity import Identity
-from hwsigner.identity.certificate import Certificate, Chain, build_chain, leaves, load, preflight
-from hwsigner.key import FoundCertificate, find_certificates, open_key
-from hwsigner.key.management import describe_key, install_certificate
-from hwsigner.pins import PinSource
+from hwsigner.identity.certificate import Certificate, Chain, build_chain, leaves, preflight
+from hwsigner.key import FoundCertificate, open_key
+from hwsigner.key.management import InstalledCertificate, describe_key, install_certificate
 from hwsigner.uri import KeyURI
 
 HELP = "check a certificate, and put it beside its key"
@@ -44,6 +43,8 @@ _FLAGS = (
     switch("json", "print JSON"),
 )
 ARNS = ("trust-anchor-arn", "profile-arn", "role-arn")
+# What a profile must not keep once it names an installed certificate.
+_EXCLUDED = ("intermediates", "cert-selector", "use-latest-expiring-certificate")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -73,9 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     installed = install_certificate(uri, found, pins, nv_index=arguments.nv_index or "", allow_modules=True)
     if "pivSlot" in key.properties:  # A slot is written with the management key, which can't sign.
         uri = replace(uri, query={name: value for name, value in uri.query.items() if name != "pin-source"})
-    flags = {"certificate": for_any_folder(installed.certificate), "private-key": for_any_folder(uri)}
-    if installed.intermediates:
-        flags["intermediates"] = for_any_folder(installed.intermediates)
+    flags = certificate_flags(installed, uri)
     _print(arguments, chain.leaf, flags, installed.notes)
     return 0
 
@@ -103,8 +102,7 @@ def _certificates(arguments: argparse.Namespace) -> list[Certificate]:
         CertificateError: there are too many.
     """
     places = filter(None, (arguments.certificate, arguments.intermediates))
-    pins = PinSource().without_pin()
-    found = [one for place in places for one in load(find_certificates(place, pins, allow_modules=True))]
+    found = [one for place in places for one in options.certificates_at(place)]
     if len(found) > _MOST:  # More would make looking for the chain slow.
         problem = f"{arguments.certificate} has {len(found)} certificates, more than {_MOST}"
         raise CertificateError(problem, "Give the certificate and its chain alone")
@@ -141,6 +139,17 @@ def _chain_of(uri: KeyURI, public_key: bytes | None, certificates: Sequence[Cert
         problem = f"{stranger.source} has a certificate that is not in the chain: {stranger.subject}"
         warnings.warn(CertificateWarning(problem, "It is not installed"), stacklevel=2)
     return chain
+
+
+def certificate_flags(installed: InstalledCertificate, key: str | KeyURI = "") -> dict[str, str]:
+    """Return the flags that name an installed certificate, and its key if that is given, with their values."""
+    places = {"certificate": installed.certificate, "private-key": key, "intermediates": installed.intermediates}
+    return {flag: for_any_folder(place) for flag, place in places.items() if place}
+
+
+def change_flags(name: str, flags: Mapping[str, Any]) -> str:
+    """Write flags into a profile, those of a certificate among them. Remove what excludes these; return the file."""
+    return str(change_profile(name, {**dict.fromkeys(_EXCLUDED), **flags}, os.environ))
 
 
 def for_any_folder(place: str | KeyURI) -> str:
@@ -180,14 +189,12 @@ def _print(arguments: argparse.Namespace, leaf: Certificate, flags: dict[str, st
     rows = [("Installed", f"{leaf.subject}, expires {end:%Y-%m-%d}"), *(("Note", note) for note in notes)]
     rows += [("Profile", f"{file}: [profile.{arguments.profile}]")] if file else []
     rows += [("Flags", text)]
-    print_outcome(done, "\n".join(printable(f"{name:<9}  {value}") for name, value in rows))
+    print_rows(done, rows)
 
 
 def _write_profile(name: str, flags: dict[str, str], text: str) -> str:
-    """Write the flags into a profile, without what excludes them; return its file."""
-    others = ("cert-selector", "use-latest-expiring-certificate")
-    values = {"intermediates": None, **flags, **dict.fromkeys(others)}
+    """Write the flags into a profile; return its file."""
     try:
-        return str(change_profile(name, values, os.environ))
+        return change_flags(name, flags)
     except HwsignerError as error:
         raise type(error)(f"the certificate is installed, but {error.message}", f"Its flags are {text}") from error

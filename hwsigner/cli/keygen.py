@@ -9,10 +9,9 @@ from typing import get_args
 
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
-from hwsigner.cli.process import print_outcome
+from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.cli.show import key_data, key_rows
 from hwsigner.config.flags import KEY, Flag, boolean, one_of, switch
-from hwsigner.errors import printable
 from hwsigner.key.management import KeyAlgorithm, KeyRequest, generate_key
 from hwsigner.uri import KeyURI
 
@@ -51,9 +50,11 @@ def run(arguments: argparse.Namespace) -> int:
     KeyURI.of_new(arguments.key)
     uri = options.key_uri(arguments, arguments.key)
     made = generate_key(uri, key_request(arguments), options.pin_source(arguments, uri), allow_modules=True)
-    rows = *key_rows(made), ("Next", f"hwsigner csr {shlex.quote(made.uri)} --subject CN=NAME")
-    lines = "\n".join(printable(f"{name:<9}  {value}") for name, value in rows)
-    print_outcome(f"{made.uri} was made", json.dumps(key_data(made), indent=2) if arguments.json else lines)
+    done = f"{made.uri} was made"
+    if arguments.json:
+        print_outcome(done, json.dumps(key_data(made), indent=2))
+    else:
+        print_rows(done, [*key_rows(made), ("Next", f"hwsigner csr {shlex.quote(made.uri)} --subject CN=NAME")])
     return 0
 
 

@@ -20,6 +20,7 @@ from hwsigner.uri import KeyURI
 if TYPE_CHECKING:
     from hwsigner.aws.create_session import Service
     from hwsigner.identity import IdentitySource
+    from hwsigner.identity.certificate import Certificate
     from hwsigner.refresh.provider import Provider
 
 
@@ -50,6 +51,19 @@ def key_uri(arguments: argparse.Namespace, text: str) -> KeyURI:
 def pin_source(arguments: argparse.Namespace, uri: KeyURI) -> PinSource:
     """Return where a key's PIN may come from; the last places are a pinentry and the terminal."""
     return settings.pin_source(vars(arguments), uri, prompts=_prompts(arguments))
+
+
+def certificates_at(place: str | KeyURI) -> list[Certificate]:
+    """Return the certificates of a file, token or TPM. No PIN is sent for them.
+
+    Raises:
+        UsageError: the URI is malformed.
+        CertificateError: there is no readable certificate.
+    """
+    from hwsigner.identity.certificate import load
+    from hwsigner.key import find_certificates
+
+    return load(find_certificates(place, PinSource().without_pin(), allow_modules=True))
 
 
 def identity_source(arguments: argparse.Namespace, *, check: bool = True) -> IdentitySource:

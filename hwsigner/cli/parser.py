@@ -15,6 +15,9 @@ from typing import Any, NoReturn
 from hwsigner.config.flags import Flag, check_exclusive, default_values, profile_values
 from hwsigner.errors import UsageError
 
+# First in the help, in this order or that of the groups: what a session needs.
+_COMMON = ("certificate", "private-key", "trust-anchor-arn", "profile-arn", "role-arn")
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser with these rules."""
@@ -26,8 +29,9 @@ class Parser(argparse.ArgumentParser):
         self.hint = f"See {self.prog} --help"
 
     def add_flags(self, *groups: Iterable[Flag]) -> None:
-        """Add the flags of the groups."""
-        for flag in (flag for group in groups for flag in group):
+        """Add the flags of the groups. Common ones come first in the help."""
+        flags = (flag for group in groups for flag in group)
+        for flag in sorted(flags, key=lambda flag: flag.name not in _COMMON):
             self._flags[flag.name] = flag
             self.add_argument(
                 f"--{flag.name}",

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from hwsigner.errors import HwsignerError, printable
@@ -67,6 +67,20 @@ def print_outcome(done: str, text: str) -> None:
         abandon_stdout()
         problem = f"{done}, but stdout can't be written: {error.strerror}"
         raise HwsignerError(problem, "Check where the output goes") from error
+
+
+def print_rows(done: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Print what a command has done in rows of a title and a text.
+
+    Args:
+        done: what it has done, for the error.
+        rows: the rows. Control characters in them are escaped.
+
+    Raises:
+        HwsignerError: as `print_outcome`.
+    """
+    width = max(len(title) for title, _ in rows)
+    print_outcome(done, "\n".join(printable(f"{title:<{width}}  {text}") for title, text in rows))
 
 
 def discard_frames(interruption: KeyboardInterrupt) -> None:

@@ -29,7 +29,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("name", nargs="?", help="name of the profile; list takes none")
     parser.add_argument("--replace", action="store_true", help="add: replace a profile of that name")
     parser.add_argument(
-        "--unset", action="append", default=[], metavar="FLAG", help="edit: take this flag out; repeatable"
+        "--unset", action="append", default=[], metavar="FLAG", help="edit: remove this flag; repeatable"
     )
     parser.add_flags(IDENTITY, SESSION, AGENT, ENROLMENT)
 

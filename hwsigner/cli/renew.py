@@ -13,13 +13,14 @@ from typing import Any
 
 from hwsigner.aws.create_session import create_session
 from hwsigner.backends.state import open_lock_file
+from hwsigner.cli import options
 from hwsigner.cli.enrolling import only_one, settings_of, share_key, wanted, write_profile
 from hwsigner.cli.install_certificate import ARNS, for_any_folder
 from hwsigner.cli.issuer import issuer
 from hwsigner.cli.parser import Parser
-from hwsigner.cli.process import print_outcome
+from hwsigner.cli.process import print_rows
 from hwsigner.config import settings
-from hwsigner.config.flags import Flag, switch
+from hwsigner.config.flags import Flag, attribute_of, switch
 from hwsigner.config.profiles import Profile, check_name, file_of_new, profile
 from hwsigner.enrolment.enroll import Wanted, ensure_key, install, obtain, sign_request
 from hwsigner.enrolment.renewal import Failures, alternative_names, check_later, due_at, ends_soon, seconds_left
@@ -31,22 +32,19 @@ from hwsigner.errors import (
     LockError,
     ServiceError,
     ServiceUnreachableError,
-    printable,
 )
 from hwsigner.identity import Identity
-from hwsigner.identity.certificate import Certificate, Chain, latest_expiring, leaves, load
-from hwsigner.key import find_certificates
-from hwsigner.pins import PinSource
+from hwsigner.identity.certificate import Certificate, Chain, latest_expiring, leaves
 from hwsigner.system.files import lock_within
 
-HELP = "have a profile's certificate renewed"
+HELP = "renew the certificate of a profile"
 
 # Seconds that a renewal waits for the one of another profile.
 _LOCK_SECONDS = 120.0
 _NOT_IN_PLACE = "the new certificate was tried and not put in place, and the old one stays in use"
 _FLAGS = (
-    Flag("new-key", "make this key, and renew for it instead of the old one", "KEY-URI"),
-    switch("if-due", "for timers: do nothing while it is too early, or too soon after a failure"),
+    Flag("new-key", "make this key, and have the certificate issued for it instead of the old one", "KEY-URI"),
+    switch("if-due", "for timers: do nothing if it is too early, or too soon after a failure"),
 )
 
 
@@ -75,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows = [("Renewed", f"{new.subject}, expires {end:%Y-%m-%dT%H:%MZ}"), ("Profile", f"{path}: [profile.{name}]")]
     if arguments.new_key:
         rows.append(("Old key", f"{found.values['private-key']} is no longer used: hwsigner delete deletes it"))
-    print_outcome(f"{name} is renewed", "\n".join(printable(f"{title:<7}  {value}") for title, value in rows))
+    print_rows(f"{name} is renewed", rows)
     return 0
 
 
@@ -98,7 +96,7 @@ def _current(found: Profile) -> Certificate:
     if not isinstance(place, str) or "private-key" not in found.values:
         problem = f"profile {found.name!r} names no certificate with its key, so there is nothing to renew"
         raise ConfigError(problem, f"Run hwsigner enroll {found.name}")
-    certificates = leaves(load(find_certificates(place, PinSource().without_pin(), allow_modules=True)))
+    certificates = leaves(options.certificates_at(place))
     keys = len({one.public_key() for one in certificates})
     if keys > 1:  # The names of another key must not be asked for.
         problem = f"{place} has certificates of {keys} keys"
@@ -149,19 +147,16 @@ def _try(values: Mapping[str, Any], asked: Wanted, chain: Chain, *, may_skip: bo
         ServiceError: the service refused it.
         ServiceUnreachableError: the service was not reached.
     """
-    if not all(values[arn.replace("-", "_")] for arn in ARNS):
+    if not all(values[attribute_of(arn)] for arn in ARNS):
         return None
     request, service = settings.session_request(values), settings.service_for_daemon(values)
     try:
         with Identity(asked.access.open(), chain) as identity:
             create_session(identity, request, service)
-    except ServiceError as error:
-        if may_skip and error.retryable:
+    except (ServiceError, ServiceUnreachableError) as error:
+        is_answer = isinstance(error, ServiceError) and not error.retryable
+        if may_skip and not is_answer:
             return error
-        problem = f"{_NOT_IN_PLACE}: {error.message}"
-        raise ServiceError(problem, error.hint, retryable=error.retryable, retry_after=error.retry_after) from error
-    except ServiceUnreachableError as error:
-        if may_skip:
-            return error
-        raise ServiceUnreachableError(f"{_NOT_IN_PLACE}: {error.message}", error.hint) from error
+        error.message = f"{_NOT_IN_PLACE}: {error.message}"
+        raise
     return None

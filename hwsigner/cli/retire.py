@@ -1,4 +1,4 @@
-"""`hwsigner retire NAME`: revoke the certificate of a profile, delete its key and take the profile out."""
+"""`hwsigner retire NAME`: revoke the certificate of a profile, delete its key and remove the profile."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HELP = "revoke a certificate, delete its key and its profile"
 
 _FLAGS = (
     switch("revoke", "also revoke a certificate of AWS Private CA; others need --ca-key and --ca"),
-    switch("keep-key", "do not delete the key, such as one that hwsigner can't delete"),
+    switch("keep-key", "keep the key, such as one that hwsigner can't delete"),
     switch("yes", "do not ask before each step; needed without a terminal"),
 )
 _KEY_FLAGS = ("private_key", "certificate")

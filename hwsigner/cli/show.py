@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         certificate_pins = pins if is_same_file else PinSource().without_pin()
         found = load(find_certificates(certificate, certificate_pins, allow_modules=True))
     if arguments.intermediates:
-        found += load(find_certificates(arguments.intermediates, PinSource().without_pin(), allow_modules=True))
+        found += options.certificates_at(arguments.intermediates)
     certified = _certified(key, found) if found else None
     if arguments.json:
         print(json.dumps(_data(key, certified), indent=2))

@@ -14,15 +14,14 @@ from typing import Any
 from hwsigner.agent.address import Address, system_address, user_address
 from hwsigner.agent.client import command
 from hwsigner.agent.protocol import Request, Verb, read_status
+from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import report
 from hwsigner.config import settings
 from hwsigner.config.flags import switch
 from hwsigner.config.profiles import Profile, profiles
 from hwsigner.errors import AgentError, HwsignerError, printable
-from hwsigner.identity.certificate import Certificate, leaves, load
-from hwsigner.key import find_certificates
-from hwsigner.pins import PinSource
+from hwsigner.identity.certificate import Certificate, latest_expiring, leaves
 from hwsigner.uri import KeyURI
 
 HELP = "show all profiles: key, certificate, session, agent"
@@ -96,7 +95,7 @@ def _row(found: Profile, served: Served | None) -> _Row:
             key = settings.key_uri(values, values["private_key"]).resolved()
         if values["certificate"]:
             uri = settings.key_uri(values, values["certificate"])
-            certificate = leaves(load(find_certificates(uri, PinSource().without_pin(), allow_modules=True)))[0]
+            certificate = latest_expiring(leaves(options.certificates_at(uri)))
     except HwsignerError as error:
         problem = error.message
     return _Row(found, key, certificate, served, problem)

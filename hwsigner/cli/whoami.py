@@ -1,4 +1,4 @@
-"""`hwsigner whoami`: who AWS says that a profile's credentials are."""
+"""`hwsigner whoami`: the identity that AWS STS sees for a profile's credentials."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hwsigner.config.profiles import profiles
 from hwsigner.control_plane.failures import translated
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError, printable
 
-HELP = "ask AWS STS who a profile's credentials are"
+HELP = "ask AWS STS for the identity of a profile's credentials"
 
 _FIELDS = ("Arn", "Account", "UserId")
 

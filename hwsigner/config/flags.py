@@ -221,23 +221,36 @@ NAMES = (
     Flag("uri", "URI for the subjectAltName; repeatable", "URI", many=True),
 )
 ISSUER = (
-    Flag("issuer", "issuer of the certificates (default: command, if there is an --issuer-command)", "NAME"),
+    Flag(
+        "issuer",
+        "issuer: command, est, private-ca, registrar or vault (default: command, if --issuer-command is given)",
+        "NAME",
+    ),
     Flag("issuer-url", "URL of the issuer", "URL"),
-    Flag("issuer-command", "program that reads the request and prints the certificates, both in PEM", "COMMAND"),
-    Flag("issuer-ca-file", "CAs of the issuer's TLS certificate, in PEM (default: the system's)", "FILE"),
+    Flag(
+        "issuer-command", "program that reads the request on stdin and prints the certificates, both in PEM", "COMMAND"
+    ),
+    Flag("issuer-ca-file", "file of the CAs of the issuer's TLS certificate, in PEM (default: the system's)", "FILE"),
     Flag("issuer-user", "user at the issuer, or the role ID of an AppRole", "NAME"),
     Flag(
         "issuer-secret",
-        "place of the password or token for the issuer: file:/path, env:NAME, credential:NAME or cmd:PROGRAM",
+        "where the password or token for the issuer is: file:/path, env:NAME, credential:NAME or cmd:PROGRAM",
         "PLACE",
         secret_place,
     ),
-    switch("issuer-certificate", "log in with the certificate in use, once there is one; its key is a TSS2 key file"),
-    Flag("issuer-arn", "ARN of the private CA", "ARN"),
+    switch(
+        "issuer-certificate",
+        "est, vault: log in with the certificate in use, once there is one; only for TSS2 key files",
+    ),
+    Flag("issuer-arn", "private-ca: ARN of the CA", "ARN"),
 )
 PLACE = (Flag("nv-index", "TPM: put the leaf into this NV index, such as 0x01c20000, and not into a file", "INDEX"),)
 PROOF = (
-    Flag("vendor-certificates", "for a registrar: certificates up to the vendor's root that the chip lacks", "FILE"),
+    Flag(
+        "vendor-certificates",
+        "registrar: certificates of the TPM that it does not hold itself, up to the vendor's root",
+        "FILE",
+    ),
 )
 ENROLMENT = NAMES + ISSUER + PLACE + PROOF
 

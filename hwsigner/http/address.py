@@ -6,6 +6,8 @@ import ipaddress
 import re
 from typing import NamedTuple
 
+from hwsigner.errors import UsageError
+
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _NETLOC = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:(?P<port>[0-9]{0,5}))?", re.ASCII)
@@ -83,6 +85,37 @@ def parse_url(url: str) -> Endpoint:
     if scheme not in DEFAULT_PORTS or not _PATH.fullmatch(slash + path):
         raise ValueError("malformed scheme or path")
     return Endpoint(scheme, host, port or DEFAULT_PORTS[scheme], slash + path)
+
+
+def read_url(source: str, url: str) -> Endpoint:
+    """Parse the URL that a flag, variable or setting gives.
+
+    Args:
+        source: what gives it, for messages.
+        url: the URL.
+
+    Raises:
+        UsageError: it is malformed. The message does not show a URL that may contain a password.
+    """
+    if "@" in url:
+        raise UsageError(f"{source} is a URL with a user name or an @", "Use https://host, without a user name")
+    try:
+        return parse_url(url)
+    except ValueError:
+        raise UsageError(
+            f"{source} is {url[:200]!r}, which is not an endpoint URL",
+            "Use https://host, followed by :port and /path if needed, without a query",
+        ) from None
+
+
+def check_protected(source: str, endpoint: Endpoint, hint: str = "Use https:") -> None:
+    """Check that an endpoint is `https:`, or on this machine.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if endpoint.scheme == "http" and not is_loopback(endpoint.host):
+        raise UsageError(f"{source} is {endpoint.url}, but http: is for this machine only", hint)
 
 
 def ip_address(host: str) -> IPAddress | None:

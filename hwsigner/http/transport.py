@@ -7,12 +7,15 @@ attempt again.
 from __future__ import annotations
 
 import http.client
+import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from hwsigner.errors import ServiceUnreachableError
 from hwsigner.http import defaults
@@ -40,6 +43,35 @@ class Response(NamedTuple):
     status: int
     headers: http.client.HTTPMessage
     body: bytes
+
+    def json_object(self) -> dict[str, Any]:
+        """Return the JSON object in the body, or an empty one if the body is something else."""
+        try:
+            value = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def retry_after(self, now: datetime) -> float:
+        """Return the seconds that the server asks to wait (RFC 9110, section 10.2.3); 0.0 if it does not ask.
+
+        Args:
+            now: the time, with its zone.
+        """
+        text = self.headers.get("Retry-After", "").strip()
+        if text.isascii() and text.isdigit():
+            return float(text[:9])
+        until = parse_date(text)
+        return max(0.0, (until - now).total_seconds()) if until else 0.0
+
+
+def parse_date(text: str) -> datetime | None:
+    """Return the time in a header such as Date, in UTC; None if it is something else."""
+    try:
+        date = parsedate_to_datetime(text)
+        return date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 @dataclass(frozen=True)

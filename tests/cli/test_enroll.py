@@ -128,7 +128,7 @@ STEPS = [
     (enroll, "sign_request"),
     (enroll, "obtain"),
     (enroll, "install"),
-    (enrolling, "change_profile"),
+    (enrolling, "change_flags"),
     (enroll, "edit_file"),
 ]
 
@@ -312,11 +312,6 @@ class TestRefused:
         refused(enrolment.run("--issuer-command=false"), 5, "exited with status 1")
         refused(enrolment.scene.call("credential-process", "--profile", "web"), 2, "Run hwsigner enroll web")
 
-    def test_issuer_command_replaces_the_issuer_that_an_earlier_run_named(self, enrolment: Enrolment) -> None:
-        refused(enrolment.run("--issuer=vault", "--issuer-url=https://ca.example.com/v1/pki/sign/web"), 2, "secret")
-        succeeds(enrolment.again(f"--issuer-command={enrolment.issuer()}"))
-        assert enrolment.profile()["issuer"] == "command"
-
     def test_program_on_the_path_is_not_taken_for_a_file_here(
         self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
@@ -324,6 +319,11 @@ class TestRefused:
         monkeypatch.chdir(tmp_path)
         refused(enrolment.run("--issuer-command=false"), 5, "exited with status 1")
         assert enrolment.profile()["issuer-command"] == "false"
+
+    def test_issuer_command_replaces_the_issuer_that_an_earlier_run_named(self, enrolment: Enrolment) -> None:
+        refused(enrolment.run("--issuer=vault", "--issuer-url=https://ca.example.com/v1/pki/sign/web"), 2, "secret")
+        succeeds(enrolment.again(f"--issuer-command={enrolment.issuer()}"))
+        assert enrolment.profile()["issuer"] == "command"
 
     def test_missing_issuer_is_an_error(self, enrolment: Enrolment) -> None:
         refused(enrolment.run("--issuer-command="), 2, "no issuer given")

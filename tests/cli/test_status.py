@@ -70,6 +70,15 @@ class TestStatus:
         assert [line.split("\t")[0] for line in lines] == ["PROFILE", "bad", "web"]
         assert lines[2].split("\t")[3:5] == [expiration, "ready, user's agent"]
 
+    def test_certificate_that_expires_last_is_shown_when_there_is_a_renewal(self, home: Home, call: Call) -> None:
+        path = home.folder / "web.pem"
+        home.write_leaf("web", certs.Shape(end=certs.ago(-1)))
+        old = path.read_bytes()
+        home.write_leaf("web", certs.Shape(end=certs.ago(-9)))
+        new = status(call)["web"]["certificate"]
+        path.write_bytes(old + path.read_bytes())
+        assert status(call)["web"]["certificate"] == new
+
     def test_certificate_that_cannot_be_read_is_a_problem_of_its_profile_alone(self, home: Home, call: Call) -> None:
         home.write_profiles(web={}, other={"certificate": "/absent.pem"}, wrong={"no-such-flag": "x"})
         found = status(call)

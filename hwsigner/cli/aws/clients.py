@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-from urllib.parse import urlsplit
 
 from hwsigner.aws.arn import check_region
 from hwsigner.config.flags import Flag
 from hwsigner.control_plane.clients import Clients
-from hwsigner.errors import UsageError
-from hwsigner.http.address import is_loopback
+from hwsigner.http.address import check_protected, read_url
 
 AWS = (
     Flag("region", "AWS region (default: the one of the AWS SDKs)", "REGION"),
@@ -35,23 +33,9 @@ def clients(arguments: argparse.Namespace, *, region: str | None = None) -> Clie
     given = {flag.name: value for flag, value in arguments.given}
     endpoint = given.get("endpoint")
     if endpoint:
-        _check_endpoint(endpoint)
+        check_protected("--endpoint", read_url("--endpoint", endpoint))
     if given.get("region"):
         check_region(given["region"])
     # boto3 itself reads only AWS_DEFAULT_REGION; the other SDKs, and people, set AWS_REGION.
     chosen = given.get("region") or region or os.environ.get("AWS_REGION")
     return Clients(chosen, profile=given.get("aws-profile"), endpoint=endpoint)
-
-
-def _check_endpoint(url: str) -> None:
-    if "@" in url:  # Not shown, as it may contain a password.
-        raise UsageError("--endpoint is a URL with a user name or an @", "Use https://host, without a user name")
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError:
-        parts, host = urlsplit(""), ""
-    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
-        raise UsageError(f"--endpoint is {url[:200]!r}, which is not an endpoint URL", "Use https://host")
-    if parts.scheme == "http" and not is_loopback(host):
-        raise UsageError(f"--endpoint is {url[:200]!r}, but http: is for this machine only", "Use https:")

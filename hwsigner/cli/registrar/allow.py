@@ -18,16 +18,16 @@ from hwsigner.enrolment.registrar.policy import HASH, TPM, YUBIKEY, Machine, add
 from hwsigner.errors import AttestationError, UsageError
 from hwsigner.identity.certificate_request import check_names, parse_name
 
-HELP = "allow a chip's keys a certificate with these names"
+HELP = "add a chip, and the names it may have, to the policy"
 
 _FLAGS = (
     POLICY,
-    Flag("subject", "subject of its certificates, such as CN=web-01,OU=web", "NAME"),
-    Flag("dns", "DNS name of its certificates; repeatable", "NAME", many=True),
-    Flag("uri", "URI of its certificates; repeatable", "URI", many=True),
+    Flag("subject", "subject for its certificates, such as CN=web-01,OU=web", "NAME"),
+    Flag("dns", "DNS name for its certificates; repeatable", "NAME", many=True),
+    Flag("uri", "URI for its certificates; repeatable", "URI", many=True),
     Flag("name", "name of the machine in the policy (default: the CN of the subject)", "NAME"),
-    Flag("roots", "with a statement: folder with the vendors' certificates", "DIR"),
-    switch("replace", "replace the machine with this name, as after a swap of its mainboard"),
+    Flag("roots", "for a statement: folder of the chip vendors' certificates", "DIR"),
+    switch("replace", "replace the machine of this name, such as after its mainboard was swapped"),
 )
 _DIGITS = re.compile("[0-9A-Fa-f]+")
 _HINT = "Give the 64 digits of hwsigner attest --ek, a file with them, or a statement"
@@ -38,7 +38,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "statement",
         metavar="STATEMENT",
-        help="file with what hwsigner attest --ek printed on the machine, or with a statement; or the 64 digits",
+        help="output of hwsigner attest --ek on the machine: a file, or the 64 digits; or a file with a statement",
     )
     parser.add_flags(_FLAGS)
 

@@ -1,4 +1,4 @@
-"""`hwsigner registrar`: certificates for keys that are proven to be in chips that the policy names."""
+"""`hwsigner registrar`: certificates for keys that are proven to be in chips of the policy."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import gc
 import json
 import os
 import signal
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from hwsigner.cli.documents import read_trust
 from hwsigner.cli.issuer import issuer
@@ -20,29 +20,32 @@ from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import report_thread_failures
 from hwsigner.cli.registrar import KEYS, POLICY
 from hwsigner.config.flags import ISSUER, Flag, whole_number
+from hwsigner.enrolment.registrar.limits import RateLimit
+from hwsigner.enrolment.registrar.policy import read_policy
+from hwsigner.enrolment.registrar.registrar import Registrar
+from hwsigner.enrolment.registrar.sealing import read_keys
+from hwsigner.enrolment.registrar.server import RegistrarServer
+from hwsigner.enrolment.registrar.watched import Watched
 from hwsigner.errors import HwsignerError, UsageError
+from hwsigner.http.address import host_and_port, is_loopback
+from hwsigner.serving.listener import listen, tls_context
 from hwsigner.system.systemd import ERROR, INFO, WARNING, Notifier, is_journal
-
-if TYPE_CHECKING:
-    import socket
-    import ssl
-
-    from hwsigner.enrolment.registrar.server import RegistrarServer
 
 HELP = "certify keys that are proven to be in known chips"
 
+_COUNT = whole_number(1, 10**6)
 _FLAGS = (
     POLICY,
     KEYS,
-    Flag("roots", "folder with the vendors' root and intermediate certificates", "DIR", default="/etc/hwsigner/roots"),
+    Flag(
+        "roots", "folder of the chip vendors' root and intermediate certificates", "DIR", default="/etc/hwsigner/roots"
+    ),
     Flag("address", "IP address to listen on; any other than loopback needs TLS", "IP", default="127.0.0.1"),
     Flag("port", "port to listen on; 0 for any free one", "PORT", whole_number(0, 65535), 8443),
-    Flag("tls-certificate", "serve HTTPS with this certificate and its chain (PEM)", "FILE"),
-    Flag("tls-key", "private key of the certificate (PEM); default: in the same file", "FILE"),
-    Flag(
-        "per-address", "requests of one address in a minute; a certificate takes two", "N", whole_number(1, 10**6), 60
-    ),
-    Flag("per-minute", "requests of all in a minute", "N", whole_number(1, 10**6), 600),
+    Flag("tls-certificate", "serve HTTPS with this certificate and its chain, in PEM", "FILE"),
+    Flag("tls-key", "private key of the certificate, in PEM (default: in the same file)", "FILE"),
+    Flag("per-address", "requests per minute from one address; an enrolment takes two", "N", _COUNT, 60),
+    Flag("per-minute", "requests per minute from all addresses", "N", _COUNT, 600),
 )
 _HOP_LIMIT = 64
 _PRIORITIES = {"refused": WARNING, "limited": WARNING, "not issued": ERROR, "failed": ERROR, "kept": ERROR}
@@ -50,7 +53,7 @@ _PRIORITIES = {"refused": WARNING, "limited": WARNING, "not issued": ERROR, "fai
 
 def add_arguments(parser: Parser) -> None:
     """Add the flags, and name the other commands below them."""
-    parser.epilog = "hwsigner registrar allow adds a machine to the policy; rotate-keys makes a new sealing key."
+    parser.epilog = "registrar allow adds a machine to the policy; registrar rotate-keys makes a new sealing key."
     parser.add_flags(_FLAGS, ISSUER)
 
 
@@ -63,8 +66,6 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         HwsignerError: a flag, a file or the address can't be used.
     """
-    from hwsigner.http.address import host_and_port
-
     gc.enable()  # Unlike most commands, this one keeps running.
     report_thread_failures()
     tls = _tls(arguments)
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def write_audit(facts: Mapping[str, object]) -> None:
+def _write_audit(facts: Mapping[str, object]) -> None:
     """Write the facts of a decision to stderr, as a line of JSON in ASCII.
 
     Raises:
@@ -101,37 +102,28 @@ _writing = threading.Lock()
 
 
 def _server(arguments: argparse.Namespace, tls: ssl.SSLContext | None) -> RegistrarServer:
-    from hwsigner.enrolment.registrar.limits import RateLimit
-    from hwsigner.enrolment.registrar.policy import read_policy
-    from hwsigner.enrolment.registrar.registrar import Registrar
-    from hwsigner.enrolment.registrar.sealing import read_keys
-    from hwsigner.enrolment.registrar.server import RegistrarServer
-    from hwsigner.enrolment.registrar.watched import Watched
-
     registrar = Registrar(
         Watched(arguments.policy, read_policy, _reporter("policy")).content,
         Watched(arguments.keys, read_keys, _reporter("sealing keys")).content,
         trust=read_trust(arguments.roots),
         issuer=issuer(vars(arguments)),
-        audit=write_audit,
+        audit=_write_audit,
     )
     limit = RateLimit(arguments.per_address, arguments.per_minute)
-    return RegistrarServer(registrar, _listener(arguments), limit=limit, audit=write_audit, tls=tls)
+    listener = listen(arguments.address, arguments.port, _HOP_LIMIT)
+    return RegistrarServer(registrar, listener, limit=limit, audit=_write_audit, tls=tls)
 
 
 def _reporter(what: str) -> Callable[[HwsignerError], None]:
-    """Return a function that says loudly that a file is bad, and that the old one stays in use."""
+    """Return a function that logs that a changed file is bad, so that its old content stays in use."""
 
-    def tell(error: HwsignerError) -> None:
-        write_audit({"decision": "kept", "reason": f"the old {what} stay in use, as the new file is bad: {error}"})
+    def report(error: HwsignerError) -> None:
+        _write_audit({"decision": "kept", "reason": f"the old {what} stay in use, as the new file is bad: {error}"})
 
-    return tell
+    return report
 
 
 def _tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:
-    from hwsigner.http.address import is_loopback
-    from hwsigner.serving.listener import tls_context
-
     if arguments.tls_certificate:
         return tls_context(arguments.tls_certificate, arguments.tls_key)
     if arguments.tls_key:
@@ -139,9 +131,3 @@ def _tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:
     if not is_loopback(arguments.address):
         raise UsageError("other machines can reach the address, and there is no TLS", "Give --tls-certificate")
     return None
-
-
-def _listener(arguments: argparse.Namespace) -> socket.socket:
-    from hwsigner.serving.listener import listen
-
-    return listen(arguments.address, arguments.port, _HOP_LIMIT)

@@ -18,7 +18,6 @@ from hwsigner.errors import ServiceError, ServiceUnreachableError, UsageError
 from hwsigner.identity.certificate_request import CertificateRequest
 
 MAX_OUTPUT_BYTES = 1 << 20
-NOT_YET = os.EX_TEMPFAIL
 _SHOWN = 300
 _CHUNK = 1 << 16
 
@@ -87,7 +86,7 @@ class Command:
             raise ServiceUnreachableError(problem, "Run it by hand to see why") from None
         finally:
             _end(process)
-        if process.returncode == NOT_YET:
+        if process.returncode == os.EX_TEMPFAIL:
             return Pending()
         if process.returncode:
             how = f"exited with status {process.returncode}"

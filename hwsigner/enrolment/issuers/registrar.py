@@ -38,12 +38,12 @@ class RegistrarIssuer:
     """A registrar, as a machine sees it.
 
     Attributes:
-        website: its server.
+        site: its server.
         key: the request's key.
         vendor_certificates: the DER of certificates that the key's chip does not hold.
     """
 
-    website: Website
+    site: Website
     key: KeyAccess
     vendor_certificates: tuple[bytes, ...] = ()
 
@@ -90,7 +90,7 @@ class RegistrarIssuer:
 
     def _post(self, path: str, members: Mapping[str, Any]) -> Response:
         headers = [("Content-Type", "application/json")]
-        return self.website.post(self.website.endpoint.path + path, headers, messages.write_object(members))
+        return self.site.post(self.site.endpoint.path + path, headers, messages.write_object(members))
 
     def _members(self, response: Response, *names: str) -> dict[str, Any]:
         """Return the members of an answer.
@@ -104,7 +104,7 @@ class RegistrarIssuer:
                 return messages.read_object(response.body, *names)
             refusal = messages.read_object(response.body, "error", "hint")
         except ValueError:
-            raise (self._unreadable() if response.status == 200 else self.website.refusal(response)) from None
+            raise (self._unreadable() if response.status == 200 else self.site.refusal(response)) from None
         raise ServiceError(
             f"the registrar refused: {_words(refusal['error'])}",
             _words(refusal["hint"]),
@@ -113,9 +113,7 @@ class RegistrarIssuer:
         )
 
     def _unreadable(self) -> CertificateError:
-        return CertificateError(
-            "the registrar's answer can't be read", f"Check that {self.website.endpoint.url} is one"
-        )
+        return CertificateError("the registrar's answer can't be read", f"Check that {self.site.endpoint.url} is one")
 
 
 def _words(value: object) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from hwsigner.enrolment.issuers import Issued, IssuerSettings
 from hwsigner.enrolment.issuers.answers import from_pem
-from hwsigner.enrolment.issuers.web import Website, json_object, open_website, secret
+from hwsigner.enrolment.issuers.web import Website, open_website, secret
 from hwsigner.errors import ServiceError, UsageError
 from hwsigner.http.transport import Response
 from hwsigner.identity.certificate_request import CertificateRequest
@@ -100,10 +100,10 @@ class Vault:
             hint = _HINTS.get(response.status, "")
             hint = _LOGIN_HINTS.get(path, hint)
             raise self.site.refusal(response, _reasons(response), hint)
-        return json_object(response)
+        return response.json_object()
 
 
 def _reasons(response: Response) -> str:
     """Return the server's errors, each without its line breaks."""
-    errors = json_object(response).get("errors")
+    errors = response.json_object().get("errors")
     return "; ".join(" ".join(str(one).split()) for one in errors) if isinstance(errors, list) else ""

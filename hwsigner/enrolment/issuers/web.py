@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Any
 
 from hwsigner.enrolment.issuers import IssuerSettings
 from hwsigner.errors import ServiceError, UsageError
-from hwsigner.http.address import Endpoint, is_loopback, parse_url
+from hwsigner.http.address import Endpoint, check_protected, read_url
 from hwsigner.http.client_certificate import ClientCertificate, post_with_certificate
 from hwsigner.http.connection import Deadline
 from hwsigner.http.proxy import find_proxy
@@ -94,13 +91,8 @@ def open_website(settings: IssuerSettings, default_path: str = "") -> Website:
     """
     if not settings.url:
         raise UsageError("the issuer's URL is missing", "Add --issuer-url https://…")
-    try:
-        endpoint = parse_url(settings.url)
-    except ValueError:  # Do not show the URL, which may contain a password.
-        problem = "--issuer-url is not a URL, or it has a user name or a query"
-        raise UsageError(problem, "Write https://host:port/path") from None
-    if endpoint.scheme == "http" and not is_loopback(endpoint.host):
-        raise UsageError(f"--issuer-url is {endpoint.url}, but http: is for this machine only", "Use https:")
+    endpoint = read_url("--issuer-url", settings.url)
+    check_protected("--issuer-url", endpoint)
     cas = TrustedCAs(f"--issuer-ca-file {settings.ca_file}", file=settings.ca_file) if settings.ca_file else None
     options = TransportOptions(
         connect_timeout=settings.timeout,
@@ -150,22 +142,5 @@ def secret(settings: IssuerSettings, what: str) -> str:
 
 
 def retry_after(response: Response) -> float:
-    """Return the seconds that a response asks to wait (RFC 9110, section 10.2.3); 0.0 if it does not say."""
-    text = (response.headers.get("Retry-After") or "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", text):
-        seconds = float(text)
-    else:
-        try:
-            seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError, OverflowError):
-            seconds = 0.0
-    return min(max(seconds, 0.0), _LONGEST_WAIT)
-
-
-def json_object(response: Response) -> dict[str, Any]:
-    """Return the JSON object in a response's body, or an empty one if there is none."""
-    try:
-        value = json.loads(response.body)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    """Return the seconds that an issuer asks to wait, a week at most; 0.0 if it does not ask."""
+    return min(response.retry_after(datetime.now(UTC)), _LONGEST_WAIT)

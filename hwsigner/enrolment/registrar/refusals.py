@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-AGAIN = "Start again with a new statement"
-
 
 class Refusal(Exception):  # noqa: N818  an answer, not an error of this program
     """A request that is refused.

@@ -17,7 +17,7 @@ from hwsigner.enrolment.checking import check_issued
 from hwsigner.enrolment.issuers import Issued, Issuer
 from hwsigner.enrolment.registrar import messages
 from hwsigner.enrolment.registrar.policy import YUBIKEY, Machine, Policy
-from hwsigner.enrolment.registrar.refusals import AGAIN, Refusal
+from hwsigner.enrolment.registrar.refusals import Refusal
 from hwsigner.enrolment.registrar.requests import problem_with
 from hwsigner.enrolment.registrar.sealing import SealError, SealingKeys
 from hwsigner.errors import AttestationError, HwsignerError, ServiceError, ServiceUnreachableError
@@ -98,7 +98,7 @@ class Registrar:
         try:
             return attestation.read(self.keys().open(sealed, self.clock()), "state")
         except SealError as error:
-            raise Refusal(HTTPStatus.CONFLICT, str(error), AGAIN) from None
+            raise Refusal(HTTPStatus.CONFLICT, str(error), "Start again with a new statement") from None
 
     def _allowed(self, statement: Document, facts: dict[str, object]) -> tuple[CertificateRequest, Trust]:
         """Return a statement's request, which the policy allows the chip of the statement, and the trust in that chip.

@@ -21,22 +21,19 @@ from cryptography import x509
 import certs
 from attestation.chips import Chip, Vendor, chip, chips, vendors
 from attestation.piv_chains import old_chain
-from hwsigner.enrolment.issuers import Issued, IssuerSettings, open_issuer
+from enrolment.registrar import sites
+from enrolment.registrar.sites import DNS, SUBJECT
 from hwsigner.enrolment.registrar.policy import TPM, YUBIKEY, Machine, read_policy
 from hwsigner.enrolment.registrar.sealing import read_keys
 from hwsigner.errors import ServiceError
 from hwsigner.identity.certificate_request import sign_certificate_request
 from hwsigner.key import open_key
-from hwsigner.key.management import KeyAccess
-from hwsigner.pins import PinSource
-from hwsigner.uri import KeyURI
 from loopback import ServerCA
 from scene import Outcome, Scene
 
 __all__ = ["chip", "chips", "vendors"]
 
 ONE, TWO = "1" * 64, "2" * 64
-SUBJECT, DNS = "CN=web-01,OU=web", "web-01.example.com"
 Call = Callable[..., Outcome]
 ROOT = Path(__file__).parents[3]
 
@@ -88,8 +85,6 @@ def test_allow_replaces_a_swapped_board_only_if_asked(allow: Call, policy: Path)
 def test_allow_takes_serial_number_and_root_of_a_yubikeys_statement(
     allow: Call, policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from enrolment.registrar.sites import SERIAL, sha256
-
     chain = old_chain()
     monkeypatch.setattr("hwsigner.attestation.chain.Trust.time", lambda self: chain.trust.now)
     roots = tmp_path / "roots"
@@ -99,7 +94,7 @@ def test_allow_takes_serial_number_and_root_of_a_yubikeys_statement(
     (tmp_path / "statement.json").write_text(chain.statement.to_json())
     done = allow(tmp_path / "statement.json", "--subject", SUBJECT, "--roots", roots)
     assert done.status == 0, done.err
-    machine = Machine("web-01", YUBIKEY, SERIAL, sha256(chain.root.der), SUBJECT)
+    machine = Machine("web-01", YUBIKEY, sites.SERIAL, sites.sha256(chain.root.der), SUBJECT)
     assert read_policy(str(policy)).machines == {"web-01": machine}
 
 
@@ -234,10 +229,7 @@ def running(flags: list[str], errors: list[str]) -> Iterator[tuple[subprocess.Po
 def enrolled(url: str, key: str, ca_file: Path) -> x509.Certificate:
     with open_key(key) as opened:
         request = sign_certificate_request(opened, SUBJECT, dns_names=[DNS])
-    access = KeyAccess(KeyURI.of(key).resolved(), PinSource())
-    found = open_issuer("registrar", IssuerSettings(url=url, ca_file=str(ca_file), key=access)).issue(request)
-    assert isinstance(found, Issued)
-    return x509.load_der_x509_certificate(found.certificates[0])
+    return sites.enrolled(url, key, request, ca_file=str(ca_file))
 
 
 def test_tpm_is_enrolled_over_tls_and_refused_once_it_is_taken_out(

@@ -76,7 +76,7 @@ def test_server_that_is_down_is_not_reached(asked: Requested, bao: Bao) -> None:
         ("", "the issuer's URL is missing"),
         ("https://vault.example.com:8200", "does not name a role"),
         ("http://vault.example.com/v1/pki/sign/web", "http: is for this machine only"),
-        ("https://user:hunter2@vault.example.com/v1/pki/sign/web", "is not a URL, or it has a user name"),
+        ("https://user:hunter2@vault.example.com/v1/pki/sign/web", "is a URL with a user name"),
     ],
 )
 def test_url_that_can_t_be_right_is_a_usage_error(url: str, message: str) -> None:

@@ -24,7 +24,7 @@ from attestation.piv_chains import Chain, answered
 from enrolment.authority import Answer, certified
 from hwsigner.attestation import Document, Trust
 from hwsigner.attestation.documents import read
-from hwsigner.enrolment.issuers import Issued, Pending
+from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending, open_issuer
 from hwsigner.enrolment.registrar.limits import RateLimit
 from hwsigner.enrolment.registrar.policy import TPM, YUBIKEY, Machine, Policy, read_policy
 from hwsigner.enrolment.registrar.registrar import Registrar
@@ -33,6 +33,9 @@ from hwsigner.enrolment.registrar.server import RegistrarServer
 from hwsigner.enrolment.registrar.watched import Watched
 from hwsigner.errors import HwsignerError
 from hwsigner.identity.certificate_request import CertificateRequest, parse_name
+from hwsigner.key.management import KeyAccess
+from hwsigner.pins import PinSource
+from hwsigner.uri import KeyURI
 
 SUBJECT, DNS, URI = "CN=web-01,OU=web", "web-01.example.com", "spiffe://example.com/web-01"
 SERIAL = "10550341"  # Of the certificates in `piv_chains`.
@@ -125,6 +128,20 @@ class Site:
     @property
     def decisions(self) -> list[object]:
         return [facts["decision"] for facts in self.audit]
+
+
+def url(server: RegistrarServer, scheme: str = "http") -> str:
+    return f"{scheme}://127.0.0.1:{server.socket.getsockname()[1]}"
+
+
+def enrolled(
+    registrar_url: str, key: str, request: CertificateRequest, *, pin: str | None = None, ca_file: str = ""
+) -> x509.Certificate:
+    """Return the certificate that a registrar gives to a key for its request."""
+    access = KeyAccess(KeyURI.of(key).resolved(), PinSource.of(pin))
+    found = open_issuer("registrar", IssuerSettings(registrar_url, ca_file=ca_file, key=access)).issue(request)
+    assert isinstance(found, Issued)
+    return x509.load_der_x509_certificate(found.certificates[0])
 
 
 def table(machine: Machine) -> str:

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import pytest
-from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import certs
 from attestation.chips import Chip, changed
-from enrolment.registrar.sites import SUBJECT, Issuer, Site, body, tpm
+from enrolment.registrar.sites import SUBJECT, Issuer, Site, body, challenged, enrolled, tpm, url
 from examples import scaled
 from hwsigner import attestation
 from hwsigner.attestation import Document
-from hwsigner.enrolment.issuers import Issued, IssuerSettings, open_issuer
 from hwsigner.enrolment.registrar.policy import YUBIKEY, Machine
 from hwsigner.enrolment.registrar.refusals import Refusal
-from hwsigner.enrolment.registrar.registrar import Registrar
 from hwsigner.errors import AttestationError, ServiceError, SigningKeyError
 from hwsigner.identity.certificate_request import CertificateRequest, sign_certificate_request
 from hwsigner.key import open_key
-from hwsigner.key.management import KeyAccess
-from hwsigner.pins import PinSource
-from hwsigner.uri import KeyURI
 from softhsm.yubikey import YKCS11, YubiKey
 
 CLIENT = "192.0.2.1"
@@ -41,20 +34,8 @@ def ek(chip: Chip) -> str:
     return hashlib.sha256(attestation.endorsement_key(chip.key)).hexdigest()
 
 
-def enrolled(url: str, key: str, request: CertificateRequest, pin: str | None = None) -> Issued:
-    access = KeyAccess(KeyURI.of(key).resolved(), PinSource.of(pin))
-    found = open_issuer("registrar", IssuerSettings(url=url, key=access)).issue(request)
-    assert isinstance(found, Issued)
-    return found
-
-
 def statement(chip: Chip, request: CertificateRequest) -> Document:
     return attestation.make_statement(chip.key, csr=request.der)
-
-
-def challenge(registrar: Registrar, given: Document) -> tuple[Document, str]:
-    reply = registrar.challenge(body(statement=given), CLIENT)
-    return attestation.read(json.dumps(reply["challenge"]).encode(), "challenge"), reply["state"]
 
 
 @pytest.fixture
@@ -65,16 +46,15 @@ def site(chip: Chip, ca: certs.Authority, tmp_path: Path) -> Site:
     return site
 
 
-def test_tpm_gets_its_certificate_and_each_renewal_is_attested_anew(site: Site, chip: Chip) -> None:
+def test_tpm_gets_its_certificate_and_each_renewal_is_attested_again(site: Site, chip: Chip) -> None:
     request = asked(chip.key)
     with site.serving() as server:
-        url = f"http://127.0.0.1:{server.socket.getsockname()[1]}"
-        leaf = x509.load_der_x509_certificate(enrolled(url, chip.key, request).certificates[0])
+        leaf = enrolled(url(server), chip.key, request)
         assert leaf.public_key() == request.x509.public_key()
-        assert enrolled(url, chip.key, asked(chip.key)).certificates
+        assert enrolled(url(server), chip.key, asked(chip.key)).serial_number != leaf.serial_number
         site.allow()  # The machine was taken out.
         with pytest.raises(ServiceError, match="does not give this chip"):
-            enrolled(url, chip.key, request)
+            enrolled(url(server), chip.key, request)
     assert site.decisions == [*(["challenged", "proven", "issued"] * 2), "refused"]
     assert {facts["chip"] for facts in site.audit} == {ek(chip)}
 
@@ -94,7 +74,7 @@ def test_known_endorsement_key_does_not_help_another_chip(site: Site, chips: tup
     stolen = statement(good, asked(good.key))
     own = statement(thief, asked(thief.key))
     mixed = changed(own, **{name: stolen.values[name] for name in ("ekPublic", "ekCertificates")})
-    given, state = challenge(registrar, mixed)  # Nothing is wrong with it yet.
+    given, state = challenged(registrar, mixed)  # Nothing is wrong with it yet.
     with pytest.raises((AttestationError, SigningKeyError)):
         attestation.answer_challenge(thief.key, given)  # Its chip can't open the secret.
     for answer in (
@@ -115,7 +95,7 @@ def test_answer_with_any_part_of_another_one_is_refused(site: Site, chip: Chip) 
     registrar, given = site.registrar(), statement(chip, asked(chip.key))
     answers = []
     for _ in range(2):
-        asked_for, state = challenge(registrar, given)
+        asked_for, state = challenged(registrar, given)
         answers.append(attestation.answer_challenge(chip.key, asked_for))
     for name in answers[1].values:
         mixed = changed(answers[1], **{name: answers[0].values[name]})
@@ -137,8 +117,7 @@ def test_yubikey_gets_its_certificate(yubikey: YubiKey, ca: certs.Authority, tmp
     root = hashlib.sha256(site.trust.roots[0].der).hexdigest()
     site.allow(Machine("web-01", YUBIKEY, str(yubikey.serial), root, SUBJECT))
     with site.serving() as server:
-        url = f"http://127.0.0.1:{server.socket.getsockname()[1]}"
-        leaf = x509.load_der_x509_certificate(enrolled(url, key, request, yubikey.pin).certificates[0])
+        leaf = enrolled(url(server), key, request, pin=yubikey.pin)
     assert leaf.public_key() == request.x509.public_key()
     assert site.decisions == ["challenged", "proven", "issued"]
 
@@ -162,7 +141,7 @@ def test_no_damage_to_a_tpms_structure_is_a_fault_of_our_own(
             return
         forged = changed(given_statement, **{name: (bad, *value[1:]) if isinstance(value, tuple) else bad})
         try:
-            challenge(registrar, forged)  # It may be given: a key with another name has no answer.
+            challenged(registrar, forged)  # It may be given: a key with another name has no answer.
         except Refusal:
             assert site.decisions[-1] == "refused"
 
