@@ -10,7 +10,7 @@ from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import Flag, switch
 from hwsigner.config.profiles import profiles
 from hwsigner.control_plane.failures import translated
-from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError, printable
+from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError, install_command, printable
 
 HELP = "ask AWS STS for the identity of a profile's credentials"
 
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         from hwsigner import boto3
     except ImportError as error:
-        raise HwsignerError(f"hwsigner whoami needs {error.name}", "Run pip install 'hwsigner[aws]'") from error
+        raise HwsignerError(f"hwsigner whoami needs {error.name}", f"Run {install_command('aws')}") from error
     from hwsigner.botocore import CredentialsError
 
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -239,11 +240,11 @@ def test_refusal_by_the_trust_policy_names_the_condition_on_stderr(
 
 def test_help_lists_every_fault() -> None:
     stdout, stderr = command("--help").communicate(timeout=60)
-    lines = stdout.splitlines()
+    rows = [re.sub(r"\s+", " ", row) for row in re.split(r"\n  (?=\S)", stdout)]
     for name, kind in KINDS.items():
-        (line,) = [line for line in lines if line.startswith(f"  {name} ")]
-        assert kind.summary in line
-        assert all(f"{key.replace('_', '-')}={value}" in line for key, value in kind.parameters.items())
+        (row,) = [row for row in rows if row.startswith(f"{name} ")]
+        assert kind.summary in row
+        assert all(f"{key.replace('_', '-')}={value}" in row for key, value in kind.parameters.items())
     assert stderr == ""
 
 
