@@ -28,6 +28,8 @@ from agent.homes import Home, run_agent
 from hwsigner.emulator import Emulator, Fault
 from hwsigner.errors import ServiceError
 
+pytestmark = pytest.mark.slow
+
 PROCESS = """#!/bin/sh
 echo ran >> "$0.ran"
 echo '{"Version": 1, "AccessKeyId": "AKIAPROCESS", "SecretAccessKey": "secret"}'

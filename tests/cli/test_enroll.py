@@ -37,6 +37,8 @@ from softhsm.tpm import SoftTPM
 from softhsm.yubikey import FIRMWARE_5_7, YKCS11, YubiKey
 from yubikeys import forget_cards
 
+pytestmark = pytest.mark.slow
+
 MANAGEMENT_KEY = "0102030405060708" * 3
 
 

@@ -21,6 +21,8 @@ from scene import Outcome
 from softhsm.command import ToolError, run
 from softhsm.tpm import SoftTPM
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["loaded_shim", "shim", "shim_library"]
 
 DEVICE_MEMORY = 0x31

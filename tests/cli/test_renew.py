@@ -20,6 +20,8 @@ from hwsigner.emulator import Fault
 from scene import Outcome
 from softhsm.tpm import SoftTPM
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def enrolled(enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Enrolment:
@@ -272,5 +274,5 @@ def test_renewal_that_is_killed_leaves_a_pair_that_works(enrolled: Enrolment) ->
 
 def _flags(enrolled: Enrolment, before: str) -> list[str]:
     """Return the flags of the profile, with an issuer that does something before."""
-    values = enrolled.profile() | {"issuer-command": enrolled.issuer(before=before)}
+    values = enrolled.profile() | {"issuer-command": enrolled.issuer(before=before), "timeout": "2"}
     return [f"--{name}={value}" for name, value in values.items() if isinstance(value, str)]

@@ -23,6 +23,8 @@ from revocations import Account, Machine, account, denied, interrupted
 from softhsm.tpm import SoftTPM
 from terminals import Terminal
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["account"]
 
 COMMENTED = "# First\n\n[profile.other]\nregion = 'eu-west-1' # keep\n\n# About web\n"

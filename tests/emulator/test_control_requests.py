@@ -17,6 +17,8 @@ from emulator.signing import USER, Plan, add_credentials, ask, error_code
 from hwsigner.emulator import Emulator, Profile, World
 from hwsigner.emulator.control.operations import OPERATIONS, Operation
 
+pytestmark = pytest.mark.slow
+
 PLAN = Plan("rolesanywhere", "POST", "/profiles", (("Content-Type", "application/json"),), credentials=USER)
 BODY = {"name": "p", "roleArns": []}
 ROOT = f"arn:aws:rolesanywhere:{REGION}:{ACCOUNT}"

@@ -18,6 +18,8 @@ from emulator.client import Caller, create_session, draft, send
 from emulator.planes import ACCOUNT, KEY, REGION, client
 from hwsigner.emulator import Emulator, Role, World
 
+pytestmark = pytest.mark.slow
+
 ACTIONS = ["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity"]
 READ_ONLY = "arn:aws:iam::aws:policy/ReadOnlyAccess"
 

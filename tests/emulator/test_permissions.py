@@ -16,6 +16,8 @@ from emulator.planes import ACCOUNT, KEY, REGION, bundle, client
 from hwsigner.emulator import Emulator, Fault
 from hwsigner.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 USER = f"arn:aws:iam::{ACCOUNT}:user/{KEY[0]}"
 PREFIX = f"arn:aws:rolesanywhere:{REGION}:{ACCOUNT}"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/hwsigner-demo"

@@ -14,6 +14,8 @@ from hwsigner.emulator import Emulator, World
 from pages import ROOT, run_shell, shell_blocks
 from scene import Outcome
 
+pytestmark = pytest.mark.slow
+
 PAGE = "docs/aws.md"
 ANCHOR = "arn:aws:rolesanywhere:eu-central-1:123456789012:trust-anchor/0e5a7c1e-2b9d-4c3f-8a64-51d0f7b3c9aa"
 GOOD = {

@@ -24,6 +24,8 @@ from hwsigner.trust_policy.writing import write_trust_policy
 from ports import reserve_port
 from scene import Outcome
 
+pytestmark = pytest.mark.slow
+
 REGION, ACCOUNT = "us-east-1", "123456789012"
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDADMIN", "AWS_SECRET_ACCESS_KEY": "an-admins-secret"}
 OTHER_ID = "11111111-2222-4333-8444-555555555555"

@@ -24,6 +24,8 @@ from scene import Outcome
 from softhsm.tpm import SoftTPM
 from terminals import Terminal
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["account"]
 
 CALLS = ("GetTrustAnchor", "ListCrls", "ImportCrl", "GetCrl", "UpdateCrl", "EnableCrl")

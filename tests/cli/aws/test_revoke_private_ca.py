@@ -23,6 +23,8 @@ from emulator import planes
 from revocations import Account, account, interrupted
 from scene import Outcome
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["account"]
 
 

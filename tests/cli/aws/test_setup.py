@@ -20,6 +20,8 @@ from hwsigner.emulator import Emulator, Fault, World
 from scene import Outcome
 from terminals import Terminal
 
+pytestmark = pytest.mark.slow
+
 REGION = "us-east-1"
 MATCH = "CN=bamboo-01,OU=devops"
 READ_ONLY = "arn:aws:iam::aws:policy/ReadOnlyAccess"

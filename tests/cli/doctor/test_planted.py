@@ -15,6 +15,8 @@ from cryptography.x509.oid import NameOID
 import certs
 from patients import Patient
 
+pytestmark = pytest.mark.slow
+
 Plant = Callable[[Patient], object]
 
 _OTHER_REGION = "arn:aws:rolesanywhere:eu-west-1:123456789012:profile/11111111-2222-4333-8444-555555555555"

@@ -18,6 +18,8 @@ from hwsigner.identity.certificate_request import sign_certificate_request
 from hwsigner.key import open_key
 from ports import reserve_port
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateCAs]:
