@@ -55,6 +55,14 @@ def test_generated_key_signs_and_its_certificate_is_imported(
     assert "Subject DN:\tCN=bamboo" in tool("-a", "status")
 
 
+def ec_key_of_full_length() -> ec.EllipticCurvePrivateKey:
+    """Return a key whose number does not start with a zero byte: yubico-piv-tool can't import others."""
+    while True:
+        key = ec.generate_private_key(ec.SECP384R1())
+        if key.private_numbers().private_value.bit_length() > 376:
+            return key
+
+
 def rsa_key_of_full_length() -> rsa.RSAPrivateKey:
     """Return a key whose numbers do not start with a zero byte: yubico-piv-tool gets their length wrong."""
     while True:
@@ -66,7 +74,7 @@ def rsa_key_of_full_length() -> rsa.RSAPrivateKey:
 
 @pytest.mark.parametrize("slot", ["9a", "82"])
 def test_imported_key_signs(yubikey: YubiKey, tmp_path: Path, slot: str) -> None:
-    for key in (ec.generate_private_key(ec.SECP384R1()), rsa_key_of_full_length()):
+    for key in (ec_key_of_full_length(), rsa_key_of_full_length()):
         path = tmp_path / "key.pem"
         path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         tool("-a", "import-key", "-s", slot, "-i", path)

@@ -18,9 +18,12 @@ from hwsigner.backends.pkcs11 import access
 
 ROOT = Path(__file__).parents[3]
 IS_ROOT = os.geteuid() == 0
-# Root may read everything, so another user lists. Every module is imported before, as that user may not read them.
+# Root may read everything, so another user lists. A first run imports every module, as that user may not read them.
 LIST = f"""
 import os, sys, hwsigner.cli, hwsigner.cli.list, hwsigner.backends.pkcs11, asn1crypto.keys
+stderr, sys.stderr = sys.stderr, open(os.devnull, "w")
+hwsigner.cli.main(["list", "pkcs11:?module-path=" + os.devnull])
+sys.stderr = stderr
 if {IS_ROOT}:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 sys.exit(hwsigner.cli.main(["list", "pkcs11:?module-path=" + sys.argv[1]]))
