@@ -138,6 +138,16 @@ def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _end_children() -> None:
+    """End each program that was just being started when an interruption came, so that nothing else would end it."""
+    for children in Path("/proc/self/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child, 0)
+
+
 def main() -> int:
     """Run the demo, then remove everything it made, even if it was interrupted."""
     for number in _INTERRUPTIONS:
@@ -145,6 +155,7 @@ def main() -> int:
     try:
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsigner-demo-"))
+            stack.callback(_end_children)
             try:
                 run(Stage(Path(folder), stack))
             finally:
