@@ -126,14 +126,10 @@ def _run(arguments: Sequence[str]) -> int:
     if name in _groups() - COMMANDS.keys() and rest[:1] in ([], ["--help"], ["-h"]):
         print(_help(name))
         return 0
-    from hwsigner.cli.parser import Parser, suggestion
-
     if name not in COMMANDS:
-        # What follows `=` may be a password.
-        group = name in _groups()
-        word = f"{name} {rest[0]}".partition("=")[0] if group else name.partition("=")[0]
-        known = [each for each in COMMANDS if each.startswith(f"{name} ")] if group else [*COMMANDS, *_groups()]
-        raise UsageError(f"unknown command {word!r}", suggestion(word, known, f"Use one of {', '.join(known)}"))
+        raise _unknown(name, rest)
+    from hwsigner.cli.parser import Parser
+
     command = importlib.import_module(COMMANDS[name])
     parser = Parser(name, command.HELP)
     command.add_arguments(parser)
@@ -151,6 +147,17 @@ def _run(arguments: Sequence[str]) -> int:
             return 0
         raise
     return _run_completed(command, completed)
+
+
+def _unknown(name: str, rest: Sequence[str]) -> UsageError:
+    """Return the error for a command that there is not. `rest` may be the second word of one of a group."""
+    from hwsigner.cli.parser import suggestion
+
+    is_group = name in _groups()
+    # What follows `=` may be a password.
+    word = (f"{name} {rest[0]}" if is_group else name).partition("=")[0]
+    known = [each for each in COMMANDS if each.startswith(f"{name} ")] if is_group else [*COMMANDS, *_groups()]
+    return UsageError(f"unknown command {word!r}", suggestion(word, known, f"Use one of {', '.join(known)}"))
 
 
 def _split(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
