@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hwsigner.aws.create_session import create_session
-from hwsigner.backends.state import open_lock_file
 from hwsigner.cli import options
 from hwsigner.cli.enrolling import only_one, settings_of, share_key, wanted, write_profile
 from hwsigner.cli.install_certificate import ARNS, for_any_folder
@@ -36,6 +35,7 @@ from hwsigner.errors import (
 from hwsigner.identity import Identity
 from hwsigner.identity.certificate import Certificate, Chain, latest_expiring, leaves
 from hwsigner.system.files import lock_within
+from hwsigner.system.state import open_lock_file
 
 HELP = "renew the certificate of a profile"
 
