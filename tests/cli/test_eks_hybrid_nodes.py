@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import boto3
@@ -20,126 +18,31 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import load_pem_x509_certificate
 
 import certs
+from attestation.chips import Chip, chip, chips, vendors
+from enrolment.authority import Answer, certified
+from enrolment.registrar.sites import Issuer, Site
 from hwsigner.emulator import Emulator, World
-from hwsigner.trust_policy import TrustPolicy
-from pages import ROOT, run_shell, shell_blocks
+from hwsigner.enrolment.issuers import Issued, Pending
+from hwsigner.identity.certificate_request import CertificateRequest
+from hybrid_nodes import PAGE, Node, environment, one_line, page_policy
+from pages import run_shell, shell_blocks
 from softhsm.tpm import SoftTPM
 
+__all__ = ["chip", "chips", "vendors"]
+
 AWS = "/usr/bin/aws"
-PAGE = "docs/eks-hybrid-nodes.md"
 LONGEST_NAME = "n" * 64
 _SECONDS = 60
 
 
-@dataclass(frozen=True)
-class Node:
-    """A machine that nodeadm has set up, in a folder in place of `/`.
+class Lasting(Issuer):
+    """An issuer that a test tells how long its certificates last."""
 
-    Attributes:
-        environ: the only variables that kubelet passes on. HOME is not among them.
-    """
+    days = 2
 
-    root: Path
-    emulator: Emulator
-    environ: dict[str, str]
-    name: str = "node-01"
-    proxy: bool = False
-
-    @property
-    def program(self) -> Path:
-        return self.root / "usr" / "local" / "bin" / "aws_signing_helper"
-
-    @property
-    def key(self) -> Path:
-        return self.root / "etc" / "iam" / "pki" / "server.key"
-
-    @property
-    def certificate(self) -> Path:
-        return self.key.with_suffix(".crt")
-
-    @property
-    def credentials_file(self) -> Path:
-        return self.root / "eks-hybrid" / ".aws" / "credentials"
-
-    @property
-    def flags(self) -> list[str]:
-        """The flags that nodeadm writes, in its order."""
-        pairs = {
-            "certificate": self.certificate,
-            "private-key": self.key,
-            "trust-anchor-arn": self.emulator.trust_anchor_arn,
-            "profile-arn": self.emulator.profile_arn,
-            "role-arn": self.emulator.role_arn,
-            "role-session-name": self.name,
-        }
-        return [word for flag, value in pairs.items() for word in (f"--{flag}", str(value))]
-
-    @property
-    def _proxy(self) -> list[str]:
-        return ["--with-proxy"] if self.proxy else []
-
-    @property
-    def role(self) -> str:
-        """What the ARN of the node's sessions ends with."""
-        return f":assumed-role/{self.emulator.role_arn.rpartition('/')[2]}/{self.name}"
-
-    def put_program(self, *, link: bool = False) -> None:
-        """Install the program as the page says, or as a symbolic link."""
-        self.program.parent.mkdir(parents=True, exist_ok=True)
-        installed = Path(sys.executable).with_name("hwsigner")
-        if link:
-            self.program.symlink_to(installed)
-            return
-        [command] = re.findall(
-            r"^install -m 755 .*$", shell_blocks(PAGE, "## On the node", "## Upgrades"), re.MULTILINE
-        )
-        words = command.replace("/opt/hwsigner/bin/hwsigner", str(installed))
-        run_shell(words.replace("/usr/local/bin", str(self.program.parent)), self.root, {})
-
-    def write_config(self) -> Path:
-        """Write the SDKs' config file of the node, `/etc/aws/hybrid/config`."""
-        line = shlex.join([str(self.program), "credential-process", *self.flags, *self._proxy])
-        sections = [
-            f"[profile {name}]\nregion = us-east-1\ncredential_process = {line}\n" for name in ("default", "hybrid")
-        ]
-        path = self.root / "etc" / "aws" / "hybrid" / "config"
-        path.parent.mkdir(parents=True)
-        path.write_text("\n".join(sections))
-        return path
-
-    def write_unit(self) -> Path:
-        """Write the unit that keeps the credentials file fresh."""
-        command = [str(self.program), "update", *self.flags, "--region", "us-east-1", *self._proxy]
-        broken = " ".join(command).replace(" --", " \\\n        --")
-        path = self.root / "aws_signing_helper_update.service"
-        path.write_text(
-            "[Unit]\nDescription=Keeps the AWS credentials of the node fresh\n\n"
-            f"[Service]\nUser=root\nEnvironment=AWS_SHARED_CREDENTIALS_FILE={self.credentials_file}\n"
-            f"ExecStart={broken}\nStandardOutput=journal\nStandardError=journal\nRestart=always\nRestartSec=10\n"
-            "CPUAccounting=true\nMemoryAccounting=true\n\n[Install]\nWantedBy=multi-user.target\n"
-        )
-        return path
-
-    @contextmanager
-    def service(self, unit: Path) -> Iterator[subprocess.Popen[str]]:
-        """Run a unit's program with its environment until it has written the file."""
-        text = unit.read_text().replace("\\\n", " ")
-        [command] = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
-        variables = dict(line.split("=", 1) for line in re.findall(r"^Environment=(.*)$", text, re.MULTILINE))
-        with subprocess.Popen(
-            shlex.split(command),
-            env={**self.environ, "HOME": str(self.root), **variables},
-            cwd="/",
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            try:
-                assert process.stderr
-                line = process.stderr.readline()
-                assert line.startswith(f"hwsigner: wrote [default] of {self.credentials_file}, good until "), line
-                yield process
-            finally:
-                process.kill()
+    def issue(self, request: CertificateRequest) -> Issued | Pending:
+        end = datetime.now(UTC) + timedelta(days=self.days)
+        return Issued((certified(self.ca, request, Answer(alternatives=(), end=end)),))
 
 
 @pytest.fixture
@@ -155,21 +58,6 @@ def service(ca: certs.Authority) -> Iterator[Emulator]:
     world = World.simple(ca.certificate, accept_role_session_name=True, trust_policy=page_policy(arn))
     with Emulator(world) as emulator:
         yield emulator
-
-
-def page_policy(trust_anchor_arn: str) -> TrustPolicy:
-    [text] = re.findall(r"```json\n(.*?)```", (ROOT / PAGE).read_text(), re.DOTALL)
-    return TrustPolicy(json.loads(text.replace("TRUST-ANCHOR-ARN", trust_anchor_arn)))
-
-
-def environment(root: Path, emulator: Emulator, **more: str) -> dict[str, str]:
-    return {
-        "PATH": "/usr/bin:/bin",
-        "XDG_STATE_HOME": str(root / "state"),
-        "AWS_ENDPOINT_URL_ROLESANYWHERE": emulator.url,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        **more,
-    }
 
 
 @pytest.fixture
@@ -191,7 +79,7 @@ def tpm_node(root: Path, service: Emulator, ca: certs.Authority, swtpm: SoftTPM)
     script = shell_blocks(PAGE, "### A key in the TPM", "### Renewal")
     issued = "openssl x509 -req -in node.csr -CA ca.pem -CAkey ca.key -copy_extensions copy -out node.pem 2>/dev/null\n"
     script = script.replace("hwsigner install-certificate", f"{issued}hwsigner install-certificate")
-    run_shell(script.replace("/etc/iam/pki", str(node.key.parent)), root, {"TPM2_TCTI": swtpm.tcti})
+    run_shell(node.here(script), root, {"TPM2_TCTI": swtpm.tcti})
     return node
 
 
@@ -271,12 +159,18 @@ def test_systemd_accepts_the_unit(file_node: Node, proxy: bool) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_upgrade_replaces_the_program_and_the_command_of_the_page_puts_it_back(file_node: Node) -> None:
+def test_program_is_ours_again_after_the_upgrade_of_the_page(file_node: Node) -> None:
     file_node.put_program()
     ours = file_node.program.read_bytes()
-    file_node.program.unlink()
-    file_node.program.write_bytes(b"\x7fELF: the other program")
-    file_node.put_program()
+    binaries = file_node.root / "bin"
+    binaries.mkdir()
+    upgrade = f"rm {file_node.program}; echo another > {file_node.program}"
+    for name, script in (("nodeadm", upgrade), ("systemctl", 'echo "$@"')):
+        (binaries / name).write_text(f"#!/bin/sh\n{script}\n")
+        (binaries / name).chmod(0o755)
+    script = file_node.here(shell_blocks(PAGE, "## Upgrades", "`nodeadm uninstall`"))
+    printed = run_shell(f"PATH={binaries}:$PATH\n{script}", file_node.root, {})
+    assert printed == "try-restart aws_signing_helper_update\n"
     assert file_node.program.read_bytes() == ours
     assert os.access(file_node.program, os.X_OK)
 
@@ -294,6 +188,33 @@ def test_node_can_not_take_the_name_of_another(file_node: Node) -> None:
     status, err = credential_process(replace(file_node, name="node-02"))
     assert status == 5
     assert "Unable to assume role" in err
+
+
+@pytest.mark.slow
+def test_enrolled_node_gets_credentials_and_renews_its_certificate(
+    root: Path, service: Emulator, chip: Chip, ca: certs.Authority, tmp_path: Path
+) -> None:
+    node = Node(root, service, environment(root, service, TPM2_TCTI=chip.tpm.tcti))
+    site = Site(tmp_path, chip.trust, issuer := Lasting(ca))
+    site.allow()
+    [enroll] = re.findall(r"^hwsigner enroll .*$", one_line(shell_blocks(PAGE, "### Renewal", "### The program")), re.M)
+    pairs = zip(("trust-anchor", "profile", "role"), node.flags[5:10:2], strict=True)
+    for kind, arn in pairs:
+        enroll = enroll.replace(f"--{kind}-arn ARN", f"--{kind}-arn {arn}")
+    enroll = node.here(enroll).replace(" --system", " --no-aws-config")
+    allow = f'hwsigner registrar allow "$(hwsigner attest --ek)" --subject CN=node-01 --policy {site.policy}'
+    with site.serving() as server:
+        url = f"http://127.0.0.1:{server.socket.getsockname()[1]}"
+        enroll = enroll.replace("https://registrar.example.com:8443", url)
+        environ = {**node.environ, "XDG_CONFIG_HOME": str(root / "config")}
+        del environ["PATH"]
+        run_shell(f"{allow}\n{enroll}", root, environ)
+        first = node.certificate.read_bytes()
+        assert credential_process(node) == (0, "")
+        issuer.days = 3
+        run_shell("hwsigner renew node", root, environ)
+    assert node.certificate.read_bytes() != first
+    assert credential_process(node) == (0, "")
 
 
 def caller(node: Node, profile: str = "default") -> str:
