@@ -3,7 +3,7 @@
 set -euo pipefail
 
 apt-get update
-DEBIAN_FRONTEND=noninteractive apt-get install -y python3-venv python3-dev gcc libssl-dev pkg-config libtss2-dev
+DEBIAN_FRONTEND=noninteractive apt-get install -y python3-venv python3-dev gcc pkg-config libtss2-dev
 python3 -m venv /opt/hwsigner
 wheel="$(echo /var/cache/hwsigner-*.whl)"
 /opt/hwsigner/bin/pip install "hwsigner[tpm2] @ file://$wheel"

@@ -10,7 +10,7 @@ packer {
 
 variable "wheel" {
   type        = string
-  description = "hwsigner's wheel, from make wheel"
+  description = "path of hwsigner's wheel, which make wheel builds"
 }
 
 variable "base" {
