@@ -18,7 +18,7 @@ from hwsigner.cli.log import Log
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import raise_descriptor_limit, report_thread_failures
 from hwsigner.config.flags import Flag, switch
-from hwsigner.errors import UsageError, printable
+from hwsigner.errors import UsageError, printable, suggestion
 from hwsigner.pins import PinRequest
 from hwsigner.pins.terminal import ask_pin
 from hwsigner.system import notices
@@ -64,7 +64,7 @@ def _command(arguments: argparse.Namespace, address: Address) -> None:
 
     action, name = arguments.action, arguments.name or ""
     if action not in _ACTIONS:
-        hint = f"Commands: {', '.join(_ACTIONS)}; omit to run an agent"
+        hint = suggestion(action, _ACTIONS, f"Commands: {', '.join(_ACTIONS)}; omit to run an agent")
         raise UsageError(f"agent has no command {action[:40]!r}", hint)
     if name and not is_name(name):
         raise UsageError(f"a profile can't have the name {name[:100]!r}", "Names are letters, digits and ._@-")

@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from hwsigner.aws.arn import check_known_arns
-from hwsigner.cli.parser import Parser, suggestion
-from hwsigner.config.flags import AGENT, ENROLMENT, IDENTITY, SESSION
+from hwsigner.cli.parser import Parser
+from hwsigner.config.flags import AGENT, ENROLMENT, IDENTITY, OUTPUT, SESSION, Flag, switch
 from hwsigner.config.profiles import Profile, add_profile, change_profile, check_name, profile, profiles, remove_profile
-from hwsigner.errors import UnsafeKeyWarning, UsageError, printable
+from hwsigner.errors import UnsafeKeyWarning, UsageError, printable, suggestion
 from hwsigner.uri import KeyURI
 
 HELP = "add, edit, show, remove and list profiles"
 
 _ACTIONS = ("add", "edit", "show", "remove", "list")
+_FLAGS = (
+    switch("replace", "add: replace a profile of that name"),
+    Flag("unset", "edit: remove this flag; repeatable", "FLAG", many=True),
+)
 _SECRET = {flag.name for flag in IDENTITY if flag.secret}
 _URIS = ("certificate", "private-key", "intermediates")
 
@@ -27,11 +31,7 @@ def add_arguments(parser: Parser) -> None:
     """Add the action, the profile's name, and the flags that a profile can contain."""
     parser.add_argument("action", metavar="|".join(_ACTIONS), help="what to do; add and edit take the flags below")
     parser.add_argument("name", nargs="?", help="name of the profile; list takes none")
-    parser.add_argument("--replace", action="store_true", help="add: replace a profile of that name")
-    parser.add_argument(
-        "--unset", action="append", default=[], metavar="FLAG", help="edit: remove this flag; repeatable"
-    )
-    parser.add_flags(IDENTITY, SESSION, AGENT, ENROLMENT)
+    parser.add_flags(_FLAGS, IDENTITY, SESSION, AGENT, ENROLMENT, OUTPUT)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         hint = suggestion(action, _ACTIONS, f"Use one of {', '.join(_ACTIONS)}")
         raise UsageError(f"profile has no action {action[:40]!r}", hint)
     takes_flags = action in ("add", "edit")
-    if (arguments.given and not takes_flags) or (arguments.unset and action != "edit"):
+    if (_values(arguments) and not takes_flags) or (arguments.unset and action != "edit"):
         raise UsageError(f"profile {action} takes no other arguments", f"Write hwsigner profile {action}")
     if action == "list":
         return _list(name)
@@ -54,8 +54,15 @@ def run(arguments: argparse.Namespace) -> int:
     return _show(profile(name, os.environ)) if action == "show" else _remove(name)
 
 
+def _values(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what the flags give for the profile, as TOML has it; None for an empty text."""
+    own = {flag.name for flag in (*_FLAGS, *OUTPUT)}
+    given = [(flag, value) for flag, value in arguments.given if flag.name not in own]
+    return {flag.name: value if value is None else flag.toml(value) for flag, value in given}
+
+
 def _write(arguments: argparse.Namespace, name: str) -> int:
-    values = {flag.name: flag.toml(value) for flag, value in arguments.given if value is not None}
+    values = {flag: value for flag, value in _values(arguments).items() if value is not None}
     if not (values or arguments.unset):
         raise UsageError(
             f"profile {name!r} would be empty" if arguments.action == "add" else "no change given", "Add flags"
@@ -82,7 +89,9 @@ def _edit(name: str, values: dict[str, Any], unset: list[str]) -> Path:
     removed = [flag.removeprefix("--") for flag in unset]
     for flag in removed:
         if flag not in found.values:
-            raise UsageError(f"profile {name!r} has no {flag}", f"It has {', '.join(found.values)}")
+            raise UsageError(
+                f"profile {name!r} has no {flag}", suggestion(flag, found.values, f"It has {', '.join(found.values)}")
+            )
         if flag in values:
             raise UsageError(f"--{flag} is set and unset", "Leave one out")
     check_known_arns({**found.values, **values})

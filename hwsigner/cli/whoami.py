@@ -24,7 +24,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the caller's ARN, account and user ID, as sts:GetCallerIdentity returns them."""
-    name = arguments.profile
+    name = arguments.profile or os.environ.get("HWSIGNER_PROFILE")
     if not name:
         raise UsageError("no profile given", "Add --profile NAME")
     try:

@@ -59,11 +59,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _trust_anchor(arguments: argparse.Namespace) -> str:
     if arguments.profile and arguments.trust_anchor_arn:
         raise UsageError("--profile and --trust-anchor-arn both name a trust anchor", "Give one of them")
-    if not arguments.profile:
+    name = arguments.profile or os.environ.get("HWSIGNER_PROFILE")
+    if arguments.trust_anchor_arn or not name:
         return str(arguments.trust_anchor_arn or "")
-    arn = read_profile(arguments.profile, os.environ)["trust_anchor_arn"]
+    arn = read_profile(name, os.environ)["trust_anchor_arn"]
     if not arn:
-        raise UsageError(f"profile {arguments.profile!r} has no trust-anchor-arn", "Give --trust-anchor-arn")
+        raise UsageError(f"profile {name!r} has no trust-anchor-arn", "Give --trust-anchor-arn")
     return str(arn)
 
 

@@ -36,7 +36,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the findings. The status is 1 if there are any."""
-    name, environ = arguments.profile, os.environ
+    environ = os.environ
+    name = arguments.profile or environ.get("HWSIGNER_PROFILE")
     checked = [profile(name, environ)] if name else list(profiles(environ).values())
     findings = list(_of_machine(checked))
     for each in checked:
