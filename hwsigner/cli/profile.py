@@ -44,14 +44,19 @@ def run(arguments: argparse.Namespace) -> int:
     if (_values(arguments) and not takes_flags) or (arguments.unset and action != "edit"):
         raise UsageError(f"profile {action} takes no other arguments", f"Write hwsigner profile {action}")
     if action == "list":
-        return _list(name)
+        return _list(name, as_json=arguments.json)
     if name is None:
         flags = " <flags>" if takes_flags else ""
         raise UsageError("no profile name given", f"Write hwsigner profile {action} NAME{flags}")
     check_name(name)
     if takes_flags:
         return _write(arguments, name)
-    return _show(profile(name, os.environ)) if action == "show" else _remove(name)
+    if action == "show":
+        return _show(profile(name, os.environ), as_json=arguments.json)
+    profile(name, os.environ)  # An error names those that there are.
+    file = remove_profile(name, os.environ)
+    told = f"removed [profile.{name}]. Its key and certificate stay: hwsigner retire deletes them too"
+    return _print_change(arguments, name, str(file), told)
 
 
 def _values(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -75,7 +80,12 @@ def _write(arguments: argparse.Namespace, name: str) -> int:
     if any(flag.secret for flag, value in arguments.given if value) and file.stat().st_mode & 0o044:
         problem = f"{file} contains a password and others can read it"
         warnings.warn(UnsafeKeyWarning(problem, f"Run chmod 600 {file}"), stacklevel=1)
-    print(f"{file}: [profile.{name}]")
+    return _print_change(arguments, name, str(file), f"[profile.{name}]")
+
+
+def _print_change(arguments: argparse.Namespace, name: str, file: str, told: str) -> int:
+    """Print the file that has the profile, or had it."""
+    print(json.dumps({"name": name, "file": file}, indent=2) if arguments.json else f"{file}: {told}")
     return 0
 
 
@@ -98,33 +108,36 @@ def _edit(name: str, values: dict[str, Any], unset: list[str]) -> Path:
     return change_profile(name, {**values, **dict.fromkeys(removed)}, os.environ)
 
 
-def _show(found: Profile) -> int:
+def _show(found: Profile, *, as_json: bool) -> int:
+    if as_json:
+        values = {key: _without_secret(key, value) for key, value in found.values.items()}
+        print(json.dumps({"name": found.name, "file": str(found.file), "values": values}, indent=2, default=str))
+        return 0
     print(f"# {printable(str(found.file))}")
     for key, value in found.values.items():
-        print(printable(f"{key} = {_shown(key, value)}"))
+        shown = _without_secret(key, value)
+        text = json.dumps(shown, ensure_ascii=False, default=str)
+        print(printable(f"{key} = {text}{'' if shown == value else ' (a secret is not shown)'}"))
     return 0
 
 
-def _shown(key: str, value: Any) -> str:
-    """Return a value as TOML has it, without a secret."""
+def _without_secret(key: str, value: Any) -> Any:
+    """Return a value of a profile without a PIN or password."""
     if key in _SECRET:
-        return '"…" (a secret)'
+        return "…"
     if key in _URIS and isinstance(value, str):
         uri = KeyURI.parse(value)
-        value = value if uri.pin_value is None else f"{uri} (and its PIN)"
-    return json.dumps(value, ensure_ascii=False)
+        return value if uri.pin_value is None else str(uri)
+    return value
 
 
-def _remove(name: str) -> int:
-    profile(name, os.environ)  # An error names those that there are.
-    file = remove_profile(name, os.environ)
-    print(f"{file}: removed [profile.{name}]. Its key and certificate stay: hwsigner retire deletes them too")
-    return 0
-
-
-def _list(name: str | None) -> int:
+def _list(name: str | None, *, as_json: bool) -> int:
     if name is not None:
         raise UsageError("profile list takes no other arguments", "Write hwsigner profile list")
-    for each, found in sorted(profiles(os.environ).items()):
-        print(f"{printable(each)}\t{printable(str(found.file))}")
+    found = {each: str(one.file) for each, one in sorted(profiles(os.environ).items())}
+    if as_json:
+        print(json.dumps({"profiles": [{"name": each, "file": file} for each, file in found.items()]}, indent=2))
+    else:
+        for each, file in found.items():
+            print(f"{printable(each)}\t{printable(file)}")
     return 0

@@ -7,7 +7,7 @@ import json
 import os
 
 from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import Flag, switch
+from hwsigner.config.flags import OUTPUT, Flag
 from hwsigner.config.profiles import profiles
 from hwsigner.control_plane.failures import translated
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError, install_command, printable
@@ -19,7 +19,7 @@ _FIELDS = ("Arn", "Account", "UserId")
 
 def add_arguments(parser: Parser) -> None:
     """Add the profile and the flags."""
-    parser.add_flags([Flag("profile", "profile of config.toml", "NAME"), switch("json", "print JSON")])
+    parser.add_flags([Flag("profile", "profile of config.toml", "NAME")], OUTPUT)
 
 
 def run(arguments: argparse.Namespace) -> int:
