@@ -34,7 +34,7 @@ CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TER
 PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ORDER)
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-all test-python test-clients test-machine demo-packages client-packages lint format sanitize fuzz bench wheel setup packages clean
+.PHONY: help demo check test test-all test-python test-clients test-machine demo-packages client-packages lint format sanitize fuzz bench wheel man setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -87,6 +87,10 @@ bench: setup ## Measure start-up, outputs, keys, signing and serving
 wheel: setup ## Build the wheel into dist/
 	rm -rf dist
 	$(PIP) wheel --no-deps --wheel-dir dist $(EXTENSION) .
+
+man: setup ## Write the man pages into build/man
+	rm -rf build/man
+	$(CLEAN) $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"} $(BIN)/python packaging/man_pages.py build/man
 
 setup: packages $(VENV)/.built ## Install what the other targets need, and nothing else
 
