@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from hwsigner.aws.arn import check_arns, parse_arn
 from hwsigner.cli import options
 from hwsigner.cli.aws.clients import AWS, clients
+from hwsigner.cli.colours import GREEN, RED, YELLOW, coloured
 from hwsigner.cli.documents import read_bytes
 from hwsigner.cli.parser import Parser
 from hwsigner.config import settings
-from hwsigner.config.flags import IDENTITY, PROFILE, SESSION, Flag, switch
+from hwsigner.config.flags import IDENTITY, OUTPUT, PROFILE, SESSION, Flag
 from hwsigner.control_plane.facts import read_facts
 from hwsigner.control_plane.report import Report, report, report_policy
 from hwsigner.errors import printable
@@ -28,7 +29,7 @@ _FOUND = 1  # The exit status if there are findings.
 _WIDTH = 80
 _FLAGS = (
     Flag("policy", "file with a trust policy to check, without AWS", "FILE"),
-    switch("json", "print JSON"),
+    *OUTPUT,
 )
 _OF_SESSION = ("trust-anchor-arn", "profile-arn", "role-arn", "session-duration", "role-session-name")
 
@@ -90,10 +91,10 @@ def _lines(report: Report) -> Iterator[str]:
         if title == "certificate":
             yield from map(indented, _decided(report))
     number = len(report.findings)
-    yield "Nothing is wrong" if not number else f"{number} finding{'s' if number > 1 else ''}"
+    yield f"{number} finding{'s' if number > 1 else ''}" if number else coloured("Nothing is wrong", GREEN)
     for finding in report.findings:
         yield ""
-        yield f"{finding.level}: {finding.id}"
+        yield coloured(f"{finding.level}: {finding.id}", YELLOW if finding.level == "unclear" else RED)
         yield indented(finding.found)
         yield indented(f"Why: {finding.why}")
         yield indented(f"Instead: {finding.instead}")
