@@ -121,7 +121,7 @@ class TestHardware:
         self.judge(tmp_path, f"tpm2:path={path}?tcti={swtpm.tcti}", swtpm.public_key(path))
 
     def judge(self, folder: Path, uri: str, public_key: bytes) -> None:
-        """Sign a list of 2,500 entries, 100 KB, with a CA whose certificate another key signed, as its own can't be read."""
+        """Sign a list of 2,500 entries with a CA whose certificate another key signed, as its own can't be read."""
         root = certs.make_ca("Root")
         certificate = certs.issue(root, public_key, certs.Shape("Token CA", is_ca=True))
         ca = Certificate(certificate, "ca.pem")
