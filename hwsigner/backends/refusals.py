@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
-from hwsigner.backends.state import is_private, is_usable, runtime_folders, state_folders
+from hwsigner.backends.state import is_private, is_usable, runtime_folders, state_folders, temporary_folders
 from hwsigner.errors import BackendUnavailableError, UnsafeKeyWarning
 from hwsigner.system.files import lock_within
 
@@ -69,9 +69,9 @@ def keep(name: str, failures: int = 0) -> None:
         _unplaced[name] = Refusal(time.time(), failures)
 
 
-def note(name: str, text: str) -> None:
-    """Keep a text for the next process. `forget` removes it."""
-    _write(name, os.fsencode(text))
+def note(name: str, text: str) -> bool:
+    """Keep a text for the next process. `forget` removes it. Return whether some folder could keep it."""
+    return _write(name, os.fsencode(text))
 
 
 def noted(name: str) -> str:
@@ -168,6 +168,6 @@ def _paths(name: str) -> Iterator[str]:
 
 
 def _folders() -> Iterator[str]:
-    # Not the temporary folder: another user may have created ours there.
     yield from state_folders("refused-pins")
     yield from runtime_folders()
+    yield from temporary_folders()  # One that another user has created there is not private, so it is not used.

@@ -1,4 +1,4 @@
-"""`hwsigner exec NAME -- COMMAND …`: run a program whose AWS SDK finds a profile's credentials."""
+"""`hwsigner exec NAME -- COMMAND …`: run a program whose AWS SDK finds the credentials of a profile, or of flags."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import hmac
 import os
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from hwsigner.aws.default_profile import find_default_credentials
 from hwsigner.cli.log import Log
 from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import switch
+from hwsigner.config.flags import IDENTITY, PROFILE, SESSION
 from hwsigner.errors import HwsignerWarning, UsageError
 
 if TYPE_CHECKING:
     from hwsigner.cli.sources import ServedProfile
     from hwsigner.serving.server import HTTPServer
 
-HELP = "run a command with a profile's credentials"
+HELP = "run a command with the credentials of a profile, or of flags"
 
 _HOP_LIMIT = 64
 # What the SDKs would prefer to the container endpoint, or take for another one.
@@ -45,14 +45,16 @@ _REMOVED = (
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the profile's name and the command."""
-    parser.usage = "hwsigner exec [--strict] NAME -- COMMAND [ARGUMENT …]"
+    """Add the profile's name, the command, and the flags that may stand for a profile."""
+    parser.usage = "hwsigner exec NAME|<flags> -- COMMAND [ARGUMENT …]"
     parser.hint = "Write hwsigner exec NAME -- COMMAND, with the profile's name alone"
-    parser.add_argument("name", metavar="NAME", help="profile of config.toml")
     parser.add_argument(
-        "command", nargs=argparse.REMAINDER, metavar="-- COMMAND …", help="program to run, and its arguments"
+        "words",
+        nargs=argparse.REMAINDER,
+        metavar="NAME|<flags> -- COMMAND …",
+        help="profile of config.toml, or the flags of one; program to run, and its arguments",
     )
-    parser.add_flags([switch("strict", "make every warning an error")])
+    parser.add_flags(IDENTITY, SESSION, PROFILE)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -67,16 +69,16 @@ def run(arguments: argparse.Namespace) -> int:
     from hwsigner.cli.child import inheritable_descriptors, run_program
     from hwsigner.cli.process import report_thread_failures
     from hwsigner.cli.server_run import close_in_time
-    from hwsigner.cli.sources import of_profile
     from hwsigner.pins.terminal import release_terminal
     from hwsigner.serving.credentials import CONTAINER
 
     inherited = inheritable_descriptors()
     gc.enable()  # Unlike other commands, this one keeps running.
-    if not arguments.command:
+    name, command = _split(arguments.words)
+    if not command:
         raise UsageError("no command is given", "Write hwsigner exec NAME -- COMMAND")
     _warn_of_default_profile()
-    profile = of_profile(arguments.name, _ignore)
+    profile = _profile(arguments, name)
     server, variables = _endpoint(profile)
     # In this thread, so that Ctrl-C ends it; and first, as without credentials the command is not run.
     profile.source.reply(CONTAINER)
@@ -88,13 +90,39 @@ def run(arguments: argparse.Namespace) -> int:
         profile.local.start()
         serving.start()
 
+    # A key that came in a variable or an open file has been read, and the command does not inherit it.
     environ = child_environment(os.environ, variables)
-    status = run_program(arguments.command, environ, start, inherited=inherited)
+    status = run_program(command, environ, start, inherited=inherited)
     server.stop()
     # The server too: an interpreter that ends under a running event loop may crash.
     if not close_in_time([profile.local.close, serving.join]):
         os._exit(status)
     return status
+
+
+def _split(words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """Return the profile's name, or None if the words begin with the dashes, and the command."""
+    name = words[0] if words and words[0] != "--" else None
+    rest = words[1:] if name else words
+    return name, rest[1:] if rest[:1] == ["--"] else rest
+
+
+def _profile(arguments: argparse.Namespace, name: str | None) -> ServedProfile:
+    """Return the profile with this name, or else the one that the flags describe or name."""
+    from hwsigner.cli.sources import of_flags, of_profile
+
+    others = {flag.name for flag, _ in arguments.given} - {"strict"}
+    if name is None:
+        if not others:
+            hint = "Write hwsigner exec NAME -- COMMAND, or give the flags of credential-process before the dashes"
+            raise UsageError("no profile is named, and no flags are given", hint)
+        profile = of_flags(arguments, _ignore, asks_agent=others <= {flag.name for flag in PROFILE})
+        profile.local.provider()  # Reports invalid flags now.
+        return profile
+    if others:
+        hint = "Write hwsigner exec NAME -- COMMAND; with other flags, name the profile by --profile"
+        raise UsageError(f"--{min(others)} can't be combined with a profile's name", hint)
+    return of_profile(name, _ignore)
 
 
 def _endpoint(profile: ServedProfile) -> tuple[HTTPServer, dict[str, str]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from hwsigner.aws.arn import check_known_arns
 from hwsigner.cli.parser import Parser, suggestion
-from hwsigner.config.flags import AGENT, ENROLMENT, IDENTITY, SESSION
+from hwsigner.config.flags import AGENT, ENROLMENT, IDENTITY, SESSION, check_readable_again
 from hwsigner.config.profiles import Profile, add_profile, change_profile, check_name, profile, profiles, remove_profile
 from hwsigner.errors import UnsafeKeyWarning, UsageError, printable
 from hwsigner.uri import KeyURI
@@ -56,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _write(arguments: argparse.Namespace, name: str) -> int:
     values = {flag.name: flag.toml(value) for flag, value in arguments.given if value is not None}
+    check_readable_again(values)
     if not (values or arguments.unset):
         raise UsageError(
             f"profile {name!r} would be empty" if arguments.action == "add" else "no change given", "Add flags"

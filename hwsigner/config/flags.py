@@ -290,6 +290,7 @@ def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"{where} has the key {key!r}, which is not a flag", "See credential-process --help")
         values[flag.attribute] = _from_toml(flag, value, where)
     check_exclusive(values, ConfigError, f"{where}: ")
+    check_readable_again(values, ConfigError, f"{where}: ")
     for pair in EXCLUSIVE:
         for one, other in (pair, pair[::-1]):
             if _is_set(given, one):
@@ -316,6 +317,24 @@ def converted(given: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: _from_toml(flags[name], value, "the call") for name, value in given.items()}
     check_exclusive(values)
     return values
+
+
+def check_readable_again(values: Mapping[str, Any], error: type[UsageError] = UsageError, where: str = "") -> None:
+    """Check that a profile names no open file: those of the next process are others.
+
+    Args:
+        values: the values by attribute or flag.
+        error: the class to raise.
+        where: the start of its message.
+
+    Raises:
+        UsageError: it does.
+    """
+    for name in ("certificate", "private-key", "intermediates"):
+        place = str(values.get(attribute_of(name)) or values.get(name) or "").partition("?")[0]
+        if place == "-" or place.lower().startswith("fd:"):
+            hint = "Use a path, a key URI or env:NAME, or give the flag on the command line"
+            raise error(f"{where}--{name} is {place[:20]!r}, which a profile can't name", hint)
 
 
 def check_exclusive(values: Mapping[str, Any], error: type[UsageError] = UsageError, where: str = "") -> None:
