@@ -45,7 +45,7 @@ def has_place() -> bool:
 
 
 def warn_without_place(subject: str) -> None:
-    """Warn that a stored PIN is sent although no folder can keep a refusal.
+    """Warn that no folder can keep a refusal of a stored auth value, so that only the TPM's counter holds it back.
 
     Args:
         subject: what it unlocks, as messages name it.
@@ -54,7 +54,7 @@ def warn_without_place(subject: str) -> None:
         UnsafeKeyWarning: no folder can.
     """
     if not has_place():
-        text = f"no folder can keep whether the stored PIN of {subject} is wrong, so each process sends it"
+        text = f"no folder can keep whether the stored PIN of {subject} is wrong: a wrong one for any key holds it back"
         warnings.warn(UnsafeKeyWarning(text, "Set XDG_STATE_HOME, or StateDirectory= in the unit"), stacklevel=2)
 
 

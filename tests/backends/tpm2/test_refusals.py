@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from backends.tpm2.tpms import NODA, PASSWORD, SIGNING, Tools, start_signer
+from hwsigner.backends import state
 from hwsigner.backends.tpm2 import connection, process_lock
 from hwsigner.errors import (
     BackendUnavailableError,
@@ -144,8 +145,9 @@ class TestRefusals:
     def test_stored_auth_value_is_held_back_after_any_failure_when_no_folder_keeps_refusals(
         self, tools: Tools, uri: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
+        for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR", "TMPDIR"):
             monkeypatch.setenv(name, "/dev/null")
+        monkeypatch.setattr(state, "_TEMPORARY", "/dev/null")
         uri = f"{uri}&session=plain"
         with pytest.warns(UnsafeKeyWarning, match="no folder can keep whether the stored PIN of"):
             self.refuse(uri, "wrong")
