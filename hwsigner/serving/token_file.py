@@ -17,10 +17,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from hwsigner.errors import HwsignerError
+from hwsigner.system.state import is_usable, temporary_folders
 from hwsigner.system.users import home_folder
 
 _TOKEN = re.compile(rb"[!-~]{32,1024}")
-_TEMPORARY = "/tmp"  # noqa: S108  # The folder in it is checked before it is used.
 # Begins each token that was made here, to tell it from those that the user wrote.
 _MADE = b"hwsigner_"
 
@@ -39,9 +39,10 @@ def token_folder(environ: Mapping[str, str]) -> Path:
         home = os.path.join(home_folder(environ), ".local", "state")
         base = next(filter(os.path.isabs, (environ.get("XDG_STATE_HOME", ""), service, home)))
     folder = Path(base, "hwsigner", "serve")
-    temporary = Path(_TEMPORARY, f"hwsigner-{os.geteuid()}")
-    # Another user may have made the temporary one.
-    return folder if _can_make(folder) or not _is_private(temporary) else temporary / "serve"
+    if not _can_make(folder):
+        usable = filter(is_usable, temporary_folders())  # Another user may have made one of these.
+        folder = next((Path(place, "serve") for place in usable), folder)
+    return folder
 
 
 class TokenFile:
@@ -137,15 +138,6 @@ def _can_make(folder: Path) -> bool:
     except OSError:
         return False
     return os.access(folder, os.W_OK | os.X_OK)
-
-
-def _is_private(folder: Path) -> bool:
-    """Make a folder if it is missing, and return whether it is this user's alone."""
-    with suppress(OSError):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        status = folder.lstat()
-        return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
-    return False
 
 
 def _is_mine(folder: str) -> bool:

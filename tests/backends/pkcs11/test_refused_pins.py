@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from any_module import list_tokens, open_key
-from hwsigner.backends import refusals, state
+from hwsigner.backends import refusals
 from hwsigner.errors import BackendUnavailableError, PinLockedError, WrongPinError
 from hwsigner.pins import PinSource
+from hwsigner.system import state
 from pkcs11_shim import LOGIN, ROOT, Person, Shim, forget_refusals, refusals_folder
 from softhsm.yubikey import OPENSC, YKCS11, YubiKey
 
@@ -251,12 +252,20 @@ def test_refusal_is_kept_in_tmpdir_when_the_folder_in_tmp_is_another_user_s(
 
 def test_refusal_is_kept_before_the_record_of_the_login_goes(silent: Shim, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process may be killed between the two."""
-    done = list[str]()
-    keep, forget = refusals.keep, refusals.forget
-    monkeypatch.setattr(refusals, "keep", lambda name: (done.append("kept"), keep(name)))
-    monkeypatch.setattr(refusals, "forget", lambda name: (done.append("forgotten"), forget(name)))
+    done, keep, forget = list[str](), refusals.keep, refusals.forget
+
+    def noted_keep(name: str) -> None:
+        done.append("keep")
+        keep(name)
+
+    def noted_forget(name: str) -> None:
+        done.append("forget")
+        forget(name)
+
+    monkeypatch.setattr(refusals, "keep", noted_keep)
+    monkeypatch.setattr(refusals, "forget", noted_forget)
     wrong_once(silent)
-    assert done == ["kept", "forgotten"]
+    assert done == ["keep", "forget"]
 
 
 _KILLED = """

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from backends.tpm2.tpms import NODA, PASSWORD, SIGNING, Tools, start_signer
-from hwsigner.backends import state
 from hwsigner.backends.tpm2 import connection, process_lock
 from hwsigner.errors import (
     BackendUnavailableError,
@@ -26,6 +25,7 @@ from hwsigner.errors import (
 )
 from hwsigner.key import Key, open_key
 from hwsigner.pins import AskPin, PinRequest, PinSource
+from hwsigner.system import state
 
 # Signs, and is killed before it learns what came of it.
 _KILLED = """
