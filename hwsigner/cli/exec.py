@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hwsigner.cli.sources import ServedProfile
     from hwsigner.serving.server import HTTPServer
 
-HELP = "run a command with the credentials of a profile, or of flags"
+HELP = "run a command with credentials"
 
 _HOP_LIMIT = 64
 # What the SDKs would prefer to the container endpoint, or take for another one.

@@ -152,8 +152,12 @@ PROFILE = (
 CONFIG_PROFILE = (Flag("config-profile", _FROM_PROFILE, "NAME", names_profile=True),)
 
 IDENTITY = (
-    Flag("certificate", "certificate: a path (PEM, DER, PKCS #7 or #12), a pkcs11: URI or tpm2:nv=INDEX", "CERT"),
-    Flag("private-key", "private key: a path or a key URI (default: the value of --certificate)", "KEY"),
+    Flag(
+        "certificate",
+        "certificate: a path, pkcs11: URI, tpm2:nv=INDEX, env:NAME, fd:N, or - for standard input",
+        "CERT",
+    ),
+    Flag("private-key", "private key: a path, key URI, env:NAME, fd:N or - (default: that of --certificate)", "KEY"),
     Flag("intermediates", "file of intermediate certificates", "FILE"),
     Flag("cert-selector", "find the certificate on PKCS #11 tokens: Key=x509Subject,Value=… or file://…", "SELECTOR"),
     switch("use-latest-expiring-certificate", "if several certificates match, use the one that expires last"),
