@@ -150,11 +150,6 @@ class KeyURI:
         return "standard input" if self.is_standard_input else str(replace(self, query={}))
 
     @property
-    def is_inherited(self) -> bool:
-        """Whether it names what this process inherited, an environment variable or an open file."""
-        return self.scheme in _INHERITED
-
-    @property
     def is_standard_input(self) -> bool:
         """Whether it names standard input."""
         return self.scheme == "fd" and self.path["name"] == b"0"

@@ -108,7 +108,7 @@ class Parser(argparse.ArgumentParser):
                 if flag.many:
                     value = [*values.get(flag.attribute, []), *([] if value is None else [value])]
                 values[flag.attribute] = value
-            elif name.startswith("-") and name not in self._option_string_actions:
+            elif name.startswith("-") and argument != "-" and name not in self._option_string_actions:
                 # Only the name: it may be a misspelt password flag.
                 known = [f"--{flag}" for flag in self._flags]
                 raise UsageError(f"unknown flag {name}", suggestion(name, known, self.hint))

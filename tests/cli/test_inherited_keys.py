@@ -71,6 +71,13 @@ def test_sign_string_reads_standard_input_and_open_files(scene: Scene, redirecti
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_certificate_to_install_may_come_by_standard_input(scene: Scene) -> None:
+    command = f"{PROGRAM} install-certificate - {scene.key} < {scene.leaf}"
+    done = subprocess.run(["sh", "-c", command], env=ENVIRONMENT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (scene.folder / "leaf.crt").exists()
+
+
 def test_terminal_in_place_of_a_key_is_refused(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path)
     try:
