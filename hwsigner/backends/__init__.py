@@ -155,7 +155,14 @@ BACKENDS = {
         management="hwsigner.backends.file.management",
     ),
     # What a process inherits: an environment variable, an open file.
-    **dict.fromkeys(("env", "fd"), Backend("hwsigner.backends.file", password_flag="pkcs8-password")),  # noqa: S106
+    **dict.fromkeys(
+        ("env", "fd"),
+        Backend(
+            "hwsigner.backends.file",
+            password_flag="pkcs8-password",  # noqa: S106
+            management="hwsigner.backends.file.description",
+        ),
+    ),
     "pkcs11": Backend(
         "hwsigner.backends.pkcs11",
         install=install_command("pkcs11"),

@@ -62,6 +62,31 @@ def test_other_commands_read_a_variable(call: Callable[..., Outcome], command: s
     assert "WEB" not in os.environ
 
 
+def test_show_and_doctor_know_a_key_in_a_variable(
+    scene: Scene, call: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = call("show", "env:WEB", "--certificate", "env:WEB", "--json")
+    assert (outcome.status, outcome.err) == (0, "")
+    shown = json.loads(outcome.out)
+    assert (shown["uri"], shown["properties"]["encrypted"]) == ("env:WEB", False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert call("profile", "add", "web", *scene.flags(certificate="env:WEB", private_key="env:WEB")).status == 0
+    outcome = call("doctor", "--profile", "web", "--json")
+    assert not [
+        one for one in json.loads(outcome.out)["findings"] if "key" in one["name"] or "certificate" in one["name"]
+    ]
+
+
+@pytest.mark.parametrize("command", [("keygen", "env:WEB"), ("keygen", "-"), ("delete", "env:WEB", "--yes")])
+def test_keys_in_variables_and_open_files_are_not_made_or_deleted(
+    call: Callable[..., Outcome], command: tuple[str, ...]
+) -> None:
+    outcome = call(*command)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert "hwsigner can't do this with" in outcome.err
+
+
 @pytest.mark.parametrize("redirection", ["<both", "< <(cat both)", "7<both", "7< <(cat both)"])
 def test_sign_string_reads_standard_input_and_open_files(scene: Scene, redirection: str) -> None:
     scene.write("both", scene.leaf.read_bytes() + scene.key.read_bytes())
