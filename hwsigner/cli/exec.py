@@ -8,9 +8,9 @@ import hmac
 import os
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hwsigner.aws.default_profile import find_default_credentials
 from hwsigner.cli.log import Log
@@ -49,10 +49,11 @@ def add_arguments(parser: Parser) -> None:
     parser.usage = "hwsigner exec NAME|<flags> -- COMMAND [ARGUMENT …]"
     parser.hint = "Write hwsigner exec NAME -- COMMAND, with the profile's name alone"
     parser.add_argument(
-        "words",
+        "name",
         nargs=argparse.REMAINDER,
-        metavar="NAME|<flags> -- COMMAND …",
-        help="profile of config.toml, or the flags of one; program to run, and its arguments",
+        action=_NameAndCommand,
+        metavar="NAME -- COMMAND …",
+        help="profile of config.toml (or give flags, and no name); program to run, and its arguments",
     )
     parser.add_flags(IDENTITY, SESSION, PROFILE)
 
@@ -74,11 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     inherited = inheritable_descriptors()
     gc.enable()  # Unlike other commands, this one keeps running.
-    name, command = _split(arguments.words)
-    if not command:
+    if not arguments.command:
         raise UsageError("no command is given", "Write hwsigner exec NAME -- COMMAND")
     _warn_of_default_profile()
-    profile = _profile(arguments, name)
+    profile = _profile(arguments)
     server, variables = _endpoint(profile)
     # In this thread, so that Ctrl-C ends it; and first, as without credentials the command is not run.
     profile.source.reply(CONTAINER)
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     # A key that came in a variable or an open file has been read, and the command does not inherit it.
     environ = child_environment(os.environ, variables)
-    status = run_program(command, environ, start, inherited=inherited)
+    status = run_program(arguments.command, environ, start, inherited=inherited)
     server.stop()
     # The server too: an interpreter that ends under a running event loop may crash.
     if not close_in_time([profile.local.close, serving.join]):
@@ -100,19 +100,21 @@ def run(arguments: argparse.Namespace) -> int:
     return status
 
 
-def _split(words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
-    """Return the profile's name, or None if the words begin with the dashes, and the command."""
-    name = words[0] if words and words[0] != "--" else None
-    rest = words[1:] if name else words
-    return name, rest[1:] if rest[:1] == ["--"] else rest
+class _NameAndCommand(argparse.Action):
+    """Splits the arguments into the profile's name, None if they begin with the dashes, and the command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, words: Any, *_: Any) -> None:
+        namespace.name = words[0] if words and words[0] != "--" else None
+        rest = words[1:] if namespace.name else words
+        namespace.command = rest[1:] if rest[:1] == ["--"] else rest
 
 
-def _profile(arguments: argparse.Namespace, name: str | None) -> ServedProfile:
-    """Return the profile with this name, or else the one that the flags describe or name."""
+def _profile(arguments: argparse.Namespace) -> ServedProfile:
+    """Return the profile that is named, or else the one that the flags describe or name."""
     from hwsigner.cli.sources import of_flags, of_profile
 
     others = {flag.name for flag, _ in arguments.given} - {"strict"}
-    if name is None:
+    if arguments.name is None:
         if not others:
             hint = "Write hwsigner exec NAME -- COMMAND, or give the flags of credential-process before the dashes"
             raise UsageError("no profile is named, and no flags are given", hint)
@@ -122,7 +124,7 @@ def _profile(arguments: argparse.Namespace, name: str | None) -> ServedProfile:
     if others:
         hint = "Write hwsigner exec NAME -- COMMAND; with other flags, name the profile by --profile"
         raise UsageError(f"--{min(others)} can't be combined with a profile's name", hint)
-    return of_profile(name, _ignore)
+    return of_profile(arguments.name, _ignore)
 
 
 def _endpoint(profile: ServedProfile) -> tuple[HTTPServer, dict[str, str]]:

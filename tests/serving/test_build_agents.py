@@ -155,6 +155,12 @@ def test_flags_of_exec_that_do_not_fit_are_usage_errors(
     assert message in done.err
 
 
+def test_hwsigner_profile_counts_unless_exec_names_another(stage: Stage) -> None:
+    for arguments, variable in ((["web"], "nope"), ([], "web")):
+        done = stage.run("exec", *arguments, "--", "true", environ=stage.environ(HWSIGNER_PROFILE=variable))
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_flags_of_exec_may_name_a_profile_and_change_it(stage: Stage) -> None:
     done = stage.run("exec", "--profile=web", "--session-duration=900", "--", "true")
     assert (done.returncode, done.stderr) == (0, "")
