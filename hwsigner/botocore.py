@@ -18,7 +18,7 @@ except ImportError as error:
 from hwsigner.agent.client import find_credentials
 from hwsigner.aws.credentials import Credentials, read_agent_credentials
 from hwsigner.errors import HwsignerError, HwsignerWarning
-from hwsigner.refresh.provider import Provider
+from hwsigner.refresh.shared import shared_provider
 
 __all__ = ["CredentialsError", "register"]
 
@@ -78,7 +78,7 @@ class _Source:
             CredentialsError: there are none.
         """
         try:
-            self._last = found = self._from_agent() or self._from_provider()
+            self._last = found = self._from_agent() or shared_provider(self._profile)()
         except (HwsignerError, HwsignerWarning) as error:
             # botocore would raise it in the last ten minutes of credentials that still work.
             if self._last is None or self._last.expiration <= datetime.now(UTC):
@@ -95,14 +95,8 @@ class _Source:
         body = find_credentials(self._profile)
         return read_agent_credentials(body, role_arn="") if body else None
 
-    def _from_provider(self) -> Credentials:
-        name = self._profile
-        provider = _providers.get(name) or _providers.setdefault(name, Provider.from_profile(name))
-        return provider()
-
 
 # By profile. A dict's setdefault is atomic, and unlike a lock it can't be left locked in a child process.
-_providers: dict[str, Provider] = {}
 _sources: dict[str, _Source] = {}
 
 
