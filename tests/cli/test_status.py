@@ -86,6 +86,27 @@ class TestStatus:
         assert "/absent.pem" in found["other"]["problem"]
         assert "no-such-flag" in found["wrong"]["problem"]
 
+    @pytest.mark.parametrize(
+        ("shape", "shown", "problem"),
+        [
+            (certs.Shape(begin=certs.ago(3), end=certs.ago(1)), "(expired)", "expired at"),
+            (certs.Shape(end=certs.ago(-0.5)), "(11 h)", ""),
+            (certs.Shape(digital_signature=False), "d)", "has no keyUsage digitalSignature"),
+        ],
+    )
+    def test_certificate_that_the_service_refuses_is_a_problem(
+        self, home: Home, call: Call, shape: certs.Shape, shown: str, problem: str
+    ) -> None:
+        home.write_leaf("web", shape)
+        fields = call("status").out.splitlines()[1].split("\t")
+        assert fields[2].endswith(shown)
+        assert problem in fields[5]
+        assert bool(problem) == bool(fields[5])
+
+    def test_profile_without_a_certificate_is_a_problem(self, home: Home, call: Call) -> None:
+        home.write_profiles(web={"certificate": ""})
+        assert status(call)["web"]["problem"] == "the profile names no certificate"
+
     def test_token_s_key_is_named_and_no_pin_is_sent(
         self, home: Home, call: Call, softhsm: InProcessSoftHSM, tmp_path: Path
     ) -> None:

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from hwsigner.cli.doctor.findings import Finding, finding
+from hwsigner.cli.doctor.findings import Finding, finding, of_error
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import Flag, switch
 from hwsigner.config.profiles import Profile, profile, profiles
+from hwsigner.errors import ConfigError, NoProfileError, printable
 
 HELP = "find what is wrong, and say how to fix it"
 
@@ -36,9 +37,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the findings. The status is 1 if there are any."""
-    name, environ = arguments.profile, os.environ
-    checked = [profile(name, environ)] if name else list(profiles(environ).values())
-    findings = list(_of_machine(checked))
+    checked, findings = _profiles(arguments.profile)
+    findings += _of_machine(checked, has_none=not checked and not findings)
     for each in checked:
         findings += [one.about(each.name) for one in _of_profile(each, arguments)]
     if not checked and arguments.policy:
@@ -53,18 +53,27 @@ def run(arguments: argparse.Namespace) -> int:
     return _FOUND if findings else 0
 
 
-def _of_machine(checked: Sequence[Profile]) -> Iterator[Finding]:
+def _profiles(name: str | None) -> tuple[list[Profile], list[Finding]]:
+    """Return the profiles to check, and a finding if config.toml can't be used at all."""
+    try:
+        return [profile(name, os.environ)] if name else list(profiles(os.environ).values()), []
+    except NoProfileError:
+        raise  # A misspelt name is not a mistake of the set-up.
+    except ConfigError as error:
+        return [], [of_error("profiles-unreadable", error)]
+
+
+def _of_machine(checked: Sequence[Profile], *, has_none: bool) -> Iterator[Finding]:
     """Yield what does not belong to one profile."""
     from hwsigner.cli.doctor import aws_config, environment, machine
-    from hwsigner.cli.status import served_profiles
+    from hwsigner.cli.status import ask_agents
 
     environ = os.environ
-    if not checked:
+    if has_none:
         yield finding("profile-none", "there are no profiles in config.toml")
     yield from environment.check_variables(environ)
     yield from aws_config.check(environ)
-    names = {each.name for each in checked}
-    yield from machine.check_agent({name: one for name, one in served_profiles(environ).items() if name in names})
+    yield from machine.check_agents(ask_agents(environ), {each.name for each in checked})
     yield from machine.check_units(environ)
 
 
@@ -91,11 +100,13 @@ def _lines(findings: Sequence[Finding], names: Sequence[str]) -> Iterator[str]:
     """Yield the findings for people, 80 columns wide where words allow it."""
     from hwsigner.cli.aws.check import indented
 
-    number, of = len(findings), f"profile{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else "no profile"
-    yield f"Nothing is wrong: {of}" if not number else f"{number} finding{'s' if number > 1 else ''}: {of}"
+    number = len(findings)
+    of = f"profile {names[0]}" if len(names) == 1 else f"{len(names) or 'no'} profile{'s' if names else ''}"
+    counted = f"{number} finding{'s' if number > 1 else ''}" if number else "Nothing is wrong"
+    yield printable(f"{counted}: {of}")
     for one in findings:
         yield ""
-        yield f"{one.profile}: {one.id}" if one.profile else one.id
+        yield printable(f"{one.profile}: {one.id}") if one.profile else one.id
         yield indented(one.found)
         yield indented(f"Why: {one.why}")
         yield indented(f"Fix: {one.fix}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from hwsigner.system import pcsc
 from hwsigner.system.users import reading_group
 
 if TYPE_CHECKING:
-    from hwsigner.cli.status import Served
+    from hwsigner.cli.status import Agents
     from hwsigner.identity.certificate import Certificate
     from hwsigner.uri import KeyURI
 
@@ -76,11 +76,21 @@ def _check_pin(key: KeyURI) -> Iterator[Finding]:
             yield finding("pin-nearly-locked", f"{name} allows one more attempt", fix)
 
 
-def check_agent(served: Mapping[str, Served]) -> Iterator[Finding]:
-    """Yield the last failure of each profile that an agent serves."""
-    for name, state in served.items():
-        if state.failure:
-            yield finding("agent-failure", f"the {state.agent}'s agent failed: {state.failure}").about(name)
+def check_agents(agents: Agents, names: Collection[str]) -> Iterator[Finding]:
+    """Yield agents that do not answer, and those of the named profiles that an agent has no credentials for."""
+    for problem in agents.problems:
+        yield finding("agent-silent", problem)
+    for name, state in agents.served.items():
+        of, flag = f"the {state.agent}'s agent", " --system" if state.agent == "system" else ""
+        if name not in names:
+            continue
+        if state.state == "locked":
+            fix = f"Run hwsigner agent unlock NAME{flag}"
+            found = f"the profile is locked in {of}{state.failure and f': {state.failure}'}"
+            yield finding("agent-locked", found, fix).about(name)
+        elif state.failure:
+            fix = f"Run hwsigner agent refresh NAME{flag}"
+            yield finding("agent-failure", f"{of} failed: {state.failure}", fix).about(name)
 
 
 def check_units(environ: Mapping[str, str]) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 
 import botocore.session
@@ -60,6 +61,12 @@ def _put_chain_into_two_files(patient: Patient) -> None:
     patient.issue(certs.LEAF, _CHAIN[3])
     path = patient.write("intermediates.pem", certs.pem(_CHAIN[1].certificate))
     patient.change({"intermediates": str(path)})
+
+
+def _replace_config_by_a_dead_link(patient: Patient) -> None:
+    path = patient.folder / ".aws" / "config"
+    path.unlink()
+    path.symlink_to("/absent")
 
 
 def _install_version_1(patient: Patient) -> None:
@@ -129,7 +136,7 @@ AWS_FILES: dict[str, tuple[Plant, set[str]]] = {
         {"config-other-source"},
     ),
     "another source": (
-        lambda p: p.process_line(f"{p.process}\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = base"),
+        lambda p: p.process_line(f"{p.process}\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = x\n[profile x]"),
         {"config-other-source"},
     ),
     "recursion by a command": (
@@ -146,10 +153,70 @@ AWS_FILES: dict[str, tuple[Plant, set[str]]] = {
     ),
     "program missing": (lambda p: p.process_line("/opt/absent credential-process"), {"process-missing"}),
     "shim": (
-        lambda p: p.process_line(str(p.program("../.pyenv/shims/hwsigner", ""))),
+        lambda p: p.process_line(f"{p.program('../.pyenv/shims/hwsigner', '')} credential-process --profile web"),
         {"process-shim"},
     ),
     "file is no INI": (lambda p: p.aws_config("credential_process\n"), {"config-unreadable"}),
+    "byte order mark": (
+        lambda p: p.aws_config(f"\ufeff[profile web]\ncredential_process = {p.process}\n"),
+        {"config-unreadable"},
+    ),
+    "section twice": (lambda p: p.process_line(f"{p.process}\n[profile web]"), {"config-unreadable"}),
+    "setting twice": (lambda p: p.process_line(f"{p.process}\nregion = a\nregion = b"), {"config-unreadable"}),
+    "other encoding": (
+        lambda p: p.write(".aws/config", (p.folder / ".aws/config").read_text().encode("utf-16")),
+        {"config-unreadable"},
+    ),
+    "one profile by two sections": (
+        lambda p: p.process_line(f'{p.process}\n[profile "web"]\nregion = a'),
+        {"config-twice"},
+    ),
+    "dead link": (_replace_config_by_a_dead_link, {"config-missing"}),
+    "dot for a blank": (
+        lambda p: p.aws_config(f"[profile.web]\ncredential_process = {p.process}\n"),
+        {"config-prefix"},
+    ),
+    "name of two words": (
+        lambda p: p.aws_config(f"[profile my web]\ncredential_process = {p.process}\n"),
+        {"config-prefix"},
+    ),
+    "word profile in the credentials file": (
+        lambda p: p.write(".aws/credentials", "[profile base]\naws_access_key_id = AKID\naws_secret_access_key = s\n"),
+        {"config-prefix"},
+    ),
+    "indented": (
+        lambda p: p.aws_config(f"[profile web]\nregion = a\n  credential_process = {p.process}\n"),
+        {"config-indented"},
+    ),
+    "source that there is not": (
+        lambda p: p.process_line(f"{p.process}\n[profile x]\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = wbe"),
+        {"config-source-missing"},
+    ),
+    "misspelt profile": (
+        lambda p: p.process_line(f"{p.folder}/bin/hwsigner credential-process --profile wbe"),
+        {"process-command"},
+    ),
+    "misspelt command": (
+        lambda p: p.process_line(f"{p.folder}/bin/hwsigner credential_process --profile web"),
+        {"process-command"},
+    ),
+    "misspelt flag": (
+        lambda p: p.process_line(f"{p.folder}/bin/hwsigner credential-process --porfile web"),
+        {"process-command"},
+    ),
+    "neither profile nor flags": (
+        lambda p: p.process_line(f"{p.folder}/bin/hwsigner credential-process"),
+        {"process-command"},
+    ),
+    "pipe": (lambda p: p.process_line(f"{p.process} 2>/dev/null | tee log"), {"process-command"}),
+    "relative path": (
+        lambda p: p.process_line("bin/hwsigner credential-process --profile web"),
+        {"process-missing"},
+    ),
+    "process of the credentials file": (
+        lambda p: p.write(".aws/credentials", "[web]\ncredential_process = ~/bin/hwsigner\n"),
+        {"process-tilde", "process-command"},
+    ),
 }
 
 
@@ -177,7 +244,13 @@ _CREDENTIALS = {
 }
 
 
-@pytest.mark.parametrize("name", ["", "~", "$", "backslash", "no word profile", "static section", "program missing"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "~", "$", "backslash", "no word profile", "static section", "program missing", "byte order mark"),
+        *("section twice", "setting twice", "one profile by two sections", "dead link", "dot for a blank", "indented"),
+    ],
+)
 def test_botocore_gets_credentials_of_the_process_only_without_the_mistake(name: str, patient: Patient) -> None:
     patient.program("hwsigner", f"echo '{json.dumps(_CREDENTIALS)}'")
     if name:
@@ -197,6 +270,9 @@ def test_botocore_gets_credentials_of_the_process_only_without_the_mistake(name:
         ({"HTTPS_PROXY": "socks5://proxy.example:1080"}, "proxy-invalid"),
         ({"AWS_CA_BUNDLE": "/absent.pem"}, "ca-unreadable"),
         ({"AWS_MAX_ATTEMPTS": "many"}, "connection-setting"),
+        ({"AWS_PROFILE": "wbe"}, "environment-profile"),
+        ({"AWS_CONFIG_FILE": "/absent/config"}, "config-missing"),
+        ({"AWS_WEB_IDENTITY_TOKEN_FILE": "/token", "AWS_ROLE_ARN": "arn:aws:iam::1:role/x"}, "environment-keys"),
     ],
 )
 def test_planted_variable_is_named(
@@ -292,8 +368,45 @@ def test_text_fits_80_columns_and_names_the_command(patient: Patient) -> None:
     assert not [line for line in lines if len(line) > 80 and " " in line.strip() and str(patient.folder) not in line]
 
 
+@pytest.mark.parametrize("text", ["[profile.web", "\ufeff[profile.web]\n", "[web]\nregion = 'a'\n"])
+def test_config_toml_that_cannot_be_used_is_a_finding_beside_the_others(text: str, patient: Patient) -> None:
+    patient.write("config/hwsigner/config.toml", text)
+    patient.process_line("~/bin/hwsigner credential-process --profile web")
+    outcome = patient.call("doctor", "--json")
+    found = [each["id"] for each in json.loads(outcome.out)["findings"]]
+    assert (outcome.status, outcome.err) == (1, "")
+    assert found[0] == "profiles-unreadable"
+    assert "process-tilde" in found
+
+
+def test_setting_that_accepts_any_server_is_named(patient: Patient) -> None:
+    patient.change({"no-verify-ssl": True})
+    assert patient.names() == set()  # The emulator is on loopback.
+    patient.change({"endpoint": "https://rolesanywhere.example.com"})
+    assert patient.names() == {"setting-unsafe"}
+
+
+def test_process_of_a_profile_that_only_the_system_s_agent_can_read_is_no_mistake(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient.process_line(f"{patient.folder}/bin/hwsigner-credentials --profile other")
+    patient.program("hwsigner-credentials", "exit 0")
+    assert patient.names() == {"process-command"}
+    system = patient.write("etc/config.toml", "")
+    # A test that runs as root has no file that it may not read.
+    monkeypatch.setattr("os.access", lambda path, mode: str(path) != str(system) or mode != os.R_OK)
+    assert patient.names() == set()
+
+
+def test_control_characters_do_not_reach_the_terminal(patient: Patient) -> None:
+    patient.write("config/hwsigner/config.toml", '[profile."\\u001b[31mred"]\ncertificate = "/absent.pem"\n')
+    patient.aws_config("[\x1b[31mred]\ncredential_process = x\n")
+    assert "\x1b" not in patient.call("doctor").out
+
+
 def test_no_profile_is_a_finding(patient: Patient) -> None:
     (patient.folder / "config/hwsigner/config.toml").unlink()
+    patient.aws_config("")
     outcome = patient.call("doctor", "--json")
     assert (outcome.status, [each["id"] for each in json.loads(outcome.out)["findings"]]) == (1, ["profile-none"])
 
