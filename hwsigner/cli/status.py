@@ -20,7 +20,7 @@ from hwsigner.cli.process import report
 from hwsigner.config import settings
 from hwsigner.config.flags import switch
 from hwsigner.config.profiles import Profile, profiles
-from hwsigner.errors import AgentError, HwsignerError, printable
+from hwsigner.errors import AgentError, HwsignerError, PinError, printable
 from hwsigner.identity.certificate import Certificate, latest_expiring, leaves, refusals
 from hwsigner.uri import KeyURI
 
@@ -101,8 +101,8 @@ def _row(found: Profile, served: Served | None) -> _Row:
     problem = served.failure if served else ""
     try:
         values = settings.values_of(found)
-        if values["private_key"]:
-            key = settings.key_uri(values, values["private_key"]).resolved()
+        if place := values["private_key"] or values["certificate"]:
+            key = settings.key_uri(values, place).resolved()
         if values["certificate"]:
             uri = settings.key_uri(values, values["certificate"])
             certificate = latest_expiring(leaves(options.certificates_at(uri)))
@@ -110,6 +110,8 @@ def _row(found: Profile, served: Served | None) -> _Row:
             problem = f"certificate {certificate.source} {refused.problem}" if refused else problem
         elif values["cert_selector"] is None:
             problem = problem or "the profile names no certificate"
+    except PinError:
+        pass  # The certificate is behind a PIN, such as in a PKCS #12 file. That is not a problem.
     except HwsignerError as error:
         problem = error.message
     return _Row(found, key, certificate, served, problem)

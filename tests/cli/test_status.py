@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,15 @@ class TestStatus:
         assert problem in fields[5]
         assert bool(problem) == bool(fields[5])
 
+    def test_certificate_behind_a_pin_is_no_problem(self, home: Home, call: Call) -> None:
+        files = ["-in", "web.pem", "-inkey", "web.key", "-out", "web.p12"]
+        command = ["openssl", "pkcs12", "-export", "-passout", "pass:x", *files]
+        subprocess.run(command, cwd=home.folder, check=True)
+        home.write_profiles(web={"certificate": home.folder / "web.p12", "private-key": ""})
+        found = status(call)["web"]
+        assert (found["certificate"], found["problem"]) == (None, None)
+        assert found["key"]["place"] == "file"
+
     def test_profile_without_a_certificate_is_a_problem(self, home: Home, call: Call) -> None:
         home.write_profiles(web={"certificate": ""})
         assert status(call)["web"]["problem"] == "the profile names no certificate"
@@ -163,6 +173,15 @@ class TestWhoami:
         home.emulator.misbehave(Fault.parse(fault))
         outcome = call("whoami", "--profile=web")
         assert (outcome.status, outcome.out, outcome.err.count("\n")) == (expected, "", 1)
+
+    def test_missing_profile_of_the_sdks_is_named_with_its_variable(
+        self, home: Home, call: Call, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_PROFILE", "nosuch")
+        outcome = call("whoami", "--profile=web")
+        assert (outcome.status, outcome.out) == (2, "")
+        assert "nosuch" in outcome.err
+        assert "AWS_PROFILE" in outcome.err
 
     def test_missing_profile_is_an_error(self, home: Home, call: Call) -> None:
         outcome = call("whoami")

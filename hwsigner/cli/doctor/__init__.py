@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -71,10 +72,22 @@ def _of_machine(checked: Sequence[Profile], *, has_none: bool) -> Iterator[Findi
     environ = os.environ
     if has_none:
         yield finding("profile-none", "there are no profiles in config.toml")
+    yield from _twice(checked)
     yield from environment.check_variables(environ)
     yield from aws_config.check(environ)
     yield from machine.check_agents(ask_agents(environ), {each.name for each in checked})
     yield from machine.check_units(environ)
+
+
+def _twice(checked: Sequence[Profile]) -> Iterator[Finding]:
+    """Yield the profiles of this user whose names the system's agent has for other profiles."""
+    with suppress(ConfigError):  # That it can't be used is a finding of its own.
+        of_system = profiles({**os.environ, "XDG_CONFIG_HOME": "/etc"})
+        for each in checked:
+            other = of_system.get(each.name)
+            if other and "allow-users" in other.values and other.values != each.values:
+                found = f"{each.file} and {other.file} have different profiles of this name"
+                yield finding("profile-twice", found).about(each.name)
 
 
 def _of_profile(checked: Profile, arguments: argparse.Namespace) -> Iterator[Finding]:

@@ -53,6 +53,10 @@ MISTAKES = {
     # The profile.
     "profile-none": Mistake("Without a profile, there is little to check", "Run hwsigner enroll NAME"),
     "profiles-unreadable": Mistake("No profile can be used", "Fix it in an editor"),
+    "profile-twice": Mistake(
+        "Programs ask the agents before they read config.toml, so they may get the credentials of the other one",
+        "Give one of them another name",
+    ),
     "profile-invalid": Mistake("No command can use the profile", "Correct it with hwsigner profile edit NAME"),
     "arn-invalid": Mistake("Without all three ARNs, no session can be asked for", f"{_EDIT} ARN"),
     "arn-swapped": Mistake("An ARN of another kind is refused", f"{_EDIT} ARN"),
@@ -112,6 +116,9 @@ MISTAKES = {
         "While it is locked, it refuses every key with a PIN", "Unlock it with its own tools, or wait for the TPM"
     ),
     "pin-nearly-locked": Mistake("One more wrong PIN locks it", "Log in once with the right PIN in another program"),
+    "pin-unreadable": Mistake(
+        "Without its PIN, the key can't be used", "Write the PIN into that file, and run chmod 600 on it"
+    ),
     "pcscd-refuses": Mistake(
         "Tokens behind pcscd are not seen by services, ssh sessions and cron jobs",
         "Run hwsigner systemd install --system, or write a rule into /etc/polkit-1/rules.d",

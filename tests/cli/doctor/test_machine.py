@@ -220,6 +220,12 @@ class TestUnits:
         assert (found["id"], found["profile"]) == ("unit-program", "")
         assert "/opt/absent/hwsigner" in found["found"]
 
+    @pytest.mark.parametrize("line", ["ExecStart='{}/my programs/hwsigner' agent", "ExecStart=%h/bin/hwsigner agent"])
+    def test_program_that_is_there_is_no_mistake(self, patient: Patient, line: str) -> None:
+        patient.program("../my programs/hwsigner", "exit 0")
+        patient.write("units/hwsigner-agent.service", f"[Service]\n{line.format(patient.folder)}\n")
+        assert patient.findings() == []
+
     def test_failed_unit_is_named(self, patient: Patient) -> None:
         line = "hwsigner-renew@web.service loaded failed failed Renew"
         patient.program("systemctl", f'[ "$1" = --user ] || echo {line}')

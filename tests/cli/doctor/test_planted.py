@@ -379,6 +379,25 @@ def test_config_toml_that_cannot_be_used_is_a_finding_beside_the_others(text: st
     assert "process-tilde" in found
 
 
+@pytest.mark.parametrize("source", ["file:{}/absent", "{}/absent", "file://{}/absent", "file:{}/shared"])
+def test_pin_file_that_cannot_be_used_is_named_without_a_pin(source: str, patient: Patient) -> None:
+    patient.write("pin", "right").chmod(0o600)
+    patient.write("shared", "right").chmod(0o666)
+    patient.change({"private-key": f"file:{patient.key}?pin-source={source.format(patient.folder)}"})
+    assert patient.names() == {"pin-unreadable"}
+    patient.change({"private-key": f"file:{patient.key}?pin-source=file:{patient.folder}/pin"})
+    assert patient.names() == set()
+
+
+def test_profile_whose_name_the_system_s_agent_has_too_is_named(patient: Patient) -> None:
+    text = (patient.folder / "config/hwsigner/config.toml").read_text()
+    patient.write("etc/config.toml", text.replace("role/hwsigner-demo", "role/other"))
+    assert patient.names() == set()  # It is a default that this user's profile replaces.
+    patient.write("etc/config.toml", text.replace("role/hwsigner-demo", "role/other") + '\nallow-users = ["web"]\n')
+    (found,) = patient.findings()
+    assert (found["id"], found["profile"]) == ("profile-twice", "web")
+
+
 def test_setting_that_accepts_any_server_is_named(patient: Patient) -> None:
     patient.change({"no-verify-ssl": True})
     assert patient.names() == set()  # The emulator is on loopback.
