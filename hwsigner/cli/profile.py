@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ HELP = "add, edit, show, remove and list profiles"
 
 _ACTIONS = ("add", "edit", "show", "remove", "list")
 _SECRET = {flag.name for flag in IDENTITY if flag.secret}
+_KNOWN = {flag.name for flag in (*IDENTITY, *SESSION, *AGENT, *ENROLMENT)}
 _URIS = ("certificate", "private-key", "intermediates")
 
 
@@ -100,10 +102,16 @@ def _shown(key: str, value: Any) -> str:
     """Return a value as TOML has it, without a secret."""
     if key in _SECRET:
         return '"…" (a secret)'
+    if key not in _KNOWN:
+        return '"…" (not a flag, so it may be a misspelt secret)'
     if key in _URIS and isinstance(value, str):
-        uri = KeyURI.parse(value)
+        try:
+            uri = KeyURI.parse(value)
+        except UsageError:
+            return '"…" (a malformed key URI)'
         value = value if uri.pin_value is None else f"{uri} (and its PIN)"
-    return json.dumps(value, ensure_ascii=False)
+    # A URL may have a password.
+    return re.sub(r"(?<=://)[^/@\s]*@", "…@", json.dumps(value, ensure_ascii=False))
 
 
 def _remove(name: str) -> int:

@@ -19,7 +19,7 @@ from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import report
 from hwsigner.config import settings
 from hwsigner.config.flags import switch
-from hwsigner.config.profiles import Profile, profiles
+from hwsigner.config.profiles import SYSTEM_FILE, Profile, is_system_file_hidden, profiles
 from hwsigner.errors import AgentError, HwsignerError, PinError, printable
 from hwsigner.identity.certificate import Certificate, latest_expiring, leaves, refusals
 from hwsigner.uri import KeyURI
@@ -72,7 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"profiles": [_data(row) for row in rows]}, indent=2))
     elif not rows:
-        report("there are no profiles. Make one with hwsigner enroll or hwsigner profile add")
+        hidden = f" that you can read: {SYSTEM_FILE} may have some" if is_system_file_hidden() else ""
+        report(f"there are no profiles{hidden}. Make one with hwsigner enroll or hwsigner profile add")
     elif sys.stdout.isatty():
         _print_table(rows)
     else:

@@ -78,6 +78,11 @@ def profile(name: str, environ: Mapping[str, str]) -> Profile:
     return found[name]
 
 
+def is_system_file_hidden() -> bool:
+    """Return whether there is a system's file that this user may not read. The system's agent may have its profiles."""
+    return not _is_allowed(SYSTEM_FILE)
+
+
 def _is_allowed(file: Path) -> bool:
     return os.access(file, os.R_OK) or not os.access(file, os.F_OK)
 

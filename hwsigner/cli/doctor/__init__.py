@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from hwsigner.cli.doctor.findings import Finding, finding, of_error
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import Flag, switch
-from hwsigner.config.profiles import Profile, profile, profiles
+from hwsigner.config.profiles import Profile, is_system_file_hidden, profile, profiles
 from hwsigner.errors import ConfigError, NoProfileError, printable
 
 HELP = "find what is wrong, and say how to fix it"
@@ -39,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the findings. The status is 1 if there are any."""
     checked, findings = _profiles(arguments.profile)
-    findings += _of_machine(checked, has_none=not checked and not findings)
+    findings += _of_machine(checked, has_none=not checked and not findings and not is_system_file_hidden())
     for each in checked:
         findings += [one.about(each.name) for one in _of_profile(each, arguments)]
     if not checked and arguments.policy:

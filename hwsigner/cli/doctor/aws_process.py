@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from hwsigner.cli import credential_process
 from hwsigner.cli.doctor.findings import Finding, finding
 from hwsigner.cli.parser import Parser
-from hwsigner.config import profiles, settings
+from hwsigner.config import settings
+from hwsigner.config.profiles import is_system_file_hidden
 from hwsigner.errors import ConfigError, NoProfileError, UsageError
 
 _SHIMS = ("/shims/", "/.pyenv/bin/", "/.rbenv/bin/")
@@ -69,8 +70,7 @@ def _check_command(words: Sequence[str], where: str, environ: Mapping[str, str])
             if not (completed.profile or completed.config_profile):
                 settings.service(vars(completed), environ)
         except NoProfileError as error:
-            # The system's agent may have a profile that this user can't read.
-            if not os.path.exists(profiles.SYSTEM_FILE) or os.access(profiles.SYSTEM_FILE, os.R_OK):
+            if not is_system_file_hidden():
                 yield finding("process-command", f"credential_process in {where}: {error.message}", error.hint)
         except ConfigError:
             pass  # It is a finding about that profile.

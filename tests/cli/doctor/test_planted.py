@@ -415,6 +415,9 @@ def test_process_of_a_profile_that_only_the_system_s_agent_can_read_is_no_mistak
     # A test that runs as root has no file that it may not read.
     monkeypatch.setattr("os.access", lambda path, mode: str(path) != str(system) or mode != os.R_OK)
     assert patient.names() == set()
+    (patient.folder / "config/hwsigner/config.toml").unlink()
+    assert patient.call("doctor").out == "Nothing is wrong: no profile\n"
+    assert "that you can read" in patient.call("status").err
 
 
 def test_control_characters_do_not_reach_the_terminal(patient: Patient) -> None:
