@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from hwsigner.cli.doctor.findings import Finding, finding, of_error
 from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import Flag, switch
+from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.config.profiles import Profile, is_system_file_hidden, profile, profiles
 from hwsigner.errors import ConfigError, NoProfileError, printable
 
@@ -27,7 +27,7 @@ _FLAGS = (
     switch("aws", "also check trust anchor, profile and role in AWS, as aws check does"),
     Flag("aws-profile", "profile of the AWS SDKs' files for --aws, with an administrator's credentials", "NAME"),
     Flag("endpoint", "URL of the AWS APIs for --aws (default: those that the SDKs choose)", "URL"),
-    switch("json", "print JSON"),
+    *OUTPUT,
 )
 
 
@@ -38,7 +38,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the findings. The status is 1 if there are any."""
-    checked, findings = _profiles(arguments.profile)
+    checked, findings = _profiles(arguments.profile or os.environ.get("HWSIGNER_PROFILE"))
     findings += _of_machine(checked, has_none=not checked and not findings and not is_system_file_hidden())
     for each in checked:
         findings += [one.about(each.name) for one in _of_profile(each, arguments)]
