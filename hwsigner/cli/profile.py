@@ -12,7 +12,7 @@ from typing import Any
 
 from hwsigner.aws.arn import check_known_arns
 from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import AGENT, ENROLMENT, IDENTITY, OUTPUT, SESSION, Flag, switch
+from hwsigner.config.flags import AGENT, ENROLMENT, IDENTITY, IN_PROFILES, OUTPUT, SESSION, Flag, switch
 from hwsigner.config.profiles import Profile, add_profile, change_profile, check_name, profile, profiles, remove_profile
 from hwsigner.errors import UnsafeKeyWarning, UsageError, printable, suggestion
 from hwsigner.uri import KeyURI
@@ -25,7 +25,6 @@ _FLAGS = (
     Flag("unset", "edit: remove this flag; repeatable", "FLAG", many=True),
 )
 _SECRET = {flag.name for flag in IDENTITY if flag.secret}
-_KNOWN = {flag.name for flag in (*IDENTITY, *SESSION, *AGENT, *ENROLMENT)}
 _URIS = ("certificate", "private-key", "intermediates")
 
 
@@ -125,7 +124,7 @@ def _show(found: Profile, *, as_json: bool) -> int:
 
 def _without_secret(key: str, value: Any) -> Any:
     """Return a value of a profile without a PIN or password."""
-    if key in _SECRET or key not in _KNOWN:  # A key that is not a flag may be a misspelt password.
+    if key in _SECRET or key not in IN_PROFILES:  # A key that is not a flag may be a misspelt password.
         return "…"
     if key in _URIS and isinstance(value, str):
         try:

@@ -119,6 +119,10 @@ PROFILE: dict[str, tuple[Plant, set[str]]] = {
     "duration too short": (lambda p: p.change({"session-duration": 600}), {"duration-invalid"}),
     "session name": (lambda p: p.change({"role-session-name": "a b"}), {"session-name-invalid"}),
     "unknown flag": (lambda p: p.change({"role": "x"}), {"profile-invalid"}),
+    "unknown flag beside another mistake": (
+        lambda p: p.change({"role": "x", "certificate": "/absent.pem"}),
+        {"profile-invalid", "certificate-unreadable"},
+    ),
     "endpoint": (lambda p: p.change({"endpoint": "http://example.com"}), {"endpoint-invalid"}),
 }
 
