@@ -306,7 +306,7 @@ def _read(file: Path) -> dict[str, Profile]:
         with open_trusted(str(file), ConfigError) as stream:
             status = os.fstat(stream.fileno())
             document = tomllib.load(stream)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # The home of some system users is /dev/null.
         return {}
     except OSError as error:
         raise ConfigError(f"can't read {file}: {error.strerror}") from error

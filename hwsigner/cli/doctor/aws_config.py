@@ -34,8 +34,8 @@ def check(environ: Mapping[str, str]) -> Iterator[Finding]:
     keys_path = os.path.expanduser(environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials")
     (config, problem), (keys, keys_problem) = _read(path), _read(keys_path)
     yield from (finding("config-unreadable", each) for each in (problem, keys_problem) if each)
-    if not problem and not os.path.exists(path) and (environ.get("AWS_CONFIG_FILE") or os.path.islink(path)):
-        yield finding("config-missing", f"{path} is not there")
+    yield from _check_missing(path, is_named=bool(environ.get("AWS_CONFIG_FILE")))
+    yield from _check_missing(keys_path, is_named=False)
     names = Counter(name for section in config if (name := _profile(section)))
     known = {*names, *keys}
     for section, values in config.items():
@@ -60,10 +60,8 @@ def _read(path: str) -> tuple[Sections, str]:
     try:
         is_file = stat.S_ISREG(os.stat(path).st_mode)  # A pipe is left to the SDKs, which skip it.
         text = Path(path).read_text("utf-8") if is_file else ""
-    except FileNotFoundError:
-        return {}, ""
-    except OSError as error:
-        return {}, f"{path} can't be read: {error.strerror}"
+    except OSError:
+        return {}, ""  # As in botocore. See `_check_missing`.
     except UnicodeDecodeError:
         return {}, f"{path} is not text in UTF-8"
     problem = _problem(text)
@@ -73,6 +71,17 @@ def _read(path: str) -> tuple[Sections, str]:
     except configparser.Error:
         return {}, f"{path} {problem}"
     return {name: dict(parser.items(name)) for name in parser.sections()}, problem and f"{path} {problem}"
+
+
+def _check_missing(path: str, *, is_named: bool) -> Iterator[Finding]:
+    """Yield why a file can't be opened. A missing one is a mistake only if a variable or a link names it."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY))
+    except (FileNotFoundError, NotADirectoryError):
+        if is_named or os.path.islink(path):
+            yield finding("config-missing", f"{path} is not there")
+    except OSError as error:
+        yield finding("config-missing", f"{path} can't be read: {error.strerror}")
 
 
 def _problem(text: str) -> str:

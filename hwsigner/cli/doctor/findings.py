@@ -125,7 +125,7 @@ MISTAKES = {
     ),
     "tpm-group": Mistake("The TPM can't be used", "Run usermod -aG GROUP USER, and log in again"),
     # The files of the AWS SDKs.
-    "config-missing": Mistake("The SDKs then have no profiles", "Correct or unset AWS_CONFIG_FILE, or the link"),
+    "config-missing": Mistake("The SDKs go on as if it were empty", "Correct the path, the link or the permissions"),
     "config-unreadable": Mistake(
         "The AWS CLI and boto3 refuse the whole file",
         "Fix it in an editor, and save it as UTF-8 without a byte order mark",

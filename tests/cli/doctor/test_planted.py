@@ -69,6 +69,12 @@ def _replace_config_by_a_dead_link(patient: Patient) -> None:
     path.symlink_to("/absent")
 
 
+def _replace_config_by_a_circle(patient: Patient) -> None:
+    path = patient.folder / ".aws" / "config"
+    path.unlink()
+    path.symlink_to("config")
+
+
 def _install_version_1(patient: Patient) -> None:
     # Version 1 ends at the line, so it must not see it.
     patient.program("aws", "[ $AWS_CONFIG_FILE = /dev/null ] && echo aws-cli/1.42.0 Python/3.13")
@@ -176,6 +182,7 @@ AWS_FILES: dict[str, tuple[Plant, set[str]]] = {
         {"config-twice"},
     ),
     "dead link": (_replace_config_by_a_dead_link, {"config-missing"}),
+    "links in a circle": (_replace_config_by_a_circle, {"config-missing"}),
     "dot for a blank": (
         lambda p: p.aws_config(f"[profile.web]\ncredential_process = {p.process}\n"),
         {"config-prefix"},
@@ -428,6 +435,15 @@ def test_control_characters_do_not_reach_the_terminal(patient: Patient) -> None:
     patient.write("config/hwsigner/config.toml", '[profile."\\u001b[31mred"]\ncertificate = "/absent.pem"\n')
     patient.aws_config("[\x1b[31mred]\ncredential_process = x\n")
     assert "\x1b" not in patient.call("doctor").out
+
+
+def test_home_that_is_no_folder_is_no_mistake(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/dev/null")
+    assert patient.names() == set()
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    outcome = patient.call("doctor", "--json")
+    assert [each["id"] for each in json.loads(outcome.out)["findings"]] == ["profile-none"]
+    assert patient.call("status").status == 0
 
 
 def test_no_profile_is_a_finding(patient: Patient) -> None:
