@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 
+from hwsigner.cli.colours import GREEN, RED, coloured
 from hwsigner.cli.doctor.findings import Finding, finding, of_error
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import OUTPUT, Flag, switch
@@ -116,11 +117,11 @@ def _lines(findings: Sequence[Finding], names: Sequence[str]) -> Iterator[str]:
 
     number = len(findings)
     of = f"profile {names[0]}" if len(names) == 1 else f"{len(names) or 'no'} profile{'s' if names else ''}"
-    counted = f"{number} finding{'s' if number > 1 else ''}" if number else "Nothing is wrong"
-    yield printable(f"{counted}: {of}")
+    found = f"{number} finding{'s' if number > 1 else ''}" if number else coloured("Nothing is wrong", GREEN)
+    yield f"{found}: {printable(of)}"
     for one in findings:
         yield ""
-        yield printable(f"{one.profile}: {one.id}") if one.profile else one.id
+        yield coloured(printable(f"{one.profile}: {one.id}") if one.profile else one.id, RED)
         yield indented(one.found)
         yield indented(f"Why: {one.why}")
         yield indented(f"Fix: {one.fix}")
