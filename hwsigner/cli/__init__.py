@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -96,6 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if sys.stdout is None:
             raise HwsignerError("stdout is closed", "Leave it open for the command's output")
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # For a path that the locale has no characters for.
         status = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return status

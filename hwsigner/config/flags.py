@@ -279,7 +279,7 @@ EXCLUSIVE = (
     ("pkcs8-password", "tpm-key-password"),
 )
 
-_IN_PROFILES = {flag.name: flag for flag in IDENTITY + SESSION + AGENT + ENROLMENT}
+IN_PROFILES = {flag.name: flag for flag in IDENTITY + SESSION + AGENT + ENROLMENT}
 
 
 def default_values(flags: Iterable[Flag]) -> dict[str, Any]:
@@ -302,9 +302,9 @@ def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
     where = f"{found.file}: [profile.{found.name}]"
     values = {}
     for key, value in found.values.items():
-        flag = _IN_PROFILES.get(key)
+        flag = IN_PROFILES.get(key)
         if flag is None:
-            hint = suggestion(key, _IN_PROFILES, "See hwsigner profile --help")
+            hint = suggestion(key, IN_PROFILES, "See hwsigner profile --help")
             raise ConfigError(f"{where} has the key {key!r}, which is not a flag", hint)
         values[flag.attribute] = _from_toml(flag, value, where)
     check_exclusive(values, ConfigError, f"{where}: ")
