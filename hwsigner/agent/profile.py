@@ -11,6 +11,7 @@ from functools import partial
 from typing import NamedTuple
 
 from hwsigner.agent import protocol
+from hwsigner.agent.desktop import Desktop
 from hwsigner.agent.memory import LockedMemory
 from hwsigner.aws.credentials import Credentials
 from hwsigner.config import settings
@@ -31,12 +32,21 @@ Log = Callable[[str], None]
 
 
 class Shared(NamedTuple):
-    """What profiles share: the agent's environment, the memory for replies and PINs, and the log, which takes lines."""
+    """What profiles share.
+
+    Attributes:
+        environ: the agent's environment.
+        memory: the memory for replies and PINs.
+        log: takes lines.
+        is_system: whether this is the system's agent.
+        desktop: shows notifications to the agent's user; None for none.
+    """
 
     environ: Mapping[str, str]
     memory: LockedMemory
     log: Log
     is_system: bool
+    desktop: Desktop | None = None
 
 
 class UnlockProgress(NamedTuple):
@@ -102,6 +112,9 @@ class AgentProfile:
 
     What takes time is queued, and done one thing after another by a worker, which alone changes the state. `allows`,
     `read` and `status` only look.
+
+    Attributes:
+        notice: what its token waits for just now, such as a touch; None for nothing.
     """
 
     def __init__(self, config: Profile, shared: Shared) -> None:
@@ -112,6 +125,7 @@ class AgentProfile:
         self._queue = WorkQueue()
         self._provider: BackgroundProvider | None = None
         self._state = _State.OPEN
+        self.notice: str | None = None
         self._ending: set[Future[None]] = set()  # Queued locks: once there is one, `read` gives nothing.
         self._fault: HwsignerError | HwsignerWarning | None = None
         self._values: settings.Values = {"allow_users": []}
@@ -249,6 +263,7 @@ class AgentProfile:
                 formats={_FORMAT: self._format},
                 attended=self._values["attended"],
                 on_try=self._note,
+                on_notice=None if self._values["attended"] is False else self._hear,
             )
             self._provider.start()
         return self._provider
@@ -273,6 +288,13 @@ class AgentProfile:
             notice = self._provider and self._provider.expiry_notice()
             if notice:
                 self._shared.log(f"{notice} (profile {self.name!r})")
+
+    def _hear(self, notice: str | None) -> None:
+        self.notice = f"{self.name}: {notice}" if notice else None
+        if self.notice:
+            self._shared.log(self.notice)
+        if self._shared.desktop and self._values["desktop_notifications"] is not False:
+            self._shared.desktop.show(self.name, notice)
 
     def _error(self, error: Exception) -> bytes:
         """Return the answer for an error. If a PIN is needed, it names the command that unlocks."""
