@@ -22,7 +22,7 @@ _CALL_LIMIT = 3
 _PROGRAM_LIMIT = 5
 # Milliseconds after which a desktop may remove a notification that was not closed, as when the agent was killed.
 _LIFE = 120_000
-_HINTS = "{'urgency': <byte 2>, 'transient': <true>}"
+_NORMAL, _CRITICAL = 1, 2
 
 
 class Desktop:
@@ -37,23 +37,25 @@ class Desktop:
         self._queue = WorkQueue()
         self._shown: dict[str, int] = {}
 
-    def show(self, name: str, text: str | None) -> None:
+    def show(self, name: str, text: str | None, *, is_urgent: bool = True) -> None:
         """Show a text in place of a profile's last notification, or close that one.
 
         Args:
             name: the profile.
             text: the text; None to close.
+            is_urgent: whether the user has only seconds, so that the desktop does not take it away before.
         """
         if _has_bus(self._environ):
-            self._queue.submit(partial(self._send, name, text))
+            self._queue.submit(partial(self._send, name, text, _CRITICAL if is_urgent else _NORMAL))
 
-    def _send(self, name: str, text: str | None) -> None:
+    def _send(self, name: str, text: str | None, urgency: int) -> None:
         last = self._shown.pop(name, 0)
         if text:
             from html import escape
 
+            hints = f"{{'urgency': <byte {urgency}>, 'transient': <true>}}"
             title, body = f"AWS credentials: {name}", escape(text, quote=False)  # Some desktops read HTML.
-            words = "hwsigner", str(last), "dialog-password", _quoted(title), _quoted(body), "[]", _HINTS, str(_LIFE)
+            words = "hwsigner", str(last), "dialog-password", _quoted(title), _quoted(body), "[]", hints, str(_LIFE)
             number = re.search(r"uint32 (\d+)", self._call("Notify", *words))
             if number:
                 self._shown[name] = int(number[1])

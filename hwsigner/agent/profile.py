@@ -126,6 +126,7 @@ class AgentProfile:
         self._provider: BackgroundProvider | None = None
         self._state = _State.OPEN
         self.notice: str | None = None
+        self._asks_to_unlock = False  # On the desktop.
         self._ending: set[Future[None]] = set()  # Queued locks: once there is one, `read` gives nothing.
         self._fault: HwsignerError | HwsignerWarning | None = None
         self._values: settings.Values = {"allow_users": []}
@@ -200,6 +201,9 @@ class AgentProfile:
         try:
             return self._open().reply(_FORMAT)
         except Exception as error:
+            if isinstance(error, PinRequiredError) and self._state is _State.OPEN and not self._asks_to_unlock:
+                self._asks_to_unlock = True
+                self._show(f"it is {self._locked(error)}", is_urgent=False)
             return self._error(error)
 
     def _unlock(self) -> UnlockProgress:
@@ -281,6 +285,9 @@ class AgentProfile:
                 self._pins.forget()
             self._shared.log(f"error: profile {self.name!r}: no session: {outcome.error.message}")
         else:
+            if self._asks_to_unlock:
+                self._asks_to_unlock = False
+                self._show(None)
             expiration = outcome.expiration
             self._shared.log(
                 f"profile {self.name!r}: session created, credentials until {expiration:%Y-%m-%dT%H:%M:%SZ}"
@@ -293,8 +300,12 @@ class AgentProfile:
         self.notice = f"{self.name}: {notice}" if notice else None
         if self.notice:
             self._shared.log(self.notice)
+        self._show(notice)
+
+    def _show(self, text: str | None, *, is_urgent: bool = True) -> None:
+        """Show a text on the desktop in place of the last, or nothing any more."""
         if self._shared.desktop and self._values["desktop_notifications"] is not False:
-            self._shared.desktop.show(self.name, notice)
+            self._shared.desktop.show(self.name, text, is_urgent=is_urgent)
 
     def _error(self, error: Exception) -> bytes:
         """Return the answer for an error. If a PIN is needed, it names the command that unlocks."""
@@ -302,12 +313,15 @@ class AgentProfile:
             return protocol.error(1, f"profile {self.name!r}: the agent failed with {type(error).__name__}")
         if not isinstance(error, PinError):
             return protocol.error(error.exit_status, str(error))
+        return protocol.error(error.exit_status, f"profile {self.name!r} is {self._locked(error)}")
+
+    def _locked(self, error: PinError) -> str:
+        """Return that the profile is locked, why, and the command that unlocks it."""
         wanted = self._pins.wanted
         is_missing = isinstance(error, PinRequiredError) and self._state is _State.OPEN
         problem = f"{wanted.subject} wants its {wanted.kind}" if is_missing and wanted else error.message
         flag = " --system" if self._shared.is_system else ""
-        text = f"profile {self.name!r} is locked: {problem}. Run hwsigner agent unlock{flag} {self.name}"
-        return protocol.error(error.exit_status, text)
+        return f"locked: {problem}. Run hwsigner agent unlock{flag} {self.name}"
 
 
 def _uids(users: Iterable[str], log: Log) -> frozenset[int]:
