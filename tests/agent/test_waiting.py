@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import certs
-from agent.homes import Home, Running, read_all, run_agent
+from agent.homes import PASSPHRASE, Home, Running, read_all, run_agent
 from hwsigner.agent import protocol
 from hwsigner.agent.client import command
 from hwsigner.agent.protocol import Request, Verb
@@ -160,3 +160,43 @@ class TestInterrupt:
             assert read_all(other).replace(protocol.WORKING, b"").startswith(b"1 ok ")
         assert (shim.count(LOGIN), shim.count(SIGN)) == (1, 1)
         assert command(running.home.address, Request(Verb.STATUS)).count("\tready\t") == 1
+
+    @pytest.mark.parametrize("waiter", ["credential-process", "exec", "update"], indirect=True)
+    def test_ctrl_c_ends_a_command_whose_own_key_waits_for_a_touch(
+        self, web: Home, shim: Shim, terminal: Terminal, waiter: list[str]
+    ) -> None:
+        environ = {**web.environ, **shim.env, "HWSIGNER_AGENT": "none"}
+        process = terminal.start(*waiter, **environ, SHIM_SECONDS="600")
+        terminal.shown_until("touch token 'one' if it blinks: waiting for its signature\r\n")
+        terminal.type(b"\x03")
+        assert process.communicate(timeout=60) == (b"", b"")
+        assert (process.returncode, terminal.echoes()) == (130, True)
+        # No lock is left, and no record that the PIN was refused.
+        again = terminal.start(*waiter, **environ)
+        again.communicate(timeout=60)
+        assert again.returncode == 0
+
+    def test_ctrl_c_ends_a_login_at_the_keypad(
+        self, web: Home, shim: Shim, terminal: Terminal, real_program: Path
+    ) -> None:
+        hwsigner = str(real_program.with_name("hwsigner"))
+        web.write_profiles(web={"private-key": shim.uri()})
+        environ = {**web.environ, **shim.env, "HWSIGNER_AGENT": "none", "SHIM_KEYPAD_SECONDS": "600"}
+        process = terminal.start(hwsigner, "credential-process", "--profile", "web", **environ)
+        terminal.shown_until("type the PIN of token 'one' at its keypad\r\n")
+        terminal.type(b"\x03")
+        assert process.communicate(timeout=60) == (b"", b"")
+        assert (process.returncode, terminal.echoes()) == (130, True)
+
+    def test_ctrl_c_at_the_prompt_of_unlock_sends_nothing(
+        self, home: Home, terminal: Terminal, real_program: Path
+    ) -> None:
+        home.write_profiles(web={"private-key": str(home.encrypted_key("web"))})
+        with run_agent(home) as running:
+            process = terminal.start(str(real_program.with_name("hwsigner")), "agent", "unlock", "web", **home.environ)
+            terminal.shown_until(": ")
+            terminal.wait_until_silent()
+            terminal.type(b"half\x03")
+            assert process.communicate(timeout=60) == (b"", b"")
+            assert (process.returncode, terminal.echoes()) == (130, True)
+            assert command(running.home.address, Request(Verb.UNLOCK, "web"), lambda _: PASSPHRASE)
