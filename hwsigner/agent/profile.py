@@ -201,7 +201,7 @@ class AgentProfile:
         try:
             return self._open().reply(_FORMAT)
         except Exception as error:
-            if isinstance(error, PinRequiredError) and self._state is _State.OPEN and not self._asks_to_unlock:
+            if isinstance(error, PinError) and self._state is _State.OPEN and not self._asks_to_unlock:
                 self._asks_to_unlock = True
                 self._show(f"it is {self._locked(error)}", is_urgent=False)
             return self._error(error)
@@ -245,6 +245,7 @@ class AgentProfile:
         if self._state is not _State.CLOSED:
             self._state = state
         provider, self._provider = self._provider, None
+        self._stop_asking()
         self._pins.forget()
         try:
             if provider:
@@ -285,9 +286,7 @@ class AgentProfile:
                 self._pins.forget()
             self._shared.log(f"error: profile {self.name!r}: no session: {outcome.error.message}")
         else:
-            if self._asks_to_unlock:
-                self._asks_to_unlock = False
-                self._show(None)
+            self._stop_asking()
             expiration = outcome.expiration
             self._shared.log(
                 f"profile {self.name!r}: session created, credentials until {expiration:%Y-%m-%dT%H:%M:%SZ}"
@@ -306,6 +305,11 @@ class AgentProfile:
         """Show a text on the desktop in place of the last, or nothing any more."""
         if self._shared.desktop and self._values["desktop_notifications"] is not False:
             self._shared.desktop.show(self.name, text, is_urgent=is_urgent)
+
+    def _stop_asking(self) -> None:
+        if self._asks_to_unlock:
+            self._asks_to_unlock = False
+            self._show(None)
 
     def _error(self, error: Exception) -> bytes:
         """Return the answer for an error. If a PIN is needed, it names the command that unlocks."""

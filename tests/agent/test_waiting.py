@@ -92,6 +92,19 @@ class TestNotices:
         assert b"touch" not in err
         assert running.log.count(TOUCH) == 1
 
+    def test_aws_cli_does_not_hide_it(
+        self, running: Running, shim: Shim, terminal: Terminal, real_program: Path
+    ) -> None:
+        config = running.home.folder / ".aws" / "config"
+        config.parent.mkdir()
+        config.write_text(f"[profile web]\ncredential_process = {real_program} --profile web\n")
+        aws = ("/usr/bin/aws", "configure", "export-credentials", "--profile", "web")
+        process = terminal.start(*aws, **running.home.environ)
+        terminal.shown_until(f"hwsigner: {TOUCH}\r\n")
+        shim.hold(held=False)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, b"AccessKeyId" in out, err) == (0, True, b"")
+
     def test_client_that_comes_later_is_told_too(self, running: Running, shim: Shim) -> None:
         with running.waiting(b"1 get web\n"):
             wait_until_told(running)
@@ -143,6 +156,7 @@ class TestNotices:
 
 
 class TestInterrupt:
+    @pytest.mark.parametrize("waiter", ["hwsigner-credentials", "exec", "boto3"], indirect=True)
     def test_ctrl_c_ends_the_waiter_and_nothing_else(
         self, running: Running, shim: Shim, terminal: Terminal, waiter: list[str]
     ) -> None:
@@ -161,7 +175,7 @@ class TestInterrupt:
         assert (shim.count(LOGIN), shim.count(SIGN)) == (1, 1)
         assert command(running.home.address, Request(Verb.STATUS)).count("\tready\t") == 1
 
-    @pytest.mark.parametrize("waiter", ["credential-process", "exec", "update"], indirect=True)
+    @pytest.mark.parametrize("waiter", ["credential-process", "exec"], indirect=True)
     def test_ctrl_c_ends_a_command_whose_own_key_waits_for_a_touch(
         self, web: Home, shim: Shim, terminal: Terminal, waiter: list[str]
     ) -> None:
