@@ -19,6 +19,7 @@ from hwsigner.agent.source import agent_credentials
 from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import HwsignerError, HwsignerWarning
 from hwsigner.refresh.shared import shared_provider
+from hwsigner.system.notices import heard_by, show_unless_notified
 
 __all__ = ["CredentialsError", "register"]
 
@@ -78,7 +79,8 @@ class _Source:
             CredentialsError: there are none.
         """
         try:
-            self._last = found = agent_credentials(self._profile) or shared_provider(self._profile)()
+            with heard_by(show_unless_notified):
+                self._last = found = agent_credentials(self._profile) or shared_provider(self._profile)()
         except (HwsignerError, HwsignerWarning) as error:
             # botocore would raise it in the last ten minutes of credentials that still work.
             if self._last is None or self._last.expiration <= datetime.now(UTC):

@@ -18,7 +18,6 @@ from hwsigner.cli.process import (
     discard_frames,
     forbid_dumps,
     report,
-    report_on_terminal,
 )
 from hwsigner.errors import HwsignerError, HwsignerWarning, NoProfileError, UsageError, suggestion
 from hwsigner.pins import sources as pin_sources
@@ -141,6 +140,7 @@ def _run(arguments: Sequence[str]) -> int:
         given = parser.parse(rest)
     except SystemExit:
         return 0  # --help has been printed.
+    notices.set_notifier(notices.show_on_terminal, ExitOnInterrupt(_INTERRUPTED))
     # credential-process asks the agent before it reads config.toml.
     if hasattr(command, "run_before_profile") and command.run_before_profile(given):
         return 0
@@ -189,7 +189,6 @@ def _run_completed(command: ModuleType, parsed: argparse.Namespace) -> int:
     from hwsigner.config.settings import warn_of_secrets
 
     stderr.silence(on=not getattr(parsed, "debug", False))
-    notices.set_notifier(report_on_terminal, ExitOnInterrupt(_INTERRUPTED))
     with warnings.catch_warnings():
         _show_warnings(strict=getattr(parsed, "strict", False))
         warn_of_secrets(vars(parsed), given={flag.name for flag, _ in parsed.given}, exposed=parsed.exposed)

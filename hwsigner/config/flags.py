@@ -228,6 +228,11 @@ AGENT = (
         "the key needs a touch or typed PIN for each session, so don't refresh ahead of need (default: judged by time)",
         convert=boolean,
     ),
+    Flag(
+        "desktop-notifications",
+        "whether your own agent shows a desktop notification when the key waits for you (default: true)",
+        convert=boolean,
+    ),
     Flag("allow-users", "user, by name or number, that the system agent serves; repeatable", "USER", many=True),
 )
 
