@@ -10,8 +10,8 @@ import functools
 import importlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from types import ModuleType
+from typing import NamedTuple
 
 from hwsigner.errors import BackendUnavailableError, UsageError, install_command
 
@@ -21,8 +21,7 @@ _LIBRARY = re.compile(r"(\S+\.so\S*): cannot open shared object file")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+")
 
 
-@dataclass(frozen=True)
-class Backend:
+class Backend(NamedTuple):
     """A place where keys live: its module, and what the rest of hwsigner must know without loading it.
 
     The module has `open_key(uri, pins, *, public_key=None) -> Key`. If it can also return certificates, it has
@@ -57,7 +56,7 @@ class Backend:
     object_attributes: frozenset[str] = frozenset()
     shares_store: bool = False
     password_flag: str = ""
-    query_flags: Mapping[str, str] = field(default_factory=dict)
+    query_flags: Mapping[str, str] = {}
     flags_win: bool = False
     management: str = ""
     attestation: str = ""

@@ -6,7 +6,6 @@ import argparse
 import os
 import threading
 import warnings
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -86,7 +85,7 @@ def service(arguments: argparse.Namespace, *, stays: bool = False) -> Service:
         UsageError: as `settings.service`, or `settings.service_for_daemon` for a command that stays.
     """
     find = settings.service_for_daemon if stays else settings.service
-    return replace(find(vars(arguments)), trace=_trace if arguments.debug else None)
+    return find(vars(arguments))._replace(trace=_trace if arguments.debug else None)
 
 
 def provider(arguments: argparse.Namespace) -> Provider:
