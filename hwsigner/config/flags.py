@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hwsigner.errors import ConfigError, UsageError
+from hwsigner.errors import ConfigError, UsageError, suggestion
 from hwsigner.http import defaults
 
 if TYPE_CHECKING:
@@ -63,15 +63,21 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
     return number
 
 
-def one_of(*choices: str) -> Callable[[str], str]:
-    """Return a conversion for one of a few words."""
+class one_of:  # noqa: N801  used like the functions above
+    """A conversion for one of a few words.
 
-    def choice(text: str) -> str:
-        if text in choices:
+    Args:
+        choices: the words.
+    """
+
+    def __init__(self, *choices: str) -> None:
+        self.choices = choices
+
+    def __call__(self, text: str) -> str:
+        """Return the word."""
+        if text in self.choices:
             return text
-        raise ValueError(f"write one of {', '.join(choices)}")
-
-    return choice
+        raise ValueError(f"write one of {', '.join(self.choices)}")
 
 
 def secret_place(text: str) -> str:
@@ -124,7 +130,8 @@ class Flag(NamedTuple):
         except ValueError as error:
             if self.secret:
                 raise UsageError(f"--{self.name} has a value that can't be read") from None
-            raise UsageError(f"--{self.name} is {text[:100]!r}: {error}") from error
+            hint = suggestion(text[:100], getattr(self.convert, "choices", ()), "")
+            raise UsageError(f"--{self.name} is {text[:100]!r}: {error}", hint) from error
 
     def toml(self, value: Any) -> Any:
         """Return a converted value as a profile of config.toml holds it."""
@@ -148,6 +155,12 @@ PROFILE = (
 )
 # For commands whose --profile is a section of an AWS file.
 CONFIG_PROFILE = (Flag("config-profile", _FROM_PROFILE, "NAME", names_profile=True),)
+
+# For commands with output for people and for programs.
+OUTPUT = (
+    Flag("output", "text or json", "FORMAT", one_of("text", "json"), "text"),
+    switch("json", "the same as --output json"),
+)
 
 IDENTITY = (
     Flag("certificate", "certificate: a path (PEM, DER, PKCS #7 or #12), a pkcs11: URI or tpm2:nv=INDEX", "CERT"),
@@ -285,7 +298,8 @@ def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in found.values.items():
         flag = _IN_PROFILES.get(key)
         if flag is None:
-            raise ConfigError(f"{where} has the key {key!r}, which is not a flag", "See credential-process --help")
+            hint = suggestion(key, _IN_PROFILES, "See hwsigner profile --help")
+            raise ConfigError(f"{where} has the key {key!r}, which is not a flag", hint)
         values[flag.attribute] = _from_toml(flag, value, where)
     check_exclusive(values, ConfigError, f"{where}: ")
     for pair in EXCLUSIVE:
