@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import threading
 import warnings
@@ -13,10 +12,11 @@ from hwsigner.cli.process import report
 from hwsigner.config import settings
 from hwsigner.errors import UnsafeKeyWarning
 from hwsigner.pins import AskPin, PinRequest, PinSource
-from hwsigner.pins.terminal import ask_pin
 from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
+    import argparse
+
     from hwsigner.aws.create_session import Service
     from hwsigner.identity import IdentitySource
     from hwsigner.identity.certificate import Certificate
@@ -107,7 +107,12 @@ def _prompts(arguments: argparse.Namespace) -> list[AskPin]:
         found = find_pinentry(arguments.pinentry, os.environ)
         return found.ask(request) if found else None
 
-    return [partial(_ask_alone, ask) for ask in (ask_pinentry, ask_pin)]
+    def ask_on_terminal(request: PinRequest) -> str | None:
+        from hwsigner.pins.terminal import ask_pin
+
+        return ask_pin(request)
+
+    return [partial(_ask_alone, ask) for ask in (ask_pinentry, ask_on_terminal)]
 
 
 def _ask_alone(ask: AskPin, request: PinRequest) -> str | None:
