@@ -17,7 +17,7 @@ from hwsigner.errors import BackendUnavailableError, UsageError, install_command
 
 ENTRY_POINTS = "hwsigner.backends"
 # The dynamic linker's message.
-_LIBRARY = re.compile(r"(\S+\.so\S*): cannot open shared object file")
+_LIBRARY = r"(\S+\.so\S*): cannot open shared object file"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+")
 
 
@@ -90,7 +90,7 @@ class Backend(NamedTuple):
         try:
             return importlib.import_module(module)
         except ImportError as error:
-            library = _LIBRARY.match(str(error))
+            library = re.match(_LIBRARY, str(error))
             if library:
                 message = f"{module} needs {library[1]}, which is not installed"
                 raise BackendUnavailableError(message, f"Install the system's package that has {library[1]}") from error
