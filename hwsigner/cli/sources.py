@@ -15,8 +15,8 @@ from hwsigner.config import settings
 from hwsigner.serving.credentials import FORMATS
 
 if TYPE_CHECKING:
-    from hwsigner.aws.credentials import Credentials
-    from hwsigner.refresh.background import BackgroundProvider, Reply
+    from hwsigner.aws.credentials import Credentials, Reply
+    from hwsigner.refresh.background import BackgroundProvider
     from hwsigner.refresh.outcome import Failure
     from hwsigner.serving.credentials import Source
 
@@ -115,13 +115,15 @@ def of_flags(arguments: argparse.Namespace, log: Log, *, asks_agent: bool) -> Se
 
 
 def _served(arguments: argparse.Namespace, name: str | None, log: Log, *, asks_agent: bool) -> ServedProfile:
-    from hwsigner.serving.agent_source import AgentFirst
+    from hwsigner.agent.source import AgentFirst, agent_credentials
 
     settings.serve_profile(name or "", vars(arguments))
     role = (arguments.role_arn or "").rpartition("/")[2]  # Without one, no provider can be made.
     local = LazyProvider(partial(_provider, arguments, name or role, log))
-    source = AgentFirst(name, local, role_arn=arguments.role_arn) if name and asks_agent else local
-    return ServedProfile(name or role, role, source, local)
+    if not (name and asks_agent):
+        return ServedProfile(name or role, role, local, local)
+    source = AgentFirst(partial(agent_credentials, name, arguments.role_arn), local, FORMATS)
+    return ServedProfile(name, role, source, local)
 
 
 def _provider(arguments: argparse.Namespace, name: str, log: Log) -> BackgroundProvider:

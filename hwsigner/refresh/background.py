@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 from weakref import WeakSet
 
-from hwsigner.aws.credentials import Credentials
+from hwsigner.aws.credentials import Credentials, Reply
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
 from hwsigner.refresh.expiry import ExpiryWatch
 from hwsigner.refresh.outcome import Failure, Session
@@ -24,8 +24,6 @@ from hwsigner.refresh.workers import start_work
 
 # Waiting does not count the time that the machine is suspended, and nothing reports that a clock was set.
 LOOK_SECONDS = 60.0
-
-Reply = bytes | memoryview
 
 
 class Status(NamedTuple):
