@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import argparse
     from types import ModuleType
 
+    from hwsigner.cli.parser import Parser
+
 COMMANDS = {
     "credential-process": "hwsigner.cli.credential_process",
     "serve": "hwsigner.cli.serve",
@@ -61,6 +63,7 @@ COMMANDS = {
     "profile": "hwsigner.cli.profile",
     "retire": "hwsigner.cli.retire",
     "systemd": "hwsigner.cli.systemd",
+    "completion": "hwsigner.cli.completion",
     "emulator": "hwsigner.cli.emulator",
     "version": "hwsigner.cli.version",
 }
@@ -140,11 +143,7 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise _unknown(name, rest)
-    from hwsigner.cli.parser import Parser
-
-    command = importlib.import_module(COMMANDS[name])
-    parser = Parser(name, command.HELP)
-    command.add_arguments(parser)
+    command, parser = command_parser(name)
     try:
         given = parser.parse(rest)
     except SystemExit:
@@ -159,6 +158,16 @@ def _run(arguments: Sequence[str]) -> int:
             return 0
         raise
     return _run_completed(command, completed)
+
+
+def command_parser(name: str) -> tuple[ModuleType, Parser]:
+    """Return the module of a command and the parser of its arguments."""
+    from hwsigner.cli.parser import Parser
+
+    command = importlib.import_module(COMMANDS[name])
+    parser = Parser(name, command.HELP)
+    command.add_arguments(parser)
+    return command, parser
 
 
 def _unknown(name: str, rest: Sequence[str]) -> UsageError:

@@ -42,6 +42,7 @@ hwsigner profile add web --certificate web.pem --private-key web.tss2 \\
     --trust-anchor-arn ARN --profile-arn ARN --role-arn ARN""",
     "retire": "hwsigner retire web --ca-key ca.key --ca ca.pem",
     "systemd": "hwsigner systemd install --user",
+    "completion": "hwsigner completion zsh",
     "emulator": "hwsigner emulator --tls --ca-file /tmp/ca.pem",
     "version": "hwsigner version --verbose",
 }

@@ -70,7 +70,7 @@ def add_to_help(parser: argparse.ArgumentParser, flags: Sequence[Flag], position
         notes.append("A flag without a value can be switched off: --FLAG=false.")
     if example := EXAMPLES.get(parser.prog.removeprefix("hwsigner ")):
         notes.append("Example:\n" + textwrap.indent(example, "  "))
-    parser.epilog = "\n\n".join(notes).replace("%", "%%")
+    parser.epilog = "\n\n".join(notes)
 
 
 def _positional(action: argparse.Action) -> str:
