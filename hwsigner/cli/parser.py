@@ -56,6 +56,11 @@ class Parser:
         """The flags, in the order in which the command added them."""
         return list(self._flags.values())
 
+    @property
+    def positionals(self) -> list[argparse.Action]:
+        """The other arguments, as argparse has them."""
+        return self._argparse().positionals
+
     def add_argument(self, *names: str, **settings: Any) -> None:
         """Add an argument that is not a flag, as argparse's parsers do."""
         self._positionals.append((names, settings))
