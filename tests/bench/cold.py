@@ -1,8 +1,8 @@
 """What a cold `hwsigner credential-process` costs: `python tests/bench/cold.py`.
 
 Commands run in turn, each as a whole process with an empty environment, against a server on the loopback interface that
-responds at once. The ratios are those of the least processor time, user and system, of the process and its children.
-It hardly depends on what else the machine does. The server, SoftHSM's preparation and swtpm are not in it.
+responds at once. The figures are medians, and ratios of the processor time (user and system), which hardly depend on
+what else the machine does. The server and swtpm are other processes, and not in it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ARNS = (
 PROGRAM = Path(sys.executable).parent / "hwsigner"
 IMPORTS = "import http.client, ssl, cryptography.x509"
 """What no program that does this work can do without."""
-HEAD = ["Command", "least, ms", "ratio to the bare interpreter", "bound", "ratio to its floor", "elapsed, median, ms"]
+HEAD = ["Command", "processor, ms", "ratio to the bare interpreter", "bound", "ratio to its floor", "elapsed, ms"]
 BOUNDS = {"hwsigner, file": 7.5, "hwsigner, SoftHSM": 10.0, "hwsigner, swtpm": 10.0}
 """The largest ratios to the bare interpreter."""
 
@@ -75,8 +75,8 @@ class Case:
         self.processor_times.clear()
 
     def ratio(self, other: Case) -> float:
-        """Return the ratio of this command's least processor time to the other's."""
-        return min(self.processor_times) / min(other.processor_times)
+        """Return the ratio of this command's processor time to the other's: the median over the rounds."""
+        return statistics.median(a / b for a, b in zip(self.processor_times, other.processor_times, strict=True))
 
 
 def _children_seconds() -> float:
@@ -164,8 +164,8 @@ def rows(found: list[Case]) -> Iterator[list[str]]:
     """Yield the rows of the table. Each row of ours follows the row of its floor."""
     bare = found[0]
     for before, case in zip([bare, *found], found, strict=False):
-        least, median = min(case.processor_times) * 1000, statistics.median(case.times) * 1000
-        row = [case.name, f"{least:.1f}", f"{case.ratio(bare):.2f}", "", "", f"{median:.1f}"]
+        processor, elapsed = (statistics.median(times) * 1000 for times in (case.processor_times, case.times))
+        row = [case.name, f"{processor:.1f}", f"{case.ratio(bare):.2f}", "", "", f"{elapsed:.1f}"]
         if case.name in BOUNDS:
             bound = BOUNDS[case.name]
             row[3:5] = f"at most {bound:g}: {verdict(case.ratio(bare) <= bound)}", f"{case.ratio(before):.2f}"
