@@ -48,6 +48,9 @@ class Credentials:
     def __eq__(self, other: object) -> bool:
         return vars(self) == vars(other) if isinstance(other, Credentials) else NotImplemented
 
+    def __hash__(self) -> int:
+        return hash(self.access_key_id)
+
     def __repr__(self) -> str:
         return f"Credentials({self.access_key_id!r}, role_arn={self.role_arn!r}, expiration={self.expiration!r})"
 
