@@ -70,12 +70,13 @@ def _of_machine(checked: Sequence[Profile]) -> Iterator[Finding]:
 
 
 def _of_profile(checked: Profile, arguments: argparse.Namespace) -> Iterator[Finding]:
-    from hwsigner.cli.doctor import certificate, environment, machine, session
+    from hwsigner.cli.doctor import certificate, environment, hybrid_node, machine, session
     from hwsigner.cli.doctor.subject import read
 
     subject, findings = read(checked, os.environ, datetime.now(UTC))
     of_session = list(session.check(subject))
     findings += [*of_session, *certificate.check(subject), *environment.check(subject), *machine.check(subject)]
+    findings += hybrid_node.check(subject)
     yield from findings
     if arguments.policy or (arguments.aws and not of_session):
         from hwsigner.cli.doctor import trust_policy
