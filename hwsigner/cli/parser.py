@@ -37,6 +37,7 @@ class Parser:
 
     Attributes:
         prog: the program's name with the command's.
+        description: what the command is for.
         usage: the line of the help that shows the arguments; None for one that is made from them.
         epilog: the end of the help, or None.
         hint: the hint of parsing errors. A command may replace it.
@@ -47,7 +48,7 @@ class Parser:
         self.usage: str | None = None
         self.epilog: str | None = None
         self.hint = f"See {self.prog} --help"
-        self._description = f"{description[:1].upper()}{description[1:]}."
+        self.description = f"{description[:1].upper()}{description[1:]}."
         self._positionals: list[tuple[tuple[str, ...], dict[str, Any]]] = []
         self._flags: dict[str, Flag] = {}
 
@@ -74,7 +75,7 @@ class Parser:
         from hwsigner.cli.flag_groups import add_to_help
 
         parser = self._argparse()
-        parser.description, parser.usage, parser.epilog = self._description, self.usage, self.epilog
+        parser.description, parser.usage, parser.epilog = self.description, self.usage, self.epilog
         add_to_help(parser, self.flags, parser.positionals)
         return parser
 
