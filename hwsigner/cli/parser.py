@@ -169,7 +169,7 @@ class Parser:
                 raise SystemExit(0)
             elif name.startswith("-"):
                 # Only the name: it may be a misspelt password flag.
-                known = [f"--{flag}" for flag in self._flags]
+                known = [f"--{flag}" for flag in (*self._flags, "help")]
                 raise UsageError(f"unknown flag {name}", suggestion(name, known, self.hint))
             else:
                 others.append(argument)

@@ -193,9 +193,9 @@ _FOR_CERTIFICATES = (
 KEY = tuple(flag for flag in IDENTITY if flag.name not in _FOR_CERTIFICATES)
 
 SESSION = (
-    Flag("trust-anchor-arn", "trust anchor", "ARN"),
-    Flag("profile-arn", "Roles Anywhere profile", "ARN"),
-    Flag("role-arn", "role to assume", "ARN"),
+    Flag("trust-anchor-arn", "ARN of the trust anchor, which trusts the CA", "ARN"),
+    Flag("profile-arn", "ARN of the Roles Anywhere profile, which lists the role", "ARN"),
+    Flag("role-arn", "ARN of the role to assume", "ARN"),
     Flag(
         "session-duration",
         "lifetime of the credentials, in seconds, 900 to 43200",
