@@ -167,7 +167,7 @@ class Parser:
             elif argument in ("-h", "--help"):
                 self.describe().print_help()
                 raise SystemExit(0)
-            elif name.startswith("-"):
+            elif name.startswith("-") and argument != "-":
                 # Only the name: it may be a misspelt password flag.
                 known = [f"--{flag}" for flag in (*self._flags, "help")]
                 raise UsageError(f"unknown flag {name}", suggestion(name, known, self.hint))
