@@ -7,7 +7,6 @@ import socket
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import astuple
 from typing import TypeVar
 
 from hwsigner._version import __version__
@@ -80,7 +79,7 @@ def _unlock(channel: _Waiting, profile: AgentProfile, memory: LockedMemory) -> b
         request = progress.wanted
         if request is None:
             break
-        channel.send(protocol.with_body("ask", "\n".join(map(printable, astuple(request)[:-1])).encode()))
+        channel.send(protocol.with_body("ask", "\n".join(map(printable, request[:-1])).encode()))
         progress = channel.wait(profile.bring(request, _receive_pin(channel, request, memory)))
     return progress.answer
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
@@ -98,7 +97,7 @@ class UnlockedPins:
 
 def _key(request: PinRequest) -> PinRequest:
     """Return a request without the PIN's state, which may differ each time."""
-    return replace(request, state="")
+    return request._replace(state="")
 
 
 class _State(StrEnum):
@@ -229,7 +228,7 @@ class AgentProfile:
         failure, wanted = self._provider and self._provider.failure, self._pins.wanted
         may_ask_again = isinstance(failure, WrongPinError) and failure.may_ask_again
         if wanted and (may_ask_again or (isinstance(failure, WrongPinError) and wanted.may_be_empty)):
-            wanted = replace(wanted, state="the last PIN was wrong")
+            wanted = wanted._replace(state="the last PIN was wrong")
         return UnlockProgress(wanted if may_ask_again or isinstance(failure, kind) else None, answer)
 
     def _report(self, act: Callable[[], object]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import gc
 import importlib
@@ -74,11 +75,20 @@ _OUTPUT_ERRORS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 def entry_point() -> int:
     """Run a command, as `main` does, in a process of its own, which other programs can't read."""
     forbid_dumps()
-    # Collecting garbage would cost a process of 100 ms some 15 ms, most of it at exit. Commands that stay enable it.
+    # Collecting garbage would cost a process of 100 ms some 10 ms. Commands that stay enable it.
     gc.disable()
-    status = main()
-    gc.freeze()
-    return status
+    statuses: list[int] = []
+    atexit.register(_leave, statuses)
+    statuses.append(main())
+    return statuses[0]
+
+
+def _leave(statuses: Sequence[int]) -> None:
+    """End the process without tearing down its modules, which takes 3 ms. The other exit handlers have run."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.flush()
+    if statuses:
+        os._exit(statuses[0])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hwsigner.errors import ConfigError, UsageError, suggestion
 from hwsigner.http import defaults
@@ -92,8 +91,7 @@ def secret_place(text: str) -> str:
     return text
 
 
-@dataclass(frozen=True)
-class Flag:
+class Flag(NamedTuple):
     """A flag.
 
     Attributes:

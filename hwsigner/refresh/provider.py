@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from types import TracebackType
@@ -304,7 +303,7 @@ class Provider:
         clocks = self._clocks
         identity = self._identity.get(clocks.now())
         # After a failure only the schedule retries: otherwise an overloaded service would get three times the requests.
-        service = replace(self._service, max_attempts=1) if self._failure else self._service
+        service = self._service._replace(max_attempts=1) if self._failure else self._service
         begin = clocks.monotonic()
         credentials = create_session(identity, self._request, service, now=clocks.now, sleep=clocks.sleep)
         session = Session.begin(credentials, begin, duration=self._request.duration, clocks=clocks)

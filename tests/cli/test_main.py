@@ -288,6 +288,7 @@ class TestProcess:
 
 
 def test_installed_program_runs_main_without_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    import atexit
     import gc
     import tomllib
 
@@ -299,4 +300,4 @@ def test_installed_program_runs_main_without_garbage_collection(monkeypatch: pyt
         assert hwsigner.cli.entry_point() == 7
     finally:
         gc.enable()
-        gc.unfreeze()
+        atexit.unregister(hwsigner.cli._leave)

@@ -117,9 +117,7 @@ def _with_certificates(subject: Subject) -> Subject:
 
 def without_pin(uri: KeyURI) -> KeyURI:
     """Return a key URI without its PIN."""
-    return replace(
-        uri, query={name: value for name, value in uri.query.items() if name != "pin-source"}, pin_value=None
-    )
+    return KeyURI(uri.scheme, uri.path, {name: value for name, value in uri.query.items() if name != "pin-source"})
 
 
 def no_pins() -> PinSource:
