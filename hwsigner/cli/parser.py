@@ -58,14 +58,10 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """Return the help, with the flags in groups."""
-        self.describe()
-        return super().format_help()
-
-    def describe(self) -> None:
-        """Add the flags to argparse, for the help and for completion. They are parsed without it."""
         from hwsigner.cli.flag_groups import add_to_help
 
         add_to_help(self, self.flags, self.positionals)
+        return super().format_help()
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parse a command's arguments. Flags that were not given are missing from the result.
