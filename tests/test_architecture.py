@@ -49,7 +49,7 @@ RULES = {
     "serving": "errors system http aws",
     "cli": f"{CORE} attestation system http aws config refresh enrolment agent serving trust_policy emulator "
     "control_plane boto3",
-    "botocore": "errors aws agent refresh",
+    "botocore": "errors aws agent refresh system",
     "boto3": "botocore",
     "__main__": "cli",
     "hwsigner": f"{CORE} backends http aws refresh auth",
@@ -69,8 +69,8 @@ OWNERS = {
         "backends.pkcs11.functions",
         "backends.pkcs11.writing",
         "cli.process",
-        "pins.sources",
         "serving.connections",
+        "system.environment",
         "system.pcsc",
     ),
     "tomlkit": ("config.profiles", "enrolment.registrar"),

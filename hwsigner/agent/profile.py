@@ -11,6 +11,7 @@ from functools import partial
 from typing import NamedTuple
 
 from hwsigner.agent import protocol
+from hwsigner.agent.desktop import Desktop
 from hwsigner.agent.memory import LockedMemory
 from hwsigner.aws.credentials import Credentials, Reply
 from hwsigner.config import settings
@@ -31,12 +32,21 @@ Log = Callable[[str], None]
 
 
 class Shared(NamedTuple):
-    """What profiles share: the agent's environment, the memory for replies and PINs, and the log, which takes lines."""
+    """What profiles share.
+
+    Attributes:
+        environ: the agent's environment.
+        memory: the memory for replies and PINs.
+        log: takes lines.
+        is_system: whether this is the system's agent.
+        desktop: shows notifications to the agent's user; None for none.
+    """
 
     environ: Mapping[str, str]
     memory: LockedMemory
     log: Log
     is_system: bool
+    desktop: Desktop | None = None
 
 
 class UnlockProgress(NamedTuple):
@@ -102,6 +112,9 @@ class AgentProfile:
 
     What takes time is queued, and done one thing after another by a worker, which alone changes the state. `allows`,
     `read` and `status` only look.
+
+    Attributes:
+        notice: what its token waits for just now, such as a touch; None for nothing.
     """
 
     def __init__(self, config: Profile, shared: Shared) -> None:
@@ -112,6 +125,8 @@ class AgentProfile:
         self._queue = WorkQueue()
         self._provider: BackgroundProvider | None = None
         self._state = _State.OPEN
+        self.notice: str | None = None
+        self._asks_to_unlock = False  # On the desktop.
         self._ending: set[Future[None]] = set()  # Queued locks: once there is one, `read` gives nothing.
         self._fault: HwsignerError | HwsignerWarning | None = None
         self._values: settings.Values = {"allow_users": []}
@@ -186,6 +201,9 @@ class AgentProfile:
         try:
             return self._open().reply(_FORMAT)
         except Exception as error:
+            if isinstance(error, PinError) and self._state is _State.OPEN and not self._asks_to_unlock:
+                self._asks_to_unlock = True
+                self._show(f"it is {self._locked(error)}", is_urgent=False)
             return self._error(error)
 
     def _unlock(self) -> UnlockProgress:
@@ -227,6 +245,7 @@ class AgentProfile:
         if self._state is not _State.CLOSED:
             self._state = state
         provider, self._provider = self._provider, None
+        self._stop_asking()
         self._pins.forget()
         try:
             if provider:
@@ -249,6 +268,7 @@ class AgentProfile:
                 formats={_FORMAT: self._format},
                 attended=self._values["attended"],
                 on_try=self._note,
+                on_notice=None if self._values["attended"] is False else self._hear,
             )
             self._provider.start()
         return self._provider
@@ -266,6 +286,7 @@ class AgentProfile:
                 self._pins.forget()
             self._shared.log(f"error: profile {self.name!r}: no session: {outcome.error.message}")
         else:
+            self._stop_asking()
             expiration = outcome.expiration
             self._shared.log(
                 f"profile {self.name!r}: session created, credentials until {expiration:%Y-%m-%dT%H:%M:%SZ}"
@@ -274,18 +295,37 @@ class AgentProfile:
             if notice:
                 self._shared.log(f"{notice} (profile {self.name!r})")
 
+    def _hear(self, notice: str | None) -> None:
+        self.notice = f"{self.name}: {notice}" if notice else None
+        if self.notice:
+            self._shared.log(self.notice)
+        self._show(notice)
+
+    def _show(self, text: str | None, *, is_urgent: bool = True) -> None:
+        """Show a text on the desktop in place of the last, or nothing any more."""
+        if self._shared.desktop and self._values["desktop_notifications"] is not False:
+            self._shared.desktop.show(self.name, text, is_urgent=is_urgent)
+
+    def _stop_asking(self) -> None:
+        if self._asks_to_unlock:
+            self._asks_to_unlock = False
+            self._show(None)
+
     def _error(self, error: Exception) -> bytes:
         """Return the answer for an error. If a PIN is needed, it names the command that unlocks."""
         if not isinstance(error, HwsignerError | HwsignerWarning):
             return protocol.error(1, f"profile {self.name!r}: the agent failed with {type(error).__name__}")
         if not isinstance(error, PinError):
             return protocol.error(error.exit_status, str(error))
+        return protocol.error(error.exit_status, f"profile {self.name!r} is {self._locked(error)}")
+
+    def _locked(self, error: PinError) -> str:
+        """Return that the profile is locked, why, and the command that unlocks it."""
         wanted = self._pins.wanted
         is_missing = isinstance(error, PinRequiredError) and self._state is _State.OPEN
         problem = f"{wanted.subject} wants its {wanted.kind}" if is_missing and wanted else error.message
         flag = " --system" if self._shared.is_system else ""
-        text = f"profile {self.name!r} is locked: {problem}. Run hwsigner agent unlock{flag} {self.name}"
-        return protocol.error(error.exit_status, text)
+        return f"locked: {problem}. Run hwsigner agent unlock{flag} {self.name}"
 
 
 def _uids(users: Iterable[str], log: Log) -> frozenset[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -17,7 +18,6 @@ from hwsigner.cli.process import (
     discard_frames,
     forbid_dumps,
     report,
-    report_on_terminal,
 )
 from hwsigner.errors import HwsignerError, HwsignerWarning, NoProfileError, UsageError, suggestion
 from hwsigner.pins import sources as pin_sources
@@ -96,6 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if sys.stdout is None:
             raise HwsignerError("stdout is closed", "Leave it open for the command's output")
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # For a path that the locale has no characters for.
         status = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return status
@@ -138,6 +140,7 @@ def _run(arguments: Sequence[str]) -> int:
         given = parser.parse(rest)
     except SystemExit:
         return 0  # --help has been printed.
+    notices.set_notifier(notices.show_on_terminal, ExitOnInterrupt(_INTERRUPTED))
     # credential-process asks the agent before it reads config.toml.
     if hasattr(command, "run_before_profile") and command.run_before_profile(given):
         return 0
@@ -186,7 +189,6 @@ def _run_completed(command: ModuleType, parsed: argparse.Namespace) -> int:
     from hwsigner.config.settings import warn_of_secrets
 
     stderr.silence(on=not getattr(parsed, "debug", False))
-    notices.set_notifier(report_on_terminal, ExitOnInterrupt(_INTERRUPTED))
     with warnings.catch_warnings():
         _show_warnings(strict=getattr(parsed, "strict", False))
         warn_of_secrets(vars(parsed), given={flag.name for flag, _ in parsed.given}, exposed=parsed.exposed)

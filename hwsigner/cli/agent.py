@@ -114,6 +114,7 @@ def _run_agent(address: Address) -> None:
 
 
 def _serve(address: Address, listener: socket.socket, waiting: list[tuple[socket.socket, int]]) -> bool:
+    from hwsigner.agent.desktop import Desktop
     from hwsigner.agent.memory import LockedMemory, lock_process
     from hwsigner.agent.profile import Shared
     from hwsigner.agent.profiles import Profiles
@@ -130,14 +131,10 @@ def _serve(address: Address, listener: socket.socket, waiting: list[tuple[socket
     memory, notifier = LockedMemory(log.note), Notifier(os.environ)
     # The system's agent reads the system's file only.
     environ = {**os.environ, "XDG_CONFIG_HOME": "/etc"} if address.is_system else os.environ
-    profiles = Profiles(Shared(environ, memory, log.note, address.is_system))
+    desktop = None if address.is_system else Desktop(environ)
+    profiles = Profiles(Shared(environ, memory, log.note, address.is_system, desktop))
     server = AgentServer(listener, profiles, memory=memory, is_open=address.is_system, log=log.refused)
-
-    def show(text: str) -> None:
-        log.note(text)
-        server.note(text)
-
-    notices.set_notifier(show)
+    notices.set_notifier(None)  # Each profile reports what its token waits for.
     with _signals(server):
         return server.run(notifier, waiting)
 

@@ -165,8 +165,12 @@ OUTPUT = (
 )
 
 IDENTITY = (
-    Flag("certificate", "certificate: a path (PEM, DER, PKCS #7 or #12), a pkcs11: URI or tpm2:nv=INDEX", "CERT"),
-    Flag("private-key", "private key: a path or a key URI (default: the value of --certificate)", "KEY"),
+    Flag(
+        "certificate",
+        "certificate: a path, pkcs11: URI, tpm2:nv=INDEX, env:NAME, fd:N, or - for standard input",
+        "CERT",
+    ),
+    Flag("private-key", "private key: a path, key URI, env:NAME, fd:N or - (default: that of --certificate)", "KEY"),
     Flag("intermediates", "file of intermediate certificates", "FILE"),
     Flag("cert-selector", "find the certificate on PKCS #11 tokens: Key=x509Subject,Value=… or file://…", "SELECTOR"),
     switch("use-latest-expiring-certificate", "if several certificates match, use the one that expires last"),
@@ -224,6 +228,11 @@ AGENT = (
         "the key needs a touch or typed PIN for each session, so don't refresh ahead of need (default: judged by time)",
         convert=boolean,
     ),
+    Flag(
+        "desktop-notifications",
+        "whether your own agent shows a desktop notification when the key waits for you (default: true)",
+        convert=boolean,
+    ),
     Flag("allow-users", "user, by name or number, that the system agent serves; repeatable", "USER", many=True),
 )
 
@@ -275,7 +284,7 @@ EXCLUSIVE = (
     ("pkcs8-password", "tpm-key-password"),
 )
 
-_IN_PROFILES = {flag.name: flag for flag in IDENTITY + SESSION + AGENT + ENROLMENT}
+IN_PROFILES = {flag.name: flag for flag in IDENTITY + SESSION + AGENT + ENROLMENT}
 
 
 def default_values(flags: Iterable[Flag]) -> dict[str, Any]:
@@ -298,12 +307,13 @@ def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
     where = f"{found.file}: [profile.{found.name}]"
     values = {}
     for key, value in found.values.items():
-        flag = _IN_PROFILES.get(key)
+        flag = IN_PROFILES.get(key)
         if flag is None:
-            hint = suggestion(key, _IN_PROFILES, "See hwsigner profile --help")
+            hint = suggestion(key, IN_PROFILES, "See hwsigner profile --help")
             raise ConfigError(f"{where} has the key {key!r}, which is not a flag", hint)
         values[flag.attribute] = _from_toml(flag, value, where)
     check_exclusive(values, ConfigError, f"{where}: ")
+    check_readable_again(values, ConfigError, f"{where}: ")
     for pair in EXCLUSIVE:
         for one, other in (pair, pair[::-1]):
             if _is_set(given, one):
@@ -330,6 +340,24 @@ def converted(given: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: _from_toml(flags[name], value, "the call") for name, value in given.items()}
     check_exclusive(values)
     return values
+
+
+def check_readable_again(values: Mapping[str, Any], error: type[UsageError] = UsageError, where: str = "") -> None:
+    """Check that a profile names no open file: those of the next process are others.
+
+    Args:
+        values: the values by attribute or flag.
+        error: the class to raise.
+        where: the start of its message.
+
+    Raises:
+        UsageError: it does.
+    """
+    for name in ("certificate", "private-key", "intermediates"):
+        place = str(values.get(attribute_of(name)) or values.get(name) or "").partition("?")[0]
+        if place == "-" or place.lower().startswith("fd:"):
+            hint = "Use a path, a key URI or env:NAME, or give the flag on the command line"
+            raise error(f"{where}--{name} is {place[:20]!r}, which a profile can't name", hint)
 
 
 def check_exclusive(values: Mapping[str, Any], error: type[UsageError] = UsageError, where: str = "") -> None:

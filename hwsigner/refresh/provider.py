@@ -26,6 +26,7 @@ from hwsigner.refresh.outcome import Failure, Session
 from hwsigner.refresh.reopening import ReopeningIdentity
 from hwsigner.refresh.schedule import POLICY, Lifetime, until_refresh
 from hwsigner.system.clocks import Clocks, boot_time, utc_now
+from hwsigner.system.notices import heard_by
 
 if TYPE_CHECKING:
     from hwsigner.config import settings
@@ -82,6 +83,7 @@ class Provider:
         self._failure: Failure | None = None
         # A background provider's: called by the thread that made an attempt, before it lets others go on.
         self._listener: Callable[[Session | Failure], None] | None = None
+        self._hear: Callable[[str | None], None] | None = None
         _providers.add(self)
 
     @classmethod
@@ -288,7 +290,8 @@ class Provider:
             return session  # Another thread created it.
         if failure is None or self._clocks.monotonic() >= failure.next_try:
             try:
-                return self._create()
+                with heard_by(self._hear):
+                    return self._create()
             except Exception as error:
                 self._note_failure(error)
                 if session is None or self._left(session) <= 0:

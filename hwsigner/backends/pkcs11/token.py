@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 
 from hwsigner.backends.pkcs11.errors import (
@@ -361,9 +361,8 @@ class OpenToken(TokenSession):
             self._send(session, found)
 
     def _send(self, session: Session, found: FoundPin | None, *, for_signature: bool = False) -> None:
-        if found is None:
-            notices.notify(f"type the PIN of {self.name} at its keypad")
-        with quiet():
+        keypad = f"type the PIN of {self.name} at its keypad"
+        with notices.waiting(keypad, at_once=True) if found is None else nullcontext(), quiet():
             session.log_in(found.pin if found else None, for_signature=for_signature)
 
 
