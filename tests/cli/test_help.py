@@ -158,7 +158,17 @@ class TestDefaultProfile:
 
     @pytest.mark.parametrize(
         "command",
-        ["credential-process", "show", "whoami", "doctor", "sign-string", "serve", "aws check", "aws revoke --renew"],
+        [
+            "credential-process",
+            "show",
+            "whoami",
+            "doctor",
+            "sign-string",
+            "serve",
+            "exec -- true",
+            "aws check",
+            "aws revoke --renew",
+        ],
     )
     def test_an_unknown_one_is_an_error_that_names_the_variable(
         self, command: str, call: Call, monkeypatch: pytest.MonkeyPatch
