@@ -55,7 +55,7 @@ def flag_groups(of_command: Iterable[Flag]) -> dict[str, list[Flag]]:
 
 
 def add_to_help(parser: argparse.ArgumentParser, flags: Sequence[Flag], positionals: Sequence[argparse.Action]) -> None:
-    """Add a command's flags to argparse, for its help and for completion. They are parsed without it."""
+    """Add a command's flags to argparse, for its help. They are parsed without it."""
     parser.usage = usage_of(parser.prog, parser.usage, flags, positionals).replace("%", "%%")
     parser.formatter_class = partial(argparse.RawDescriptionHelpFormatter, max_help_position=29)
     for title, grouped in {**flag_groups(flags), _OUTPUT: flag_groups(flags).get(_OUTPUT, [])}.items():

@@ -71,7 +71,7 @@ class Parser:
         self._flags.update((flag.name, flag) for group in groups for flag in group)
 
     def describe(self) -> argparse.ArgumentParser:
-        """Return argparse's parser with the flags in groups, for the help and for completion."""
+        """Return argparse's parser with the flags in groups, for the help."""
         from hwsigner.cli.flag_groups import add_to_help
 
         parser = self._argparse()

@@ -22,7 +22,7 @@ HELP = "find what is wrong, and say how to fix it"
 _FOUND = 1  # The exit status if there are findings.
 _HARMLESS = ("setting-unsafe", "chain-order", "chain-gap", "name-empty")  # A session may be possible all the same.
 _FLAGS = (
-    Flag("profile", "profile of config.toml to check (default: all)", "NAME"),
+    Flag("profile", "profile of config.toml to check (default: that of HWSIGNER_PROFILE, else all)", "NAME"),
     switch("online", "also use the key, with its PIN, and ask for a session"),
     Flag("policy", "also check the trust policy in a file", "FILE"),
     switch("aws", "also check trust anchor, profile and role in AWS, as aws check does"),
