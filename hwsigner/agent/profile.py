@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from hwsigner.agent import protocol
 from hwsigner.agent.memory import LockedMemory
+from hwsigner.agent.watching import Watch
 from hwsigner.aws.credentials import Credentials
 from hwsigner.config import settings
 from hwsigner.config.profiles import Profile
@@ -27,16 +28,18 @@ from hwsigner.system.users import find_uid
 _FORMAT = "process"
 _MAX_PROBLEM = 200
 
-Log = Callable[[str], None]
+# Takes a line, and its fields as keyword arguments.
+Log = Callable[..., None]
 
 
 class Shared(NamedTuple):
-    """What profiles share: the agent's environment, the memory for replies and PINs, and the log, which takes lines."""
+    """What profiles share: the agent's environment, the memory for replies and PINs, the log, and who watches."""
 
     environ: Mapping[str, str]
     memory: LockedMemory
     log: Log
     is_system: bool
+    watch: Watch | None = None
 
 
 class UnlockProgress(NamedTuple):
@@ -120,7 +123,7 @@ class AgentProfile:
             settings.serve_profile(self.name, self._values)
         except (HwsignerError, HwsignerWarning) as error:
             self._fault = error
-            shared.log(f"error: profile {self.name!r} can't be used: {error}")
+            shared.log(f"error: profile {self.name!r} can't be used: {error}", profile=self.name, cause=error.cause)
         self._users = _uids(self._values["allow_users"], shared.log)
 
     def allows(self, uid: int) -> bool:
@@ -254,6 +257,8 @@ class AgentProfile:
         return self._provider
 
     def _format(self, credentials: Credentials) -> Reply:
+        if self._shared.watch and self._provider:
+            self._shared.watch.issued(self.name, credentials, self._provider)
         text = f"{credentials.process_json()}\n"
         if len(text.encode()) > protocol.MAX_BODY:  # Clients take no credentials in parts.
             problem = f"its credentials are {len(text.encode()):,} bytes, and an agent gives out {protocol.MAX_BODY:,}"
@@ -261,18 +266,30 @@ class AgentProfile:
         return self._shared.memory.put(protocol.ok(text))
 
     def _note(self, outcome: Credentials | Failure) -> None:
+        if self._shared.watch and self._provider:
+            self._shared.watch.tried(self.name, outcome, self._provider)
         if isinstance(outcome, Failure):
             if isinstance(outcome.error, PinError) and not isinstance(outcome.error, PinRequiredError):
                 self._pins.forget()
-            self._shared.log(f"error: profile {self.name!r}: no session: {outcome.error.message}")
+            self._log(
+                f"error: profile {self.name!r}: no session: {outcome.error.message}",
+                cause=outcome.error.cause,
+                request_id=outcome.request_id,
+            )
         else:
             expiration = outcome.expiration
-            self._shared.log(
-                f"profile {self.name!r}: session created, credentials until {expiration:%Y-%m-%dT%H:%M:%SZ}"
+            self._log(
+                f"profile {self.name!r}: session created, credentials until {expiration:%Y-%m-%dT%H:%M:%SZ}",
+                access_key_id=outcome.access_key_id,
+                session_arn=outcome.assumed_role_arn,
+                request_id=outcome.request_id,
             )
             notice = self._provider and self._provider.expiry_notice()
             if notice:
-                self._shared.log(f"{notice} (profile {self.name!r})")
+                self._log(f"{notice} (profile {self.name!r})")
+
+    def _log(self, text: str, **fields: str) -> None:
+        self._shared.log(text, profile=self.name, **fields)
 
     def _error(self, error: Exception) -> bytes:
         """Return the answer for an error. If a PIN is needed, it names the command that unlocks."""

@@ -24,6 +24,7 @@ class Credentials:
         role_arn: the role.
         assumed_role_arn: the caller's ARN, `arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION`.
         subject_arn: the ARN of the certificate's subject in the service, or an empty string.
+        request_id: the service's number of the request that created the session, or an empty string.
     """
 
     access_key_id: str
@@ -33,6 +34,7 @@ class Credentials:
     role_arn: str
     assumed_role_arn: str
     subject_arn: str = ""
+    request_id: str = ""
 
     def process_json(self) -> str:
         """Return the one line of JSON that a `credential_process` prints."""
@@ -71,13 +73,14 @@ def read_agent_credentials(body: bytes, *, role_arn: str) -> Credentials:
         raise AgentError("the agent's reply has no credentials", "Check which program uses its socket") from None
 
 
-def read_credentials(body: bytes, *, role_arn: str, now: datetime) -> Credentials:
+def read_credentials(body: bytes, *, role_arn: str, now: datetime, request_id: str = "") -> Credentials:
     """Read credentials from the body of a CreateSession response.
 
     Args:
         body: the JSON.
         role_arn: the role that was asked for.
         now: the time, with a time zone.
+        request_id: the service's number of the request.
 
     Raises:
         ServiceError: the body is not JSON, a field is missing, or the credentials have expired or are for another role.
@@ -95,6 +98,7 @@ def read_credentials(body: bytes, *, role_arn: str, now: datetime) -> Credential
         role_arn=_text(entry[0], "roleArn"),
         assumed_role_arn=_text(_field(entry[0], "assumedRoleUser"), "arn"),
         subject_arn=_text(answer, "subjectArn") if answer.get("subjectArn") else "",
+        request_id=request_id,
     )
     if credentials.role_arn != role_arn:
         raise ServiceError(

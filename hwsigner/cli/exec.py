@@ -8,15 +8,16 @@ import hmac
 import os
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
 from hwsigner.aws.default_profile import find_default_credentials
-from hwsigner.cli.log import Log
 from hwsigner.cli.parser import Parser
+from hwsigner.cli.watching import Watch
 from hwsigner.config.flags import switch
 from hwsigner.errors import HwsignerWarning, UsageError
+from hwsigner.monitoring.log import Log
 
 if TYPE_CHECKING:
     from hwsigner.cli.sources import ServedProfile
@@ -68,6 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     from hwsigner.cli.process import report_thread_failures
     from hwsigner.cli.server_run import close_in_time
     from hwsigner.cli.sources import of_profile
+    from hwsigner.config.monitoring import read_monitoring
+    from hwsigner.monitoring.audit import open_audit
     from hwsigner.pins.terminal import release_terminal
     from hwsigner.serving.credentials import CONTAINER
 
@@ -76,8 +79,10 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.command:
         raise UsageError("no command is given", "Write hwsigner exec NAME -- COMMAND")
     _warn_of_default_profile()
-    profile = of_profile(arguments.name, _ignore)
-    server, variables = _endpoint(profile)
+    log = Log()
+    watch = Watch(open_audit(read_monitoring(os.environ), log.note), log)
+    profile = of_profile(arguments.name, _ignore, watch)
+    server, variables = _endpoint(profile, watch, log.refused)
     # In this thread, so that Ctrl-C ends it; and first, as without credentials the command is not run.
     profile.source.reply(CONTAINER)
     release_terminal()
@@ -97,18 +102,19 @@ def run(arguments: argparse.Namespace) -> int:
     return status
 
 
-def _endpoint(profile: ServedProfile) -> tuple[HTTPServer, dict[str, str]]:
+def _endpoint(profile: ServedProfile, watch: Watch, log: Callable[[str], None]) -> tuple[HTTPServer, dict[str, str]]:
     """Return a server on a free port, and the variables that lead SDKs to it."""
     from hwsigner.serving.application import Application, container_path
     from hwsigner.serving.listener import listen, names_of
     from hwsigner.serving.server import HTTPServer
     from hwsigner.serving.token_file import new_token
 
-    token, log = new_token(), Log().refused
+    token = new_token()
     listener = listen("127.0.0.1", 0, _HOP_LIMIT)
     application = Application(names_of(listener, []), log)
     # The command may become another user, and no one else has the token of a server that ends with it.
-    application.add_container(profile.name, profile.source, partial(hmac.compare_digest, token))
+    is_token = partial(hmac.compare_digest, token)
+    application.add_container(profile.name, profile.source, is_token, give=watch.giver(profile.name))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}{container_path(profile.name)}"
     return HTTPServer(application, [listener], log=log), {
         "AWS_CONTAINER_CREDENTIALS_FULL_URI": url,
@@ -128,5 +134,5 @@ def _warn_of_default_profile() -> None:
         warnings.warn(HwsignerWarning(problem, "Rename that profile"), stacklevel=1)
 
 
-def _ignore(text: str) -> None:
+def _ignore(text: str, **_: object) -> None:
     """Log nothing: lines would mix with the command's. If there are no credentials, its SDK is told why."""

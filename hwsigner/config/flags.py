@@ -283,12 +283,7 @@ def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: it has a key that is not a flag, an invalid value, or two keys that exclude each other.
     """
     where = f"{found.file}: [profile.{found.name}]"
-    values = {}
-    for key, value in found.values.items():
-        flag = _IN_PROFILES.get(key)
-        if flag is None:
-            raise ConfigError(f"{where} has the key {key!r}, which is not a flag", "See credential-process --help")
-        values[flag.attribute] = _from_toml(flag, value, where)
+    values = table_values(found.values, _IN_PROFILES, where, "See credential-process --help")
     check_exclusive(values, ConfigError, f"{where}: ")
     for pair in EXCLUSIVE:
         for one, other in (pair, pair[::-1]):
@@ -301,6 +296,27 @@ def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
     )
     if not any(_is_set(given, name) for name in keys):
         values["profile_name"] = found.name
+    return values
+
+
+def table_values(table: Mapping[str, Any], flags: Mapping[str, Flag], where: str, hint: str) -> dict[str, Any]:
+    """Return the values of a table of config.toml by attribute.
+
+    Args:
+        table: the table.
+        flags: the flags that it may have, by name.
+        where: what to call it in errors.
+        hint: what to do about a key that is not a flag.
+
+    Raises:
+        ConfigError: it has a key that is not a flag, or an invalid value.
+    """
+    values = {}
+    for key, value in table.items():
+        flag = flags.get(key)
+        if flag is None:
+            raise ConfigError(f"{where} has the key {key!r}, which is not a flag", hint)
+        values[flag.attribute] = _from_toml(flag, value, where)
     return values
 
 

@@ -14,7 +14,7 @@ import pytest
 from agent.conftest import is_root
 from agent.homes import Home
 from agent.processes import AGENT, AgentProcess, agent_process
-from hwsigner.cli.log import MAX_REFUSALS_PER_SECOND
+from hwsigner.monitoring.log import MAX_REFUSALS_PER_SECOND
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="only root can mount, and be other users")
 
