@@ -28,6 +28,7 @@ RULES = {
     "control_plane": "errors trust_policy identity aws _version",
     "emulator": "errors trust_policy",
     "system": "errors",
+    "monitoring": "errors system",
     "http": "errors",
     "backends": "errors system",
     "uri": "errors backends",
@@ -47,7 +48,7 @@ RULES = {
     "enrolment": "errors system key attestation identity http control_plane refresh",
     "agent": "errors system pins aws config refresh _version",
     "serving": "errors system http aws refresh agent",
-    "cli": f"{CORE} attestation backends system http aws config refresh enrolment agent serving trust_policy emulator "
+    "cli": f"{CORE} attestation backends system monitoring http aws config refresh enrolment agent serving trust_policy emulator "
     "control_plane boto3 botocore",
     "botocore": "errors aws agent refresh",
     "boto3": "botocore",
@@ -83,7 +84,7 @@ OWNERS = {
     "requests": ("auth",),
     **dict.fromkeys(("httptools", "uvloop"), ("serving",)),
     "rich": ("cli.list", "cli.status"),
-    "logging": (),
+    "logging": ("monitoring",),
     "urllib.request": (),
 }
 

@@ -32,6 +32,7 @@ from hwsigner.errors import (
 
 if TYPE_CHECKING:
     from hwsigner.aws.credentials import Credentials
+    from hwsigner.refresh.provider import Provider
 
 HELP = "keep the SDKs' shared credentials file fresh"
 
@@ -61,10 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
         0, once written or stopped.
     """
     from hwsigner.aws.credentials_file import check_section, credentials_path
-    from hwsigner.refresh.provider import Provider
 
     section = check_section(arguments.profile or "default")  # --profile may be empty.
-    path, audit, providers = credentials_path(os.environ), own_audit(), list[Provider]()
+    path, audit = credentials_path(os.environ), own_audit()
+    providers: list[Provider] = []
     with ExitStack() as stack:
 
         def provide() -> Source:

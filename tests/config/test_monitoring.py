@@ -71,7 +71,7 @@ def test_required_audit_needs_a_place(environ: dict[str, str]) -> None:
 
 
 def test_relative_path_is_an_error(environ: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match="audit-log is 'audit.log'"):
+    with pytest.raises(UsageError, match=r"audit-log is 'audit\.log'"):
         read_monitoring(environ, {"audit_log": "audit.log"})
 
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -152,13 +153,14 @@ def test_full_disk_refuses_credentials_if_the_audit_log_is_required(full_disk: P
     path, ballast = full_disk / "audit.log", full_disk / "ballast"
     audit = Opened(path, required=True).audit
     give(audit, who=1)
-    with ballast.open("wb", buffering=0) as file, pytest.raises(OSError):
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(4096))
-    for _ in range(2):
-        with pytest.raises(AuditError, match=r"No space left on device, and it is required\. Make room") as refused:
-            for who in range(2, 100):  # The page that is begun has room for some lines.
-                give(audit, who=who)
+    with suppress(AuditError):
+        for who in range(2, 100):  # The page that is begun has room for some lines.
+            give(audit, who=who)
+    with pytest.raises(AuditError, match=r"No space left on device, and it is required\. Make room") as refused:
+        give(audit, who="other")
     assert (refused.value.exit_status, refused.value.cause) == (7, "audit")
     ballast.unlink()
     give(audit, who="late")

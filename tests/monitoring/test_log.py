@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.monitoring import log as log_module
 from hwsigner.errors import UsageError, printable
+from hwsigner.monitoring import log as log_module
 from hwsigner.monitoring.log import LEVELS, MAX_REFUSALS_PER_SECOND, Log
 from hwsigner.system import systemd
 
