@@ -17,7 +17,7 @@ from hwsigner.aws.credentials_file import credentials_path
 from hwsigner.cli.enrolling import (
     kept_settings,
     names_certificate,
-    only_one,
+    profile_lock,
     settings_of,
     share_key,
     wanted,
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     name = arguments.name
     check_name(name)
     writes_line = not (arguments.no_aws_config or arguments.system)
-    with only_one(name, system=arguments.system):
+    with profile_lock(name, system=arguments.system):
         found = profiles(os.environ).get(name)
         if arguments.system:
             _check_system(found)

@@ -8,6 +8,7 @@ import shlex
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hwsigner.cli import options
@@ -28,11 +29,13 @@ from hwsigner.uri import KeyURI
 
 # Of the flags, what a profile keeps. A PIN is not among them: its place may be, in the key URI.
 _PASSING = ("debug", "strict", "accept-new-srk", "allow-final-pin-try", "overwrite")
+# Seconds that a renewal waits for the one of another profile.
+_RENEWAL_SECONDS = 120.0
 _KEPT = {flag.name for flag in (*IDENTITY, *SESSION, *ENROLMENT) if not flag.secret and flag.name not in _PASSING}
 
 
 @contextmanager
-def only_one(name: str, *, system: bool = False) -> Iterator[int]:
+def profile_lock(name: str, *, system: bool = False) -> Iterator[int]:
     """Let one process at a time enrol or renew a profile. Give a descriptor of its lock file, for `Failures`.
 
     Raises:
@@ -40,18 +43,34 @@ def only_one(name: str, *, system: bool = False) -> Iterator[int]:
         HwsignerError: the folder of config.toml can't be written.
     """
     found = profiles(os.environ).get(name)
-    file = found.file if found else file_of_new(os.environ, system=system)
-    path = file.parent / f".{name}.hwsigner-enroll"
+    config = found.file if found else file_of_new(os.environ, system=system)
+    path, running = config.parent / f".{name}.hwsigner-enroll", f"another hwsigner enroll or renew of {name} is running"
+    with _locked(path, LOCK_TIMEOUT, running, folder_mode=0o755 if system else 0o700) as file:
+        yield file
+
+
+@contextmanager
+def renewal_lock(config: Path) -> Iterator[None]:
+    """Let one process at a time renew the profiles of a config.toml: for /etc/hwsigner, one on the whole machine.
+
+    Raises:
+        LockError: another one has been doing it for two minutes.
+        HwsignerError: the folder of config.toml can't be written.
+    """
+    with _locked(config.parent / ".hwsigner-renew", _RENEWAL_SECONDS, "another hwsigner renew is running"):
+        yield
+
+
+@contextmanager
+def _locked(path: Path, seconds: float, running: str, *, folder_mode: int = 0o700) -> Iterator[int]:
     try:
-        path.parent.mkdir(mode=0o755 if system else 0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=folder_mode, parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise HwsignerError(f"can't lock {path}: {error.strerror}", "Check who may write its folder") from error
     try:
-        if not lock_within(lock, LOCK_TIMEOUT):
-            raise LockError(
-                f"another hwsigner enroll or renew of {name} is running", "Wait until it ends, then run this again"
-            )
+        if not lock_within(lock, seconds):
+            raise LockError(running, "Wait until it ends, then run this again")
         yield lock
     finally:
         os.close(lock)

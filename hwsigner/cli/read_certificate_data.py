@@ -12,9 +12,9 @@ from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION
-from hwsigner.config.selector import Selector, parse_selector, select
 from hwsigner.errors import UsageError, printable
 from hwsigner.identity.certificate import Certificate, leaves, load
+from hwsigner.identity.selector import Selector, parse_selector, select
 from hwsigner.key import ECDSA, MLDSA, RSA, find_certificates
 
 HELP = "show what hwsigner reads from a certificate"

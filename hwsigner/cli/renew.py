@@ -6,15 +6,13 @@ import argparse
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from hwsigner.aws.create_session import create_session
-from hwsigner.backends.state import open_lock_file
 from hwsigner.cli import options
-from hwsigner.cli.enrolling import only_one, settings_of, share_key, wanted, write_profile
+from hwsigner.cli.enrolling import profile_lock, renewal_lock, settings_of, share_key, wanted, write_profile
 from hwsigner.cli.install_certificate import ARNS, for_any_folder
 from hwsigner.cli.issuer import issuer
 from hwsigner.cli.parser import Parser
@@ -29,18 +27,14 @@ from hwsigner.errors import (
     ConfigError,
     HwsignerError,
     HwsignerWarning,
-    LockError,
     ServiceError,
     ServiceUnreachableError,
 )
 from hwsigner.identity import Identity
 from hwsigner.identity.certificate import Certificate, Chain, latest_expiring, leaves
-from hwsigner.system.files import lock_within
 
 HELP = "renew the certificate of a profile"
 
-# Seconds that a renewal waits for the one of another profile.
-_LOCK_SECONDS = 120.0
 _NOT_IN_PLACE = "the new certificate was tried and not put in place, and the old one stays in use"
 _FLAGS = (
     Flag("new-key", "make this key, and have the certificate issued for it instead of the old one", "KEY-URI"),
@@ -58,8 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Renew the certificate, or do nothing if it is too early; the old one stays in use until the new one is in."""
     name = arguments.name
     check_name(name)
-    with _one_renewal(), only_one(name) as file:
-        found, failures = profile(name, os.environ), Failures(file)
+    with renewal_lock(profile(name, os.environ).file), profile_lock(name) as file:
+        found, failures = profile(name, os.environ), Failures(file)  # Read again: it may have been renewed meanwhile.
         old = _current(found)
         if arguments.if_due and (datetime.now(UTC) < due_at(old) or failures.pause_left(time.time()) > 0):
             return 0
@@ -75,19 +69,6 @@ def run(arguments: argparse.Namespace) -> int:
         rows.append(("Old key", f"{found.values['private-key']} is no longer used: hwsigner delete deletes it"))
     print_rows(f"{name} is renewed", rows)
     return 0
-
-
-@contextmanager
-def _one_renewal() -> Iterator[None]:
-    """Let one renewal at a time run on this machine, for this user: other users can't hold it up."""
-    lock = open_lock_file("renew", "")
-    try:
-        if lock is not None and not lock_within(lock, _LOCK_SECONDS):
-            raise LockError("another hwsigner renew is running", "Wait until it ends, then run this again")
-        yield
-    finally:
-        if lock is not None:
-            os.close(lock)
 
 
 def _current(found: Profile) -> Certificate:

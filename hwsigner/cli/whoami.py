@@ -31,14 +31,13 @@ def run(arguments: argparse.Namespace) -> int:
         from hwsigner import boto3
     except ImportError as error:
         raise HwsignerError(f"hwsigner whoami needs {error.name}", f"Run {install_command('aws')}") from error
-    from hwsigner.botocore import CredentialsError
 
     try:
         with translated("sts:GetCallerIdentity", ""):
             found = boto3.session(name, region_name=_region(name)).client("sts").get_caller_identity()
     except HwsignerError as error:
-        # botocore's error holds ours, which has the exit status.
-        inner = error.__cause__.__cause__ if isinstance(error.__cause__, CredentialsError) else None
+        # Without credentials, botocore's error was caused by ours, which has the exit status.
+        inner = error.__cause__ and error.__cause__.__cause__
         if isinstance(inner, HwsignerError | HwsignerWarning):
             raise inner.with_traceback(None) from None
         raise

@@ -189,8 +189,8 @@ def _names(values: Values, ask: AskPin | None, prompts: Sequence[AskPin]) -> tup
 
 
 def _selected(values: Values, ask: AskPin | None, prompts: Sequence[AskPin]) -> Certificate:
-    from hwsigner.config.selector import parse_selector, select
     from hwsigner.identity.certificate import latest_expiring
+    from hwsigner.identity.selector import parse_selector, select
 
     selector = parse_selector(values["cert_selector"])
     uri = key_uri(values, "pkcs11:")

@@ -153,13 +153,13 @@ class Clients:
     def _client(self, service: str) -> Client:
         from botocore.config import Config
 
-        from hwsigner._version import __version__
+        from hwsigner.aws.create_session import USER_AGENT
 
         config = Config(
             retries={"mode": "standard"},
             connect_timeout=_CONNECT_TIMEOUT,
             read_timeout=_READ_TIMEOUT,
-            user_agent_extra=f"hwsigner/{__version__}",
+            user_agent_extra=USER_AGENT,
         )
         with translated("boto3", ""):
             region = self._iam_region() if service == "iam" else None

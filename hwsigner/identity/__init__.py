@@ -56,6 +56,11 @@ class IdentitySource:
     selected: bytes | None = None
     allow_modules: bool = False
 
+    def files(self) -> list[bytes]:
+        """Return the paths of the identity's files: those of file: and tpm2:path= URIs."""
+        uris = [KeyURI.of(uri) for uri in (self.certificate, self.private_key, self.intermediates) if uri]
+        return [uri.path["path"] for uri in uris if "path" in uri.path]
+
 
 class Identity:
     """A key with its certificate chain. Thread-safe. Close it, or use it in a `with` statement.

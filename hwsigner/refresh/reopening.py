@@ -12,7 +12,6 @@ from datetime import datetime
 from hwsigner.identity import Identity, IdentitySource, open_identity
 from hwsigner.identity.certificate import Certificate
 from hwsigner.key import HashName
-from hwsigner.uri import KeyURI
 
 # A key that works by itself is faster than this. A person who touches it or types a PIN is mostly slower.
 PERSON_SECONDS = 2.0
@@ -43,7 +42,7 @@ class ReopeningIdentity:
         with self._timed("open"):
             source = self._source if isinstance(self._source, IdentitySource) else self._source()
             # Before the files are read, so that a later change is seen next time.
-            self._stamps = {path: _stamp(path) for path in _files(source)}
+            self._stamps = {path: _stamp(path) for path in source.files()}
             self._identity = _TimedIdentity(open_identity(source, now), lambda: self._timed("sign"))
         return self._identity
 
@@ -115,11 +114,3 @@ def _stamp(path: bytes) -> _Stamp:
     if not stat.S_ISREG(status.st_mode):
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _files(source: IdentitySource) -> Iterator[bytes]:
-    """Yield the paths of an identity's files: those of file: and tpm2:path= URIs."""
-    for uri in (source.certificate, source.private_key, source.intermediates):
-        path = KeyURI.of(uri).path.get("path") if uri else None
-        if path is not None:
-            yield path

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
-from hwsigner.key import Algorithm
 from hwsigner.sigv4 import canonical, reference
 
 SERVICE = "rolesanywhere"
@@ -55,7 +54,7 @@ class SigningCertificate(Protocol):
     """What a signed request says about the leaf and its chain. `hwsigner.identity.certificate.Chain` is one."""
 
     @property
-    def algorithm(self) -> Algorithm:
+    def algorithm(self) -> str:
         """The SigV4-X509 algorithm of the leaf's key."""
 
     @property
@@ -176,7 +175,7 @@ def signed_headers(request: Request) -> str:
     return reference.canonical_headers(headers_to_sign(request.headers))[1].decode("ascii")
 
 
-def string_to_sign(algorithm: Algorithm, now: datetime, *, scope: str, canonical_request: bytes) -> bytes:
+def string_to_sign(algorithm: str, now: datetime, *, scope: str, canonical_request: bytes) -> bytes:
     """Return the string to sign: the four lines that the key signs.
 
     Raises:

@@ -32,6 +32,7 @@ from hwsigner.errors import (
 )
 from hwsigner.key import open_key
 from hwsigner.key.management import KeyRequest, generate_key
+from hwsigner.pins import PinSource
 from softhsm.command import run
 from softhsm.tabrmd import ResourceManager
 from softhsm.tpm import SoftTPM
@@ -460,3 +461,39 @@ class TestCommandLine:
     def test_endorsement_key_s_hash_is_printed(self, chip: Chip, capfd: pytest.CaptureFixture[str]) -> None:
         assert main(["attest", "--ek", "--tcti", chip.tpm.tcti]) == 0
         assert capfd.readouterr().out == f"{attestation.examine(chip.statement(), chip.trust).chip}\n"
+
+
+def test_key_without_a_pin_is_attested_in_lockout(
+    vendors: tuple[Vendor, Vendor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vendor = vendors[0]
+    monkeypatch.setenv("WRONG_PIN", "wrong-4711")
+    with vendor.make(tmp_path / "chip") as tpm:
+        key, guarded = tpm.uri(tmp_path / "key.tss2"), tmp_path / "guarded.pem"
+        generate_key(key, request=KeyRequest())
+        tpm.create_key_file(guarded, "EC:P-256", "4711")
+        _lock_out(tpm, guarded)
+        chip = Chip(tpm, key, vendor.trust())
+        statement, _, state, answer = chip.answered("sha256:7")
+        assert attestation.verify_answer(statement, state, answer, chip.trust).proven
+
+
+def test_power_cuts_after_attestations_do_not_put_a_tpm_in_lockout(
+    vendors: tuple[Vendor, Vendor], tmp_path: Path
+) -> None:
+    with vendors[0].make(tmp_path / "chip") as tpm:
+        key = tpm.uri(tmp_path / "key.tss2")
+        generate_key(key, request=KeyRequest())
+        for _ in range(2):
+            Chip(tpm, key, vendors[0].trust()).answered("sha256:7")
+            tpm.cut_power()
+        assert b"TPM2_PT_LOCKOUT_COUNTER: 0x0\n" in run(["tpm2_getcap", "properties-variable"], tpm.env)
+
+
+def _lock_out(tpm: SoftTPM, guarded: Path) -> None:
+    """Put a TPM in lockout, as a wrong PIN of another user's key may."""
+    run(["tpm2_dictionarylockout", "-s", "-n", "1", "-t", "1000", "-l", "1000"], tpm.env)
+    wrong = f"{tpm.uri(guarded)}&pin-source=env:WRONG_PIN"
+    with open_key(wrong, PinSource(allow_final_try=True)) as key, pytest.raises(WrongPinError):
+        key.sign(b"")
+    assert b"inLockout:                 1" in run(["tpm2_getcap", "properties-variable"], tpm.env)

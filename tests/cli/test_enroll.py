@@ -191,7 +191,7 @@ class TestKilled:
         self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(enrolling, "LOCK_TIMEOUT", 0.0)
-        with enrolling.only_one("web"):
+        with enrolling.profile_lock("web"):
             refused(enrolment.run(), 7, "another hwsigner enroll or renew of web is running")
 
 

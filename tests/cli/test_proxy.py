@@ -93,7 +93,7 @@ def test_cold_run_loads_only_the_modules_it_uses(scene: Scene) -> None:
         "hwsigner.backends.tpm2",
         "hwsigner.config.profiles",
         "hwsigner.emulator",
-        "hwsigner.config.selector",
+        "hwsigner.identity.selector",
         "importlib.metadata",
         "logging",
         "pkcs11",

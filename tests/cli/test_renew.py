@@ -245,10 +245,10 @@ class TestRefusals:
         self, enrolled: Enrolment, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(enrolling, "LOCK_TIMEOUT", 0.1)
-        with enrolling.only_one("web"):
+        with enrolling.profile_lock("web"):
             refused(run(enrolled), 7, "another hwsigner enroll or renew of web is running")
-        monkeypatch.setattr(renew, "_LOCK_SECONDS", 0.1)
-        with renew._one_renewal():
+        monkeypatch.setattr(enrolling, "_RENEWAL_SECONDS", 0.1)
+        with enrolling.renewal_lock(enrolled.config):
             refused(run(enrolled), 7, "another hwsigner renew is running")
 
 

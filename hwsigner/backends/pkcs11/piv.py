@@ -18,12 +18,12 @@ from hwsigner.backends.pkcs11.piv_keygen import generate_key
 from hwsigner.backends.pkcs11.piv_slots import SLOTS, PIVSlot, describe, find_slot, firmware
 from hwsigner.backends.pkcs11.search import FoundToken, using
 from hwsigner.backends.pkcs11.writing import TRUE
-from hwsigner.backends.state import is_usable, state_folders
 from hwsigner.errors import HwsignerError, KeyMismatchError, SigningKeyError
 from hwsigner.key import FoundCertificate
 from hwsigner.key.management import InstalledCertificate, KeyDescription
 from hwsigner.pins import PinSource
 from hwsigner.system.files import edit_file
+from hwsigner.system.state import is_usable, state_folders
 from hwsigner.uri import KeyURI
 
 __all__ = ["delete_key", "describe_key", "generate_key", "install_certificate", "is_piv"]

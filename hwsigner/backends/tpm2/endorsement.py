@@ -14,11 +14,13 @@ from typing import TypeVar
 from asn1crypto.x509 import Certificate
 from tpm2_pytss import (
     ESYS_TR,
+    TPM2_ALG,
     TPM2_CAP,
     TPM2B_ENCRYPTED_SECRET,
     TPM2B_ID_OBJECT,
     TPM2B_PUBLIC,
     TPMA_OBJECT,
+    TPML_DIGEST,
     TSS2_Exception,
 )
 from tpm2_pytss.utils import NoSuchIndex, create_ek_template
@@ -49,6 +51,13 @@ _AK_ATTRIBUTES = TPMA_OBJECT(
 )
 _AK_LABEL = b"hwsigner attestation key"
 _COORDINATE_BYTES = 32
+# PolicyC, by the hash of an endorsement key of the high range: the other branch of its policy (B.6.4).
+_POLICY_C = {
+    TPM2_ALG.SHA256: bytes.fromhex("3767e2edd43ff45a3a7e1eaefcef78643dca964632e7aad82c673a30d8633fde"),
+    TPM2_ALG.SHA384: bytes.fromhex(
+        "d6032ce61f2fb3c240eb3cf6a33237ef2b6a16f4293c22b455e261cffd217ad5b4947c2d73e63005eed2dc2b3593d165"
+    ),
+}
 _HIERARCHY = ESYS_TR.RH_ENDORSEMENT
 _GUARDED = guarded_hierarchy("endorsement")
 # The answers to a secret for another chip: INTEGRITY, VALUE, SIZE, ECC_POINT; libtpms answers FAILURE for an RSA key.
@@ -135,19 +144,21 @@ class Endorsement:
     def _session(self, tpm: TPM, ek: ESYS_TR) -> Iterator[ESYS_TR]:
         """Open the session that authorizes a use of the endorsement key.
 
-        Those of the low range have a policy: the hierarchy's auth value. Those of the high range take their own, which
-        is empty.
+        Its policy is the hierarchy's auth value; in the high range, PolicyC is an alternative. There, the key's own
+        auth value, which is empty, would do too. But in lockout the TPM refuses that, and it counts a failure if its
+        power is cut later.
         """
         outer = tpm.esys.read_public(ek)[0]
-        if outer.publicArea.objectAttributes & TPMA_OBJECT.USERWITHAUTH:
-            yield ESYS_TR.PASSWORD
-            return
-        with tpm.policy_session(outer.publicArea.nameAlg) as session:
+        public = outer.publicArea
+        with tpm.policy_session(public.nameAlg) as session:
 
             def satisfy(proof: ESYS_TR) -> None:
                 tpm.esys.policy_secret(_HIERARCHY, session, expiration=0, session1=proof)
 
             self._auth.prove(tpm, _HIERARCHY, _GUARDED, satisfy)
+            if public.objectAttributes & TPMA_OBJECT.USERWITHAUTH:
+                branches = [bytes(tpm.esys.policy_get_digest(session)), _POLICY_C[public.nameAlg]]
+                tpm.esys.policy_or(session, TPML_DIGEST(branches))
             yield session
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 
-from hwsigner.backends.state import open_lock_file
 from hwsigner.errors import BackendUnavailableError
 from hwsigner.system.files import lock_within
+from hwsigner.system.state import open_lock_file
 
 _MANAGED = ("tabrmd", "device:/dev/tpmrm")
 _EXCLUSIVE = ("device:",)

@@ -119,7 +119,7 @@ def no_pins() -> PinSource:
 
 
 def _selected(values: settings.Values) -> list[Certificate]:
-    from hwsigner.config.selector import parse_selector, select
+    from hwsigner.identity.selector import parse_selector, select
 
     found = select(parse_selector(values["cert_selector"]), settings.key_uri(values, "pkcs11:"), no_pins())
     if not found:

@@ -34,7 +34,6 @@ from emulators import InProcessSoftHSM
 from hwsigner.backends.pkcs11 import keygen, writing
 from hwsigner.backends.pkcs11.functions import Attribute, Functions, MechanismInfo
 from hwsigner.backends.pkcs11.writing import KeyPair, WritingSession
-from hwsigner.backends.state import open_lock_file
 from hwsigner.errors import (
     AmbiguousKeyError,
     BackendUnavailableError,
@@ -52,6 +51,7 @@ from hwsigner.key import FoundCertificate
 from hwsigner.key.management import KeyAlgorithm, KeyDescription, KeyRequest
 from hwsigner.system import notices
 from hwsigner.system.files import lock_within
+from hwsigner.system.state import open_lock_file
 from hwsigner.uri import KeyURI
 from pkcs11_shim import COPY_OBJECT, CREATE_OBJECT, DESTROY_OBJECT, GENERATE_KEY_PAIR, LOGIN, Person, Shim
 from softhsm.token import SoftHSM

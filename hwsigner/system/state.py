@@ -1,4 +1,4 @@
-"""Folders, for this user alone, in which one process's use of a token or TPM leaves something for the next."""
+"""Folders, for this user alone, in which one process leaves something for the next."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def is_usable(folder: str) -> bool:
 
 
 def open_lock_file(kind: str, subject: str) -> int | None:
-    """Open the file to lock for a token or TPM, in a private folder; None if there is no such folder.
+    """Open a file to lock, in a private folder; None if there is no such folder.
 
     Args:
         kind: the begin of its name.

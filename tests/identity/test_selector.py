@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import certs
-from hwsigner.config import selector as selector_module
-from hwsigner.config.selector import Selector, parse_selector, select
 from hwsigner.errors import CertificateError, CertificateWarning, UsageError
+from hwsigner.identity import selector as selector_module
 from hwsigner.identity.certificate import load
+from hwsigner.identity.selector import Selector, parse_selector, select
 from hwsigner.key import FoundCertificate
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI

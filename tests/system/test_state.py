@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hwsigner.backends import state
+from hwsigner.system import state
 
 
 @pytest.mark.parametrize(
