@@ -15,6 +15,7 @@ from agent.conftest import home, real_program
 from agent.homes import Home
 from agent.processes import AGENT, agent_process, ask
 from hwsigner.emulator import Fault
+from monitoring.test_page import examples
 from serving.conftest import clock, stage
 from serving.stage import PROGRAM, Process, Stage
 
@@ -48,6 +49,7 @@ def test_agent_writes_a_line_for_each_process_that_asks(home: Home, real_program
     [created] = [line for line in map(json.loads, err.splitlines()) if line.get("access_key_id")]
     assert first["access_key_id"] == second["access_key_id"] == created["access_key_id"] == printed["AccessKeyId"]
     assert (first["profile"], first["uid"]) == ("web", os.geteuid())
+    assert first.keys() - {"executable"} == examples()[1].keys()
     assert first["parent_pid"] == os.getpid()
     assert first["parent_executable"] == os.path.realpath("/proc/self/exe")
     assert first["session_arn"] == created["session_arn"]
@@ -97,6 +99,7 @@ def test_failure_has_cause_and_request_id_in_the_log(home: Home, real_program: P
     [line] = [line for line in map(json.loads, err.splitlines()) if line.get("cause")]
     assert (line["level"], line["profile"], line["cause"]) == ("error", "web", "service")
     assert line["request_id"] in line["message"]
+    assert line.keys() == examples()[0].keys()
 
 
 @pytest.mark.parametrize("flag", ["--log-level=info", "--audit-log=stderr"])
