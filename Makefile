@@ -20,7 +20,7 @@ DEMO_PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev p
 PACKAGES = $(DEMO_PACKAGES) opensc tpm2-openssl cmake ninja-build libssl-dev opensc-pkcs11 gnutls-bin p11-kit p11-kit-modules openssh-client \
 	pcscd vsmartcard-vpcd ykcs11 yubico-piv-tool libtpm2-pkcs11-1 \
 	tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon dbus-bin \
-	strace systemd wrk pinentry-curses pinentry-tty iproute2 libest-utils
+	strace systemd wrk pinentry-curses pinentry-tty iproute2 libest-utils promtool logrotate
 MACHINE_PACKAGES = mmdebstrap qemu-system-x86 swtpm swtpm-tools e2fsprogs
 CLIENT_PACKAGES = awscli golang-go golang-github-aws-aws-sdk-go-v2-dev libfaketime nodejs npm rclone ruby ruby-aws-sdk-core
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
+from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
@@ -26,7 +27,6 @@ from hwsigner.refresh.workers import WorkQueue
 from hwsigner.system.users import find_uid
 
 _FORMAT = "process"
-_MAX_PROBLEM = 200
 
 # Takes a line, and its fields as keyword arguments.
 Log = Callable[..., None]
@@ -40,6 +40,22 @@ class Shared(NamedTuple):
     log: Log
     is_system: bool
     watch: Watch | None = None
+
+
+class ProfileStatus(NamedTuple):
+    """How a profile is. Nothing in it is secret.
+
+    Attributes:
+        name: its name.
+        state: `ready`, `idle`, `locked`, `failing` or `closed`.
+        expiration: when its last credentials expire or expired, or None.
+        failure: why it can't be used, or its last attempt failed; or None.
+    """
+
+    name: str
+    state: str
+    expiration: datetime | None
+    failure: HwsignerError | HwsignerWarning | None
 
 
 class UnlockProgress(NamedTuple):
@@ -116,6 +132,7 @@ class AgentProfile:
         self._provider: BackgroundProvider | None = None
         self._state = _State.OPEN
         self._ending: set[Future[None]] = set()  # Queued locks: once there is one, `read` gives nothing.
+        self._unopened: HwsignerError | HwsignerWarning | None = None
         self._fault: HwsignerError | HwsignerWarning | None = None
         self._values: settings.Values = {"allow_users": []}
         try:
@@ -162,10 +179,10 @@ class AgentProfile:
         serve_place(self.name, None)
         return self._end(_State.CLOSED)
 
-    def status(self) -> str:
-        """Return name, state, expiration and last problem, separated by tabs. Nothing in it is secret."""
+    def status(self) -> ProfileStatus:
+        """Return the state as it is now."""
         status = self._provider.status() if self._provider else None
-        failure = self._fault or (status.failure if status else None)
+        failure = self._fault or (status.failure if status else self._unopened)
         if self._state is not _State.OPEN:
             state = str(self._state)
         elif status and status.left > 0:
@@ -174,8 +191,7 @@ class AgentProfile:
             state = "locked"
         else:
             state = "failing" if failure else "idle"
-        expiration = f"{status.expiration:%Y-%m-%dT%H:%M:%SZ}" if status and status.expiration else ""
-        return "\t".join((self.name, state, expiration, failure.message[:_MAX_PROBLEM] if failure else ""))
+        return ProfileStatus(self.name, state, status.expiration if status else None, failure)
 
     def _end(self, state: _State) -> Future[None]:
         ended = self._queue.submit(partial(self._shut, state))
@@ -246,15 +262,20 @@ class AgentProfile:
         if self._fault:
             raise self._fault.with_traceback(None)  # It would grow with each time that it is raised.
         if self._provider is None:
-            service = settings.service_for_daemon(self._values, self._shared.environ)
-            self._provider = BackgroundProvider(
-                Provider._from_values(self._values, service, self._pins, [self._pins.prompt]),
-                formats={_FORMAT: self._format},
-                attended=self._values["attended"],
-                on_try=self._note,
-            )
+            self._provider = self._made()
             self._provider.start()
         return self._provider
+
+    def _made(self) -> BackgroundProvider:
+        try:
+            service = settings.service_for_daemon(self._values, self._shared.environ)
+            provider = Provider._from_values(self._values, service, self._pins, [self._pins.prompt])
+        except (HwsignerError, HwsignerWarning) as error:
+            self._unopened = Failure.after(error, None, lambda _: 0.0).error
+            raise
+        self._unopened = None
+        attended = self._values["attended"]
+        return BackgroundProvider(provider, formats={_FORMAT: self._format}, attended=attended, on_try=self._note)
 
     def _format(self, credentials: Credentials) -> Reply:
         if self._shared.watch and self._provider:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import Future
 
-from hwsigner.agent.profile import AgentProfile, Shared
+from hwsigner.agent.profile import AgentProfile, ProfileStatus, Shared
 from hwsigner.config import profiles as config
 from hwsigner.errors import ConfigError
 
@@ -33,6 +33,10 @@ class Profiles:
         """Return the profiles, as the files are now."""
         self._reload_if_changed()
         return sorted(self._profiles.values(), key=lambda profile: profile.name)
+
+    def statuses(self) -> list[ProfileStatus]:
+        """Return how the profiles are that the agent serves now. For any thread."""
+        return [profile.status() for profile in list(self._profiles.values())]
 
     def find(self, name: str) -> AgentProfile | None:
         """Return a profile, as the files are now."""

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
+from hwsigner._version import __version__
+from hwsigner.cli.metrics import METRICS, metrics_output
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import raise_descriptor_limit, report_thread_failures
 from hwsigner.cli.watching import Watch, monitoring, open_log
@@ -26,7 +28,9 @@ from hwsigner.system import notices
 
 if TYPE_CHECKING:
     from hwsigner.agent.address import Address
+    from hwsigner.agent.profile import ProfileStatus
     from hwsigner.agent.server import AgentServer
+    from hwsigner.monitoring.metrics import ProfileState
 
 HELP = "run the agent, which keeps credentials ready"
 
@@ -44,7 +48,7 @@ def add_arguments(parser: Parser) -> None:
         "action", nargs="?", metavar="|".join(_ACTIONS), help="command for the running agent; omit to run one"
     )
     parser.add_argument("name", nargs="?", help="the profile to lock (default: all), unlock or refresh")
-    parser.add_flags(_FLAGS, MONITORING)
+    parser.add_flags(_FLAGS, MONITORING, METRICS)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -74,7 +78,7 @@ def _command(arguments: argparse.Namespace, address: Address) -> None:
         hint = f"Write hwsigner agent {action}{'' if name else ' NAME'}"
         raise UsageError(f"agent {action} takes {'no profile' if name else 'the name of a profile'}", hint)
     for flag, _ in arguments.given:
-        if flag in MONITORING:
+        if flag in MONITORING + METRICS:
             raise UsageError(f"--{flag.name} is for an agent that is started", f"Leave it out of agent {action}")
     if arguments.json and action != "status":
         raise UsageError(f"agent {action} prints no JSON", "Leave --json out")
@@ -128,6 +132,7 @@ def _serve(
     from hwsigner.agent.profiles import Profiles
     from hwsigner.agent.server import AgentServer
     from hwsigner.monitoring.audit import open_audit
+    from hwsigner.monitoring.metrics import Metrics
     from hwsigner.system.systemd import Notifier
 
     lock_process()
@@ -158,8 +163,15 @@ def _serve(
         server.note(text)
 
     notices.set_notifier(show)
-    with _signals(server):
+    watch.metrics = Metrics(__version__, lambda: map(_state, profiles.statuses()))
+    with metrics_output(arguments, watch.metrics, log), _signals(server):
         return server.run(notifier, waiting)
+
+
+def _state(status: ProfileStatus) -> ProfileState:
+    from hwsigner.monitoring.metrics import ProfileState
+
+    return ProfileState(status.name, status.state, status.expiration, status.failure.cause if status.failure else "")
 
 
 @contextmanager

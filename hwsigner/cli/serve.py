@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hwsigner._version import __version__
+from hwsigner.cli.metrics import METRICS, metrics_output
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.watching import Watch, monitoring, open_log
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION, Flag, boolean, whole_number
@@ -38,6 +40,7 @@ _FLAGS = (
     Flag("tls-key", "private key of the certificate (PEM); default: in the same file", "FILE"),
     Flag("host-name", "name by which clients may call the server; repeatable", "NAME", many=True),
     *MONITORING,
+    *METRICS,
 )
 # The flags that can be combined with NAMEs.
 _COMMON = {flag.name for flag in _FLAGS} | {"strict"}
@@ -62,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     from hwsigner.cli.process import raise_descriptor_limit
     from hwsigner.cli.server_run import ServerRun
     from hwsigner.monitoring.audit import open_audit
+    from hwsigner.monitoring.metrics import Metrics, ProfileState
     from hwsigner.serving.admission import Users
     from hwsigner.serving.application import Application
     from hwsigner.serving.listener import hold_localhost, listen, names_of
@@ -96,7 +100,9 @@ def run(arguments: argparse.Namespace) -> int:
         _announce(base, {name: token.path for name, token in tokens.items()}, has_imds)
     else:
         log.note(f"listening on {base}")
-    ServerRun(profiles, HTTPServer(application, sockets, log=log.refused, tls=tls)).run()
+    watch.metrics = Metrics(__version__, lambda: [ProfileState(one.name, *one.state()) for one in profiles])
+    with metrics_output(arguments, watch.metrics, log):
+        ServerRun(profiles, HTTPServer(application, sockets, log=log.refused, tls=tls)).run()
     return 0
 
 

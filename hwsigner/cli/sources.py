@@ -7,12 +7,15 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
 from hwsigner.cli import options
 from hwsigner.config import settings
+from hwsigner.serving.agent_source import AgentFirst
 from hwsigner.serving.credentials import FORMATS
+from hwsigner.system.clocks import utc_now
 
 if TYPE_CHECKING:
     from hwsigner.aws.credentials import Credentials
@@ -40,6 +43,19 @@ class ServedProfile:
     role: str
     source: Source
     local: LazyProvider
+
+    def state(self) -> tuple[str, datetime | None, str]:
+        """Return the state, when the last credentials expire, and the cause of the last failure.
+
+        The state is `ready`, `failing`, `starting` until the first session, or `idle` once one has expired and no
+        client has asked since.
+        """
+        expiration, cause = self.local.state()
+        if isinstance(self.source, AgentFirst):
+            expiration, cause = self.source.expiration or expiration, self.source.cause or cause
+        if expiration and expiration > utc_now():
+            return "ready", expiration, cause
+        return "failing" if cause else "idle" if expiration else "starting", expiration, cause
 
 
 class LazyProvider:
@@ -71,6 +87,12 @@ class LazyProvider:
                 if self._is_started:
                     self._made.start()
             return self._made
+
+    def state(self) -> tuple[datetime | None, str]:
+        """Return when the last credentials expire or expired, and the cause of the last attempt's failure."""
+        status = self._made.status() if self._made else None
+        failure = status.failure if status else None
+        return status.expiration if status else None, failure.cause if failure else ""
 
     def start(self) -> None:
         """Start refreshing in the background, now or when the provider is made."""
@@ -123,8 +145,6 @@ def of_flags(arguments: argparse.Namespace, log: Log, watch: Watch | None = None
 def _served(
     arguments: argparse.Namespace, name: str | None, make: Callable[[str], BackgroundProvider], *, asks_agent: bool
 ) -> ServedProfile:
-    from hwsigner.serving.agent_source import AgentFirst
-
     settings.serve_profile(name or "", vars(arguments))
     role = (arguments.role_arn or "").rpartition("/")[2]  # Without one, no provider can be made.
     local = LazyProvider(partial(make, name or role))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,22 +17,27 @@ if TYPE_CHECKING:
     from hwsigner.identity.certificate import Certificate
     from hwsigner.monitoring.audit import Audit
     from hwsigner.monitoring.log import Log
+    from hwsigner.monitoring.metrics import Metrics
     from hwsigner.refresh.background import BackgroundProvider
     from hwsigner.refresh.outcome import Failure
     from hwsigner.serving.peer import Peer
 
 
 class Watch:
-    """Writes audit lines about sessions and those who get them. Thread-safe.
+    """Writes audit lines about sessions and those who get them, and counts sessions and failures. Thread-safe.
 
     Args:
         audit: the audit log, or None for none.
         log: takes a line for each answer if it wants the level debug.
+
+    Attributes:
+        metrics: counts, unless it is None.
     """
 
     def __init__(self, audit: Audit | None, log: Log) -> None:
         self._audit = audit
         self._log = log
+        self.metrics: Metrics | None = None
 
     @property
     def wants_given(self) -> bool:
@@ -46,6 +52,16 @@ class Watch:
 
     def tried(self, profile: str, outcome: Credentials | Failure, source: BackgroundProvider) -> None:
         """Count an attempt to create a session."""
+        if self.metrics is None:
+            return
+        if source.request_seconds is not None:
+            self.metrics.took(source.request_seconds)
+        if (failure := source.failure) is not None:
+            self.metrics.failed(profile, failure.cause)
+        else:
+            leaf = source.leaf
+            dates = (leaf.x509.not_valid_before_utc, leaf.x509.not_valid_after_utc) if leaf else None
+            self.metrics.succeeded(profile, time.time(), dates)
 
     def given(self, profile: str, access_key_id: str, uid: int, pid: int) -> None:
         """Write that a process gets credentials; raises AuditError if they must not be given."""

@@ -11,8 +11,8 @@ from hwsigner.system.processes import executable_of, find_process
 
 # Of one set of credentials. With more, some lines are written again.
 MAX_ASKERS = 4096
-# The programs that ask for the one that ran them: hwsigner-credentials, as the kernel cuts its name, and hwsigner.
-_HELPERS = ("hwsigner-creden", "hwsigner")
+# hwsigner-credentials, as the kernel cuts its name: it asks once, for the program that ran it.
+_HELPER = "hwsigner-creden"
 
 
 class Audit:
@@ -104,9 +104,7 @@ class Audit:
         given = self._given.get(profile)
         return given is not None and given[0] == access_key_id and who in given[1]
 
-    def give_process(
-        self, profile: str, access_key_id: str, uid: int, pid: int, *, for_parent: bool | None = None
-    ) -> None:
+    def give_process(self, profile: str, access_key_id: str, uid: int, pid: int, *, for_parent: bool = False) -> None:
         """Write the line for a process of this machine; see `give`.
 
         Args:
@@ -114,14 +112,14 @@ class Audit:
             access_key_id: names the set.
             uid: the user.
             pid: the process.
-            for_parent: whether it asks for the process that ran it; None to judge by its name.
+            for_parent: whether it asks for the process that ran it, as hwsigner-credentials does in any case.
         """
-        process = find_process(pid)
-        if process and (process.name in _HELPERS if for_parent is None else for_parent):
+        process = asks = find_process(pid)
+        parent = None
+        if process and (for_parent or process.name in (_HELPER, "hwsigner")):
             parent = find_process(process.parent)
-        else:
-            parent = None
-        asks = parent or process
+            if for_parent or process.name == _HELPER:
+                asks = parent or process
         who = (uid, asks.pid, asks.started) if asks else (uid, pid, 0)
 
         def describe() -> Fields:

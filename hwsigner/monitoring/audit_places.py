@@ -95,15 +95,21 @@ class _JournalPlace:
 
 
 class _StderrPlace:
+    """stderr as it is when the place is checked: later, output of native libraries may be hidden."""
+
     def __init__(self) -> None:
-        self._descriptor = os.dup(_STDERR)
-        self._begin = f"<{INFO}>".encode() if is_journal(self._descriptor) else b""
+        self._descriptor: int | None = None
 
     def check(self) -> None:
-        """Do nothing: whether a line is taken is only known then."""
+        if self._descriptor is None:
+            self._descriptor = os.dup(_STDERR)
 
     def write(self, message: str, fields: Fields) -> None:
-        line = self._begin + _line(message, fields)
+        self.check()
+        if self._descriptor is None:
+            return
+        begin = f"<{INFO}>".encode() if is_journal(self._descriptor) else b""
+        line = begin + _line(message, fields)
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
         if not any(event & select.POLLOUT for _, event in poll.poll(0)):

@@ -30,12 +30,12 @@ class Application:
     """The endpoints.
 
     Args:
-        names: what clients may call the server, besides its address.
+        names: what clients may call the server, besides its address; None for anything.
         log: takes a line for each refusal. The line may contain what a client sent.
     """
 
-    def __init__(self, names: Iterable[str], log: Callable[[str], None]) -> None:
-        self._hosts = {name.lower().encode() for name in names}
+    def __init__(self, names: Iterable[str] | None, log: Callable[[str], None]) -> None:
+        self._hosts = None if names is None else {name.lower().encode() for name in names}
         self._log = log
         self._imds: IMDS | None = None
         # By path: its one method, and what answers it.
@@ -87,6 +87,10 @@ class Application:
                 ROLES_PATH + end: ("GET", imds.respond_role),
                 f"{ROLES_PATH}/{role}{end}": ("GET", imds.respond_credentials),
             }
+
+    def add(self, path: str, respond: Callable[[], Response]) -> None:
+        """Answer any client that gets a path."""
+        self._routes[path] = "GET", lambda headers, peer: respond()
 
     def respond(self, request: Request) -> Response | Awaitable[Response]:
         """Return the response, or what gives it later. Neither raises an exception."""

@@ -26,9 +26,12 @@ class Process(NamedTuple):
 def find_process(pid: int) -> Process | None:
     """Return a process; None if it has ended, or this user may not see it."""
     try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            begin, _, rest = file.read(4096).rpartition(b") ")  # The name may contain anything.
-        fields = rest.split()
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            begin, _, rest = os.read(descriptor, 4096).rpartition(b") ")  # The name may contain anything.
+        finally:
+            os.close(descriptor)
+        fields = rest.split(b" ", 20)
         return Process(pid, begin.partition(b"(")[2].decode("utf-8", "replace"), int(fields[1]), int(fields[19]))
     except (OSError, ValueError, IndexError):
         return None

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsigner.errors import AuditError
+from hwsigner.monitoring import audit_places
 from hwsigner.monitoring.audit import MAX_ASKERS, Audit
 
 ARN = "arn:aws:sts::123456789012:assumed-role/web/00ff"
@@ -210,6 +211,43 @@ def test_helper_asks_for_the_process_that_ran_it(path: Path) -> None:
         audit.give_process("web", "ASIA1", 0, os.getpid(), for_parent=True)
     [line] = read(path)
     assert (line["pid"], line["parent_pid"]) == (os.getpid(), os.getppid())
+
+
+def test_each_process_of_a_program_that_stays_has_its_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two servers that ask the agent have the same parent."""
+    audit = Opened(path).audit
+    script = "import sys; open('/proc/self/comm', 'w').write('hwsigner'); print(flush=True); sys.stdin.read()"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdout
+        process.stdout.readline()
+        audit.give_process("web", "ASIA1", 0, process.pid)
+        process.communicate()
+    lines = read(path)
+    assert [line["pid"] for line in lines] == [process.pid for process in processes]
+    assert {line["parent_pid"] for line in lines} == {os.getpid()}
+
+
+def test_closed_stderr_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_places, "_STDERR", -1)
+    with pytest.raises(AuditError, match="the audit log stderr can't be written: Bad file descriptor"):
+        Opened("stderr", required=True)
+
+
+def test_stderr_without_a_reader_is_an_error_and_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    monkeypatch.setattr(audit_places, "_STDERR", writer)
+    audit = Opened("stderr", required=True).audit
+    with suppress(AuditError):
+        for who in range(10_000):
+            give(audit, who=who)
+    with pytest.raises(AuditError, match="nothing reads it"):
+        give(audit, who="last")
+    os.close(reader)
+    os.close(writer)
 
 
 def test_arguments_of_a_process_are_never_written(path: Path) -> None:
