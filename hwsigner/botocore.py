@@ -15,8 +15,8 @@ try:
 except ImportError as error:
     raise ImportError("hwsigner.botocore needs botocore; install it with pip install 'hwsigner[aws]'") from error
 
-from hwsigner.agent.client import find_credentials
-from hwsigner.aws.credentials import Credentials, read_agent_credentials
+from hwsigner.agent.source import agent_credentials
+from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import HwsignerError, HwsignerWarning
 from hwsigner.refresh.provider import Provider
 
@@ -78,7 +78,7 @@ class _Source:
             CredentialsError: there are none.
         """
         try:
-            self._last = found = self._from_agent() or self._from_provider()
+            self._last = found = agent_credentials(self._profile) or self._from_provider()
         except (HwsignerError, HwsignerWarning) as error:
             # botocore would raise it in the last ten minutes of credentials that still work.
             if self._last is None or self._last.expiration <= datetime.now(UTC):
@@ -90,10 +90,6 @@ class _Source:
             "token": found.session_token,
             "expiry_time": found.expiration.isoformat(),
         }
-
-    def _from_agent(self) -> Credentials | None:
-        body = find_credentials(self._profile)
-        return read_agent_credentials(body, role_arn="") if body else None
 
     def _from_provider(self) -> Credentials:
         name = self._profile

@@ -47,7 +47,7 @@ RULES = {
     "refresh": "errors pins key system identity aws config",
     "enrolment": "errors system key attestation identity http control_plane refresh",
     "agent": "errors system pins aws config refresh _version",
-    "serving": "errors system http aws refresh agent",
+    "serving": "errors system http aws",
     "cli": f"{CORE} attestation system monitoring http aws config refresh enrolment agent serving trust_policy "
     "emulator control_plane boto3",
     "botocore": "errors aws agent refresh",

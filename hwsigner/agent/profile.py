@@ -14,13 +14,13 @@ from typing import NamedTuple
 from hwsigner.agent import protocol
 from hwsigner.agent.memory import LockedMemory
 from hwsigner.agent.watching import Watch
-from hwsigner.aws.credentials import Credentials
+from hwsigner.aws.credentials import Credentials, Reply
 from hwsigner.config import settings
 from hwsigner.config.profiles import Profile
 from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning, PinError, PinRequiredError, WrongPinError
 from hwsigner.pins import PinRequest
 from hwsigner.pins.sources import serve_place
-from hwsigner.refresh.background import BackgroundProvider, Reply
+from hwsigner.refresh.background import BackgroundProvider
 from hwsigner.refresh.outcome import Failure
 from hwsigner.refresh.provider import Provider
 from hwsigner.refresh.workers import WorkQueue

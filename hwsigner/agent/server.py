@@ -29,7 +29,7 @@ from hwsigner.agent.profile import AgentProfile, Log
 from hwsigner.agent.profiles import Profiles
 from hwsigner.agent.protocol import Request, Verb
 from hwsigner.agent.watching import Watch, watched_answer
-from hwsigner.refresh.background import Reply
+from hwsigner.aws.credentials import Reply
 from hwsigner.system.systemd import Notifier
 
 MAX_CLIENTS = 2048

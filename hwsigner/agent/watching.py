@@ -7,9 +7,9 @@ import socket
 from typing import Protocol
 
 from hwsigner.agent import protocol
-from hwsigner.aws.credentials import Credentials
+from hwsigner.aws.credentials import Credentials, Reply
 from hwsigner.errors import AuditError
-from hwsigner.refresh.background import BackgroundProvider, Reply
+from hwsigner.refresh.background import BackgroundProvider
 from hwsigner.refresh.outcome import Failure
 from hwsigner.system.users import peer_pid
 

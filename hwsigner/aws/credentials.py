@@ -9,6 +9,9 @@ from typing import Any
 
 from hwsigner.errors import AgentError, ServiceError
 
+Reply = bytes | memoryview
+"""Credentials as the finished bytes of a format."""
+
 _HINT = "Check --endpoint and look for a proxy"
 
 

@@ -11,16 +11,16 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
+from hwsigner.agent.source import AgentFirst, agent_credentials
 from hwsigner.cli import options
 from hwsigner.config import settings
-from hwsigner.serving.agent_source import AgentFirst
 from hwsigner.serving.credentials import FORMATS
 from hwsigner.system.clocks import utc_now
 
 if TYPE_CHECKING:
-    from hwsigner.aws.credentials import Credentials
+    from hwsigner.aws.credentials import Credentials, Reply
     from hwsigner.cli.watching import Watch
-    from hwsigner.refresh.background import BackgroundProvider, Reply
+    from hwsigner.refresh.background import BackgroundProvider
     from hwsigner.refresh.outcome import Failure
     from hwsigner.serving.credentials import Source
 
@@ -148,8 +148,10 @@ def _served(
     settings.serve_profile(name or "", vars(arguments))
     role = (arguments.role_arn or "").rpartition("/")[2]  # Without one, no provider can be made.
     local = LazyProvider(partial(make, name or role))
-    source = AgentFirst(name, local, role_arn=arguments.role_arn) if name and asks_agent else local
-    return ServedProfile(name or role, role, source, local)
+    if not (name and asks_agent):
+        return ServedProfile(name or role, role, local, local)
+    source = AgentFirst(partial(agent_credentials, name, arguments.role_arn), local, FORMATS)
+    return ServedProfile(name, role, source, local)
 
 
 def _provider(arguments: argparse.Namespace, name: str, log: Log, watch: Watch | None) -> BackgroundProvider:

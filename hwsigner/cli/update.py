@@ -187,11 +187,9 @@ class AgentOrProvider:
         return self._provider()
 
     def _from_agent(self) -> Credentials | None:
-        from hwsigner.agent.client import find_credentials
-        from hwsigner.aws.credentials import read_agent_credentials
+        from hwsigner.agent.source import agent_credentials
 
-        body = find_credentials(self._name)
-        return read_agent_credentials(body, role_arn=self._role_arn) if body else None
+        return agent_credentials(self._name, self._role_arn)
 
 
 class Updater:

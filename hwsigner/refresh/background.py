@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 from weakref import WeakSet
 
-from hwsigner.aws.credentials import Credentials
+from hwsigner.aws.credentials import Credentials, Reply
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
 from hwsigner.identity.certificate import Certificate
 from hwsigner.refresh.expiry import ExpiryWatch
@@ -25,8 +25,6 @@ from hwsigner.refresh.workers import start_work
 
 # Waiting does not count the time that the machine is suspended, and nothing reports that a clock was set.
 LOOK_SECONDS = 60.0
-
-Reply = bytes | memoryview
 
 
 class Status(NamedTuple):

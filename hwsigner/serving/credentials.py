@@ -10,15 +10,12 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from hwsigner.aws.credentials import Credentials
+from hwsigner.aws.credentials import Credentials, Reply
 from hwsigner.errors import AuditError, HwsignerError, HwsignerWarning
 from hwsigner.serving.peer import Peer
 from hwsigner.serving.responses import JSON, Refusal, Response, response
-
-if TYPE_CHECKING:
-    from hwsigner.refresh.background import Reply
 
 CONTAINER = "container"
 IMDS = "imds"

@@ -93,7 +93,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[bytes | Exception | None]:
             raise answer
         return answer
 
-    monkeypatch.setattr("hwsigner.agent.client.find_credentials", find)
+    monkeypatch.setattr("hwsigner.agent.source.find_credentials", find)
     return given
 
 

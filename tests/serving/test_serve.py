@@ -314,7 +314,7 @@ def test_exec_imports_nothing_that_creates_sessions_when_an_agent_has_one(stage:
         done = stage.run("exec", "web", "--", "true", wrapper=PATIENT, environ=environ)
         assert agent.end(signal.SIGTERM) == 0
     assert done.returncode == 0
-    assert "hwsigner.serving.agent_source" in done.stderr
+    assert "hwsigner.agent.source" in done.stderr
     assert "hwsigner.aws.create_session" not in done.stderr
     assert "http.client" not in done.stderr
 

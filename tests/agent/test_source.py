@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from hwsigner.agent import source as source_module
 from hwsigner.agent.protocol import LOCKED
+from hwsigner.agent.source import AgentFirst
+from hwsigner.aws.credentials import Credentials, read_agent_credentials
 from hwsigner.errors import AgentError, ServiceError
-from hwsigner.serving import agent_source
-from hwsigner.serving.agent_source import AgentFirst
+from hwsigner.serving.credentials import FORMATS
 from hwsigner.system.clocks import Clocks
 
 ROLE_ARN = "arn:aws:iam::123456789012:role/web"
@@ -47,13 +49,12 @@ class Agent:
         self.failure: AgentError | None = None
         self.hangs_for = 0
 
-    def find(self, name: str) -> bytes | None:
-        assert name == "web"
+    def find(self) -> Credentials | None:
         self.asked += 1
         self.elapsed += self.hangs_for
         if self.failure:
             raise self.failure
-        return self.answer() if self.runs else None
+        return read_agent_credentials(self.answer(), role_arn=ROLE_ARN) if self.runs else None
 
     def answer(self) -> bytes:
         ends = (self.now() + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -65,7 +66,7 @@ class Agent:
 
     def source(self, local: Any = None) -> AgentFirst:
         clocks = Clocks(self.now, lambda: self.elapsed, lambda seconds: None)
-        return AgentFirst("web", local or Local(), role_arn=ROLE_ARN, find=self.find, clocks=clocks)
+        return AgentFirst(self.find, local or Local(), FORMATS, clocks=clocks)
 
 
 def _key(reply: Any) -> str:
@@ -94,9 +95,9 @@ def test_agent_is_asked_again_when_its_answer_is_a_second_old_and_a_client_asks(
     agent = Agent()
     source = agent.source()
     source.reply("container")
-    agent.elapsed = agent_source.ASK_SECONDS - 0.1
+    agent.elapsed = source_module.ASK_SECONDS - 0.1
     assert _key(source.read("container")) == "ASIA1"
-    agent.elapsed = agent_source.ASK_SECONDS
+    agent.elapsed = source_module.ASK_SECONDS
     assert source.read("container") is None
     assert _key(source.reply("container")) == "ASIA2"
     assert _key(source.read("imds")) == "ASIA2"
@@ -159,7 +160,7 @@ def test_provider_creates_no_session_when_a_client_asks_while_the_agent_is_asked
     agent = Agent()
     source = agent.source(Unused())
     find = source._find
-    source._find = lambda name: find(name) if source.read("imds") is None else None
+    source._find = lambda: find() if source.read("imds") is None else None
     assert _key(source.reply("container")) == "ASIA1"
     assert _key(source.read("imds")) == "ASIA1"
 
@@ -213,6 +214,7 @@ def test_agent_s_error_is_raised_once_its_last_credentials_have_expired() -> Non
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"nothing", b'{"AccessKeyId": 1, "Expiration": 2}'])
 def test_answer_without_credentials_is_an_error_that_does_not_show_it(body: bytes) -> None:
-    source = AgentFirst("web", Local(), role_arn=ROLE_ARN, find=lambda name: body or b" ")
+    agent = Agent()
+    agent.answer = lambda: body or b" "  # type: ignore[method-assign]
     with pytest.raises(AgentError, match=r"the agent.s reply has no credentials\."):
-        source.reply("container")
+        agent.source().reply("container")

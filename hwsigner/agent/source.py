@@ -6,18 +6,14 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from hwsigner.agent.client import find_credentials
 from hwsigner.agent.protocol import LOCKED
-from hwsigner.aws.credentials import read_agent_credentials
+from hwsigner.aws.credentials import Credentials, Reply, read_agent_credentials
 from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning
 from hwsigner.refresh.outcome import Session
-from hwsigner.serving.credentials import FORMATS, Source
 from hwsigner.system.clocks import Clocks
-
-if TYPE_CHECKING:
-    from hwsigner.refresh.background import Reply
 
 # How old an answer of the agent may be when a client asks: `hwsigner agent lock` takes effect here within this time.
 ASK_SECONDS = 1.0
@@ -27,8 +23,28 @@ _RARELY = 10.0
 _LONGEST_LIFE = 43200.0
 
 
-class LocalSource(Source, Protocol):
-    """A source with a key of this process."""
+def agent_credentials(name: str, role_arn: str = "") -> Credentials | None:
+    """Return the credentials of a profile that a running agent has; None if `find_credentials` finds none.
+
+    Args:
+        name: the profile.
+        role_arn: its role, which the agent's reply does not contain.
+
+    Raises:
+        AgentError: as `find_credentials`; or the reply has no credentials.
+    """
+    body = find_credentials(name)
+    return read_agent_credentials(body, role_arn=role_arn) if body else None
+
+
+class LocalSource(Protocol):
+    """Finished replies with the credentials of a provider of this process."""
+
+    def read(self, name: str) -> Reply | None:
+        """Return the credentials in a format at once, or None if `reply` must be called."""
+
+    def reply(self, name: str) -> Reply:
+        """Return the credentials in a format. May take long; raises a HwsignerError."""
 
     def forget(self) -> None:
         """Forget the credentials and close the key. Later calls open it again."""
@@ -38,10 +54,9 @@ class AgentFirst:
     """A source that asks an agent, and caches its credentials. Thread-safe.
 
     Args:
-        name: the profile's name, for the agent.
-        local: gives credentials if no agent runs, or none knows the profile.
-        role_arn: the profile's role.
-        find: asks agents; returns the JSON of `credential_process`, or None.
+        find: asks agents, as `agent_credentials` does.
+        local: gives credentials if `find` returns None.
+        formats: by name, what makes a reply of credentials.
         clocks: what time it is.
 
     Attributes:
@@ -50,17 +65,15 @@ class AgentFirst:
 
     def __init__(
         self,
-        name: str,
+        find: Callable[[], Credentials | None],
         local: LocalSource,
+        formats: Mapping[str, Callable[[Credentials], Reply]],
         *,
-        role_arn: str,
-        find: Callable[[str], bytes | None] = find_credentials,
         clocks: Clocks | None = None,
     ) -> None:
-        self._name = name
-        self._local = local
-        self._role_arn = role_arn
         self._find = find
+        self._local = local
+        self._formats = formats
         self._clocks = clocks or Clocks()
         self._rendered: _Rendered | None = None
         # Once the provider has given credentials. Before, reading would make it create a session in the background.
@@ -70,7 +83,7 @@ class AgentFirst:
         self._lock = threading.Lock()
 
     def read(self, name: str) -> Reply | None:
-        """Implement Source.read."""
+        """Return the credentials in a format at once, or None if `reply` must be called."""
         if self._clocks.monotonic() >= self._ask_after:
             return None
         last = self._rendered
@@ -120,14 +133,13 @@ class AgentFirst:
         with self._lock:
             begin = self._clocks.monotonic()
             self._ask_after = begin + ASK_SECONDS
-            body = self._find(self._name)
-            if not body:  # If the agent hangs, only few requests must wait for it.
+            credentials = self._find()
+            if credentials is None:  # If the agent hangs, only few requests must wait for it.
                 now = self._clocks.monotonic()
                 self._ask_after = now + max(ASK_SECONDS, _RARELY * (now - begin))
                 return
-            credentials = read_agent_credentials(body, role_arn=self._role_arn)
             session = Session.begin(credentials, begin, duration=_LONGEST_LIFE, clocks=self._clocks)
-            self._rendered = _Rendered(session, {name: render(credentials) for name, render in FORMATS.items()})
+            self._rendered = _Rendered(session, {name: render(credentials) for name, render in self._formats.items()})
 
     def _is_due(self, last: _Rendered) -> bool:
         return last.session.lifetime.is_due(last.session.left(self._clocks))
