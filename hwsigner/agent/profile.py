@@ -6,14 +6,13 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
-from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
 
 from hwsigner.agent import protocol
 from hwsigner.agent.memory import LockedMemory
-from hwsigner.agent.watching import Watch
+from hwsigner.agent.watching import ProfileStatus, Watch
 from hwsigner.aws.credentials import Credentials, Reply
 from hwsigner.config import settings
 from hwsigner.config.profiles import Profile
@@ -40,22 +39,6 @@ class Shared(NamedTuple):
     log: Log
     is_system: bool
     watch: Watch | None = None
-
-
-class ProfileStatus(NamedTuple):
-    """How a profile is. Nothing in it is secret.
-
-    Attributes:
-        name: its name.
-        state: `ready`, `idle`, `locked`, `failing` or `closed`.
-        expiration: when its last credentials expire or expired, or None.
-        failure: why it can't be used, or its last attempt failed; or None.
-    """
-
-    name: str
-    state: str
-    expiration: datetime | None
-    failure: HwsignerError | HwsignerWarning | None
 
 
 class UnlockProgress(NamedTuple):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from concurrent.futures import Future
 
-from hwsigner.agent.profile import AgentProfile, ProfileStatus, Shared
+from hwsigner.agent.profile import AgentProfile, Shared
+from hwsigner.agent.watching import ProfileStatus
 from hwsigner.config import profiles as config
 from hwsigner.errors import ConfigError
 

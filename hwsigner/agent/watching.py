@@ -1,20 +1,37 @@
-"""What the agent reports to those who watch it: sessions, failures, and who gets which credentials."""
+"""What the agent reports to those who watch it: states, sessions, failures, and who gets which credentials."""
 
 from __future__ import annotations
 
 import re
 import socket
-from typing import Protocol
+from datetime import datetime
+from typing import NamedTuple, Protocol
 
 from hwsigner.agent import protocol
 from hwsigner.aws.credentials import Credentials, Reply
-from hwsigner.errors import AuditError
+from hwsigner.errors import AuditError, HwsignerError, HwsignerWarning
 from hwsigner.refresh.background import BackgroundProvider
 from hwsigner.refresh.outcome import Failure
 from hwsigner.system.users import peer_pid
 
 # An answer with credentials: the line of the protocol, then the beginning of the JSON.
 _GIVEN = re.compile(rb'1 ok \d+\n\{"Version": 1, "AccessKeyId": "([^"]+)"')
+
+
+class ProfileStatus(NamedTuple):
+    """How a profile is. Nothing in it is secret.
+
+    Attributes:
+        name: its name.
+        state: `ready`, `idle`, `locked`, `failing` or `closed`.
+        expiration: when its last credentials expire or expired, or None.
+        failure: why it can't be used, or its last attempt failed; or None.
+    """
+
+    name: str
+    state: str
+    expiration: datetime | None
+    failure: HwsignerError | HwsignerWarning | None
 
 
 class Watch(Protocol):

@@ -28,8 +28,8 @@ from hwsigner.system import notices
 
 if TYPE_CHECKING:
     from hwsigner.agent.address import Address
-    from hwsigner.agent.profile import ProfileStatus
     from hwsigner.agent.server import AgentServer
+    from hwsigner.agent.watching import ProfileStatus
     from hwsigner.monitoring.metrics import ProfileState
 
 HELP = "run the agent, which keeps credentials ready"

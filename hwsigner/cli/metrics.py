@@ -131,8 +131,11 @@ def _unix_socket(path: str) -> Iterator[socket.socket]:
             with suppress(FileNotFoundError):
                 if stat.S_ISSOCK(os.lstat(path).st_mode):  # Any other file stays, and is an error.
                     os.unlink(path)
-            listener.bind(path)
-            os.chmod(path, 0o666)  # noqa: S103  nothing in the metrics is secret
+            before = os.umask(0o111)  # Nothing in the metrics is secret.
+            try:
+                listener.bind(path)
+            finally:
+                os.umask(before)
             listener.listen()
         except OSError as error:
             problem = f"can't listen on {path[:200]}: {error.strerror or error}"

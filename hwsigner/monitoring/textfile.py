@@ -47,7 +47,7 @@ class Textfile:
     def _write(self) -> None:
         new = f"{self._path}.{os.getpid()}.new"  # The collector reads *.prom only.
         try:
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             with open(descriptor, "w", encoding="utf-8") as file:
                 os.fchmod(descriptor, 0o644)  # Whatever the umask is.
                 file.write(self._render())
