@@ -73,9 +73,9 @@ class Watch:
 
     def giver(self, profile: str) -> Callable[[str, Peer], None] | None:
         """Return what is called before a client of `serve` gets a profile's credentials; None if nobody watches."""
-        if not self._log.has_debug:
-            return give_to_peers(self._audit, profile) if self._audit else None
         write = give_to_peers(self._audit, profile) if self._audit else None
+        if not self._log.has_debug:
+            return write
 
         def give(access_key_id: str, peer: Peer) -> None:
             if write:

@@ -20,6 +20,7 @@ from serving.conftest import clock, stage
 from serving.stage import PROGRAM, Process, Stage
 
 __all__ = ["clock", "home", "real_program", "stage"]
+OTHER = 65534
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -109,31 +110,40 @@ def test_flags_of_a_new_agent_are_refused_for_commands_to_the_running_one(home: 
     assert "is for an agent that is started" in done.stderr
 
 
-def fetch(process: Process, *options: str) -> str:
-    """Ask a server for the credentials of its profile with curl; return what it prints."""
+def fetch(process: Process, *options: str) -> list[list[str]]:
+    """Return commands that ask a server for the credentials of its profile: as this user, and as another one."""
     variables = process.variables()
     token = Path(variables["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"]).read_text()
     url = variables["AWS_CONTAINER_CREDENTIALS_FULL_URI"]
-    command = ["curl", "-s", *options, "-H", f"Authorization: {token}", url, url]
+    command = ["curl", "-s", *options, "-H", f"Authorization: {token}", url]
+    return [command, ["setpriv", f"--reuid={OTHER}", f"--regid={OTHER}", "--clear-groups", *command]]
+
+
+def output(command: list[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_serve_writes_a_line_for_each_user(stage: Stage) -> None:
     path = stage.folder / "audit.log"
-    with stage.start("serve", "web", "--port=0", f"--audit-log={path}") as process:
-        first, second = [json.loads(f"{{{part}") for part in fetch(process).split("{")[1:]]
+    users = [os.geteuid()] if os.geteuid() else [0, OTHER]  # Only root can be another user.
+    flags = ("--port=0", f"--audit-log={path}", f"--allow-user={OTHER}")
+    with stage.start("serve", "web", *flags) as process:
+        commands = fetch(process)[: len(users)]
+        replies = [json.loads(output(command)) for _ in range(3) for command in commands]
         assert process.end(signal.SIGTERM) == 0
-    [line] = read(path)
-    assert line["access_key_id"] == first["AccessKeyId"] == second["AccessKeyId"]
-    assert (line["profile"], line["uid"], line["address"]) == ("web", os.geteuid(), "127.0.0.1")
-    assert line["request_id"]
-    assert first["SecretAccessKey"] not in path.read_text()
+    lines = read(path)
+    assert [(line["profile"], line["uid"], line["address"]) for line in lines] == [
+        ("web", uid, "127.0.0.1") for uid in users
+    ]
+    assert {line["access_key_id"] for line in lines} == {reply["AccessKeyId"] for reply in replies}
+    assert all(line["request_id"] for line in lines)
+    assert replies[0]["SecretAccessKey"] not in path.read_text()
 
 
 def test_serve_answers_503_if_the_required_line_can_t_be_written(stage: Stage) -> None:
     configure(stage.environ(), audit_log="/dev/full", audit="required")
     with stage.start("serve", "web", "--port=0") as process:
-        reply = fetch(process, "-w", "%{http_code}")
+        reply = output(fetch(process, "-w", "%{http_code}")[0])
     assert reply.endswith("503")
     assert "the audit log /dev/full can't be written: No space left on device" in reply
 
