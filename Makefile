@@ -20,9 +20,9 @@ DEMO_PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev p
 PACKAGES = $(DEMO_PACKAGES) opensc tpm2-openssl cmake ninja-build libssl-dev opensc-pkcs11 gnutls-bin p11-kit p11-kit-modules openssh-client \
 	pcscd vsmartcard-vpcd ykcs11 yubico-piv-tool libtpm2-pkcs11-1 \
 	tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon dbus-bin \
-	strace systemd wrk pinentry-curses pinentry-tty iproute2 libest-utils promtool logrotate
+	strace systemd wrk pinentry-curses pinentry-tty iproute2 libest-utils zsh fish man-db mandoc promtool logrotate
 MACHINE_PACKAGES = mmdebstrap qemu-system-x86 swtpm swtpm-tools e2fsprogs
-CLIENT_PACKAGES = awscli golang-go golang-github-aws-aws-sdk-go-v2-dev libfaketime nodejs npm rclone ruby ruby-aws-sdk-core
+CLIENT_PACKAGES = awscli golang-go golang-github-aws-aws-sdk-go-v2-dev libfaketime nodejs npm python3-apt rclone ruby ruby-aws-sdk-core
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check --retries 10
@@ -34,7 +34,7 @@ CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TER
 PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ORDER)
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-all test-python test-clients test-machine demo-packages client-packages lint format sanitize fuzz bench wheel setup packages clean
+.PHONY: help demo check test test-all test-python test-clients test-machine demo-packages client-packages lint format sanitize fuzz bench wheel man setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -58,7 +58,7 @@ test-python: packages ## Run the tests without the extension, with the canonical
 
 # Some clients wait only a second for an endpoint.
 test-clients: JOBS = $(shell nproc)
-test-clients: setup $(CLIENTS)/python/.installed $(CLIENTS)/node/.installed $(CLIENTS)/caller ## Run the AWS CLIs, SDKs and rclone with each of hwsigner's outputs
+test-clients: setup $(CLIENTS)/python/.installed $(CLIENTS)/node/.installed $(CLIENTS)/caller ## Run the AWS CLIs, SDKs and rclone with each of hwsigner's outputs, and the recipes
 	$(PYTEST) tests/clients --clients=$(CLIENTS)
 
 lint: setup ## Check style, format and types
@@ -87,6 +87,10 @@ bench: setup ## Measure start-up, outputs, keys, signing and serving
 wheel: setup ## Build the wheel into dist/
 	rm -rf dist
 	$(PIP) wheel --no-deps --wheel-dir dist $(EXTENSION) .
+
+man: setup ## Write the man pages into build/man
+	rm -rf build/man
+	$(CLEAN) $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"} $(BIN)/python packaging/man_pages.py build/man
 
 setup: packages $(VENV)/.built ## Install what the other targets need, and nothing else
 
@@ -119,7 +123,7 @@ $(VENV)/.installed: pyproject.toml | packages
 	[ -n "$$python" ] || python="$$(.ci/find-python)" || { echo "Found no Python 3.11 or later with C headers; name one with PYTHON=" >&2; exit 1; }; \
 	echo "+ $$python -m venv $(VENV)"; \
 	"$$python" -m venv --clear $(VENV)
-	$(PIP) install --editable '.[pkcs11,tpm2,requests,aws,serve,dev]' --config-settings=hwsigner.native=false
+	$(PIP) install --editable '.[pkcs11,tpm2,requests,aws,serve,completion,dev]' --config-settings=hwsigner.native=false
 	@touch $@
 
 # Without the extension and what only tests need.

@@ -7,6 +7,7 @@ service), so control characters are escaped here, once for all output.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 
 def printable(text: str) -> str:
@@ -19,6 +20,14 @@ def printable(text: str) -> str:
 def install_command(extra: str) -> str:
     """Return the command that installs an extra for the Python that runs this program."""
     return f"{sys.executable or 'python3'} -m pip install 'hwsigner[{extra}]'"
+
+
+def suggestion(word: str, known: Iterable[str], otherwise: str) -> str:
+    """Return a hint for an unknown word: the most similar known one, or else the text `otherwise`."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(word, list(known), 1, 0.66)  # web for wbe
+    return f"Did you mean {found[0]}?" if found else otherwise
 
 
 class _Message(Exception):  # noqa: N818  also the base of warnings

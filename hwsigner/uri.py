@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote_to_bytes
 
 from hwsigner.backends import BACKENDS, SHORT_FORMS, Backend, find_backend
-from hwsigner.errors import UsageError
+from hwsigner.errors import UsageError, suggestion
 
 _ANY_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")  # RFC 3986, 3.1.
 _PINS = frozenset({"pin-value", "pin-source"})
@@ -204,7 +204,7 @@ class KeyURI:
         for given, known, place in ((self.path, path, "after"), (self.query, query, "before")):
             for name in given:
                 if name not in known:
-                    hint = f"Known here: {', '.join(sorted(known))}"
+                    hint = suggestion(name, known, f"Known here: {', '.join(sorted(known))}")
                     if name in path | query:
                         hint = f"Write {name}=… {place} the question mark"
                     raise UsageError(f"{self.scheme}: URIs have no attribute {name!r}", hint)

@@ -64,12 +64,12 @@ class Enrolment:
         """Run the command without its flags."""
         return self.scene.call("enroll", "web", *more)
 
-    def renewal_by(self, issuer: str) -> Outcome:
+    def renewal_by(self, issuer: str, *more: str) -> Outcome:
         """Give the profile another command as its issuer, and renew."""
         values = {**self.profile(), "issuer-command": issuer}
         flags = [f"--{name}={value}" for name, value in values.items() if isinstance(value, str)]
         succeeds(self.scene.call("profile", "add", "web", "--replace", *flags))
-        return self.scene.call("renew", "web")
+        return self.scene.call("renew", "web", *more)
 
     def leaf(self) -> x509.Certificate:
         """Return the first certificate of the file that the profile names."""

@@ -83,6 +83,7 @@ OWNERS = {
     "pytest": ("testing",),
     "requests": ("auth",),
     **dict.fromkeys(("httptools", "uvloop"), ("serving",)),
+    "shtab": ("cli.completion",),
     "rich": ("cli.list", "cli.status"),
     "logging": ("monitoring",),
     "urllib.request": (),

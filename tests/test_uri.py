@@ -227,7 +227,8 @@ class TestRefused:
         {
             "pkcs11:token=alpha;module-path=x": "Write module-path=… after the question mark",
             "pkcs11:?token=alpha": "Write token=… before the question mark",
-            "pkcs11:tokn=alpha": "Known here: token",
+            "pkcs11:tokn=alpha": "Did you mean token?",
+            "pkcs11:color=red": "Known here: token",
         }.items(),
     )
     def test_hint_says_where_an_attribute_belongs(self, text: str, hint: str) -> None:

@@ -20,13 +20,15 @@ from hwsigner.cli.process import (
     report_on_terminal,
     report_to,
 )
-from hwsigner.errors import HwsignerError, HwsignerWarning, NoProfileError, UsageError
+from hwsigner.errors import HwsignerError, HwsignerWarning, NoProfileError, UsageError, suggestion
 from hwsigner.pins import sources as pin_sources
 from hwsigner.system import notices, stderr
 
 if TYPE_CHECKING:
     import argparse
     from types import ModuleType
+
+    from hwsigner.cli.parser import Parser
 
 COMMANDS = {
     "credential-process": "hwsigner.cli.credential_process",
@@ -61,6 +63,7 @@ COMMANDS = {
     "profile": "hwsigner.cli.profile",
     "retire": "hwsigner.cli.retire",
     "systemd": "hwsigner.cli.systemd",
+    "completion": "hwsigner.cli.completion",
     "emulator": "hwsigner.cli.emulator",
     "version": "hwsigner.cli.version",
 }
@@ -118,7 +121,7 @@ def _run(arguments: Sequence[str]) -> int:
     name, rest = _split(arguments)
     if name in ("--help", "-h", "help"):
         try:
-            _print_help(_split(rest)[0] if name == "help" and rest else None)
+            _print_help(_split(rest)[0] if name == "help" and rest else None, alone=not arguments)
             sys.stdout.flush()
         except BrokenPipeError:  # The reader has seen enough.
             abandon_stdout()
@@ -126,15 +129,13 @@ def _run(arguments: Sequence[str]) -> int:
     if name == "--version":
         name = "version"
     if name in _groups() - COMMANDS.keys() and rest[:1] in ([], ["--help"], ["-h"]):
-        print(_help(name))
+        from hwsigner.cli.help import overview_of
+
+        print(overview_of(name, COMMANDS))
         return 0
     if name not in COMMANDS:
         raise _unknown(name, rest)
-    from hwsigner.cli.parser import Parser
-
-    command = importlib.import_module(COMMANDS[name])
-    parser = Parser(name, command.HELP)
-    command.add_arguments(parser)
+    command, parser = command_parser(name)
     try:
         given = parser.parse(rest)
     except SystemExit:
@@ -151,10 +152,18 @@ def _run(arguments: Sequence[str]) -> int:
     return _run_completed(command, completed)
 
 
+def command_parser(name: str) -> tuple[ModuleType, Parser]:
+    """Return the module of a command and the parser of its arguments."""
+    from hwsigner.cli.parser import Parser
+
+    command = importlib.import_module(COMMANDS[name])
+    parser = Parser(name, command.HELP)
+    command.add_arguments(parser)
+    return command, parser
+
+
 def _unknown(name: str, rest: Sequence[str]) -> UsageError:
     """Return the error for a command that there is not. `rest` may be the second word of one of a group."""
-    from hwsigner.cli.parser import suggestion
-
     is_group = name in _groups()
     # What follows `=` may be a password.
     word = (f"{name} {rest[0]}" if is_group else name).partition("=")[0]
@@ -187,47 +196,26 @@ def _run_completed(command: ModuleType, parsed: argparse.Namespace) -> int:
     return status
 
 
-def _print_help(name: str | None) -> None:
-    """Print a command's flags, and then the page of the docs with this name, if there is one; or the commands."""
+def _print_help(name: str | None, *, alone: bool) -> None:
+    """Print a command's flags, and then the page of the docs with this name, if there is one; or the commands.
+
+    Args:
+        name: the name.
+        alone: whether there are no arguments: then what to do next is printed.
+    """
+    from hwsigner.cli.help import next_steps, overview
     from hwsigner.cli.pages import names, page
 
     if name in (None, "--help", "-h"):
-        print(_help())
+        print(next_steps(os.environ) if alone else overview(COMMANDS))
         return
     if name in COMMANDS or name in _groups():
         _run([*name.split(), "--help"])
     elif name not in names():
-        from hwsigner.cli.parser import suggestion
-
         known = sorted({*COMMANDS, *names()})
         raise UsageError(f"no help about {name[:40]!r}", suggestion(name, known, f"Use one of {', '.join(known)}"))
     if name in names():
         print(page(name))
-
-
-def _help(group: str = "") -> str:
-    """Return the list of all commands, or of a group's."""
-    import textwrap
-
-    from hwsigner.cli.pages import names
-
-    listed = {name: module for name, module in COMMANDS.items() if name.startswith(f"{group} " if group else "")}
-    rows = [f"  {name:<22} {importlib.import_module(module).HELP}" for name, module in listed.items()]
-    if group:
-        return "\n".join([f"usage: hwsigner {group} COMMAND [flags]", "", *rows])
-    return "\n".join(
-        [
-            "usage: hwsigner COMMAND [flags]",
-            "",
-            "Temporary AWS credentials from a private key in a TPM, HSM, smart card,",
-            "YubiKey or file.",
-            "",
-            *rows,
-            "",
-            "hwsigner COMMAND --help lists a command's flags.",
-            *textwrap.wrap(f"hwsigner help PAGE prints a page: {', '.join(names())}", 80, break_on_hyphens=False),
-        ]
-    )
 
 
 def _show_warnings(*, strict: bool) -> None:

@@ -19,9 +19,9 @@ from hwsigner.cli.metrics import METRICS, metrics_output
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import raise_descriptor_limit, report_thread_failures
 from hwsigner.cli.watching import Watch, monitoring, open_log
-from hwsigner.config.flags import Flag, switch
+from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.config.monitoring import MONITORING
-from hwsigner.errors import UsageError, printable
+from hwsigner.errors import UsageError, printable, suggestion
 from hwsigner.pins import PinRequest
 from hwsigner.pins.terminal import ask_pin
 from hwsigner.system import notices
@@ -37,7 +37,7 @@ HELP = "run the agent, which keeps credentials ready"
 _ACTIONS = ("status", "lock", "unlock", "refresh", "stop")
 _FLAGS = (
     switch("system", "the system's agent, in /run/hwsigner, instead of the user's"),
-    switch("json", "print the answer to status as JSON"),
+    *OUTPUT,
     Flag("pinentry", "the program that asks for the PIN in unlock, or none", "PROGRAM"),
 )
 
@@ -69,7 +69,7 @@ def _command(arguments: argparse.Namespace, address: Address) -> None:
 
     action, name = arguments.action, arguments.name or ""
     if action not in _ACTIONS:
-        hint = f"Commands: {', '.join(_ACTIONS)}; omit to run an agent"
+        hint = suggestion(action, _ACTIONS, f"Commands: {', '.join(_ACTIONS)}; omit to run an agent")
         raise UsageError(f"agent has no command {action[:40]!r}", hint)
     if name and not is_name(name):
         raise UsageError(f"a profile can't have the name {name[:100]!r}", "Names are letters, digits and ._@-")
@@ -81,7 +81,7 @@ def _command(arguments: argparse.Namespace, address: Address) -> None:
         if flag in MONITORING + METRICS:
             raise UsageError(f"--{flag.name} is for an agent that is started", f"Leave it out of agent {action}")
     if arguments.json and action != "status":
-        raise UsageError(f"agent {action} prints no JSON", "Leave --json out")
+        raise UsageError(f"agent {action} prints no JSON, which status alone does", "Leave out --output json")
     answer = command(address, request, _asker(arguments.pinentry))
     print(_status_json(answer) if arguments.json else "\n".join(map(_shown, answer.splitlines())))
 

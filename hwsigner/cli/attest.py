@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import sys
 import warnings
 
@@ -12,7 +13,7 @@ from hwsigner.attestation.documents import Document
 from hwsigner.cli import options
 from hwsigner.cli.documents import create_document, read_bytes, read_document
 from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import KEY, Flag, switch
+from hwsigner.config.flags import KEY, OUTPUT, Flag, switch
 from hwsigner.errors import HwsignerWarning, UsageError
 from hwsigner.key import find_certificates
 from hwsigner.pins import PinSource
@@ -33,7 +34,7 @@ _FLAGS = (
 def add_arguments(parser: Parser) -> None:
     """Add the key URI and the flags."""
     parser.add_argument("key", metavar="KEY-URI", nargs="?", help="key URI of the key")
-    parser.add_flags(_FLAGS, KEY)
+    parser.add_flags(_FLAGS, OUTPUT, KEY)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -42,11 +43,14 @@ def run(arguments: argparse.Namespace) -> int:
     uri = options.key_uri(arguments, arguments.key or "tpm2:")
     pins = options.pin_source(arguments, uri)
     if arguments.ek:
-        print(hashlib.sha256(attestation.endorsement_key(uri, pins, allow_modules=True)).hexdigest())
+        found = hashlib.sha256(attestation.endorsement_key(uri, pins, allow_modules=True)).hexdigest()
+        print(json.dumps({"endorsementKey": found}, indent=2) if arguments.json else found)
         return 0
     document = _answer(arguments, uri, pins) if arguments.challenge else _statement(arguments, uri, pins)
     if arguments.out:
         create_document(arguments.out, document)
+        if arguments.json:
+            print(json.dumps({"file": arguments.out}, indent=2))
     else:
         sys.stdout.write(document.to_json())
     return 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import warnings
 from functools import partial
 
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import KEY, NAMES, Flag
+from hwsigner.config.flags import KEY, NAMES, OUTPUT, Flag
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
 from hwsigner.identity.certificate_request import check_names, sign_certificate_request
 from hwsigner.identity.session_tags import untaggable
@@ -25,24 +26,27 @@ _STARTS = (b"-----BEGIN CERTIFICATE REQUEST-----", b"-----BEGIN NEW CERTIFICATE 
 def add_arguments(parser: Parser) -> None:
     """Add the key URI and the flags."""
     parser.add_argument("key", metavar="KEY-URI", help="key URI of the key, or a path")
-    parser.add_flags(_FLAGS, KEY)
+    parser.add_flags(_FLAGS, OUTPUT, KEY)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the request as PEM, or write it into a file."""
+    """Print the request as PEM, or write it into a file; or print JSON."""
     if not arguments.subject:
         raise UsageError("no subject given", "Add --subject CN=bamboo-01")
-    names = {"dns_names": arguments.dns, "uris": arguments.uri}
-    check_names(arguments.subject, **names)
+    alternative = {"dns_names": arguments.dns, "uris": arguments.uri}
+    check_names(arguments.subject, **alternative)
     uri = options.key_uri(arguments, arguments.key)
     with open_key(uri, options.pin_source(arguments, uri), allow_modules=True) as key:
-        request = sign_certificate_request(key, arguments.subject, **names)
+        request = sign_certificate_request(key, arguments.subject, **alternative)
     for problem in untaggable(request):
         hint = "Choose another name, or leave it out of the Roles Anywhere profile's attribute mappings"
         warnings.warn(HwsignerWarning(problem, hint), stacklevel=2)
     if arguments.out:
         edit_file(arguments.out, partial(_replaced, arguments.out, request.pem))
-    else:
+    if arguments.json:
+        names = {"subject": arguments.subject, "dns": arguments.dns, "uris": arguments.uri}
+        print(json.dumps({"file": arguments.out, **names, "request": request.pem.decode()}, indent=2))
+    elif not arguments.out:
         sys.stdout.write(request.pem.decode())
     return 0
 

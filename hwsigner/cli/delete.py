@@ -10,7 +10,7 @@ from hwsigner.cli import options
 from hwsigner.cli.asking import ask
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
-from hwsigner.config.flags import KEY, switch
+from hwsigner.config.flags import KEY, OUTPUT, switch
 from hwsigner.errors import printable
 from hwsigner.key.management import delete_key
 
@@ -20,7 +20,7 @@ HELP = "delete a key and what belongs to it"
 def add_arguments(parser: Parser) -> None:
     """Add the key URI and the flags."""
     parser.add_argument("key", metavar="KEY-URI", help="key URI of the key, which must name one key")
-    parser.add_flags([switch("yes", "do not ask first; needed without a terminal"), switch("json", "print JSON")], KEY)
+    parser.add_flags([switch("yes", "do not ask first; needed without a terminal")], OUTPUT, KEY)
 
 
 def run(arguments: argparse.Namespace) -> int:

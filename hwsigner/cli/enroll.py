@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,8 +29,8 @@ from hwsigner.cli.install_certificate import ARNS
 from hwsigner.cli.issuer import issuer
 from hwsigner.cli.keygen import NEW_KEY
 from hwsigner.cli.parser import Parser
-from hwsigner.cli.process import print_rows
-from hwsigner.config.flags import ISSUER, KEY, NAMES, PLACE, PROOF, SESSION, Flag, attribute_of, switch
+from hwsigner.cli.process import print_outcome, print_rows
+from hwsigner.config.flags import ISSUER, KEY, NAMES, OUTPUT, PLACE, PROOF, SESSION, Flag, attribute_of, switch
 from hwsigner.config.profiles import Profile, change_profile, check_name, file_of_new, profiles
 from hwsigner.enrolment.enroll import ensure_key, install, installed_chain, obtain, sign_request
 from hwsigner.errors import ConfigError, UsageError
@@ -45,10 +47,34 @@ _FLAGS = (
 )
 
 
+@dataclass(frozen=True)
+class _Enrolled:
+    """What there is after an enrolment.
+
+    Attributes:
+        key: the key.
+        made: whether it was made now.
+        leaf: its certificate.
+        issued: whether that was issued now.
+        installed: where it was put; None if the profile names it already.
+    """
+
+    key: KeyDescription
+    made: bool
+    leaf: Certificate
+    issued: bool
+    installed: InstalledCertificate | None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know, a sentence each."""
+        return (*self.key.notes, *(self.installed.notes if self.installed else ()))
+
+
 def add_arguments(parser: Parser) -> None:
     """Add the profile's name and the flags."""
     parser.add_argument("name", metavar="NAME", help="name of the profile, in config.toml and in ~/.aws/config")
-    parser.add_flags([_KEY], NAMES, ISSUER, _FLAGS, NEW_KEY, PLACE, PROOF, KEY, SESSION)
+    parser.add_flags([_KEY], NAMES, ISSUER, _FLAGS, NEW_KEY, PLACE, PROOF, OUTPUT, KEY, SESSION)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -67,20 +93,27 @@ def run(arguments: argparse.Namespace) -> int:
         kept = kept_settings(arguments)
         if "issuer-command" in kept and "issuer" not in kept and values["issuer"]:
             values["issuer"] = kept["issuer"] = "command"  # Not the issuer that the profile had.
-        rows, installed = _enroll(name, found, values, kept, system=arguments.system)
-        rows.append(("Profile", f"{write_profile(name, kept, installed)}: [profile.{name}]"))
-        if writes_line:
-            section = name if name == "default" else f"profile {name}"
-            rows.append(("SDKs", f"{_aws_config(name, region, write=True)}: [{section}]"))
-        rows.append(_next(arguments))
+        enrolled = _enroll(name, found, values, kept, system=arguments.system)
+        file = write_profile(name, kept, enrolled.installed)
+        aws_config = _aws_config(name, region, write=True) if writes_line else None
+        missing = [arn for arn in ARNS if arn not in profiles(os.environ)[name].values]
+    if arguments.json:
+        data = {"profile": name, "file": file, **_data(enrolled), "awsConfig": aws_config, "missing": missing}
+        print_outcome(f"{name} is enrolled", json.dumps({**data, "next": _next(arguments, missing)}, indent=2))
+        return 0
+    rows = [*_rows(enrolled), ("Profile", f"{file}: [profile.{name}]")]
+    if aws_config:
+        rows.append(("SDKs", f"{aws_config}: [{name if name == 'default' else f'profile {name}'}]"))
+    following = _next(arguments, missing)
+    rows.append(("Missing", f"Run {following}") if missing else ("Next", following))
     print_rows(f"{name} is enrolled", rows)
     return 0
 
 
 def _enroll(
     name: str, found: Profile | None, values: Mapping[str, Any], kept: Mapping[str, Any], *, system: bool
-) -> tuple[list[tuple[str, str]], InstalledCertificate | None]:
-    """Return what there is now, in rows, and where the certificate was put; None if the profile names it already."""
+) -> _Enrolled:
+    """Make what is missing of key and certificate, and put the certificate beside the key."""
     asked = wanted(values)
     opened = issuer(values, asked.access)
     if found is None or "certificate" not in found.values:
@@ -95,8 +128,7 @@ def _enroll(
     chain = there or obtain(request, opened, lambda: datetime.now(UTC), wait=values["timeout"])
     is_named = there is not None and names_certificate(found, asked.access, there)
     installed = None if is_named else install(asked, chain)
-    notes = (*key.notes, *(installed.notes if installed else ()))
-    return _rows(key, chain.leaf, notes, made=made, issued=there is None), installed
+    return _Enrolled(key, made, chain.leaf, there is None, installed)
 
 
 def _check_system(found: Profile | None) -> None:
@@ -165,23 +197,32 @@ def _command(name: str) -> str:
     return command
 
 
-def _rows(
-    key: KeyDescription, leaf: Certificate, notes: Iterable[str], *, made: bool, issued: bool
-) -> list[tuple[str, str]]:
-    end = leaf.x509.not_valid_after_utc
+def _rows(enrolled: _Enrolled) -> list[tuple[str, str]]:
+    leaf, end = enrolled.leaf, enrolled.leaf.x509.not_valid_after_utc
+    issued = "issued now" if enrolled.issued else "which was there"
     return [
-        ("Key", f"{key.uri}, {'made now' if made else 'which was there'}"),
-        ("Certified", f"{leaf.subject}, expires {end:%Y-%m-%d}, {'issued now' if issued else 'which was there'}"),
-        *(("Note", note) for note in notes),
+        ("Key", f"{enrolled.key.uri}, {'made now' if enrolled.made else 'which was there'}"),
+        ("Certified", f"{leaf.subject}, expires {end:%Y-%m-%d}, {issued}"),
+        *(("Note", note) for note in enrolled.notes),
     ]
 
 
-def _next(arguments: argparse.Namespace) -> tuple[str, str]:
+def _data(enrolled: _Enrolled) -> dict[str, Any]:
+    leaf = enrolled.leaf
+    certificate = {"subject": leaf.subject, "notAfter": f"{leaf.x509.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"}
+    return {
+        "key": {"uri": enrolled.key.uri, "made": enrolled.made},
+        "certificate": {**certificate, "issued": enrolled.issued},
+        "notes": list(enrolled.notes),
+    }
+
+
+def _next(arguments: argparse.Namespace, missing: Sequence[str]) -> str:
+    """Return the command to run next: this one again, if an ARN is missing."""
     name = arguments.name
-    missing = ", ".join(f"--{arn}" for arn in ARNS if arn not in profiles(os.environ)[name].values)
     if missing:
-        return "Missing", f"Run hwsigner enroll {name} again with {missing}"
+        return f"hwsigner enroll {name} again with {', '.join(f'--{arn}' for arn in missing)}"
     if arguments.system:  # Renewing is root's work, and asking the agent is that of other users.
-        return "Next", f"systemctl enable --now hwsigner-renew@{name}.timer"
+        return f"systemctl enable --now hwsigner-renew@{name}.timer"
     command = "hwsigner credential-process" if arguments.no_aws_config else "aws sts get-caller-identity"
-    return "Next", f"{command} --profile {name}"
+    return f"{command} --profile {name}"

@@ -16,7 +16,7 @@ from hwsigner.aws.arn import check_known_arns
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome, print_rows
-from hwsigner.config.flags import KEY, PLACE, Flag, switch
+from hwsigner.config.flags import KEY, OUTPUT, PLACE, Flag, switch
 from hwsigner.config.profiles import change_profile, check_name, profiles
 from hwsigner.errors import (
     AmbiguousCertificateError,
@@ -40,7 +40,7 @@ _FLAGS = (
     *PLACE,
     Flag("profile", "profile of config.toml to write the flags into; its other values stay", "NAME"),
     switch("no-preflight", "install the certificate even if the service will refuse it"),
-    switch("json", "print JSON"),
+    *OUTPUT,
 )
 ARNS = ("trust-anchor-arn", "profile-arn", "role-arn")
 # What a profile must not keep once it names an installed certificate.

@@ -11,7 +11,7 @@ from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.cli.show import key_data, key_rows
-from hwsigner.config.flags import KEY, Flag, boolean, one_of, switch
+from hwsigner.config.flags import KEY, OUTPUT, Flag, boolean, one_of, switch
 from hwsigner.key.management import KeyAlgorithm, KeyRequest, generate_key
 from hwsigner.uri import KeyURI
 
@@ -42,7 +42,7 @@ NEW_KEY = (
 def add_arguments(parser: Parser) -> None:
     """Add the key URI and the flags."""
     parser.add_argument("key", metavar="KEY-URI", help="key URI of the new key, or a path for a key file")
-    parser.add_flags(NEW_KEY, [switch("json", "print JSON")], KEY)
+    parser.add_flags(NEW_KEY, OUTPUT, KEY)
 
 
 def run(arguments: argparse.Namespace) -> int:

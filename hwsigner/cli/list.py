@@ -16,7 +16,7 @@ from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import abandon_stdout, report
 from hwsigner.config import settings
-from hwsigner.config.flags import IDENTITY, switch
+from hwsigner.config.flags import IDENTITY, OUTPUT, switch
 from hwsigner.errors import (
     BackendUnavailableError,
     CertificateError,
@@ -47,10 +47,10 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_flags(
         [
-            switch("json", "print JSON"),
             switch("login", "log in to the token, to list hidden keys too; the URI must name one token"),
         ],
         [flag for flag in IDENTITY if flag.name in _SHARED_FLAGS],
+        OUTPUT,
     )
 
 

@@ -12,39 +12,65 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from hwsigner.config.flags import Flag, check_exclusive, default_values, profile_values
-from hwsigner.errors import UsageError
+from hwsigner.config.flags import (
+    Flag,
+    attribute_of,
+    check_exclusive,
+    default_values,
+    profile_values,
+)
+from hwsigner.errors import UsageError, suggestion
 
-# First in the help, in this order or that of the groups: what a session needs.
-_COMMON = ("certificate", "private-key", "trust-anchor-arn", "profile-arn", "role-arn")
+# A command line with one of these names its own key and certificate, and HWSIGNER_PROFILE does not count.
+_NAMES_KEY = ("certificate", "private_key", "cert_selector", "key", "name", "names")
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser with these rules."""
+    """An argument parser with these rules.
+
+    Attributes:
+        flags: the flags, in the order in which the command added them.
+        positionals: the other arguments.
+        hint: the hint of parsing errors. A command may replace it.
+    """
 
     def __init__(self, command: str, description: str) -> None:
-        super().__init__(f"hwsigner {command}".strip(), description=description, allow_abbrev=False)
-        self._flags: dict[str, Flag] = {}
-        # The hint of parsing errors. A command may replace it.
+        what = f"{description[:1].upper()}{description[1:]}."
+        super().__init__(f"hwsigner {command}".strip(), description=what, allow_abbrev=False, add_help=False)
+        self._arguments = self.add_argument_group("Arguments")
+        self.positionals: list[argparse.Action] = []
         self.hint = f"See {self.prog} --help"
+        self._flags: dict[str, Flag] = {}
+
+    @property
+    def flags(self) -> list[Flag]:
+        """The flags, in the order in which the command added them."""
+        return list(self._flags.values())
+
+    def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
+        """Add an argument that is not a flag."""
+        self.positionals.append(self._arguments.add_argument(*names, **settings))
+        return self.positionals[-1]
 
     def add_flags(self, *groups: Iterable[Flag]) -> None:
-        """Add the flags of the groups. Common ones come first in the help."""
-        flags = (flag for group in groups for flag in group)
-        for flag in sorted(flags, key=lambda flag: flag.name not in _COMMON):
-            self._flags[flag.name] = flag
-            self.add_argument(
-                f"--{flag.name}",
-                dest=flag.attribute,
-                help=_help(flag),
-                metavar=flag.metavar or "BOOL",
-                default=argparse.SUPPRESS,
-                # Only for the help, which shows an optional value in brackets. `_take_flags` reads the values.
-                nargs=None if flag.metavar else "?",
-            )
+        """Add the flags of the groups."""
+        self._flags.update((flag.name, flag) for group in groups for flag in group)
+
+    def format_help(self) -> str:
+        """Return the help, with the flags in groups."""
+        self.describe()
+        return super().format_help()
+
+    def describe(self) -> None:
+        """Add the flags to argparse, for the help and for completion. They are parsed without it."""
+        from hwsigner.cli.flag_groups import add_to_help
+
+        add_to_help(self, self.flags, self.positionals)
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parse a command's arguments. Flags that were not given are missing from the result.
+
+        HWSIGNER_PROFILE gives --profile, unless the arguments name a profile, a key or a certificate.
 
         Raises:
             UsageError: an argument is unknown or invalid, or two exclude each other.
@@ -53,13 +79,20 @@ class Parser(argparse.ArgumentParser):
         parsed, rest = self.parse_known_args(others)
         if rest:
             # Do not quote it: it may be the second half of a password with a space.
-            naming = " or ".join(f"--{flag.name}" for flag in self._flags.values() if flag.names_profile)
+            naming = " or ".join(f"--{flag}" for flag in self._naming())
             raise UsageError(
                 "unexpected argument" if len(rest) == 1 else f"{len(rest)} unexpected arguments",
                 f"To name a profile, use {naming}" if naming else self.hint,
             )
         check_exclusive(values)
-        return argparse.Namespace(**vars(parsed), **values)
+        if values.get("output") == "json":
+            values["json"] = True
+        found = {**vars(parsed), **values}
+        attributes = [attribute_of(flag) for flag in self._naming()]
+        name = os.environ.get("HWSIGNER_PROFILE")
+        if name and attributes and not any(found.get(each) for each in (*attributes, *_NAMES_KEY)):
+            found[attributes[0]] = name
+        return argparse.Namespace(**found)
 
     def complete(self, given: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> argparse.Namespace:
         """Return the arguments completed from the profile, if one is named, and from the defaults.
@@ -72,8 +105,7 @@ class Parser(argparse.ArgumentParser):
             ConfigError: there is no such profile, or it is invalid.
         """
         values = default_values(self._flags.values())
-        naming = [flag.attribute for flag in self._flags.values() if flag.names_profile]
-        names = {name for attribute in naming if (name := getattr(given, attribute, None))}
+        names = {name for flag in self._naming() if (name := getattr(given, attribute_of(flag), None))}
         if len(names) > 1:
             raise UsageError("--profile and --config-profile name two profiles", "Give one of them")
         exposed = None
@@ -90,6 +122,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise argparse's message as a UsageError."""
         raise UsageError(message, self.hint)
+
+    def _naming(self) -> list[str]:
+        """Return the names of the flags whose value is a profile that gives the other flags."""
+        return [flag.name for flag in self._flags.values() if flag.names_profile]
 
     def _take_flags(self, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         """Return the flags' values by attribute, and all other arguments, which argparse parses."""
@@ -108,21 +144,16 @@ class Parser(argparse.ArgumentParser):
                 if flag.many:
                     value = [*values.get(flag.attribute, []), *([] if value is None else [value])]
                 values[flag.attribute] = value
-            elif name.startswith("-") and name not in self._option_string_actions:
+            elif argument in ("-h", "--help"):
+                self.print_help()
+                self.exit()
+            elif name.startswith("-"):
                 # Only the name: it may be a misspelt password flag.
                 known = [f"--{flag}" for flag in self._flags]
                 raise UsageError(f"unknown flag {name}", suggestion(name, known, self.hint))
             else:
                 others.append(argument)
         return values, others
-
-
-def suggestion(word: str, known: Iterable[str], otherwise: str) -> str:
-    """Return a hint for an unknown word: the most similar known one, or else the text `otherwise`."""
-    from difflib import get_close_matches
-
-    found = get_close_matches(word, list(known), 1, 0.8)
-    return f"Did you mean {found[0]}?" if found else otherwise
 
 
 def _next_value(flag: Flag, rest: Iterator[str]) -> str:
@@ -133,9 +164,3 @@ def _next_value(flag: Flag, rest: Iterator[str]) -> str:
     if value is None:
         raise UsageError(f"--{flag.name} has no value", f"Write --{flag.name} {flag.metavar}")
     return value
-
-
-def _help(flag: Flag) -> str:
-    shown = f"{flag.default:g}" if isinstance(flag.default, int | float) else flag.default
-    default = f" (default {shown})" if shown and flag.metavar else ""
-    return (flag.help + default).replace("%", "%%")

@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from hwsigner.aws.arn import check_known_arns
-from hwsigner.cli.parser import Parser, suggestion
-from hwsigner.config.flags import AGENT, ENROLMENT, IDENTITY, SESSION
+from hwsigner.cli.parser import Parser
+from hwsigner.config.flags import AGENT, ENROLMENT, IDENTITY, OUTPUT, SESSION, Flag, switch
 from hwsigner.config.profiles import Profile, add_profile, change_profile, check_name, profile, profiles, remove_profile
-from hwsigner.errors import UnsafeKeyWarning, UsageError, printable
+from hwsigner.errors import UnsafeKeyWarning, UsageError, printable, suggestion
 from hwsigner.uri import KeyURI
 
 HELP = "add, edit, show, remove and list profiles"
 
 _ACTIONS = ("add", "edit", "show", "remove", "list")
+_FLAGS = (
+    switch("replace", "add: replace a profile of that name"),
+    Flag("unset", "edit: remove this flag; repeatable", "FLAG", many=True),
+)
 _SECRET = {flag.name for flag in IDENTITY if flag.secret}
 _URIS = ("certificate", "private-key", "intermediates")
 
@@ -27,11 +31,7 @@ def add_arguments(parser: Parser) -> None:
     """Add the action, the profile's name, and the flags that a profile can contain."""
     parser.add_argument("action", metavar="|".join(_ACTIONS), help="what to do; add and edit take the flags below")
     parser.add_argument("name", nargs="?", help="name of the profile; list takes none")
-    parser.add_argument("--replace", action="store_true", help="add: replace a profile of that name")
-    parser.add_argument(
-        "--unset", action="append", default=[], metavar="FLAG", help="edit: remove this flag; repeatable"
-    )
-    parser.add_flags(IDENTITY, SESSION, AGENT, ENROLMENT)
+    parser.add_flags(_FLAGS, IDENTITY, SESSION, AGENT, ENROLMENT, OUTPUT)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,21 +41,33 @@ def run(arguments: argparse.Namespace) -> int:
         hint = suggestion(action, _ACTIONS, f"Use one of {', '.join(_ACTIONS)}")
         raise UsageError(f"profile has no action {action[:40]!r}", hint)
     takes_flags = action in ("add", "edit")
-    if (arguments.given and not takes_flags) or (arguments.unset and action != "edit"):
+    if (_values(arguments) and not takes_flags) or (arguments.unset and action != "edit"):
         raise UsageError(f"profile {action} takes no other arguments", f"Write hwsigner profile {action}")
     if action == "list":
-        return _list(name)
+        return _list(name, as_json=arguments.json)
     if name is None:
         flags = " <flags>" if takes_flags else ""
         raise UsageError("no profile name given", f"Write hwsigner profile {action} NAME{flags}")
     check_name(name)
     if takes_flags:
         return _write(arguments, name)
-    return _show(profile(name, os.environ)) if action == "show" else _remove(name)
+    if action == "show":
+        return _show(profile(name, os.environ), as_json=arguments.json)
+    profile(name, os.environ)  # An error names those that there are.
+    file = remove_profile(name, os.environ)
+    told = f"removed [profile.{name}]. Its key and certificate stay: hwsigner retire deletes them too"
+    return _print_change(arguments, name, str(file), told)
+
+
+def _values(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what the flags give for the profile, as TOML has it; None for an empty text."""
+    own = {flag.name for flag in (*_FLAGS, *OUTPUT)}
+    given = [(flag, value) for flag, value in arguments.given if flag.name not in own]
+    return {flag.name: value if value is None else flag.toml(value) for flag, value in given}
 
 
 def _write(arguments: argparse.Namespace, name: str) -> int:
-    values = {flag.name: flag.toml(value) for flag, value in arguments.given if value is not None}
+    values = {flag: value for flag, value in _values(arguments).items() if value is not None}
     if not (values or arguments.unset):
         raise UsageError(
             f"profile {name!r} would be empty" if arguments.action == "add" else "no change given", "Add flags"
@@ -68,7 +80,12 @@ def _write(arguments: argparse.Namespace, name: str) -> int:
     if any(flag.secret for flag, value in arguments.given if value) and file.stat().st_mode & 0o044:
         problem = f"{file} contains a password and others can read it"
         warnings.warn(UnsafeKeyWarning(problem, f"Run chmod 600 {file}"), stacklevel=1)
-    print(f"{file}: [profile.{name}]")
+    return _print_change(arguments, name, str(file), f"[profile.{name}]")
+
+
+def _print_change(arguments: argparse.Namespace, name: str, file: str, told: str) -> int:
+    """Print the file that has the profile, or had it."""
+    print(json.dumps({"name": name, "file": file}, indent=2) if arguments.json else f"{file}: {told}")
     return 0
 
 
@@ -82,40 +99,45 @@ def _edit(name: str, values: dict[str, Any], unset: list[str]) -> Path:
     removed = [flag.removeprefix("--") for flag in unset]
     for flag in removed:
         if flag not in found.values:
-            raise UsageError(f"profile {name!r} has no {flag}", f"It has {', '.join(found.values)}")
+            raise UsageError(
+                f"profile {name!r} has no {flag}", suggestion(flag, found.values, f"It has {', '.join(found.values)}")
+            )
         if flag in values:
             raise UsageError(f"--{flag} is set and unset", "Leave one out")
     check_known_arns({**found.values, **values})
     return change_profile(name, {**values, **dict.fromkeys(removed)}, os.environ)
 
 
-def _show(found: Profile) -> int:
+def _show(found: Profile, *, as_json: bool) -> int:
+    if as_json:
+        values = {key: _without_secret(key, value) for key, value in found.values.items()}
+        print(json.dumps({"name": found.name, "file": str(found.file), "values": values}, indent=2, default=str))
+        return 0
     print(f"# {printable(str(found.file))}")
     for key, value in found.values.items():
-        print(printable(f"{key} = {_shown(key, value)}"))
+        shown = _without_secret(key, value)
+        text = json.dumps(shown, ensure_ascii=False, default=str)
+        print(printable(f"{key} = {text}{'' if shown == value else ' (a secret is not shown)'}"))
     return 0
 
 
-def _shown(key: str, value: Any) -> str:
-    """Return a value as TOML has it, without a secret."""
+def _without_secret(key: str, value: Any) -> Any:
+    """Return a value of a profile without a PIN or password."""
     if key in _SECRET:
-        return '"…" (a secret)'
+        return "…"
     if key in _URIS and isinstance(value, str):
         uri = KeyURI.parse(value)
-        value = value if uri.pin_value is None else f"{uri} (and its PIN)"
-    return json.dumps(value, ensure_ascii=False)
+        return value if uri.pin_value is None else str(uri)
+    return value
 
 
-def _remove(name: str) -> int:
-    profile(name, os.environ)  # An error names those that there are.
-    file = remove_profile(name, os.environ)
-    print(f"{file}: removed [profile.{name}]. Its key and certificate stay: hwsigner retire deletes them too")
-    return 0
-
-
-def _list(name: str | None) -> int:
+def _list(name: str | None, *, as_json: bool) -> int:
     if name is not None:
         raise UsageError("profile list takes no other arguments", "Write hwsigner profile list")
-    for each, found in sorted(profiles(os.environ).items()):
-        print(f"{printable(each)}\t{printable(str(found.file))}")
+    found = {each: str(one.file) for each, one in sorted(profiles(os.environ).items())}
+    if as_json:
+        print(json.dumps({"profiles": [{"name": each, "file": file} for each, file in found.items()]}, indent=2))
+    else:
+        for each, file in found.items():
+            print(f"{printable(each)}\t{printable(file)}")
     return 0

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.config import settings
-from hwsigner.config.flags import IDENTITY, PROFILE, SESSION
+from hwsigner.config.flags import IDENTITY, OUTPUT, PROFILE, SESSION
 from hwsigner.errors import UsageError, printable
 from hwsigner.identity.certificate import Certificate, leaves, load
 from hwsigner.identity.selector import Selector, parse_selector, select
@@ -28,7 +28,7 @@ _KEY_TYPES = {
 
 def add_arguments(parser: Parser) -> None:
     """Add the flags of every command, also those without effect here."""
-    parser.add_flags(IDENTITY, SESSION, PROFILE)
+    parser.add_flags(IDENTITY, SESSION, PROFILE, OUTPUT)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,13 +36,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.cert_selector is not None:
         uri = settings.key_uri(vars(arguments), "pkcs11:")
         found = select(parse_selector(arguments.cert_selector), uri, options.pin_source(arguments, uri))
-        print(_matches(found))
+        _print_matches(found, as_json=arguments.json)
         return 0
     if not arguments.certificate:
         raise UsageError("no certificate given", "Add --certificate or --cert-selector")
     uri = settings.key_uri(vars(arguments), arguments.certificate)
     if uri.backend.shares_store:
-        print(_matches(select(Selector(), uri, options.pin_source(arguments, uri))))
+        _print_matches(select(Selector(), uri, options.pin_source(arguments, uri)), as_json=arguments.json)
     else:
         certificates = load(find_certificates(uri, options.pin_source(arguments, uri), allow_modules=True))
         print(json.dumps(_data(leaves(certificates)[0]), separators=(",", ":")))
@@ -59,19 +59,26 @@ def _data(leaf: Certificate) -> dict[str, object]:
     }
 
 
-def _matches(certificates: Sequence[Certificate]) -> str:
-    if not certificates:
-        return "No matching identities"
-    return "Matching identities\n" + "\n".join(_match(*item) for item in enumerate(certificates, 1))
+def _print_matches(certificates: Sequence[Certificate], *, as_json: bool) -> None:
+    matches = [_match(each) for each in certificates]
+    if as_json:
+        print(json.dumps({"certificates": matches}, indent=2))
+        return
+    print("Matching identities" if matches else "No matching identities")
+    for number, match in enumerate(matches, 1):
+        print(printable(f"{number}) Hex Fingerprint: {match['fingerprint']}"))
+        print(printable(f"Subject: {match['subject']}"))
+        print(printable(f"Issuer: {match['issuer']}"))
+        print(printable(f"Serial Number: {int(match['serialNumber']):X}"))
+        print(printable(f"URI: {match['uri']}"))
+        print()
 
 
-def _match(number: int, certificate: Certificate) -> str:
-    fingerprint = hashlib.sha1(certificate.der, usedforsecurity=False).hexdigest()
-    lines = (
-        f"{number}) Hex Fingerprint: {fingerprint}",
-        f"Subject: {certificate.subject}",
-        f"Issuer: {certificate.x509.issuer.rfc4514_string()}",
-        f"Serial Number: {certificate.x509.serial_number:X}",
-        f"URI: {certificate.source}",
-    )
-    return "".join(f"{printable(line)}\n" for line in lines)
+def _match(certificate: Certificate) -> dict[str, str]:
+    return {
+        "fingerprint": hashlib.sha1(certificate.der, usedforsecurity=False).hexdigest(),
+        "subject": certificate.subject,
+        "issuer": certificate.x509.issuer.rfc4514_string(),
+        "serialNumber": str(certificate.x509.serial_number),
+        "uri": certificate.source,
+    }

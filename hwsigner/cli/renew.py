@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 import warnings
@@ -16,9 +17,9 @@ from hwsigner.cli.enrolling import profile_lock, renewal_lock, settings_of, shar
 from hwsigner.cli.install_certificate import ARNS, for_any_folder
 from hwsigner.cli.issuer import issuer
 from hwsigner.cli.parser import Parser
-from hwsigner.cli.process import print_rows
+from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.config import settings
-from hwsigner.config.flags import Flag, attribute_of, switch
+from hwsigner.config.flags import OUTPUT, Flag, attribute_of, switch
 from hwsigner.config.profiles import Profile, check_name, file_of_new, profile
 from hwsigner.enrolment.enroll import Wanted, ensure_key, install, obtain, sign_request
 from hwsigner.enrolment.renewal import Failures, alternative_names, check_later, due_at, ends_soon, seconds_left
@@ -45,7 +46,7 @@ _FLAGS = (
 def add_arguments(parser: Parser) -> None:
     """Add the profile's name and the flags."""
     parser.add_argument("name", metavar="NAME", help="name of the profile")
-    parser.add_flags(_FLAGS)
+    parser.add_flags(_FLAGS, OUTPUT)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -56,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
         found, failures = profile(name, os.environ), Failures(file)  # Read again: it may have been renewed meanwhile.
         old = _current(found)
         if arguments.if_due and (datetime.now(UTC) < due_at(old) or failures.pause_left(time.time()) > 0):
+            if arguments.json:
+                print(json.dumps({"renewed": False, "profile": name}, indent=2))
             return 0
         try:
             new, path = _renew(found, old, arguments.new_key)
@@ -63,12 +66,21 @@ def run(arguments: argparse.Namespace) -> int:
             failures.add(error, time.time(), seconds_left(old, datetime.now(UTC)))
             raise
         failures.forget()
-    end = new.x509.not_valid_after_utc
-    rows = [("Renewed", f"{new.subject}, expires {end:%Y-%m-%dT%H:%MZ}"), ("Profile", f"{path}: [profile.{name}]")]
-    if arguments.new_key:
-        rows.append(("Old key", f"{found.values['private-key']} is no longer used: hwsigner delete deletes it"))
-    print_rows(f"{name} is renewed", rows)
+    _print(arguments, new, path, found.values["private-key"] if arguments.new_key else None)
     return 0
+
+
+def _print(arguments: argparse.Namespace, new: Certificate, file: str, old_key: str | None) -> None:
+    name, end = arguments.name, new.x509.not_valid_after_utc
+    if arguments.json:
+        about = {"subject": new.subject, "notAfter": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
+        data = {"renewed": True, "profile": name, "file": file, **about, "oldKey": old_key}
+        print_outcome(f"{name} is renewed", json.dumps(data, indent=2))
+        return
+    rows = [("Renewed", f"{new.subject}, expires {end:%Y-%m-%dT%H:%MZ}"), ("Profile", f"{file}: [profile.{name}]")]
+    if old_key:
+        rows.append(("Old key", f"{old_key} is no longer used: hwsigner delete deletes it"))
+    print_rows(f"{name} is renewed", rows)
 
 
 def _current(found: Profile) -> Certificate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +13,8 @@ from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.certificates import read_leaf
 from hwsigner.cli.aws.revoking import CA, EXISTING_SESSIONS, REVOCATION, prepare
 from hwsigner.cli.parser import Parser
-from hwsigner.cli.process import print_outcome
-from hwsigner.config.flags import switch
+from hwsigner.cli.process import print_outcome, report
+from hwsigner.config.flags import OUTPUT, switch
 from hwsigner.config.profiles import Profile, profile, profiles, remove_profile
 from hwsigner.config.settings import values_of
 from hwsigner.errors import (
@@ -73,23 +74,32 @@ class _Retirement:
 def add_arguments(parser: Parser) -> None:
     """Add the profile's name and the flags."""
     parser.add_argument("name", metavar="NAME", help="profile of config.toml")
-    parser.add_flags(CA, _FLAGS, REVOCATION)
+    parser.add_flags(CA, _FLAGS, OUTPUT, REVOCATION)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show all that would be gone, then ask for each step and do it."""
+    """Show all that would be gone, then ask for each step and do it. With JSON on stdout, this goes to stderr."""
     found = profile(arguments.name, os.environ)
     if not os.access(found.file.parent, os.W_OK):
         raise HwsignerError(f"you can't change {found.file}, which has profile {found.name!r}", "Run it as the owner")
     plan = _plan(arguments, found)
     shown = [f"  {line}" for step in plan.steps for line in step.lines]
-    print_outcome("nothing was changed", _lines(f"Profile {found.name!r}:", *plan.done, *shown, *plan.notes))
+    done: list[str] = []
+
+    def show(so_far: str, *lines: str) -> None:
+        report(_lines(*lines)) if arguments.json else print_outcome(so_far, _lines(*lines))
+
+    show("nothing was changed", f"Profile {found.name!r}:", *plan.done, *shown, *plan.notes)
     for step in plan.steps:
         if not arguments.yes:
             lines = ["Next step:", *(f"  {line}" for line in step.lines)]
             ask(lines, f"Type yes to {step.verb} it", nothing=f"nothing was {step.verb}d")
-        done = step.run()
-        print_outcome(done[0], _lines(*done))
+        now = step.run()
+        show(now[0], *now)
+        done += now
+    if arguments.json:
+        data = {"profile": found.name, "done": done, "doneBefore": plan.done, "notes": plan.notes}
+        print_outcome(f"profile {found.name!r} is retired", json.dumps(data, indent=2))
     return 0
 
 

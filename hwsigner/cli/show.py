@@ -13,7 +13,7 @@ from typing import Any
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.config import settings
-from hwsigner.config.flags import IDENTITY, PROFILE, switch
+from hwsigner.config.flags import IDENTITY, OUTPUT, PROFILE
 from hwsigner.errors import CertificateError, UsageError, printable
 from hwsigner.identity.beside import certificates_beside
 from hwsigner.identity.certificate import (
@@ -57,7 +57,7 @@ class _Certified:
 def add_arguments(parser: Parser) -> None:
     """Add the key URI and the flags."""
     parser.add_argument("key", metavar="KEY-URI", nargs="?", help="key URI of the key (default: that of the flags)")
-    parser.add_flags([switch("json", "print JSON")], IDENTITY, PROFILE)
+    parser.add_flags(OUTPUT, IDENTITY, PROFILE)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import report
 from hwsigner.config import settings
-from hwsigner.config.flags import switch
+from hwsigner.config.flags import OUTPUT
 from hwsigner.config.profiles import Profile, profiles
 from hwsigner.errors import AgentError, HwsignerError, printable
 from hwsigner.identity.certificate import Certificate, latest_expiring, leaves
@@ -53,7 +53,7 @@ class _Row:
 
 def add_arguments(parser: Parser) -> None:
     """Add the flags."""
-    parser.add_flags([switch("json", "print JSON")])
+    parser.add_flags(OUTPUT)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import switch
-from hwsigner.errors import HwsignerError, UsageError
+from hwsigner.errors import HwsignerError, UsageError, suggestion
 
 HELP = "write or remove systemd units that run this program"
 
@@ -39,7 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Install or uninstall, and print each step."""
     actions = {"install": _install, "uninstall": _uninstall}
     if arguments.action not in actions:
-        raise UsageError(f"systemd has no action {arguments.action[:40]!r}", "Write hwsigner systemd install|uninstall")
+        hint = suggestion(arguments.action, actions, "Write hwsigner systemd install|uninstall")
+        raise UsageError(f"systemd has no action {arguments.action[:40]!r}", hint)
     if arguments.system == arguments.user:
         raise UsageError(
             "systemd needs one of --system and --user", f"Write hwsigner systemd {arguments.action} --user"

@@ -12,7 +12,7 @@ from hwsigner.attestation.documents import MAX_BYTES, Document
 from hwsigner.attestation.findings import Findings
 from hwsigner.cli.documents import create_document, read_document, read_trust
 from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import Flag, switch
+from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.errors import AttestationError, KeyMismatchError, UsageError, printable
 from hwsigner.key.public_key import kind_of, to_pem
 from hwsigner.system.files import open_trusted
@@ -25,7 +25,7 @@ _FLAGS = (
     Flag("answer", "answer to verify", "FILE"),
     Flag("state", "what the verifier keeps from --challenge until --answer; secret", "FILE"),
     switch("accept-claims", "accept an answer that does not prove that the key is in hardware alone"),
-    switch("json", "print JSON"),
+    *OUTPUT,
 )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import json
+from typing import Any
 
 from hwsigner._version import __version__
 from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import switch
+from hwsigner.config.flags import OUTPUT, switch
 
 HELP = "print the version"
 
@@ -15,36 +16,43 @@ _LIBRARIES = ("cryptography", "python-pkcs11", "tpm2-pytss", "requests")
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the flag."""
+    """Add the flags."""
     parser.add_flags(
-        [switch("verbose", "also show the canonicalisation in use and the versions of Python and libraries")]
+        [switch("verbose", "also show the canonicalisation in use and the versions of Python and libraries")], OUTPUT
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the version; with --verbose, also a line `NAME: VALUE` for each component."""
+    """Print the version; with --verbose, also a line `NAME: VALUE` for each component; or all as JSON."""
+    if arguments.json:
+        print(json.dumps({"version": __version__, **_components()}, indent=2))
+        return 0
     print(__version__)
     if arguments.verbose:
-        for line in _lines():
-            print(line)
+        found = _components()
+        print(f"canonicalisation: {found['canonicalisation']}")
+        print(f"Python: {found['python']}")
+        for library, version in found["libraries"].items():
+            print(f"{library}: {version or 'not installed'}")
     return 0
 
 
-def _lines() -> Iterator[str]:
+def _components() -> dict[str, Any]:
     import platform
 
     from hwsigner.sigv4.canonical import describe_implementation
 
-    yield f"canonicalisation: {describe_implementation()}"
-    yield f"Python: {platform.python_version()}"
-    for library in _LIBRARIES:
-        yield f"{library}: {_version(library)}"
+    return {
+        "canonicalisation": describe_implementation(),
+        "python": platform.python_version(),
+        "libraries": {library: _version(library) for library in _LIBRARIES},
+    }
 
 
-def _version(library: str) -> str:
+def _version(library: str) -> str | None:
     from importlib import metadata
 
     try:
         return metadata.version(library)
     except metadata.PackageNotFoundError:
-        return "not installed"
+        return None

@@ -7,7 +7,7 @@ import json
 import os
 
 from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import Flag, switch
+from hwsigner.config.flags import OUTPUT, Flag
 from hwsigner.config.profiles import profiles
 from hwsigner.control_plane.failures import translated
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError, install_command, printable
@@ -19,12 +19,12 @@ _FIELDS = ("Arn", "Account", "UserId")
 
 def add_arguments(parser: Parser) -> None:
     """Add the profile and the flags."""
-    parser.add_flags([Flag("profile", "profile of config.toml", "NAME"), switch("json", "print JSON")])
+    parser.add_flags([Flag("profile", "profile of config.toml", "NAME")], OUTPUT)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the caller's ARN, account and user ID, as sts:GetCallerIdentity returns them."""
-    name = arguments.profile
+    name = arguments.profile or os.environ.get("HWSIGNER_PROFILE")
     if not name:
         raise UsageError("no profile given", "Add --profile NAME")
     try:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hwsigner.errors import ConfigError, UsageError
+from hwsigner.errors import ConfigError, UsageError, suggestion
 from hwsigner.http import defaults
 
 if TYPE_CHECKING:
@@ -64,15 +64,21 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
     return number
 
 
-def one_of(*choices: str) -> Callable[[str], str]:
-    """Return a conversion for one of a few words."""
+class one_of:  # noqa: N801  used like the functions above
+    """A conversion for one of a few words.
 
-    def choice(text: str) -> str:
-        if text in choices:
+    Args:
+        choices: the words.
+    """
+
+    def __init__(self, *choices: str) -> None:
+        self.choices = choices
+
+    def __call__(self, text: str) -> str:
+        """Return the word."""
+        if text in self.choices:
             return text
-        raise ValueError(f"write one of {', '.join(choices)}")
-
-    return choice
+        raise ValueError(f"write one of {', '.join(self.choices)}")
 
 
 def secret_place(text: str) -> str:
@@ -126,7 +132,8 @@ class Flag:
         except ValueError as error:
             if self.secret:
                 raise UsageError(f"--{self.name} has a value that can't be read") from None
-            raise UsageError(f"--{self.name} is {text[:100]!r}: {error}") from error
+            hint = suggestion(text[:100], getattr(self.convert, "choices", ()), "")
+            raise UsageError(f"--{self.name} is {text[:100]!r}: {error}", hint) from error
 
     def toml(self, value: Any) -> Any:
         """Return a converted value as a profile of config.toml holds it."""
@@ -150,6 +157,12 @@ PROFILE = (
 )
 # For commands whose --profile is a section of an AWS file.
 CONFIG_PROFILE = (Flag("config-profile", _FROM_PROFILE, "NAME", names_profile=True),)
+
+# For commands with output for people and for programs.
+OUTPUT = (
+    Flag("output", "text or json", "FORMAT", one_of("text", "json"), "text"),
+    switch("json", "the same as --output json"),
+)
 
 IDENTITY = (
     Flag("certificate", "certificate: a path (PEM, DER, PKCS #7 or #12), a pkcs11: URI or tpm2:nv=INDEX", "CERT"),
@@ -283,7 +296,7 @@ def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: it has a key that is not a flag, an invalid value, or two keys that exclude each other.
     """
     where = f"{found.file}: [profile.{found.name}]"
-    values = table_values(found.values, _IN_PROFILES, where, "See credential-process --help")
+    values = table_values(found.values, _IN_PROFILES, where, "See hwsigner profile --help")
     check_exclusive(values, ConfigError, f"{where}: ")
     for pair in EXCLUSIVE:
         for one, other in (pair, pair[::-1]):
@@ -306,7 +319,7 @@ def table_values(table: Mapping[str, Any], flags: Mapping[str, Flag], where: str
         table: the table.
         flags: the flags that it may have, by name.
         where: what to call it in errors.
-        hint: what to do about a key that is not a flag.
+        hint: what to do about a key that is not a flag and like none.
 
     Raises:
         ConfigError: it has a key that is not a flag, or an invalid value.
@@ -315,7 +328,8 @@ def table_values(table: Mapping[str, Any], flags: Mapping[str, Flag], where: str
     for key, value in table.items():
         flag = flags.get(key)
         if flag is None:
-            raise ConfigError(f"{where} has the key {key!r}, which is not a flag", hint)
+            problem = f"{where} has the key {key!r}, which is not a flag"
+            raise ConfigError(problem, suggestion(key, flags, hint))
         values[flag.attribute] = _from_toml(flag, value, where)
     return values
 

@@ -14,7 +14,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from hwsigner.errors import ConfigError, NoProfileError, UsageError
+from hwsigner.errors import ConfigError, NoProfileError, UsageError, suggestion
 from hwsigner.system.files import create_file, edit_file, open_trusted
 from hwsigner.system.users import share_with_agent
 
@@ -70,10 +70,11 @@ def profile(name: str, environ: Mapping[str, str]) -> Profile:
     found = profiles(environ)
     if name not in found:
         known = ", ".join(sorted(found)) or "none"
+        variable = " (of HWSIGNER_PROFILE)" if environ.get("HWSIGNER_PROFILE") == name else ""
         other = f" or {SYSTEM_FILE}" if _is_allowed(SYSTEM_FILE) else f", and you can't read {SYSTEM_FILE}"
         raise NoProfileError(
-            f"there is no profile {name!r} in {user_file(environ)}{other}",
-            f"Profiles there: {known}. Add one with hwsigner profile add",
+            f"there is no profile {name!r}{variable} in {user_file(environ)}{other}",
+            suggestion(name, found, f"Profiles there: {known}. Add one with hwsigner profile add"),
         )
     return found[name]
 

@@ -16,6 +16,7 @@ from emulators import InProcessSoftHSM
 from hwsigner.agent import address
 from hwsigner.config import profiles
 from hwsigner.emulator import Emulator, Fault
+from json_output import read
 from scene import Outcome
 
 Call = Callable[..., Outcome]
@@ -114,7 +115,7 @@ class TestAgentStatus:
     def test_json_has_each_profile(self, home: Home, call: Call) -> None:
         with run_agent(home) as running:
             running.get()
-            data = json.loads(call("agent", "status", "--json").out)
+            data = read(call("agent", "status", "--output", "json"), "agent", alone=True)
         assert data["agent"].startswith("hwsigner ")
         (found,) = data["profiles"]
         assert (found["name"], found["state"], found["failure"]) == ("web", "ready", None)
@@ -128,7 +129,7 @@ class TestWhoami:
     def test_arn_is_the_one_that_sts_returns(self, home: Home, call: Call) -> None:
         outcome = call("whoami", "--profile", "web", "--json")
         assert (outcome.status, outcome.err) == (0, "")
-        found = json.loads(outcome.out)
+        found = read(outcome, "whoami")
         assert ":assumed-role/hwsigner-demo/" in found["Arn"]
         assert found["Account"] == "123456789012"
         assert call("whoami", "--profile=web").out.startswith(f"Arn      {found['Arn']}\n")

@@ -96,7 +96,7 @@ class TestReading:
     def test_missing_profile_is_reported_with_the_others(self, file: Path, environ: dict[str, str]) -> None:
         file.write_text("[profile.web]\n[profile.db]\n")
         with pytest.raises(ConfigError) as caught:
-            profile("wbe", environ)
+            profile("mail", environ)
         assert "db, web" in caught.value.hint
 
     @pytest.mark.parametrize("mode", [0o600, 0o644, 0o400, 0o640, 0o604])

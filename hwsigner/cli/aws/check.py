@@ -15,7 +15,7 @@ from hwsigner.cli.aws.clients import AWS, clients
 from hwsigner.cli.documents import read_bytes
 from hwsigner.cli.parser import Parser
 from hwsigner.config import settings
-from hwsigner.config.flags import IDENTITY, PROFILE, SESSION, Flag, switch
+from hwsigner.config.flags import IDENTITY, OUTPUT, PROFILE, SESSION, Flag
 from hwsigner.control_plane.facts import read_facts
 from hwsigner.control_plane.report import Report, report, report_policy
 from hwsigner.errors import printable
@@ -28,7 +28,7 @@ _FOUND = 1  # The exit status if there are findings.
 _WIDTH = 80
 _FLAGS = (
     Flag("policy", "file with a trust policy to check, without AWS", "FILE"),
-    switch("json", "print JSON"),
+    *OUTPUT,
 )
 _OF_SESSION = ("trust-anchor-arn", "profile-arn", "role-arn", "session-duration", "role-session-name")
 

@@ -12,9 +12,8 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hwsigner.cli.parser import suggestion
 from hwsigner.config.flags import Flag
-from hwsigner.errors import CertificateError, HwsignerWarning, UsageError
+from hwsigner.errors import CertificateError, HwsignerWarning, UsageError, suggestion
 from hwsigner.identity.certificate import Certificate
 from hwsigner.identity.session_tags import MAX_LENGTH, TAGS, bad_characters, comparable_value, session_tags
 from hwsigner.trust_policy import TrustPolicy

@@ -7,7 +7,7 @@ import json
 
 from hwsigner.cli.aws.certificates import CERTIFICATE, read_leaf, warn_of_untaggable
 from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import KEY, switch
+from hwsigner.config.flags import KEY, OUTPUT
 from hwsigner.errors import printable
 from hwsigner.identity.session_tags import session_tags
 
@@ -17,7 +17,7 @@ HELP = "show the session tags that a certificate gives"
 def add_arguments(parser: Parser) -> None:
     """Add the certificate and the flags that find it."""
     parser.add_argument("certificate", metavar="CERTIFICATE", help=CERTIFICATE)
-    parser.add_flags([switch("json", "print JSON")], KEY)
+    parser.add_flags(OUTPUT, KEY)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from hwsigner.cli.aws.certificates import CERTIFICATE, read_leaf
 from hwsigner.cli.aws.revoking import CA, REVOCATION, Outcome, Prepared, prepare
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
-from hwsigner.config.flags import Flag, switch
+from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.config.settings import read_profile
 from hwsigner.errors import UsageError, printable
 from hwsigner.identity.serial_numbers import parse_serial
@@ -23,7 +23,7 @@ _FLAGS = (
     Flag("profile", "profile of config.toml that has the trust anchor", "NAME"),
     switch("plan", "show what would be done, and change nothing"),
     switch("yes", "do not ask first; needed without a terminal"),
-    switch("json", "print JSON"),
+    *OUTPUT,
     Flag("trust-anchor-arn", "trust anchor, if no profile has it", "ARN"),
     switch("renew", "make a new CRL even if no certificate is to be revoked"),
 )
@@ -59,11 +59,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _trust_anchor(arguments: argparse.Namespace) -> str:
     if arguments.profile and arguments.trust_anchor_arn:
         raise UsageError("--profile and --trust-anchor-arn both name a trust anchor", "Give one of them")
-    if not arguments.profile:
+    name = arguments.profile or os.environ.get("HWSIGNER_PROFILE")
+    if arguments.trust_anchor_arn or not name:
         return str(arguments.trust_anchor_arn or "")
-    arn = read_profile(arguments.profile, os.environ)["trust_anchor_arn"]
+    arn = read_profile(name, os.environ)["trust_anchor_arn"]
     if not arn:
-        raise UsageError(f"profile {arguments.profile!r} has no trust-anchor-arn", "Give --trust-anchor-arn")
+        raise UsageError(f"profile {name!r} has no trust-anchor-arn", "Give --trust-anchor-arn")
     return str(arn)
 
 

@@ -16,7 +16,7 @@ from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, what_
 from hwsigner.cli.aws.wanted import CA_AND_ROLE, NAME, read_ca
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome, report
-from hwsigner.config.flags import IDENTITY, KEY, Flag, session_duration, switch
+from hwsigner.config.flags import IDENTITY, KEY, OUTPUT, Flag, session_duration, switch
 from hwsigner.config.profiles import change_profile, check_name, profiles
 from hwsigner.control_plane.apply import apply, check_unchanged
 from hwsigner.control_plane.plan import Step, notes, plan
@@ -32,7 +32,7 @@ _COMMON = (
 )
 _FLAGS = (
     switch("yes", "do not ask first; needed without a terminal"),
-    switch("json", "print JSON"),
+    *OUTPUT,
     NAME,
     Flag("duration", "longest session of the profile, 900 to 43200 (default: 3600)", "SECONDS", session_duration),
     Flag("policy", "ARN of a policy to attach to the role; repeatable", "ARN", many=True),

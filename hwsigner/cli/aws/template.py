@@ -13,7 +13,7 @@ from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import report
 from hwsigner.config.flags import KEY, Flag, session_duration
 from hwsigner.control_plane.wanted import DEFAULT_DURATION, Wanted
-from hwsigner.errors import UsageError
+from hwsigner.errors import UsageError, suggestion
 
 HELP = "print a template for CloudFormation or Terraform"
 
@@ -29,15 +29,16 @@ _PLACEHOLDER = (
 
 def add_arguments(parser: Parser) -> None:
     """Add the format, the certificates, and the flags."""
-    parser.add_argument(
-        "format", metavar="FORMAT", choices=("cloudformation", "terraform"), help="cloudformation or terraform"
-    )
+    parser.add_argument("format", metavar="|".join(_FORMATS), help="whose template to print")
     parser.add_argument("certificates", metavar="CERTIFICATE", nargs="*", help=CERTIFICATE)
     parser.add_flags(CA_AND_ROLE, MATCH, (NAME, _DURATION), KEY)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the template, and on stderr which certificates may assume the role."""
+    if arguments.format not in _FORMATS:
+        hint = suggestion(arguments.format, _FORMATS, f"Write one of {', '.join(_FORMATS)}")
+        raise UsageError(f"there is no template for {arguments.format[:40]!r}", hint)
     cas = read_ca(arguments)
     certificates = [read_leaf(arguments, text) for text in arguments.certificates]
     tags = wanted_tags(arguments.match, certificates)

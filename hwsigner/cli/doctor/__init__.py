@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from hwsigner.cli.doctor.findings import Finding, finding
 from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import Flag, switch
+from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.config.profiles import Profile, profile, profiles
 
 HELP = "find what is wrong, and say how to fix it"
@@ -25,7 +25,7 @@ _FLAGS = (
     switch("aws", "also check trust anchor, profile and role in AWS, as aws check does"),
     Flag("aws-profile", "profile of the AWS SDKs' files for --aws, with an administrator's credentials", "NAME"),
     Flag("endpoint", "URL of the AWS APIs for --aws (default: those that the SDKs choose)", "URL"),
-    switch("json", "print JSON"),
+    *OUTPUT,
 )
 
 
@@ -36,7 +36,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the findings. The status is 1 if there are any."""
-    name, environ = arguments.profile, os.environ
+    environ = os.environ
+    name = arguments.profile or environ.get("HWSIGNER_PROFILE")
     checked = [profile(name, environ)] if name else list(profiles(environ).values())
     findings = list(_of_machine(checked))
     for each in checked:
@@ -69,12 +70,13 @@ def _of_machine(checked: Sequence[Profile]) -> Iterator[Finding]:
 
 
 def _of_profile(checked: Profile, arguments: argparse.Namespace) -> Iterator[Finding]:
-    from hwsigner.cli.doctor import certificate, environment, machine, session
+    from hwsigner.cli.doctor import certificate, environment, hybrid_node, machine, session
     from hwsigner.cli.doctor.subject import read
 
     subject, findings = read(checked, os.environ, datetime.now(UTC))
     of_session = list(session.check(subject))
     findings += [*of_session, *certificate.check(subject), *environment.check(subject), *machine.check(subject)]
+    findings += hybrid_node.check(subject)
     yield from findings
     if arguments.policy or (arguments.aws and not of_session):
         from hwsigner.cli.doctor import trust_policy

@@ -135,6 +135,10 @@ MISTAKES = {
         "A version manager's shim may run another version, or none",
         "Write the path of the program itself",
     ),
+    "node-program": Mistake(
+        "nodeadm puts AWS's program back when it upgrades an EKS hybrid node",
+        "Run install -m 755 /opt/hwsigner/bin/hwsigner /usr/local/bin/aws_signing_helper",
+    ),
     # The environment.
     "environment-keys": Mistake("The SDKs prefer it to the default profile and to AWS_PROFILE", "Run unset"),
     "endpoint-invalid": Mistake(_ENDPOINT, "Correct or unset it"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import re
 
@@ -13,7 +14,7 @@ from hwsigner.cli.documents import read_bytes, read_trust
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.cli.registrar import POLICY
-from hwsigner.config.flags import Flag, switch
+from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.enrolment.registrar.policy import HASH, TPM, YUBIKEY, Machine, add_machine
 from hwsigner.errors import AttestationError, UsageError
 from hwsigner.identity.certificate_request import check_names, parse_name
@@ -40,7 +41,7 @@ def add_arguments(parser: Parser) -> None:
         metavar="STATEMENT",
         help="output of hwsigner attest --ek on the machine: a file, or the 64 digits; or a file with a statement",
     )
-    parser.add_flags(_FLAGS)
+    parser.add_flags(_FLAGS, OUTPUT)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,7 +61,11 @@ def run(arguments: argparse.Namespace) -> int:
     )
     changed = add_machine(arguments.policy, machine, replace=arguments.replace)
     done = "added to" if changed else "is in"
-    print_outcome("the policy was changed", f"{machine.name} {done} {arguments.policy} with the chip {chip}")
+    text = f"{machine.name} {done} {arguments.policy} with the chip {chip}"
+    if arguments.json:
+        data = {"name": machine.name, "chip": chip, "policy": arguments.policy, "changed": changed}
+        text = json.dumps(data, indent=2)
+    print_outcome("the policy was changed", text)
     return 0
 
 

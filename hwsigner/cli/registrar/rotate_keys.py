@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.cli.registrar import KEYS
+from hwsigner.config.flags import OUTPUT
 from hwsigner.enrolment.registrar.sealing import rotate_keys
 
 HELP = "make a new sealing key, and keep the last one too"
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the flag."""
-    parser.add_flags((KEYS,))
+    """Add the flags."""
+    parser.add_flags((KEYS,), OUTPUT)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Rotate the keys and print the IDs of those that are valid now, the newest first."""
     keys = rotate_keys(arguments.keys).keys
-    identifiers = " ".join(identifier.hex() for identifier, _ in keys)
-    print_outcome("the keys were changed", f"valid sealing keys in {arguments.keys}: {identifiers}")
+    identifiers = [identifier.hex() for identifier, _ in keys]
+    text = f"valid sealing keys in {arguments.keys}: {' '.join(identifiers)}"
+    if arguments.json:
+        text = json.dumps({"file": arguments.keys, "keys": identifiers}, indent=2)
+    print_outcome("the keys were changed", text)
     return 0

@@ -53,7 +53,7 @@ _PRIORITIES = {"refused": WARNING, "limited": WARNING, "not issued": ERROR, "fai
 
 def add_arguments(parser: Parser) -> None:
     """Add the flags, and name the other commands below them."""
-    parser.epilog = "registrar allow adds a machine to the policy; registrar rotate-keys makes a new sealing key."
+    parser.epilog = "registrar allow adds a machine to the policy.\nregistrar rotate-keys makes a new sealing key."
     parser.add_flags(_FLAGS, ISSUER)
 
 

@@ -21,6 +21,7 @@ import certs
 from hwsigner.control_plane.mistakes import MISTAKES
 from hwsigner.emulator import Emulator, World
 from hwsigner.trust_policy.writing import write_trust_policy
+from json_output import read
 from ports import reserve_port
 from scene import Outcome
 
@@ -257,9 +258,8 @@ def test_check_names_the_planted_mistake_and_no_other(
     account: Account, plant: Callable[[Account], list[str]], expected: set[str]
 ) -> None:
     flags = plant(account)
-    outcome = account.check(*flags, "--json")
-    assert outcome.status == 1
-    assert {each["id"] for each in json.loads(outcome.out)["findings"]} == expected
+    data = read(account.check(*flags, "--output=json"), "aws check", status=1)
+    assert {each["id"] for each in data["findings"]} == expected
 
 
 def test_check_finds_nothing_wrong_in_a_good_set_up(account: Account) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +18,7 @@ from emulator import planes
 from emulators import InProcessSoftHSM
 from hwsigner.control_plane import revocation
 from hwsigner.identity.next_revocation_list import draft_list
+from json_output import read
 from revocations import Account, account, denied, interrupted, number_of
 from scene import Outcome
 from softhsm.tpm import SoftTPM
@@ -221,7 +221,7 @@ def test_plan_changes_nothing_and_needs_no_key(account: Account) -> None:
 
 def test_json_names_the_list(account: Account) -> None:
     machine = account.machine()
-    shown = json.loads(account.revoke(machine.path, "--json", "--days=10").out)
+    shown = read(account.revoke(machine.path, "--output=json", "--days=10"), "aws revoke", alone=True)
     assert shown["revoked"] == [f"{machine.serial:x}"]
     assert (shown["crlId"], shown["crlNumber"], shown["entries"]) == (account.lists()[0]["crlId"], 1, 1)
     end = datetime.fromisoformat(shown["nextUpdate"])

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 import certs
 from hwsigner.control_plane.clients import Client
 from hwsigner.emulator import Emulator, Fault, World
+from json_output import read
 from scene import Outcome
 from terminals import Terminal
 
@@ -154,8 +155,15 @@ def test_plan_changes_nothing(place: Place) -> None:
     assert "trust anchor: create 'web', which trusts CN=Example CA" in shown.out
     assert '"Sid": "Hwsigner1"' in shown.out
     assert (place.anchors(), place.profiles()) == ([], [])
-    data = json.loads(place.setup("--plan", "--json").out)
+    data = read(place.setup("--plan", "--output=json"), "aws setup", alone=True)
     assert [step["call"] for step in data["steps"]] == ["create_trust_anchor", "create_role", "create_profile"]
+
+
+def test_json_has_the_arns_and_what_was_done(place: Place) -> None:
+    data = read(place.setup("--output=json"), "aws setup")
+    assert data["done"][0] == "create_trust_anchor"
+    assert data["trust-anchor-arn"] == place.anchors()[0]["trustAnchorArn"]
+    assert data["next"].startswith("hwsigner ")
 
 
 def test_setup_needs_yes_when_there_is_no_terminal(place: Place) -> None:

@@ -163,7 +163,7 @@ def test_stderr_says_who_may_assume_the_role_and_that_it_has_no_permissions(temp
     [
         (["cloudformation", "--role=web", "--match=CN=web"], "--ca is missing"),
         (["cloudformation", "--ca=CA", "--match=CN=web"], "--role is missing"),
-        (["pulumi", "--ca=CA", "--role=web", "--match=CN=web"], "invalid choice: 'pulumi'"),
+        (["pulumi", "--ca=CA", "--role=web", "--match=CN=web"], "there is no template for 'pulumi'"),
         (["terraform", "--ca=CA", "--role=a b", "--match=CN=web"], "'a b' is not a role's name"),
         (["terraform", "--ca=CA", "--role=web", "--name=a/b", "--match=CN=web"], "'a/b' is not a name"),
         (["terraform", "--ca=CA", "--role=web", "--match=CN=λ"], "x509Subject/CN has 'λ', and a policy of IAM has no"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 import certs
 from agent.homes import Home, run_agent
 from emulators import InProcessSoftHSM
-from hwsigner.cli.doctor import machine
+from hwsigner.cli.doctor import hybrid_node, machine
 from hwsigner.emulator import Emulator, Fault, World
 from hwsigner.system import pcsc
 from hwsigner.system.clocks import utc_now
@@ -234,3 +235,29 @@ def test_agent_s_last_failure_is_named(patient: Patient) -> None:
         (found,) = patient.findings()
     assert (found["id"], found["profile"]) == ("agent-failure", "web")
     assert "Access denied" in found["found"]
+
+
+class TestHybridNode:
+    @pytest.fixture
+    def program(self, patient: Patient, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """AWS's program, and a node's config file that runs it with the patient's key."""
+        program = patient.write("aws_signing_helper", b"\x7fELF")
+        config = f"[profile default]\ncredential_process = {program} credential-process --private-key {patient.key}\n"
+        monkeypatch.setattr(hybrid_node, "PROGRAM", str(program))
+        monkeypatch.setattr(hybrid_node, "CONFIG", str(patient.write("hybrid", config)))
+        return program
+
+    def test_program_that_an_upgrade_put_back_is_named(self, patient: Patient, program: Path) -> None:
+        (found,) = patient.findings()
+        assert (found["id"], found["profile"]) == ("node-program", "web")
+        assert str(program) in found["found"]
+
+    @pytest.mark.parametrize("how", ["ours", "another key", "no program"])
+    def test_node_is_sound_with_hwsigner_or_with_another_key(self, patient: Patient, program: Path, how: str) -> None:
+        if how == "ours":
+            program.write_bytes(Path(sys.executable).with_name("hwsigner").read_bytes())
+        elif how == "another key":
+            patient.write("hybrid", f"credential_process = {program} credential-process --private-key /etc/other.key\n")
+        else:
+            program.unlink()
+        assert patient.findings() == []

@@ -1,0 +1,93 @@
+"""A command's flags in groups, for its help, its man page and completion."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from hwsigner.cli.examples import EXAMPLES
+from hwsigner.config.flags import Flag
+
+_FIRST = ("certificate", "private-key", "trust-anchor-arn", "profile-arn", "role-arn")
+_OWN, _OUTPUT = "Flags", "Output and messages"
+# A group is shown if a command has two of its flags. The others are the command's own.
+_GROUPS = {
+    "Which certificate": (
+        *("intermediates", "cert-selector", "use-latest-expiring-certificate", "no-preflight"),
+        "system-store-name",
+    ),
+    "Names in the certificate": ("subject", "dns", "uri"),
+    "Issuer": (
+        *("issuer", "issuer-url", "issuer-command", "issuer-ca-file", "issuer-user", "issuer-secret"),
+        *("issuer-certificate", "issuer-arn", "vendor-certificates"),
+    ),
+    "New key": (
+        *("algorithm", "always-authenticate", "pin-policy", "touch-policy", "noda", "pcrs", "overwrite"),
+        "nv-index",
+    ),
+    "Session": ("session-duration", "role-session-name", "region", "instance-property"),
+    "Connection": ("endpoint", "no-verify-ssl", "with-proxy", "connect-timeout", "read-timeout", "timeout"),
+    "Token and TPM": ("pkcs11-lib", "tcti", "srk-name", "accept-new-srk"),
+    "PIN": (
+        *("reuse-pin", "tpm-key-password", "no-tpm-key-password", "pkcs8-password", "allow-final-pin-try"),
+        "pinentry",
+    ),
+    "Logs and metrics": (
+        *("log-level", "log-format", "audit-log", "audit"),
+        *("metrics-listen", "metrics-remote", "metrics-textfile"),
+    ),
+}
+_MESSAGES = ("output", "json", "strict", "debug")
+
+
+def flag_groups(of_command: Iterable[Flag]) -> dict[str, list[Flag]]:
+    """Return a command's flags by the title of their group, in the order of the help."""
+    flags = {flag.name: flag for flag in of_command}
+    titles = dict.fromkeys(_MESSAGES, _OUTPUT) | {
+        name: title for title, listed in _GROUPS.items() if len(flags.keys() & set(listed)) > 1 for name in listed
+    }
+    first = _FIRST if flags.keys() >= set(_FIRST) else ()
+    found = {"What a session needs": [flags.pop(name) for name in first], "Profile": [], _OWN: []}
+    for flag in flags.values():
+        title = "Profile" if flag.names_profile else titles.get(flag.name, _OWN)
+        found.setdefault(title, []).append(flag)
+    found[_OUTPUT] = found.pop(_OUTPUT, [])
+    return {title: listed for title, listed in found.items() if listed}
+
+
+def add_to_help(parser: argparse.ArgumentParser, flags: Sequence[Flag], positionals: Sequence[argparse.Action]) -> None:
+    """Add a command's flags to argparse, for its help and for completion. They are parsed without it."""
+    parser.usage = usage_of(parser, flags, positionals).replace("%", "%%")
+    parser.formatter_class = partial(argparse.RawDescriptionHelpFormatter, max_help_position=29)
+    for title, grouped in {**flag_groups(flags), _OUTPUT: flag_groups(flags).get(_OUTPUT, [])}.items():
+        group = parser.add_argument_group(title)
+        for flag in grouped:
+            value: dict[str, Any] = {"metavar": flag.metavar} if flag.metavar else {"action": "store_true"}
+            group.add_argument(f"--{flag.name}", dest=flag.attribute, help=help_of(flag).replace("%", "%%"), **value)
+    group.add_argument("-h", "--help", action="help", help="show this help")
+    notes = [parser.epilog] if parser.epilog else []
+    if any(flag.names_profile or (flag.default is None and not flag.metavar) for flag in flags):
+        notes.append("A flag without a value can be switched off: --FLAG=false.")
+    if example := EXAMPLES.get(parser.prog.removeprefix("hwsigner ")):
+        notes.append("Example:\n" + textwrap.indent(example, "  "))
+    parser.epilog = "\n\n".join(notes)
+
+
+def usage_of(parser: argparse.ArgumentParser, flags: Sequence[Flag], positionals: Sequence[argparse.Action]) -> str:
+    """Return a command's line of usage."""
+    words = (parser.prog, *map(_positional, positionals), *(["[flags]"] if flags else []))
+    return parser.usage or " ".join(words)
+
+
+def _positional(action: argparse.Action) -> str:
+    name = str(action.metavar or action.dest)
+    return {"?": f"[{name}]", "*": f"[{name} …]"}.get(str(action.nargs), name)
+
+
+def help_of(flag: Flag) -> str:
+    """Return what a flag is for, with its default."""
+    shown = f"{flag.default:g}" if isinstance(flag.default, int | float) else flag.default
+    return f"{flag.help} (default {shown})" if shown and flag.metavar else flag.help

@@ -1,0 +1,86 @@
+"""The help about hwsigner: the list of all commands, and what to do next."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from hwsigner.cli.pages import names
+from hwsigner.errors import HwsignerError, printable
+
+ABOUT = "Temporary AWS credentials from a private key in a TPM, HSM, smart card, YubiKey or file."
+
+_WIDTH = 80
+_SECTIONS = {
+    "Credentials": ("credential-process", "exec", "agent", "serve", "update"),
+    "Profiles": ("profile", "enroll", "renew", "retire"),
+    "What is there, and what is wrong": ("status", "doctor", "whoami", "list", "show"),
+    "Keys and certificates": ("keygen", "csr", "install-certificate", "delete", "attest", "verify-attestation"),
+    "Trust anchor, role and profile in AWS": (
+        *("aws setup", "aws check", "aws revoke", "aws trust-policy", "aws template", "aws principal-tags"),
+    ),
+    "A registrar for many machines": ("registrar", "registrar allow", "registrar rotate-keys"),
+}
+_OTHERS = "Others"
+_FIRST_STEPS = {
+    "hwsigner enroll --help": "make a key, have it certified, write its profile",
+    "hwsigner profile add --help": "write a profile for a key that you have",
+    "hwsigner help emulator": "try it without AWS",
+}
+
+
+def sections(commands: Iterable[str]) -> dict[str, list[str]]:
+    """Return the names of commands by the title of their section."""
+    titles = {name: title for title, names in _SECTIONS.items() for name in names}
+    found: dict[str, list[str]] = {title: [] for title in (*_SECTIONS, _OTHERS)}
+    for name in sorted(commands, key=lambda name: list(titles).index(name) if name in titles else len(titles)):
+        found[titles.get(name, _OTHERS)].append(name)
+    return {title: names for title, names in found.items() if names}
+
+
+def overview(commands: Mapping[str, str]) -> str:
+    """Return the list of all commands."""
+    lines = ["usage: hwsigner COMMAND [flags]", "", *textwrap.wrap(ABOUT, _WIDTH), ""]
+    for title, listed in sections(commands).items():
+        lines += [f"{title}:", *_rows({name: commands[name] for name in listed}), ""]
+    pages = f"hwsigner help PAGE prints a page: {', '.join(names())}"
+    lines.append("hwsigner COMMAND --help lists a command's flags.")
+    return "\n".join([*lines, *textwrap.wrap(pages, _WIDTH, break_on_hyphens=False)])
+
+
+def overview_of(group: str, commands: Mapping[str, str]) -> str:
+    """Return the list of the commands whose first word is a group's."""
+    listed = {name: module for name, module in commands.items() if name.startswith(f"{group} ")}
+    return "\n".join([f"usage: hwsigner {group} COMMAND [flags]", "", *_rows(listed)])
+
+
+def _rows(commands: Mapping[str, str]) -> Iterator[str]:
+    for name, module in commands.items():
+        yield f"  {name:<22} {importlib.import_module(module).HELP}"
+
+
+def next_steps(environ: Mapping[str, str]) -> str:
+    """Return what `hwsigner` alone prints: what it is, and commands that fit the profiles that there are."""
+    from hwsigner.config.profiles import profiles
+
+    try:
+        known = sorted(profiles(environ))
+        state = f"Profiles: {', '.join(known)}." if known else "There is no profile yet."
+        steps = _steps_with(known, environ.get("HWSIGNER_PROFILE", "")) if known else _FIRST_STEPS
+    except HwsignerError as error:
+        state, steps = str(error), {"hwsigner help commands": "explains config.toml, under Profiles"}
+    width = max(map(len, steps))
+    rows = [f"  {command:<{width}}  {what}" for command, what in steps.items()]
+    paragraphs = [textwrap.fill(text, _WIDTH, break_on_hyphens=False) for text in (ABOUT, printable(state))]
+    return "\n".join([*(f"{text}\n" for text in paragraphs), "Next:", *rows, "", "hwsigner --help lists all commands."])
+
+
+def _steps_with(known: Sequence[str], preferred: str) -> dict[str, str]:
+    name = shlex.quote(preferred if preferred in known else known[0])
+    return {
+        "hwsigner status": "shows key, certificate and session of each",
+        "hwsigner doctor": "finds what is wrong, and says how to fix it",
+        f"hwsigner exec {name} -- aws s3 ls": "runs a command with credentials",
+    }

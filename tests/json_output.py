@@ -1,0 +1,33 @@
+"""The fields of `--output json` in docs/commands.md, and what a command prints."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from pages import ROOT
+from scene import Outcome
+
+
+def documented() -> dict[str, str]:
+    """Return what the page says of each command's fields, by command."""
+    text = (ROOT / "docs" / "commands.md").read_text()
+    section = text[text.index("## Output for programs") :].split("\n## ")[0]
+    return dict(re.findall(r"^\| `([a-z -]+)` \| (.+) \|$", section, re.MULTILINE))
+
+
+def read(outcome: Outcome, command: str, *, status: int = 0, alone: bool = False) -> Any:
+    """Return the JSON that a command printed, which has fields that the page names.
+
+    Args:
+        outcome: the command's output.
+        command: its name.
+        status: its status.
+        alone: whether nothing may be on stderr.
+    """
+    assert outcome.status == status, outcome.err
+    assert not (alone and outcome.err)
+    data = json.loads(outcome.out)
+    assert [name for name in data if f"`{name}`" not in documented()[command]] == []
+    return data
