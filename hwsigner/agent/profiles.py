@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from hwsigner.agent.profile import AgentProfile, Shared
 from hwsigner.agent.watching import ProfileStatus
 from hwsigner.config import profiles as config
+from hwsigner.config.settings import is_inherited
 from hwsigner.errors import ConfigError
 
 _FileState = tuple[int, int, int] | None
@@ -16,7 +17,8 @@ _FileState = tuple[int, int, int] | None
 class Profiles:
     """The profiles by name. Used by one thread only. Raises a ConfigError if config.toml can't be used.
 
-    Only the system's agent serves the profiles of the system's file that have allow-users.
+    Only the system's agent serves the profiles of the system's file that have allow-users. None serves a profile whose
+    key or certificate is in an environment variable, which another process has.
     """
 
     def __init__(self, shared: Shared) -> None:
@@ -63,6 +65,7 @@ class Profiles:
 
     def _read(self) -> None:
         found = config.profiles(self._shared.environ)
+        found = {name: each for name, each in found.items() if not is_inherited(each.values)}
         if not self._shared.is_system:
             file, key = config.SYSTEM_FILE, "allow-users"
             found = {name: each for name, each in found.items() if each.file != file or not each.values.get(key)}

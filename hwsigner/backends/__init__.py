@@ -27,9 +27,10 @@ class Backend:
 
     The module has `open_key(uri, pins, *, public_key=None) -> Key`. If it can also return certificates, it has
     `find_certificates(uri, pins) -> list[FoundCertificate]`. If `list_tokens` can list it, it has
-    `list_tokens(uri, pins, *, log_in=False) -> Iterator[ListedToken]`. If its key URIs can name a library to load or a
-    program to run, it has `check_modules(uri) -> None`. It is called before these functions, unless the URI is from a
-    command line or a profile, and raises a UsageError for what a URI from elsewhere must not load.
+    `list_tokens(uri, pins, *, log_in=False) -> Iterator[ListedToken]`. If its key URIs can name a library to load, a
+    program to run, or something of this process, it has `check_modules(uri) -> None`. It is called before these
+    functions, unless the URI is from a command line or a profile, and raises a UsageError for what a URI from elsewhere
+    must not name.
 
     Attributes:
         module: the module's name. It is imported when one of its key URIs is first used.
@@ -152,6 +153,15 @@ BACKENDS = {
         "hwsigner.backends.file",
         password_flag="pkcs8-password",  # noqa: S106  the flag's name
         management="hwsigner.backends.file.management",
+    ),
+    # What a process inherits: an environment variable, an open file.
+    **dict.fromkeys(
+        ("env", "fd"),
+        Backend(
+            "hwsigner.backends.file",
+            password_flag="pkcs8-password",  # noqa: S106
+            management="hwsigner.backends.file.description",
+        ),
     ),
     "pkcs11": Backend(
         "hwsigner.backends.pkcs11",

@@ -1,4 +1,4 @@
-"""`hwsigner exec NAME -- COMMAND …`: run a program whose AWS SDK finds a profile's credentials."""
+"""`hwsigner exec NAME -- COMMAND …`: run a program whose AWS SDK finds the credentials of a profile, or of flags."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hwsigner.aws.default_profile import find_default_credentials
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.watching import Watch
-from hwsigner.config.flags import switch
+from hwsigner.config.flags import IDENTITY, PROFILE, SESSION
 from hwsigner.errors import HwsignerWarning, UsageError
 from hwsigner.monitoring.log import Log
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hwsigner.cli.sources import ServedProfile
     from hwsigner.serving.server import HTTPServer
 
-HELP = "run a command with a profile's credentials"
+HELP = "run a command with credentials"
 
 _HOP_LIMIT = 64
 # What the SDKs would prefer to the container endpoint, or take for another one.
@@ -46,14 +46,17 @@ _REMOVED = (
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the profile's name and the command."""
-    parser.usage = "hwsigner exec [--strict] NAME -- COMMAND [ARGUMENT …]"
+    """Add the profile's name, the command, and the flags that may stand for a profile."""
+    parser.usage = "hwsigner exec NAME|<flags> -- COMMAND [ARGUMENT …]"
     parser.hint = "Write hwsigner exec NAME -- COMMAND, with the profile's name alone"
-    parser.add_argument("name", metavar="NAME", help="profile of config.toml")
     parser.add_argument(
-        "command", nargs=argparse.REMAINDER, metavar="-- COMMAND …", help="program to run, and its arguments"
+        "name",
+        nargs=argparse.REMAINDER,
+        action=_NameAndCommand,
+        metavar="NAME -- COMMAND …",
+        help="profile of config.toml (or give flags, and no name); program to run, and its arguments",
     )
-    parser.add_flags([switch("strict", "make every warning an error")])
+    parser.add_flags(IDENTITY, SESSION, PROFILE)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -68,7 +71,6 @@ def run(arguments: argparse.Namespace) -> int:
     from hwsigner.cli.child import inheritable_descriptors, run_program
     from hwsigner.cli.process import report_thread_failures
     from hwsigner.cli.server_run import close_in_time
-    from hwsigner.cli.sources import of_profile
     from hwsigner.config.monitoring import read_monitoring
     from hwsigner.monitoring.audit import open_audit
     from hwsigner.pins.terminal import release_terminal
@@ -81,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     _warn_of_default_profile()
     log = Log()
     watch = Watch(open_audit(read_monitoring(os.environ), log.note), log)
-    profile = of_profile(arguments.name, _ignore, watch)
+    profile = _profile(arguments, watch)
     server, variables = _endpoint(profile, watch, log.refused)
     # In this thread, so that Ctrl-C ends it; and first, as without credentials the command is not run.
     profile.source.reply(CONTAINER)
@@ -93,6 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         profile.local.start()
         serving.start()
 
+    # A key that came in a variable or an open file has been read, and the command does not inherit it.
     environ = child_environment(os.environ, variables)
     status = run_program(arguments.command, environ, start, inherited=inherited)
     server.stop()
@@ -100,6 +103,33 @@ def run(arguments: argparse.Namespace) -> int:
     if not close_in_time([profile.local.close, serving.join]):
         os._exit(status)
     return status
+
+
+class _NameAndCommand(argparse.Action):
+    """Splits the arguments into the profile's name, None if they begin with the dashes, and the command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, words: Any, *_: Any) -> None:
+        namespace.name = words[0] if words and words[0] != "--" else None
+        rest = words[1:] if namespace.name else words
+        namespace.command = rest[1:] if rest[:1] == ["--"] else rest
+
+
+def _profile(arguments: argparse.Namespace, watch: Watch) -> ServedProfile:
+    """Return the profile that is named, or else the one that the flags describe or name."""
+    from hwsigner.cli.sources import of_flags, of_profile
+
+    others = {flag.name for flag, _ in arguments.given} - {"strict"}
+    if arguments.name is None:
+        if not others:
+            hint = "Write hwsigner exec NAME -- COMMAND, or give the flags of credential-process before the dashes"
+            raise UsageError("no profile is named, and no flags are given", hint)
+        profile = of_flags(arguments, _ignore, watch, asks_agent=others <= {flag.name for flag in PROFILE})
+        profile.local.provider()  # Reports invalid flags now.
+        return profile
+    if others:
+        hint = "Write hwsigner exec NAME -- COMMAND; with other flags, name the profile by --profile"
+        raise UsageError(f"--{min(others)} can't be combined with a profile's name", hint)
+    return of_profile(arguments.name, _ignore, watch)
 
 
 def _endpoint(profile: ServedProfile, watch: Watch, log: Callable[[str], None]) -> tuple[HTTPServer, dict[str, str]]:

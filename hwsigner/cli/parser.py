@@ -147,9 +147,9 @@ class Parser(argparse.ArgumentParser):
             elif argument in ("-h", "--help"):
                 self.print_help()
                 self.exit()
-            elif name.startswith("-"):
+            elif name.startswith("-") and argument != "-":
                 # Only the name: it may be a misspelt password flag.
-                known = [f"--{flag}" for flag in self._flags]
+                known = [f"--{flag}" for flag in (*self._flags, "help")]
                 raise UsageError(f"unknown flag {name}", suggestion(name, known, self.hint))
             else:
                 others.append(argument)

@@ -11,7 +11,7 @@ from typing import Any
 
 from hwsigner.aws.arn import check_known_arns
 from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import AGENT, ENROLMENT, IDENTITY, OUTPUT, SESSION, Flag, switch
+from hwsigner.config.flags import AGENT, ENROLMENT, IDENTITY, OUTPUT, SESSION, Flag, check_readable_again, switch
 from hwsigner.config.profiles import Profile, add_profile, change_profile, check_name, profile, profiles, remove_profile
 from hwsigner.errors import UnsafeKeyWarning, UsageError, printable, suggestion
 from hwsigner.uri import KeyURI
@@ -68,6 +68,7 @@ def _values(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _write(arguments: argparse.Namespace, name: str) -> int:
     values = {flag: value for flag, value in _values(arguments).items() if value is not None}
+    check_readable_again(values)
     if not (values or arguments.unset):
         raise UsageError(
             f"profile {name!r} would be empty" if arguments.action == "add" else "no change given", "Add flags"

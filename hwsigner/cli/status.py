@@ -153,9 +153,12 @@ def _print_table(rows: Sequence[_Row]) -> None:
     table = Table(*(name.capitalize() for name in _COLUMNS[:-1]), box=None, padding=(0, 2, 0, 0))
     for row in rows:
         # Text and not str: square brackets are not markup.
-        table.add_row(*(Text(printable(field), overflow="fold") for field in _fields(row)[:-1]))
+        fields = [Text(printable(field), overflow="fold") for field in _fields(row)[:-1]]
+        if row.certificate and row.certificate.x509.not_valid_after_utc < datetime.now(UTC):
+            fields[_COLUMNS.index("CERTIFICATE")].stylize("red")
+        table.add_row(*fields)
     console = Console(highlight=False)
     console.print(table)
     for row in rows:
         if row.problem:
-            console.print(Text(printable(f"{row.profile.name}: {row.problem}")), soft_wrap=True)
+            console.print(Text(printable(f"{row.profile.name}: {row.problem}"), style="red"), soft_wrap=True)

@@ -165,8 +165,12 @@ OUTPUT = (
 )
 
 IDENTITY = (
-    Flag("certificate", "certificate: a path (PEM, DER, PKCS #7 or #12), a pkcs11: URI or tpm2:nv=INDEX", "CERT"),
-    Flag("private-key", "private key: a path or a key URI (default: the value of --certificate)", "KEY"),
+    Flag(
+        "certificate",
+        "certificate: a path, pkcs11: URI, tpm2:nv=INDEX, env:NAME, fd:N, or - for standard input",
+        "CERT",
+    ),
+    Flag("private-key", "private key: a path, key URI, env:NAME, fd:N or - (default: that of --certificate)", "KEY"),
     Flag("intermediates", "file of intermediate certificates", "FILE"),
     Flag("cert-selector", "find the certificate on PKCS #11 tokens: Key=x509Subject,Value=… or file://…", "SELECTOR"),
     switch("use-latest-expiring-certificate", "if several certificates match, use the one that expires last"),
@@ -195,9 +199,9 @@ _FOR_CERTIFICATES = (
 KEY = tuple(flag for flag in IDENTITY if flag.name not in _FOR_CERTIFICATES)
 
 SESSION = (
-    Flag("trust-anchor-arn", "trust anchor", "ARN"),
-    Flag("profile-arn", "Roles Anywhere profile", "ARN"),
-    Flag("role-arn", "role to assume", "ARN"),
+    Flag("trust-anchor-arn", "ARN of the trust anchor, which trusts the CA", "ARN"),
+    Flag("profile-arn", "ARN of the Roles Anywhere profile, which lists the role", "ARN"),
+    Flag("role-arn", "ARN of the role to assume", "ARN"),
     Flag(
         "session-duration",
         "lifetime of the credentials, in seconds, 900 to 43200",
@@ -298,6 +302,7 @@ def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
     where = f"{found.file}: [profile.{found.name}]"
     values = table_values(found.values, _IN_PROFILES, where, "See hwsigner profile --help")
     check_exclusive(values, ConfigError, f"{where}: ")
+    check_readable_again(values, ConfigError, f"{where}: ")
     for pair in EXCLUSIVE:
         for one, other in (pair, pair[::-1]):
             if _is_set(given, one):
@@ -346,6 +351,24 @@ def converted(given: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: _from_toml(flags[name], value, "the call") for name, value in given.items()}
     check_exclusive(values)
     return values
+
+
+def check_readable_again(values: Mapping[str, Any], error: type[UsageError] = UsageError, where: str = "") -> None:
+    """Check that a profile names no open file: those of the next process are others.
+
+    Args:
+        values: the values by attribute or flag.
+        error: the class to raise.
+        where: the start of its message.
+
+    Raises:
+        UsageError: it does.
+    """
+    for name in ("certificate", "private-key", "intermediates"):
+        place = str(values.get(attribute_of(name)) or values.get(name) or "").partition("?")[0]
+        if place == "-" or place.lower().startswith("fd:"):
+            hint = "Use a path, a key URI or env:NAME, or give the flag on the command line"
+            raise error(f"{where}--{name} is {place[:20]!r}, which a profile can't name", hint)
 
 
 def check_exclusive(values: Mapping[str, Any], error: type[UsageError] = UsageError, where: str = "") -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from hwsigner.errors import ConfigError, NoProfileError, UsageError, suggestion
 from hwsigner.system.files import create_file, edit_file, open_trusted
-from hwsigner.system.users import share_with_agent
+from hwsigner.system.users import home_folder, share_with_agent
 
 SYSTEM_FILE = Path("/etc/hwsigner/config.toml")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
@@ -46,7 +46,7 @@ class Profile:
 def user_file(environ: Mapping[str, str]) -> Path:
     """Return the path of the user's file, which may be missing. As XDG says, a relative XDG_CONFIG_HOME is ignored."""
     folder = environ.get("XDG_CONFIG_HOME", "")
-    base = Path(folder) if os.path.isabs(folder) else Path(environ.get("HOME") or os.path.expanduser("~"), ".config")
+    base = Path(folder) if os.path.isabs(folder) else Path(home_folder(environ), ".config")
     return base / "hwsigner" / "config.toml"
 
 

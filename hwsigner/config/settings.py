@@ -142,6 +142,16 @@ def serve_profile(name: str, values: Values) -> None:
     serve_place(name, (uri.place, values["pkcs11_lib"], values["tcti"]))
 
 
+def is_inherited(values: Mapping[str, Any]) -> bool:
+    """Return whether the key, or a certificate, is in what one process inherits, so that an agent can't have it.
+
+    Args:
+        values: the values of a profile, by flag.
+    """
+    places = (str(values.get(name) or "") for name in ("certificate", "private-key", "intermediates"))
+    return any(place.lower().startswith("env:") for place in places)
+
+
 def identity_source(
     values: Values, ask: AskPin | None = None, prompts: Sequence[AskPin] = (), *, check: bool = True
 ) -> IdentitySource:

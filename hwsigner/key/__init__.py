@@ -160,7 +160,8 @@ def open_key(
         pin: the PIN itself, or a callable that is asked for it before any other place.
         public_key: the certificate's DER SubjectPublicKeyInfo, which chooses if the URI names several keys.
         allow_modules: whether the URI may name any library to load, in `module-path` or `tcti`. Otherwise it must be in
-            the system's folders or in p11-kit's configuration, since a URI from elsewhere must not run anything.
+            the system's folders or in p11-kit's configuration, since a URI from elsewhere must not run anything. Nor
+            may it name a variable or an open file of this process: `env:` and `fd:`.
 
     Raises:
         UsageError: the URI is malformed, or names a library that needs `allow_modules`.

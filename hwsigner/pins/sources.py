@@ -182,12 +182,11 @@ def take_environment_pin() -> str | None:
     Its bytes in the process's environment block are overwritten, so /proc/PID/environ no longer shows them. If a
     program sets it again, that value is removed too.
     """
-    value = os.environ.get(VARIABLE)
-    if value is not None:
+    if VARIABLE in os.environ:
+        from hwsigner.system.environment import take_variable
+
         _takers.pop(VARIABLE, None)
-        _taken[VARIABLE] = value
-        _overwrite(VARIABLE)
-        os.environ.pop(VARIABLE, None)
+        _taken[VARIABLE] = take_variable(VARIABLE) or ""
     return _taken.get(VARIABLE) or None
 
 
@@ -244,17 +243,3 @@ def _read(path: str, *, is_credential: bool) -> tuple[bytes, str]:
     except OSError as error:
         hint = "Name a file that you can read"
         raise PinError(f"can't read PIN file {path}: {error.strerror}", hint) from error
-
-
-def _overwrite(name: str) -> None:
-    """Overwrite a variable's value in the environment block. Unsetting it would leave the bytes there."""
-    import ctypes
-
-    prefix = os.fsencode(name) + b"="
-    block = ctypes.POINTER(ctypes.c_void_p).in_dll(ctypes.CDLL(None), "environ")
-    index = 0
-    while address := block[index]:
-        entry = ctypes.string_at(address)
-        if entry.startswith(prefix):
-            ctypes.memset(address + len(prefix), 0, len(entry) - len(prefix))
-        index += 1

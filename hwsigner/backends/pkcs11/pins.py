@@ -173,7 +173,7 @@ def only_try(module: Module, token: TokenInfo, found: FoundPin | None, pins: Pin
 
     Raises:
         PinLockedError: the PIN is stored, and the token refused a stored one before, in this or another process; or
-            two logins with one were cut short.
+            two logins with one were cut short; or no folder can keep a refusal.
     """
     if found is None or not found.is_stored:
         yield
@@ -182,19 +182,22 @@ def only_try(module: Module, token: TokenInfo, found: FoundPin | None, pins: Pin
     with refusals.one_process(name):
         if not pins.allow_final_try and not _was_right(token, found):
             _refuse_to_repeat(module, token)
-        refusals.warn_without_place(token_name(token))
-        refusals.note(name + _OPEN, "open 2" if refusals.noted(name + _OPEN) else "open 1")
+        is_noted = refusals.note(name + _OPEN, "open 2" if refusals.noted(name + _OPEN) else "open 1")
+        if not (is_noted or pins.allow_final_try):
+            raise PinLockedError(
+                f"no folder can keep whether the stored PIN of {token_name(token)} is wrong, so it was not sent",
+                "Set XDG_STATE_HOME to a folder that you can write (StateDirectory= in a unit)",
+            )
         try:
             yield
         except Exception as error:
-            refusals.forget(name + _OPEN)
-            if not isinstance(error, PinRefusedError):
-                raise
-            if _was_right(token, found):
-                refusals.forget(name + _RIGHT)
-            with suppress(PKCS11Error):
-                token = module.functions.token(token.slot)
-            refusals.keep(name + _IN_FLAGS if pin_state(token) else name)
+            if isinstance(error, PinRefusedError):
+                if _was_right(token, found):
+                    refusals.forget(name + _RIGHT)
+                with suppress(PKCS11Error):
+                    token = module.functions.token(token.slot)
+                refusals.keep(name + _IN_FLAGS if pin_state(token) else name)
+            refusals.forget(name + _OPEN)  # Last: this process may be killed before.
             raise
         refusals.forget(name + _OPEN)
         if found.place and not _was_right(token, found):

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
+from hwsigner.cli.colours import GREEN, RED, coloured
 from hwsigner.cli.doctor.findings import Finding, finding
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import OUTPUT, Flag, switch
@@ -94,10 +95,11 @@ def _lines(findings: Sequence[Finding], names: Sequence[str]) -> Iterator[str]:
     from hwsigner.cli.aws.check import indented
 
     number, of = len(findings), f"profile{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else "no profile"
-    yield f"Nothing is wrong: {of}" if not number else f"{number} finding{'s' if number > 1 else ''}: {of}"
+    found = f"{number} finding{'s' if number > 1 else ''}" if number else coloured("Nothing is wrong", GREEN)
+    yield f"{found}: {of}"
     for one in findings:
         yield ""
-        yield f"{one.profile}: {one.id}" if one.profile else one.id
+        yield coloured(f"{one.profile}: {one.id}" if one.profile else one.id, RED)
         yield indented(one.found)
         yield indented(f"Why: {one.why}")
         yield indented(f"Fix: {one.fix}")

@@ -25,6 +25,7 @@ from hwsigner.errors import (
 )
 from hwsigner.key import Key, open_key
 from hwsigner.pins import AskPin, PinRequest, PinSource
+from hwsigner.system import state
 
 # Signs, and is killed before it learns what came of it.
 _KILLED = """
@@ -144,8 +145,9 @@ class TestRefusals:
     def test_stored_auth_value_is_held_back_after_any_failure_when_no_folder_keeps_refusals(
         self, tools: Tools, uri: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
+        for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR", "TMPDIR"):
             monkeypatch.setenv(name, "/dev/null")
+        monkeypatch.setattr(state, "_TEMPORARY", "/dev/null")
         uri = f"{uri}&session=plain"
         with pytest.warns(UnsafeKeyWarning, match="no folder can keep whether the stored PIN of"):
             self.refuse(uri, "wrong")
