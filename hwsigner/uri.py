@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field, replace
+from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
 from hwsigner.backends import BACKENDS, SHORT_FORMS, Backend, find_backend
@@ -36,10 +36,9 @@ _START_BYTES = 65536
 _INHERITED = {"env": "Write env:NAME, with the variable's name and without $", "fd": "Write fd:N, such as fd:7"}
 # What PEM begins with, and base64 of PEM and DER.
 _PEM_STARTS = ("-----BEGIN ", "LS0tLS1CRUdJTi")
-_DER_START = re.compile(r"M[A-P][A-Za-z0-9+/=\s]{98}")  # A SEQUENCE, of more bytes than the name of a file has.
+_DER_START = r"M[A-P][A-Za-z0-9+/=\s]{98}"  # A SEQUENCE, of more bytes than the name of a file has.
 
 
-@dataclass(frozen=True)
 class KeyURI:
     """A parsed key URI.
 
@@ -51,10 +50,17 @@ class KeyURI:
         pin_value: the PIN in the URI itself, or None. It is never printed and never compared.
     """
 
-    scheme: str
-    path: Mapping[str, bytes]
-    query: Mapping[str, bytes] = field(default_factory=dict)
-    pin_value: str | None = field(default=None, repr=False, compare=False)
+    def __init__(
+        self,
+        scheme: str,
+        path: Mapping[str, bytes],
+        query: Mapping[str, bytes] | None = None,
+        pin_value: str | None = None,
+    ) -> None:
+        self.scheme: Final = scheme
+        self.path: Final = path
+        self.query: Final[Mapping[str, bytes]] = query or {}
+        self.pin_value: Final = pin_value
 
     @classmethod
     def parse(cls, text: str) -> KeyURI:
@@ -114,6 +120,11 @@ class KeyURI:
             raise UsageError(f"a {scheme}: URI has {name} before its question mark", f"Write …?{name}=…")
         return cls(scheme, path, query, pin)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, KeyURI):
+            return NotImplemented
+        return (self.scheme, self.path, self.query) == (other.scheme, other.path, other.query)
+
     def __hash__(self) -> int:
         return hash((self.scheme, frozenset(self.path.items()), frozenset(self.query.items())))
 
@@ -129,6 +140,9 @@ class KeyURI:
             path = ";".join(f"{name}={_quoted(name, value, safe)}" for name, value in self.path.items())
         query = "&".join(f"{name}={_quoted(name, value, _SAFE_IN_QUERY)}" for name, value in self.query.items())
         return f"{self.scheme}:{path}?{query}" if query else f"{self.scheme}:{path}"
+
+    def __repr__(self) -> str:
+        return f"<KeyURI {self}>"
 
     @property
     def backend(self) -> Backend:
@@ -147,7 +161,7 @@ class KeyURI:
         """The name to use in messages: a file's path, or the URI without its query."""
         if self.scheme == "file":
             return self.file
-        return "standard input" if self.is_standard_input else str(replace(self, query={}))
+        return "standard input" if self.is_standard_input else str(KeyURI(self.scheme, self.path))
 
     @property
     def is_standard_input(self) -> bool:
@@ -171,7 +185,7 @@ class KeyURI:
     def token(self) -> KeyURI:
         """This URI without the attributes that name an object on the token."""
         names = self.backend.object_attributes
-        return replace(self, path={name: value for name, value in self.path.items() if name not in names})
+        return self.changed(path={name: value for name, value in self.path.items() if name not in names})
 
     def resolved(self) -> KeyURI:
         """Return the URI with the scheme of the backend that opens it: a file's content may make it a TPM's key."""
@@ -193,7 +207,7 @@ class KeyURI:
         if self.pin_value is not None or "pin-source" in self.query:
             return self
         source = {name: value for name, value in other.query.items() if name == "pin-source"}
-        return replace(self, query={**self.query, **source}, pin_value=other.pin_value)
+        return KeyURI(self.scheme, self.path, {**self.query, **source}, other.pin_value)
 
     def text(self, name: str) -> str | None:
         """Return an attribute of the path, or else of the query, as text; None if it is absent.
@@ -204,9 +218,14 @@ class KeyURI:
         value = self.path.get(name, self.query.get(name))
         return None if value is None else _decode(self.scheme, name, value)
 
+    def changed(self, *, path: Mapping[str, bytes] | None = None, query: Mapping[str, bytes] | None = None) -> KeyURI:
+        """Return this URI with another path or query."""
+        path, query = self.path if path is None else path, self.query if query is None else query
+        return KeyURI(self.scheme, path, query, self.pin_value)
+
     def with_query(self, name: str, value: str) -> KeyURI:
         """Return this URI with one query attribute set."""
-        return replace(self, query={**self.query, name: value.encode("utf-8", "surrogateescape")})
+        return self.changed(query={**self.query, name: value.encode("utf-8", "surrogateescape")})
 
     def require_known(self, path: Set[str], query: Set[str]) -> None:
         """Check that the backend knows every attribute; it would ignore a misspelt one.
@@ -245,7 +264,7 @@ def _check_is_place(text: str) -> None:
     Raises:
         UsageError: it is. The message does not quote it.
     """
-    if text.startswith(_PEM_STARTS) or _DER_START.match(text):
+    if text.startswith(_PEM_STARTS) or re.match(_DER_START, text):
         raise UsageError("a key or certificate is given where its place is wanted", "For a variable, write env:NAME")
 
 

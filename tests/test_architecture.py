@@ -50,7 +50,7 @@ RULES = {
     "serving": "errors system http aws",
     "cli": f"{CORE} attestation system monitoring http aws config refresh enrolment agent serving trust_policy "
     "emulator control_plane boto3",
-    "botocore": "errors aws agent refresh",
+    "botocore": "errors aws agent refresh system",
     "boto3": "botocore",
     "__main__": "cli",
     "hwsigner": f"{CORE} backends http aws refresh auth",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
 
 from hwsigner.agent import protocol
+from hwsigner.agent.desktop import Desktop
 from hwsigner.agent.memory import LockedMemory
 from hwsigner.agent.watching import ProfileStatus, Watch
 from hwsigner.aws.credentials import Credentials, Reply
@@ -32,12 +32,22 @@ Log = Callable[..., None]
 
 
 class Shared(NamedTuple):
-    """What profiles share: the agent's environment, the memory for replies and PINs, the log, and who watches."""
+    """What profiles share.
+
+    Attributes:
+        environ: the agent's environment.
+        memory: the memory for replies and PINs.
+        log: takes lines.
+        is_system: whether this is the system's agent.
+        desktop: shows notifications to the agent's user; None for none.
+        watch: is told of sessions and failures; None for nobody.
+    """
 
     environ: Mapping[str, str]
     memory: LockedMemory
     log: Log
     is_system: bool
+    desktop: Desktop | None = None
     watch: Watch | None = None
 
 
@@ -90,7 +100,7 @@ class UnlockedPins:
 
 def _key(request: PinRequest) -> PinRequest:
     """Return a request without the PIN's state, which may differ each time."""
-    return replace(request, state="")
+    return request._replace(state="")
 
 
 class _State(StrEnum):
@@ -104,6 +114,9 @@ class AgentProfile:
 
     What takes time is queued, and done one thing after another by a worker, which alone changes the state. `allows`,
     `read` and `status` only look.
+
+    Attributes:
+        notice: what its token waits for just now, such as a touch; None for nothing.
     """
 
     def __init__(self, config: Profile, shared: Shared) -> None:
@@ -114,6 +127,8 @@ class AgentProfile:
         self._queue = WorkQueue()
         self._provider: BackgroundProvider | None = None
         self._state = _State.OPEN
+        self.notice: str | None = None
+        self._asks_to_unlock = False  # On the desktop.
         self._ending: set[Future[None]] = set()  # Queued locks: once there is one, `read` gives nothing.
         self._unopened: HwsignerError | HwsignerWarning | None = None
         self._fault: HwsignerError | HwsignerWarning | None = None
@@ -188,6 +203,9 @@ class AgentProfile:
         try:
             return self._open().reply(_FORMAT)
         except Exception as error:
+            if isinstance(error, PinError) and self._state is _State.OPEN and not self._asks_to_unlock:
+                self._asks_to_unlock = True
+                self._show(f"it is {self._locked(error)}", is_urgent=False)
             return self._error(error)
 
     def _unlock(self) -> UnlockProgress:
@@ -213,7 +231,7 @@ class AgentProfile:
         failure, wanted = self._provider and self._provider.failure, self._pins.wanted
         may_ask_again = isinstance(failure, WrongPinError) and failure.may_ask_again
         if wanted and (may_ask_again or (isinstance(failure, WrongPinError) and wanted.may_be_empty)):
-            wanted = replace(wanted, state="the last PIN was wrong")
+            wanted = wanted._replace(state="the last PIN was wrong")
         return UnlockProgress(wanted if may_ask_again or isinstance(failure, kind) else None, answer)
 
     def _report(self, act: Callable[[], object]) -> bytes:
@@ -229,6 +247,7 @@ class AgentProfile:
         if self._state is not _State.CLOSED:
             self._state = state
         provider, self._provider = self._provider, None
+        self._stop_asking()
         self._pins.forget()
         try:
             if provider:
@@ -258,7 +277,13 @@ class AgentProfile:
             raise
         self._unopened = None
         attended = self._values["attended"]
-        return BackgroundProvider(provider, formats={_FORMAT: self._format}, attended=attended, on_try=self._note)
+        return BackgroundProvider(
+            provider,
+            formats={_FORMAT: self._format},
+            attended=attended,
+            on_try=self._note,
+            on_notice=None if attended is False else self._hear,
+        )
 
     def _format(self, credentials: Credentials) -> Reply:
         if self._shared.watch and self._provider:
@@ -281,6 +306,7 @@ class AgentProfile:
                 request_id=outcome.request_id,
             )
         else:
+            self._stop_asking()
             expiration = outcome.expiration
             self._log(
                 f"profile {self.name!r}: session created, credentials until {expiration:%Y-%m-%dT%H:%M:%SZ}",
@@ -295,18 +321,37 @@ class AgentProfile:
     def _log(self, text: str, **fields: str) -> None:
         self._shared.log(text, profile=self.name, **fields)
 
+    def _hear(self, notice: str | None) -> None:
+        self.notice = f"{self.name}: {notice}" if notice else None
+        if self.notice:
+            self._log(self.notice)
+        self._show(notice)
+
+    def _show(self, text: str | None, *, is_urgent: bool = True) -> None:
+        """Show a text on the desktop in place of the last, or nothing any more."""
+        if self._shared.desktop and self._values["desktop_notifications"] is not False:
+            self._shared.desktop.show(self.name, text, is_urgent=is_urgent)
+
+    def _stop_asking(self) -> None:
+        if self._asks_to_unlock:
+            self._asks_to_unlock = False
+            self._show(None)
+
     def _error(self, error: Exception) -> bytes:
         """Return the answer for an error. If a PIN is needed, it names the command that unlocks."""
         if not isinstance(error, HwsignerError | HwsignerWarning):
             return protocol.error(1, f"profile {self.name!r}: the agent failed with {type(error).__name__}")
         if not isinstance(error, PinError):
             return protocol.error(error.exit_status, str(error))
+        return protocol.error(error.exit_status, f"profile {self.name!r} is {self._locked(error)}")
+
+    def _locked(self, error: PinError) -> str:
+        """Return that the profile is locked, why, and the command that unlocks it."""
         wanted = self._pins.wanted
         is_missing = isinstance(error, PinRequiredError) and self._state is _State.OPEN
         problem = f"{wanted.subject} wants its {wanted.kind}" if is_missing and wanted else error.message
         flag = " --system" if self._shared.is_system else ""
-        text = f"profile {self.name!r} is locked: {problem}. Run hwsigner agent unlock{flag} {self.name}"
-        return protocol.error(error.exit_status, text)
+        return f"locked: {problem}. Run hwsigner agent unlock{flag} {self.name}"
 
 
 def _uids(users: Iterable[str], log: Log) -> frozenset[int]:

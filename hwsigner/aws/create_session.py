@@ -7,8 +7,8 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from hwsigner._version import __version__
 from hwsigner.aws.config_file import Setting, read_config
@@ -31,8 +31,7 @@ _BACKOFF_BASE = 0.5
 _BACKOFF_CAP = 8.0
 
 
-@dataclass(frozen=True)
-class SessionRequest:
+class SessionRequest(NamedTuple):
     """The session to ask for.
 
     Attributes:
@@ -49,11 +48,10 @@ class SessionRequest:
     role_arn: str
     duration: int = defaults.SESSION_DURATION
     session_name: str | None = None
-    instance_properties: Mapping[str, str] = field(default_factory=dict)
+    instance_properties: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True)
-class Service:
+class Service(NamedTuple):
     """The service to ask, and the limits for it.
 
     Attributes:

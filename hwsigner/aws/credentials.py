@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from hwsigner.errors import AgentError, ServiceError
 
@@ -15,7 +14,6 @@ Reply = bytes | memoryview
 _HINT = "Check --endpoint and look for a proxy"
 
 
-@dataclass(frozen=True)
 class Credentials:
     """Temporary credentials. The secrets are not in the repr.
 
@@ -30,14 +28,34 @@ class Credentials:
         request_id: the service's number of the request that created the session, or an empty string.
     """
 
-    access_key_id: str
-    secret_access_key: str = field(repr=False)
-    session_token: str = field(repr=False)
-    expiration: datetime
-    role_arn: str
-    assumed_role_arn: str
-    subject_arn: str = ""
-    request_id: str = ""
+    def __init__(
+        self,
+        access_key_id: str,
+        secret_access_key: str,
+        session_token: str,
+        expiration: datetime,
+        role_arn: str,
+        assumed_role_arn: str,
+        subject_arn: str = "",
+        request_id: str = "",
+    ) -> None:
+        self.access_key_id: Final = access_key_id
+        self.secret_access_key: Final = secret_access_key
+        self.session_token: Final = session_token
+        self.expiration: Final = expiration
+        self.role_arn: Final = role_arn
+        self.assumed_role_arn: Final = assumed_role_arn
+        self.subject_arn: Final = subject_arn
+        self.request_id: Final = request_id
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other) if isinstance(other, Credentials) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.access_key_id)
+
+    def __repr__(self) -> str:
+        return f"Credentials({self.access_key_id!r}, role_arn={self.role_arn!r}, expiration={self.expiration!r})"
 
     def process_json(self) -> str:
         """Return the one line of JSON that a `credential_process` prints."""

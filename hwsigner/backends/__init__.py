@@ -10,19 +10,18 @@ import functools
 import importlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from types import ModuleType
+from typing import NamedTuple
 
 from hwsigner.errors import BackendUnavailableError, UsageError, install_command
 
 ENTRY_POINTS = "hwsigner.backends"
 # The dynamic linker's message.
-_LIBRARY = re.compile(r"(\S+\.so\S*): cannot open shared object file")
+_LIBRARY = r"(\S+\.so\S*): cannot open shared object file"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+")
 
 
-@dataclass(frozen=True)
-class Backend:
+class Backend(NamedTuple):
     """A place where keys live: its module, and what the rest of hwsigner must know without loading it.
 
     The module has `open_key(uri, pins, *, public_key=None) -> Key`. If it can also return certificates, it has
@@ -58,7 +57,7 @@ class Backend:
     object_attributes: frozenset[str] = frozenset()
     shares_store: bool = False
     password_flag: str = ""
-    query_flags: Mapping[str, str] = field(default_factory=dict)
+    query_flags: Mapping[str, str] = {}
     flags_win: bool = False
     management: str = ""
     attestation: str = ""
@@ -92,7 +91,7 @@ class Backend:
         try:
             return importlib.import_module(module)
         except ImportError as error:
-            library = _LIBRARY.match(str(error))
+            library = re.match(_LIBRARY, str(error))
             if library:
                 message = f"{module} needs {library[1]}, which is not installed"
                 raise BackendUnavailableError(message, f"Install the system's package that has {library[1]}") from error

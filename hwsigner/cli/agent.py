@@ -127,6 +127,7 @@ def _serve(
     listener: socket.socket,
     waiting: list[tuple[socket.socket, int]],
 ) -> bool:
+    from hwsigner.agent.desktop import Desktop
     from hwsigner.agent.memory import LockedMemory, lock_process
     from hwsigner.agent.profile import Shared
     from hwsigner.agent.profiles import Profiles
@@ -148,7 +149,8 @@ def _serve(
     memory, notifier = LockedMemory(log.note), Notifier(os.environ)
     audit = open_audit(values, log.note)
     watch = Watch(audit, log)
-    profiles = Profiles(Shared(environ, memory, log.note, address.is_system, watch))
+    desktop = None if address.is_system else Desktop(environ)
+    profiles = Profiles(Shared(environ, memory, log.note, address.is_system, desktop, watch))
     server = AgentServer(
         listener,
         profiles,
@@ -157,12 +159,7 @@ def _serve(
         log=log.refused,
         watch=watch if watch.wants_given else None,
     )
-
-    def show(text: str) -> None:
-        log.note(text)
-        server.note(text)
-
-    notices.set_notifier(show)
+    notices.set_notifier(None)  # Each profile reports what its token waits for.
     watch.metrics = Metrics(__version__, lambda: map(_state, profiles.statuses()))
     with metrics_output(arguments, watch.metrics, log), _signals(server):
         return server.run(notifier, waiting)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION
+
+if TYPE_CHECKING:
+    import argparse
 
 HELP = "print credentials for the AWS SDKs"
 

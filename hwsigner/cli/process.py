@@ -43,12 +43,6 @@ def report_to(log: Callable[[str], None] | None) -> None:
     _log = log
 
 
-def report_on_terminal(text: str) -> None:
-    """Write a line to the terminal device, as SDKs capture stderr. Do nothing if there is no terminal."""
-    with suppress(OSError), open("/dev/tty", "wb", buffering=0) as terminal:
-        terminal.write(f"hwsigner: {printable(text)}\n".encode())
-
-
 def report_thread_failures() -> None:
     """Report an exception that ends a thread in one line, as a traceback could show a secret."""
     threading.excepthook = lambda failure: report(

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hwsigner.errors import ConfigError, UsageError, suggestion
 from hwsigner.http import defaults
@@ -92,8 +91,7 @@ def secret_place(text: str) -> str:
     return text
 
 
-@dataclass(frozen=True)
-class Flag:
+class Flag(NamedTuple):
     """A flag.
 
     Attributes:
@@ -228,6 +226,11 @@ AGENT = (
         "the key needs a touch or typed PIN for each session, so don't refresh ahead of need (default: judged by time)",
         convert=boolean,
     ),
+    Flag(
+        "desktop-notifications",
+        "whether your own agent shows a desktop notification when the key waits for you (default: true)",
+        convert=boolean,
+    ),
     Flag("allow-users", "user, by name or number, that the system agent serves; repeatable", "USER", many=True),
 )
 
@@ -279,7 +282,7 @@ EXCLUSIVE = (
     ("pkcs8-password", "tpm-key-password"),
 )
 
-_IN_PROFILES = {flag.name: flag for flag in IDENTITY + SESSION + AGENT + ENROLMENT}
+IN_PROFILES = {flag.name: flag for flag in IDENTITY + SESSION + AGENT + ENROLMENT}
 
 
 def default_values(flags: Iterable[Flag]) -> dict[str, Any]:
@@ -300,7 +303,7 @@ def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: it has a key that is not a flag, an invalid value, or two keys that exclude each other.
     """
     where = f"{found.file}: [profile.{found.name}]"
-    values = table_values(found.values, _IN_PROFILES, where, "See hwsigner profile --help")
+    values = table_values(found.values, IN_PROFILES, where, "See hwsigner profile --help")
     check_exclusive(values, ConfigError, f"{where}: ")
     check_readable_again(values, ConfigError, f"{where}: ")
     for pair in EXCLUSIVE:

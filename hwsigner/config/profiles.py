@@ -79,6 +79,11 @@ def profile(name: str, environ: Mapping[str, str]) -> Profile:
     return found[name]
 
 
+def is_system_file_hidden() -> bool:
+    """Return whether there is a system's file that this user may not read. The system's agent may have its profiles."""
+    return not _is_allowed(SYSTEM_FILE)
+
+
 def _is_allowed(file: Path) -> bool:
     return os.access(file, os.R_OK) or not os.access(file, os.F_OK)
 
@@ -303,7 +308,7 @@ def _read(file: Path) -> dict[str, Profile]:
         with open_trusted(str(file), ConfigError) as stream:
             status = os.fstat(stream.fileno())
             document = tomllib.load(stream)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # The home of some system users is /dev/null.
         return {}
     except OSError as error:
         raise ConfigError(f"can't read {file}: {error.strerror}") from error

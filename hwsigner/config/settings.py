@@ -9,7 +9,6 @@ import os
 import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.config.flags import AGENT, IDENTITY, SESSION, attribute_of, converted, default_values, profile_values
@@ -258,8 +257,8 @@ def service(values: Values, environ: Mapping[str, str] = os.environ) -> Service:
     )
     verify = not values["no_verify_ssl"]
     found = find_service(region, endpoint=values["endpoint"], verify=verify, environ=environ)
-    limits = {"connect_timeout": values["connect_timeout"], "read_timeout": values["read_timeout"]}
-    return replace(found, transport=replace(found.transport, **limits), timeout=values["timeout"])
+    transport = found.transport.with_limits(values["connect_timeout"], values["read_timeout"])
+    return found._replace(transport=transport, timeout=values["timeout"])
 
 
 def service_for_daemon(values: Values, environ: Mapping[str, str] = os.environ) -> Service:

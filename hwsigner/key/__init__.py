@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import ModuleType, TracebackType
 from typing import Literal, NamedTuple, Protocol, Self
 
@@ -86,8 +85,7 @@ class FoundCertificate(NamedTuple):
     uri: str
 
 
-@dataclass(frozen=True)
-class ListedObject:
+class ListedObject(NamedTuple):
     """A key or a certificate on a token, as `list_tokens` shows it.
 
     Attributes:
@@ -115,8 +113,7 @@ class ListedObject:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class ListedToken:
+class ListedToken(NamedTuple):
     """A token, with the objects that it shows.
 
     Attributes:

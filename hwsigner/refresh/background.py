@@ -67,6 +67,8 @@ class BackgroundProvider:
             take.
         on_try: called after each attempt with the credentials or the failure, in order, by the thread that made it. It
             may call and close this provider, and must not raise.
+        on_notice: called with a notice when a refresh has begun to wait for the user, such as for a touch, and with
+            None when that is over. It may be called from any thread, and must neither raise nor wait.
 
     Raises:
         UsageError: the provider has a background provider already.
@@ -79,6 +81,7 @@ class BackgroundProvider:
         formats: Mapping[str, Callable[[Credentials], bytes | memoryview]] | None = None,
         attended: bool | None = None,
         on_try: Callable[[Credentials | Failure], None] | None = None,
+        on_notice: Callable[[str | None], None] | None = None,
     ) -> None:
         self._provider = provider
         if provider._listener is not None:
@@ -92,6 +95,7 @@ class BackgroundProvider:
         self._is_wanted = False
         self._is_retried = False
         provider._listener = self._note
+        provider._hear = on_notice
         _providers.add(self)
 
     def __repr__(self) -> str:

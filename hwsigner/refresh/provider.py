@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from types import TracebackType
@@ -27,6 +26,7 @@ from hwsigner.refresh.outcome import Failure, Session
 from hwsigner.refresh.reopening import ReopeningIdentity
 from hwsigner.refresh.schedule import POLICY, Lifetime, until_refresh
 from hwsigner.system.clocks import Clocks, boot_time, utc_now
+from hwsigner.system.notices import heard_by
 
 if TYPE_CHECKING:
     from hwsigner.config import settings
@@ -84,6 +84,7 @@ class Provider:
         self._failure: Failure | None = None
         # A background provider's: called by the thread that made an attempt, before it lets others go on.
         self._listener: Callable[[Session | Failure], None] | None = None
+        self._hear: Callable[[str | None], None] | None = None
         _providers.add(self)
 
     @classmethod
@@ -295,7 +296,8 @@ class Provider:
             return session  # Another thread created it.
         if failure is None or self._clocks.monotonic() >= failure.next_try:
             try:
-                return self._create()
+                with heard_by(self._hear):
+                    return self._create()
             except Exception as error:
                 self._note_failure(error)
                 if session is None or self._left(session) <= 0:
@@ -309,7 +311,7 @@ class Provider:
         self._seconds = None
         identity = self._identity.get(clocks.now())
         # After a failure only the schedule retries: otherwise an overloaded service would get three times the requests.
-        service = replace(self._service, max_attempts=1) if self._failure else self._service
+        service = self._service._replace(max_attempts=1) if self._failure else self._service
         begin = clocks.monotonic()
         try:
             credentials = create_session(identity, self._request, service, now=clocks.now, sleep=clocks.sleep)

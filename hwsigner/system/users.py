@@ -9,7 +9,6 @@ import socket
 import stat
 import struct
 from collections.abc import Mapping
-from pathlib import Path
 
 _CREDENTIALS = struct.Struct("iII")
 
@@ -63,6 +62,8 @@ def reading_group(path: str) -> str | None:
     Returns:
         The group's name; None if this user may read it, it does not exist, or no group but root may read it.
     """
+    from pathlib import Path
+
     for place in (path, *map(str, Path(path).absolute().parents)):
         try:
             status = os.stat(place)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -133,7 +132,7 @@ class TestClosed:
             chosen[0].close()
             ours, theirs = socket.socketpair()
             with theirs:
-                serve_command(ours, Verb.LOCK, chosen, running.memory, SimpleQueue())
+                serve_command(ours, Verb.LOCK, chosen, running.memory)
                 assert read_end(theirs) == with_body("ok", b"locked: web, xyz")
             assert running.get("xyz").startswith(b"1 error 3 ")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hwsigner.backends.file import open_key, private_key_block
 from hwsigner.backends.file.inherited import read_inherited
 from hwsigner.backends.pem import PKCS12
@@ -27,7 +25,7 @@ def describe_key(uri: KeyURI, pins: PinSource) -> KeyDescription:
     encrypted = None if block.label == PKCS12 else block.encrypted  # PKCS #12 does not say.
     guard = "It is encrypted with a passphrase" if encrypted else "It is not encrypted"
     return KeyDescription(
-        str(replace(uri, query={})),
+        str(uri.changed(query={})),
         uri.name,
         public_key,
         () if encrypted is None else (guard,),

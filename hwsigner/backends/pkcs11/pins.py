@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 
 from hwsigner.backends import refusals
 from hwsigner.backends.pkcs11.errors import PinRefusedError, PKCS11Error
@@ -69,7 +68,7 @@ def user_pin_request(token: TokenInfo) -> PinRequest:
 
 def signature_pin_request(token: TokenInfo) -> PinRequest:
     """Return the question for the PIN of a key that needs it for each signature."""
-    return replace(user_pin_request(token), kind="PIN for this signature", for_one_signature=True)
+    return user_pin_request(token)._replace(kind="PIN for this signature", for_one_signature=True)
 
 
 def refuse_risk(token: TokenInfo, pins: PinSource, found: FoundPin | None = None) -> None:
@@ -114,7 +113,7 @@ def refuse_stranger(session: Session, token: TokenInfo, uri: KeyURI, public_key:
         return
     if is_other:
         name = token_name(token)
-        named = replace(uri, path={**token_uri(token, uri).path, **uri.path})
+        named = uri.changed(path={**token_uri(token, uri).path, **uri.path})
         raise PinRequiredError(
             f"{uri.name} names no token, and {name} shows only other keys, so the stored PIN was not sent",
             f"If you mean this token, write {named.name}",

@@ -57,10 +57,12 @@ class TestRefusals:
         tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", "0x81004715")
 
     @pytest.fixture
-    def managed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Take swtpm for a resource manager."""
+    def managed(self, tools: Tools, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """Take swtpm for a resource manager, which would flush what a closed connection leaves."""
         monkeypatch.setattr(process_lock, "_MANAGED", ("swtpm",))
         monkeypatch.setattr(connection, "_connections", {})  # An open connection knows what it leads to.
+        yield
+        tools.flush()
 
     def sign(self, uri: str, pin: str | AskPin | PinSource | None) -> None:
         with open_key(uri, pin) as key:
@@ -172,6 +174,7 @@ class TestRefusals:
             )
         assert process.returncode == (1 if pin == "wrong" else 9)
         assert tools.counted_failures() == (1 if pin == "wrong" else 0)
+        tools.flush()
 
     def test_refusal_is_not_kept_in_a_folder_that_others_can_use(
         self, uri: str, refused_auth: Path, tmp_path: Path
