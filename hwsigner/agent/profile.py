@@ -20,7 +20,7 @@ from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning, PinError
 from hwsigner.pins import PinRequest
 from hwsigner.pins.sources import serve_place
 from hwsigner.refresh.background import BackgroundProvider
-from hwsigner.refresh.outcome import Failure
+from hwsigner.refresh.outcome import Failure, bare
 from hwsigner.refresh.provider import Provider
 from hwsigner.refresh.workers import WorkQueue
 from hwsigner.system.users import find_uid
@@ -264,16 +264,16 @@ class AgentProfile:
         if self._fault:
             raise self._fault.with_traceback(None)  # It would grow with each time that it is raised.
         if self._provider is None:
-            self._provider = self._made()
+            self._provider = self._make_provider()
             self._provider.start()
         return self._provider
 
-    def _made(self) -> BackgroundProvider:
+    def _make_provider(self) -> BackgroundProvider:
         try:
             service = settings.service_for_daemon(self._values, self._shared.environ)
             provider = Provider._from_values(self._values, service, self._pins, [self._pins.prompt])
         except (HwsignerError, HwsignerWarning) as error:
-            self._unopened = Failure.after(error, None, lambda _: 0.0).error
+            self._unopened = bare(error)
             raise
         self._unopened = None
         attended = self._values["attended"]
