@@ -80,7 +80,7 @@ def _command(arguments: Arguments, address: Address) -> None:
         if flag in MONITORING + METRICS:
             raise UsageError(f"--{flag.name} is for an agent that is started", f"Leave it out of agent {action}")
     if arguments.json and action != "status":
-        raise UsageError(f"agent {action} prints no JSON, which status alone does", "Leave out --output json")
+        raise UsageError(f"agent {action} has no JSON output", "Leave out --output json, which is for agent status")
     answer = command(address, request, _asker(arguments.pinentry))
     print(_status_json(answer) if arguments.json else "\n".join(map(_shown, answer.splitlines())))
 
