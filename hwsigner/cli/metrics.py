@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 import stat
@@ -13,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from hwsigner.cli.parser import Arguments
 from hwsigner.config.flags import Flag, switch
 from hwsigner.errors import HwsignerError, UsageError
 
@@ -36,7 +36,7 @@ _KEEP_SECONDS = 1.0
 
 
 @contextmanager
-def metrics_output(arguments: argparse.Namespace, metrics: Metrics, log: Log) -> Iterator[None]:
+def metrics_output(arguments: Arguments, metrics: Metrics, log: Log) -> Iterator[None]:
     """Serve the metrics, and write them to a file, as the flags say, inside the `with` statement.
 
     Raises:

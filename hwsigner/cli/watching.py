@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from hwsigner.cli.parser import Arguments
 from hwsigner.cli.process import report, report_to
 from hwsigner.config.monitoring import read_monitoring
 from hwsigner.system.systemd import ERROR, line_priority
@@ -166,6 +166,6 @@ def open_log(values: Mapping[str, Any]) -> Log:
     return log
 
 
-def monitoring(arguments: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+def monitoring(arguments: Arguments, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Return the values of the flags for logs and the audit log; raises as `read_monitoring`."""
     return read_monitoring(environ, vars(arguments))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from hwsigner.config.flags import Flag, one_of, table_values
-from hwsigner.config.profiles import SYSTEM_FILE, user_file
+from hwsigner.config.places import SYSTEM_FILE, user_file
 from hwsigner.errors import ConfigError, UsageError
 from hwsigner.system.files import open_trusted
 
@@ -61,12 +60,12 @@ def read_monitoring(environ: Mapping[str, str], given: Mapping[str, Any] | None 
     return values
 
 
-def _table(file: Path) -> dict[str, Any] | None:
+def _table(file: str) -> dict[str, Any] | None:
     """Return a file's table by attribute; None if it has none, or this user may not read it."""
     try:
-        with open_trusted(str(file), ConfigError) as stream:
+        with open_trusted(file, ConfigError) as stream:
             data = stream.read()
-    except (FileNotFoundError, PermissionError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # The home of some system users is /dev/null.
         return None
     except OSError as error:
         raise ConfigError(f"can't read {file}: {error.strerror}") from error
