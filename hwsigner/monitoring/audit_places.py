@@ -15,6 +15,9 @@ from hwsigner.system.systemd import INFO, has_journal, is_journal, send_entry
 Fields = dict[str, str | int]
 
 _STDERR = 2
+# A pipe that is ready takes this many bytes at once, and may block for more (pipe(7)).
+_PIPE_BYTES = 4096
+_MAX_EXECUTABLE = 100
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
 
@@ -42,6 +45,11 @@ def _line(message: str, fields: Fields) -> bytes:
 
 def _printable(fields: Fields) -> Fields:
     return {name: printable(value) if isinstance(value, str) else value for name, value in fields.items()}
+
+
+def _cut(name: str, value: str | int) -> str | int:
+    """Return the end of a path that anyone can make long, and any other value as it is."""
+    return value[-_MAX_EXECUTABLE:] if isinstance(value, str) and name.endswith("executable") else value
 
 
 class _FilePlace:
@@ -110,6 +118,10 @@ class _StderrPlace:
             return
         begin = f"<{INFO}>".encode() if is_journal(self._descriptor) else b""
         line = begin + _line(message, fields)
+        if len(line) > _PIPE_BYTES:
+            line = begin + _line(message, {name: _cut(name, value) for name, value in fields.items()})
+        if len(line) > _PIPE_BYTES:
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
         if not any(event & select.POLLOUT for _, event in poll.poll(0)):

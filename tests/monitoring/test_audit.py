@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hwsigner.errors import AuditError
 from hwsigner.monitoring import audit_places
 from hwsigner.monitoring.audit import MAX_ASKERS, Audit
+from monitoring.pipes import almost_full_pipe, ends
 
 ARN = "arn:aws:sts::123456789012:assumed-role/web/00ff"
 
@@ -248,6 +249,17 @@ def test_stderr_without_a_reader_is_an_error_and_is_not_waited_for(monkeypatch: 
         give(audit, who="last")
     os.close(reader)
     os.close(writer)
+
+
+def test_asker_with_a_long_path_does_not_block_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    with almost_full_pipe() as (reader, writer):
+        monkeypatch.setattr(audit_places, "_STDERR", writer)
+        audit = Opened("stderr", required=True).audit
+        path = "/" + "\U0001f511" * 1000 + "/program"
+        assert ends(lambda: audit.give("web", "ASIA1", 1, lambda: {"executable": path, "parent_executable": path}))
+        line = json.loads(os.read(reader, 1 << 20).lstrip(b"\0"))
+    assert line["access_key_id"] == "ASIA1"
+    assert line["executable"].endswith("/program")
 
 
 def test_arguments_of_a_process_are_never_written(path: Path) -> None:
