@@ -193,7 +193,7 @@ def test_file_of_a_third_user_is_refused(path: Path) -> None:
     path.parent.chmod(0o1777)
     path.touch()
     os.chown(path, 65534, -1)
-    with pytest.raises(AuditError, match="can't be written: .*(it belongs to user 65534|Permission denied)"):
+    with pytest.raises(AuditError, match=r"can't be written: .*(it belongs to user 65534|Permission denied)"):
         Opened(path, required=True)
     os.chown(path.parent, 65534, -1)  # The owner of the folder can read and replace all files in it anyway.
     give(Opened(path, required=True).audit)
