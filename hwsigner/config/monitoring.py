@@ -54,9 +54,10 @@ def read_monitoring(environ: Mapping[str, str], given: Mapping[str, Any] | None 
     values = {**_DEFAULTS, **{name: value for name, value in table.items() if value is not None}, **of_flags}
     if values["audit"] == "required" and not values["audit_log"]:
         raise UsageError("audit is required, and there is no audit-log", "Set audit-log to a file, journal or stderr")
-    if values["audit_log"] not in (None, "journal", "stderr") and not values["audit_log"].startswith("/"):
+    place = values["audit_log"]
+    if place not in (None, "journal", "stderr") and (not place.startswith("/") or "\0" in place):
         hint = "Write an absolute path, journal or stderr"
-        raise UsageError(f"audit-log is {values['audit_log'][:100]!r}", hint)
+        raise UsageError(f"audit-log is {place[:100]!r}", hint)
     return values
 
 
