@@ -90,4 +90,4 @@ def _positional(action: argparse.Action) -> str:
 def help_of(flag: Flag) -> str:
     """Return what a flag is for, with its default."""
     shown = f"{flag.default:g}" if isinstance(flag.default, int | float) else flag.default
-    return f"{flag.help} (default {shown})" if shown and flag.metavar else flag.help
+    return f"{flag.help} (default: {shown})" if shown and flag.metavar else flag.help

@@ -42,7 +42,7 @@ _PIV_SLOTS = {bytes([1 + n]): f"{slot:02x}" for n, slot in enumerate((0x9A, 0x9C
 def add_arguments(parser: Parser) -> None:
     """Add the URI that narrows the list, and the flags."""
     parser.add_argument(
-        "uri", nargs="?", help="pkcs11: or tpm2: URI of what to list (default: all tokens, and the TPM)"
+        "uri", nargs="?", metavar="URI", help="pkcs11: or tpm2: URI of what to list (default: all tokens, and the TPM)"
     )
     parser.add_flags(
         [

@@ -41,7 +41,7 @@ _URIS = ("certificate", "private-key", "intermediates")
 def add_arguments(parser: Parser) -> None:
     """Add the action, the profile's name, and the flags that a profile can contain."""
     parser.add_argument("action", metavar="|".join(_ACTIONS), help="what to do; add and edit take the flags below")
-    parser.add_argument("name", nargs="?", help="name of the profile; list takes none")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="name of the profile; list takes none")
     parser.add_flags(_FLAGS, IDENTITY, SESSION, AGENT, ENROLMENT, OUTPUT)
 
 

@@ -245,4 +245,4 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     shown = " ".join(capsys.readouterr().out.split())
     for flag in FLAGS.values():
         assert f"--{flag.name}" in shown
-    assert "(default 3600)" in shown
+    assert "(default: 3600)" in shown
