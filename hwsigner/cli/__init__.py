@@ -144,7 +144,7 @@ def _run(arguments: Sequence[str]) -> int:
 
         print(overview_of(name, COMMANDS))
         return 0
-    if name not in COMMANDS:
+    if name not in COMMANDS or (name in _groups() and rest and not rest[0].startswith("-")):
         raise _unknown(name, rest)
     command, parser = command_parser(name)
     try:
@@ -178,9 +178,13 @@ def _unknown(name: str, rest: Sequence[str]) -> UsageError:
     """Return the error for a command that there is not. `rest` may be the second word of one of a group."""
     is_group = name in _groups()
     # What follows `=` may be a password.
-    word = (f"{name} {rest[0]}" if is_group else name).partition("=")[0]
+    word = (f"{name} {rest[0]}" if is_group and rest else name).partition("=")[0]
+    if word.startswith("-"):
+        hint = suggestion(word, ("--help", "--version"), "Write the command first: hwsigner COMMAND [flags]")
+        return UsageError(f"{word} is not a command", hint)
     known = [each for each in COMMANDS if each.startswith(f"{name} ")] if is_group else [*COMMANDS, *_groups()]
-    return UsageError(f"unknown command {word!r}", suggestion(word, known, f"Use one of {', '.join(known)}"))
+    listed = f"hwsigner {name} --help" if is_group else "hwsigner --help"
+    return UsageError(f"unknown command {word!r}", suggestion(word, known, f"See {listed}"))
 
 
 def _split(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:

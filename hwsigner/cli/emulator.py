@@ -34,8 +34,8 @@ _FLAGS = (
     Flag("trust-anchor", "certificates of a trust anchor (PEM or DER); repeatable", "FILE", many=True),
     Flag("config", "TOML file of trust anchors, profiles and roles", "FILE"),
     switch("empty", "start without trust anchors, profiles and roles"),
-    Flag("region", f"with --trust-anchor: its region (default {REGION})", "REGION"),
-    Flag("account", f"account of the resources and of the access key (default {ACCOUNT})", "ACCOUNT"),
+    Flag("region", f"region of --trust-anchor (default: {REGION})", "REGION"),
+    Flag("account", f"account of the resources and of the access key (default: {ACCOUNT})", "ACCOUNT"),
     Flag("trust-policy", "with --trust-anchor: the role's trust policy (JSON; default: all may assume it)", "FILE"),
     Flag("port", "port to listen on; 0 for any free one", "PORT", whole_number(0, 65535), 0),
     Flag("host", "loopback address to listen on", "HOST", default=LOOPBACK),
@@ -94,7 +94,7 @@ def run(arguments: Arguments) -> int:
 def _faults() -> str:
     from hwsigner.emulator.faults import KINDS
 
-    rows = ["faults, each with its keys and their defaults:", ""]
+    rows = ["Faults, each with its keys and their defaults:", ""]
     indent = " " * 19
     for name, kind in KINDS.items():
         keys = ", ".join(f"{key.replace('_', '-')}={value}" for key, value in kind.parameters.items())

@@ -168,9 +168,11 @@ def _print(arguments: Arguments, leaf: Certificate, flags: dict[str, str], notes
         if arguments.profile not in profiles(os.environ):
             notes = [*notes, f"There was no profile {arguments.profile}: it is new"]
         file = _write_profile(arguments.profile, flags, text)
-        missing = ", ".join(arn for arn in ARNS if arn not in profiles(os.environ)[arguments.profile].values)
+        missing = [arn for arn in ARNS if arn not in profiles(os.environ)[arguments.profile].values]
         if missing:
-            notes = [*notes, f"The profile has no {missing}: add what is missing to {file}"]
+            command = f"hwsigner profile edit {shlex.quote(arguments.profile)}"
+            flags_missing = " ".join(f"--{arn} ARN" for arn in missing)
+            notes = [*notes, f"The profile has no {', '.join(missing)}: run {command} {flags_missing}"]
     done = f"the certificate is installed as {flags['certificate']}"
     if arguments.json:
         data = {

@@ -93,10 +93,12 @@ class Parser:
         found, rest = self._take_positionals(others)
         if rest:
             # Do not quote it: it may be the second half of a password with a space.
-            naming = " or ".join(f"--{flag}" for flag in self._naming())
+            flags = self._naming() or [name for name in ("profile",) if name in self._flags]
+            naming = " or ".join(f"--{flag}" for flag in flags)
+            certificate = ", and for a certificate --certificate" if "certificate" in self._flags else ""
             raise UsageError(
                 "unexpected argument" if len(rest) == 1 else f"{len(rest)} unexpected arguments",
-                f"To name a profile, use {naming}" if naming else self.hint,
+                f"To name a profile, use {naming}{certificate}" if naming else self.hint,
             )
         check_exclusive(values)
         if values.get("output") == "json":

@@ -182,7 +182,7 @@ def _rows(key: KeyDescription, certified: _Certified | None) -> Iterator[tuple[s
     left = (end - datetime.now(UTC)).days
     yield "Certificate", leaf.source
     yield "Subject", leaf.subject
-    yield "Expires", f"{end:%Y-%m-%d} ({'expired' if left < 0 else f'{left} days left'})"
+    yield "Expires", f"{end:%Y-%m-%d} ({'expired' if left < 0 else '1 day left' if left == 1 else f'{left} days left'})"
     yield (
         "Matches",
         {True: "yes, it is for this key", False: "no: it is for another key", None: "unknown: the key is hidden"}[

@@ -94,7 +94,7 @@ def _failure(what: str, error: Exception) -> HwsignerError:
     from botocore import exceptions as botocore
 
     if isinstance(error, botocore.HTTPClientError | botocore.ConnectionError):
-        hint = "Check the network, the region, --endpoint and the CA bundle (AWS_CA_BUNDLE)"
+        hint = "Check the network, the region, the endpoint and the CA bundle (AWS_CA_BUNDLE)"
         return ServiceUnreachableError(f"{what} got no answer: {_flat(error)}", hint)
     if isinstance(error, botocore.ParamValidationError):
         return UsageError(f"{what} was not sent: {_flat(error)}", "Correct that value")

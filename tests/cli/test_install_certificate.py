@@ -220,7 +220,8 @@ class TestProfile:
         outcome = scene.call("install-certificate", issued, scene.key, "--profile", "web")
         assert f"{user_file}: [profile.web]" in outcome.out
         missing = "trust-anchor-arn, profile-arn, role-arn"
-        assert f"Note       The profile has no {missing}: add what is missing to {user_file}\n" in outcome.out
+        command = "hwsigner profile edit web --trust-anchor-arn ARN --profile-arn ARN --role-arn ARN"
+        assert f"Note       The profile has no {missing}: run {command}\n" in outcome.out
         written = tomllib.loads(user_file.read_text())["profile"]["web"]
         assert written == {"certificate": str(installed), "private-key": str(scene.key)}
 

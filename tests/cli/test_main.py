@@ -178,6 +178,13 @@ class TestCommands:
         assert call("help", "pins") == Outcome(0, Path("docs/pins.md").read_text(), "")
         assert call("help", "list").out.startswith("usage: hwsigner list")
 
+    @pytest.mark.parametrize("command", ["whoami", "doctor", "read-certificate-data"])
+    def test_argument_too_many_is_told_the_flag_for_a_profile(self, command: str, call: Call) -> None:
+        outcome = call(command, "web")
+        assert outcome.status == 2
+        assert "unexpected argument. To name a profile, use --profile" in outcome.err
+        assert ("--certificate" in outcome.err) == (command == "read-certificate-data")
+
     def test_help_ends_quietly_when_its_reader_has_stopped(self) -> None:
         reader, writer = os.pipe()
         os.close(reader)
@@ -213,12 +220,26 @@ class TestCommands:
     def test_misspelt_command_gets_a_suggestion(self, name: str, meant: str, call: Call) -> None:
         assert call(name) == Outcome(2, "", f"hwsigner: unknown command {name!r}. Did you mean {meant}?\n")
 
+    def test_misspelt_command_of_a_group_that_is_a_command_is_corrected(self, call: Call) -> None:
+        err = "hwsigner: unknown command 'registrar alow'. Did you mean registrar allow?\n"
+        assert call("registrar", "alow") == Outcome(2, "", err)
+
+    @pytest.mark.parametrize(
+        ("flag", "hint"),
+        [("--hlep", "Did you mean --help?"), ("--profile", "Write the command first: hwsigner COMMAND [flags]")],
+    )
+    def test_flag_before_the_command_gets_a_hint(self, flag: str, hint: str, call: Call) -> None:
+        assert call(flag, "web") == Outcome(2, "", f"hwsigner: {flag} is not a command. {hint}\n")
+
+    @pytest.mark.parametrize(("name", "hint"), [("frob", "See hwsigner --help"), ("aws", "See hwsigner aws --help")])
+    def test_hint_about_an_unknown_command_is_short(self, name: str, hint: str, call: Call) -> None:
+        assert call(name, "zzz").err.endswith(f". {hint}\n")
+
     @pytest.mark.parametrize("name", ["", "--pkcs8-password=hunter2", "-v", "a\x1b[2J"])
     def test_unknown_command_is_an_error_that_hides_values(self, name: str, call: Call) -> None:
         outcome = call(name)
         assert (outcome.status, outcome.out) == (2, "")
-        assert "unknown command" in outcome.err
-        assert "credential-process" in outcome.err
+        assert "command" in outcome.err
         assert outcome.err.rstrip("\n").isprintable()
         assert "hunter2" not in outcome.err
 

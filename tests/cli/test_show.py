@@ -143,6 +143,11 @@ class TestCertificate:
         assert said["Expires"][0].endswith("(expired)")
         assert "The service would refuse it" in said["Warning"][0]
 
+    @pytest.mark.parametrize(("days", "left"), [(1.5, "1 day left"), (2.5, "2 days left"), (0.5, "0 days left")])
+    def test_days_left_are_counted(self, days: float, left: str, call: Call, scene: Scene, key: Path) -> None:
+        path = scene.write("short.pem", certs.pem(issue(scene.ca, key, certs.Shape(end=certs.ago(-days)))))
+        assert rows(call("show", key, "--certificate", path))["Expires"][0].endswith(f"({left})")
+
     def test_latest_of_several_is_shown_with_a_warning(self, call: Call, scene: Scene, key: Path) -> None:
         old, new = issue(scene.ca, key), issue(scene.ca, key, certs.Shape(end=certs.ago(-90)))
         path = scene.write("two.pem", certs.pem(old, new))

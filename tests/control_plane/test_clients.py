@@ -123,6 +123,7 @@ def test_unreachable_service_has_status_6(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ServiceUnreachableError, match=r"iam:GetRole of 'web' got no answer") as caught:
         Clients(REGION, endpoint=f"http://127.0.0.1:{reserve_port()}").iam.call("get_role", RoleName="web")
     assert caught.value.exit_status == 6
+    assert "--endpoint" not in caught.value.hint  # Not every command that calls AWS has this flag.
 
 
 def test_missing_credentials_are_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
