@@ -1,4 +1,4 @@
-"""What a release says of itself: the version, the notes, the figures of SECURITY.md; `make release` checks the files."""
+"""What a release says of itself: its version and its notes. `make release` builds the files and checks them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pages import ROOT
 
 def release(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the script of a folder that has what the notes are made of."""
-    command = [folder / "packaging" / "release", *arguments]
+    command = [str(folder / "packaging" / "release"), *arguments]
     environment = {"PATH": "/usr/bin:/bin", "SOURCE_DATE_EPOCH": "0"}
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
