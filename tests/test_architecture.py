@@ -28,6 +28,7 @@ RULES = {
     "control_plane": "errors trust_policy identity aws",
     "emulator": "errors trust_policy",
     "system": "errors",
+    "monitoring": "errors system",
     "http": "errors",
     "backends": "errors system",
     "uri": "errors backends",
@@ -47,8 +48,8 @@ RULES = {
     "enrolment": "errors system key attestation identity http control_plane refresh",
     "agent": "errors system pins aws config refresh _version",
     "serving": "errors system http aws",
-    "cli": f"{CORE} attestation system http aws config refresh enrolment agent serving trust_policy emulator "
-    "control_plane boto3",
+    "cli": f"{CORE} attestation system monitoring http aws config refresh enrolment agent serving trust_policy "
+    "emulator control_plane boto3",
     "botocore": "errors aws agent refresh system",
     "boto3": "botocore",
     "__main__": "cli",
@@ -84,7 +85,7 @@ OWNERS = {
     **dict.fromkeys(("httptools", "uvloop"), ("serving",)),
     "shtab": ("cli.completion",),
     "rich": ("cli.list", "cli.status"),
-    "logging": (),
+    "logging": ("monitoring",),
     "urllib.request": (),
 }
 

@@ -14,6 +14,7 @@ from hwsigner.agent import protocol
 from hwsigner.agent.memory import LockedMemory
 from hwsigner.agent.profile import AgentProfile
 from hwsigner.agent.protocol import Channel, Verb
+from hwsigner.agent.watching import ProfileStatus
 from hwsigner.errors import AgentError, printable
 from hwsigner.pins import PinRequest
 from hwsigner.pins.child import MAX_PIN_BYTES
@@ -22,6 +23,7 @@ from hwsigner.pins.child import MAX_PIN_BYTES
 PERSON_LIMIT = 180.0
 # A wrong PIN may be asked again, and a key may need a second PIN for its signature.
 _MAX_QUESTIONS = 5
+_MAX_PROBLEM = 200
 
 _T = TypeVar("_T")
 
@@ -57,7 +59,7 @@ def serve_command(sock: socket.socket, verb: Verb, chosen: Sequence[AgentProfile
     channel = _Waiting(sock, chosen[0] if verb in (Verb.REFRESH, Verb.UNLOCK) else None)
     with sock, suppress(OSError, AgentError):
         if verb is Verb.STATUS:
-            lines = [f"hwsigner {__version__}\tprocess {os.getpid()}", *(profile.status() for profile in chosen)]
+            lines = [f"hwsigner {__version__}\tprocess {os.getpid()}", *(_line(profile.status()) for profile in chosen)]
             answer = protocol.ok("\n".join("\t".join(map(printable, line.split("\t"))) for line in lines))
         elif verb is Verb.LOCK:
             for locked in [profile.lock() for profile in chosen]:
@@ -71,6 +73,13 @@ def serve_command(sock: socket.socket, verb: Verb, chosen: Sequence[AgentProfile
         else:
             answer = protocol.ok("the agent answers waiting clients, then stops")
         channel.send(answer)
+
+
+def _line(status: ProfileStatus) -> str:
+    """Return name, state, expiration and last problem, separated by tabs."""
+    expiration = f"{status.expiration:%Y-%m-%dT%H:%M:%SZ}" if status.expiration else ""
+    problem = status.failure.message[:_MAX_PROBLEM] if status.failure else ""
+    return "\t".join((status.name, status.state, expiration, problem))
 
 
 def _unlock(channel: _Waiting, profile: AgentProfile, memory: LockedMemory) -> bytes:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from hwsigner.agent import protocol
 from hwsigner.agent.desktop import Desktop
 from hwsigner.agent.memory import LockedMemory
+from hwsigner.agent.watching import ProfileStatus, Watch
 from hwsigner.aws.credentials import Credentials, Reply
 from hwsigner.config import settings
 from hwsigner.config.profiles import Profile
@@ -25,9 +26,9 @@ from hwsigner.refresh.workers import WorkQueue
 from hwsigner.system.users import find_uid
 
 _FORMAT = "process"
-_MAX_PROBLEM = 200
 
-Log = Callable[[str], None]
+# Takes a line, and its fields as keyword arguments.
+Log = Callable[..., None]
 
 
 class Shared(NamedTuple):
@@ -39,6 +40,7 @@ class Shared(NamedTuple):
         log: takes lines.
         is_system: whether this is the system's agent.
         desktop: shows notifications to the agent's user; None for none.
+        watch: is told of sessions and failures; None for nobody.
     """
 
     environ: Mapping[str, str]
@@ -46,6 +48,7 @@ class Shared(NamedTuple):
     log: Log
     is_system: bool
     desktop: Desktop | None = None
+    watch: Watch | None = None
 
 
 class UnlockProgress(NamedTuple):
@@ -127,6 +130,7 @@ class AgentProfile:
         self.notice: str | None = None
         self._asks_to_unlock = False  # On the desktop.
         self._ending: set[Future[None]] = set()  # Queued locks: once there is one, `read` gives nothing.
+        self._unopened: HwsignerError | HwsignerWarning | None = None
         self._fault: HwsignerError | HwsignerWarning | None = None
         self._values: settings.Values = {"allow_users": []}
         try:
@@ -134,7 +138,7 @@ class AgentProfile:
             settings.serve_profile(self.name, self._values)
         except (HwsignerError, HwsignerWarning) as error:
             self._fault = error
-            shared.log(f"error: profile {self.name!r} can't be used: {error}")
+            shared.log(f"error: profile {self.name!r} can't be used: {error}", profile=self.name, cause=error.cause)
         self._users = _uids(self._values["allow_users"], shared.log)
 
     def allows(self, uid: int) -> bool:
@@ -173,10 +177,10 @@ class AgentProfile:
         serve_place(self.name, None)
         return self._end(_State.CLOSED)
 
-    def status(self) -> str:
-        """Return name, state, expiration and last problem, separated by tabs. Nothing in it is secret."""
+    def status(self) -> ProfileStatus:
+        """Return the state as it is now."""
         status = self._provider.status() if self._provider else None
-        failure = self._fault or (status.failure if status else None)
+        failure = self._fault or (status.failure if status else self._unopened)
         if self._state is not _State.OPEN:
             state = str(self._state)
         elif status and status.left > 0:
@@ -185,8 +189,7 @@ class AgentProfile:
             state = "locked"
         else:
             state = "failing" if failure else "idle"
-        expiration = f"{status.expiration:%Y-%m-%dT%H:%M:%SZ}" if status and status.expiration else ""
-        return "\t".join((self.name, state, expiration, failure.message[:_MAX_PROBLEM] if failure else ""))
+        return ProfileStatus(self.name, state, status.expiration if status else None, failure)
 
     def _end(self, state: _State) -> Future[None]:
         ended = self._queue.submit(partial(self._shut, state))
@@ -261,18 +264,30 @@ class AgentProfile:
         if self._fault:
             raise self._fault.with_traceback(None)  # It would grow with each time that it is raised.
         if self._provider is None:
-            service = settings.service_for_daemon(self._values, self._shared.environ)
-            self._provider = BackgroundProvider(
-                Provider._from_values(self._values, service, self._pins, [self._pins.prompt]),
-                formats={_FORMAT: self._format},
-                attended=self._values["attended"],
-                on_try=self._note,
-                on_notice=None if self._values["attended"] is False else self._hear,
-            )
+            self._provider = self._made()
             self._provider.start()
         return self._provider
 
+    def _made(self) -> BackgroundProvider:
+        try:
+            service = settings.service_for_daemon(self._values, self._shared.environ)
+            provider = Provider._from_values(self._values, service, self._pins, [self._pins.prompt])
+        except (HwsignerError, HwsignerWarning) as error:
+            self._unopened = Failure.after(error, None, lambda _: 0.0).error
+            raise
+        self._unopened = None
+        attended = self._values["attended"]
+        return BackgroundProvider(
+            provider,
+            formats={_FORMAT: self._format},
+            attended=attended,
+            on_try=self._note,
+            on_notice=None if attended is False else self._hear,
+        )
+
     def _format(self, credentials: Credentials) -> Reply:
+        if self._shared.watch and self._provider:
+            self._shared.watch.issued(self.name, credentials, self._provider)
         text = f"{credentials.process_json()}\n"
         if len(text.encode()) > protocol.MAX_BODY:  # Clients take no credentials in parts.
             problem = f"its credentials are {len(text.encode()):,} bytes, and an agent gives out {protocol.MAX_BODY:,}"
@@ -280,24 +295,36 @@ class AgentProfile:
         return self._shared.memory.put(protocol.ok(text))
 
     def _note(self, outcome: Credentials | Failure) -> None:
+        if self._shared.watch and self._provider:
+            self._shared.watch.tried(self.name, outcome, self._provider)
         if isinstance(outcome, Failure):
             if isinstance(outcome.error, PinError) and not isinstance(outcome.error, PinRequiredError):
                 self._pins.forget()
-            self._shared.log(f"error: profile {self.name!r}: no session: {outcome.error.message}")
+            self._log(
+                f"error: profile {self.name!r}: no session: {outcome.error.message}",
+                cause=outcome.error.cause,
+                request_id=outcome.request_id,
+            )
         else:
             self._stop_asking()
             expiration = outcome.expiration
-            self._shared.log(
-                f"profile {self.name!r}: session created, credentials until {expiration:%Y-%m-%dT%H:%M:%SZ}"
+            self._log(
+                f"profile {self.name!r}: session created, credentials until {expiration:%Y-%m-%dT%H:%M:%SZ}",
+                access_key_id=outcome.access_key_id,
+                session_arn=outcome.assumed_role_arn,
+                request_id=outcome.request_id,
             )
             notice = self._provider and self._provider.expiry_notice()
             if notice:
-                self._shared.log(f"{notice} (profile {self.name!r})")
+                self._log(f"{notice} (profile {self.name!r})")
+
+    def _log(self, text: str, **fields: str) -> None:
+        self._shared.log(text, profile=self.name, **fields)
 
     def _hear(self, notice: str | None) -> None:
         self.notice = f"{self.name}: {notice}" if notice else None
         if self.notice:
-            self._shared.log(self.notice)
+            self._log(self.notice)
         self._show(notice)
 
     def _show(self, text: str | None, *, is_urgent: bool = True) -> None:

@@ -6,6 +6,7 @@ import os
 from concurrent.futures import Future
 
 from hwsigner.agent.profile import AgentProfile, Shared
+from hwsigner.agent.watching import ProfileStatus
 from hwsigner.config import profiles as config
 from hwsigner.config.settings import is_inherited
 from hwsigner.errors import ConfigError
@@ -35,6 +36,10 @@ class Profiles:
         """Return the profiles, as the files are now."""
         self._reload_if_changed()
         return sorted(self._profiles.values(), key=lambda profile: profile.name)
+
+    def statuses(self) -> list[ProfileStatus]:
+        """Return how the profiles are that the agent serves now. For any thread."""
+        return [profile.status() for profile in list(self._profiles.values())]
 
     def find(self, name: str) -> AgentProfile | None:
         """Return a profile, as the files are now."""

@@ -27,6 +27,7 @@ from hwsigner.agent.memory import LockedMemory
 from hwsigner.agent.profile import AgentProfile, Log
 from hwsigner.agent.profiles import Profiles
 from hwsigner.agent.protocol import Request, Verb
+from hwsigner.agent.watching import Watch, watched_answer
 from hwsigner.aws.credentials import Reply
 from hwsigner.system.systemd import Notifier
 
@@ -52,15 +53,24 @@ class AgentServer:
         memory: holds the PINs that `unlock` brings.
         is_open: whether other users may ask. `allow-users` says for which profiles.
         log: takes a line for each refusal. There may be a flood of them.
+        watch: is told who gets which credentials, and may refuse them; None for nobody.
     """
 
     def __init__(
-        self, listener: socket.socket, profiles: Profiles, *, memory: LockedMemory, is_open: bool, log: Log
+        self,
+        listener: socket.socket,
+        profiles: Profiles,
+        *,
+        memory: LockedMemory,
+        is_open: bool,
+        log: Log,
+        watch: Watch | None = None,
     ) -> None:
         self._profiles = profiles
         self._memory = memory
         self._is_open = is_open
         self._log = log
+        self._watch_given = watch
         self._selector = selectors.DefaultSelector()
         self._acceptor = Acceptor(listener, self._selector, enter=self._enter, refused=self._refused)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -153,7 +163,7 @@ class AgentServer:
         if self._is_open or uid == os.geteuid():
             self._read(client)
         else:
-            self._log(f"user {uid} was refused")
+            self._log(f"user {uid} was refused", uid=uid)
             self._drop(client)
 
     def _make_room(self, problem: str) -> None:
@@ -195,12 +205,12 @@ class AgentServer:
                 client.with_notes = request.with_notes
                 self._wait(client, profile)
             else:
-                self._finish(client, reply)
+                self._give(client, profile, reply)
         else:
             self._refuse(client, f"profile {request.name!r}")
 
     def _refuse(self, client: Client, what: str) -> None:
-        self._log(f"{what}: user {client.uid} was refused")
+        self._log(f"{what}: user {client.uid} was refused", uid=client.uid)
         text = f"{what} is not for user {client.uid}. See allow-users in hwsigner help agent"
         self._finish(client, protocol.error(7, text))
 
@@ -218,7 +228,12 @@ class AgentServer:
     def _answer(self, profile: AgentProfile, done: Future[Reply]) -> None:
         reply = done.result()
         for client in self._clients.answered(profile):
-            self._finish(client, reply)
+            self._give(client, profile, reply)
+
+    def _give(self, client: Client, profile: AgentProfile, reply: Reply) -> None:
+        if self._watch_given:
+            reply = watched_answer(self._watch_given, profile.name, client.sock, client.uid, reply)
+        self._finish(client, reply)
 
     def _report_working(self, client: Client) -> None:
         """Report that the agent is working, or what the profile's token waits for."""

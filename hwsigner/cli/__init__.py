@@ -19,6 +19,7 @@ from hwsigner.cli.process import (
     discard_frames,
     forbid_dumps,
     report,
+    report_to,
 )
 from hwsigner.errors import HwsignerError, HwsignerWarning, NoProfileError, UsageError, suggestion
 from hwsigner.pins import sources as pin_sources
@@ -103,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     pin_sources.forget()
     pin_sources.take_environment_pin()
+    report_to(None)
     try:
         if sys.stdout is None:
             raise HwsignerError("stdout is closed", "Leave it open for the command's output")

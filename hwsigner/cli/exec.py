@@ -8,15 +8,16 @@ import hmac
 import os
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.aws.default_profile import find_default_credentials
-from hwsigner.cli.log import Log
 from hwsigner.cli.parser import Parser
+from hwsigner.cli.watching import Watch
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION
 from hwsigner.errors import HwsignerWarning, UsageError
+from hwsigner.monitoring.log import Log
 
 if TYPE_CHECKING:
     from hwsigner.cli.sources import ServedProfile
@@ -70,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     from hwsigner.cli.child import inheritable_descriptors, run_program
     from hwsigner.cli.process import report_thread_failures
     from hwsigner.cli.server_run import close_in_time
+    from hwsigner.config.monitoring import read_monitoring
+    from hwsigner.monitoring.audit import open_audit
     from hwsigner.pins.terminal import release_terminal
     from hwsigner.serving.credentials import CONTAINER
 
@@ -78,8 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.command:
         raise UsageError("no command is given", "Write hwsigner exec NAME -- COMMAND")
     _warn_of_default_profile()
-    profile = _profile(arguments)
-    server, variables = _endpoint(profile)
+    log = Log()
+    watch = Watch(open_audit(read_monitoring(os.environ), log.note), log)
+    profile = _profile(arguments, watch)
+    server, variables = _endpoint(profile, watch, log.refused)
     # In this thread, so that Ctrl-C ends it; and first, as without credentials the command is not run.
     profile.source.reply(CONTAINER)
     release_terminal()
@@ -109,7 +114,7 @@ class _NameAndCommand(argparse.Action):
         namespace.command = rest[1:] if rest[:1] == ["--"] else rest
 
 
-def _profile(arguments: argparse.Namespace) -> ServedProfile:
+def _profile(arguments: argparse.Namespace, watch: Watch) -> ServedProfile:
     """Return the profile that is named, or else the one that the flags describe or name."""
     from hwsigner.cli.sources import of_flags, of_profile
 
@@ -118,27 +123,28 @@ def _profile(arguments: argparse.Namespace) -> ServedProfile:
         if not others:
             hint = "Write hwsigner exec NAME -- COMMAND, or give the flags of credential-process before the dashes"
             raise UsageError("no profile is named, and no flags are given", hint)
-        profile = of_flags(arguments, _ignore, asks_agent=others <= {flag.name for flag in PROFILE})
+        profile = of_flags(arguments, _ignore, watch, asks_agent=others <= {flag.name for flag in PROFILE})
         profile.local.provider()  # Reports invalid flags now.
         return profile
     if others:
         hint = "Write hwsigner exec NAME -- COMMAND; with other flags, name the profile by --profile"
         raise UsageError(f"--{min(others)} can't be combined with a profile's name", hint)
-    return of_profile(arguments.name, _ignore)
+    return of_profile(arguments.name, _ignore, watch)
 
 
-def _endpoint(profile: ServedProfile) -> tuple[HTTPServer, dict[str, str]]:
+def _endpoint(profile: ServedProfile, watch: Watch, log: Callable[[str], None]) -> tuple[HTTPServer, dict[str, str]]:
     """Return a server on a free port, and the variables that lead SDKs to it."""
     from hwsigner.serving.application import Application, container_path
     from hwsigner.serving.listener import listen, names_of
     from hwsigner.serving.server import HTTPServer
     from hwsigner.serving.token_file import new_token
 
-    token, log = new_token(), Log().refused
+    token = new_token()
     listener = listen("127.0.0.1", 0, _HOP_LIMIT)
     application = Application(names_of(listener, []), log)
     # The command may become another user, and no one else has the token of a server that ends with it.
-    application.add_container(profile.name, profile.source, partial(hmac.compare_digest, token))
+    is_token = partial(hmac.compare_digest, token)
+    application.add_container(profile.name, profile.source, is_token, give=watch.giver(profile.name))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}{container_path(profile.name)}"
     return HTTPServer(application, [listener], log=log), {
         "AWS_CONTAINER_CREDENTIALS_FULL_URI": url,
@@ -158,5 +164,5 @@ def _warn_of_default_profile() -> None:
         warnings.warn(HwsignerWarning(problem, "Rename that profile"), stacklevel=1)
 
 
-def _ignore(text: str) -> None:
+def _ignore(text: str, **_: object) -> None:
     """Log nothing: lines would mix with the command's. If there are no credentials, its SDK is told why."""

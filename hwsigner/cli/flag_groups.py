@@ -35,6 +35,10 @@ _GROUPS = {
         *("reuse-pin", "tpm-key-password", "no-tpm-key-password", "pkcs8-password", "allow-final-pin-try"),
         "pinentry",
     ),
+    "Logs and metrics": (
+        *("log-level", "log-format", "audit-log", "audit"),
+        *("metrics-listen", "metrics-remote", "metrics-textfile"),
+    ),
 }
 _MESSAGES = ("output", "json", "strict", "debug")
 

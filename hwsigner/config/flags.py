@@ -303,13 +303,7 @@ def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: it has a key that is not a flag, an invalid value, or two keys that exclude each other.
     """
     where = f"{found.file}: [profile.{found.name}]"
-    values = {}
-    for key, value in found.values.items():
-        flag = IN_PROFILES.get(key)
-        if flag is None:
-            hint = suggestion(key, IN_PROFILES, "See hwsigner profile --help")
-            raise ConfigError(f"{where} has the key {key!r}, which is not a flag", hint)
-        values[flag.attribute] = _from_toml(flag, value, where)
+    values = table_values(found.values, IN_PROFILES, where, "See hwsigner profile --help")
     check_exclusive(values, ConfigError, f"{where}: ")
     check_readable_again(values, ConfigError, f"{where}: ")
     for pair in EXCLUSIVE:
@@ -323,6 +317,28 @@ def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
     )
     if not any(_is_set(given, name) for name in keys):
         values["profile_name"] = found.name
+    return values
+
+
+def table_values(table: Mapping[str, Any], flags: Mapping[str, Flag], where: str, hint: str) -> dict[str, Any]:
+    """Return the values of a table of config.toml by attribute.
+
+    Args:
+        table: the table.
+        flags: the flags that it may have, by name.
+        where: what to call it in errors.
+        hint: what to do about a key that is not a flag and like none.
+
+    Raises:
+        ConfigError: it has a key that is not a flag, or an invalid value.
+    """
+    values = {}
+    for key, value in table.items():
+        flag = flags.get(key)
+        if flag is None:
+            problem = f"{where} has the key {key!r}, which is not a flag"
+            raise ConfigError(problem, suggestion(key, flags, hint))
+        values[flag.attribute] = _from_toml(flag, value, where)
     return values
 
 

@@ -239,9 +239,10 @@ def _with_profile(text: str, name: str, values: Mapping[str, Any]) -> str | None
     if not own:
         blocks += ["\n" if text and not text.endswith("\n") else "", "\n" if text else "", table]
     edited = "".join(blocks)
-    wanted = {**tomllib.loads(text).get("profile", {}), name: values}
+    before = tomllib.loads(text)
+    wanted = {**before, "profile": {**before.get("profile", {}), name: values}}
     try:
-        return edited if tomllib.loads(edited) == {"profile": wanted} else None
+        return edited if tomllib.loads(edited) == wanted else None
     except tomllib.TOMLDecodeError:
         return None
 
@@ -271,7 +272,8 @@ def _with_values(text: str, name: str, values: Mapping[str, Any], wanted: Mappin
                 table[name].remove(key)
         blocks[index] = tomlkit.dumps(block) + tail
         edited = "".join(blocks)
-        everything = {"profile": {**tomllib.loads(text)["profile"], name: wanted}}
+        before = tomllib.loads(text)
+        everything = {**before, "profile": {**before["profile"], name: wanted}}
         return edited if tomllib.loads(edited) == everything else None
     except (TOMLKitError, tomllib.TOMLDecodeError):
         return None
@@ -315,7 +317,7 @@ def _read(file: Path) -> dict[str, Profile]:
         place = re.search(r"at line \d+, column \d+", str(error))
         raise ConfigError(f"{file} is not TOML {place[0] if place else ''}".rstrip(), "Fix it there") from None
     tables = document.get("profile", {})
-    unknown = sorted(document.keys() - {"profile"})
+    unknown = sorted(document.keys() - {"profile", "monitoring"})
     if unknown or not isinstance(tables, dict):
         raise ConfigError(f"{file} has {', '.join(unknown) or 'a profile'} that is not [profile.NAME]")
     for name, values in tables.items():

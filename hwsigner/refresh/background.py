@@ -17,6 +17,7 @@ from weakref import WeakSet
 
 from hwsigner.aws.credentials import Credentials, Reply
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
+from hwsigner.identity.certificate import Certificate
 from hwsigner.refresh.expiry import ExpiryWatch
 from hwsigner.refresh.outcome import Failure, Session
 from hwsigner.refresh.provider import Provider
@@ -153,6 +154,16 @@ class BackgroundProvider:
     def failure(self) -> HwsignerError | HwsignerWarning | None:
         """The error of the last attempt, or None if it succeeded or there was none."""
         return self._provider.failure
+
+    @property
+    def leaf(self) -> Certificate | None:
+        """The certificate of the last session. None before the first, and after a failure of the key."""
+        return self._provider.leaf
+
+    @property
+    def request_seconds(self) -> float | None:
+        """How long the last attempt's request took, with its signature and retries; None if it got no so far."""
+        return self._provider._seconds
 
     def expiry_notice(self) -> str | None:
         """Return a line for the log if the certificate is near its end, or None.

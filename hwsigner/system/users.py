@@ -81,6 +81,17 @@ def reading_group(path: str) -> str | None:
     return None
 
 
+def peer_pid(sock: socket.socket) -> int:
+    """Return the process that connected a Unix socket; 0 if it is in a PID namespace that this one can't see.
+
+    Raises:
+        OSError: the kernel can't tell.
+    """
+    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid: int = _CREDENTIALS.unpack(data)[0]
+    return pid
+
+
 def peer_uid(sock: socket.socket) -> int:
     """Return the uid at the other end of a Unix socket; of a listener's, that of the process that called `listen`.
 

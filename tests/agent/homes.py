@@ -203,10 +203,14 @@ class Running:
 def run_agent(home: Home, *, is_system: bool = False, desktop: Desktop | None = None) -> Iterator[Running]:
     """Run an agent for a home, whose user may have a desktop."""
     log, ended = list[str](), list[bool]()
+
+    def note(text: str, **_: object) -> None:
+        log.append(text)
+
     memory = LockedMemory(log.append)
     with open_listener(home.address, {}) as listener:
-        profiles = Profiles(Shared(home.environ, memory, log.append, is_system, desktop))
-        server = AgentServer(listener, profiles, memory=memory, is_open=is_system, log=log.append)
+        profiles = Profiles(Shared(home.environ, memory, note, is_system, desktop))
+        server = AgentServer(listener, profiles, memory=memory, is_open=is_system, log=note)
         thread = threading.Thread(target=lambda: ended.append(server.run(Notifier({}))))
         thread.start()
         try:

@@ -114,7 +114,7 @@ class TestClosed:
         profile.close().result(20)
         assert answer_of(act(profile)) is None
         assert profile.read() is None
-        assert profile.status() == "web\tclosed\t\t"
+        assert profile.status() == ("web", "closed", None, None)
         assert running.secrets() == 0
 
     def test_lock_after_a_close_does_not_reopen_the_profile(self, running: Running) -> None:
