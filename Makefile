@@ -36,7 +36,7 @@ CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TER
 PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ORDER)
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-all test-python test-clients test-machine demo-packages client-packages lint format sanitize fuzz bench wheel man setup packages clean
+.PHONY: help demo check test test-all test-python test-clients test-machine demo-packages client-packages lint format sanitize fuzz bench wheel man release setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -93,6 +93,9 @@ wheel: setup ## Build the wheel into dist/
 man: setup ## Write the man pages into build/man
 	rm -rf build/man
 	$(CLEAN) $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"} $(BIN)/python packaging/man_pages.py build/man
+
+release: setup ## Build a release into dist/ and check it in new environments (WHEELS=wheel)
+	packaging/release
 
 setup: packages $(VENV)/.built ## Install what the other targets need, and nothing else
 

@@ -1,0 +1,77 @@
+"""What a release says of itself: its version and its notes. `make release` builds the files and checks them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hwsigner import __version__
+from pages import ROOT
+
+
+def release(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the script of a folder that has what the notes are made of."""
+    command = [str(folder / "packaging" / "release"), *arguments]
+    environment = {"PATH": "/usr/bin:/bin", "SOURCE_DATE_EPOCH": "0"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """A copy of the files that the notes are made of."""
+    for name in ("packaging/release", "hwsigner/_version.py", "CHANGELOG.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def test_changelog_begins_with_this_version() -> None:
+    heading = re.search(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert heading
+    assert re.fullmatch(rf"{re.escape(__version__)} \((not released|\d{{4}}-\d\d-\d\d)\)", heading[1])
+
+
+def test_pages_name_this_version_of_the_wheel() -> None:
+    files = [path for path in (ROOT / "docs").glob("**/*") if path.suffix in (".md", ".yml", ".hcl", ".tf")]
+    found = {version for path in files for version in re.findall(r"hwsigner-(\d[\d.]*\d)-", path.read_text())}
+    assert found == {__version__}
+
+
+def test_notes_are_what_the_changelog_says_about_this_version() -> None:
+    done = release(ROOT, "notes")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not re.search("^## ", done.stdout, re.MULTILINE)
+    assert done.stdout.strip() in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_notes_leave_out_other_versions(sources: Path) -> None:
+    text = "# Changelog\n\n## 0.9.1 (not released)\n\n- New.\n\n### Tests\n\n- More.\n\n## 0.9 (2026-01-01)\n\n- Old.\n"
+    (sources / "CHANGELOG.md").write_text(text)
+    (sources / "hwsigner" / "_version.py").write_text('__version__ = "0.9.1"\n')
+    done = release(sources, "notes")
+    assert (done.returncode, done.stdout.rstrip(), done.stderr) == (0, "- New.\n\n### Tests\n\n- More.", "")
+
+
+@pytest.mark.parametrize("text", ["# Changelog\n", "## 0.9.0\n\n## 0.8.0\n\n- Old.\n"])
+def test_version_without_notes_is_one_line_of_error_before_anything_is_built(text: str, sources: Path) -> None:
+    (sources / "CHANGELOG.md").write_text(text)
+    for arguments in ((), ("notes",)):
+        done = release(sources, *arguments)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert done.stderr.startswith(f"CHANGELOG.md has nothing about version {__version__}: ")
+    assert not (sources / "dist").exists()
+
+
+def test_unknown_argument_is_an_error(sources: Path) -> None:
+    done = release(sources, "note")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "Usage: packaging/release [notes]\n")
+
+
+def test_bill_is_made_by_a_pinned_tool() -> None:
+    pinned = (ROOT / "packaging" / "requirements.txt").read_text()
+    assert re.search(r"^cyclonedx-bom==\S+ \\\n +--hash=sha256:", pinned, re.MULTILINE)
+    assert len(re.findall(r"^\S+==", pinned, re.MULTILINE)) == len(re.findall(r"^\S+==.*\\$", pinned, re.MULTILINE))
