@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 MIRROR = "http://deb.debian.org/debian"
+ENTER = ("/usr/bin/unshare", "--mount", "--pid", "--fork", "--mount-proc", "--wd=/", "--root")
+AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 QEMU = Path("/usr/bin/qemu-aarch64")
 
 
@@ -64,11 +66,14 @@ def _base(folder: Path, name: str, root: Root) -> Path:
         shutil.rmtree(new, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         # Unpacked only: the programs that configure packages need not run.
-        what = ("--variant=extract", f"--architectures={root.debian}", "--include=python3,python3-venv")
+        what = ("--variant=extract", f"--architectures={root.debian}", "--include=ca-certificates,python3,python3-venv")
         _run("mmdebstrap", "--quiet", "--aptopt=Acquire::Retries 10", *what, root.suite, str(new), MIRROR)
         for name in ("bin", "lib", "lib64", "sbin"):
             if not (new / name).exists() and (new / "usr" / name).exists():
                 (new / name).symlink_to(f"usr/{name}")
+        (new / "proc").mkdir(exist_ok=True)
+        # Debian's pip reads this file, which a package would write when it is configured, even if it asks no server.
+        shutil.copy(AUTHORITIES, new / AUTHORITIES.relative_to("/"))
         new.rename(path)
     return path
 
@@ -111,9 +116,9 @@ def _python(base: Path, root: Root, *arguments: str) -> str:
 
 
 def _chroot(base: Path, *command: str) -> tuple[str, ...]:
-    # This machine's env(1), since the root's may be of another architecture.
+    # With a /proc of its own, and by this machine's env(1), since the root's may be of another architecture.
     variables = ("PATH=/usr/sbin:/usr/bin", "PYTHONPATH=/opt/hwsigner", "HOME=/root")
-    return ("/usr/bin/env", "-i", *variables, "/usr/sbin/chroot", str(base), *command)
+    return ("/usr/bin/env", "-i", *variables, *ENTER, str(base), *command)
 
 
 def _run(*command: str) -> str:
