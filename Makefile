@@ -9,6 +9,8 @@ PYTHONS = 3.11 3.12 3.13
 NATIVE = true
 COVERAGE = --cov --cov-report=term
 TESTS =
+# no: leave out the tests that take seconds.
+SLOW = yes
 # yes or a seed: run the tests in random order. The first lines of a run name its seed.
 SHUFFLE =
 # Many tests wait, for a clock or another process: two at a time keep a core busy.
@@ -19,8 +21,8 @@ DEMO_PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev p
 	softhsm2 swtpm swtpm-tools openssl awscli
 PACKAGES = $(DEMO_PACKAGES) opensc tpm2-openssl cmake ninja-build libssl-dev opensc-pkcs11 gnutls-bin p11-kit p11-kit-modules openssh-client \
 	pcscd vsmartcard-vpcd ykcs11 yubico-piv-tool libtpm2-pkcs11-1 \
-	tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon dbus-bin \
-	strace systemd wrk pinentry-curses pinentry-tty iproute2 libest-utils zsh fish man-db mandoc
+	tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon dbus-bin libglib2.0-bin python3-dbus python3-gi \
+	strace systemd wrk pinentry-curses pinentry-tty iproute2 libest-utils zsh fish man-db mandoc promtool logrotate
 MACHINE_PACKAGES = mmdebstrap qemu-system-x86 swtpm swtpm-tools e2fsprogs
 CLIENT_PACKAGES = awscli golang-go golang-github-aws-aws-sdk-go-v2-dev libfaketime nodejs npm python3-apt rclone ruby ruby-aws-sdk-core
 
@@ -48,13 +50,13 @@ check: setup ## Run the tests that need no emulated hardware: a minute on two co
 test: setup ## Run all tests, with coverage (TESTS=tests/test_uri.py runs some, SHUFFLE=yes in random order)
 	@$(CLEAN) $(BIN)/python -m hwsigner version --verbose | grep '^canonicalisation: $(IMPLEMENTATION) ' || \
 		{ echo "The canonicalisation is not the $(IMPLEMENTATION) one; see $(BIN)/hwsigner version --verbose" >&2; exit 1; }
-	$(PYTEST) $(COVERAGE) $(TESTS)
+	$(PYTEST) $(COVERAGE) $(if $(filter no,$(SLOW)),-m 'not slow') $(TESTS)
 
-test-all: packages ## Run the tests under each of Python 3.11, 3.12 and 3.13
+test-all: packages ## Run the tests under each of Python 3.11, 3.12 and 3.13, the slow ones under the last
 	@MAKE="$(MAKE)" .ci/test-all $(PYTHONS)
 
-test-python: packages ## Run the tests without the extension, with the canonicalisation in Python
-	@$(MAKE) --no-print-directory test VENV=.venv-python NATIVE=false COVERAGE=
+test-python: packages ## Run the tests without the extension, with the canonicalisation in Python, but for the slow ones
+	@$(MAKE) --no-print-directory test VENV=.venv-python NATIVE=false SLOW=no COVERAGE=
 
 # Some clients wait only a second for an endpoint.
 test-clients: JOBS = $(shell nproc)

@@ -18,7 +18,8 @@ except ImportError as error:
 from hwsigner.agent.source import agent_credentials
 from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import HwsignerError, HwsignerWarning
-from hwsigner.refresh.provider import Provider
+from hwsigner.refresh.shared import shared_provider
+from hwsigner.system.notices import heard_by, show_unless_notified
 
 __all__ = ["CredentialsError", "register"]
 
@@ -78,7 +79,8 @@ class _Source:
             CredentialsError: there are none.
         """
         try:
-            self._last = found = agent_credentials(self._profile) or self._from_provider()
+            with heard_by(show_unless_notified):
+                self._last = found = agent_credentials(self._profile) or shared_provider(self._profile)()
         except (HwsignerError, HwsignerWarning) as error:
             # botocore would raise it in the last ten minutes of credentials that still work.
             if self._last is None or self._last.expiration <= datetime.now(UTC):
@@ -91,14 +93,8 @@ class _Source:
             "expiry_time": found.expiration.isoformat(),
         }
 
-    def _from_provider(self) -> Credentials:
-        name = self._profile
-        provider = _providers.get(name) or _providers.setdefault(name, Provider.from_profile(name))
-        return provider()
-
 
 # By profile. A dict's setdefault is atomic, and unlike a lock it can't be left locked in a child process.
-_providers: dict[str, Provider] = {}
 _sources: dict[str, _Source] = {}
 
 

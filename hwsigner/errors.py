@@ -34,6 +34,7 @@ class _Message(Exception):  # noqa: N818  also the base of warnings
     """A message and a hint, in errors and warnings."""
 
     exit_status = 1
+    cause = "internal"
 
     def __init__(self, message: str, hint: str = "") -> None:
         self.message = printable(message)
@@ -51,6 +52,8 @@ class HwsignerError(_Message):
         message: what is wrong, one sentence without a full stop.
         hint: what to do, one sentence without a full stop, or an empty string.
         exit_status: the exit status of a command that fails with this error.
+        cause: the kind of error in one word, for logs and metrics: audit, agent, certificate, config, internal, key,
+            lock, pin, service, token or unreachable.
     """
 
 
@@ -58,6 +61,7 @@ class UsageError(HwsignerError):
     """An invalid flag, key URI, ARN or argument."""
 
     exit_status = 2
+    cause = "config"
 
 
 class ConfigError(UsageError):
@@ -72,14 +76,19 @@ class SigningKeyError(HwsignerError):
     """A key that can't be found, opened or used."""
 
     exit_status = 3
+    cause = "key"
 
 
 class BackendUnavailableError(SigningKeyError):
     """A library, module, token or device that a backend needs is missing."""
 
+    cause = "token"
+
 
 class TokenRemovedError(SigningKeyError):
     """The token of an open key was removed or replaced by another one. Once it is back, the key works again."""
+
+    cause = "token"
 
 
 class KeyNotFoundError(SigningKeyError):
@@ -100,6 +109,8 @@ class KeyMismatchError(SigningKeyError):
 
 class PinError(SigningKeyError):
     """A PIN (user PIN, TPM auth value, passphrase) that is missing, wrong or locked."""
+
+    cause = "pin"
 
 
 class PinRequiredError(PinError):
@@ -128,6 +139,7 @@ class CertificateError(HwsignerError):
     """A certificate or chain that can't be read, or that the service would refuse."""
 
     exit_status = 4
+    cause = "certificate"
 
 
 class AmbiguousCertificateError(CertificateError):
@@ -140,14 +152,17 @@ class ServiceError(HwsignerError):
     Attributes:
         retryable: whether the same request may succeed later.
         retry_after: how long the service asks to wait before a retry, in seconds; 0.0 if it does not ask.
+        request_id: the service's number of the request, or an empty string.
     """
 
     exit_status = 5
+    cause = "service"
 
     def __init__(self, message: str, hint: str = "", *, retryable: bool = False, retry_after: float = 0.0) -> None:
         super().__init__(message, hint)
         self.retryable = retryable
         self.retry_after = retry_after
+        self.request_id = ""
 
 
 class ServiceUnreachableError(HwsignerError):
@@ -158,6 +173,7 @@ class ServiceUnreachableError(HwsignerError):
     """
 
     exit_status = 6
+    cause = "unreachable"
 
     def __init__(self, message: str, hint: str = "", *, retryable: bool = True) -> None:
         super().__init__(message, hint)
@@ -168,6 +184,7 @@ class LockError(HwsignerError):
     """Another process has locked for too long what only one may use at a time."""
 
     exit_status = 7
+    cause = "lock"
 
 
 class AgentError(HwsignerError):
@@ -178,10 +195,18 @@ class AgentError(HwsignerError):
     """
 
     exit_status = 7
+    cause = "agent"
 
     def __init__(self, message: str, hint: str = "", *, exit_status: int = exit_status) -> None:
         super().__init__(message, hint)
         self.exit_status = exit_status
+
+
+class AuditError(HwsignerError):
+    """An audit line that can't be written. Without it no credentials are given out if the audit log is required."""
+
+    exit_status = 7
+    cause = "audit"
 
 
 class HwsignerWarning(_Message, UserWarning):
@@ -200,15 +225,18 @@ class UnsafeKeyWarning(HwsignerWarning):
     """Other users of the machine could read a key or PIN."""
 
     exit_status = 3
+    cause = "key"
 
 
 class CertificateWarning(HwsignerWarning):
     """A chain has certificates of no use, or a token one that can't be read."""
 
     exit_status = 4
+    cause = "certificate"
 
 
 class UnsafeConnectionWarning(HwsignerWarning):
     """A connection does not verify its other end."""
 
     exit_status = 2
+    cause = "config"

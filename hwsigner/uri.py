@@ -6,10 +6,11 @@
     tpm2:handle=0x81000100?tcti=device:/dev/tpmrm0    handle:0x81000100 is short for it
     tpm2:path=/etc/pki/tss2.pem
     tpm2:nv=0x1c10000                                 a certificate
+    env:WEB_KEY, fd:7, -                              a variable, an open file, or standard input (fd:0)
 
 A scheme is followed by path attributes, `name=value` split by `;`, and after a question mark by query attributes, split
-by `&`. The path of a `file:` URI is a file's path (RFC 8089). Values are percent-encoded bytes. The value of
-`pin-value` is kept apart from the others, so it is in no string and no repr.
+by `&`. The path of a `file:` URI is a file's path (RFC 8089), those of `env:` and `fd:` are a name and a number. Values
+are percent-encoded bytes. The value of `pin-value` is kept apart from the others, so it is in no string and no repr.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field, replace
+from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
 from hwsigner.backends import BACKENDS, SHORT_FORMS, Backend, find_backend
@@ -32,23 +33,34 @@ _SAFE_IN_PATH = ":[]@!$'()*+,=&"  # RFC 7512, 2.3. Other schemes than pkcs11 als
 _SAFE_IN_QUERY = ":[]@!$'()*+,=/?|"
 _EXAMPLES = {"tpm2": "path=/etc/pki/web.tss2", "pkcs11": "token=alpha;object=web"}
 _START_BYTES = 65536
+_INHERITED = {"env": "Write env:NAME, with the variable's name and without $", "fd": "Write fd:N, such as fd:7"}
+# What PEM begins with, and base64 of PEM and DER.
+_PEM_STARTS = ("-----BEGIN ", "LS0tLS1CRUdJTi")
+_DER_START = r"M[A-P][A-Za-z0-9+/=\s]{98}"  # A SEQUENCE, of more bytes than the name of a file has.
 
 
-@dataclass(frozen=True)
 class KeyURI:
     """A parsed key URI.
 
     Attributes:
-        scheme: `file`, `pkcs11`, `tpm2`, or that of another backend.
-        path: the path attributes by name, percent-decoded; `{"path": b"..."}` for a file.
+        scheme: `file`, `env`, `fd`, `pkcs11`, `tpm2`, or that of another backend.
+        path: the path attributes by name, percent-decoded; `{"path": b"..."}` for a file, `{"name": b"..."}` for a
+            variable or an open file.
         query: the query attributes by name, percent-decoded, without `pin-value`.
         pin_value: the PIN in the URI itself, or None. It is never printed and never compared.
     """
 
-    scheme: str
-    path: Mapping[str, bytes]
-    query: Mapping[str, bytes] = field(default_factory=dict)
-    pin_value: str | None = field(default=None, repr=False, compare=False)
+    def __init__(
+        self,
+        scheme: str,
+        path: Mapping[str, bytes],
+        query: Mapping[str, bytes] | None = None,
+        pin_value: str | None = None,
+    ) -> None:
+        self.scheme: Final = scheme
+        self.path: Final = path
+        self.query: Final[Mapping[str, bytes]] = query or {}
+        self.pin_value: Final = pin_value
 
     @classmethod
     def parse(cls, text: str) -> KeyURI:
@@ -84,6 +96,9 @@ class KeyURI:
 
     @classmethod
     def _parse(cls, text: str) -> KeyURI:
+        _check_is_place(text)
+        if text == "-" or text.startswith("-?"):
+            text = f"fd:0{text[1:]}"
         start, colon, rest = text.partition(":")
         scheme = start.lower()
         if not text or "\0" in text:
@@ -96,12 +111,19 @@ class KeyURI:
         pin = None if pin_value is None else _decode(scheme, "pin-value", pin_value)
         if scheme == "file":
             return cls("file", {"path": _file_path(body)}, query, pin)
+        if scheme in _INHERITED:
+            return cls(scheme, {"name": _inherited_name(scheme, body)}, query, pin)
         if scheme in SHORT_FORMS:
             return cls(SHORT_FORMS[scheme], {scheme: _value(scheme, scheme, body)}, query, pin)
         path = _attributes(scheme, body, ";")
         for name in _PINS & path.keys():
             raise UsageError(f"a {scheme}: URI has {name} before its question mark", f"Write …?{name}=…")
         return cls(scheme, path, query, pin)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, KeyURI):
+            return NotImplemented
+        return (self.scheme, self.path, self.query) == (other.scheme, other.path, other.query)
 
     def __hash__(self) -> int:
         return hash((self.scheme, frozenset(self.path.items()), frozenset(self.query.items())))
@@ -111,11 +133,16 @@ class KeyURI:
         if self.scheme == "file":
             path = quote(self.path["path"], safe="/")
             path = f"//{path}" if path.startswith("//") else path  # Else its start would be an authority.
+        elif self.scheme in _INHERITED:
+            path = self.path["name"].decode()
         else:
             safe = _SAFE_IN_PATH if self.scheme == "pkcs11" else _SAFE_IN_PATH + "/"
             path = ";".join(f"{name}={_quoted(name, value, safe)}" for name, value in self.path.items())
         query = "&".join(f"{name}={_quoted(name, value, _SAFE_IN_QUERY)}" for name, value in self.query.items())
         return f"{self.scheme}:{path}?{query}" if query else f"{self.scheme}:{path}"
+
+    def __repr__(self) -> str:
+        return f"<KeyURI {self}>"
 
     @property
     def backend(self) -> Backend:
@@ -134,7 +161,12 @@ class KeyURI:
         """The name to use in messages: a file's path, or the URI without its query."""
         if self.scheme == "file":
             return self.file
-        return str(replace(self, query={}))
+        return "standard input" if self.is_standard_input else str(KeyURI(self.scheme, self.path))
+
+    @property
+    def is_standard_input(self) -> bool:
+        """Whether it names standard input."""
+        return self.scheme == "fd" and self.path["name"] == b"0"
 
     @property
     def file(self) -> str:
@@ -153,7 +185,7 @@ class KeyURI:
     def token(self) -> KeyURI:
         """This URI without the attributes that name an object on the token."""
         names = self.backend.object_attributes
-        return replace(self, path={name: value for name, value in self.path.items() if name not in names})
+        return self.changed(path={name: value for name, value in self.path.items() if name not in names})
 
     def resolved(self) -> KeyURI:
         """Return the URI with the scheme of the backend that opens it: a file's content may make it a TPM's key."""
@@ -175,7 +207,7 @@ class KeyURI:
         if self.pin_value is not None or "pin-source" in self.query:
             return self
         source = {name: value for name, value in other.query.items() if name == "pin-source"}
-        return replace(self, query={**self.query, **source}, pin_value=other.pin_value)
+        return KeyURI(self.scheme, self.path, {**self.query, **source}, other.pin_value)
 
     def text(self, name: str) -> str | None:
         """Return an attribute of the path, or else of the query, as text; None if it is absent.
@@ -186,9 +218,14 @@ class KeyURI:
         value = self.path.get(name, self.query.get(name))
         return None if value is None else _decode(self.scheme, name, value)
 
+    def changed(self, *, path: Mapping[str, bytes] | None = None, query: Mapping[str, bytes] | None = None) -> KeyURI:
+        """Return this URI with another path or query."""
+        path, query = self.path if path is None else path, self.query if query is None else query
+        return KeyURI(self.scheme, path, query, self.pin_value)
+
     def with_query(self, name: str, value: str) -> KeyURI:
         """Return this URI with one query attribute set."""
-        return replace(self, query={**self.query, name: value.encode("utf-8", "surrogateescape")})
+        return self.changed(query={**self.query, name: value.encode("utf-8", "surrogateescape")})
 
     def require_known(self, path: Set[str], query: Set[str]) -> None:
         """Check that the backend knows every attribute; it would ignore a misspelt one.
@@ -219,6 +256,25 @@ def check_no_pin(value: bytes) -> None:
     if _MISPLACED_PIN.search(value):
         hint = "Write SCHEME:…?name=value&name=value, for a file file:/path?pin-source=file:/path"
         raise UsageError("a key URI or path has a pin-value or pin-source in the wrong place", hint)
+
+
+def _check_is_place(text: str) -> None:
+    """Check that a text is not a key itself, as an expanded $KEY would be. It would be shown as a path that is missing.
+
+    Raises:
+        UsageError: it is. The message does not quote it.
+    """
+    if text.startswith(_PEM_STARTS) or re.match(_DER_START, text):
+        raise UsageError("a key or certificate is given where its place is wanted", "For a variable, write env:NAME")
+
+
+def _inherited_name(scheme: str, body: str) -> bytes:
+    """Return the name of a variable, or the number of an open file. One that is not valid may be the key itself."""
+    if scheme == "env" and body.isascii() and body.isidentifier():
+        return body.encode()
+    if scheme == "fd" and body.isascii() and body.isdigit() and len(body) < 6:
+        return b"%d" % int(body)
+    raise UsageError(f"the {scheme}: URI has no valid name", _INHERITED[scheme])
 
 
 def _attributes(scheme: str, text: str, separator: str) -> dict[str, bytes]:

@@ -24,9 +24,12 @@
 #define LONGEST 120000
 #endif
 /* Sizes in bytes, and the highest exit status that an agent may return. */
-enum { NAME_SIZE = 64, LINE_SIZE = 96, BODY_SIZE = 65536, PATH_SIZE = 4096, MAX_STATUS = 7 };
+enum { NAME_SIZE = 64, LINE_SIZE = 96, BODY_SIZE = 65536, NOTE_SIZE = 1000, PATH_SIZE = 4096, MAX_STATUS = 7 };
 
 #define PROGRAM "hwsigner"
+#ifndef TERMINAL
+#define TERMINAL "/dev/tty"
+#endif
 #ifndef SYSTEM_FOLDER
 #define SYSTEM_FOLDER "/run/hwsigner"
 #endif
@@ -40,6 +43,7 @@ enum outcome { ANSWERED, ABSENT, USELESS };
 struct answer {
     int fd;
     int64_t deadline, patience; /* When to give up, and how long to wait for the next byte; milliseconds. */
+    bool is_heard, is_refused;  /* Whether a byte came; whether the agent hung up without one. */
     int status;                 /* The exit status that the agent returned. */
     size_t body_size;
     size_t size;                          /* How much of `data` is in use: lines, then the body. */
@@ -95,8 +99,10 @@ static bool fill(struct answer *answer) {
         if (got > 0) {
             answer->size += (size_t)got;
             answer->patience = SILENCE;
+            answer->is_heard = true;
             return true;
         }
+        answer->is_refused = got == 0 && !answer->is_heard;
         if (got == 0 || (ready != 0 && errno != EINTR && errno != EAGAIN)) {
             return false;
         }
@@ -132,38 +138,66 @@ static bool take_number(const char **text, char end, size_t limit, size_t *numbe
     return *number >= 1 && *number <= limit && *(*text)++ == end;
 }
 
-/* Read lines up to the last one, `1 ok SIZE` or `1 error STATUS SIZE`, and then the body. */
-static enum outcome read_answer(struct answer *answer) {
-    static const char ok[] = "1 ok ", error[] = "1 error ";
-    char line[LINE_SIZE];
-    do {
-        if (!take_line(answer, line)) {
-            return USELESS;
-        }
-    } while (strcmp(line, "1 working") == 0);
-    if (strcmp(line, "1 unknown") == 0) {
-        return ABSENT;
-    }
-    const char *rest = line;
-    size_t status = 0;
-    if (strncmp(line, ok, sizeof ok - 1) == 0) {
-        rest += sizeof ok - 1;
-    } else if (strncmp(line, error, sizeof error - 1) == 0) {
-        rest += sizeof error - 1;
-        if (!take_number(&rest, ' ', MAX_STATUS, &status)) {
-            return USELESS;
-        }
-    }
-    if (rest == line || !take_number(&rest, '\0', BODY_SIZE, &answer->body_size)) {
-        return USELESS;
+/* Whether a text begins with some words, which are then skipped. */
+static bool skip(const char **text, const char *words) {
+    size_t size = strlen(words);
+    bool is_there = strncmp(*text, words, size) == 0;
+    *text += is_there ? size : 0;
+    return is_there;
+}
+
+/* Read the body whose size is left of its line. */
+static bool read_body(struct answer *answer, const char *size) {
+    if (!take_number(&size, '\0', BODY_SIZE, &answer->body_size)) {
+        return false;
     }
     while (answer->size < answer->body_size) {
         if (!fill(answer)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void make_printable(char *text, size_t size) {
+    for (char *end = text + size; text < end; text++) {
+        *text = (unsigned char)*text < ' ' || *text == 0x7F ? '?' : *text;
+    }
+}
+
+/* Remove a note from the data and show it on the terminal, as SDKs hide stderr. A stopped terminal is not waited for. */
+static void show_note(struct answer *answer) {
+    int size = answer->body_size < NOTE_SIZE ? (int)answer->body_size : NOTE_SIZE;
+    int terminal = open(TERMINAL, O_WRONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+    if (terminal >= 0) {
+        make_printable(answer->data, (size_t)size);
+        dprintf(terminal, PROGRAM ": %.*s\n", size, answer->data);
+        close(terminal);
+    }
+    answer->size -= answer->body_size;
+    memmove(answer->data, answer->data + answer->body_size, answer->size);
+}
+
+/* Read lines up to the last one, `1 ok SIZE` or `1 error STATUS SIZE`, and then the body. */
+static enum outcome read_answer(struct answer *answer) {
+    char line[LINE_SIZE];
+    while (take_line(answer, line)) {
+        const char *rest = line;
+        size_t status = 0;
+        if (strcmp(line, "1 unknown") == 0) {
+            return ABSENT;
+        }
+        if (skip(&rest, "1 ok ") || (skip(&rest, "1 error ") && take_number(&rest, ' ', MAX_STATUS, &status))) {
+            answer->status = (int)status;
+            return read_body(answer, rest) ? ANSWERED : USELESS;
+        }
+        if (skip(&rest, "1 note ") && read_body(answer, rest)) {
+            show_note(answer);
+        } else if (strcmp(line, "1 working") != 0) {
             return USELESS;
         }
     }
-    answer->status = (int)status;
-    return ANSWERED;
+    return USELESS;
 }
 
 /* Open a socket whose descriptor is above those of the standard streams, even if one of these is closed. */
@@ -202,27 +236,39 @@ static bool is_safe(const char *folder, bool is_systems, uid_t *owner) {
     return is_systems || status.st_uid == geteuid();
 }
 
+/* Connect, send a request and read the answer. */
+static enum outcome exchange(const struct sockaddr_un *address, uid_t owner, const char *line, struct answer *answer) {
+    int64_t begin = now();
+    answer->is_heard = answer->is_refused = false;
+    answer->fd = new_socket();
+    enum outcome outcome = join(answer->fd, address, owner);
+    if (outcome == ANSWERED) {
+        size_t size = strlen(line);
+        answer->size = 0;
+        answer->patience = FIRST_BYTE - (now() - begin);
+        answer->deadline = begin + LONGEST;
+        bool is_sent = send(answer->fd, line, size, MSG_NOSIGNAL) == (ssize_t)size;
+        outcome = is_sent ? read_answer(answer) : USELESS;
+    }
+    close(answer->fd);
+    return outcome;
+}
+
 /* Ask the agent whose socket is in a folder. */
 static enum outcome ask(const char *folder, bool is_systems, const char *name, struct answer *answer) {
-    int64_t begin = now();
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     int length = snprintf(address.sun_path, sizeof address.sun_path, "%s/agent.sock", folder);
     uid_t owner;
     if (length < 0 || (size_t)length >= sizeof address.sun_path || !is_safe(folder, is_systems, &owner)) {
         return ABSENT;
     }
-    answer->fd = new_socket();
-    enum outcome outcome = join(answer->fd, &address, owner);
-    if (outcome == ANSWERED) {
-        char line[sizeof "1 get \n" + NAME_SIZE];
-        int size = snprintf(line, sizeof line, "1 get %s\n", name);
-        answer->size = 0;
-        answer->patience = FIRST_BYTE - (now() - begin);
-        answer->deadline = begin + LONGEST;
-        bool is_sent = send(answer->fd, line, (size_t)size, MSG_NOSIGNAL) == size;
-        outcome = is_sent ? read_answer(answer) : USELESS;
+    char line[LINE_SIZE];
+    snprintf(line, sizeof line, "1 get %s notes\n", name);
+    enum outcome outcome = exchange(&address, owner, line, answer);
+    if (outcome == USELESS && answer->is_refused) { /* By an agent of an earlier version. */
+        snprintf(line, sizeof line, "1 get %s\n", name);
+        outcome = exchange(&address, owner, line, answer);
     }
-    close(answer->fd);
     return outcome;
 }
 
@@ -251,9 +297,7 @@ static int show(struct answer *answer) {
         }
         return 0;
     }
-    for (char *byte = answer->data; byte < end; byte++) {
-        *byte = (unsigned char)*byte < ' ' || *byte == 0x7F ? '?' : *byte;
-    }
+    make_printable(answer->data, answer->body_size);
     answer->data[answer->body_size] = '\0';
     fail(answer->data, "");
     return answer->status;

@@ -88,7 +88,7 @@ def _about() -> Iterator[str]:
 
 
 def _about_command(name: str, parser: Parser) -> Iterator[str]:
-    usage = usage_of(parser, parser.flags, parser.positionals).removeprefix(f"{parser.prog} ")
+    usage = usage_of(parser.prog, parser.usage, parser.flags, parser.positionals).removeprefix(f"{parser.prog} ")
     yield from (".SH SYNOPSIS", f".B {_text(parser.prog)}", _text(usage))
     yield from (".SH DESCRIPTION", _text(f"{parser.description}"))
     yield _text(f"More is printed by hwsigner help {name.partition(' ')[0] if _has_page(name) else 'commands'}.")

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,21 @@ def shell_blocks(page: str, start: str, end: str) -> str:
     """Return the shell commands of a page between two texts."""
     text = (ROOT / page).read_text()
     return "".join(re.findall(r"```sh\n(.*?)```", text[text.index(start) : text.index(end)], re.DOTALL))
+
+
+def job_scripts(page: str, start: str, end: str) -> list[str]:
+    """Return the scripts in a page's YAML between two texts: each block scalar, such as `run: |`."""
+    text = (ROOT / page).read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", text[text.index(start) : text.index(end)], re.DOTALL)
+    found = [re.findall(r"^( *)(?:- |run: )\|\n((?:\1 .*\n)+)", block, re.MULTILINE) for block in blocks]
+    return [textwrap.dedent(script) for block in found for _, script in block]
+
+
+def block(page: str, language: str, start: str, end: str) -> str:
+    """Return the only block of a language in a page between two texts."""
+    text = (ROOT / page).read_text()
+    (found,) = re.findall(rf"```{language}\n(.*?)```", text[text.index(start) : text.index(end)], re.DOTALL)
+    return str(found)
 
 
 def run_shell(script: str, folder: Path, environment: Mapping[str, str]) -> str:

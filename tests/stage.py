@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ class Stage:
         return Provider(
             source or IdentitySource(str(self.leaf), str(self.key)),
             SessionRequest(emulator.trust_anchor_arn, emulator.profile_arn, emulator.role_arn, duration),
-            replace(service, max_attempts=attempts),
+            service._replace(max_attempts=attempts),
             now=clock.now,
             monotonic=clock.monotonic,
             sleep=clock.advance,

@@ -28,6 +28,7 @@ RULES = {
     "control_plane": "errors trust_policy identity aws",
     "emulator": "errors trust_policy",
     "system": "errors",
+    "monitoring": "errors system",
     "http": "errors",
     "backends": "errors system",
     "uri": "errors backends",
@@ -47,9 +48,9 @@ RULES = {
     "enrolment": "errors system key attestation identity http control_plane refresh",
     "agent": "errors system pins aws config refresh _version",
     "serving": "errors system http aws",
-    "cli": f"{CORE} attestation system http aws config refresh enrolment agent serving trust_policy emulator "
-    "control_plane boto3",
-    "botocore": "errors aws agent refresh",
+    "cli": f"{CORE} attestation system monitoring http aws config refresh enrolment agent serving trust_policy "
+    "emulator control_plane boto3",
+    "botocore": "errors aws agent refresh system",
     "boto3": "botocore",
     "__main__": "cli",
     "hwsigner": f"{CORE} backends http aws refresh auth",
@@ -69,8 +70,8 @@ OWNERS = {
         "backends.pkcs11.functions",
         "backends.pkcs11.writing",
         "cli.process",
-        "pins.sources",
         "serving.connections",
+        "system.environment",
         "system.pcsc",
     ),
     "tomlkit": ("config.profiles", "enrolment.registrar"),
@@ -84,7 +85,7 @@ OWNERS = {
     **dict.fromkeys(("httptools", "uvloop"), ("serving",)),
     "shtab": ("cli.completion",),
     "rich": ("cli.list", "cli.status"),
-    "logging": (),
+    "logging": ("monitoring",),
     "urllib.request": (),
 }
 

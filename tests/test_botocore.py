@@ -27,6 +27,7 @@ import hwsigner.botocore
 from agent.homes import Home, run_agent
 from hwsigner.emulator import Emulator, Fault
 from hwsigner.errors import ServiceError
+from hwsigner.refresh import shared
 
 pytestmark = pytest.mark.slow
 
@@ -48,9 +49,9 @@ def home(
     for name, value in {**made.environ, "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(hwsigner.botocore, "_sources", {})
-    monkeypatch.setattr(hwsigner.botocore, "_providers", {})
+    monkeypatch.setattr(shared, "_providers", {})
     yield made
-    for provider in hwsigner.botocore._providers.values():
+    for provider in shared._providers.values():
         provider.close()
     shared_emulator.behave()
 
@@ -191,13 +192,35 @@ def test_failing_refresh_is_not_a_request_at_each_use(home: Home) -> None:
     assert sessions(home) <= 2
 
 
+def test_profile_that_changes_in_config_toml_is_used_without_a_restart(home: Home) -> None:
+    short = {"session-duration": 900}  # botocore asks at each use.
+    home.write_profiles(web=short, other={})
+    credentials = hwsigner.boto3.session("web").get_credentials()
+    before = credentials.get_frozen_credentials()
+    home.write_profiles(
+        web={**short, "certificate": home.folder / "other.pem", "private-key": home.folder / "other.key"}
+    )
+    assert credentials.get_frozen_credentials() != before
+    assert hwsigner.boto3.session("web").get_credentials().access_key == credentials.access_key
+    assert (sessions(home), len(shared._providers)) == (2, 1)
+
+
+def test_config_toml_that_cannot_be_read_changes_nothing_in_a_running_program(home: Home) -> None:
+    home.write_profiles(web={"session-duration": 900})
+    credentials = hwsigner.boto3.session("web").get_credentials()
+    before = credentials.get_frozen_credentials()
+    Path(home.environ["XDG_CONFIG_HOME"], "hwsigner", "config.toml").write_text("[profile.web")
+    assert credentials.get_frozen_credentials() == before
+    assert hwsigner.boto3.session("web").get_credentials().access_key == before.access_key
+
+
 def _in_child(results: Any, session: Any, home: Home) -> None:
     results.put(caller(session, home))
 
 
 def test_child_process_uses_the_session_of_its_parent(home: Home) -> None:
     session = hwsigner.boto3.session("web")
-    arn = caller(session, home)
+    arn, before = caller(session, home), sessions(home)
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     child = context.Process(target=_in_child, args=(results, session, home))
@@ -206,6 +229,7 @@ def test_child_process_uses_the_session_of_its_parent(home: Home) -> None:
     child.join(60)
     assert child.exitcode == 0
     assert caller(session, home) == arn
+    assert sessions(home) == before
 
 
 def test_credentials_cannot_be_pickled(home: Home) -> None:

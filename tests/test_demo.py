@@ -61,8 +61,13 @@ def test_demo_shows_three_identities_and_four_refusals(demo: subprocess.Popen[st
     assert_nothing_is_left(short_folder)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("step", ["hwsigner emulator", "hwsigner registrar"])
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [
+        *((number, "hwsigner emulator") for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)),
+        (signal.SIGINT, "hwsigner registrar"),
+    ],
+)
 def test_demo_leaves_nothing_when_interrupted(
     demo: subprocess.Popen[str], short_folder: Path, number: signal.Signals, step: str
 ) -> None:

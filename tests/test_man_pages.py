@@ -66,7 +66,7 @@ def test_first_page_names_every_command_and_exit_status(folder: Path) -> None:
 
 
 def test_text_of_a_page_is_shown_as_it_is(folder: Path) -> None:
-    assert "hwsigner exec [--strict] NAME -- COMMAND [ARGUMENT …]\n" in shown(folder / "hwsigner-exec.1")
+    assert f"{command_parser('exec')[1].usage}\n" in shown(folder / "hwsigner-exec.1")
     text = shown(folder / "hwsigner-list.1")
     assert "hwsigner list 'pkcs11:token=web' --login" in text
     assert "Key=x509Subject,Value=… or file://…" in " ".join(shown(folder / "hwsigner-show.1").split())

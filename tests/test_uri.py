@@ -16,7 +16,7 @@ from hwsigner.uri import KeyURI
 
 NAMES = st.one_of(
     st.sampled_from(["token", "object", "id", "serial", "type", "slot-id", "model", "handle"]),
-    st.text(string.ascii_lowercase + string.digits + "-", min_size=1).filter(lambda name: name != "pin-value"),
+    st.text(string.ascii_lowercase + string.digits + "-", min_size=1).filter(lambda name: not name.startswith("pin-")),
 )
 VALUES = st.binary(max_size=40).map(lambda value: value.replace(b"\0", b""))
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
@@ -27,11 +27,14 @@ def _with_binary_id(attributes: dict[str, bytes], identifier: bytes | None) -> d
 
 
 ATTRIBUTES = st.builds(_with_binary_id, st.dictionaries(NAMES, VALUES, max_size=5), st.none() | st.binary())
+QUERIES = st.builds(
+    _with_binary_id, st.dictionaries(NAMES | st.just("pin-source"), VALUES, max_size=5), st.none() | st.binary()
+)
 FILE_PATHS = VALUES.filter(bool).map(lambda path: {"path": path})
 URIS = st.one_of(
-    st.builds(KeyURI, st.just("file"), FILE_PATHS, ATTRIBUTES, st.none() | TEXTS),
-    st.builds(KeyURI, st.just("file"), FILE_PATHS.map(lambda p: {"path": b"//" + p["path"]}), ATTRIBUTES),
-    st.builds(KeyURI, st.sampled_from(["pkcs11", "tpm2"]), ATTRIBUTES, ATTRIBUTES, st.none() | TEXTS),
+    st.builds(KeyURI, st.just("file"), FILE_PATHS, QUERIES, st.none() | TEXTS),
+    st.builds(KeyURI, st.just("file"), FILE_PATHS.map(lambda p: {"path": b"//" + p["path"]}), QUERIES),
+    st.builds(KeyURI, st.sampled_from(["pkcs11", "tpm2"]), ATTRIBUTES, QUERIES, st.none() | TEXTS),
 )
 PINS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1).map(
     lambda t: f"<4711{t}>"

@@ -85,12 +85,22 @@ def wait_for_system_agent(name: str, environ: Mapping[str, str] = os.environ) ->
 
 
 def _get(address: Address, name: str, limit: float) -> tuple[Head, bytes]:
-    """Return an agent's answer, whose first line may take some seconds; `unknown` if there is no agent."""
-    with _connected(address) as channel:
-        if channel is None:
-            return Head("unknown"), b""
-        channel.send(Request(Verb.GET, name).line())
-        return channel.answer(limit)
+    """Return an agent's answer, whose first line may take some seconds; `unknown` if there is no agent.
+
+    Meanwhile, what a token waits for is shown as a notice.
+    """
+    with_notes = True
+    while True:
+        with _connected(address) as channel:
+            if channel is None:
+                return Head("unknown"), b""
+            channel.send(Request(Verb.GET, name, with_notes).line())
+            try:
+                return channel.answer(limit, notices.notify)
+            except AgentError:
+                if not (with_notes and channel.is_refused):
+                    raise
+        with_notes = False  # An agent of an earlier version refuses that.
 
 
 def _credentials(head: Head, body: bytes) -> bytes:

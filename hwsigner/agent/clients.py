@@ -13,7 +13,16 @@ from hwsigner.agent.profile import AgentProfile
 
 @dataclass(eq=False, slots=True)
 class Client:
-    """A connection, the uid at its other end, and the time by which its request must be complete."""
+    """A client.
+
+    Attributes:
+        sock: its connection.
+        uid: the user at the other end.
+        deadline: when its request must be complete.
+        profile: the profile that it waits for.
+        with_notes: whether it understands notes.
+        noted: the last note that it was sent.
+    """
 
     sock: socket.socket
     uid: int
@@ -21,6 +30,8 @@ class Client:
     line: bytes = b""
     profile: AgentProfile | None = None
     is_watched: bool = False
+    with_notes: bool = False
+    noted: str | None = None
 
 
 _Group = dict[Client, None]

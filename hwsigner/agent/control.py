@@ -7,8 +7,6 @@ import socket
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import astuple
-from queue import SimpleQueue
 from typing import TypeVar
 
 from hwsigner._version import __version__
@@ -16,6 +14,7 @@ from hwsigner.agent import protocol
 from hwsigner.agent.memory import LockedMemory
 from hwsigner.agent.profile import AgentProfile
 from hwsigner.agent.protocol import Channel, Verb
+from hwsigner.agent.watching import ProfileStatus
 from hwsigner.errors import AgentError, printable
 from hwsigner.pins import PinRequest
 from hwsigner.pins.child import MAX_PIN_BYTES
@@ -24,31 +23,31 @@ from hwsigner.pins.child import MAX_PIN_BYTES
 PERSON_LIMIT = 180.0
 # A wrong PIN may be asked again, and a key may need a second PIN for its signature.
 _MAX_QUESTIONS = 5
+_MAX_PROBLEM = 200
 
 _T = TypeVar("_T")
 
 
 class _Waiting(Channel):
-    """A connection to a waiting client."""
+    """A connection to a client that waits for a profile."""
 
-    def __init__(self, sock: socket.socket, notes: SimpleQueue[str]) -> None:
+    def __init__(self, sock: socket.socket, profile: AgentProfile | None) -> None:
         super().__init__(sock)
-        self._notes = notes
+        self._profile = profile
 
     def wait(self, future: Future[_T]) -> _T:
         """Return a future's result; meanwhile report that the agent is working, or what a token waits for."""
+        noted = None
         while True:
             try:
                 return future.result(protocol.WORKING_EVERY)
             except TimeoutError:
-                self.send(protocol.WORKING)
-            while not self._notes.empty():
-                self.send(protocol.with_body("note", printable(self._notes.get()).encode()))
+                notice = self._profile.notice if self._profile else None
+                self.send(protocol.note(notice) if notice and notice != noted else protocol.WORKING)
+                noted = notice
 
 
-def serve_command(
-    sock: socket.socket, verb: Verb, chosen: Sequence[AgentProfile], memory: LockedMemory, notes: SimpleQueue[str]
-) -> None:
+def serve_command(sock: socket.socket, verb: Verb, chosen: Sequence[AgentProfile], memory: LockedMemory) -> None:
     """Do what a client requests, answer, and close the connection. If the client is gone or sends nonsense, just close.
 
     Args:
@@ -56,12 +55,11 @@ def serve_command(
         verb: the command; for `stop` there is only an answer.
         chosen: the profile that is named, or all profiles.
         memory: holds PINs.
-        notes: what tokens wait for meanwhile, such as a touch. It is reported to the client.
     """
-    channel = _Waiting(sock, notes)
+    channel = _Waiting(sock, chosen[0] if verb in (Verb.REFRESH, Verb.UNLOCK) else None)
     with sock, suppress(OSError, AgentError):
         if verb is Verb.STATUS:
-            lines = [f"hwsigner {__version__}\tprocess {os.getpid()}", *(profile.status() for profile in chosen)]
+            lines = [f"hwsigner {__version__}\tprocess {os.getpid()}", *(_line(profile.status()) for profile in chosen)]
             answer = protocol.ok("\n".join("\t".join(map(printable, line.split("\t"))) for line in lines))
         elif verb is Verb.LOCK:
             for locked in [profile.lock() for profile in chosen]:
@@ -77,13 +75,20 @@ def serve_command(
         channel.send(answer)
 
 
+def _line(status: ProfileStatus) -> str:
+    """Return name, state, expiration and last problem, separated by tabs."""
+    expiration = f"{status.expiration:%Y-%m-%dT%H:%M:%SZ}" if status.expiration else ""
+    problem = status.failure.message[:_MAX_PROBLEM] if status.failure else ""
+    return "\t".join((status.name, status.state, expiration, problem))
+
+
 def _unlock(channel: _Waiting, profile: AgentProfile, memory: LockedMemory) -> bytes:
     progress = channel.wait(profile.unlock())
     for _ in range(_MAX_QUESTIONS):
         request = progress.wanted
         if request is None:
             break
-        channel.send(protocol.with_body("ask", "\n".join(map(printable, astuple(request)[:-1])).encode()))
+        channel.send(protocol.with_body("ask", "\n".join(map(printable, request[:-1])).encode()))
         progress = channel.wait(profile.bring(request, _receive_pin(channel, request, memory)))
     return progress.answer
 

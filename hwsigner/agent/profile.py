@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
 
 from hwsigner.agent import protocol
+from hwsigner.agent.desktop import Desktop
 from hwsigner.agent.memory import LockedMemory
+from hwsigner.agent.watching import ProfileStatus, Watch
 from hwsigner.aws.credentials import Credentials, Reply
 from hwsigner.config import settings
 from hwsigner.config.profiles import Profile
@@ -25,18 +26,29 @@ from hwsigner.refresh.workers import WorkQueue
 from hwsigner.system.users import find_uid
 
 _FORMAT = "process"
-_MAX_PROBLEM = 200
 
-Log = Callable[[str], None]
+# Takes a line, and its fields as keyword arguments.
+Log = Callable[..., None]
 
 
 class Shared(NamedTuple):
-    """What profiles share: the agent's environment, the memory for replies and PINs, and the log, which takes lines."""
+    """What profiles share.
+
+    Attributes:
+        environ: the agent's environment.
+        memory: the memory for replies and PINs.
+        log: takes lines.
+        is_system: whether this is the system's agent.
+        desktop: shows notifications to the agent's user; None for none.
+        watch: is told of sessions and failures; None for nobody.
+    """
 
     environ: Mapping[str, str]
     memory: LockedMemory
     log: Log
     is_system: bool
+    desktop: Desktop | None = None
+    watch: Watch | None = None
 
 
 class UnlockProgress(NamedTuple):
@@ -88,7 +100,7 @@ class UnlockedPins:
 
 def _key(request: PinRequest) -> PinRequest:
     """Return a request without the PIN's state, which may differ each time."""
-    return replace(request, state="")
+    return request._replace(state="")
 
 
 class _State(StrEnum):
@@ -102,6 +114,9 @@ class AgentProfile:
 
     What takes time is queued, and done one thing after another by a worker, which alone changes the state. `allows`,
     `read` and `status` only look.
+
+    Attributes:
+        notice: what its token waits for just now, such as a touch; None for nothing.
     """
 
     def __init__(self, config: Profile, shared: Shared) -> None:
@@ -112,7 +127,10 @@ class AgentProfile:
         self._queue = WorkQueue()
         self._provider: BackgroundProvider | None = None
         self._state = _State.OPEN
+        self.notice: str | None = None
+        self._asks_to_unlock = False  # On the desktop.
         self._ending: set[Future[None]] = set()  # Queued locks: once there is one, `read` gives nothing.
+        self._unopened: HwsignerError | HwsignerWarning | None = None
         self._fault: HwsignerError | HwsignerWarning | None = None
         self._values: settings.Values = {"allow_users": []}
         try:
@@ -120,7 +138,7 @@ class AgentProfile:
             settings.serve_profile(self.name, self._values)
         except (HwsignerError, HwsignerWarning) as error:
             self._fault = error
-            shared.log(f"error: profile {self.name!r} can't be used: {error}")
+            shared.log(f"error: profile {self.name!r} can't be used: {error}", profile=self.name, cause=error.cause)
         self._users = _uids(self._values["allow_users"], shared.log)
 
     def allows(self, uid: int) -> bool:
@@ -159,10 +177,10 @@ class AgentProfile:
         serve_place(self.name, None)
         return self._end(_State.CLOSED)
 
-    def status(self) -> str:
-        """Return name, state, expiration and last problem, separated by tabs. Nothing in it is secret."""
+    def status(self) -> ProfileStatus:
+        """Return the state as it is now."""
         status = self._provider.status() if self._provider else None
-        failure = self._fault or (status.failure if status else None)
+        failure = self._fault or (status.failure if status else self._unopened)
         if self._state is not _State.OPEN:
             state = str(self._state)
         elif status and status.left > 0:
@@ -171,8 +189,7 @@ class AgentProfile:
             state = "locked"
         else:
             state = "failing" if failure else "idle"
-        expiration = f"{status.expiration:%Y-%m-%dT%H:%M:%SZ}" if status and status.expiration else ""
-        return "\t".join((self.name, state, expiration, failure.message[:_MAX_PROBLEM] if failure else ""))
+        return ProfileStatus(self.name, state, status.expiration if status else None, failure)
 
     def _end(self, state: _State) -> Future[None]:
         ended = self._queue.submit(partial(self._shut, state))
@@ -186,6 +203,9 @@ class AgentProfile:
         try:
             return self._open().reply(_FORMAT)
         except Exception as error:
+            if isinstance(error, PinError) and self._state is _State.OPEN and not self._asks_to_unlock:
+                self._asks_to_unlock = True
+                self._show(f"it is {self._locked(error)}", is_urgent=False)
             return self._error(error)
 
     def _unlock(self) -> UnlockProgress:
@@ -211,7 +231,7 @@ class AgentProfile:
         failure, wanted = self._provider and self._provider.failure, self._pins.wanted
         may_ask_again = isinstance(failure, WrongPinError) and failure.may_ask_again
         if wanted and (may_ask_again or (isinstance(failure, WrongPinError) and wanted.may_be_empty)):
-            wanted = replace(wanted, state="the last PIN was wrong")
+            wanted = wanted._replace(state="the last PIN was wrong")
         return UnlockProgress(wanted if may_ask_again or isinstance(failure, kind) else None, answer)
 
     def _report(self, act: Callable[[], object]) -> bytes:
@@ -227,6 +247,7 @@ class AgentProfile:
         if self._state is not _State.CLOSED:
             self._state = state
         provider, self._provider = self._provider, None
+        self._stop_asking()
         self._pins.forget()
         try:
             if provider:
@@ -243,17 +264,30 @@ class AgentProfile:
         if self._fault:
             raise self._fault.with_traceback(None)  # It would grow with each time that it is raised.
         if self._provider is None:
-            service = settings.service_for_daemon(self._values, self._shared.environ)
-            self._provider = BackgroundProvider(
-                Provider._from_values(self._values, service, self._pins, [self._pins.prompt]),
-                formats={_FORMAT: self._format},
-                attended=self._values["attended"],
-                on_try=self._note,
-            )
+            self._provider = self._made()
             self._provider.start()
         return self._provider
 
+    def _made(self) -> BackgroundProvider:
+        try:
+            service = settings.service_for_daemon(self._values, self._shared.environ)
+            provider = Provider._from_values(self._values, service, self._pins, [self._pins.prompt])
+        except (HwsignerError, HwsignerWarning) as error:
+            self._unopened = Failure.after(error, None, lambda _: 0.0).error
+            raise
+        self._unopened = None
+        attended = self._values["attended"]
+        return BackgroundProvider(
+            provider,
+            formats={_FORMAT: self._format},
+            attended=attended,
+            on_try=self._note,
+            on_notice=None if attended is False else self._hear,
+        )
+
     def _format(self, credentials: Credentials) -> Reply:
+        if self._shared.watch and self._provider:
+            self._shared.watch.issued(self.name, credentials, self._provider)
         text = f"{credentials.process_json()}\n"
         if len(text.encode()) > protocol.MAX_BODY:  # Clients take no credentials in parts.
             problem = f"its credentials are {len(text.encode()):,} bytes, and an agent gives out {protocol.MAX_BODY:,}"
@@ -261,18 +295,47 @@ class AgentProfile:
         return self._shared.memory.put(protocol.ok(text))
 
     def _note(self, outcome: Credentials | Failure) -> None:
+        if self._shared.watch and self._provider:
+            self._shared.watch.tried(self.name, outcome, self._provider)
         if isinstance(outcome, Failure):
             if isinstance(outcome.error, PinError) and not isinstance(outcome.error, PinRequiredError):
                 self._pins.forget()
-            self._shared.log(f"error: profile {self.name!r}: no session: {outcome.error.message}")
+            self._log(
+                f"error: profile {self.name!r}: no session: {outcome.error.message}",
+                cause=outcome.error.cause,
+                request_id=outcome.request_id,
+            )
         else:
+            self._stop_asking()
             expiration = outcome.expiration
-            self._shared.log(
-                f"profile {self.name!r}: session created, credentials until {expiration:%Y-%m-%dT%H:%M:%SZ}"
+            self._log(
+                f"profile {self.name!r}: session created, credentials until {expiration:%Y-%m-%dT%H:%M:%SZ}",
+                access_key_id=outcome.access_key_id,
+                session_arn=outcome.assumed_role_arn,
+                request_id=outcome.request_id,
             )
             notice = self._provider and self._provider.expiry_notice()
             if notice:
-                self._shared.log(f"{notice} (profile {self.name!r})")
+                self._log(f"{notice} (profile {self.name!r})")
+
+    def _log(self, text: str, **fields: str) -> None:
+        self._shared.log(text, profile=self.name, **fields)
+
+    def _hear(self, notice: str | None) -> None:
+        self.notice = f"{self.name}: {notice}" if notice else None
+        if self.notice:
+            self._log(self.notice)
+        self._show(notice)
+
+    def _show(self, text: str | None, *, is_urgent: bool = True) -> None:
+        """Show a text on the desktop in place of the last, or nothing any more."""
+        if self._shared.desktop and self._values["desktop_notifications"] is not False:
+            self._shared.desktop.show(self.name, text, is_urgent=is_urgent)
+
+    def _stop_asking(self) -> None:
+        if self._asks_to_unlock:
+            self._asks_to_unlock = False
+            self._show(None)
 
     def _error(self, error: Exception) -> bytes:
         """Return the answer for an error. If a PIN is needed, it names the command that unlocks."""
@@ -280,12 +343,15 @@ class AgentProfile:
             return protocol.error(1, f"profile {self.name!r}: the agent failed with {type(error).__name__}")
         if not isinstance(error, PinError):
             return protocol.error(error.exit_status, str(error))
+        return protocol.error(error.exit_status, f"profile {self.name!r} is {self._locked(error)}")
+
+    def _locked(self, error: PinError) -> str:
+        """Return that the profile is locked, why, and the command that unlocks it."""
         wanted = self._pins.wanted
         is_missing = isinstance(error, PinRequiredError) and self._state is _State.OPEN
         problem = f"{wanted.subject} wants its {wanted.kind}" if is_missing and wanted else error.message
         flag = " --system" if self._shared.is_system else ""
-        text = f"profile {self.name!r} is locked: {problem}. Run hwsigner agent unlock{flag} {self.name}"
-        return protocol.error(error.exit_status, text)
+        return f"locked: {problem}. Run hwsigner agent unlock{flag} {self.name}"
 
 
 def _uids(users: Iterable[str], log: Log) -> frozenset[int]:

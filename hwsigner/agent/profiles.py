@@ -6,7 +6,9 @@ import os
 from concurrent.futures import Future
 
 from hwsigner.agent.profile import AgentProfile, Shared
+from hwsigner.agent.watching import ProfileStatus
 from hwsigner.config import profiles as config
+from hwsigner.config.settings import is_inherited
 from hwsigner.errors import ConfigError
 
 _FileState = tuple[int, int, int] | None
@@ -15,7 +17,8 @@ _FileState = tuple[int, int, int] | None
 class Profiles:
     """The profiles by name. Used by one thread only. Raises a ConfigError if config.toml can't be used.
 
-    Only the system's agent serves the profiles of the system's file that have allow-users.
+    Only the system's agent serves the profiles of the system's file that have allow-users. None serves a profile whose
+    key or certificate is in an environment variable, which another process has.
     """
 
     def __init__(self, shared: Shared) -> None:
@@ -33,6 +36,10 @@ class Profiles:
         """Return the profiles, as the files are now."""
         self._reload_if_changed()
         return sorted(self._profiles.values(), key=lambda profile: profile.name)
+
+    def statuses(self) -> list[ProfileStatus]:
+        """Return how the profiles are that the agent serves now. For any thread."""
+        return [profile.status() for profile in list(self._profiles.values())]
 
     def find(self, name: str) -> AgentProfile | None:
         """Return a profile, as the files are now."""
@@ -58,6 +65,7 @@ class Profiles:
 
     def _read(self) -> None:
         found = config.profiles(self._shared.environ)
+        found = {name: each for name, each in found.items() if not is_inherited(each.values)}
         if not self._shared.is_system:
             file, key = config.SYSTEM_FILE, "allow-users"
             found = {name: each for name, each in found.items() if each.file != file or not each.values.get(key)}

@@ -17,6 +17,7 @@ from hwsigner.errors import AgentError, printable
 # Bytes, in both directions. `native/credentials.c` has the same numbers, and the same limits of time.
 MAX_LINE = 96
 MAX_BODY = 65536
+_MAX_NOTE = 1000
 WORKING = b"1 working\n"
 UNKNOWN = b"1 unknown\n"
 # A part of each error for a profile that a command has locked. `serve` and `exec` then forget its credentials.
@@ -28,7 +29,7 @@ SILENCE_LIMIT = 5.0
 ANSWER_LIMIT = 120.0
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"
-_REQUEST = re.compile(rf"1 ([a-z]+)(?: ({_NAME}))?".encode())
+_REQUEST = re.compile(rf"1 ([a-z]+)(?: ({_NAME})( notes)?)?".encode())
 _HEAD = re.compile(rb"1 (?:(working|unknown)|(ok|part|note|ask|pin) ([0-9]{1,5})|error ([1-7]) ([0-9]{1,5}))")
 
 
@@ -54,14 +55,21 @@ def read_status(answer: str) -> list[tuple[str, ...]]:
 
 
 class Request(NamedTuple):
-    """A request: a verb and a profile's name, which may be empty."""
+    """A request.
+
+    Attributes:
+        verb: what is requested.
+        name: the profile's name, which may be empty.
+        with_notes: for `get`: whether the client understands notes. Those of earlier versions do not.
+    """
 
     verb: Verb
     name: str = ""
+    with_notes: bool = False
 
     def line(self) -> bytes:
         """Return the line that is sent."""
-        return f"1 {' '.join(filter(None, self))}\n".encode()
+        return f"1 {' '.join(filter(None, (self.verb, self.name, 'notes' * self.with_notes)))}\n".encode()
 
 
 class Head(NamedTuple):
@@ -88,9 +96,10 @@ def parse_request(line: bytes) -> Request | None:
     match = _REQUEST.fullmatch(line)
     if match is None or match[1].decode() not in set(Verb):
         return None
-    request = Request(Verb(match[1].decode()), (match[2] or b"").decode())
+    request = Request(Verb(match[1].decode()), (match[2] or b"").decode(), bool(match[3]))
     wrong = _WITHOUT_NAME if request.name else _WITH_NAME
-    return None if request.verb in wrong else request
+    is_wrong = request.verb in wrong or (request.with_notes and request.verb is not Verb.GET)
+    return None if is_wrong else request
 
 
 def parse_head(line: bytes) -> Head | None:
@@ -110,6 +119,11 @@ def with_body(kind: str, body: bytes) -> bytes:
     return b"1 %s %d\n%s" % (kind.encode(), len(body), body)
 
 
+def note(text: str) -> bytes:
+    """Return a line of text that the client shows to its user."""
+    return with_body("note", printable(text).encode("utf-8", "backslashreplace")[:_MAX_NOTE])
+
+
 def ok(text: str) -> bytes:
     """Return an answer of lines of text, in as many parts as it takes."""
     body = text.encode("utf-8", "backslashreplace")
@@ -124,10 +138,16 @@ def error(status: int, text: str) -> bytes:
 
 
 class Channel:
-    """A connection to a client or to the agent, which waits for each message. The socket is closed by the caller."""
+    """A connection to a client or to the agent, which waits for each message. The socket is closed by the caller.
+
+    Attributes:
+        is_refused: whether the other end has closed it without a byte.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._is_silent = True
+        self.is_refused = False
 
     def send(self, data: bytes) -> None:
         """Send all of some bytes; raises OSError."""
@@ -201,6 +221,8 @@ class Channel:
             raise AgentError("the agent does not answer in time", hint) from None
         except OSError as error:
             raise AgentError(f"the agent's socket failed: {error.strerror or error}") from None
+        self.is_refused = self._is_silent and count == 0
+        self._is_silent = False
         if count == 0:
             raise AgentError("the other end closed the agent's socket")
         return count

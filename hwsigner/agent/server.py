@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
-from queue import SimpleQueue
 
 from hwsigner.agent import protocol
 from hwsigner.agent.clients import Client, Clients
@@ -28,6 +27,7 @@ from hwsigner.agent.memory import LockedMemory
 from hwsigner.agent.profile import AgentProfile, Log
 from hwsigner.agent.profiles import Profiles
 from hwsigner.agent.protocol import Request, Verb
+from hwsigner.agent.watching import Watch, watched_answer
 from hwsigner.aws.credentials import Reply
 from hwsigner.system.systemd import Notifier
 
@@ -53,15 +53,24 @@ class AgentServer:
         memory: holds the PINs that `unlock` brings.
         is_open: whether other users may ask. `allow-users` says for which profiles.
         log: takes a line for each refusal. There may be a flood of them.
+        watch: is told who gets which credentials, and may refuse them; None for nobody.
     """
 
     def __init__(
-        self, listener: socket.socket, profiles: Profiles, *, memory: LockedMemory, is_open: bool, log: Log
+        self,
+        listener: socket.socket,
+        profiles: Profiles,
+        *,
+        memory: LockedMemory,
+        is_open: bool,
+        log: Log,
+        watch: Watch | None = None,
     ) -> None:
         self._profiles = profiles
         self._memory = memory
         self._is_open = is_open
         self._log = log
+        self._watch_given = watch
         self._selector = selectors.DefaultSelector()
         self._acceptor = Acceptor(listener, self._selector, enter=self._enter, refused=self._refused)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -69,7 +78,7 @@ class AgentServer:
         weakref.finalize(self, os.close, self._wake).atexit = False
         self._posted: deque[Callable[[], None]] = deque()
         self._clients = Clients()
-        self._commands: list[tuple[Verb, SimpleQueue[str]]] = []
+        self._commands: list[Verb] = []
         self._is_stopping = False
         self._drain_end = math.inf
         self._descriptors = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OWN_DESCRIPTORS)
@@ -108,18 +117,13 @@ class AgentServer:
         if not self._is_stopping:
             return True
         # An `unlock` may wait for a person, and is not waited for.
-        is_waiting = self._clients.is_waiting or any(verb is not Verb.UNLOCK for verb, _ in self._commands)
+        is_waiting = self._clients.is_waiting or any(verb is not Verb.UNLOCK for verb in self._commands)
         return is_waiting and time.monotonic() < self._drain_end
 
     def post(self, act: Callable[[], None]) -> None:
         """Let the loop call something. For other threads and signal handlers."""
         self._posted.append(act)
         os.eventfd_write(self._wake, 1)
-
-    def note(self, text: str) -> None:
-        """Tell the clients whose commands are in progress what a token waits for. For other threads."""
-        for _, notes in list(self._commands):
-            notes.put(text)
 
     def stop(self) -> None:
         """Accept no more requests; `run` returns once waiting clients are answered. For the loop: see `post`."""
@@ -159,7 +163,7 @@ class AgentServer:
         if self._is_open or uid == os.geteuid():
             self._read(client)
         else:
-            self._log(f"user {uid} was refused")
+            self._log(f"user {uid} was refused", uid=uid)
             self._drop(client)
 
     def _make_room(self, problem: str) -> None:
@@ -198,14 +202,15 @@ class AgentServer:
         elif profile and profile.allows(client.uid):
             reply = profile.read()
             if reply is None:
+                client.with_notes = request.with_notes
                 self._wait(client, profile)
             else:
-                self._finish(client, reply)
+                self._give(client, profile, reply)
         else:
             self._refuse(client, f"profile {request.name!r}")
 
     def _refuse(self, client: Client, what: str) -> None:
-        self._log(f"{what}: user {client.uid} was refused")
+        self._log(f"{what}: user {client.uid} was refused", uid=client.uid)
         text = f"{what} is not for user {client.uid}. See allow-users in hwsigner help agent"
         self._finish(client, protocol.error(7, text))
 
@@ -223,11 +228,20 @@ class AgentServer:
     def _answer(self, profile: AgentProfile, done: Future[Reply]) -> None:
         reply = done.result()
         for client in self._clients.answered(profile):
-            self._finish(client, reply)
+            self._give(client, profile, reply)
+
+    def _give(self, client: Client, profile: AgentProfile, reply: Reply) -> None:
+        if self._watch_given:
+            reply = watched_answer(self._watch_given, profile.name, client.sock, client.uid, reply)
+        self._finish(client, reply)
 
     def _report_working(self, client: Client) -> None:
+        """Report that the agent is working, or what the profile's token waits for."""
+        report, notice = protocol.WORKING, client.profile.notice if client.profile else None
+        if client.with_notes and notice != client.noted:
+            client.noted, report = notice, protocol.note(notice) if notice else report
         try:
-            client.sock.send(protocol.WORKING, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            client.sock.send(report, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError:
             self._drop(client)
 
@@ -244,18 +258,14 @@ class AgentServer:
             self._finish(client, protocol.error(7, f"the agent is busy with {MAX_COMMANDS} such commands. Retry"))
         else:
             self._release(client)
-            command = verb, SimpleQueue[str]()
-            self._commands.append(command)
-            threading.Thread(target=self._serve_command, args=(client.sock, command, chosen), daemon=True).start()
+            self._commands.append(verb)
+            threading.Thread(target=self._serve_command, args=(client.sock, verb, chosen), daemon=True).start()
 
-    def _serve_command(
-        self, sock: socket.socket, command: tuple[Verb, SimpleQueue[str]], chosen: list[AgentProfile]
-    ) -> None:
-        verb, notes = command
+    def _serve_command(self, sock: socket.socket, verb: Verb, chosen: list[AgentProfile]) -> None:
         try:
-            serve_command(sock, verb, chosen, self._memory, notes)
+            serve_command(sock, verb, chosen, self._memory)
         finally:
-            self.post(partial(self._commands.remove, command))
+            self.post(partial(self._commands.remove, verb))
             if verb is Verb.STOP:
                 self.post(self.stop)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from hwsigner.agent.client import find_credentials
@@ -57,6 +58,9 @@ class AgentFirst:
         local: gives credentials if `find` returns None.
         formats: by name, what makes a reply of credentials.
         clocks: what time it is.
+
+    Attributes:
+        cause: the cause of the failure of the last call of `reply`; an empty string if it had credentials.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class AgentFirst:
         self._rendered: _Rendered | None = None
         # Once the provider has given credentials. Before, reading would make it create a session in the background.
         self._has_local = False
+        self.cause = ""
         self._ask_after = 0.0
         self._lock = threading.Lock()
 
@@ -86,6 +91,12 @@ class AgentFirst:
             return self._read_local(name)
         return None if self._is_due(last) else last.replies[name]
 
+    @property
+    def expiration(self) -> datetime | None:
+        """When the last credentials of an agent expire, or None if an agent gave none."""
+        last = self._rendered
+        return last.session.credentials.expiration if last else None
+
     def reply(self, name: str) -> Reply:
         """Return the credentials in a format: the agent's, or the provider's, or the last ones while they are valid.
 
@@ -97,9 +108,11 @@ class AgentFirst:
             self._ask()
             last = self._rendered
             if last and not self._is_due(last):
+                self.cause = ""
                 return last.replies[name]
             reply = self._local.reply(name)
         except (HwsignerError, HwsignerWarning) as error:
+            self.cause = error.cause
             if isinstance(error, AgentError) and LOCKED in error.message:
                 self._rendered, self._has_local = None, False
                 self._local.forget()
@@ -109,7 +122,7 @@ class AgentFirst:
             if found is None:
                 raise
             return found
-        self._rendered, self._has_local = None, True  # From now on the provider has the last ones.
+        self.cause, self._rendered, self._has_local = "", None, True  # From now on the provider has the last ones.
         return reply
 
     def _read_local(self, name: str) -> Reply | None:

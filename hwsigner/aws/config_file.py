@@ -43,6 +43,7 @@ class Setting(NamedTuple):
 def config_path(environ: Mapping[str, str]) -> str:
     """Return the path of the config file, which need not exist: AWS_CONFIG_FILE, or else `~/.aws/config`."""
     home = environ.get("HOME") or os.path.expanduser("~")
+    home = home if os.path.isabs(home) else "/"  # Not the current folder, which may have someone else's files.
     path = environ.get("AWS_CONFIG_FILE") or os.path.join(home, ".aws", "config")
     return os.path.expanduser(os.path.expandvars(path))
 

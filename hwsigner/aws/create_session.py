@@ -7,14 +7,14 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from hwsigner._version import __version__
 from hwsigner.aws.config_file import Setting, read_config
 from hwsigner.aws.credentials import Credentials, read_credentials
 from hwsigner.aws.endpoint import sessions_endpoint
-from hwsigner.aws.service_errors import is_from_service, service_error, unexpected_response
+from hwsigner.aws.service_errors import is_from_service, request_id_of, service_error, unexpected_response
 from hwsigner.errors import ServiceError, ServiceUnreachableError, UsageError
 from hwsigner.http import defaults
 from hwsigner.http.address import Endpoint
@@ -31,8 +31,7 @@ _BACKOFF_BASE = 0.5
 _BACKOFF_CAP = 8.0
 
 
-@dataclass(frozen=True)
-class SessionRequest:
+class SessionRequest(NamedTuple):
     """The session to ask for.
 
     Attributes:
@@ -49,11 +48,10 @@ class SessionRequest:
     role_arn: str
     duration: int = defaults.SESSION_DURATION
     session_name: str | None = None
-    instance_properties: Mapping[str, str] = field(default_factory=dict)
+    instance_properties: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True)
-class Service:
+class Service(NamedTuple):
     """The service to ask, and the limits for it.
 
     Attributes:
@@ -172,7 +170,8 @@ def _attempt(
         raise service_error(response, now())
     if not is_from_service(response):
         raise unexpected_response(response)
-    return read_credentials(response.body, role_arn=request.role_arn, now=now())
+    number = request_id_of(response)
+    return read_credentials(response.body, role_arn=request.role_arn, now=now(), request_id=number)
 
 
 def _send(identity: Identity, request: SessionRequest, service: Service, deadline: Deadline, now: datetime) -> Response:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from hwsigner.errors import AgentError, ServiceError
 
@@ -15,7 +14,6 @@ Reply = bytes | memoryview
 _HINT = "Check --endpoint and look for a proxy"
 
 
-@dataclass(frozen=True)
 class Credentials:
     """Temporary credentials. The secrets are not in the repr.
 
@@ -27,15 +25,37 @@ class Credentials:
         role_arn: the role.
         assumed_role_arn: the caller's ARN, `arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION`.
         subject_arn: the ARN of the certificate's subject in the service, or an empty string.
+        request_id: the service's number of the request that created the session, or an empty string.
     """
 
-    access_key_id: str
-    secret_access_key: str = field(repr=False)
-    session_token: str = field(repr=False)
-    expiration: datetime
-    role_arn: str
-    assumed_role_arn: str
-    subject_arn: str = ""
+    def __init__(
+        self,
+        access_key_id: str,
+        secret_access_key: str,
+        session_token: str,
+        expiration: datetime,
+        role_arn: str,
+        assumed_role_arn: str,
+        subject_arn: str = "",
+        request_id: str = "",
+    ) -> None:
+        self.access_key_id: Final = access_key_id
+        self.secret_access_key: Final = secret_access_key
+        self.session_token: Final = session_token
+        self.expiration: Final = expiration
+        self.role_arn: Final = role_arn
+        self.assumed_role_arn: Final = assumed_role_arn
+        self.subject_arn: Final = subject_arn
+        self.request_id: Final = request_id
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other) if isinstance(other, Credentials) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.access_key_id)
+
+    def __repr__(self) -> str:
+        return f"Credentials({self.access_key_id!r}, role_arn={self.role_arn!r}, expiration={self.expiration!r})"
 
     def process_json(self) -> str:
         """Return the one line of JSON that a `credential_process` prints."""
@@ -74,13 +94,14 @@ def read_agent_credentials(body: bytes, *, role_arn: str) -> Credentials:
         raise AgentError("the agent's reply has no credentials", "Check which program uses its socket") from None
 
 
-def read_credentials(body: bytes, *, role_arn: str, now: datetime) -> Credentials:
+def read_credentials(body: bytes, *, role_arn: str, now: datetime, request_id: str = "") -> Credentials:
     """Read credentials from the body of a CreateSession response.
 
     Args:
         body: the JSON.
         role_arn: the role that was asked for.
         now: the time, with a time zone.
+        request_id: the service's number of the request.
 
     Raises:
         ServiceError: the body is not JSON, a field is missing, or the credentials have expired or are for another role.
@@ -98,6 +119,7 @@ def read_credentials(body: bytes, *, role_arn: str, now: datetime) -> Credential
         role_arn=_text(entry[0], "roleArn"),
         assumed_role_arn=_text(_field(entry[0], "assumedRoleUser"), "arn"),
         subject_arn=_text(answer, "subjectArn") if answer.get("subjectArn") else "",
+        request_id=request_id,
     )
     if credentials.role_arn != role_arn:
         raise ServiceError(

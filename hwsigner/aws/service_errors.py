@@ -55,12 +55,18 @@ def service_error(response: Response, now: datetime) -> ServiceError:
     error = _explained(response, body, kind, now)
     error.retryable = response.status in _RETRYABLE_STATUSES or kind in _RETRYABLE_TYPES
     error.retry_after = response.retry_after(now)
+    error.request_id = request_id_of(response)
     return error
 
 
 def is_from_service(response: Response) -> bool:
     """Return whether a response may come from the service: its body starts like a JSON object, with any status."""
     return _first_byte(response) == b"{"
+
+
+def request_id_of(response: Response) -> str:
+    """Return the service's number of the request, or an empty string."""
+    return response.headers.get("x-amzn-RequestId", "")[:_SHOWN_CHARACTERS]
 
 
 def unexpected_response(response: Response) -> ServiceError:
@@ -84,7 +90,7 @@ def _explained(response: Response, body: dict[str, object], kind: str, now: date
     if not body and not kind:
         return unexpected_response(response)
     message = str(body.get("message") or body.get("Message") or "no message")[:_SHOWN_CHARACTERS]
-    request_id = response.headers.get("x-amzn-RequestId", "")[:_SHOWN_CHARACTERS]
+    request_id = request_id_of(response)
     what = f"{kind} ({response.status})" if kind else f"status {response.status}"
     return ServiceError(
         f"the service refused: {what}: {message.rstrip('.')}" + (f" (request id {request_id})" if request_id else ""),

@@ -10,26 +10,26 @@ import functools
 import importlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from types import ModuleType
+from typing import NamedTuple
 
 from hwsigner.errors import BackendUnavailableError, UsageError, install_command
 
 ENTRY_POINTS = "hwsigner.backends"
 # The dynamic linker's message.
-_LIBRARY = re.compile(r"(\S+\.so\S*): cannot open shared object file")
+_LIBRARY = r"(\S+\.so\S*): cannot open shared object file"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+")
 
 
-@dataclass(frozen=True)
-class Backend:
+class Backend(NamedTuple):
     """A place where keys live: its module, and what the rest of hwsigner must know without loading it.
 
     The module has `open_key(uri, pins, *, public_key=None) -> Key`. If it can also return certificates, it has
     `find_certificates(uri, pins) -> list[FoundCertificate]`. If `list_tokens` can list it, it has
-    `list_tokens(uri, pins, *, log_in=False) -> Iterator[ListedToken]`. If its key URIs can name a library to load or a
-    program to run, it has `check_modules(uri) -> None`. It is called before these functions, unless the URI is from a
-    command line or a profile, and raises a UsageError for what a URI from elsewhere must not load.
+    `list_tokens(uri, pins, *, log_in=False) -> Iterator[ListedToken]`. If its key URIs can name a library to load, a
+    program to run, or something of this process, it has `check_modules(uri) -> None`. It is called before these
+    functions, unless the URI is from a command line or a profile, and raises a UsageError for what a URI from elsewhere
+    must not name.
 
     Attributes:
         module: the module's name. It is imported when one of its key URIs is first used.
@@ -57,7 +57,7 @@ class Backend:
     object_attributes: frozenset[str] = frozenset()
     shares_store: bool = False
     password_flag: str = ""
-    query_flags: Mapping[str, str] = field(default_factory=dict)
+    query_flags: Mapping[str, str] = {}
     flags_win: bool = False
     management: str = ""
     attestation: str = ""
@@ -91,7 +91,7 @@ class Backend:
         try:
             return importlib.import_module(module)
         except ImportError as error:
-            library = _LIBRARY.match(str(error))
+            library = re.match(_LIBRARY, str(error))
             if library:
                 message = f"{module} needs {library[1]}, which is not installed"
                 raise BackendUnavailableError(message, f"Install the system's package that has {library[1]}") from error
@@ -152,6 +152,15 @@ BACKENDS = {
         "hwsigner.backends.file",
         password_flag="pkcs8-password",  # noqa: S106  the flag's name
         management="hwsigner.backends.file.management",
+    ),
+    # What a process inherits: an environment variable, an open file.
+    **dict.fromkeys(
+        ("env", "fd"),
+        Backend(
+            "hwsigner.backends.file",
+            password_flag="pkcs8-password",  # noqa: S106
+            management="hwsigner.backends.file.description",
+        ),
     ),
     "pkcs11": Backend(
         "hwsigner.backends.pkcs11",

@@ -15,12 +15,12 @@ from typing import NamedTuple
 from hwsigner.errors import HwsignerError
 
 MAX_FILE_BYTES = 1 << 20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 PKCS12 = "PKCS12"
 PKCS7 = "PKCS7"
 UNIVERSAL, CONTEXT = 0, 2
 BOOLEAN, INTEGER, BIT_STRING, OCTET_STRING, OID, UTF8_STRING, SEQUENCE = 1, 2, 3, 4, 6, 12, 16
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MARKER = re.compile(rb"-----(BEGIN|END) ([^\n]{0,64}?)-----")
 
 # The label of a DER file by the first tags in its outer SEQUENCE. The first match decides.
@@ -80,10 +80,10 @@ class Block(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """The blocks of a file, at least one, and the status of the opened file."""
+    """The blocks of a file, at least one, and the status of the opened file, or None for one that has no path."""
 
     blocks: tuple[Block, ...]
-    status: os.stat_result
+    status: os.stat_result | None
 
     def __str__(self) -> str:
         return " and ".join(dict.fromkeys(_in_words(block.label) for block in self.blocks))
@@ -107,7 +107,7 @@ def read_contents(path: str, error: type[HwsignerError]) -> Contents:
         raise error(f"can't read {path}: {reason.strerror}", _hint(path, reason)) from reason
     if len(data) > MAX_FILE_BYTES:
         raise error(f"{path} has more than {MAX_FILE_BYTES} bytes", "Name a key or certificate file")
-    data = data.removeprefix(_BYTE_ORDER_MARK)
+    data = data.removeprefix(BYTE_ORDER_MARK)
     if not data.strip():
         raise error(f"{path} is empty", "Name the file with the key or certificate, or write it again")
     try:
@@ -163,7 +163,7 @@ def _hint(path: str, reason: OSError) -> str:
     if path.startswith(("~", "$")):
         return "Write the full path: hwsigner does not expand ~ or $HOME"
     if isinstance(reason, FileNotFoundError) and ":" in path.partition("/")[0]:
-        return "Check the path; key URIs start with pkcs11:, tpm2:, handle: or file:"
+        return "Check the path; key URIs start with pkcs11:, tpm2:, handle:, file:, env: or fd:"
     return _HINTS.get(type(reason), "Check the path")
 
 

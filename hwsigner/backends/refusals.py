@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from hwsigner.errors import BackendUnavailableError, UnsafeKeyWarning
 from hwsigner.system.files import lock_within
-from hwsigner.system.state import is_private, is_usable, runtime_folders, state_folders
+from hwsigner.system.state import is_private, is_usable, runtime_folders, state_folders, temporary_folders
 
 _MAX_NOTE = 8192
 # The longest time that another process's login may take.
@@ -45,7 +45,7 @@ def has_place() -> bool:
 
 
 def warn_without_place(subject: str) -> None:
-    """Warn that a stored PIN is sent although no folder can keep a refusal.
+    """Warn that no folder can keep a refusal of a stored auth value, so that only the TPM's counter holds it back.
 
     Args:
         subject: what it unlocks, as messages name it.
@@ -54,7 +54,7 @@ def warn_without_place(subject: str) -> None:
         UnsafeKeyWarning: no folder can.
     """
     if not has_place():
-        text = f"no folder can keep whether the stored PIN of {subject} is wrong, so each process sends it"
+        text = f"no folder can keep whether the stored PIN of {subject} is wrong: a wrong one for any key holds it back"
         warnings.warn(UnsafeKeyWarning(text, "Set XDG_STATE_HOME, or StateDirectory= in the unit"), stacklevel=2)
 
 
@@ -69,9 +69,9 @@ def keep(name: str, failures: int = 0) -> None:
         _unplaced[name] = Refusal(time.time(), failures)
 
 
-def note(name: str, text: str) -> None:
-    """Keep a text for the next process. `forget` removes it."""
-    _write(name, os.fsencode(text))
+def note(name: str, text: str) -> bool:
+    """Keep a text for the next process. `forget` removes it. Return whether some folder could keep it."""
+    return _write(name, os.fsencode(text))
 
 
 def noted(name: str) -> str:
@@ -168,6 +168,6 @@ def _paths(name: str) -> Iterator[str]:
 
 
 def _folders() -> Iterator[str]:
-    # Not the temporary folder: another user may have created ours there.
     yield from state_folders("refused-pins")
     yield from runtime_folders()
+    yield from temporary_folders()  # One that another user has created there is not private, so it is not used.

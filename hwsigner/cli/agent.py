@@ -14,10 +14,13 @@ from contextlib import contextmanager
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
-from hwsigner.cli.log import Log
+from hwsigner._version import __version__
+from hwsigner.cli.metrics import METRICS, metrics_output
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import raise_descriptor_limit, report_thread_failures
+from hwsigner.cli.watching import Watch, monitoring, open_log
 from hwsigner.config.flags import OUTPUT, Flag, switch
+from hwsigner.config.monitoring import MONITORING
 from hwsigner.errors import UsageError, printable, suggestion
 from hwsigner.pins import PinRequest
 from hwsigner.pins.terminal import ask_pin
@@ -26,6 +29,8 @@ from hwsigner.system import notices
 if TYPE_CHECKING:
     from hwsigner.agent.address import Address
     from hwsigner.agent.server import AgentServer
+    from hwsigner.agent.watching import ProfileStatus
+    from hwsigner.monitoring.metrics import ProfileState
 
 HELP = "run the agent, which keeps credentials ready"
 
@@ -43,7 +48,7 @@ def add_arguments(parser: Parser) -> None:
         "action", nargs="?", metavar="|".join(_ACTIONS), help="command for the running agent; omit to run one"
     )
     parser.add_argument("name", nargs="?", help="the profile to lock (default: all), unlock or refresh")
-    parser.add_flags(_FLAGS)
+    parser.add_flags(_FLAGS, MONITORING, METRICS)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -52,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     address = system_address() if arguments.system else user_address(os.environ)
     if arguments.action is None:
-        _run_agent(address)
+        _run_agent(arguments, address)
     else:
         _command(arguments, address)
     return 0
@@ -72,6 +77,9 @@ def _command(arguments: argparse.Namespace, address: Address) -> None:
     if parse_request(request.line().removesuffix(b"\n")) is None:
         hint = f"Write hwsigner agent {action}{'' if name else ' NAME'}"
         raise UsageError(f"agent {action} takes {'no profile' if name else 'the name of a profile'}", hint)
+    for flag, _ in arguments.given:
+        if flag in MONITORING + METRICS:
+            raise UsageError(f"--{flag.name} is for an agent that is started", f"Leave it out of agent {action}")
     if arguments.json and action != "status":
         raise UsageError(f"agent {action} prints no JSON, which status alone does", "Leave out --output json")
     answer = command(address, request, _asker(arguments.pinentry))
@@ -103,43 +111,64 @@ def _asker(pinentry: str | None) -> Callable[[PinRequest], str | None]:
     return ask
 
 
-def _run_agent(address: Address) -> None:
+def _run_agent(arguments: argparse.Namespace, address: Address) -> None:
     from hwsigner.agent.listener import greet, open_listener
 
     with open_listener(address, os.environ) as listener:
         # Before anything that takes time: while the system boots, clients may already be waiting.
-        is_closed = _serve(address, listener, greet(listener))
+        is_closed = _serve(arguments, address, listener, greet(listener))
     if not is_closed:
         os._exit(0)  # Without waiting for the thread of a key that hangs.
 
 
-def _serve(address: Address, listener: socket.socket, waiting: list[tuple[socket.socket, int]]) -> bool:
+def _serve(
+    arguments: argparse.Namespace,
+    address: Address,
+    listener: socket.socket,
+    waiting: list[tuple[socket.socket, int]],
+) -> bool:
+    from hwsigner.agent.desktop import Desktop
     from hwsigner.agent.memory import LockedMemory, lock_process
     from hwsigner.agent.profile import Shared
     from hwsigner.agent.profiles import Profiles
     from hwsigner.agent.server import AgentServer
+    from hwsigner.monitoring.audit import open_audit
+    from hwsigner.monitoring.metrics import Metrics
     from hwsigner.system.systemd import Notifier
 
     lock_process()
     gc.enable()  # Unlike other commands, this one stays.
     raise_descriptor_limit()
     report_thread_failures()
-    log = Log()
+    # The system's agent reads the system's file only.
+    environ = {**os.environ, "XDG_CONFIG_HOME": "/etc"} if address.is_system else os.environ
+    values = monitoring(arguments, environ)
+    log = open_log(values)
     # The log does not wait for its reader. This is undone where the command line was read.
     warnings.showwarning = lambda message, *_: log.note(f"warning: {message}")
     memory, notifier = LockedMemory(log.note), Notifier(os.environ)
-    # The system's agent reads the system's file only.
-    environ = {**os.environ, "XDG_CONFIG_HOME": "/etc"} if address.is_system else os.environ
-    profiles = Profiles(Shared(environ, memory, log.note, address.is_system))
-    server = AgentServer(listener, profiles, memory=memory, is_open=address.is_system, log=log.refused)
-
-    def show(text: str) -> None:
-        log.note(text)
-        server.note(text)
-
-    notices.set_notifier(show)
-    with _signals(server):
+    audit = open_audit(values, log.note)
+    watch = Watch(audit, log)
+    desktop = None if address.is_system else Desktop(environ)
+    profiles = Profiles(Shared(environ, memory, log.note, address.is_system, desktop, watch))
+    server = AgentServer(
+        listener,
+        profiles,
+        memory=memory,
+        is_open=address.is_system,
+        log=log.refused,
+        watch=watch if watch.wants_given else None,
+    )
+    notices.set_notifier(None)  # Each profile reports what its token waits for.
+    watch.metrics = Metrics(__version__, lambda: map(_state, profiles.statuses()))
+    with metrics_output(arguments, watch.metrics, log), _signals(server):
         return server.run(notifier, waiting)
+
+
+def _state(status: ProfileStatus) -> ProfileState:
+    from hwsigner.monitoring.metrics import ProfileState
+
+    return ProfileState(status.name, status.state, status.expiration, status.failure.cause if status.failure else "")
 
 
 @contextmanager

@@ -23,11 +23,15 @@ HELP = "print a script that completes words in your shell"
 _SHELLS = ("bash", "zsh", "fish")
 _FILES = ("FILE", "PATH", "CERT", "KEY", "KEY-URI", "PROGRAM")
 _WHERE = """\
-bash: hwsigner completion bash > \\
-          ~/.local/share/bash-completion/completions/hwsigner
-zsh:  hwsigner completion zsh > FOLDER/_hwsigner, for a FOLDER of $fpath
-fish: hwsigner completion fish > ~/.config/fish/completions/hwsigner.fish
-Without a file, in ~/.bashrc or ~/.zshrc: eval "$(hwsigner completion bash)\""""
+In the shell's start file:
+  ~/.bashrc                   eval "$(hwsigner completion bash)"
+  ~/.zshrc, below compinit    eval "$(hwsigner completion zsh)"
+  ~/.config/fish/config.fish  hwsigner completion fish | source
+
+Or in a file of its own, with which the shell starts faster:
+  bash  ~/.local/share/bash-completion/completions/hwsigner
+  zsh   _hwsigner, in a folder of $fpath
+  fish  ~/.config/fish/completions/hwsigner.fish"""
 # One name a line, and none with characters that a shell may act on.
 _NAMES = "%s profile list 2>/dev/null | sed -n 's/^\\([A-Za-z0-9][A-Za-z0-9._@-]*\\)\\t.*/\\1/p'"
 _FUNCTIONS = {

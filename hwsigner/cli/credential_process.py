@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION
+
+if TYPE_CHECKING:
+    import argparse
 
 HELP = "print credentials for the AWS SDKs"
 
@@ -57,12 +59,17 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from hwsigner.aws.create_session import create_session
     from hwsigner.cli import options
+    from hwsigner.cli.watching import audit_own, own_audit
     from hwsigner.config import settings
     from hwsigner.identity import open_identity
 
     service, request = options.service(arguments), settings.session_request(vars(arguments))
+    audit = own_audit()
     with open_identity(options.identity_source(arguments)) as identity:
         credentials = create_session(identity, request, service)
+        if audit:
+            profile = arguments.profile or arguments.config_profile or ""
+            audit_own(audit, profile, credentials, identity.chain.leaf, for_parent=True)
     _print(f"{credentials.process_json()}\n")
     given = {flag.attribute: value for flag, value in arguments.given}
     if _only_profile(given) and getattr(arguments, "agent", None) == "auto":

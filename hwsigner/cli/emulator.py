@@ -55,7 +55,6 @@ _FLAGS = (
 
 def add_arguments(parser: Parser) -> None:
     """Add the flags, and a list of the faults below them."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _faults()
     parser.add_flags(_FLAGS)
 

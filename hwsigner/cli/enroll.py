@@ -199,9 +199,9 @@ def _command(name: str) -> str:
 
 def _rows(enrolled: _Enrolled) -> list[tuple[str, str]]:
     leaf, end = enrolled.leaf, enrolled.leaf.x509.not_valid_after_utc
-    issued = "issued now" if enrolled.issued else "which was there"
+    issued = "issued now" if enrolled.issued else "already there"
     return [
-        ("Key", f"{enrolled.key.uri}, {'made now' if enrolled.made else 'which was there'}"),
+        ("Key", f"{enrolled.key.uri}, {'made now' if enrolled.made else 'already there'}"),
         ("Certified", f"{leaf.subject}, expires {end:%Y-%m-%d}, {issued}"),
         *(("Note", note) for note in enrolled.notes),
     ]

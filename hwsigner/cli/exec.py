@@ -1,4 +1,4 @@
-"""`hwsigner exec NAME -- COMMAND …`: run a program whose AWS SDK finds a profile's credentials."""
+"""`hwsigner exec NAME -- COMMAND …`: run a program whose AWS SDK finds the credentials of a profile, or of flags."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import hmac
 import os
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hwsigner.aws.default_profile import find_default_credentials
-from hwsigner.cli.log import Log
 from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import switch
+from hwsigner.cli.watching import Watch
+from hwsigner.config.flags import IDENTITY, PROFILE, SESSION
 from hwsigner.errors import HwsignerWarning, UsageError
+from hwsigner.monitoring.log import Log
 
 if TYPE_CHECKING:
     from hwsigner.cli.sources import ServedProfile
     from hwsigner.serving.server import HTTPServer
 
-HELP = "run a command with a profile's credentials"
+HELP = "run a command with credentials"
 
 _HOP_LIMIT = 64
 # What the SDKs would prefer to the container endpoint, or take for another one.
@@ -45,14 +46,17 @@ _REMOVED = (
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the profile's name and the command."""
-    parser.usage = "hwsigner exec [--strict] NAME -- COMMAND [ARGUMENT …]"
+    """Add the profile's name, the command, and the flags that may stand for a profile."""
+    parser.usage = "hwsigner exec NAME|<flags> -- COMMAND [ARGUMENT …]"
     parser.hint = "Write hwsigner exec NAME -- COMMAND, with the profile's name alone"
-    parser.add_argument("name", metavar="NAME", help="profile of config.toml")
     parser.add_argument(
-        "command", nargs=argparse.REMAINDER, metavar="-- COMMAND …", help="program to run, and its arguments"
+        "name",
+        nargs=argparse.REMAINDER,
+        action=_NameAndCommand,
+        metavar="NAME -- COMMAND …",
+        help="profile of config.toml (or give flags, and no name); program to run, and its arguments",
     )
-    parser.add_flags([switch("strict", "make every warning an error")])
+    parser.add_flags(IDENTITY, SESSION, PROFILE)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -67,7 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     from hwsigner.cli.child import inheritable_descriptors, run_program
     from hwsigner.cli.process import report_thread_failures
     from hwsigner.cli.server_run import close_in_time
-    from hwsigner.cli.sources import of_profile
+    from hwsigner.config.monitoring import read_monitoring
+    from hwsigner.monitoring.audit import open_audit
     from hwsigner.pins.terminal import release_terminal
     from hwsigner.serving.credentials import CONTAINER
 
@@ -76,8 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.command:
         raise UsageError("no command is given", "Write hwsigner exec NAME -- COMMAND")
     _warn_of_default_profile()
-    profile = of_profile(arguments.name, _ignore)
-    server, variables = _endpoint(profile)
+    log = Log()
+    watch = Watch(open_audit(read_monitoring(os.environ), log.note), log)
+    profile = _profile(arguments, watch)
+    server, variables = _endpoint(profile, watch, log.refused)
     # In this thread, so that Ctrl-C ends it; and first, as without credentials the command is not run.
     profile.source.reply(CONTAINER)
     release_terminal()
@@ -88,6 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         profile.local.start()
         serving.start()
 
+    # A key that came in a variable or an open file has been read, and the command does not inherit it.
     environ = child_environment(os.environ, variables)
     status = run_program(arguments.command, environ, start, inherited=inherited)
     server.stop()
@@ -97,18 +105,46 @@ def run(arguments: argparse.Namespace) -> int:
     return status
 
 
-def _endpoint(profile: ServedProfile) -> tuple[HTTPServer, dict[str, str]]:
+class _NameAndCommand(argparse.Action):
+    """Splits the arguments into the profile's name, None if they begin with the dashes, and the command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, words: Any, *_: Any) -> None:
+        namespace.name = words[0] if words and words[0] != "--" else None
+        rest = words[1:] if namespace.name else words
+        namespace.command = rest[1:] if rest[:1] == ["--"] else rest
+
+
+def _profile(arguments: argparse.Namespace, watch: Watch) -> ServedProfile:
+    """Return the profile that is named, or else the one that the flags describe or name."""
+    from hwsigner.cli.sources import of_flags, of_profile
+
+    others = {flag.name for flag, _ in arguments.given} - {"strict"}
+    if arguments.name is None:
+        if not others:
+            hint = "Write hwsigner exec NAME -- COMMAND, or give the flags of credential-process before the dashes"
+            raise UsageError("no profile is named, and no flags are given", hint)
+        profile = of_flags(arguments, _ignore, watch, asks_agent=others <= {flag.name for flag in PROFILE})
+        profile.local.provider()  # Reports invalid flags now.
+        return profile
+    if others:
+        hint = "Write hwsigner exec NAME -- COMMAND; with other flags, name the profile by --profile"
+        raise UsageError(f"--{min(others)} can't be combined with a profile's name", hint)
+    return of_profile(arguments.name, _ignore, watch)
+
+
+def _endpoint(profile: ServedProfile, watch: Watch, log: Callable[[str], None]) -> tuple[HTTPServer, dict[str, str]]:
     """Return a server on a free port, and the variables that lead SDKs to it."""
     from hwsigner.serving.application import Application, container_path
     from hwsigner.serving.listener import listen, names_of
     from hwsigner.serving.server import HTTPServer
     from hwsigner.serving.token_file import new_token
 
-    token, log = new_token(), Log().refused
+    token = new_token()
     listener = listen("127.0.0.1", 0, _HOP_LIMIT)
     application = Application(names_of(listener, []), log)
     # The command may become another user, and no one else has the token of a server that ends with it.
-    application.add_container(profile.name, profile.source, partial(hmac.compare_digest, token))
+    is_token = partial(hmac.compare_digest, token)
+    application.add_container(profile.name, profile.source, is_token, give=watch.giver(profile.name))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}{container_path(profile.name)}"
     return HTTPServer(application, [listener], log=log), {
         "AWS_CONTAINER_CREDENTIALS_FULL_URI": url,
@@ -128,5 +164,5 @@ def _warn_of_default_profile() -> None:
         warnings.warn(HwsignerWarning(problem, "Rename that profile"), stacklevel=1)
 
 
-def _ignore(text: str) -> None:
+def _ignore(text: str, **_: object) -> None:
     """Log nothing: lines would mix with the command's. If there are no credentials, its SDK is told why."""

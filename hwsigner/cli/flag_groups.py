@@ -35,6 +35,10 @@ _GROUPS = {
         *("reuse-pin", "tpm-key-password", "no-tpm-key-password", "pkcs8-password", "allow-final-pin-try"),
         "pinentry",
     ),
+    "Logs and metrics": (
+        *("log-level", "log-format", "audit-log", "audit"),
+        *("metrics-listen", "metrics-remote", "metrics-textfile"),
+    ),
 }
 _MESSAGES = ("output", "json", "strict", "debug")
 
@@ -55,8 +59,8 @@ def flag_groups(of_command: Iterable[Flag]) -> dict[str, list[Flag]]:
 
 
 def add_to_help(parser: argparse.ArgumentParser, flags: Sequence[Flag], positionals: Sequence[argparse.Action]) -> None:
-    """Add a command's flags to argparse, for its help and for completion. They are parsed without it."""
-    parser.usage = usage_of(parser, flags, positionals).replace("%", "%%")
+    """Add a command's flags to argparse, for its help. They are parsed without it."""
+    parser.usage = usage_of(parser.prog, parser.usage, flags, positionals).replace("%", "%%")
     parser.formatter_class = partial(argparse.RawDescriptionHelpFormatter, max_help_position=29)
     for title, grouped in {**flag_groups(flags), _OUTPUT: flag_groups(flags).get(_OUTPUT, [])}.items():
         group = parser.add_argument_group(title)
@@ -72,10 +76,10 @@ def add_to_help(parser: argparse.ArgumentParser, flags: Sequence[Flag], position
     parser.epilog = "\n\n".join(notes)
 
 
-def usage_of(parser: argparse.ArgumentParser, flags: Sequence[Flag], positionals: Sequence[argparse.Action]) -> str:
-    """Return a command's line of usage."""
-    words = (parser.prog, *map(_positional, positionals), *(["[flags]"] if flags else []))
-    return parser.usage or " ".join(words)
+def usage_of(prog: str, usage: str | None, flags: Sequence[Flag], positionals: Sequence[argparse.Action]) -> str:
+    """Return a command's line of usage, made from its arguments if it has no other."""
+    words = (prog, *map(_positional, positionals), *(["[flags]"] if flags else []))
+    return usage or " ".join(words)
 
 
 def _positional(action: argparse.Action) -> str:

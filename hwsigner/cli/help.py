@@ -72,7 +72,7 @@ def next_steps(environ: Mapping[str, str]) -> str:
     except HwsignerError as error:
         state, steps = str(error), {"hwsigner help commands": "explains config.toml, under Profiles"}
     width = max(map(len, steps))
-    rows = [f"  {command:<{width}}  {what}" for command, what in steps.items()]
+    rows = [printable(f"  {command:<{width}}  {what}") for command, what in steps.items()]
     paragraphs = [textwrap.fill(text, _WIDTH, break_on_hyphens=False) for text in (ABOUT, printable(state))]
     return "\n".join([*(f"{text}\n" for text in paragraphs), "Next:", *rows, "", "hwsigner --help lists all commands."])
 

@@ -8,7 +8,6 @@ import os
 import shlex
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -73,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = [FoundCertificate(one.der, one.source) for one in (chain.leaf, *chain.intermediates)]
     installed = install_certificate(uri, found, pins, nv_index=arguments.nv_index or "", allow_modules=True)
     if "pivSlot" in key.properties:  # A slot is written with the management key, which can't sign.
-        uri = replace(uri, query={name: value for name, value in uri.query.items() if name != "pin-source"})
+        uri = uri.changed(query={name: value for name, value in uri.query.items() if name != "pin-source"})
     flags = certificate_flags(installed, uri)
     _print(arguments, chain.leaf, flags, installed.notes)
     return 0
@@ -156,7 +155,7 @@ def for_any_folder(place: str | KeyURI) -> str:
     """Return a path or key URI that means the same in every folder. It has no PIN."""
     uri = KeyURI.of(place)
     if "path" in uri.path:
-        uri = replace(uri, path={**uri.path, "path": os.path.abspath(uri.path["path"])})
+        uri = uri.changed(path={**uri.path, "path": os.path.abspath(uri.path["path"])})
     # In a URI, what can't be printed is encoded.
     return uri.file if uri.scheme == "file" and not uri.query and uri.file.isprintable() else str(uri)
 

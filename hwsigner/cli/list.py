@@ -8,7 +8,6 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -98,7 +97,7 @@ def _each_once(tokens: Iterable[ListedToken]) -> list[ListedToken]:
             if shown is None or modules.setdefault((one.kind, shown), token.module) == token.module:
                 objects.append(one)
         if objects or token.other_keys or not token.objects:
-            found.append(replace(token, objects=tuple(objects)))
+            found.append(token._replace(objects=tuple(objects)))
     return found
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import threading
 import warnings
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,10 +12,11 @@ from hwsigner.cli.process import report
 from hwsigner.config import settings
 from hwsigner.errors import UnsafeKeyWarning
 from hwsigner.pins import AskPin, PinRequest, PinSource
-from hwsigner.pins.terminal import ask_pin
 from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
+    import argparse
+
     from hwsigner.aws.create_session import Service
     from hwsigner.identity import IdentitySource
     from hwsigner.identity.certificate import Certificate
@@ -86,7 +85,7 @@ def service(arguments: argparse.Namespace, *, stays: bool = False) -> Service:
         UsageError: as `settings.service`, or `settings.service_for_daemon` for a command that stays.
     """
     find = settings.service_for_daemon if stays else settings.service
-    return replace(find(vars(arguments)), trace=_trace if arguments.debug else None)
+    return find(vars(arguments))._replace(trace=_trace if arguments.debug else None)
 
 
 def provider(arguments: argparse.Namespace) -> Provider:
@@ -108,7 +107,12 @@ def _prompts(arguments: argparse.Namespace) -> list[AskPin]:
         found = find_pinentry(arguments.pinentry, os.environ)
         return found.ask(request) if found else None
 
-    return [partial(_ask_alone, ask) for ask in (ask_pinentry, ask_pin)]
+    def ask_on_terminal(request: PinRequest) -> str | None:
+        from hwsigner.pins.terminal import ask_pin
+
+        return ask_pin(request)
+
+    return [partial(_ask_alone, ask) for ask in (ask_pinentry, ask_on_terminal)]
 
 
 def _ask_alone(ask: AskPin, request: PinRequest) -> str | None:

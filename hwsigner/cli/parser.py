@@ -7,10 +7,9 @@ abbreviated.
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from hwsigner.config.flags import (
     Flag,
@@ -21,25 +20,36 @@ from hwsigner.config.flags import (
 )
 from hwsigner.errors import UsageError, suggestion
 
+if TYPE_CHECKING:
+    import argparse
+    from argparse import Namespace
+
+    from hwsigner.cli.positionals import Positionals
+else:
+    from types import SimpleNamespace as Namespace  # The same, and importing argparse takes 2 ms.
+
 # A command line with one of these names its own key and certificate, and HWSIGNER_PROFILE does not count.
 _NAMES_KEY = ("certificate", "private_key", "cert_selector", "key", "name", "names")
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser with these rules.
+class Parser:
+    """Parses a command's arguments by these rules. Only arguments that are not flags, and help, need argparse.
 
     Attributes:
-        flags: the flags, in the order in which the command added them.
-        positionals: the other arguments.
+        prog: the program's name with the command's.
+        description: what the command is for.
+        usage: the line of the help that shows the arguments; None for one that is made from them.
+        epilog: the end of the help, or None.
         hint: the hint of parsing errors. A command may replace it.
     """
 
     def __init__(self, command: str, description: str) -> None:
-        what = f"{description[:1].upper()}{description[1:]}."
-        super().__init__(f"hwsigner {command}".strip(), description=what, allow_abbrev=False, add_help=False)
-        self._arguments = self.add_argument_group("Arguments")
-        self.positionals: list[argparse.Action] = []
+        self.prog = f"hwsigner {command}".strip()
+        self.usage: str | None = None
+        self.epilog: str | None = None
         self.hint = f"See {self.prog} --help"
+        self.description = f"{description[:1].upper()}{description[1:]}."
+        self._positionals: list[tuple[tuple[str, ...], dict[str, Any]]] = []
         self._flags: dict[str, Flag] = {}
 
     @property
@@ -47,27 +57,29 @@ class Parser(argparse.ArgumentParser):
         """The flags, in the order in which the command added them."""
         return list(self._flags.values())
 
-    def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
-        """Add an argument that is not a flag."""
-        self.positionals.append(self._arguments.add_argument(*names, **settings))
-        return self.positionals[-1]
+    @property
+    def positionals(self) -> list[argparse.Action]:
+        """The other arguments, as argparse has them."""
+        return self._argparse().positionals
+
+    def add_argument(self, *names: str, **settings: Any) -> None:
+        """Add an argument that is not a flag, as argparse's parsers do."""
+        self._positionals.append((names, settings))
 
     def add_flags(self, *groups: Iterable[Flag]) -> None:
         """Add the flags of the groups."""
         self._flags.update((flag.name, flag) for group in groups for flag in group)
 
-    def format_help(self) -> str:
-        """Return the help, with the flags in groups."""
-        self.describe()
-        return super().format_help()
-
-    def describe(self) -> None:
-        """Add the flags to argparse, for the help and for completion. They are parsed without it."""
+    def describe(self) -> argparse.ArgumentParser:
+        """Return argparse's parser with the flags in groups, for the help."""
         from hwsigner.cli.flag_groups import add_to_help
 
-        add_to_help(self, self.flags, self.positionals)
+        parser = self._argparse()
+        parser.description, parser.usage, parser.epilog = self.description, self.usage, self.epilog
+        add_to_help(parser, self.flags, parser.positionals)
+        return parser
 
-    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+    def parse(self, arguments: Sequence[str]) -> Namespace:
         """Parse a command's arguments. Flags that were not given are missing from the result.
 
         HWSIGNER_PROFILE gives --profile, unless the arguments name a profile, a key or a certificate.
@@ -76,7 +88,7 @@ class Parser(argparse.ArgumentParser):
             UsageError: an argument is unknown or invalid, or two exclude each other.
         """
         values, others = self._take_flags(arguments)
-        parsed, rest = self.parse_known_args(others)
+        found, rest = self._take_positionals(others)
         if rest:
             # Do not quote it: it may be the second half of a password with a space.
             naming = " or ".join(f"--{flag}" for flag in self._naming())
@@ -87,14 +99,14 @@ class Parser(argparse.ArgumentParser):
         check_exclusive(values)
         if values.get("output") == "json":
             values["json"] = True
-        found = {**vars(parsed), **values}
+        found |= values
         attributes = [attribute_of(flag) for flag in self._naming()]
         name = os.environ.get("HWSIGNER_PROFILE")
         if name and attributes and not any(found.get(each) for each in (*attributes, *_NAMES_KEY)):
             found[attributes[0]] = name
-        return argparse.Namespace(**found)
+        return Namespace(**found)
 
-    def complete(self, given: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> argparse.Namespace:
+    def complete(self, given: Namespace, environ: Mapping[str, str] = os.environ) -> Namespace:
         """Return the arguments completed from the profile, if one is named, and from the defaults.
 
         The result also has two attributes: `given`, the flags of the command line with their values, and `exposed`,
@@ -117,18 +129,26 @@ class Parser(argparse.ArgumentParser):
             exposed = found.file if found.exposed else None
         named = [flag for flag in self._flags.values() if hasattr(given, flag.attribute)]
         flags = [(flag, getattr(given, flag.attribute)) for flag in named]
-        return argparse.Namespace(**{**values, **vars(given)}, given=flags, exposed=exposed)
-
-    def error(self, message: str) -> NoReturn:
-        """Raise argparse's message as a UsageError."""
-        raise UsageError(message, self.hint)
+        return Namespace(**{**values, **vars(given)}, given=flags, exposed=exposed)
 
     def _naming(self) -> list[str]:
         """Return the names of the flags whose value is a profile that gives the other flags."""
         return [flag.name for flag in self._flags.values() if flag.names_profile]
 
+    def _take_positionals(self, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        """Return the values of the arguments that are not flags, and those that are too many."""
+        if not (self._positionals or arguments):
+            return {}, []
+        parsed, rest = self._argparse().parse_known_args(arguments)
+        return vars(parsed), rest
+
+    def _argparse(self) -> Positionals:
+        from hwsigner.cli.positionals import Positionals
+
+        return Positionals(self.prog, self.hint, self._positionals)
+
     def _take_flags(self, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-        """Return the flags' values by attribute, and all other arguments, which argparse parses."""
+        """Return the flags' values by attribute, and all other arguments."""
         values: dict[str, Any] = {}
         others: list[str] = []
         rest = iter(arguments)
@@ -145,11 +165,11 @@ class Parser(argparse.ArgumentParser):
                     value = [*values.get(flag.attribute, []), *([] if value is None else [value])]
                 values[flag.attribute] = value
             elif argument in ("-h", "--help"):
-                self.print_help()
-                self.exit()
-            elif name.startswith("-"):
+                self.describe().print_help()
+                raise SystemExit(0)
+            elif name.startswith("-") and argument != "-":
                 # Only the name: it may be a misspelt password flag.
-                known = [f"--{flag}" for flag in self._flags]
+                known = [f"--{flag}" for flag in (*self._flags, "help")]
                 raise UsageError(f"unknown flag {name}", suggestion(name, known, self.hint))
             else:
                 others.append(argument)

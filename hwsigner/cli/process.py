@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from hwsigner.errors import HwsignerError, printable
@@ -18,10 +18,15 @@ _DESCRIPTORS = 4096
 _PR_SET_DUMPABLE = 4  # From <linux/prctl.h>; Python has no name for it.
 # How long Python gets to raise KeyboardInterrupt by itself.
 _INTERRUPT_SECONDS = 0.2
+_log: Callable[[str], None] | None = None
 
 
 def report(text: str) -> None:
-    """Write lines to stderr, each with the program's name. Do nothing if stderr is closed or full."""
+    """Write lines to stderr, each with the program's name, or to the log. Do nothing if stderr is closed or full."""
+    if _log:
+        for line in text.splitlines():
+            _log(line)
+        return
     if sys.stderr is None:
         return  # print() would write to stdout then.
     # Unbuffered: at exit, the interpreter would retry what is left in a buffer, and end with status 120.
@@ -32,10 +37,10 @@ def report(text: str) -> None:
         os.write(sys.stderr.fileno(), lines.encode(sys.stderr.encoding, "backslashreplace"))
 
 
-def report_on_terminal(text: str) -> None:
-    """Write a line to the terminal device, as SDKs capture stderr. Do nothing if there is no terminal."""
-    with suppress(OSError), open("/dev/tty", "wb", buffering=0) as terminal:
-        terminal.write(f"hwsigner: {printable(text)}\n".encode())
+def report_to(log: Callable[[str], None] | None) -> None:
+    """Let `report` write its lines to a log, or to stderr again with None."""
+    global _log
+    _log = log
 
 
 def report_thread_failures() -> None:

@@ -5,13 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 from hwsigner.aws.arn import check_known_arns
 from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import AGENT, ENROLMENT, IDENTITY, OUTPUT, SESSION, Flag, switch
+from hwsigner.config.flags import (
+    AGENT,
+    ENROLMENT,
+    IDENTITY,
+    IN_PROFILES,
+    OUTPUT,
+    SESSION,
+    Flag,
+    check_readable_again,
+    switch,
+)
 from hwsigner.config.profiles import Profile, add_profile, change_profile, check_name, profile, profiles, remove_profile
 from hwsigner.errors import UnsafeKeyWarning, UsageError, printable, suggestion
 from hwsigner.uri import KeyURI
@@ -68,6 +79,7 @@ def _values(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _write(arguments: argparse.Namespace, name: str) -> int:
     values = {flag: value for flag, value in _values(arguments).items() if value is not None}
+    check_readable_again(values)
     if not (values or arguments.unset):
         raise UsageError(
             f"profile {name!r} would be empty" if arguments.action == "add" else "no change given", "Add flags"
@@ -123,12 +135,16 @@ def _show(found: Profile, *, as_json: bool) -> int:
 
 def _without_secret(key: str, value: Any) -> Any:
     """Return a value of a profile without a PIN or password."""
-    if key in _SECRET:
+    if key in _SECRET or key not in IN_PROFILES:  # A key that is not a flag may be a misspelt password.
         return "…"
     if key in _URIS and isinstance(value, str):
-        uri = KeyURI.parse(value)
+        try:
+            uri = KeyURI.parse(value)
+        except UsageError:
+            return "…"
         return value if uri.pin_value is None else str(uri)
-    return value
+    # A URL may have a password.
+    return re.sub(r"(?<=://)[^/@\s]*@", "…@", value) if isinstance(value, str) else value
 
 
 def _list(name: str | None, *, as_json: bool) -> int:

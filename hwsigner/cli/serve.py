@@ -11,9 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwsigner.cli.log import Log
+from hwsigner._version import __version__
+from hwsigner.cli.metrics import METRICS, metrics_output
 from hwsigner.cli.parser import Parser
+from hwsigner.cli.watching import Watch, monitoring, open_log
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION, Flag, boolean, whole_number
+from hwsigner.config.monitoring import MONITORING
 from hwsigner.errors import UsageError, printable
 from hwsigner.system import notices
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     import ssl
 
     from hwsigner.cli.sources import ServedProfile
+    from hwsigner.monitoring.log import Log
 
 HELP = "serve credentials over HTTP, as ECS and EC2 do"
 
@@ -35,6 +39,8 @@ _FLAGS = (
     Flag("tls-certificate", "serve HTTPS with this certificate and its chain (PEM)", "FILE"),
     Flag("tls-key", "private key of the certificate (PEM); default: in the same file", "FILE"),
     Flag("host-name", "name by which clients may call the server; repeatable", "NAME", many=True),
+    *MONITORING,
+    *METRICS,
 )
 # The flags that can be combined with NAMEs.
 _COMMON = {flag.name for flag in _FLAGS} | {"strict"}
@@ -58,6 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from hwsigner.cli.process import raise_descriptor_limit
     from hwsigner.cli.server_run import ServerRun
+    from hwsigner.monitoring.audit import open_audit
+    from hwsigner.monitoring.metrics import Metrics, ProfileState
     from hwsigner.serving.admission import Users
     from hwsigner.serving.application import Application
     from hwsigner.serving.listener import hold_localhost, listen, names_of
@@ -65,13 +73,15 @@ def run(arguments: argparse.Namespace) -> int:
     from hwsigner.serving.token_file import TokenFile, keep_imds_key, token_folder
 
     gc.enable()  # Unlike other commands, this one keeps running.
-    log = Log()
+    values = monitoring(arguments)
+    log = open_log(values)
     notices.set_notifier(log.note)
     has_imds, users, tls = _has_imds(arguments), Users(_uids(arguments), log.refused), _tls(arguments)
     if tls is None:  # An unfinished handshake takes ten times the memory of an unfinished request.
         raise_descriptor_limit()
     activated = _activated(arguments, tls)
-    profiles = _profiles(arguments, log)
+    watch = Watch(open_audit(values, log.note), log)
+    profiles = _profiles(arguments, log, watch)
     sockets = activated or [listen(arguments.address, arguments.port, arguments.hop_limit)]
     # With TLS, clients know the server by its certificate.
     localhost = ["localhost"] if tls or hold_localhost(sockets, arguments.hop_limit) else []
@@ -81,12 +91,18 @@ def run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.token_folder).absolute() if arguments.token_folder else token_folder(os.environ)
     tokens = {one.name: TokenFile(folder, one.name, is_new=not activated) for one in profiles}
     for one in profiles:
-        application.add_container(one.name, one.source, tokens[one.name].matches, users)
+        application.add_container(one.name, one.source, tokens[one.name].matches, users, watch.giver(one.name))
     if has_imds:
-        application.add_imds(profiles[0].role, profiles[0].source, keep_imds_key(folder), users)
+        first = profiles[0]
+        application.add_imds(first.role, first.source, keep_imds_key(folder), users, watch.giver(first.name))
     base = _base_url(sockets[0], arguments.host_name, tls)
-    _announce(base, {name: token.path for name, token in tokens.items()}, has_imds)
-    ServerRun(profiles, HTTPServer(application, sockets, log=log.refused, tls=tls)).run()
+    if log.is_text:
+        _announce(base, {name: token.path for name, token in tokens.items()}, has_imds)
+    else:
+        log.note(f"listening on {base}")
+    watch.metrics = Metrics(__version__, lambda: [ProfileState(one.name, *one.state()) for one in profiles])
+    with metrics_output(arguments, watch.metrics, log):
+        ServerRun(profiles, HTTPServer(application, sockets, log=log.refused, tls=tls)).run()
     return 0
 
 
@@ -101,16 +117,16 @@ def _has_imds(arguments: argparse.Namespace) -> bool:
     return not (arguments.names or has_tls) if arguments.imds is None else arguments.imds
 
 
-def _profiles(arguments: argparse.Namespace, log: Log) -> list[ServedProfile]:
+def _profiles(arguments: argparse.Namespace, log: Log, watch: Watch) -> list[ServedProfile]:
     from hwsigner.cli.sources import of_flags, of_profile
 
     others = [flag.name for flag, _ in arguments.given if flag.name not in _COMMON]
     if arguments.names and others:
         raise UsageError(f"--{others[0]} can't be combined with profile names", "Add it to the profile instead")
     if arguments.names:
-        found = [of_profile(name, log.note) for name in dict.fromkeys(arguments.names)]
+        found = [of_profile(name, log.note, watch) for name in dict.fromkeys(arguments.names)]
     else:
-        found = [of_flags(arguments, log.note, asks_agent={*others} <= {flag.name for flag in PROFILE})]
+        found = [of_flags(arguments, log.note, watch, asks_agent={*others} <= {flag.name for flag in PROFILE})]
     for one in found:
         one.local.provider()  # Reports invalid flags now.
     return found

@@ -8,20 +8,20 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 
-from hwsigner.agent.address import Address, system_address, user_address
-from hwsigner.agent.client import command
+from hwsigner.agent.address import system_address, user_address
+from hwsigner.agent.client import command, is_running
 from hwsigner.agent.protocol import Request, Verb, read_status
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import report
 from hwsigner.config import settings
 from hwsigner.config.flags import OUTPUT
-from hwsigner.config.profiles import Profile, profiles
-from hwsigner.errors import AgentError, HwsignerError, printable
-from hwsigner.identity.certificate import Certificate, latest_expiring, leaves
+from hwsigner.config.profiles import SYSTEM_FILE, Profile, is_system_file_hidden, profiles
+from hwsigner.errors import AgentError, HwsignerError, PinError, printable
+from hwsigner.identity.certificate import Certificate, latest_expiring, leaves, refusals
 from hwsigner.uri import KeyURI
 
 HELP = "show all profiles: key, certificate, session, agent"
@@ -40,9 +40,16 @@ class Served:
     failure: str
 
 
+class Agents(NamedTuple):
+    """What the running agents say by profile, and a sentence for each that does not answer."""
+
+    served: dict[str, Served]
+    problems: list[str]
+
+
 @dataclass(frozen=True)
 class _Row:
-    """What is known of a profile. `problem` is why its certificate can't be read, or the agent's last failure."""
+    """What is known of a profile. `problem` is what is wrong with its certificate, or the agent's last failure."""
 
     profile: Profile
     key: KeyURI | None
@@ -58,12 +65,15 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print JSON, a table on a terminal, or otherwise lines of fields separated by tabs. No PIN is sent."""
-    known = served_profiles(os.environ)
-    rows = [_row(found, known.get(name)) for name, found in sorted(profiles(os.environ).items())]
+    known = ask_agents(os.environ)
+    for problem in known.problems:
+        report(f"warning: {problem}")
+    rows = [_row(found, known.served.get(name)) for name, found in sorted(profiles(os.environ).items())]
     if arguments.json:
         print(json.dumps({"profiles": [_data(row) for row in rows]}, indent=2))
     elif not rows:
-        report("there are no profiles. Make one with hwsigner enroll or hwsigner profile add")
+        hidden = f" that you can read: {SYSTEM_FILE} may have some" if is_system_file_hidden() else ""
+        report(f"there are no profiles{hidden}. Make one with hwsigner enroll or hwsigner profile add")
     elif sys.stdout.isatty():
         _print_table(rows)
     else:
@@ -72,18 +82,19 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def served_profiles(environ: Mapping[str, str]) -> dict[str, Served]:
-    """Return what the running agents say, by profile. The user's agent takes precedence over the system's."""
-    return {**_of_agent(system_address(), "system"), **_of_agent(user_address(environ), "user")}
-
-
-def _of_agent(address: Address, name: str) -> dict[str, Served]:
-    """Return what a running agent says, by profile; nothing if none runs, or it refuses this user."""
-    try:
-        _, *rows = read_status(command(address, Request(Verb.STATUS, "")))
-    except AgentError:
-        return {}
-    return {profile: Served(name, *words) for profile, *words in rows}
+def ask_agents(environ: Mapping[str, str]) -> Agents:
+    """Return what the running agents say. The user's agent takes precedence over the system's."""
+    agents = Agents({}, [])
+    for name, address in (("system", system_address()), ("user", user_address(environ))):
+        if not is_running(address):
+            continue
+        try:
+            _, *rows = read_status(command(address, Request(Verb.STATUS, "")))
+            agents.served.update({profile: Served(name, *words) for profile, *words in rows})
+        except AgentError as error:
+            if not (address.is_system and os.geteuid()):  # The system's agent refuses this command of most users.
+                agents.problems.append(f"the {name}'s agent can't be asked: {error.message}")
+    return agents
 
 
 def _row(found: Profile, served: Served | None) -> _Row:
@@ -91,11 +102,17 @@ def _row(found: Profile, served: Served | None) -> _Row:
     problem = served.failure if served else ""
     try:
         values = settings.values_of(found)
-        if values["private_key"]:
-            key = settings.key_uri(values, values["private_key"]).resolved()
+        if place := values["private_key"] or values["certificate"]:
+            key = settings.key_uri(values, place).resolved()
         if values["certificate"]:
             uri = settings.key_uri(values, values["certificate"])
             certificate = latest_expiring(leaves(options.certificates_at(uri)))
+            refused = next(refusals(certificate, datetime.now(UTC)), None)
+            problem = f"certificate {certificate.source} {refused.problem}" if refused else problem
+        elif values["cert_selector"] is None:
+            problem = problem or "the profile names no certificate"
+    except PinError:
+        pass  # The certificate is behind a PIN, such as in a PKCS #12 file. That is not a problem.
     except HwsignerError as error:
         problem = error.message
     return _Row(found, key, certificate, served, problem)
@@ -109,13 +126,22 @@ def _place(key: KeyURI | None) -> str:
     return {"tpm2": "TPM"}.get(key.scheme, key.scheme)
 
 
+def _end(certificate: Certificate | None) -> str:
+    """Return when a certificate expires, and how long it has until then."""
+    if certificate is None:
+        return ""
+    end = certificate.x509.not_valid_after_utc
+    left = end - datetime.now(UTC)
+    days = "expired" if left < timedelta(0) else f"{left.days} d" if left.days else f"{left.seconds // 3600} h"
+    return f"{end:%Y-%m-%d} ({days})"
+
+
 def _fields(row: _Row) -> tuple[str, ...]:
-    end, served = row.certificate and row.certificate.x509.not_valid_after_utc, row.served
-    left = (end - datetime.now(UTC)).days if end else 0
+    served = row.served
     return (
         row.profile.name,
         _place(row.key),
-        f"{end:%Y-%m-%d} ({left} d)" if end else "",
+        _end(row.certificate),
         served.expiration if served else "",
         f"{served.state}, {served.agent}'s agent" if served else "no agent",
         row.problem,
@@ -153,9 +179,12 @@ def _print_table(rows: Sequence[_Row]) -> None:
     table = Table(*(name.capitalize() for name in _COLUMNS[:-1]), box=None, padding=(0, 2, 0, 0))
     for row in rows:
         # Text and not str: square brackets are not markup.
-        table.add_row(*(Text(printable(field), overflow="fold") for field in _fields(row)[:-1]))
+        fields = [Text(printable(field), overflow="fold") for field in _fields(row)[:-1]]
+        if row.certificate and row.certificate.x509.not_valid_after_utc < datetime.now(UTC):
+            fields[_COLUMNS.index("CERTIFICATE")].stylize("red")
+        table.add_row(*fields)
     console = Console(highlight=False)
     console.print(table)
     for row in rows:
         if row.problem:
-            console.print(Text(printable(f"{row.profile.name}: {row.problem}")), soft_wrap=True)
+            console.print(Text(printable(f"{row.profile.name}: {row.problem}"), style="red"), soft_wrap=True)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from hwsigner.cli import options
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import report
+from hwsigner.cli.watching import audit_own, own_audit
 from hwsigner.config.flags import CONFIG_PROFILE, IDENTITY, SESSION, Flag, switch
 from hwsigner.errors import (
     AgentError,
@@ -31,6 +32,7 @@ from hwsigner.errors import (
 
 if TYPE_CHECKING:
     from hwsigner.aws.credentials import Credentials
+    from hwsigner.refresh.provider import Provider
 
 HELP = "keep the SDKs' shared credentials file fresh"
 
@@ -62,11 +64,19 @@ def run(arguments: argparse.Namespace) -> int:
     from hwsigner.aws.credentials_file import check_section, credentials_path
 
     section = check_section(arguments.profile or "default")  # --profile may be empty.
-    write = partial(_write, credentials_path(os.environ), section)
+    path, audit = credentials_path(os.environ), own_audit()
+    providers: list[Provider] = []
     with ExitStack() as stack:
 
         def provide() -> Source:
-            return stack.enter_context(options.provider(arguments))
+            providers.append(stack.enter_context(options.provider(arguments)))
+            return providers[-1]
+
+        def write(credentials: Credentials) -> None:
+            if audit and credentials.assumed_role_arn:  # Those of an agent have none, and the agent wrote their line.
+                leaf = providers[-1].leaf
+                audit_own(audit, arguments.config_profile or "", credentials, leaf, for_parent=False)
+            _write(path, section, credentials)
 
         name = _only_profile(arguments)
         source = AgentOrProvider(name, provide, role_arn=arguments.role_arn) if name else provide()

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hwsigner.errors import ConfigError, UsageError, suggestion
 from hwsigner.http import defaults
@@ -92,8 +91,7 @@ def secret_place(text: str) -> str:
     return text
 
 
-@dataclass(frozen=True)
-class Flag:
+class Flag(NamedTuple):
     """A flag.
 
     Attributes:
@@ -165,8 +163,12 @@ OUTPUT = (
 )
 
 IDENTITY = (
-    Flag("certificate", "certificate: a path (PEM, DER, PKCS #7 or #12), a pkcs11: URI or tpm2:nv=INDEX", "CERT"),
-    Flag("private-key", "private key: a path or a key URI (default: the value of --certificate)", "KEY"),
+    Flag(
+        "certificate",
+        "certificate: a path, pkcs11: URI, tpm2:nv=INDEX, env:NAME, fd:N, or - for standard input",
+        "CERT",
+    ),
+    Flag("private-key", "private key: a path, key URI, env:NAME, fd:N or - (default: that of --certificate)", "KEY"),
     Flag("intermediates", "file of intermediate certificates", "FILE"),
     Flag("cert-selector", "find the certificate on PKCS #11 tokens: Key=x509Subject,Value=… or file://…", "SELECTOR"),
     switch("use-latest-expiring-certificate", "if several certificates match, use the one that expires last"),
@@ -195,9 +197,9 @@ _FOR_CERTIFICATES = (
 KEY = tuple(flag for flag in IDENTITY if flag.name not in _FOR_CERTIFICATES)
 
 SESSION = (
-    Flag("trust-anchor-arn", "trust anchor", "ARN"),
-    Flag("profile-arn", "Roles Anywhere profile", "ARN"),
-    Flag("role-arn", "role to assume", "ARN"),
+    Flag("trust-anchor-arn", "ARN of the trust anchor, which trusts the CA", "ARN"),
+    Flag("profile-arn", "ARN of the Roles Anywhere profile, which lists the role", "ARN"),
+    Flag("role-arn", "ARN of the role to assume", "ARN"),
     Flag(
         "session-duration",
         "lifetime of the credentials, in seconds, 900 to 43200",
@@ -222,6 +224,11 @@ AGENT = (
     Flag(
         "attended",
         "the key needs a touch or typed PIN for each session, so don't refresh ahead of need (default: judged by time)",
+        convert=boolean,
+    ),
+    Flag(
+        "desktop-notifications",
+        "whether your own agent shows a desktop notification when the key waits for you (default: true)",
         convert=boolean,
     ),
     Flag("allow-users", "user, by name or number, that the system agent serves; repeatable", "USER", many=True),
@@ -275,7 +282,7 @@ EXCLUSIVE = (
     ("pkcs8-password", "tpm-key-password"),
 )
 
-_IN_PROFILES = {flag.name: flag for flag in IDENTITY + SESSION + AGENT + ENROLMENT}
+IN_PROFILES = {flag.name: flag for flag in IDENTITY + SESSION + AGENT + ENROLMENT}
 
 
 def default_values(flags: Iterable[Flag]) -> dict[str, Any]:
@@ -296,14 +303,9 @@ def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: it has a key that is not a flag, an invalid value, or two keys that exclude each other.
     """
     where = f"{found.file}: [profile.{found.name}]"
-    values = {}
-    for key, value in found.values.items():
-        flag = _IN_PROFILES.get(key)
-        if flag is None:
-            hint = suggestion(key, _IN_PROFILES, "See hwsigner profile --help")
-            raise ConfigError(f"{where} has the key {key!r}, which is not a flag", hint)
-        values[flag.attribute] = _from_toml(flag, value, where)
+    values = table_values(found.values, IN_PROFILES, where, "See hwsigner profile --help")
     check_exclusive(values, ConfigError, f"{where}: ")
+    check_readable_again(values, ConfigError, f"{where}: ")
     for pair in EXCLUSIVE:
         for one, other in (pair, pair[::-1]):
             if _is_set(given, one):
@@ -315,6 +317,28 @@ def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
     )
     if not any(_is_set(given, name) for name in keys):
         values["profile_name"] = found.name
+    return values
+
+
+def table_values(table: Mapping[str, Any], flags: Mapping[str, Flag], where: str, hint: str) -> dict[str, Any]:
+    """Return the values of a table of config.toml by attribute.
+
+    Args:
+        table: the table.
+        flags: the flags that it may have, by name.
+        where: what to call it in errors.
+        hint: what to do about a key that is not a flag and like none.
+
+    Raises:
+        ConfigError: it has a key that is not a flag, or an invalid value.
+    """
+    values = {}
+    for key, value in table.items():
+        flag = flags.get(key)
+        if flag is None:
+            problem = f"{where} has the key {key!r}, which is not a flag"
+            raise ConfigError(problem, suggestion(key, flags, hint))
+        values[flag.attribute] = _from_toml(flag, value, where)
     return values
 
 
@@ -330,6 +354,24 @@ def converted(given: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: _from_toml(flags[name], value, "the call") for name, value in given.items()}
     check_exclusive(values)
     return values
+
+
+def check_readable_again(values: Mapping[str, Any], error: type[UsageError] = UsageError, where: str = "") -> None:
+    """Check that a profile names no open file: those of the next process are others.
+
+    Args:
+        values: the values by attribute or flag.
+        error: the class to raise.
+        where: the start of its message.
+
+    Raises:
+        UsageError: it does.
+    """
+    for name in ("certificate", "private-key", "intermediates"):
+        place = str(values.get(attribute_of(name)) or values.get(name) or "").partition("?")[0]
+        if place == "-" or place.lower().startswith("fd:"):
+            hint = "Use a path, a key URI or env:NAME, or give the flag on the command line"
+            raise error(f"{where}--{name} is {place[:20]!r}, which a profile can't name", hint)
 
 
 def check_exclusive(values: Mapping[str, Any], error: type[UsageError] = UsageError, where: str = "") -> None:

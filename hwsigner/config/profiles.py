@@ -16,7 +16,7 @@ from typing import Any
 
 from hwsigner.errors import ConfigError, NoProfileError, UsageError, suggestion
 from hwsigner.system.files import create_file, edit_file, open_trusted
-from hwsigner.system.users import share_with_agent
+from hwsigner.system.users import home_folder, share_with_agent
 
 SYSTEM_FILE = Path("/etc/hwsigner/config.toml")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
@@ -46,7 +46,7 @@ class Profile:
 def user_file(environ: Mapping[str, str]) -> Path:
     """Return the path of the user's file, which may be missing. As XDG says, a relative XDG_CONFIG_HOME is ignored."""
     folder = environ.get("XDG_CONFIG_HOME", "")
-    base = Path(folder) if os.path.isabs(folder) else Path(environ.get("HOME") or os.path.expanduser("~"), ".config")
+    base = Path(folder) if os.path.isabs(folder) else Path(home_folder(environ), ".config")
     return base / "hwsigner" / "config.toml"
 
 
@@ -77,6 +77,11 @@ def profile(name: str, environ: Mapping[str, str]) -> Profile:
             suggestion(name, found, f"Profiles there: {known}. Add one with hwsigner profile add"),
         )
     return found[name]
+
+
+def is_system_file_hidden() -> bool:
+    """Return whether there is a system's file that this user may not read. The system's agent may have its profiles."""
+    return not _is_allowed(SYSTEM_FILE)
 
 
 def _is_allowed(file: Path) -> bool:
@@ -234,9 +239,10 @@ def _with_profile(text: str, name: str, values: Mapping[str, Any]) -> str | None
     if not own:
         blocks += ["\n" if text and not text.endswith("\n") else "", "\n" if text else "", table]
     edited = "".join(blocks)
-    wanted = {**tomllib.loads(text).get("profile", {}), name: values}
+    before = tomllib.loads(text)
+    wanted = {**before, "profile": {**before.get("profile", {}), name: values}}
     try:
-        return edited if tomllib.loads(edited) == {"profile": wanted} else None
+        return edited if tomllib.loads(edited) == wanted else None
     except tomllib.TOMLDecodeError:
         return None
 
@@ -266,7 +272,8 @@ def _with_values(text: str, name: str, values: Mapping[str, Any], wanted: Mappin
                 table[name].remove(key)
         blocks[index] = tomlkit.dumps(block) + tail
         edited = "".join(blocks)
-        everything = {"profile": {**tomllib.loads(text)["profile"], name: wanted}}
+        before = tomllib.loads(text)
+        everything = {**before, "profile": {**before["profile"], name: wanted}}
         return edited if tomllib.loads(edited) == everything else None
     except (TOMLKitError, tomllib.TOMLDecodeError):
         return None
@@ -301,7 +308,7 @@ def _read(file: Path) -> dict[str, Profile]:
         with open_trusted(str(file), ConfigError) as stream:
             status = os.fstat(stream.fileno())
             document = tomllib.load(stream)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # The home of some system users is /dev/null.
         return {}
     except OSError as error:
         raise ConfigError(f"can't read {file}: {error.strerror}") from error
@@ -310,7 +317,7 @@ def _read(file: Path) -> dict[str, Profile]:
         place = re.search(r"at line \d+, column \d+", str(error))
         raise ConfigError(f"{file} is not TOML {place[0] if place else ''}".rstrip(), "Fix it there") from None
     tables = document.get("profile", {})
-    unknown = sorted(document.keys() - {"profile"})
+    unknown = sorted(document.keys() - {"profile", "monitoring"})
     if unknown or not isinstance(tables, dict):
         raise ConfigError(f"{file} has {', '.join(unknown) or 'a profile'} that is not [profile.NAME]")
     for name, values in tables.items():

@@ -9,7 +9,6 @@ import os
 import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.config.flags import AGENT, IDENTITY, SESSION, attribute_of, converted, default_values, profile_values
@@ -142,6 +141,16 @@ def serve_profile(name: str, values: Values) -> None:
     serve_place(name, (uri.place, values["pkcs11_lib"], values["tcti"]))
 
 
+def is_inherited(values: Mapping[str, Any]) -> bool:
+    """Return whether the key, or a certificate, is in what one process inherits, so that an agent can't have it.
+
+    Args:
+        values: the values of a profile, by flag.
+    """
+    places = (str(values.get(name) or "") for name in ("certificate", "private-key", "intermediates"))
+    return any(place.lower().startswith("env:") for place in places)
+
+
 def identity_source(
     values: Values, ask: AskPin | None = None, prompts: Sequence[AskPin] = (), *, check: bool = True
 ) -> IdentitySource:
@@ -248,8 +257,8 @@ def service(values: Values, environ: Mapping[str, str] = os.environ) -> Service:
     )
     verify = not values["no_verify_ssl"]
     found = find_service(region, endpoint=values["endpoint"], verify=verify, environ=environ)
-    limits = {"connect_timeout": values["connect_timeout"], "read_timeout": values["read_timeout"]}
-    return replace(found, transport=replace(found.transport, **limits), timeout=values["timeout"])
+    transport = found.transport.with_limits(values["connect_timeout"], values["read_timeout"])
+    return found._replace(transport=transport, timeout=values["timeout"])
 
 
 def service_for_daemon(values: Values, environ: Mapping[str, str] = os.environ) -> Service:

@@ -98,6 +98,8 @@ def _failure(what: str, error: Exception) -> HwsignerError:
         return ServiceUnreachableError(f"{what} got no answer: {_flat(error)}", hint)
     if isinstance(error, botocore.ParamValidationError):
         return UsageError(f"{what} was not sent: {_flat(error)}", "Correct that value")
+    if isinstance(error, botocore.ProfileNotFound):
+        return ConfigError(_flat(error), "Correct or unset AWS_PROFILE, or name a profile of ~/.aws/config")
     if isinstance(error, botocore.NoRegionError):
         return UsageError("no region was given", "Give --region, such as eu-central-1, or set AWS_REGION")
     of_credentials = (

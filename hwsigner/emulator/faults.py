@@ -19,7 +19,7 @@ from typing import Any
 from hwsigner.emulator.permissions import matches
 from hwsigner.emulator.refusals import RefusalError, denied, invalid_signature
 from hwsigner.emulator.wire import Response, http_date
-from hwsigner.errors import UsageError
+from hwsigner.errors import UsageError, suggestion
 
 Values = Mapping[str, Any]
 _SPEC = re.compile(r"([a-z-]+)(?:\*(\d+|always))?(?::(.+))?", re.DOTALL)
@@ -87,7 +87,8 @@ class Fault:
 
     def __init__(self, name: str, times: int | None = 1, **values: object) -> None:
         if name not in KINDS:
-            raise UsageError(f"no fault is named {name}", f"The faults are {', '.join(KINDS)}")
+            hint = suggestion(name, KINDS, f"The faults are {', '.join(KINDS)}")
+            raise UsageError(f"no fault is named {name}", hint)
         if times is not None and times < 1:
             raise UsageError(f"the fault {name} can't occur {times} times", "Give 1 or more")
         self.name = name

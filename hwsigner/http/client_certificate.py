@@ -56,41 +56,40 @@ class ClientCertificate:
     key: str
     tcti: str = ""
 
+    def post(
+        self,
+        endpoint: Endpoint,
+        target: str,
+        headers: Sequence[tuple[str, str]],
+        body: bytes,
+        *,
+        options: TransportOptions,
+        deadline: Deadline,
+    ) -> Response:
+        """Send a POST request, as `hwsigner.http.transport.post` does, with this certificate.
 
-def post_with_certificate(
-    client: ClientCertificate,
-    endpoint: Endpoint,
-    target: str,
-    headers: Sequence[tuple[str, str]],
-    body: bytes,
-    *,
-    options: TransportOptions,
-    deadline: Deadline,
-) -> Response:
-    """Send a POST request, as `hwsigner.http.transport.post` does, with a client certificate.
-
-    Raises:
-        ServiceUnreachableError: no complete response came in time.
-        ConfigError: the CAs, the certificate or the key can't be read.
-    """
-    request = {
-        "certificate": [client.certificate, client.key],
-        "endpoint": endpoint,
-        "target": target,
-        "headers": list(headers),
-        "body": base64.b64encode(body).decode(),
-        "limits": [options.connect_timeout, options.read_timeout, deadline.remaining()],
-        "cas": options.cas,
-        "proxy": vars(options.proxy) if options.proxy else None,
-    }
-    answer = _run_child(client, json.dumps(request), deadline.remaining() + _GRACE_SECONDS, endpoint.host_header)
-    if "error" in answer:
-        error = ServiceUnreachableError if answer["error"] == "ServiceUnreachableError" else ConfigError
-        raise error(answer["message"], answer["hint"])
-    message = HTTPMessage()
-    for name, value in answer["headers"]:
-        message[name] = value
-    return Response(answer["status"], message, base64.b64decode(answer["body"]))
+        Raises:
+            ServiceUnreachableError: no complete response came in time.
+            ConfigError: the CAs, the certificate or the key can't be read.
+        """
+        request = {
+            "certificate": [self.certificate, self.key],
+            "endpoint": endpoint,
+            "target": target,
+            "headers": list(headers),
+            "body": base64.b64encode(body).decode(),
+            "limits": [options.connect_timeout, options.read_timeout, deadline.remaining()],
+            "cas": options.cas,
+            "proxy": vars(options.proxy) if options.proxy else None,
+        }
+        answer = _run_child(self, json.dumps(request), deadline.remaining() + _GRACE_SECONDS, endpoint.host_header)
+        if "error" in answer:
+            error = ServiceUnreachableError if answer["error"] == "ServiceUnreachableError" else ConfigError
+            raise error(answer["message"], answer["hint"])
+        message = HTTPMessage()
+        for name, value in answer["headers"]:
+            message[name] = value
+        return Response(answer["status"], message, base64.b64decode(answer["body"]))
 
 
 def _run_child(client: ClientCertificate, request: str, seconds: float, peer: str) -> dict[str, Any]:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import Final
 
 from hwsigner.errors import UsageError
 from hwsigner.http.address import DEFAULT_PORTS, Endpoint, host_and_port, ip_address, is_loopback, parse_host
 
 
-@dataclass(frozen=True)
 class Proxy:
     """A proxy for requests.
 
@@ -26,11 +25,12 @@ class Proxy:
         authorization: the value of `Proxy-Authorization`, or None. Secret.
     """
 
-    scheme: str
-    host: str
-    port: int
-    variable: str
-    authorization: str | None = field(default=None, repr=False)
+    def __init__(self, scheme: str, host: str, port: int, variable: str, authorization: str | None = None) -> None:
+        self.scheme: Final = scheme
+        self.host: Final = host
+        self.port: Final = port
+        self.variable: Final = variable
+        self.authorization: Final = authorization
 
     def __str__(self) -> str:
         return f"{self.scheme}://{host_and_port(self.host, self.port)} ({self.variable})"

@@ -29,7 +29,7 @@ _SYSTEM_BUNDLES = (
 )
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_HASHED_NAME = re.compile(r"[0-9a-f]{8}\.[0-9]+")
+_HASHED_NAME = r"[0-9a-f]{8}\.[0-9]+"
 
 
 class TrustedCAs(NamedTuple):
@@ -205,7 +205,7 @@ def _system_cas() -> TrustedCAs:
 def _has_hashed_names(folder: str) -> bool:
     try:
         with os.scandir(folder) as entries:
-            return any(_HASHED_NAME.fullmatch(entry.name) for entry in entries)
+            return any(re.fullmatch(_HASHED_NAME, entry.name) for entry in entries)
     except OSError:
         return False
 

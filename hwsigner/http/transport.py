@@ -11,11 +11,10 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from hwsigner.errors import ServiceUnreachableError
 from hwsigner.http import defaults
@@ -74,7 +73,6 @@ def parse_date(text: str) -> datetime | None:
         return None
 
 
-@dataclass(frozen=True)
 class TransportOptions:
     """How to reach a service.
 
@@ -86,11 +84,24 @@ class TransportOptions:
         proxy: the proxy to use, or None.
     """
 
-    connect_timeout: float = defaults.CONNECT_TIMEOUT
-    read_timeout: float = defaults.READ_TIMEOUT
-    verify: bool = True
-    cas: TrustedCAs | None = None
-    proxy: Proxy | None = None
+    def __init__(
+        self,
+        connect_timeout: float = defaults.CONNECT_TIMEOUT,
+        read_timeout: float = defaults.READ_TIMEOUT,
+        *,
+        verify: bool = True,
+        cas: TrustedCAs | None = None,
+        proxy: Proxy | None = None,
+    ) -> None:
+        self.connect_timeout: Final = connect_timeout
+        self.read_timeout: Final = read_timeout
+        self.verify: Final = verify
+        self.cas: Final = cas
+        self.proxy: Final = proxy
+
+    def with_limits(self, connect_timeout: float, read_timeout: float) -> TransportOptions:
+        """Return these options with other time limits."""
+        return TransportOptions(connect_timeout, read_timeout, verify=self.verify, cas=self.cas, proxy=self.proxy)
 
     @cached_property
     def _tls(self) -> TlsSettings:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from hwsigner.errors import (
     AmbiguousCertificateError,
@@ -32,7 +31,6 @@ from hwsigner.pins import AskPin, PinSource
 from hwsigner.uri import KeyURI
 
 
-@dataclass(frozen=True)
 class IdentitySource:
     """Where an identity comes from, and how to choose it.
 
@@ -47,14 +45,26 @@ class IdentitySource:
         allow_modules: whether the URIs may name any library to load, as in `hwsigner.key.open_key`.
     """
 
-    certificate: str | KeyURI
-    private_key: str | KeyURI | None = None
-    intermediates: str | KeyURI | None = None
-    pin: str | AskPin | PinSource | None = field(default=None, repr=False)
-    check: bool = True
-    latest: bool = False
-    selected: bytes | None = None
-    allow_modules: bool = False
+    def __init__(
+        self,
+        certificate: str | KeyURI,
+        private_key: str | KeyURI | None = None,
+        intermediates: str | KeyURI | None = None,
+        pin: str | AskPin | PinSource | None = None,
+        *,
+        check: bool = True,
+        latest: bool = False,
+        selected: bytes | None = None,
+        allow_modules: bool = False,
+    ) -> None:
+        self.certificate: Final = certificate
+        self.private_key: Final = private_key
+        self.intermediates: Final = intermediates
+        self.pin: Final = pin
+        self.check: Final = check
+        self.latest: Final = latest
+        self.selected: Final = selected
+        self.allow_modules: Final = allow_modules
 
     def files(self) -> list[bytes]:
         """Return the paths of the identity's files: those of file: and tpm2:path= URIs."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -51,8 +50,7 @@ _BROKEN = (
 )
 
 
-@dataclass(frozen=True)
-class Certificate:
+class Certificate(NamedTuple):
     """One X.509 certificate and where it came from.
 
     Attributes:
@@ -126,8 +124,7 @@ class Certificate:
         return self.verify(signed, signature=other.x509.signature, hash=hash_name)
 
 
-@dataclass(frozen=True)
-class Chain:
+class Chain(NamedTuple):
     """A leaf with its intermediates, the leaf's issuer first, without the root."""
 
     leaf: Certificate

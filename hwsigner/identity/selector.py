@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from hwsigner.errors import CertificateError, CertificateWarning, UsageError
+from hwsigner.errors import CertificateError, CertificateWarning, UsageError, suggestion
 from hwsigner.identity.certificate import Certificate, load_readable
 from hwsigner.key import find_certificates
 from hwsigner.pins import PinSource
@@ -79,7 +79,8 @@ def parse_selector(text: str) -> Selector:
     values: dict[str, str] = {}
     for key, value in pairs:
         if key not in _KEYS:
-            raise UsageError(f"--cert-selector has the key {key!r}", f"The keys are {', '.join(_KEYS)}")
+            hint = suggestion(key, _KEYS, f"The keys are {', '.join(_KEYS)}")
+            raise UsageError(f"--cert-selector has the key {key!r}", hint)
         if key in values:
             raise UsageError(f"--cert-selector has {key} twice", "Give each key once")
         values[key] = value

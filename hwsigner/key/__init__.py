@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import ModuleType, TracebackType
 from typing import Literal, NamedTuple, Protocol, Self
 
@@ -86,8 +85,7 @@ class FoundCertificate(NamedTuple):
     uri: str
 
 
-@dataclass(frozen=True)
-class ListedObject:
+class ListedObject(NamedTuple):
     """A key or a certificate on a token, as `list_tokens` shows it.
 
     Attributes:
@@ -115,8 +113,7 @@ class ListedObject:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class ListedToken:
+class ListedToken(NamedTuple):
     """A token, with the objects that it shows.
 
     Attributes:
@@ -160,7 +157,8 @@ def open_key(
         pin: the PIN itself, or a callable that is asked for it before any other place.
         public_key: the certificate's DER SubjectPublicKeyInfo, which chooses if the URI names several keys.
         allow_modules: whether the URI may name any library to load, in `module-path` or `tcti`. Otherwise it must be in
-            the system's folders or in p11-kit's configuration, since a URI from elsewhere must not run anything.
+            the system's folders or in p11-kit's configuration, since a URI from elsewhere must not run anything. Nor
+            may it name a variable or an open file of this process: `env:` and `fd:`.
 
     Raises:
         UsageError: the URI is malformed, or names a library that needs `allow_modules`.

@@ -18,8 +18,7 @@ it uses neither.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from hwsigner.errors import PinError, PinRequiredError, WrongPinError
 from hwsigner.pins import sources as pin_sources
@@ -32,8 +31,7 @@ MAX_QUESTIONS = 3
 IF_ANY = "Enter if there is none"
 
 
-@dataclass(frozen=True)
-class PinRequest:
+class PinRequest(NamedTuple):
     """A question for a PIN.
 
     Attributes:
@@ -66,7 +64,6 @@ class PinRequest:
 AskPin = Callable[[PinRequest], "str | None"]
 
 
-@dataclass(frozen=True)
 class FoundPin:
     """A PIN.
 
@@ -78,10 +75,11 @@ class FoundPin:
         is_typed: whether a prompt gave it for this request, so that the user can be asked again if it is wrong.
     """
 
-    pin: str = field(repr=False)
-    is_stored: bool
-    place: str = field(default="", compare=False)
-    is_typed: bool = field(default=False, compare=False)
+    def __init__(self, pin: str, *, is_stored: bool, place: str = "", is_typed: bool = False) -> None:
+        self.pin: Final = pin
+        self.is_stored: Final = is_stored
+        self.place: Final = place
+        self.is_typed: Final = is_typed
 
 
 Found = TypeVar("Found", bound=FoundPin | None)

@@ -18,6 +18,7 @@ from urllib.parse import unquote_to_bytes
 from hwsigner.errors import PinError, printable
 from hwsigner.pins import PinRequest
 from hwsigner.pins.child import child_environment, wait_until_readable
+from hwsigner.pins.terminal import signals_after_cleanup
 
 PROGRAM = "pinentry"
 VARIABLE = "HWSIGNER_PINENTRY"
@@ -68,7 +69,7 @@ class Pinentry:
         if not has_display(os.environ) and not _has_terminal():
             return None
         try:
-            with _restored_terminal(), _Conversation(self.program, self._reply_limit) as talk:
+            with signals_after_cleanup(), _restored_terminal(), _Conversation(self.program, self._reply_limit) as talk:
                 return self._asked(talk, request)
         except _AssuanError as error:
             if error.code in (_TIMEOUT, *_CANCELLED):

@@ -15,9 +15,9 @@ from hwsigner.system.files import change_stamp, open_trusted
 CREDENTIAL = "hwsigner.pin"
 PROFILE_CREDENTIAL = "hwsigner.profile-pin"
 KINDS = "pin-source=file:/path, env:NAME, credential:NAME or cmd:PROGRAM"
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 # What can be part of a credential's name. No slash, so no path leads out of the folder.
-_PART = re.compile(r"[ -.0-~]{1,200}")
+_PART = r"[ -.0-~]{1,200}"
 
 # The variable's value, after it was removed from the environment.
 _taken: dict[str, str] = {}
@@ -60,7 +60,7 @@ def read_pin_source(source: str, *, allow_commands: bool = False) -> str:
     if kind == "env":
         return _variable(rest)
     if kind == "credential":
-        if not _PART.fullmatch(rest) or rest in (".", ".."):
+        if not re.fullmatch(_PART, rest) or rest in (".", ".."):
             # Not quoted: it may be the PIN itself.
             raise PinError("a key URI's pin-source=credential: names no systemd credential", f"Write {KINDS}")
         path = _credential(rest)
@@ -120,7 +120,7 @@ def serial_credential(serial: str, taker: Hashable) -> str | None:
     Raises:
         PinError: it can't be read or trusted.
     """
-    path = _credential(f"{CREDENTIAL}.{serial}") if _PART.fullmatch(serial) else None
+    path = _credential(f"{CREDENTIAL}.{serial}") if re.fullmatch(_PART, serial) else None
     return read_pin_file(path, is_credential=True) if path is not None and _is_for(path, taker) else None
 
 
@@ -130,7 +130,7 @@ def profile_credential(name: str) -> str | None:
     Raises:
         PinError: it can't be read or trusted.
     """
-    path = _credential(f"{PROFILE_CREDENTIAL}.{name}") if _PART.fullmatch(name) else None
+    path = _credential(f"{PROFILE_CREDENTIAL}.{name}") if re.fullmatch(_PART, name) else None
     return None if path is None else read_pin_file(path, is_credential=True)
 
 
@@ -182,12 +182,11 @@ def take_environment_pin() -> str | None:
     Its bytes in the process's environment block are overwritten, so /proc/PID/environ no longer shows them. If a
     program sets it again, that value is removed too.
     """
-    value = os.environ.get(VARIABLE)
-    if value is not None:
+    if VARIABLE in os.environ:
+        from hwsigner.system.environment import take_variable
+
         _takers.pop(VARIABLE, None)
-        _taken[VARIABLE] = value
-        _overwrite(VARIABLE)
-        os.environ.pop(VARIABLE, None)
+        _taken[VARIABLE] = take_variable(VARIABLE) or ""
     return _taken.get(VARIABLE) or None
 
 
@@ -223,7 +222,7 @@ def _path(rest: str) -> str:
 
 
 def _variable(name: str) -> str:
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(_NAME, name):
         # Not quoted: it may be the PIN itself.
         raise PinError("a key URI's pin-source=env: names no variable", "Write pin-source=env:NAME")
     value = take_environment_pin() if name == VARIABLE else os.environ.get(name)
@@ -244,17 +243,3 @@ def _read(path: str, *, is_credential: bool) -> tuple[bytes, str]:
     except OSError as error:
         hint = "Name a file that you can read"
         raise PinError(f"can't read PIN file {path}: {error.strerror}", hint) from error
-
-
-def _overwrite(name: str) -> None:
-    """Overwrite a variable's value in the environment block. Unsetting it would leave the bytes there."""
-    import ctypes
-
-    prefix = os.fsencode(name) + b"="
-    block = ctypes.POINTER(ctypes.c_void_p).in_dll(ctypes.CDLL(None), "environ")
-    index = 0
-    while address := block[index]:
-        entry = ctypes.string_at(address)
-        if entry.startswith(prefix):
-            ctypes.memset(address + len(prefix), 0, len(entry) - len(prefix))
-        index += 1

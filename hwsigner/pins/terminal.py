@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import termios
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import FileIO
+from types import FrameType
 from typing import Any
 
 from hwsigner.errors import PinError, printable
@@ -15,6 +18,7 @@ from hwsigner.pins import PinRequest
 
 _TERMINAL = "/dev/tty"
 _LOCAL_MODES = 3
+_ENDINGS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM)
 
 # The terminal's settings before the open prompt, and whether it was left to others.
 _before: list[Any] | None = None
@@ -30,7 +34,7 @@ def ask_pin(request: PinRequest) -> str | None:
     """
     try:
         # Not getpass: without a terminal it reads stdin, and release_terminal could not restore its settings.
-        with open(_TERMINAL, "r+b", buffering=0) as terminal:
+        with signals_after_cleanup(), open(_TERMINAL, "r+b", buffering=0) as terminal:
             typed = _ask(terminal, f"{request.question}: ")
     except (OSError, termios.error):
         return None
@@ -54,6 +58,34 @@ def release_terminal() -> None:
         # In the background, the terminal is another job's, and changing it would stop this one.
         if os.tcgetpgrp(terminal.fileno()) == os.getpgrp():
             _restore(terminal)
+
+
+class _Ended(BaseException):
+    """A signal that ends the process. Its argument is the number."""
+
+
+def _raise_ended(number: int, _: FrameType | None) -> None:
+    raise _Ended(number)
+
+
+@contextmanager
+def signals_after_cleanup() -> Iterator[None]:
+    """Let a signal that ends the process do so only once the body has cleaned up, and so restored the terminal.
+
+    These are SIGHUP, SIGQUIT and SIGTERM, in the main thread. A signal that has a handler or is ignored is left alone.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    taken = [number for number in _ENDINGS if is_main and signal.getsignal(number) is signal.SIG_DFL]
+    try:
+        for number in taken:
+            signal.signal(number, _raise_ended)
+        yield
+    except _Ended as ended:
+        signal.signal(ended.args[0], signal.SIG_DFL)
+        signal.raise_signal(ended.args[0])
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _ask(terminal: FileIO, question: str) -> bytes:

@@ -17,6 +17,7 @@ from weakref import WeakSet
 
 from hwsigner.aws.credentials import Credentials, Reply
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
+from hwsigner.identity.certificate import Certificate
 from hwsigner.refresh.expiry import ExpiryWatch
 from hwsigner.refresh.outcome import Failure, Session
 from hwsigner.refresh.provider import Provider
@@ -66,6 +67,8 @@ class BackgroundProvider:
             take.
         on_try: called after each attempt with the credentials or the failure, in order, by the thread that made it. It
             may call and close this provider, and must not raise.
+        on_notice: called with a notice when a refresh has begun to wait for the user, such as for a touch, and with
+            None when that is over. It may be called from any thread, and must neither raise nor wait.
 
     Raises:
         UsageError: the provider has a background provider already.
@@ -78,6 +81,7 @@ class BackgroundProvider:
         formats: Mapping[str, Callable[[Credentials], bytes | memoryview]] | None = None,
         attended: bool | None = None,
         on_try: Callable[[Credentials | Failure], None] | None = None,
+        on_notice: Callable[[str | None], None] | None = None,
     ) -> None:
         self._provider = provider
         if provider._listener is not None:
@@ -91,6 +95,7 @@ class BackgroundProvider:
         self._is_wanted = False
         self._is_retried = False
         provider._listener = self._note
+        provider._hear = on_notice
         _providers.add(self)
 
     def __repr__(self) -> str:
@@ -149,6 +154,16 @@ class BackgroundProvider:
     def failure(self) -> HwsignerError | HwsignerWarning | None:
         """The error of the last attempt, or None if it succeeded or there was none."""
         return self._provider.failure
+
+    @property
+    def leaf(self) -> Certificate | None:
+        """The certificate of the last session. None before the first, and after a failure of the key."""
+        return self._provider.leaf
+
+    @property
+    def request_seconds(self) -> float | None:
+        """How long the last attempt's request took, with its signature and retries; None if it got no so far."""
+        return self._provider._seconds
 
     def expiry_notice(self) -> str | None:
         """Return a line for the log if the certificate is near its end, or None.

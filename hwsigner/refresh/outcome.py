@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from hwsigner.aws.credentials import Credentials
-from hwsigner.errors import HwsignerError, HwsignerWarning, PinError
+from hwsigner.errors import HwsignerError, HwsignerWarning, PinError, ServiceError
 from hwsigner.refresh.schedule import POLICY, Lifetime
 from hwsigner.system.clocks import Clocks
 
@@ -60,6 +60,11 @@ class Failure:
     error: HwsignerError | HwsignerWarning
     number: int
     next_try: float
+
+    @property
+    def request_id(self) -> str:
+        """The service's number of the request that it refused, or an empty string."""
+        return self.error.request_id if isinstance(self.error, ServiceError) else ""
 
     @property
     def is_final(self) -> bool:

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from types import TracebackType
@@ -20,12 +19,14 @@ from hwsigner.aws.create_session import Service, SessionRequest, create_session
 from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import HwsignerError, HwsignerWarning, ServiceError, ServiceUnreachableError, UsageError
 from hwsigner.identity import IdentitySource
+from hwsigner.identity.certificate import Certificate
 from hwsigner.pins import AskPin
 from hwsigner.refresh.expiry import ExpiryWatch
 from hwsigner.refresh.outcome import Failure, Session
 from hwsigner.refresh.reopening import ReopeningIdentity
 from hwsigner.refresh.schedule import POLICY, Lifetime, until_refresh
 from hwsigner.system.clocks import Clocks, boot_time, utc_now
+from hwsigner.system.notices import heard_by
 
 if TYPE_CHECKING:
     from hwsigner.config import settings
@@ -78,10 +79,12 @@ class Provider:
         self._is_refreshing = False
         self._is_closed = False
         self._created = 0
+        self._seconds: float | None = None
         self._session: Session | None = None
         self._failure: Failure | None = None
         # A background provider's: called by the thread that made an attempt, before it lets others go on.
         self._listener: Callable[[Session | Failure], None] | None = None
+        self._hear: Callable[[str | None], None] | None = None
         _providers.add(self)
 
     @classmethod
@@ -143,6 +146,11 @@ class Provider:
         """The error of the last attempt, or None if it succeeded or there was none."""
         failure = self._failure
         return failure.error if failure else None
+
+    @property
+    def leaf(self) -> Certificate | None:
+        """The certificate of the last session. None before the first, and after a failure of the key."""
+        return self._identity.leaf
 
     def __call__(self) -> Credentials:
         """Return live credentials.
@@ -253,7 +261,7 @@ class Provider:
         return self._identity.needs_person(self._clocks.now())
 
     def _expiry_notice(self, watch: ExpiryWatch) -> str | None:
-        leaf = self._identity.leaf
+        leaf = self.leaf
         return watch.notice(leaf, self._clocks.now()) if leaf else None
 
     # For all of the above:
@@ -288,7 +296,8 @@ class Provider:
             return session  # Another thread created it.
         if failure is None or self._clocks.monotonic() >= failure.next_try:
             try:
-                return self._create()
+                with heard_by(self._hear):
+                    return self._create()
             except Exception as error:
                 self._note_failure(error)
                 if session is None or self._left(session) <= 0:
@@ -299,11 +308,15 @@ class Provider:
 
     def _create(self) -> Session:
         clocks = self._clocks
+        self._seconds = None
         identity = self._identity.get(clocks.now())
         # After a failure only the schedule retries: otherwise an overloaded service would get three times the requests.
-        service = replace(self._service, max_attempts=1) if self._failure else self._service
+        service = self._service._replace(max_attempts=1) if self._failure else self._service
         begin = clocks.monotonic()
-        credentials = create_session(identity, self._request, service, now=clocks.now, sleep=clocks.sleep)
+        try:
+            credentials = create_session(identity, self._request, service, now=clocks.now, sleep=clocks.sleep)
+        finally:
+            self._seconds = clocks.monotonic() - begin
         session = Session.begin(credentials, begin, duration=self._request.duration, clocks=clocks)
         self._session, self._failure = session, None
         self._created += 1

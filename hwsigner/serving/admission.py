@@ -47,13 +47,13 @@ class Request(NamedTuple):
     peer: Peer
 
 
-def read_headers(request: Request, hosts: Collection[bytes]) -> Headers:
+def read_headers(request: Request, hosts: Collection[bytes] | None) -> Headers:
     """Return the headers that this server reads.
 
     Args:
         request: the request.
         hosts: what `Host` may be, in lower case, besides the address at which the client reached the server. A web page
-            whose name resolves to this machine (DNS rebinding) sends that name.
+            whose name resolves to this machine (DNS rebinding) sends that name. None for anything.
 
     Raises:
         Refusal: 400 if one of them is repeated, `Host` is missing, or there is a body; 403 if the request is foreign.
@@ -68,7 +68,7 @@ def read_headers(request: Request, hosts: Collection[bytes]) -> Headers:
     if HOST not in headers:
         raise Refusal(HTTPStatus.BAD_REQUEST, "there is no Host header")
     host = headers[HOST].lower()
-    if host not in hosts:
+    if hosts is not None and host not in hosts:
         address, port = request.peer.server
         if host.decode("latin-1") not in (host_and_port(address, port), host_and_port(address, None)):
             raise Refusal(HTTPStatus.FORBIDDEN, f"the Host header is {host[:100].decode('latin-1')!r}")

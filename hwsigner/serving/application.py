@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote
 from hwsigner.http.address import host_and_port
 from hwsigner.serving import credentials as formats
 from hwsigner.serving.admission import AUTHORIZATION, Request, Users, read_headers
-from hwsigner.serving.credentials import CachedCredentials, Source
+from hwsigner.serving.credentials import CachedCredentials, Give, Source
 from hwsigner.serving.imds import FOLDER, IMDS, ROLES_PATH, TOKEN_PATH, SessionTokens
 from hwsigner.serving.peer import Peer
 from hwsigner.serving.responses import Headers, Refusal, Response
@@ -30,19 +30,24 @@ class Application:
     """The endpoints.
 
     Args:
-        names: what clients may call the server, besides its address.
+        names: what clients may call the server, besides its address; None for anything.
         log: takes a line for each refusal. The line may contain what a client sent.
     """
 
-    def __init__(self, names: Iterable[str], log: Callable[[str], None]) -> None:
-        self._hosts = {name.lower().encode() for name in names}
+    def __init__(self, names: Iterable[str] | None, log: Callable[[str], None]) -> None:
+        self._hosts = None if names is None else {name.lower().encode() for name in names}
         self._log = log
         self._imds: IMDS | None = None
         # By path: its one method, and what answers it.
         self._routes: dict[str, tuple[str, Handler]] = {}
 
     def add_container(
-        self, name: str, source: Source, is_token: Callable[[bytes], bool], users: Users | None = None
+        self,
+        name: str,
+        source: Source,
+        is_token: Callable[[bytes], bool],
+        users: Users | None = None,
+        give: Give | None = None,
     ) -> None:
         """Serve a profile's credentials at the container endpoint of ECS and EKS.
 
@@ -51,19 +56,20 @@ class Application:
             source: its credentials.
             is_token: whether the whole value of `Authorization` is the token.
             users: the users whose processes may have them over loopback; None: any that have the token.
+            give: called for each response with credentials.
         """
-        credentials = CachedCredentials(source, formats.CONTAINER, name)
+        credentials = CachedCredentials(source, formats.CONTAINER, name, give)
 
         def respond(headers: Headers, peer: Peer) -> Response | Awaitable[Response]:
             if not is_token(headers.get(AUTHORIZATION, b"")):
                 raise Refusal(HTTPStatus.UNAUTHORIZED, "the Authorization header is not the token of this profile")
             if users and peer.is_local:
                 users.check(peer, has_secret=True)
-            return credentials.respond()
+            return credentials.respond(peer)
 
         self._routes[unquote(container_path(name))] = "GET", respond
 
-    def add_imds(self, role: str, source: Source, secret: bytes, users: Users) -> None:
+    def add_imds(self, role: str, source: Source, secret: bytes, users: Users, give: Give | None = None) -> None:
         """Serve a role's credentials by IMDSv2.
 
         Args:
@@ -71,8 +77,9 @@ class Application:
             source: its credentials.
             secret: what tokens are made from; see `SessionTokens`.
             users: the users whose processes may have tokens, and credentials with them.
+            give: called for each response with credentials.
         """
-        credentials = CachedCredentials(source, formats.IMDS, role)
+        credentials = CachedCredentials(source, formats.IMDS, role, give)
         self._imds = imds = IMDS(role, credentials, users=users, tokens=SessionTokens(secret))
         for end in ("", "/"):
             self._routes |= {
@@ -80,6 +87,10 @@ class Application:
                 ROLES_PATH + end: ("GET", imds.respond_role),
                 f"{ROLES_PATH}/{role}{end}": ("GET", imds.respond_credentials),
             }
+
+    def add(self, path: str, respond: Callable[[], Response]) -> None:
+        """Answer any client that gets a path."""
+        self._routes[path] = "GET", lambda headers, peer: respond()
 
     def respond(self, request: Request) -> Response | Awaitable[Response]:
         """Return the response, or what gives it later. Neither raises an exception."""

@@ -13,7 +13,8 @@ from http import HTTPStatus
 from typing import Protocol
 
 from hwsigner.aws.credentials import Credentials, Reply
-from hwsigner.errors import HwsignerError, HwsignerWarning
+from hwsigner.errors import AuditError, HwsignerError, HwsignerWarning
+from hwsigner.serving.peer import Peer
 from hwsigner.serving.responses import JSON, Refusal, Response, response
 
 CONTAINER = "container"
@@ -39,6 +40,10 @@ class Source(Protocol):
         ...
 
 
+# Takes an access key ID and the client that is about to get its credentials. Raises an AuditError if it must not.
+Give = Callable[[str, Peer], None]
+
+
 class CachedCredentials:
     """The responses with a source's credentials.
 
@@ -46,33 +51,37 @@ class CachedCredentials:
         source: gives the credentials.
         format: the name of their format, for the source.
         profile: the profile's name, for refusals.
+        give: called for each response.
     """
 
-    def __init__(self, source: Source, format: str, profile: str) -> None:
+    def __init__(self, source: Source, format: str, profile: str, give: Give | None = None) -> None:
         self._source = source
         self._format = format
         self._profile = profile
         self._reply: Reply | None = None
         self._response = response(b"", JSON)
+        self._give = give
+        self._access_key_id = ""
         self._look_again = 0.0
         self._fetch: asyncio.Future[Reply | Refusal] | None = None
 
-    def respond(self) -> Response | Awaitable[Response]:
-        """Return the response, or what waits for it; all that wait cause one call of the source.
+    def respond(self, peer: Peer) -> Response | Awaitable[Response]:
+        """Return the response for a client, or what waits for it; all that wait cause one call of the source.
 
         Raises:
-            Refusal: 503, later: the source failed or took too long.
+            Refusal: 503, perhaps later: the source failed or took too long, or an audit line can't be written.
         """
         now = time.monotonic()
         if now < self._look_again:
-            return self._response
+            return self._given(peer)
         reply = self._source.read(self._format)
         if reply is None:
-            return self._wait()
+            return self._wait(peer)
         self._look_again = now + LOOK_SECONDS
-        return self._rendered(reply)
+        self._render(reply)
+        return self._given(peer)
 
-    async def _wait(self) -> Response:
+    async def _wait(self, peer: Peer) -> Response:
         if self._fetch is None or self._fetch.done():
             self._fetch = _in_thread(self._ask)
         fetch = self._fetch  # When it is done, another request may already have begun the next.
@@ -80,11 +89,20 @@ class CachedCredentials:
         result = fetch.result() if fetch.done() else self._refusal(f"none came within {WAIT_SECONDS:g} s")
         if isinstance(result, Refusal):
             raise result
-        return self._rendered(result)
+        self._render(result)
+        return self._given(peer)
 
-    def _rendered(self, reply: Reply) -> Response:
+    def _render(self, reply: Reply) -> None:
         if reply is not self._reply:
             self._reply, self._response = reply, response(bytes(reply), JSON)
+            self._access_key_id = json.loads(bytes(reply))["AccessKeyId"] if self._give else ""
+
+    def _given(self, peer: Peer) -> Response:
+        if self._give:
+            try:
+                self._give(self._access_key_id, peer)
+            except AuditError as error:
+                raise self._refusal(str(error)) from None
         return self._response
 
     def _refusal(self, reason: str) -> Refusal:

@@ -93,7 +93,7 @@ class IMDS:
     def respond_credentials(self, headers: Headers, peer: Peer) -> Response | Awaitable[Response]:
         """Return the role's credentials; raises as `check`."""
         self.check(headers, peer)
-        return self._credentials.respond()
+        return self._credentials.respond(peer)
 
     def check(self, headers: Headers, peer: Peer) -> float:
         """Return for how many seconds the token of a request is still valid.

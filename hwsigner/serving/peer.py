@@ -86,8 +86,8 @@ class Peer:
         return find_uid(self.client, self.server)
 
     def _address(self, name: str) -> Address:
-        found = self._transport.get_extra_info(name)
-        return (found[0], found[1]) if found else ("", 0)  # None if the client left at once.
+        found = self._transport.get_extra_info(name)  # None if the client left at once; of a Unix socket, a path.
+        return (found[0], found[1]) if isinstance(found, tuple) else ("", 0)
 
 
 def find_uid(client: Address, server: Address) -> int | None:

@@ -35,6 +35,7 @@ class HTTPServer:
         sockets: what to listen on; closed at the end.
         log: takes a line for each error in a connection.
         tls: for HTTPS.
+        most: how many connections there may be; None for as many as there is room for.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class HTTPServer:
         *,
         log: Callable[[str], None],
         tls: ssl.SSLContext | None = None,
+        most: int | None = None,
     ) -> None:
         self._application = application
         self._sockets = sockets
         self._log = log
         self._tls: dict[str, Any] = {"ssl": tls, "ssl_handshake_timeout": HANDSHAKE_SECONDS} if tls else {}
+        self._most = most
         self._is_stopped = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
@@ -68,12 +71,17 @@ class HTTPServer:
 
     async def _serve(self) -> None:
         self._loop = loop = asyncio.get_running_loop()
-        connections = Connections(most_connections())
+        connections = Connections(most_connections() if self._most is None else self._most)
 
         def connect() -> ClientConnection:
             return ClientConnection(self._application, connections)
 
-        servers = [await loop.create_server(connect, sock=sock, backlog=BACKLOG, **self._tls) for sock in self._sockets]
+        servers = [
+            await (loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server)(
+                connect, sock=sock, backlog=BACKLOG, **self._tls
+            )
+            for sock in self._sockets
+        ]
         if not self._is_stopped:
             await self._wake.wait()
         for server in servers:

@@ -17,6 +17,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from hwsigner.errors import HwsignerError
+from hwsigner.system.state import is_usable, temporary_folders
+from hwsigner.system.users import home_folder
 
 _TOKEN = re.compile(rb"[!-~]{32,1024}")
 # Begins each token that was made here, to tell it from those that the user wrote.
@@ -24,20 +26,23 @@ _MADE = b"hwsigner_"
 
 
 def token_folder(environ: Mapping[str, str]) -> Path:
-    """Return the folder for tokens: in XDG_RUNTIME_DIR, if that is this user's; else where state is kept.
+    """Return the folder for tokens: in XDG_RUNTIME_DIR, if that is this user's; else where state is kept, else in /tmp.
 
     The runtime folder is in memory, and clients that were told of it end with it. A systemd service has no runtime
-    folder that would stay.
+    folder that would stay. A home folder may be read-only or missing, as on build agents.
     """
     runtime = environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(runtime) and _is_mine(runtime):
         base = runtime
     else:
         service = environ.get("STATE_DIRECTORY", "").partition(":")[0]
-        places = (environ.get("XDG_STATE_HOME", ""), service)
-        home = environ.get("HOME") or os.path.expanduser("~")
-        base = next(filter(os.path.isabs, places), os.path.join(home, ".local", "state"))
-    return Path(base, "hwsigner", "serve")
+        home = os.path.join(home_folder(environ), ".local", "state")
+        base = next(filter(os.path.isabs, (environ.get("XDG_STATE_HOME", ""), service, home)))
+    folder = Path(base, "hwsigner", "serve")
+    if not _can_make(folder):
+        usable = filter(is_usable, temporary_folders())  # Another user may have made one of these.
+        folder = next((Path(place, "serve") for place in usable), folder)
+    return folder
 
 
 class TokenFile:
@@ -124,6 +129,15 @@ def _read(path: Path) -> bytes:
         problem = f"{path} does not contain a token of 32 characters or more, without spaces and newlines"
         raise HwsignerError(problem, "Remove it, and start the server again to create a new one")
     return token
+
+
+def _can_make(folder: Path) -> bool:
+    try:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def _is_mine(folder: str) -> bool:

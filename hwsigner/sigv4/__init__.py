@@ -8,9 +8,8 @@ of the canonical query.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from hwsigner.sigv4 import canonical, reference
 
@@ -18,8 +17,7 @@ SERVICE = "rolesanywhere"
 _SET_BY_SIGNING = frozenset({"authorization", "x-amz-date", "x-amz-x509", "x-amz-x509-chain"})
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """An HTTP request.
 
     Attributes:
@@ -70,8 +68,7 @@ class SigningCertificate(Protocol):
         """The value of X-Amz-X509-Chain: the intermediates' DER in base64, joined by `,`. Empty if there are none."""
 
 
-@dataclass(frozen=True)
-class SignedRequest:
+class SignedRequest(NamedTuple):
     """A request with its Authorization header, and the string to sign. Neither contains a secret key."""
 
     request: Request
@@ -111,7 +108,7 @@ def sign_request(
         certificate, scope, signed_headers=names.decode("ascii"), signature=sign(to_sign)
     )
     headers = (*request.headers, ("Authorization", authorization))
-    return SignedRequest(replace(request, headers=headers), to_sign)
+    return SignedRequest(request._replace(headers=headers), to_sign)
 
 
 def add_x509_headers(request: Request, certificate: SigningCertificate, now: datetime) -> Request:
@@ -128,7 +125,7 @@ def add_x509_headers(request: Request, certificate: SigningCertificate, now: dat
     added = [("X-Amz-Date", timestamp(now)), ("X-Amz-X509", certificate.x509_header)]
     if chain := certificate.chain_header:
         added.append(("X-Amz-X509-Chain", chain))
-    return replace(request, headers=(*kept, *added))
+    return request._replace(headers=(*kept, *added))
 
 
 def timestamp(now: datetime) -> str:

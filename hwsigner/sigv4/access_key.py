@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -235,7 +235,7 @@ def sign_request(
     to_sign, signed_headers = _to_sign(request, signed, payload, context=context)
     authorization = context.authorization(signed_headers.decode(), context.signature(to_sign))
     headers.append(("Authorization", authorization))
-    return SignedRequest(replace(request, headers=tuple(headers)), to_sign)
+    return SignedRequest(request._replace(headers=tuple(headers)), to_sign)
 
 
 def presign_request(
@@ -270,9 +270,9 @@ def presign_request(
         ("X-Amz-SignedHeaders", reference.canonical_headers(headers)[1].decode("ascii")),
     )
     payload = given or (UNSIGNED_PAYLOAD if context.s3 else EMPTY_PAYLOAD_HASH)
-    request = replace(request, query=query, headers=tuple(headers))
+    request = request._replace(query=query, headers=tuple(headers))
     to_sign, _ = _to_sign(request, headers, payload, context=context)
-    signed = replace(request, query=(*query, ("X-Amz-Signature", context.signature(to_sign))))
+    signed = request._replace(query=(*query, ("X-Amz-Signature", context.signature(to_sign))))
     return SignedRequest(signed, to_sign)
 
 

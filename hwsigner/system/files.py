@@ -15,8 +15,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from hwsigner.errors import HwsignerError, LockError, SigningKeyError
 
@@ -218,15 +217,13 @@ def _resolved(path: str) -> str:
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
-@dataclass(frozen=True)
-class _Content:
+class _Content(NamedTuple):
     data: bytes
     status: os.stat_result
     acl: bytes | None
 
 
-@dataclass(frozen=True)
-class _File:
+class _File(NamedTuple):
     """A file, by its name in an open folder: the folder may be renamed meanwhile."""
 
     path: str

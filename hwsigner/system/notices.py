@@ -1,6 +1,7 @@
 """Notices that a token waits for the user: for a touch, or for a PIN typed on its keypad.
 
-The library shows none by itself. A program that wants them calls `set_notifier`, as the commands do.
+The library shows none by itself. A program that wants them calls `set_notifier`, as the commands do. One that works for
+others, as the agent does, learns with `heard_by` what each piece of work waits for.
 """
 
 from __future__ import annotations
@@ -8,17 +9,21 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from types import TracebackType
 
+from hwsigner.errors import printable
+
 Notify = Callable[[str], None]
+Hear = Callable[[str | None], None]
 Guard = Callable[[], AbstractContextManager[object]]
 
 # A shorter wait is not worth a notice.
 PATIENCE_SECONDS = 0.5
 _POLL_SECONDS = 0.1
 _NOTHING = nullcontext()
+_TERMINAL = "/dev/tty"
 
 
 def set_notifier(notify: Notify | None, guard: Guard = nullcontext) -> None:
@@ -32,34 +37,99 @@ def set_notifier(notify: Notify | None, guard: Guard = nullcontext) -> None:
     _notify, _guard = notify, guard
 
 
+def show_on_terminal(text: str) -> None:
+    """Write a line to the terminal device, as SDKs capture stderr. Do nothing if there is none, or it takes no more."""
+    with suppress(OSError):
+        terminal = os.open(_TERMINAL, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+        try:
+            os.write(terminal, f"hwsigner: {printable(text)}\n".encode())
+        finally:
+            os.close(terminal)
+
+
+def show_unless_notified(text: str | None) -> None:
+    """Show a notice on the terminal, unless the program has a notifier, which shows it. For `heard_by`."""
+    if text and _notify is None:
+        show_on_terminal(text)
+
+
 def notify(text: str) -> None:
     """Show the user a notice at once."""
+    hear = _hearing()
     if _notify is not None:
         _notify(text)
+    if hear is not None:
+        hear(text)
 
 
-def waiting(text: str) -> AbstractContextManager[object]:
-    """Show the user a notice if the body of the `with` statement takes more than half a second."""
-    return _NOTHING if _notify is None else _Wait(text, _notify, _guard())
+@contextmanager
+def heard_by(hear: Hear | None) -> Iterator[None]:
+    """Also report the notices of this thread to a callable.
+
+    Args:
+        hear: takes a notice once it is shown, and None when its wait is over. It may be called from any thread, and
+            must neither raise nor wait. If it is None, nothing changes.
+    """
+    before = _hearing()
+    _thread.hear = hear or before
+    try:
+        yield
+    finally:
+        _thread.hear = before
+
+
+def waiting(text: str, *, at_once: bool = False) -> AbstractContextManager[object]:
+    """Show the user a notice if the body of the `with` statement takes more than half a second.
+
+    Args:
+        text: the notice.
+        at_once: whether to show it before that, as the body will certainly wait for the user.
+    """
+    is_unheard = _notify is None and _hearing() is None
+    return _NOTHING if is_unheard else _Wait(text, at_once=at_once)
+
+
+def _hearing() -> Hear | None:
+    return getattr(_thread, "hear", None)
 
 
 class _Wait:
-    def __init__(self, text: str, notify: Notify, guard: AbstractContextManager[object]) -> None:
+    def __init__(self, text: str, *, at_once: bool) -> None:
         self.text = text
-        self.notify = notify
+        self.notify = _notify
+        self.hear = _hearing()
         self.since = time.monotonic()
         self.is_shown = False
-        self._guard = guard
+        self._guard = _guard()
+        self._at_once = at_once
+        self._is_over = False
+        self._lock = threading.Lock()
 
     def __enter__(self) -> None:
         self._guard.__enter__()
+        if self._at_once:
+            self.show()
         _watch.begin(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _watch.end(self)
+        if self.hear:
+            with self._lock:  # The watch may be showing it: the None comes last.
+                self._is_over = True
+                if self.is_shown:
+                    self.hear(None)
         self._guard.__exit__(kind, error, trace)
+
+    def show(self) -> None:
+        """Show the notice, once."""
+        if self.notify:
+            self.notify(self.text)
+        with self._lock:
+            self.is_shown = True
+            if self.hear and not self._is_over:
+                self.hear(self.text)
 
 
 class _Watch:
@@ -98,8 +168,7 @@ class _Watch:
             time.sleep(_POLL_SECONDS)
             for wait in list(self._waits):
                 if not wait.is_shown and time.monotonic() - wait.since > PATIENCE_SECONDS:
-                    wait.is_shown = True
-                    wait.notify(wait.text)
+                    wait.show()
 
 
 def _reset_after_fork() -> None:
@@ -109,5 +178,6 @@ def _reset_after_fork() -> None:
 
 _notify: Notify | None = None
 _guard: Guard = nullcontext
+_thread = threading.local()
 _watch = _Watch()
 os.register_at_fork(after_in_child=_reset_after_fork)

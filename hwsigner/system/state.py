@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 
+_LOGINS = "/run/user"
 _TEMPORARY = "/tmp"  # noqa: S108  # The folder in it is checked before it is used.
 
 
@@ -25,11 +26,15 @@ def runtime_folders() -> Iterator[str]:
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(runtime):
         yield os.path.join(runtime, "hwsigner")
+    elif os.path.isdir(login := f"{_LOGINS}/{os.getuid()}"):
+        yield os.path.join(login, "hwsigner")
 
 
 def temporary_folders() -> Iterator[str]:
-    """Yield the folder of last resort."""
-    yield os.path.join(_TEMPORARY, f"hwsigner-{os.getuid()}")
+    """Yield the folders of last resort: in /tmp, so that all processes have the same one, else in TMPDIR."""
+    for place in dict.fromkeys((_TEMPORARY, os.environ.get("TMPDIR", ""))):
+        if os.path.isabs(place):
+            yield os.path.join(place, f"hwsigner-{os.getuid()}")
 
 
 def is_private(folder: str) -> bool:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 
 from hwsigner.errors import UsageError
 
 # Priorities of lines in the journal.
-ERROR, WARNING, INFO = 3, 4, 6
+ERROR, WARNING, INFO, DEBUG = 3, 4, 6, 7
 _FIRST_DESCRIPTOR = 3
+_JOURNAL = "/run/systemd/journal/socket"
 
 
 def is_journal(descriptor: int) -> bool:
@@ -26,6 +27,30 @@ def is_journal(descriptor: int) -> bool:
 def line_priority(text: str, default: int = INFO) -> int:
     """Return a line's priority for the journal, which reads it as `<3>` before the line (sd-daemon(3))."""
     return {"error": ERROR, "warning": WARNING}.get(text.partition(":")[0], default)
+
+
+def has_journal() -> bool:
+    """Return whether this system has a journal that takes entries."""
+    return os.path.exists(_JOURNAL)
+
+
+def send_entry(message: str, priority: int, fields: Mapping[str, str | int]) -> None:
+    """Send an entry with fields to the journal, without waiting (systemd.io/JOURNAL_NATIVE_PROTOCOL).
+
+    Args:
+        message: one line. A long one would have to be sent as a file, which this does not do.
+        priority: its priority, such as `ERROR`.
+        fields: further fields, by names in lower case, which get the prefix `HWSIGNER_`. Each value is one line.
+
+    Raises:
+        OSError: the journal does not take it now, or there is none.
+    """
+    named = {f"HWSIGNER_{name.upper()}": value for name, value in fields.items()}
+    entry = {"MESSAGE": message, "PRIORITY": priority, "SYSLOG_IDENTIFIER": "hwsigner", **named}
+    data = "".join(f"{name}={value}\n" for name, value in entry.items()).encode()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.setblocking(False)
+        sender.sendto(data, _JOURNAL)
 
 
 def take_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:

@@ -8,7 +8,7 @@ import pwd
 import socket
 import stat
 import struct
-from pathlib import Path
+from collections.abc import Mapping
 
 _CREDENTIALS = struct.Struct("iII")
 
@@ -19,6 +19,15 @@ def find_uid(user: str) -> int | None:
         return int(user) if user.isascii() and user.isdigit() else pwd.getpwnam(user).pw_uid
     except (KeyError, ValueError):  # ValueError: a zero byte in the name, or a number of thousands of digits.
         return None
+
+
+def home_folder(environ: Mapping[str, str]) -> str:
+    """Return this user's home folder, by HOME or else the account's; `/` if there is none, or it is relative.
+
+    The current folder may be a checkout of someone else's files, so no setting is read from there.
+    """
+    home = environ.get("HOME") or os.path.expanduser("~")
+    return home if os.path.isabs(home) else "/"
 
 
 def agent_group() -> int | None:
@@ -53,6 +62,8 @@ def reading_group(path: str) -> str | None:
     Returns:
         The group's name; None if this user may read it, it does not exist, or no group but root may read it.
     """
+    from pathlib import Path
+
     for place in (path, *map(str, Path(path).absolute().parents)):
         try:
             status = os.stat(place)
@@ -68,6 +79,17 @@ def reading_group(path: str) -> str | None:
         except KeyError:
             return None
     return None
+
+
+def peer_pid(sock: socket.socket) -> int:
+    """Return the process that connected a Unix socket; 0 if it is in a PID namespace that this one can't see.
+
+    Raises:
+        OSError: the kernel can't tell.
+    """
+    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid: int = _CREDENTIALS.unpack(data)[0]
+    return pid
 
 
 def peer_uid(sock: socket.socket) -> int:

@@ -1,5 +1,6 @@
 /* A libFuzzer target for hwsigner-credentials: an input is all that an agent sends before it closes the connection. */
 #define main program
+#define TERMINAL "/dev/null"
 #include "../credentials.c"
 #undef main
 

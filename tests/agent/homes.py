@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 import certs
 from hwsigner.agent import protocol
 from hwsigner.agent.address import Address, user_address
+from hwsigner.agent.desktop import Desktop
 from hwsigner.agent.listener import open_listener
 from hwsigner.agent.memory import LockedMemory
 from hwsigner.agent.profile import Shared
@@ -199,13 +200,17 @@ class Running:
 
 
 @contextmanager
-def run_agent(home: Home, *, is_system: bool = False) -> Iterator[Running]:
-    """Run an agent for a home."""
+def run_agent(home: Home, *, is_system: bool = False, desktop: Desktop | None = None) -> Iterator[Running]:
+    """Run an agent for a home, whose user may have a desktop."""
     log, ended = list[str](), list[bool]()
+
+    def note(text: str, **_: object) -> None:
+        log.append(text)
+
     memory = LockedMemory(log.append)
     with open_listener(home.address, {}) as listener:
-        profiles = Profiles(Shared(home.environ, memory, log.append, is_system))
-        server = AgentServer(listener, profiles, memory=memory, is_open=is_system, log=log.append)
+        profiles = Profiles(Shared(home.environ, memory, note, is_system, desktop))
+        server = AgentServer(listener, profiles, memory=memory, is_open=is_system, log=note)
         thread = threading.Thread(target=lambda: ended.append(server.run(Notifier({}))))
         thread.start()
         try:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import BinaryIO
 
 import pytest
@@ -49,7 +50,28 @@ class TestFindCredentials:
     def test_answer_is_returned(self, runtime: Path, fake_agent: Start) -> None:
         agent = fake_agent(runtime / "hwsigner", says(protocol.WORKING + GOOD))
         assert find(runtime) == JSON
-        assert agent.requests == [b"1 get web\n"]
+        assert agent.requests == [b"1 get web notes\n"]
+
+    def test_notes_of_the_agent_are_shown(
+        self, runtime: Path, fake_agent: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shown: list[str] = []
+        monkeypatch.setattr(client, "notices", SimpleNamespace(notify=shown.append))
+        fake_agent(
+            runtime / "hwsigner", says(protocol.note("touch") + protocol.WORKING + protocol.note("again") + GOOD)
+        )
+        assert find(runtime) == JSON
+        assert shown == ["touch", "again"]
+
+    def test_agent_of_an_earlier_version_is_asked_without_notes(self, runtime: Path, fake_agent: Start) -> None:
+        agent = fake_agent(runtime / "hwsigner", lambda connection: agent.answer_without_notes(connection, GOOD))
+        assert find(runtime) == JSON
+        assert agent.requests == [b"1 get web notes\n", b"1 get web\n"]
+
+    def test_agent_that_hung_up_after_a_byte_is_not_asked_again(self, runtime: Path, fake_agent: Start) -> None:
+        agent = fake_agent(runtime / "hwsigner", says(protocol.WORKING))
+        assert find(runtime) is None
+        assert len(agent.requests) == 1
 
     def test_error_is_raised_with_its_status(self, runtime: Path, fake_agent: Start) -> None:
         fake_agent(runtime / "hwsigner", says(b"1 error 5 10\nno\x1b. Do so"))
@@ -137,7 +159,7 @@ class TestFindCredentials:
                 found.result(0.2)
             listener.accept()[0].close()
             served = stack.enter_context(listener.accept()[0])
-            assert read_line(served) == b"1 get web\n"
+            assert read_line(served) == b"1 get web notes\n"
             served.sendall(GOOD)
             assert found.result() == JSON
 
@@ -169,7 +191,7 @@ class TestStartOfTheSystemAgent:
         agent = fake_agent(system_folder, lambda connection: connection.sendall(next(answers)))
         done = call()
         assert (done.status, done.out, done.err) == (0, JSON.decode(), "")
-        assert agent.requests[-1] == b"1 get web\n"
+        assert agent.requests[-1] == b"1 get web notes\n"
 
     def test_agent_is_not_even_connected_to_with_none(
         self, system_folder: Path, call: Callable[[], Outcome], monkeypatch: pytest.MonkeyPatch
@@ -221,7 +243,7 @@ class TestStartOfTheSystemAgent:
         monkeypatch.setattr(config, "open_trusted", open_counted)
         done = call()
         assert (done.status, done.out) == (2, "")
-        assert b"1 get web\n" not in agent.requests
+        assert b"1 get web notes\n" not in agent.requests
         assert opened.count(str(file)) == 1
 
 

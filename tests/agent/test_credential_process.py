@@ -16,9 +16,9 @@ from agent.homes import Home, run_agent
 from hwsigner.emulator import vault
 
 
-def print_credentials(home: Home, *flags: str) -> subprocess.CompletedProcess[bytes]:
+def print_credentials(home: Home, *flags: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
     """Run the command without a config.toml."""
-    environ = {**home.environ, "XDG_CONFIG_HOME": "/nonexistent"}
+    environ = {**home.environ, **variables, "XDG_CONFIG_HOME": "/nonexistent"}
     command = [sys.executable, "-X", "importtime", "-m", "hwsigner", "credential-process", *flags]
     return subprocess.run(command, env=environ, capture_output=True, timeout=60)
 
@@ -30,6 +30,13 @@ def test_agent_s_credentials_need_no_profile_here(home: Home) -> None:
     assert done.returncode == 0
     assert done.stdout == held.partition(b"\n")[2]
     assert b"tomllib" not in done.stderr
+
+
+def test_profile_of_the_variable_is_asked_for_too(home: Home) -> None:
+    with run_agent(home) as running:
+        held = running.get()
+        done = print_credentials(home, HWSIGNER_PROFILE="web")
+    assert (done.returncode, done.stdout) == (0, held.partition(b"\n")[2])
 
 
 def test_other_flags_need_the_profile(home: Home) -> None:

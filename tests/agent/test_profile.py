@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -115,7 +114,7 @@ class TestClosed:
         profile.close().result(20)
         assert answer_of(act(profile)) is None
         assert profile.read() is None
-        assert profile.status() == "web\tclosed\t\t"
+        assert profile.status() == ("web", "closed", None, None)
         assert running.secrets() == 0
 
     def test_lock_after_a_close_does_not_reopen_the_profile(self, running: Running) -> None:
@@ -133,7 +132,7 @@ class TestClosed:
             chosen[0].close()
             ours, theirs = socket.socketpair()
             with theirs:
-                serve_command(ours, Verb.LOCK, chosen, running.memory, SimpleQueue())
+                serve_command(ours, Verb.LOCK, chosen, running.memory)
                 assert read_end(theirs) == with_body("ok", b"locked: web, xyz")
             assert running.get("xyz").startswith(b"1 error 3 ")
 

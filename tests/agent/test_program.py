@@ -62,7 +62,7 @@ class TestArguments:
         agent = fake_agent(runtime / "hwsigner", says(GOOD))
         done = program.run(*arguments, runtime=runtime)
         assert (done.returncode, done.stdout, done.stderr) == (0, JSON, b"")
-        assert agent.requests == [f"1 get {name}\n".encode()]
+        assert agent.requests == [f"1 get {name} notes\n".encode()]
 
     @pytest.mark.parametrize(
         "arguments",
@@ -152,6 +152,28 @@ class TestAnswers:
     def test_reports_of_work_are_skipped(self, ask: Ask) -> None:
         assert ask(says(b"1 working\n" * 500 + GOOD)).stdout == JSON
 
+    def test_notes_are_shown_on_the_terminal(self, ask: Ask, program: Program) -> None:
+        os.mkfifo(program.terminal)
+        reader = os.open(program.terminal, os.O_RDONLY | os.O_NONBLOCK)
+        notes = [b"touch it", b"\x1b[2J\n" + "é".encode(), b"x" * 65536]
+        done = ask(says(b"1 working\n".join(b"1 note %d\n%s" % (len(note), note) for note in notes) + GOOD))
+        shown = os.read(reader, 65536).decode()
+        os.close(reader)
+        program.terminal.unlink()
+        assert (done.returncode, done.stdout, done.stderr) == (0, JSON, b"")
+        assert shown == f"hwsigner: touch it\nhwsigner: ?[2J?é\nhwsigner: {'x' * 1000}\n"
+
+    def test_notes_are_skipped_without_a_terminal(self, ask: Ask) -> None:
+        done = ask(says(b"1 note 5\ntouch" + GOOD))
+        assert (done.returncode, done.stdout, done.stderr) == (0, JSON, b"")
+
+    def test_agent_of_an_earlier_version_is_asked_without_notes(
+        self, program: Program, runtime: Path, fake_agent: Start
+    ) -> None:
+        agent = fake_agent(runtime / "hwsigner", lambda connection: agent.answer_without_notes(connection, GOOD))
+        assert program.run("--profile", "web", runtime=runtime).stdout == JSON
+        assert agent.requests == [b"1 get web notes\n", b"1 get web\n"]
+
     def test_bytes_after_the_answer_are_ignored(self, ask: Ask) -> None:
         assert ask(says(GOOD + b"x" * 10000)).stdout == JSON
 
@@ -209,6 +231,9 @@ class TestAnswers:
             b"1 error 3 2 \nno",
             b"1 unknown 1\nx",
             b"1 ask 1\nx",
+            b"1 note 1\n" + GOOD,
+            b"1 note 0\n" + GOOD,
+            b"1 note 65537\n" + b"x" * 65537 + GOOD,
         ],
         ids=repr,
     )
@@ -237,6 +262,7 @@ PIECES = st.sampled_from(
         b"2 ",
         b"ok ",
         b"error ",
+        b"note ",
         b"working",
         b"unknown",
         b"\n",
@@ -255,9 +281,10 @@ PIECES = st.sampled_from(
 def expected(answer: bytes) -> tuple[int, bytes] | None:
     """Return the status and output for an answer, by the grammar of the Python side; None if Python is run."""
     line, end, rest = answer.partition(b"\n")
-    while end and len(line) < protocol.MAX_LINE and line == b"1 working":
-        line, end, rest = rest.partition(b"\n")
     head = protocol.parse_head(line) if end else None
+    while head and head.kind in ("working", "note") and len(rest) >= head.size:
+        line, end, rest = rest[head.size :].partition(b"\n")
+        head = protocol.parse_head(line) if end else None
     if head is None or head.kind not in ("ok", "error") or len(rest) < head.size:
         return None
     return head.status, rest[: head.size]

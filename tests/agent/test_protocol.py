@@ -21,13 +21,14 @@ SOURCE = Path(__file__).parents[2] / "native" / "credentials.c"
 
 
 class TestRequest:
-    @given(st.sampled_from(list(Verb)), NAMES | st.just(""))
-    def test_request_survives_the_line(self, verb: Verb, name: str) -> None:
-        request = Request(verb, name)
+    @given(st.sampled_from(list(Verb)), NAMES | st.just(""), st.booleans())
+    def test_request_survives_the_line(self, verb: Verb, name: str, with_notes: bool) -> None:
+        request = Request(verb, name, with_notes and bool(name))
         line = request.line()
         assert line.endswith(b"\n")
         assert len(line) <= protocol.MAX_LINE
         is_whole = bool(name) if verb in ("get", "unlock", "refresh") else verb == "lock" or not name
+        is_whole = is_whole and (verb == "get" or not request.with_notes)
         assert parse_request(line[:-1]) == (request if is_whole else None)
 
     @given(st.binary(max_size=100))

@@ -57,6 +57,15 @@ class TestGet:
         assert keys[:2] == keys[2:]
         assert keys[0] != keys[1]
 
+    @pytest.mark.parametrize("flag", ["certificate", "private-key", "intermediates"])
+    def test_profile_whose_key_is_in_a_variable_is_left_to_the_programs_that_have_it(
+        self, home: Home, flag: str
+    ) -> None:
+        home.write_profiles(web={flag: "env:WEB_KEY"}, other={})
+        with run_agent(home) as running:
+            assert running.get("web") == running.get("nope").replace(b"nope", b"web")
+            assert credentials(running.get("other"))
+
     @pytest.mark.parametrize("name", ["other", "WEB", "x" * 64])
     def test_unknown_profile_is_reported(self, running: Running, name: str) -> None:
         assert running.ask(f"1 get {name}\n".encode()) == b"1 unknown\n"

@@ -14,7 +14,7 @@ import pytest
 from agent.conftest import is_root
 from agent.homes import Home
 from agent.processes import AGENT, AgentProcess, agent_process
-from hwsigner.cli.log import MAX_REFUSALS_PER_SECOND
+from hwsigner.monitoring.log import MAX_REFUSALS_PER_SECOND
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="only root can mount, and be other users")
 
@@ -30,8 +30,10 @@ exec "$@"
 
 @pytest.fixture
 def agent(home: Home, tmp_path: Path) -> Iterator[AgentProcess]:
-    """The system's agent, with one profile for one user."""
+    """The system's agent, with one profile for one user, and an audit log."""
     home.write_profiles(web={"allow-users": [str(ALLOWED)]})
+    with (home.folder / "config" / "hwsigner" / "config.toml").open("a") as file:
+        file.write(f'[monitoring]\naudit-log = "{home.folder}/audit.log"\n')
     (tmp_path / "etc" / "hwsigner").mkdir(parents=True)
     for name in ("passwd", "group", "nsswitch.conf"):
         shutil.copy(f"/etc/{name}", tmp_path / "etc")
@@ -77,6 +79,14 @@ def test_users_that_the_profile_allows_are_served(agent: AgentProcess, real_prog
     found = [ask(agent, real_program, uid) for uid in (ALLOWED, 0, ALLOWED)]
     assert [(done.returncode, done.stderr) for done in found] == [(0, "")] * 3
     assert len({json.loads(done.stdout)["AccessKeyId"] for done in found}) == 1
+
+
+def test_audit_log_tells_users_apart(agent: AgentProcess, real_program: Path) -> None:
+    for uid in (ALLOWED, 0, OTHER):
+        ask(agent, real_program, uid)
+    lines = [json.loads(line) for line in (agent.home.folder / "audit.log").read_text().splitlines()]
+    assert [(line["profile"], line["uid"]) for line in lines] == [("web", ALLOWED), ("web", 0)]
+    assert all(line["pid"] for line in lines)
 
 
 def test_other_users_are_refused_and_logged(agent: AgentProcess, real_program: Path) -> None:

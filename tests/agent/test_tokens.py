@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -19,7 +20,6 @@ from hwsigner.agent.client import command
 from hwsigner.agent.protocol import Request, Verb
 from hwsigner.errors import AgentError, PinRequiredError
 from hwsigner.pins import PinRequest
-from hwsigner.system import notices
 from softhsm.token import PIN
 from softhsm.tpm import SoftTPM
 from softhsm.yubikey import YKCS11, YubiKey
@@ -164,12 +164,10 @@ class TestYubiKey:
 
         monkeypatch.setattr(client, "notices", SimpleNamespace(notify=show))
         with run_agent(home) as running:
-            notices.set_notifier(running.server.note)
-            try:
-                command(home.address, UNLOCK, Person(yubikey.pin))
-            finally:
-                notices.set_notifier(None)
-        assert [text.endswith("if it blinks: waiting for its signature") for text in shown] == [True]
+            command(home.address, UNLOCK, Person(yubikey.pin))
+            assert shown[0] in running.log
+        assert len(shown) == 1
+        assert re.fullmatch(r"web: touch token '.*' if it blinks: waiting for its signature", shown[0])
 
     def test_pin_for_one_signature_is_asked_for_each_time(self, home: Home, card: YubiKey) -> None:
         put_key(home, card.uri(SIGNATURE, YKCS11), card.public_key(SIGNATURE))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,11 @@ VALUES = {
 }
 SETTINGS = "".join(f"{name} = {value}\n" for name, value in VALUES.items()).encode()
 Sections = dict[str, dict[str, Any]]
+
+
+def changed(**values: str) -> Credentials:
+    """Return NEW with some other values."""
+    return Credentials(**{**vars(NEW), **values})
 
 
 def written(data: bytes, section: str = "default") -> bytes:
@@ -300,7 +304,7 @@ class TestBytes:
 
     @given(data=files())
     def test_writing_twice_is_like_writing_the_last_credentials_once(self, data: bytes) -> None:
-        other = replace(NEW, access_key_id="ASIAOTHER", secret_access_key="o", session_token="t")
+        other = changed(access_key_id="ASIAOTHER", secret_access_key="o", session_token="t")
         assert written(written(data)) == written(data)
         assert written(with_credentials(data, "default", other)) == written(data)
 
@@ -315,7 +319,7 @@ class TestBytes:
     def test_writing_one_section_keeps_the_others(self, data: bytes, sections: list[str]) -> None:
         after = data
         for section in sections:
-            after = with_credentials(after, section, replace(NEW, access_key_id=f"ASIA{section.replace(' ', '')}"))
+            after = with_credentials(after, section, changed(access_key_id=f"ASIA{section.replace(' ', '')}"))
         found = by_trimming(after)
         for section in ("default", "other", "new"):
             assert found[section]["aws_access_key_id"] == f"ASIA{section}"
@@ -421,7 +425,7 @@ def test_file_that_is_not_text_is_an_error() -> None:
 @pytest.mark.parametrize("field", ["access_key_id", "secret_access_key", "session_token"])
 def test_value_that_a_parser_would_cut_is_an_error(field: str, value: str) -> None:
     with pytest.raises(ServiceError) as caught:
-        with_credentials(b"", "default", replace(NEW, **{field: value}))  # type: ignore[arg-type]
+        with_credentials(b"", "default", changed(**{field: value}))
     assert f"aws_{field}" in str(caught.value)
     assert not value or value not in str(caught.value)
 

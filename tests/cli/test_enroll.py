@@ -57,8 +57,8 @@ class TestWay:
         files = [Path(enrolment.key), enrolment.certificate, enrolment.config, enrolment.aws_config]
         before = [(file.read_bytes(), file.stat().st_mtime_ns) for file in files]
         for rows in (succeeds(enrolment.run()), succeeds(enrolment.again())):
-            assert "which was there" in rows["Key"]
-            assert "which was there" in rows["Certified"]
+            assert "already there" in rows["Key"]
+            assert "already there" in rows["Certified"]
         assert [(file.read_bytes(), file.stat().st_mtime_ns) for file in files] == before
         assert enrolment.issued == 1
 
@@ -70,14 +70,14 @@ class TestWay:
         enrolment.key = f"pkcs11:token={softhsm.label};object=enroll?{query}"
         assert succeeds(enrolment.run())["Key"].endswith(", made now")
         assert enrolment.gets_credentials()
-        assert "which was there" in succeeds(enrolment.again())["Certified"]
+        assert "already there" in succeeds(enrolment.again())["Certified"]
         assert enrolment.issued == 1
 
     def test_tpm_key_gets_a_role(self, enrolment: Enrolment, swtpm: SoftTPM) -> None:
         enrolment.key = str(enrolment.home / "keys" / "web.pem")
         succeeds(enrolment.run(f"--private-key=tpm2:path={enrolment.key}", f"--tcti={swtpm.tcti}"))
         assert enrolment.gets_credentials()
-        assert "which was there" in succeeds(enrolment.again())["Certified"]
+        assert "already there" in succeeds(enrolment.again())["Certified"]
 
     def test_tpm_key_at_a_handle_has_its_certificate_in_the_tpm(
         self, enrolment: Enrolment, cleaned_tpm: SoftTPM
@@ -86,7 +86,7 @@ class TestWay:
         succeeds(enrolment.run(f"--tcti={cleaned_tpm.tcti}", "--nv-index=0x01500def"))
         assert enrolment.profile()["certificate"].startswith("tpm2:nv=0x01500def")
         assert enrolment.gets_credentials()
-        assert "which was there" in succeeds(enrolment.again())["Certified"]
+        assert "already there" in succeeds(enrolment.again())["Certified"]
         assert enrolment.issued == 1
 
     def test_expired_certificate_is_replaced(self, enrolment: Enrolment) -> None:
@@ -102,7 +102,7 @@ class TestWay:
     def test_other_name_gets_another_certificate_for_the_same_key(self, enrolment: Enrolment) -> None:
         succeeds(enrolment.run())
         rows = succeeds(enrolment.again("--subject", "CN=bamboo-02"))
-        assert "which was there" in rows["Key"]
+        assert "already there" in rows["Key"]
         assert rows["Certified"].startswith("CN=bamboo-02, ")
         assert enrolment.profile()["subject"] == "CN=bamboo-02"
 
@@ -398,7 +398,7 @@ class TestSystem:
         assert not enrolment.config.exists()
         assert not enrolment.aws_config.exists()
         assert (file.parent.stat().st_mode & 0o777, file.stat().st_mode & 0o007) == (0o755, 0)
-        assert "which was there" in succeeds(enrolment.again())["Certified"]
+        assert "already there" in succeeds(enrolment.again())["Certified"]
         assert enrolment.scene.call("credential-process", "--profile", "web").status == 0
 
     def test_agent_s_group_may_read_a_new_file_and_no_new_key(

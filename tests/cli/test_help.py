@@ -60,6 +60,12 @@ class TestAlone:
         assert "Profiles: db, web." in outcome.out
         assert [f"hwsigner {word}" in outcome.out for word in ("status", "doctor", f"exec {named} ")] == [True] * 3
 
+    def test_control_characters_in_a_profile_s_name_are_escaped(self, config: Path, call: Call) -> None:
+        config.write_text('[profile."\\u001b[2J"]\n')
+        out = call().out
+        assert "\x1b" not in out
+        assert "\\x1b[2J" in out
+
     def test_with_a_broken_config_file_it_says_so(self, config: Path, call: Call) -> None:
         config.write_text("pin = 1234")
         outcome = call()
@@ -83,7 +89,7 @@ class TestGroups:
     def test_every_command_is_in_one_section(self) -> None:
         listed = [name for names in sections(COMMANDS).values() for name in names]
         assert sorted(listed) == sorted(COMMANDS)
-        assert len(sections(COMMANDS)["Others"]) < 8
+        assert len(sections(COMMANDS)["Others"]) < 10
 
     @pytest.mark.parametrize("name", COMMANDS)
     def test_every_flag_is_in_one_group(self, name: str) -> None:
@@ -152,7 +158,17 @@ class TestDefaultProfile:
 
     @pytest.mark.parametrize(
         "command",
-        ["credential-process", "show", "whoami", "doctor", "sign-string", "serve", "aws check", "aws revoke --renew"],
+        [
+            "credential-process",
+            "show",
+            "whoami",
+            "doctor",
+            "sign-string",
+            "serve",
+            "exec -- true",
+            "aws check",
+            "aws revoke --renew",
+        ],
     )
     def test_an_unknown_one_is_an_error_that_names_the_variable(
         self, command: str, call: Call, monkeypatch: pytest.MonkeyPatch

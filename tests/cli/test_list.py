@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -305,7 +304,7 @@ def tpm(**instead: Any) -> ListedToken:
     found = ListedToken(
         "device:/dev/tpmrm0", "TPM", "INTC", "TPM 2.0", "", 0, "tpm2:", False, False, "good", (key,), (srk,)
     )
-    return replace(found, **instead)
+    return found._replace(**instead)
 
 
 def test_keys_that_can_not_sign_are_told_apart(monkeypatch: pytest.MonkeyPatch, call: Callable[..., Outcome]) -> None:

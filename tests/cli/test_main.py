@@ -188,6 +188,15 @@ class TestCommands:
             assert (done.returncode, done.stderr) == (0, b"")
         os.close(writer)
 
+    def test_output_that_the_locale_has_no_characters_for_is_escaped(self, tmp_path: Path) -> None:
+        folder = tmp_path / "kürzel" / "hwsigner"
+        folder.mkdir(parents=True)
+        (folder / "config.toml").write_text("[profile.web]\n")
+        env = f'PYTHONIOENCODING=ascii XDG_CONFIG_HOME="{folder.parent}"'
+        done = start("profile", "list", shell=f'{env} "$@"')
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "k\\xfcrzel" in done.stdout
+
     def test_help_about_something_else_names_the_pages(self, call: Call) -> None:
         outcome = call("help", "../passwd")
         assert (outcome.status, outcome.out) == (2, "")
@@ -279,6 +288,7 @@ class TestProcess:
 
 
 def test_installed_program_runs_main_without_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    import atexit
     import gc
     import tomllib
 
@@ -290,4 +300,4 @@ def test_installed_program_runs_main_without_garbage_collection(monkeypatch: pyt
         assert hwsigner.cli.entry_point() == 7
     finally:
         gc.enable()
-        gc.unfreeze()
+        atexit.unregister(hwsigner.cli._leave)

@@ -184,6 +184,23 @@ class TestShow:
         assert "pkcs11:token=a" in outcome.out
         assert "hunter2" not in outcome.out + outcome.err
 
+    @pytest.mark.parametrize(
+        "line",
+        [
+            'pkcs8-pasword = "hunter2"',
+            'endpoint = "https://web:hunter2@host"',
+            'issuer-url = "https://hunter2@host"',
+            'private-key = "pkcs11:%zz?pin-value=hunter2"',
+        ],
+    )
+    def test_secret_that_is_misplaced_is_not_shown(self, line: str, call: Call, user_file: Path) -> None:
+        user_file.parent.mkdir(parents=True)
+        user_file.write_text(f"[profile.web]\n{line}\n")
+        outcome = call("profile", "show", "web")
+        assert (outcome.status, outcome.err) == (0, "")
+        assert line.partition(" ")[0] in outcome.out
+        assert "hunter2" not in outcome.out
+
     def test_missing_profile_is_an_error(self, call: Call) -> None:
         refused(call("profile", "show", "web"), "no profile 'web'")
 

@@ -1,10 +1,8 @@
-"""How a command reaches the service, through proxies and at the region's host, and which modules it loads."""
+"""How a command reaches the service, through proxies and at the region's host."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -76,32 +74,3 @@ def test_proxy_that_refuses_is_an_error_that_hides_the_password(
     assert outcome.status == 6
     assert "407" in outcome.err
     assert "sesame" not in outcome.err
-
-
-def test_cold_run_loads_only_the_modules_it_uses(scene: Scene) -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "hwsigner", "credential-process", *scene.flags()]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
-    assert {"hwsigner.aws.create_session", "http.client", "cryptography.x509"} <= loaded
-    unneeded = {
-        "pathlib",
-        "asn1crypto",
-        "asyncio",
-        "ctypes",
-        "getpass",
-        "hwsigner.backends.pkcs11",
-        "hwsigner.backends.tpm2",
-        "hwsigner.config.profiles",
-        "hwsigner.emulator",
-        "hwsigner.identity.selector",
-        "importlib.metadata",
-        "logging",
-        "pkcs11",
-        "requests",
-        "subprocess",
-        "tempfile",
-        "tomllib",
-        "tpm2_pytss",
-        "urllib.request",
-    }
-    assert loaded & unneeded == set()

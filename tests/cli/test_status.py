@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,36 @@ class TestStatus:
         assert "/absent.pem" in found["other"]["problem"]
         assert "no-such-flag" in found["wrong"]["problem"]
 
+    @pytest.mark.parametrize(
+        ("shape", "shown", "problem"),
+        [
+            (certs.Shape(begin=certs.ago(3), end=certs.ago(1)), "(expired)", "expired at"),
+            (certs.Shape(end=certs.ago(-0.5)), "(11 h)", ""),
+            (certs.Shape(digital_signature=False), "d)", "has no keyUsage digitalSignature"),
+        ],
+    )
+    def test_certificate_that_the_service_refuses_is_a_problem(
+        self, home: Home, call: Call, shape: certs.Shape, shown: str, problem: str
+    ) -> None:
+        home.write_leaf("web", shape)
+        fields = call("status").out.splitlines()[1].split("\t")
+        assert fields[2].endswith(shown)
+        assert problem in fields[5]
+        assert bool(problem) == bool(fields[5])
+
+    def test_certificate_behind_a_pin_is_no_problem(self, home: Home, call: Call) -> None:
+        files = ["-in", "web.pem", "-inkey", "web.key", "-out", "web.p12"]
+        command = ["openssl", "pkcs12", "-export", "-passout", "pass:x", *files]
+        subprocess.run(command, cwd=home.folder, check=True)
+        home.write_profiles(web={"certificate": home.folder / "web.p12", "private-key": ""})
+        found = status(call)["web"]
+        assert (found["certificate"], found["problem"]) == (None, None)
+        assert found["key"]["place"] == "file"
+
+    def test_profile_without_a_certificate_is_a_problem(self, home: Home, call: Call) -> None:
+        home.write_profiles(web={"certificate": ""})
+        assert status(call)["web"]["problem"] == "the profile names no certificate"
+
     def test_token_s_key_is_named_and_no_pin_is_sent(
         self, home: Home, call: Call, softhsm: InProcessSoftHSM, tmp_path: Path
     ) -> None:
@@ -139,10 +170,19 @@ class TestWhoami:
         self, home: Home, call: Call, fault: str, expected: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("hwsigner.botocore._sources", {})
-        monkeypatch.setattr("hwsigner.botocore._providers", {})
+        monkeypatch.setattr("hwsigner.refresh.shared._providers", {})
         home.emulator.misbehave(Fault.parse(fault))
         outcome = call("whoami", "--profile=web")
         assert (outcome.status, outcome.out, outcome.err.count("\n")) == (expected, "", 1)
+
+    def test_missing_profile_of_the_sdks_is_named_with_its_variable(
+        self, home: Home, call: Call, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_PROFILE", "nosuch")
+        outcome = call("whoami", "--profile=web")
+        assert (outcome.status, outcome.out) == (2, "")
+        assert "nosuch" in outcome.err
+        assert "AWS_PROFILE" in outcome.err
 
     def test_missing_profile_is_an_error(self, home: Home, call: Call) -> None:
         outcome = call("whoami")

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -296,7 +295,7 @@ class TestUpdater:
         self.written.append(credentials)
 
     def test_only_new_credentials_are_written(self) -> None:
-        other = replace(NEW, access_key_id="D")
+        other = Credentials(**{**vars(NEW), "access_key_id": "D"})
         for given in (NEW, NEW, other, other):
             self.provider.gives = given
             assert self.updater.update()
@@ -362,6 +361,9 @@ class TestUpdater:
         self.refusal, self.now = None, 1000.0
         assert self.updater.update()
         assert self.written == [NEW]
-        self.refusal, self.provider.gives = HwsignerError("disk full"), replace(NEW, access_key_id="D")
+        self.refusal, self.provider.gives = (
+            HwsignerError("disk full"),
+            Credentials(**{**vars(NEW), "access_key_id": "D"}),
+        )
         assert [self.updater.update() for self.now in (1001.0, 1002.0)] == [False, False]
         assert capfd.readouterr().err == "hwsigner: disk full\n" * 2

@@ -149,7 +149,7 @@ def test_image_has_no_key_and_its_first_boot_enrols_the_machine(
         )
         for name, arn in arns(service).items():
             command = re.sub(rf"(--{name.replace('_', '-')})=\S+", rf"\1={arn}", command)
-        for expected in ("made now", "which was there"):
+        for expected in ("made now", "already there"):
             assert expected in machine.run(*command.split())
     assert site.decisions == ["challenged", "proven", "issued"]
     credentials = json.loads(machine.run("/opt/hwsigner/bin/hwsigner", "credential-process", "--profile", "web"))

@@ -104,7 +104,7 @@ class TestProfiles:
         text, value = example(name)
         assert profile(f"{name} = {text}") == {FLAGS[name].attribute: value}
 
-    @given(text=st.text(st.characters(codec="utf-8")))
+    @given(text=st.text(st.characters(codec="utf-8")).filter(lambda text: not text.lower().startswith(("-", "fd:"))))
     def test_text_of_a_profile_is_unchanged(self, text: str) -> None:
         found = Profile("web", FILE, {"certificate": text, "pkcs8-password": text}, exposed=False)
         assert profile_values(found, {}) == {
@@ -112,6 +112,12 @@ class TestProfiles:
             "pkcs8_password": text or None,
             "profile_name": "web",
         }
+
+    @pytest.mark.parametrize("name", ["certificate", "private-key", "intermediates"])
+    @pytest.mark.parametrize("place", ["-", "fd:7", "FD:0", "-?pin-source=env:A"])
+    def test_open_file_in_a_profile_is_an_error(self, name: str, place: str) -> None:
+        with pytest.raises(ConfigError, match=rf"\[profile.web\]: --{name} is '.*', which a profile can't name"):
+            profile(f"{name} = '{place}'")
 
     def test_instance_properties_may_be_a_table(self) -> None:
         assert profile("instance-property = {a = 'b', c = 'd'}") == {"instance_property": [("a", "b"), ("c", "d")]}

@@ -62,6 +62,7 @@ class TestLocation:
         ("environ", "path"),
         [
             ({"HOME": "/home/a"}, "/home/a/.config/hwsigner/config.toml"),
+            ({"HOME": "checkout"}, "/.config/hwsigner/config.toml"),
             ({"HOME": "/home/a", "XDG_CONFIG_HOME": "/x"}, "/x/hwsigner/config.toml"),
             ({"HOME": "/home/a", "XDG_CONFIG_HOME": ""}, "/home/a/.config/hwsigner/config.toml"),
             ({"HOME": "/home/a", "XDG_CONFIG_HOME": "relative"}, "/home/a/.config/hwsigner/config.toml"),

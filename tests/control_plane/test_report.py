@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -53,7 +52,7 @@ def facts(**more: Any) -> Facts:
 def found(given: Facts, leaf: x509.Certificate | None = LEAF, *intermediates: x509.Certificate, **more: Any) -> Report:
     made = [Certificate(each, "web.pem") for each in intermediates]
     chain = Chain(Certificate(leaf, "web.pem"), tuple(made)) if leaf else None
-    return report(given, replace(REQUEST, **more), chain, NOW)
+    return report(given, REQUEST._replace(**more), chain, NOW)
 
 
 def ids(*arguments: Any, **more: Any) -> set[str]:

@@ -79,7 +79,9 @@ class TestLoadedModules:
         assert not loaded & (HEAVY - {"cryptography", "email"} | unneeded)
         assert not {"hwsigner.backends.pkcs11", "hwsigner.backends.tpm2", "hwsigner.backends.file.libcrypto"} & loaded
 
-    @pytest.mark.parametrize("path", ["/etc/a:b", "./x:y", "C:", "file:/x", "pkcs11:token=a", "handle:0x81000001"])
+    @pytest.mark.parametrize(
+        "path", ["/etc/a:b", "./x:y", "C:", "file:/x", "pkcs11:token=a", "handle:0x81000001", "env:A", "-"]
+    )
     def test_entry_points_are_not_read_for_paths_and_built_in_schemes(self, path: str) -> None:
         loaded = self.loaded(f"from hwsigner import KeyURI; KeyURI.parse({path!r})")
         assert "importlib.metadata" not in loaded

@@ -82,6 +82,13 @@ class TestRealPinentries:
         assert (out, b"KeyboardInterrupt" in err) == (b"", True)
         assert terminal.echoes()
 
+    @pytest.mark.parametrize("program", PROGRAMS)
+    def test_end_by_sigterm_restores_the_terminal(self, terminal: Terminal, program: str) -> None:
+        process = self.start(terminal, program)
+        process.terminate()
+        assert process.communicate(timeout=60) == (b"", b"")
+        assert (process.returncode, terminal.echoes()) == (-15, True)
+
     def test_terminal_that_hangs_up_is_not_a_crash(self, tmp_path: Path) -> None:
         terminal = Terminal(tmp_path)
         process = terminal.start("nohup", sys.executable, "-c", PROGRAM, "pinentry-tty", "20", TERM="xterm")

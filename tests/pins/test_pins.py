@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hwsigner.errors import PinError, PinRequiredError, UsageError
-from hwsigner.pins import FoundPin, PinRequest, PinSource
+from hwsigner.pins import PinRequest, PinSource
 from hwsigner.pins import sources as pin_sources
 from hwsigner.uri import KeyURI
 from pin_files import WritePinFile
@@ -58,7 +58,8 @@ class TestPlaces:
                 pins.find(uri, REQUEST)
         else:
             is_stored = first != "prompt" and not (first == "caller" and as_callable)
-            assert pins.find(uri, REQUEST) == FoundPin(first, is_stored=is_stored)
+            found = pins.find(uri, REQUEST)
+            assert (found.pin, found.is_stored) == (first, is_stored)
         looks = self.NAMES[: self.NAMES.index(first) + 1] if first else self.NAMES
         unseen = {"pin-value"} | ({"caller"} if not as_callable else set()) | ({"pin-source"} - set(places))
         assert looked_at == [name for name in looks if name not in unseen]
@@ -234,7 +235,8 @@ class TestAsking:
     def test_remembered_answer_is_not_a_stored_pin(self, places: Any) -> None:
         pins = PinSource(**places)
         pins.remember(REQUEST, pins.get(_uri(None, None), REQUEST))
-        assert pins.find(_uri(None, None), REQUEST) == FoundPin("typed", is_stored=False)
+        found = pins.find(_uri(None, None), REQUEST)
+        assert (found.pin, found.is_stored) == ("typed", False)
 
     def test_stored_pin_is_not_remembered(self) -> None:
         pins = PinSource(ask=lambda request: None)
@@ -247,7 +249,8 @@ class TestAsking:
         assert pins.find(_uri("stored", None), REQUEST).is_stored
         for _ in range(2):
             pins.remember(REQUEST, pins.get(_uri(None, None), REQUEST))
-        assert pins.find(_uri(None, None), REQUEST) == FoundPin("typed", is_stored=False)
+        found = pins.find(_uri(None, None), REQUEST)
+        assert (found.pin, found.is_stored) == ("typed", False)
 
     def test_callable_is_asked_before_the_prompts(self) -> None:
         asked: list[str] = []

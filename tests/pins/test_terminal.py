@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -112,6 +113,27 @@ def test_echo_is_on_again_after_an_interruption(terminal: Terminal) -> None:
     out, err = process.communicate(timeout=30)
     assert (out, err) == (b"", b"")
     assert terminal.echoes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_echo_is_on_again_after_a_signal_that_ends_the_process(terminal: Terminal, number: signal.Signals) -> None:
+    process = start(terminal, *ASK)
+    terminal.shown_until(": ")
+    terminal.wait_until_silent()
+    process.send_signal(number)
+    assert process.communicate(timeout=30) == (b"", b"")
+    assert process.returncode == -number
+    assert terminal.echoes()
+
+
+def test_signals_are_as_before_after_a_prompt(terminal: Terminal) -> None:
+    watched = "[signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)]"
+    before = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\nsignal.signal(signal.SIGQUIT, print)\n"
+    program = f"{before}before = {watched}\n{PROGRAM}\nprint({watched} == before)"
+    process = start(terminal, *ASK, program=program)
+    terminal.shown_until(": ")
+    terminal.type(b"1234\n")
+    assert process.communicate(timeout=30) == (b"'1234'\nTrue\n", b"")
 
 
 def test_input_that_is_not_text_is_not_shown(terminal: Terminal) -> None:

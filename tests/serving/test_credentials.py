@@ -10,7 +10,10 @@ import pytest
 
 from hwsigner.errors import ServiceError
 from hwsigner.serving.credentials import CachedCredentials
+from hwsigner.serving.peer import Peer
 from hwsigner.serving.responses import Refusal, Response
+
+PEER = Peer(asyncio.BaseTransport())
 
 
 class Source:
@@ -30,7 +33,7 @@ class Source:
 
 
 async def reason(credentials: CachedCredentials) -> str:
-    waiting = credentials.respond()
+    waiting = credentials.respond(PEER)
     assert not isinstance(waiting, Response)
     with pytest.raises(Refusal) as refused:
         await waiting
@@ -71,7 +74,7 @@ def test_source_is_read_once_in_a_tenth_of_a_second(monkeypatch: pytest.MonkeyPa
     bodies = []
     for moment in (100.0, 100.05, 100.125):
         now[0] = moment
-        response = credentials.respond()
+        response = credentials.respond(PEER)
         assert isinstance(response, Response)
         bodies.append(response.data[-1:])
     assert bodies == [b"1", b"1", b"2"]

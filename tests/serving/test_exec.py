@@ -193,12 +193,12 @@ def test_command_is_not_run_without_credentials(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "the following arguments are required: NAME"),
+        ((), "no command is given"),
         (("web",), "no command is given"),
         (("web", "--"), "no command is given"),
         (("nope", "--", "true"), "there is no profile 'nope'"),
         (("--what", "web", "--", "true"), "unknown flag --what. Write hwsigner exec NAME -- COMMAND, with the"),
-        (("web", "aws", "--region", "x"), "unknown flag --region. Write hwsigner exec NAME -- COMMAND, with the"),
+        (("web", "aws", "--regio", "x"), "unknown flag --regio. Did you mean --region?"),
     ],
 )
 def test_invalid_arguments_exit_with_status_2(

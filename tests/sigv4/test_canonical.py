@@ -135,13 +135,13 @@ wrong: st.SearchStrategy[object] = st.sampled_from(
 contexts = st.just(CONTEXT) | st.tuples(words, words, words)
 
 
-@settings(max_examples=scaled(1500))
+@settings(max_examples=scaled(500))
 @given(st.tuples(words, targets, good_headers | headers, words | st.binary(max_size=200), contexts, st.booleans()))
 def test_implementations_agree_on_random_requests(arguments: Arguments) -> None:
     agree(*arguments)
 
 
-@settings(max_examples=scaled(1500))
+@settings(max_examples=scaled(500))
 @given(targets, good_headers, st.binary(max_size=100), st.booleans())
 def test_implementations_agree_on_mostly_valid_requests(target: Any, headers: Any, payload: bytes, s3: bool) -> None:
     agree("GET", target, headers, payload, CONTEXT, s3)
@@ -198,16 +198,16 @@ def places(one: bytes) -> Iterator[Arguments]:
             yield (*PLAIN[:4], (*CONTEXT[:place], data, *CONTEXT[place + 1 :]))
 
 
-@pytest.mark.parametrize("byte", range(256))
-def test_implementations_agree_on_every_byte_in_every_place(byte: int) -> None:
-    for arguments in places(bytes((byte,))):
-        agree(*arguments)
+def test_implementations_agree_on_every_byte_in_every_place() -> None:
+    for byte in range(256):
+        for arguments in places(bytes((byte,))):
+            agree(*arguments)
 
 
-@pytest.mark.parametrize("high", range(256))
-def test_implementations_agree_on_every_pair_after_a_percent_sign(high: int) -> None:
-    for low in range(256):
-        agree("GET", b"/?a=%%%c%c" % (high, low), [], "x", CONTEXT)
+def test_implementations_agree_on_every_pair_after_a_percent_sign() -> None:
+    for high in range(256):
+        for low in range(256):
+            agree("GET", b"/?a=%%%c%c" % (high, low), [], "x", CONTEXT)
 
 
 # Sizes.

@@ -85,7 +85,7 @@ def judge(
     return canonical.encode(), auth.string_to_sign(request, canonical).encode()
 
 
-@settings(max_examples=scaled(2000))
+@settings(max_examples=scaled(500))
 @given(paths, parameters, headers, st.sampled_from(["GET", "POST", "DELETE", "X-METHOD"]), st.binary(max_size=20))
 def test_canonical_request_and_string_to_sign_equal_botocores(
     path: str, parameters: Pairs, headers: Pairs, method: str, body: bytes
@@ -161,13 +161,13 @@ def test_canonical_request_has_its_parts_in_order() -> None:
 # Percent-encoding.
 
 
-@pytest.mark.parametrize("byte", range(256))
-def test_only_unreserved_bytes_are_left_unencoded(byte: int) -> None:
-    one = bytes((byte,))
-    expected = one if byte in UNRESERVED else f"%{byte:02X}".encode()
-    assert reference.percent_encode(one) == expected
-    assert reference.percent_encode(one, slash=True) == (b"/" if one == b"/" else expected)
-    assert reference.percent_decode(expected) == one
+def test_only_unreserved_bytes_are_left_unencoded() -> None:
+    for byte in range(256):
+        one = bytes((byte,))
+        expected = one if byte in UNRESERVED else f"%{byte:02X}".encode()
+        assert reference.percent_encode(one) == expected
+        assert reference.percent_encode(one, slash=True) == (b"/" if one == b"/" else expected)
+        assert reference.percent_decode(expected) == one
 
 
 @given(st.binary(max_size=40), st.booleans())

@@ -169,7 +169,7 @@ CASES: dict[str, tuple[Request, str]] = {
 def test_aws_test_suite_signatures_are_reproduced(name: str) -> None:
     request, signature = CASES[name]
     signed = sign_request(
-        replace(request, headers=(("Host", "example.amazonaws.com"), *request.headers)),
+        request._replace(headers=(("Host", "example.amazonaws.com"), *request.headers)),
         replace(SUITE, session_token=SUITE_TOKEN) if "sts" in name else SUITE,
         region="us-east-1",
         service="service",

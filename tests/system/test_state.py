@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from hwsigner.system import state
+
+
+def test_runtime_folder_is_the_login_s_when_no_variable_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "_LOGINS", str(tmp_path))
+    assert list(state.runtime_folders()) == [f"{os.environ['XDG_RUNTIME_DIR']}/hwsigner"]
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert list(state.runtime_folders()) == []
+    (tmp_path / str(os.getuid())).mkdir()
+    assert list(state.runtime_folders()) == [f"{tmp_path}/{os.getuid()}/hwsigner"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Keys and certificates in files: PEM, DER and PKCS #12."""
+"""Keys and certificates in files, and in what a process inherits: PEM, DER and PKCS #12."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from hwsigner.backends.pem import PKCS7, PKCS12, Block, Contents, read_contents
 from hwsigner.errors import (
     AmbiguousKeyError,
     CertificateError,
+    HwsignerError,
     KeyNotFoundError,
     SigningKeyError,
     UnsafeKeyWarning,
     UnsupportedKeyError,
+    UsageError,
 )
 from hwsigner.key import (
     ECDSA,
@@ -103,7 +105,7 @@ class FileKey(Key):
 
 
 def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -> FileKey:
-    """Open the private key in a file: PKCS #1, SEC1, PKCS #8 or PKCS #12, encrypted or not.
+    """Open the private key in a file, variable or open file: PKCS #1, SEC1, PKCS #8 or PKCS #12, encrypted or not.
 
     Args:
         uri: the file, which may also have certificates.
@@ -117,9 +119,9 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
         UnsupportedKeyError: the key's algorithm, size, curve or form is not supported.
         PinError: the passphrase is missing or wrong.
     """
-    uri.require_known({"path"}, set())
-    path = uri.file
-    contents = read_contents(path, KeyNotFoundError)
+    uri.require_known({"path", "name"}, set())
+    path = uri.name
+    contents = _contents(uri, KeyNotFoundError)
     block = private_key_block(path, contents)
     if block.label == PKCS12:
         loaded = load_pkcs12(uri, block, pins).key
@@ -141,9 +143,9 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
         CertificateError: the file can't be read, or it has no certificate.
         PinError: the passphrase of a PKCS #12 file is missing or wrong.
     """
-    uri.require_known({"path"}, set())
-    path = uri.file
-    contents = read_contents(path, CertificateError)
+    uri.require_known({"path", "name"}, set())
+    path = uri.name
+    contents = _contents(uri, CertificateError)
     found: list[bytes] = []
     for block in contents.blocks:
         if block.label in _CERTIFICATES:
@@ -160,9 +162,28 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
     return [FoundCertificate(der, uri.name) for der in found]
 
 
-def _exposures(path: str, status: os.stat_result) -> Iterator[UnsafeKeyWarning]:
+def check_modules(uri: KeyURI) -> None:
+    """Refuse a URI from elsewhere that names a variable or an open file, as reading it takes it from this process.
+
+    Raises:
+        UsageError: it is an `env:` or `fd:` URI.
+    """
+    if uri.scheme != "file":
+        problem = f"{uri.name} is of this process, and a key URI from elsewhere must not name it"
+        raise UsageError(problem, "A program allows it with allow_modules=True")
+
+
+def _contents(uri: KeyURI, error: type[HwsignerError]) -> Contents:
+    if uri.scheme == "file":
+        return read_contents(uri.file, error)
+    from hwsigner.backends.file.inherited import read_inherited
+
+    return read_inherited(uri, error)
+
+
+def _exposures(path: str, status: os.stat_result | None) -> Iterator[UnsafeKeyWarning]:
     """Yield each way in which other users except root can access a private key file."""
-    if not stat.S_ISREG(status.st_mode):
+    if status is None or not stat.S_ISREG(status.st_mode):
         return
     mode = stat.S_IMODE(status.st_mode)
     if mode & (stat.S_IRWXG | stat.S_IRWXO):

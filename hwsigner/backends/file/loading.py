@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     LoadedKey: TypeAlias = PrivateKeyTypes | EvpKey
 
 SUPPORTED = f"SigV4-X509 has {SUPPORTED_KEYS}"
-_LEGACY_CIPHER = re.compile(
-    rb"^DEK-Info: (AES-(128|256)-CBC,[0-9A-Fa-f]{32}|DES-EDE3-CBC,[0-9A-Fa-f]{16})$", re.MULTILINE
-)
+_LEGACY_CIPHER = rb"^DEK-Info: (AES-(128|256)-CBC,[0-9A-Fa-f]{32}|DES-EDE3-CBC,[0-9A-Fa-f]{16})$"
 _BER_SEQUENCE = b"\x30\x80"  # Of indefinite length.
 _LOAD_ERRORS = (ValueError, TypeError, UnsupportedAlgorithm)
 
@@ -146,7 +144,7 @@ def _by_cryptography(block: Block, passphrase: bytes | None) -> PrivateKeyTypes:
     if not block.headers:
         return load_der_private_key(block.data, passphrase, unsafe_skip_rsa_key_validation=True)
     # cryptography 50 panics, with a message on stderr, if an initialisation vector is too short.
-    if not _LEGACY_CIPHER.search(block.headers):
+    if not re.search(_LEGACY_CIPHER, block.headers, re.MULTILINE):
         raise UnsupportedAlgorithm("a cipher that cryptography lacks")
     return load_pem_private_key(block.pem, passphrase, unsafe_skip_rsa_key_validation=True)
 

@@ -79,7 +79,7 @@ def describe_key(uri: KeyURI, pins: PinSource) -> KeyDescription:
     block = private_key_block(path, contents)
     with open_key(uri, pins) as key:
         public_key = key.public_key()
-    mode = stat.S_IMODE(contents.status.st_mode)
+    mode = stat.S_IMODE(contents.status.st_mode) if contents.status else 0
     encrypted = None if block.label == PKCS12 else block.encrypted  # PKCS #12 does not say.
     guards = [f"The file has mode {mode:04o}"]
     if encrypted is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from hwsigner.backends.pkcs11.belongings import belongings
@@ -49,7 +48,7 @@ def describe(token: OpenToken, key: KeyObject, uri: KeyURI) -> KeyDescription:
     }
     notes = [_CLAIM] if flags["local"] is not False else [_CLAIM, "The token says that the key was not made in it"]
     return KeyDescription(
-        uri=object_uri(key, replace(place, query={**place.query, **source}), uri, names),
+        uri=object_uri(key, place.changed(query={**place.query, **source}), uri, names),
         place=token.name,
         public_key=public_keys_of(session, [key])[0],
         guards=(_pin_guard(token, flags, is_behind_pin=is_behind_pin), *_copy_guards(flags)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 
 from hwsigner.backends.pkcs11.belongings import Stored, destroy
 from hwsigner.backends.pkcs11.der import certificate_names, certificate_public_key, common_name, key_id
@@ -87,7 +86,7 @@ def _create(token: OpenToken, session: WritingSession, new: CertificateObject, u
         SigningKeyError: the token has stored something else.
     """
     handle = session.create(_template(new))
-    undo.callback(_discard, token, session, replace(new, handle=handle))
+    undo.callback(_discard, token, session, new._replace(handle=handle))
     if session.read(handle, (Attribute.VALUE,)).get(Attribute.VALUE) != new.der:
         message = f"{token.name} has not stored the certificate that it was given"
         raise SigningKeyError(message, "Put the certificate into a file, and name that with --certificate")

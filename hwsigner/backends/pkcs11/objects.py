@@ -6,9 +6,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from hwsigner.backends.pkcs11.der import certificate_public_key, encode, encode_integer, raw_point, without_padding
 from hwsigner.backends.pkcs11.functions import Attribute, KeyType, ObjectClass, Session, to_number
@@ -39,8 +38,7 @@ _PRIVATE = (
 _PUBLIC = (*_PRIVATE, Attribute.PARAMETER_SET, Attribute.VALUE)
 
 
-@dataclass(frozen=True)
-class KeyObject:
+class KeyObject(NamedTuple):
     """A private or public key on a token, as far as the token shows it.
 
     Attributes:
@@ -66,8 +64,7 @@ class KeyObject:
     public_key: bytes | None = None
 
 
-@dataclass(frozen=True)
-class CertificateObject:
+class CertificateObject(NamedTuple):
     """An X.509 certificate on a token. Its handle is its number in the session that found it."""
 
     der: bytes

@@ -170,7 +170,8 @@ def _configuration_folders() -> list[str]:
     system = [os.path.join(_SYSTEM, "modules"), _PACKAGES]
     home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     mode = _read(os.path.join(_SYSTEM, "pkcs11.conf")).get("user-config", "merge")
-    if mode == "none" or os.geteuid() == 0:  # p11-kit ignores users' files as root.
+    # p11-kit ignores users' files as root. A relative path could lead to someone else's files in the current folder.
+    if mode == "none" or os.geteuid() == 0 or not os.path.isabs(home):
         return system
     user = os.path.join(home, "pkcs11", "modules")
     return [user] if mode == "only" else [user, *system]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 
 from hwsigner.backends import refusals
 from hwsigner.backends.pkcs11.errors import PinRefusedError, PKCS11Error
@@ -69,7 +68,7 @@ def user_pin_request(token: TokenInfo) -> PinRequest:
 
 def signature_pin_request(token: TokenInfo) -> PinRequest:
     """Return the question for the PIN of a key that needs it for each signature."""
-    return replace(user_pin_request(token), kind="PIN for this signature", for_one_signature=True)
+    return user_pin_request(token)._replace(kind="PIN for this signature", for_one_signature=True)
 
 
 def refuse_risk(token: TokenInfo, pins: PinSource, found: FoundPin | None = None) -> None:
@@ -114,7 +113,7 @@ def refuse_stranger(session: Session, token: TokenInfo, uri: KeyURI, public_key:
         return
     if is_other:
         name = token_name(token)
-        named = replace(uri, path={**token_uri(token, uri).path, **uri.path})
+        named = uri.changed(path={**token_uri(token, uri).path, **uri.path})
         raise PinRequiredError(
             f"{uri.name} names no token, and {name} shows only other keys, so the stored PIN was not sent",
             f"If you mean this token, write {named.name}",
@@ -173,7 +172,7 @@ def only_try(module: Module, token: TokenInfo, found: FoundPin | None, pins: Pin
 
     Raises:
         PinLockedError: the PIN is stored, and the token refused a stored one before, in this or another process; or
-            two logins with one were cut short.
+            two logins with one were cut short; or no folder can keep a refusal.
     """
     if found is None or not found.is_stored:
         yield
@@ -182,19 +181,22 @@ def only_try(module: Module, token: TokenInfo, found: FoundPin | None, pins: Pin
     with refusals.one_process(name):
         if not pins.allow_final_try and not _was_right(token, found):
             _refuse_to_repeat(module, token)
-        refusals.warn_without_place(token_name(token))
-        refusals.note(name + _OPEN, "open 2" if refusals.noted(name + _OPEN) else "open 1")
+        is_noted = refusals.note(name + _OPEN, "open 2" if refusals.noted(name + _OPEN) else "open 1")
+        if not (is_noted or pins.allow_final_try):
+            raise PinLockedError(
+                f"no folder can keep whether the stored PIN of {token_name(token)} is wrong, so it was not sent",
+                "Set XDG_STATE_HOME to a folder that you can write (StateDirectory= in a unit)",
+            )
         try:
             yield
         except Exception as error:
-            refusals.forget(name + _OPEN)
-            if not isinstance(error, PinRefusedError):
-                raise
-            if _was_right(token, found):
-                refusals.forget(name + _RIGHT)
-            with suppress(PKCS11Error):
-                token = module.functions.token(token.slot)
-            refusals.keep(name + _IN_FLAGS if pin_state(token) else name)
+            if isinstance(error, PinRefusedError):
+                if _was_right(token, found):
+                    refusals.forget(name + _RIGHT)
+                with suppress(PKCS11Error):
+                    token = module.functions.token(token.slot)
+                refusals.keep(name + _IN_FLAGS if pin_state(token) else name)
+            refusals.forget(name + _OPEN)  # Last: this process may be killed before.
             raise
         refusals.forget(name + _OPEN)
         if found.place and not _was_right(token, found):

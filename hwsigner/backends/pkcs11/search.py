@@ -6,7 +6,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -311,9 +310,9 @@ def _objects(token: OpenToken, uri: KeyURI, place: KeyURI) -> tuple[ListedObject
         ids = Counter(key.id for key in hidden)
         for key in hidden:
             # The label of the private key may be another one.
-            known = replace(key, label=b"") if key.id and ids[key.id] == 1 else key
+            known = key._replace(label=b"") if key.id and ids[key.id] == 1 else key
             name = object_uri(known, place, uri, Counter())
-            listed.append(replace(_listed_key(key, name, key.public_key), is_hidden=True))
+            listed.append(_listed_key(key, name, key.public_key)._replace(is_hidden=True))
     for one in certificates:
         name, public = object_uri(one, place, uri, names), one.public_key
         more = ListedObject("certificate", _text(one.label), one.id, name, public_key=public, certificate=one.der)

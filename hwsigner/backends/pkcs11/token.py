@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext, suppress
 
 from hwsigner.backends.pkcs11.errors import (
     ARGUMENTS_BAD,
@@ -357,13 +356,14 @@ class OpenToken(TokenSession):
             self.module.look_again()
             session = self._open_session()
             self._recognise(session)
-            refuse_risk(self.info, self._pins, found and replace(found, is_stored=True))
+            # As if it were stored: the user has not typed it for this attempt.
+            again = found and FoundPin(found.pin, is_stored=True, place=found.place)
+            refuse_risk(self.info, self._pins, again)
             self._send(session, found)
 
     def _send(self, session: Session, found: FoundPin | None, *, for_signature: bool = False) -> None:
-        if found is None:
-            notices.notify(f"type the PIN of {self.name} at its keypad")
-        with quiet():
+        keypad = f"type the PIN of {self.name} at its keypad"
+        with notices.waiting(keypad, at_once=True) if found is None else nullcontext(), quiet():
             session.log_in(found.pin if found else None, for_signature=for_signature)
 
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, TypeVar
+from typing import Final, Literal, NamedTuple, TypeVar
 
 from tpm2_pytss import ESYS_TR, TSS2_Exception
 
@@ -48,7 +47,6 @@ class AuthWantedError(Exception):
         self.ask = ask
 
 
-@dataclass(frozen=True)
 class Auth:
     """An auth value to send.
 
@@ -60,11 +58,20 @@ class Auth:
         found: the PIN that it was made from, if any.
     """
 
-    value: bytes = field(repr=False)
-    origin: Origin
-    allow_final_try: bool = False
-    missing: PinRequiredError | None = None
-    found: FoundPin | None = None
+    def __init__(
+        self,
+        value: bytes,
+        origin: Origin,
+        *,
+        allow_final_try: bool = False,
+        missing: PinRequiredError | None = None,
+        found: FoundPin | None = None,
+    ) -> None:
+        self.value: Final = value
+        self.origin: Final = origin
+        self.allow_final_try: Final = allow_final_try
+        self.missing: Final = missing
+        self.found: Final = found
 
 
 # For a key whose policy needs none.
@@ -143,7 +150,7 @@ def auth_of(
             f"the {guarded.kind} for {guarded.subject} has more than {_MAX_AUTH_BYTES} bytes, so it was not sent",
             "Give the one that it was made with",
         )
-    return Auth(value, origin, allow_final_try, missing, found)
+    return Auth(value, origin, allow_final_try=allow_final_try, missing=missing, found=found)
 
 
 def keep_refusal(name: str, kind: str, failures: int) -> None:
@@ -373,7 +380,7 @@ def key_auth(uri: KeyURI, pins: PinSource, key: Guarded, *, wants_auth: bool, is
         pin = pins.stored(uri, request) if is_handle else pins.given(uri)
         found = None if pin is None else FoundPin(pin, is_stored=True)
         if found is None and is_handle and key.counts and not key.was_empty:
-            typed = pins.prompt(replace(request, state=IF_ANY))
+            typed = pins.prompt(request._replace(state=IF_ANY))
             found = None if typed is None else FoundPin(typed, is_stored=False, is_typed=True)
     return auth_of(found, key, allow_final_try=pins.allow_final_try, missing=missing)
 
@@ -459,4 +466,4 @@ class ParentAuth:
         query = {name: value for name, value in self._uri.query.items() if name != "pin-source"}
         if guarded.source in query:
             query["pin-source"] = query[guarded.source]
-        return replace(self._uri, query=query, pin_value=None)
+        return KeyURI(self._uri.scheme, self._uri.path, query)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tpm2_pytss import TPM2B_PUBLIC, TPMA_OBJECT
 
@@ -126,7 +126,7 @@ def _description(uri: KeyURI, place: str, where: Mapping[str, object], public: b
     except ValueError:
         public_key = None  # Neither RSA nor ECC.
     guards = *_use_guards(flags, policy, use), *_copy_guards(flags)
-    return KeyDescription(str(replace(uri, pin_value=None)), place, public_key, guards, properties)
+    return KeyDescription(str(uri), place, public_key, guards, properties)
 
 
 def _use_guards(flags: Mapping[str, bool], policy: Sequence[str] | None, use: _Use) -> Iterator[str]:

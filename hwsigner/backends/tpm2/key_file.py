@@ -25,7 +25,7 @@ Writers differ, so more is accepted than DER allows: TRUE as 0x01, and unknown f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from hwsigner.backends.pem import (
     BOOLEAN,
@@ -53,8 +53,7 @@ HIERARCHIES = {0x40000001: "owner", 0x40000007: "null", 0x4000000B: "endorsement
 PERSISTENT = range(0x81000000, 0x82000000)
 
 
-@dataclass(frozen=True)
-class PolicyCommand:
+class PolicyCommand(NamedTuple):
     """One command of a policy.
 
     Attributes:
@@ -66,8 +65,7 @@ class PolicyCommand:
     body: bytes = b""
 
 
-@dataclass(frozen=True)
-class AuthPolicy:
+class AuthPolicy(NamedTuple):
     """A policy that is one of several branches of the key's own, usually a signed one.
 
     Attributes:
@@ -79,8 +77,7 @@ class AuthPolicy:
     name: str = ""
 
 
-@dataclass(frozen=True)
-class TSS2Key:
+class TSS2Key(NamedTuple):
     """The content of a TSS2 PRIVATE KEY.
 
     Attributes:
@@ -99,12 +96,15 @@ class TSS2Key:
     empty_auth: bool
     parent: int
     public: bytes
-    private: bytes = field(repr=False)
+    private: bytes
     secret: bytes = b""
     policy: tuple[PolicyCommand, ...] = ()
     auth_policies: tuple[AuthPolicy, ...] = ()
     description: str = ""
     rsa_parent: bool = False
+
+    def __repr__(self) -> str:
+        return f"TSS2Key(parent={self.parent:#x}, description={self.description!r})"
 
 
 def parse_tss2(der: bytes, name: str) -> TSS2Key:

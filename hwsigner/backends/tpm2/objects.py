@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tpm2_pytss import (
     ESYS_TR,
@@ -23,10 +23,12 @@ from tpm2_pytss import (
 from hwsigner.backends.tpm2.auth import Guarded, ParentAuth, guarded_hierarchy
 from hwsigner.backends.tpm2.errors import HANDLE, OTHER_PARENT, code, is_lost
 from hwsigner.backends.tpm2.key_file import HIERARCHIES, TSS2Key
-from hwsigner.backends.tpm2.policy import Policy, read_policy
 from hwsigner.backends.tpm2.srk import STORAGE_ATTRIBUTES, ecc_primary
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.errors import KeyNotFoundError, SigningKeyError, UnsupportedKeyError
+
+if TYPE_CHECKING:
+    from hwsigner.backends.tpm2.policy import Policy
 
 _DAMAGED = "Restore the file, or make a new key"
 _Structure = TypeVar("_Structure", TPM2B_ENCRYPTED_SECRET, TPM2B_PRIVATE, TPM2B_PUBLIC)
@@ -63,6 +65,8 @@ class KeyObject(ABC):
 
     def _set_policy(self, public: TPMT_PUBLIC, file: TSS2Key | None) -> None:
         if not public.objectAttributes & TPMA_OBJECT.USERWITHAUTH:
+            from hwsigner.backends.tpm2.policy import read_policy
+
             self._policy = read_policy(public, file, self.name)
 
     def session(self, tpm: TPM, handle: ESYS_TR, auth: bytes) -> AbstractContextManager[ESYS_TR]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tpm2_pytss import ESYS_TR, TPM2_ALG, TPMA_SESSION, TPMT_PUBLIC, TSS2_Exception
 
@@ -33,8 +33,7 @@ _MAX_LISTED = 32
 _NOT_SATISFIED_HINT = "Restore that state of the machine, or make a key or a signed policy for the present one"
 
 
-@dataclass(frozen=True)
-class PolicyBranch:
+class PolicyBranch(NamedTuple):
     """One way to satisfy a policy.
 
     Attributes:
@@ -61,8 +60,7 @@ class PolicyBranch:
         return current is None or current == digest
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(NamedTuple):
     """What must hold for a use of a key.
 
     Attributes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
 from tpm2_pytss import (
@@ -72,8 +71,7 @@ class PCR(NamedTuple):
         return f"{HASHES.get(self.bank) or TPM2_ALG(self.bank)}:{self.number}"
 
 
-@dataclass(frozen=True)
-class PolicyPCR:
+class PolicyPCR(NamedTuple):
     """PCRs must have values that make this digest; without one, those that they have when the key is used.
 
     Attributes:
@@ -106,7 +104,6 @@ class PolicyPCR:
             raise NotSatisfiedError(f"PCR {selected}{fault} another value than the policy wants") from error
 
 
-@dataclass(frozen=True)
 class PolicyAuthValue:
     """The key's auth value must be proven. PolicyPassword extends a digest the same, and sends the value itself."""
 
@@ -119,8 +116,7 @@ class PolicyAuthValue:
         tpm.esys.policy_auth_value(session)
 
 
-@dataclass(frozen=True)
-class PolicyOR:
+class PolicyOR(NamedTuple):
     """The commands before it must have led to one of these digests."""
 
     digests: tuple[bytes, ...]
@@ -141,8 +137,7 @@ class PolicyOR:
             raise NotSatisfiedError("the commands before a PolicyOR are none of its branches") from error
 
 
-@dataclass(frozen=True)
-class PolicyAuthorize:
+class PolicyAuthorize(NamedTuple):
     """The holder of a key must have signed the policy of the commands before it.
 
     Attributes:

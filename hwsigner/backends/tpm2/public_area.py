@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from tpm2_pytss import (
@@ -40,8 +40,7 @@ _ECDSA = int(TPM2_ALG.ECDSA)
 _HEAD = struct.Struct(">HHH")  # The scheme, its hash, and the length of the first part.
 
 
-@dataclass(frozen=True)
-class PublicArea:
+class PublicArea(NamedTuple):
     """What a key's public area says (TPM 2.0 Library, part 2, 12.2).
 
     Attributes:

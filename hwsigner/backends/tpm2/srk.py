@@ -14,8 +14,8 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from tpm2_pytss import ESAPI, ESYS_TR, TPM2B_PUBLIC, TPMA_OBJECT, TSS2_Exception
 
@@ -45,8 +45,7 @@ ecc_primary = partial(
 _Temporary = Callable[[Callable[[], ESYS_TR]], AbstractContextManager[ESYS_TR]]
 
 
-@dataclass(frozen=True)
-class TrustedSRK:
+class TrustedSRK(NamedTuple):
     """Which storage root key is the right one.
 
     Attributes:

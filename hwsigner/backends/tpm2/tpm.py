@@ -15,7 +15,6 @@ import select
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 os.environ.setdefault("TSS2_LOG", "all+NONE")  # The libraries print a line for each refusal otherwise.
@@ -53,8 +52,7 @@ _NO_CIPHER = TPMT_SYM_DEF(algorithm=TPM2_ALG.NULL)
 _ATTRIBUTES = TPMA_SESSION.CONTINUESESSION | TPMA_SESSION.DECRYPT | TPMA_SESSION.ENCRYPT
 
 
-@dataclass(frozen=True)
-class SessionSettings:
+class SessionSettings(NamedTuple):
     """How auth values are proven.
 
     Attributes:
@@ -63,7 +61,7 @@ class SessionSettings:
     """
 
     plain: bool = False
-    srk: TrustedSRK = field(default_factory=TrustedSRK)
+    srk: TrustedSRK = TrustedSRK()
 
 
 class Lockout(NamedTuple):

@@ -24,9 +24,9 @@ QUERY = frozenset(
 _SESSIONS = {"encrypted": False, "plain": True}
 _SWITCH = {"true": True, "false": False}
 # The number of a hash algorithm, and its digest (TPM 2.0 Library, part 1, 16).
-_NAME = re.compile(r"000[bB][0-9a-fA-F]{64}|000[cC][0-9a-fA-F]{96}|000[dD][0-9a-fA-F]{128}")
-_HANDLE = re.compile(r"(?:0[xX])?81[0-9a-fA-F]{6}")
-_NV_INDEX = re.compile(r"0[xX]0?1[0-9a-fA-F]{6}")
+_NAME = r"000[bB][0-9a-fA-F]{64}|000[cC][0-9a-fA-F]{96}|000[dD][0-9a-fA-F]{128}"
+_HANDLE = r"(?:0[xX])?81[0-9a-fA-F]{6}"
+_NV_INDEX = r"0[xX]0?1[0-9a-fA-F]{6}"
 _LEGACY_LABEL = "TSS2 KEY BLOB"
 
 
@@ -55,7 +55,7 @@ def session_settings(uri: KeyURI, parent: int | None = None) -> SessionSettings:
         UsageError: an attribute has an invalid value.
     """
     name = uri.text("srk-name") or ""
-    if name and not _NAME.fullmatch(name):
+    if name and not re.fullmatch(_NAME, name):
         raise UsageError(
             f"{uri.name} has an srk-name that is not a TPM Name",
             "Write it in hexadecimal: 000b and 64 digits for SHA-256",
@@ -98,7 +98,7 @@ def named_handle(uri: KeyURI) -> int | None:
     if len(uri.path) != 1 or uri.path.get("path") == b"":
         raise UsageError(f"{uri.name} needs one of handle= and path=", "Write tpm2:handle=0x81000100 or tpm2:path=FILE")
     handle = uri.text("handle")
-    if handle is not None and not _HANDLE.fullmatch(handle):
+    if handle is not None and not re.fullmatch(_HANDLE, handle):
         raise UsageError(f"{uri.name} has no persistent handle", "Write one from 0x81000000 to 0x81ffffff")
     return None if handle is None else int(handle, 16)
 
@@ -119,7 +119,7 @@ def named_nv_index(uri: KeyURI) -> int:
         raise UsageError(f"{uri.name} can't name a certificate: it names a key", hint)
     uri.require_known(frozenset({"nv"}), QUERY)
     index = uri.text("nv") or ""
-    if not _NV_INDEX.fullmatch(index):
+    if not re.fullmatch(_NV_INDEX, index):
         raise UsageError(f"{uri.name} has no NV index", "Write one from 0x01000000 to 0x01ffffff: tpm2:nv=0x1c10000")
     return int(index, 16)
 

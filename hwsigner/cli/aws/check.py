@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from hwsigner.aws.arn import check_arns, parse_arn
 from hwsigner.cli import options
 from hwsigner.cli.aws.clients import AWS, clients
+from hwsigner.cli.colours import GREEN, RED, YELLOW, coloured
 from hwsigner.cli.documents import read_bytes
 from hwsigner.cli.parser import Parser
 from hwsigner.config import settings
@@ -90,10 +91,10 @@ def _lines(report: Report) -> Iterator[str]:
         if title == "certificate":
             yield from map(indented, _decided(report))
     number = len(report.findings)
-    yield "Nothing is wrong" if not number else f"{number} finding{'s' if number > 1 else ''}"
+    yield f"{number} finding{'s' if number > 1 else ''}" if number else coloured("Nothing is wrong", GREEN)
     for finding in report.findings:
         yield ""
-        yield f"{finding.level}: {finding.id}"
+        yield coloured(f"{finding.level}: {finding.id}", YELLOW if finding.level == "unclear" else RED)
         yield indented(finding.found)
         yield indented(f"Why: {finding.why}")
         yield indented(f"Instead: {finding.instead}")

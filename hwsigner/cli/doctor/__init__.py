@@ -6,20 +6,23 @@ import argparse
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from hwsigner.cli.doctor.findings import Finding, finding
+from hwsigner.cli.colours import GREEN, RED, coloured
+from hwsigner.cli.doctor.findings import Finding, finding, of_error
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import OUTPUT, Flag, switch
-from hwsigner.config.profiles import Profile, profile, profiles
+from hwsigner.config.profiles import Profile, is_system_file_hidden, profile, profiles
+from hwsigner.errors import ConfigError, NoProfileError, printable
 
 HELP = "find what is wrong, and say how to fix it"
 
 _FOUND = 1  # The exit status if there are findings.
 _HARMLESS = ("setting-unsafe", "chain-order", "chain-gap", "name-empty")  # A session may be possible all the same.
 _FLAGS = (
-    Flag("profile", "profile of config.toml to check (default: all)", "NAME"),
+    Flag("profile", "profile of config.toml to check (default: that of HWSIGNER_PROFILE, else all)", "NAME"),
     switch("online", "also use the key, with its PIN, and ask for a session"),
     Flag("policy", "also check the trust policy in a file", "FILE"),
     switch("aws", "also check trust anchor, profile and role in AWS, as aws check does"),
@@ -36,10 +39,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the findings. The status is 1 if there are any."""
-    environ = os.environ
-    name = arguments.profile or environ.get("HWSIGNER_PROFILE")
-    checked = [profile(name, environ)] if name else list(profiles(environ).values())
-    findings = list(_of_machine(checked))
+    checked, findings = _profiles(arguments.profile or os.environ.get("HWSIGNER_PROFILE"))
+    findings += _of_machine(checked, has_none=not checked and not findings and not is_system_file_hidden())
     for each in checked:
         findings += [one.about(each.name) for one in _of_profile(each, arguments)]
     if not checked and arguments.policy:
@@ -54,19 +55,40 @@ def run(arguments: argparse.Namespace) -> int:
     return _FOUND if findings else 0
 
 
-def _of_machine(checked: Sequence[Profile]) -> Iterator[Finding]:
+def _profiles(name: str | None) -> tuple[list[Profile], list[Finding]]:
+    """Return the profiles to check, and a finding if config.toml can't be used at all."""
+    try:
+        return [profile(name, os.environ)] if name else list(profiles(os.environ).values()), []
+    except NoProfileError:
+        raise  # A misspelt name is not a mistake of the set-up.
+    except ConfigError as error:
+        return [], [of_error("profiles-unreadable", error)]
+
+
+def _of_machine(checked: Sequence[Profile], *, has_none: bool) -> Iterator[Finding]:
     """Yield what does not belong to one profile."""
     from hwsigner.cli.doctor import aws_config, environment, machine
-    from hwsigner.cli.status import served_profiles
+    from hwsigner.cli.status import ask_agents
 
     environ = os.environ
-    if not checked:
+    if has_none:
         yield finding("profile-none", "there are no profiles in config.toml")
+    yield from _twice(checked)
     yield from environment.check_variables(environ)
     yield from aws_config.check(environ)
-    names = {each.name for each in checked}
-    yield from machine.check_agent({name: one for name, one in served_profiles(environ).items() if name in names})
+    yield from machine.check_agents(ask_agents(environ), {each.name for each in checked})
     yield from machine.check_units(environ)
+
+
+def _twice(checked: Sequence[Profile]) -> Iterator[Finding]:
+    """Yield the profiles of this user whose names the system's agent has for other profiles."""
+    with suppress(ConfigError):  # That it can't be used is a finding of its own.
+        of_system = profiles({**os.environ, "XDG_CONFIG_HOME": "/etc"})
+        for each in checked:
+            other = of_system.get(each.name)
+            if other and "allow-users" in other.values and other.values != each.values:
+                found = f"{each.file} and {other.file} have different profiles of this name"
+                yield finding("profile-twice", found).about(each.name)
 
 
 def _of_profile(checked: Profile, arguments: argparse.Namespace) -> Iterator[Finding]:
@@ -93,11 +115,13 @@ def _lines(findings: Sequence[Finding], names: Sequence[str]) -> Iterator[str]:
     """Yield the findings for people, 80 columns wide where words allow it."""
     from hwsigner.cli.aws.check import indented
 
-    number, of = len(findings), f"profile{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else "no profile"
-    yield f"Nothing is wrong: {of}" if not number else f"{number} finding{'s' if number > 1 else ''}: {of}"
+    number = len(findings)
+    of = f"profile {names[0]}" if len(names) == 1 else f"{len(names) or 'no'} profile{'s' if names else ''}"
+    found = f"{number} finding{'s' if number > 1 else ''}" if number else coloured("Nothing is wrong", GREEN)
+    yield f"{found}: {printable(of)}"
     for one in findings:
         yield ""
-        yield f"{one.profile}: {one.id}" if one.profile else one.id
+        yield coloured(printable(f"{one.profile}: {one.id}") if one.profile else one.id, RED)
         yield indented(one.found)
         yield indented(f"Why: {one.why}")
         yield indented(f"Fix: {one.fix}")

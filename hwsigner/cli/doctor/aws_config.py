@@ -5,19 +5,22 @@ from __future__ import annotations
 import configparser
 import itertools
 import os
+import re
 import shlex
 import shutil
+import stat
 import subprocess
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from hwsigner.aws.config_file import config_path
+from hwsigner.cli.doctor import aws_process
 from hwsigner.cli.doctor.findings import Finding, finding
 
 _PROCESS, _PLUGIN = "credential_process", "cli_legacy_plugin_path"
 _PLAIN = ("default", "plugins", "preview")
-_KINDS = ("profile ", "sso-session ", "services ")
-_SHIMS = ("/shims/", "/.pyenv/bin/", "/.rbenv/bin/")
+_KINDS = ("profile", "sso-session", "services")
 _OTHERS = ("aws_access_key_id", "web_identity_token_file", "sso_session", "sso_start_url", "login_session", "role_arn")
 _SETTINGS = (_PROCESS, *_OTHERS, "region", "output", "source_profile")
 _SECONDS = 20
@@ -29,73 +32,136 @@ def check(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Yield what keeps the SDKs from using the credential_process of a profile."""
     path = config_path(environ)
     keys_path = os.path.expanduser(environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials")
-    config, keys = _read(path), _read(keys_path)
-    for name, sections in ((path, config), (keys_path, keys)):
-        if sections is None:
-            yield finding("config-unreadable", f"{name} is not a file of sections and settings, or can't be read")
-    config, keys = config or {}, keys or {}
+    (config, problem), (keys, keys_problem) = _read(path), _read(keys_path)
+    yield from (finding("config-unreadable", each) for each in (problem, keys_problem) if each)
+    yield from _check_missing(path, is_named=bool(environ.get("AWS_CONFIG_FILE")))
+    yield from _check_missing(keys_path, is_named=False)
+    names = Counter(name for section in config if (name := _profile(section)))
+    known = {*names, *keys}
     for section, values in config.items():
         yield from _check_section(section, values, path)
-        name = _profile(section)
-        if _PROCESS in values and "aws_access_key_id" in keys.get(name, {}):
-            found = f"[{name}] of {keys_path} has an access key, and [{section}] of {path} a {_PROCESS}"
-            yield finding("config-static-keys", found)
-        if _recurs(name, config):
-            yield finding("config-recursion", f"[{section}] of {path} gets its credentials from itself")
+        yield from _check_sources(section, values, config, keys, (path, keys_path))
+    yield from _check_keys_file(keys, keys_path)
+    for name, number in names.items():
+        if number > 1:
+            yield finding("config-twice", f"{path} has {number} sections for the profile {name}")
+    for file, sections in ((path, config), (keys_path, keys)):
+        for section, values in sections.items():
+            if _PROCESS in values:
+                yield from aws_process.check(values[_PROCESS], f"[{section}] of {file}", environ)
+    if not problem and not keys_problem:
+        yield from _check_variables(environ, known, path)
     if _PLUGIN in config.get("plugins", {}) and _is_first_version(environ):
         yield finding("config-plugin", f"[plugins] of {path} has {_PLUGIN}, and the aws of PATH is version 1")
 
 
-def _read(path: str) -> Sections | None:
-    """Return the settings by section; None if the file can't be parsed."""
-    parser = configparser.RawConfigParser(strict=False)
+def _read(path: str) -> tuple[Sections, str]:
+    """Return the settings by section, and why botocore can't read the file; an empty text if it can."""
     try:
-        file = Path(path)
-        parser.read_string(file.read_text("utf-8-sig") if file.is_file() else "")
-    except (OSError, ValueError, configparser.Error):
-        return None
-    return {name: dict(parser.items(name)) for name in parser.sections()}
+        is_file = stat.S_ISREG(os.stat(path).st_mode)  # A pipe is left to the SDKs, which skip it.
+        text = Path(path).read_text("utf-8") if is_file else ""
+    except OSError:
+        return {}, ""  # As in botocore. See `_check_missing`.
+    except UnicodeDecodeError:
+        return {}, f"{path} is not text in UTF-8"
+    problem = _problem(text)
+    parser = configparser.RawConfigParser(strict=False, default_section="")
+    try:
+        parser.read_string(text.removeprefix("\ufeff"))
+    except configparser.Error:
+        return {}, f"{path} {problem}"
+    return {name: dict(parser.items(name)) for name in parser.sections()}, problem and f"{path} {problem}"
+
+
+def _check_missing(path: str, *, is_named: bool) -> Iterator[Finding]:
+    """Yield why a file can't be opened. A missing one is a mistake only if a variable or a link names it."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY))
+    except (FileNotFoundError, NotADirectoryError):
+        if is_named or os.path.islink(path):
+            yield finding("config-missing", f"{path} is not there")
+    except OSError as error:
+        yield finding("config-missing", f"{path} can't be read: {error.strerror}")
+
+
+def _problem(text: str) -> str:
+    """Return what keeps a strict parser from reading a file, without quoting it; an empty text if nothing does."""
+    if text.startswith("\ufeff"):
+        return "begins with a byte order mark"
+    try:
+        configparser.RawConfigParser(default_section="").read_string(text)
+    except configparser.DuplicateSectionError as error:
+        return f"has a second [{error.section}] in line {error.lineno}"
+    except configparser.DuplicateOptionError as error:
+        return f"has a second {error.option} in [{error.section}], in line {error.lineno}"
+    except configparser.MissingSectionHeaderError as error:
+        return f"has a setting before the first section, in line {error.lineno}"
+    except configparser.ParsingError as error:
+        return f"has neither a section nor a setting in line {error.errors[0][0]}"
+    except configparser.Error:
+        return "is not a file of sections and settings"
+    return ""
+
+
+def _words(section: str) -> list[str]:
+    try:
+        return shlex.split(section)
+    except ValueError:
+        return []
 
 
 def _profile(section: str) -> str:
-    """Return the name of a section's profile, or the section's own name."""
-    return section.removeprefix("profile ").strip().strip("\"'")
+    """Return the name of the profile of a section, as botocore finds it; empty if it is not a profile's."""
+    words = _words(section)
+    return words[1] if len(words) == 2 and words[0] == "profile" else "default" if section == "default" else ""
 
 
 def _check_section(section: str, values: Mapping[str, str], path: str) -> Iterator[Finding]:
-    where = f"[{section}] of {path}"
-    if section not in _PLAIN and not section.startswith(_KINDS) and any(name in values for name in _SETTINGS):
-        yield finding("config-prefix", f"{where} lacks the word profile", f"Write [profile {section}]")
-    if _PROCESS not in values:
-        return
-    if others := [name for name in _OTHERS if name in values]:
+    where, words = f"[{section}] of {path}", _words(section)
+    is_known = section in _PLAIN or (len(words) == 2 and section.startswith(_KINDS) and words[0] in _KINDS)
+    if not is_known and any(name in values for name in _SETTINGS):
+        yield finding("config-prefix", f"{where} does not have the form [profile NAME]", f"Write {_meant(section)}")
+    if hidden := next((name for name, value in values.items() if re.search(rf"\n{_PROCESS}\s*[=:]", value)), ""):
+        yield finding("config-indented", f"{_PROCESS} in {where} is indented, so it is a part of {hidden}")
+    if _PROCESS in values and (others := [name for name in _OTHERS if name in values]):
         yield finding("config-other-source", f"{where} has {_PROCESS} and {others[0]}")
-    yield from _check_process(values[_PROCESS], where)
 
 
-def _check_process(line: str, where: str) -> Iterator[Finding]:
-    if "\\" in line:
-        yield finding("process-backslash", f"{_PROCESS} in {where} has a backslash")
-        return
-    try:
-        words = shlex.split(line)
-    except ValueError:
-        words = []
-    if not words:
-        yield finding("process-missing", f"{_PROCESS} in {where} is empty, or a quote is not closed")
-        return
-    if any(word.startswith("~") or "=~" in word for word in words):
-        yield finding("process-tilde", f"{_PROCESS} in {where} has a word with ~")
-    if "$" in line:
-        yield finding("process-variable", f"{_PROCESS} in {where} has a $")
-    program = words[0]
-    if program.startswith(("~", "$")):
-        return
-    found = shutil.which(program)
-    if found is None:
-        yield finding("process-missing", f"{program}, which {_PROCESS} in {where} runs, is not there or not executable")
-    elif any(part in found for part in _SHIMS):
-        yield finding("process-shim", f"{found}, which {_PROCESS} in {where} runs, is a version manager's shim")
+def _meant(section: str) -> str:
+    """Return the header that was probably meant by one that is not a profile's."""
+    name = re.sub(r"^profile\b[\s.:/]*", "", section.strip(), flags=re.IGNORECASE).strip("\"' ") or "NAME"
+    if name.lower() == "default":
+        return "[default]"
+    return f'[profile "{name}"]' if " " in name else f"[profile {name}]"
+
+
+def _check_sources(
+    section: str, values: Mapping[str, str], config: Sections, keys: Sections, paths: tuple[str, str]
+) -> Iterator[Finding]:
+    """Yield what keeps the credentials of a section from coming from where it says."""
+    name, where = _profile(section), f"[{section}] of {paths[0]}"
+    if name and _PROCESS in values and "aws_access_key_id" in keys.get(name, {}):
+        yield finding("config-static-keys", f"[{name}] of {paths[1]} has an access key, and {where} a {_PROCESS}")
+    source = values.get("source_profile", "")
+    if source and source not in {*map(_profile, config), *keys}:
+        yield finding("config-source-missing", f"{where} has source_profile {source}, and there is no such profile")
+    if name and _recurs(name, config):
+        yield finding("config-recursion", f"{where} gets its credentials from itself")
+
+
+def _check_keys_file(keys: Sections, path: str) -> Iterator[Finding]:
+    for section, values in keys.items():
+        if section.startswith("profile ") and any(name in values for name in _SETTINGS):
+            name = section.removeprefix("profile ").strip()
+            yield finding("config-prefix", f"[{section}] of {path} has the word profile", f"Write [{name}] there")
+
+
+def _check_variables(environ: Mapping[str, str], names: set[str], path: str) -> Iterator[Finding]:
+    for variable in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE"):
+        name = environ.get(variable)
+        if name and name not in names:
+            fix = f"Run unset {variable}, or write [profile {name}]"
+            yield finding("environment-profile", f"{variable} is {name}, and {path} has no such profile", fix)
 
 
 def _recurs(name: str, config: Sections) -> bool:
@@ -116,10 +182,7 @@ def _source(values: Mapping[str, str]) -> str:
     """Return the profile of the SDKs' files that another one gets its credentials from; empty if there is none."""
     if values.get("source_profile"):
         return values["source_profile"]
-    try:
-        words = shlex.split(values.get(_PROCESS, ""))
-    except ValueError:
-        return ""
+    words = _words(values.get(_PROCESS, ""))
     # hwsigner's own --profile names one of config.toml, so only the aws after `hwsigner exec … --` counts.
     start = next((number for number, word in enumerate(words) if os.path.basename(word) == "aws"), len(words))
     rest = [part for word in words[start:] for part in word.split("=", 1)]

@@ -11,17 +11,22 @@ from hwsigner.aws.create_session import find_service
 from hwsigner.aws.endpoint import sessions_endpoint
 from hwsigner.cli.doctor.findings import Finding, finding, of_error
 from hwsigner.errors import ConfigError, HwsignerWarning, UsageError
+from hwsigner.http.address import is_loopback
 from hwsigner.http.proxy import find_proxy
 
 if TYPE_CHECKING:
     from hwsigner.cli.doctor.subject import Subject
 
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_WEB_IDENTITY = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME")
+
 
 def check_variables(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Yield the variables whose credentials the SDKs prefer to those of a profile."""
-    named = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN") if environ.get(name)]
-    if "AWS_ACCESS_KEY_ID" in named:
-        yield finding("environment-keys", f"{named[0]} is set", f"Run unset {' '.join(named)}")
+    for variables in (_KEYS, _WEB_IDENTITY):
+        named = [name for name in variables if environ.get(name)]
+        if variables[0] in named:
+            yield finding("environment-keys", f"{named[0]} is set", f"Run unset {' '.join(named)}")
 
 
 def check(subject: Subject) -> list[Finding]:
@@ -40,6 +45,9 @@ def _check_region(subject: Subject, region: str) -> Iterator[Finding]:
     except UsageError as error:
         yield of_error("endpoint-invalid", error)
         return
+    if not verify and not is_loopback(endpoint.host):
+        fix = "Run hwsigner profile edit NAME --unset no-verify-ssl, and name the server's CA with AWS_CA_BUNDLE"
+        yield finding("setting-unsafe", "no-verify-ssl accepts any server's certificate", fix)
     try:
         find_proxy(endpoint, environ)
     except UsageError as error:

@@ -52,7 +52,12 @@ _ENDPOINT = "No session can be asked for"
 MISTAKES = {
     # The profile.
     "profile-none": Mistake("Without a profile, there is little to check", "Run hwsigner enroll NAME"),
-    "profile-invalid": Mistake("No command can use the profile", "Run hwsigner profile edit NAME"),
+    "profiles-unreadable": Mistake("No profile can be used", "Fix it in an editor"),
+    "profile-twice": Mistake(
+        "Programs ask the agents before they read config.toml, so they may get the credentials of the other one",
+        "Give one of them another name",
+    ),
+    "profile-invalid": Mistake("No command can use the profile", "Correct it with hwsigner profile edit NAME"),
     "arn-invalid": Mistake("Without all three ARNs, no session can be asked for", f"{_EDIT} ARN"),
     "arn-swapped": Mistake("An ARN of another kind is refused", f"{_EDIT} ARN"),
     "arn-region": Mistake("Trust anchor and profile must be in the region that is asked", f"{_EDIT} ARN"),
@@ -111,14 +116,24 @@ MISTAKES = {
         "While it is locked, it refuses every key with a PIN", "Unlock it with its own tools, or wait for the TPM"
     ),
     "pin-nearly-locked": Mistake("One more wrong PIN locks it", "Log in once with the right PIN in another program"),
+    "pin-unreadable": Mistake(
+        "Without its PIN, the key can't be used", "Write the PIN into that file, and run chmod 600 on it"
+    ),
     "pcscd-refuses": Mistake(
         "Tokens behind pcscd are not seen by services, ssh sessions and cron jobs",
         "Run hwsigner systemd install --system, or write a rule into /etc/polkit-1/rules.d",
     ),
     "tpm-group": Mistake("The TPM can't be used", "Run usermod -aG GROUP USER, and log in again"),
     # The files of the AWS SDKs.
-    "config-unreadable": Mistake("The SDKs can't read it either", "Fix it in an editor"),
-    "config-prefix": Mistake("The SDKs ignore a section without it", "Write [profile NAME]"),
+    "config-missing": Mistake("The SDKs go on as if it were empty", "Correct the path, the link or the permissions"),
+    "config-unreadable": Mistake(
+        "The AWS CLI and boto3 refuse the whole file",
+        "Fix it in an editor, and save it as UTF-8 without a byte order mark",
+    ),
+    "config-twice": Mistake("The AWS CLI and boto3 use the last of them alone", "Make one section of them"),
+    "config-prefix": Mistake("The SDKs ignore such a section", "Write [profile NAME]"),
+    "config-indented": Mistake("The SDKs do not see it", "Remove the spaces at the start of that line"),
+    "config-source-missing": Mistake("The SDKs end with an error", "Name another profile"),
     "config-static-keys": Mistake(
         "The SDKs prefer an access key to a credential_process", "Remove the access key from that section"
     ),
@@ -131,6 +146,9 @@ MISTAKES = {
     "process-variable": Mistake("No shell reads the line, so variables are not replaced", "Write the value"),
     "process-backslash": Mistake("The SDKs drop backslashes, or refuse the line", "Quote with double quotes instead"),
     "process-missing": Mistake("The SDKs can't get credentials from it", "Write the full path of hwsigner"),
+    "process-command": Mistake(
+        "The command prints no credentials", "Write hwsigner credential-process --profile NAME with its full path"
+    ),
     "process-shim": Mistake(
         "A version manager's shim may run another version, or none",
         "Write the path of the program itself",
@@ -141,11 +159,18 @@ MISTAKES = {
     ),
     # The environment.
     "environment-keys": Mistake("The SDKs prefer it to the default profile and to AWS_PROFILE", "Run unset"),
+    "environment-profile": Mistake(
+        "The SDKs end with an error unless another profile is named", "Run unset AWS_PROFILE"
+    ),
     "endpoint-invalid": Mistake(_ENDPOINT, "Correct or unset it"),
     "proxy-invalid": Mistake(_ENDPOINT, "Set it to http://host:port"),
     "ca-unreadable": Mistake("No server can be verified", "Correct or unset it"),
     "connection-setting": Mistake(_ENDPOINT, "Correct or unset it"),
     # The machine.
+    "agent-silent": Mistake(
+        "Programs wait for it, and then do without it", "Find it with pgrep -af 'hwsigner agent', and stop it with kill"
+    ),
+    "agent-locked": Mistake("Programs get no credentials from the agent", "Run hwsigner agent unlock NAME"),
     "agent-failure": Mistake("Programs get no new credentials from the agent", "Run hwsigner agent refresh NAME"),
     "unit-program": Mistake("The unit can't start", "Run hwsigner systemd install again"),
     "unit-failed": Mistake("What it should do is not done", "Run journalctl -u"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,13 @@ from hwsigner.errors import HwsignerError, PinError
 from hwsigner.key import list_tokens
 from hwsigner.key.management import describe_key
 from hwsigner.system import pcsc
+from hwsigner.system.files import open_trusted
 from hwsigner.system.users import reading_group
+from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
-    from hwsigner.cli.status import Served
+    from hwsigner.cli.status import Agents
     from hwsigner.identity.certificate import Certificate
-    from hwsigner.uri import KeyURI
 
 TPM_DEVICE = "/dev/tpmrm0"
 _TCTI_VARIABLES = ("TPM2_TCTI", "TPM2TOOLS_TCTI", "TPM_DEVICE")
@@ -41,8 +43,22 @@ def check(subject: Subject) -> list[Finding]:
         found = f"{TPM_DEVICE} is for the group {group}, and this user is not in it"
         return [finding("tpm-group", found, f"Run usermod -aG {group} USER, and log in again")]
     with warnings_into(findings):
-        findings += [*_check_pin(subject.key), *_check_key(subject.key, subject.leaf)]
+        findings += [*_check_pin_file(subject), *_check_pin(subject.key), *_check_key(subject.key, subject.leaf)]
     return findings
+
+
+def _check_pin_file(subject: Subject) -> Iterator[Finding]:
+    """Yield why the file with the key's PIN can't be opened. Its PIN is not read."""
+    source = KeyURI.parse(subject.values["private_key"] or subject.values["certificate"] or "").text("pin-source") or ""
+    path = re.sub(r"^(file:)?(//(localhost)?(?=/))?", "", source)
+    if not source.startswith(("file:", "/")) or (os.path.exists(path) and not os.path.isfile(path)):
+        return  # A pipe is left alone.
+    try:
+        open_trusted(path, PinError).close()
+    except OSError as error:
+        yield finding("pin-unreadable", f"can't read PIN file {path}: {error.strerror}")
+    except PinError as error:
+        yield of_error("pin-unreadable", error)
 
 
 def _check_key(key: KeyURI, leaf: Certificate | None) -> Iterator[Finding]:
@@ -76,11 +92,21 @@ def _check_pin(key: KeyURI) -> Iterator[Finding]:
             yield finding("pin-nearly-locked", f"{name} allows one more attempt", fix)
 
 
-def check_agent(served: Mapping[str, Served]) -> Iterator[Finding]:
-    """Yield the last failure of each profile that an agent serves."""
-    for name, state in served.items():
-        if state.failure:
-            yield finding("agent-failure", f"the {state.agent}'s agent failed: {state.failure}").about(name)
+def check_agents(agents: Agents, names: Collection[str]) -> Iterator[Finding]:
+    """Yield agents that do not answer, and those of the named profiles that an agent has no credentials for."""
+    for problem in agents.problems:
+        yield finding("agent-silent", problem)
+    for name, state in agents.served.items():
+        of, flag = f"the {state.agent}'s agent", " --system" if state.agent == "system" else ""
+        if name not in names:
+            continue
+        if state.state == "locked":
+            fix = f"Run hwsigner agent unlock NAME{flag}"
+            found = f"the profile is locked in {of}{state.failure and f': {state.failure}'}"
+            yield finding("agent-locked", found, fix).about(name)
+        elif state.failure:
+            fix = f"Run hwsigner agent refresh NAME{flag}"
+            yield finding("agent-failure", f"{of} failed: {state.failure}", fix).about(name)
 
 
 def check_units(environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -97,12 +123,18 @@ def check_units(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _program(path: Path) -> str:
+    """Return the program that a unit runs, or an empty text if that can't be told."""
     try:
         lines = path.read_text("utf-8", "replace").splitlines()
     except OSError:
         return ""
-    command = next((line.partition("=")[2] for line in lines if line.startswith("ExecStart=")), "")
-    return command.lstrip("-@:+!").partition(" ")[0]
+    settings = [line.split("=", 1) for line in lines if "=" in line]
+    command = next((value.strip() for name, value in settings if name.strip() == "ExecStart" and value.strip()), "")
+    try:
+        program = next(iter(shlex.split(command.lstrip("-@:+!"))), "")
+    except ValueError:
+        return ""
+    return "" if {"%", "$"} & {*program} else program  # systemd replaces these.
 
 
 def _failed(scope: list[str], environ: Mapping[str, str]) -> list[str]:

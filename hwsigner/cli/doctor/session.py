@@ -51,4 +51,6 @@ def _check_together(arns: dict[str, Arn], region: str) -> Iterator[Finding]:
             values["--region"] = region
         if len(set(values.values())) > 1:
             listed = ", ".join(f"{flag} is in {value}" for flag, value in values.items())
-            yield finding(f"arn-{name}", f"{name}s differ: {listed}")
+            is_flag = len({value for flag, value in values.items() if flag != "--region"}) == 1
+            fix = "Run hwsigner profile edit NAME --unset region" if is_flag else ""
+            yield finding(f"arn-{name}", f"{name}s differ: {listed}", fix)

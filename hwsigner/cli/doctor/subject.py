@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from hwsigner.cli.doctor.findings import Finding, finding, of_error, warnings_into
 from hwsigner.config import settings
-from hwsigner.config.flags import session_duration
-from hwsigner.errors import CertificateError, PinError, PinRequiredError, SigningKeyError, UsageError
+from hwsigner.config.flags import IN_PROFILES, session_duration
+from hwsigner.errors import (
+    CertificateError,
+    PinError,
+    PinRequiredError,
+    SigningKeyError,
+    UsageError,
+    suggestion,
+)
 from hwsigner.key import find_certificates
 from hwsigner.pins import PinRequest, PinSource
 from hwsigner.uri import KeyURI
@@ -65,6 +72,12 @@ def read(profile: Profile, environ: Mapping[str, str], now: datetime) -> tuple[S
 
 def _with_values(subject: Subject, findings: list[Finding]) -> Subject:
     raw = dict(subject.profile.values)
+    for key in sorted(raw.keys() - IN_PROFILES.keys()):
+        del raw[key]
+        hint = suggestion(key, IN_PROFILES, f"Run hwsigner profile edit NAME --unset {key}")
+        findings.append(
+            finding("profile-invalid", f"{subject.profile.file} has the key {key!r}, which is not a flag", hint)
+        )
     duration = str(raw.pop(_DURATION, 3600))
     try:
         session_duration(duration)
@@ -104,9 +117,7 @@ def _with_certificates(subject: Subject) -> Subject:
 
 def without_pin(uri: KeyURI) -> KeyURI:
     """Return a key URI without its PIN."""
-    return replace(
-        uri, query={name: value for name, value in uri.query.items() if name != "pin-source"}, pin_value=None
-    )
+    return KeyURI(uri.scheme, uri.path, {name: value for name, value in uri.query.items() if name != "pin-source"})
 
 
 def no_pins() -> PinSource:

@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 
 from hwsigner.cli.documents import read_trust
 from hwsigner.cli.issuer import issuer
-from hwsigner.cli.log import Log
 from hwsigner.cli.parser import Parser
 from hwsigner.cli.process import report_thread_failures
 from hwsigner.cli.registrar import KEYS, POLICY
@@ -28,6 +27,7 @@ from hwsigner.enrolment.registrar.server import RegistrarServer
 from hwsigner.enrolment.registrar.watched import Watched
 from hwsigner.errors import HwsignerError, UsageError
 from hwsigner.http.address import host_and_port, is_loopback
+from hwsigner.monitoring.log import Log
 from hwsigner.serving.listener import listen, tls_context
 from hwsigner.system.systemd import ERROR, INFO, WARNING, Notifier, is_journal
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hwsigner.errors import UsageError
+from hwsigner.errors import UsageError, suggestion
 from hwsigner.identity.certificate_request import CertificateRequest
 from hwsigner.key.management import KeyAccess
 
@@ -103,6 +103,7 @@ def open_issuer(name: str, settings: IssuerSettings) -> Issuer:
     """
     module = ISSUERS.get(name)
     if module is None:
-        raise UsageError(f"there is no issuer {name[:40]!r}", f"Use one of {', '.join(ISSUERS)}")
+        hint = suggestion(name, ISSUERS, f"Use one of {', '.join(ISSUERS)}")
+        raise UsageError(f"there is no issuer {name[:40]!r}", hint)
     opened: Issuer = importlib.import_module(module).open_issuer(settings)
     return opened

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from hwsigner.enrolment.issuers import IssuerSettings
 from hwsigner.errors import ServiceError, UsageError
 from hwsigner.http.address import Endpoint, check_protected, read_url
-from hwsigner.http.client_certificate import ClientCertificate, post_with_certificate
+from hwsigner.http.client_certificate import ClientCertificate
 from hwsigner.http.connection import Deadline
 from hwsigner.http.proxy import find_proxy
 from hwsigner.http.tls import TrustedCAs, find_cas
@@ -47,9 +47,7 @@ class Website:
         sent, deadline = self._all(headers), Deadline(self.timeout)
         if self.client is None:
             return post(self.endpoint, path, sent, body, options=self.options, deadline=deadline)
-        return post_with_certificate(
-            self.client, self.endpoint, path, sent, body, options=self.options, deadline=deadline
-        )
+        return self.client.post(self.endpoint, path, sent, body, options=self.options, deadline=deadline)
 
     def get(self, path: str) -> Response:
         """Send a GET request; raise as `post`."""

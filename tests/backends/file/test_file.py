@@ -272,7 +272,7 @@ def test_path_with_a_tilde_or_variable_is_refused_with_a_hint(path: str) -> None
 
 
 def test_misspelt_scheme_of_a_key_uri_is_refused_with_a_hint() -> None:
-    with pytest.raises(SigningKeyError, match="key URIs start with pkcs11:, tpm2:, handle: or file:"):
+    with pytest.raises(SigningKeyError, match="key URIs start with pkcs11:, tpm2:, handle:, file:, env: or fd:"):
         open_key("pcks11:token=alpha")
 
 

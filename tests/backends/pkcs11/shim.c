@@ -1,5 +1,6 @@
 /* A PKCS #11 module for tests: SoftHSM whose tokens can be removed, wait and fail, with counted calls. SHIM_MODULE is the
-   file of SoftHSM, SHIM_CONF its configuration, and SHIM_SECONDS, if set, a delay for each signature.
+   file of SoftHSM, SHIM_CONF its configuration, and SHIM_SECONDS, if set, a delay for each signature. With
+   SHIM_KEYPAD_SECONDS, each token has a keypad, at which a login takes as long.
 
    Tests in the same process control it by the shim_* functions. A token is named by the number that shim_token returns.
    When a token is removed, its sessions end. Signatures of a held token wait until it is released. */
@@ -25,7 +26,7 @@ enum { INITIALIZE, FINALIZE, SLOT_LIST = 4, SLOT_INFO, TOKEN_INFO, MECHANISM_INF
 enum { DEVICE_REMOVED = 0x32, MECHANISM_INVALID = 0x70, SESSION_HANDLE_INVALID = 0xB3, TOKEN_NOT_PRESENT = 0xE0,
        CANT_LOCK = 0xA, FUNCTION_FAILED = 6, CONTEXT_SPECIFIC = 2, ATTRIBUTE_TYPE_INVALID = 0x12,
        USER_NOT_LOGGED_IN = 0x101, OPERATION_NOT_INITIALIZED = 0x91, TOKEN_WRITE_PROTECTED = 0xE2, FOR_WRITING = 2 };
-enum { COUNT_LOW = 0x10000, PIN_INCORRECT = 0xA0 };
+enum { KEYPAD = 0x100, COUNT_LOW = 0x10000, PIN_INCORRECT = 0xA0 };
 enum { SLOTS = 16, SESSIONS = 4096, CALLS = 68, MECHANISMS = 16 };
 enum { CKM_ML_DSA = 0x1D, CKM_ECDSA = 0x1041, CKM_ECDSA_SHA256 = 0x1044, CKM_ECDSA_SHA512 = 0x1046 };
 enum { CKK_ML_DSA = 0x4A, CKA_CLASS = 0, CKA_VALUE = 0x11, CKA_KEY_TYPE = 0x100, CKA_EC_PARAMS = 0x180, CKA_EC_POINT = 0x181,
@@ -216,6 +217,7 @@ static ulong GetTokenInfo(ulong slot, token_info *info) {
     if (!answer && tokens[index].removed) answer = TOKEN_NOT_PRESENT;
     if (!answer) answer = CALL(TOKEN_INFO, (ulong, token_info *))(slot, info);
     if (!answer) info->flags = (info->flags | tokens[index].raised) & ~tokens[index].cleared;
+    if (!answer && getenv("SHIM_KEYPAD_SECONDS")) info->flags |= KEYPAD;
     if (!answer && *tokens[index].serial) memcpy(info->serial, tokens[index].serial, 16);
     return end(answer);
 }
@@ -262,10 +264,20 @@ static ulong GetSessionInfo(ulong session, void *info) {
     return end(answer ? answer : CALL(SESSION_INFO, (ulong, void *))(session, info));
 }
 
+/* Wait as long as an environment variable says. A signal does not end that. */
+static void wait_for(const char *variable) {
+    const char *seconds = getenv(variable);
+    for (unsigned left = seconds ? (unsigned)atoi(seconds) : 0; left; left = sleep(left)) {}
+}
+
 static ulong Login(ulong session, ulong user, const char *pin, ulong length) {
     ulong answer = begin(LOGIN, session_index(session));
     if (user == CONTEXT_SPECIFIC) context_logins++;
-    if (!pin) { pin = "1234"; length = 4; } /* Typed at the keypad. */
+    if (!pin) { /* Typed at the keypad. */
+        wait_for("SHIM_KEYPAD_SECONDS");
+        pin = "1234";
+        length = 4;
+    }
     if (!answer && careful && user == CONTEXT_SPECIFIC) {
         int index = session_index(session);
         if (!sessions[index].signing) return end(OPERATION_NOT_INITIALIZED);
@@ -391,7 +403,7 @@ static ulong Sign(ulong session, const unsigned char *data, ulong size, unsigned
     unsigned char digest[EVP_MAX_MD_SIZE], unused[256];
     unsigned digest_size;
     ulong answer = begin(SIGN, index), unused_size = sizeof unused;
-    if (getenv("SHIM_SECONDS")) sleep((unsigned)atoi(getenv("SHIM_SECONDS")));
+    wait_for("SHIM_SECONDS");
     pthread_mutex_lock(&lock);
     tokens[slot].waiting++;
     while (tokens[slot].held && !sessions[index].dead) pthread_cond_wait(&released, &lock);

@@ -146,6 +146,14 @@ def test_roots_own_configuration_is_ignored(folders: Path, monkeypatch: pytest.M
     assert configured(folders) == {}
 
 
+def test_configuration_in_the_current_folder_is_ignored(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be a checkout of someone else's files; `HOME` is missing for users without an account."""
+    (folders / "home" / "pkcs11" / "modules" / "a.module").write_text("module: /h/a\n")
+    monkeypatch.chdir(folders)
+    monkeypatch.setenv("XDG_CONFIG_HOME", "home")
+    assert configured(folders) == {}
+
+
 @pytest.mark.parametrize(
     ("settings", "shown"),
     [

@@ -14,8 +14,9 @@ import pytest
 
 from any_module import list_tokens, open_key
 from hwsigner.backends import refusals
-from hwsigner.errors import BackendUnavailableError, PinLockedError, UnsafeKeyWarning, WrongPinError
+from hwsigner.errors import BackendUnavailableError, PinLockedError, WrongPinError
 from hwsigner.pins import PinSource
+from hwsigner.system import state
 from pkcs11_shim import LOGIN, ROOT, Person, Shim, forget_refusals, refusals_folder
 from softhsm.yubikey import OPENSC, YKCS11, YubiKey
 
@@ -193,18 +194,78 @@ def test_refusal_is_recorded_in_the_next_folder_when_the_first_is_unusable(
         refusals_folder().unlink()
 
 
-def test_refusal_is_remembered_by_the_process_when_no_folder_is_usable(
-    silent: Shim, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def no_home(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder that can't be written to, and no runtime folder. Return the folder of last resort."""
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/none")  # Not even root can make it.
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/proc/none")
+    return Path(f"/tmp/hwsigner-{os.getuid()}")
+
+
+def test_refused_pin_is_sent_once_by_several_processes_when_the_home_folder_is_read_only(
+    no_home: Path, uri: str, yubikey: YubiKey
 ) -> None:
-    monkeypatch.setattr(refusals, "_folders", lambda: iter(()))
-    with pytest.warns(UnsafeKeyWarning, match="no folder can keep whether the stored PIN of token 'one' is wrong"):
-        wrong_once(silent)
+    assert [outcome(start(uri)) for _ in range(3)] == ["WrongPinError", "PinLockedError", "PinLockedError"]
+    assert yubikey.pin_tries == [0x63C2]
+    assert no_home.stat().st_mode & 0o777 == 0o700
+    open_key(uri.partition("&pin-source")[0], Person(yubikey.pin)).close()
+
+
+def test_stored_pin_is_sent_by_two_processes_that_are_killed_when_the_home_folder_is_read_only(
+    silent: Shim, no_home: Path
+) -> None:
+    assert [run_killed(silent, f"{silent.uri()}&pin-value=1234") for _ in range(4)] == [9, 9, 1, 1]
+
+
+@pytest.mark.parametrize("owner", ["nobody", "another user"])
+def test_stored_pin_is_not_sent_when_no_folder_can_keep_a_refusal(
+    silent: Shim, no_home: Path, owner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "temporary"
+    monkeypatch.setattr(state, "_TEMPORARY", str(place) if owner == "another user" else "/proc/none")
+    monkeypatch.setenv("TMPDIR", "/proc/none")
+    (place / f"hwsigner-{os.getuid()}").mkdir(parents=True)
+    (place / f"hwsigner-{os.getuid()}").chmod(0o777)
+    with pytest.raises(
+        PinLockedError, match="no folder can keep whether the stored PIN of token 'one' is wrong, so it"
+    ):
+        open_key(silent.uri(), "1234")
+    assert silent.count(LOGIN) == 0
+    open_key(silent.uri(), Person("1234")).close()
+    with pytest.raises(WrongPinError):
+        open_key(silent.uri(), PinSource(WRONG, allow_final_try=True))
+    assert silent.count(LOGIN) == 2
+    open_key(silent.uri(), Person("1234")).close()
+
+
+def test_refusal_is_kept_in_tmpdir_when_the_folder_in_tmp_is_another_user_s(
+    silent: Shim, no_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "_TEMPORARY", "/proc/none")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    wrong_once(silent)
     with pytest.raises(PinLockedError):
         open_key(silent.uri(), "1234")
-    open_key(silent.uri(), Person("1234")).close()
-    with pytest.warns(UnsafeKeyWarning):
-        open_key(silent.uri(), "1234").close()
-    assert silent.count(LOGIN) == 3
+    assert list((tmp_path / f"hwsigner-{os.getuid()}").glob("pkcs11-*"))
+    open_key(silent.uri(), PinSource("1234", allow_final_try=True)).close()
+
+
+def test_refusal_is_kept_before_the_record_of_the_login_goes(silent: Shim, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process may be killed between the two."""
+    done, keep, forget = list[str](), refusals.keep, refusals.forget
+
+    def noted_keep(name: str) -> None:
+        done.append("keep")
+        keep(name)
+
+    def noted_forget(name: str) -> None:
+        done.append("forget")
+        forget(name)
+
+    monkeypatch.setattr(refusals, "keep", noted_keep)
+    monkeypatch.setattr(refusals, "forget", noted_forget)
+    wrong_once(silent)
+    assert done == ["keep", "forget"]
 
 
 _KILLED = """

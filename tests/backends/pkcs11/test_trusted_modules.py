@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,7 @@ def test_key_and_intermediates_of_an_identity_are_refused_too(
         with pytest.raises(UsageError, match="is neither in the system's"):
             open_identity(source)
         with pytest.raises(BackendUnavailableError, match="does not exist"):
-            open_identity(replace(source, allow_modules=True))
+            open_identity(IdentitySource(**{**vars(source), "allow_modules": True}))
 
 
 @pytest.mark.parametrize(

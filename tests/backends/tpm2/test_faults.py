@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 from tpm2_pytss import ESAPI, ESYS_TR, TPM2_ALG, TPM2_SE, TPMT_SYM_DEF
 
-from backends.tpm2.tpms import NODA, PASSWORD, SIGNING, Tools, flush, handles_in
+from backends.tpm2.tpms import NODA, PASSWORD, SIGNING, Tools, flush_handles, handles_in
 from hwsigner.backends.tpm2 import connection
 from hwsigner.errors import (
     BackendUnavailableError,
@@ -71,7 +71,7 @@ def each_command_fails(proxy: TPMProxy, tpm: SoftTPM, uri: str, pin: str | None,
         proxy.at(number, fault)
         done.append(use(uri, pin))
         assert handles_in(tpm) == proxy.lost, f"{fault} at command {number} of {[hex(code) for code in proxy.codes]}"
-        flush(tpm, proxy.lost)
+        flush_handles(tpm, proxy.lost)
         if len(proxy.exchanges) <= number:
             return done
     raise AssertionError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -169,14 +168,14 @@ def test_importable_key_of_another_kind_signs_with_its_auth_value(tools: Tools, 
 def test_key_is_imported_under_a_persistent_parent(tools: Tools, persistent_parent: str) -> None:
     public = tools.path("parent.pub")
     tools.run("tpm2_readpublic", "-Q", "-c", persistent_parent, "-o", str(public))
-    key = replace(tools.duplicated(public), parent=int(persistent_parent, 16))
+    key = tools.duplicated(public)._replace(parent=int(persistent_parent, 16))
     assert sign_and_verify(tools.tpm.uri(tools.write(key)), tools.public_key(), tools.folder)
 
 
 @pytest.mark.parametrize("primary", ["ecc noda", "rsa noda"], indirect=True)
 def test_key_that_is_encrypted_to_another_parent_is_refused_by_name(tools: Tools, new_parent: Path) -> None:
     key = tools.duplicated(new_parent)
-    other = replace(key, parent=0x4000000C)
+    other = key._replace(parent=0x4000000C)
     with pytest.raises(SigningKeyError) as caught:
         open_key(tools.tpm.uri(tools.write(other)))
     assert str(tools.path("written.pem")) in caught.value.message

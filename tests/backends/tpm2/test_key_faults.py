@@ -10,7 +10,7 @@ import pytest
 
 from backends.tpm2.test_faults import uri_through
 from backends.tpm2.test_policies import AUTH_VALUE, Policies, as_drafted, pcr_digest, selection
-from backends.tpm2.tpms import NODA, PASSWORD, SIGNING, Tools, flush, handles_in
+from backends.tpm2.tpms import NODA, PASSWORD, SIGNING, Tools, flush_handles, handles_in
 from hwsigner.backends.tpm2.key_file import PolicyCommand
 from hwsigner.errors import HwsignerError
 from hwsigner.key import find_certificates, open_key
@@ -68,7 +68,7 @@ def test_nothing_is_left_in_the_tpm(
         went_well = use(uri, pin)
         commands = [hex(code) for code in proxy.codes]
         assert handles_in(tools.tpm) == proxy.lost, f"after {fault} at command {number} of {commands}"
-        flush(tools.tpm, proxy.lost)
+        flush_handles(tools.tpm, proxy.lost)
         if len(proxy.exchanges) <= number:
             assert went_well
             assert number > 8

@@ -19,7 +19,7 @@ from backends.tpm2.test_faults import uri_through
 from backends.tpm2.test_policies import extend
 from backends.tpm2.test_sharing import start
 from backends.tpm2.test_uris import der
-from backends.tpm2.tpms import NODA, PASSWORD, Tools, flush, handles_in, openssl_signs, read_der
+from backends.tpm2.tpms import NODA, PASSWORD, Tools, flush_handles, handles_in, openssl_signs, read_der
 from hwsigner.backends.tpm2 import handles, keygen
 from hwsigner.backends.tpm2.key_file import TSS2Key, parse_tss2
 from hwsigner.errors import (
@@ -306,7 +306,7 @@ class TestFile:
                 if len(proxy.exchanges) <= number:
                     break
             assert [name for name in tools.folder.iterdir() if "new.pem" in name.name] == []
-            flush(swtpm, proxy.lost)
+            flush_handles(swtpm, proxy.lost)
             proxy.lost.clear()
         assert number > 5
 
@@ -624,7 +624,7 @@ class TestHandle:
             assert is_there == (message == "") or f"handle:{HANDLE:#010x}" in message
             if is_there:
                 delete_key(handle_uri, agree)
-            flush(swtpm, proxy.lost)
+            flush_handles(swtpm, proxy.lost)
             proxy.lost.clear()
             assert handles_in(swtpm) == []
             if len(proxy.exchanges) <= number:

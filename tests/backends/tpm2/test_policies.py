@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -254,14 +253,14 @@ class TestOR:
     def test_key_signs_with_the_branch_that_is_listed_before_the_or(
         self, policies: Policies, key: TSS2Key, pcr: PolicyCommand
     ) -> None:
-        assert policies.signs(replace(key, policy=(pcr, *key.policy)))
-        assert policies.signs(replace(key, policy=(PolicyCommand(AUTH_VALUE), *key.policy)), PASSWORD)
+        assert policies.signs(key._replace(policy=(pcr, *key.policy)))
+        assert policies.signs(key._replace(policy=(PolicyCommand(AUTH_VALUE), *key.policy)), PASSWORD)
 
     def test_key_signs_with_the_branch_that_is_satisfied(
         self, policies: Policies, key: TSS2Key, pcr: PolicyCommand
     ) -> None:
         auth_value, of_pcr = AuthPolicy((PolicyCommand(AUTH_VALUE),), "password"), AuthPolicy((pcr,), "boot")
-        both = replace(key, auth_policies=(auth_value, of_pcr))
+        both = key._replace(auth_policies=(auth_value, of_pcr))
         assert policies.signs(both)  # The auth value is not asked for, nor sent.
         extend(policies.tools, 16)
         assert policies.signs(both, PASSWORD)
@@ -275,7 +274,7 @@ class TestOR:
     def test_key_signs_when_all_branches_are_listed_before_the_or(
         self, policies: Policies, key: TSS2Key, pcr: PolicyCommand
     ) -> None:
-        listed = replace(key, policy=(PolicyCommand(AUTH_VALUE), pcr, *key.policy))
+        listed = key._replace(policy=(PolicyCommand(AUTH_VALUE), pcr, *key.policy))
         assert policies.signs(listed)
         extend(policies.tools, 16)
         assert policies.signs(listed, PASSWORD)
@@ -354,7 +353,7 @@ class TestAuthorize:
     def test_key_signs_while_its_signed_policy_is_satisfied(
         self, policies: Policies, key: TSS2Key, holder: Path, pcr: Path
     ) -> None:
-        signed = replace(key, auth_policies=(self.boot(policies.tools, holder, pcr),))
+        signed = key._replace(auth_policies=(self.boot(policies.tools, holder, pcr),))
         assert policies.signs(signed)
         extend(policies.tools, 16)
         uri = policies.tools.tpm.uri(policies.tools.path("written.pem"))
@@ -368,7 +367,7 @@ class TestAuthorize:
         old = self.boot(tools, holder, pcr, "old")
         extend(tools, 16)
         new = self.boot(tools, holder, policies.run(("pcr", "-l", "sha256:16")), "new")
-        both = replace(key, auth_policies=(old, new))
+        both = key._replace(auth_policies=(old, new))
         assert policies.signs(both)
         tools.run("tpm2_pcrreset", "16")
         assert policies.signs(both)
@@ -381,7 +380,7 @@ class TestAuthorize:
     def test_key_signs_when_the_signature_is_in_the_policy_itself(
         self, policies: Policies, key: TSS2Key, holder: Path, pcr: Path
     ) -> None:
-        assert policies.signs(replace(key, policy=self.boot(policies.tools, holder, pcr).commands))
+        assert policies.signs(key._replace(policy=self.boot(policies.tools, holder, pcr).commands))
 
     def test_key_signs_with_a_signed_policy_and_its_auth_value(
         self, policies: Policies, key: TSS2Key, holder: Path, pcr: Path
@@ -390,14 +389,14 @@ class TestAuthorize:
         names = ["-n", str(tools.path("holder.name")), "-q", str(tools.path("reference"))]
         digest = policies.run(("authorize", "-i", str(pcr), *names), ("authvalue",))
         both = policies.key(digest, self.authorize(tools), PolicyCommand(AUTH_VALUE), auth=PASSWORD)
-        assert policies.signs(replace(both, auth_policies=(self.boot(tools, holder, pcr),)), PASSWORD)
+        assert policies.signs(both._replace(auth_policies=(self.boot(tools, holder, pcr),)), PASSWORD)
 
     def test_signature_of_another_policy_is_refused(
         self, policies: Policies, key: TSS2Key, holder: Path, pcr: Path
     ) -> None:
         tools = policies.tools
         wrong = AuthPolicy((PolicyCommand(AUTH_VALUE), self.signed(tools, holder, pcr)), "wrong")
-        uri = tools.tpm.uri(tools.write(replace(key, auth_policies=(wrong,))))
+        uri = tools.tpm.uri(tools.write(key._replace(auth_policies=(wrong,))))
         with (
             open_key(uri, "") as opened,
             pytest.raises(SigningKeyError, match="wrong: its signature is not of this policy"),
@@ -409,9 +408,9 @@ class TestAuthorize:
         self, policies: Policies, key: TSS2Key, holder: Path, pcr: Path
     ) -> None:
         command = self.signed(policies.tools, holder, pcr)
-        other = replace(command, body=command.body.replace(self.REFERENCE, b"for www"))
+        other = command._replace(body=command.body.replace(self.REFERENCE, b"for www"))
         with pytest.raises(UnsupportedKeyError, match="is not its key's"):
-            policies.signs(replace(key, policy=(other,)))
+            policies.signs(key._replace(policy=(other,)))
 
     def test_key_without_a_signed_policy_is_refused(self, policies: Policies, key: TSS2Key) -> None:
         with pytest.raises(UnsupportedKeyError, match=r"written\.pem wants a signed policy, and its file holds none"):
@@ -435,7 +434,7 @@ class TestRefusedPolicies:
     def test_unknown_command_is_refused_by_name(self, policies: Policies) -> None:
         key = policies.key(policies.run(("authvalue",)))
         for code, name in UNKNOWN.items():
-            path = policies.tools.write(replace(key, policy=(PolicyCommand(AUTH_VALUE), PolicyCommand(code, b"?"))))
+            path = policies.tools.write(key._replace(policy=(PolicyCommand(AUTH_VALUE), PolicyCommand(code, b"?"))))
             # No TPM is asked: there is none at this TCTI.
             with pytest.raises(UnsupportedKeyError) as caught:
                 open_key(f"tpm2:path={path}?tcti=swtpm:path=/hwsigner-none")
@@ -447,7 +446,7 @@ class TestRefusedPolicies:
         unknown, known = AuthPolicy((PolicyCommand(0x151),)), AuthPolicy((PolicyCommand(AUTH_VALUE),))
         branches = policies.run(("or", "-l", f"sha256:{digest},{digest}"))
         key = policies.key(branches, or_command(digest, digest), auth=PASSWORD)
-        assert policies.signs(replace(key, auth_policies=(unknown, known)), PASSWORD)
+        assert policies.signs(key._replace(auth_policies=(unknown, known)), PASSWORD)
 
     @pytest.mark.parametrize(
         "command",
@@ -529,7 +528,7 @@ class TestAnyBytes:
     def test_command_with_too_many_parameters_is_refused(self, command: PolicyCommand) -> None:
         read_command(command)
         with pytest.raises(ValueError, match=r"too many parameters|cut short"):
-            read_command(replace(command, body=command.body + b"?"))
+            read_command(command._replace(body=command.body + b"?"))
 
     def test_selection_of_too_many_pcrs_is_refused(self) -> None:
         with pytest.raises(ValueError, match="TPML_PCR_SELECTION can't be read"):

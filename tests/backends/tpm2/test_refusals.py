@@ -25,6 +25,7 @@ from hwsigner.errors import (
 )
 from hwsigner.key import Key, open_key
 from hwsigner.pins import AskPin, PinRequest, PinSource
+from hwsigner.system import state
 
 # Signs, and is killed before it learns what came of it.
 _KILLED = """
@@ -56,10 +57,12 @@ class TestRefusals:
         tools.run("tpm2_evictcontrol", "-Q", "-C", "o", "-c", "0x81004715")
 
     @pytest.fixture
-    def managed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Take swtpm for a resource manager."""
+    def managed(self, tools: Tools, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """Take swtpm for a resource manager, which would flush what a closed connection leaves."""
         monkeypatch.setattr(process_lock, "_MANAGED", ("swtpm",))
         monkeypatch.setattr(connection, "_connections", {})  # An open connection knows what it leads to.
+        yield
+        tools.flush()
 
     def sign(self, uri: str, pin: str | AskPin | PinSource | None) -> None:
         with open_key(uri, pin) as key:
@@ -144,8 +147,9 @@ class TestRefusals:
     def test_stored_auth_value_is_held_back_after_any_failure_when_no_folder_keeps_refusals(
         self, tools: Tools, uri: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
+        for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR", "TMPDIR"):
             monkeypatch.setenv(name, "/dev/null")
+        monkeypatch.setattr(state, "_TEMPORARY", "/dev/null")
         uri = f"{uri}&session=plain"
         with pytest.warns(UnsafeKeyWarning, match="no folder can keep whether the stored PIN of"):
             self.refuse(uri, "wrong")
@@ -170,6 +174,7 @@ class TestRefusals:
             )
         assert process.returncode == (1 if pin == "wrong" else 9)
         assert tools.counted_failures() == (1 if pin == "wrong" else 0)
+        tools.flush()
 
     def test_refusal_is_not_kept_in_a_folder_that_others_can_use(
         self, uri: str, refused_auth: Path, tmp_path: Path

@@ -23,7 +23,9 @@ STORED = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth"
 SIGNING = f"{STORED}|sign"
 PASSWORD = "right-4711"
 NODA = ("-a", f"{STORED}|restricted|decrypt|noda")
-_LOADED_OR_SAVED = (0x80000000, 0x02000000, 0x03000000)
+# The first handles of objects, of loaded sessions and of saved ones.
+_LOADED = (0x80000000, 0x02000000)
+_SAVED = (0x03000000,)
 
 
 class Tools:
@@ -37,9 +39,12 @@ class Tools:
         """Run a tool, and flush what it leaves in the TPM."""
         output = run(arguments, self.tpm.env).decode()
         if flush:
-            for kind in ("-t", "-l"):
-                run(["tpm2_flushcontext", kind], self.tpm.env)
+            self.flush()
         return output
+
+    def flush(self) -> None:
+        """Flush the objects and sessions that are loaded in the TPM."""
+        flush_handles(self.tpm, _handles_in(self.tpm, _LOADED))
 
     def key_file(
         self,
@@ -128,16 +133,27 @@ class Tools:
         return next(int(line.split()[1], 16) for line in lines if line.startswith("TPM2_PT_LOCKOUT_COUNTER"))
 
     def set_lockout(self, tries: int, seconds: int = 1000) -> None:
-        """Set the TPM's lockout, and clear it."""
-        self.run("tpm2_dictionarylockout", "-s", "-n", str(tries), "-t", str(seconds), "-l", "1000")
-        self.run("tpm2_dictionarylockout", "-c")
+        """Set the TPM's lockout, and clear it. Not by a program: each test does this twice."""
+        with _connected(self.tpm) as esys:
+            esys.dictionary_attack_parameters(tries, seconds, 1000)
+            esys.dictionary_attack_lock_reset()
 
 
 def handles_in(tpm: SoftTPM) -> list[str]:
     """Return the handles of what is loaded in a TPM, or saved out of it: objects and sessions."""
+    return _handles_in(tpm, _LOADED + _SAVED)
+
+
+def _handles_in(tpm: SoftTPM, firsts: tuple[int, ...]) -> list[str]:
+    with _connected(tpm) as esys:
+        return [f"{handle:#x}" for first in firsts for handle in _handles(esys, first)]
+
+
+@contextmanager
+def _connected(tpm: SoftTPM) -> Iterator[ESAPI]:
     esys = ESAPI(tpm.tcti)
     try:
-        return [f"{handle:#x}" for first in _LOADED_OR_SAVED for handle in _handles(esys, first)]
+        yield esys
     finally:
         esys.close()
 
@@ -165,13 +181,12 @@ def start_signer(*uris: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def flush(tpm: SoftTPM, handles: list[str]) -> None:
+def flush_handles(tpm: SoftTPM, handles: list[str]) -> None:
     """Flush what is in a TPM by its handles: hash sequences too, which tpm2_flushcontext can't."""
-    esys = ESAPI(tpm.tcti)
-    for handle in handles:
-        esys.tcti.transmit(struct.pack(">HIII", TPM2_ST.NO_SESSIONS, 14, TPM2_CC.FlushContext, int(handle, 16)))
-        esys.tcti.receive()
-    esys.close()
+    with _connected(tpm) as esys:
+        for handle in handles:
+            esys.tcti.transmit(struct.pack(">HIII", TPM2_ST.NO_SESSIONS, 14, TPM2_CC.FlushContext, int(handle, 16)))
+            esys.tcti.receive()
 
 
 def read_der(path: Path) -> bytes:

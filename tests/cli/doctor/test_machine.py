@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 import certs
 from agent.homes import Home, run_agent
 from emulators import InProcessSoftHSM
+from hwsigner.agent import protocol
+from hwsigner.agent.listener import open_listener
 from hwsigner.cli.doctor import hybrid_node, machine
 from hwsigner.emulator import Emulator, Fault, World
 from hwsigner.system import pcsc
@@ -219,12 +221,37 @@ class TestUnits:
         assert (found["id"], found["profile"]) == ("unit-program", "")
         assert "/opt/absent/hwsigner" in found["found"]
 
+    @pytest.mark.parametrize("line", ["ExecStart='{}/my programs/hwsigner' agent", "ExecStart=%h/bin/hwsigner agent"])
+    def test_program_that_is_there_is_no_mistake(self, patient: Patient, line: str) -> None:
+        patient.program("../my programs/hwsigner", "exit 0")
+        patient.write("units/hwsigner-agent.service", f"[Service]\n{line.format(patient.folder)}\n")
+        assert patient.findings() == []
+
     def test_failed_unit_is_named(self, patient: Patient) -> None:
         line = "hwsigner-renew@web.service loaded failed failed Renew"
         patient.program("systemctl", f'[ "$1" = --user ] || echo {line}')
         (found,) = patient.findings()
         assert found["id"] == "unit-failed"
         assert "journalctl -u hwsigner-renew@web.service" in found["fix"]
+
+
+def test_profile_that_the_agent_has_locked_is_named(patient: Patient) -> None:
+    with run_agent(Home(patient.folder, patient.ca, patient.emulator)) as running:
+        running.ask(b"1 lock web\n")
+        (found,) = patient.findings()
+    assert (found["id"], found["profile"]) == ("agent-locked", "web")
+    assert found["fix"] == "Run hwsigner agent unlock web"
+
+
+def test_agent_that_does_not_answer_is_named(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "SILENCE_LIMIT", 0.1)
+    address = Home(patient.folder, patient.ca, patient.emulator).address
+    with open_listener(address, {}):
+        (found,) = patient.findings()
+        status = patient.call("status")
+    assert (found["id"], found["profile"]) == ("agent-silent", "")
+    assert "the user's agent" in found["found"]
+    assert "does not answer in time" in status.err
 
 
 def test_agent_s_last_failure_is_named(patient: Patient) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 
 import botocore.session
@@ -62,6 +63,18 @@ def _put_chain_into_two_files(patient: Patient) -> None:
     patient.change({"intermediates": str(path)})
 
 
+def _replace_config_by_a_dead_link(patient: Patient) -> None:
+    path = patient.folder / ".aws" / "config"
+    path.unlink()
+    path.symlink_to("/absent")
+
+
+def _replace_config_by_a_circle(patient: Patient) -> None:
+    path = patient.folder / ".aws" / "config"
+    path.unlink()
+    path.symlink_to("config")
+
+
 def _install_version_1(patient: Patient) -> None:
     # Version 1 ends at the line, so it must not see it.
     patient.program("aws", "[ $AWS_CONFIG_FILE = /dev/null ] && echo aws-cli/1.42.0 Python/3.13")
@@ -112,6 +125,10 @@ PROFILE: dict[str, tuple[Plant, set[str]]] = {
     "duration too short": (lambda p: p.change({"session-duration": 600}), {"duration-invalid"}),
     "session name": (lambda p: p.change({"role-session-name": "a b"}), {"session-name-invalid"}),
     "unknown flag": (lambda p: p.change({"role": "x"}), {"profile-invalid"}),
+    "unknown flag beside another mistake": (
+        lambda p: p.change({"role": "x", "certificate": "/absent.pem"}),
+        {"profile-invalid", "certificate-unreadable"},
+    ),
     "endpoint": (lambda p: p.change({"endpoint": "http://example.com"}), {"endpoint-invalid"}),
 }
 
@@ -129,7 +146,7 @@ AWS_FILES: dict[str, tuple[Plant, set[str]]] = {
         {"config-other-source"},
     ),
     "another source": (
-        lambda p: p.process_line(f"{p.process}\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = base"),
+        lambda p: p.process_line(f"{p.process}\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = x\n[profile x]"),
         {"config-other-source"},
     ),
     "recursion by a command": (
@@ -146,10 +163,71 @@ AWS_FILES: dict[str, tuple[Plant, set[str]]] = {
     ),
     "program missing": (lambda p: p.process_line("/opt/absent credential-process"), {"process-missing"}),
     "shim": (
-        lambda p: p.process_line(str(p.program("../.pyenv/shims/hwsigner", ""))),
+        lambda p: p.process_line(f"{p.program('../.pyenv/shims/hwsigner', '')} credential-process --profile web"),
         {"process-shim"},
     ),
     "file is no INI": (lambda p: p.aws_config("credential_process\n"), {"config-unreadable"}),
+    "byte order mark": (
+        lambda p: p.aws_config(f"\ufeff[profile web]\ncredential_process = {p.process}\n"),
+        {"config-unreadable"},
+    ),
+    "section twice": (lambda p: p.process_line(f"{p.process}\n[profile web]"), {"config-unreadable"}),
+    "setting twice": (lambda p: p.process_line(f"{p.process}\nregion = a\nregion = b"), {"config-unreadable"}),
+    "other encoding": (
+        lambda p: p.write(".aws/config", (p.folder / ".aws/config").read_text().encode("utf-16")),
+        {"config-unreadable"},
+    ),
+    "one profile by two sections": (
+        lambda p: p.process_line(f'{p.process}\n[profile "web"]\nregion = a'),
+        {"config-twice"},
+    ),
+    "dead link": (_replace_config_by_a_dead_link, {"config-missing"}),
+    "links in a circle": (_replace_config_by_a_circle, {"config-missing"}),
+    "dot for a blank": (
+        lambda p: p.aws_config(f"[profile.web]\ncredential_process = {p.process}\n"),
+        {"config-prefix"},
+    ),
+    "name of two words": (
+        lambda p: p.aws_config(f"[profile my web]\ncredential_process = {p.process}\n"),
+        {"config-prefix"},
+    ),
+    "word profile in the credentials file": (
+        lambda p: p.write(".aws/credentials", "[profile base]\naws_access_key_id = AKID\naws_secret_access_key = s\n"),
+        {"config-prefix"},
+    ),
+    "indented": (
+        lambda p: p.aws_config(f"[profile web]\nregion = a\n  credential_process = {p.process}\n"),
+        {"config-indented"},
+    ),
+    "source that there is not": (
+        lambda p: p.process_line(f"{p.process}\n[profile x]\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = wbe"),
+        {"config-source-missing"},
+    ),
+    "misspelt profile": (
+        lambda p: p.process_line(f"{p.folder}/bin/hwsigner credential-process --profile wbe"),
+        {"process-command"},
+    ),
+    "misspelt command": (
+        lambda p: p.process_line(f"{p.folder}/bin/hwsigner credential_process --profile web"),
+        {"process-command"},
+    ),
+    "misspelt flag": (
+        lambda p: p.process_line(f"{p.folder}/bin/hwsigner credential-process --porfile web"),
+        {"process-command"},
+    ),
+    "neither profile nor flags": (
+        lambda p: p.process_line(f"{p.folder}/bin/hwsigner credential-process"),
+        {"process-command"},
+    ),
+    "pipe": (lambda p: p.process_line(f"{p.process} 2>/dev/null | tee log"), {"process-command"}),
+    "relative path": (
+        lambda p: p.process_line("bin/hwsigner credential-process --profile web"),
+        {"process-missing"},
+    ),
+    "process of the credentials file": (
+        lambda p: p.write(".aws/credentials", "[web]\ncredential_process = ~/bin/hwsigner\n"),
+        {"process-tilde", "process-command"},
+    ),
 }
 
 
@@ -177,7 +255,13 @@ _CREDENTIALS = {
 }
 
 
-@pytest.mark.parametrize("name", ["", "~", "$", "backslash", "no word profile", "static section", "program missing"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "~", "$", "backslash", "no word profile", "static section", "program missing", "byte order mark"),
+        *("section twice", "setting twice", "one profile by two sections", "dead link", "dot for a blank", "indented"),
+    ],
+)
 def test_botocore_gets_credentials_of_the_process_only_without_the_mistake(name: str, patient: Patient) -> None:
     patient.program("hwsigner", f"echo '{json.dumps(_CREDENTIALS)}'")
     if name:
@@ -197,6 +281,9 @@ def test_botocore_gets_credentials_of_the_process_only_without_the_mistake(name:
         ({"HTTPS_PROXY": "socks5://proxy.example:1080"}, "proxy-invalid"),
         ({"AWS_CA_BUNDLE": "/absent.pem"}, "ca-unreadable"),
         ({"AWS_MAX_ATTEMPTS": "many"}, "connection-setting"),
+        ({"AWS_PROFILE": "wbe"}, "environment-profile"),
+        ({"AWS_CONFIG_FILE": "/absent/config"}, "config-missing"),
+        ({"AWS_WEB_IDENTITY_TOKEN_FILE": "/token", "AWS_ROLE_ARN": "arn:aws:iam::1:role/x"}, "environment-keys"),
     ],
 )
 def test_planted_variable_is_named(
@@ -292,8 +379,76 @@ def test_text_fits_80_columns_and_names_the_command(patient: Patient) -> None:
     assert not [line for line in lines if len(line) > 80 and " " in line.strip() and str(patient.folder) not in line]
 
 
+@pytest.mark.parametrize("text", ["[profile.web", "\ufeff[profile.web]\n", "[web]\nregion = 'a'\n"])
+def test_config_toml_that_cannot_be_used_is_a_finding_beside_the_others(text: str, patient: Patient) -> None:
+    patient.write("config/hwsigner/config.toml", text)
+    patient.process_line("~/bin/hwsigner credential-process --profile web")
+    outcome = patient.call("doctor", "--json")
+    found = [each["id"] for each in json.loads(outcome.out)["findings"]]
+    assert (outcome.status, outcome.err) == (1, "")
+    assert found[0] == "profiles-unreadable"
+    assert "process-tilde" in found
+
+
+@pytest.mark.parametrize("source", ["file:{}/absent", "{}/absent", "file://{}/absent", "file:{}/shared"])
+def test_pin_file_that_cannot_be_used_is_named_without_a_pin(source: str, patient: Patient) -> None:
+    patient.write("pin", "right").chmod(0o600)
+    patient.write("shared", "right").chmod(0o666)
+    patient.change({"private-key": f"file:{patient.key}?pin-source={source.format(patient.folder)}"})
+    assert patient.names() == {"pin-unreadable"}
+    patient.change({"private-key": f"file:{patient.key}?pin-source=file:{patient.folder}/pin"})
+    assert patient.names() == set()
+
+
+def test_profile_whose_name_the_system_s_agent_has_too_is_named(patient: Patient) -> None:
+    text = (patient.folder / "config/hwsigner/config.toml").read_text()
+    patient.write("etc/config.toml", text.replace("role/hwsigner-demo", "role/other"))
+    assert patient.names() == set()  # It is a default that this user's profile replaces.
+    patient.write("etc/config.toml", text.replace("role/hwsigner-demo", "role/other") + '\nallow-users = ["web"]\n')
+    (found,) = patient.findings()
+    assert (found["id"], found["profile"]) == ("profile-twice", "web")
+
+
+def test_setting_that_accepts_any_server_is_named(patient: Patient) -> None:
+    patient.change({"no-verify-ssl": True})
+    assert patient.names() == set()  # The emulator is on loopback.
+    patient.change({"endpoint": "https://rolesanywhere.example.com"})
+    assert patient.names() == {"setting-unsafe"}
+
+
+def test_process_of_a_profile_that_only_the_system_s_agent_can_read_is_no_mistake(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient.process_line(f"{patient.folder}/bin/hwsigner-credentials --profile other")
+    patient.program("hwsigner-credentials", "exit 0")
+    assert patient.names() == {"process-command"}
+    system = patient.write("etc/config.toml", "")
+    # A test that runs as root has no file that it may not read.
+    monkeypatch.setattr("os.access", lambda path, mode: str(path) != str(system) or mode != os.R_OK)
+    assert patient.names() == set()
+    (patient.folder / "config/hwsigner/config.toml").unlink()
+    assert patient.call("doctor").out == "Nothing is wrong: no profile\n"
+    assert "that you can read" in patient.call("status").err
+
+
+def test_control_characters_do_not_reach_the_terminal(patient: Patient) -> None:
+    patient.write("config/hwsigner/config.toml", '[profile."\\u001b[31mred"]\ncertificate = "/absent.pem"\n')
+    patient.aws_config("[\x1b[31mred]\ncredential_process = x\n")
+    assert "\x1b" not in patient.call("doctor").out
+
+
+def test_home_that_is_no_folder_is_no_mistake(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/dev/null")
+    assert patient.names() == set()
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    outcome = patient.call("doctor", "--json")
+    assert [each["id"] for each in json.loads(outcome.out)["findings"]] == ["profile-none"]
+    assert patient.call("status").status == 0
+
+
 def test_no_profile_is_a_finding(patient: Patient) -> None:
     (patient.folder / "config/hwsigner/config.toml").unlink()
+    patient.aws_config("")
     outcome = patient.call("doctor", "--json")
     assert (outcome.status, [each["id"] for each in json.loads(outcome.out)["findings"]]) == (1, ["profile-none"])
 

@@ -1,0 +1,27 @@
+"""Colours of text for people, by the conventions: on a terminal only, unless the environment says otherwise."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import TextIO
+
+RED, GREEN, YELLOW = 31, 32, 33  # ECMA-48, SGR.
+
+
+def has_colours(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Return whether a stream gets colours.
+
+    It gets none with NO_COLOR or TERM=dumb, else some with FORCE_COLOR or CLICOLOR_FORCE, else if it is a terminal. An
+    empty variable is like none, and 0 in the last two also.
+    """
+    if environ.get("NO_COLOR") or environ.get("TERM") == "dumb":
+        return False
+    forced = any(environ.get(name, "") not in ("", "0") for name in ("FORCE_COLOR", "CLICOLOR_FORCE"))
+    return forced or stream.isatty()
+
+
+def coloured(text: str, colour: int) -> str:
+    """Return text for stdout, in a colour if stdout has colours."""
+    return f"\x1b[{colour}m{text}\x1b[0m" if has_colours(sys.stdout, os.environ) else text

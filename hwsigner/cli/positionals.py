@@ -1,0 +1,29 @@
+"""What argparse is for: it parses the arguments that are not flags, and writes the help."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from hwsigner.errors import UsageError
+
+
+class Positionals(argparse.ArgumentParser):
+    """argparse's parser of a command's arguments that are not flags.
+
+    Args:
+        prog: the program's name with the command's.
+        hint: the hint of its errors.
+        arguments: what `add_argument` takes for each of them.
+    """
+
+    def __init__(self, prog: str, hint: str, arguments: Iterable[tuple[tuple[str, ...], dict[str, Any]]]) -> None:
+        super().__init__(prog, allow_abbrev=False, add_help=False)
+        group = self.add_argument_group("Arguments")
+        self.positionals = [group.add_argument(*names, **settings) for names, settings in arguments]
+        self._hint = hint
+
+    def error(self, message: str) -> NoReturn:
+        """Raise argparse's message as a UsageError."""
+        raise UsageError(message, self._hint)

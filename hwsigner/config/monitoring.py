@@ -1,0 +1,85 @@
+"""How programs log and audit: flags of the commands that stay, and the table `[monitoring]` of config.toml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hwsigner.config.flags import Flag, one_of, table_values
+from hwsigner.config.profiles import SYSTEM_FILE, user_file
+from hwsigner.errors import ConfigError, UsageError
+from hwsigner.system.files import open_trusted
+
+# The defaults are of `read_monitoring`: a flag that is given takes precedence over config.toml.
+MONITORING = (
+    Flag(
+        "log-level",
+        "least important lines to log (default: info)",
+        "error|warning|info|debug",
+        one_of("error", "warning", "info", "debug"),
+    ),
+    Flag(
+        "log-format",
+        "format of the log (default: auto, the journal with fields if it reads stderr, else text)",
+        "auto|text|json|journald",
+        one_of("auto", "text", "json", "journald"),
+    ),
+    Flag("audit-log", "where to log who got which credentials: a file, journal or stderr (default: nowhere)", "PLACE"),
+    Flag(
+        "audit",
+        "without room for the audit line, give no credentials (required), or warn (the default)",
+        "required|warn",
+        one_of("required", "warn"),
+    ),
+)
+_TABLE = {flag.name: flag for flag in MONITORING}
+_DEFAULTS = {"log_level": "info", "log_format": "auto", "audit_log": None, "audit": "warn"}
+
+
+def read_monitoring(environ: Mapping[str, str], given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the values of MONITORING by attribute. A table in the user's file replaces the system's.
+
+    Args:
+        environ: says where config.toml is.
+        given: the values of a command line, by attribute. Those that are not None take precedence.
+
+    Raises:
+        ConfigError: config.toml can't be read or has an invalid table.
+        UsageError: the audit log is required, and there is none; or its path is relative.
+    """
+    table = _table(user_file(environ))
+    if table is None:
+        table = _table(SYSTEM_FILE) or {}
+    of_flags = {name: value for name, value in (given or {}).items() if name in _DEFAULTS and value is not None}
+    values = {**_DEFAULTS, **{name: value for name, value in table.items() if value is not None}, **of_flags}
+    if values["audit"] == "required" and not values["audit_log"]:
+        raise UsageError("audit is required, and there is no audit-log", "Set audit-log to a file, journal or stderr")
+    if values["audit_log"] not in (None, "journal", "stderr") and not values["audit_log"].startswith("/"):
+        hint = "Write an absolute path, journal or stderr"
+        raise UsageError(f"audit-log is {values['audit_log'][:100]!r}", hint)
+    return values
+
+
+def _table(file: Path) -> dict[str, Any] | None:
+    """Return a file's table by attribute; None if it has none, or this user may not read it."""
+    try:
+        with open_trusted(str(file), ConfigError) as stream:
+            data = stream.read()
+    except (FileNotFoundError, PermissionError):
+        return None
+    except OSError as error:
+        raise ConfigError(f"can't read {file}: {error.strerror}") from error
+    if b"monitoring" not in data:  # Most commands need nothing else of the file.
+        return None
+    import tomllib
+
+    try:
+        table = tomllib.loads(data.decode()).get("monitoring")
+    except (ValueError, RecursionError):  # The file may hold a PIN, which the exception may quote.
+        raise ConfigError(f"{file} is not TOML", "Fix it there") from None
+    if table is None:
+        return None
+    if not isinstance(table, dict):
+        raise ConfigError(f"{file} has monitoring, which is not a table", "Write [monitoring] and its keys")
+    return table_values(table, _TABLE, f"{file}: [monitoring]", "See hwsigner help monitoring")

@@ -1,0 +1,1 @@
+"""What operators watch: the log, the audit log, and metrics."""

@@ -1,0 +1,145 @@
+"""The audit log: a line of JSON for each set of credentials and each process or user that gets it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Mapping
+
+from hwsigner.errors import AuditError
+from hwsigner.monitoring.audit_places import Fields, Place, open_place
+from hwsigner.system.processes import executable_of, find_process
+
+# Of one set of credentials. With more, some lines are written again.
+MAX_ASKERS = 4096
+# hwsigner-credentials, as the kernel cuts its name: it asks once, for the program that ran it.
+_HELPER = "hwsigner-creden"
+
+
+class Audit:
+    """Writes the lines. Thread-safe.
+
+    A line that can't be written is an error if the audit log is required. Otherwise a warning is logged once, until
+    lines can be written again, and the line is attempted again when the same process asks again.
+
+    Args:
+        place: a path, `journal` or `stderr`.
+        required: whether no credentials may be given without their line.
+        log: takes the warnings.
+
+    Raises:
+        AuditError: the place can't be opened, and it is required.
+    """
+
+    def __init__(self, place: str, *, required: bool, log: Callable[[str], None]) -> None:
+        self._name = place
+        self._place: Place = open_place(place)
+        self._required = required
+        self._log = log
+        self._lock = threading.Lock()
+        self._is_failing = False
+        # By profile: its last two sets of credentials, as the older may still be given out during a refresh.
+        self._issued: dict[str, dict[str, Fields]] = {}
+        # By profile: the access key ID of the set that was given last, and those that got it.
+        self._given: dict[str, tuple[str, set[Hashable]]] = {}
+        try:
+            self._place.check()
+        except OSError as error:
+            self._fail(error)
+
+    def issued(
+        self, profile: str, access_key_id: str, *, serial: int | None = None, session_arn: str, request_id: str
+    ) -> None:
+        """Record what is known of a set of credentials, before it is given out.
+
+        Args:
+            profile: the profile's name, which may be empty.
+            access_key_id: names the set.
+            serial: the serial number of the certificate.
+            session_arn: the ARN of the session.
+            request_id: the service's number of the request.
+        """
+        fields: Fields = {
+            "certificate_serial": f"{serial:x}" if serial is not None else "",
+            "session_arn": session_arn,
+            "request_id": request_id,
+        }
+        with self._lock:
+            known = self._issued.get(profile, {})
+            if access_key_id not in known:
+                self._issued[profile] = dict([*list(known.items())[-1:], (access_key_id, fields)])
+
+    def give(self, profile: str, access_key_id: str, who: Hashable, describe: Callable[[], Fields]) -> None:
+        """Write the line for credentials that are about to be given out, unless this one has got them before.
+
+        Args:
+            profile: the profile's name.
+            access_key_id: names the set.
+            who: what tells those who ask apart.
+            describe: returns the fields of the line that say who asks.
+
+        Raises:
+            AuditError: the line can't be written, and it is required.
+        """
+        if self._has_given(profile, access_key_id, who):
+            return
+        known = self._issued.get(profile, {}).get(access_key_id, {})
+        fields: Fields = {"profile": profile, "access_key_id": access_key_id, **known, **describe()}
+        with self._lock:
+            if self._has_given(profile, access_key_id, who):
+                return  # By another thread.
+            try:
+                self._place.write("credentials given", {name: value for name, value in fields.items() if value != ""})
+            except OSError as error:
+                self._fail(error)
+                return
+            if self._is_failing:
+                self._is_failing = False
+                self._log(f"audit lines are written to {self._name} again")
+            given = self._given.get(profile)
+            if given is None or given[0] != access_key_id or len(given[1]) >= MAX_ASKERS:
+                self._given[profile] = given = (access_key_id, set())
+            given[1].add(who)
+
+    def _has_given(self, profile: str, access_key_id: str, who: Hashable) -> bool:
+        given = self._given.get(profile)
+        return given is not None and given[0] == access_key_id and who in given[1]
+
+    def give_process(self, profile: str, access_key_id: str, uid: int, pid: int, *, for_parent: bool = False) -> None:
+        """Write the line for a process of this machine; see `give`.
+
+        Args:
+            profile: the profile's name.
+            access_key_id: names the set.
+            uid: the user.
+            pid: the process.
+            for_parent: whether it asks for the process that ran it, as hwsigner-credentials does in any case.
+        """
+        process = asks = find_process(pid)
+        parent = None
+        if process and (for_parent or process.name in (_HELPER, "hwsigner")):
+            parent = find_process(process.parent)
+            if for_parent or process.name == _HELPER:
+                asks = parent or process
+        who = (uid, asks.pid, asks.started) if asks else (uid, pid, 0)
+
+        def describe() -> Fields:
+            fields: Fields = {"uid": uid, "pid": pid, "executable": executable_of(pid)}
+            if parent:
+                fields |= {"parent_pid": parent.pid, "parent_executable": executable_of(parent.pid)}
+            return fields
+
+        self.give(profile, access_key_id, who, describe)
+
+    def _fail(self, error: OSError) -> None:
+        problem = f"the audit log {self._name} can't be written: {error.strerror or error}"
+        if self._required:
+            raise AuditError(f"{problem}, and it is required", "Make room, or see audit in hwsigner help monitoring")
+        if not self._is_failing:
+            self._is_failing = True
+            self._log(f"warning: {problem}. Credentials are given without audit lines")
+
+
+def open_audit(values: Mapping[str, object], log: Callable[[str], None]) -> Audit | None:
+    """Return the audit log that `hwsigner.config.monitoring` says, or None for none; raises as `Audit`."""
+    place = values["audit_log"]
+    return Audit(str(place), required=values["audit"] == "required", log=log) if place else None

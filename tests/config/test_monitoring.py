@@ -1,0 +1,86 @@
+"""The table `[monitoring]` of config.toml, and the flags that take precedence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hwsigner.config import monitoring
+from hwsigner.config.monitoring import read_monitoring
+from hwsigner.config.profiles import add_profile, change_profile, profiles, remove_profile
+from hwsigner.errors import ConfigError, UsageError
+
+TABLE = '[monitoring]\nlog-format = "json"\naudit-log = "/var/log/hwsigner/audit.log"\n'
+
+
+@pytest.fixture
+def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """An environment with a configuration of its own; the system's file is `system.toml` beside it."""
+    monkeypatch.setattr(monitoring, "SYSTEM_FILE", tmp_path / "system.toml")
+    (tmp_path / "hwsigner").mkdir()
+    return {"XDG_CONFIG_HOME": str(tmp_path)}
+
+
+def write(environ: dict[str, str], text: str) -> Path:
+    path = Path(environ["XDG_CONFIG_HOME"], "hwsigner", "config.toml")
+    path.write_text(text)
+    return path
+
+
+def test_nothing_is_audited_by_default(environ: dict[str, str]) -> None:
+    values = read_monitoring(environ)
+    assert values == {"log_level": "info", "log_format": "auto", "audit_log": None, "audit": "warn"}
+
+
+def test_flags_take_precedence_over_the_table(environ: dict[str, str]) -> None:
+    write(environ, TABLE)
+    values = read_monitoring(environ, {"log_format": "text", "audit_log": None, "role_arn": "other"})
+    assert values["log_format"] == "text"
+    assert values["audit_log"] == "/var/log/hwsigner/audit.log"
+    assert "role_arn" not in values
+
+
+def test_table_of_the_user_replaces_the_system_s(environ: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "system.toml").write_text('[monitoring]\nlog-level = "debug"\nlog-format = "text"\n')
+    assert read_monitoring(environ)["log_level"] == "debug"
+    write(environ, TABLE)
+    values = read_monitoring(environ)
+    assert (values["log_level"], values["log_format"]) == ("info", "json")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("monitoring = 1", "is not a table"),
+        ("[monitoring]\nmetrics = true", "'metrics', which is not a flag"),
+        ('[monitoring]\nlog-level = "loud"', "log-level with an invalid value"),
+        ("[monitoring]\naudit-log = 1.5.", "is not TOML"),
+    ],
+)
+def test_invalid_table_is_an_error(environ: dict[str, str], text: str, problem: str) -> None:
+    write(environ, text)
+    with pytest.raises(ConfigError, match=problem):
+        read_monitoring(environ)
+
+
+def test_required_audit_needs_a_place(environ: dict[str, str]) -> None:
+    write(environ, '[monitoring]\naudit = "required"\n')
+    with pytest.raises(UsageError, match="audit is required, and there is no audit-log"):
+        read_monitoring(environ)
+
+
+def test_relative_path_is_an_error(environ: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match=r"audit-log is 'audit\.log'"):
+        read_monitoring(environ, {"audit_log": "audit.log"})
+
+
+def test_profiles_are_added_changed_and_removed_beside_the_table(environ: dict[str, str]) -> None:
+    path = write(environ, TABLE)
+    add_profile("web", {"role-arn": "r"}, environ)
+    change_profile("web", {"role-arn": "s", "certificate": "/c"}, environ)
+    assert profiles(environ)["web"].values == {"role-arn": "s", "certificate": "/c"}
+    add_profile("web", {"role-arn": "t"}, environ, replace=True)
+    remove_profile("web", environ)
+    assert path.read_text().startswith(TABLE)
+    assert read_monitoring(environ)["log_format"] == "json"

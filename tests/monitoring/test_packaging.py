@@ -1,0 +1,104 @@
+"""The files in packaging/ for operators: alert rules, and the rotation of the audit log."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hwsigner.monitoring.audit import Audit
+from hwsigner.monitoring.metrics import Metrics, ProfileState
+from monitoring.test_metrics import NOW
+from pages import ROOT
+
+RULES = ROOT / "packaging" / "prometheus-rules.yml"
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+def test_promtool_accepts_the_rules() -> None:
+    subprocess.run(["promtool", "check", "rules", RULES], check=True, capture_output=True)
+
+
+WEB = "instance='a',profile='web'"
+# Series of a value for each minute: good for ten minutes, then bad. The certificate lives 4000 seconds.
+SERIES = {
+    "up{job='hwsigner',instance='a'}": "1x10 0x60",
+    f"hwsigner_profile_healthy{{{WEB}}}": "1x10 0x60",
+    f"hwsigner_session_failures_total{{{WEB},cause='pin'}}": "0x10 1+1x60",
+    f"hwsigner_certificate_start_timestamp_seconds{{{WEB}}}": "0x70",
+    f"hwsigner_certificate_expiry_timestamp_seconds{{{WEB}}}": "4000x70",
+    "node_textfile_mtime_seconds{file='/var/lib/hwsigner.prom',instance='a'}": "0+60x10 600x60",
+}
+# By alert: the minutes when it is silent, and when it fires.
+ALERTS = {
+    "HwsignerDown": (14, 17),
+    "HwsignerTextfileStale": (11, 14),
+    "HwsignerNoSession": (14, 17),
+    "HwsignerSessionFailures": (10, 20),
+    "HwsignerCertificateExpiring": (52, 55),
+    "HwsignerCertificateExpiresVerySoon": (58, 61),
+}
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+def test_rules_fire_when_they_should_and_not_before(tmp_path: Path) -> None:
+    def firing(alert: str) -> str:
+        return f"count(ALERTS{{alertname='{alert}',alertstate='firing'}}) or vector(0)"
+
+    cases = {
+        "rule_files": [str(RULES)],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": series, "values": values} for series, values in SERIES.items()],
+                "promql_expr_test": [
+                    {
+                        "expr": firing(alert),
+                        "eval_time": f"{minutes[is_firing]}m",
+                        "exp_samples": [{"labels": "{}", "value": int(is_firing)}],
+                    }
+                    for alert, minutes in ALERTS.items()
+                    for is_firing in (False, True)
+                ],
+            }
+        ],
+    }
+    (tmp_path / "cases.yml").write_text(json.dumps(cases))  # JSON is YAML.
+    done = subprocess.run(["promtool", "test", "rules", tmp_path / "cases.yml"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(ALERTS) == set(re.findall(r"alert: (\w+)", RULES.read_text()))
+
+
+def test_rules_use_only_metrics_that_exist() -> None:
+    metrics = Metrics("1.2", lambda: [ProfileState("web", "ready", NOW)])
+    metrics.failed("web", "pin")
+    metrics.succeeded("web", 1.0, (NOW, NOW))
+    used = set(re.findall(r"\bhwsigner_\w+", RULES.read_text()))
+    assert used
+    assert used <= set(re.findall(r"^hwsigner_\w+", metrics.render(), re.MULTILINE))
+
+
+@pytest.mark.skipif(not shutil.which("logrotate") or os.geteuid() != 0, reason="needs root and logrotate")
+def test_logrotate_loses_no_line_of_a_running_program(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    text = (ROOT / "packaging" / "logrotate.conf").read_text()
+    text = text.replace("/var/log/hwsigner/*.log", str(path)).replace("hwsigner hwsigner", "root root")
+    (tmp_path / "conf").write_text(text)
+    audit = Audit(str(path), required=True, log=print)
+    for who in range(3):
+        audit.give("web", "ASIA", who, lambda who=who: {"uid": who})  # type: ignore[misc]
+        tmp_path.chmod(0o755)
+        command = ["logrotate", "--force", f"--state={tmp_path}/state", f"{tmp_path}/conf"]
+        subprocess.run(command, check=True)
+    audit.give("web", "ASIA", 3, lambda: {"uid": 3})
+    texts = [
+        subprocess.run(["zcat", "-f", file], capture_output=True, text=True).stdout
+        for file in tmp_path.glob("audit.log*")
+    ]
+    assert sorted(json.loads(line)["uid"] for text in texts for line in text.splitlines()) == [0, 1, 2, 3]
