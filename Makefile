@@ -93,7 +93,7 @@ wheel: setup ## Build the wheel into dist/
 # Hashes pin what builds and judges the wheels.
 wheels: $(VENV)-wheels/.installed ## Build the source distribution and a wheel for each kind of Linux into dist/
 	rm -rf dist
-	$(CLEAN) $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"} $(VENV)-wheels/bin/python packaging/wheels/build.py dist
+	$(CLEAN) $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"} $(VENV)-wheels/bin/python packaging/wheels/build.py dist $(ARCHITECTURES)
 
 test-wheels: ## Install the wheels of make wheels in bare Debian roots and run them
 	@$(if $(PACKAGES),.ci/packages mmdebstrap qemu-user)

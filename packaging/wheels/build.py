@@ -1,4 +1,6 @@
-"""Build the source distribution and, from it, a wheel for each kind of Linux: `python build.py FOLDER`.
+"""Build the source distribution and, from it, a wheel for each kind of Linux.
+
+    python packaging/wheels/build.py FOLDER [ARCHITECTURE…]
 
 The compiler is Zig's, which has the C libraries of every target, old ones too. Python must be the one that has
 requirements.txt of this folder installed. Independent programs judge the result: auditwheel (the platform of each
@@ -29,15 +31,15 @@ PLATFORMS = {"manylinux_2_17": "linux-gnu.2.17", "musllinux_1_2": "linux-musl"}
 EPOCH = "315619200"
 
 
-def main(folder: str) -> int:
-    """Build everything into a folder, and return the exit status of the first judge who finds something."""
+def main(folder: str, *architectures: str) -> int:
+    """Build everything into a folder, for these architectures or for all. Return the exit status."""
     out = Path(folder).resolve()
     out.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH", EPOCH)}
     _python("build", "--sdist", "--no-isolation", "--outdir", out, ROOT, environment=environment)
     (sdist,) = out.glob("hwsigner-*.tar.gz")
     wheels = []
-    for architecture in ARCHITECTURES:
+    for architecture in architectures or ARCHITECTURES:
         for platform, target in PLATFORMS.items():
             name = f"{platform}_{architecture}"
             _build(sdist, out, name, {**environment, **_settings(name, architecture, target)})
@@ -114,4 +116,4 @@ def _python(*command: str | Path, environment: dict[str, str] | None = None) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

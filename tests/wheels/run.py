@@ -39,6 +39,8 @@ ROOTS = {
     "debian-13": Root("trixie", "amd64", "x86_64", "3.13", "3.5"),
     "debian-13-arm64": Root("trixie", "arm64", "aarch64", "3.13", "3.5"),
 }
+# An ELF file's e_type, its byte 16: ET_DYN.
+POSITION_INDEPENDENT = 3
 SIGN = """
 from hwsigner.sigv4 import canonical, reference
 request = "GET", "/a?b=c", [("Host", "h")], b"body" * 100_000, ("algorithm", "time", "scope"), False
@@ -108,7 +110,9 @@ def _check(base: Path, root: Root) -> None:
     status, wanted = (1, "can't run /opt/hwsigner/bin/hwsigner") if root.prefix else (2, "there is no profile 'none'")
     done = subprocess.run(_chroot(base, *root.prefix, *program), check=False, capture_output=True, text=True)
     assert (done.returncode, wanted in done.stderr) == (status, True), done
-    print(f"hwsigner-credentials: {(base / program[0].lstrip('/')).stat().st_size} bytes", flush=True)
+    content = (base / program[0].lstrip("/")).read_bytes()
+    assert content[16] == POSITION_INDEPENDENT
+    print(f"hwsigner-credentials: {len(content)} bytes", flush=True)
 
 
 def _python(base: Path, root: Root, *arguments: str) -> str:
