@@ -94,7 +94,14 @@ def _install(base: Path, root: Root, dist: Path) -> None:
     if root.prefix:
         shutil.copy(QEMU, base / root.prefix[0].lstrip("/"))
     (pip,) = (base / "usr/share/python-wheels").glob("pip-*.whl")
-    command = (f"/{pip.relative_to(base)}/pip", "install", "--quiet", "--root-user-action=ignore", "--no-cache-dir")
+    command = (
+        f"/{pip.relative_to(base)}/pip",
+        "install",
+        "--quiet",
+        "--no-compile",
+        "--root-user-action=ignore",
+        "--no-cache-dir",
+    )
     _python(base, root, *command, "--no-index", "--find-links=/wheels", "--target=/opt/hwsigner", "hwsigner")
 
 
