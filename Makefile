@@ -36,7 +36,7 @@ CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TER
 PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ORDER)
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-all test-python test-clients test-machine demo-packages client-packages lint format sanitize fuzz bench wheel man release setup packages clean
+.PHONY: help demo check test test-all test-python test-clients test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels pins man release setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -90,6 +90,19 @@ wheel: setup ## Build the wheel into dist/
 	rm -rf dist
 	$(PIP) wheel --no-deps --wheel-dir dist $(EXTENSION) .
 
+# Hashes pin what builds and judges the wheels.
+wheels: $(VENV)-wheels/.installed ## Build the source distribution and a wheel for each kind of Linux into dist/
+	rm -rf dist
+	$(CLEAN) $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"} $(VENV)-wheels/bin/python packaging/wheels/build.py dist $(ARCHITECTURES)
+
+test-wheels: ## Install the wheels of make wheels in bare Debian roots and run them
+	@$(if $(PACKAGES),.ci/packages mmdebstrap qemu-user)
+	$(CLEAN) $(VENV)-wheels/bin/python tests/wheels/run.py dist .machine $(ROOTS)
+
+pins: ## Pin the newest versions of what builds and judges the wheels, with uv
+	cd packaging/wheels && uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate \
+		--no-header requirements.in --output-file requirements.txt
+
 man: setup ## Write the man pages into build/man
 	rm -rf build/man
 	$(CLEAN) $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"} $(BIN)/python packaging/man_pages.py build/man
@@ -129,6 +142,11 @@ $(VENV)/.installed: pyproject.toml | packages
 	echo "+ $$python -m venv $(VENV)"; \
 	"$$python" -m venv --clear $(VENV)
 	$(PIP) install --editable '.[pkcs11,tpm2,requests,aws,serve,completion,dev]' --config-settings=hwsigner.native=false
+	@touch $@
+
+$(VENV)-wheels/.installed: packaging/wheels/requirements.txt | packages
+	"$(or $(PYTHON),$$(.ci/find-python))" -m venv --clear $(@D)
+	$(@D)/bin/python -m pip --quiet --disable-pip-version-check --retries 10 install --require-hashes --requirement $<
 	@touch $@
 
 # Without the extension and what only tests need.

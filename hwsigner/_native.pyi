@@ -7,6 +7,8 @@ _Pairs = Iterable[tuple[_Text, _Text]]
 
 OPENSSL_VERSION: str
 """libcrypto's own name and version, `OpenSSL 3.5.9 29 Sep 2026`."""
+LIBCRYPTO: str
+"""The path of the libcrypto in use, or an empty string if the C library can't tell."""
 
 def request_to_sign(
     method: _Text,

@@ -2,17 +2,16 @@
  * libcrypto does the hashing; its algorithm is fetched once, and its context is reused. */
 #include <Python.h>
 
-#include <openssl/crypto.h>
-#include <openssl/evp.h>
-
 #include "canonical.h"
+#include "libcrypto.h"
 
 /* Payloads of LARGE bytes and more are hashed without the interpreter's lock. */
 enum { LARGE = 65536, BLOCK_SIZE = 64, DIGEST_SIZE = 32, HEX_SIZE = 2 * DIGEST_SIZE };
 
 struct state {
-    EVP_MD *sha256;
-    EVP_MD_CTX *context;
+    struct libcrypto libcrypto;
+    struct evp_md_st *sha256;
+    struct evp_md_ctx_st *context;
 };
 
 /* An iterable of pairs. `owner`, a tuple of tuples, keeps alive what the pairs point to. */
@@ -125,12 +124,13 @@ static int check(const struct buffer *buffer, const char *problem) {
 }
 
 /* Write the SHA-256 of two concatenated texts. */
-static bool hash_in(EVP_MD_CTX *context, const EVP_MD *sha256, const struct text texts[2],
+static bool hash_in(const struct state *state, struct evp_md_ctx_st *context, const struct text texts[2],
                     unsigned char digest[DIGEST_SIZE]) {
-    return EVP_DigestInit_ex2(context, sha256, NULL) == 1 &&
-           EVP_DigestUpdate(context, texts[0].data, texts[0].size) == 1 &&
-           (texts[1].size == 0 || EVP_DigestUpdate(context, texts[1].data, texts[1].size) == 1) &&
-           EVP_DigestFinal_ex(context, digest, NULL) == 1;
+    const struct libcrypto *libcrypto = &state->libcrypto;
+    return libcrypto->EVP_DigestInit_ex2(context, state->sha256, NULL) == 1 &&
+           libcrypto->EVP_DigestUpdate(context, texts[0].data, texts[0].size) == 1 &&
+           (texts[1].size == 0 || libcrypto->EVP_DigestUpdate(context, texts[1].data, texts[1].size) == 1) &&
+           libcrypto->EVP_DigestFinal_ex(context, digest, NULL) == 1;
 }
 
 static int write_hex(bool done, const unsigned char digest[DIGEST_SIZE], unsigned char hex[HEX_SIZE]) {
@@ -153,12 +153,12 @@ static int hash(PyObject *module, struct text text, unsigned char hex[HEX_SIZE])
     unsigned char digest[DIGEST_SIZE];
     bool done;
     if (text.size < LARGE) {
-        done = hash_in(state->context, state->sha256, texts, digest);
+        done = hash_in(state, state->context, texts, digest);
     } else {
         Py_BEGIN_ALLOW_THREADS
-        EVP_MD_CTX *context = EVP_MD_CTX_new();
-        done = context != NULL && hash_in(context, state->sha256, texts, digest);
-        EVP_MD_CTX_free(context);
+        struct evp_md_ctx_st *context = state->libcrypto.EVP_MD_CTX_new();
+        done = context != NULL && hash_in(state, context, texts, digest);
+        state->libcrypto.EVP_MD_CTX_free(context);
         Py_END_ALLOW_THREADS
     }
     return write_hex(done, digest, hex);
@@ -173,10 +173,10 @@ static int authenticate(PyObject *module, struct text key, struct text text, uns
         inner[i] = byte ^ 0x36;
         outer[i] = byte ^ 0x5C;
     }
-    bool done = hash_in(state->context, state->sha256, (struct text[2]){{inner, BLOCK_SIZE}, text}, digest) &&
-                hash_in(state->context, state->sha256, (struct text[2]){{outer, BLOCK_SIZE}, {digest, DIGEST_SIZE}}, digest);
-    OPENSSL_cleanse(inner, sizeof inner);
-    OPENSSL_cleanse(outer, sizeof outer);
+    bool done = hash_in(state, state->context, (struct text[2]){{inner, BLOCK_SIZE}, text}, digest) &&
+                hash_in(state, state->context, (struct text[2]){{outer, BLOCK_SIZE}, {digest, DIGEST_SIZE}}, digest);
+    state->libcrypto.OPENSSL_cleanse(inner, sizeof inner);
+    state->libcrypto.OPENSSL_cleanse(outer, sizeof outer);
     return write_hex(done, digest, hex);
 }
 
@@ -261,21 +261,39 @@ static PyMethodDef FUNCTIONS[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static int add_path(PyObject *module, const char *path) {
+    PyObject *text = PyUnicode_DecodeFSDefault(path != NULL ? path : "");
+    int added = text != NULL ? PyModule_AddObjectRef(module, "LIBCRYPTO", text) : -1;
+    Py_XDECREF(text);
+    return added;
+}
+
 static int open_module(PyObject *module) {
     struct state *state = PyModule_GetState(module);
-    state->sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
-    state->context = EVP_MD_CTX_new();
-    if (state->sha256 == NULL || state->context == NULL) {
-        PyErr_SetString(PyExc_ImportError, "libcrypto has no SHA-256");
+    const char *problem = libcrypto_open(&state->libcrypto);
+    if (problem == NULL) {
+        state->sha256 = state->libcrypto.EVP_MD_fetch(NULL, "SHA256", NULL);
+        state->context = state->libcrypto.EVP_MD_CTX_new();
+        problem = state->sha256 == NULL || state->context == NULL ? "libcrypto has no SHA-256" : NULL;
+    }
+    if (problem != NULL) {
+        PyErr_SetString(PyExc_ImportError, problem);
         return -1;
     }
-    return PyModule_AddStringConstant(module, "OPENSSL_VERSION", OpenSSL_version(OPENSSL_VERSION));
+    const char *version = state->libcrypto.OpenSSL_version(VERSION_TEXT);
+    return PyModule_AddStringConstant(module, "OPENSSL_VERSION", version) < 0
+               ? -1
+               : add_path(module, libcrypto_path(&state->libcrypto));
 }
 
 static void free_module(void *module) {
-    struct state *state = PyModule_GetState(module);
-    EVP_MD_CTX_free(state->context);
-    EVP_MD_free(state->sha256);
+    const struct state *state = PyModule_GetState(module);
+    if (state->context != NULL) {
+        state->libcrypto.EVP_MD_CTX_free(state->context);
+    }
+    if (state->sha256 != NULL) {
+        state->libcrypto.EVP_MD_free(state->sha256);
+    }
 }
 
 /* Python 3.11's headers lack this slot, and 3.11 refuses a module that has it. So there are two definitions. */

@@ -99,8 +99,16 @@ def check_calls(module: ModuleType) -> None:
         assert function.__doc__ == f"See hwsigner.sigv4.reference.{name}."
     assert module.__doc__ == "The C twin of hwsigner.sigv4.reference."
     assert re.fullmatch(r"OpenSSL 3\.\d+\.\d+.* \d+ \w+ \d{4}", module.OPENSSL_VERSION), module.OPENSSL_VERSION
+    assert Path(module.LIBCRYPTO).samefile(mapped_libcrypto()), module.LIBCRYPTO
     public = [name for name in vars(module) if not name.startswith("__")]
-    assert public == ["request_to_sign", "sign_hmac", "OPENSSL_VERSION"]
+    assert public == ["request_to_sign", "sign_hmac", "OPENSSL_VERSION", "LIBCRYPTO"]
+
+
+def mapped_libcrypto() -> str:
+    """Return the one libcrypto in this process's memory: Python's hashlib and the extension share it."""
+    mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libcrypto.so" in line}
+    assert len(mapped) == 1, mapped
+    return mapped.pop()
 
 
 def check_leaks(path: str, module: ModuleType) -> None:

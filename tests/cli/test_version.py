@@ -32,7 +32,7 @@ def native(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A module in place of the extension."""
     module = ModuleType(NATIVE)
     module.__file__ = "/somewhere/_native.abi3.so"
-    vars(module)["OPENSSL_VERSION"] = "OpenSSL 3.9.9"
+    vars(module).update(OPENSSL_VERSION="OpenSSL 3.9.9", LIBCRYPTO="/elsewhere/libcrypto.so.3")
     monkeypatch.setitem(sys.modules, NATIVE, module)
     monkeypatch.setattr("hwsigner._native", module, raising=False)
     return module
@@ -58,7 +58,9 @@ def test_verbose_shows_what_runs_here(call: Call) -> None:
 def test_native_canonicalisation_is_shown_with_its_file(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CANONICAL, "native")
     found = lines(call("version", "--verbose"))
-    assert found["canonicalisation"] == "native (/somewhere/_native.abi3.so, OpenSSL 3.9.9)"
+    assert found["canonicalisation"] == (
+        "native (/somewhere/_native.abi3.so, OpenSSL 3.9.9 in /elsewhere/libcrypto.so.3)"
+    )
 
 
 @pytest.mark.usefixtures("native")

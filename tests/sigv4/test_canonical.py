@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import inspect
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,6 +70,24 @@ def test_canonical_replaces_two_functions_of_the_reference_when_native() -> None
     assert {*canonical.__all__} - {"IMPLEMENTATION"} <= functions
     others = [getattr(canonical, name) is getattr(_reference, name) for name in canonical.__all__ if name in functions]
     assert others.count(False) == {"native": 2, "python": 0}[canonical.IMPLEMENTATION]
+
+
+@pytest.mark.skipif(canonical.IMPLEMENTATION != "native", reason="about the extension")
+@pytest.mark.parametrize(
+    ("library", "reason"), [("damaged", "file too short"), ("without functions", "undefined symbol: OpenSSL_version")]
+)
+def test_python_is_used_when_libcrypto_cannot_be(library: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "libcrypto.so.3"
+    if library == "damaged":
+        path.touch()
+    else:
+        subprocess.run(["gcc", "-shared", "-x", "c", "/dev/null", "-o", path], check=True)
+    script = "from hwsigner.sigv4 import canonical; print(canonical.describe_implementation())"
+    command = ["/usr/bin/env", f"LD_LIBRARY_PATH={tmp_path}", sys.executable, "-c", script]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert printed.startswith("python (")
+    assert "libcrypto.so.3" in printed
+    assert reason in printed
 
 
 # Random requests.

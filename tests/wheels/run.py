@@ -1,0 +1,140 @@
+"""Install the wheels in bare Debian roots, and run what is in them: `python tests/wheels/run.py DIST FOLDER [ROOT…]`.
+
+FOLDER keeps the roots, which hold Debian's minimum and Python. The root's own pip chooses the wheel, which shows that
+its name is right. Another architecture runs under QEMU's user emulation, without a change of this machine's kernel.
+Needs root, and the Python that has packaging/wheels/requirements.txt installed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+MIRROR = "http://deb.debian.org/debian"
+ENTER = ("/usr/bin/unshare", "--mount", "--pid", "--fork", "--mount-proc", "--wd=/", "--root")
+AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
+QEMU = Path("/usr/bin/qemu-aarch64")
+
+
+class Root(NamedTuple):
+    """A Debian root: what makes it, and what must be in it."""
+
+    suite: str
+    debian: str
+    architecture: str
+    python: str
+    openssl: str
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """What runs a program of this root."""
+        return ("/qemu",) if self.architecture == "aarch64" else ()
+
+
+ROOTS = {
+    "debian-12": Root("bookworm", "amd64", "x86_64", "3.11", "3.0"),
+    "debian-13": Root("trixie", "amd64", "x86_64", "3.13", "3.5"),
+    "debian-13-arm64": Root("trixie", "arm64", "aarch64", "3.13", "3.5"),
+}
+# An ELF file's e_type, its byte 16: ET_DYN.
+POSITION_INDEPENDENT = 3
+SIGN = """
+from hwsigner.sigv4 import canonical, reference
+request = "GET", "/a?b=c", [("Host", "h")], b"body" * 100_000, ("algorithm", "time", "scope"), False
+assert canonical.IMPLEMENTATION == "native"
+assert canonical.request_to_sign(*request) == reference.request_to_sign(*request)
+assert canonical.sign_hmac(*request, b"k" * 32) == reference.sign_hmac(*request, b"k" * 32)
+"""
+
+
+def main(dist: str, folder: str, *names: str) -> int:
+    """Test the wheels in the roots of these names, or in all, and return the exit status."""
+    for name in names or ROOTS:
+        print(f"== {name}", flush=True)
+        base = _base(Path(folder).resolve(), name, ROOTS[name])
+        _install(base, ROOTS[name], Path(dist).resolve())
+        _check(base, ROOTS[name])
+    return 0
+
+
+def _base(folder: Path, name: str, root: Root) -> Path:
+    """Return a folder with a bare root, made at the first call."""
+    path = folder / name
+    if not path.exists():
+        new = folder / f"{name}.new"
+        shutil.rmtree(new, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        # Unpacked only: the programs that configure packages need not run.
+        what = ("--variant=extract", f"--architectures={root.debian}", "--include=ca-certificates,python3,python3-venv")
+        _run("mmdebstrap", "--quiet", "--aptopt=Acquire::Retries 10", *what, root.suite, str(new), MIRROR)
+        for name in ("bin", "lib", "lib64", "sbin"):
+            if not (new / name).exists() and (new / "usr" / name).exists():
+                (new / name).symlink_to(f"usr/{name}")
+        (new / "proc").mkdir(exist_ok=True)
+        # Debian's pip reads this file, which a package would write when it is configured, even if it asks no server.
+        shutil.copy(AUTHORITIES, new / AUTHORITIES.relative_to("/"))
+        new.rename(path)
+    return path
+
+
+def _install(base: Path, root: Root, dist: Path) -> None:
+    """Install hwsigner into /opt/hwsigner of a root, from the wheels in a folder and those of its libraries."""
+    for made in ("wheels", "opt/hwsigner"):
+        shutil.rmtree(base / made, ignore_errors=True)
+    wheels = base / "wheels"
+    (wheel,) = dist.glob(f"hwsigner-*-manylinux_*_{root.architecture}.whl")
+    platforms = [f"--platform=manylinux_{version}_{root.architecture}" for version in ("2_17", "2_28", "2_34")]
+    options = ("--quiet", "--only-binary=:all:", f"--python-version={root.python}", *platforms)
+    _run(sys.executable, "-m", "pip", "download", *options, f"--dest={wheels}", str(wheel))
+    for other in dist.glob("*.whl"):
+        shutil.copy(other, wheels)
+    if root.prefix:
+        shutil.copy(QEMU, base / root.prefix[0].lstrip("/"))
+    (pip,) = (base / "usr/share/python-wheels").glob("pip-*.whl")
+    command = (
+        f"/{pip.relative_to(base)}/pip",
+        "install",
+        "--quiet",
+        "--no-compile",
+        "--root-user-action=ignore",
+        "--no-cache-dir",
+    )
+    _python(base, root, *command, "--no-index", "--find-links=/wheels", "--target=/opt/hwsigner", "hwsigner")
+
+
+def _check(base: Path, root: Root) -> None:
+    """Check that the extension runs with the root's libcrypto, and that the program starts."""
+    version = _python(base, root, "-m", "hwsigner", "version", "--verbose")
+    print(version, flush=True)
+    assert f"OpenSSL {root.openssl}." in version, version
+    assert "canonicalisation: native (/opt/hwsigner/hwsigner/_native.abi3.so" in version, version
+    _python(base, root, "-c", SIGN)
+    # Without an agent, the program becomes `hwsigner`. Only the kernel can do that, and it can't emulate.
+    program = ("/opt/hwsigner/bin/hwsigner-credentials", "--profile", "none")
+    status, wanted = (1, "can't run /opt/hwsigner/bin/hwsigner") if root.prefix else (2, "there is no profile 'none'")
+    done = subprocess.run(_chroot(base, *root.prefix, *program), check=False, capture_output=True, text=True)
+    assert (done.returncode, wanted in done.stderr) == (status, True), done
+    content = (base / program[0].lstrip("/")).read_bytes()
+    assert content[16] == POSITION_INDEPENDENT
+    print(f"hwsigner-credentials: {len(content)} bytes", flush=True)
+
+
+def _python(base: Path, root: Root, *arguments: str) -> str:
+    return _run(*_chroot(base, *root.prefix, "/usr/bin/python3", *arguments))
+
+
+def _chroot(base: Path, *command: str) -> tuple[str, ...]:
+    # With a /proc of its own, and by this machine's env(1), since the root's may be of another architecture.
+    variables = ("PATH=/usr/sbin:/usr/bin", "PYTHONPATH=/opt/hwsigner", "HOME=/root")
+    return ("/usr/bin/env", "-i", *variables, *ENTER, str(base), *command)
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True).stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
