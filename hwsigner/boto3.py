@@ -16,7 +16,7 @@ __all__ = ["session"]
 
 
 def session(profile: str, **options: Any) -> boto3.Session:
-    """Return a boto3 session with the credentials of a profile of config.toml, also if the environment has others.
+    """Return a boto3 session with the credentials of a profile of config.toml, even if the environment has others.
 
     All sessions of a process share a profile's credentials, which are refreshed ahead of need: a running agent's, or
     those of a provider that keeps the key open. Nothing is read or opened before the first client is made; a

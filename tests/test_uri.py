@@ -282,6 +282,13 @@ class TestPins:
         assert KeyURI.parse(str(uri)).pin_value is None
 
     @given(PINS)
+    def test_pin_does_not_count_in_a_comparison(self, pin: str) -> None:
+        uri = KeyURI.parse("pkcs11:token=a?module-path=x")
+        same = KeyURI.parse(f"{uri}&pin-value={percent(pin)}")
+        assert uri == same
+        assert len({uri, same, uri.with_query("module-path", "y"), uri.changed(path={"token": b"b"})}) == 3
+
+    @given(PINS)
     def test_pin_in_a_malformed_uri_is_in_no_exception(self, pin: str) -> None:
         given_pin = percent(pin)
         for text in (

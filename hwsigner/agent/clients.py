@@ -13,13 +13,15 @@ from hwsigner.agent.profile import AgentProfile
 
 @dataclass(eq=False, slots=True)
 class Client:
-    """A client.
+    """A connected client.
 
     Attributes:
         sock: its connection.
         uid: the user at the other end.
         deadline: when its request must be complete.
+        line: what it has sent of its request.
         profile: the profile that it waits for.
+        is_watched: whether the selector has its connection.
         with_notes: whether it understands notes.
         noted: the last note that it was sent.
     """

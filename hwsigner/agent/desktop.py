@@ -12,6 +12,8 @@ import subprocess
 from collections.abc import Mapping
 from functools import partial
 
+from hwsigner.errors import printable
+from hwsigner.pins.child import VARIABLE
 from hwsigner.refresh.workers import WorkQueue
 
 _PROGRAM = "gdbus"
@@ -72,7 +74,7 @@ class Desktop:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env=dict(self._environ),
+                env={name: value for name, value in self._environ.items() if name != VARIABLE},
                 timeout=_PROGRAM_LIMIT,
                 check=False,
             )
@@ -89,4 +91,4 @@ def _has_bus(environ: Mapping[str, str]) -> bool:
 
 def _quoted(text: str) -> str:
     """Return a string as GVariant's text format has it."""
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(printable(text), ensure_ascii=False)

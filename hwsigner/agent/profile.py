@@ -12,6 +12,7 @@ from typing import NamedTuple
 from hwsigner.agent import protocol
 from hwsigner.agent.desktop import Desktop
 from hwsigner.agent.memory import LockedMemory
+from hwsigner.agent.unlocked_pins import UnlockedPins
 from hwsigner.agent.watching import ProfileStatus, Watch
 from hwsigner.aws.credentials import Credentials, Reply
 from hwsigner.config import settings
@@ -20,7 +21,7 @@ from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning, PinError
 from hwsigner.pins import PinRequest
 from hwsigner.pins.sources import serve_place
 from hwsigner.refresh.background import BackgroundProvider
-from hwsigner.refresh.outcome import Failure
+from hwsigner.refresh.outcome import Failure, bare
 from hwsigner.refresh.provider import Provider
 from hwsigner.refresh.workers import WorkQueue
 from hwsigner.system.users import find_uid
@@ -56,51 +57,6 @@ class UnlockProgress(NamedTuple):
 
     wanted: PinRequest | None
     answer: bytes
-
-
-class UnlockedPins:
-    """The PINs of a profile that `hwsigner agent unlock` brought; the provider's `ask_pin`. The agent never prompts.
-
-    Attributes:
-        wanted: the last PIN that was asked for, or None.
-        is_unlocking: whether `unlock` runs, so that a PIN can be brought.
-    """
-
-    def __init__(self) -> None:
-        self.wanted: PinRequest | None = None
-        self.is_unlocking = False
-        self._brought: dict[PinRequest, memoryview] = {}
-
-    def __call__(self, request: PinRequest) -> str | None:
-        """Return the PIN for a request, or None to leave it to the stored places."""
-        self.wanted = request
-        key = _key(request)
-        brought = self._brought.pop(key, None) if request.for_one_signature else self._brought.get(key)
-        return None if brought is None else str(brought, "utf-8")
-
-    def prompt(self, request: PinRequest) -> str | None:
-        """Return the PIN for a request that the stored places do not answer, or None.
-
-        Raises:
-            PinRequiredError: there may be no PIN, and the user can be asked: a wrong empty one would be an attempt.
-        """
-        pin = self(request)
-        if pin is None and request.may_be_empty and self.is_unlocking:
-            raise PinRequiredError(f"{request.subject} may want its {request.kind}")
-        return pin
-
-    def bring(self, request: PinRequest, pin: memoryview) -> None:
-        """Keep the PIN for a request: UTF-8 in locked memory."""
-        self._brought[_key(request)] = pin
-
-    def forget(self) -> None:
-        """Forget all PINs: they are overwritten with their views."""
-        self._brought.clear()
-
-
-def _key(request: PinRequest) -> PinRequest:
-    """Return a request without the PIN's state, which may differ each time."""
-    return request._replace(state="")
 
 
 class _State(StrEnum):
@@ -264,16 +220,16 @@ class AgentProfile:
         if self._fault:
             raise self._fault.with_traceback(None)  # It would grow with each time that it is raised.
         if self._provider is None:
-            self._provider = self._made()
+            self._provider = self._make_provider()
             self._provider.start()
         return self._provider
 
-    def _made(self) -> BackgroundProvider:
+    def _make_provider(self) -> BackgroundProvider:
         try:
             service = settings.service_for_daemon(self._values, self._shared.environ)
             provider = Provider._from_values(self._values, service, self._pins, [self._pins.prompt])
         except (HwsignerError, HwsignerWarning) as error:
-            self._unopened = Failure.after(error, None, lambda _: 0.0).error
+            self._unopened = bare(error)
             raise
         self._unopened = None
         attended = self._values["attended"]

@@ -1,4 +1,4 @@
-"""Credentials of a running agent, or of a provider of this process where no agent has them."""
+"""Credentials of a running agent, or of a provider of this process if no agent has them."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from hwsigner.errors import ConfigError
+from hwsigner.system.environment import home_folder
 from hwsigner.system.files import check_not_writable_by_others
 
 if TYPE_CHECKING:
@@ -42,9 +43,7 @@ class Setting(NamedTuple):
 
 def config_path(environ: Mapping[str, str]) -> str:
     """Return the path of the config file, which need not exist: AWS_CONFIG_FILE, or else `~/.aws/config`."""
-    home = environ.get("HOME") or os.path.expanduser("~")
-    home = home if os.path.isabs(home) else "/"  # Not the current folder, which may have someone else's files.
-    path = environ.get("AWS_CONFIG_FILE") or os.path.join(home, ".aws", "config")
+    path = environ.get("AWS_CONFIG_FILE") or os.path.join(home_folder(environ), ".aws", "config")
     return os.path.expanduser(os.path.expandvars(path))
 
 

@@ -54,7 +54,8 @@ def warn_without_place(subject: str) -> None:
         UnsafeKeyWarning: no folder can.
     """
     if not has_place():
-        text = f"no folder can keep whether the stored PIN of {subject} is wrong: a wrong one for any key holds it back"
+        problem = f"no folder can keep whether the stored PIN of {subject} is wrong"
+        text = f"{problem}, so it is not sent while the TPM counts a wrong one for any key"
         warnings.warn(UnsafeKeyWarning(text, "Set XDG_STATE_HOME, or StateDirectory= in the unit"), stacklevel=2)
 
 

@@ -26,10 +26,9 @@ from hwsigner.pins import sources as pin_sources
 from hwsigner.system import notices, stderr
 
 if TYPE_CHECKING:
-    import argparse
     from types import ModuleType
 
-    from hwsigner.cli.parser import Parser
+    from hwsigner.cli.parser import Arguments, Parser
 
 COMMANDS = {
     "credential-process": "hwsigner.cli.credential_process",
@@ -201,7 +200,7 @@ def _groups() -> set[str]:
     return {name.partition(" ")[0] for name in COMMANDS if " " in name}
 
 
-def _run_completed(command: ModuleType, parsed: argparse.Namespace) -> int:
+def _run_completed(command: ModuleType, parsed: Arguments) -> int:
     from hwsigner.config.settings import warn_of_secrets
 
     stderr.silence(on=not getattr(parsed, "debug", False))

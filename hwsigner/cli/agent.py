@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import os
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from hwsigner._version import __version__
 from hwsigner.cli.metrics import METRICS, metrics_output
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import raise_descriptor_limit, report_thread_failures
 from hwsigner.cli.watching import Watch, monitoring, open_log
 from hwsigner.config.flags import OUTPUT, Flag, switch
@@ -51,7 +50,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(_FLAGS, MONITORING, METRICS)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Run an agent until SIGTERM; or send a command to the running one and print its answer."""
     from hwsigner.agent.address import system_address, user_address
 
@@ -63,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _command(arguments: argparse.Namespace, address: Address) -> None:
+def _command(arguments: Arguments, address: Address) -> None:
     from hwsigner.agent.client import command
     from hwsigner.agent.protocol import Request, Verb, is_name, parse_request
 
@@ -81,7 +80,7 @@ def _command(arguments: argparse.Namespace, address: Address) -> None:
         if flag in MONITORING + METRICS:
             raise UsageError(f"--{flag.name} is for an agent that is started", f"Leave it out of agent {action}")
     if arguments.json and action != "status":
-        raise UsageError(f"agent {action} prints no JSON, which status alone does", "Leave out --output json")
+        raise UsageError(f"agent {action} has no JSON output", "Leave out --output json, which is for agent status")
     answer = command(address, request, _asker(arguments.pinentry))
     print(_status_json(answer) if arguments.json else "\n".join(map(_shown, answer.splitlines())))
 
@@ -111,7 +110,7 @@ def _asker(pinentry: str | None) -> Callable[[PinRequest], str | None]:
     return ask
 
 
-def _run_agent(arguments: argparse.Namespace, address: Address) -> None:
+def _run_agent(arguments: Arguments, address: Address) -> None:
     from hwsigner.agent.listener import greet, open_listener
 
     with open_listener(address, os.environ) as listener:
@@ -122,7 +121,7 @@ def _run_agent(arguments: argparse.Namespace, address: Address) -> None:
 
 
 def _serve(
-    arguments: argparse.Namespace,
+    arguments: Arguments,
     address: Address,
     listener: socket.socket,
     waiting: list[tuple[socket.socket, int]],

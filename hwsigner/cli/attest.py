@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sys
@@ -12,7 +11,7 @@ from hwsigner import attestation
 from hwsigner.attestation.documents import Document
 from hwsigner.cli import options
 from hwsigner.cli.documents import create_document, read_bytes, read_document
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config.flags import KEY, OUTPUT, Flag, switch
 from hwsigner.errors import HwsignerWarning, UsageError
 from hwsigner.key import find_certificates
@@ -37,7 +36,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(_FLAGS, OUTPUT, KEY)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Print the document as JSON, or write it into a file."""
     _check(arguments)
     uri = options.key_uri(arguments, arguments.key or "tpm2:")
@@ -56,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check(arguments: argparse.Namespace) -> None:
+def _check(arguments: Arguments) -> None:
     """Check that the flags fit together.
 
     Raises:
@@ -72,7 +71,7 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--{flag} is for the {step}", "Leave one out")
 
 
-def _statement(arguments: argparse.Namespace, uri: KeyURI, pins: PinSource) -> Document:
+def _statement(arguments: Arguments, uri: KeyURI, pins: PinSource) -> Document:
     csr = read_bytes(arguments.csr) if arguments.csr else b""
     path = arguments.vendor_certificates
     certificates = [found.der for found in find_certificates(path, allow_modules=True)] if path else []
@@ -85,6 +84,6 @@ def _statement(arguments: argparse.Namespace, uri: KeyURI, pins: PinSource) -> D
     return statement
 
 
-def _answer(arguments: argparse.Namespace, uri: KeyURI, pins: PinSource) -> Document:
+def _answer(arguments: Arguments, uri: KeyURI, pins: PinSource) -> Document:
     challenge = read_document(arguments.challenge, "challenge")
     return attestation.answer_challenge(uri, challenge, pins, pcrs=arguments.pcrs or "", allow_modules=True)

@@ -14,7 +14,7 @@ from hwsigner.cli import COMMANDS, command_parser
 from hwsigner.cli.flag_groups import help_of
 from hwsigner.cli.help import ABOUT
 from hwsigner.cli.pages import names
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config.flags import Flag
 from hwsigner.errors import HwsignerError, UsageError, install_command, suggestion
 
@@ -47,7 +47,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("shell", metavar="|".join(_SHELLS), help="the shell")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Print the script. It asks `hwsigner profile list` for names when a key is pressed, and never looks at a token."""
     shell = arguments.shell
     if shell not in _SHELLS:

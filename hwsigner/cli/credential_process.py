@@ -6,13 +6,10 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION
-
-if TYPE_CHECKING:
-    import argparse
 
 HELP = "print credentials for the AWS SDKs"
 
@@ -22,7 +19,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(IDENTITY, SESSION, PROFILE)
 
 
-def run_before_profile(given: argparse.Namespace) -> bool:
+def run_before_profile(given: Arguments) -> bool:
     """Print a running agent's credentials, if the flags only name a profile.
 
     This comes before config.toml is read, as perhaps only the agent can read it.
@@ -38,7 +35,7 @@ def run_before_profile(given: argparse.Namespace) -> bool:
     return _print_found(find_credentials(name))
 
 
-def run_without_profile(given: argparse.Namespace) -> bool:
+def run_without_profile(given: Arguments) -> bool:
     """Print the credentials of the system's agent, which may be starting: this user can't read such a profile.
 
     Returns:
@@ -52,7 +49,7 @@ def run_without_profile(given: argparse.Namespace) -> bool:
     return _print_found(wait_for_system_agent(name))
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Create a session and print its credentials. Then start an agent, if the profile has `agent = "auto"`.
 
     Mistakes in the flags are reported before the key is used.

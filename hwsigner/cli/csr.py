@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import warnings
 from functools import partial
 
 from hwsigner.cli import options
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config.flags import KEY, NAMES, OUTPUT, Flag
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
 from hwsigner.identity.certificate_request import check_names, sign_certificate_request
@@ -29,7 +28,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(_FLAGS, OUTPUT, KEY)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Print the request as PEM, or write it into a file; or print JSON."""
     if not arguments.subject:
         raise UsageError("no subject given", "Add --subject CN=bamboo-01")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 
 from hwsigner.cli import options
 from hwsigner.cli.asking import ask
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import KEY, OUTPUT, switch
 from hwsigner.errors import printable
@@ -23,7 +22,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags([switch("yes", "do not ask first; needed without a terminal")], OUTPUT, KEY)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Ask on the terminal, delete the key, and print what is gone."""
     uri = options.key_uri(arguments, arguments.key)
     gone = delete_key(uri, _agree if arguments.yes else _ask, options.pin_source(arguments, uri), allow_modules=True)

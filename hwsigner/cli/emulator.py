@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import json
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import report
 from hwsigner.config.flags import Flag, switch, whole_number
 from hwsigner.errors import CertificateError, HwsignerError, UsageError
@@ -59,7 +58,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(_FLAGS)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Serve until SIGINT, SIGTERM or SIGHUP.
 
     Returns:
@@ -104,7 +103,7 @@ def _faults() -> str:
     return "\n".join(rows)
 
 
-def _world(arguments: argparse.Namespace) -> World:
+def _world(arguments: Arguments) -> World:
     from hwsigner.emulator import World, load_world
     from hwsigner.emulator.world_file import read_trust_policy
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
@@ -28,7 +27,7 @@ from hwsigner.cli.enrolling import (
 from hwsigner.cli.install_certificate import ARNS
 from hwsigner.cli.issuer import issuer
 from hwsigner.cli.keygen import NEW_KEY
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.config.flags import ISSUER, KEY, NAMES, OUTPUT, PLACE, PROOF, SESSION, Flag, attribute_of, switch
 from hwsigner.config.profiles import Profile, change_profile, check_name, file_of_new, profiles
@@ -77,7 +76,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags([_KEY], NAMES, ISSUER, _FLAGS, NEW_KEY, PLACE, PROOF, OUTPUT, KEY, SESSION)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Do what is left to do of an enrolment, and print what there is then."""
     name = arguments.name
     check_name(name)
@@ -217,7 +216,7 @@ def _data(enrolled: _Enrolled) -> dict[str, Any]:
     }
 
 
-def _next(arguments: argparse.Namespace, missing: Sequence[str]) -> str:
+def _next(arguments: Arguments, missing: Sequence[str]) -> str:
     """Return the command to run next: this one again, if an ARN is missing."""
     name = arguments.name
     if missing:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import stat
@@ -14,6 +13,7 @@ from typing import Any
 from hwsigner.cli import options
 from hwsigner.cli.install_certificate import certificate_flags, change_flags, for_any_folder
 from hwsigner.cli.keygen import NEW_KEY, key_request
+from hwsigner.cli.parser import Arguments
 from hwsigner.config.flags import ENROLMENT, IDENTITY, SESSION, default_values, profile_values, secret_place
 from hwsigner.config.profiles import Profile, change_profile, file_of_new, profiles
 from hwsigner.enrolment.enroll import Wanted
@@ -86,7 +86,7 @@ def settings_of(found: Profile | None, given: Mapping[str, Any]) -> dict[str, An
     return {**default_values([*IDENTITY, *SESSION, *ENROLMENT, *NEW_KEY]), **own, **given}
 
 
-def kept_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+def kept_settings(arguments: Arguments) -> dict[str, Any]:
     """Return what a profile is to keep of the flags of a command line. Paths mean the same in every folder."""
     given = [(flag, value) for flag, value in arguments.given if flag.name in _KEPT and value is not None]
     kept = {flag.name: flag.toml(value) for flag, value in given}
@@ -113,7 +113,7 @@ def wanted(values: Mapping[str, Any]) -> Wanted:
         raise UsageError("no subject given", "Add --subject CN=bamboo-01")
     check_names(values["subject"], dns_names=values["dns"], uris=values["uri"])
     KeyURI.of_new(values["private_key"])
-    arguments = argparse.Namespace(**values)
+    arguments = Arguments(**values)
     uri = options.key_uri(arguments, values["private_key"])
     secret_place(uri.text("pin-source") or "")
     return Wanted(

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.aws.default_profile import find_default_credentials
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.watching import Watch
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION
 from hwsigner.errors import HwsignerWarning, UsageError
@@ -59,7 +59,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(IDENTITY, SESSION, PROFILE)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Get a session, then run the command with an endpoint that gives its credentials and refreshes them.
 
     Returns:
@@ -114,7 +114,7 @@ class _NameAndCommand(argparse.Action):
         namespace.command = rest[1:] if rest[:1] == ["--"] else rest
 
 
-def _profile(arguments: argparse.Namespace, watch: Watch) -> ServedProfile:
+def _profile(arguments: Arguments, watch: Watch) -> ServedProfile:
     """Return the profile that is named, or else the one that the flags describe or name."""
     from hwsigner.cli.sources import of_flags, of_profile
 

@@ -62,7 +62,9 @@ def add_to_help(parser: argparse.ArgumentParser, flags: Sequence[Flag], position
     """Add a command's flags to argparse, for its help. They are parsed without it."""
     parser.usage = usage_of(parser.prog, parser.usage, flags, positionals).replace("%", "%%")
     parser.formatter_class = partial(argparse.RawDescriptionHelpFormatter, max_help_position=29)
-    for title, grouped in {**flag_groups(flags), _OUTPUT: flag_groups(flags).get(_OUTPUT, [])}.items():
+    groups = flag_groups(flags)
+    groups.setdefault(_OUTPUT, [])  # The last one, which also has --help.
+    for title, grouped in groups.items():
         group = parser.add_argument_group(title)
         for flag in grouped:
             value: dict[str, Any] = {"metavar": flag.metavar} if flag.metavar else {"action": "store_true"}

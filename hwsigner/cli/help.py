@@ -33,11 +33,11 @@ _FIRST_STEPS = {
 
 def sections(commands: Iterable[str]) -> dict[str, list[str]]:
     """Return the names of commands by the title of their section."""
-    titles = {name: title for title, names in _SECTIONS.items() for name in names}
+    titles = {name: title for title, listed in _SECTIONS.items() for name in listed}
     found: dict[str, list[str]] = {title: [] for title in (*_SECTIONS, _OTHERS)}
     for name in sorted(commands, key=lambda name: list(titles).index(name) if name in titles else len(titles)):
         found[titles.get(name, _OTHERS)].append(name)
-    return {title: names for title, names in found.items() if names}
+    return {title: listed for title, listed in found.items() if listed}
 
 
 def overview(commands: Mapping[str, str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
@@ -13,7 +12,7 @@ from typing import Any
 
 from hwsigner.aws.arn import check_known_arns
 from hwsigner.cli import options
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.config.flags import KEY, OUTPUT, PLACE, Flag, switch
 from hwsigner.config.profiles import change_profile, check_name, profiles
@@ -55,7 +54,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(_FLAGS, KEY)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Check the certificate, install it, and print the flags for credential-process."""
     if arguments.profile:
         _check_profile(arguments.profile)
@@ -94,7 +93,7 @@ def _check_profile(name: str) -> None:
             raise UsageError(f"profile {name!r} in {existing.file}: {error.message}", error.hint) from error
 
 
-def _certificates(arguments: argparse.Namespace) -> list[Certificate]:
+def _certificates(arguments: Arguments) -> list[Certificate]:
     """Return the certificates of the argument and of `--intermediates`.
 
     Raises:
@@ -160,7 +159,7 @@ def for_any_folder(place: str | KeyURI) -> str:
     return uri.file if uri.scheme == "file" and not uri.query and uri.file.isprintable() else str(uri)
 
 
-def _print(arguments: argparse.Namespace, leaf: Certificate, flags: dict[str, str], notes: Sequence[str]) -> None:
+def _print(arguments: Arguments, leaf: Certificate, flags: dict[str, str], notes: Sequence[str]) -> None:
     """Print what was done; if a profile is named, write it first."""
     text = " ".join(f"--{flag} {shlex.quote(value)}" for flag, value in flags.items())
     end = leaf.x509.not_valid_after_utc

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 from typing import get_args
 
 from hwsigner.cli import options
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.cli.show import key_data, key_rows
 from hwsigner.config.flags import KEY, OUTPUT, Flag, boolean, one_of, switch
@@ -45,7 +44,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(NEW_KEY, OUTPUT, KEY)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Make the key and print what is known of it."""
     KeyURI.of_new(arguments.key)
     uri = options.key_uri(arguments, arguments.key)
@@ -58,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def key_request(arguments: argparse.Namespace) -> KeyRequest:
+def key_request(arguments: Arguments) -> KeyRequest:
     """Return what a new key must be like, by the flags of NEW_KEY."""
     return KeyRequest(
         algorithm=arguments.algorithm,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -12,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from hwsigner.cli import options
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import abandon_stdout, report
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, OUTPUT, switch
@@ -42,7 +41,10 @@ _PIV_SLOTS = {bytes([1 + n]): f"{slot:02x}" for n, slot in enumerate((0x9A, 0x9C
 def add_arguments(parser: Parser) -> None:
     """Add the URI that narrows the list, and the flags."""
     parser.add_argument(
-        "uri", nargs="?", metavar="URI", help="pkcs11: or tpm2: URI of what to list (default: all tokens, and the TPM)"
+        "uri",
+        nargs="?",
+        metavar="KEY-URI",
+        help="pkcs11: or tpm2: URI of what to list (default: all tokens, and the TPM)",
     )
     parser.add_flags(
         [
@@ -53,7 +55,7 @@ def add_arguments(parser: Parser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Print JSON, a table on a terminal, or otherwise lines of fields separated by tabs."""
     uri = settings.key_uri(vars(arguments), arguments.uri or "pkcs11:")
     if uri.scheme not in ("pkcs11", "tpm2"):
@@ -101,7 +103,7 @@ def _each_once(tokens: Iterable[ListedToken]) -> list[ListedToken]:
     return found
 
 
-def _print(arguments: argparse.Namespace, uri: KeyURI, tokens: Sequence[ListedToken]) -> None:
+def _print(arguments: Arguments, uri: KeyURI, tokens: Sequence[ListedToken]) -> None:
     if arguments.json:
         print(json.dumps({"tokens": [_data(token) for token in tokens]}, indent=2))
     elif not tokens:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 import stat
@@ -13,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from hwsigner.cli.parser import Arguments
 from hwsigner.config.flags import Flag, switch
 from hwsigner.errors import HwsignerError, UsageError
 
@@ -36,7 +36,7 @@ _KEEP_SECONDS = 1.0
 
 
 @contextmanager
-def metrics_output(arguments: argparse.Namespace, metrics: Metrics, log: Log) -> Iterator[None]:
+def metrics_output(arguments: Arguments, metrics: Metrics, log: Log) -> Iterator[None]:
     """Serve the metrics, and write them to a file, as the flags say, inside the `with` statement.
 
     Raises:
@@ -100,7 +100,7 @@ def _kept(make: Callable[[], str]) -> Callable[[], str]:
 @contextmanager
 def _listener(place: str, is_remote: bool) -> Iterator[tuple[socket.socket, list[str] | None]]:
     """Listen, and give the socket with what clients may call the server, or None for anything."""
-    from hwsigner.http.address import is_loopback
+    from hwsigner.http.address import ip_address, is_loopback
     from hwsigner.serving.listener import listen, names_of
 
     kind, _, path = place.partition(":")
@@ -109,9 +109,9 @@ def _listener(place: str, is_remote: bool) -> Iterator[tuple[socket.socket, list
             yield listener, ["localhost"]
         return
     address, _, port = place.rpartition(":")
-    if not (address and port.isascii() and port.isdigit() and int(port[:6]) < 65536):
-        raise UsageError(f"--metrics-listen is {place[:100]!r}", "Write IP:PORT or unix:PATH")
     address = address.removeprefix("[").removesuffix("]")
+    if not (ip_address(address) and port.isascii() and port.isdigit() and int(port[:6]) < 65536):
+        raise UsageError(f"--metrics-listen is {place[:100]!r}", "Write IP:PORT or unix:PATH")
     if not is_remote and not is_loopback(address):
         hint = "Give 127.0.0.1, or add --metrics-remote to let them"
         raise UsageError(f"other machines can reach {address[:100]!r}", hint)

@@ -8,6 +8,7 @@ import warnings
 from functools import partial
 from typing import TYPE_CHECKING
 
+from hwsigner.cli.parser import Arguments
 from hwsigner.cli.process import report
 from hwsigner.config import settings
 from hwsigner.errors import UnsafeKeyWarning
@@ -15,8 +16,6 @@ from hwsigner.pins import AskPin, PinRequest, PinSource
 from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
-    import argparse
-
     from hwsigner.aws.create_session import Service
     from hwsigner.identity import IdentitySource
     from hwsigner.identity.certificate import Certificate
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 _one_prompt = threading.Lock()
 
 
-def key_uri(arguments: argparse.Namespace, text: str) -> KeyURI:
+def key_uri(arguments: Arguments, text: str) -> KeyURI:
     """Return the key URI that is a command's argument, completed by the flags.
 
     Args:
@@ -47,7 +46,7 @@ def key_uri(arguments: argparse.Namespace, text: str) -> KeyURI:
     return uri
 
 
-def pin_source(arguments: argparse.Namespace, uri: KeyURI) -> PinSource:
+def pin_source(arguments: Arguments, uri: KeyURI) -> PinSource:
     """Return where a key's PIN may come from; the last places are a pinentry and the terminal."""
     return settings.pin_source(vars(arguments), uri, prompts=_prompts(arguments))
 
@@ -65,7 +64,7 @@ def certificates_at(place: str | KeyURI) -> list[Certificate]:
     return load(find_certificates(place, PinSource().without_pin(), allow_modules=True))
 
 
-def identity_source(arguments: argparse.Namespace, *, check: bool = True) -> IdentitySource:
+def identity_source(arguments: Arguments, *, check: bool = True) -> IdentitySource:
     """Return the source of the identity. If `check` is false, its certificate is not checked.
 
     Raises:
@@ -74,7 +73,7 @@ def identity_source(arguments: argparse.Namespace, *, check: bool = True) -> Ide
     return settings.identity_source(vars(arguments), prompts=_prompts(arguments), check=check)
 
 
-def service(arguments: argparse.Namespace, *, stays: bool = False) -> Service:
+def service(arguments: Arguments, *, stays: bool = False) -> Service:
     """Return the service to ask, with the trace of `--debug`.
 
     Args:
@@ -88,7 +87,7 @@ def service(arguments: argparse.Namespace, *, stays: bool = False) -> Service:
     return find(vars(arguments))._replace(trace=_trace if arguments.debug else None)
 
 
-def provider(arguments: argparse.Namespace) -> Provider:
+def provider(arguments: Arguments) -> Provider:
     """Return the provider of a command that stays.
 
     Raises:
@@ -100,7 +99,7 @@ def provider(arguments: argparse.Namespace) -> Provider:
     return Provider._from_values(vars(arguments), found, prompts=_prompts(arguments))
 
 
-def _prompts(arguments: argparse.Namespace) -> list[AskPin]:
+def _prompts(arguments: Arguments) -> list[AskPin]:
     def ask_pinentry(request: PinRequest) -> str | None:
         from hwsigner.pins.pinentry import find_pinentry
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hwsigner.aws.arn import check_known_arns
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config.flags import (
     AGENT,
     ENROLMENT,
@@ -45,7 +44,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(_FLAGS, IDENTITY, SESSION, AGENT, ENROLMENT, OUTPUT)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Add, change, show or remove a profile, or list all."""
     action, name = arguments.action, arguments.name
     if action not in _ACTIONS:
@@ -70,14 +69,14 @@ def run(arguments: argparse.Namespace) -> int:
     return _print_change(arguments, name, str(file), told)
 
 
-def _values(arguments: argparse.Namespace) -> dict[str, Any]:
+def _values(arguments: Arguments) -> dict[str, Any]:
     """Return what the flags give for the profile, as TOML has it; None for an empty text."""
     own = {flag.name for flag in (*_FLAGS, *OUTPUT)}
     given = [(flag, value) for flag, value in arguments.given if flag.name not in own]
     return {flag.name: value if value is None else flag.toml(value) for flag, value in given}
 
 
-def _write(arguments: argparse.Namespace, name: str) -> int:
+def _write(arguments: Arguments, name: str) -> int:
     values = {flag: value for flag, value in _values(arguments).items() if value is not None}
     check_readable_again(values)
     if not (values or arguments.unset):
@@ -95,13 +94,13 @@ def _write(arguments: argparse.Namespace, name: str) -> int:
     return _print_change(arguments, name, str(file), f"[profile.{name}]")
 
 
-def _print_change(arguments: argparse.Namespace, name: str, file: str, told: str) -> int:
+def _print_change(arguments: Arguments, name: str, file: str, told: str) -> int:
     """Print the file that has the profile, or had it."""
     print(json.dumps({"name": name, "file": file}, indent=2) if arguments.json else f"{file}: {told}")
     return 0
 
 
-def _add(arguments: argparse.Namespace, name: str, values: dict[str, Any]) -> Path:
+def _add(arguments: Arguments, name: str, values: dict[str, Any]) -> Path:
     check_known_arns(values)
     return add_profile(name, values, os.environ, replace=arguments.replace)
 

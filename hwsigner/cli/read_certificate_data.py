@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import hashlib
 import json
 from collections.abc import Sequence
 
 from hwsigner.cli import options
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, OUTPUT, PROFILE, SESSION
 from hwsigner.errors import UsageError, printable
@@ -31,7 +30,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(IDENTITY, SESSION, PROFILE, OUTPUT)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Print the leaf of a file as JSON, or a list of matching certificates on tokens."""
     if arguments.cert_selector is not None:
         uri = settings.key_uri(vars(arguments), "pkcs11:")

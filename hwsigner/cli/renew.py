@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
@@ -16,7 +15,7 @@ from hwsigner.cli import options
 from hwsigner.cli.enrolling import profile_lock, renewal_lock, settings_of, share_key, wanted, write_profile
 from hwsigner.cli.install_certificate import ARNS, for_any_folder
 from hwsigner.cli.issuer import issuer
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.config import settings
 from hwsigner.config.flags import OUTPUT, Flag, attribute_of, switch
@@ -49,7 +48,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(_FLAGS, OUTPUT)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Renew the certificate, or do nothing if it is too early; the old one stays in use until the new one is in."""
     name = arguments.name
     check_name(name)
@@ -70,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print(arguments: argparse.Namespace, new: Certificate, file: str, old_key: str | None) -> None:
+def _print(arguments: Arguments, new: Certificate, file: str, old_key: str | None) -> None:
     name, end = arguments.name, new.x509.not_valid_after_utc
     if arguments.json:
         about = {"subject": new.subject, "notAfter": f"{end:%Y-%m-%dT%H:%M:%SZ}"}

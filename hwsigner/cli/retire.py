@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from hwsigner.cli import options
 from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.certificates import read_leaf
 from hwsigner.cli.aws.revoking import CA, EXISTING_SESSIONS, REVOCATION, prepare
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome, report
 from hwsigner.config.flags import OUTPUT, switch
 from hwsigner.config.profiles import Profile, profile, profiles, remove_profile
@@ -77,7 +76,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(CA, _FLAGS, OUTPUT, REVOCATION)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Show all that would be gone, then ask for each step and do it. With JSON on stdout, this goes to stderr."""
     found = profile(arguments.name, os.environ)
     if not os.access(found.file.parent, os.W_OK):
@@ -103,8 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(arguments: argparse.Namespace, found: Profile) -> _Retirement:
-    own, plan = argparse.Namespace(**values_of(found)), _Retirement()
+def _plan(arguments: Arguments, found: Profile) -> _Retirement:
+    own, plan = Arguments(**values_of(found)), _Retirement()
     uri = own.private_key or own.certificate
     if not uri:
         raise UsageError(f"profile {found.name!r} names no key", "Delete it with hwsigner delete KEY-URI")
@@ -123,7 +122,7 @@ def _lines(*lines: str) -> str:
     return "\n".join(map(printable, lines))
 
 
-def _plan_deletion(plan: _Retirement, own: argparse.Namespace, text: str) -> _Step | None:
+def _plan_deletion(plan: _Retirement, own: Arguments, text: str) -> _Step | None:
     """Return the step that deletes the key, or None if it is gone."""
     uri = options.key_uri(own, text)
     pins = options.pin_source(own, uri)
@@ -167,9 +166,7 @@ def _check_named(now: Sequence[str], named: Sequence[str]) -> None:
         raise HwsignerError(f"{extra[0]} would be deleted too, which was not there before", "Run the command again")
 
 
-def _plan_revocation(
-    plan: _Retirement, arguments: argparse.Namespace, own: argparse.Namespace, *, key_is_there: bool
-) -> None:
+def _plan_revocation(plan: _Retirement, arguments: Arguments, own: Arguments, *, key_is_there: bool) -> None:
     """Add the step that revokes the certificate, or a note about who can do it."""
     wanted = bool(arguments.ca_key or arguments.ca or arguments.revoke)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import shlex
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hwsigner._version import __version__
 from hwsigner.cli.metrics import METRICS, metrics_output
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.watching import Watch, monitoring, open_log
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION, Flag, boolean, whole_number
 from hwsigner.config.monitoring import MONITORING
@@ -52,7 +51,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(_FLAGS, IDENTITY, SESSION, PROFILE)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Serve until SIGINT, SIGTERM or SIGHUP.
 
     Returns:
@@ -106,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _has_imds(arguments: argparse.Namespace) -> bool:
+def _has_imds(arguments: Arguments) -> bool:
     has_tls = arguments.tls_certificate is not None
     if arguments.imds and has_tls:
         problem = "--imds can't be combined with --tls-certificate"
@@ -117,7 +116,7 @@ def _has_imds(arguments: argparse.Namespace) -> bool:
     return not (arguments.names or has_tls) if arguments.imds is None else arguments.imds
 
 
-def _profiles(arguments: argparse.Namespace, log: Log, watch: Watch) -> list[ServedProfile]:
+def _profiles(arguments: Arguments, log: Log, watch: Watch) -> list[ServedProfile]:
     from hwsigner.cli.sources import of_flags, of_profile
 
     others = [flag.name for flag, _ in arguments.given if flag.name not in _COMMON]
@@ -132,7 +131,7 @@ def _profiles(arguments: argparse.Namespace, log: Log, watch: Watch) -> list[Ser
     return found
 
 
-def _uids(arguments: argparse.Namespace) -> set[int]:
+def _uids(arguments: Arguments) -> set[int]:
     from hwsigner.system.users import find_uid
 
     users = {0, os.geteuid()}  # Root can read the token anyway.
@@ -144,7 +143,7 @@ def _uids(arguments: argparse.Namespace) -> set[int]:
     return users
 
 
-def _tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:
+def _tls(arguments: Arguments) -> ssl.SSLContext | None:
     if arguments.tls_certificate is None:
         if arguments.tls_key:
             raise UsageError("--tls-key is given without --tls-certificate", "Give both")
@@ -154,7 +153,7 @@ def _tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:
     return tls_context(arguments.tls_certificate, arguments.tls_key)
 
 
-def _activated(arguments: argparse.Namespace, tls: ssl.SSLContext | None) -> list[socket.socket]:
+def _activated(arguments: Arguments, tls: ssl.SSLContext | None) -> list[socket.socket]:
     """Return systemd's sockets, if it passed any. Other machines may reach neither them nor --address without TLS."""
     from hwsigner.http.address import is_loopback
     from hwsigner.serving.listener import limit_hops, take_activated

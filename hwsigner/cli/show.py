@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hwsigner.cli import options
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, OUTPUT, PROFILE
 from hwsigner.errors import CertificateError, UsageError, printable
@@ -60,7 +59,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(OUTPUT, IDENTITY, PROFILE)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Print JSON, or lines for people."""
     uri, certificate = _named(arguments)
     pins = options.pin_source(arguments, uri)
@@ -82,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _named(arguments: argparse.Namespace) -> tuple[KeyURI, KeyURI | None]:
+def _named(arguments: Arguments) -> tuple[KeyURI, KeyURI | None]:
     """Return the URI of the key, and that of its certificate if there is one."""
     values = vars(arguments)
     certificate = None

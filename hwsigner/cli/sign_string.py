@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import sys
 
 from hwsigner.cli import options
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION, Flag, one_of
 from hwsigner.errors import KeyMismatchError, UsageError
@@ -29,7 +28,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(_FLAGS, IDENTITY, SESSION, PROFILE)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Print the signature, without a newline."""
     signature = _signature(arguments)
     if arguments.format == "bin":
@@ -45,7 +44,7 @@ def fixed_string(public_key: bytes) -> bytes:
     return _PREFIX + _VERSION + hashlib.sha256(b"IAM RA" + public_key).digest()
 
 
-def _signature(arguments: argparse.Namespace) -> bytes:
+def _signature(arguments: Arguments) -> bytes:
     digest = _HASHES[arguments.digest]
     if arguments.certificate or arguments.cert_selector:
         from hwsigner.identity import open_identity

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import threading
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from hwsigner.agent.source import AgentFirst, agent_credentials
 from hwsigner.cli import options
+from hwsigner.cli.parser import Arguments
 from hwsigner.config import settings
 from hwsigner.serving.credentials import FORMATS
 from hwsigner.system.clocks import utc_now
@@ -125,11 +125,11 @@ def of_profile(name: str, log: Log, watch: Watch | None = None) -> ServedProfile
     Raises:
         ConfigError: there is no such profile, or it contains a key that is not a flag.
     """
-    values = argparse.Namespace(**settings.read_profile(name, os.environ))
+    values = Arguments(**settings.read_profile(name, os.environ))
     return _served(values, name, partial(_provider, values, log=log, watch=watch), asks_agent=True)
 
 
-def of_flags(arguments: argparse.Namespace, log: Log, watch: Watch | None = None, *, asks_agent: bool) -> ServedProfile:
+def of_flags(arguments: Arguments, log: Log, watch: Watch | None = None, *, asks_agent: bool) -> ServedProfile:
     """Return the profile that a command line's flags describe, with the profile that they may name.
 
     Args:
@@ -143,7 +143,7 @@ def of_flags(arguments: argparse.Namespace, log: Log, watch: Watch | None = None
 
 
 def _served(
-    arguments: argparse.Namespace, name: str | None, make: Callable[[str], BackgroundProvider], *, asks_agent: bool
+    arguments: Arguments, name: str | None, make: Callable[[str], BackgroundProvider], *, asks_agent: bool
 ) -> ServedProfile:
     settings.serve_profile(name or "", vars(arguments))
     role = (arguments.role_arn or "").rpartition("/")[2]  # Without one, no provider can be made.
@@ -154,7 +154,7 @@ def _served(
     return ServedProfile(name, role, source, local)
 
 
-def _provider(arguments: argparse.Namespace, name: str, log: Log, watch: Watch | None) -> BackgroundProvider:
+def _provider(arguments: Arguments, name: str, log: Log, watch: Watch | None) -> BackgroundProvider:
     from hwsigner.aws.credentials import Credentials
     from hwsigner.refresh.background import BackgroundProvider
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -15,7 +14,7 @@ from hwsigner.agent.address import system_address, user_address
 from hwsigner.agent.client import command, is_running
 from hwsigner.agent.protocol import Request, Verb, read_status
 from hwsigner.cli import options
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import report
 from hwsigner.config import settings
 from hwsigner.config.flags import OUTPUT
@@ -63,7 +62,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(OUTPUT)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Print JSON, a table on a terminal, or otherwise lines of fields separated by tabs. No PIN is sent."""
     known = ask_agents(os.environ)
     for problem in known.problems:

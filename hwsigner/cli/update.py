@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import math
 import os
@@ -16,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from hwsigner.cli import options
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import report
 from hwsigner.cli.watching import audit_own, own_audit
 from hwsigner.config.flags import CONFIG_PROFILE, IDENTITY, SESSION, Flag, switch
@@ -53,7 +52,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(_FLAGS, IDENTITY, SESSION)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Write once, or keep the section fresh until SIGINT or SIGTERM.
 
     Mistakes in the flags are reported before the key is used.
@@ -86,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _update_until_stopped(Updater(source, write))
 
 
-def _only_profile(arguments: argparse.Namespace) -> str | None:
+def _only_profile(arguments: Arguments) -> str | None:
     """Return the profile of config.toml that the flags name, if they set nothing else of a session."""
     is_alone = {flag.name for flag, _ in arguments.given} <= {flag.name for flag in _FLAGS}
     return arguments.config_profile if is_alone else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from hwsigner import attestation
 from hwsigner.attestation.documents import MAX_BYTES, Document
 from hwsigner.attestation.findings import Findings
 from hwsigner.cli.documents import create_document, read_document, read_trust
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.errors import AttestationError, KeyMismatchError, UsageError, printable
 from hwsigner.key.public_key import kind_of, to_pem
@@ -35,7 +34,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(_FLAGS)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Print what is proven and what is claimed, then the public key."""
     if not arguments.roots:
         raise UsageError("no roots given", "Add --roots with the folder of the vendors' certificates")
@@ -75,7 +74,7 @@ def _read_state(path: str) -> Document:
         raise UsageError(f"can't read {path}: {error.strerror}", "Check the path") from error
 
 
-def _write(challenge: Document, state: Document, arguments: argparse.Namespace) -> None:
+def _write(challenge: Document, state: Document, arguments: Arguments) -> None:
     """Write both files or neither."""
     create_document(arguments.state, state)
     try:

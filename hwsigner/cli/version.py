@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from typing import Any
 
 from hwsigner._version import __version__
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config.flags import OUTPUT, switch
 
 HELP = "print the version"
@@ -22,7 +21,7 @@ def add_arguments(parser: Parser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Print the version; with --verbose, also a line `NAME: VALUE` for each component; or all as JSON."""
     if arguments.json:
         print(json.dumps({"version": __version__, **_components()}, indent=2))

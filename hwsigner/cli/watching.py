@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from hwsigner.cli.parser import Arguments
 from hwsigner.cli.process import report, report_to
 from hwsigner.config.monitoring import read_monitoring
+from hwsigner.errors import AuditError
 from hwsigner.system.systemd import ERROR, line_priority
 
 if TYPE_CHECKING:
@@ -66,7 +67,12 @@ class Watch:
     def given(self, profile: str, access_key_id: str, uid: int, pid: int) -> None:
         """Write that a process gets credentials; raises AuditError if they must not be given."""
         if self._audit:
-            self._audit.give_process(profile, access_key_id, uid, pid)
+            try:
+                self._audit.give_process(profile, access_key_id, uid, pid)
+            except AuditError as error:
+                text = f"profile {profile!r}: user {uid} was refused: {error.message}"
+                self._log.refused(text, profile=profile, cause=error.cause, uid=uid, pid=pid)
+                raise
         if self._log.has_debug:
             text = f"profile {profile!r}: credentials given to user {uid}, process {pid}"
             self._log.debug(text, profile=profile, access_key_id=access_key_id, uid=uid, pid=pid)
@@ -166,6 +172,6 @@ def open_log(values: Mapping[str, Any]) -> Log:
     return log
 
 
-def monitoring(arguments: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+def monitoring(arguments: Arguments, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Return the values of the flags for logs and the audit log; raises as `read_monitoring`."""
     return read_monitoring(environ, vars(arguments))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config.flags import OUTPUT, Flag
 from hwsigner.config.profiles import profiles
 from hwsigner.control_plane.failures import translated
@@ -22,7 +21,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags([Flag("profile", "profile of config.toml", "NAME")], OUTPUT)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Print the caller's ARN, account and user ID, as sts:GetCallerIdentity returns them."""
     name = arguments.profile or os.environ.get("HWSIGNER_PROFILE")
     if not name:

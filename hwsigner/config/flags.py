@@ -84,7 +84,7 @@ def secret_place(text: str) -> str:
     """Return the place of a secret, as `pin-source` names it, before it is kept: it may be the secret itself.
 
     Raises:
-        UsageError: it is none. The message does not quote it.
+        UsageError: it is not such a place. The message does not quote it.
     """
     if text and not text.startswith(("/", "file:", "env:", "credential:", "cmd:")):
         raise UsageError("a secret is given where its place is wanted", "Write file:/path, env:NAME or cmd:PROGRAM")

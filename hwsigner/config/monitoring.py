@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from hwsigner.config.flags import Flag, one_of, table_values
-from hwsigner.config.profiles import SYSTEM_FILE, user_file
+from hwsigner.config.places import SYSTEM_FILE, user_file
 from hwsigner.errors import ConfigError, UsageError
 from hwsigner.system.files import open_trusted
 
@@ -55,18 +54,19 @@ def read_monitoring(environ: Mapping[str, str], given: Mapping[str, Any] | None 
     values = {**_DEFAULTS, **{name: value for name, value in table.items() if value is not None}, **of_flags}
     if values["audit"] == "required" and not values["audit_log"]:
         raise UsageError("audit is required, and there is no audit-log", "Set audit-log to a file, journal or stderr")
-    if values["audit_log"] not in (None, "journal", "stderr") and not values["audit_log"].startswith("/"):
+    place = values["audit_log"]
+    if place not in (None, "journal", "stderr") and (not place.startswith("/") or "\0" in place):
         hint = "Write an absolute path, journal or stderr"
-        raise UsageError(f"audit-log is {values['audit_log'][:100]!r}", hint)
+        raise UsageError(f"audit-log is {place[:100]!r}", hint)
     return values
 
 
-def _table(file: Path) -> dict[str, Any] | None:
+def _table(file: str) -> dict[str, Any] | None:
     """Return a file's table by attribute; None if it has none, or this user may not read it."""
     try:
-        with open_trusted(str(file), ConfigError) as stream:
+        with open_trusted(file, ConfigError) as stream:
             data = stream.read()
-    except (FileNotFoundError, PermissionError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # The home of some system users is /dev/null.
         return None
     except OSError as error:
         raise ConfigError(f"can't read {file}: {error.strerror}") from error

@@ -14,11 +14,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from hwsigner.config import places
 from hwsigner.errors import ConfigError, NoProfileError, UsageError, suggestion
 from hwsigner.system.files import create_file, edit_file, open_trusted
-from hwsigner.system.users import home_folder, share_with_agent
+from hwsigner.system.users import share_with_agent
 
-SYSTEM_FILE = Path("/etc/hwsigner/config.toml")
+SYSTEM_FILE = Path(places.SYSTEM_FILE)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _BLOCK = re.compile(r"^(?=[ \t]*\[)", re.MULTILINE)
 
@@ -44,10 +45,8 @@ class Profile:
 
 
 def user_file(environ: Mapping[str, str]) -> Path:
-    """Return the path of the user's file, which may be missing. As XDG says, a relative XDG_CONFIG_HOME is ignored."""
-    folder = environ.get("XDG_CONFIG_HOME", "")
-    base = Path(folder) if os.path.isabs(folder) else Path(home_folder(environ), ".config")
-    return base / "hwsigner" / "config.toml"
+    """Return the path of the user's file, as `hwsigner.config.places` has it."""
+    return Path(places.user_file(environ))
 
 
 def profiles(environ: Mapping[str, str]) -> dict[str, Profile]:

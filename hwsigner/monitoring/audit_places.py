@@ -15,7 +15,10 @@ from hwsigner.system.systemd import INFO, has_journal, is_journal, send_entry
 Fields = dict[str, str | int]
 
 _STDERR = 2
-_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+# A pipe that is ready takes this many bytes at once, and may block for more (pipe(7)).
+_PIPE_BYTES = 4096
+_MAX_EXECUTABLE = 100
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK | os.O_NOFOLLOW
 
 
 class Place(Protocol):
@@ -42,6 +45,11 @@ def _line(message: str, fields: Fields) -> bytes:
 
 def _printable(fields: Fields) -> Fields:
     return {name: printable(value) if isinstance(value, str) else value for name, value in fields.items()}
+
+
+def _cut(name: str, value: str | int) -> str | int:
+    """Return the end of a path that anyone can make long, and any other value as it is."""
+    return value[-_MAX_EXECUTABLE:] if isinstance(value, str) and name.endswith("executable") else value
 
 
 class _FilePlace:
@@ -71,15 +79,33 @@ class _FilePlace:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-        self._descriptor = os.open(self._path, _FLAGS, 0o600)
-        status = os.fstat(self._descriptor)
-        self._id, self._is_torn = (status.st_dev, status.st_ino), False
+        descriptor, status = _open_own(self._path)
+        self._descriptor, self._id, self._is_torn = descriptor, (status.st_dev, status.st_ino), False
         return self._descriptor
+
+
+def _open_own(path: str) -> tuple[int, os.stat_result]:
+    """Open a file for lines. In a folder that others can write, a link or file of theirs could be in its place."""
+    try:
+        descriptor = os.open(path, _FLAGS, 0o600)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a symbolic link") from None
+        raise
+    status = os.fstat(descriptor)
+    try:
+        owners = {0, os.geteuid(), os.stat(os.path.dirname(path)).st_uid}
+        if status.st_uid not in owners:
+            raise PermissionError(errno.EPERM, f"it belongs to user {status.st_uid}")
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor, status
 
 
 def _file_id(path: str) -> tuple[int, int] | None:
     try:
-        status = os.stat(path)
+        status = os.lstat(path)
     except OSError:
         return None
     return status.st_dev, status.st_ino
@@ -110,6 +136,10 @@ class _StderrPlace:
             return
         begin = f"<{INFO}>".encode() if is_journal(self._descriptor) else b""
         line = begin + _line(message, fields)
+        if len(line) > _PIPE_BYTES:
+            line = begin + _line(message, {name: _cut(name, value) for name, value in fields.items()})
+        if len(line) > _PIPE_BYTES:
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
         if not any(event & select.POLLOUT for _, event in poll.poll(0)):

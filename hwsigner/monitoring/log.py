@@ -21,8 +21,11 @@ MAX_REFUSALS_PER_SECOND = 20
 _LEVELS = {ERROR: logging.ERROR, WARNING: logging.WARNING, INFO: logging.INFO, DEBUG: logging.DEBUG}
 _PRIORITIES = {level: priority for priority, level in _LEVELS.items()}
 _STDERR = 2
-# Characters. A pipe that is ready takes at least 4096 bytes at once (pipe(7)).
+# A pipe that is ready takes 4096 bytes at once, and may block for more (pipe(7)). These leave room for the number of
+# lost lines. A character takes 4 bytes, and up to 12 in JSON.
 _MAX_CHARACTERS = 1000
+_MAX_JSON_BYTES = 3900
+_MAX_JSON_CHARACTERS = 250
 
 
 class Log:
@@ -168,4 +171,8 @@ class _JSONFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         head = {"time": time, "level": record.levelname.lower(), "message": _message(record)}
-        return json.dumps({**head, **record.__dict__["fields"]})
+        line = json.dumps({**head, **record.__dict__["fields"]})
+        if len(line) > _MAX_JSON_BYTES:
+            head["message"] = head["message"][:_MAX_JSON_CHARACTERS]
+            line = json.dumps({**head, **record.__dict__["fields"]})
+        return line if len(line) <= _MAX_JSON_BYTES else json.dumps(head)

@@ -81,19 +81,19 @@ class Failure:
             next_try: returns when the next attempt is allowed after this many failures. Not called after a PinError.
         """
         number = last.number + 1 if last else 1
-        return cls(_bare(error), number, math.inf if isinstance(error, PinError) else next_try(number))
+        return cls(bare(error), number, math.inf if isinstance(error, PinError) else next_try(number))
 
     def to_raise(self) -> HwsignerError | HwsignerWarning:
         """Return the error as a new exception: an exception that is raised twice collects tracebacks."""
-        return _bare(self.error)
+        return bare(self.error)
 
 
-def _bare(error: Exception) -> HwsignerError | HwsignerWarning:
+def bare(error: Exception) -> HwsignerError | HwsignerWarning:
     """Return a copy of an error without its traceback and causes."""
     if isinstance(error, HwsignerError | HwsignerWarning):
         with suppress(TypeError):  # The class derives from OSError too, or from another one with a layout of its own.
             # Not copy(): it would call the __init__ of a caller's subclass, which may take other arguments.
-            bare = BaseException.__new__(type(error), *error.args)
-            bare.__dict__.update(error.__dict__)
-            return bare
+            copy = BaseException.__new__(type(error), *error.args)
+            copy.__dict__.update(error.__dict__)
+            return copy
     return HwsignerError(f"getting credentials failed with {type(error).__name__}", "See where it was raised first")

@@ -1,8 +1,18 @@
-"""Environment variables with a secret: read once, and gone from this process's environment then."""
+"""Environment variables: the home folder, and those with a secret, which are read once and then gone."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+
+
+def home_folder(environ: Mapping[str, str]) -> str:
+    """Return this user's home folder, by HOME or else the account's; `/` if there is none, or it is relative.
+
+    The current folder may be a checkout of someone else's files, so no setting is read from there.
+    """
+    home = environ.get("HOME") or os.path.expanduser("~")
+    return home if os.path.isabs(home) else "/"
 
 
 def take_variable(name: str) -> str | None:

@@ -59,7 +59,7 @@ def open_lock_file(kind: str, subject: str) -> int | None:
     """Open a file to lock, in a private folder; None if there is no such folder.
 
     Args:
-        kind: the begin of its name.
+        kind: the start of its name.
         subject: what it is for.
     """
     name = f"{kind}-{hashlib.sha256(os.fsencode(subject)).hexdigest()[:16]}.lock"

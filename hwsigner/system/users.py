@@ -8,7 +8,6 @@ import pwd
 import socket
 import stat
 import struct
-from collections.abc import Mapping
 
 _CREDENTIALS = struct.Struct("iII")
 
@@ -19,15 +18,6 @@ def find_uid(user: str) -> int | None:
         return int(user) if user.isascii() and user.isdigit() else pwd.getpwnam(user).pw_uid
     except (KeyError, ValueError):  # ValueError: a zero byte in the name, or a number of thousands of digits.
         return None
-
-
-def home_folder(environ: Mapping[str, str]) -> str:
-    """Return this user's home folder, by HOME or else the account's; `/` if there is none, or it is relative.
-
-    The current folder may be a checkout of someone else's files, so no setting is read from there.
-    """
-    home = environ.get("HOME") or os.path.expanduser("~")
-    return home if os.path.isabs(home) else "/"
 
 
 def agent_group() -> int | None:

@@ -121,6 +121,24 @@ class TestDesktop:
             ["hwsigner", 0, "AWS credentials: other", "-x", 1],
         ]
 
+    def test_text_of_a_hostile_token_is_shown_escaped(self, session: Session) -> None:
+        session.start_desktop()
+        Desktop(session.environ).show("web", "a\x00\x1b[31m\n\u202e\ud800\udcff")
+        assert session.next()[3] == "a\\x00\\x1b[31m\\n\\u202e\\ud800\\udcff"
+
+    def test_gdbus_does_not_get_the_pin(self, tmp_path: Path) -> None:
+        program = tmp_path / "gdbus"
+        program.write_text(f"#!/bin/sh\nexport > {tmp_path}/new && mv {tmp_path}/new {tmp_path}/seen\n")
+        program.chmod(0o755)
+        environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "DBUS_SESSION_BUS_ADDRESS": "unix:", "HWSIGNER_PIN": "4711"}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PATH", environ["PATH"])
+            desktop = Desktop(environ)
+            desktop.show("web", "touch")
+            desktop._queue.submit(lambda: None).result(30)
+        assert "DBUS_SESSION_BUS_ADDRESS" in (tmp_path / "seen").read_text()
+        assert "4711" not in (tmp_path / "seen").read_text()
+
     @pytest.mark.parametrize("case", ["no desktop", "no bus", "a dead bus", "no gdbus"])
     def test_nothing_fails_without_a_desktop(self, session: Session, case: str) -> None:
         environ = {

@@ -97,6 +97,16 @@ def test_valid_response_gives_credentials() -> None:
     assert not any(secret in f"{credentials!r} {credentials}" for secret in SECRETS.values())
 
 
+def test_credentials_are_equal_if_every_field_is() -> None:
+    fields = vars(read(GOOD))
+    assert read(GOOD) == read(GOOD) == Credentials(**fields)
+    assert len({read(GOOD), Credentials(**fields)}) == 1
+    for name, value in fields.items():
+        other: Any = value + timedelta(seconds=1) if isinstance(value, datetime) else f"{value}x"
+        assert Credentials(**{**fields, name: other}) != read(GOOD)
+    assert read(GOOD) != tuple(fields.values())
+
+
 class TestInvalidResponses:
     @pytest.mark.parametrize("path", FIELDS, ids=lambda path: str(path[-1]))
     def test_missing_or_wrong_field_is_an_error(self, path: tuple[str | int, ...]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config.flags import EXCLUSIVE, IDENTITY, PROFILE, SESSION, Flag
 from hwsigner.errors import UsageError
 
@@ -27,7 +26,7 @@ def parser() -> Parser:
     return parser
 
 
-def parse(*arguments: str) -> argparse.Namespace:
+def parse(*arguments: str) -> Arguments:
     return parser().parse(arguments)
 
 
@@ -171,7 +170,7 @@ def config(environ: dict[str, str]) -> Path:
     return path
 
 
-def complete(environ: dict[str, str], *arguments: str) -> argparse.Namespace:
+def complete(environ: dict[str, str], *arguments: str) -> Arguments:
     test = parser()
     return test.complete(test.parse(arguments), environ)
 

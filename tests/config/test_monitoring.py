@@ -17,7 +17,7 @@ TABLE = '[monitoring]\nlog-format = "json"\naudit-log = "/var/log/hwsigner/audit
 @pytest.fixture
 def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """An environment with a configuration of its own; the system's file is `system.toml` beside it."""
-    monkeypatch.setattr(monitoring, "SYSTEM_FILE", tmp_path / "system.toml")
+    monkeypatch.setattr(monitoring, "SYSTEM_FILE", str(tmp_path / "system.toml"))
     (tmp_path / "hwsigner").mkdir()
     return {"XDG_CONFIG_HOME": str(tmp_path)}
 
@@ -31,6 +31,11 @@ def write(environ: dict[str, str], text: str) -> Path:
 def test_nothing_is_audited_by_default(environ: dict[str, str]) -> None:
     values = read_monitoring(environ)
     assert values == {"log_level": "info", "log_format": "auto", "audit_log": None, "audit": "warn"}
+
+
+@pytest.mark.parametrize("home", ["/dev/null", "/nonexistent"])
+def test_user_without_a_home_folder_has_the_defaults(environ: dict[str, str], home: str) -> None:
+    assert read_monitoring({"HOME": home}) == read_monitoring(environ)
 
 
 def test_flags_take_precedence_over_the_table(environ: dict[str, str]) -> None:
@@ -70,9 +75,11 @@ def test_required_audit_needs_a_place(environ: dict[str, str]) -> None:
         read_monitoring(environ)
 
 
-def test_relative_path_is_an_error(environ: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match=r"audit-log is 'audit\.log'"):
-        read_monitoring(environ, {"audit_log": "audit.log"})
+@pytest.mark.parametrize("place", ["audit.log", "", "/audit\0.log"])
+def test_place_that_is_no_absolute_path_is_an_error(environ: dict[str, str], place: str) -> None:
+    with pytest.raises(UsageError, match="Write an absolute path, journal or stderr") as refused:
+        read_monitoring(environ, {"audit_log": place})
+    assert refused.value.message == f"audit-log is {place!r}"
 
 
 def test_profiles_are_added_changed_and_removed_beside_the_table(environ: dict[str, str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config import flags, settings
 from hwsigner.config import profiles as config
 from hwsigner.config.flags import AGENT, EXCLUSIVE, IDENTITY, SESSION, default_values
@@ -59,7 +58,7 @@ class TestReadProfile:
         parser = Parser("test", "for tests")
         parser.add_flags(flags.PROFILE, IDENTITY, SESSION, AGENT)
         names = {flag.name for flag in chosen}
-        given = argparse.Namespace(profile="web")
+        given = Arguments(profile="web")
         if any(names.issuperset(pair) for pair in EXCLUSIVE):
             with pytest.raises(ConfigError, match="exclude"):
                 settings.read_profile("web", environ)

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hwsigner.errors import AuditError
 from hwsigner.monitoring import audit_places
 from hwsigner.monitoring.audit import MAX_ASKERS, Audit
+from monitoring.pipes import almost_full_pipe, ends
 
 ARN = "arn:aws:sts::123456789012:assumed-role/web/00ff"
 
@@ -177,6 +178,28 @@ def test_place_that_can_t_be_opened_is_an_error_if_it_is_required(place: str) ->
     assert len(Opened(place).logged) == 1
 
 
+def test_link_in_place_of_the_file_is_not_followed(path: Path) -> None:
+    """Whoever can write the folder could have any file of this user written: of root's commands, that of the agent."""
+    audit = Opened(path, required=True).audit
+    path.rename(path.with_name("target"))
+    path.symlink_to("target")
+    with pytest.raises(AuditError, match="can't be written: it is a symbolic link"):
+        give(audit)
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_file_of_a_third_user_is_refused(path: Path) -> None:
+    path.parent.chmod(0o1777)
+    path.touch()
+    os.chown(path, 65534, -1)
+    with pytest.raises(AuditError, match=r"can't be written: .*(it belongs to user 65534|Permission denied)"):
+        Opened(path, required=True)
+    os.chown(path.parent, 65534, -1)  # The owner of the folder can read and replace all files in it anyway.
+    give(Opened(path, required=True).audit)
+    assert len(read(path)) == 1
+
+
 def test_fifo_without_a_reader_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(AuditError, match="can't be written"):
@@ -248,6 +271,17 @@ def test_stderr_without_a_reader_is_an_error_and_is_not_waited_for(monkeypatch: 
         give(audit, who="last")
     os.close(reader)
     os.close(writer)
+
+
+def test_asker_with_a_long_path_does_not_block_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    with almost_full_pipe() as (reader, writer):
+        monkeypatch.setattr(audit_places, "_STDERR", writer)
+        audit = Opened("stderr", required=True).audit
+        path = "/" + "\U0001f511" * 1000 + "/program"
+        assert ends(lambda: audit.give("web", "ASIA1", 1, lambda: {"executable": path, "parent_executable": path}))
+        line = json.loads(os.read(reader, 1 << 20).lstrip(b"\0"))
+    assert line["access_key_id"] == "ASIA1"
+    assert line["executable"].endswith("/program")
 
 
 def test_arguments_of_a_process_are_never_written(path: Path) -> None:

@@ -63,11 +63,13 @@ def test_agent_writes_a_line_for_each_process_that_asks(home: Home, real_program
 
 def test_agent_gives_nothing_if_the_required_line_can_t_be_written(home: Home, real_program: Path) -> None:
     configure(home.environ, audit_log="/dev/full", audit="required")
-    with agent_process(home):
+    with agent_process(home) as agent:
         done = ask(real_program, home, "--profile", "web")
-    problem = "profile 'web': the audit log /dev/full can't be written: No space left on device, and it is required"
+        _, err = agent.stop()
+    problem = "the audit log /dev/full can't be written: No space left on device, and it is required"
     assert (done.returncode, done.stdout) == (7, "")
-    assert problem in done.stderr
+    assert f"profile 'web': {problem}" in done.stderr
+    assert f"profile 'web': user {os.geteuid()} was refused: {problem}" in err
 
 
 def test_agent_gives_credentials_and_warns_once_if_the_line_can_t_be_written(home: Home, real_program: Path) -> None:

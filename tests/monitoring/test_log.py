@@ -20,6 +20,7 @@ from hwsigner.errors import UsageError, printable
 from hwsigner.monitoring import log as log_module
 from hwsigner.monitoring.log import LEVELS, MAX_REFUSALS_PER_SECOND, Log
 from hwsigner.system import systemd
+from monitoring.pipes import almost_full_pipe, ends
 
 
 @pytest.fixture
@@ -85,6 +86,21 @@ def test_log_does_not_wait_for_its_reader(monkeypatch: pytest.MonkeyPatch) -> No
     written = first.count(b"\n")
     assert 0 < written < 1000
     assert lines == [f"hwsigner: {1000 - written} lines were lost", "hwsigner: again"]
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+@pytest.mark.parametrize("request_id", ["", "\U0001f511" * 1000])
+def test_long_line_is_written_to_a_pipe_without_waiting(
+    monkeypatch: pytest.MonkeyPatch, format: str, request_id: str
+) -> None:
+    with almost_full_pipe() as (reader, writer):
+        monkeypatch.setattr(log_module, "_STDERR", writer)
+        log = Log(format=format)
+        assert ends(lambda: log.note("\U0001f511" * 1000, request_id=request_id))
+        line = os.read(reader, 1 << 20).lstrip(b"\0")
+    assert line.endswith(b"\n")
+    if format == "json":
+        assert json.loads(line)["message"].startswith("\U0001f511" * 250)
 
 
 def test_long_line_is_cut(written: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from datetime import UTC, datetime
 
 from hwsigner.cli import options
+from hwsigner.cli.parser import Arguments
 from hwsigner.errors import AmbiguousCertificateError, CertificateError, CertificateWarning, HwsignerWarning
 from hwsigner.identity.certificate import Certificate, latest_expiring, leaves, load, preflight
 from hwsigner.identity.session_tags import untaggable
@@ -15,7 +15,7 @@ from hwsigner.key import find_certificates
 CERTIFICATE = "certificate: a file, or a URI of a token or TPM"
 
 
-def read_leaf(arguments: argparse.Namespace, text: str) -> Certificate:
+def read_leaf(arguments: Arguments, text: str) -> Certificate:
     """Return the leaf of a file, token or TPM.
 
     Args:
@@ -35,7 +35,7 @@ def read_leaf(arguments: argparse.Namespace, text: str) -> Certificate:
     return latest_expiring(found)
 
 
-def read_all(arguments: argparse.Namespace, text: str) -> list[Certificate]:
+def read_all(arguments: Arguments, text: str) -> list[Certificate]:
     """Return all certificates of a file, token or TPM, as `read_leaf` finds them.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import textwrap
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from hwsigner.cli import options
 from hwsigner.cli.aws.clients import AWS, clients
 from hwsigner.cli.colours import GREEN, RED, YELLOW, coloured
 from hwsigner.cli.documents import read_bytes
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, OUTPUT, PROFILE, SESSION, Flag
 from hwsigner.control_plane.facts import read_facts
@@ -39,7 +38,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(PROFILE, _FLAGS, AWS, [flag for flag in SESSION if flag.name in _OF_SESSION], IDENTITY)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Print the report. The status is 1 if anything is wrong, open or unclear."""
     ask = of_policy if arguments.policy else of_account
     found = ask(arguments, _chain(arguments))
@@ -47,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     return _FOUND if found.findings else 0
 
 
-def of_policy(arguments: argparse.Namespace, chain: Chain | None) -> Report:
+def of_policy(arguments: Arguments, chain: Chain | None) -> Report:
     """Review the trust policy in the file of --policy. AWS is not called."""
     anchor = arguments.trust_anchor_arn or ""
     if anchor:
@@ -57,7 +56,7 @@ def of_policy(arguments: argparse.Namespace, chain: Chain | None) -> Report:
     return report_policy(document, chain, datetime.now(UTC), trust_anchor=anchor, session_name=name)
 
 
-def of_account(arguments: argparse.Namespace, chain: Chain | None) -> Report:
+def of_account(arguments: Arguments, chain: Chain | None) -> Report:
     """Compare the certificate with what AWS has, by read-only calls."""
     anchor = arguments.trust_anchor_arn
     region = check_arns(anchor, arguments.profile_arn, role=arguments.role_arn, region=arguments.region)
@@ -66,7 +65,7 @@ def of_account(arguments: argparse.Namespace, chain: Chain | None) -> Report:
     return report(facts, request, chain, datetime.now(UTC))
 
 
-def _chain(arguments: argparse.Namespace) -> Chain | None:
+def _chain(arguments: Arguments) -> Chain | None:
     """Return the certificate with its intermediates, or None if none is named. No key is opened."""
     if not arguments.certificate and not arguments.cert_selector:
         return None

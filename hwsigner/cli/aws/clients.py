@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 
 from hwsigner.aws.arn import check_region
+from hwsigner.cli.parser import Arguments
 from hwsigner.config.flags import Flag
 from hwsigner.control_plane.clients import Clients
 from hwsigner.http.address import check_protected, read_url
@@ -17,7 +17,7 @@ AWS = (
 )
 
 
-def clients(arguments: argparse.Namespace, *, region: str | None = None) -> Clients:
+def clients(arguments: Arguments, *, region: str | None = None) -> Clients:
     """Return the clients for a command's flags of `AWS`.
 
     A profile of config.toml does not count: its endpoint and region are those of CreateSession.

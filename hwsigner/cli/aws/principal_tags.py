@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 
 from hwsigner.cli.aws.certificates import CERTIFICATE, read_leaf, warn_of_untaggable
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config.flags import KEY, OUTPUT
 from hwsigner.errors import printable
 from hwsigner.identity.session_tags import session_tags
@@ -20,7 +19,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(OUTPUT, KEY)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Print the tags, one per line or as a JSON object."""
     leaf = read_leaf(arguments, arguments.certificate)
     tags = session_tags(leaf)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 
 from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.certificates import CERTIFICATE, read_leaf
 from hwsigner.cli.aws.revoking import CA, REVOCATION, Outcome, Prepared, prepare
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.config.settings import read_profile
@@ -35,7 +34,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags([_SERIAL], CA, _FLAGS, REVOCATION)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Show what would be done, ask, do it, and print what was done."""
     serials = [parse_serial(text) for text in arguments.serial]
     if not (serials or arguments.certificate or arguments.renew):
@@ -56,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _trust_anchor(arguments: argparse.Namespace) -> str:
+def _trust_anchor(arguments: Arguments) -> str:
     if arguments.profile and arguments.trust_anchor_arn:
         raise UsageError("--profile and --trust-anchor-arn both name a trust anchor", "Give one of them")
     name = arguments.profile or os.environ.get("HWSIGNER_PROFILE")
@@ -68,7 +67,7 @@ def _trust_anchor(arguments: argparse.Namespace) -> str:
     return str(arn)
 
 
-def _print_plan(arguments: argparse.Namespace, prepared: Prepared) -> None:
+def _print_plan(arguments: Arguments, prepared: Prepared) -> None:
     if arguments.json:
         shown = {"steps": prepared.steps, "alreadyRevoked": prepared.done, "notes": prepared.notes}
         print(json.dumps(shown, indent=2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from hwsigner.aws.arn import parse_arn
 from hwsigner.cli import options
 from hwsigner.cli.aws.certificates import read_all
 from hwsigner.cli.aws.clients import AWS, clients
+from hwsigner.cli.parser import Arguments
 from hwsigner.config.flags import KEY, Flag, one_of, whole_number
 from hwsigner.control_plane import private_ca
 from hwsigner.control_plane.clients import Client
@@ -69,7 +69,7 @@ class Prepared:
 
 
 def prepare(
-    arguments: argparse.Namespace, arn: str, certificates: Sequence[Certificate], serials: Sequence[int] = ()
+    arguments: Arguments, arn: str, certificates: Sequence[Certificate], serials: Sequence[int] = ()
 ) -> Prepared:
     """Read what the service has, and find out what must change. Nothing is changed.
 
@@ -120,7 +120,7 @@ def _named(certificates: Sequence[Certificate], serials: Sequence[int]) -> dict[
     return named
 
 
-def _read_ca(arguments: argparse.Namespace) -> Certificate:
+def _read_ca(arguments: Arguments) -> Certificate:
     if not arguments.ca_key or not arguments.ca:
         missing = "--ca" if arguments.ca_key else "--ca-key"
         raise UsageError(f"{missing} is missing", "Give the CA's key with --ca-key and its certificate with --ca")
@@ -131,7 +131,7 @@ def _read_ca(arguments: argparse.Namespace) -> Certificate:
     return found[0]
 
 
-def _by_list(arguments: argparse.Namespace, client: Client, plan: Plan, named: Mapping[int, str]) -> Prepared:
+def _by_list(arguments: Arguments, client: Client, plan: Plan, named: Mapping[int, str]) -> Prepared:
     steps = _steps(plan, named)
 
     def run() -> Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from hwsigner.cli.aws.certificates import read_leaf, warn_of_untaggable
 from hwsigner.cli.aws.clients import AWS, clients
 from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, what_it_lets_in
 from hwsigner.cli.aws.wanted import CA_AND_ROLE, NAME, read_ca
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome, report
 from hwsigner.config.flags import IDENTITY, KEY, OUTPUT, Flag, session_duration, switch
 from hwsigner.config.profiles import change_profile, check_name, profiles
@@ -48,7 +47,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(CA_AND_ROLE, MATCH, _COMMON, _FLAGS, AWS, _IDENTITY, KEY)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Show the plan, ask, carry it out, and write the profile."""
     wanted = _wanted(arguments)
     name = arguments.profile or wanted.role
@@ -135,7 +134,7 @@ def arns(existing: Existing) -> dict[str, str]:
     }
 
 
-def _wanted(arguments: argparse.Namespace) -> Wanted:
+def _wanted(arguments: Arguments) -> Wanted:
     for flag in ("trust-anchor-arn", "profile-arn"):
         if text := getattr(arguments, flag.replace("-", "_")):
             parse_canonical_arn(text, f"--{flag}")
@@ -158,12 +157,12 @@ def _wanted(arguments: argparse.Namespace) -> Wanted:
     )
 
 
-def _region(arguments: argparse.Namespace) -> str | None:
+def _region(arguments: Arguments) -> str | None:
     given = arguments.trust_anchor_arn or arguments.profile_arn
     return given.split(":")[3] if given else None
 
 
-def _identity(arguments: argparse.Namespace) -> dict[str, str | None]:
+def _identity(arguments: Arguments) -> dict[str, str | None]:
     """Return the certificate and the key for config.toml, and None for what they exclude. Paths become absolute."""
     given = {"certificate": arguments.certificate, "private-key": arguments.private_key}
     found = {key: os.path.abspath(text) if os.path.exists(text) else text for key, text in given.items() if text}
@@ -179,9 +178,7 @@ def _write_profile(name: str, values: Mapping[str, str | None]) -> str:
         raise type(error)(f"the set-up in AWS is complete, but {error.message}", hint) from error
 
 
-def _print(
-    arguments: argparse.Namespace, name: str, file: str, values: Mapping[str, str | None], steps: Sequence[Step]
-) -> None:
+def _print(arguments: Arguments, name: str, file: str, values: Mapping[str, str | None], steps: Sequence[Step]) -> None:
     values = {key: value for key, value in values.items() if value}
     following = f"hwsigner credential-process --profile {name}"
     if not {"certificate", "cert-selector"} & profiles(os.environ)[name].values.keys():

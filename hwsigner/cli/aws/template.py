@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 
 from hwsigner.cli.aws import cloudformation, terraform
 from hwsigner.cli.aws.certificates import CERTIFICATE, read_leaf, warn_of_refused, warn_of_untaggable
 from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, what_it_lets_in
 from hwsigner.cli.aws.wanted import CA_AND_ROLE, NAME, read_ca
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import report
 from hwsigner.config.flags import KEY, Flag, session_duration
 from hwsigner.control_plane.wanted import DEFAULT_DURATION, Wanted
@@ -34,7 +33,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(CA_AND_ROLE, MATCH, (NAME, _DURATION), KEY)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Print the template, and on stderr which certificates may assume the role."""
     if arguments.format not in _FORMATS:
         hint = suggestion(arguments.format, _FORMATS, f"Write one of {', '.join(_FORMATS)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import warnings
 from collections.abc import Collection, Sequence
@@ -10,7 +9,7 @@ from collections.abc import Collection, Sequence
 from hwsigner.aws.arn import parse_canonical_arn
 from hwsigner.cli.aws.certificates import CERTIFICATE, read_leaf, warn_of_refused, warn_of_untaggable
 from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, what_it_lets_in
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import report
 from hwsigner.config.flags import KEY, Flag
 from hwsigner.errors import HwsignerWarning
@@ -28,7 +27,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(MATCH, _TRUST_ANCHOR, KEY)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Print the policy, and on stderr which certificates it lets in."""
     anchor = arguments.trust_anchor_arn
     if anchor is not None:

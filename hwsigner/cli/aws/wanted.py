@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from datetime import UTC, datetime
 
 from hwsigner.cli.aws.certificates import read_all
+from hwsigner.cli.parser import Arguments
 from hwsigner.config.flags import Flag
 from hwsigner.control_plane.wanted import check_ca
 from hwsigner.errors import UsageError
@@ -18,7 +18,7 @@ CA_AND_ROLE = (
 NAME = Flag("name", "name of the trust anchor and the profile (default: the role's)", "NAME")
 
 
-def read_ca(arguments: argparse.Namespace) -> tuple[Certificate, ...]:
+def read_ca(arguments: Arguments) -> tuple[Certificate, ...]:
     """Return the certificates of `--ca`, each once, and check that `--role` is given, too.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ from datetime import UTC, datetime
 
 from hwsigner.cli.colours import GREEN, RED, coloured
 from hwsigner.cli.doctor.findings import Finding, finding, of_error
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.config.profiles import Profile, is_system_file_hidden, profile, profiles
 from hwsigner.errors import ConfigError, NoProfileError, printable
@@ -37,7 +36,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(_FLAGS)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Print the findings. The status is 1 if there are any."""
     checked, findings = _profiles(arguments.profile or os.environ.get("HWSIGNER_PROFILE"))
     findings += _of_machine(checked, has_none=not checked and not findings and not is_system_file_hidden())
@@ -91,7 +90,7 @@ def _twice(checked: Sequence[Profile]) -> Iterator[Finding]:
                 yield finding("profile-twice", found).about(each.name)
 
 
-def _of_profile(checked: Profile, arguments: argparse.Namespace) -> Iterator[Finding]:
+def _of_profile(checked: Profile, arguments: Arguments) -> Iterator[Finding]:
     from hwsigner.cli.doctor import certificate, environment, hybrid_node, machine, session
     from hwsigner.cli.doctor.subject import read
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from hwsigner.aws.create_session import USER_AGENT, Service, create_session
 from hwsigner.cli import options
 from hwsigner.cli.doctor.findings import Finding, finding, of_error
+from hwsigner.cli.parser import Arguments
 from hwsigner.config import settings
 from hwsigner.errors import (
     CertificateError,
@@ -76,6 +76,6 @@ def _check_clock(service: Service) -> Iterator[Finding]:
 def _ask(subject: Subject, service: Service) -> None:
     from hwsigner.identity import open_identity
 
-    source = options.identity_source(argparse.Namespace(**subject.values))
+    source = options.identity_source(Arguments(**subject.values))
     with open_identity(source) as identity:
         create_session(identity, settings.session_request(subject.values), service)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hwsigner.cli.aws import check as aws_check
 from hwsigner.cli.doctor.findings import Finding, finding
 from hwsigner.cli.documents import read_bytes
+from hwsigner.cli.parser import Arguments
 from hwsigner.config.flags import SESSION, default_values
 from hwsigner.errors import CertificateError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hwsigner.identity.certificate import Certificate, Chain
 
 
-def check(subject: Subject | None, arguments: argparse.Namespace) -> Iterator[Finding]:
+def check(subject: Subject | None, arguments: Arguments) -> Iterator[Finding]:
     """Yield the findings for a policy in a file, or for what AWS has.
 
     Args:
@@ -30,7 +30,7 @@ def check(subject: Subject | None, arguments: argparse.Namespace) -> Iterator[Fi
         HwsignerError: the file can't be read, or AWS can't be asked at all.
     """
     values = {**default_values(SESSION), **(subject.values if subject else {}), **vars(arguments)}
-    of_profile = argparse.Namespace(**{**values, "endpoint": None, "region": None})
+    of_profile = Arguments(**{**values, "endpoint": None, "region": None})
     ask = aws_check.of_policy if arguments.policy else aws_check.of_account
     for each in ask(of_profile, _chain(subject)).findings:
         yield Finding(each.id, each.found, each.why, each.instead)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -11,7 +10,7 @@ import re
 from hwsigner import attestation
 from hwsigner.attestation import Document, Trust
 from hwsigner.cli.documents import read_bytes, read_trust
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.cli.registrar import POLICY
 from hwsigner.config.flags import OUTPUT, Flag, switch
@@ -44,7 +43,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(_FLAGS, OUTPUT)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Add the machine and print its chip."""
     if not arguments.subject:
         raise UsageError("no subject given", "Add --subject CN=web-01,OU=web")
@@ -69,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _chip(arguments: argparse.Namespace) -> tuple[str, str, str]:
+def _chip(arguments: Arguments) -> tuple[str, str, str]:
     """Return the format of a chip's statements, the chip, and the SHA-256 of its root if it is a YubiKey's."""
     given = arguments.statement
     if HASH.fullmatch(given.lower()):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.cli.registrar import KEYS
 from hwsigner.config.flags import OUTPUT
@@ -19,7 +18,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags((KEYS,), OUTPUT)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Rotate the keys and print the IDs of those that are valid now, the newest first."""
     keys = rotate_keys(arguments.keys).keys
     identifiers = [identifier.hex() for identifier, _ in keys]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import os
@@ -15,7 +14,7 @@ from datetime import UTC, datetime
 
 from hwsigner.cli.documents import read_trust
 from hwsigner.cli.issuer import issuer
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import report_thread_failures
 from hwsigner.cli.registrar import KEYS, POLICY
 from hwsigner.config.flags import ISSUER, Flag, whole_number
@@ -57,7 +56,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_flags(_FLAGS, ISSUER)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Serve until SIGINT or SIGTERM.
 
     Returns:
@@ -101,7 +100,7 @@ def _write_audit(facts: Mapping[str, object]) -> None:
 _writing = threading.Lock()
 
 
-def _server(arguments: argparse.Namespace, tls: ssl.SSLContext | None) -> RegistrarServer:
+def _server(arguments: Arguments, tls: ssl.SSLContext | None) -> RegistrarServer:
     registrar = Registrar(
         Watched(arguments.policy, read_policy, _reporter("policy")).content,
         Watched(arguments.keys, read_keys, _reporter("sealing keys")).content,
@@ -123,7 +122,7 @@ def _reporter(what: str) -> Callable[[HwsignerError], None]:
     return report
 
 
-def _tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:
+def _tls(arguments: Arguments) -> ssl.SSLContext | None:
     if arguments.tls_certificate:
         return tls_context(arguments.tls_certificate, arguments.tls_key)
     if arguments.tls_key:

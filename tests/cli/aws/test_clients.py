@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import pytest
 
 from hwsigner.cli.aws.clients import AWS, clients
-from hwsigner.cli.parser import Parser
+from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config.flags import PROFILE
 
 REGION = "eu-central-1"
@@ -24,7 +23,7 @@ def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.chmod(0o600)
 
 
-def completed(*flags: str) -> argparse.Namespace:
+def completed(*flags: str) -> Arguments:
     parser = Parser("aws test", "")
     parser.add_flags(PROFILE, AWS)
     return parser.complete(parser.parse(flags))
