@@ -23,6 +23,8 @@ PACKAGES = $(DEMO_PACKAGES) opensc tpm2-openssl cmake ninja-build libssl-dev ope
 	pcscd vsmartcard-vpcd ykcs11 yubico-piv-tool libtpm2-pkcs11-1 \
 	tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon dbus-bin libglib2.0-bin python3-dbus python3-gi \
 	strace systemd wrk pinentry-curses pinentry-tty iproute2 libest-utils zsh fish man-db mandoc promtool logrotate
+# Those of the packages that the system does not have.
+LACKING =
 MACHINE_PACKAGES = mmdebstrap qemu-system-x86 swtpm swtpm-tools e2fsprogs
 CLIENT_PACKAGES = awscli golang-go golang-github-aws-aws-sdk-go-v2-dev libfaketime nodejs npm python3-apt rclone ruby ruby-aws-sdk-core
 
@@ -113,7 +115,7 @@ release: setup ## Build a release into dist/ and check it in new environments (W
 setup: packages $(VENV)/.built ## Install what the other targets need, and nothing else
 
 packages:
-	@$(if $(PACKAGES),.ci/packages $(PACKAGES))
+	@$(if $(PACKAGES),.ci/packages $(filter-out $(LACKING),$(PACKAGES)))
 
 demo-packages:
 	@$(if $(PACKAGES),.ci/packages $(DEMO_PACKAGES))

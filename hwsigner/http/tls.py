@@ -94,6 +94,8 @@ def make_settings(cas: TrustedCAs, *, verify: bool = True) -> TlsSettings:
 def _make_settings(cas: TrustedCAs, stamp: object, *, verify: bool) -> TlsSettings:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Set by Python 3.11.2, which then takes a response that was cut off for a complete one.
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     context.set_alpn_protocols(["http/1.1"])
     if verify:
         # As in Go, an intermediate CA in the bundle is trusted without its root.
@@ -182,7 +184,8 @@ def _failure(error: ssl.SSLError, peer: str, trusted: str) -> ServiceUnreachable
             "Set AWS_CA_BUNDLE to a PEM file with its CA, and check the name in the URL and this machine's clock",
             retryable=False,
         )
-    if isinstance(error, ssl.SSLEOFError):
+    # Python 3.11.2 has no class for it.
+    if isinstance(error, ssl.SSLEOFError) or error.reason == "UNEXPECTED_EOF_WHILE_READING":
         hint = "Retry later, or check the network and the proxy"
         return ServiceUnreachableError(f"{peer} closed the connection early", hint)
     reason = (error.reason or str(error)).replace("_", " ").lower()
