@@ -73,8 +73,7 @@ def write_certificates(path: str, certificates: Sequence[bytes], public_key: byt
 
     def replaced(old: bytes) -> bytes:
         if old and not _are_certificates(old, public_key):
-            problem = f"{path} is there already, and is not a certificate of this key"
-            raise CertificateError(problem, "Move it to another place")
+            raise _foreign(path)
         return pem
 
     try:
@@ -83,6 +82,16 @@ def write_certificates(path: str, certificates: Sequence[bytes], public_key: byt
         raise
     except HwsignerError as error:
         raise SigningKeyError(error.message, error.hint) from error
+
+
+def check_replaceable(path: str, public_key: bytes) -> None:
+    """Check that `write_certificates` may replace a file, or that there is none.
+
+    Raises:
+        CertificateError: the file has anything else than certificates of this key.
+    """
+    if os.path.isfile(path) and os.path.getsize(path) and not holds_certificates(path, public_key):
+        raise _foreign(path)
 
 
 def holds_certificates(path: str, public_key: bytes | None) -> bool:
@@ -111,6 +120,11 @@ def is_certificate_of(der: bytes, public_key: bytes) -> bool:
         return load_der_x509_certificate(der).public_key() == load_der_public_key(public_key)
     except (ValueError, UnsupportedAlgorithm, InvalidVersion):
         return False
+
+
+def _foreign(path: str) -> CertificateError:
+    problem = f"{path} is there already, and is not a certificate of this key"
+    return CertificateError(problem, "Move it to another place")
 
 
 def _exists(path: str) -> SigningKeyError:

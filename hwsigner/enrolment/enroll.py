@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from hwsigner.backends.key_files import certificate_files, check_replaceable
 from hwsigner.enrolment.checking import check_issued, check_names
 from hwsigner.enrolment.issuers import Issuer, Pending
 from hwsigner.errors import CertificateError, KeyNotFoundError, ServiceError
@@ -66,13 +67,17 @@ def ensure_key(wanted: Wanted) -> tuple[KeyDescription, bool]:
 
 
 def sign_request(wanted: Wanted) -> CertificateRequest:
-    """Return a request for the wanted names, signed by the key.
+    """Return a request for the wanted names, signed by the key, if there is a place for its certificate.
 
     Raises:
+        CertificateError: the place beside the key has something else than a certificate of this key.
         UsageError: a name is invalid.
         SigningKeyError, PinError: as `open_key` and `Key.sign`.
     """
     with wanted.access.open() as key:
+        uri, public_key = wanted.access.uri.resolved(), key.public_key()
+        if public_key and "path" in uri.path and not wanted.nv_index:
+            check_replaceable(certificate_files(uri.file)[0], public_key)
         return sign_certificate_request(key, wanted.subject, dns_names=wanted.dns_names, uris=wanted.uris)
 
 

@@ -211,6 +211,13 @@ class TestIssuer:
         succeeds(enrolment.again())
         assert Path(enrolment.key).read_bytes() == key
 
+    def test_issuer_is_not_asked_if_there_is_no_place_for_its_certificate(self, enrolment: Enrolment) -> None:
+        enrolment.certificate.write_bytes((enrolment.home / "ca.pem").read_bytes())
+        asked = enrolment.home / "asked"
+        command = enrolment.issuer(before=f"touch {asked}")
+        refused(enrolment.run(f"--issuer-command={command}"), 4, "is not a certificate of this key", "Move it")
+        assert not asked.exists()
+
     def test_issuer_is_waited_for(self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(steps, "_FIRST_PAUSE", 0.01)
         waits = f"test -e {enrolment.home}/asked || {{ touch {enrolment.home}/asked; exit 75; }}"
