@@ -270,6 +270,7 @@ def _check_is_place(text: str) -> None:
 
 def _inherited_name(scheme: str, body: str) -> bytes:
     """Return the name of a variable, or the number of an open file. One that is not valid may be the key itself."""
+    _check_is_place(body)  # The base64 of a key may be a valid name too.
     if scheme == "env" and body.isascii() and body.isidentifier():
         return body.encode()
     if scheme == "fd" and body.isascii() and body.isdigit() and len(body) < 6:

@@ -246,6 +246,13 @@ def test_key_in_place_of_its_name_is_a_usage_error_that_does_not_quote_it(made: 
             assert form.decode()[30:60] not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0t", "MIGH" + "a" * 200])
+def test_key_whose_base64_is_a_valid_name_is_a_usage_error(key: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        KeyURI.parse(f"env:{key}")
+    assert key[10:30] not in str(caught.value)
+
+
 @given(name=st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,20}", fullmatch=True), number=st.integers(0, 99999))
 def test_uri_is_parsed_again_from_its_text(name: str, number: int) -> None:
     for text in (f"env:{name}", f"fd:{number}", f"env:{name}?pin-source=env:{name}"):
