@@ -132,7 +132,8 @@ def in_child(call: Callable[[], object]) -> str:
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns that other threads are running.
         child = os.fork()
     if child == 0:
-        signal.alarm(15)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # Not pytest's.
+        signal.alarm(50)
         try:
             answer = str(call())
         except BaseException as error:

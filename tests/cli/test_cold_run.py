@@ -32,7 +32,6 @@ NEVER = {
     "hwsigner.identity.selector",
     "hwsigner.pins.terminal",
     "importlib.metadata",
-    "locale",
     "pathlib",
     "pkcs11",
     "requests",

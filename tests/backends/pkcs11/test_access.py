@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 IS_ROOT = os.geteuid() == 0
 # Root may read everything, so another user lists. A first run imports every module, as that user may not read them.
 LIST = f"""
-import os, sys, hwsigner.cli, hwsigner.cli.list, hwsigner.backends.pkcs11, asn1crypto.keys
+import grp, os, pathlib, pwd, sys, hwsigner.cli, hwsigner.cli.list, hwsigner.backends.pkcs11, asn1crypto.keys
 stderr, sys.stderr = sys.stderr, open(os.devnull, "w")
 hwsigner.cli.main(["list", "pkcs11:?module-path=" + os.devnull])
 sys.stderr = stderr
