@@ -223,11 +223,13 @@ def test_release_undoes_an_open_prompt(terminal: Terminal) -> None:
 def test_background_job_does_not_release_another_jobs_terminal(terminal: Terminal) -> None:
     """It is not stopped by SIGTTOU, and does not change the terminal."""
     code = f"""{RELEASE}
-import os, signal, termios
-from hwsigner.pins import terminal
+import os, time
 if not os.fork():
-    threading.Thread(target=ask, daemon=True).start()
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
     sys.stdin.readline()
+    while open(f"/proc/self/task/{{asking.native_id}}/wchan").read() != "wait_woken":
+        time.sleep(0.01)  # A read of the terminal that begins later would stop the job, by SIGTTIN.
     os.setpgid(0, 0)
     release_terminal()
     os._exit(0)
